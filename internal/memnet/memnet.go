@@ -1,0 +1,473 @@
+// Package memnet is a network without a kernel: listeners and connections that live in memory, so that a whole outage, with the
+// real client and the real simulator at its two ends, runs in the virtual time of testing/synctest.
+//
+// It imitates what a device notices of TCP and nothing else: a refused dial, a dial that hears nothing, an orderly end (io.EOF), a
+// reset (ECONNRESET, and what was under way is gone), a path that swallows every byte, buffers that fill up, deadlines, and a
+// delay. Errors carry the same types as those of package net, so that code that classifies them cannot tell the difference.
+package memnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// bufferBytes is how much one direction of a connection holds before its writer has to wait, as a socket's buffers do.
+const bufferBytes = 256 << 10
+
+// Net is one in-memory network. Its methods may be called from any goroutine.
+type Net struct {
+	mu        sync.Mutex
+	delay     time.Duration
+	listeners map[string]*listener
+	cut       map[string]bool
+	conns     map[*conn]string // the dialling side of each open connection, and the address it went to
+	dials     map[string]int
+	nextPort  int
+}
+
+// New returns an empty network without delay.
+func New() *Net {
+	return &Net{
+		listeners: map[string]*listener{}, cut: map[string]bool{}, conns: map[*conn]string{}, dials: map[string]int{},
+		nextPort: 40000,
+	}
+}
+
+// SetDelay makes every byte, and a dial's two trips, take d in each direction from now on.
+func (n *Net) SetDelay(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.delay = d
+}
+
+// Cut makes the path to addr ("host:port") swallow everything, in both directions and for present and future connections, until
+// Mend. Nobody is told: this is the outage that only silence shows.
+func (n *Net) Cut(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[addr] = true
+}
+
+// Mend ends a Cut. What was swallowed stays lost, so a connection that lived through it is of no more use, as after a NAT forgot it.
+func (n *Net) Mend(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.cut, addr)
+}
+
+// Dials says how many dials to addr were made, whatever became of them.
+func (n *Net) Dials(addr string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[addr]
+}
+
+// Open says how many connections to addr a client still holds open.
+func (n *Net) Open(addr string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	count := 0
+	for _, a := range n.conns {
+		if a == addr {
+			count++
+		}
+	}
+	return count
+}
+
+func (n *Net) isCut(addr string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cut[addr]
+}
+
+// Listen announces addr; port 0 picks a free one. A second listener on the same address is refused with EADDRINUSE.
+func (n *Net) Listen(network, addr string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Err: err}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if port == "0" {
+		n.nextPort++
+		port = fmt.Sprint(n.nextPort)
+	}
+	addr = net.JoinHostPort(host, port)
+	if n.listeners[addr] != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: address(addr), Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}
+	}
+	l := &listener{net: n, addr: addr, backlog: make(chan net.Conn, 1024), closed: make(chan struct{})}
+	n.listeners[addr] = l
+	return l, nil
+}
+
+// DialContext connects to a listener. Without one it fails with ECONNREFUSED; on a cut path it waits for ctx to end.
+func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	n.mu.Lock()
+	n.dials[addr]++
+	delay, cut := n.delay, n.cut[addr]
+	n.mu.Unlock()
+	fail := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: address(addr), Err: err}
+	}
+	if cut {
+		<-ctx.Done()
+		return fail(ctxError(ctx))
+	}
+	if delay > 0 {
+		t := time.NewTimer(2 * delay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return fail(ctxError(ctx))
+		}
+	}
+	n.mu.Lock()
+	l := n.listeners[addr]
+	n.mu.Unlock()
+	if l == nil {
+		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+	}
+	if ctx.Err() != nil {
+		return fail(ctxError(ctx))
+	}
+	n.mu.Lock()
+	n.nextPort++
+	local := net.JoinHostPort("127.0.0.1", fmt.Sprint(n.nextPort))
+	n.mu.Unlock()
+	client, server := n.pair(local, addr, delay)
+	select {
+	case <-l.closed:
+	default:
+		select {
+		case l.backlog <- server:
+			n.mu.Lock()
+			n.conns[client] = addr
+			n.mu.Unlock()
+			return client, nil
+		case <-l.closed:
+		case <-ctx.Done():
+			return fail(ctxError(ctx))
+		}
+	}
+	return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+}
+
+// ctxError is what package net makes of an ended context: a timeout keeps its type, so that nobody takes it for a cancellation.
+func ctxError(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return os.ErrDeadlineExceeded
+	}
+	return ctx.Err()
+}
+
+type listener struct {
+	net     *Net
+	addr    string
+	backlog chan net.Conn
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.backlog:
+		return c, nil
+	case <-l.closed:
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	}
+}
+
+func (l *listener) Addr() net.Addr { return address(l.addr) }
+
+// Close refuses new dials and resets the connections nobody has accepted yet, as a kernel does.
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.net.mu.Lock()
+		delete(l.net.listeners, l.addr)
+		l.net.mu.Unlock()
+		close(l.closed)
+		for {
+			select {
+			case c := <-l.backlog:
+				_ = c.(*conn).SetLinger(0)
+				_ = c.Close()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+type address string
+
+func (a address) Network() string { return "tcp" }
+func (a address) String() string  { return string(a) }
+
+// pair makes the two ends of one connection.
+func (n *Net) pair(local, remote string, delay time.Duration) (client, server *conn) {
+	up, down := newPipe(delay), newPipe(delay)
+	client = &conn{net: n, path: remote, in: down, out: up, local: address(local), remote: address(remote), linger: -1}
+	server = &conn{net: n, path: remote, in: up, out: down, local: address(remote), remote: address(local), linger: -1}
+	return client, server
+}
+
+type conn struct {
+	net           *Net
+	path          string
+	in, out       *pipe
+	local, remote address
+
+	mu     sync.Mutex
+	linger int
+	closed bool
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.in.read(p)
+	return n, c.wrap("read", err)
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	if c.net.isCut(c.path) { // accepted by the local buffer, seen by nobody
+		n, err := c.out.swallow(p)
+		return n, c.wrap("write", err)
+	}
+	n, err := c.out.write(p)
+	return n, c.wrap("write", err)
+}
+
+func (c *conn) wrap(op string, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+}
+
+// SetLinger is that of net.TCPConn: 0 makes Close a reset.
+func (c *conn) SetLinger(sec int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.linger = sec
+	return nil
+}
+
+func (c *conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return c.wrap("close", net.ErrClosed)
+	}
+	c.closed = true
+	reset := c.linger == 0
+	c.mu.Unlock()
+	c.net.mu.Lock()
+	delete(c.net.conns, c)
+	cut := c.net.cut[c.path]
+	c.net.mu.Unlock()
+	c.in.closeReader(reset && !cut)
+	c.out.closeWriter(reset, cut)
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr  { return c.local }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *conn) SetDeadline(t time.Time) error {
+	c.in.setReadDeadline(t)
+	c.out.setWriteDeadline(t)
+	return nil
+}
+func (c *conn) SetReadDeadline(t time.Time) error  { c.in.setReadDeadline(t); return nil }
+func (c *conn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); return nil }
+
+// pipe is one direction: chunks with the time at which they may be read.
+type pipe struct {
+	mu       sync.Mutex
+	cond     *sync.Cond
+	delay    time.Duration
+	chunks   []chunk
+	size     int
+	end      error     // what the reader gets once the chunks are read: io.EOF or a reset
+	endAt    time.Time // and from when on
+	noReader error     // what the writer gets from now on
+	rclosed  bool      // the reading side closed it itself
+	wclosed  bool      // the writing side closed it itself
+	rdl, wdl deadline
+}
+
+type chunk struct {
+	at   time.Time
+	data []byte
+}
+
+type deadline struct {
+	timer   *time.Timer
+	expired bool
+}
+
+func newPipe(delay time.Duration) *pipe {
+	p := &pipe{delay: delay}
+	p.cond = sync.NewCond(&p.mu)
+	return p
+}
+
+func (p *pipe) read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		switch {
+		case p.rclosed:
+			return 0, net.ErrClosed
+		case p.rdl.expired:
+			return 0, os.ErrDeadlineExceeded
+		case errors.Is(p.end, syscall.ECONNRESET) && !p.early(p.endAt):
+			return 0, p.end
+		case len(p.chunks) > 0 && !p.early(p.chunks[0].at):
+			n := copy(b, p.chunks[0].data)
+			if p.chunks[0].data = p.chunks[0].data[n:]; len(p.chunks[0].data) == 0 {
+				p.chunks = p.chunks[1:]
+			}
+			p.size -= n
+			p.cond.Broadcast()
+			return n, nil
+		case len(p.chunks) == 0 && p.end != nil && !p.early(p.endAt):
+			return 0, p.end
+		case len(b) == 0:
+			return 0, nil
+		}
+		p.cond.Wait()
+	}
+}
+
+// early says whether t is still to come, and sees to it that the reader is woken then.
+func (p *pipe) early(t time.Time) bool {
+	d := time.Until(t)
+	if d <= 0 {
+		return false
+	}
+	time.AfterFunc(d, p.cond.Broadcast)
+	return true
+}
+
+func (p *pipe) write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	written := 0
+	for {
+		if err := p.writeError(); err != nil {
+			return written, err
+		}
+		if room := bufferBytes - p.size; room > 0 || len(b) == 0 {
+			part := b[:min(room, len(b))]
+			p.chunks = append(p.chunks, chunk{at: time.Now().Add(p.delay), data: append([]byte(nil), part...)})
+			p.size += len(part)
+			written += len(part)
+			b = b[len(part):]
+			p.cond.Broadcast()
+			if len(b) == 0 {
+				return written, nil
+			}
+		}
+		p.cond.Wait()
+	}
+}
+
+// swallow takes the bytes as a full path does: until the buffer is full they are accepted and forgotten by nobody but the far end.
+func (p *pipe) swallow(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	written := 0
+	for {
+		if err := p.writeError(); err != nil {
+			return written, err
+		}
+		n := min(bufferBytes-p.size, len(b))
+		p.size += n
+		written += n
+		if b = b[n:]; len(b) == 0 {
+			return written, nil
+		}
+		p.cond.Wait()
+	}
+}
+
+func (p *pipe) writeError() error {
+	switch {
+	case p.wclosed:
+		return net.ErrClosed
+	case p.noReader != nil:
+		return p.noReader
+	case p.wdl.expired:
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+func (p *pipe) closeReader(reset bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rclosed = true
+	p.chunks, p.size = nil, 0
+	p.rdl.stop()
+	if p.noReader == nil && !p.wclosed {
+		p.noReader = os.NewSyscallError("write", syscall.EPIPE)
+		if reset {
+			p.noReader = os.NewSyscallError("write", syscall.ECONNRESET)
+		}
+	}
+	p.cond.Broadcast()
+}
+
+func (p *pipe) closeWriter(reset, cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wclosed = true
+	p.wdl.stop()
+	if !cut && p.end == nil {
+		p.end, p.endAt = io.EOF, time.Now().Add(p.delay)
+		if reset {
+			p.end = os.NewSyscallError("read", syscall.ECONNRESET)
+		}
+	}
+	p.cond.Broadcast()
+}
+
+func (p *pipe) setReadDeadline(t time.Time)  { p.setDeadline(&p.rdl, t) }
+func (p *pipe) setWriteDeadline(t time.Time) { p.setDeadline(&p.wdl, t) }
+
+func (p *pipe) setDeadline(d *deadline, t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.stop()
+	if d.expired = !t.IsZero() && !t.After(time.Now()); !t.IsZero() && !d.expired {
+		var mine *time.Timer
+		mine = time.AfterFunc(time.Until(t), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if d.timer == mine { // else: replaced while this one was already on its way
+				d.expired = true
+				p.cond.Broadcast()
+			}
+		})
+		d.timer = mine
+	}
+	p.cond.Broadcast()
+}
+
+func (d *deadline) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
