@@ -1,0 +1,81 @@
+package dps
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Step names the part of a registration that failed.
+type Step string
+
+// The steps of a registration, in their order.
+const (
+	StepDial      Step = "dial"      // TCP
+	StepTLS       Step = "TLS"       // handshake
+	StepConnect   Step = "connect"   // MQTT CONNECT to CONNACK
+	StepSubscribe Step = "subscribe" // MQTT SUBSCRIBE to SUBACK
+	StepRegister  Step = "register"  // the register request
+	StepPoll      Step = "poll"      // asking for the result
+)
+
+// Codes of DPS that decide what to do (DPS documentation, "error codes"; 400209 is also IoT Central's "waiting for approval or
+// blocked by an operator").
+const (
+	CodeAllocationWebhook = 400207
+	CodeNoHub             = 400208
+	CodeBlocked           = 400209
+	CodeUnauthorized      = 401000
+	CodeInvalidCredential = 401002
+	CodeNotEnrolled       = 404201
+	CodeUnknownOperation  = 404202
+)
+
+// ErrStuck is wrapped when DPS was still assigning at the end of the patience of one registration.
+var ErrStuck = errors.New("DPS was still assigning")
+
+// ErrSilent is wrapped when DPS owed an answer and sent nothing.
+var ErrSilent = errors.New("no answer")
+
+// Error is any failure of a registration.
+type Error struct {
+	Step       Step
+	Host       string        // the DPS endpoint
+	Status     int           // DPS's status for the answer: 200 for a registration that ended as failed or disabled, 4xx, 5xx; 0 if none came
+	Code       int           // DPS error code, for example 401000; 0 if none came
+	State      string        // status of the registration where there is one: failed, disabled
+	Connack    byte          // MQTT CONNACK code, 0 if none came or it was good
+	Message    string        // DPS's own words
+	TrackingID string        // what Azure support asks for
+	RetryAfter time.Duration // what DPS asked for; negative when it did not say
+	Counted    bool          // a registration reached DPS, so it was spent
+	Pipelined  bool          // the requests went out before CONNACK, and none came
+	Date       time.Time     // DPS's clock, where HTTPS told it; else zero
+	Err        error         // the cause below, nil when DPS's answer is the failure
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "DPS %s: %s", e.Host, e.Step)
+	switch {
+	case e.Connack != 0:
+		fmt.Fprintf(&b, " refused with CONNACK %d", e.Connack)
+	case e.State != "":
+		fmt.Fprintf(&b, " ended as %s", e.State)
+	case e.Status != 0:
+		fmt.Fprintf(&b, " answered %d", e.Status)
+	}
+	if e.Code != 0 {
+		fmt.Fprintf(&b, " (%d)", e.Code)
+	}
+	if e.Message != "" {
+		fmt.Fprintf(&b, " %q", e.Message)
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,124 @@
+package dps
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"time"
+)
+
+const httpsAPIVersion = "2021-06-01"
+
+// httpsExchange is a registration over HTTPS; one connection serves the register request and the polls.
+type httpsExchange struct {
+	c       *Client
+	r       Request
+	client  *http.Client
+	token   string
+	counted bool
+}
+
+func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, error) {
+	token, err := x.c.token(time.Now())
+	if err != nil {
+		return answer{}, &Error{Step: StepRegister, RetryAfter: -1, Err: err}
+	}
+	x.token = token
+	x.client = &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				_, secure, err := x.c.connect(ctx, addr, x.r.Patience)
+				if err != nil {
+					return nil, err
+				}
+				return secure, nil
+			},
+			ResponseHeaderTimeout: x.r.Patience,
+		},
+	}
+	if err := x.r.Admit(ctx); err != nil {
+		return answer{}, err
+	}
+	return x.ask(ctx, StepRegister, http.MethodPut, x.c.path("/register"), body)
+}
+
+func (x *httpsExchange) poll(ctx context.Context, operationID string) (answer, error) {
+	return x.ask(ctx, StepPoll, http.MethodGet, x.c.path("/operations/"+url.PathEscape(operationID)), nil)
+}
+
+func (x *httpsExchange) wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (x *httpsExchange) close() {
+	if x.client != nil {
+		x.client.CloseIdleConnections()
+	}
+}
+
+func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string, body []byte) (answer, error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(i httptrace.WroteRequestInfo) { x.counted = x.counted || i.Err == nil },
+	})
+	target := "https://" + x.c.address("443") + path + "?api-version=" + httpsAPIVersion
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return answer{}, &Error{Step: step, RetryAfter: -1, Err: err}
+	}
+	req.Header.Set("User-Agent", x.c.Agent)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if x.token != "" {
+		req.Header.Set("Authorization", x.token)
+	}
+	resp, err := x.client.Do(req)
+	if err != nil {
+		return answer{}, x.fail(step, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	doc, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return answer{}, x.fail(step, err)
+	}
+	if len(doc) > maxDocument {
+		return answer{}, &Error{Step: step, Status: resp.StatusCode, RetryAfter: -1, Counted: true, Err: fmt.Errorf("an answer of more than %d bytes", maxDocument)}
+	}
+	ans := answer{status: resp.StatusCode, body: doc, retryAfter: -1}
+	if s := resp.Header.Get("Retry-After"); s != "" {
+		ans.retryAfter = retryAfter(s)
+	}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		ans.date = date
+	}
+	return ans, nil
+}
+
+func (x *httpsExchange) fail(step Step, err error) error {
+	if e, ok := errors.AsType[*Error](err); ok { // connect has said it already
+		e.Counted = x.counted
+		return e
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // the URL would only repeat the host
+	}
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		err = fmt.Errorf("%w in %v", ErrSilent, x.r.Patience)
+	}
+	return &Error{Step: step, RetryAfter: -1, Counted: x.counted, Err: err}
+}

@@ -1,0 +1,105 @@
+package dps
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/amenzhinsky/iothub/common"
+)
+
+// MaxRegistrationID is the length limit of a registration id in characters (DPS documentation, "registration ID").
+const MaxRegistrationID = 128
+
+// DeriveKey computes the key of one device from the key of its enrollment group: base64(HMAC-SHA256(group key, registration id)).
+// The registration id is used exactly as given. Errors name what is wrong with the key, never the key.
+func DeriveKey(groupKey, registrationID string) (string, error) {
+	secret, err := decodeKey(groupKey)
+	if err != nil {
+		return "", err
+	}
+	if err := CheckRegistrationID(registrationID); err != nil {
+		return "", err
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(registrationID))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
+}
+
+// CheckKey reports whether key is a usable symmetric key, without saying anything about its content.
+func CheckKey(key string) error {
+	_, err := decodeKey(key)
+	return err
+}
+
+// Fingerprint identifies a key without giving it away: the first 16 hex digits of its SHA-256.
+func Fingerprint(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:8])
+}
+
+func decodeKey(key string) ([]byte, error) {
+	switch {
+	case key == "":
+		return nil, errors.New("the key is empty")
+	case strings.ContainsAny(key, " \t\r\n"):
+		return nil, errors.New("the key contains white space; copy it again as one word")
+	}
+	secret, err := base64.StdEncoding.DecodeString(key)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the key is not standard base64 (%d characters were given); copy it again, with the = signs at its end", len(key))
+	case len(secret) < 16:
+		return nil, fmt.Errorf("the key has %d bytes only; a key of Azure has at least 16", len(secret))
+	}
+	return secret, nil
+}
+
+// CheckRegistrationID reports what DPS would refuse: more than 128 characters, anything but letters, digits and - . _ :, or a last
+// character that is neither alphanumeric nor a dash (protocol of DPS, "registration ID").
+func CheckRegistrationID(id string) error {
+	switch {
+	case id == "":
+		return errors.New("the device id is empty")
+	case len(id) > MaxRegistrationID:
+		return fmt.Errorf("the device id has %d characters; DPS takes %d", len(id), MaxRegistrationID)
+	}
+	for _, r := range id {
+		if !alphanumeric(r) && !strings.ContainsRune("-._:", r) {
+			return fmt.Errorf("the device id %q contains %q; DPS takes letters, digits and - . _ :", id, r)
+		}
+	}
+	if last := rune(id[len(id)-1]); !alphanumeric(last) && last != '-' {
+		return fmt.Errorf("the device id %q ends with %q; its last character must be a letter, a digit or a dash", id, last)
+	}
+	return nil
+}
+
+func alphanumeric(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}
+
+// token is the SAS token for one registration: resource {idScope}/registrations/{registrationId}, skn=registration.
+func (c *Client) token(now time.Time) (string, error) {
+	if c.Key == "" {
+		return "", nil // X.509: the certificate speaks in the TLS handshake
+	}
+	sas, err := common.NewSharedAccessSignature(c.IDScope+"/registrations/"+c.RegistrationID, "registration", c.Key, now.Add(tokenLife))
+	if err != nil {
+		return "", errors.New("the device key is not base64") // the library's error would quote a part of the key
+	}
+	return sas.String(), nil
+}
+
+// tokenLife is how long a DPS token is good: a registration is over in minutes, and a clock may be a little off.
+const tokenLife = time.Hour
+
+func (c *Client) path(rest string) string {
+	return "/" + url.PathEscape(c.IDScope) + "/registrations/" + url.PathEscape(c.RegistrationID) + rest
+}

@@ -1,0 +1,69 @@
+package failover
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	backoffMin = 500 * time.Millisecond
+	backoffMax = time.Minute
+)
+
+// backoff is full jitter below a doubling cap: below 0.5 s for n = 0, below 60 s from n = 7 on.
+func backoff(n int, rnd *rand.Rand) time.Duration {
+	top := backoffMax
+	if n < 7 {
+		top = min(top, backoffMin<<n)
+	}
+	return time.Duration(rnd.Int64N(int64(top)))
+}
+
+// dpsRetry is the wait between connections to a DPS that cannot be reached, by how long that has lasted: full jitter below 0.5 s,
+// growing to 1.5 s in the first minute, then by a second each quarter of a minute to 60 s.
+func dpsRetry(lasted time.Duration, rnd *rand.Rand) time.Duration {
+	top := 500*time.Millisecond + lasted/60
+	if lasted > time.Minute {
+		top = min(backoffMax, 1500*time.Millisecond+(lasted-time.Minute)/15)
+	}
+	return time.Duration(rnd.Int64N(int64(top)))
+}
+
+// bucket is a budget: so many in hand, one back every so often. The zero time is a full bucket.
+type bucket struct {
+	size  float64
+	every time.Duration
+	level float64
+	at    time.Time
+}
+
+func newBucket(size int, every time.Duration) bucket {
+	return bucket{size: float64(size), level: float64(size), every: every}
+}
+
+func (b *bucket) fill(now time.Time) {
+	if !b.at.IsZero() {
+		b.level = min(b.size, b.level+float64(now.Sub(b.at))/float64(b.every))
+	}
+	b.at = now
+}
+
+// wait is how long it takes until one is in hand, 0 if one is.
+func (b *bucket) wait(now time.Time) time.Duration {
+	b.fill(now)
+	if b.level >= 1 {
+		return 0
+	}
+	return time.Duration((1-b.level)*float64(b.every)) + 1
+}
+
+// take uses one up if there is one.
+func (b *bucket) take(now time.Time) bool {
+	if b.wait(now) > 0 {
+		return false
+	}
+	b.level--
+	return true
+}
+
+func (b *bucket) giveBack() { b.level = min(b.size, b.level+1) }

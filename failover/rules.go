@@ -1,0 +1,210 @@
+package failover
+
+import "fmt"
+
+// Signal is something that happened to a device, as far as it matters for what to do next.
+type Signal uint8
+
+// The signals of a hub, then those of DPS.
+const (
+	Unknown           Signal = iota // an error nobody has thought of
+	LinkClosed                      // the hub closed a link in order (FIN)
+	LinkReset                       // the link was reset, or a write on it failed
+	LinkSilent                      // the watchdog found the link dead
+	LinkUnacked                     // the hub lives, but withheld a PUBACK up to the final limit
+	TokenRenewal                    // planned: the token is to be replaced
+	TokenExpired                    // the link ended after its SAS token had expired
+	DialRefused                     // TCP refused
+	DialReset                       // TCP or TLS was reset or closed
+	DialSilent                      // TCP or TLS: no answer
+	NameNotFound                    // NXDOMAIN
+	NetworkDown                     // no route, no DNS server: the trouble is on this side
+	TLSFailed                       // the certificate was refused, or another error of TLS
+	ClockOff                        // a certificate is not valid at the time this machine believes it is
+	ClosedEarly                     // closed between TLS and CONNACK
+	ConnackSilent                   // no CONNACK
+	Connack3                        // server unavailable: also an identity that is disabled, so moved or blocked
+	Connack5                        // not authorised: token, key, clock, deleted, moved
+	ConnackOther                    // CONNACK 1, 2, 4 or unknown
+	SubscribeRefused                // SUBACK 0x80
+	HubProtocol                     // the hub broke the protocol
+	NothingHeard                    // the hedge delay passed and the attempt has not even TLS
+	ConnackPending                  // TLS is up, CONNACK is not, for 5 s
+	DPSUnreachable                  // DPS: refused, no name, no route
+	DPSSilent                       // DPS: connected, or not, but no answer
+	DPSDropped                      // DPS closed the connection in the middle of a registration
+	DPSEarly                        // DPS closed the connection before CONNACK, after everything had been sent in one write
+	DPSThrottled                    // 429
+	DPSError                        // 5xx
+	DPSUnauthorized                 // 401, 403
+	DPSBlocked                      // 400209: waiting for approval, or blocked by an operator
+	DPSDisabled                     // the enrollment is disabled
+	DPSNotFound                     // 404: not enrolled
+	DPSFailed                       // any other failed registration: allocation, lost access to the hub
+	DPSBadRequest                   // any other 4xx
+	DPSConflict                     // 409: two registrations of one id
+	DPSLostOperation                // 404202 while polling
+	DPSStuck                        // assigning for ever
+	DPSTLS                          // the certificate of DPS was refused
+	DPSClock                        // the certificate of DPS is not valid at the time this machine believes it is
+	DPSRefusedConnect               // CONNACK other than 0 from DPS
+	AssignedOther                   // DPS named another hub than the one in use
+	AssignedDialling                // DPS named the hub that is being dialled
+	AssignedFailing                 // DPS named the hub that has just failed
+	Stopping                        // this side is going down
+	signals
+)
+
+var signalNames = [signals]string{
+	Unknown: "unknown error", LinkClosed: "link closed", LinkReset: "link reset", LinkSilent: "link silent",
+	LinkUnacked: "PUBACK withheld", TokenRenewal: "token renewal", TokenExpired: "token expired", DialRefused: "connection refused",
+	DialReset: "connection reset", DialSilent: "no answer", NameNotFound: "name not found", NetworkDown: "network down",
+	TLSFailed: "TLS failed", ClockOff: "clock off", ClosedEarly: "closed before CONNACK", ConnackSilent: "no CONNACK",
+	Connack3: "CONNACK 3", Connack5: "CONNACK 5", ConnackOther: "CONNACK 1, 2 or 4", SubscribeRefused: "subscription refused",
+	HubProtocol: "protocol violation", NothingHeard: "nothing heard yet", ConnackPending: "CONNACK pending",
+	DPSUnreachable: "DPS unreachable", DPSSilent: "DPS silent", DPSDropped: "DPS dropped", DPSEarly: "DPS closed before CONNACK",
+	DPSThrottled: "DPS 429", DPSError: "DPS 5xx", DPSUnauthorized: "DPS 401", DPSBlocked: "DPS 400209", DPSDisabled: "DPS disabled",
+	DPSNotFound: "DPS 404", DPSFailed: "DPS failed", DPSBadRequest: "DPS 4xx", DPSConflict: "DPS 409",
+	DPSLostOperation: "DPS 404202", DPSStuck: "DPS stuck", DPSTLS: "DPS TLS failed", DPSClock: "DPS clock off",
+	DPSRefusedConnect: "DPS CONNACK", AssignedOther: "assigned another hub", AssignedDialling: "assigned the hub being dialled",
+	AssignedFailing: "assigned the hub that failed", Stopping: "stopping",
+}
+
+func (s Signal) String() string {
+	if s < signals {
+		return signalNames[s]
+	}
+	return fmt.Sprintf("signal %d", uint8(s))
+}
+
+// Action is what a device does about a signal.
+type Action uint8
+
+// The actions. "With backoff" is full jitter below a doubling cap of 60 s.
+const (
+	Reconnect    Action = iota // dial the same hub: at once if the link had carried a PUBACK, else with backoff; DPS joins after the hedge delay
+	Renew                      // dial the same hub at once; nothing went wrong
+	Reprovision                // ask DPS at once and, in parallel, dial the same hub again with backoff (at once after a link that carried a PUBACK)
+	FreshToken                 // ask DPS at once and dial the same hub at once, with a newly made token
+	Sequential                 // dial the same hub at once, one packet at a time
+	AskDPS                     // ask DPS and leave the attempt alone
+	BackOff                    // keep the assignment; dial the same hub with backoff, and only then ask DPS
+	Move                       // dial the assigned hub at once; it replaces the cached one
+	Join                       // leave the attempt alone: it is the right one
+	DialNow                    // dial the hub again now; ask DPS later, spaced
+	RetryDPS                   // ask DPS again soon (it cost no registration); meanwhile known hubs may be tried
+	RetryAfter                 // ask DPS again exactly when it said; meanwhile known hubs may be tried
+	Reregister                 // ask DPS again, with a new registration
+	BackOffDPS                 // keep the assignment; ask DPS again with backoff
+	BackOffKnown               // the same, and meanwhile known hubs may be tried
+	Stop                       // nothing: this side is going down
+	actions
+)
+
+var actionNames = [actions]string{
+	Reconnect: "reconnect", Renew: "renew", Reprovision: "reprovision", FreshToken: "fresh token", Sequential: "sequential",
+	AskDPS: "ask DPS", BackOff: "back off", Move: "move", Join: "join", DialNow: "dial now", RetryDPS: "retry DPS",
+	RetryAfter: "retry after", Reregister: "reregister", BackOffDPS: "back off DPS", BackOffKnown: "back off DPS, try known hubs",
+	Stop: "stop",
+}
+
+func (a Action) String() string {
+	if a < actions {
+		return actionNames[a]
+	}
+	return fmt.Sprintf("action %d", uint8(a))
+}
+
+// When narrows a rule by what came before its signal.
+type When uint8
+
+// The conditions.
+const (
+	Always    When = iota
+	First          // the first CONNACK 5 of this hub since it last worked
+	Pipelined      // the attempt had sent more than CONNECT, and --pipeline is auto
+	conditions
+)
+
+var whenNames = [conditions]string{Always: "", First: "for the first time", Pipelined: "when pipelined (auto)"}
+
+func (w When) String() string {
+	if w < conditions {
+		return whenNames[w]
+	}
+	return fmt.Sprintf("condition %d", uint8(w))
+}
+
+// Rule is one row of the decision table.
+type Rule struct {
+	ID     string
+	Signal Signal
+	When   When
+	Action Action
+	Seed   string // the words of the published best practice that this row implements, if it does
+	Why    string
+}
+
+// Rules is the decision table: the first row whose signal and condition fit decides. Every signal has a row without condition.
+var Rules = []Rule{
+	{"H01", LinkClosed, Always, Reconnect, "", "a hub closes healthy links for upgrades; a hub that is gone refuses the dial, and that tells"},
+	{"H02", LinkReset, Always, Reconnect, "", "a reset says nothing of the hub; the next dial does"},
+	{"H03", LinkSilent, Always, Reprovision, "unreachable endpoint", "silence on a link that owed an answer: the hub or the way to it is gone"},
+	{"H04", LinkUnacked, Always, Reprovision, "", "the hub answers but stores nothing any more"},
+	{"H05", TokenRenewal, Always, Renew, "", "planned: MQTT 3.1.1 replaces a token by a new connection only"},
+	{"H06", TokenExpired, Always, Reprovision, "expired token", "the hub closed a link whose token was over; the next one is minted fresh"},
+	{"H07", DialRefused, Always, Reprovision, "unreachable endpoint", "nobody listens: the hub is down"},
+	{"H08", DialReset, Always, Reprovision, "unreachable endpoint", "the hub's front end drops connections"},
+	{"H09", DialSilent, Always, Reprovision, "unreachable endpoint", "no answer from the hub's address"},
+	{"H10", NameNotFound, Always, Reprovision, "unreachable endpoint", "the hub's name is gone: the hub was deleted, or DNS fails"},
+	{"H11", NetworkDown, Always, Reprovision, "unreachable endpoint", "the network on this side is down; asking DPS costs nothing until it is back"},
+	{"H12", TLSFailed, Always, BackOff, "", "a wrong certificate: not our hub, or a proxy in between"},
+	{"H13", ClockOff, Always, BackOff, "", "no certificate is valid now: this machine's clock is wrong; see to the clock"},
+	{"H14", ClosedEarly, Pipelined, Sequential, "", "perhaps the hub minds what came before its CONNACK; the careful way tells"},
+	{"H15", ClosedEarly, Always, Reprovision, "unreachable endpoint", "the hub accepts and closes"},
+	{"H16", ConnackSilent, Always, Reprovision, "unreachable endpoint", "TLS is up, but the hub does not speak"},
+	{"H17", Connack3, Always, Reprovision, "device disabled", "unavailable, or the identity is disabled here because the device was moved or blocked: DPS knows"},
+	{"H18", Connack5, First, FreshToken, "expired token", "token, key, clock, deleted or moved: one retry with a fresh token, and DPS knows the rest"},
+	{"H19", Connack5, Always, Reprovision, "device disabled", "refused with a fresh token as well: not our hub any more, or the key is wrong; DPS knows"},
+	{"H20", ConnackOther, Always, BackOff, "", "protocol, client id or user name refused: a bug, or a proxy in between"},
+	{"H21", SubscribeRefused, Always, BackOff, "", "IoT Hub refuses none of our subscriptions: not an IoT Hub, or out of order"},
+	{"H22", HubProtocol, Always, BackOff, "", "what came is not MQTT as IoT Hub speaks it"},
+	{"H23", NothingHeard, Always, AskDPS, "", "the attempt is slower than this hub has ever been: DPS may know why"},
+	{"H24", ConnackPending, Always, AskDPS, "", "the hub is there but slow to let us in; DPS may know why"},
+	{"H99", Unknown, Always, BackOff, "", "nobody has thought of this error; it never stops a device: back off, then ask DPS"},
+
+	{"D01", AssignedOther, Always, Move, "", "DPS's answer is authoritative"},
+	{"D02", AssignedDialling, Always, Join, "", "the attempt under way is the right one"},
+	{"D03", AssignedFailing, Always, DialNow, "", "DPS stands by a hub that has just failed: it knows better, or it does not know yet"},
+	{"D04", DPSUnreachable, Always, RetryDPS, "", "a connection that is refused costs no registration"},
+	{"D05", DPSSilent, Always, RetryDPS, "", "a connection that is silent costs no registration"},
+	{"D06", DPSEarly, Always, RetryDPS, "", "perhaps DPS minds what came before its CONNACK; the next try is the careful way"},
+	{"D07", DPSDropped, Always, Reregister, "", "the registration is gone; a new one is cheap, within the budget"},
+	{"D08", DPSThrottled, Always, RetryAfter, "", "DPS says when"},
+	{"D09", DPSError, Always, BackOffKnown, "internal error 500", "DPS is in trouble: keep the assignment and wait"},
+	{"D10", DPSUnauthorized, Always, BackOffDPS, "", "wrong key, wrong ID scope or wrong clock: a person must act; keep trying, slowly"},
+	{"D11", DPSBlocked, Always, BackOffDPS, "operator blocked", "the operator has blocked the device or not approved it yet: keep the assignment and wait"},
+	{"D12", DPSDisabled, Always, BackOffDPS, "operator blocked", "the enrollment is disabled: keep the assignment and wait"},
+	{"D13", DPSNotFound, Always, BackOffDPS, "", "no enrollment for this device: a person must act; keep trying, slowly"},
+	{"D14", DPSFailed, Always, BackOffDPS, "", "DPS could not allocate a hub: the operator's side must act"},
+	{"D15", DPSBadRequest, Always, BackOffDPS, "", "DPS does not like the request"},
+	{"D16", DPSConflict, Always, Reregister, "", "another registration of this id is under way"},
+	{"D17", DPSLostOperation, Always, Reregister, "", "DPS has forgotten the operation"},
+	{"D18", DPSStuck, Always, Reregister, "", "assigning for too long: a new registration may fare better"},
+	{"D19", DPSTLS, Always, RetryDPS, "", "the certificate is not that of DPS: a captive portal, a proxy, or a missing root"},
+	{"D20", DPSClock, Always, RetryDPS, "", "no certificate is valid now: this machine's clock is wrong; see to the clock"},
+	{"D21", DPSRefusedConnect, Always, BackOffDPS, "", "DPS refuses the MQTT connection itself"},
+	{"S01", Stopping, Always, Stop, "", "asked to stop"},
+}
+
+// find returns the first row that fits. A table without a row for a signal treats it as unknown, and one without that backs off.
+func find(table []Rule, s Signal, holds func(When) bool) Rule {
+	for _, want := range []Signal{s, Unknown} {
+		for _, r := range table {
+			if r.Signal == want && (r.When == Always || holds(r.When)) {
+				return r
+			}
+		}
+	}
+	return Rule{ID: "none", Signal: s, Action: BackOff, Why: "the table has no row for this"}
+}

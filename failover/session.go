@@ -1,0 +1,287 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"hubhop/dps"
+)
+
+// Link is what a session needs of a connection to a hub; *hub.Link fits.
+type Link interface {
+	Done() <-chan struct{}
+	Err() error
+	Carried() bool // a PUBACK was received
+	Close(ctx context.Context)
+	Abort()
+}
+
+// Target is one attempt that a session asks for.
+type Target struct {
+	Host, DeviceID string
+	Sequential     bool
+	TLSUp          func() // to be called when TCP and TLS are through
+}
+
+// Session keeps one device connected. The functions are its only way to touch the world; all are required but Save and Observe.
+type Session[L Link] struct {
+	Options Options
+	Cached  State
+
+	Dial     func(ctx context.Context, t Target) (L, error)
+	Register func(ctx context.Context, r dps.Request) (dps.Assignment, error)
+	// Serve puts a link to work until ctx or the link ends. It is called for one link at a time. Whatever it returns, the link is
+	// closed afterwards: in order when ctx ended it, else with a reset unless Serve closed it itself.
+	Serve func(ctx context.Context, l L, provisional bool) error
+	// Save keeps the state for the next run. It is called from the loop, so it may be slow only as a disk is.
+	Save func(State)
+	// Observe hears of everything worth telling, in order. It must not block, and may be called from several goroutines.
+	Observe func(Note)
+}
+
+// NoteKind says what a Note tells.
+type NoteKind uint8
+
+// The kinds of notes.
+const (
+	NoteDialing   NoteKind = iota // an attempt starts
+	NoteUp                        // a link is up and at work; Took is the time since the dial began
+	NoteConfirmed                 // DPS has confirmed the provisional link that is at work
+	NoteLost                      // the served link has ended (also a planned end)
+	NoteAsking                    // DPS is being asked
+	NoteAssigned                  // DPS has decided; Took is the time of the registration
+	NoteDecision                  // a row of the table was applied
+)
+
+// Note is something worth telling.
+type Note struct {
+	Kind        NoteKind
+	Host        string
+	Took        time.Duration
+	Provisional bool
+	Err         error
+	Signal      Signal
+	Decision    Decision // NoteDecision only
+}
+
+// closeTimeout is how long an orderly end of a link may take.
+const closeTimeout = 2 * time.Second
+
+// Run keeps the device connected until ctx ends. It returns when everything it started has ended, links in order.
+func (s *Session[L]) Run(ctx context.Context) {
+	life, stop := context.WithCancel(ctx)
+	r := &runner[L]{Session: s, life: life, m: NewMachine(s.Options, s.Cached), events: make(chan Event),
+		ways: map[int]*way{}, turn: make(chan struct{}, 1)}
+	if r.Save == nil {
+		r.Save = func(State) {}
+	}
+	if r.Observe == nil {
+		r.Observe = func(Note) {}
+	}
+	defer r.wg.Wait()
+	defer stop()
+	r.perform(r.m.Step(time.Now(), Start{}))
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var wake <-chan time.Time
+		if next := r.m.NextWake(); !next.IsZero() {
+			timer.Reset(time.Until(next))
+			wake = timer.C
+		}
+		select {
+		case e := <-r.events:
+			effects := r.m.Step(time.Now(), e)
+			r.forget(ended(e))
+			r.perform(effects)
+		case <-wake:
+			r.perform(r.m.Step(time.Now(), Tick{}))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ended names the way that an event is the last word of, 0 if it goes on.
+func ended(e Event) int {
+	switch e := e.(type) {
+	case DialFailed:
+		return e.ID
+	case Lost:
+		return e.ID
+	case Assigned:
+		return e.ID
+	case RegisterFailed:
+		return e.ID
+	}
+	return 0
+}
+
+// runner is a running session. All but wg, events and turn belongs to the loop.
+type runner[L Link] struct {
+	*Session[L]
+	life   context.Context // of everything the session starts
+	m      *Machine
+	events chan Event
+	wg     sync.WaitGroup
+	ways   map[int]*way
+	turn   chan struct{} // held by the one who serves
+	server *way
+}
+
+// way is an attempt, then a link, or a registration, as the loop sees it.
+type way struct {
+	host   string
+	ctx    context.Context    // its life
+	cancel context.CancelFunc // ends it at once
+	work   context.Context    // of serving
+	retire context.CancelFunc // ends a link in order
+	serve  chan bool          // one slot: put the link to work; the value says provisional
+}
+
+func (r *runner[L]) perform(effects []Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case Dial:
+			w := r.open(e.ID, e.Host)
+			r.Observe(Note{Kind: NoteDialing, Host: e.Host})
+			r.wg.Go(func() { r.dial(w, e) })
+		case Register:
+			w := r.open(e.ID, "")
+			r.Observe(Note{Kind: NoteAsking})
+			r.wg.Go(func() { r.register(w, e) })
+		case Serve:
+			w := r.ways[e.ID]
+			if w == r.server { // it is at work already; only its standing has changed
+				r.Observe(Note{Kind: NoteConfirmed, Host: w.host})
+				continue
+			}
+			if r.server != nil {
+				r.server.retire()
+			}
+			r.server = w
+			w.serve <- e.Provisional
+		case Retire:
+			r.ways[e.ID].retire()
+			r.forget(e.ID)
+		case GiveUp:
+			r.ways[e.ID].cancel()
+			r.forget(e.ID)
+		case CancelRegister:
+			r.ways[e.ID].cancel()
+			r.forget(e.ID)
+		case Save:
+			r.Save(r.m.State())
+		case Decided:
+			r.Observe(Note{Kind: NoteDecision, Host: e.Host, Err: e.Err, Decision: e.Decision})
+		}
+	}
+}
+
+func (r *runner[L]) open(id int, host string) *way {
+	w := &way{host: host, serve: make(chan bool, 1)}
+	w.ctx, w.cancel = context.WithCancel(r.life)
+	w.work, w.retire = context.WithCancel(w.ctx)
+	r.ways[id] = w
+	return w
+}
+
+func (r *runner[L]) forget(id int) {
+	if w := r.ways[id]; w != nil && w == r.server {
+		r.server = nil
+	}
+	delete(r.ways, id)
+}
+
+// post tells the loop, unless it has ended.
+func (r *runner[L]) post(e Event) {
+	select {
+	case r.events <- e:
+	case <-r.life.Done():
+	}
+}
+
+// dial is the life of one attempt and of the link it becomes.
+func (r *runner[L]) dial(w *way, e Dial) {
+	defer w.cancel()
+	began := time.Now()
+	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential,
+		TLSUp: func() { r.post(TLSUp{ID: e.ID}) }})
+	if err != nil {
+		if w.ctx.Err() == nil {
+			r.post(DialFailed{ID: e.ID, Signal: Classify(w.ctx, err), Err: err})
+		}
+		return
+	}
+	r.post(Up{ID: e.ID, Took: time.Since(began)})
+
+	var provisional bool
+	select {
+	case provisional = <-w.serve:
+	case <-w.work.Done():
+		r.finish(w, link)
+		return
+	case <-link.Done():
+		link.Abort()
+		r.post(Lost{ID: e.ID, Signal: Classify(w.ctx, link.Err()), Err: link.Err()})
+		return
+	}
+	select { // the one before may still be winding down
+	case r.turn <- struct{}{}:
+	case <-w.work.Done():
+		r.finish(w, link)
+		return
+	}
+	r.Observe(Note{Kind: NoteUp, Host: e.Host, Took: time.Since(began), Provisional: provisional})
+	err = r.Serve(w.work, link, provisional)
+	<-r.turn
+	if w.work.Err() != nil { // ended by us
+		r.finish(w, link)
+		return
+	}
+	carried := link.Carried()
+	link.Abort()
+	// The link's own reason comes first: whatever Serve tripped over was its consequence. A planned end is Serve's to say.
+	if err == nil || Classify(w.ctx, err) != TokenRenewal {
+		err = link.Err()
+	}
+	signal := Classify(w.ctx, err)
+	r.Observe(Note{Kind: NoteLost, Host: e.Host, Err: err, Signal: signal})
+	r.post(Lost{ID: e.ID, Signal: signal, Err: err, Acked: carried})
+}
+
+// finish ends a link that is not needed any more: at once when it was given up, else in order.
+func (r *runner[L]) finish(w *way, link L) {
+	if w.ctx.Err() != nil && r.life.Err() == nil {
+		link.Abort()
+		return
+	}
+	closeInOrder(link)
+}
+
+func closeInOrder(link Link) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	link.Close(ctx)
+}
+
+func (r *runner[L]) register(w *way, e Register) {
+	defer w.cancel()
+	ctx, began := w.ctx, time.Now()
+	a, err := r.Register(ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential})
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		f := RegisterFailed{ID: e.ID, Signal: Classify(ctx, err), Err: err, RetryAfter: -1}
+		if de, ok := errors.AsType[*dps.Error](err); ok {
+			f.RetryAfter, f.Counted = de.RetryAfter, de.Counted
+		}
+		r.post(f)
+		return
+	}
+	r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: time.Since(began)})
+	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus})
+}

@@ -1,0 +1,235 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+const (
+	apiVersion = "2021-04-12"
+	// DefaultPort is MQTT over TLS.
+	DefaultPort = "8883"
+	// DefaultWindow is how many PUBLISHes may be in flight on one link.
+	DefaultWindow = 64
+	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
+	MaxKeepAlive = 1177 * time.Second
+
+	dialTimeout    = 10 * time.Second
+	tlsTimeout     = 10 * time.Second
+	connackTimeout = 60 * time.Second // the service itself takes so long under traffic shaping (NET SDK)
+)
+
+// Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once and then only read; its
+// methods may be called from any goroutine.
+type Dialer struct {
+	// Token makes the MQTT password for a hub and says when it ends. Nil when TLS carries a client certificate.
+	Token       func(host, deviceID string) (password string, expires time.Time, err error)
+	TLS         *tls.Config
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	ModelID     string        // DTDL model to announce; empty for none
+	Agent       string        // name and version of this client, free text
+	KeepAlive   time.Duration // an idle link is tested after it; 1 s … 1177 s
+	Window      int           // PUBLISHes in flight, 0 means 64
+
+	// What the device wants to hear. What it does not want is unsubscribed, because the hub remembers the subscriptions of the
+	// process before.
+	Desired, Methods, C2D bool
+	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
+	Twin bool
+
+	mu      sync.Mutex
+	unacked map[string]map[string]uint16 // hub → message id → packet id of PUBLISHes that an ended link left unacknowledged
+}
+
+// Attempt is one try.
+type Attempt struct {
+	Host     string // host or host:port
+	DeviceID string
+	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write. It
+	// is the careful way for a hub that drops what comes before its CONNACK.
+	Sequential bool
+	// Progress, if set, hears of each phase that was completed before the session (dial, TLS).
+	Progress func(Phase)
+}
+
+// Dial makes one attempt. It returns a link whose session is up and whose subscriptions are granted, or an [*Error]. It gives up
+// when ctx ends, after 10 s without TCP, 10 s without TLS, or when the link is found dead by silence before its CONNACK.
+func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
+	fail := func(p Phase, err error) (*Link, error) { return nil, &Error{Phase: p, Host: a.Host, Err: err} }
+	progress := a.Progress
+	if progress == nil {
+		progress = func(Phase) {}
+	}
+	password, expires := "", time.Time{}
+	if d.Token != nil {
+		var err error
+		if password, expires, err = d.Token(a.Host, a.DeviceID); err != nil {
+			return fail(PhaseConnect, err)
+		}
+	}
+	raw, err := d.dialTCP(ctx, a.Host)
+	if err != nil {
+		return fail(PhaseDial, err)
+	}
+	progress(PhaseDial)
+	secure, err := d.handshake(ctx, raw, a.Host)
+	if err != nil {
+		return fail(PhaseTLS, err)
+	}
+	progress(PhaseTLS)
+
+	l := d.newLink(a, raw, secure, expires)
+	l.start(d.connectPacket(a, password))
+	select {
+	case <-l.ready:
+		return l, nil
+	case <-l.done:
+	case <-ctx.Done():
+		l.lose(ctx.Err())
+	}
+	l.join()
+	return nil, l.Err()
+}
+
+func (d *Dialer) dialTCP(ctx context.Context, host string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	dial := d.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return dial(ctx, "tcp", address(host))
+}
+
+func (d *Dialer) handshake(ctx context.Context, raw net.Conn, host string) (*tls.Conn, error) {
+	short, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	conf := d.TLS.Clone()
+	if conf == nil {
+		conf = &tls.Config{}
+	}
+	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	if len(conf.Certificates) > 0 {
+		conf.Renegotiation = tls.RenegotiateOnceAsClient // some gateways of the service ask for the certificate late
+	}
+	if conf.ServerName == "" {
+		conf.ServerName, _, _ = net.SplitHostPort(address(host))
+	}
+	secure := tls.Client(raw, conf)
+	if err := secure.HandshakeContext(short); err != nil {
+		reset(raw)
+		if short.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w in %v", ErrSilent, tlsTimeout)
+		}
+		return nil, err
+	}
+	return secure, nil
+}
+
+// connectPacket follows the grammar of protocol §2.1: host and device id as they are, query values percent-encoded.
+func (d *Dialer) connectPacket(a Attempt, password string) []byte {
+	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
+	p.ProtocolName, p.ProtocolVersion = "MQTT", 4
+	p.ClientIdentifier = a.DeviceID
+	p.Keepalive = uint16(min(max(d.KeepAlive, time.Second), MaxKeepAlive) / time.Second)
+	p.UsernameFlag = true
+	p.Username = a.Host + "/" + a.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + escape(d.Agent)
+	if d.ModelID != "" {
+		p.Username += "&model-id=" + escape(d.ModelID)
+	}
+	if password != "" {
+		p.PasswordFlag, p.Password = true, []byte(password)
+	}
+	var out bytes.Buffer
+	_ = p.Write(&out) // a bytes.Buffer does not fail
+	return out.Bytes()
+}
+
+func (d *Dialer) newLink(a Attempt, raw net.Conn, secure *tls.Conn, expires time.Time) *Link {
+	now := time.Now()
+	window := d.Window
+	if window <= 0 {
+		window = DefaultWindow
+	}
+	l := &Link{
+		dialer: d, attempt: a, raw: raw, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
+		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
+		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
+		inflight: map[uint16]*publish{}, calls: map[string]chan *twinAnswer{}, resend: d.recall(a.Host),
+		watch: watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
+	}
+	if !expires.IsZero() {
+		// Jittered, so that a fleet that connected together does not renew together.
+		life := max(0, time.Until(expires))
+		l.renewTimer = time.AfterFunc(life*80/100+rand.N(life/10+1), func() { close(l.renew) })
+	}
+	return l
+}
+
+// remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it there with the same packet id
+// and DUP set.
+func (d *Dialer) remember(host string, unacked map[string]uint16) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unacked == nil || len(d.unacked) > 16 { // hubs come and go; a forgotten one only costs the DUP flag
+		d.unacked = map[string]map[string]uint16{}
+	}
+	d.unacked[host] = unacked
+}
+
+func (d *Dialer) recall(host string) map[string]uint16 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	unacked := d.unacked[host]
+	delete(d.unacked, host)
+	return unacked
+}
+
+// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it.
+func (d *Dialer) probe(ctx context.Context, host string) error {
+	raw, err := d.dialTCP(ctx, host)
+	if err != nil {
+		return err
+	}
+	secure, err := d.handshake(ctx, raw, host)
+	if err != nil {
+		return err
+	}
+	_ = secure.Close()
+	return nil
+}
+
+// address adds the MQTT port where the host has none.
+func address(host string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), DefaultPort)
+}
+
+// reset closes so that nothing of this connection arrives later.
+func reset(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// ended says in one word what the other side did, where the network's own words are long.
+func ended(err error) error {
+	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
+		return oe.Err
+	}
+	return err
+}

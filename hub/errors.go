@@ -1,0 +1,84 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// Phase says how far a connection had come.
+type Phase string
+
+// The phases of a connection, in their order.
+const (
+	PhaseDial      Phase = "dial"      // TCP
+	PhaseTLS       Phase = "TLS"       // handshake
+	PhaseConnect   Phase = "connect"   // CONNECT to CONNACK
+	PhaseSubscribe Phase = "subscribe" // SUBSCRIBE to SUBACK
+	PhaseSession   Phase = "session"   // afterwards
+)
+
+// Causes that are decided here and not by the network. They are wrapped in an [*Error].
+var (
+	ErrSilent       = errors.New("no answer")                      // the peer owed an answer and sent nothing
+	ErrUnacked      = errors.New("PUBACK withheld")                // the peer lives, but leaves a PUBLISH unacknowledged
+	ErrProtocol     = errors.New("protocol violation")             // the peer sent what MQTT or IoT Hub do not allow
+	ErrSubscription = errors.New("subscription refused")           // SUBACK 0x80
+	ErrTokenExpired = errors.New("the SAS token had expired")      // the peer closed a link whose token was over
+	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
+	ErrClosed       = errors.New("closed by this side")
+)
+
+// Error is any failure of a connection to a hub.
+type Error struct {
+	Phase     Phase
+	Host      string
+	Code      byte  // CONNACK code (1–5), 0 if none came
+	Pipelined bool  // more than CONNECT had been sent when the connection ended without a CONNACK
+	Err       error // the cause; never nil
+}
+
+func (e *Error) Error() string {
+	if e.Code != 0 {
+		return fmt.Sprintf("%s %s: CONNACK %d: %v", e.Phase, e.Host, e.Code, e.Err)
+	}
+	return fmt.Sprintf("%s %s: %v", e.Phase, e.Host, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// MessageError is the refusal of one message that no hub would ever take. The link lives on.
+type MessageError struct{ Reason string }
+
+func (e *MessageError) Error() string { return "message refused: " + e.Reason }
+
+// Permanent tells the sender that trying this message again, here or on another hub, is of no use.
+func (e *MessageError) Permanent() bool { return true }
+
+// TwinError is an answer other than success to a twin request (IoT Hub: 400, 404, 413, 429, 5xx).
+type TwinError struct {
+	Status  int
+	Code    int    // IoT Hub error code such as 400004, 0 if none came
+	Message string // IoT Hub's own words, may be empty
+}
+
+func (e *TwinError) Error() string {
+	s := fmt.Sprintf("the twin request was answered %d", e.Status)
+	if e.Code != 0 {
+		s += fmt.Sprintf(" (%d)", e.Code)
+	}
+	if e.Message != "" {
+		s += fmt.Sprintf(" %q", e.Message)
+	}
+	return s
+}
+
+func connackError(code byte) error {
+	if s, ok := packets.ConnackReturnCodes[code]; ok && code <= packets.ErrRefusedNotAuthorised {
+		_, reason, _ := strings.Cut(strings.ToLower(s), ": ")
+		return errors.New(reason)
+	}
+	return fmt.Errorf("unknown CONNACK code %d", code)
+}

@@ -1,0 +1,87 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"strconv"
+)
+
+// Inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
+type Inbound interface{ inbound() }
+
+// Desired is a change of desired properties. It carries the changed part only; nothing of it is repeated (protocol §2.8).
+type Desired struct {
+	Version int64  // of the desired properties, within this hub's twin
+	Body    []byte // JSON object, with $version
+}
+
+// Method is a direct method call. Its answer must go over the link it came by.
+type Method struct {
+	Name    string
+	Payload []byte // any JSON value, or empty
+	rid     string
+}
+
+// Message is a cloud-to-device message.
+type Message struct {
+	Properties Properties
+	Body       []byte
+	Duplicate  bool // DUP: it was delivered before
+	receipt    *receipt
+}
+
+func (*Desired) inbound() {}
+func (*Method) inbound()  {}
+func (*Message) inbound() {}
+
+// Receive returns what arrived next, in order. It waits until something does, ctx ends or the link ends.
+func (l *Link) Receive(ctx context.Context) (Inbound, error) {
+	for {
+		l.mu.Lock()
+		if len(l.inbox) > 0 {
+			in := l.inbox[0]
+			l.inbox[0] = nil
+			l.inbox = l.inbox[1:]
+			l.mu.Unlock()
+			return in, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-l.arrived:
+		case <-l.done:
+			return nil, l.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or empty.
+func (l *Link) Respond(m *Method, status int, body []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.openLocked(); err != nil {
+		return err
+	}
+	l.out = appendPublish(l.out, "$iothub/methods/res/"+strconv.Itoa(status)+"/?$rid="+m.rid, body, 0, false, 0)
+	l.flushLocked()
+	return nil
+}
+
+// Complete acknowledges a cloud-to-device message: the hub deletes it. The PUBACK leaves when those of all earlier messages have.
+func (l *Link) Complete(m *Message) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return l.err
+	}
+	if m.receipt == nil {
+		return nil // it came with QoS 0: it was complete when it was sent
+	}
+	if m.receipt.settled {
+		return errors.New("the message was completed before")
+	}
+	m.receipt.settled = true
+	l.acknowledgeLocked()
+	return nil
+}

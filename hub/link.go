@@ -1,0 +1,736 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+const (
+	readBuffer    = 1 << 10
+	maxInbound    = 512 << 10        // of one packet; a hub sends 256 KB at most
+	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
+	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
+	writeDeadline = 10 * time.Second // for each write
+)
+
+// Link is one session with one hub, from CONNACK to its end. Its methods may be called from any goroutine.
+type Link struct {
+	dialer  *Dialer
+	attempt Attempt
+	raw     net.Conn
+	conn    net.Conn
+	in      *bufio.Reader // the reader's own
+	expires time.Time     // of the token; zero with a certificate
+
+	ready   chan struct{} // closed when the subscriptions are granted
+	done    chan struct{} // closed at the end; err is set before
+	arrived chan struct{} // one slot: the inbox has something
+	renew   chan struct{} // closed when the token should be replaced
+	wg      sync.WaitGroup
+
+	mu         sync.Mutex // guards everything below
+	err        error
+	ended      bool
+	closing    bool // no new work: DISCONNECT is next
+	out        []byte
+	spare      []byte
+	flushing   bool
+	flushed    chan struct{} // closed when out is empty; nil when nobody waits
+	settled    chan struct{} // closed when inflight is empty; nil when nobody waits
+	connected  bool          // CONNACK 0 was received
+	subscribed bool
+	present    bool // the hub kept a session
+	lastPID    uint16
+	inflight   map[uint16]*publish
+	queue      []*publish        // inflight in order of sending; the acknowledged ones leave from the front
+	resend     map[string]uint16 // message id → packet id it had on the link before, to this hub
+	lastRID    uint64
+	calls      map[string]chan *twinAnswer
+	firstTwin  chan *twinAnswer // the read that went out with the subscriptions, until somebody takes it
+	inbox      []Inbound
+	acks       []*receipt // of inbound QoS 1 packets, in order of arrival
+	renewTimer *time.Timer
+	keepAlive  time.Duration
+	watch      // the watchdog's
+	stats      Stats
+}
+
+// publish is a PUBLISH without its PUBACK.
+type publish struct {
+	pid   uint16
+	mid   string
+	sent  time.Time
+	again bool // sent before, so its round trip proves nothing
+	acked bool
+	done  func(error)
+}
+
+// receipt is what an inbound QoS 1 packet is owed.
+type receipt struct {
+	pid     uint16
+	settled bool
+}
+
+// Stats counts what one link has carried.
+type Stats struct {
+	Host           string
+	SessionPresent bool          // the hub had kept the session
+	Published      uint64        // PUBLISHes sent with QoS 1
+	Acked          uint64        // PUBACKs received for them
+	StrayAcks      uint64        // PUBACKs for packet ids that were not in flight
+	Suspicions     uint64        // times the link was suspected
+	RTT            time.Duration // smoothed time from PUBLISH to PUBACK
+}
+
+// start sends the opening packets and sets the reader and the watchdog to work.
+func (l *Link) start(connect []byte) {
+	l.mu.Lock()
+	l.out = append(l.out, connect...)
+	if !l.attempt.Sequential {
+		l.subscribeLocked()
+	}
+	l.flushLocked()
+	_ = l.armLocked(l.setupSince) // nothing can be overdue yet
+	l.mu.Unlock()
+	l.wg.Go(l.read)
+}
+
+// subscribeLocked asks for what the device wants to hear, in one packet, gives back what it does not, and reads the twin.
+func (l *Link) subscribeLocked() {
+	d, id := l.dialer, l.attempt.DeviceID
+	sub := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
+	unsub := packets.NewControlPacket(packets.Unsubscribe).(*packets.UnsubscribePacket)
+	for _, f := range []struct {
+		filter string
+		qos    byte
+		want   bool
+	}{
+		{c2dFilter(id), 1, d.C2D},
+		{methodFilter, 0, d.Methods},
+		{twinFilter, 0, d.Twin},
+		{desiredFilter, 0, d.Desired},
+	} {
+		if f.want {
+			sub.Topics, sub.Qoss = append(sub.Topics, f.filter), append(sub.Qoss, f.qos)
+		} else {
+			unsub.Topics = append(unsub.Topics, f.filter)
+		}
+	}
+	var out bytes.Buffer
+	if len(unsub.Topics) > 0 {
+		unsub.MessageID = l.nextPIDLocked()
+		_ = unsub.Write(&out)
+	}
+	if len(sub.Topics) > 0 {
+		sub.MessageID = l.nextPIDLocked()
+		_ = sub.Write(&out)
+	}
+	l.out = append(l.out, out.Bytes()...)
+	if d.Twin {
+		l.firstTwin = l.callLocked("$iothub/twin/GET/?$rid=", nil)
+	}
+	if len(sub.Topics) == 0 && l.connected {
+		l.readyLocked()
+	}
+}
+
+func (l *Link) readyLocked() {
+	if !l.subscribed {
+		l.subscribed = true
+		close(l.ready)
+	}
+}
+
+// Host is the hub, spelled as it was dialled.
+func (l *Link) Host() string { return l.attempt.Host }
+
+// Done is closed when the link has ended.
+func (l *Link) Done() <-chan struct{} { return l.done }
+
+// Err waits for the end of the link and says why it ended: always an [*Error], and always the first reason.
+func (l *Link) Err() error { <-l.done; return l.err }
+
+// Renew is closed when the SAS token has used up 80 to 90 % of its life: time for a planned reconnect. It never closes with a
+// certificate.
+func (l *Link) Renew() <-chan struct{} { return l.renew }
+
+// Stats returns a snapshot of the link's counters.
+func (l *Link) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.stats
+	s.Host, s.SessionPresent, s.RTT = l.attempt.Host, l.present, l.srtt
+	return s
+}
+
+// Carried reports whether a PUBACK was received: only then has the link proved that it is of use.
+func (l *Link) Carried() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stats.Acked > 0
+}
+
+// Window is how many PUBLISHes this link wants in flight: the configured number, less while the hub is slow to acknowledge.
+func (l *Link) Window() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.window
+}
+
+// Publish sends one telemetry message with QoS 1. System properties go under their wire names ($.mid, $.ct, …) beside the
+// application's. It returns as soon as the message is queued, in order; if it returns nil, done is called exactly once: with nil on
+// the real PUBACK, or with the reason of the link's end. done must not block. A message no hub would take is a [*MessageError].
+func (l *Link) Publish(body []byte, props map[string]string, done func(error)) error {
+	topic := eventsTopic(l.attempt.DeviceID, encodeBag(props))
+	if err := checkMessage(topic, body, props); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.openLocked(); err != nil {
+		return err
+	}
+	now := time.Now()
+	p := &publish{mid: props["$.mid"], sent: now, done: done}
+	if pid, before := l.resend[p.mid]; before && p.mid != "" {
+		delete(l.resend, p.mid)
+		p.pid, p.again = pid, true
+	} else {
+		p.pid = l.nextPIDLocked()
+	}
+	l.inflight[p.pid] = p
+	l.queue = append(l.queue, p)
+	l.out = appendPublish(l.out, topic, body, 1, p.again, p.pid)
+	l.stats.Published++
+	l.flushLocked()
+	l.owedLocked(now)
+	return nil
+}
+
+// Settle waits until every PUBLISH of this link is acknowledged, or ctx or the link ends.
+func (l *Link) Settle(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		if len(l.inflight) == 0 {
+			l.mu.Unlock()
+			return nil
+		}
+		if l.settled == nil {
+			l.settled = make(chan struct{})
+		}
+		settled := l.settled
+		l.mu.Unlock()
+		select {
+		case <-settled:
+		case <-l.done:
+			return l.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub sends no will and keeps the session.
+// It waits for the link's goroutines, and until ctx ends for the writes.
+func (l *Link) Close(ctx context.Context) {
+	l.mu.Lock()
+	if !l.ended && !l.closing {
+		l.closing = true
+		l.out = append(l.out, packets.Disconnect<<4, 0)
+		l.flushed = make(chan struct{})
+		flushed := l.flushed
+		l.flushLocked()
+		l.mu.Unlock()
+		select {
+		case <-flushed:
+		case <-l.done:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+	}
+	l.mu.Unlock()
+	l.end(ErrClosed, false)
+	l.join()
+}
+
+// Abort gives the link up at once, with a reset, so that nothing of it arrives later. It waits for the link's goroutines.
+func (l *Link) Abort() {
+	l.end(ErrClosed, true)
+	l.join()
+}
+
+// join waits until the link has ended and nothing of it runs any more.
+func (l *Link) join() {
+	<-l.done
+	l.wg.Wait()
+}
+
+// lose ends the link for a reason.
+func (l *Link) lose(err error) { l.end(err, true) }
+
+// end is the one place where a link ends: the first reason wins and everybody who waits is told.
+func (l *Link) end(err error, hard bool) {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return
+	}
+	l.ended = true
+	l.err = l.describeLocked(err)
+	pending := l.queue
+	unacked := l.resend
+	if unacked == nil {
+		unacked = map[string]uint16{}
+	}
+	for _, p := range pending {
+		if !p.acked && p.mid != "" {
+			unacked[p.mid] = p.pid
+		}
+	}
+	l.queue, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, nil, nil
+	l.stopLocked()
+	if l.renewTimer != nil {
+		l.renewTimer.Stop()
+	}
+	l.mu.Unlock()
+
+	l.dialer.remember(l.attempt.Host, unacked)
+	if hard {
+		reset(l.raw)
+	} else {
+		_ = l.conn.Close()
+	}
+	for _, p := range pending {
+		if !p.acked {
+			p.done(l.err)
+		}
+	}
+	close(l.done)
+}
+
+// describeLocked gives an end its phase and, where this side knows better than the network, its reason.
+func (l *Link) describeLocked(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	e := &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: ended(err)}
+	switch {
+	case !l.connected:
+		e.Phase, e.Pipelined = PhaseConnect, !l.attempt.Sequential
+	case !l.subscribed:
+		e.Phase = PhaseSubscribe
+	case !l.expires.IsZero() && time.Now().After(l.expires) && !errors.Is(err, ErrClosed):
+		e.Err = fmt.Errorf("%w: %w", ErrTokenExpired, e.Err)
+	}
+	return e
+}
+
+func (l *Link) openLocked() error {
+	switch {
+	case l.ended:
+		return l.err
+	case l.closing:
+		return &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: ErrClosed}
+	case len(l.out) > maxUnwritten:
+		return &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: errors.New("the peer takes nothing any more")}
+	}
+	return nil
+}
+
+// nextPIDLocked finds a free packet id: not in flight, and not kept for a message of the link before.
+func (l *Link) nextPIDLocked() uint16 {
+	for {
+		l.lastPID++
+		if l.lastPID == 0 || l.inflight[l.lastPID] != nil || l.reservedLocked(l.lastPID) {
+			continue
+		}
+		return l.lastPID
+	}
+}
+
+func (l *Link) reservedLocked(pid uint16) bool {
+	for _, kept := range l.resend { // a window of them at most, and only right after a reconnect
+		if kept == pid {
+			return true
+		}
+	}
+	return false
+}
+
+// flushLocked sees to it that somebody is writing. Whatever is queued meanwhile goes out with the next write.
+func (l *Link) flushLocked() {
+	if !l.flushing && !l.ended {
+		l.flushing = true
+		l.wg.Go(l.flush)
+	}
+}
+
+func (l *Link) flush() {
+	for {
+		l.mu.Lock()
+		if len(l.out) == 0 || l.ended {
+			l.flushing = false
+			if l.flushed != nil {
+				close(l.flushed)
+				l.flushed = nil
+			}
+			l.mu.Unlock()
+			return
+		}
+		buf := l.out
+		l.out = l.spare[:0]
+		l.lastOut = time.Now()
+		l.mu.Unlock()
+
+		_ = l.conn.SetWriteDeadline(time.Now().Add(writeDeadline))
+		_, err := l.conn.Write(buf)
+		if err != nil {
+			l.loseWrite(err)
+			return
+		}
+		if cap(buf) > 64<<10 {
+			buf = nil // one large message must not stay in memory for the life of the link
+		}
+		l.mu.Lock()
+		l.spare = buf
+		l.mu.Unlock()
+	}
+}
+
+// loseWrite ends the link for a failed write. The reader may know better: a CONNACK that refuses, then a close, is a refusal,
+// though the write noticed it first.
+func (l *Link) loseWrite(err error) {
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		select {
+		case <-l.done:
+		case <-time.After(time.Second):
+		}
+	}
+	l.lose(err)
+	l.mu.Lock()
+	l.flushing = false
+	l.mu.Unlock()
+}
+
+// read is the link's one permanent goroutine.
+func (l *Link) read() {
+	for {
+		if err := l.readPacket(); err != nil {
+			l.lose(err)
+			return
+		}
+	}
+}
+
+func (l *Link) readPacket() error {
+	head, size, err := l.header()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if head>>4 == packets.Puback && size == 2 { // the hot one is parsed in place
+		b, err := l.in.Peek(4)
+		if err != nil {
+			return noEOF(err)
+		}
+		pid := binary.BigEndian.Uint16(b[2:])
+		_, _ = l.in.Discard(4)
+		return l.puback(pid, now)
+	}
+	packet, err := packets.ReadPacket(l.in)
+	if err != nil {
+		return noEOF(err)
+	}
+	return l.handle(packet, now)
+}
+
+// header looks at the next packet's first bytes and checks its length before anything is allocated for it.
+func (l *Link) header() (head byte, size int, err error) {
+	for i := 1; i <= 4; i++ {
+		b, err := l.in.Peek(i + 1)
+		if err != nil {
+			if len(b) > 0 {
+				err = noEOF(err)
+			}
+			return 0, 0, err
+		}
+		size |= int(b[i]&0x7f) << (7 * (i - 1))
+		if b[i]&0x80 == 0 {
+			if size > maxInbound {
+				return 0, 0, fmt.Errorf("%w: a packet of %d bytes", ErrProtocol, size)
+			}
+			return b[0], size, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("%w: malformed packet length", ErrProtocol)
+}
+
+// noEOF tells a connection that ended inside a packet from one that ended between two.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (l *Link) puback(pid uint16, now time.Time) error {
+	l.mu.Lock()
+	l.heardLocked(now)
+	if !l.connected {
+		l.mu.Unlock()
+		return fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
+	}
+	p := l.inflight[pid]
+	if p == nil { // nothing is acknowledged that was not sent
+		l.stats.StrayAcks++
+		l.mu.Unlock()
+		return nil
+	}
+	delete(l.inflight, pid)
+	p.acked = true
+	for len(l.queue) > 0 && l.queue[0].acked {
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+	}
+	l.stats.Acked++
+	l.ackedLocked(p, now)
+	if len(l.inflight) == 0 && l.settled != nil {
+		close(l.settled)
+		l.settled = nil
+	}
+	l.mu.Unlock()
+	p.done(nil)
+	return nil
+}
+
+func (l *Link) handle(packet packets.ControlPacket, now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heardLocked(now)
+	if ack, ok := packet.(*packets.ConnackPacket); ok {
+		return l.connackLocked(ack)
+	}
+	if !l.connected {
+		return fmt.Errorf("%w: %s before CONNACK", ErrProtocol, packetName(packet))
+	}
+	switch p := packet.(type) {
+	case *packets.SubackPacket:
+		for _, code := range p.ReturnCodes {
+			if code > 2 {
+				return fmt.Errorf("%w by the hub (SUBACK %#x)", ErrSubscription, code)
+			}
+		}
+		l.readyLocked()
+	case *packets.PublishPacket:
+		return l.publishLocked(p)
+	case *packets.PingrespPacket:
+		l.pingSent = time.Time{}
+	case *packets.UnsubackPacket:
+	default:
+		return fmt.Errorf("%w: an unexpected %s", ErrProtocol, packetName(packet))
+	}
+	return nil
+}
+
+func (l *Link) connackLocked(p *packets.ConnackPacket) error {
+	switch {
+	case l.connected:
+		return fmt.Errorf("%w: a second CONNACK", ErrProtocol)
+	case p.ReturnCode != 0:
+		return &Error{Phase: PhaseConnect, Host: l.attempt.Host, Code: p.ReturnCode, Err: connackError(p.ReturnCode)}
+	}
+	l.connected, l.present = true, p.SessionPresent
+	if l.attempt.Sequential {
+		l.subscribeLocked()
+		l.flushLocked()
+	} else if d := l.dialer; !d.C2D && !d.Methods && !d.Twin && !d.Desired {
+		l.readyLocked()
+	}
+	return nil
+}
+
+// publishLocked sorts what the hub sends. A QoS 1 packet that no one has to handle is acknowledged as soon as its turn comes.
+func (l *Link) publishLocked(p *packets.PublishPacket) error {
+	in, answer := parseTopic(l.attempt.DeviceID, p.TopicName, p.Payload)
+	var r *receipt
+	if p.Qos > 0 {
+		r = &receipt{pid: p.MessageID}
+		l.acks = append(l.acks, r)
+	}
+	switch {
+	case answer != nil:
+		if waiting := l.calls[answer.rid]; waiting != nil {
+			delete(l.calls, answer.rid)
+			waiting <- answer // it has room for one
+		}
+	case in != nil:
+		if len(l.inbox) >= maxWaiting {
+			return fmt.Errorf("%w: %d inbound messages are waiting", ErrProtocol, len(l.inbox))
+		}
+		if m, ok := in.(*Message); ok {
+			m.Duplicate, m.receipt = p.Dup, r
+			r = nil // Complete settles it
+		}
+		l.inbox = append(l.inbox, in)
+		select {
+		case l.arrived <- struct{}{}:
+		default:
+		}
+	}
+	if r != nil {
+		r.settled = true
+		l.acknowledgeLocked()
+	}
+	return nil
+}
+
+// acknowledgeLocked sends the PUBACKs whose turn has come: a hub ignores, or punishes, those out of order (protocol §2.4).
+func (l *Link) acknowledgeLocked() {
+	for len(l.acks) > 0 && l.acks[0].settled {
+		pid := l.acks[0].pid
+		l.acks = l.acks[1:]
+		l.out = append(l.out, packets.Puback<<4, 2, byte(pid>>8), byte(pid))
+		l.flushLocked()
+	}
+}
+
+// callLocked sends a twin request, QoS 0, and registers for its answer.
+func (l *Link) callLocked(topic string, body []byte) chan *twinAnswer {
+	l.lastRID++
+	rid := strconv.FormatUint(l.lastRID, 16)
+	answer := make(chan *twinAnswer, 1)
+	l.calls[rid] = answer
+	l.out = appendPublish(l.out, topic+rid, body, 0, false, 0)
+	l.flushLocked()
+	return answer
+}
+
+func (l *Link) call(ctx context.Context, topic string, body []byte) (*twinAnswer, error) {
+	l.mu.Lock()
+	if err := l.openLocked(); err != nil {
+		l.mu.Unlock()
+		return nil, err
+	}
+	answer := l.callLocked(topic, body)
+	l.mu.Unlock()
+	return l.await(ctx, answer)
+}
+
+func (l *Link) await(ctx context.Context, answer chan *twinAnswer) (*twinAnswer, error) {
+	select {
+	case a := <-answer:
+		return a, a.err()
+	case <-l.done:
+		return nil, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TwinDocument is the twin as its device sees it: no tags, no metadata.
+type TwinDocument struct {
+	Desired, Reported map[string]json.RawMessage // without $version
+	DesiredVersion    int64
+	ReportedVersion   int64
+}
+
+// Twin reads the twin. The first call takes the answer to the request that went out with the subscriptions. An answer other than
+// success is a [*TwinError].
+func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
+	l.mu.Lock()
+	first := l.firstTwin
+	l.firstTwin = nil
+	l.mu.Unlock()
+	var a *twinAnswer
+	var err error
+	if first != nil {
+		a, err = l.await(ctx, first)
+	} else {
+		a, err = l.call(ctx, "$iothub/twin/GET/?$rid=", nil)
+	}
+	if err != nil {
+		return TwinDocument{}, err
+	}
+	var doc struct{ Desired, Reported map[string]json.RawMessage }
+	if err := json.Unmarshal(a.body, &doc); err != nil {
+		return TwinDocument{}, fmt.Errorf("the twin of %s is not JSON: %w", l.attempt.DeviceID, err)
+	}
+	t := TwinDocument{Desired: doc.Desired, Reported: doc.Reported}
+	t.DesiredVersion = takeVersion(t.Desired)
+	t.ReportedVersion = takeVersion(t.Reported)
+	return t, nil
+}
+
+// takeVersion reads $version and drops it with whatever else is not a property.
+func takeVersion(props map[string]json.RawMessage) int64 {
+	n, _ := strconv.ParseInt(string(props["$version"]), 10, 64)
+	for name := range props {
+		if name != "" && name[0] == '$' {
+			delete(props, name)
+		}
+	}
+	return n
+}
+
+// Report merges a patch into the reported properties and returns their new version. An answer other than success is a
+// [*TwinError].
+func (l *Link) Report(ctx context.Context, patch []byte) (version int64, err error) {
+	a, err := l.call(ctx, "$iothub/twin/PATCH/properties/reported/?$rid=", patch)
+	if err != nil {
+		return 0, err
+	}
+	return a.version, nil
+}
+
+// appendPublish encodes a PUBLISH by hand: it is the packet everything else is measured by.
+func appendPublish(out []byte, topic string, body []byte, qos byte, dup bool, pid uint16) []byte {
+	head := byte(packets.Publish<<4) | qos<<1
+	size := 2 + len(topic) + len(body)
+	if dup {
+		head |= 1 << 3
+	}
+	if qos > 0 {
+		size += 2
+	}
+	out = append(out, head)
+	for {
+		b := byte(size & 0x7f)
+		if size >>= 7; size > 0 {
+			out = append(out, b|0x80)
+			continue
+		}
+		out = append(out, b)
+		break
+	}
+	out = append(out, byte(len(topic)>>8), byte(len(topic)))
+	out = append(out, topic...)
+	if qos > 0 {
+		out = append(out, byte(pid>>8), byte(pid))
+	}
+	return append(out, body...)
+}
+
+func packetName(p packets.ControlPacket) string {
+	switch p.(type) {
+	case *packets.PublishPacket:
+		return "PUBLISH"
+	case *packets.SubackPacket:
+		return "SUBACK"
+	case *packets.PingrespPacket:
+		return "PINGRESP"
+	}
+	return fmt.Sprintf("%T", p)
+}

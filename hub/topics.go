@@ -1,0 +1,190 @@
+package hub
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The topics of IoT Hub (docs "Communicate with an IoT hub using the MQTT protocol").
+const (
+	methodFilter  = "$iothub/methods/POST/#"
+	twinFilter    = "$iothub/twin/res/#"
+	desiredFilter = "$iothub/twin/PATCH/properties/desired/#"
+)
+
+func c2dFilter(deviceID string) string { return "devices/" + deviceID + "/messages/devicebound/#" }
+func eventsTopic(deviceID string, bag string) string {
+	return "devices/" + deviceID + "/messages/events/" + bag
+}
+
+// Properties is the property bag of a message: system properties under their wire names ($.mid, $.ct, …) beside the application's.
+// A nil value stands for a key that came without "=".
+type Properties map[string]*string
+
+// Get returns the value of key, "" if it is missing or null.
+func (p Properties) Get(key string) string {
+	if v := p[key]; v != nil {
+		return *v
+	}
+	return ""
+}
+
+// escape percent-encodes as the service expects it: a space is %20, never +.
+func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+
+// encodeBag writes key=value pairs in the order of their keys, so that one message always makes one topic.
+func encodeBag(props map[string]string) string {
+	keys := make([]string, 0, len(props))
+	for k := range props {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	var b strings.Builder
+	for i, k := range keys {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(escape(k))
+		b.WriteByte('=')
+		b.WriteString(escape(props[k]))
+	}
+	return b.String()
+}
+
+// parseBag reads a property bag. Everything is percent-decoded once and "+" stays "+"; a key that stands twice keeps its first
+// value; what cannot be decoded is kept as it came, because a message must not be lost over the spelling of a property.
+func parseBag(bag string) Properties {
+	props := Properties{}
+	for _, pair := range strings.Split(bag, "&") {
+		if pair == "" {
+			continue
+		}
+		key, value, valued := strings.Cut(pair, "=")
+		key = unescape(key)
+		if _, twice := props[key]; twice {
+			continue
+		}
+		props[key] = nil
+		if valued {
+			v := unescape(value)
+			props[key] = &v
+		}
+	}
+	return props
+}
+
+func unescape(s string) string {
+	if u, err := url.PathUnescape(s); err == nil {
+		return u
+	}
+	return s
+}
+
+// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is none of IoT Hub's. The twin's answers are separate:
+// they belong to a call and are not for the inbox.
+func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
+	if rest, ok := cutPrefixFold(topic, "devices/"+deviceID+"/messages/devicebound"); ok && (rest == "" || rest[0] == '/') {
+		return &Message{Properties: parseBag(strings.TrimSuffix(strings.TrimPrefix(rest, "/"), "/")), Body: body}, nil
+	}
+	if rest, ok := strings.CutPrefix(topic, "$iothub/methods/POST/"); ok {
+		name, query, ok := cutLast(rest, "/?")
+		rid := parameter(query, "rid")
+		if !ok || rid == "" || name == "" {
+			return nil, nil
+		}
+		return &Method{Name: unescape(name), Payload: body, rid: rid}, nil
+	}
+	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/PATCH/properties/desired/"); ok {
+		version, _ := strconv.ParseInt(parameter(strings.TrimPrefix(rest, "?"), "version"), 10, 64)
+		return &Desired{Version: version, Body: body}, nil
+	}
+	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/res/"); ok {
+		status, query, _ := strings.Cut(rest, "/?")
+		code, err := strconv.Atoi(status)
+		rid := parameter(query, "rid")
+		if err != nil || rid == "" {
+			return nil, nil
+		}
+		version, _ := strconv.ParseInt(parameter(query, "version"), 10, 64)
+		return nil, &twinAnswer{rid: rid, status: code, version: version, body: body}
+	}
+	return nil, nil
+}
+
+// parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded.
+func parameter(query, name string) string {
+	for _, pair := range strings.Split(query, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if key == "$"+name || key == "%24"+name {
+			return unescape(value)
+		}
+	}
+	return ""
+}
+
+// cutPrefixFold is strings.CutPrefix without regard to case: both devicebound and deviceBound have been seen.
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return s, false
+	}
+	return s[len(prefix):], true
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// twinAnswer is what came on $iothub/twin/res for one request.
+type twinAnswer struct {
+	rid     string
+	status  int
+	version int64
+	body    []byte
+}
+
+func (a *twinAnswer) err() error {
+	if a.status >= 200 && a.status < 300 {
+		return nil
+	}
+	e := &TwinError{Status: a.status}
+	var doc struct {
+		ErrorCode int    `json:"errorCode"`
+		Message   string `json:"message"`
+	}
+	if json.Unmarshal(a.body, &doc) == nil {
+		e.Code, e.Message = doc.ErrorCode, doc.Message
+	}
+	return e
+}
+
+// checkMessage refuses locally what a hub answers by closing the connection (limits of protocol §2.5).
+func checkMessage(topic string, body []byte, props map[string]string) error {
+	size := len(body)
+	for k, v := range props {
+		size += len(k) + len(v)
+		if k == "" {
+			return &MessageError{"a property without a name"}
+		}
+	}
+	switch {
+	case size > maxMessage:
+		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", size, maxMessage)}
+	case len(topic) > maxTopic:
+		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", len(topic), maxTopic)}
+	case len(topic)+len(body)+4 > maxMessage+1:
+		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", len(topic)+len(body)+4, maxMessage+1)}
+	}
+	return nil
+}
+
+const (
+	maxMessage = 262143 // bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and throttling")
+	maxTopic   = 65535
+)

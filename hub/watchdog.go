@@ -1,0 +1,225 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// How a dead link is known. What counts is silence on the link, not the age of one message: a hub under traffic shaping delays
+// PUBACKs by design, up to a minute, but it lives. Silence is the time since the later of the last inbound packet and the oldest
+// send that is still owed an answer. After a first, short time the link is suspect: a PINGREQ goes out and a bare TCP and TLS
+// connection to the same hub, without CONNECT, so without a second session. If neither is answered by twice that time the link is
+// dead. If either is, the hub lives: the link is kept, the window is halved, and only the final limit ends it.
+const (
+	minSuspect = time.Second
+	maxSuspect = 5 * time.Second
+	minDead    = 2 * time.Second
+	maxDead    = 10 * time.Second
+	finalLimit = 60 * time.Second
+)
+
+// watch is the state of the watchdog; the link's lock guards it.
+type watch struct {
+	timer      *time.Timer
+	due        time.Time // when timer fires
+	lastIn     time.Time
+	lastOut    time.Time
+	setupSince time.Time // CONNECT was sent
+	pingSent   time.Time // zero: no PINGREQ is unanswered
+	srtt       time.Duration
+	rttvar     time.Duration
+	alarms     int // false alarms since the last PUBACK
+	suspect    bool
+	proved     bool // while suspect: the hub answered the probe
+	stopProbe  context.CancelFunc
+	window     int
+	maxWindow  int
+}
+
+// suspectAfter follows RFC 6298's retransmission timer, with a floor. Each false alarm doubles it, so that a slow hub is not
+// probed every second.
+func (w *watch) suspectAfter() time.Duration {
+	d := max(minSuspect, w.srtt+4*w.rttvar)
+	return min(d<<min(w.alarms, 3), maxSuspect)
+}
+
+func (w *watch) deadAfter() time.Duration {
+	return min(max(2*w.suspectAfter(), minDead), maxDead)
+}
+
+// owedSinceLocked is when the oldest send happened that is still owed an answer; false if none is.
+func (l *Link) owedSinceLocked() (time.Time, bool) {
+	var oldest time.Time
+	for _, t := range []time.Time{l.setupOwed(), l.pingSent, l.publishOwed()} {
+		if !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
+			oldest = t
+		}
+	}
+	return oldest, !oldest.IsZero()
+}
+
+func (l *Link) setupOwed() time.Time {
+	if l.subscribed {
+		return time.Time{}
+	}
+	return l.setupSince
+}
+
+func (l *Link) publishOwed() time.Time {
+	if len(l.queue) == 0 {
+		return time.Time{}
+	}
+	return l.queue[0].sent
+}
+
+// heardLocked notes that the peer sent something.
+func (l *Link) heardLocked(now time.Time) {
+	l.lastIn = now
+	if l.suspect {
+		l.clearLocked()
+		l.window = max(1, l.window/2)
+		l.alarms++
+	}
+}
+
+func (l *Link) clearLocked() {
+	l.suspect, l.proved = false, false
+	if l.stopProbe != nil {
+		l.stopProbe()
+		l.stopProbe = nil
+	}
+}
+
+// ackedLocked learns from a PUBACK: the round trip, and that the window may grow again.
+func (l *Link) ackedLocked(p *publish, now time.Time) {
+	l.alarms = 0
+	l.window = min(l.maxWindow, l.window+1)
+	if p.again {
+		return
+	}
+	rtt := now.Sub(p.sent)
+	if l.srtt == 0 {
+		l.srtt, l.rttvar = rtt, rtt/2
+		return
+	}
+	l.rttvar = (3*l.rttvar + (l.srtt - rtt).Abs()) / 4
+	l.srtt = (7*l.srtt + rtt) / 8
+}
+
+// owedLocked is called when something was sent that wants an answer: the timer may stand too far away.
+func (l *Link) owedLocked(now time.Time) {
+	if next := now.Add(l.suspectAfter()); next.Before(l.due) {
+		l.setLocked(now, next)
+	}
+}
+
+func (l *Link) setLocked(now, at time.Time) {
+	l.due = at
+	if l.timer == nil {
+		l.timer = time.AfterFunc(at.Sub(now), l.tick)
+		return
+	}
+	l.timer.Reset(at.Sub(now))
+}
+
+func (l *Link) stopLocked() {
+	l.clearLocked()
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}
+
+func (l *Link) tick() {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return
+	}
+	err := l.armLocked(time.Now())
+	l.mu.Unlock()
+	if err != nil {
+		l.lose(err)
+	}
+}
+
+// armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
+func (l *Link) armLocked(now time.Time) error {
+	owed, any := l.owedSinceLocked()
+	if !any {
+		idle := l.lastIn
+		if l.lastOut.Before(idle) {
+			idle = l.lastOut
+		}
+		if next := idle.Add(l.keepAlive); now.Before(next) {
+			l.setLocked(now, next)
+			return nil
+		}
+		l.pingLocked(now)
+		owed = now
+	}
+	last := now.Add(finalLimit)
+	if limit := owed.Add(finalLimit); !now.Before(limit) {
+		if l.subscribed {
+			return fmt.Errorf("%w for %v", ErrUnacked, finalLimit)
+		}
+		return fmt.Errorf("%w in %v", ErrSilent, finalLimit)
+	} else if limit.Before(last) {
+		last = limit
+	}
+	silent := owed // since when nothing was heard that was owed
+	if l.lastIn.After(silent) {
+		silent = l.lastIn
+	}
+	dead := silent.Add(l.deadAfter())
+	if !l.suspect {
+		if suspect := silent.Add(l.suspectAfter()); now.Before(suspect) {
+			l.setLocked(now, earlier(suspect, last))
+			return nil
+		}
+		l.suspectLocked(now)
+	}
+	switch {
+	case l.proved:
+		l.setLocked(now, last)
+	case now.Before(dead):
+		l.setLocked(now, earlier(dead, last))
+	default:
+		return fmt.Errorf("%w in %v", ErrSilent, now.Sub(silent).Round(time.Millisecond))
+	}
+	return nil
+}
+
+func (l *Link) suspectLocked(now time.Time) {
+	l.suspect = true
+	l.stats.Suspicions++
+	if l.connected && l.pingSent.IsZero() {
+		l.pingLocked(now)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.stopProbe = cancel
+	l.wg.Go(func() {
+		err := l.dialer.probe(ctx, l.attempt.Host)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err == nil && ctx.Err() == nil && l.suspect && !l.proved {
+			l.proved = true
+			l.window = max(1, l.window/2)
+		}
+	})
+}
+
+func (l *Link) pingLocked(now time.Time) {
+	l.pingSent = now
+	l.out = append(l.out, packets.Pingreq<<4, 0)
+	l.flushLocked()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
