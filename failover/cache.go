@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"hubhop/dps"
 )
 
 // stateVersion is the version of the state file's format.
@@ -38,6 +40,15 @@ type KnownHub struct {
 // Same reports whether both states speak of the same device under the same credentials.
 func (s State) Same(t State) bool {
 	return s.IDScope == t.IDScope && s.RegistrationID == t.RegistrationID && s.KeyFingerprint == t.KeyFingerprint
+}
+
+// WithAssignment is the state after DPS's decision a: its hub is the cached one, and a known one.
+func (s State) WithAssignment(a dps.Assignment, now time.Time) State {
+	m := NewMachine(Options{}, s)
+	m.know(now, Assigned{Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus})
+	m.home.host = a.Hub
+	m.keep(now)
+	return m.State()
 }
 
 func (s State) deviceID(host string) string {

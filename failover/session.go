@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -275,11 +274,7 @@ func (r *runner[L]) register(w *way, e Register) {
 		return
 	}
 	if err != nil {
-		f := RegisterFailed{ID: e.ID, Signal: Classify(ctx, err), Err: err, RetryAfter: -1}
-		if de, ok := errors.AsType[*dps.Error](err); ok {
-			f.RetryAfter, f.Counted = de.RetryAfter, de.Counted
-		}
-		r.post(f)
+		r.post(failed(ctx, e.ID, err))
 		return
 	}
 	r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: time.Since(began)})

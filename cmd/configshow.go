@@ -1,0 +1,70 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func newConfigCommand(env *Env, builtin []byte) *cobra.Command {
+	return group("config", "Look at the configuration", newConfigShowCommand(env, builtin))
+}
+
+func newConfigShowCommand(env *Env, builtin []byte) *cobra.Command {
+	s := &settings{env: env, builtin: builtin}
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Show the effective configuration and where each value comes from",
+		Long: `Show prints every key with its value and its source. A flag wins over the environment (HUBHOP_ and the key in upper snake case),
+that over the configuration file (--config, else ./hubhop.yaml, else the user's), that over the default. Keys in the file
+are flat and spelled like the flags. Secrets are masked. What is wrong is printed on standard error, and the exit code is 2.` + "\n" + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return runConfigShow(env, s, asJSON) },
+	}
+	s.addFlags(c.Flags())
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func runConfigShow(env *Env, s *settings, asJSON bool) error {
+	err := s.load()
+	type entry struct {
+		Value  string `json:"value"`
+		Source string `json:"source"`
+	}
+	all := map[string]entry{}
+	var keys []string
+	s.fs.VisitAll(func(f *pflag.Flag) {
+		if f.Name == "help" || f.Name == "json" {
+			return
+		}
+		e := entry{f.Value.String(), s.sources[f.Name]}
+		if e.Source == "" {
+			e.Source = "default"
+		}
+		if slices.Contains(secrets, f.Name) && e.Value != "" {
+			e.Value = "********"
+		}
+		all[f.Name] = e
+		keys = append(keys, f.Name)
+	})
+	if asJSON {
+		err = errors.Join(err, printJSON(env.Stdout, all))
+	} else {
+		w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+		for _, k := range keys {
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", k, all[k].Value, all[k].Source)
+		}
+		err = errors.Join(err, w.Flush())
+	}
+	_, cerr := s.device(agent())
+	if err := errors.Join(err, cerr); err != nil {
+		return usage(err)
+	}
+	return nil
+}

@@ -1,0 +1,52 @@
+// Package cmd is the front desk: flags, configuration, exit codes. It builds things and decides nothing.
+package cmd
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+// Env is every touch point with the process.
+type Env struct {
+	Args           []string // without the program's name
+	Environ        []string // KEY=value
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer // results on the first, logs on the second, never mixed
+	Terminal       bool      // Stderr is one
+	Hostname       func() (string, error)
+	// Notify returns a context that ends when the process is asked to stop. Asked twice, the process ends at once.
+	Notify      func(context.Context) (context.Context, context.CancelFunc)
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// OSEnv is the real process.
+func OSEnv() *Env {
+	return &Env{
+		Args: os.Args[1:], Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
+		Hostname: os.Hostname,
+		Notify: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			asked, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+			context.AfterFunc(asked, stop) // from now on the signal has its default effect again
+			return asked, stop
+		},
+		DialContext: new(net.Dialer).DialContext,
+	}
+}
+
+// lookup reads an environment variable.
+func (e *Env) lookup(name string) (string, bool) {
+	for i := len(e.Environ) - 1; i >= 0; i-- {
+		if value, ok := strings.CutPrefix(e.Environ[i], name+"="); ok {
+			return value, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,73 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hubhop/dps"
+)
+
+func newKeyCommand(env *Env) *cobra.Command {
+	return group("key", "Work with device keys", newKeyDeriveCommand(env))
+}
+
+func newKeyDeriveCommand(env *Env) *cobra.Command {
+	var groupKey, groupKeyFile, deviceID string
+	c := &cobra.Command{
+		Use:   "derive",
+		Short: "Derive a device's key from the group key",
+		Long: `Derive prints the key of one device, made from the key of its enrollment group: base64(HMAC-SHA256(group key, device id)). With it
+the group key need not be on the device: hubhop run --device-key-file. The group key is read from --group-key-file
+(- is standard input) or HUBHOP_GROUP_KEY; it is not printed.` + "\n" + exitHelp,
+		Example: `  hubhop key derive --device-id dev-1 --group-key-file group.key > dev-1.key`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return runKeyDerive(env, groupKey, groupKeyFile, deviceID)
+		},
+	}
+	c.Flags().StringVar(&deviceID, "device-id", "", "registration id of the device")
+	c.Flags().StringVar(&groupKey, "group-key", "", "group SAS key, base64; better: --group-key-file or HUBHOP_GROUP_KEY")
+	c.Flags().StringVar(&groupKeyFile, "group-key-file", "", "file with the group SAS key, - for standard input")
+	return c
+}
+
+func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
+	if deviceID == "" {
+		return usage(errors.New("device-id is missing; the key is made for one device"))
+	}
+	if groupKey != "" && file != "" {
+		return usage(errors.New("group-key and group-key-file are given together; one is enough"))
+	}
+	if groupKey == "" && file == "" {
+		groupKey, _ = env.lookup(envPrefix + "GROUP_KEY")
+	}
+	if file != "" {
+		b, err := readArgument(env, file)
+		if err != nil {
+			return usage(fmt.Errorf("group-key-file: %w", err))
+		}
+		groupKey = strings.TrimSpace(string(b))
+	}
+	if groupKey == "" {
+		return usage(errors.New("group-key is missing; give --group-key-file or HUBHOP_GROUP_KEY"))
+	}
+	key, err := dps.DeriveKey(groupKey, deviceID)
+	if err != nil {
+		return usage(err)
+	}
+	_, err = fmt.Fprintln(env.Stdout, key)
+	return err
+}
+
+// readArgument reads the file that an argument names; - is standard input.
+func readArgument(env *Env, name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(env.Stdin)
+	}
+	return os.ReadFile(name)
+}

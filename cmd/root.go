@@ -1,0 +1,117 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Main runs one command line and returns the exit code. builtinModel is the DTDL model that the binary carries.
+func Main(env *Env, builtinModel []byte) (code int) {
+	defer func() {
+		if p := recover(); p != nil { // a bug; still not a stack trace by default
+			_, _ = fmt.Fprintf(env.Stderr, "hubhop: this is a bug in hubhop %s: %v; please report it with the command line\n", version(), p)
+			if _, wanted := env.lookup("HUBHOP_TRACE"); wanted {
+				_, _ = env.Stderr.Write(debug.Stack())
+			}
+			code = exitFailure
+		}
+	}()
+	root := newRootCommand(env, builtinModel)
+	root.SetArgs(env.Args)
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	err := root.ExecuteContext(context.Background())
+	if err != nil {
+		complain(env.Stderr, err)
+	}
+	return exitCode(err)
+}
+
+func newRootCommand(env *Env, builtinModel []byte) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hubhop",
+		Short: "A device client for Azure IoT that survives the loss of its hub",
+		Long: `hubhop connects a device to Azure IoT Central, or to any Device Provisioning Service (DPS) with two or more
+IoT Hubs, and keeps its data and its commands alive while hubs die, move and come back. It carries the other side
+too: a local DPS with hubs, so that everything can be tried offline.
+
+    hubhop demo                          see it work, offline, in half a minute
+    hubhop sim --out sim                 a DPS and two hubs on this machine
+    hubhop run --id-scope … --group-key-file …   a device
+` + exitHelp,
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage(fmt.Errorf("%w; see %s --help", err, c.CommandPath()))
+	})
+	root.AddCommand(
+		newRunCommand(env, builtinModel),
+		newProvisionCommand(env, builtinModel),
+		newSimCommand(env),
+		newDemoCommand(env, builtinModel),
+		newKeyCommand(env),
+		newModelCommand(env, builtinModel),
+		newConfigCommand(env, builtinModel),
+		newExplainCommand(env),
+	)
+	for _, c := range allCommands(root) {
+		wrapArgs(c)
+	}
+	return root
+}
+
+func allCommands(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		all = append(all, allCommands(sub)...)
+	}
+	return all
+}
+
+// wrapArgs makes what is wrong with the arguments a usage error, with the next step.
+func wrapArgs(c *cobra.Command) {
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			text := err.Error()
+			if first, _, found := strings.Cut(text, "\n"); found {
+				text = first
+			}
+			return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
+		}
+		return nil
+	}
+}
+
+// group is a command that only has subcommands.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(subs...)
+	return c
+}
+
+// version is what the module system or the linker knows.
+func version() string {
+	if linked != "" {
+		return linked
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
+}
+
+// linked is set by the linker: -ldflags "-X hubhop/cmd.linked=v1.2.3".
+var linked string

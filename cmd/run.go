@@ -1,0 +1,110 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"hubhop/internal/device"
+	"hubhop/internal/journal"
+)
+
+// agent is how this program introduces itself to the cloud.
+func agent() string { return "hubhop/" + version() }
+
+func newRunCommand(env *Env, builtin []byte) *cobra.Command {
+	s := &settings{env: env, builtin: builtin}
+	var once bool
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run one device",
+		Long: `Run connects a device and keeps it connected: it sends telemetry, reports properties, follows desired properties, answers
+direct methods and takes cloud-to-device messages. What cannot be sent waits in the outbox, across failovers, restarts
+and power cuts. Stop it with Ctrl-C: it sends what it can within --drain-timeout and keeps the rest for the next start.
+
+The switches --telemetry --reported --desired --methods --c2d turn one path off each, for debugging.` + "\n" + exitHelp,
+		Example: `  hubhop run --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1
+  hubhop run --telemetry-source host --telemetry-interval 1s …
+  my-sensor | hubhop run --telemetry-source stdin …`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return runRun(c.Context(), env, s, once) },
+	}
+	s.addFlags(c.Flags())
+	c.Flags().BoolVar(&once, "once", false, "connect, send what is queued, stop")
+	return c
+}
+
+func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
+	conf, log, err := s.prepare()
+	if err != nil {
+		return err
+	}
+	conf.Once = once
+	j := new(journal.Journal)
+	j.Sink(journal.Log(log))
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	return device.New(conf, j).Run(ctx)
+}
+
+// prepare reads the settings, checks them all and builds what a device needs.
+func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
+	err := s.load()
+	conf, cerr := s.device(agent())
+	log, lerr := s.logger()
+	if err := errors.Join(err, cerr, lerr); err != nil {
+		return conf, log, usage(err)
+	}
+	for _, w := range s.unknownVariables() {
+		log.Warn().Msg(w)
+	}
+	return conf, log, nil
+}
+
+func newProvisionCommand(env *Env, builtin []byte) *cobra.Command {
+	s := &settings{env: env, builtin: builtin}
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "provision",
+		Short: "Register a device once and print its hub",
+		Long: `Provision asks DPS which hub the device belongs to, prints the answer and keeps it, so that hubhop run finds it. It tries for a
+minute if DPS cannot be reached, and stops at once if a person must act.` + "\n" + exitHelp,
+		Example: `  hubhop provision --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1`,
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return runProvision(c.Context(), env, s, asJSON) },
+	}
+	s.addFlags(c.Flags())
+	c.Flags().BoolVar(&asJSON, "json", false, "print the answer as JSON")
+	return c
+}
+
+func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error {
+	conf, log, err := s.prepare()
+	if err != nil {
+		return err
+	}
+	if conf.PinnedHub != "" {
+		return usage(errors.New("a connection string names its hub; there is nothing to provision"))
+	}
+	j := new(journal.Journal)
+	j.Sink(journal.Log(log))
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	a, err := device.Register(ctx, conf, j)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(env.Stdout, struct {
+			RegistrationID string `json:"registrationId"`
+			DeviceID       string `json:"deviceId"`
+			AssignedHub    string `json:"assignedHub"`
+			Substatus      string `json:"substatus,omitempty"`
+		}{conf.DeviceID, a.DeviceID, a.Hub, a.Substatus})
+	}
+	_, err = fmt.Fprintf(env.Stdout, "%s\n", a.Hub)
+	return err
+}

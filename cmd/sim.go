@@ -1,0 +1,96 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hubhop/internal/sim"
+)
+
+func newSimCommand(env *Env) *cobra.Command {
+	s := &settings{env: env} // for the log flags only
+	conf := sim.DefaultConfig()
+	var out, retryAfter string
+	var refusal int
+	c := &cobra.Command{
+		Use:   "sim",
+		Short: "Run a local DPS with IoT Hubs",
+		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful enough for the official device SDKs. It
+listens on loopback only. Layout loopback (Linux) gives each hub an address of its own with the standard ports; layout ports puts
+everything on 127.0.0.1 with free ports. With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
+device-ca.pem and device-ca-key.pem (to mint device certificates).
+
+The control API breaks things: see the control address in sim.json.
+    curl -X POST $control/api/hubs/hub-a/fault -d '{"kind":"kill"}'
+    curl $control/api/ledger?device=dev-1` + "\n" + exitHelp,
+		Example: `  hubhop sim --out sim
+  hubhop run --id-scope 0ne00000SIM --provisioning-host 127.0.0.1 --ca-file sim/ca.pem --group-key-file <(jq -r .groupKey sim/sim.json)`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			switch retryAfter {
+			case "none":
+				conf.RetryAfterAbsent = true
+			default:
+				d, err := time.ParseDuration(retryAfter)
+				if err != nil || d < 0 || d%time.Second != 0 {
+					return usage(fmt.Errorf("retry-after is %q; it must be whole seconds such as 3s, or none", retryAfter))
+				}
+				conf.RetryAfter = d
+			}
+			if refusal != 3 && refusal != 5 {
+				return usage(fmt.Errorf("disabled-refusal is %d; a hub refuses a disabled identity with CONNACK 3 or 5", refusal))
+			}
+			conf.DisabledRefusal = byte(refusal)
+			return runSim(c.Context(), env, s, conf, out)
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&conf.Hubs, "hubs", conf.Hubs, "number of hubs")
+	f.StringVar(&conf.Layout, "layout", conf.Layout, "loopback (one address each, standard ports) or ports (one address, free ports)")
+	f.StringVar(&out, "out", "", "directory for ca.pem, device-ca.pem, device-ca-key.pem and sim.json")
+	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
+	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
+	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
+	f.StringVar(&conf.ControlAddr, "control", conf.ControlAddr, "address of the control API; a taken port gives a free one")
+	f.BoolVar(&conf.ListenAny, "listen-any", false, "allow addresses that are not loopback")
+	f.StringVar(&conf.Move, "move", conf.Move, "how a device leaves a live hub: disable (IoT Central) or delete (plain DPS)")
+	f.IntVar(&refusal, "disabled-refusal", int(conf.DisabledRefusal), "CONNACK code for a disabled identity: 3 or 5")
+	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")
+	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "run the cloud's clock ahead of this machine's, to try devices with a wrong clock")
+	s.addLogFlags(f)
+	return c
+}
+
+func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out string) error {
+	log, err := s.logger()
+	if err != nil {
+		return usage(err)
+	}
+	conf.Logger = log
+	cloud, err := sim.New(conf)
+	if err != nil {
+		return usage(err)
+	}
+	if err := cloud.Start(); err != nil {
+		return err
+	}
+	defer func() { _ = cloud.Close() }()
+	if out != "" {
+		if err := cloud.WriteFiles(out); err != nil {
+			return fmt.Errorf("out: %w", err)
+		}
+	}
+	info := cloud.Info()
+	_, err = fmt.Fprintf(env.Stdout, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
+	if err != nil {
+		return err
+	}
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	<-ctx.Done()
+	return errors.Join(cloud.Close())
+}

@@ -1,0 +1,37 @@
+package failover
+
+// Hint is what a person can do about a signal, empty if the device deals with it alone.
+func (s Signal) Hint() string {
+	switch s {
+	case DPSUnauthorized:
+		return "check --id-scope, the key and the device id it was made for, and this machine's clock"
+	case DPSNotFound:
+		return "create an enrollment for this device, or check --id-scope and --device-id"
+	case DPSBlocked:
+		return "approve or unblock the device in IoT Central (or in the allocation webhook)"
+	case DPSDisabled:
+		return "enable the enrollment at DPS"
+	case DPSFailed:
+		return "look at the enrollment's allocation policy and its linked hubs"
+	case DPSBadRequest, DPSRefusedConnect:
+		return "check --id-scope, --device-id and --provisioning-host"
+	case TLSFailed, DPSTLS:
+		return "if this is a private hub or the simulator, give its CA with --ca-file; else something in between replaces the certificate"
+	case ClockOff, DPSClock:
+		return "set this machine's clock (timedatectl set-ntp true)"
+	case DPSUnreachable, DPSSilent:
+		return "check the network and --provisioning-host"
+	case Connack5:
+		return "if DPS stands by this hub, check the key and this machine's clock"
+	}
+	return ""
+}
+
+// NeedsPerson reports whether a signal will not go away by waiting: credentials, enrollment, approval or clock.
+func (s Signal) NeedsPerson() bool {
+	switch s {
+	case DPSUnauthorized, DPSNotFound, DPSBlocked, DPSDisabled, DPSFailed, DPSBadRequest, DPSRefusedConnect, ClockOff, DPSClock:
+		return true
+	}
+	return false
+}

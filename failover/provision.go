@@ -1,0 +1,77 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hubhop/dps"
+)
+
+// ErrRefused says that a person must act before DPS assigns a hub.
+var ErrRefused = errors.New("DPS assigns no hub until somebody acts")
+
+// ErrUnreachable says that DPS gave no usable answer in time.
+var ErrUnreachable = errors.New("DPS gave no answer")
+
+// Provision registers once, by the same table and with the same waits as a session, and stops at the assignment. It gives up with
+// ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
+// decision. observe, which may be nil, hears of every decision on the way.
+func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
+	observe func(Note)) (dps.Assignment, error) {
+	m := NewMachine(Options{NoKnown: true}, State{})
+	began := time.Now()
+	effects := m.Step(began, Start{})
+	for {
+		var ask *Register
+		for _, e := range effects {
+			switch e := e.(type) {
+			case Register:
+				ask = &e
+			case Decided:
+				if observe != nil {
+					observe(Note{Kind: NoteDecision, Err: e.Err, Decision: e.Decision})
+				}
+			}
+		}
+		if ask == nil {
+			t := time.NewTimer(time.Until(m.NextWake()))
+			select {
+			case <-t.C:
+				effects = m.Step(time.Now(), Tick{})
+				continue
+			case <-ctx.Done():
+				t.Stop()
+				return dps.Assignment{}, ctx.Err()
+			}
+		}
+		a, err := register(ctx, dps.Request{Patience: ask.Patience, Sequential: ask.Sequential})
+		if err == nil {
+			return a, nil
+		}
+		if ctx.Err() != nil {
+			return a, ctx.Err()
+		}
+		f := failed(ctx, ask.ID, err)
+		if f.Signal.NeedsPerson() {
+			return a, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		if f.Signal == DPSTLS {
+			return a, err
+		}
+		effects = m.Step(time.Now(), f)
+		if next := m.NextWake(); next.Sub(began) > limit || time.Since(began) >= limit {
+			return a, fmt.Errorf("%w for %v: %w", ErrUnreachable, time.Since(began).Round(time.Second), err)
+		}
+	}
+}
+
+// failed is the event of a registration that ended in err.
+func failed(ctx context.Context, id int, err error) RegisterFailed {
+	f := RegisterFailed{ID: id, Signal: Classify(ctx, err), Err: err, RetryAfter: -1}
+	if e, ok := errors.AsType[*dps.Error](err); ok {
+		f.RetryAfter, f.Counted = e.RetryAfter, e.Counted
+	}
+	return f
+}

@@ -1,0 +1,203 @@
+package hub
+
+import (
+	"bytes"
+	"encoding/hex"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/amenzhinsky/iothub/common"
+)
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestConnectByteForByte compares CONNECT with the dump of the protocol's description.
+func TestConnectByteForByte(t *testing.T) {
+	const password = "SharedAccessSignature sr=hub-a.azure-devices.net%2Fdevices%2Fdev-001&sig=aHEUNvkjF0joS%2FrUmcwJhi7e8YwplZm8UPArWccmuWc%3D&se=1900000000"
+	d := &Dialer{ModelID: "dtmi:Sample:Failover;1", Agent: "go-ha/1.0", KeepAlive: 240 * time.Second}
+	got := d.connectPacket(Attempt{Host: "hub-a.azure-devices.net", DeviceID: "dev-001"}, password)
+	head := unhex(t, `10 98 02 00 04 4d 51 54 54 04 c0 00 f0 00 07 64 65 76 2d 30 30 31 00 7a`)
+	if !bytes.Equal(got[:len(head)], head) {
+		t.Errorf("CONNECT\n got % x\nwant % x", got[:len(head)], head)
+	}
+	const user = "hub-a.azure-devices.net/dev-001/?api-version=2021-04-12&DeviceClientType=go-ha%2F1.0&model-id=dtmi%3ASample%3AFailover%3B1"
+	if rest := string(got[len(head):]); rest != user+"\x00\x87"+password {
+		t.Errorf("CONNECT carries %q", rest)
+	}
+	if len(got) != 283 {
+		t.Errorf("CONNECT has %d bytes, not 283", len(got))
+	}
+	bare := d.connectPacket(Attempt{Host: "h", DeviceID: "d"}, "")
+	if bare[9] != 0x80 {
+		t.Errorf("without password the flags are %#x", bare[9])
+	}
+}
+
+func TestTokenOfADevice(t *testing.T) {
+	sas, err := common.NewSharedAccessSignature("hub-a.azure-devices.net/devices/dev-001", "", "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw=", time.Unix(1900000000, 0))
+	if err != nil || sas.Sig != "aHEUNvkjF0joS/rUmcwJhi7e8YwplZm8UPArWccmuWc=" {
+		t.Fatalf("%v %v", sas, err)
+	}
+	password, expires, err := KeyToken("E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw=", time.Hour)("127.0.0.1:18884", "dev-001")
+	if err != nil || !strings.HasPrefix(password, "SharedAccessSignature sr=127.0.0.1%3A18884%2Fdevices%2Fdev-001&sig=") || strings.Contains(password, "skn=") {
+		t.Errorf("%q %v", password, err)
+	}
+	if left := time.Until(expires); left < 59*time.Minute || left > time.Hour {
+		t.Errorf("expires in %v", left)
+	}
+	if _, _, err := KeyToken("secret?", time.Hour)("h", "d"); err == nil || strings.Contains(err.Error(), "secret?") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestPublishByteForByte compares a telemetry PUBLISH with the dump.
+func TestPublishByteForByte(t *testing.T) {
+	topic := eventsTopic("dev-001", "%24.ct=application%2Fjson&%24.ce=utf-8&%24.mid=m1&a=b%20c")
+	got := appendPublish(nil, topic, []byte(`{"temp":21.5}`), 1, false, 5)
+	want := unhex(t, `32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
+  61 67 65 73 2f 65 76 65 6e 74 73 2f 25 32 34 2e 63 74 3d 61 70 70 6c 69
+  63 61 74 69 6f 6e 25 32 46 6a 73 6f 6e 26 25 32 34 2e 63 65 3d 75 74 66
+  2d 38 26 25 32 34 2e 6d 69 64 3d 6d 31 26 61 3d 62 25 32 30 63 00 05 7b
+  22 74 65 6d 70 22 3a 32 31 2e 35 7d`)
+	if !bytes.Equal(got, want) {
+		t.Errorf("PUBLISH\n got % x\nwant % x", got, want)
+	}
+	if again := appendPublish(nil, topic, nil, 1, true, 5); again[0] != 0x3a {
+		t.Errorf("DUP makes the first byte %#x", again[0])
+	}
+	long := appendPublish(nil, "t", make([]byte, 200_000), 0, false, 0)
+	if !bytes.Equal(long[:4], []byte{0x30, 0xc3, 0x9a, 0x0c}) {
+		t.Errorf("a long one begins % x", long[:4])
+	}
+}
+
+func text(s string) *string { return &s }
+
+func TestPropertyBags(t *testing.T) {
+	for bag, want := range map[string]Properties{
+		"a&b=&c=%24x":              {"a": nil, "b": text(""), "c": text("$x")},
+		"%24.mid=m1&a=b%20c":       {"$.mid": text("m1"), "a": text("b c")},
+		"$.mid=m1":                 {"$.mid": text("m1")},
+		"x=a%26b%3Dc":              {"x": text("a&b=c")}, // decoded once, after splitting
+		"x=1%2B1":                  {"x": text("1+1")},
+		"x=1+1":                    {"x": text("1+1")}, // a plus is a plus
+		"x=a;b":                    {"x": text("a;b")}, // a semicolon separates nothing
+		"x=a=b":                    {"x": text("a=b")},
+		"x=1&x=2":                  {"x": text("1")},
+		"x=%zz":                    {"x": text("%zz")}, // a property that is misspelt must not lose its message
+		"x=%2524":                  {"x": text("%24")},
+		"":                         {},
+		"&&":                       {},
+		"method-name=setAlarm&foo": {"method-name": text("setAlarm"), "foo": nil},
+	} {
+		if got := parseBag(bag); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %v", bag, got)
+		}
+	}
+	if got := encodeBag(map[string]string{"b": "x y+z", "$.mid": "m&1"}); got != "%24.mid=m%261&b=x%20y%2Bz" {
+		t.Errorf("encodeBag = %q", got)
+	}
+}
+
+func TestInboundTopics(t *testing.T) {
+	body := []byte("x")
+	for topic, want := range map[string]Inbound{
+		"devices/dev-1/messages/devicebound/%24.mid=m&iothub-ack=none": &Message{Body: body, Properties: Properties{"$.mid": text("m"), "iothub-ack": text("none")}},
+		"devices/dev-1/messages/deviceBound/a=b":                       &Message{Body: body, Properties: Properties{"a": text("b")}},
+		"devices/dev-1/messages/devicebound/":                          &Message{Body: body, Properties: Properties{}},
+		"devices/dev-1/messages/devicebound":                           &Message{Body: body, Properties: Properties{}},
+		"$iothub/methods/POST/echo/?$rid=a7":                           &Method{Name: "echo", Payload: body, rid: "a7"},
+		"$iothub/methods/POST/thermostat1*getMax/?%24rid=1":            &Method{Name: "thermostat1*getMax", Payload: body, rid: "1"},
+		"$iothub/methods/POST/a%20b/?$rid=1":                           &Method{Name: "a b", Payload: body, rid: "1"},
+		"$iothub/twin/PATCH/properties/desired/?$version=5":            &Desired{Version: 5, Body: body},
+		"$iothub/methods/POST/echo":                                    nil,
+		"$iothub/methods/POST//?$rid=1":                                nil,
+		"devices/dev-2/messages/devicebound/a=b":                       nil,
+		"devices/dev-1/messages/deviceboundary/a=b":                    nil,
+		"something/else":                                               nil,
+	} {
+		in, answer := parseTopic("dev-1", topic, body)
+		if answer != nil || !reflect.DeepEqual(in, want) && !(in == nil && want == nil) {
+			t.Errorf("%s: %#v %v", topic, in, answer)
+		}
+	}
+	if _, a := parseTopic("d", "$iothub/twin/res/204/?$rid=61&$version=13", nil); a == nil || a.status != 204 || a.rid != "61" || a.version != 13 {
+		t.Errorf("%+v", a)
+	}
+	if in, a := parseTopic("d", "$iothub/twin/res/204", nil); in != nil || a != nil {
+		t.Errorf("an answer without rid is for nobody: %v %v", in, a)
+	}
+}
+
+func TestMessagesNoHubWouldTake(t *testing.T) {
+	for name, v := range map[string]struct {
+		body  int
+		props map[string]string
+		ok    bool
+	}{
+		"the largest that fits": {maxMessage - 100, map[string]string{"$.mid": "m"}, true},
+		"body too large":        {maxMessage + 1, nil, false},
+		"with its properties":   {maxMessage - 5, map[string]string{"name": "value"}, false},
+		"topic too long":        {0, map[string]string{"a": strings.Repeat("%", 30_000)}, false},
+		"nameless property":     {1, map[string]string{"": "x"}, false},
+	} {
+		err := checkMessage(eventsTopic("d", encodeBag(v.props)), make([]byte, v.body), v.props)
+		if (err == nil) != v.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if p, is := err.(interface{ Permanent() bool }); err != nil && (!is || !p.Permanent()) {
+			t.Errorf("%s: the refusal is not final", name)
+		}
+	}
+}
+
+func TestConnectionStrings(t *testing.T) {
+	h, d, k, err := ParseConnectionString("HostName=hub-a.azure-devices.net;DeviceId=dev-1;SharedAccessKey=a2V5PQ==")
+	if err != nil || h != "hub-a.azure-devices.net" || d != "dev-1" || k != "a2V5PQ==" {
+		t.Error(h, d, k, err)
+	}
+	for _, s := range []string{"", "nonsense", "HostName=h;SharedAccessKey=c2VjcmV0", "HostName=h;DeviceId=d"} {
+		if _, _, _, err := ParseConnectionString(s); err == nil || strings.Contains(err.Error(), "c2VjcmV0") {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+func FuzzInboundTopic(f *testing.F) {
+	f.Add("devices/dev-1/messages/devicebound/%24.mid=m", []byte("x"))
+	f.Add("$iothub/methods/POST/echo/?$rid=1", []byte(`"x"`))
+	f.Add("$iothub/twin/PATCH/properties/desired/?$version=5", []byte(`{}`))
+	f.Add("$iothub/twin/res/200/?$rid=1", []byte(`{}`))
+	f.Fuzz(func(t *testing.T, topic string, body []byte) {
+		in, a := parseTopic("dev-1", topic, body)
+		if in != nil && a != nil {
+			t.Fatal("two things at once")
+		}
+		if a != nil {
+			_ = a.err()
+		}
+	})
+}
+
+func FuzzPropertyBag(f *testing.F) {
+	f.Add("a", "b c")
+	f.Add("$.mid", "&=+%")
+	f.Fuzz(func(t *testing.T, key, value string) {
+		if key == "" {
+			return
+		}
+		got := parseBag(encodeBag(map[string]string{key: value}))
+		if len(got) != 1 || got.Get(key) != value {
+			t.Fatalf("%q=%q came back as %v", key, value, got)
+		}
+	})
+}

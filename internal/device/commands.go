@@ -1,0 +1,203 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"hubhop/hub"
+	"hubhop/internal/journal"
+)
+
+const (
+	maxMethods   = 64 // running at a time; more are answered 503
+	c2dAttempts  = 3
+	methodName   = "method-name" // IoT Central's property for the name of a queued command
+	noParameter  = "@"           // IoT Central's body for a queued command without one
+	retryHandler = time.Second   // between two attempts at one message
+)
+
+// command is one thing a device can be told to do. The payload is any JSON value, or nil.
+type command func(ctx context.Context, payload json.RawMessage) (json.RawMessage, error)
+
+// invalid is a payload that no repetition makes better.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() error { return e.error }
+
+// commands lists what this device does. A direct method and a queued command find the same handler.
+func (d *Device) commandList() map[string]command {
+	return map[string]command{
+		"echo":     func(_ context.Context, payload json.RawMessage) (json.RawMessage, error) { return payload, nil },
+		"setAlarm": d.setAlarm,
+	}
+}
+
+// setAlarm notes a time of day.
+func (d *Device) setAlarm(_ context.Context, payload json.RawMessage) (json.RawMessage, error) {
+	if err := d.c.Model.CheckCommand("setAlarm", payload); err != nil {
+		return nil, invalid{err}
+	}
+	d.mu.Lock()
+	d.alarm = strings.Trim(string(payload), `"`)
+	d.mu.Unlock()
+	return nil, nil
+}
+
+// method answers one direct method.
+func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
+	status, body := d.callMethod(ctx, m)
+	e := journal.Event{Kind: journal.MethodCall, Hub: l.Host(), Name: m.Name, Status: status,
+		Text: fmt.Sprintf("method %s answered %d", m.Name, status)}
+	if err := l.Respond(m, status, body); err != nil {
+		e.Error = err.Error()
+		e.Text = fmt.Sprintf("method %s: the link ended before the answer", m.Name)
+	}
+	d.emit(e)
+}
+
+func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, body []byte) {
+	payload := bytes.TrimSpace(m.Payload)
+	run := d.commands[m.Name]
+	switch {
+	case d.stopping.Load():
+		return http.StatusServiceUnavailable, message("the device is stopping")
+	case run == nil:
+		return http.StatusNotFound, message(fmt.Sprintf("this device has no method %q", m.Name))
+	case len(payload) > 0 && !json.Valid(payload):
+		return http.StatusBadRequest, message("the payload is not JSON")
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.c.MethodTimeout)
+	defer cancel()
+	type outcome struct {
+		answer json.RawMessage
+		err    error
+	}
+	done := make(chan outcome, 1)
+	d.handlers.run(func() {
+		answer, err := guard(ctx, run, payload)
+		done <- outcome{answer, err}
+	})
+	select {
+	case o := <-done:
+		switch {
+		case o.err == nil:
+			return http.StatusOK, o.answer
+		case errors.As(o.err, new(invalid)):
+			return http.StatusBadRequest, message(o.err.Error())
+		default:
+			return http.StatusInternalServerError, message(o.err.Error())
+		}
+	case <-ctx.Done():
+		return http.StatusGatewayTimeout, message(fmt.Sprintf("no result in %v", d.c.MethodTimeout))
+	}
+}
+
+// guard runs a handler; one that panics has failed, and nothing else has.
+func guard(ctx context.Context, run command, payload json.RawMessage) (answer json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the handler crashed: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return run(ctx, payload)
+}
+
+func message(text string) []byte {
+	b, _ := json.Marshal(map[string]string{"message": text}) // a string: it cannot fail
+	return b
+}
+
+// messages deals with cloud-to-device messages, one after the other: they are commands, and their order may matter.
+func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Message]) error {
+	for {
+		for _, m := range in.take() {
+			if err := d.message(ctx, l, m); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-in.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// message handles one and completes it. MQTT cannot reject, so what nobody handles, or whose handler keeps failing, is completed
+// too, with its reason in the journal: it must not block those behind it.
+func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
+	name, mid := m.Properties.Get(methodName), m.Properties.Get("$.mid")
+	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: name, Status: http.StatusOK}
+	key := handledKey(l.Host(), mid, m.Body)
+	if m.Duplicate && mid != "" && d.handled.has(key) {
+		e.Text = fmt.Sprintf("C2D %s: delivered again, was handled before", describe(name, mid))
+	} else {
+		err := d.runMessage(ctx, name, m.Body)
+		if ctx.Err() != nil {
+			return ctx.Err() // not handled and not acknowledged: it will come again
+		}
+		e.Text = fmt.Sprintf("C2D %s handled", describe(name, mid))
+		if err != nil {
+			e.Status, e.Error = http.StatusBadRequest, err.Error()
+			e.Text = fmt.Sprintf("C2D %s completed without effect: %v", describe(name, mid), err)
+		}
+		if mid != "" {
+			if err := d.handled.add(key, time.Now()); err != nil {
+				d.emit(journal.Event{Kind: journal.Warning, Hub: l.Host(), Error: err.Error(),
+					Text: fmt.Sprintf("cannot remember that C2D %s was handled: %v; a repetition would be handled again", describe(name, mid), err)})
+			}
+		}
+	}
+	if err := l.Complete(m); err != nil {
+		return err
+	}
+	d.emit(e)
+	return nil
+}
+
+func describe(name, mid string) string {
+	switch {
+	case name != "":
+		return name
+	case mid != "":
+		return mid
+	}
+	return "message without name"
+}
+
+func (d *Device) runMessage(ctx context.Context, name string, body []byte) error {
+	run := d.commands[name]
+	switch {
+	case name == "":
+		return fmt.Errorf("it has no property %s, so nobody handles it", methodName)
+	case run == nil:
+		return fmt.Errorf("this device has no command %q", name)
+	}
+	payload := bytes.TrimSpace(body)
+	switch {
+	case string(payload) == noParameter:
+		payload = nil
+	case !json.Valid(payload): // some senders put the bare text of a string
+		payload, _ = json.Marshal(string(payload))
+	}
+	for attempt := 1; ; attempt++ {
+		_, err := guard(ctx, run, payload)
+		if err == nil || attempt == c2dAttempts || errors.As(err, new(invalid)) {
+			return err
+		}
+		t := time.NewTimer(retryHandler)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}

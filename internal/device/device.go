@@ -1,0 +1,386 @@
+// Package device puts one device together: identity, state directory, outbox, the session that keeps it connected, and the five
+// paths that live on it (telemetry, reported and desired properties, direct methods, cloud-to-device messages).
+package device
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"hubhop/dps"
+	"hubhop/failover"
+	"hubhop/hub"
+	"hubhop/internal/journal"
+	"hubhop/model"
+	"hubhop/telemetry"
+	"hubhop/telemetry/outbox"
+)
+
+// Config is everything a device needs to know. It is checked by whoever fills it; a Device only reads it.
+type Config struct {
+	DeviceID    string           // registration id
+	IDScope     string           // of the DPS
+	Key         string           // the device's own key, base64; empty with a certificate
+	Certificate *tls.Certificate // X.509 instead of a key
+	PinnedHub   string           // one hub, no DPS
+	ModelID     string
+	Model       *model.Model
+	Agent       string // name and version of this program
+
+	ProvisioningHost      string
+	ProvisioningTransport dps.Transport
+	DPSLimit              *rate.Limiter // registrations of the whole process; nil for no limit
+	Roots                 *x509.CertPool
+	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	StateDir string
+
+	Telemetry, Reported, Desired, Methods, C2D bool
+
+	Source            string    // simulated, host, stdin
+	Input             io.Reader // of the source stdin
+	TelemetryInterval time.Duration
+	ReportedInterval  time.Duration
+
+	Failover      failover.Options
+	KeepAlive     time.Duration
+	SASTTL        time.Duration
+	MethodTimeout time.Duration
+
+	OutboxMaxBytes int64
+	OutboxMaxAge   time.Duration
+	OutboxBlock    bool // block when full instead of dropping the oldest
+	MachineID      string
+	DrainWindow    int
+	DrainTimeout   time.Duration
+
+	Once bool       // send what is queued and stop
+	Rand *rand.Rand // nil for chance
+}
+
+// ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
+var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
+
+// ErrUnreachable says that a device that runs once found no hub in time.
+var ErrUnreachable = errors.New("no hub could be reached")
+
+const (
+	onceLimit       = time.Minute     // to find a hub when running once
+	settleTimeout   = 5 * time.Second // for PUBACKs before a planned end of a link
+	renewalTimeout  = time.Minute     // for running methods before a planned end of a link
+	batteryProperty = "battery"
+)
+
+// Device is one device, from Run to its end.
+type Device struct {
+	c        Config
+	journal  *journal.Journal
+	commands map[string]command
+	readBatt telemetry.Battery
+
+	home    *home
+	box     *outbox.Box
+	handled *handled
+	twin    twin
+
+	handlers tally         // methods that run
+	methods  chan struct{} // a slot for each one that runs
+	stopping atomic.Bool
+	counters telemetry.Counters
+
+	mu       sync.Mutex
+	status   Status
+	alarm    string
+	lastText string    // of the last refusal, for a device that runs once
+	downAt   time.Time // since when there is no link; zero: there is one
+	dropped  uint64    // by the outbox, when the link went
+	renewing bool
+	first    chan struct{} // closed at the first link
+	refused  chan error    // one slot: a person must act
+}
+
+// Status is what a device looks like from outside.
+type Status struct {
+	Device      string
+	Hub         string // of the link that is up, else empty
+	Provisional bool
+	Since       time.Time // of the link, or of its loss
+	Made        uint64    // samples made since the start
+	Outbox      outbox.Stats
+}
+
+// New returns a device that has not started. The journal may have been given its sinks.
+func New(c Config, j *journal.Journal) *Device {
+	d := &Device{c: c, journal: j, methods: make(chan struct{}, maxMethods),
+		first: make(chan struct{}), refused: make(chan error, 1)}
+	d.commands = d.commandList()
+	d.twin = twin{d: d, applied: map[string]json.RawMessage{}}
+	d.readBatt = telemetry.NewSimulatedBattery(c.Rand)
+	if c.Source == "host" {
+		d.readBatt = telemetry.NewHostBattery()
+	}
+	return d
+}
+
+// Run is the device's life. It ends when ctx ends, when its input ends and everything is sent, or, running once, when the queue is
+// empty. A failure of network or cloud never ends it, but running once. It returns when everything it started has ended.
+func (d *Device) Run(ctx context.Context) (err error) {
+	if err := d.open(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
+
+	// The session outlives ctx: what is queued is sent before the end.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var running sync.WaitGroup
+	session := d.session()
+	running.Go(func() { session.Run(life) })
+
+	err = d.produce(ctx)
+	d.stopping.Store(true)
+	if ctx.Err() != nil {
+		err = nil // asked to stop is not a failure
+		d.finish()
+	}
+	end()
+	running.Wait()
+	d.handlers.wait(context.Background()) // bounded by the method timeout
+	d.emit(d.farewell())
+	return err
+}
+
+// produce is the life of the input. It returns when the input has ended and nothing is queued any more, or when ctx ends.
+func (d *Device) produce(ctx context.Context) error {
+	switch {
+	case d.c.Once:
+		return d.once(ctx)
+	case !d.c.Telemetry:
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	err := telemetry.Feed(ctx, d.source(), d.box, telemetry.FeedOptions{
+		Model: d.c.Model,
+		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
+		Bad: func(err error) {
+			d.emit(journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
+		},
+		Counters: &d.counters,
+	})
+	if err != nil {
+		return err
+	}
+	return d.box.WaitEmpty(ctx)
+}
+
+func (d *Device) once(ctx context.Context) error {
+	limit := time.NewTimer(onceLimit)
+	defer limit.Stop()
+	select {
+	case <-d.first:
+	case err := <-d.refused:
+		return err
+	case <-limit.C:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return fmt.Errorf("%w in %v; the last failure was: %s", ErrUnreachable, onceLimit, d.lastText)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !d.c.Telemetry {
+		return nil
+	}
+	return d.box.WaitEmpty(ctx)
+}
+
+// finish gives what is queued, and the methods that run, the drain timeout to end well.
+func (d *Device) finish() {
+	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
+	defer cancel()
+	if d.c.Telemetry {
+		_ = d.box.WaitEmpty(ctx) // the rest stays queued for the next start
+	}
+	d.handlers.wait(ctx)
+}
+
+// open takes the state directory and what is in it.
+func (d *Device) open() (err error) {
+	if d.home, err = openHome(d.c.StateDir, d.c.DeviceID); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.home.close()
+		}
+	}()
+	full := outbox.DropOldest
+	if d.c.OutboxBlock {
+		full = outbox.Block
+	}
+	d.box, err = outbox.Open(d.home.path("outbox"), outbox.Options{
+		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrStateDir, err)
+	}
+	if d.handled, err = openHandled(d.home.path("c2d-handled.jsonl")); err != nil {
+		_ = d.box.Close()
+		return fmt.Errorf("%w: %w", ErrStateDir, err)
+	}
+	return nil
+}
+
+func (d *Device) close() error {
+	d.handled.close()
+	err := d.box.Close()
+	d.home.close()
+	return err
+}
+
+func (d *Device) source() telemetry.Source {
+	switch d.c.Source {
+	case "host":
+		return telemetry.Every(d.c.TelemetryInterval, telemetry.NewHost())
+	case "stdin":
+		return telemetry.Lines(d.c.Input)
+	default:
+		return telemetry.Every(d.c.TelemetryInterval, telemetry.NewSimulated(d.c.Rand))
+	}
+}
+
+// session wires the brain to the network rooms.
+func (d *Device) session() *failover.Session[*hub.Link] {
+	conf := &tls.Config{RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(16)}
+	if d.c.Certificate != nil {
+		conf.Certificates = []tls.Certificate{*d.c.Certificate}
+	}
+	dialer := &hub.Dialer{
+		TLS: conf, DialContext: d.c.DialContext, ModelID: d.c.ModelID, Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
+		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
+	}
+	if d.c.Key != "" {
+		dialer.Token = hub.KeyToken(d.c.Key, d.c.SASTTL)
+	}
+	client := d.provisioner(conf)
+	who := failover.State{IDScope: d.c.IDScope, RegistrationID: d.c.DeviceID, KeyFingerprint: d.fingerprint()}
+	cached, err := d.home.loadState(who)
+	if err != nil {
+		d.warn("", err.Error())
+	}
+	options := d.c.Failover
+	options.Rand = d.c.Rand
+	if d.c.PinnedHub != "" {
+		options.NoDPS = true
+		cached.AssignedHub, cached.KnownHubs = d.c.PinnedHub, nil
+	}
+	return &failover.Session[*hub.Link]{
+		Options: options,
+		Cached:  cached,
+		Dial: func(ctx context.Context, t failover.Target) (*hub.Link, error) {
+			return dialer.Dial(ctx, hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential,
+				Progress: func(p hub.Phase) {
+					if p == hub.PhaseTLS {
+						t.TLSUp()
+					}
+				}})
+		},
+		Register: func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
+			if d.c.DPSLimit != nil {
+				r.Admit = d.c.DPSLimit.Wait
+			}
+			return client.Register(ctx, r)
+		},
+		Serve: d.serve,
+		Save: func(s failover.State) {
+			if d.c.PinnedHub != "" {
+				return
+			}
+			if err := failover.SaveState(d.home.path("state.json"), s); err != nil {
+				d.warn("", fmt.Sprintf("cannot keep the assigned hub for the next start: %v", err))
+			}
+		},
+		Observe: d.observe,
+	}
+}
+
+func (d *Device) provisioner(conf *tls.Config) *dps.Client {
+	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
+		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: conf, DialContext: d.c.DialContext}
+}
+
+// fingerprint binds the cache to the credentials without holding them.
+func (d *Device) fingerprint() string {
+	if d.c.Certificate != nil && len(d.c.Certificate.Certificate) > 0 {
+		return dps.Fingerprint(string(d.c.Certificate.Certificate[0]))
+	}
+	return dps.Fingerprint(d.c.Key)
+}
+
+// battery is the charge as a JSON value, nil where it cannot be read.
+func (d *Device) battery() json.RawMessage {
+	level, err := d.readBatt(time.Now())
+	if err != nil {
+		return nil
+	}
+	b, err := json.Marshal(level)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// Status returns a snapshot.
+func (d *Device) Status() Status {
+	d.mu.Lock()
+	s := d.status
+	d.mu.Unlock()
+	s.Device, s.Made = d.c.DeviceID, d.counters.Made.Load()
+	if d.box != nil {
+		s.Outbox = d.box.Stats()
+	}
+	return s
+}
+
+// Register asks DPS once which hub the device belongs to, as failover.Provision does, and keeps the answer for the next start.
+func Register(ctx context.Context, c Config, limit time.Duration, j *journal.Journal) (dps.Assignment, error) {
+	d := New(c, j)
+	var err error
+	if d.home, err = openHome(c.StateDir, c.DeviceID); err != nil {
+		return dps.Assignment{}, err
+	}
+	defer d.home.close()
+	conf := &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12}
+	if c.Certificate != nil {
+		conf.Certificates = []tls.Certificate{*c.Certificate}
+	}
+	a, err := failover.Provision(ctx, d.provisioner(conf).Register, limit, d.observe)
+	if err != nil {
+		return a, err
+	}
+	who := failover.State{IDScope: c.IDScope, RegistrationID: c.DeviceID, KeyFingerprint: d.fingerprint()}
+	s, _ := d.home.loadState(who) // an unreadable one is replaced
+	return a, failover.SaveState(d.home.path("state.json"), s.WithAssignment(a, time.Now()))
+}
+
+// UseConnectionString makes the device one of a single hub, without DPS. Errors never quote the key.
+func (c *Config) UseConnectionString(s string) (err error) {
+	var key string
+	c.PinnedHub, c.DeviceID, key, err = hub.ParseConnectionString(s)
+	if err != nil {
+		return err
+	}
+	c.Key = key
+	return dps.CheckKey(key)
+}

@@ -1,0 +1,178 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+	"time"
+
+	"hubhop/dps"
+	"hubhop/failover"
+	"hubhop/hub"
+	"hubhop/internal/journal"
+	"hubhop/telemetry/outbox"
+)
+
+func (d *Device) emit(e journal.Event) {
+	e.Device = d.c.DeviceID
+	d.journal.Emit(e)
+}
+
+func (d *Device) warn(host, text string) {
+	d.emit(journal.Event{Kind: journal.Warning, Hub: host, Text: text})
+}
+
+// observe turns what the session tells into events, and keeps the status.
+func (d *Device) observe(n failover.Note) {
+	switch n.Kind {
+	case failover.NoteDialing:
+		d.emit(journal.Event{Kind: journal.Dialing, Hub: n.Host, Text: "dialling " + n.Host})
+	case failover.NoteAsking:
+		d.emit(journal.Event{Kind: journal.Asking, Text: "asking DPS"})
+	case failover.NoteAssigned:
+		d.emit(journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took,
+			Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))})
+	case failover.NoteUp:
+		d.linkUp(n)
+	case failover.NoteConfirmed:
+		d.mu.Lock()
+		d.status.Provisional = false
+		d.mu.Unlock()
+		d.emit(journal.Event{Kind: journal.Confirmed, Hub: n.Host, Text: "DPS confirms " + n.Host})
+	case failover.NoteLost:
+		d.linkLost(n)
+	case failover.NoteDecision:
+		d.decided(n)
+	}
+}
+
+func (d *Device) linkUp(n failover.Note) {
+	now := time.Now()
+	e := journal.Event{Time: now, Kind: journal.Connected, Hub: n.Host, Took: n.Took, Provisional: n.Provisional,
+		Text: fmt.Sprintf("connected to %s in %s", n.Host, journal.Duration(n.Took))}
+	d.mu.Lock()
+	if !d.downAt.IsZero() {
+		e.Outage = now.Sub(d.downAt)
+		if dropped := d.box.Stats().Dropped; dropped > d.dropped {
+			e.Lost = dropped - d.dropped
+		}
+		e.Text = fmt.Sprintf("up again on %s after %s, %d lost", n.Host, journal.Duration(e.Outage), e.Lost)
+	}
+	if d.renewing {
+		e.Kind = journal.Renewed
+		e.Text = fmt.Sprintf("token renewed on %s, gap %s", n.Host, journal.Duration(e.Outage))
+	}
+	if n.Provisional {
+		e.Text += " (provisional: DPS has not confirmed it)"
+	}
+	d.downAt, d.renewing = time.Time{}, false
+	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
+	select {
+	case <-d.first:
+	default:
+		close(d.first)
+	}
+	d.mu.Unlock()
+	d.emit(e)
+}
+
+func (d *Device) linkLost(n failover.Note) {
+	d.mu.Lock()
+	d.downAt = time.Now()
+	d.dropped = d.box.Stats().Dropped
+	d.renewing = n.Signal == failover.TokenRenewal
+	renewing := d.renewing
+	d.status.Hub, d.status.Since = "", d.downAt
+	d.mu.Unlock()
+	if renewing || n.Signal == failover.Stopping {
+		return
+	}
+	d.emit(journal.Event{Kind: journal.Lost, Hub: n.Host, Signal: n.Signal.String(), Error: n.Err.Error(),
+		Text: fmt.Sprintf("link lost: %s (%s)", Plain(n.Err), n.Host)})
+}
+
+func (d *Device) decided(n failover.Note) {
+	r := n.Decision.Rule
+	if r.Action == failover.Stop {
+		return
+	}
+	where := n.Host
+	if where == "" {
+		where = "DPS"
+	}
+	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
+	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, r.Action)
+	if n.Err != nil {
+		e.Error = n.Err.Error()
+		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), r.Action)
+		if hint := r.Signal.Hint(); hint != "" {
+			e.Text += "; " + hint
+		}
+		d.mu.Lock()
+		d.lastText = n.Err.Error()
+		d.mu.Unlock()
+	}
+	pinnedRefusal := d.c.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
+	if n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal) {
+		select {
+		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint()):
+		default:
+		}
+	}
+	d.emit(e)
+}
+
+// Plain says in a few words what a network error means, without the addresses that stand beside it anyway.
+func Plain(err error) string {
+	for _, one := range []struct {
+		err  error
+		text string
+	}{
+		{hub.ErrTokenExpired, "the hub closed it, its SAS token had expired"},
+		{io.EOF, "closed by the peer"},
+		{io.ErrUnexpectedEOF, "closed by the peer in the middle of a packet"},
+		{syscall.ECONNRESET, "connection reset by peer"},
+		{syscall.EPIPE, "connection reset by peer"},
+		{syscall.ECONNREFUSED, "connection refused"},
+	} {
+		if errors.Is(err, one.err) {
+			return one.text
+		}
+	}
+	if e, ok := errors.AsType[*hub.Error](err); ok {
+		if e.Code != 0 {
+			return fmt.Sprintf("CONNACK %d, %v", e.Code, e.Err)
+		}
+		return e.Err.Error()
+	}
+	if e, ok := errors.AsType[*dps.Error](err); ok {
+		short := *e
+		short.Host = ""
+		return short.Error()
+	}
+	return err.Error()
+}
+
+func (d *Device) startText() string {
+	if d.c.PinnedHub != "" {
+		return fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
+	}
+	return fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
+}
+
+func (d *Device) farewell() journal.Event {
+	s := d.box.Stats()
+	e := journal.Event{Kind: journal.Stopped, Lost: s.Dropped,
+		Text: fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)}
+	return e
+}
+
+// outboxProblem tells what the outbox reports: it does its best and says what it could not.
+func (d *Device) outboxProblem(p outbox.Problem) {
+	e := journal.Event{Kind: journal.OutboxProblem, Name: p.Kind.String(), Text: "outbox: " + p.Text}
+	if p.Err != nil {
+		e.Error = p.Err.Error()
+	}
+	d.emit(e)
+}

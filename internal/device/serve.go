@@ -1,0 +1,101 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"hubhop/hub"
+	"hubhop/telemetry"
+)
+
+// serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
+func (d *Device) serve(ctx context.Context, l *hub.Link, _ bool) error {
+	work, stop := context.WithCancelCause(ctx)
+	drain, stopDrain := context.WithCancel(work)
+	var parts sync.WaitGroup
+	part := func(ctx context.Context, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				stop(err)
+			}
+		})
+	}
+	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
+	if d.c.Telemetry {
+		part(drain, func(ctx context.Context) error {
+			return telemetry.Drain(ctx, d.box, l, telemetry.DrainOptions{
+				Window: d.c.DrainWindow, Problem: func(err error) { d.warn(l.Host(), err.Error()) }})
+		})
+	}
+	part(work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
+	part(work, func(ctx context.Context) error { return d.messages(ctx, l, messages) })
+	part(work, func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
+
+	var err error
+	select {
+	case <-l.Renew():
+		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
+	case <-l.Done():
+	case <-work.Done():
+	}
+	// Nothing new goes out; what is under way gets its PUBACK, so that the next link need not send it again.
+	stopDrain()
+	d.settle(l, err != nil)
+	stop(nil)
+	parts.Wait()
+	if err != nil {
+		short, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		l.Close(short)
+		return err
+	}
+	if err := context.Cause(work); ctx.Err() == nil && err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// settle waits for PUBACKs, and before a renewal also for the answers of running methods. A device that stops has waited already.
+func (d *Device) settle(l *hub.Link, renewal bool) {
+	if d.stopping.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	_ = l.Settle(ctx)
+	if renewal {
+		ctx, cancel := context.WithTimeout(context.Background(), renewalTimeout)
+		defer cancel()
+		d.handlers.wait(ctx)
+	}
+}
+
+// receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another.
+func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired], messages *queue[*hub.Message]) error {
+	for {
+		in, err := l.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		switch in := in.(type) {
+		case *hub.Desired:
+			changes.put(in)
+		case *hub.Message:
+			messages.put(in)
+		case *hub.Method:
+			select {
+			case d.methods <- struct{}{}:
+				d.handlers.run(func() {
+					defer func() { <-d.methods }()
+					// Not ctx: a method that runs while its link is replaced or the device stops may still answer.
+					d.method(context.WithoutCancel(ctx), l, in)
+				})
+			default:
+				_ = l.Respond(in, http.StatusServiceUnavailable, message("too many methods are running"))
+			}
+		}
+	}
+}

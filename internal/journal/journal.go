@@ -1,0 +1,141 @@
+// Package journal is the one record of what happens to a device. Log, counters, status and reports are views of it.
+//
+// An [Event] is emitted once, by whoever knows it; [Journal.Emit] hands it to every sink in line and to every live watcher that
+// keeps up. A sink sees every event, in order; a watcher that falls behind loses events, never a device time, and the loss is
+// counted.
+package journal
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Kind says what an event tells.
+type Kind string
+
+// The kinds of events.
+const (
+	Started       Kind = "started"
+	Stopped       Kind = "stopped"
+	Dialing       Kind = "dialing"
+	Connected     Kind = "connected"
+	Lost          Kind = "link-lost"
+	Renewed       Kind = "token-renewed"
+	Confirmed     Kind = "confirmed"
+	Asking        Kind = "asking-dps"
+	Assigned      Kind = "assigned"
+	Decision      Kind = "decision"
+	OutboxProblem Kind = "outbox"
+	Warning       Kind = "warning"
+	BadLine       Kind = "bad-line"
+	DesiredChange Kind = "desired"
+	MethodCall    Kind = "method"
+	CloudMessage  Kind = "c2d"
+)
+
+// Event is one record. Which fields are set depends on its kind; Text is always a sentence for people.
+type Event struct {
+	Time        time.Time     `json:"time"`
+	Device      string        `json:"device"`
+	Kind        Kind          `json:"kind"`
+	Hub         string        `json:"hub,omitempty"`
+	Rule        string        `json:"rule,omitempty"`   // of the decision table
+	Signal      string        `json:"signal,omitempty"` // what happened
+	Action      string        `json:"action,omitempty"` // what is done about it
+	Name        string        `json:"name,omitempty"`   // of a method, property, field
+	Status      int           `json:"status,omitempty"` // of an answer or acknowledgement
+	Took        time.Duration `json:"tookNs,omitempty"`
+	Wait        time.Duration `json:"waitNs,omitempty"`
+	Outage      time.Duration `json:"outageNs,omitempty"` // Connected: how long there had been no link
+	Lost        uint64        `json:"lost,omitempty"`     // Connected, Stopped: samples dropped meanwhile
+	Provisional bool          `json:"provisional,omitempty"`
+	Error       string        `json:"error,omitempty"`
+	Text        string        `json:"text"`
+}
+
+// Journal hands events on. It may be used from any goroutine; the zero value is ready.
+type Journal struct {
+	mu       sync.Mutex
+	sinks    []func(Event)
+	watchers map[chan Event]bool
+	counts   map[Kind]uint64
+	missed   atomic.Uint64
+}
+
+// Sink adds a view that sees every event in line. It must be quick and must not emit.
+func (j *Journal) Sink(f func(Event)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.sinks = append(j.sinks, f)
+}
+
+// Watch returns a live view with room for n events that nobody has read yet, and the function that ends it.
+func (j *Journal) Watch(n int) (<-chan Event, func()) {
+	c := make(chan Event, n)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.watchers == nil {
+		j.watchers = map[chan Event]bool{}
+	}
+	j.watchers[c] = true
+	return c, func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if j.watchers[c] {
+			delete(j.watchers, c)
+			close(c)
+		}
+	}
+}
+
+// Emit records an event. It stamps the time where none is given.
+func (j *Journal) Emit(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.counts == nil {
+		j.counts = map[Kind]uint64{}
+	}
+	j.counts[e.Kind]++
+	for _, sink := range j.sinks {
+		sink(e)
+	}
+	for c := range j.watchers {
+		select {
+		case c <- e:
+		default:
+			j.missed.Add(1)
+		}
+	}
+}
+
+// Count says how many events of a kind there were.
+func (j *Journal) Count(k Kind) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.counts[k]
+}
+
+// Missed says how many events slow watchers did not get.
+func (j *Journal) Missed() uint64 { return j.missed.Load() }
+
+// Duration writes a time as people say it: 3 ms, 0.31 s, 12 s, 4 min.
+func Duration(d time.Duration) string {
+	switch {
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1000)
+	case d < 100*time.Millisecond:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 10*time.Second:
+		return strings.TrimSuffix(fmt.Sprintf("%.2f", d.Seconds()), "0") + " s"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	default:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	}
+}
