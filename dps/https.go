@@ -113,8 +113,7 @@ func (x *httpsExchange) fail(step Step, err error) error {
 		e.Counted = x.counted
 		return e
 	}
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // the URL would only repeat the host
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {

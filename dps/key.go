@@ -72,7 +72,7 @@ func CheckRegistrationID(id string) error {
 	}
 	for _, r := range id {
 		if !alphanumeric(r) && !strings.ContainsRune("-._:", r) {
-			return fmt.Errorf("the device id %q contains %q; DPS takes letters, digits and - . _ :", id, r)
+			return fmt.Errorf("the device id %q contains %q; DPS takes letters, digits and any of - . _ :, nothing else", id, r)
 		}
 	}
 	if last := rune(id[len(id)-1]); !alphanumeric(last) && last != '-' {

@@ -286,7 +286,7 @@ func parseResponse(topic string, body []byte) (a answer, rid string, ok bool) {
 		return a, "", false
 	}
 	a = answer{status: code, retryAfter: -1, body: body}
-	for _, pair := range strings.Split(query, "&") {
+	for pair := range strings.SplitSeq(query, "&") {
 		switch key, value, _ := strings.Cut(pair, "="); key {
 		case "$rid", "%24rid":
 			rid = value

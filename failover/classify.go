@@ -59,6 +59,8 @@ func classifyHub(e *hub.Error) Signal {
 			return ConnackSilent
 		case DialReset:
 			return ClosedEarly
+		default:
+			return Unknown
 		}
 	case hub.PhaseSubscribe, hub.PhaseSession:
 		switch {
@@ -124,8 +126,9 @@ func classifyDPS(e *dps.Error) Signal {
 		return DPSUnreachable
 	case DialRefused, NameNotFound, NetworkDown:
 		return DPSUnreachable
+	default:
+		return Unknown
 	}
-	return Unknown
 }
 
 // network sorts what the operating system and TLS say, with the names of a dial.

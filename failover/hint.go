@@ -23,8 +23,9 @@ func (s Signal) Hint() string {
 		return "check the network and --provisioning-host"
 	case Connack5:
 		return "if DPS stands by this hub, check the key and this machine's clock"
+	default:
+		return ""
 	}
-	return ""
 }
 
 // NeedsPerson reports whether a signal will not go away by waiting: credentials, enrollment, approval or clock.
@@ -32,6 +33,7 @@ func (s Signal) NeedsPerson() bool {
 	switch s {
 	case DPSUnauthorized, DPSNotFound, DPSBlocked, DPSDisabled, DPSFailed, DPSBadRequest, DPSRefusedConnect, ClockOff, DPSClock:
 		return true
+	default:
+		return false
 	}
-	return false
 }

@@ -45,6 +45,8 @@ const (
 )
 
 // Event is what a machine is told. The set is closed.
+//
+//sumtype:decl
 type Event interface{ event() }
 
 // The events. ID is that of the effect they answer.
@@ -99,6 +101,8 @@ func (RegisterFailed) event() {}
 func (Tick) event()           {}
 
 // Effect is what a machine wants done. The set is closed.
+//
+//sumtype:decl
 type Effect interface{ effect() }
 
 // The effects.
@@ -373,6 +377,7 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 		m.ask(now)
 		m.dial(now, &m.home)
 		return
+	default: // wait first
 	}
 	if h.sequential && !m.state.sequential(host) {
 		h.sequential = false // the careful way failed as well, so the other way was not to blame
@@ -419,6 +424,7 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 		m.ask(now)
 	case BackOff:
 		m.home.ask = true
+	default: // the dial alone, DPS after the hedge delay
 	}
 }
 

@@ -33,6 +33,7 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 				if observe != nil {
 					observe(Note{Kind: NoteDecision, Err: e.Err, Decision: e.Decision})
 				}
+			default: // the machine goes on as if a device ran; nobody follows
 			}
 		}
 		if ask == nil {

@@ -114,8 +114,9 @@ func ended(e Event) int {
 		return e.ID
 	case RegisterFailed:
 		return e.ID
+	default:
+		return 0
 	}
-	return 0
 }
 
 // runner is a running session. All but wg, events and turn belongs to the loop.

@@ -7,6 +7,8 @@ import (
 )
 
 // Inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
+//
+//sumtype:decl
 type Inbound interface{ inbound() }
 
 // Desired is a change of desired properties. It carries the changed part only; nothing of it is repeated (protocol §2.8).

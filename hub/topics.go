@@ -59,7 +59,7 @@ func encodeBag(props map[string]string) string {
 // value; what cannot be decoded is kept as it came, because a message must not be lost over the spelling of a property.
 func parseBag(bag string) Properties {
 	props := Properties{}
-	for _, pair := range strings.Split(bag, "&") {
+	for pair := range strings.SplitSeq(bag, "&") {
 		if pair == "" {
 			continue
 		}
@@ -117,7 +117,7 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 
 // parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded.
 func parameter(query, name string) string {
-	for _, pair := range strings.Split(query, "&") {
+	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		if key == "$"+name || key == "%24"+name {
 			return unescape(value)

@@ -147,8 +147,8 @@ func (l *Link) tick() {
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
 func (l *Link) armLocked(now time.Time) error {
-	owed, any := l.owedSinceLocked()
-	if !any {
+	owed, some := l.owedSinceLocked()
+	if !some {
 		idle := l.lastIn
 		if l.lastOut.Before(idle) {
 			idle = l.lastOut

@@ -53,26 +53,24 @@ func (s *story) tell(e Event) {
 		level = zerolog.WarnLevel
 	case Decision:
 		level, repeats = s.decision(e)
+	default: // the story
 	}
 	line := s.log.WithLevel(level)
-	add := func(key, value string) {
-		if value != "" {
-			line.Str(key, value)
+	for _, f := range []struct{ key, value string }{
+		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"rule", e.Rule}, {"name", e.Name},
+	} {
+		if f.value != "" {
+			line = line.Str(f.key, f.value)
 		}
 	}
-	add("device", e.Device)
-	add("kind", string(e.Kind))
-	add("hub", e.Hub)
-	add("rule", e.Rule)
-	add("name", e.Name)
 	if e.Status != 0 {
-		line.Int("status", e.Status)
+		line = line.Int("status", e.Status)
 	}
 	if e.Wait > 0 {
-		line.Str("wait", Duration(e.Wait))
+		line = line.Str("wait", Duration(e.Wait))
 	}
 	if repeats > 0 {
-		line.Int("times", repeats+1)
+		line = line.Int("times", repeats+1)
 	}
 	line.Msg(e.Text)
 }

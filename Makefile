@@ -1,0 +1,49 @@
+# make alone lists what there is.
+GO      ?= go
+LINT    := $(GO) tool -modfile=tools.mod golangci-lint
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
+TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
+FUZZTIME ?= 5s
+
+.PHONY: help build test race lint fuzz bench demo cross node check
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build ./hubhop
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o hubhop .
+
+test: ## run the tests
+	$(GO) test ./...
+
+race: ## run the tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## format, vet and the linters of .golangci.yml
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(LINT) run ./...
+
+fuzz: ## fuzz every parser, FUZZTIME each (5s)
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+		done; done
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+demo: ## see it work
+	$(GO) run . demo
+
+cross: ## build for every platform, into dist/
+	@set -e; mkdir -p dist; for t in $(TARGETS); do \
+		os=$${t%/*}; arch=$${t#*/}; ext=; if [ $$os = windows ]; then ext=.exe; fi; \
+		echo "== $$t"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/hubhop-$$os-$$arch$$ext .; \
+	done
+
+node: ## drive the simulator with the official Node.js SDK (installs it under dist/node)
+	conformance/node.sh
+
+check: lint race demo fuzz cross node ## all that CI runs

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Moves one device of an IoT Central application back to its first hub.
+#
+#   failback.sh APP_ID DEVICE_ID APP_HOST DNS_SUFFIX
+#
+#   APP_ID       id of the application (Azure portal, or the application's About page)
+#   DEVICE_ID    the device
+#   APP_HOST     host name of the application, such as myapp.azureiotcentral.com
+#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own
+#
+# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
+# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI, else that of the Azure CLI.
+set -eu
+
+AZ=${AZ:-az}
+
+usage() {
+	echo "usage: $(basename "$0") APP_ID DEVICE_ID APP_HOST DNS_SUFFIX" >&2
+	exit 2
+}
+
+if [ $# -ne 4 ]; then
+	echo "failback: 4 arguments are needed, $# were given" >&2
+	usage
+fi
+if ! command -v "$AZ" >/dev/null 2>&1; then
+	echo "failback: the Azure CLI ($AZ) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot" >&2
+	exit 127
+fi
+exec "$AZ" iot central device manual-failback -n "$1" -d "$2" --central-api-uri "$3" --central-dns-suffix "$4"

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Moves one device of an IoT Central application to another hub.
+#
+#   failover.sh APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]
+#
+#   APP_ID       id of the application (Azure portal, or the application's About page)
+#   DEVICE_ID    the device
+#   APP_HOST     host name of the application, such as myapp.azureiotcentral.com
+#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own
+#   TTL_MINUTES  after so many minutes IoT Central moves the device back by itself (1-30; left out: its default)
+#
+# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
+# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI, else that of the Azure CLI.
+set -eu
+
+AZ=${AZ:-az}
+
+usage() {
+	echo "usage: $(basename "$0") APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]" >&2
+	exit 2
+}
+
+if [ $# -lt 4 ] || [ $# -gt 5 ]; then
+	echo "failover: 4 or 5 arguments are needed, $# were given" >&2
+	usage
+fi
+ttl=${5-}
+case $ttl in
+*[!0-9]*) echo "failover: TTL_MINUTES is $ttl; it must be a whole number of minutes" >&2 && usage ;;
+esac
+if ! command -v "$AZ" >/dev/null 2>&1; then
+	echo "failover: the Azure CLI ($AZ) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot" >&2
+	exit 127
+fi
+set -- iot central device manual-failover -n "$1" -d "$2" --central-api-uri "$3" --central-dns-suffix "$4"
+if [ -n "$ttl" ]; then
+	set -- "$@" --ttl "$ttl"
+fi
+exec "$AZ" "$@"
