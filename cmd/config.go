@@ -231,6 +231,19 @@ func (s *settings) unknownVariables() (warnings []string) {
 
 // device turns the settings into a device's configuration. Every fault is reported, with its key and the next step.
 func (s *settings) device(agent string) (device.Config, error) {
+	c, err := s.behaviour(agent)
+	faults := []error{err, s.identity(&c)}
+	if c.Roots, err = s.roots(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.StateDir, err = s.stateDirectory(); err != nil {
+		faults = append(faults, err)
+	}
+	return c, errors.Join(faults...)
+}
+
+// behaviour is everything but who the device is and where it lives.
+func (s *settings) behaviour(agent string) (device.Config, error) {
 	var faults []error
 	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
 	positive := func(key string, d time.Duration) {
@@ -240,7 +253,7 @@ func (s *settings) device(agent string) (device.Config, error) {
 	}
 	oneOf := func(key, value string, allowed ...string) {
 		if !slices.Contains(allowed, value) {
-			fault("%s is %q; it must be one of %s", key, value, strings.Join(slices.DeleteFunc(slices.Clone(allowed), func(a string) bool { return a == "" }), ", "))
+			fault("%s is %q; it must be one of %s", key, value, strings.Join(allowed, ", "))
 		}
 	}
 	c := device.Config{
@@ -260,7 +273,9 @@ func (s *settings) device(agent string) (device.Config, error) {
 	oneOf("provisioning-transport", s.provisioningTransport, "mqtt", "https")
 	oneOf("telemetry-source", s.telemetrySource, "simulated", "host", "stdin")
 	oneOf("pipeline", s.pipeline, "auto", "on", "off")
-	oneOf("outbox-full", s.outboxFull, "", "drop-oldest", "block")
+	if s.outboxFull != "" {
+		oneOf("outbox-full", s.outboxFull, "drop-oldest", "block")
+	}
 	positive("telemetry-interval", s.telemetryInterval)
 	positive("reported-interval", s.reportedInterval)
 	positive("method-timeout", s.methodTimeout)
@@ -284,20 +299,11 @@ func (s *settings) device(agent string) (device.Config, error) {
 	} else {
 		c.DPSLimit = rate.NewLimiter(rate.Limit(float64(s.dpsRate)/60), dpsBurst)
 	}
-	if err := s.identity(&c); err != nil {
-		faults = append(faults, err)
-	}
 	m, err := s.model()
 	if err != nil {
 		faults = append(faults, err)
 	}
 	c.Model = m
-	if c.Roots, err = s.roots(); err != nil {
-		faults = append(faults, err)
-	}
-	if c.StateDir, err = s.stateDirectory(); err != nil {
-		faults = append(faults, err)
-	}
 	return c, errors.Join(faults...)
 }
 

@@ -126,11 +126,21 @@ func New(c Config, j *journal.Journal) *Device {
 		first: make(chan struct{}), refused: make(chan error, 1)}
 	d.commands = d.commandList()
 	d.twin = twin{d: d, applied: map[string]json.RawMessage{}}
-	d.readBatt = telemetry.NewSimulatedBattery(c.Rand)
+	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
+	d.c.Failover.Rand = split(c.Rand)
+	d.c.Rand = split(c.Rand)
 	if c.Source == "host" {
 		d.readBatt = telemetry.NewHostBattery()
 	}
 	return d
+}
+
+// split gives each user a source of chance of its own: they run at the same time. Nil stays nil.
+func split(r *rand.Rand) *rand.Rand {
+	if r == nil {
+		return nil
+	}
+	return rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
 }
 
 // Run is the device's life. It ends when ctx ends, when its input ends and everything is sent, or, running once, when the queue is
@@ -280,7 +290,6 @@ func (d *Device) session() *failover.Session[*hub.Link] {
 		d.warn("", err.Error())
 	}
 	options := d.c.Failover
-	options.Rand = d.c.Rand
 	if d.c.PinnedHub != "" {
 		options.NoDPS = true
 		cached.AssignedHub, cached.KnownHubs = d.c.PinnedHub, nil
@@ -354,7 +363,7 @@ func (d *Device) Status() Status {
 }
 
 // Register asks DPS once which hub the device belongs to, as failover.Provision does, and keeps the answer for the next start.
-func Register(ctx context.Context, c Config, limit time.Duration, j *journal.Journal) (dps.Assignment, error) {
+func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment, error) {
 	d := New(c, j)
 	var err error
 	if d.home, err = openHome(c.StateDir, c.DeviceID); err != nil {
@@ -365,7 +374,7 @@ func Register(ctx context.Context, c Config, limit time.Duration, j *journal.Jou
 	if c.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*c.Certificate}
 	}
-	a, err := failover.Provision(ctx, d.provisioner(conf).Register, limit, d.observe)
+	a, err := failover.Provision(ctx, d.provisioner(conf).Register, onceLimit, d.observe)
 	if err != nil {
 		return a, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hubhop/hub"
+	"hubhop/internal/journal"
 	"hubhop/telemetry"
 )
 
@@ -26,7 +27,10 @@ func (d *Device) serve(ctx context.Context, l *hub.Link, _ bool) error {
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
 	if d.c.Telemetry {
 		part(drain, func(ctx context.Context) error {
-			return telemetry.Drain(ctx, d.box, l, telemetry.DrainOptions{
+			out := &firstAck{Link: l, tell: func() {
+				d.emit(journal.Event{Kind: journal.Acknowledged, Hub: l.Host(), Text: "telemetry flows on " + l.Host()})
+			}}
+			return telemetry.Drain(ctx, d.box, out, telemetry.DrainOptions{
 				Window: d.c.DrainWindow, Problem: func(err error) { d.warn(l.Host(), err.Error()) }})
 		})
 	}
@@ -98,4 +102,20 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 			}
 		}
 	}
+}
+
+// firstAck tells of the first PUBACK of a link: only then does telemetry really flow again.
+type firstAck struct {
+	*hub.Link
+	once sync.Once
+	tell func()
+}
+
+func (f *firstAck) Publish(body []byte, props map[string]string, done func(error)) error {
+	return f.Link.Publish(body, props, func(err error) {
+		done(err)
+		if err == nil {
+			f.once.Do(f.tell)
+		}
+	})
 }

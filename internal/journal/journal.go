@@ -22,6 +22,7 @@ const (
 	Stopped       Kind = "stopped"
 	Dialing       Kind = "dialing"
 	Connected     Kind = "connected"
+	Acknowledged  Kind = "acknowledged" // the first PUBACK of a link: telemetry flows
 	Lost          Kind = "link-lost"
 	Renewed       Kind = "token-renewed"
 	Confirmed     Kind = "confirmed"

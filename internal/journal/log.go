@@ -36,7 +36,7 @@ func (s *story) tell(e Event) {
 	level := zerolog.InfoLevel
 	repeats := 0
 	switch e.Kind {
-	case Dialing:
+	case Dialing, Acknowledged:
 		level = zerolog.DebugLevel
 	case Asking:
 		if s.asked {

@@ -1,0 +1,88 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"hubhop/internal/drill"
+)
+
+func newDemoCommand(env *Env, builtin []byte) *cobra.Command {
+	var keep, asJSON bool
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "See a device survive the loss of its hub, offline",
+		Long: `Demo starts a DPS and two hubs on free ports of this machine, and a device that makes ten samples a second. Then the giant lizard
+comes: a hub is killed, healed, silenced; the device is moved by its operator and returns by itself; a method, a queued command
+and a desired change arrive, two of them while there is no hub. At the end the hubs' own ledger decides: exit code 0 only
+if nothing that was made is missing.` + "\n" + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return runDemo(c.Context(), env, builtin, keep, asJSON) },
+	}
+	c.Flags().BoolVar(&keep, "keep", false, "leave everything running after the verdict, until Ctrl-C")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the verdict as JSON on standard output, the story on standard error")
+	return c
+}
+
+func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) error {
+	s := &settings{env: env, builtin: builtin}
+	s.addFlags(pflag.NewFlagSet("demo", pflag.ContinueOnError)) // for the defaults
+	conf, err := s.behaviour(agent())
+	if err != nil {
+		return err
+	}
+	out := env.Stdout
+	if asJSON {
+		out = env.Stderr
+	}
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	demo := drill.Demo{Device: conf, Keep: keep, Tell: teller(out)}
+	err = demo.Run(ctx, func(r drill.Report) error {
+		if asJSON {
+			err := printJSON(env.Stdout, r)
+			return errors.Join(err, kept(env.Stderr, keep, r.Control))
+		}
+		_, _ = fmt.Fprintln(out)
+		return errors.Join(r.Print(out), kept(out, keep, r.Control))
+	})
+	if keep && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// kept says how to go on playing with a demo that goes on running.
+func kept(w io.Writer, keep bool, control string) error {
+	if !keep {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, `
+Everything goes on running; Ctrl-C ends it. The control API is at %[1]s:
+  curl %[1]s/api/state
+  curl -X POST %[1]s/api/hubs/hub-a/fault -d '{"kind":"kill"}'
+  curl -X DELETE %[1]s/api/hubs/hub-a/fault
+  curl -X POST %[1]s/api/devices/demo-1/methods/echo -d '"hello"'
+`, control)
+	return err
+}
+
+// teller prints the story as it happens.
+func teller(w io.Writer) func(drill.Line) {
+	var mu sync.Mutex
+	return func(l drill.Line) {
+		mu.Lock()
+		defer mu.Unlock()
+		mark := "     "
+		if l.Scene {
+			mark = "  >> "
+		}
+		_, _ = fmt.Fprintf(w, "%6.2f s%s%s\n", l.At.Seconds(), mark, l.Text)
+	}
+}

@@ -1,0 +1,918 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"hubhop/internal/memnet"
+)
+
+// world is a network in virtual time with one or more scripted hubs.
+type world struct {
+	t      *testing.T
+	net    *memnet.Net
+	server *tls.Config
+	dialer *Dialer
+	wg     sync.WaitGroup
+}
+
+// peer is the hub's side of one connection, after TLS. Its methods fail the test when the other side does something else.
+type peer struct {
+	t    *testing.T
+	conn *tls.Conn
+	raw  net.Conn
+}
+
+// bubble runs a test in virtual time. Everything that was started must have ended at its end, or the bubble fails.
+func bubble(t *testing.T, f func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cert, pool := memnet.Certificate(t, "10.0.0.1", "10.0.0.2")
+		w := &world{t: t, net: memnet.New(), server: &tls.Config{Certificates: []tls.Certificate{cert}}}
+		w.dialer = &Dialer{
+			TLS: &tls.Config{RootCAs: pool}, DialContext: w.net.DialContext, Agent: "test", KeepAlive: 20 * time.Second,
+			Desired: true, Methods: true, C2D: true, Twin: true,
+		}
+		f(t, w)
+		w.wg.Wait()
+	})
+}
+
+// hub lets script answer each connection to addr, TLS done. The listener ends with the test function f of bubble.
+func (w *world) hub(addr string, script func(p *peer)) (stop func()) {
+	w.t.Helper()
+	l, err := w.net.Listen("tcp", addr+":8883")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var conns []net.Conn
+	w.wg.Go(func() {
+		for {
+			raw, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, raw)
+			mu.Unlock()
+			w.wg.Go(func() {
+				conn := tls.Server(raw, w.server)
+				if conn.Handshake() != nil {
+					_ = raw.Close()
+					return
+				}
+				script(&peer{w.t, conn, raw})
+				_ = conn.Close()
+			})
+		}
+	})
+	return func() { // a hub whose path was cut would wait for ever
+		_ = l.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}
+}
+
+func (w *world) attempt(host string) Attempt { return Attempt{Host: host, DeviceID: "dev-1"} }
+
+// dial makes a link or fails.
+func (w *world) dial(host string) *Link {
+	w.t.Helper()
+	l, err := w.dialer.Dial(w.t.Context(), w.attempt(host))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return l
+}
+
+func (p *peer) read() packets.ControlPacket {
+	packet, err := packets.ReadPacket(p.conn)
+	if err != nil {
+		return nil
+	}
+	return packet
+}
+
+func (p *peer) send(cp packets.ControlPacket) { _ = cp.Write(p.conn) }
+
+// welcome reads CONNECT and what came with it, up to the twin request, and lets the device in.
+func (p *peer) welcome() *packets.ConnectPacket {
+	c, ok := p.read().(*packets.ConnectPacket)
+	if !ok {
+		return nil // a probe
+	}
+	ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
+	p.send(ack)
+	for {
+		switch q := p.read().(type) {
+		case *packets.SubscribePacket:
+			p.suback(q, 1)
+		case *packets.UnsubscribePacket:
+		case *packets.PublishPacket:
+			if strings.HasPrefix(q.TopicName, "$iothub/twin/GET/") {
+				return c
+			}
+			p.t.Errorf("an early PUBLISH to %s", q.TopicName)
+		default:
+			return c
+		}
+	}
+}
+
+func (p *peer) suback(q *packets.SubscribePacket, code byte) {
+	s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+	s.MessageID = q.MessageID
+	for range q.Topics {
+		s.ReturnCodes = append(s.ReturnCodes, code)
+	}
+	p.send(s)
+}
+
+func (p *peer) puback(pid uint16) {
+	a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
+	a.MessageID = pid
+	p.send(a)
+}
+
+func (p *peer) publish(topic, body string, qos byte, pid uint16) {
+	m := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	m.TopicName, m.Payload, m.Qos, m.MessageID = topic, []byte(body), qos, pid
+	p.send(m)
+}
+
+// telemetry reads on to the next telemetry message; nil at the end of the connection.
+func (p *peer) telemetry() *packets.PublishPacket {
+	for {
+		switch q := p.read().(type) {
+		case *packets.PublishPacket:
+			if q.Qos == 1 {
+				return q
+			}
+		case *packets.PingreqPacket:
+			p.send(packets.NewControlPacket(packets.Pingresp))
+		case nil:
+			return nil
+		}
+	}
+}
+
+func TestOpeningIsOneWrite(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var got []string
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			// Nothing is answered until everything has arrived: a client that waits for CONNACK would wait for ever.
+			for range 3 {
+				got = append(got, fmt.Sprintf("%T", p.read()))
+			}
+			p.send(packets.NewControlPacket(packets.Connack))
+			q := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
+			q.MessageID, q.Topics = 1, make([]string, 4)
+			p.suback(q, 1)
+			p.read()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		l.Abort()
+		if want := []string{"*packets.ConnectPacket", "*packets.SubscribePacket", "*packets.PublishPacket"}; !slices.Equal(got, want) {
+			t.Errorf("%v arrived before CONNACK", got)
+		}
+	})
+}
+
+func TestSequentialWaitsForEachAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.read() == nil {
+				return // the probe of a client that hears nothing
+			}
+			_ = p.conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+			if n, err := p.conn.Read(make([]byte, 1)); n > 0 || err == nil {
+				t.Error("something came before CONNACK")
+			}
+			_ = p.conn.SetReadDeadline(time.Time{})
+			p.send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.read().(*packets.SubscribePacket); ok {
+				p.suback(q, 1)
+			} else {
+				t.Error("no SUBSCRIBE after CONNACK")
+			}
+			p.read()
+		})
+		defer stop()
+		a := w.attempt("10.0.0.1")
+		a.Sequential = true
+		var phases []Phase
+		a.Progress = func(p Phase) { phases = append(phases, p) }
+		w.dialer.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		l, err := w.dialer.Dial(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Abort()
+		if !slices.Equal(phases, []Phase{PhaseDial, PhaseTLS}) {
+			t.Errorf("phases %v", phases)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	for _, code := range []byte{1, 2, 3, 4, 5} {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.read()
+				ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
+				ack.ReturnCode = code
+				p.send(ack)
+			})
+			defer stop()
+			_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
+			e, ok := errors.AsType[*Error](err)
+			if !ok || e.Code != code || e.Phase != PhaseConnect || e.Pipelined {
+				t.Errorf("CONNACK %d became %#v", code, err)
+			}
+		})
+	}
+}
+
+func TestClosedBeforeConnack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) { p.read() })
+		defer stop()
+		for _, sequential := range []bool{false, true} {
+			a := w.attempt("10.0.0.1")
+			a.Sequential = sequential
+			_, err := w.dialer.Dial(t.Context(), a)
+			e, ok := errors.AsType[*Error](err)
+			if !ok || e.Phase != PhaseConnect || e.Pipelined == sequential || e.Code != 0 {
+				t.Errorf("sequential %v: %v", sequential, err)
+			}
+		}
+	})
+}
+
+func TestRefusedSubscription(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.read()
+			p.send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.read().(*packets.SubscribePacket); ok {
+				p.suback(q, 0x80)
+			}
+			p.read()
+		})
+		defer stop()
+		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
+		if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, ErrSubscription) || e.Phase != PhaseSubscribe {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// acks collects the completions of messages by name.
+type acks struct {
+	mu   sync.Mutex
+	seen map[string][]error
+}
+
+func (a *acks) done(name string) func(error) {
+	return func(err error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.seen == nil {
+			a.seen = map[string][]error{}
+		}
+		a.seen[name] = append(a.seen[name], err)
+	}
+}
+
+func (a *acks) of(name string) []error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen[name]
+}
+
+func offer(t *testing.T, l *Link, a *acks, mid string) {
+	t.Helper()
+	if err := l.Publish([]byte("{}"), map[string]string{"$.mid": mid}, a.done(mid)); err != nil {
+		t.Errorf("%s: %v", mid, err)
+	}
+}
+
+// TestOnlyTheRealPubackCompletes is the false ack in all its shapes: none, out of order, for ids never sent, twice, and a hub that
+// dies between PUBLISH and PUBACK.
+func TestOnlyTheRealPubackCompletes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		die := make(chan struct{})
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			var pids []uint16
+			for range 4 {
+				if q := p.telemetry(); q != nil {
+					pids = append(pids, q.MessageID)
+				}
+			}
+			p.puback(60000) // never sent
+			p.puback(pids[2])
+			p.puback(pids[0])
+			p.puback(pids[0]) // again
+			<-die
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for _, mid := range []string{"a", "b", "c", "d"} {
+			offer(t, l, &a, mid)
+		}
+		synctest.Wait()
+		for mid, want := range map[string]int{"a": 1, "b": 0, "c": 1, "d": 0} {
+			if got := a.of(mid); len(got) != want || want == 1 && got[0] != nil {
+				t.Errorf("%s completed with %v", mid, got)
+			}
+		}
+		if s := l.Stats(); s.StrayAcks != 2 || s.Acked != 2 || s.Published != 4 {
+			t.Errorf("%+v", s)
+		}
+		close(die)
+		<-l.Done()
+		for _, mid := range []string{"b", "d"} {
+			if got := a.of(mid); len(got) != 1 || got[0] == nil {
+				t.Errorf("%s completed with %v, though its PUBACK never came", mid, got)
+			}
+		}
+		if err := l.Publish(nil, nil, a.done("late")); err == nil || !errors.Is(err, io.EOF) {
+			t.Errorf("a dead link takes messages: %v", err)
+		}
+		l.Abort()
+	})
+}
+
+// TestDuplicatesAreMarkedOnTheSameHubOnly: what is sent again to the hub that may have it carries DUP and its old packet id; another
+// hub gets it as new.
+func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		type sent struct {
+			host string
+			dup  bool
+			pid  uint16
+			mid  string
+		}
+		var mu sync.Mutex
+		var log []sent
+		for _, host := range []string{"10.0.0.1", "10.0.0.2"} {
+			stop := w.hub(host, func(p *peer) {
+				p.welcome()
+				for q := p.telemetry(); q != nil; q = p.telemetry() {
+					mu.Lock()
+					log = append(log, sent{host, q.Dup, q.MessageID, parseBag(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid")})
+					mu.Unlock()
+				}
+			})
+			defer stop()
+		}
+		var a acks
+		session := func(host string, mids ...string) {
+			l := w.dial(host)
+			for _, mid := range mids {
+				offer(t, l, &a, mid)
+			}
+			synctest.Wait()
+			l.Abort()
+			synctest.Wait()
+		}
+		session("10.0.0.1", "m1", "m2")
+		session("10.0.0.2", "m1")
+		session("10.0.0.1", "new", "m2", "m1")
+		if len(log) != 6 {
+			t.Fatalf("%d messages arrived", len(log))
+		}
+		first := map[string]uint16{log[0].mid: log[0].pid, log[1].mid: log[1].pid}
+		if log[2].dup {
+			t.Error("DUP on a hub that never had it")
+		}
+		for _, s := range log[3:] {
+			again := s.mid != "new"
+			if s.dup != again || again && s.pid != first[s.mid] || !again && (s.pid == first["m1"] || s.pid == first["m2"]) {
+				t.Errorf("%+v; the first time the packet ids were %v", s, first)
+			}
+		}
+	})
+}
+
+// TestBlackHoleIsFoundInTwoSeconds: at one sample a second, silence ends the link two seconds after the first send into it.
+func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				p.puback(q.MessageID)
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for i := range 10 {
+			offer(t, l, &a, fmt.Sprint(i))
+			time.Sleep(time.Second)
+		}
+		w.net.Cut("10.0.0.1:8883")
+		cut := time.Now()
+		offer(t, l, &a, "void")
+		err := l.Err()
+		if took := time.Since(cut); took != 2*time.Second || !errors.Is(err, ErrSilent) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		if got := a.of("void"); len(got) != 1 || got[0] == nil {
+			t.Errorf("the message in the void completed with %v", got)
+		}
+		if _, ok := errors.AsType[*Error](err); !ok {
+			t.Errorf("%T", err)
+		}
+		l.Abort()
+		w.net.Mend("10.0.0.1:8883")
+	})
+}
+
+// TestIdleLinkIsTestedAfterTheKeepAlive: nothing to send, so the keep-alive asks, with the same two stages.
+func TestIdleLinkIsTestedAfterTheKeepAlive(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry() // answers PINGREQ
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		time.Sleep(10 * time.Minute)
+		select {
+		case <-l.Done():
+			t.Fatalf("an idle link ended: %v", l.Err())
+		default:
+		}
+		if s := l.Stats(); s.Suspicions != 0 {
+			t.Errorf("%d suspicions of a healthy link", s.Suspicions)
+		}
+		w.net.Cut("10.0.0.1:8883")
+		cut := time.Now()
+		err := l.Err()
+		if took := time.Since(cut); took > 22*time.Second || took < 2*time.Second || !errors.Is(err, ErrSilent) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		l.Abort()
+		w.net.Mend("10.0.0.1:8883")
+	})
+}
+
+// TestSlowHubIsNotDead: PUBACKs that come after 50 s are traffic shaping. The link stays, only the window shrinks.
+func TestSlowHubIsNotDead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			var late sync.WaitGroup
+			defer late.Wait()
+			var mu sync.Mutex
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				late.Go(func() {
+					time.Sleep(50 * time.Second)
+					mu.Lock()
+					defer mu.Unlock()
+					p.puback(q.MessageID)
+				})
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		smallest := DefaultWindow
+		for i := range 600 {
+			offer(t, l, &a, fmt.Sprint(i))
+			time.Sleep(time.Second)
+			smallest = min(smallest, l.Window())
+		}
+		select {
+		case <-l.Done():
+			t.Fatalf("killed: %v", l.Err())
+		default:
+		}
+		if smallest >= DefaultWindow {
+			t.Error("the window did not shrink under suspicion")
+		}
+		if probes := w.net.Dials("10.0.0.1:8883") - 1; probes > 200 {
+			t.Errorf("%d probes in ten minutes", probes)
+		}
+		if a.of("0") == nil {
+			t.Error("the first message is not acknowledged")
+		}
+		l.Abort()
+	})
+}
+
+// TestWithheldPubackEndsTheLinkAtTheFinalLimit: the hub lives (it answers PINGREQ), but acknowledges nothing.
+func TestWithheldPubackEndsTheLinkAtTheFinalLimit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			for p.telemetry() != nil {
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		began := time.Now()
+		offer(t, l, &a, "m")
+		err := l.Err()
+		if took := time.Since(began); took != finalLimit || !errors.Is(err, ErrUnacked) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		l.Abort()
+	})
+}
+
+// TestMuteHubThatAnswersTheProbe: nothing comes on the link, not even PINGRESP, but a new TLS connection is answered. The hub may be
+// busy, so the link is kept up to the final limit.
+func TestMuteHubThatAnswersTheProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, p.conn)
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		began := time.Now()
+		offer(t, l, &a, "m")
+		time.Sleep(30 * time.Second)
+		select {
+		case <-l.Done():
+			t.Fatalf("after 30 s: %v", l.Err())
+		default:
+		}
+		if l.Window() > DefaultWindow/2 {
+			t.Errorf("window %d", l.Window())
+		}
+		_ = l.Err()
+		if took := time.Since(began); took != finalLimit {
+			t.Errorf("after %v", took)
+		}
+		l.Abort()
+	})
+}
+
+// TestSlowConnack: the service may take a minute to let a device in; a hub that is gone is noticed in two seconds all the same.
+func TestSlowConnack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.read() == nil {
+				return // the probe
+			}
+			time.Sleep(45 * time.Second)
+			p.send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.read().(*packets.SubscribePacket); ok {
+				p.suback(q, 1)
+			}
+			p.telemetry()
+		})
+		defer stop()
+		began := time.Now()
+		l := w.dial("10.0.0.1")
+		if took := time.Since(began); took != 45*time.Second {
+			t.Errorf("let in after %v", took)
+		}
+		l.Abort()
+
+		began = time.Now()
+		go func() {
+			time.Sleep(100 * time.Millisecond)
+			w.net.Cut("10.0.0.1:8883")
+		}()
+		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
+		if took := time.Since(began); took != 2*time.Second || !errors.Is(err, ErrSilent) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		w.net.Mend("10.0.0.1:8883")
+	})
+}
+
+func TestDialGivesUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(*peer) {})
+		defer stop()
+		w.net.Cut("10.0.0.1:8883")
+		began := time.Now()
+		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
+		e, ok := errors.AsType[*Error](err)
+		if took := time.Since(began); took != dialTimeout || !ok || e.Phase != PhaseDial {
+			t.Errorf("after %v: %v", took, err)
+		}
+		w.net.Mend("10.0.0.1:8883")
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		mute, err := w.net.Listen("tcp", "10.0.0.2:8883") // accepts, says nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = mute.Close() }()
+		if _, err = w.dialer.Dial(ctx, w.attempt("10.0.0.2")); err == nil {
+			t.Error("no error")
+		}
+		began = time.Now()
+		_, err = w.dialer.Dial(t.Context(), w.attempt("10.0.0.2"))
+		e, ok = errors.AsType[*Error](err)
+		if took := time.Since(began); took != tlsTimeout || !ok || e.Phase != PhaseTLS || !errors.Is(err, ErrSilent) {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
+}
+
+// TestMessagesAreAcknowledgedInOrder: a hub ignores, or punishes, PUBACKs out of order.
+func TestMessagesAreAcknowledgedInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		got := make(chan uint16, 3)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for pid := range uint16(3) {
+				p.publish("devices/dev-1/messages/devicebound/%24.mid=m&method-name=setAlarm", "x", 1, pid+7)
+			}
+			for {
+				switch q := p.read().(type) {
+				case *packets.PubackPacket:
+					got <- q.MessageID
+				case nil:
+					return
+				}
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var in []*Message
+		for range 3 {
+			m, err := l.Receive(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			in = append(in, m.(*Message))
+		}
+		_ = l.Complete(in[2])
+		_ = l.Complete(in[1])
+		synctest.Wait()
+		if len(got) != 0 {
+			t.Fatal("a later message was acknowledged before the first")
+		}
+		_ = l.Complete(in[0])
+		for _, want := range []uint16{7, 8, 9} {
+			if pid := <-got; pid != want {
+				t.Errorf("PUBACK %d, not %d", pid, want)
+			}
+		}
+		if err := l.Complete(in[0]); err == nil {
+			t.Error("completed twice")
+		}
+		l.Abort()
+	})
+}
+
+func TestTwinAndMethods(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		response := make(chan string, 1)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			p.publish("$iothub/twin/res/200/?$rid=1", `{"desired":{"fanSpeed":5,"$version":4},"reported":{"battery":1,"$version":12}}`, 0, 0)
+			for {
+				q, ok := p.read().(*packets.PublishPacket)
+				if !ok {
+					return
+				}
+				_, rid, _ := strings.Cut(q.TopicName, "$rid=")
+				switch {
+				case strings.HasPrefix(q.TopicName, "$iothub/twin/GET/"):
+					p.publish("$iothub/twin/res/429/?$rid="+rid, `{"errorCode":429001,"message":"throttled"}`, 0, 0)
+				case strings.Contains(q.TopicName, "/PATCH/") && bytes.Contains(q.Payload, []byte("bad")):
+					p.publish("$iothub/twin/res/400/?$rid="+rid, `{"errorCode":400004,"message":"Property name is invalid"}`, 0, 0)
+				case strings.Contains(q.TopicName, "/PATCH/"):
+					p.publish("$iothub/twin/res/204/?$version=13&$rid="+rid, "", 0, 0)
+					p.publish("$iothub/methods/POST/echo/?$rid=a7", `"hi"`, 0, 0)
+				default:
+					response <- q.TopicName + " " + string(q.Payload)
+				}
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		doc, err := l.Twin(t.Context())
+		if err != nil || doc.DesiredVersion != 4 || doc.ReportedVersion != 12 || string(doc.Desired["fanSpeed"]) != "5" || len(doc.Desired) != 1 {
+			t.Errorf("%+v %v", doc, err)
+		}
+		_, err = l.Twin(t.Context())
+		if e, ok := errors.AsType[*TwinError](err); !ok || e.Status != 429 || e.Code != 429001 {
+			t.Errorf("%v", err)
+		}
+		_, err = l.Report(t.Context(), []byte(`{"bad":1}`))
+		if e, ok := errors.AsType[*TwinError](err); !ok || e.Status != 400 || e.Message != "Property name is invalid" {
+			t.Errorf("%v", err)
+		}
+		if v, err := l.Report(t.Context(), []byte(`{"battery":2}`)); err != nil || v != 13 {
+			t.Errorf("%d %v", v, err)
+		}
+		in, err := l.Receive(t.Context())
+		m, ok := in.(*Method)
+		if err != nil || !ok || m.Name != "echo" || string(m.Payload) != `"hi"` {
+			t.Fatalf("%#v %v", in, err)
+		}
+		if err := l.Respond(m, 200, m.Payload); err != nil {
+			t.Error(err)
+		}
+		if got := <-response; got != `$iothub/methods/res/200/?$rid=a7 "hi"` {
+			t.Error(got)
+		}
+		l.Abort()
+		if err := l.Respond(m, 200, nil); err == nil {
+			t.Error("an answer went out over a dead link")
+		}
+		if _, err := l.Twin(t.Context()); err == nil {
+			t.Error("a dead link has a twin")
+		}
+	})
+}
+
+// TestCloseSaysGoodbye: what is queued, then DISCONNECT, then FIN. Abort is a reset.
+func TestCloseSaysGoodbye(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var got []string
+		ended := make(chan error, 1)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for {
+				packet, err := packets.ReadPacket(p.conn)
+				if err != nil {
+					ended <- err
+					return
+				}
+				got = append(got, fmt.Sprintf("%T", packet))
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "m")
+		l.Close(t.Context())
+		if err := <-ended; !errors.Is(err, io.EOF) || !slices.Equal(got, []string{"*packets.PublishPacket", "*packets.DisconnectPacket"}) {
+			t.Errorf("%v, then %v", got, err)
+		}
+		if !errors.Is(l.Err(), ErrClosed) || len(a.of("m")) != 1 {
+			t.Errorf("%v, %v", l.Err(), a.of("m"))
+		}
+		l = w.dial("10.0.0.1")
+		l.Abort()
+		if err := <-ended; errors.Is(err, io.EOF) {
+			t.Error("Abort ended the connection in order")
+		}
+	})
+}
+
+func TestExpiredTokenIsNamed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.dialer.Token = KeyToken("AAECAwQFBgcICQoLDA0ODw==", time.Minute)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			go func() {
+				time.Sleep(2 * time.Minute)
+				_ = p.raw.Close()
+			}()
+			p.telemetry()
+		})
+		defer stop()
+		began := time.Now()
+		l := w.dial("10.0.0.1")
+		<-l.Renew()
+		if at := time.Since(began); at < 48*time.Second || at > 54*time.Second {
+			t.Errorf("renewal is due after %v of a minute", at)
+		}
+		if err := l.Err(); !errors.Is(err, ErrTokenExpired) {
+			t.Error(err)
+		}
+		l.Abort()
+	})
+}
+
+func TestNonsenseEndsTheLink(t *testing.T) {
+	for name, bytes := range map[string][]byte{
+		"too long":         {0x30, 0xff, 0xff, 0xff, 0x7f},
+		"endless length":   {0x30, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"second CONNACK":   {0x20, 2, 0, 0},
+		"CONNECT":          {0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0},
+		"unknown type":     {0xf0, 0},
+		"truncated string": {0x30, 3, 0, 200, 'x'},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				stop := w.hub("10.0.0.1", func(p *peer) {
+					p.welcome()
+					_, _ = p.conn.Write(bytes)
+					if name == "truncated string" {
+						return
+					}
+					_, _ = io.Copy(io.Discard, p.conn)
+				})
+				defer stop()
+				l, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
+				if err == nil { // else the nonsense came before anybody looked
+					err = l.Err()
+					l.Abort()
+				}
+				if _, ok := errors.AsType[*Error](err); !ok {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.read()
+			p.publish("$iothub/methods/POST/echo/?$rid=1", "", 0, 0)
+			_, _ = io.Copy(io.Discard, p.conn)
+		})
+		defer stop()
+		if _, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1")); !errors.Is(err, ErrProtocol) {
+			t.Errorf("PUBLISH before CONNACK: %v", err)
+		}
+	})
+}
+
+// TestUnwantedPathsAreGivenBack: the hub remembers the subscriptions of the process before.
+func TestUnwantedPathsAreGivenBack(t *testing.T) {
+	for _, v := range []struct {
+		set         func(d *Dialer)
+		sub, unsub  []string
+		twinRequest bool
+	}{
+		{func(*Dialer) {}, []string{"devices/dev-1/messages/devicebound/#", methodFilter, twinFilter, desiredFilter}, nil, true},
+		{func(d *Dialer) { d.C2D = false }, []string{methodFilter, twinFilter, desiredFilter}, []string{"devices/dev-1/messages/devicebound/#"}, true},
+		{func(d *Dialer) { d.C2D, d.Methods, d.Twin, d.Desired = false, false, false, false }, nil,
+			[]string{"devices/dev-1/messages/devicebound/#", methodFilter, twinFilter, desiredFilter}, false},
+	} {
+		for _, sequential := range []bool{false, true} {
+			bubble(t, func(t *testing.T, w *world) {
+				v.set(w.dialer)
+				var sub, unsub []string
+				twin := false
+				stop := w.hub("10.0.0.1", func(p *peer) {
+					for {
+						switch q := p.read().(type) {
+						case *packets.ConnectPacket:
+							if q.CleanSession {
+								t.Error("the session is not kept")
+							}
+							p.send(packets.NewControlPacket(packets.Connack))
+						case *packets.SubscribePacket:
+							sub = q.Topics
+							p.suback(q, 1)
+						case *packets.UnsubscribePacket:
+							unsub = q.Topics
+						case *packets.PublishPacket:
+							twin = true
+						case nil:
+							return
+						}
+					}
+				})
+				defer stop()
+				a := w.attempt("10.0.0.1")
+				a.Sequential = sequential
+				l, err := w.dialer.Dial(t.Context(), a)
+				if err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				if !slices.Equal(sub, v.sub) || !slices.Equal(unsub, v.unsub) || twin != v.twinRequest {
+					t.Errorf("SUBSCRIBE %v, UNSUBSCRIBE %v, twin %v", sub, unsub, twin)
+				}
+				l.Abort()
+				synctest.Wait()
+			})
+		}
+	}
+}

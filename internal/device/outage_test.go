@@ -1,0 +1,308 @@
+package device
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"hubhop/internal/journal"
+	"hubhop/internal/sim"
+)
+
+// TestEightSteps is the published story: start, DPS directs to A, telemetry, A dies, the socket breaks, DPS directs to B, telemetry
+// on B, A is back and the device is moved home, telemetry on A.
+func TestEightSteps(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.on("hub-a", 10*time.Second)
+		w.decided("D01")
+		w.run(5 * time.Minute)
+		w.forget()
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		if took := w.on("hub-b", 10*time.Second); took > 3100*time.Millisecond {
+			w.t.Errorf("telemetry on B after %v; DPS asks for 3 s", took)
+		}
+		w.decided("H02", "H07", "D01")
+		w.run(5 * time.Minute)
+		w.forget()
+		w.must(w.cloud.HealHub("hub-a"))
+		w.must(w.cloud.Failback("dev-1"))
+		w.on("hub-a", 10*time.Second)
+		w.decided("H01", "H17", "D01")
+		w.run(time.Minute)
+	})
+}
+
+// TestAutomaticReturn: a failover with a time to live ends by itself.
+func TestAutomaticReturn(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(2 * time.Minute)
+		w.must(w.cloud.Failover("dev-1", 5*time.Minute))
+		w.on("hub-b", 10*time.Second)
+		w.run(4 * time.Minute)
+		if d := w.cloud.Ledger("dev-1", false); d.Hubs["hub-b"] < 200 {
+			w.t.Errorf("hub-b had %d messages", d.Hubs["hub-b"])
+		}
+		w.run(time.Minute)
+		w.on("hub-a", 10*time.Second)
+		w.run(time.Minute)
+	})
+}
+
+// outages are faults of a hub that DPS knows of: whatever the device sees, it is on the other hub soon, and nothing is lost.
+func TestOutagesThatDPSKnows(t *testing.T) {
+	for name, v := range map[string]struct {
+		fault     sim.Fault
+		limit     time.Duration
+		decisions []string
+	}{
+		"reset, then refused":         {sim.Fault{Kind: sim.FaultKill}, 3100 * time.Millisecond, []string{"H02", "H07", "D01"}},
+		"closed politely, refused":    {sim.Fault{Kind: sim.FaultKill, Close: "fin"}, 3100 * time.Millisecond, []string{"H01", "H07", "D01"}},
+		"black hole":                  {sim.Fault{Kind: sim.FaultBlackhole}, 6500 * time.Millisecond, []string{"H03", "D01"}},
+		"reset, then CONNACK 3":       {sim.Fault{Kind: sim.FaultConnack3}, 3100 * time.Millisecond, []string{"H02", "H17", "D01"}},
+		"closed, then CONNACK 3":      {sim.Fault{Kind: sim.FaultConnack3, Close: "fin"}, 3100 * time.Millisecond, []string{"H01", "H17", "D01"}},
+		"reset, then CONNACK 5":       {sim.Fault{Kind: sim.FaultConnack5}, 3100 * time.Millisecond, []string{"H02", "H18", "H19", "D01"}},
+		"closed, then CONNACK 5":      {sim.Fault{Kind: sim.FaultConnack5, Close: "fin"}, 3100 * time.Millisecond, []string{"H01", "H18", "H19", "D01"}},
+		"DPS learns of it after 10 s": {sim.Fault{Kind: sim.FaultKill, DPSLagSeconds: 10}, 18 * time.Second, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, setup{}, func(_ *testing.T, w *world) {
+				w.run(2 * time.Minute)
+				w.forget()
+				w.must(w.cloud.FaultHub("hub-a", v.fault))
+				if took := w.on("hub-b", 5*time.Minute); took > v.limit {
+					w.t.Errorf("telemetry on hub-b after %v", took)
+				}
+				if v.decisions != nil {
+					w.decided(v.decisions...)
+				}
+				w.run(2 * time.Minute)
+			})
+		})
+	}
+}
+
+// TestHubThatAcceptsAndCloses: DPS does not know of it and goes on naming it; the device comes back when the hub does.
+func TestHubThatAcceptsAndCloses(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(2 * time.Minute)
+		w.forget()
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultClose}))
+		w.run(20 * time.Second)
+		if got := w.decisions(); got[0] != "H02" || len(got) < 4 {
+			w.t.Errorf("decided %v", got)
+		}
+		w.must(w.cloud.HealHub("hub-a"))
+		if took := w.on("hub-a", time.Minute); took > 10*time.Second {
+			w.t.Errorf("back after %v", took)
+		}
+		w.run(time.Minute)
+	})
+}
+
+// TestDeadHubThatDPSStandsBy: DPS goes on naming the dead hub. It is asked within its budget, and the device is back soon after the
+// hub is.
+func TestDeadHubThatDPSStandsBy(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(2 * time.Minute)
+		before := w.cloud.State().Totals.Registrations
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
+		w.run(30 * time.Second)
+		if asked := w.cloud.State().Totals.Registrations - before; asked > 11 {
+			w.t.Errorf("%d registrations in 30 s of a DPS that stands by a dead hub", asked)
+		}
+		w.must(w.cloud.HealHub("hub-a"))
+		if took := w.on("hub-a", time.Minute); took > 8*time.Second {
+			w.t.Errorf("back after %v", took)
+		}
+		w.run(time.Minute)
+	})
+}
+
+// TestDPSDown: the hub dies while DPS is out of reach. Without another known hub the device waits for both; with one it is there at
+// once, and DPS's answer confirms it later.
+func TestDPSDown(t *testing.T) {
+	t.Run("no other hub is known", func(t *testing.T) {
+		bubble(t, setup{}, func(_ *testing.T, w *world) {
+			w.run(2 * time.Minute)
+			w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))
+			w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+			w.run(10 * time.Minute)
+			w.must(w.cloud.HealDPS())
+			w.on("hub-b", 2*time.Minute)
+			w.run(time.Minute)
+		})
+	})
+	t.Run("the other hub is known", func(t *testing.T) {
+		fast := setup{device: func(c *Config) { c.TelemetryInterval = 100 * time.Millisecond }}
+		bubble(t, fast, func(_ *testing.T, w *world) {
+			// The device left hub-a when that was dead, so nobody disabled it there.
+			w.run(time.Minute)
+			w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+			w.on("hub-b", 10*time.Second)
+			w.must(w.cloud.HealHub("hub-a"))
+			w.run(2 * time.Minute)
+
+			w.forget()
+			w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))
+			w.must(w.cloud.FaultHub("hub-b", sim.Fault{Kind: sim.FaultKill}))
+			if took := w.on("hub-a", time.Minute); took > 600*time.Millisecond {
+				w.t.Errorf("on the known hub after %v; decisions %v", took, w.decisions())
+			}
+			if s := w.dev.Status(); !s.Provisional {
+				w.t.Error("the link is not called provisional")
+			}
+			w.must(w.cloud.HealDPS())
+			w.run(30 * time.Second)
+			if s := w.dev.Status(); s.Provisional || w.count(journal.Confirmed) != 1 {
+				w.t.Errorf("not confirmed: %+v", s)
+			}
+		})
+	})
+}
+
+// TestDPSThrottles: exactly when it said, and not more often.
+func TestDPSThrottles(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(2 * time.Minute)
+		w.forget()
+		retry := 5
+		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSThrottle, RetryAfter: &retry, Seconds: 19}))
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		before := w.cloud.State().Totals.Registrations
+		if took := w.on("hub-b", time.Minute); took < 23*time.Second || took > 24*time.Second {
+			w.t.Errorf("telemetry on B after %v: four times 5 s, then the 3 s of the registration", took)
+		}
+		if asked := w.cloud.State().Totals.Registrations - before; asked > 5 {
+			w.t.Errorf("%d registrations", asked)
+		}
+		w.run(time.Minute)
+	})
+}
+
+// TestDPSInTrouble: everything else that DPS can do wrong ends, and then so does the outage.
+func TestDPSInTrouble(t *testing.T) {
+	for name, v := range map[string]struct {
+		fault sim.DPSFault
+		rule  string
+		limit time.Duration // after the fault's end
+	}{
+		"stuck":        {sim.DPSFault{Kind: sim.DPSStuck, Seconds: 60}, "D01", 10 * time.Second},
+		"error 500":    {sim.DPSFault{Kind: sim.DPSError500, Seconds: 20}, "D09", 70 * time.Second},
+		"drops":        {sim.DPSFault{Kind: sim.DPSDrop, Seconds: 20}, "D07", 9 * time.Second},
+		"black hole":   {sim.DPSFault{Kind: sim.DPSBlackhole, Seconds: 20}, "D05", 35 * time.Second},
+		"down":         {sim.DPSFault{Kind: sim.DPSDown, Seconds: 20}, "D04", 5 * time.Second},
+		"slow":         {sim.DPSFault{Kind: sim.DPSSlow, DelayMs: 4000, Seconds: 60}, "D01", 15 * time.Second},
+		"unauthorised": {sim.DPSFault{Kind: sim.DPSUnauthorized, Seconds: 20}, "D10", 70 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, setup{}, func(_ *testing.T, w *world) {
+				w.run(2 * time.Minute)
+				w.forget()
+				w.must(w.cloud.FaultDPS(v.fault))
+				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+				began := time.Now()
+				w.on("hub-b", 10*time.Minute)
+				if late := time.Since(began) - time.Duration(v.fault.Seconds*float64(time.Second)); late > v.limit {
+					w.t.Errorf("telemetry on B %v after the fault's end", late)
+				}
+				seen := false
+				for _, id := range w.decisions() {
+					seen = seen || id == v.rule
+				}
+				if !seen {
+					w.t.Errorf("%s was not applied: %v", v.rule, w.decisions())
+				}
+				w.run(time.Minute)
+			})
+		})
+	}
+}
+
+// TestNewHubRefusesAtFirst: DPS is right, but its hub needs a moment.
+func TestNewHubRefusesAtFirst(t *testing.T) {
+	for name, kind := range map[string]string{"CONNACK 3": sim.FaultConnack3, "CONNACK 5": sim.FaultConnack5, "refused": sim.FaultKill} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, setup{}, func(_ *testing.T, w *world) {
+				w.run(2 * time.Minute)
+				w.must(w.cloud.FaultHub("hub-b", sim.Fault{Kind: kind, Seconds: 10, DPSKnows: no()}))
+				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+				if took := w.on("hub-b", 2*time.Minute); took > 18*time.Second {
+					w.t.Errorf("telemetry on B after %v", took)
+				}
+				w.run(time.Minute)
+			})
+		})
+	}
+}
+
+// TestBlockedDevice: the operator has blocked it. It backs off, keeps its assignment, loses nothing, and is back when it may.
+func TestBlockedDevice(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(2 * time.Minute)
+		w.forget()
+		w.must(w.cloud.Block("dev-1"))
+		before := w.cloud.State().Totals
+		w.run(30 * time.Minute)
+		after := w.cloud.State().Totals
+		if n := after.Registrations - before.Registrations; n > 80 || n < 5 {
+			w.t.Errorf("%d registrations in half an hour", n)
+		}
+		if n := after.Connects - before.Connects; n > 120 {
+			w.t.Errorf("%d connects in half an hour", n)
+		}
+		seen := map[string]bool{}
+		for _, id := range w.decisions() {
+			seen[id] = true
+		}
+		if !seen["H17"] || !seen["D11"] {
+			w.t.Errorf("decided %v", w.decisions())
+		}
+		w.must(w.cloud.Unblock("dev-1"))
+		w.on("hub-a", 2*time.Minute)
+		w.run(2 * time.Minute)
+	})
+}
+
+// TestFlapping: the operator moves the device to and fro, faster than any counter resets.
+func TestFlapping(t *testing.T) {
+	bubble(t, setup{}, func(_ *testing.T, w *world) {
+		w.run(time.Minute)
+		for range 10 {
+			w.must(w.cloud.Failover("dev-1", 0))
+			w.on("hub-b", 30*time.Second)
+			w.must(w.cloud.Failback("dev-1"))
+			w.on("hub-a", 30*time.Second)
+		}
+		w.run(time.Minute)
+	})
+}
+
+// TestTwinThatStartsAnew: a hub that comes back with a re-created twin counts from 1 again. Values decide, not versions.
+func TestTwinThatStartsAnew(t *testing.T) {
+	bubble(t, setup{cloud: func(c *sim.Config) { c.Move = sim.MoveDelete }}, func(_ *testing.T, w *world) {
+		w.run(time.Minute)
+		for speed := range 5 {
+			b, _ := json.Marshal(map[string]int{"fanSpeed": 1000 + speed})
+			w.must(w.cloud.PatchDesired("dev-1", b))
+			w.run(10 * time.Second)
+		}
+		if got := w.acknowledged("fanSpeed"); got != "1004 200 6" {
+			w.t.Errorf("acknowledged %s", got)
+		}
+		w.must(w.cloud.Failover("dev-1", 0))
+		w.on("hub-b", 30*time.Second)
+		w.run(10 * time.Second)
+		version := w.twin("desired")["$version"].(float64)
+		if version >= 6 {
+			w.t.Fatalf("the new twin is at version %v: this test is about one that starts anew", version)
+		}
+		if got := w.acknowledged("fanSpeed"); got != "1004 200 1" {
+			w.t.Errorf("on the new hub: acknowledged %s", got)
+		}
+		w.must(w.cloud.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":7}`)))
+		w.run(10 * time.Second)
+		if got := w.acknowledged("fanSpeed"); got != "7 200 2" {
+			w.t.Errorf("a change at a lower version than one seen before: acknowledged %s", got)
+		}
+	})
+}

@@ -1,0 +1,282 @@
+package device
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hubhop/dps"
+	"hubhop/internal/journal"
+	"hubhop/internal/memnet"
+	"hubhop/internal/sim"
+	"hubhop/model"
+)
+
+// TestMain refuses every dial off this test's own wires: whole outages run on the in-memory network.
+func TestMain(m *testing.M) {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, fmt.Errorf("a test asked for the real DNS")
+	}}
+	os.Exit(m.Run())
+}
+
+// world is a cloud and one device, in virtual time, with real TLS and real MQTT between them.
+type world struct {
+	t      *testing.T
+	net    *memnet.Net
+	cloud  *sim.Sim
+	config Config
+	dev    *Device
+
+	mu     sync.Mutex
+	events []journal.Event
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+// setup changes the cloud and the device before they start.
+type setup struct {
+	cloud  func(*sim.Config)
+	device func(*Config)
+}
+
+// bubble runs f in a world of its own, stops the device, and holds it to what must always be true: no sample is lost, none comes
+// out of order, and nothing that was started is left.
+func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
+	t.Helper()
+	builtin, err := os.ReadFile("../../failover.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		sc := sim.DefaultConfig()
+		sc.Layout, sc.Listen = sim.LayoutLoopback, n.Listen
+		if s.cloud != nil {
+			s.cloud(&sc)
+		}
+		cloud, err := sim.New(sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cloud.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cloud.Close() }()
+		m, err := model.Parse(builtin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := cloud.Info()
+		w := &world{t: t, net: n, cloud: cloud}
+		w.config = Config{
+			DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
+			ModelID: "dtmi:Sample:Failover;1", Model: m, Agent: "test", ProvisioningHost: info.ProvisioningHost,
+			ProvisioningTransport: dps.MQTT, Roots: cloud.CAPool(), DialContext: n.DialContext, StateDir: dir,
+			Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
+			Source: "simulated", TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
+			KeepAlive: 20 * time.Second, SASTTL: time.Hour, MethodTimeout: 25 * time.Second,
+			OutboxMaxBytes: 64 << 20, MachineID: "test", DrainWindow: 64, DrainTimeout: 5 * time.Second,
+			Rand: rand.New(rand.NewPCG(7, 7)),
+		}
+		if s.device != nil {
+			s.device(&w.config)
+		}
+		w.start()
+		defer func() {
+			if w.dev != nil { // the test has failed in the middle
+				w.stop()
+				<-w.ended
+			}
+		}()
+		f(t, w)
+		if w.dev != nil {
+			w.halt()
+		}
+		if w.config.Telemetry {
+			w.nothingLost()
+		}
+	})
+}
+
+// start runs the device.
+func (w *world) start() {
+	w.t.Helper()
+	j := new(journal.Journal)
+	j.Sink(func(e journal.Event) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.events = append(w.events, e)
+	})
+	w.dev = New(w.config, j)
+	var ctx context.Context
+	ctx, w.stop = context.WithCancel(w.t.Context())
+	ended := make(chan error, 1)
+	w.ended = ended
+	dev := w.dev
+	go func() { ended <- dev.Run(ctx) }()
+}
+
+// halt stops the device in order.
+func (w *world) halt() {
+	w.t.Helper()
+	w.stop()
+	if err := <-w.ended; err != nil {
+		w.t.Errorf("the device ended with %v", err)
+	}
+	w.dev = nil
+}
+
+// lastSeq is the number of the last sample that the device has ever made.
+func (w *world) lastSeq() int64 {
+	seq := int64(0)
+	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+		var n int64
+		if _, digits, ok := strings.Cut(m.Mid, "-"); ok {
+			_, _ = fmt.Sscan(digits, &n)
+		}
+		seq = max(seq, n)
+	}
+	return seq
+}
+
+// nothingLost reads the cloud's books: every sequence number up to the last is there, in order, from one outbox.
+func (w *world) nothingLost() {
+	w.t.Helper()
+	l := w.cloud.Ledger("dev-1", true)
+	if last := w.lastSeq(); l.Distinct != last || last == 0 {
+		w.t.Errorf("%d samples arrived, the last one is number %d", l.Distinct, last)
+	}
+	if l.Reordered != 0 {
+		w.t.Errorf("%d samples came behind later ones", l.Reordered)
+	}
+	for _, m := range l.Messages {
+		if gap := m.Properties["gap"]; gap != nil {
+			w.t.Errorf("%s says that %s were dropped", m.Mid, *gap)
+		}
+	}
+}
+
+// run lets virtual time pass.
+func (w *world) run(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// must fails the test for what the cloud refuses to do.
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// on waits up to limit, in virtual time, until telemetry comes to a hub, and says how long that took by the cloud's books.
+func (w *world) on(hub string, limit time.Duration) time.Duration {
+	w.t.Helper()
+	began := time.Now()
+	watch, stop := w.cloud.Watch()
+	defer stop()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+			if m.Hub == hub && !m.At.Before(began) {
+				return m.At.Sub(began)
+			}
+		}
+		select {
+		case <-watch:
+		case <-timer.C:
+			w.t.Fatalf("no telemetry on %s within %v; decisions: %v", hub, limit, w.decisions())
+		}
+	}
+}
+
+// decisions are the rules that were applied, repetitions in a row left out.
+func (w *world) decisions() (ids []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Kind == journal.Decision && (len(ids) == 0 || ids[len(ids)-1] != e.Rule) {
+			ids = append(ids, e.Rule)
+		}
+	}
+	return ids
+}
+
+// forget makes decisions start anew.
+func (w *world) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = nil
+}
+
+// decided holds the device to a list of rules.
+func (w *world) decided(want ...string) {
+	w.t.Helper()
+	if got := w.decisions(); !slices.Equal(got, want) {
+		w.t.Errorf("decided %v, not %v", got, want)
+	}
+}
+
+func (w *world) count(kind journal.Kind) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, e := range w.events {
+		if e.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) texts(kind journal.Kind) (all []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Kind == kind {
+			all = append(all, e.Text)
+		}
+	}
+	return all
+}
+
+// twin is the device's twin at the hub DPS would assign, one part of it.
+func (w *world) twin(part string) map[string]any {
+	w.t.Helper()
+	t, err := w.cloud.Twin("dev-1")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var doc map[string]map[string]any
+	if err := json.Unmarshal(b, &doc); err != nil {
+		w.t.Fatal(err)
+	}
+	return doc[part]
+}
+
+// acknowledged returns a property's acknowledgement as value, ac, av.
+func (w *world) acknowledged(name string) string {
+	w.t.Helper()
+	ack, _ := w.twin("reported")[name].(map[string]any)
+	return fmt.Sprintf("%v %v %v", ack["value"], ack["ac"], ack["av"])
+}
+
+func no() *bool { return new(false) }

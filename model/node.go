@@ -1,0 +1,281 @@
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxDepth bounds the nesting of a model file. DTDL needs about 15 levels; without a bound a hostile file would choose the stack.
+const maxDepth = 64
+
+// ParseError is the one fault that makes a model file unusable: where it is, in which element, and what was expected there.
+type ParseError struct {
+	Line, Column int    // both from 1, the column counted in bytes
+	Path         string // from the top of the file, "[0].contents[2].schema"; empty for the file as a whole
+	Element      string // the nearest named element, `Property "fanSpeed"`; empty outside of any
+	Text         string // what is wrong and what is expected
+}
+
+// Error is one line: position, path, element, fault.
+func (e *ParseError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "line %d, column %d: ", e.Line, e.Column)
+	if e.Path != "" {
+		b.WriteString(e.Path)
+		if e.Element != "" {
+			fmt.Fprintf(&b, " (%s)", e.Element)
+		}
+		b.WriteString(": ")
+	}
+	b.WriteString(e.Text)
+	return b.String()
+}
+
+// plainKey is what can stand in a path without quotes.
+var plainKey = regexp.MustCompile(`^[@$A-Za-z_][A-Za-z0-9_-]{0,63}$`)
+
+// node is one JSON value that remembers where it stands, so that a fault found long after reading still names its place.
+type node struct {
+	kind   byte // one of { [ " 0 t n: what the value begins with, numbers as 0, booleans as t
+	at     int  // offset of its first byte
+	up     *node
+	key    string // its name in an object above
+	index  int    // its place in an array above
+	text   string // the string, or the number as written
+	truth  bool
+	keys   []string // members in file order
+	fields map[string]*node
+	list   []*node
+}
+
+// what names the type of the value for a sentence.
+func (n *node) what() string { return kindName(n.kind) }
+
+// types is the value of "@type" as a list; a single name and a list of names mean the same.
+func (n *node) types() []string {
+	t := n.fields["@type"]
+	if t == nil {
+		return nil
+	}
+	if t.kind == '"' {
+		return []string{t.text}
+	}
+	var names []string
+	for _, e := range t.list {
+		if e.kind == '"' {
+			names = append(names, e.text)
+		}
+	}
+	return names
+}
+
+// path is where the value stands, from the top of the file.
+func (n *node) path() string {
+	switch {
+	case n.up == nil:
+		return ""
+	case n.up.kind == '[':
+		return fmt.Sprintf("%s[%d]", n.up.path(), n.index)
+	case !plainKey.MatchString(n.key): // a key can hold anything, a line feed too
+		return fmt.Sprintf("%s[%s]", n.up.path(), quote(n.key))
+	case n.up.up == nil:
+		return n.key
+	default:
+		return n.up.path() + "." + n.key
+	}
+}
+
+// element names the nearest enclosing thing a person would look for in the file.
+func (n *node) element() string {
+	for ; n != nil; n = n.up {
+		if n.kind != '{' {
+			continue
+		}
+		label := "element"
+		if t := n.types(); len(t) > 0 {
+			if label = t[0]; !plainKey.MatchString(label) {
+				label = quote(label)
+			}
+		}
+		if name := n.fields["name"]; name != nil && name.kind == '"' && name.text != "" {
+			return label + " " + quote(name.text)
+		}
+		if id := n.fields["@id"]; id != nil && id.kind == '"' && id.text != "" {
+			return label + " " + quote(id.text)
+		}
+	}
+	return ""
+}
+
+// reader turns the bytes of a file into nodes.
+type reader struct {
+	data []byte
+	dec  *json.Decoder
+}
+
+// fault makes the error for node n; a nil n is the file as a whole.
+func (r *reader) fault(n *node, format string, args ...any) error {
+	if n == nil {
+		return r.faultAt(0, format, args...)
+	}
+	err := r.faultAt(n.at, format, args...)
+	err.Path, err.Element = n.path(), n.element()
+	if err.Path == "" {
+		err.Path = "the file"
+	}
+	return err
+}
+
+func (r *reader) faultAt(at int, format string, args ...any) *ParseError {
+	before := r.data[:min(max(at, 0), len(r.data))]
+	return &ParseError{
+		Line:   1 + bytes.Count(before, []byte{'\n'}),
+		Column: len(before) - bytes.LastIndexByte(before, '\n'),
+		Text:   fmt.Sprintf(format, args...),
+	}
+}
+
+// readTree reads a whole file into nodes. What is not one UTF-8 JSON text is refused here, with its position.
+func readTree(data []byte) (*reader, *node, error) {
+	r := &reader{data: bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))} // editors on Windows begin a file with a mark
+	if len(bytes.TrimSpace(r.data)) == 0 {
+		return nil, nil, r.faultAt(0, "the file is empty; expected a DTDL Interface or an array of them")
+	}
+	if b := r.data; len(b) > 1 && (b[0] == 0xff && b[1] == 0xfe || b[0] == 0xfe && b[1] == 0xff || b[0] == 0 || b[1] == 0) {
+		return nil, nil, r.faultAt(0, "the file is UTF-16; save it as UTF-8")
+	}
+	if !utf8.Valid(r.data) {
+		at := 0
+		for at < len(r.data) {
+			c, n := utf8.DecodeRune(r.data[at:])
+			if c == utf8.RuneError && n <= 1 {
+				break
+			}
+			at += n
+		}
+		return nil, nil, r.faultAt(at, "not UTF-8 text")
+	}
+	var raw json.RawMessage
+	if err := json.Unmarshal(r.data, &raw); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return nil, nil, r.faultAt(int(syntax.Offset)-1, "not valid JSON: %v", err)
+		}
+		return nil, nil, r.faultAt(0, "not valid JSON: %v", err)
+	}
+	r.dec = json.NewDecoder(bytes.NewReader(r.data))
+	r.dec.UseNumber()
+	root, err := r.value(&node{}, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, root, nil
+}
+
+// here is where the next token begins.
+func (r *reader) here() int {
+	at := int(r.dec.InputOffset())
+	for at < len(r.data) && strings.IndexByte(" \t\r\n,:", r.data[at]) >= 0 {
+		at++
+	}
+	return at
+}
+
+// value reads the next JSON value. The text is known to be valid JSON, so only the rules beyond the grammar can fail.
+func (r *reader) value(n *node, depth int) (*node, error) {
+	n.at = r.here()
+	if depth > maxDepth {
+		return nil, r.fault(n, "nested deeper than %d levels", maxDepth)
+	}
+	tok, err := r.dec.Token()
+	if err != nil {
+		return nil, r.fault(n, "not valid JSON: %v", err)
+	}
+	switch t := tok.(type) {
+	case nil:
+		n.kind = 'n'
+	case bool:
+		n.kind, n.truth = 't', t
+	case string:
+		n.kind, n.text = '"', t
+	case json.Number:
+		n.kind, n.text = '0', t.String()
+	case json.Delim:
+		n.kind = byte(t)
+		if t == '{' {
+			err = r.members(n, depth)
+		} else {
+			err = r.elements(n, depth)
+		}
+	}
+	return n, err
+}
+
+func (r *reader) members(n *node, depth int) error {
+	n.fields = map[string]*node{}
+	for r.dec.More() {
+		at := r.here()
+		tok, err := r.dec.Token()
+		if err != nil {
+			return r.fault(n, "not valid JSON: %v", err)
+		}
+		key, _ := tok.(string)
+		if n.fields[key] != nil { // JSON readers disagree about which of the two counts
+			return r.fault(&node{at: at, up: n, key: key}, "%s appears twice in the same object", quote(key))
+		}
+		v, err := r.value(&node{up: n, key: key}, depth+1)
+		if err != nil {
+			return err
+		}
+		n.keys = append(n.keys, key)
+		n.fields[key] = v
+	}
+	_, err := r.dec.Token()
+	return err
+}
+
+func (r *reader) elements(n *node, depth int) error {
+	for i := 0; r.dec.More(); i++ {
+		v, err := r.value(&node{up: n, index: i}, depth+1)
+		if err != nil {
+			return err
+		}
+		n.list = append(n.list, v)
+	}
+	_, err := r.dec.Token()
+	return err
+}
+
+// kindName names a JSON type for a sentence.
+func kindName(kind byte) string {
+	switch kind {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case 't':
+		return "a boolean"
+	case 'n':
+		return "null"
+	default:
+		return "a number"
+	}
+}
+
+// quote shows a piece of somebody else's text on one line, cut to a length a person reads.
+func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
+
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

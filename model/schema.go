@@ -1,0 +1,242 @@
+package model
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// schema is the type of a value: a primitive or geospatial word of DTDL v2 or of IoT Central, or one of the four built types.
+type schema struct {
+	kind   string             // "double", "point", …, or "Array", "Enum", "Map", "Object"
+	elem   *schema            // Array: of each element; Map: of each value
+	names  []string           // Object: its fields in file order; Enum: its value names
+	fields map[string]*schema // Object
+	values []string           // Enum: the values as they stand in JSON, numbers normalized
+	of     string             // Enum: "integer" or "string"
+	height int                // levels of complex schemas, this one included; 0 for a word
+}
+
+const (
+	arrayKind  = "Array"
+	enumKind   = "Enum"
+	mapKind    = "Map"
+	objectKind = "Object"
+)
+
+// maxSchemaDepth is DTDL v2's bound on complex schemas inside each other.
+const maxSchemaDepth = 5
+
+var (
+	primitives = []string{"boolean", "date", "dateTime", "double", "duration", "float", "integer", "long", "string", "time"}
+	// geospatial holds GeoJSON's spelling of each of DTDL's words.
+	geospatial = map[string]string{
+		"point": "Point", "multiPoint": "MultiPoint", "lineString": "LineString", "multiLineString": "MultiLineString",
+		"polygon": "Polygon", "multiPolygon": "MultiPolygon",
+	}
+	// vectors are the two schemas of IoT Central's own context; a field behind a question mark may be absent.
+	vectors = map[string][]string{"geopoint": {"lat", "lon", "?alt"}, "vector": {"x", "y", "z"}}
+
+	schemaPrefixes = []string{"dtmi:dtdl:instance:Schema:", "dtmi:standard:schema:geospatial:", "dtmi:iotcentral:schema:"}
+)
+
+// String is the schema in words, for listings and messages.
+func (s *schema) String() string {
+	switch s.kind {
+	case arrayKind:
+		return "array of " + s.elem.String()
+	case mapKind:
+		return "map of " + s.elem.String()
+	case enumKind:
+		values := slices.Clone(s.values)
+		for i := range values {
+			if s.of == "string" {
+				values[i] = quote(values[i])
+			}
+		}
+		return "enum of " + strings.Join(values, ", ")
+	case objectKind:
+		return "object {" + strings.Join(s.names, ", ") + "}"
+	default:
+		return s.kind
+	}
+}
+
+// schema reads the member of that name of n, which is required.
+func (p *parser) schema(n *node, member string, depth int) (*schema, error) {
+	v := n.fields[member]
+	if v == nil {
+		return nil, p.fault(n, "no %q; expected one of %s, or an Array, Enum, Map or Object", member, strings.Join(primitives, ", "))
+	}
+	return p.schemaOf(v, depth)
+}
+
+func (p *parser) schemaOf(n *node, depth int) (*schema, error) {
+	switch n.kind {
+	case '"':
+		return p.namedSchema(n, depth)
+	case '{':
+		return p.complexSchema(n, depth)
+	default:
+		return nil, p.fault(n, "a schema is a name or an object, this is %s", n.what())
+	}
+}
+
+func (p *parser) namedSchema(n *node, depth int) (*schema, error) {
+	name := n.text
+	for _, prefix := range schemaPrefixes {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			name, _, _ = strings.Cut(rest, ";")
+		}
+	}
+	if slices.Contains(primitives, name) || geospatial[name] != "" || vectors[name] != nil {
+		return &schema{kind: name}, nil
+	}
+	if def := p.schemas[name]; def != nil {
+		return p.complexSchema(def, depth)
+	}
+	if strings.HasPrefix(name, "dtmi:") {
+		return nil, p.fault(n, "schema %s is not defined in this file; expected it under the Interface's \"schemas\"", quote(name))
+	}
+	return nil, p.fault(n, "%s is not a schema; expected one of %s, or the @id of one under \"schemas\"", quote(name), strings.Join(primitives, ", "))
+}
+
+// complexSchema reads each definition once, however many refer to it: a few levels of Objects whose fields all refer to the next
+// level would otherwise take for ever.
+func (p *parser) complexSchema(n *node, depth int) (*schema, error) {
+	s, seen := p.read[n]
+	if seen && s == nil {
+		return nil, p.fault(n, "a schema cannot refer to itself")
+	}
+	if !seen {
+		if depth >= maxSchemaDepth {
+			return nil, p.fault(n, "complex schemas nested deeper than %d levels", maxSchemaDepth)
+		}
+		p.read[n] = nil
+		var err error
+		if s, err = p.readSchema(n, depth+1); err != nil {
+			return nil, err
+		}
+		p.read[n] = s
+	}
+	if depth+s.height > maxSchemaDepth {
+		return nil, p.fault(n, "complex schemas nested deeper than %d levels", maxSchemaDepth)
+	}
+	return s, nil
+}
+
+func (p *parser) readSchema(n *node, depth int) (*schema, error) {
+	kind, err := p.oneType(n, arrayKind, enumKind, mapKind, objectKind)
+	if err != nil {
+		return nil, err
+	}
+	s := &schema{kind: kind}
+	switch kind {
+	case arrayKind:
+		s.elem, err = p.schema(n, "elementSchema", depth)
+	case mapKind:
+		err = p.mapSchema(n, s, depth)
+	case enumKind:
+		err = p.enumSchema(n, s)
+	case objectKind:
+		err = p.objectSchema(n, s, depth)
+	default:
+		err = p.fault(n, "a schema cannot be of @type %s; expected Array, Enum, Map or Object", quote(strings.Join(n.types(), ", ")))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.elem != nil {
+		s.height = s.elem.height
+	}
+	for _, f := range s.fields {
+		s.height = max(s.height, f.height)
+	}
+	s.height++
+	return s, nil
+}
+
+func (p *parser) mapSchema(n *node, s *schema, depth int) error {
+	for _, part := range []string{"mapKey", "mapValue"} {
+		v := n.fields[part]
+		if v == nil || v.kind != '{' {
+			return p.fault(n, "a Map needs a %q with a name and a schema", part)
+		}
+		if _, err := p.name(v); err != nil {
+			return err
+		}
+		sub, err := p.schema(v, "schema", depth)
+		if err != nil {
+			return err
+		}
+		if part == "mapKey" && sub.kind != "string" {
+			return p.fault(v.fields["schema"], "the keys of a Map are of schema string, not %s", sub.kind)
+		}
+		s.elem = sub
+	}
+	return nil
+}
+
+func (p *parser) objectSchema(n *node, s *schema, depth int) error {
+	s.fields = map[string]*schema{}
+	fields, err := p.list(n, "fields")
+	if err != nil {
+		return err
+	}
+	for _, f := range fields {
+		name, err := p.name(f)
+		if err != nil {
+			return err
+		}
+		if s.fields[name] != nil {
+			return p.fault(f, "this Object has two fields named %q", name)
+		}
+		if s.fields[name], err = p.schema(f, "schema", depth); err != nil {
+			return err
+		}
+		s.names = append(s.names, name)
+	}
+	return nil
+}
+
+func (p *parser) enumSchema(n *node, s *schema) error {
+	of := n.fields["valueSchema"]
+	if of == nil {
+		return p.fault(n, "no \"valueSchema\"; expected integer or string")
+	}
+	if s.of = of.text; of.kind != '"' || s.of != "integer" && s.of != "string" {
+		return p.fault(of, "the valueSchema of an Enum is integer or string")
+	}
+	members, err := p.list(n, "enumValues")
+	if err != nil {
+		return err
+	}
+	if len(members) == 0 {
+		return p.fault(n, "an Enum needs at least one of \"enumValues\"")
+	}
+	for _, m := range members {
+		name, err := p.name(m)
+		if err != nil {
+			return err
+		}
+		v := m.fields["enumValue"]
+		if v == nil {
+			return p.fault(m, "no \"enumValue\"; expected the %s that stands for %q", s.of, name)
+		}
+		value, ok := v.text, v.kind == '"'
+		if s.of == "integer" {
+			i, problem := integral(v.text)
+			value, ok = strconv.FormatInt(i, 10), v.kind == '0' && problem == ""
+		}
+		switch {
+		case !ok:
+			return p.fault(v, "this is %s, and the valueSchema of its Enum is %s", v.what(), s.of)
+		case slices.Contains(s.values, value):
+			return p.fault(v, "value %s appears twice in its Enum", quote(value))
+		case slices.Contains(s.names, name):
+			return p.fault(m, "name %q appears twice in its Enum", name)
+		}
+		s.values, s.names = append(s.values, value), append(s.names, name)
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"hubhop/telemetry/outbox"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeBox is an outbox in memory that shows what it was asked. Its bound is a number of records.
+type fakeBox struct {
+	limit  int // records it holds; 0: any number
+	refuse func(outbox.Message) error
+	next   error // what Next answers instead of records
+	ack    error // what Ack answers, having done nothing
+
+	mu       sync.Mutex
+	changed  chan struct{}
+	seq      uint64
+	records  []outbox.Record
+	acks     []uint64 // in the order they came
+	poisoned []uint64
+	closed   bool
+}
+
+func newFakeBox() *fakeBox { return &fakeBox{changed: make(chan struct{})} }
+
+func (b *fakeBox) notifyLocked() {
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+func (b *fakeBox) TryAppend(messages ...outbox.Message) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return outbox.ErrClosed
+	}
+	for _, m := range messages {
+		if b.refuse != nil {
+			if err := b.refuse(m); err != nil {
+				return err
+			}
+		}
+	}
+	if b.limit > 0 && len(b.records)+len(messages) > b.limit {
+		return outbox.ErrFull
+	}
+	for _, m := range messages {
+		b.seq++
+		b.records = append(b.records, outbox.Record{Message: m, Pos: b.seq * 10, ID: fmt.Sprintf("box-%d", b.seq)})
+	}
+	b.notifyLocked()
+	return nil
+}
+
+func (b *fakeBox) Append(ctx context.Context, messages ...outbox.Message) error {
+	for {
+		b.mu.Lock()
+		changed := b.changed
+		b.mu.Unlock()
+		err := b.TryAppend(messages...)
+		if !errors.Is(err, outbox.ErrFull) {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (b *fakeBox) Next(ctx context.Context, after uint64, limit int) ([]outbox.Record, error) {
+	for {
+		b.mu.Lock()
+		if err := b.next; err != nil {
+			b.mu.Unlock()
+			return nil, err
+		}
+		i := slices.IndexFunc(b.records, func(r outbox.Record) bool { return r.Pos > after })
+		if i >= 0 {
+			found := slices.Clone(b.records[i:min(i+limit, len(b.records))])
+			b.mu.Unlock()
+			return found, nil
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (b *fakeBox) Ack(pos uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ack != nil {
+		return b.ack
+	}
+	b.acks = append(b.acks, pos)
+	b.records = slices.DeleteFunc(b.records, func(r outbox.Record) bool { return r.Pos == pos })
+	b.notifyLocked()
+	return nil
+}
+
+func (b *fakeBox) Quarantine(pos uint64, _ error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.poisoned = append(b.poisoned, pos)
+	for i, r := range b.records {
+		if r.Pos == pos {
+			b.records = slices.Delete(b.records, i, i+1)
+			if i < len(b.records) {
+				n := strings.TrimPrefix(r.ID, "box-")
+				b.records[i].Gap = n + "-" + n
+			}
+			break
+		}
+	}
+	return nil
+}
+
+func (b *fakeBox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed, b.next = true, outbox.ErrClosed
+	b.notifyLocked()
+}
+
+// held is a copy of what is in the box.
+func (b *fakeBox) held() []outbox.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.records)
+}
+
+func (b *fakeBox) acked() []uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.acks)
+}
+
+// fill puts in numbered samples of a size.
+func fill(t testing.TB, b Intake, count, size int) {
+	t.Helper()
+	for i := range count {
+		body := fmt.Sprintf(`{"n":%d}`, i+1)
+		body += strings.Repeat(" ", max(0, size-len(body)))
+		if err := b.TryAppend(outbox.Message{Body: []byte(body)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sent is a message as it reached the sender.
+type sent struct {
+	mid, body string
+	props     map[string]string
+	done      func(error)
+}
+
+// fakeSender is a link: what is published stays in flight until the test answers.
+type fakeSender struct {
+	refuse func(body []byte) error
+	inline bool // done is called inside Publish
+
+	mu       sync.Mutex
+	window   int
+	all      []sent
+	inFlight int
+	most     int
+}
+
+func newFakeSender() *fakeSender { return &fakeSender{window: 1000} }
+
+func (s *fakeSender) Window() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.window
+}
+
+func (s *fakeSender) setWindow(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.window = n
+}
+
+func (s *fakeSender) Publish(body []byte, props map[string]string, done func(error)) error {
+	if s.refuse != nil {
+		if err := s.refuse(body); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.all = append(s.all, sent{props["$.mid"], string(body), props, done})
+	s.inFlight++
+	s.most = max(s.most, s.inFlight)
+	i := len(s.all) - 1
+	s.mu.Unlock()
+	if s.inline {
+		s.answer(i, nil)
+	}
+	return nil
+}
+
+// answer completes message i.
+func (s *fakeSender) answer(i int, err error) {
+	s.mu.Lock()
+	s.inFlight--
+	done := s.all[i].done
+	s.mu.Unlock()
+	done(err)
+}
+
+func (s *fakeSender) sent() []sent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
+}
+
+func (s *fakeSender) mids() []string {
+	var mids []string
+	for _, m := range s.sent() {
+		mids = append(mids, m.mid)
+	}
+	return mids
+}
+
+// mids of the fake box from first to last.
+func mids(first, last int) []string {
+	var all []string
+	for i := first; i <= last; i++ {
+		all = append(all, fmt.Sprintf("box-%d", i))
+	}
+	return all
+}
+
+// discard takes everything.
+type discard struct{}
+
+func (discard) Append(context.Context, ...outbox.Message) error { return nil }
+func (discard) TryAppend(...outbox.Message) error               { return nil }

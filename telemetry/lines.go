@@ -1,0 +1,237 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of a stream of lines.
+const (
+	MaxLine = 256 << 10 // bytes of one line without its end; the largest message a hub takes
+
+	batchLines = 256       // one Append, and so one fsync, for as many lines as are there, but
+	batchBytes = 256 << 10 // not without end: the first of them waits for the last
+	readBytes  = 256 << 10
+)
+
+// LineError is a line that was passed over, and why. It holds nothing of the line.
+type LineError struct {
+	Line int // counted from 1, empty lines too
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *LineError) Unwrap() error { return e.Err }
+
+// ErrLineTooLong is the fault of a line of more than MaxLine bytes.
+var ErrLineTooLong = fmt.Errorf("longer than %d bytes", MaxLine)
+
+// Lines is a source that makes each line of r one sample, at once, byte for byte without the line's end ("\n" or "\r\n"). The last
+// line needs no end. Blank lines are passed over silently; lines that are not a JSON object, or longer than MaxLine, are reported
+// with their number as a *LineError and passed over. A byte order mark before the first line belongs to the encoding, not to the
+// line, and is dropped.
+//
+// What one read brings goes on in batches of up to 256 lines or 256 KiB, and the next read waits until the outbox has them all. So a
+// full outbox stops the reading, a fast writer pays one fsync for many lines, and a slow one waits for nobody.
+//
+// When Run is stopped while a read is waiting, it ends the read if it can: by a deadline on r if r takes one (a socket, a pipe that
+// this program opened), else by closing r if it is an io.Closer. A standard input takes no deadline, and closing it would not wake
+// the read, so there the reading goroutine is left behind and ends with the next input or the process. Complete lines that were
+// already read still go to the outbox if it has room.
+func Lines(r io.Reader) Source { return &lines{r} }
+
+type lines struct{ r io.Reader }
+
+// chunk is what one read brought.
+type chunk struct {
+	data []byte
+	err  error
+}
+
+func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
+	// The reader reads when asked, never ahead: what is taken from the input is on its way to the outbox.
+	ask, got, gone := make(chan struct{}), make(chan chunk, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		buf := make([]byte, readBytes)
+		for range ask {
+			n, err := readSome(l.r, buf)
+			got <- chunk{buf[:n], err} // has room, so a reader left behind can end
+		}
+	}()
+	s := splitter{emit: emit, bad: bad}
+	for ctx.Err() == nil {
+		ask <- struct{}{}
+		select {
+		case c := <-got:
+			s.take(c)
+			if c.err == nil {
+				continue
+			}
+			close(ask)
+			<-gone
+			if !errors.Is(c.err, io.EOF) {
+				return fmt.Errorf("reading line %d: %w", s.line+1, c.err)
+			}
+			return ctx.Err()
+		case <-ctx.Done():
+			close(ask)
+			if interrupt(l.r, gone) {
+				s.take(<-got)
+			}
+			return ctx.Err()
+		}
+	}
+	close(ask)
+	<-gone
+	return ctx.Err()
+}
+
+// readSome reads at least a byte, so that a reader that gives nothing and no error does not keep a processor busy for ever.
+func readSome(r io.Reader, buf []byte) (int, error) {
+	for range 100 {
+		if n, err := r.Read(buf); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// interrupt ends the read under way and waits until it has ended. It is false when it had to leave the reader behind.
+func interrupt(r io.Reader, gone <-chan struct{}) bool {
+	type deadliner interface{ SetReadDeadline(t time.Time) error }
+	if d, ok := r.(deadliner); ok && d.SetReadDeadline(time.Unix(1, 0)) == nil {
+		<-gone
+		_ = d.SetReadDeadline(time.Time{}) // the input is the caller's, and may be read on
+		return true
+	}
+	if _, file := r.(*os.File); file {
+		return false
+	}
+	c, ok := r.(io.Closer)
+	if !ok {
+		return false
+	}
+	_ = c.Close()
+	patience := time.NewTimer(time.Second) // not every reader notices that it was closed
+	defer patience.Stop()
+	select {
+	case <-gone:
+		return true
+	case <-patience.C:
+		return false
+	}
+}
+
+// splitter makes lines of chunks and batches of lines.
+type splitter struct {
+	emit  func(...Sample)
+	bad   func(error)
+	line  int    // how many lines ended so far
+	rest  []byte // the beginning of a line whose end has not come
+	over  bool   // that line is too long, what comes of it is dropped
+	batch []Sample
+	bytes int
+}
+
+// take makes samples of a chunk. The end of the input ends the last line too.
+func (s *splitter) take(c chunk) {
+	now, data := time.Now(), c.data
+	for {
+		i := bytes.IndexByte(data, '\n')
+		if i < 0 {
+			break
+		}
+		s.extend(data[:i])
+		s.finish(now)
+		data = data[i+1:]
+	}
+	s.extend(data)
+	if errors.Is(c.err, io.EOF) && (len(s.rest) > 0 || s.over) {
+		s.finish(now)
+	}
+	s.flush()
+}
+
+func (s *splitter) extend(part []byte) {
+	if !s.over && len(s.rest)+len(part) > MaxLine+1 { // room for a carriage return
+		s.over, s.rest = true, nil
+	}
+	if !s.over {
+		s.rest = append(s.rest, part...)
+	}
+}
+
+func (s *splitter) finish(now time.Time) {
+	s.line++
+	line := bytes.TrimSuffix(s.rest, []byte{'\r'})
+	if s.line == 1 {
+		line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+	}
+	err := checkLine(line)
+	if s.over || len(line) > MaxLine {
+		err = ErrLineTooLong
+	}
+	if err != nil {
+		s.bad(&LineError{s.line, err})
+	} else if len(bytes.TrimSpace(line)) > 0 {
+		s.add(Sample{Body: bytes.Clone(line), Created: now})
+	}
+	s.rest, s.over = s.rest[:0], false
+}
+
+func (s *splitter) add(sample Sample) {
+	if s.bytes+len(sample.Body) > batchBytes {
+		s.flush()
+	}
+	s.batch = append(s.batch, sample)
+	s.bytes += len(sample.Body)
+	if len(s.batch) == batchLines {
+		s.flush()
+	}
+}
+
+func (s *splitter) flush() {
+	if len(s.batch) > 0 {
+		s.emit(s.batch...)
+		s.batch, s.bytes = nil, 0 // the outbox may keep what it was given
+	}
+}
+
+// checkLine says why a line is not a JSON object. A blank one passes.
+func checkLine(line []byte) error {
+	text := bytes.TrimSpace(line)
+	switch {
+	case len(text) == 0:
+		return nil
+	case !utf8.Valid(text): // Go's reader would let it pass, JSON and the content encoding do not
+		return errors.New("not UTF-8 text")
+	case !json.Valid(line):
+		return fmt.Errorf("not a JSON object: %w", json.Unmarshal(line, new(json.RawMessage)))
+	case text[0] != '{':
+		return fmt.Errorf("not a JSON object, but %s", jsonKind(text[0]))
+	}
+	return nil
+}
+
+func jsonKind(first byte) string {
+	switch first {
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null"
+	default:
+		return "a number"
+	}
+}

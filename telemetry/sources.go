@@ -1,0 +1,129 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// Every is a source that reads once at the start and then once per interval. The ticks keep their phase: neither a slow read nor a
+// slow outbox moves the later ones, and ticks missed meanwhile are left out, not made up for. A failed read is reported and costs its
+// tick. Under a full outbox Feed skips its ticks. interval must be positive.
+func Every(interval time.Duration, read Read) Source { return &poll{interval, read} }
+
+type poll struct {
+	interval time.Duration
+	read     Read
+}
+
+func (p *poll) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
+	if p.interval <= 0 {
+		return fmt.Errorf("a sampling interval must be positive, this is %v", p.interval)
+	}
+	start := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for next := time.Duration(0); ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+		if err := ctx.Err(); err != nil { // both were ready
+			return err
+		}
+		now := time.Now()
+		if body, err := p.read(now); err != nil {
+			bad(err)
+		} else {
+			emit(Sample{Body: body, Created: now})
+		}
+		elapsed := time.Since(start)
+		next = max(next, elapsed.Truncate(p.interval)) + p.interval
+		timer.Reset(next - elapsed)
+	}
+}
+
+// NewSimulated is a reader of a room that does not exist: temp from 20 to 120 and humidity from 0 to 100, as JSON numbers of at most
+// two decimals. Both wander about a middle with the time that passed, as things that have mass do. rnd, which
+// may be nil, is only used before NewSimulated returns.
+func NewSimulated(rnd *rand.Rand) Read {
+	rnd = own(rnd)
+	temp := walk{low: 20, high: 120, spread: 15, memory: 5 * time.Minute}
+	humidity := walk{low: 0, high: 100, spread: 12, memory: 10 * time.Minute}
+	return func(now time.Time) ([]byte, error) {
+		body := append([]byte(nil), `{"temp":`...)
+		body = appendNumber(body, temp.at(now, rnd))
+		body = append(body, `,"humidity":`...)
+		body = appendNumber(body, humidity.at(now, rnd))
+		return append(body, '}'), nil
+	}
+}
+
+// walk is a random walk that is pulled back to its middle (Ornstein and Uhlenbeck's), so that its steps grow with the root of the
+// time between them and it neither runs away nor jumps.
+type walk struct {
+	low, high float64
+	spread    float64       // standard deviation over a long time
+	memory    time.Duration // how long it takes to forget where it was
+	value     float64
+	last      time.Time
+}
+
+func (w *walk) at(now time.Time, rnd *rand.Rand) float64 {
+	middle := (w.low + w.high) / 2
+	keep := 0.0 // the first value is anywhere
+	if !w.last.IsZero() {
+		keep = math.Exp(-max(0, now.Sub(w.last)).Seconds() / w.memory.Seconds())
+	}
+	w.last = now
+	w.value = middle + (w.value-middle)*keep + w.spread*math.Sqrt(1-keep*keep)*rnd.NormFloat64()
+	w.value = min(max(w.value, w.low), w.high)
+	return w.value
+}
+
+// Battery tells a charge in percent, 0 to 100.
+type Battery func(now time.Time) (float64, error)
+
+// NewSimulatedBattery is a battery that empties slowly to about a fifth and is charged again, a hundred minutes down and half an hour
+// up. It begins well charged. rnd, which may be nil, is only used before NewSimulatedBattery returns.
+func NewSimulatedBattery(rnd *rand.Rand) Battery {
+	rnd = own(rnd)
+	level, perMinute := 80+20*rnd.Float64(), -0.8
+	var last time.Time
+	return func(now time.Time) (float64, error) {
+		if !last.IsZero() {
+			level += perMinute * max(0, now.Sub(last)).Minutes() * (0.8 + 0.4*rnd.Float64())
+		}
+		last = now
+		if level <= 20 {
+			perMinute = 2.7
+		}
+		if level >= 100 {
+			perMinute = -0.8
+		}
+		level = min(max(level, 0), 100)
+		return math.Round(level*100) / 100, nil
+	}
+}
+
+// own gives a reader a generator of its own, drawn from rnd at once: readers live in different goroutines, and a generator cannot be
+// shared between them.
+func own(rnd *rand.Rand) *rand.Rand {
+	seed := rand.Uint64
+	if rnd != nil {
+		seed = rnd.Uint64
+	}
+	return rand.New(rand.NewPCG(seed(), seed())) //nolint:gosec // a simulation, no secret
+}
+
+// appendNumber writes a JSON number of at most two decimals.
+func appendNumber(b []byte, v float64) []byte {
+	return strconv.AppendFloat(b, math.Round(v*100)/100, 'f', -1, 64)
+}
+
+var errNoReading = errors.New("this machine gives no reading at all")
