@@ -107,7 +107,7 @@ type exchange interface {
 type answer struct {
 	status     int
 	retryAfter time.Duration // negative when absent
-	date       time.Time
+	skew       time.Duration // 0 when unknown
 	body       []byte
 }
 
@@ -269,7 +269,7 @@ func parse(a answer) (document, error) {
 // refusal is the answer as an error.
 func (d document) refusal(step Step, a answer) *Error {
 	e := &Error{Step: step, Status: a.status, Code: d.ErrorCode, Message: d.Message, TrackingID: d.TrackingID,
-		RetryAfter: a.retryAfter, Date: a.date, Counted: true}
+		RetryAfter: a.retryAfter, Skew: a.skew, Counted: true}
 	if d.Status != "" {
 		e.State, e.Code, e.Message = strings.ToLower(d.Status), d.State.ErrorCode, d.State.ErrorMessage
 		e.Message = plainMessage(e.Message)

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// maxSkew is how far two clocks may be apart before it is worth a word: tokens are good five minutes longer than they say.
+const maxSkew = 5 * time.Minute
+
 // Step names the part of a registration that failed.
 type Step string
 
@@ -51,7 +54,7 @@ type Error struct {
 	RetryAfter time.Duration // what DPS asked for; negative when it did not say
 	Counted    bool          // a registration reached DPS, so it was spent
 	Pipelined  bool          // the requests went out before CONNACK, and none came
-	Date       time.Time     // DPS's clock, where HTTPS told it; else zero
+	Skew       time.Duration // how far DPS's clock is ahead of this machine's, where HTTPS told it; else 0
 	Err        error         // the cause below, nil when DPS's answer is the failure
 }
 
@@ -74,6 +77,12 @@ func (e *Error) Error() string {
 	}
 	if e.Err != nil {
 		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	switch skew := e.Skew.Round(time.Second); {
+	case skew > maxSkew:
+		fmt.Fprintf(&b, " (this machine's clock is %v behind that of DPS)", skew)
+	case skew < -maxSkew:
+		fmt.Fprintf(&b, " (this machine's clock is %v ahead of that of DPS)", -skew)
 	}
 	return b.String()
 }

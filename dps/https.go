@@ -103,7 +103,7 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 		ans.retryAfter = retryAfter(s)
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		ans.date = date
+		ans.skew = time.Until(date)
 	}
 	return ans, nil
 }

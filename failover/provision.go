@@ -55,15 +55,16 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 			return a, ctx.Err()
 		}
 		f := failed(ctx, ask.ID, err)
+		hint := f.Signal.Hint()
 		if f.Signal.NeedsPerson() {
-			return a, fmt.Errorf("%w: %w", ErrRefused, err)
+			return a, fmt.Errorf("%w: %w; %s", ErrRefused, err, hint)
 		}
 		if f.Signal == DPSTLS {
-			return a, err
+			return a, fmt.Errorf("%w; %s", err, hint)
 		}
 		effects = m.Step(time.Now(), f)
 		if next := m.NextWake(); next.Sub(began) > limit || time.Since(began) >= limit {
-			return a, fmt.Errorf("%w for %v: %w", ErrUnreachable, time.Since(began).Round(time.Second), err)
+			return a, fmt.Errorf("%w for %v: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second), err, hint)
 		}
 	}
 }

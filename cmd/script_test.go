@@ -1,0 +1,327 @@
+package cmd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets this test binary stand for the programs that the scripts run: hubhop itself, api (one request to the control API),
+// az (an Azure CLI that sends what the real one sends, to the simulator).
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"hubhop": func() { os.Exit(Main(OSEnv(), readModel())) },
+		"api":    apiMain,
+		"az":     azMain,
+	})
+}
+
+func readModel() []byte {
+	b, err := os.ReadFile(os.Getenv("BUILTIN_MODEL"))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func TestScripts(t *testing.T) {
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("BUILTIN_MODEL", filepath.Join(root, "failover.json"))
+			e.Setenv("SCRIPTS", filepath.Join(root, "scripts"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
+			e.Values["processes"] = &processes{all: map[string]*process{}}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
+			"ended": endedCommand, "lossless": losslessCommand,
+		},
+	})
+}
+
+// process is a program that a script has started and will end.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+type processes struct {
+	mu  sync.Mutex
+	all map[string]*process
+}
+
+func start(ts *testscript.TestScript, name string, cmd *exec.Cmd) *process {
+	ps := ts.Value("processes").(*processes)
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	if err := cmd.Start(); err != nil {
+		ts.Fatalf("%s: %v", name, err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(p.ended)
+	}()
+	ts.Defer(func() {
+		_ = cmd.Process.Kill()
+		<-p.ended
+	})
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.all[name] = p
+	return p
+}
+
+func named(ts *testscript.TestScript, name string) *process {
+	ps := ts.Value("processes").(*processes)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.all[name]
+	if p == nil {
+		ts.Fatalf("there is no process %s", name)
+	}
+	return p
+}
+
+// program is a command in the script's world.
+func program(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
+	path := ""
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			path = filepath.Join(dir, name)
+			break
+		}
+	}
+	if path == "" {
+		ts.Fatalf("%s is not in the script's PATH", name)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, key := range []string{"PATH", "HOME", "BUILTIN_MODEL", "TMPDIR", "GOCOVERDIR"} {
+		cmd.Env = append(cmd.Env, key+"="+ts.Getenv(key))
+	}
+	return cmd
+}
+
+// cloudCommand starts `hubhop sim` with free ports and waits until it is ready. It leaves sim/ and group.key, and sets the
+// environment that points a device at it.
+func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := program(ts, "hubhop", append([]string{"sim", "--out", "sim", "--layout", "ports", "--control", "127.0.0.1:0", "--retry-after", "1s"}, args...)...)
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	log, err := os.Create(ts.MkAbs("sim.log"))
+	ts.Check(err)
+	cmd.Stderr = log
+	start(ts, "cloud", cmd)
+	ready := bufio.NewScanner(out)
+	if !ready.Scan() || !strings.HasPrefix(ready.Text(), "ready") {
+		b, _ := os.ReadFile(ts.MkAbs("sim.log"))
+		ts.Fatalf("the simulator does not get ready: %q %s", ready.Text(), b)
+	}
+	var info struct {
+		IDScope, GroupKey, ProvisioningHost, Control string
+		Central                                      struct{ URL, AppID, APIToken string }
+	}
+	b, err := os.ReadFile(ts.MkAbs("sim/sim.json"))
+	ts.Check(err)
+	ts.Check(json.Unmarshal(b, &info))
+	ts.Check(os.WriteFile(ts.MkAbs("group.key"), []byte(info.GroupKey+"\n"), 0o600))
+	ts.Setenv("CONTROL", info.Control)
+	ts.Setenv("CENTRAL_URL", info.Central.URL)
+	ts.Setenv("CENTRAL_TOKEN", info.Central.APIToken)
+	ts.Setenv("ID_SCOPE", info.IDScope)
+	ts.Setenv("DPS", info.ProvisioningHost)
+	ts.Setenv("HUBHOP_ID_SCOPE", info.IDScope)
+	ts.Setenv("HUBHOP_PROVISIONING_HOST", info.ProvisioningHost)
+	ts.Setenv("HUBHOP_GROUP_KEY_FILE", ts.MkAbs("group.key"))
+	ts.Setenv("HUBHOP_CA_FILE", ts.MkAbs("sim/ca.pem"))
+	ts.Setenv("HUBHOP_STATE_DIR", ts.MkAbs("state"))
+}
+
+// deviceCommand starts `hubhop run` in the background: device NAME FLAGS… Its log goes to NAME.log; NAME.in, if there, is its input.
+func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
+	name := args[0]
+	cmd := program(ts, "hubhop", append([]string{"run", "--device-id", name, "--log-format", "console"}, args[1:]...)...)
+	for _, key := range []string{"ID_SCOPE", "PROVISIONING_HOST", "GROUP_KEY_FILE", "CA_FILE", "STATE_DIR"} {
+		cmd.Env = append(cmd.Env, "HUBHOP_"+key+"="+ts.Getenv("HUBHOP_"+key))
+	}
+	log, err := os.OpenFile(ts.MkAbs(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	cmd.Stderr = log
+	start(ts, name, cmd)
+}
+
+// telemetryCommand waits until a message of a device that was not there before comes to a hub: telemetry DEVICE HUB.
+func telemetryCommand(ts *testscript.TestScript, _ bool, args []string) {
+	control := ts.Getenv("CONTROL")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	events := request(ctx, ts, control+"/api/events")
+	defer func() { _ = events.Close() }()
+	had := onHub(ctx, ts, args[0], args[1])
+	lines := bufio.NewScanner(events)
+	for lines.Scan() { // every event is a reason to look again
+		if onHub(ctx, ts, args[0], args[1]) > had {
+			return
+		}
+	}
+	log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+	ts.Fatalf("no telemetry of %s on %s: %v\n%s", args[0], args[1], lines.Err(), log)
+}
+
+func request(ctx context.Context, ts *testscript.TestScript, url string) io.ReadCloser {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	ts.Check(err)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	return resp.Body
+}
+
+type ledger struct {
+	Received, Distinct, Duplicates, Reordered int64
+	Hubs                                      map[string]int64
+	Messages                                  []struct{ Mid string }
+}
+
+func readLedger(ctx context.Context, ts *testscript.TestScript, device, query string) (l ledger) {
+	body := request(ctx, ts, ts.Getenv("CONTROL")+"/api/ledger?device="+device+query)
+	defer func() { _ = body.Close() }()
+	ts.Check(json.NewDecoder(body).Decode(&l))
+	return l
+}
+
+func onHub(ctx context.Context, ts *testscript.TestScript, device, hub string) int64 {
+	return readLedger(ctx, ts, device, "").Hubs[hub]
+}
+
+// losslessCommand holds the cloud's books to the promise: no hole in the samples of a device up to the last, in order.
+func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	l := readLedger(ctx, ts, args[0], "&messages=1")
+	var last int64
+	boxes := map[string]bool{}
+	for _, m := range l.Messages {
+		box, digits, _ := strings.Cut(m.Mid, "-")
+		n, err := strconv.ParseInt(digits, 10, 64)
+		ts.Check(err)
+		last, boxes[box] = max(last, n), true
+	}
+	if l.Distinct != last || last == 0 || l.Reordered != 0 || len(boxes) != 1 {
+		ts.Fatalf("%d samples arrived, the last is number %d, %d came late, %d outboxes", l.Distinct, last, l.Reordered, len(boxes))
+	}
+}
+
+// signalCommand sends a signal: signal NAME KILL|INT|TERM.
+func signalCommand(ts *testscript.TestScript, _ bool, args []string) {
+	sig := map[string]os.Signal{"KILL": syscall.SIGKILL, "INT": os.Interrupt, "TERM": syscall.SIGTERM}[args[1]]
+	ts.Check(named(ts, args[0]).cmd.Process.Signal(sig))
+}
+
+// endedCommand waits for the end of a process and looks at its exit code: ended NAME CODE. -1 is an end by a signal.
+func endedCommand(ts *testscript.TestScript, _ bool, args []string) {
+	p := named(ts, args[0])
+	select {
+	case <-p.ended:
+	case <-time.After(30 * time.Second):
+		ts.Fatalf("%s does not end", args[0])
+	}
+	if code := strconv.Itoa(p.cmd.ProcessState.ExitCode()); code != args[1] {
+		log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+		ts.Fatalf("%s ended with %s, not %s\n%s", args[0], code, args[1], log)
+	}
+}
+
+// apiMain is the program api: api METHOD PATH [BODY].
+func apiMain() {
+	body := ""
+	if len(os.Args) > 3 {
+		body = os.Args[3]
+	}
+	req, err := http.NewRequest(os.Args[1], os.Getenv("CONTROL")+os.Args[2], strings.NewReader(body))
+	exitOn(err)
+	resp, err := http.DefaultClient.Do(req)
+	exitOn(err)
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	exitOn(err)
+	fmt.Println(resp.StatusCode, string(bytes.TrimSpace(b)))
+	if resp.StatusCode >= 300 {
+		os.Exit(1)
+	}
+}
+
+// azMain is the program az: it knows the two commands of the scripts and judges answers as the real CLI does.
+func azMain() {
+	flags := map[string]string{}
+	verb := os.Args[4]
+	for rest := os.Args[5:]; len(rest) >= 2; rest = rest[2:] {
+		flags[rest[0]] = rest[1]
+	}
+	if f, err := os.OpenFile("az.log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+		_, _ = fmt.Fprintln(f, strings.Join(os.Args[1:], " "))
+		_ = f.Close()
+	}
+	body := ""
+	if verb == "manual-failover" {
+		body = "{}"
+		if ttl := flags["--ttl"]; ttl != "" {
+			body = `{"ttl": ` + ttl + `}`
+		}
+	}
+	ca, err := os.ReadFile(os.Getenv("REQUESTS_CA_BUNDLE"))
+	exitOn(err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	req, err := http.NewRequest(http.MethodPost, os.Getenv("CENTRAL_URL")+"/system/iothub/devices/"+flags["-d"]+"/"+verb, strings.NewReader(body))
+	exitOn(err)
+	req.Header.Set("Authorization", os.Getenv("CENTRAL_TOKEN"))
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := client.Do(req)
+	exitOn(err)
+	defer func() { _ = resp.Body.Close() }()
+	var doc map[string]any
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil {
+		fmt.Fprintln(os.Stderr, "ERROR: Error parsing response body")
+		os.Exit(1)
+	}
+	if e, failed := doc["error"]; failed {
+		fmt.Fprintln(os.Stderr, "ERROR:", e)
+		os.Exit(1)
+	}
+	_ = json.NewEncoder(os.Stdout).Encode(doc)
+}
+
+func exitOn(err error) {
+	if err != nil {
+		_, file, line, _ := runtime.Caller(1)
+		fmt.Fprintf(os.Stderr, "%s:%d: %v\n", filepath.Base(file), line, err)
+		os.Exit(1)
+	}
+}
