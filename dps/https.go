@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -78,6 +79,11 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, &Error{Step: step, RetryAfter: -1, Err: err}
+	}
+	if body == nil {
+		// A body that cannot be had again, though it is empty: else net/http repeats a GET whose connection broke, and a second
+		// layer that retries is one too many.
+		req.Body, req.GetBody = io.NopCloser(strings.NewReader("")), nil
 	}
 	req.Header.Set("User-Agent", x.c.Agent)
 	if body != nil {
