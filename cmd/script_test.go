@@ -59,7 +59,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
-			"ended": endedCommand, "lossless": losslessCommand,
+			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand,
 		},
 	})
 }
@@ -159,6 +159,20 @@ func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("HUBHOP_GROUP_KEY_FILE", ts.MkAbs("group.key"))
 	ts.Setenv("HUBHOP_CA_FILE", ts.MkAbs("sim/ca.pem"))
 	ts.Setenv("HUBHOP_STATE_DIR", ts.MkAbs("state"))
+}
+
+// keptCommand starts `hubhop demo --keep --json`, waits for its verdict and points api at it.
+func keptCommand(ts *testscript.TestScript, _ bool, _ []string) {
+	cmd := program(ts, "hubhop", "demo", "--keep", "--json")
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	start(ts, "demo", cmd)
+	var report struct{ Verdict, Control string }
+	ts.Check(json.NewDecoder(out).Decode(&report))
+	if report.Verdict != "passed" {
+		ts.Fatalf("verdict %s", report.Verdict)
+	}
+	ts.Setenv("CONTROL", report.Control)
 }
 
 // deviceCommand starts `hubhop run` in the background: device NAME FLAGS… Its log goes to NAME.log; NAME.in, if there, is its input.
