@@ -3,6 +3,7 @@ package dps
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 )
@@ -76,7 +77,7 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " %q", e.Message)
 	}
 	if e.Err != nil {
-		fmt.Fprintf(&b, ": %v", e.Err)
+		fmt.Fprintf(&b, ": %v", short(e.Err))
 	}
 	switch skew := e.Skew.Round(time.Second); {
 	case skew > maxSkew:
@@ -85,6 +86,14 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (this machine's clock is %v ahead of that of DPS)", -skew)
 	}
 	return b.String()
+}
+
+// short leaves out what package net says of addresses: the host stands in front already.
+func short(err error) error {
+	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
+		return oe.Err
+	}
+	return err
 }
 
 func (e *Error) Unwrap() error { return e.Err }
