@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// central is IoT Central's REST surface, the part of it that `az iot central device` needs for a failover. It decides nothing: the
+// registry does.
+type central struct {
+	registry *registry
+	appID    string
+	token    string // accepted verbatim
+}
+
+func newCentral(r *registry, now time.Time) *central {
+	sig := make([]byte, sha256.Size)
+	_, _ = rand.Read(sig) // never fails since Go 1.24
+	c := &central{registry: r, appID: newGUID()}
+	c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
+		escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
+	return c
+}
+
+// routes adds IoT Central's API to the HTTPS surface of its host.
+func (c *central) routes(mux *http.ServeMux) {
+	handle := func(pattern string, f func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, controlBodyLimit)
+			if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(c.token)) != 1 {
+				c.write(w, nil, errorf(401, "Unauthorized", "The authorization token is not valid for this application."))
+				return
+			}
+			v, err := f(r)
+			c.write(w, v, err)
+		})
+	}
+	handle("POST /system/iothub/devices/{id}/manual-failover", c.manualFailover)
+	handle("POST /system/iothub/devices/{id}/manual-failback", c.manualFailback)
+	handle("GET /api/devices/{id}", c.showDevice)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		c.write(w, nil, errorf(404, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path))
+	})
+}
+
+// hubIdentifier names a hub without its host: the hub being left, in both directions.
+func hubIdentifier(h *hub) string {
+	sum := sha256.Sum256([]byte(h.host))
+	return hex.EncodeToString(sum[:])
+}
+
+type moveAnswer struct {
+	HubIdentifier string `json:"hubIdentifier"`
+	Message       string `json:"message"`
+}
+
+func (c *central) manualFailover(r *http.Request) (any, error) {
+	var b struct {
+		TTL *float64 `json:"ttl"`
+	}
+	if err := decodeLenient(r, &b); err != nil {
+		return nil, err
+	}
+	ttl := defaultFailover
+	if b.TTL != nil {
+		if minutes := *b.TTL; minutes != float64(int(minutes)) || minutes < 1 || minutes > 30 {
+			return nil, errorf(400, "BadRequest", "ttl is %s, it must be 1 to 30 minutes.", strconv.FormatFloat(minutes, 'g', -1, 64))
+		}
+		ttl = time.Duration(*b.TTL) * time.Minute
+	}
+	left, until, err := c.registry.failover(r.PathValue("id"), ttl)
+	if err != nil {
+		return nil, err
+	}
+	return moveAnswer{hubIdentifier(left), "Success! This device is now being failed over. You can check your device's status using " +
+		"'iot central device registration-info' command. The device will revert to its original hub at " +
+		until.UTC().Format(http.TimeFormat) + ". You can choose to failback earlier using device-manual-failback command. " +
+		"Learn more: https://aka.ms/iotc-device-test"}, nil
+}
+
+func (c *central) manualFailback(r *http.Request) (any, error) {
+	left, err := c.registry.failback(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	if left == nil {
+		return nil, errorf(409, "DeviceNotFailedOver", "Device %s is on its original hub.", r.PathValue("id"))
+	}
+	return moveAnswer{hubIdentifier(left), "Device has successfully failed back to its original hub"}, nil
+}
+
+func (c *central) showDevice(r *http.Request) (v any, err error) {
+	id := r.PathValue("id")
+	err = c.registry.with(id, func(d *device) error {
+		shown := struct {
+			ID            string   `json:"id"`
+			Etag          string   `json:"etag"`
+			DisplayName   string   `json:"displayName"`
+			Simulated     bool     `json:"simulated"`
+			Provisioned   bool     `json:"provisioned"`
+			Template      string   `json:"template,omitempty"`
+			Enabled       bool     `json:"enabled"`
+			Organizations []string `json:"organizations"`
+		}{d.id, d.centralEtag, d.id, false, d.hub != nil, d.modelID, d.approved && !d.blocked && !d.disabled, []string{}}
+		v = shown
+		return nil
+	})
+	return v, err
+}
+
+// decodeLenient reads a JSON object as IoT Central does: fields it does not know are ignored, and so is an empty body.
+func decodeLenient(r *http.Request, into any) error {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return errorf(400, "BadRequest", "The body cannot be read.")
+	}
+	if len(b) > 0 && json.Unmarshal(b, into) != nil {
+		return errorf(400, "BadRequest", "The body is not a JSON object of the expected form.")
+	}
+	return nil
+}
+
+// write wraps every error in an "error" object: the Azure CLI takes anything else for success.
+func (c *central) write(w http.ResponseWriter, v any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			e = &Error{Status: 500, Code: "InternalError", Message: err.Error()}
+		}
+		code := e.Code
+		if code == "" {
+			code = http.StatusText(e.Status)
+		}
+		status = e.Status
+		v = map[string]any{"error": map[string]string{
+			"code": code, "message": e.Message, "requestId": newGUID(), "time": c.registry.now().UTC().Format(http.TimeFormat),
+		}}
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(encodeJSON(v))
+}

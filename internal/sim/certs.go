@@ -1,0 +1,118 @@
+package sim
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// authority is a certificate authority of the simulator's own.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	now  time.Time // certificates count from here: the cloud's clock when the simulator was made
+}
+
+func newAuthority(commonName string, now time.Time) (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	a := &authority{key: key, now: now}
+	template := a.template(commonName)
+	template.IsCA, template.BasicConstraintsValid = true, true
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	a.cert, err = x509.ParseCertificate(der)
+	return a, err
+}
+
+// template is valid from a day ago for ten years. A real service's certificate is older than that, so a device whose clock is some
+// hours behind gets through TLS and is refused for its token; one that lost its clock altogether is not.
+func (a *authority) template(commonName string) *x509.Certificate {
+	serial := make([]byte, 16)
+	_, _ = rand.Read(serial) // never fails since Go 1.24
+	serial[0] &= 0x7f        // a serial number is positive
+	return &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serial),
+		Subject:      pkix.Name{CommonName: commonName},
+		NotBefore:    a.now.Add(-24 * time.Hour),
+		NotAfter:     a.now.AddDate(10, 0, 0),
+	}
+}
+
+// serverTLS issues a certificate for one host and returns the TLS configuration of its listeners. Client certificates are asked
+// for but judged later, because the real services refuse a bad one in their own protocol and not in the handshake.
+func (a *authority) serverTLS(addr netip.Addr, names ...string) (*tls.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := a.template(names[0])
+	template.DNSNames = append(names, "localhost")
+	template.IPAddresses = []net.IP{addr.AsSlice()}
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}},
+		ClientAuth:   tls.RequestClientCert,
+		MinVersion:   tls.VersionTLS12,
+	}, nil
+}
+
+func (a *authority) certPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
+func (a *authority) keyPEM() ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sim: device CA key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+var errNoCertificate = errors.New("no client certificate")
+
+// verifyDevice checks the chain a client sent: signed by this authority, valid at now, common name equal to id.
+func (a *authority) verifyDevice(chain []*x509.Certificate, id string, now time.Time) error {
+	if len(chain) == 0 {
+		return errNoCertificate
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(a.cert)
+	for _, c := range chain[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return err
+	}
+	if cn := chain[0].Subject.CommonName; cn != id {
+		return fmt.Errorf("certificate is for %q, not %q", cn, id)
+	}
+	return nil
+}

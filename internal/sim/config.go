@@ -1,0 +1,184 @@
+package sim
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// The layouts of a simulator: how its endpoints are spread over addresses and ports.
+const (
+	// LayoutLoopback gives every endpoint a loopback address of its own with the standard ports, so that official SDKs work
+	// over every transport: DPS on the base address, hub i on base+i, MQTT on 8883, HTTPS on 443 or 8443.
+	LayoutLoopback = "loopback"
+	// LayoutPorts puts everything on the base address with free ports; the assigned hub is then "host:port".
+	LayoutPorts = "ports"
+)
+
+// What happens to the identity in the hub a device moves away from, see Config.Move.
+const (
+	MoveDisable = "disable" // IoT Central's way: the old hub answers CONNACK 3
+	MoveDelete  = "delete"  // plain DPS's way: the old hub answers CONNACK 5
+)
+
+// Where a device goes first, see Config.Allocation.
+const (
+	AllocateStatic = "static" // hub-a, so that stories are predictable
+	AllocateHashed = "hashed" // spread by a hash of the registration id
+)
+
+// Config says what cloud to build. Start from [DefaultConfig]: most zero values stand for the default, but a zero RetryAfter,
+// SASGrace and AutoApprove mean what they say.
+type Config struct {
+	Hubs        int    // number of IoT Hubs, 1 to 26; 0 means 2
+	Layout      string // LayoutLoopback or LayoutPorts; "" means loopback on Linux, else ports
+	BaseAddress string // IPv4 address of DPS, hub i is at base+i in LayoutLoopback; "" means 127.0.0.1
+	HTTPSPort   int    // LayoutLoopback only; 0 means 443 where it can be bound, else 8443
+	ControlAddr string // the control API; "" means 127.0.0.1:8090; if the port is taken a free one is used
+	ListenAny   bool   // allow addresses other machines can reach; without it every listener must be on loopback
+
+	RetryAfter       time.Duration // what DPS asks clients to wait, whole seconds; 0 is sent as 0
+	RetryAfterAbsent bool          // leave retry-after out altogether
+	Polls            int           // how many polls are answered 202 before the answer proper
+	Allocation       string        // AllocateStatic or AllocateHashed; "" means static
+	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
+	Move             string        // MoveDisable or MoveDelete; "" means disable
+	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
+	SASGrace         time.Duration // how long after its expiry a token still serves at a hub
+
+	IDScope           string       // "" means 0ne00000SIM
+	GroupKey          string       // base64; "" draws 64 random bytes
+	SecondaryGroupKey string       // base64; "" draws 64 random bytes
+	Enrollments       []Enrollment // individual enrollments, beside the group that every device may use
+
+	LedgerKeep      int           // messages whose bodies are kept; 0 means 200,000
+	LedgerKeepBytes int64         // bytes of bodies and properties kept; 0 means 256 MB
+	ClockOffset     time.Duration // how far the cloud's clock is ahead of this machine's: certificates, tokens, HTTP dates
+
+	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
+	Logger zerolog.Logger                                   // the zero value is silent
+}
+
+// Enrollment is an individual enrollment of DPS with symmetric keys.
+type Enrollment struct {
+	RegistrationID string
+	DeviceID       string // "" means the registration id
+	PrimaryKey     string // base64
+	SecondaryKey   string // base64, may be ""
+	Disabled       bool   // DPS answers "disabled"
+}
+
+// DefaultConfig is the cloud that `hubhop sim` starts without flags.
+func DefaultConfig() Config {
+	return Config{
+		RetryAfter:  3 * time.Second,
+		AutoApprove: true,
+		SASGrace:    5 * time.Minute,
+		Logger:      zerolog.Nop(),
+	}.withDefaults()
+}
+
+func (c Config) withDefaults() Config {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	layout := LayoutPorts // 127.0.0.2 and its kin are routable without set-up on Linux only
+	if runtime.GOOS == "linux" {
+		layout = LayoutLoopback
+	}
+	set(&c.Layout, layout)
+	set(&c.BaseAddress, "127.0.0.1")
+	set(&c.ControlAddr, "127.0.0.1:8090")
+	set(&c.Allocation, AllocateStatic)
+	set(&c.Move, MoveDisable)
+	set(&c.IDScope, "0ne00000SIM")
+	if c.Hubs == 0 {
+		c.Hubs = 2
+	}
+	if c.DisabledRefusal == 0 {
+		c.DisabledRefusal = connackUnavailable
+	}
+	if c.LedgerKeep == 0 {
+		c.LedgerKeep = 200_000
+	}
+	if c.LedgerKeepBytes == 0 {
+		c.LedgerKeepBytes = 256 << 20
+	}
+	if c.Listen == nil {
+		c.Listen = net.Listen
+	}
+	return c
+}
+
+// validate reports every fault of the configuration at once.
+func (c Config) validate() error {
+	var errs []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("sim: "+format, args...))
+		}
+	}
+	oneOf := func(name, got string, allowed ...string) {
+		require(slices.Contains(allowed, got), "%s is %q, must be one of %q", name, got, allowed)
+	}
+	require(c.Hubs >= 1 && c.Hubs <= 26, "%d hubs, must be 1 to 26", c.Hubs)
+	oneOf("layout", c.Layout, LayoutLoopback, LayoutPorts)
+	oneOf("move", c.Move, MoveDisable, MoveDelete)
+	oneOf("allocation", c.Allocation, AllocateStatic, AllocateHashed)
+	require(c.DisabledRefusal == connackUnavailable || c.DisabledRefusal == connackNotAuthorized,
+		"disabled refusal is %d, must be CONNACK 3 or 5", c.DisabledRefusal)
+	require(c.RetryAfter >= 0 && c.RetryAfter%time.Second == 0, "retry-after is %v, must be whole seconds", c.RetryAfter)
+	require(c.Polls >= 0, "%d polls, must not be negative", c.Polls)
+	require(c.SASGrace >= 0, "SAS grace is %v, must not be negative", c.SASGrace)
+	require(c.LedgerKeep > 0 && c.LedgerKeepBytes > 0, "the ledger must keep something")
+	require(c.HTTPSPort >= 0 && c.HTTPSPort <= 65535, "HTTPS port is %d", c.HTTPSPort)
+	require(validRegistrationID(c.IDScope), "ID scope is %q", c.IDScope)
+	for _, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
+		_, err := base64.StdEncoding.DecodeString(key)
+		require(err == nil, "a group key is not base64")
+	}
+	base, err := netip.ParseAddr(c.BaseAddress)
+	require(err == nil && base.Is4() && !base.IsUnspecified(), "base address is %q, must be an IPv4 address devices can dial", c.BaseAddress)
+	if err == nil && base.Is4() && c.Hubs >= 1 && c.Hubs <= 26 {
+		for i := range c.Hubs + 1 {
+			a := c.address(i)
+			require(a.IsLoopback() || c.ListenAny, "%s is not a loopback address: listening there must be asked for with ListenAny", a)
+		}
+	}
+	host, _, err := net.SplitHostPort(c.ControlAddr)
+	require(err == nil, "control address is %q, must be host:port", c.ControlAddr)
+	require(err != nil || c.ListenAny || isLoopbackHost(host),
+		"control address %s is not on loopback: listening there must be asked for with ListenAny", c.ControlAddr)
+	return errors.Join(errs...)
+}
+
+// address is where host number i lives: 0 is DPS, i is hub i.
+func (c Config) address(i int) netip.Addr {
+	a := netip.MustParseAddr(c.BaseAddress)
+	if c.Layout == LayoutPorts {
+		return a
+	}
+	for range i {
+		a = a.Next()
+	}
+	return a
+}
+
+// isLoopbackHost says whether a listener on host can only be reached from this machine. A name other than localhost could mean
+// anything, so it counts as foreign.
+func isLoopbackHost(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}

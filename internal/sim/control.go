@@ -1,0 +1,373 @@
+package sim
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// This file is the typed control: what the HTTP control API, tests in the same process and the demo use to look at the cloud and to
+// break it. Every error is an *Error.
+
+// Error is a refused control request.
+type Error struct {
+	Status  int    // the HTTP status it stands for
+	Code    string // a name such as DeviceNotOnline, "" where none is needed
+	Message string // a sentence
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func errorf(status int, code, format string, args ...any) error {
+	return &Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// State is the whole cloud at one moment.
+type State struct {
+	DPS     DPSState      `json:"dps"`
+	Hubs    []HubState    `json:"hubs"`
+	Devices []DeviceState `json:"devices"` // in order of their ids
+	Totals  Totals        `json:"totals"`
+}
+
+// DPSState is the state of DPS.
+type DPSState struct {
+	Fault Optional `json:"fault"` // the kind, null when healthy
+}
+
+// HubState is the state of one hub.
+type HubState struct {
+	Name        string   `json:"name"`
+	Host        string   `json:"host"`
+	Fault       Optional `json:"fault"` // the kind, null when healthy
+	Connections int      `json:"connections"`
+}
+
+// DeviceState is the state of one device. Hubs are given by name.
+type DeviceState struct {
+	ID           string   `json:"id"`
+	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now; null before the first assignment
+	ConnectedHub Optional `json:"connectedHub"` // null when offline
+	Enabled      bool     `json:"enabled"`
+	Blocked      bool     `json:"blocked"`
+	Approved     bool     `json:"approved"`
+	ModelID      string   `json:"modelId"`
+}
+
+// Totals count since the start.
+type Totals struct {
+	Connects      int64 `json:"connects"`      // CONNECTs accepted by hubs
+	Registrations int64 `json:"registrations"` // register requests, whatever became of them
+	Polls         int64 `json:"polls"`         // questions for an operation's status
+	Messages      int64 `json:"messages"`      // device-to-cloud messages
+}
+
+// State looks at everything. It takes no snapshot: hubs and devices go on while it looks.
+func (s *Sim) State() State {
+	st := State{
+		DPS:     DPSState{Fault: Optional(s.dps.faults.kind())},
+		Hubs:    []HubState{},
+		Devices: s.registry.states(),
+		Totals: Totals{
+			Connects: s.connects.Load(), Registrations: s.dps.registrations.Load(), Polls: s.dps.polls.Load(),
+			Messages: s.ledger.total.Load(),
+		},
+	}
+	for _, h := range s.hubs {
+		st.Hubs = append(st.Hubs, HubState{h.name, h.host, Optional(h.faults.kind()), int(h.live.Load())})
+	}
+	return st
+}
+
+func (r *registry) states() []DeviceState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	states := make([]DeviceState, 0, len(r.byID))
+	for _, d := range r.byID {
+		states = append(states, r.describe(d))
+	}
+	slices.SortFunc(states, func(a, b DeviceState) int { return cmp.Compare(a.ID, b.ID) })
+	return states
+}
+
+// describe is called with mu held.
+func (r *registry) describe(d *device) DeviceState {
+	st := DeviceState{
+		ID: d.id, Enabled: !d.disabled && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
+	}
+	if d.hub != nil {
+		st.AssignedHub = Optional(r.answer(d).name)
+	}
+	if i, live := r.newest(d.id); live != nil {
+		st.ConnectedHub = Optional(i.hub.name)
+		if st.ModelID == "" {
+			st.ModelID = live.from.modelID
+		}
+	}
+	return st
+}
+
+func (s *Sim) hub(name string) (*hub, error) {
+	for _, h := range s.hubs {
+		if h.name == name {
+			return h, nil
+		}
+	}
+	return nil, errorf(404, "HubNotFound", "there is no hub %q", name)
+}
+
+// FaultHub makes a hub misbehave; a fault that is already in force is replaced.
+func (s *Sim) FaultHub(name string, f Fault) error {
+	h, err := s.hub(name)
+	if err != nil {
+		return err
+	}
+	return h.fault(f)
+}
+
+// HealHub ends a hub's fault; a healthy hub stays one. It fails if the hub's port has been taken meanwhile.
+func (s *Sim) HealHub(name string) error {
+	h, err := s.hub(name)
+	if err != nil {
+		return err
+	}
+	return h.heal()
+}
+
+// FaultDPS makes DPS misbehave; a fault that is already in force is replaced.
+func (s *Sim) FaultDPS(f DPSFault) error { return s.dps.fault(f) }
+
+// HealDPS ends the fault of DPS, if it has one.
+func (s *Sim) HealDPS() error { return s.dps.heal() }
+
+// Failover moves a device to another hub as IoT Central does, for ttl (0 means 30 minutes): the identity becomes unusable on the old
+// hub, its connection is closed, DPS answers with the other hub.
+func (s *Sim) Failover(id string, ttl time.Duration) error {
+	_, _, err := s.registry.failover(id, ttl)
+	return err
+}
+
+// Failback returns a device to its first hub, whatever moved it away; a device that is there stays.
+func (s *Sim) Failback(id string) error {
+	_, err := s.registry.failback(id)
+	return err
+}
+
+// Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
+func (s *Sim) Disable(id string) error {
+	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
+}
+
+// DisableIdentity disables a device in its hub only: DPS knows nothing of it and goes on assigning the hub that refuses.
+func (s *Sim) DisableIdentity(id string) error {
+	return s.registry.change(id, "device disabled", func(d *device) { d.unusable = true })
+}
+
+// Enable undoes Disable and DisableIdentity.
+func (s *Sim) Enable(id string) error {
+	return s.registry.change(id, "", func(d *device) { d.disabled, d.unusable = false, false })
+}
+
+// Block is the operator's block: DPS answers failed 400209, hubs refuse the device.
+func (s *Sim) Block(id string) error {
+	return s.registry.change(id, "device blocked", func(d *device) { d.blocked = true })
+}
+
+// Unblock undoes Block.
+func (s *Sim) Unblock(id string) error {
+	return s.registry.change(id, "", func(d *device) { d.blocked = false })
+}
+
+// Approve lets in a device that waits for it, see Config.AutoApprove.
+func (s *Sim) Approve(id string) error {
+	return s.registry.change(id, "", func(d *device) { d.approved = true })
+}
+
+// Delete removes a device from DPS and all hubs, with its twin and its messages. It comes back as a new one when it registers.
+func (s *Sim) Delete(id string) error { return s.registry.delete(id) }
+
+// Disconnect closes a device's connection and nothing else.
+func (s *Sim) Disconnect(id string) error {
+	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+		return err
+	}
+	_, live := s.registry.newest(id)
+	if live == nil {
+		return errorf(404, "DeviceNotOnline", "device %s is not connected", id)
+	}
+	live.wire.hangUp("disconnected by the operator")
+	return nil
+}
+
+// methodTimeoutDefault is what IoT Hub waits for a method's answer if the caller does not say.
+const methodTimeoutDefault = 30 * time.Second
+
+// Method invokes a direct method on the hub the device is connected to, and waits for the answer until ctx ends, 30 s if it has no
+// deadline. The payload is any JSON value or empty.
+func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (MethodResult, error) {
+	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+		return MethodResult{}, err
+	}
+	switch {
+	case name == "":
+		return MethodResult{}, errorf(400, "BadRequest", "a method needs a name")
+	case len(payload) > 0 && !json.Valid(payload):
+		return MethodResult{}, errorf(400, "BadRequest", "the payload is not JSON")
+	case len(payload) > methodMaxBytes:
+		return MethodResult{}, errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), methodMaxBytes)
+	}
+	i, live := s.registry.newest(id)
+	if live == nil {
+		return MethodResult{}, deviceNotOnline(id)
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, methodTimeoutDefault)
+		defer cancel()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.running, cancel)()
+	return i.invoke(ctx, name, payload)
+}
+
+// PatchDesired merges a JSON object into a device's desired properties, in the hub DPS would assign now.
+func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
+	props, err := parsePatch(patch)
+	if err == nil {
+		var i *identity
+		if i, err = s.registry.placed(id); err == nil {
+			i.mu.Lock()
+			err = i.patchDesired(props)
+			i.mu.Unlock()
+		}
+	}
+	if t, ok := errors.AsType[*twinError](err); ok {
+		return errorf(t.status, "ArgumentInvalid", "%s", t.text)
+	}
+	return err
+}
+
+// Twin is a device's twin in the hub DPS would assign now. Before the device has been there, that is what would travel along.
+func (s *Sim) Twin(id string) (Twin, error) { return s.twin(id, false) }
+
+func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
+	err = s.registry.with(id, func(d *device) error {
+		if d.hub == nil {
+			return notProvisioned(d)
+		}
+		i := s.registry.answer(d).identity(d.id)
+		if i == nil {
+			i = d.hub.identity(d.id)
+		}
+		if i == nil {
+			return errorf(404, "DeviceNotFound", "device %s has no twin", id)
+		}
+		t = i.twin(metadata)
+		return nil
+	})
+	return t, err
+}
+
+// SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and returns its message id.
+func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
+	body := []byte(c.Body)
+	switch {
+	case len(c.Body) > 0 && c.Text != nil:
+		return "", errorf(400, "BadRequest", "a message has a body or a text, not both")
+	case len(c.Body) > 0 && !json.Valid(c.Body):
+		return "", errorf(400, "BadRequest", "the body is not JSON")
+	case c.Text != nil:
+		body = []byte(*c.Text)
+	}
+	ttl := time.Duration(c.TTLSeconds) * time.Second
+	if ttl == 0 {
+		ttl = c2dDefaultTTL
+	}
+	if ttl < 0 || ttl > c2dMaxTTL {
+		return "", errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
+	}
+	if mid = c.Properties["$.mid"]; mid == "" {
+		mid = newGUID()
+	}
+	topic := c2dTopic(id, mid, c)
+	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
+		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+	}
+	i, err := s.registry.placed(id)
+	if err != nil {
+		return "", err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.hub.now()
+	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, expires: now.Add(ttl), state: C2DEnqueued}, now) {
+		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, id)
+	}
+	if i.session != nil {
+		i.session.deliverMail()
+	}
+	return mid, nil
+}
+
+// C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each hub first.
+func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
+	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+		return nil, err
+	}
+	all := []C2DMessage{}
+	for _, h := range s.hubs {
+		if i := h.identity(id); i != nil {
+			i.mu.Lock()
+			i.mail.expire(h.now())
+			for _, m := range i.mail.messages {
+				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount})
+			}
+			i.mu.Unlock()
+		}
+	}
+	return all, nil
+}
+
+// Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
+func (s *Sim) Ledger(device string, messages bool) Ledger { return s.ledger.report(device, messages) }
+
+// ResetLedger forgets what was received. State's total goes on counting.
+func (s *Sim) ResetLedger() { s.ledger.reset() }
+
+// Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls more than a thousand events behind
+// misses some.
+func (s *Sim) Watch() (events <-chan Event, cancel func()) { return s.events.watch() }
+
+// DeviceKey is the primary key a device of the enrollment group uses, derived from the group key.
+func (s *Sim) DeviceKey(registrationID string) []byte {
+	return deriveKey(s.registry.group[0], registrationID)
+}
+
+// Enroll adds or replaces an individual enrollment.
+func (s *Sim) Enroll(e Enrollment) error {
+	if !validRegistrationID(e.RegistrationID) || e.DeviceID != "" && !validDeviceID(e.DeviceID) {
+		return errorf(400, "BadRequest", "invalid registration or device id")
+	}
+	if len(e.keys()) == 0 {
+		return errorf(400, "BadRequest", "an enrollment needs a base64 key")
+	}
+	r := s.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.enrol(e)
+	return nil
+}
+
+// enrol is called with mu held.
+func (r *registry) enrol(e Enrollment) {
+	r.enrollments[strings.ToLower(e.RegistrationID)] = e
+	if d := r.byRegistration[strings.ToLower(e.RegistrationID)]; d != nil {
+		d.disabled = e.Disabled
+	}
+}

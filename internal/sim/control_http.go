@@ -1,0 +1,261 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// controlBodyLimit is the largest body of a control request.
+const controlBodyLimit = 1 << 20
+
+// ControlHandler is the control API as an HTTP handler: JSON over plain HTTP, success is 200 with JSON or 204, errors are
+// {"error":"sentence"} with a 4xx or, for a device that does not answer, a 504.
+func (s *Sim) ControlHandler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, controlBodyLimit)
+			if err := s.guard(r); err != nil {
+				writeControl(w, nil, err)
+				return
+			}
+			v, err := f(r)
+			writeControl(w, v, err)
+		})
+	}
+	handle("GET /api/state", func(*http.Request) (any, error) { return s.State(), nil })
+	mux.HandleFunc("GET /api/events", s.streamEvents)
+	handle("GET /api/ledger", func(r *http.Request) (any, error) {
+		messages, err := flagParam(r, "messages")
+		return s.Ledger(r.URL.Query().Get("device"), messages), err
+	})
+	handle("DELETE /api/ledger", func(*http.Request) (any, error) { s.ResetLedger(); return nil, nil })
+	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {
+		var f Fault
+		if err := decodeStrict(r, &f); err != nil {
+			return nil, err
+		}
+		return nil, s.FaultHub(r.PathValue("name"), f)
+	})
+	handle("DELETE /api/hubs/{name}/fault", func(r *http.Request) (any, error) { return nil, s.HealHub(r.PathValue("name")) })
+	handle("POST /api/dps/fault", func(r *http.Request) (any, error) {
+		var f DPSFault
+		if err := decodeStrict(r, &f); err != nil {
+			return nil, err
+		}
+		return nil, s.FaultDPS(f)
+	})
+	handle("DELETE /api/dps/fault", func(*http.Request) (any, error) { return nil, s.HealDPS() })
+	s.handleDevices(handle)
+	handle("/", func(r *http.Request) (any, error) {
+		return nil, errorf(404, "", "there is no %s %s in the control API", r.Method, r.URL.Path)
+	})
+	return mux
+}
+
+func (s *Sim) handleDevices(handle func(pattern string, f func(r *http.Request) (any, error))) {
+	handle("POST /api/devices/{id}/failover", func(r *http.Request) (any, error) {
+		var b struct {
+			Seconds float64 `json:"seconds"`
+		}
+		if err := decodeStrict(r, &b); err != nil {
+			return nil, err
+		}
+		if err := checkTimes(b.Seconds, 0); err != nil {
+			return nil, err
+		}
+		return nil, s.Failover(r.PathValue("id"), seconds(b.Seconds))
+	})
+	handle("POST /api/devices/{id}/disable", func(r *http.Request) (any, error) {
+		var b struct {
+			DPSKnows *bool `json:"dpsKnows"`
+		}
+		if err := decodeStrict(r, &b); err != nil {
+			return nil, err
+		}
+		if b.DPSKnows != nil && !*b.DPSKnows {
+			return nil, s.DisableIdentity(r.PathValue("id"))
+		}
+		return nil, s.Disable(r.PathValue("id"))
+	})
+	for name, act := range map[string]func(id string) error{
+		"failback": s.Failback, "enable": s.Enable, "block": s.Block, "unblock": s.Unblock,
+		"approve": s.Approve, "delete": s.Delete, "disconnect": s.Disconnect,
+	} {
+		handle("POST /api/devices/{id}/"+name, func(r *http.Request) (any, error) {
+			if err := decodeStrict(r, &struct{}{}); err != nil {
+				return nil, err
+			}
+			return nil, act(r.PathValue("id"))
+		})
+	}
+	handle("POST /api/devices/{id}/methods/{name}", func(r *http.Request) (any, error) {
+		payload, err := readBody(r)
+		if err != nil {
+			return nil, err
+		}
+		ctx := r.Context()
+		if text := r.URL.Query().Get("timeoutSeconds"); text != "" {
+			secs, err := strconv.ParseFloat(text, 64)
+			if err != nil || secs <= 0 || secs > 300 {
+				return nil, errorf(400, "", "timeoutSeconds is %q, must be more than 0 and at most 300", text)
+			}
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, seconds(secs))
+			defer cancel()
+		}
+		return s.Method(ctx, r.PathValue("id"), r.PathValue("name"), payload)
+	})
+	handle("PATCH /api/devices/{id}/desired", func(r *http.Request) (any, error) {
+		patch, err := readBody(r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.PatchDesired(r.PathValue("id"), patch)
+	})
+	handle("GET /api/devices/{id}/twin", func(r *http.Request) (any, error) {
+		metadata, err := flagParam(r, "metadata")
+		if err != nil {
+			return nil, err
+		}
+		return s.twin(r.PathValue("id"), metadata)
+	})
+	handle("POST /api/devices/{id}/c2d", func(r *http.Request) (any, error) {
+		var c C2D
+		if err := decodeStrict(r, &c); err != nil {
+			return nil, err
+		}
+		mid, err := s.SendC2D(r.PathValue("id"), c)
+		return map[string]string{"mid": mid}, err
+	})
+	handle("GET /api/devices/{id}/c2d", func(r *http.Request) (any, error) {
+		messages, err := s.C2DMessages(r.PathValue("id"))
+		return map[string]any{"messages": messages}, err
+	})
+}
+
+// guard refuses requests that a web page somebody else wrote could have made: a foreign Origin, or a Host that is not this machine
+// and not where the control API listens (a name that was made to point here).
+func (s *Sim) guard(r *http.Request) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if own, _, _ := net.SplitHostPort(s.controlAddress()); !isLoopbackHost(strings.Trim(host, "[]")) && host != own {
+		return errorf(403, "", "a request that changes something must name this machine as its host, not %q", r.Host)
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		if u, err := url.Parse(origin); err != nil || u.Host != r.Host || u.Host == "" {
+			return errorf(403, "", "requests from %q may not change anything", origin)
+		}
+	}
+	return nil
+}
+
+func readBody(r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, errorf(413, "", "the body is larger than %d bytes", tooLarge.Limit)
+	}
+	if err != nil {
+		return nil, errorf(400, "", "the body cannot be read: %v", err)
+	}
+	return b, nil
+}
+
+// decodeStrict reads one JSON object and nothing else; an empty body is an empty object.
+func decodeStrict(r *http.Request, into any) error {
+	b, err := readBody(r)
+	if err != nil || len(bytes.TrimSpace(b)) == 0 {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return errorf(400, "", "the body is not what is expected here: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errorf(400, "", "something follows the JSON object")
+	}
+	return nil
+}
+
+func flagParam(r *http.Request, name string) (bool, error) {
+	switch v := r.URL.Query().Get(name); v {
+	case "", "0", "false":
+		return false, nil
+	case "1", "true":
+		return true, nil
+	default:
+		return false, errorf(400, "", "%s is %q, must be 0 or 1", name, v)
+	}
+}
+
+func writeControl(w http.ResponseWriter, v any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		status = http.StatusInternalServerError
+		body := map[string]string{"error": err.Error()}
+		if e, ok := errors.AsType[*Error](err); ok {
+			status = e.Status
+			if e.Code != "" {
+				body["code"] = e.Code
+			}
+		}
+		v = body
+	}
+	if v == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(encodeJSON(v), '\n'))
+}
+
+// sseIdle is how often a silent event stream shows that it lives.
+const sseIdle = 30 * time.Second
+
+// streamEvents serves GET /api/events until the client leaves or the simulator stops.
+func (s *Sim) streamEvents(w http.ResponseWriter, r *http.Request) {
+	events, cancel := s.Watch()
+	defer cancel()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	write := func(format string, args ...any) bool {
+		_ = out.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := fmt.Fprintf(w, format, args...)
+		return err == nil && out.Flush() == nil
+	}
+	idle := time.NewTimer(sseIdle)
+	defer idle.Stop()
+	for ok := write(": watching\n\n"); ok; {
+		select {
+		case e, open := <-events:
+			if !open {
+				return
+			}
+			ok = write("event: %s\ndata: %s\n\n", e.Kind, encodeJSON(e))
+		case <-idle.C:
+			ok = write(": still here\n\n")
+		case <-r.Context().Done():
+			return
+		}
+		idle.Reset(sseIdle)
+	}
+}

@@ -1,0 +1,64 @@
+package sim
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// routes adds DPS's device API to the HTTPS surface of its host.
+func (p *dps) routes(mux *http.ServeMux) {
+	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
+		if err != nil {
+			p.write(w, r, p.refusal(&dpsError{400004, "The request is too large."}))
+			return
+		}
+		a := p.register(claimOf(r), body)
+		if a.status == http.StatusAccepted {
+			w.Header().Set("Location", "https://"+r.Host+r.URL.EscapedPath())
+		}
+		p.write(w, r, a)
+	})
+	mux.HandleFunc("GET /{scope}/registrations/{id}/operations/{operation}", func(w http.ResponseWriter, r *http.Request) {
+		p.write(w, r, p.poll(claimOf(r), r.PathValue("operation"))) // the Node SDK sends a body with this GET; nobody reads it
+	})
+	mux.HandleFunc("POST /{scope}/registrations/{id}", func(w http.ResponseWriter, r *http.Request) {
+		p.write(w, r, p.lookup(claimOf(r)))
+	})
+}
+
+func claimOf(r *http.Request) claim {
+	return claim{
+		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"),
+		token: strings.TrimSpace(r.Header.Get("Authorization")), chain: r.TLS.PeerCertificates,
+	}
+}
+
+func (p *dps) write(w http.ResponseWriter, r *http.Request, a answer) {
+	if a.delay > 0 {
+		t := time.NewTimer(a.delay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if a.status == 0 {
+		panic(http.ErrAbortHandler) // net/http's way to close the connection without an answer
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+	h.Set("X-Ms-Request-Id", newGUID())
+	if a.retryAfter != "" {
+		h.Set("Retry-After", a.retryAfter)
+	}
+	if a.hangUp {
+		h.Set("Connection", "close")
+	}
+	w.WriteHeader(a.status)
+	_, _ = w.Write(encodeJSON(a.body))
+}

@@ -1,0 +1,202 @@
+package sim
+
+import (
+	"crypto/x509"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	dpsPacketLimit   = registerLimit + 1024
+	dpsResponses     = "$dps/registrations/res/#"
+	dpsRegisterTopic = "$dps/registrations/PUT/iotdps-register/"
+	dpsPollTopic     = "$dps/registrations/GET/iotdps-get-operationstatus/"
+)
+
+// dpsSession is one MQTT connection to DPS. DPS keeps no sessions, and whatever it does not know closes the connection.
+type dpsSession struct {
+	dps     *dps
+	wire    *wire
+	claim   claim
+	alive   time.Duration
+	granted byte // like subscriptions: 0 is not subscribed, 1 is QoS 0, 2 is QoS 1
+	lastID  uint16
+}
+
+// parseDPSUsername takes {idScope}/registrations/{registrationId}/api-version={version}[&...]; there is no question mark.
+func parseDPSUsername(s string) (idScope, registrationID string, ok bool) {
+	parts := strings.SplitN(s, "/", 4)
+	if len(parts) != 4 || parts[0] == "" || parts[1] != "registrations" || parts[2] == "" {
+		return "", "", false
+	}
+	version, isVersion := strings.CutPrefix(parts[3], "api-version=")
+	version, _, _ = strings.Cut(version, "&")
+	return parts[0], parts[2], isVersion && version != ""
+}
+
+// serveMQTT is one connection from TLS to the end.
+func (p *dps) serveMQTT(c *conn) {
+	w := newWire(c, p.tls, dpsPacketLimit, &p.mqtt.jobs)
+	c.onHangUp(w.hangUp)
+	defer w.close()
+	if err := w.handshake(); err != nil {
+		p.log.Debug().Str("hub", "dps").Err(err).Msg("TLS handshake failed")
+		return
+	}
+	(&dpsSession{dps: p, wire: w}).run()
+}
+
+func (s *dpsSession) run() {
+	first, body, err := s.wire.rd.next()
+	if err != nil || first>>4 != packetConnect {
+		return
+	}
+	c, err := parseConnect(first, body)
+	if err != nil {
+		return
+	}
+	code := s.connect(c)
+	s.wire.add(appendConnack(nil, false, code), delayOf(s.dps.faults.now.Load()))
+	if code != connackAccepted {
+		s.wire.settle()
+		return
+	}
+	s.wire.rd.idle = s.beforeRead
+	for err == nil {
+		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
+			err = s.handle(first, body)
+		}
+		if err == nil && s.wire.crowded.Load() {
+			err = s.wire.flush()
+		}
+	}
+	if c, ok := errors.AsType[*closingError](err); ok {
+		s.dps.log.Debug().Str("hub", "dps").Str("device", s.claim.registrationID).Str("reason", c.reason).Msg("disconnected")
+	}
+}
+
+// connect accepts every well-formed user name, whatever the key: DPS looks at credentials when the device registers.
+func (s *dpsSession) connect(c connectPacket) (code byte) {
+	if c.level != 4 {
+		return connackBadProtocol
+	}
+	scope, id, ok := parseDPSUsername(c.username)
+	if !ok || c.clientID != id {
+		return connackNotAuthorized
+	}
+	s.claim = claim{idScope: scope, registrationID: id, token: c.password, chain: s.peerCertificates()}
+	s.alive = maxKeepAlive
+	if c.keepAlive > 0 {
+		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
+	}
+	return connackAccepted
+}
+
+func (s *dpsSession) peerCertificates() []*x509.Certificate {
+	return s.wire.tls.ConnectionState().PeerCertificates
+}
+
+func (s *dpsSession) beforeRead() error {
+	if err := s.wire.flush(); err != nil {
+		return err
+	}
+	err := s.wire.below.SetReadDeadline(time.Now().Add(s.alive))
+	if s.wire.over.Load() || s.wire.failure() != "" {
+		return io.EOF
+	}
+	return err
+}
+
+func (s *dpsSession) handle(first byte, body []byte) error {
+	delay := delayOf(s.dps.faults.now.Load())
+	switch first >> 4 {
+	case packetSubscribe:
+		id, filters, err := parseFilters(first, body, true)
+		if err != nil {
+			return err
+		}
+		for _, f := range filters {
+			if f.name != dpsResponses {
+				return closing("subscribe to unknown topic %q", f.name)
+			}
+			s.granted = min(f.qos, 1) + 1
+		}
+		s.wire.add(appendSuback(nil, id, filters), delay)
+		return nil
+	case packetUnsubscribe:
+		id, _, err := parseFilters(first, body, false)
+		if err != nil {
+			return err
+		}
+		s.granted = 0
+		s.wire.add(appendUnsuback(nil, id), delay)
+		return nil
+	case packetPublish:
+		return s.publish(first, body)
+	case packetPuback:
+		_, err := parsePuback(first, body)
+		return err
+	case packetPingreq:
+		if first&0x0f != 0 || len(body) != 0 {
+			return errMalformed
+		}
+		s.wire.add(appendPingresp(nil), delay)
+		return nil
+	case packetDisconnect:
+		return io.EOF
+	}
+	return closing("packet type %d is not for a server", first>>4)
+}
+
+func (s *dpsSession) publish(first byte, body []byte) error {
+	p, err := parsePublish(first, body)
+	if err != nil {
+		return err
+	}
+	path, query, _ := strings.Cut(string(p.topic), "?")
+	rid, _ := queryRaw(query, "$rid")
+	if p.qos == 2 {
+		return closing("QoS 2 is not supported")
+	}
+	var a answer
+	switch path {
+	case dpsRegisterTopic:
+		a = s.dps.register(s.claim, p.payload)
+	case dpsPollTopic:
+		operation, _ := queryValue(query, "operationId")
+		a = s.dps.poll(s.claim, operation)
+	default:
+		return closing("publish to unknown topic %q", p.topic)
+	}
+	if a.status != 0 {
+		if p.qos == 1 {
+			s.wire.add(appendPuback(nil, p.id), a.delay)
+		}
+		s.reply(a, rid)
+	}
+	if a.hangUp {
+		return closing("fault %s", DPSDrop)
+	}
+	return nil
+}
+
+func (s *dpsSession) reply(a answer, rid string) {
+	if s.granted == 0 {
+		return
+	}
+	topic := "$dps/registrations/res/" + strconv.Itoa(a.status) + "/?$rid=" + rid
+	if a.retryAfter != "" {
+		topic += "&retry-after=" + a.retryAfter
+	}
+	var id uint16
+	if s.granted == 2 {
+		if s.lastID++; s.lastID == 0 {
+			s.lastID = 1
+		}
+		id = s.lastID
+	}
+	s.wire.add(appendPublish(nil, topic, encodeJSON(a.body), id, false), a.delay)
+}

@@ -1,0 +1,287 @@
+package sim
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Fault is what goes wrong with a hub.
+type Fault struct {
+	Kind          string  `json:"kind"`
+	Close         string  `json:"close,omitempty"`   // how connections end: "rst" (default) or "fin"
+	Seconds       float64 `json:"seconds,omitempty"` // heals by itself; 0 is until healed
+	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
+	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
+	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
+}
+
+// The kinds of hub faults. Under the first five DPS knows of the fault unless DPSKnows is false, and assigns other hubs.
+const (
+	FaultKill       = "kill"        // all connections are closed, dials refused
+	FaultBlackhole  = "blackhole"   // connections stay and are accepted, nothing is answered
+	FaultSYNDrop    = "syndrop"     // connections fall silent, new SYNs are not answered
+	FaultConnack3   = "connack3"    // all connections are closed, CONNECTs refused with code 3
+	FaultConnack5   = "connack5"    // the same with code 5
+	FaultClose      = "close"       // all connections are closed, new ones accepted and closed
+	FaultSlow       = "slow"        // every packet is late
+	FaultDropPuback = "drop-puback" // telemetry is received and not acknowledged
+	FaultThrottle   = "throttle"    // CONNACK and PUBACK are late, twin requests get 429
+)
+
+// DPSFault is what goes wrong with DPS.
+type DPSFault struct {
+	Kind       string  `json:"kind"`
+	Seconds    float64 `json:"seconds,omitempty"`
+	RetryAfter *int    `json:"retryAfter,omitempty"` // throttle: seconds; without it Config.RetryAfter counts
+	DelayMs    int     `json:"delayMs,omitempty"`    // slow: before every answer, default 1000
+}
+
+// The kinds of DPS faults. Down and blackhole hit the whole HTTPS address, so the IoT Central façade goes with them.
+const (
+	DPSDown         = "down"         // dials are refused
+	DPSBlackhole    = "blackhole"    // connections are accepted, nothing is answered
+	DPSDrop         = "drop"         // the connection is closed in the middle of a registration
+	DPSThrottle     = "throttle"     // 429
+	DPSError500     = "error500"     // 500
+	DPSStuck        = "stuck"        // assigning for ever
+	DPSSlow         = "slow"         // answers are late
+	DPSUnauthorized = "unauthorized" // 401 for everybody
+)
+
+const (
+	maxFaultSeconds = 366 * 24 * 3600
+	maxFaultDelayMs = 10 * 60 * 1000
+)
+
+func (f *Fault) check() error {
+	switch f.Kind {
+	case FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback, FaultThrottle:
+	case "":
+		return errorf(400, "", "a fault needs a kind")
+	default:
+		return errorf(400, "", "unknown kind of fault %q", f.Kind)
+	}
+	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
+		return errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
+	}
+	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > maxFaultSeconds {
+		return errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, maxFaultSeconds)
+	}
+	return checkTimes(f.Seconds, f.DelayMs)
+}
+
+func (f *DPSFault) check() error {
+	switch f.Kind {
+	case DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized:
+	case "":
+		return errorf(400, "", "a fault needs a kind")
+	default:
+		return errorf(400, "", "unknown kind of fault %q", f.Kind)
+	}
+	if r := f.RetryAfter; r != nil && (*r < 0 || *r > maxFaultSeconds) {
+		return errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)
+	}
+	return checkTimes(f.Seconds, f.DelayMs)
+}
+
+func checkTimes(seconds float64, delayMs int) error {
+	if seconds < 0 || seconds > maxFaultSeconds {
+		return errorf(400, "", "seconds is %v, must be 0 to %d", seconds, maxFaultSeconds)
+	}
+	if delayMs < 0 || delayMs > maxFaultDelayMs {
+		return errorf(400, "", "delayMs is %d, must be 0 to %d", delayMs, maxFaultDelayMs)
+	}
+	return nil
+}
+
+func (f *Fault) dpsKnows() bool {
+	if f.DPSKnows != nil {
+		return *f.DPSKnows
+	}
+	return slices.Contains([]string{FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5}, f.Kind)
+}
+
+func (f *Fault) hangUp() hangUp {
+	if f.Close == "fin" {
+		return fin
+	}
+	return rst
+}
+
+func delayOr(ms, fallback int) time.Duration {
+	if ms == 0 {
+		ms = fallback
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// active is a fault in force.
+type active[F any] struct {
+	fault F
+	kind  string
+	since time.Time
+	timer *time.Timer // heals it; nil if somebody has to
+}
+
+// faultState is the fault of one hub or of DPS, if any.
+type faultState[F any] struct {
+	changing sync.Mutex // held while a fault begins or ends
+	now      atomic.Pointer[active[F]]
+	closed   bool
+}
+
+func (s *faultState[F]) kind() string {
+	if a := s.now.Load(); a != nil {
+		return a.kind
+	}
+	return ""
+}
+
+// begin replaces the present fault. apply makes it felt; undo heals, and is called when the time is up unless another fault has begun.
+func (s *faultState[F]) begin(f F, kind string, secs float64, apply func() error, undo func() error) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.closed {
+		return errorf(409, "", "the simulator has stopped")
+	}
+	old := s.now.Load()
+	a := &active[F]{fault: f, kind: kind, since: time.Now()}
+	s.now.Store(a)
+	old.stop()
+	if err := apply(); err != nil {
+		s.now.Store(nil) // apply has put everything back to healthy
+		return err
+	}
+	if secs > 0 {
+		a.timer = time.AfterFunc(seconds(secs), func() { s.expire(a, undo) })
+	}
+	return nil
+}
+
+// expire heals a, if it is still the present fault. What cannot be healed, because somebody has taken the address, is tried again.
+func (s *faultState[F]) expire(a *active[F], undo func() error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.closed || s.now.Load() != a {
+		return
+	}
+	s.now.Store(nil)
+	if undo() != nil {
+		s.now.Store(a)
+		a.timer.Reset(time.Second)
+	}
+}
+
+// end heals the present fault.
+func (s *faultState[F]) end(undo func() error) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.closed {
+		return errorf(409, "", "the simulator has stopped")
+	}
+	old := s.now.Load()
+	if old == nil {
+		return nil
+	}
+	s.now.Store(nil)
+	if err := undo(); err != nil {
+		s.now.Store(old)
+		return err
+	}
+	old.stop()
+	return nil
+}
+
+func (a *active[F]) stop() {
+	if a != nil && a.timer != nil {
+		a.timer.Stop()
+	}
+}
+
+// close forgets the timed healing; the one that runs is waited for.
+func (s *faultState[F]) close() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.closed = true
+	s.now.Load().stop()
+}
+
+// fault makes the hub misbehave.
+func (h *hub) fault(f Fault) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if f.Kind == FaultSYNDrop {
+		for _, e := range h.endpoints {
+			if !e.canDropSYNs() {
+				return errorf(400, "", "%v", errNoSYNDrop)
+			}
+		}
+	}
+	err := h.faults.begin(f, f.Kind, f.Seconds, func() error { return h.apply(f) }, h.undo)
+	if err == nil {
+		h.events.emit(Event{Kind: EventFault, Hub: h.name, Reason: f.Kind})
+		h.log.Info().Str("hub", h.name).Str("kind", f.Kind).Float64("seconds", f.Seconds).Msg("fault")
+	}
+	return err
+}
+
+func (h *hub) apply(f Fault) error {
+	var (
+		m   mode
+		c   conduct
+		how = keep
+	)
+	switch f.Kind {
+	case FaultKill:
+		m.door, how = doorShut, f.hangUp()
+	case FaultBlackhole:
+		m.mute = true
+	case FaultSYNDrop:
+		m.mute, m.door = true, doorDeaf
+	case FaultConnack3:
+		c.refuse, how = connackUnavailable, f.hangUp()
+	case FaultConnack5:
+		c.refuse, how = connackNotAuthorized, f.hangUp()
+	case FaultClose:
+		m.turnAway, how = f.hangUp(), f.hangUp()
+	case FaultSlow:
+		c.delay = delayOr(f.DelayMs, 1000)
+	case FaultDropPuback:
+		c.dropPuback = true
+	case FaultThrottle:
+		c.throttle = delayOr(f.DelayMs, 5000)
+	}
+	h.conduct.Store(&c)
+	for _, e := range h.endpoints {
+		if err := e.enter(m, how, "fault "+f.Kind); err != nil {
+			_ = h.undo() // half a fault would be nobody's wish
+			return errorf(409, "", "%s: %v", h.name, err)
+		}
+	}
+	return nil
+}
+
+// heal ends the hub's fault, if it has one.
+func (h *hub) heal() error { return h.faults.end(h.undo) }
+
+func (h *hub) undo() error {
+	for _, e := range h.endpoints {
+		if err := e.enter(mode{}, keep, ""); err != nil {
+			return errorf(409, "", "%s cannot come back: %v", h.name, err)
+		}
+	}
+	h.conduct.Store(nil)
+	h.events.emit(Event{Kind: EventHeal, Hub: h.name})
+	return nil
+}
+
+// deadForDPS says whether DPS knows that the hub is of no use.
+func (h *hub) deadForDPS() bool {
+	a := h.faults.now.Load()
+	return a != nil && a.fault.dpsKnows() && time.Since(a.since) >= seconds(a.fault.DPSLagSeconds)
+}

@@ -1,0 +1,303 @@
+package sim
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
+type hub struct {
+	hubDeps
+	name      string // hub-a
+	host      string // what DPS hands out: the address, with the port in LayoutPorts
+	hosts     []string
+	tls       *tls.Config
+	mqtt      *endpoint
+	https     *endpoint
+	endpoints []*endpoint // all of them: faults hit every one
+
+	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
+	live    atomic.Int64            // sessions
+
+	mu         sync.Mutex
+	identities map[string]*identity
+
+	faults faultState[Fault]
+}
+
+// hubDeps is what every hub is given.
+type hubDeps struct {
+	log      zerolog.Logger
+	now      func() time.Time // the cloud's clock
+	grace    time.Duration
+	refusal  byte // CONNACK for a disabled identity
+	devices  *authority
+	ledger   *ledger
+	events   *broadcaster
+	connects *atomic.Int64
+	order    *atomic.Int64 // numbers the sessions of the whole cloud
+}
+
+// conduct is how a hub serves MQTT while a fault that needs the protocol is in force; the zero value is healthy.
+type conduct struct {
+	refuse     byte          // CONNACK for everybody
+	delay      time.Duration // before every packet
+	dropPuback bool
+	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
+}
+
+// identity is one device in one hub.
+type identity struct {
+	id         string
+	hub        *hub
+	generation string
+
+	mu      sync.Mutex
+	gone    bool // deleted; a session that still holds it must not attach
+	enabled bool
+	auth    credentials
+	modelID string
+	desired document
+	report  document
+	mail    mailbox
+	stored  *subscriptions // the persistent session
+	session *session       // the live one
+}
+
+// credentials is how a device proves who it is: with symmetric keys, or with a certificate of the device CA.
+type credentials struct {
+	keys [][]byte // primary, secondary; none with x509
+	x509 bool
+}
+
+func (c credentials) authType() string {
+	if c.x509 {
+		return "x509CertificateAuthority"
+	}
+	return "sas"
+}
+
+// identity returns the identity of a device, nil if the hub has none.
+func (h *hub) identity(id string) *identity {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.identities[id]
+}
+
+// admit creates the identity of a device, or puts an existing one back into service; desired, unless nil, replaces its desired
+// properties. A new twin starts at version 1.
+func (h *hub) admit(id string, auth credentials, desired map[string]any, enabled bool) *identity {
+	h.mu.Lock()
+	i, now := h.identities[id], h.now()
+	if i == nil {
+		i = &identity{id: id, hub: h, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
+		for _, d := range []*document{&i.desired, &i.report} {
+			d.version = 1
+		}
+		i.desired.props = desired
+		i.desired.written = stampProps(nil, desired, stamp{utc7(now), 1})
+		h.identities[id] = i
+		desired = nil
+	}
+	h.mu.Unlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.auth, i.enabled = auth, enabled
+	if patch := diffProps(i.desired.props, desired); desired != nil && len(patch) > 0 {
+		_ = i.patchDesired(patch) // it was within the limits where it came from
+	}
+	return i
+}
+
+// disable makes the identity unusable and closes its connection.
+func (i *identity) disable(reason string) {
+	i.mu.Lock()
+	i.enabled = false
+	s := i.session
+	i.mu.Unlock()
+	if s != nil {
+		s.wire.hangUp(reason)
+	}
+}
+
+func (i *identity) enable() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.enabled = true
+}
+
+// delete removes the identity with everything it has, and closes its connection.
+func (h *hub) delete(id, reason string) {
+	h.mu.Lock()
+	i := h.identities[id]
+	delete(h.identities, id)
+	h.mu.Unlock()
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	i.gone = true
+	s := i.session
+	i.mu.Unlock()
+	if s != nil {
+		s.wire.hangUp(reason)
+	}
+}
+
+// online is the device's live session, nil without one.
+func (i *identity) online() *session {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.session
+}
+
+// usable is nil if the device may connect.
+func (i *identity) usable() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.usableLocked()
+}
+
+func (i *identity) usableLocked() error {
+	switch {
+	case i.gone:
+		return &refusedError{connackNotAuthorized, errors.New("device unknown")}
+	case !i.enabled:
+		return &refusedError{i.hub.refusal, errors.New("device disabled")}
+	}
+	return nil
+}
+
+// username is a hub's MQTT user name: {host}/{device}[/{module}]/[?]api-version=...
+type username struct {
+	host, device, module string
+	modelID              string
+}
+
+var errUsername = errors.New("malformed user name")
+
+func parseUsername(s string) (u username, err error) {
+	parts := strings.Split(s, "/")
+	query := ""
+	switch len(parts) {
+	case 3:
+		u.host, u.device, query = parts[0], parts[1], parts[2]
+	case 4:
+		u.host, u.device, u.module, query = parts[0], parts[1], parts[2], parts[3]
+		if u.module == "" {
+			return u, errUsername
+		}
+	default: // a slash within the query breaks it apart too: values are to be percent-encoded
+		return u, errUsername
+	}
+	query = strings.TrimPrefix(query, "?")
+	if version, _ := queryValue(query, "api-version"); version == "" || u.host == "" || !validDeviceID(u.device) {
+		return u, errUsername
+	}
+	u.modelID, _ = queryValue(query, "model-id")
+	return u, nil
+}
+
+// validDeviceID follows the identity registry: at most 128 ASCII letters, digits and a set of signs.
+func validDeviceID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-.+%_#*?!(),:=@$';", c) < 0 {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}
+
+// refusedError is a CONNECT that gets a CONNACK other than 0.
+type refusedError struct {
+	code byte
+	err  error
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("CONNACK %d: %v", e.code, e.err) }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// authenticate finds out who connects. A zero time means that the credentials do not expire.
+func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *identity, u username, expires time.Time, err error) {
+	refuse := func(code byte, err error) (*identity, username, time.Time, error) {
+		return nil, u, time.Time{}, &refusedError{code, err}
+	}
+	if c.level != 4 {
+		return refuse(connackBadProtocol, fmt.Errorf("protocol level %d", c.level))
+	}
+	if u, err = parseUsername(c.username); err != nil {
+		return refuse(connackUnavailable, err)
+	}
+	switch {
+	case u.module != "":
+		return refuse(connackNotAuthorized, fmt.Errorf("module %q is unknown", u.module))
+	case c.clientID != u.device:
+		return refuse(connackNotAuthorized, fmt.Errorf("client id %q is not that of the user name", c.clientID))
+	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
+		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %q", u.host))
+	}
+	if i = h.identity(u.device); i == nil {
+		return refuse(connackNotAuthorized, errors.New("device unknown"))
+	}
+	if expires, err = h.verify(i, c.password, chain); err != nil {
+		return refuse(connackNotAuthorized, err)
+	}
+	return i, u, expires, nil
+}
+
+// verify looks at what a device proves itself with: a certificate, or a token of its own key.
+func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
+	i.mu.Lock()
+	auth := i.auth
+	i.mu.Unlock()
+	if auth.x509 {
+		return time.Time{}, h.devices.verifyDevice(chain, i.id, h.now())
+	}
+	token, err := parseSAS(password)
+	switch {
+	case err != nil:
+	case token.skn != "":
+		err = errSASPolicy
+	case !token.coversHub(h.hosts, i.id):
+		err = errSASResource
+	case !token.signedBy(auth.keys...):
+		err = errSASSignature
+	case h.now().After(token.expires.Add(h.grace)):
+		err = errSASExpired
+	}
+	return token.expires, err
+}
+
+// serve is one connection from TLS to the end.
+func (h *hub) serve(c *conn) {
+	w := newWire(c, h.tls, hubPacketLimit, &h.mqtt.jobs)
+	s := &session{hub: h, wire: w}
+	w.onOver = s.detach
+	c.onHangUp(w.hangUp)
+	defer w.close()
+	if err := w.handshake(); err != nil {
+		h.log.Debug().Str("hub", h.name).Err(err).Msg("TLS handshake failed")
+		return
+	}
+	s.run()
+}
+
+// reachable says whether a hub takes part in the world: it does not while nobody can talk to it.
+func (h *hub) reachable() bool {
+	switch h.faults.kind() {
+	case FaultKill, FaultBlackhole, FaultSYNDrop:
+		return false
+	}
+	return true
+}

@@ -1,0 +1,183 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/quick"
+	"testing/synctest"
+	"time"
+)
+
+// naive is the ledger's contract in the simplest words.
+type naive struct {
+	seen                            map[string]bool
+	highest                         map[string]uint64
+	received, duplicates, reordered int64
+}
+
+func (n *naive) enter(mid string) {
+	n.received++
+	if mid == "" {
+		return
+	}
+	if n.seen[mid] {
+		n.duplicates++
+		return
+	}
+	n.seen[mid] = true
+	if outbox, seq, ok := splitMid([]byte(mid)); ok {
+		if seq < n.highest[string(outbox)] {
+			n.reordered++
+		}
+		n.highest[string(outbox)] = max(n.highest[string(outbox)], seq)
+	}
+}
+
+// Counts are exact for any order, any duplicates and any ids.
+func TestLedgerCountsExactly(t *testing.T) {
+	check := func(seed uint64) bool {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		l := newLedger(DefaultConfig())
+		from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+		want := naive{seen: map[string]bool{}, highest: map[string]uint64{}}
+		next := []uint64{1, 1, 1 << 40}
+		for range 500 {
+			o := rnd.IntN(3)
+			seq := next[o]
+			switch rnd.IntN(6) {
+			case 0:
+				seq -= min(seq-1, rnd.Uint64N(20))
+			case 1:
+				seq += rnd.Uint64N(5)
+			}
+			next[o] = max(next[o], seq+1)
+			mid := fmt.Sprintf("%016x-%d", o, seq)
+			switch rnd.IntN(20) {
+			case 0:
+				mid = ""
+			case 1:
+				mid = fmt.Sprintf("%016X-0%d", o+10, rnd.IntN(9)) // foreign
+			}
+			l.enter(from, arrival{bag: []byte("a=b&%24.mid=" + mid + "&c"), body: []byte("x")})
+			want.enter(mid)
+		}
+		r := l.report("d", false)
+		ok := r.Received == want.received && r.Duplicates == want.duplicates && r.Reordered == want.reordered && r.Distinct == want.received-want.duplicates && r.Hubs["hub-a"] == want.received
+		if !ok {
+			t.Logf("seed %d: %+v, want %+v", seed, r, want)
+		}
+		return ok
+	}
+	if err := quick.Check(check, &quick.Config{MaxCount: 100}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStreamIsSmallForOrdinaryTraffic(t *testing.T) {
+	var s stream
+	for seq := uint64(1); seq <= 1_000_000; seq++ {
+		if !s.add(seq) {
+			t.Fatal(seq)
+		}
+	}
+	for _, seq := range []uint64{1, 500_000, 1_000_000} {
+		if s.add(seq) {
+			t.Errorf("%d is new", seq)
+		}
+	}
+	if len(s.ranges) != 1 {
+		t.Errorf("%d ranges", len(s.ranges))
+	}
+	for _, seq := range []uint64{1_000_005, 1_000_003, 1_000_004, 1_000_001, 1_000_002, 0} {
+		if !s.add(seq) || s.add(seq) {
+			t.Errorf("%d", seq)
+		}
+	}
+	if len(s.ranges) != 1 || s.ranges[0] != (span{0, 1_000_005}) {
+		t.Errorf("%v", s.ranges)
+	}
+}
+
+func TestMids(t *testing.T) {
+	for mid, want := range map[string]uint64{
+		"0123456789abcdef-1": 1, "0123456789abcdef-0": 0, "ffffffffffffffff-9999999999999999999": 9999999999999999999,
+	} {
+		if outbox, seq, ok := splitMid([]byte(mid)); !ok || seq != want || string(outbox) != mid[:16] {
+			t.Errorf("%s: %s %d %v", mid, outbox, seq, ok)
+		}
+	}
+	for _, mid := range []string{"", "0123456789abcdef", "0123456789abcdef-", "0123456789ABCDEF-1", "0123456789abcdef-01", "0123456789abcdef-1x", "0123456789abcdef-10000000000000000000",
+		"123456789abcdef-1", "0123456789abcdef_1", "d411e727-bb5f-4b42-a32e-7c8c9a5c8c6e"} {
+		if _, _, ok := splitMid([]byte(mid)); ok {
+			t.Errorf("%q was recognised", mid)
+		}
+	}
+}
+
+func TestLedgerKeepsTheNewest(t *testing.T) {
+	for name, c := range map[string]Config{"messages": {LedgerKeep: 10, LedgerKeepBytes: 1 << 20}, "bytes": {LedgerKeep: 1000, LedgerKeepBytes: 10 * 105}} {
+		l := newLedger(c)
+		a, b := &origin{hub: "hub-a", device: "a", account: l.open("a")}, &origin{hub: "hub-b", device: "b", account: l.open("b")}
+		l.enter(b, arrival{body: []byte("first")})
+		for i := range 1000 {
+			l.enter(a, arrival{bag: []byte(fmt.Sprintf("n=%03d", i)), body: []byte(strings.Repeat("x", 100))})
+		}
+		r := l.report("a", true)
+		if r.Received != 1000 || !r.Truncated || len(r.Messages) != 10 || *r.Messages[0].Properties["n"] != "990" || *r.Messages[9].Properties["n"] != "999" {
+			t.Errorf("%s: %d kept, %+v", name, len(r.Messages), r.Truncated)
+		}
+		if r := l.report("b", true); r.Received != 1 || !r.Truncated || r.Messages == nil || len(r.Messages) != 0 {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if r := l.report("", false); r.Received != 1001 || r.Hubs["hub-a"] != 1000 || r.Hubs["hub-b"] != 1 || r.Messages != nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+		l.reset()
+		l.enter(a, arrival{body: []byte("again")}) // the connection is still there
+		if r := l.report("a", true); r.Received != 1 || r.Truncated || string(r.Messages[0].Body) != `"again"` {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	l := newLedger(DefaultConfig())
+	from := &origin{device: "d", account: l.open("d")}
+	l.enter(from, arrival{body: make([]byte, 3*chunkBytes)})
+	l.enter(from, arrival{body: []byte("{}")})
+	if r := l.report("d", true); len(r.Messages) != 2 || string(r.Messages[1].Body) != "{}" {
+		t.Errorf("%d messages", len(r.Messages))
+	}
+}
+
+func TestLedgerTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger(Config{LedgerKeep: 10, LedgerKeepBytes: 1000, ClockOffset: time.Hour})
+		if r := l.report("d", true); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
+			t.Errorf("%+v", r)
+		}
+		from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+		start := time.Now()
+		for _, gap := range []time.Duration{time.Second, 7 * time.Second, 2 * time.Second} {
+			time.Sleep(gap)
+			l.enter(from, arrival{bag: []byte("iothub-creation-time-utc=2021-04-21T11%3A30%3A16Z")})
+		}
+		r := l.report("d", true)
+		if r.MaxGapMs != 7000 || !r.FirstAt.Equal(start.Add(time.Second)) || !r.LastAt.Equal(start.Add(10*time.Second)) {
+			t.Errorf("%+v", r)
+		}
+		m := r.Messages[2]
+		if m.CreationTime != "2021-04-21T11:30:16Z" || !m.At.Equal(*r.LastAt) || *m.Properties["iothub-enqueuedtime"] != "2000-01-01T01:00:10.0000000Z" || string(m.Body) != `""` {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestBodies(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"a":1.50}`: `{"a":1.50}`, `7`: `7`, `"x"`: `"x"`, `x`: `"x"`, ``: `""`, "{\"a\":1} ": "{\"a\":1} ", "\xff": `"` + "\uFFFD" + `"`, "{\"a\":\"\xff\"}": `"{\"a\":\"` + "\uFFFD" + `\"}"`,
+	} {
+		if got := string(bodyJSON([]byte(body))); got != want {
+			t.Errorf("%q: %s, want %s", body, got, want)
+		}
+	}
+}

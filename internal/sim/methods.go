@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+)
+
+// MethodResult is a device's answer to a direct method.
+type MethodResult struct {
+	Status  int             `json:"status"`
+	Payload json.RawMessage `json:"payload"` // null if the device sent none
+}
+
+type methodAnswer struct {
+	status int
+	body   []byte
+}
+
+const methodMaxBytes = 128 << 10
+
+// invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
+func (i *identity) invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
+	i.mu.Lock()
+	s := i.session
+	if s == nil || s.subs.methods == 0 {
+		i.mu.Unlock()
+		return MethodResult{}, deviceNotOnline(i.id)
+	}
+	s.lastRID++
+	rid := strconv.FormatUint(s.lastRID, 16)
+	answers := make(chan methodAnswer, 1)
+	if s.calls == nil {
+		s.calls = map[string]chan<- methodAnswer{}
+	}
+	s.calls[rid] = answers
+	s.wire.push(appendPublish(nil, "$iothub/methods/POST/"+name+"/?$rid="+rid, payload, 0, false), s.conduct().delay)
+	i.mu.Unlock()
+	select {
+	case a, ok := <-answers:
+		if !ok { // the connection ended: the caller of a real hub waits for nothing, and learns it late
+			<-ctx.Done()
+			return MethodResult{}, methodTimeout(i.id)
+		}
+		return a.result(i.id)
+	case <-ctx.Done():
+		i.mu.Lock()
+		delete(s.calls, rid) // an answer from now on is ignored
+		i.mu.Unlock()
+		return MethodResult{}, methodTimeout(i.id)
+	}
+}
+
+func (a methodAnswer) result(id string) (MethodResult, error) {
+	switch {
+	case len(a.body) == 0:
+		return MethodResult{a.status, json.RawMessage("null")}, nil
+	case !json.Valid(a.body):
+		return MethodResult{}, errorf(502, "BadDeviceResponse", "device %s answered the method with something that is not JSON", id)
+	}
+	return MethodResult{a.status, a.body}, nil
+}
+
+// answerMethod takes what the device sent on its res topic; an unknown rid is a caller who has left.
+func (s *session) answerMethod(rid string, status int, body []byte) {
+	s.identity.mu.Lock()
+	defer s.identity.mu.Unlock()
+	if answers, ok := s.calls[rid]; ok {
+		delete(s.calls, rid)
+		answers <- methodAnswer{status, append([]byte(nil), body...)}
+	}
+}
+
+func deviceNotOnline(id string) error {
+	return errorf(404, "DeviceNotOnline", "device %s is not online, or does not listen for methods", id)
+}
+
+func methodTimeout(id string) error {
+	return errorf(504, "GatewayTimeout", "device %s did not answer in time", id)
+}

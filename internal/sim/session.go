@@ -1,0 +1,453 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// hubPacketLimit is the largest MQTT packet a hub takes.
+	hubPacketLimit = 262_144
+	// maxKeepAlive is the longest a hub waits for a sign of life: 1.5 times the largest keep-alive of 1177 s.
+	maxKeepAlive = 1767 * time.Second
+	// acksPerFlush bounds the PUBACKs collected while the client's packets keep coming.
+	acksPerFlush = 4 << 10
+)
+
+// session is one device's MQTT connection to one hub. Its run method is the only reader; everything it shares with the outside is
+// guarded by the identity's mutex.
+type session struct {
+	hub      *hub
+	wire     *wire
+	identity *identity
+	from     *origin
+	number   int64 // sessions of the whole cloud in order of their CONNECT
+
+	alive    time.Duration // how long silence is borne
+	acks     []byte        // PUBACKs of what was read since the last flush
+	received int64         // messages since the last flush
+	events   []byte        // "devices/{id}/messages/events", to compare topics with
+	will     *will
+	clean    bool
+	goodbye  bool // DISCONNECT came
+
+	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
+
+	// guarded by identity.mu
+	expiry  *time.Timer
+	subs    subscriptions
+	lastRID uint64
+	calls   map[string]chan<- methodAnswer
+}
+
+// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1.
+type subscriptions struct{ c2d, methods, twin, desired byte }
+
+// reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
+const reasonGoodbye = "disconnected"
+
+// closingError ends a session for breaking the rules; its text is the reason.
+type closingError struct{ reason string }
+
+func (e *closingError) Error() string { return e.reason }
+
+func closing(format string, args ...any) error { return &closingError{fmt.Sprintf(format, args...)} }
+
+func (s *session) conduct() conduct {
+	if c := s.hub.conduct.Load(); c != nil {
+		return *c
+	}
+	return conduct{}
+}
+
+func (s *session) run() {
+	first, body, err := s.wire.rd.next()
+	if err != nil || first>>4 != packetConnect {
+		return
+	}
+	c, err := parseConnect(first, body)
+	if err != nil {
+		return
+	}
+	if err := s.connect(c); err != nil {
+		s.refuse(c.clientID, err)
+		return
+	}
+	s.wire.rd.idle = s.beforeRead
+	for err == nil {
+		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
+			err = s.handle(first, body)
+		}
+		if err == nil && (len(s.acks) >= acksPerFlush || s.wire.crowded.Load()) {
+			err = s.flush()
+		}
+	}
+	s.wire.hangUp(s.endReason(err))
+	s.sendAcks()
+}
+
+func (s *session) endReason(err error) string {
+	if s.goodbye {
+		return reasonGoodbye
+	}
+	if cause := s.wire.failure(); cause != "" {
+		return cause
+	}
+	if c, ok := errors.AsType[*closingError](err); ok {
+		return c.reason
+	}
+	if errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) {
+		return err.Error()
+	}
+	if reason := errorText(err); reason != "timeout" {
+		return reason
+	}
+	return "keep-alive missed"
+}
+
+// connect does what a CONNECT asks for; an error is a refusal.
+func (s *session) connect(c connectPacket) error {
+	h := s.hub
+	if code := s.conduct().refuse; code != 0 {
+		return &refusedError{code, errors.New("fault")}
+	}
+	i, user, expires, err := h.authenticate(c, s.wire.tls.ConnectionState().PeerCertificates)
+	if err != nil {
+		return err
+	}
+	s.identity, s.will, s.clean = i, c.will, c.clean
+	s.events = []byte("devices/" + i.id + "/messages/events")
+	s.alive = maxKeepAlive
+	if c.keepAlive > 0 {
+		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
+	}
+	s.number = h.order.Add(1)
+	present, err := s.attach(user.modelID, expires)
+	if err != nil {
+		return err
+	}
+	h.log.Debug().Str("hub", h.name).Str("device", i.id).Bool("sessionPresent", present).Msg("connected")
+	conduct := s.conduct()
+	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	s.deliverMail() // a persistent session is subscribed already
+	return nil
+}
+
+// attach makes s the device's session; an older one is closed.
+func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
+	i, h := s.identity, s.hub
+	if old := i.online(); old != nil && i.usable() == nil {
+		old.wire.hangUp("replaced by a new connection of the same device")
+	}
+	s.from = &origin{hub: h.name, device: i.id, generation: i.generation, account: h.ledger.open(i.id)}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.usableLocked(); err != nil {
+		return false, err
+	}
+	if i.session != nil {
+		return false, &refusedError{connackUnavailable, errors.New("another connection of the same device was faster")}
+	}
+	i.session = s
+	s.attached.Store(i)
+	if s.wire.over.Load() { // hung up before it could know of the identity
+		i.session = nil
+		return false, &refusedError{connackUnavailable, errors.New("closing")}
+	}
+	if modelID != "" {
+		i.modelID = modelID
+	}
+	s.from.authType, s.from.modelID = i.auth.authType(), i.modelID
+	if !expires.IsZero() {
+		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.hangUp("token expired") })
+	}
+	h.connects.Add(1)
+	h.live.Add(1)
+	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.id})
+	if s.clean {
+		i.stored = nil
+		return false, nil
+	}
+	if present = i.stored != nil; present {
+		s.subs = *i.stored
+	}
+	kept := s.subs
+	i.stored = &kept
+	return present, nil
+}
+
+// detach is the end of a session, whoever brought it about; one that was never let in has nothing to undo.
+func (s *session) detach(reason string) {
+	i, h := s.attached.Load(), s.hub
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	if i.session != s {
+		i.mu.Unlock()
+		return
+	}
+	i.session = nil
+	i.mail.giveBack(h.now())
+	for _, answer := range s.calls {
+		close(answer)
+	}
+	s.calls = nil
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	i.mu.Unlock()
+	h.live.Add(-1)
+	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
+		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
+			h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true})
+			h.events.telemetry(h.name, 1)
+		}
+	}
+	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.id, Reason: reason})
+	h.log.Debug().Str("hub", h.name).Str("device", i.id).Str("reason", reason).Msg("disconnected")
+}
+
+func (s *session) refuse(clientID string, err error) {
+	code := byte(connackUnavailable)
+	if r, ok := errors.AsType[*refusedError](err); ok {
+		code = r.code
+	}
+	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: clientID, Reason: err.Error()})
+	s.hub.log.Debug().Str("hub", s.hub.name).Str("device", clientID).Err(err).Msg("connection refused")
+	conduct := s.conduct()
+	s.wire.add(appendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
+	s.wire.settle()
+}
+
+// beforeRead sends what was answered so far, and gives the client its keep-alive time for the next packet.
+func (s *session) beforeRead() error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if s.wire.over.Load() {
+		return io.EOF
+	}
+	err := s.wire.below.SetReadDeadline(time.Now().Add(s.alive))
+	if s.wire.over.Load() || s.wire.failure() != "" { // whoever hung up in between set a deadline that was just replaced
+		return io.EOF
+	}
+	return err
+}
+
+func (s *session) flush() error {
+	s.sendAcks()
+	return s.wire.flush()
+}
+
+func (s *session) sendAcks() {
+	if len(s.acks) > 0 {
+		c := s.conduct()
+		s.wire.addAcks(s.acks, max(c.delay, c.throttle))
+		s.acks = s.acks[:0]
+	}
+	if s.received > 0 {
+		s.hub.events.telemetry(s.hub.name, s.received)
+		s.received = 0
+	}
+}
+
+// handle serves one packet; an error closes the connection.
+func (s *session) handle(first byte, body []byte) error {
+	switch first >> 4 {
+	case packetPublish:
+		return s.publish(first, body)
+	case packetPuback:
+		id, err := parsePuback(first, body)
+		if err != nil {
+			return err
+		}
+		s.identity.mu.Lock()
+		defer s.identity.mu.Unlock()
+		s.identity.mail.complete(id)
+		return nil
+	case packetSubscribe:
+		return s.subscribe(first, body)
+	case packetUnsubscribe:
+		return s.unsubscribe(first, body)
+	case packetPingreq:
+		if first&0x0f != 0 || len(body) != 0 {
+			return errMalformed
+		}
+		s.wire.add(appendPingresp(nil), s.conduct().delay)
+		return nil
+	case packetDisconnect:
+		if first&0x0f != 0 || len(body) != 0 {
+			return errMalformed
+		}
+		s.goodbye = true
+		return io.EOF
+	}
+	return closing("packet type %d is not for a server", first>>4)
+}
+
+func (s *session) publish(first byte, body []byte) error {
+	p, err := parsePublish(first, body)
+	if err != nil {
+		return err
+	}
+	if bag, ok := s.eventsTopic(p.topic); ok {
+		s.hub.ledger.enter(s.from, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
+		s.received++
+		if p.qos == 1 && s.conduct().dropPuback {
+			return nil
+		}
+	} else if p.qos < 2 {
+		if err := s.request(string(p.topic), p.payload); err != nil {
+			return err
+		}
+	}
+	switch p.qos {
+	case 1:
+		s.acks = appendPuback(s.acks, p.id)
+	case 2:
+		return closing("QoS 2 is not supported")
+	}
+	return nil
+}
+
+// eventsTopic recognises a telemetry topic and returns its property bag. Publishing as a module of the own device is accepted.
+func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
+	rest, ok := bytes.CutPrefix(topic, s.events)
+	if !ok {
+		const messages = "/messages/events"
+		if rest, ok = bytes.CutPrefix(topic, []byte("devices/"+s.identity.id+"/modules/")); !ok {
+			return nil, false
+		}
+		slash := bytes.IndexByte(rest, '/')
+		if slash < 1 {
+			return nil, false
+		}
+		if rest, ok = bytes.CutPrefix(rest[slash:], []byte(messages)); !ok {
+			return nil, false
+		}
+	}
+	if len(rest) == 0 {
+		return nil, true
+	}
+	if rest[0] != '/' {
+		return nil, false
+	}
+	return bytes.TrimSuffix(rest[1:], []byte("/")), true
+}
+
+// request serves the topics below $iothub.
+func (s *session) request(topic string, body []byte) error {
+	path, query, _ := strings.Cut(topic, "?")
+	rid, _ := queryRaw(query, "$rid")
+	switch {
+	case path == "$iothub/twin/GET/":
+		if rid == "" {
+			return closing("twin request without $rid")
+		}
+		s.getTwin(rid)
+		return nil
+	case path == "$iothub/twin/PATCH/properties/reported/":
+		s.patchReported(rid, body)
+		return nil
+	case strings.HasPrefix(path, "$iothub/methods/res/"):
+		status, err := strconv.Atoi(strings.Trim(path[len("$iothub/methods/res/"):], "/"))
+		if err != nil || rid == "" {
+			return closing("malformed method answer %q", topic)
+		}
+		s.answerMethod(rid, status, body)
+		return nil
+	}
+	return closing("publish to unknown topic %q", topic)
+}
+
+func (s *session) subscribe(first byte, body []byte) error {
+	id, filters, err := parseFilters(first, body, true)
+	if err != nil {
+		return err
+	}
+	i := s.identity
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, f := range filters {
+		s.subs.set(i.id, f.name, min(f.qos, 1)+1)
+	}
+	s.keepSubscriptions()
+	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
+	s.deliverMail()
+	return nil
+}
+
+func (s *session) unsubscribe(first byte, body []byte) error {
+	id, filters, err := parseFilters(first, body, false)
+	if err != nil {
+		return err
+	}
+	i := s.identity
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, f := range filters {
+		s.subs.set(i.id, f.name, 0)
+	}
+	s.keepSubscriptions()
+	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
+	return nil
+}
+
+// set changes what a filter stands for; a filter that stands for nothing is acknowledged and ignored. Wildcards other than the
+// documented ones match as MQTT says, since samples get away with them.
+func (u *subscriptions) set(deviceID, filter string, level byte) {
+	for topic, what := range map[string]*byte{
+		"devices/" + deviceID + "/messages/devicebound/#": &u.c2d,
+		"$iothub/methods/POST/#":                          &u.methods,
+		"$iothub/twin/res/#":                              &u.twin,
+		"$iothub/twin/PATCH/properties/desired/#":         &u.desired,
+	} {
+		if filter == topic || filterMatches(filter, topic) {
+			*what = level
+		}
+	}
+}
+
+// filterMatches says whether an MQTT filter covers all that the narrower filter topic stands for.
+func filterMatches(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
+		return false
+	}
+	want, have := strings.Split(filter, "/"), strings.Split(topic, "/")
+	for i, part := range want {
+		if part == "#" {
+			return i == len(want)-1
+		}
+		if i >= len(have) || part != have[i] && (part != "+" || have[i] == "#") {
+			return false
+		}
+	}
+	return false // topic ends in #, so only # covers it
+}
+
+// keepSubscriptions is called with the identity's mutex held.
+func (s *session) keepSubscriptions() {
+	if !s.clean {
+		kept := s.subs
+		s.identity.stored = &kept
+	}
+}
+
+// deliverMail is called with the identity's mutex held.
+func (s *session) deliverMail() {
+	if s.subs.c2d == 0 || s.identity.session != s {
+		return
+	}
+	s.identity.mail.deliver(s.subs.c2d-1, s.hub.now(), func(topic string, body []byte, id uint16, dup bool) {
+		s.wire.push(appendPublish(nil, topic, body, id, dup), s.conduct().delay)
+	})
+}

@@ -1,0 +1,474 @@
+// Package sim is a local cloud for IoT devices: a Device Provisioning Service (DPS), up to 26 IoT Hubs behind it, and the failover
+// endpoints of IoT Central, faithful enough that unmodified official Azure device SDKs provision, connect and work against it; with
+// a control API to break it in the ways clouds break, and a ledger that says what arrived.
+//
+// # Use
+//
+//	s, err := sim.New(sim.DefaultConfig())
+//	err = s.Start()              // every listener is up when it returns
+//	err = s.WriteFiles("cloud")  // ca.pem, device CA and sim.json for other processes
+//	defer s.Close()              // everything is down and no goroutine is left when it returns
+//
+// A device then needs what [Sim.Info] says: the ID scope, a group key (or a certificate of the device CA), and where DPS is. It must
+// trust [Sim.CAPool]. To break things in the same process call [Sim.FaultHub], [Sim.Failover] and their kin; from outside use the
+// same over HTTP (Info().Control).
+//
+// # Without a network
+//
+// With Config.Listen the simulator listens wherever the caller likes. Together with an in-memory network it runs in the virtual time
+// of testing/synctest: it waits with plain timers and channels only, and makes its certificates from time.Now().
+//
+// # Where Azure is silent
+//
+// The protocol is public, some behaviour is not. This simulator: refuses a malformed user name with CONNACK 3 at a hub and 5 at DPS;
+// lets a registration of a blocked or unapproved device run its course and answers failed 400209 to the poll, but answers disabled
+// to the register itself; delivers cloud-to-device messages to a device that has never been connected before; closes healthy
+// connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
+// identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
+// assignment that DPS would make at its next registration, so that both end up in one place. Reported properties stay behind when a
+// device moves, desired ones travel. Under a black hole sockets pause: what a client sent meanwhile is served afterwards, unless the
+// client has reset the connection.
+//
+// # Inside
+//
+// A [Sim] only joins the parts. registry.go knows who may enrol, which devices there are, and which hub each belongs to; dps*.go and
+// central.go speak for it. hub.go holds the identities of one hub, session.go is one device's connection, twin.go, methods.go and
+// c2d.go are what it can do, hub_https.go is telemetry over HTTPS. wire.go and codec.go are MQTT 3.1.1; endpoint.go is a listening address with faults below TLS, and
+// faults.go says which fault does what. ledger.go keeps the books. control.go is the typed control, control_http.go its HTTP form.
+//
+// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity, wire.
+// Ledger and broadcaster are leaves.
+//
+// The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
+package sim
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Sim is one simulated cloud. Its methods may be called from any goroutine.
+type Sim struct {
+	config   Config
+	ca       *authority
+	registry *registry
+	dps      *dps
+	central  *central
+	hubs     []*hub
+	ledger   *ledger
+	events   *broadcaster
+	control  *endpoint
+	connects atomic.Int64
+	sessions atomic.Int64
+
+	running context.Context // ends with Close, for requests that wait
+	stop    context.CancelFunc
+
+	mu      sync.Mutex
+	started bool
+	closed  bool
+	servers []*httpFront
+}
+
+// New builds a cloud: keys, certificates, an empty registry. It opens nothing.
+func New(c Config) (*Sim, error) {
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
+	ca, err := newAuthority("hubhop simulator CA", now())
+	if err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	deviceCA, err := newAuthority("hubhop simulator device CA", now())
+	if err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	s := &Sim{config: c, ca: ca, ledger: newLedger(c), events: &broadcaster{}}
+	s.running, s.stop = context.WithCancel(context.Background())
+	shared := hubDeps{
+		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
+		ledger: s.ledger, events: s.events, connects: &s.connects, order: &s.sessions,
+	}
+	for i := range c.Hubs {
+		h, err := newHub(shared, c, i, ca)
+		if err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+		surface := http.NewServeMux()
+		h.routes(surface)
+		h.https = s.serveHTTP(cloudClock(surface, now), h.tls)
+		h.endpoints = append(h.endpoints, h.https)
+		s.hubs = append(s.hubs, h)
+	}
+	s.registry = &registry{
+		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events,
+		enrollments: map[string]Enrollment{}, byRegistration: map[string]*device{}, byID: map[string]*device{},
+	}
+	for i, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
+		s.registry.group[i] = groupKey(key)
+	}
+	for _, e := range c.Enrollments {
+		if err := s.Enroll(e); err != nil {
+			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
+		}
+	}
+	s.central = newCentral(s.registry, now())
+	s.dps = &dps{log: c.Logger, config: c, registry: s.registry, events: s.events, operations: map[string]*operation{}}
+	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local"); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
+	surface := http.NewServeMux()
+	s.dps.routes(surface)
+	s.central.routes(surface)
+	s.dps.https = s.serveHTTP(cloudClock(surface, now), s.dps.tls)
+	s.control = s.serveHTTP(s.ControlHandler(), nil)
+	return s, nil
+}
+
+// groupKey decodes a key, or draws one of 64 bytes.
+func groupKey(text string) []byte {
+	key, _ := base64.StdEncoding.DecodeString(text) // validated
+	if len(key) == 0 {
+		key = make([]byte, 64)
+		_, _ = rand.Read(key) // never fails since Go 1.24
+	}
+	return key
+}
+
+func newHub(shared hubDeps, c Config, i int, ca *authority) (*hub, error) {
+	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
+	alias := h.name + ".sim.local"
+	h.hosts = []string{alias}
+	var err error
+	if h.tls, err = ca.serverTLS(c.address(i+1), alias); err != nil {
+		return nil, err
+	}
+	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
+	h.endpoints = []*endpoint{h.mqtt}
+	return h, nil
+}
+
+// cloudClock makes HTTP answers carry the cloud's time.
+func cloudClock(next http.Handler, now func() time.Time) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", now().UTC().Format(http.TimeFormat))
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Start listens everywhere and returns when every listener is up, or closes what was opened.
+func (s *Sim) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started || s.closed {
+		return errors.New("sim: already started or closed")
+	}
+	s.started = true
+	for _, f := range s.servers {
+		f.start()
+	}
+	if err := s.listen(); err != nil {
+		s.closeLocked()
+		return fmt.Errorf("sim: %w", err)
+	}
+	return nil
+}
+
+// listen takes all addresses before any of them is served: what clients are told must be known first.
+func (s *Sim) listen() error {
+	c := s.config
+	at := func(i, standard int) string {
+		if c.Layout == LayoutPorts {
+			standard = 0
+		}
+		return net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard))
+	}
+	if err := s.dps.mqtt.bind(at(0, 8883)); err != nil {
+		return err
+	}
+	httpsPort := c.HTTPSPort
+	if httpsPort == 0 {
+		if httpsPort = 443; c.Layout == LayoutLoopback && s.dps.https.bind(at(0, 443)) != nil { // taken, or not ours to bind
+			httpsPort = 8443
+		}
+	}
+	if s.dps.https.address() == "" {
+		if err := s.dps.https.bind(at(0, httpsPort)); err != nil {
+			return err
+		}
+	}
+	s.dps.host = c.address(0).String()
+	if c.Layout == LayoutPorts {
+		s.dps.host = s.dps.mqtt.address()
+	}
+	all := []*endpoint{s.dps.mqtt, s.dps.https, s.control}
+	for i, h := range s.hubs {
+		if err := h.mqtt.bind(at(i+1, 8883)); err != nil {
+			return err
+		}
+		if err := h.https.bind(at(i+1, httpsPort)); err != nil {
+			return err
+		}
+		h.host = c.address(i + 1).String()
+		if c.Layout == LayoutPorts {
+			h.host = h.mqtt.address()
+		}
+		h.hosts = append(h.hosts, h.host)
+		all = append(all, h.endpoints...)
+	}
+	if s.control.bind(c.ControlAddr) != nil { // taken
+		host, _, _ := net.SplitHostPort(c.ControlAddr)
+		if err := s.control.bind(net.JoinHostPort(host, "0")); err != nil {
+			return err
+		}
+	}
+	for _, e := range all {
+		e.open()
+	}
+	return nil
+}
+
+// Close ends everything at once, connections with a reset, and waits until no goroutine of the simulator is left.
+func (s *Sim) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked()
+	return nil
+}
+
+func (s *Sim) closeLocked() {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.stop()
+	s.registry.close()
+	s.dps.faults.close()
+	for _, h := range s.hubs {
+		h.faults.close()
+	}
+	s.events.close()
+	s.control.stop()
+	s.dps.mqtt.stop()
+	s.dps.https.stop()
+	for _, h := range s.hubs {
+		for _, e := range h.endpoints {
+			e.stop()
+		}
+	}
+	for _, f := range s.servers {
+		f.stop()
+	}
+}
+
+// Info is what a device, an operator or a script must know to use the cloud. It is the document sim.json.
+type Info struct {
+	IDScope           string      `json:"idScope"`
+	GroupKey          string      `json:"groupKey"` // base64
+	SecondaryGroupKey string      `json:"secondaryGroupKey"`
+	ProvisioningHost  string      `json:"provisioningHost"` // host, or host:port in LayoutPorts
+	CAFile            string      `json:"caFile"`           // beside sim.json
+	DPS               DPSInfo     `json:"dps"`
+	Hubs              []HubInfo   `json:"hubs"`
+	Central           CentralInfo `json:"central"`
+	Control           string      `json:"control"` // URL
+}
+
+// DPSInfo says where DPS listens, as host:port.
+type DPSInfo struct {
+	MQTT  string `json:"mqtt"`
+	HTTPS string `json:"https"`
+}
+
+// HubInfo says where a hub listens, as host:port.
+type HubInfo struct {
+	Name  string `json:"name"`
+	Host  string `json:"host"` // as DPS assigns it
+	MQTT  string `json:"mqtt"`
+	HTTPS string `json:"https"`
+}
+
+// CentralInfo says how to reach the IoT Central façade.
+type CentralInfo struct {
+	URL      string `json:"url"`
+	AppID    string `json:"appId"`
+	APIToken string `json:"apiToken"`
+}
+
+// Info describes the cloud; addresses are known once Start has returned.
+func (s *Sim) Info() Info {
+	info := Info{
+		IDScope:           s.config.IDScope,
+		GroupKey:          base64.StdEncoding.EncodeToString(s.registry.group[0]),
+		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
+		ProvisioningHost:  s.dps.host,
+		CAFile:            "ca.pem",
+		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address()},
+		Central:           CentralInfo{"https://" + s.dps.https.address(), s.central.appID, s.central.token},
+		Control:           "http://" + s.controlAddress(),
+	}
+	for _, h := range s.hubs {
+		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address()})
+	}
+	return info
+}
+
+func (s *Sim) controlAddress() string { return s.control.address() }
+
+// CAPool holds the CA of all the simulator's certificates.
+func (s *Sim) CAPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.ca.cert)
+	return pool
+}
+
+// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, and last sim.json,
+// renamed into place, so that whoever sees it finds the rest. Files with keys are readable by their owner only.
+func (s *Sim) WriteFiles(dir string) error {
+	deviceKey, err := s.registry.authority.keyPEM()
+	if err != nil {
+		return err
+	}
+	info, err := json.MarshalIndent(s.Info(), "", " ")
+	if err != nil {
+		return fmt.Errorf("sim: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("sim: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+		mode os.FileMode
+	}{
+		{"ca.pem", s.ca.certPEM(), 0o644},
+		{"device-ca.pem", s.registry.authority.certPEM(), 0o644},
+		{"device-ca-key.pem", deviceKey, 0o600},
+		{"sim.json", append(info, '\n'), 0o600},
+	} {
+		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
+			return fmt.Errorf("sim: %w", err)
+		}
+	}
+	return nil
+}
+
+// replaceFile puts a whole file in place of another one.
+func replaceFile(path string, data []byte, mode os.FileMode) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".sim-*")
+	if err != nil {
+		return err
+	}
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Chmod(mode), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name())
+	}
+	return err
+}
+
+// httpFront serves HTTP on the connections an endpoint takes. To net/http it is a listener that never fails, whatever faults do to
+// the endpoint's own.
+type httpFront struct {
+	server *http.Server
+	conns  chan net.Conn
+	done   chan struct{}
+	once   sync.Once
+	jobs   sync.WaitGroup // the server, and its connections
+}
+
+// serveHTTP makes an endpoint whose connections speak HTTP, below TLS if config is not nil.
+func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
+	f := &httpFront{conns: make(chan net.Conn), done: make(chan struct{})}
+	f.server = &http.Server{
+		Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: log.New(debugWriter{s.config.Logger}, "", 0),
+	}
+	s.servers = append(s.servers, f)
+	return &endpoint{listen: s.config.Listen, serve: func(c *conn) {
+		ended := make(chan struct{})
+		var served net.Conn = &signalConn{conn: c, ended: ended}
+		if config != nil {
+			served = tls.Server(served, config)
+		}
+		select {
+		case f.conns <- served:
+			<-ended
+		case <-f.done:
+		}
+	}}
+}
+
+// debugWriter takes what net/http has to say, which is mostly about clients that left early.
+type debugWriter struct{ log zerolog.Logger }
+
+func (d debugWriter) Write(p []byte) (int, error) {
+	d.log.Debug().Msg(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// signalConn tells when its user is done with it.
+type signalConn struct {
+	*conn
+	once  sync.Once
+	ended chan struct{}
+}
+
+// Close closes the connection and tells.
+func (c *signalConn) Close() error {
+	err := c.conn.Close()
+	c.once.Do(func() { close(c.ended) })
+	return err
+}
+
+func (f *httpFront) start() {
+	f.jobs.Go(func() { _ = f.server.Serve(f) })
+}
+
+func (f *httpFront) stop() {
+	_ = f.server.Close()
+	f.jobs.Wait()
+}
+
+// Accept hands the endpoint's next connection to net/http.
+func (f *httpFront) Accept() (net.Conn, error) {
+	select {
+	case c := <-f.conns:
+		return c, nil
+	case <-f.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept.
+func (f *httpFront) Close() error {
+	f.once.Do(func() { close(f.done) })
+	return nil
+}
+
+// Addr has no meaning here.
+func (f *httpFront) Addr() net.Addr { return &net.TCPAddr{} }

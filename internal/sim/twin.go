@@ -1,0 +1,312 @@
+package sim
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Twin is a device's twin as the service sees it; both documents carry "$version".
+type Twin struct {
+	Desired  map[string]any `json:"desired"` // numbers are json.Number
+	Reported map[string]any `json:"reported"`
+}
+
+// document is one half of a twin, with the time and version at which each of its values was last written.
+type document struct {
+	props   map[string]any
+	written map[string]any // the $metadata tree; only the service side sees it
+	version int64
+}
+
+// The limits of a twin document, from the IoT Hub developer guide.
+const (
+	twinMaxBytes  = 32 << 10
+	twinMaxDepth  = 10
+	twinMaxKey    = 1 << 10
+	twinMaxString = 4 << 10
+	twinMinInt    = -4503599627370496
+	twinMaxInt    = 4503599627370495
+)
+
+// twinError is a refused patch, with the status a device gets on its res topic.
+type twinError struct {
+	status int
+	text   string
+}
+
+func (e *twinError) Error() string { return e.text }
+
+func badTwin(format string, args ...any) error {
+	return &twinError{400, fmt.Sprintf(format, args...)}
+}
+
+// decodeObject reads exactly one JSON object, numbers as they are written.
+func decodeObject(b []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var m map[string]any
+	if err := d.Decode(&m); err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, errors.New("not a JSON object")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return m, nil
+}
+
+// parsePatch decodes a patch and checks it; nothing of a bad patch is applied.
+func parsePatch(body []byte) (map[string]any, error) {
+	if len(body) > 4*twinMaxBytes {
+		return nil, &twinError{413, "The twin patch is too large."}
+	}
+	if !utf8.Valid(body) {
+		return nil, badTwin("The patch is not UTF-8.")
+	}
+	patch, err := decodeObject(body)
+	if err != nil {
+		return nil, badTwin("The patch is not a JSON object: %v", err)
+	}
+	delete(patch, "$version") // a client that sends back what it got means no harm
+	return patch, checkTwin(patch, 1)
+}
+
+func checkTwin(v any, depth int) error {
+	switch v := v.(type) {
+	case map[string]any:
+		if depth > twinMaxDepth {
+			return badTwin("The document is deeper than %d levels.", twinMaxDepth)
+		}
+		for key, child := range v {
+			if err := checkTwinKey(key); err != nil {
+				return err
+			}
+			if err := checkTwin(child, depth+1); err != nil {
+				return err
+			}
+		}
+	case []any:
+		if depth > twinMaxDepth {
+			return badTwin("The document is deeper than %d levels.", twinMaxDepth)
+		}
+		for _, child := range v {
+			if child == nil {
+				return badTwin("An array must not hold null.")
+			}
+			if err := checkTwin(child, depth+1); err != nil {
+				return err
+			}
+		}
+	case string:
+		if len(v) > twinMaxString {
+			return badTwin("A string is longer than %d bytes.", twinMaxString)
+		}
+	case json.Number:
+		if strings.ContainsAny(string(v), ".eE") {
+			return nil
+		}
+		if n, err := v.Int64(); err != nil || n < twinMinInt || n > twinMaxInt {
+			return badTwin("The integer %s is out of range.", v)
+		}
+	}
+	return nil
+}
+
+func checkTwinKey(key string) error {
+	if key == "" || len(key) > twinMaxKey {
+		return badTwin("Property name is invalid: it has %d bytes.", len(key))
+	}
+	for _, c := range key {
+		if c <= ' ' || c == 0x7f || c >= 0x80 && c <= 0x9f || strings.ContainsRune(".$#", c) {
+			return badTwin("Property name is invalid: %q holds %q.", key, c)
+		}
+	}
+	return nil
+}
+
+// apply merges a checked patch: null deletes, objects merge, all else replaces. A document that would grow too large stays as it was.
+func (d *document) apply(patch map[string]any, now time.Time) error {
+	merged := mergeProps(d.props, patch)
+	if n := len(encodeJSON(merged)); n > twinMaxBytes {
+		return &twinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
+	}
+	d.props = merged
+	d.version++
+	d.written = stampProps(d.written, patch, stamp{utc7(now), d.version})
+	return nil
+}
+
+// mergeProps returns a new tree and shares what did not change.
+func mergeProps(base, patch map[string]any) map[string]any {
+	merged := maps.Clone(base)
+	if merged == nil {
+		merged = map[string]any{}
+	}
+	for key, v := range patch {
+		if v == nil {
+			delete(merged, key)
+			continue
+		}
+		child, ok := v.(map[string]any)
+		if !ok {
+			merged[key] = v
+			continue
+		}
+		old, _ := merged[key].(map[string]any)
+		merged[key] = mergeProps(old, child) // also strips nulls of a new object
+	}
+	return merged
+}
+
+// diffProps is the patch that makes to out of from.
+func diffProps(from, to map[string]any) map[string]any {
+	patch := map[string]any{}
+	for key := range from {
+		if _, stays := to[key]; !stays {
+			patch[key] = nil
+		}
+	}
+	for key, v := range to {
+		old, had := from[key]
+		newChild, isObject := v.(map[string]any)
+		oldChild, wasObject := old.(map[string]any)
+		switch {
+		case isObject && wasObject:
+			if child := diffProps(oldChild, newChild); len(child) > 0 {
+				patch[key] = child
+			}
+		case !had || !reflect.DeepEqual(old, v):
+			patch[key] = v
+		}
+	}
+	return patch
+}
+
+type stamp struct {
+	LastUpdated        string `json:"$lastUpdated"`
+	LastUpdatedVersion int64  `json:"$lastUpdatedVersion"`
+}
+
+// stampProps returns the $metadata tree after a patch: $lastUpdated and $lastUpdatedVersion beside the names below.
+func stampProps(base, patch map[string]any, at stamp) map[string]any {
+	stamped := maps.Clone(base)
+	if stamped == nil {
+		stamped = map[string]any{}
+	}
+	stamped["$lastUpdated"], stamped["$lastUpdatedVersion"] = at.LastUpdated, at.LastUpdatedVersion
+	for key, v := range patch {
+		if v == nil {
+			delete(stamped, key)
+			continue
+		}
+		child, _ := v.(map[string]any)
+		old, _ := stamped[key].(map[string]any)
+		if child == nil {
+			old = nil
+		}
+		stamped[key] = stampProps(old, child, at)
+	}
+	return stamped
+}
+
+// view is the document with $version, and with $metadata if asked for.
+func (d *document) view(metadata bool) map[string]any {
+	v := maps.Clone(d.props)
+	if v == nil {
+		v = map[string]any{}
+	}
+	v["$version"] = d.version
+	if metadata && d.written != nil {
+		v["$metadata"] = d.written
+	}
+	return v
+}
+
+// getTwin answers a device's request for its whole twin. Holding the mutex until the answer is queued keeps it in order with
+// notifications of later versions.
+func (s *session) getTwin(rid string) {
+	i := s.identity
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if s.throttled(rid) {
+		return
+	}
+	s.twinResult(200, rid, "", encodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
+}
+
+// patchReported merges a device's patch; without a rid there is no answer.
+func (s *session) patchReported(rid string, body []byte) {
+	i := s.identity
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if s.throttled(rid) {
+		return
+	}
+	patch, err := parsePatch(body)
+	if err == nil {
+		err = i.report.apply(patch, s.hub.now())
+	}
+	if err != nil {
+		status := 400
+		if t, ok := errors.AsType[*twinError](err); ok {
+			status = t.status
+		}
+		s.twinResult(status, rid, "", s.twinErrorBody(status*1000+4, err.Error()))
+		return
+	}
+	s.twinResult(204, rid, fmt.Sprintf("&$version=%d", i.report.version), nil)
+}
+
+func (s *session) throttled(rid string) bool {
+	if s.conduct().throttle == 0 {
+		return false
+	}
+	s.twinResult(429, rid, "", s.twinErrorBody(429001, "The request has been throttled. Wait 10 seconds and try again."))
+	return true
+}
+
+func (s *session) twinErrorBody(code int, text string) []byte {
+	now := s.hub.now()
+	tracking := strings.ToUpper(randomHex(16)) + "-G:10-TimeStamp:" + now.UTC().Format("01/02/2006 15:04:05")
+	return encodeJSON(errorDocument{ErrorCode: code, TrackingID: tracking, Message: text, TimestampUTC: utc7(now)})
+}
+
+// twinResult answers a twin request if the device listens; called with the identity's mutex held.
+func (s *session) twinResult(status int, rid, more string, body []byte) {
+	if rid == "" || s.subs.twin == 0 {
+		return
+	}
+	topic := fmt.Sprintf("$iothub/twin/res/%d/?$rid=%s%s", status, rid, more)
+	s.wire.add(appendPublish(nil, topic, body, 0, false), s.conduct().delay)
+}
+
+// patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
+func (i *identity) patchDesired(patch map[string]any) error {
+	if err := i.desired.apply(patch, i.hub.now()); err != nil {
+		return err
+	}
+	if s := i.session; s != nil && s.subs.desired != 0 {
+		note := maps.Clone(patch)
+		note["$version"] = i.desired.version
+		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
+		s.wire.push(appendPublish(nil, topic, encodeJSON(note), 0, false), s.conduct().delay)
+	}
+	return nil
+}
+
+// twin is the service's view.
+func (i *identity) twin(metadata bool) Twin {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return Twin{Desired: i.desired.view(metadata), Reported: i.report.view(metadata)}
+}

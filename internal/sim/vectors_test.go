@@ -1,0 +1,499 @@
+package sim
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// The packets of protocol.md Appendix A.2, byte for byte.
+const (
+	vectorDPSConnect = `
+10 fb 01 00 04 4d 51 54 54 04 c2 00 78 00 07 64 65 76 2d 30 30 31 00 52
+30 6e 65 30 30 41 42 43 44 45 46 2f 72 65 67 69 73 74 72 61 74 69 6f 6e
+73 2f 64 65 76 2d 30 30 31 2f 61 70 69 2d 76 65 72 73 69 6f 6e 3d 32 30
+31 39 2d 30 33 2d 33 31 26 43 6c 69 65 6e 74 56 65 72 73 69 6f 6e 3d 67
+6f 2d 68 61 25 32 46 31 2e 30 00 92 53 68 61 72 65 64 41 63 63 65 73 73
+53 69 67 6e 61 74 75 72 65 20 73 72 3d 30 6e 65 30 30 41 42 43 44 45 46
+25 32 46 72 65 67 69 73 74 72 61 74 69 6f 6e 73 25 32 46 64 65 76 2d 30
+30 31 26 73 69 67 3d 77 71 49 5a 6d 64 63 73 5a 63 71 57 37 7a 7a 76 75
+36 32 4d 75 58 32 59 74 4e 75 54 36 25 32 46 69 34 79 66 49 58 6a 36 72
+6b 53 6a 6b 25 33 44 26 73 65 3d 31 39 30 30 30 30 30 30 30 30 26 73 6b
+6e 3d 72 65 67 69 73 74 72 61 74 69 6f 6e`
+	vectorDPSSubscribe = `
+82 1d 00 01 00 18 24 64 70 73 2f 72 65 67 69 73 74 72 61 74 69 6f 6e 73
+2f 72 65 73 2f 23 01`
+	vectorRegister = `
+32 7d 00 2e 24 64 70 73 2f 72 65 67 69 73 74 72 61 74 69 6f 6e 73 2f 50
+55 54 2f 69 6f 74 64 70 73 2d 72 65 67 69 73 74 65 72 2f 3f 24 72 69 64
+3d 31 00 02 7b 22 72 65 67 69 73 74 72 61 74 69 6f 6e 49 64 22 3a 22 64
+65 76 2d 30 30 31 22 2c 22 70 61 79 6c 6f 61 64 22 3a 7b 22 6d 6f 64 65
+6c 49 64 22 3a 22 64 74 6d 69 3a 53 61 6d 70 6c 65 3a 46 61 69 6c 6f 76
+65 72 3b 31 22 7d 7d`
+	vectorDPSResponse = `
+32 92 01 00 30 24 64 70 73 2f 72 65 67 69 73 74 72 61 74 69 6f 6e 73 2f
+72 65 73 2f 32 30 32 2f 3f 24 72 69 64 3d 31 26 72 65 74 72 79 2d 61 66
+74 65 72 3d 33 00 01 7b 22 6f 70 65 72 61 74 69 6f 6e 49 64 22 3a 22 35
+2e 37 31 63 66 37 65 33 38 61 61 62 62 63 63 64 64 2e 31 31 31 31 32 32
+32 32 2d 33 33 33 33 2d 34 34 34 34 2d 35 35 35 35 2d 36 36 36 36 37 37
+37 37 38 38 38 38 22 2c 22 73 74 61 74 75 73 22 3a 22 61 73 73 69 67 6e
+69 6e 67 22 7d`
+	vectorPoll = `
+32 81 01 00 7d 24 64 70 73 2f 72 65 67 69 73 74 72 61 74 69 6f 6e 73 2f
+47 45 54 2f 69 6f 74 64 70 73 2d 67 65 74 2d 6f 70 65 72 61 74 69 6f 6e
+73 74 61 74 75 73 2f 3f 24 72 69 64 3d 32 26 6f 70 65 72 61 74 69 6f 6e
+49 64 3d 35 2e 37 31 63 66 37 65 33 38 61 61 62 62 63 63 64 64 2e 31 31
+31 31 32 32 32 32 2d 33 33 33 33 2d 34 34 34 34 2d 35 35 35 35 2d 36 36
+36 36 37 37 37 37 38 38 38 38 00 03`
+	vectorHubConnect = `
+10 98 02 00 04 4d 51 54 54 04 c0 00 f0 00 07 64 65 76 2d 30 30 31 00 7a
+68 75 62 2d 61 2e 61 7a 75 72 65 2d 64 65 76 69 63 65 73 2e 6e 65 74 2f
+64 65 76 2d 30 30 31 2f 3f 61 70 69 2d 76 65 72 73 69 6f 6e 3d 32 30 32
+31 2d 30 34 2d 31 32 26 44 65 76 69 63 65 43 6c 69 65 6e 74 54 79 70 65
+3d 67 6f 2d 68 61 25 32 46 31 2e 30 26 6d 6f 64 65 6c 2d 69 64 3d 64 74
+6d 69 25 33 41 53 61 6d 70 6c 65 25 33 41 46 61 69 6c 6f 76 65 72 25 33
+42 31 00 87 53 68 61 72 65 64 41 63 63 65 73 73 53 69 67 6e 61 74 75 72
+65 20 73 72 3d 68 75 62 2d 61 2e 61 7a 75 72 65 2d 64 65 76 69 63 65 73
+2e 6e 65 74 25 32 46 64 65 76 69 63 65 73 25 32 46 64 65 76 2d 30 30 31
+26 73 69 67 3d 61 48 45 55 4e 76 6b 6a 46 30 6a 6f 53 25 32 46 72 55 6d
+63 77 4a 68 69 37 65 38 59 77 70 6c 5a 6d 38 55 50 41 72 57 63 63 6d 75
+57 63 25 33 44 26 73 65 3d 31 39 30 30 30 30 30 30 30 30`
+	vectorHubSubscribe = `
+82 83 01 00 01 00 26 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d
+65 73 73 61 67 65 73 2f 64 65 76 69 63 65 62 6f 75 6e 64 2f 23 01 00 16
+24 69 6f 74 68 75 62 2f 6d 65 74 68 6f 64 73 2f 50 4f 53 54 2f 23 00 00
+12 24 69 6f 74 68 75 62 2f 74 77 69 6e 2f 72 65 73 2f 23 00 00 27 24 69
+6f 74 68 75 62 2f 74 77 69 6e 2f 50 41 54 43 48 2f 70 72 6f 70 65 72 74
+69 65 73 2f 64 65 73 69 72 65 64 2f 23 00`
+	vectorTelemetry = `
+32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
+61 67 65 73 2f 65 76 65 6e 74 73 2f 25 32 34 2e 63 74 3d 61 70 70 6c 69
+63 61 74 69 6f 6e 25 32 46 6a 73 6f 6e 26 25 32 34 2e 63 65 3d 75 74 66
+2d 38 26 25 32 34 2e 6d 69 64 3d 6d 31 26 61 3d 62 25 32 30 63 00 05 7b
+22 74 65 6d 70 22 3a 32 31 2e 35 7d`
+	vectorGroupKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
+)
+
+func vector(t *testing.T, dump string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(dump), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// The whole conversation of the appendix against a simulator with its keys and names.
+func TestPacketsOfTheProtocolReference(t *testing.T) {
+	setup := func(c *Config) { c.IDScope, c.GroupKey = "0ne00ABCDEF", vectorGroupKey }
+	inWorld(t, setup, func(w *world) {
+		for _, h := range w.hubs { // nobody serves yet who could read it: no client has connected
+			h.hosts = append(h.hosts, h.name+".azure-devices.net")
+		}
+		c := w.mustDial(w.info.DPS.MQTT)
+		c.send(vector(t, vectorDPSConnect), vector(t, vectorDPSSubscribe), vector(t, vectorRegister)) // pipelined
+		c.want("20020000")
+		c.want("9003000101")
+		c.want("40020002")
+		p := c.next()
+		topic, id, body := p.publish()
+		want, _, _ := (received{0x32, vector(t, vectorDPSResponse)[3:]}).publish()
+		if topic != want || id != 1 || p.first != 0x32 {
+			t.Fatalf("%s", p)
+		}
+		operation := strings.Split(body, `"`)[3]
+		if len(operation) != len("5.71cf7e38aabbccdd.11112222-3333-4444-5555-666677778888") || body != `{"operationId":"`+operation+`","status":"assigning"}` {
+			t.Fatalf("%s", body)
+		}
+		poll := strings.Replace(string(vector(t, vectorPoll)), "5.71cf7e38aabbccdd.11112222-3333-4444-5555-666677778888", operation, 1)
+		c.send([]byte(poll))
+		c.want("40020003")
+		if topic, body := c.wantPublish(); topic != "$dps/registrations/res/200/?$rid=2" || !strings.Contains(body, `"status":"assigned"`) {
+			t.Fatalf("%s %s", topic, body)
+		}
+		c.close()
+		if d := w.device("dev-001"); d.ModelID != "dtmi:Sample:Failover;1" {
+			t.Fatalf("%+v", d)
+		}
+
+		c = w.mustDial(w.hubAddr("hub-a"))
+		c.send(vector(t, vectorHubConnect), vector(t, vectorHubSubscribe), vector(t, vectorTelemetry))
+		c.want("20020000")
+		c.want("9006000101000000")
+		c.want("40020005")
+		m := w.Ledger("dev-001", true).Messages[0]
+		for key, value := range map[string]string{"$.ct": "application/json", "$.ce": "utf-8", "$.mid": "m1", "a": "b c",
+			"iothub-connection-device-id": "dev-001", "dt-dataschema": "dtmi:Sample:Failover;1", "iothub-message-source": "Telemetry"} {
+			if got := m.Properties[key]; got == nil || *got != value {
+				t.Errorf("property %s is %v", key, got)
+			}
+		}
+		if string(m.Body) != `{"temp":21.5}` || m.Mid != "m1" || m.Hub != "hub-a" {
+			t.Errorf("%+v", m)
+		}
+		c.close()
+		c = w.mustDial(w.hubAddr("hub-a"))
+		c.send(vector(t, vectorHubConnect))
+		c.want("20020100") // the session is there
+	})
+}
+
+func TestKeysAndTokensOfTheProtocolReference(t *testing.T) {
+	key := func(s string) []byte {
+		b, err := base64.StdEncoding.DecodeString(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, v := range []struct{ group, id, derived string }{
+		{"8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==", "sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6", "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc="},
+		{vectorGroupKey, "dev-001", "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw="},
+		{vectorGroupKey, "sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6", "H49tqPHTlla5LkNA3pLy6NhQsAJ1mlIoQhoIwGmv15I="},
+	} {
+		if got := base64.StdEncoding.EncodeToString(deriveKey(key(v.group), v.id)); got != v.derived {
+			t.Errorf("%s: derived %s, want %s", v.id, got, v.derived)
+		}
+	}
+	const device = "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw="
+	for _, v := range []struct{ name, key, token string }{
+		{"hub, documented", "18RQk/hOPJR9EbsJlk2j8WA6vWaj/yi+oaYg7zmxfQNdOyMSu+SJ8O7TSlZhDJCYmn4rzEiVKIzNiVAWjLxrGA==", "SharedAccessSignature sr=MyExampleHub.azure-devices.net%2Fdevices%2Fmy-symkey-device&sig=f%2BwW8XOKeJOtiPc9Iwjc4OpExvPM7NlhM9qxN2a1aAM%3D&se=1663119026"},
+		{"DPS", device, "SharedAccessSignature sr=0ne00ABCDEF%2Fregistrations%2Fdev-001&sig=wqIZmdcsZcqW7zzvu62MuX2YtNuT6%2Fi4yfIXj6rkSjk%3D&se=1900000000&skn=registration"},
+		{"DPS, lower-case escapes", device, "SharedAccessSignature sr=0ne00ABCDEF%2fregistrations%2fdev-001&sig=OHnao76s3XIsi9EPXIXcplDxk5qdJvYGU8n7a5yRO5Q%3D&se=1900000000&skn=registration"},
+		{"hub", device, "SharedAccessSignature sr=hub-a.azure-devices.net%2Fdevices%2Fdev-001&sig=aHEUNvkjF0joS%2FrUmcwJhi7e8YwplZm8UPArWccmuWc%3D&se=1900000000"},
+		{"policy", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "SharedAccessSignature sr=hub-a.azure-devices.net&sig=YlZHxLN7o4TSzifoZonTTWRPUsDDBTEcuGLbdnDCy4A%3D&se=1900000000&skn=iothubowner"},
+	} {
+		token, err := parseSAS(v.token)
+		if err != nil || !token.signedBy(key(v.key)) {
+			t.Errorf("%s: %v, %+v", v.name, err, token)
+		}
+		if token.signedBy(key(vectorGroupKey)) {
+			t.Errorf("%s: signed by another key too", v.name)
+		}
+	}
+}
+
+func TestSASCoverage(t *testing.T) {
+	hub := func(sr string) bool {
+		return sasToken{sr: sr}.coversHub([]string{"hub-a.sim.local", "127.0.0.2:18883"}, "Dev#1")
+	}
+	for sr, want := range map[string]bool{
+		"127.0.0.2:18883/devices/Dev#1": true, "HUB-A.sim.local/devices/Dev#1": true, "hub-a.sim.local": true, "hub-a.sim.local/": true,
+		"hub-a.sim.local/devices": true, "hub-a.sim.local/dev": false, "hub-a.sim.local/devices/Dev": false, "hub-a.sim.local/devices/dev#1": false,
+		"hub-a": false, "": false, "/devices/Dev#1": false, "hub-a.sim.local/devices/Dev#1/modules/m": false, "127.0.0.2": false,
+	} {
+		if hub(sr) != want {
+			t.Errorf("%q covers: %v", sr, !want)
+		}
+	}
+	for sr, want := range map[string]bool{
+		"0ne/registrations/DEV": true, "0ne/registrations/dev": true, "0ne/registrations": false, "0ne": false,
+		"1ne/registrations/dev": false, "0ne/registrations/dev/x": false,
+	} {
+		if got := (sasToken{sr: sr}).coversRegistration("0ne", "dev"); got != want {
+			t.Errorf("%q covers: %v", sr, got)
+		}
+	}
+}
+
+func TestMalformedSAS(t *testing.T) {
+	sig := "&sig=" + strings.Repeat("A", 43) + "%3D"
+	for _, s := range []string{"", "x", "SharedAccessSignature ", "SharedAccessSignature sr=a&se=1", "SharedAccessSignature sr=a&sig=AAAA&se=1",
+		"SharedAccessSignature sr=a" + sig, "SharedAccessSignature sr=a" + sig + "&se=-1", "SharedAccessSignature sr=a" + sig + "&se=1e9",
+		"SharedAccessSignature sr=a" + sig + "&se=99999999999999", "SharedAccessSignature sr=" + sig + "&se=1", "Bearer sr=a" + sig + "&se=1",
+		"SharedAccessSignature sr=a&sig=!&se=1", "SharedAccessSignature " + strings.Repeat("sr=a&", 2000)} {
+		if token, err := parseSAS(s); err == nil {
+			t.Errorf("%q gives %+v", s, token)
+		}
+	}
+	if _, err := parseSAS("sharedaccesssignature se=1&skn=&sr=a" + sig); err != nil {
+		t.Error(err)
+	}
+}
+
+// Packets must be the same however the bytes arrive.
+func TestPacketReaderInPieces(t *testing.T) {
+	stream := append(append(vector(t, vectorHubConnect), vector(t, vectorHubSubscribe)...), vector(t, vectorTelemetry)...)
+	big := publishBytes("devices/d/messages/events/", strings.Repeat("x", 100_000), 1, 77)
+	stream = append(append(stream, big...), vector(t, vectorTelemetry)...)
+	for name, r := range map[string]io.Reader{
+		"whole": strings.NewReader(string(stream)), "bytes": iotest.OneByteReader(strings.NewReader(string(stream))),
+		"half": iotest.HalfReader(strings.NewReader(string(stream))), "with error": iotest.DataErrReader(strings.NewReader(string(stream))),
+	} {
+		p := &packetReader{src: r, limit: hubPacketLimit}
+		var got []byte
+		var err error
+		for err == nil {
+			var first byte
+			var body []byte
+			if first, body, err = p.next(); err == nil {
+				got = append(append(appendLength(append(got, first), len(body)), body...), nil...)
+			}
+		}
+		if !errors.Is(err, io.EOF) || string(got) != string(stream) {
+			t.Errorf("%s: %d of %d bytes, %v", name, len(got), len(stream), err)
+		}
+		p.release()
+	}
+}
+
+func TestPacketReaderLimits(t *testing.T) {
+	for name, c := range map[string]struct {
+		stream string
+		want   error
+	}{
+		"endless length":   {"\x30\xff\xff\xff\xff\x01", errMalformed},
+		"announced length": {"\x30\xff\xff\xff\x7f", errTooLarge},
+		"one too many":     {"\x30\x81\x80\x10", errTooLarge},
+		"cut":              {"\x30\x05abc", io.ErrUnexpectedEOF},
+		"cut long":         {"\x30\x80\x80\x10abc", io.ErrUnexpectedEOF},
+		"nothing":          {"", io.EOF},
+	} {
+		p := &packetReader{src: strings.NewReader(c.stream), limit: hubPacketLimit}
+		if _, _, err := p.next(); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestMalformedPackets(t *testing.T) {
+	connect := func(change func([]byte) []byte) error {
+		b := change(vector(t, vectorHubConnect)[3:])
+		_, err := parseConnect(0x10, b)
+		return err
+	}
+	set := func(i int, v byte) func([]byte) []byte {
+		return func(b []byte) []byte { b[i] = v; return b }
+	}
+	for name, err := range map[string]error{
+		"reserved flag":         connect(set(7, 0xc1)),
+		"password without user": connect(set(7, 0x40)),
+		"will flags, no will":   connect(set(7, 0xd8)),
+		"other protocol":        connect(set(2, 'm')),
+		"trailing bytes":        connect(func(b []byte) []byte { return append(b, 0) }),
+		"cut":                   connect(func(b []byte) []byte { return b[:len(b)-1] }),
+		"NUL in client id":      connect(set(12, 0)),
+		"not UTF-8":             connect(set(12, 0xff)),
+	} {
+		if err == nil {
+			t.Errorf("CONNECT, %s: accepted", name)
+		}
+	}
+	if c, err := parseConnect(0x10, set(6, 5)(vector(t, vectorHubConnect)[3:])); err != nil || c.level != 5 {
+		t.Errorf("level 5: %+v %v", c, err)
+	}
+	telemetry := vector(t, vectorTelemetry)[2:]
+	for name, c := range map[string]struct {
+		first byte
+		body  []byte
+	}{
+		"QoS 3": {0x36, telemetry}, "DUP with QoS 0": {0x38, telemetry}, "no topic": {0x30, []byte{0, 0}},
+		"packet id 0": {0x32, []byte{0, 1, 'a', 0, 0}}, "cut": {0x32, []byte{0, 1, 'a', 0}}, "long topic": {0x30, []byte{0xff, 0xff, 'a'}},
+	} {
+		if _, err := parsePublish(c.first, c.body); err == nil {
+			t.Errorf("PUBLISH, %s: accepted", name)
+		}
+	}
+	for name, body := range map[string]string{
+		"no filter": "\x00\x01", "id 0": "\x00\x00\x00\x01a\x00", "QoS 3": "\x00\x01\x00\x01a\x03", "cut": "\x00\x01\x00\x02a", "empty filter": "\x00\x01\x00\x00\x00",
+	} {
+		if _, _, err := parseFilters(0x82, []byte(body), true); err == nil {
+			t.Errorf("SUBSCRIBE, %s: accepted", name)
+		}
+	}
+	if _, _, err := parseFilters(0x80, []byte("\x00\x01\x00\x01a\x00"), true); err == nil {
+		t.Error("SUBSCRIBE with wrong flags: accepted")
+	}
+}
+
+func TestUsernames(t *testing.T) {
+	for s, want := range map[string]username{
+		"h/d/?api-version=2021-04-12":                                {host: "h", device: "d"},
+		"h:8883/d/api-version=2016-11-14":                            {host: "h:8883", device: "d"},
+		"h/d/m/?api-version=1":                                       {host: "h", device: "d", module: "m"},
+		"h/d/?DeviceClientType=a%2Fb%20c&api-version=1":              {host: "h", device: "d"},
+		"h/d/?api-version=1&model-id=dtmi%3AS%3AF%3B1":               {host: "h", device: "d", modelID: "dtmi:S:F;1"},
+		"h/d/?api-version=1&model-id=dtmi:S:F;1&model-id=x":          {host: "h", device: "d", modelID: "dtmi:S:F;1"},
+		"h/a-.+%_#*?!(),:=@$';z/?api-version=1&unknown&also=unknown": {host: "h", device: "a-.+%_#*?!(),:=@$';z"},
+	} {
+		if got, err := parseUsername(s); err != nil || got != want {
+			t.Errorf("%s: %+v %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "h", "h/d", "h/d/", "h/d/?", "h/d/?api-version=", "h/d/?api-version", "/d/?api-version=1", "h//?api-version=1",
+		"h/d//?api-version=1", "h/d e/?api-version=1", "h/d/m/x/?api-version=1", "h/" + strings.Repeat("d", 129) + "/?api-version=1"} {
+		if got, err := parseUsername(s); err == nil {
+			t.Errorf("%s: %+v", s, got)
+		}
+	}
+	for s, ok := range map[string]bool{
+		"0ne/registrations/d/api-version=1": true, "0ne/registrations/d/api-version=1&ClientVersion=a%2Fb": true, "0ne/registrations/d/?api-version=1": false,
+		"0ne/registrations/d/api-version=": false, "0ne/registrations/d": false, "/registrations/d/api-version=1": false, "0ne/registrations//api-version=1": false,
+		"0ne/registration/d/api-version=1": false, "": false, "0ne/registrations/d/api-version=&x=1": false, "0ne/registrations/d/api-version=1&ClientVersion=a/b": true,
+	} {
+		if _, _, got := parseDPSUsername(s); got != ok {
+			t.Errorf("%s: %v", s, got)
+		}
+	}
+}
+
+func TestPropertyBags(t *testing.T) {
+	s := func(v string) *string { return &v }
+	for bag, want := range map[string]map[string]*string{
+		"":                       {},
+		"a&b=&c=%24x":            {"a": nil, "b": s(""), "c": s("$x")},
+		"%24.mid=m1&a=b%20c":     {"$.mid": s("m1"), "a": s("b c")},
+		"a=1+2&b=%2B":            {"a": s("1+2"), "b": s("+")},
+		"a=%2525":                {"a": s("%25")},
+		"a=%zz&b=%4":             {"a": s("%zz"), "b": s("%4")},
+		"a=1&a=2":                {"a": s("1")},
+		"a=b=c&&d=e":             {"a": s("b=c"), "d": s("e")},
+		"%24%2e%6D%69d=x&$.cid=": {"$.mid": s("x"), "$.cid": s("")},
+	} {
+		got := parseBag(bag)
+		if len(got) != len(want) {
+			t.Errorf("%q: %v", bag, got)
+		}
+		for k, v := range want {
+			g, ok := got[k]
+			if !ok || (g == nil) != (v == nil) || g != nil && *g != *v {
+				t.Errorf("%q: %s is %v", bag, k, g)
+			}
+		}
+		mid := ""
+		if v := want["$.mid"]; v != nil {
+			mid = *v
+		}
+		if m := string(findMid(nil, []byte(bag))); m != mid {
+			t.Errorf("%q: mid %q", bag, m)
+		}
+	}
+}
+
+func TestRegisterBodies(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"registrationId":"dev","payload":{"modelId":"dtmi:x;1"}}`:     "dtmi:x;1",
+		`{"registrationId":"DEV","payload":{"iotcModelId":"dtmi:x;1"}}`: "dtmi:x;1",
+		`{"payload":"{\"modelId\": \"dtmi:x;1\"}"}`:                     "dtmi:x;1",
+		`{"payload":null,"registrationId":"dev"}`:                       "",
+		`{"payload":[1]}`:           "",
+		`{"payload":"text"}`:        "",
+		`{"csr":"x"}`:               "",
+		`{}`:                        "",
+		`{"payload":{"modelId":7}}`: "",
+		`{"payload":{"iotcModelId":"dtmi:y;1","modelId":"dtmi:x;1"}}   `: "dtmi:x;1",
+	} {
+		payload, err := parseRegister([]byte(body), "dev")
+		if err != nil || modelIDIn(payload) != want {
+			t.Errorf("%s: %q %v", body, modelIDIn(payload), err)
+		}
+	}
+	for _, body := range []string{``, ` `, `null`, ` null`, `[]`, `7`, `{`, `{"registrationId":"other"}`, `{"registrationId":7}`, `{} {}`, strings.Repeat(" ", registerLimit) + `{}`} {
+		if _, err := parseRegister([]byte(body), "dev"); err == nil {
+			t.Errorf("%.40q: accepted", body)
+		}
+	}
+}
+
+func FuzzPacketReader(f *testing.F) {
+	for _, v := range []string{vectorHubConnect, vectorHubSubscribe, vectorTelemetry} {
+		b, _ := hex.DecodeString(strings.Join(strings.Fields(v), ""))
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p := &packetReader{src: iotest.HalfReader(strings.NewReader(string(b))), limit: 4096}
+		defer p.release()
+		for {
+			first, body, err := p.next()
+			if err != nil {
+				return
+			}
+			switch first >> 4 {
+			case packetConnect:
+				_, _ = parseConnect(first, body)
+			case packetPublish:
+				if m, err := parsePublish(first, body); err == nil && m.id != 0 && !m.retain && m.qos == 1 {
+					again := appendPublish(nil, string(m.topic), m.payload, m.id, m.dup)
+					if string(again[len(again)-len(body):]) != string(body) || again[0] != first {
+						t.Fatalf("%x became %x", body, again)
+					}
+				}
+			case packetSubscribe, packetUnsubscribe:
+				_, _, _ = parseFilters(first, body, first>>4 == packetSubscribe)
+			case packetPuback:
+				_, _ = parsePuback(first, body)
+			}
+		}
+	})
+}
+
+func FuzzUsername(f *testing.F) {
+	f.Add("h/d/?api-version=2021-04-12&model-id=dtmi%3AS%3AF%3B1")
+	f.Fuzz(func(t *testing.T, s string) {
+		if u, err := parseUsername(s); err == nil && (u.host == "" || !validDeviceID(u.device)) {
+			t.Fatalf("%q gives %+v", s, u)
+		}
+		_, _, _ = parseDPSUsername(s)
+	})
+}
+
+func FuzzPropertyBag(f *testing.F) {
+	f.Add("%24.mid=m1&a=b%20c")
+	f.Fuzz(func(t *testing.T, bag string) {
+		mid := ""
+		if v := parseBag(bag)["$.mid"]; v != nil {
+			mid = *v
+		}
+		if got := string(findMid(nil, []byte(bag))); got != mid {
+			t.Fatalf("%q: mid %q and %q", bag, got, mid)
+		}
+		if got := unescape(escape(bag)); got != bag {
+			t.Fatalf("%q comes back as %q", bag, got)
+		}
+	})
+}
+
+func FuzzSAS(f *testing.F) {
+	f.Add("SharedAccessSignature sr=0ne00ABCDEF%2fregistrations%2fdev-001&sig=OHnao76s3XIsi9EPXIXcplDxk5qdJvYGU8n7a5yRO5Q%3D&se=1900000000&skn=registration")
+	f.Fuzz(func(t *testing.T, s string) {
+		token, err := parseSAS(s)
+		if err != nil {
+			return
+		}
+		if token.signedBy([]byte("key")) || token.expires.Before(time.Unix(0, 0)) || len(token.sig) != 32 {
+			t.Fatalf("%+v", token)
+		}
+		_ = token.coversHub([]string{"h"}, "d")
+		_ = token.coversRegistration("s", "r")
+	})
+}
+
+func FuzzRegisterBody(f *testing.F) {
+	f.Add([]byte(`{"registrationId":"dev","payload":"{\"modelId\":\"x\"}"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if payload, err := parseRegister(b, "dev"); err == nil {
+			_ = modelIDIn(payload)
+		}
+	})
+}
+
+func FuzzTwinPatch(f *testing.F) {
+	f.Add([]byte(`{"a":{"b":null,"c":[1,2.5,"x"]},"$version":3}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		patch, err := parsePatch(b)
+		if err != nil {
+			return
+		}
+		d := document{version: 1}
+		if d.apply(patch, time.Unix(0, 0)) == nil {
+			if _, err := parsePatch(encodeJSON(d.view(false))); err != nil {
+				t.Fatalf("%s gives a document that is refused: %v", b, err)
+			}
+		}
+	})
+}
