@@ -535,8 +535,8 @@ func (b *byteSize) Set(s string) error {
 }
 
 func (b *byteSize) String() string {
-	for i := len(units[:4]) - 1; i >= 0; i-- {
-		if u := units[i]; *b >= u.size && *b%u.size == 0 {
+	for _, u := range slices.Backward(units[:4]) {
+		if *b >= u.size && *b%u.size == 0 {
 			return fmt.Sprintf("%d%s", *b/u.size, u.name)
 		}
 	}

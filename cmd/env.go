@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -43,8 +44,8 @@ func OSEnv() *Env {
 
 // lookup reads an environment variable.
 func (e *Env) lookup(name string) (string, bool) {
-	for i := len(e.Environ) - 1; i >= 0; i-- {
-		if value, ok := strings.CutPrefix(e.Environ[i], name+"="); ok {
+	for _, kv := range slices.Backward(e.Environ) {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
 			return value, true
 		}
 	}

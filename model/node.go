@@ -162,8 +162,7 @@ func readTree(data []byte) (*reader, *node, error) {
 	}
 	var raw json.RawMessage
 	if err := json.Unmarshal(r.data, &raw); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 			return nil, nil, r.faultAt(int(syntax.Offset)-1, "not valid JSON: %v", err)
 		}
 		return nil, nil, r.faultAt(0, "not valid JSON: %v", err)

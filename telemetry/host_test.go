@@ -123,10 +123,10 @@ func TestWhichTemperature(t *testing.T) {
 	}{
 		"none":                {nil, nil},
 		"nonsense only":       {[]reading{{"a", 0}, {"b", 255}, {"c", -273.15}, {"d", math.NaN()}}, nil},
-		"hottest":             {[]reading{{"nvme", 38}, {"acpitz", 44.567}, {"iwlwifi", 41}}, ptr(44.57)},
-		"processor first":     {[]reading{{"nvme", 60}, {"coretemp_core_0", 45}, {"coretemp_package_id_0", 47}, {"acpitz", 99}}, ptr(47)},
-		"legacy thermal zone": {[]reading{{"battery", 60}, {"cpu-thermal", 51}}, ptr(51)},
-		"nonsense aside":      {[]reading{{"coretemp", 127}, {"acpitz", 30}}, ptr(30)},
+		"hottest":             {[]reading{{"nvme", 38}, {"acpitz", 44.567}, {"iwlwifi", 41}}, new(44.57)},
+		"processor first":     {[]reading{{"nvme", 60}, {"coretemp_core_0", 45}, {"coretemp_package_id_0", 47}, {"acpitz", 99}}, new(47.0)},
+		"legacy thermal zone": {[]reading{{"battery", 60}, {"cpu-thermal", 51}}, new(51.0)},
+		"nonsense aside":      {[]reading{{"coretemp", 127}, {"acpitz", 30}}, new(30.0)},
 	}
 	for name, test := range tests {
 		h := idle()
@@ -137,8 +137,6 @@ func TestWhichTemperature(t *testing.T) {
 		}
 	}
 }
-
-func ptr(v float64) *float64 { return &v }
 
 func TestAMachineWithoutSensorsIsNotAskedForEver(t *testing.T) {
 	h, asked := idle(), 0

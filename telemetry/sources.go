@@ -118,7 +118,7 @@ func own(rnd *rand.Rand) *rand.Rand {
 	if rnd != nil {
 		seed = rnd.Uint64
 	}
-	return rand.New(rand.NewPCG(seed(), seed())) //nolint:gosec // a simulation, no secret
+	return rand.New(rand.NewPCG(seed(), seed()))
 }
 
 // appendNumber writes a JSON number of at most two decimals.
