@@ -73,29 +73,45 @@ func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, bod
 	case len(payload) > 0 && !json.Valid(payload):
 		return http.StatusBadRequest, message("the payload is not JSON")
 	}
+	answer, err := d.invoke(ctx, run, payload)
+	switch {
+	case err == nil:
+		return http.StatusOK, answer
+	case errors.Is(err, errNoResult):
+		return http.StatusGatewayTimeout, message(err.Error())
+	case errors.As(err, new(invalid)):
+		return http.StatusBadRequest, message(err.Error())
+	default:
+		return http.StatusInternalServerError, message(err.Error())
+	}
+}
+
+var errNoResult = errors.New("no result")
+
+// invoke runs a handler for as long as the method timeout allows. One that goes on beyond it, or beyond the end of ctx, is left to
+// itself: it must not keep a link, and with it the device, from its next step.
+func (d *Device) invoke(ctx context.Context, run command, payload json.RawMessage) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.c.MethodTimeout)
-	defer cancel()
 	type outcome struct {
 		answer json.RawMessage
 		err    error
 	}
 	done := make(chan outcome, 1)
 	d.handlers.run(func() {
+		defer cancel()
 		answer, err := guard(ctx, run, payload)
 		done <- outcome{answer, err}
 	})
 	select {
 	case o := <-done:
-		switch {
-		case o.err == nil:
-			return http.StatusOK, o.answer
-		case errors.As(o.err, new(invalid)):
-			return http.StatusBadRequest, message(o.err.Error())
-		default:
-			return http.StatusInternalServerError, message(o.err.Error())
-		}
+		return o.answer, o.err
 	case <-ctx.Done():
-		return http.StatusGatewayTimeout, message(fmt.Sprintf("no result in %v", d.c.MethodTimeout))
+		select {
+		case o := <-done: // both at once
+			return o.answer, o.err
+		default:
+			return nil, fmt.Errorf("%w in %v", errNoResult, d.c.MethodTimeout)
+		}
 	}
 }
 
@@ -188,8 +204,8 @@ func (d *Device) runMessage(ctx context.Context, name string, body []byte) error
 		payload, _ = json.Marshal(string(payload))
 	}
 	for attempt := 1; ; attempt++ {
-		_, err := guard(ctx, run, payload)
-		if err == nil || attempt == c2dAttempts || errors.As(err, new(invalid)) {
+		_, err := d.invoke(ctx, run, payload)
+		if err == nil || ctx.Err() != nil || attempt == c2dAttempts || errors.As(err, new(invalid)) {
 			return err
 		}
 		t := time.NewTimer(retryHandler)

@@ -77,7 +77,8 @@ var ErrUnreachable = errors.New("no hub could be reached")
 
 const (
 	onceLimit       = time.Minute     // to find a hub when running once
-	settleTimeout   = 5 * time.Second // for PUBACKs before a planned end of a link
+	settleTimeout   = 5 * time.Second // for PUBACKs before a token is renewed
+	retireTimeout   = time.Second     // for PUBACKs before another link takes over
 	renewalTimeout  = time.Minute     // for running methods before a planned end of a link
 	batteryProperty = "battery"
 )
@@ -163,11 +164,10 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	d.stopping.Store(true)
 	if ctx.Err() != nil {
 		err = nil // asked to stop is not a failure
-		d.finish()
 	}
+	d.finish()
 	end()
 	running.Wait()
-	d.handlers.wait(context.Background()) // bounded by the method timeout
 	d.emit(d.farewell())
 	return err
 }
@@ -215,7 +215,7 @@ func (d *Device) once(ctx context.Context) error {
 	return d.box.WaitEmpty(ctx)
 }
 
-// finish gives what is queued, and the methods that run, the drain timeout to end well.
+// finish gives what is queued, and the methods that run, the drain timeout to end well. A handler that hangs is left behind.
 func (d *Device) finish() {
 	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
 	defer cancel()

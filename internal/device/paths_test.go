@@ -321,7 +321,7 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 			return nil, nil
 		}
 		w.run(5 * time.Second)
-		for range 40 {
+		for range 40 { // 40 × 3 attempts × 25 s: longer than this test watches
 			_, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`1`), Properties: map[string]string{"method-name": "hang"}})
 			w.must(err)
 		}
@@ -329,11 +329,13 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 		if l := w.cloud.Ledger("dev-1", false); l.Received < 300 {
 			t.Errorf("%d samples in five minutes", l.Received)
 		}
+		w.must(w.cloud.Disconnect("dev-1")) // nor does it hold up the next link
+		w.on("hub-a", 2*time.Second)
 		if r, err := w.cloud.Method(t.Context(), "dev-1", "echo", json.RawMessage(`1`)); err != nil || r.Status != 200 {
 			t.Errorf("%v %v", r, err)
 		}
 		close(release)
-		w.run(time.Second)
+		w.run(time.Minute)
 		messages, err := w.cloud.C2DMessages("dev-1")
 		w.must(err)
 		for _, m := range messages {

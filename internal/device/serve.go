@@ -67,7 +67,11 @@ func (d *Device) settle(l *hub.Link, renewal bool) {
 	if d.stopping.Load() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	limit := retireTimeout
+	if renewal {
+		limit = settleTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	_ = l.Settle(ctx)
 	if renewal {
