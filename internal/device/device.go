@@ -162,10 +162,11 @@ func (d *Device) Run(ctx context.Context) (err error) {
 
 	err = d.produce(ctx)
 	d.stopping.Store(true)
-	if ctx.Err() != nil {
-		err = nil // asked to stop is not a failure
+	asked := ctx.Err() != nil
+	if asked {
+		err = nil // that is not a failure
 	}
-	d.finish()
+	d.finish(asked)
 	end()
 	running.Wait()
 	d.emit(d.farewell())
@@ -216,10 +217,10 @@ func (d *Device) once(ctx context.Context) error {
 }
 
 // finish gives what is queued, and the methods that run, the drain timeout to end well. A handler that hangs is left behind.
-func (d *Device) finish() {
+func (d *Device) finish(asked bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
 	defer cancel()
-	if d.c.Telemetry {
+	if asked && d.c.Telemetry {
 		_ = d.box.WaitEmpty(ctx) // the rest stays queued for the next start
 	}
 	d.handlers.wait(ctx)
