@@ -316,6 +316,8 @@ func TestMessageThatComesAgain(t *testing.T) {
 func TestUnreadMessagesBlockNothing(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		release := make(chan struct{})
+		free := sync.OnceFunc(func() { close(release) })
+		defer free()
 		w.dev.commands["hang"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			<-release
 			return nil, nil
@@ -330,11 +332,11 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 			t.Errorf("%d samples in five minutes", l.Received)
 		}
 		w.must(w.cloud.Disconnect("dev-1")) // nor does it hold up the next link
-		w.on("hub-a", 2*time.Second)
+		w.on("hub-a", 5*time.Second)
 		if r, err := w.cloud.Method(t.Context(), "dev-1", "echo", json.RawMessage(`1`)); err != nil || r.Status != 200 {
 			t.Errorf("%v %v", r, err)
 		}
-		close(release)
+		free()
 		w.run(time.Minute)
 		messages, err := w.cloud.C2DMessages("dev-1")
 		w.must(err)

@@ -192,7 +192,7 @@ func (w *world) on(hub string, limit time.Duration) time.Duration {
 	defer timer.Stop()
 	for {
 		for _, m := range w.cloud.Ledger("dev-1", true).Messages {
-			if m.Hub == hub && !m.At.Before(began) {
+			if m.Hub == hub && m.At.After(began) { // what came at this very moment was before
 				return m.At.Sub(began)
 			}
 		}

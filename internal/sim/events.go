@@ -31,7 +31,7 @@ const (
 const watcherBuffer = 1024
 
 // telemetryPeriod is how often messages are summed up into an event, while somebody watches and there are any.
-const telemetryPeriod = time.Second
+const telemetryPeriod = 250 * time.Millisecond
 
 // broadcaster hands events to whoever watches. It never blocks: a slow watcher misses events.
 type broadcaster struct {
@@ -84,7 +84,7 @@ func (b *broadcaster) send(e Event) {
 	}
 }
 
-// telemetry counts messages; the event follows within a second.
+// telemetry counts messages; the event follows soon.
 func (b *broadcaster) telemetry(hub string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
