@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,6 +77,9 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 		return usage(err)
 	}
 	if err := cloud.Start(); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w; perhaps another simulator is running: give this one --base-address 127.1.0.1 or --layout ports", err)
+		}
 		return err
 	}
 	defer func() { _ = cloud.Close() }()

@@ -77,6 +77,9 @@ func (s Signal) String() string {
 	return fmt.Sprintf("signal %d", uint8(s))
 }
 
+// EndsLink reports whether a signal is the end of a link that was at work.
+func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= TokenExpired }
+
 // Action is what a device does about a signal.
 type Action uint8
 

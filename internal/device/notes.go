@@ -103,7 +103,11 @@ func (d *Device) decided(n failover.Note) {
 	}
 	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
 	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, r.Action)
-	if n.Err != nil {
+	switch {
+	case n.Err == nil:
+	case r.Signal.EndsLink():
+		e.Text = fmt.Sprintf("%s: %s", where, r.Action) // the loss itself has been told
+	default:
 		e.Error = n.Err.Error()
 		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), r.Action)
 		if hint := r.Signal.Hint(); hint != "" {

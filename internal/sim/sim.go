@@ -43,6 +43,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -350,8 +351,11 @@ func (s *Sim) WriteFiles(dir string) error {
 	if err != nil {
 		return err
 	}
-	info, err := json.MarshalIndent(s.Info(), "", " ")
-	if err != nil {
+	var info bytes.Buffer
+	e := json.NewEncoder(&info)
+	e.SetEscapeHTML(false) // a script may well take the token out with sed
+	e.SetIndent("", "  ")
+	if err := e.Encode(s.Info()); err != nil {
 		return fmt.Errorf("sim: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -365,7 +369,7 @@ func (s *Sim) WriteFiles(dir string) error {
 		{"ca.pem", s.ca.certPEM(), 0o644},
 		{"device-ca.pem", s.registry.authority.certPEM(), 0o644},
 		{"device-ca-key.pem", deviceKey, 0o600},
-		{"sim.json", append(info, '\n'), 0o600},
+		{"sim.json", info.Bytes(), 0o600},
 	} {
 		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
 			return fmt.Errorf("sim: %w", err)
