@@ -1,0 +1,301 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// retryEvery is how long a disk that failed is left alone.
+const retryEvery = 5 * time.Second
+
+// maxCommit bounds what one commit takes together; one Append alone may be more.
+const maxCommit = 1 << 20
+
+// request is one Append on its way.
+type request struct {
+	items []item
+	bytes int64
+	wake  chan struct{} // closed when it is done, or when it is its turn to lead
+	leads bool
+}
+
+// Append puts messages into the line, in order and in one commit, and returns when they are durable. Calls at the same time share a
+// write and a sync. If the disk does not work, nil means that they are in memory (see Stats.Degraded).
+//
+// Under Block it waits for room until ctx ends, and then returns an error that is ErrFull and has taken nothing; ctx has no other
+// influence. ErrClosed after Close. An error with Permanent() true (ErrTooLarge) says that these messages will never be taken.
+func (b *Box) Append(ctx context.Context, ms ...Message) error {
+	return b.append(ctx.Done(), ms)
+}
+
+// TryAppend is Append that fails with ErrFull, having taken nothing, where Append would wait for room.
+func (b *Box) TryAppend(ms ...Message) error {
+	return b.append(noWait, ms)
+}
+
+// noWait is the Done channel of somebody who is not ready to wait.
+var noWait = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func (b *Box) append(done <-chan struct{}, ms []Message) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	defer b.report()
+	r := &request{items: make([]item, len(ms)), bytes: framesStart, wake: make(chan struct{})}
+	for i := range ms {
+		r.items[i] = encode(&ms[i])
+		if n := len(r.items[i].payload); n > MaxRecord {
+			return tooLargeError(fmt.Sprintf("a message of %d bytes, properties included: at most %d", n, MaxRecord))
+		}
+		r.bytes += cost(r.items[i])
+	}
+	leads, err := b.enter(r, done)
+	if err != nil {
+		return err
+	}
+	if !leads {
+		<-r.wake
+		if !r.leads {
+			return nil // whoever led has taken it along
+		}
+	}
+	b.lead()
+	return nil
+}
+
+// enter queues the request when there is room. leads says that nobody else commits now.
+func (b *Box) enter(r *request, done <-chan struct{}) (leads bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		if b.closed {
+			return false, ErrClosed
+		}
+		if b.off != nil && !b.leading && b.isDue() { // here too, for there may be no room, and so no commit, until the disk is back
+			b.leading = true
+			b.mu.Unlock()
+			b.regain()
+			b.mu.Lock()
+			b.passLead()
+			continue
+		}
+		used, limit := b.bound()
+		if r.bytes > limit {
+			return false, tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", r.bytes, limit))
+		}
+		if b.opt.Full == DropOldest || used+b.pendingBytes+r.bytes <= limit {
+			break
+		}
+		if !b.awaitRoom(done) && !b.closed {
+			return false, fmt.Errorf("%w: %d of %d bytes are taken", ErrFull, used, limit)
+		}
+	}
+	b.pending = append(b.pending, r)
+	b.pendingBytes += r.bytes
+	if b.leading {
+		return false, nil
+	}
+	b.leading, r.leads = true, true
+	return true, nil
+}
+
+// awaitRoom returns when it is worth looking again, or false when done is closed. It releases b.mu while it waits.
+func (b *Box) awaitRoom(done <-chan struct{}) bool {
+	room := b.room.wait()
+	var again <-chan time.Time
+	if b.off != nil {
+		timer := time.NewTimer(time.Until(b.retryAt))
+		defer timer.Stop()
+		again = timer.C
+	}
+	b.mu.Unlock()
+	defer b.mu.Lock()
+	select {
+	case <-done:
+		return false
+	default:
+	}
+	select {
+	case <-room:
+	case <-again:
+	case <-done:
+		return false
+	}
+	return true
+}
+
+// bound is how many bytes are queued where messages go now, and how many may be. b.mu is held.
+func (b *Box) bound() (used, limit int64) {
+	if b.ring != nil {
+		return b.ring.bytes, b.ringLimit()
+	}
+	return b.used(), b.opt.MaxBytes
+}
+
+func (b *Box) ringLimit() int64 { return min(maxRing, b.opt.MaxBytes) }
+
+// lead commits what is waiting, the leader's own request among it, wakes those whose requests these were, and hands the lead to the
+// first who came meanwhile.
+func (b *Box) lead() {
+	b.mu.Lock()
+	n, bytes, items := 0, int64(0), b.batch[:0]
+	for n < len(b.pending) && (n == 0 || bytes+b.pending[n].bytes <= maxCommit) {
+		bytes += b.pending[n].bytes
+		items = append(items, b.pending[n].items...)
+		n++
+	}
+	done := b.pending[:n:n]
+	b.pending = b.pending[n:]
+	b.mu.Unlock()
+
+	b.commit(items)
+
+	clear(items)
+	if cap(items) <= 4096 {
+		b.batch = items
+	}
+	b.mu.Lock()
+	b.pendingBytes -= bytes
+	if b.opt.Full == Block {
+		b.room.fire() // frames were counted twice while they were both pending and used
+	}
+	b.passLead()
+	b.mu.Unlock()
+	for _, r := range done {
+		if !r.leads {
+			close(r.wake)
+		}
+	}
+}
+
+// passLead gives the lead to the first request that waits, or to nobody. b.mu is held.
+func (b *Box) passLead() {
+	if len(b.pending) == 0 {
+		b.leading, b.pending = false, nil
+		b.idle.fire()
+		return
+	}
+	b.pending[0].leads = true
+	close(b.pending[0].wake)
+}
+
+// commit makes items durable, or puts them into memory if the disk does not let it. The caller leads.
+func (b *Box) commit(items []item) {
+	if degraded, due := b.isDegraded(); degraded && due {
+		b.regain()
+	}
+	for try := range 2 { // the second time in a new segment
+		if degraded, _ := b.isDegraded(); degraded {
+			break
+		}
+		n, err := b.store(place{id: b.id, seq: b.seq + 1, pos: b.next}, items)
+		items = items[n:]
+		if err == nil {
+			return
+		}
+		if try == 1 {
+			b.degrade(err)
+		}
+	}
+	b.keep(items)
+}
+
+// keep puts items into the ring.
+func (b *Box) keep(items []item) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ring == nil {
+		b.ring = &ring{id: newID(), base: b.next, seq: 1}
+	}
+	r := b.ring
+	for _, it := range items {
+		for b.opt.Full == DropOldest && len(r.items) > 0 && r.bytes+cost(it) > b.ringLimit() {
+			b.drop(span{r.base, r.base}, "for room in memory") // which takes it out of the ring
+		}
+		r.push(it)
+		b.next++
+		b.appended++
+	}
+	b.fresh.fire()
+}
+
+func (b *Box) isDegraded() (degraded, due bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.off != nil, b.isDue()
+}
+
+// isDue says that a disk that failed may be tried again. b.mu is held.
+func (b *Box) isDue() bool { return !time.Now().Before(b.retryAt) }
+
+// degrade turns to memory. The caller leads.
+func (b *Box) degrade(err error) {
+	b.seal()
+	b.reopen = nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.retryAt = time.Now().Add(retryEvery)
+	if b.off == nil {
+		b.problem(Problem{
+			Kind: Degraded, Err: err,
+			Text: "the disk does not take messages: they are kept in memory, under another outbox id, and lost if this process ends: " +
+				"see to the disk of " + b.dir,
+		})
+	}
+	b.off = err
+}
+
+// regain tries the disk again, and writes what is in the ring to it. The caller leads.
+func (b *Box) regain() {
+	err := b.settle()
+	if err == nil {
+		err = b.cutOffAll()
+	}
+	if err == nil {
+		err = b.openCursor()
+	}
+	for err == nil {
+		at, items, skipped := b.ringFront()
+		if skipped || len(items) == 0 {
+			err = b.syncAcks(true) // else a restart would take what has left from memory for lost
+		}
+		if err != nil || len(items) == 0 {
+			break
+		}
+		_, err = b.store(at, items)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.retryAt, b.off = time.Now().Add(retryEvery), err
+		return
+	}
+	b.ring, b.off = nil, nil
+	if b.diskEnd != b.next { // the last ones left while that was synced
+		b.diskEnd, b.endID, b.endSeq = b.next, 0, 0
+	}
+	b.problem(Problem{Kind: Recovered, Text: "the disk takes messages again: " + b.dir})
+}
+
+// ringFront copies the oldest items of the ring, about as many as fit into one segment. skipped says that those before them have left
+// the line and will never be on the disk.
+func (b *Box) ringFront() (at place, items []item, skipped bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ring == nil {
+		return place{}, nil, true
+	}
+	if skipped = b.diskEnd != b.ring.base; skipped {
+		b.diskEnd, b.endID, b.endSeq = b.ring.base, 0, 0
+	}
+	bytes := int64(0)
+	for _, it := range b.ring.items {
+		if len(items) > 0 && bytes+cost(it) > b.segSize {
+			break
+		}
+		items = append(items, it)
+		bytes += cost(it)
+	}
+	return place{id: b.ring.id, seq: b.ring.seq, pos: b.ring.base}, items, skipped
+}

@@ -1,0 +1,353 @@
+// Package outbox is a durable line of messages on disk: producers append, one drainer takes the oldest, sends them, and acknowledges
+// what arrived. Whatever happens to the process, what Append has returned nil for is handed out until it is acknowledged, and an id
+// names one message for ever.
+//
+//	box, err := outbox.Open(dir, outbox.Options{})
+//	err = box.Append(ctx, outbox.Message{Body: []byte(`{"temperature":21.5}`)}) // durable on return
+//	records, err := box.Next(ctx, 0, 64)                                        // the oldest; waits for one
+//	err = box.Ack(records[0].Pos)                                               // it has arrived: never again
+//
+// The contract in full, the format of the files, what recovery does and what it cannot do are in docs/outbox.md.
+//
+// Read box.go for the contract, append.go for the group commit, disk.go for the segments being written, next.go for reading and
+// leaving the line, cursor.go for what is known beside the segments, recover.go for the beginning.
+//
+// Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, from Append, and hands it on),
+// cursorFile.syncing, cursorFile.mu, Box.mu. Box.mu is never held during a call to the disk.
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Errors that callers look for.
+var (
+	ErrFull     = errors.New("the outbox is full")
+	ErrClosed   = errors.New("the outbox is closed")
+	ErrTooLarge = errors.New("too large for the outbox") // the error that carries it has a method Permanent() bool that returns true
+	ErrLocked   = errors.New("the outbox is in use by another process")
+	ErrNewer    = errors.New("written by a newer version")
+)
+
+type tooLargeError string
+
+func (e tooLargeError) Error() string   { return ErrTooLarge.Error() + ": " + string(e) }
+func (e tooLargeError) Unwrap() error   { return ErrTooLarge }
+func (e tooLargeError) Permanent() bool { return true }
+
+// Policy is what happens to a message for which there is no room.
+type Policy int
+
+// The policies.
+const (
+	DropOldest Policy = iota // the oldest ones go, a segment at a time (1/64 of MaxBytes, at most 1 MiB)
+	Block                    // it has to wait
+)
+
+// DefaultMaxBytes is the bound of a box that is given none.
+const DefaultMaxBytes = 256 << 20
+
+// Options are what a box may be given; the zero value is the usual one.
+type Options struct {
+	MaxBytes int64         // of segments on disk with queued records; 0: DefaultMaxBytes. In memory, when the disk fails, 16 MiB at most
+	MaxAge   time.Duration // older messages are dropped when something is read or appended; 0: never
+	Full     Policy
+	Machine  string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
+	FS       FS     // the disk; nil: the real one
+
+	// Report, which may be nil, is called without locks by whoever calls the box, and by the timer that syncs acknowledgements, so
+	// also twice at once.
+	Report func(Problem)
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.MaxBytes < 0 {
+		errs = append(errs, fmt.Errorf("MaxBytes is %d: a number of bytes above 0, or 0 for %d", o.MaxBytes, DefaultMaxBytes))
+	}
+	if o.MaxAge < 0 {
+		errs = append(errs, fmt.Errorf("MaxAge is %v: 0 or more", o.MaxAge))
+	}
+	if o.Full != DropOldest && o.Full != Block {
+		errs = append(errs, fmt.Errorf("the policy Full is %d: DropOldest or Block", o.Full))
+	}
+	return errors.Join(errs...)
+}
+
+// Box is an open outbox. Its methods may be called from any goroutine.
+type Box struct {
+	dir     string
+	opt     Options
+	fs      FS
+	lock    io.Closer
+	segSize int64
+	ended   chan struct{} // closed when Close has done its work
+	endErr  error         // what Close returns; set before ended is closed
+
+	cur cursorFile
+
+	mu           sync.Mutex
+	closed       bool
+	leading      bool       // somebody has the lead
+	pending      []*request // waiting for a commit
+	pendingBytes int64      // of those, and of the commit under way
+
+	// The line: places up to diskEnd are in segments and durable, from there on in the ring. Only the leader lets it grow.
+	segs    []*segment // ascending; each ends where the next begins
+	ring    *ring      // nil while the disk works, and before the first message that it does not take
+	acks    acks
+	gaps    gaps
+	next    uint64 // the place of the next message; places start at 1
+	diskEnd uint64
+	endID   boxID // of the message at diskEnd-1; 0: it was never on the disk
+	endSeq  uint64
+	id      boxID  // of the disk
+	seq     uint64 // the last one of it that is durable
+	machine [16]byte
+	off     error     // why the disk is not used; nil while it is
+	retryAt time.Time // when it is tried again
+
+	trash    []uint64 // segment files that nobody needs
+	suspect  uint64   // the segment that could not be read the last time
+	hints    [4]hint
+	nextHint int
+	oldestAt uint64 // the place that oldestCreated is about
+	oldestOf time.Time
+
+	appended, acked, dropped, quarantined, lost uint64 // since Open
+
+	fresh, room, empty, idle signal // there is more to read, less queued, nothing queued, no lead
+	problems                 []Problem
+
+	// Of the leader alone:
+	hasSlot bool      // there is a cursor file
+	writer  *writer   // nil: the next message needs a new segment, or reopen
+	reopen  *segment  // the newest segment from before Open, if it may be written on
+	tail    *tail     // what settle has to do
+	remains []remains // of segments that were given up and are not overruled yet
+	newest  uint64    // the greatest number a segment file ever had
+	buf     []byte
+	batch   []item
+}
+
+// signal wakes everybody who waits for a change. It is used under Box.mu.
+type signal struct{ ch chan struct{} }
+
+// wait returns a channel that the next fire closes. Take it under the lock that the change was looked for, so that none is missed.
+func (s *signal) wait() <-chan struct{} {
+	if s.ch == nil {
+		s.ch = make(chan struct{})
+	}
+	return s.ch
+}
+
+func (s *signal) fire() {
+	if s.ch != nil {
+		close(s.ch)
+		s.ch = nil
+	}
+}
+
+// Open opens the outbox in dir, and makes it if there is none. A second Open of the same directory fails with ErrLocked while the
+// first is open, where the system knows such locks. A disk that can be read but not written opens degraded. Other errors are of a
+// kind that a person has to see to, and say so.
+func Open(dir string, o Options) (*Box, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.FS == nil {
+		o.FS = Disk()
+	}
+	if err := o.FS.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+	}
+	lock, err := o.FS.Lock(filepath.Join(dir, "lock"))
+	switch {
+	case errors.Is(err, ErrLocked):
+		return nil, fmt.Errorf("outbox: %w: stop it, or use another directory", err)
+	case err != nil:
+		return nil, fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+	}
+	l, err := load(o.FS, dir)
+	if err != nil {
+		_ = lock.Close() // the first error is the one that tells
+		return nil, err
+	}
+	b := &Box{dir: dir, opt: o, fs: o.FS, lock: lock, segSize: segmentBytes(o.MaxBytes), ended: make(chan struct{})}
+	changed := b.adopt(l)
+	b.clean(l)
+	if err = b.settle(); err != nil {
+		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
+	} else {
+		err = b.openCursor()
+	}
+	if err == nil && changed {
+		err = b.syncAcks(true)
+	}
+	if err != nil {
+		b.degrade(err)
+	}
+	b.reclaim()
+	b.report()
+	return b, nil
+}
+
+// WaitEmpty returns nil as soon as nothing is queued, else when ctx ends or the box is closed.
+func (b *Box) WaitEmpty(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		if b.count() == 0 {
+			b.mu.Unlock()
+			return nil
+		}
+		if b.closed {
+			b.mu.Unlock()
+			return ErrClosed
+		}
+		empty := b.empty.wait()
+		b.mu.Unlock()
+		select {
+		case <-empty:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Stats is a look at a box.
+type Stats struct {
+	ID            string    // the outbox id of what is appended now
+	LastSeq       uint64    // its last seq; 0: none yet
+	Queued        uint64    // records in the line
+	QueuedBytes   int64     // of the segments that they are in, and of the ring
+	OldestCreated time.Time // creation time of the oldest record in the line; zero if there is none
+	OldestAge     time.Duration
+
+	Appended, Acked, Dropped, Quarantined uint64 // records since Open
+	Damaged                               uint64 // records since Open that the disk has destroyed
+
+	Degraded bool // the disk does not work; messages are in memory only
+}
+
+// Stats returns the figures of now. It may read one record from the disk.
+func (b *Box) Stats() Stats {
+	b.mu.Lock()
+	s := Stats{
+		ID: b.id.String(), LastSeq: b.seq, Queued: b.count(), QueuedBytes: b.used(),
+		Appended: b.appended, Acked: b.acked, Dropped: b.dropped, Quarantined: b.quarantined, Damaged: b.lost,
+		Degraded: b.off != nil,
+	}
+	if r := b.ring; r != nil {
+		s.ID, s.LastSeq = r.id.String(), r.seq+uint64(len(r.items))-1
+		s.QueuedBytes += r.bytes
+	}
+	b.mu.Unlock()
+	if created, ok := b.oldestCreated(); ok {
+		s.OldestCreated, s.OldestAge = created, max(time.Since(created), 0)
+	}
+	return s
+}
+
+// oldestCreated reads the oldest record, unless it is the same as the last time.
+func (b *Box) oldestCreated() (time.Time, bool) {
+	b.mu.Lock()
+	pos, where := b.find(1)
+	if b.closed || where == nowhere || pos == b.oldestAt {
+		defer b.mu.Unlock()
+		return b.oldestOf, where != nowhere && pos == b.oldestAt
+	}
+	records := b.readAndUnlock(nil, pos, where, &allowance{records: 1})
+	if len(records) == 0 || records[0].Pos != pos {
+		return time.Time{}, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.oldestAt, b.oldestOf = pos, records[0].Created
+	return b.oldestOf, true
+}
+
+// Close syncs what is to be synced and lets go of the directory. Appends that were under way are completed, everybody else who waits
+// gets ErrClosed. If the box is degraded the disk is tried once more; an error says what is lost if it still does not work. It may be
+// called again, and returns the same.
+func (b *Box) Close() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		<-b.ended
+		return b.endErr
+	}
+	b.closed = true
+	b.fresh.fire()
+	b.room.fire()
+	b.empty.fire()
+	for b.leading {
+		idle := b.idle.wait()
+		b.mu.Unlock()
+		<-idle
+		b.mu.Lock()
+	}
+	b.leading = true
+	off := b.off
+	b.mu.Unlock()
+	defer b.report() // after the others know, so that the one who is told may call Close as well
+	defer close(b.ended)
+
+	if off != nil {
+		b.regain()
+	}
+	b.seal()
+	c := &b.cur
+	c.mu.Lock()
+	c.closing = true
+	if c.armed && c.timer.Stop() {
+		c.timers.Done()
+	}
+	c.mu.Unlock()
+	c.timers.Wait()
+	b.endErr = b.closeFiles()
+	return b.endErr
+}
+
+// closeFiles is the end of Close.
+func (b *Box) closeFiles() error {
+	var errs []error
+	b.mu.Lock()
+	if r := b.ring; r != nil {
+		n := uint64(0)
+		for _, x := range b.acks.open(span{r.base, r.end() - 1}) {
+			n += x.last - x.first + 1
+		}
+		if n > 0 {
+			errs = append(errs, fmt.Errorf("%d messages were only in memory and are lost: %w", n, b.off))
+		}
+	}
+	b.mu.Unlock()
+	if b.hasCursor() {
+		if err := b.syncAcks(true); err != nil {
+			errs = append(errs, err)
+		} else {
+			b.reclaim()
+		}
+	}
+	c := &b.cur
+	c.mu.Lock()
+	if c.file != nil {
+		errs = append(errs, c.file.Close())
+		c.file = nil
+	}
+	c.mu.Unlock()
+	errs = append(errs, b.lock.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("outbox: closing %s: %w", b.dir, err)
+	}
+	return nil
+}

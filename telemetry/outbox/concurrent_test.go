@@ -1,0 +1,174 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slowFS takes a millisecond for a sync, as a disk does.
+type slowFS struct{ FS }
+
+type slowFile struct{ File }
+
+func (s slowFS) Open(name string, flag int) (File, error) {
+	f, err := s.FS.Open(name, flag)
+	return slowFile{f}, err
+}
+
+func (f slowFile) Sync() error {
+	time.Sleep(time.Millisecond)
+	return f.File.Sync()
+}
+
+// Producers that append at the same time share syncs, and all of one Append stays together.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		b := openBox(t, "/box", Options{FS: slowFS{disk}})
+		appendBodies(t, b, "first")
+		syncs := disk.count("sync")
+		const producers, rounds = 64, 10
+		var wg sync.WaitGroup
+		for p := range producers {
+			wg.Go(func() {
+				for n := range rounds {
+					pair := []Message{{Body: fmt.Appendf(nil, "%d.%d a", p, n)}, {Body: fmt.Appendf(nil, "%d.%d b", p, n)}}
+					if err := b.Append(t.Context(), pair...); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := disk.count("sync") - syncs; n > 3*rounds {
+			t.Errorf("%d syncs for %d appends", n, producers*rounds)
+		}
+		r := queued(t, b)[1:]
+		equal(t, "records", len(r), 2*producers*rounds)
+		next := map[string]int{}
+		for i := 0; i < len(r); i += 2 {
+			first, second := string(r[i].Body), string(r[i+1].Body)
+			if strings.TrimSuffix(first, " a") != strings.TrimSuffix(second, " b") {
+				t.Fatalf("%q is followed by %q", first, second)
+			}
+			p, n, _ := strings.Cut(first, ".")
+			if n != fmt.Sprintf("%d a", next[p]) {
+				t.Fatalf("producer %s: %q out of order", p, first)
+			}
+			next[p]++
+		}
+		closeBox(t, b)
+	})
+}
+
+// One producer alone: an Append is a write and a sync, nothing else.
+func TestOneAppendIsOneSync(t *testing.T) {
+	disk := newMemFS()
+	b := openBox(t, "/box", Options{FS: disk})
+	appendBodies(t, b, "first")
+	calls, syncs := disk.calls, disk.count("sync")
+	for range 100 {
+		appendBodies(t, b, "next")
+	}
+	equal(t, "syncs", disk.count("sync")-syncs, 100)
+	equal(t, "calls", disk.calls-calls, 200)
+	closeBox(t, b)
+}
+
+// Everybody at once, on a real disk, in a box that is too small: producers, a drainer that acknowledges out of order, a second reader,
+// somebody who looks at the figures, and poison. Every seq is accounted for.
+func TestEverybodyAtOnce(t *testing.T) {
+	b := openBox(t, t.TempDir(), Options{MaxBytes: 40 << 10, Report: func(Problem) {}})
+	const producers, each = 8, 400
+	var producing, others sync.WaitGroup
+	for p := range producers {
+		producing.Go(func() {
+			for n := range each {
+				if err := b.Append(t.Context(), Message{Body: fmt.Appendf(nil, "%d.%d %0*d", p, n, rand.IntN(400), 0)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var done atomic.Bool
+	far := newConsumer()
+	others.Go(func() {
+		after := uint64(0)
+		for turn := 0; ; turn++ {
+			r, err := b.Next(ctx, after, 64)
+			if err != nil {
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+				return
+			}
+			after = r[len(r)-1].Pos
+			for _, x := range r {
+				if rand.IntN(200) == 0 && !done.Load() {
+					if err := b.Quarantine(x.Pos, errors.New("poison")); err != nil {
+						t.Error(err)
+					}
+					after = 0
+					break
+				}
+				far.take(t, x)
+			}
+			rand.Shuffle(len(r), func(i, j int) { r[i], r[j] = r[j], r[i] })
+			for _, x := range r {
+				if _, arrived := far.received[x.ID]; arrived && rand.IntN(20) > 0 {
+					if err := b.Ack(x.Pos); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if turn%10 == 0 || done.Load() {
+				after = 0
+			}
+		}
+	})
+	others.Go(func() {
+		after := uint64(0)
+		for {
+			r, err := b.Next(ctx, after, 10)
+			if err != nil {
+				return
+			}
+			after = r[len(r)-1].Pos
+		}
+	})
+	others.Go(func() {
+		for ctx.Err() == nil {
+			if s := b.Stats(); s.QueuedBytes > 41<<10 {
+				t.Errorf("%d bytes queued", s.QueuedBytes)
+			}
+			_, _ = Inspect(b.dir)
+		}
+	})
+	producing.Wait()
+	done.Store(true)
+	for range 2 * maxGaps { // so that every gap finds somebody to tell it
+		appendBodies(t, b, "end")
+		if err := b.WaitEmpty(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	others.Wait()
+	if missing := far.unaccounted(); len(missing) > 0 {
+		t.Errorf("not accounted for: %v", missing)
+	}
+	s := b.Stats()
+	equal(t, "appended", s.Appended, producers*each+2*maxGaps)
+	equal(t, "left", s.Acked+s.Dropped+s.Quarantined, s.Appended)
+	t.Logf("%+v", s)
+	closeBox(t, b)
+}

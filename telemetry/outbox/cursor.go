@@ -1,0 +1,332 @@
+package outbox
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// The format of the cursor file is in docs/outbox.md, section 2.3.
+const (
+	cursorName  = "cursor"
+	slotMagic   = "hubhopAK"
+	slotSize    = 4096
+	slots       = 3
+	slotFixed   = 104
+	maxSlotSpan = 128
+	// farthest is above any place and seq that a box will see, and far from overflowing.
+	farthest = 1 << 62
+)
+
+// slot is the state of a box outside its segments.
+type slot struct {
+	turn    uint64
+	id      boxID    // what new messages get
+	seq     uint64   // the last of it that is synced
+	machine [16]byte // zero: not known
+	cursor  uint64
+	end     uint64 // every message below this place is synced
+	endID   boxID  // of the message at end-1; 0: there is none on the disk
+	endSeq  uint64
+	spans   []span
+	gaps    []gap
+}
+
+func machineHash(name string) (h [16]byte) {
+	if name != "" {
+		sum := sha256.Sum256([]byte(name))
+		copy(h[:], sum[:])
+	}
+	return h
+}
+
+// appendTo appends the slot; it takes at most slotSize bytes.
+func (s *slot) appendTo(b []byte) []byte {
+	start := len(b)
+	spans, told := s.spans[:min(len(s.spans), maxSlotSpan)], s.gaps[:min(len(s.gaps), maxGaps)]
+	b = appendPrefix(b, slotMagic)
+	b = le.AppendUint64(b, s.turn)
+	b = le.AppendUint32(b, uint32(slotFixed+16*len(spans)+24*len(told)))
+	b = append(b, 0, 0, 0, 0) // the checksum, below
+	b = le.AppendUint64(b, uint64(s.id))
+	b = le.AppendUint64(b, s.seq)
+	b = append(b, s.machine[:]...)
+	for _, v := range []uint64{s.cursor, s.end, uint64(s.endID), s.endSeq} {
+		b = le.AppendUint64(b, v)
+	}
+	b = le.AppendUint32(b, uint32(len(spans)))
+	b = le.AppendUint32(b, uint32(len(told)))
+	for _, x := range spans {
+		b = le.AppendUint64(le.AppendUint64(b, x.first), x.last)
+	}
+	for _, x := range told {
+		b = le.AppendUint64(le.AppendUint64(le.AppendUint64(b, uint64(x.id)), x.first), x.last)
+	}
+	le.PutUint32(b[start+28:], slotSum(b[start:]))
+	return b
+}
+
+func slotSum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[16:28], castagnoli), castagnoli, b[32:])
+}
+
+// readSlot returns false for what is no slot, or says what cannot be.
+func readSlot(b []byte) (s slot, ok bool, err error) {
+	switch v := prefixVersion(b, slotMagic); {
+	case v > version:
+		return slot{}, false, fmt.Errorf("%w: cursor format %d, this program knows %d", ErrNewer, v, version)
+	case v != version || len(b) < slotFixed:
+		return slot{}, false, nil
+	}
+	length := le.Uint32(b[24:])
+	if length < slotFixed || int64(length) > int64(len(b)) || le.Uint32(b[28:]) != slotSum(b[:length]) {
+		return slot{}, false, nil
+	}
+	spans, told := le.Uint32(b[96:]), le.Uint32(b[100:])
+	if spans > maxSlotSpan || told > maxGaps || length != slotFixed+16*spans+24*told {
+		return slot{}, false, nil
+	}
+	s = slot{
+		turn: le.Uint64(b[16:]), id: boxID(le.Uint64(b[32:])), seq: le.Uint64(b[40:]), cursor: le.Uint64(b[64:]),
+		end: le.Uint64(b[72:]), endID: boxID(le.Uint64(b[80:])), endSeq: le.Uint64(b[88:]),
+	}
+	copy(s.machine[:], b[48:])
+	b = b[slotFixed:length]
+	sane := s.id != 0 && s.cursor > 0 && s.cursor <= s.end && s.end < farthest &&
+		s.turn < farthest && s.seq < farthest && s.endSeq < farthest
+	for at := s.cursor; spans > 0; spans-- {
+		x := span{le.Uint64(b), le.Uint64(b[8:])}
+		sane = sane && x.first > at && x.first <= x.last && x.last < s.end
+		s.spans, at, b = append(s.spans, x), x.last, b[16:]
+	}
+	for ; told > 0; told-- {
+		x := gap{id: boxID(le.Uint64(b)), first: le.Uint64(b[8:]), last: le.Uint64(b[16:])}
+		sane = sane && x.first > 0 && x.first <= x.last && x.last < farthest
+		s.gaps, b = append(s.gaps, x), b[24:]
+	}
+	return s, sane, nil
+}
+
+// readSlots returns the newest slot of the file and its number; -1 if there is none.
+func readSlots(f File) (best slot, number int, err error) {
+	number = -1
+	b := make([]byte, slots*slotSize)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return slot{}, -1, err
+	}
+	for i := 0; i < slots && i*slotSize < n; i++ {
+		s, ok, err := readSlot(b[i*slotSize : min((i+1)*slotSize, n)])
+		if err != nil {
+			return slot{}, -1, err
+		}
+		if ok && (number < 0 || s.turn > best.turn) {
+			best, number = s, i
+		}
+	}
+	return best, number, nil
+}
+
+// syncEvery is how long an acknowledgement may wait for its sync.
+const syncEvery = time.Second
+
+// cursorFile writes the slots. Its lock comes before Box.mu.
+type cursorFile struct {
+	syncing sync.Mutex // held by whoever syncs; before mu
+
+	mu      sync.Mutex
+	file    File   // nil while there is none, for the disk did not let us make it
+	turn    uint64 // of the slot written last
+	slot    int    // the one being written
+	synced  int    // the one that is on the disk for sure; no write touches it
+	end     uint64 // slot.end of the slot written last
+	cursor  uint64 // slot.cursor of the synced slot
+	dirty   bool   // something was written since the last sync began, or should have been
+	failed  bool   // the last try failed, and Report knows
+	timer   *time.Timer
+	armed   bool
+	timers  sync.WaitGroup // those armed and not yet stopped or done
+	closing bool           // no timer is armed any more
+	buf     []byte
+}
+
+// openCursor makes the cursor file ready to be written, and what it says now is on the disk when it returns nil. The caller leads, or
+// nobody else knows the box yet.
+func (b *Box) openCursor() error {
+	c := &b.cur
+	if c.file != nil {
+		return nil
+	}
+	name := filepath.Join(b.dir, cursorName)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !b.hasSlot {
+		if err := b.newCursor(name); err != nil {
+			return err
+		}
+		b.hasSlot = true
+	}
+	f, err := b.fs.Open(name, readWrite)
+	if err != nil {
+		return err
+	}
+	best, number, err := readSlots(f)
+	if err == nil && number < 0 {
+		err = fmt.Errorf("%s: what was written cannot be read back", name)
+	}
+	if err == nil {
+		// Writing it again makes this sync cover it, even if an earlier process saw its sync fail.
+		if _, err = f.WriteAt(best.appendTo(nil), int64(number)*slotSize); err == nil {
+			err = f.Sync()
+		}
+	}
+	if err != nil {
+		_ = f.Close() // the first error is the one that tells
+		return err
+	}
+	c.file, c.synced, c.slot = f, number, (number+1)%slots
+	c.turn, c.cursor, c.end = max(c.turn, best.turn), best.cursor, best.end
+	return nil
+}
+
+// newCursor makes the file whole before it has its name.
+func (b *Box) newCursor(name string) error {
+	making := name + ".tmp"
+	f, err := b.fs.Open(making, readWrite|create|truncate)
+	if err != nil {
+		return err
+	}
+	b.cur.turn++
+	b.mu.Lock()
+	s := b.state()
+	first := append(s.appendTo(nil), make([]byte, slots*slotSize)...)[:slots*slotSize]
+	b.mu.Unlock()
+	_, err = f.WriteAt(first, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := b.fs.Rename(making, name); err != nil {
+		return err
+	}
+	return b.fs.SyncDir(b.dir)
+}
+
+// state is what a slot has to say. b.mu and b.cur.mu are held. Places in the ring are not in it: they die with the process.
+func (b *Box) state() slot {
+	s := slot{
+		turn: b.cur.turn, id: b.id, seq: b.seq, machine: b.machine,
+		cursor: min(b.acks.cursor, b.diskEnd), end: b.diskEnd, endID: b.endID, endSeq: b.endSeq, gaps: b.gaps,
+	}
+	for _, x := range b.acks.spans {
+		if x.first >= s.end || len(s.spans) == maxSlotSpan {
+			break
+		}
+		s.spans = append(s.spans, span{x.first, min(x.last, s.end-1)})
+	}
+	return s
+}
+
+// save writes the state down, so that it outlives the process. b.cur.mu is held.
+func (b *Box) save() (cursor uint64, err error) {
+	c := &b.cur
+	c.dirty = true
+	if c.file == nil {
+		return 0, errNoCursor
+	}
+	c.turn++
+	b.mu.Lock()
+	s := b.state()
+	c.buf = s.appendTo(c.buf[:0])
+	b.mu.Unlock()
+	if _, err := c.file.WriteAt(c.buf, int64(c.slot)*slotSize); err != nil {
+		b.cursorFailed(err)
+		return 0, err
+	}
+	c.end = s.end
+	return s.cursor, nil
+}
+
+func (b *Box) hasCursor() bool {
+	b.cur.mu.Lock()
+	defer b.cur.mu.Unlock()
+	return b.cur.file != nil
+}
+
+var errNoCursor = errors.New("there is no cursor file yet")
+
+// saveSoon saves, and sees to it that what was saved is synced before long. What cannot be written is tried again with that sync.
+// b.cur.mu is held.
+func (b *Box) saveSoon() {
+	_, _ = b.save() // reported by save, and not forgotten: dirty stays
+	c := &b.cur
+	if c.armed || c.closing || c.file == nil {
+		return
+	}
+	c.armed = true
+	c.timers.Add(1)
+	c.timer = time.AfterFunc(syncEvery, func() {
+		defer c.timers.Done()
+		c.mu.Lock()
+		c.armed = false
+		c.mu.Unlock()
+		if err := b.syncAcks(false); err == nil {
+			b.reclaim()
+		}
+		b.report()
+	})
+}
+
+// syncAcks returns when the state as it was at the call, or later, is on the disk. Unless force is set it does nothing if nothing
+// was saved since the last time.
+func (b *Box) syncAcks(force bool) error {
+	c := &b.cur
+	c.syncing.Lock()
+	defer c.syncing.Unlock()
+	c.mu.Lock()
+	if !c.dirty && !force {
+		c.mu.Unlock()
+		return nil
+	}
+	slot := c.slot
+	cursor, err := b.save() // also after a sync that failed: what it was about is in doubt, so it is written anew
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	c.slot = 0 + 1 + 2 - c.slot - c.synced // the third: neither this one nor the one we would fall back on
+	c.dirty = false
+	f := c.file
+	c.mu.Unlock()
+	err = f.Sync()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.dirty = true
+		b.cursorFailed(err)
+		return err
+	}
+	c.synced, c.cursor, c.failed = slot, cursor, false
+	return nil
+}
+
+// cursorFailed reports the first of a row of failures. b.cur.mu is held.
+func (b *Box) cursorFailed(err error) {
+	if b.cur.failed {
+		return
+	}
+	b.cur.failed = true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.problem(Problem{
+		Kind: AcksNotSaved, Err: err,
+		Text: "acknowledgements cannot be written to " + filepath.Join(b.dir, cursorName) + ": after a restart what was acknowledged is sent again",
+	})
+}

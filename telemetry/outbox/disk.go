@@ -1,0 +1,407 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+)
+
+// segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
+type segment struct {
+	header
+	num uint64 // its name
+
+	end    uint64 // place behind its last message
+	size   int64  // where in the file that message ends
+	newest int64  // the greatest creation time in it, seconds since 1970; unknownAge if nobody has looked
+}
+
+const unknownAge = -1 << 63
+
+const segSuffix = ".seg"
+
+func segName(num uint64) string { return fmt.Sprintf("%016x"+segSuffix, num) }
+
+// segNum is the number in the name of a segment, 0 if it is no such name.
+func segNum(name string) (num uint64) {
+	hex, isSegment := strings.CutSuffix(name, segSuffix)
+	if !isSegment || len(hex) != 16 {
+		return 0
+	}
+	if _, err := fmt.Sscanf(hex, "%016x", &num); err != nil || segName(num) != name {
+		return 0
+	}
+	return num
+}
+
+// seqAt is the seq of the message at a place.
+func (s *segment) seqAt(pos uint64) uint64 { return s.baseSeq + (pos - s.base) }
+
+// writer is the segment that is being written. It belongs to whoever leads (Box.leading).
+type writer struct {
+	seg  *segment
+	file File
+	size int64 // as seg.size; 0 while the header is not written
+	next uint32
+	isOn bool // the segment is in Box.segs: something of it is durable
+}
+
+// segmentBytes is the size at which a segment is full: small enough that dropping one does not drop much, large enough that they stay few.
+func segmentBytes(maxBytes int64) int64 {
+	return max(min(maxBytes/64, 1<<20), maxBytes/1024, 1)
+}
+
+// place is where in the line, and as which, the next message goes.
+type place struct {
+	id  boxID
+	seq uint64
+	pos uint64
+}
+
+// store writes items behind each other, beginning at a place, and returns how many are durable. An error means that the rest is not,
+// and that the segment it was being written to has been given up. The caller leads.
+func (b *Box) store(at place, items []item) (done int, err error) {
+	for done < len(items) {
+		n, err := b.storeSome(at, items[done:])
+		if err != nil {
+			return done, err
+		}
+		done, at.seq, at.pos = done+n, at.seq+uint64(n), at.pos+uint64(n)
+	}
+	return done, nil
+}
+
+// storeSome stores as many as one segment takes, at least one, with one write and one sync.
+func (b *Box) storeSome(at place, items []item) (n int, err error) {
+	need := int64(framesStart)
+	for i, it := range items {
+		if i > 0 && need+cost(it) > b.segSize {
+			break
+		}
+		need += cost(it)
+	}
+	if err := b.makeRoom(need); err != nil {
+		return 0, err
+	}
+	isNew, err := b.open(at, cost(items[0]))
+	if err != nil {
+		return 0, err
+	}
+	w := b.writer
+	buf, first, newest := b.buf[:0], w.next, int64(unknownAge)
+	if w.size == 0 {
+		buf = w.seg.appendTo(buf)
+	}
+	for _, it := range items {
+		if n > 0 && w.size+int64(len(buf))+cost(it) > b.segSize {
+			break
+		}
+		buf = w.seg.appendFrame(buf, first+uint32(n), first, it.payload)
+		newest = max(newest, it.created)
+		n++
+	}
+	if cap(buf) <= 2<<20 {
+		b.buf = buf
+	}
+	if _, err = w.file.WriteAt(buf, w.size); err == nil {
+		err = w.file.Sync()
+	}
+	if err == nil && isNew {
+		err = b.fs.SyncDir(b.dir)
+	}
+	if err != nil {
+		b.giveUp()
+		return 0, err
+	}
+	w.size += int64(len(buf))
+	w.next += uint32(n)
+	b.stored(w, n, newest)
+	b.remains = nil // overruled, see giveUp; and if they were from memory, cut off before
+	if isNew {
+		b.reclaimNow()
+	}
+	return n, nil
+}
+
+// stored makes n messages that were just synced part of the line.
+func (b *Box) stored(w *writer, n int, newest int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := w.seg
+	if !w.isOn {
+		w.isOn = true
+		b.segs = append(b.segs, s)
+	}
+	s.size, s.newest, s.end = w.size, max(s.newest, newest), s.base+uint64(w.next)
+	b.diskEnd, b.endID, b.endSeq = s.end, s.id, s.seqAt(s.end-1)
+	if b.ring != nil { // they were in the line before, in memory
+		b.ring.popTo(s.end)
+	} else {
+		b.next = s.end
+		b.appended += uint64(n)
+	}
+	if s.id == b.id {
+		b.seq = b.endSeq
+	}
+	b.fresh.fire()
+}
+
+// open sees to it that b.writer takes a message of need bytes at a place. isNew says that its file is new.
+func (b *Box) open(at place, need int64) (isNew bool, err error) {
+	if s := b.reopen; b.writer == nil && s != nil {
+		b.reopen = nil
+		if s.size+need <= b.segSize {
+			// A newer file that was deleted must not come back after a power cut: it would overrule what we write now.
+			if err := b.fs.SyncDir(b.dir); err != nil {
+				return false, err
+			}
+			f, err := b.fs.Open(b.path(s.num), readWrite)
+			if err != nil {
+				return false, err
+			}
+			_ = f.Truncate(b.segSize) // only makes the syncs cheaper
+			b.writer = &writer{seg: s, file: f, size: s.size, next: uint32(s.end - s.base), isOn: true}
+		}
+	}
+	if w := b.writer; w != nil {
+		pos := w.seg.base + uint64(w.next)
+		fits := w.size == 0 || w.size+need <= b.segSize
+		if fits && w.seg.id == at.id && pos == at.pos && w.seg.seqAt(pos) == at.seq {
+			return w.size == 0, nil
+		}
+		b.seal()
+	}
+	s := &segment{
+		header: header{id: at.id, base: at.pos, baseSeq: at.seq, salt: newSalt()},
+		num:    b.newest + 1, end: at.pos, newest: unknownAge,
+	}
+	f, err := b.fs.Open(b.path(s.num), readWrite|create|exclusive)
+	if err != nil {
+		return false, err
+	}
+	b.newest = s.num
+	_ = f.Truncate(b.segSize) // only makes the syncs cheaper
+	b.writer = &writer{seg: s, file: f}
+	return true, nil
+}
+
+func (b *Box) path(num uint64) string { return filepath.Join(b.dir, segName(num)) }
+
+// seal closes the segment being written and gives back what it did not use.
+func (b *Box) seal() {
+	w := b.writer
+	b.writer = nil
+	if w == nil {
+		return
+	}
+	_ = w.file.Truncate(w.size) // the rest is zeros, which readers skip as well
+	_ = w.file.Close()          // everything in it is synced
+	if !w.isOn {
+		_ = b.fs.Remove(b.path(w.seg.num))
+	}
+}
+
+// giveUp ends the segment after a write or sync that failed. What was not durable before must not be trusted now, also not if a later
+// sync of this file were to succeed: the system may have dropped the data and forgotten that it had. It is cut off as well as the disk
+// lets us, so that a restart does not find it. If it does not let us, the next segment overrules it by beginning at the same place.
+func (b *Box) giveUp() {
+	w := b.writer
+	b.writer = nil
+	if w == nil {
+		return
+	}
+	_ = w.file.Close()
+	rest := remains{num: w.seg.num}
+	if w.isOn {
+		rest.size = w.size
+	}
+	b.remains = append(b.remains, rest)
+	_ = b.cutOff(rest)
+}
+
+// remains is a segment that was given up.
+type remains struct {
+	num  uint64
+	size int64 // what of it is durable; 0: nothing, not even the file
+}
+
+func (b *Box) cutOff(r remains) error {
+	if r.size == 0 {
+		err := b.fs.Remove(b.path(r.num))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	f, err := b.fs.Open(b.path(r.num), readWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has left the line since
+	}
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(r.size)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// cutOffAll must succeed before what is in memory is written behind the durable messages: it may begin at a later place, and would not
+// overrule what was given up.
+func (b *Box) cutOffAll() error {
+	for _, r := range b.remains {
+		if err := b.cutOff(r); err != nil {
+			return err
+		}
+	}
+	if len(b.remains) > 0 {
+		if err := b.fs.SyncDir(b.dir); err != nil {
+			return err
+		}
+	}
+	b.remains = nil
+	return nil
+}
+
+// used is the bytes of the segments that hold queued messages. b.mu is held.
+func (b *Box) used() (bytes int64) {
+	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.cursor; i-- {
+		bytes += b.segs[i].size
+	}
+	return bytes
+}
+
+// makeRoom drops segments from the oldest end: those that are too old, and under DropOldest as many as it takes for need bytes. The
+// caller leads.
+func (b *Box) makeRoom(need int64) error {
+	dropped := b.dropAged()
+	b.mu.Lock()
+	for b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes {
+		s := b.oldest()
+		if s == nil {
+			break
+		}
+		b.dropSegment(s, "for room")
+		dropped = true
+	}
+	b.mu.Unlock()
+	if !dropped {
+		return nil
+	}
+	if w := b.writer; w != nil && w.isOn && !b.queued(w.seg) {
+		b.seal() // else the bytes of what was dropped would stay
+	}
+	if err := b.syncAcks(true); err != nil { // the gap must be on the disk before its messages are gone from it
+		return err
+	}
+	b.reclaim()
+	return nil
+}
+
+func (b *Box) queued(s *segment) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s.end > b.acks.cursor
+}
+
+// oldest is the first segment with a queued message, nil if there is none. b.mu is held.
+func (b *Box) oldest() *segment {
+	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.cursor })
+	if i == len(b.segs) {
+		return nil
+	}
+	return b.segs[i]
+}
+
+// dropSegment lets all messages of the oldest segment leave. b.mu is held.
+func (b *Box) dropSegment(s *segment, why string) {
+	if b.acks.cursor < s.base {
+		b.leave(span{b.acks.cursor, s.base - 1}) // nobody's places
+	}
+	b.drop(span{max(s.base, b.acks.cursor), s.end - 1}, why)
+}
+
+// dropAged drops the oldest segments while all that is in them is too old. The newest one is left to Next, which looks at each message.
+func (b *Box) dropAged() (dropped bool) {
+	if b.opt.MaxAge <= 0 {
+		return false
+	}
+	for {
+		b.mu.Lock()
+		s := b.oldest()
+		if s == nil || s == b.segs[len(b.segs)-1] {
+			b.mu.Unlock()
+			return dropped
+		}
+		newest := s.newest
+		if newest != unknownAge && time.Since(time.Unix(newest, 0)) > b.opt.MaxAge {
+			b.dropSegment(s, "for age")
+			dropped = true
+			b.mu.Unlock()
+			continue
+		}
+		look := *s
+		b.mu.Unlock()
+		if newest != unknownAge {
+			return dropped
+		}
+		newest = b.newestIn(look)
+		b.mu.Lock()
+		s.newest = newest
+		b.mu.Unlock()
+	}
+}
+
+// newestIn reads a segment for the greatest creation time in it. One that cannot be read is young: Next will deal with it.
+func (b *Box) newestIn(s segment) int64 {
+	newest := int64(unknownAge)
+	err := b.scan(s, s.base, 0, func(_ uint64, m Message, _ int64) bool {
+		newest = max(newest, m.Created.Unix())
+		return true
+	})
+	if err != nil || newest == unknownAge {
+		return time.Now().Unix()
+	}
+	return newest
+}
+
+// reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
+func (b *Box) reclaimNow() {
+	b.mu.Lock()
+	idle := len(b.segs) < 2 || b.segs[0].end > b.acks.cursor
+	b.mu.Unlock()
+	if !idle && b.syncAcks(false) == nil {
+		b.reclaim()
+	}
+}
+
+// reclaim deletes the segments that a synced slot says have left the line, but never the newest. What cannot be deleted is tried
+// again the next time.
+func (b *Box) reclaim() {
+	b.cur.mu.Lock()
+	cursor := b.cur.cursor
+	b.cur.mu.Unlock()
+	b.mu.Lock()
+	n := 0
+	for n < len(b.segs)-1 && b.segs[n].end <= cursor {
+		b.trash = append(b.trash, b.segs[n].num)
+		n++
+	}
+	b.segs = slices.Delete(b.segs, 0, n)
+	trash := b.trash
+	b.trash = nil
+	b.mu.Unlock()
+	for _, num := range trash {
+		if err := b.fs.Remove(b.path(num)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.mu.Lock()
+			b.trash = append(b.trash, num)
+			b.mu.Unlock()
+		}
+	}
+}

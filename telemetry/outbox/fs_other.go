@@ -1,0 +1,8 @@
+//go:build !linux
+
+package outbox
+
+import "os"
+
+// syncData is the system's strongest: F_FULLFSYNC on macOS, FlushFileBuffers on Windows.
+func syncData(f *os.File) error { return f.Sync() }

@@ -1,0 +1,158 @@
+package outbox
+
+import (
+	"bytes"
+	"testing"
+)
+
+// FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum vouches for, and numbers go up.
+func FuzzScan(f *testing.F) {
+	h := header{id: 1, base: 1, baseSeq: 1, salt: 0x1122334455667788}
+	whole := make([]byte, framesStart)
+	for n := range uint32(4) {
+		m := Message{Body: []byte(body(int(n))), Properties: map[string]string{"k": "v"}}
+		whole = h.appendFrame(whole, n, n&^1, encode(&m).payload)
+	}
+	f.Add(whole, uint16(0), byte(0))
+	f.Add(append(whole, make([]byte, 100)...), uint16(framesStart+30), byte(1))
+	f.Add(append(bytes.Clone(whole), whole[framesStart:]...), uint16(framesStart+5), byte(0x80))
+	f.Fuzz(func(t *testing.T, data []byte, at uint16, flip byte) {
+		data = bytes.Clone(data)
+		if int(at) < len(data) {
+			data[at] ^= flip
+		}
+		sc := scanner{file: bytes.NewReader(data), header: h, size: int64(len(data)), at: framesStart, most: 64}
+		last, end := int64(-1), int64(framesStart)
+		for {
+			fr, ok, err := sc.next()
+			if err == nil && !ok {
+				fr, ok, err = sc.resync()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				return
+			}
+			if int64(fr.number) <= last || fr.commit > fr.number || fr.at < end || fr.end > int64(len(data)) {
+				t.Fatalf("frame %+v behind number %d at %d", fr, last, end)
+			}
+			if again := h.appendFrame(nil, fr.number, fr.commit, fr.payload); !bytes.Equal(again, data[fr.at:fr.end]) {
+				t.Fatalf("frame %+v is not what is in the file", fr)
+			}
+			last, end = int64(fr.number), fr.end
+			if m, err := decode(fr.payload, &Message{}); err == nil {
+				if _, err := decode(encode(&m).payload, &m); err != nil {
+					t.Fatalf("%+v cannot be read back", m)
+				}
+			}
+		}
+	})
+}
+
+// FuzzOpen: whatever is in the files, a box opens or says why not, everything in it can be read and acknowledged, it takes new
+// messages, and what it took is there when it is opened again. With mend set the checksums are made right, so that what is behind
+// them is reached.
+func FuzzOpen(f *testing.F) {
+	disk := newMemFS()
+	b := openBox(f, "/box", Options{FS: disk, MaxBytes: smallBox})
+	appendBodies(f, b, bodies(1, 5)...)
+	ackAll(f, b, queued(f, b)[1:3])
+	b.seal()
+	appendBodies(f, b, bodies(6, 8)...)
+	r := queued(f, b)
+	if err := b.Quarantine(r[1].Pos, nil); err != nil {
+		f.Fatal(err)
+	}
+	closeBox(f, b)
+	cursor, one, two := disk.names["/box/"+cursorName].data, disk.names["/box/"+segName(1)].data, disk.names["/box/"+segName(2)].data
+	f.Add(cursor[:700], one, two, false)
+	f.Add(cursor[:700], one, two, true)
+	f.Add(cursor[:700], two, one, true)
+	f.Add([]byte{}, one, two, true)
+	f.Add(cursor[:700], one[:200], []byte{}, true)
+	f.Fuzz(func(t *testing.T, cursor, one, two []byte, mend bool) {
+		disk := newMemFS()
+		put := func(name string, data []byte) {
+			data = bytes.Clone(data)
+			disk.names["/box/"+name] = &inode{data: data, solid: data}
+			disk.solid["/box/"+name] = disk.names["/box/"+name]
+		}
+		if mend {
+			cursor, one, two = mendSlot(cursor), mendSegment(one), mendSegment(two)
+		}
+		put(cursorName, cursor)
+		put(segName(1), one)
+		put(segName(2), two)
+		o := Options{FS: disk, MaxBytes: smallBox}
+		b, err := Open("/box", o)
+		if err != nil {
+			return
+		}
+		appendBodies(t, b, "new")
+		r := queued(t, b)
+		newest := r[len(r)-1]
+		if string(newest.Body) != "new" {
+			t.Fatalf("the newest is %q", newest.Body)
+		}
+		if b.Stats().Queued != uint64(len(r)) {
+			t.Fatalf("%d are queued and %d come", b.Stats().Queued, len(r))
+		}
+		ids := map[string]bool{}
+		for _, x := range r {
+			if ids[x.ID] && !mend {
+				t.Fatalf("%s comes twice", x.ID)
+			}
+			ids[x.ID] = true
+		}
+		closeBox(t, b)
+		b = openBox(t, "/box", o)
+		again := queued(t, b)
+		if len(again) != len(r) || again[len(again)-1].ID != newest.ID {
+			t.Fatalf("%q was left and %q is there", idsOf(r), idsOf(again))
+		}
+		ackAll(t, b, again)
+		if n := b.Stats().Queued; n != 0 {
+			t.Fatalf("%d are left", n)
+		}
+		closeBox(t, b)
+	})
+}
+
+// mendSlot makes a valid slot of anything.
+func mendSlot(b []byte) []byte {
+	if len(b) < slotFixed {
+		return b
+	}
+	b = bytes.Clone(b)
+	copy(b, appendPrefix(nil, slotMagic))
+	spans, told := le.Uint32(b[96:])%4, le.Uint32(b[100:])%4
+	length := slotFixed + 16*spans + 24*told
+	b = append(b, make([]byte, length)...)[:max(len(b), int(length))]
+	le.PutUint32(b[96:], spans)
+	le.PutUint32(b[100:], told)
+	le.PutUint32(b[24:], length)
+	le.PutUint32(b[28:], slotSum(b[:length]))
+	return b
+}
+
+// mendSegment makes headers and frames valid.
+func mendSegment(b []byte) []byte {
+	if len(b) < framesStart {
+		return b
+	}
+	b = bytes.Clone(b)
+	copy(b, appendPrefix(nil, segMagic))
+	le.PutUint32(b[60:], checksum(b[:60]))
+	copy(b[headerSize:], b[:headerSize])
+	h := header{salt: le.Uint64(b[40:])}
+	for at := framesStart; at+frameSize <= len(b); {
+		f := b[at:]
+		length := min(int(le.Uint32(f[4:])%256), len(f)-frameSize)
+		le.PutUint32(f, h.marker())
+		le.PutUint32(f[4:], uint32(length))
+		le.PutUint32(f[16:], h.sum(f[4:16], f[frameSize:frameSize+length]))
+		at += frameSize + length
+	}
+	return b
+}

@@ -1,0 +1,395 @@
+package outbox
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// memFS is a disk in memory that knows what is on the platter and what is only in the page cache. It can fail any call, cut writes
+// short, and be cut off from power: powerCut returns the disk as the next boot may find it.
+type memFS struct {
+	mu     sync.Mutex
+	names  map[string]*inode // as programs see them
+	solid  map[string]*inode // as they are on the platter
+	dirOps []dirOp           // what makes the difference
+	locks  map[string]bool
+	rnd    *rand.Rand
+	calls  int // that change something
+	counts map[string]int
+	// fault, if set, is asked before every call that changes something: how it fails.
+	fault func(call int, op, name string) error
+}
+
+type dirOp struct {
+	from, to string // create: only to; remove: only from
+	node     *inode
+}
+
+type inode struct {
+	data  []byte // page cache
+	solid []byte // platter
+	ops   []fileOp
+}
+
+type fileOp struct {
+	at       int64
+	data     []byte // nil: truncate to at
+	truncate bool
+}
+
+const sector = 512
+
+func newMemFS() *memFS {
+	return &memFS{
+		names: map[string]*inode{}, solid: map[string]*inode{}, locks: map[string]bool{}, counts: map[string]int{},
+		rnd: rand.New(rand.NewPCG(1, 2)),
+	}
+}
+
+func (m *memFS) ask(op, name string) error {
+	m.counts[op]++
+	m.calls++
+	if m.fault != nil {
+		return m.fault(m.calls, op, filepath.Base(name))
+	}
+	return nil
+}
+
+// setFault replaces the fault; nil heals the disk.
+func (m *memFS) setFault(f func(call int, op, name string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fault = f
+}
+
+func (m *memFS) count(op string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.counts[op]
+}
+
+func (m *memFS) MkdirAll(string) error { return nil }
+
+type memLock struct {
+	m    *memFS
+	name string
+}
+
+func (l memLock) Close() error {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	delete(l.m.locks, l.name)
+	return nil
+}
+
+func (m *memFS) Lock(name string) (io.Closer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.locks[name] {
+		return nil, ErrLocked
+	}
+	m.locks[name] = true
+	return memLock{m, name}, nil
+}
+
+func (m *memFS) List(dir string) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for name := range m.names {
+		if filepath.Dir(name) == filepath.Clean(dir) {
+			names = append(names, filepath.Base(name))
+		}
+	}
+	sort.Strings(names)
+	return names, nil
+}
+
+func (m *memFS) Open(name string, flag int) (File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	node := m.names[name]
+	switch {
+	case node == nil && flag&os.O_CREATE == 0:
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	case node != nil && flag&os.O_EXCL != 0:
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
+	case node == nil:
+		if err := m.ask("create", name); err != nil {
+			return nil, err
+		}
+		node = &inode{}
+		m.names[name] = node
+		m.dirOps = append(m.dirOps, dirOp{to: name, node: node})
+	case flag&os.O_TRUNC != 0:
+		if err := m.ask("truncate", name); err != nil {
+			return nil, err
+		}
+		node.data = nil
+		node.ops = append(node.ops, fileOp{truncate: true})
+	}
+	return &memFile{m: m, node: node, name: name}, nil
+}
+
+func (m *memFS) Rename(from, to string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.ask("rename", from); err != nil {
+		return err
+	}
+	node := m.names[from]
+	if node == nil {
+		return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
+	}
+	delete(m.names, from)
+	m.names[to] = node
+	m.dirOps = append(m.dirOps, dirOp{from: from, to: to, node: node})
+	return nil
+}
+
+func (m *memFS) Remove(name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.ask("remove", name); err != nil {
+		return err
+	}
+	if m.names[name] == nil {
+		return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrNotExist}
+	}
+	m.dirOps = append(m.dirOps, dirOp{from: name, node: m.names[name]})
+	delete(m.names, name)
+	return nil
+}
+
+func (m *memFS) SyncDir(dir string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.ask("syncdir", dir); err != nil {
+		return err
+	}
+	for _, op := range m.dirOps {
+		op.applyTo(m.solid)
+	}
+	m.dirOps = nil
+	return nil
+}
+
+func (op dirOp) applyTo(names map[string]*inode) {
+	if op.from != "" && names[op.from] == op.node {
+		delete(names, op.from)
+	}
+	if op.to != "" {
+		names[op.to] = op.node
+	}
+}
+
+type memFile struct {
+	m    *memFS
+	node *inode
+	name string
+}
+
+func (f *memFile) Close() error { return nil }
+
+func (f *memFile) Size() (int64, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	return int64(len(f.node.data)), nil
+}
+
+func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if at >= int64(len(f.node.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, f.node.data[at:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	err := f.m.ask("write", f.name)
+	if err != nil { // a write that fails may have written something
+		p = p[:f.m.rnd.IntN(len(p)+1)]
+	}
+	op := fileOp{at: at, data: slices.Clone(p)}
+	if len(p) > 0 {
+		f.node.data = op.applyTo(f.node.data)
+		f.node.ops = append(f.node.ops, op)
+	}
+	return len(p), err
+}
+
+func (f *memFile) Truncate(size int64) error {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.m.ask("truncate", f.name); err != nil {
+		return err
+	}
+	op := fileOp{at: size, truncate: true}
+	f.node.data = op.applyTo(f.node.data)
+	f.node.ops = append(f.node.ops, op)
+	return nil
+}
+
+func (f *memFile) Sync() error {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.m.ask("sync", f.name); err != nil {
+		// The worst that systems do: some of it reached the platter, and none of it is dirty any more.
+		f.node.solid = f.node.after(f.m.rnd)
+		f.node.ops = nil
+		return err
+	}
+	for _, op := range f.node.ops { // and not what an earlier sync failed to write: that is not dirty any more
+		f.node.solid = op.applyTo(f.node.solid)
+	}
+	f.node.ops = nil
+	return nil
+}
+
+func (op fileOp) applyTo(data []byte) []byte {
+	if op.truncate {
+		if int64(len(data)) > op.at {
+			return slices.Clone(data[:op.at])
+		}
+		return append(slices.Clone(data), make([]byte, op.at-int64(len(data)))...)
+	}
+	end := op.at + int64(len(op.data))
+	if int64(len(data)) < end {
+		data = append(slices.Clone(data), make([]byte, end-int64(len(data)))...)
+	} else {
+		data = slices.Clone(data)
+	}
+	copy(data[op.at:], op.data)
+	return data
+}
+
+// after is what may be on the platter: of everything that was not synced any part, sector by sector, and within a sector up to any byte.
+func (n *inode) after(rnd *rand.Rand) []byte {
+	data := n.solid
+	mode := rnd.IntN(5) // all, nothing, or a mix
+	for _, op := range n.ops {
+		if op.truncate {
+			if mode == 0 || mode > 1 && rnd.IntN(2) == 0 {
+				data = op.applyTo(data)
+			}
+			continue
+		}
+		for at := op.at; at < op.at+int64(len(op.data)); {
+			end := min((at/sector+1)*sector, op.at+int64(len(op.data)))
+			part := op.data[at-op.at : end-op.at]
+			if mode == 4 && rnd.IntN(4) == 0 {
+				part = part[:rnd.IntN(len(part)+1)]
+			}
+			if mode == 0 || mode > 1 && rnd.IntN(2) == 0 {
+				data = fileOp{at: at, data: part}.applyTo(data)
+			}
+			at = end
+		}
+	}
+	return slices.Clone(data)
+}
+
+// powerCut is the disk as the next boot may find it: what was synced, and any part of what was not.
+func (m *memFS) powerCut(rnd *rand.Rand) *memFS {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cutWhileLocked(rnd)
+}
+
+// cutWhileLocked is powerCut for a fault, which is asked while the disk is locked.
+func (m *memFS) cutWhileLocked(rnd *rand.Rand) *memFS {
+	next := newMemFS()
+	next.rnd = rand.New(rand.NewPCG(rnd.Uint64(), 0))
+	names := map[string]*inode{}
+	maps.Copy(names, m.solid)
+	for _, op := range m.dirOps {
+		if rnd.IntN(2) == 0 {
+			op.applyTo(names)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) { // in an order, so that a seed always does the same
+		node := names[name]
+		data := node.after(rnd)
+		next.names[name] = &inode{data: data, solid: slices.Clone(data)}
+		next.solid[name] = next.names[name]
+	}
+	return next
+}
+
+// killed is the disk as the next process finds it: nothing is lost, nothing more is synced, the locks are free.
+func (m *memFS) killed() *memFS {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := newMemFS()
+	copies := map[*inode]*inode{}
+	cp := func(n *inode) *inode {
+		if copies[n] == nil {
+			copies[n] = &inode{data: slices.Clone(n.data), solid: slices.Clone(n.solid), ops: slices.Clone(n.ops)}
+		}
+		return copies[n]
+	}
+	for name, node := range m.names {
+		next.names[name] = cp(node)
+	}
+	for name, node := range m.solid {
+		next.solid[name] = cp(node)
+	}
+	for _, op := range m.dirOps {
+		op.node = cp(op.node)
+		next.dirOps = append(next.dirOps, op)
+	}
+	return next
+}
+
+// edit changes a file behind everybody's back, page cache and platter.
+func (m *memFS) edit(name string, change func([]byte) []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.names[name]
+	n.data = change(slices.Clone(n.data))
+	n.solid, n.ops = slices.Clone(n.data), nil
+}
+
+var (
+	errIO    = &fs.PathError{Op: "write", Path: "test", Err: syscall.EIO}
+	errSpace = &fs.PathError{Op: "write", Path: "test", Err: syscall.ENOSPC}
+)
+
+func TestMemFSForgetsWhatWasNotSynced(t *testing.T) {
+	m := newMemFS()
+	f, err := m.Open("/d/f", os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("hello"), 0)
+	err = errors.Join(err, f.Sync(), m.SyncDir("/d"))
+	_, err2 := f.WriteAt([]byte("J"), 0)
+	if err = errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for i := range uint64(50) {
+		next := m.powerCut(rand.New(rand.NewPCG(i, 0)))
+		seen[string(next.names["/d/f"].data)] = true
+	}
+	if len(seen) != 2 || !seen["hello"] || !seen["Jello"] {
+		t.Errorf("after a power cut: %v", seen)
+	}
+}

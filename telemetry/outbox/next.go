@@ -1,0 +1,475 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+)
+
+// maxBodies is how many bytes of bodies Next hands out at once, unless the first body alone is more.
+const maxBodies = 512 << 10
+
+// Next returns the oldest records behind the place after (0: from the start) that have not left the line, up to limit of them and up
+// to about 512 KiB of bodies, at least one. It waits until there is one, and returns ctx.Err() when ctx ends first, ErrClosed after
+// Close. All of them are durable, except while the box is degraded. Handing out changes nothing: asked again with the same after,
+// Next returns the same records.
+func (b *Box) Next(ctx context.Context, after uint64, limit int) ([]Record, error) {
+	defer b.report()
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		if b.closed {
+			b.mu.Unlock()
+			return nil, ErrClosed
+		}
+		var fresh <-chan struct{}
+		if _, where := b.find(after + 1); where == nowhere {
+			fresh = b.fresh.wait()
+		}
+		b.mu.Unlock()
+		if fresh != nil {
+			select {
+			case <-fresh:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		records := b.collect(after+1, allowance{records: max(limit, 1), bodies: maxBodies})
+		if records = b.handOut(records); len(records) > 0 {
+			return records, nil
+		}
+		b.report() // what was found instead: damage, or old age
+	}
+}
+
+// allowance is how much a reader may still take. One record may be taken whatever its size if there is none before it.
+type allowance struct{ records, bodies int }
+
+func (a *allowance) take(m *Message, isFirst bool) bool {
+	if a.records == 0 || !isFirst && a.bodies < len(m.Body) {
+		a.records = 0
+		return false
+	}
+	a.records--
+	a.bodies -= len(m.Body)
+	return true
+}
+
+// collect reads records from pos on, from as many segments as it takes.
+func (b *Box) collect(pos uint64, a allowance) (records []Record) {
+	for a.records > 0 {
+		b.mu.Lock()
+		at, where := b.find(pos)
+		if where == nowhere {
+			b.mu.Unlock()
+			break
+		}
+		before := len(records)
+		if records = b.readAndUnlock(records, at, where, &a); len(records) == before {
+			break // it was damaged, and has left: the caller looks again
+		}
+		pos = records[len(records)-1].Pos + 1
+	}
+	return records
+}
+
+type source int
+
+const (
+	nowhere source = iota
+	inMemory
+	onDisk
+)
+
+// find returns the first place from pos on with a record that may be handed out. b.mu is held.
+func (b *Box) find(pos uint64) (uint64, source) {
+	if pos = b.acks.next(pos); pos < b.diskEnd {
+		return pos, onDisk
+	}
+	if r := b.ring; r != nil {
+		if pos = b.acks.next(max(pos, r.base)); pos < r.end() {
+			return pos, inMemory
+		}
+	}
+	return 0, nowhere
+}
+
+// readAndUnlock appends records to what was read so far, from where find has found the next one. b.mu is held, and released.
+func (b *Box) readAndUnlock(records []Record, pos uint64, where source, a *allowance) []Record {
+	if where == inMemory {
+		defer b.mu.Unlock()
+		return b.fromRing(records, pos, a)
+	}
+	s := b.segmentOf(pos)
+	seg, start := *s, b.hintFor(s, pos)
+	seg.end = b.diskEnd // not what settle has not seen to yet
+	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
+		seg.end = min(seg.end, b.segs[i].base)
+	}
+	b.mu.Unlock()
+	return b.fromSegment(records, seg, pos, start, a)
+}
+
+// segmentOf is the segment with a place on the disk. b.mu is held.
+func (b *Box) segmentOf(pos uint64) *segment {
+	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].base > pos })
+	return b.segs[max(i-1, 0)] // the first one begins at or below the cursor
+}
+
+// hint remembers where in a segment a message starts, so that reading on does not begin at the segment's first frame. Several are
+// kept, for readers in different parts of the line.
+type hint struct {
+	num uint64
+	pos uint64
+	at  int64
+}
+
+// hintFor returns where to start reading for a place. b.mu is held.
+func (b *Box) hintFor(s *segment, pos uint64) int64 {
+	best := hint{pos: s.base, at: framesStart}
+	for _, h := range b.hints {
+		if h.num == s.num && h.pos <= pos && h.pos > best.pos {
+			best = h
+		}
+	}
+	return best.at
+}
+
+// remember keeps a hint, in the place of the one it continues or of the oldest.
+func (b *Box) remember(h hint, before int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.suspect == h.num {
+		b.suspect = 0
+	}
+	i := slices.IndexFunc(b.hints[:], func(old hint) bool { return old.num == h.num && old.at == before })
+	if i < 0 {
+		i = b.nextHint
+		b.nextHint = (b.nextHint + 1) % len(b.hints)
+	}
+	b.hints[i] = h
+}
+
+// fromRing takes records from memory. b.mu is held.
+func (b *Box) fromRing(records []Record, pos uint64, a *allowance) []Record {
+	r := b.ring
+	var before Message
+	for ; pos < r.end(); pos = b.acks.next(pos + 1) {
+		m, err := decode(r.items[pos-r.base].payload, &before)
+		if err != nil || !a.take(&m, len(records) == 0) {
+			break // there can be no error: we have encoded it ourselves
+		}
+		before = m
+		records = append(records, Record{Message: m, Pos: pos, ID: r.id.name(r.seq + pos - r.base)})
+	}
+	return records
+}
+
+// fromSegment takes records from a segment, from pos on. start is a hint.
+func (b *Box) fromSegment(records []Record, s segment, pos uint64, start int64, a *allowance) []Record {
+	had, end := len(records), start
+	err := b.scan(s, pos, start, func(pos uint64, m Message, frameEnd int64) bool {
+		if !a.take(&m, len(records) == 0) {
+			return false
+		}
+		records = append(records, Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos))})
+		end = frameEnd
+		return a.records > 0
+	})
+	if len(records) > had { // also those before an error
+		b.remember(hint{num: s.num, pos: records[len(records)-1].Pos + 1, at: end}, start)
+	}
+	if err != nil {
+		if len(records) > had {
+			pos = records[len(records)-1].Pos + 1
+		}
+		b.unreadable(s, pos, err)
+	}
+	return records
+}
+
+// scan calls each for the messages of a segment from pos on, until each returns false. What is damaged leaves the line. start is
+// where to begin to read; 0: at the first frame. An error is one of the disk.
+func (b *Box) scan(s segment, pos uint64, start int64, each func(pos uint64, m Message, end int64) bool) error {
+	f, err := b.fs.Open(b.path(s.num), readOnly)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	window := windows.Get().(*[]byte)
+	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: (*window)[:0]}
+	defer func() {
+		if cap(sc.window) <= readAhead {
+			*window = sc.window
+			windows.Put(window)
+		}
+	}()
+	expect := pos
+	var before Message
+	for expect < s.end {
+		at := sc.at
+		fr, ok, err := sc.next()
+		if err == nil && !ok {
+			fr, ok, err = sc.resync()
+		}
+		if err != nil {
+			return err
+		}
+		found := s.end
+		if ok {
+			found = min(s.base+uint64(fr.number), s.end)
+		}
+		if found < expect { // read on to where we want to be
+			continue
+		}
+		var m Message
+		if found < s.end {
+			if m, err = decode(fr.payload, &before); err != nil {
+				b.lose(s, span{expect, found}, b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
+				expect = found + 1
+				continue
+			}
+		}
+		if found > expect {
+			end := s.size
+			if found < s.end {
+				end = fr.at
+			}
+			b.lose(s, span{expect, found - 1}, b.raw(f, at, end), errDamaged)
+		}
+		expect = found + 1
+		if found == s.end {
+			return nil
+		}
+		before = m
+		if !each(found, m, fr.end) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// windows are what scan reads through, so that a drainer does not leave one behind with every call.
+var windows = sync.Pool{New: func() any { return new([]byte) }}
+
+var errDamaged = errors.New("the checksum is wrong")
+
+// raw reads the bytes that were damaged, for the quarantine.
+func (b *Box) raw(f File, from, to int64) []byte {
+	buf := make([]byte, max(min(to-from, MaxRecord), 0))
+	n, _ := f.ReadAt(buf, from) // as much as can be read
+	return buf[:n]
+}
+
+// lose lets damaged messages of a segment leave the line. Those among them that had left already are no loss.
+func (b *Box) lose(s segment, lost span, raw []byte, why error) {
+	b.cur.mu.Lock()
+	defer b.cur.mu.Unlock()
+	b.mu.Lock()
+	n, first, last := uint64(0), uint64(0), uint64(0)
+	if held := (span{lost.first, min(lost.last, b.lastOf(s))}); held.first <= held.last {
+		n, first, last = b.miss(s.id, s.seqAt(held.first), held)
+	}
+	b.leave(lost) // places that never were a message's: those of memory that a process took with it
+	if n > 0 {
+		b.lost += n
+		b.problem(Problem{
+			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Err: why,
+			Text: fmt.Sprintf("%d messages are damaged in %s: what is left of them is set aside in %s", n, b.path(s.num), quarantineName),
+		})
+	}
+	b.mu.Unlock()
+	if n > 0 {
+		_ = b.setAside(quarantined{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
+		b.saveSoon()
+	}
+}
+
+// lastOf is the last place that can belong to a segment: what its file lacks may be another outbox id's, whose own file is gone. b.mu
+// is held.
+func (b *Box) lastOf(s segment) uint64 {
+	seq := uint64(farthest)
+	if s.id == b.id {
+		seq = b.seq
+	}
+	for _, x := range b.segs {
+		if x.num > s.num && x.id == s.id {
+			seq = min(seq, x.baseSeq-1)
+		}
+	}
+	return s.base + seq - s.baseSeq
+}
+
+// unreadable deals with a segment that the disk does not give us from pos on. It gets a second chance before these messages are lost.
+func (b *Box) unreadable(s segment, pos uint64, err error) {
+	b.mu.Lock()
+	i := slices.IndexFunc(b.segs, func(x *segment) bool { return x.num == s.num })
+	wait := i < 0 || b.suspect != s.num && !errors.Is(err, fs.ErrNotExist) // i < 0: it was deleted while we came to read it
+	b.suspect = s.num
+	b.mu.Unlock()
+	if !wait {
+		b.lose(s, span{pos, s.end - 1}, nil, err)
+	}
+}
+
+// handOut gives records to the caller: those that have not left the line meanwhile and are not too old, with the gaps they have to tell.
+func (b *Box) handOut(records []Record) []Record {
+	if len(records) == 0 {
+		return nil
+	}
+	dropped := false
+	b.mu.Lock()
+	kept := records[:0]
+	for i := 0; i < len(records); i++ {
+		if b.acks.has(records[i].Pos) {
+			continue
+		}
+		if !b.isOld(&records[i]) {
+			kept = append(kept, records[i])
+			continue
+		}
+		old := span{records[i].Pos, records[i].Pos} // those behind it are too old as well, mostly
+		id, seq := b.nameOf(old.first)
+		for ; i+1 < len(records) && b.isOld(&records[i+1]); i++ {
+			pos := records[i+1].Pos
+			if nextID, nextSeq := b.nameOf(pos); nextID != id || nextSeq-seq != pos-old.first {
+				break
+			}
+			old.last = pos
+		}
+		b.drop(old, "for age")
+		dropped = true
+	}
+	var last uint64
+	for i := range kept {
+		r := &kept[i]
+		if len(b.gaps) > 0 {
+			id, seq := b.nameOf(r.Pos)
+			r.Gap = b.gaps.tell(id, seq, r.Pos)
+		}
+		last = r.Pos
+	}
+	last = min(last, b.diskEnd-1)
+	b.mu.Unlock()
+
+	b.cur.mu.Lock()
+	defer b.cur.mu.Unlock()
+	switch {
+	case dropped:
+		b.saveSoon()
+	case last >= b.cur.end:
+		_, _ = b.save() // so that a seq that was sent is known to be used even if its frame is damaged later; reported if it fails
+	}
+	return kept
+}
+
+func (b *Box) isOld(r *Record) bool { return b.opt.MaxAge > 0 && time.Since(r.Created) > b.opt.MaxAge }
+
+// nameOf is the outbox id and the seq of a place in the line. b.mu is held.
+func (b *Box) nameOf(pos uint64) (boxID, uint64) {
+	if r := b.ring; r != nil && pos >= r.base {
+		return r.id, r.seq + pos - r.base
+	}
+	s := b.segmentOf(pos)
+	return s.id, s.seqAt(pos)
+}
+
+// Ack takes the record at a place out of the line, for good: it has arrived. The order of calls does not matter, and a place that has
+// left already, in whatever way, is left alone. When it returns, the acknowledgement survives the process; it is synced within a second.
+// A place that was never in the line is an error, and so is an acknowledgement too far out of order to be remembered.
+func (b *Box) Ack(pos uint64) error {
+	defer b.report()
+	b.cur.mu.Lock()
+	defer b.cur.mu.Unlock()
+	b.mu.Lock()
+	err := b.mayLeave(pos)
+	if err != nil || b.acks.has(pos) {
+		b.mu.Unlock()
+		return err
+	}
+	b.gaps.told(pos)
+	b.leave(span{pos, pos})
+	b.acked++
+	b.mu.Unlock()
+	b.saveSoon()
+	return nil
+}
+
+// mayLeave says what is wrong with a place that a caller names. b.mu is held.
+func (b *Box) mayLeave(pos uint64) error {
+	switch {
+	case b.closed:
+		return ErrClosed
+	case pos == 0 || pos >= b.next:
+		return fmt.Errorf("outbox: there is no record at place %d: the last one is at %d", pos, b.next-1)
+	case len(b.acks.spans) >= maxSpans && !b.acks.joins(pos):
+		return fmt.Errorf("outbox: the record at place %d cannot leave before older ones do: %d are missing in between", pos, maxSpans)
+	}
+	return nil
+}
+
+// leave takes places out of the line, and tells those who wait for that. b.mu is held.
+func (b *Box) leave(s span) {
+	before := b.oldest()
+	b.acks.add(s)
+	if b.ring != nil {
+		b.ring.popTo(min(b.acks.next(b.ring.base), b.ring.end()))
+		b.room.fire()
+	}
+	if b.oldest() != before {
+		b.room.fire()
+	}
+	if b.count() == 0 {
+		b.empty.fire()
+	}
+}
+
+// miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left
+// before, and the first and the last seq of those. b.mu is held.
+func (b *Box) miss(id boxID, firstSeq uint64, s span) (n, first, last uint64) {
+	b.gaps.untold(s)
+	for _, x := range b.acks.open(s) {
+		from, to := firstSeq+(x.first-s.first), firstSeq+(x.last-s.first)
+		b.gaps.add(id, from, to, b.isDead)
+		if n == 0 {
+			first = from
+		}
+		n, last = n+x.last-x.first+1, to
+	}
+	b.leave(s)
+	return n, first, last
+}
+
+// isDead says of a gap that no record can follow that could tell it. b.mu is held.
+func (b *Box) isDead(g gap) bool {
+	if g.id == b.id || b.ring != nil && g.id == b.ring.id {
+		return false
+	}
+	return !slices.ContainsFunc(b.segs, func(s *segment) bool {
+		return s.id == g.id && s.end > b.acks.cursor && s.end > s.base && s.seqAt(s.end-1) > g.last
+	})
+}
+
+// drop lets places leave by the policy. They belong to one segment, or to the ring. b.mu is held.
+func (b *Box) drop(s span, why string) {
+	id, seq := b.nameOf(s.first)
+	n, first, last := b.miss(id, seq, s)
+	if n == 0 {
+		return
+	}
+	b.dropped += n
+	b.problem(Problem{
+		Kind: Dropped, ID: id.String(), First: first, Last: last,
+		Text: fmt.Sprintf("%d of the oldest messages were dropped %s", n, why),
+	})
+}
+
+// count is how many records are in the line. b.mu is held.
+func (b *Box) count() uint64 { return b.next - b.acks.cursor - b.acks.above }

@@ -1,0 +1,67 @@
+package outbox
+
+import "fmt"
+
+// Kind is what a Problem is about.
+type Kind int
+
+// The kinds of problems.
+const (
+	TornTail     Kind = iota // bytes of a write that never completed were cut off; nothing of them had been promised
+	Corrupt                  // messages or a file were damaged on the disk; what could not be read is set aside
+	Dropped                  // messages left the line by the policy, for room or for age
+	Quarantined              // a message was set aside because it can never be sent
+	Degraded                 // the disk does not work; messages are kept in memory only
+	Recovered                // the disk works again
+	AcksNotSaved             // acknowledgements cannot be written down: a restart would send again
+)
+
+func (k Kind) String() string {
+	switch k {
+	case TornTail:
+		return "torn-tail"
+	case Corrupt:
+		return "corrupt"
+	case Dropped:
+		return "dropped"
+	case Quarantined:
+		return "quarantined"
+	case Degraded:
+		return "degraded"
+	case Recovered:
+		return "recovered"
+	case AcksNotSaved:
+		return "acks-not-saved"
+	}
+	return fmt.Sprintf("Kind(%d)", int(k))
+}
+
+// Problem is something that a person may want to know.
+type Problem struct {
+	Kind        Kind
+	ID          string // the outbox id that First and Last belong to; "" if it is not about messages
+	First, Last uint64 // seqs, both included; 0 if it is not about messages, or they are not known
+	Err         error  // the cause, if there is one
+	Text        string // one sentence
+}
+
+// problem keeps p until the locks are released. b.mu is held.
+func (b *Box) problem(p Problem) {
+	if b.opt.Report != nil {
+		b.problems = append(b.problems, p)
+	}
+}
+
+// report hands on what was kept. No lock is held.
+func (b *Box) report() {
+	if b.opt.Report == nil {
+		return
+	}
+	b.mu.Lock()
+	problems := b.problems
+	b.problems = nil
+	b.mu.Unlock()
+	for _, p := range problems {
+		b.opt.Report(p)
+	}
+}

@@ -1,0 +1,527 @@
+package outbox
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// world is a box with a producer and a consumer who remember everything, on a disk that may fail and lose power.
+type world struct {
+	t    *testing.T
+	seed uint64
+	rnd  *rand.Rand
+	disk *memFS
+	o    Options
+	b    *Box
+	far  *consumer
+	mu   sync.Mutex
+	log  []string // what was done, for when it fails
+
+	n       int               // bodies made
+	safe    map[string]string // bodies that Append has promised, with their ids where those are sure
+	soft    map[string]string // bodies that are in memory only
+	rings   map[string]bool   // outbox ids of memory
+	flight  []Record
+	seen    map[string]uint64 // outbox id to the highest seq that has arrived
+	crashed bool
+}
+
+func newWorld(t *testing.T, seed uint64, o Options) *world {
+	w := &world{
+		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 77)), disk: newMemFS(), o: o, far: newConsumer(),
+		safe: map[string]string{}, soft: map[string]string{}, rings: map[string]bool{}, seen: map[string]uint64{},
+	}
+	w.o.Report = func(p Problem) {
+		w.log = append(w.log, fmt.Sprintf("  %v %s %d-%d: %s (%v)", p.Kind, p.ID, p.First, p.Last, p.Text, p.Err))
+	}
+	return w
+}
+
+func (w *world) logf(format string, args ...any) {
+	w.mu.Lock() // the timer that syncs acknowledgements reports, too
+	defer w.mu.Unlock()
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+func (w *world) fatalf(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatalf("seed %d: %s\n%s", w.seed, fmt.Sprintf(format, args...), strings.Join(w.log, "\n"))
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	w.o.FS = w.disk
+	b, err := Open("/box", w.o)
+	if err != nil {
+		w.fatalf("Open: %v", err)
+	}
+	w.b, w.flight = b, nil
+	w.note()
+}
+
+// note looks where messages go now.
+func (w *world) note() {
+	s := w.b.Stats()
+	if !s.Degraded {
+		maps.Copy(w.safe, w.soft)
+		clear(w.soft)
+	} else if s.ID != w.b.id.String() {
+		w.rings[s.ID] = true
+	}
+}
+
+func (w *world) append(k, size int) {
+	w.t.Helper()
+	before := w.b.Stats()
+	ms := make([]Message, k)
+	var made []string
+	for i := range ms {
+		w.n++
+		text := fmt.Sprintf("%d %s", w.n, strings.Repeat(".", w.rnd.IntN(size)))
+		made = append(made, text)
+		ms[i].Body = []byte(text)
+	}
+	if err := w.b.TryAppend(ms...); err != nil {
+		if !errors.Is(err, ErrFull) || w.o.Full != Block {
+			w.fatalf("append: %v", err)
+		}
+		return
+	}
+	w.note()
+	after := w.b.Stats()
+	w.logf("append %d..%d: %s seq %d, degraded %v", w.n-k+1, w.n, after.ID, after.LastSeq, after.Degraded)
+	for i, text := range made {
+		id := ""
+		if after.ID == before.ID && after.LastSeq == before.LastSeq+uint64(k) {
+			id = fmt.Sprintf("%s-%d", after.ID, before.LastSeq+1+uint64(i))
+		}
+		if after.Degraded {
+			w.soft[text] = id
+		} else {
+			w.safe[text] = id
+		}
+	}
+}
+
+// fetch takes what comes next; all of it arrives, in this order.
+func (w *world) fetch(limit int) {
+	w.t.Helper()
+	after := uint64(0)
+	if n := len(w.flight); n > 0 {
+		after = w.flight[n-1].Pos
+	}
+	r := tryNext(w.t, w.b, after, limit)
+	w.logf("fetch behind %d: %v", after, idsOf(r))
+	for i, x := range r {
+		if x.Gap != "" {
+			w.logf("  %s tells %s", x.ID, x.Gap)
+		}
+		if i > 0 && x.Pos <= r[i-1].Pos || x.Pos <= after {
+			w.fatalf("place %d comes too late", x.Pos)
+		}
+		_, again := w.far.received[x.ID]
+		if old, again := w.far.received[x.ID]; again && old != string(x.Body) {
+			w.fatalf("id %s names %q and %q", x.ID, old, x.Body)
+		}
+		box, seq := splitID(w.t, x.ID)
+		if !again && seq < w.far.top[box] && !w.far.gaps[box][seq] { // a drop that a failing disk could not note down may be undone by a crash
+			w.fatalf("%s comes behind %d", x.ID, w.far.top[box])
+		}
+		w.far.take(w.t, x)
+	}
+	w.flight = append(w.flight, r...)
+}
+
+func (w *world) ack() {
+	w.t.Helper()
+	for i := w.rnd.IntN(len(w.flight) + 1); i > 0; i-- {
+		at := min(w.rnd.IntN(len(w.flight)), w.rnd.IntN(len(w.flight)))
+		w.logf("ack %s", w.flight[at].ID)
+		if err := w.b.Ack(w.flight[at].Pos); err != nil {
+			w.fatalf("ack: %v", err)
+		}
+		w.flight = slices.Delete(w.flight, at, at+1)
+	}
+}
+
+// crash ends the process. What is only in memory is gone.
+func (w *world) crash(power bool) {
+	w.logf("crash, power %v", power)
+	old := w.b
+	if power {
+		w.disk = w.disk.powerCut(w.rnd)
+	} else {
+		w.disk = w.disk.killed()
+	}
+	w.crashed = true
+	clear(w.soft)
+	old.fs = newMemFS() // the dead write nothing
+	_ = old.Close()
+	w.open()
+}
+
+func (w *world) close() {
+	err := w.b.Close()
+	w.logf("close: %v", err)
+	if err == nil {
+		maps.Copy(w.safe, w.soft)
+	}
+	clear(w.soft)
+}
+
+// settle heals the disk, lets everything arrive and balances the account. lossless: nothing may have been dropped.
+func (w *world) settle(lossless bool) {
+	w.t.Helper()
+	w.logf("heal")
+	w.disk.setFault(nil)
+	w.close()
+	w.open()
+	if w.b.Stats().Degraded {
+		w.fatalf("degraded on a good disk")
+	}
+	for range 2 * maxGaps { // so that every gap finds somebody to tell it
+		w.append(1, 2)
+		for w.b.Stats().Queued > 0 {
+			w.fetch(10)
+			ackAll(w.t, w.b, w.flight)
+			w.flight = nil
+		}
+	}
+	if w.b.Stats().Queued > 0 {
+		w.fatalf("%d left", w.b.Stats().Queued)
+	}
+	arrived := map[string]bool{}
+	for _, text := range w.far.received {
+		arrived[text] = true
+	}
+	for text, id := range w.safe {
+		if arrived[text] {
+			if id != "" && w.far.received[id] != text {
+				w.fatalf("%q should have come as %s, which is %q", text, id, w.far.received[id])
+			}
+			continue
+		}
+		box, seq := "", uint64(0)
+		if id != "" {
+			box, seq = splitID(w.t, id)
+		}
+		isTold := id == "" || w.far.gaps[box][seq] || seq > w.far.top[box]
+		if lossless || !isTold {
+			w.fatalf("%q (%s) was promised and never came", text, id)
+		}
+	}
+	for _, id := range w.far.unaccounted() {
+		if box, _ := splitID(w.t, id); !w.rings[box] || !w.crashed {
+			w.fatalf("%s is not accounted for", id)
+		}
+	}
+	if lossless && len(w.far.gaps) > 0 {
+		w.fatalf("gaps were told of: %v", w.far.gaps)
+	}
+	closeBox(w.t, w.b)
+}
+
+// present checks that what was promised and has not arrived is in the line.
+func (w *world) present() {
+	w.t.Helper()
+	if w.b.tail != nil {
+		return // some of it is held back until the disk takes it
+	}
+	here := map[string]bool{}
+	for _, r := range queued(w.t, w.b) {
+		here[string(r.Body)] = true
+	}
+	for _, text := range w.far.received {
+		here[text] = true
+	}
+	for text, id := range w.safe {
+		if !here[text] {
+			w.fatalf("%q (%s) is not in the line any more: %s", text, id, w.b.dump())
+		}
+	}
+}
+
+// step does something.
+func (w *world) step(drops bool) {
+	w.t.Helper()
+	switch p := w.rnd.IntN(100); {
+	case p < 40:
+		w.append(1+w.rnd.IntN(5), 300)
+	case p < 60:
+		w.fetch(1 + w.rnd.IntN(10))
+	case p < 80:
+		w.ack()
+	case p < 84:
+		w.flight = nil // another link: all over again
+	case p < 88:
+		time.Sleep(time.Duration(w.rnd.IntN(7000)) * time.Millisecond)
+		synctest.Wait()
+	case p < 91:
+		w.close()
+		w.open()
+	case p < 94:
+		w.crash(false)
+	case p < 97:
+		w.crash(true)
+	default:
+		if drops && len(w.flight) > 0 {
+			at := w.rnd.IntN(len(w.flight))
+			w.logf("quarantine %s", w.flight[at].ID)
+			if err := w.b.Quarantine(w.flight[at].Pos, errors.New("poison")); err != nil {
+				w.fatalf("quarantine: %v", err)
+			}
+			w.flight = w.flight[:at]
+		}
+	}
+	w.note()
+}
+
+var moreSeeds = flag.Int("seeds", 1, "how many times the usual number of seeds")
+
+func seeds(t *testing.T, n int, run func(t *testing.T, seed uint64)) {
+	if testing.Short() {
+		n /= 4
+	}
+	n *= *moreSeeds
+	for seed := range uint64(n) {
+		synctest.Test(t, func(t *testing.T) { run(t, seed) })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// Whatever happens to process and power, everything promised arrives, under one id, in order, and nothing is said to be missing.
+func TestCrashes(t *testing.T) {
+	seeds(t, 200, func(t *testing.T, seed uint64) {
+		w := newWorld(t, seed, Options{MaxBytes: 256 << 10})
+		w.open()
+		for range 150 {
+			w.step(false)
+		}
+		w.settle(true)
+	})
+}
+
+// The same in a box that is too small, and with poison: every seq is accounted for.
+func TestGapsAccountForEverything(t *testing.T) {
+	seeds(t, 200, func(t *testing.T, seed uint64) {
+		w := newWorld(t, seed, Options{MaxBytes: 8 << 10})
+		w.open()
+		for range 200 {
+			w.step(true)
+		}
+		w.settle(false)
+	})
+}
+
+// The same on a disk that fails now and then, once or for a while.
+func TestFailingDisk(t *testing.T) {
+	seeds(t, 300, func(t *testing.T, seed uint64) {
+		o := Options{MaxBytes: 256 << 10}
+		drops := seed%3 == 0
+		if drops {
+			o.MaxBytes = 8 << 10
+		}
+		w := newWorld(t, seed, o)
+		w.open()
+		for range 200 {
+			if w.rnd.IntN(10) == 0 {
+				w.fail(w.disk.calls+1+w.rnd.IntN(10), w.rnd.IntN(30)*w.rnd.IntN(2))
+			}
+			w.step(drops)
+			if !drops && w.rnd.IntN(25) == 0 {
+				w.present()
+			}
+		}
+		w.settle(!drops)
+	})
+}
+
+// fail lets calls from the given one on fail.
+func (w *world) fail(from, more int) {
+	w.logf("calls %d to %d fail", from, from+more)
+	w.disk.setFault(func(call int, op, name string) error {
+		if call < from || call > from+more {
+			return nil
+		}
+		w.logf("  call %d, %s %s, fails", call, op, name)
+		if call%2 == 0 {
+			return errSpace
+		}
+		return errIO
+	})
+}
+
+// Every call that changes the disk fails once, in a run that comes by everything there is: segments that fill up and are deleted,
+// acknowledgements and their sync, quarantine, restarts. Then, at every later moment in turn, nothing, a kill, or a power cut.
+func TestEveryCallFailsOnce(t *testing.T) {
+	scenario := func(w *world, crash int) {
+		for i := range 12 {
+			w.append(1+i%4, 100)
+			w.fetch(3)
+			if i%3 == 1 {
+				w.ack()
+			}
+			if i%4 == 2 {
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				w.note()
+			}
+			if i == 6 {
+				w.close()
+				w.open()
+			}
+			if i == crash {
+				w.crash(true)
+			}
+			if i == -crash {
+				w.crash(false)
+			}
+		}
+	}
+	last := 0
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, Options{MaxBytes: 16 << 10})
+		w.open()
+		scenario(w, 100)
+		last = w.disk.calls
+		w.settle(true)
+	})
+	if last < 80 {
+		t.Fatalf("only %d calls", last)
+	}
+	step := 1
+	if testing.Short() {
+		step = 5
+	}
+	for call := 1; call <= last; call += step {
+		for i, crash := range []int{100, 2, -2, 5, -5, 9, -9, 11, -11} {
+			if i%3 != call%3 && *moreSeeds == 1 {
+				continue
+			}
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, Options{MaxBytes: 16 << 10})
+				w.fail(call, 0)
+				w.open()
+				scenario(w, crash)
+				w.settle(true)
+			})
+			if t.Failed() {
+				t.Fatalf("call %d fails, crash at %d", call, crash)
+			}
+		}
+	}
+}
+
+// A power cut after every single call that changes the disk, three ways each.
+func TestPowerCutAtEveryCall(t *testing.T) {
+	cuts := 0
+	for seed := range uint64(8 * *moreSeeds) {
+		for _, c := range powerCuts(t, seed) {
+			c.check(t, fmt.Sprintf("seed %d, cut %d", seed, cuts))
+			cuts++
+		}
+	}
+	t.Logf("%d power cuts", cuts)
+}
+
+// cut is the disk that a power cut left, and what was known outside at that moment.
+type cut struct {
+	disk     *memFS
+	promised map[string]string
+	received map[string]string
+}
+
+var cutOptions = Options{MaxBytes: 64 << 10}
+
+// powerCuts runs a world and cuts its power, without its noticing, at every call.
+func powerCuts(t *testing.T, seed uint64) (cuts []cut) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, seed, cutOptions)
+		var watched *memFS
+		watch := func() {
+			if watched == w.disk {
+				return
+			}
+			disk := w.disk
+			watched = disk
+			disk.setFault(func(int, string, string) error {
+				for range 3 {
+					rnd := rand.New(rand.NewPCG(uint64(len(cuts)), seed))
+					cuts = append(cuts, cut{disk.cutWhileLocked(rnd), maps.Clone(w.safe), maps.Clone(w.far.received)})
+				}
+				return nil
+			})
+		}
+		watch()
+		w.open()
+		for range 40 {
+			w.step(false)
+			watch()
+		}
+		watched.setFault(nil)
+		w.settle(true)
+	})
+	return cuts
+}
+
+func (c cut) check(t *testing.T, name string) {
+	t.Helper()
+	o := cutOptions
+	o.FS = c.disk
+	o.Report = func(p Problem) {
+		if p.Kind != TornTail && !errors.Is(p.Err, errHeader) && !errors.Is(p.Err, errHalved) { // as if a file's first write did not get through
+			t.Errorf("%s: %v: %s", name, p.Kind, p.Text)
+		}
+	}
+	b := openBox(t, "/box", o)
+	here := map[string]bool{}
+	for _, r := range queued(t, b) {
+		here[string(r.Body)] = true
+		if old, ok := c.received[r.ID]; ok && old != string(r.Body) {
+			t.Fatalf("%s: %s was %q and is %q", name, r.ID, old, r.Body)
+		}
+		if r.Gap != "" {
+			t.Fatalf("%s: gap %s", name, r.Gap)
+		}
+	}
+	top := map[string]uint64{}
+	for id, text := range c.received {
+		here[text] = true
+		box, seq := splitID(t, id)
+		top[box] = max(top[box], seq)
+	}
+	for text := range c.promised {
+		if !here[text] {
+			t.Fatalf("%s: %q was promised", name, text)
+		}
+	}
+	appendBodies(t, b, "new")
+	if s := b.Stats(); s.LastSeq <= top[s.ID] {
+		t.Fatalf("%s: seq %d is used again", name, s.LastSeq)
+	}
+	closeBox(t, b)
+}
+
+func (b *Box) dump() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := fmt.Sprintf("next %d diskEnd %d acks %+v tail %+v seq %d", b.next, b.diskEnd, b.acks, b.tail, b.seq)
+	for _, x := range b.segs {
+		s += fmt.Sprintf("\n    seg %x: %v base %d end %d seq %d size %d", x.num, x.id, x.base, x.end, x.baseSeq, x.size)
+	}
+	if b.ring != nil {
+		s += fmt.Sprintf("\n    ring %v base %d end %d", b.ring.id, b.ring.base, b.ring.end())
+	}
+	return s
+}
