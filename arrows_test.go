@@ -56,6 +56,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/eclipse/paho.mqtt.golang": {"hub", "dps"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil":          {"telemetry"},
+		"github.com/muesli/cancelreader":      {"telemetry"},
 		"github.com/gofrs/flock":              {"device", "outbox"},
 	}
 	used := map[string]bool{}

@@ -39,7 +39,11 @@ func (b *fakeBox) notifyLocked() {
 	b.changed = make(chan struct{})
 }
 
-func (b *fakeBox) TryAppend(messages ...outbox.Message) error {
+func (b *fakeBox) TryAppend(messages ...outbox.Message) error { return b.put(false, messages) }
+
+func (b *fakeBox) AppendOver(messages ...outbox.Message) error { return b.put(true, messages) }
+
+func (b *fakeBox) put(over bool, messages []outbox.Message) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -52,7 +56,7 @@ func (b *fakeBox) TryAppend(messages ...outbox.Message) error {
 			}
 		}
 	}
-	if b.limit > 0 && len(b.records)+len(messages) > b.limit {
+	if !over && b.limit > 0 && len(b.records)+len(messages) > b.limit {
 		return outbox.ErrFull
 	}
 	for _, m := range messages {
@@ -252,3 +256,4 @@ type discard struct{}
 
 func (discard) Append(context.Context, ...outbox.Message) error { return nil }
 func (discard) TryAppend(...outbox.Message) error               { return nil }
+func (discard) AppendOver(...outbox.Message) error              { return nil }

@@ -19,6 +19,8 @@ type Intake interface {
 	Append(ctx context.Context, messages ...outbox.Message) error
 	// TryAppend is Append that does not wait.
 	TryAppend(messages ...outbox.Message) error
+	// AppendOver is Append that goes over the bound instead of waiting.
+	AppendOver(messages ...outbox.Message) error
 }
 
 // FeedOptions are what a feed may be given; the zero value checks nothing and tells nobody.
@@ -72,7 +74,8 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 // can take nothing more. Every sample is stamped with its time and content type, and checked against the model: what the model does
 // not expect is warned of once per name and goes out unchanged. Only a body that is not a JSON object although it says so is bad.
 //
-// When the outbox is full and keeps what it has, a source of Every skips its tick, and any other source waits.
+// When the outbox is full and keeps what it has, a source of Every skips its tick, and any other source waits. A stop ends the waiting:
+// what such a source has already taken from its input goes in over the bound, since the input cannot take it back.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -171,12 +174,16 @@ func (f *feed) check(m outbox.Message) error {
 	return nil
 }
 
-// put waits for room if the source can wait. A stop ends the waiting only: what was already read still goes in while there is room.
+// put waits for room if the source can wait.
 func (f *feed) put(ctx context.Context, messages []outbox.Message) error {
 	if f.skips {
 		return f.box.TryAppend(messages...)
 	}
-	return f.box.Append(ctx, messages...)
+	err := f.box.Append(ctx, messages...)
+	if errors.Is(err, outbox.ErrFull) {
+		err = f.box.AppendOver(messages...)
+	}
+	return err
 }
 
 // settle tells what became of samples that were put in together.
@@ -185,9 +192,7 @@ func (f *feed) settle(samples []Sample, err error) {
 	case err == nil:
 		f.Counters.Made.Add(uint64(len(samples)))
 	case errors.Is(err, outbox.ErrFull):
-		if f.skips {
-			f.Counters.Skipped.Add(uint64(len(samples)))
-		}
+		f.Counters.Skipped.Add(uint64(len(samples)))
 	case isPermanent(err):
 		for range samples {
 			f.bad(err)

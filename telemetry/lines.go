@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 	"unicode/utf8"
+
+	"github.com/muesli/cancelreader"
 )
 
 // Bounds of a stream of lines.
@@ -33,6 +35,8 @@ func (e *LineError) Unwrap() error { return e.Err }
 // ErrLineTooLong is the fault of a line of more than MaxLine bytes.
 var ErrLineTooLong = fmt.Errorf("longer than %d bytes", MaxLine)
 
+var errUnfinished = errors.New("stopped before its end was read, what was read of it is not sent")
+
 // Lines is a source that makes each line of r one sample, at once, byte for byte without the line's end ("\n" or "\r\n"). The last
 // line needs no end. Blank lines are passed over silently; lines that are not a JSON object, or longer than MaxLine, are reported
 // with their number as a *LineError and passed over. A byte order mark before the first line belongs to the encoding, not to the
@@ -41,10 +45,11 @@ var ErrLineTooLong = fmt.Errorf("longer than %d bytes", MaxLine)
 // What one read brings goes on in batches of up to 256 lines or 256 KiB, and the next read waits until the outbox has them all. So a
 // full outbox stops the reading, a fast writer pays one fsync for many lines, and a slow one waits for nobody.
 //
-// When Run is stopped while a read is waiting, it ends the read if it can: by a deadline on r if r takes one (a socket, a pipe that
-// this program opened), else by closing r if it is an io.Closer. A standard input takes no deadline, and closing it would not wake
-// the read, so there the reading goroutine is left behind and ends with the next input or the process. Complete lines that were
-// already read still go to the outbox if it has room.
+// When Run is stopped while a read is waiting, it ends the read: by a deadline on r if r takes one (a socket, a pipe that this program
+// opened), by waiting for r and the stop together if it is another file (the standard input), else by closing r if it is an
+// io.Closer. Nothing is taken from the input that does not reach the outbox, but for the beginning of a line whose end has not come,
+// which is reported. Only where none of this ends the read (a pipe on Windows, a reader that cannot be closed) the reading
+// goroutine is left behind, and what it still takes from the input is gone.
 func Lines(r io.Reader) Source { return &lines{r} }
 
 type lines struct{ r io.Reader }
@@ -56,13 +61,20 @@ type chunk struct {
 }
 
 func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
+	r := l.r
+	if f, ok := r.(*os.File); ok && needsCancel(f) {
+		if c, err := cancelreader.NewReader(f); err == nil {
+			defer func() { _ = c.Close() }()
+			r = c
+		}
+	}
 	// The reader reads when asked, never ahead: what is taken from the input is on its way to the outbox.
 	ask, got, gone := make(chan struct{}), make(chan chunk, 1), make(chan struct{})
 	go func() {
 		defer close(gone)
 		buf := make([]byte, readBytes)
 		for range ask {
-			n, err := readSome(l.r, buf)
+			n, err := readSome(r, buf)
 			got <- chunk{buf[:n], err} // has room, so a reader left behind can end
 		}
 	}()
@@ -83,15 +95,29 @@ func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) 
 			return ctx.Err()
 		case <-ctx.Done():
 			close(ask)
-			if interrupt(l.r, gone) {
+			if interrupt(r, gone) {
 				s.take(<-got)
+			} else {
+				select { // it may have ended just now
+				case c := <-got:
+					s.take(c)
+				default:
+				}
 			}
+			s.stop()
 			return ctx.Err()
 		}
 	}
 	close(ask)
 	<-gone
+	s.stop()
 	return ctx.Err()
+}
+
+// needsCancel says whether a read of f may wait for long and takes no deadline: a pipe or a terminal that was there before the program.
+func needsCancel(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && !info.Mode().IsRegular() && f.SetReadDeadline(time.Time{}) != nil
 }
 
 // readSome reads at least a byte, so that a reader that gives nothing and no error does not keep a processor busy for ever.
@@ -106,21 +132,24 @@ func readSome(r io.Reader, buf []byte) (int, error) {
 
 // interrupt ends the read under way and waits until it has ended. It is false when it had to leave the reader behind.
 func interrupt(r io.Reader, gone <-chan struct{}) bool {
-	type deadliner interface{ SetReadDeadline(t time.Time) error }
-	if d, ok := r.(deadliner); ok && d.SetReadDeadline(time.Unix(1, 0)) == nil {
-		<-gone
-		_ = d.SetReadDeadline(time.Time{}) // the input is the caller's, and may be read on
-		return true
-	}
-	if _, file := r.(*os.File); file {
+	switch r := r.(type) {
+	case cancelreader.CancelReader:
+		if r.Cancel() {
+			<-gone
+			return true
+		}
+	case interface{ SetReadDeadline(t time.Time) error }:
+		if r.SetReadDeadline(time.Unix(1, 0)) == nil {
+			<-gone
+			_ = r.SetReadDeadline(time.Time{}) // the input is the caller's, and may be read on
+			return true
+		}
+	case io.Closer:
+		_ = r.Close()
+	default:
 		return false
 	}
-	c, ok := r.(io.Closer)
-	if !ok {
-		return false
-	}
-	_ = c.Close()
-	patience := time.NewTimer(time.Second) // not every reader notices that it was closed
+	patience := time.NewTimer(time.Second) // a plain file is read at once, but not every reader notices that it was closed
 	defer patience.Stop()
 	select {
 	case <-gone:
@@ -158,6 +187,13 @@ func (s *splitter) take(c chunk) {
 		s.finish(now)
 	}
 	s.flush()
+}
+
+// stop tells of the beginning of a line that was taken from the input and has no end.
+func (s *splitter) stop() {
+	if len(s.rest) > 0 || s.over {
+		s.bad(&LineError{s.line + 1, errUnfinished})
+	}
 }
 
 func (s *splitter) extend(part []byte) {

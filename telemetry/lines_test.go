@@ -218,6 +218,10 @@ func TestAFullOutboxStopsTheReading(t *testing.T) {
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
+		whole := in.n.Load() / int64(len(line)) // what was taken from the input is in the outbox, over its bound
+		if got := int64(len(box.held()) + 600); got != whole {
+			t.Errorf("%d lines taken from the input, %d put into the outbox", whole, got)
+		}
 	})
 }
 
@@ -277,13 +281,50 @@ func TestAStopEndsTheRead(t *testing.T) {
 			t.Errorf("read %q", b)
 		}
 	})
+	t.Run("a pipe that was there before", func(t *testing.T) { // as a standard input: it takes no deadline
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		inherited := os.NewFile(r.Fd(), "stdin") // Fd has made it a blocking one
+		defer inherited.Close()
+		if inherited.SetReadDeadline(time.Time{}) == nil {
+			t.Fatal("it takes deadlines, so it is not what this test is about")
+		}
+		fmt.Fprintln(w, "{}")
+		stopped(t, inherited)
+		fmt.Fprintln(w, "{}")
+		if b := make([]byte, 10); func() int { n, _ := inherited.Read(b); return n }() != 3 {
+			t.Errorf("read %q: the reader was left behind and has taken it", b)
+		}
+	})
+	t.Run("a line that has no end yet", func(t *testing.T) {
+		r, w := io.Pipe()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var bad []error
+		ended := make(chan error, 1)
+		got := make(chan struct{}, 1)
+		go func() {
+			ended <- Lines(r).Run(ctx, func(...Sample) { got <- struct{}{} }, func(err error) { bad = append(bad, err) })
+		}()
+		_, _ = io.WriteString(w, "{}\n{\"a\":")
+		<-got
+		stop()
+		<-ended
+		if len(bad) != 1 || !strings.HasPrefix(bad[0].Error(), "line 2: stopped before its end") {
+			t.Errorf("told %v", bad)
+		}
+	})
 	t.Run("bytes that come with the interruption", func(t *testing.T) {
 		r := &interrupted{stop: make(chan struct{})}
 		ctx, stop := context.WithCancel(t.Context())
 		time.AfterFunc(time.Millisecond, stop)
 		var got []string
-		err := Lines(r).Run(ctx, func(samples ...Sample) { got = append(got, string(samples[0].Body)) }, nil)
-		if !errors.Is(err, context.Canceled) || !slices.Equal(got, []string{`{"last":1}`}) || !r.reset {
+		var bad []error
+		err := Lines(r).Run(ctx, func(samples ...Sample) { got = append(got, string(samples[0].Body)) }, func(err error) { bad = append(bad, err) })
+		if !errors.Is(err, context.Canceled) || len(bad) != 1 || !slices.Equal(got, []string{`{"last":1}`}) || !r.reset {
 			t.Errorf("%v, %q", err, got)
 		}
 	})

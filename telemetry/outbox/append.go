@@ -26,18 +26,24 @@ type request struct {
 // Under Block it waits for room until ctx ends, and then returns an error that is ErrFull and has taken nothing; ctx has no other
 // influence. ErrClosed after Close. An error with Permanent() true (ErrTooLarge) says that these messages will never be taken.
 func (b *Box) Append(ctx context.Context, ms ...Message) error {
-	return b.append(ctx.Done(), ms)
+	return b.append(ctx.Done(), false, ms)
 }
 
 // TryAppend is Append that fails with ErrFull, having taken nothing, where Append would wait for room.
 func (b *Box) TryAppend(ms ...Message) error {
-	return b.append(noWait, ms)
+	return b.append(noWait, false, ms)
+}
+
+// AppendOver is Append that never waits: under Block it goes over the bound instead. It is for messages that were taken from an input
+// which cannot take them back, by a program that stops; nobody else should use it.
+func (b *Box) AppendOver(ms ...Message) error {
+	return b.append(noWait, true, ms)
 }
 
 // noWait is the Done channel of somebody who is not ready to wait.
 var noWait = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-func (b *Box) append(done <-chan struct{}, ms []Message) error {
+func (b *Box) append(done <-chan struct{}, over bool, ms []Message) error {
 	if len(ms) == 0 {
 		return nil
 	}
@@ -50,7 +56,7 @@ func (b *Box) append(done <-chan struct{}, ms []Message) error {
 		}
 		r.bytes += cost(r.items[i])
 	}
-	leads, err := b.enter(r, done)
+	leads, err := b.enter(r, done, over)
 	if err != nil {
 		return err
 	}
@@ -64,8 +70,8 @@ func (b *Box) append(done <-chan struct{}, ms []Message) error {
 	return nil
 }
 
-// enter queues the request when there is room. leads says that nobody else commits now.
-func (b *Box) enter(r *request, done <-chan struct{}) (leads bool, err error) {
+// enter queues the request when there is room, or at once if it may go over the bound. leads says that nobody else commits now.
+func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
@@ -84,7 +90,7 @@ func (b *Box) enter(r *request, done <-chan struct{}) (leads bool, err error) {
 		if r.bytes > limit {
 			return false, tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", r.bytes, limit))
 		}
-		if b.opt.Full == DropOldest || used+b.pendingBytes+r.bytes <= limit {
+		if over || b.opt.Full == DropOldest || used+b.pendingBytes+r.bytes <= limit {
 			break
 		}
 		if !b.awaitRoom(done) && !b.closed {

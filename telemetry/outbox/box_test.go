@@ -15,6 +15,38 @@ import (
 	"time"
 )
 
+// A program that stops may go over the bound with what it has in its hands; the bound holds for everybody else.
+func TestAppendOverTheBound(t *testing.T) {
+	box, err := Open(t.TempDir(), Options{MaxBytes: 1 << 20, Full: Block})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Message{Body: make([]byte, 100<<10)}
+	n := 0
+	for ; box.TryAppend(m) == nil; n++ {
+	}
+	if err := box.AppendOver(m, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := box.TryAppend(m); !errors.Is(err, ErrFull) {
+		t.Errorf("the bound is gone: %v", err)
+	}
+	read, last := 0, Record{}
+	for read < n+2 {
+		records, err := box.Next(t.Context(), last.Pos, n+3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, last = read+len(records), records[len(records)-1]
+	}
+	if !strings.HasSuffix(last.ID, fmt.Sprintf("-%d", n+2)) {
+		t.Errorf("the last of %d records is %s", n+2, last.ID)
+	}
+	if err := box.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The contract, one promise per line. Each runs on a disk in memory and on the real one.
 func TestContract(t *testing.T) {
 	for _, c := range []struct {
