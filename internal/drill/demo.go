@@ -75,14 +75,19 @@ func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 	defer stop()
 	var running sync.WaitGroup
 	defer running.Wait()
-	ended := make(chan error, 1)
-	running.Go(func() { ended <- dev.Run(life) })
+	var end error
+	ended := make(chan struct{}) // closed behind end
+	running.Go(func() {
+		defer close(ended)
+		end = dev.Run(life)
+	})
 
-	failure := s.play(life, ended)
+	failure := s.play(life, ended, func() error { return end })
 	if failure == nil && !d.Keep {
 		s.scene("the device is stopped: it sends what it still has")
 		stop()
-		failure = <-ended
+		<-ended
+		failure = end
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -131,8 +136,8 @@ func (s *story) device(c device.Config, state string) *device.Device {
 	return device.New(c, j)
 }
 
-// play is the story itself. It ends with the first thing that did not happen.
-func (s *story) play(ctx context.Context, ended <-chan error) error {
+// play is the story itself. It ends with the first thing that did not happen; that the device has ended, and why, is one of them.
+func (s *story) play(ctx context.Context, ended <-chan struct{}, why func() error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch, unwatch := s.cloud.Watch()
@@ -141,8 +146,8 @@ func (s *story) play(ctx context.Context, ended <-chan error) error {
 	defer close(over)
 	go func() { // a device that ends in the middle ends the story
 		select {
-		case err := <-ended:
-			cancel(errors.Join(errors.New("the device ended by itself"), err))
+		case <-ended:
+			cancel(errors.Join(errors.New("the device ended by itself"), why()))
 		case <-over:
 		}
 	}()
