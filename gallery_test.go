@@ -62,7 +62,7 @@ var gallery = []struct {
 	{"9: tokens are renewed only when the hub hangs up", "TestTokenRenewal TestExpiredTokenIsNamed", ""},
 	{"10: user name without ?, token for the whole hub", "TestConnectByteForByte TestTokenOfADevice", ""},
 	{"11: pinned roots, most of them expired", "", "the system's roots are used, with --ca-file beside them; no root is in the source"},
-	{"12: a goroutine polls for every publish", "TestBlackHoleIsFoundInTwoSeconds", ""},
+	{"12: a goroutine polls for every publish", "TestNobodyWaitsForOnePublish", ""},
 	{"13: a lock held while waiting for SUBACK; panics on closed channels; prints", "TestSequentialWaitsForEachAnswer TestFlapping", ""},
 	{"14: untyped errors, no event for a lost connection", "TestClassify TestRefusals TestClosedBeforeConnack", ""},
 	{"15: verification switched off as a fallback", "TestNobodySkipsVerification TestHubWithAForeignCertificate", ""},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -358,6 +359,33 @@ func TestOnlyTheRealPubackCompletes(t *testing.T) {
 		}
 		if err := l.Publish(nil, nil, a.done("late")); err == nil || !errors.Is(err, io.EOF) {
 			t.Errorf("a dead link takes messages: %v", err)
+		}
+		l.Abort()
+	})
+}
+
+// TestNobodyWaitsForOnePublish: a full window in flight is bookkeeping, not goroutines (nor timers) of its own.
+func TestNobodyWaitsForOnePublish(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for p.telemetry() != nil { // acknowledges nothing
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		var a acks
+		for i := range l.Window() {
+			offer(t, l, &a, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		if s := l.Stats(); s.Published < 32 || s.Acked != 0 {
+			t.Fatalf("%+v", s)
+		}
+		if n := runtime.NumGoroutine() - before; n > 2 { // one for what is being probed now is fine
+			t.Errorf("%d more goroutines with a window of messages in flight", n)
 		}
 		l.Abort()
 	})

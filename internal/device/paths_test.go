@@ -126,6 +126,44 @@ func TestDesiredChangesWhileAway(t *testing.T) {
 	})
 }
 
+// TestDesiredRemovedWhileAway: what is removed while the device is away, or stopped, is removed from the reported part too; a
+// restarted device has nothing but that part to tell it.
+func TestDesiredRemovedWhileAway(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			bubble(t, setup{}, func(t *testing.T, w *world) {
+				w.run(time.Minute)
+				w.must(w.cloud.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":5,"foreign":"x","part":{"__t":"c","a":1,"b":2}}`)))
+				w.run(time.Second)
+				if restart {
+					w.halt()
+				} else {
+					w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultBlackhole, DPSKnows: new(bool)}))
+					w.run(10 * time.Second)
+				}
+				w.must(w.cloud.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":null,"foreign":null,"part":{"a":null}}`)))
+				if restart {
+					w.start()
+				} else {
+					w.must(w.cloud.HealHub("hub-a"))
+				}
+				w.run(time.Minute)
+				reported := w.twin("reported")
+				part, _ := reported["part"].(map[string]any)
+				if reported["fanSpeed"] != nil || reported["foreign"] != nil || part["a"] != nil || part["b"] == nil {
+					t.Errorf("reported: %v", reported)
+				}
+				w.must(w.cloud.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":5}`)))
+				w.run(time.Second)
+				set := w.texts(journal.DesiredChange)
+				if set[len(set)-1] != "desired fanSpeed set to 5" {
+					t.Errorf("set again to the value of before the removal: %v", set)
+				}
+			})
+		})
+	}
+}
+
 // TestReconnectReportsOnlyWhatDiffers: a healthy reconnect finds everything as it left it and writes at most the battery.
 func TestReconnectReportsOnlyWhatDiffers(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.Reported = false }}, func(t *testing.T, w *world) {
@@ -364,6 +402,25 @@ func TestTokenRenewal(t *testing.T) {
 		}
 		if n := w.cloud.State().Totals.Registrations; n != 1 {
 			t.Errorf("%d registrations", n)
+		}
+	})
+}
+
+// TestRenewalWaitsForPubacks: a hub that takes its time has messages in flight at every moment; a renewal lets them be acknowledged
+// instead of sending them again.
+func TestRenewalWaitsForPubacks(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.SASTTL, c.TelemetryInterval = 10*time.Minute, 100*time.Millisecond }}, func(t *testing.T, w *world) {
+		w.on("hub-a", time.Minute)
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultSlow, DelayMs: 700}))
+		w.run(time.Hour)
+		if n := w.count(journal.Renewed); n < 6 {
+			t.Errorf("%d renewals in an hour", n)
+		}
+		if n := w.cloud.Ledger("dev-1", false).Duplicates; n != 0 {
+			t.Errorf("%d messages were sent again", n)
+		}
+		if n := w.count(journal.Lost); n != 0 {
+			t.Errorf("the link was lost %d times", n)
 		}
 	})
 }

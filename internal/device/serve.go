@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -88,11 +89,12 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 		if err != nil {
 			return err
 		}
+		room := true
 		switch in := in.(type) {
 		case *hub.Desired:
-			changes.put(in)
+			room = changes.put(in)
 		case *hub.Message:
-			messages.put(in)
+			room = messages.put(in)
 		case *hub.Method:
 			select {
 			case d.methods <- struct{}{}:
@@ -104,6 +106,10 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 			default:
 				_ = l.Respond(in, http.StatusServiceUnavailable, message("too many methods are running"))
 			}
+		}
+		if !room {
+			return &hub.Error{Phase: hub.PhaseSession, Host: l.Host(),
+				Err: fmt.Errorf("%w: more than %d messages are waiting to be handled", hub.ErrProtocol, maxQueued)}
 		}
 	}
 }

@@ -86,6 +86,7 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link) (version int64, err e
 	}
 	patch := map[string]any{}
 	if t.d.c.Desired {
+		t.addRemoved("", doc.Desired, doc.Reported)
 		t.judge(l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
 	}
 	if t.d.c.Reported {
@@ -137,6 +138,47 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			continue
 		}
 		t.judgeOne(l, patch, "", name, desired[name], version, reported)
+	}
+}
+
+// addRemoved completes a whole desired part with null for what was removed from it while the device was away, as a change would have
+// told: each property that is applied, or acknowledged in the reported part, and no longer wanted.
+func (t *twin) addRemoved(component string, desired, reported map[string]json.RawMessage) {
+	gone := func(name string) {
+		if _, wanted := desired[name]; !wanted {
+			desired[name] = json.RawMessage("null")
+		}
+	}
+	for path := range t.applied {
+		if of, name, _ := strings.Cut(path, "/"); of == component {
+			gone(name)
+		}
+	}
+	for name, value := range reported {
+		var inner map[string]json.RawMessage
+		var ack struct {
+			Value   json.RawMessage `json:"value"`
+			Code    int             `json:"ac"`
+			Version int64           `json:"av"`
+		}
+		switch {
+		case json.Unmarshal(value, &inner) != nil || inner == nil:
+		case component == "" && string(inner[componentTag]) == `"c"`:
+			wanted, _ := t.component(name, desired[name])
+			if wanted == nil {
+				wanted = map[string]json.RawMessage{}
+			}
+			before := len(wanted)
+			t.addRemoved(name, wanted, inner)
+			if len(wanted) > before {
+				wanted[componentTag] = json.RawMessage(`"c"`)
+				if b, err := json.Marshal(wanted); err == nil {
+					desired[name] = b
+				}
+			}
+		case json.Unmarshal(value, &ack) == nil && ack.Value != nil && ack.Code != 0 && ack.Version > 0: // 0 is the device's own default
+			gone(name)
+		}
 	}
 }
 
