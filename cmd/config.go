@@ -121,7 +121,9 @@ func (s *settings) load() error {
 		if s.sources[key] != "" {
 			return
 		}
-		if err := s.fs.Lookup(key).Value.Set(value); err != nil {
+		f := s.fs.Lookup(key)
+		if err := f.Value.Set(value); err != nil {
+			_ = f.Value.Set(f.DefValue) // one fault is enough: a parser leaves zero behind
 			faults = append(faults, fmt.Errorf("%s: %q is not a value for %s: %w", from, value, key, plainParse(err)))
 			return
 		}
@@ -201,7 +203,7 @@ func (s *settings) credentials(set func(key, value, from string)) {
 
 // suggest names the key that was probably meant.
 func (s *settings) suggest(key string) string {
-	best, distance := "", 4
+	best, distance := "", min(4, 1+len(key)/2) // fewer changes than half the key, or anything is like anything
 	s.fs.VisitAll(func(f *pflag.Flag) {
 		if d := editDistance(key, f.Name); d < distance {
 			best, distance = f.Name, d
@@ -431,7 +433,7 @@ func (s *settings) model() (*model.Model, error) {
 	}
 	m, err := model.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("model %s: %w; hubhop model check shows more", name, err)
+		return nil, fmt.Errorf("model %s: %w", name, err)
 	}
 	return m, nil
 }

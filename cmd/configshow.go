@@ -45,7 +45,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		}
 		e := entry{f.Value.String(), s.sources[f.Name]}
 		if e.Source == "" {
-			e.Source = "default"
+			e.Value, e.Source = s.resolved(f)
 		}
 		if slices.Contains(secrets, f.Name) && e.Value != "" {
 			e.Value = "********"
@@ -67,4 +67,29 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		return usage(err)
 	}
 	return nil
+}
+
+// resolved is the value that a key nobody has set stands for, and where it comes from.
+func (s *settings) resolved(f *pflag.Flag) (value, source string) {
+	value, source = f.Value.String(), "default"
+	switch f.Name {
+	case "device-id":
+		if name, err := s.deviceName(); err == nil && s.connectionString == "" {
+			return name, "default (host name)"
+		}
+	case "state-dir":
+		if dir, err := s.stateDirectory(); err == nil {
+			return dir, source
+		}
+	case "outbox-full":
+		if s.telemetrySource == "stdin" {
+			return "block", "default (stdin)"
+		}
+		return "drop-oldest", source
+	case "hedge-delay":
+		return value, "default (250ms or 3 × the hub's last dial)"
+	case "outbox-max-age":
+		return value, "default (off)"
+	}
+	return value, source
 }

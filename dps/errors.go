@@ -61,7 +61,11 @@ type Error struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "DPS %s: %s", e.Host, e.Step)
+	b.WriteString("DPS")
+	if e.Host != "" {
+		b.WriteString(" " + e.Host)
+	}
+	fmt.Fprintf(&b, ": %s", e.Step)
 	switch {
 	case e.Connack != 0:
 		fmt.Fprintf(&b, " refused with CONNACK %d", e.Connack)

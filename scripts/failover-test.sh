@@ -47,7 +47,16 @@ trap 'stop; rm -rf "$work"' EXIT
 # flows waits until the device's telemetry is acknowledged by a hub that the test $1 accepts, and sets hub and seconds.
 flows() {
 	local accept=$1 began=$SECONDS line left
-	while left=$((limit - (SECONDS - began))) && [ "$left" -gt 0 ] && IFS= read -r -t "$left" -u 3 line; do
+	while left=$((limit - (SECONDS - began))) && [ "$left" -gt 0 ]; do
+		IFS= read -r -t "$left" -u 3 line
+		code=$?
+		[ "$code" -gt 128 ] && return 1 # the time is up
+		if [ "$code" -ne 0 ]; then # the log has ended, and so has the device
+			wait "$device"
+			code=$?
+			trap 'rm -rf "$work"' EXIT
+			fail "the device ended with exit code $code; its last words are above"
+		fi
 		case $line in
 		*'"kind":"acknowledged"'*)
 			hub=${line#*\"hub\":\"}

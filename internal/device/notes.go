@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 	"time"
 
@@ -153,7 +154,7 @@ func Plain(err error) string {
 	if e, ok := errors.AsType[*dps.Error](err); ok {
 		short := *e
 		short.Host = ""
-		return short.Error()
+		return strings.TrimPrefix(short.Error(), "DPS: ")
 	}
 	return err.Error()
 }
