@@ -281,24 +281,6 @@ func TestAStopEndsTheRead(t *testing.T) {
 			t.Errorf("read %q", b)
 		}
 	})
-	t.Run("a pipe that was there before", func(t *testing.T) { // as a standard input: it takes no deadline
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
-		inherited := os.NewFile(r.Fd(), "stdin") // Fd has made it a blocking one
-		defer inherited.Close()
-		if inherited.SetReadDeadline(time.Time{}) == nil {
-			t.Fatal("it takes deadlines, so it is not what this test is about")
-		}
-		fmt.Fprintln(w, "{}")
-		stopped(t, inherited)
-		fmt.Fprintln(w, "{}")
-		if b := make([]byte, 10); func() int { n, _ := inherited.Read(b); return n }() != 3 {
-			t.Errorf("read %q: the reader was left behind and has taken it", b)
-		}
-	})
 	t.Run("a line that has no end yet", func(t *testing.T) {
 		r, w := io.Pipe()
 		ctx, stop := context.WithCancel(t.Context())
