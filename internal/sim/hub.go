@@ -18,9 +18,10 @@ import (
 // hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
 type hub struct {
 	hubDeps
-	name      string // hub-a
-	host      string // what DPS hands out: the address, with the port in LayoutPorts
-	hosts     []string
+	name      string   // hub-a
+	host      string   // what DPS hands out: the address, with the port in LayoutPorts
+	hosts     []string // every name clients may use, with and without ports
+	policies  []policy
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
@@ -256,7 +257,8 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 	return i, u, expires, nil
 }
 
-// verify looks at what a device proves itself with: a certificate, or a token of its own key.
+// verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that
+// may connect devices.
 func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
 	i.mu.Lock()
 	auth := i.auth
@@ -265,13 +267,20 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 		return time.Time{}, h.devices.verifyDevice(chain, i.id, h.now())
 	}
 	token, err := parseSAS(password)
+	keys := auth.keys
+	known := true
+	if token.skn != "" {
+		var p policy
+		p, known = h.policy(token.skn, deviceConnect)
+		keys = p.keys[:]
+	}
 	switch {
 	case err != nil:
-	case token.skn != "":
+	case !known:
 		err = errSASPolicy
 	case !token.coversHub(h.hosts, i.id):
 		err = errSASResource
-	case !token.signedBy(auth.keys...):
+	case !token.signedBy(keys...):
 		err = errSASSignature
 	case h.now().After(token.expires.Add(h.grace)):
 		err = errSASExpired

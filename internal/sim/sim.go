@@ -158,11 +158,10 @@ func groupKey(text string) []byte {
 }
 
 func newHub(shared hubDeps, c Config, i int, ca *authority) (*hub, error) {
-	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
-	alias := h.name + ".sim.local"
-	h.hosts = []string{alias}
+	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}, policies: newPolicies()}
+	h.hosts = []string{h.name + ".sim.local", h.name + ".azure-devices.net"}
 	var err error
-	if h.tls, err = ca.serverTLS(c.address(i+1), alias); err != nil {
+	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
 		return nil, err
 	}
 	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
@@ -235,7 +234,7 @@ func (s *Sim) listen() error {
 		if c.Layout == LayoutPorts {
 			h.host = h.mqtt.address()
 		}
-		h.hosts = append(h.hosts, h.host)
+		h.learnHosts(c.address(i + 1).String())
 		all = append(all, h.endpoints...)
 	}
 	if s.control.bind(c.ControlAddr) != nil { // taken
@@ -304,10 +303,11 @@ type DPSInfo struct {
 
 // HubInfo says where a hub listens, as host:port.
 type HubInfo struct {
-	Name  string `json:"name"`
-	Host  string `json:"host"` // as DPS assigns it
-	MQTT  string `json:"mqtt"`
-	HTTPS string `json:"https"`
+	Name             string `json:"name"`
+	Host             string `json:"host"` // as DPS assigns it
+	MQTT             string `json:"mqtt"`
+	HTTPS            string `json:"https"`
+	ConnectionString string `json:"connectionString"` // of the policy iothubowner, for service clients
 }
 
 // CentralInfo says how to reach the IoT Central façade.
@@ -330,7 +330,7 @@ func (s *Sim) Info() Info {
 		Control:           "http://" + s.controlAddress(),
 	}
 	for _, h := range s.hubs {
-		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address()})
+		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address(), h.connectionString()})
 	}
 	return info
 }
