@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"crypto/x509"
+	"crypto/tls"
 	"errors"
 	"io"
 	"strconv"
@@ -37,9 +37,15 @@ func parseDPSUsername(s string) (idScope, registrationID string, ok bool) {
 	return parts[0], parts[2], isVersion && version != ""
 }
 
-// serveMQTT is one connection from TLS to the end.
+// serveMQTT is one connection over TCP.
 func (p *dps) serveMQTT(c *conn) {
-	w := newWire(c, p.tls, dpsPacketLimit, &p.mqtt.jobs)
+	secure := tls.Server(c, p.tls)
+	p.speakMQTT(c, secure, secure)
+}
+
+// speakMQTT is one connection from TLS to the end.
+func (p *dps) speakMQTT(c *conn, secure *tls.Conn, via carrier) {
+	w := newWire(c, secure, via, dpsPacketLimit)
 	c.onHangUp(w.hangUp)
 	defer w.close()
 	if err := w.handshake(); err != nil {
@@ -87,16 +93,12 @@ func (s *dpsSession) connect(c connectPacket) (code byte) {
 	if !ok || c.clientID != id {
 		return connackNotAuthorized
 	}
-	s.claim = claim{idScope: scope, registrationID: id, token: c.password, chain: s.peerCertificates()}
+	s.claim = claim{idScope: scope, registrationID: id, token: c.password, chain: s.wire.peerCertificates()}
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
 	}
 	return connackAccepted
-}
-
-func (s *dpsSession) peerCertificates() []*x509.Certificate {
-	return s.wire.tls.ConnectionState().PeerCertificates
 }
 
 func (s *dpsSession) beforeRead() error {

@@ -288,9 +288,15 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	return token.expires, err
 }
 
-// serve is one connection from TLS to the end.
+// serve is one connection over TCP.
 func (h *hub) serve(c *conn) {
-	w := newWire(c, h.tls, hubPacketLimit, &h.mqtt.jobs)
+	secure := tls.Server(c, h.tls)
+	h.speak(c, secure, secure)
+}
+
+// speak is one connection from TLS to the end.
+func (h *hub) speak(c *conn, secure *tls.Conn, via carrier) {
+	w := newWire(c, secure, via, hubPacketLimit)
 	s := &session{hub: h, wire: w}
 	w.onOver = s.detach
 	c.onHangUp(w.hangUp)

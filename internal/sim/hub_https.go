@@ -14,6 +14,7 @@ const maxEvent = 256 << 10
 
 // routes is the hub's device API over HTTPS: telemetry. Over HTTPS a hub says why it refuses, which MQTT cannot.
 func (h *hub) routes(mux *http.ServeMux) {
+	handleWebSocket(mux, h.speak)
 	mux.HandleFunc("POST /devices/{id}/messages/events", func(w http.ResponseWriter, r *http.Request) {
 		if err := h.takeEvent(w, r); err != nil {
 			h.refuseHTTP(w, err)

@@ -117,7 +117,7 @@ func (s *session) connect(c connectPacket) error {
 	if code := s.conduct().refuse; code != 0 {
 		return &refusedError{code, errors.New("fault")}
 	}
-	i, user, expires, err := h.authenticate(c, s.wire.tls.ConnectionState().PeerCertificates)
+	i, user, expires, err := h.authenticate(c, s.wire.peerCertificates())
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,8 @@
 //
 // A [Sim] only joins the parts. registry.go knows who may enrol, which devices there are, and which hub each belongs to; dps*.go and
 // central.go speak for it. hub.go holds the identities of one hub, session.go is one device's connection, twin.go, methods.go and
-// c2d.go are what it can do, hub_https.go is telemetry over HTTPS. wire.go and codec.go are MQTT 3.1.1; endpoint.go is a listening address with faults below TLS, and
+// c2d.go are what it can do, hub_https.go is telemetry over HTTPS. wire.go and codec.go are MQTT 3.1.1,
+// websocket.go is the other way it travels; endpoint.go is a listening address with faults below TLS, and
 // faults.go says which fault does what. ledger.go keeps the books. control.go is the typed control, control_http.go its HTTP form.
 //
 // Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity, wire.
@@ -414,14 +415,18 @@ func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
 	}
 	s.servers = append(s.servers, f)
 	return &endpoint{listen: s.config.Listen, serve: func(c *conn) {
-		ended := make(chan struct{})
-		var served net.Conn = &signalConn{conn: c, ended: ended}
+		signal := &signalConn{conn: c, ended: make(chan struct{}), upgraded: make(chan func(), 1)}
+		var served net.Conn = signal
 		if config != nil {
 			served = tls.Server(served, config)
 		}
 		select {
 		case f.conns <- served:
-			<-ended
+			select {
+			case <-signal.ended:
+			case speak := <-signal.upgraded:
+				speak()
+			}
 		case <-f.done:
 		}
 	}}
@@ -435,11 +440,12 @@ func (d debugWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// signalConn tells when its user is done with it.
+// signalConn tells when net/http is done with it.
 type signalConn struct {
 	*conn
-	once  sync.Once
-	ended chan struct{}
+	once     sync.Once
+	ended    chan struct{}
+	upgraded chan func() // what the connection is to serve instead of HTTP; net/http has let go of it then
 }
 
 // Close closes the connection and tells.
