@@ -29,6 +29,7 @@ const (
 	C2DDelivered    = "delivered" // sent, not acknowledged yet
 	C2DCompleted    = "completed"
 	C2DExpired      = "expired"
+	C2DPurged       = "purged"       // by the service
 	C2DDeadLettered = "deadlettered" // delivered ten times and never acknowledged
 )
 

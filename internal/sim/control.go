@@ -19,6 +19,8 @@ type Error struct {
 	Status  int    // the HTTP status it stands for
 	Code    string // a name such as DeviceNotOnline, "" where none is needed
 	Message string // a sentence
+
+	document []byte // what a hub says in its own form, if that is more than the sentence
 }
 
 func (e *Error) Error() string { return e.Message }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,8 @@ type hub struct {
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
-	endpoints []*endpoint // all of them: faults hit every one
+	surface   *http.ServeMux // of https
+	endpoints []*endpoint    // all of them: faults hit every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
 	live    atomic.Int64            // sessions
@@ -73,16 +75,22 @@ type identity struct {
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
+	record
 }
 
-// credentials is how a device proves who it is: with symmetric keys, or with a certificate of the device CA.
+// credentials is how a device proves who it is: with symmetric keys, with a certificate of the device CA, or with a certificate of
+// its own whose thumbprint is known.
 type credentials struct {
-	keys [][]byte // primary, secondary; none with x509
-	x509 bool
+	keys        [][]byte // primary, secondary; none with x509
+	x509        bool
+	thumbprints []string // primary, secondary, hexadecimal; none with a certificate of the device CA
 }
 
 func (c credentials) authType() string {
-	if c.x509 {
+	switch {
+	case len(c.thumbprints) > 0:
+		return "x509Certificate"
+	case c.x509:
 		return "x509CertificateAuthority"
 	}
 	return "sas"
@@ -99,31 +107,40 @@ func (h *hub) identity(id string) *identity {
 // properties. A new twin starts at version 1.
 func (h *hub) admit(id string, auth credentials, desired map[string]any, enabled bool) *identity {
 	h.mu.Lock()
-	i, now := h.identities[id], h.now()
+	i := h.identities[id]
 	if i == nil {
-		i = &identity{id: id, hub: h, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
-		for _, d := range []*document{&i.desired, &i.report} {
-			d.version = 1
-		}
-		i.desired.props = desired
-		i.desired.written = stampProps(nil, desired, stamp{utc7(now), 1})
-		h.identities[id] = i
+		i = h.create(id, auth, desired)
+		i.enabled = enabled
 		desired = nil
 	}
 	h.mu.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.auth, i.enabled = auth, enabled
+	i.auth = auth
+	i.setEnabled(enabled, "")
 	if patch := diffProps(i.desired.props, desired); desired != nil && len(patch) > 0 {
 		_ = i.patchDesired(patch) // it was within the limits where it came from
 	}
 	return i
 }
 
+// create is called with mu held.
+func (h *hub) create(id string, auth credentials, desired map[string]any) *identity {
+	now := h.now()
+	i := &identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
+	for _, d := range []*document{&i.desired, &i.report} {
+		d.version = 1
+	}
+	i.desired.props = desired
+	i.desired.written = stampProps(nil, desired, stamp{utc7(now), 1})
+	h.identities[id] = i
+	return i
+}
+
 // disable makes the identity unusable and closes its connection.
 func (i *identity) disable(reason string) {
 	i.mu.Lock()
-	i.enabled = false
+	i.setEnabled(false, reason)
 	s := i.session
 	i.mu.Unlock()
 	if s != nil {
@@ -134,7 +151,7 @@ func (i *identity) disable(reason string) {
 func (i *identity) enable() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.enabled = true
+	i.setEnabled(true, "")
 }
 
 // delete removes the identity with everything it has, and closes its connection.
@@ -263,6 +280,9 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
+	if len(auth.thumbprints) > 0 {
+		return time.Time{}, matchThumbprint(chain, auth.thumbprints)
+	}
 	if auth.x509 {
 		return time.Time{}, h.devices.verifyDevice(chain, i.id, h.now())
 	}

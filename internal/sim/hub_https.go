@@ -82,8 +82,14 @@ func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Iothub-Errorcode", e.Code)
 	w.WriteHeader(e.Status)
-	_, _ = w.Write(encodeJSON(map[string]string{
-		"Message":          "ErrorCode:" + e.Code + ";" + e.Message,
-		"ExceptionMessage": "Tracking ID:" + randomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05"),
-	}))
+	text := "ErrorCode:" + e.Code + ";" + e.Message
+	if e.document != nil {
+		text = string(e.document)
+	}
+	_, _ = w.Write(encodeJSON(map[string]string{"Message": text, "ExceptionMessage": "Tracking ID:" + h.trackingID()}))
+}
+
+// trackingID is what a hub names a refusal with.
+func (h *hub) trackingID() string {
+	return randomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,12 +83,16 @@ func deriveKey(groupKey []byte, registrationID string) []byte { return sign(grou
 // coversHub says whether the token is good for a device of a hub: its sr is the resource or a prefix of it by whole segments.
 // Host names are compared without case, the rest exactly.
 func (t sasToken) coversHub(hosts []string, deviceID string) bool {
+	return t.coversPath(hosts, "/devices/"+deviceID)
+}
+
+// coversPath says the same of any resource of a hub.
+func (t sasToken) coversPath(hosts []string, resource string) bool {
 	host, path, _ := strings.Cut(strings.TrimSuffix(t.sr, "/"), "/")
-	known := false
-	for _, h := range hosts {
-		known = known || strings.EqualFold(h, host)
+	if !slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
+		return false
 	}
-	return known && (path == "" || path == "devices" || path == "devices/"+deviceID)
+	return path == "" || resource == "/"+path || strings.HasPrefix(resource, "/"+path+"/")
 }
 
 // coversRegistration says whether the token is good for a registration at DPS.

@@ -157,6 +157,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		return false, &refusedError{connackUnavailable, errors.New("another connection of the same device was faster")}
 	}
 	i.session = s
+	i.connectionAt = h.now()
 	s.attached.Store(i)
 	if s.wire.over.Load() { // hung up before it could know of the identity
 		i.session = nil
@@ -196,6 +197,7 @@ func (s *session) detach(reason string) {
 		return
 	}
 	i.session = nil
+	i.connectionAt = h.now()
 	i.mail.giveBack(h.now())
 	for _, answer := range s.calls {
 		close(answer)

@@ -116,15 +116,18 @@ func New(c Config) (*Sim, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
-		surface := http.NewServeMux()
-		h.routes(surface)
-		h.https = s.serveHTTP(cloudClock(surface, now), h.tls)
+		h.surface = http.NewServeMux()
+		h.routes(h.surface)
+		h.https = s.serveHTTP(cloudClock(h.surface, now), h.tls)
 		h.endpoints = append(h.endpoints, h.https)
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
 		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events,
 		enrollments: map[string]Enrollment{}, byRegistration: map[string]*device{}, byID: map[string]*device{},
+	}
+	for _, h := range s.hubs {
+		(&hubService{h, s.registry}).routes(h.surface)
 	}
 	for i, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
 		s.registry.group[i] = groupKey(key)

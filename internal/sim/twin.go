@@ -291,12 +291,18 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 }
 
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
-func (i *identity) patchDesired(patch map[string]any) error {
+func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
+
+// writeDesired is patchDesired for a service that replaced the whole: then that is what the device is told.
+func (i *identity) writeDesired(patch, whole map[string]any) error {
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
 		return err
 	}
 	if s := i.session; s != nil && s.subs.desired != 0 {
 		note := maps.Clone(patch)
+		if whole != nil {
+			note = maps.Clone(whole)
+		}
 		note["$version"] = i.desired.version
 		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
 		s.wire.push(appendPublish(nil, topic, encodeJSON(note), 0, false), s.conduct().delay)
