@@ -95,13 +95,31 @@ func (a *authority) keyPEM() ([]byte, error) {
 
 var errNoCertificate = errors.New("no client certificate")
 
-// verifyDevice checks the chain a client sent: signed by this authority, valid at now, common name equal to id.
-func (a *authority) verifyDevice(chain []*x509.Certificate, id string, now time.Time) error {
+// verifyCertificate checks the chain a client sent against what its identity knows; authority is the CA of all that name none.
+func (c credentials) verifyCertificate(chain []*x509.Certificate, authority *authority, id string, now time.Time) error {
 	if len(chain) == 0 {
 		return errNoCertificate
 	}
+	if len(c.thumbprints) > 0 {
+		return matchThumbprint(chain, c.thumbprints)
+	}
+	roots := c.roots
+	if len(roots) == 0 {
+		roots = []*x509.Certificate{authority.cert}
+	}
+	var err error
+	for _, root := range roots {
+		if err = verifyChain(chain, root, id, now); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// verifyChain checks a chain: signed by root, which may be an intermediate, valid at now, common name equal to id.
+func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(a.cert)
+	roots.AddCert(root)
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}

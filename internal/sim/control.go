@@ -100,7 +100,7 @@ func (r *registry) states() []DeviceState {
 // describe is called with mu held.
 func (r *registry) describe(d *device) DeviceState {
 	st := DeviceState{
-		ID: d.id, Enabled: !d.disabled && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
+		ID: d.id, Enabled: !r.isDisabled(d) && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
 	}
 	if d.hub != nil {
 		st.AssignedHub = Optional(r.answer(d).name)
@@ -172,7 +172,14 @@ func (s *Sim) DisableIdentity(id string) error {
 
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
-	return s.registry.change(id, "", func(d *device) { d.disabled, d.unusable = false, false })
+	return s.registry.change(id, "", func(d *device) {
+		d.disabled, d.unusable = false, false
+		if e := s.registry.entry(d); e != nil && !e.group() && e.disabled() {
+			enabled := *e
+			enabled.ProvisioningStatus = enabledStatus
+			s.registry.enrollments[strings.ToLower(e.RegistrationID)] = &enabled
+		}
+	})
 }
 
 // Block is the operator's block: DPS answers failed 400209, hubs refuse the device.
@@ -353,23 +360,27 @@ func (s *Sim) DeviceKey(registrationID string) []byte {
 
 // Enroll adds or replaces an individual enrollment.
 func (s *Sim) Enroll(e Enrollment) error {
-	if !validRegistrationID(e.RegistrationID) || e.DeviceID != "" && !validDeviceID(e.DeviceID) {
-		return errorf(400, "BadRequest", "invalid registration or device id")
-	}
-	if len(e.keys()) == 0 {
+	if e.PrimaryKey == "" {
 		return errorf(400, "BadRequest", "an enrollment needs a base64 key")
 	}
-	r := s.registry
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.enrol(e)
-	return nil
+	entry := &enrollment{
+		RegistrationID: e.RegistrationID, DeviceID: e.DeviceID, AllocationPolicy: s.config.Allocation,
+		Attestation: attestation{Type: attestKey, SymmetricKey: &symmetricKeys{e.PrimaryKey, e.SecondaryKey}},
+	}
+	if e.Disabled {
+		entry.ProvisioningStatus = disabledStatus
+	}
+	_, err := s.registry.put(entry, "", true)
+	return controlError(err)
 }
 
-// enrol is called with mu held.
-func (r *registry) enrol(e Enrollment) {
-	r.enrollments[strings.ToLower(e.RegistrationID)] = e
-	if d := r.byRegistration[strings.ToLower(e.RegistrationID)]; d != nil {
-		d.disabled = e.Disabled
+// EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the DPS service API (JSON).
+func (s *Sim) EnrollDocument(doc []byte) error { return controlError(s.registry.enrolDocument(doc)) }
+
+// controlError gives a refusal of DPS the form of the control's.
+func controlError(err error) error {
+	if e, ok := errors.AsType[*dpsError](err); ok {
+		return errorf(e.code/1000, "BadRequest", "%s", e.text)
 	}
+	return err
 }

@@ -32,7 +32,7 @@ func (p *dps) routes(mux *http.ServeMux) {
 
 func claimOf(r *http.Request) claim {
 	return claim{
-		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"),
+		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"), version: r.URL.Query().Get("api-version"),
 		token: strings.TrimSpace(r.Header.Get("Authorization")), chain: r.TLS.PeerCertificates,
 	}
 }

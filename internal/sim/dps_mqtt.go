@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,14 +28,14 @@ type dpsSession struct {
 }
 
 // parseDPSUsername takes {idScope}/registrations/{registrationId}/api-version={version}[&...]; there is no question mark.
-func parseDPSUsername(s string) (idScope, registrationID string, ok bool) {
+func parseDPSUsername(s string) (c claim, ok bool) {
 	parts := strings.SplitN(s, "/", 4)
 	if len(parts) != 4 || parts[0] == "" || parts[1] != "registrations" || parts[2] == "" {
-		return "", "", false
+		return claim{}, false
 	}
 	version, isVersion := strings.CutPrefix(parts[3], "api-version=")
 	version, _, _ = strings.Cut(version, "&")
-	return parts[0], parts[2], isVersion && version != ""
+	return claim{idScope: parts[0], registrationID: parts[2], version: version}, isVersion && version != ""
 }
 
 // serveMQTT is one connection over TCP.
@@ -65,6 +66,9 @@ func (s *dpsSession) run() {
 		return
 	}
 	code := s.connect(c)
+	if code == connackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
+		return
+	}
 	s.wire.add(appendConnack(nil, false, code), delayOf(s.dps.faults.now.Load()))
 	if code != connackAccepted {
 		s.wire.settle()
@@ -89,11 +93,12 @@ func (s *dpsSession) connect(c connectPacket) (code byte) {
 	if c.level != 4 {
 		return connackBadProtocol
 	}
-	scope, id, ok := parseDPSUsername(c.username)
-	if !ok || c.clientID != id {
+	claim, ok := parseDPSUsername(c.username)
+	if !ok || c.clientID != claim.registrationID {
 		return connackNotAuthorized
 	}
-	s.claim = claim{idScope: scope, registrationID: id, token: c.password, chain: s.wire.peerCertificates()}
+	s.claim = claim
+	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
@@ -189,10 +194,25 @@ func (s *dpsSession) reply(a answer, rid string) {
 	if s.granted == 0 {
 		return
 	}
-	topic := "$dps/registrations/res/" + strconv.Itoa(a.status) + "/?$rid=" + rid
-	if a.retryAfter != "" {
-		topic += "&retry-after=" + a.retryAfter
+	stray := is(s.dps.faults.now.Load(), DPSStray)
+	if stray {
+		s.publishAnswer(a, newGUID())
 	}
+	s.publishAnswer(a, rid)
+	if stray {
+		s.publishAnswer(a, rid)
+	}
+}
+
+func (s *dpsSession) publishAnswer(a answer, rid string) {
+	query := []string{"$rid=" + rid}
+	if a.retryAfter != "" {
+		query = append(query, "retry-after="+a.retryAfter)
+	}
+	if s.dps.config.RetryAfterFirst {
+		slices.Reverse(query)
+	}
+	topic := "$dps/registrations/res/" + strconv.Itoa(a.status) + "/?" + strings.Join(query, "&")
 	var id uint16
 	if s.granted == 2 {
 		if s.lastID++; s.lastID == 0 {

@@ -78,12 +78,12 @@ type identity struct {
 	record
 }
 
-// credentials is how a device proves who it is: with symmetric keys, with a certificate of the device CA, or with a certificate of
-// its own whose thumbprint is known.
+// credentials is how a device proves who it is: with symmetric keys, or with a certificate: one of a CA, or one that is known itself.
 type credentials struct {
 	keys        [][]byte // primary, secondary; none with x509
 	x509        bool
-	thumbprints []string // primary, secondary, hexadecimal; none with a certificate of the device CA
+	roots       []*x509.Certificate // the CAs; none means the device CA
+	thumbprints []string            // primary, secondary, hexadecimal; with them CAs do not count
 }
 
 func (c credentials) authType() string {
@@ -103,36 +103,36 @@ func (h *hub) identity(id string) *identity {
 	return h.identities[id]
 }
 
-// admit creates the identity of a device, or puts an existing one back into service; desired, unless nil, replaces its desired
-// properties. A new twin starts at version 1.
-func (h *hub) admit(id string, auth credentials, desired map[string]any, enabled bool) *identity {
+// admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
+// new twin starts at version 1.
+func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) *identity {
 	h.mu.Lock()
 	i := h.identities[id]
 	if i == nil {
-		i = h.create(id, auth, desired)
+		i = h.create(id, auth, twin)
 		i.enabled = enabled
-		desired = nil
+		twin = nil
 	}
 	h.mu.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.auth = auth
 	i.setEnabled(enabled, "")
-	if patch := diffProps(i.desired.props, desired); desired != nil && len(patch) > 0 {
-		_ = i.patchDesired(patch) // it was within the limits where it came from
+	if twin != nil {
+		i.replaceTwin(twin)
 	}
 	return i
 }
 
-// create is called with mu held.
-func (h *hub) create(id string, auth credentials, desired map[string]any) *identity {
+// create is called with mu held; the twin is empty for nil.
+func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	now := h.now()
 	i := &identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
-	for _, d := range []*document{&i.desired, &i.report} {
-		d.version = 1
+	if twin == nil {
+		twin = &twinContent{}
 	}
-	i.desired.props = desired
-	i.desired.written = stampProps(nil, desired, stamp{utc7(now), 1})
+	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
+	i.tags.props = twin.tags
 	h.identities[id] = i
 	return i
 }
@@ -280,11 +280,8 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
-	if len(auth.thumbprints) > 0 {
-		return time.Time{}, matchThumbprint(chain, auth.thumbprints)
-	}
 	if auth.x509 {
-		return time.Time{}, h.devices.verifyDevice(chain, i.id, h.now())
+		return time.Time{}, auth.verifyCertificate(chain, h.devices, i.id, h.now())
 	}
 	token, err := parseSAS(password)
 	keys := auth.keys

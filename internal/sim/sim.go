@@ -124,7 +124,8 @@ func New(c Config) (*Sim, error) {
 	}
 	s.registry = &registry{
 		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events,
-		enrollments: map[string]Enrollment{}, byRegistration: map[string]*device{}, byID: map[string]*device{},
+		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
+		byRegistration: map[string]*device{}, byID: map[string]*device{},
 	}
 	for _, h := range s.hubs {
 		(&hubService{h, s.registry}).routes(h.surface)
@@ -132,13 +133,16 @@ func New(c Config) (*Sim, error) {
 	for i, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
 		s.registry.group[i] = groupKey(key)
 	}
+	if err := s.registry.enrolDefaults(); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
 	for _, e := range c.Enrollments {
 		if err := s.Enroll(e); err != nil {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
 	s.central = newCentral(s.registry, now())
-	s.dps = &dps{log: c.Logger, config: c, registry: s.registry, events: s.events, operations: map[string]*operation{}}
+	s.dps = newDPS(s.running, c, s.registry, s.events)
 	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local"); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -146,7 +150,7 @@ func New(c Config) (*Sim, error) {
 	surface := http.NewServeMux()
 	s.dps.routes(surface)
 	s.central.routes(surface)
-	s.dps.https = s.serveHTTP(cloudClock(surface, now), s.dps.tls)
+	s.dps.https = s.serveHTTP(cloudClock(s.dps.serviceOr(surface), now), s.dps.tls)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
 	return s, nil
 }
@@ -241,6 +245,9 @@ func (s *Sim) listen() error {
 		h.learnHosts(c.address(i + 1).String())
 		all = append(all, h.endpoints...)
 	}
+	if err := s.registry.start(); err != nil {
+		return err
+	}
 	if s.control.bind(c.ControlAddr) != nil { // taken
 		host, _, _ := net.SplitHostPort(c.ControlAddr)
 		if err := s.control.bind(net.JoinHostPort(host, "0")); err != nil {
@@ -268,6 +275,7 @@ func (s *Sim) closeLocked() {
 	s.closed = true
 	s.stop()
 	s.registry.close()
+	s.dps.jobs.Wait()
 	s.dps.faults.close()
 	for _, h := range s.hubs {
 		h.faults.close()
@@ -301,8 +309,9 @@ type Info struct {
 
 // DPSInfo says where DPS listens, as host:port.
 type DPSInfo struct {
-	MQTT  string `json:"mqtt"`
-	HTTPS string `json:"https"`
+	MQTT             string `json:"mqtt"`
+	HTTPS            string `json:"https"`
+	ConnectionString string `json:"connectionString"` // for service clients: policy provisioningserviceowner
 }
 
 // HubInfo says where a hub listens, as host:port.
@@ -329,7 +338,7 @@ func (s *Sim) Info() Info {
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
 		ProvisioningHost:  s.dps.host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address()},
+		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address(), s.dps.connectionString()},
 		Central:           CentralInfo{"https://" + s.dps.https.address(), s.central.appID, s.central.token},
 		Control:           "http://" + s.controlAddress(),
 	}

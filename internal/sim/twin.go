@@ -26,6 +26,15 @@ type document struct {
 	version int64
 }
 
+// newDocument is a half of a new twin: it starts at version 1, whatever is in it.
+func newDocument(props map[string]any, now time.Time) document {
+	d := document{props: props, version: 1}
+	if len(props) > 0 {
+		d.written = stampProps(nil, props, stamp{utc7(now), 1})
+	}
+	return d
+}
+
 // The limits of a twin document, from the IoT Hub developer guide.
 const (
 	twinMaxBytes  = 32 << 10
@@ -308,6 +317,20 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 		s.wire.push(appendPublish(nil, topic, encodeJSON(note), 0, false), s.conduct().delay)
 	}
 	return nil
+}
+
+// replaceTwin makes the twin hold what another one held; versions go on. Called with the identity's mutex held.
+func (i *identity) replaceTwin(t *twinContent) {
+	i.edge = t.edge
+	if patch := diffProps(i.tags.props, t.tags); len(patch) > 0 {
+		_ = i.tags.apply(patch, i.hub.now()) // it was within the limits where it came from
+	}
+	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
+		_ = i.patchDesired(patch)
+	}
+	if patch := diffProps(i.report.props, t.reported); len(patch) > 0 {
+		_ = i.report.apply(patch, i.hub.now())
+	}
 }
 
 // twin is the service's view.
