@@ -156,6 +156,16 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// onLoopbackOnly is where every listener passes, whatever address was computed or configured for it.
+func onLoopbackOnly(listen func(network, addr string) (net.Listener, error)) func(network, addr string) (net.Listener, error) {
+	return func(network, addr string) (net.Listener, error) {
+		if host, _, err := net.SplitHostPort(addr); err != nil || !isLoopbackHost(host) {
+			return nil, fmt.Errorf("listen %s: not a loopback address: listening there must be asked for with ListenAny (--listen-any)", addr)
+		}
+		return listen(network, addr)
+	}
+}
+
 // validate reports every fault of the configuration at once.
 func (c Config) validate() error {
 	var errs []error

@@ -96,6 +96,9 @@ func New(c Config) (*Sim, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
+	if !c.ListenAny {
+		c.Listen = onLoopbackOnly(c.Listen)
+	}
 	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
 	ca, err := newAuthority("hubhop simulator CA", now())
 	if err != nil {
