@@ -120,11 +120,11 @@ func TestRebinding(t *testing.T) {
 func TestKeysStayPrivate(t *testing.T) {
 	w := realWorld(t, nil)
 	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o777)) //nolint:gosec // that is the point
+	must(t, os.Chmod(dir, 0o777))
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
 	must(t, os.WriteFile(elsewhere, []byte("untouched"), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "sim.json"), []byte("{}"), 0o644)) //nolint:gosec // that is the point
-	must(t, os.Chmod(filepath.Join(dir, "sim.json"), 0o666))                   //nolint:gosec // that is the point
+	must(t, os.WriteFile(filepath.Join(dir, "sim.json"), []byte("{}"), 0o644))
+	must(t, os.Chmod(filepath.Join(dir, "sim.json"), 0o666))
 	must(t, os.Symlink(elsewhere, filepath.Join(dir, "device-ca-key.pem")))
 	reader, err := os.Open(filepath.Join(dir, "sim.json")) // opened while everybody could
 	must(t, err)
