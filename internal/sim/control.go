@@ -301,6 +301,11 @@ func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
 	if ttl < 0 || ttl > c2dMaxTTL {
 		return "", errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
 	}
+	switch ack, given := c.Properties["iothub-ack"]; {
+	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
+	default:
+		return "", errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
+	}
 	if mid = c.Properties["$.mid"]; mid == "" {
 		mid = newGUID()
 	}
@@ -315,7 +320,7 @@ func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := i.hub.now()
-	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, expires: now.Add(ttl), state: C2DEnqueued}, now) {
+	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
 		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, id)
 	}
 	if i.session != nil {
@@ -335,7 +340,7 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 			i.mu.Lock()
 			i.mail.expire(h.now())
 			for _, m := range i.mail.messages {
-				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount})
+				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount, m.feedback})
 			}
 			i.mu.Unlock()
 		}

@@ -59,9 +59,13 @@ type conduct struct {
 	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
 }
 
-// identity is one device in one hub.
+// identity is one device in one hub, or one module of it: a module has a twin, methods, telemetry and a connection of its own, but no
+// cloud-to-device messages, and it is of no use while its device is disabled.
 type identity struct {
-	id         string
+	id         string // of the device
+	module     string // "" for the device itself
+	parent     *identity
+	modules    map[string]*identity // of a device; guarded by the hub's mutex
 	hub        *hub
 	generation string
 
@@ -137,7 +141,7 @@ func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	return i
 }
 
-// disable makes the identity unusable and closes its connection.
+// disable makes the identity unusable and closes its connection, and those of its modules.
 func (i *identity) disable(reason string) {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
@@ -145,6 +149,11 @@ func (i *identity) disable(reason string) {
 	i.mu.Unlock()
 	if s != nil {
 		s.wire.hangUp(reason)
+	}
+	for _, m := range i.hub.modulesOf(i) {
+		if s := m.online(); s != nil {
+			s.wire.hangUp(reason)
+		}
 	}
 }
 
@@ -163,6 +172,14 @@ func (h *hub) delete(id, reason string) {
 	if i == nil {
 		return
 	}
+	i.remove(reason)
+	for _, m := range h.modulesOf(i) {
+		m.remove(reason)
+	}
+}
+
+// remove is the end of an identity that nobody can find any more.
+func (i *identity) remove(reason string) {
 	i.mu.Lock()
 	i.gone = true
 	s := i.session
@@ -192,6 +209,8 @@ func (i *identity) usableLocked() error {
 		return &refusedError{connackNotAuthorized, errors.New("device unknown")}
 	case !i.enabled:
 		return &refusedError{i.hub.refusal, errors.New("device disabled")}
+	case i.parent != nil:
+		return i.parent.usable()
 	}
 	return nil
 }
@@ -212,7 +231,7 @@ func parseUsername(s string) (u username, err error) {
 		u.host, u.device, query = parts[0], parts[1], parts[2]
 	case 4:
 		u.host, u.device, u.module, query = parts[0], parts[1], parts[2], parts[3]
-		if u.module == "" {
+		if !validDeviceID(u.module) {
 			return u, errUsername
 		}
 	default: // a slash within the query breaks it apart too: values are to be percent-encoded
@@ -258,15 +277,18 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 		return refuse(connackUnavailable, err)
 	}
 	switch {
-	case u.module != "":
-		return refuse(connackNotAuthorized, fmt.Errorf("module %q is unknown", u.module))
-	case c.clientID != u.device:
+	case c.clientID != nameOf(u.device, u.module):
 		return refuse(connackNotAuthorized, fmt.Errorf("client id %q is not that of the user name", c.clientID))
 	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
 		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %q", u.host))
 	}
 	if i = h.identity(u.device); i == nil {
 		return refuse(connackNotAuthorized, errors.New("device unknown"))
+	}
+	if u.module != "" {
+		if i = h.module(u.device, u.module); i == nil {
+			return refuse(connackNotAuthorized, fmt.Errorf("module %q is unknown", u.module))
+		}
 	}
 	if expires, err = h.verify(i, c.password, chain); err != nil {
 		return refuse(connackNotAuthorized, err)
@@ -281,7 +303,7 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	auth := i.auth
 	i.mu.Unlock()
 	if auth.x509 {
-		return time.Time{}, auth.verifyCertificate(chain, h.devices, i.id, h.now())
+		return time.Time{}, auth.verifyCertificate(chain, h.devices, i.name(), h.now())
 	}
 	token, err := parseSAS(password)
 	keys := auth.keys
@@ -295,7 +317,7 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	case err != nil:
 	case !known:
 		err = errSASPolicy
-	case !token.coversHub(h.hosts, i.id):
+	case !token.coversPath(h.hosts, "/"+i.resource()):
 		err = errSASResource
 	case !token.signedBy(keys...):
 		err = errSASSignature

@@ -850,7 +850,7 @@ func (q *mailbox) purge(now time.Time) (n int) {
 	q.expire(now)
 	for _, m := range q.messages {
 		if m.pending() {
-			m.state = C2DPurged
+			m.end(C2DPurged, FeedbackPurged)
 			n++
 		}
 	}

@@ -363,8 +363,12 @@ func (e *entry) message(ahead time.Duration) Message {
 	}
 	put("iothub-connection-device-id", e.from.device)
 	put("iothub-connection-module-id", e.from.module)
+	scope := "device"
+	if e.from.module != "" {
+		scope = "module"
+	}
 	put("iothub-connection-auth-method", string(encodeJSON(map[string]any{
-		"scope": "device", "type": e.from.authType, "issuer": "iothub", "acceptingIpFilterRule": nil,
+		"scope": scope, "type": e.from.authType, "issuer": "iothub", "acceptingIpFilterRule": nil,
 	})))
 	put("iothub-connection-auth-generation-id", e.from.generation)
 	put("iothub-enqueuedtime", utc7(e.at.Add(ahead)))

@@ -81,13 +81,8 @@ func sign(key []byte, text string) []byte {
 // deriveKey is the device key of a group enrollment.
 func deriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
-// coversHub says whether the token is good for a device of a hub: its sr is the resource or a prefix of it by whole segments.
-// Host names are compared without case, the rest exactly.
-func (t sasToken) coversHub(hosts []string, deviceID string) bool {
-	return t.coversPath(hosts, "/devices/"+deviceID)
-}
-
-// coversPath says the same of any resource of a hub.
+// coversPath says whether the token is good for a resource of a hub, such as /devices/d: its sr is the resource or a prefix of it by
+// whole segments. Host names are compared without case, the rest exactly.
 func (t sasToken) coversPath(hosts []string, resource string) bool {
 	host, path, _ := strings.Cut(strings.TrimSuffix(t.sr, "/"), "/")
 	if !slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -46,8 +47,15 @@ type session struct {
 	calls   map[string]chan<- methodAnswer
 }
 
-// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1.
-type subscriptions struct{ c2d, methods, twin, desired byte }
+// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1; and the filters that were
+// granted without meaning anything.
+type subscriptions struct {
+	c2d, methods, twin, desired byte
+	others                      []string // never changed in place
+}
+
+// maxSubscriptions is how many a hub lets one device have.
+const maxSubscriptions = 5
 
 // reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
 const reasonGoodbye = "disconnected"
@@ -122,7 +130,7 @@ func (s *session) connect(c connectPacket) error {
 		return err
 	}
 	s.identity, s.will, s.clean = i, c.will, c.clean
-	s.events = []byte("devices/" + i.id + "/messages/events")
+	s.events = []byte(i.resource() + "/messages/events")
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
@@ -132,7 +140,7 @@ func (s *session) connect(c connectPacket) error {
 	if err != nil {
 		return err
 	}
-	h.log.Debug().Str("hub", h.name).Str("device", i.id).Bool("sessionPresent", present).Msg("connected")
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Bool("sessionPresent", present).Msg("connected")
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
 	i.mu.Lock()
@@ -147,7 +155,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	if old := i.online(); old != nil && i.usable() == nil {
 		old.wire.hangUp("replaced by a new connection of the same device")
 	}
-	s.from = &origin{hub: h.name, device: i.id, generation: i.generation, account: h.ledger.open(i.id)}
+	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.usableLocked(); err != nil {
@@ -172,7 +180,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	h.connects.Add(1)
 	h.live.Add(1)
-	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.id})
+	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
 	if s.clean {
 		i.stored = nil
 		return false, nil
@@ -214,8 +222,8 @@ func (s *session) detach(reason string) {
 			h.events.telemetry(h.name, 1)
 		}
 	}
-	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.id, Reason: reason})
-	h.log.Debug().Str("hub", h.name).Str("device", i.id).Str("reason", reason).Msg("disconnected")
+	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("reason", reason).Msg("disconnected")
 }
 
 func (s *session) refuse(clientID string, err error) {
@@ -321,24 +329,12 @@ func (s *session) publish(first byte, body []byte) error {
 	return nil
 }
 
-// eventsTopic recognises a telemetry topic and returns its property bag. Publishing as a module of the own device is accepted.
+// eventsTopic recognises the telemetry topic of the connected device or module and returns its property bag. A device does not speak
+// for its modules, nor they for it.
 func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(topic, s.events)
-	if !ok {
-		const messages = "/messages/events"
-		if rest, ok = bytes.CutPrefix(topic, []byte("devices/"+s.identity.id+"/modules/")); !ok {
-			return nil, false
-		}
-		slash := bytes.IndexByte(rest, '/')
-		if slash < 1 {
-			return nil, false
-		}
-		if rest, ok = bytes.CutPrefix(rest[slash:], []byte(messages)); !ok {
-			return nil, false
-		}
-	}
-	if len(rest) == 0 {
-		return nil, true
+	if !ok || len(rest) == 0 {
+		return nil, ok
 	}
 	if rest[0] != '/' {
 		return nil, false
@@ -380,7 +376,10 @@ func (s *session) subscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, f := range filters {
-		s.subs.set(i.id, f.name, min(f.qos, 1)+1)
+		s.subs.set(i, f.name, min(f.qos, 1)+1)
+	}
+	if n := s.subs.count(); n > maxSubscriptions {
+		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
 	}
 	s.keepSubscriptions()
 	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
@@ -397,26 +396,47 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, f := range filters {
-		s.subs.set(i.id, f.name, 0)
+		s.subs.set(i, f.name, 0)
 	}
 	s.keepSubscriptions()
 	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
 	return nil
 }
 
-// set changes what a filter stands for; a filter that stands for nothing is acknowledged and ignored. Wildcards other than the
-// documented ones match as MQTT says, since samples get away with them.
-func (u *subscriptions) set(deviceID, filter string, level byte) {
-	for topic, what := range map[string]*byte{
-		"devices/" + deviceID + "/messages/devicebound/#": &u.c2d,
-		"$iothub/methods/POST/#":                          &u.methods,
-		"$iothub/twin/res/#":                              &u.twin,
-		"$iothub/twin/PATCH/properties/desired/#":         &u.desired,
-	} {
+// set changes what a filter stands for; a filter that stands for nothing, like an input of a module that no gateway serves, is
+// acknowledged and ignored. Wildcards other than the documented ones match as MQTT says, since samples get away with them.
+func (u *subscriptions) set(i *identity, filter string, level byte) {
+	known := false
+	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
-			*what = level
+			*what, known = level, true
 		}
 	}
+	if i.module == "" {
+		match("devices/"+i.id+"/messages/devicebound/#", &u.c2d)
+	}
+	match("$iothub/methods/POST/#", &u.methods)
+	match("$iothub/twin/res/#", &u.twin)
+	match("$iothub/twin/PATCH/properties/desired/#", &u.desired)
+	if known {
+		return
+	}
+	others := slices.DeleteFunc(slices.Clone(u.others), func(f string) bool { return f == filter })
+	if level != 0 {
+		others = append(others, filter)
+	}
+	u.others = others
+}
+
+// count is how many things the device listens to, or thinks it does.
+func (u *subscriptions) count() int {
+	n := len(u.others)
+	for _, level := range []byte{u.c2d, u.methods, u.twin, u.desired} {
+		if level != 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // filterMatches says whether an MQTT filter covers all that the narrower filter topic stands for.

@@ -33,11 +33,12 @@
 //
 // A [Sim] only joins the parts. registry.go knows who may enrol, which devices there are, and which hub each belongs to; dps*.go and
 // central.go speak for it. hub.go holds the identities of one hub, session.go is one device's connection, twin.go, methods.go and
-// c2d.go are what it can do, hub_https.go is telemetry over HTTPS. wire.go and codec.go are MQTT 3.1.1,
-// websocket.go is the other way it travels; endpoint.go is a listening address with faults below TLS, and
+// c2d.go are what it can do, modules.go the modules below it, hub_https.go the device's side over HTTPS. wire.go and codec.go are MQTT
+// 3.1.1, websocket.go is the other way it travels; endpoint.go is a listening address with faults below TLS, and
 // faults.go says which fault does what. ledger.go keeps the books. control.go is the typed control, control_http.go its HTTP form.
 //
-// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity, wire.
+// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity (that of
+// a module before that of its device), wire.
 // Ledger and broadcaster are leaves.
 //
 // The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.

@@ -177,7 +177,7 @@ func TestKeysAndTokensOfTheProtocolReference(t *testing.T) {
 
 func TestSASCoverage(t *testing.T) {
 	hub := func(sr string) bool {
-		return sasToken{sr: sr}.coversHub([]string{"hub-a.sim.local", "127.0.0.2:18883"}, "Dev#1")
+		return sasToken{sr: sr}.coversPath([]string{"hub-a.sim.local", "127.0.0.2:18883"}, "/devices/Dev#1")
 	}
 	for sr, want := range map[string]bool{
 		"127.0.0.2:18883/devices/Dev#1": true, "HUB-A.sim.local/devices/Dev#1": true, "hub-a.sim.local": true, "hub-a.sim.local/": true,
@@ -465,7 +465,7 @@ func FuzzSAS(f *testing.F) {
 		if token.signedBy([]byte("key")) || token.expires.Before(time.Unix(0, 0)) || len(token.sig) != 32 {
 			t.Fatalf("%+v", token)
 		}
-		_ = token.coversHub([]string{"h"}, "d")
+		_ = token.coversPath([]string{"h"}, "/devices/d")
 		_ = token.coversRegistration("s", "r")
 	})
 }
