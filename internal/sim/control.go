@@ -53,7 +53,7 @@ type HubState struct {
 // DeviceState is the state of one device. Hubs are given by name.
 type DeviceState struct {
 	ID           string   `json:"id"`
-	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now; null before the first assignment
+	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now, had no enrollment changed; null before the first assignment
 	ConnectedHub Optional `json:"connectedHub"` // null when offline
 	Enabled      bool     `json:"enabled"`
 	Blocked      bool     `json:"blocked"`
