@@ -518,10 +518,7 @@ func (r *registry) entry(d *device) *enrollment {
 
 // forget deletes the record of a registration: the next one will be the first. The identity in the hub stays. Called with mu held.
 func (r *registry) forget(d *device) {
-	if d.failedOver != nil {
-		d.failedOver.timer.Stop()
-		d.failedOver = nil
-	}
+	d.stayAway()
 	d.registered, d.hub, d.first, d.visited, d.substatus, d.rule, d.refused, d.payload = false, nil, nil, nil, "", "", nil, nil
 }
 

@@ -376,8 +376,6 @@ func TestX509Enrollments(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		s := w.dpsService()
 		quote := func(pem string) string { return string(encodeJSON(pem)) }
-		root := newCA(t, "my root", nil)
-		middle := newCA(t, "my intermediate", root)
 		self, selfCert := issueCert(t, "solo", nil, false)
 		_, spareCert := issueCert(t, "solo", nil, false)
 		spare := base64.StdEncoding.EncodeToString(spareCert.Certificate[0]) // DER in base64, as az uploads some
@@ -410,8 +408,8 @@ func TestX509Enrollments(t *testing.T) {
 		}
 
 		// a group by a CA in the middle of the chain
-		root, middle = newCA(t, "my root", nil), nil
-		middle = newCA(t, "my intermediate", root)
+		root := newCA(t, "my root", nil)
+		middle := newCA(t, "my intermediate", root)
 		s.want(200, 0, "PUT", "/enrollmentGroups/mine", `{"attestation":{"type":"x509","x509":{"signingCertificates":{"primary":{"certificate":`+quote(middle.pem)+`}}}},"iotHubs":["hub-b"]}`)
 		_, leaf := issueCert(t, "leaf", middle, false)
 		_, stranger := issueCert(t, "leaf", newCA(t, "my intermediate", nil), false)
@@ -466,17 +464,17 @@ func TestSeveralGroups(t *testing.T) {
 		if state := body["registrationState"].(map[string]any); state["deviceId"] != "uno" || state["assignedHub"] != "127.0.0.3" {
 			t.Errorf("%v", body)
 		}
-		must(t, w.Sim.EnrollDocument([]byte(`{"enrollmentGroupId":"north","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"`+key+`"}},"provisioningStatus":"disabled"}`)))
+		must(t, w.EnrollDocument([]byte(`{"enrollmentGroupId":"north","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"`+key+`"}},"provisioningStatus":"disabled"}`)))
 		if _, body = w.registerWith("n", w.info.IDScope, token("n")); body["status"] != "disabled" {
 			t.Errorf("%v", body)
 		}
 		for _, bad := range []string{`{`, `{}`, `{"registrationId":"a","enrollmentGroupId":"b","attestation":{"type":"symmetricKey"}}`, `{"registrationId":"a"}`} {
-			if got := refusal(w.Sim.EnrollDocument([]byte(bad))); got != "400 BadRequest" {
+			if got := refusal(w.EnrollDocument([]byte(bad))); got != "400 BadRequest" {
 				t.Errorf("%s: %s", bad, got)
 			}
 		}
 		// two registrations cannot be one device
-		must(t, w.Sim.EnrollDocument([]byte(`{"registrationId":"two","deviceId":"uno","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"`+key+`"}}}`)))
+		must(t, w.EnrollDocument([]byte(`{"registrationId":"two","deviceId":"uno","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"`+key+`"}}}`)))
 		if status, body := w.registerWith("two", w.info.IDScope, sasFor([]byte(strings.Repeat("k", 32)), w.info.IDScope+"/registrations/two", time.Now().Add(time.Hour), "registration")); status != "409" {
 			t.Errorf("%s %v", status, body)
 		}
@@ -586,6 +584,25 @@ func TestReprovisionMatrix(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An enrollment that is changed while a device is failed over decides at the next registration, for good.
+func TestChangedEnrollmentEndsFailover(t *testing.T) {
+	inWorld(t, func(c *Config) { c.RetryAfter, c.Hubs = 0, 3 }, func(w *world) {
+		w.provision("d")
+		must(t, w.Failover("d", time.Minute))
+		if hub := w.provision("d"); hub != "127.0.0.3" {
+			t.Errorf("%s", hub)
+		}
+		w.dpsService().want(200, 0, "PUT", "/enrollmentGroups/default", `{"attestation":{"type":"symmetricKey"},"iotHubs":["hub-c"]}`, "If-Match", "*")
+		if hub := w.provision("d"); hub != "127.0.0.4" {
+			t.Errorf("%s", hub)
+		}
+		time.Sleep(2 * time.Minute)
+		if d := w.device("d"); d.AssignedHub != "hub-c" {
+			t.Errorf("%+v", d)
+		}
+	})
 }
 
 // "Re-provision and reset" resets a device that stays where it is as well.

@@ -287,7 +287,10 @@ func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 	if twin == nil && (first || e.resets()) {
 		twin = e.twin()
 	}
-	d.rule = e.rule()
+	if rule := e.rule(); d.rule != rule {
+		d.rule = rule
+		d.stayAway() // where the failover would have ended counts no more
+	}
 	switch {
 	case first:
 		d.first = target
@@ -372,8 +375,7 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 	}
 	r.assign(d, to, substatus)
 	if d.failedOver != nil && d.failedOver.from == to {
-		d.failedOver.timer.Stop()
-		d.failedOver = nil
+		d.stayAway()
 	}
 	r.events.emit(Event{Kind: EventMove, Hub: to.name, Device: d.id})
 	r.log.Info().Str("device", d.id).Str("from", from.name).Str("to", to.name).Msg("device moved")
@@ -490,6 +492,14 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 	return left, until, err
 }
 
+// stayAway ends a failover without a return; called with the registry's mutex held.
+func (d *device) stayAway() {
+	if d.failedOver != nil {
+		d.failedOver.timer.Stop()
+		d.failedOver = nil
+	}
+}
+
 // returnHome ends a failover whose time is up. A hub that is dead by then gets nobody back.
 func (r *registry) returnHome(d *device, f *failover) {
 	r.mu.Lock()
@@ -516,10 +526,7 @@ func (r *registry) failback(id string) (left *hub, err error) {
 			return errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faults.kind())
 		}
 		left = d.hub
-		if d.failedOver != nil {
-			d.failedOver.timer.Stop()
-			d.failedOver = nil
-		}
+		d.stayAway()
 		r.move(d, d.first, nil)
 		return nil
 	})
@@ -556,9 +563,7 @@ func (r *registry) delete(id string) error {
 
 // drop is delete with mu held.
 func (r *registry) drop(d *device, reason string) {
-	if d.failedOver != nil {
-		d.failedOver.timer.Stop()
-	}
+	d.stayAway()
 	delete(r.byID, d.id)
 	delete(r.byRegistration, strings.ToLower(d.registrationID))
 	for _, h := range r.hubs {

@@ -25,21 +25,24 @@
 // to the register itself; delivers cloud-to-device messages to a device that has never been connected before; closes healthy
 // connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
 // identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
-// assignment that DPS would make at its next registration, so that both end up in one place. Reported properties stay behind when a
-// device moves, desired ones travel. Under a black hole sockets pause: what a client sent meanwhile is served afterwards, unless the
-// client has reset the connection.
+// assignment that DPS would make at its next registration, so that both end up in one place. A device that moves takes its whole twin
+// along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
+// registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
+// failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
+// served afterwards, unless the client has reset the connection.
 //
 // # Inside
 //
-// A [Sim] only joins the parts. registry.go knows who may enrol, which devices there are, and which hub each belongs to; dps*.go and
-// central.go speak for it. hub.go holds the identities of one hub, session.go is one device's connection, twin.go, methods.go and
-// c2d.go are what it can do, modules.go the modules below it, hub_https.go the device's side over HTTPS. wire.go and codec.go are MQTT
-// 3.1.1, websocket.go is the other way it travels; endpoint.go is a listening address with faults below TLS, and
-// faults.go says which fault does what. ledger.go keeps the books. control.go is the typed control, control_http.go its HTTP form.
+// A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
+// enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
+// one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
+// device's side over HTTPS. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; endpoint.go is a
+// listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
+// typed control, control_http.go its HTTP form.
 //
-// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity (that of
-// a module before that of its device), wire.
-// Ledger and broadcaster are leaves.
+// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: a registration that takes effect,
+// registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster and DPS's list of operations are
+// leaves.
 //
 // The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
 package sim
