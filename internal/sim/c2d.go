@@ -16,6 +16,56 @@ type C2D struct {
 	TTLSeconds int               `json:"ttlSeconds,omitempty"` // 1 to 172800, 0 means 3600
 }
 
+// check refuses what is no message, whoever it is for.
+func (c C2D) check() error {
+	switch {
+	case len(c.Body) > 0 && c.Text != nil:
+		return errorf(400, "BadRequest", "a message has a body or a text, not both")
+	case len(c.Body) > 0 && !json.Valid(c.Body):
+		return errorf(400, "BadRequest", "the body is not JSON")
+	case c.TTLSeconds < 0 || c.TTLSeconds > int(c2dMaxTTL/time.Second):
+		return errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
+	}
+	switch ack, given := c.Properties["iothub-ack"]; {
+	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
+	default:
+		return errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
+	}
+	return nil
+}
+
+// post queues a message for a device and returns its message id.
+func (i *identity) post(c C2D) (mid string, err error) {
+	if err := c.check(); err != nil {
+		return "", err
+	}
+	body := []byte(c.Body)
+	if c.Text != nil {
+		body = []byte(*c.Text)
+	}
+	ttl := time.Duration(c.TTLSeconds) * time.Second
+	if ttl == 0 {
+		ttl = c2dDefaultTTL
+	}
+	if mid = c.Properties["$.mid"]; mid == "" {
+		mid = newGUID()
+	}
+	topic := c2dTopic(i.id, mid, c)
+	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
+		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.hub.now()
+	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
+		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
+	}
+	if i.session != nil {
+		i.session.deliverMail()
+	}
+	return mid, nil
+}
+
 // C2DMessage is the fate of one cloud-to-device message.
 type C2DMessage struct {
 	Mid           string `json:"mid"`

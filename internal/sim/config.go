@@ -83,6 +83,8 @@ type Config struct {
 	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API. Hubs may be given by name.
 	EnrollmentDocuments []json.RawMessage
 
+	Template []byte // device templates of IoT Central: a DTDL interface or a list of them; nil means none
+
 	LedgerKeep      int           // messages whose bodies are kept; 0 means 200,000
 	LedgerKeepBytes int64         // bytes of bodies and properties kept; 0 means 256 MB
 	ClockOffset     time.Duration // how far the cloud's clock is ahead of this machine's: certificates, tokens, HTTP dates

@@ -285,48 +285,14 @@ func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
 
 // SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and returns its message id.
 func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
-	body := []byte(c.Body)
-	switch {
-	case len(c.Body) > 0 && c.Text != nil:
-		return "", errorf(400, "BadRequest", "a message has a body or a text, not both")
-	case len(c.Body) > 0 && !json.Valid(c.Body):
-		return "", errorf(400, "BadRequest", "the body is not JSON")
-	case c.Text != nil:
-		body = []byte(*c.Text)
-	}
-	ttl := time.Duration(c.TTLSeconds) * time.Second
-	if ttl == 0 {
-		ttl = c2dDefaultTTL
-	}
-	if ttl < 0 || ttl > c2dMaxTTL {
-		return "", errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
-	}
-	switch ack, given := c.Properties["iothub-ack"]; {
-	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
-	default:
-		return "", errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
-	}
-	if mid = c.Properties["$.mid"]; mid == "" {
-		mid = newGUID()
-	}
-	topic := c2dTopic(id, mid, c)
-	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
-		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+	if err := c.check(); err != nil {
+		return "", err
 	}
 	i, err := s.registry.placed(id)
 	if err != nil {
 		return "", err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	now := i.hub.now()
-	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
-		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, id)
-	}
-	if i.session != nil {
-		i.session.deliverMail()
-	}
-	return mid, nil
+	return i.post(c)
 }
 
 // C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each hub first.

@@ -58,6 +58,7 @@ type device struct {
 	failedOver  *failover
 	unusable    bool // only its identity was disabled, DPS does not know
 	centralEtag string
+	central     centralDevice
 }
 
 // failover is a move that ends by itself.

@@ -148,7 +148,9 @@ func New(c Config) (*Sim, error) {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
-	s.central = newCentral(s.registry, now())
+	if s.central, err = newCentral(s.registry, s.ledger, now()); err != nil {
+		return nil, fmt.Errorf("sim: template: %w", err)
+	}
 	s.dps = newDPS(s.running, c, s.registry, s.events)
 	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local"); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
