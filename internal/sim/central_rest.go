@@ -49,6 +49,10 @@ func (c *central) routesREST(handle func(pattern string, f func(r *http.Request)
 	api("PATCH /api/devices/{id}", c.updateDevice)
 	api("DELETE /api/devices/{id}", c.deleteDevice)
 	api("GET /api/devices/{id}/credentials", c.credentials)
+	api("GET /api/devices/{id}/attestation", c.showAttestation)
+	api("PUT /api/devices/{id}/attestation", func(r *http.Request) (any, error) { return c.writeAttestation(r, false) })
+	api("PATCH /api/devices/{id}/attestation", func(r *http.Request) (any, error) { return c.writeAttestation(r, true) })
+	api("DELETE /api/devices/{id}/attestation", c.deleteAttestation)
 	api("GET /api/deviceTemplates", c.listTemplates)
 	api("GET /api/deviceTemplates/{template}", c.showTemplate)
 	api("POST /api/query", func(*http.Request) (any, error) {
@@ -207,7 +211,7 @@ func (c *central) createDevice(r *http.Request) (any, error) {
 		return nil, errorf(http.StatusConflict, "AlreadyExists", "A device with id %s exists already.", id)
 	}
 	now := reg.now()
-	d := &device{id: id, registrationID: id, approved: true, created: now, updated: now, etag: newDPSEtag()}
+	d := &device{id: id, registrationID: id, approved: true, created: now, updated: now}
 	d.blocked = want.Enabled != nil && !*want.Enabled
 	want.enter(d)
 	reg.byID[id], reg.byRegistration[strings.ToLower(id)] = d, d
@@ -267,13 +271,87 @@ func (c *central) credentials(r *http.Request) (v any, err error) {
 	return v, err
 }
 
-// keysOf are the primary and the secondary key a device may register with; called with mu held.
-func (r *registry) keysOf(d *device) [2][]byte {
-	keys := [2][]byte{deriveKey(r.group[0], d.registrationID), deriveKey(r.group[1], d.registrationID)}
-	if e, own := r.enrollments[strings.ToLower(d.registrationID)]; own {
-		copy(keys[:], e.keys())
+// keysOf are the primary and the secondary key a device may register with: its own, or those its group derives for it. Called with
+// mu held.
+func (r *registry) keysOf(d *device) (keys [2][]byte) {
+	if e := r.enrollments[strings.ToLower(d.registrationID)]; e != nil && len(e.keys) == 2 {
+		return [2][]byte(e.keys)
+	}
+	keys = r.group
+	for _, group := range []string{d.group, defaultGroup} {
+		if e := r.groups[strings.ToLower(group)]; e != nil && len(e.keys) == 2 {
+			keys = [2][]byte(e.keys)
+			break
+		}
+	}
+	for n := range keys {
+		keys[n] = deriveKey(keys[n], d.registrationID)
 	}
 	return keys
+}
+
+// attestation finds a device's individual enrollment; called with the registry's mutex held.
+func (c *central) attestation(d *device) (*enrollment, error) {
+	if e := c.registry.enrollments[strings.ToLower(d.registrationID)]; e != nil {
+		return e, nil
+	}
+	return nil, errorf(http.StatusNotFound, "NotFound", "Device %s has no attestation of its own: its group attests it.", d.id)
+}
+
+func (c *central) showAttestation(r *http.Request) (v any, err error) {
+	err = c.registry.with(r.PathValue("id"), func(d *device) error {
+		e, err := c.attestation(d)
+		if err == nil {
+			v = e.Attestation
+		}
+		return err
+	})
+	return v, err
+}
+
+// writeAttestation gives a device an individual enrollment, or changes the one it has.
+func (c *central) writeAttestation(r *http.Request, change bool) (any, error) {
+	e := &enrollment{AllocationPolicy: c.registry.config.Allocation}
+	err := c.registry.with(r.PathValue("id"), func(d *device) error {
+		e.RegistrationID = d.registrationID
+		if !strings.EqualFold(d.id, d.registrationID) {
+			e.DeviceID = d.id
+		}
+		old, err := c.attestation(d)
+		if change && err == nil {
+			e.Attestation.Type = old.Attestation.Type
+			if keys := old.Attestation.SymmetricKey; keys != nil {
+				own := *keys
+				e.Attestation.SymmetricKey = &own
+			}
+		} else if change {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := decodeLenient(r, &e.Attestation); err != nil {
+		return nil, err
+	}
+	if _, err := c.registry.put(e, "", true); err != nil {
+		return nil, controlError(err)
+	}
+	return c.showAttestation(r)
+}
+
+// deleteAttestation leaves a device to its group again.
+func (c *central) deleteAttestation(r *http.Request) (any, error) {
+	if _, err := c.showAttestation(r); err != nil {
+		return nil, err
+	}
+	registration := ""
+	err := c.registry.with(r.PathValue("id"), func(d *device) error { registration = d.registrationID; return nil })
+	if err == nil {
+		err = controlError(c.registry.remove(false, registration, ""))
+	}
+	return nil, err
 }
 
 // propertyMetadata is what IoT Central knows of a property beside its value.

@@ -259,9 +259,9 @@ func TestCentral(t *testing.T) {
 		do(401, "POST", over, "{}", "")
 		do(401, "POST", over, "{}", token+"x")
 		do(404, "POST", over, "{}", token)
-		do(404, "GET", "/api/devices/d", "", token)
+		do(404, "GET", "/api/devices/d?api-version=1.0", "", token)
 		do(404, "GET", "/api/nothing", "", token)
-		do(404, "DELETE", "/api/devices/d", "", token)
+		do(400, "DELETE", "/api/devices/d", "", token)
 		w.provision("d")
 		if a := do(200, "GET", "/api/devices/d?api-version=2022-07-31", "", token); a.body["id"] != "d" || a.body["provisioned"] != true || a.body["enabled"] != true || a.body["displayName"] != "d" || a.body["simulated"] != false || a.body["etag"] == "" {
 			t.Errorf("%s", a.text)
