@@ -19,7 +19,7 @@ import (
 func newSimCommand(env *Env) *cobra.Command {
 	s := &settings{env: env} // for the log flags only
 	conf := sim.DefaultConfig()
-	var out, retryAfter, enrollments string
+	var out, retryAfter, enrollments, template string
 	var refusal int
 	var limits string
 	c := &cobra.Command{
@@ -57,6 +57,12 @@ The control API breaks things: see the control address in sim.json.
 			if err := enrollmentFile(enrollments, &conf.EnrollmentDocuments); err != nil {
 				return usage(err)
 			}
+			if template != "" {
+				var err error
+				if conf.Template, err = os.ReadFile(template); err != nil {
+					return usage(fmt.Errorf("template: %w", err))
+				}
+			}
 			return runSim(c.Context(), env, s, conf, out)
 		},
 	}
@@ -78,6 +84,7 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&conf.Webhook, "webhook", "", "URL that chooses the hub under --allocation custom")
 	f.StringVar(&conf.Reprovision, "reprovision", conf.Reprovision, "what becomes of a device that registers again: migrate, reset or never")
 	f.StringVar(&enrollments, "enrollments", "", "file with a JSON array of enrollments and groups in the form of the DPS service API")
+	f.StringVar(&template, "template", "", "DTDL file with IoT Central's device templates; it says which commands are queued for devices that are away")
 	f.StringVar(&conf.Move, "move", conf.Move, "how a device leaves a live hub: disable (IoT Central) or delete (plain DPS)")
 	f.IntVar(&refusal, "disabled-refusal", int(conf.DisabledRefusal), "CONNACK code for a disabled identity: 3 or 5")
 	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")
