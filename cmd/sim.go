@@ -74,6 +74,8 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
 	f.StringVar(&conf.ControlAddr, "control", conf.ControlAddr, "address of the control API; a taken port gives a free one")
+	f.StringVar(&conf.ConnectProxy, "connect-proxy", "", "address of an HTTP CONNECT proxy for clients that keep Azure's names: set HTTPS_PROXY=http://ADDR; "+
+		"hub-a.azure-devices.net is hub-a, and DPS assigns that name to who asks it by its own")
 	f.BoolVar(&conf.ListenAny, "listen-any", false, "allow addresses that are not loopback")
 	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
 	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")

@@ -682,7 +682,7 @@ func parseTemplates(doc []byte) (templates, error) {
 			Model json.RawMessage `json:"capabilityModel"`
 		}
 		if err := json.Unmarshal(one, &head); err != nil || !strings.HasPrefix(head.ID, "dtmi:") {
-			return nil, errors.New("a device template is a DTDL interface with an @id that begins with dtmi:")
+			return nil, errors.New("a device template is a DTDL interface, and its @id is a dtmi")
 		}
 		if head.Model != nil {
 			one = head.Model

@@ -83,6 +83,8 @@ type Config struct {
 	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API. Hubs may be given by name.
 	EnrollmentDocuments []json.RawMessage
 
+	ConnectProxy string // address of an HTTP CONNECT proxy that leads Azure's names here; "" means none
+
 	Template []byte // device templates of IoT Central: a DTDL interface or a list of them; nil means none
 
 	LedgerKeep      int           // messages whose bodies are kept; 0 means 200,000
@@ -212,10 +214,15 @@ func (c Config) validate() error {
 			require(a.IsLoopback() || c.ListenAny, "%s is not a loopback address: listening there must be asked for with ListenAny", a)
 		}
 	}
-	host, _, err := net.SplitHostPort(c.ControlAddr)
-	require(err == nil, "control address is %q, must be host:port", c.ControlAddr)
-	require(err != nil || c.ListenAny || isLoopbackHost(host),
-		"control address %s is not on loopback: listening there must be asked for with ListenAny", c.ControlAddr)
+	for name, addr := range map[string]string{"control": c.ControlAddr, "CONNECT proxy": c.ConnectProxy} {
+		if addr == "" {
+			continue
+		}
+		host, _, err := net.SplitHostPort(addr)
+		require(err == nil, "%s address is %q, must be host:port", name, addr)
+		require(err != nil || c.ListenAny || isLoopbackHost(host),
+			"%s address %s is not on loopback: listening there must be asked for with ListenAny", name, addr)
+	}
 	return errors.Join(errs...)
 }
 

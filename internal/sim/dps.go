@@ -206,7 +206,10 @@ func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
 	if err != nil {
 		return p.refusal(err)
 	}
-	return answer{status: 200, body: *final}
+	told := *final
+	state := p.nameHub(c, *final.State)
+	told.State = &state
+	return answer{status: 200, body: told}
 }
 
 // finish lets a registration take effect, the first time it is asked for.
@@ -250,7 +253,7 @@ func (p *dps) lookup(c claim) answer {
 	if !ok {
 		return p.refusal(errNoRegistration)
 	}
-	return answer{status: 200, body: state, delay: delayOf(fault)}
+	return answer{status: 200, body: p.nameHub(c, state), delay: delayOf(fault)}
 }
 
 // faulty answers what a fault of DPS answers to every request.

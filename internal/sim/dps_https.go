@@ -34,6 +34,7 @@ func claimOf(r *http.Request) claim {
 	return claim{
 		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"), version: r.URL.Query().Get("api-version"),
 		token: strings.TrimSpace(r.Header.Get("Authorization")), chain: r.TLS.PeerCertificates,
+		byAzureName: isAzureDPS(r.TLS.ServerName),
 	}
 }
 

@@ -99,6 +99,7 @@ func (s *dpsSession) connect(c connectPacket) (code byte) {
 	}
 	s.claim = claim
 	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
+	s.claim.byAzureName = isAzureDPS(s.wire.tls.ConnectionState().ServerName)
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)

@@ -99,6 +99,7 @@ type claim struct {
 	version        string // of the API
 	token          string // SAS; "" with a certificate
 	chain          []*x509.Certificate
+	byAzureName    bool // it asked for DPS by the name Azure gives it
 }
 
 // dpsError is a refusal with DPS's own error code; code/1000 is the status.

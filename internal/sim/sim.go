@@ -82,6 +82,7 @@ type Sim struct {
 	ledger   *ledger
 	events   *broadcaster
 	control  *endpoint
+	proxy    *endpoint // nil unless asked for
 	connects atomic.Int64
 	sessions atomic.Int64
 
@@ -152,7 +153,7 @@ func New(c Config) (*Sim, error) {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
 	s.dps = newDPS(s.running, c, s.registry, s.events)
-	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local"); err != nil {
+	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
@@ -161,6 +162,9 @@ func New(c Config) (*Sim, error) {
 	s.central.routes(surface)
 	s.dps.https = s.serveHTTP(cloudClock(s.dps.serviceOr(surface), now), s.dps.tls)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
+	if c.ConnectProxy != "" {
+		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
+	}
 	return s, nil
 }
 
@@ -176,7 +180,7 @@ func groupKey(text string) []byte {
 
 func newHub(shared hubDeps, c Config, i int, ca *authority) (*hub, error) {
 	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}, policies: newPolicies()}
-	h.hosts = []string{h.name + ".sim.local", h.name + ".azure-devices.net"}
+	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
 	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
 		return nil, err
@@ -263,6 +267,12 @@ func (s *Sim) listen() error {
 			return err
 		}
 	}
+	if s.proxy != nil {
+		if err := s.proxy.bind(c.ConnectProxy); err != nil {
+			return err
+		}
+		all = append(all, s.proxy)
+	}
 	for _, e := range all {
 		e.open()
 	}
@@ -298,6 +308,9 @@ func (s *Sim) closeLocked() {
 			e.stop()
 		}
 	}
+	if s.proxy != nil {
+		s.proxy.stop() // its connections have ended with the endpoints they led to
+	}
 	for _, f := range s.servers {
 		f.stop()
 	}
@@ -313,7 +326,8 @@ type Info struct {
 	DPS               DPSInfo     `json:"dps"`
 	Hubs              []HubInfo   `json:"hubs"`
 	Central           CentralInfo `json:"central"`
-	Control           string      `json:"control"` // URL
+	Control           string      `json:"control"`                // URL
+	ConnectProxy      string      `json:"connectProxy,omitempty"` // URL, for HTTPS_PROXY
 }
 
 // DPSInfo says where DPS listens, as host:port.
@@ -350,6 +364,9 @@ func (s *Sim) Info() Info {
 		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address(), s.dps.connectionString()},
 		Central:           CentralInfo{"https://" + s.dps.https.address(), s.central.appID, s.central.token},
 		Control:           "http://" + s.controlAddress(),
+	}
+	if s.proxy != nil {
+		info.ConnectProxy = "http://" + s.proxy.address()
 	}
 	for _, h := range s.hubs {
 		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address(), h.connectionString()})
