@@ -74,6 +74,7 @@ func (s *dpsSession) run() {
 		s.wire.settle()
 		return
 	}
+	s.wire.below.letIn()
 	s.wire.rd.idle = s.beforeRead
 	for err == nil {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
@@ -128,7 +129,7 @@ func (s *dpsSession) handle(first byte, body []byte) error {
 		}
 		for _, f := range filters {
 			if f.name != dpsResponses {
-				return closing("subscribe to unknown topic %q", f.name)
+				return closing("subscribe to unknown topic %.200q", f.name)
 			}
 			s.granted = min(f.qos, 1) + 1
 		}
@@ -177,7 +178,7 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 		operation, _ := queryValue(query, "operationId")
 		a = s.dps.poll(s.claim, operation)
 	default:
-		return closing("publish to unknown topic %q", p.topic)
+		return closing("publish to unknown topic %.200q", p.topic)
 	}
 	if a.status != 0 {
 		if p.qos == 1 {

@@ -278,16 +278,16 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 	}
 	switch {
 	case c.clientID != nameOf(u.device, u.module):
-		return refuse(connackNotAuthorized, fmt.Errorf("client id %q is not that of the user name", c.clientID))
+		return refuse(connackNotAuthorized, fmt.Errorf("client id %.200q is not that of the user name", c.clientID))
 	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
-		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %q", u.host))
+		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %.200q", u.host))
 	}
 	if i = h.identity(u.device); i == nil {
 		return refuse(connackNotAuthorized, errors.New("device unknown"))
 	}
 	if u.module != "" {
 		if i = h.module(u.device, u.module); i == nil {
-			return refuse(connackNotAuthorized, fmt.Errorf("module %q is unknown", u.module))
+			return refuse(connackNotAuthorized, fmt.Errorf("module %.200q is unknown", u.module))
 		}
 	}
 	if expires, err = h.verify(i, c.password, chain); err != nil {

@@ -87,6 +87,7 @@ func (s *session) run() {
 		s.refuse(c.clientID, err)
 		return
 	}
+	s.wire.below.letIn()
 	s.wire.rd.idle = s.beforeRead
 	for err == nil {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
@@ -231,7 +232,7 @@ func (s *session) refuse(clientID string, err error) {
 	if r, ok := errors.AsType[*refusedError](err); ok {
 		code = r.code
 	}
-	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: clientID, Reason: err.Error()})
+	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: fmt.Sprintf("%.128s", clientID), Reason: err.Error()})
 	s.hub.log.Debug().Str("hub", s.hub.name).Str("device", clientID).Err(err).Msg("connection refused")
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
@@ -359,12 +360,12 @@ func (s *session) request(topic string, body []byte) error {
 	case strings.HasPrefix(path, "$iothub/methods/res/"):
 		status, err := strconv.Atoi(strings.Trim(path[len("$iothub/methods/res/"):], "/"))
 		if err != nil || rid == "" {
-			return closing("malformed method answer %q", topic)
+			return closing("malformed method answer %.200q", topic)
 		}
 		s.answerMethod(rid, status, body)
 		return nil
 	}
-	return closing("publish to unknown topic %q", topic)
+	return closing("publish to unknown topic %.200q", topic)
 }
 
 func (s *session) subscribe(first byte, body []byte) error {

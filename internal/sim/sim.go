@@ -57,6 +57,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -448,8 +449,16 @@ type httpFront struct {
 func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
 	f := &httpFront{conns: make(chan net.Conn), done: make(chan struct{})}
 	f.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: hurryBodies(handler), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: log.New(debugWriter{s.config.Logger}, "", 0),
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if secure, ok := c.(*tls.Conn); ok {
+				c = secure.NetConn()
+			}
+			if signal, ok := c.(*signalConn); ok && state == http.StateActive { // a whole request has come
+				signal.letIn()
+			}
+		},
 	}
 	s.servers = append(s.servers, f)
 	return &endpoint{listen: s.config.Listen, serve: func(c *conn) {
@@ -470,6 +479,35 @@ func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
 	}}
 }
 
+// bodyTimeout is how long a client may take for the body of a request.
+const bodyTimeout = time.Minute
+
+// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would end requests that wait for a device, too.
+func hurryBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			deadline := http.NewResponseController(w)
+			_ = deadline.SetReadDeadline(time.Now().Add(bodyTimeout))
+			r.Body = &hurriedBody{r.Body, deadline}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+type hurriedBody struct {
+	io.ReadCloser
+	deadline *http.ResponseController
+}
+
+// Read lifts the deadline at the end of the body: what is read from then on is to notice that the client has left.
+func (b *hurriedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.deadline.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
 // debugWriter takes what net/http has to say, which is mostly about clients that left early.
 type debugWriter struct{ log zerolog.Logger }
 
@@ -484,6 +522,12 @@ type signalConn struct {
 	once     sync.Once
 	ended    chan struct{}
 	upgraded chan func() // what the connection is to serve instead of HTTP; net/http has let go of it then
+}
+
+// Write gives a client that takes nothing up after a while.
+func (c *signalConn) Write(p []byte) (int, error) {
+	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return c.conn.Write(p)
 }
 
 // Close closes the connection and tells.
