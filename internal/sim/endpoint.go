@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"container/list"
+	linked "container/list"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +31,8 @@ type endpoint struct {
 	restore  func() error  // undoes a deaf door
 	resumed  chan struct{} // closed when the door is no longer deaf
 	conns    map[*conn]struct{}
-	strange  list.List // of *conn: those that have not said who they are, oldest first
-	ghosts   []*conn   // closed by us while mute: the client must not notice yet
+	strange  linked.List // of *conn: those that have not said who they are, oldest first
+	ghosts   []*conn     // closed by us while mute: the client must not notice yet
 	closed   bool
 }
 
@@ -353,7 +353,7 @@ func (e *endpoint) stop() {
 type conn struct {
 	inner    net.Conn
 	endpoint *endpoint
-	place    *list.Element // among the endpoint's strangers, guarded by its mutex
+	place    *linked.Element // among the endpoint's strangers, guarded by its mutex
 
 	mu        sync.Mutex
 	onEnd     func(reason string) // how the owner wants to be told of an orderly end
