@@ -56,7 +56,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/eclipse/paho.mqtt.golang": {"hub", "dps"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil":          {"telemetry"},
-		"github.com/gofrs/flock":              {"device", "outbox"},
+		"github.com/gofrs/flock":              {"device", "outbox", "sim"},
 		"github.com/gorilla/websocket":        {"sim"}, // paho brings it along for the client
 	}
 	used := map[string]bool{}

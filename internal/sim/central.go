@@ -27,18 +27,23 @@ type central struct {
 	commands  commandBook
 }
 
-func newCentral(r *registry, l *ledger, now time.Time) (*central, error) {
-	sig := make([]byte, sha256.Size)
-	_, _ = rand.Read(sig) // never fails since Go 1.24
-	c := &central{registry: r, ledger: l, appID: newGUID()}
+func newCentral(r *registry, l *ledger, kept *store, now time.Time) (*central, error) {
+	c := &central{registry: r, ledger: l, appID: kept.secret("central/app"), token: kept.secret("central/token")}
 	if r.config.Template != nil {
 		var err error
 		if c.templates, err = parseTemplates(r.config.Template); err != nil {
 			return nil, err
 		}
 	}
-	c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
-		escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
+	if c.appID == "" || c.token == "" {
+		sig := make([]byte, sha256.Size)
+		_, _ = rand.Read(sig) // never fails since Go 1.24
+		c.appID = newGUID()
+		c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
+			escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
+		kept.setSecret("central/app", c.appID)
+		kept.setSecret("central/token", c.token)
+	}
 	return c, nil
 }
 

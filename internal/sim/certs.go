@@ -40,6 +40,19 @@ func newAuthority(commonName string, now time.Time) (*authority, error) {
 	return a, err
 }
 
+// parseAuthority reads what certPEM and keyPEM have written, one behind the other.
+func parseAuthority(text []byte, now time.Time) (*authority, error) {
+	pair, err := tls.X509KeyPair(text, text)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errors.New("its key is not an ECDSA key")
+	}
+	return &authority{cert: pair.Leaf, key: key, now: now}, nil
+}
+
 // template is valid from a day ago for ten years. A real service's certificate is older than that, so a device whose clock is some
 // hours behind gets through TLS and is refused for its token; one that lost its clock altogether is not.
 func (a *authority) template(commonName string) *x509.Certificate {

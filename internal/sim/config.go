@@ -91,6 +91,10 @@ type Config struct {
 	LedgerKeepBytes int64         // bytes of bodies and properties kept; 0 means 256 MB
 	ClockOffset     time.Duration // how far the cloud's clock is ahead of this machine's: certificates, tokens, HTTP dates
 
+	// StateDir is a directory that outlives the process, made if missing: the same cloud comes back from it, with its keys, devices,
+	// twins, messages and ledger, even if the process was killed. "" keeps everything in memory.
+	StateDir string
+
 	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
 	Hooks  http.RoundTripper                                // how webhooks are called; nil means over the network
 	Logger zerolog.Logger                                   // the zero value is silent

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -317,8 +318,13 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger { return s.ledger.report(device, messages) }
 
-// ResetLedger forgets what was received. State's total goes on counting.
-func (s *Sim) ResetLedger() { s.ledger.reset() }
+// ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
+func (s *Sim) ResetLedger() error {
+	if err := s.ledger.reset(); err != nil {
+		return errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
+	}
+	return nil
+}
 
 // Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls more than a thousand events behind
 // misses some.

@@ -36,7 +36,7 @@ func (s *Sim) ControlHandler() http.Handler {
 		messages, err := flagParam(r, "messages")
 		return s.Ledger(r.URL.Query().Get("device"), messages), err
 	})
-	handle("DELETE /api/ledger", func(*http.Request) (any, error) { s.ResetLedger(); return nil, nil })
+	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
 	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {
 		var f Fault
 		if err := decodeStrict(r, &f); err != nil {

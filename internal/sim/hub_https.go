@@ -121,8 +121,15 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 	from := &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, authType: i.auth.authType(), modelID: i.modelID,
 		account: h.ledger.open(i.id)}
 	i.mu.Unlock()
+	var b *batch
 	for _, a := range arrivals {
-		h.ledger.enter(from, a)
+		b = h.ledger.collect(b, a)
+	}
+	if b != nil {
+		if err := h.ledger.commit(from, b); err != nil {
+			h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("messages are refused")
+			return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
+		}
 	}
 	h.events.telemetry(h.name, int64(len(arrivals)))
 	if c := h.conduct.Load(); c != nil && c.dropPuback {

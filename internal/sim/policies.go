@@ -23,8 +23,8 @@ const (
 	deviceConnect
 )
 
-// newPolicies are the five policies every new hub has, with keys of their own.
-func newPolicies() []policy {
+// newPolicies are the five policies every new hub has, with keys of their own, as key draws them by name.
+func newPolicies(key func(name string, size int) []byte) []policy {
 	policies := []policy{
 		{name: "iothubowner", rights: registryRead | registryWrite | serviceConnect | deviceConnect},
 		{name: "service", rights: serviceConnect},
@@ -32,14 +32,17 @@ func newPolicies() []policy {
 		{name: "registryRead", rights: registryRead},
 		{name: "registryReadWrite", rights: registryRead | registryWrite},
 	}
-	for i := range policies {
-		policies[i].keys = [2][]byte{newPolicyKey(), newPolicyKey()}
+	for i, p := range policies {
+		policies[i].keys = [2][]byte{key(p.name+"/primary", 32), key(p.name+"/secondary", 32)}
 	}
 	return policies
 }
 
-func newPolicyKey() []byte {
-	key := make([]byte, 32)
+// newPolicyKey draws a key as hubs make them.
+func newPolicyKey() []byte { return randomKey(32) }
+
+func randomKey(size int) []byte {
+	key := make([]byte, size)
 	_, _ = rand.Read(key) // never fails since Go 1.24
 	return key
 }

@@ -30,13 +30,13 @@ type session struct {
 	from     *origin
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
-	alive    time.Duration // how long silence is borne
-	acks     []byte        // PUBACKs of what was read since the last flush
-	received int64         // messages since the last flush
-	events   []byte        // "devices/{id}/messages/events", to compare topics with
-	will     *will
-	clean    bool
-	goodbye  bool // DISCONNECT came
+	alive   time.Duration // how long silence is borne
+	acks    []byte        // PUBACKs of what was read since the last flush
+	batch   *batch        // messages since the last flush, nil without any
+	events  []byte        // "devices/{id}/messages/events", to compare topics with
+	will    *will
+	clean   bool
+	goodbye bool // DISCONNECT came
 
 	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
 
@@ -93,12 +93,14 @@ func (s *session) run() {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
 			err = s.handle(first, body)
 		}
-		if err == nil && (len(s.acks) >= acksPerFlush || s.wire.crowded.Load()) {
+		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.full() || s.wire.crowded.Load()) {
 			err = s.flush()
 		}
 	}
+	if lost := s.settle(); lost != nil {
+		err = lost
+	}
 	s.wire.hangUp(s.endReason(err))
-	s.sendAcks()
 }
 
 func (s *session) endReason(err error) string {
@@ -219,8 +221,11 @@ func (s *session) detach(reason string) {
 	h.live.Add(-1)
 	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
-			h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true})
-			h.events.telemetry(h.name, 1)
+			if err := h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true}); err != nil {
+				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
+			} else {
+				h.events.telemetry(h.name, 1)
+			}
 		}
 	}
 	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
@@ -255,20 +260,30 @@ func (s *session) beforeRead() error {
 }
 
 func (s *session) flush() error {
-	s.sendAcks()
+	if err := s.settle(); err != nil {
+		return err
+	}
 	return s.wire.flush()
 }
 
-func (s *session) sendAcks() {
+// settle enters what was read into the ledger, and only then queues the PUBACKs for it. If that fails there are none.
+func (s *session) settle() error {
+	if b := s.batch; b != nil {
+		s.batch = nil
+		n := int64(b.n)
+		if err := s.hub.ledger.commit(s.from, b); err != nil {
+			s.acks = s.acks[:0]
+			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
+			return closing("%v", err)
+		}
+		s.hub.events.telemetry(s.hub.name, n)
+	}
 	if len(s.acks) > 0 {
 		c := s.conduct()
 		s.wire.addAcks(s.acks, max(c.delay, c.throttle))
 		s.acks = s.acks[:0]
 	}
-	if s.received > 0 {
-		s.hub.events.telemetry(s.hub.name, s.received)
-		s.received = 0
-	}
+	return nil
 }
 
 // handle serves one packet; an error closes the connection.
@@ -311,8 +326,7 @@ func (s *session) publish(first byte, body []byte) error {
 		return err
 	}
 	if bag, ok := s.eventsTopic(p.topic); ok {
-		s.hub.ledger.enter(s.from, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
-		s.received++
+		s.batch = s.hub.ledger.collect(s.batch, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
 		if p.qos == 1 && s.conduct().dropPuback {
 			return nil
 		}

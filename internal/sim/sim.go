@@ -50,7 +50,6 @@ package sim
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -81,6 +80,7 @@ type Sim struct {
 	central  *central
 	hubs     []*hub
 	ledger   *ledger
+	store    *store // nil without a state directory
 	events   *broadcaster
 	control  *endpoint
 	proxy    *endpoint // nil unless asked for
@@ -96,8 +96,9 @@ type Sim struct {
 	servers []*httpFront
 }
 
-// New builds a cloud: keys, certificates, an empty registry. It opens nothing.
-func New(c Config) (*Sim, error) {
+// New builds a cloud: keys, certificates, an empty registry; or, with a state directory, the cloud that is in it. It opens nothing
+// else. Close must be called even if Start never is.
+func New(c Config) (_ *Sim, err error) {
 	c = c.withDefaults()
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -106,22 +107,37 @@ func New(c Config) (*Sim, error) {
 		c.Listen = onLoopbackOnly(c.Listen)
 	}
 	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
-	ca, err := newAuthority("hubhop simulator CA", now())
+	kept, err := openStore(c.StateDir, c.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	deviceCA, err := newAuthority("hubhop simulator device CA", now())
+	s := &Sim{config: c, ledger: newLedger(c), store: kept, events: &broadcaster{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.ledger.close(), kept.close())
+		}
+	}()
+	ca, err := kept.authority("ca", "hubhop simulator CA", now())
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s := &Sim{config: c, ca: ca, ledger: newLedger(c), events: &broadcaster{}}
+	deviceCA, err := kept.authority("deviceCA", "hubhop simulator device CA", now())
+	if err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	s.ca = ca
+	if kept != nil {
+		if err := s.ledger.openDisk(kept.dir, c.Logger); err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
 		ledger: s.ledger, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
-		h, err := newHub(shared, c, i, ca)
+		h, err := newHub(shared, c, i, ca, kept)
 		if err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
@@ -139,8 +155,13 @@ func New(c Config) (*Sim, error) {
 	for _, h := range s.hubs {
 		(&hubService{h, s.registry}).routes(h.surface)
 	}
-	for i, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
-		s.registry.group[i] = groupKey(key)
+	for i, g := range []struct{ name, key string }{{"group/primary", c.GroupKey}, {"group/secondary", c.SecondaryGroupKey}} {
+		if g.key != "" {
+			kept.setSecret(g.name, g.key)
+			s.registry.group[i], _ = base64.StdEncoding.DecodeString(g.key) // validated
+		} else {
+			s.registry.group[i] = kept.key(g.name, 64)
+		}
 	}
 	if err := s.registry.enrolDefaults(); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
@@ -150,7 +171,7 @@ func New(c Config) (*Sim, error) {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
-	if s.central, err = newCentral(s.registry, s.ledger, now()); err != nil {
+	if s.central, err = newCentral(s.registry, s.ledger, kept, now()); err != nil {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
 	s.dps = newDPS(s.running, c, s.registry, s.events)
@@ -166,21 +187,15 @@ func New(c Config) (*Sim, error) {
 	if c.ConnectProxy != "" {
 		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
 	}
+	if err := kept.saveCloud(); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
 	return s, nil
 }
 
-// groupKey decodes a key, or draws one of 64 bytes.
-func groupKey(text string) []byte {
-	key, _ := base64.StdEncoding.DecodeString(text) // validated
-	if len(key) == 0 {
-		key = make([]byte, 64)
-		_, _ = rand.Read(key) // never fails since Go 1.24
-	}
-	return key
-}
-
-func newHub(shared hubDeps, c Config, i int, ca *authority) (*hub, error) {
-	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}, policies: newPolicies()}
+func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, error) {
+	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
+	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
 	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
 	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
@@ -211,8 +226,7 @@ func (s *Sim) Start() error {
 		f.start()
 	}
 	if err := s.listen(); err != nil {
-		s.closeLocked()
-		return fmt.Errorf("sim: %w", err)
+		return fmt.Errorf("sim: %w", errors.Join(err, s.closeLocked()))
 	}
 	return nil
 }
@@ -220,23 +234,23 @@ func (s *Sim) Start() error {
 // listen takes all addresses before any of them is served: what clients are told must be known first.
 func (s *Sim) listen() error {
 	c := s.config
-	at := func(i, standard int) string {
+	bind := func(e *endpoint, name string, i, standard int) error {
 		if c.Layout == LayoutPorts {
-			standard = 0
+			return s.bindFree(e, name, c.address(i).String())
 		}
-		return net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard))
+		return e.bind(net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard)))
 	}
-	if err := s.dps.mqtt.bind(at(0, 8883)); err != nil {
+	if err := bind(s.dps.mqtt, "dps/mqtt", 0, 8883); err != nil {
 		return err
 	}
 	httpsPort := c.HTTPSPort
 	if httpsPort == 0 {
-		if httpsPort = 443; c.Layout == LayoutLoopback && s.dps.https.bind(at(0, 443)) != nil { // taken, or not ours to bind
+		if httpsPort = 443; c.Layout == LayoutLoopback && bind(s.dps.https, "dps/https", 0, 443) != nil { // taken, or not ours to bind
 			httpsPort = 8443
 		}
 	}
 	if s.dps.https.address() == "" {
-		if err := s.dps.https.bind(at(0, httpsPort)); err != nil {
+		if err := bind(s.dps.https, "dps/https", 0, httpsPort); err != nil {
 			return err
 		}
 	}
@@ -246,10 +260,10 @@ func (s *Sim) listen() error {
 	}
 	all := []*endpoint{s.dps.mqtt, s.dps.https, s.control}
 	for i, h := range s.hubs {
-		if err := h.mqtt.bind(at(i+1, 8883)); err != nil {
+		if err := bind(h.mqtt, h.name+"/mqtt", i+1, 8883); err != nil {
 			return err
 		}
-		if err := h.https.bind(at(i+1, httpsPort)); err != nil {
+		if err := bind(h.https, h.name+"/https", i+1, httpsPort); err != nil {
 			return err
 		}
 		h.host = c.address(i + 1).String()
@@ -262,8 +276,11 @@ func (s *Sim) listen() error {
 	if err := s.registry.start(); err != nil {
 		return err
 	}
-	if s.control.bind(c.ControlAddr) != nil { // taken
-		host, _, _ := net.SplitHostPort(c.ControlAddr)
+	host, port, _ := net.SplitHostPort(c.ControlAddr)
+	if port == "0" && s.bindFree(s.control, "control", host) == nil {
+		port = ""
+	}
+	if port != "" && s.control.bind(c.ControlAddr) != nil { // taken
 		if err := s.control.bind(net.JoinHostPort(host, "0")); err != nil {
 			return err
 		}
@@ -274,9 +291,30 @@ func (s *Sim) listen() error {
 		}
 		all = append(all, s.proxy)
 	}
+	if err := s.store.saveCloud(); err != nil {
+		return err
+	}
 	for _, e := range all {
 		e.open()
 	}
+	return nil
+}
+
+// bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
+func (s *Sim) bindFree(e *endpoint, name, host string) error {
+	if known := s.store.address(name); known != "" {
+		if old, _, _ := net.SplitHostPort(known); old == host {
+			if err := e.bind(known); err != nil {
+				return fmt.Errorf("the port of %s that clients of this state directory know cannot be taken again: %w; end what has it, or start with another state directory",
+					name, err)
+			}
+			return nil
+		}
+	}
+	if err := e.bind(net.JoinHostPort(host, "0")); err != nil {
+		return err
+	}
+	s.store.setAddress(name, e.address())
 	return nil
 }
 
@@ -284,13 +322,12 @@ func (s *Sim) listen() error {
 func (s *Sim) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closeLocked()
-	return nil
+	return s.closeLocked()
 }
 
-func (s *Sim) closeLocked() {
+func (s *Sim) closeLocked() error {
 	if s.closed {
-		return
+		return nil
 	}
 	s.closed = true
 	s.stop()
@@ -315,6 +352,7 @@ func (s *Sim) closeLocked() {
 	for _, f := range s.servers {
 		f.stop()
 	}
+	return errors.Join(s.ledger.close(), s.store.close())
 }
 
 // Info is what a device, an operator or a script must know to use the cloud. It is the document sim.json.
