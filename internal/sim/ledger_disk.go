@@ -251,9 +251,17 @@ func (d *ledgerDisk) close() error {
 	return d.file.close()
 }
 
+func newLedgerDisk(dir string, log zerolog.Logger) *ledgerDisk {
+	return &ledgerDisk{dir: dir, log: log, segmentBytes: 16 << 20, countsBytes: 64 << 20}
+}
+
 // openDisk brings the ledger to what is in the directory, and lets it go on there.
-func (l *ledger) openDisk(dir string, log zerolog.Logger) error {
-	d := &ledgerDisk{dir: dir, log: log, segmentBytes: 16 << 20, countsBytes: 64 << 20}
+func (l *ledger) openDisk(d *ledgerDisk) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
 	if err := l.readCounts(d); err != nil {
 		return err
 	}

@@ -127,7 +127,7 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.ca = ca
 	if kept != nil {
-		if err := s.ledger.openDisk(kept.dir, c.Logger); err != nil {
+		if err := s.ledger.openDisk(newLedgerDisk(kept.dir, c.Logger)); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
 	}
