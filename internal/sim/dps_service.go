@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -20,7 +19,7 @@ import (
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
 const dpsPolicy = "provisioningserviceowner"
 
-func newDPS(running context.Context, c Config, r *registry, events *broadcaster) *dps {
+func newDPS(running context.Context, c Config, r *registry, events *broadcaster, kept *store) *dps {
 	hooks := c.Hooks
 	if hooks == nil {
 		hooks = &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
@@ -31,10 +30,7 @@ func newDPS(running context.Context, c Config, r *registry, events *broadcaster)
 	}
 	p.arrivals = limiter{allowed: c.DPSLimits.RegistrationsPerMinute, window: time.Minute}
 	p.questions = limiter{allowed: c.DPSLimits.PollsPer10s, window: 10 * time.Second}
-	for i := range p.key {
-		p.key[i] = make([]byte, 32)
-		_, _ = rand.Read(p.key[i]) // never fails since Go 1.24
-	}
+	p.key = [2][]byte{kept.key("dps/"+dpsPolicy+"/primary", 32), kept.key("dps/"+dpsPolicy+"/secondary", 32)}
 	return p
 }
 

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
 	"crypto/sha256"
 	"crypto/x509"
@@ -275,9 +274,7 @@ func completeKeys(e, old *enrollment) error {
 	}
 	for _, text := range []*string{&keys.PrimaryKey, &keys.SecondaryKey} {
 		if *text == "" {
-			key := make([]byte, 64)
-			_, _ = rand.Read(key) // never fails since Go 1.24
-			*text = base64.StdEncoding.EncodeToString(key)
+			*text = base64.StdEncoding.EncodeToString(randomKey(64))
 		}
 		key, err := base64.StdEncoding.DecodeString(*text)
 		if err != nil || len(key) < 16 || len(key) > 64 {

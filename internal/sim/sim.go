@@ -174,7 +174,7 @@ func New(c Config) (_ *Sim, err error) {
 	if s.central, err = newCentral(s.registry, s.ledger, kept, now()); err != nil {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
-	s.dps = newDPS(s.running, c, s.registry, s.events)
+	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
 	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
