@@ -64,6 +64,14 @@ func (s *hubService) routes(mux *http.ServeMux) {
 	handle("PATCH /twins/{id}", serviceConnect, s.patchTwin)
 	handle("PUT /twins/{id}", serviceConnect, s.replaceTwin)
 	handle("POST /twins/{id}/methods", serviceConnect, s.invokeMethod)
+	handle("GET /devices/{id}/modules", registryRead, s.listModules)
+	handle("GET /devices/{id}/modules/{module}", registryRead, s.getDevice)
+	handle("PUT /devices/{id}/modules/{module}", registryWrite, s.putDevice)
+	handle("DELETE /devices/{id}/modules/{module}", registryWrite, s.deleteDevice)
+	handle("GET /twins/{id}/modules/{module}", serviceConnect, s.getTwin)
+	handle("PATCH /twins/{id}/modules/{module}", serviceConnect, s.patchTwin)
+	handle("PUT /twins/{id}/modules/{module}", serviceConnect, s.replaceTwin)
+	handle("POST /twins/{id}/modules/{module}/methods", serviceConnect, s.invokeMethod)
 }
 
 // allow checks a request's token: of a policy that has the right, for the hub or a part of it that the request is in.
@@ -273,11 +281,11 @@ func (h *hub) all() []*identity {
 	return slices.SortedFunc(maps.Values(h.identities), func(a, b *identity) int { return strings.Compare(a.id, b.id) })
 }
 
-// device runs f on the identity a request names, with its mutex held.
+// device runs f on the device or module a request names, with its mutex held.
 func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (any, error) {
-	i := s.identity(r.PathValue("id"))
-	if i == nil {
-		return nil, noSuchDevice(r.PathValue("id"))
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -286,8 +294,8 @@ func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (
 
 func (s *hubService) getDevice(w http.ResponseWriter, r *http.Request) (any, error) {
 	return s.device(r, func(i *identity) (any, error) {
-		d := i.document()
-		w.Header().Set("ETag", strconv.Quote(d.Etag))
+		d, etag := i.shown()
+		w.Header().Set("ETag", strconv.Quote(etag))
 		return d, nil
 	})
 }
@@ -316,6 +324,7 @@ func (s *hubService) listDevices(_ http.ResponseWriter, r *http.Request) (any, e
 // wantedDevice is what a request wants an identity to be. What it does not say stays, or is the default.
 type wantedDevice struct {
 	DeviceID       *string         `json:"deviceId"`
+	ModuleID       *string         `json:"moduleId"`
 	Status         *string         `json:"status"`
 	StatusReason   *string         `json:"statusReason"`
 	Authentication *authentication `json:"authentication"`
@@ -464,7 +473,9 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 	} else if live != nil && changed {
 		live.wire.hangUp("credentials replaced")
 	}
-	s.registry.noteIdentity(s.hub, i.id, enabled)
+	if i.module == "" {
+		s.registry.noteIdentity(s.hub, i.id, enabled)
+	}
 	return nil
 }
 
@@ -482,19 +493,30 @@ func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, err
 	if err := decodeBody(r, &d); err != nil {
 		return nil, err
 	}
-	i, err := s.put(r.PathValue("id"), d, ifMatchOf(r.Header.Get("If-Match")))
+	match := ifMatchOf(r.Header.Get("If-Match"))
+	var i *identity
+	var err error
+	if module := r.PathValue("module"); module != "" {
+		i, err = s.putModule(r.PathValue("id"), module, d, match)
+	} else {
+		i, err = s.put(r.PathValue("id"), d, match)
+	}
 	if err != nil {
 		return nil, err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	shown := i.document()
-	w.Header().Set("ETag", strconv.Quote(shown.Etag))
+	shown, etag := i.shown()
+	w.Header().Set("ETag", strconv.Quote(etag))
 	return shown, nil
 }
 
 func (s *hubService) deleteDevice(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return nil, s.remove(r.PathValue("id"), ifMatchOf(r.Header.Get("If-Match")))
+	match := ifMatchOf(r.Header.Get("If-Match"))
+	if module := r.PathValue("module"); module != "" {
+		return nil, s.removeModule(r.PathValue("id"), module, match)
+	}
+	return nil, s.remove(r.PathValue("id"), match)
 }
 
 func (s *hubService) remove(id string, match ifMatch) error {
@@ -620,6 +642,7 @@ func (s *hubService) bulkTwin(i *identity, d bulkDevice, match ifMatch) error {
 // twinDocument is a twin as the service sees it.
 type twinDocument struct {
 	DeviceID         string         `json:"deviceId"`
+	ModuleID         string         `json:"moduleId,omitempty"`
 	Etag             string         `json:"etag"`
 	DeviceEtag       string         `json:"deviceEtag"`
 	Status           string         `json:"status"`
@@ -651,7 +674,7 @@ func (i *identity) twinDocument() twinDocument {
 	}
 	auth := i.auth.document()
 	return twinDocument{
-		DeviceID: i.id, Etag: i.twinEtag(), DeviceEtag: i.etag(), Status: i.status(), StatusReason: i.statusReason,
+		DeviceID: i.id, ModuleID: i.module, Etag: i.twinEtag(), DeviceEtag: i.etag(), Status: i.status(), StatusReason: i.statusReason,
 		StatusUpdateTime: timeOr(i.statusAt), ConnectionState: i.connectionState(), LastActivityTime: timeOr(i.connectionAt),
 		CommandCount: i.mail.waiting(i.hub.now()), AuthType: auth.Type, Thumbprint: auth.Thumbprint, ModelID: i.modelID,
 		Version: i.twinVersion(), Tags: tags,
@@ -804,9 +827,9 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	case len(call.Payload) > methodMaxBytes:
 		return nil, errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), methodMaxBytes)
 	}
-	i := s.identity(r.PathValue("id"))
-	if i == nil {
-		return nil, noSuchDevice(r.PathValue("id"))
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), response)
 	defer cancel()

@@ -346,3 +346,55 @@ func TestPurgeCommands(t *testing.T) {
 		c.wantSilence(time.Minute / 2)
 	})
 }
+
+// Modules have identities, twins and methods of their own, and go with their device.
+func TestServiceModules(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		s := w.service(0)
+		s.want(404, "DeviceNotFound", "GET", "/devices/d/modules", "")
+		s.want(404, "DeviceNotFound", "PUT", "/devices/d/modules/m", `{}`)
+		s.want(200, "", "PUT", "/devices/d", `{}`)
+		if a := s.want(200, "", "GET", "/devices/d/modules", ""); a.text != "[]" {
+			t.Errorf("%s", a.text)
+		}
+		made := s.want(200, "", "PUT", "/devices/d/modules/m", `{"deviceId":"d","moduleId":"m","authentication":{"type":"sas"}}`)
+		if made.body["moduleId"] != "m" || made.body["deviceId"] != "d" {
+			t.Errorf("%s", made.text)
+		}
+		key, _ := base64.StdEncoding.DecodeString(made.body["authentication"].(map[string]any)["symmetricKey"].(map[string]any)["primaryKey"].(string))
+		s.want(409, "ModuleAlreadyExistsOnDevice", "PUT", "/devices/d/modules/m", `{}`)
+		s.want(400, "ArgumentInvalid", "PUT", "/devices/d/modules/n", `{"moduleId":"m"}`)
+		s.want(404, "ModuleNotFound", "PUT", "/devices/d/modules/n", `{}`, "If-Match", "*")
+		s.want(404, "ModuleNotFound", "GET", "/twins/d/modules/n", "")
+		if a := s.want(200, "", "GET", "/devices/d/modules", ""); a.text != "["+made.text+"]" {
+			t.Errorf("%s", a.text)
+		}
+		c := w.mustDial(w.info.Hubs[0].MQTT)
+		c.send(connectBytes(connectOptions{id: "d/m", user: s.host + "/d/m/?api-version=2021-04-12", keepAlive: 60,
+			password: sasFor(key, s.host+"/devices/d/modules/m", time.Now().Add(time.Hour), "")}))
+		c.want("20020000")
+		c.send(subscribeBytes(9, 1, "$iothub/methods/POST/#", "$iothub/twin/PATCH/properties/desired/#"))
+		c.want("900400090101")
+		a := s.want(200, "", "PATCH", "/twins/d/modules/m", `{"tags":{"a":1},"properties":{"desired":{"x":1}}}`)
+		if _, body := c.wantPublish(); body != `{"$version":2,"x":1}` || a.body["moduleId"] != "m" {
+			t.Errorf("%s %s", body, a.text)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.wantPublish()
+			c.send(publishBytes("$iothub/methods/res/200/?$rid=1", `1`, 0, 0))
+		}()
+		if a := s.want(200, "", "POST", "/twins/d/modules/m/methods", `{"methodName":"echo"}`); a.text != `{"status":200,"payload":1}` {
+			t.Errorf("%s", a.text)
+		}
+		<-done
+		if a := s.want(200, "", "POST", "/devices/query", `{"query":"SELECT moduleId, deviceId FROM devices.modules WHERE tags.a = 1"}`); a.text != `[{"deviceId":"d","moduleId":"m"}]` {
+			t.Errorf("%s", a.text)
+		}
+		s.want(412, "PreconditionFailed", "DELETE", "/devices/d/modules/m", "", "If-Match", `"bm90"`)
+		s.want(204, "", "DELETE", "/devices/d/modules/m", "", "If-Match", "*")
+		c.wantEnd()
+		s.want(404, "ModuleNotFound", "DELETE", "/devices/d/modules/m", "")
+	})
+}

@@ -634,10 +634,15 @@ func pageOf(r *http.Request) (size, skip int, err error) {
 // run evaluates a query over the hub's twins, in order of their ids.
 func (s *hubService) run(q query) []any {
 	lines := []any{}
-	if q.source != "devices" {
-		return lines
+	twins := s.all()
+	if q.source == "devices.modules" {
+		devices := twins
+		twins = nil
+		for _, i := range devices {
+			twins = append(twins, s.modulesOf(i)...)
+		}
 	}
-	for _, i := range s.all() {
+	for _, i := range twins {
 		i.mu.Lock()
 		encoded := encodeJSON(i.twinDocument())
 		i.mu.Unlock()
