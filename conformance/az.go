@@ -1,0 +1,4 @@
+package main
+
+// azScenarios are the subtests of TestAz in internal/sim.
+var azScenarios = []scenario{}
