@@ -161,16 +161,16 @@ func (c *cloud) stop() {
 	_ = c.process.Wait()
 }
 
-// count says how many events of a kind a device has had, and the last one's reason.
-func (c *cloud) count(device, kind string) (n int, reason string) {
+// reasons are those of a device's events of a kind, one for each.
+func (c *cloud) reasons(device, kind string) (reasons []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
 		if e.Device == device && e.Kind == kind {
-			n, reason = n+1, e.Reason
+			reasons = append(reasons, e.Reason)
 		}
 	}
-	return n, reason
+	return reasons
 }
 
 // api is one request to the control API; into may be nil.

@@ -106,7 +106,7 @@ var goIothubCannot = map[string]string{
 	"provision-group": noDPS, "provision-secondary": noDPS, "provision-individual": noDPS, "provision-x509-group": noDPS,
 	"provision-x509-individual": noDPS, "provision-bad-key": noDPS, "provision-disabled": noDPS,
 	"expired": ownTokens, "renewal": ownTokens, "batch": "Batches are a thing of HTTPS.", "retain": noPackets, "will": noPackets, "qos2": noPackets,
-	"c2d-reject": completeOnly, "module": noModules, "takeover": reconnectsIt,
+	"c2d-reject": completeOnly, "c2d-offline": "The package subscribes before its application can listen, and drops (and acknowledges) what arrives in between.", "module": noModules, "takeover": reconnectsIt,
 }
 
 const (

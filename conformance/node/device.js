@@ -286,9 +286,9 @@ const all = {
     await cloud.api('POST', `/api/devices/${t.id}/c2d`, { body: 'wake up', properties: { 'method-name': 'setAlarm', 'with blank': 'a & b' } });
     await eventually('the message', () => messages.length > 0);
     assert.match(messages[0].data.toString(), /wake up/);
-    const property = (name) => messages[0].properties.propertyList.find((p) => p.key.toLowerCase() === name)?.value;
+    const property = (name) => messages[0].properties.propertyList.find((p) => p.key.replace('iothub-app-', '') === name)?.value; // which the SDK leaves over HTTP
     assert.equal(property('method-name'), 'setAlarm');
-    if (!overHttp) assert.equal(property('with blank'), 'a & b'); // a header's name has no blanks
+    if (!overHttp) assert.equal(property('with blank'), 'a & b');
     await client.complete(messages[0]);
     await eventually('completion', async () => (await cloud.c2d(t.id)).join() === 'completed');
     assert.equal(messages.length, 1);

@@ -19,7 +19,7 @@ const attestation = (name) => ({ type: 'symmetricKey', symmetricKey: { primaryKe
 
 async function all(query) {
   const pages = [];
-  while (query.hasMoreResults) pages.push((await query.next()).responseBody);
+  while (query.hasMoreResults) pages.push((await query.next(query.continuationToken)).responseBody);
   return pages;
 }
 

@@ -35,7 +35,7 @@ async function online(t, id = t.id) {
 
 async function all(query) {
   const pages = [];
-  while (query.hasMoreResults) pages.push((await query.next()).result);
+  while (query.hasMoreResults) pages.push((await query.next(query.continuationToken)).result);
   return pages;
 }
 

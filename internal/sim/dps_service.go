@@ -109,12 +109,15 @@ func (p *dps) serviceOr(next http.Handler) http.Handler {
 		return nil, &dpsError{404000, "There is no " + r.Method + " " + r.URL.Path + " here."}
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); first {
-		case "enrollments", "enrollmentGroups", "registrations":
-			mux.ServeHTTP(w, r)
-		default:
-			next.ServeHTTP(w, r)
+		first, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		for _, own := range []string{"enrollments", "enrollmentGroups", "registrations"} {
+			if strings.EqualFold(first, own) { // the Node.js SDK asks for enrollmentgroups too, and ends a list with a slash
+				r.URL.Path = strings.TrimSuffix("/"+own+"/"+rest, "/")
+				mux.ServeHTTP(w, r)
+				return
+			}
 		}
+		next.ServeHTTP(w, r)
 	})
 }
 

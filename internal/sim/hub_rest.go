@@ -51,8 +51,10 @@ func (s *hubService) routes(mux *http.ServeMux) {
 			}
 		})
 	}
-	handle("GET /devices", registryRead, s.listDevices)
-	handle("POST /devices", registryWrite, s.bulk)
+	for _, list := range []string{"/devices", "/devices/{$}"} { // the Node.js SDK has the slash
+		handle("GET "+list, registryRead, s.listDevices)
+		handle("POST "+list, registryWrite, s.bulk)
+	}
 	handle("POST /devices/query", serviceConnect, s.query)
 	handle("GET /devices/{id}", registryRead, s.getDevice)
 	handle("PUT /devices/{id}", registryWrite, s.putDevice)

@@ -74,6 +74,11 @@ func TestIdentityRegistry(t *testing.T) {
 		if made.header.Get("ETag") != `"`+etag+`"` {
 			t.Errorf("ETag %s of %s", made.header.Get("ETag"), etag)
 		}
+		for _, list := range []string{"/devices", "/devices/"} { // the Node.js SDK has the slash
+			if a := s.want(200, "", "GET", list, ""); !strings.Contains(a.text, `"deviceId":"plain"`) {
+				t.Errorf("GET %s: %s", list, a.text)
+			}
+		}
 		s.want(409, "DeviceAlreadyExists", "PUT", "/devices/plain", `{"deviceId":"plain"}`)
 		if again := s.want(200, "", "GET", "/devices/plain", ""); again.text != made.text {
 			t.Errorf("%s is not %s", again.text, made.text)
