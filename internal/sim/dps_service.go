@@ -88,6 +88,7 @@ func (p *dps) serviceOr(next http.Handler) http.Handler {
 	p.enrollmentRoutes(handle, "/enrollments", false)
 	p.enrollmentRoutes(handle, "/enrollmentGroups", true)
 	handle("POST /enrollments", p.bulk)
+	handle("POST /enrollments/{$}", p.bulk) // as Node sends it
 	handle("GET /registrations/{id}", func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
 		state, ok := p.registry.lookup(r.PathValue("id"))
 		if !ok {
@@ -296,8 +297,8 @@ func (r *registry) start() error {
 	return nil
 }
 
-// checkQuery wants a query for everything. The Azure CLI wraps its query in the text of a Python dictionary, so nothing more is asked
-// of it than to select.
+// checkQuery wants a query for everything. Node's samples ask for "*" alone, and the Azure CLI wraps its query in the text of a Python
+// dictionary, so nothing more is asked of it than a star or a select.
 func checkQuery(body []byte) error {
 	var q struct {
 		Query string `json:"query"`
@@ -306,7 +307,7 @@ func checkQuery(body []byte) error {
 	if json.Unmarshal(body, &q) == nil {
 		text = strings.ToLower(q.Query)
 	}
-	if !strings.Contains(text, "select") {
+	if text != "*" && !strings.Contains(text, "select") {
 		return &dpsError{400004, "The query must be SELECT *."}
 	}
 	if strings.Contains(text, "where") {

@@ -201,6 +201,9 @@ func TestDPSServiceQueries(t *testing.T) {
 		if fmt.Sprint(list(a)) != "[default default-x509]" {
 			t.Errorf("%s", a.text)
 		}
+		if a = s.want(200, 0, "POST", "/enrollmentGroups/query", `{"query":"*"}`); len(list(a)) != 2 {
+			t.Errorf("%s", a.text)
+		}
 		for _, bad := range []string{``, `{`, `{}`, `[]`, `{"query":""}`, `{"query":7}`, `{"query":"select * where deviceId='x'"}`} {
 			s.want(400, 400004, "POST", "/enrollments/query", bad)
 		}
@@ -226,7 +229,7 @@ func TestDPSServiceQueries(t *testing.T) {
 
 		// bulk
 		one := func(mode, id, more string) httpAnswer {
-			return s.want(200, 0, "POST", "/enrollments", `{"mode":"`+mode+`","enrollments":[{"registrationId":"`+id+`","attestation":{"type":"symmetricKey"}`+more+`}]}`)
+			return s.want(200, 0, "POST", "/enrollments/", `{"mode":"`+mode+`","enrollments":[{"registrationId":"`+id+`","attestation":{"type":"symmetricKey"}`+more+`}]}`)
 		}
 		for _, c := range []struct {
 			mode, id, more string
