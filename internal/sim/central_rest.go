@@ -621,6 +621,11 @@ func (c *central) runMethod(ctx context.Context, i *identity, name string, run *
 	if len(run.Request) > methodMaxBytes {
 		return errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), methodMaxBytes)
 	}
+	if t := run.ConnectionTimeout; t != nil && *t > 0 {
+		connecting, cancel := context.WithTimeout(ctx, seconds(*t))
+		i.await(connecting)
+		cancel()
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	result, err := i.invoke(ctx, name, run.Request)

@@ -79,6 +79,7 @@ type identity struct {
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
+	arrival chan struct{}  // closed when the device begins to listen; made by who waits for that
 	record
 }
 
@@ -182,6 +183,7 @@ func (h *hub) delete(id, reason string) {
 func (i *identity) remove(reason string) {
 	i.mu.Lock()
 	i.gone = true
+	i.arrived()
 	s := i.session
 	i.mu.Unlock()
 	if s != nil {

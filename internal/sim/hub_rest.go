@@ -820,7 +820,8 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := call.ConnectTimeout.between("connectTimeoutInSeconds", 0, 300, 0); err != nil {
+	connect, err := call.ConnectTimeout.between("connectTimeoutInSeconds", 0, 300, 0)
+	if err != nil {
 		return nil, err
 	}
 	switch {
@@ -832,6 +833,11 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	i, err := s.find(r)
 	if err != nil {
 		return nil, err
+	}
+	if connect > 0 {
+		ctx, cancel := context.WithTimeout(r.Context(), connect)
+		i.await(ctx)
+		cancel()
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), response)
 	defer cancel()

@@ -302,7 +302,26 @@ func TestServiceMethods(t *testing.T) {
 			t.Errorf("%s", a.text)
 		}
 		s.want(404, "DeviceNotFound", "POST", "/twins/nobody/methods", call)
+		start := time.Now()
+		s.want(404, "DeviceNotOnline", "POST", "/twins/d/methods", strings.Replace(call, `"connectTimeoutInSeconds":"0"`, `"connectTimeoutInSeconds":20`, 1))
+		if waited := time.Since(start); waited != 20*time.Second {
+			t.Errorf("waited %v for the device to connect", waited)
+		}
+		late := make(chan httpAnswer)
+		go func() {
+			late <- s.call("POST", "/twins/d/methods", strings.Replace(call, `"connectTimeoutInSeconds":"0"`, `"connectTimeoutInSeconds":20`, 1))
+		}()
+		time.Sleep(7 * time.Second)
 		c := w.connect(host, "d")
+		c.subscribeAll()
+		topic, _ := c.wantPublish()
+		c.send(publishBytes(strings.Replace(topic, "POST/echo", "res/200", 1), `"late"`, 0, 0))
+		if a := <-late; a.text != `{"status":200,"payload":"late"}` {
+			t.Errorf("%d %s", a.status, a.text)
+		}
+		c.send([]byte{0xe0, 0})
+		c.wantEnd()
+		c = w.connect(host, "d")
 		c.subscribeAll()
 		done := make(chan struct{})
 		go func() {
@@ -316,7 +335,7 @@ func TestServiceMethods(t *testing.T) {
 			t.Errorf("%s", a.text)
 		}
 		<-done
-		start := time.Now()
+		start = time.Now()
 		a = s.want(504, "GatewayTimeout", "POST", "/twins/d/methods", `{"methodName":"echo","responseTimeoutInSeconds":15}`)
 		if message, _ := a.body["Message"].(string); !strings.Contains(message, `"errorCode":504101`) || time.Since(start) != 15*time.Second {
 			t.Errorf("%s after %v", a.text, time.Since(start))

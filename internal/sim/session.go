@@ -190,6 +190,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	if present = i.stored != nil; present {
 		s.subs = *i.stored
+		i.arrived()
 	}
 	kept := s.subs
 	i.stored = &kept
@@ -397,6 +398,7 @@ func (s *session) subscribe(first byte, body []byte) error {
 		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
 	}
 	s.keepSubscriptions()
+	i.arrived()
 	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
 	s.deliverMail()
 	return nil
