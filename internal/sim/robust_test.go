@@ -185,12 +185,13 @@ func (w *world) plague(dial func(addr string) (net.Conn, error), addrs []string,
 
 // everyAddress is all that a device can talk to.
 func (w *world) everyAddress() []string {
-	return []string{w.info.DPS.MQTT, w.info.DPS.HTTPS, w.info.Hubs[0].MQTT, w.info.Hubs[0].HTTPS, strings.TrimPrefix(w.info.Control, "http://")}
+	return []string{w.info.DPS.MQTT, w.info.DPS.HTTPS, w.info.Hubs[0].MQTT, w.info.Hubs[0].HTTPS, strings.TrimPrefix(w.info.Control, "http://"),
+		strings.TrimPrefix(w.info.ConnectProxy, "http://")}
 }
 
 // TestPlague: whatever others do, a device's messages go on being acknowledged, and nothing stays of what the others did.
 func TestPlague(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
+	inWorld(t, withProxy, func(w *world) {
 		host := w.provision("good")
 		w.provision("bad")
 		good := w.connect(host, "good")
@@ -227,7 +228,7 @@ func TestPlague(t *testing.T) {
 }
 
 func (w *world) allEndpoints() []*endpoint {
-	all := []*endpoint{w.dps.mqtt, w.dps.https, w.control}
+	all := []*endpoint{w.dps.mqtt, w.dps.https, w.control, w.proxy}
 	for _, h := range w.hubs {
 		all = append(all, h.endpoints...)
 	}
@@ -244,7 +245,7 @@ func heapNow() uint64 {
 
 // TestRealPlague is the same on real sockets, with a burst of connections that are given up at once.
 func TestRealPlague(t *testing.T) {
-	w := realWorld(t, nil)
+	w := realWorld(t, func(c *Config) { c.ConnectProxy = "127.0.0.1:0" })
 	good, bad := w.realConnect("good"), w.realConnect("bad")
 	bad.close()
 	s := w.steady(good)

@@ -47,9 +47,9 @@ func TestOnlyLoopback(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
 	}
-	w := realWorld(t, func(c *Config) { c.Hubs = 3 })
+	w := realWorld(t, func(c *Config) { c.Hubs, c.ConnectProxy = 3, "127.0.0.1:0" })
 	addrs := listening(t)
-	if want := 2 + 2*3 + 1; len(addrs) < want {
+	if want := 2 + 2*3 + 2; len(addrs) < want {
 		t.Errorf("%d listeners, want at least %d: %v", len(addrs), want, addrs)
 	}
 	for _, a := range addrs {
