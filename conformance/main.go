@@ -80,6 +80,7 @@ func run(only string) error {
 		{"paho", (*suite).paho},
 		{"mosquitto", (*suite).mosquitto},
 		{"az", func(s *suite) { s.az(root) }},
+		{"docs", func(s *suite) { s.docs(root, work) }},
 	}
 	slots := make(chan struct{}, 4) // most of a scenario is waiting
 	var all sync.WaitGroup
@@ -108,7 +109,7 @@ func run(only string) error {
 			return err
 		}
 		notes := &footnotes{}
-		for _, t := range []table{deviceTable, serviceTable, azTable} {
+		for _, t := range tables {
 			wrong = append(wrong, t.verdict(t.of(out.all))...)
 			fmt.Println("\n" + t.markdown(out.all, notes))
 		}

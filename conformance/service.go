@@ -2,9 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/amenzhinsky/iothub/common"
@@ -215,40 +212,4 @@ func (s *suite) iotservice() {
 		_, known := t.cloud.device(t.id)
 		t.equal("known to the simulator", known, false)
 	})
-}
-
-// az runs the replay of the Azure CLI, which is a test of the simulator, and takes its subtests for scenarios.
-func (s *suite) az(root string) {
-	run := "^TestAz$"
-	if s.only != "" {
-		run += "/^" + s.only + "$"
-	}
-	tests := exec.Command("go", "test", "-json", "-count=1", "-run", run, "./internal/sim")
-	tests.Dir = filepath.Clean(root)
-	out, err := tests.Output()
-	said := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		var e struct {
-			Action, Test, Output string
-			Elapsed              float64
-		}
-		if json.Unmarshal([]byte(line), &e) != nil {
-			continue
-		}
-		scenario, ok := strings.CutPrefix(e.Test, "TestAz/")
-		if !ok || strings.Contains(scenario, "/") {
-			continue
-		}
-		switch e.Action {
-		case "output":
-			said[scenario] += e.Output
-		case "pass":
-			s.out.add(result{Client: "az", Scenario: scenario, OK: true, MS: int64(e.Elapsed * 1000)})
-		case "fail", "skip":
-			s.out.add(result{Client: "az", Scenario: scenario, Why: said[scenario], MS: int64(e.Elapsed * 1000)})
-		}
-	}
-	if err != nil {
-		s.out.add(result{Client: "az", Scenario: "end", Why: "go test: " + err.Error()})
-	}
 }

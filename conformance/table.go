@@ -151,12 +151,17 @@ var serviceTable = table{
 
 const noDPSService = "The package has nothing for DPS."
 
-// azTable has a row for each request the Azure CLI was seen to send; its scenarios are those of TestAz in internal/sim.
-var azTable = table{
-	title:     "Azure CLI, replayed",
-	clients:   []client{{id: "az", name: "az (replay)", about: "the requests Azure CLI 2.45.0 with azure-iot 0.23.1 was seen to send, method, headers and bodies as they were, judged as it judges (`TestAz` in `internal/sim`)"}},
-	scenarios: azScenarios,
+// docsTable is what docs/simulator.md tells a stranger to type.
+var docsTable = table{
+	title:   "The lines of simulator.md",
+	clients: []client{{id: "docs", name: "as printed", about: "the code blocks of [simulator.md](simulator.md), cut out and run"}},
+	scenarios: []scenario{
+		{"js", "Node.js", "exit code 0 · simulator: one message of that device"},
+		{"sh", "shell", "the same, with curl, openssl and mosquitto_pub"},
+	},
 }
+
+var tables = []table{deviceTable, serviceTable, azTable, docsTable}
 
 // verdict compares what should have run with what has, and says every way in which they differ.
 func (t table) verdict(all []result) (wrong []string) {
@@ -248,6 +253,9 @@ func (t table) markdown(all []result, notes *footnotes) string {
 	return b.String()
 }
 
+// placeholder is where a version belongs: %package%.
+var placeholder = regexp.MustCompile(`%[^%]+%`)
+
 // document is docs/conformance.md.
 func document(all []result, versions map[string]string) string {
 	var b strings.Builder
@@ -259,7 +267,7 @@ wrote, unmodified, at pinned versions. **ok**: the client saw what it should, an
 express it; the number says why. The run fails on anything else, also on a scenario that did not run.
 
 `)
-	for _, t := range []table{deviceTable, serviceTable, azTable} {
+	for _, t := range tables {
 		b.WriteString(t.markdown(all, &notes) + "\n")
 	}
 	b.WriteString("## Why a client cannot\n\n")
@@ -267,14 +275,14 @@ express it; the number says why. The run fails on anything else, also on a scena
 		fmt.Fprintf(&b, "%d. %s\n", i+1, n)
 	}
 	b.WriteString("\n## The clients\n\n")
-	for _, t := range []table{deviceTable, serviceTable, azTable} {
+	for _, t := range tables {
 		for _, c := range t.clients {
-			about := regexp.MustCompile(`%([^%]+)%`).ReplaceAllStringFunc(c.about, func(m string) string { return versions[strings.Trim(m, "%")] })
+			about := placeholder.ReplaceAllStringFunc(c.about, func(m string) string { return versions[strings.Trim(m, "%")] })
 			fmt.Fprintf(&b, "- **%s**: %s\n", c.name, about)
 		}
 	}
 	b.WriteString("\n## What is compared\n\n| scenario | on both sides |\n|---|---|\n")
-	for _, t := range []table{deviceTable, serviceTable, azTable} {
+	for _, t := range tables {
 		for _, s := range t.scenarios {
 			if s.proof != "" {
 				fmt.Fprintf(&b, "| %s | %s |\n", s.name, s.proof)
