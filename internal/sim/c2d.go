@@ -60,6 +60,10 @@ func (i *identity) post(c C2D) (mid string, err error) {
 	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
 		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
 	}
+	if err := i.keep(); err != nil {
+		i.mail.messages = i.mail.messages[:len(i.mail.messages)-1]
+		return "", unconfirmed(err)
+	}
 	if i.session != nil {
 		i.session.deliverMail()
 	}

@@ -215,6 +215,9 @@ func (c *central) createDevice(r *http.Request) (any, error) {
 	d.blocked = want.Enabled != nil && !*want.Enabled
 	want.enter(d)
 	reg.byID[id], reg.byRegistration[strings.ToLower(id)] = d, d
+	if err := reg.keep(d); err != nil {
+		return nil, unconfirmed(err)
+	}
 	return d.shown(), nil
 }
 

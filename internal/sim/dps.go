@@ -223,9 +223,9 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 	if op.asked != nil {
 		custom = &op.custom
 	}
-	state, ok := p.registry.settle(op.device, custom)
-	if !ok {
-		return nil, errNoRegistration
+	state, err := p.registry.settle(op.device, custom)
+	if err != nil {
+		return nil, err
 	}
 	if op.csr != nil && state.Status == statusAssigned {
 		if err := p.issue(op, &state); err != nil {

@@ -74,4 +74,5 @@ func (r *registry) trustIssued(d *device) {
 		i.auth = d.auth
 		i.mu.Unlock()
 	}
+	_ = r.keep(d) // the next registration says the same
 }

@@ -279,6 +279,9 @@ func (r *registry) deleteRegistration(registrationID, ifMatch string) error {
 		return errEtag
 	}
 	r.forget(d)
+	if r.keep(d) != nil {
+		return errNotKept
+	}
 	return nil
 }
 
@@ -287,6 +290,7 @@ func (r *registry) start() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.started = true
+	r.resume()
 	for _, list := range []map[string]*enrollment{r.enrollments, r.groups} {
 		for _, e := range list {
 			if err := r.completePolicies(e); err != nil {

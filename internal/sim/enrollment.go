@@ -453,6 +453,12 @@ func (r *registry) put(e *enrollment, ifMatch string, overwrite bool) (*enrollme
 		return nil, err
 	}
 	list[key] = e
+	if r.keepEnrollment(e.group(), key) != nil {
+		if list[key] = old; old == nil {
+			delete(list, key)
+		}
+		return nil, errNotKept
+	}
 	return e, nil
 }
 
@@ -481,9 +487,14 @@ func (r *registry) remove(group bool, id, ifMatch string) error {
 		return errEtag
 	}
 	delete(list, key)
+	if r.keepEnrollment(group, key) != nil {
+		list[key] = e
+		return errNotKept
+	}
 	for _, d := range r.byRegistration {
 		if d.registered && d.enrolledBy(e) {
 			r.forget(d)
+			_ = r.keep(d) // without its enrollment it is of no use anyway
 		}
 	}
 	return nil
@@ -528,7 +539,7 @@ func (r *registry) enrolDefaults() error {
 			CAReferences: &caReferences{Primary: deviceCAName}}}},
 	} {
 		e.AllocationPolicy = r.config.Allocation
-		if _, err := r.put(e, "", false); err != nil {
+		if _, err := r.put(e, "", true); err != nil {
 			return fmt.Errorf("enrollment group %q: %w", e.EnrollmentGroupID, err)
 		}
 	}

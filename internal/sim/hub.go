@@ -46,6 +46,7 @@ type hubDeps struct {
 	refusal  byte // CONNACK for a disabled identity
 	devices  *authority
 	ledger   *ledger
+	store    *store // nil without a state directory
 	events   *broadcaster
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
@@ -69,7 +70,7 @@ type identity struct {
 	hub        *hub
 	generation string
 
-	mu      sync.Mutex
+	mu      guard
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool
 	auth    credentials
@@ -81,6 +82,7 @@ type identity struct {
 	session *session       // the live one
 	arrival chan struct{}  // closed when the device begins to listen; made by who waits for that
 	record
+	kept keptState
 }
 
 // credentials is how a device proves who it is: with symmetric keys, or with a certificate: one of a CA, or one that is known itself.
@@ -138,7 +140,7 @@ func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	}
 	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
 	i.tags.props = twin.tags
-	h.identities[id] = i
+	h.identities[id] = i.watched()
 	return i
 }
 
@@ -169,26 +171,29 @@ func (h *hub) delete(id, reason string) {
 	h.mu.Lock()
 	i := h.identities[id]
 	delete(h.identities, id)
-	h.mu.Unlock()
-	if i == nil {
-		return
+	var live []*session
+	if i != nil {
+		live = append(live, i.bury())
+		for _, m := range i.modules {
+			live = append(live, m.bury())
+		}
 	}
-	i.remove(reason)
-	for _, m := range h.modulesOf(i) {
-		m.remove(reason)
+	h.mu.Unlock()
+	for _, s := range live {
+		if s != nil {
+			s.wire.hangUp(reason)
+		}
 	}
 }
 
-// remove is the end of an identity that nobody can find any more.
-func (i *identity) remove(reason string) {
+// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without one. Called with
+// the hub's mutex held, so that a new identity of the same name comes afterwards.
+func (i *identity) bury() *session {
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.gone = true
 	i.arrived()
-	s := i.session
-	i.mu.Unlock()
-	if s != nil {
-		s.wire.hangUp(reason)
-	}
+	return i.session
 }
 
 // online is the device's live session, nil without one.

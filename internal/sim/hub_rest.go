@@ -469,7 +469,11 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 		i.scope = *d.DeviceScope
 	}
 	live := i.session
+	lost := i.keep()
 	i.mu.Unlock()
+	if lost != nil {
+		return unconfirmed(lost)
+	}
 	if live != nil && !enabled {
 		live.wire.hangUp("device disabled")
 	} else if live != nil && changed {
@@ -487,6 +491,7 @@ func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
 	defer r.mu.Unlock()
 	if d := r.byID[id]; d != nil && d.hub == h {
 		d.unusable = !enabled
+		_ = r.keep(d) // the hub has answered for it
 	}
 }
 
@@ -751,7 +756,12 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 		}
 	}
 	if len(tags) > 0 {
-		err = i.tags.apply(tags, i.hub.now())
+		before := i.tags
+		if err = i.tags.apply(tags, i.hub.now()); err == nil {
+			if err = i.keep(); err != nil {
+				i.tags, err = before, unconfirmed(err)
+			}
+		}
 	}
 	return serviceTwinError(err)
 }

@@ -67,7 +67,13 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 	if i.modules == nil {
 		i.modules = map[string]*identity{}
 	}
-	i.modules[module] = m
+	i.modules[module] = m.watched()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.keep(); err != nil {
+		delete(i.modules, module)
+		return nil, unconfirmed(err)
+	}
 	return m, nil
 }
 
@@ -75,14 +81,17 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 func (h *hub) deleteModule(device, module, reason string) bool {
 	h.mu.Lock()
 	var m *identity
+	var live *session
 	if i := h.identities[device]; i != nil {
 		m = i.modules[module]
 		delete(i.modules, module)
 	}
-	h.mu.Unlock()
-	if m == nil {
-		return false
+	if m != nil {
+		live = m.bury()
 	}
-	m.remove(reason)
-	return true
+	h.mu.Unlock()
+	if live != nil {
+		live.wire.hangUp(reason)
+	}
+	return m != nil
 }

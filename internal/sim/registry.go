@@ -22,6 +22,7 @@ type registry struct {
 	authority *authority // of device certificates
 	group     [2][]byte  // primary and secondary group key
 	events    *broadcaster
+	store     *store // nil without a state directory
 
 	mu             sync.Mutex
 	enrollments    map[string]*enrollment // individual ones, by lower-case registration id
@@ -59,6 +60,7 @@ type device struct {
 	unusable    bool // only its identity was disabled, DPS does not know
 	centralEtag string
 	central     centralDevice
+	kept        []byte // as the store has it
 }
 
 // failover is a move that ends by itself.
@@ -185,6 +187,9 @@ func (r *registry) arrive(registrationID string, by *enrollment, auth credential
 	d := r.byRegistration[key]
 	if d != nil && by.DeviceID != "" && d.id != id { // the enrollment has got another device id: that is another device
 		r.drop(d, "device has another id now")
+		if r.keep(d) != nil {
+			return nil, errNotKept
+		}
 		d = nil
 	}
 	now := r.now()
@@ -203,8 +208,14 @@ func (r *registry) arrive(registrationID string, by *enrollment, auth credential
 	if model := modelIDIn(payload); model != "" {
 		d.modelID = model
 	}
+	if r.keep(d) != nil {
+		return nil, errNotKept
+	}
 	return d, nil
 }
+
+// errNotKept is what DPS answers when it cannot write down what it would have to promise.
+var errNotKept = &dpsError{500000, "Internal server error."}
 
 // modelIDIn finds the model id in a registration's payload, which may itself be a string that holds JSON, as the Azure CLI sends it.
 func modelIDIn(payload json.RawMessage) string {
@@ -235,18 +246,21 @@ const (
 )
 
 // settle finishes a registration: the device is put into the hub that DPS assigns now, if it may be in any. custom is what the
-// webhook said, nil if it was not asked. It is false for a device that was deleted meanwhile.
-func (r *registry) settle(d *device, custom *allocation) (registrationState, bool) {
+// webhook said, nil if it was not asked.
+func (r *registry) settle(d *device, custom *allocation) (registrationState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entry(d)
 	if r.byID[d.id] != d || !d.registered || e == nil {
-		return registrationState{}, false
+		return registrationState{}, errNoRegistration // it was deleted meanwhile
 	}
 	if d.approved && !d.blocked && !r.isDisabled(d) {
 		r.place(d, e, custom)
 	}
-	return r.stateOf(d), true
+	if r.keep(d) != nil {
+		return registrationState{}, errNotKept
+	}
+	return r.stateOf(d), nil
 }
 
 // lookup is settle without the effects.
@@ -427,7 +441,11 @@ func (r *registry) with(id string, f func(*device) error) error {
 	if d == nil {
 		return errorf(404, "DeviceNotFound", "device %s is not known", id)
 	}
-	return f(d)
+	err := f(d)
+	if lost := r.keep(d); err == nil && lost != nil {
+		err = unconfirmed(lost)
+	}
+	return err
 }
 
 // placed is the identity that orders to a device go to: in the hub DPS would assign now. Giving the order makes the assignment, so
@@ -497,7 +515,9 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 // stayAway ends a failover without a return; called with the registry's mutex held.
 func (d *device) stayAway() {
 	if d.failedOver != nil {
-		d.failedOver.timer.Stop()
+		if d.failedOver.timer != nil { // it has none before the start
+			d.failedOver.timer.Stop()
+		}
 		d.failedOver = nil
 	}
 }
@@ -513,6 +533,7 @@ func (r *registry) returnHome(d *device, f *failover) {
 	if d.hub != f.from && !f.from.deadForDPS() {
 		r.move(d, f.from, nil)
 	}
+	_ = r.keep(d) // nobody has asked for it
 }
 
 // failback returns a device to its first hub, whatever moved it; a device that is there stays.
@@ -591,7 +612,7 @@ func (r *registry) close() {
 	defer r.mu.Unlock()
 	r.closed = true
 	for _, d := range r.byID {
-		if d.failedOver != nil {
+		if d.failedOver != nil && d.failedOver.timer != nil {
 			d.failedOver.timer.Stop()
 		}
 	}

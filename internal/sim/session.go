@@ -478,6 +478,7 @@ func (s *session) keepSubscriptions() {
 	if !s.clean {
 		kept := s.subs
 		s.identity.stored = &kept
+		_ = s.identity.keep() // before the answer
 	}
 }
 

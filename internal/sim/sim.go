@@ -134,7 +134,7 @@ func New(c Config) (_ *Sim, err error) {
 	s.running, s.stop = context.WithCancel(context.Background())
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		ledger: s.ledger, events: s.events, connects: &s.connects, order: &s.sessions,
+		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
 		h, err := newHub(shared, c, i, ca, kept)
@@ -148,7 +148,7 @@ func New(c Config) (_ *Sim, err error) {
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
-		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events,
+		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
 		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
 		byRegistration: map[string]*device{}, byID: map[string]*device{},
 	}
@@ -163,7 +163,7 @@ func New(c Config) (_ *Sim, err error) {
 			s.registry.group[i] = kept.key(g.name, 64)
 		}
 	}
-	if err := s.registry.enrolDefaults(); err != nil {
+	if err := s.restore(); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	for _, e := range c.Enrollments {

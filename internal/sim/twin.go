@@ -261,9 +261,15 @@ func (s *session) patchReported(rid string, body []byte) {
 	if s.throttled(rid) {
 		return
 	}
+	before := i.report
 	patch, err := parsePatch(body)
 	if err == nil {
 		err = i.report.apply(patch, s.hub.now())
+	}
+	if err == nil && i.keep() != nil {
+		i.report = before
+		s.twinResult(500, rid, "", s.twinErrorBody(500001, "The twin cannot be written."))
+		return
 	}
 	if err != nil {
 		status := 400
@@ -304,8 +310,13 @@ func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesi
 
 // writeDesired is patchDesired for a service that replaced the whole: then that is what the device is told.
 func (i *identity) writeDesired(patch, whole map[string]any) error {
+	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
 		return err
+	}
+	if err := i.keep(); err != nil {
+		i.desired = before
+		return unconfirmed(err)
 	}
 	if s := i.session; s != nil && s.subs.desired != 0 {
 		note := maps.Clone(patch)
