@@ -88,7 +88,6 @@ func (p *dps) serviceOr(next http.Handler) http.Handler {
 	p.enrollmentRoutes(handle, "/enrollments", false)
 	p.enrollmentRoutes(handle, "/enrollmentGroups", true)
 	handle("POST /enrollments", p.bulk)
-	handle("POST /enrollments/{$}", p.bulk) // as Node sends it
 	handle("GET /registrations/{id}", func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
 		state, ok := p.registry.lookup(r.PathValue("id"))
 		if !ok {
