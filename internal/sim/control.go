@@ -203,7 +203,7 @@ func (s *Sim) Delete(id string) error { return s.registry.delete(id) }
 
 // Disconnect closes a device's connection and nothing else.
 func (s *Sim) Disconnect(id string) error {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return err
 	}
 	_, live := s.registry.newest(id)
@@ -220,7 +220,7 @@ const methodTimeoutDefault = 30 * time.Second
 // Method invokes a direct method on the hub the device is connected to, and waits for the answer until ctx ends, 30 s if it has no
 // deadline. The payload is any JSON value or empty.
 func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (MethodResult, error) {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return MethodResult{}, err
 	}
 	switch {
@@ -267,6 +267,9 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 func (s *Sim) Twin(id string) (Twin, error) { return s.twin(id, false) }
 
 func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
+	if i := s.registry.made(id); i != nil {
+		return i.twin(metadata), nil
+	}
 	err = s.registry.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
@@ -298,7 +301,7 @@ func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
 
 // C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each hub first.
 func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return nil, err
 	}
 	all := []C2DMessage{}

@@ -28,6 +28,9 @@ const (
 	pageLimit        = 1000 // results in one page
 	pageDefault      = 100
 	tagsMaxBytes     = 8 << 10
+	// callerPatience is how long before the time of a method is over its caller is told so. The Azure CLI reads no longer than that
+	// time, and would see nothing but its own end.
+	callerPatience = 250 * time.Millisecond
 )
 
 // routes adds the service's surface to that of devices.
@@ -495,6 +498,29 @@ func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
 	}
 }
 
+// made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
+func (r *registry) made(id string) *identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[id] != nil {
+		return nil
+	}
+	for _, h := range r.hubs {
+		if i := h.identity(id); i != nil {
+			return i
+		}
+	}
+	return nil
+}
+
+// known is nil if DPS or a hub has the device.
+func (r *registry) known(id string) error {
+	if r.made(id) != nil {
+		return nil
+	}
+	return r.with(id, func(*device) error { return nil })
+}
+
 func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, error) {
 	var d wantedDevice
 	if err := decodeBody(r, &d); err != nil {
@@ -845,11 +871,11 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 		return nil, err
 	}
 	if connect > 0 {
-		ctx, cancel := context.WithTimeout(r.Context(), connect)
+		ctx, cancel := context.WithTimeout(r.Context(), max(connect-callerPatience, 0))
 		i.await(ctx)
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), response)
+	ctx, cancel := context.WithTimeout(r.Context(), response-callerPatience)
 	defer cancel()
 	result, err := i.invoke(ctx, call.MethodName, call.Payload)
 	return result, s.methodError(err)

@@ -451,6 +451,9 @@ func (r *registry) with(id string, f func(*device) error) error {
 // placed is the identity that orders to a device go to: in the hub DPS would assign now. Giving the order makes the assignment, so
 // that the order is where the device will be sent.
 func (r *registry) placed(id string) (i *identity, err error) {
+	if i := r.made(id); i != nil {
+		return i, nil
+	}
 	err = r.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
