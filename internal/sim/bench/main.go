@@ -63,6 +63,12 @@ const (
 	goalMessages     = 200_000
 )
 
+// Where they stand among the contestants.
+const (
+	mochi = 1
+	ours  = 2
+)
+
 // contestant is a server that can be measured.
 type contestant struct {
 	name  string
@@ -81,6 +87,13 @@ func run(o options) error {
 		{"floor", func(dir string) (*target, error) { return startSelf("floor", dir) }},
 		{"mochi-mqtt/server", func(dir string) (*target, error) { return startSelf("mochi", dir) }},
 		{"hubhop sim", func(dir string) (*target, error) { return startSim(o.hubhop, dir) }},
+		{"the same with --state-dir", func(dir string) (*target, error) {
+			state, err := os.MkdirTemp(dir, "state-*")
+			if err != nil {
+				return nil, err
+			}
+			return startSim(o.hubhop, dir, "--state-dir", state)
+		}},
 	}
 	dir, err := os.MkdirTemp("", "bench-*")
 	if err != nil {
@@ -93,7 +106,7 @@ func run(o options) error {
 		if idle[i], err = c.measureIdle(dir, o); err != nil {
 			return fmt.Errorf("%s, idle: %w", c.name, err)
 		}
-		fmt.Fprintf(os.Stderr, "%-18s %6.1f KiB per idle connection, %d connects/s\n", c.name, idle[i].perConnection()/1024, idle[i].connectRate())
+		fmt.Fprintf(os.Stderr, "%-26s %6.1f KiB per idle connection, %d connects/s\n", c.name, idle[i].perConnection()/1024, idle[i].connectRate())
 	}
 	speed := make([]map[int]speedFigures, len(all))
 	for i := range all {
@@ -106,7 +119,7 @@ func run(o options) error {
 				if err != nil {
 					return fmt.Errorf("%s, %d senders: %w", c.name, n, err)
 				}
-				fmt.Fprintf(os.Stderr, "%-18s %7d msg/s from %d connections, peak RSS %d MiB\n", c.name, f.perSecond, n, f.peak>>20)
+				fmt.Fprintf(os.Stderr, "%-26s %7d msg/s from %d connections, peak RSS %d MiB\n", c.name, f.perSecond, n, f.peak>>20)
 				if f.perSecond > speed[i][n].perSecond {
 					speed[i][n] = f
 				}
@@ -123,7 +136,6 @@ func run(o options) error {
 	if !o.goals {
 		return nil
 	}
-	ours := len(all) - 1
 	var missed []error
 	if got := idle[ours].perConnection(); got > goalBytesPerIdle {
 		missed = append(missed, fmt.Errorf("an idle connection costs %.1f KiB, more than %d", got/1024, goalBytesPerIdle>>10))
@@ -216,9 +228,10 @@ type simInfo struct {
 	Hubs              []struct{ Host, MQTT string }
 }
 
-func startSim(program, dir string) (*target, error) {
+func startSim(program, dir string, more ...string) (*target, error) {
 	out := filepath.Join(dir, "sim")
-	p, _, err := startProcess(exec.Command(program, "sim", "--layout", "ports", "--hubs", "1", "--retry-after", "0s", "--control", "127.0.0.1:0", "--out", out))
+	flags := []string{"sim", "--layout", "ports", "--hubs", "1", "--retry-after", "0s", "--control", "127.0.0.1:0", "--out", out}
+	p, _, err := startProcess(exec.Command(program, append(flags, more...)...))
 	if err != nil {
 		return nil, fmt.Errorf("%w (build it first: make build)", err)
 	}
@@ -253,7 +266,6 @@ func report(o options, limit uint64, all []contestant, idle []idleFigures, speed
 	row := func(what, goal string, ratio float64, values ...string) {
 		fmt.Fprintf(&b, "| %s | %s | %.2f | %s |\n", what, strings.Join(values, " | "), ratio, goal)
 	}
-	ours := len(all) - 1
 	var perIdle, rss, rate []string
 	for _, f := range idle {
 		perIdle = append(perIdle, fmt.Sprintf("%.1f", f.perConnection()/1024))
@@ -261,9 +273,9 @@ func report(o options, limit uint64, all []contestant, idle []idleFigures, speed
 		rate = append(rate, strconv.Itoa(f.connectRate()))
 	}
 	row(fmt.Sprintf("KiB of RSS per idle device, %d of them (TLS, CONNECT, SUBSCRIBE to 4 filters)", o.devices), "≤ 40",
-		idle[ours].perConnection()/idle[1].perConnection(), perIdle...)
-	row("MiB of RSS with all of them", "", float64(idle[ours].after)/float64(idle[1].after), rss...)
-	row("devices connected per second, TLS handshakes included", "", float64(idle[ours].connectRate())/float64(idle[1].connectRate()), rate...)
+		idle[ours].perConnection()/idle[mochi].perConnection(), perIdle...)
+	row("MiB of RSS with all of them", "", float64(idle[ours].after)/float64(idle[mochi].after), rss...)
+	row("devices connected per second, TLS handshakes included", "", float64(idle[ours].connectRate())/float64(idle[mochi].connectRate()), rate...)
 	for _, n := range senders {
 		var values, peaks []string
 		for i := range all {
@@ -274,8 +286,8 @@ func report(o options, limit uint64, all []contestant, idle []idleFigures, speed
 		if n == senders[0] {
 			goal = "≥ 200000"
 		}
-		row(fmt.Sprintf("QoS 1 messages/s over TLS, %d sending, %d in flight each", n, window), goal, float64(speed[ours][n].perSecond)/float64(speed[1][n].perSecond), values...)
-		row("MiB of RSS at most meanwhile", "", float64(speed[ours][n].peak)/float64(speed[1][n].peak), peaks...)
+		row(fmt.Sprintf("QoS 1 messages/s over TLS, %d sending, %d in flight each", n, window), goal, float64(speed[ours][n].perSecond)/float64(speed[mochi][n].perSecond), values...)
+		row("MiB of RSS at most meanwhile", "", float64(speed[ours][n].peak)/float64(speed[mochi][n].peak), peaks...)
 	}
 	return b.String()
 }
