@@ -6,10 +6,10 @@ LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
 TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
 FUZZTIME ?= 5s
 
-.PHONY: help build test race lint fuzz bench demo cross node check
+.PHONY: help build test race lint fuzz bench bench-sim demo cross conformance check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build ./hubhop
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o hubhop .
@@ -23,6 +23,7 @@ race: ## run the tests under the race detector
 lint: ## format, vet and the linters of .golangci.yml
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	cd internal/sim/bench && $(GO) vet ./...
 	$(LINT) run ./...
 
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
@@ -34,6 +35,9 @@ fuzz: ## fuzz every parser, FUZZTIME each (5s)
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md (Linux)
+	cd internal/sim/bench && $(GO) run . -hubhop ../../../hubhop -write ../../../docs/benchmarks.md
+
 demo: ## see it work
 	$(GO) run . demo
 
@@ -43,7 +47,7 @@ cross: ## build for every platform, into dist/
 		echo "== $$t"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/hubhop-$$os-$$arch$$ext .; \
 	done
 
-node: ## drive the simulator with the official Node.js SDK (installs it under dist/node)
-	conformance/node.sh
+conformance: ## drive the simulator with clients nobody here wrote, and write docs/conformance.md
+	cd conformance && $(GO) vet . && $(GO) test . && $(GO) run .
 
-check: lint race demo fuzz cross node ## all that CI runs
+check: lint race demo fuzz cross conformance ## all that CI runs

@@ -2,8 +2,12 @@ package cmd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,8 +19,9 @@ import (
 func newSimCommand(env *Env) *cobra.Command {
 	s := &settings{env: env} // for the log flags only
 	conf := sim.DefaultConfig()
-	var out, retryAfter string
+	var out, retryAfter, enrollments, template string
 	var refusal int
+	var limits string
 	c := &cobra.Command{
 		Use:   "sim",
 		Short: "Run a local DPS with IoT Hubs",
@@ -46,6 +51,18 @@ The control API breaks things: see the control address in sim.json.
 				return usage(fmt.Errorf("disabled-refusal is %d; a hub refuses a disabled identity with CONNACK 3 or 5", refusal))
 			}
 			conf.DisabledRefusal = byte(refusal)
+			if err := dpsLimits(limits, &conf.DPSLimits); err != nil {
+				return usage(err)
+			}
+			if err := enrollmentFile(enrollments, &conf.EnrollmentDocuments); err != nil {
+				return usage(err)
+			}
+			if template != "" {
+				var err error
+				if conf.Template, err = os.ReadFile(template); err != nil {
+					return usage(fmt.Errorf("template: %w", err))
+				}
+			}
 			return runSim(c.Context(), env, s, conf, out)
 		},
 	}
@@ -57,13 +74,57 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
 	f.StringVar(&conf.ControlAddr, "control", conf.ControlAddr, "address of the control API; a taken port gives a free one")
+	f.StringVar(&conf.ConnectProxy, "connect-proxy", "", "address of an HTTP CONNECT proxy for clients that keep Azure's names: set HTTPS_PROXY=http://ADDR; "+
+		"hub-a.azure-devices.net is hub-a, and DPS assigns that name to who asks it by its own")
 	f.BoolVar(&conf.ListenAny, "listen-any", false, "allow addresses that are not loopback")
+	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
+	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")
+	f.StringVar(&limits, "dps-limits", "", "let DPS answer 429 beyond REGISTRATIONS,POLLS: of all in a minute, of one device in 10 s; without a value Azure's 1000,5")
+	f.Lookup("dps-limits").NoOptDefVal = "1000,5"
+	f.StringVar(&conf.Allocation, "allocation", conf.Allocation, "how DPS chooses a hub: static, hashed, geoLatency or custom")
+	f.IntSliceVar(&conf.HubWeights, "hub-weights", nil, "weights of the hubs under --allocation hashed, such as 3,1")
+	f.StringVar(&conf.Webhook, "webhook", "", "URL that chooses the hub under --allocation custom")
+	f.StringVar(&conf.Reprovision, "reprovision", conf.Reprovision, "what becomes of a device that registers again: migrate, reset or never")
+	f.StringVar(&enrollments, "enrollments", "", "file with a JSON array of enrollments and groups in the form of the DPS service API")
+	f.StringVar(&template, "template", "", "DTDL file with IoT Central's device templates; it says which commands are queued for devices that are away")
 	f.StringVar(&conf.Move, "move", conf.Move, "how a device leaves a live hub: disable (IoT Central) or delete (plain DPS)")
 	f.IntVar(&refusal, "disabled-refusal", int(conf.DisabledRefusal), "CONNACK code for a disabled identity: 3 or 5")
+	f.StringVar(&conf.StateDir, "state-dir", "", "directory the cloud survives in, even kill -9: keys, devices, twins, C2D messages, ledger (default: memory only)")
+	f.DurationVar(&conf.SASGrace, "sas-grace", conf.SASGrace, "how long after its expiry a token still serves at a hub")
 	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")
 	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "run the cloud's clock ahead of this machine's, to try devices with a wrong clock")
 	s.addLogFlags(f)
 	return c
+}
+
+// dpsLimits reads "1000,5".
+func dpsLimits(text string, into *sim.DPSLimits) error {
+	if text == "" {
+		return nil
+	}
+	registrations, polls, ok := strings.Cut(text, ",")
+	var errs [2]error
+	into.RegistrationsPerMinute, errs[0] = strconv.Atoi(registrations)
+	into.PollsPer10s, errs[1] = strconv.Atoi(polls)
+	if !ok || errors.Join(errs[:]...) != nil || into.RegistrationsPerMinute < 0 || into.PollsPer10s < 0 {
+		return fmt.Errorf("dps-limits is %q; it must be two numbers such as 1000,5: registrations per minute, and polls per device in 10 s; 0 is no limit", text)
+	}
+	return nil
+}
+
+// enrollmentFile reads a JSON array.
+func enrollmentFile(path string, into *[]json.RawMessage) error {
+	if path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("enrollments: %w", err)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", path, err)
+	}
+	return nil
 }
 
 func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out string) error {

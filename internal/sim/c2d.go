@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,13 +16,77 @@ type C2D struct {
 	TTLSeconds int               `json:"ttlSeconds,omitempty"` // 1 to 172800, 0 means 3600
 }
 
+// check refuses what is no message, whoever it is for.
+func (c C2D) check() error {
+	switch {
+	case len(c.Body) > 0 && c.Text != nil:
+		return errorf(400, "BadRequest", "a message has a body or a text, not both")
+	case len(c.Body) > 0 && !json.Valid(c.Body):
+		return errorf(400, "BadRequest", "the body is not JSON")
+	case c.TTLSeconds < 0 || c.TTLSeconds > int(c2dMaxTTL/time.Second):
+		return errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
+	}
+	switch ack, given := c.Properties["iothub-ack"]; {
+	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
+	default:
+		return errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
+	}
+	return nil
+}
+
+// post queues a message for a device and returns its message id.
+func (i *identity) post(c C2D) (mid string, err error) {
+	if err := c.check(); err != nil {
+		return "", err
+	}
+	body := []byte(c.Body)
+	if c.Text != nil {
+		body = []byte(*c.Text)
+	}
+	ttl := time.Duration(c.TTLSeconds) * time.Second
+	if ttl == 0 {
+		ttl = c2dDefaultTTL
+	}
+	if mid = c.Properties["$.mid"]; mid == "" {
+		mid = newGUID()
+	}
+	topic := c2dTopic(i.id, mid, c)
+	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
+		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.hub.now()
+	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
+		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
+	}
+	if err := i.keep(); err != nil {
+		i.mail.messages = i.mail.messages[:len(i.mail.messages)-1]
+		return "", unconfirmed(err)
+	}
+	if i.session != nil {
+		i.session.deliverMail()
+	}
+	return mid, nil
+}
+
 // C2DMessage is the fate of one cloud-to-device message.
 type C2DMessage struct {
 	Mid           string `json:"mid"`
 	Hub           string `json:"hub"`
 	State         string `json:"state"`
 	DeliveryCount int    `json:"deliveryCount"`
+	Feedback      string `json:"feedback,omitempty"` // what the sender was told, if it had asked for it with iothub-ack
 }
+
+// The feedback a sender gets.
+const (
+	FeedbackSuccess   = "Success"
+	FeedbackExpired   = "Expired"
+	FeedbackExhausted = "DeliveryCountExceeded"
+	FeedbackRejected  = "Rejected"
+	FeedbackPurged    = "Purged"
+)
 
 // The states of a cloud-to-device message.
 const (
@@ -29,7 +94,8 @@ const (
 	C2DDelivered    = "delivered" // sent, not acknowledged yet
 	C2DCompleted    = "completed"
 	C2DExpired      = "expired"
-	C2DDeadLettered = "deadlettered" // delivered ten times and never acknowledged
+	C2DPurged       = "purged"       // by the service
+	C2DDeadLettered = "deadlettered" // rejected, or delivered ten times and never acknowledged
 )
 
 const (
@@ -44,44 +110,73 @@ const (
 // mailbox is one device's queue in one hub, and the memory of what became of its messages. The identity's mutex guards it.
 type mailbox struct {
 	messages []*letter // oldest first; finished ones stay for the record
-	lastSeq  int       // makes packet ids
+	lastSeq  int
 }
 
+// letter is one message in a mailbox. While it is delivered it is locked: over MQTT until the connection ends, over HTTPS for a time
+// and under a token that the device must show to settle it.
 type letter struct {
 	mid           string
 	topic         string
 	body          []byte
+	seq           int    // in the order of their arrival; makes the packet id
+	ack           string // the feedback the sender wants: positive, negative, full, or none
+	enqueued      time.Time
 	expires       time.Time
 	state         string
 	deliveryCount int
-	packetID      uint16 // while delivered with QoS 1
+	feedback      string
+	token         string    // of the lock over HTTPS
+	lockedUntil   time.Time // over HTTPS
 }
 
 func (m *letter) pending() bool { return m.state == C2DEnqueued || m.state == C2DDelivered }
 
+// packetID is the same each time the message is delivered, as MQTT wants of one that is delivered again.
+func (m *letter) packetID() uint16 { return uint16(m.seq&0x3FFF) + 1 }
+
+// end settles a message for good.
+func (m *letter) end(state, outcome string) {
+	m.state, m.token = state, ""
+	if m.ack == "full" || m.ack == "positive" && outcome == FeedbackSuccess || m.ack == "negative" && outcome != FeedbackSuccess {
+		m.feedback = outcome
+	}
+}
+
+// release returns a message that was delivered to the queue, for another try if there is one left.
+func (m *letter) release() {
+	m.state, m.token = C2DEnqueued, ""
+	if m.deliveryCount >= c2dMaxDelivery {
+		m.end(C2DDeadLettered, FeedbackExhausted)
+	}
+}
+
 // c2dTopic puts the system properties first, then the application's in order of their names.
 func c2dTopic(deviceID, mid string, c C2D) string {
-	var b strings.Builder
-	add := func(key, value string) {
-		b.WriteString("&" + key + "=" + escape(value))
-	}
-	b.WriteString("devices/" + deviceID + "/messages/devicebound/%24.mid=" + escape(mid))
-	add("%24.to", "/devices/"+deviceID+"/messages/devicebound")
+	system := map[string]string{"$.mid": mid, "$.to": "/devices/" + deviceID + "/messages/devicebound", "iothub-ack": "none"}
 	if len(c.Body) > 0 {
-		add("%24.ct", "application/json")
-		add("%24.ce", "utf-8")
+		system["$.ct"], system["$.ce"] = "application/json", "utf-8"
 	}
-	if _, asked := c.Properties["iothub-ack"]; !asked {
-		add("iothub-ack", "none")
+	var b strings.Builder
+	b.WriteString("devices/" + deviceID + "/messages/devicebound/")
+	sep := ""
+	add := func(key, value string) {
+		b.WriteString(sep + escape(key) + "=" + escape(value))
+		sep = "&"
 	}
-	keys := make([]string, 0, len(c.Properties))
-	for key := range c.Properties {
-		keys = append(keys, key)
+	order := []string{"$.mid", "$.cid", "$.uid", "$.to", "$.exp", "$.ct", "$.ce", "iothub-ack"}
+	for _, key := range order {
+		value, given := c.Properties[key]
+		if !given || key == "$.mid" {
+			value, given = system[key], system[key] != ""
+		}
+		if given {
+			add(key, value)
+		}
 	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		if key != "$.mid" {
-			add(escape(key), c.Properties[key])
+	for _, key := range slices.Sorted(maps.Keys(c.Properties)) {
+		if !slices.Contains(order, key) {
+			add(key, c.Properties[key])
 		}
 	}
 	return b.String()
@@ -108,15 +203,20 @@ func (q *mailbox) put(m *letter, now time.Time) bool {
 			break
 		}
 	}
+	q.lastSeq++
+	m.seq, m.enqueued, m.state = q.lastSeq, now, C2DEnqueued
 	q.messages = append(q.messages, m)
 	return true
 }
 
-// expire ends the messages nobody fetched in time.
+// expire returns to the queue what was locked for too long, and ends the messages nobody fetched in time.
 func (q *mailbox) expire(now time.Time) {
 	for _, m := range q.messages {
+		if m.token != "" && !now.Before(m.lockedUntil) {
+			m.release()
+		}
 		if m.state == C2DEnqueued && !now.Before(m.expires) {
-			m.state = C2DExpired
+			m.end(C2DExpired, FeedbackExpired)
 		}
 	}
 }
@@ -131,37 +231,56 @@ func (q *mailbox) deliver(qos byte, now time.Time, send func(topic string, body 
 		m.deliveryCount++
 		if qos == 0 {
 			send(m.topic, m.body, 0, false)
-			m.state = C2DCompleted
+			m.end(C2DCompleted, FeedbackSuccess)
 			continue
 		}
-		q.lastSeq++
-		m.packetID = uint16(q.lastSeq&0x3FFF) + 1
 		m.state = C2DDelivered
-		send(m.topic, m.body, m.packetID, m.deliveryCount > 1)
+		send(m.topic, m.body, m.packetID(), m.deliveryCount > 1)
 	}
 }
 
 // complete takes a PUBACK. Only the oldest message under way can be completed: IoT Hub wants PUBACKs in order and ignores others.
 func (q *mailbox) complete(id uint16) {
 	for _, m := range q.messages {
-		if m.state == C2DDelivered {
-			if m.packetID == id {
-				m.state = C2DCompleted
+		if m.state == C2DDelivered && m.token == "" {
+			if m.packetID() == id {
+				m.end(C2DCompleted, FeedbackSuccess)
 			}
 			return
 		}
 	}
 }
 
-// giveBack returns what was under way to the queue, when its connection ended.
+// giveBack returns what was under way over MQTT to the queue, when its connection ended.
 func (q *mailbox) giveBack(now time.Time) {
 	for _, m := range q.messages {
-		if m.state == C2DDelivered {
-			m.state = C2DEnqueued
-			if m.deliveryCount >= c2dMaxDelivery {
-				m.state = C2DDeadLettered
-			}
+		if m.state == C2DDelivered && m.token == "" {
+			m.release()
 		}
 	}
 	q.expire(now)
+}
+
+// lock delivers the oldest message that waits over HTTPS, nil if none does.
+func (q *mailbox) lock(now time.Time, timeout time.Duration) *letter {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.state == C2DEnqueued {
+			m.deliveryCount++
+			m.state, m.token, m.lockedUntil = C2DDelivered, newGUID(), now.Add(timeout)
+			return m
+		}
+	}
+	return nil
+}
+
+// locked finds the message that a lock token is for, nil if the lock is lost.
+func (q *mailbox) locked(token string, now time.Time) *letter {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.token == token && token != "" {
+			return m
+		}
+	}
+	return nil
 }

@@ -12,24 +12,39 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// central is IoT Central's REST surface, the part of it that `az iot central device` needs for a failover. It decides nothing: the
-// registry does.
+// central is IoT Central's REST surface: the failover here, the devices in central_rest.go. It decides nothing: the registry does.
 type central struct {
 	registry *registry
 	appID    string
 	token    string // accepted verbatim
+
+	ledger    *ledger
+	templates templates // those the application was given
+	commands  commandBook
 }
 
-func newCentral(r *registry, now time.Time) *central {
-	sig := make([]byte, sha256.Size)
-	_, _ = rand.Read(sig) // never fails since Go 1.24
-	c := &central{registry: r, appID: newGUID()}
-	c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
-		escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
-	return c
+func newCentral(r *registry, l *ledger, kept *store, now time.Time) (*central, error) {
+	c := &central{registry: r, ledger: l, appID: kept.secret("central/app"), token: kept.secret("central/token")}
+	if r.config.Template != nil {
+		var err error
+		if c.templates, err = parseTemplates(r.config.Template); err != nil {
+			return nil, err
+		}
+	}
+	if c.appID == "" || c.token == "" {
+		sig := make([]byte, sha256.Size)
+		_, _ = rand.Read(sig) // never fails since Go 1.24
+		c.appID = newGUID()
+		c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
+			escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
+		kept.setSecret("central/app", c.appID)
+		kept.setSecret("central/token", c.token)
+	}
+	return c, nil
 }
 
 // routes adds IoT Central's API to the HTTPS surface of its host.
@@ -37,8 +52,8 @@ func (c *central) routes(mux *http.ServeMux) {
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, controlBodyLimit)
-			if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(c.token)) != 1 {
-				c.write(w, nil, errorf(401, "Unauthorized", "The authorization token is not valid for this application."))
+			if err := c.allow(r); err != nil {
+				c.write(w, nil, err)
 				return
 			}
 			v, err := f(r)
@@ -47,10 +62,22 @@ func (c *central) routes(mux *http.ServeMux) {
 	}
 	handle("POST /system/iothub/devices/{id}/manual-failover", c.manualFailover)
 	handle("POST /system/iothub/devices/{id}/manual-failback", c.manualFailback)
-	handle("GET /api/devices/{id}", c.showDevice)
+	c.routesREST(handle)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		c.write(w, nil, errorf(404, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path))
 	})
+}
+
+// allow checks the token of a request.
+func (c *central) allow(r *http.Request) error {
+	text := r.Header.Get("Authorization")
+	switch {
+	case subtle.ConstantTimeCompare([]byte(text), []byte(c.token)) == 1:
+		return nil
+	case strings.HasPrefix(text, "Bearer "):
+		return errorf(401, "Unauthorized", "This application is simulated and knows no Azure users: use the API token of sim.json, as it stands there.")
+	}
+	return errorf(401, "Unauthorized", "The authorization token is not valid for this application.")
 }
 
 // hubIdentifier names a hub without its host: the hub being left, in both directions.
@@ -99,25 +126,6 @@ func (c *central) manualFailback(r *http.Request) (any, error) {
 	return moveAnswer{hubIdentifier(left), "Device has successfully failed back to its original hub"}, nil
 }
 
-func (c *central) showDevice(r *http.Request) (v any, err error) {
-	id := r.PathValue("id")
-	err = c.registry.with(id, func(d *device) error {
-		shown := struct {
-			ID            string   `json:"id"`
-			Etag          string   `json:"etag"`
-			DisplayName   string   `json:"displayName"`
-			Simulated     bool     `json:"simulated"`
-			Provisioned   bool     `json:"provisioned"`
-			Template      string   `json:"template,omitempty"`
-			Enabled       bool     `json:"enabled"`
-			Organizations []string `json:"organizations"`
-		}{d.id, d.centralEtag, d.id, false, d.hub != nil, d.modelID, d.approved && !d.blocked && !d.disabled, []string{}}
-		v = shown
-		return nil
-	})
-	return v, err
-}
-
 // decodeLenient reads a JSON object as IoT Central does: fields it does not know are ignored, and so is an empty body.
 func decodeLenient(r *http.Request, into any) error {
 	b, err := io.ReadAll(r.Body)
@@ -133,6 +141,13 @@ func decodeLenient(r *http.Request, into any) error {
 // write wraps every error in an "error" object: the Azure CLI takes anything else for success.
 func (c *central) write(w http.ResponseWriter, v any, err error) {
 	status := http.StatusOK
+	if made, ok := v.(created); ok {
+		status, v = http.StatusCreated, made.body
+	}
+	if err == nil && v == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	if err != nil {
 		e, ok := errors.AsType[*Error](err)
 		if !ok {

@@ -40,6 +40,19 @@ func newAuthority(commonName string, now time.Time) (*authority, error) {
 	return a, err
 }
 
+// parseAuthority reads what certPEM and keyPEM have written, one behind the other.
+func parseAuthority(text []byte, now time.Time) (*authority, error) {
+	pair, err := tls.X509KeyPair(text, text)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errors.New("its key is not an ECDSA key")
+	}
+	return &authority{cert: pair.Leaf, key: key, now: now}, nil
+}
+
 // template is valid from a day ago for ten years. A real service's certificate is older than that, so a device whose clock is some
 // hours behind gets through TLS and is refused for its token; one that lost its clock altogether is not.
 func (a *authority) template(commonName string) *x509.Certificate {
@@ -95,13 +108,31 @@ func (a *authority) keyPEM() ([]byte, error) {
 
 var errNoCertificate = errors.New("no client certificate")
 
-// verifyDevice checks the chain a client sent: signed by this authority, valid at now, common name equal to id.
-func (a *authority) verifyDevice(chain []*x509.Certificate, id string, now time.Time) error {
+// verifyCertificate checks the chain a client sent against what its identity knows; authority is the CA of all that name none.
+func (c credentials) verifyCertificate(chain []*x509.Certificate, authority *authority, id string, now time.Time) error {
 	if len(chain) == 0 {
 		return errNoCertificate
 	}
+	if len(c.thumbprints) > 0 {
+		return matchThumbprint(chain, c.thumbprints)
+	}
+	roots := c.roots
+	if len(roots) == 0 {
+		roots = []*x509.Certificate{authority.cert}
+	}
+	var err error
+	for _, root := range roots {
+		if err = verifyChain(chain, root, id, now); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// verifyChain checks a chain: signed by root, which may be an intermediate, valid at now, common name equal to id.
+func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(a.cert)
+	roots.AddCert(root)
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}

@@ -101,17 +101,17 @@ func (w *world) mustDial(addr string, certs ...tls.Certificate) *client {
 type client struct {
 	t    *testing.T
 	raw  net.Conn
-	tls  *tls.Conn
+	tls  io.WriteCloser // or a WebSocket over it
 	r    *bufio.Reader
 	id   string
 	host string
 }
 
 func newClient(t *testing.T, raw net.Conn, config *tls.Config) (*client, error) {
-	c := &client{t: t, raw: raw, tls: tls.Client(raw, config)}
-	c.r = bufio.NewReader(c.tls)
+	secure := tls.Client(raw, config)
+	c := &client{t: t, raw: raw, tls: secure, r: bufio.NewReader(secure)}
 	_ = raw.SetDeadline(time.Now().Add(90 * time.Second))
-	if err := c.tls.Handshake(); err != nil {
+	if err := secure.Handshake(); err != nil {
 		_ = raw.Close()
 		return nil, err
 	}

@@ -2,9 +2,11 @@ package sim
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -30,8 +32,23 @@ const (
 
 // Where a device goes first, see Config.Allocation.
 const (
-	AllocateStatic = "static" // hub-a, so that stories are predictable
-	AllocateHashed = "hashed" // spread by a hash of the registration id
+	AllocateStatic     = "static"     // hub-a, so that stories are predictable
+	AllocateHashed     = "hashed"     // spread by a hash of the registration id, see Config.HubWeights
+	AllocateGeoLatency = "geoLatency" // the first living hub in the order given
+	AllocateCustom     = "custom"     // a webhook decides, see Config.Webhook
+)
+
+// What becomes of a device that registers again, see Config.Reprovision.
+const (
+	ReprovisionMigrate = "migrate" // it may get another hub, and its twin moves with it
+	ReprovisionReset   = "reset"   // it may get another hub, and begins with its first twin in any case
+	ReprovisionNever   = "never"   // it keeps its hub
+)
+
+// What DPS does to a malformed user name, see Config.MalformedDPS.
+const (
+	MalformedRefuse = "refuse" // CONNACK 5
+	MalformedClose  = "close"  // no answer
 )
 
 // Config says what cloud to build. Start from [DefaultConfig]: most zero values stand for the default, but a zero RetryAfter,
@@ -47,7 +64,13 @@ type Config struct {
 	RetryAfter       time.Duration // what DPS asks clients to wait, whole seconds; 0 is sent as 0
 	RetryAfterAbsent bool          // leave retry-after out altogether
 	Polls            int           // how many polls are answered 202 before the answer proper
-	Allocation       string        // AllocateStatic or AllocateHashed; "" means static
+	RetryAfterFirst  bool          // MQTT: retry-after comes before $rid in the topic
+	Allocation       string        // AllocateStatic and its kin; "" means static
+	HubWeights       []int         // AllocateHashed: 1 to 1000 for each hub; those left out have 1
+	Webhook          string        // AllocateCustom: the URL that DPS asks, in the form of Azure's custom allocation
+	Reprovision      string        // ReprovisionMigrate and its kin; "" means migrate
+	MalformedDPS     string        // MalformedRefuse or MalformedClose; "" means refuse
+	DPSLimits        DPSLimits     // answered 429 when exceeded; the zero value limits nothing
 	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
 	Move             string        // MoveDisable or MoveDelete; "" means disable
 	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
@@ -57,14 +80,34 @@ type Config struct {
 	GroupKey          string       // base64; "" draws 64 random bytes
 	SecondaryGroupKey string       // base64; "" draws 64 random bytes
 	Enrollments       []Enrollment // individual enrollments, beside the group that every device may use
+	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API. Hubs may be given by name.
+	EnrollmentDocuments []json.RawMessage
+
+	ConnectProxy string // address of an HTTP CONNECT proxy that leads Azure's names here; "" means none
+
+	Template []byte // device templates of IoT Central: a DTDL interface or a list of them; nil means none
 
 	LedgerKeep      int           // messages whose bodies are kept; 0 means 200,000
 	LedgerKeepBytes int64         // bytes of bodies and properties kept; 0 means 256 MB
 	ClockOffset     time.Duration // how far the cloud's clock is ahead of this machine's: certificates, tokens, HTTP dates
 
+	// StateDir is a directory that outlives the process, made if missing: the same cloud comes back from it, with its keys, devices,
+	// twins, messages and ledger, even if the process was killed. "" keeps everything in memory.
+	StateDir string
+
 	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
+	Hooks  http.RoundTripper                                // how webhooks are called; nil means over the network
 	Logger zerolog.Logger                                   // the zero value is silent
 }
+
+// DPSLimits are DPS's quotas; 0 is no limit. AzureDPSLimits are those of Azure.
+type DPSLimits struct {
+	RegistrationsPerMinute int // of the whole service
+	PollsPer10s            int // of one device
+}
+
+// AzureDPSLimits returns the limits Azure documents.
+func AzureDPSLimits() DPSLimits { return DPSLimits{RegistrationsPerMinute: 1000, PollsPer10s: 5} }
 
 // Enrollment is an individual enrollment of DPS with symmetric keys.
 type Enrollment struct {
@@ -100,6 +143,8 @@ func (c Config) withDefaults() Config {
 	set(&c.ControlAddr, "127.0.0.1:8090")
 	set(&c.Allocation, AllocateStatic)
 	set(&c.Move, MoveDisable)
+	set(&c.Reprovision, ReprovisionMigrate)
+	set(&c.MalformedDPS, MalformedRefuse)
 	set(&c.IDScope, "0ne00000SIM")
 	if c.Hubs == 0 {
 		c.Hubs = 2
@@ -119,6 +164,16 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// onLoopbackOnly is where every listener passes, whatever address was computed or configured for it.
+func onLoopbackOnly(listen func(network, addr string) (net.Listener, error)) func(network, addr string) (net.Listener, error) {
+	return func(network, addr string) (net.Listener, error) {
+		if host, _, err := net.SplitHostPort(addr); err != nil || !isLoopbackHost(host) {
+			return nil, fmt.Errorf("listen %s: not a loopback address: listening there must be asked for with ListenAny (--listen-any)", addr)
+		}
+		return listen(network, addr)
+	}
+}
+
 // validate reports every fault of the configuration at once.
 func (c Config) validate() error {
 	var errs []error
@@ -133,7 +188,16 @@ func (c Config) validate() error {
 	require(c.Hubs >= 1 && c.Hubs <= 26, "%d hubs, must be 1 to 26", c.Hubs)
 	oneOf("layout", c.Layout, LayoutLoopback, LayoutPorts)
 	oneOf("move", c.Move, MoveDisable, MoveDelete)
-	oneOf("allocation", c.Allocation, AllocateStatic, AllocateHashed)
+	oneOf("allocation", c.Allocation, AllocateStatic, AllocateHashed, AllocateGeoLatency, AllocateCustom)
+	oneOf("reprovision", c.Reprovision, ReprovisionMigrate, ReprovisionReset, ReprovisionNever)
+	oneOf("malformed DPS user name", c.MalformedDPS, MalformedRefuse, MalformedClose)
+	require(c.Allocation != AllocateCustom || c.Webhook != "", "a custom allocation needs a webhook")
+	require(c.Webhook == "" || validWebhook(c.Webhook), "webhook is %q, must be an http or https URL", c.Webhook)
+	require(len(c.HubWeights) == 0 || len(c.HubWeights) <= c.Hubs, "%d hub weights for %d hubs", len(c.HubWeights), c.Hubs)
+	for _, w := range c.HubWeights {
+		require(w >= 1 && w <= 1000, "a hub's weight is %d, must be 1 to 1000", w)
+	}
+	require(c.DPSLimits.RegistrationsPerMinute >= 0 && c.DPSLimits.PollsPer10s >= 0, "a limit of DPS is negative")
 	require(c.DisabledRefusal == connackUnavailable || c.DisabledRefusal == connackNotAuthorized,
 		"disabled refusal is %d, must be CONNACK 3 or 5", c.DisabledRefusal)
 	require(c.RetryAfter >= 0 && c.RetryAfter%time.Second == 0, "retry-after is %v, must be whole seconds", c.RetryAfter)
@@ -154,11 +218,20 @@ func (c Config) validate() error {
 			require(a.IsLoopback() || c.ListenAny, "%s is not a loopback address: listening there must be asked for with ListenAny", a)
 		}
 	}
-	host, _, err := net.SplitHostPort(c.ControlAddr)
-	require(err == nil, "control address is %q, must be host:port", c.ControlAddr)
-	require(err != nil || c.ListenAny || isLoopbackHost(host),
-		"control address %s is not on loopback: listening there must be asked for with ListenAny", c.ControlAddr)
+	for name, addr := range map[string]string{"control": c.ControlAddr, "CONNECT proxy": c.ConnectProxy} {
+		if addr == "" {
+			continue
+		}
+		host, _, err := net.SplitHostPort(addr)
+		require(err == nil, "%s address is %q, must be host:port", name, addr)
+		require(err != nil || c.ListenAny || isLoopbackHost(host),
+			"%s address %s is not on loopback: listening there must be asked for with ListenAny", name, addr)
+	}
 	return errors.Join(errs...)
+}
+
+func (c Config) reprovisionPolicy() *reprovisionPolicy {
+	return &reprovisionPolicy{UpdateHubAssignment: c.Reprovision != ReprovisionNever, MigrateDeviceData: c.Reprovision == ReprovisionMigrate}
 }
 
 // address is where host number i lives: 0 is DPS, i is hub i.

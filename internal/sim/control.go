@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,8 @@ type Error struct {
 	Status  int    // the HTTP status it stands for
 	Code    string // a name such as DeviceNotOnline, "" where none is needed
 	Message string // a sentence
+
+	document []byte // what a hub says in its own form, if that is more than the sentence
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -51,7 +54,7 @@ type HubState struct {
 // DeviceState is the state of one device. Hubs are given by name.
 type DeviceState struct {
 	ID           string   `json:"id"`
-	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now; null before the first assignment
+	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now, had no enrollment changed; null before the first assignment
 	ConnectedHub Optional `json:"connectedHub"` // null when offline
 	Enabled      bool     `json:"enabled"`
 	Blocked      bool     `json:"blocked"`
@@ -98,7 +101,7 @@ func (r *registry) states() []DeviceState {
 // describe is called with mu held.
 func (r *registry) describe(d *device) DeviceState {
 	st := DeviceState{
-		ID: d.id, Enabled: !d.disabled && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
+		ID: d.id, Enabled: !r.isDisabled(d) && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
 	}
 	if d.hub != nil {
 		st.AssignedHub = Optional(r.answer(d).name)
@@ -170,7 +173,14 @@ func (s *Sim) DisableIdentity(id string) error {
 
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
-	return s.registry.change(id, "", func(d *device) { d.disabled, d.unusable = false, false })
+	return s.registry.change(id, "", func(d *device) {
+		d.disabled, d.unusable = false, false
+		if e := s.registry.entry(d); e != nil && !e.group() && e.disabled() {
+			enabled := *e
+			enabled.ProvisioningStatus = enabledStatus
+			s.registry.enrollments[strings.ToLower(e.RegistrationID)] = &enabled
+		}
+	})
 }
 
 // Block is the operator's block: DPS answers failed 400209, hubs refuse the device.
@@ -193,7 +203,7 @@ func (s *Sim) Delete(id string) error { return s.registry.delete(id) }
 
 // Disconnect closes a device's connection and nothing else.
 func (s *Sim) Disconnect(id string) error {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return err
 	}
 	_, live := s.registry.newest(id)
@@ -210,7 +220,7 @@ const methodTimeoutDefault = 30 * time.Second
 // Method invokes a direct method on the hub the device is connected to, and waits for the answer until ctx ends, 30 s if it has no
 // deadline. The payload is any JSON value or empty.
 func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (MethodResult, error) {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return MethodResult{}, err
 	}
 	switch {
@@ -257,6 +267,9 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 func (s *Sim) Twin(id string) (Twin, error) { return s.twin(id, false) }
 
 func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
+	if i := s.registry.made(id); i != nil {
+		return i.twin(metadata), nil
+	}
 	err = s.registry.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
@@ -276,48 +289,19 @@ func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
 
 // SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and returns its message id.
 func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
-	body := []byte(c.Body)
-	switch {
-	case len(c.Body) > 0 && c.Text != nil:
-		return "", errorf(400, "BadRequest", "a message has a body or a text, not both")
-	case len(c.Body) > 0 && !json.Valid(c.Body):
-		return "", errorf(400, "BadRequest", "the body is not JSON")
-	case c.Text != nil:
-		body = []byte(*c.Text)
-	}
-	ttl := time.Duration(c.TTLSeconds) * time.Second
-	if ttl == 0 {
-		ttl = c2dDefaultTTL
-	}
-	if ttl < 0 || ttl > c2dMaxTTL {
-		return "", errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
-	}
-	if mid = c.Properties["$.mid"]; mid == "" {
-		mid = newGUID()
-	}
-	topic := c2dTopic(id, mid, c)
-	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
-		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+	if err := c.check(); err != nil {
+		return "", err
 	}
 	i, err := s.registry.placed(id)
 	if err != nil {
 		return "", err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	now := i.hub.now()
-	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, expires: now.Add(ttl), state: C2DEnqueued}, now) {
-		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, id)
-	}
-	if i.session != nil {
-		i.session.deliverMail()
-	}
-	return mid, nil
+	return i.post(c)
 }
 
 // C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each hub first.
 func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
-	if err := s.registry.with(id, func(*device) error { return nil }); err != nil {
+	if err := s.registry.known(id); err != nil {
 		return nil, err
 	}
 	all := []C2DMessage{}
@@ -326,7 +310,7 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 			i.mu.Lock()
 			i.mail.expire(h.now())
 			for _, m := range i.mail.messages {
-				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount})
+				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount, m.feedback})
 			}
 			i.mu.Unlock()
 		}
@@ -337,8 +321,13 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger { return s.ledger.report(device, messages) }
 
-// ResetLedger forgets what was received. State's total goes on counting.
-func (s *Sim) ResetLedger() { s.ledger.reset() }
+// ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
+func (s *Sim) ResetLedger() error {
+	if err := s.ledger.reset(); err != nil {
+		return errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
+	}
+	return nil
+}
 
 // Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls more than a thousand events behind
 // misses some.
@@ -351,23 +340,27 @@ func (s *Sim) DeviceKey(registrationID string) []byte {
 
 // Enroll adds or replaces an individual enrollment.
 func (s *Sim) Enroll(e Enrollment) error {
-	if !validRegistrationID(e.RegistrationID) || e.DeviceID != "" && !validDeviceID(e.DeviceID) {
-		return errorf(400, "BadRequest", "invalid registration or device id")
-	}
-	if len(e.keys()) == 0 {
+	if e.PrimaryKey == "" {
 		return errorf(400, "BadRequest", "an enrollment needs a base64 key")
 	}
-	r := s.registry
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.enrol(e)
-	return nil
+	entry := &enrollment{
+		RegistrationID: e.RegistrationID, DeviceID: e.DeviceID, AllocationPolicy: s.config.Allocation,
+		Attestation: attestation{Type: attestKey, SymmetricKey: &symmetricKeys{e.PrimaryKey, e.SecondaryKey}},
+	}
+	if e.Disabled {
+		entry.ProvisioningStatus = disabledStatus
+	}
+	_, err := s.registry.put(entry, "", true)
+	return controlError(err)
 }
 
-// enrol is called with mu held.
-func (r *registry) enrol(e Enrollment) {
-	r.enrollments[strings.ToLower(e.RegistrationID)] = e
-	if d := r.byRegistration[strings.ToLower(e.RegistrationID)]; d != nil {
-		d.disabled = e.Disabled
+// EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the DPS service API (JSON).
+func (s *Sim) EnrollDocument(doc []byte) error { return controlError(s.registry.enrolDocument(doc)) }
+
+// controlError gives a refusal of DPS the form of the control's.
+func controlError(err error) error {
+	if e, ok := errors.AsType[*dpsError](err); ok {
+		return errorf(e.code/1000, "BadRequest", "%s", e.text)
 	}
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -25,10 +26,6 @@ func (s *Sim) ControlHandler() http.Handler {
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, controlBodyLimit)
-			if err := s.guard(r); err != nil {
-				writeControl(w, nil, err)
-				return
-			}
 			v, err := f(r)
 			writeControl(w, v, err)
 		})
@@ -39,7 +36,7 @@ func (s *Sim) ControlHandler() http.Handler {
 		messages, err := flagParam(r, "messages")
 		return s.Ledger(r.URL.Query().Get("device"), messages), err
 	})
-	handle("DELETE /api/ledger", func(*http.Request) (any, error) { s.ResetLedger(); return nil, nil })
+	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
 	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {
 		var f Fault
 		if err := decodeStrict(r, &f); err != nil {
@@ -60,7 +57,13 @@ func (s *Sim) ControlHandler() http.Handler {
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, errorf(404, "", "there is no %s %s in the control API", r.Method, r.URL.Path)
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.guard(r); err != nil {
+			writeControl(w, nil, err)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (s *Sim) handleDevices(handle func(pattern string, f func(r *http.Request) (any, error))) {
@@ -144,18 +147,15 @@ func (s *Sim) handleDevices(handle func(pattern string, f func(r *http.Request) 
 	})
 }
 
-// guard refuses requests that a web page somebody else wrote could have made: a foreign Origin, or a Host that is not this machine
-// and not where the control API listens (a name that was made to point here).
+// guard refuses requests that a web page somebody else wrote could have made. Its own name may have been made to point here, so the
+// Host must be this machine, whatever is asked; and what changes something must not come from a foreign Origin. What only reads may:
+// a browser does not show the answer to the page.
 func (s *Sim) guard(r *http.Request) error {
+	if !s.isOwnHost(r.Host) {
+		return errorf(403, "", "requests must name this machine as their host, by address or as localhost, not as %q", r.Host)
+	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if own, _, _ := net.SplitHostPort(s.controlAddress()); !isLoopbackHost(strings.Trim(host, "[]")) && host != own {
-		return errorf(403, "", "a request that changes something must name this machine as its host, not %q", r.Host)
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		if u, err := url.Parse(origin); err != nil || u.Host != r.Host || u.Host == "" {
@@ -163,6 +163,23 @@ func (s *Sim) guard(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// isOwnHost says whether a Host header names this machine: loopback, the address the control API listens on, or any address where it
+// listens on all of them.
+func (s *Sim) isOwnHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	own, _, _ := net.SplitHostPort(s.controlAddress())
+	if isLoopbackHost(host) || host != "" && host == own {
+		return true
+	}
+	named, err := netip.ParseAddr(host)
+	at, ownErr := netip.ParseAddr(own)
+	return err == nil && ownErr == nil && at.IsUnspecified() && named.IsValid()
 }
 
 func readBody(r *http.Request) ([]byte, error) {

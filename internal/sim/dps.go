@@ -2,10 +2,12 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,13 @@ type dps struct {
 	registrations atomic.Int64 // register requests, whatever became of them
 	polls         atomic.Int64
 
+	arrivals, questions limiter
+
+	key   [2][]byte // primary and secondary, of the policy for the service API
+	hooks *http.Client
+	ctx   context.Context // ends when the simulator does
+	jobs  sync.WaitGroup  // webhooks under way
+
 	mu         sync.Mutex
 	operations map[string]*operation
 	oldest     []*operation // in the order they were made
@@ -39,26 +48,57 @@ type dps struct {
 type operation struct {
 	id      string
 	device  *device
-	polls   int // answered with 202 so far
+	claim   claim
+	csr     *signingRequest // nil without one
+	polls   int             // answered with 202 so far
 	created time.Time
+
+	asked  chan struct{} // closed when the webhook has answered; nil if none was asked
+	custom allocation
+
+	settling sync.Mutex // held while the registration takes effect, which it does once
+	final    *operationStatus
 }
 
-// operationLife is how long an operation can be polled.
-const operationLife = 30 * time.Minute
+// waiting says whether the webhook has not answered yet.
+func (o *operation) waiting() bool {
+	if o.asked == nil {
+		return false
+	}
+	select {
+	case <-o.asked:
+		return false
+	default:
+		return true
+	}
+}
+
+const (
+	operationLife  = 30 * time.Minute // how long an operation can be polled
+	operationLimit = 100_000          // how many there are at most; the oldest are forgotten first
+)
 
 // registrationState is the record of a registration, in DPS's own names and order.
 type registrationState struct {
-	X509                   *struct{} `json:"x509,omitempty"`
-	RegistrationID         string    `json:"registrationId"`
-	CreatedDateTimeUTC     string    `json:"createdDateTimeUtc,omitempty"`
-	AssignedHub            string    `json:"assignedHub,omitempty"`
-	DeviceID               string    `json:"deviceId,omitempty"`
-	Status                 string    `json:"status"`
-	Substatus              string    `json:"substatus,omitempty"`
-	ErrorCode              int       `json:"errorCode,omitempty"`
-	ErrorMessage           string    `json:"errorMessage,omitempty"`
-	LastUpdatedDateTimeUTC string    `json:"lastUpdatedDateTimeUtc,omitempty"`
-	Etag                   string    `json:"etag,omitempty"`
+	X509                   *registrationX509 `json:"x509,omitempty"`
+	RegistrationID         string            `json:"registrationId"`
+	CreatedDateTimeUTC     string            `json:"createdDateTimeUtc,omitempty"`
+	AssignedHub            string            `json:"assignedHub,omitempty"`
+	DeviceID               string            `json:"deviceId,omitempty"`
+	Status                 string            `json:"status"`
+	Substatus              string            `json:"substatus,omitempty"`
+	ErrorCode              int               `json:"errorCode,omitempty"`
+	ErrorMessage           string            `json:"errorMessage,omitempty"`
+	LastUpdatedDateTimeUTC string            `json:"lastUpdatedDateTimeUtc,omitempty"`
+	Etag                   string            `json:"etag,omitempty"`
+	Payload                json.RawMessage   `json:"payload,omitempty"`
+
+	IssuedClientCertificate string   `json:"issuedClientCertificate,omitempty"` // 2021-11-01-preview
+	IssuedCertificateChain  []string `json:"issuedCertificateChain,omitempty"`  // 2025-07-01-preview
+}
+
+type registrationX509 struct {
+	EnrollmentGroupID string `json:"enrollmentGroupId,omitempty"`
 }
 
 // operationStatus is the body of an answer to register and to polls.
@@ -91,23 +131,37 @@ func (p *dps) register(c claim, body []byte) answer {
 }
 
 func (p *dps) startRegistration(c claim, body []byte) answer {
-	auth, err := p.registry.verify(c)
+	by, auth, err := p.registry.verify(c)
 	if err != nil {
 		p.event(c, err.Error())
 		return p.refusal(err)
 	}
-	payload, err := parseRegister(body, c.registrationID)
+	if wait := p.arrivals.take(""); wait > 0 {
+		return p.throttled(wait)
+	}
+	request, err := parseRegister(body, c)
 	if err != nil {
 		p.event(c, err.Error())
 		return p.refusal(err)
 	}
-	d := p.registry.arrive(c.registrationID, auth, payload)
+	d, err := p.registry.arrive(c.registrationID, by, auth, request.payload)
+	if err != nil {
+		return p.refusal(err)
+	}
 	if p.registry.disabled(d) {
 		p.event(c, statusDisabled)
 		state := registrationState{RegistrationID: d.registrationID, Status: statusDisabled}
 		return answer{status: 200, body: operationStatus{Status: statusDisabled, State: &state}}
 	}
-	op := p.newOperation(d)
+	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, claim: c, csr: request.csr, created: time.Now()}
+	if to, ask := p.registry.webhookFor(d, c, request.payload); ask != nil {
+		op.asked = make(chan struct{})
+		p.jobs.Go(func() {
+			defer close(op.asked)
+			op.custom = p.callWebhook(p.ctx, to, ask)
+		})
+	}
+	p.remember(op)
 	return answer{status: 202, retryAfter: p.retryAfter(), body: operationStatus{OperationID: op.id, Status: statusAssigning}}
 }
 
@@ -127,15 +181,18 @@ func (p *dps) poll(c claim, operationID string) answer {
 }
 
 func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
-	if _, err := p.registry.verify(c); err != nil {
+	if _, _, err := p.registry.verify(c); err != nil {
 		return p.refusal(err)
+	}
+	if wait := p.questions.take(strings.ToLower(c.registrationID)); wait > 0 {
+		return p.throttled(wait)
 	}
 	p.mu.Lock()
 	op := p.operations[operationID]
 	more := false
 	if op != nil {
 		op.polls++
-		more = stuck || op.polls <= p.config.Polls
+		more = stuck || op.polls <= p.config.Polls || op.waiting()
 	}
 	p.mu.Unlock()
 	if op == nil || !strings.EqualFold(op.device.registrationID, c.registrationID) {
@@ -145,15 +202,42 @@ func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
 		state := registrationState{RegistrationID: op.device.registrationID, Status: statusAssigning}
 		return answer{status: 202, retryAfter: p.retryAfter(), body: operationStatus{op.id, statusAssigning, &state}}
 	}
-	state, ok := p.registry.settle(op.device)
-	if !ok {
-		return p.refusal(&dpsError{404201, "Registration not found."})
+	final, err := p.finish(op)
+	if err != nil {
+		return p.refusal(err)
 	}
-	p.event(c, state.Status)
+	told := *final
+	state := p.nameHub(c, *final.State)
+	told.State = &state
+	return answer{status: 200, body: told}
+}
+
+// finish lets a registration take effect, the first time it is asked for.
+func (p *dps) finish(op *operation) (*operationStatus, error) {
+	op.settling.Lock()
+	defer op.settling.Unlock()
+	if op.final != nil {
+		return op.final, nil
+	}
+	var custom *allocation
+	if op.asked != nil {
+		custom = &op.custom
+	}
+	state, err := p.registry.settle(op.device, custom)
+	if err != nil {
+		return nil, err
+	}
+	if op.csr != nil && state.Status == statusAssigned {
+		if err := p.issue(op, &state); err != nil {
+			return nil, err
+		}
+	}
+	p.event(op.claim, state.Status)
+	op.final = &operationStatus{op.id, state.Status, &state}
 	if state.Status == statusDisabled {
-		op = &operation{}
+		op.final.OperationID = ""
 	}
-	return answer{status: 200, body: operationStatus{op.id, state.Status, &state}}
+	return op.final, nil
 }
 
 // lookup serves a question for a registration's present state ("Device Registration Status Lookup", HTTPS only).
@@ -162,22 +246,21 @@ func (p *dps) lookup(c claim) answer {
 	if a, hit := p.faulty(fault); hit {
 		return a
 	}
-	if _, err := p.registry.verify(c); err != nil {
+	if _, _, err := p.registry.verify(c); err != nil {
 		return p.refusal(err)
 	}
 	state, ok := p.registry.lookup(c.registrationID)
 	if !ok {
-		return p.refusal(&dpsError{404201, "Registration not found."})
+		return p.refusal(errNoRegistration)
 	}
-	return answer{status: 200, body: state, delay: delayOf(fault)}
+	return answer{status: 200, body: p.nameHub(c, state), delay: delayOf(fault)}
 }
 
 // faulty answers what a fault of DPS answers to every request.
 func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 	switch {
 	case is(fault, DPSThrottle):
-		a = p.refusal(&dpsError{429001, "Operations are being throttled for this tenant."})
-		a.retryAfter = p.retryAfter()
+		a = p.throttled(p.config.RetryAfter)
 		if r := fault.fault.RetryAfter; r != nil {
 			a.retryAfter = fmt.Sprint(*r)
 		}
@@ -189,6 +272,42 @@ func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 		return answer{}, false
 	}
 	return a, true
+}
+
+// throttled is the answer to a request beyond the limits.
+func (p *dps) throttled(wait time.Duration) answer {
+	a := p.refusal(&dpsError{429001, "Operations are being throttled for this tenant."})
+	if !p.config.RetryAfterAbsent {
+		a.retryAfter = fmt.Sprint(int((wait + time.Second - 1) / time.Second))
+	}
+	return a
+}
+
+// limiter lets so many requests of one kind through in each window of time. The zero value lets all through.
+type limiter struct {
+	allowed int
+	window  time.Duration
+
+	mu     sync.Mutex
+	since  time.Time
+	counts map[string]int
+}
+
+// take counts a request, and says how long to wait if it is one too many.
+func (l *limiter) take(who string) (wait time.Duration) {
+	if l.allowed == 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.counts == nil || now.Sub(l.since) >= l.window {
+		l.since, l.counts = now, map[string]int{}
+	}
+	if l.counts[who]++; l.counts[who] > l.allowed {
+		return l.since.Add(l.window).Sub(now)
+	}
+	return 0
 }
 
 func is(fault *active[DPSFault], kind string) bool { return fault != nil && fault.kind == kind }
@@ -222,39 +341,62 @@ func (p *dps) event(c claim, status string) {
 	p.log.Debug().Str("device", c.registrationID).Str("status", status).Msg("registration")
 }
 
-// newOperation also forgets the operations nobody may poll any more.
-func (p *dps) newOperation(d *device) *operation {
-	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, created: time.Now()}
+// remember also forgets the operations nobody may poll any more.
+func (p *dps) remember(op *operation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.oldest) > 0 && op.created.Sub(p.oldest[0].created) > operationLife {
+	for len(p.oldest) > 0 && (op.created.Sub(p.oldest[0].created) > operationLife || len(p.oldest) >= operationLimit) {
 		delete(p.operations, p.oldest[0].id)
+		p.oldest[0] = nil
 		p.oldest = p.oldest[1:]
 	}
 	p.operations[op.id] = op
 	p.oldest = append(p.oldest, op)
-	return op
 }
 
 // registerLimit is the largest body of a register request.
 const registerLimit = 96 << 10
 
-// parseRegister checks the body of a register request and returns its payload.
-func parseRegister(body []byte, registrationID string) (payload json.RawMessage, err error) {
+// registerRequest is what a register request asks for.
+type registerRequest struct {
+	payload json.RawMessage
+	csr     *signingRequest
+}
+
+// parseRegister checks the body of a register request.
+func parseRegister(body []byte, c claim) (registerRequest, error) {
 	var r struct {
 		RegistrationID *string         `json:"registrationId"`
 		Payload        json.RawMessage `json:"payload"`
+		CSR            string          `json:"csr"`
+		ClientCSR      string          `json:"clientCertificateCsr"`
 	}
+	refuse := func(text string) (registerRequest, error) { return registerRequest{}, &dpsError{400004, text} }
 	if len(body) > registerLimit {
-		return nil, &dpsError{400004, "The request is too large."}
+		return refuse("The request is too large.")
 	}
 	if body = bytes.TrimSpace(body); len(body) == 0 || body[0] != '{' || json.Unmarshal(body, &r) != nil {
-		return nil, &dpsError{400004, "The request body is malformed."}
+		return refuse("The request body is malformed.")
 	}
-	if r.RegistrationID != nil && !strings.EqualFold(*r.RegistrationID, registrationID) {
-		return nil, &dpsError{400004, "The registration id of the body is another one than that of the request."}
+	if r.RegistrationID != nil && !strings.EqualFold(*r.RegistrationID, c.registrationID) {
+		return refuse("The registration id of the body is another one than that of the request.")
 	}
-	return r.Payload, nil
+	request := registerRequest{payload: r.Payload}
+	var err error
+	switch {
+	case c.version == csrVersion && r.CSR != "":
+		request.csr, err = parseSigningRequest(r.CSR, c.registrationID)
+	case c.version == clientCSRVersion && r.ClientCSR != "":
+		request.csr, err = parseSigningRequest(r.ClientCSR, c.registrationID)
+	}
+	return request, err
+}
+
+// validVersion says whether an api-version has the form of one: a date, perhaps of a preview, since there is a DPS.
+func validVersion(v string) bool {
+	date, _ := strings.CutSuffix(v, "-preview")
+	t, err := time.Parse(time.DateOnly, date)
+	return err == nil && t.Year() >= 2017
 }
 
 // fault makes DPS misbehave.

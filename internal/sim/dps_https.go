@@ -9,6 +9,7 @@ import (
 
 // routes adds DPS's device API to the HTTPS surface of its host.
 func (p *dps) routes(mux *http.ServeMux) {
+	handleWebSocket(mux, p.speakMQTT)
 	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
 		if err != nil {
@@ -31,8 +32,9 @@ func (p *dps) routes(mux *http.ServeMux) {
 
 func claimOf(r *http.Request) claim {
 	return claim{
-		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"),
+		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"), version: r.URL.Query().Get("api-version"),
 		token: strings.TrimSpace(r.Header.Get("Authorization")), chain: r.TLS.PeerCertificates,
+		byAzureName: isAzureDPS(r.TLS.ServerName),
 	}
 }
 

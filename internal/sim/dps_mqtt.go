@@ -1,9 +1,10 @@
 package sim
 
 import (
-	"crypto/x509"
+	"crypto/tls"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,19 +28,25 @@ type dpsSession struct {
 }
 
 // parseDPSUsername takes {idScope}/registrations/{registrationId}/api-version={version}[&...]; there is no question mark.
-func parseDPSUsername(s string) (idScope, registrationID string, ok bool) {
+func parseDPSUsername(s string) (c claim, ok bool) {
 	parts := strings.SplitN(s, "/", 4)
 	if len(parts) != 4 || parts[0] == "" || parts[1] != "registrations" || parts[2] == "" {
-		return "", "", false
+		return claim{}, false
 	}
 	version, isVersion := strings.CutPrefix(parts[3], "api-version=")
 	version, _, _ = strings.Cut(version, "&")
-	return parts[0], parts[2], isVersion && version != ""
+	return claim{idScope: parts[0], registrationID: parts[2], version: version}, isVersion && version != ""
 }
 
-// serveMQTT is one connection from TLS to the end.
+// serveMQTT is one connection over TCP.
 func (p *dps) serveMQTT(c *conn) {
-	w := newWire(c, p.tls, dpsPacketLimit, &p.mqtt.jobs)
+	secure := tls.Server(c, p.tls)
+	p.speakMQTT(c, secure, secure)
+}
+
+// speakMQTT is one connection from TLS to the end.
+func (p *dps) speakMQTT(c *conn, secure *tls.Conn, via carrier) {
+	w := newWire(c, secure, via, dpsPacketLimit)
 	c.onHangUp(w.hangUp)
 	defer w.close()
 	if err := w.handshake(); err != nil {
@@ -59,11 +66,15 @@ func (s *dpsSession) run() {
 		return
 	}
 	code := s.connect(c)
+	if code == connackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
+		return
+	}
 	s.wire.add(appendConnack(nil, false, code), delayOf(s.dps.faults.now.Load()))
 	if code != connackAccepted {
 		s.wire.settle()
 		return
 	}
+	s.wire.below.letIn()
 	s.wire.rd.idle = s.beforeRead
 	for err == nil {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
@@ -83,20 +94,18 @@ func (s *dpsSession) connect(c connectPacket) (code byte) {
 	if c.level != 4 {
 		return connackBadProtocol
 	}
-	scope, id, ok := parseDPSUsername(c.username)
-	if !ok || c.clientID != id {
+	claim, ok := parseDPSUsername(c.username)
+	if !ok || c.clientID != claim.registrationID {
 		return connackNotAuthorized
 	}
-	s.claim = claim{idScope: scope, registrationID: id, token: c.password, chain: s.peerCertificates()}
+	s.claim = claim
+	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
+	s.claim.byAzureName = isAzureDPS(s.wire.tls.ConnectionState().ServerName)
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
 	}
 	return connackAccepted
-}
-
-func (s *dpsSession) peerCertificates() []*x509.Certificate {
-	return s.wire.tls.ConnectionState().PeerCertificates
 }
 
 func (s *dpsSession) beforeRead() error {
@@ -120,7 +129,7 @@ func (s *dpsSession) handle(first byte, body []byte) error {
 		}
 		for _, f := range filters {
 			if f.name != dpsResponses {
-				return closing("subscribe to unknown topic %q", f.name)
+				return closing("subscribe to unknown topic %.200q", f.name)
 			}
 			s.granted = min(f.qos, 1) + 1
 		}
@@ -169,7 +178,7 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 		operation, _ := queryValue(query, "operationId")
 		a = s.dps.poll(s.claim, operation)
 	default:
-		return closing("publish to unknown topic %q", p.topic)
+		return closing("publish to unknown topic %.200q", p.topic)
 	}
 	if a.status != 0 {
 		if p.qos == 1 {
@@ -187,10 +196,25 @@ func (s *dpsSession) reply(a answer, rid string) {
 	if s.granted == 0 {
 		return
 	}
-	topic := "$dps/registrations/res/" + strconv.Itoa(a.status) + "/?$rid=" + rid
-	if a.retryAfter != "" {
-		topic += "&retry-after=" + a.retryAfter
+	stray := is(s.dps.faults.now.Load(), DPSStray)
+	if stray {
+		s.publishAnswer(a, newGUID())
 	}
+	s.publishAnswer(a, rid)
+	if stray {
+		s.publishAnswer(a, rid)
+	}
+}
+
+func (s *dpsSession) publishAnswer(a answer, rid string) {
+	query := []string{"$rid=" + rid}
+	if a.retryAfter != "" {
+		query = append(query, "retry-after="+a.retryAfter)
+	}
+	if s.dps.config.RetryAfterFirst {
+		slices.Reverse(query)
+	}
+	topic := "$dps/registrations/res/" + strconv.Itoa(a.status) + "/?" + strings.Join(query, "&")
 	var id uint16
 	if s.granted == 2 {
 		if s.lastID++; s.lastID == 0 {

@@ -384,6 +384,7 @@ func TestDPSOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.httpClient()
 		defer c.CloseIdleConnections()
+		const v = "?api-version=2019-03-31"
 		base := "https://" + w.info.DPS.HTTPS + "/" + w.info.IDScope + "/registrations/d"
 		token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration")
 		a := w.mustDo(c, "PUT", base+"/register?api-version=2019-03-31", `{"registrationId":"d","payload":{"modelId":"dtmi:x;1"}}`, "Authorization", token)
@@ -401,51 +402,51 @@ func TestDPSOverHTTPS(t *testing.T) {
 		if a.status != 200 || a.body["status"] != "assigned" || a.body["assignedHub"] != "127.0.0.2" {
 			t.Fatalf("%+v", a)
 		}
-		if a = w.mustDo(c, "GET", base+"/operations/5.1.2", "", "Authorization", token); a.status != 404 || a.body["errorCode"] != 404202.0 {
+		if a = w.mustDo(c, "GET", base+"/operations/5.1.2"+v, "", "Authorization", token); a.status != 404 || a.body["errorCode"] != 404202.0 {
 			t.Errorf("%+v", a)
 		}
-		if a = w.mustDo(c, "PUT", base+"/register", `{}`, "Authorization", "SharedAccessSignature x"); a.status != 401 || a.body["errorCode"] != 401000.0 {
+		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", "SharedAccessSignature x"); a.status != 401 || a.body["errorCode"] != 401000.0 {
 			t.Errorf("%+v", a)
 		}
-		if a = w.mustDo(c, "PUT", base+"/register", strings.Repeat(" ", registerLimit+1), "Authorization", token); a.status != 400 {
+		if a = w.mustDo(c, "PUT", base+"/register"+v, strings.Repeat(" ", registerLimit+1), "Authorization", token); a.status != 400 {
 			t.Errorf("%+v", a)
 		}
 		other := strings.Replace(base, "/d", "/e", 1)
 		otherToken := sasFor(w.key("e"), w.info.IDScope+"/registrations/e", time.Now().Add(time.Hour), "registration")
-		if a = w.mustDo(c, "POST", other, `{}`, "Authorization", otherToken); a.status != 404 || a.body["errorCode"] != 404201.0 {
+		if a = w.mustDo(c, "POST", other+v, `{}`, "Authorization", otherToken); a.status != 404 || a.body["errorCode"] != 404201.0 {
 			t.Errorf("%+v", a)
 		}
-		if a = w.mustDo(c, "GET", other+"/operations/"+operation, "", "Authorization", otherToken); a.status != 404 {
+		if a = w.mustDo(c, "GET", other+"/operations/"+operation+v, "", "Authorization", otherToken); a.status != 404 {
 			t.Errorf("somebody else's operation: %+v", a)
 		}
 		x := w.httpClient(w.deviceCert("x", nil))
 		defer x.CloseIdleConnections()
 		xBase := "https://" + w.info.DPS.HTTPS + "/" + w.info.IDScope + "/registrations/"
-		if a = w.mustDo(x, "PUT", xBase+"x/register", `{}`); a.status != 202 {
+		if a = w.mustDo(x, "PUT", xBase+"x/register"+v, `{}`); a.status != 202 {
 			t.Errorf("%+v", a)
 		}
-		if a = w.mustDo(x, "PUT", xBase+"y/register", `{}`); a.status != 401 || a.body["errorCode"] != 401002.0 {
+		if a = w.mustDo(x, "PUT", xBase+"y/register"+v, `{}`); a.status != 401 || a.body["errorCode"] != 401002.0 {
 			t.Errorf("%+v", a)
 		}
 
 		must(t, w.FaultDPS(DPSFault{Kind: DPSDrop}))
-		if a = w.mustDo(c, "PUT", base+"/register", `{}`, "Authorization", token); a.status != 202 {
+		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 202 {
 			t.Errorf("%+v", a)
 		}
-		if a, err := w.do(c, "GET", base+"/operations/"+operation, "", "Authorization", token); err == nil {
+		if a, err := w.do(c, "GET", base+"/operations/"+operation+v, "", "Authorization", token); err == nil {
 			t.Errorf("%+v", a)
 		}
 		must(t, w.FaultDPS(DPSFault{Kind: DPSThrottle}))
-		if a = w.mustDo(c, "PUT", base+"/register", `{}`, "Authorization", token); a.status != 429 || a.header.Get("Retry-After") != "3" {
+		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 429 || a.header.Get("Retry-After") != "3" {
 			t.Errorf("%+v", a)
 		}
 		must(t, w.FaultDPS(DPSFault{Kind: DPSSlow}))
 		start := time.Now()
-		if a = w.mustDo(c, "PUT", base+"/register", `{}`, "Authorization", token); a.status != 202 || time.Since(start) != time.Second {
+		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 202 || time.Since(start) != time.Second {
 			t.Errorf("%+v after %v", a, time.Since(start))
 		}
 		must(t, w.HealDPS())
-		if a = w.mustDo(c, "GET", base+"/nothing", ""); a.status != 404 || a.body["error"] == nil {
+		if a = w.mustDo(c, "GET", base+"/nothing"+v, ""); a.status != 404 || a.body["error"] == nil {
 			t.Errorf("%+v", a)
 		}
 	})

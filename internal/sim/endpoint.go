@@ -1,6 +1,7 @@
 package sim
 
 import (
+	linked "container/list"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,8 @@ type endpoint struct {
 	restore  func() error  // undoes a deaf door
 	resumed  chan struct{} // closed when the door is no longer deaf
 	conns    map[*conn]struct{}
-	ghosts   []*conn // closed by us while mute: the client must not notice yet
+	strange  linked.List // of *conn: those that have not said who they are, oldest first
+	ghosts   []*conn     // closed by us while mute: the client must not notice yet
 	closed   bool
 }
 
@@ -119,6 +121,7 @@ func (e *endpoint) accept(l net.Listener) {
 		case resumed != nil: // deaf: woken by a deadline, so that the connections that fill the queue stay in it
 			<-resumed
 		default: // out of descriptors, most likely
+			e.makeRoom()
 			backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
 			<-time.After(backoff)
 		}
@@ -134,6 +137,7 @@ func (e *endpoint) admit(l net.Listener, raw net.Conn) {
 	}
 	if how != rst {
 		e.conns[c] = struct{}{}
+		c.place = e.strange.PushBack(c)
 		e.jobs.Go(func() {
 			defer e.forget(c)
 			if how == fin {
@@ -154,6 +158,38 @@ func (e *endpoint) forget(c *conn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.conns, c)
+	e.noStranger(c)
+}
+
+// letIn tells that the client has said who it is.
+func (c *conn) letIn() {
+	c.endpoint.mu.Lock()
+	defer c.endpoint.mu.Unlock()
+	c.endpoint.noStranger(c)
+}
+
+// noStranger is called with mu held.
+func (e *endpoint) noStranger(c *conn) {
+	if c.place != nil {
+		e.strange.Remove(c.place)
+		c.place = nil
+	}
+}
+
+// makeRoom ends a quarter of the connections that have said nothing so far, those that have been silent for longest, so that a flood
+// of them does not keep devices out until they time out.
+func (e *endpoint) makeRoom() {
+	var ended []*conn
+	e.mu.Lock()
+	for n := (e.strange.Len() + 3) / 4; n > 0; n-- {
+		c, _ := e.strange.Front().Value.(*conn)
+		e.noStranger(c)
+		ended = append(ended, c)
+	}
+	e.mu.Unlock()
+	for _, c := range ended {
+		c.end(rst, "no room for strangers")
+	}
 }
 
 // synDropper is what a listener offers that can leave SYNs unanswered. A TCP listener on Linux gets it from [dropSYNs]; one that was
@@ -317,6 +353,7 @@ func (e *endpoint) stop() {
 type conn struct {
 	inner    net.Conn
 	endpoint *endpoint
+	place    *linked.Element // among the endpoint's strangers, guarded by its mutex
 
 	mu        sync.Mutex
 	onEnd     func(reason string) // how the owner wants to be told of an orderly end

@@ -48,6 +48,7 @@ const (
 	DPSStuck        = "stuck"        // assigning for ever
 	DPSSlow         = "slow"         // answers are late
 	DPSUnauthorized = "unauthorized" // 401 for everybody
+	DPSStray        = "stray"        // MQTT: every answer is preceded by one to a question nobody asked, and comes twice
 )
 
 const (
@@ -74,7 +75,7 @@ func (f *Fault) check() error {
 
 func (f *DPSFault) check() error {
 	switch f.Kind {
-	case DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized:
+	case DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray:
 	case "":
 		return errorf(400, "", "a fault needs a kind")
 	default:

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,13 +19,15 @@ import (
 // hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
 type hub struct {
 	hubDeps
-	name      string // hub-a
-	host      string // what DPS hands out: the address, with the port in LayoutPorts
-	hosts     []string
+	name      string   // hub-a
+	host      string   // what DPS hands out: the address, with the port in LayoutPorts
+	hosts     []string // every name clients may use, with and without ports
+	policies  []policy
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
-	endpoints []*endpoint // all of them: faults hit every one
+	surface   *http.ServeMux // of https
+	endpoints []*endpoint    // all of them: faults hit every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
 	live    atomic.Int64            // sessions
@@ -43,6 +46,7 @@ type hubDeps struct {
 	refusal  byte // CONNACK for a disabled identity
 	devices  *authority
 	ledger   *ledger
+	store    *store // nil without a state directory
 	events   *broadcaster
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
@@ -56,13 +60,17 @@ type conduct struct {
 	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
 }
 
-// identity is one device in one hub.
+// identity is one device in one hub, or one module of it: a module has a twin, methods, telemetry and a connection of its own, but no
+// cloud-to-device messages, and it is of no use while its device is disabled.
 type identity struct {
-	id         string
+	id         string // of the device
+	module     string // "" for the device itself
+	parent     *identity
+	modules    map[string]*identity // of a device; guarded by the hub's mutex
 	hub        *hub
 	generation string
 
-	mu      sync.Mutex
+	mu      guard
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool
 	auth    credentials
@@ -72,16 +80,24 @@ type identity struct {
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
+	arrival chan struct{}  // closed when the device begins to listen; made by who waits for that
+	record
+	kept keptState
 }
 
-// credentials is how a device proves who it is: with symmetric keys, or with a certificate of the device CA.
+// credentials is how a device proves who it is: with symmetric keys, or with a certificate: one of a CA, or one that is known itself.
 type credentials struct {
-	keys [][]byte // primary, secondary; none with x509
-	x509 bool
+	keys        [][]byte // primary, secondary; none with x509
+	x509        bool
+	roots       []*x509.Certificate // the CAs; none means the device CA
+	thumbprints []string            // primary, secondary, hexadecimal; with them CAs do not count
 }
 
 func (c credentials) authType() string {
-	if c.x509 {
+	switch {
+	case len(c.thumbprints) > 0:
+		return "x509Certificate"
+	case c.x509:
 		return "x509CertificateAuthority"
 	}
 	return "sas"
@@ -94,46 +110,60 @@ func (h *hub) identity(id string) *identity {
 	return h.identities[id]
 }
 
-// admit creates the identity of a device, or puts an existing one back into service; desired, unless nil, replaces its desired
-// properties. A new twin starts at version 1.
-func (h *hub) admit(id string, auth credentials, desired map[string]any, enabled bool) *identity {
+// admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
+// new twin starts at version 1.
+func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) *identity {
 	h.mu.Lock()
-	i, now := h.identities[id], h.now()
+	i := h.identities[id]
 	if i == nil {
-		i = &identity{id: id, hub: h, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
-		for _, d := range []*document{&i.desired, &i.report} {
-			d.version = 1
-		}
-		i.desired.props = desired
-		i.desired.written = stampProps(nil, desired, stamp{utc7(now), 1})
-		h.identities[id] = i
-		desired = nil
+		i = h.create(id, auth, twin)
+		i.enabled = enabled
+		twin = nil
 	}
 	h.mu.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.auth, i.enabled = auth, enabled
-	if patch := diffProps(i.desired.props, desired); desired != nil && len(patch) > 0 {
-		_ = i.patchDesired(patch) // it was within the limits where it came from
+	i.auth = auth
+	i.setEnabled(enabled, "")
+	if twin != nil {
+		i.replaceTwin(twin)
 	}
 	return i
 }
 
-// disable makes the identity unusable and closes its connection.
+// create is called with mu held; the twin is empty for nil.
+func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
+	now := h.now()
+	i := &identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
+	if twin == nil {
+		twin = &twinContent{}
+	}
+	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
+	i.tags.props = twin.tags
+	h.identities[id] = i.watched()
+	return i
+}
+
+// disable makes the identity unusable and closes its connection, and those of its modules.
 func (i *identity) disable(reason string) {
 	i.mu.Lock()
-	i.enabled = false
+	i.setEnabled(false, reason)
 	s := i.session
 	i.mu.Unlock()
 	if s != nil {
 		s.wire.hangUp(reason)
+	}
+	for _, m := range i.hub.modulesOf(i) {
+		if s := m.online(); s != nil {
+			s.wire.hangUp(reason)
+		}
 	}
 }
 
 func (i *identity) enable() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.enabled = true
+	i.setEnabled(true, "")
 }
 
 // delete removes the identity with everything it has, and closes its connection.
@@ -141,17 +171,29 @@ func (h *hub) delete(id, reason string) {
 	h.mu.Lock()
 	i := h.identities[id]
 	delete(h.identities, id)
+	var live []*session
+	if i != nil {
+		live = append(live, i.bury())
+		for _, m := range i.modules {
+			live = append(live, m.bury())
+		}
+	}
 	h.mu.Unlock()
-	if i == nil {
-		return
+	for _, s := range live {
+		if s != nil {
+			s.wire.hangUp(reason)
+		}
 	}
+}
+
+// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without one. Called with
+// the hub's mutex held, so that a new identity of the same name comes afterwards.
+func (i *identity) bury() *session {
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.gone = true
-	s := i.session
-	i.mu.Unlock()
-	if s != nil {
-		s.wire.hangUp(reason)
-	}
+	i.arrived()
+	return i.session
 }
 
 // online is the device's live session, nil without one.
@@ -174,6 +216,8 @@ func (i *identity) usableLocked() error {
 		return &refusedError{connackNotAuthorized, errors.New("device unknown")}
 	case !i.enabled:
 		return &refusedError{i.hub.refusal, errors.New("device disabled")}
+	case i.parent != nil:
+		return i.parent.usable()
 	}
 	return nil
 }
@@ -194,7 +238,7 @@ func parseUsername(s string) (u username, err error) {
 		u.host, u.device, query = parts[0], parts[1], parts[2]
 	case 4:
 		u.host, u.device, u.module, query = parts[0], parts[1], parts[2], parts[3]
-		if u.module == "" {
+		if !validDeviceID(u.module) {
 			return u, errUsername
 		}
 	default: // a slash within the query breaks it apart too: values are to be percent-encoded
@@ -240,15 +284,18 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 		return refuse(connackUnavailable, err)
 	}
 	switch {
-	case u.module != "":
-		return refuse(connackNotAuthorized, fmt.Errorf("module %q is unknown", u.module))
-	case c.clientID != u.device:
-		return refuse(connackNotAuthorized, fmt.Errorf("client id %q is not that of the user name", c.clientID))
+	case c.clientID != nameOf(u.device, u.module):
+		return refuse(connackNotAuthorized, fmt.Errorf("client id %.200q is not that of the user name", c.clientID))
 	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
-		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %q", u.host))
+		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %.200q", u.host))
 	}
 	if i = h.identity(u.device); i == nil {
 		return refuse(connackNotAuthorized, errors.New("device unknown"))
+	}
+	if u.module != "" {
+		if i = h.module(u.device, u.module); i == nil {
+			return refuse(connackNotAuthorized, fmt.Errorf("module %.200q is unknown", u.module))
+		}
 	}
 	if expires, err = h.verify(i, c.password, chain); err != nil {
 		return refuse(connackNotAuthorized, err)
@@ -256,22 +303,30 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 	return i, u, expires, nil
 }
 
-// verify looks at what a device proves itself with: a certificate, or a token of its own key.
+// verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that
+// may connect devices.
 func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
 	if auth.x509 {
-		return time.Time{}, h.devices.verifyDevice(chain, i.id, h.now())
+		return time.Time{}, auth.verifyCertificate(chain, h.devices, i.name(), h.now())
 	}
 	token, err := parseSAS(password)
+	keys := auth.keys
+	known := true
+	if token.skn != "" {
+		var p policy
+		p, known = h.policy(token.skn, deviceConnect)
+		keys = p.keys[:]
+	}
 	switch {
 	case err != nil:
-	case token.skn != "":
+	case !known:
 		err = errSASPolicy
-	case !token.coversHub(h.hosts, i.id):
+	case !token.coversPath(h.hosts, "/"+i.resource()):
 		err = errSASResource
-	case !token.signedBy(auth.keys...):
+	case !token.signedBy(keys...):
 		err = errSASSignature
 	case h.now().After(token.expires.Add(h.grace)):
 		err = errSASExpired
@@ -279,9 +334,15 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	return token.expires, err
 }
 
-// serve is one connection from TLS to the end.
+// serve is one connection over TCP.
 func (h *hub) serve(c *conn) {
-	w := newWire(c, h.tls, hubPacketLimit, &h.mqtt.jobs)
+	secure := tls.Server(c, h.tls)
+	h.speak(c, secure, secure)
+}
+
+// speak is one connection from TLS to the end.
+func (h *hub) speak(c *conn, secure *tls.Conn, via carrier) {
+	w := newWire(c, secure, via, hubPacketLimit)
 	s := &session{hub: h, wire: w}
 	w.onOver = s.detach
 	c.onHangUp(w.hangUp)

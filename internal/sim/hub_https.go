@@ -1,75 +1,287 @@
 package sim
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// maxEvent is the size of one telemetry message over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
+// maxEvent is the size of one telemetry message or batch over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
 const maxEvent = 256 << 10
 
-// routes is the hub's device API over HTTPS: telemetry. Over HTTPS a hub says why it refuses, which MQTT cannot.
+// batchType is the content type of a request with several messages.
+const batchType = "application/vnd.microsoft.iothub.json"
+
+// How long a message received over HTTPS is kept from everybody else (docs "Send cloud-to-device messages").
+const (
+	lockDefault = time.Minute
+	lockMax     = 5 * time.Minute
+)
+
+// routes is the hub's device API over HTTPS: telemetry and cloud-to-device messages. Over HTTPS a hub says why it refuses, which MQTT
+// cannot.
 func (h *hub) routes(mux *http.ServeMux) {
-	mux.HandleFunc("POST /devices/{id}/messages/events", func(w http.ResponseWriter, r *http.Request) {
-		if err := h.takeEvent(w, r); err != nil {
-			h.refuseHTTP(w, err)
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		h.refuseHTTP(w, errorf(http.StatusNotFound, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path))
-	})
+	handleWebSocket(mux, h.speak)
+	handle := func(pattern string, f func(i *identity, w http.ResponseWriter, r *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			i, err := h.deviceOf(r)
+			if err == nil {
+				err = f(i, w, r)
+			}
+			if err != nil {
+				h.refuseHTTP(w, err)
+			}
+		})
+	}
+	handle("POST /devices/{id}/messages/events", h.takeEvents)
+	handle("POST /devices/{id}/modules/{module}/messages/events", h.takeEvents)
+	handle("GET /devices/{id}/messages/{box}", h.giveMessage)
+	handle("DELETE /devices/{id}/messages/{box}/{token}", h.settleMessage)
+	handle("POST /devices/{id}/messages/{box}/{token}/{verb}", h.settleMessage)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.refuseHTTP(w, noSuchPath(r)) })
 }
 
-// takeEvent authenticates the device and enters its message into the ledger before anybody is told.
-func (h *hub) takeEvent(w http.ResponseWriter, r *http.Request) error {
-	i := h.identity(r.PathValue("id"))
+func noSuchPath(r *http.Request) error {
+	return errorf(http.StatusNotFound, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path)
+}
+
+// deviceOf authenticates a request of a device or module.
+func (h *hub) deviceOf(r *http.Request) (*identity, error) {
+	id, module := r.PathValue("id"), r.PathValue("module")
+	if err := h.misbehave(r); err != nil {
+		return nil, err
+	}
+	i := h.identity(id)
 	if i == nil {
-		return errorf(http.StatusNotFound, "DeviceNotFound", "Device %s is not registered.", r.PathValue("id"))
+		return nil, errorf(http.StatusNotFound, "DeviceNotFound", "Device %s is not registered.", id)
+	}
+	if module != "" {
+		if i = h.module(id, module); i == nil {
+			return nil, errorf(http.StatusNotFound, "ModuleNotFound", "Device %s has no module %s.", id, module)
+		}
 	}
 	if _, err := h.verify(i, strings.TrimSpace(r.Header.Get("Authorization")), r.TLS.PeerCertificates); err != nil {
-		return errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v.", err)
+		return nil, errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v.", err)
 	}
 	if i.usable() != nil {
-		return errorf(http.StatusForbidden, "DeviceDisabled", "Device %s is disabled.", i.id)
+		return nil, errorf(http.StatusForbidden, "DeviceDisabled", "Device %s is disabled.", i.name())
 	}
+	if r.URL.Query().Get("api-version") == "" {
+		return nil, errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
+	}
+	return i, nil
+}
+
+// misbehave is what a hub's fault, if it is one of the protocol, means over HTTPS.
+func (h *hub) misbehave(r *http.Request) error {
+	c := h.conduct.Load()
+	if c == nil {
+		return nil
+	}
+	if c.delay > 0 {
+		late := time.NewTimer(c.delay)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-r.Context().Done():
+			return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The client has left.")
+		}
+	}
+	switch {
+	case c.refuse == connackNotAuthorized:
+		return errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: fault.")
+	case c.refuse != 0:
+		return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The hub is not available.")
+	case c.throttle > 0:
+		return errorf(http.StatusTooManyRequests, "ThrottlingException", "The request has been throttled. Wait 10 seconds and try again.")
+	}
+	return nil
+}
+
+// takeEvents enters one message, or all of a batch, into the ledger before anybody is told.
+func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 	if err != nil {
 		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The message is larger than %d bytes.", maxEvent)
 	}
+	arrivals := []arrival{{bag: bagOf(r.Header), body: body}}
+	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(kind), batchType) {
+		if arrivals, err = parseBatch(body); err != nil {
+			return err
+		}
+	}
 	i.mu.Lock()
-	from := &origin{hub: h.name, device: i.id, generation: i.generation, authType: i.auth.authType(), modelID: i.modelID,
+	from := &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, authType: i.auth.authType(), modelID: i.modelID,
 		account: h.ledger.open(i.id)}
 	i.mu.Unlock()
-	h.ledger.enter(from, arrival{bag: bagOf(r.Header), body: body})
-	h.events.telemetry(h.name, 1)
+	var b *batch
+	for _, a := range arrivals {
+		b = h.ledger.collect(b, a)
+	}
+	if b != nil {
+		if err := h.ledger.commit(from, b); err != nil {
+			h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("messages are refused")
+			return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
+		}
+	}
+	h.events.telemetry(h.name, int64(len(arrivals)))
+	if c := h.conduct.Load(); c != nil && c.dropPuback {
+		<-r.Context().Done()
+		return nil
+	}
+	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// parseBatch takes a batch apart. A message's body is base64 unless it says that it is not.
+func parseBatch(body []byte) (arrivals []arrival, err error) {
+	var batch []struct {
+		Body       string            `json:"body"`
+		Base64     *bool             `json:"base64Encoded"`
+		Properties map[string]string `json:"properties"`
+	}
+	if err := json.Unmarshal(body, &batch); err != nil || len(batch) == 0 {
+		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch is not a JSON array of messages: %v", err)
+	}
+	for n, m := range batch {
+		a := arrival{bag: bagOfPairs(m.Properties), body: []byte(m.Body)}
+		if m.Base64 == nil || *m.Base64 {
+			if a.body, err = base64.StdEncoding.DecodeString(m.Body); err != nil {
+				return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "Message %d of the batch is not base64.", n)
+			}
+		}
+		arrivals = append(arrivals, a)
+	}
+	return arrivals, nil
 }
 
 // systemHeaders are the headers that stand for system properties; application properties come as iothub-app-{name}.
 var systemHeaders = map[string]string{
-	"Iothub-Messageid": "$.mid", "Iothub-Correlationid": "$.cid", "Iothub-Userid": "$.uid",
-	"Iothub-Contenttype": "$.ct", "Iothub-Contentencoding": "$.ce", "Iothub-Creation-Time-Utc": "iothub-creation-time-utc",
+	"iothub-messageid": "$.mid", "iothub-correlationid": "$.cid", "iothub-userid": "$.uid",
+	"iothub-contenttype": "$.ct", "iothub-contentencoding": "$.ce", "iothub-creation-time-utc": "iothub-creation-time-utc",
 }
+
+const appHeader = "iothub-app-"
 
 // bagOf writes a request's properties as MQTT would have carried them.
 func bagOf(header http.Header) []byte {
+	pairs := map[string]string{}
+	for name := range header {
+		pairs[strings.ToLower(name)] = header.Get(name) // HTTP has lost the case of it
+	}
+	return bagOfPairs(pairs)
+}
+
+func bagOfPairs(properties map[string]string) []byte {
 	var pairs []string
-	for _, name := range slices.Sorted(maps.Keys(header)) {
-		key := systemHeaders[name]
-		if app, ok := strings.CutPrefix(name, "Iothub-App-"); ok {
-			key = strings.ToLower(app) // HTTP has lost the case of it
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		key := systemHeaders[strings.ToLower(name)]
+		if len(name) > len(appHeader) && strings.EqualFold(name[:len(appHeader)], appHeader) {
+			key = name[len(appHeader):]
 		}
 		if key != "" {
-			pairs = append(pairs, escape(key)+"="+escape(header.Get(name)))
+			pairs = append(pairs, escape(key)+"="+escape(properties[name]))
 		}
 	}
 	return []byte(strings.Join(pairs, "&"))
+}
+
+// isMailbox: documents and clients disagree about the case of the path.
+func isMailbox(r *http.Request) bool { return strings.EqualFold(r.PathValue("box"), "deviceBound") }
+
+// giveMessage hands out the oldest message that waits, locked.
+func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) error {
+	if !isMailbox(r) {
+		return noSuchPath(r)
+	}
+	timeout := lockDefault
+	if text := r.Header.Get("Iothub-Messagelocktimeout"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || seconds(float64(n)) > lockMax {
+			return errorf(http.StatusBadRequest, "ArgumentInvalid", "IotHub-MessageLockTimeout is %q, must be 1 to %d seconds.", text, int(lockMax/time.Second))
+		}
+		timeout = seconds(float64(n))
+	}
+	i.mu.Lock()
+	m := i.mail.lock(h.now(), timeout)
+	if m == nil {
+		i.mu.Unlock()
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	m.headers(w.Header())
+	i.mu.Unlock()
+	_, _ = w.Write(m.body)
+	return nil
+}
+
+// headers are all there even where they are empty: some clients look no further.
+func (m *letter) headers(header http.Header) {
+	const moment = "1/2/2006 3:04:05 PM"
+	_, bag, _ := strings.Cut(m.topic, "/messages/devicebound/")
+	props := parseBag(bag)
+	take := func(key string) string {
+		v := props[key]
+		if delete(props, key); v == nil {
+			return ""
+		}
+		return *v
+	}
+	for name, value := range map[string]string{
+		"Etag": `"` + m.token + `"`, "Iothub-Messageid": take("$.mid"), "Iothub-Correlationid": take("$.cid"), "Iothub-Userid": take("$.uid"),
+		"Iothub-To": take("$.to"), "Iothub-Ack": take("iothub-ack"), "Iothub-Sequencenumber": strconv.Itoa(m.seq),
+		"Iothub-Enqueuedtime": m.enqueued.UTC().Format(moment), "Iothub-Expiry": m.expires.UTC().Format(moment),
+		"Iothub-Deliverycount": strconv.Itoa(m.deliveryCount - 1),
+	} {
+		header.Set(name, value)
+	}
+	take("$.exp")
+	header.Set("Content-Type", "application/octet-stream")
+	if v := take("$.ct"); v != "" {
+		header.Set("Content-Type", v)
+		header.Set("Contenttype", v)
+	}
+	if v := take("$.ce"); v != "" {
+		header.Set("Contentencoding", v)
+	}
+	for key, value := range props {
+		if value == nil {
+			value = new(string)
+		}
+		header.Set(appHeader+key, *value)
+	}
+}
+
+// settleMessage completes, rejects or abandons a message that the device holds the lock of.
+func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request) error {
+	if verb := r.PathValue("verb"); !isMailbox(r) || verb != "" && verb != "abandon" {
+		return noSuchPath(r)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	m := i.mail.locked(strings.Trim(r.PathValue("token"), `"`), h.now())
+	switch {
+	case m == nil:
+		return errorf(http.StatusPreconditionFailed, "DeviceMessageLockLost", "The lock of the message is lost.")
+	case r.Method == http.MethodPost:
+		m.release()
+		if i.session != nil {
+			i.session.deliverMail()
+		}
+	case r.URL.Query().Has("reject"):
+		m.end(C2DDeadLettered, FeedbackRejected)
+	default:
+		m.end(C2DCompleted, FeedbackSuccess)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // refuseHTTP writes an error as hubs do: a document with a Message, and the name in a header.
@@ -78,11 +290,20 @@ func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
 	if !ok {
 		e = &Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: err.Error()}
 	}
+	if e.Status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "10")
+	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Iothub-Errorcode", e.Code)
 	w.WriteHeader(e.Status)
-	_, _ = w.Write(encodeJSON(map[string]string{
-		"Message":          "ErrorCode:" + e.Code + ";" + e.Message,
-		"ExceptionMessage": "Tracking ID:" + randomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05"),
-	}))
+	text := "ErrorCode:" + e.Code + ";" + e.Message
+	if e.document != nil {
+		text = string(e.document)
+	}
+	_, _ = w.Write(encodeJSON(map[string]string{"Message": text, "ExceptionMessage": "Tracking ID:" + h.trackingID()}))
+}
+
+// trackingID is what a hub names a refusal with.
+func (h *hub) trackingID() string {
+	return randomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
 }

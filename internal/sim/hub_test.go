@@ -232,7 +232,9 @@ func TestWhatClosesAConnection(t *testing.T) {
 			"unknown topic":       {publishBytes("devices/d/state", "x", 1, 1), 0},
 			"other device":        {publishBytes("devices/dd/messages/events/", "x", 1, 1), 0},
 			"events prefix only":  {publishBytes("devices/d/messages/eventsx", "x", 1, 1), 0},
+			"as its module":       {publishBytes("devices/d/modules/m/messages/events/", "x", 1, 1), 0},
 			"module without id":   {publishBytes("devices/d/modules//messages/events/", "x", 1, 1), 0},
+			"six subscriptions":   {subscribeBytes(1, 0, "a", "b", "c", "devices/d/messages/devicebound/#", "$iothub/methods/POST/#", "$iothub/twin/res/#"), 0},
 			"too large":           {publishBytes("devices/d/messages/events/", big, 1, 1), 0},
 			"twin without rid":    {publishBytes("$iothub/twin/GET/", "", 0, 0), 0},
 			"method without rid":  {publishBytes("$iothub/methods/res/200/", "", 0, 0), 0},
@@ -266,7 +268,7 @@ func TestWhatIsAccepted(t *testing.T) {
 		c.telemetry("", strings.Repeat("x", hubPacketLimit-2-30-4), 1) // as large as it may be
 		c.send(publishBytes("devices/d/messages/events", "", 0, 0))
 		c.send(publishBytes("devices/d/messages/events/%24.ct=a%2Fb/", "", 0, 0))
-		c.send(publishBytes("devices/d/modules/m/messages/events/a=1", "", 0, 0))
+		c.send(publishBytes("devices/d/messages/events//a=1", "", 0, 0))
 		dup := publishBytes("devices/d/messages/events/%24.sub=thermostat1", "{}", 1, 2)
 		dup[0] |= 0x08 | 0x01
 		c.send(dup)

@@ -3,6 +3,7 @@ package sim
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,9 @@ type origin struct {
 	generation string
 	modelID    string
 	account    *account
+
+	ref     uint32 // names it in the ledger's files, 0 before it has a message there
+	segment uint32 // the newest file that knows the name
 }
 
 // ledger is every message that reached a hub. Counts are exact for ever; bodies are kept for the newest messages.
@@ -56,8 +60,10 @@ type ledger struct {
 	keepBytes int64
 	ahead     time.Duration // the cloud's clock, for iothub-enqueuedtime
 	total     atomic.Int64  // never reset
+	batches   sync.Pool     // of *batch, so that only connections with messages under way have one
 
 	mu       sync.Mutex
+	disk     *ledgerDisk // nil without a state directory
 	accounts map[string]*account
 	ring     []entry // grows up to keep entries, then turns
 	head     int     // the oldest
@@ -90,6 +96,11 @@ type entry struct {
 // chunkBytes is how much memory messages share; a chunk is freed when the last of its messages is forgotten.
 const chunkBytes = 256 << 10
 
+const (
+	maxBatch     = 64 << 10 // a batch of so many bytes is committed at the next occasion
+	maxIdleBatch = 4 * maxBatch
+)
+
 func newLedger(c Config) *ledger {
 	return &ledger{keep: c.LedgerKeep, keepBytes: c.LedgerKeepBytes, ahead: c.ClockOffset, accounts: map[string]*account{}}
 }
@@ -98,6 +109,11 @@ func newLedger(c Config) *ledger {
 func (l *ledger) open(device string) *account {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.account(device)
+}
+
+// account is called with mu held.
+func (l *ledger) account(device string) *account {
 	a := l.accounts[device]
 	if a == nil {
 		a = &account{hubs: map[string]int64{}}
@@ -112,16 +128,57 @@ type arrival struct {
 	dup, retain, isWill bool
 }
 
-// enter writes a message down. When it returns the message counts, so the PUBACK may go.
-func (l *ledger) enter(from *origin, m arrival) {
-	now := time.Now()
-	var scratch [64]byte
-	mid := findMid(scratch[:0], m.bag)
-	l.total.Add(1)
+// enter writes one message down, see commit.
+func (l *ledger) enter(from *origin, m arrival) error {
+	b := l.collect(nil, m)
+	return l.commit(from, b)
+}
+
+// collect adds a message to a batch, nil for a new one. It counts for nothing until the batch is committed.
+func (l *ledger) collect(b *batch, m arrival) *batch {
+	if b == nil {
+		b, _ = l.batches.Get().(*batch)
+		if b == nil {
+			b = &batch{}
+		}
+	}
+	b.add(m)
+	return b
+}
+
+// commit writes the messages of a batch down, first on disk, if there is one. When it returns nil they count, so the PUBACKs may go; if
+// it returns an error none of them does. It takes the batch over.
+func (l *ledger) commit(from *origin, b *batch) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	from.account.count(from.hub, mid, now)
-	l.store(entry{from: from, at: now, bag: int32(len(m.bag)), dup: m.dup, retain: m.retain, isWill: m.isWill}, m)
+	now := time.Now()
+	if l.disk != nil {
+		if err := l.disk.append(l, from, b, now); err != nil {
+			return fmt.Errorf("the ledger cannot be written: %w", err)
+		}
+	}
+	l.apply(from, now, unpacker{b: b.buf[batchHead:]}, true)
+	l.total.Add(int64(b.n))
+	if b.n = 0; cap(b.buf) <= maxIdleBatch {
+		l.batches.Put(b)
+	}
+	return nil
+}
+
+// apply takes the messages of a batch into memory, and into the counts if count says so. It is false if they make no sense.
+func (l *ledger) apply(from *origin, now time.Time, f unpacker, count bool) (n int, ok bool) {
+	var scratch [64]byte
+	for len(f.b) > 0 {
+		m := f.nextArrival()
+		if f.failed {
+			break
+		}
+		if n++; count {
+			from.account.count(from.hub, findMid(scratch[:0], m.bag), now)
+		}
+		l.store(entry{from: from, at: now, bag: int32(len(m.bag)), dup: m.dup, retain: m.retain, isWill: m.isWill}, m)
+	}
+	return n, f.ok()
 }
 
 func (a *account) count(hub string, mid []byte, now time.Time) {
@@ -331,14 +388,30 @@ func (a *account) addTo(r *Ledger) {
 	r.Truncated = r.Truncated || a.truncated
 }
 
-// reset forgets what was received; connections keep their accounts.
-func (l *ledger) reset() {
+// reset forgets what was received, on disk too; connections keep their accounts.
+func (l *ledger) reset() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.disk != nil {
+		if err := l.disk.clear(); err != nil {
+			return err
+		}
+	}
 	for _, a := range l.accounts {
 		*a = account{hubs: map[string]int64{}}
 	}
 	l.ring, l.head, l.count, l.bytes, l.chunk = nil, 0, 0, 0, nil
+	return nil
+}
+
+// close ends writing.
+func (l *ledger) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.disk == nil {
+		return nil
+	}
+	return l.disk.close()
 }
 
 func (e *entry) message(ahead time.Duration) Message {
@@ -363,8 +436,12 @@ func (e *entry) message(ahead time.Duration) Message {
 	}
 	put("iothub-connection-device-id", e.from.device)
 	put("iothub-connection-module-id", e.from.module)
+	scope := "device"
+	if e.from.module != "" {
+		scope = "module"
+	}
 	put("iothub-connection-auth-method", string(encodeJSON(map[string]any{
-		"scope": "device", "type": e.from.authType, "issuer": "iothub", "acceptingIpFilterRule": nil,
+		"scope": scope, "type": e.from.authType, "issuer": "iothub", "acceptingIpFilterRule": nil,
 	})))
 	put("iothub-connection-auth-generation-id", e.from.generation)
 	put("iothub-enqueuedtime", utc7(e.at.Add(ahead)))

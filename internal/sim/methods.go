@@ -19,6 +19,35 @@ type methodAnswer struct {
 
 const methodMaxBytes = 128 << 10
 
+// await waits until the device is there and listens for methods, or until ctx ends.
+func (i *identity) await(ctx context.Context) {
+	for {
+		i.mu.Lock()
+		ready := i.gone || i.session != nil && i.session.subs.methods > 0
+		if !ready && i.arrival == nil {
+			i.arrival = make(chan struct{})
+		}
+		arrival := i.arrival
+		i.mu.Unlock()
+		if ready {
+			return
+		}
+		select {
+		case <-arrival:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// arrived tells those who wait for the device to look again; called with mu held.
+func (i *identity) arrived() {
+	if i.arrival != nil {
+		close(i.arrival)
+		i.arrival = nil
+	}
+}
+
 // invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
 func (i *identity) invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
 	i.mu.Lock()

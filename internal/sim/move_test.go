@@ -252,7 +252,7 @@ func TestOrdersFollowTheAssignment(t *testing.T) {
 			t.Errorf("%s", body)
 		}
 		all, err := w.C2DMessages("d")
-		if err != nil || fmt.Sprint(all) != fmt.Sprintf("[{%s hub-a enqueued 0} {%s hub-b completed 1}]", all[0].Mid, all[1].Mid) {
+		if err != nil || fmt.Sprint(all) != fmt.Sprintf("[{%s hub-a enqueued 0 } {%s hub-b completed 1 }]", all[0].Mid, all[1].Mid) {
 			t.Errorf("%v %v", all, err)
 		}
 	})

@@ -54,11 +54,20 @@ func (w *world) realDial(addr string) (*client, error) {
 	return newClient(w.t, raw, w.clientTLS(addr))
 }
 
+// enter registers a device by the default group, asking the registry directly.
+func (w *world) enter(id string) registrationState {
+	d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], credentials{keys: [][]byte{w.key(id)}}, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	state, _ := w.registry.settle(d, nil)
+	return state
+}
+
 // realConnect connects a device that was never provisioned over the wire: the registry is asked directly.
 func (w *world) realConnect(id string) *client {
 	w.t.Helper()
-	d := w.registry.arrive(id, credentials{keys: [][]byte{w.key(id)}}, nil)
-	state, _ := w.registry.settle(d)
+	state := w.enter(id)
 	c, err := w.realDial(w.hubAddr(state.AssignedHub))
 	must(w.t, err)
 	c.id = id
@@ -333,8 +342,7 @@ func benchTelemetry(b *testing.B, w *world, clients int) {
 	var senders []sender
 	for i := range clients {
 		id := fmt.Sprintf("bench-%d", i)
-		d := w.registry.arrive(id, credentials{keys: [][]byte{w.key(id)}}, nil)
-		w.registry.settle(d)
+		w.enter(id)
 		host := w.info.Hubs[0].Host
 		conn, err := tls.Dial("tcp", w.info.Hubs[0].MQTT, w.clientTLS(host))
 		if err != nil {

@@ -2,9 +2,8 @@ package sim
 
 import (
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
-	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,11 +22,14 @@ type registry struct {
 	authority *authority // of device certificates
 	group     [2][]byte  // primary and secondary group key
 	events    *broadcaster
+	store     *store // nil without a state directory
 
 	mu             sync.Mutex
-	enrollments    map[string]Enrollment // individual ones, by lower-case registration id
-	byRegistration map[string]*device    // by lower-case registration id
+	enrollments    map[string]*enrollment // individual ones, by lower-case registration id
+	groups         map[string]*enrollment // by lower-case group id
+	byRegistration map[string]*device     // by lower-case registration id
 	byID           map[string]*device
+	started        bool // the hubs' host names are known
 	closed         bool
 }
 
@@ -35,23 +37,30 @@ type registry struct {
 type device struct {
 	id             string // in the hubs
 	registrationID string // as it was first written
+	group          string // the enrollment group it came by; "" for an individual enrollment
 	auth           credentials
 	modelID        string
+	registered     bool // there is a record of its registration
 
 	approved bool
 	blocked  bool // by the operator: DPS answers failed 400209
-	disabled bool // the enrollment: DPS answers disabled
+	disabled bool // by the control API: DPS answers disabled, as if its enrollment were
 
 	hub         *hub // assigned; nil before the first assignment is finished
 	first       *hub // where failback leads
 	visited     []*hub
+	rule        string // its enrollment's at the last assignment
 	substatus   string
+	payload     json.RawMessage // from the allocation webhook to the device
+	refused     *dpsError       // why the last registration failed
 	etag        string
 	created     time.Time
 	updated     time.Time
 	failedOver  *failover
 	unusable    bool // only its identity was disabled, DPS does not know
 	centralEtag string
+	central     centralDevice
+	kept        []byte // as the store has it
 }
 
 // failover is a move that ends by itself.
@@ -67,6 +76,7 @@ const defaultFailover = 30 * time.Minute
 const (
 	substatusInitial  = "initialAssignment"
 	substatusMigrated = "deviceDataMigrated"
+	substatusReset    = "deviceDataReset"
 	substatusReturned = "reprovisionedToInitialAssignment"
 )
 
@@ -88,8 +98,10 @@ func validRegistrationID(id string) bool {
 type claim struct {
 	idScope        string
 	registrationID string
+	version        string // of the API
 	token          string // SAS; "" with a certificate
 	chain          []*x509.Certificate
+	byAzureName    bool // it asked for DPS by the name Azure gives it
 }
 
 // dpsError is a refusal with DPS's own error code; code/1000 is the status.
@@ -100,82 +112,110 @@ type dpsError struct {
 
 func (e *dpsError) Error() string { return e.text }
 
-// verify checks a claim. The credentials it returns are those the device will have in its hub.
-func (r *registry) verify(c claim) (credentials, error) {
-	refuse := func(code int, text string) (credentials, error) { return credentials{}, &dpsError{code, text} }
+// verify checks a claim. It returns the enrollment that lets the device in, and the credentials it will have in its hub.
+func (r *registry) verify(c claim) (*enrollment, credentials, error) {
+	refuse := func(code int, text string) (*enrollment, credentials, error) {
+		return nil, credentials{}, &dpsError{code, text}
+	}
+	if !validVersion(c.version) {
+		return refuse(400004, "The api-version is missing or invalid.")
+	}
 	if c.idScope != r.config.IDScope {
 		return refuse(401002, "Unauthorized")
 	}
 	if !validRegistrationID(c.registrationID) {
 		return refuse(400004, "Invalid registration id.")
 	}
-	r.mu.Lock()
-	individual, enrolled := r.enrollments[strings.ToLower(c.registrationID)]
-	r.mu.Unlock()
-	if c.token == "" {
-		if len(c.chain) == 0 {
+	var token *sasToken
+	want := attestX509
+	if c.token != "" {
+		want = attestKey
+		t, err := parseSAS(c.token)
+		switch {
+		case err != nil, !t.coversRegistration(c.idScope, c.registrationID),
+			t.skn != "" && t.skn != "registration": // some clients leave it out
 			return refuse(401000, "Unauthorized")
 		}
-		if enrolled {
-			return refuse(401002, "Invalid certificate.")
-		}
-		if err := r.authority.verifyDevice(c.chain, c.registrationID, r.now()); err != nil {
-			return refuse(401002, "Invalid certificate.")
-		}
-		return credentials{x509: true}, nil
+		token = &t
+	} else if len(c.chain) == 0 {
+		return refuse(401000, "Unauthorized")
 	}
-	auth := credentials{keys: [][]byte{deriveKey(r.group[0], c.registrationID), deriveKey(r.group[1], c.registrationID)}}
-	if enrolled {
-		auth.keys = individual.keys()
+	candidates := r.candidates(c.registrationID, want)
+	for _, e := range candidates {
+		auth, err := e.accepts(c, token, r.now())
+		switch {
+		case err != nil:
+			continue
+		case token != nil && !token.expires.After(r.now()):
+			return refuse(401002, "Token expired.")
+		}
+		return e, auth, nil
 	}
-	token, err := parseSAS(c.token)
 	switch {
-	case err != nil:
-		return refuse(401000, "Unauthorized")
-	case !token.coversRegistration(c.idScope, c.registrationID),
-		token.skn != "" && token.skn != "registration", // some clients leave it out
-		!token.signedBy(auth.keys...):
-		return refuse(401000, "Unauthorized")
-	case !token.expires.After(r.now()):
-		return refuse(401002, "Token expired.")
+	case token == nil:
+		return refuse(401002, "Invalid certificate.")
+	case len(candidates) == 0:
+		return refuse(404201, "Enrollment not found.")
 	}
-	return auth, nil
+	return refuse(401000, "Unauthorized")
 }
 
-func (e Enrollment) keys() (keys [][]byte) {
-	for _, text := range []string{e.PrimaryKey, e.SecondaryKey} {
-		if key, err := base64.StdEncoding.DecodeString(text); err == nil && len(key) > 0 {
-			keys = append(keys, key)
-		}
-	}
-	return keys
-}
-
-// arrive notes that a device with good credentials has registered, and returns its record.
-func (r *registry) arrive(registrationID string, auth credentials, payload json.RawMessage) *device {
+// candidates are the enrollments a device might come by: the individual one if it has one, else all groups that attest in that way.
+func (r *registry) candidates(registrationID, attestation string) []*enrollment {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := strings.ToLower(registrationID)
-	d := r.byRegistration[key]
-	if d == nil {
-		now := r.now()
-		d = &device{id: registrationID, registrationID: registrationID, approved: r.config.AutoApprove, created: now, updated: now,
-			etag: newDPSEtag(), centralEtag: newDPSEtag()}
-		if e, enrolled := r.enrollments[key]; enrolled {
-			d.disabled = e.Disabled
-			if e.DeviceID != "" {
-				d.id = e.DeviceID
-			}
-		}
-		r.byRegistration[key] = d
-		r.byID[d.id] = d
+	if e := r.enrollments[strings.ToLower(registrationID)]; e != nil {
+		return []*enrollment{e}
 	}
-	d.auth = auth
+	var groups []*enrollment
+	for _, id := range slices.Sorted(maps.Keys(r.groups)) {
+		if e := r.groups[id]; e.Attestation.Type == attestation {
+			groups = append(groups, e)
+		}
+	}
+	return groups
+}
+
+// arrive notes that a device with good credentials has registered by an enrollment, and returns its record.
+func (r *registry) arrive(registrationID string, by *enrollment, auth credentials, payload json.RawMessage) (*device, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key, id := strings.ToLower(registrationID), registrationID
+	if by.DeviceID != "" {
+		id = by.DeviceID
+	}
+	d := r.byRegistration[key]
+	if d != nil && by.DeviceID != "" && d.id != id { // the enrollment has got another device id: that is another device
+		r.drop(d, "device has another id now")
+		if r.keep(d) != nil {
+			return nil, errNotKept
+		}
+		d = nil
+	}
+	now := r.now()
+	if d == nil {
+		if r.byID[id] != nil {
+			return nil, &dpsError{409000, "The device id belongs to another registration."}
+		}
+		d = &device{id: id, registrationID: registrationID, approved: r.config.AutoApprove, centralEtag: newDPSEtag()}
+		r.byRegistration[key] = d
+		r.byID[id] = d
+	}
+	if !d.registered {
+		d.registered, d.created, d.updated, d.etag = true, now, now, newDPSEtag()
+	}
+	d.auth, d.group = auth, by.EnrollmentGroupID
 	if model := modelIDIn(payload); model != "" {
 		d.modelID = model
 	}
-	return d
+	if r.keep(d) != nil {
+		return nil, errNotKept
+	}
+	return d, nil
 }
+
+// errNotKept is what DPS answers when it cannot write down what it would have to promise.
+var errNotKept = &dpsError{500000, "Internal server error."}
 
 // modelIDIn finds the model id in a registration's payload, which may itself be a string that holds JSON, as the Azure CLI sends it.
 func modelIDIn(payload json.RawMessage) string {
@@ -205,18 +245,22 @@ const (
 	statusDisabled   = "disabled"
 )
 
-// settle finishes a registration: the device is put into the hub that DPS assigns now, if it may be in any. It is false for a device
-// that was deleted meanwhile.
-func (r *registry) settle(d *device) (registrationState, bool) {
+// settle finishes a registration: the device is put into the hub that DPS assigns now, if it may be in any. custom is what the
+// webhook said, nil if it was not asked.
+func (r *registry) settle(d *device, custom *allocation) (registrationState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.byID[d.id] != d {
-		return registrationState{}, false
+	e := r.entry(d)
+	if r.byID[d.id] != d || !d.registered || e == nil {
+		return registrationState{}, errNoRegistration // it was deleted meanwhile
 	}
-	if d.approved && !d.blocked && !d.disabled {
-		r.place(d)
+	if d.approved && !d.blocked && !r.isDisabled(d) {
+		r.place(d, e, custom)
 	}
-	return r.stateOf(d), true
+	if r.keep(d) != nil {
+		return registrationState{}, errNotKept
+	}
+	return r.stateOf(d), nil
 }
 
 // lookup is settle without the effects.
@@ -224,7 +268,7 @@ func (r *registry) lookup(registrationID string) (registrationState, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := r.byRegistration[strings.ToLower(registrationID)]
-	if d == nil {
+	if d == nil || !d.registered {
 		return registrationState{}, false
 	}
 	return r.stateOf(d), true
@@ -234,52 +278,87 @@ func (r *registry) lookup(registrationID string) (registrationState, bool) {
 func (r *registry) disabled(d *device) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return d.disabled
+	return r.isDisabled(d)
+}
+
+// isDisabled is called with mu held.
+func (r *registry) isDisabled(d *device) bool {
+	e := r.entry(d)
+	return d.disabled || e != nil && e.disabled()
 }
 
 // place makes the answer of DPS come true; called with mu held.
-func (r *registry) place(d *device) {
-	target := r.answer(d)
+func (r *registry) place(d *device, e *enrollment, custom *allocation) {
+	d.refused, d.payload = nil, nil
+	var twin *twinContent // nil means the policy decides
+	if custom != nil {
+		if d.refused = custom.err; d.refused != nil {
+			d.updated, d.etag = r.now(), newDPSEtag()
+			return
+		}
+		twin, d.payload = custom.twin, custom.payload
+	}
+	target := r.decide(d, e, custom)
+	first, moved := d.hub == nil, d.hub != nil && d.hub != target
+	if twin == nil && (first || e.resets()) {
+		twin = e.twin()
+	}
+	if rule := e.rule(); d.rule != rule {
+		d.rule = rule
+		d.stayAway() // where the failover would have ended counts no more
+	}
 	switch {
-	case d.hub == nil:
+	case first:
 		d.first = target
 		r.assign(d, target, substatusInitial)
-		target.admit(d.id, d.auth, nil, !d.unusable)
-	case d.hub != target:
-		r.move(d, target)
+		if target.identity(d.id) != nil {
+			twin = nil // somebody made the device in the hub before: DPS takes it over as it is
+		}
+		target.admit(d.id, d.auth, twin, !d.unusable)
+	case moved:
+		r.move(d, target, twin)
 	default: // credentials may have changed, and the identity may have been deleted from the hub
-		target.admit(d.id, d.auth, nil, !d.unusable)
+		if e.resets() {
+			r.assign(d, target, substatusReset)
+		} else if target.identity(d.id) == nil && twin == nil {
+			twin = e.twin()
+		}
+		target.admit(d.id, d.auth, twin, !d.unusable)
 	}
 }
 
-// answer is the hub DPS would name now; called with mu held.
+// decide is the hub for a registration: where the device is, unless its enrollment says otherwise since the last time. Called with
+// mu held.
+func (r *registry) decide(d *device, e *enrollment, custom *allocation) *hub {
+	if d.hub != nil && !e.reprovisions() {
+		return d.hub
+	}
+	target := d.hub
+	switch {
+	case custom != nil:
+		target = custom.hub
+	case d.hub == nil || d.rule != e.rule():
+		target = r.choose(e, d.registrationID)
+	}
+	return r.alive(target, e)
+}
+
+// alive is another hub if DPS knows that the one it would name is of no use.
+func (r *registry) alive(target *hub, e *enrollment) *hub {
+	if target.deadForDPS() {
+		if other := otherThan(target, r.hubsOf(e)); other != nil {
+			return other
+		}
+	}
+	return target
+}
+
+// answer is the hub DPS would name now if nothing but the hubs has changed since the device registered; called with mu held.
 func (r *registry) answer(d *device) *hub {
-	hub := d.hub
-	if hub == nil {
-		hub = r.hubs[0]
-		if r.config.Allocation == AllocateHashed {
-			h := fnv.New32a()
-			h.Write([]byte(strings.ToLower(d.registrationID)))
-			hub = r.hubs[h.Sum32()%uint32(len(r.hubs))]
-		}
+	if e := r.entry(d); e != nil && e.reprovisions() {
+		return r.alive(d.hub, e)
 	}
-	if hub.deadForDPS() {
-		if other := r.otherThan(hub); other != nil {
-			return other
-		}
-	}
-	return hub
-}
-
-// otherThan is the next living hub in the row, nil if there is none.
-func (r *registry) otherThan(h *hub) *hub {
-	at := slices.Index(r.hubs, h)
-	for i := 1; i < len(r.hubs); i++ {
-		if other := r.hubs[(at+i)%len(r.hubs)]; !other.deadForDPS() {
-			return other
-		}
-	}
-	return nil
+	return d.hub
 }
 
 func (r *registry) assign(d *device, to *hub, substatus string) {
@@ -289,28 +368,30 @@ func (r *registry) assign(d *device, to *hub, substatus string) {
 	}
 }
 
-// move takes a device to another hub: the identity there comes first, with the desired properties; then the old one becomes unusable
-// in the way configured, unless nobody could reach its hub to do that.
-func (r *registry) move(d *device, to *hub) {
-	from := d.hub
-	var desired map[string]any
-	if old := from.identity(d.id); old != nil {
-		old.mu.Lock()
-		desired = old.desired.props
-		old.mu.Unlock()
+// move takes a device to another hub: the identity there comes first, with the whole twin or, if its enrollment says so, with the
+// one it began with; then the old one becomes unusable in the way configured, unless nobody could reach its hub to do that. A twin
+// that is given counts in any case.
+func (r *registry) move(d *device, to *hub, twin *twinContent) {
+	from, substatus := d.hub, substatusMigrated
+	if e := r.entry(d); e != nil && e.resets() {
+		substatus = substatusReset
+		if twin == nil {
+			twin = e.twin()
+		}
 	}
-	if desired == nil {
-		desired = map[string]any{}
+	if twin == nil {
+		twin = &twinContent{}
+		if old := from.identity(d.id); old != nil {
+			twin = old.content()
+		}
 	}
-	to.admit(d.id, d.auth, desired, !d.unusable && !d.blocked && !d.disabled)
-	substatus := substatusMigrated
+	to.admit(d.id, d.auth, twin, !d.unusable && !d.blocked && !d.disabled)
 	if slices.Contains(d.visited, to) {
 		substatus = substatusReturned
 	}
 	r.assign(d, to, substatus)
 	if d.failedOver != nil && d.failedOver.from == to {
-		d.failedOver.timer.Stop()
-		d.failedOver = nil
+		d.stayAway()
 	}
 	r.events.emit(Event{Kind: EventMove, Hub: to.name, Device: d.id})
 	r.log.Info().Str("device", d.id).Str("from", from.name).Str("to", to.name).Msg("device moved")
@@ -329,18 +410,24 @@ func (r *registry) move(d *device, to *hub) {
 func (r *registry) stateOf(d *device) registrationState {
 	s := registrationState{RegistrationID: d.registrationID}
 	switch {
-	case d.disabled:
+	case r.isDisabled(d):
 		s.Status = statusDisabled
 		return s
 	case d.blocked || !d.approved: // IoT Central's allocation webhook refuses
 		s.Status = statusFailed
 		s.ErrorCode, s.ErrorMessage = 400209, "Custom allocation failed with status code: 401"
+	case d.refused != nil:
+		s.Status = statusFailed
+		s.ErrorCode, s.ErrorMessage = d.refused.code, d.refused.text
 	case d.hub == nil:
 		s.Status = statusUnassigned
 	default:
 		s.Status, s.Substatus = statusAssigned, d.substatus
 		s.AssignedHub, s.DeviceID = d.hub.host, d.id
-		s.X509 = &struct{}{}
+		s.X509, s.Payload = &registrationX509{}, d.payload // the service writes x509 for devices with keys too
+		if d.auth.x509 {
+			s.X509.EnrollmentGroupID = d.group
+		}
 	}
 	s.CreatedDateTimeUTC, s.LastUpdatedDateTimeUTC, s.Etag = utc7(d.created), utc7(d.updated), d.etag
 	return s
@@ -354,18 +441,25 @@ func (r *registry) with(id string, f func(*device) error) error {
 	if d == nil {
 		return errorf(404, "DeviceNotFound", "device %s is not known", id)
 	}
-	return f(d)
+	err := f(d)
+	if lost := r.keep(d); err == nil && lost != nil {
+		err = unconfirmed(lost)
+	}
+	return err
 }
 
 // placed is the identity that orders to a device go to: in the hub DPS would assign now. Giving the order makes the assignment, so
 // that the order is where the device will be sent.
 func (r *registry) placed(id string) (i *identity, err error) {
+	if i := r.made(id); i != nil {
+		return i, nil
+	}
 	err = r.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
 		}
 		if target := r.answer(d); target != d.hub {
-			r.move(d, target)
+			r.move(d, target, nil)
 		}
 		i = d.hub.identity(d.id)
 		if i == nil {
@@ -374,6 +468,14 @@ func (r *registry) placed(id string) (i *identity, err error) {
 		return nil
 	})
 	return i, err
+}
+
+// linked are the hubs a device can be in; called with mu held.
+func (r *registry) linked(d *device) []*hub {
+	if e := r.entry(d); e != nil {
+		return r.hubsOf(e)
+	}
+	return r.hubs
 }
 
 func notProvisioned(d *device) error {
@@ -389,7 +491,7 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 		switch {
 		case ttl < 0:
 			return errorf(400, "BadRequest", "the time until the return is negative")
-		case len(r.hubs) == 1:
+		case len(r.linked(d)) == 1:
 			return errorf(400, "SingleHub", "there is a single hub, so no device can be failed over")
 		case d.hub == nil:
 			return notProvisioned(d)
@@ -399,11 +501,11 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 			return errorf(409, "", "the simulator has stopped")
 		}
 		left = d.hub
-		to := r.otherThan(left)
+		to := otherThan(left, r.linked(d))
 		if to == nil {
 			return errorf(409, "NoHealthyHub", "no other hub is alive")
 		}
-		r.move(d, to)
+		r.move(d, to, nil)
 		until = r.now().Add(ttl)
 		f := &failover{from: left, until: until}
 		f.timer = time.AfterFunc(ttl, func() { r.returnHome(d, f) })
@@ -411,6 +513,16 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 		return nil
 	})
 	return left, until, err
+}
+
+// stayAway ends a failover without a return; called with the registry's mutex held.
+func (d *device) stayAway() {
+	if d.failedOver != nil {
+		if d.failedOver.timer != nil { // it has none before the start
+			d.failedOver.timer.Stop()
+		}
+		d.failedOver = nil
+	}
 }
 
 // returnHome ends a failover whose time is up. A hub that is dead by then gets nobody back.
@@ -422,8 +534,9 @@ func (r *registry) returnHome(d *device, f *failover) {
 	}
 	d.failedOver = nil
 	if d.hub != f.from && !f.from.deadForDPS() {
-		r.move(d, f.from)
+		r.move(d, f.from, nil)
 	}
+	_ = r.keep(d) // nobody has asked for it
 }
 
 // failback returns a device to its first hub, whatever moved it; a device that is there stays.
@@ -439,11 +552,8 @@ func (r *registry) failback(id string) (left *hub, err error) {
 			return errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faults.kind())
 		}
 		left = d.hub
-		if d.failedOver != nil {
-			d.failedOver.timer.Stop()
-			d.failedOver = nil
-		}
-		r.move(d, d.first)
+		d.stayAway()
+		r.move(d, d.first, nil)
 		return nil
 	})
 	return left, err
@@ -472,16 +582,19 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 // delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
 func (r *registry) delete(id string) error {
 	return r.with(id, func(d *device) error {
-		if d.failedOver != nil {
-			d.failedOver.timer.Stop()
-		}
-		delete(r.byID, d.id)
-		delete(r.byRegistration, strings.ToLower(d.registrationID))
-		for _, h := range r.hubs {
-			h.delete(d.id, "device deleted")
-		}
+		r.drop(d, "device deleted")
 		return nil
 	})
+}
+
+// drop is delete with mu held.
+func (r *registry) drop(d *device, reason string) {
+	d.stayAway()
+	delete(r.byID, d.id)
+	delete(r.byRegistration, strings.ToLower(d.registrationID))
+	for _, h := range r.hubs {
+		h.delete(d.id, reason)
+	}
 }
 
 // newest is the hub a device is connected to; if a dead hub still holds an older connection, the newest counts.
@@ -502,7 +615,7 @@ func (r *registry) close() {
 	defer r.mu.Unlock()
 	r.closed = true
 	for _, d := range r.byID {
-		if d.failedOver != nil {
+		if d.failedOver != nil && d.failedOver.timer != nil {
 			d.failedOver.timer.Stop()
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,10 +51,11 @@ func parseSAS(s string) (sasToken, error) {
 		return sasToken{}, errSASMalformed
 	}
 	se, err := strconv.ParseInt(fields["se"], 10, 64)
-	const year9999 = 253402300799 // time.Unix and Duration arithmetic stay exact below it
-	if err != nil || se < 0 || se > year9999 {
+	if err != nil || se < 0 {
 		return sasToken{}, errSASMalformed
 	}
+	const year9999 = 253402300799 // time.Unix and Duration arithmetic stay exact up to it
+	se = min(se, year9999)        // Node's client of the DPS service API counts milliseconds, which is far ahead
 	return sasToken{
 		rawSR: fields["sr"], sr: unescape(fields["sr"]), sig: sig,
 		se: fields["se"], expires: time.Unix(se, 0), skn: unescape(fields["skn"]),
@@ -79,15 +81,14 @@ func sign(key []byte, text string) []byte {
 // deriveKey is the device key of a group enrollment.
 func deriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
-// coversHub says whether the token is good for a device of a hub: its sr is the resource or a prefix of it by whole segments.
-// Host names are compared without case, the rest exactly.
-func (t sasToken) coversHub(hosts []string, deviceID string) bool {
+// coversPath says whether the token is good for a resource of a hub, such as /devices/d: its sr is the resource or a prefix of it by
+// whole segments. Host names are compared without case, the rest exactly.
+func (t sasToken) coversPath(hosts []string, resource string) bool {
 	host, path, _ := strings.Cut(strings.TrimSuffix(t.sr, "/"), "/")
-	known := false
-	for _, h := range hosts {
-		known = known || strings.EqualFold(h, host)
+	if !slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
+		return false
 	}
-	return known && (path == "" || path == "devices" || path == "devices/"+deviceID)
+	return path == "" || resource == "/"+path || strings.HasPrefix(resource, "/"+path+"/")
 }
 
 // coversRegistration says whether the token is good for a registration at DPS.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,13 +30,13 @@ type session struct {
 	from     *origin
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
-	alive    time.Duration // how long silence is borne
-	acks     []byte        // PUBACKs of what was read since the last flush
-	received int64         // messages since the last flush
-	events   []byte        // "devices/{id}/messages/events", to compare topics with
-	will     *will
-	clean    bool
-	goodbye  bool // DISCONNECT came
+	alive   time.Duration // how long silence is borne
+	acks    []byte        // PUBACKs of what was read since the last flush
+	batch   *batch        // messages since the last flush, nil without any
+	events  []byte        // "devices/{id}/messages/events", to compare topics with
+	will    *will
+	clean   bool
+	goodbye bool // DISCONNECT came
 
 	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
 
@@ -46,8 +47,15 @@ type session struct {
 	calls   map[string]chan<- methodAnswer
 }
 
-// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1.
-type subscriptions struct{ c2d, methods, twin, desired byte }
+// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1; and the filters that were
+// granted without meaning anything.
+type subscriptions struct {
+	c2d, methods, twin, desired byte
+	others                      []string // never changed in place
+}
+
+// maxSubscriptions is how many a hub lets one device have.
+const maxSubscriptions = 5
 
 // reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
 const reasonGoodbye = "disconnected"
@@ -79,17 +87,20 @@ func (s *session) run() {
 		s.refuse(c.clientID, err)
 		return
 	}
+	s.wire.below.letIn()
 	s.wire.rd.idle = s.beforeRead
 	for err == nil {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
 			err = s.handle(first, body)
 		}
-		if err == nil && (len(s.acks) >= acksPerFlush || s.wire.crowded.Load()) {
+		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.full() || s.wire.crowded.Load()) {
 			err = s.flush()
 		}
 	}
+	if lost := s.settle(); lost != nil {
+		err = lost
+	}
 	s.wire.hangUp(s.endReason(err))
-	s.sendAcks()
 }
 
 func (s *session) endReason(err error) string {
@@ -117,12 +128,12 @@ func (s *session) connect(c connectPacket) error {
 	if code := s.conduct().refuse; code != 0 {
 		return &refusedError{code, errors.New("fault")}
 	}
-	i, user, expires, err := h.authenticate(c, s.wire.tls.ConnectionState().PeerCertificates)
+	i, user, expires, err := h.authenticate(c, s.wire.peerCertificates())
 	if err != nil {
 		return err
 	}
 	s.identity, s.will, s.clean = i, c.will, c.clean
-	s.events = []byte("devices/" + i.id + "/messages/events")
+	s.events = []byte(i.resource() + "/messages/events")
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
@@ -132,7 +143,7 @@ func (s *session) connect(c connectPacket) error {
 	if err != nil {
 		return err
 	}
-	h.log.Debug().Str("hub", h.name).Str("device", i.id).Bool("sessionPresent", present).Msg("connected")
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Bool("sessionPresent", present).Msg("connected")
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
 	i.mu.Lock()
@@ -147,7 +158,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	if old := i.online(); old != nil && i.usable() == nil {
 		old.wire.hangUp("replaced by a new connection of the same device")
 	}
-	s.from = &origin{hub: h.name, device: i.id, generation: i.generation, account: h.ledger.open(i.id)}
+	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.usableLocked(); err != nil {
@@ -157,6 +168,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		return false, &refusedError{connackUnavailable, errors.New("another connection of the same device was faster")}
 	}
 	i.session = s
+	i.connectionAt = h.now()
 	s.attached.Store(i)
 	if s.wire.over.Load() { // hung up before it could know of the identity
 		i.session = nil
@@ -171,13 +183,14 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	h.connects.Add(1)
 	h.live.Add(1)
-	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.id})
+	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
 	if s.clean {
 		i.stored = nil
 		return false, nil
 	}
 	if present = i.stored != nil; present {
 		s.subs = *i.stored
+		i.arrived()
 	}
 	kept := s.subs
 	i.stored = &kept
@@ -196,6 +209,7 @@ func (s *session) detach(reason string) {
 		return
 	}
 	i.session = nil
+	i.connectionAt = h.now()
 	i.mail.giveBack(h.now())
 	for _, answer := range s.calls {
 		close(answer)
@@ -208,12 +222,15 @@ func (s *session) detach(reason string) {
 	h.live.Add(-1)
 	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
-			h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true})
-			h.events.telemetry(h.name, 1)
+			if err := h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true}); err != nil {
+				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
+			} else {
+				h.events.telemetry(h.name, 1)
+			}
 		}
 	}
-	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.id, Reason: reason})
-	h.log.Debug().Str("hub", h.name).Str("device", i.id).Str("reason", reason).Msg("disconnected")
+	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("reason", reason).Msg("disconnected")
 }
 
 func (s *session) refuse(clientID string, err error) {
@@ -221,7 +238,7 @@ func (s *session) refuse(clientID string, err error) {
 	if r, ok := errors.AsType[*refusedError](err); ok {
 		code = r.code
 	}
-	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: clientID, Reason: err.Error()})
+	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: fmt.Sprintf("%.128s", clientID), Reason: err.Error()})
 	s.hub.log.Debug().Str("hub", s.hub.name).Str("device", clientID).Err(err).Msg("connection refused")
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
@@ -244,20 +261,30 @@ func (s *session) beforeRead() error {
 }
 
 func (s *session) flush() error {
-	s.sendAcks()
+	if err := s.settle(); err != nil {
+		return err
+	}
 	return s.wire.flush()
 }
 
-func (s *session) sendAcks() {
+// settle enters what was read into the ledger, and only then queues the PUBACKs for it. If that fails there are none.
+func (s *session) settle() error {
+	if b := s.batch; b != nil {
+		s.batch = nil
+		n := int64(b.n)
+		if err := s.hub.ledger.commit(s.from, b); err != nil {
+			s.acks = s.acks[:0]
+			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
+			return closing("%v", err)
+		}
+		s.hub.events.telemetry(s.hub.name, n)
+	}
 	if len(s.acks) > 0 {
 		c := s.conduct()
 		s.wire.addAcks(s.acks, max(c.delay, c.throttle))
 		s.acks = s.acks[:0]
 	}
-	if s.received > 0 {
-		s.hub.events.telemetry(s.hub.name, s.received)
-		s.received = 0
-	}
+	return nil
 }
 
 // handle serves one packet; an error closes the connection.
@@ -300,8 +327,7 @@ func (s *session) publish(first byte, body []byte) error {
 		return err
 	}
 	if bag, ok := s.eventsTopic(p.topic); ok {
-		s.hub.ledger.enter(s.from, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
-		s.received++
+		s.batch = s.hub.ledger.collect(s.batch, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
 		if p.qos == 1 && s.conduct().dropPuback {
 			return nil
 		}
@@ -319,24 +345,12 @@ func (s *session) publish(first byte, body []byte) error {
 	return nil
 }
 
-// eventsTopic recognises a telemetry topic and returns its property bag. Publishing as a module of the own device is accepted.
+// eventsTopic recognises the telemetry topic of the connected device or module and returns its property bag. A device does not speak
+// for its modules, nor they for it.
 func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(topic, s.events)
-	if !ok {
-		const messages = "/messages/events"
-		if rest, ok = bytes.CutPrefix(topic, []byte("devices/"+s.identity.id+"/modules/")); !ok {
-			return nil, false
-		}
-		slash := bytes.IndexByte(rest, '/')
-		if slash < 1 {
-			return nil, false
-		}
-		if rest, ok = bytes.CutPrefix(rest[slash:], []byte(messages)); !ok {
-			return nil, false
-		}
-	}
-	if len(rest) == 0 {
-		return nil, true
+	if !ok || len(rest) == 0 {
+		return nil, ok
 	}
 	if rest[0] != '/' {
 		return nil, false
@@ -361,12 +375,12 @@ func (s *session) request(topic string, body []byte) error {
 	case strings.HasPrefix(path, "$iothub/methods/res/"):
 		status, err := strconv.Atoi(strings.Trim(path[len("$iothub/methods/res/"):], "/"))
 		if err != nil || rid == "" {
-			return closing("malformed method answer %q", topic)
+			return closing("malformed method answer %.200q", topic)
 		}
 		s.answerMethod(rid, status, body)
 		return nil
 	}
-	return closing("publish to unknown topic %q", topic)
+	return closing("publish to unknown topic %.200q", topic)
 }
 
 func (s *session) subscribe(first byte, body []byte) error {
@@ -378,9 +392,13 @@ func (s *session) subscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, f := range filters {
-		s.subs.set(i.id, f.name, min(f.qos, 1)+1)
+		s.subs.set(i, f.name, min(f.qos, 1)+1)
+	}
+	if n := s.subs.count(); n > maxSubscriptions {
+		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
 	}
 	s.keepSubscriptions()
+	i.arrived()
 	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
 	s.deliverMail()
 	return nil
@@ -395,26 +413,47 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, f := range filters {
-		s.subs.set(i.id, f.name, 0)
+		s.subs.set(i, f.name, 0)
 	}
 	s.keepSubscriptions()
 	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
 	return nil
 }
 
-// set changes what a filter stands for; a filter that stands for nothing is acknowledged and ignored. Wildcards other than the
-// documented ones match as MQTT says, since samples get away with them.
-func (u *subscriptions) set(deviceID, filter string, level byte) {
-	for topic, what := range map[string]*byte{
-		"devices/" + deviceID + "/messages/devicebound/#": &u.c2d,
-		"$iothub/methods/POST/#":                          &u.methods,
-		"$iothub/twin/res/#":                              &u.twin,
-		"$iothub/twin/PATCH/properties/desired/#":         &u.desired,
-	} {
+// set changes what a filter stands for; a filter that stands for nothing, like an input of a module that no gateway serves, is
+// acknowledged and ignored. Wildcards other than the documented ones match as MQTT says, since samples get away with them.
+func (u *subscriptions) set(i *identity, filter string, level byte) {
+	known := false
+	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
-			*what = level
+			*what, known = level, true
 		}
 	}
+	if i.module == "" {
+		match("devices/"+i.id+"/messages/devicebound/#", &u.c2d)
+	}
+	match("$iothub/methods/POST/#", &u.methods)
+	match("$iothub/twin/res/#", &u.twin)
+	match("$iothub/twin/PATCH/properties/desired/#", &u.desired)
+	if known {
+		return
+	}
+	others := slices.DeleteFunc(slices.Clone(u.others), func(f string) bool { return f == filter })
+	if level != 0 {
+		others = append(others, filter)
+	}
+	u.others = others
+}
+
+// count is how many things the device listens to, or thinks it does.
+func (u *subscriptions) count() int {
+	n := len(u.others)
+	for _, level := range []byte{u.c2d, u.methods, u.twin, u.desired} {
+		if level != 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // filterMatches says whether an MQTT filter covers all that the narrower filter topic stands for.
@@ -439,6 +478,7 @@ func (s *session) keepSubscriptions() {
 	if !s.clean {
 		kept := s.subs
 		s.identity.stored = &kept
+		_ = s.identity.keep() // before the answer
 	}
 }
 

@@ -25,19 +25,24 @@
 // to the register itself; delivers cloud-to-device messages to a device that has never been connected before; closes healthy
 // connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
 // identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
-// assignment that DPS would make at its next registration, so that both end up in one place. Reported properties stay behind when a
-// device moves, desired ones travel. Under a black hole sockets pause: what a client sent meanwhile is served afterwards, unless the
-// client has reset the connection.
+// assignment that DPS would make at its next registration, so that both end up in one place. A device that moves takes its whole twin
+// along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
+// registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
+// failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
+// served afterwards, unless the client has reset the connection.
 //
 // # Inside
 //
-// A [Sim] only joins the parts. registry.go knows who may enrol, which devices there are, and which hub each belongs to; dps*.go and
-// central.go speak for it. hub.go holds the identities of one hub, session.go is one device's connection, twin.go, methods.go and
-// c2d.go are what it can do, hub_https.go is telemetry over HTTPS. wire.go and codec.go are MQTT 3.1.1; endpoint.go is a listening address with faults below TLS, and
-// faults.go says which fault does what. ledger.go keeps the books. control.go is the typed control, control_http.go its HTTP form.
+// A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
+// enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
+// one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
+// device's side over HTTPS. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; endpoint.go is a
+// listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
+// typed control, control_http.go its HTTP form.
 //
-// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: registry, hub, identity, wire.
-// Ledger and broadcaster are leaves.
+// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: a registration that takes effect,
+// registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster and DPS's list of operations are
+// leaves.
 //
 // The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
 package sim
@@ -45,13 +50,13 @@ package sim
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -75,8 +80,10 @@ type Sim struct {
 	central  *central
 	hubs     []*hub
 	ledger   *ledger
+	store    *store // nil without a state directory
 	events   *broadcaster
 	control  *endpoint
+	proxy    *endpoint // nil unless asked for
 	connects atomic.Int64
 	sessions atomic.Int64
 
@@ -89,80 +96,109 @@ type Sim struct {
 	servers []*httpFront
 }
 
-// New builds a cloud: keys, certificates, an empty registry. It opens nothing.
-func New(c Config) (*Sim, error) {
+// New builds a cloud: keys, certificates, an empty registry; or, with a state directory, the cloud that is in it. It opens nothing
+// else. Close must be called even if Start never is.
+func New(c Config) (_ *Sim, err error) {
 	c = c.withDefaults()
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
+	if !c.ListenAny {
+		c.Listen = onLoopbackOnly(c.Listen)
+	}
 	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
-	ca, err := newAuthority("hubhop simulator CA", now())
+	kept, err := openStore(c.StateDir, c.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	deviceCA, err := newAuthority("hubhop simulator device CA", now())
+	s := &Sim{config: c, ledger: newLedger(c), store: kept, events: &broadcaster{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.ledger.close(), kept.close())
+		}
+	}()
+	ca, err := kept.authority("ca", "hubhop simulator CA", now())
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s := &Sim{config: c, ca: ca, ledger: newLedger(c), events: &broadcaster{}}
+	deviceCA, err := kept.authority("deviceCA", "hubhop simulator device CA", now())
+	if err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	s.ca = ca
+	if kept != nil {
+		if err := s.ledger.openDisk(newLedgerDisk(kept.dir, c.Logger)); err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		ledger: s.ledger, events: s.events, connects: &s.connects, order: &s.sessions,
+		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
-		h, err := newHub(shared, c, i, ca)
+		h, err := newHub(shared, c, i, ca, kept)
 		if err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
-		surface := http.NewServeMux()
-		h.routes(surface)
-		h.https = s.serveHTTP(cloudClock(surface, now), h.tls)
+		h.surface = http.NewServeMux()
+		h.routes(h.surface)
+		h.https = s.serveHTTP(cloudClock(h.surface, now), h.tls)
 		h.endpoints = append(h.endpoints, h.https)
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
-		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events,
-		enrollments: map[string]Enrollment{}, byRegistration: map[string]*device{}, byID: map[string]*device{},
+		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
+		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
+		byRegistration: map[string]*device{}, byID: map[string]*device{},
 	}
-	for i, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
-		s.registry.group[i] = groupKey(key)
+	for _, h := range s.hubs {
+		(&hubService{h, s.registry}).routes(h.surface)
+	}
+	for i, g := range []struct{ name, key string }{{"group/primary", c.GroupKey}, {"group/secondary", c.SecondaryGroupKey}} {
+		if g.key != "" {
+			kept.setSecret(g.name, g.key)
+			s.registry.group[i], _ = base64.StdEncoding.DecodeString(g.key) // validated
+		} else {
+			s.registry.group[i] = kept.key(g.name, 64)
+		}
+	}
+	if err := s.restore(); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
 	}
 	for _, e := range c.Enrollments {
 		if err := s.Enroll(e); err != nil {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
-	s.central = newCentral(s.registry, now())
-	s.dps = &dps{log: c.Logger, config: c, registry: s.registry, events: s.events, operations: map[string]*operation{}}
-	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local"); err != nil {
+	if s.central, err = newCentral(s.registry, s.ledger, kept, now()); err != nil {
+		return nil, fmt.Errorf("sim: template: %w", err)
+	}
+	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
+	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
 	surface := http.NewServeMux()
 	s.dps.routes(surface)
 	s.central.routes(surface)
-	s.dps.https = s.serveHTTP(cloudClock(surface, now), s.dps.tls)
+	s.dps.https = s.serveHTTP(cloudClock(s.dps.serviceOr(surface), now), s.dps.tls)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
+	if c.ConnectProxy != "" {
+		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
+	}
+	if err := kept.saveCloud(); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
 	return s, nil
 }
 
-// groupKey decodes a key, or draws one of 64 bytes.
-func groupKey(text string) []byte {
-	key, _ := base64.StdEncoding.DecodeString(text) // validated
-	if len(key) == 0 {
-		key = make([]byte, 64)
-		_, _ = rand.Read(key) // never fails since Go 1.24
-	}
-	return key
-}
-
-func newHub(shared hubDeps, c Config, i int, ca *authority) (*hub, error) {
+func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, error) {
 	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
-	alias := h.name + ".sim.local"
-	h.hosts = []string{alias}
+	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
+	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
-	if h.tls, err = ca.serverTLS(c.address(i+1), alias); err != nil {
+	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
 		return nil, err
 	}
 	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
@@ -190,8 +226,7 @@ func (s *Sim) Start() error {
 		f.start()
 	}
 	if err := s.listen(); err != nil {
-		s.closeLocked()
-		return fmt.Errorf("sim: %w", err)
+		return fmt.Errorf("sim: %w", errors.Join(err, s.closeLocked()))
 	}
 	return nil
 }
@@ -199,23 +234,23 @@ func (s *Sim) Start() error {
 // listen takes all addresses before any of them is served: what clients are told must be known first.
 func (s *Sim) listen() error {
 	c := s.config
-	at := func(i, standard int) string {
+	bind := func(e *endpoint, name string, i, standard int) error {
 		if c.Layout == LayoutPorts {
-			standard = 0
+			return s.bindFree(e, name, c.address(i).String())
 		}
-		return net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard))
+		return e.bind(net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard)))
 	}
-	if err := s.dps.mqtt.bind(at(0, 8883)); err != nil {
+	if err := bind(s.dps.mqtt, "dps/mqtt", 0, 8883); err != nil {
 		return err
 	}
 	httpsPort := c.HTTPSPort
 	if httpsPort == 0 {
-		if httpsPort = 443; c.Layout == LayoutLoopback && s.dps.https.bind(at(0, 443)) != nil { // taken, or not ours to bind
+		if httpsPort = 443; c.Layout == LayoutLoopback && bind(s.dps.https, "dps/https", 0, 443) != nil { // taken, or not ours to bind
 			httpsPort = 8443
 		}
 	}
 	if s.dps.https.address() == "" {
-		if err := s.dps.https.bind(at(0, httpsPort)); err != nil {
+		if err := bind(s.dps.https, "dps/https", 0, httpsPort); err != nil {
 			return err
 		}
 	}
@@ -225,24 +260,39 @@ func (s *Sim) listen() error {
 	}
 	all := []*endpoint{s.dps.mqtt, s.dps.https, s.control}
 	for i, h := range s.hubs {
-		if err := h.mqtt.bind(at(i+1, 8883)); err != nil {
+		if err := bind(h.mqtt, h.name+"/mqtt", i+1, 8883); err != nil {
 			return err
 		}
-		if err := h.https.bind(at(i+1, httpsPort)); err != nil {
+		if err := bind(h.https, h.name+"/https", i+1, httpsPort); err != nil {
 			return err
 		}
 		h.host = c.address(i + 1).String()
 		if c.Layout == LayoutPorts {
 			h.host = h.mqtt.address()
 		}
-		h.hosts = append(h.hosts, h.host)
+		h.learnHosts(c.address(i + 1).String())
 		all = append(all, h.endpoints...)
 	}
-	if s.control.bind(c.ControlAddr) != nil { // taken
-		host, _, _ := net.SplitHostPort(c.ControlAddr)
+	if err := s.registry.start(); err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(c.ControlAddr)
+	if port == "0" && s.bindFree(s.control, "control", host) == nil {
+		port = ""
+	}
+	if port != "" && s.control.bind(c.ControlAddr) != nil { // taken
 		if err := s.control.bind(net.JoinHostPort(host, "0")); err != nil {
 			return err
 		}
+	}
+	if s.proxy != nil {
+		if err := s.proxy.bind(c.ConnectProxy); err != nil {
+			return err
+		}
+		all = append(all, s.proxy)
+	}
+	if err := s.store.saveCloud(); err != nil {
+		return err
 	}
 	for _, e := range all {
 		e.open()
@@ -250,21 +300,39 @@ func (s *Sim) listen() error {
 	return nil
 }
 
+// bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
+func (s *Sim) bindFree(e *endpoint, name, host string) error {
+	if known := s.store.address(name); known != "" {
+		if old, _, _ := net.SplitHostPort(known); old == host {
+			if err := e.bind(known); err != nil {
+				return fmt.Errorf("the port of %s that clients of this state directory know cannot be taken again: %w; end what has it, or start with another state directory",
+					name, err)
+			}
+			return nil
+		}
+	}
+	if err := e.bind(net.JoinHostPort(host, "0")); err != nil {
+		return err
+	}
+	s.store.setAddress(name, e.address())
+	return nil
+}
+
 // Close ends everything at once, connections with a reset, and waits until no goroutine of the simulator is left.
 func (s *Sim) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closeLocked()
-	return nil
+	return s.closeLocked()
 }
 
-func (s *Sim) closeLocked() {
+func (s *Sim) closeLocked() error {
 	if s.closed {
-		return
+		return nil
 	}
 	s.closed = true
 	s.stop()
 	s.registry.close()
+	s.dps.jobs.Wait()
 	s.dps.faults.close()
 	for _, h := range s.hubs {
 		h.faults.close()
@@ -278,9 +346,13 @@ func (s *Sim) closeLocked() {
 			e.stop()
 		}
 	}
+	if s.proxy != nil {
+		s.proxy.stop() // its connections have ended with the endpoints they led to
+	}
 	for _, f := range s.servers {
 		f.stop()
 	}
+	return errors.Join(s.ledger.close(), s.store.close())
 }
 
 // Info is what a device, an operator or a script must know to use the cloud. It is the document sim.json.
@@ -293,21 +365,24 @@ type Info struct {
 	DPS               DPSInfo     `json:"dps"`
 	Hubs              []HubInfo   `json:"hubs"`
 	Central           CentralInfo `json:"central"`
-	Control           string      `json:"control"` // URL
+	Control           string      `json:"control"`                // URL
+	ConnectProxy      string      `json:"connectProxy,omitempty"` // URL, for HTTPS_PROXY
 }
 
 // DPSInfo says where DPS listens, as host:port.
 type DPSInfo struct {
-	MQTT  string `json:"mqtt"`
-	HTTPS string `json:"https"`
+	MQTT             string `json:"mqtt"`
+	HTTPS            string `json:"https"`
+	ConnectionString string `json:"connectionString"` // for service clients: policy provisioningserviceowner
 }
 
 // HubInfo says where a hub listens, as host:port.
 type HubInfo struct {
-	Name  string `json:"name"`
-	Host  string `json:"host"` // as DPS assigns it
-	MQTT  string `json:"mqtt"`
-	HTTPS string `json:"https"`
+	Name             string `json:"name"`
+	Host             string `json:"host"` // as DPS assigns it
+	MQTT             string `json:"mqtt"`
+	HTTPS            string `json:"https"`
+	ConnectionString string `json:"connectionString"` // of the policy iothubowner, for service clients
 }
 
 // CentralInfo says how to reach the IoT Central façade.
@@ -325,12 +400,15 @@ func (s *Sim) Info() Info {
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
 		ProvisioningHost:  s.dps.host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address()},
+		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address(), s.dps.connectionString()},
 		Central:           CentralInfo{"https://" + s.dps.https.address(), s.central.appID, s.central.token},
 		Control:           "http://" + s.controlAddress(),
 	}
+	if s.proxy != nil {
+		info.ConnectProxy = "http://" + s.proxy.address()
+	}
 	for _, h := range s.hubs {
-		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address()})
+		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address(), h.connectionString()})
 	}
 	return info
 }
@@ -409,22 +487,63 @@ type httpFront struct {
 func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
 	f := &httpFront{conns: make(chan net.Conn), done: make(chan struct{})}
 	f.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: hurryBodies(handler), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: log.New(debugWriter{s.config.Logger}, "", 0),
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if secure, ok := c.(*tls.Conn); ok {
+				c = secure.NetConn()
+			}
+			if signal, ok := c.(*signalConn); ok && state == http.StateActive { // a whole request has come
+				signal.letIn()
+			}
+		},
 	}
 	s.servers = append(s.servers, f)
 	return &endpoint{listen: s.config.Listen, serve: func(c *conn) {
-		ended := make(chan struct{})
-		var served net.Conn = &signalConn{conn: c, ended: ended}
+		signal := &signalConn{conn: c, ended: make(chan struct{}), upgraded: make(chan func(), 1)}
+		var served net.Conn = signal
 		if config != nil {
 			served = tls.Server(served, config)
 		}
 		select {
 		case f.conns <- served:
-			<-ended
+			select {
+			case <-signal.ended:
+			case speak := <-signal.upgraded:
+				speak()
+			}
 		case <-f.done:
 		}
 	}}
+}
+
+// bodyTimeout is how long a client may take for the body of a request.
+const bodyTimeout = time.Minute
+
+// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would end requests that wait for a device, too.
+func hurryBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			deadline := http.NewResponseController(w)
+			_ = deadline.SetReadDeadline(time.Now().Add(bodyTimeout))
+			r.Body = &hurriedBody{r.Body, deadline}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+type hurriedBody struct {
+	io.ReadCloser
+	deadline *http.ResponseController
+}
+
+// Read lifts the deadline at the end of the body: what is read from then on is to notice that the client has left.
+func (b *hurriedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.deadline.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // debugWriter takes what net/http has to say, which is mostly about clients that left early.
@@ -435,11 +554,18 @@ func (d debugWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// signalConn tells when its user is done with it.
+// signalConn tells when net/http is done with it.
 type signalConn struct {
 	*conn
-	once  sync.Once
-	ended chan struct{}
+	once     sync.Once
+	ended    chan struct{}
+	upgraded chan func() // what the connection is to serve instead of HTTP; net/http has let go of it then
+}
+
+// Write gives a client that takes nothing up after a while.
+func (c *signalConn) Write(p []byte) (int, error) {
+	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return c.conn.Write(p)
 }
 
 // Close closes the connection and tells.

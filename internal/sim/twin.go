@@ -26,6 +26,15 @@ type document struct {
 	version int64
 }
 
+// newDocument is a half of a new twin: it starts at version 1, whatever is in it.
+func newDocument(props map[string]any, now time.Time) document {
+	d := document{props: props, version: 1}
+	if len(props) > 0 {
+		d.written = stampProps(nil, props, stamp{utc7(now), 1})
+	}
+	return d
+}
+
 // The limits of a twin document, from the IoT Hub developer guide.
 const (
 	twinMaxBytes  = 32 << 10
@@ -252,9 +261,15 @@ func (s *session) patchReported(rid string, body []byte) {
 	if s.throttled(rid) {
 		return
 	}
+	before := i.report
 	patch, err := parsePatch(body)
 	if err == nil {
 		err = i.report.apply(patch, s.hub.now())
+	}
+	if err == nil && i.keep() != nil {
+		i.report = before
+		s.twinResult(500, rid, "", s.twinErrorBody(500001, "The twin cannot be written."))
+		return
 	}
 	if err != nil {
 		status := 400
@@ -291,17 +306,42 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 }
 
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
-func (i *identity) patchDesired(patch map[string]any) error {
+func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
+
+// writeDesired is patchDesired for a service that replaced the whole: then that is what the device is told.
+func (i *identity) writeDesired(patch, whole map[string]any) error {
+	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
 		return err
 	}
+	if err := i.keep(); err != nil {
+		i.desired = before
+		return unconfirmed(err)
+	}
 	if s := i.session; s != nil && s.subs.desired != 0 {
 		note := maps.Clone(patch)
+		if whole != nil {
+			note = maps.Clone(whole)
+		}
 		note["$version"] = i.desired.version
 		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
 		s.wire.push(appendPublish(nil, topic, encodeJSON(note), 0, false), s.conduct().delay)
 	}
 	return nil
+}
+
+// replaceTwin makes the twin hold what another one held; versions go on. Called with the identity's mutex held.
+func (i *identity) replaceTwin(t *twinContent) {
+	i.edge = t.edge
+	if patch := diffProps(i.tags.props, t.tags); len(patch) > 0 {
+		_ = i.tags.apply(patch, i.hub.now()) // it was within the limits where it came from
+	}
+	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
+		_ = i.patchDesired(patch)
+	}
+	if patch := diffProps(i.report.props, t.reported); len(patch) > 0 {
+		_ = i.report.apply(patch, i.hub.now())
+	}
 }
 
 // twin is the service's view.

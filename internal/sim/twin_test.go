@@ -234,8 +234,8 @@ func TestC2DQueue(t *testing.T) {
 		for range 9 {
 			c.close()
 			c = w.connect(host, "d")
-			if text, _, first := take(); text != "b" || first != 0x3a {
-				t.Errorf("%s %x", text, first)
+			if text, id, first := take(); text != "b" || first != 0x3a || id != idB {
+				t.Errorf("%s %x %d", text, first, id)
 			}
 			take()
 		}
@@ -286,6 +286,8 @@ func TestC2DContent(t *testing.T) {
 		}{
 			{C2D{Text: &at, Properties: map[string]string{"$.mid": "m 1", "method-name": "a*b", "iothub-ack": "full"}},
 				"devices/d/messages/devicebound/%24.mid=m%201&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&iothub-ack=full&method-name=a%2Ab", "@"},
+			{C2D{Body: json.RawMessage(`1`), Properties: map[string]string{"$.mid": "m", "$.ct": "text/plain", "$.cid": "c", "$.uid": "u", "A": ""}},
+				"devices/d/messages/devicebound/%24.mid=m&%24.cid=c&%24.uid=u&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&%24.ct=text%2Fplain&%24.ce=utf-8&iothub-ack=none&A=", "1"},
 			{C2D{Body: json.RawMessage(`{"a":1}`), Properties: map[string]string{"$.mid": "m", "x&y": "1=2"}},
 				"devices/d/messages/devicebound/%24.mid=m&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&%24.ct=application%2Fjson&%24.ce=utf-8&iothub-ack=none&x%26y=1%3D2", `{"a":1}`},
 		} {
@@ -295,11 +297,53 @@ func TestC2DContent(t *testing.T) {
 				t.Errorf("%s %s", topic, body)
 			}
 		}
-		for _, bad := range []C2D{{Body: json.RawMessage("{")}, {Body: json.RawMessage("1"), Text: &at}, {TTLSeconds: -1}, {TTLSeconds: 172801},
+		for _, bad := range []C2D{{Properties: map[string]string{"iothub-ack": "maybe"}}, {Body: json.RawMessage("{")}, {Body: json.RawMessage("1"), Text: &at}, {TTLSeconds: -1}, {TTLSeconds: 172801},
 			{Body: json.RawMessage(`"` + strings.Repeat("x", c2dMaxBytes) + `"`)}} {
 			if _, err := w.SendC2D("d", bad); err == nil {
 				t.Errorf("%.60v: accepted", bad)
 			}
+		}
+	})
+}
+
+// Who asks for feedback gets what was asked for.
+func TestC2DFeedback(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		host := w.provision("d")
+		for _, ack := range []string{"none", "positive", "negative", "full"} {
+			for _, ttl := range []int{60, 3600} {
+				_, err := w.SendC2D("d", C2D{TTLSeconds: ttl, Properties: map[string]string{"iothub-ack": ack}})
+				must(t, err)
+			}
+		}
+		time.Sleep(time.Minute)
+		c := w.connect(host, "d")
+		c.subscribeAll()
+		for range 4 {
+			c.wantPublish()
+		}
+		c.send([]byte{0xc0, 0})
+		c.want("d000")
+		got := ""
+		all, err := w.C2DMessages("d")
+		must(t, err)
+		for _, m := range all {
+			got += m.State + ":" + m.Feedback + " "
+		}
+		if got != "expired: completed: expired: completed:Success expired:Expired completed: expired:Expired completed:Success " {
+			t.Error(got)
+		}
+		_, err = w.SendC2D("d", C2D{Properties: map[string]string{"iothub-ack": "negative"}})
+		must(t, err)
+		for range c2dMaxDelivery {
+			if p := c.next(); p.first>>4 != 3 {
+				t.Fatalf("%s", p)
+			}
+			c.close()
+			c = w.connect(host, "d")
+		}
+		if all, err = w.C2DMessages("d"); err != nil || all[8].Feedback != FeedbackExhausted {
+			t.Errorf("%+v %v", all[8], err)
 		}
 	})
 }

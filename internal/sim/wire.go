@@ -3,6 +3,8 @@ package sim
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,7 @@ const (
 type wire struct {
 	below *conn // the socket, with its faults
 	tls   *tls.Conn
+	via   carrier // tls itself, or WebSocket over it
 	rd    packetReader
 	jobs  *sync.WaitGroup // counts the short-lived writers
 
@@ -40,14 +43,25 @@ type wire struct {
 	late    *lateness
 }
 
-func newWire(below *conn, config *tls.Config, limit int, jobs *sync.WaitGroup) *wire {
-	w := &wire{below: below, tls: tls.Server(below, config), jobs: jobs}
+// carrier is what packets travel in.
+type carrier interface {
+	io.ReadWriter
+	SetWriteDeadline(t time.Time) error
+	CloseWrite() error // tells the client that nothing will follow
+}
+
+func newWire(below *conn, secure *tls.Conn, via carrier, limit int) *wire {
+	w := &wire{below: below, tls: secure, via: via, jobs: &below.endpoint.jobs}
 	w.free.L = &w.mu
-	w.rd = packetReader{src: w.tls, limit: limit}
+	w.rd = packetReader{src: via, limit: limit}
 	return w
 }
 
-// handshake finishes TLS, and leaves a deadline on the socket that covers the CONNECT to come.
+func (w *wire) peerCertificates() []*x509.Certificate {
+	return w.tls.ConnectionState().PeerCertificates
+}
+
+// handshake finishes TLS unless that is done, and leaves a deadline on the socket that covers the CONNECT to come.
 func (w *wire) handshake() error {
 	_ = w.below.SetDeadline(time.Now().Add(connectTimeout))
 	return w.tls.HandshakeContext(context.Background()) // the deadline ends it, without a goroutine to watch
@@ -73,7 +87,7 @@ func (w *wire) close() {
 	w.over.Store(true)
 	w.dropLate()
 	if !w.below.muted() && w.flush() == nil {
-		_ = w.tls.CloseWrite()
+		_ = w.via.CloseWrite()
 		w.below.sayGoodbye()
 	}
 	w.mu.Lock()
@@ -187,8 +201,8 @@ func (w *wire) drain() (err error) {
 		batch := w.out
 		w.out = nil
 		w.mu.Unlock()
-		_ = w.below.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, err = w.tls.Write(batch)
+		_ = w.via.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err = w.via.Write(batch)
 		w.mu.Lock()
 		if w.out == nil && cap(batch) <= 1024 { // a small buffer is worth keeping, a large one is not
 			w.out = batch[:0]

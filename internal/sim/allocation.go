@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// hubNamed finds a hub by its name or any host name it is known under.
+func (r *registry) hubNamed(name string) *hub {
+	for _, h := range r.hubs {
+		if strings.EqualFold(name, h.name) || slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(name, host) }) {
+			return h
+		}
+	}
+	return nil
+}
+
+// hubsOf are the hubs an enrollment allows, in its order.
+func (r *registry) hubsOf(e *enrollment) []*hub {
+	names := e.IotHubs
+	if e.IotHubHostName != "" && (len(names) == 0 || e.AllocationPolicy == AllocateStatic) {
+		names = []string{e.IotHubHostName}
+	}
+	var hubs []*hub
+	for _, name := range names {
+		if h := r.hubNamed(name); h != nil {
+			hubs = append(hubs, h)
+		}
+	}
+	if len(hubs) == 0 {
+		return r.hubs
+	}
+	return hubs
+}
+
+// choose is the hub the enrollment's policy gives to a device that is in none; a custom policy is the webhook's business.
+func (r *registry) choose(e *enrollment, registrationID string) *hub {
+	hubs := r.hubsOf(e)
+	policy := e.AllocationPolicy
+	if policy == "" {
+		policy = r.config.Allocation
+	}
+	switch policy {
+	case AllocateHashed:
+		return slices.MaxFunc(hubs, func(a, b *hub) int {
+			x, y := r.draw(a, registrationID), r.draw(b, registrationID)
+			switch {
+			case x < y:
+				return -1
+			case x > y:
+				return 1
+			}
+			return 0
+		})
+	case AllocateGeoLatency: // the order given is the order of distance
+		for _, h := range hubs {
+			if !h.deadForDPS() {
+				return h
+			}
+		}
+	}
+	return hubs[0]
+}
+
+// draw is a hub's lot for a device, larger on average for a larger weight. The largest wins, so that a hub that is added or taken
+// away moves no device between the others (rendezvous hashing).
+func (r *registry) draw(h *hub, registrationID string) float64 {
+	weight := 1.0
+	if i := slices.Index(r.hubs, h); i < len(r.config.HubWeights) {
+		weight = float64(r.config.HubWeights[i])
+	}
+	sum := sha256.Sum256([]byte(h.name + "\n" + strings.ToLower(registrationID)))
+	uniform := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 0.5) / (1 << 53)
+	return -weight / math.Log(uniform)
+}
+
+// otherThan is the next living hub in the row, nil if there is none.
+func otherThan(h *hub, row []*hub) *hub {
+	at := slices.Index(row, h)
+	for i := range row {
+		if other := row[(at+1+i)%len(row)]; other != h && !other.deadForDPS() {
+			return other
+		}
+	}
+	return nil
+}
+
+// allocation is what a custom allocation's webhook answered, or why it did not.
+type allocation struct {
+	hub     *hub
+	twin    *twinContent // nil unless it gave one
+	payload json.RawMessage
+	err     *dpsError
+}
+
+// webhookRequest is the body of the request to a webhook.
+type webhookRequest struct {
+	EnrollmentGroup      *enrollment    `json:"enrollmentGroup,omitempty"`
+	IndividualEnrollment *enrollment    `json:"individualEnrollment,omitempty"`
+	DeviceRuntimeContext runtimeContext `json:"deviceRuntimeContext"`
+	LinkedHubs           []string       `json:"linkedHubs"`
+}
+
+type runtimeContext struct {
+	RegistrationID        string          `json:"registrationId"`
+	CurrentIotHubHostName string          `json:"currentIotHubHostName,omitempty"`
+	CurrentDeviceID       string          `json:"currentDeviceId,omitempty"`
+	SymmetricKey          *struct{}       `json:"symmetricKey,omitempty"`
+	X509                  *runtimeX509    `json:"x509,omitempty"`
+	Payload               json.RawMessage `json:"payload,omitempty"`
+}
+
+type runtimeX509 struct {
+	ClientCertificates *certificatePair `json:"clientCertificates,omitempty"`
+}
+
+// webhookFor is what to ask whom before the device can be placed; nil if there is nothing to ask.
+func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to string, ask *webhookRequest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entry(d)
+	if e == nil || e.AllocationPolicy != AllocateCustom || r.isDisabled(d) || d.blocked || !d.approved || d.failedOver != nil ||
+		d.hub != nil && !e.reprovisions() {
+		return "", nil
+	}
+	ask = &webhookRequest{DeviceRuntimeContext: runtimeContext{RegistrationID: d.registrationID, Payload: payload}}
+	if e.group() {
+		ask.EnrollmentGroup = e.public()
+	} else {
+		ask.IndividualEnrollment = e.public()
+	}
+	if d.hub != nil {
+		ask.DeviceRuntimeContext.CurrentIotHubHostName, ask.DeviceRuntimeContext.CurrentDeviceID = d.hub.host, d.id
+	}
+	if d.auth.x509 && len(c.chain) > 0 {
+		ask.DeviceRuntimeContext.X509 = &runtimeX509{&certificatePair{Primary: &certificateEntry{Info: describeCertificate(c.chain[0])}}}
+	} else {
+		ask.DeviceRuntimeContext.SymmetricKey = &struct{}{}
+	}
+	for _, h := range r.hubsOf(e) {
+		ask.LinkedHubs = append(ask.LinkedHubs, h.host)
+	}
+	return e.CustomAllocation.WebhookURL, ask
+}
+
+const (
+	webhookTimeout = 30 * time.Second
+	webhookLimit   = 1 << 20
+)
+
+// validWebhook takes what the simulator can call: an absolute URL of HTTP.
+func validWebhook(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
+// callWebhook lets somebody else decide. It never fails: what goes wrong is an answer too.
+func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) allocation {
+	failed := func(code int, format string, args ...any) allocation {
+		return allocation{err: &dpsError{code, fmt.Sprintf(format, args...)}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(encodeJSON(ask))) //nolint:gosec // whoever enrols devices says where to ask
+	if err != nil {
+		return failed(400207, "Custom allocation failed: %v", err)
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	res, err := p.hooks.Do(req) //nolint:gosec // as above
+	if err != nil {
+		return failed(400207, "Custom allocation failed: %v", err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, webhookLimit))
+	switch {
+	case res.StatusCode == http.StatusUnauthorized:
+		return failed(400209, "Custom allocation failed with status code: 401")
+	case res.StatusCode/100 != 2:
+		return failed(400207, "Custom allocation failed with status code: %d", res.StatusCode)
+	case err != nil:
+		return failed(400207, "Custom allocation failed: %v", err)
+	}
+	var answer struct {
+		IotHubHostName string          `json:"iotHubHostName"` // in any case, as all names in JSON here
+		InitialTwin    *initialTwin    `json:"initialTwin"`
+		Payload        json.RawMessage `json:"payload"`
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if err := d.Decode(&answer); err != nil {
+		return failed(400207, "Custom allocation failed: the answer is not JSON: %v", err)
+	}
+	if answer.IotHubHostName == "" {
+		return failed(400208, "Custom allocation did not specify an IoT hub.")
+	}
+	hub := p.registry.hubNamed(answer.IotHubHostName)
+	if hub == nil || !slices.Contains(ask.LinkedHubs, hub.host) {
+		return failed(400208, "Custom allocation specified an IoT hub that is not linked: %s", answer.IotHubHostName)
+	}
+	a := allocation{hub: hub, payload: answer.Payload}
+	if t := answer.InitialTwin; t != nil {
+		if checkTwin(t.Tags, 1) != nil || checkTwin(t.Properties.Desired, 1) != nil {
+			return failed(400207, "Custom allocation failed: the initial twin is invalid")
+		}
+		a.twin = t.content()
+		if e := cmp.Or(ask.EnrollmentGroup, ask.IndividualEnrollment); e != nil {
+			a.twin.edge = e.Capabilities.IotEdge
+		}
+	}
+	return a
+}
+
+// twin is what a device of the enrollment begins with.
+func (e *enrollment) twin() *twinContent {
+	t := e.InitialTwin.content()
+	t.edge = e.Capabilities.IotEdge
+	return t
+}
+
+// content is the twin as a device gets it; without one it is empty.
+func (t *initialTwin) content() *twinContent {
+	c := &twinContent{desired: map[string]any{}, reported: map[string]any{}, tags: map[string]any{}}
+	if t != nil {
+		c.desired, c.tags = withoutNulls(t.Properties.Desired), withoutNulls(t.Tags)
+	}
+	return c
+}
+
+func withoutNulls(m map[string]any) map[string]any { return mergeProps(nil, m) }
+
+// twinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
+type twinContent struct {
+	desired, reported, tags map[string]any
+	edge                    bool
+}
+
+// content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
+func (i *identity) content() *twinContent {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return &twinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
+}

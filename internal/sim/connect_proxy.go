@@ -1,0 +1,162 @@
+package sim
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// azureNames are the names the proxy knows beside those of hubs.
+const (
+	azureDPS     = ".azure-devices-provisioning.net"
+	azureHubs    = ".azure-devices.net"
+	azureCentral = ".azureiotcentral.com"
+)
+
+// azureName is what the hub is called in Azure's own domain.
+func (h *hub) azureName() string { return h.name + azureHubs }
+
+// isAzureDPS says whether a client knows DPS by Azure's name.
+func isAzureDPS(serverName string) bool {
+	return strings.HasSuffix(strings.ToLower(serverName), azureDPS)
+}
+
+// nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
+func (p *dps) nameHub(c claim, s registrationState) registrationState {
+	if h := p.registry.hubNamed(s.AssignedHub); h != nil && c.byAzureName {
+		s.AssignedHub = h.azureName()
+	}
+	return s
+}
+
+// connectProxy is an HTTP CONNECT proxy that leads Azure's names to this cloud, so that clients work with the names they were built
+// with. It dials nothing: a tunnel is handed to the endpoint as if it had been accepted there, and so faults reach through it.
+func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodConnect {
+		http.Error(w, "This is a CONNECT proxy for https and MQTT over TLS; it passes nothing on in the clear.", http.StatusMethodNotAllowed)
+		return
+	}
+	e, status, reason := s.proxied(r.Host)
+	if e == nil {
+		http.Error(w, reason, status)
+		return
+	}
+	l, resumed := e.doorstep()
+	if resumed != nil { // nobody answers the door: the client must find out by itself
+		select {
+		case <-resumed:
+		case <-r.Context().Done():
+			return
+		}
+		l, _ = e.doorstep()
+	}
+	if l == nil {
+		http.Error(w, r.Host+" refuses connections at the moment: it is under a fault.", http.StatusBadGateway)
+		return
+	}
+	raw, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if _, err := raw.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {
+		_ = raw.Close()
+		return
+	}
+	e.admit(l, &tunnel{Conn: raw, r: buffered.Reader})
+}
+
+// doorstep is the listener that would take a connection now, nil while a fault has the door shut; or the channel that tells when the
+// door is no longer left unanswered.
+func (e *endpoint) doorstep() (l net.Listener, resumed <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.listener, e.resumed
+}
+
+// proxied finds the endpoint that a name and a port mean, or says why there is none. Beside Azure's names it takes the simulator's
+// own: DPS assigns its hubs' addresses, and a client that has a proxy asks it for them too.
+func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
+	name, port, err := net.SplitHostPort(strings.ToLower(target))
+	if err != nil {
+		return nil, http.StatusBadRequest, fmt.Sprintf("%q is not host:port.", target)
+	}
+	name = strings.TrimSuffix(name, ".")
+	found := false
+	try := func(named bool, https, mqtt *endpoint) *endpoint {
+		own, httpsPort, _ := net.SplitHostPort(https.address())
+		if !named && name != own {
+			return nil
+		}
+		found = true
+		standard := named || s.config.Layout == LayoutLoopback // where all share an address, it takes a port to tell them apart
+		switch {
+		case port == httpsPort, standard && port == "443":
+			return https
+		case port == portOf(mqtt.address()), standard && port == "8883":
+			return mqtt
+		}
+		return nil
+	}
+	dps := strings.HasSuffix(name, azureDPS) || strings.HasSuffix(name, azureCentral) || name == "dps.sim.local"
+	if e := try(dps, s.dps.https, s.dps.mqtt); e != nil {
+		return e, 0, ""
+	}
+	for _, h := range s.hubs {
+		if e := try(slices.Contains(h.hosts, name), h.https, h.mqtt); e != nil {
+			return e, 0, ""
+		}
+	}
+	switch {
+	case found:
+		return nil, http.StatusForbidden, fmt.Sprintf("%s has the ports 443 (HTTPS) and 8883 (MQTT) here, not %s.", name, port)
+	case strings.HasSuffix(name, azureHubs):
+		return nil, http.StatusBadGateway, fmt.Sprintf("There is no hub %s here: %s is one.", name, s.hubs[0].azureName())
+	}
+	return nil, http.StatusForbidden, fmt.Sprintf("%s is refused: this proxy leads to the simulator only, by names that end in %s, %s or %s.",
+		target, azureDPS, azureHubs, azureCentral)
+}
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+// tunnel is the client's connection to the proxy from the first byte after CONNECT.
+type tunnel struct {
+	net.Conn
+	r *bufio.Reader // may hold bytes that came with the CONNECT
+}
+
+func (t *tunnel) Read(p []byte) (int, error) { return t.r.Read(p) }
+
+var errNoHalfClose = errors.New("cannot close one direction")
+
+// CloseWrite and SetLinger reach the socket below.
+func (t *tunnel) CloseWrite() error {
+	if c, ok := t.below().(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errNoHalfClose
+}
+
+// SetLinger makes the Close that follows a reset.
+func (t *tunnel) SetLinger(sec int) error {
+	if c, ok := t.Conn.(*signalConn); ok && sec == 0 {
+		c.mu.Lock()
+		c.doomed = true
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+func (t *tunnel) below() net.Conn {
+	if c, ok := t.Conn.(*signalConn); ok {
+		return c.inner
+	}
+	return t.Conn
+}

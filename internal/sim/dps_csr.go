@@ -1,0 +1,78 @@
+package sim
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+)
+
+// The preview versions of the API in which a device may ask for a certificate.
+const (
+	clientCSRVersion = "2021-11-01-preview" // clientCertificateCsr, answered with issuedClientCertificate
+	csrVersion       = "2025-07-01-preview" // csr, answered with issuedCertificateChain
+)
+
+// signingRequest is a certificate request that has been checked.
+type signingRequest = x509.CertificateRequest
+
+// parseSigningRequest wants base64 of a PKCS#10 request for the device's own name, with a key on an elliptic curve.
+func parseSigningRequest(text, registrationID string) (*signingRequest, error) {
+	der, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, &dpsError{400004, "The certificate signing request is not base64."}
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil || csr.CheckSignature() != nil {
+		return nil, &dpsError{400004, "The certificate signing request is malformed."}
+	}
+	if csr.Subject.CommonName != registrationID {
+		return nil, &dpsError{400004, "The common name of the certificate signing request is not the registration id."}
+	}
+	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
+		return nil, &dpsError{400004, "The key of the certificate signing request is not on an elliptic curve."}
+	}
+	return csr, nil
+}
+
+// issuedDays is how long an issued certificate is valid: the policies of the preview allow 7 to 90 days.
+const issuedDays = 30
+
+// issue gives a device the certificate it asked for. At its hub it proves itself with that from now on.
+func (p *dps) issue(op *operation, state *registrationState) error {
+	r := p.registry
+	template := r.authority.template(op.csr.Subject.CommonName)
+	template.NotAfter = r.now().AddDate(0, 0, issuedDays)
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	der, err := x509.CreateCertificate(rand.Reader, template, r.authority.cert, op.csr.PublicKey, r.authority.key)
+	if err != nil {
+		return &dpsError{500000, "The certificate cannot be issued: " + err.Error()}
+	}
+	r.trustIssued(op.device)
+	if op.claim.version == clientCSRVersion {
+		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+		return nil
+	}
+	for _, b := range [][]byte{der, r.authority.cert.Raw} {
+		state.IssuedCertificateChain = append(state.IssuedCertificateChain, base64.StdEncoding.EncodeToString(b))
+	}
+	return nil
+}
+
+// trustIssued lets the device's identity accept certificates that DPS issues.
+func (r *registry) trustIssued(d *device) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.hub == nil {
+		return
+	}
+	d.auth = credentials{x509: true}
+	if i := d.hub.identity(d.id); i != nil {
+		i.mu.Lock()
+		i.auth = d.auth
+		i.mu.Unlock()
+	}
+	_ = r.keep(d) // the next registration says the same
+}

@@ -1,0 +1,576 @@
+package sim
+
+import (
+	"bytes"
+	"crypto/sha1" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// enrollment is an entry of DPS's enrollment list in the form of the service API: an individual one has a registration id, a group
+// has a group id. It never changes once it is in the list; a change puts another one in its place.
+type enrollment struct {
+	RegistrationID         string             `json:"registrationId,omitempty"`
+	EnrollmentGroupID      string             `json:"enrollmentGroupId,omitempty"`
+	DeviceID               string             `json:"deviceId,omitempty"` // "" means the registration id
+	RegistrationState      *registrationState `json:"registrationState,omitempty"`
+	Attestation            attestation        `json:"attestation"`
+	OptionalDeviceInfo     json.RawMessage    `json:"optionalDeviceInformation,omitempty"`
+	Capabilities           *capabilities      `json:"capabilities,omitempty"`
+	IotHubHostName         string             `json:"iotHubHostName,omitempty"`
+	InitialTwin            *initialTwin       `json:"initialTwin,omitempty"`
+	Etag                   string             `json:"etag,omitempty"`
+	ProvisioningStatus     string             `json:"provisioningStatus,omitempty"`
+	ReprovisionPolicy      *reprovisionPolicy `json:"reprovisionPolicy,omitempty"`
+	CreatedDateTimeUTC     string             `json:"createdDateTimeUtc,omitempty"`
+	LastUpdatedDateTimeUTC string             `json:"lastUpdatedDateTimeUtc,omitempty"`
+	AllocationPolicy       string             `json:"allocationPolicy,omitempty"`
+	IotHubs                []string           `json:"iotHubs,omitempty"` // none means all linked ones
+	CustomAllocation       *customAllocation  `json:"customAllocationDefinition,omitempty"`
+
+	// What the attestation amounts to.
+	keys   [][]byte            // primary, secondary
+	leaves []*x509.Certificate // of a device
+	roots  []*x509.Certificate // of devices' certificate authorities
+}
+
+type attestation struct {
+	Type         string           `json:"type"`
+	SymmetricKey *symmetricKeys   `json:"symmetricKey,omitempty"`
+	X509         *x509Attestation `json:"x509,omitempty"`
+	TPM          json.RawMessage  `json:"tpm,omitempty"` // kept and shown; no device can use it
+}
+
+// The types of attestation.
+const (
+	attestKey  = "symmetricKey"
+	attestX509 = "x509"
+	attestTPM  = "tpm"
+)
+
+type symmetricKeys struct {
+	PrimaryKey   string `json:"primaryKey,omitempty"`
+	SecondaryKey string `json:"secondaryKey,omitempty"`
+}
+
+type x509Attestation struct {
+	ClientCertificates  *certificatePair `json:"clientCertificates,omitempty"`
+	SigningCertificates *certificatePair `json:"signingCertificates,omitempty"`
+	CAReferences        *caReferences    `json:"caReferences,omitempty"`
+}
+
+type certificatePair struct {
+	Primary   *certificateEntry `json:"primary,omitempty"`
+	Secondary *certificateEntry `json:"secondary,omitempty"`
+}
+
+func (p *certificatePair) entries() []*certificateEntry {
+	if p == nil {
+		return nil
+	}
+	return slices.DeleteFunc([]*certificateEntry{p.Primary, p.Secondary}, func(e *certificateEntry) bool { return e == nil })
+}
+
+// certificateEntry holds a certificate on the way in, PEM or base64, and its description on the way out.
+type certificateEntry struct {
+	Certificate string           `json:"certificate,omitempty"`
+	Info        *certificateInfo `json:"info,omitempty"`
+}
+
+type certificateInfo struct {
+	SubjectName      string `json:"subjectName"`
+	SHA1Thumbprint   string `json:"sha1Thumbprint"`
+	SHA256Thumbprint string `json:"sha256Thumbprint"`
+	IssuerName       string `json:"issuerName"`
+	NotBeforeUTC     string `json:"notBeforeUtc"`
+	NotAfterUTC      string `json:"notAfterUtc"`
+	SerialNumber     string `json:"serialNumber"`
+	Version          int    `json:"version"`
+}
+
+// caReferences name certificates that were uploaded to DPS. The only one there is here is the device CA, see deviceCAName.
+type caReferences struct {
+	Primary   string `json:"primary,omitempty"`
+	Secondary string `json:"secondary,omitempty"`
+}
+
+type initialTwin struct {
+	Tags       map[string]any `json:"tags,omitempty"`
+	Properties struct {
+		Desired map[string]any `json:"desired,omitempty"`
+	} `json:"properties"`
+}
+
+type reprovisionPolicy struct {
+	UpdateHubAssignment bool `json:"updateHubAssignment"`
+	MigrateDeviceData   bool `json:"migrateDeviceData"`
+}
+
+type customAllocation struct {
+	WebhookURL string `json:"webhookUrl"`
+	APIVersion string `json:"apiVersion"`
+}
+
+const (
+	enabledStatus  = "enabled"
+	disabledStatus = "disabled"
+)
+
+// The enrollment groups that are there from the start, and the name of the certificate the second one refers to.
+const (
+	defaultGroup     = "default"
+	defaultX509Group = "default-x509"
+	deviceCAName     = "device-ca"
+)
+
+func (e *enrollment) id() string {
+	if e.RegistrationID != "" {
+		return e.RegistrationID
+	}
+	return e.EnrollmentGroupID
+}
+
+func (e *enrollment) group() bool { return e.RegistrationID == "" }
+
+func (e *enrollment) disabled() bool { return e.ProvisioningStatus == disabledStatus }
+
+// rule is what decides where devices of the enrollment go. A device whose rule is another one than at its last assignment is
+// assigned anew.
+func (e *enrollment) rule() string {
+	return strings.Join(append([]string{e.AllocationPolicy, e.IotHubHostName}, e.IotHubs...), " ")
+}
+
+// reprovisions says whether a device may be given another hub.
+func (e *enrollment) reprovisions() bool { return e.ReprovisionPolicy.UpdateHubAssignment }
+
+// resets says whether a device starts with its first twin at every registration.
+func (e *enrollment) resets() bool {
+	return e.ReprovisionPolicy.UpdateHubAssignment && !e.ReprovisionPolicy.MigrateDeviceData
+}
+
+// badEnrollment is a refused enrollment.
+func badEnrollment(format string, args ...any) error {
+	return &dpsError{400004, fmt.Sprintf(format, args...)}
+}
+
+// complete checks an enrollment as it came in and fills in what it leaves out; old is the one it replaces, if any. Called with mu held.
+func (r *registry) complete(e, old *enrollment) error {
+	if e.group() {
+		if !validGroupID(e.EnrollmentGroupID) {
+			return badEnrollment("Invalid enrollment group id.")
+		}
+	} else if !validRegistrationID(e.RegistrationID) {
+		return badEnrollment("Invalid registration id.")
+	}
+	if e.DeviceID != "" && (e.group() || !validDeviceID(e.DeviceID)) {
+		return badEnrollment("Invalid device id.")
+	}
+	if err := r.completePolicies(e); err != nil {
+		return err
+	}
+	if t := e.InitialTwin; t != nil {
+		for _, half := range []map[string]any{t.Tags, t.Properties.Desired} {
+			delete(half, "$version")
+			delete(half, "$metadata")
+			if err := checkTwin(half, 1); err != nil {
+				return badEnrollment("Invalid initial twin: %v", err)
+			}
+		}
+	}
+	if err := r.completeAttestation(e, old); err != nil {
+		return err
+	}
+	now := utc7(r.now())
+	e.RegistrationState = nil
+	e.CreatedDateTimeUTC, e.LastUpdatedDateTimeUTC = now, now
+	if old != nil {
+		e.CreatedDateTimeUTC = old.CreatedDateTimeUTC
+	}
+	e.Etag = `"` + newGUID() + `"`
+	return nil
+}
+
+func (r *registry) completePolicies(e *enrollment) error {
+	switch e.ProvisioningStatus {
+	case "":
+		e.ProvisioningStatus = enabledStatus
+	case enabledStatus, disabledStatus:
+	default:
+		return badEnrollment("Invalid provisioning status %q.", e.ProvisioningStatus)
+	}
+	if e.Capabilities == nil {
+		e.Capabilities = &capabilities{}
+	}
+	if e.ReprovisionPolicy == nil {
+		e.ReprovisionPolicy = r.config.reprovisionPolicy()
+	}
+	names := e.IotHubs
+	if e.IotHubHostName != "" {
+		names = append(slices.Clone(names), e.IotHubHostName)
+	}
+	for _, name := range names {
+		if r.started && r.hubNamed(name) == nil { // before the start, the names of hubs are not all known
+			return badEnrollment("IoT hub %q is not linked to this provisioning service.", name)
+		}
+	}
+	switch e.AllocationPolicy {
+	case "", AllocateHashed, AllocateGeoLatency:
+	case AllocateStatic:
+		if len(names) > 1 && e.IotHubHostName == "" {
+			return badEnrollment("A static allocation needs exactly one IoT hub.")
+		}
+	case AllocateCustom:
+		if e.CustomAllocation == nil && r.config.Webhook != "" {
+			e.CustomAllocation = &customAllocation{WebhookURL: r.config.Webhook, APIVersion: "2021-10-01"}
+		}
+		if e.CustomAllocation == nil || !validWebhook(e.CustomAllocation.WebhookURL) {
+			return badEnrollment("A custom allocation needs a webhook URL.")
+		}
+	default:
+		return badEnrollment("Invalid allocation policy %q.", e.AllocationPolicy)
+	}
+	return nil
+}
+
+// validGroupID follows the rule of registration ids; groups made by IoT Central or people have upper-case letters too.
+func validGroupID(id string) bool { return validRegistrationID(id) }
+
+func (r *registry) completeAttestation(e, old *enrollment) error {
+	a := &e.Attestation
+	if old != nil && old.Attestation.Type != a.Type {
+		old = nil
+	}
+	switch a.Type {
+	case attestKey:
+		return completeKeys(e, old)
+	case attestX509:
+		return r.completeCertificates(e, old)
+	case attestTPM:
+		if e.group() {
+			return badEnrollment("A group cannot attest with a TPM.")
+		}
+		return nil
+	}
+	return badEnrollment("Invalid attestation type %q.", a.Type)
+}
+
+// completeKeys draws the keys that are missing. Who updates an enrollment as it was shown, without keys, keeps those it has.
+func completeKeys(e, old *enrollment) error {
+	keys := symmetricKeys{}
+	if e.Attestation.SymmetricKey != nil {
+		keys = *e.Attestation.SymmetricKey
+	}
+	if keys == (symmetricKeys{}) && old != nil {
+		keys = *old.Attestation.SymmetricKey
+	}
+	for _, text := range []*string{&keys.PrimaryKey, &keys.SecondaryKey} {
+		if *text == "" {
+			*text = base64.StdEncoding.EncodeToString(randomKey(64))
+		}
+		key, err := base64.StdEncoding.DecodeString(*text)
+		if err != nil || len(key) < 16 || len(key) > 64 {
+			return badEnrollment("A symmetric key must be 16 to 64 bytes in base64.")
+		}
+		e.keys = append(e.keys, key)
+	}
+	e.Attestation.SymmetricKey = &keys
+	return nil
+}
+
+func (r *registry) completeCertificates(e, old *enrollment) error {
+	a := e.Attestation.X509
+	if a == nil {
+		if old == nil {
+			return badEnrollment("An X.509 attestation needs certificates.")
+		}
+		a = old.Attestation.X509
+	}
+	var known []*x509.Certificate
+	if old != nil {
+		known = append(slices.Clone(old.leaves), old.roots...)
+	}
+	shown := *a
+	read := func(p *certificatePair) (*certificatePair, []*x509.Certificate, error) {
+		if p == nil {
+			return nil, nil, nil
+		}
+		out := &certificatePair{}
+		var certs []*x509.Certificate
+		for _, c := range p.entries() {
+			cert, err := c.parse(known)
+			if err != nil {
+				return nil, nil, badEnrollment("Invalid certificate: %v.", err)
+			}
+			certs = append(certs, cert)
+			described := &certificateEntry{Info: describeCertificate(cert)}
+			if c == p.Primary {
+				out.Primary = described
+			} else {
+				out.Secondary = described
+			}
+		}
+		return out, certs, nil
+	}
+	var err error
+	if shown.ClientCertificates, e.leaves, err = read(a.ClientCertificates); err != nil {
+		return err
+	}
+	if shown.SigningCertificates, e.roots, err = read(a.SigningCertificates); err != nil {
+		return err
+	}
+	if refs := a.CAReferences; refs != nil {
+		for _, name := range []string{refs.Primary, refs.Secondary} {
+			switch name {
+			case "":
+			case deviceCAName:
+				e.roots = append(e.roots, r.authority.cert)
+			default:
+				return badEnrollment("There is no certificate %q; %q is the only one.", name, deviceCAName)
+			}
+		}
+	}
+	switch {
+	case e.group() && (len(e.roots) == 0 || len(e.leaves) > 0):
+		return badEnrollment("A group needs signing certificates and no client certificates.")
+	case len(e.roots) == 0 && len(e.leaves) == 0:
+		return badEnrollment("An X.509 attestation needs certificates.")
+	}
+	e.Attestation.X509 = &shown
+	return nil
+}
+
+// parse reads the certificate; one that is only described must be among the known ones.
+func (c *certificateEntry) parse(known []*x509.Certificate) (*x509.Certificate, error) {
+	if c.Certificate == "" && c.Info != nil {
+		for _, k := range known {
+			if strings.EqualFold(describeCertificate(k).SHA256Thumbprint, c.Info.SHA256Thumbprint) {
+				return k, nil
+			}
+		}
+	}
+	return parseCertificate(c.Certificate)
+}
+
+// parseCertificate takes PEM, PEM within base64, or DER within base64: people upload all three.
+func parseCertificate(text string) (*x509.Certificate, error) {
+	der := []byte(text)
+	for range 2 {
+		if block, _ := pem.Decode(der); block != nil {
+			return x509.ParseCertificate(block.Bytes)
+		}
+		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(der)), ""))
+		if err != nil {
+			break
+		}
+		der = decoded
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			return cert, nil
+		}
+	}
+	return nil, errors.New("neither PEM nor base64 of DER")
+}
+
+func describeCertificate(c *x509.Certificate) *certificateInfo {
+	s256 := sha256.Sum256(c.Raw)
+	return &certificateInfo{
+		SubjectName: c.Subject.String(), IssuerName: c.Issuer.String(),
+		SHA1Thumbprint: thumbprint1(c), SHA256Thumbprint: strings.ToUpper(hex.EncodeToString(s256[:])),
+		NotBeforeUTC: c.NotBefore.UTC().Format(time.RFC3339), NotAfterUTC: c.NotAfter.UTC().Format(time.RFC3339),
+		SerialNumber: strings.ToUpper(c.SerialNumber.Text(16)), Version: c.Version,
+	}
+}
+
+func thumbprint1(c *x509.Certificate) string {
+	s1 := sha1.Sum(c.Raw) //nolint:gosec // see the import
+	return strings.ToUpper(hex.EncodeToString(s1[:]))
+}
+
+// accepts checks what a device proves itself with, and returns the credentials it will have in its hub. The registration id counts
+// as the client wrote it: keys are derived from it.
+func (e *enrollment) accepts(c claim, token *sasToken, now time.Time) (credentials, error) {
+	switch {
+	case token == nil && len(e.leaves) > 0:
+		for _, leaf := range e.leaves {
+			if bytes.Equal(c.chain[0].Raw, leaf.Raw) && strings.EqualFold(leaf.Subject.CommonName, c.registrationID) &&
+				!now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) {
+				return credentials{x509: true, thumbprints: thumbprints(e.leaves)}, nil
+			}
+		}
+	case token == nil:
+		for _, root := range e.roots {
+			if verifyChain(c.chain, root, c.registrationID, now) == nil {
+				return credentials{x509: true, roots: e.roots}, nil
+			}
+		}
+		return credentials{}, errNoCertificate
+	default:
+		auth := credentials{keys: e.keys}
+		if e.group() {
+			auth.keys = nil
+			for _, key := range e.keys {
+				auth.keys = append(auth.keys, deriveKey(key, c.registrationID))
+			}
+		}
+		if token.signedBy(auth.keys...) {
+			return auth, nil
+		}
+		return credentials{}, errSASSignature
+	}
+	return credentials{}, errNoCertificate
+}
+
+func thumbprints(certs []*x509.Certificate) (all []string) {
+	for _, c := range certs {
+		all = append(all, thumbprint1(c))
+	}
+	return all
+}
+
+// put places an enrollment in the list. ifMatch is the condition of the request: "" means there must be none yet unless overwrite.
+func (r *registry) put(e *enrollment, ifMatch string, overwrite bool) (*enrollment, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list, key := r.list(e.group()), strings.ToLower(e.id())
+	old := list[key]
+	switch {
+	case old == nil && ifMatch != "":
+		return nil, errNoEnrollment
+	case old != nil && ifMatch == "" && !overwrite:
+		return nil, &dpsError{409000, "The enrollment exists already."}
+	case old != nil && ifMatch != "" && !etagMatches(ifMatch, old.Etag):
+		return nil, errEtag
+	}
+	if err := r.complete(e, old); err != nil {
+		return nil, err
+	}
+	list[key] = e
+	if r.keepEnrollment(e.group(), key) != nil {
+		if list[key] = old; old == nil {
+			delete(list, key)
+		}
+		return nil, errNotKept
+	}
+	return e, nil
+}
+
+var (
+	errNoEnrollment   = &dpsError{404201, "Enrollment not found."}
+	errNoRegistration = &dpsError{404201, "Registration not found."}
+	errEtag           = &dpsError{412000, "Precondition failed: the etag is another one."}
+)
+
+// etagMatches takes a star and etags, each with or without quotes around it: clients differ.
+func etagMatches(condition, etag string) bool {
+	bare := strings.Trim(condition, `"`)
+	return bare == "*" || bare == strings.Trim(etag, `"`)
+}
+
+// remove takes an enrollment out of the list, and with it the registrations made by it. Devices stay in their hubs.
+func (r *registry) remove(group bool, id, ifMatch string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list, key := r.list(group), strings.ToLower(id)
+	e := list[key]
+	if e == nil {
+		return errNoEnrollment
+	}
+	if ifMatch != "" && !etagMatches(ifMatch, e.Etag) {
+		return errEtag
+	}
+	delete(list, key)
+	if r.keepEnrollment(group, key) != nil {
+		list[key] = e
+		return errNotKept
+	}
+	for _, d := range r.byRegistration {
+		if d.registered && d.enrolledBy(e) {
+			r.forget(d)
+			_ = r.keep(d) // without its enrollment it is of no use anyway
+		}
+	}
+	return nil
+}
+
+// list is that of the groups or that of the individual enrollments, by id in lower case.
+func (r *registry) list(group bool) map[string]*enrollment {
+	if group {
+		return r.groups
+	}
+	return r.enrollments
+}
+
+// enrolledBy says whether e is the one the device registered with.
+func (d *device) enrolledBy(e *enrollment) bool {
+	if e.group() {
+		return strings.EqualFold(d.group, e.EnrollmentGroupID)
+	}
+	return d.group == "" && strings.EqualFold(d.registrationID, e.RegistrationID)
+}
+
+// entry is the enrollment a device registered with as it is now, nil if it was deleted; called with mu held.
+func (r *registry) entry(d *device) *enrollment {
+	if d.group != "" {
+		return r.groups[strings.ToLower(d.group)]
+	}
+	return r.enrollments[strings.ToLower(d.registrationID)]
+}
+
+// forget deletes the record of a registration: the next one will be the first. The identity in the hub stays. Called with mu held.
+func (r *registry) forget(d *device) {
+	d.stayAway()
+	d.registered, d.hub, d.first, d.visited, d.substatus, d.rule, d.refused, d.payload = false, nil, nil, nil, "", "", nil, nil
+}
+
+// enrolDefaults makes the two groups every cloud has, and those of the configuration.
+func (r *registry) enrolDefaults() error {
+	keys := symmetricKeys{base64.StdEncoding.EncodeToString(r.group[0]), base64.StdEncoding.EncodeToString(r.group[1])}
+	for _, e := range []*enrollment{
+		{EnrollmentGroupID: defaultGroup, Attestation: attestation{Type: attestKey, SymmetricKey: &keys}},
+		{EnrollmentGroupID: defaultX509Group, Attestation: attestation{Type: attestX509, X509: &x509Attestation{
+			CAReferences: &caReferences{Primary: deviceCAName}}}},
+	} {
+		e.AllocationPolicy = r.config.Allocation
+		if _, err := r.put(e, "", true); err != nil {
+			return fmt.Errorf("enrollment group %q: %w", e.EnrollmentGroupID, err)
+		}
+	}
+	for i, doc := range r.config.EnrollmentDocuments {
+		if err := r.enrolDocument(doc); err != nil {
+			return fmt.Errorf("enrollment %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// enrolDocument puts an enrollment in the form of the service API into the list, in place of one that is there.
+func (r *registry) enrolDocument(doc []byte) error {
+	e, err := decodeEnrollment(doc)
+	if err != nil {
+		return err
+	}
+	_, err = r.put(e, "", true)
+	return err
+}
+
+// decodeEnrollment reads an enrollment of either kind; fields it does not know are ignored, as the service does.
+func decodeEnrollment(doc []byte) (*enrollment, error) {
+	e := &enrollment{}
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	if err := d.Decode(e); err != nil {
+		return nil, badEnrollment("The enrollment is not what is expected: %v.", err)
+	}
+	if (e.RegistrationID == "") == (e.EnrollmentGroupID == "") {
+		return nil, badEnrollment("An enrollment needs a registrationId or an enrollmentGroupId.")
+	}
+	return e, nil
+}

@@ -1,0 +1,155 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// threeFrames is a file of three frames and where each of them ends.
+func threeFrames() (data []byte, ends []int, payloads []string) {
+	data = kindState.line()
+	payloads = []string{"one", "", strings.Repeat("three ", 20)}
+	for _, p := range payloads {
+		ends = append(ends, len(data))
+		data = appendFrame(data, []byte(p))
+	}
+	return data, append(ends, len(data)), payloads
+}
+
+func scanned(data []byte) (payloads []string, good int, err error) {
+	good, err = scanFile(data, kindState, func(_ int, p []byte) error {
+		payloads = append(payloads, string(p))
+		return nil
+	})
+	return payloads, good, err
+}
+
+func TestFramesTornAtEveryByte(t *testing.T) {
+	data, ends, want := threeFrames()
+	for cut := range len(data) + 1 {
+		whole := 0
+		for whole+1 < len(ends) && ends[whole+1] <= cut {
+			whole++
+		}
+		good := 0
+		if cut >= ends[0] {
+			good = ends[whole]
+		}
+		got, at, err := scanned(data[:cut])
+		if err != nil || at != good || strings.Join(got, "|") != strings.Join(want[:whole], "|") {
+			t.Fatalf("cut at %d: %q up to %d, %v; want %d frames up to %d", cut, got, at, err, whole, good)
+		}
+		if cut == good { // room that was never filled
+			if got, at, err := scanned(append(bytes.Clone(data[:cut]), make([]byte, 100)...)); err != nil || at != good || len(got) != whole {
+				t.Fatalf("zeros from %d: %q up to %d, %v", cut, got, at, err)
+			}
+		}
+	}
+}
+
+func TestFramesReportEveryFlippedBit(t *testing.T) {
+	data, _, _ := threeFrames()
+	for i := range data {
+		for bit := range 8 {
+			bad := bytes.Clone(data)
+			bad[i] ^= 1 << bit
+			if _, _, err := scanned(bad); err == nil {
+				t.Fatalf("bit %d of byte %d is silently accepted", bit, i)
+			}
+		}
+	}
+}
+
+func TestFilesOfOtherVersions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	for text, want := range map[string]string{
+		"hubhop sim state 2\nsomething else": "has format version 2, this hubhop knows none above 1: run the newer one",
+		"hubhop sim state 0\n":               "is damaged at byte 0: it does not begin with \"hubhop sim state 1\"",
+		"hello":                              "restore it from a copy, or start with another state directory",
+	} {
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+		_, _, err := readFramed(path, kindState, func(int, []byte) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), path) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// fullDisk is a file on a disk that takes only some more bytes.
+type fullDisk struct {
+	diskFile
+	room     int
+	cutFails bool
+}
+
+var errFull = errors.New("no space left on device")
+
+func (f *fullDisk) WriteAt(b []byte, at int64) (int, error) {
+	if len(b) > f.room {
+		n, _ := f.diskFile.WriteAt(b[:f.room], at)
+		f.room = 0
+		return n, errFull
+	}
+	f.room -= len(b)
+	return f.diskFile.WriteAt(b, at)
+}
+
+func (f *fullDisk) Truncate(size int64) error {
+	if f.cutFails {
+		return errFull
+	}
+	return f.diskFile.Truncate(size)
+}
+
+func TestFramedFileOnAFullDisk(t *testing.T) {
+	for _, cutFails := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "f")
+		f, err := createFramed(path, kindState)
+		must(t, err)
+		must(t, f.append(appendFrame(nil, []byte("one"))))
+		disk := &fullDisk{f.file, 7, cutFails}
+		f.file = disk
+		if err := f.append(appendFrame(nil, []byte("two"))); !errors.Is(err, errFull) {
+			t.Fatal(err)
+		}
+		disk.room, disk.cutFails = 1000, false // there is room again
+		err = f.append(appendFrame(nil, []byte("three")))
+		if cutFails != (err != nil) {
+			t.Fatal(err)
+		}
+		must(t, f.close())
+		data, err := os.ReadFile(path)
+		must(t, err)
+		got, good, err := scanned(data)
+		if want := map[bool]string{false: "one three", true: "one"}[cutFails]; err != nil || strings.Join(got, " ") != want || !cutFails && good != len(data) {
+			t.Errorf("%q %d %v", got, good, err)
+		}
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	data, ends, _ := threeFrames()
+	f.Add(data)
+	f.Add(data[:ends[2]+5])
+	f.Add([]byte("hubhop sim state 9\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		payloads, good, err := scanned(data)
+		if good < 0 || good > len(data) {
+			t.Fatal(good)
+		}
+		if err != nil || good == 0 {
+			return
+		}
+		again := kindState.line()
+		for _, p := range payloads {
+			again = appendFrame(again, []byte(p))
+		}
+		if !bytes.Equal(again, data[:good]) {
+			t.Fatalf("%q was read as %q", data[:good], again)
+		}
+	})
+}

@@ -1,0 +1,102 @@
+package sim
+
+import "net/http"
+
+// This file is the part of a hub's service REST that is about modules. What a module has in common with a device is in hub_rest.go.
+
+// moduleDocument is a module's identity as the registry shows it.
+type moduleDocument struct {
+	ModuleID              string          `json:"moduleId"`
+	ManagedBy             *string         `json:"managedBy"`
+	DeviceID              string          `json:"deviceId"`
+	GenerationID          string          `json:"generationId"`
+	Etag                  string          `json:"etag"`
+	ConnectionState       string          `json:"connectionState"`
+	ConnectionUpdatedTime string          `json:"connectionStateUpdatedTime"`
+	LastActivityTime      string          `json:"lastActivityTime"`
+	CommandCount          int             `json:"cloudToDeviceMessageCount"`
+	Authentication        *authentication `json:"authentication"`
+}
+
+// shown is the document of a device or a module, and its version; called with mu held.
+func (i *identity) shown() (document any, etag string) {
+	d := i.document()
+	if i.module == "" {
+		return d, d.Etag
+	}
+	return moduleDocument{
+		ModuleID: i.module, DeviceID: d.DeviceID, GenerationID: d.GenerationID, Etag: d.Etag, ConnectionState: d.ConnectionState,
+		ConnectionUpdatedTime: d.ConnectionUpdatedTime, LastActivityTime: d.LastActivityTime, Authentication: d.Authentication,
+	}, d.Etag
+}
+
+// find is the device or the module a request names.
+func (s *hubService) find(r *http.Request) (*identity, error) {
+	id, module := r.PathValue("id"), r.PathValue("module")
+	i := s.identity(id)
+	if i == nil {
+		return nil, noSuchDevice(id)
+	}
+	if module == "" {
+		return i, nil
+	}
+	if i = s.module(id, module); i == nil {
+		return nil, noSuchModule(id, module)
+	}
+	return i, nil
+}
+
+func noSuchModule(device, module string) error {
+	return errorf(http.StatusNotFound, "ModuleNotFound", "Module %s on device %s not registered.", module, device)
+}
+
+func (s *hubService) listModules(_ http.ResponseWriter, r *http.Request) (any, error) {
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	all := []any{}
+	for _, m := range s.modulesOf(i) {
+		m.mu.Lock()
+		document, _ := m.shown()
+		m.mu.Unlock()
+		all = append(all, document)
+	}
+	return all, nil
+}
+
+// putModule creates or updates a module.
+func (s *hubService) putModule(id, module string, d wantedDevice, match ifMatch) (*identity, error) {
+	if err := d.check(id); err != nil {
+		return nil, err
+	}
+	if d.ModuleID != nil && *d.ModuleID != module {
+		return nil, badArgument("The module id of the body, %q, is not that of the path, %q.", *d.ModuleID, module)
+	}
+	if match.given {
+		i := s.module(id, module)
+		if i == nil {
+			return nil, noSuchModule(id, module)
+		}
+		return i, s.update(i, d, match)
+	}
+	auth, err := d.Authentication.credentials(credentials{})
+	if err != nil {
+		return nil, err
+	}
+	return s.admitModule(id, module, auth)
+}
+
+func (s *hubService) removeModule(id, module string, match ifMatch) error {
+	i := s.module(id, module)
+	if i == nil {
+		return noSuchModule(id, module)
+	}
+	i.mu.Lock()
+	err := match.check(i.etag())
+	i.mu.Unlock()
+	if err == nil {
+		s.deleteModule(id, module, "module deleted")
+	}
+	return err
+}

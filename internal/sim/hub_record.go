@@ -1,0 +1,66 @@
+package sim
+
+import (
+	"crypto/sha1" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// record is what a hub's registry notes of an identity beside its credentials and its documents; the identity's mutex guards it.
+type record struct {
+	revision     int64 // counts the changes of the identity, and makes its etag
+	statusReason string
+	statusAt     time.Time // of the last change of enabled; zero if there was none
+	connectionAt time.Time // of the last connect or disconnect
+	edge         bool
+	scope        string
+	tags         document // known to the service only
+}
+
+// setEnabled is called with mu held.
+func (i *identity) setEnabled(enabled bool, reason string) {
+	if i.enabled != enabled {
+		i.statusAt = i.hub.now()
+	}
+	i.enabled, i.statusReason = enabled, reason
+	i.revision++
+}
+
+// etag is the version of the identity, in the form hubs have it: a number in base64; called with mu held.
+func (i *identity) etag() string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(i.generation))
+	return base64.StdEncoding.EncodeToString([]byte(strconv.FormatInt(int64(h.Sum32())+i.revision, 10)))
+}
+
+// twinVersion counts every change of the twin; called with mu held.
+func (i *identity) twinVersion() int64 { return i.tags.version + i.desired.version + i.report.version }
+
+// twinEtag is the version of what the service may write of the twin; called with mu held.
+func (i *identity) twinEtag() string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.version+i.desired.version)))
+}
+
+var errThumbprint = errors.New("the certificate has another thumbprint")
+
+// matchThumbprint checks a self-signed certificate: its SHA-1 or SHA-256 thumbprint is one of those registered.
+func matchThumbprint(chain []*x509.Certificate, thumbprints []string) error {
+	if len(chain) == 0 {
+		return errNoCertificate
+	}
+	short, long := sha1.Sum(chain[0].Raw), sha256.Sum256(chain[0].Raw) //nolint:gosec // see the import
+	for _, t := range thumbprints {
+		if t != "" && (strings.EqualFold(t, hex.EncodeToString(short[:])) || strings.EqualFold(t, hex.EncodeToString(long[:]))) {
+			return nil
+		}
+	}
+	return errThumbprint
+}

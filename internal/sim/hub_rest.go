@@ -1,0 +1,946 @@
+package sim
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// hubService is a hub's REST surface for the cloud's own side: its identity registry, twins, methods and queries, as
+// `az iot hub` and the service SDKs speak it. Who may do what is decided by the hub's shared access policies.
+type hubService struct {
+	*hub
+	registry *registry
+}
+
+const (
+	serviceBodyLimit = 1 << 20
+	bulkLimit        = 100  // devices in one bulk request
+	pageLimit        = 1000 // results in one page
+	pageDefault      = 100
+	tagsMaxBytes     = 8 << 10
+	// callerPatience is how long before the time of a method is over its caller is told so. The Azure CLI reads no longer than that
+	// time, and would see nothing but its own end.
+	callerPatience = 250 * time.Millisecond
+)
+
+// routes adds the service's surface to that of devices.
+func (s *hubService) routes(mux *http.ServeMux) {
+	handle := func(pattern string, need rights, f func(w http.ResponseWriter, r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, serviceBodyLimit)
+			if err := s.allow(r, need); err != nil {
+				s.refuseHTTP(w, err)
+				return
+			}
+			v, err := f(w, r)
+			switch {
+			case err != nil:
+				s.refuseHTTP(w, err)
+			case v == nil:
+				w.WriteHeader(http.StatusNoContent)
+			default:
+				w.Header().Set("Content-Type", "application/json; charset=utf-8")
+				_, _ = w.Write(encodeJSON(v))
+			}
+		})
+	}
+	for _, list := range []string{"/devices", "/devices/{$}"} { // the Node.js SDK has the slash
+		handle("GET "+list, registryRead, s.listDevices)
+		handle("POST "+list, registryWrite, s.bulk)
+	}
+	handle("POST /devices/query", serviceConnect, s.query)
+	handle("GET /devices/{id}", registryRead, s.getDevice)
+	handle("PUT /devices/{id}", registryWrite, s.putDevice)
+	handle("DELETE /devices/{id}", registryWrite, s.deleteDevice)
+	handle("DELETE /devices/{id}/commands", serviceConnect, s.purgeCommands)
+	handle("GET /statistics/devices", registryRead, s.deviceStatistics)
+	handle("GET /statistics/service", registryRead, s.serviceStatistics)
+	handle("GET /twins/{id}", serviceConnect, s.getTwin)
+	handle("PATCH /twins/{id}", serviceConnect, s.patchTwin)
+	handle("PUT /twins/{id}", serviceConnect, s.replaceTwin)
+	handle("POST /twins/{id}/methods", serviceConnect, s.invokeMethod)
+	handle("GET /devices/{id}/modules", registryRead, s.listModules)
+	handle("GET /devices/{id}/modules/{module}", registryRead, s.getDevice)
+	handle("PUT /devices/{id}/modules/{module}", registryWrite, s.putDevice)
+	handle("DELETE /devices/{id}/modules/{module}", registryWrite, s.deleteDevice)
+	handle("GET /twins/{id}/modules/{module}", serviceConnect, s.getTwin)
+	handle("PATCH /twins/{id}/modules/{module}", serviceConnect, s.patchTwin)
+	handle("PUT /twins/{id}/modules/{module}", serviceConnect, s.replaceTwin)
+	handle("POST /twins/{id}/modules/{module}/methods", serviceConnect, s.invokeMethod)
+}
+
+// allow checks a request's token: of a policy that has the right, for the hub or a part of it that the request is in.
+func (s *hubService) allow(r *http.Request, need rights) error {
+	unauthorized := func(err error) error {
+		return errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v", err)
+	}
+	token, err := parseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
+	if err != nil {
+		return unauthorized(err)
+	}
+	p, able := s.policy(token.skn, need)
+	switch {
+	case p.name == "":
+		return unauthorized(errSASPolicy)
+	case !token.coversPath(s.hosts, r.URL.Path):
+		return unauthorized(errSASResource)
+	case !token.expires.After(s.now()):
+		return unauthorized(errSASExpired)
+	case !token.signedBy(p.keys[:]...):
+		return unauthorized(errSASSignature)
+	case !able:
+		return unauthorized(fmt.Errorf("policy %s has no right to this", token.skn))
+	}
+	if !r.URL.Query().Has("api-version") {
+		return errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
+	}
+	return nil
+}
+
+func badArgument(format string, args ...any) error {
+	return errorf(http.StatusBadRequest, "ArgumentInvalid", format, args...)
+}
+
+func noSuchDevice(id string) error {
+	return errorf(http.StatusNotFound, "DeviceNotFound", "Device %s not registered.", id)
+}
+
+// decodeBody reads one JSON document; fields that are not known are ignored, as at the service.
+func decodeBody(r *http.Request, into any) error {
+	b, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
+	}
+	if err != nil {
+		return badArgument("The body cannot be read: %v", err)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return badArgument("The body is malformed: %v", err)
+	}
+	return nil
+}
+
+// ifMatch is what a request says of the version it means: given at all, and which, "" for any. Both `*` and `"*"` are in use.
+type ifMatch struct {
+	given bool
+	etag  string
+}
+
+func ifMatchOf(text string) ifMatch {
+	etag := strings.Trim(strings.TrimPrefix(strings.TrimSpace(text), "W/"), `"`)
+	if etag == "*" {
+		return ifMatch{given: true}
+	}
+	return ifMatch{etag != "", etag}
+}
+
+func (m ifMatch) check(current string) error {
+	if m.etag != "" && m.etag != current {
+		return errorf(http.StatusPreconditionFailed, "PreconditionFailed", "Precondition failed: the version is %s, not %s.", current, m.etag)
+	}
+	return nil
+}
+
+// deviceDocument is an identity as the registry shows and takes it.
+type deviceDocument struct {
+	DeviceID              string          `json:"deviceId"`
+	GenerationID          string          `json:"generationId"`
+	Etag                  string          `json:"etag"`
+	ConnectionState       string          `json:"connectionState"`
+	Status                string          `json:"status"`
+	StatusReason          *string         `json:"statusReason"`
+	ConnectionUpdatedTime string          `json:"connectionStateUpdatedTime"`
+	StatusUpdatedTime     string          `json:"statusUpdatedTime"`
+	LastActivityTime      string          `json:"lastActivityTime"`
+	CommandCount          int             `json:"cloudToDeviceMessageCount"`
+	Authentication        *authentication `json:"authentication"`
+	Capabilities          capabilities    `json:"capabilities"`
+	DeviceScope           string          `json:"deviceScope,omitempty"`
+}
+
+type authentication struct {
+	SymmetricKey symmetricKey `json:"symmetricKey"`
+	Thumbprint   thumbprint   `json:"x509Thumbprint"`
+	Type         string       `json:"type"`
+}
+
+type symmetricKey struct {
+	PrimaryKey   *string `json:"primaryKey"`
+	SecondaryKey *string `json:"secondaryKey"`
+}
+
+type thumbprint struct {
+	Primary   *string `json:"primaryThumbprint"`
+	Secondary *string `json:"secondaryThumbprint"`
+}
+
+type capabilities struct {
+	IotEdge bool `json:"iotEdge"`
+}
+
+// The values of authentication.type.
+const (
+	authSAS        = "sas"
+	authSelfSigned = "selfSigned"
+	authCA         = "certificateAuthority"
+	authNone       = "none"
+)
+
+func (c credentials) kind() string {
+	switch {
+	case len(c.thumbprints) > 0:
+		return authSelfSigned
+	case c.x509:
+		return authCA
+	case len(c.keys) == 0:
+		return authNone
+	}
+	return authSAS
+}
+
+func (c credentials) document() *authentication {
+	a := &authentication{Type: c.kind()}
+	nth := func(n int) *string {
+		switch {
+		case n < len(c.thumbprints) && c.thumbprints[n] != "":
+			return &c.thumbprints[n]
+		case n < len(c.keys):
+			key := base64.StdEncoding.EncodeToString(c.keys[n])
+			return &key
+		}
+		return nil
+	}
+	switch a.Type {
+	case authSAS:
+		a.SymmetricKey = symmetricKey{nth(0), nth(1)}
+	case authSelfSigned:
+		a.Thumbprint = thumbprint{nth(0), nth(1)}
+	}
+	return a
+}
+
+// never is how the service writes a time that has not come.
+const never = "0001-01-01T00:00:00Z"
+
+func timeOr(t time.Time) string {
+	if t.IsZero() {
+		return never
+	}
+	return utc7(t)
+}
+
+// status is how the registry writes it; called with mu held.
+func (i *identity) status() string {
+	if i.enabled {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+func (i *identity) connectionState() string {
+	if i.session != nil {
+		return "Connected"
+	}
+	return "Disconnected"
+}
+
+// document is called with mu held.
+func (i *identity) document() deviceDocument {
+	d := deviceDocument{
+		DeviceID: i.id, GenerationID: i.generation, Etag: i.etag(), ConnectionState: i.connectionState(), Status: i.status(),
+		ConnectionUpdatedTime: timeOr(i.connectionAt), StatusUpdatedTime: timeOr(i.statusAt), LastActivityTime: timeOr(i.connectionAt),
+		CommandCount: i.mail.waiting(i.hub.now()), Authentication: i.auth.document(),
+		Capabilities: capabilities{i.edge}, DeviceScope: i.scope,
+	}
+	if reason := i.statusReason; reason != "" {
+		d.StatusReason = &reason
+	}
+	return d
+}
+
+// waiting counts the messages nobody has completed.
+func (q *mailbox) waiting(now time.Time) (n int) {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.pending() {
+			n++
+		}
+	}
+	return n
+}
+
+// all returns the hub's identities in order of their ids.
+func (h *hub) all() []*identity {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.identities), func(a, b *identity) int { return strings.Compare(a.id, b.id) })
+}
+
+// device runs f on the device or module a request names, with its mutex held.
+func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (any, error) {
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return f(i)
+}
+
+func (s *hubService) getDevice(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.device(r, func(i *identity) (any, error) {
+		d, etag := i.shown()
+		w.Header().Set("ETag", strconv.Quote(etag))
+		return d, nil
+	})
+}
+
+func (s *hubService) listDevices(_ http.ResponseWriter, r *http.Request) (any, error) {
+	top := pageLimit
+	if text := r.URL.Query().Get("top"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, badArgument("top is %q, it must be a positive number.", text)
+		}
+		top = min(n, pageLimit)
+	}
+	devices := []deviceDocument{}
+	for _, i := range s.all() {
+		if len(devices) == top {
+			break
+		}
+		i.mu.Lock()
+		devices = append(devices, i.document())
+		i.mu.Unlock()
+	}
+	return devices, nil
+}
+
+// wantedDevice is what a request wants an identity to be. What it does not say stays, or is the default.
+type wantedDevice struct {
+	DeviceID       *string         `json:"deviceId"`
+	ModuleID       *string         `json:"moduleId"`
+	Status         *string         `json:"status"`
+	StatusReason   *string         `json:"statusReason"`
+	Authentication *authentication `json:"authentication"`
+	Capabilities   *capabilities   `json:"capabilities"`
+	DeviceScope    *string         `json:"deviceScope"`
+}
+
+func (d *wantedDevice) check(id string) error {
+	switch {
+	case d.DeviceID != nil && *d.DeviceID != id:
+		return badArgument("The device id of the body, %q, is not that of the path, %q.", *d.DeviceID, id)
+	case !validDeviceID(id):
+		return badArgument("%q is no device id: at most 128 letters, digits, and signs of -.+%%_#*?!(),:=@$';", id)
+	case d.Status != nil && *d.Status != "enabled" && *d.Status != "disabled":
+		return badArgument("status is %q, it must be enabled or disabled.", *d.Status)
+	case d.StatusReason != nil && len(*d.StatusReason) > 128:
+		return badArgument("statusReason is longer than 128 characters.")
+	}
+	return nil
+}
+
+// credentials are what the identity will prove itself with; before is what it had. Keys that nobody gave are made here.
+func (a *authentication) credentials(before credentials) (credentials, error) {
+	if a == nil {
+		a = &authentication{}
+		if before.kind() != authNone {
+			return before, nil
+		}
+	}
+	given := func(texts ...*string) (all []string) {
+		for _, t := range texts {
+			if t != nil && *t != "" {
+				all = append(all, *t)
+			}
+		}
+		return all
+	}
+	keys, thumbs := given(a.SymmetricKey.PrimaryKey, a.SymmetricKey.SecondaryKey), given(a.Thumbprint.Primary, a.Thumbprint.Secondary)
+	kind := a.Type
+	if kind == "" {
+		kind = authSAS
+		if len(thumbs) > 0 {
+			kind = authSelfSigned
+		}
+	}
+	switch kind {
+	case authSAS:
+		if len(keys) == 0 && len(before.keys) == 2 {
+			return before, nil
+		}
+		if len(keys) == 0 {
+			return credentials{keys: [][]byte{newPolicyKey(), newPolicyKey()}}, nil
+		}
+		var c credentials
+		for _, text := range keys {
+			key, err := base64.StdEncoding.DecodeString(text)
+			if err != nil || len(key) < 16 || len(key) > 64 {
+				return c, badArgument("A key is not base64 of 16 to 64 bytes.")
+			}
+			c.keys = append(c.keys, key)
+		}
+		if len(keys) != 2 {
+			return c, badArgument("An identity has a primary and a secondary key, or neither is given.")
+		}
+		return c, nil
+	case authSelfSigned:
+		for _, t := range thumbs {
+			if strings.Trim(strings.ToLower(t), "0123456789abcdef") != "" || len(t) != 40 && len(t) != 64 {
+				return credentials{}, badArgument("A thumbprint is not 40 or 64 hexadecimal digits.")
+			}
+		}
+		if len(thumbs) == 0 {
+			return credentials{}, badArgument("A self-signed identity needs a thumbprint.")
+		}
+		return credentials{x509: true, thumbprints: thumbs}, nil
+	case authCA:
+		return credentials{x509: true}, nil
+	case authNone:
+		return credentials{}, nil
+	}
+	return credentials{}, badArgument("authentication.type is %q, it must be %s, %s, %s or %s.", kind, authSAS, authSelfSigned, authCA, authNone)
+}
+
+// put creates or updates an identity. With match an existing one is updated, without it a new one is made.
+func (s *hubService) put(id string, d wantedDevice, match ifMatch) (*identity, error) {
+	if err := d.check(id); err != nil {
+		return nil, err
+	}
+	if !match.given {
+		auth, err := d.Authentication.credentials(credentials{})
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		if s.identities[id] != nil {
+			s.mu.Unlock()
+			return nil, errorf(http.StatusConflict, "DeviceAlreadyExists", "A device with ID '%s' is already registered.", id)
+		}
+		i := s.create(id, auth, nil)
+		i.enabled = true // nobody else knows the identity yet
+		s.mu.Unlock()
+		return i, s.update(i, d, match)
+	}
+	i := s.identity(id)
+	if i == nil {
+		return nil, noSuchDevice(id)
+	}
+	return i, s.update(i, d, match)
+}
+
+// update makes an identity what d says. Who loses its credentials or its permission loses the connection too.
+func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
+	i.mu.Lock()
+	err := match.check(i.etag())
+	auth := i.auth
+	if err == nil {
+		auth, err = d.Authentication.credentials(i.auth)
+	}
+	if err != nil {
+		i.mu.Unlock()
+		return err
+	}
+	changed := i.auth.document().Type != auth.document().Type || string(encodeJSON(i.auth.document())) != string(encodeJSON(auth.document()))
+	i.auth = auth
+	enabled, reason := i.enabled, i.statusReason
+	if d.Status != nil {
+		enabled = *d.Status == "enabled"
+	}
+	if d.StatusReason != nil {
+		reason = *d.StatusReason
+	}
+	i.setEnabled(enabled, reason)
+	if d.Capabilities != nil {
+		i.edge = d.Capabilities.IotEdge
+	}
+	if i.scope == "" && i.edge {
+		i.scope = "ms-azure-iot-edge://" + i.id + "-" + i.generation
+	}
+	if d.DeviceScope != nil && *d.DeviceScope != "" {
+		i.scope = *d.DeviceScope
+	}
+	live := i.session
+	lost := i.keep()
+	i.mu.Unlock()
+	if lost != nil {
+		return unconfirmed(lost)
+	}
+	if live != nil && !enabled {
+		live.wire.hangUp("device disabled")
+	} else if live != nil && changed {
+		live.wire.hangUp("credentials replaced")
+	}
+	if i.module == "" {
+		s.registry.noteIdentity(s.hub, i.id, enabled)
+	}
+	return nil
+}
+
+// noteIdentity remembers that a service switched the identity of a device DPS has put there, lest the next registration undo it.
+func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.byID[id]; d != nil && d.hub == h {
+		d.unusable = !enabled
+		_ = r.keep(d) // the hub has answered for it
+	}
+}
+
+// made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
+func (r *registry) made(id string) *identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[id] != nil {
+		return nil
+	}
+	for _, h := range r.hubs {
+		if i := h.identity(id); i != nil {
+			return i
+		}
+	}
+	return nil
+}
+
+// known is nil if DPS or a hub has the device.
+func (r *registry) known(id string) error {
+	if r.made(id) != nil {
+		return nil
+	}
+	return r.with(id, func(*device) error { return nil })
+}
+
+func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, error) {
+	var d wantedDevice
+	if err := decodeBody(r, &d); err != nil {
+		return nil, err
+	}
+	match := ifMatchOf(r.Header.Get("If-Match"))
+	var i *identity
+	var err error
+	if module := r.PathValue("module"); module != "" {
+		i, err = s.putModule(r.PathValue("id"), module, d, match)
+	} else {
+		i, err = s.put(r.PathValue("id"), d, match)
+	}
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	shown, etag := i.shown()
+	w.Header().Set("ETag", strconv.Quote(etag))
+	return shown, nil
+}
+
+func (s *hubService) deleteDevice(_ http.ResponseWriter, r *http.Request) (any, error) {
+	match := ifMatchOf(r.Header.Get("If-Match"))
+	if module := r.PathValue("module"); module != "" {
+		return nil, s.removeModule(r.PathValue("id"), module, match)
+	}
+	return nil, s.remove(r.PathValue("id"), match)
+}
+
+func (s *hubService) remove(id string, match ifMatch) error {
+	i := s.identity(id)
+	if i == nil {
+		return noSuchDevice(id)
+	}
+	i.mu.Lock()
+	err := match.check(i.etag())
+	i.mu.Unlock()
+	if err == nil {
+		s.delete(id, "device deleted")
+	}
+	return err
+}
+
+// bulkDevice is one line of a bulk request.
+type bulkDevice struct {
+	wantedDevice
+	ID         string          `json:"id"`
+	ImportMode string          `json:"importMode"`
+	Etag       string          `json:"eTag"`
+	TwinEtag   string          `json:"twinETag"`
+	Tags       json.RawMessage `json:"tags"`
+	Properties *struct {
+		Desired json.RawMessage `json:"desired"`
+	} `json:"properties"`
+}
+
+type bulkError struct {
+	DeviceID    string `json:"deviceId"`
+	ErrorCode   string `json:"errorCode"`
+	ErrorStatus string `json:"errorStatus"`
+}
+
+type bulkResult struct {
+	IsSuccessful bool        `json:"isSuccessful"`
+	Errors       []bulkError `json:"errors"`
+	Warnings     []string    `json:"warnings"`
+}
+
+// bulk creates, updates and deletes up to a hundred identities. What can be done is done; if something could not, the answer is a 400
+// that says what.
+func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
+	var devices []bulkDevice
+	if err := decodeBody(r, &devices); err != nil {
+		return nil, err
+	}
+	if len(devices) == 0 || len(devices) > bulkLimit {
+		return nil, errorf(http.StatusBadRequest, "TooManyDevices", "%d devices, a request may have 1 to %d.", len(devices), bulkLimit)
+	}
+	result := bulkResult{IsSuccessful: true, Errors: []bulkError{}, Warnings: []string{}}
+	for _, d := range devices {
+		err := s.bulkOne(d)
+		if err == nil {
+			continue
+		}
+		result.IsSuccessful = false
+		failed := bulkError{DeviceID: d.ID, ErrorCode: "ServerError", ErrorStatus: err.Error()}
+		if e, ok := errors.AsType[*Error](err); ok {
+			failed.ErrorCode = e.Code
+		}
+		result.Errors = append(result.Errors, failed)
+	}
+	if !result.IsSuccessful {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.WriteHeader(http.StatusBadRequest)
+	}
+	return result, nil
+}
+
+func (s *hubService) bulkOne(d bulkDevice) error {
+	exists := s.identity(d.ID) != nil
+	anyVersion := ifMatch{given: true}
+	put := func(match ifMatch) error {
+		i, err := s.put(d.ID, d.wantedDevice, match)
+		if err != nil || d.Tags == nil && d.Properties == nil {
+			return err
+		}
+		return s.bulkTwin(i, d, ifMatch{})
+	}
+	switch strings.ToLower(d.ImportMode) {
+	case "create":
+		return put(ifMatch{})
+	case "update":
+		return put(anyVersion)
+	case "updateifmatchetag":
+		return put(ifMatch{true, d.Etag})
+	case "createorupdate", "createorupdateifmatchetag", "":
+		match := ifMatch{given: exists}
+		if strings.HasSuffix(strings.ToLower(d.ImportMode), "etag") {
+			match.etag = d.Etag
+		}
+		return put(match)
+	case "delete":
+		return s.remove(d.ID, anyVersion)
+	case "deleteifmatchetag":
+		return s.remove(d.ID, ifMatch{true, d.Etag})
+	case "updatetwin", "updatetwinifmatchetag":
+		i := s.identity(d.ID)
+		if i == nil {
+			return noSuchDevice(d.ID)
+		}
+		match := anyVersion
+		if strings.HasSuffix(strings.ToLower(d.ImportMode), "etag") {
+			match.etag = d.TwinEtag
+		}
+		return s.bulkTwin(i, d, match)
+	}
+	return badArgument("importMode is %q.", d.ImportMode)
+}
+
+func (s *hubService) bulkTwin(i *identity, d bulkDevice, match ifMatch) error {
+	wanted := wantedTwin{Tags: d.Tags}
+	if d.Properties != nil {
+		wanted.Properties.Desired = d.Properties.Desired
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.writeTwin(wanted, match, false)
+}
+
+// twinDocument is a twin as the service sees it.
+type twinDocument struct {
+	DeviceID         string         `json:"deviceId"`
+	ModuleID         string         `json:"moduleId,omitempty"`
+	Etag             string         `json:"etag"`
+	DeviceEtag       string         `json:"deviceEtag"`
+	Status           string         `json:"status"`
+	StatusReason     string         `json:"statusReason,omitempty"`
+	StatusUpdateTime string         `json:"statusUpdateTime"`
+	ConnectionState  string         `json:"connectionState"`
+	LastActivityTime string         `json:"lastActivityTime"`
+	CommandCount     int            `json:"cloudToDeviceMessageCount"`
+	AuthType         string         `json:"authenticationType"`
+	Thumbprint       thumbprint     `json:"x509Thumbprint"`
+	ModelID          string         `json:"modelId"`
+	Version          int64          `json:"version"`
+	Tags             map[string]any `json:"tags"`
+	Properties       twinProperties `json:"properties"`
+	Capabilities     capabilities   `json:"capabilities"`
+	DeviceScope      string         `json:"deviceScope,omitempty"`
+}
+
+type twinProperties struct {
+	Desired  map[string]any `json:"desired"`
+	Reported map[string]any `json:"reported"`
+}
+
+// twinDocument is called with mu held.
+func (i *identity) twinDocument() twinDocument {
+	tags := i.tags.props
+	if tags == nil {
+		tags = map[string]any{}
+	}
+	auth := i.auth.document()
+	return twinDocument{
+		DeviceID: i.id, ModuleID: i.module, Etag: i.twinEtag(), DeviceEtag: i.etag(), Status: i.status(), StatusReason: i.statusReason,
+		StatusUpdateTime: timeOr(i.statusAt), ConnectionState: i.connectionState(), LastActivityTime: timeOr(i.connectionAt),
+		CommandCount: i.mail.waiting(i.hub.now()), AuthType: auth.Type, Thumbprint: auth.Thumbprint, ModelID: i.modelID,
+		Version: i.twinVersion(), Tags: tags,
+		Properties:   twinProperties{i.desired.view(true), i.report.view(true)},
+		Capabilities: capabilities{i.edge}, DeviceScope: i.scope,
+	}
+}
+
+func (s *hubService) getTwin(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.device(r, func(i *identity) (any, error) { return i.twinAnswer(w), nil })
+}
+
+func (i *identity) twinAnswer(w http.ResponseWriter) twinDocument {
+	t := i.twinDocument()
+	w.Header().Set("ETag", strconv.Quote(t.Etag))
+	return t
+}
+
+// wantedTwin is the part of a twin the service may write; the rest of a twin that is sent back is ignored.
+type wantedTwin struct {
+	Tags       json.RawMessage `json:"tags"`
+	Properties struct {
+		Desired json.RawMessage `json:"desired"`
+	} `json:"properties"`
+}
+
+func (s *hubService) patchTwin(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.changeTwin(w, r, false)
+}
+
+func (s *hubService) replaceTwin(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.changeTwin(w, r, true)
+}
+
+func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace bool) (any, error) {
+	var wanted wantedTwin
+	if err := decodeBody(r, &wanted); err != nil {
+		return nil, err
+	}
+	return s.device(r, func(i *identity) (any, error) {
+		if err := i.writeTwin(wanted, ifMatchOf(r.Header.Get("If-Match")), replace); err != nil {
+			return nil, err
+		}
+		return i.twinAnswer(w), nil
+	})
+}
+
+// writeTwin changes tags and desired properties, both or neither; called with mu held.
+func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) error {
+	if err := match.check(i.twinEtag()); err != nil {
+		return err
+	}
+	tags, err := servicePatch(wanted.Tags)
+	if err != nil {
+		return err
+	}
+	desired, err := servicePatch(wanted.Properties.Desired)
+	if err != nil {
+		return err
+	}
+	full := map[string]any(nil)
+	if replace {
+		full = mergeProps(nil, desired)
+		tags, desired = diffProps(i.tags.props, mergeProps(nil, tags)), diffProps(i.desired.props, full)
+	}
+	if n := len(encodeJSON(mergeProps(i.tags.props, tags))); n > tagsMaxBytes {
+		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", n, tagsMaxBytes)
+	}
+	if len(desired) > 0 || replace {
+		if err := i.writeDesired(desired, full); err != nil {
+			return serviceTwinError(err)
+		}
+	}
+	if len(tags) > 0 {
+		before := i.tags
+		if err = i.tags.apply(tags, i.hub.now()); err == nil {
+			if err = i.keep(); err != nil {
+				i.tags, err = before, unconfirmed(err)
+			}
+		}
+	}
+	return serviceTwinError(err)
+}
+
+// servicePatch reads a part of a twin that may have come back as it was sent, with its versions and metadata.
+func servicePatch(raw json.RawMessage) (map[string]any, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	props, err := decodeObject(raw)
+	if err != nil {
+		return nil, badArgument("A part of the twin is not a JSON object: %v", err)
+	}
+	delete(props, "$metadata")
+	delete(props, "$version")
+	return props, serviceTwinError(checkTwin(props, 1))
+}
+
+func serviceTwinError(err error) error {
+	if t, ok := errors.AsType[*twinError](err); ok {
+		code := "ArgumentInvalid"
+		if t.status == http.StatusRequestEntityTooLarge {
+			code = "MessageTooLarge"
+		}
+		return errorf(t.status, code, "%s", t.text)
+	}
+	return err
+}
+
+// flexibleSeconds is a number of seconds that the Azure CLI may have written as a string.
+type flexibleSeconds struct{ *float64 }
+
+// UnmarshalJSON takes 30 and "30".
+func (f *flexibleSeconds) UnmarshalJSON(b []byte) error {
+	text := strings.Trim(string(b), `"`)
+	if text == "null" {
+		return nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	f.float64 = &n
+	return err
+}
+
+// between returns the seconds if they are within bounds.
+func (f flexibleSeconds) between(name string, low, high, otherwise float64) (time.Duration, error) {
+	if f.float64 == nil {
+		return seconds(otherwise), nil
+	}
+	if n := *f.float64; !(n >= low && n <= high) {
+		return 0, badArgument("%s is %v, it must be %v to %v.", name, n, low, high)
+	}
+	return seconds(*f.float64), nil
+}
+
+func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var call struct {
+		MethodName      string          `json:"methodName"`
+		Payload         json.RawMessage `json:"payload"`
+		ResponseTimeout flexibleSeconds `json:"responseTimeoutInSeconds"`
+		ConnectTimeout  flexibleSeconds `json:"connectTimeoutInSeconds"`
+	}
+	if err := decodeBody(r, &call); err != nil {
+		return nil, err
+	}
+	response, err := call.ResponseTimeout.between("responseTimeoutInSeconds", 5, 300, methodTimeoutDefault.Seconds())
+	if err != nil {
+		return nil, err
+	}
+	connect, err := call.ConnectTimeout.between("connectTimeoutInSeconds", 0, 300, 0)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case call.MethodName == "" || len(call.MethodName) > 100:
+		return nil, badArgument("methodName has %d characters, it must have 1 to 100.", len(call.MethodName))
+	case len(call.Payload) > methodMaxBytes:
+		return nil, errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), methodMaxBytes)
+	}
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	if connect > 0 {
+		ctx, cancel := context.WithTimeout(r.Context(), max(connect-callerPatience, 0))
+		i.await(ctx)
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), response-callerPatience)
+	defer cancel()
+	result, err := i.invoke(ctx, call.MethodName, call.Payload)
+	return result, s.methodError(err)
+}
+
+// methodError puts a failed call in the form of the gateway that makes it: a document within the document.
+func (s *hubService) methodError(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	code, text := 0, ""
+	switch e.Code {
+	case "DeviceNotOnline":
+		code, text = 404103, "The operation failed because the requested device isn't online or hasn't registered the direct method callback. To learn more, see https://aka.ms/iothub404103"
+	case "GatewayTimeout":
+		code, text = 504101, "Timed out waiting for the response from device."
+	default:
+		return err
+	}
+	return &Error{Status: e.Status, Code: e.Code, Message: e.Message, document: encodeJSON(map[string]any{
+		"errorCode": code, "trackingId": s.trackingID(), "message": text,
+		"info": map[string]string{"timeout": "00:00:00"}, "timestampUtc": utc7(s.now()),
+	})}
+}
+
+func (s *hubService) purgeCommands(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return s.device(r, func(i *identity) (any, error) {
+		return struct {
+			Purged   int     `json:"totalMessagesPurged"`
+			DeviceID string  `json:"deviceId"`
+			ModuleID *string `json:"moduleId"`
+		}{i.mail.purge(i.hub.now()), i.id, nil}, nil
+	})
+}
+
+// purge ends every message that nobody has completed.
+func (q *mailbox) purge(now time.Time) (n int) {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.pending() {
+			m.end(C2DPurged, FeedbackPurged)
+			n++
+		}
+	}
+	return n
+}
+
+func (s *hubService) deviceStatistics(http.ResponseWriter, *http.Request) (any, error) {
+	var count struct {
+		Total    int `json:"totalDeviceCount"`
+		Enabled  int `json:"enabledDeviceCount"`
+		Disabled int `json:"disabledDeviceCount"`
+	}
+	for _, i := range s.all() {
+		count.Total++
+		if i.mu.Lock(); i.enabled {
+			count.Enabled++
+		}
+		i.mu.Unlock()
+	}
+	count.Disabled = count.Total - count.Enabled
+	return count, nil
+}
+
+func (s *hubService) serviceStatistics(http.ResponseWriter, *http.Request) (any, error) {
+	return map[string]int64{"connectedDeviceCount": s.live.Load()}, nil
+}

@@ -1,0 +1,229 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/quick"
+
+	"github.com/rs/zerolog"
+)
+
+// diskLedger opens a ledger with small files.
+func diskLedger(t testing.TB, dir string, c Config) *ledger {
+	t.Helper()
+	l := newLedger(c)
+	d := newLedgerDisk(dir, zerolog.Nop())
+	d.segmentBytes, d.countsBytes = 2<<10, 8<<10
+	if err := l.openDisk(d); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.close() })
+	return l
+}
+
+func ledgerText(l *ledger, device string) string {
+	return string(encodeJSON(l.report(device, true)))
+}
+
+// Whatever is entered, after any number of deaths at any place the ledger says the same as one that never died.
+func TestLedgerSurvives(t *testing.T) {
+	check := func(seed uint64) bool {
+		rnd := rand.New(rand.NewPCG(seed, 7))
+		conf := Config{LedgerKeep: 1 + rnd.IntN(60), LedgerKeepBytes: int64(200 + rnd.IntN(4000))}
+		dir := t.TempDir()
+		l := diskLedger(t, dir, conf)
+		for range 2 + rnd.IntN(6) {
+			var origins []*origin
+			for _, device := range []string{"a", "b"} {
+				origins = append(origins, &origin{hub: "hub-" + string(rune('a'+rnd.IntN(2))), device: device, authType: "sas", generation: "7", modelID: "dtmi:x;1", account: l.open(device)})
+			}
+			for range rnd.IntN(150) {
+				from := origins[rnd.IntN(2)]
+				var b *batch
+				for range 1 + rnd.IntN(4) {
+					mid := fmt.Sprintf("%016x-%d", rnd.IntN(2), 1+rnd.IntN(500))
+					if rnd.IntN(5) == 0 {
+						mid = fmt.Sprintf("foreign%d", rnd.IntN(100))
+					}
+					b = l.collect(b, arrival{bag: []byte("%24.mid=" + mid), body: []byte(strings.Repeat("x", rnd.IntN(100))), dup: rnd.IntN(9) == 0, retain: rnd.IntN(9) == 0, isWill: rnd.IntN(9) == 0})
+				}
+				must(t, l.commit(from, b))
+				if rnd.IntN(400) == 0 {
+					must(t, l.reset())
+				}
+			}
+			again := diskLedger(t, dir, conf) // the old one simply stops, as a killed process does
+			for _, device := range []string{"a", "b", ""} {
+				if was, is := ledgerText(l, device), ledgerText(again, device); was != is {
+					t.Logf("seed %d, device %q: was\n%s\nis\n%s", seed, device, was, is)
+					return false
+				}
+			}
+			must(t, l.close())
+			l = again
+		}
+		return true
+	}
+	if err := quick.Check(check, &quick.Config{MaxCount: 60}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The directory does not grow with what was received, and a restart does not read it all.
+func TestLedgerFilesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	l := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20})
+	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	for seq := range 5000 {
+		must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: make([]byte, 100)}))
+	}
+	var size int64
+	files, err := os.ReadDir(dir)
+	must(t, err)
+	for _, f := range files {
+		info, err := f.Info()
+		must(t, err)
+		size += info.Size()
+	}
+	if size > 16<<10 || l.disk.uncounted() > 12<<10 {
+		t.Errorf("%d bytes in %d files for 10 messages, %d of them uncounted", size, len(files), l.disk.uncounted())
+	}
+	if r := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20}).report("d", true); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
+		t.Errorf("%d %d %d", r.Received, r.Distinct, len(r.Messages))
+	}
+	must(t, l.reset())
+	if files, err = os.ReadDir(dir); len(files) != 2 {
+		t.Errorf("%v are left after a reset, %v", files, err)
+	}
+}
+
+// A killed process leaves any beginning of what it was writing.
+func TestLedgerTornAtEveryByte(t *testing.T) {
+	dir := t.TempDir()
+	l := diskLedger(t, dir, DefaultConfig())
+	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	var ends []int64 // of the file after each message
+	for seq := range 4 {
+		must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: []byte("hello")}))
+		ends = append(ends, l.disk.file.size)
+	}
+	data, err := os.ReadFile(l.disk.path(1))
+	must(t, err)
+	for cut := range len(data) + 1 {
+		torn := t.TempDir()
+		path := filepath.Join(torn, filepath.Base(l.disk.path(1)))
+		must(t, os.WriteFile(path, data[:cut], 0o600))
+		want := int64(0)
+		for _, end := range ends {
+			if end <= int64(cut) {
+				want++
+			}
+		}
+		again := diskLedger(t, torn, DefaultConfig())
+		if r := again.report("d", true); r.Received != want || len(r.Messages) != int(want) {
+			t.Fatalf("cut at %d: %d received, want %d", cut, r.Received, want)
+		}
+		must(t, again.enter(&origin{hub: "hub-a", device: "d", account: again.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
+		again = diskLedger(t, torn, DefaultConfig())
+		if r := again.report("d", true); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
+			t.Fatalf("cut at %d and gone on: %+v", cut, r)
+		}
+	}
+	for i := range data {
+		bad := t.TempDir()
+		flipped := append([]byte{}, data...)
+		flipped[i] ^= 0x10
+		must(t, os.WriteFile(filepath.Join(bad, "ledger-00000001.log"), flipped, 0o600))
+		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(bad, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), "ledger-00000001.log") {
+			t.Fatalf("byte %d is wrong: %v", i, err)
+		}
+	}
+}
+
+func TestLedgerMissesFiles(t *testing.T) {
+	dir := t.TempDir()
+	l := diskLedger(t, dir, DefaultConfig())
+	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	for len(l.disk.segments) < 8 {
+		must(t, l.enter(from, arrival{bag: []byte("a=b"), body: make([]byte, 300)}))
+	}
+	for _, name := range []string{"ledger-00000003.log", "ledger.counts"} {
+		path := filepath.Join(dir, name)
+		data, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.Truncate(path, int64(len(data)-1)))
+		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is short: %v", name, err)
+		}
+		if name != "ledger.counts" {
+			must(t, os.Remove(path))
+			if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name+" is missing") {
+				t.Errorf("%s is missing: %v", name, err)
+			}
+		}
+		must(t, os.WriteFile(path, data, 0o600))
+	}
+	if r := diskLedger(t, dir, DefaultConfig()).report("", false); r.Received != l.report("", false).Received {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestLedgerOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	l := diskLedger(t, dir, DefaultConfig())
+	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	must(t, l.enter(from, arrival{bag: []byte("n=1")}))
+	disk := &fullDisk{l.disk.file.file, 20, false}
+	l.disk.file.file = disk
+	if err := l.enter(from, arrival{bag: []byte("n=2")}); !errors.Is(err, errFull) {
+		t.Fatal(err)
+	}
+	if r := l.report("d", true); r.Received != 1 || l.total.Load() != 1 {
+		t.Errorf("what was refused counts: %+v", r)
+	}
+	disk.room = 1 << 20
+	must(t, l.enter(from, arrival{bag: []byte("n=3")}))
+	if was, is := ledgerText(l, "d"), ledgerText(diskLedger(t, dir, DefaultConfig()), "d"); was != is {
+		t.Errorf("was\n%s\nis\n%s", was, is)
+	}
+}
+
+func FuzzLedgerFiles(f *testing.F) {
+	a := account{received: 3, hubs: map[string]int64{"hub-a": 3}, streams: map[string]*stream{"0123456789abcdef": {ranges: []span{{1, 2}}}},
+		foreign: map[[16]byte]struct{}{{1}: {}}}
+	f.Add(append([]byte{frameTotals}, 1, 1, 1), true)
+	f.Add(a.encode(appendText([]byte{frameAccount}, "d")), true)
+	f.Add((&origin{ref: 1, hub: "hub-a", device: "d"}).encode(), false)
+	b := &batch{}
+	b.add(arrival{bag: []byte("%24.mid=x"), body: []byte("{}"), dup: true})
+	f.Add(b.buf[frameHead:], false)
+	f.Fuzz(func(t *testing.T, payload []byte, counts bool) { // the payload of a frame with the right checksum
+		dir := t.TempDir()
+		name, kind := "ledger-00000001.log", kindLedger
+		if counts {
+			name, kind = "ledger.counts", kindCounts
+		}
+		payload = append([]byte{}, payload...)
+		file := kind.line()
+		switch {
+		case len(payload) > 0 && payload[0] == frameAccount:
+			file = appendFrame(file, []byte{frameTotals, 1, 1, 1})
+		case len(payload) > 13 && payload[0] == frameMessages:
+			binary.LittleEndian.PutUint32(payload[9:], 1)
+			file = appendFrame(file, (&origin{ref: 1, hub: "hub-a", device: "d"}).encode())
+		}
+		must(t, os.WriteFile(filepath.Join(dir, name), appendFrame(file, payload), 0o600))
+		l := newLedger(DefaultConfig())
+		if l.openDisk(newLedgerDisk(dir, zerolog.Nop())) == nil {
+			_ = l.report("", true)
+			must(t, l.enter(&origin{hub: "h", device: "d", account: l.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
+			must(t, l.close())
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package sim
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// maxModules is how many modules a device may have.
+const maxModules = 50
+
+// nameOf is how a device or a module of it is called in one text: as the MQTT client id, and in the common name of a certificate.
+func nameOf(device, module string) string {
+	if module == "" {
+		return device
+	}
+	return device + "/" + module
+}
+
+func (i *identity) name() string { return nameOf(i.id, i.module) }
+
+// resource is the path of an identity in topics, in the resource of a token, and over HTTPS.
+func (i *identity) resource() string {
+	if i.module == "" {
+		return "devices/" + i.id
+	}
+	return "devices/" + i.id + "/modules/" + i.module
+}
+
+// module returns the identity of a module, nil if the hub has none.
+func (h *hub) module(device, module string) *identity {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := h.identities[device]; i != nil {
+		return i.modules[module]
+	}
+	return nil
+}
+
+// modulesOf returns the modules of a device in order of their ids.
+func (h *hub) modulesOf(device *identity) []*identity {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(device.modules), func(a, b *identity) int { return cmp.Compare(a.module, b.module) })
+}
+
+// admitModule creates a module of a device that the hub has.
+func (h *hub) admitModule(device, module string, auth credentials) (*identity, error) {
+	if !validDeviceID(module) {
+		return nil, errorf(400, "ArgumentInvalid", "%q is no module id.", module)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := h.identities[device]
+	switch {
+	case i == nil:
+		return nil, errorf(404, "DeviceNotFound", "Device %s not registered.", device)
+	case i.modules[module] != nil:
+		return nil, errorf(409, "ModuleAlreadyExistsOnDevice", "Module %s exists on device %s already.", module, device)
+	case len(i.modules) >= maxModules:
+		return nil, errorf(413, "TooManyModulesOnDevice", "Device %s has %d modules already.", device, maxModules)
+	}
+	m := &identity{id: device, module: module, parent: i, hub: h, enabled: true, auth: auth,
+		generation: strconv.FormatInt(h.now().UnixNano()/100, 10)}
+	m.desired.version, m.report.version = 1, 1
+	if i.modules == nil {
+		i.modules = map[string]*identity{}
+	}
+	i.modules[module] = m.watched()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.keep(); err != nil {
+		delete(i.modules, module)
+		return nil, unconfirmed(err)
+	}
+	return m, nil
+}
+
+// deleteModule removes a module with its twin, and closes its connection; it is false if there is none.
+func (h *hub) deleteModule(device, module, reason string) bool {
+	h.mu.Lock()
+	var m *identity
+	var live *session
+	if i := h.identities[device]; i != nil {
+		m = i.modules[module]
+		delete(i.modules, module)
+	}
+	if m != nil {
+		live = m.bury()
+	}
+	h.mu.Unlock()
+	if live != nil {
+		live.wire.hangUp(reason)
+	}
+	return m != nil
+}

@@ -1,0 +1,94 @@
+package sim
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"net"
+)
+
+// policy is a shared access policy of a hub: whoever has one of its keys has its rights. Policies never change, so nothing guards them.
+type policy struct {
+	name   string
+	rights rights
+	keys   [2][]byte // primary, secondary
+}
+
+// rights are what a policy allows, in the words of IoT Hub.
+type rights byte
+
+const (
+	registryRead rights = 1 << iota
+	registryWrite
+	serviceConnect
+	deviceConnect
+)
+
+// newPolicies are the five policies every new hub has, with keys of their own, as key draws them by name.
+func newPolicies(key func(name string, size int) []byte) []policy {
+	policies := []policy{
+		{name: "iothubowner", rights: registryRead | registryWrite | serviceConnect | deviceConnect},
+		{name: "service", rights: serviceConnect},
+		{name: "device", rights: deviceConnect},
+		{name: "registryRead", rights: registryRead},
+		{name: "registryReadWrite", rights: registryRead | registryWrite},
+	}
+	for i, p := range policies {
+		policies[i].keys = [2][]byte{key(p.name+"/primary", 32), key(p.name+"/secondary", 32)}
+	}
+	return policies
+}
+
+// newPolicyKey draws a key as hubs make them.
+func newPolicyKey() []byte { return randomKey(32) }
+
+func randomKey(size int) []byte {
+	key := make([]byte, size)
+	_, _ = rand.Read(key) // never fails since Go 1.24
+	return key
+}
+
+// policy finds the policy a token names, if it has the rights wanted.
+func (h *hub) policy(name string, want rights) (policy, bool) {
+	for _, p := range h.policies {
+		if p.name == name {
+			return p, p.rights&want == want
+		}
+	}
+	return policy{}, false
+}
+
+// connectionString is what a service client of the hub is configured with.
+func (h *hub) connectionString() string {
+	host := h.https.address()
+	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
+		host = name
+	}
+	owner := h.policies[0]
+	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
+}
+
+// learnHosts collects every name clients may know the hub by, once its listeners have their ports: its address, its aliases and, as
+// some clients sign it along, each of them with a port. Where all hubs share an address, it names none of them without a port.
+func (h *hub) learnHosts(address string) {
+	named := h.hosts
+	var ports []string
+	for _, e := range h.endpoints {
+		if _, port, err := net.SplitHostPort(e.address()); err == nil {
+			ports = append(ports, port)
+		}
+	}
+	var names []string
+	join := func(hosts []string, ports []string) {
+		for _, host := range hosts {
+			for _, port := range ports {
+				names = append(names, net.JoinHostPort(host, port))
+			}
+		}
+	}
+	if h.host == address {
+		named = append(named, address)
+	}
+	join(named, append([]string{"443", "8883"}, ports...))
+	join([]string{address, "localhost"}, ports)
+	h.hosts = append(named, names...)
+}

@@ -1,0 +1,63 @@
+package sim
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+)
+
+// connectionParts takes a connection string apart.
+func connectionParts(t *testing.T, s string) (host, policy string, key []byte) {
+	t.Helper()
+	fields := map[string]string{}
+	for part := range strings.SplitSeq(s, ";") {
+		k, v, _ := strings.Cut(part, "=")
+		fields[k] = v
+	}
+	key, err := base64.StdEncoding.DecodeString(fields["SharedAccessKey"])
+	if err != nil || len(key) != 32 || fields["HostName"] == "" {
+		t.Fatalf("connection string %s", s)
+	}
+	return fields["HostName"], fields["SharedAccessKeyName"], key
+}
+
+// A device may also connect with a token of a policy that has the right to, for every name of the hub; with no other.
+func TestPolicyTokensOfDevices(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		host := w.provision("d")
+		server, owner, _ := connectionParts(t, w.info.Hubs[0].ConnectionString)
+		if owner != "iothubowner" || server != host {
+			t.Errorf("%s of %s", owner, server)
+		}
+		for name, want := range map[string]byte{"iothubowner": 0, "device": 0, "service": 5, "registryRead": 5, "registryReadWrite": 5, "nobody": 5} {
+			keys := [2][]byte{{1}, {1}}
+			if p, _ := w.hubs[0].policy(name, 0); p.name != "" {
+				keys = p.keys
+			}
+			other, _ := w.hubs[1].policy(name, 0)
+			for _, v := range []struct {
+				sr   string
+				key  []byte
+				want byte
+			}{
+				{host, keys[0], want},
+				{host + "/devices/d", keys[1], want},
+				{"hub-a.azure-devices.net", keys[0], want},
+				{"HUB-A.sim.local:8883/devices", keys[0], want},
+				{host + "/devices/other", keys[0], 5},
+				{"hub-b.azure-devices.net", keys[0], 5},
+				{host, other.keys[0], 5},
+				{host, w.key("d"), 5},
+			} {
+				o := w.hubOptions(host, "d")
+				o.password = sasFor(v.key, v.sr, time.Now().Add(time.Hour), name)
+				c, _, code := w.tryHub(o, host)
+				if code != v.want {
+					t.Errorf("%s, sr=%s: CONNACK %d, want %d", name, v.sr, code, v.want)
+				}
+				c.close()
+			}
+		}
+	})
+}

@@ -1,0 +1,351 @@
+package sim
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// inKeptWorld is inWorld with a state directory.
+func inKeptWorld(t *testing.T, change func(*Config), f func(w *world)) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "state")
+	inWorld(t, func(c *Config) {
+		c.StateDir = dir
+		if change != nil {
+			change(c)
+		}
+	}, f)
+}
+
+// reborn is the world after its simulator was killed at this moment and started again.
+func (w *world) reborn() {
+	w.t.Helper()
+	synctest.Wait()
+	after := crash(w.t, w.config.StateDir)
+	must(w.t, w.Close())
+	w.config.StateDir = after
+	w.start()
+}
+
+// start makes another simulator of the same configuration.
+func (w *world) start() {
+	w.t.Helper()
+	c := w.config
+	c.Listen = w.net.Listen
+	var err error
+	if w.Sim, err = New(c); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.info = w.Info()
+}
+
+// Clients see the same cloud again: what they trust, what they sign with, where they connect.
+func TestCloudIsTheSameAgain(t *testing.T) {
+	for _, layout := range []string{LayoutLoopback, LayoutPorts} {
+		inKeptWorld(t, func(c *Config) { c.Layout, c.ControlAddr = layout, "127.0.0.1:0" }, func(w *world) {
+			before, ca, deviceCA := w.info, string(w.ca.certPEM()), string(must2(w.registry.authority.keyPEM()))
+			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
+			w.reborn()
+			if was, is := string(encodeJSON(before)), string(encodeJSON(w.info)); was != is {
+				t.Errorf("was\n%s\nis\n%s", was, is)
+			}
+			if ca != string(w.ca.certPEM()) || deviceCA != string(must2(w.registry.authority.keyPEM())) {
+				t.Error("another authority")
+			}
+			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
+			if l := w.Ledger("dev-1", true); l.Received != 2 || l.Duplicates != 1 || len(l.Messages) != 2 {
+				t.Errorf("%+v", l)
+			}
+			must(t, w.ResetLedger())
+			w.reborn()
+			if l := w.Ledger("", true); l.Received != 0 || len(l.Messages) != 0 {
+				t.Errorf("%+v", l)
+			}
+		})
+	}
+}
+
+// A message that cannot be written down is not acknowledged, and its connection ends; the next one that can is.
+func TestNoPubackOnAFullDisk(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		host := w.provision("dev-1")
+		c := w.connect(host, "dev-1")
+		c.telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
+		w.ledger.mu.Lock()
+		disk := &fullDisk{w.ledger.disk.file.file, 60, false}
+		w.ledger.disk.file.file = disk
+		w.ledger.mu.Unlock()
+		c.send(publishBytes("devices/dev-1/messages/events/%24.mid=0123456789abcdef-2", `{"and":"so on, and on, and on"}`, 1, 2))
+		c.wantEnd()
+		if l := w.Ledger("dev-1", false); l.Received != 1 {
+			t.Errorf("%+v", l)
+		}
+		w.ledger.mu.Lock()
+		disk.room = 1000
+		w.ledger.mu.Unlock()
+		w.connect(host, "dev-1").telemetry("%24.mid=0123456789abcdef-2", "{}", 2)
+		w.reborn()
+		if l := w.Ledger("dev-1", false); l.Received != 2 || l.Distinct != 2 {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
+// portrait is all that clients and operators can see of a cloud beside connections and the ledger.
+func portrait(s *Sim) string {
+	var all []any
+	s.registry.mu.Lock()
+	for _, group := range []bool{true, false} {
+		list := s.registry.list(group)
+		for _, id := range slices.Sorted(maps.Keys(list)) {
+			e := list[id]
+			all = append(all, e, e.keys, rawCertificates(e.leaves), rawCertificates(e.roots))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
+		d := s.registry.byID[id]
+		all = append(all, s.registry.stateOf(d), d.shown(), d.auth.kept(), d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
+		if f := d.failedOver; f != nil {
+			all = append(all, f.from.name, f.until.UTC())
+		}
+	}
+	s.registry.mu.Unlock()
+	for _, h := range s.hubs {
+		for _, device := range h.all() {
+			for _, i := range append([]*identity{device}, h.modulesOf(device)...) {
+				i.mu.Lock()
+				d, twin := i.document(), i.twinDocument()
+				d.ConnectionState, twin.ConnectionState = "", ""
+				all = append(all, i.name(), i.auth.kept(), d, twin, i.mail.lastSeq)
+				for _, m := range i.mail.messages {
+					state, body := m.state, m.body
+					if m.token == "" && state == C2DDelivered { // the connection is lost with the process
+						state = C2DEnqueued
+					}
+					if !m.pending() {
+						body = nil
+					}
+					all = append(all, m.mid, m.topic, string(body), m.ack, m.enqueued.UTC(), m.expires.UTC(), state, m.deliveryCount, m.feedback, m.token, m.lockedUntil.UTC())
+				}
+				i.mu.Unlock()
+			}
+		}
+	}
+	lines := make([]string, 0, len(all))
+	for _, v := range all {
+		lines = append(lines, string(encodeJSON(v)))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// survives holds what a simulator would make of the directory if this one were killed now against what this one is.
+func (w *world) survives(step string) {
+	w.t.Helper()
+	synctest.Wait()
+	c := w.config
+	c.StateDir = crash(w.t, c.StateDir)
+	again, err := New(c)
+	if err != nil {
+		w.t.Fatalf("after %s: %v", step, err)
+	}
+	for i, h := range again.hubs {
+		h.host = w.hubs[i].host
+	}
+	was, is := strings.Split(portrait(w.Sim), "\n"), strings.Split(portrait(again), "\n")
+	must(w.t, again.Close())
+	for i := range max(len(was), len(is)) {
+		if i >= len(was) || i >= len(is) || was[i] != is[i] {
+			w.t.Fatalf("after %s: was\n%s\nis\n%s", step, strings.Join(was[min(i, len(was)):min(i+3, len(was))], "\n"), strings.Join(is[min(i, len(is)):min(i+3, len(is))], "\n"))
+		}
+	}
+}
+
+// Whatever happens to a cloud, it is written down when it has happened.
+func TestEveryChangeSurvives(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		w.survives("the start")
+		host := w.provision("dev-1")
+		w.survives("an assignment")
+		c := w.connect(host, "dev-1")
+		c.subscribeAll()
+		w.survives("a connection")
+		text := "hi"
+		_, err := w.SendC2D("dev-1", C2D{Text: &text, Properties: map[string]string{"iothub-ack": "full"}})
+		must(t, err)
+		c.wantPublish()
+		w.survives("a message on its way")
+		c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42.50,"nested":{"a":[1,{"b":null}]},"big":4503599627370495}`)
+		w.survives("a reported patch")
+		c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":null}`)
+		must(t, w.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":{"x":1.50}}`)))
+		w.survives("a desired patch")
+		c.close()
+		w.survives("the end of a connection")
+		_, err = w.SendC2D("dev-1", C2D{Body: json.RawMessage(`{"a":1}`), TTLSeconds: 60})
+		must(t, err)
+		time.Sleep(2 * time.Minute)
+		_, err = w.C2DMessages("dev-1")
+		must(t, err)
+		w.survives("an expiry")
+		s := w.service(0)
+		s.want(200, "", "PATCH", "/twins/dev-1", `{"tags":{"floor":7},"properties":{"desired":{"y":2}}}`)
+		w.survives("tags")
+		s.want(200, "", "PUT", "/devices/by-service", `{"deviceId":"by-service","capabilities":{"iotEdge":true}}`)
+		w.survives("a device made by a service")
+		s.want(200, "", "PUT", "/devices/by-service", `{"deviceId":"by-service","status":"disabled","statusReason":"lost"}`, "If-Match", "*")
+		w.survives("a device disabled by a service")
+		_, err = w.hubs[0].admitModule("dev-1", "m", credentials{keys: [][]byte{[]byte("a key of the module's own")}})
+		must(t, err)
+		m := w.hubs[0].module("dev-1", "m")
+		m.mu.Lock()
+		must(t, m.patchDesired(map[string]any{"z": true}))
+		m.mu.Unlock()
+		w.survives("a module")
+		d := w.dpsService()
+		d.want(200, 0, "PUT", "/enrollments/single", `{"registrationId":"single","deviceId":"other","attestation":{"type":"symmetricKey"},"initialTwin":{"tags":{"a":1},"properties":{"desired":{"b":2.0}}}}`)
+		cert := base64.StdEncoding.EncodeToString(w.deviceCert("x", nil).Certificate[0])
+		d.want(200, 0, "PUT", "/enrollments/x", `{"registrationId":"x","attestation":{"type":"x509","x509":{"clientCertificates":{"primary":{"certificate":"`+cert+`"}}}}}`)
+		w.survives("enrollments")
+		must(t, w.Failover("dev-1", 10*time.Minute))
+		w.survives("a failover")
+		must(t, w.Block("dev-1"))
+		w.survives("a block")
+		must(t, w.Unblock("dev-1"))
+		must(t, w.Disable("dev-1"))
+		w.survives("a disabled device")
+		must(t, w.Enable("dev-1"))
+		must(t, w.DisableIdentity("dev-1"))
+		w.survives("a disabled identity")
+		must(t, w.Enable("dev-1"))
+		time.Sleep(11 * time.Minute)
+		if d := w.device("dev-1"); d.AssignedHub != "hub-a" {
+			t.Errorf("%+v", d)
+		}
+		w.survives("the end of a failover")
+		d.want(204, 0, "DELETE", "/enrollments/single", "")
+		w.survives("an enrollment's end")
+		w.hubs[0].deleteModule("dev-1", "m", "")
+		w.survives("a module's end")
+		s.want(204, "", "DELETE", "/devices/by-service", "", "If-Match", "*")
+		w.survives("a device deleted by a service")
+		d.want(204, 0, "DELETE", "/registrations/dev-1", "")
+		w.survives("a registration's end")
+		w.provision("dev-1")
+		must(t, w.Delete("dev-1"))
+		w.survives("a device's end")
+		w.provision("dev-1")
+		w.survives("a device's return")
+	})
+}
+
+// A device does not notice that its cloud was killed: session, messages, twin and the end of its failover are where they were.
+func TestDeviceFindsItsCloudAgain(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		host := w.provision("dev-1")
+		o := w.hubOptions(host, "dev-1")
+		o.clean = false
+		c, _, _ := w.tryHub(o, host)
+		c.subscribeAll()
+		c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`)
+		must(t, w.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":1}`)))
+		c.wantPublish()
+		text := "hi"
+		_, err := w.SendC2D("dev-1", C2D{Text: &text})
+		must(t, err)
+		sent := c.next() // and no PUBACK
+		w.reborn()
+		c, present, code := w.tryHub(o, host)
+		if !present || code != 0 {
+			t.Fatalf("session present %v, CONNACK %d", present, code)
+		}
+		again := c.next()
+		if again.first != sent.first|0x08 || string(again.body) != string(sent.body) {
+			t.Errorf("the message comes as %x %q", again.first, again.body)
+		}
+		if m, err := w.C2DMessages("dev-1"); err != nil || len(m) != 1 || m[0].DeliveryCount != 2 {
+			t.Errorf("%+v %v", m, err)
+		}
+		c.send(publishBytes("$iothub/twin/GET/?$rid=2", "", 0, 0))
+		if _, body := c.wantPublish(); body != `{"desired":{"$version":2,"fanSpeed":1},"reported":{"$version":2,"battery":42}}` {
+			t.Errorf("the twin is %s", body)
+		}
+		must(t, w.Failover("dev-1", 10*time.Minute))
+		time.Sleep(4 * time.Minute)
+		w.reborn()
+		if d := w.device("dev-1"); d.AssignedHub != "hub-b" {
+			t.Errorf("%+v", d)
+		}
+		time.Sleep(6*time.Minute - time.Second)
+		if d := w.device("dev-1"); d.AssignedHub != "hub-b" {
+			t.Errorf("%+v", d)
+		}
+		time.Sleep(2 * time.Second)
+		if d := w.device("dev-1"); d.AssignedHub != "hub-a" {
+			t.Errorf("%+v", d)
+		}
+		must(t, w.Failover("dev-1", time.Minute)) // and one that should have ended while nobody was there
+		after := crash(t, w.config.StateDir)
+		must(t, w.Close())
+		time.Sleep(time.Hour)
+		w.config.StateDir = after
+		w.start()
+		synctest.Wait()
+		if d := w.device("dev-1"); d.AssignedHub != "hub-a" {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// Nothing is confirmed that could not be written down, and it has not happened.
+func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		host := w.provision("dev-1")
+		c := w.connect(host, "dev-1")
+		c.subscribeAll()
+		w.store.mu.Lock()
+		disk := &fullDisk{w.store.file.file, 5, false}
+		w.store.file.file = disk
+		w.store.mu.Unlock()
+		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/500/") {
+			t.Errorf("a patch: %s", topic)
+		}
+		text := "hi"
+		for name, err := range map[string]error{
+			"503 ServiceUnavailable":  w.PatchDesired("dev-1", json.RawMessage(`{"a":1}`)),
+			"503 ServiceUnavailable ": func() error { _, err := w.SendC2D("dev-1", C2D{Text: &text}); return err }(),
+		} {
+			if refusal(err) != strings.TrimSpace(name) {
+				t.Errorf("%v", err)
+			}
+		}
+		disk.room = 1 << 20
+		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/204/?$rid=1&$version=2") {
+			t.Errorf("a patch: %s", topic)
+		}
+		disk.room = 5
+		if got := refusal(w.Failover("dev-1", 0)); got != "503 ServiceUnavailable" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestStateOfMoreHubs(t *testing.T) {
+	inKeptWorld(t, func(c *Config) { c.Hubs = 3 }, func(w *world) {
+		w.service(2).want(200, "", "PUT", "/devices/d", `{"deviceId":"d"}`)
+		c := w.config
+		c.Hubs, c.StateDir = 2, crash(t, c.StateDir)
+		if _, err := New(c); err == nil || !strings.Contains(err.Error(), "start with --hubs 3") {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package sim
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// webSocketPath is where DPS and hubs speak MQTT over WebSocket, on the port of HTTPS.
+const webSocketPath = "/$iothub/websocket"
+
+// upgrader asks for no Origin: who a device is it proves in its CONNECT, as on TCP, and az sends one that is its own address.
+var upgrader = websocket.Upgrader{
+	ReadBufferSize: smallBuffer, WriteBufferSize: smallBuffer, WriteBufferPool: &sync.Pool{},
+	CheckOrigin: func(*http.Request) bool { return true },
+	Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+		http.Error(w, reason.Error(), status)
+	},
+}
+
+// handleWebSocket makes mux take WebSocket connections and hands each to speak, which ends with the connection.
+func handleWebSocket(mux *http.ServeMux, speak func(c *conn, secure *tls.Conn, via carrier)) {
+	mux.HandleFunc("GET "+webSocketPath, func(w http.ResponseWriter, r *http.Request) {
+		protocol := ""
+		for _, offered := range websocket.Subprotocols(r) {
+			if strings.EqualFold(offered, "mqtt") { // the C SDK writes it in capitals
+				protocol = offered
+				break
+			}
+		}
+		if protocol == "" && websocket.IsWebSocketUpgrade(r) {
+			http.Error(w, "Sec-WebSocket-Protocol must offer mqtt", http.StatusBadRequest)
+			return
+		}
+		ws, err := upgrader.Upgrade(w, r, http.Header{"Sec-WebSocket-Protocol": {protocol}})
+		if err != nil {
+			return // it has said so
+		}
+		secure, _ := ws.NetConn().(*tls.Conn)
+		below, ok := secure.NetConn().(*signalConn)
+		if !ok {
+			_ = ws.Close()
+			return
+		}
+		via := &webStream{ws: ws}
+		ws.SetPingHandler(via.pong)
+		below.upgraded <- func() { speak(below.conn, secure, via) }
+	})
+}
+
+// webStream is the stream of bytes in the binary messages of a WebSocket: packets and messages need not begin or end together.
+type webStream struct {
+	ws      *websocket.Conn
+	message io.Reader // what is left of the message that is being read
+}
+
+func (s *webStream) Read(p []byte) (int, error) {
+	for {
+		if s.message == nil {
+			kind, message, err := s.ws.NextReader()
+			if err != nil {
+				return 0, plainError(err)
+			}
+			if kind != websocket.BinaryMessage {
+				return 0, fmt.Errorf("%w: MQTT in a text frame", errMalformed)
+			}
+			s.message = message
+		}
+		n, err := s.message.Read(p)
+		if errors.Is(err, io.EOF) {
+			s.message, err = nil, nil
+		}
+		if n > 0 || err != nil {
+			return n, plainError(err)
+		}
+	}
+}
+
+// plainError says in the words of package net what gorilla has wrapped.
+func plainError(err error) error {
+	if _, closed := errors.AsType[*websocket.CloseError](err); closed {
+		return io.EOF
+	}
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+func (s *webStream) Write(p []byte) (int, error) {
+	if err := s.ws.WriteMessage(websocket.BinaryMessage, p); err != nil {
+		return 0, plainError(err)
+	}
+	return len(p), nil
+}
+
+func (s *webStream) SetWriteDeadline(t time.Time) error { return s.ws.SetWriteDeadline(t) }
+
+func (s *webStream) pong(data string) error {
+	return s.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(writeTimeout))
+}
+
+// CloseWrite says goodbye on both layers, as far as the client has not done so first.
+func (s *webStream) CloseWrite() error {
+	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	_ = s.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(lingerTimeout))
+	if secure, ok := s.ws.NetConn().(*tls.Conn); ok {
+		return secure.CloseWrite()
+	}
+	return nil
+}
