@@ -669,8 +669,11 @@ func (c *central) purgeC2D(r *http.Request) (any, error) {
 		return nil, err
 	}
 	i.mu.Lock()
-	n := i.mail.purge(i.hub.now())
+	n, err := i.purge()
 	i.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	return map[string]string{"message": "Cloud to device (C2D) message queue purged for device " + id + ". Total messages purged: " + strconv.Itoa(n) + "."}, nil
 }
 

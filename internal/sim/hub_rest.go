@@ -904,12 +904,22 @@ func (s *hubService) methodError(err error) error {
 
 func (s *hubService) purgeCommands(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return s.device(r, func(i *identity) (any, error) {
+		n, err := i.purge()
 		return struct {
 			Purged   int     `json:"totalMessagesPurged"`
 			DeviceID string  `json:"deviceId"`
 			ModuleID *string `json:"moduleId"`
-		}{i.mail.purge(i.hub.now()), i.id, nil}, nil
+		}{n, i.id, nil}, err
 	})
+}
+
+// purge empties the mailbox, and keeps it so; called with mu held.
+func (i *identity) purge() (n int, err error) {
+	n = i.mail.purge(i.hub.now())
+	if lost := i.keep(); lost != nil {
+		err = unconfirmed(lost)
+	}
+	return n, err
 }
 
 // purge ends every message that nobody has completed.

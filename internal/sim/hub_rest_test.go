@@ -431,3 +431,40 @@ func TestServiceModules(t *testing.T) {
 		s.want(404, "ModuleNotFound", "DELETE", "/devices/d/modules/m", "")
 	})
 }
+
+// What a service or an operator changes is written down when it has been answered.
+func TestServiceChangesSurvive(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		s, a := w.service(0), &application{w, w.httpClient()}
+		defer s.http.CloseIdleConnections()
+		defer a.http.CloseIdleConnections()
+		w.provision("d")
+		_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`1`)})
+		must(t, err)
+		for _, step := range []struct{ method, path, body string }{
+			{"PUT", "/devices/plain", `{"status":"disabled","statusReason":"lost"}`},
+			{"PATCH", "/twins/plain", `{"tags":{"a":1},"properties":{"desired":{"b":2}}}`},
+			{"PUT", "/devices/plain/modules/m", `{}`},
+			{"PATCH", "/twins/plain/modules/m", `{"tags":{"a":1}}`},
+			{"DELETE", "/devices/d/commands", ""},
+			{"POST", "/devices", `[{"id":"bulk","importMode":"create","tags":{"x":1}}]`},
+			{"PUT", "/api/devices/made", `{"displayName":"Made","template":"dtmi:x;1","organizations":["o"]}`},
+			{"PATCH", "/api/devices/made", `{"displayName":"Changed","enabled":false}`},
+			{"PUT", "/api/devices/made/attestation", `{"type":"symmetricKey"}`},
+			{"DELETE", "/api/devices/made/attestation", ""},
+			{"DELETE", "/devices/plain/modules/m", ""},
+			{"DELETE", "/devices/plain", ""},
+		} {
+			call := s.call
+			if strings.HasPrefix(step.path, "/api/") {
+				call = func(method, path, body string, _ ...string) httpAnswer {
+					return w.mustDo(a.http, method, w.info.Central.URL+path+"?api-version=1.0", body, "Authorization", w.info.Central.APIToken)
+				}
+			}
+			if answer := call(step.method, step.path, step.body); answer.status >= 300 {
+				t.Errorf("%s %s: %d %s", step.method, step.path, answer.status, answer.text)
+			}
+			w.survives(step.method + " " + step.path)
+		}
+	})
+}
