@@ -26,7 +26,12 @@ import (
 	"hubhop/internal/memnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		childMain(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // world is a cloud on a network in memory. Its client side is written from the MQTT specification and shares nothing with the code
 // under test.
