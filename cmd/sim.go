@@ -30,6 +30,9 @@ listens on loopback only. Layout loopback (Linux) gives each hub an address of i
 everything on 127.0.0.1 with free ports. With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
 device-ca.pem and device-ca-key.pem (to mint device certificates).
 
+With --state-dir everything is written down before anybody gets an answer, and the next start finds the same cloud there, even after
+kill -9: its keys and ports, devices, twins, messages and the ledger. Faults do not come back.
+
 The control API breaks things: see the control address in sim.json.
     curl -X POST $control/api/hubs/hub-a/fault -d '{"kind":"kill"}'
     curl $control/api/ledger?device=dev-1` + "\n" + exitHelp,

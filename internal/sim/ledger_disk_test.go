@@ -227,3 +227,34 @@ func FuzzLedgerFiles(f *testing.F) {
 		}
 	})
 }
+
+// What a restart costs that finds a million messages of a hundred devices.
+func BenchmarkLedgerRestart(b *testing.B) {
+	dir := b.TempDir()
+	l := newLedger(DefaultConfig())
+	if err := l.openDisk(newLedgerDisk(dir, zerolog.Nop())); err != nil {
+		b.Fatal(err)
+	}
+	var origins []*origin
+	for n := range 100 {
+		id := fmt.Sprintf("device-%d", n)
+		origins = append(origins, &origin{hub: "hub-a", device: id, authType: "sas", account: l.open(id)})
+	}
+	for n := range 1_000_000 {
+		bag := fmt.Appendf(nil, "%%24.mid=%016x-%d&%%24.ct=application%%2Fjson&%%24.ce=utf-8", n%100, n/100+1)
+		if err := l.enter(origins[n%100], arrival{bag: bag, body: make([]byte, 120)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		again := newLedger(DefaultConfig())
+		if err := again.openDisk(newLedgerDisk(dir, zerolog.Nop())); err != nil {
+			b.Fatal(err)
+		}
+		if r := again.report("", false); r.Received != 1_000_000 || r.Duplicates != 0 || again.count != again.keep {
+			b.Fatalf("%+v, %d kept", r, again.count)
+		}
+		_ = again.close()
+	}
+	_ = l.close()
+}

@@ -327,9 +327,11 @@ func TestNodeSDK(t *testing.T) {
 
 // What one connection costs and what one core carries; see Report in the numbers of the design.
 func BenchmarkTelemetry(b *testing.B) {
-	w := realWorld(b, nil)
-	for _, clients := range []int{1, 16} {
-		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { benchTelemetry(b, w, clients) })
+	for name, dir := range map[string]string{"memory": "", "state-dir": b.TempDir()} {
+		w := realWorld(b, func(c *Config) { c.StateDir = dir })
+		for _, clients := range []int{1, 16} {
+			b.Run(fmt.Sprintf("%s/clients=%d", name, clients), func(b *testing.B) { benchTelemetry(b, w, clients) })
+		}
 	}
 }
 

@@ -40,9 +40,12 @@
 // listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
 // typed control, control_http.go its HTTP form.
 //
+// With a state directory, store.go has the directory and a journal of documents, keep.go says which documents there are of the hubs and
+// of the registry, ledger_disk.go writes the ledger, and frames.go is the format of all these files.
+//
 // Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: a registration that takes effect,
-// registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster and DPS's list of operations are
-// leaves.
+// registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster, store and DPS's list of operations
+// are leaves.
 //
 // The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
 package sim
