@@ -197,6 +197,16 @@ func TestEveryChangeSurvives(t *testing.T) {
 		_, err = w.C2DMessages("dev-1")
 		must(t, err)
 		w.survives("an expiry")
+		i := w.hubs[0].identity("dev-1")
+		_, err = i.post(C2D{Text: &text})
+		must(t, err)
+		i.mu.Lock()
+		locked := i.mail.lock(time.Now(), time.Minute)
+		i.mu.Unlock()
+		if locked == nil {
+			t.Fatal("nothing to lock")
+		}
+		w.survives("a lock")
 		s := w.service(0)
 		s.want(200, "", "PATCH", "/twins/dev-1", `{"tags":{"floor":7},"properties":{"desired":{"y":2}}}`)
 		w.survives("tags")
@@ -346,6 +356,23 @@ func TestStateOfMoreHubs(t *testing.T) {
 		c.Hubs, c.StateDir = 2, crash(t, c.StateDir)
 		if _, err := New(c); err == nil || !strings.Contains(err.Error(), "start with --hubs 3") {
 			t.Error(err)
+		}
+	})
+}
+
+// What flags say of enrollments counts when it is new; what a service made of them is not undone by a restart.
+func TestFlagsAndKeptEnrollments(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		d := w.dpsService()
+		d.want(204, 0, "DELETE", "/enrollmentGroups/"+defaultX509Group, "")
+		w.reborn()
+		if r := w.registry; r.groups[defaultX509Group] != nil || r.groups[defaultGroup].AllocationPolicy != AllocateStatic {
+			t.Errorf("%+v", r.groups)
+		}
+		w.config.Allocation = AllocateHashed
+		w.reborn()
+		if r := w.registry; r.groups[defaultX509Group] == nil || r.groups[defaultGroup].AllocationPolicy != AllocateHashed {
+			t.Errorf("%+v", r.groups)
 		}
 	})
 }
