@@ -15,6 +15,7 @@ type Fault struct {
 	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
 	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
 	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
+	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
 }
 
 // The kinds of hub faults. Under the first five DPS knows of the fault unless DPSKnows is false, and assigns other hubs.
@@ -52,6 +53,7 @@ const (
 )
 
 const (
+	throttleDelayMs = 5000
 	maxFaultSeconds = 366 * 24 * 3600
 	maxFaultDelayMs = 10 * 60 * 1000
 )
@@ -255,7 +257,7 @@ func (h *hub) apply(f Fault) error {
 	case FaultDropPuback:
 		c.dropPuback = true
 	case FaultThrottle:
-		c.throttle = delayOr(f.DelayMs, 5000)
+		c.throttle = delayOr(f.DelayMs, throttleDelayMs)
 	}
 	h.conduct.Store(&c)
 	for _, e := range h.endpoints {
@@ -264,6 +266,7 @@ func (h *hub) apply(f Fault) error {
 			return errorf(409, "", "%s: %v", h.name, err)
 		}
 	}
+	h.losesAll = h.losesAll || f.Empty // what is lost stays lost, whatever fault comes next
 	return nil
 }
 
@@ -271,14 +274,25 @@ func (h *hub) apply(f Fault) error {
 func (h *hub) heal() error { return h.faults.end(h.undo) }
 
 func (h *hub) undo() error {
+	if h.losesAll {
+		h.loseAll()
+	}
 	for _, e := range h.endpoints {
 		if err := e.enter(mode{}, keep, ""); err != nil {
 			return errorf(409, "", "%s cannot come back: %v", h.name, err)
 		}
 	}
+	h.losesAll = false
 	h.conduct.Store(nil)
 	h.events.emit(Event{Kind: EventHeal, Hub: h.name})
 	return nil
+}
+
+// loseAll empties the hub; a device is back when it registers with DPS.
+func (h *hub) loseAll() {
+	for _, i := range h.all() {
+		h.delete(i.id, "the hub has lost its identities")
+	}
 }
 
 // deadForDPS says whether DPS knows that the hub is of no use.

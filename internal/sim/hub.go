@@ -35,7 +35,8 @@ type hub struct {
 	mu         sync.Mutex
 	identities map[string]*identity
 
-	faults faultState[Fault]
+	faults   faultState[Fault]
+	losesAll bool // when the fault is over; guarded by faults.changing
 }
 
 // hubDeps is what every hub is given.
@@ -81,6 +82,8 @@ type identity struct {
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
 	arrival chan struct{}  // closed when the device begins to listen; made by who waits for that
+
+	injected atomic.Pointer[injection] // a fault the device has asked for, over or not
 	record
 	kept keptState
 }

@@ -773,8 +773,8 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 		full = mergeProps(nil, desired)
 		tags, desired = diffProps(i.tags.props, mergeProps(nil, tags)), diffProps(i.desired.props, full)
 	}
-	if n := len(encodeJSON(mergeProps(i.tags.props, tags))); n > tagsMaxBytes {
-		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", n, tagsMaxBytes)
+	if next := mergeProps(i.tags.props, tags); twinSize(next) > tagsMaxBytes || len(encodeJSON(next)) > 4*tagsMaxBytes {
+		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", twinSize(next), tagsMaxBytes)
 	}
 	if len(desired) > 0 || replace {
 		if err := i.writeDesired(desired, full); err != nil {

@@ -84,6 +84,8 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	switch {
 	case len(a.body) == 0:
 		return MethodResult{a.status, json.RawMessage("null")}, nil
+	case len(a.body) > methodMaxBytes:
+		return MethodResult{}, errorf(413, "MessageTooLarge", "device %s answered with %d bytes, the limit is %d", id, len(a.body), methodMaxBytes)
 	case !json.Valid(a.body):
 		return MethodResult{}, errorf(502, "BadDeviceResponse", "device %s answered the method with something that is not JSON", id)
 	}

@@ -461,9 +461,8 @@ func (r *registry) placed(id string) (i *identity, err error) {
 		if target := r.answer(d); target != d.hub {
 			r.move(d, target, nil)
 		}
-		i = d.hub.identity(d.id)
-		if i == nil {
-			i = d.hub.admit(d.id, d.auth, nil, !d.unusable && !d.blocked && !d.disabled)
+		if i = d.hub.identity(d.id); i == nil { // the hub has lost it
+			return errorf(404, "DeviceNotFound", "%s does not know device %s any more, until it registers again", d.hub.name, id)
 		}
 		return nil
 	})

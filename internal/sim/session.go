@@ -41,10 +41,11 @@ type session struct {
 	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
 
 	// guarded by identity.mu
-	expiry  *time.Timer
-	subs    subscriptions
-	lastRID uint64
-	calls   map[string]chan<- methodAnswer
+	expiry    *time.Timer
+	injection *time.Timer
+	subs      subscriptions
+	lastRID   uint64
+	calls     map[string]chan<- methodAnswer
 }
 
 // subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1; and the filters that were
@@ -68,10 +69,14 @@ func (e *closingError) Error() string { return e.reason }
 func closing(format string, args ...any) error { return &closingError{fmt.Sprintf(format, args...)} }
 
 func (s *session) conduct() conduct {
-	if c := s.hub.conduct.Load(); c != nil {
-		return *c
+	var c conduct
+	if now := s.hub.conduct.Load(); now != nil {
+		c = *now
 	}
-	return conduct{}
+	if s.identity != nil && s.identity.suffers(injectThrottling) {
+		c.throttle = max(c.throttle, delayOr(0, throttleDelayMs))
+	}
+	return c
 }
 
 func (s *session) run() {
@@ -144,15 +149,10 @@ func (s *session) connect(c connectPacket) error {
 		return err
 	}
 	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Bool("sessionPresent", present).Msg("connected")
-	conduct := s.conduct()
-	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	s.deliverMail() // a persistent session is subscribed already
 	return nil
 }
 
-// attach makes s the device's session; an older one is closed.
+// attach makes s the device's session and accepts it; an older one is closed. Whoever finds the session finds it behind its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
 	if old := i.online(); old != nil && i.usable() == nil {
@@ -166,6 +166,9 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	if i.session != nil {
 		return false, &refusedError{connackUnavailable, errors.New("another connection of the same device was faster")}
+	}
+	if code := i.refusedByInjection(); code != 0 {
+		return false, &refusedError{code, errors.New("fault injection")}
 	}
 	i.session = s
 	i.connectionAt = h.now()
@@ -184,16 +187,15 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	h.connects.Add(1)
 	h.live.Add(1)
 	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
-	if s.clean {
-		i.stored = nil
-		return false, nil
-	}
-	if present = i.stored != nil; present {
+	if present = !s.clean && i.stored != nil; present {
 		s.subs = *i.stored
 		i.arrived()
 	}
-	kept := s.subs
-	i.stored = &kept
+	i.stored = nil
+	s.keepSubscriptions()
+	conduct := s.conduct()
+	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
+	s.deliverMail() // a persistent session is subscribed already
 	return present, nil
 }
 
@@ -215,8 +217,10 @@ func (s *session) detach(reason string) {
 		close(answer)
 	}
 	s.calls = nil
-	if s.expiry != nil {
-		s.expiry.Stop()
+	for _, t := range []*time.Timer{s.expiry, s.injection} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	i.mu.Unlock()
 	h.live.Add(-1)
@@ -327,7 +331,13 @@ func (s *session) publish(first byte, body []byte) error {
 		return err
 	}
 	if bag, ok := s.eventsTopic(p.topic); ok {
+		if s.identity.suffers(injectQuota) {
+			return closing("fault injection: message quota exceeded")
+		}
 		s.batch = s.hub.ledger.collect(s.batch, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
+		if bytes.Contains(bag, injectionMark) && s.inject(bag) {
+			return nil // the fault comes before the PUBACK
+		}
 		if p.qos == 1 && s.conduct().dropPuback {
 			return nil
 		}

@@ -29,14 +29,16 @@
 // along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
 // registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
 // failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
-// served afterwards, unless the client has reset the connection.
+// served afterwards, unless the client has reset the connection. A sixth subscription closes the connection. The faults that a device
+// injects into its own connection mean over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
+// CONNACK 5 (InvokeAuthError).
 //
 // # Inside
 //
 // A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
 // enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
 // one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
-// device's side over HTTPS. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; endpoint.go is a
+// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; endpoint.go is a
 // listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
 // typed control, control_http.go its HTTP form.
 //

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -146,13 +147,42 @@ func checkTwinKey(key string) error {
 // apply merges a checked patch: null deletes, objects merge, all else replaces. A document that would grow too large stays as it was.
 func (d *document) apply(patch map[string]any, now time.Time) error {
 	merged := mergeProps(d.props, patch)
-	if n := len(encodeJSON(merged)); n > twinMaxBytes {
+	if n := twinSize(merged); n > twinMaxBytes || len(encodeJSON(merged)) > 4*twinMaxBytes { // much can be written that counts for nothing
 		return &twinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
 	}
 	d.props = merged
 	d.version++
 	d.written = stampProps(d.written, patch, stamp{utc7(now), d.version})
 	return nil
+}
+
+// twinSize counts as IoT Hub says it does: keys and strings by their bytes without control characters, numbers as 8, booleans as 4.
+func twinSize(v any) (n int) {
+	text := func(s string) (n int) {
+		for _, c := range s {
+			if !unicode.IsControl(c) {
+				n += utf8.RuneLen(c)
+			}
+		}
+		return n
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for key, child := range v {
+			n += text(key) + twinSize(child)
+		}
+	case []any:
+		for _, child := range v {
+			n += twinSize(child)
+		}
+	case string:
+		n = text(v)
+	case bool:
+		n = 4
+	default:
+		n = 8
+	}
+	return n
 }
 
 // mergeProps returns a new tree and shares what did not change.
@@ -276,10 +306,18 @@ func (s *session) patchReported(rid string, body []byte) {
 		if t, ok := errors.AsType[*twinError](err); ok {
 			status = t.status
 		}
-		s.twinResult(status, rid, "", s.twinErrorBody(status*1000+4, err.Error()))
+		s.twinResult(status, rid, "", s.twinErrorBody(twinErrorCode(status), err.Error()))
 		return
 	}
 	s.twinResult(204, rid, fmt.Sprintf("&$version=%d", i.report.version), nil)
+}
+
+// twinErrorCode: ArgumentInvalid, or MessageTooLarge.
+func twinErrorCode(status int) int {
+	if status == 413 {
+		return 413001
+	}
+	return status*1000 + 4
 }
 
 func (s *session) throttled(rid string) bool {
