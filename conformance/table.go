@@ -73,7 +73,7 @@ var deviceTable = table{
 		{"c2d-reject", "cloud-to-device reject, abandon", "client: rejects one, abandons one and completes it then · simulator: dead-lettered; completed at the second delivery"},
 		{"takeover", "takeover", "client: the older connection is closed · simulator: the same, and one connection lives"},
 		{"reconnect", "reconnect", "client: comes back by its own means, subscriptions work · simulator: two connects"},
-		{"fault", "fault property", "client: AzIoTHub_FaultOperationType=KillTcp closes its connection, it comes back · simulator: the same"},
+		{"fault", "fault property", "client: AzIoTHub_FaultOperationType=KillTcp ends its connection before the PUBACK; it comes back (mosquitto_pub gives up) · simulator: the same"},
 		{"disabled", "disabled device (3)", "client: service unavailable · simulator: refused with CONNACK 3 (HTTP 403); works again when enabled"},
 		{"disabled-5", "disabled device (5)", "client: not authorised · simulator: refused with CONNACK 5 on request"},
 		{"moved", "moved device, Central's way", "client: loses hub-a, is refused there, is assigned hub-b and sends · simulator: one message on each hub, no duplicate"},
