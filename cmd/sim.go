@@ -66,6 +66,14 @@ The control API breaks things: see the control address in sim.json.
 					return usage(fmt.Errorf("template: %w", err))
 				}
 			}
+			if conf.Hubs < 1 { // in a Config it would be the default
+				return usage(fmt.Errorf("hubs is %d; there can be 1 to 26", conf.Hubs))
+			}
+			if out != "" { // before anything listens
+				if err := os.MkdirAll(out, 0o750); err != nil {
+					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
+				}
+			}
 			return runSim(c.Context(), env, s, conf, out)
 		},
 	}

@@ -168,7 +168,7 @@ func (c Config) withDefaults() Config {
 func onLoopbackOnly(listen func(network, addr string) (net.Listener, error)) func(network, addr string) (net.Listener, error) {
 	return func(network, addr string) (net.Listener, error) {
 		if host, _, err := net.SplitHostPort(addr); err != nil || !isLoopbackHost(host) {
-			return nil, fmt.Errorf("listen %s: not a loopback address: listening there must be asked for with ListenAny (--listen-any)", addr)
+			return nil, fmt.Errorf("listen %s: not a loopback address: listening there must be asked for with --listen-any", addr)
 		}
 		return listen(network, addr)
 	}
@@ -215,7 +215,7 @@ func (c Config) validate() error {
 	if err == nil && base.Is4() && c.Hubs >= 1 && c.Hubs <= 26 {
 		for i := range c.Hubs + 1 {
 			a := c.address(i)
-			require(a.IsLoopback() || c.ListenAny, "%s is not a loopback address: listening there must be asked for with ListenAny", a)
+			require(a.IsLoopback() || c.ListenAny, "%s is not a loopback address: listening there must be asked for with --listen-any", a)
 		}
 	}
 	for name, addr := range map[string]string{"control": c.ControlAddr, "CONNECT proxy": c.ConnectProxy} {
@@ -225,7 +225,7 @@ func (c Config) validate() error {
 		host, _, err := net.SplitHostPort(addr)
 		require(err == nil, "%s address is %q, must be host:port", name, addr)
 		require(err != nil || c.ListenAny || isLoopbackHost(host),
-			"%s address %s is not on loopback: listening there must be asked for with ListenAny", name, addr)
+			"%s address %s is not on loopback: listening there must be asked for with --listen-any", name, addr)
 	}
 	return errors.Join(errs...)
 }
