@@ -4,6 +4,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -483,4 +485,31 @@ func TestClockOffset(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A self-signed certificate is known by its thumbprint, either one, SHA-1 or SHA-256; who signed it and for whom does not matter.
+func TestThumbprints(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		h, host := w.hubs[0], w.hubHost("hub-a")
+		old, young, other := w.deviceCert("whoever", nil), w.deviceCert("whoever", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), w.deviceCert("d", nil)
+		sha1sum, sha256sum := sha1.Sum(old.Certificate[0]), sha256.Sum256(young.Certificate[0])
+		h.admit("d", credentials{x509: true, thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
+		o := w.hubOptions(host, "d")
+		o.noPassword = true
+		for name, c := range map[string]struct {
+			certs []tls.Certificate
+			o     connectOptions
+			want  byte
+		}{
+			"SHA-1": {[]tls.Certificate{old}, o, 0}, "SHA-256": {[]tls.Certificate{young}, o, 0}, "another": {[]tls.Certificate{other}, o, 5},
+			"none": {nil, o, 5}, "a token": {nil, w.hubOptions(host, "d"), 5},
+		} {
+			cl := w.mustDial(w.hubAddr("hub-a"), c.certs...)
+			cl.send(connectBytes(c.o))
+			if p := cl.next(); p.first != 0x20 || p.body[1] != c.want {
+				t.Errorf("%s: %s", name, p)
+			}
+			cl.close()
+		}
+	})
 }
