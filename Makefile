@@ -27,10 +27,7 @@ lint: ## format, vet and the linters of .golangci.yml
 	$(LINT) run ./...
 
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
-	@set -e; for p in $$($(GO) list ./...); do \
-		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
-		done; done
+	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
