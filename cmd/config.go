@@ -51,6 +51,7 @@ type settings struct {
 	outboxMaxAge                                              time.Duration
 	outboxFull                                                string
 	drainWindow                                               int
+	drainOrder                                                string
 	drainTimeout                                              time.Duration
 	logLevel, logFormat                                       string
 	config                                                    string
@@ -102,6 +103,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&s.outboxMaxAge, "outbox-max-age", 0, "drop samples older than this (default off)")
 	f.StringVar(&s.outboxFull, "outbox-full", "", "drop-oldest or block (default: drop-oldest, for stdin block)")
 	f.IntVar(&s.drainWindow, "drain-window", 64, "messages in flight")
+	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go ahead of those that waited")
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 5*time.Second, "time to send what is queued before a stop")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
@@ -269,11 +271,12 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		KeepAlive: s.keepAlive, SASTTL: s.sasTTL, MethodTimeout: s.methodTimeout,
 		OutboxMaxBytes: int64(s.outboxMaxBytes), OutboxMaxAge: s.outboxMaxAge,
 		OutboxBlock: s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin",
-		DrainWindow: s.drainWindow, DrainTimeout: s.drainTimeout,
+		DrainWindow: s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
 		MachineID: machineID(),
 	}
 	oneOf("provisioning-transport", s.provisioningTransport, "mqtt", "https")
 	oneOf("telemetry-source", s.telemetrySource, "simulated", "host", "stdin")
+	oneOf("drain-order", s.drainOrder, "fifo", "fresh-first")
 	oneOf("pipeline", s.pipeline, "auto", "on", "off")
 	if s.outboxFull != "" {
 		oneOf("outbox-full", s.outboxFull, "drop-oldest", "block")

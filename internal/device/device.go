@@ -58,12 +58,13 @@ type Config struct {
 	SASTTL        time.Duration
 	MethodTimeout time.Duration
 
-	OutboxMaxBytes int64
-	OutboxMaxAge   time.Duration
-	OutboxBlock    bool // block when full instead of dropping the oldest
-	MachineID      string
-	DrainWindow    int
-	DrainTimeout   time.Duration
+	OutboxMaxBytes  int64
+	OutboxMaxAge    time.Duration
+	OutboxBlock     bool // block when full instead of dropping the oldest
+	MachineID       string
+	DrainWindow     int
+	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
+	DrainTimeout    time.Duration
 
 	Once bool       // send what is queued and stop
 	Rand *rand.Rand // nil for chance
