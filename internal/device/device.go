@@ -60,7 +60,8 @@ type Config struct {
 
 	OutboxMaxBytes  int64
 	OutboxMaxAge    time.Duration
-	OutboxBlock     bool // block when full instead of dropping the oldest
+	OutboxSyncEvery time.Duration // 0: every sample is synced before it counts as taken
+	OutboxBlock     bool          // block when full instead of dropping the oldest
 	MachineID       string
 	DrainWindow     int
 	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
@@ -242,7 +243,7 @@ func (d *Device) open() (err error) {
 		full = outbox.Block
 	}
 	d.box, err = outbox.Open(d.home.path("outbox"), outbox.Options{
-		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
+		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStateDir, err)

@@ -524,4 +524,4 @@ func (b *Box) drop(s span, why string) {
 }
 
 // count is how many records are in the line. b.mu is held.
-func (b *Box) count() uint64 { return b.next - b.acks.cursor - b.acks.above }
+func (b *Box) count() uint64 { return b.next + b.unsynced - b.acks.cursor - b.acks.above }
