@@ -120,7 +120,11 @@ func (s *settings) addLogFlags(f *pflag.FlagSet) {
 func (s *settings) load() error {
 	s.sources = map[string]string{}
 	var faults []error
-	s.fs.Visit(func(f *pflag.Flag) { s.sources[f.Name] = "flag" })
+	s.fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			s.sources[f.Name] = "flag"
+		}
+	})
 	set := func(key, value, from string) {
 		if s.sources[key] != "" {
 			return

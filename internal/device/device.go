@@ -242,7 +242,7 @@ func (d *Device) open() (err error) {
 	if d.c.OutboxBlock {
 		full = outbox.Block
 	}
-	d.box, err = outbox.Open(d.home.path("outbox"), outbox.Options{
+	d.box, err = outbox.Open(d.home.path(outboxName), outbox.Options{
 		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
 	})
 	if err != nil {

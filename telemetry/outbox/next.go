@@ -339,7 +339,7 @@ func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	}
 	b.mu.Unlock()
 	if n > 0 {
-		_ = b.setAside(quarantined{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
+		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
 		b.saveSoon()
 	}
 }
