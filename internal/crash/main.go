@@ -308,7 +308,7 @@ func (t *trial) look() {
 		return
 	}
 	t.looks.some, t.looks.queued, t.looks.most = true, l.Queued, max(t.looks.most, l.Queued)
-	if len(l.Gaps) > 0 || l.Quarantined {
+	if len(l.Gaps) > 0 || l.Quarantined > 0 {
 		t.book.fault("the outbox has given something up: gaps %v, quarantine %v", l.Gaps, l.Quarantined)
 	}
 }
