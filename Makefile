@@ -5,8 +5,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
 TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
 FUZZTIME ?= 5s
+KILLS   ?= 200
+FAILOVERS ?= 20
+SEED    ?= 0
 
-.PHONY: help build test race lint fuzz bench bench-sim demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-sim crash demo cross conformance check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,9 @@ bench: ## run the benchmarks
 
 bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md (Linux)
 	cd internal/sim/bench && $(GO) run . -hubhop ../../../hubhop -write ../../../docs/benchmarks.md
+
+crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
+	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED)
 
 demo: ## see it work
 	$(GO) run . demo

@@ -50,7 +50,9 @@ type settings struct {
 	outboxMaxBytes                                            byteSize
 	outboxMaxAge                                              time.Duration
 	outboxFull                                                string
+	outboxSync                                                syncEvery
 	drainWindow                                               int
+	drainOrder                                                string
 	drainTimeout                                              time.Duration
 	logLevel, logFormat                                       string
 	config                                                    string
@@ -101,7 +103,9 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.Var(&s.outboxMaxBytes, "outbox-max-bytes", "size of the outbox on disk")
 	f.DurationVar(&s.outboxMaxAge, "outbox-max-age", 0, "drop samples older than this (default off)")
 	f.StringVar(&s.outboxFull, "outbox-full", "", "drop-oldest or block (default: drop-oldest, for stdin block)")
+	f.Var(&s.outboxSync, "outbox-sync", "always: a sample is durable before it counts as taken; or a duration such as 1s: spares flash, and a power cut may take what came in that time")
 	f.IntVar(&s.drainWindow, "drain-window", 64, "messages in flight")
+	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go ahead of those that waited")
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 5*time.Second, "time to send what is queued before a stop")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
@@ -116,7 +120,11 @@ func (s *settings) addLogFlags(f *pflag.FlagSet) {
 func (s *settings) load() error {
 	s.sources = map[string]string{}
 	var faults []error
-	s.fs.Visit(func(f *pflag.Flag) { s.sources[f.Name] = "flag" })
+	s.fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			s.sources[f.Name] = "flag"
+		}
+	})
 	set := func(key, value, from string) {
 		if s.sources[key] != "" {
 			return
@@ -267,13 +275,14 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		TelemetryInterval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
 		Failover:  failover.Options{HedgeDelay: s.hedgeDelay, NoKnown: !s.knownHubs, Pipeline: failover.Pipeline(s.pipeline)},
 		KeepAlive: s.keepAlive, SASTTL: s.sasTTL, MethodTimeout: s.methodTimeout,
-		OutboxMaxBytes: int64(s.outboxMaxBytes), OutboxMaxAge: s.outboxMaxAge,
+		OutboxMaxBytes: int64(s.outboxMaxBytes), OutboxMaxAge: s.outboxMaxAge, OutboxSyncEvery: time.Duration(s.outboxSync),
 		OutboxBlock: s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin",
-		DrainWindow: s.drainWindow, DrainTimeout: s.drainTimeout,
+		DrainWindow: s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
 		MachineID: machineID(),
 	}
 	oneOf("provisioning-transport", s.provisioningTransport, "mqtt", "https")
 	oneOf("telemetry-source", s.telemetrySource, "simulated", "host", "stdin")
+	oneOf("drain-order", s.drainOrder, "fifo", "fresh-first")
 	oneOf("pipeline", s.pipeline, "auto", "on", "off")
 	if s.outboxFull != "" {
 		oneOf("outbox-full", s.outboxFull, "drop-oldest", "block")
@@ -546,6 +555,33 @@ func (b *byteSize) String() string {
 }
 
 func (b *byteSize) Type() string { return "bytes" }
+
+// syncEvery is a duration, or always for 0.
+type syncEvery time.Duration
+
+const syncAlways = "always"
+
+func (s *syncEvery) Set(text string) error {
+	if text == syncAlways {
+		*s = 0
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 || d > time.Hour {
+		return errors.New("it must be always, or a duration of at most 1h, such as 1s")
+	}
+	*s = syncEvery(d)
+	return nil
+}
+
+func (s *syncEvery) String() string {
+	if *s == 0 {
+		return syncAlways
+	}
+	return time.Duration(*s).String()
+}
+
+func (s *syncEvery) Type() string { return "always|duration" }
 
 // plainParse shortens what strconv says.
 func plainParse(err error) error {

@@ -17,13 +17,13 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // anything else, also: DPS unreachable
 	exitUsage   = 2 // usage or configuration
-	exitVerdict = 3 // a demo's or drill's verdict failed
+	exitVerdict = 3 // a verdict failed: of a demo, of outbox verify
 	exitPerson  = 4 // a person must act
 )
 
 const exitHelp = `
 Exit codes: 0 ok · 1 other failure (also: DPS unreachable for 60 s) · 2 usage or configuration ·
-3 the verdict of a demo failed · 4 a person must act (credentials refused, state directory locked).`
+3 a verdict failed (demo, outbox verify) · 4 a person must act (credentials refused, state directory locked).`
 
 // errUsage marks what is wrong with the command line or the configuration.
 var errUsage = errors.New("usage")
@@ -44,6 +44,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	{errUsage, exitUsage},
 	{device.ErrStateDir, exitUsage},
 	{drill.ErrVerdict, exitVerdict},
+	{errLost, exitVerdict},
 	{device.ErrLocked, exitPerson},
 	{device.ErrRefused, exitPerson},
 	{failover.ErrRefused, exitPerson},

@@ -60,6 +60,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		newDemoCommand(env, builtinModel),
 		newKeyCommand(env),
 		newModelCommand(env, builtinModel),
+		newOutboxCommand(env, builtinModel),
 		newConfigCommand(env, builtinModel),
 		newExplainCommand(env),
 	)

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"hubhop/internal/device"
+	"hubhop/telemetry/outbox"
 )
 
 // TestMain lets this test binary stand for the programs that the scripts run: hubhop itself, api (one request to the control API),
@@ -59,7 +63,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
-			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand,
+			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
 		},
 	})
 }
@@ -247,6 +251,61 @@ func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if l.Distinct != last || last == 0 || l.Reordered != 0 || len(boxes) != 1 {
 		ts.Fatalf("%d samples arrived, the last is number %d, %d came late, %d outboxes", l.Distinct, last, l.Reordered, len(boxes))
 	}
+}
+
+// queuedCommand waits until the outbox of a device holds at least N messages, or none: queued DEVICE N|0.
+func queuedCommand(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	dir := device.OutboxDir(ts.MkAbs("state"), args[0])
+	ts.Setenv("OUTBOX", dir)
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	limit := time.After(30 * time.Second)
+	for {
+		look, err := outbox.Inspect(dir)
+		if err == nil && (look.Queued >= want && want > 0 || look.Queued == want) {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-limit:
+			log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+			ts.Fatalf("the outbox of %s: %+v %v\n%s", args[0], look, err, log)
+		}
+	}
+}
+
+// doctoredCommand writes what arrived from a device as an Event Hub would list it, one message missing, one doubled, two in each
+// other's place: doctored DEVICE FILE. The ids are in MISSING, DOUBLED and SWAPPED.
+func doctoredCommand(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	all := readLedger(ctx, ts, args[0], "&messages=1").Messages
+	if len(all) < 20 {
+		ts.Fatalf("only %d messages arrived", len(all))
+	}
+	ts.Setenv("MISSING", all[3].Mid)
+	ts.Setenv("DOUBLED", all[7].Mid)
+	ts.Setenv("SWAPPED", all[11].Mid)
+	all[11], all[12] = all[12], all[11]
+	doctored := append(slices.Clone(all[:3]), all[4:]...)
+	doctored = append(doctored, all[7])
+	var lines bytes.Buffer
+	for i, m := range doctored {
+		system := map[string]string{"iothub-connection-device-id": args[0]}
+		line := map[string]any{"systemProperties": system, "body": map[string]string{"messageId": "no-id"}}
+		switch i % 3 { // the spellings
+		case 0:
+			system["message-id"] = m.Mid
+		case 1:
+			system["messageId"] = m.Mid
+		default:
+			line["properties"] = map[string]string{"$.mid": m.Mid}
+		}
+		ts.Check(json.NewEncoder(&lines).Encode(line))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), lines.Bytes(), 0o600))
 }
 
 // signalCommand sends a signal: signal NAME KILL|INT|TERM.

@@ -12,8 +12,12 @@ import (
 
 // Box is the end of the outbox that Drain takes records from.
 type Box interface {
-	// Next waits for records behind position after and gives up to limit of them, the oldest unacknowledged first.
-	Next(ctx context.Context, after uint64, limit int) ([]outbox.Record, error)
+	// NextOf waits for records in one of the parts and gives up to limit of the first that has some, the oldest unacknowledged first.
+	NextOf(ctx context.Context, limit int, parts ...outbox.Part) ([]outbox.Record, error)
+	// Has says whether there is a record behind a position.
+	Has(after uint64) bool
+	// Newest is the position behind which the newest n records are, 0 if all are to go in order.
+	Newest(n int) uint64
 	// Ack takes one record out. It is called in any order, and may be called for one that is gone already.
 	Ack(pos uint64) error
 	// Quarantine takes a record out of the line that no hub will ever take.
@@ -30,9 +34,21 @@ type Sender interface {
 	Window() int
 }
 
+// Order is which records a drain sends first.
+type Order int
+
+// The orders.
+const (
+	FIFO Order = iota // the oldest
+	// FreshFirst lets those go ahead that are made while the link is up, and the newest few of those that it found waiting. The others,
+	// the backlog, take what is left of the window. Each of the two streams keeps its order.
+	FreshFirst
+)
+
 // DrainOptions are what a drain may be given; the zero value is the usual one.
 type DrainOptions struct {
-	Window  int         // messages in flight at most; 0: 64
+	Window  int // messages in flight at most; 0: 64
+	Order   Order
 	Problem func(error) // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
 }
 
@@ -46,7 +62,7 @@ const (
 )
 
 // Drain sends what is in the outbox, and what comes into it, over one link, until ctx ends or the link does. It starts with the oldest
-// record that is not acknowledged and keeps their order; up to a window of them are under way at any time. Only done(nil) takes a
+// record that is not acknowledged (unless told otherwise, see Order) and keeps their order; up to a window of them are under way at any time. Only done(nil) takes a
 // record out of the outbox, be it after Drain has returned: an acknowledgement that comes late is one. What is left is sent again, under
 // the same ids, by the next Drain.
 //
@@ -79,24 +95,31 @@ type drain struct {
 
 // run returns when it has a reason to.
 func (d *drain) run(ctx context.Context) error {
-	after := uint64(0)
+	var at streams
+	if d.options.Order == FreshFirst {
+		at = freshFirst(d.box.Newest(max(d.options.Window/4, 1)))
+	}
 	for {
 		if err := d.room(ctx, 0); err != nil {
 			return err
 		}
-		records, err := d.box.Next(ctx, after, d.options.Window)
+		records, err := d.box.NextOf(ctx, d.options.Window, at.parts()...)
 		if err != nil {
 			return err
 		}
-		for _, r := range records {
-			if err := d.room(ctx, size(&r)); err != nil {
+		for i := range records {
+			r := &records[i]
+			if err := d.room(ctx, size(r)); err != nil {
 				return err
 			}
-			err := d.publish(&r)
+			if at.isBacklog(r.Pos) && d.box.Has(at.fresh) {
+				break // something was made while we waited, and goes ahead; these are read again
+			}
+			err := d.publish(r)
 			if err != nil && !isPermanent(err) {
 				return err
 			}
-			after = r.Pos
+			at.passed(r.Pos)
 			if err == nil {
 				continue
 			}
@@ -105,6 +128,39 @@ func (d *drain) run(ctx context.Context) error {
 			}
 			break // the records behind it must be read again: the first of them says now that one is missing
 		}
+	}
+}
+
+// streams is how far a drain has come: in the whole line, or in two parts of it.
+type streams struct {
+	backlog uint64 // the last position sent of the backlog, or of the whole line
+	fresh   uint64 // the last position sent of the fresh ones
+	split   uint64 // the first position that is fresh; 0: there is but one stream
+}
+
+// freshFirst splits the line behind a position; 0: not at all.
+func freshFirst(behind uint64) streams {
+	if behind == 0 {
+		return streams{}
+	}
+	return streams{fresh: behind, split: behind + 1}
+}
+
+func (s *streams) isBacklog(pos uint64) bool { return pos < s.split }
+
+// parts are where the next records come from, the first that has some.
+func (s *streams) parts() []outbox.Part {
+	if s.split == 0 {
+		return []outbox.Part{{After: s.backlog}}
+	}
+	return []outbox.Part{{After: s.fresh}, {After: s.backlog, Until: s.split}}
+}
+
+func (s *streams) passed(pos uint64) {
+	if s.split == 0 || s.isBacklog(pos) {
+		s.backlog = pos
+	} else {
+		s.fresh = pos
 	}
 }
 

@@ -84,18 +84,24 @@ func (b *fakeBox) Append(ctx context.Context, messages ...outbox.Message) error 
 	}
 }
 
-func (b *fakeBox) Next(ctx context.Context, after uint64, limit int) ([]outbox.Record, error) {
+func (b *fakeBox) NextOf(ctx context.Context, limit int, parts ...outbox.Part) ([]outbox.Record, error) {
 	for {
 		b.mu.Lock()
 		if err := b.next; err != nil {
 			b.mu.Unlock()
 			return nil, err
 		}
-		i := slices.IndexFunc(b.records, func(r outbox.Record) bool { return r.Pos > after })
-		if i >= 0 {
-			found := slices.Clone(b.records[i:min(i+limit, len(b.records))])
-			b.mu.Unlock()
-			return found, nil
+		for _, p := range parts {
+			var found []outbox.Record
+			for _, r := range b.records {
+				if r.Pos > p.After && (p.Until == 0 || r.Pos < p.Until) && len(found) < limit {
+					found = append(found, r)
+				}
+			}
+			if found != nil {
+				b.mu.Unlock()
+				return found, nil
+			}
 		}
 		changed := b.changed
 		b.mu.Unlock()
@@ -105,6 +111,21 @@ func (b *fakeBox) Next(ctx context.Context, after uint64, limit int) ([]outbox.R
 			return nil, ctx.Err()
 		}
 	}
+}
+
+func (b *fakeBox) Has(after uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.records) > 0 && b.records[len(b.records)-1].Pos > after
+}
+
+func (b *fakeBox) Newest(n int) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.records) <= n {
+		return 0
+	}
+	return b.records[len(b.records)-n-1].Pos
 }
 
 func (b *fakeBox) Ack(pos uint64) error {

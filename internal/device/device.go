@@ -58,12 +58,14 @@ type Config struct {
 	SASTTL        time.Duration
 	MethodTimeout time.Duration
 
-	OutboxMaxBytes int64
-	OutboxMaxAge   time.Duration
-	OutboxBlock    bool // block when full instead of dropping the oldest
-	MachineID      string
-	DrainWindow    int
-	DrainTimeout   time.Duration
+	OutboxMaxBytes  int64
+	OutboxMaxAge    time.Duration
+	OutboxSyncEvery time.Duration // 0: every sample is synced before it counts as taken
+	OutboxBlock     bool          // block when full instead of dropping the oldest
+	MachineID       string
+	DrainWindow     int
+	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
+	DrainTimeout    time.Duration
 
 	Once bool       // send what is queued and stop
 	Rand *rand.Rand // nil for chance
@@ -240,8 +242,8 @@ func (d *Device) open() (err error) {
 	if d.c.OutboxBlock {
 		full = outbox.Block
 	}
-	d.box, err = outbox.Open(d.home.path("outbox"), outbox.Options{
-		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
+	d.box, err = outbox.Open(d.home.path(outboxName), outbox.Options{
+		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStateDir, err)

@@ -2,6 +2,8 @@ package device
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -303,6 +305,46 @@ func TestTwinThatStartsAnew(t *testing.T) {
 		w.run(10 * time.Second)
 		if got := w.acknowledged("fanSpeed"); got != "7 200 2" {
 			w.t.Errorf("a change at a lower version than one seen before: acknowledged %s", got)
+		}
+	})
+}
+
+// TestFreshFirst: after an hour without any hub the newest sample is among the first that arrive, and so is every one that is made
+// from then on, although thousands wait. They come behind them, in their order, and nothing is lost.
+func TestFreshFirst(t *testing.T) {
+	fresh := setup{device: func(c *Config) { c.DrainFreshFirst, c.DrainWindow = true, 8 }}
+	bubble(t, fresh, func(_ *testing.T, w *world) {
+		w.run(time.Minute)
+		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		before := len(w.cloud.Ledger("dev-1", true).Messages)
+		w.run(time.Hour)
+		w.must(w.cloud.HealDPS())
+		w.on("hub-b", 2*time.Minute)
+		w.run(time.Minute)
+		messages := w.cloud.Ledger("dev-1", true).Messages[before:]
+		var seqs []int
+		for _, m := range messages {
+			var seq int
+			_, digits, _ := strings.Cut(m.Mid, "-")
+			_, err := fmt.Sscan(digits, &seq)
+			w.must(err)
+			seqs = append(seqs, seq)
+		}
+		if len(seqs) < 3600 || seqs[0] < 3600 {
+			w.t.Fatalf("%d arrived, the first of them number %d", len(seqs), seqs[0])
+		}
+		// Two streams, each in order: from the first on, and from the first of the backlog on.
+		newest, oldest := seqs[0]-1, 0
+		for i, seq := range seqs {
+			switch {
+			case seq > newest:
+				newest = seq
+			case seq > oldest && seq < seqs[0]:
+				oldest = seq
+			default:
+				w.t.Fatalf("number %d came in place %d, behind %d and %d", seq, i, newest, oldest)
+			}
 		}
 	})
 }

@@ -31,8 +31,11 @@ func (d *Device) serve(ctx context.Context, l *hub.Link, _ bool) error {
 			out := &firstAck{Link: l, tell: func() {
 				d.emit(journal.Event{Kind: journal.Acknowledged, Hub: l.Host(), Text: "telemetry flows on " + l.Host()})
 			}}
-			return telemetry.Drain(ctx, d.box, out, telemetry.DrainOptions{
-				Window: d.c.DrainWindow, Problem: func(err error) { d.warn(l.Host(), err.Error()) }})
+			options := telemetry.DrainOptions{Window: d.c.DrainWindow, Problem: func(err error) { d.warn(l.Host(), err.Error()) }}
+			if d.c.DrainFreshFirst {
+				options.Order = telemetry.FreshFirst
+			}
+			return telemetry.Drain(ctx, d.box, out, options)
 		})
 	}
 	part(work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })

@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,7 @@ type home struct {
 
 // openHome makes the directory and takes its lock.
 func openHome(stateDir, deviceID string) (*home, error) {
-	dir := filepath.Join(stateDir, fileName(deviceID))
+	dir := homeDir(stateDir, deviceID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w; give a directory that this user may write with --state-dir", ErrStateDir, err)
 	}
@@ -40,6 +41,30 @@ func openHome(stateDir, deviceID string) (*home, error) {
 	}
 	return h, nil
 }
+
+// OutboxDir is where a device keeps its outbox.
+func OutboxDir(stateDir, deviceID string) string {
+	return (&home{dir: homeDir(stateDir, deviceID)}).path(outboxName)
+}
+
+// OutboxDevices are the devices that have an outbox in a state directory.
+func OutboxDevices(stateDir string) (ids []string) {
+	entries, _ := os.ReadDir(stateDir) // none is none
+	for _, e := range entries {
+		id, err := url.PathUnescape(e.Name())
+		if err != nil || fileName(id) != e.Name() {
+			continue
+		}
+		if info, err := os.Stat(OutboxDir(stateDir, id)); err == nil && info.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+const outboxName = "outbox"
+
+func homeDir(stateDir, deviceID string) string { return filepath.Join(stateDir, fileName(deviceID)) }
 
 func (h *home) close() { _ = h.lock.Unlock() }
 

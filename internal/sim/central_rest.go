@@ -476,7 +476,7 @@ func (c *central) lastTelemetry(r *http.Request) (any, error) {
 	if err := c.registry.with(id, func(*device) error { return nil }); err != nil {
 		return nil, err
 	}
-	messages := c.ledger.report(id, true).Messages
+	messages := c.ledger.report(id, true, 0).Messages
 	for _, m := range slices.Backward(messages) {
 		component := ""
 		if s := m.Properties["$.sub"]; s != nil {

@@ -319,7 +319,9 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 }
 
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
-func (s *Sim) Ledger(device string, messages bool) Ledger { return s.ledger.report(device, messages) }
+func (s *Sim) Ledger(device string, messages bool) Ledger {
+	return s.ledger.report(device, messages, 0)
+}
 
 // ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
 func (s *Sim) ResetLedger() error {

@@ -34,7 +34,16 @@ func (s *Sim) ControlHandler() http.Handler {
 	mux.HandleFunc("GET /api/events", s.streamEvents)
 	handle("GET /api/ledger", func(r *http.Request) (any, error) {
 		messages, err := flagParam(r, "messages")
-		return s.Ledger(r.URL.Query().Get("device"), messages), err
+		if err != nil {
+			return nil, err
+		}
+		after := int64(0)
+		if text := r.URL.Query().Get("after"); text != "" {
+			if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
+				return nil, errorf(400, "", "after is %q, must be a number of messages", text)
+			}
+		}
+		return s.ledger.report(r.URL.Query().Get("device"), messages, after), nil
 	})
 	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
 	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {

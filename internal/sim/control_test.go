@@ -61,6 +61,12 @@ func TestControlAPI(t *testing.T) {
 		if a := want(200, "GET", "/api/state", ""); !strings.Contains(a.text, `"devices":[{"id":"d","assignedHub":"hub-a","connectedHub":"hub-a","enabled":true,"blocked":false,"approved":true,"modelId":""}],"totals":{"connects":1,"registrations":1,"polls":1,"messages":1}`) {
 			t.Errorf("%s", a.text)
 		}
+		if a := want(200, "GET", "/api/ledger?device=d&messages=1&after=1", ""); len(a.body["messages"].([]any)) != 0 || a.body["truncated"] != nil {
+			t.Errorf("%s", a.text)
+		}
+		for _, after := range []string{"-1", "x", "1.5"} {
+			want(400, "GET", "/api/ledger?device=d&messages=1&after="+after, "")
+		}
 		want(204, "DELETE", "/api/ledger", "")
 		if a := want(200, "GET", "/api/ledger?device=d", ""); a.body["received"] != 0.0 {
 			t.Errorf("%s", a.text)

@@ -22,7 +22,7 @@ type Ledger struct {
 	FirstAt    *time.Time       `json:"firstAt"`
 	LastAt     *time.Time       `json:"lastAt"`
 	MaxGapMs   int64            `json:"maxGapMs"`            // the longest time between two arrivals
-	Truncated  bool             `json:"truncated,omitempty"` // Messages lacks the oldest ones
+	Truncated  bool             `json:"truncated,omitempty"` // Messages lacks the oldest ones of those that it should have
 	Messages   []Message        `json:"messages,omitzero"`   // in order of arrival, if asked for
 }
 
@@ -341,8 +341,9 @@ func (l *ledger) forget() {
 	l.count--
 }
 
-// report sums up one device, or all of them for "".
-func (l *ledger) report(device string, messages bool) Ledger {
+// report sums up one device, or all of them for "". Messages are those it keeps; of them, those behind the first after that were
+// received, so that somebody who comes back for more in time gets each of them once.
+func (l *ledger) report(device string, messages bool, after int64) Ledger {
 	r := Ledger{Hubs: map[string]int64{}}
 	var kept []entry
 	l.mu.Lock()
@@ -357,6 +358,10 @@ func (l *ledger) report(device string, messages bool) Ledger {
 		if e := l.ring[(l.head+i)%len(l.ring)]; device == "" || e.from.device == device {
 			kept = append(kept, e)
 		}
+	}
+	if skip := after - (r.Received - int64(len(kept))); messages && after > 0 {
+		kept = kept[min(max(skip, 0), int64(len(kept))):]
+		r.Truncated = skip < 0
 	}
 	l.mu.Unlock() // decoding takes long, and what was kept does not change
 	r.Distinct = r.Received - r.Duplicates

@@ -28,7 +28,7 @@ func diskLedger(t testing.TB, dir string, c Config) *ledger {
 }
 
 func ledgerText(l *ledger, device string) string {
-	return string(encodeJSON(l.report(device, true)))
+	return string(encodeJSON(l.report(device, true, 0)))
 }
 
 // Whatever is entered, after any number of deaths at any place the ledger says the same as one that never died.
@@ -94,7 +94,7 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 	if size > 16<<10 || l.disk.uncounted() > 12<<10 {
 		t.Errorf("%d bytes in %d files for 10 messages, %d of them uncounted", size, len(files), l.disk.uncounted())
 	}
-	if r := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20}).report("d", true); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
+	if r := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20}).report("d", true, 0); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
 		t.Errorf("%d %d %d", r.Received, r.Distinct, len(r.Messages))
 	}
 	must(t, l.reset())
@@ -126,12 +126,12 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 			}
 		}
 		again := diskLedger(t, torn, DefaultConfig())
-		if r := again.report("d", true); r.Received != want || len(r.Messages) != int(want) {
+		if r := again.report("d", true, 0); r.Received != want || len(r.Messages) != int(want) {
 			t.Fatalf("cut at %d: %d received, want %d", cut, r.Received, want)
 		}
 		must(t, again.enter(&origin{hub: "hub-a", device: "d", account: again.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
 		again = diskLedger(t, torn, DefaultConfig())
-		if r := again.report("d", true); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
+		if r := again.report("d", true, 0); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
 			t.Fatalf("cut at %d and gone on: %+v", cut, r)
 		}
 	}
@@ -169,7 +169,7 @@ func TestLedgerMissesFiles(t *testing.T) {
 		}
 		must(t, os.WriteFile(path, data, 0o600))
 	}
-	if r := diskLedger(t, dir, DefaultConfig()).report("", false); r.Received != l.report("", false).Received {
+	if r := diskLedger(t, dir, DefaultConfig()).report("", false, 0); r.Received != l.report("", false, 0).Received {
 		t.Errorf("%+v", r)
 	}
 }
@@ -184,7 +184,7 @@ func TestLedgerOnAFullDisk(t *testing.T) {
 	if err := l.enter(from, arrival{bag: []byte("n=2")}); !errors.Is(err, errFull) {
 		t.Fatal(err)
 	}
-	if r := l.report("d", true); r.Received != 1 || l.total.Load() != 1 {
+	if r := l.report("d", true, 0); r.Received != 1 || l.total.Load() != 1 {
 		t.Errorf("what was refused counts: %+v", r)
 	}
 	disk.room = 1 << 20
@@ -221,7 +221,7 @@ func FuzzLedgerFiles(f *testing.F) {
 		must(t, os.WriteFile(filepath.Join(dir, name), appendFrame(file, payload), 0o600))
 		l := newLedger(DefaultConfig())
 		if l.openDisk(newLedgerDisk(dir, zerolog.Nop())) == nil {
-			_ = l.report("", true)
+			_ = l.report("", true, 0)
 			must(t, l.enter(&origin{hub: "h", device: "d", account: l.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
 			must(t, l.close())
 		}

@@ -63,7 +63,7 @@ func TestLedgerCountsExactly(t *testing.T) {
 			l.enter(from, arrival{bag: []byte("a=b&%24.mid=" + mid + "&c"), body: []byte("x")})
 			want.enter(mid)
 		}
-		r := l.report("d", false)
+		r := l.report("d", false, 0)
 		ok := r.Received == want.received && r.Duplicates == want.duplicates && r.Reordered == want.reordered && r.Distinct == want.received-want.duplicates && r.Hubs["hub-a"] == want.received
 		if !ok {
 			t.Logf("seed %d: %+v, want %+v", seed, r, want)
@@ -124,19 +124,19 @@ func TestLedgerKeepsTheNewest(t *testing.T) {
 		for i := range 1000 {
 			l.enter(a, arrival{bag: []byte(fmt.Sprintf("n=%03d", i)), body: []byte(strings.Repeat("x", 100))})
 		}
-		r := l.report("a", true)
+		r := l.report("a", true, 0)
 		if r.Received != 1000 || !r.Truncated || len(r.Messages) != 10 || *r.Messages[0].Properties["n"] != "990" || *r.Messages[9].Properties["n"] != "999" {
 			t.Errorf("%s: %d kept, %+v", name, len(r.Messages), r.Truncated)
 		}
-		if r := l.report("b", true); r.Received != 1 || !r.Truncated || r.Messages == nil || len(r.Messages) != 0 {
+		if r := l.report("b", true, 0); r.Received != 1 || !r.Truncated || r.Messages == nil || len(r.Messages) != 0 {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if r := l.report("", false); r.Received != 1001 || r.Hubs["hub-a"] != 1000 || r.Hubs["hub-b"] != 1 || r.Messages != nil {
+		if r := l.report("", false, 0); r.Received != 1001 || r.Hubs["hub-a"] != 1000 || r.Hubs["hub-b"] != 1 || r.Messages != nil {
 			t.Errorf("%s: %+v", name, r)
 		}
 		l.reset()
 		l.enter(a, arrival{body: []byte("again")}) // the connection is still there
-		if r := l.report("a", true); r.Received != 1 || r.Truncated || string(r.Messages[0].Body) != `"again"` {
+		if r := l.report("a", true, 0); r.Received != 1 || r.Truncated || string(r.Messages[0].Body) != `"again"` {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
@@ -144,15 +144,49 @@ func TestLedgerKeepsTheNewest(t *testing.T) {
 	from := &origin{device: "d", account: l.open("d")}
 	l.enter(from, arrival{body: make([]byte, 3*chunkBytes)})
 	l.enter(from, arrival{body: []byte("{}")})
-	if r := l.report("d", true); len(r.Messages) != 2 || string(r.Messages[1].Body) != "{}" {
+	if r := l.report("d", true, 0); len(r.Messages) != 2 || string(r.Messages[1].Body) != "{}" {
 		t.Errorf("%d messages", len(r.Messages))
+	}
+}
+
+// Somebody who comes back for more in time gets every message once; who comes too late is told.
+func TestLedgerGoesOnWhereAReaderStopped(t *testing.T) {
+	l := newLedger(Config{LedgerKeep: 20, LedgerKeepBytes: 1 << 20})
+	a, b := &origin{hub: "hub-a", device: "a", account: l.open("a")}, &origin{hub: "hub-b", device: "b", account: l.open("b")}
+	read := 0
+	more := func(device string, after int) (bodies []string, truncated bool) {
+		r := l.report(device, true, int64(after))
+		for _, m := range r.Messages {
+			bodies = append(bodies, string(m.Body))
+		}
+		return bodies, r.Truncated
+	}
+	for i := range 100 {
+		l.enter(a, arrival{body: []byte(fmt.Sprint(i))})
+		l.enter(b, arrival{body: []byte("0")})
+		if i%7 != 6 {
+			continue
+		}
+		bodies, truncated := more("a", read)
+		if truncated || len(bodies) != 7 || bodies[0] != fmt.Sprint(read) || bodies[6] != fmt.Sprint(read+6) {
+			t.Fatalf("after %d: %v, truncated %v", read, bodies, truncated)
+		}
+		read += len(bodies)
+	}
+	for after, want := range map[int]int{89: 10, 90: 10, 99: 1, 100: 0, 1000: 0} {
+		if bodies, truncated := more("a", after); len(bodies) != want || truncated != (after < 90) {
+			t.Errorf("after %d: %v, truncated %v", after, bodies, truncated)
+		}
+	}
+	if bodies, truncated := more("", 190); len(bodies) != 10 || truncated {
+		t.Errorf("%v, truncated %v", bodies, truncated)
 	}
 }
 
 func TestLedgerTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(Config{LedgerKeep: 10, LedgerKeepBytes: 1000, ClockOffset: time.Hour})
-		if r := l.report("d", true); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
+		if r := l.report("d", true, 0); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
 			t.Errorf("%+v", r)
 		}
 		from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
@@ -161,7 +195,7 @@ func TestLedgerTimes(t *testing.T) {
 			time.Sleep(gap)
 			l.enter(from, arrival{bag: []byte("iothub-creation-time-utc=2021-04-21T11%3A30%3A16Z")})
 		}
-		r := l.report("d", true)
+		r := l.report("d", true, 0)
 		if r.MaxGapMs != 7000 || !r.FirstAt.Equal(start.Add(time.Second)) || !r.LastAt.Equal(start.Add(10*time.Second)) {
 			t.Errorf("%+v", r)
 		}

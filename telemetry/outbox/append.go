@@ -16,6 +16,7 @@ const maxCommit = 1 << 20
 type request struct {
 	items []item
 	bytes int64
+	sync  bool          // it wants everything to be durable, although appends are not synced one by one
 	wake  chan struct{} // closed when it is done, or when it is its turn to lead
 	leads bool
 }
@@ -56,6 +57,18 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []Message) error {
 		}
 		r.bytes += cost(r.items[i])
 	}
+	return b.hand(r, done, over)
+}
+
+// Sync returns when what Append has returned nil for is durable, which it is anyway unless SyncEvery is set. If the disk does not
+// work, see Stats.Degraded. ErrClosed after Close, which syncs.
+func (b *Box) Sync() error {
+	defer b.report()
+	return b.hand(&request{sync: true, wake: make(chan struct{})}, noWait, true)
+}
+
+// hand returns when a request is done.
+func (b *Box) hand(r *request, done <-chan struct{}, over bool) error {
 	leads, err := b.enter(r, done, over)
 	if err != nil {
 		return err
@@ -145,17 +158,18 @@ func (b *Box) ringLimit() int64 { return min(maxRing, b.opt.MaxBytes) }
 // first who came meanwhile.
 func (b *Box) lead() {
 	b.mu.Lock()
-	n, bytes, items := 0, int64(0), b.batch[:0]
+	n, bytes, items, sync := 0, int64(0), b.batch[:0], b.opt.SyncEvery == 0
 	for n < len(b.pending) && (n == 0 || bytes+b.pending[n].bytes <= maxCommit) {
 		bytes += b.pending[n].bytes
 		items = append(items, b.pending[n].items...)
+		sync = sync || b.pending[n].sync
 		n++
 	}
 	done := b.pending[:n:n]
 	b.pending = b.pending[n:]
 	b.mu.Unlock()
 
-	b.commit(items)
+	b.commit(items, sync)
 
 	clear(items)
 	if cap(items) <= 4096 {
@@ -166,6 +180,7 @@ func (b *Box) lead() {
 	if b.opt.Full == Block {
 		b.room.fire() // frames were counted twice while they were both pending and used
 	}
+	b.syncSoon()
 	b.passLead()
 	b.mu.Unlock()
 	for _, r := range done {
@@ -186,8 +201,25 @@ func (b *Box) passLead() {
 	close(b.pending[0].wake)
 }
 
-// commit makes items durable, or puts them into memory if the disk does not let it. The caller leads.
-func (b *Box) commit(items []item) {
+// syncSoon sees to it that what is loose is synced before long. Nothing runs while nothing is. b.mu is held.
+func (b *Box) syncSoon() {
+	if b.unsynced == 0 || b.armed || b.closed {
+		return
+	}
+	b.armed = true
+	b.timers.Add(1)
+	b.timer = time.AfterFunc(b.opt.SyncEvery, func() {
+		defer b.timers.Done()
+		b.mu.Lock()
+		b.armed = false
+		b.mu.Unlock()
+		_ = b.Sync() // ErrClosed: Close does it
+	})
+}
+
+// commit writes items, and makes them durable if sync is set, else before long. If the disk does not let it they go into memory. The
+// caller leads.
+func (b *Box) commit(items []item, sync bool) {
 	if degraded, due := b.isDegraded(); degraded && due {
 		b.regain()
 	}
@@ -195,11 +227,18 @@ func (b *Box) commit(items []item) {
 		if degraded, _ := b.isDegraded(); degraded {
 			break
 		}
-		n, err := b.store(place{id: b.id, seq: b.seq + 1, pos: b.next}, items)
-		items = items[n:]
+		loose := uint64(len(b.loose))
+		rest, err := b.store(place{id: b.id, seq: b.seq + 1 + loose, pos: b.next + loose}, items)
+		if err == nil && sync {
+			err = b.flush()
+		}
 		if err == nil {
+			b.mu.Lock()
+			b.unsynced, b.unsyncedBytes = uint64(len(b.loose)), b.looseBytes
+			b.mu.Unlock()
 			return
 		}
+		items = append(b.takeLoose(), rest...)
 		if try == 1 {
 			b.degrade(err)
 		}
@@ -209,6 +248,9 @@ func (b *Box) commit(items []item) {
 
 // keep puts items into the ring.
 func (b *Box) keep(items []item) {
+	if len(items) == 0 {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ring == nil {
@@ -269,7 +311,9 @@ func (b *Box) regain() {
 		if err != nil || len(items) == 0 {
 			break
 		}
-		_, err = b.store(at, items)
+		if _, err = b.store(at, items); err != nil {
+			b.takeLoose() // they are in the ring
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

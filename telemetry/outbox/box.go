@@ -58,8 +58,15 @@ type Options struct {
 	MaxBytes int64         // of segments on disk with queued records; 0: DefaultMaxBytes. In memory, when the disk fails, 16 MiB at most
 	MaxAge   time.Duration // older messages are dropped when something is read or appended; 0: never
 	Full     Policy
-	Machine  string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
-	FS       FS     // the disk; nil: the real one
+
+	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them that much later at most (sooner when
+	// they are 1 MiB): it spares a flash that wears out, and loses nothing with a killed process, but a power cut may take what was
+	// appended since the last sync. Only what is synced is handed out, so that an id names one message also then. Acknowledgements are
+	// synced no more often either.
+	SyncEvery time.Duration
+
+	Machine string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
+	FS      FS     // the disk; nil: the real one
 
 	// Report, which may be nil, is called without locks by whoever calls the box, and by the timer that syncs acknowledgements, so
 	// also twice at once.
@@ -73,6 +80,9 @@ func (o Options) validate() error {
 	}
 	if o.MaxAge < 0 {
 		errs = append(errs, fmt.Errorf("MaxAge is %v: 0 or more", o.MaxAge))
+	}
+	if o.SyncEvery < 0 {
+		errs = append(errs, fmt.Errorf("SyncEvery is %v: 0 or more", o.SyncEvery))
 	}
 	if o.Full != DropOldest && o.Full != Block {
 		errs = append(errs, fmt.Errorf("the policy Full is %d: DropOldest or Block", o.Full))
@@ -113,6 +123,12 @@ type Box struct {
 	off     error     // why the disk is not used; nil while it is
 	retryAt time.Time // when it is tried again
 
+	unsynced      uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
+	unsyncedBytes int64
+	timer         *time.Timer // that will sync them
+	armed         bool
+	timers        sync.WaitGroup
+
 	trash    []uint64 // segment files that nobody needs
 	suspect  uint64   // the segment that could not be read the last time
 	hints    [4]hint
@@ -134,6 +150,9 @@ type Box struct {
 	newest  uint64    // the greatest number a segment file ever had
 	buf     []byte
 	batch   []item
+
+	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
+	looseBytes int64
 }
 
 // signal wakes everybody who waits for a change. It is used under Box.mu.
@@ -214,7 +233,11 @@ func (b *Box) WaitEmpty(ctx context.Context) error {
 			return ErrClosed
 		}
 		empty := b.empty.wait()
+		hurry := b.unsynced > 0
 		b.mu.Unlock()
+		if hurry {
+			_ = b.Sync() // what is not synced cannot be sent; ErrClosed: looked for above
+		}
 		select {
 		case <-empty:
 		case <-ctx.Done():
@@ -228,6 +251,7 @@ type Stats struct {
 	ID            string    // the outbox id of what is appended now
 	LastSeq       uint64    // its last seq; 0: none yet
 	Queued        uint64    // records in the line
+	Unsynced      uint64    // of those, the newest, which are not handed out until they are synced (Options.SyncEvery)
 	QueuedBytes   int64     // of the segments that they are in, and of the ring
 	OldestCreated time.Time // creation time of the oldest record in the line; zero if there is none
 	OldestAge     time.Duration
@@ -242,7 +266,7 @@ type Stats struct {
 func (b *Box) Stats() Stats {
 	b.mu.Lock()
 	s := Stats{
-		ID: b.id.String(), LastSeq: b.seq, Queued: b.count(), QueuedBytes: b.used(),
+		ID: b.id.String(), LastSeq: b.seq + b.unsynced, Queued: b.count(), Unsynced: b.unsynced, QueuedBytes: b.used(),
 		Appended: b.appended, Acked: b.acked, Dropped: b.dropped, Quarantined: b.quarantined, Damaged: b.lost,
 		Degraded: b.off != nil,
 	}
@@ -296,12 +320,16 @@ func (b *Box) Close() error {
 		b.mu.Lock()
 	}
 	b.leading = true
-	off := b.off
+	if b.armed && b.timer.Stop() {
+		b.timers.Done()
+	}
 	b.mu.Unlock()
 	defer b.report() // after the others know, so that the one who is told may call Close as well
 	defer close(b.ended)
 
-	if off != nil {
+	b.timers.Wait()
+	b.commit(nil, true)
+	if degraded, _ := b.isDegraded(); degraded {
 		b.regain()
 	}
 	b.seal()

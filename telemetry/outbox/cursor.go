@@ -272,7 +272,7 @@ func (b *Box) saveSoon() {
 	}
 	c.armed = true
 	c.timers.Add(1)
-	c.timer = time.AfterFunc(syncEvery, func() {
+	c.timer = time.AfterFunc(max(syncEvery, b.opt.SyncEvery), func() {
 		defer c.timers.Done()
 		c.mu.Lock()
 		c.armed = false

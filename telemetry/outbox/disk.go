@@ -48,7 +48,7 @@ type writer struct {
 	file File
 	size int64 // as seg.size; 0 while the header is not written
 	next uint32
-	isOn bool // the segment is in Box.segs: something of it is durable
+	isOn bool // the segment is in Box.segs: something of it is durable, which is what seg.size and seg.end are about
 }
 
 // segmentBytes is the size at which a segment is full: small enough that dropping one does not drop much, large enough that they stay few.
@@ -63,20 +63,23 @@ type place struct {
 	pos uint64
 }
 
-// store writes items behind each other, beginning at a place, and returns how many are durable. An error means that the rest is not,
-// and that the segment it was being written to has been given up. The caller leads.
-func (b *Box) store(at place, items []item) (done int, err error) {
-	for done < len(items) {
-		n, err := b.storeSome(at, items[done:])
-		if err != nil {
-			return done, err
+// store writes items behind each other, beginning at a place, and returns those that it did not come to. An error means that the
+// segment it was writing to has been given up: neither these are durable nor what is in b.loose. The caller leads.
+func (b *Box) store(at place, items []item) (rest []item, err error) {
+	for len(items) > 0 {
+		n, err := b.storeSome(at, items)
+		items, at.seq, at.pos = items[n:], at.seq+uint64(n), at.pos+uint64(n)
+		if err == nil && (b.opt.SyncEvery == 0 || b.ring != nil || b.looseBytes >= maxCommit) {
+			err = b.flush()
 		}
-		done, at.seq, at.pos = done+n, at.seq+uint64(n), at.pos+uint64(n)
+		if err != nil {
+			return items, err
+		}
 	}
-	return done, nil
+	return nil, nil
 }
 
-// storeSome stores as many as one segment takes, at least one, with one write and one sync.
+// storeSome writes as many as one segment takes, at least one, with one write.
 func (b *Box) storeSome(at place, items []item) (n int, err error) {
 	need := int64(framesStart)
 	for i, it := range items {
@@ -88,12 +91,12 @@ func (b *Box) storeSome(at place, items []item) (n int, err error) {
 	if err := b.makeRoom(need); err != nil {
 		return 0, err
 	}
-	isNew, err := b.open(at, cost(items[0]))
-	if err != nil {
+	if err := b.open(at, cost(items[0])); err != nil {
 		return 0, err
 	}
 	w := b.writer
-	buf, first, newest := b.buf[:0], w.next, int64(unknownAge)
+	buf, first := b.buf[:0], w.next
+	commit := uint32(w.seg.end - w.seg.base) // that of everything since the last sync: if one of them is torn, nobody has seen the others
 	if w.size == 0 {
 		buf = w.seg.appendTo(buf)
 	}
@@ -101,43 +104,69 @@ func (b *Box) storeSome(at place, items []item) (n int, err error) {
 		if n > 0 && w.size+int64(len(buf))+cost(it) > b.segSize {
 			break
 		}
-		buf = w.seg.appendFrame(buf, first+uint32(n), first, it.payload)
-		newest = max(newest, it.created)
+		buf = w.seg.appendFrame(buf, first+uint32(n), commit, it.payload)
 		n++
 	}
 	if cap(buf) <= 2<<20 {
 		b.buf = buf
 	}
-	if _, err = w.file.WriteAt(buf, w.size); err == nil {
-		err = w.file.Sync()
-	}
-	if err == nil && isNew {
-		err = b.fs.SyncDir(b.dir)
-	}
-	if err != nil {
+	if _, err = w.file.WriteAt(buf, w.size); err != nil {
 		b.giveUp()
 		return 0, err
 	}
 	w.size += int64(len(buf))
 	w.next += uint32(n)
-	b.stored(w, n, newest)
+	b.loose = append(b.loose, items[:n]...)
+	b.looseBytes += int64(len(buf))
+	return n, nil
+}
+
+// flush makes what is loose durable, and part of the line. An error means that it is not, and that its segment has been given up. The
+// caller leads.
+func (b *Box) flush() error {
+	w := b.writer
+	if len(b.loose) == 0 {
+		return nil
+	}
+	isNew := !w.isOn
+	err := w.file.Sync()
+	if err == nil && isNew {
+		err = b.fs.SyncDir(b.dir)
+	}
+	if err != nil {
+		b.giveUp()
+		return err
+	}
+	b.stored(w)
 	b.remains = nil // overruled, see giveUp; and if they were from memory, cut off before
 	if isNew {
 		b.reclaimNow()
 	}
-	return n, nil
+	return nil
 }
 
-// stored makes n messages that were just synced part of the line.
-func (b *Box) stored(w *writer, n int, newest int64) {
+// takeLoose returns what was written and is not durable, for it has to be written again.
+func (b *Box) takeLoose() (items []item) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := w.seg
+	items = b.loose
+	b.loose, b.looseBytes, b.unsynced, b.unsyncedBytes = nil, 0, 0, 0
+	return items
+}
+
+// stored makes what was loose, and has just been synced, part of the line.
+func (b *Box) stored(w *writer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, n := w.seg, len(b.loose)
 	if !w.isOn {
 		w.isOn = true
 		b.segs = append(b.segs, s)
 	}
-	s.size, s.newest, s.end = w.size, max(s.newest, newest), s.base+uint64(w.next)
+	for _, it := range b.loose {
+		s.newest = max(s.newest, it.created)
+	}
+	s.size, s.end = w.size, s.base+uint64(w.next)
 	b.diskEnd, b.endID, b.endSeq = s.end, s.id, s.seqAt(s.end-1)
 	if b.ring != nil { // they were in the line before, in memory
 		b.ring.popTo(s.end)
@@ -148,21 +177,26 @@ func (b *Box) stored(w *writer, n int, newest int64) {
 	if s.id == b.id {
 		b.seq = b.endSeq
 	}
+	clear(b.loose)
+	b.loose, b.looseBytes, b.unsynced, b.unsyncedBytes = b.loose[:0], 0, 0, 0
+	if cap(b.loose) > 4096 {
+		b.loose = nil
+	}
 	b.fresh.fire()
 }
 
-// open sees to it that b.writer takes a message of need bytes at a place. isNew says that its file is new.
-func (b *Box) open(at place, need int64) (isNew bool, err error) {
+// open sees to it that b.writer takes a message of need bytes at a place.
+func (b *Box) open(at place, need int64) error {
 	if s := b.reopen; b.writer == nil && s != nil {
 		b.reopen = nil
 		if s.size+need <= b.segSize {
 			// A newer file that was deleted must not come back after a power cut: it would overrule what we write now.
 			if err := b.fs.SyncDir(b.dir); err != nil {
-				return false, err
+				return err
 			}
 			f, err := b.fs.Open(b.path(s.num), readWrite)
 			if err != nil {
-				return false, err
+				return err
 			}
 			_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 			b.writer = &writer{seg: s, file: f, size: s.size, next: uint32(s.end - s.base), isOn: true}
@@ -172,7 +206,10 @@ func (b *Box) open(at place, need int64) (isNew bool, err error) {
 		pos := w.seg.base + uint64(w.next)
 		fits := w.size == 0 || w.size+need <= b.segSize
 		if fits && w.seg.id == at.id && pos == at.pos && w.seg.seqAt(pos) == at.seq {
-			return w.size == 0, nil
+			return nil
+		}
+		if err := b.flush(); err != nil { // whoever reads a segment that is not the newest takes it for synced
+			return err
 		}
 		b.seal()
 	}
@@ -182,12 +219,12 @@ func (b *Box) open(at place, need int64) (isNew bool, err error) {
 	}
 	f, err := b.fs.Open(b.path(s.num), readWrite|create|exclusive)
 	if err != nil {
-		return false, err
+		return err
 	}
 	b.newest = s.num
 	_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 	b.writer = &writer{seg: s, file: f}
-	return true, nil
+	return nil
 }
 
 func (b *Box) path(num uint64) string { return filepath.Join(b.dir, segName(num)) }
@@ -218,7 +255,7 @@ func (b *Box) giveUp() {
 	_ = w.file.Close()
 	rest := remains{num: w.seg.num}
 	if w.isOn {
-		rest.size = w.size
+		rest.size = w.seg.size
 	}
 	b.remains = append(b.remains, rest)
 	_ = b.cutOff(rest)
@@ -270,7 +307,8 @@ func (b *Box) cutOffAll() error {
 }
 
 // used is the bytes of the segments that hold queued messages. b.mu is held.
-func (b *Box) used() (bytes int64) {
+func (b *Box) used() int64 {
+	bytes := b.unsyncedBytes
 	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.cursor; i-- {
 		bytes += b.segs[i].size
 	}
@@ -282,6 +320,13 @@ func (b *Box) used() (bytes int64) {
 func (b *Box) makeRoom(need int64) error {
 	dropped := b.dropAged()
 	b.mu.Lock()
+	if b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes && b.unsynced > 0 {
+		b.mu.Unlock()
+		if err := b.flush(); err != nil { // only what is in the line can be dropped
+			return err
+		}
+		b.mu.Lock()
+	}
 	for b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes {
 		s := b.oldest()
 		if s == nil {
@@ -294,7 +339,7 @@ func (b *Box) makeRoom(need int64) error {
 	if !dropped {
 		return nil
 	}
-	if w := b.writer; w != nil && w.isOn && !b.queued(w.seg) {
+	if w := b.writer; w != nil && w.isOn && len(b.loose) == 0 && !b.queued(w.seg) {
 		b.seal() // else the bytes of what was dropped would stay
 	}
 	if err := b.syncAcks(true); err != nil { // the gap must be on the disk before its messages are gone from it

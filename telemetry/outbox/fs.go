@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/gofrs/flock"
 )
@@ -66,6 +67,13 @@ func (disk) MkdirAll(dir string) error {
 func (disk) Lock(name string) (io.Closer, error) {
 	l := flock.New(name, flock.SetPermissions(0o600))
 	ok, err := l.TryLock()
+	for range lockTries { // isHeld has it for a moment, who only looks
+		if ok || err != nil {
+			break
+		}
+		<-time.After(lockPause)
+		ok, err = l.TryLock()
+	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return io.NopCloser(nil), nil // no such lock on this system: the caller's own has to do
 	}
@@ -76,6 +84,26 @@ func (disk) Lock(name string) (io.Closer, error) {
 		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
 	}
 	return l, nil
+}
+
+const (
+	lockTries = 10
+	lockPause = 10 * time.Millisecond
+)
+
+// isHeld says whether a process has the outbox in dir open. It asks by taking a shared lock and giving it back at once, since nothing
+// else tells on every system. False where it cannot tell.
+func isHeld(dir string) bool {
+	name := filepath.Join(dir, "lock")
+	if _, err := os.Stat(name); err != nil {
+		return false
+	}
+	l := flock.New(name, flock.SetFlag(os.O_RDONLY))
+	ok, err := l.TryRLock()
+	if ok {
+		_ = l.Unlock()
+	}
+	return err == nil && !ok
 }
 
 func (disk) List(dir string) ([]string, error) {

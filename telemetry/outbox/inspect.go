@@ -1,72 +1,316 @@
 package outbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 )
+
+// Range is a run of seqs of one outbox id, both ends included.
+type Range struct {
+	ID          string
+	First, Last uint64
+}
+
+// String is "<outbox id>-<first>..<last>", or the id of the message if it is only one.
+func (r Range) String() string {
+	if r.First == r.Last {
+		return fmt.Sprintf("%s-%d", r.ID, r.First)
+	}
+	return fmt.Sprintf("%s-%d..%d", r.ID, r.First, r.Last)
+}
+
+// Count is how many seqs are in it.
+func (r Range) Count() uint64 { return r.Last - r.First + 1 }
 
 // Look is what Inspect sees.
 type Look struct {
-	ID          string // the outbox id of what is appended next
+	ID          string // the outbox id of what is appended next; "": not known, for the cursor file cannot be read
 	LastSeq     uint64 // its last seq; 0: none yet
 	Queued      uint64 // records in the line
 	QueuedBytes int64  // of the segments that they are in
 	FirstPos    uint64 // places of the oldest and the newest record in the line; 0 if there is none
 	LastPos     uint64
+	Oldest      time.Time // when those two were created; zero if there is none, or it cannot be read
+	Newest      time.Time
 	Segments    int
-	Gaps        []string // "<outbox id>-<first>..<last>": seqs that are missing and that nobody has been told of for sure
-	Quarantined bool     // there is a quarantine file
+	Gaps        []Range // seqs that are missing and that nobody has been told of for sure
+	Quarantined int     // entries of the quarantine, see ReadQuarantine
+	Held        bool    // a process has it open; always false where the system has no such lock
 }
 
-// Inspect looks at an outbox without a lock, and changes nothing. If a process has it open the picture may be a moment old, and lacks
-// what is in memory only.
+// Inspect looks at an outbox without keeping a lock, and changes nothing. If a process has it open the picture may be a moment old, and
+// lacks what is in memory only.
 func Inspect(dir string) (Look, error) {
-	disk := Disk()
-	l, err := load(disk, dir)
-	for range 3 { // a running process may delete a file between our list and our look
-		if !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		l, err = load(disk, dir)
-	}
+	v, err := see(dir)
 	if err != nil {
 		return Look{}, err
 	}
-	if !l.hasSlot && len(l.segs) == 0 {
-		return Look{}, fmt.Errorf("outbox: there is none in %s", dir)
+	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.cursor - v.left.above, Segments: len(v.segs), Held: isHeld(dir)}
+	if v.hasSlot {
+		look.ID = v.slot.id.String()
 	}
-	a, next := l.acks(), l.next()
-	for _, x := range l.lost {
-		a.add(x.span)
-	}
-	if n := len(l.segs); n == 0 {
-		a.add(span{1, next - 1})
-	} else if end := l.segs[n-1].end; end < next {
-		a.add(span{end, next - 1})
-	}
-	look := Look{LastSeq: l.lastSeq, Queued: next - a.cursor - a.above, Segments: len(l.segs)}
-	if l.hasSlot {
-		look.ID = l.slot.id.String()
-	}
-	for _, s := range l.segs {
-		if s.end > a.cursor {
+	for _, s := range v.segs {
+		if s.end > v.left.cursor {
 			look.QueuedBytes += s.size
 		}
 	}
 	if look.Queued > 0 {
-		look.FirstPos, look.LastPos = a.next(1), next-1
-		for a.has(look.LastPos) {
+		look.FirstPos, look.LastPos = v.left.next(1), v.next()-1
+		for v.left.has(look.LastPos) {
 			look.LastPos--
 		}
+		look.Oldest, look.Newest = v.created(v.oldestFirst()), v.created(v.newestFirst())
 	}
-	for _, g := range l.slot.gaps {
-		look.Gaps = append(look.Gaps, fmt.Sprintf("%s-%d..%d", g.id, g.first, g.last))
+	for _, g := range v.slot.gaps {
+		look.Gaps = append(look.Gaps, Range{g.id.String(), g.first, g.last})
 	}
-	if f, err := disk.Open(filepath.Join(dir, quarantineName), readOnly); err == nil {
-		look.Quarantined = true
-		_ = f.Close()
+	for _, err := range ReadQuarantine(dir) {
+		if err != nil {
+			return Look{}, err
+		}
+		look.Quarantined++
 	}
 	return look, nil
+}
+
+// ReadQueue goes through the records in the line of the outbox in dir, oldest first, without keeping a lock or changing anything, in
+// memory that does not depend on how many there are. It may be used while a process has the outbox open: records that leave the line
+// meanwhile may be seen or not, and those that are appended, or that are in memory only, are not. Those that are written and not
+// synced are: a restart would find them, after a power cut perhaps not. Damaged ones are passed over. A Record's Gap is what the
+// outbox would tell with it after a restart.
+//
+// An error comes with no record; behind one of the disk the records of the next segment follow, if there are any.
+func ReadQueue(dir string) iter.Seq2[Record, error] { return read(dir, (*view).oldestFirst) }
+
+// ReadQueueNewest is ReadQueue from the newest record to the oldest.
+func ReadQueueNewest(dir string) iter.Seq2[Record, error] { return read(dir, (*view).newestFirst) }
+
+func read(dir string, in func(*view) iter.Seq2[Record, error]) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		v, err := see(dir)
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
+		in(v)(yield)
+	}
+}
+
+// view is a directory as it was found, to be read without its owner's knowledge.
+type view struct {
+	*layout
+	dir  string
+	left acks              // places that are not in the line
+	told map[uint64]string // gaps, by the places of the records that would tell them
+}
+
+// see finds out what is in the line of a directory.
+func see(dir string) (*view, error) {
+	l, err := load(Disk(), dir)
+	for range 3 { // a running process may delete a file between our list and our look
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		l, err = load(Disk(), dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !l.hasSlot && len(l.segs) == 0 {
+		return nil, fmt.Errorf("outbox: there is none in %s", dir)
+	}
+	v := &view{layout: l, dir: dir, left: l.acks()}
+	for _, x := range l.lost {
+		v.left.add(x.span)
+	}
+	if n := len(l.segs); n == 0 {
+		v.left.add(span{1, l.next() - 1})
+	} else {
+		v.left.add(span{1, l.segs[0].base - 1}) // their files were deleted while we came to look
+		if end := l.segs[n-1].end; end < l.next() {
+			v.left.add(span{end, l.next() - 1})
+		}
+	}
+	v.announce()
+	return v, nil
+}
+
+// announce finds the records that would tell of the gaps: the first one behind each, nearest gap first, as gaps.tell does.
+func (v *view) announce() {
+	v.told = map[uint64]string{}
+	byLast := slices.SortedFunc(slices.Values(v.slot.gaps), func(a, b gap) int { return cmp.Compare(b.last, a.last) })
+	for _, g := range byLast {
+		for _, s := range v.segs {
+			if s.id != g.id {
+				continue
+			}
+			pos := s.base
+			if g.last >= s.baseSeq {
+				pos += g.last + 1 - s.baseSeq
+			}
+			for pos = v.left.next(pos); pos < s.end && v.told[pos] != ""; {
+				pos = v.left.next(pos + 1)
+			}
+			if pos < s.end {
+				v.told[pos] = g.String()
+				break
+			}
+		}
+	}
+}
+
+func (v *view) created(records iter.Seq2[Record, error]) time.Time {
+	for r, err := range records {
+		if err == nil {
+			return r.Created
+		}
+	}
+	return time.Time{}
+}
+
+func (v *view) oldestFirst() iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for _, s := range v.segs {
+			if s.end <= v.left.cursor {
+				continue
+			}
+			more := true
+			err := v.frames(s, func(sc *scanner) error {
+				var before Message
+				return v.walk(s, sc, func(pos uint64, fr frame) bool {
+					if m, err := decode(fr.payload, &before); err == nil { // else another program wrote it
+						before = m
+						more = yield(v.record(s, pos, m), nil)
+					}
+					return more
+				})
+			})
+			if more && err != nil {
+				more = yield(Record{}, err)
+			}
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+// newestFirst reads each segment twice: first for where the frames are, for they can only be found from the front.
+func (v *view) newestFirst() iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for _, s := range slices.Backward(v.segs) {
+			if s.end <= v.left.cursor {
+				return
+			}
+			more := true
+			err := v.frames(s, func(sc *scanner) error {
+				var starts []int64
+				if err := v.walk(s, sc, func(_ uint64, fr frame) bool {
+					starts = append(starts, fr.at)
+					return true
+				}); err != nil {
+					return err
+				}
+				sc.number, sc.most = 0, 0
+				var before Message
+				for _, at := range slices.Backward(starts) {
+					fr, ok, err := sc.try(at)
+					if err != nil {
+						return err
+					}
+					if !ok { // cut off meanwhile
+						continue
+					}
+					if m, err := decode(fr.payload, &before); err == nil {
+						before = m
+						if more = yield(v.record(s, s.base+uint64(fr.number), m), nil); !more {
+							return nil
+						}
+					}
+				}
+				return nil
+			})
+			if more && err != nil {
+				more = yield(Record{}, err)
+			}
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+// frames opens a segment. One that is gone has left the line.
+func (v *view) frames(s *segment, read func(*scanner) error) error {
+	name := filepath.Join(v.dir, segName(s.num))
+	f, err := Disk().Open(name, readOnly)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := read(&scanner{file: f, header: s.header, size: s.size, at: framesStart, most: readAhead}); err != nil {
+		return fmt.Errorf("outbox: %s: %w", name, err)
+	}
+	return nil
+}
+
+// walk calls each for the frames of a segment that are in the line, until each returns false. What is damaged is passed over.
+func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr frame) bool) error {
+	for {
+		fr, ok, err := sc.next()
+		if err == nil && !ok {
+			fr, ok, err = sc.resync()
+		}
+		if err != nil || !ok {
+			return err
+		}
+		pos := s.base + uint64(fr.number)
+		if pos >= s.end || !v.left.has(pos) && !each(pos, fr) {
+			return nil
+		}
+	}
+}
+
+func (v *view) record(s *segment, pos uint64, m Message) Record {
+	return Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos)), Gap: v.told[pos]}
+}
+
+// SplitID takes the id of a message apart; false if it is not of the form "<16 hexadecimal digits>-<seq>", lower case and without
+// leading zeros, which is the only one that an outbox writes.
+func SplitID(id string) (outboxID string, seq uint64, ok bool) {
+	outboxID, digits, _ := strings.Cut(id, "-")
+	n, err := strconv.ParseUint(outboxID, 16, 64)
+	if err != nil || boxID(n).String() != outboxID {
+		return "", 0, false
+	}
+	seq, err = strconv.ParseUint(digits, 10, 64)
+	if err != nil || seq == 0 || seq >= farthest || boxID(n).name(seq) != id {
+		return "", 0, false
+	}
+	return outboxID, seq, true
+}
+
+// SplitGap takes a Record's Gap apart; false if it is none.
+func SplitGap(gap string) (first, last uint64, ok bool) {
+	from, to, _ := strings.Cut(gap, "-")
+	first, err := strconv.ParseUint(from, 10, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	last, err = strconv.ParseUint(to, 10, 64)
+	if err != nil || first == 0 || last < first || last >= farthest {
+		return 0, 0, false
+	}
+	return first, last, true
 }

@@ -28,8 +28,8 @@ func TestInspect(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := Look{
-			ID: s.ID, LastSeq: 10, Queued: 5, QueuedBytes: s.QueuedBytes, FirstPos: 4, LastPos: 9, Segments: 1,
-			Gaps: []string{s.ID + "-5..5"}, Quarantined: true,
+			ID: s.ID, LastSeq: 10, Queued: 5, QueuedBytes: s.QueuedBytes, FirstPos: 4, LastPos: 9, Oldest: r[3].Created, Newest: r[8].Created,
+			Segments: 1, Gaps: []Range{{s.ID, 5, 5}}, Quarantined: 1, Held: when == "open",
 		}
 		equal(t, when, fmt.Sprintf("%+v", l), fmt.Sprintf("%+v", want))
 		if when == "open" {

@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	childDir = "OUTBOX_TEST_CHILD" // the directory that a child process works on
-	childRun = "OUTBOX_TEST_RUN"   // which life of the process it is
+	childDir  = "OUTBOX_TEST_CHILD" // the directory that a child process works on
+	childRun  = "OUTBOX_TEST_RUN"   // which life of the process it is
+	childSync = "OUTBOX_TEST_EVERY" // its SyncEvery
 )
 
 // killOptions make for many small segments.
@@ -32,7 +33,9 @@ func childMain() bool {
 	if dir == "" {
 		return false
 	}
-	b, err := Open(dir, killOptions)
+	o := killOptions
+	o.SyncEvery, _ = time.ParseDuration(os.Getenv(childSync)) // 0 if there is none
+	b, err := Open(dir, o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -96,10 +99,14 @@ func isSigned(s string) bool {
 
 // A real process is killed at random moments, again and again. Nothing that it promised is lost, nothing is made up, and no id ever
 // names two bodies.
-func TestKilledProcess(t *testing.T) {
-	kills := 25
+func TestKilledProcess(t *testing.T) { killProcess(t, 25, 0) }
+
+// The same when appends are synced now and then: what was written is the system's, whatever happens to the process.
+func TestKilledProcessRelaxed(t *testing.T) { killProcess(t, 12, 30*time.Millisecond) }
+
+func killProcess(t *testing.T, kills int, every time.Duration) {
 	if testing.Short() {
-		kills = 5
+		kills /= 5
 	}
 	dir := t.TempDir()
 	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
@@ -124,7 +131,7 @@ func TestKilledProcess(t *testing.T) {
 	}
 	for run := range kills {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childDir+"="+dir, fmt.Sprintf("%s=%d", childRun, run))
+		cmd.Env = append(os.Environ(), childDir+"="+dir, fmt.Sprintf("%s=%d", childRun, run), fmt.Sprintf("%s=%v", childSync, every))
 		var out, complaints bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &complaints
 		if err := cmd.Start(); err != nil {

@@ -19,6 +19,15 @@ const maxBodies = 512 << 10
 // Close. All of them are durable, except while the box is degraded. Handing out changes nothing: asked again with the same after,
 // Next returns the same records.
 func (b *Box) Next(ctx context.Context, after uint64, limit int) ([]Record, error) {
+	return b.NextOf(ctx, limit, Part{After: after})
+}
+
+// Part is a part of the line: the places behind After and, unless it is 0, before Until.
+type Part struct{ After, Until uint64 }
+
+// NextOf is Next for a reader that has more than one place in the line: it returns the oldest records of the first part that has some,
+// and waits until one of the parts has.
+func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, error) {
 	defer b.report()
 	for {
 		if err := ctx.Err(); err != nil {
@@ -29,19 +38,18 @@ func (b *Box) Next(ctx context.Context, after uint64, limit int) ([]Record, erro
 			b.mu.Unlock()
 			return nil, ErrClosed
 		}
-		var fresh <-chan struct{}
-		if _, where := b.find(after + 1); where == nowhere {
-			fresh = b.fresh.wait()
-		}
-		b.mu.Unlock()
-		if fresh != nil {
+		part, ok := b.firstOf(parts)
+		if !ok {
+			fresh := b.fresh.wait()
+			b.mu.Unlock()
 			select {
 			case <-fresh:
 			case <-ctx.Done():
 			}
 			continue
 		}
-		records := b.collect(after+1, allowance{records: max(limit, 1), bodies: maxBodies})
+		b.mu.Unlock()
+		records := b.collect(part.After+1, allowance{records: max(limit, 1), bodies: maxBodies, until: part.Until})
 		if records = b.handOut(records); len(records) > 0 {
 			return records, nil
 		}
@@ -49,8 +57,52 @@ func (b *Box) Next(ctx context.Context, after uint64, limit int) ([]Record, erro
 	}
 }
 
+// Has says whether there is a record behind a place, so that Next would not have to wait for it.
+func (b *Box) Has(after uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, where := b.find(after + 1)
+	return where != nowhere
+}
+
+// maxHoles is how many runs of acknowledged places may lie behind the oldest record for Newest still to open another.
+const maxHoles = 32
+
+// Newest returns the place behind which the newest n records are, for a reader that lets them go ahead of the others. It returns 0,
+// the place behind which all are, if there are no others, and also if readers that went ahead have left so many holes in the line that
+// the oldest should be filled first: a slot of the cursor keeps only so many.
+func (b *Box) Newest(n int) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ahead := uint64(max(n, 0)) + 1
+	if len(b.acks.spans) >= maxHoles || b.next < b.acks.next(1)+ahead {
+		return 0
+	}
+	return b.next - ahead
+}
+
+// firstOf returns the first part with a record in it. b.mu is held.
+func (b *Box) firstOf(parts []Part) (Part, bool) {
+	for _, p := range parts {
+		if pos, where := b.find(p.After + 1); where != nowhere && (pos < p.Until || p.Until == 0) {
+			return p, true
+		}
+	}
+	return Part{}, false
+}
+
 // allowance is how much a reader may still take. One record may be taken whatever its size if there is none before it.
-type allowance struct{ records, bodies int }
+type allowance struct {
+	records, bodies int
+	until           uint64 // no place from here on; 0: no bound
+}
+
+func (a *allowance) bound() uint64 {
+	if a.until == 0 {
+		return farthest
+	}
+	return a.until
+}
 
 func (a *allowance) take(m *Message, isFirst bool) bool {
 	if a.records == 0 || !isFirst && a.bodies < len(m.Body) {
@@ -67,7 +119,7 @@ func (b *Box) collect(pos uint64, a allowance) (records []Record) {
 	for a.records > 0 {
 		b.mu.Lock()
 		at, where := b.find(pos)
-		if where == nowhere {
+		if where == nowhere || at >= a.bound() {
 			b.mu.Unlock()
 			break
 		}
@@ -109,7 +161,7 @@ func (b *Box) readAndUnlock(records []Record, pos uint64, where source, a *allow
 	}
 	s := b.segmentOf(pos)
 	seg, start := *s, b.hintFor(s, pos)
-	seg.end = b.diskEnd // not what settle has not seen to yet
+	seg.end = min(b.diskEnd, a.bound()) // not what settle has not seen to yet
 	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
 		seg.end = min(seg.end, b.segs[i].base)
 	}
@@ -161,7 +213,7 @@ func (b *Box) remember(h hint, before int64) {
 func (b *Box) fromRing(records []Record, pos uint64, a *allowance) []Record {
 	r := b.ring
 	var before Message
-	for ; pos < r.end(); pos = b.acks.next(pos + 1) {
+	for ; pos < min(r.end(), a.bound()); pos = b.acks.next(pos + 1) {
 		m, err := decode(r.items[pos-r.base].payload, &before)
 		if err != nil || !a.take(&m, len(records) == 0) {
 			break // there can be no error: we have encoded it ourselves
@@ -239,7 +291,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, each func(pos uint64, m M
 		}
 		if found > expect {
 			end := s.size
-			if found < s.end {
+			if ok {
 				end = fr.at
 			}
 			b.lose(s, span{expect, found - 1}, b.raw(f, at, end), errDamaged)
@@ -287,7 +339,7 @@ func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	}
 	b.mu.Unlock()
 	if n > 0 {
-		_ = b.setAside(quarantined{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
+		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
 		b.saveSoon()
 	}
 }
@@ -472,4 +524,4 @@ func (b *Box) drop(s span, why string) {
 }
 
 // count is how many records are in the line. b.mu is held.
-func (b *Box) count() uint64 { return b.next - b.acks.cursor - b.acks.above }
+func (b *Box) count() uint64 { return b.next + b.unsynced - b.acks.cursor - b.acks.above }

@@ -1,9 +1,13 @@
 package outbox
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -15,19 +19,94 @@ const (
 	quarantineMax = 8 << 20
 )
 
-// quarantined is a line of the quarantine file: a message, or bytes that were damaged.
-type quarantined struct {
-	ID              string            `json:"id,omitempty"`
-	Lost            string            `json:"lost,omitempty"`
+// SetAside is an entry of the quarantine: a message that could never be sent, or bytes that were damaged on the disk.
+type SetAside struct {
+	ID              string            `json:"id,omitempty"`   // of the message
+	Lost            string            `json:"lost,omitempty"` // "<outbox id>-<first>..<last>": the messages that the damaged bytes were
 	Why             string            `json:"why"`
-	At              time.Time         `json:"at"`
+	At              time.Time         `json:"at"` // when it was set aside
 	Created         *time.Time        `json:"created,omitempty"`
 	ContentType     string            `json:"contentType,omitempty"`
 	ContentEncoding string            `json:"contentEncoding,omitempty"`
 	Component       string            `json:"component,omitempty"`
 	Properties      map[string]string `json:"properties,omitempty"`
 	Body            []byte            `json:"body,omitempty"`
-	Raw             []byte            `json:"raw,omitempty"`
+	Raw             []byte            `json:"raw,omitempty"` // the damaged bytes, 1 MiB of them at most
+}
+
+// maxAside is above the longest line that an entry makes: 1 MiB of a message, in escapes of six bytes for one.
+const maxAside = 8 << 20
+
+// ReadQuarantine goes through the quarantine of the outbox in dir, oldest first, without a lock or a change. No quarantine is an empty
+// one. A line that is not whole, because a process died or is at work in it, is passed over. An error is one of the disk, and the last.
+func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
+	return func(yield func(SetAside, error) bool) {
+		// The newer file first: when they change places between our two looks, we have it twice, and not a hole.
+		newer, err := openIfThere(filepath.Join(dir, quarantineName))
+		if err != nil {
+			yield(SetAside{}, err)
+			return
+		}
+		defer newer.close()
+		older, err := openIfThere(filepath.Join(dir, quarantineOldName))
+		if err != nil {
+			yield(SetAside{}, err)
+			return
+		}
+		defer older.close()
+		if older.is(newer) {
+			older.File = nil
+		}
+		for _, f := range []maybeFile{older, newer} {
+			if f.File == nil {
+				continue
+			}
+			lines := bufio.NewScanner(f)
+			lines.Buffer(nil, maxAside)
+			for lines.Scan() {
+				var q SetAside
+				if json.Unmarshal(lines.Bytes(), &q) != nil || q.ID == "" && q.Lost == "" {
+					continue
+				}
+				if !yield(q, nil) {
+					return
+				}
+			}
+			if err := lines.Err(); err != nil {
+				yield(SetAside{}, fmt.Errorf("outbox: %s: %w", f.Name(), err))
+				return
+			}
+		}
+	}
+}
+
+// maybeFile is a file that may not be there.
+type maybeFile struct{ *os.File }
+
+func openIfThere(name string) (maybeFile, error) {
+	f, err := os.Open(name) // #nosec G304 -- the caller's own directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return maybeFile{}, nil
+	}
+	if err != nil {
+		return maybeFile{}, fmt.Errorf("outbox: %w", err)
+	}
+	return maybeFile{f}, nil
+}
+
+func (f maybeFile) close() {
+	if f.File != nil {
+		_ = f.Close()
+	}
+}
+
+func (f maybeFile) is(other maybeFile) bool {
+	if f.File == nil || other.File == nil {
+		return false
+	}
+	a, err := f.Stat()
+	b, err2 := other.Stat()
+	return err == nil && err2 == nil && os.SameFile(a, b)
 }
 
 // Quarantine takes the record at a place out of the line because it can never be sent, and writes it with the reason to the file
@@ -56,7 +135,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	var failed error
 	if len(records) > 0 && records[0].Pos == pos {
 		r := &records[0]
-		failed = b.setAside(quarantined{
+		failed = b.setAside(SetAside{
 			ID: r.ID, Why: why.Error(), Created: &r.Created, ContentType: r.ContentType, ContentEncoding: r.ContentEncoding,
 			Component: r.Component, Properties: r.Properties, Body: r.Body,
 		})
@@ -84,7 +163,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 }
 
 // setAside appends a line to the quarantine file, durably. b.cur.mu is held.
-func (b *Box) setAside(q quarantined) error {
+func (b *Box) setAside(q SetAside) error {
 	q.At = time.Now().UTC()
 	line, err := json.Marshal(q)
 	if err != nil {

@@ -356,7 +356,7 @@ func (b *Box) loseMissing(l *layout) (lost bool) {
 		}
 		b.mu.Unlock()
 		if n > 0 {
-			_ = b.setAside(quarantined{Lost: fmt.Sprintf("%s-%d..%d", id, first, last), Why: why, Raw: b.rawOf(l, x)}) // reported above as missing
+			_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", id, first, last), Why: why, Raw: b.rawOf(l, x)}) // reported above as missing
 		}
 	}
 	end := l.slot.cursor

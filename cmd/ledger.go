@@ -1,0 +1,196 @@
+package cmd
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"hubhop/telemetry/outbox"
+)
+
+// arrival is what a ledger says of one message.
+type arrival struct {
+	id, gap, device string
+}
+
+// ledgerFile is where the messages went, as somebody else wrote it down.
+type ledgerFile struct {
+	io.ReadCloser
+	name string
+}
+
+// openLedger opens what --ledger names: a file, - for standard input, an URL, or the control address of a simulator.
+func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerFile, error) {
+	if !strings.HasPrefix(where, "http://") && !strings.HasPrefix(where, "https://") {
+		if where == "-" {
+			return &ledgerFile{io.NopCloser(env.Stdin), "the standard input"}, nil
+		}
+		f, err := os.Open(where) // #nosec G304 -- the user names it
+		if err != nil {
+			return nil, usage(fmt.Errorf("ledger: %w", err))
+		}
+		return &ledgerFile{f, where}, nil
+	}
+	u, err := url.Parse(where)
+	if err != nil {
+		return nil, usage(fmt.Errorf("ledger: %w", err))
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/api/ledger"
+	}
+	if q := u.Query(); strings.HasSuffix(u.Path, "/api/ledger") {
+		if q.Get("device") == "" {
+			if deviceID == "" {
+				return nil, usage(errors.New("ledger: whose messages? give --device-id"))
+			}
+			q.Set("device", deviceID)
+		}
+		q.Set("messages", "1")
+		u.RawQuery = q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, usage(fmt.Errorf("ledger: %w", err))
+	}
+	transport := &http.Transport{DialContext: env.DialContext, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("ledger: %s answers %s: %s", u, resp.Status, strings.TrimSpace(string(b)))
+	}
+	return &ledgerFile{resp.Body, u.String()}, nil
+}
+
+// read calls each for every message, in order. It takes one JSON value after the other: events, arrays of events, or the simulator's
+// ledger, an object whose "messages" are the events; none of them is held in memory whole. partial says that the ledger says of itself
+// that it lacks its beginning.
+func (l *ledgerFile) read(each func(arrival)) (n int, partial bool, err error) {
+	d := json.NewDecoder(bufio.NewReaderSize(l, 64<<10))
+	event := func() error {
+		var fields map[string]json.RawMessage
+		if err := d.Decode(&fields); err != nil {
+			return err
+		}
+		n++
+		each(newArrival(fields))
+		return nil
+	}
+	events := func() error { // behind the bracket
+		for d.More() {
+			if err := event(); err != nil {
+				return err
+			}
+		}
+		_, err := d.Token()
+		return err
+	}
+	for {
+		start, err := d.Token()
+		switch {
+		case errors.Is(err, io.EOF):
+			return n, partial, nil
+		case err != nil:
+		case start == json.Delim('['):
+			err = events()
+		case start == json.Delim('{'):
+			var fields map[string]json.RawMessage
+			if fields, err = l.object(d, events); err != nil {
+				break
+			}
+			if fields["messages"] == nil {
+				n++
+				each(newArrival(fields))
+			}
+			partial = partial || string(fields["truncated"]) == "true"
+		default:
+			err = errors.New("it holds something else than JSON objects")
+		}
+		if err != nil {
+			return n, partial, usage(fmt.Errorf("ledger: %s: behind message %d: %w", l.name, n, err))
+		}
+	}
+}
+
+// object reads the fields of an object whose brace was read. A list of "messages" goes to messages, and leaves a field that is not nil.
+func (l *ledgerFile) object(d *json.Decoder, messages func() error) (map[string]json.RawMessage, error) {
+	fields := map[string]json.RawMessage{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		name, _ := key.(string) // always one
+		if name == "messages" {
+			if start, err := d.Token(); err != nil || start != json.Delim('[') {
+				return nil, errors.Join(err, errors.New(`"messages" is no list`))
+			}
+			fields[name] = json.RawMessage("[]")
+			if err := messages(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, err
+		}
+		fields[name] = value
+	}
+	_, err := d.Token()
+	return fields, err
+}
+
+// newArrival finds the fields that count among the spellings of IoT Hub's endpoints, routes, SDKs and tools. What a message says of
+// itself in its body does not count.
+func newArrival(fields map[string]json.RawMessage) (a arrival) {
+	a.take(fields, 3)
+	return a
+}
+
+func (a *arrival) take(fields map[string]json.RawMessage, depth int) {
+	for key, raw := range fields {
+		switch plainKey(key) {
+		case "mid", "messageid":
+			id := text(raw)
+			if _, _, ok := outbox.SplitID(id); ok || a.id == "" {
+				a.id = id
+			}
+		case "gap":
+			a.gap = text(raw)
+		case "device", "deviceid", "connectiondeviceid", "iothubconnectiondeviceid", "origin":
+			a.device = text(raw)
+		case "properties", "systemproperties", "system", "applicationproperties", "application", "messageproperties", "annotations",
+			"event":
+			var inner map[string]json.RawMessage
+			if depth > 0 && json.Unmarshal(raw, &inner) == nil {
+				a.take(inner, depth-1)
+			}
+		}
+	}
+}
+
+func text(raw json.RawMessage) (s string) {
+	_ = json.Unmarshal(raw, &s) // anything else is no id
+	return s
+}
+
+// plainKey makes one of the many spellings: $.mid, message-id, message_id, messageId, MessageId.
+func plainKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("$.-_ ", r) {
+			return -1
+		}
+		return r
+	}, strings.ToLower(key))
+}

@@ -1,0 +1,215 @@
+package outbox
+
+import "slices"
+
+// Audit holds what an outbox knows against what has arrived, and says what became of every seq. First tell it of the outbox (Holds),
+// then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
+// missed. What it remembers is runs of seqs, so it needs little memory for any number of messages.
+type Audit struct {
+	accounts map[string]*account
+	looked   bool
+	current  string // outbox id
+	lastSeq  uint64 // of that
+	held     bool
+	foreign  uint64
+}
+
+// account is what is known of one outbox id. The spans are seqs.
+type account struct {
+	arrived, queued, gaps, aside acks
+	highest                      uint64 // that arrived
+	lowest                       uint64
+	n, duplicated, reordered     uint64
+	doubles, late                []string
+}
+
+// maxNamed bounds how many ids of one kind an Account names.
+const maxNamed = 1000
+
+// Account is what an Audit says of one outbox id. Every seq from From to Last arrived, or is queued, announced or lost.
+type Account struct {
+	Outbox     string   `json:"outbox"`
+	Current    bool     `json:"current"` // what is appended now gets this outbox id
+	From       uint64   `json:"from"`
+	Last       uint64   `json:"last"` // the last seq that was given away, as far as is known
+	Arrived    uint64   `json:"arrived"`
+	Distinct   uint64   `json:"distinct"`
+	Queued     uint64   `json:"queued"`    // still on the disk, and not arrived
+	Announced  uint64   `json:"announced"` // neither, but a gap says so, or the quarantine has it
+	SetAside   uint64   `json:"setAside"`  // of those: in the quarantine
+	Lost       uint64   `json:"lost"`      // neither, and nobody says so
+	Duplicated uint64   `json:"duplicated"`
+	Reordered  uint64   `json:"reordered"` // first arrivals behind a greater seq
+	LostIDs    []string `json:"lostIds"`   // runs of them, "<outbox id>-<first>..<last>"; here and below 1000 at most
+	GapIDs     []string `json:"announcedIds"`
+	DoubleIDs  []string `json:"duplicatedIds"`
+	LateIDs    []string `json:"reorderedIds"`
+}
+
+func (a *Audit) account(id string) *account {
+	x := a.accounts[id]
+	if x == nil {
+		if a.accounts == nil {
+			a.accounts = map[string]*account{}
+		}
+		x = &account{arrived: acks{cursor: 1}, queued: acks{cursor: 1}, gaps: acks{cursor: 1}, aside: acks{cursor: 1}}
+		a.accounts[id] = x
+	}
+	return x
+}
+
+// Holds takes in the outbox in dir: what is queued, what gaps it has to tell, what its quarantine holds. Like Inspect it changes
+// nothing. It may be called again, after the arrivals, for the gaps that a running process has made meanwhile.
+func (a *Audit) Holds(dir string) error {
+	look, err := Inspect(dir)
+	if err != nil {
+		return err
+	}
+	if !a.looked { // the first look counts: what came later nobody has asked about
+		a.looked, a.current, a.lastSeq, a.held = true, look.ID, look.LastSeq, look.Held
+		for r, err := range ReadQueue(dir) {
+			if err != nil {
+				return err
+			}
+			if id, seq, ok := SplitID(r.ID); ok {
+				a.account(id).queued.add(span{seq, seq})
+			}
+		}
+		if look.ID != "" {
+			a.account(look.ID)
+		}
+	}
+	for _, g := range look.Gaps {
+		a.account(g.ID).gaps.add(span{g.First, g.Last})
+	}
+	for q, err := range ReadQuarantine(dir) {
+		if err != nil {
+			return err
+		}
+		if id, seq, ok := SplitID(q.ID); ok {
+			a.account(id).aside.add(span{seq, seq})
+		}
+	}
+	return nil
+}
+
+// Arrived takes in one message: its id and its property gap, "" if it has none. Ids that no outbox makes are counted and passed over.
+func (a *Audit) Arrived(id, gap string) {
+	box, seq, ok := SplitID(id)
+	if !ok {
+		a.foreign++
+		return
+	}
+	x := a.account(box)
+	x.n++
+	if first, last, ok := SplitGap(gap); ok {
+		x.gaps.add(span{first, last})
+	}
+	if x.arrived.add(span{seq, seq}) == 0 {
+		x.duplicated++
+		if len(x.doubles) < maxNamed {
+			x.doubles = append(x.doubles, id)
+		}
+		return
+	}
+	if seq < x.highest {
+		x.reordered++
+		if len(x.late) < maxNamed {
+			x.late = append(x.late, id)
+		}
+	}
+	x.highest = max(x.highest, seq)
+	if x.lowest == 0 || seq < x.lowest {
+		x.lowest = seq
+	}
+}
+
+// Foreign is how many messages arrived whose ids no outbox makes.
+func (a *Audit) Foreign() uint64 { return a.foreign }
+
+// Accounts are the verdicts, by outbox id, the current one first. partial says that the beginning of what arrived is not known:
+// then nothing below the lowest seq that arrived is asked for.
+//
+// While a process has the outbox open, nothing above the last seq of the first look is asked for.
+func (a *Audit) Accounts(partial bool) (all []Account) {
+	for id, x := range a.accounts {
+		all = append(all, x.close(id, a, partial))
+	}
+	slices.SortFunc(all, func(x, y Account) int {
+		switch {
+		case x.Current == y.Current && x.Outbox < y.Outbox, x.Current && !y.Current:
+			return -1
+		default:
+			return 1
+		}
+	})
+	return all
+}
+
+func (x *account) close(id string, a *Audit, partial bool) Account {
+	v := Account{
+		Outbox: id, Current: id == a.current, From: 1, Last: max(x.highest, x.queued.last()), Arrived: x.n, Distinct: x.n - x.duplicated,
+		Duplicated: x.duplicated, Reordered: x.reordered, DoubleIDs: x.doubles, LateIDs: x.late,
+	}
+	if v.Current && (a.held || a.lastSeq > v.Last) {
+		v.Last = a.lastSeq
+	}
+	if partial {
+		v.From = x.lowest
+		if x.lowest == 0 { // then all that is known is what is queued
+			v.From = v.Last + 1
+		}
+	}
+	for _, missing := range x.arrived.open(span{v.From, v.Last}) {
+		queued := missing.count()
+		for _, gone := range x.queued.open(missing) {
+			for _, s := range x.gaps.open(gone) {
+				for _, lost := range x.aside.open(s) {
+					v.Lost += lost.count()
+					v.LostIDs = name(v.LostIDs, id, lost)
+				}
+			}
+			for _, s := range x.gaps.among(gone) {
+				v.GapIDs = name(v.GapIDs, id, s)
+			}
+			v.Announced += gone.count()
+			for _, s := range x.aside.among(gone) {
+				v.SetAside += s.count()
+			}
+			queued -= gone.count()
+		}
+		v.Queued += queued
+	}
+	v.Announced -= v.Lost
+	return v
+}
+
+func name(all []string, id string, s span) []string {
+	if len(all) == maxNamed {
+		return all
+	}
+	return append(all, Range{id, s.first, s.last}.String())
+}
+
+func (s span) count() uint64 { return s.last - s.first + 1 }
+
+// last is the greatest place that has left; 0 if there is none.
+func (a *acks) last() uint64 {
+	if n := len(a.spans); n > 0 {
+		return a.spans[n-1].last
+	}
+	return a.cursor - 1
+}
+
+// among returns the parts of a span that have left.
+func (a *acks) among(s span) []span {
+	var left []span
+	at := s.first
+	for _, open := range append(a.open(s), span{s.last + 1, s.last + 1}) {
+		if open.first > at {
+			left = append(left, span{at, open.first - 1})
+		}
+		at = open.last + 1
+	}
+	return left
+}

@@ -1,0 +1,115 @@
+package outbox
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+)
+
+func TestNextOfParts(t *testing.T) {
+	disk := newMemFS()
+	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+	defer func() { closeBox(t, b) }()
+	appendBodies(t, b, bodies(1, 200)...) // several segments
+	split := b.Newest(3)
+	if split != 197 || b.Newest(200) != 0 || b.Newest(500) != 0 || b.Newest(199) != 1 {
+		t.Fatalf("Newest(3) is %d, Newest(199) %d, Newest(200) %d", split, b.Newest(199), b.Newest(200))
+	}
+	next := func(parts ...Part) []string {
+		t.Helper()
+		r, err := b.NextOf(context.Background(), 1000, parts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bodiesOf(r)
+	}
+	equalAll(t, "the newest", next(Part{After: split}, Part{Until: split + 1}), bodies(198, 200))
+	equalAll(t, "the others", next(Part{After: 200}, Part{Until: split + 1}), bodies(1, 197))
+	equalAll(t, "a middle", next(Part{After: 50, Until: 61}), bodies(51, 60))
+	if !b.Has(199) || b.Has(200) {
+		t.Errorf("Has(199) %v, Has(200) %v", b.Has(199), b.Has(200))
+	}
+	// Damage in front of the bound is no concern of what is behind it.
+	for pos := range uint64(10) {
+		if err := b.Ack(51 + pos); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := b.NextOf(ctx, 10, Part{After: 50, Until: 61}); err == nil {
+		t.Error("something came from an empty part")
+	}
+}
+
+// A reader in an empty part waits, and what is appended ends its wait, in whichever part it is.
+func TestNextOfWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := openBox(t, "/box", Options{FS: newMemFS()})
+		appendBodies(t, b, bodies(1, 5)...)
+		got := make(chan []Record, 1)
+		go func() {
+			r, _ := b.NextOf(t.Context(), 10, Part{After: 5}, Part{After: 2, Until: 3})
+			got <- r
+		}()
+		synctest.Wait()
+		select {
+		case r := <-got:
+			t.Fatalf("%q came", bodiesOf(r))
+		default:
+		}
+		appendBodies(t, b, body(6))
+		equalAll(t, "then", bodiesOf(<-got), bodies(6, 6))
+		closeBox(t, b)
+	})
+}
+
+// Fresh records that are acknowledged ahead of a long backlog cost one span, and neither a kill nor a power cut after the sync makes
+// them come again. Readers that leave too many holes are sent to the oldest.
+func TestAcknowledgedAheadOfABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		o := Options{FS: disk}
+		b := openBox(t, "/box", o)
+		appendBodies(t, b, bodies(1, 5000)...)
+		fresh, n := b.Newest(16), 5000
+		for range 300 {
+			n++
+			appendBodies(t, b, body(n))
+			r, err := b.NextOf(t.Context(), 64, Part{After: fresh}, Part{Until: fresh + 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ackAll(t, b, r)
+			fresh = r[len(r)-1].Pos
+		}
+		equal(t, "spans", len(b.acks.spans), 1)
+		equal(t, "queued", b.Stats().Queued, 4984)
+		o.FS = disk.killed()
+		again := openBox(t, "/box", o)
+		equal(t, "queued after a kill", again.Stats().Queued, 4984)
+
+		for hole := range maxHoles + 5 { // every link finds a new backlog, and loses its connection before the old one is empty
+			appendBodies(t, again, bodies(1, 20)...)
+			after := again.Newest(4)
+			if isFIFO := hole >= maxHoles-1; (after == 0) != isFIFO {
+				t.Fatalf("hole %d: Newest is %d", hole, after)
+			}
+			if after == 0 {
+				continue
+			}
+			r, err := again.Next(t.Context(), after, 10)
+			if err != nil || len(r) != 4 {
+				t.Fatal(err, idsOf(r))
+			}
+			ackAll(t, again, r)
+		}
+		queued := again.Stats().Queued
+		o.FS = o.FS.(*memFS).killed()
+		third := openBox(t, "/box", o)
+		equal(t, "queued after the holes", third.Stats().Queued, queued)
+		for _, x := range []*Box{b, again, third} {
+			closeBox(t, x)
+		}
+	})
+}

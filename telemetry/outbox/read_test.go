@@ -1,0 +1,377 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func readAll[T any](t testing.TB, items iter.Seq2[T, error]) (all []T) {
+	t.Helper()
+	for item, err := range items {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, item)
+	}
+	return all
+}
+
+// TestReadQueue: what is read beside the box is what the box would hand out after a restart, in both directions.
+func TestReadQueue(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{MaxBytes: 64 << 10})
+	for n := range 40 { // several segments
+		m := Message{Body: []byte(strings.Repeat("x", 100) + body(n)), ContentType: "text/plain", Properties: map[string]string{"n": fmt.Sprint(n)}}
+		if err := b.Append(context.Background(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := queued(t, b)
+	ackAll(t, b, r[:2])
+	ackAll(t, b, r[5:6])
+	ackAll(t, b, r[30:])
+	for _, i := range []int{3, 8, 9, 20} {
+		if err := b.Quarantine(r[i].Pos, errors.New("poison")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l, err := Inspect(dir); err != nil || l.Segments < 3 {
+		t.Fatalf("%+v, %v: this test is about several segments", l, err)
+	}
+	open := readAll(t, ReadQueue(dir))
+	newest := readAll(t, ReadQueueNewest(dir))
+	closeBox(t, b)
+	closed := readAll(t, ReadQueue(dir))
+	b = openBox(t, dir, Options{MaxBytes: 64 << 10})
+	want := queued(t, b)
+	closeBox(t, b)
+	if len(want) < 20 {
+		t.Fatalf("%d records queued", len(want))
+	}
+	slices.Reverse(newest)
+	for name, got := range map[string][]Record{"open": open, "closed": closed, "newest first": newest} {
+		if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
+			t.Errorf("%s:\n%s\nwant\n%s", name, g, w)
+		}
+	}
+	gaps := 0
+	for _, x := range want {
+		if x.Gap != "" {
+			gaps++
+		}
+	}
+	equal(t, "gaps", gaps, 3)
+}
+
+// TestReadQueueStops: a reader may stop after any record.
+func TestReadQueueStops(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, bodies(1, 5)...)
+	closeBox(t, b)
+	for _, in := range []iter.Seq2[Record, error]{ReadQueue(dir), ReadQueueNewest(dir)} {
+		for n := 1; n <= 5; n++ {
+			seen := 0
+			for _, err := range in {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if seen++; seen == n {
+					break
+				}
+			}
+			equal(t, "seen", seen, n)
+		}
+	}
+}
+
+// TestReadQueueBesideARunningBox: while messages come, go and are dropped, readers see no error, no record that never was, and none twice.
+func TestReadQueueBesideARunningBox(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{MaxBytes: 32 << 10})
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	var writing, others sync.WaitGroup
+	for range 2 {
+		writing.Go(func() {
+			for n := range 1500 {
+				appendBodies(t, b, signed(body(n), n%300))
+			}
+		})
+	}
+	others.Go(func() {
+		for after := uint64(0); ; {
+			r, err := b.Next(ctx, after, 7)
+			if err != nil {
+				return
+			}
+			after = r[len(r)-1].Pos
+			for _, x := range r[:len(r)/2] {
+				if err := b.Ack(x.Pos); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	looks := 0
+	others.Go(func() {
+		for ; ctx.Err() == nil; looks++ {
+			in := ReadQueue(dir)
+			if looks%2 == 1 {
+				in = ReadQueueNewest(dir)
+			}
+			var before uint64
+			for r, err := range in {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if before != 0 && (r.Pos > before) != (looks%2 == 0) || r.Pos == before || !isSigned(string(r.Body)) {
+					t.Errorf("place %d behind %d, %q", r.Pos, before, r.Body)
+				}
+				before = r.Pos
+			}
+		}
+	})
+	writing.Wait()
+	stop()
+	others.Wait()
+	if looks < 5 {
+		t.Errorf("%d looks only", looks)
+	}
+	closeBox(t, b)
+}
+
+// TestReadQueueOfATornTail cuts the file at every byte of its last message, and behind each cut puts what a write under way may have
+// left: readers see whole messages only, and change nothing.
+func TestReadQueueOfATornTail(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, bodies(1, 3)...)
+	closeBox(t, b)
+	name := filepath.Join(dir, segName(1))
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := int(cost(encode(&Message{Body: []byte(body(3)), Created: time.Now()})))
+	for cut := range frame {
+		for _, rest := range []string{"", "\x00\x00\x00", string(whole[framesStart : framesStart+10])} {
+			torn := string(whole[:len(whole)-frame+cut]) + rest
+			if err := os.WriteFile(name, []byte(torn), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			equalAll(t, fmt.Sprint("cut ", cut), bodiesOf(readAll(t, ReadQueue(dir))), bodies(1, 2))
+			newest := bodiesOf(readAll(t, ReadQueueNewest(dir)))
+			slices.Reverse(newest)
+			equalAll(t, fmt.Sprint("newest first, cut ", cut), newest, bodies(1, 2))
+			after, err := os.ReadFile(name)
+			if err != nil || string(after) != torn {
+				t.Fatalf("the file was changed: %v", err)
+			}
+		}
+	}
+}
+
+// TestReadQueueOfDamage: a flipped bit costs its message, and files that are gone cost theirs; nothing else.
+func TestReadQueueOfDamage(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, bodies(1, 3)...)
+	closeBox(t, b)
+	name := filepath.Join(dir, segName(1))
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := (len(whole) - framesStart) / 3
+	for at := framesStart + frame; at < framesStart+2*frame; at++ {
+		flipped := slices.Clone(whole)
+		flipped[at] ^= 1
+		if err := os.WriteFile(name, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		equalAll(t, fmt.Sprint("byte ", at), bodiesOf(readAll(t, ReadQueue(dir))), []string{body(1), body(3)})
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "of no file", len(readAll(t, ReadQueue(dir))), 0)
+	l, err := Inspect(dir)
+	if err != nil || l.Queued != 0 || l.LastSeq != 3 {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// TestLookingDoesNotLock: an outbox can be opened while others ask who holds it.
+func TestLookingDoesNotLock(t *testing.T) {
+	dir := t.TempDir()
+	closeBox(t, openBox(t, dir, Options{}))
+	ctx, stop := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for ctx.Err() == nil {
+			isHeld(dir)
+		}
+	})
+	for range 100 {
+		closeBox(t, openBox(t, dir, Options{}))
+	}
+	stop()
+	looking.Wait()
+}
+
+// TestReadQuarantine: messages and damaged bytes, over the change of files, and past lines that are not whole.
+func TestReadQuarantine(t *testing.T) {
+	dir := t.TempDir()
+	equal(t, "without a file", len(readAll(t, ReadQuarantine(dir))), 0)
+	b := openBox(t, dir, Options{})
+	made := time.Now().UTC().Truncate(time.Millisecond)
+	m := Message{Body: []byte("\xff body"), Created: made, ContentType: "x/y", ContentEncoding: "z", Component: "c", Properties: map[string]string{"": "v"}}
+	if err := b.Append(context.Background(), m); err != nil {
+		t.Fatal(err)
+	}
+	appendBodies(t, b, body(2))
+	r := queued(t, b)
+	if err := b.Quarantine(r[0].Pos, errors.New("it has no name")); err != nil {
+		t.Fatal(err)
+	}
+	got := readAll(t, ReadQuarantine(dir))
+	if len(got) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	q := got[0]
+	back := Message{Body: q.Body, Created: *q.Created, ContentType: q.ContentType, ContentEncoding: q.ContentEncoding, Component: q.Component, Properties: q.Properties}
+	equal(t, "the message", fmt.Sprintf("%+v", back), fmt.Sprintf("%+v", m))
+	equal(t, "id", q.ID, r[0].ID)
+	equal(t, "why", q.Why, "it has no name")
+
+	name := filepath.Join(dir, quarantineName)
+	line, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range line[:len(line)-2] { // a process that died in it, and one that is at work in it
+		if err := os.WriteFile(name, line[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "of a cut line", len(readAll(t, ReadQuarantine(dir))), 0)
+	}
+	torn := append(slices.Clone(line), append(line[:20:20], '\n')...)
+	if err := os.WriteFile(name, append(torn, `{"lost":"0123456789abcdef-1..2","why":"damage","raw":"AAAA"}`...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got = readAll(t, ReadQuarantine(dir))
+	if len(got) != 2 || got[0].ID != r[0].ID || got[1].Lost != "0123456789abcdef-1..2" || len(got[1].Raw) != 3 {
+		t.Errorf("%+v", got)
+	}
+
+	// The file is full: it changes its name, and is read first.
+	if err := os.Truncate(name, quarantineMax); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Quarantine(r[1].Pos, errors.New("another")); err != nil {
+		t.Fatal(err)
+	}
+	got = readAll(t, ReadQuarantine(dir))
+	if len(got) < 2 || got[0].ID != r[0].ID || got[len(got)-1].ID != r[1].ID {
+		t.Errorf("%+v", got)
+	}
+	closeBox(t, b)
+}
+
+func TestSplit(t *testing.T) {
+	for id, ok := range map[string]bool{
+		"0123456789abcdef-1": true, "0123456789abcdef-18446744073709551615": false, "0123456789abcdef-0": false, "0123456789abcdef-01": false,
+		"0123456789ABCDEF-1": false, "123456789abcdef-1": false, "0123456789abcdef": false, "": false, "0123456789abcdef-1-2": false, "x": false,
+		"0123456789abcdef--1": false, "0123456789abcdef-+1": false,
+	} {
+		if _, _, got := SplitID(id); got != ok {
+			t.Errorf("id %q: %v", id, got)
+		}
+	}
+	for gap, ok := range map[string]bool{"1-1": true, "3-7": true, "7-3": false, "0-1": false, "": false, "1": false, "1-2-3": false, "-1": false} {
+		if _, _, got := SplitGap(gap); got != ok {
+			t.Errorf("gap %q: %v", gap, got)
+		}
+	}
+}
+
+// TestAudit gives ledgers and looks at the verdict.
+func TestAudit(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, bodies(1, 20)...)
+	r := queued(t, b)
+	ackAll(t, b, r[:10])
+	if err := b.Quarantine(r[10].Pos, errors.New("poison")); err != nil { // 11; 12 to 20 are queued
+		t.Fatal(err)
+	}
+	box, _, _ := SplitID(r[0].ID)
+	closeBox(t, b)
+	other := "00000000000000aa"
+	type message struct{ id, gap string }
+	ids := func(box string, seqs ...int) (all []message) {
+		for _, n := range seqs {
+			all = append(all, message{fmt.Sprintf("%s-%d", box, n), ""})
+		}
+		return all
+	}
+	all := ids(box, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+	for name, v := range map[string]struct {
+		arrived []message
+		partial bool
+		want    string // from-last arrived/distinct queued announced(aside) lost duplicated reordered, ids
+	}{
+		"all":                     {all, false, "1-20 10/10 9 1(1) 0 0 0 [] [11] [] []"},
+		"nothing":                 {nil, false, "1-20 0/0 9 1(1) 10 0 0 [1..10] [11] [] []"},
+		"a hole":                  {append(all[:2:2], all[5:]...), false, "1-20 7/7 9 1(1) 3 0 0 [3..5] [11] [] []"},
+		"a hole that is told":     {append(all[:2:2], append([]message{{box + "-6", "3-5"}}, all[6:]...)...), false, "1-20 7/7 9 4(1) 0 0 0 [] [3..5 11] [] []"},
+		"told, and arrived":       {append(all[:9:9], message{box + "-10", "3-5"}), false, "1-20 10/10 9 1(1) 0 0 0 [] [11] [] []"},
+		"doubled":                 {append(all[:10:10], all[3], all[3]), false, "1-20 12/10 9 1(1) 0 2 0 [] [11] [4 4] []"},
+		"exchanged":               {append(append(all[:3:3], all[4], all[3]), all[5:]...), false, "1-20 10/10 9 1(1) 0 0 1 [] [11] [] [4]"},
+		"queued, and arrived":     {append(all[:10:10], ids(box, 12, 13)...), false, "1-20 12/12 7 1(1) 0 0 0 [] [11] [] []"},
+		"beyond the last":         {append(all[:10:10], ids(box, 23)...), false, "1-23 11/11 9 1(1) 2 0 0 [21..22] [11] [] []"},
+		"its beginning is gone":   {all[4:], false, "1-20 6/6 9 1(1) 4 0 0 [1..4] [11] [] []"},
+		"and that is known":       {all[4:], true, "5-20 6/6 9 1(1) 0 0 0 [] [11] [] []"},
+		"nothing, and is known":   {nil, true, "21-20 0/0 0 0(0) 0 0 0 [] [] [] []"},
+		"no ids":                  {append(all[:10:10], message{"4711", ""}, message{}), false, "1-20 10/10 9 1(1) 0 0 0 [] [11] [] []"},
+		"another outbox is whole": {append(all[:10:10], ids(other, 1, 2)...), false, "1-20 10/10 9 1(1) 0 0 0 [] [11] [] []"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var a Audit
+			if err := a.Holds(dir); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range v.arrived {
+				a.Arrived(m.id, m.gap)
+			}
+			if err := a.Holds(dir); err != nil {
+				t.Fatal(err)
+			}
+			accounts := a.Accounts(v.partial)
+			x := accounts[0]
+			got := fmt.Sprintf("%d-%d %d/%d %d %d(%d) %d %d %d %v %v %v %v", x.From, x.Last, x.Arrived, x.Distinct, x.Queued, x.Announced, x.SetAside,
+				x.Lost, x.Duplicated, x.Reordered, x.LostIDs, x.GapIDs, x.DoubleIDs, x.LateIDs)
+			got = strings.ReplaceAll(got, box+"-", "")
+			if x.Outbox != box || !x.Current {
+				t.Errorf("the first account is that of %s", x.Outbox)
+			}
+			equal(t, "account", got, v.want)
+			for _, x := range accounts[1:] {
+				if x.Outbox != other || x.Lost != 0 || x.Distinct != 2 {
+					t.Errorf("the other one: %+v", x)
+				}
+			}
+		})
+	}
+}
