@@ -251,7 +251,7 @@ func BenchmarkLedgerRestart(b *testing.B) {
 		if err := again.openDisk(newLedgerDisk(dir, zerolog.Nop())); err != nil {
 			b.Fatal(err)
 		}
-		if r := again.report("", false); r.Received != 1_000_000 || r.Duplicates != 0 || again.count != again.keep {
+		if r := again.report("", false, 0); r.Received != 1_000_000 || r.Duplicates != 0 || again.count != again.keep {
 			b.Fatalf("%+v, %d kept", r, again.count)
 		}
 		_ = again.close()
