@@ -88,6 +88,8 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&conf.ConnectProxy, "connect-proxy", "", "address of an HTTP CONNECT proxy for clients that keep Azure's names: set HTTPS_PROXY=http://ADDR; "+
 		"hub-a.azure-devices.net is hub-a, and DPS assigns that name to who asks it by its own")
 	f.BoolVar(&conf.ListenAny, "listen-any", false, "allow addresses that are not loopback")
+	f.IntVar(&conf.Polls, "polls", conf.Polls, "how many polls of a registration DPS answers with 202 before the answer proper")
+	f.BoolVar(&conf.AutoApprove, "auto-approve", conf.AutoApprove, "=false: a new device waits for POST /api/devices/ID/approve, as in IoT Central; DPS answers failed 400209 until then")
 	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
 	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")
 	f.StringVar(&limits, "dps-limits", "", "let DPS answer 429 beyond REGISTRATIONS,POLLS: of all in a minute, of one device in 10 s; without a value Azure's 1000,5")

@@ -137,7 +137,7 @@ func (m *letter) packetID() uint16 { return uint16(m.seq&0x3FFF) + 1 }
 
 // end settles a message for good.
 func (m *letter) end(state, outcome string) {
-	m.state, m.token = state, ""
+	m.state, m.token, m.body = state, "", nil // only what became of it is remembered
 	if m.ack == "full" || m.ack == "positive" && outcome == FeedbackSuccess || m.ack == "negative" && outcome != FeedbackSuccess {
 		m.feedback = outcome
 	}
@@ -221,12 +221,15 @@ func (q *mailbox) expire(now time.Time) {
 	}
 }
 
-// deliver sends everything that waits, in order. With QoS 0 a message is done when it is sent.
-func (q *mailbox) deliver(qos byte, now time.Time, send func(topic string, body []byte, id uint16, dup bool)) {
+// deliver sends what waits, in order, as long as there is room. With QoS 0 a message is done when it is sent.
+func (q *mailbox) deliver(qos byte, now time.Time, room func() bool, send func(topic string, body []byte, id uint16, dup bool)) {
 	q.expire(now)
 	for _, m := range q.messages {
 		if m.state != C2DEnqueued {
 			continue
+		}
+		if !room() {
+			return
 		}
 		m.deliveryCount++
 		if qos == 0 {

@@ -555,6 +555,9 @@ type created struct{ body any }
 // that waits for the device. Who sends a bare value, as `az` does with whatever it is given, means the request.
 func (c *central) runCommand(r *http.Request) (any, error) {
 	body, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, errorf(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
+	}
 	if err != nil || len(body) > 0 && !json.Valid(body) {
 		return nil, errorf(http.StatusBadRequest, "BadRequest", "The body is not JSON.")
 	}

@@ -94,6 +94,15 @@ func (r *registry) states() []DeviceState {
 	for _, d := range r.byID {
 		states = append(states, r.describe(d))
 	}
+	listed := map[string]bool{}
+	for _, h := range r.hubs {
+		for _, i := range h.all() {
+			if r.byID[i.id] == nil && !listed[i.id] {
+				listed[i.id] = true
+				states = append(states, i.describe())
+			}
+		}
+	}
 	slices.SortFunc(states, func(a, b DeviceState) int { return cmp.Compare(a.ID, b.ID) })
 	return states
 }
@@ -111,6 +120,17 @@ func (r *registry) describe(d *device) DeviceState {
 		if st.ModelID == "" {
 			st.ModelID = live.from.modelID
 		}
+	}
+	return st
+}
+
+// describe is about a device that only its hub knows.
+func (i *identity) describe() DeviceState {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	st := DeviceState{ID: i.id, Enabled: i.enabled, Approved: true, ModelID: i.modelID}
+	if i.session != nil {
+		st.ConnectedHub = Optional(i.hub.name)
 	}
 	return st
 }
@@ -163,6 +183,10 @@ func (s *Sim) Failback(id string) error {
 
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
 func (s *Sim) Disable(id string) error {
+	if i := s.registry.made(id); i != nil {
+		i.disable("device disabled")
+		return nil
+	}
 	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
 
@@ -173,6 +197,10 @@ func (s *Sim) DisableIdentity(id string) error {
 
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
+	if i := s.registry.made(id); i != nil {
+		i.enable()
+		return nil
+	}
 	return s.registry.change(id, "", func(d *device) {
 		d.disabled, d.unusable = false, false
 		if e := s.registry.entry(d); e != nil && !e.group() && e.disabled() {

@@ -170,6 +170,9 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 	if p.qos == 2 {
 		return closing("QoS 2 is not supported")
 	}
+	if len(rid) > ridLimit {
+		return closing("a $rid of %d bytes", len(rid))
+	}
 	var a answer
 	switch path {
 	case dpsRegisterTopic:

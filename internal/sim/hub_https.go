@@ -217,8 +217,9 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 		return nil
 	}
 	m.headers(w.Header())
+	body := m.body
 	i.mu.Unlock()
-	_, _ = w.Write(m.body)
+	_, _ = w.Write(body)
 	return nil
 }
 

@@ -152,6 +152,42 @@ func TestIdentityRegistry(t *testing.T) {
 }
 
 // What the service switches off for a device of DPS stays off when the device registers again.
+// A device that only a hub knows is the operator's too, as far as DPS need not know it.
+func TestControlOfADeviceOnlyAHubKnows(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		s := w.service(0)
+		defer s.http.CloseIdleConnections()
+		s.want(200, "", "PUT", "/devices/made", `{"deviceId":"made"}`)
+		w.provision("known")
+		state := func() string {
+			all := ""
+			for _, d := range w.State().Devices {
+				all += fmt.Sprintf("%s enabled=%v assigned=%q ", d.ID, d.Enabled, d.AssignedHub)
+			}
+			return all
+		}
+		if got := state(); got != `known enabled=true assigned="hub-a" made enabled=true assigned="" ` {
+			t.Error(got)
+		}
+		must(t, w.Disable("made"))
+		if got := state(); !strings.Contains(got, "made enabled=false") {
+			t.Error(got)
+		}
+		s.want(200, "", "GET", "/devices/made", "")
+		must(t, w.Enable("made"))
+		for what, err := range map[string]error{"failover": w.Failover("made", 0), "block": w.Block("made"), "approve": w.Approve("made")} {
+			if refusal(err) != "409 DeviceNotProvisioned" {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		must(t, w.Delete("made"))
+		s.want(404, "DeviceNotFound", "GET", "/devices/made", "")
+		if got := state(); strings.Contains(got, "made") {
+			t.Error(got)
+		}
+	})
+}
+
 func TestServiceDisablesDeviceOfDPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)

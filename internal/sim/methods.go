@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // MethodResult is a device's answer to a direct method.
@@ -17,7 +20,16 @@ type methodAnswer struct {
 	body   []byte
 }
 
-const methodMaxBytes = 128 << 10
+const (
+	methodMaxBytes  = 128 << 10
+	methodNameLimit = 100
+)
+
+// validMethodName keeps what becomes part of a topic from being more than that.
+func validMethodName(name string) bool {
+	return name != "" && len(name) <= methodNameLimit && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("/?#+", r) })
+}
 
 // await waits until the device is there and listens for methods, or until ctx ends.
 func (i *identity) await(ctx context.Context) {
@@ -50,6 +62,9 @@ func (i *identity) arrived() {
 
 // invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
 func (i *identity) invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
+	if !validMethodName(name) {
+		return MethodResult{}, errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
+	}
 	i.mu.Lock()
 	s := i.session
 	if s == nil || s.subs.methods == 0 {

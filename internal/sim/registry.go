@@ -439,6 +439,11 @@ func (r *registry) with(id string, f func(*device) error) error {
 	defer r.mu.Unlock()
 	d := r.byID[id]
 	if d == nil {
+		for _, h := range r.hubs {
+			if h.identity(id) != nil {
+				return errorf(409, "DeviceNotProvisioned", "device %s was made in %s, DPS does not know it", id, h.name)
+			}
+		}
 		return errorf(404, "DeviceNotFound", "device %s is not known", id)
 	}
 	err := f(d)
@@ -580,6 +585,10 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 
 // delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
 func (r *registry) delete(id string) error {
+	if i := r.made(id); i != nil {
+		i.hub.delete(id, "device deleted")
+		return nil
+	}
 	return r.with(id, func(d *device) error {
 		r.drop(d, "device deleted")
 		return nil

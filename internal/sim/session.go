@@ -58,6 +58,9 @@ type subscriptions struct {
 // maxSubscriptions is how many a hub lets one device have.
 const maxSubscriptions = 5
 
+// ridLimit is the length of a $rid, as written, that is certain to fit into an answer's topic.
+const ridLimit = 32 << 10
+
 // reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
 const reasonGoodbye = "disconnected"
 
@@ -373,6 +376,8 @@ func (s *session) request(topic string, body []byte) error {
 	path, query, _ := strings.Cut(topic, "?")
 	rid, _ := queryRaw(query, "$rid")
 	switch {
+	case len(rid) > ridLimit: // it would not fit into the topic of the answer
+		return closing("a $rid of %d bytes", len(rid))
 	case path == "$iothub/twin/GET/":
 		if rid == "" {
 			return closing("twin request without $rid")
@@ -492,12 +497,21 @@ func (s *session) keepSubscriptions() {
 	}
 }
 
-// deliverMail is called with the identity's mutex held.
+// moreMail goes on with what there was no room for. Called without locks.
+func (s *session) moreMail() {
+	s.identity.mu.Lock()
+	defer s.identity.mu.Unlock()
+	s.deliverMail()
+}
+
+// deliverMail is called with the identity's mutex held. A full mailbox is three times what may wait for one client, so it goes out as
+// fast as the client takes it.
 func (s *session) deliverMail() {
 	if s.subs.c2d == 0 || s.identity.session != s {
 		return
 	}
-	s.identity.mail.deliver(s.subs.c2d-1, s.hub.now(), func(topic string, body []byte, id uint16, dup bool) {
+	room := func() bool { return s.wire.room(s.moreMail) }
+	s.identity.mail.deliver(s.subs.c2d-1, s.hub.now(), room, func(topic string, body []byte, id uint16, dup bool) {
 		s.wire.push(appendPublish(nil, topic, body, id, dup), s.conduct().delay)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -273,6 +274,66 @@ func TestC2DQueue(t *testing.T) {
 		if s := states(); !strings.HasSuffix(s, "completed/1") || strings.Contains(s, "enqueued") {
 			t.Error(s)
 		}
+	})
+}
+
+// A full mailbox of large messages is three times what may wait for a client; it arrives all the same, whole and once, also on a slow
+// hub, for a client that reads late, and with QoS 0.
+func TestFullMailboxOfLargeMessages(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		qos  byte
+		slow bool
+	}{{"QoS 1", 1, false}, {"QoS 0", 0, false}, {"slow", 1, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, nil, func(w *world) {
+				host := w.provision("d")
+				d := w.connect(host, "d")
+				d.send(subscribeBytes(1, c.qos, "devices/d/messages/devicebound/#"))
+				d.next()
+				d.close()
+				synctest.Wait()
+				large := strings.Repeat("x", 60_000)
+				for range c2dQueueDepth {
+					_, err := w.SendC2D("d", C2D{Text: &large})
+					must(t, err)
+				}
+				if c.slow {
+					must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 300}))
+				}
+				d = w.connect(host, "d") // and so behind the CONNACK
+				time.Sleep(5 * time.Second)
+				for n := range c2dQueueDepth {
+					if _, body := d.wantPublish(); body != large {
+						t.Fatalf("message %d has %d bytes", n, len(body))
+					}
+				}
+				messages, err := w.C2DMessages("d")
+				must(t, err)
+				for _, m := range messages {
+					if m.DeliveryCount != 1 {
+						t.Fatalf("delivered %d times", m.DeliveryCount)
+					}
+				}
+				d.close()
+			})
+		})
+	}
+}
+
+// What becomes part of a topic must be a name, and fit.
+func TestNamesThatAreNoTopics(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		d := w.connect(w.provision("d"), "d")
+		d.subscribeAll()
+		for _, name := range []string{strings.Repeat("x", 101), strings.Repeat("x", 65507), "a\x00b", "a/b", "a?$rid=9", "#", "\xff"} {
+			if _, err := w.Method(w.t.Context(), "d", name, nil); refusal(err) != "400 ArgumentInvalid" {
+				t.Errorf("%.20q: %v", name, err)
+			}
+		}
+		topic := "$iothub/twin/GET/?$rid=" + strings.Repeat("r", 65535-23)
+		d.send(publishBytes(topic, " ", 0, 0))
+		d.wantEnd()
 	})
 }
 

@@ -41,6 +41,7 @@ type wire struct {
 	dead    bool // nothing more can be written: out goes nowhere
 	cause   string
 	late    *lateness
+	more    func() // somebody has more to send when there is room
 }
 
 // carrier is what packets travel in.
@@ -125,6 +126,22 @@ func (w *wire) push(packet []byte, delay time.Duration) {
 	w.startWriter()
 }
 
+// room says whether a large packet may be pushed. If not, more is called once, without locks, when the client has taken what waits;
+// on a connection that is given up, never.
+func (w *wire) room(more func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	waiting := len(w.out)
+	if w.late != nil {
+		waiting += w.late.bytes
+	}
+	if !w.dead && waiting <= maxOutput/2 {
+		return true
+	}
+	w.more = more
+	return false
+}
+
 // fail gives the connection up; the owner finds out by a read error. Called with mu held.
 func (w *wire) fail(cause string) {
 	if !w.dead {
@@ -206,6 +223,12 @@ func (w *wire) drain() (err error) {
 		w.mu.Lock()
 		if w.out == nil && cap(batch) <= 1024 { // a small buffer is worth keeping, a large one is not
 			w.out = batch[:0]
+		}
+		if more := w.more; more != nil && len(w.out) == 0 && err == nil {
+			w.more = nil
+			w.mu.Unlock()
+			more()
+			w.mu.Lock()
 		}
 	}
 	if err != nil {
