@@ -77,11 +77,8 @@ func slotSum(b []byte) uint32 {
 
 // readSlot returns false for what is no slot, or says what cannot be.
 func readSlot(b []byte) (s slot, ok bool, err error) {
-	switch v := prefixVersion(b, slotMagic); {
-	case v > version:
-		return slot{}, false, fmt.Errorf("%w: cursor format %d, this program knows %d", ErrNewer, v, version)
-	case v != version || len(b) < slotFixed:
-		return slot{}, false, nil
+	if ours, err := isOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
+		return slot{}, false, err
 	}
 	length := le.Uint32(b[24:])
 	if length < slotFixed || int64(length) > int64(len(b)) || le.Uint32(b[28:]) != slotSum(b[:length]) {
