@@ -333,7 +333,7 @@ func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	if n > 0 {
 		b.lost += n
 		b.problem(Problem{
-			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Err: why,
+			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Messages: n, Err: why,
 			Text: fmt.Sprintf("%d messages are damaged in %s: what is left of them is set aside in %s", n, b.path(s.num), quarantineName),
 		})
 	}
@@ -518,7 +518,7 @@ func (b *Box) drop(s span, why string) {
 	}
 	b.dropped += n
 	b.problem(Problem{
-		Kind: Dropped, ID: id.String(), First: first, Last: last,
+		Kind: Dropped, ID: id.String(), First: first, Last: last, Messages: n,
 		Text: fmt.Sprintf("%d of the oldest messages were dropped %s", n, why),
 	})
 }

@@ -352,7 +352,7 @@ func (b *Box) loseMissing(l *layout) (lost bool) {
 		if n > 0 {
 			lost = true
 			b.lost += n
-			b.problem(Problem{Kind: Corrupt, ID: id.String(), First: first, Last: last, Text: fmt.Sprintf("%d messages are missing: %s", n, why)})
+			b.problem(Problem{Kind: Corrupt, ID: id.String(), First: first, Last: last, Messages: n, Text: fmt.Sprintf("%d messages are missing: %s", n, why)})
 		}
 		b.mu.Unlock()
 		if n > 0 {
