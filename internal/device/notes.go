@@ -166,7 +166,7 @@ func (d *Device) startText() string {
 
 func (d *Device) farewell() journal.Event {
 	s := d.box.Stats()
-	text := fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)
+	parts := []string{fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)}
 	for _, rare := range []struct {
 		n    uint64
 		what string
@@ -177,10 +177,10 @@ func (d *Device) farewell() journal.Event {
 		{d.counters.Bad.Load(), "inputs that were no samples"},
 	} {
 		if rare.n > 0 {
-			text += fmt.Sprintf(", %d %s", rare.n, rare.what)
+			parts = append(parts, fmt.Sprintf("%d %s", rare.n, rare.what))
 		}
 	}
-	return journal.Event{Kind: journal.Stopped, Lost: gone(s), Text: text}
+	return journal.Event{Kind: journal.Stopped, Lost: gone(s), Text: strings.Join(parts, ", ")}
 }
 
 // gone is how many samples the outbox has given up: no hub will ever have them, and consumers are told.
