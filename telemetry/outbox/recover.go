@@ -258,11 +258,7 @@ func (l *layout) next() uint64 {
 func (l *layout) acks() acks {
 	switch {
 	case l.hasSlot:
-		a := acks{cursor: l.slot.cursor}
-		for _, x := range l.slot.spans {
-			a.add(x)
-		}
-		return a
+		return l.slot.acks()
 	case len(l.segs) > 0:
 		return acks{cursor: l.segs[0].base}
 	}
