@@ -550,7 +550,11 @@ func audit(ctx context.Context, env *Env, dir, deviceID, where string, partial b
 func (v verdict) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name string, n uint64, ids []string) {
-		fmt.Fprintf(w, "  %s\t%d\t%s\n", name, n, list(ids, ""))
+		fmt.Fprintf(w, "  %s\t%d", name, n)
+		if len(ids) > 0 {
+			fmt.Fprintf(w, "  %s", list(ids, ""))
+		}
+		fmt.Fprintln(w)
 	}
 	var announced uint64
 	for _, x := range v.Outboxes {

@@ -504,6 +504,7 @@ func (l *Link) puback(pid uint16, now time.Time) error {
 	for len(l.queue) > 0 && l.queue[0].acked {
 		l.queue[0] = nil
 		l.queue = l.queue[1:]
+		l.turned = now
 	}
 	l.stats.Acked++
 	l.ackedLocked(p, now)

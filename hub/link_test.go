@@ -575,6 +575,75 @@ func TestWithheldPubackEndsTheLinkAtTheFinalLimit(t *testing.T) {
 	})
 }
 
+// TestOneWithheldPubackEndsTheLink: everything else is acknowledged at once, but one message never is. It must not be forgotten.
+func TestOneWithheldPubackEndsTheLink(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			n := 0
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				if n++; n != 10 {
+					p.puback(q.MessageID)
+				}
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		began := time.Now()
+		for i := 0; ; i++ {
+			if l.Publish([]byte("{}"), map[string]string{"$.mid": fmt.Sprint(i)}, a.done(fmt.Sprint(i))) != nil {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(began); took < finalLimit+9*time.Second || took > finalLimit+10*time.Second || !errors.Is(l.Err(), ErrUnacked) {
+			t.Errorf("after %v: %v", took, l.Err())
+		}
+		if got := a.of("9"); len(got) != 1 || got[0] == nil {
+			t.Errorf("the message completed with %v", got)
+		}
+		l.Abort()
+	})
+}
+
+// TestHubThatGetsOnIsKept: one PUBACK in 20 s, in order. The last of a window waits for 20 minutes, but the hub is at work.
+func TestHubThatGetsOnIsKept(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			pids := make(chan uint16, DefaultWindow)
+			w.wg.Go(func() {
+				for pid := range pids {
+					time.Sleep(20 * time.Second)
+					p.puback(pid)
+				}
+			})
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				pids <- q.MessageID
+			}
+			close(pids)
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for i := range DefaultWindow {
+			offer(t, l, &a, fmt.Sprint(i))
+		}
+		if err := l.Settle(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s := l.Stats(); s.Acked != DefaultWindow {
+			t.Errorf("%+v", s)
+		}
+		l.Abort()
+	})
+}
+
 // TestMuteHubThatAnswersTheProbe: nothing comes on the link, not even PINGRESP, but a new TLS connection is answered. The hub may be
 // busy, so the link is kept up to the final limit.
 func TestMuteHubThatAnswersTheProbe(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // The topics of IoT Hub (docs "Communicate with an IoT hub using the MQTT protocol").
@@ -171,6 +172,9 @@ func checkMessage(topic string, body []byte, props map[string]string) error {
 		size += len(k) + len(v)
 		if k == "" {
 			return &MessageError{"a property without a name"}
+		}
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", k)}
 		}
 	}
 	switch {

@@ -147,6 +147,8 @@ func TestMessagesNoHubWouldTake(t *testing.T) {
 		"with its properties":   {maxMessage - 5, map[string]string{"name": "value"}, false},
 		"topic too long":        {0, map[string]string{"a": strings.Repeat("%", 30_000)}, false},
 		"nameless property":     {1, map[string]string{"": "x"}, false},
+		"name that is no text":  {1, map[string]string{"\xff": "x"}, false},
+		"value that is no text": {1, map[string]string{"x": "a\xc3"}, false},
 	} {
 		err := checkMessage(eventsTopic("d", encodeBag(v.props)), make([]byte, v.body), v.props)
 		if (err == nil) != v.ok {

@@ -13,6 +13,9 @@ import (
 // send that is still owed an answer. After a first, short time the link is suspect: a PINGREQ goes out and a bare TCP and TLS
 // connection to the same hub, without CONNECT, so without a second session. If neither is answered by twice that time the link is
 // dead. If either is, the hub lives: the link is kept, the window is halved, and only the final limit ends it.
+//
+// The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
+// slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
 const (
 	minSuspect = time.Second
 	maxSuspect = 5 * time.Second
@@ -31,7 +34,8 @@ type watch struct {
 	pingSent   time.Time // zero: no PINGREQ is unanswered
 	srtt       time.Duration
 	rttvar     time.Duration
-	alarms     int // false alarms since the last PUBACK
+	turned     time.Time // another message became the oldest in flight
+	alarms     int       // false alarms since the last PUBACK
 	suspect    bool
 	proved     bool // while suspect: the hub answered the probe
 	stopProbe  context.CancelFunc
@@ -50,7 +54,7 @@ func (w *watch) deadAfter() time.Duration {
 	return min(max(2*w.suspectAfter(), minDead), maxDead)
 }
 
-// owedSinceLocked is when the oldest send happened that is still owed an answer; false if none is.
+// owedSinceLocked is since when an answer has been owed, at the longest; false if none is.
 func (l *Link) owedSinceLocked() (time.Time, bool) {
 	var oldest time.Time
 	for _, t := range []time.Time{l.setupOwed(), l.pingSent, l.publishOwed()} {
@@ -72,7 +76,10 @@ func (l *Link) publishOwed() time.Time {
 	if len(l.queue) == 0 {
 		return time.Time{}
 	}
-	return l.queue[0].sent
+	if sent := l.queue[0].sent; sent.After(l.turned) {
+		return sent
+	}
+	return l.turned
 }
 
 // heardLocked notes that the peer sent something.

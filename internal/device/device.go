@@ -101,13 +101,16 @@ type Device struct {
 	methods  chan struct{} // a slot for each one that runs
 	stopping atomic.Bool
 	counters telemetry.Counters
+	badLines flood
+	drops    flood
+	poison   flood
 
 	mu       sync.Mutex
 	status   Status
 	alarm    string
 	lastText string    // of the last refusal, for a device that runs once
 	downAt   time.Time // since when there is no link; zero: there is one
-	dropped  uint64    // by the outbox, when the link went
+	gone     uint64    // samples that the outbox had given up when the link went
 	renewing bool
 	first    chan struct{} // closed at the first link
 	refused  chan error    // one slot: a person must act
@@ -128,6 +131,9 @@ func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: make(chan struct{}, maxMethods),
 		first: make(chan struct{}), refused: make(chan error, 1)}
 	d.commands = d.commandList()
+	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
+	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
+	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
 	d.twin = twin{d: d, applied: map[string]json.RawMessage{}}
 	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
 	d.c.Failover.Rand = split(c.Rand)
@@ -152,7 +158,10 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	if err := d.open(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() {
+		err = errors.Join(err, d.close())
+		d.emit(d.farewell()) // closing may find more to tell
+	}()
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
 
 	// The session outlives ctx: what is queued is sent before the end.
@@ -171,7 +180,6 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	d.finish(asked)
 	end()
 	running.Wait()
-	d.emit(d.farewell())
 	return err
 }
 
@@ -188,7 +196,7 @@ func (d *Device) produce(ctx context.Context) error {
 		Model: d.c.Model,
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {
-			d.emit(journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
+			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
 		},
 		Counters: &d.counters,
 	})
@@ -258,6 +266,9 @@ func (d *Device) open() (err error) {
 func (d *Device) close() error {
 	d.handled.close()
 	err := d.box.Close()
+	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison} {
+		f.close()
+	}
 	d.home.close()
 	return err
 }

@@ -55,9 +55,7 @@ func (d *Device) linkUp(n failover.Note) {
 	d.mu.Lock()
 	if !d.downAt.IsZero() {
 		e.Outage = now.Sub(d.downAt)
-		if dropped := d.box.Stats().Dropped; dropped > d.dropped {
-			e.Lost = dropped - d.dropped
-		}
+		e.Lost = gone(d.box.Stats()) - d.gone
 		e.Text = fmt.Sprintf("up again on %s after %s, %d lost", n.Host, journal.Duration(e.Outage), e.Lost)
 	}
 	if d.renewing {
@@ -81,7 +79,7 @@ func (d *Device) linkUp(n failover.Note) {
 func (d *Device) linkLost(n failover.Note) {
 	d.mu.Lock()
 	d.downAt = time.Now()
-	d.dropped = d.box.Stats().Dropped
+	d.gone = gone(d.box.Stats())
 	d.renewing = n.Signal == failover.TokenRenewal
 	renewing := d.renewing
 	d.status.Hub, d.status.Since = "", d.downAt
@@ -168,16 +166,53 @@ func (d *Device) startText() string {
 
 func (d *Device) farewell() journal.Event {
 	s := d.box.Stats()
-	e := journal.Event{Kind: journal.Stopped, Lost: s.Dropped,
-		Text: fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)}
-	return e
+	parts := []string{fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)}
+	for _, rare := range []struct {
+		n    uint64
+		what string
+	}{
+		{s.Damaged, "damaged on the disk"},
+		{s.Quarantined, "set aside that no hub would take (hubhop outbox ls --quarantine)"},
+		{d.counters.Skipped.Load(), "ticks skipped for a full outbox"},
+		{d.counters.Bad.Load(), "inputs that were no samples"},
+	} {
+		if rare.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", rare.n, rare.what))
+		}
+	}
+	return journal.Event{Kind: journal.Stopped, Lost: gone(s), Text: strings.Join(parts, ", ")}
 }
+
+// gone is how many samples the outbox has given up: no hub will ever have them, and consumers are told.
+func gone(s outbox.Stats) uint64 { return s.Dropped + s.Damaged }
 
 // outboxProblem tells what the outbox reports: it does its best and says what it could not.
 func (d *Device) outboxProblem(p outbox.Problem) {
-	e := journal.Event{Kind: journal.OutboxProblem, Name: p.Kind.String(), Text: "outbox: " + p.Text}
+	e := journal.Event{Kind: journal.OutboxProblem, Name: p.Kind.String(), Lost: p.Messages, Text: "outbox: " + p.Text}
 	if p.Err != nil {
 		e.Error = p.Err.Error()
 	}
-	d.emit(e)
+	switch p.Kind {
+	case outbox.Dropped:
+		d.drops.tell(p.Messages, e)
+	case outbox.Quarantined:
+		e.Text += ": " + e.Error
+		d.poison.tell(p.Messages, e)
+	default:
+		d.emit(e)
+	}
+}
+
+func (d *Device) moreDrops(n uint64) journal.Event {
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n,
+		Text: fmt.Sprintf("outbox: %d more of the oldest messages were dropped since", n)}
+}
+
+func (d *Device) morePoison(n uint64) journal.Event {
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n,
+		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantine lists them", n)}
+}
+
+func (d *Device) moreBadLines(n uint64) journal.Event {
+	return journal.Event{Kind: journal.BadLine, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
 }

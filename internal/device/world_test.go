@@ -20,6 +20,7 @@ import (
 	"hubhop/internal/memnet"
 	"hubhop/internal/sim"
 	"hubhop/model"
+	"hubhop/telemetry/outbox"
 )
 
 // TestMain refuses every dial off this test's own wires: whole outages run on the in-memory network.
@@ -42,6 +43,7 @@ type world struct {
 	events []journal.Event
 	stop   context.CancelFunc
 	ended  chan error
+	gives  bool // the device gives samples up: they must be announced
 }
 
 // setup changes the cloud and the device before they start.
@@ -104,7 +106,10 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 		if w.dev != nil {
 			w.halt()
 		}
-		if w.config.Telemetry {
+		switch {
+		case w.gives:
+			w.nothingUntold()
+		case w.config.Telemetry:
 			w.nothingLost()
 		}
 	})
@@ -166,6 +171,25 @@ func (w *world) nothingLost() {
 			w.t.Errorf("%s says that %s were dropped", m.Mid, *gap)
 		}
 	}
+}
+
+// nothingUntold holds the cloud's books against what the device has on its disk: what is missing was announced.
+func (w *world) nothingUntold() outbox.Account {
+	w.t.Helper()
+	var a outbox.Audit
+	w.must(a.Holds(OutboxDir(w.config.StateDir, "dev-1")))
+	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+		gap := ""
+		if p := m.Properties["gap"]; p != nil {
+			gap = *p
+		}
+		a.Arrived(m.Mid, gap)
+	}
+	all := a.Accounts(false)
+	if len(all) != 1 || all[0].Lost > 0 || all[0].Reordered > 0 || all[0].Announced == 0 {
+		w.t.Fatalf("%+v", all)
+	}
+	return all[0]
 }
 
 // run lets virtual time pass.

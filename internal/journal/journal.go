@@ -51,7 +51,7 @@ type Event struct {
 	Took        time.Duration `json:"tookNs,omitempty"`
 	Wait        time.Duration `json:"waitNs,omitempty"`
 	Outage      time.Duration `json:"outageNs,omitempty"` // Connected: how long there had been no link
-	Lost        uint64        `json:"lost,omitempty"`     // Connected, Stopped: samples dropped meanwhile
+	Lost        uint64        `json:"lost,omitempty"`     // Connected, Stopped: samples dropped or damaged meanwhile; OutboxProblem: how many it is about
 	Provisional bool          `json:"provisional,omitempty"`
 	Error       string        `json:"error,omitempty"`
 	Text        string        `json:"text"`

@@ -29,6 +29,9 @@ func (a *acks) next(pos uint64) uint64 {
 	return pos
 }
 
+// whole says that all places of a segment have left.
+func (a *acks) whole(s *segment) bool { return a.next(s.base) >= s.end }
+
 func (a *acks) has(pos uint64) bool { return a.next(pos) != pos }
 
 // open returns the parts of a span that have not left.

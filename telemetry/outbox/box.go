@@ -33,6 +33,7 @@ var (
 	ErrTooLarge = errors.New("too large for the outbox") // the error that carries it has a method Permanent() bool that returns true
 	ErrLocked   = errors.New("the outbox is in use by another process")
 	ErrNewer    = errors.New("written by a newer version")
+	ErrOlder    = errors.New("written by an older version")
 )
 
 type tooLargeError string

@@ -331,15 +331,15 @@ func TestDirectoryIsPrivate(t *testing.T) {
 }
 
 // A directory of a newer format is left exactly as it is.
-func TestNewerFormatIsRefused(t *testing.T) {
-	for _, file := range []string{cursorName, segName(1)} {
+func TestOtherFormatIsRefused(t *testing.T) {
+	refuse := func(t *testing.T, file string, version byte, want error) {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "x")
 		closeBox(t, b)
 		disk.edit("/box/"+file, func(data []byte) []byte {
 			magic := string(data[:8])
-			newer := append([]byte(magic), 2, 0, 0, 0)
+			newer := append([]byte(magic), version, 0, 0, 0)
 			newer = le.AppendUint32(newer, checksum(newer))
 			for at := range data {
 				if strings.HasPrefix(string(data[at:]), magic) {
@@ -350,13 +350,17 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		})
 		before := disk.calls
 		_, err := Open("/box", Options{FS: disk})
-		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), file) {
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), file) {
 			t.Errorf("got %v", err)
 		}
 		equal(t, "calls that change something", disk.calls, before)
 		if _, err := Open("/box", Options{FS: disk}); errors.Is(err, ErrLocked) {
 			t.Error("the lock was kept")
 		}
+	}
+	for _, file := range []string{cursorName, segName(1)} {
+		refuse(t, file, 2, ErrNewer)
+		refuse(t, file, 0, ErrOlder)
 	}
 }
 

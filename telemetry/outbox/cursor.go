@@ -37,6 +37,15 @@ type slot struct {
 	gaps    []gap
 }
 
+// acks is what has left the line by the slot.
+func (s *slot) acks() acks {
+	a := acks{cursor: s.cursor}
+	for _, x := range s.spans {
+		a.add(x)
+	}
+	return a
+}
+
 func machineHash(name string) (h [16]byte) {
 	if name != "" {
 		sum := sha256.Sum256([]byte(name))
@@ -77,11 +86,8 @@ func slotSum(b []byte) uint32 {
 
 // readSlot returns false for what is no slot, or says what cannot be.
 func readSlot(b []byte) (s slot, ok bool, err error) {
-	switch v := prefixVersion(b, slotMagic); {
-	case v > version:
-		return slot{}, false, fmt.Errorf("%w: cursor format %d, this program knows %d", ErrNewer, v, version)
-	case v != version || len(b) < slotFixed:
-		return slot{}, false, nil
+	if ours, err := isOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
+		return slot{}, false, err
 	}
 	length := le.Uint32(b[24:])
 	if length < slotFixed || int64(length) > int64(len(b)) || le.Uint32(b[28:]) != slotSum(b[:length]) {
@@ -145,7 +151,7 @@ type cursorFile struct {
 	slot    int    // the one being written
 	synced  int    // the one that is on the disk for sure; no write touches it
 	end     uint64 // slot.end of the slot written last
-	cursor  uint64 // slot.cursor of the synced slot
+	left    acks   // what has left the line by the synced slot
 	dirty   bool   // something was written since the last sync began, or should have been
 	failed  bool   // the last try failed, and Report knows
 	timer   *time.Timer
@@ -190,7 +196,7 @@ func (b *Box) openCursor() error {
 		return err
 	}
 	c.file, c.synced, c.slot = f, number, (number+1)%slots
-	c.turn, c.cursor, c.end = max(c.turn, best.turn), best.cursor, best.end
+	c.turn, c.left, c.end = max(c.turn, best.turn), best.acks(), best.end
 	return nil
 }
 
@@ -235,11 +241,11 @@ func (b *Box) state() slot {
 }
 
 // save writes the state down, so that it outlives the process. b.cur.mu is held.
-func (b *Box) save() (cursor uint64, err error) {
+func (b *Box) save() (slot, error) {
 	c := &b.cur
 	c.dirty = true
 	if c.file == nil {
-		return 0, errNoCursor
+		return slot{}, errNoCursor
 	}
 	c.turn++
 	b.mu.Lock()
@@ -248,10 +254,10 @@ func (b *Box) save() (cursor uint64, err error) {
 	b.mu.Unlock()
 	if _, err := c.file.WriteAt(c.buf, int64(c.slot)*slotSize); err != nil {
 		b.cursorFailed(err)
-		return 0, err
+		return slot{}, err
 	}
 	c.end = s.end
-	return s.cursor, nil
+	return s, nil
 }
 
 func (b *Box) hasCursor() bool {
@@ -295,8 +301,8 @@ func (b *Box) syncAcks(force bool) error {
 		c.mu.Unlock()
 		return nil
 	}
-	slot := c.slot
-	cursor, err := b.save() // also after a sync that failed: what it was about is in doubt, so it is written anew
+	number := c.slot
+	saved, err := b.save() // also after a sync that failed: what it was about is in doubt, so it is written anew
 	if err != nil {
 		c.mu.Unlock()
 		return err
@@ -313,7 +319,7 @@ func (b *Box) syncAcks(force bool) error {
 		b.cursorFailed(err)
 		return err
 	}
-	c.synced, c.cursor, c.failed = slot, cursor, false
+	c.synced, c.left, c.failed = number, saved.acks(), false
 	return nil
 }
 

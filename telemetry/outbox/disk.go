@@ -310,7 +310,9 @@ func (b *Box) cutOffAll() error {
 func (b *Box) used() int64 {
 	bytes := b.unsyncedBytes
 	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.cursor; i-- {
-		bytes += b.segs[i].size
+		if len(b.acks.spans) == 0 || !b.acks.whole(b.segs[i]) {
+			bytes += b.segs[i].size
+		}
 	}
 	return bytes
 }
@@ -419,26 +421,30 @@ func (b *Box) newestIn(s segment) int64 {
 // reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
 func (b *Box) reclaimNow() {
 	b.mu.Lock()
-	idle := len(b.segs) < 2 || b.segs[0].end > b.acks.cursor
+	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], b.acks.whole)
 	b.mu.Unlock()
 	if !idle && b.syncAcks(false) == nil {
 		b.reclaim()
 	}
 }
 
-// reclaim deletes the segments that a synced slot says have left the line, but never the newest. What cannot be deleted is tried
+// reclaim deletes the segments that a synced slot says have left the line, wherever they are, but never the newest. What cannot be deleted is tried
 // again the next time.
 func (b *Box) reclaim() {
 	b.cur.mu.Lock()
-	cursor := b.cur.cursor
+	left := b.cur.left // never changed, only replaced
 	b.cur.mu.Unlock()
 	b.mu.Lock()
-	n := 0
-	for n < len(b.segs)-1 && b.segs[n].end <= cursor {
-		b.trash = append(b.trash, b.segs[n].num)
-		n++
+	if n := len(b.segs); n > 0 {
+		newest := b.segs[n-1]
+		b.segs = slices.DeleteFunc(b.segs, func(s *segment) bool {
+			if s == newest || !left.whole(s) {
+				return false
+			}
+			b.trash = append(b.trash, s.num)
+			return true
+		})
 	}
-	b.segs = slices.Delete(b.segs, 0, n)
 	trash := b.trash
 	b.trash = nil
 	b.mu.Unlock()

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 )
@@ -111,5 +112,54 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 		for _, x := range []*Box{b, again, third} {
 			closeBox(t, x)
 		}
+	})
+}
+
+// Segments that left ahead of a backlog are deleted like others, and give their room back: a full outbox need not drop its backlog for
+// what has arrived already.
+func TestRoomComesBackAheadOfABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		o := Options{FS: disk, MaxBytes: smallBox}
+		b := openBox(t, "/box", o)
+		n := 0
+		for b.Stats().QueuedBytes < smallBox-3*4096 {
+			n++
+			appendBodies(t, b, body(n))
+		}
+		backlog := n
+		fresh := b.Newest(1)
+		for range 4 * backlog { // four times what it holds
+			n++
+			appendBodies(t, b, body(n))
+			r, err := b.Next(t.Context(), fresh, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ackAll(t, b, r)
+			fresh = r[len(r)-1].Pos
+		}
+		if s := b.Stats(); s.Dropped != 0 || int(s.Queued) != backlog-1 {
+			t.Errorf("of %d: %+v", backlog, s)
+		}
+		names, _ := disk.List("/box")
+		if len(names) > 64+10 {
+			t.Errorf("%d files", len(names))
+		}
+		for _, o.FS = range []FS{disk.killed(), disk.powerCut(rand.New(rand.NewPCG(1, 1)))} {
+			again := openBox(t, "/box", o)
+			r := queued(t, again)
+			equalAll(t, "the backlog", bodiesOf(r[:backlog-1]), bodies(1, backlog-1))
+			if s := again.Stats(); s.Damaged != 0 {
+				t.Errorf("%+v", s)
+			}
+			ackAll(t, again, r)
+			closeBox(t, again)
+			names, _ := o.FS.List("/box")
+			if len(names) > 3 {
+				t.Errorf("left are %v", names)
+			}
+		}
+		closeBox(t, b)
 	})
 }

@@ -28,6 +28,7 @@ type memFS struct {
 	counts map[string]int
 	// fault, if set, is asked before every call that changes something: how it fails.
 	fault func(call int, op, name string) error
+	short func(n int) int // how many of n bytes a write that fails has written; nil: any number
 }
 
 type dirOp struct {
@@ -225,7 +226,11 @@ func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 	defer f.m.mu.Unlock()
 	err := f.m.ask("write", f.name)
 	if err != nil { // a write that fails may have written something
-		p = p[:f.m.rnd.IntN(len(p)+1)]
+		n := f.m.rnd.IntN(len(p) + 1)
+		if f.m.short != nil {
+			n = f.m.short(len(p))
+		}
+		p = p[:n]
 	}
 	op := fileOp{at: at, data: slices.Clone(p)}
 	if len(p) > 0 {
@@ -310,23 +315,22 @@ func (n *inode) after(rnd *rand.Rand) []byte {
 func (m *memFS) powerCut(rnd *rand.Rand) *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.cutWhileLocked(rnd)
+	return m.boot(func(dirOp) bool { return rnd.IntN(2) == 0 }, func(n *inode) []byte { return n.after(rnd) })
 }
 
-// cutWhileLocked is powerCut for a fault, which is asked while the disk is locked.
-func (m *memFS) cutWhileLocked(rnd *rand.Rand) *memFS {
+// boot is the disk after a power cut: keep says which changes of names that were not synced are there, after what is in a file. m.mu
+// is held, or nobody else knows m.
+func (m *memFS) boot(keep func(dirOp) bool, after func(*inode) []byte) *memFS {
 	next := newMemFS()
-	next.rnd = rand.New(rand.NewPCG(rnd.Uint64(), 0))
 	names := map[string]*inode{}
 	maps.Copy(names, m.solid)
 	for _, op := range m.dirOps {
-		if rnd.IntN(2) == 0 {
+		if keep(op) {
 			op.applyTo(names)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) { // in an order, so that a seed always does the same
-		node := names[name]
-		data := node.after(rnd)
+		data := slices.Clone(after(names[name]))
 		next.names[name] = &inode{data: data, solid: slices.Clone(data)}
 		next.solid[name] = next.names[name]
 	}
@@ -337,6 +341,11 @@ func (m *memFS) cutWhileLocked(rnd *rand.Rand) *memFS {
 func (m *memFS) killed() *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.copied()
+}
+
+// copied is killed for a fault, which is asked while the disk is locked.
+func (m *memFS) copied() *memFS {
 	next := newMemFS()
 	copies := map[*inode]*inode{}
 	cp := func(n *inode) *inode {

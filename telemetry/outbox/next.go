@@ -165,6 +165,9 @@ func (b *Box) readAndUnlock(records []Record, pos uint64, where source, a *allow
 	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
 		seg.end = min(seg.end, b.segs[i].base)
 	}
+	if b.acks.next(s.end) >= seg.end { // what comes between is deleted, and was whole
+		seg.end = min(seg.end, s.end)
+	}
 	b.mu.Unlock()
 	return b.fromSegment(records, seg, pos, start, a)
 }
@@ -333,7 +336,7 @@ func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	if n > 0 {
 		b.lost += n
 		b.problem(Problem{
-			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Err: why,
+			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Messages: n, Err: why,
 			Text: fmt.Sprintf("%d messages are damaged in %s: what is left of them is set aside in %s", n, b.path(s.num), quarantineName),
 		})
 	}
@@ -475,7 +478,7 @@ func (b *Box) leave(s span) {
 		b.ring.popTo(min(b.acks.next(b.ring.base), b.ring.end()))
 		b.room.fire()
 	}
-	if b.oldest() != before {
+	if b.oldest() != before || len(b.segs) > 0 && b.acks.whole(b.segmentOf(s.first)) {
 		b.room.fire()
 	}
 	if b.count() == 0 {
@@ -518,7 +521,7 @@ func (b *Box) drop(s span, why string) {
 	}
 	b.dropped += n
 	b.problem(Problem{
-		Kind: Dropped, ID: id.String(), First: first, Last: last,
+		Kind: Dropped, ID: id.String(), First: first, Last: last, Messages: n,
 		Text: fmt.Sprintf("%d of the oldest messages were dropped %s", n, why),
 	})
 }

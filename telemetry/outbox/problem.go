@@ -41,6 +41,7 @@ type Problem struct {
 	Kind        Kind
 	ID          string // the outbox id that First and Last belong to; "" if it is not about messages
 	First, Last uint64 // seqs, both included; 0 if it is not about messages, or they are not known
+	Messages    uint64 // how many messages; fewer than there are seqs if some of them had left before
 	Err         error  // the cause, if there is one
 	Text        string // one sentence
 }

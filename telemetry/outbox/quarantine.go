@@ -149,7 +149,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	b.miss(id, seq, span{pos, pos})
 	b.quarantined++
 	p := Problem{
-		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Err: why,
+		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: why,
 		Text: fmt.Sprintf("message %s can never be sent and was set aside in %s", id.name(seq), filepath.Join(b.dir, quarantineName)),
 	}
 	if failed != nil || len(records) == 0 {

@@ -103,7 +103,7 @@ func TestReadQueueBesideARunningBox(t *testing.T) {
 	var writing, others sync.WaitGroup
 	for range 2 {
 		writing.Go(func() {
-			for n := range 1500 {
+			for n := range 500 {
 				appendBodies(t, b, signed(body(n), n%300))
 			}
 		})

@@ -88,11 +88,11 @@ func (l *layout) loadSlot(disk FS, name string) error {
 	}
 	defer func() { _ = f.Close() }()
 	best, number, err := readSlots(f)
-	if err != nil && !errors.Is(err, ErrNewer) {
+	if err != nil && !isVersion(err) {
 		best, number, err = readSlots(f) // a disk that stumbles gets a second chance
 	}
-	if errors.Is(err, ErrNewer) {
-		return fmt.Errorf("outbox: %s: %w: use the program that wrote it, or a newer one", name, err)
+	if isVersion(err) {
+		return fmt.Errorf("outbox: %s: %w", name, err)
 	}
 	l.slot, l.hasSlot, l.noSlot = best, number >= 0, err
 	if err == nil && number < 0 {
@@ -115,7 +115,7 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 		return fmt.Errorf("outbox: %s: %w", name, err)
 	}
 	h, halved, err := readHeader(f)
-	if err != nil && !errors.Is(err, errHeader) && !errors.Is(err, ErrNewer) {
+	if err != nil && !errors.Is(err, errHeader) && !isVersion(err) {
 		h, halved, err = readHeader(f) // as above, before the file is set aside
 	}
 	hasAny := false
@@ -123,8 +123,8 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 		hasAny, _ = hasContent(f, 0, size) // if it cannot be read there is nothing to keep either
 	}
 	switch {
-	case errors.Is(err, ErrNewer):
-		return fmt.Errorf("outbox: %s: %w: use the program that wrote it, or a newer one", name, err)
+	case isVersion(err):
+		return fmt.Errorf("outbox: %s: %w", name, err)
 	case err == nil && h.id != 0 && h.base > 0 && h.base < farthest && h.baseSeq > 0 && h.baseSeq < farthest:
 		l.segs = append(l.segs, &segment{header: h, num: num, end: h.base, size: size, newest: unknownAge})
 		if halved {
@@ -258,11 +258,7 @@ func (l *layout) next() uint64 {
 func (l *layout) acks() acks {
 	switch {
 	case l.hasSlot:
-		a := acks{cursor: l.slot.cursor}
-		for _, x := range l.slot.spans {
-			a.add(x)
-		}
-		return a
+		return l.slot.acks()
 	case len(l.segs) > 0:
 		return acks{cursor: l.segs[0].base}
 	}
@@ -352,7 +348,7 @@ func (b *Box) loseMissing(l *layout) (lost bool) {
 		if n > 0 {
 			lost = true
 			b.lost += n
-			b.problem(Problem{Kind: Corrupt, ID: id.String(), First: first, Last: last, Text: fmt.Sprintf("%d messages are missing: %s", n, why)})
+			b.problem(Problem{Kind: Corrupt, ID: id.String(), First: first, Last: last, Messages: n, Text: fmt.Sprintf("%d messages are missing: %s", n, why)})
 		}
 		b.mu.Unlock()
 		if n > 0 {

@@ -66,13 +66,22 @@ func appendPrefix(b []byte, magic string) []byte {
 	return le.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-// prefixVersion returns the version of a file or slot, 0 if b does not begin one.
-func prefixVersion(b []byte, magic string) uint32 {
+// isOurs says whether b begins a file or slot. An error, of a kind that isVersion knows, says that it is one of another version: whose
+// it is can be told, what it says cannot.
+func isOurs(b []byte, magic string) (bool, error) {
 	if len(b) < 16 || string(b[:8]) != magic || le.Uint32(b[12:]) != crc32.Checksum(b[:12], castagnoli) {
-		return 0
+		return false, nil
 	}
-	return le.Uint32(b[8:])
+	switch v := le.Uint32(b[8:]); {
+	case v > version:
+		return false, fmt.Errorf("%w: its format is %d, this program knows %d: use the program that wrote it, or a newer one", ErrNewer, v, version)
+	case v < version:
+		return false, fmt.Errorf("%w: its format is %d, this program knows %d: empty it with the program that wrote it", ErrOlder, v, version)
+	}
+	return true, nil
 }
+
+func isVersion(err error) bool { return errors.Is(err, ErrNewer) || errors.Is(err, ErrOlder) }
 
 // appendTo appends the header, twice.
 func (h *header) appendTo(b []byte) []byte {
@@ -104,11 +113,11 @@ func readHeader(r io.ReaderAt) (h header, damaged bool, err error) {
 	good := 0
 	for b := both[:n]; len(b) >= headerSize; b = b[headerSize:] {
 		one := b[:headerSize]
-		v := prefixVersion(one, segMagic)
-		if v > version {
-			return header{}, false, fmt.Errorf("%w: segment format %d, this program knows %d", ErrNewer, v, version)
+		ours, err := isOurs(one, segMagic)
+		if err != nil {
+			return header{}, false, err
 		}
-		if v != version || le.Uint32(one[60:]) != crc32.Checksum(one[:60], castagnoli) {
+		if !ours || le.Uint32(one[60:]) != crc32.Checksum(one[:60], castagnoli) {
 			continue
 		}
 		good++

@@ -1,0 +1,69 @@
+package device
+
+import (
+	"sync"
+	"time"
+
+	"hubhop/internal/journal"
+)
+
+// flood lets the first events of a kind through and sums up the others, for what comes by the thousand is one story. It counts
+// nothing that is not told in the end.
+type flood struct {
+	most int           // events that are told one by one in each span
+	span time.Duration // from the first event on
+	emit func(journal.Event)
+	rest func(n uint64) journal.Event // tells of n things that were not told one by one
+
+	mu     sync.Mutex
+	timer  *time.Timer // nil: no span has begun
+	told   int
+	held   uint64
+	closed bool
+}
+
+// tell emits an event that is about n things, or keeps their number for the end of the span.
+func (f *flood) tell(n uint64, e journal.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		f.emit(e)
+		return
+	}
+	if f.timer == nil {
+		f.told, f.timer = 0, time.AfterFunc(f.span, f.end)
+	}
+	if f.told == f.most {
+		f.held += n
+		return
+	}
+	f.told++
+	f.emit(e)
+}
+
+// end is the end of a span.
+func (f *flood) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.timer = nil
+	f.sumUp()
+}
+
+// close tells what is left. From now on everything is told at once.
+func (f *flood) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	f.sumUp()
+}
+
+// sumUp is called with mu held, also to emit, so that nothing comes behind what follows close.
+func (f *flood) sumUp() {
+	if f.held > 0 {
+		f.emit(f.rest(f.held))
+		f.held = 0
+	}
+}
