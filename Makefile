@@ -5,9 +5,10 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
 TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
 FUZZTIME ?= 5s
-KILLS   ?= 200
+KILLS ?= 200
 FAILOVERS ?= 20
-SEED    ?= 0
+SEED ?= 0
+CRASH ?=
 
 .PHONY: help build test race lint fuzz bench bench-sim crash demo cross conformance check
 
@@ -39,7 +40,7 @@ bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md
 	cd internal/sim/bench && $(GO) run . -hubhop ../../../hubhop -write ../../../docs/benchmarks.md
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
-	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED)
+	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)
 
 demo: ## see it work
 	$(GO) run . demo

@@ -27,7 +27,8 @@ type arrival struct {
 
 // book is everything that has arrived, message by message, and what is wrong with it. It trusts no count of anybody else.
 type book struct {
-	window int // messages in flight at most: so many may come again after an event
+	window int  // messages in flight at most: so many may come again after an event
+	mixed  bool // new samples may go ahead of old ones, so order says nothing
 
 	outbox   string // its id: there must be one only
 	samples  []line // by seq, from 1 on; N is 0 while the sample has not arrived
@@ -44,11 +45,11 @@ type book struct {
 
 	// Events, and what came twice because of them. Samples arrive in order, and what is repeated is older than what is new. So when a
 	// sample arrives that was made after an event, everything that the event can have repeated has arrived.
-	pending    []uint64 // for each event that is not over: the last N that was written before it
-	repeats    int64    // all
-	since      int64    // since the last event that is over
-	worst      int64    // per event: the most
-	worstGroup int      // events that overlapped at most
+	events  int
+	pending []uint64 // for each event that is not over: the last N that was written before it
+	repeats int64    // all
+	since   int64    // since the last event that is over
+	worst   int64    // per event: the most
 }
 
 const (
@@ -68,7 +69,10 @@ func (b *book) fault(format string, a ...any) {
 const paceOf = 5000
 
 // event notes that something was killed or moved, and that lines up to n were written before.
-func (b *book) event(n uint64) { b.pending = append(b.pending, n) }
+func (b *book) event(n uint64) {
+	b.events++
+	b.pending = append(b.pending, n)
+}
 
 // calm says whether everything that happened is over.
 func (b *book) calm() bool { return len(b.pending) == 0 }
@@ -110,7 +114,7 @@ func (b *book) add(a arrival) {
 	}
 	b.samples[seq-1] = body
 	b.distinct++
-	if seq < b.highest {
+	if seq < b.highest && !b.mixed {
 		b.fault("%s arrived behind %d", a.Mid, b.highest)
 	}
 	if b.highest, b.newest = max(b.highest, seq), max(b.newest, body.N); b.hub != a.Hub {
@@ -127,6 +131,9 @@ func (b *book) repeated() {
 	b.repeats++
 	b.since++
 	n := max(1, len(b.pending))
+	if b.mixed { // old samples may still come again when new ones have arrived: only the sum can be judged
+		b.since, n = b.repeats, b.events
+	}
 	if b.since == int64(b.window*n)+1 { // say so once
 		b.fault("more than %d messages were repeated after %d events", b.window*n, n)
 	}
@@ -136,8 +143,10 @@ func (b *book) repeated() {
 // settle ends the events that are over. What was repeated meanwhile belongs to all of them, since they overlapped.
 func (b *book) settle() {
 	if len(b.pending) > 0 && b.newest > b.pending[len(b.pending)-1] {
-		b.worstGroup = max(b.worstGroup, len(b.pending))
-		b.pending, b.since = nil, 0
+		b.pending = nil
+		if !b.mixed {
+			b.since = 0
+		}
 	}
 }
 

@@ -113,8 +113,9 @@ func (c *control) heal(ctx context.Context) error {
 	return err
 }
 
-// late is how much later than they could the hubs acknowledge, as if they were far away: so there is something in flight at any time.
-const late = 15 * time.Millisecond
+// late is how much later than they could the hubs acknowledge, as if they were far away: so there is mostly something in flight, and a
+// backlog takes its time.
+const late = 6 * time.Millisecond
 
 // distance brings the hubs that are well near, or far away.
 func (c *control) distance(ctx context.Context, far bool) error {

@@ -34,7 +34,7 @@ func (p *program) start(ctx context.Context, told chan<- string) error {
 	}
 	defer func() { _ = log.Close() }()                 // the child has its own
 	cmd := exec.CommandContext(ctx, p.path, p.args...) //nolint:gosec // the program under test
-	cmd.Dir, cmd.Env, cmd.Stderr = p.home, []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH")}, log
+	cmd.Dir, cmd.Env, cmd.Stderr = p.home, p.environment(), log
 	if p.in, err = cmd.StdinPipe(); err != nil {
 		return err
 	}
@@ -58,6 +58,11 @@ func (p *program) start(ctx context.Context, told chan<- string) error {
 		p.err = cmd.Wait()
 	}()
 	return nil
+}
+
+// environment is all that the program hears of its surroundings.
+func (p *program) environment() []string {
+	return []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH")}
 }
 
 // kill is kill -9. It fails if the program had ended by itself.
