@@ -10,7 +10,7 @@ FAILOVERS ?= 20
 SEED ?= 0
 CRASH ?=
 
-.PHONY: help build test race lint fuzz bench bench-sim crash demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-sim bench-outbox crash demo cross conformance check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)
+
+bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
+	$(GO) test -run '^TestFigures$$' -count=1 -v -timeout 20m ./internal/device -figures ../../docs/benchmarks.md
 
 demo: ## see it work
 	$(GO) run . demo
