@@ -295,7 +295,7 @@ func (x *table) flash() {
 			x.drain(b, v.n)
 			x.add("bytes written per acknowledgement; floor: a cursor of 8 B", "8", whole(float64(disk.written.Load())/float64(v.n)), ratio(float64(disk.written.Load()), float64(8*v.n)), "")
 			x.add("the same in pages of the system, to the disk", "8", fmt.Sprintf("%.2f", float64(blocks()-before)/float64(v.n)), ratio(float64(blocks()-before), float64(8*v.n)), "")
-			x.add("syncs per acknowledgement", "1", fmt.Sprintf("%.6f", float64(disk.syncs.Load())/float64(v.n)), ratio(float64(disk.syncs.Load()), float64(v.n)), "")
+			x.add("syncs per acknowledgement", "1", fmt.Sprintf("%.6f", float64(disk.syncs.Load())/float64(v.n)), ratio(float64(disk.syncs.Load()), float64(v.n)), "at most one a second, and one per segment")
 		}
 		must(x.t, b.Close())
 	}
