@@ -149,6 +149,9 @@ func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 		for _, o.FS = range []FS{disk.killed(), disk.powerCut(rand.New(rand.NewPCG(1, 1)))} {
 			again := openBox(t, "/box", o)
 			r := queued(t, again)
+			if len(r) < backlog-1 {
+				t.Fatalf("%d are left of %d", len(r), backlog-1)
+			}
 			equalAll(t, "the backlog", bodiesOf(r[:backlog-1]), bodies(1, backlog-1))
 			if s := again.Stats(); s.Damaged != 0 {
 				t.Errorf("%+v", s)
