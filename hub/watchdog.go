@@ -69,10 +69,10 @@ func (l *Link) setupOwed() time.Time {
 }
 
 func (l *Link) publishOwed() time.Time {
-	if len(l.queue) == 0 {
+	if l.oldest == nil {
 		return time.Time{}
 	}
-	return l.queue[0].sent
+	return l.oldest.sent
 }
 
 // heardLocked notes that the peer sent something.
