@@ -496,12 +496,11 @@ func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
 			if sequential {
 				publish(l)
 			}
-			synctest.Wait()
 			time.Sleep(time.Second)
+			l.Abort()
 			if took != want {
 				t.Errorf("sequential %v: the first PUBACK after %v, want %v", sequential, took, want)
 			}
-			l.Abort()
 		})
 	}
 }
@@ -593,6 +592,7 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 				l.Abort()
 			}
 		}
+		synctest.Wait()
 		if len(log) != 6 {
 			t.Fatalf("%+v", log)
 		}
