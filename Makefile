@@ -8,8 +8,9 @@ FUZZTIME ?= 5s
 KILLS   ?= 200
 FAILOVERS ?= 20
 SEED    ?= 0
+SEEDS   ?= 1000
 
-.PHONY: help build test race lint fuzz bench bench-sim crash demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-sim crash soak demo cross conformance check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED)
+
+soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
+	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/device -run '^TestSoak$$' -count=1 -timeout 24h -v
 
 demo: ## see it work
 	$(GO) run . demo
