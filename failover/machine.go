@@ -499,7 +499,12 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 			m.keep(now)
 		}
 	case m.home.host == e.Hub && m.home.phase == dialing:
-		m.decided(m.rule(AssignedDialling, nil), e.Hub, nil, 0)
+		r := m.rule(AssignedDialling, nil)
+		m.decided(r, e.Hub, nil, 0)
+		if r.Action == Move { // not in our table; but a table is obeyed
+			m.emit(GiveUp{m.home.id})
+			m.dial(now, &m.home)
+		}
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
 	case m.home.host == e.Hub:
 		d.stale++
