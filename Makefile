@@ -9,8 +9,9 @@ KILLS ?= 200
 FAILOVERS ?= 20
 SEED ?= 0
 CRASH ?=
+SEEDS ?= 1000
 
-.PHONY: help build test race lint fuzz bench bench-sim bench-outbox crash demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-sim bench-outbox crash soak demo cross conformance check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS 
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
 	$(GO) test -run '^TestFigures$$' -count=1 -v -timeout 20m ./internal/device -figures ../../docs/benchmarks.md
+
+soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
+	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/device -run '^TestSoak$$' -count=1 -timeout 24h -v
 
 demo: ## see it work
 	$(GO) run . demo

@@ -217,6 +217,41 @@ func TestRequestsInTheWordsOfTheProtocol(t *testing.T) {
 	}
 }
 
+// TestRoundTripsOfARegistration: TCP, TLS 1.3, one for the request whatever comes before it, and one for each poll, beside the waits
+// that DPS asks for.
+func TestRoundTripsOfARegistration(t *testing.T) {
+	const trip = 50 * time.Millisecond
+	at := func(retry string) reply { return reply{202, retry, assigning} }
+	for name, v := range map[string]struct {
+		request Request
+		replies []reply
+		want    time.Duration
+	}{
+		"assigned at once":          {Request{}, []reply{{200, "", assigned}}, 3 * trip},
+		"one poll, retry-after 0":   {Request{}, []reply{at("0"), {200, "", assigned}}, 4 * trip},
+		"one poll, retry-after 3":   {Request{}, []reply{at("3"), {200, "", assigned}}, 4*trip + 3*time.Second},
+		"sequential, one poll at 0": {Request{Sequential: true}, []reply{at("0"), {200, "", assigned}}, 6 * trip},
+	} {
+		for _, transport := range transports {
+			bubble(t, transport, func(t *testing.T, s *scripted) {
+				s.net.SetDelay(trip / 2)
+				s.replies = v.replies
+				want := v.want
+				if v.request.Sequential && transport == HTTPS {
+					want = 4 * trip // there is nothing before the request
+				}
+				began := time.Now()
+				if _, err := s.client.Register(t.Context(), v.request); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); took != want {
+					t.Errorf("%s, %s: %v, want %v", name, transport, took, want)
+				}
+			})
+		}
+	}
+}
+
 func TestSequentialRegistration(t *testing.T) {
 	bubble(t, MQTT, func(t *testing.T, s *scripted) {
 		s.replies = []reply{{202, "3", assigning}, {200, "", assigned}}

@@ -107,11 +107,11 @@ type Effect interface{ effect() }
 
 // The effects.
 type (
-	// Dial starts an attempt.
+	// Dial starts an attempt. Early says that the first messages may leave with CONNECT; otherwise they wait until it is served.
 	Dial struct {
-		ID             int
-		Host, DeviceID string
-		Sequential     bool
+		ID                int
+		Host, DeviceID    string
+		Sequential, Early bool
 	}
 	// GiveUp ends an attempt or a link at once, with a reset.
 	GiveUp struct{ ID int }
@@ -170,6 +170,7 @@ type attempt struct {
 	at    time.Time // waiting: when to dial; up: since when
 	fresh bool      // CONNACK 5 has been answered with a fresh token already
 	ask   bool      // the next dial is accompanied by DPS at once
+	tls   bool      // dialing: TCP and TLS are through
 }
 
 // hubMemory is what a machine remembers of one hub.
@@ -177,6 +178,7 @@ type hubMemory struct {
 	fails      int           // in a row, since a stable link
 	took       time.Duration // the last dial that worked
 	sequential bool          // only the careful way has worked
+	hold       bool          // it let the last attempt in as far as TLS and no further, so it gets no messages before it has accepted a session
 }
 
 // Machine decides. It is a function from events to effects: the same events at the same times with the same chance give the same
@@ -273,6 +275,11 @@ func (m *Machine) Step(now time.Time, e Event) []Effect {
 			m.ask(now)
 		}
 	case TLSUp:
+		for _, a := range []*attempt{&m.home, &m.side} {
+			if e.ID == a.id && a.phase == dialing {
+				a.tls = true
+			}
+		}
 		if e.ID == m.home.id && m.home.phase == dialing && !m.hedgeAt.IsZero() {
 			m.hedgeAt, m.hedgeWhy = now.Add(connackHedge), ConnackPending
 		}
@@ -281,8 +288,10 @@ func (m *Machine) Step(now time.Time, e Event) []Effect {
 	case DialFailed:
 		switch {
 		case e.ID == m.home.id && m.home.phase == dialing:
+			m.hub(m.home.host).hold = m.home.tls
 			m.homeFailed(now, e)
 		case e.ID == m.side.id && m.side.phase == dialing:
+			m.hub(m.side.host).hold = m.side.tls
 			m.sideFailed(now, e)
 		}
 	case Lost:
@@ -337,7 +346,8 @@ func (m *Machine) up(now time.Time, e Up) {
 	switch {
 	case e.ID == m.home.id && m.home.phase == dialing:
 		m.home.phase, m.home.at, m.home.fresh = up, now, false
-		m.hub(m.home.host).took = e.Took
+		h := m.hub(m.home.host)
+		h.took, h.hold = e.Took, false
 		m.hedgeAt, m.trouble = time.Time{}, time.Time{}
 		m.calmDPS()
 		m.dropSide(true)
@@ -345,7 +355,8 @@ func (m *Machine) up(now time.Time, e Up) {
 		m.keep(now)
 	case e.ID == m.side.id && m.side.phase == dialing:
 		m.side.phase, m.side.at = up, now
-		m.hub(m.side.host).took = e.Took
+		h := m.hub(m.side.host)
+		h.took, h.hold = e.Took, false
 		m.sideRounds = 0
 		m.trouble = time.Time{}
 		m.emit(Serve{ID: e.ID, Provisional: true})
@@ -488,7 +499,12 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 			m.keep(now)
 		}
 	case m.home.host == e.Hub && m.home.phase == dialing:
-		m.decided(m.rule(AssignedDialling, nil), e.Hub, nil, 0)
+		r := m.rule(AssignedDialling, nil)
+		m.decided(r, e.Hub, nil, 0)
+		if r.Action == Move { // not in our table; but a table is obeyed
+			m.emit(GiveUp{m.home.id})
+			m.dial(now, &m.home)
+		}
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
 	case m.home.host == e.Hub:
 		d.stale++
@@ -618,9 +634,14 @@ func (m *Machine) calmDPS() {
 // dial starts a try on the way a.
 func (m *Machine) dial(now time.Time, a *attempt) {
 	m.lastID++
-	a.phase, a.id = dialing, m.lastID
-	h := m.hub(a.host)
-	m.emit(Dial{ID: a.id, Host: a.host, DeviceID: m.state.deviceID(a.host), Sequential: m.o.Pipeline == PipelineOff || m.o.Pipeline == PipelineAuto && h.sequential})
+	a.phase, a.id, a.tls = dialing, m.lastID, false
+	h, other := m.hub(a.host), &m.side
+	if a == other {
+		other = &m.home
+	}
+	careful := m.o.Pipeline == PipelineOff || m.o.Pipeline == PipelineAuto && h.sequential
+	alone := other.phase != dialing && other.phase != up // else the messages wait until one of the two has won
+	m.emit(Dial{ID: a.id, Host: a.host, DeviceID: m.state.deviceID(a.host), Sequential: careful, Early: alone && !careful && !h.hold})
 	if a != &m.home || m.o.NoDPS {
 		return
 	}

@@ -229,6 +229,8 @@ func (tr *transcript) step(e Event) string {
 			how := ""
 			if x.Sequential {
 				how = ", sequential"
+			} else if !x.Early {
+				how = ", messages wait"
 			}
 			line("dial %d %s%s", x.ID, x.Host, how)
 		case GiveUp:

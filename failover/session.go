@@ -21,6 +21,7 @@ type Link interface {
 type Target struct {
 	Host, DeviceID string
 	Sequential     bool
+	Early          bool   // messages may leave before the session is accepted
 	TLSUp          func() // to be called when TCP and TLS are through
 }
 
@@ -207,7 +208,7 @@ func (r *runner[L]) post(e Event) {
 func (r *runner[L]) dial(w *way, e Dial) {
 	defer w.cancel()
 	began := time.Now()
-	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential,
+	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential, Early: e.Early,
 		TLSUp: func() { r.post(TLSUp{ID: e.ID}) }})
 	if err != nil {
 		if w.ctx.Err() == nil {

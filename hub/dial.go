@@ -56,9 +56,14 @@ type Dialer struct {
 type Attempt struct {
 	Host     string // host or host:port
 	DeviceID string
-	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write. It
+	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write, with
+	// what Early publishes. It
 	// is the careful way for a hub that drops what comes before its CONNACK.
 	Sequential bool
+	// Early, if set, is called when TLS is through and before anything is written, unless the attempt is sequential. What it publishes
+	// leaves in one write with CONNECT, as far as it fits (see [ErrNoRoom]). Each of these messages gets its completion like any other,
+	// which may be before Dial returns. If the hub refuses the session it has not seen them. Early must not block.
+	Early func(l *Link)
 	// Progress, if set, hears of each phase that was completed before the session (dial, TLS).
 	Progress func(Phase)
 }
@@ -167,8 +172,10 @@ func (d *Dialer) newLink(a Attempt, raw net.Conn, secure *tls.Conn, expires time
 		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
 		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
 		inflight: map[uint16]*publish{}, calls: map[string]chan *twinAnswer{}, resend: d.recall(a.Host),
-		watch: watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
+		events: eventsTopic(a.DeviceID),
+		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
 	}
+	l.flusher = l.flush
 	if !expires.IsZero() {
 		// Jittered, so that a fleet that connected together does not renew together.
 		life := max(0, time.Until(expires))

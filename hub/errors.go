@@ -31,6 +31,9 @@ var (
 	ErrClosed       = errors.New("closed by this side")
 )
 
+// ErrNoRoom says that a message does not fit into the write that opens a session. It is good for later.
+var ErrNoRoom = errors.New("no room in the first write")
+
 // Error is any failure of a connection to a hub.
 type Error struct {
 	Phase     Phase

@@ -23,6 +23,10 @@ const (
 	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
 	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
 	writeDeadline = 10 * time.Second // for each write
+
+	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything (RFC
+	// 6928: ten segments), less room for the framing of TLS: more would not arrive earlier, and a hub that refuses costs no more.
+	firstFlight = 13 << 10
 )
 
 // Link is one session with one hub, from CONNACK to its end. Its methods may be called from any goroutine.
@@ -34,6 +38,9 @@ type Link struct {
 	in      *bufio.Reader // the reader's own
 	expires time.Time     // of the token; zero with a certificate
 
+	events  string // the telemetry topic, up to its property bag
+	flusher func() // flush; kept, because to name a method afresh costs an allocation
+
 	ready   chan struct{} // closed when the subscriptions are granted
 	done    chan struct{} // closed at the end; err is set before
 	arrived chan struct{} // one slot: the inbox has something
@@ -43,18 +50,23 @@ type Link struct {
 	mu         sync.Mutex // guards everything below
 	err        error
 	ended      bool
+	opening    bool // the first write is being put together
 	closing    bool // no new work: DISCONNECT is next
 	out        []byte
 	spare      []byte
+	bag        []byte // where a property bag is encoded
 	flushing   bool
 	flushed    chan struct{} // closed when out is empty; nil when nobody waits
 	settled    chan struct{} // closed when inflight is empty; nil when nobody waits
 	connected  bool          // CONNACK 0 was received
+	refused    bool          // another CONNACK was
 	subscribed bool
 	present    bool // the hub kept a session
 	lastPID    uint16
 	inflight   map[uint16]*publish
-	queue      []*publish        // inflight in order of sending; the acknowledged ones leave from the front
+	oldest     *publish          // inflight in order of sending; the acknowledged ones leave from the front
+	newest     *publish          // its other end
+	free       *publish          // used ones, for the next messages
 	resend     map[string]uint16 // message id → packet id it had on the link before, to this hub
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
@@ -75,6 +87,7 @@ type publish struct {
 	again bool // sent before, so its round trip proves nothing
 	acked bool
 	done  func(error)
+	next  *publish
 }
 
 // receipt is what an inbound QoS 1 packet is owed.
@@ -97,10 +110,17 @@ type Stats struct {
 // start sends the opening packets and sets the reader and the watchdog to work.
 func (l *Link) start(connect []byte) {
 	l.mu.Lock()
+	l.opening = true
 	l.out = append(l.out, connect...)
 	if !l.attempt.Sequential {
 		l.subscribeLocked()
+		if early := l.attempt.Early; early != nil {
+			l.mu.Unlock()
+			early(l)
+			l.mu.Lock()
+		}
 	}
+	l.opening = false
 	l.flushLocked()
 	_ = l.armLocked(l.setupSince) // nothing can be overdue yet
 	l.mu.Unlock()
@@ -189,21 +209,28 @@ func (l *Link) Window() int {
 	return l.window
 }
 
-// Publish sends one telemetry message with QoS 1. System properties go under their wire names ($.mid, $.ct, …) beside the
-// application's. It returns as soon as the message is queued, in order; if it returns nil, done is called exactly once: with nil on
-// the real PUBACK, or with the reason of the link's end. done must not block. A message no hub would take is a [*MessageError].
-func (l *Link) Publish(body []byte, props map[string]string, done func(error)) error {
-	topic := eventsTopic(l.attempt.DeviceID, encodeBag(props))
-	if err := checkMessage(topic, body, props); err != nil {
-		return err
-	}
+// Publish sends one telemetry message with QoS 1. props are keys and values in turn, in the order they are to go out, system
+// properties under their wire names ($.mid, $.ct, …) like the application's; nothing of it is kept. It returns as soon as the message
+// is queued, in order; if it returns nil, done is called exactly once: with nil on the real PUBACK, or with the reason of the link's
+// end. done must not block. A message no hub would take is a [*MessageError]. While the first write is put together (see
+// [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
+func (l *Link) Publish(body []byte, props []string, done func(error)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.openLocked(); err != nil {
 		return err
 	}
+	l.bag = appendBag(l.bag[:0], props)
+	topic := len(l.events) + len(l.bag)
+	if err := checkMessage(topic, len(body), props); err != nil {
+		return err
+	}
+	if l.opening && len(l.out)+topic+len(body)+9 > firstFlight {
+		return ErrNoRoom
+	}
 	now := time.Now()
-	p := &publish{mid: props["$.mid"], sent: now, done: done}
+	p := l.takeLocked()
+	p.mid, p.sent, p.done = property(props, "$.mid"), now, done
 	if pid, before := l.resend[p.mid]; before && p.mid != "" {
 		delete(l.resend, p.mid)
 		p.pid, p.again = pid, true
@@ -211,12 +238,28 @@ func (l *Link) Publish(body []byte, props map[string]string, done func(error)) e
 		p.pid = l.nextPIDLocked()
 	}
 	l.inflight[p.pid] = p
-	l.queue = append(l.queue, p)
-	l.out = appendPublish(l.out, topic, body, 1, p.again, p.pid)
+	if l.newest == nil {
+		l.oldest = p
+	} else {
+		l.newest.next = p
+	}
+	l.newest = p
+	l.out = appendPublish(l.out, l.events, l.bag, body, 1, p.again, p.pid)
 	l.stats.Published++
 	l.flushLocked()
 	l.owedLocked(now)
 	return nil
+}
+
+// takeLocked returns a publish to fill in.
+func (l *Link) takeLocked() *publish {
+	p := l.free
+	if p == nil {
+		return new(publish)
+	}
+	l.free = p.next
+	*p = publish{}
+	return p
 }
 
 // Settle waits until every PUBLISH of this link is acknowledged, or ctx or the link ends.
@@ -289,17 +332,18 @@ func (l *Link) end(err error, hard bool) {
 	}
 	l.ended = true
 	l.err = l.describeLocked(err)
-	pending := l.queue
+	pending := l.oldest
 	unacked := l.resend
 	if unacked == nil {
 		unacked = map[string]uint16{}
 	}
-	for _, p := range pending {
-		if !p.acked && p.mid != "" {
+	for p := pending; p != nil; p = p.next {
+		// A hub that refuses the session has looked at nothing behind the CONNECT: only what it had before may be there already.
+		if !p.acked && p.mid != "" && (p.again || !l.refused) {
 			unacked[p.mid] = p.pid
 		}
 	}
-	l.queue, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, nil, nil
+	l.oldest, l.newest, l.free, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, nil, nil, nil, nil
 	l.stopLocked()
 	if l.renewTimer != nil {
 		l.renewTimer.Stop()
@@ -312,7 +356,7 @@ func (l *Link) end(err error, hard bool) {
 	} else {
 		_ = l.conn.Close()
 	}
-	for _, p := range pending {
+	for p := pending; p != nil; p = p.next {
 		if !p.acked {
 			p.done(l.err)
 		}
@@ -371,13 +415,15 @@ func (l *Link) reservedLocked(pid uint16) bool {
 
 // flushLocked sees to it that somebody is writing. Whatever is queued meanwhile goes out with the next write.
 func (l *Link) flushLocked() {
-	if !l.flushing && !l.ended {
+	if !l.flushing && !l.ended && !l.opening {
 		l.flushing = true
-		l.wg.Go(l.flush)
+		l.wg.Add(1)
+		go l.flusher()
 	}
 }
 
 func (l *Link) flush() {
+	defer l.wg.Done()
 	for {
 		l.mu.Lock()
 		if len(l.out) == 0 || l.ended {
@@ -501,20 +547,29 @@ func (l *Link) puback(pid uint16, now time.Time) error {
 	}
 	delete(l.inflight, pid)
 	p.acked = true
-	for len(l.queue) > 0 && l.queue[0].acked {
-		l.queue[0] = nil
-		l.queue = l.queue[1:]
-		l.turned = now
-	}
+	done := p.done
 	l.stats.Acked++
 	l.ackedLocked(p, now)
+	l.shortenLocked(now)
 	if len(l.inflight) == 0 && l.settled != nil {
 		close(l.settled)
 		l.settled = nil
 	}
 	l.mu.Unlock()
-	p.done(nil)
+	done(nil)
 	return nil
+}
+
+// shortenLocked lets the acknowledged messages leave the line as far as its front goes.
+func (l *Link) shortenLocked(now time.Time) {
+	for p := l.oldest; p != nil && p.acked; p = l.oldest {
+		l.turned = now
+		if l.oldest = p.next; l.oldest == nil {
+			l.newest = nil
+		}
+		p.next, p.done, p.mid = l.free, nil, ""
+		l.free = p
+	}
 }
 
 func (l *Link) handle(packet packets.ControlPacket, now time.Time) error {
@@ -551,6 +606,7 @@ func (l *Link) connackLocked(p *packets.ConnackPacket) error {
 	case l.connected:
 		return fmt.Errorf("%w: a second CONNACK", ErrProtocol)
 	case p.ReturnCode != 0:
+		l.refused = true
 		return &Error{Phase: PhaseConnect, Host: l.attempt.Host, Code: p.ReturnCode, Err: connackError(p.ReturnCode)}
 	}
 	l.connected, l.present = true, p.SessionPresent
@@ -614,7 +670,7 @@ func (l *Link) callLocked(topic string, body []byte) chan *twinAnswer {
 	rid := strconv.FormatUint(l.lastRID, 16)
 	answer := make(chan *twinAnswer, 1)
 	l.calls[rid] = answer
-	l.out = appendPublish(l.out, topic+rid, body, 0, false, 0)
+	l.out = appendPublish(l.out, topic+rid, nil, body, 0, false, 0)
 	l.flushLocked()
 	return answer
 }
@@ -696,10 +752,11 @@ func (l *Link) Report(ctx context.Context, patch []byte) (version int64, err err
 	return a.version, nil
 }
 
-// appendPublish encodes a PUBLISH by hand: it is the packet everything else is measured by.
-func appendPublish(out []byte, topic string, body []byte, qos byte, dup bool, pid uint16) []byte {
+// appendPublish encodes a PUBLISH by hand: it is the packet everything else is measured by. The topic comes in two parts.
+func appendPublish(out []byte, topic string, bag, body []byte, qos byte, dup bool, pid uint16) []byte {
 	head := byte(packets.Publish<<4) | qos<<1
-	size := 2 + len(topic) + len(body)
+	name := len(topic) + len(bag)
+	size := 2 + name + len(body)
 	if dup {
 		head |= 1 << 3
 	}
@@ -716,8 +773,9 @@ func appendPublish(out []byte, topic string, body []byte, qos byte, dup bool, pi
 		out = append(out, b)
 		break
 	}
-	out = append(out, byte(len(topic)>>8), byte(len(topic)))
+	out = append(out, byte(name>>8), byte(name))
 	out = append(out, topic...)
+	out = append(out, bag...)
 	if qos > 0 {
 		out = append(out, byte(pid>>8), byte(pid))
 	}

@@ -311,7 +311,7 @@ func (a *acks) of(name string) []error {
 
 func offer(t *testing.T, l *Link, a *acks, mid string) {
 	t.Helper()
-	if err := l.Publish([]byte("{}"), map[string]string{"$.mid": mid}, a.done(mid)); err != nil {
+	if err := l.Publish([]byte("{}"), []string{"$.mid", mid}, a.done(mid)); err != nil {
 		t.Errorf("%s: %v", mid, err)
 	}
 }
@@ -438,6 +438,177 @@ func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
 			again := s.mid != "new"
 			if s.dup != again || again && s.pid != first[s.mid] || !again && (s.pid == first["m1"] || s.pid == first["m2"]) {
 				t.Errorf("%+v; the first time the packet ids were %v", s, first)
+			}
+		}
+	})
+}
+
+// earlyAttempt publishes some messages while the attempt is made, and tells which of them fitted.
+func (w *world) earlyAttempt(host string, a *acks, body []byte, mids ...string) (attempt Attempt, fitted *[]string) {
+	attempt, fitted = w.attempt(host), new([]string)
+	attempt.Early = func(l *Link) {
+		for _, mid := range mids {
+			err := l.Publish(body, []string{"$.mid", mid}, a.done(mid))
+			if err != nil && !errors.Is(err, ErrNoRoom) {
+				w.t.Errorf("%s: %v", mid, err)
+			}
+			if err != nil {
+				break
+			}
+			*fitted = append(*fitted, mid)
+		}
+	}
+	return attempt, fitted
+}
+
+// TestFirstPubackTakesThreeRoundTrips: TCP, TLS 1.3, and one for CONNECT, SUBSCRIBE and the messages together.
+func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
+	for _, sequential := range []bool{false, true} {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.welcome()
+				for q := p.telemetry(); q != nil; q = p.telemetry() {
+					p.puback(q.MessageID)
+				}
+			})
+			defer stop()
+			w.net.SetDelay(25 * time.Millisecond)
+			began, took := time.Now(), time.Duration(0)
+			publish := func(l *Link) {
+				err := l.Publish([]byte("{}"), []string{"$.mid", "m"}, func(err error) {
+					if err == nil {
+						took = time.Since(began)
+					}
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			a, want := w.attempt("10.0.0.1"), 150*time.Millisecond
+			a.Early = publish
+			if a.Sequential = sequential; sequential { // Early is not called; CONNACK, SUBACK and PUBACK take a round trip each
+				a.Early, want = func(*Link) { t.Error("messages before CONNACK") }, 250*time.Millisecond
+			}
+			l, err := w.dialer.Dial(t.Context(), a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sequential {
+				publish(l)
+			}
+			time.Sleep(time.Second)
+			l.Abort()
+			if took != want {
+				t.Errorf("sequential %v: the first PUBACK after %v, want %v", sequential, took, want)
+			}
+		})
+	}
+}
+
+// TestFirstWriteIsBounded: a hub that refuses costs no more than a first flight, and what does not fit is refused as good for later.
+func TestFirstWriteIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		size := make(chan int, 1)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			n, total := 0, 0
+			_ = p.conn.SetReadDeadline(time.Now().Add(time.Second))
+			for err := error(nil); err == nil; total += n {
+				n, err = p.conn.Read(make([]byte, 4096))
+			}
+			size <- total
+		})
+		defer stop()
+		var a acks
+		mids := make([]string, 100)
+		for i := range mids {
+			mids[i] = fmt.Sprint(i)
+		}
+		attempt, fitted := w.earlyAttempt("10.0.0.1", &a, make([]byte, 1000), mids...)
+		if _, err := w.dialer.Dial(t.Context(), attempt); err == nil {
+			t.Fatal("a silent hub let us in")
+		}
+		if n := <-size; n > firstFlight || n < firstFlight-1200 {
+			t.Errorf("%d bytes before CONNACK", n)
+		}
+		for _, mid := range *fitted {
+			if got := a.of(mid); len(got) != 1 || got[0] == nil {
+				t.Errorf("%s completed with %v", mid, got)
+			}
+		}
+	})
+}
+
+// TestRefusedSessionHasSeenNothing: what left with a CONNECT that was refused is new when it is sent again, but what an earlier link
+// had left there keeps its DUP and its packet id; and so does what went to a hub that said nothing.
+func TestRefusedSessionHasSeenNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		type sent struct {
+			mid string
+			dup bool
+			pid uint16
+		}
+		script := make(chan string, 1)
+		var log []sent
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			todo := <-script
+			if p.read() == nil {
+				return
+			}
+			ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
+			if todo == "refuse" {
+				ack.ReturnCode = 5
+				p.send(ack)
+				return
+			}
+			if todo == "welcome" {
+				p.send(ack)
+			}
+			for range 2 { // SUBSCRIBE and the twin request
+				if q, ok := p.read().(*packets.SubscribePacket); ok && todo == "welcome" {
+					p.suback(q, 1)
+				}
+			}
+			for range 2 {
+				if q := p.telemetry(); q != nil {
+					log = append(log, sent{parseBag(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid"), q.Dup, q.MessageID})
+				}
+			}
+		})
+		defer stop()
+		var a acks
+		for _, todo := range []string{"refuse", "welcome", "refuse", "silence", "welcome"} {
+			script <- todo
+			mids := []string{"m1", "m2"}
+			if len(log) == 0 && todo == "welcome" {
+				mids = []string{"m1", "x"}
+			}
+			attempt, _ := w.earlyAttempt("10.0.0.1", &a, []byte("{}"), mids...)
+			l, err := w.dialer.Dial(t.Context(), attempt)
+			if (err == nil) != (todo == "welcome") {
+				t.Fatalf("%s: %v", todo, err)
+			}
+			if l != nil {
+				<-l.Done()
+				l.Abort()
+			}
+		}
+		synctest.Wait()
+		if len(log) != 6 {
+			t.Fatalf("%+v", log)
+		}
+		for i, dup := range []bool{false, false, true, false, true, true} {
+			if log[i].dup != dup {
+				t.Errorf("message %d: %+v", i, log[i])
+			}
+		}
+		if log[0].pid != log[2].pid || log[2].pid != log[4].pid || log[3].pid != log[5].pid || log[1].pid == log[3].pid {
+			t.Errorf("packet ids %+v", log)
+		}
+		for _, mid := range []string{"m1", "m2"} {
+			for _, err := range a.of(mid) {
+				if err == nil {
+					t.Errorf("%s was acknowledged by nobody", mid)
+				}
 			}
 		}
 	})
@@ -594,7 +765,7 @@ func TestOneWithheldPubackEndsTheLink(t *testing.T) {
 		var a acks
 		began := time.Now()
 		for i := 0; ; i++ {
-			if l.Publish([]byte("{}"), map[string]string{"$.mid": fmt.Sprint(i)}, a.done(fmt.Sprint(i))) != nil {
+			if l.Publish([]byte("{}"), []string{"$.mid", fmt.Sprint(i)}, a.done(fmt.Sprint(i))) != nil {
 				break
 			}
 			time.Sleep(time.Second)

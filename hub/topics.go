@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -17,10 +16,8 @@ const (
 	desiredFilter = "$iothub/twin/PATCH/properties/desired/#"
 )
 
-func c2dFilter(deviceID string) string { return "devices/" + deviceID + "/messages/devicebound/#" }
-func eventsTopic(deviceID string, bag string) string {
-	return "devices/" + deviceID + "/messages/events/" + bag
-}
+func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }
+func eventsTopic(deviceID string) string { return "devices/" + deviceID + "/messages/events/" }
 
 // Properties is the property bag of a message: system properties under their wire names ($.mid, $.ct, …) beside the application's.
 // A nil value stands for a key that came without "=".
@@ -35,25 +32,42 @@ func (p Properties) Get(key string) string {
 }
 
 // escape percent-encodes as the service expects it: a space is %20, never +.
-func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+func escape(s string) string { return string(appendEscaped(nil, s)) }
 
-// encodeBag writes key=value pairs in the order of their keys, so that one message always makes one topic.
-func encodeBag(props map[string]string) string {
-	keys := make([]string, 0, len(props))
-	for k := range props {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	var b strings.Builder
-	for i, k := range keys {
-		if i > 0 {
-			b.WriteByte('&')
+// appendBag writes key=value pairs, given as keys and values in turn.
+func appendBag(out []byte, props []string) []byte {
+	for i, s := range props {
+		switch {
+		case i%2 == 1:
+			out = append(out, '=')
+		case i > 0:
+			out = append(out, '&')
 		}
-		b.WriteString(escape(k))
-		b.WriteByte('=')
-		b.WriteString(escape(props[k]))
+		out = appendEscaped(out, s)
 	}
-	return b.String()
+	return out
+}
+
+func appendEscaped(out []byte, s string) []byte {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == '~':
+			out = append(out, c)
+		default:
+			out = append(out, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+		}
+	}
+	return out
+}
+
+// property is the value of a key among keys and values in turn.
+func property(props []string, key string) string {
+	for i := 0; i+1 < len(props); i += 2 {
+		if props[i] == key {
+			return props[i+1]
+		}
+	}
+	return ""
 }
 
 // parseBag reads a property bag. Everything is percent-decoded once and "+" stays "+"; a key that stands twice keeps its first
@@ -165,25 +179,26 @@ func (a *twinAnswer) err() error {
 	return e
 }
 
-// checkMessage refuses locally what a hub answers by closing the connection (limits of protocol §2.5).
-func checkMessage(topic string, body []byte, props map[string]string) error {
-	size := len(body)
-	for k, v := range props {
-		size += len(k) + len(v)
-		if k == "" {
+// checkMessage refuses locally what a hub answers by closing the connection (limits of protocol §2.5). The lengths are those of
+// topic and body.
+func checkMessage(topic, body int, props []string) error {
+	size := body
+	for i, s := range props {
+		size += len(s)
+		if i%2 == 0 && s == "" {
 			return &MessageError{"a property without a name"}
 		}
-		if !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", k)}
+		if !utf8.ValidString(s) {
+			return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
 		}
 	}
 	switch {
 	case size > maxMessage:
 		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", size, maxMessage)}
-	case len(topic) > maxTopic:
-		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", len(topic), maxTopic)}
-	case len(topic)+len(body)+4 > maxMessage+1:
-		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", len(topic)+len(body)+4, maxMessage+1)}
+	case topic > maxTopic:
+		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", topic, maxTopic)}
+	case topic+body+4 > maxMessage+1:
+		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", topic+body+4, maxMessage+1)}
 	}
 	return nil
 }

@@ -73,10 +73,10 @@ func (l *Link) setupOwed() time.Time {
 }
 
 func (l *Link) publishOwed() time.Time {
-	if len(l.queue) == 0 {
+	if l.oldest == nil {
 		return time.Time{}
 	}
-	if sent := l.queue[0].sent; sent.After(l.turned) {
+	if sent := l.oldest.sent; sent.After(l.turned) {
 		return sent
 	}
 	return l.turned

@@ -19,7 +19,7 @@ var errLink = errors.New("link lost: reset by peer")
 // draining starts a drain in a bubble and gives its end.
 func draining(ctx context.Context, box Box, s Sender, o DrainOptions) <-chan error {
 	ended := make(chan error, 1)
-	go func() { ended <- Drain(ctx, box, s, o) }()
+	go func() { ended <- NewDrain(box, s, o).Run(ctx) }()
 	return ended
 }
 
@@ -230,7 +230,7 @@ func TestDrainReturnsWhatPublishSays(t *testing.T) {
 			}
 			return nil
 		}
-		if err := Drain(t.Context(), box, link, DrainOptions{}); !errors.Is(err, errLink) {
+		if err := NewDrain(box, link, DrainOptions{}).Run(t.Context()); !errors.Is(err, errLink) {
 			t.Errorf("drain ended with %v", err)
 		}
 		if len(box.held()) != 3 || len(box.poisoned) != 0 || len(link.sent()) != 1 {
@@ -279,7 +279,7 @@ func TestDrainKeepsWhatIsNotPermanent(t *testing.T) {
 	box, link := newFakeBox(), newFakeSender()
 	fill(t, box, 1, 0)
 	link.refuse = func([]byte) error { return refused{permanent: false} }
-	if err := Drain(t.Context(), box, link, DrainOptions{}); err == nil || len(box.poisoned) != 0 {
+	if err := NewDrain(box, link, DrainOptions{}).Run(t.Context()); err == nil || len(box.poisoned) != 0 {
 		t.Errorf("ended with %v, poisoned %v", err, box.poisoned)
 	}
 }
@@ -360,7 +360,85 @@ func TestDrainOfAStoppedDeviceSendsNothing(t *testing.T) {
 	fill(t, box, 3, 0)
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := Drain(ctx, box, link, DrainOptions{}); !errors.Is(err, context.Canceled) || len(link.sent()) != 0 {
+	if err := NewDrain(box, link, DrainOptions{}).Run(ctx); !errors.Is(err, context.Canceled) || len(link.sent()) != 0 {
 		t.Errorf("%v, %d sent", err, len(link.sent()))
 	}
+}
+
+// What waits goes early, as far as the link takes it; Run goes on behind it and repeats nothing.
+func TestDrainBeginsEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		errNoRoom := errors.New("no room yet")
+		link.refuse = func([]byte) error {
+			if len(link.sent()) == 3 {
+				return errNoRoom
+			}
+			return nil
+		}
+		d := NewDrain(box, link, DrainOptions{Window: 5})
+		d.Early(t.Context()) // an empty outbox holds up nothing
+		fill(t, box, 10, 0)
+		d.Early(t.Context())
+		if !slices.Equal(link.mids(), mids(1, 3)) {
+			t.Fatalf("sent %v early", link.mids())
+		}
+		link.answer(1, nil) // before the link is up
+		link.refuse = nil
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		synctest.Wait()
+		if !slices.Equal(link.mids(), mids(1, 6)) || link.most != 5 {
+			t.Errorf("sent %v, %d in flight", link.mids(), link.most)
+		}
+		if got := box.acked(); !slices.Equal(got, []uint64{20}) {
+			t.Errorf("acknowledged %v", got)
+		}
+		stop()
+		<-ended
+	})
+}
+
+// A link that fails between Early and Run has failed.
+func TestDrainRemembersAnEarlyFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		fill(t, box, 2, 0)
+		d := NewDrain(box, link, DrainOptions{})
+		d.Early(t.Context())
+		link.answer(0, errLink)
+		if err := d.Run(t.Context()); !errors.Is(err, errLink) || len(box.held()) != 2 {
+			t.Errorf("ended with %v, %d held", err, len(box.held()))
+		}
+	})
+}
+
+// Sending allocates nothing per message beside what the outbox hands out.
+func TestDrainAllocatesNothingPerMessage(t *testing.T) {
+	d := NewDrain(newFakeBox(), instant{}, DrainOptions{})
+	records := make([]outbox.Record, 64)
+	for i := range records {
+		records[i] = outbox.Record{Message: outbox.Message{Body: []byte("{}"), ContentType: "application/json", Created: time.Now()}, ID: "box-1"}
+	}
+	batch := func() {
+		d.format(records)
+		for i := range records {
+			if err := d.publish(&records[i], d.times[i]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, batch); n > 4 {
+		t.Errorf("%v allocations for a batch of %d", n, len(records))
+	}
+}
+
+// instant is a link whose acknowledgement comes inside Publish.
+type instant struct{}
+
+func (instant) Window() int { return 64 }
+func (instant) Publish(_ []byte, _ []string, done func(error)) error {
+	done(errLink) // the fake box would allocate
+	return nil
 }

@@ -222,7 +222,11 @@ func (s *fakeSender) setWindow(n int) {
 	s.window = n
 }
 
-func (s *fakeSender) Publish(body []byte, props map[string]string, done func(error)) error {
+func (s *fakeSender) Publish(body []byte, list []string, done func(error)) error {
+	props := map[string]string{}
+	for i := 0; i < len(list); i += 2 {
+		props[list[i]] = list[i+1]
+	}
 	if s.refuse != nil {
 		if err := s.refuse(body); err != nil {
 			return err

@@ -254,7 +254,7 @@ type answering struct{ queue chan func(error) }
 
 func (s *answering) Window() int { return 64 }
 
-func (s *answering) Publish(_ []byte, _ map[string]string, done func(error)) error {
+func (s *answering) Publish(_ []byte, _ []string, done func(error)) error {
 	s.queue <- done
 	return nil
 }

@@ -266,7 +266,7 @@ func (r *road) drainTo(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	err = telemetry.Drain(ctx, r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }})
+	err = telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}).Run(ctx)
 	l.Abort()
 	if ctx.Err() != nil {
 		return nil

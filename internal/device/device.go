@@ -285,7 +285,7 @@ func (d *Device) source() telemetry.Source {
 }
 
 // session wires the brain to the network rooms.
-func (d *Device) session() *failover.Session[*hub.Link] {
+func (d *Device) session() *failover.Session[*link] {
 	conf := &tls.Config{RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(16)}
 	if d.c.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*d.c.Certificate}
@@ -308,17 +308,10 @@ func (d *Device) session() *failover.Session[*hub.Link] {
 		options.NoDPS = true
 		cached.AssignedHub, cached.KnownHubs = d.c.PinnedHub, nil
 	}
-	return &failover.Session[*hub.Link]{
+	return &failover.Session[*link]{
 		Options: options,
 		Cached:  cached,
-		Dial: func(ctx context.Context, t failover.Target) (*hub.Link, error) {
-			return dialer.Dial(ctx, hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential,
-				Progress: func(p hub.Phase) {
-					if p == hub.PhaseTLS {
-						t.TLSUp()
-					}
-				}})
-		},
+		Dial:    func(ctx context.Context, t failover.Target) (*link, error) { return d.dial(ctx, dialer, t) },
 		Register: func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
 			if d.c.DPSLimit != nil {
 				r.Admit = d.c.DPSLimit.Wait

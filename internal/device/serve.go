@@ -6,15 +6,64 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"hubhop/failover"
 
 	"hubhop/hub"
 	"hubhop/internal/journal"
 	"hubhop/telemetry"
 )
 
+// link is a session with a hub and the drain that feeds it, which may have begun before the session was accepted.
+type link struct {
+	*hub.Link
+	drain *telemetry.Drain // nil without telemetry
+	flows *firstAck
+}
+
+// dial makes one attempt. What waits in the outbox leaves with its CONNECT if it may: then the first PUBACK costs no round trip more
+// than the first CONNACK.
+func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
+	var l link
+	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential, Progress: func(p hub.Phase) {
+		if p == hub.PhaseTLS {
+			t.TLSUp()
+		}
+	}}
+	if t.Early && d.c.Telemetry {
+		a.Early = func(raw *hub.Link) {
+			d.feed(&l, raw)
+			l.drain.Early(ctx)
+		}
+	}
+	raw, err := dialer.Dial(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	if l.drain == nil && d.c.Telemetry {
+		d.feed(&l, raw)
+	}
+	l.Link = raw
+	return &l, nil
+}
+
+// feed gives a link its drain.
+func (d *Device) feed(l *link, raw *hub.Link) {
+	l.flows = &firstAck{Link: raw, tell: func() {
+		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Text: "telemetry flows on " + raw.Host()})
+	}}
+	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
+	if d.c.DrainFreshFirst {
+		options.Order = telemetry.FreshFirst
+	}
+	l.drain = telemetry.NewDrain(d.box, l.flows, options)
+}
+
 // serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
-func (d *Device) serve(ctx context.Context, l *hub.Link, _ bool) error {
+func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
+	l := s.Link
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)
 	var parts sync.WaitGroup
@@ -27,16 +76,8 @@ func (d *Device) serve(ctx context.Context, l *hub.Link, _ bool) error {
 	}
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
 	if d.c.Telemetry {
-		part(drain, func(ctx context.Context) error {
-			out := &firstAck{Link: l, tell: func() {
-				d.emit(journal.Event{Kind: journal.Acknowledged, Hub: l.Host(), Text: "telemetry flows on " + l.Host()})
-			}}
-			options := telemetry.DrainOptions{Window: d.c.DrainWindow, Problem: func(err error) { d.warn(l.Host(), err.Error()) }}
-			if d.c.DrainFreshFirst {
-				options.Order = telemetry.FreshFirst
-			}
-			return telemetry.Drain(ctx, d.box, out, options)
-		})
+		s.flows.serve()
+		part(drain, s.drain.Run)
 	}
 	part(work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
 	part(work, func(ctx context.Context) error { return d.messages(ctx, l, messages) })
@@ -117,18 +158,38 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 	}
 }
 
-// firstAck tells of the first PUBACK of a link: only then does telemetry really flow again.
+// firstAck tells of the first PUBACK of a link, once the link is at work: only then does telemetry really flow again.
 type firstAck struct {
 	*hub.Link
-	once sync.Once
 	tell func()
+
+	mu     sync.Mutex
+	served bool
+	acked  bool
+	told   atomic.Bool
 }
 
-func (f *firstAck) Publish(body []byte, props map[string]string, done func(error)) error {
+// serve is called when the link is put to work, which may be after its first PUBACK.
+func (f *firstAck) serve() { f.note(&f.served) }
+
+func (f *firstAck) note(what *bool) {
+	f.mu.Lock()
+	*what = true
+	now := f.served && f.acked && f.told.CompareAndSwap(false, true)
+	f.mu.Unlock()
+	if now {
+		f.tell()
+	}
+}
+
+func (f *firstAck) Publish(body []byte, props []string, done func(error)) error {
+	if f.told.Load() {
+		return f.Link.Publish(body, props, done)
+	}
 	return f.Link.Publish(body, props, func(err error) {
 		done(err)
 		if err == nil {
-			f.once.Do(f.tell)
+			f.note(&f.acked)
 		}
 	})
 }

@@ -47,6 +47,13 @@ func (n *Net) SetDelay(d time.Duration) {
 	n.delay = d
 }
 
+// arrival is when what is sent now comes to the other end.
+func (n *Net) arrival() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Now().Add(n.delay)
+}
+
 // Cut makes the path to addr ("host:port") swallow everything, in both directions and for present and future connections, until
 // Mend. Nobody is told: this is the outage that only silence shows.
 func (n *Net) Cut(addr string) {
@@ -137,6 +144,9 @@ func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	if l == nil {
 		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 	}
+	if err := l.waitHearing(ctx); err != nil {
+		return fail(err)
+	}
 	if ctx.Err() != nil {
 		return fail(ctxError(ctx))
 	}
@@ -144,7 +154,7 @@ func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	n.nextPort++
 	local := net.JoinHostPort("127.0.0.1", fmt.Sprint(n.nextPort))
 	n.mu.Unlock()
-	client, server := n.pair(local, addr, delay)
+	client, server := n.pair(local, addr)
 	select {
 	case <-l.closed:
 	default:
@@ -176,6 +186,44 @@ type listener struct {
 	backlog chan net.Conn
 	once    sync.Once
 	closed  chan struct{}
+
+	mu    sync.Mutex
+	heard chan struct{} // closed when SYNs are answered again; nil while they are
+}
+
+// DropSYNs leaves dials unanswered until restore is called; those that still wait then get through, as a repeated SYN does.
+func (l *listener) DropSYNs() (restore func() error, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heard != nil {
+		return nil, errors.New("SYNs are dropped already")
+	}
+	l.heard = make(chan struct{})
+	return func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		close(l.heard)
+		l.heard = nil
+		return nil
+	}, nil
+}
+
+// waitHearing waits until a SYN is answered.
+func (l *listener) waitHearing(ctx context.Context) error {
+	l.mu.Lock()
+	heard := l.heard
+	l.mu.Unlock()
+	if heard == nil {
+		return nil
+	}
+	select {
+	case <-heard:
+		return nil
+	case <-l.closed:
+		return nil // the dial itself finds that out
+	case <-ctx.Done():
+		return ctxError(ctx)
+	}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -215,8 +263,8 @@ func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
 // pair makes the two ends of one connection.
-func (n *Net) pair(local, remote string, delay time.Duration) (client, server *conn) {
-	up, down := newPipe(delay), newPipe(delay)
+func (n *Net) pair(local, remote string) (client, server *conn) {
+	up, down := newPipe(n.arrival), newPipe(n.arrival)
 	client = &conn{net: n, path: remote, in: down, out: up, local: address(local), remote: address(remote), linger: -1}
 	server = &conn{net: n, path: remote, in: up, out: down, local: address(remote), remote: address(local), linger: -1}
 	return client, server
@@ -293,9 +341,10 @@ func (c *conn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); 
 
 // pipe is one direction: chunks with the time at which they may be read.
 type pipe struct {
+	arrival  func() time.Time // of what is sent now
 	mu       sync.Mutex
 	cond     *sync.Cond
-	delay    time.Duration
+	last     time.Time // the latest arrival so far: nothing overtakes
 	chunks   []chunk
 	size     int
 	end      error     // what the reader gets once the chunks are read: io.EOF or a reset
@@ -316,10 +365,18 @@ type deadline struct {
 	expired bool
 }
 
-func newPipe(delay time.Duration) *pipe {
-	p := &pipe{delay: delay}
+func newPipe(arrival func() time.Time) *pipe {
+	p := &pipe{arrival: arrival}
 	p.cond = sync.NewCond(&p.mu)
 	return p
+}
+
+// nextArrival is when what is sent now may be read.
+func (p *pipe) nextArrival() time.Time {
+	if t := p.arrival(); t.After(p.last) {
+		p.last = t
+	}
+	return p.last
 }
 
 func (p *pipe) read(b []byte) (int, error) {
@@ -370,7 +427,7 @@ func (p *pipe) write(b []byte) (int, error) {
 		}
 		if room := bufferBytes - p.size; room > 0 || len(b) == 0 {
 			part := b[:min(room, len(b))]
-			p.chunks = append(p.chunks, chunk{at: time.Now().Add(p.delay), data: append([]byte(nil), part...)})
+			p.chunks = append(p.chunks, chunk{at: p.nextArrival(), data: append([]byte(nil), part...)})
 			p.size += len(part)
 			written += len(part)
 			b = b[len(part):]
@@ -435,7 +492,7 @@ func (p *pipe) closeWriter(reset, cut bool) {
 	p.wclosed = true
 	p.wdl.stop()
 	if !cut && p.end == nil {
-		p.end, p.endAt = io.EOF, time.Now().Add(p.delay)
+		p.end, p.endAt = io.EOF, p.nextArrival()
 		if reset {
 			p.end = os.NewSyscallError("read", syscall.ECONNRESET)
 		}

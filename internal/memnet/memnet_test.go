@@ -167,3 +167,50 @@ func TestClosedListenerResetsItsBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestSYNsAreDroppedUntilRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		l, err := n.Listen("tcp", "10.0.0.1:8883")
+		if err != nil {
+			t.Fatal(err)
+		}
+		restore, err := l.(interface {
+			DropSYNs() (restore func() error, err error)
+		}).DropSYNs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if _, err := n.DialContext(ctx, "tcp", "10.0.0.1:8883"); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("a dial into the silence ended with %v", err)
+		}
+		time.AfterFunc(time.Second, func() { _ = restore() })
+		c, err := n.DialContext(t.Context(), "tcp", "10.0.0.1:8883")
+		if err != nil {
+			t.Fatalf("a dial that waited for the end of it: %v", err)
+		}
+		_ = c.Close()
+		_ = l.Close()
+	})
+}
+
+// A connection follows the network's delay, but nothing on it overtakes what was sent before.
+func TestDelayChangesUnderAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		client, server := connect(t, n)
+		n.SetDelay(time.Second)
+		_, _ = client.Write([]byte("a"))
+		n.SetDelay(0)
+		_, _ = client.Write([]byte("b"))
+		began := time.Now()
+		b := make([]byte, 2)
+		if _, err := io.ReadFull(server, b); err != nil || string(b) != "ab" || time.Since(began) != time.Second {
+			t.Fatalf("read %q, %v after %v", b, err, time.Since(began))
+		}
+		_ = client.Close()
+		_ = server.Close()
+	})
+}
