@@ -11,7 +11,7 @@ SEED ?= 0
 CRASH ?=
 SEEDS ?= 1000
 
-.PHONY: help build test race lint fuzz bench bench-sim bench-outbox crash soak demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash soak demo cross conformance check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,10 @@ lint: ## format, vet and the linters of .golangci.yml
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: ## run the benchmarks
+bench: ## measure the device beside floors, into docs/benchmarks.md (Linux)
+	$(GO) test -count=1 -timeout 10m -run TestTables ./internal/bench -table ../../docs/benchmarks.md
+
+bench-go: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md (Linux)

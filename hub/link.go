@@ -36,6 +36,7 @@ type Link struct {
 	raw     net.Conn
 	conn    net.Conn
 	in      *bufio.Reader // the reader's own
+	readAt  time.Time     // the reader's own: when it last had to wait
 	expires time.Time     // of the token; zero with a certificate
 
 	events  string // the telemetry topic, up to its property bag
@@ -446,12 +447,16 @@ func (l *Link) flush() {
 			l.loseWrite(err)
 			return
 		}
-		if cap(buf) > 64<<10 {
-			buf = nil // one large message must not stay in memory for the life of the link
-		}
 		l.mu.Lock()
 		l.spare = buf
 		l.mu.Unlock()
+	}
+}
+
+// restLocked gives back what only a busy link needs, so that neither the opening nor one large message stays in memory for its life.
+func (l *Link) restLocked() {
+	if len(l.out) == 0 && !l.flushing {
+		l.out, l.spare, l.bag, l.free = nil, nil, nil, nil
 	}
 }
 
@@ -482,11 +487,14 @@ func (l *Link) read() {
 }
 
 func (l *Link) readPacket() error {
+	waited := l.in.Buffered() < 4 // else it came together with the one before, and the clock need not be asked again
 	head, size, err := l.header()
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	if waited {
+		l.readAt = time.Now()
+	}
 	if head>>4 == packets.Puback && size == 2 { // the hot one is parsed in place
 		b, err := l.in.Peek(4)
 		if err != nil {
@@ -494,13 +502,13 @@ func (l *Link) readPacket() error {
 		}
 		pid := binary.BigEndian.Uint16(b[2:])
 		_, _ = l.in.Discard(4)
-		return l.puback(pid, now)
+		return l.puback(pid, l.readAt)
 	}
 	packet, err := packets.ReadPacket(l.in)
 	if err != nil {
 		return noEOF(err)
 	}
-	return l.handle(packet, now)
+	return l.handle(packet, time.Now())
 }
 
 // header looks at the next packet's first bytes and checks its length before anything is allocated for it.

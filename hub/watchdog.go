@@ -156,6 +156,7 @@ func (l *Link) tick() {
 func (l *Link) armLocked(now time.Time) error {
 	owed, some := l.owedSinceLocked()
 	if !some {
+		l.restLocked()
 		idle := l.lastIn
 		if l.lastOut.Before(idle) {
 			idle = l.lastOut

@@ -619,7 +619,9 @@ func (f *flow) outbox(order telemetry.Order) func() {
 	return func() {
 		ctx, stop := context.WithCancel(context.Background())
 		drained := make(chan error, 1)
-		go func() { drained <- telemetry.NewDrain(b, l, telemetry.DrainOptions{Window: f.window, Order: order}).Run(ctx) }()
+		go func() {
+			drained <- telemetry.NewDrain(b, l, telemetry.DrainOptions{Window: f.window, Order: order}).Run(ctx)
+		}()
 		must(f.x.t, b.WaitEmpty(ctx))
 		stop()
 		<-drained

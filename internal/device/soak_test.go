@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,8 +131,8 @@ func draw(seed uint64) schedule {
 		Window: []int{0, 0, 1, 8}[r.IntN(4)], FreshFirst: r.IntN(8) == 0, SyncEvery: some("", "", "", "1s"), Move: some("", "", "delete"),
 		Refusal: []byte{0, 0, 5}[r.IntN(3)], Delay: some("", "", "5ms", "40ms", "150ms"), Polls: r.IntN(4) / 3,
 	}}
-	if s.with.Window == 1 && s.with.Interval == "200ms" {
-		s.with.Window = 8 // one at a time would never catch up
+	if s.with.Window == 1 && (s.with.Interval == "200ms" || s.with.Delay == "150ms") {
+		s.with.Window = 8 // one at a time would not catch up
 	}
 	if n := []int{-1, 0, 1, 3, 3, 5}[r.IntN(6)]; n >= 0 {
 		s.with.RetryAfter = &n
@@ -150,7 +151,7 @@ func draw(seed uint64) schedule {
 			hub = "hub-a"
 		}
 		what := ""
-		switch k := r.IntN(24); {
+		switch k := r.IntN(29); {
 		case k < 9:
 			f := sim.Fault{Kind: some(sim.FaultKill, sim.FaultKill, sim.FaultBlackhole, sim.FaultSYNDrop, sim.FaultConnack3, sim.FaultConnack5,
 				sim.FaultClose, sim.FaultSlow, sim.FaultDropPuback, sim.FaultThrottle), Close: some("", "fin"), Seconds: secs()}
@@ -163,6 +164,7 @@ func draw(seed uint64) schedule {
 			if f.Kind == sim.FaultSlow || f.Kind == sim.FaultThrottle {
 				f.DelayMs = 1 + r.IntN(8000)
 			}
+			f.Empty = r.IntN(12) == 0
 			b, _ := json.Marshal(f)
 			what = hub + " " + string(b)
 		case k < 14:
@@ -184,6 +186,12 @@ func draw(seed uint64) schedule {
 			what = "delay " + ms(time.Duration(r.IntN(600))*time.Millisecond).String() + " " + long().String()
 		case k < 23:
 			what = some("crash rst", "crash fin", "restart") + " " + long().String()
+		case k < 26:
+			what = "path " + some(hub, hub, "dps", "all") + " " + some("nxdomain", "no-dns", "unreachable", "refused", "portal", "reset", "hang") + " " + long().String()
+		case k < 27:
+			what = fmt.Sprintf("storm %d %v", 2+r.IntN(20), ms(time.Duration(1+r.IntN(900))*time.Millisecond))
+		case k < 28:
+			what = "rival " + long().String()
 		default:
 			what = some("desired", "c2d", "method")
 		}
@@ -230,7 +238,7 @@ func soak(t *testing.T, s schedule) (v *verdict) {
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
-		w := &soakWorld{v: v, dir: dir, s: s, model: builtin, connected: map[string]map[*soakConn]bool{}}
+		w := &soakWorld{v: v, dir: dir, s: s, model: builtin, connected: map[string]map[*soakConn]bool{}, paths: map[string]string{}}
 		w.play(t)
 	})
 	return v
@@ -257,9 +265,11 @@ type soakWorld struct {
 	began time.Time
 	life  *soakLife
 	old   []*soakLife // those that have crashed
+	other *soakLife   // somebody with the same identity
 	rates []count
 
 	mu        sync.Mutex
+	paths     map[string]string             // by address: what is wrong with new connections
 	connected map[string]map[*soakConn]bool // by address: connections that have sent a CONNECT and are open
 }
 
@@ -275,6 +285,7 @@ type soakLife struct {
 	stop  context.CancelFunc
 	ended chan error
 
+	rival bool
 	mu    sync.Mutex
 	dead  bool
 	conns map[*soakConn]bool
@@ -411,6 +422,28 @@ func (w *soakWorld) action(what string) (begin, end func(), lasts time.Duration)
 		return each(w.net.Cut), each(w.net.Mend), lasts
 	case f[0] == "delay":
 		return func() { w.net.SetDelay(duration(f[1], 0)) }, func() { w.net.SetDelay(duration(w.s.with.Delay, 0)) }, lasts
+	case f[0] == "path":
+		set := func(how string) func() {
+			return func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for _, addr := range w.addresses(f[1]) {
+					w.paths[addr] = how
+				}
+			}
+		}
+		return set(f[2]), set(""), lasts
+	case f[0] == "storm":
+		times, pause := 1, lasts
+		_, _ = fmt.Sscan(f[1], &times)
+		return func() {
+			for range times {
+				w.try(w.cloud.Disconnect("dev-1"))
+				w.until(time.Now().Add(pause))
+			}
+		}, nil, time.Duration(times) * pause
+	case f[0] == "rival":
+		return w.rival, func() { w.quiet() }, lasts
 	case f[0] == "crash":
 		return func() { w.crash(f[1] == "rst") }, w.start, lasts
 	case f[0] == "restart":
@@ -483,19 +516,47 @@ func (w *soakWorld) heal() {
 		w.net.Mend(addr)
 	}
 	w.net.SetDelay(duration(w.s.with.Delay, 0))
+	w.mu.Lock()
+	clear(w.paths)
+	w.mu.Unlock()
+	w.quiet()
 	w.try(w.cloud.Enable("dev-1"))
 	w.try(w.cloud.Unblock("dev-1"))
 	w.start()
 }
 
+// bound is how long the first sample may take. Refusals, and silences that a living hub can explain, have waits of a minute by
+// design, and so has a hub that was dead for long; after anything else only DPS's own waits and a few seconds are left.
+func (w *soakWorld) bound() time.Duration {
+	text := w.s.String()
+	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm"} {
+		if strings.Contains(text, slow) {
+			return backWithin
+		}
+	}
+	total := time.Duration(0)
+	for _, st := range w.s.steps {
+		_, _, lasts := w.action(st.what)
+		total += lasts
+	}
+	if total > 40*time.Second {
+		return backWithin
+	}
+	r := 2 // what the client takes for an absent one
+	if w.s.with.RetryAfter != nil {
+		r = *w.s.with.RetryAfter
+	}
+	return 12*time.Second + w.conf.TelemetryInterval + time.Duration(2*(1+w.s.with.Polls)*r)*time.Second
+}
+
 // comeBack holds the device to its bounds.
 func (w *soakWorld) comeBack() {
-	healed := time.Now()
+	healed, bound := time.Now(), w.bound()
 	received := func() int64 { return w.cloud.Ledger("dev-1", false).Received }
 	before := received()
 	for received() == before {
-		if time.Since(healed) > backWithin {
-			w.v.fault("nothing came within %v after the last fault", backWithin)
+		if time.Since(healed) > bound {
+			w.v.fault("nothing came within %v after the last fault", bound)
 			break
 		}
 		w.until(time.Now().Add(50 * time.Millisecond))
@@ -518,47 +579,47 @@ func (w *soakWorld) comeBack() {
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
 	}
-	if d := w.cloud.State().Devices[0]; d.ConnectedHub == d.AssignedHub { // else DPS moved it without a word to the device
-		w.settled()
+	for since := time.Now(); ; w.until(time.Now().Add(time.Second)) {
+		open := w.open()
+		if len(open) == 0 {
+			break
+		}
+		if time.Since(since) > twinAnswer+twinRetryMax {
+			w.v.fault("%s", strings.Join(open, "; "))
+			break
+		}
 	}
 }
 
-// settled looks at what must have come to rest: every desired property acknowledged, every message to the device dealt with.
-func (w *soakWorld) settled() {
+// open is what has not come to rest yet: a desired property without its acknowledgement, a message to the device that nobody dealt with.
+func (w *soakWorld) open() (all []string) {
+	d := w.cloud.State().Devices[0]
+	if d.ConnectedHub != d.AssignedHub { // DPS moved it without a word to the device
+		return nil
+	}
 	t, err := w.cloud.Twin("dev-1")
 	if err != nil {
-		w.v.fault("the twin: %v", err)
-		return
+		return []string{err.Error()}
 	}
-	b, _ := json.Marshal(t)
-	var doc struct {
-		Desired  map[string]json.RawMessage
-		Reported map[string]struct {
-			Value json.RawMessage
-		}
+	b, err := json.Marshal(t)
+	var doc struct{ Desired, Reported map[string]json.RawMessage }
+	if err = errors.Join(err, json.Unmarshal(b, &doc)); err != nil {
+		return []string{err.Error()}
 	}
-	var loose map[string]map[string]json.RawMessage
-	_ = json.Unmarshal(b, &loose)
-	doc.Desired = loose["desired"]
 	for name, want := range doc.Desired {
-		if strings.HasPrefix(name, "$") {
-			continue
-		}
-		var ack struct {
-			Value json.RawMessage `json:"value"`
-		}
-		_ = json.Unmarshal(loose["reported"][name], &ack)
-		if string(ack.Value) != string(want) {
-			w.v.fault("desired %s is %s, acknowledged is %s", name, want, loose["reported"][name])
+		var ack struct{ Value json.RawMessage }
+		_ = json.Unmarshal(doc.Reported[name], &ack)
+		if !strings.HasPrefix(name, "$") && string(ack.Value) != string(want) {
+			all = append(all, fmt.Sprintf("desired %s is %s, acknowledged is %s", name, want, doc.Reported[name]))
 		}
 	}
-	connected := w.cloud.State().Devices[0].ConnectedHub
-	messages, _ := w.cloud.C2DMessages("dev-1")
+	messages, _ := w.cloud.C2DMessages("dev-1") // none is none
 	for _, m := range messages {
-		if m.Hub == string(connected) && (m.State == "enqueued" || m.State == "delivered") {
-			w.v.fault("a message to the device is still %s at %s", m.State, m.Hub)
+		if m.Hub == string(d.ConnectedHub) && (m.State == "enqueued" || m.State == "delivered") {
+			all = append(all, fmt.Sprintf("a message to the device is still %s at %s", m.State, m.Hub))
 		}
 	}
+	return all
 }
 
 // until lets time pass, and looks at what must hold at any time.
@@ -629,6 +690,36 @@ func (w *soakWorld) halt() {
 	w.life = nil
 }
 
+// rival starts another device with the same identity, on a machine of its own.
+func (w *soakWorld) rival() {
+	if w.other != nil {
+		return
+	}
+	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}, rival: true}
+	j := new(journal.Journal)
+	j.Sink(func(e journal.Event) { w.trace("  rival %s %s %s %s", e.Kind, e.Rule, e.Text, e.Error) })
+	c := w.conf
+	c.Telemetry, c.StateDir = false, filepath.Join(w.dir, "rival")
+	c.Rand = rand.New(rand.NewPCG(w.s.with.Seed, 99))
+	c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return w.dial(ctx, l, network, addr)
+	}
+	l.dev = New(c, j)
+	var ctx context.Context
+	ctx, l.stop = context.WithCancel(context.Background())
+	go func() { l.ended <- l.dev.Run(ctx) }()
+	w.other = l
+}
+
+// quiet ends the rival.
+func (w *soakWorld) quiet() {
+	if w.other != nil {
+		w.other.stop()
+		<-w.other.ended
+		w.other = nil
+	}
+}
+
 // crash ends the process as a kill does: its sockets are closed by the system, and what is in its files at that moment is what the
 // next one finds.
 func (w *soakWorld) crash(hard bool) {
@@ -663,6 +754,9 @@ func (w *soakWorld) crash(hard bool) {
 
 // budget holds a life to its registrations: five in hand, one back every five seconds.
 func (w *soakWorld) budget() {
+	if strings.Contains(w.s.String(), "rival") {
+		return // which has a budget of its own
+	}
 	for i, a := range w.rates {
 		for _, b := range w.rates[i+1:] {
 			if n, allowed := b.n-a.n, 6+int64(b.at.Sub(a.at)/(5*time.Second)); n > allowed {
@@ -714,7 +808,7 @@ func (w *soakWorld) check(info sim.Info) {
 
 // dial is the network of one process.
 func (w *soakWorld) dial(ctx context.Context, l *soakLife, network, addr string) (net.Conn, error) {
-	raw, err := w.net.DialContext(ctx, network, addr)
+	raw, err := w.path(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -732,6 +826,38 @@ func (w *soakWorld) dial(ctx context.Context, l *soakLife, network, addr string)
 	return c, nil
 }
 
+// path dials, unless something is wrong with the way.
+func (w *soakWorld) path(ctx context.Context, network, addr string) (net.Conn, error) {
+	w.mu.Lock()
+	how := w.paths[addr]
+	w.mu.Unlock()
+	fail := func(err error) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: network, Err: err} }
+	switch how {
+	case "nxdomain":
+		return fail(&net.DNSError{Err: "no such host", Name: addr, IsNotFound: true})
+	case "no-dns":
+		return fail(&net.DNSError{Err: "server misbehaving", Name: addr, IsTemporary: true})
+	case "unreachable":
+		return fail(os.NewSyscallError("connect", syscall.ENETUNREACH))
+	case "refused":
+		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+	case "hang":
+		<-ctx.Done()
+		return fail(os.ErrDeadlineExceeded)
+	case "portal", "reset":
+		here, there := net.Pipe()
+		go func() {
+			_, _ = there.Read(make([]byte, 1<<10))
+			if how == "portal" {
+				_, _ = there.Write([]byte("HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n"))
+			}
+			_ = there.Close()
+		}()
+		return here, nil
+	}
+	return w.net.DialContext(ctx, network, addr)
+}
+
 // soakConn knows from outside when a connection becomes a session: the first application record that is too long for anything but a
 // CONNECT with a token in it.
 type soakConn struct {
@@ -744,16 +870,22 @@ type soakConn struct {
 }
 
 func (c *soakConn) SetLinger(sec int) error {
-	return c.Conn.(interface{ SetLinger(sec int) error }).SetLinger(sec)
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
 }
 
 func (c *soakConn) Write(p []byte) (int, error) {
 	const applicationData, tooLong = 23, 200
-	if len(p) > tooLong && p[0] == applicationData {
+	if len(p) > tooLong && p[0] == applicationData && !c.l.rival && c.hub() {
 		c.begin()
 	}
 	return c.Conn.Write(p)
 }
+
+// hub says whether this goes to a hub.
+func (c *soakConn) hub() bool { return !slices.Contains(c.w.addresses("dps"), c.addr) }
 
 func (c *soakConn) begin() {
 	w := c.w
@@ -808,6 +940,9 @@ func TestSoak(t *testing.T) {
 				t.Parallel()
 				for seed := next.Add(1); seed <= to && failures.Load() < 10; seed = next.Add(1) {
 					v := soak(t, draw(seed))
+					for _, line := range v.trace {
+						t.Log(line)
+					}
 					if len(v.faults) > 0 {
 						failures.Add(1)
 						report(t, seed, draw(seed), v)
@@ -838,9 +973,6 @@ func (b soakBack) String() string { return fmt.Sprintf("%v (seed %d)", b.back, b
 func report(t *testing.T, seed uint64, s schedule, v *verdict) {
 	t.Helper()
 	t.Errorf("seed %d: %s\n%s", seed, strings.Join(v.faults, "\n  "), s)
-	for _, line := range v.trace {
-		t.Log(line)
-	}
 	small, small2 := shrink(t, s)
 	if small2 == nil {
 		t.Errorf("seed %d does not fail again", seed)

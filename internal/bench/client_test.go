@@ -1,0 +1,399 @@
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"hubhop/hub"
+	"hubhop/telemetry"
+	"hubhop/telemetry/outbox"
+)
+
+// job is what a client process is told. It is a process of its own, so that its memory and its processor time are its own.
+type job struct {
+	Role     string // bare, paho, link, outbox
+	Host, CA string
+	Devices  map[string]string // id → key
+	Window   int               // 0: connect and be idle
+	Duration time.Duration
+}
+
+// figures are what it answers.
+type figures struct {
+	PerSecond, CPU float64 // messages; microseconds of processor time for each
+	KiB            float64 // RSS for each connection
+	Goroutines     float64 // for each connection
+}
+
+const jobVariable = "HUBHOP_BENCH_JOB"
+
+const sampleBody = `{"temperature":21.5,"humidity":40.25,"pressure":1013.2,"location":{"lat":52.5,"lon":13.4},"status":"ok","uptime":123456}`
+
+// inProcess lets another process do a job.
+func inProcess(j job) (f figures, err error) {
+	text, err := json.Marshal(j)
+	if err != nil {
+		return f, err
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env, cmd.Stderr = append(os.Environ(), jobVariable+"="+string(text)), os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return f, fmt.Errorf("%s, window %d: %w", j.Role, j.Window, err)
+	}
+	return f, json.Unmarshal(out, &f)
+}
+
+func work(text string) error {
+	var j job
+	if err := json.Unmarshal([]byte(text), &j); err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(j.CA)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	c := &client{job: j, tls: &tls.Config{RootCAs: roots, ServerName: j.Host}}
+	var f figures
+	if j.Window == 0 {
+		f, err = c.idle()
+	} else {
+		for id := range j.Devices {
+			f, err = c.send(id)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(f)
+}
+
+type client struct {
+	job
+	tls *tls.Config
+}
+
+// idle measures what a silent connection costs beside what the process is without any.
+func (c *client) idle() (f figures, err error) {
+	runtime.GC()
+	rss, routines := resident(), runtime.NumGoroutine()
+	var keep []any
+	for id := range c.Devices {
+		conn, err := c.connect(id, 0)
+		if err != nil {
+			return f, err
+		}
+		keep = append(keep, conn)
+	}
+	time.Sleep(c.Duration)
+	runtime.GC()
+	time.Sleep(100 * time.Millisecond)
+	n := float64(len(c.Devices))
+	f.KiB, f.Goroutines = float64(resident()-rss)/1024/n, float64(runtime.NumGoroutine()-routines)/n
+	runtime.KeepAlive(keep)
+	return f, nil
+}
+
+// connect makes one connection of the client's kind, subscribed to everything.
+func (c *client) connect(id string, window int) (any, error) {
+	switch c.Role {
+	case "bare":
+		conn, err := c.bare(id)
+		if err == nil && window == 0 {
+			go func() { _, _ = conn.Read(make([]byte, 512)) }()
+		}
+		return conn, err
+	case "paho":
+		return c.paho(id)
+	default:
+		return c.link(id, window)
+	}
+}
+
+func (c *client) link(id string, window int) (*hub.Link, error) {
+	d := &hub.Dialer{Token: hub.KeyToken(c.Devices[id], time.Hour), TLS: c.tls, Agent: "bench", KeepAlive: time.Minute, Window: window,
+		Desired: true, Methods: true, C2D: true, Twin: true}
+	return d.Dial(context.Background(), hub.Attempt{Host: c.Host, DeviceID: id})
+}
+
+func (c *client) paho(id string) (mqtt.Client, error) {
+	password, _, err := hub.KeyToken(c.Devices[id], time.Hour)(c.Host, id)
+	if err != nil {
+		return nil, err
+	}
+	o := mqtt.NewClientOptions().AddBroker("ssl://" + net.JoinHostPort(c.Host, "8883")).SetClientID(id).SetTLSConfig(c.tls).
+		SetUsername(c.Host + "/" + id + "/?api-version=2021-04-12").SetPassword(password).SetCleanSession(false).SetProtocolVersion(4).
+		SetAutoReconnect(false).SetOrderMatters(false)
+	p := mqtt.NewClient(o)
+	if t := p.Connect(); t.Wait() && t.Error() != nil {
+		return nil, t.Error()
+	}
+	filters := map[string]byte{"devices/" + id + "/messages/devicebound/#": 1, "$iothub/methods/POST/#": 0, "$iothub/twin/res/#": 0,
+		"$iothub/twin/PATCH/properties/desired/#": 0}
+	t := p.SubscribeMultiple(filters, func(mqtt.Client, mqtt.Message) {})
+	t.Wait()
+	return p, t.Error()
+}
+
+// opening is CONNECT and SUBSCRIBE.
+func opening(host, id, password string) []byte {
+	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
+	p.ProtocolName, p.ProtocolVersion, p.ClientIdentifier, p.Keepalive = "MQTT", 4, id, 60
+	p.UsernameFlag, p.Username, p.PasswordFlag, p.Password = true, host+"/"+id+"/?api-version=2021-04-12", true, []byte(password)
+	s := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
+	s.MessageID, s.Topics, s.Qoss = 65535, []string{"devices/" + id + "/messages/devicebound/#", "$iothub/methods/POST/#",
+		"$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"}, []byte{1, 0, 0, 0}
+	var out bytes.Buffer
+	_, _ = p.Write(&out), s.Write(&out)
+	return out.Bytes()
+}
+
+const openingAnswer = 4 + 8 // CONNACK and SUBACK
+
+func (c *client) bare(id string) (*tls.Conn, error) {
+	password, _, err := hub.KeyToken(c.Devices[id], time.Hour)(c.Host, id)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := tls.Dial("tcp", net.JoinHostPort(c.Host, "8883"), c.tls)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = conn.Write(opening(c.Host, id, password)); err == nil {
+		err = read(conn, make([]byte, openingAnswer))
+	}
+	return conn, err
+}
+
+func read(conn net.Conn, b []byte) error {
+	for n := 0; n < len(b); {
+		k, err := conn.Read(b[n:])
+		if err != nil {
+			return err
+		}
+		n += k
+	}
+	return nil
+}
+
+// send keeps a window of messages in flight for a while.
+func (c *client) send(id string) (f figures, err error) {
+	var count int
+	var cpu, took time.Duration
+	switch c.Role {
+	case "bare":
+		count, cpu, took, err = c.sendBare(id)
+	case "paho":
+		count, cpu, took, err = c.sendPaho(id)
+	case "link":
+		count, cpu, took, err = c.sendLink(id)
+	case "outbox":
+		count, cpu, took, err = c.sendOutbox(id)
+	}
+	if err == nil && count == 0 {
+		err = errors.New("nothing was acknowledged")
+	}
+	n := float64(count)
+	return figures{PerSecond: n / took.Seconds(), CPU: float64(cpu.Nanoseconds()) / 1000 / n}, err
+}
+
+func eventTopic(id, mid string) string {
+	return "devices/" + id + "/messages/events/%24.mid=" + mid + "&%24.ct=application%2Fjson&%24.ce=utf-8&iothub-creation-time-utc=2026-03-01T08%3A30%3A00.123Z"
+}
+
+func publishPacket(topic string, body string) []byte {
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.Qos, p.MessageID, p.TopicName, p.Payload = 1, 1, topic, []byte(body)
+	var out bytes.Buffer
+	_ = p.Write(&out)
+	return out.Bytes()
+}
+
+// sendBare is the floor: one goroutine, packets made once and numbered in place, as many written as acknowledgements have come.
+func (c *client) sendBare(id string) (count int, cpu, took time.Duration, err error) {
+	conn, err := c.bare(id)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	const mid = "0123456789abcdef-1000000000"
+	one := publishPacket(eventTopic(id, mid), sampleBody)
+	at, size := bytes.Index(one, []byte(mid))+len(mid), len(one)
+	pid := bytes.Index(one, []byte(sampleBody)) - 2
+	batch, acks, held := bytes.Repeat(one, c.Window), make([]byte, 16<<10), 0
+	began, used := time.Now(), processorTime()
+	for number, room := 0, c.Window; time.Since(began) < c.Duration; {
+		for i := range room {
+			number++
+			m := batch[i*size:]
+			for n, k := number, at-1; k >= at-9; k-- {
+				m[k] = byte('0' + n%10)
+				n /= 10
+			}
+			binary.BigEndian.PutUint16(m[pid:], uint16(1+number%60_000))
+		}
+		if _, err := conn.Write(batch[:room*size]); err != nil {
+			return 0, 0, 0, err
+		}
+		n, err := conn.Read(acks[held:])
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		n += held
+		room = n / 4
+		count += room
+		held = copy(acks, acks[n&^3:n])
+	}
+	return count, processorTime() - used, time.Since(began), nil
+}
+
+func (c *client) sendPaho(id string) (count int, cpu, took time.Duration, err error) {
+	p, err := c.paho(id)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	flying, failed := make(chan mqtt.Token, c.Window), make(chan error, 1)
+	began, used := time.Now(), processorTime()
+	go func() {
+		defer close(flying)
+		for i := 0; time.Since(began) < c.Duration; i++ {
+			flying <- p.Publish(eventTopic(id, "0123456789abcdef-"+strconv.Itoa(i)), 1, false, sampleBody)
+		}
+	}()
+	for t := range flying {
+		if t.Wait(); t.Error() != nil {
+			select {
+			case failed <- t.Error():
+			default:
+			}
+			continue
+		}
+		count++
+	}
+	select {
+	case err = <-failed:
+	default:
+	}
+	return count, processorTime() - used, time.Since(began), err
+}
+
+// endless is an outbox that costs nothing: the drain and the link alone.
+type endless struct {
+	records []outbox.Record
+	pos     uint64
+	acked   int
+}
+
+func (e *endless) NextOf(ctx context.Context, limit int, _ ...outbox.Part) ([]outbox.Record, error) {
+	limit = min(limit, len(e.records))
+	for i := range e.records[:limit] {
+		e.pos++
+		e.records[i].Pos = e.pos
+	}
+	return e.records[:limit], ctx.Err()
+}
+func (e *endless) Has(uint64) bool                { return true }
+func (e *endless) Newest(int) uint64              { return 0 }
+func (e *endless) Ack(uint64) error               { e.acked++; return nil } // from the link's reader alone
+func (e *endless) Quarantine(uint64, error) error { return nil }
+
+func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err error) {
+	l, err := c.link(id, c.Window)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	box := &endless{records: make([]outbox.Record, 64)}
+	for i := range box.records {
+		box.records[i] = outbox.Record{ID: "0123456789abcdef-" + strconv.Itoa(1000+i), Message: outbox.Message{Body: []byte(sampleBody),
+			ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}}
+	}
+	ctx, stop := context.WithTimeout(context.Background(), c.Duration)
+	defer stop()
+	began, used := time.Now(), processorTime()
+	if err := telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window}).Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return 0, 0, 0, err
+	}
+	cpu, took = processorTime()-used, time.Since(began)
+	l.Abort()
+	return box.acked, cpu, took, nil
+}
+
+func (c *client) sendOutbox(id string) (count int, cpu, took time.Duration, err error) {
+	dir, err := os.MkdirTemp("", "bench-*")
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	box, err := outbox.Open(filepath.Join(dir, "outbox"), outbox.Options{})
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { _ = box.Close() }()
+	total := 100_000
+	if c.Window == 1 {
+		total = 10_000
+	}
+	messages := make([]outbox.Message, 1000)
+	for i := range messages {
+		messages[i] = outbox.Message{Body: []byte(sampleBody), ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}
+	}
+	for range total / len(messages) {
+		if err := box.TryAppend(messages...); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	l, err := c.link(id, c.Window)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	began, used := time.Now(), processorTime()
+	go func() { ended <- telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window}).Run(ctx) }()
+	if err := box.WaitEmpty(ctx); err != nil {
+		stop()
+		return 0, 0, 0, err
+	}
+	cpu, took = processorTime()-used, time.Since(began)
+	stop()
+	<-ended
+	l.Abort()
+	return total, cpu, took, nil
+}
+
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// resident is the RSS of this process in bytes.
+func resident() int64 {
+	text, _ := os.ReadFile("/proc/self/statm")
+	if f := strings.Fields(string(text)); len(f) > 1 {
+		pages, _ := strconv.ParseInt(f[1], 10, 64)
+		return pages * int64(os.Getpagesize())
+	}
+	return 0
+}
