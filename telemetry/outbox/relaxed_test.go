@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ import (
 // segmentSyncs counts the syncs of segments.
 type segmentSyncs struct {
 	*memFS
-	n int
+	n atomic.Int64
 }
 
 func (s *segmentSyncs) Open(name string, flag int) (File, error) {
@@ -27,11 +28,11 @@ func (s *segmentSyncs) Open(name string, flag int) (File, error) {
 
 type countedSync struct {
 	File
-	n *int
+	n *atomic.Int64
 }
 
 func (f countedSync) Sync() error {
-	*f.n++
+	f.n.Add(1)
 	return f.File.Sync()
 }
 
@@ -44,15 +45,15 @@ func TestRelaxedSyncsOncePerInterval(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()
-		if disk.n < 9 || disk.n > 11 {
-			t.Errorf("%d syncs in ten intervals", disk.n)
+		if n := disk.n.Load(); n < 9 || n > 11 {
+			t.Errorf("%d syncs in ten intervals", n)
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		before := disk.n
+		before := disk.n.Load()
 		time.Sleep(time.Hour)
-		if s := b.Stats(); disk.n != before || s.Unsynced != 0 || s.Queued != 1000 || s.LastSeq != 1000 {
-			t.Errorf("%d syncs while nothing happened; %+v", disk.n-before, s)
+		if s := b.Stats(); disk.n.Load() != before || s.Unsynced != 0 || s.Queued != 1000 || s.LastSeq != 1000 {
+			t.Errorf("%d syncs while nothing happened; %+v", disk.n.Load()-before, s)
 		}
 		closeBox(t, b)
 	})

@@ -55,6 +55,13 @@ func (w *world) logf(format string, args ...any) {
 	w.log = append(w.log, fmt.Sprintf(format, args...))
 }
 
+// sleep lets the timers of the box run. What they make a fault look at, it looks at under w.mu.
+func (w *world) sleep(d time.Duration) {
+	w.logf("sleep %v", d)
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func (w *world) fatalf(format string, args ...any) {
 	w.t.Helper()
 	w.t.Fatalf("seed %d: %s\n%s", w.seed, fmt.Sprintf(format, args...), strings.Join(w.log, "\n"))
@@ -349,8 +356,7 @@ func (w *world) step(drops bool) {
 			w.fetchAhead(1 + w.rnd.IntN(20))
 		}
 	case p < 88:
-		time.Sleep(time.Duration(w.rnd.IntN(7000)) * time.Millisecond)
-		synctest.Wait()
+		w.sleep(time.Duration(w.rnd.IntN(7000)) * time.Millisecond)
 	case p < 91:
 		w.close()
 		w.open()
@@ -490,8 +496,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 				w.ack()
 			}
 			if i%4 == 2 {
-				time.Sleep(2 * time.Second)
-				synctest.Wait()
+				w.sleep(2 * time.Second)
 				w.note()
 			}
 			if i == 6 {
@@ -572,11 +577,13 @@ func everyCallFails(t *testing.T, o Options) {
 			w := newWorld(t, 1, o)
 			failed := false
 			w.fault = func(_ int, op, name string) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				calls = append(calls, op+" "+name)
 				if len(calls)-1 != failing {
 					return nil
 				}
-				w.logf("  %s %s fails", op, name)
+				w.log = append(w.log, fmt.Sprintf("  %s %s fails", op, name))
 				failed = true
 				w.disk.short = short
 				return err
@@ -604,8 +611,7 @@ func everyCallFails(t *testing.T, o Options) {
 				}
 				then()
 				if i%3 == 2 {
-					time.Sleep(2 * time.Second)
-					synctest.Wait()
+					w.sleep(2 * time.Second)
 					w.note()
 				}
 				if i == 3 {
