@@ -23,6 +23,8 @@ func (s Signal) Hint() string {
 		return "check the network and --provisioning-host"
 	case Connack5:
 		return "if DPS stands by this hub, check the key and this machine's clock"
+	case AssignedContested, LinkContested:
+		return "another client uses this device's identity: stop it, or give it an identity of its own"
 	default:
 		return ""
 	}

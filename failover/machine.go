@@ -42,6 +42,13 @@ const (
 	maxKnownAge   = 30 * 24 * time.Hour
 	staleSpacing  = 250 * time.Millisecond // between questions while DPS stands by a dead hub; doubles
 	staleFirstMin = 2 * time.Second        // at most so far apart in the first minute
+
+	strikeWithin = 10 * time.Second // a link that the peer closes so soon after it was up may have lost to another client
+	strikesIn    = 5 * time.Minute
+	maxStrikes   = 3 // so many in that time are a fight, if DPS stands by the hub
+	askFirstWait = 10 * time.Second
+	fightFor     = 10 * time.Minute // then the hub is tried normally
+	fightEvery   = time.Minute      // meanwhile once in this time
 )
 
 // Event is what a machine is told. The set is closed.
@@ -171,6 +178,8 @@ type attempt struct {
 	fresh bool      // CONNACK 5 has been answered with a fresh token already
 	ask   bool      // the next dial is accompanied by DPS at once
 	tls   bool      // dialing: TCP and TLS are through
+
+	contested bool // waiting for DPS to say whether this is a fight
 }
 
 // hubMemory is what a machine remembers of one hub.
@@ -209,6 +218,10 @@ type Machine struct {
 		since      time.Time // when it was first out of reach; zero: it is not
 		cannotHelp bool      // it cannot be reached or has throttled us: known hubs may be tried
 		sequential bool
+	}
+	fight struct {
+		strikes []time.Time // when links to home were closed by the peer soon after they were up
+		until   time.Time   // zero: nobody fights
 	}
 	trouble time.Time // since when there has been no link; zero: there is one
 	budget  bucket    // registrations
@@ -411,9 +424,22 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 	if e.Acked && now.Sub(m.home.at) >= stableAfter {
 		h.fails = 0
 	}
-	r := m.rule(e.Signal, nil)
-	if r.Action == Stop {
+	signal := m.contest(now, e.Signal)
+	r := m.rule(signal, func(w When) bool { return w == Fought && now.Before(m.fight.until) })
+	switch {
+	case r.Action == Stop:
 		m.home.phase = idle
+		return
+	case r.Action == SlowDown:
+		m.slowDown(now, r, e.Err)
+		return
+	case r.Action == AskFirst && m.o.NoDPS:
+		m.slowDown(now, m.rule(AssignedContested, nil), e.Err) // there is but this hub
+		return
+	case r.Action == AskFirst:
+		m.decided(r, m.home.host, e.Err, askFirstWait)
+		m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(askFirstWait), false, true
+		m.ask(now)
 		return
 	}
 	wait := time.Duration(0)
@@ -437,6 +463,38 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 		m.home.ask = true
 	default: // the dial alone, DPS after the hedge delay
 	}
+}
+
+// contest counts links that the peer has closed soon after they were up. Too many of them are a sign that another client uses the
+// same identity: a hub closes the older of two links. That only DPS can tell from a move.
+func (m *Machine) contest(now time.Time, s Signal) Signal {
+	f := &m.fight
+	if s != LinkClosed && s != LinkReset {
+		return s
+	}
+	if now.Before(f.until) {
+		return LinkContested
+	}
+	if !f.until.IsZero() { // the ten minutes are over
+		f.until, f.strikes = time.Time{}, nil
+	}
+	if now.Sub(m.home.at) > strikeWithin {
+		return s
+	}
+	f.strikes = slices.DeleteFunc(f.strikes, func(t time.Time) bool { return now.Sub(t) > strikesIn })
+	if f.strikes = append(f.strikes, now); len(f.strikes) < maxStrikes {
+		return s
+	}
+	return LinkContested
+}
+
+// slowDown leaves the hub to the other client for a minute.
+func (m *Machine) slowDown(now time.Time, r Rule, err error) {
+	if !now.Before(m.fight.until) {
+		m.fight.until = now.Add(fightFor)
+	}
+	m.decided(r, m.home.host, err, fightEvery)
+	m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(fightEvery), false, false
 }
 
 // sideFailed is the end of an attempt on a known hub: the next one, or another round later.
@@ -506,6 +564,15 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 			m.dial(now, &m.home)
 		}
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
+	case m.home.host == e.Hub && m.home.contested:
+		m.home.contested = false
+		r := m.rule(AssignedContested, nil)
+		if r.Action == SlowDown {
+			m.slowDown(now, r, nil)
+			return
+		}
+		m.decided(r, e.Hub, nil, 0)
+		m.dial(now, &m.home)
 	case m.home.host == e.Hub:
 		d.stale++
 		d.notBefore = now.Add(m.staleWait(now))
@@ -516,6 +583,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 	default:
 		d.stale = 0
+		m.fight.strikes, m.fight.until = nil, time.Time{} // it was a move
 		r := m.rule(AssignedOther, nil)
 		m.decided(r, e.Hub, nil, 0)
 		if r.Action != Move {
@@ -634,7 +702,7 @@ func (m *Machine) calmDPS() {
 // dial starts a try on the way a.
 func (m *Machine) dial(now time.Time, a *attempt) {
 	m.lastID++
-	a.phase, a.id, a.tls = dialing, m.lastID, false
+	a.phase, a.id, a.tls, a.contested = dialing, m.lastID, false, false
 	h, other := m.hub(a.host), &m.side
 	if a == other {
 		other = &m.home

@@ -117,6 +117,8 @@ var faults = []fault{
 		c.must(c.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 8000}))
 		c.disconnect()
 	}, nil},
+	{"H25", failover.SlowDown, "another client with the same identity connects, again and again, also after it was named", func(c *cell) { c.rival(100) }, nil},
+	{"H26", failover.AskFirst, "another client with the same identity connects whenever this one is up", func(c *cell) { c.rival(4) }, nil},
 	{"H99", failover.BackOff, "an error nobody has thought of", func(c *cell) { c.refuse(hubA, errors.New("the antenna has fallen off")); c.disconnect() }, nil},
 
 	{"D01", failover.Move, "first start", nil, func(c *cell) { c.fresh = true }},
@@ -125,6 +127,7 @@ var faults = []fault{
 	{"D03", failover.DialNow, "DPS does not know that the hub is dead", func(c *cell) {
 		c.must(c.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: new(false)}))
 	}, nil},
+	{"D22", failover.SlowDown, "another client with the same identity, and DPS stands by the hub", func(c *cell) { c.rival(4) }, nil},
 	{"D04", failover.RetryDPS, "DPS refuses connections", func(c *cell) { c.dpsFault(sim.DPSDown) }, nil},
 	{"D05", failover.RetryDPS, "DPS is silent", func(c *cell) { c.dpsFault(sim.DPSBlackhole) }, nil},
 	{"D06", failover.RetryDPS, "DPS closes on what comes before its CONNACK", func(c *cell) { c.replace(dpsHost); c.hubFault(sim.FaultKill) }, nil},
@@ -160,7 +163,7 @@ var flipped = map[failover.Action]failover.Action{
 	failover.FreshToken: failover.BackOff, failover.Sequential: failover.BackOff, failover.AskDPS: failover.Join,
 	failover.BackOff: failover.Reprovision, failover.Move: failover.Join, failover.Join: failover.Move, failover.DialNow: failover.Join,
 	failover.RetryDPS: failover.BackOffDPS, failover.RetryAfter: failover.BackOffDPS, failover.Reregister: failover.BackOffKnown,
-	failover.BackOffDPS: failover.RetryDPS, failover.BackOffKnown: failover.BackOffDPS, failover.Stop: failover.BackOff,
+	failover.AskFirst: failover.Reconnect, failover.SlowDown: failover.DialNow, failover.BackOffDPS: failover.RetryDPS, failover.BackOffKnown: failover.BackOffDPS, failover.Stop: failover.BackOff,
 }
 
 // TestDecisionMatrix injects every fault, holds the device to the rule, its action and the document that says what it then does; and
@@ -538,6 +541,31 @@ func (c *cell) refuse(host string, err error) {
 	c.instead(host, func(context.Context) (net.Conn, error) {
 		time.Sleep(2 * oneWay)
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+	})
+}
+
+// rival connects with the device's identity, two seconds after the device each time, so often; the hub then closes the device's link.
+func (c *cell) rival(times int) {
+	d := &hub.Dialer{TLS: &tls.Config{RootCAs: c.cloud.CAPool()}, DialContext: c.net.DialContext, Token: hub.KeyToken(c.key(), time.Hour), KeepAlive: time.Minute, C2D: true}
+	ctx, stop := context.WithCancel(c.t.Context())
+	c.ends = append(c.ends, stop)
+	c.wg.Go(func() {
+		for range times {
+			l, err := d.Dial(ctx, hub.Attempt{Host: hubA, DeviceID: "dev-1"})
+			if err != nil {
+				return
+			}
+			select { // the device is back
+			case <-l.Done():
+			case <-ctx.Done():
+			}
+			l.Abort()
+			select {
+			case <-time.After(2 * time.Second):
+			case <-ctx.Done():
+				return
+			}
+		}
 	})
 }
 

@@ -14,6 +14,7 @@ const (
 	LinkUnacked                     // the hub lives, but withheld a PUBACK up to the final limit
 	TokenRenewal                    // planned: the token is to be replaced
 	TokenExpired                    // the link ended after its SAS token had expired
+	LinkContested                   // the hub closed a link soon after it was up, for the third time in five minutes, or again in a fight
 	DialRefused                     // TCP refused
 	DialReset                       // TCP or TLS was reset or closed
 	DialSilent                      // TCP or TLS: no answer
@@ -51,13 +52,15 @@ const (
 	AssignedOther                   // DPS named another hub than the one in use
 	AssignedDialling                // DPS named the hub that is being dialled
 	AssignedFailing                 // DPS named the hub that has just failed
+	AssignedContested               // DPS stands by the hub that closes each link soon after it is up
 	Stopping                        // this side is going down
 	signals
 )
 
 var signalNames = [signals]string{
 	Unknown: "unknown error", LinkClosed: "link closed", LinkReset: "link reset", LinkSilent: "link silent",
-	LinkUnacked: "PUBACK withheld", TokenRenewal: "token renewal", TokenExpired: "token expired", DialRefused: "connection refused",
+	LinkUnacked: "PUBACK withheld", TokenRenewal: "token renewal", TokenExpired: "token expired",
+	LinkContested: "link closed again and again", DialRefused: "connection refused",
 	DialReset: "connection reset", DialSilent: "no answer", NameNotFound: "name not found", NetworkDown: "network down",
 	TLSFailed: "TLS failed", ClockOff: "clock off", ClosedEarly: "closed before CONNACK", ConnackSilent: "no CONNACK",
 	Connack3: "CONNACK 3", Connack5: "CONNACK 5", ConnackOther: "CONNACK 1, 2 or 4", SubscribeRefused: "subscription refused",
@@ -67,7 +70,7 @@ var signalNames = [signals]string{
 	DPSNotFound: "DPS 404", DPSFailed: "DPS failed", DPSBadRequest: "DPS 4xx", DPSConflict: "DPS 409",
 	DPSLostOperation: "DPS 404202", DPSStuck: "DPS stuck", DPSTLS: "DPS TLS failed", DPSClock: "DPS clock off",
 	DPSRefusedConnect: "DPS CONNACK", AssignedOther: "assigned another hub", AssignedDialling: "assigned the hub being dialled",
-	AssignedFailing: "assigned the hub that failed", Stopping: "stopping",
+	AssignedFailing: "assigned the hub that failed", AssignedContested: "assigned the hub that keeps closing", Stopping: "stopping",
 }
 
 func (s Signal) String() string {
@@ -78,7 +81,7 @@ func (s Signal) String() string {
 }
 
 // EndsLink reports whether a signal is the end of a link that was at work.
-func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= TokenExpired }
+func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= LinkContested }
 
 // Action is what a device does about a signal.
 type Action uint8
@@ -100,6 +103,8 @@ const (
 	Reregister                 // ask DPS again, with a new registration
 	BackOffDPS                 // keep the assignment; ask DPS again with backoff
 	BackOffKnown               // the same, and meanwhile known hubs may be tried
+	AskFirst                   // ask DPS, and dial the same hub only when it has answered or 10 s have passed
+	SlowDown                   // dial the same hub once a minute, for ten minutes
 	Stop                       // nothing: this side is going down
 	actions
 )
@@ -108,7 +113,7 @@ var actionNames = [actions]string{
 	Reconnect: "reconnect", Renew: "renew", Reprovision: "reprovision", FreshToken: "fresh token", Sequential: "sequential",
 	AskDPS: "ask DPS", BackOff: "back off", Move: "move", Join: "join", DialNow: "dial now", RetryDPS: "retry DPS",
 	RetryAfter: "retry after", Reregister: "reregister", BackOffDPS: "back off DPS", BackOffKnown: "back off DPS, try known hubs",
-	Stop: "stop",
+	AskFirst: "ask DPS first", SlowDown: "slow down", Stop: "stop",
 }
 
 func (a Action) String() string {
@@ -125,11 +130,12 @@ type When uint8
 const (
 	Always    When = iota
 	First          // the first CONNACK 5 of this hub since it last worked
+	Fought         // this identity is fought over: DPS has stood by the hub that keeps closing, less than ten minutes ago
 	Pipelined      // the attempt had sent more than CONNECT, and --pipeline is auto
 	conditions
 )
 
-var whenNames = [conditions]string{Always: "", First: "for the first time", Pipelined: "when pipelined (auto)"}
+var whenNames = [conditions]string{Always: "", First: "for the first time", Fought: "in a fight", Pipelined: "when pipelined (auto)"}
 
 func (w When) String() string {
 	if w < conditions {
@@ -156,6 +162,8 @@ var Rules = []Rule{
 	{"H04", LinkUnacked, Always, Reprovision, "", "the hub answers but stores nothing any more"},
 	{"H05", TokenRenewal, Always, Renew, "", "planned: MQTT 3.1.1 replaces a token by a new connection only"},
 	{"H06", TokenExpired, Always, Reprovision, "expired token", "the hub closed a link whose token was over; the next one is minted fresh"},
+	{"H25", LinkContested, Fought, SlowDown, "", "another client with this identity has connected; answering in kind would keep both from working"},
+	{"H26", LinkContested, Always, AskFirst, "", "up, and closed by the hub within 10 s, three times in five minutes: was the device moved, or does another client use its identity? DPS knows"},
 	{"H07", DialRefused, Always, Reprovision, "unreachable endpoint", "nobody listens: the hub is down"},
 	{"H08", DialReset, Always, Reprovision, "unreachable endpoint", "the hub's front end drops connections"},
 	{"H09", DialSilent, Always, Reprovision, "unreachable endpoint", "no answer from the hub's address"},
@@ -179,6 +187,7 @@ var Rules = []Rule{
 	{"D01", AssignedOther, Always, Move, "", "DPS's answer is authoritative"},
 	{"D02", AssignedDialling, Always, Join, "", "the attempt under way is the right one"},
 	{"D03", AssignedFailing, Always, DialNow, "", "DPS stands by a hub that has just failed: it knows better, or it does not know yet"},
+	{"D22", AssignedContested, Always, SlowDown, "", "the device belongs where it is, so another client uses its identity: a hub keeps only the newest link of each"},
 	{"D04", DPSUnreachable, Always, RetryDPS, "", "a connection that is refused costs no registration"},
 	{"D05", DPSSilent, Always, RetryDPS, "", "a connection that is silent costs no registration"},
 	{"D06", DPSEarly, Always, RetryDPS, "", "perhaps DPS minds what came before its CONNACK; the next try is the careful way"},
