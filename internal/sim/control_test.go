@@ -12,7 +12,7 @@ import (
 
 // Every request of the contract, with its fields, its answers and its refusals.
 func TestControlAPI(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
+	inWorld(t, deafToFaults, func(w *world) {
 		h := w.httpClient()
 		defer h.CloseIdleConnections()
 		base := w.info.Control

@@ -93,8 +93,17 @@ func TestHubFaults(t *testing.T) {
 	}
 }
 
+// deafToFaults lets a cloud listen on listeners that can do nothing but listen.
+func deafToFaults(c *Config) {
+	listen := c.Listen
+	c.Listen = func(network, addr string) (net.Listener, error) {
+		l, err := listen(network, addr)
+		return struct{ net.Listener }{l}, err
+	}
+}
+
 func TestSYNDropNeedsAListenerThatCan(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
+	inWorld(t, deafToFaults, func(w *world) {
 		if got := refusal(w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop})); got != "400 " {
 			t.Error(got)
 		}
