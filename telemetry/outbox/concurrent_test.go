@@ -87,7 +87,7 @@ func TestOneAppendIsOneSync(t *testing.T) {
 // somebody who looks at the figures, and poison. Every seq is accounted for.
 func TestEverybodyAtOnce(t *testing.T) {
 	b := openBox(t, t.TempDir(), Options{MaxBytes: 40 << 10, Report: func(Problem) {}})
-	const producers, each = 8, 400
+	const producers, each = 8, 150
 	var producing, others sync.WaitGroup
 	for p := range producers {
 		producing.Go(func() {
