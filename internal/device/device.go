@@ -79,9 +79,9 @@ var ErrUnreachable = errors.New("no hub could be reached")
 
 const (
 	onceLimit       = time.Minute     // to find a hub when running once
-	settleTimeout   = 5 * time.Second // for PUBACKs before a token is renewed
+	settleTimeout   = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
 	retireTimeout   = time.Second     // for PUBACKs before another link takes over
-	renewalTimeout  = time.Minute     // for running methods before a planned end of a link
+	renewalTimeout  = time.Minute     // for running methods before that, while telemetry flows on
 	batteryProperty = "battery"
 )
 

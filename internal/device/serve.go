@@ -86,13 +86,20 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	var err error
 	select {
 	case <-l.Renew():
+		// There are minutes of slack, and telemetry flows on meanwhile.
+		d.await(work, renewalTimeout)
 		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
 	case <-l.Done():
 	case <-work.Done():
 	}
 	// Nothing new goes out; what is under way gets its PUBACK, so that the next link need not send it again.
 	stopDrain()
-	d.settle(l, err != nil)
+	d.settle(work, l, err != nil)
+	select {
+	case <-l.Done():
+		err = nil // it was lost before it could be renewed
+	default:
+	}
 	stop(nil)
 	parts.Wait()
 	if err != nil {
@@ -107,8 +114,9 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	return nil
 }
 
-// settle waits for PUBACKs, and before a renewal also for the answers of running methods. A device that stops has waited already.
-func (d *Device) settle(l *hub.Link, renewal bool) {
+// settle waits for PUBACKs, and before a renewal also for the answers of methods that came in the last moment. A device that stops has
+// waited already.
+func (d *Device) settle(work context.Context, l *hub.Link, renewal bool) {
 	if d.stopping.Load() {
 		return
 	}
@@ -120,10 +128,15 @@ func (d *Device) settle(l *hub.Link, renewal bool) {
 	defer cancel()
 	_ = l.Settle(ctx)
 	if renewal {
-		ctx, cancel := context.WithTimeout(context.Background(), renewalTimeout)
-		defer cancel()
-		d.handlers.wait(ctx)
+		d.await(work, settleTimeout)
 	}
+}
+
+// await waits until no method runs, up to limit or the end of the link.
+func (d *Device) await(work context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(work, limit)
+	defer cancel()
+	d.handlers.wait(ctx)
 }
 
 // receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another.

@@ -138,6 +138,10 @@ func draw(seed uint64) schedule {
 		s.with.RetryAfter = &n
 	}
 	at := time.Duration(0)
+	if r.IntN(2) == 0 { // then it knows two hubs, and is at home in the second
+		s.steps = append(s.steps, step{12 * time.Second, `hub-a {"kind":"kill","seconds":10}`})
+		at = 30 * time.Second
+	}
 	for n := 1 + r.IntN(9); n > 0; n-- {
 		switch r.IntN(4) {
 		case 0: // with the one before
@@ -151,12 +155,12 @@ func draw(seed uint64) schedule {
 			hub = "hub-a"
 		}
 		what := ""
-		switch k := r.IntN(29); {
+		switch k := r.IntN(33); {
 		case k < 9:
 			f := sim.Fault{Kind: some(sim.FaultKill, sim.FaultKill, sim.FaultBlackhole, sim.FaultSYNDrop, sim.FaultConnack3, sim.FaultConnack5,
 				sim.FaultClose, sim.FaultSlow, sim.FaultDropPuback, sim.FaultThrottle), Close: some("", "fin"), Seconds: secs()}
-			if r.IntN(3) == 0 {
-				f.DPSKnows = new(r.IntN(3) == 0)
+			if r.IntN(2) == 0 {
+				f.DPSKnows = new(r.IntN(2) == 0)
 			}
 			if r.IntN(3) == 0 {
 				f.DPSLagSeconds = secs()
@@ -342,6 +346,14 @@ func (w *soakWorld) play(t *testing.T) {
 		OutboxMaxBytes: 4 << 20, OutboxSyncEvery: duration(c.SyncEvery, 0), MachineID: "soak", DrainWindow: c.Window, DrainFreshFirst: c.FreshFirst,
 		DrainTimeout: 30 * time.Second, Failover: failover.Options{Pipeline: failover.Pipeline(c.Pipeline), NoKnown: c.NoKnown},
 		Rand: rand.New(rand.NewPCG(c.Seed, 7)),
+	}
+	for how, answer := range map[string]string{"portal": "HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n", "reset": ""} {
+		l, err := w.net.Listen("tcp", how+":443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		go w.intercept(l, answer)
 	}
 	w.start()
 	for _, do := range w.actions() {
@@ -557,7 +569,7 @@ func (w *soakWorld) comeBack() {
 	for received() == before {
 		if time.Since(healed) > bound {
 			w.v.fault("nothing came within %v after the last fault", bound)
-			break
+			return
 		}
 		w.until(time.Now().Add(50 * time.Millisecond))
 	}
@@ -571,13 +583,16 @@ func (w *soakWorld) comeBack() {
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
 	}
-	w.until(time.Now().Add(10 * time.Second))                                                                  // and it stays
-	for since := time.Now(); w.life.dev.Status().Hub == "" || w.cloud.State().Devices[0].ConnectedHub == ""; { // a token may just be renewed
+	w.until(time.Now().Add(10 * time.Second))                                                 // and it stays
+	for since := time.Now(); w.life.dev.Status().Hub == "" || w.state().ConnectedHub == ""; { // a token may just be renewed
 		if time.Since(since) > 5*time.Second {
 			w.v.fault("there is no link, although the queue was empty before")
 			break
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
+	}
+	if n := w.sessions(); n > 1 {
+		w.v.fault("%d sessions at once, when all was quiet", n)
 	}
 	for since := time.Now(); ; w.until(time.Now().Add(time.Second)) {
 		open := w.open()
@@ -591,9 +606,27 @@ func (w *soakWorld) comeBack() {
 	}
 }
 
+// sessions are those that the device holds, with all hubs.
+func (w *soakWorld) sessions() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, all := range w.connected {
+		n += len(all)
+	}
+	return n
+}
+
+// state is how the cloud sees the device.
+func (w *soakWorld) state() (d sim.DeviceState) {
+	if all := w.cloud.State().Devices; len(all) > 0 {
+		d = all[0]
+	}
+	return d
+}
+
 // open is what has not come to rest yet: a desired property without its acknowledgement, a message to the device that nobody dealt with.
 func (w *soakWorld) open() (all []string) {
-	d := w.cloud.State().Devices[0]
+	d := w.state()
 	if d.ConnectedHub != d.AssignedHub { // DPS moved it without a word to the device
 		return nil
 	}
@@ -821,7 +854,7 @@ func (w *soakWorld) dial(ctx context.Context, l *soakLife, network, addr string)
 	l.mu.Unlock()
 	if dead {
 		_ = raw.Close()
-		return nil, errors.New("the process is dead")
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
 	}
 	return c, nil
 }
@@ -845,17 +878,22 @@ func (w *soakWorld) path(ctx context.Context, network, addr string) (net.Conn, e
 		<-ctx.Done()
 		return fail(os.ErrDeadlineExceeded)
 	case "portal", "reset":
-		here, there := net.Pipe()
-		go func() {
-			_, _ = there.Read(make([]byte, 1<<10))
-			if how == "portal" {
-				_, _ = there.Write([]byte("HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n"))
-			}
-			_ = there.Close()
-		}()
-		return here, nil
+		return w.net.DialContext(ctx, network, how+":443")
 	}
 	return w.net.DialContext(ctx, network, addr)
+}
+
+// intercept is what stands in the way and answers itself, until its listener is closed.
+func (w *soakWorld) intercept(l net.Listener, answer string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = c.Read(make([]byte, 1<<10))
+		_, _ = c.Write([]byte(answer))
+		_ = c.Close()
+	}
 }
 
 // soakConn knows from outside when a connection becomes a session: the first application record that is too long for anything but a

@@ -287,7 +287,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	if c.net.isCut(c.path) { // accepted by the local buffer, seen by nobody
+	if c.net.isCut(c.path) || c.out.isLost() { // accepted by the local buffer, seen by nobody
 		n, err := c.out.swallow(p)
 		return n, c.wrap("write", err)
 	}
@@ -352,6 +352,7 @@ type pipe struct {
 	noReader error     // what the writer gets from now on
 	rclosed  bool      // the reading side closed it itself
 	wclosed  bool      // the writing side closed it itself
+	lost     bool      // something was swallowed: what is sent behind it would make no sense, so it is swallowed too
 	rdl, wdl deadline
 }
 
@@ -440,10 +441,17 @@ func (p *pipe) write(b []byte) (int, error) {
 	}
 }
 
+func (p *pipe) isLost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
+}
+
 // swallow takes the bytes as a full path does: until the buffer is full they are accepted and forgotten by nobody but the far end.
 func (p *pipe) swallow(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.lost = true
 	written := 0
 	for {
 		if err := p.writeError(); err != nil {

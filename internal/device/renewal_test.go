@@ -1,0 +1,132 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"hubhop/internal/journal"
+	"hubhop/internal/sim"
+)
+
+// ages says how long each sample of the given messages was on its way, from its making to the hub.
+func (w *world) ages(messages []sim.Message) (all []time.Duration) {
+	w.t.Helper()
+	for _, m := range messages {
+		made, err := time.Parse(time.RFC3339, m.CreationTime)
+		w.must(err)
+		all = append(all, m.At.Sub(made))
+	}
+	return all
+}
+
+// TestThousandRenewals: over a round trip of 50 ms a renewal keeps telemetry back for less than 300 ms. Nothing is sent twice, no
+// link is lost, DPS is not asked, and renewals do not keep in step.
+func TestThousandRenewals(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Second }}, func(t *testing.T, w *world) {
+		w.on("hub-a", 10*time.Second)
+		w.net.SetDelay(25 * time.Millisecond)
+		w.run(10 * time.Second)
+		before := len(w.cloud.Ledger("dev-1", true).Messages)
+		w.forget()
+		w.run(4300 * time.Second)
+		var gaps, apart []time.Duration
+		w.mu.Lock()
+		var last time.Time
+		for _, e := range w.events {
+			if e.Kind == journal.Renewed {
+				gaps = append(gaps, e.Outage)
+				if !last.IsZero() {
+					apart = append(apart, e.Time.Sub(last))
+				}
+				last = e.Time
+			}
+		}
+		w.mu.Unlock()
+		if len(gaps) < 1000 {
+			t.Fatalf("%d renewals", len(gaps))
+		}
+		slices.Sort(gaps)
+		if p99 := gaps[len(gaps)*99/100]; p99 > 300*time.Millisecond {
+			t.Errorf("no link for %v at p99", p99)
+		}
+		slices.Sort(apart)
+		if spread := apart[len(apart)-1] - apart[0]; spread < 300*time.Millisecond {
+			t.Errorf("all renewals came between %v and %v after the one before", apart[0], apart[len(apart)-1])
+		}
+		ages := w.ages(w.cloud.Ledger("dev-1", true).Messages[before:])
+		slices.Sort(ages)
+		if p99 := ages[len(ages)*99/100]; p99 > 275*time.Millisecond { // the PUBACK takes 25 ms more
+			t.Errorf("samples took %v at p99", p99)
+		}
+		t.Logf("%d renewals: no link for %v at p99; samples took %v at p99, %v at most",
+			len(gaps), gaps[len(gaps)*99/100], ages[len(ages)*99/100], ages[len(ages)-1])
+		if n := w.cloud.Ledger("dev-1", false).Duplicates; n != 0 {
+			t.Errorf("%d messages were sent again", n)
+		}
+		if n := w.count(journal.Lost); n != 0 {
+			t.Errorf("the link was lost %d times", n)
+		}
+		if n := w.cloud.State().Totals.Registrations; n != 1 {
+			t.Errorf("%d registrations", n)
+		}
+	})
+}
+
+// TestRenewalWaitsForMethods: a method that runs when the token nears its end still answers over the link that it came by, and
+// telemetry does not wait for it.
+func TestRenewalWaitsForMethods(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Minute }}, func(t *testing.T, w *world) {
+		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
+		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+			time.Sleep(20 * time.Second)
+			return json.RawMessage(`"done"`), nil
+		}
+		w.on("hub-a", 10*time.Second)
+		before := len(w.cloud.Ledger("dev-1", true).Messages)
+		for w.count(journal.Renewed) < 4 {
+			if r, err := w.cloud.Method(t.Context(), "dev-1", "slow", nil); err != nil || r.Status != 200 {
+				t.Fatalf("answered %d, %v", r.Status, err)
+			}
+			w.run(time.Second)
+		}
+		if ages := w.ages(w.cloud.Ledger("dev-1", true).Messages[before:]); slices.Max(ages) > time.Second {
+			t.Errorf("a sample waited %v for a method", slices.Max(ages))
+		}
+		if n := w.count(journal.Lost); n != 0 {
+			t.Errorf("the link was lost %d times", n)
+		}
+	})
+}
+
+// TestLinkThatDiesBeforeItsRenewal: the hub goes while a renewal waits for a method. That is a loss, and DPS is asked as after any.
+func TestLinkThatDiesBeforeItsRenewal(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Minute }}, func(t *testing.T, w *world) {
+		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
+		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+			time.Sleep(24 * time.Second)
+			return nil, nil
+		}
+		w.run(239 * time.Second)
+		for w.count(journal.Renewed) == 0 { // the renewal comes 240 to 270 s after the link
+			if _, err := w.cloud.Method(t.Context(), "dev-1", "slow", nil); err != nil {
+				t.Fatal(err)
+			}
+			w.run(time.Second)
+		}
+		w.forget()
+		w.run(239 * time.Second)
+		for range 4 { // so that one of them runs at any time from now on
+			go func() { _, _ = w.cloud.Method(t.Context(), "dev-1", "slow", nil) }()
+			w.run(10 * time.Second)
+		}
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		w.on("hub-b", 10*time.Second)
+		if w.count(journal.Renewed) != 0 || w.count(journal.Lost) != 1 {
+			t.Errorf("%d renewals and %d losses; decided %v", w.count(journal.Renewed), w.count(journal.Lost), w.decisions())
+		}
+		w.run(time.Minute)
+	})
+}
