@@ -222,6 +222,7 @@ type Machine struct {
 	fight struct {
 		strikes []time.Time // when links to home were closed by the peer soon after they were up
 		until   time.Time   // zero: nobody fights
+		up      time.Time   // when the last link to home was up
 	}
 	trouble time.Time // since when there has been no link; zero: there is one
 	budget  bucket    // registrations
@@ -359,6 +360,7 @@ func (m *Machine) up(now time.Time, e Up) {
 	switch {
 	case e.ID == m.home.id && m.home.phase == dialing:
 		m.home.phase, m.home.at, m.home.fresh = up, now, false
+		m.fight.up = now
 		h := m.hub(m.home.host)
 		h.took, h.hold = e.Took, false
 		m.hedgeAt, m.trouble = time.Time{}, time.Time{}
@@ -488,13 +490,18 @@ func (m *Machine) contest(now time.Time, s Signal) Signal {
 	return LinkContested
 }
 
-// slowDown leaves the hub to the other client for a minute.
+// slowDown leaves the hub to the other client, until a minute after this one's last link was up: what ends a link that lived for
+// longer may be an outage like any other, and must not be waited out.
 func (m *Machine) slowDown(now time.Time, r Rule, err error) {
 	if !now.Before(m.fight.until) {
 		m.fight.until = now.Add(fightFor)
 	}
-	m.decided(r, m.home.host, err, fightEvery)
-	m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(fightEvery), false, false
+	wait := max(0, m.fight.up.Add(fightEvery).Sub(now))
+	m.decided(r, m.home.host, err, wait)
+	m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(wait), false, false
+	if wait == 0 {
+		m.dial(now, &m.home)
+	}
 }
 
 // sideFailed is the end of an attempt on a known hub: the next one, or another round later.
@@ -553,6 +560,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		m.home, m.side = m.side, attempt{}
 		m.hedgeAt = time.Time{}
 		if m.home.phase == up {
+			m.fight.up = m.home.at
 			m.emit(Serve{ID: m.home.id})
 			m.keep(now)
 		}

@@ -67,7 +67,8 @@ type soakConfig struct {
 	SyncEvery  string `json:"syncEvery,omitempty"`
 	Move       string `json:"move,omitempty"`
 	Refusal    byte   `json:"refusal,omitempty"`
-	Delay      string `json:"delay,omitempty"` // one way
+	Delay      string `json:"delay,omitempty"`      // one way
+	BackWithin string `json:"backWithin,omitempty"` // for a schedule that was kept: how long the first sample may take at the end
 }
 
 // step is one line of a schedule.
@@ -540,6 +541,9 @@ func (w *soakWorld) heal() {
 // bound is how long the first sample may take. Refusals, and silences that a living hub can explain, have waits of a minute by
 // design, and so has a hub that was dead for long; after anything else only DPS's own waits and a few seconds are left.
 func (w *soakWorld) bound() time.Duration {
+	if d := duration(w.s.with.BackWithin, 0); d > 0 {
+		return d
+	}
 	text := w.s.String()
 	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm"} {
 		if strings.Contains(text, slow) {
