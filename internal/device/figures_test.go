@@ -177,17 +177,22 @@ func noise(n int) []byte {
 func (x *table) oneProducer() {
 	b, _ := x.open(outbox.Options{})
 	floor, buf, m := &bareFile{t: x.t, dir: x.dir}, noise(200), figureSample()
-	var ours, theirs time.Duration
-	n := 0
-	for ; ours+theirs < 8*time.Second; n++ { // in turns, so that both see the same disk
-		start := time.Now()
-		must(x.t, b.Append(context.Background(), m))
-		middle := time.Now()
-		floor.write(buf)
-		ours, theirs = ours+middle.Sub(start), theirs+time.Since(middle)
+	var bare, rate float64
+	for range 10 { // the one counts in which the disk had least to do for others
+		var ours, theirs time.Duration
+		n := 0
+		for ; ours+theirs < time.Second; n++ { // in turns, so that both see the same disk
+			start := time.Now()
+			must(x.t, b.Append(context.Background(), m))
+			middle := time.Now()
+			floor.write(buf)
+			ours, theirs = ours+middle.Sub(start), theirs+time.Since(middle)
+		}
+		if all := float64(2*n) / (ours + theirs).Seconds(); 2/(1/max(bare, 1)+1/max(rate, 1)) < all {
+			bare, rate = float64(n)/theirs.Seconds(), float64(n)/ours.Seconds()
+		}
 	}
 	must(x.t, b.Close())
-	bare, rate := float64(n)/theirs.Seconds(), float64(n)/ours.Seconds()
 	x.add("durable appends/s of 200 B, one producer; floor: bare write and fdatasync", whole(bare), whole(rate), ratio(rate, bare), "≥ 0.90 of the floor")
 }
 
