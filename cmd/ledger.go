@@ -76,7 +76,11 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 // ledger, an object whose "messages" are the events; none of them is held in memory whole. partial says that the ledger says of itself
 // that it lacks its beginning.
 func (l *ledgerFile) read(each func(arrival)) (n int, partial bool, err error) {
-	d := json.NewDecoder(bufio.NewReaderSize(l, 64<<10))
+	in := bufio.NewReaderSize(l, 64<<10)
+	if mark, _ := in.Peek(3); string(mark) == "\xef\xbb\xbf" { // belongs to the encoding
+		_, _ = in.Discard(3)
+	}
+	d := json.NewDecoder(in)
 	event := func() error {
 		var fields map[string]json.RawMessage
 		if err := d.Decode(&fields); err != nil {

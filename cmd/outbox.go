@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"hubhop/internal/device"
+	"hubhop/internal/drill"
 	"hubhop/telemetry/outbox"
 )
 
@@ -489,10 +490,13 @@ func runOutboxVerify(ctx context.Context, env *Env, o *outboxFlags, where string
 	} else {
 		err = v.print(env.Stdout)
 	}
-	if err == nil && v.Lost > 0 {
-		err = fmt.Errorf("%w: %d of them", errLost, v.Lost)
+	switch {
+	case err != nil || v.Verdict == "passed":
+		return err
+	case v.Lost > 0:
+		return fmt.Errorf("%w: %d of them", errLost, v.Lost)
 	}
-	return err
+	return fmt.Errorf("%w: the outbox is older than what has arrived, and its ids will be used again", drill.ErrVerdict)
 }
 
 // verdict is what verify says.
@@ -540,9 +544,9 @@ func audit(ctx context.Context, env *Env, dir, deviceID, where string, partial b
 	v.Outboxes = a.Accounts(v.Partial)
 	for _, x := range v.Outboxes {
 		v.Lost += x.Lost
-	}
-	if v.Lost > 0 {
-		v.Verdict = "failed"
+		if x.Lost > 0 || x.Reused > 0 {
+			v.Verdict = "failed"
+		}
 	}
 	return v, nil
 }
@@ -570,6 +574,9 @@ func (v verdict) print(out io.Writer) error {
 		row("duplicated", x.Duplicated, x.DoubleIDs)
 		row("reordered", x.Reordered, x.LateIDs)
 		announced += x.Announced
+		if x.Reused > 0 {
+			fmt.Fprintf(w, "  seq %d has arrived, but %d is the last that this outbox knows of: it is an older copy, and will use ids again; start with an empty one\n", x.Reused, x.Last)
+		}
 	}
 	if v.Foreign > 0 {
 		fmt.Fprintf(w, "%d messages have other ids and were passed over\n", v.Foreign)
@@ -577,6 +584,8 @@ func (v verdict) print(out io.Writer) error {
 	switch {
 	case v.Lost > 0:
 		fmt.Fprintf(w, "verdict FAILED: %d messages are lost\n", v.Lost)
+	case v.Verdict != "passed":
+		fmt.Fprintln(w, "verdict FAILED: ids will be used again")
 	case announced > 0:
 		fmt.Fprintf(w, "verdict PASSED: nothing is lost; %d messages are missing, and the device says so\n", announced)
 	default:

@@ -29,6 +29,7 @@ type options struct {
 	order, sync        string
 	kills, moves, rate int
 	window, ledgerKeep int
+	least              int // samples per second
 	seed               uint64
 	keep               bool
 	recovery           time.Duration
@@ -46,6 +47,7 @@ func run(args []string, out io.Writer) int {
 	f.IntVar(&o.moves, "failovers", 20, "from hub to hub, both ways, at least")
 	f.IntVar(&o.rate, "rate", 2500, "samples a second")
 	f.IntVar(&o.window, "window", 64, "messages in flight")
+	f.IntVar(&o.least, "least", 2000, "samples per second that must have arrived, over the whole run")
 	f.IntVar(&o.ledgerKeep, "ledger-keep", 100_000, "messages that the simulator keeps; they are read every moment")
 	f.StringVar(&o.order, "drain-order", "fifo", "of the device: fifo or fresh-first")
 	f.StringVar(&o.sync, "outbox-sync", "always", "of the device: always, or a duration")
@@ -419,6 +421,9 @@ func (t *trial) finish(ctx context.Context) error {
 		t.book.fault("%d samples are left in outbox %s", l.Queued, l.ID)
 	}
 	t.book.conclude(l.LastSeq, t.feeder.lives)
+	if rate := float64(distinct) / took.Seconds(); rate < float64(t.least) {
+		t.book.fault("%.0f samples a second: at less than %d (-least) this proves too little", rate, t.least)
+	}
 	t.verify(ctx)
 	t.report(l.LastSeq, float64(distinct)/took.Seconds())
 	return nil

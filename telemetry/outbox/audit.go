@@ -38,6 +38,7 @@ type Account struct {
 	Announced  uint64   `json:"announced"` // neither, but a gap says so, or the quarantine has it
 	SetAside   uint64   `json:"setAside"`  // of those: in the quarantine
 	Lost       uint64   `json:"lost"`      // neither, and nobody says so
+	Reused     uint64   `json:"reused"`    // the greatest arrived seq, if the outbox, which nobody holds, will give it away again; else 0
 	Duplicated uint64   `json:"duplicated"`
 	Reordered  uint64   `json:"reordered"` // first arrivals behind a greater seq
 	LostIDs    []string `json:"lostIds"`   // runs of them, "<outbox id>-<first>..<last>"; here and below 1000 at most
@@ -153,6 +154,9 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 	}
 	if v.Current && (a.held || a.lastSeq > v.Last) {
 		v.Last = a.lastSeq
+	}
+	if v.Current && !a.held && x.highest > a.lastSeq { // an older copy of the directory was put back, most likely
+		v.Last, v.Reused = a.lastSeq, x.highest
 	}
 	if partial {
 		v.From = x.lowest

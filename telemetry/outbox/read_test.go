@@ -340,7 +340,7 @@ func TestAudit(t *testing.T) {
 		"doubled":                 {append(all[:10:10], all[3], all[3]), false, "1-20 12/10 9 1(1) 0 2 0 [] [11] [4 4] []"},
 		"exchanged":               {append(append(all[:3:3], all[4], all[3]), all[5:]...), false, "1-20 10/10 9 1(1) 0 0 1 [] [11] [] [4]"},
 		"queued, and arrived":     {append(all[:10:10], ids(box, 12, 13)...), false, "1-20 12/12 7 1(1) 0 0 0 [] [11] [] []"},
-		"beyond the last":         {append(all[:10:10], ids(box, 23)...), false, "1-23 11/11 9 1(1) 2 0 0 [21..22] [11] [] []"},
+		"beyond the last":         {append(all[:10:10], ids(box, 23)...), false, "1-20 11/11 9 1(1) 0 0 0 [] [11] [] [] reused 23"},
 		"its beginning is gone":   {all[4:], false, "1-20 6/6 9 1(1) 4 0 0 [1..4] [11] [] []"},
 		"and that is known":       {all[4:], true, "5-20 6/6 9 1(1) 0 0 0 [] [11] [] []"},
 		"nothing, and is known":   {nil, true, "21-20 0/0 0 0(0) 0 0 0 [] [] [] []"},
@@ -363,6 +363,9 @@ func TestAudit(t *testing.T) {
 			got := fmt.Sprintf("%d-%d %d/%d %d %d(%d) %d %d %d %v %v %v %v", x.From, x.Last, x.Arrived, x.Distinct, x.Queued, x.Announced, x.SetAside,
 				x.Lost, x.Duplicated, x.Reordered, x.LostIDs, x.GapIDs, x.DoubleIDs, x.LateIDs)
 			got = strings.ReplaceAll(got, box+"-", "")
+			if x.Reused > 0 {
+				got += fmt.Sprintf(" reused %d", x.Reused)
+			}
 			if x.Outbox != box || !x.Current {
 				t.Errorf("the first account is that of %s", x.Outbox)
 			}
