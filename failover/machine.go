@@ -220,7 +220,7 @@ type Machine struct {
 		sequential bool
 	}
 	fight struct {
-		strikes []time.Time // when links to home were closed by the peer soon after they were up
+		strikes []time.Time // when links to home were closed by the peer soon after they were up, with nothing else amiss since
 		until   time.Time   // zero: nobody fights
 		up      time.Time   // when the last link to home was up
 	}
@@ -388,6 +388,9 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	})
 	if e.Signal == Connack5 {
 		m.refused(host)
+	}
+	if e.Signal != ClosedEarly {
+		m.fight.strikes = nil // who loses to another client finds the hub well, every time; at most the other one was faster once more
 	}
 	switch r.Action {
 	case Stop:
@@ -630,6 +633,8 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	}
 	if e.Signal != DPSUnreachable && e.Signal != DPSSilent {
 		d.since = time.Time{}
+	} else {
+		m.fight.strikes = nil // more is wrong than one identity
 	}
 	switch r.Action {
 	case Stop:
