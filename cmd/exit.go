@@ -10,6 +10,7 @@ import (
 	"hubhop/failover"
 	"hubhop/internal/device"
 	"hubhop/internal/drill"
+	"hubhop/telemetry/outbox"
 )
 
 // The exit codes. Scripts rely on them.
@@ -43,6 +44,8 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 }{
 	{errUsage, exitUsage},
 	{device.ErrStateDir, exitUsage},
+	{outbox.ErrOlder, exitUsage},
+	{outbox.ErrNewer, exitUsage},
 	{drill.ErrVerdict, exitVerdict},
 	{errLost, exitVerdict},
 	{device.ErrLocked, exitPerson},

@@ -2,14 +2,17 @@ package cmd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"hubhop/telemetry/outbox"
@@ -118,12 +121,29 @@ func (l *ledgerFile) read(each func(arrival)) (n int, partial bool, err error) {
 			}
 			partial = partial || string(fields["truncated"]) == "true"
 		default:
-			err = errors.New("it holds something else than JSON objects")
+			err = noLedgerError("it holds something else than JSON objects")
 		}
 		if err != nil {
-			return n, partial, usage(fmt.Errorf("ledger: %s: behind message %d: %w", l.name, n, err))
+			return n, partial, l.fault(n, err)
 		}
 	}
+}
+
+// noLedgerError is what is wrong with a ledger that is JSON.
+type noLedgerError string
+
+func (e noLedgerError) Error() string { return string(e) }
+
+// fault tells behind which message reading ended. That is the fault of the file if it is no ledger, and not if it could not be read.
+func (l *ledgerFile) fault(n int, err error) error {
+	text := fmt.Errorf("ledger: %s: behind message %d: %w", l.name, n, err)
+	var syntax *json.SyntaxError
+	var shape *json.UnmarshalTypeError
+	var other noLedgerError
+	if errors.As(err, &syntax) || errors.As(err, &shape) || errors.As(err, &other) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return usage(text)
+	}
+	return text
 }
 
 // object reads the fields of an object whose brace was read. A list of "messages" goes to messages, and leaves a field that is not nil.
@@ -137,7 +157,7 @@ func (l *ledgerFile) object(d *json.Decoder, messages func() error) (map[string]
 		name, _ := key.(string) // always one
 		if name == "messages" {
 			if start, err := d.Token(); err != nil || start != json.Delim('[') {
-				return nil, errors.Join(err, errors.New(`"messages" is no list`))
+				return nil, errors.Join(err, noLedgerError(`"messages" is no list`))
 			}
 			fields[name] = json.RawMessage("[]")
 			if err := messages(); err != nil {
@@ -158,27 +178,39 @@ func (l *ledgerFile) object(d *json.Decoder, messages func() error) (map[string]
 // newArrival finds the fields that count among the spellings of IoT Hub's endpoints, routes, SDKs and tools. What a message says of
 // itself in its body does not count.
 func newArrival(fields map[string]json.RawMessage) (a arrival) {
-	a.take(fields, 3)
+	a.take(fields, true, 3)
 	return a
 }
 
-func (a *arrival) take(fields map[string]json.RawMessage, depth int) {
-	for key, raw := range fields {
+// take looks at the fields themselves, then into those that hold more of them. What stands farther out counts, and of two names the one
+// that is earlier in the alphabet: a message must not be another one the next time. The cloud says whose it is, and not an application.
+func (a *arrival) take(fields map[string]json.RawMessage, cloud bool, depth int) {
+	keys := slices.Sorted(maps.Keys(fields))
+	for _, key := range keys {
 		switch plainKey(key) {
 		case "mid", "messageid":
-			id := text(raw)
-			if _, _, ok := outbox.SplitID(id); ok || a.id == "" {
-				a.id = id
+			id := text(fields[key])
+			if _, _, ok := outbox.SplitID(a.id); !ok && id != "" {
+				if _, _, ok := outbox.SplitID(id); ok || a.id == "" {
+					a.id = id
+				}
 			}
 		case "gap":
-			a.gap = text(raw)
+			a.gap = cmp.Or(a.gap, text(fields[key]))
 		case "device", "deviceid", "connectiondeviceid", "iothubconnectiondeviceid", "origin":
-			a.device = text(raw)
+			if cloud {
+				a.device = cmp.Or(a.device, text(fields[key]))
+			}
+		}
+	}
+	for _, key := range keys {
+		plain := plainKey(key)
+		switch plain {
 		case "properties", "systemproperties", "system", "applicationproperties", "application", "messageproperties", "annotations",
 			"event":
 			var inner map[string]json.RawMessage
-			if depth > 0 && json.Unmarshal(raw, &inner) == nil {
-				a.take(inner, depth-1)
+			if depth > 0 && json.Unmarshal(fields[key], &inner) == nil {
+				a.take(inner, cloud && plain != "properties" && !strings.HasPrefix(plain, "application"), depth-1)
 			}
 		}
 	}

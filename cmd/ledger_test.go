@@ -28,6 +28,9 @@ func TestReadLedger(t *testing.T) {
 				"properties": {"application": {"gap": "3-7"}, "system": {"message_id": "` + id + `"}}
 			}
 		}`, whole},
+		"an application's own device": {`{"properties":{"deviceId":"x","origin":"y","gap":"3-7"},"applicationProperties":{"device":"z"},
+			"systemProperties":{"connectionDeviceId":"dev-1","messageId":"` + id + `"}}`, whole},
+		"the outer one":       {`{"mid":"` + id + `","gap":"3-7","deviceId":"dev-1","systemProperties":{"messageId":"0123456789abcdef-1","deviceId":"x"}}`, whole},
 		"an array":            {`[{"mid":"` + id + `"},{"mid":"x"}]`, "[{" + id + "  } {x  }]"},
 		"lines and blanks":    {"\n{\"mid\":\"a\"}\n\n{\"mid\":\"b\"}", "[{a  } {b  }]"},
 		"a real one wins":     {`{"messageId":"4711","properties":{"$.mid":"` + id + `"}}`, "[{" + id + "  }]"},

@@ -440,7 +440,8 @@ For each outbox id it prints
     reordered   first arrivals behind a later message
 
 A ledger that does not begin with the first message (Event Hubs forget) is given with --partial: then nothing below the lowest seq in it
-is asked for. An outbox id that is not the current one (the state directory was moved, or the disk had failed) is judged up to the last
+is asked for; of a device with --drain-order fresh-first, whose newest messages come first, that is only fair if the ledger begins in a
+quiet time. An outbox id that is not the current one (the state directory was moved, or the disk had failed) is judged up to the last
 seq that arrived. While the device runs, what it made after verify began is not judged.
 
 The exit code is 0 only if nothing is lost, and 3 if something is.

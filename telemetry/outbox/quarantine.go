@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -38,7 +39,8 @@ type SetAside struct {
 const maxAside = 8 << 20
 
 // ReadQuarantine goes through the quarantine of the outbox in dir, oldest first, without a lock or a change. No quarantine is an empty
-// one. A line that is not whole, because a process died or is at work in it, is passed over. An error is one of the disk, and the last.
+// one. A line that is not whole, because a process died or is at work in it,
+// or that no outbox has written, is passed over. An error is one of the disk, and the last.
 func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
 	return func(yield func(SetAside, error) bool) {
 		// The newer file first: when they change places between our two looks, we have it twice, and not a hole.
@@ -61,21 +63,37 @@ func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
 			if f.File == nil {
 				continue
 			}
-			lines := bufio.NewScanner(f)
-			lines.Buffer(nil, maxAside)
-			for lines.Scan() {
+			in := bufio.NewReaderSize(f, 64<<10)
+			for {
+				line, err := readLine(in)
 				var q SetAside
-				if json.Unmarshal(lines.Bytes(), &q) != nil || q.ID == "" && q.Lost == "" {
-					continue
+				if json.Unmarshal(line, &q) == nil && (q.ID != "" || q.Lost != "") && !yield(q, nil) {
+					return
 				}
-				if !yield(q, nil) {
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil {
+					yield(SetAside{}, fmt.Errorf("outbox: %s: %w", f.Name(), err))
 					return
 				}
 			}
-			if err := lines.Err(); err != nil {
-				yield(SetAside{}, fmt.Errorf("outbox: %s: %w", f.Name(), err))
-				return
-			}
+		}
+	}
+}
+
+// readLine is the next line, or nothing of it if it is longer than any that an outbox writes.
+func readLine(in *bufio.Reader) (line []byte, err error) {
+	tooLong := false
+	for {
+		part, err := in.ReadSlice('\n')
+		if tooLong = tooLong || len(line)+len(part) > maxAside; tooLong {
+			line = nil
+		} else {
+			line = append(line, part...)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
 		}
 	}
 }

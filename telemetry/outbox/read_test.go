@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -275,7 +276,18 @@ func TestReadQuarantine(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
+	// A line that no outbox has written, for it is longer than any: what stands behind it is read.
+	if err := os.WriteFile(name, slices.Concat(bytes.Repeat([]byte("x"), maxAside+1), []byte("\n"), line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got = readAll(t, ReadQuarantine(dir)); len(got) != 1 || got[0].ID != r[0].ID {
+		t.Errorf("behind a line too long: %+v", got)
+	}
+
 	// The file is full: it changes its name, and is read first.
+	if err := os.WriteFile(name, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Truncate(name, quarantineMax); err != nil {
 		t.Fatal(err)
 	}
