@@ -308,7 +308,8 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	if s.dpsRate < 1 {
 		fault("dps-rate must be at least 1, it is %d", s.dpsRate)
 	} else {
-		c.DPSLimit = rate.NewLimiter(rate.Limit(float64(s.dpsRate)/60), dpsBurst)
+		perSecond := rate.Limit(float64(s.dpsRate) / 60)
+		c.DPSLimit, c.DPSOpenLimit = rate.NewLimiter(perSecond, dpsBurst), rate.NewLimiter(perSecond, dpsBurst)
 	}
 	m, err := s.model()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,7 +35,8 @@ const (
 	defaultPatience   = 10 * time.Second      // of silence while an answer is owed
 )
 
-// Client knows one device and one DPS. It keeps no connection and no state; its methods may be called from any goroutine.
+// Client knows one device and one DPS. It keeps no state but the connection that Open holds ready; its methods may be called from any
+// goroutine.
 type Client struct {
 	Host           string // host or host:port; the port defaults by transport (8883, 443)
 	Transport      Transport
@@ -45,6 +47,8 @@ type Client struct {
 	Agent          string // name and version of this client, free text
 	TLS            *tls.Config
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	spare atomic.Pointer[spare] // nil: none is held ready
 }
 
 // Assignment is DPS's decision.

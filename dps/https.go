@@ -35,7 +35,7 @@ func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, erro
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				_, secure, err := x.c.connect(ctx, addr, x.r.Patience)
+				_, secure, err := x.c.line(ctx, addr, x.r.Patience)
 				if err != nil {
 					return nil, err
 				}
@@ -75,7 +75,7 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteRequest: func(i httptrace.WroteRequestInfo) { x.counted = x.counted || i.Err == nil },
 	})
-	target := "https://" + x.c.address("443") + path + "?api-version=" + httpsAPIVersion
+	target := "https://" + x.c.endpoint() + path + "?api-version=" + httpsAPIVersion
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, &Error{Step: step, RetryAfter: -1, Err: err}

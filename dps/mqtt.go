@@ -45,7 +45,7 @@ func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error
 	if err != nil {
 		return answer{}, &Error{Step: StepConnect, RetryAfter: -1, Err: err}
 	}
-	raw, secure, err := x.c.connect(ctx, x.c.address("8883"), x.r.Patience)
+	raw, secure, err := x.c.line(ctx, x.c.endpoint(), x.r.Patience)
 	if err != nil {
 		return answer{}, err
 	}

@@ -43,6 +43,10 @@ const (
 	staleSpacing  = 250 * time.Millisecond // between questions while DPS stands by a dead hub; doubles
 	staleFirstMin = 2 * time.Second        // at most so far apart in the first minute
 
+	aheadSize  = 3               // connections to DPS opened ahead in hand, so that a flapping link does not knock there all day
+	aheadEvery = time.Minute     // one back
+	aheadFor   = 6 * time.Second // one is held so long: by then the slowest hedge has asked
+
 	strikeWithin = 10 * time.Second // a link that the peer closes so soon after it was up may have lost to another client
 	strikesIn    = 5 * time.Minute
 	maxStrikes   = 3 // so many in that time are a fight, if DPS stands by the hub
@@ -137,6 +141,10 @@ type (
 	}
 	// CancelRegister ends it: it is not needed any more.
 	CancelRegister struct{ ID int }
+	// OpenDPS opens a connection to DPS and says nothing on it: a registration may follow, and then uses it.
+	OpenDPS struct{}
+	// CloseDPS ends that connection: no registration came.
+	CloseDPS struct{}
 	// Save keeps the machine's State: the assignment has changed.
 	Save struct{}
 	// Decided tells of a decision.
@@ -149,6 +157,8 @@ func (Retire) effect()         {}
 func (Serve) effect()          {}
 func (Register) effect()       {}
 func (CancelRegister) effect() {}
+func (OpenDPS) effect()        {}
+func (CloseDPS) effect()       {}
 func (Save) effect()           {}
 func (Decided) effect()        {}
 
@@ -225,8 +235,10 @@ type Machine struct {
 		up      time.Time   // when the last link to home was up
 	}
 	trouble time.Time // since when there has been no link; zero: there is one
+	held    time.Time // until when a connection to DPS is held ready; zero: none is
 	budget  bucket    // registrations
 	quick   bucket    // immediate dials
+	ahead   bucket    // connections to DPS before it is known whether a registration follows
 	out     []Effect
 }
 
@@ -242,7 +254,8 @@ func NewMachine(o Options, cached State) *Machine {
 		o.Pipeline = PipelineAuto
 	}
 	m := &Machine{o: o, state: cached, hubs: map[string]*hubMemory{}, sideTried: map[string]bool{},
-		budget: newBucket(budgetSize, budgetEvery), quick: newBucket(quickSize, quickEvery)}
+		budget: newBucket(budgetSize, budgetEvery), quick: newBucket(quickSize, quickEvery),
+		ahead: newBucket(aheadSize, aheadEvery)}
 	for _, k := range cached.KnownHubs {
 		m.hub(k.Host).sequential = k.Sequential
 	}
@@ -265,6 +278,7 @@ func (m *Machine) NextWake() time.Time {
 		}
 	}
 	consider(m.hedgeAt)
+	consider(m.held)
 	for _, a := range []*attempt{&m.home, &m.side} {
 		if a.phase == waiting {
 			consider(a.at)
@@ -352,6 +366,9 @@ func (m *Machine) tick(now time.Time) {
 	if m.dps.phase == waiting && due(m.dps.at) {
 		m.dps.phase = idle
 		m.ask(now)
+	}
+	if due(m.held) {
+		m.closeDPS()
 	}
 }
 
@@ -467,6 +484,9 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 	case BackOff:
 		m.home.ask = true
 	default: // the dial alone, DPS after the hedge delay
+		if wait == 0 && r.Action != Renew {
+			m.openDPS(now)
+		}
 	}
 }
 
@@ -696,16 +716,34 @@ func (m *Machine) ask(now time.Time) {
 		return
 	}
 	m.budget.take(now)
-	m.hedgeAt = time.Time{}
+	m.hedgeAt, m.held = time.Time{}, time.Time{}
 	m.lastID++
 	d.phase, d.id = dialing, m.lastID
 	m.emit(Register{ID: d.id, Patience: min(minPatience<<min(d.silent, 4), maxPatience),
 		Sequential: m.o.Pipeline == PipelineOff || d.sequential})
 }
 
+// openDPS lets a registration that may follow find its connection open. Only what a registration could use at once is opened.
+func (m *Machine) openDPS(now time.Time) {
+	d := &m.dps
+	if m.o.NoDPS || !m.held.IsZero() || d.phase != idle || d.notBefore.After(now) || m.budget.wait(now) > 0 || !m.ahead.take(now) {
+		return
+	}
+	m.held = now.Add(aheadFor)
+	m.emit(OpenDPS{})
+}
+
+func (m *Machine) closeDPS() {
+	if !m.held.IsZero() {
+		m.held = time.Time{}
+		m.emit(CloseDPS{})
+	}
+}
+
 // calmDPS ends what was under way there: the assigned hub has answered.
 func (m *Machine) calmDPS() {
 	d := &m.dps
+	m.closeDPS()
 	if d.phase == dialing {
 		m.emit(CancelRegister{d.id})
 	}

@@ -247,6 +247,10 @@ func (tr *transcript) step(e Event) string {
 			line("register %d, patience %v", x.ID, x.Patience)
 		case CancelRegister:
 			line("cancel register %d", x.ID)
+		case OpenDPS:
+			line("open DPS")
+		case CloseDPS:
+			line("close DPS")
 		case Save:
 			line("save")
 		case Decided:

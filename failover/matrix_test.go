@@ -401,6 +401,7 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 			c.note(deed{what: "ask DPS" + careful(r.Sequential && c.options.Pipeline != failover.PipelineOff)})
 			return client.Register(ctx, r)
 		},
+		Open:  client.Open,
 		Serve: c.serve,
 		Observe: func(n failover.Note) {
 			if n.Kind == failover.NoteDecision {

@@ -25,13 +25,16 @@ type Target struct {
 	TLSUp          func() // to be called when TCP and TLS are through
 }
 
-// Session keeps one device connected. The functions are its only way to touch the world; all are required but Save and Observe.
+// Session keeps one device connected. The functions are its only way to touch the world; all are required but Open, Save and
+// Observe.
 type Session[L Link] struct {
 	Options Options
 	Cached  State
 
 	Dial     func(ctx context.Context, t Target) (L, error)
 	Register func(ctx context.Context, r dps.Request) (dps.Assignment, error)
+	// Open holds a connection ready for the next Register, until that has taken it or ctx ends. A process may let it return at once.
+	Open func(ctx context.Context)
 	// Serve puts a link to work until ctx or the link ends. It is called for one link at a time. Whatever it returns, the link is
 	// closed afterwards: in order when ctx ended it, else with a reset unless Serve closed it itself.
 	Serve func(ctx context.Context, l L, provisional bool) error
@@ -74,6 +77,9 @@ func (s *Session[L]) Run(ctx context.Context) {
 	life, stop := context.WithCancel(ctx)
 	r := &runner[L]{Session: s, life: life, m: NewMachine(s.Options, s.Cached), events: make(chan Event),
 		ways: map[int]*way{}, turn: make(chan struct{}, 1)}
+	if r.Open == nil {
+		r.Open = func(context.Context) {}
+	}
 	if r.Save == nil {
 		r.Save = func(State) {}
 	}
@@ -130,6 +136,7 @@ type runner[L Link] struct {
 	ways   map[int]*way
 	turn   chan struct{} // held by the one who serves
 	server *way
+	close  context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
 }
 
 // way is an attempt, then a link, or a registration, as the loop sees it.
@@ -173,6 +180,12 @@ func (r *runner[L]) perform(effects []Effect) {
 		case CancelRegister:
 			r.ways[e.ID].cancel()
 			r.forget(e.ID)
+		case OpenDPS:
+			ctx, cancel := context.WithCancel(r.life)
+			r.close = cancel
+			r.wg.Go(func() { defer cancel(); r.Open(ctx) })
+		case CloseDPS:
+			r.close()
 		case Save:
 			r.Save(r.m.State())
 		case Decided:

@@ -41,6 +41,7 @@ type Config struct {
 	ProvisioningHost      string
 	ProvisioningTransport dps.Transport
 	DPSLimit              *rate.Limiter // registrations of the whole process; nil for no limit
+	DPSOpenLimit          *rate.Limiter // its connections to DPS that no registration uses yet; nil for no limit
 	Roots                 *x509.CertPool
 	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -317,6 +318,11 @@ func (d *Device) session() *failover.Session[*link] {
 				r.Admit = d.c.DPSLimit.Wait
 			}
 			return client.Register(ctx, r)
+		},
+		Open: func(ctx context.Context) {
+			if d.c.DPSOpenLimit == nil || d.c.DPSOpenLimit.Allow() {
+				client.Open(ctx)
+			}
 		},
 		Serve: d.serve,
 		Save: func(s failover.State) {

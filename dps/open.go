@@ -1,0 +1,89 @@
+package dps
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// spare is a connection that was opened before anybody knew whether a registration would follow.
+type spare struct {
+	cancel context.CancelFunc // ends the opening
+	opened chan struct{}      // closed when raw, secure and err stand
+	quiet  chan struct{}      // closed when nobody reads any more; then idle stands
+	raw    net.Conn
+	secure *tls.Conn
+	err    error
+	idle   error // why the reading ended: a deadline if DPS kept quiet
+}
+
+// Open makes a connection ready for the next registration: TCP and TLS, and not a word on it. One at a time; a second one does
+// nothing. It returns when a registration has taken the connection, when there is none to be had, when DPS closes it, or when ctx
+// ends, which closes it.
+func (c *Client) Open(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &spare{cancel: cancel, opened: make(chan struct{}), quiet: make(chan struct{})}
+	if !c.spare.CompareAndSwap(nil, s) {
+		return
+	}
+	s.raw, s.secure, s.err = c.connect(ctx, c.endpoint(), defaultPatience)
+	close(s.opened)
+	if s.err == nil {
+		// Whoever waits reads, so that a connection that DPS has closed meanwhile is known and not used.
+		stop := context.AfterFunc(ctx, s.hush)
+		_, s.idle = s.secure.Read(make([]byte, 1))
+		stop()
+	}
+	close(s.quiet)
+	if c.spare.CompareAndSwap(s, nil) && s.err == nil { // nobody wanted it
+		_ = s.secure.Close()
+	}
+}
+
+// hush ends the reading.
+func (s *spare) hush() { _ = s.raw.SetReadDeadline(time.Unix(1, 0)) }
+
+// line is a connection for a registration: the one that Open has made or is about to make, else a new one.
+func (c *Client) line(ctx context.Context, addr string, patience time.Duration) (net.Conn, *tls.Conn, error) {
+	s := c.spare.Swap(nil)
+	if s == nil {
+		return c.connect(ctx, addr, patience)
+	}
+	short, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case <-s.opened:
+	case <-short.Done():
+		s.cancel()
+		<-s.opened
+	}
+	switch {
+	case s.err != nil && ctx.Err() != nil:
+		return nil, nil, ctx.Err()
+	case s.err != nil && short.Err() != nil:
+		return nil, nil, &Error{Step: StepDial, RetryAfter: -1, Err: fmt.Errorf("%w in %v", ErrSilent, patience)}
+	case s.err != nil: // that was then
+		return c.connect(ctx, addr, patience)
+	}
+	s.hush()
+	<-s.quiet
+	if !errors.Is(s.idle, os.ErrDeadlineExceeded) { // closed meanwhile, or it speaks out of turn
+		_ = s.raw.Close()
+		return c.connect(ctx, addr, patience)
+	}
+	_ = s.raw.SetDeadline(time.Time{})
+	return s.raw, s.secure, nil
+}
+
+// endpoint is DPS's address on the client's transport.
+func (c *Client) endpoint() string {
+	if c.Transport == HTTPS {
+		return c.address("443")
+	}
+	return c.address("8883")
+}
