@@ -437,7 +437,7 @@ For each outbox id it prints
                 The device dropped these by policy, set them aside, or its disk destroyed them
     lost        in neither, and nobody said so. This must be 0
     duplicated  arrived again (delivery is at least once; drop them by id)
-    reordered   first arrivals behind a later message
+    reordered   first arrivals behind a later message; --drain-order fresh-first makes them by design
 
 A ledger that does not begin with the first message (Event Hubs forget) is given with --partial: then nothing below the lowest seq in it
 is asked for; of a device with --drain-order fresh-first, whose newest messages come first, that is only fair if the ledger begins in a

@@ -198,6 +198,7 @@ type hubMemory struct {
 	took       time.Duration // the last dial that worked
 	sequential bool          // only the careful way has worked
 	hold       bool          // it let the last attempt in as far as TLS and no further, so it gets no messages before it has accepted a session
+	deaf       bool          // it has withheld a PUBACK for good: perhaps it drops what comes before its CONNACK, so it gets nothing then any more
 }
 
 // Machine decides. It is a function from events to effects: the same events at the same times with the same chance give the same
@@ -442,6 +443,7 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 // homeLost is the end of the link to the assigned hub.
 func (m *Machine) homeLost(now time.Time, e Lost) {
 	h := m.hub(m.home.host)
+	h.deaf = h.deaf || e.Signal == LinkUnacked
 	m.trouble = now
 	if e.Acked && now.Sub(m.home.at) >= stableAfter {
 		h.fails = 0
@@ -760,7 +762,7 @@ func (m *Machine) dial(now time.Time, a *attempt) {
 	}
 	careful := m.o.Pipeline == PipelineOff || m.o.Pipeline == PipelineAuto && h.sequential
 	alone := other.phase != dialing && other.phase != up // else the messages wait until one of the two has won
-	m.emit(Dial{ID: a.id, Host: a.host, DeviceID: m.state.deviceID(a.host), Sequential: careful, Early: alone && !careful && !h.hold})
+	m.emit(Dial{ID: a.id, Host: a.host, DeviceID: m.state.deviceID(a.host), Sequential: careful, Early: alone && !careful && !h.hold && !h.deaf})
 	if a != &m.home || m.o.NoDPS {
 		return
 	}

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -256,10 +257,17 @@ func (r *runner[L]) dial(w *way, e Dial) {
 		return
 	}
 	carried := link.Carried()
-	link.Abort()
-	// The link's own reason comes first: whatever Serve tripped over was its consequence. A planned end is Serve's to say.
-	if err == nil || Classify(w.ctx, err) != TokenRenewal {
-		err = link.Err()
+	// The reason of a link that has ended comes first: whatever Serve tripped over was its consequence. A planned end is Serve's to say,
+	// and so is what was wrong with a link that lives.
+	select {
+	case <-link.Done():
+		if err == nil || Classify(w.ctx, err) != TokenRenewal {
+			err = link.Err()
+		}
+		link.Abort()
+	default:
+		link.Abort()
+		err = cmp.Or(err, link.Err())
 	}
 	signal := Classify(w.ctx, err)
 	r.Observe(Note{Kind: NoteLost, Host: e.Host, Err: err, Signal: signal})

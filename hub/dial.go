@@ -175,6 +175,12 @@ func (d *Dialer) newLink(a Attempt, raw net.Conn, secure *tls.Conn, expires time
 		events: eventsTopic(a.DeviceID),
 		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
 	}
+	if len(l.resend) > 0 {
+		l.reserved = make(map[uint16]bool, len(l.resend))
+		for _, pid := range l.resend {
+			l.reserved[pid] = true
+		}
+	}
 	l.flusher = l.flush
 	if !expires.IsZero() {
 		// Jittered, so that a fleet that connected together does not renew together.

@@ -68,7 +68,8 @@ type Link struct {
 	oldest     *publish          // inflight in order of sending; the acknowledged ones leave from the front
 	newest     *publish          // its other end
 	free       *publish          // used ones, for the next messages
-	resend     map[string]uint16 // message id → packet id it had on the link before, to this hub
+	resend     map[string]uint16 // message id → packet id it had on the links before, to this hub
+	reserved   map[uint16]bool   // the packet ids of those
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
 	firstTwin  chan *twinAnswer // the read that went out with the subscriptions, until somebody takes it
@@ -160,7 +161,7 @@ func (l *Link) subscribeLocked() {
 	}
 	l.out = append(l.out, out.Bytes()...)
 	if d.Twin {
-		l.firstTwin = l.callLocked("$iothub/twin/GET/?$rid=", nil)
+		_, l.firstTwin = l.callLocked("$iothub/twin/GET/?$rid=", nil)
 	}
 	if len(sub.Topics) == 0 && l.connected {
 		l.readyLocked()
@@ -234,6 +235,7 @@ func (l *Link) Publish(body []byte, props []string, done func(error)) error {
 	p.mid, p.sent, p.done = property(props, "$.mid"), now, done
 	if pid, before := l.resend[p.mid]; before && p.mid != "" {
 		delete(l.resend, p.mid)
+		delete(l.reserved, pid)
 		p.pid, p.again = pid, true
 	} else {
 		p.pid = l.nextPIDLocked()
@@ -335,7 +337,7 @@ func (l *Link) end(err error, hard bool) {
 	l.err = l.describeLocked(err)
 	pending := l.oldest
 	unacked := l.resend
-	if unacked == nil {
+	if unacked == nil || len(unacked) > l.maxWindow { // what has arrived at another hub would stay for ever; the others lose their DUP flag
 		unacked = map[string]uint16{}
 	}
 	for p := pending; p != nil; p = p.next {
@@ -394,24 +396,15 @@ func (l *Link) openLocked() error {
 	return nil
 }
 
-// nextPIDLocked finds a free packet id: not in flight, and not kept for a message of the link before.
+// nextPIDLocked finds a free packet id: not in flight, and not kept for a message of the links before. That are three windows at most.
 func (l *Link) nextPIDLocked() uint16 {
 	for {
 		l.lastPID++
-		if l.lastPID == 0 || l.inflight[l.lastPID] != nil || l.reservedLocked(l.lastPID) {
+		if l.lastPID == 0 || l.inflight[l.lastPID] != nil || l.reserved[l.lastPID] {
 			continue
 		}
 		return l.lastPID
 	}
-}
-
-func (l *Link) reservedLocked(pid uint16) bool {
-	for _, kept := range l.resend { // a window of them at most, and only right after a reconnect
-		if kept == pid {
-			return true
-		}
-	}
-	return false
 }
 
 // flushLocked sees to it that somebody is writing. Whatever is queued meanwhile goes out with the next write.
@@ -632,6 +625,9 @@ func (l *Link) publishLocked(p *packets.PublishPacket) error {
 	in, answer := parseTopic(l.attempt.DeviceID, p.TopicName, p.Payload)
 	var r *receipt
 	if p.Qos > 0 {
+		if len(l.acks) >= maxWaiting {
+			return fmt.Errorf("%w: %d inbound messages are waiting for an older one to be settled", ErrProtocol, len(l.acks))
+		}
 		r = &receipt{pid: p.MessageID}
 		l.acks = append(l.acks, r)
 	}
@@ -673,14 +669,13 @@ func (l *Link) acknowledgeLocked() {
 }
 
 // callLocked sends a twin request, QoS 0, and registers for its answer.
-func (l *Link) callLocked(topic string, body []byte) chan *twinAnswer {
+func (l *Link) callLocked(topic string, body []byte) (rid string, answer chan *twinAnswer) {
 	l.lastRID++
-	rid := strconv.FormatUint(l.lastRID, 16)
-	answer := make(chan *twinAnswer, 1)
+	rid, answer = strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)
 	l.calls[rid] = answer
 	l.out = appendPublish(l.out, topic+rid, nil, body, 0, false, 0)
 	l.flushLocked()
-	return answer
+	return rid, answer
 }
 
 func (l *Link) call(ctx context.Context, topic string, body []byte) (*twinAnswer, error) {
@@ -689,9 +684,15 @@ func (l *Link) call(ctx context.Context, topic string, body []byte) (*twinAnswer
 		l.mu.Unlock()
 		return nil, err
 	}
-	answer := l.callLocked(topic, body)
+	rid, answer := l.callLocked(topic, body)
 	l.mu.Unlock()
-	return l.await(ctx, answer)
+	a, err := l.await(ctx, answer)
+	if ctx.Err() != nil { // it may never come, and the next one has a number of its own
+		l.mu.Lock()
+		delete(l.calls, rid)
+		l.mu.Unlock()
+	}
+	return a, err
 }
 
 func (l *Link) await(ctx context.Context, answer chan *twinAnswer) (*twinAnswer, error) {

@@ -443,6 +443,78 @@ func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
 	})
 }
 
+// TestWhatArrivedElsewhereIsForgotten: messages that a hub has not acknowledged, and that another one then took, never come to it again.
+// What is remembered of them must not grow with every such loss, and must leave packet ids free.
+func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.dialer.Window = 4096
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for range w.dialer.Window {
+				if p.telemetry() == nil {
+					return
+				}
+			}
+		})
+		defer stop()
+		var a acks
+		n := 0
+		for range 20 {
+			l := w.dial("10.0.0.1")
+			for range w.dialer.Window {
+				n++
+				offer(t, l, &a, fmt.Sprintf("m-%d", n))
+			}
+			<-l.Done()
+			l.Abort()
+			w.dialer.mu.Lock()
+			kept := len(w.dialer.unacked["10.0.0.1"])
+			w.dialer.mu.Unlock()
+			if kept < w.dialer.Window || kept > 2*w.dialer.Window {
+				t.Fatalf("%d messages are remembered", kept)
+			}
+		}
+		kept := map[string]uint16{} // more than a window: all of them are reserved at first
+		for pid := range uint16(2 * w.dialer.Window) {
+			kept[fmt.Sprint("k-", pid+1)] = pid + 1
+		}
+		w.dialer.remember("10.0.0.1", kept)
+		l := w.dial("10.0.0.1")
+		offer(t, l, &a, "new")
+		l.mu.Lock()
+		pid := l.oldest.pid
+		l.mu.Unlock()
+		if int(pid) <= len(kept) {
+			t.Errorf("packet id %d is that of another message", pid)
+		}
+		l.Abort()
+	})
+}
+
+// TestRequestThatIsGivenUp: what nobody waits for any more is forgotten, and its answer, should it come, is nobody's.
+func TestRequestThatIsGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		before := len(l.calls)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.Report(ctx, []byte("{}")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		l.mu.Lock()
+		if len(l.calls) != before {
+			t.Errorf("%d requests wait", len(l.calls)-before)
+		}
+		l.mu.Unlock()
+		l.Abort()
+	})
+}
+
 // earlyAttempt publishes some messages while the attempt is made, and tells which of them fitted.
 func (w *world) earlyAttempt(host string, a *acks, body []byte, mids ...string) (attempt Attempt, fitted *[]string) {
 	attempt, fitted = w.attempt(host), new([]string)

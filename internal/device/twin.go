@@ -263,9 +263,9 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// read gets the document, however long the hub is too busy for it.
+// read gets the document, however long the hub refuses it: telemetry does not depend on it.
 func (t *twin) read(ctx context.Context, l *hub.Link) (doc hub.TwinDocument, err error) {
-	err = t.persist(ctx, l, "reading the twin", func(ctx context.Context) error {
+	err = t.persist(ctx, l, "reading the twin", func(int) bool { return true }, func(ctx context.Context) error {
 		doc, err = l.Twin(ctx)
 		return err
 	})
@@ -281,7 +281,7 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 	if err != nil {
 		return err
 	}
-	err = t.persist(ctx, l, "reporting properties", func(ctx context.Context) error {
+	err = t.persist(ctx, l, "reporting properties", busy, func(ctx context.Context) error {
 		_, err := l.Report(ctx, body)
 		return err
 	})
@@ -301,17 +301,19 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 	return nil
 }
 
-// persist repeats a request of the twin while the hub is too busy for it or does not answer; the link itself is not in doubt. It
-// returns what the hub refused for good, or the end of the link.
-func (t *twin) persist(ctx context.Context, l *hub.Link, what string, request func(context.Context) error) error {
+// busy is a refusal that says nothing of the request.
+func busy(status int) bool { return status == http.StatusTooManyRequests || status >= 500 }
+
+// persist repeats a request of the twin while the hub does not answer, or refuses it with a status that calls for it; the link itself
+// is not in doubt. It returns what the hub refused for good, or the end of the link.
+func (t *twin) persist(ctx context.Context, l *hub.Link, what string, again func(status int) bool, request func(context.Context) error) error {
 	for wait := twinRetryMin; ; wait = min(2*wait, twinRetryMax) {
 		short, cancel := context.WithTimeout(ctx, twinAnswer)
 		err := request(short)
 		unanswered := err != nil && short.Err() != nil && ctx.Err() == nil
 		cancel()
 		refusal, refused := errors.AsType[*hub.TwinError](err)
-		busy := refused && (refusal.Status == http.StatusTooManyRequests || refusal.Status >= 500)
-		if !busy && !unanswered {
+		if !unanswered && (!refused || !again(refusal.Status)) {
 			return err
 		}
 		t.d.warn(l.Host(), fmt.Sprintf("%s: %v; trying again in %v", what, err, wait))

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,13 +59,21 @@ const (
 	maxFaultDelayMs = 10 * 60 * 1000
 )
 
-func (f *Fault) check() error {
-	switch f.Kind {
-	case FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback, FaultThrottle:
-	case "":
-		return errorf(400, "", "a fault needs a kind")
+func checkKind(kind string, known ...string) error {
+	switch {
+	case slices.Contains(known, kind):
+		return nil
+	case kind == "":
+		return errorf(400, "", "a fault needs a kind: %s", strings.Join(known, ", "))
 	default:
-		return errorf(400, "", "unknown kind of fault %q", f.Kind)
+		return errorf(400, "", "unknown kind of fault %q: there are %s; DELETE ends a fault", kind, strings.Join(known, ", "))
+	}
+}
+
+func (f *Fault) check() error {
+	if err := checkKind(f.Kind, FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback,
+		FaultThrottle); err != nil {
+		return err
 	}
 	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
 		return errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
@@ -76,12 +85,8 @@ func (f *Fault) check() error {
 }
 
 func (f *DPSFault) check() error {
-	switch f.Kind {
-	case DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray:
-	case "":
-		return errorf(400, "", "a fault needs a kind")
-	default:
-		return errorf(400, "", "unknown kind of fault %q", f.Kind)
+	if err := checkKind(f.Kind, DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray); err != nil {
+		return err
 	}
 	if r := f.RetryAfter; r != nil && (*r < 0 || *r > maxFaultSeconds) {
 		return errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)

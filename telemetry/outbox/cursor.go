@@ -1,12 +1,14 @@
 package outbox
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -231,13 +233,25 @@ func (b *Box) state() slot {
 		turn: b.cur.turn, id: b.id, seq: b.seq, machine: b.machine,
 		cursor: min(b.acks.cursor, b.diskEnd), end: b.diskEnd, endID: b.endID, endSeq: b.endSeq, gaps: b.gaps,
 	}
-	for _, x := range b.acks.spans {
-		if x.first >= s.end || len(s.spans) == maxSlotSpan {
+	for _, x := range longest(b.acks.spans, maxSlotSpan) {
+		if x.first >= s.end {
 			break
 		}
 		s.spans = append(s.spans, span{x.first, min(x.last, s.end-1)})
 	}
 	return s
+}
+
+// longest leaves out the shortest spans if there are more than n: what is left out comes again after a restart.
+func longest(spans []span, n int) []span {
+	if len(spans) <= n {
+		return spans
+	}
+	all := slices.Clone(spans)
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(b.last-b.first, a.last-a.first) })
+	all = all[:n]
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	return all
 }
 
 // save writes the state down, so that it outlives the process. b.cur.mu is held.

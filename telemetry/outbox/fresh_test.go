@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestNextOfParts(t *testing.T) {
@@ -112,6 +113,49 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 		for _, x := range []*Box{b, again, third} {
 			closeBox(t, x)
 		}
+	})
+}
+
+// A hub that acknowledges a backlog far out of order makes more spans than a slot has room for. Those that are left out come again after
+// a kill; that of the fresh records, whose segments are deleted, must not be one of them.
+func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		o := Options{FS: disk, MaxBytes: 4 << 20}
+		b := openBox(t, "/box", o)
+		appendBodies(t, b, bodies(1, 5000)...)
+		fresh, n := b.Newest(16), 5000
+		for range 200 {
+			appendBodies(t, b, bodies(n+1, n+100)...)
+			n += 100
+			for b.Has(fresh) {
+				r, err := b.NextOf(t.Context(), 64, Part{After: fresh})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ackAll(t, b, r)
+				fresh = r[len(r)-1].Pos
+			}
+		}
+		time.Sleep(3 * time.Second) // the slot is synced, whole segments are deleted
+		acked := 0
+		for pos := uint64(2); pos <= 400; pos += 2 {
+			if err := b.Ack(pos); err != nil {
+				t.Fatal(err)
+			}
+			acked++
+		}
+		time.Sleep(3 * time.Second)
+		want := b.Stats().Queued
+		o.FS = disk.killed()
+		again := openBox(t, "/box", o)
+		if got := again.Stats().Queued; got < want || got > want+uint64(acked-maxSlotSpan+1) {
+			t.Errorf("%d records come again", got-want)
+		}
+		equal(t, "damaged", again.Stats().Damaged, 0)
+		equal(t, "gaps", len(again.gaps), 0)
+		closeBox(t, again)
+		closeBox(t, b)
 	})
 }
 

@@ -1,0 +1,95 @@
+package device
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"hubhop/internal/journal"
+	"hubhop/internal/memnet"
+)
+
+// TestTwinThatIsRefused: a hub that refuses to show the twin takes telemetry all the same. The link stays, and the refusal is told.
+func TestTwinThatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cert, pool := memnet.Certificate(t, badHub)
+		n := memnet.New()
+		listener, err := n.Listen("tcp", badHub+":8883")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }()
+		var mu sync.Mutex
+		links, messages := 0, 0
+		go func() {
+			for {
+				raw, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}})
+					defer func() { _ = c.Close() }()
+					for {
+						p, err := packets.ReadPacket(c)
+						if err != nil {
+							return
+						}
+						mu.Lock()
+						switch q := p.(type) {
+						case *packets.ConnectPacket:
+							links++
+							_ = packets.NewControlPacket(packets.Connack).Write(c)
+						case *packets.SubscribePacket:
+							s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+							s.MessageID, s.ReturnCodes = q.MessageID, make([]byte, len(q.Topics))
+							_ = s.Write(c)
+						case *packets.PingreqPacket:
+							_ = packets.NewControlPacket(packets.Pingresp).Write(c)
+						case *packets.PublishPacket:
+							if _, rid, ok := strings.Cut(q.TopicName, "$iothub/twin/GET/?$rid="); ok {
+								a := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+								a.TopicName = "$iothub/twin/res/404/?$rid=" + rid
+								_ = a.Write(c)
+							}
+							if q.Qos == 1 {
+								messages++
+								a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
+								a.MessageID = q.MessageID
+								_ = a.Write(c)
+							}
+						}
+						mu.Unlock()
+					}
+				}()
+			}
+		}()
+		told := 0
+		j := new(journal.Journal)
+		j.Sink(func(e journal.Event) {
+			if e.Kind == journal.Warning && strings.Contains(e.Text, "404") {
+				told++
+			}
+		})
+		d := New(Config{DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, Roots: pool, DialContext: n.DialContext, StateDir: dir,
+			Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, ReportedInterval: time.Minute,
+			KeepAlive: 20 * time.Second, SASTTL: time.Hour, DrainWindow: 64, DrainTimeout: time.Second, OutboxMaxBytes: 1 << 20}, j)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := d.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if links != 1 || messages < 590 || told < 5 || told > 40 {
+			t.Errorf("%d links, %d messages, told %d times", links, messages, told)
+		}
+	})
+}
