@@ -125,7 +125,7 @@ func see(dir string) (*view, error) {
 		return nil, err
 	}
 	if !l.hasSlot && len(l.segs) == 0 {
-		return nil, fmt.Errorf("outbox: there is none in %s", dir)
+		return nil, fmt.Errorf("outbox: there is none in %s: %w", dir, fs.ErrNotExist)
 	}
 	v := &view{layout: l, dir: dir, left: l.acks()}
 	for _, x := range l.lost {
