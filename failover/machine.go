@@ -38,6 +38,7 @@ const (
 	maxPatience   = 30 * time.Second
 	conflictWait  = 2 * time.Second // the SDKs' answer to 409
 	defaultRetry  = 2 * time.Second // 429 without retry-after
+	maxReregister = 2               // doublings of the wait before a registration that replaces a lost one: below 2 s
 	maxKnown      = 8
 	maxKnownAge   = 30 * 24 * time.Hour
 	staleSpacing  = 250 * time.Millisecond // between questions while DPS stands by a dead hub; doubles
@@ -225,7 +226,9 @@ type Machine struct {
 		notBefore  time.Time // what DPS, or its backoff, forbids
 		fails      int       // refusals in a row
 		silent     int       // silences in a row
-		stale      int       // times in a row that it stood by a hub that had just failed
+		stale      int       // times in a row that it stood by a hub that had just failed, or fails then
+		named      int       // the attempt that it has sent us to, or confirmed under way: should that fail, its word was stale
+		spoke      time.Time // when it last named a hub
 		since      time.Time // when it was first out of reach; zero: it is not
 		cannotHelp bool      // it cannot be reached or has throttled us: known hubs may be tried
 		sequential bool
@@ -407,6 +410,9 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	if e.Signal == Connack5 {
 		m.refused(host)
 	}
+	if e.ID == m.dps.named {
+		m.stoodBy(now, m.dps.spoke)
+	}
 	if e.Signal != ClosedEarly {
 		m.fight.strikes = nil // who loses to another client finds the hub well, every time; at most the other one was faster once more
 	}
@@ -429,8 +435,13 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	if h.sequential && !m.state.sequential(host) {
 		h.sequential = false // the careful way failed as well, so the other way was not to blame
 	}
-	wait := backoff(h.fails, m.o.Rand)
-	h.fails++
+	// Dials that DPS asked for stand beside the series of those that back off and leave it alone: else a hub that refuses for a second
+	// while DPS stands by it would have to be waited for as after many.
+	wait := m.home.at.Sub(now)
+	if wait <= 0 {
+		wait = backoff(h.fails, m.o.Rand)
+		h.fails++
+	}
 	m.decided(r, host, e.Err, wait)
 	m.home.phase, m.home.at = waiting, now.Add(wait)
 	if r.Action == BackOff {
@@ -571,7 +582,7 @@ func (m *Machine) sideLost(now time.Time, e Lost) {
 func (m *Machine) assigned(now time.Time, e Assigned) {
 	d := &m.dps
 	d.phase, d.fails, d.silent, d.since, d.cannotHelp = idle, 0, 0, time.Time{}, false
-	d.notBefore = time.Time{}
+	d.notBefore, d.spoke = time.Time{}, now
 	m.know(now, e)
 	if m.side.phase != up && m.side.host != e.Hub {
 		m.dropSide(false)
@@ -596,6 +607,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 			m.emit(GiveUp{m.home.id})
 			m.dial(now, &m.home)
 		}
+		d.named = m.home.id
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
 	case m.home.host == e.Hub && m.home.contested:
 		m.home.contested = false
@@ -607,8 +619,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		m.decided(r, e.Hub, nil, 0)
 		m.dial(now, &m.home)
 	case m.home.host == e.Hub:
-		d.stale++
-		d.notBefore = now.Add(m.staleWait(now))
+		m.stoodBy(now, now)
 		r := m.rule(AssignedFailing, nil)
 		m.decided(r, e.Hub, nil, 0)
 		if r.Action == DialNow {
@@ -627,17 +638,19 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 		m.home = attempt{host: e.Hub}
 		m.dial(now, &m.home)
+		d.named = m.home.id
 	}
 }
 
-// staleWait spaces the questions to a DPS that stands by a hub that does not work.
-func (m *Machine) staleWait(now time.Time) time.Duration {
+// stoodBy spaces the questions to a DPS that stands by a hub that does not work: asked again at once it would only say so again.
+func (m *Machine) stoodBy(now, spoke time.Time) {
+	m.dps.stale++
 	top := staleSpacing << min(m.dps.stale, 8)
 	limit := staleFirstMin
 	if !m.trouble.IsZero() && now.Sub(m.trouble) > time.Minute {
 		limit = backoffMax
 	}
-	return time.Duration(m.o.Rand.Int64N(int64(min(top, limit))))
+	m.dps.notBefore = spoke.Add(time.Duration(m.o.Rand.Int64N(int64(min(top, limit)))))
 }
 
 // registerFailed is a registration without an answer.
@@ -680,8 +693,9 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 		}
 		d.cannotHelp = true
 	case Reregister:
+		// Spread, so that the registrations in hand outlast a short trouble.
+		wait = backoff(min(d.fails, maxReregister), m.o.Rand)
 		d.fails++
-		wait = backoff(0, m.o.Rand)
 		if e.Signal == DPSConflict {
 			wait += conflictWait
 		}

@@ -3,6 +3,8 @@ package device
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +162,56 @@ func TestDPSDown(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestShortTroubles: the hub dies, and something else is amiss for two seconds. Whatever chance says, the device is back within two
+// seconds and a failover of that one's end.
+func TestShortTroubles(t *testing.T) {
+	const short = 2.0 // s
+	for name, amiss := range map[string]func(w *world) error{
+		"DPS refuses":                      func(w *world) error { return w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown, Seconds: short}) },
+		"DPS drops registrations":          func(w *world) error { return w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDrop, Seconds: short}) },
+		"DPS does not know of it":          nil,
+		"the new hub refuses":              func(w *world) error { return w.newHub(sim.FaultKill, short) },
+		"the new hub answers CONNACK 3":    func(w *world) error { return w.newHub(sim.FaultConnack3, short) },
+		"the new hub answers CONNACK 5":    func(w *world) error { return w.newHub(sim.FaultConnack5, short) },
+		"the new hub lets in and hangs up": func(w *world) error { return w.newHub(sim.FaultClose, short) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all []time.Duration
+			for seed := range uint64(8) {
+				setup := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) {
+					c.TelemetryInterval, c.Rand = 50*time.Millisecond, rand.New(rand.NewPCG(seed, 1))
+				}}
+				bubble(t, setup, func(t *testing.T, w *world) {
+					w.run(time.Second)
+					w.net.SetDelay(roundTrip / 2)
+					before := w.cloud.State().Totals.Registrations
+					fault := sim.Fault{Kind: sim.FaultKill}
+					if amiss == nil {
+						fault.DPSLagSeconds = short
+					} else {
+						w.must(amiss(w))
+					}
+					w.must(w.cloud.FaultHub("hub-a", fault))
+					took := w.on("hub-b", time.Minute) - short*time.Second
+					if all = append(all, took); took > 2*time.Second+8*roundTrip {
+						t.Errorf("seed %d: back %v after the trouble's end; decided %v", seed, took, w.decisions())
+					}
+					if n := w.cloud.State().Totals.Registrations - before; n > 5 {
+						t.Errorf("seed %d: %d registrations", seed, n)
+					}
+				})
+			}
+			slices.Sort(all)
+			t.Logf("back %v after its end in the middle, %v at most", all[len(all)/2], all[len(all)-1])
+		})
+	}
+}
+
+// newHub lets the hub that DPS will name be out of order, while DPS goes on naming it.
+func (w *world) newHub(kind string, seconds float64) error {
+	return w.cloud.FaultHub("hub-b", sim.Fault{Kind: kind, Seconds: seconds, DPSKnows: no()})
 }
 
 // TestDPSThrottles: exactly when it said, and not more often.
