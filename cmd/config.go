@@ -269,8 +269,8 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	c := device.Config{
 		Agent: agent, IDScope: s.idScope, ModelID: s.modelID,
 		ProvisioningHost: s.provisioningHost, ProvisioningTransport: dps.Transport(s.provisioningTransport),
-		DialContext: s.env.DialContext,
-		Telemetry:   s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
+		DialContext: s.env.DialContext, Clock: device.SystemClock(),
+		Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
 		Source: s.telemetrySource, Input: s.env.Stdin,
 		TelemetryInterval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
 		Failover:  failover.Options{HedgeDelay: s.hedgeDelay, NoKnown: !s.knownHubs, Pipeline: failover.Pipeline(s.pipeline)},

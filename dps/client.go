@@ -47,8 +47,17 @@ type Client struct {
 	Agent          string // name and version of this client, free text
 	TLS            *tls.Config
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
+	Now            func() time.Time     // the time that tokens are made by; nil: time.Now
+	Heard          func(date time.Time) // is told the Date of each HTTPS answer, which a good certificate stands for; may be nil
 
 	spare atomic.Pointer[spare] // nil: none is held ready
+}
+
+func (c *Client) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
 }
 
 // Assignment is DPS's decision.

@@ -22,6 +22,7 @@ const (
 	StepSubscribe Step = "subscribe" // MQTT SUBSCRIBE to SUBACK
 	StepRegister  Step = "register"  // the register request
 	StepPoll      Step = "poll"      // asking for the result
+	StepTime      Step = "time"      // no part of a registration: asking what time it is
 )
 
 // Codes of DPS that decide what to do (DPS documentation, "error codes"; 400209 is also IoT Central's "waiting for approval or

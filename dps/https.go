@@ -26,7 +26,7 @@ type httpsExchange struct {
 }
 
 func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, error) {
-	token, err := x.c.token(time.Now())
+	token, err := x.c.token(x.c.now())
 	if err != nil {
 		return answer{}, &Error{Step: StepRegister, RetryAfter: -1, Err: err}
 	}
@@ -109,7 +109,10 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 		ans.retryAfter = retryAfter(s)
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		ans.skew = time.Until(date)
+		ans.skew = date.Sub(x.c.now())
+		if x.c.Heard != nil {
+			x.c.Heard(date)
+		}
 	}
 	return ans, nil
 }

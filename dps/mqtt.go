@@ -40,8 +40,7 @@ type mqttExchange struct {
 }
 
 func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error) {
-	now := time.Now()
-	password, err := x.c.token(now)
+	password, err := x.c.token(x.c.now())
 	if err != nil {
 		return answer{}, &Error{Step: StepConnect, RetryAfter: -1, Err: err}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"hubhop/dps"
@@ -99,6 +100,10 @@ func LoadState(path string, who State) (State, error) {
 
 // SaveState replaces the state file whole: a reader, or a crash, sees the old one or the new one.
 func SaveState(path string, s State) error {
+	s.AssignedAt, s.KnownHubs = s.AssignedAt.UTC(), slices.Clone(s.KnownHubs)
+	for i := range s.KnownHubs {
+		s.KnownHubs[i].AssignedAt = s.KnownHubs[i].AssignedAt.UTC()
+	}
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err

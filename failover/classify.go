@@ -14,6 +14,9 @@ import (
 	"hubhop/hub"
 )
 
+// ErrClockSet is wrapped around a failure that a wrong clock may have caused, by whoever has learnt the right time since.
+var ErrClockSet = errors.New("the time is known now")
+
 // Classify says what an error of the hub or dps room means. ctx is the session's own: only its end means that this side is
 // stopping, because a dial that timed out also claims to be a context's deadline. Whatever is not recognised is [Unknown], which
 // never stops a device.
@@ -22,9 +25,15 @@ func Classify(ctx context.Context, err error) Signal {
 		return Stopping
 	}
 	if e, ok := errors.AsType[*hub.Error](err); ok {
+		if errors.Is(err, ErrClockSet) {
+			return ClockSet
+		}
 		return classifyHub(e)
 	}
 	if e, ok := errors.AsType[*dps.Error](err); ok {
+		if errors.Is(err, ErrClockSet) {
+			return DPSClockSet
+		}
 		return classifyDPS(e)
 	}
 	return Unknown

@@ -424,6 +424,10 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 		m.decided(r, host, e.Err, 0)
 		m.dial(now, &m.home)
 		return
+	case Renew:
+		m.decided(r, host, e.Err, 0)
+		m.dial(now, &m.home)
+		return
 	case FreshToken:
 		m.home.fresh = true
 		m.decided(r, host, e.Err, 0)
@@ -833,7 +837,7 @@ func (m *Machine) dropSide(inOrder bool) {
 // know remembers that DPS assigned a hub.
 func (m *Machine) know(now time.Time, e Assigned) {
 	known := slices.DeleteFunc(m.state.KnownHubs, func(k KnownHub) bool { return k.Host == e.Hub })
-	k := KnownHub{Host: e.Hub, DeviceID: e.DeviceID, AssignedAt: now.UTC(), Sequential: m.state.sequential(e.Hub)}
+	k := KnownHub{Host: e.Hub, DeviceID: e.DeviceID, AssignedAt: now, Sequential: m.state.sequential(e.Hub)}
 	m.state.KnownHubs = append([]KnownHub{k}, known...)
 	if len(m.state.KnownHubs) > maxKnown {
 		m.state.KnownHubs = m.state.KnownHubs[:maxKnown]
@@ -863,7 +867,7 @@ func (m *Machine) keep(now time.Time) {
 	s := &m.state
 	changed := s.AssignedHub != m.home.host
 	if changed {
-		s.AssignedHub, s.DeviceID, s.AssignedAt = m.home.host, s.deviceID(m.home.host), now.UTC()
+		s.AssignedHub, s.DeviceID, s.AssignedAt = m.home.host, s.deviceID(m.home.host), now
 	}
 	for i := range s.KnownHubs {
 		if k := &s.KnownHubs[i]; k.Host == m.home.host {

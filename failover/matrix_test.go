@@ -54,6 +54,7 @@ type cell struct {
 	https   bool          // DPS is asked over HTTPS
 	fresh   bool          // nothing is cached
 	ttl     time.Duration // of tokens
+	learns  bool          // the device is told the time when it has failed for its clock
 	renews  bool          // the device renews its token in time
 
 	mu     sync.Mutex
@@ -90,6 +91,8 @@ var faults = []fault{
 	{"H11", failover.Reprovision, "no route", func(c *cell) { c.refuse(hubA, syscall.ENETUNREACH); c.disconnect() }, nil},
 	{"H12", failover.BackOff, "another server's certificate", func(c *cell) { c.redirect(hubA, hubB+":8883"); c.disconnect() }, nil},
 	{"H13", failover.BackOff, "the device believes it is 1970", func(c *cell) { c.believe(hubA, time.Unix(0, 0)); c.disconnect() }, nil},
+	{"H27", failover.Renew, "the device believes it is 1970, and is told the time", func(c *cell) { c.believe(hubA, time.Unix(0, 0)); c.disconnect() },
+		func(c *cell) { c.learns = true }},
 	{"H14", failover.Sequential, "the hub closes on what comes before its CONNACK", func(c *cell) { c.replace(hubA); c.disconnect() }, nil},
 	{"H15", failover.Reprovision, "the hub closes on a CONNECT that came alone", func(c *cell) { c.replace(hubA); c.disconnect() },
 		func(c *cell) { c.options.Pipeline = failover.PipelineOff }},
@@ -152,6 +155,8 @@ var faults = []fault{
 	{"D18", failover.Reregister, "DPS is assigning for ever", func(c *cell) { c.dpsFault(sim.DPSStuck) }, nil},
 	{"D19", failover.RetryDPS, "another server's certificate at DPS", func(c *cell) { c.redirect(dpsHost, hubB+":8883"); c.hubFault(sim.FaultKill) }, nil},
 	{"D20", failover.RetryDPS, "the device believes it is 1970, at DPS", func(c *cell) { c.believe(dpsHost, time.Unix(0, 0)); c.hubFault(sim.FaultKill) }, nil},
+	{"D23", failover.Reregister, "the device believes it is 1970, at DPS, and is told the time", func(c *cell) { c.believe(dpsHost, time.Unix(0, 0)); c.hubFault(sim.FaultKill) },
+		func(c *cell) { c.learns = true }},
 	{"D21", failover.BackOffDPS, "DPS answers CONNACK 5", func(c *cell) { c.replace(dpsHost, 0x20, 2, 0, 5); c.hubFault(sim.FaultKill) }, nil},
 }
 
@@ -391,15 +396,17 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 		Options: c.options, Cached: state,
 		Dial: func(ctx context.Context, t failover.Target) (*hub.Link, error) {
 			c.note(deed{what: "dial " + map[string]string{hubA: "hub-a", hubB: "hub-b"}[t.Host] + careful(t.Sequential && c.options.Pipeline != failover.PipelineOff)})
-			return dialers[t.Host].Dial(ctx, hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential, Progress: func(p hub.Phase) {
+			l, err := dialers[t.Host].Dial(ctx, hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential, Progress: func(p hub.Phase) {
 				if p == hub.PhaseTLS {
 					t.TLSUp()
 				}
 			}})
+			return l, c.learn(ctx, t.Host, err)
 		},
 		Register: func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
 			c.note(deed{what: "ask DPS" + careful(r.Sequential && c.options.Pipeline != failover.PipelineOff)})
-			return client.Register(ctx, r)
+			a, err := client.Register(ctx, r)
+			return a, c.learn(ctx, dpsHost, err)
 		},
 		Open:  client.Open,
 		Serve: c.serve,
@@ -409,6 +416,15 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 			}
 		},
 	}
+}
+
+// learn is what a device does that is told the time.
+func (c *cell) learn(ctx context.Context, host string, err error) error {
+	if s := failover.Classify(ctx, err); !c.learns || s != failover.ClockOff && s != failover.DPSClock {
+		return err
+	}
+	c.believe(host, time.Time{})
+	return fmt.Errorf("%w (%w)", err, failover.ErrClockSet)
 }
 
 func careful(sequential bool) string {

@@ -22,6 +22,7 @@ const (
 	NetworkDown                     // no route, no DNS server: the trouble is on this side
 	TLSFailed                       // the certificate was refused, or another error of TLS
 	ClockOff                        // a certificate is not valid at the time this machine believes it is
+	ClockSet                        // the same, or CONNACK 5 of a pinned hub, and the right time has been learnt since
 	ClosedEarly                     // closed between TLS and CONNACK
 	ConnackSilent                   // no CONNACK
 	Connack3                        // server unavailable: also an identity that is disabled, so moved or blocked
@@ -48,6 +49,7 @@ const (
 	DPSStuck                        // assigning for ever
 	DPSTLS                          // the certificate of DPS was refused
 	DPSClock                        // the certificate of DPS is not valid at the time this machine believes it is
+	DPSClockSet                     // the same, or a refusal of the token, and the right time has been learnt since
 	DPSRefusedConnect               // CONNACK other than 0 from DPS
 	AssignedOther                   // DPS named another hub than the one in use
 	AssignedDialling                // DPS named the hub that is being dialled
@@ -62,13 +64,14 @@ var signalNames = [signals]string{
 	LinkUnacked: "PUBACK withheld", TokenRenewal: "token renewal", TokenExpired: "token expired",
 	LinkContested: "link closed again and again", DialRefused: "connection refused",
 	DialReset: "connection reset", DialSilent: "no answer", NameNotFound: "name not found", NetworkDown: "network down",
-	TLSFailed: "TLS failed", ClockOff: "clock off", ClosedEarly: "closed before CONNACK", ConnackSilent: "no CONNACK",
+	TLSFailed: "TLS failed", ClockOff: "clock off", ClockSet: "clock was off", ClosedEarly: "closed before CONNACK", ConnackSilent: "no CONNACK",
 	Connack3: "CONNACK 3", Connack5: "CONNACK 5", ConnackOther: "CONNACK 1, 2 or 4", SubscribeRefused: "subscription refused",
 	HubProtocol: "protocol violation", NothingHeard: "nothing heard yet", ConnackPending: "CONNACK pending",
 	DPSUnreachable: "DPS unreachable", DPSSilent: "DPS silent", DPSDropped: "DPS dropped", DPSEarly: "DPS closed before CONNACK",
 	DPSThrottled: "DPS 429", DPSError: "DPS 5xx", DPSUnauthorized: "DPS 401", DPSBlocked: "DPS 400209", DPSDisabled: "DPS disabled",
 	DPSNotFound: "DPS 404", DPSFailed: "DPS failed", DPSBadRequest: "DPS 4xx", DPSConflict: "DPS 409",
 	DPSLostOperation: "DPS 404202", DPSStuck: "DPS stuck", DPSTLS: "DPS TLS failed", DPSClock: "DPS clock off",
+	DPSClockSet:       "DPS clock was off",
 	DPSRefusedConnect: "DPS CONNACK", AssignedOther: "assigned another hub", AssignedDialling: "assigned the hub being dialled",
 	AssignedFailing: "assigned the hub that failed", AssignedContested: "assigned the hub that keeps closing", Stopping: "stopping",
 }
@@ -171,6 +174,7 @@ var Rules = []Rule{
 	{"H11", NetworkDown, Always, Reprovision, "unreachable endpoint", "the network on this side is down; asking DPS costs nothing until it is back"},
 	{"H12", TLSFailed, Always, BackOff, "", "a wrong certificate: not our hub, or a proxy in between"},
 	{"H13", ClockOff, Always, BackOff, "", "no certificate is valid now: this machine's clock is wrong; see to the clock"},
+	{"H27", ClockSet, Always, Renew, "", "this machine's clock was wrong, and now the time is known: nothing is wrong with the hub"},
 	{"H14", ClosedEarly, Pipelined, Sequential, "", "perhaps the hub minds what came before its CONNACK; the careful way tells"},
 	{"H15", ClosedEarly, Always, Reprovision, "unreachable endpoint", "the hub accepts and closes"},
 	{"H16", ConnackSilent, Always, Reprovision, "unreachable endpoint", "TLS is up, but the hub does not speak"},
@@ -205,6 +209,7 @@ var Rules = []Rule{
 	{"D18", DPSStuck, Always, Reregister, "", "assigning for too long: a new registration may fare better"},
 	{"D19", DPSTLS, Always, RetryDPS, "", "the certificate is not that of DPS: a captive portal, a proxy, or a missing root"},
 	{"D20", DPSClock, Always, RetryDPS, "", "no certificate is valid now: this machine's clock is wrong; see to the clock"},
+	{"D23", DPSClockSet, Always, Reregister, "", "this machine's clock was wrong, and now the time is known: a new token will do"},
 	{"D21", DPSRefusedConnect, Always, BackOffDPS, "", "DPS refuses the MQTT connection itself"},
 	{"S01", Stopping, Always, Stop, "", "asked to stop"},
 }

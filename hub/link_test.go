@@ -921,6 +921,51 @@ func TestMuteHubThatAnswersTheProbe(t *testing.T) {
 	})
 }
 
+// TestDoubtedLink: nothing but an answer on the link itself helps one that is doubted; that the hub is there for others does not.
+func TestDoubtedLink(t *testing.T) {
+	for name, mute := range map[string]bool{"the session is gone": true, "the hub answers": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.dialer.KeepAlive = time.Hour
+				stop := w.hub("10.0.0.1", func(p *peer) {
+					if p.welcome() == nil {
+						return
+					}
+					for {
+						if packet, err := packets.ReadPacket(p.conn); err != nil {
+							return
+						} else if _, is := packet.(*packets.PingreqPacket); is && !mute {
+							p.send(packets.NewControlPacket(packets.Pingresp))
+						}
+					}
+				})
+				defer stop()
+				l := w.dial("10.0.0.1")
+				time.Sleep(5 * time.Minute)
+				began := time.Now()
+				l.Check()
+				l.Check() // once is enough
+				if mute {
+					if err := l.Err(); !errors.Is(err, ErrSilent) || time.Since(began) != minDead {
+						t.Errorf("%v after %v", err, time.Since(began))
+					}
+					return
+				}
+				time.Sleep(10 * time.Minute)
+				select {
+				case <-l.Done():
+					t.Errorf("ended: %v", l.Err())
+				default:
+				}
+				if n := l.Stats().Suspicions; n != 1 {
+					t.Errorf("%d suspicions", n)
+				}
+				l.Abort()
+			})
+		})
+	}
+}
+
 // TestSlowConnack: the service may take a minute to let a device in; a hub that is gone is noticed in two seconds all the same.
 func TestSlowConnack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -219,6 +219,23 @@ func (l *Link) suspectLocked(now time.Time) {
 	})
 }
 
+// Check doubts the link, for one who knows that nothing could be heard for a while, as after a suspension: it is suspect at once. Only an
+// answer on the link itself saves it, not that the hub is there for others.
+func (l *Link) Check() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended || !l.subscribed || l.suspect {
+		return
+	}
+	now := time.Now()
+	l.suspect = true
+	l.stats.Suspicions++
+	if l.pingSent.IsZero() {
+		l.pingLocked(now)
+	}
+	l.setLocked(now, now.Add(l.deadAfter()-l.suspectAfter()))
+}
+
 func (l *Link) pingLocked(now time.Time) {
 	l.pingSent = now
 	l.out = append(l.out, packets.Pingreq<<4, 0)

@@ -51,7 +51,8 @@ const (
 type DrainOptions struct {
 	Window  int // messages in flight at most; 0: 64
 	Order   Order
-	Problem func(error) // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
+	Created func(pos uint64, kept time.Time) time.Time // when a record was really made, if more is known now; nil: then
+	Problem func(error)                                // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
 }
 
 // MaxInFlight bounds the bytes of bodies and properties in flight, whatever the window; one message alone may always go.
@@ -343,7 +344,11 @@ func (d *Drain) format(records []outbox.Record) {
 	text, ends := make([]byte, 0, len(records)*len(creationTime)), d.ends[:0]
 	for i := range records {
 		if r := &records[i]; !r.Created.IsZero() {
-			text = r.Created.UTC().AppendFormat(text, creationTime)
+			created := r.Created
+			if d.options.Created != nil {
+				created = d.options.Created(r.Pos, created)
+			}
+			text = created.UTC().AppendFormat(text, creationTime)
 		}
 		ends = append(ends, len(text))
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -44,6 +45,8 @@ type Config struct {
 	DPSOpenLimit          *rate.Limiter // its connections to DPS that no registration uses yet; nil for no limit
 	Roots                 *x509.CertPool
 	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	Clock Clock
 
 	StateDir string
 
@@ -94,6 +97,8 @@ type Device struct {
 	readBatt telemetry.Battery
 
 	home    *home
+	time    timekeeping
+	cached  failover.State
 	box     *outbox.Box
 	handled *handled
 	twin    twin
@@ -131,6 +136,11 @@ type Status struct {
 func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: make(chan struct{}, maxMethods),
 		first: make(chan struct{}), refused: make(chan error, 1)}
+	d.time.clock = newClock(c.Clock, d.emit)
+	d.time.source = d.provisioner()
+	if c.PinnedHub != "" {
+		d.time.source.Host, d.time.source.Transport = c.PinnedHub, dps.MQTT
+	}
 	d.commands = d.commandList()
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
@@ -171,6 +181,7 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	var running sync.WaitGroup
 	session := d.session()
 	running.Go(func() { session.Run(life) })
+	defer d.watchClock(life)()
 
 	err = d.produce(ctx)
 	d.stopping.Store(true)
@@ -193,7 +204,7 @@ func (d *Device) produce(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	err := telemetry.Feed(ctx, d.source(), d.box, telemetry.FeedOptions{
+	err := telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
 		Model: d.c.Model,
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {
@@ -253,6 +264,7 @@ func (d *Device) open() (err error) {
 	}
 	d.box, err = outbox.Open(d.home.path(outboxName), outbox.Options{
 		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
+		Age: d.time.age,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
@@ -261,6 +273,7 @@ func (d *Device) open() (err error) {
 		_ = d.box.Close()
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
+	d.cached = d.openClock(d.box.Last())
 	return nil
 }
 
@@ -285,26 +298,29 @@ func (d *Device) source() telemetry.Source {
 	}
 }
 
-// session wires the brain to the network rooms.
-func (d *Device) session() *failover.Session[*link] {
-	conf := &tls.Config{RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(16)}
+// tlsConfig is that of all connections.
+func (d *Device) tlsConfig() *tls.Config {
+	conf := &tls.Config{RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, Time: d.time.now}
 	if d.c.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*d.c.Certificate}
 	}
+	return conf
+}
+
+// session wires the brain to the network rooms.
+func (d *Device) session() *failover.Session[*link] {
+	conf := d.tlsConfig()
+	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
 		TLS: conf, DialContext: d.c.DialContext, ModelID: d.c.ModelID, Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
 		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
 	}
 	if d.c.Key != "" {
-		dialer.Token = hub.KeyToken(d.c.Key, d.c.SASTTL)
+		dialer.Token = hub.KeyTokenBy(d.time.now, d.c.Key, d.c.SASTTL)
 	}
-	client := d.provisioner(conf)
-	who := failover.State{IDScope: d.c.IDScope, RegistrationID: d.c.DeviceID, KeyFingerprint: d.fingerprint()}
-	cached, err := d.home.loadState(who)
-	if err != nil {
-		d.warn("", err.Error())
-	}
-	options := d.c.Failover
+	client := d.provisioner()
+	client.TLS = conf
+	cached, options := d.cached, d.c.Failover
 	if d.c.PinnedHub != "" {
 		options.NoDPS = true
 		cached.AssignedHub, cached.KnownHubs = d.c.PinnedHub, nil
@@ -312,13 +328,12 @@ func (d *Device) session() *failover.Session[*link] {
 	return &failover.Session[*link]{
 		Options: options,
 		Cached:  cached,
-		Dial:    func(ctx context.Context, t failover.Target) (*link, error) { return d.dial(ctx, dialer, t) },
-		Register: func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
-			if d.c.DPSLimit != nil {
-				r.Admit = d.c.DPSLimit.Wait
-			}
-			return client.Register(ctx, r)
+		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
+			turns := d.time.turned()
+			l, err := d.dial(ctx, dialer, t)
+			return l, d.corrected(ctx, err, turns)
 		},
+		Register: d.register(client),
 		Open: func(ctx context.Context) {
 			if d.c.DPSOpenLimit == nil || d.c.DPSOpenLimit.Allow() {
 				client.Open(ctx)
@@ -329,6 +344,10 @@ func (d *Device) session() *failover.Session[*link] {
 			if d.c.PinnedHub != "" {
 				return
 			}
+			s.AssignedAt = d.time.at(s.AssignedAt)
+			for i := range s.KnownHubs {
+				s.KnownHubs[i].AssignedAt = d.time.at(s.KnownHubs[i].AssignedAt)
+			}
 			if err := failover.SaveState(d.home.path("state.json"), s); err != nil {
 				d.warn("", fmt.Sprintf("cannot keep the assigned hub for the next start: %v", err))
 			}
@@ -337,9 +356,27 @@ func (d *Device) session() *failover.Session[*link] {
 	}
 }
 
-func (d *Device) provisioner(conf *tls.Config) *dps.Client {
+// register is one registration, within the rate of the process.
+func (d *Device) register(client *dps.Client) func(context.Context, dps.Request) (dps.Assignment, error) {
+	return func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
+		if d.c.DPSLimit != nil {
+			r.Admit = d.c.DPSLimit.Wait
+		}
+		turns := d.time.turned()
+		a, err := client.Register(ctx, r)
+		return a, d.corrected(ctx, err, turns)
+	}
+}
+
+func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
-		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: conf, DialContext: d.c.DialContext}
+		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.c.DialContext,
+		Now: d.time.now, Heard: d.hear}
+}
+
+// who is whose state is cached.
+func (d *Device) who() failover.State {
+	return failover.State{IDScope: d.c.IDScope, RegistrationID: d.c.DeviceID, KeyFingerprint: d.fingerprint()}
 }
 
 // fingerprint binds the cache to the credentials without holding them.
@@ -383,17 +420,12 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 		return dps.Assignment{}, err
 	}
 	defer d.home.close()
-	conf := &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12}
-	if c.Certificate != nil {
-		conf.Certificates = []tls.Certificate{*c.Certificate}
-	}
-	a, err := failover.Provision(ctx, d.provisioner(conf).Register, onceLimit, d.observe)
+	cached := d.openClock(math.MaxUint64 - 1) // the outbox is not looked at
+	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.observe)
 	if err != nil {
 		return a, err
 	}
-	who := failover.State{IDScope: c.IDScope, RegistrationID: c.DeviceID, KeyFingerprint: d.fingerprint()}
-	s, _ := d.home.loadState(who) // an unreadable one is replaced
-	return a, failover.SaveState(d.home.path("state.json"), s.WithAssignment(a, time.Now()))
+	return a, failover.SaveState(d.home.path("state.json"), cached.WithAssignment(a, d.time.now()))
 }
 
 // UseConnectionString makes the device one of a single hub, without DPS. Errors never quote the key.

@@ -54,7 +54,8 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 	l.flows = &firstAck{Link: raw, tell: func() {
 		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Text: "telemetry flows on " + raw.Host()})
 	}}
-	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
+	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Created: d.time.made,
+		Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
 	if d.c.DrainFreshFirst {
 		options.Order = telemetry.FreshFirst
 	}
@@ -64,6 +65,8 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 // serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
 func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	l := s.Link
+	d.serving(l)
+	defer d.serving(nil)
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)
 	var parts sync.WaitGroup

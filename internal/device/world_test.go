@@ -43,7 +43,8 @@ type world struct {
 	events []journal.Event
 	stop   context.CancelFunc
 	ended  chan error
-	gives  bool // the device gives samples up: they must be announced
+	began  time.Time // when the device started first
+	gives  bool      // the device gives samples up: they must be announced
 }
 
 // setup changes the cloud and the device before they start.
@@ -124,6 +125,9 @@ func (w *world) start() {
 		defer w.mu.Unlock()
 		w.events = append(w.events, e)
 	})
+	if w.began.IsZero() {
+		w.began = time.Now()
+	}
 	w.dev = New(w.config, j)
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(w.t.Context())

@@ -35,6 +35,9 @@ const (
 	DesiredChange Kind = "desired"
 	MethodCall    Kind = "method"
 	CloudMessage  Kind = "c2d"
+	ClockWrong    Kind = "clock-wrong" // the system clock is not believed
+	ClockRight    Kind = "clock-right"
+	Resumed       Kind = "resumed" // after a suspension of the machine
 )
 
 // Event is one record. Which fields are set depends on its kind; Text is always a sentence for people.

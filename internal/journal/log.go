@@ -49,7 +49,7 @@ func (s *story) tell(e Event) {
 		if e.Provisional {
 			level = zerolog.WarnLevel
 		}
-	case Lost, OutboxProblem, Warning, BadLine:
+	case Lost, OutboxProblem, Warning, BadLine, ClockWrong:
 		level = zerolog.WarnLevel
 	case Decision:
 		level, repeats = s.decision(e)

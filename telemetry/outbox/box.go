@@ -60,6 +60,10 @@ type Options struct {
 	MaxAge   time.Duration // older messages are dropped when something is read or appended; 0: never
 	Full     Policy
 
+	// Age, which may be nil, says how old the message at a place is, for a producer whose clock was wrong when it was created. It must
+	// not call the box.
+	Age func(pos uint64, created time.Time) time.Duration
+
 	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them that much later at most (sooner when
 	// they are 1 MiB): it spares a flash that wears out, and loses nothing with a killed process, but a power cut may take what was
 	// appended since the last sync. Only what is synced is handed out, so that an id names one message also then. Acknowledgements are
@@ -298,6 +302,13 @@ func (b *Box) oldestCreated() (time.Time, bool) {
 	defer b.mu.Unlock()
 	b.oldestAt, b.oldestOf = pos, records[0].Created
 	return b.oldestOf, true
+}
+
+// Last is the place of the newest record that was ever appended, 0 if there was none. Behind it is the next one, if nobody else appends.
+func (b *Box) Last() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next + b.unsynced - 1
 }
 
 // Close syncs what is to be synced and lets go of the directory. Appends that were under way are completed, everybody else who waits

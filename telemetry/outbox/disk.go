@@ -387,7 +387,7 @@ func (b *Box) dropAged() (dropped bool) {
 			return dropped
 		}
 		newest := s.newest
-		if newest != unknownAge && time.Since(time.Unix(newest, 0)) > b.opt.MaxAge {
+		if newest != unknownAge && b.age(s.base, time.Unix(newest, 0)) > b.opt.MaxAge {
 			b.dropSegment(s, "for age")
 			dropped = true
 			b.mu.Unlock()

@@ -425,7 +425,16 @@ func (b *Box) handOut(records []Record) []Record {
 	return kept
 }
 
-func (b *Box) isOld(r *Record) bool { return b.opt.MaxAge > 0 && time.Since(r.Created) > b.opt.MaxAge }
+func (b *Box) isOld(r *Record) bool {
+	return b.opt.MaxAge > 0 && b.age(r.Pos, r.Created) > b.opt.MaxAge
+}
+
+func (b *Box) age(pos uint64, created time.Time) time.Duration {
+	if b.opt.Age != nil {
+		return b.opt.Age(pos, created)
+	}
+	return time.Since(created)
+}
 
 // nameOf is the outbox id and the seq of a place in the line. b.mu is held.
 func (b *Box) nameOf(pos uint64) (boxID, uint64) {

@@ -1,0 +1,120 @@
+package dps
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// AskTime asks the service what time it is: an HTTPS request without any credential or name, whose answer's Date counts. It is the one
+// thing that a device may ask whose clock no certificate fits. If the chain is good but for its dates, it is looked at, once more, as of a
+// moment inside the leaf's validity that is not before TLS.Time, which is the earliest that it can be. The Date must lie inside the
+// leaf's validity, and the whole chain must be good at it. See docs/adr/0007-trusted-clock.md for what that leaves to an attacker.
+func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, timePatience)
+	defer cancel()
+	// Nothing of TLS.Config but this: a client certificate and a session ticket are names.
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	now := c.now()
+	if c.TLS != nil {
+		conf.RootCAs, conf.ServerName = c.TLS.RootCAs, c.TLS.ServerName
+		if c.TLS.Time != nil {
+			now = c.TLS.Time()
+		}
+	}
+	addr := c.timeAddress()
+	if conf.ServerName == "" {
+		conf.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	date, err := c.askTimeAt(ctx, addr, conf, now)
+	if shown, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		if begun, ok := beginning(shown.UnverifiedCertificates, conf, now); ok {
+			date, err = c.askTimeAt(ctx, addr, conf, begun)
+		}
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.Host = c.host()
+	}
+	return date, err
+}
+
+// askTimeAt asks over a connection that is verified as of a time, and then as of the Date.
+func (c *Client) askTimeAt(ctx context.Context, addr string, conf *tls.Config, at time.Time) (time.Time, error) {
+	anonymous := Client{DialContext: c.DialContext, TLS: conf.Clone()}
+	anonymous.TLS.Time = func() time.Time { return at }
+	raw, secure, err := anonymous.connect(ctx, addr, timePatience)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer func() { _ = raw.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })()
+	date, err := askDate(ctx, secure, addr)
+	if err == nil {
+		err = verify(secure.ConnectionState().PeerCertificates, conf, date)
+	}
+	if err != nil {
+		return time.Time{}, &Error{Step: StepTime, RetryAfter: -1, Err: err}
+	}
+	return date, nil
+}
+
+// beginning is a moment after now at which a chain is good that is not yet good now. A leaf that is over stays over: whoever shows it may
+// have stolen it.
+func beginning(certs []*x509.Certificate, conf *tls.Config, now time.Time) (time.Time, bool) {
+	for _, c := range certs {
+		if at := c.NotBefore; at.After(now) && verify(certs, conf, at) == nil {
+			return at, true
+		}
+	}
+	return now, false
+}
+
+// verify checks a chain as of a time, as crypto/tls does.
+func verify(certs []*x509.Certificate, conf *tls.Config, at time.Time) error {
+	between := x509.NewCertPool()
+	for _, c := range certs[1:] {
+		between.AddCert(c)
+	}
+	_, err := certs[0].Verify(x509.VerifyOptions{Roots: conf.RootCAs, Intermediates: between, DNSName: conf.ServerName, CurrentTime: at})
+	return err
+}
+
+// timePatience is how long the whole question may take.
+const timePatience = 5 * time.Second
+
+// timeAddress is where HTTPS is spoken: a port that was given is that of the transport.
+func (c *Client) timeAddress() string {
+	if host, _, err := net.SplitHostPort(c.host()); err == nil && c.Transport != HTTPS {
+		return net.JoinHostPort(host, "443")
+	}
+	return c.address("443")
+}
+
+// askDate makes the request. The answer may be any: a 404 has a Date as well.
+func askDate(ctx context.Context, conn net.Conn, addr string) (time.Time, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+"/", nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	req.Header.Set("User-Agent", "") // none: it would tell what is asking
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return time.Time{}, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_ = resp.Body.Close()
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("an answer without a Date: %w", err)
+	}
+	return date, nil
+}

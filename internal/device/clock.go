@@ -1,0 +1,310 @@
+package device
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hubhop/internal/journal"
+)
+
+// Clock is what a machine and a program know of time. The zero value is the system clock as Go reads it.
+type Clock struct {
+	Wall func() time.Time // the system clock, which may be wrong, and may be set at any time; nil: time.Now
+	// Running is how long the machine has been running, suspended or not. Nil: as Go counts, which may stand still meanwhile; a system
+	// clock that leaps ahead is then taken for a suspension.
+	Running func() time.Duration
+	Boot    string    // names the moment that Running counts from; "": it is this process's own
+	Built   time.Time // the program is not older; zero: unknown
+}
+
+// SystemClock is this machine's, and this program's.
+func SystemClock() Clock {
+	c := Clock{Built: built()}
+	c.Running, c.Boot = uptime()
+	return c
+}
+
+// built is a time that this program cannot be older than: that of its newest commit where the build has noted it (go build in a
+// repository), else that of the language it is written in (go run, go test).
+func built() time.Time {
+	at := time.Date(2026, time.February, 1, 0, 0, 0, 0, time.UTC) // Go 1.26
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if t, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil && t.After(at) {
+				at = t
+			}
+		}
+	}
+	return at
+}
+
+const (
+	rightWithin = time.Minute     // a clock that is so far off does no harm
+	leap        = 2 * time.Second // a clock that moves so far against another one was set
+	lookEvery   = 5 * time.Second // how soon it is noticed that the machine was suspended, or its clock set
+
+	askEvery   = 30 * time.Second // questions for the time, after failures that a wrong clock would explain
+	firstAsk   = time.Minute      // and without such a reason, while there is no answer; doubles
+	maxAskWait = time.Hour
+	askAgain   = 6 * time.Hour // while the system clock is wrong: what counts a machine's uptime is no clock for days
+
+	noteEvery = time.Hour // how often the state directory is told that time goes on
+)
+
+// clock is the time that this device goes by: the latest of what the system clock says, when the program was built, and what the
+// state directory knows; until the cloud has named the time. A system clock that this shows to be wrong is not believed before it agrees:
+// the time is counted on by how long the machine has been running.
+//
+// A time is kept as its beginning, which is what it was when Running was zero. So clocks that run alike differ by a constant.
+type clock struct {
+	c      Clock
+	boot   string
+	counts bool      // Running goes on while the machine is suspended
+	born   time.Time // by Go's own clock, for durations
+
+	tell  func(journal.Event)
+	woke  func(slept time.Duration)
+	keep  func(clockFile)
+	fixes atomic.Pointer[[]epoch] // see made
+	turn  chan struct{}           // held by the one who asks for the time
+
+	mu     sync.Mutex
+	floor  time.Time     // the beginning, if the time is the earliest that it can be
+	system time.Time     // the beginning by the system clock, when it was last looked at
+	truth  time.Time     // the beginning by the cloud; zero until it has named a time
+	astray bool          // the system clock is wrong
+	doubt  bool          // it was set since the cloud named the time
+	lag    time.Duration // how far Running is ahead of Go's own clock
+	turns  int           // how often the cloud has changed what is believed
+	heard  time.Duration // Running when the cloud last named the time
+	urgent time.Duration // Running before which nobody asks
+	casual time.Duration // and nobody without a reason
+	fails  int           // questions without an answer, in a row
+	file   clockFile
+	// What is to be told, without the lock.
+	news  []journal.Event
+	slept time.Duration
+	dirty bool
+}
+
+func newClock(c Clock, tell func(journal.Event)) *clock {
+	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), tell: tell, woke: func(time.Duration) {}, keep: func(clockFile) {},
+		turn: make(chan struct{}, 1)}
+	if k.c.Wall == nil {
+		k.c.Wall = time.Now
+	}
+	if k.c.Running == nil {
+		k.c.Running = func() time.Duration { return time.Since(k.born) }
+	}
+	if k.boot == "" {
+		k.boot = fmt.Sprintf("process %d", k.born.UnixNano())
+	}
+	k.lag = k.c.Running()
+	k.floor = beginning(c.Built, k.lag)
+	return k
+}
+
+// beginning is what the time was when Running was zero.
+func beginning(t time.Time, running time.Duration) time.Time { return t.Round(0).Add(-running) }
+
+// notBefore says that it is t already.
+func (k *clock) notBefore(t time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b := beginning(t, k.c.Running()); b.After(k.floor) {
+		k.floor = b
+	}
+}
+
+// now is the time.
+func (k *clock) now() time.Time {
+	defer k.flush()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.readLocked()
+}
+
+func (k *clock) readLocked() time.Time {
+	base, running := k.lookLocked()
+	return base.Add(running).UTC()
+}
+
+// at is what this clock says of a time that the process took from the system clock. Another time, which comes without a reading of Go's
+// own clock, stays as it is.
+func (k *clock) at(t time.Time) time.Time {
+	if wall := t.Round(0); t == wall { //nolint:staticcheck // QF1009: the reading is what matters, not the time
+		return t
+	}
+	return k.now().Add(-time.Since(t))
+}
+
+// lookLocked reads the clocks and notices what has happened to them. It returns the beginning that is believed.
+func (k *clock) lookLocked() (base time.Time, running time.Duration) {
+	running = k.c.Running()
+	system := beginning(k.c.Wall(), running)
+	if lag := running - time.Since(k.born); lag-k.lag >= leap {
+		k.slept += lag - k.lag
+		k.lag = lag
+	}
+	moved := system.Sub(k.system)
+	switch {
+	case k.system.IsZero():
+	case moved.Abs() >= leap:
+		k.setLocked(system, moved, running)
+	case !k.truth.IsZero() && !k.astray:
+		k.truth = system // somebody keeps it right, in small steps
+	}
+	k.system = system
+	if k.astray && system.Sub(k.truth).Abs() <= rightWithin {
+		k.truth, k.astray = system, false
+		k.news = append(k.news, journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right now"})
+	}
+	return k.believedLocked(), running
+}
+
+func (k *clock) believedLocked() time.Time {
+	switch {
+	case k.astray:
+		return k.truth
+	case !k.truth.IsZero() || k.system.After(k.floor):
+		return k.system
+	default:
+		return k.floor
+	}
+}
+
+// setLocked deals with a system clock that was set, by so much, or that went on while the machine was suspended.
+func (k *clock) setLocked(system time.Time, moved, running time.Duration) {
+	suspended := moved > 0 && !k.counts // perhaps
+	if suspended {
+		k.slept += moved
+	}
+	if k.truth.IsZero() {
+		return // whatever it is now, the cloud has not said
+	}
+	k.doubt, k.fails, k.casual = true, 0, running
+	switch off := system.Sub(k.truth); {
+	case k.astray:
+	case off.Abs() <= rightWithin:
+		k.truth = system
+	case suspended: // then it is the one clock that went on
+		k.truth = time.Time{}
+	default:
+		k.astray = true
+		k.wrongLocked(off, "the cloud's", system.Add(-off).Add(running))
+	}
+}
+
+// wrongLocked tells that the system clock is ahead of somebody's by off.
+func (k *clock) wrongLocked(off time.Duration, whose string, right time.Time) {
+	way := "behind"
+	if off > 0 {
+		way = "ahead of"
+	}
+	k.news = append(k.news, journal.Event{Kind: journal.ClockWrong, Text: fmt.Sprintf(
+		"this machine's clock is %s %s %s, where it is %s; the device goes on with that time; set the clock (timedatectl set-ntp true)",
+		size(off.Abs()), way, whose, right.UTC().Format(time.RFC3339))})
+}
+
+// size says how far a clock is off.
+func size(d time.Duration) string {
+	if d >= 72*time.Hour {
+		return fmt.Sprintf("%.0f days", d.Hours()/24)
+	}
+	return d.Round(time.Second).String()
+}
+
+// hear takes the time that the cloud has named just now. It comes over a connection that a good certificate stands for.
+func (k *clock) hear(date time.Time, whose string) {
+	defer k.flush()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before, running := k.lookLocked()
+	named := beginning(date.Add(time.Second/2), running) // a Date is cut to seconds
+	off := k.system.Sub(named)
+	wasAstray := k.astray
+	if k.astray = off.Abs() > rightWithin; k.astray {
+		k.truth = named
+	} else {
+		k.truth = k.system
+	}
+	if before.Sub(k.truth).Abs() > rightWithin {
+		k.turns++
+	}
+	k.doubt, k.fails, k.heard = false, 0, running
+	switch {
+	case k.astray && !wasAstray:
+		k.wrongLocked(off, "that of "+whose, date)
+	case wasAstray && !k.astray: // it had been right, and what was counted on was not
+		k.news = append(k.news, journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right"})
+	}
+	k.datedLocked(k.truth, true)
+	k.file.Newest = k.truth.Add(running).UTC() // also if that is earlier: the file was wrong
+	k.dirty = true
+}
+
+// turned counts the times the cloud has corrected this clock.
+func (k *clock) turned() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.turns
+}
+
+// wanted says whether the cloud should be asked for the time now. Without a reason that is only while it has never said, or the system
+// clock was set since.
+func (k *clock) wanted(reason bool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, running := k.lookLocked()
+	return k.wantedLocked(reason, running)
+}
+
+func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
+	known := !k.truth.IsZero() && !k.doubt && (!k.astray || running-k.heard < askAgain)
+	return !known && running >= k.urgent && (reason || running >= k.casual)
+}
+
+// due is wanted for one who then asks.
+func (k *clock) due(reason bool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, running := k.lookLocked()
+	if !k.wantedLocked(reason, running) {
+		return false
+	}
+	k.urgent, k.casual = running+askEvery, running+min(firstAsk<<min(k.fails, 10), maxAskWait)
+	k.fails++
+	return true
+}
+
+// vouched notes that a certificate was good at the time that is believed.
+func (k *clock) vouched() {
+	defer k.flush()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	base, running := k.lookLocked()
+	k.datedLocked(base, false)
+	if now := base.Add(running).UTC(); now.Sub(k.file.Newest) >= noteEvery {
+		k.file.Newest, k.dirty = now, true
+	}
+}
+
+// flush tells what there is to tell. It must not be called by anybody who holds a lock.
+func (k *clock) flush() {
+	k.mu.Lock()
+	news, slept, dirty, file := k.news, k.slept, k.dirty, k.file.clone()
+	k.news, k.slept, k.dirty = nil, 0, false
+	k.mu.Unlock()
+	if dirty {
+		k.keep(file)
+	}
+	for _, e := range news {
+		k.tell(e)
+	}
+	if slept > 0 {
+		k.woke(slept)
+	}
+}

@@ -1,0 +1,418 @@
+package device
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hubhop/dps"
+	"hubhop/internal/journal"
+	"hubhop/internal/sim"
+)
+
+// machine has clocks that may be wrong. The cloud's is right: it is that of the bubble.
+type machine struct {
+	began time.Time
+	off   atomic.Int64 // how far the system clock is ahead
+	slept atomic.Int64
+	boot  string
+}
+
+func (m *machine) Wall() time.Time {
+	return time.Now().Round(0).Add(time.Duration(m.off.Load() + m.slept.Load()))
+}
+func (m *machine) Running() time.Duration {
+	return time.Since(m.began) + time.Duration(m.slept.Load()) + time.Minute
+}
+func (m *machine) set(off time.Duration) { m.off.Store(int64(off)) }
+func (m *machine) clock() Clock          { return Clock{Wall: m.Wall, Running: m.Running, Boot: m.boot} }
+
+// newMachine is one whose system clock is off by that. It must be called in the bubble.
+func newMachine(off time.Duration) *machine {
+	m := &machine{began: time.Now(), boot: "boot 1"}
+	m.set(off)
+	return m
+}
+
+// since1970 is how far a clock is off that starts at zero.
+func since1970() time.Duration { return time.Until(time.Unix(20, 0)) }
+
+// wrong gives a world's device a machine.
+func wrong(m **machine, off func() time.Duration, more ...func(*Config)) setup {
+	return setup{device: func(c *Config) {
+		*m = newMachine(off())
+		c.Clock = (*m).clock()
+		for _, f := range more {
+			f(c)
+		}
+	}}
+}
+
+func always(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
+
+// created holds the samples that came since to their creation times: right to two seconds, and a sample for every second.
+func (w *world) created(since time.Time) {
+	w.t.Helper()
+	n := 0
+	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+		if m.At.Before(since) {
+			continue
+		}
+		n++
+		at, err := time.Parse(time.RFC3339, *m.Properties["iothub-creation-time-utc"])
+		_, digits, _ := strings.Cut(m.Mid, "-")
+		seq := 0
+		_, _ = fmt.Sscan(digits, &seq)
+		// The first sample is made as the device starts, the next ones a second apart.
+		if want := w.began.Add(time.Duration(seq-1) * w.config.TelemetryInterval); err != nil || at.Sub(want).Abs() > 2*time.Second {
+			w.t.Fatalf("%s was created at %v, not at %v (%v)", m.Mid, at, want, err)
+		}
+	}
+	if n == 0 {
+		w.t.Fatal("nothing came")
+	}
+}
+
+// heardOf holds the device to one line that names the error and what to do.
+func (w *world) heardOf(want string) {
+	w.t.Helper()
+	texts := w.texts(journal.ClockWrong)
+	if len(texts) != 1 || !strings.Contains(texts[0], want) || !strings.Contains(texts[0], "set the clock (timedatectl") {
+		w.t.Errorf("said %q, not once %q and what to do", texts, want)
+	}
+}
+
+// TestWrongClock: whatever a device believes when it starts, it is up within seconds, says so once, and its samples have the right times.
+func TestWrongClock(t *testing.T) {
+	https := func(c *Config) { c.ProvisioningTransport = dps.HTTPS }
+	aged := func(c *Config) { c.OutboxMaxAge = time.Hour }
+	pinned := func(c *Config) { c.PinnedHub = "127.0.0.2" }
+	for name, v := range map[string]struct {
+		off    func() time.Duration
+		more   func(*Config)
+		says   string
+		rules  string // that must be applied
+		within time.Duration
+	}{
+		"1970":             {since1970, aged, "10957 days behind that of DPS", "D23", 2 * time.Second},
+		"1970, HTTPS":      {since1970, https, "10957 days behind that of DPS", "D23", 2 * time.Second},
+		"1970, one hub":    {since1970, pinned, "10957 days behind that of 127.0.0.2", "H27", 2 * time.Second},
+		"2 h slow":         {always(-2 * time.Hour), aged, "2h0m", "D23", 3 * time.Second},
+		"2 h slow, HTTPS":  {always(-2 * time.Hour), https, "2h0m", "D23", 3 * time.Second},
+		"2 h slow, one":    {always(-2 * time.Hour), pinned, "behind that of 127.0.0.2", "H27", 3 * time.Second},
+		"2 h fast, HTTPS":  {always(2 * time.Hour), https, "ahead of that of DPS", "", 2 * time.Second},
+		"2 h fast":         {always(2 * time.Hour), aged, "2h0m0s ahead of that of DPS", "", 2 * time.Second},
+		"2 h fast, one":    {always(2 * time.Hour), pinned, "ahead of that of 127.0.0.2", "", 2 * time.Second},
+		"a month fast":     {always(30 * 24 * time.Hour), aged, "30 days ahead", "", 2 * time.Second},
+		"half a year slow": {always(-180 * 24 * time.Hour), aged, "180 days behind", "D23", 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m *machine
+			cloud := func(c *sim.Config) { c.RetryAfter = 0 }
+			s := wrong(&m, v.off, v.more)
+			s.cloud = cloud
+			bubble(t, s, func(t *testing.T, w *world) {
+				if w.config.PinnedHub != "" {
+					w.adopt()
+				}
+				w.on("hub-a", v.within)
+				w.run(20 * time.Second)
+				w.heardOf(v.says)
+				if v.rules != "" && !strings.Contains(strings.Join(w.decisions(), " "), v.rules) {
+					t.Errorf("decided %v, without %s", w.decisions(), v.rules)
+				}
+				since := time.Now()
+				if v.rules != "" {
+					since = w.began // then nothing had gone out before
+				}
+				w.run(20 * time.Second)
+				w.created(since)
+				// And it stays so: nobody is told, nobody asks again.
+				w.forget()
+				w.run(10 * time.Minute)
+				if n := w.count(journal.ClockWrong) + w.count(journal.ClockRight) + w.count(journal.Lost); n > 0 {
+					t.Errorf("%d more words", n)
+				}
+			})
+		})
+	}
+}
+
+// TestClockIsSetRight: a device that goes by the cloud's time goes on so when somebody sets its clock right, and does not correct twice.
+func TestClockIsSetRight(t *testing.T) {
+	for name, off := range map[string]func() time.Duration{"from 1970": since1970, "from 2 h fast": always(2 * time.Hour), "from 2 h slow": always(-2 * time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			var m *machine
+			bubble(t, wrong(&m, off, func(c *Config) { c.SASTTL = 2 * time.Minute }), func(t *testing.T, w *world) {
+				w.run(30 * time.Second)
+				since := time.Now()
+				w.forget()
+				m.set(0)
+				w.run(10 * time.Minute)
+				w.created(since)
+				if right, wrong, lost := w.count(journal.ClockRight), w.count(journal.ClockWrong), w.count(journal.Lost); right != 1 || wrong+lost != 0 {
+					t.Errorf("said %d times that it is right, %d that it is wrong; lost %d links", right, wrong, lost)
+				}
+				if n := w.count(journal.Renewed); n < 4 {
+					t.Errorf("%d renewals: the links must not mind", n)
+				}
+			})
+		})
+	}
+}
+
+// TestClockIsSetWrong: a system clock that leaps away while the device knows the time is not followed.
+func TestClockIsSetWrong(t *testing.T) {
+	for name, off := range map[string]func() time.Duration{"to 1970": since1970, "ahead": always(2 * time.Hour), "back": always(-2 * time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			var m *machine
+			bubble(t, wrong(&m, always(0), func(c *Config) { c.SASTTL = 2 * time.Minute }), func(t *testing.T, w *world) {
+				w.run(30 * time.Second)
+				m.set(off())
+				w.run(5 * time.Minute)
+				w.created(w.began)
+				if n := len(w.texts(journal.ClockWrong)); n != 1 {
+					t.Errorf("said so %d times", n)
+				}
+				if n := w.count(journal.Lost); n > 0 {
+					t.Errorf("%d links lost", n)
+				}
+			})
+		})
+	}
+}
+
+// TestClockIsSetBeforeTheCloudIsHeard: before that there is nothing but the system clock to go by; what was stamped by it is corrected.
+func TestClockIsSetBeforeTheCloudIsHeard(t *testing.T) {
+	var m *machine
+	s := wrong(&m, since1970)
+	bubble(t, s, func(t *testing.T, w *world) {
+		for _, addr := range w.everywhere() {
+			w.net.Cut(addr)
+		}
+		w.run(20 * time.Second)
+		m.set(-30 * time.Minute) // nearly
+		w.run(20 * time.Second)
+		m.set(0)
+		w.run(20 * time.Second)
+		for _, addr := range w.everywhere() {
+			w.net.Mend(addr)
+		}
+		w.run(3 * time.Minute)
+		w.created(w.began)
+	})
+}
+
+// TestStampsOutliveTheProcess: samples that a process stamped before it knew the time are corrected by the next one, if the machine has
+// been running since; else nobody knows. Their ids stay.
+func TestStampsOutliveTheProcess(t *testing.T) {
+	for name, boot := range map[string]string{"the same boot": "boot 1", "another boot": "boot 2"} {
+		t.Run(name, func(t *testing.T) {
+			var m *machine
+			bubble(t, wrong(&m, since1970, func(c *Config) { c.DrainTimeout = 0 }), func(t *testing.T, w *world) {
+				for _, addr := range w.everywhere() {
+					w.net.Cut(addr)
+				}
+				w.run(20*time.Second + 500*time.Millisecond)
+				id := w.dev.Status().Outbox.ID
+				w.halt()
+				for _, addr := range w.everywhere() {
+					w.net.Mend(addr)
+				}
+				w.config.Clock.Boot = boot
+				w.start()
+				w.run(20 * time.Second)
+				all := w.cloud.Ledger("dev-1", true).Messages
+				if len(all) < 30 || !strings.HasPrefix(all[0].Mid, id+"-1") {
+					t.Fatalf("%d came, the first one is %v", len(all), all[0].Mid)
+				}
+				if boot == "boot 1" {
+					w.created(w.began)
+				} else if first := *all[0].Properties["iothub-creation-time-utc"]; !strings.HasPrefix(first, "1970-01-01T00:00:2") {
+					t.Errorf("the first one was created at %s, which nobody can know better than it was stamped", first)
+				}
+				if last := *all[len(all)-1].Properties["iothub-creation-time-utc"]; !strings.HasPrefix(last, time.Now().UTC().Format("2006-01-02T15")) {
+					t.Errorf("the last one was created at %s", last)
+				}
+			})
+		})
+	}
+}
+
+// TestTrustedTime: a clock that is behind what the program, or the state directory, knows for sure is not believed, and nothing fails for it.
+func TestTrustedTime(t *testing.T) {
+	var m *machine
+	t.Run("state directory", func(t *testing.T) {
+		bubble(t, wrong(&m, always(0)), func(t *testing.T, w *world) {
+			w.run(10 * time.Second)
+			w.halt()
+			w.forget()
+			m.boot = "boot 2"
+			m.set(since1970())
+			w.config.Clock = m.clock()
+			for _, name := range []string{"both", "clock.json alone", "state.json alone"} {
+				h := home{dir: homeDir(w.config.StateDir, "dev-1")}
+				switch name {
+				case "clock.json alone":
+					w.must(os.Remove(h.path("state.json")))
+				case "state.json alone":
+					w.must(os.Remove(h.clockPath()))
+				}
+				w.start()
+				w.run(2 * time.Second)
+				if got := w.decisions(); name == "clock.json alone" && len(got) > 0 && got[0] == "D01" {
+					w.forget() // it must ask DPS where it belongs
+				} else if len(got) > 0 {
+					t.Errorf("%s: decided %v", name, got)
+				}
+				w.run(10 * time.Second)
+				w.heardOf("days behind")
+				w.halt()
+				w.forget()
+			}
+		})
+	})
+	t.Run("build", func(t *testing.T) {
+		bubble(t, wrong(&m, since1970, func(c *Config) { c.Clock.Built = time.Now().Add(-10 * time.Minute) }), func(t *testing.T, w *world) {
+			w.on("hub-a", 5*time.Second)
+			w.decided("D01")
+			w.run(20 * time.Second)
+			w.heardOf("days behind")
+			since := time.Now()
+			w.run(10 * time.Second)
+			w.created(since)
+		})
+	})
+}
+
+// TestNoCloudFromThePast: certificates that were over when the program was built do not convince it, whatever its clock says; so a stolen
+// one is of no use against a device that has lost its clock.
+func TestNoCloudFromThePast(t *testing.T) {
+	var m *machine
+	s := wrong(&m, since1970, func(c *Config) { c.Clock.Built = time.Now(); c.Telemetry = false })
+	s.cloud = func(c *sim.Config) { c.ClockOffset = -11 * 365 * 24 * time.Hour }
+	bubble(t, s, func(t *testing.T, w *world) {
+		w.run(5 * time.Minute)
+		if n := w.cloud.State().Totals.Registrations + w.cloud.State().Totals.Connects; n > 0 || w.count(journal.ClockWrong) > 0 {
+			t.Errorf("%d registrations and connects; said %q", n, w.texts(journal.ClockWrong))
+		}
+	})
+}
+
+// TestQuestionsAreFew: a device that cannot be told the time does not press for it, and one that knows it asks nobody.
+func TestQuestionsAreFew(t *testing.T) {
+	var m *machine
+	bubble(t, wrong(&m, since1970, func(c *Config) { c.Telemetry = false }), func(t *testing.T, w *world) {
+		w.net.Cut(w.cloud.Info().DPS.HTTPS)
+		before := w.dev.time.clock
+		w.run(10 * time.Minute)
+		before.mu.Lock()
+		fails := before.fails
+		before.mu.Unlock()
+		if fails < 5 || fails > 21 {
+			t.Errorf("%d questions in 10 minutes", fails)
+		}
+		w.net.Mend(w.cloud.Info().DPS.HTTPS)
+		w.run(2 * time.Minute)
+		w.heardOf("days behind")
+	})
+}
+
+// TestSuspension: after it the link is doubted at once, although the keep-alive is long; one that still works is kept.
+func TestSuspension(t *testing.T) {
+	for name, v := range map[string]struct{ lost, blind bool }{
+		"the hub is gone": {true, false}, "nothing has happened": {false, false}, "the hub is gone, and only the system clock shows it": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m *machine
+			bubble(t, wrong(&m, always(0), func(c *Config) {
+				c.Telemetry, c.KeepAlive = false, 1000*time.Second
+				if v.blind {
+					c.Clock.Running = nil
+				}
+			}), func(t *testing.T, w *world) {
+				w.run(time.Minute)
+				w.forget()
+				if v.lost {
+					w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultBlackhole}))
+					w.run(10 * time.Second) // nobody notices
+					if w.count(journal.Lost) > 0 {
+						t.Fatal("that is found without a suspension")
+					}
+				}
+				m.slept.Add(int64(50 * time.Second))
+				w.run(12 * time.Second)
+				if n := w.count(journal.Resumed); n != 1 {
+					t.Errorf("noticed %d suspensions", n)
+				}
+				if v.lost {
+					if w.count(journal.Lost) != 1 || w.count(journal.Connected) != 1 || w.dev.Status().Hub == "127.0.0.2" {
+						t.Errorf("%d links lost, %d found, at %s", w.count(journal.Lost), w.count(journal.Connected), w.dev.Status().Hub)
+					}
+				} else if w.count(journal.Lost) > 0 {
+					t.Error("the link was lost")
+				}
+			})
+		})
+	}
+}
+
+// TestTimesOfTheSystemClock: what this process has read from it is brought right, also if it was set since; what comes from elsewhere stays.
+func TestTimesOfTheSystemClock(t *testing.T) {
+	m := &machine{began: time.Now()} // no bubble: there, times carry no reading of Go's own clock
+	m.set(-2 * time.Hour)
+	k := newClock(m.clock(), func(journal.Event) {})
+	read := time.Now()
+	if got := k.at(read).Sub(read.Add(-2 * time.Hour)); got.Abs() > time.Second {
+		t.Errorf("off by %v", got)
+	}
+	k.hear(time.Now(), "a test")
+	if got := k.at(read).Sub(read); got.Abs() > 2*time.Second {
+		t.Errorf("off by %v when the time is known", got)
+	}
+	if old := read.Round(0).Add(-time.Hour); !k.at(old).Equal(old) {
+		t.Error("a time from elsewhere has changed")
+	}
+}
+
+// TestSystemClock: what the program takes for its age is in the past, and the machine's uptime goes on.
+func TestSystemClock(t *testing.T) {
+	c := SystemClock()
+	if c.Built.After(time.Now()) || c.Built.Year() < 2026 {
+		t.Errorf("built at %v", c.Built)
+	}
+	if c.Running == nil {
+		t.Skip("this system does not say how long it has been running")
+	}
+	before, began := c.Running(), time.Now()
+	for time.Since(began) < 20*time.Millisecond {
+	}
+	if d := c.Running() - before; before <= 0 || d < 10*time.Millisecond || c.Boot == "" {
+		t.Errorf("running for %v, then for %v more, in boot %q", before, d, c.Boot)
+	}
+}
+
+// everywhere are the cloud's addresses.
+func (w *world) everywhere() []string {
+	info := w.cloud.Info()
+	all := []string{info.DPS.MQTT, info.DPS.HTTPS}
+	for _, h := range info.Hubs {
+		all = append(all, h.MQTT, h.HTTPS)
+	}
+	return all
+}
+
+// adopt makes the device known to its hub, as a connection string needs it.
+func (w *world) adopt() {
+	w.t.Helper()
+	client := &dps.Client{Host: w.config.ProvisioningHost, IDScope: w.config.IDScope, RegistrationID: "dev-1", Key: w.config.Key,
+		TLS: nil, DialContext: w.net.DialContext}
+	client.TLS = New(Config{Roots: w.config.Roots}, new(journal.Journal)).tlsConfig()
+	_, err := client.Register(w.t.Context(), dps.Request{})
+	w.must(err)
+	synctest.Wait()
+}

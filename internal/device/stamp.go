@@ -1,0 +1,175 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"hubhop/failover"
+	"hubhop/telemetry/outbox"
+)
+
+// A sample is stamped with the time that is believed when it is made, and the outbox keeps that for ever. If the time turns out to have
+// been wrong, the sample is corrected on its way out. So what must be known of each is by which clock it was stamped: an epoch is the
+// samples from one place of the outbox to the next epoch's that were stamped by one.
+
+// epoch is such a clock.
+type epoch struct {
+	From   uint64        `json:"from"`  // the first place
+	Boot   string        `json:"boot"`  // which run of the machine
+	Begins time.Time     `json:"begin"` // the time that was believed, as the clock keeps it
+	Proved bool          `json:"proved"`
+	Fix    time.Duration `json:"fixNs,omitempty"` // how much later it really was
+}
+
+// maxEpochs bounds the file. Older samples stay as they are stamped.
+const maxEpochs = 64
+
+// clockFile is what the next run should know.
+type clockFile struct {
+	Newest time.Time `json:"newest"` // it is later
+	Epochs []epoch   `json:"epochs"`
+}
+
+func (f clockFile) clone() clockFile {
+	f.Epochs = slices.Clone(f.Epochs)
+	return f
+}
+
+func (h *home) clockPath() string { return h.path("clock.json") }
+
+func (h *home) loadClock() (f clockFile, err error) {
+	b, err := os.ReadFile(h.clockPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil {
+		return clockFile{}, fmt.Errorf("%s cannot be read (%w); samples that wait keep the times they have", h.clockPath(), err)
+	}
+	return f, nil
+}
+
+func (h *home) saveClock(f clockFile) error {
+	b, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return failover.ReplaceFile(h.clockPath(), append(b, '\n'))
+}
+
+// restore takes what the last run has left. last is the newest place of the outbox.
+func (k *clock) restore(f clockFile, last uint64) {
+	k.notBefore(f.Newest)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n := len(f.Epochs); n > 0 && f.Epochs[n-1].From > last+1 {
+		f.Epochs = nil // of another outbox
+	}
+	k.file = f
+	k.publishLocked()
+}
+
+// stamp gives the messages that will stand behind the place last their times; their sources have taken these from the system clock. They
+// must come there before it is called again.
+func (k *clock) stamp(last uint64, messages []outbox.Message) []outbox.Message {
+	defer k.flush()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	base, running := k.lookLocked()
+	now := base.Add(running).UTC()
+	if e := (epoch{From: last + 1, Boot: k.boot, Begins: base, Proved: !k.truth.IsZero()}); !k.continuesLocked(e) {
+		k.file.Epochs = append(k.file.Epochs, e)
+		if n := len(k.file.Epochs); n > maxEpochs {
+			k.file.Epochs = slices.Delete(k.file.Epochs, 0, n-maxEpochs)
+		}
+		k.dirty = true
+		k.datedLocked(base, e.Proved)
+	}
+	messages = slices.Clone(messages)
+	for i := range messages {
+		messages[i].Created = now.Add(-time.Since(messages[i].Created))
+	}
+	return messages
+}
+
+// continuesLocked says whether samples of e may be counted to the epoch before.
+func (k *clock) continuesLocked(e epoch) bool {
+	n := len(k.file.Epochs)
+	if n == 0 {
+		return false
+	}
+	before := k.file.Epochs[n-1]
+	if e.Proved || before.Proved {
+		return e.Proved && before.Proved && before.Fix == 0 // what is proved is the time, whatever counts it
+	}
+	return e.Boot == before.Boot && e.Begins.Sub(before.Begins).Abs() < leap
+}
+
+// datedLocked dates what was stamped before the time was known, and while this machine has been running, by another clock: for good when
+// the cloud has named the time, else as it is believed now.
+func (k *clock) datedLocked(base time.Time, proved bool) {
+	for i := range k.file.Epochs {
+		if e := &k.file.Epochs[i]; !e.Proved && e.Boot == k.boot {
+			e.Proved, e.Fix = proved, 0
+			if fix := base.Sub(e.Begins); fix.Abs() > rightWithin {
+				e.Fix = fix
+			}
+		}
+	}
+	k.publishLocked()
+}
+
+func (k *clock) publishLocked() {
+	if !slices.ContainsFunc(k.file.Epochs, func(e epoch) bool { return e.Fix != 0 }) {
+		k.fixes.Store(nil)
+		return
+	}
+	k.fixes.Store(new(slices.Clone(k.file.Epochs)))
+}
+
+// made is when the sample at a place was really made, as far as that is known.
+func (k *clock) made(pos uint64, stamped time.Time) time.Time {
+	epochs := k.fixes.Load()
+	if epochs == nil {
+		return stamped
+	}
+	for _, e := range slices.Backward(*epochs) {
+		if e.From <= pos {
+			return stamped.Add(e.Fix)
+		}
+	}
+	return stamped
+}
+
+// age is how old the sample at a place is. The outbox asks, and holds its lock: so nobody else is told of anything.
+func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.readLocked().Sub(k.made(pos, stamped))
+}
+
+// stamped is the intake of the outbox. One feed uses it, one call after the other, so that what comes next stands behind the last one.
+type stamped struct {
+	*outbox.Box
+	clock *clock
+}
+
+func (s stamped) Append(ctx context.Context, messages ...outbox.Message) error {
+	return s.Box.Append(ctx, s.clock.stamp(s.Last(), messages)...)
+}
+
+func (s stamped) TryAppend(messages ...outbox.Message) error {
+	return s.Box.TryAppend(s.clock.stamp(s.Last(), messages)...)
+}
+
+func (s stamped) AppendOver(messages ...outbox.Message) error {
+	return s.Box.AppendOver(s.clock.stamp(s.Last(), messages)...)
+}

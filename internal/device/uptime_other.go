@@ -1,0 +1,7 @@
+//go:build !linux
+
+package device
+
+import "time"
+
+func uptime() (running func() time.Duration, boot string) { return nil, "" }
