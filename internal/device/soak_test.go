@@ -41,6 +41,7 @@ import (
 //	31s delay 80ms 10s
 //	40s crash rst 2s
 //	50s restart 1s
+//	55s clock -2h 20s
 //
 // Everything in it ends by itself or with the schedule; then all is healed, and the device must be back.
 
@@ -202,6 +203,11 @@ func draw(seed uint64) schedule {
 		}
 		s.steps = append(s.steps, step{at, what})
 	}
+	if c := rand.New(rand.NewPCG(seed, 2)); c.IntN(3) == 0 { // chance of its own: the rest of a seed's schedule stays what it was
+		from := ms(time.Duration(c.IntN(2)*c.IntN(60_000)) * time.Millisecond) // half of them from the start
+		off := []string{"1970", "-2h", "2h", "-30m", "720h"}[c.IntN(5)]
+		s.steps = append(s.steps, step{from, fmt.Sprintf("clock %s %v", off, ms(time.Duration(1+c.IntN(90_000))*time.Millisecond))})
+	}
 	return s
 }
 
@@ -267,6 +273,7 @@ type soakWorld struct {
 	net   *memnet.Net
 	cloud *sim.Sim
 	conf  Config
+	clock *machine // of the device
 	began time.Time
 	life  *soakLife
 	old   []*soakLife // those that have crashed
@@ -348,6 +355,8 @@ func (w *soakWorld) play(t *testing.T) {
 		DrainTimeout: 30 * time.Second, Failover: failover.Options{Pipeline: failover.Pipeline(c.Pipeline), NoKnown: c.NoKnown},
 		Rand: rand.New(rand.NewPCG(c.Seed, 7)),
 	}
+	w.clock = newMachine(0)
+	w.conf.Clock = w.clock.clock()
 	for how, answer := range map[string]string{"portal": "HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n", "reset": ""} {
 		l, err := w.net.Listen("tcp", how+":443")
 		if err != nil {
@@ -356,8 +365,14 @@ func (w *soakWorld) play(t *testing.T) {
 		defer func() { _ = l.Close() }()
 		go w.intercept(l, answer)
 	}
+	todo := w.actions()
+	for _, do := range todo {
+		if do.at == 0 && strings.HasPrefix(do.what, "clock") { // it is wrong when the device starts
+			do.run()
+		}
+	}
 	w.start()
-	for _, do := range w.actions() {
+	for _, do := range todo {
 		w.until(w.began.Add(do.at))
 		w.trace("== %s", do.what)
 		do.run()
@@ -457,6 +472,12 @@ func (w *soakWorld) action(what string) (begin, end func(), lasts time.Duration)
 		}, nil, time.Duration(times) * pause
 	case f[0] == "rival":
 		return w.rival, func() { w.quiet() }, lasts
+	case f[0] == "clock":
+		off := duration(f[1], 0)
+		if f[1] == "1970" {
+			off = since1970()
+		}
+		return func() { w.clock.set(off) }, func() { w.clock.set(0) }, lasts
 	case f[0] == "crash":
 		return func() { w.crash(f[1] == "rst") }, w.start, lasts
 	case f[0] == "restart":
@@ -533,6 +554,7 @@ func (w *soakWorld) heal() {
 	clear(w.paths)
 	w.mu.Unlock()
 	w.quiet()
+	w.clock.set(0)
 	w.try(w.cloud.Enable("dev-1"))
 	w.try(w.cloud.Unblock("dev-1"))
 	w.start()
@@ -545,7 +567,7 @@ func (w *soakWorld) bound() time.Duration {
 		return d
 	}
 	text := w.s.String()
-	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm"} {
+	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm", "clock"} {
 		if strings.Contains(text, slow) {
 			return backWithin
 		}
@@ -736,7 +758,7 @@ func (w *soakWorld) rival() {
 	j := new(journal.Journal)
 	j.Sink(func(e journal.Event) { w.trace("  rival %s %s %s %s", e.Kind, e.Rule, e.Text, e.Error) })
 	c := w.conf
-	c.Telemetry, c.StateDir = false, filepath.Join(w.dir, "rival")
+	c.Telemetry, c.StateDir, c.Clock = false, filepath.Join(w.dir, "rival"), Clock{}
 	c.Rand = rand.New(rand.NewPCG(w.s.with.Seed, 99))
 	c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return w.dial(ctx, l, network, addr)
