@@ -294,13 +294,15 @@ func (b *Box) oldestCreated() (time.Time, bool) {
 		defer b.mu.Unlock()
 		return b.oldestOf, where != nowhere && pos == b.oldestAt
 	}
-	records := b.readAndUnlock(nil, pos, where, &allowance{records: 1})
-	if len(records) == 0 || records[0].Pos != pos {
+	var one Batch
+	defer one.ahead.release()
+	b.readAndUnlock(&one, pos, where, &allowance{records: 1})
+	if len(one.records) == 0 || one.records[0].Pos != pos {
 		return time.Time{}, false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.oldestAt, b.oldestOf = pos, records[0].Created
+	b.oldestAt, b.oldestOf = pos, one.records[0].Created
 	return b.oldestOf, true
 }
 

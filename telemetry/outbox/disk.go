@@ -408,7 +408,9 @@ func (b *Box) dropAged() (dropped bool) {
 // newestIn reads a segment for the greatest creation time in it. One that cannot be read is young: Next will deal with it.
 func (b *Box) newestIn(s segment) int64 {
 	newest := int64(unknownAge)
-	err := b.scan(s, s.base, 0, func(_ uint64, m Message, _ int64) bool {
+	var kept ahead
+	defer kept.release()
+	err := b.scan(s, s.base, 0, &kept, func(_ uint64, m *Message, _ int64) bool {
 		newest = max(newest, m.Created.Unix())
 		return true
 	})

@@ -283,6 +283,7 @@ func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr frame) boo
 }
 
 func (v *view) record(s *segment, pos uint64, m Message) Record {
+	m.Body = append([]byte{}, m.Body...) // it is the scanner's
 	return Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos)), Gap: v.told[pos]}
 }
 

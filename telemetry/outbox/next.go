@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 )
@@ -28,6 +30,79 @@ type Part struct{ After, Until uint64 }
 // NextOf is Next for a reader that has more than one place in the line: it returns the oldest records of the first part that has some,
 // and waits until one of the parts has.
 func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, error) {
+	var once Batch
+	defer once.ahead.release()
+	return b.Read(ctx, &once, limit, parts...)
+}
+
+// Batch is the memory of one reader. What it has read ahead of a segment, and the room that its records take, serves its next calls.
+type Batch struct {
+	records []Record
+	bodies  []byte
+	ids     []byte // of the records, one behind the other
+	before  Message
+	ahead   ahead
+}
+
+// ahead is a stretch of a segment.
+type ahead struct {
+	num, salt uint64 // of the segment
+	end       uint64 // messages from this place on may not have been whole when it was read
+	at        int64  // where in the file
+	window    []byte
+}
+
+// reset forgets the records.
+func (t *Batch) reset() {
+	if cap(t.bodies) > 2*readAhead {
+		t.bodies = nil // large messages are the exception
+	}
+	t.records, t.bodies, t.ids, t.before = t.records[:0], t.bodies[:0], t.ids[:0], Message{}
+}
+
+// rest gives back what only a busy reader needs.
+func (t *Batch) rest() {
+	t.ahead.release()
+	*t = Batch{}
+}
+
+func (a *ahead) release() {
+	if window := a.window[:0]; window != nil {
+		windows.Put(&window)
+	}
+	*a = ahead{}
+}
+
+// add keeps a message, decoded, if the allowance has room for it.
+func (t *Batch) add(m *Message, pos uint64, id boxID, seq uint64, a *allowance) bool {
+	if !a.take(m, len(t.records) == 0) {
+		return false
+	}
+	from := len(t.bodies)
+	t.bodies = append(t.bodies, m.Body...)
+	t.before = *m
+	t.ids = id.appendName(t.ids, seq)
+	t.records = append(t.records, Record{Message: *m, Pos: pos})
+	t.records[len(t.records)-1].Body = t.bodies[from:len(t.bodies):len(t.bodies)]
+	return true
+}
+
+// name gives the records their ids, which share one string.
+func (t *Batch) name() {
+	all := string(t.ids)
+	for i := range t.records {
+		// All but the seq have one length, so where an id ends is known by where the next one's separator is.
+		end := len(all)
+		if next := strings.IndexByte(all[idDigits+1:], '-'); next >= 0 {
+			end = next + 1
+		}
+		t.records[i].ID, all = all[:end], all[end:]
+	}
+}
+
+// Read is NextOf for a reader that calls it again and again: the records, and the bodies of their messages, are good until its next
+// call with the same batch.
+func (b *Box) Read(ctx context.Context, into *Batch, limit int, parts ...Part) ([]Record, error) {
 	defer b.report()
 	for {
 		if err := ctx.Err(); err != nil {
@@ -42,6 +117,7 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 		if !ok {
 			fresh := b.fresh.wait()
 			b.mu.Unlock()
+			into.rest()
 			select {
 			case <-fresh:
 			case <-ctx.Done():
@@ -49,8 +125,8 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 			continue
 		}
 		b.mu.Unlock()
-		records := b.collect(part.After+1, allowance{records: max(limit, 1), bodies: maxBodies, until: part.Until})
-		if records = b.handOut(records); len(records) > 0 {
+		b.collect(into, part.After+1, allowance{records: max(limit, 1), bodies: maxBodies, until: part.Until})
+		if records := b.handOut(into.records); len(records) > 0 {
 			return records, nil
 		}
 		b.report() // what was found instead: damage, or old age
@@ -115,7 +191,8 @@ func (a *allowance) take(m *Message, isFirst bool) bool {
 }
 
 // collect reads records from pos on, from as many segments as it takes.
-func (b *Box) collect(pos uint64, a allowance) (records []Record) {
+func (b *Box) collect(into *Batch, pos uint64, a allowance) {
+	into.reset()
 	for a.records > 0 {
 		b.mu.Lock()
 		at, where := b.find(pos)
@@ -123,13 +200,14 @@ func (b *Box) collect(pos uint64, a allowance) (records []Record) {
 			b.mu.Unlock()
 			break
 		}
-		before := len(records)
-		if records = b.readAndUnlock(records, at, where, &a); len(records) == before {
+		before := len(into.records)
+		b.readAndUnlock(into, at, where, &a)
+		if len(into.records) == before {
 			break // it was damaged, and has left: the caller looks again
 		}
-		pos = records[len(records)-1].Pos + 1
+		pos = into.records[len(into.records)-1].Pos + 1
 	}
-	return records
+	into.name()
 }
 
 type source int
@@ -153,11 +231,12 @@ func (b *Box) find(pos uint64) (uint64, source) {
 	return 0, nowhere
 }
 
-// readAndUnlock appends records to what was read so far, from where find has found the next one. b.mu is held, and released.
-func (b *Box) readAndUnlock(records []Record, pos uint64, where source, a *allowance) []Record {
+// readAndUnlock adds records to what was read so far, from where find has found the next one. b.mu is held, and released.
+func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance) {
 	if where == inMemory {
-		defer b.mu.Unlock()
-		return b.fromRing(records, pos, a)
+		b.fromRing(into, pos, a)
+		b.mu.Unlock()
+		return
 	}
 	s := b.segmentOf(pos)
 	seg, start := *s, b.hintFor(s, pos)
@@ -169,7 +248,7 @@ func (b *Box) readAndUnlock(records []Record, pos uint64, where source, a *allow
 		seg.end = min(seg.end, s.end)
 	}
 	b.mu.Unlock()
-	return b.fromSegment(records, seg, pos, start, a)
+	b.fromSegment(into, seg, pos, start, a)
 }
 
 // segmentOf is the segment with a place on the disk. b.mu is held.
@@ -213,61 +292,57 @@ func (b *Box) remember(h hint, before int64) {
 }
 
 // fromRing takes records from memory. b.mu is held.
-func (b *Box) fromRing(records []Record, pos uint64, a *allowance) []Record {
+func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
-	var before Message
 	for ; pos < min(r.end(), a.bound()); pos = b.acks.next(pos + 1) {
-		m, err := decode(r.items[pos-r.base].payload, &before)
-		if err != nil || !a.take(&m, len(records) == 0) {
+		m, err := decode(r.items[pos-r.base].payload, &into.before)
+		if err != nil || !into.add(&m, pos, r.id, r.seq+pos-r.base, a) {
 			break // there can be no error: we have encoded it ourselves
 		}
-		before = m
-		records = append(records, Record{Message: m, Pos: pos, ID: r.id.name(r.seq + pos - r.base)})
 	}
-	return records
 }
 
 // fromSegment takes records from a segment, from pos on. start is a hint.
-func (b *Box) fromSegment(records []Record, s segment, pos uint64, start int64, a *allowance) []Record {
-	had, end := len(records), start
-	err := b.scan(s, pos, start, func(pos uint64, m Message, frameEnd int64) bool {
-		if !a.take(&m, len(records) == 0) {
+func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *allowance) {
+	had, end := len(into.records), start
+	err := b.scan(s, pos, start, &into.ahead, func(pos uint64, m *Message, frameEnd int64) bool {
+		if !into.add(m, pos, s.id, s.seqAt(pos), a) {
 			return false
 		}
-		records = append(records, Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos))})
 		end = frameEnd
 		return a.records > 0
 	})
-	if len(records) > had { // also those before an error
-		b.remember(hint{num: s.num, pos: records[len(records)-1].Pos + 1, at: end}, start)
+	if len(into.records) > had { // also those before an error
+		pos = into.records[len(into.records)-1].Pos + 1
+		b.remember(hint{num: s.num, pos: pos, at: end}, start)
 	}
 	if err != nil {
-		if len(records) > had {
-			pos = records[len(records)-1].Pos + 1
-		}
 		b.unreadable(s, pos, err)
 	}
-	return records
 }
 
-// scan calls each for the messages of a segment from pos on, until each returns false. What is damaged leaves the line. start is
-// where to begin to read; 0: at the first frame. An error is one of the disk.
-func (b *Box) scan(s segment, pos uint64, start int64, each func(pos uint64, m Message, end int64) bool) error {
-	f, err := b.fs.Open(b.path(s.num), readOnly)
-	if err != nil {
-		return err
+// scan calls each for the messages of a segment from pos on, until each returns false; a message's body is good until each returns. What
+// is damaged leaves the line. start is where to begin to read; 0: at the first frame. What was read ahead is taken from, and left in,
+// kept. An error is one of the disk.
+func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(pos uint64, m *Message, end int64) bool) error {
+	f := &lazyFile{fs: b.fs, name: b.path(s.num)}
+	defer f.close()
+	if kept.window == nil {
+		kept.window = *windows.Get().(*[]byte)
 	}
-	defer func() { _ = f.Close() }()
-	window := windows.Get().(*[]byte)
-	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: (*window)[:0]}
+	if kept.num == s.num && kept.salt == s.salt && pos < kept.end {
+		s.end = min(s.end, kept.end) // as far as what was read ahead is to be trusted
+	} else {
+		*kept = ahead{num: s.num, salt: s.salt, end: s.end, window: kept.window[:0]}
+	}
+	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: kept.window, windowAt: kept.at}
 	defer func() {
-		if cap(sc.window) <= readAhead {
-			*window = sc.window
-			windows.Put(window)
+		if kept.window, kept.at = sc.window, sc.windowAt; cap(sc.window) > readAhead {
+			kept.window = nil // a message larger than that is the exception
 		}
 	}()
 	expect := pos
-	var before Message
+	var m, before Message
 	for expect < s.end {
 		at := sc.at
 		fr, ok, err := sc.next()
@@ -284,7 +359,6 @@ func (b *Box) scan(s segment, pos uint64, start int64, each func(pos uint64, m M
 		if found < expect { // read on to where we want to be
 			continue
 		}
-		var m Message
 		if found < s.end {
 			if m, err = decode(fr.payload, &before); err != nil {
 				b.lose(s, span{expect, found}, b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
@@ -304,20 +378,44 @@ func (b *Box) scan(s segment, pos uint64, start int64, each func(pos uint64, m M
 			return nil
 		}
 		before = m
-		if !each(found, m, fr.end) {
+		if !each(found, &m, fr.end) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// windows are what scan reads through, so that a drainer does not leave one behind with every call.
+// lazyFile is opened when something is read from it: what was read ahead may do.
+type lazyFile struct {
+	fs   FS
+	name string
+	file File
+}
+
+func (f *lazyFile) ReadAt(b []byte, at int64) (int, error) {
+	if f.file == nil {
+		file, err := f.fs.Open(f.name, readOnly)
+		if err != nil {
+			return 0, err
+		}
+		f.file = file
+	}
+	return f.file.ReadAt(b, at)
+}
+
+func (f *lazyFile) close() {
+	if f.file != nil {
+		_ = f.file.Close()
+	}
+}
+
+// windows are what scan reads through, so that a reader that comes and goes does not leave one behind each time.
 var windows = sync.Pool{New: func() any { return new([]byte) }}
 
 var errDamaged = errors.New("the checksum is wrong")
 
 // raw reads the bytes that were damaged, for the quarantine.
-func (b *Box) raw(f File, from, to int64) []byte {
+func (b *Box) raw(f io.ReaderAt, from, to int64) []byte {
 	buf := make([]byte, max(min(to-from, MaxRecord), 0))
 	n, _ := f.ReadAt(buf, from) // as much as can be read
 	return buf[:n]
@@ -445,25 +543,60 @@ func (b *Box) nameOf(pos uint64) (boxID, uint64) {
 	return s.id, s.seqAt(pos)
 }
 
-// Ack takes the record at a place out of the line, for good: it has arrived. The order of calls does not matter, and a place that has
-// left already, in whatever way, is left alone. When it returns, the acknowledgement survives the process; it is synced within a second.
-// A place that was never in the line is an error, and so is an acknowledgement too far out of order to be remembered.
-func (b *Box) Ack(pos uint64) error {
+// Ack takes the records at some places out of the line, for good: they have arrived. The order does not matter, and a place that has
+// left already, in whatever way, is left alone. When it returns, the acknowledgements survive the process; they are synced within a
+// second. A place that was never in the line is an error, and so is an acknowledgement too far out of order to be remembered; the other
+// places of the call leave all the same.
+func (b *Box) Ack(places ...uint64) error {
 	defer b.report()
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
 	b.mu.Lock()
-	err := b.mayLeave(pos)
-	if err != nil || b.acks.has(pos) {
-		b.mu.Unlock()
-		return err
+	var failed error
+	before := b.acked
+	for i := 0; i < len(places); {
+		run := span{places[i], places[i]}
+		for i++; i < len(places) && places[i] == run.last+1; i++ { // as a hub acknowledges them
+			run.last++
+		}
+		if err := b.ackRun(run); err != nil && failed == nil {
+			failed = err
+		}
 	}
-	b.gaps.told(pos)
-	b.leave(span{pos, pos})
-	b.acked++
+	changed := b.acked > before
 	b.mu.Unlock()
-	b.saveSoon()
-	return nil
+	if changed {
+		b.saveSoon()
+	}
+	return failed
+}
+
+// ackRun lets a run of places leave that arrived. b.mu is held.
+func (b *Box) ackRun(run span) error {
+	var failed error
+	if run.last >= b.next {
+		failed = b.mayLeave(run.last)
+		run.last = b.next - 1
+	}
+	for ; run.first <= run.last; run.first++ {
+		err := b.mayLeave(run.first)
+		if err == nil {
+			break
+		}
+		failed = err
+	}
+	if run.first > run.last {
+		return failed
+	}
+	if len(b.gaps) > 0 {
+		for pos := run.first; pos <= run.last; pos++ {
+			if !b.acks.has(pos) {
+				b.gaps.told(pos)
+			}
+		}
+	}
+	b.acked += b.leave(run)
+	return failed
 }
 
 // mayLeave says what is wrong with a place that a caller names. b.mu is held.
@@ -479,10 +612,10 @@ func (b *Box) mayLeave(pos uint64) error {
 	return nil
 }
 
-// leave takes places out of the line, and tells those who wait for that. b.mu is held.
-func (b *Box) leave(s span) {
+// leave takes places out of the line, and tells those who wait for that. It returns how many had not left before. b.mu is held.
+func (b *Box) leave(s span) (fresh uint64) {
 	before := b.oldest()
-	b.acks.add(s)
+	fresh = b.acks.add(s)
 	if b.ring != nil {
 		b.ring.popTo(min(b.acks.next(b.ring.base), b.ring.end()))
 		b.room.fire()
@@ -493,6 +626,7 @@ func (b *Box) leave(s span) {
 	if b.count() == 0 {
 		b.empty.fire()
 	}
+	return fresh
 }
 
 // miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left

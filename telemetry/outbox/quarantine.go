@@ -146,13 +146,16 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 		b.mu.Unlock()
 		return fmt.Errorf("outbox: the record at place %d has not been handed out", pos)
 	}
-	records := b.readAndUnlock(nil, pos, where, &allowance{records: 1})
+	var one Batch
+	defer one.ahead.release()
+	b.readAndUnlock(&one, pos, where, &allowance{records: 1})
+	one.name()
 
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
 	var failed error
-	if len(records) > 0 && records[0].Pos == pos {
-		r := &records[0]
+	if len(one.records) > 0 && one.records[0].Pos == pos {
+		r := &one.records[0]
 		failed = b.setAside(SetAside{
 			ID: r.ID, Why: why.Error(), Created: &r.Created, ContentType: r.ContentType, ContentEncoding: r.ContentEncoding,
 			Component: r.Component, Properties: r.Properties, Body: r.Body,
@@ -170,7 +173,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: why,
 		Text: fmt.Sprintf("message %s can never be sent and was set aside in %s", id.name(seq), filepath.Join(b.dir, quarantineName)),
 	}
-	if failed != nil || len(records) == 0 {
+	if failed != nil || len(one.records) == 0 {
 		p.Err = errors.Join(why, failed)
 		p.Text = fmt.Sprintf("message %s can never be sent, and could not be set aside either: it is lost", id.name(seq))
 	}

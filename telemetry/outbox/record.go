@@ -36,14 +36,18 @@ type boxID uint64
 
 func (id boxID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
 
+// idDigits is how long the part of an id is that names the outbox.
+const idDigits = 16
+
 // name is the id of a record.
-func (id boxID) name(seq uint64) string {
-	b := make([]byte, 0, 16+1+20)
-	for shift := 60; shift >= 0; shift -= 4 {
+func (id boxID) name(seq uint64) string { return string(id.appendName(nil, seq)) }
+
+func (id boxID) appendName(b []byte, seq uint64) []byte {
+	for shift := 4 * (idDigits - 1); shift >= 0; shift -= 4 {
 		b = append(b, "0123456789abcdef"[id>>shift&15])
 	}
 	b = append(b, '-')
-	return string(strconv.AppendUint(b, seq, 10))
+	return strconv.AppendUint(b, seq, 10)
 }
 
 // item is a message on its way to the disk.
@@ -83,8 +87,8 @@ func appendString(b []byte, s string) []byte {
 
 var errPayload = errors.New("the payload is no message")
 
-// decode takes a message out of a payload and copies what it keeps. Strings that are those of the message before, as content types
-// are, are shared with it.
+// decode takes a message out of a payload. Its body is that of the payload, the strings are copies; those of the message before, as
+// content types are, are shared with it.
 func decode(payload []byte, before *Message) (m Message, err error) {
 	d := decoder{b: payload}
 	seconds, nanos := d.varint(), d.uvarint()
@@ -106,7 +110,7 @@ func decode(payload []byte, before *Message) (m Message, err error) {
 	if d.failed {
 		return Message{}, errPayload
 	}
-	m.Body = append([]byte{}, d.b...)
+	m.Body = d.b
 	return m, nil
 }
 
