@@ -88,13 +88,14 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 		return fail(PhaseDial, err)
 	}
 	progress(PhaseDial)
-	secure, err := d.handshake(ctx, raw, a.Host)
+	under := &wire{Conn: raw}
+	secure, err := d.handshake(ctx, under, a.Host)
 	if err != nil {
 		return fail(PhaseTLS, err)
 	}
 	progress(PhaseTLS)
 
-	l := d.newLink(a, raw, secure, expires)
+	l := d.newLink(a, under, secure, expires)
 	l.start(d.connectPacket(a, password))
 	select {
 	case <-l.ready:
@@ -161,17 +162,17 @@ func (d *Dialer) connectPacket(a Attempt, password string) []byte {
 	return out.Bytes()
 }
 
-func (d *Dialer) newLink(a Attempt, raw net.Conn, secure *tls.Conn, expires time.Time) *Link {
+func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.Time) *Link {
 	now := time.Now()
 	window := d.Window
 	if window <= 0 {
 		window = DefaultWindow
 	}
 	l := &Link{
-		dialer: d, attempt: a, raw: raw, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
+		dialer: d, attempt: a, raw: under.Conn, wire: under, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
 		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
 		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
-		inflight: map[uint16]*publish{}, calls: map[string]chan *twinAnswer{}, resend: d.recall(a.Host),
+		calls: map[string]chan *twinAnswer{}, resend: d.recall(a.Host),
 		events: eventsTopic(a.DeviceID),
 		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
 	}
@@ -181,7 +182,8 @@ func (d *Dialer) newLink(a Attempt, raw net.Conn, secure *tls.Conn, expires time
 			l.reserved[pid] = true
 		}
 	}
-	l.flusher = l.flush
+	l.flusher = func() { l.flush(false) }
+	under.use()
 	if !expires.IsZero() {
 		// Jittered, so that a fleet that connected together does not renew together.
 		life := max(0, time.Until(expires))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ const (
 	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
 	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
 	writeDeadline = 10 * time.Second // for each write
+	writeAtOnce   = 16 << 10         // of those that wait, so that a deadline is not about more
 
 	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything (RFC
 	// 6928: ten segments), less room for the framing of TLS: more would not arrive earlier, and a hub that refuses costs no more.
@@ -34,11 +36,13 @@ type Link struct {
 	dialer  *Dialer
 	attempt Attempt
 	raw     net.Conn
-	conn    net.Conn
+	conn    *tls.Conn
 	in      *bufio.Reader // the reader's own
 	readAt  time.Time     // the reader's own: when it last had to wait
+	tickets []uint64      // the reader's own: scratch
 	expires time.Time     // of the token; zero with a certificate
 
+	wire    *wire  // under conn
 	events  string // the telemetry topic, up to its property bag
 	flusher func() // flush; kept, because to name a method afresh costs an allocation
 
@@ -55,8 +59,8 @@ type Link struct {
 	closing    bool // no new work: DISCONNECT is next
 	out        []byte
 	spare      []byte
-	bag        []byte // where a property bag is encoded
-	flushing   bool
+	bag        bag           // where a property bag is encoded
+	flushing   bool          // somebody writes, or is about to
 	flushed    chan struct{} // closed when out is empty; nil when nobody waits
 	settled    chan struct{} // closed when inflight is empty; nil when nobody waits
 	connected  bool          // CONNACK 0 was received
@@ -64,8 +68,8 @@ type Link struct {
 	subscribed bool
 	present    bool // the hub kept a session
 	lastPID    uint16
-	inflight   map[uint16]*publish
-	oldest     *publish          // inflight in order of sending; the acknowledged ones leave from the front
+	inflight   flight
+	oldest     *publish          // what is in flight in order of sending; the acknowledged ones leave from the front
 	newest     *publish          // its other end
 	free       *publish          // used ones, for the next messages
 	resend     map[string]uint16 // message id → packet id it had on the links before, to this hub
@@ -81,15 +85,31 @@ type Link struct {
 	stats      Stats
 }
 
+// Outgoing is a telemetry message. Props are keys and values in turn, in the order they are to go out, system properties under their
+// wire names ($.mid, $.ct, …) like the application's. Ticket is what its sender knows it by. It is an unnamed type, so that a sender
+// need not know this package.
+type Outgoing = struct {
+	Body   []byte
+	Props  []string
+	Ticket uint64
+}
+
+// Completion hears what became of messages: that they were acknowledged (nil), or why they will not be. The tickets are good until it
+// returns. It must not block.
+type Completion = interface {
+	Done(tickets []uint64, err error)
+}
+
 // publish is a PUBLISH without its PUBACK.
 type publish struct {
-	pid   uint16
-	mid   string
-	sent  time.Time
-	again bool // sent before, so its round trip proves nothing
-	acked bool
-	done  func(error)
-	next  *publish
+	pid    uint16
+	again  bool // sent before, so its round trip proves nothing
+	acked  bool
+	mid    string
+	sent   time.Time
+	ticket uint64
+	to     Completion
+	next   *publish
 }
 
 // receipt is what an inbound QoS 1 packet is owed.
@@ -211,28 +231,63 @@ func (l *Link) Window() int {
 	return l.window
 }
 
-// Publish sends one telemetry message with QoS 1. props are keys and values in turn, in the order they are to go out, system
-// properties under their wire names ($.mid, $.ct, …) like the application's; nothing of it is kept. It returns as soon as the message
-// is queued, in order; if it returns nil, done is called exactly once: with nil on the real PUBACK, or with the reason of the link's
-// end. done must not block. A message no hub would take is a [*MessageError]. While the first write is put together (see
-// [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
+// Publish is Send for one message; done is its completion.
 func (l *Link) Publish(body []byte, props []string, done func(error)) error {
+	_, err := l.Send([]Outgoing{{Body: body, Props: props}}, &single{done})
+	return err
+}
+
+type single struct{ done func(error) }
+
+func (s *single) Done(_ []uint64, err error) { s.done(err) }
+
+// Send sends telemetry messages with QoS 1, in order, and keeps nothing of them. It returns how many it has taken, as soon as they are
+// queued; each of them is completed exactly once: with nil on the real PUBACK, or with the reason of the link's end. An error is about
+// the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is put together (see
+// [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
+func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.openLocked(); err != nil {
+	taken, now := 0, time.Now()
+	err := l.openLocked()
+	for ; taken < len(messages) && err == nil; taken++ {
+		if err = l.sendLocked(&messages[taken], to, now); err != nil {
+			break
+		}
+	}
+	if taken == 0 {
+		l.mu.Unlock()
+		return 0, err
+	}
+	l.owedLocked(now)
+	if l.flushing || l.ended || l.opening || !l.wire.canTry() {
+		l.flushLocked()
+		l.mu.Unlock()
+		return taken, err
+	}
+	// Nobody writes, so this goroutine does, as far as it goes without waiting: waking another one costs more than that.
+	l.flushing = true
+	l.wg.Add(1)
+	l.mu.Unlock()
+	l.flush(true)
+	return taken, err
+}
+
+// sendLocked queues one message.
+func (l *Link) sendLocked(m *Outgoing, to Completion, now time.Time) error {
+	text, err := l.bag.encode(m.Props)
+	if err != nil {
 		return err
 	}
-	l.bag = appendBag(l.bag[:0], props)
-	topic := len(l.events) + len(l.bag)
-	if err := checkMessage(topic, len(body), props); err != nil {
+	topic := len(l.events) + len(text)
+	if err := checkSize(topic, len(m.Body), l.bag.size); err != nil {
 		return err
 	}
-	if l.opening && len(l.out)+topic+len(body)+9 > firstFlight {
+	if l.opening && len(l.out)+topic+len(m.Body)+9 > firstFlight {
 		return ErrNoRoom
 	}
-	now := time.Now()
 	p := l.takeLocked()
-	p.mid, p.sent, p.done = property(props, "$.mid"), now, done
+	p.sent, p.ticket, p.to = now, m.Ticket, to
+	p.mid = property(m.Props, "$.mid")
 	if pid, before := l.resend[p.mid]; before && p.mid != "" {
 		delete(l.resend, p.mid)
 		delete(l.reserved, pid)
@@ -240,17 +295,15 @@ func (l *Link) Publish(body []byte, props []string, done func(error)) error {
 	} else {
 		p.pid = l.nextPIDLocked()
 	}
-	l.inflight[p.pid] = p
+	l.inflight.put(p)
 	if l.newest == nil {
 		l.oldest = p
 	} else {
 		l.newest.next = p
 	}
 	l.newest = p
-	l.out = appendPublish(l.out, l.events, l.bag, body, 1, p.again, p.pid)
+	l.out = appendPublish(l.out, l.events, text, m.Body, 1, p.again, p.pid)
 	l.stats.Published++
-	l.flushLocked()
-	l.owedLocked(now)
 	return nil
 }
 
@@ -269,7 +322,7 @@ func (l *Link) takeLocked() *publish {
 func (l *Link) Settle(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		if len(l.inflight) == 0 {
+		if l.inflight.count == 0 {
 			l.mu.Unlock()
 			return nil
 		}
@@ -346,7 +399,7 @@ func (l *Link) end(err error, hard bool) {
 			unacked[p.mid] = p.pid
 		}
 	}
-	l.oldest, l.newest, l.free, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, nil, nil, nil, nil
+	l.oldest, l.newest, l.free, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, flight{}, nil, nil, nil
 	l.stopLocked()
 	if l.renewTimer != nil {
 		l.renewTimer.Stop()
@@ -359,9 +412,14 @@ func (l *Link) end(err error, hard bool) {
 	} else {
 		_ = l.conn.Close()
 	}
+	var tickets []uint64
 	for p := pending; p != nil; p = p.next {
 		if !p.acked {
-			p.done(l.err)
+			tickets = append(tickets, p.ticket)
+		}
+		if len(tickets) > 0 && (p.next == nil || p.next.to != p.to) {
+			p.to.Done(tickets, l.err)
+			tickets = tickets[:0]
 		}
 	}
 	close(l.done)
@@ -400,11 +458,54 @@ func (l *Link) openLocked() error {
 func (l *Link) nextPIDLocked() uint16 {
 	for {
 		l.lastPID++
-		if l.lastPID == 0 || l.inflight[l.lastPID] != nil || l.reserved[l.lastPID] {
+		if l.lastPID == 0 || l.inflight.taken(l.lastPID) || l.reserved[l.lastPID] {
 			continue
 		}
 		return l.lastPID
 	}
+}
+
+// flight finds what is in flight by its packet id, in a table that is twice as large as it must be. Ids that are given in turn find
+// their places free.
+type flight struct {
+	table []*publish // a power of two; by the low bits of the id
+	count int
+}
+
+func (f *flight) at(pid uint16) **publish { return &f.table[int(pid)&(len(f.table)-1)] }
+
+func (f *flight) get(pid uint16) *publish {
+	if len(f.table) == 0 {
+		return nil
+	}
+	if p := *f.at(pid); p != nil && p.pid == pid {
+		return p
+	}
+	return nil
+}
+
+// taken says that an id is in flight, or would only be in the way.
+func (f *flight) taken(pid uint16) bool {
+	return f.count < len(f.table)/2 && *f.at(pid) != nil || f.get(pid) != nil
+}
+
+func (f *flight) put(p *publish) {
+	for f.count >= len(f.table)/2 || *f.at(p.pid) != nil { // with all 65,536 places it is the id that is taken, which its giver has ruled out
+		old := f.table
+		f.table = make([]*publish, max(16, 2*len(old)))
+		for _, x := range old {
+			if x != nil {
+				*f.at(x.pid) = x
+			}
+		}
+	}
+	*f.at(p.pid) = p
+	f.count++
+}
+
+func (f *flight) remove(p *publish) {
+	*f.at(p.pid) = nil
+	f.count--
 }
 
 // flushLocked sees to it that somebody is writing. Whatever is queued meanwhile goes out with the next write.
@@ -416,9 +517,22 @@ func (l *Link) flushLocked() {
 	}
 }
 
-func (l *Link) flush() {
+// flush writes what is queued until nothing is. Who must not wait says so: then, once the peer takes no more, another goroutine goes on.
+func (l *Link) flush(hurry bool) {
 	defer l.wg.Done()
 	for {
+		var err error
+		if !hurry {
+			err = l.wire.write()
+		} else if !l.wire.try() {
+			l.wg.Add(1)
+			go l.flusher()
+			return
+		}
+		if err != nil {
+			l.loseWrite(err)
+			return
+		}
 		l.mu.Lock()
 		if len(l.out) == 0 || l.ended {
 			l.flushing = false
@@ -431,13 +545,12 @@ func (l *Link) flush() {
 		}
 		buf := l.out
 		l.out = l.spare[:0]
+		l.spare = nil
 		l.lastOut = time.Now()
 		l.mu.Unlock()
 
-		_ = l.conn.SetWriteDeadline(time.Now().Add(writeDeadline))
-		_, err := l.conn.Write(buf)
-		if err != nil {
-			l.loseWrite(err)
+		if err := l.wire.seal(l.conn, buf); err != nil {
+			l.wg.Go(func() { l.loseWrite(err) }) // which may wait
 			return
 		}
 		l.mu.Lock()
@@ -449,7 +562,9 @@ func (l *Link) flush() {
 // restLocked gives back what only a busy link needs, so that neither the opening nor one large message stays in memory for its life.
 func (l *Link) restLocked() {
 	if len(l.out) == 0 && !l.flushing {
-		l.out, l.spare, l.bag, l.free = nil, nil, nil, nil
+		l.out, l.spare, l.bag, l.free = nil, nil, bag{}, nil
+		l.inflight = flight{}
+		l.wire.rest()
 	}
 }
 
@@ -488,14 +603,14 @@ func (l *Link) readPacket() error {
 	if waited {
 		l.readAt = time.Now()
 	}
-	if head>>4 == packets.Puback && size == 2 { // the hot one is parsed in place
-		b, err := l.in.Peek(4)
+	if head>>4 == packets.Puback && size == 2 { // the hot ones are parsed in place, as many as have come
+		b, err := l.in.Peek(max(4, l.in.Buffered()))
 		if err != nil {
 			return noEOF(err)
 		}
-		pid := binary.BigEndian.Uint16(b[2:])
-		_, _ = l.in.Discard(4)
-		return l.puback(pid, l.readAt)
+		n, err := l.pubacks(b, l.readAt)
+		_, _ = l.in.Discard(n)
+		return err
 	}
 	packet, err := packets.ReadPacket(l.in)
 	if err != nil {
@@ -533,32 +648,42 @@ func noEOF(err error) error {
 	return err
 }
 
-func (l *Link) puback(pid uint16, now time.Time) error {
+// pubacks takes the PUBACKs that b starts with, at least one, as far as they are for one sender, and returns how many bytes they are.
+func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
+	var to Completion
+	l.tickets = l.tickets[:0]
 	l.mu.Lock()
 	l.heardLocked(now)
 	if !l.connected {
 		l.mu.Unlock()
-		return fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
+		return 0, fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
 	}
-	p := l.inflight[pid]
-	if p == nil { // nothing is acknowledged that was not sent
-		l.stats.StrayAcks++
-		l.mu.Unlock()
-		return nil
+	for ; len(b) >= n+4 && b[n]>>4 == packets.Puback && b[n+1] == 2; n += 4 {
+		p := l.inflight.get(binary.BigEndian.Uint16(b[n+2:]))
+		if p == nil { // nothing is acknowledged that was not sent
+			l.stats.StrayAcks++
+			continue
+		}
+		if to != nil && p.to != to {
+			break
+		}
+		to = p.to
+		l.inflight.remove(p)
+		p.acked = true
+		l.tickets = append(l.tickets, p.ticket)
+		l.ackedLocked(p, now)
+		l.shortenLocked(now)
 	}
-	delete(l.inflight, pid)
-	p.acked = true
-	done := p.done
-	l.stats.Acked++
-	l.ackedLocked(p, now)
-	l.shortenLocked(now)
-	if len(l.inflight) == 0 && l.settled != nil {
+	l.stats.Acked += uint64(len(l.tickets))
+	if to != nil && l.inflight.count == 0 && l.settled != nil {
 		close(l.settled)
 		l.settled = nil
 	}
 	l.mu.Unlock()
-	done(nil)
-	return nil
+	if to != nil {
+		to.Done(l.tickets, nil)
+	}
+	return n, nil
 }
 
 // shortenLocked lets the acknowledged messages leave the line as far as its front goes.
@@ -568,7 +693,7 @@ func (l *Link) shortenLocked(now time.Time) {
 		if l.oldest = p.next; l.oldest == nil {
 			l.newest = nil
 		}
-		p.next, p.done, p.mid = l.free, nil, ""
+		p.next, p.to, p.mid = l.free, nil, ""
 		l.free = p
 	}
 }

@@ -34,28 +34,78 @@ func (p Properties) Get(key string) string {
 // escape percent-encodes as the service expects it: a space is %20, never +.
 func escape(s string) string { return string(appendEscaped(nil, s)) }
 
-// appendBag writes key=value pairs, given as keys and values in turn.
-func appendBag(out []byte, props []string) []byte {
-	for i, s := range props {
-		switch {
-		case i%2 == 1:
-			out = append(out, '=')
-		case i > 0:
-			out = append(out, '&')
-		}
-		out = appendEscaped(out, s)
-	}
-	return out
+// bag encodes property bags. Most properties of a message are those of the message before it, so what stays the same is checked and
+// escaped once.
+type bag struct {
+	text  []byte   // the last one
+	last  []string // what it was made of
+	ends  []int    // where in it each of them ends
+	spare []byte
+	size  int // of its names and values as they were given
 }
 
-func appendEscaped(out []byte, s string) []byte {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == '~':
-			out = append(out, c)
-		default:
-			out = append(out, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+// encode writes key=value pairs, given as keys and values in turn. The text is good until the next call but one.
+func (b *bag) encode(props []string) ([]byte, error) {
+	out, from := b.spare[:0], 0
+	b.size = 0
+	for i, s := range props {
+		b.size += len(s)
+		if i < len(b.last) && s == b.last[i] {
+			from, out = b.ends[i], append(out, b.text[from:b.ends[i]]...)
+		} else {
+			if err := checkText(props, i); err != nil {
+				b.last = b.last[:0]
+				return nil, err
+			}
+			switch {
+			case i%2 == 1:
+				out = append(out, '=')
+			case i > 0:
+				out = append(out, '&')
+			}
+			out = appendEscaped(out, s)
+			if i < len(b.last) {
+				from, b.last[i] = b.ends[i], s
+			} else {
+				b.last, b.ends = append(b.last[:i], s), append(b.ends[:i], 0)
+			}
 		}
+		b.ends[i] = len(out)
+	}
+	b.last, b.text, b.spare = b.last[:len(props)], out, b.text
+	return out, nil
+}
+
+// checkText refuses a name or a value that no hub takes.
+func checkText(props []string, i int) error {
+	switch {
+	case i%2 == 0 && props[i] == "":
+		return &MessageError{"a property without a name"}
+	case !utf8.ValidString(props[i]):
+		return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
+	}
+	return nil
+}
+
+// plain says of each byte that it needs no escaping.
+var plain = func() (t [256]bool) {
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~" {
+		t[c] = true
+	}
+	return t
+}()
+
+func appendEscaped(out []byte, s string) []byte {
+	for s != "" {
+		n := 0
+		for n < len(s) && plain[s[n]] {
+			n++
+		}
+		if out = append(out, s[:n]...); n == len(s) {
+			break
+		}
+		out = append(out, '%', "0123456789ABCDEF"[s[n]>>4], "0123456789ABCDEF"[s[n]&15])
+		s = s[n+1:]
 	}
 	return out
 }
@@ -179,22 +229,12 @@ func (a *twinAnswer) err() error {
 	return e
 }
 
-// checkMessage refuses locally what a hub answers by closing the connection (limits of protocol §2.5). The lengths are those of
-// topic and body.
-func checkMessage(topic, body int, props []string) error {
-	size := body
-	for i, s := range props {
-		size += len(s)
-		if i%2 == 0 && s == "" {
-			return &MessageError{"a property without a name"}
-		}
-		if !utf8.ValidString(s) {
-			return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
-		}
-	}
+// checkSize refuses locally what a hub answers by closing the connection (limits of protocol §2.5). The lengths are those of the topic,
+// of the body, and of names and values as they were given.
+func checkSize(topic, body, props int) error {
 	switch {
-	case size > maxMessage:
-		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", size, maxMessage)}
+	case body+props > maxMessage:
+		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", body+props, maxMessage)}
 	case topic > maxTopic:
 		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", topic, maxTopic)}
 	case topic+body+4 > maxMessage+1:

@@ -101,8 +101,8 @@ func TestPropertyBags(t *testing.T) {
 			t.Errorf("%q: %v", bag, got)
 		}
 	}
-	if got := string(appendBag(nil, []string{"$.mid", "m&1", "b", "x y+z"})); got != "%24.mid=m%261&b=x%20y%2Bz" {
-		t.Errorf("appendBag = %q", got)
+	if got := bagText(t, "$.mid", "m&1", "b", "x y+z"); got != "%24.mid=m%261&b=x%20y%2Bz" {
+		t.Errorf("bag = %q", got)
 	}
 }
 
@@ -136,6 +136,43 @@ func TestInboundTopics(t *testing.T) {
 	}
 }
 
+func bagText(t testing.TB, props ...string) string {
+	t.Helper()
+	text, err := new(bag).encode(props)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestBagAfterOthers(t *testing.T) {
+	var b bag
+	for i, props := range [][]string{
+		{"$.mid", "m-1", "$.ct", "a/b", "t", "8:30"},
+		{"$.mid", "m-2", "$.ct", "a/b", "t", "8:31"},
+		{"$.mid", "m-3", "$.ct", "a/b"},
+		{},
+		{"$.mid", "m-4", "t", "8:31", "x", "ä=&"},
+		{"$.mid", "m-4", "t", "8:31", "x", "ä=&", "y", ""},
+		{"$.ct", "m-4", "t", "8:31", "x", "\xff"},
+		{"$.mid", "m-4", "t", "8:31", "x", "ä=&", "y", ""},
+		{"$.mid", "", "t", "8:3", "x", "ä=&", "y", " "},
+		{"t", "8:3"},
+	} {
+		text, err := b.encode(props)
+		if i == 6 {
+			if err == nil {
+				t.Error("it took what is no text")
+			}
+			continue
+		}
+		size := len(strings.Join(props, ""))
+		if want := bagText(t, props...); err != nil || string(text) != want || b.size != size {
+			t.Errorf("%d: %q, %d bytes, %v; want %q, %d", i, text, b.size, err, want, size)
+		}
+	}
+}
+
 func TestMessagesNoHubWouldTake(t *testing.T) {
 	for name, v := range map[string]struct {
 		body  int
@@ -150,7 +187,11 @@ func TestMessagesNoHubWouldTake(t *testing.T) {
 		"name that is no text":  {1, []string{"\xff", "x"}, false},
 		"value that is no text": {1, []string{"x", "a\xc3"}, false},
 	} {
-		err := checkMessage(len(eventsTopic("d"))+len(appendBag(nil, v.props)), v.body, v.props)
+		var b bag
+		text, err := b.encode(v.props)
+		if err == nil {
+			err = checkSize(len(eventsTopic("d"))+len(text), v.body, b.size)
+		}
 		if (err == nil) != v.ok {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -195,7 +236,7 @@ func FuzzPropertyBag(f *testing.F) {
 		if key == "" {
 			return
 		}
-		got := parseBag(string(appendBag(nil, []string{key, value})))
+		got := parseBag(bagText(t, key, value))
 		if len(got) != 1 || got.Get(key) != value {
 			t.Fatalf("%q=%q came back as %v", key, value, got)
 		}

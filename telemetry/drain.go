@@ -13,27 +13,41 @@ import (
 
 // Box is the end of the outbox that Drain takes records from.
 type Box interface {
-	// NextOf waits for records in one of the parts and gives up to limit of the first that has some, the oldest unacknowledged first.
-	NextOf(ctx context.Context, limit int, parts ...outbox.Part) ([]outbox.Record, error)
+	// Read waits for records in one of the parts and gives up to limit of the first that has some, the oldest unacknowledged first. They
+	// are good until the next call with the same batch.
+	Read(ctx context.Context, into *outbox.Batch, limit int, parts ...outbox.Part) ([]outbox.Record, error)
 	// Has says whether there is a record behind a position.
 	Has(after uint64) bool
 	// Newest is the position behind which the newest n records are, 0 if all are to go in order.
 	Newest(n int) uint64
-	// Ack takes one record out. It is called in any order, and may be called for one that is gone already.
-	Ack(pos uint64) error
+	// Ack takes records out. It is called in any order, and may be called for some that are gone already.
+	Ack(places ...uint64) error
 	// Quarantine takes a record out of the line that no hub will ever take.
 	Quarantine(pos uint64, why error) error
 }
 
-// Sender is all that telemetry knows of the cloud, in built-in types, so that a link fits without either package importing the other.
+// Sender is all that telemetry knows of the cloud, in types that need no import, so that a link fits without either package importing
+// the other.
 type Sender interface {
-	// Publish queues a message, in order. props are the keys and values of its properties in turn; like the body they are the caller's
-	// again when it returns. If it returns nil, done is called exactly once, from any goroutine: with nil on the hub's
-	// own acknowledgement, or with the reason why there will be none. An error with Permanent() true condemns this message only; any
-	// other means that the link is of no more use.
-	Publish(body []byte, props []string, done func(error)) error
+	// Send queues messages, in order, and returns how many it has taken; what they are made of is the caller's again. Each that was taken
+	// is completed exactly once, from any goroutine, maybe before Send returns: with nil on the hub's own acknowledgement, or with the
+	// reason why there will be none. The error is about the first that was not taken: one with Permanent() true condemns this message
+	// only; any other means that the link is of no more use.
+	Send(messages []Outgoing, to Completion) (taken int, err error)
 	// Window is how many messages this link wants unacknowledged now; none when it is 0 or less.
 	Window() int
+}
+
+// Outgoing is a message on its way out. Props are the keys and values of its properties in turn. Ticket is what its completion names it by.
+type Outgoing = struct {
+	Body   []byte
+	Props  []string
+	Ticket uint64
+}
+
+// Completion hears what became of messages. The tickets are good until it returns.
+type Completion = interface {
+	Done(tickets []uint64, err error)
 }
 
 // Order is which records a drain sends first.
@@ -80,26 +94,40 @@ type Drain struct {
 	// Of Early and Run alone, one after the other:
 	began bool
 	at    streams
-	props []string // scratch
-	times []string
-	ends  []int
+	next  outgoing
+	batch outbox.Batch
+
+	acking sync.Mutex // guards what an acknowledgement is put together in; before mu
+	places []uint64
 
 	mu       sync.Mutex
 	inFlight int
 	bytes    int
-	free     *slot
+	slots    []slot // by ticket
+	free     []uint64
 	lost     context.CancelCauseFunc // ends Run; nil before
 	failed   error                   // the reason of the first message that failed
 }
 
-// slot is a message under way. There are as many as were ever under way at once, each with its own done, so that sending allocates
-// nothing.
+// slot is a message under way. There are as many as were ever under way at once.
 type slot struct {
 	pos   uint64
 	bytes int
 	id    string
-	done  func(error)
-	next  *slot
+}
+
+// outgoing is what was read and is still to be sent; all of it is scratch.
+type outgoing struct {
+	records []outbox.Record // the rest of them, like the next two
+	out     []Outgoing
+	sizes   []int
+
+	allOut   []Outgoing
+	allSizes []int
+	props    []string
+	times    []byte
+	ends     []int // of each time in times
+	parts    [2]outbox.Part
 }
 
 // NewDrain returns a Drain that has sent nothing yet. It starts no goroutine.
@@ -118,18 +146,13 @@ func (d *Drain) Early(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, earlyPatience)
 	defer cancel()
 	d.begin()
-	records, err := d.box.NextOf(ctx, min(d.options.Window, d.sender.Window()), d.at.parts()...)
+	records, err := d.box.Read(ctx, &d.batch, min(d.options.Window, d.sender.Window()), d.at.parts(&d.next.parts)...)
 	if err != nil {
 		return // Run will see it
 	}
-	d.format(records)
-	for i := range records {
-		r := &records[i]
-		if !d.fits(size(r)) || d.publish(r, d.times[i]) != nil {
-			return // also what no hub would take: Run deals with it
-		}
-		d.at.passed(r.Pos)
-	}
+	d.next.fill(records, d.options.Created)
+	_ = d.send(d.fits()) // also what no hub would take: Run deals with it
+	d.next.records = nil
 }
 
 // Run sends until ctx ends or the link does. It returns ctx.Err(), the link's reason, or an error of the outbox.
@@ -160,36 +183,40 @@ func (d *Drain) begin() {
 
 // run returns when it has a reason to.
 func (d *Drain) run(ctx context.Context) error {
-	at := &d.at
+	at, next := &d.at, &d.next
 	for {
-		if err := d.room(ctx, 0); err != nil {
+		next.records = nil
+		if _, err := d.room(ctx); err != nil {
 			return err
 		}
-		records, err := d.box.NextOf(ctx, d.options.Window, at.parts()...)
+		records, err := d.box.Read(ctx, &d.batch, d.options.Window, at.parts(&next.parts)...)
 		if err != nil {
 			return err
 		}
-		d.format(records)
-		for i := range records {
-			r := &records[i]
-			if err := d.room(ctx, size(r)); err != nil {
+		next.fill(records, d.options.Created)
+		for len(next.records) > 0 {
+			room, err := d.room(ctx)
+			if err != nil {
 				return err
 			}
-			if at.isBacklog(r.Pos) && d.box.Has(at.fresh) {
+			if at.isBacklog(next.records[0].Pos) && d.box.Has(at.fresh) {
 				break // something was made while we waited, and goes ahead; these are read again
 			}
-			err := d.publish(r, d.times[i])
-			if err != nil && !isPermanent(err) {
-				return err
-			}
-			at.passed(r.Pos)
-			if err == nil {
+			if err = d.send(room); err == nil {
 				continue
 			}
+			if !isPermanent(err) {
+				return err
+			}
+			r := &next.records[0]
+			at.passed(r.Pos)
 			if err := d.box.Quarantine(r.Pos, err); err != nil {
 				return fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
 			}
 			break // the records behind it must be read again: the first of them says now that one is missing
+		}
+		if !d.box.Has(at.fresh) && !d.box.Has(at.backlog) {
+			next.rest()
 		}
 	}
 }
@@ -212,11 +239,11 @@ func freshFirst(behind uint64) streams {
 func (s *streams) isBacklog(pos uint64) bool { return pos < s.split }
 
 // parts are where the next records come from, the first that has some.
-func (s *streams) parts() []outbox.Part {
+func (s *streams) parts(into *[2]outbox.Part) []outbox.Part {
 	if s.split == 0 {
-		return []outbox.Part{{After: s.backlog}}
+		return append(into[:0], outbox.Part{After: s.backlog})
 	}
-	return []outbox.Part{{After: s.fresh}, {After: s.backlog, Until: s.split}}
+	return append(into[:0], outbox.Part{After: s.fresh}, outbox.Part{After: s.backlog, Until: s.split})
 }
 
 func (s *streams) passed(pos uint64) {
@@ -227,27 +254,38 @@ func (s *streams) passed(pos uint64) {
 	}
 }
 
-// room waits until a message of that size may go.
-func (d *Drain) room(ctx context.Context, bytes int) error {
+// room waits until some of the next records may go, and returns how many; if there are none, until one could.
+func (d *Drain) room(ctx context.Context) (int, error) {
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return 0, err
 		}
-		if d.fits(bytes) {
-			return nil
+		if n := d.fits(); n > 0 {
+			return n, nil
 		}
 		if err := d.wait(ctx); err != nil {
-			return err
+			return 0, err
 		}
 	}
 }
 
-// fits says whether a message of that size may go now.
-func (d *Drain) fits(bytes int) bool {
+// fits is how many of the next records may go now; if there are none, how many more could, but for their bytes.
+func (d *Drain) fits() int {
 	window := min(d.options.Window, d.sender.Window())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.inFlight < window && (d.inFlight == 0 || d.bytes+bytes <= MaxInFlight)
+	room := window - d.inFlight
+	if len(d.next.records) == 0 {
+		return room
+	}
+	n, bytes := 0, d.bytes
+	for n < min(room, len(d.next.sizes)) {
+		if bytes += d.next.sizes[n]; bytes > MaxInFlight && d.inFlight+n > 0 {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 func (d *Drain) wait(ctx context.Context) error {
@@ -268,63 +306,81 @@ func (d *Drain) wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (d *Drain) publish(r *outbox.Record, created string) error {
-	s := d.take(size(r)) // before the call: its done may be quicker than its return
-	s.pos, s.id = r.Pos, r.ID
-	d.props = appendProperties(d.props[:0], r, created)
-	err := d.sender.Publish(r.Body, d.props, s.done)
-	if err != nil {
-		d.give(s)
+// send sends n of the next records, or as many as the link takes.
+func (d *Drain) send(n int) error {
+	next := &d.next
+	d.take(n) // before the call: a completion may be quicker than its return
+	taken, err := d.sender.Send(next.out[:n], d)
+	if taken > 0 {
+		d.at.passed(next.records[taken-1].Pos)
 	}
+	if taken < n {
+		d.mu.Lock()
+		for i := taken; i < n; i++ {
+			d.giveLocked(next.out[i].Ticket)
+		}
+		d.mu.Unlock()
+	}
+	next.records, next.out, next.sizes = next.records[taken:], next.out[taken:], next.sizes[taken:]
 	return err
 }
 
-// done is the completion of what a slot holds.
-func (d *Drain) done(s *slot, err error) {
+// Done is for the [Sender].
+func (d *Drain) Done(tickets []uint64, err error) {
+	d.acking.Lock()
+	d.mu.Lock()
+	d.places = d.places[:0]
+	for _, t := range tickets {
+		d.places = append(d.places, d.slots[t].pos)
+	}
+	if err != nil && d.failed == nil {
+		d.failed = err
+	}
+	lost, last := d.lost, d.slots[tickets[len(tickets)-1]].id
+	d.mu.Unlock()
 	if err != nil {
-		d.mu.Lock()
-		if d.failed == nil {
-			d.failed = err
-		}
-		lost := d.lost
-		d.mu.Unlock()
 		if lost != nil {
 			lost(err)
 		}
-	} else if err := d.box.Ack(s.pos); err != nil && d.options.Problem != nil {
-		d.options.Problem(fmt.Errorf("message %s arrived, but that could not be written down: %w", s.id, err))
+	} else if err := d.box.Ack(d.places...); err != nil && d.options.Problem != nil {
+		d.options.Problem(fmt.Errorf("%d messages up to %s arrived, but that could not be written down: %w", len(tickets), last, err))
 	}
-	d.give(s)
+	d.mu.Lock()
+	for _, t := range tickets {
+		d.giveLocked(t)
+	}
+	d.mu.Unlock()
+	d.acking.Unlock()
 	select {
 	case d.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take returns a slot for a message of that size, which is under way from now on.
-func (d *Drain) take(bytes int) *slot {
+// take gives n of the next records their tickets: they are under way from now on.
+func (d *Drain) take(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.inFlight++
-	d.bytes += bytes
-	s := d.free
-	if s == nil {
-		s = new(slot)
-		s.done = func(err error) { d.done(s, err) }
-	} else {
-		d.free = s.next
+	for i, r := range d.next.records[:n] {
+		if len(d.free) == 0 {
+			d.free = append(d.free, uint64(len(d.slots)))
+			d.slots = append(d.slots, slot{})
+		}
+		t := d.free[len(d.free)-1]
+		d.free = d.free[:len(d.free)-1]
+		d.slots[t] = slot{pos: r.Pos, bytes: d.next.sizes[i], id: r.ID}
+		d.next.out[i].Ticket = t
+		d.inFlight++
+		d.bytes += d.next.sizes[i]
 	}
-	s.bytes = bytes
-	return s
 }
 
-// give takes a slot back whose message is not under way any more.
-func (d *Drain) give(s *slot) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// giveLocked takes a ticket back whose message is not under way any more.
+func (d *Drain) giveLocked(t uint64) {
 	d.inFlight--
-	d.bytes -= s.bytes
-	s.next, d.free = d.free, s
+	d.bytes -= d.slots[t].bytes
+	d.slots[t] = slot{}
+	d.free = append(d.free, t)
 }
 
 // size is what a record counts against MaxInFlight.
@@ -336,45 +392,79 @@ func size(r *outbox.Record) int {
 	return n
 }
 
+// fill makes messages of records. created corrects when they were made, and may be nil.
+func (o *outgoing) fill(records []outbox.Record, created func(pos uint64, at time.Time) time.Time) {
+	o.times, o.ends, o.props, o.allOut, o.allSizes = o.times[:0], o.ends[:0], o.props[:0], o.allOut[:0], o.allSizes[:0]
+	var c clock
+	for i := range records {
+		at := records[i].Created
+		if created != nil && !at.IsZero() {
+			at = created(records[i].Pos, at)
+		}
+		o.times = c.append(o.times, at)
+		o.ends = append(o.ends, len(o.times))
+	}
+	times, at := string(o.times), 0 // one string for all
+	for i := range records {
+		r, from := &records[i], len(o.props)
+		o.props = appendProperties(o.props, r, times[at:o.ends[i]])
+		at = o.ends[i]
+		o.allOut = append(o.allOut, Outgoing{Body: r.Body, Props: o.props[from:]})
+		o.allSizes = append(o.allSizes, size(r))
+	}
+	o.records, o.out, o.sizes = records, o.allOut, o.allSizes
+}
+
+// rest gives back what only a backlog needs.
+func (o *outgoing) rest() {
+	if cap(o.allOut) > 8 {
+		*o = outgoing{}
+	}
+}
+
 // creationTime is how the cloud wants its times: RFC 3339, UTC, milliseconds.
 const creationTime = "2006-01-02T15:04:05.000Z"
 
-// format writes the creation times of records, all of them into one string.
-func (d *Drain) format(records []outbox.Record) {
-	text, ends := make([]byte, 0, len(records)*len(creationTime)), d.ends[:0]
-	for i := range records {
-		if r := &records[i]; !r.Created.IsZero() {
-			created := r.Created
-			if d.options.Created != nil {
-				created = d.options.Created(r.Pos, created)
-			}
-			text = created.UTC().AppendFormat(text, creationTime)
-		}
-		ends = append(ends, len(text))
+// clock writes creation times. Those of one second have all but the milliseconds in common.
+type clock struct {
+	second int64
+	text   []byte // of the last one; empty: none
+}
+
+func (c *clock) append(out []byte, t time.Time) []byte {
+	switch {
+	case t.IsZero():
+		return out
+	case len(c.text) == 0 || t.Unix() != c.second:
+		from := len(out)
+		out = t.UTC().AppendFormat(out, creationTime)
+		c.second, c.text = t.Unix(), out[from:]
+		return out
 	}
-	all, from := string(text), 0
-	d.ends, d.times = ends, d.times[:0]
-	for _, to := range ends {
-		d.times = append(d.times, all[from:to])
-		from = to
-	}
+	ms := t.Nanosecond() / int(time.Millisecond)
+	out = append(out, c.text[:len(c.text)-len("000Z")]...)
+	return append(out, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // appendProperties writes the property bag of a record under the names of the wire: what the content is, when it was made, whose
 // component it is of, which records before it are missing by policy, and the application's own, which overrule none of these.
 func appendProperties(props []string, r *outbox.Record, created string) []string {
-	for _, p := range [...][2]string{
-		{"$.mid", r.ID}, {"$.ct", r.ContentType}, {"$.ce", r.ContentEncoding}, {"$.sub", r.Component},
-		{"iothub-creation-time-utc", created}, {"gap", r.Gap},
-	} {
-		if p[1] != "" {
-			props = append(props, p[0], p[1])
+	from := len(props)
+	add := func(key, value string) {
+		if value != "" {
+			props = append(props, key, value)
 		}
 	}
+	add("$.mid", r.ID)
+	add("$.ct", r.ContentType)
+	add("$.ce", r.ContentEncoding)
+	add("$.sub", r.Component)
+	add("iothub-creation-time-utc", created)
+	add("gap", r.Gap)
 	if len(r.Properties) == 0 {
 		return props
 	}
-	system := props
+	system := props[from:]
 	for _, key := range slices.Sorted(maps.Keys(r.Properties)) {
 		if !isKey(system, key) {
 			props = append(props, key, r.Properties[key])

@@ -416,29 +416,52 @@ func TestDrainRemembersAnEarlyFailure(t *testing.T) {
 
 // Sending allocates nothing per message beside what the outbox hands out.
 func TestDrainAllocatesNothingPerMessage(t *testing.T) {
-	d := NewDrain(newFakeBox(), instant{}, DrainOptions{})
+	d := NewDrain(newFakeBox(), new(instant), DrainOptions{})
 	records := make([]outbox.Record, 64)
 	for i := range records {
 		records[i] = outbox.Record{Message: outbox.Message{Body: []byte("{}"), ContentType: "application/json", Created: time.Now()}, ID: "box-1"}
 	}
 	batch := func() {
-		d.format(records)
-		for i := range records {
-			if err := d.publish(&records[i], d.times[i]); err != nil {
+		d.next.fill(records, nil)
+		for len(d.next.records) > 0 {
+			if err := d.send(d.fits()); err != nil {
 				t.Error(err)
 			}
 		}
 	}
-	if n := testing.AllocsPerRun(100, batch); n > 4 {
+	if n := testing.AllocsPerRun(100, batch); n > 1 { // the creation times, one string
 		t.Errorf("%v allocations for a batch of %d", n, len(records))
 	}
 }
 
-// instant is a link whose acknowledgement comes inside Publish.
-type instant struct{}
+// instant is a link whose acknowledgement comes inside Send.
+type instant struct{ ticket [1]uint64 }
 
-func (instant) Window() int { return 64 }
-func (instant) Publish(_ []byte, _ []string, done func(error)) error {
-	done(errLink) // the fake box would allocate
-	return nil
+func (*instant) Window() int { return 20 }
+func (s *instant) Send(messages []Outgoing, to Completion) (int, error) {
+	for i := range messages {
+		s.ticket[0] = messages[i].Ticket
+		to.Done(s.ticket[:], errLink) // the fake box would allocate
+	}
+	return len(messages), nil
+}
+
+// A creation time is the same whatever second the one before it was in.
+func TestCreationTimes(t *testing.T) {
+	var c clock
+	at := time.Date(2026, 3, 1, 8, 30, 59, 998_999_999, time.FixedZone("", 3600))
+	for _, d := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, 12 * time.Millisecond, time.Second, 0, time.Minute, time.Millisecond} {
+		at = at.Add(d)
+		if got, want := string(c.append([]byte("x"), at)), "x"+at.UTC().Format(creationTime); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	for _, at := range []time.Time{time.Date(12026, 3, 1, 8, 30, 59, 0, time.UTC), time.Date(12026, 3, 1, 8, 30, 59, 7e6, time.UTC)} { // nobody's clock, but a box may hold it
+		if got, want := string(c.append(nil, at)), at.Format(creationTime); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if got := c.append(nil, time.Time{}); len(got) != 0 {
+		t.Errorf("no time is %q", got)
+	}
 }

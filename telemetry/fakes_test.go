@@ -84,7 +84,7 @@ func (b *fakeBox) Append(ctx context.Context, messages ...outbox.Message) error 
 	}
 }
 
-func (b *fakeBox) NextOf(ctx context.Context, limit int, parts ...outbox.Part) ([]outbox.Record, error) {
+func (b *fakeBox) Read(ctx context.Context, _ *outbox.Batch, limit int, parts ...outbox.Part) ([]outbox.Record, error) {
 	for {
 		b.mu.Lock()
 		if err := b.next; err != nil {
@@ -128,14 +128,14 @@ func (b *fakeBox) Newest(n int) uint64 {
 	return b.records[len(b.records)-n-1].Pos
 }
 
-func (b *fakeBox) Ack(pos uint64) error {
+func (b *fakeBox) Ack(places ...uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ack != nil {
 		return b.ack
 	}
-	b.acks = append(b.acks, pos)
-	b.records = slices.DeleteFunc(b.records, func(r outbox.Record) bool { return r.Pos == pos })
+	b.acks = append(b.acks, places...)
+	b.records = slices.DeleteFunc(b.records, func(r outbox.Record) bool { return slices.Contains(places, r.Pos) })
 	b.notifyLocked()
 	return nil
 }
@@ -199,7 +199,7 @@ type sent struct {
 // fakeSender is a link: what is published stays in flight until the test answers.
 type fakeSender struct {
 	refuse func(body []byte) error
-	inline bool // done is called inside Publish
+	inline bool // done is called inside Send
 
 	mu       sync.Mutex
 	window   int
@@ -222,7 +222,16 @@ func (s *fakeSender) setWindow(n int) {
 	s.window = n
 }
 
-func (s *fakeSender) Publish(body []byte, list []string, done func(error)) error {
+func (s *fakeSender) Send(messages []Outgoing, to Completion) (int, error) {
+	for i, m := range messages {
+		if err := s.publish(m.Body, m.Props, func(err error) { to.Done([]uint64{m.Ticket}, err) }); err != nil {
+			return i, err
+		}
+	}
+	return len(messages), nil
+}
+
+func (s *fakeSender) publish(body []byte, list []string, done func(error)) error {
 	props := map[string]string{}
 	for i := 0; i < len(list); i += 2 {
 		props[list[i]] = list[i+1]

@@ -250,22 +250,30 @@ func BenchmarkLinesToDisk(b *testing.B) {
 }
 
 // answering is a link whose hub acknowledges from another goroutine, in order.
-type answering struct{ queue chan func(error) }
+type answering struct {
+	queue chan []uint64
+	to    Completion
+}
 
 func (s *answering) Window() int { return 64 }
 
-func (s *answering) Publish(_ []byte, _ []string, done func(error)) error {
-	s.queue <- done
-	return nil
+func (s *answering) Send(messages []Outgoing, to Completion) (int, error) {
+	tickets := make([]uint64, len(messages))
+	for i := range messages {
+		tickets[i] = messages[i].Ticket
+	}
+	s.to = to
+	s.queue <- tickets
+	return len(messages), nil
 }
 
 // Drain alone, with a link that costs nothing.
 func BenchmarkDrain(b *testing.B) {
 	box := openBox(b, b.TempDir(), outbox.Options{})
-	link := &answering{make(chan func(error), 64)}
+	link := &answering{queue: make(chan []uint64, 64)}
 	go func() {
-		for done := range link.queue {
-			done(nil)
+		for tickets := range link.queue {
+			link.to.Done(tickets, nil)
 		}
 	}()
 	messages := make([]outbox.Message, 1000)

@@ -305,7 +305,7 @@ type endless struct {
 	acked   int
 }
 
-func (e *endless) NextOf(ctx context.Context, limit int, _ ...outbox.Part) ([]outbox.Record, error) {
+func (e *endless) Read(ctx context.Context, _ *outbox.Batch, limit int, _ ...outbox.Part) ([]outbox.Record, error) {
 	limit = min(limit, len(e.records))
 	for i := range e.records[:limit] {
 		e.pos++
@@ -315,7 +315,7 @@ func (e *endless) NextOf(ctx context.Context, limit int, _ ...outbox.Part) ([]ou
 }
 func (e *endless) Has(uint64) bool                { return true }
 func (e *endless) Newest(int) uint64              { return 0 }
-func (e *endless) Ack(uint64) error               { e.acked++; return nil } // from the link's reader alone
+func (e *endless) Ack(places ...uint64) error     { e.acked += len(places); return nil } // from the link's reader alone
 func (e *endless) Quarantine(uint64, error) error { return nil }
 
 func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err error) {

@@ -180,6 +180,7 @@ type firstAck struct {
 	tell func()
 
 	mu     sync.Mutex
+	to     hub.Completion
 	served bool
 	acked  bool
 	told   atomic.Bool
@@ -198,14 +199,23 @@ func (f *firstAck) note(what *bool) {
 	}
 }
 
-func (f *firstAck) Publish(body []byte, props []string, done func(error)) error {
+func (f *firstAck) Send(messages []hub.Outgoing, to hub.Completion) (int, error) {
 	if f.told.Load() {
-		return f.Link.Publish(body, props, done)
+		return f.Link.Send(messages, to)
 	}
-	return f.Link.Publish(body, props, func(err error) {
-		done(err)
-		if err == nil {
-			f.note(&f.acked)
-		}
-	})
+	f.mu.Lock()
+	f.to = to // always the drain
+	f.mu.Unlock()
+	return f.Link.Send(messages, f)
+}
+
+// Done is for the link.
+func (f *firstAck) Done(tickets []uint64, err error) {
+	f.mu.Lock()
+	to := f.to
+	f.mu.Unlock()
+	to.Done(tickets, err)
+	if err == nil {
+		f.note(&f.acked)
+	}
 }

@@ -40,7 +40,6 @@ type Batch struct {
 	records []Record
 	bodies  []byte
 	ids     []byte // of the records, one behind the other
-	before  Message
 	ahead   ahead
 }
 
@@ -50,6 +49,7 @@ type ahead struct {
 	end       uint64 // messages from this place on may not have been whole when it was read
 	at        int64  // where in the file
 	window    []byte
+	before    Message // the last one, whose strings serve the next
 }
 
 // reset forgets the records.
@@ -57,7 +57,7 @@ func (t *Batch) reset() {
 	if cap(t.bodies) > 2*readAhead {
 		t.bodies = nil // large messages are the exception
 	}
-	t.records, t.bodies, t.ids, t.before = t.records[:0], t.bodies[:0], t.ids[:0], Message{}
+	t.records, t.bodies, t.ids = t.records[:0], t.bodies[:0], t.ids[:0]
 }
 
 // rest gives back what only a busy reader needs.
@@ -80,7 +80,6 @@ func (t *Batch) add(m *Message, pos uint64, id boxID, seq uint64, a *allowance) 
 	}
 	from := len(t.bodies)
 	t.bodies = append(t.bodies, m.Body...)
-	t.before = *m
 	t.ids = id.appendName(t.ids, seq)
 	t.records = append(t.records, Record{Message: *m, Pos: pos})
 	t.records[len(t.records)-1].Body = t.bodies[from:len(t.bodies):len(t.bodies)]
@@ -295,10 +294,11 @@ func (b *Box) remember(h hint, before int64) {
 func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
 	for ; pos < min(r.end(), a.bound()); pos = b.acks.next(pos + 1) {
-		m, err := decode(r.items[pos-r.base].payload, &into.before)
+		m, err := decode(r.items[pos-r.base].payload, &into.ahead.before)
 		if err != nil || !into.add(&m, pos, r.id, r.seq+pos-r.base, a) {
 			break // there can be no error: we have encoded it ourselves
 		}
+		into.ahead.before = m
 	}
 }
 
@@ -325,7 +325,7 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 // is damaged leaves the line. start is where to begin to read; 0: at the first frame. What was read ahead is taken from, and left in,
 // kept. An error is one of the disk.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(pos uint64, m *Message, end int64) bool) error {
-	f := &lazyFile{fs: b.fs, name: b.path(s.num)}
+	f := &lazyFile{box: b, num: s.num}
 	defer f.close()
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
@@ -333,7 +333,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 	if kept.num == s.num && kept.salt == s.salt && pos < kept.end {
 		s.end = min(s.end, kept.end) // as far as what was read ahead is to be trusted
 	} else {
-		*kept = ahead{num: s.num, salt: s.salt, end: s.end, window: kept.window[:0]}
+		kept.num, kept.salt, kept.end, kept.window = s.num, s.salt, s.end, kept.window[:0]
 	}
 	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: kept.window, windowAt: kept.at}
 	defer func() {
@@ -342,7 +342,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 		}
 	}()
 	expect := pos
-	var m, before Message
+	var m Message
 	for expect < s.end {
 		at := sc.at
 		fr, ok, err := sc.next()
@@ -360,7 +360,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 			continue
 		}
 		if found < s.end {
-			if m, err = decode(fr.payload, &before); err != nil {
+			if m, err = decode(fr.payload, &kept.before); err != nil {
 				b.lose(s, span{expect, found}, b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
 				expect = found + 1
 				continue
@@ -377,7 +377,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 		if found == s.end {
 			return nil
 		}
-		before = m
+		kept.before = m
 		if !each(found, &m, fr.end) {
 			return nil
 		}
@@ -387,14 +387,14 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 
 // lazyFile is opened when something is read from it: what was read ahead may do.
 type lazyFile struct {
-	fs   FS
-	name string
+	box  *Box
+	num  uint64
 	file File
 }
 
 func (f *lazyFile) ReadAt(b []byte, at int64) (int, error) {
 	if f.file == nil {
-		file, err := f.fs.Open(f.name, readOnly)
+		file, err := f.box.fs.Open(f.box.path(f.num), readOnly)
 		if err != nil {
 			return 0, err
 		}

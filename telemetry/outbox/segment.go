@@ -142,10 +142,12 @@ func (h *header) appendFrame(b []byte, number, commit uint32, payload []byte) []
 
 // sum is the checksum over the salt, the twelve bytes behind the marker, and the payload.
 func (h *header) sum(fields, payload []byte) uint32 {
-	var front [20]byte // in one go: a call costs more than these bytes
-	le.PutUint64(front[:], h.salt)
-	copy(front[8:], fields[:12])
-	return crc32.Update(crc32.Update(0, castagnoli, front[:]), castagnoli, payload)
+	crc := ^uint32(0)
+	for salt, n := h.salt, 8; n > 0; salt, n = salt>>8, n-1 { // by hand: what is handed to package crc32 is allocated
+		crc = castagnoli[byte(crc)^byte(salt)] ^ crc>>8
+	}
+	crc = crc32.Update(^crc, castagnoli, fields[:12])
+	return crc32.Update(crc, castagnoli, payload)
 }
 
 // frame is one message as it was found; payload is good until the scanner moves on.

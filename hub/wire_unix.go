@@ -1,0 +1,13 @@
+//go:build unix
+
+package hub
+
+import "syscall"
+
+const canTry = true
+
+// writeNow writes to a socket what it takes without waiting. Go's sockets never wait by themselves.
+func writeNow(fd uintptr, b []byte) int {
+	n, _ := syscall.Write(int(fd), b)
+	return n
+}
