@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -192,7 +193,7 @@ func TestWireKeepsTheOrderOfRecords(t *testing.T) {
 			n, err := server.Read(buf)
 			got += n
 			if err != nil {
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					t.Error(err) // a record in another's place
 				}
 				return
