@@ -10,6 +10,7 @@ FAILOVERS ?= 20
 SEED ?= 0
 CRASH ?=
 SEEDS ?= 1000
+BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
 .PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash soak demo cross conformance check
 
@@ -34,20 +35,20 @@ lint: ## format, vet and the linters of .golangci.yml
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: ## measure the device beside floors, into docs/benchmarks.md (Linux)
-	$(GO) test -count=1 -timeout 10m -run TestTables ./internal/bench -table ../../docs/benchmarks.md
+bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 8 minutes)
+	$(BENCH) -run '^TestTables$$'
 
 bench-go: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md (Linux)
-	cd internal/sim/bench && $(GO) run . -hubhop ../../../hubhop -write ../../../docs/benchmarks.md
+	$(BENCH) -run '^TestTables$$//^simulator$$' -rounds 3
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
-	$(GO) test -run '^TestFigures$$' -count=1 -v -timeout 20m ./internal/device -figures ../../docs/benchmarks.md
+	$(BENCH) -run '^TestTables$$//^outbox$$'
 
 soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
 	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/device -run '^TestSoak$$' -count=1 -timeout 24h -v

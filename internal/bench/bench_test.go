@@ -4,15 +4,22 @@
 package bench
 
 import (
-	"bytes"
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
+	"encoding/pem"
 	"flag"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +27,14 @@ import (
 	"hubhop/internal/sim"
 )
 
-var table = flag.String("table", "", "measure, and put the tables into this Markdown file")
+var (
+	table  = flag.String("table", "", "measure, and put the tables into this Markdown file")
+	hubhop = flag.String("hubhop", "../../hubhop", "the built program")
+	block  = flag.String("block", "127.72.0", "the loopback addresses to use, without the last number")
+)
+
+// near is an address of the block.
+func near(n int) string { return fmt.Sprintf("%s.%d", *block, n) }
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(jobVariable); text != "" {
@@ -44,9 +58,13 @@ type cloud struct {
 }
 
 func newCloud(t testing.TB, retryAfter time.Duration) *cloud {
+	return newCloudAt(t, near(1), retryAfter)
+}
+
+func newCloudAt(t testing.TB, address string, retryAfter time.Duration) *cloud {
 	t.Helper()
 	c := sim.DefaultConfig()
-	c.BaseAddress, c.HTTPSPort, c.ControlAddr, c.RetryAfter = "127.72.0.1", 8443, "127.72.0.1:0", retryAfter
+	c.BaseAddress, c.HTTPSPort, c.ControlAddr, c.RetryAfter = address, 8443, address+":0", retryAfter
 	s, err := sim.New(c)
 	if err == nil {
 		err = s.Start()
@@ -86,103 +104,213 @@ func (c *cloud) job(role string, devices, window int, d time.Duration) job {
 	return j
 }
 
-// rows is a table: what, floor, ours, ratio, and more where there is more.
-type rows struct{ strings.Builder }
-
-func (r *rows) add(cells ...string) {
-	fmt.Fprintf(r, "| %s |\n", strings.Join(cells, " | "))
-	fmt.Fprintln(os.Stderr, strings.Join(cells, "  "))
+// sections are measured one after the other, those in one line side by side, for they mostly wait.
+var sections = [][]section{
+	{{"outbox", outboxFigures}},
+	{{"recovery", recovery}},
+	{{"renewal", renewal}},
+	{{"kills", kills}, {"failovers", failovers}, {"idle", idleProcess}},
+	{{"link", linkFigures}},
+	{{"growth", growth}},
+	{{"simulator", simulator}},
 }
 
-func (r *rows) head(cells ...string) {
-	fmt.Fprintf(r, "\n| %s |\n|---|%s\n", strings.Join(cells, " | "), strings.Repeat("---:|", len(cells)-1))
+// section measures something, puts its own table into the file if it has one, and returns its numbers to reach.
+type section struct {
+	name    string
+	measure func(t *testing.T) []number
 }
 
-// TestTables measures everything and writes it down.
+// order is that of the numbers to reach.
+var order = []string{"recovery", "renewal", "failovers", "kills", "outbox", "link", "idle", "simulator"}
+
+// TestTables measures everything and writes it down. Each section can be had alone, but for the table of all numbers.
 func TestTables(t *testing.T) {
 	if *table == "" {
 		t.Skip("make bench")
 	}
-	var out rows
-	fmt.Fprintf(&out, "Measured %s on %s, %d of %d cores for client and server together, %s, %s.\n\n    make bench\n", time.Now().Format(time.DateOnly),
-		cpuName(), runtime.GOMAXPROCS(0), runtime.NumCPU(), kernel(), runtime.Version())
-	recovery(t, &out)
-	throughput(t, &out)
-	if err := insert(*table, out.String()); err != nil {
+	var mu sync.Mutex
+	found := map[string][]number{}
+	for _, together := range sections {
+		t.Run("in", func(t *testing.T) {
+			for _, s := range together {
+				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
+					fmt.Fprintf(os.Stderr, "%s\n", s.name)
+					began := time.Now()
+					all := s.measure(t)
+					fmt.Fprintf(os.Stderr, "%s took %.0f s\n", s.name, time.Since(began).Seconds())
+					mu.Lock()
+					defer mu.Unlock()
+					found[s.name] = all
+				})
+			}
+		})
+	}
+	out := measured("make bench")
+	var all []number
+	for _, name := range order {
+		all = append(all, found[name]...)
+	}
+	out.numbers(all)
+	for _, name := range order {
+		if len(found[name]) == 0 {
+			fmt.Fprintf(os.Stderr, "%s was not measured: the table of all numbers is left as it was\n", name)
+			return
+		}
+	}
+	write(t, "numbers", out)
+}
+
+// write puts a section's table into the file.
+func write(t *testing.T, name string, out *rows) {
+	t.Helper()
+	if err := insert(*table, name, out.String()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// throughput compares four clients at one simulator.
-func throughput(t *testing.T, out *rows) {
+// best lets clients take turns, so that what else the machine does hits all alike; the best of each counts.
+func best(t *testing.T, job func(role string) job, roles ...string) map[string]figures {
+	t.Helper()
+	best := map[string]figures{}
+	for range 3 {
+		for _, role := range roles {
+			f, err := inProcess(job(role))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := best[role]
+			if b.CPU == 0 || f.CPU < b.CPU {
+				b.CPU = f.CPU
+			}
+			b.PerSecond = max(b.PerSecond, f.PerSecond)
+			best[role] = b
+		}
+	}
+	return best
+}
+
+// linkFigures compares four clients at one simulator, and three of them at the least that answers.
+func linkFigures(t *testing.T) []number {
+	out := measured("make bench")
 	c := newCloud(t, 0)
 	defer func() { _ = c.Close() }()
 	roles := []string{"bare", "paho", "link", "outbox"}
-	do := func(j job) figures {
-		f, err := inProcess(j)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
 	out.head("one sender, QoS 1, over TLS", "floor: bare program", "paho's client", "drain and link", "outbox to wire", "ours to floor")
 	for _, window := range []int{1, 16, 64, 100, 256, 1024} {
+		f := best(t, func(role string) job { return c.job(role, 1, window, 500*time.Millisecond) }, roles...)
 		speed, cost := []string{fmt.Sprintf("messages/s, window %d", window)}, []string{fmt.Sprintf("µs of processor time per message, window %d", window)}
-		best := make([]figures, len(roles))
-		for range 3 { // in turns, so that what else the machine does hits all alike; the best counts
-			for i, role := range roles {
-				f := do(c.job(role, 1, window, 500*time.Millisecond))
-				if best[i].CPU == 0 || f.CPU < best[i].CPU {
-					best[i].CPU = f.CPU
-				}
-				best[i].PerSecond = max(best[i].PerSecond, f.PerSecond)
-			}
+		for _, role := range roles {
+			speed, cost = append(speed, fmt.Sprintf("%.0f", f[role].PerSecond)), append(cost, fmt.Sprintf("%.2f", f[role].CPU))
 		}
-		for _, f := range best {
-			speed, cost = append(speed, fmt.Sprintf("%.0f", f.PerSecond)), append(cost, fmt.Sprintf("%.2f", f.CPU))
-		}
-		out.add(append(speed, fmt.Sprintf("%.2f", best[3].PerSecond/best[0].PerSecond))...)
-		out.add(append(cost, fmt.Sprintf("%.2f", best[3].CPU/best[0].CPU))...)
+		out.add(append(speed, ratio(f["outbox"].PerSecond, f["bare"].PerSecond))...)
+		out.add(append(cost, ratio(f["outbox"].CPU, f["bare"].CPU))...)
 	}
 	const devices = 200
 	out.head(fmt.Sprintf("%d idle connections, TLS, subscribed", devices), "floor: bare program", "paho's client", "link", "goal", "ours to floor")
 	var idle []figures
 	for _, role := range roles[:3] {
-		idle = append(idle, do(c.job(role, devices, 0, time.Second)))
+		f, err := inProcess(c.job(role, devices, 0, time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, f)
 	}
 	memory, routines := []string{"KiB of RSS each"}, []string{"goroutines each"}
 	for _, f := range idle {
 		memory, routines = append(memory, fmt.Sprintf("%.1f", f.KiB)), append(routines, fmt.Sprintf("%.2f", f.Goroutines))
 	}
-	out.add(append(memory, "≤ 30", fmt.Sprintf("%.2f", idle[2].KiB/idle[0].KiB))...)
-	out.add(append(routines, "≤ 2", fmt.Sprintf("%.2f", idle[2].Goroutines/idle[0].Goroutines))...)
+	out.add(append(memory, "≤ 30", ratio(idle[2].KiB, idle[0].KiB))...)
+	out.add(append(routines, "≤ 2", ratio(idle[2].Goroutines, idle[0].Goroutines))...)
+	write(t, "link", out)
+	return drains(t, c)
 }
 
-func cpuName() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, ok := strings.CutPrefix(line, "model name"); ok {
-			return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(name), ":"))
+// drains are the numbers to reach for a backlog that leaves over TLS, towards the least that answers.
+func drains(t *testing.T, c *cloud) []number {
+	host, ca := respond(t)
+	at := func(window int) func(string) job {
+		return func(role string) job {
+			j := c.job(role, 1, window, 500*time.Millisecond)
+			j.Host, j.CA = host, ca
+			return j
 		}
 	}
-	return runtime.GOARCH
+	f, g := best(t, at(64), "bare", "paho", "outbox"), best(t, at(100), "bare", "outbox")
+	return []number{
+		{"drain of 100,000 from the outbox over TLS, window 64, messages/s; floor: bare program; goal: five times paho's client, which sends " + short(f["paho"].PerSecond),
+			3, figure{f["bare"].PerSecond}, figure{f["outbox"].PerSecond}, atLeast(5 * f["paho"].PerSecond)},
+		{"the same with window 100, µs of processor time per message; goal: twice the floor", 3, figure{g["bare"].CPU}, figure{g["outbox"].CPU}, atMost(2 * g["bare"].CPU)},
+	}
 }
 
-func kernel() string {
-	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return "Linux " + strings.TrimSpace(string(text))
-}
-
-// insert replaces what stands between the two comments in a file.
-func insert(path, text string) error {
-	const begin, end = "<!-- link: begin -->\n", "<!-- link: end -->"
-	old, err := os.ReadFile(path)
+// respond is the least that answers MQTT over TLS: what a client is measured against when nothing but the client shall count.
+func respond(t *testing.T) (host, ca string) {
+	t.Helper()
+	host = near(20)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	from, to := bytes.Index(old, []byte(begin)), bytes.Index(old, []byte(end))
-	if from < 0 || to < from {
-		return fmt.Errorf("%s lacks the comments %q and %q", path, strings.TrimSpace(begin), end)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.ParseIP(host)}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return os.WriteFile(path, slices.Concat(old[:from+len(begin)], []byte(text), old[to:]), 0o644)
+	ca = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", net.JoinHostPort(host, "8883"), &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go answer(conn)
+		}
+	}()
+	return host, ca
+}
+
+// answer looks at nothing but the identifiers that it has to give back. What came in one read is answered in one write.
+func answer(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	r, w := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriterSize(conn, 64<<10)
+	for {
+		head, err := r.ReadByte()
+		if err != nil {
+			return
+		}
+		size, err := binary.ReadUvarint(r) // the same code as MQTT's length
+		if err != nil || size > 32<<10 {
+			return
+		}
+		body, err := r.Peek(int(size))
+		if err != nil {
+			return
+		}
+		switch head &^ 8 { // DUP
+		case 0x10:
+			_, _ = w.Write([]byte{0x20, 2, 0, 0})
+		case 0x82:
+			_, _ = w.Write([]byte{0x90, 6, body[0], body[1], 1, 0, 0, 0})
+		case 0x32:
+			id := body[2+binary.BigEndian.Uint16(body):]
+			_, _ = w.Write([]byte{0x40, 2, id[0], id[1]})
+		case 0xc0:
+			_, _ = w.Write([]byte{0xd0, 0})
+		}
+		_, _ = r.Discard(int(size))
+		if r.Buffered() == 0 && w.Flush() != nil {
+			return
+		}
+	}
 }

@@ -31,7 +31,10 @@ import (
 
 // job is what a client process is told. It is a process of its own, so that its memory and its processor time are its own.
 type job struct {
-	Role     string // bare, paho, link, outbox
+	Role     string // bare, paho, link, outbox, fresh; growth and memory are measurements of their own
+	Kind     string // of the role growth: bare or outbox
+	Dir      string // of the outbox of the role memory
+	Messages int    // to send: of the role growth all, otherwise a second over each connection
 	Host, CA string
 	Devices  map[string]string // id → key
 	Window   int               // 0: connect and be idle
@@ -40,9 +43,11 @@ type job struct {
 
 // figures are what it answers.
 type figures struct {
-	PerSecond, CPU float64 // messages; microseconds of processor time for each
-	KiB            float64 // RSS for each connection
-	Goroutines     float64 // for each connection
+	PerSecond, CPU float64       // messages; microseconds of processor time for each
+	KiB            float64       // RSS for each connection
+	Goroutines     float64       // for each connection
+	Before, Peak   int64         // RSS in bytes: at first, and at most
+	Reopen, Page   time.Duration // of a backlog, and the least that it takes to have looked at its files
 }
 
 const jobVariable = "HUBHOP_BENCH_JOB"
@@ -69,6 +74,9 @@ func work(text string) error {
 	if err := json.Unmarshal([]byte(text), &j); err != nil {
 		return err
 	}
+	if j.Role == "memory" {
+		return tell(atWork(j.Dir))
+	}
 	pem, err := os.ReadFile(j.CA)
 	if err != nil {
 		return err
@@ -76,14 +84,22 @@ func work(text string) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	c := &client{job: j, tls: &tls.Config{RootCAs: roots, ServerName: j.Host}}
-	var f figures
-	if j.Window == 0 {
-		f, err = c.idle()
-	} else {
-		for id := range j.Devices {
-			f, err = c.send(id)
-		}
+	switch {
+	case j.Role == "growth":
+		return tell(c.growth())
+	case j.Messages > 0:
+		return tell(c.busy())
+	case j.Window == 0:
+		return tell(c.idle())
 	}
+	for id := range j.Devices {
+		return tell(c.send(id))
+	}
+	return errors.New("no device")
+}
+
+// tell writes down what was measured, for the process that asked.
+func tell(f figures, err error) error {
 	if err != nil {
 		return err
 	}
@@ -210,7 +226,9 @@ func (c *client) send(id string) (f figures, err error) {
 	case "link":
 		count, cpu, took, err = c.sendLink(id)
 	case "outbox":
-		count, cpu, took, err = c.sendOutbox(id)
+		count, cpu, took, err = c.sendOutbox(id, telemetry.FIFO)
+	case "fresh":
+		count, cpu, took, err = c.sendOutbox(id, telemetry.FreshFirst)
 	}
 	if err == nil && count == 0 {
 		err = errors.New("nothing was acknowledged")
@@ -243,7 +261,7 @@ func (c *client) sendBare(id string) (count int, cpu, took time.Duration, err er
 	pid := bytes.Index(one, []byte(sampleBody)) - 2
 	batch, acks, held := bytes.Repeat(one, c.Window), make([]byte, 16<<10), 0
 	began, used := time.Now(), processorTime()
-	for number, room := 0, c.Window; time.Since(began) < c.Duration; {
+	for number, room := 0, c.Window; c.Messages == 0 && time.Since(began) < c.Duration || count < c.Messages; {
 		for i := range room {
 			number++
 			m := batch[i*size:]
@@ -339,13 +357,13 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 	return box.acked, cpu, took, nil
 }
 
-func (c *client) sendOutbox(id string) (count int, cpu, took time.Duration, err error) {
+func (c *client) sendOutbox(id string, order telemetry.Order) (count int, cpu, took time.Duration, err error) {
 	dir, err := os.MkdirTemp("", "bench-*")
 	if err != nil {
 		return 0, 0, 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	box, err := outbox.Open(filepath.Join(dir, "outbox"), outbox.Options{})
+	box, err := outbox.Open(filepath.Join(dir, "outbox"), large)
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -354,32 +372,45 @@ func (c *client) sendOutbox(id string) (count int, cpu, took time.Duration, err 
 	if c.Window == 1 {
 		total = 10_000
 	}
+	if err := fill(box, total); err != nil {
+		return 0, 0, 0, err
+	}
+	cpu, took, err = c.drain(id, box, order)
+	return total, cpu, took, err
+}
+
+// fill puts messages into an outbox.
+func fill(box *outbox.Box, total int) error {
 	messages := make([]outbox.Message, 1000)
 	for i := range messages {
 		messages[i] = outbox.Message{Body: []byte(sampleBody), ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}
 	}
 	for range total / len(messages) {
 		if err := box.TryAppend(messages...); err != nil {
-			return 0, 0, 0, err
+			return err
 		}
 	}
+	return nil
+}
+
+// drain sends all that is in an outbox.
+func (c *client) drain(id string, box *outbox.Box, order telemetry.Order) (cpu, took time.Duration, err error) {
 	l, err := c.link(id, c.Window)
 	if err != nil {
-		return 0, 0, 0, err
+		return 0, 0, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	began, used := time.Now(), processorTime()
-	go func() { ended <- telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window}).Run(ctx) }()
-	if err := box.WaitEmpty(ctx); err != nil {
-		stop()
-		return 0, 0, 0, err
-	}
+	go func() {
+		ended <- telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window, Order: order}).Run(ctx)
+	}()
+	err = box.WaitEmpty(ctx)
 	cpu, took = processorTime()-used, time.Since(began)
 	stop()
 	<-ended
 	l.Abort()
-	return total, cpu, took, nil
+	return cpu, took, err
 }
 
 func processorTime() time.Duration {

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -33,6 +34,7 @@ type options struct {
 	seed               uint64
 	keep               bool
 	recovery           time.Duration
+	result             string
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout)) }
@@ -56,6 +58,7 @@ func run(args []string, out io.Writer) int {
 	// Three kills of the simulator in a row, each soon after the device was up again, cannot be told from another client with the same
 	// identity, for which the device waits a minute.
 	f.DurationVar(&o.recovery, "recovery", 2*time.Minute, "within which what was made after an event must arrive, whatever the event")
+	f.StringVar(&o.result, "result", "", "write the figures of a run that came to its end into this file, as JSON")
 	if err := f.Parse(args); err != nil {
 		return 2
 	}
@@ -428,7 +431,20 @@ func (t *trial) finish(ctx context.Context) error {
 	}
 	t.verify(ctx)
 	t.report(l.LastSeq, float64(distinct)/took.Seconds())
-	return nil
+	return t.tell(l.LastSeq)
+}
+
+// tell writes what the run came to into a file, for other programs.
+func (t *trial) tell(last uint64) error {
+	if t.result == "" {
+		return nil
+	}
+	text, err := json.Marshal(map[string]any{"kills": t.device.kills + t.sim.kills, "failovers": t.book.moves, "samples": last, "lost": t.book.lost(last),
+		"repeated": t.book.repeats, "worst": t.book.worst, "window": t.book.window, "faults": t.book.faults})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(t.result, text, 0o600)
 }
 
 // verify asks for the opinion of hubhop itself, on the messages that the ledger still has. Where these are not all, and do not come in

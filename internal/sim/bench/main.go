@@ -4,12 +4,11 @@
 //
 //	go run . -hubhop ../../../hubhop
 //
-// With -write the tables go into a Markdown file, between two comments that name them.
+// With -json what it prints is for the bench of the whole project, which puts the table into the documentation.
 package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +26,7 @@ import (
 
 type options struct {
 	hubhop   string
-	write    string
+	json     bool
 	devices  int
 	rounds   int
 	duration time.Duration
@@ -40,7 +38,7 @@ func main() {
 	var o options
 	role := flag.String("serve", "", "be a server: mochi or floor")
 	flag.StringVar(&o.hubhop, "hubhop", "../../../hubhop", "the program to measure")
-	flag.StringVar(&o.write, "write", "", "Markdown file to put the tables into")
+	flag.BoolVar(&o.json, "json", false, "print the table and the figures behind its goals as JSON")
 	flag.IntVar(&o.devices, "devices", 10_000, "idle devices")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each throughput is measured; the best one counts")
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "how long one throughput is measured")
@@ -127,12 +125,13 @@ func run(o options) error {
 		}
 	}
 	text := report(o, limit, all, idle, speed)
-	fmt.Print(text)
-	if o.write != "" {
-		if err := insert(o.write, text); err != nil {
-			return err
+	if o.json {
+		figures := func(i int) map[string]float64 {
+			return map[string]float64{"kib": idle[i].perConnection() / 1024, "perSecond": float64(speed[i][senders[0]].perSecond)}
 		}
+		return json.NewEncoder(os.Stdout).Encode(map[string]any{"table": text, "devices": o.devices, "rounds": o.rounds, "floor": figures(0), "ours": figures(ours)})
 	}
+	fmt.Print(text)
 	if !o.goals {
 		return nil
 	}
@@ -305,18 +304,4 @@ func cpuName() string {
 func kernel() string {
 	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	return "Linux " + strings.TrimSpace(string(text))
-}
-
-// insert replaces what stands between the two comments in a file.
-func insert(path, text string) error {
-	const begin, end = "<!-- simulator: begin -->\n", "<!-- simulator: end -->"
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	from, to := bytes.Index(old, []byte(begin)), bytes.Index(old, []byte(end))
-	if from < 0 || to < from {
-		return fmt.Errorf("%s lacks the comments %q and %q", path, strings.TrimSpace(begin), end)
-	}
-	return os.WriteFile(path, slices.Concat(old[:from+len(begin)], []byte(text), old[to:]), 0o644)
 }

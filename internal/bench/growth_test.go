@@ -1,0 +1,230 @@
+//go:build linux
+
+package bench
+
+import (
+	"cmp"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hubhop/telemetry"
+	"hubhop/telemetry/outbox"
+)
+
+// growth shows that cost grows as the work: what one message or one link costs is the same however many there are.
+func growth(t *testing.T) []number {
+	out := measured("make bench")
+	c := newCloud(t, 0)
+	defer func() { _ = c.Close() }()
+	do := func(j job) figures {
+		f, err := inProcess(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	grown := func(f, first float64) string { return fmt.Sprintf("%s (× %s)", short(f), ratio(f, first)) }
+
+	out.head("backlog, from the disk to a hub, window 100", "µs of processor time per message, bare program", "outbox to wire (× that of the first line)",
+		"ms to look at the files", "ms to reopen, to the first record", "MiB of RSS more at most, bare program", "outbox to wire", "µs, ours to floor")
+	var first figures
+	for _, n := range []int{1_000, 10_000, 100_000, 1_000_000} {
+		var bare, ours figures
+		for range 3 { // the best counts
+			for role, best := range map[string]*figures{"bare": &bare, "outbox": &ours} {
+				j := c.job("growth", 1, 100, 0)
+				j.Kind, j.Messages = role, n
+				if f := do(j); best.CPU == 0 || f.CPU < best.CPU {
+					*best = f
+				}
+			}
+		}
+		if first.CPU == 0 {
+			first = ours
+		}
+		more := func(f figures) string { return short(float64(f.Peak-f.Before) / (1 << 20)) }
+		out.add(fmt.Sprint(n), short(bare.CPU), grown(ours.CPU, first.CPU), short(ours.Page.Seconds()*1000), short(ours.Reopen.Seconds()*1000),
+			more(bare), more(ours), ratio(ours.CPU, bare.CPU))
+	}
+
+	const rate = 20
+	out.head(fmt.Sprintf("links in one process, TLS, each sends %d messages/s", rate), "ms of processor time per second and link, bare program", "ours (× that of the first line)",
+		"MiB of RSS for all of them, bare program", "ours", "goroutines per link, bare program", "ours", "ms, ours to floor")
+	all := c.job("", 1001, 64, 1500*time.Millisecond)
+	first = figures{}
+	for _, n := range []int{1, 10, 100, 1000} {
+		j := all
+		j.Messages, j.Devices = rate, map[string]string{}
+		for _, id := range slices.Sorted(maps.Keys(all.Devices))[:n+1] {
+			j.Devices[id] = all.Devices[id]
+		}
+		middle := func(role string) figures { // the cost of one link is the small difference of two large ones
+			j.Role = role
+			some := []figures{do(j)}
+			for n == 1 && len(some) < 3 {
+				some = append(some, do(j))
+			}
+			slices.SortFunc(some, func(a, b figures) int { return cmp.Compare(a.CPU, b.CPU) })
+			return some[len(some)/2]
+		}
+		bare, ours := middle("bare"), middle("link")
+		if first.CPU == 0 {
+			first = ours
+		}
+		mib := func(f figures) string { return short(f.KiB * float64(n) / 1024) }
+		out.add(fmt.Sprint(n), short(bare.CPU/1000), grown(ours.CPU/1000, first.CPU/1000), mib(bare), mib(ours), short(bare.Goroutines), short(ours.Goroutines),
+			ratio(ours.CPU, bare.CPU))
+	}
+	write(t, "growth", out)
+	return nil
+}
+
+// growth sends a number of messages, as the bare program does or from an outbox that is opened with them.
+func (c *client) growth() (f figures, err error) {
+	var id string
+	for id = range c.Devices {
+	}
+	var box *outbox.Box
+	if c.Kind == "outbox" {
+		dir, err := os.MkdirTemp("", "bench-*")
+		if err != nil {
+			return f, err
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		dir = filepath.Join(dir, "outbox")
+		if box, err = outbox.Open(dir, large); err == nil {
+			err = errors.Join(fill(box, c.Messages), box.Close())
+		}
+		if err == nil {
+			f.Page, f.Reopen, box, err = reopen(dir, c.Messages)
+		}
+		if err != nil {
+			return f, err
+		}
+		defer func() { _ = box.Close() }()
+	}
+	debug.FreeOSMemory()
+	f.Before = resident()
+	if err := forgetPeak(); err != nil {
+		return f, err
+	}
+	var cpu, took time.Duration
+	count := c.Messages
+	if box == nil {
+		count, cpu, took, err = c.sendBare(id)
+	} else {
+		cpu, took, err = c.drain(id, box, telemetry.FIFO)
+	}
+	f.PerSecond, f.CPU, f.Peak = float64(count)/took.Seconds(), float64(cpu.Nanoseconds())/1000/float64(count), peak()
+	return f, err
+}
+
+// busy lets many connections send one message each at a rate. One more than is counted sends from the beginning on: what it costs alone is
+// taken off, so that what a process costs for running at all is not taken for what each connection costs.
+func (c *client) busy() (f figures, err error) {
+	var acked atomic.Int64
+	var send []func(n int) error
+	open := func(id string) error {
+		if c.Role == "link" {
+			l, err := c.link(id, c.Window)
+			if err != nil {
+				return err
+			}
+			done := func(err error) {
+				if err == nil {
+					acked.Add(1)
+				}
+			}
+			send = append(send, func(n int) error {
+				return l.Publish([]byte(sampleBody), []string{"$.mid", "0123456789abcdef-" + strconv.Itoa(n), "$.ct", "application/json", "$.ce", "utf-8",
+					"iothub-creation-time-utc", "2026-03-01T08:30:00.123Z"}, done)
+			})
+			return nil
+		}
+		conn, err := c.bare(id)
+		if err != nil {
+			return err
+		}
+		go countAcks(conn, &acked)
+		send = append(send, func(n int) error {
+			m := publishPacket(eventTopic(id, "0123456789abcdef-"+strconv.Itoa(n)), sampleBody)
+			binary.BigEndian.PutUint16(m[len(m)-len(sampleBody)-2:], uint16(1+n%60_000))
+			_, err := conn.Write(m)
+			return err
+		})
+		return nil
+	}
+	ids := slices.Sorted(maps.Keys(c.Devices))
+	if err := open(ids[0]); err != nil {
+		return f, err
+	}
+	run := func() (cpu, took time.Duration, err error) {
+		tick := time.NewTicker(time.Second / time.Duration(c.Messages))
+		defer tick.Stop()
+		want := acked.Load()
+		began, used := time.Now(), processorTime()
+		for n := 0; time.Since(began) < c.Duration; n++ {
+			<-tick.C
+			for _, one := range send {
+				if err := one(n); err != nil {
+					return 0, 0, err
+				}
+			}
+			want += int64(len(send))
+		}
+		for acked.Load() < want {
+			time.Sleep(time.Millisecond)
+		}
+		return processorTime() - used, time.Since(began), nil
+	}
+	if _, _, err := run(); err != nil { // until everything is warm
+		return f, err
+	}
+	alone, took, err := run()
+	if err != nil {
+		return f, err
+	}
+	base := alone.Seconds() / took.Seconds()
+	runtime.GC()
+	rss, routines := resident(), runtime.NumGoroutine()
+	for _, id := range ids[1:] {
+		if err := open(id); err != nil {
+			return f, err
+		}
+	}
+	all, took, err := run()
+	if err != nil {
+		return f, err
+	}
+	links := float64(len(ids) - 1)
+	f.CPU, f.PerSecond = (all.Seconds()/took.Seconds()-base)*1e6/links, float64(c.Messages)*links
+	f.Goroutines = float64(runtime.NumGoroutine()-routines) / links
+	runtime.GC()
+	f.KiB = float64(resident()-rss) / 1024 / links
+	return f, nil
+}
+
+func countAcks(conn *tls.Conn, acked *atomic.Int64) {
+	b := make([]byte, 512)
+	for held := 0; ; {
+		n, err := conn.Read(b[held:])
+		if err != nil {
+			return
+		}
+		n += held
+		acked.Add(int64(n / 4))
+		held = copy(b, b[n&^3:n])
+	}
+}

@@ -1,0 +1,84 @@
+//go:build linux
+
+package bench
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"hubhop/internal/device"
+	"hubhop/internal/sim"
+)
+
+// renewal lets many devices renew short tokens, and measures the longest time between two messages around each renewal, by the books of
+// the hub. That is the gap between PUBACKs, and has the time between two samples in it.
+func renewal(t *testing.T) []number {
+	const (
+		devices = 100
+		life    = 5 * time.Second
+		every   = 50 * time.Millisecond
+		least   = 1000
+	)
+	c := newCloud(t, 0)
+	defer func() { _ = c.Close() }()
+	id, key, host := c.device()
+	floor := milliseconds(times(100, func() time.Duration {
+		took, err := floorHub(c, id, key, host, new(net.Dialer).DialContext)
+		c.must(err)
+		return took + every
+	}))
+	runs := make([]*run, devices)
+	for i := range runs {
+		runs[i] = c.run(nil, func(d *device.Config) { d.SASTTL, d.TelemetryInterval = life, every })
+		time.Sleep(apart)
+	}
+	renewals := func() (n int64) {
+		for _, r := range runs {
+			n += r.renewals.Load()
+		}
+		return n
+	}
+	for renewals() < least {
+		time.Sleep(time.Second)
+	}
+	var gaps figure
+	var lost, duplicates float64
+	for _, r := range runs {
+		r.stop()
+		l := c.Ledger(r.id, true)
+		duplicates += float64(l.Duplicates)
+		lost += float64(r.losses.Load())
+		for range r.renewals.Load() {
+			e := <-r.renewed
+			gaps = append(gaps, around(l.Messages, e.Time.Add(-e.Outage), e.Time).Seconds()*1000)
+		}
+	}
+	return []number{
+		{"ms between two PUBACKs around a SAS renewal, a sample every 50 ms; floor: that, and a bare program's dial", len(gaps), floor, gaps, p99AtMost(300)},
+		{"messages sent twice, and links lost, meanwhile", len(gaps), nil, figure{duplicates + lost}, atMost(0)},
+	}
+}
+
+// around is the longest time between two arrivals of which some lies between from and to.
+func around(messages []sim.Message, from, to time.Time) (gap time.Duration) {
+	for i, m := range messages[1:] {
+		if before := messages[i].At; before.Before(to) && m.At.After(from) {
+			gap = max(gap, m.At.Sub(before))
+		}
+	}
+	return gap
+}
+
+func TestAround(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
+	var messages []sim.Message
+	for _, ms := range []int{0, 100, 110, 150, 350, 351} {
+		messages = append(messages, sim.Message{At: at(ms)})
+	}
+	for _, v := range []struct{ from, to, gap int }{{105, 108, 10}, {105, 120, 40}, {120, 160, 200}, {160, 170, 200}, {350, 351, 1}, {10, 400, 200}} {
+		if got := around(messages, at(v.from), at(v.to)); got != time.Duration(v.gap)*time.Millisecond {
+			t.Errorf("between %d and %d: %v, not %d ms", v.from, v.to, got, v.gap)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+//go:build linux
+
+package bench
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+var rounds = flag.Int("rounds", 1, "how often the throughput of a simulator is measured; the best one counts")
+
+// simulator lets the bench of the simulator run, which is a module of its own, and takes over its table.
+func simulator(t *testing.T) []number {
+	program, err := filepath.Abs(*hubhop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "run", ".", "-hubhop", program, "-rounds", fmt.Sprint(*rounds), "-json")
+	cmd.Dir, cmd.Stderr = "../sim/bench", os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type figures struct{ KiB, PerSecond float64 }
+	var r struct {
+		Table           string
+		Devices, Rounds int
+		Floor, Ours     figures
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	if err := insert(*table, "simulator", r.Table); err != nil {
+		t.Fatal(err)
+	}
+	return []number{
+		{"KiB of RSS of the simulator per idle TLS connection; floor: TLS and a loop", r.Devices, figure{r.Floor.KiB}, figure{r.Ours.KiB}, atMost(40)},
+		{"QoS 1 messages/s that it takes from bare clients over 16 connections; floor: TLS and a loop", r.Rounds, figure{r.Floor.PerSecond}, figure{r.Ours.PerSecond}, atLeast(200_000)},
+	}
+}
