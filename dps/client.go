@@ -48,7 +48,7 @@ type Client struct {
 	TLS            *tls.Config
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now            func() time.Time     // the time that tokens are made by; nil: time.Now
-	Heard          func(date time.Time) // is told the Date of each HTTPS answer, which a good certificate stands for; may be nil
+	Heard          func(date time.Time) // is told the Date of each HTTPS answer at which its certificate is good; may be nil
 
 	spare atomic.Pointer[spare] // nil: none is held ready
 }

@@ -37,6 +37,7 @@ type scripted struct {
 	net     *memnet.Net
 	client  *Client
 	replies []reply
+	date    time.Time                       // HTTPS: of all answers; zero: when they are sent
 	before  func(conn net.Conn, n int) bool // false: the n-th request is not answered, and the connection ends
 
 	mu       sync.Mutex
@@ -149,6 +150,9 @@ func (s *scripted) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	if r.retry != "" {
 		w.Header().Set("Retry-After", r.retry)
+	}
+	if !s.date.IsZero() {
+		w.Header().Set("Date", s.date.UTC().Format(http.TimeFormat))
 	}
 	w.WriteHeader(r.status)
 	_, _ = io.WriteString(w, r.body)

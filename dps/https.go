@@ -110,7 +110,7 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		ans.skew = date.Sub(x.c.now())
-		if x.c.Heard != nil {
+		if x.c.Heard != nil && resp.TLS != nil && verify(resp.TLS.PeerCertificates, x.c.anonymousTLS(x.c.endpoint()), date) == nil {
 			x.c.Heard(date)
 		}
 	}

@@ -19,19 +19,11 @@ import (
 func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, timePatience)
 	defer cancel()
-	// Nothing of TLS.Config but this: a client certificate and a session ticket are names.
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	now := c.now()
-	if c.TLS != nil {
-		conf.RootCAs, conf.ServerName = c.TLS.RootCAs, c.TLS.ServerName
-		if c.TLS.Time != nil {
-			now = c.TLS.Time()
-		}
+	addr, now := c.timeAddress(), c.now()
+	if c.TLS != nil && c.TLS.Time != nil {
+		now = c.TLS.Time()
 	}
-	addr := c.timeAddress()
-	if conf.ServerName == "" {
-		conf.ServerName, _, _ = net.SplitHostPort(addr)
-	}
+	conf := c.anonymousTLS(addr)
 	date, err := c.askTimeAt(ctx, addr, conf, now)
 	if shown, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		if begun, ok := beginning(shown.UnverifiedCertificates, conf, now); ok {
@@ -42,6 +34,18 @@ func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 		e.Host = c.host()
 	}
 	return date, err
+}
+
+// anonymousTLS is how the server at an address is known, and nothing else: a client certificate and a session ticket are names.
+func (c *Client) anonymousTLS(addr string) *tls.Config {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.TLS != nil {
+		conf.RootCAs, conf.ServerName = c.TLS.RootCAs, c.TLS.ServerName
+	}
+	if conf.ServerName == "" {
+		conf.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	return conf
 }
 
 // askTimeAt asks over a connection that is verified as of a time, and then as of the Date.

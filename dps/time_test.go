@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"net/http"
 	"strings"
@@ -155,6 +156,25 @@ func TestAskTime(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// TestDateOfARegistration: that of any answer is told, a refusal's too, unless the certificate is not good then.
+func TestDateOfARegistration(t *testing.T) {
+	for ahead, told := range map[time.Duration]bool{0: true, time.Hour: true, 400 * 24 * time.Hour: false, -400 * 24 * time.Hour: false} {
+		bubble(t, HTTPS, func(t *testing.T, s *scripted) {
+			s.replies = []reply{{401, "", `{"errorCode":401000}`}}
+			s.date = time.Now().Add(ahead)
+			var heard []time.Time
+			s.client.Heard = func(date time.Time) { heard = append(heard, date) }
+			_, err := s.client.Register(t.Context(), Request{})
+			if e, ok := errors.AsType[*Error](err); !ok || e.Status != 401 || (e.Skew-ahead).Abs() > time.Second {
+				t.Error(err)
+			}
+			if (len(heard) == 1) != told || told && !heard[0].Equal(s.date) {
+				t.Errorf("%v ahead: heard %v", ahead, heard)
+			}
 		})
 	}
 }

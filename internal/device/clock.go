@@ -77,6 +77,7 @@ type clock struct {
 	truth  time.Time     // the beginning by the cloud; zero until it has named a time
 	astray bool          // the system clock is wrong
 	doubt  bool          // it was set since the cloud named the time
+	dated  time.Time     // the beginning that samples were dated by last
 	lag    time.Duration // how far Running is ahead of Go's own clock
 	turns  int           // how often the cloud has changed what is believed
 	heard  time.Duration // Running when the cloud last named the time
@@ -162,7 +163,12 @@ func (k *clock) lookLocked() (base time.Time, running time.Duration) {
 		k.truth, k.astray = system, false
 		k.news = append(k.news, journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right now"})
 	}
-	return k.believedLocked(), running
+	base = k.believedLocked()
+	if base.Sub(k.dated).Abs() >= leap {
+		k.dated = base
+		k.datedLocked(base, !k.truth.IsZero())
+	}
+	return base, running
 }
 
 func (k *clock) believedLocked() time.Time {
@@ -280,14 +286,13 @@ func (k *clock) due(reason bool) bool {
 	return true
 }
 
-// vouched notes that a certificate was good at the time that is believed.
-func (k *clock) vouched() {
+// pass notices what has happened to the clocks, and lets the next run know that time goes on. vouched says that a certificate was good at
+// the time that is believed.
+func (k *clock) pass(vouched bool) {
 	defer k.flush()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	base, running := k.lookLocked()
-	k.datedLocked(base, false)
-	if now := base.Add(running).UTC(); now.Sub(k.file.Newest) >= noteEvery {
+	if now := k.readLocked(); vouched && now.Sub(k.file.Newest) >= noteEvery {
 		k.file.Newest, k.dirty = now, true
 	}
 }

@@ -120,6 +120,9 @@ func TestWrongClock(t *testing.T) {
 					w.adopt()
 				}
 				w.on("hub-a", v.within)
+				if strings.HasSuffix(name, "HTTPS") {
+					w.heardOf(v.says) // each of its answers says it
+				}
 				w.run(20 * time.Second)
 				w.heardOf(v.says)
 				if v.rules != "" && !strings.Contains(strings.Join(w.decisions(), " "), v.rules) {
@@ -140,6 +143,54 @@ func TestWrongClock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWrongClockOfTheProcess: the same where not only the device's clock is wrong but all that this program could ask instead; so whatever
+// looks at certificates or makes tokens must ask the device's.
+func TestWrongClockOfTheProcess(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"26 years": 26 * 365 * 24 * time.Hour, "2 h": 2 * time.Hour} {
+		for _, transport := range []dps.Transport{dps.MQTT, dps.HTTPS} {
+			t.Run(name+" "+string(transport), func(t *testing.T) {
+				s := setup{cloud: func(c *sim.Config) { c.ClockOffset, c.RetryAfter = ahead, 0 },
+					device: func(c *Config) { c.SASTTL, c.ProvisioningTransport = 2*time.Minute, transport }}
+				bubble(t, s, func(t *testing.T, w *world) {
+					w.on("hub-a", 3*time.Second)
+					w.began = w.began.Add(ahead)
+					w.run(time.Minute)
+					w.created(time.Time{})
+					w.heardOf("behind")
+					w.forget()
+					w.run(10 * time.Minute)
+					if n := w.count(journal.Renewed); n < 4 || w.count(journal.Lost) > 0 {
+						t.Errorf("%d renewals, %d links lost", n, w.count(journal.Lost))
+					}
+					w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+					w.run(10 * time.Second)
+					if w.dev.Status().Hub != "127.0.0.3" {
+						t.Errorf("at %q after a failover", w.dev.Status().Hub)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestTimeGoesOn: the next run knows how far time has come, although nobody has named it, by the links that worked; within an hour.
+func TestTimeGoesOn(t *testing.T) {
+	var m *machine
+	bubble(t, wrong(&m, always(0), func(c *Config) { c.Telemetry = false }), func(t *testing.T, w *world) {
+		w.net.Cut(w.cloud.Info().DPS.HTTPS)
+		h := home{dir: homeDir(w.config.StateDir, "dev-1")}
+		w.run(10 * time.Second)
+		for range 3 {
+			f, err := h.loadClock()
+			w.must(err)
+			if age := time.Since(f.Newest); age < 0 || age > noteEvery+lookEvery {
+				t.Errorf("it knows of a time %v ago", age)
+			}
+			w.run(100 * time.Minute)
+		}
+	})
 }
 
 // TestClockIsSetRight: a device that goes by the cloud's time goes on so when somebody sets its clock right, and does not correct twice.
@@ -188,23 +239,27 @@ func TestClockIsSetWrong(t *testing.T) {
 
 // TestClockIsSetBeforeTheCloudIsHeard: before that there is nothing but the system clock to go by; what was stamped by it is corrected.
 func TestClockIsSetBeforeTheCloudIsHeard(t *testing.T) {
-	var m *machine
-	s := wrong(&m, since1970)
-	bubble(t, s, func(t *testing.T, w *world) {
-		for _, addr := range w.everywhere() {
-			w.net.Cut(addr)
-		}
-		w.run(20 * time.Second)
-		m.set(-30 * time.Minute) // nearly
-		w.run(20 * time.Second)
-		m.set(0)
-		w.run(20 * time.Second)
-		for _, addr := range w.everywhere() {
-			w.net.Mend(addr)
-		}
-		w.run(3 * time.Minute)
-		w.created(w.began)
-	})
+	for _, interval := range []time.Duration{time.Second, 25 * time.Second} { // also if none is made between then and the link
+		t.Run(interval.String(), func(t *testing.T) {
+			var m *machine
+			bubble(t, wrong(&m, since1970, func(c *Config) { c.TelemetryInterval = interval }), func(t *testing.T, w *world) {
+				for _, addr := range w.everywhere() {
+					w.net.Cut(addr)
+				}
+				w.run(20 * time.Second)
+				m.set(-30 * time.Minute) // nearly
+				w.run(35 * time.Second)
+				m.set(0)
+				w.run(5 * time.Second)
+				for _, addr := range w.everywhere() {
+					w.net.Mend(addr)
+				}
+				w.on("hub-a", 14*time.Second)
+				w.run(3 * time.Minute)
+				w.created(w.began)
+			})
+		})
+	}
 }
 
 // TestStampsOutliveTheProcess: samples that a process stamped before it knew the time are corrected by the next one, if the machine has

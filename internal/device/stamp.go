@@ -91,7 +91,7 @@ func (k *clock) stamp(last uint64, messages []outbox.Message) []outbox.Message {
 			k.file.Epochs = slices.Delete(k.file.Epochs, 0, n-maxEpochs)
 		}
 		k.dirty = true
-		k.datedLocked(base, e.Proved)
+		k.publishLocked()
 	}
 	messages = slices.Clone(messages)
 	for i := range messages {

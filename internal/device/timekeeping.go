@@ -35,9 +35,6 @@ func (d *Device) openClock(last uint64) failover.State {
 	}
 	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
 	k.notBefore(cached.AssignedAt)
-	for _, h := range cached.KnownHubs {
-		k.notBefore(h.AssignedAt)
-	}
 	k.keep = func(f clockFile) {
 		if err := d.home.saveClock(f); err != nil {
 			d.warn("", fmt.Sprintf("cannot keep the time for the next start: %v", err))
@@ -96,7 +93,10 @@ func (d *Device) hear(date time.Time) {
 func (d *Device) watchClock(ctx context.Context) (wait func()) {
 	asked := make(chan struct{}, 1)
 	look := func() {
-		d.time.now()
+		d.mu.Lock()
+		linked := d.time.current != nil
+		d.mu.Unlock()
+		d.time.pass(linked)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.time.timer == nil {
@@ -132,9 +132,6 @@ func (d *Device) serving(l *hub.Link) {
 	d.mu.Lock()
 	d.time.current = l
 	d.mu.Unlock()
-	if l != nil {
-		d.time.vouched()
-	}
 }
 
 // resumed is called when the machine has slept: the other side may have closed the link meanwhile, in words that nobody heard.
