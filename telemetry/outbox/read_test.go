@@ -173,6 +173,9 @@ func TestReadQueueOfATornTail(t *testing.T) {
 	for cut := range frame {
 		for _, rest := range []string{"", "\x00\x00\x00", string(whole[framesStart : framesStart+10])} {
 			torn := string(whole[:len(whole)-frame+cut]) + rest
+			if strings.HasPrefix(torn, string(whole)) {
+				continue // what came behind the cut happens to be what was cut off
+			}
 			if err := os.WriteFile(name, []byte(torn), 0o600); err != nil {
 				t.Fatal(err)
 			}
