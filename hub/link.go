@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	readBuffer    = 1 << 10
+	readBuffer    = 512
 	maxInbound    = 512 << 10        // of one packet; a hub sends 256 KB at most
 	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
 	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
