@@ -208,6 +208,9 @@ func (l *Link) Err() error { <-l.done; return l.err }
 // certificate.
 func (l *Link) Renew() <-chan struct{} { return l.renew }
 
+// Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
+func (l *Link) Expires() time.Time { return l.expires }
+
 // Stats returns a snapshot of the link's counters.
 func (l *Link) Stats() Stats {
 	l.mu.Lock()
