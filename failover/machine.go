@@ -470,7 +470,11 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 		m.home.phase = idle
 		return
 	case r.Action == SlowDown:
+		long := now.Sub(m.home.at) > strikeWithin
 		m.slowDown(now, r, e.Err)
+		if long { // the other client would have been faster: perhaps it was a move
+			m.ask(now)
+		}
 		return
 	case r.Action == AskFirst && m.o.NoDPS:
 		m.slowDown(now, m.rule(AssignedContested, nil), e.Err) // there is but this hub
@@ -594,6 +598,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 	switch {
 	case m.side.phase != idle && m.side.host == e.Hub: // the provisional hub is the right one
 		m.decided(m.rule(AssignedDialling, nil), e.Hub, nil, 0)
+		m.fight.strikes, m.fight.until = nil, time.Time{} // of the hub before
 		if m.home.phase == dialing {
 			m.emit(GiveUp{m.home.id})
 		}
@@ -613,9 +618,9 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 		d.named = m.home.id
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
-	case m.home.host == e.Hub && m.home.contested:
+	case m.home.host == e.Hub && (m.home.contested || now.Before(m.fight.until)):
 		m.home.contested = false
-		r := m.rule(AssignedContested, nil)
+		r := m.rule(AssignedContested, func(w When) bool { return w == Fought && now.Before(m.fight.until) })
 		if r.Action == SlowDown {
 			m.slowDown(now, r, nil)
 			return

@@ -82,7 +82,13 @@ var faults = []fault{
 	{"H05", failover.Renew, "the token nears its end", func(*cell) {}, func(c *cell) { c.renews = true }},
 	{"H06", failover.Reprovision, "the token ends and the hub closes the link", func(*cell) {}, func(c *cell) { c.config.SASGrace = 0 }},
 	{"H07", failover.Reprovision, "the hub is killed: the next dial is refused", func(c *cell) { c.hubFault(sim.FaultKill) }, nil},
-	{"H08", failover.Reprovision, "the hub accepts TCP and resets", func(c *cell) { c.hubFault(sim.FaultClose) }, nil},
+	{"H08", failover.Reprovision, "the hub accepts TCP and resets", func(c *cell) {
+		c.instead(hubA, func(ctx context.Context) (net.Conn, error) {
+			time.Sleep(4 * oneWay) // so that the connection to DPS is open before the reset, which may be heard at one of two moments
+			return c.net.DialContext(ctx, "tcp", hubA+":8883")
+		})
+		c.hubFault(sim.FaultClose)
+	}, nil},
 	{"H09", failover.Reprovision, "no answer to SYN for 10 s", func(c *cell) { c.hold(hubA); c.disconnect() }, nil},
 	{"H10", failover.Reprovision, "the hub's name is gone (NXDOMAIN)", func(c *cell) {
 		c.refuse(hubA, &net.DNSError{Err: "no such host", Name: hubA, IsNotFound: true})
@@ -131,6 +137,19 @@ var faults = []fault{
 		c.must(c.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: new(false)}))
 	}, nil},
 	{"D22", failover.SlowDown, "another client with the same identity, and DPS stands by the hub", func(c *cell) { c.rival(4) }, nil},
+	{"D24", failover.SlowDown, "in a fight a link lives for 20 s and is closed, and DPS stands by the hub", func(c *cell) {
+		c.rival(4)
+		c.wg.Go(func() {
+			for range 60 { // until the fight is known
+				time.Sleep(time.Second)
+				if at, _ := c.decided("D22"); !at.IsZero() {
+					break
+				}
+			}
+			time.Sleep(80 * time.Second) // it is back within a minute
+			c.disconnect()
+		})
+	}, nil},
 	{"D04", failover.RetryDPS, "DPS refuses connections", func(c *cell) { c.dpsFault(sim.DPSDown) }, nil},
 	{"D05", failover.RetryDPS, "DPS is silent", func(c *cell) { c.dpsFault(sim.DPSBlackhole) }, nil},
 	{"D06", failover.RetryDPS, "DPS closes on what comes before its CONNACK", func(c *cell) { c.replace(dpsHost); c.hubFault(sim.FaultKill) }, nil},

@@ -191,6 +191,7 @@ var Rules = []Rule{
 	{"D01", AssignedOther, Always, Move, "", "DPS's answer is authoritative"},
 	{"D02", AssignedDialling, Always, Join, "", "the attempt under way is the right one"},
 	{"D03", AssignedFailing, Always, DialNow, "", "DPS stands by a hub that has just failed: it knows better, or it does not know yet"},
+	{"D24", AssignedContested, Fought, SlowDown, "", "a link that lived for longer has ended in a fight: it was no move"},
 	{"D22", AssignedContested, Always, SlowDown, "", "the device belongs where it is, so another client uses its identity: a hub keeps only the newest link of each"},
 	{"D04", DPSUnreachable, Always, RetryDPS, "", "a connection that is refused costs no registration"},
 	{"D05", DPSSilent, Always, RetryDPS, "", "a connection that is silent costs no registration"},

@@ -83,11 +83,13 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 			return fail(PhaseConnect, err)
 		}
 	}
+	began := time.Now()
 	raw, err := d.dialTCP(ctx, a.Host)
 	if err != nil {
 		return fail(PhaseDial, err)
 	}
 	progress(PhaseDial)
+	dialled := time.Now()
 	under := &wire{Conn: raw}
 	secure, err := d.handshake(ctx, under, a.Host)
 	if err != nil {
@@ -96,6 +98,7 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	progress(PhaseTLS)
 
 	l := d.newLink(a, under, secure, expires)
+	l.dialled(dialled.Sub(began), time.Since(dialled))
 	l.start(d.connectPacket(a, password))
 	select {
 	case <-l.ready:
@@ -211,12 +214,13 @@ func (d *Dialer) recall(host string) map[string]uint16 {
 	return unacked
 }
 
-// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it.
-func (d *Dialer) probe(ctx context.Context, host string) error {
+// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between.
+func (d *Dialer) probe(ctx context.Context, host string, answered func()) error {
 	raw, err := d.dialTCP(ctx, host)
 	if err != nil {
 		return err
 	}
+	answered()
 	secure, err := d.handshake(ctx, raw, host)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	readBuffer    = 1 << 10
+	readBuffer    = 512
 	maxInbound    = 512 << 10        // of one packet; a hub sends 256 KB at most
 	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
 	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
@@ -207,6 +207,9 @@ func (l *Link) Err() error { <-l.done; return l.err }
 // Renew is closed when the SAS token has used up 80 to 90 % of its life: time for a planned reconnect. It never closes with a
 // certificate.
 func (l *Link) Renew() <-chan struct{} { return l.renew }
+
+// Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
+func (l *Link) Expires() time.Time { return l.expires }
 
 // Stats returns a snapshot of the link's counters.
 func (l *Link) Stats() Stats {

@@ -1303,3 +1303,56 @@ func TestUnwantedPathsAreGivenBack(t *testing.T) {
 		}
 	}
 }
+
+// ledger is a completion that writes down what it hears.
+type ledger struct {
+	mu   sync.Mutex
+	told []string
+}
+
+func (b *ledger) Done(tickets []uint64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range tickets {
+		b.told = append(b.told, fmt.Sprintf("%d %v", t, err == nil))
+	}
+}
+
+// PUBACKs that come together may be for several senders: each hears of its own, once, and of the rest when the link ends.
+func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			var run []byte
+			for i := range 8 {
+				if q := p.telemetry(); i < 4 {
+					run = append(run, 0x40, 2, byte(q.MessageID>>8), byte(q.MessageID))
+				}
+			}
+			run = append(run, 0x40, 2, 0xff, 0xfe) // nobody's
+			_, _ = p.conn.Write(run)
+			p.telemetry()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a, b ledger
+		for i := uint64(1); i < 9; i += 2 {
+			for k, to := range []*ledger{&a, &b} {
+				if n, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i + uint64(k)}}, to); n != 1 || err != nil {
+					t.Fatal(n, err)
+				}
+			}
+		}
+		synctest.Wait()
+		if s := l.Stats(); s.Acked != 4 || s.StrayAcks != 1 {
+			t.Errorf("%+v", s)
+		}
+		l.Abort()
+		if want := []string{"1 true", "3 true", "5 false", "7 false"}; !slices.Equal(a.told, want) {
+			t.Errorf("the first was told %v", a.told)
+		}
+		if want := []string{"2 true", "4 true", "6 false", "8 false"}; !slices.Equal(b.told, want) {
+			t.Errorf("the second was told %v", b.told)
+		}
+	})
+}

@@ -18,8 +18,10 @@ func KeyToken(key string, ttl time.Duration) func(host, deviceID string) (string
 // as a link's own timers are.
 func KeyTokenBy(now func() time.Time, key string, ttl time.Duration) func(host, deviceID string) (string, time.Time, error) {
 	return func(host, deviceID string) (string, time.Time, error) {
-		expires := time.Now().Add(ttl)
-		sas, err := common.NewSharedAccessSignature(host+"/devices/"+deviceID, "", key, now().Add(ttl))
+		here, there := time.Now(), now()
+		end := there.Add(ttl).Truncate(time.Second) // as a token says it: a link that waited for more would be closed before
+		expires := here.Add(end.Sub(there))
+		sas, err := common.NewSharedAccessSignature(host+"/devices/"+deviceID, "", key, end)
 		if err != nil {
 			return "", time.Time{}, errors.New("the device key is not base64") // the library's error would quote a part of the key
 		}

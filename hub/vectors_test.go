@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,11 @@ func TestTokenOfADevice(t *testing.T) {
 	}
 	if left := time.Until(expires); left < 59*time.Minute || left > time.Hour {
 		t.Errorf("expires in %v", left)
+	}
+	// A token ends at a whole second. What is told of its end must not be later: a link that waits until then would be closed before.
+	_, text, _ := strings.Cut(password, "&se=")
+	if se, err := strconv.ParseInt(text, 10, 64); err != nil || expires.After(time.Unix(se, 0)) {
+		t.Errorf("%s is said to end at %v; %v", password, expires, err)
 	}
 	if _, _, err := KeyToken("secret?", time.Hour)("h", "d"); err == nil || strings.Contains(err.Error(), "secret?") {
 		t.Errorf("%v", err)

@@ -14,6 +14,10 @@ import (
 // connection to the same hub, without CONNECT, so without a second session. If neither is answered by twice that time the link is
 // dead. If either is, the hub lives: the link is kept, the window is halved, and only the final limit ends it.
 //
+// A path that delays and loses what holds up the link may do the same to the probe, so another one follows every second, as long as
+// there is time. And where TCP was answered, TLS gets three times as long as that took, as RFC 6298 has it for a path of which one
+// round trip is known: on a fast path that is no time at all, on one of seconds it is the difference between slow and dead.
+//
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
 const (
@@ -22,6 +26,7 @@ const (
 	minDead    = 2 * time.Second
 	maxDead    = 10 * time.Second
 	finalLimit = 60 * time.Second
+	probeEvery = time.Second
 )
 
 // watch is the state of the watchdog; the link's lock guards it.
@@ -34,20 +39,41 @@ type watch struct {
 	pingSent   time.Time // zero: no PINGREQ is unanswered
 	srtt       time.Duration
 	rttvar     time.Duration
-	turned     time.Time // another message became the oldest in flight
-	alarms     int       // false alarms since the last PUBACK
+	turned     time.Time     // another message became the oldest in flight
+	quick      time.Duration // the shorter one of the dial's round trips
+	measured   time.Time     // the latest measure of a round trip was taken
+	alarms     int           // false alarms since the last PUBACK
 	suspect    bool
-	proved     bool // while suspect: the hub answered the probe
+	proved     bool      // while suspect: the hub answered a probe
+	patience   time.Time // while suspect: how long a probe that TCP has answered may still take
+	nextProbe  time.Time
+	probing    context.Context // of all probes of one suspicion; nil when only the link itself may answer
 	stopProbe  context.CancelFunc
 	window     int
 	maxWindow  int
 }
 
-// suspectAfter follows RFC 6298's retransmission timer, with a floor. Each false alarm doubles it, so that a slow hub is not
-// probed every second.
+// suspectAfter follows RFC 6298's retransmission timer, with a floor; a quarter of a round trip is left for deviations even where there
+// were none. Each false alarm doubles it, so that a slow hub is not probed every second.
 func (w *watch) suspectAfter() time.Duration {
-	d := max(minSuspect, w.srtt+4*w.rttvar)
+	d := max(minSuspect, w.answerTime())
 	return min(d<<min(w.alarms, 3), maxSuspect)
+}
+
+// dialled takes the round trips of a dial, TCP's and that of TLS, for a first measure, so that a link over a satellite lives to see the
+// next. Until then the longer one counts, for nothing is known of how much they differ. Then the shorter one does: the DNS may be in the
+// other, or a hub that was just coming back.
+func (w *watch) dialled(tcp, secure time.Duration) {
+	w.quick = min(tcp, secure)
+	w.firstMeasure(max(tcp, secure))
+}
+
+// firstMeasure follows RFC 6298.
+func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, rtt/2 }
+
+// answerTime is what an answer on this link may take.
+func (w *watch) answerTime() time.Duration {
+	return min(w.srtt+max(4*w.rttvar, w.srtt/4), maxSuspect)
 }
 
 func (w *watch) deadAfter() time.Duration {
@@ -93,10 +119,10 @@ func (l *Link) heardLocked(now time.Time) {
 }
 
 func (l *Link) clearLocked() {
-	l.suspect, l.proved = false, false
+	l.suspect, l.proved, l.patience = false, false, time.Time{}
 	if l.stopProbe != nil {
 		l.stopProbe()
-		l.stopProbe = nil
+		l.probing, l.stopProbe = nil, nil
 	}
 }
 
@@ -104,15 +130,19 @@ func (l *Link) clearLocked() {
 func (l *Link) ackedLocked(p *publish, now time.Time) {
 	l.alarms = 0
 	l.window = min(l.maxWindow, l.window+1)
-	if p.again {
-		return
+	if p.again || p.sent.Before(l.measured) {
+		return // one measure in a round trip: a burst would make believe that they are all the same
 	}
+	if l.measured.IsZero() {
+		l.firstMeasure(l.quick)
+	}
+	l.measured = now
 	rtt := now.Sub(p.sent)
-	if l.srtt == 0 {
-		l.srtt, l.rttvar = rtt, rtt/2
-		return
+	if off := (l.srtt - rtt).Abs(); off > l.rttvar {
+		l.rttvar = (3*l.rttvar + off) / 4
+	} else { // a few quick answers in a row do not make a path with losses a good one
+		l.rttvar = (31*l.rttvar + off) / 32
 	}
-	l.rttvar = (3*l.rttvar + (l.srtt - rtt).Abs()) / 4
 	l.srtt = (7*l.srtt + rtt) / 8
 }
 
@@ -181,7 +211,6 @@ func (l *Link) armLocked(now time.Time) error {
 	if l.lastIn.After(silent) {
 		silent = l.lastIn
 	}
-	dead := silent.Add(l.deadAfter())
 	if !l.suspect {
 		if suspect := silent.Add(l.suspectAfter()); now.Before(suspect) {
 			l.setLocked(now, earlier(suspect, last))
@@ -189,14 +218,25 @@ func (l *Link) armLocked(now time.Time) error {
 		}
 		l.suspectLocked(now)
 	}
-	switch {
-	case l.proved:
+	if l.proved {
 		l.setLocked(now, last)
-	case now.Before(dead):
-		l.setLocked(now, earlier(dead, last))
-	default:
+		return nil
+	}
+	dead := silent.Add(l.deadAfter())
+	if l.patience.After(dead) {
+		dead = l.patience
+	}
+	if !now.Before(dead) {
 		return fmt.Errorf("%w in %v", ErrSilent, now.Sub(silent).Round(time.Millisecond))
 	}
+	next := earlier(dead, last)
+	if l.probing != nil {
+		if !now.Before(l.nextProbe) {
+			l.probeLocked(now)
+		}
+		next = earlier(next, l.nextProbe)
+	}
+	l.setLocked(now, next)
 	return nil
 }
 
@@ -206,15 +246,33 @@ func (l *Link) suspectLocked(now time.Time) {
 	if l.connected && l.pingSent.IsZero() {
 		l.pingLocked(now)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	l.stopProbe = cancel
-	l.wg.Go(func() {
-		err := l.dialer.probe(ctx, l.attempt.Host)
+	l.probing, l.stopProbe = context.WithCancel(context.Background())
+	l.nextProbe = now
+}
+
+// probeLocked asks once more, on a connection of its own.
+func (l *Link) probeLocked(now time.Time) {
+	l.nextProbe = now.Add(probeEvery)
+	ctx := l.probing
+	note := func(f func()) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if err == nil && ctx.Err() == nil && l.suspect && !l.proved {
-			l.proved = true
-			l.window = max(1, l.window/2)
+		if ctx.Err() == nil && !l.proved {
+			f()
+		}
+	}
+	l.wg.Go(func() {
+		err := l.dialer.probe(ctx, l.attempt.Host, func() {
+			note(func() { // the watchdog looks at it when the link would be dead without
+				answered := time.Now()
+				l.patience = answered.Add(max(l.answerTime(), 3*answered.Sub(now)))
+			})
+		})
+		if err == nil {
+			note(func() {
+				l.proved = true
+				l.window = max(1, l.window/2)
+			})
 		}
 	})
 }

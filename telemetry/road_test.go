@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -264,6 +265,48 @@ func (s *answering) Send(messages []Outgoing, to Completion) (int, error) {
 	}
 	s.to = to
 	s.queue <- tickets
+	return len(messages), nil
+}
+
+// From the disk to the link, and from the acknowledgement back to the disk, a message costs no allocation; a batch of them may.
+func TestRoadAllocatesNothingPerMessage(t *testing.T) {
+	const count = 20_000
+	box := openBox(t, t.TempDir(), outbox.Options{})
+	messages := make([]outbox.Message, 1000)
+	for i := range messages {
+		messages[i] = message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
+	}
+	for range count / len(messages) {
+		if err := box.TryAppend(messages...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := draining(ctx, box, new(prompt), DrainOptions{})
+	if err := box.WaitEmpty(ctx); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	stop()
+	<-ended
+	if n := after.Mallocs - before.Mallocs; n > count/2 {
+		t.Errorf("%d allocations for %d messages", n, count)
+	}
+}
+
+// prompt is a link whose hub has acknowledged a batch before Send returns.
+type prompt struct{ tickets []uint64 }
+
+func (*prompt) Window() int { return 64 }
+
+func (s *prompt) Send(messages []Outgoing, to Completion) (int, error) {
+	s.tickets = s.tickets[:0]
+	for i := range messages {
+		s.tickets = append(s.tickets, messages[i].Ticket)
+	}
+	to.Done(s.tickets, nil)
 	return len(messages), nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,25 +112,34 @@ type client struct {
 	tls *tls.Config
 }
 
-// idle measures what a silent connection costs beside what the process is without any.
+// idle measures what a silent connection costs beside what the process is with one: the first brings code and tables into memory that
+// all share. The garbage of the handshakes is given back before each look, for every kind of client alike: how much of it lies about
+// depends on when the collector last ran.
 func (c *client) idle() (f figures, err error) {
-	runtime.GC()
-	rss, routines := resident(), runtime.NumGoroutine()
 	var keep []any
+	var rss int64
+	var routines int
 	for id := range c.Devices {
 		conn, err := c.connect(id, 0)
 		if err != nil {
 			return f, err
 		}
-		keep = append(keep, conn)
+		if keep = append(keep, conn); len(keep) == 1 {
+			rss, routines = c.settled(), runtime.NumGoroutine()
+		}
 	}
-	time.Sleep(c.Duration)
-	runtime.GC()
-	time.Sleep(100 * time.Millisecond)
-	n := float64(len(c.Devices))
-	f.KiB, f.Goroutines = float64(resident()-rss)/1024/n, float64(runtime.NumGoroutine()-routines)/n
+	more := float64(len(keep) - 1)
+	f.KiB, f.Goroutines = float64(c.settled()-rss)/1024/more, float64(runtime.NumGoroutine()-routines)/more
 	runtime.KeepAlive(keep)
 	return f, nil
+}
+
+// settled is the RSS once the connections have been silent for a while and nothing is left of what they needed before.
+func (c *client) settled() int64 {
+	time.Sleep(3 * time.Second) // a link gives back what it does not need when its watchdog looks next
+	debug.FreeOSMemory()
+	debug.FreeOSMemory() // what a finalizer held at the first
+	return resident()
 }
 
 // connect makes one connection of the client's kind, subscribed to everything.

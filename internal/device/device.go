@@ -86,6 +86,7 @@ const (
 	settleTimeout   = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
 	retireTimeout   = time.Second     // for PUBACKs before another link takes over
 	renewalTimeout  = time.Minute     // for running methods before that, while telemetry flows on
+	swapMargin      = 3 * time.Second // before the end of a token its link has been replaced, however the clocks of the two sides differ
 	batteryProperty = "battery"
 )
 

@@ -124,7 +124,7 @@ func (d *Device) decided(n failover.Note) {
 		}
 	}
 	d.emit(e)
-	if r.Signal == failover.AssignedContested && r.Action == failover.SlowDown {
+	if r.Signal == failover.AssignedContested && r.When == failover.Always && r.Action == failover.SlowDown { // once in each fight
 		d.warn(n.Host, fmt.Sprintf("two clients use the identity %s: %s closes the older link whenever the other one connects; "+
 			"this one connects once a minute for ten minutes, then tries again; stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host))
 	}

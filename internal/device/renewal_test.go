@@ -101,6 +101,41 @@ func TestRenewalWaitsForMethods(t *testing.T) {
 	})
 }
 
+// TestRenewalBeforeTheTokenEnds: a method outlasts a short token. The link is renewed in time all the same, because the hub would close
+// it at the token's end, and telemetry with it.
+func TestRenewalBeforeTheTokenEnds(t *testing.T) {
+	for _, ttl := range []time.Duration{10 * time.Second, 30 * time.Second, 2 * time.Minute} {
+		t.Run(ttl.String(), func(t *testing.T) {
+			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *Config) {
+				c.SASTTL, c.MethodTimeout, c.TelemetryInterval = ttl, 5*time.Minute, 100*time.Millisecond
+			}}, func(t *testing.T, w *world) {
+				w.net.SetDelay(time.Millisecond)
+				hang := make(chan struct{})
+				w.dev.commands["hang"] = func(context.Context, json.RawMessage) (json.RawMessage, error) { <-hang; return nil, nil }
+				w.on("hub-a", 10*time.Second)
+				w.run(time.Second)
+				before := len(w.cloud.Ledger("dev-1", true).Messages)
+				ctx, stop := context.WithCancel(t.Context())
+				go func() { _, _ = w.cloud.Method(ctx, "dev-1", "hang", nil) }()
+				w.run(ttl * 3)
+				stop()
+				if renewed, lost := w.count(journal.Renewed), w.count(journal.Lost); renewed < 2 || lost != 0 {
+					t.Errorf("%d renewals, %d losses; decided %v", renewed, lost, w.decisions())
+				}
+				l := w.cloud.Ledger("dev-1", true)
+				if l.Duplicates != 0 {
+					t.Errorf("%d messages were sent again", l.Duplicates)
+				}
+				if ages := w.ages(l.Messages[before:]); slices.Max(ages) > 300*time.Millisecond {
+					t.Errorf("a sample waited %v for a method that does not end", slices.Max(ages))
+				}
+				close(hang)
+				w.run(time.Second)
+			})
+		})
+	}
+}
+
 // TestLinkThatDiesBeforeItsRenewal: the hub goes while a renewal waits for a method. That is a loss, and DPS is asked as after any.
 func TestLinkThatDiesBeforeItsRenewal(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Minute }}, func(t *testing.T, w *world) {

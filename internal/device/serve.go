@@ -87,17 +87,28 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	part(work, func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
 
 	var err error
+	calm := false
 	select {
 	case <-l.Renew():
-		// There are minutes of slack, and telemetry flows on meanwhile.
-		d.await(work, renewalTimeout)
+		// An hour's token leaves minutes, and telemetry flows on meanwhile.
+		calm = d.await(work, l, renewalTimeout)
 		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
 	case <-l.Done():
 	case <-work.Done():
 	}
 	// Nothing new goes out; what is under way gets its PUBACK, so that the next link need not send it again.
 	stopDrain()
-	d.settle(work, l, err != nil)
+	switch {
+	case d.stopping.Load(): // it has waited already
+	case err == nil:
+		d.settle(context.Background(), l, retireTimeout)
+	default:
+		began := time.Now()
+		d.settle(context.Background(), l, within(l, settleTimeout))
+		if calm { // methods that came in the last moment
+			d.await(work, l, settleTimeout-time.Since(began))
+		}
+	}
 	select {
 	case <-l.Done():
 		err = nil // it was lost before it could be renewed
@@ -117,29 +128,26 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	return nil
 }
 
-// settle waits for PUBACKs, and before a renewal also for the answers of methods that came in the last moment. A device that stops has
-// waited already.
-func (d *Device) settle(work context.Context, l *hub.Link, renewal bool) {
-	if d.stopping.Load() {
-		return
-	}
-	limit := retireTimeout
-	if renewal {
-		limit = settleTimeout
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// settle waits for PUBACKs.
+func (d *Device) settle(ctx context.Context, l *hub.Link, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	_ = l.Settle(ctx)
-	if renewal {
-		d.await(work, settleTimeout)
-	}
 }
 
-// await waits until no method runs, up to limit or the end of the link.
-func (d *Device) await(work context.Context, limit time.Duration) {
-	ctx, cancel := context.WithTimeout(work, limit)
+// await waits until no method runs, up to limit or the end of the link, and says whether that came.
+func (d *Device) await(work context.Context, l *hub.Link, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(work, within(l, limit))
 	defer cancel()
 	d.handlers.wait(ctx)
+	return ctx.Err() == nil
+}
+
+// within is a limit that ends before the token does, because the hub closes the link then: half of what is left, or all but a few
+// seconds of it.
+func within(l *hub.Link, limit time.Duration) time.Duration {
+	left := max(0, time.Until(l.Expires()))
+	return min(limit, left-min(left/2, swapMargin))
 }
 
 // receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another.

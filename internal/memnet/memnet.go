@@ -3,7 +3,7 @@
 //
 // It imitates what a device notices of TCP and nothing else: a refused dial, a dial that hears nothing, an orderly end (io.EOF), a
 // reset (ECONNRESET, and what was under way is gone), a path that swallows every byte, buffers that fill up, deadlines, and a
-// delay. Errors carry the same types as those of package net, so that code that classifies them cannot tell the difference.
+// delay, which may vary and to which lost segments add. Errors carry the same types as those of package net, so that code that classifies them cannot tell the difference.
 package memnet
 
 import (
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -21,10 +22,19 @@ import (
 // bufferBytes is how much one direction of a connection holds before its writer has to wait, as a socket's buffers do.
 const bufferBytes = 256 << 10
 
+const (
+	segmentBytes = 1400                   // of a TCP segment
+	firstRTO     = time.Second            // before the round trip is known (RFC 6298)
+	minRTO       = 200 * time.Millisecond // as systems have it
+)
+
 // Net is one in-memory network. Its methods may be called from any goroutine.
 type Net struct {
 	mu        sync.Mutex
 	delay     time.Duration
+	jitter    time.Duration
+	loss      float64
+	chance    *rand.Rand
 	listeners map[string]*listener
 	cut       map[string]bool
 	conns     map[*conn]string // the dialling side of each open connection, and the address it went to
@@ -47,12 +57,55 @@ func (n *Net) SetDelay(d time.Duration) {
 	n.delay = d
 }
 
-// arrival is when what is sent now comes to the other end.
-func (n *Net) arrival() time.Time {
+// SetWeather makes each segment of either direction take up to jitter longer than the delay, evenly spread, and loses a share of them.
+// What is lost comes later, after as many retransmission timeouts as it was lost times, and holds up what was sent behind it, as TCP
+// does. The timeout is that of RFC 6298 for such a path. It does not double: what follows tells the sender which segments arrived
+// (RFC 8985). A SYN, which nothing follows, is repeated after 1 s, 2 s, 4 s.
+func (n *Net) SetWeather(jitter time.Duration, loss float64, seed uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return time.Now().Add(n.delay)
+	n.jitter, n.loss, n.chance = jitter, loss, rand.New(rand.NewPCG(seed, 0))
 }
+
+// arrival is when size bytes that are sent now have come to the other end.
+func (n *Net) arrival(size int) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	longest := time.Duration(0)
+	for range 1 + max(0, size-1)/segmentBytes {
+		d := n.tripLocked()
+		for n.lostLocked() {
+			// The round trip is the sum of two even spreads: its mean deviation is a third of one.
+			d += max(minRTO, 2*n.delay+n.jitter+4*n.jitter/3)
+		}
+		longest = max(longest, d)
+	}
+	return time.Now().Add(longest)
+}
+
+// handshake is how long SYN and its answer take.
+func (n *Net) handshake() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d := time.Duration(0)
+	for rto := firstRTO; ; rto *= 2 {
+		there, back := n.lostLocked(), n.lostLocked()
+		if !there && !back {
+			break
+		}
+		d += rto
+	}
+	return d + n.tripLocked() + n.tripLocked()
+}
+
+func (n *Net) tripLocked() time.Duration {
+	if n.jitter <= 0 {
+		return n.delay
+	}
+	return n.delay + time.Duration(n.chance.Int64N(int64(n.jitter)))
+}
+
+func (n *Net) lostLocked() bool { return n.loss > 0 && n.chance.Float64() < n.loss }
 
 // Cut makes the path to addr ("host:port") swallow everything, in both directions and for present and future connections, until
 // Mend. Nobody is told: this is the outage that only silence shows.
@@ -120,7 +173,7 @@ func (n *Net) Listen(network, addr string) (net.Listener, error) {
 func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	n.dials[addr]++
-	delay, cut := n.delay, n.cut[addr]
+	cut := n.cut[addr]
 	n.mu.Unlock()
 	fail := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: address(addr), Err: err}
@@ -129,8 +182,8 @@ func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 		<-ctx.Done()
 		return fail(ctxError(ctx))
 	}
-	if delay > 0 {
-		t := time.NewTimer(2 * delay)
+	if d := n.handshake(); d > 0 {
+		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -341,7 +394,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); 
 
 // pipe is one direction: chunks with the time at which they may be read.
 type pipe struct {
-	arrival  func() time.Time // of what is sent now
+	arrival  func(size int) time.Time // of what is sent now
 	mu       sync.Mutex
 	cond     *sync.Cond
 	last     time.Time // the latest arrival so far: nothing overtakes
@@ -366,15 +419,15 @@ type deadline struct {
 	expired bool
 }
 
-func newPipe(arrival func() time.Time) *pipe {
+func newPipe(arrival func(size int) time.Time) *pipe {
 	p := &pipe{arrival: arrival}
 	p.cond = sync.NewCond(&p.mu)
 	return p
 }
 
-// nextArrival is when what is sent now may be read.
-func (p *pipe) nextArrival() time.Time {
-	if t := p.arrival(); t.After(p.last) {
+// nextArrival is when size bytes that are sent now may be read.
+func (p *pipe) nextArrival(size int) time.Time {
+	if t := p.arrival(size); t.After(p.last) {
 		p.last = t
 	}
 	return p.last
@@ -428,7 +481,7 @@ func (p *pipe) write(b []byte) (int, error) {
 		}
 		if room := bufferBytes - p.size; room > 0 || len(b) == 0 {
 			part := b[:min(room, len(b))]
-			p.chunks = append(p.chunks, chunk{at: p.nextArrival(), data: append([]byte(nil), part...)})
+			p.chunks = append(p.chunks, chunk{at: p.nextArrival(len(part)), data: append([]byte(nil), part...)})
 			p.size += len(part)
 			written += len(part)
 			b = b[len(part):]
@@ -500,7 +553,7 @@ func (p *pipe) closeWriter(reset, cut bool) {
 	p.wclosed = true
 	p.wdl.stop()
 	if !cut && p.end == nil {
-		p.end, p.endAt = io.EOF, p.nextArrival()
+		p.end, p.endAt = io.EOF, p.nextArrival(0)
 		if reset {
 			p.end = os.NewSyscallError("read", syscall.ECONNRESET)
 		}

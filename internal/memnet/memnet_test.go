@@ -214,3 +214,37 @@ func TestDelayChangesUnderAConnection(t *testing.T) {
 		_ = server.Close()
 	})
 }
+
+// TestWeatherKeepsTheOrder: what is lost comes later, a retransmission timeout at least, and so does what was sent behind it.
+func TestWeatherKeepsTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New()
+		client, server := connect(t, n)
+		n.SetDelay(50 * time.Millisecond)
+		n.SetWeather(300*time.Millisecond, 0.1, 1)
+		began := time.Now()
+		go func() {
+			for i := range 250 {
+				_, _ = client.Write([]byte{byte(i)})
+				time.Sleep(20 * time.Millisecond)
+			}
+			_ = client.Close()
+		}()
+		late, b := 0, make([]byte, 1)
+		for i := range 250 {
+			if _, err := io.ReadFull(server, b); err != nil || b[0] != byte(i) {
+				t.Fatalf("%d came in place %d: %v", b[0], i, err)
+			}
+			took := time.Since(began) - time.Duration(i)*20*time.Millisecond
+			if took < 50*time.Millisecond {
+				t.Errorf("number %d took %v", i, took)
+			}
+			if took > 350*time.Millisecond {
+				late++
+			}
+		}
+		if late < 25 {
+			t.Errorf("%d of 250 came late: with one in ten lost it is these and those behind them", late)
+		}
+	})
+}

@@ -43,10 +43,10 @@ type Batch struct {
 	ahead   ahead
 }
 
-// ahead is a stretch of a segment.
+// ahead is a stretch of a segment. It holds nothing that was not synced when it was read, for no segment's size says more; and what is
+// synced does not change.
 type ahead struct {
 	num, salt uint64 // of the segment
-	end       uint64 // messages from this place on may not have been whole when it was read
 	at        int64  // where in the file
 	window    []byte
 	before    Message // the last one, whose strings serve the next
@@ -330,10 +330,8 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
 	}
-	if kept.num == s.num && kept.salt == s.salt && pos < kept.end {
-		s.end = min(s.end, kept.end) // as far as what was read ahead is to be trusted
-	} else {
-		kept.num, kept.salt, kept.end, kept.window = s.num, s.salt, s.end, kept.window[:0]
+	if kept.num != s.num || kept.salt != s.salt {
+		kept.num, kept.salt, kept.window = s.num, s.salt, kept.window[:0]
 	}
 	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: kept.window, windowAt: kept.at}
 	defer func() {
