@@ -13,6 +13,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,8 @@ type Config struct {
 	DPSLimit              *rate.Limiter // registrations of the whole process; nil for no limit
 	DPSOpenLimit          *rate.Limiter // its connections to DPS that no registration uses yet; nil for no limit
 	Roots                 *x509.CertPool
-	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)
+	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)     // addr with an IP address; nil is the system's
+	Resolve               func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil is the system's
 
 	Clock Clock
 
@@ -313,7 +315,7 @@ func (d *Device) session() *failover.Session[*link] {
 	conf := d.tlsConfig()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
-		TLS: conf, DialContext: d.c.DialContext, ModelID: d.c.ModelID, Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
+		TLS: conf, DialContext: d.dialContext(), ModelID: d.c.ModelID, Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
 		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
 	}
 	if d.c.Key != "" {
@@ -371,7 +373,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
-		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.c.DialContext,
+		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
 		Now: d.time.now, Heard: d.hear}
 }
 

@@ -134,6 +134,8 @@ func TestSatellite(t *testing.T) {
 			t.Errorf("telemetry after %v", took)
 		}
 		w.run(time.Hour)
+		w.net.SetDelay(2200 * time.Millisecond) // it was steady for long, and is a little less so now
+		w.run(time.Minute)
 		if _, why := w.lostAt(); len(why) > 0 || len(w.silentDials()) > 0 {
 			t.Errorf("killed: %v %v", why, w.silentDials())
 		}

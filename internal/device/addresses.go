@@ -1,0 +1,119 @@
+package device
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// headStart is what an address gets before the next one is tried beside it (RFC 8305, "Connection Attempt Delay").
+const headStart = 250 * time.Millisecond
+
+// dialer reaches a host by name at whichever of its addresses answers first. Names are resolved at every dial and nothing is kept: a hub
+// that has moved is found at its new address as soon as the DNS knows it. [net.Dialer] does the same, but it gives the next address its
+// turn beside the first only where that is of the other family; of two silent IPv4 addresses it waits the first one out.
+type dialer struct {
+	resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (d *Device) dialContext() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	by := &dialer{resolve: d.c.Resolve, dial: d.c.DialContext}
+	if by.resolve == nil {
+		by.resolve = net.DefaultResolver.LookupNetIP
+	}
+	if by.dial == nil {
+		by.dial = new(net.Dialer).DialContext
+	}
+	return by.DialContext
+}
+
+// DialContext opens one connection. Of the attempts that fail, the last one to do so gives the reason.
+func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return d.dial(ctx, network, addr) // which says what is wrong with it
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return d.dial(ctx, network, addr)
+	}
+	all, err := d.resolve(ctx, "ip", host)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	if len(all) == 0 {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "no address", Name: host, IsNotFound: true}}
+	}
+	left := alternate(all)
+
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result, len(left))
+	running := 0
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		go func() { // those that were too late
+			for range running {
+				if r := <-results; r.err == nil {
+					_ = r.conn.Close()
+				}
+			}
+		}()
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+			if len(left) == 0 {
+				continue
+			}
+			to := net.JoinHostPort(left[0].String(), port)
+			left, running = left[1:], running+1
+			next.Reset(headStart)
+			go func() {
+				conn, err := d.dial(ctx, network, to)
+				results <- result{conn, err}
+			}()
+		case r := <-results:
+			if running--; r.err == nil {
+				return r.conn, nil
+			}
+			if running == 0 && (len(left) == 0 || ctx.Err() != nil) {
+				return nil, r.err
+			}
+			if len(left) > 0 && ctx.Err() == nil {
+				next.Reset(0)
+			}
+		}
+	}
+}
+
+// alternate lets the families take turns and keeps the order otherwise (RFC 8305, section 4): where one family does not work at all, it is
+// the second attempt that does.
+func alternate(all []netip.Addr) []netip.Addr {
+	var first, second []netip.Addr
+	for _, a := range all {
+		a = a.Unmap()
+		if len(first) == 0 || a.Is4() == first[0].Is4() {
+			first = append(first, a)
+		} else {
+			second = append(second, a)
+		}
+	}
+	out := make([]netip.Addr, 0, len(all))
+	for i := range first {
+		out = append(out, first[i])
+		if i < len(second) {
+			out = append(out, second[i])
+		}
+	}
+	if len(second) > len(first) {
+		out = append(out, second[len(first):]...)
+	}
+	return out
+}
