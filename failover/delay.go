@@ -19,6 +19,12 @@ func backoff(n int, rnd *rand.Rand) time.Duration {
 	return time.Duration(rnd.Int64N(int64(top)))
 }
 
+// spread is jitter in the upper half below top: of registrations that DPS answers, wrongly or not, so few are in hand that short waits
+// one after the other must not use them up at once.
+func spread(top time.Duration, rnd *rand.Rand) time.Duration {
+	return top/2 + time.Duration(rnd.Int64N(int64(top/2)))
+}
+
 // dpsRetry is the wait between connections to a DPS that cannot be reached, by how long that has lasted: full jitter below 0.5 s,
 // growing to 1.5 s in the first minute, then by a second each quarter of a minute to 60 s.
 func dpsRetry(lasted time.Duration, rnd *rand.Rand) time.Duration {

@@ -659,7 +659,7 @@ func (m *Machine) stoodBy(now, spoke time.Time) {
 	if !m.trouble.IsZero() && now.Sub(m.trouble) > time.Minute {
 		limit = backoffMax
 	}
-	m.dps.notBefore = spoke.Add(time.Duration(m.o.Rand.Int64N(int64(min(top, limit)))))
+	m.dps.notBefore = spoke.Add(spread(min(top, limit), m.o.Rand))
 }
 
 // registerFailed is a registration without an answer.
@@ -703,7 +703,7 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 		d.cannotHelp = true
 	case Reregister:
 		// Spread, so that the registrations in hand outlast a short trouble.
-		wait = backoff(min(d.fails, maxReregister), m.o.Rand)
+		wait = spread(backoffMin<<min(d.fails, maxReregister), m.o.Rand)
 		d.fails++
 		if e.Signal == DPSConflict {
 			wait += conflictWait
