@@ -39,6 +39,8 @@ import (
 //	20s device failover 30s
 //	30s cut hub-b 4s
 //	31s delay 80ms 10s
+//	33s weather 500ms 0.05 20s
+//	35s handover 3s
 //	40s crash rst 2s
 //	50s restart 1s
 //	55s clock -2h 20s
@@ -207,6 +209,14 @@ func draw(seed uint64) schedule {
 		from := ms(time.Duration(c.IntN(2)*c.IntN(60_000)) * time.Millisecond) // half of them from the start
 		off := []string{"1970", "-2h", "2h", "-30m", "720h"}[c.IntN(5)]
 		s.steps = append(s.steps, step{from, fmt.Sprintf("clock %s %v", off, ms(time.Duration(1+c.IntN(90_000))*time.Millisecond))})
+	}
+	if c := rand.New(rand.NewPCG(seed, 3)); c.IntN(5) == 0 {
+		from, lasts := ms(time.Duration(c.IntN(60_000))*time.Millisecond), ms(time.Duration(1+c.IntN(40_000))*time.Millisecond)
+		how := fmt.Sprintf("weather %v %.2f", ms(time.Duration(c.IntN(2000))*time.Millisecond), c.Float64()/10)
+		if c.IntN(2) == 0 {
+			how = "handover"
+		}
+		s.steps = append(s.steps, step{from, how + " " + lasts.String()})
 	}
 	return s
 }
@@ -450,17 +460,14 @@ func (w *soakWorld) action(what string) (begin, end func(), lasts time.Duration)
 		return each(w.net.Cut), each(w.net.Mend), lasts
 	case f[0] == "delay":
 		return func() { w.net.SetDelay(duration(f[1], 0)) }, func() { w.net.SetDelay(duration(w.s.with.Delay, 0)) }, lasts
+	case f[0] == "weather":
+		jitter, loss := duration(f[1], 0), 0.0
+		_, _ = fmt.Sscan(f[2], &loss)
+		return func() { w.net.SetWeather(jitter, loss, w.s.with.Seed) }, func() { w.net.SetWeather(0, 0, 0) }, lasts
+	case f[0] == "handover":
+		return w.handOver, w.setPath("all", ""), lasts
 	case f[0] == "path":
-		set := func(how string) func() {
-			return func() {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				for _, addr := range w.addresses(f[1]) {
-					w.paths[addr] = how
-				}
-			}
-		}
-		return set(f[2]), set(""), lasts
+		return w.setPath(f[1], f[2]), w.setPath(f[1], ""), lasts
 	case f[0] == "storm":
 		times, pause := 1, lasts
 		_, _ = fmt.Sscan(f[1], &times)
@@ -518,6 +525,30 @@ func (w *soakWorld) action(what string) (begin, end func(), lasts time.Duration)
 	return nil, nil, 0
 }
 
+// setPath makes new connections suffer.
+func (w *soakWorld) setPath(where, how string) func() {
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, addr := range w.addresses(where) {
+			w.paths[addr] = how
+		}
+	}
+}
+
+// handOver takes the device's address away: nothing that it sends arrives any more, on what is connected for good, and new dials fail.
+func (w *soakWorld) handOver() {
+	w.setPath("all", "unreachable")()
+	if w.life == nil {
+		return
+	}
+	w.life.mu.Lock()
+	defer w.life.mu.Unlock()
+	for c := range w.life.conns {
+		c.gone.Store(true)
+	}
+}
+
 // try notes what the cloud refuses to do.
 func (w *soakWorld) try(err error) {
 	if err != nil {
@@ -550,6 +581,7 @@ func (w *soakWorld) heal() {
 		w.net.Mend(addr)
 	}
 	w.net.SetDelay(duration(w.s.with.Delay, 0))
+	w.net.SetWeather(0, 0, 0)
 	w.mu.Lock()
 	clear(w.paths)
 	w.mu.Unlock()
@@ -929,8 +961,9 @@ type soakConn struct {
 	w       *soakWorld
 	l       *soakLife
 	addr    string
-	session bool // it has sent a CONNECT
-	closed  bool // guarded by w.mu, as session is
+	gone    atomic.Bool // what is written goes nowhere, TLS does not survive that
+	session bool        // it has sent a CONNECT
+	closed  bool        // guarded by w.mu, as session is
 }
 
 func (c *soakConn) SetLinger(sec int) error {
@@ -944,6 +977,9 @@ func (c *soakConn) Write(p []byte) (int, error) {
 	const applicationData, tooLong = 23, 200
 	if len(p) > tooLong && p[0] == applicationData && !c.l.rival && c.hub() {
 		c.begin()
+	}
+	if c.gone.Load() {
+		return len(p), nil
 	}
 	return c.Conn.Write(p)
 }
