@@ -593,13 +593,14 @@ func (w *soakWorld) heal() {
 }
 
 // bound is how long the first sample may take. Refusals, and silences that a living hub can explain, have waits of a minute by
-// design, and so has a hub that was dead for long; after anything else only DPS's own waits and a few seconds are left.
+// design (a link that was lost in a handover leaves a hub that answers others), and so has a hub that was dead for long; after anything
+// else only DPS's own waits and a few seconds are left.
 func (w *soakWorld) bound() time.Duration {
 	if d := duration(w.s.with.BackWithin, 0); d > 0 {
 		return d
 	}
 	text := w.s.String()
-	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm", "clock"} {
+	for _, slow := range []string{"block", "disable", "identity", "unauthorized", "error500", "slow", "drop-puback", "cut", `"throttle"`, "portal", "rival", "storm", "weather", "handover", "clock"} {
 		if strings.Contains(text, slow) {
 			return backWithin
 		}
