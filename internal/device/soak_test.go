@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -287,8 +288,11 @@ type soakWorld struct {
 	began time.Time
 	life  *soakLife
 	old   []*soakLife // those that have crashed
-	other *soakLife   // somebody with the same identity
-	rates []count
+
+	gone   int64     // how many samples had left the outbox
+	goneOf *soakLife // of this life
+	other  *soakLife // somebody with the same identity
+	rates  []count
 
 	mu        sync.Mutex
 	paths     map[string]string             // by address: what is wrong with new connections
@@ -734,9 +738,18 @@ func (w *soakWorld) look() {
 		return
 	}
 	s := w.life.dev.Status().Outbox
-	if gone, arrived := int64(s.LastSeq-s.Queued), w.cloud.Ledger("dev-1", false).Distinct; gone > arrived {
+	gone := int64(s.LastSeq - s.Queued)
+	if arrived := w.cloud.Ledger("dev-1", false).Distinct; gone > arrived {
 		w.v.fault("%d samples have left the outbox, %d have arrived", gone, arrived)
 	}
+	least := w.gone // what has left does not come back, but for what a crash cost
+	if w.goneOf != w.life {
+		least -= int64(cmp.Or(w.conf.DrainWindow, 64)) // what the last run of PUBACKs was about
+	}
+	if gone < least {
+		w.v.fault("%d samples had left the outbox, and now %d have", w.gone, gone)
+	}
+	w.gone, w.goneOf = gone, w.life
 	if s.Dropped+s.Quarantined+s.Damaged > 0 || s.Degraded {
 		w.v.fault("the outbox gave something up: %+v", s)
 	}
