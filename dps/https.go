@@ -45,6 +45,7 @@ func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, erro
 		},
 	}
 	if err := x.r.Admit(ctx); err != nil {
+		x.c.drop()
 		return answer{}, err
 	}
 	return x.ask(ctx, StepRegister, http.MethodPut, x.c.path("/register"), body)

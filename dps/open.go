@@ -45,6 +45,13 @@ func (c *Client) Open(ctx context.Context) {
 	}
 }
 
+// drop closes a connection that was opened for a registration that does not come.
+func (c *Client) drop() {
+	if s := c.spare.Load(); s != nil {
+		s.cancel()
+	}
+}
+
 // hush ends the reading.
 func (s *spare) hush() { _ = s.raw.SetReadDeadline(time.Unix(1, 0)) }
 

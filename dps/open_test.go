@@ -78,6 +78,30 @@ func TestOpenedForNothing(t *testing.T) {
 	}
 }
 
+// TestOpenedAndNotAdmitted: the registration is given up while it waits for its process's rate. The connection that was ready goes too.
+func TestOpenedAndNotAdmitted(t *testing.T) {
+	for _, transport := range []Transport{MQTT, HTTPS} {
+		t.Run(string(transport), func(t *testing.T) {
+			bubble(t, transport, func(t *testing.T, s *scripted) {
+				held := make(chan struct{})
+				go func() { defer close(held); s.client.Open(t.Context()) }()
+				synctest.Wait()
+				ctx, stop := context.WithTimeout(t.Context(), time.Second)
+				defer stop()
+				_, err := s.client.Register(ctx, Request{Admit: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+				if err == nil {
+					t.Error("registered")
+				}
+				<-held
+				synctest.Wait()
+				if n := s.net.Open(port[transport]); n != 0 {
+					t.Errorf("%d connections are left open", n)
+				}
+			})
+		})
+	}
+}
+
 // TestOpenedAndGone: DPS has closed the connection, or a black hole has swallowed it before it was up: the registration gets another
 // one, or the patience it was given.
 func TestOpenedAndGone(t *testing.T) {

@@ -634,6 +634,9 @@ func (l *Link) header() (head byte, size int, err error) {
 		}
 		size |= int(b[i]&0x7f) << (7 * (i - 1))
 		if b[i]&0x80 == 0 {
+			if i > 1 && b[i] == 0 { // no writer does that, and what follows goes by two bytes for a PUBACK's
+				break
+			}
 			if size > maxInbound {
 				return 0, 0, fmt.Errorf("%w: a packet of %d bytes", ErrProtocol, size)
 			}

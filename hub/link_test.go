@@ -1208,6 +1208,7 @@ func TestExpiredTokenIsNamed(t *testing.T) {
 func TestNonsenseEndsTheLink(t *testing.T) {
 	for name, bytes := range map[string][]byte{
 		"too long":         {0x30, 0xff, 0xff, 0xff, 0x7f},
+		"padded length":    {0x40, 0x82, 0, 0, 1},
 		"endless length":   {0x30, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"second CONNACK":   {0x20, 2, 0, 0},
 		"CONNECT":          {0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0},

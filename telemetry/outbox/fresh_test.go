@@ -159,6 +159,45 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 	})
 }
 
+// Acknowledgements that come in one run and empty a segment behind one that still holds records make room for who waits for it.
+func TestRunThatMakesRoomWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 1 << 20, Full: Block})
+		m := Message{Body: make([]byte, 4000)}
+		for b.TryAppend(m) == nil {
+		}
+		appended := make(chan error, 1)
+		go func() { appended <- b.Append(t.Context(), m) }()
+		synctest.Wait()
+		b.mu.Lock()
+		var run []uint64
+		for pos := b.segs[1].end - 1; pos < b.segs[2].end; pos++ {
+			run = append(run, pos)
+		}
+		b.mu.Unlock()
+		if err := b.Ack(run...); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		select {
+		case err := <-appended:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("it still waits")
+			if err := b.Ack(1); err != nil {
+				t.Fatal(err)
+			}
+			for pos := uint64(2); pos < run[0]; pos++ {
+				_ = b.Ack(pos)
+			}
+			<-appended
+		}
+		closeBox(t, b)
+	})
+}
+
 // Segments that left ahead of a backlog are deleted like others, and give their room back: a full outbox need not drop its backlog for
 // what has arrived already.
 func TestRoomComesBackAheadOfABacklog(t *testing.T) {

@@ -251,9 +251,11 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 }
 
 // segmentOf is the segment with a place on the disk. b.mu is held.
-func (b *Box) segmentOf(pos uint64) *segment {
+func (b *Box) segmentOf(pos uint64) *segment { return b.segs[b.segmentIndex(pos)] }
+
+func (b *Box) segmentIndex(pos uint64) int {
 	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].base > pos })
-	return b.segs[max(i-1, 0)] // the first one begins at or below the cursor
+	return max(i-1, 0) // the first one begins at or below the cursor
 }
 
 // hint remembers where in a segment a message starts, so that reading on does not begin at the segment's first frame. Several are
@@ -618,13 +620,23 @@ func (b *Box) leave(s span) (fresh uint64) {
 		b.ring.popTo(min(b.acks.next(b.ring.base), b.ring.end()))
 		b.room.fire()
 	}
-	if b.oldest() != before || len(b.segs) > 0 && b.acks.whole(b.segmentOf(s.first)) {
+	if b.oldest() != before || b.wholeIn(s) {
 		b.room.fire()
 	}
 	if b.count() == 0 {
 		b.empty.fire()
 	}
 	return fresh
+}
+
+// wholeIn says whether all records of one of the segments that a span touches have left. b.mu is held.
+func (b *Box) wholeIn(s span) bool {
+	for i := b.segmentIndex(s.first); i < len(b.segs) && b.segs[i].base <= s.last; i++ {
+		if b.acks.whole(b.segs[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left
