@@ -425,7 +425,13 @@ func (w *soakWorld) actions() (all []action) {
 			w.v.fault("a step that nobody understands: %s", st.what)
 			continue
 		}
-		all = append(all, action{st.at, st.what, begin})
+		if times, pause := storm(st.what); times > 0 { // others go on meanwhile
+			for n := range times {
+				all = append(all, action{st.at + time.Duration(n)*pause, st.what, begin})
+			}
+		} else {
+			all = append(all, action{st.at, st.what, begin})
+		}
 		if end == nil {
 			end = func() {}
 		}
@@ -433,6 +439,15 @@ func (w *soakWorld) actions() (all []action) {
 	}
 	slices.SortStableFunc(all, func(a, b action) int { return int(a.at - b.at) })
 	return all
+}
+
+// storm reads a step of that kind: how often the link is closed, and with what pauses. It is none if that is 0 times.
+func storm(text string) (times int, pause time.Duration) {
+	if f := strings.Fields(text); len(f) == 3 && f[0] == "storm" {
+		times, _ = strconv.Atoi(f[1])
+		pause, _ = time.ParseDuration(f[2])
+	}
+	return times, pause
 }
 
 // action reads a step. What the cloud refuses, because it makes no sense at that moment, does not happen.
@@ -473,14 +488,8 @@ func (w *soakWorld) action(what string) (begin, end func(), lasts time.Duration)
 	case f[0] == "path":
 		return w.setPath(f[1], f[2]), w.setPath(f[1], ""), lasts
 	case f[0] == "storm":
-		times, pause := 1, lasts
-		_, _ = fmt.Sscan(f[1], &times)
-		return func() {
-			for range times {
-				w.try(w.cloud.Disconnect("dev-1"))
-				w.until(time.Now().Add(pause))
-			}
-		}, nil, time.Duration(times) * pause
+		times, pause := storm(what)
+		return func() { w.try(w.cloud.Disconnect("dev-1")) }, nil, time.Duration(times) * pause
 	case f[0] == "rival":
 		return w.rival, func() { w.quiet() }, lasts
 	case f[0] == "clock":
