@@ -295,6 +295,7 @@ type soakWorld struct {
 	rates  []count
 
 	mu        sync.Mutex
+	moved     time.Time                     // when DPS last gave the device another hub
 	paths     map[string]string             // by address: what is wrong with new connections
 	connected map[string]map[*soakConn]bool // by address: connections that have sent a CONNECT and are open
 }
@@ -344,15 +345,18 @@ func (w *soakWorld) play(t *testing.T) {
 	}
 	w.cloud = cloud
 	defer func() { _ = cloud.Close() }()
-	if soakTrace() {
-		events, cancel := cloud.Watch()
-		defer cancel()
-		go func() {
-			for e := range events {
-				w.trace("   cloud %s %s %s %s %d", e.Kind, e.Hub, e.Device, e.Reason, e.Count)
+	events, cancel := cloud.Watch()
+	defer cancel()
+	go func() {
+		for e := range events {
+			w.trace("   cloud %s %s %s %s %d", e.Kind, e.Hub, e.Device, e.Reason, e.Count)
+			if e.Kind == sim.EventMove {
+				w.mu.Lock()
+				w.moved = time.Now()
+				w.mu.Unlock()
 			}
-		}()
-	}
+		}
+	}()
 	m, err := model.Parse(w.model)
 	if err != nil {
 		t.Fatal(err)
@@ -699,7 +703,10 @@ func (w *soakWorld) state() (d sim.DeviceState) {
 // open is what has not come to rest yet: a desired property without its acknowledgement, a message to the device that nobody dealt with.
 func (w *soakWorld) open() (all []string) {
 	d := w.state()
-	if d.ConnectedHub != d.AssignedHub { // DPS moved it without a word to the device
+	w.mu.Lock()
+	moved := w.moved
+	w.mu.Unlock()
+	if d.ConnectedHub != d.AssignedHub || moved.After(w.life.dev.Status().Since) { // DPS moved it, or its twin, without a word to the device
 		return nil
 	}
 	t, err := w.cloud.Twin("dev-1")
