@@ -27,7 +27,8 @@ func newSimCommand(env *Env) *cobra.Command {
 		Short: "Run a local DPS with IoT Hubs",
 		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful enough for the official device SDKs. It
 listens on loopback only. Layout loopback (Linux) gives each hub an address of its own with the standard ports; layout ports puts
-everything on 127.0.0.1 with free ports. With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
+everything on 127.0.0.1 with free ports; there, and where HTTPS has 8443, a device can learn the time only with
+--provisioning-transport https --provisioning-host ADDRESS (dps.https in sim.json), for over MQTT it asks at port 443. With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
 device-ca.pem and device-ca-key.pem (to mint device certificates).
 
 With --state-dir everything is written down before anybody gets an answer, and the next start finds the same cloud there, even after
@@ -105,7 +106,7 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&conf.StateDir, "state-dir", "", "directory the cloud survives in, even kill -9: keys, devices, twins, C2D messages, ledger (default: memory only)")
 	f.DurationVar(&conf.SASGrace, "sas-grace", conf.SASGrace, "how long after its expiry a token still serves at a hub")
 	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")
-	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "run the cloud's clock ahead of this machine's, to try devices with a wrong clock")
+	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "run the cloud's clock ahead of this machine's, to try devices with a wrong clock: they ask HTTPS for the time, at 443 unless they register over it")
 	s.addLogFlags(f)
 	return c
 }

@@ -19,7 +19,7 @@ import (
 func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, timePatience)
 	defer cancel()
-	addr, now := c.timeAddress(), c.now()
+	addr, now := c.TimeAddress(), c.now()
 	if c.TLS != nil && c.TLS.Time != nil {
 		now = c.TLS.Time()
 	}
@@ -92,8 +92,8 @@ func verify(certs []*x509.Certificate, conf *tls.Config, at time.Time) error {
 // timePatience is how long the whole question may take.
 const timePatience = 5 * time.Second
 
-// timeAddress is where HTTPS is spoken: a port that was given is that of the transport.
-func (c *Client) timeAddress() string {
+// TimeAddress is where AskTime asks, which is where HTTPS is spoken: a port that was given is that of the transport.
+func (c *Client) TimeAddress() string {
 	if host, _, err := net.SplitHostPort(c.host()); err == nil && c.Transport != HTTPS {
 		return net.JoinHostPort(host, "443")
 	}

@@ -187,7 +187,7 @@ func TestTimeIsAskedOverHTTPS(t *testing.T) {
 	}{
 		{"h", MQTT, "h:443"}, {"h:8883", MQTT, "h:443"}, {"h", HTTPS, "h:443"}, {"h:8443", HTTPS, "h:8443"}, {"", "", DefaultHost + ":443"}, {"::1", MQTT, "[::1]:443"},
 	} {
-		if got := (&Client{Host: v.host, Transport: v.transport}).timeAddress(); got != v.want {
+		if got := (&Client{Host: v.host, Transport: v.transport}).TimeAddress(); got != v.want {
 			t.Errorf("%s over %s: %s", v.host, v.transport, got)
 		}
 	}

@@ -40,7 +40,6 @@ type Link struct {
 	in      *bufio.Reader // the reader's own
 	readAt  time.Time     // the reader's own: when it last had to wait
 	tickets []uint64      // the reader's own: scratch
-	expires time.Time     // of the token; zero with a certificate
 
 	wire    *wire  // under conn
 	events  string // the telemetry topic, up to its property bag
@@ -78,8 +77,9 @@ type Link struct {
 	calls      map[string]chan *twinAnswer
 	firstTwin  chan *twinAnswer // the read that went out with the subscriptions, until somebody takes it
 	inbox      []Inbound
-	acks       []*receipt // of inbound QoS 1 packets, in order of arrival
-	renewTimer *time.Timer
+	acks       []*receipt  // of inbound QoS 1 packets, in order of arrival
+	expires    time.Time   // of the token; zero with a certificate
+	renewTimer *time.Timer // nil with a certificate
 	keepAlive  time.Duration
 	watch      // the watchdog's
 	stats      Stats
@@ -209,7 +209,24 @@ func (l *Link) Err() error { <-l.done; return l.err }
 func (l *Link) Renew() <-chan struct{} { return l.renew }
 
 // Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
-func (l *Link) Expires() time.Time { return l.expires }
+func (l *Link) Expires() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.expires
+}
+
+// Hasten says that the SAS token ends earlier than its maker believed, whose clock was slow. The link asks to be renewed now.
+func (l *Link) Hasten(expires time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.renewTimer == nil || !expires.Before(l.expires) {
+		return
+	}
+	l.expires = expires
+	if l.renewTimer.Stop() { // else it has asked, or ended
+		l.renewTimer.Reset(0)
+	}
+}
 
 // Stats returns a snapshot of the link's counters.
 func (l *Link) Stats() Stats {

@@ -49,9 +49,11 @@ const (
 	askEvery   = 30 * time.Second // questions for the time, after failures that a wrong clock would explain
 	firstAsk   = time.Minute      // and without such a reason, while there is no answer; doubles
 	maxAskWait = time.Hour
-	askAgain   = 6 * time.Hour // while the system clock is wrong: what counts a machine's uptime is no clock for days
+	askAgain   = 6 * time.Hour   // while the system clock is wrong: what counts a machine's uptime is no clock for days
+	doubtAgain = 5 * time.Minute // what the cloud has said once, after failures that a wrong clock would explain
 
-	noteEvery = time.Hour // how often the state directory is told that time goes on
+	noteEvery = time.Hour   // how often the state directory is told that time goes on
+	keepAgain = time.Minute // how soon that is tried again
 )
 
 // clock is the time that this device goes by: the latest of what the system clock says, when the program was built, and what the
@@ -67,7 +69,7 @@ type clock struct {
 
 	tell  func(journal.Event)
 	woke  func(slept time.Duration)
-	keep  func(clockFile)
+	keep  func(clockFile) error
 	fixes atomic.Pointer[[]epoch] // see made
 	turn  chan struct{}           // held by the one who asks for the time
 
@@ -86,13 +88,17 @@ type clock struct {
 	fails  int           // questions without an answer, in a row
 	file   clockFile
 	// What is to be told, without the lock.
-	news  []journal.Event
-	slept time.Duration
-	dirty bool
+	news    []journal.Event
+	slept   time.Duration
+	changed int // how often file was
+
+	keeping sync.Mutex // held, before mu, while file is written: what was read later must not be there first
+	kept    int        // as changed, of what was written last
+	failed  time.Time  // when that failed last, by Go's own clock; zero: it has not
 }
 
 func newClock(c Clock, tell func(journal.Event)) *clock {
-	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), tell: tell, woke: func(time.Duration) {}, keep: func(clockFile) {},
+	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), tell: tell, woke: func(time.Duration) {}, keep: func(clockFile) error { return nil },
 		turn: make(chan struct{}, 1)}
 	if k.c.Wall == nil {
 		k.c.Wall = time.Now
@@ -122,7 +128,7 @@ func (k *clock) notBefore(t time.Time) {
 
 // now is the time.
 func (k *clock) now() time.Time {
-	defer k.flush()
+	defer k.share()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.readLocked()
@@ -223,8 +229,12 @@ func size(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// hear takes the time that the cloud has named just now. It comes over a connection that a good certificate stands for.
-func (k *clock) hear(date time.Time, whose string) {
+// hear takes the time that the cloud has named just now. It comes over a connection that a good certificate stands for. An error says why
+// it cannot be.
+func (k *clock) hear(date time.Time, whose string) error {
+	if !k.c.Built.IsZero() && date.Before(k.c.Built.Add(-rightWithin)) {
+		return fmt.Errorf("%s says that it is %s, but this program was made at %s", whose, date.UTC().Format(time.RFC3339), k.c.Built.UTC().Format(time.RFC3339))
+	}
 	defer k.flush()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -249,7 +259,8 @@ func (k *clock) hear(date time.Time, whose string) {
 	}
 	k.datedLocked(k.truth, true)
 	k.file.Newest = k.truth.Add(running).UTC() // also if that is earlier: the file was wrong
-	k.dirty = true
+	k.changed++
+	return nil
 }
 
 // turned counts the times the cloud has corrected this clock.
@@ -260,7 +271,7 @@ func (k *clock) turned() int {
 }
 
 // wanted says whether the cloud should be asked for the time now. Without a reason that is only while it has never said, or the system
-// clock was set since.
+// clock was set since. With one, it is asked again: what it said may have been wrong.
 func (k *clock) wanted(reason bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -269,7 +280,9 @@ func (k *clock) wanted(reason bool) bool {
 }
 
 func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
-	known := !k.truth.IsZero() && !k.doubt && (!k.astray || running-k.heard < askAgain)
+	ago := running - k.heard
+	stale := k.astray && ago >= askAgain || reason && ago >= doubtAgain
+	known := !k.truth.IsZero() && !k.doubt && !stale
 	return !known && running >= k.urgent && (reason || running >= k.casual)
 }
 
@@ -293,19 +306,48 @@ func (k *clock) pass(vouched bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now := k.readLocked(); vouched && now.Sub(k.file.Newest) >= noteEvery {
-		k.file.Newest, k.dirty = now, true
+		k.file.Newest = now
+		k.changed++
 	}
 }
 
-// flush tells what there is to tell. It must not be called by anybody who holds a lock.
+// flush writes down what the next run should know, and tells what there is to tell. It returns when what was changed before is on the disk,
+// unless that fails, and must not be called by anybody who holds a lock.
 func (k *clock) flush() {
+	k.write()
+	k.share()
+}
+
+func (k *clock) write() {
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
 	k.mu.Lock()
-	news, slept, dirty, file := k.news, k.slept, k.dirty, k.file.clone()
-	k.news, k.slept, k.dirty = nil, 0, false
-	k.mu.Unlock()
-	if dirty {
-		k.keep(file)
+	changed := k.changed
+	if changed == k.kept || !k.failed.IsZero() && time.Since(k.failed) < keepAgain {
+		k.mu.Unlock()
+		return
 	}
+	file := k.file.clone()
+	k.mu.Unlock()
+	err := k.keep(file)
+	if err == nil {
+		k.kept, k.failed = changed, time.Time{}
+		return
+	}
+	if k.failed.IsZero() { // else it was told
+		k.mu.Lock()
+		k.news = append(k.news, journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("cannot keep the time for the next start: %v", err)})
+		k.mu.Unlock()
+	}
+	k.failed = time.Now()
+}
+
+// share tells what there is to tell. It must not be called by anybody who holds a lock.
+func (k *clock) share() {
+	k.mu.Lock()
+	news, slept := k.news, k.slept
+	k.news, k.slept = nil, 0
+	k.mu.Unlock()
 	for _, e := range news {
 		k.tell(e)
 	}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -276,7 +275,7 @@ func (d *Device) open() (err error) {
 		_ = d.box.Close()
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
-	d.cached = d.openClock(d.box.Last())
+	d.cached = d.openClock(d.box)
 	return nil
 }
 
@@ -374,7 +373,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
 		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
-		Now: d.time.now, Heard: d.hear}
+		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // a time that cannot be is none
 }
 
 // who is whose state is cached.
@@ -423,7 +422,7 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 		return dps.Assignment{}, err
 	}
 	defer d.home.close()
-	cached := d.openClock(math.MaxUint64 - 1) // the outbox is not looked at
+	cached := d.openClock(nil)
 	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.observe)
 	if err != nil {
 		return a, err

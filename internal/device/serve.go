@@ -21,6 +21,7 @@ type link struct {
 	*hub.Link
 	drain *telemetry.Drain // nil without telemetry
 	flows *firstAck
+	ends  time.Time // what its token says, by the device's clock; zero with a certificate
 }
 
 // dial makes one attempt. What waits in the outbox leaves with its CONNECT if it may: then the first PUBACK costs no round trip more
@@ -38,9 +39,13 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 			l.drain.Early(ctx)
 		}
 	}
+	here, there := time.Now(), d.time.now()
 	raw, err := dialer.Dial(ctx, a)
 	if err != nil {
 		return nil, err
+	}
+	if ends := raw.Expires(); !ends.IsZero() {
+		l.ends = there.Add(ends.Sub(here))
 	}
 	if l.drain == nil && d.c.Telemetry {
 		d.feed(&l, raw)
@@ -65,7 +70,7 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 // serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
 func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	l := s.Link
-	d.serving(l)
+	d.serving(s)
 	defer d.serving(nil)
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)

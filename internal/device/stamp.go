@@ -33,6 +33,7 @@ const maxEpochs = 64
 // clockFile is what the next run should know.
 type clockFile struct {
 	Newest time.Time `json:"newest"` // it is later
+	Outbox string    `json:"outbox"` // the id of the one whose places these are
 	Epochs []epoch   `json:"epochs"`
 }
 
@@ -65,13 +66,28 @@ func (h *home) saveClock(f clockFile) error {
 	return failover.ReplaceFile(h.clockPath(), append(b, '\n'))
 }
 
-// restore takes what the last run has left. last is the newest place of the outbox.
-func (k *clock) restore(f clockFile, last uint64) {
+// line is the outbox whose samples are stamped.
+type line interface {
+	Last() uint64 // the newest place
+	ID() string
+	HasID(id string) bool
+}
+
+// restore takes what the last run has left.
+func (k *clock) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if n := len(f.Epochs); n > 0 && f.Epochs[n-1].From > last+1 {
-		f.Epochs = nil // of another outbox
+	if l != nil {
+		if f.Outbox != "" && !l.HasID(f.Outbox) {
+			f.Epochs = nil
+		}
+		next := l.Last() + 1 // samples behind it were not synced before the power went
+		f.Epochs = slices.DeleteFunc(f.Epochs, func(e epoch) bool { return e.From > next })
+		if id := l.ID(); f.Outbox != id {
+			f.Outbox = id
+			k.changed++
+		}
 	}
 	k.file = f
 	k.publishLocked()
@@ -90,7 +106,7 @@ func (k *clock) stamp(last uint64, messages []outbox.Message) []outbox.Message {
 		if n := len(k.file.Epochs); n > maxEpochs {
 			k.file.Epochs = slices.Delete(k.file.Epochs, 0, n-maxEpochs)
 		}
-		k.dirty = true
+		k.changed++
 		k.publishLocked()
 	}
 	messages = slices.Clone(messages)
@@ -141,19 +157,39 @@ func (k *clock) made(pos uint64, stamped time.Time) time.Time {
 	if epochs == nil {
 		return stamped
 	}
-	for _, e := range slices.Backward(*epochs) {
-		if e.From <= pos {
-			return stamped.Add(e.Fix)
-		}
-	}
-	return stamped
+	e, _ := epochOf(*epochs, pos)
+	return stamped.Add(e.Fix)
 }
 
-// age is how old the sample at a place is. The outbox asks, and holds its lock: so nobody else is told of anything.
+// epochOf is the one of the sample at a place.
+func epochOf(epochs []epoch, pos uint64) (e epoch, known bool) {
+	for _, e := range slices.Backward(epochs) {
+		if e.From <= pos {
+			return e, true
+		}
+	}
+	return epoch{}, false
+}
+
+// age is how old the sample at a place is at least: what nobody knows must not cost a sample. The outbox asks, and may hold its lock: so
+// nobody else is told of anything.
 func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.readLocked().Sub(k.made(pos, stamped))
+	base, running := k.lookLocked()
+	e, known := epochOf(k.file.Epochs, pos)
+	switch {
+	case !known:
+		return 0
+	case e.Proved && !k.truth.IsZero():
+		return base.Add(running).Sub(stamped.Add(e.Fix))
+	case e.Boot == k.boot: // whatever the time is, so much of it has passed
+		return running - stamped.Sub(e.Begins)
+	case e.Proved: // the system clock may be ahead
+		return k.floor.Add(running).Sub(stamped.Add(e.Fix))
+	default: // it was made before this machine was started
+		return running
+	}
 }
 
 // stamped is the intake of the outbox. One feed uses it, one call after the other, so that what comes next stands behind the last one.

@@ -7,7 +7,6 @@ import (
 
 	"hubhop/dps"
 	"hubhop/failover"
-	"hubhop/hub"
 	"hubhop/internal/journal"
 )
 
@@ -16,30 +15,30 @@ type timekeeping struct {
 	*clock
 	source *dps.Client // is asked for the time: DPS, or the pinned hub
 
+	// Of the one who asks:
+	unanswered int  // questions in a row
+	told       bool // that they are
+
 	// Guarded by Device.mu:
 	timer   *time.Timer // nil: it does not run
-	current *hub.Link   // that is served
+	current *link       // that is served
 }
 
-// openClock sets the clock by what the state directory knows. last is the newest place of the outbox.
-func (d *Device) openClock(last uint64) failover.State {
+// openClock sets the clock by what the state directory knows. The outbox may be nil: it is not looked at.
+func (d *Device) openClock(l line) failover.State {
 	k := d.time.clock
 	file, err := d.home.loadClock()
 	if err != nil {
 		d.warn("", err.Error())
 	}
-	k.restore(file, last)
+	k.restore(file, l)
 	cached, err := d.home.loadState(d.who())
 	if err != nil {
 		d.warn("", err.Error())
 	}
 	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
 	k.notBefore(cached.AssignedAt)
-	k.keep = func(f clockFile) {
-		if err := d.home.saveClock(f); err != nil {
-			d.warn("", fmt.Sprintf("cannot keep the time for the next start: %v", err))
-		}
-	}
+	k.keep = d.home.saveClock
 	k.woke = d.resumed
 	return cached
 }
@@ -65,7 +64,8 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	return fmt.Errorf("%w (%w)", err, failover.ErrClockSet)
 }
 
-// askTime asks the cloud what time it is, unless that is known, or was asked just now.
+// askTime asks the cloud what time it is, unless that is known, or was asked just now. It says so if that does not work, once until it does;
+// without a reason only if it fails again, for a hub that goes may take DPS along for a moment.
 func (d *Device) askTime(ctx context.Context, reason bool) {
 	select { // who comes second hears what the first was told
 	case d.time.turn <- struct{}{}:
@@ -76,17 +76,59 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 	if !d.time.due(reason) {
 		return
 	}
-	if date, err := d.time.source.AskTime(ctx); err == nil {
-		d.hear(date)
+	date, err := d.time.source.AskTime(ctx)
+	if err == nil {
+		err = d.hear(date)
+	}
+	switch {
+	case err == nil:
+		d.time.unanswered, d.time.told = 0, false
+		return
+	case ctx.Err() != nil:
+		return
+	}
+	if d.time.unanswered++; !d.time.told && (reason || d.time.unanswered > 1) {
+		d.time.told = true
+		d.warn("", d.noTime(err))
 	}
 }
 
-func (d *Device) hear(date time.Time) {
-	whose := "DPS"
-	if d.c.PinnedHub != "" {
-		whose = d.c.PinnedHub
+// noTime says that the cloud could not be asked for the time, and what to do.
+func (d *Device) noTime(err error) string {
+	way := ""
+	if d.time.source.Transport != dps.HTTPS && d.c.PinnedHub == "" {
+		way = "use --provisioning-transport https (with --provisioning-host HOST:PORT if DPS has HTTPS elsewhere), "
 	}
-	d.time.hear(date, whose)
+	return fmt.Sprintf("%s cannot be asked for the time at %s: %s; if this machine's clock is wrong the device cannot know: "+
+		"open that port, %sor set the clock (timedatectl set-ntp true)", d.timeOf(), d.time.source.TimeAddress(), Plain(err), way)
+}
+
+// timeOf names whom the time is asked of.
+func (d *Device) timeOf() string {
+	if d.c.PinnedHub != "" {
+		return d.c.PinnedHub
+	}
+	return "DPS"
+}
+
+func (d *Device) hear(date time.Time) error {
+	err := d.time.hear(date, d.timeOf())
+	d.hasten()
+	return err
+}
+
+// hasten has the link renewed whose token ends earlier than was believed when it was made: the clock was slow, or the machine has been
+// suspended meanwhile.
+func (d *Device) hasten() {
+	d.mu.Lock()
+	l := d.time.current
+	d.mu.Unlock()
+	if l == nil || l.ends.IsZero() {
+		return
+	}
+	if ends := time.Now().Add(l.ends.Sub(d.time.now())); l.Expires().Sub(ends) > rightWithin {
+		l.Hasten(ends)
+	}
 }
 
 // watchClock looks at the clocks from time to time until ctx ends. It returns what waits for its end.
@@ -97,6 +139,7 @@ func (d *Device) watchClock(ctx context.Context) (wait func()) {
 		linked := d.time.current != nil
 		d.mu.Unlock()
 		d.time.pass(linked)
+		d.hasten()
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.time.timer == nil {
@@ -128,7 +171,7 @@ func (d *Device) watchClock(ctx context.Context) (wait func()) {
 }
 
 // serving notes which link is at work, nil for none.
-func (d *Device) serving(l *hub.Link) {
+func (d *Device) serving(l *link) {
 	d.mu.Lock()
 	d.time.current = l
 	d.mu.Unlock()

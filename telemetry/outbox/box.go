@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -60,8 +61,8 @@ type Options struct {
 	MaxAge   time.Duration // older messages are dropped when something is read or appended; 0: never
 	Full     Policy
 
-	// Age, which may be nil, says how old the message at a place is, for a producer whose clock was wrong when it was created. It must
-	// not call the box.
+	// Age, which may be nil, says how old the message at a place is at least, for a producer whose clock may have been wrong when it was
+	// created: 0 if nobody knows. It must not call the box.
 	Age func(pos uint64, created time.Time) time.Duration
 
 	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them that much later at most (sooner when
@@ -138,8 +139,6 @@ type Box struct {
 	suspect  uint64   // the segment that could not be read the last time
 	hints    [4]hint
 	nextHint int
-	oldestAt uint64 // the place that oldestCreated is about
-	oldestOf time.Time
 
 	appended, acked, dropped, quarantined, lost uint64 // since Open
 
@@ -253,13 +252,11 @@ func (b *Box) WaitEmpty(ctx context.Context) error {
 
 // Stats is a look at a box.
 type Stats struct {
-	ID            string    // the outbox id of what is appended now
-	LastSeq       uint64    // its last seq; 0: none yet
-	Queued        uint64    // records in the line
-	Unsynced      uint64    // of those, the newest, which are not handed out until they are synced (Options.SyncEvery)
-	QueuedBytes   int64     // of the segments that they are in, and of the ring
-	OldestCreated time.Time // creation time of the oldest record in the line; zero if there is none
-	OldestAge     time.Duration
+	ID          string // the outbox id of what is appended now
+	LastSeq     uint64 // its last seq; 0: none yet
+	Queued      uint64 // records in the line
+	Unsynced    uint64 // of those, the newest, which are not handed out until they are synced (Options.SyncEvery)
+	QueuedBytes int64  // of the segments that they are in, and of the ring
 
 	Appended, Acked, Dropped, Quarantined uint64 // records since Open
 	Damaged                               uint64 // records since Open that the disk has destroyed
@@ -267,7 +264,7 @@ type Stats struct {
 	Degraded bool // the disk does not work; messages are in memory only
 }
 
-// Stats returns the figures of now. It may read one record from the disk.
+// Stats returns the figures of now.
 func (b *Box) Stats() Stats {
 	b.mu.Lock()
 	s := Stats{
@@ -280,30 +277,21 @@ func (b *Box) Stats() Stats {
 		s.QueuedBytes += r.bytes
 	}
 	b.mu.Unlock()
-	if created, ok := b.oldestCreated(); ok {
-		s.OldestCreated, s.OldestAge = created, max(time.Since(created), 0)
-	}
 	return s
 }
 
-// oldestCreated reads the oldest record, unless it is the same as the last time.
-func (b *Box) oldestCreated() (time.Time, bool) {
-	b.mu.Lock()
-	pos, where := b.find(1)
-	if b.closed || where == nowhere || pos == b.oldestAt {
-		defer b.mu.Unlock()
-		return b.oldestOf, where != nowhere && pos == b.oldestAt
-	}
-	var one Batch
-	defer one.ahead.release()
-	b.readAndUnlock(&one, pos, where, &allowance{records: 1})
-	if len(one.records) == 0 || one.records[0].Pos != pos {
-		return time.Time{}, false
-	}
+// ID is the outbox id of what is appended now, if the disk works.
+func (b *Box) ID() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.oldestAt, b.oldestOf = pos, one.records[0].Created
-	return b.oldestOf, true
+	return b.id.String()
+}
+
+// HasID says whether an outbox id is of this box: what is appended now gets it, or messages got it whose segments are still there.
+func (b *Box) HasID(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.id.String() == id || slices.ContainsFunc(b.segs, func(s *segment) bool { return s.id.String() == id })
 }
 
 // Last is the place of the newest record that was ever appended, 0 if there was none. Behind it is the next one, if nobody else appends.

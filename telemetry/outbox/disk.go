@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -16,12 +17,10 @@ type segment struct {
 	header
 	num uint64 // its name
 
-	end    uint64 // place behind its last message
-	size   int64  // where in the file that message ends
-	newest int64  // the greatest creation time in it, seconds since 1970; unknownAge if nobody has looked
+	end  uint64    // place behind its last message
+	size int64     // where in the file that message ends
+	look time.Time // not before, whether all that waits in it is too old
 }
-
-const unknownAge = -1 << 63
 
 const segSuffix = ".seg"
 
@@ -163,9 +162,6 @@ func (b *Box) stored(w *writer) {
 		w.isOn = true
 		b.segs = append(b.segs, s)
 	}
-	for _, it := range b.loose {
-		s.newest = max(s.newest, it.created)
-	}
 	s.size, s.end = w.size, s.base+uint64(w.next)
 	b.diskEnd, b.endID, b.endSeq = s.end, s.id, s.seqAt(s.end-1)
 	if b.ring != nil { // they were in the line before, in memory
@@ -215,7 +211,7 @@ func (b *Box) open(at place, need int64) error {
 	}
 	s := &segment{
 		header: header{id: at.id, base: at.pos, baseSeq: at.seq, salt: newSalt()},
-		num:    b.newest + 1, end: at.pos, newest: unknownAge,
+		num:    b.newest + 1, end: at.pos,
 	}
 	f, err := b.fs.Open(b.path(s.num), readWrite|create|exclusive)
 	if err != nil {
@@ -374,7 +370,10 @@ func (b *Box) dropSegment(s *segment, why string) {
 	b.drop(span{max(s.base, b.acks.cursor), s.end - 1}, why)
 }
 
-// dropAged drops the oldest segments while all that is in them is too old. The newest one is left to Next, which looks at each message.
+// lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
+const lookAgain = time.Minute
+
+// dropAged drops the oldest segments while each message that waits in them is too old. The newest one is left to Next.
 func (b *Box) dropAged() (dropped bool) {
 	if b.opt.MaxAge <= 0 {
 		return false
@@ -382,42 +381,41 @@ func (b *Box) dropAged() (dropped bool) {
 	for {
 		b.mu.Lock()
 		s := b.oldest()
-		if s == nil || s == b.segs[len(b.segs)-1] {
+		if s == nil || s == b.segs[len(b.segs)-1] || time.Now().Before(s.look) {
 			b.mu.Unlock()
 			return dropped
 		}
-		newest := s.newest
-		if newest != unknownAge && b.age(s.base, time.Unix(newest, 0)) > b.opt.MaxAge {
+		copied, from := *s, max(s.base, b.acks.cursor)
+		b.mu.Unlock()
+		age := b.youngest(copied, from)
+		b.mu.Lock()
+		if age <= b.opt.MaxAge {
+			s.look = time.Now().Add(min(b.opt.MaxAge-age+1, lookAgain))
+			b.mu.Unlock()
+			return dropped
+		}
+		if b.oldest() == s {
 			b.dropSegment(s, "for age")
 			dropped = true
-			b.mu.Unlock()
-			continue
 		}
-		look := *s
-		b.mu.Unlock()
-		if newest != unknownAge {
-			return dropped
-		}
-		newest = b.newestIn(look)
-		b.mu.Lock()
-		s.newest = newest
 		b.mu.Unlock()
 	}
 }
 
-// newestIn reads a segment for the greatest creation time in it. One that cannot be read is young: Next will deal with it.
-func (b *Box) newestIn(s segment) int64 {
-	newest := int64(unknownAge)
+// youngest is the least age of the messages in a segment from a place on; that of the first one will do if it is not too old. A segment
+// that cannot be read is young: Next will deal with it. Each message is asked for its age, since they may have been made by several clocks.
+func (b *Box) youngest(s segment, from uint64) time.Duration {
+	age, found := time.Duration(math.MaxInt64), false
 	var kept ahead
 	defer kept.release()
-	err := b.scan(s, s.base, 0, &kept, func(_ uint64, m *Message, _ int64) bool {
-		newest = max(newest, m.Created.Unix())
-		return true
+	err := b.scan(s, from, 0, &kept, func(pos uint64, m *Message, _ int64) bool {
+		age, found = min(age, max(b.age(pos, m.Created), 0)), true
+		return pos > from || age > b.opt.MaxAge
 	})
-	if err != nil || newest == unknownAge {
-		return time.Now().Unix()
+	if err != nil || !found {
+		return 0
 	}
-	return newest
+	return age
 }
 
 // reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.

@@ -51,10 +51,7 @@ func (id boxID) appendName(b []byte, seq uint64) []byte {
 }
 
 // item is a message on its way to the disk.
-type item struct {
-	payload []byte
-	created int64 // seconds since 1970
-}
+type item struct{ payload []byte }
 
 func encode(m *Message) item {
 	created := m.Created
@@ -78,7 +75,7 @@ func encode(m *Message) item {
 			b = appendString(b, m.Properties[k])
 		}
 	}
-	return item{payload: append(b, m.Body...), created: created.Unix()}
+	return item{payload: append(b, m.Body...)}
 }
 
 func appendString(b []byte, s string) []byte {

@@ -126,7 +126,7 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 	case isVersion(err):
 		return fmt.Errorf("outbox: %s: %w", name, err)
 	case err == nil && h.id != 0 && h.base > 0 && h.base < farthest && h.baseSeq > 0 && h.baseSeq < farthest:
-		l.segs = append(l.segs, &segment{header: h, num: num, end: h.base, size: size, newest: unknownAge})
+		l.segs = append(l.segs, &segment{header: h, num: num, end: h.base, size: size})
 		if halved {
 			l.halved = append(l.halved, num)
 		}
@@ -197,9 +197,6 @@ func (l *layout) scanNewest(disk FS, name string, s *segment) error {
 			l.unsynced, l.firstOpen = fr.at, pos
 		}
 		s.end, s.size = pos+1, fr.end
-		if m, err := decode(fr.payload, &Message{}); err == nil {
-			s.newest = max(s.newest, m.Created.Unix())
-		}
 	}
 	l.torn, err = hasContent(f, s.size, l.fileSize)
 	return err
