@@ -60,32 +60,44 @@ func growth(t *testing.T) []number {
 	}
 
 	const rate = 20
-	out.head(fmt.Sprintf("links in one process, TLS, each sends %d messages/s", rate), "ms of processor time per second and link, bare program", "ours (× that of the first line)",
-		"MiB of RSS for all of them, bare program", "ours", "goroutines per link, bare program", "ours", "ms, ours to floor")
-	all := c.job("", 1001, 64, 1500*time.Millisecond)
-	first = figures{}
+	out.head(fmt.Sprintf("links in one process, TLS, each sends %d messages/s", rate), "ms of processor time per second for all of them, bare program", "ours",
+		"for each link more than in the line before, bare program", "ours", "KiB of RSS for each link but the first, bare program", "ours", "goroutines for each, bare program", "ours",
+		"ms for all, ours to floor")
+	all := c.job("", 1000, 64, 0)
+	last := map[string]figures{}
+	lastN := 0
 	for _, n := range []int{1, 10, 100, 1000} {
 		j := all
-		j.Messages, j.Devices = rate, map[string]string{}
-		for _, id := range slices.Sorted(maps.Keys(all.Devices))[:n+1] {
+		j.Messages, j.Devices, j.Duration = rate, map[string]string{}, 4*time.Second // the smaller, the longer
+		if n > 10 {
+			j.Duration = 2 * time.Second
+		}
+		for _, id := range slices.Sorted(maps.Keys(all.Devices))[:n] {
 			j.Devices[id] = all.Devices[id]
 		}
-		middle := func(role string) figures { // the cost of one link is the small difference of two large ones
+		line := map[string]figures{}
+		for _, role := range []string{"bare", "link"} {
 			j.Role = role
-			some := []figures{do(j)}
-			for n == 1 && len(some) < 3 {
-				some = append(some, do(j))
-			}
+			some := []figures{do(j), do(j), do(j)}
 			slices.SortFunc(some, func(a, b figures) int { return cmp.Compare(a.CPU, b.CPU) })
-			return some[len(some)/2]
+			line[role] = some[1]
 		}
-		bare, ours := middle("bare"), middle("link")
-		if first.CPU == 0 {
-			first = ours
+		each := func(role string) string {
+			if lastN == 0 {
+				return "–"
+			}
+			return short((line[role].CPU - last[role].CPU) / float64(n-lastN))
 		}
-		mib := func(f figures) string { return short(f.KiB * float64(n) / 1024) }
-		out.add(fmt.Sprint(n), short(bare.CPU/1000), grown(ours.CPU/1000, first.CPU/1000), mib(bare), mib(ours), short(bare.Goroutines), short(ours.Goroutines),
+		others := func(v float64) string {
+			if n == 1 {
+				return "–"
+			}
+			return short(v)
+		}
+		bare, ours := line["bare"], line["link"]
+		out.add(fmt.Sprint(n), short(bare.CPU), short(ours.CPU), each("bare"), each("link"), others(bare.KiB), others(ours.KiB), others(bare.Goroutines), others(ours.Goroutines),
 			ratio(ours.CPU, bare.CPU))
+		last, lastN = line, n
 	}
 	write(t, "growth", out)
 	return nil
@@ -131,8 +143,8 @@ func (c *client) growth() (f figures, err error) {
 	return f, err
 }
 
-// busy lets many connections send one message each at a rate. One more than is counted sends from the beginning on: what it costs alone is
-// taken off, so that what a process costs for running at all is not taken for what each connection costs.
+// busy lets many connections send one message each at a rate, and says what all of them cost a second, in milliseconds. What they cost in
+// memory and goroutines is counted from the second one on: what a process needs for the first is not what each needs.
 func (c *client) busy() (f figures, err error) {
 	var acked atomic.Int64
 	var send []func(n int) error
@@ -170,12 +182,12 @@ func (c *client) busy() (f figures, err error) {
 	if err := open(ids[0]); err != nil {
 		return f, err
 	}
-	run := func() (cpu, took time.Duration, err error) {
+	run := func(d time.Duration) (cpu, took time.Duration, err error) {
 		tick := time.NewTicker(time.Second / time.Duration(c.Messages))
 		defer tick.Stop()
 		want := acked.Load()
 		began, used := time.Now(), processorTime()
-		for n := 0; time.Since(began) < c.Duration; n++ {
+		for n := 0; time.Since(began) < d; n++ {
 			<-tick.C
 			for _, one := range send {
 				if err := one(n); err != nil {
@@ -189,30 +201,33 @@ func (c *client) busy() (f figures, err error) {
 		}
 		return processorTime() - used, time.Since(began), nil
 	}
-	if _, _, err := run(); err != nil { // until everything is warm
+	warm := func() error {
+		_, _, err := run(time.Second)
+		runtime.GC()
+		return err
+	}
+	if err := warm(); err != nil {
 		return f, err
 	}
-	alone, took, err := run()
-	if err != nil {
-		return f, err
-	}
-	base := alone.Seconds() / took.Seconds()
-	runtime.GC()
 	rss, routines := resident(), runtime.NumGoroutine()
 	for _, id := range ids[1:] {
 		if err := open(id); err != nil {
 			return f, err
 		}
 	}
-	all, took, err := run()
+	if err := warm(); err != nil {
+		return f, err
+	}
+	used, took, err := run(c.Duration)
 	if err != nil {
 		return f, err
 	}
-	links := float64(len(ids) - 1)
-	f.CPU, f.PerSecond = (all.Seconds()/took.Seconds()-base)*1e6/links, float64(c.Messages)*links
-	f.Goroutines = float64(runtime.NumGoroutine()-routines) / links
+	f.CPU, f.PerSecond = used.Seconds()*1000/took.Seconds(), float64(c.Messages*len(ids))
 	runtime.GC()
-	f.KiB = float64(resident()-rss) / 1024 / links
+	if links := float64(len(ids) - 1); links > 0 {
+		f.Goroutines = float64(runtime.NumGoroutine()-routines) / links
+		f.KiB = float64(resident()-rss) / 1024 / links
+	}
 	return f, nil
 }
 
