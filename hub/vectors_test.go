@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/amenzhinsky/iothub/common"
 )
@@ -238,8 +239,13 @@ func FuzzInboundTopic(f *testing.F) {
 func FuzzPropertyBag(f *testing.F) {
 	f.Add("a", "b c")
 	f.Add("$.mid", "&=+%")
+	f.Add("0", "\xd1")
+	f.Add("", "x")
 	f.Fuzz(func(t *testing.T, key, value string) {
-		if key == "" {
+		if key == "" || !utf8.ValidString(key) || !utf8.ValidString(value) {
+			if text, err := new(bag).encode([]string{key, value}); err == nil {
+				t.Fatalf("%q=%q is sent as %q", key, value, text)
+			}
 			return
 		}
 		got := parseBag(bagText(t, key, value))
