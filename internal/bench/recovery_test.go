@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -80,7 +79,7 @@ func later(to, from net.Conn) {
 	}()
 	for p := range pieces {
 		time.Sleep(time.Until(p.at))
-		if _, err := to.Write(p.data); err != nil && err != io.EOF { //nolint:errorlint // a proxy passes on what it can
+		if _, err := to.Write(p.data); err != nil {
 			break
 		}
 	}
