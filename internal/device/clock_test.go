@@ -434,20 +434,10 @@ func TestTimesOfTheSystemClock(t *testing.T) {
 	}
 }
 
-// TestSystemClock: what the program takes for its age is in the past, and the machine's uptime goes on.
+// TestSystemClock: what the program takes for its age is in the past.
 func TestSystemClock(t *testing.T) {
-	c := SystemClock()
-	if c.Built.After(time.Now()) || c.Built.Year() < 2026 {
-		t.Errorf("built at %v", c.Built)
-	}
-	if c.Running == nil {
-		t.Skip("this system does not say how long it has been running")
-	}
-	before, began := c.Running(), time.Now()
-	for time.Since(began) < 20*time.Millisecond {
-	}
-	if d := c.Running() - before; before <= 0 || d < 10*time.Millisecond || c.Boot == "" {
-		t.Errorf("running for %v, then for %v more, in boot %q", before, d, c.Boot)
+	if built := SystemClock().Built; built.After(time.Now()) || built.Year() < 2026 {
+		t.Errorf("built at %v", built)
 	}
 }
 
