@@ -3,13 +3,10 @@ package device
 import (
 	"os"
 	"strings"
-	"syscall"
 	"time"
-	"unsafe"
-)
 
-// clockBoottime is CLOCK_BOOTTIME of linux/time.h: unlike Go's own clock it counts suspensions.
-const clockBoottime = 7
+	"golang.org/x/sys/unix"
+)
 
 // uptime is how long this machine has been running, and the name of that run; nil where the system does not say.
 func uptime() (running func() time.Duration, boot string) {
@@ -20,8 +17,9 @@ func uptime() (running func() time.Duration, boot string) {
 	return func() time.Duration { d, _ := boottime(); return d }, strings.TrimSpace(string(id))
 }
 
+// boottime reads a clock that counts suspensions, unlike Go's own.
 func boottime() (time.Duration, bool) {
-	var ts syscall.Timespec
-	_, _, failed := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&ts)), 0) //nolint:gosec // G103: the kernel fills it in
-	return time.Duration(ts.Nano()), failed == 0
+	var ts unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return time.Duration(ts.Nano()), err == nil
 }
