@@ -210,7 +210,7 @@ type step struct {
 // scenes are the parts that a story is made of.
 type scenes struct {
 	*story
-	ctx   context.Context //nolint:containedctx // of the one call of play that this value lives in
+	ctx   context.Context // of the one call of play that this value lives in
 	watch <-chan sim.Event
 }
 
