@@ -23,7 +23,7 @@ const hubA = "127.0.0.2:8883"
 // inMemory keeps the state of a test of days where syncing costs nothing.
 func inMemory(t *testing.T, c *Config) {
 	t.Helper()
-	dir, err := os.MkdirTemp(ramDisk(), "days") //nolint:usetesting // in memory
+	dir, err := os.MkdirTemp(ramDisk(), "days") //nolint:usetesting // days of syncs, and in memory, where t.TempDir is not
 	if err != nil {
 		t.Fatal(err)
 	}
