@@ -103,7 +103,7 @@ func (c contestant) measureIdle(dir string, o options) (f idleFigures, err error
 	if err != nil {
 		return f, err
 	}
-	time.Sleep(o.settle)
+	time.Sleep(o.settle) // until the server has given back what the handshakes took; nobody reads or writes meanwhile, so no failure can show
 	f.after, err = t.memory("VmRSS")
 	return f, err
 }
@@ -146,9 +146,13 @@ func (c contestant) measureSpeed(dir string, n int, o options) (f speedFigures, 
 			}
 		})
 	}
-	time.Sleep(o.duration / 4) // until all are at full speed
+	if err := pause(o.duration/4, failures); err != nil { // until all are at full speed
+		return f, err
+	}
 	began, from := time.Now(), acked.Load()
-	time.Sleep(o.duration)
+	if err := pause(o.duration, failures); err != nil {
+		return f, err
+	}
 	took, to := time.Since(began), acked.Load()
 	over.Store(true)
 	jobs.Wait()
@@ -160,6 +164,16 @@ func (c contestant) measureSpeed(dir string, n int, o options) (f speedFigures, 
 	f.perSecond = int(float64(to-from) / took.Seconds())
 	f.peak, err = t.memory("VmHWM")
 	return f, err
+}
+
+// pause lets senders work for a while, or until one of them fails.
+func pause(d time.Duration, failures <-chan error) error {
+	select {
+	case err := <-failures:
+		return err
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // send is a bare client: it writes batches of messages with ids of their own, and lets window of them be unacknowledged.
