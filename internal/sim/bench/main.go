@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -122,12 +121,12 @@ func run(o options) error {
 			}
 		}
 	}
-	text := report(o, limit, all, idle, speed)
+	text := report(o, all, idle, speed)
 	if o.json {
 		figures := func(i int) map[string]float64 {
 			return map[string]float64{"kib": idle[i].perConnection() / 1024, "perSecond": float64(speed[i][senders[0]].perSecond)}
 		}
-		return json.NewEncoder(os.Stdout).Encode(map[string]any{"table": text, "devices": o.devices, "rounds": o.rounds, "floor": figures(0), "ours": figures(ours)})
+		return json.NewEncoder(os.Stdout).Encode(map[string]any{"table": text, "openFiles": limit, "devices": o.devices, "rounds": o.rounds, "floor": figures(0), "ours": figures(ours)})
 	}
 	fmt.Print(text)
 	var missed []error
@@ -246,12 +245,9 @@ func startSim(program, dir string, more ...string) (*target, error) {
 	return t, err
 }
 
-// report writes the figures as Markdown.
-func report(o options, limit uint64, all []contestant, idle []idleFigures, speed []map[int]speedFigures) string {
+// report writes the figures as a Markdown table.
+func report(o options, all []contestant, idle []idleFigures, speed []map[int]speedFigures) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured %s on %s, %d of %d cores for client and server together, %s, %s; open files limited to %d.\n\n", time.Now().Format(time.DateOnly),
-		cpuName(), runtime.GOMAXPROCS(0), runtime.NumCPU(), kernel(), runtime.Version(), limit)
-	fmt.Fprintf(&b, "    make bench-sim\n\n")
 	heads := make([]string, len(all))
 	for i, c := range all {
 		heads[i] = c.name
@@ -284,19 +280,4 @@ func report(o options, limit uint64, all []contestant, idle []idleFigures, speed
 		row("MiB of RSS at most meanwhile", "", float64(speed[ours][n].peak)/float64(speed[mochi][n].peak), peaks...)
 	}
 	return b.String()
-}
-
-func cpuName() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, ok := strings.CutPrefix(line, "model name"); ok {
-			return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(name), ":"))
-		}
-	}
-	return runtime.GOARCH
-}
-
-func kernel() string {
-	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return "Linux " + strings.TrimSpace(string(text))
 }
