@@ -141,6 +141,26 @@ func (x *boxes) oneProducer() {
 	x.add("durable appends/s of 200 B, one producer; floor: bare write and fdatasync", whole(bare), whole(rate), ratio(rate, bare), "≥ 0.90 of the floor")
 }
 
+// produce lets producers append n records one by one, side by side.
+func (x *boxes) produce(b *outbox.Box, producers, n int) {
+	x.t.Helper()
+	m := figureSample()
+	var left atomic.Int64
+	left.Store(int64(n))
+	var wg sync.WaitGroup
+	for range producers {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := b.Append(context.Background(), m); err != nil {
+					x.t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func (x *boxes) manyProducers() {
 	const producers, n = 64, 300_000
 	most, bare := 0.0, 0.0
@@ -154,22 +174,8 @@ func (x *boxes) manyProducers() {
 		bare = max(bare, float64(turns*producers)/time.Since(start).Seconds())
 
 		b, _ := x.open(outbox.Options{})
-		var left atomic.Int64
-		left.Store(n)
-		m := figureSample()
 		start = time.Now()
-		var wg sync.WaitGroup
-		for range producers {
-			wg.Go(func() {
-				for left.Add(-1) >= 0 {
-					if err := b.Append(context.Background(), m); err != nil {
-						x.t.Error(err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
+		x.produce(b, producers, n)
 		most = max(most, n/time.Since(start).Seconds())
 		must(x.t, b.Close())
 	}
@@ -205,34 +211,19 @@ func (f countingFile) WriteAt(p []byte, at int64) (int, error) {
 // flash counts what one record costs a flash, from its append to its acknowledgement, beside the 200 bytes that it is.
 func (x *boxes) flash() {
 	for _, v := range []struct {
-		name             string
-		producers, batch int
-		n                int
-		every            time.Duration
+		name         string
+		producers, n int
+		every        time.Duration
 	}{
-		{"one at a time", 1, 1, 20_000, 0},
-		{"8 producers", 8, 1, 60_000, 0},
-		{"64 producers", 64, 1, 200_000, 0},
-		{"one at a time, --outbox-sync 1s", 1, 1, 200_000, time.Second},
+		{"one at a time", 1, 20_000, 0},
+		{"8 producers", 8, 60_000, 0},
+		{"64 producers", 64, 200_000, 0},
+		{"one at a time, --outbox-sync 1s", 1, 200_000, time.Second},
 	} {
 		disk := &countingFS{FS: outbox.Disk()}
 		b, _ := x.open(outbox.Options{FS: disk, SyncEvery: v.every})
-		m := figureSample()
 		before := blocks()
-		var left atomic.Int64
-		left.Store(int64(v.n))
-		var wg sync.WaitGroup
-		for range v.producers {
-			wg.Go(func() {
-				for left.Add(-1) >= 0 {
-					if err := b.Append(context.Background(), m); err != nil {
-						x.t.Error(err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
+		x.produce(b, v.producers, v.n)
 		must(x.t, b.Sync())
 		appended, syncs, sent := disk.written.Load(), disk.syncs.Load(), blocks()-before
 		x.add("bytes written per record of 200 B, "+v.name, "200", whole(float64(appended)/float64(v.n)), ratio(float64(appended), float64(200*v.n)), "")
