@@ -770,11 +770,16 @@ func (w *soakWorld) start() {
 	if w.life != nil {
 		return
 	}
+	w.life = w.process(strconv.Itoa(w.lives), w.conf, false)
+	w.rates = nil // a new process has a new budget
+	synctest.Wait()
+}
+
+// process runs a device as one of its own. What it tells is traced under a name.
+func (w *soakWorld) process(name string, c Config, rival bool) *soakLife {
+	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}, rival: rival}
 	j := new(journal.Journal)
-	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}}
-	n := w.lives
-	j.Sink(func(e journal.Event) { w.trace("%d %s %s %s %s", n, e.Kind, e.Rule, e.Text, e.Error) })
-	c := w.conf
+	j.Sink(func(e journal.Event) { w.trace("%s %s %s %s %s", name, e.Kind, e.Rule, e.Text, e.Error) })
 	c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return w.dial(ctx, l, network, addr)
 	}
@@ -782,8 +787,7 @@ func (w *soakWorld) start() {
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(context.Background())
 	go func() { l.ended <- l.dev.Run(ctx) }()
-	w.life, w.rates = l, nil // a new process has a new budget
-	synctest.Wait()
+	return l
 }
 
 // halt stops the device in order, if it runs.
@@ -810,20 +814,10 @@ func (w *soakWorld) rival() {
 	if w.other != nil {
 		return
 	}
-	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}, rival: true}
-	j := new(journal.Journal)
-	j.Sink(func(e journal.Event) { w.trace("  rival %s %s %s %s", e.Kind, e.Rule, e.Text, e.Error) })
 	c := w.conf
 	c.Telemetry, c.StateDir, c.Clock = false, filepath.Join(w.dir, "rival"), Clock{}
 	c.Rand = rand.New(rand.NewPCG(w.s.with.Seed, 99))
-	c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return w.dial(ctx, l, network, addr)
-	}
-	l.dev = New(c, j)
-	var ctx context.Context
-	ctx, l.stop = context.WithCancel(context.Background())
-	go func() { l.ended <- l.dev.Run(ctx) }()
-	w.other = l
+	w.other = w.process("  rival", c, true)
 }
 
 // quiet ends the rival.
