@@ -185,10 +185,12 @@ type attempt struct {
 	phase phase
 	id    int
 	host  string
-	at    time.Time // waiting: when to dial; up: since when
-	fresh bool      // CONNACK 5 has been answered with a fresh token already
-	ask   bool      // the next dial is accompanied by DPS at once
-	tls   bool      // dialing: TCP and TLS are through
+	// at is when to dial (waiting) or since when it is up. While dialing, one that is still to come is the wait of the series that backs
+	// off: this dial has come ahead of it, and if it fails, the rest of that wait goes on.
+	at    time.Time
+	fresh bool // CONNACK 5 has been answered with a fresh token already
+	ask   bool // the next dial is accompanied by DPS at once
+	tls   bool // dialing: TCP and TLS are through
 
 	contested bool // waiting for DPS to say whether this is a fight
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"hubhop/failover"
-
 	"hubhop/hub"
 	"hubhop/internal/journal"
 	"hubhop/telemetry"
