@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package bench measures the device's side of the wire beside floors taken in the same run: `make bench`.
+// Package bench measures the device, its outbox and the simulator beside floors taken in the same run: `make bench`.
 package bench
 
 import (

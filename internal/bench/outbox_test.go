@@ -58,7 +58,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// sample takes about 200 bytes on the disk with its frame.
+// figureSample takes about 200 bytes on the disk with its frame.
 func figureSample() outbox.Message {
 	return outbox.Message{
 		Body:        []byte(`{"temperature":21.5,"humidity":45.25,"pressure":1013.25,"battery":87,"location":{"lat":52.52,"lon":13.405}}` + strings.Repeat(" ", 40)),
