@@ -12,7 +12,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash soak demo cross conformance check
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash soak demo cross conformance
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,5 +64,3 @@ cross: ## build for every platform, into dist/
 
 conformance: ## drive the simulator with clients nobody here wrote, and write docs/conformance.md
 	cd conformance && $(GO) vet . && $(GO) test . && $(GO) run .
-
-check: lint race demo fuzz cross conformance ## all that CI runs
