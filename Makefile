@@ -35,14 +35,14 @@ lint: ## format, vet and the linters of .golangci.yml
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 8 minutes)
+bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 9 minutes)
 	$(BENCH) -run '^TestTables$$'
 
 bench-go: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md (Linux)
-	$(BENCH) -run '^TestTables$$//^simulator$$' -rounds 3
+	$(BENCH) -run '^TestTables$$//^simulator$$'
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)

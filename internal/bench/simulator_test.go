@@ -4,7 +4,6 @@ package bench
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,15 +11,13 @@ import (
 	"testing"
 )
 
-var rounds = flag.Int("rounds", 1, "how often the throughput of a simulator is measured; the best one counts")
-
 // simulator lets the bench of the simulator run, which is a module of its own, and takes over its table.
 func simulator(t *testing.T) []number {
 	program, err := filepath.Abs(*hubhop)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "run", ".", "-hubhop", program, "-rounds", fmt.Sprint(*rounds), "-json")
+	cmd := exec.CommandContext(t.Context(), "go", "run", ".", "-hubhop", program, "-json")
 	cmd.Dir, cmd.Stderr = "../sim/bench", os.Stderr
 	text, err := cmd.Output()
 	if err != nil {
