@@ -104,7 +104,18 @@ func (c contestant) measureIdle(dir string, o options) (f idleFigures, err error
 		return f, err
 	}
 	time.Sleep(o.settle) // until the server has given back what the handshakes took; nobody reads or writes meanwhile, so no failure can show
-	f.after, err = t.memory("VmRSS")
+	if f.after, err = t.memory("VmRSS"); err != nil {
+		return f, err
+	}
+	err = inParallel(len(conns), 16, func(i int) (err error) { // a server that had dropped some would look cheaper than it is
+		if _, err = conns[i].Write([]byte{0xc0, 0}); err == nil { // PINGREQ
+			err = expect(conns[i], []byte{0xd0, 0})
+		}
+		if err != nil {
+			err = fmt.Errorf("%s was not connected any more when memory was read: %w", ids[i], err)
+		}
+		return err
+	})
 	return f, err
 }
 
