@@ -1,6 +1,7 @@
 # make alone lists what there is.
 GO      ?= go
-LINT    := $(GO) tool -modfile=tools.mod golangci-lint
+LINT    := $(GO) tool -modfile="$(CURDIR)/tools.mod" golangci-lint
+MODULES := . internal/sim/bench conformance
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
 TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
@@ -26,11 +27,9 @@ test: ## run the tests
 race: ## run the tests under the race detector
 	$(GO) test -race ./...
 
-lint: ## format, vet and the linters of .golangci.yml
+lint: ## format, vet and the linters of .golangci.yml, in every module
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
-	$(GO) vet ./...
-	cd internal/sim/bench && $(GO) vet ./...
-	$(LINT) run ./...
+	@set -e; for m in $(MODULES); do echo "== $$m"; (cd $$m; $(GO) vet ./...; $(LINT) run ./...); done
 
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
@@ -63,4 +62,4 @@ cross: ## build for every platform, into dist/
 	done
 
 conformance: ## drive the simulator with clients nobody here wrote, and write docs/conformance.md
-	cd conformance && $(GO) vet . && $(GO) test . && $(GO) run .
+	cd conformance && $(GO) test . && $(GO) run .

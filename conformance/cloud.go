@@ -134,14 +134,14 @@ func (c *cloud) tls() *tls.Config { return &tls.Config{RootCAs: c.roots, MinVers
 
 // watch collects the simulator's events.
 func (c *cloud) watch() error {
-	r, err := http.Get(c.Control + "/api/events")
+	r, err := http.Get(c.Control + "/api/events") //nolint:bodyclose // who reads it closes it
 	if err != nil {
 		return err
 	}
 	lines := bufio.NewScanner(r.Body)
 	lines.Scan() // a comment says that the watching has begun
 	go func() {
-		defer r.Body.Close()
+		defer func() { _ = r.Body.Close() }()
 		for lines.Scan() {
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
 			var e event
@@ -195,7 +195,7 @@ func exchange(client *http.Client, req *http.Request, into any) error {
 	if err != nil {
 		return err
 	}
-	defer r.Body.Close()
+	defer func() { _ = r.Body.Close() }()
 	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return err

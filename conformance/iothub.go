@@ -34,7 +34,7 @@ func (s *suite) iothub(webSocket bool) {
 			host := t.provision(t.cloud)
 			d, err := t.connectThing(t.cloud, host, key(t.cloud.GroupKey, t.id), webSocket)
 			t.must("connect", err)
-			defer d.Close()
+			defer func() { _ = d.Close() }()
 			f(t, d)
 		})
 	}
@@ -53,7 +53,7 @@ func (s *suite) iothub(webSocket bool) {
 		d, err := iotdevice.NewFromX509Cert(transport(t.cloud, webSocket, pair), t.id, r.State.AssignedHub, &pair, quiet)
 		t.must("certificate", err)
 		t.must("connect", d.Connect(t.ctx))
-		defer d.Close()
+		defer func() { _ = d.Close() }()
 		t.must("send", d.SendEvent(t.ctx, []byte(`"by certificate"`), iotdevice.WithSendMessageID("m1")))
 		t.equal("body", t.received(t.cloud, t.id, "m1").Messages[0].Body, "by certificate")
 	})
@@ -124,7 +124,7 @@ func (t *try) echoes(d *iotdevice.Client) {
 func (t *try) thingComesBack(webSocket, fault bool) {
 	d, err := t.connectThing(t.cloud, t.provision(t.cloud), key(t.cloud.GroupKey, t.id), webSocket)
 	t.must("connect", err)
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	t.echoes(d)
 	if fault {
 		go func() { // it is never acknowledged
@@ -158,7 +158,7 @@ func (t *try) thingIsDisabled(c *cloud, webSocket bool, word, connack string) {
 	t.must("enable", c.api("POST", "/api/devices/"+t.id+"/enable", struct{}{}, nil))
 	d, err = t.connectThing(c, host, k, webSocket)
 	t.must("connect, enabled", err)
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	t.must("send", d.SendEvent(t.ctx, []byte("1"), iotdevice.WithSendMessageID("m1")))
 	t.received(c, t.id, "m1")
 }
@@ -177,7 +177,7 @@ func (t *try) thingIsMoved(c *cloud, webSocket bool, word string) {
 	t.equal("the new hub", host, c.Hubs[1].Host)
 	d, err = t.connectThing(c, host, k, webSocket)
 	t.must("connect to the new hub", err)
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	t.must("send to the new hub", d.SendEvent(t.ctx, []byte("2"), iotdevice.WithSendMessageID("m2")))
 	l := t.received(c, t.id, "m1", "m2")
 	t.equal("hubs and duplicates", []any{l.Hubs, l.Duplicates}, []any{map[string]int{"hub-a": 1, "hub-b": 1}, 0})

@@ -21,7 +21,7 @@ const modelID = "dtmi:Sample:Failover;1"
 // pahoClient is plain paho with what the documentation of IoT Hub says about names, topics and tokens.
 type pahoClient struct {
 	mqtt.Client
-	lost chan error
+	lost chan struct{}
 }
 
 func (t *try) pahoOptions(c *cloud, host, clientID, username string, password func() string) *mqtt.ClientOptions {
@@ -32,9 +32,9 @@ func (t *try) pahoOptions(c *cloud, host, clientID, username string, password fu
 }
 
 func (t *try) open(o *mqtt.ClientOptions) (*pahoClient, error) {
-	p := &pahoClient{lost: make(chan error, 10)}
+	p := &pahoClient{lost: make(chan struct{}, 10)}
 	if o.OnConnectionLost == nil || !o.AutoReconnect {
-		o.SetConnectionLostHandler(func(_ mqtt.Client, err error) { p.lost <- err })
+		o.SetConnectionLostHandler(func(mqtt.Client, error) { p.lost <- struct{}{} })
 	}
 	p.Client = mqtt.NewClient(o)
 	return p, t.wait(p.Connect())
