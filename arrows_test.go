@@ -48,37 +48,80 @@ func TestArrows(t *testing.T) {
 	}
 }
 
-// TestThirdPartyArrows keeps each dependency in the rooms where it has its role.
+// TestThirdPartyArrows keeps each dependency in the rooms where it has its role. One that has none serves tests alone.
 func TestThirdPartyArrows(t *testing.T) {
 	only := map[string][]string{
 		"github.com/spf13/cobra":              {"cmd"},
+		"github.com/spf13/pflag":              {"cmd"},
 		"github.com/spf13/viper":              {"cmd"},
+		"golang.org/x/term":                   {"cmd"},
+		"golang.org/x/time":                   {"cmd", "device"},
+		"golang.org/x/sys":                    {"device"},
 		"github.com/eclipse/paho.mqtt.golang": {"hub", "dps"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
-		"github.com/shirou/gopsutil":          {"telemetry"},
+		"github.com/shirou/gopsutil/v4":       {"telemetry"},
 		"github.com/muesli/cancelreader":      {"telemetry"},
 		"github.com/gofrs/flock":              {"device", "outbox", "sim"},
 		"github.com/gorilla/websocket":        {"sim"}, // paho brings it along for the client
+		"github.com/rs/zerolog":               {"cmd", "journal", "sim"},
+		"github.com/rogpeppe/go-internal":     {},
+		"go.uber.org/goleak":                  {},
 	}
-	used := map[string]bool{}
+	used := map[string][]string{}
 	for _, p := range listPackages(t) {
+		from := room(p.ImportPath)
 		for _, imp := range p.Imports {
 			for lib, rooms := range only {
 				if imp != lib && !strings.HasPrefix(imp, lib+"/") {
 					continue
 				}
-				used[lib] = true
-				if from := room(p.ImportPath); !slices.Contains(rooms, from) {
+				used[lib] = append(used[lib], from)
+				if !slices.Contains(rooms, from) {
 					t.Errorf("%s must not import %s: that is the business of %v", from, imp, rooms)
 				}
 			}
 		}
 	}
-	for _, lib := range []string{"github.com/spf13/cobra", "github.com/spf13/viper", "github.com/eclipse/paho.mqtt.golang", "github.com/amenzhinsky/iothub"} {
-		if !used[lib] {
-			t.Errorf("%s has no role any more", lib)
+	required := requirements(t)
+	for lib, rooms := range only {
+		if !slices.Contains(required, lib) {
+			t.Errorf("go.mod does not require %s any more", lib)
+		}
+		for _, r := range rooms {
+			if !slices.Contains(used[lib], r) {
+				t.Errorf("%s has no role in %s any more", lib, r)
+			}
 		}
 	}
+	for _, lib := range required {
+		if _, ok := only[lib]; !ok {
+			t.Errorf("go.mod requires %s, but nothing here says where it has its role", lib)
+		}
+	}
+}
+
+// requirements are the modules that go.mod names for their own sake.
+func requirements(t *testing.T) (direct []string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range mod.Require {
+		if !r.Indirect {
+			direct = append(direct, r.Path)
+		}
+	}
+	return direct
 }
 
 // drawing reads the arrows of the picture.
@@ -124,7 +167,9 @@ type listed struct {
 
 func listPackages(t *testing.T) (all []listed) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...").Output()
+	list := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	list.Env = append(os.Environ(), "GOOS=linux") // elsewhere less of the kernel is asked, and less imported
+	out, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
