@@ -171,10 +171,10 @@ func write(t *testing.T, name string, out *rows) {
 }
 
 // best lets clients take turns, so that what else the machine does hits all alike; the best of each counts.
-func best(t *testing.T, job func(role string) job, roles ...string) map[string]figures {
+func best(t *testing.T, rounds int, job func(role string) job, roles ...string) map[string]figures {
 	t.Helper()
 	best := map[string]figures{}
-	for range 3 {
+	for range rounds {
 		for _, role := range roles {
 			f, err := inProcess(job(role))
 			if err != nil {
@@ -199,7 +199,7 @@ func linkFigures(t *testing.T) []number {
 	roles := []string{"bare", "paho", "link", "outbox"}
 	out.head("one sender, QoS 1, over TLS", "floor: bare program", "paho's client", "drain and link", "outbox to wire", "ours to floor")
 	for _, window := range []int{1, 16, 64, 100, 256, 1024} {
-		f := best(t, func(role string) job { return c.job(role, 1, window, 500*time.Millisecond) }, roles...)
+		f := best(t, 3, func(role string) job { return c.job(role, 1, window, 500*time.Millisecond) }, roles...)
 		speed, cost := []string{fmt.Sprintf("messages/s, window %d", window)}, []string{fmt.Sprintf("µs of processor time per message, window %d", window)}
 		for _, role := range roles {
 			speed, cost = append(speed, fmt.Sprintf("%.0f", f[role].PerSecond)), append(cost, fmt.Sprintf("%.2f", f[role].CPU))
@@ -237,11 +237,12 @@ func drains(t *testing.T, c *cloud) []number {
 			return j
 		}
 	}
-	f, g := best(t, at(64), "bare", "paho", "outbox"), best(t, at(100), "bare", "outbox")
+	const rounds = 7 // each of half a second or less: a neighbour of the machine spoils some
+	f, g := best(t, rounds, at(64), "bare", "paho", "outbox"), best(t, rounds, at(100), "bare", "outbox")
 	return []number{
 		{"drain of 500,000 from the outbox over TLS, window 64, messages/s; floor: bare program; goal: five times paho's client, which sends " + short(f["paho"].PerSecond),
-			3, figure{f["bare"].PerSecond}, figure{f["outbox"].PerSecond}, atLeast(5 * f["paho"].PerSecond)},
-		{"the same with window 100, µs of processor time per message; goal: twice the floor", 3, figure{g["bare"].CPU}, figure{g["outbox"].CPU}, atMost(2 * g["bare"].CPU)},
+			rounds, figure{f["bare"].PerSecond}, figure{f["outbox"].PerSecond}, atLeast(5 * f["paho"].PerSecond)},
+		{"the same with window 100, µs of processor time per message; goal: twice the floor", rounds, figure{g["bare"].CPU}, figure{g["outbox"].CPU}, atMost(2 * g["bare"].CPU)},
 	}
 }
 

@@ -413,7 +413,7 @@ func statusOf(text, key string) int64 {
 func (x *boxes) orders() {
 	c := newCloud(x.t, 0)
 	defer func() { _ = c.Close() }()
-	f := best(x.t, func(role string) job { return c.job(role, 1, 64, 500*time.Millisecond) }, "bare", "outbox", "fresh")
+	f := best(x.t, 3, func(role string) job { return c.job(role, 1, 64, 500*time.Millisecond) }, "bare", "outbox", "fresh")
 	bare, fifo, fresh := f["bare"].PerSecond, f["outbox"].PerSecond, f["fresh"].PerSecond
 	x.add("messages/s from outbox to cloud, 64 in flight; floor: bare program", whole(bare), whole(fifo), ratio(fifo, bare), "")
 	x.add("the same, --drain-order fresh-first", whole(bare), whole(fresh), ratio(fresh, bare), "")

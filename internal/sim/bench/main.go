@@ -115,9 +115,8 @@ func run(o options) error {
 					return fmt.Errorf("%s, %d senders: %w", c.name, n, err)
 				}
 				fmt.Fprintf(os.Stderr, "%-26s %7d msg/s from %d connections, peak RSS %d MiB\n", c.name, f.perSecond, n, f.peak>>20)
-				if f.perSecond > speed[i][n].perSecond {
-					speed[i][n] = f
-				}
+				best := speed[i][n]
+				speed[i][n] = speedFigures{max(best.perSecond, f.perSecond), max(best.peak, f.peak)}
 			}
 		}
 	}
