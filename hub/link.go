@@ -13,6 +13,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -40,6 +41,7 @@ type Link struct {
 	in      *bufio.Reader // the reader's own
 	readAt  time.Time     // the reader's own: when it last had to wait
 	tickets []uint64      // the reader's own: scratch
+	telling atomic.Bool   // the reader tells a sender what was acknowledged, and hears nothing meanwhile
 
 	wire    *wire  // under conn
 	events  string // the telemetry topic, up to its property bag
@@ -95,7 +97,8 @@ type Outgoing = struct {
 }
 
 // Completion hears what became of messages: that they were acknowledged (nil), or why they will not be. The tickets are good until it
-// returns. It must not block.
+// returns. It may send more. The link hears nothing until it returns, so it should not wait; but a disk that takes its time is not held
+// against the hub.
 type Completion = interface {
 	Done(tickets []uint64, err error)
 }
@@ -704,7 +707,9 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	}
 	l.mu.Unlock()
 	if to != nil {
+		l.telling.Store(true)
 		to.Done(l.tickets, nil)
+		l.telling.Store(false)
 	}
 	return n, nil
 }

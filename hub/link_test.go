@@ -751,6 +751,50 @@ func TestIdleLinkIsTestedAfterTheKeepAlive(t *testing.T) {
 	})
 }
 
+// slowly is a completion that waits, as for a disk that is busy with itself.
+type slowly struct{ d time.Duration }
+
+func (s slowly) Done([]uint64, error) { time.Sleep(s.d) }
+
+// TestSlowDiskIsNoSilence: while a sender takes its time with what was acknowledged, the link hears nothing, and kills nobody for it.
+// What it owes to the hub meanwhile is not forgotten: a hub that is silent afterwards is found as quickly as ever.
+func TestSlowDiskIsNoSilence(t *testing.T) {
+	for _, stall := range []time.Duration{5 * time.Second, 90 * time.Second} {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.welcome()
+				for q := p.telemetry(); q != nil; q = p.telemetry() {
+					p.puback(q.MessageID)
+				}
+			})
+			defer stop()
+			l := w.dial("10.0.0.1")
+			send := func(to Completion) {
+				t.Helper()
+				if _, err := l.Send([]Outgoing{{Body: []byte("{}")}}, to); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send(slowly{stall})
+			time.Sleep(stall / 10) // the stall has begun
+			var later ledger
+			send(&later)
+			time.Sleep(stall)
+			if s := l.Stats(); len(later.told) != 1 || s.Suspicions != 0 {
+				t.Fatalf("stalled for %v: %v, %+v", stall, later.told, s)
+			}
+			w.net.Cut("10.0.0.1:8883")
+			cut := time.Now()
+			send(&later)
+			if err := l.Err(); time.Since(cut) != 2*time.Second || !errors.Is(err, ErrSilent) {
+				t.Errorf("after %v: %v", time.Since(cut), err)
+			}
+			l.Abort()
+			w.net.Mend("10.0.0.1:8883")
+		})
+	}
+}
+
 // TestSlowHubIsNotDead: PUBACKs that come after 50 s are traffic shaping. The link stays, only the window shrinks.
 func TestSlowHubIsNotDead(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

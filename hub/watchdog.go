@@ -34,6 +34,7 @@ type watch struct {
 	timer      *time.Timer
 	due        time.Time // when timer fires
 	lastIn     time.Time
+	deaf       time.Time // the reader was seen to be busy with something else than to hear
 	lastOut    time.Time
 	setupSince time.Time // CONNECT was sent
 	pingSent   time.Time // zero: no PINGREQ is unanswered
@@ -130,7 +131,7 @@ func (l *Link) clearLocked() {
 func (l *Link) ackedLocked(p *publish, now time.Time) {
 	l.alarms = 0
 	l.window = min(l.maxWindow, l.window+1)
-	if p.again || p.sent.Before(l.measured) {
+	if p.again || p.sent.Before(l.measured) || p.sent.Before(l.deaf) {
 		return // one measure in a round trip: a burst would make believe that they are all the same
 	}
 	if l.measured.IsZero() {
@@ -184,7 +185,15 @@ func (l *Link) tick() {
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
 func (l *Link) armLocked(now time.Time) error {
+	if l.telling.Load() { // what has come from the hub waits for the reader: that is not the hub's silence
+		l.deaf = now
+		l.setLocked(now, now.Add(l.suspectAfter()))
+		return nil
+	}
 	owed, some := l.owedSinceLocked()
+	if owed.Before(l.deaf) {
+		owed = l.deaf
+	}
 	if !some {
 		l.restLocked()
 		idle := l.lastIn
