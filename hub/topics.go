@@ -35,56 +35,63 @@ func (p Properties) Get(key string) string {
 func escape(s string) string { return string(appendEscaped(nil, s)) }
 
 // bag encodes property bags. Most properties of a message are those of the message before it, so what stays the same is checked and
-// escaped once.
+// escaped once, and copied in one piece with what is beside it.
 type bag struct {
 	text  []byte   // the last one
 	last  []string // what it was made of
-	ends  []int    // where in it each of them ends
+	took  []int    // how many bytes of it each of them took, with what separates it from the one before
 	spare []byte
 	size  int // of its names and values as they were given
 }
 
 // encode writes key=value pairs, given as keys and values in turn. The text is good until the next call but one.
 func (b *bag) encode(props []string) ([]byte, error) {
-	out, from := b.spare[:0], 0
-	b.size = 0
+	out, from, at, size := b.spare[:0], 0, 0, 0 // what is the same up to at was copied up to from
 	for i, s := range props {
-		b.size += len(s)
-		if i < len(b.last) && s == b.last[i] {
-			from, out = b.ends[i], append(out, b.text[from:b.ends[i]]...)
-		} else {
-			if err := checkText(props, i); err != nil {
-				b.last = b.last[:0]
-				return nil, err
-			}
-			switch {
-			case i%2 == 1:
-				out = append(out, '=')
-			case i > 0:
-				out = append(out, '&')
-			}
-			out = appendEscaped(out, s)
-			if i < len(b.last) {
-				from, b.last[i] = b.ends[i], s
-			} else {
-				b.last, b.ends = append(b.last[:i], s), append(b.ends[:i], 0)
-			}
+		size += len(s)
+		if i < len(b.last) && b.last[i] == s {
+			at += b.took[i]
+			continue
 		}
-		b.ends[i] = len(out)
+		out = append(out, b.text[from:at]...)
+		began := len(out)
+		var err error
+		if out, err = appendPart(out, props, i); err != nil {
+			b.last, b.took = b.last[:0], b.took[:0]
+			return nil, err
+		}
+		if i == len(b.last) {
+			b.last, b.took = append(b.last, ""), append(b.took, 0)
+		}
+		at += b.took[i]
+		from = at
+		b.last[i], b.took[i] = s, len(out)-began
 	}
-	b.last, b.text, b.spare = b.last[:len(props)], out, b.text
+	out = append(out, b.text[from:at]...)
+	b.last, b.took, b.text, b.spare, b.size = b.last[:len(props)], b.took[:len(props)], out, b.text, size
 	return out, nil
 }
 
-// checkText refuses a name or a value that no hub takes.
-func checkText(props []string, i int) error {
+// appendPart writes one of the names and values, and what separates it from the one before. It refuses what no hub takes.
+func appendPart(out []byte, props []string, i int) ([]byte, error) {
 	switch {
-	case i%2 == 0 && props[i] == "":
-		return &MessageError{"a property without a name"}
-	case !utf8.ValidString(props[i]):
-		return &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
+	case i%2 == 1:
+		out = append(out, '=')
+	case i > 0:
+		out = append(out, '&')
 	}
-	return nil
+	s := props[i]
+	n := plainPart(s)
+	out = append(out, s[:n]...)
+	switch {
+	case n < len(s) && !utf8.ValidString(s[n:]):
+		return nil, &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
+	case i%2 == 0 && s == "":
+		return nil, &MessageError{"a property without a name"}
+	case n < len(s):
+		out = appendEscaped(out, s[n:])
+	}
+	return out, nil
 }
 
 // plain says of each byte that it needs no escaping.
@@ -95,12 +102,17 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// plainPart is how much of s needs no escaping up to where something does.
+func plainPart(s string) (n int) {
+	for n < len(s) && plain[s[n]] {
+		n++
+	}
+	return n
+}
+
 func appendEscaped(out []byte, s string) []byte {
 	for s != "" {
-		n := 0
-		for n < len(s) && plain[s[n]] {
-			n++
-		}
+		n := plainPart(s)
 		if out = append(out, s[:n]...); n == len(s) {
 			break
 		}
