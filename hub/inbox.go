@@ -65,7 +65,7 @@ func (l *Link) Respond(m *Method, status int, body []byte) error {
 	if err := l.openLocked(); err != nil {
 		return err
 	}
-	l.out = appendPublish(l.out, "$iothub/methods/res/"+strconv.Itoa(status)+"/?$rid="+m.rid, nil, body, 0, false, 0)
+	l.out = appendPublish(l.out, "$iothub/methods/res/"+strconv.Itoa(status)+"/?$rid="+m.rid, nil, nil, body, 0, false, 0)
 	l.flushLocked()
 	return nil
 }

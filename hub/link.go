@@ -61,6 +61,7 @@ type Link struct {
 	out        []byte
 	spare      []byte
 	bag        bag           // where a property bag is encoded
+	common     bag           // and the part of it that messages have in common
 	flushing   bool          // somebody writes, or is about to
 	flushed    chan struct{} // closed when out is empty; nil when nobody waits
 	settled    chan struct{} // closed when inflight is empty; nil when nobody waits
@@ -88,12 +89,12 @@ type Link struct {
 }
 
 // Outgoing is a telemetry message. Props are keys and values in turn, in the order they are to go out, system properties under their
-// wire names ($.mid, $.ct, …) like the application's. Ticket is what its sender knows it by. It is an unnamed type, so that a sender
-// need not know this package.
+// wire names ($.mid, $.ct, …) like the application's. Common are more of them; what has the very same slice as the message before it is
+// not looked at again. Ticket is what its sender knows it by. It is an unnamed type, so that a sender need not know this package.
 type Outgoing = struct {
-	Body   []byte
-	Props  []string
-	Ticket uint64
+	Body          []byte
+	Props, Common []string
+	Ticket        uint64
 }
 
 // Completion hears what became of messages: that they were acknowledged (nil), or why they will not be. The tickets are good until it
@@ -272,8 +273,17 @@ func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 	l.mu.Lock()
 	taken, now := 0, time.Now()
 	err := l.openLocked()
+	var common []string
+	var shared []byte
 	for ; taken < len(messages) && err == nil; taken++ {
-		if err = l.sendLocked(&messages[taken], to, now); err != nil {
+		m := &messages[taken]
+		if taken == 0 || len(m.Common) != len(common) || len(common) > 0 && &m.Common[0] != &common[0] {
+			if shared, err = l.common.encode(m.Common); err != nil {
+				break
+			}
+			common = m.Common
+		}
+		if err = l.sendLocked(m, shared, to, now); err != nil {
 			break
 		}
 	}
@@ -296,13 +306,13 @@ func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 }
 
 // sendLocked queues one message.
-func (l *Link) sendLocked(m *Outgoing, to Completion, now time.Time) error {
+func (l *Link) sendLocked(m *Outgoing, common []byte, to Completion, now time.Time) error {
 	text, err := l.bag.encode(m.Props)
 	if err != nil {
 		return err
 	}
-	topic := len(l.events) + len(text)
-	if err := checkSize(topic, len(m.Body), l.bag.size); err != nil {
+	topic := len(l.events) + bagLength(text, common)
+	if err := checkSize(topic, len(m.Body), l.bag.size+l.common.size); err != nil {
 		return err
 	}
 	if l.opening && len(l.out)+topic+len(m.Body)+9 > firstFlight {
@@ -311,11 +321,13 @@ func (l *Link) sendLocked(m *Outgoing, to Completion, now time.Time) error {
 	p := l.takeLocked()
 	p.sent, p.ticket, p.to = now, m.Ticket, to
 	p.mid = property(m.Props, "$.mid")
-	if pid, before := l.resend[p.mid]; before && p.mid != "" {
-		delete(l.resend, p.mid)
-		delete(l.reserved, pid)
-		p.pid, p.again = pid, true
-	} else {
+	if len(l.resend) > 0 && p.mid != "" {
+		if p.pid, p.again = l.resend[p.mid]; p.again {
+			delete(l.resend, p.mid)
+			delete(l.reserved, p.pid)
+		}
+	}
+	if !p.again {
 		p.pid = l.nextPIDLocked()
 	}
 	l.inflight.put(p)
@@ -325,7 +337,7 @@ func (l *Link) sendLocked(m *Outgoing, to Completion, now time.Time) error {
 		l.newest.next = p
 	}
 	l.newest = p
-	l.out = appendPublish(l.out, l.events, text, m.Body, 1, p.again, p.pid)
+	l.out = appendPublish(l.out, l.events, text, common, m.Body, 1, p.again, p.pid)
 	l.stats.Published++
 	return nil
 }
@@ -477,7 +489,7 @@ func (l *Link) openLocked() error {
 	return nil
 }
 
-// nextPIDLocked finds a free packet id: not in flight, and not kept for a message of the links before. That are three windows at most.
+// nextPIDLocked finds a free packet id: not in flight, and not kept for a message of the links before. Three windows of them at most are taken.
 func (l *Link) nextPIDLocked() uint16 {
 	for {
 		l.lastPID++
@@ -585,7 +597,7 @@ func (l *Link) flush(hurry bool) {
 // restLocked gives back what only a busy link needs, so that neither the opening nor one large message stays in memory for its life.
 func (l *Link) restLocked() {
 	if len(l.out) == 0 && !l.flushing {
-		l.out, l.spare, l.bag, l.free = nil, nil, bag{}, nil
+		l.out, l.spare, l.bag, l.common, l.free = nil, nil, bag{}, bag{}, nil
 		l.inflight = flight{}
 		l.wire.rest()
 	}
@@ -826,7 +838,7 @@ func (l *Link) callLocked(topic string, body []byte) (rid string, answer chan *t
 	l.lastRID++
 	rid, answer = strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)
 	l.calls[rid] = answer
-	l.out = appendPublish(l.out, topic+rid, nil, body, 0, false, 0)
+	l.out = appendPublish(l.out, topic+rid, nil, nil, body, 0, false, 0)
 	l.flushLocked()
 	return rid, answer
 }
@@ -914,10 +926,11 @@ func (l *Link) Report(ctx context.Context, patch []byte) (version int64, err err
 	return a.version, nil
 }
 
-// appendPublish encodes a PUBLISH by hand: it is the packet everything else is measured by. The topic comes in two parts.
-func appendPublish(out []byte, topic string, bag, body []byte, qos byte, dup bool, pid uint16) []byte {
+// appendPublish encodes a PUBLISH by hand: it is the packet everything else is measured by. The topic comes with its property bag, if it
+// has one, which is in two parts.
+func appendPublish(out []byte, topic string, bag, common, body []byte, qos byte, dup bool, pid uint16) []byte {
 	head := byte(packets.Publish<<4) | qos<<1
-	name := len(topic) + len(bag)
+	name := len(topic) + bagLength(bag, common)
 	size := 2 + name + len(body)
 	if dup {
 		head |= 1 << 3
@@ -938,10 +951,23 @@ func appendPublish(out []byte, topic string, bag, body []byte, qos byte, dup boo
 	out = append(out, byte(name>>8), byte(name))
 	out = append(out, topic...)
 	out = append(out, bag...)
+	if len(bag) > 0 && len(common) > 0 {
+		out = append(out, '&')
+	}
+	out = append(out, common...)
 	if qos > 0 {
 		out = append(out, byte(pid>>8), byte(pid))
 	}
 	return append(out, body...)
+}
+
+// bagLength is that of a property bag in two parts, with what separates them.
+func bagLength(bag, common []byte) int {
+	n := len(bag) + len(common)
+	if len(bag) > 0 && len(common) > 0 {
+		n++
+	}
+	return n
 }
 
 func packetName(p packets.ControlPacket) string {

@@ -69,7 +69,7 @@ func TestTokenOfADevice(t *testing.T) {
 // TestPublishByteForByte compares a telemetry PUBLISH with the dump.
 func TestPublishByteForByte(t *testing.T) {
 	topic, bag := eventsTopic("dev-001"), []byte("%24.ct=application%2Fjson&%24.ce=utf-8&%24.mid=m1&a=b%20c")
-	got := appendPublish(nil, topic, bag, []byte(`{"temp":21.5}`), 1, false, 5)
+	got := appendPublish(nil, topic, bag, nil, []byte(`{"temp":21.5}`), 1, false, 5)
 	want := unhex(t, `32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
   61 67 65 73 2f 65 76 65 6e 74 73 2f 25 32 34 2e 63 74 3d 61 70 70 6c 69
   63 61 74 69 6f 6e 25 32 46 6a 73 6f 6e 26 25 32 34 2e 63 65 3d 75 74 66
@@ -78,10 +78,20 @@ func TestPublishByteForByte(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("PUBLISH\n got % x\nwant % x", got, want)
 	}
-	if again := appendPublish(nil, topic, bag, nil, 1, true, 5); again[0] != 0x3a {
+	cut := bytes.IndexByte(bag, '&')
+	if again := appendPublish(nil, topic, bag[:cut], bag[cut+1:], []byte(`{"temp":21.5}`), 1, false, 5); !bytes.Equal(again, want) {
+		t.Errorf("with its bag in two parts\n got % x\nwant % x", again, want)
+	}
+	for _, half := range [][2][]byte{{bag, nil}, {nil, bag}, {nil, nil}} { // nothing is separated from nothing
+		got, want := appendPublish(nil, topic, half[0], half[1], nil, 0, false, 0), appendPublish(nil, topic+string(half[0])+string(half[1]), nil, nil, nil, 0, false, 0)
+		if !bytes.Equal(got, want) {
+			t.Errorf("with half a bag\n got % x\nwant % x", got, want)
+		}
+	}
+	if again := appendPublish(nil, topic, bag, nil, nil, 1, true, 5); again[0] != 0x3a {
 		t.Errorf("DUP makes the first byte %#x", again[0])
 	}
-	long := appendPublish(nil, "t", nil, make([]byte, 200_000), 0, false, 0)
+	long := appendPublish(nil, "t", nil, nil, make([]byte, 200_000), 0, false, 0)
 	if !bytes.Equal(long[:4], []byte{0x30, 0xc3, 0x9a, 0x0c}) {
 		t.Errorf("a long one begins % x", long[:4])
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hubhop/telemetry/outbox"
@@ -13,11 +14,11 @@ import (
 
 // Box is the end of the outbox that Drain takes records from.
 type Box interface {
-	// Read waits for records in one of the parts and gives up to limit of the first that has some, the oldest unacknowledged first. They
-	// are good until the next call with the same batch.
-	Read(ctx context.Context, into *outbox.Batch, limit int, parts ...outbox.Part) ([]outbox.Record, error)
-	// Has says whether there is a record behind a position.
-	Has(after uint64) bool
+	// Wait waits until there is a record in one of the parts.
+	Wait(ctx context.Context, parts ...outbox.Part) error
+	// Read gives records of the first of the parts that has some, the oldest unacknowledged first, up to limit of them and bytes of bodies
+	// but one at least; none if no part has any. They are good until the next call with the same batch.
+	Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error)
 	// Newest is the position behind which the newest n records are, 0 if all are to go in order.
 	Newest(n int) uint64
 	// Ack takes records out. It is called in any order, and may be called for some that are gone already.
@@ -38,11 +39,12 @@ type Sender interface {
 	Window() int
 }
 
-// Outgoing is a message on its way out. Props are the keys and values of its properties in turn. Ticket is what its completion names it by.
+// Outgoing is a message on its way out. Props are the keys and values of its properties in turn, and so are Common, which messages next
+// to each other may share. Ticket is what its completion names it by.
 type Outgoing = struct {
-	Body   []byte
-	Props  []string
-	Ticket uint64
+	Body          []byte
+	Props, Common []string
+	Ticket        uint64
 }
 
 // Completion hears what became of messages. The tickets are good until it returns.
@@ -78,20 +80,22 @@ const (
 	lookAgain = 50 * time.Millisecond
 )
 
-// earlyPatience is how long an outbox that says it has records may take to hand them out while a connection is being opened.
-const earlyPatience = 100 * time.Millisecond
-
 // Drain sends what is in the outbox, and what comes into it, over one link: Run until its ctx ends or the link does, and Early, before
 // it, what may go while the link is being opened. It starts with the oldest record that is not acknowledged (unless told otherwise, see
 // Order) and keeps their order; up to a window of them are under way at any time. Only done(nil) takes a record out of the outbox, be it
 // after Run has returned: an acknowledgement that comes late is one. What is left is sent again, under the same ids, by the next Drain.
+//
+// Who brings acknowledgements sends what there is room for now, in the same call: to wake another goroutine for it would cost as much as
+// dozens of messages do.
 type Drain struct {
 	box     Box
 	sender  Sender
 	options DrainOptions
-	wake    chan struct{} // full after a done that nobody has looked at yet
+	wake    chan struct{} // full once there is something for Run to see to
 
-	// Of Early and Run alone, one after the other:
+	again atomic.Bool     // there may be more to send than the one who sends has seen
+	turn  sync.Mutex      // held by the one who sends; guards the next five
+	link  context.Context // of Run; nil before and after it: then nothing is sent for an acknowledgement
 	began bool
 	at    streams
 	next  outgoing
@@ -107,27 +111,37 @@ type Drain struct {
 	free     []uint64
 	lost     context.CancelCauseFunc // ends Run; nil before
 	failed   error                   // the reason of the first message that failed
+	pause    pause
+	from     streams // where the drain had come to then
+
+	parts [2]outbox.Part // of Run alone: what it waits for
 }
+
+// pause is why nobody is sending.
+type pause int
+
+const (
+	busy pause = iota // somebody is; or the window is full, and the next acknowledgement will go on
+	shut              // the window is closed and nothing is in flight
+	dry               // the outbox has no more
+)
 
 // slot is a message under way. There are as many as were ever under way at once.
 type slot struct {
 	pos   uint64
 	bytes int
-	id    string
 }
 
-// outgoing is what was read and is still to be sent; all of it is scratch.
+// outgoing is what was read and is to be sent. All of it is scratch.
 type outgoing struct {
-	records []outbox.Record // the rest of them, like the next two
+	records []outbox.Record
 	out     []Outgoing
 	sizes   []int
 
-	allOut   []Outgoing
-	allSizes []int
-	props    []string
-	times    []byte
-	ends     []int // of each time in times
-	parts    [2]outbox.Part
+	props []string // of all messages, one behind the other
+	times []byte
+	ends  []int // of each time in times
+	parts [2]outbox.Part
 }
 
 // NewDrain returns a Drain that has sent nothing yet. It starts no goroutine.
@@ -139,25 +153,26 @@ func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 }
 
 // Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Run.
-func (d *Drain) Early(ctx context.Context) {
-	if !d.box.Has(0) {
+func (d *Drain) Early() {
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	d.begin()
+	room, bytes, _ := d.room()
+	if room <= 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, earlyPatience)
-	defer cancel()
-	d.begin()
-	records, err := d.box.Read(ctx, &d.batch, min(d.options.Window, d.sender.Window()), d.at.parts(&d.next.parts)...)
-	if err != nil {
+	records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.next.parts)...)
+	if err != nil || len(records) == 0 {
 		return // Run will see it
 	}
 	d.next.fill(records, d.options.Created)
-	_ = d.send(d.fits()) // also what no hub would take: Run deals with it
-	d.next.records = nil
+	_ = d.send(max(d.next.within(bytes), 1)) // also what no link takes: Run deals with it
 }
 
 // Run sends until ctx ends or the link does. It returns ctx.Err(), the link's reason, or an error of the outbox.
 func (d *Drain) Run(ctx context.Context) error {
 	link, lost := context.WithCancelCause(ctx)
+	defer d.leave()
 	defer lost(nil)
 	d.mu.Lock()
 	d.lost = lost
@@ -166,12 +181,27 @@ func (d *Drain) Run(ctx context.Context) error {
 	if failed != nil {
 		return failed
 	}
-	d.begin()
+	d.enter(link)
 	err := d.run(link)
 	if cause := context.Cause(link); cause != nil && ctx.Err() == nil {
 		return cause // the link's reason says more than the wait that it ended
 	}
 	return err
+}
+
+// enter lets those who bring acknowledgements send, until link ends.
+func (d *Drain) enter(link context.Context) {
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	d.link = link
+	d.begin()
+}
+
+// leave waits until nobody sends any more.
+func (d *Drain) leave() {
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	d.link = nil
 }
 
 func (d *Drain) begin() {
@@ -181,44 +211,110 @@ func (d *Drain) begin() {
 	d.began = true
 }
 
-// run returns when it has a reason to.
+// run sends, and waits for what no acknowledgement tells.
 func (d *Drain) run(ctx context.Context) error {
-	at, next := &d.at, &d.next
 	for {
-		next.records = nil
-		if _, err := d.room(ctx); err != nil {
-			return err
+		d.pump()
+		d.mu.Lock()
+		pause, from := d.pause, d.from
+		d.mu.Unlock()
+		var err error
+		switch pause {
+		case busy:
+			err = d.wait(ctx, nil)
+		case shut:
+			again := time.NewTimer(lookAgain)
+			err = d.wait(ctx, again.C)
+			again.Stop()
+		case dry:
+			err = d.box.Wait(ctx, from.parts(&d.parts)...)
 		}
-		records, err := d.box.Read(ctx, &d.batch, d.options.Window, at.parts(&next.parts)...)
 		if err != nil {
 			return err
 		}
-		next.fill(records, d.options.Created)
-		for len(next.records) > 0 {
-			room, err := d.room(ctx)
-			if err != nil {
-				return err
-			}
-			if at.isBacklog(next.records[0].Pos) && d.box.Has(at.fresh) {
-				break // something was made while we waited, and goes ahead; these are read again
-			}
-			if err = d.send(room); err == nil {
-				continue
-			}
-			if !isPermanent(err) {
-				return err
-			}
-			r := &next.records[0]
-			at.passed(r.Pos)
-			if err := d.box.Quarantine(r.Pos, err); err != nil {
-				return fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
-			}
-			break // the records behind it must be read again: the first of them says now that one is missing
+	}
+}
+
+func (d *Drain) wait(ctx context.Context, again <-chan time.Time) error {
+	select {
+	case <-d.wake:
+	case <-again:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// pump sends what may go, and returns what was in the way in the end. If another one is at it already, that one will look again.
+func (d *Drain) pump() (why pause) {
+	d.again.Store(true)
+	for d.again.Load() && d.turn.TryLock() {
+		d.again.Store(false)
+		if d.link != nil {
+			why = d.push(d.link)
 		}
-		if !d.box.Has(at.fresh) && !d.box.Has(at.backlog) {
-			next.rest()
+		d.turn.Unlock()
+	}
+	return why
+}
+
+func (d *Drain) push(ctx context.Context) pause {
+	d.paused(busy)
+	why, err := d.sendAll(ctx)
+	if err != nil {
+		d.fail(err)
+	}
+	d.paused(why)
+	return why
+}
+
+// paused notes why nobody is sending.
+func (d *Drain) paused(why pause) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pause, d.from = why, d.at
+}
+
+// fail ends Run.
+func (d *Drain) fail(err error) {
+	d.mu.Lock()
+	if d.failed == nil {
+		d.failed = err
+	}
+	lost := d.lost
+	d.mu.Unlock()
+	if lost != nil {
+		lost(err)
+	}
+}
+
+// sendAll sends until something is in the way, and returns what.
+func (d *Drain) sendAll(ctx context.Context) (pause, error) {
+	for ctx.Err() == nil {
+		room, bytes, inFlight := d.room()
+		switch {
+		case room <= 0 && inFlight == 0:
+			return shut, nil
+		case room <= 0 || bytes <= 0 && inFlight > 0:
+			return busy, nil
+		}
+		records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.next.parts)...)
+		if err != nil {
+			return busy, err
+		}
+		if len(records) == 0 {
+			d.next.rest()
+			return dry, nil
+		}
+		d.next.fill(records, d.options.Created)
+		n := d.next.within(bytes)
+		if n == 0 && inFlight > 0 {
+			return busy, nil
+		}
+		if err := d.send(max(n, 1)); err != nil {
+			return busy, err
 		}
 	}
+	return busy, nil
 }
 
 // streams is how far a drain has come: in the whole line, or in two parts of it.
@@ -254,75 +350,38 @@ func (s *streams) passed(pos uint64) {
 	}
 }
 
-// room waits until some of the next records may go, and returns how many; if there are none, until one could.
-func (d *Drain) room(ctx context.Context) (int, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		if n := d.fits(); n > 0 {
-			return n, nil
-		}
-		if err := d.wait(ctx); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// fits is how many of the next records may go now; if there are none, how many more could, but for their bytes.
-func (d *Drain) fits() int {
+// room is how many messages may go now, and how many bytes; it says also how many messages are in flight.
+func (d *Drain) room() (messages, bytes, inFlight int) {
 	window := min(d.options.Window, d.sender.Window())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	room := window - d.inFlight
-	if len(d.next.records) == 0 {
-		return room
-	}
-	n, bytes := 0, d.bytes
-	for n < min(room, len(d.next.sizes)) {
-		if bytes += d.next.sizes[n]; bytes > MaxInFlight && d.inFlight+n > 0 {
-			break
-		}
-		n++
-	}
-	return n
+	return window - d.inFlight, MaxInFlight - d.bytes, d.inFlight
 }
 
-func (d *Drain) wait(ctx context.Context) error {
-	d.mu.Lock()
-	idle := d.inFlight == 0
-	d.mu.Unlock()
-	var again <-chan time.Time
-	if idle {
-		timer := time.NewTimer(lookAgain)
-		defer timer.Stop()
-		again = timer.C
-	}
-	select {
-	case <-d.wake:
-	case <-again:
-	case <-ctx.Done():
-	}
-	return ctx.Err()
-}
-
-// send sends n of the next records, or as many as the link takes.
+// send sends the first n of the next records, or as many as the link takes. One that no hub would take leaves the line.
 func (d *Drain) send(n int) error {
-	next := &d.next
 	d.take(n) // before the call: a completion may be quicker than its return
-	taken, err := d.sender.Send(next.out[:n], d)
+	records, out := d.next.records[:n], d.next.out[:n]
+	taken, err := d.sender.Send(out, d)
 	if taken > 0 {
-		d.at.passed(next.records[taken-1].Pos)
+		d.at.passed(records[taken-1].Pos)
 	}
 	if taken < n {
 		d.mu.Lock()
-		for i := taken; i < n; i++ {
-			d.giveLocked(next.out[i].Ticket)
+		for i := range out[taken:] {
+			d.giveLocked(out[taken+i].Ticket)
 		}
 		d.mu.Unlock()
 	}
-	next.records, next.out, next.sizes = next.records[taken:], next.out[taken:], next.sizes[taken:]
-	return err
+	if err == nil || !isPermanent(err) {
+		return err
+	}
+	r := &records[taken]
+	d.at.passed(r.Pos)
+	if err := d.box.Quarantine(r.Pos, err); err != nil {
+		return fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
+	}
+	return nil // those behind it are read again: the first of them says now that one is missing
 }
 
 // Done is for the [Sender].
@@ -333,17 +392,11 @@ func (d *Drain) Done(tickets []uint64, err error) {
 	for _, t := range tickets {
 		d.places = append(d.places, d.slots[t].pos)
 	}
-	if err != nil && d.failed == nil {
-		d.failed = err
-	}
-	lost, last := d.lost, d.slots[tickets[len(tickets)-1]].id
 	d.mu.Unlock()
 	if err != nil {
-		if lost != nil {
-			lost(err)
-		}
+		d.fail(err)
 	} else if err := d.box.Ack(d.places...); err != nil && d.options.Problem != nil {
-		d.options.Problem(fmt.Errorf("%d messages up to %s arrived, but that could not be written down: %w", len(tickets), last, err))
+		d.options.Problem(fmt.Errorf("%d messages arrived, but that could not be written down: %w", len(tickets), err))
 	}
 	d.mu.Lock()
 	for _, t := range tickets {
@@ -351,8 +404,11 @@ func (d *Drain) Done(tickets []uint64, err error) {
 	}
 	d.mu.Unlock()
 	d.acking.Unlock()
+	if d.pump() == busy {
+		return
+	}
 	select {
-	case d.wake <- struct{}{}:
+	case d.wake <- struct{}{}: // Run has something to wait for now
 	default:
 	}
 }
@@ -361,14 +417,14 @@ func (d *Drain) Done(tickets []uint64, err error) {
 func (d *Drain) take(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i, r := range d.next.records[:n] {
+	for i := range n {
 		if len(d.free) == 0 {
 			d.free = append(d.free, uint64(len(d.slots)))
 			d.slots = append(d.slots, slot{})
 		}
 		t := d.free[len(d.free)-1]
 		d.free = d.free[:len(d.free)-1]
-		d.slots[t] = slot{pos: r.Pos, bytes: d.next.sizes[i], id: r.ID}
+		d.slots[t] = slot{d.next.records[i].Pos, d.next.sizes[i]}
 		d.next.out[i].Ticket = t
 		d.inFlight++
 		d.bytes += d.next.sizes[i]
@@ -379,7 +435,6 @@ func (d *Drain) take(n int) {
 func (d *Drain) giveLocked(t uint64) {
 	d.inFlight--
 	d.bytes -= d.slots[t].bytes
-	d.slots[t] = slot{}
 	d.free = append(d.free, t)
 }
 
@@ -394,8 +449,10 @@ func size(r *outbox.Record) int {
 
 // fill makes messages of records. created corrects when they were made, and may be nil.
 func (o *outgoing) fill(records []outbox.Record, created func(pos uint64, at time.Time) time.Time) {
-	o.times, o.ends, o.props, o.allOut, o.allSizes = o.times[:0], o.ends[:0], o.props[:0], o.allOut[:0], o.allSizes[:0]
-	var c clock
+	n := len(records)
+	o.records, o.times, o.ends, o.props = records, o.times[:0], o.ends[:0], o.props[:0]
+	o.out, o.sizes = slices.Grow(o.out[:0], n)[:n], slices.Grow(o.sizes[:0], n)[:n]
+	var c dates
 	for i := range records {
 		at := records[i].Created
 		if created != nil && !at.IsZero() {
@@ -405,19 +462,35 @@ func (o *outgoing) fill(records []outbox.Record, created func(pos uint64, at tim
 		o.ends = append(o.ends, len(o.times))
 	}
 	times, at := string(o.times), 0 // one string for all
+	var common []string
 	for i := range records {
-		r, from := &records[i], len(o.props)
-		o.props = appendProperties(o.props, r, times[at:o.ends[i]])
+		r := &records[i]
+		if i == 0 || !alike(r, &records[i-1]) {
+			from := len(o.props)
+			o.props = appendCommon(o.props, r)
+			common = o.props[from:]
+		}
+		from := len(o.props)
+		o.props = appendProperties(o.props, r, times[at:o.ends[i]], common)
 		at = o.ends[i]
-		o.allOut = append(o.allOut, Outgoing{Body: r.Body, Props: o.props[from:]})
-		o.allSizes = append(o.allSizes, size(r))
+		m := &o.out[i]
+		m.Body, m.Props, m.Common = r.Body, o.props[from:], common
+		o.sizes[i] = size(r)
 	}
-	o.records, o.out, o.sizes = records, o.allOut, o.allSizes
+}
+
+// within is how many of the messages have so many bytes together.
+func (o *outgoing) within(bytes int) (n int) {
+	for n < len(o.sizes) && o.sizes[n] <= bytes {
+		bytes -= o.sizes[n]
+		n++
+	}
+	return n
 }
 
 // rest gives back what only a backlog needs.
 func (o *outgoing) rest() {
-	if cap(o.allOut) > 8 {
+	if cap(o.out) > 8 {
 		*o = outgoing{}
 	}
 }
@@ -425,13 +498,13 @@ func (o *outgoing) rest() {
 // creationTime is how the cloud wants its times: RFC 3339, UTC, milliseconds.
 const creationTime = "2006-01-02T15:04:05.000Z"
 
-// clock writes creation times. Those of one second have all but the milliseconds in common.
-type clock struct {
+// dates writes creation times. Those of one second have all but the milliseconds in common.
+type dates struct {
 	second int64
 	text   []byte // of the last one; empty: none
 }
 
-func (c *clock) append(out []byte, t time.Time) []byte {
+func (c *dates) append(out []byte, t time.Time) []byte {
 	switch {
 	case t.IsZero():
 		return out
@@ -446,31 +519,42 @@ func (c *clock) append(out []byte, t time.Time) []byte {
 	return append(out, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
-// appendProperties writes the property bag of a record under the names of the wire: what the content is, when it was made, whose
-// component it is of, which records before it are missing by policy, and the application's own, which overrule none of these.
-func appendProperties(props []string, r *outbox.Record, created string) []string {
+// appendProperties writes the property bag of a record under the names of the wire: when it was made, which records before it are missing
+// by policy, and the application's own, which overrule none of these, nor those that it has in common with others.
+func appendProperties(props []string, r *outbox.Record, created string, common []string) []string {
 	from := len(props)
-	add := func(key, value string) {
-		if value != "" {
-			props = append(props, key, value)
-		}
-	}
-	add("$.mid", r.ID)
-	add("$.ct", r.ContentType)
-	add("$.ce", r.ContentEncoding)
-	add("$.sub", r.Component)
-	add("iothub-creation-time-utc", created)
-	add("gap", r.Gap)
+	props = appendProperty(props, "$.mid", r.ID)
+	props = appendProperty(props, "iothub-creation-time-utc", created)
+	props = appendProperty(props, "gap", r.Gap)
 	if len(r.Properties) == 0 {
 		return props
 	}
 	system := props[from:]
 	for _, key := range slices.Sorted(maps.Keys(r.Properties)) {
-		if !isKey(system, key) {
+		if !isKey(system, key) && !isKey(common, key) {
 			props = append(props, key, r.Properties[key])
 		}
 	}
 	return props
+}
+
+// appendCommon writes what a record has in common with others: what its content is, and whose component it is of.
+func appendCommon(props []string, r *outbox.Record) []string {
+	props = appendProperty(props, "$.ct", r.ContentType)
+	props = appendProperty(props, "$.ce", r.ContentEncoding)
+	return appendProperty(props, "$.sub", r.Component)
+}
+
+// alike says that what two records could have in common they have.
+func alike(a, b *outbox.Record) bool {
+	return a.ContentType == b.ContentType && a.ContentEncoding == b.ContentEncoding && a.Component == b.Component
+}
+
+func appendProperty(props []string, key, value string) []string {
+	if value == "" {
+		return props
+	}
+	return append(props, key, value)
 }
 
 func isKey(props []string, key string) bool {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -377,9 +380,9 @@ func TestDrainBeginsEarly(t *testing.T) {
 			return nil
 		}
 		d := NewDrain(box, link, DrainOptions{Window: 5})
-		d.Early(t.Context()) // an empty outbox holds up nothing
+		d.Early() // an empty outbox holds up nothing
 		fill(t, box, 10, 0)
-		d.Early(t.Context())
+		d.Early()
 		if !slices.Equal(link.mids(), mids(1, 3)) {
 			t.Fatalf("sent %v early", link.mids())
 		}
@@ -400,13 +403,162 @@ func TestDrainBeginsEarly(t *testing.T) {
 	})
 }
 
+// Who brings an acknowledgement sends what it made room for, before it returns; once Run has returned nobody sends any more.
+func TestAcknowledgementsSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		fill(t, box, 10, 0)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := draining(ctx, box, link, DrainOptions{Window: 3})
+		synctest.Wait()
+		for i := range 4 {
+			link.answer(i, nil)
+			if got := len(link.sent()); got != i+4 {
+				t.Fatalf("%d sent after %d acknowledgements", got, i+1)
+			}
+		}
+		stop()
+		link.answer(4, nil) // maybe before Run knows
+		<-ended
+		link.answer(5, nil)
+		if got := box.acked(); len(link.sent()) != 7 || len(got) != 6 {
+			t.Errorf("%d sent, acknowledged %v", len(link.sent()), got)
+		}
+	})
+}
+
+// Run waits for the one who is sending. (Not in a bubble: there nobody may wait for a lock.)
+func TestRunWaitsForTheSender(t *testing.T) {
+	box, link := newFakeBox(), newFakeSender()
+	fill(t, box, 3, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	sending, release := make(chan struct{}), make(chan struct{})
+	link.refuse = func(body []byte) error {
+		sending <- struct{}{}
+		if string(body) == `{"n":2}` {
+			<-release
+		}
+		return nil
+	}
+	ended := draining(ctx, box, link, DrainOptions{Window: 1})
+	<-sending
+	for len(link.sent()) == 0 {
+		runtime.Gosched()
+	}
+	go link.answer(0, nil)
+	<-sending
+	stop()
+	for range 10_000 {
+		runtime.Gosched()
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("ended with %v while a message is being sent", err)
+	default:
+		close(release)
+		if err := <-ended; !errors.Is(err, context.Canceled) || len(link.sent()) != 2 {
+			t.Errorf("ended with %v, %d sent", err, len(link.sent()))
+		}
+	}
+}
+
+// parrot is a link that is full with one message, and leaves its acknowledgement to whoever looks.
+type parrot struct{ sent atomic.Uint64 } // the ticket, plus 1
+
+func (*parrot) Window() int { return 1 }
+func (p *parrot) Send(messages []Outgoing, _ Completion) (int, error) {
+	p.sent.Store(messages[0].Ticket + 1)
+	return 1, nil
+}
+
+// An acknowledgement is not missed, whenever it comes: while Run is still sending, when it finds no more room, or when it waits.
+func TestDrainMissesNoAcknowledgement(t *testing.T) {
+	box, link := newFakeBox(), new(parrot)
+	ctx, stop := context.WithCancel(t.Context())
+	d, ended := NewDrain(box, link, DrainOptions{}), make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	for i := range 50_000 {
+		fill(t, box, 2, 0) // Run, which waits for that, sends the first, and the one who acknowledges that the other
+		for range 2 {
+			ticket := uint64(0)
+			for looked := 0; ticket == 0; ticket = link.sent.Swap(0) {
+				if looked++; looked > 100 {
+					runtime.Gosched()
+				}
+				if looked > 50_000_000 { // many seconds
+					t.Fatalf("stuck after %d", i)
+				}
+			}
+			for range i % 500 { // some nanoseconds more each time
+				_ = link.sent.Load()
+			}
+			d.Done([]uint64{ticket - 1}, nil)
+		}
+	}
+	stop()
+	<-ended
+}
+
+// What leaves the outbox while the window is full is not sent from memory afterwards.
+func TestDrainHoldsNothingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		fill(t, box, 6, 0)
+		draining(t.Context(), box, link, DrainOptions{Window: 2})
+		synctest.Wait()
+		box.mu.Lock()
+		box.records = slices.Delete(box.records, 2, 4) // dropped, for age
+		box.mu.Unlock()
+		link.answer(0, nil)
+		link.answer(1, nil)
+		synctest.Wait()
+		if want := []string{"box-1", "box-2", "box-5", "box-6"}; !slices.Equal(link.mids(), want) {
+			t.Errorf("sent %v", link.mids())
+		}
+	})
+}
+
+// Acknowledgements that come at once, and samples beside them: nothing is left lying, and the order is kept.
+func TestDrainMissesNoRoom(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			const total, window = 500, 7
+			box, link := newFakeBox(), newFakeSender()
+			draining(t.Context(), box, link, DrainOptions{Window: window})
+			var answered, made sync.WaitGroup
+			made.Go(func() {
+				for range total / 5 {
+					fill(t, box, 5, 0)
+					runtime.Gosched()
+				}
+			})
+			for part := range window {
+				answered.Go(func() {
+					for i := part; i < total; i += window {
+						for len(link.sent()) <= i {
+							time.Sleep(time.Microsecond) // of virtual time
+						}
+						link.answer(i, nil)
+					}
+				})
+			}
+			answered.Wait()
+			made.Wait()
+			synctest.Wait()
+			if !slices.Equal(link.mids(), mids(1, total)) || len(box.held()) != 0 || link.most > window {
+				t.Errorf("%d sent, %d left, %d in flight at most", len(link.sent()), len(box.held()), link.most)
+			}
+		})
+	}
+}
+
 // A link that fails between Early and Run has failed.
 func TestDrainRemembersAnEarlyFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
 		fill(t, box, 2, 0)
 		d := NewDrain(box, link, DrainOptions{})
-		d.Early(t.Context())
+		d.Early()
 		link.answer(0, errLink)
 		if err := d.Run(t.Context()); !errors.Is(err, errLink) || len(box.held()) != 2 {
 			t.Errorf("ended with %v, %d held", err, len(box.held()))
@@ -423,10 +575,8 @@ func TestDrainAllocatesNothingPerMessage(t *testing.T) {
 	}
 	batch := func() {
 		d.next.fill(records, nil)
-		for len(d.next.records) > 0 {
-			if err := d.send(d.fits()); err != nil {
-				t.Error(err)
-			}
+		if err := d.send(len(records)); err != nil {
+			t.Error(err)
 		}
 	}
 	if n := testing.AllocsPerRun(100, batch); n > 1 { // the creation times, one string
@@ -448,7 +598,7 @@ func (s *instant) Send(messages []Outgoing, to Completion) (int, error) {
 
 // A creation time is the same whatever second the one before it was in.
 func TestCreationTimes(t *testing.T) {
-	var c clock
+	var c dates
 	at := time.Date(2026, 3, 1, 8, 30, 59, 998_999_999, time.FixedZone("", 3600))
 	for _, d := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, 12 * time.Millisecond, time.Second, 0, time.Minute, time.Millisecond} {
 		at = at.Add(d)

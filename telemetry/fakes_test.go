@@ -84,39 +84,40 @@ func (b *fakeBox) Append(ctx context.Context, messages ...outbox.Message) error 
 	}
 }
 
-func (b *fakeBox) Read(ctx context.Context, _ *outbox.Batch, limit int, parts ...outbox.Part) ([]outbox.Record, error) {
+func (b *fakeBox) Wait(ctx context.Context, parts ...outbox.Part) error {
 	for {
 		b.mu.Lock()
-		if err := b.next; err != nil {
-			b.mu.Unlock()
-			return nil, err
-		}
-		for _, p := range parts {
-			var found []outbox.Record
-			for _, r := range b.records {
-				if r.Pos > p.After && (p.Until == 0 || r.Pos < p.Until) && len(found) < limit {
-					found = append(found, r)
-				}
-			}
-			if found != nil {
-				b.mu.Unlock()
-				return found, nil
-			}
-		}
 		changed := b.changed
 		b.mu.Unlock()
+		if found, err := b.Read(nil, 1, 0, parts...); found != nil || err != nil {
+			return err
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-func (b *fakeBox) Has(after uint64) bool {
+func (b *fakeBox) Read(_ *outbox.Batch, limit, _ int, parts ...outbox.Part) ([]outbox.Record, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.records) > 0 && b.records[len(b.records)-1].Pos > after
+	if err := b.next; err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		var found []outbox.Record
+		for _, r := range b.records {
+			if r.Pos > p.After && (p.Until == 0 || r.Pos < p.Until) && len(found) < limit {
+				found = append(found, r)
+			}
+		}
+		if found != nil {
+			return found, nil
+		}
+	}
+	return nil, nil
 }
 
 func (b *fakeBox) Newest(n int) uint64 {
@@ -224,7 +225,7 @@ func (s *fakeSender) setWindow(n int) {
 
 func (s *fakeSender) Send(messages []Outgoing, to Completion) (int, error) {
 	for i, m := range messages {
-		if err := s.publish(m.Body, m.Props, func(err error) { to.Done([]uint64{m.Ticket}, err) }); err != nil {
+		if err := s.publish(m.Body, slices.Concat(m.Props, m.Common), func(err error) { to.Done([]uint64{m.Ticket}, err) }); err != nil {
 			return i, err
 		}
 	}

@@ -35,7 +35,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	if t.Early && d.c.Telemetry {
 		a.Early = func(raw *hub.Link) {
 			d.feed(&l, raw)
-			l.drain.Early(ctx)
+			l.drain.Early()
 		}
 	}
 	here, there := time.Now(), d.time.now()
@@ -226,8 +226,8 @@ func (f *firstAck) Done(tickets []uint64, err error) {
 	f.mu.Lock()
 	to := f.to
 	f.mu.Unlock()
-	to.Done(tickets, err)
 	if err == nil {
-		f.note(&f.acked)
+		f.note(&f.acked) // first: more may be sent in Done
 	}
+	to.Done(tickets, err)
 }

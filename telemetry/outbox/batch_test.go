@@ -1,9 +1,11 @@
 package outbox
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What was read ahead serves the next calls, and hides nothing that came later.
@@ -17,7 +19,7 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 	after := uint64(0)
 	read := func(limit, want int) {
 		t.Helper()
-		records, err := b.Read(t.Context(), &batch, limit, Part{After: after})
+		records, err := b.Read(&batch, limit, maxBodies, Part{After: after})
 		if err != nil || len(records) != want {
 			t.Fatalf("%d records, %v; want %d", len(records), err, want)
 		}
@@ -44,6 +46,48 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 	if s := b.Stats(); s.Damaged != 0 || r.count(Corrupt) != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// What messages next to each other have in common is decoded once; what they have not is not mixed up.
+func TestDecoderAfterOthers(t *testing.T) {
+	at := time.Date(2026, 3, 1, 8, 30, 0, 123456789, time.UTC)
+	var d decoder
+	m := Message{Properties: map[string]string{"left": "behind"}}
+	for i, want := range []Message{
+		{Body: []byte("1"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at},
+		{Body: []byte("2"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at.Add(time.Second)},
+		{Body: []byte("3"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at, Properties: map[string]string{"k": "v"}},
+		{Body: []byte("4"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at},
+		{Body: []byte("5"), ContentType: "ab", ContentEncoding: "", Component: "c", Created: at},
+		{Body: []byte("\x01a\x01b\x01c\x00"), Created: at},
+		{Body: []byte("\x01a\x01b\x01c\x00"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: time.Unix(-1, 5).UTC()},
+		{Body: []byte{}, Properties: map[string]string{"": "", "k": "w"}, Created: at},
+	} {
+		if err := d.decode(&m, encode(&want).payload); err != nil || !reflect.DeepEqual(m, want) {
+			t.Errorf("%d: %+v, %v; want %+v", i, m, err, want)
+		}
+		if d.decode(&Message{}, []byte("\x00\x00\x01a\x01b\xff")) == nil { // which spoils nothing
+			t.Error("nonsense is taken for a message")
+		}
+	}
+}
+
+// The id of a record is made from the one before it, if that is next to it.
+func TestNamesAfterOthers(t *testing.T) {
+	var batch Batch
+	for _, v := range []struct {
+		id  boxID
+		seq uint64
+	}{{7, 8}, {7, 9}, {7, 10}, {7, 11}, {8, 12}, {8, 13}, {8, 15}, {7, 16}, {7, 99}, {7, 100}, {7, 101}, {7, 100}} {
+		batch.addName(v.id, v.seq)
+		batch.records = append(batch.records, Record{})
+		batch.name()
+		equal(t, "id", batch.records[len(batch.records)-1].ID, v.id.name(v.seq))
+	}
+	equal(t, "the first", batch.records[0].ID, boxID(7).name(8))
+	batch.reset()
+	batch.addName(7, 101) // nothing is before it now
+	equal(t, "id", string(batch.ids), boxID(7).name(101))
 }
 
 // opening counts the files that are opened.

@@ -45,9 +45,9 @@ func wholeFrames(t testing.TB, disk *memFS, n int) int {
 	sc := scanner{file: &memFile{m: disk, node: &inode{data: data}}, header: h, size: int64(n), at: framesStart, most: readAhead}
 	whole := 0
 	for {
-		if _, ok, err := sc.next(); err != nil {
+		if fr, err := sc.next(); err != nil {
 			t.Fatal(err)
-		} else if !ok {
+		} else if fr == nil {
 			return whole
 		}
 		whole++

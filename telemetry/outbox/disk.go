@@ -210,7 +210,7 @@ func (b *Box) open(at place, need int64) error {
 		b.seal()
 	}
 	s := &segment{
-		header: header{id: at.id, base: at.pos, baseSeq: at.seq, salt: newSalt()},
+		header: newHeader(at.id, at.pos, at.seq, newSalt()),
 		num:    b.newest + 1, end: at.pos,
 	}
 	f, err := b.fs.Open(b.path(s.num), readWrite|create|exclusive)
@@ -408,9 +408,13 @@ func (b *Box) youngest(s segment, from uint64) time.Duration {
 	age, found := time.Duration(math.MaxInt64), false
 	var kept ahead
 	defer kept.release()
-	err := b.scan(s, from, 0, &kept, func(pos uint64, m *Message, _ int64) bool {
+	var m Message
+	err := b.scan(s, from, 0, &kept, &m, func(pos uint64, _ int64) *Message {
 		age, found = min(age, max(b.age(pos, m.Created), 0)), true
-		return pos > from || age > b.opt.MaxAge
+		if pos == from && age <= b.opt.MaxAge {
+			return nil
+		}
+		return &m
 	})
 	if err != nil || !found {
 		return 0

@@ -184,10 +184,10 @@ func (v *view) oldestFirst() iter.Seq2[Record, error] {
 			}
 			more := true
 			err := v.frames(s, func(sc *scanner) error {
-				var before Message
-				return v.walk(s, sc, func(pos uint64, fr frame) bool {
-					if m, err := decode(fr.payload, &before); err == nil { // else another program wrote it
-						before = m
+				var d decoder
+				return v.walk(s, sc, func(pos uint64, fr *frame) bool {
+					var m Message
+					if d.decode(&m, fr.payload) == nil { // else another program wrote it
 						more = yield(v.record(s, pos, m), nil)
 					}
 					return more
@@ -213,25 +213,25 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 			more := true
 			err := v.frames(s, func(sc *scanner) error {
 				var starts []int64
-				if err := v.walk(s, sc, func(_ uint64, fr frame) bool {
+				if err := v.walk(s, sc, func(_ uint64, fr *frame) bool {
 					starts = append(starts, fr.at)
 					return true
 				}); err != nil {
 					return err
 				}
 				sc.number, sc.most = 0, 0
-				var before Message
+				var d decoder
 				for _, at := range slices.Backward(starts) {
-					fr, ok, err := sc.try(at)
+					ok, err := sc.try(at)
 					if err != nil {
 						return err
 					}
 					if !ok { // cut off meanwhile
 						continue
 					}
-					if m, err := decode(fr.payload, &before); err == nil {
-						before = m
-						if more = yield(v.record(s, s.base+uint64(fr.number), m), nil); !more {
+					var m Message
+					if d.decode(&m, sc.found.payload) == nil {
+						if more = yield(v.record(s, s.base+uint64(sc.found.number), m), nil); !more {
 							return nil
 						}
 					}
@@ -266,13 +266,10 @@ func (v *view) frames(s *segment, read func(*scanner) error) error {
 }
 
 // walk calls each for the frames of a segment that are in the line, until each returns false. What is damaged is passed over.
-func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr frame) bool) error {
+func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr *frame) bool) error {
 	for {
-		fr, ok, err := sc.next()
-		if err == nil && !ok {
-			fr, ok, err = sc.resync()
-		}
-		if err != nil || !ok {
+		fr, err := sc.next()
+		if err != nil || fr == nil {
 			return err
 		}
 		pos := s.base + uint64(fr.number)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 )
@@ -32,7 +31,14 @@ type Part struct{ After, Until uint64 }
 func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, error) {
 	var once Batch
 	defer once.ahead.release()
-	return b.Read(ctx, &once, limit, parts...)
+	for {
+		if err := b.Wait(ctx, parts...); err != nil {
+			return nil, err
+		}
+		if records, err := b.Read(&once, limit, maxBodies, parts...); len(records) > 0 || err != nil {
+			return records, err
+		}
+	}
 }
 
 // Batch is the memory of one reader. What it has read ahead of a segment, and the room that its records take, serves its next calls.
@@ -40,6 +46,10 @@ type Batch struct {
 	records []Record
 	bodies  []byte
 	ids     []byte // of the records, one behind the other
+	ends    []int  // of each of them
+	lastID  boxID  // what the last one is made of
+	lastSeq uint64
+	lastAt  int // and where it begins
 	ahead   ahead
 }
 
@@ -49,7 +59,7 @@ type ahead struct {
 	num, salt uint64 // of the segment
 	at        int64  // where in the file
 	window    []byte
-	before    Message // the last one, whose strings serve the next
+	decoder   decoder
 }
 
 // reset forgets the records.
@@ -57,7 +67,7 @@ func (t *Batch) reset() {
 	if cap(t.bodies) > 2*readAhead {
 		t.bodies = nil // large messages are the exception
 	}
-	t.records, t.bodies, t.ids = t.records[:0], t.bodies[:0], t.ids[:0]
+	t.records, t.bodies, t.ids, t.ends = t.records[:0], t.bodies[:0], t.ids[:0], t.ends[:0]
 }
 
 // rest gives back what only a busy reader needs.
@@ -73,58 +83,92 @@ func (a *ahead) release() {
 	*a = ahead{}
 }
 
-// add keeps a message, decoded, if the allowance has room for it.
-func (t *Batch) add(m *Message, pos uint64, id boxID, seq uint64, a *allowance) bool {
-	if !a.take(m, len(t.records) == 0) {
+// slot is where the next message is to be decoded.
+func (t *Batch) slot() *Message {
+	t.records = slices.Grow(t.records, 1)
+	return &t.records[:len(t.records)+1][len(t.records)].Message
+}
+
+// add keeps the message in the slot, if the allowance has room for it.
+func (t *Batch) add(pos uint64, id boxID, seq uint64, a *allowance) bool {
+	n := len(t.records)
+	r := &t.records[:n+1][n]
+	if !a.take(&r.Message, n == 0) {
 		return false
 	}
+	t.records = t.records[:n+1]
 	from := len(t.bodies)
-	t.bodies = append(t.bodies, m.Body...)
-	t.ids = id.appendName(t.ids, seq)
-	t.records = append(t.records, Record{Message: *m, Pos: pos})
-	t.records[len(t.records)-1].Body = t.bodies[from:len(t.bodies):len(t.bodies)]
+	t.bodies = append(t.bodies, r.Body...)
+	r.Body = t.bodies[from:len(t.bodies):len(t.bodies)]
+	r.Pos, r.Gap = pos, ""
+	t.addName(id, seq)
 	return true
+}
+
+// addName writes the id of a record, which is mostly that of the record before it but for the last digit.
+func (t *Batch) addName(id boxID, seq uint64) {
+	from := len(t.ids)
+	if from > 0 && t.lastID == id && t.lastSeq+1 == seq && t.ids[from-1] != '9' {
+		t.ids = append(t.ids, t.ids[t.lastAt:]...)
+		t.ids[len(t.ids)-1]++
+	} else {
+		t.ids = id.appendName(t.ids, seq)
+	}
+	t.lastID, t.lastSeq, t.lastAt = id, seq, from
+	t.ends = append(t.ends, len(t.ids))
 }
 
 // name gives the records their ids, which share one string.
 func (t *Batch) name() {
-	all := string(t.ids)
-	for i := range t.records {
-		// All but the seq have one length, so where an id ends is known by where the next one's separator is.
-		end := len(all)
-		if next := strings.IndexByte(all[idDigits+1:], '-'); next >= 0 {
-			end = next + 1
-		}
-		t.records[i].ID, all = all[:end], all[end:]
+	all, from := string(t.ids), 0
+	for i, end := range t.ends {
+		t.records[i].ID, from = all[from:end], end
 	}
 }
 
-// Read is NextOf for a reader that calls it again and again: the records, and the bodies of their messages, are good until its next
-// call with the same batch.
-func (b *Box) Read(ctx context.Context, into *Batch, limit int, parts ...Part) ([]Record, error) {
-	defer b.report()
+// Wait waits until one of the parts has a record that Read would hand out. It returns ctx.Err() when ctx ends first, ErrClosed after
+// Close.
+func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
+		b.mu.Lock()
+		if b.closed {
+			b.mu.Unlock()
+			return ErrClosed
+		}
+		if _, ok := b.firstOf(parts); ok {
+			b.mu.Unlock()
+			return nil
+		}
+		fresh := b.fresh.wait()
+		b.mu.Unlock()
+		select {
+		case <-fresh:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Read is NextOf for a reader that calls it again and again and does not want to wait: it returns no records if there are none. It
+// returns up to limit of them and up to so many bytes of bodies, at least one. The records, and the bodies of their messages, are good
+// until its next call with the same batch.
+func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, error) {
+	defer b.report()
+	for {
 		b.mu.Lock()
 		if b.closed {
 			b.mu.Unlock()
 			return nil, ErrClosed
 		}
 		part, ok := b.firstOf(parts)
-		if !ok {
-			fresh := b.fresh.wait()
-			b.mu.Unlock()
-			into.rest()
-			select {
-			case <-fresh:
-			case <-ctx.Done():
-			}
-			continue
-		}
 		b.mu.Unlock()
-		b.collect(into, part.After+1, allowance{records: max(limit, 1), bodies: maxBodies, until: part.Until})
+		if !ok {
+			into.rest()
+			return nil, nil
+		}
+		b.collect(into, part.After+1, allowance{records: max(limit, 1), bodies: bytes, until: part.Until})
 		if records := b.handOut(into.records); len(records) > 0 {
 			return records, nil
 		}
@@ -296,23 +340,24 @@ func (b *Box) remember(h hint, before int64) {
 func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
 	for ; pos < min(r.end(), a.bound()); pos = b.acks.next(pos + 1) {
-		m, err := decode(r.items[pos-r.base].payload, &into.ahead.before)
-		if err != nil || !into.add(&m, pos, r.id, r.seq+pos-r.base, a) {
+		err := into.ahead.decoder.decode(into.slot(), r.items[pos-r.base].payload)
+		if err != nil || !into.add(pos, r.id, r.seq+pos-r.base, a) {
 			break // there can be no error: we have encoded it ourselves
 		}
-		into.ahead.before = m
 	}
 }
 
 // fromSegment takes records from a segment, from pos on. start is a hint.
 func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *allowance) {
 	had, end := len(into.records), start
-	err := b.scan(s, pos, start, &into.ahead, func(pos uint64, m *Message, frameEnd int64) bool {
-		if !into.add(m, pos, s.id, s.seqAt(pos), a) {
-			return false
+	err := b.scan(s, pos, start, &into.ahead, into.slot(), func(pos uint64, frameEnd int64) *Message {
+		if !into.add(pos, s.id, s.seqAt(pos), a) {
+			return nil
 		}
-		end = frameEnd
-		return a.records > 0
+		if end = frameEnd; a.records == 0 {
+			return nil
+		}
+		return into.slot()
 	})
 	if len(into.records) > had { // also those before an error
 		pos = into.records[len(into.records)-1].Pos + 1
@@ -323,10 +368,10 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 	}
 }
 
-// scan calls each for the messages of a segment from pos on, until each returns false; a message's body is good until each returns. What
-// is damaged leaves the line. start is where to begin to read; 0: at the first frame. What was read ahead is taken from, and left in,
-// kept. An error is one of the disk.
-func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(pos uint64, m *Message, end int64) bool) error {
+// scan puts the first message of a segment from pos on into m and calls each, which says where to put the next one; nil: no more. A
+// message's body is good until each returns. What is damaged leaves the line. start is where to begin to read; 0: at the first frame.
+// What was read ahead is taken from, and left in, kept. An error is one of the disk.
+func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
 	f := &lazyFile{box: b, num: s.num}
 	defer f.close()
 	if kept.window == nil {
@@ -342,25 +387,21 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 		}
 	}()
 	expect := pos
-	var m Message
 	for expect < s.end {
 		at := sc.at
-		fr, ok, err := sc.next()
-		if err == nil && !ok {
-			fr, ok, err = sc.resync()
-		}
+		fr, err := sc.next()
 		if err != nil {
 			return err
 		}
 		found := s.end
-		if ok {
+		if fr != nil {
 			found = min(s.base+uint64(fr.number), s.end)
 		}
 		if found < expect { // read on to where we want to be
 			continue
 		}
 		if found < s.end {
-			if m, err = decode(fr.payload, &kept.before); err != nil {
+			if err = kept.decoder.decode(m, fr.payload); err != nil {
 				b.lose(s, span{expect, found}, b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
 				expect = found + 1
 				continue
@@ -368,7 +409,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 		}
 		if found > expect {
 			end := s.size
-			if ok {
+			if fr != nil {
 				end = fr.at
 			}
 			b.lose(s, span{expect, found - 1}, b.raw(f, at, end), errDamaged)
@@ -377,8 +418,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, each func(po
 		if found == s.end {
 			return nil
 		}
-		kept.before = m
-		if !each(found, &m, fr.end) {
+		if m = each(found, fr.end); m == nil {
 			return nil
 		}
 	}
@@ -485,7 +525,9 @@ func (b *Box) handOut(records []Record) []Record {
 			continue
 		}
 		if !b.isOld(&records[i]) {
-			kept = append(kept, records[i])
+			if kept = kept[:len(kept)+1]; len(kept) <= i {
+				kept[len(kept)-1] = records[i]
+			}
 			continue
 		}
 		old := span{records[i].Pos, records[i].Pos} // those behind it are too old as well, mostly
@@ -501,15 +543,13 @@ func (b *Box) handOut(records []Record) []Record {
 		dropped = true
 	}
 	var last uint64
-	for i := range kept {
-		r := &kept[i]
-		if len(b.gaps) > 0 {
-			id, seq := b.nameOf(r.Pos)
-			r.Gap = b.gaps.tell(id, seq, r.Pos)
-		}
-		last = r.Pos
+	if n := len(kept); n > 0 {
+		last = min(kept[n-1].Pos, b.diskEnd-1)
 	}
-	last = min(last, b.diskEnd-1)
+	for i := 0; len(b.gaps) > 0 && i < len(kept); i++ {
+		id, seq := b.nameOf(kept[i].Pos)
+		kept[i].Gap = b.gaps.tell(id, seq, kept[i].Pos)
+	}
 	b.mu.Unlock()
 
 	b.cur.mu.Lock()

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -84,66 +85,87 @@ func appendString(b []byte, s string) []byte {
 
 var errPayload = errors.New("the payload is no message")
 
-// decode takes a message out of a payload. Its body is that of the payload, the strings are copies; those of the message before, as
-// content types are, are shared with it.
-func decode(payload []byte, before *Message) (m Message, err error) {
-	d := decoder{b: payload}
-	seconds, nanos := d.varint(), d.uvarint()
-	m.ContentType = d.string(before.ContentType)
-	m.ContentEncoding = d.string(before.ContentEncoding)
-	m.Component = d.string(before.Component)
-	n := d.uvarint()
-	if d.failed || nanos >= uint64(time.Second) || n > uint64(len(d.b))/2 { // a property takes two bytes at least: trust no count
-		return Message{}, errPayload
-	}
-	m.Created = time.Unix(seconds, int64(nanos)).UTC()
-	if n > 0 {
-		m.Properties = make(map[string]string, min(n, 64))
-		for range n {
-			k := d.string("")
-			m.Properties[k] = d.string("")
-		}
-	}
-	if d.failed {
-		return Message{}, errPayload
-	}
-	m.Body = d.b
-	return m, nil
+// decoder takes messages out of payloads. What a message shares with the one before it, as content types are, is not looked at twice.
+type decoder struct {
+	before Message // the strings of the last one
+	same   []byte  // and how they were written, with the count of properties behind them; empty if there were some
 }
 
-type decoder struct {
+// decode fills in m. Its body is that of the payload, the strings are copies, or those of the message before.
+func (d *decoder) decode(m *Message, payload []byte) error {
+	r := reader{b: payload}
+	seconds, nanos := r.varint(), r.uvarint()
+	if r.failed || nanos >= uint64(time.Second) {
+		return errPayload
+	}
+	if len(d.same) == 0 || !bytes.HasPrefix(r.b, d.same) {
+		if !d.differ(&r) {
+			return errPayload
+		}
+	} else {
+		r.b = r.b[len(d.same):]
+	}
+	same := &d.before
+	m.ContentType, m.ContentEncoding, m.Component, m.Properties = same.ContentType, same.ContentEncoding, same.Component, same.Properties
+	m.Created, m.Body = time.Unix(seconds, int64(nanos)).UTC(), r.b
+	return nil
+}
+
+// differ takes what is between the time and the body.
+func (d *decoder) differ(r *reader) bool {
+	from := r.b
+	m := Message{ContentType: r.string(d.before.ContentType), ContentEncoding: r.string(d.before.ContentEncoding), Component: r.string(d.before.Component)}
+	n := r.uvarint()
+	if r.failed || n > uint64(len(r.b))/2 { // a property takes two bytes at least: trust no count
+		return false
+	}
+	if d.same = d.same[:0]; n == 0 {
+		d.same = append(d.same, from[:len(from)-len(r.b)]...)
+	} else {
+		m.Properties = make(map[string]string, min(n, 64))
+	}
+	for range n {
+		k := r.string("")
+		m.Properties[k] = r.string("")
+	}
+	d.before = m
+	return !r.failed
+}
+
+// reader reads from a payload.
+type reader struct {
 	b      []byte
 	failed bool
 }
 
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	d.skip(n)
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	r.skip(n)
 	return v
 }
 
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	d.skip(n)
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	r.skip(n)
 	return v
 }
 
-func (d *decoder) skip(n int) {
+func (r *reader) skip(n int) {
 	if n <= 0 {
-		d.failed, d.b = true, nil
+		r.failed, r.b = true, nil
 		return
 	}
-	d.b = d.b[n:]
+	r.b = r.b[n:]
 }
 
-func (d *decoder) string(like string) string {
-	n := d.uvarint()
-	if n > uint64(len(d.b)) {
-		d.failed, d.b = true, nil
+func (r *reader) string(like string) string {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.failed, r.b = true, nil
 		return ""
 	}
-	s := d.b[:n]
-	d.b = d.b[n:]
+	s := r.b[:n]
+	r.b = r.b[n:]
 	if string(s) == like {
 		return like
 	}

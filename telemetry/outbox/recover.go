@@ -172,14 +172,11 @@ func (l *layout) scanNewest(disk FS, name string, s *segment) error {
 	known := l.slot.end // 0 if there is no slot
 	sc := scanner{file: f, header: s.header, size: l.fileSize, at: framesStart, most: readAhead}
 	for {
-		fr, ok, err := sc.next()
-		if err == nil && !ok {
-			fr, ok, err = sc.resync()
-		}
+		fr, err := sc.next()
 		if err != nil {
 			return err
 		}
-		if !ok {
+		if fr == nil {
 			break
 		}
 		pos := s.base + uint64(fr.number)

@@ -39,7 +39,7 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "1", "2")
 	closeBox(t, b)
-	h := header{id: b.id, base: 3, baseSeq: 3, salt: newSalt()}
+	h := newHeader(b.id, 3, 3, newSalt())
 	f, err := disk.Open("/box/"+segName(2), os.O_RDWR|os.O_CREATE)
 	if err == nil {
 		_, err = f.WriteAt(h.appendTo(nil), 0)

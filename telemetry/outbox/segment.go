@@ -31,6 +31,13 @@ type header struct {
 	base    uint64 // place of message number 0
 	baseSeq uint64 // its seq
 	salt    uint64
+	seed    uint32 // what the salt makes of every checksum
+}
+
+func newHeader(id boxID, base, baseSeq, salt uint64) header {
+	var b [8]byte
+	le.PutUint64(b[:], salt)
+	return header{id: id, base: base, baseSeq: baseSeq, salt: salt, seed: crc32.Checksum(b[:], castagnoli)}
 }
 
 func (h *header) marker() uint32 { return uint32(h.salt) }
@@ -121,7 +128,7 @@ func readHeader(r io.ReaderAt) (h header, damaged bool, err error) {
 			continue
 		}
 		good++
-		h = header{id: boxID(le.Uint64(one[16:])), base: le.Uint64(one[24:]), baseSeq: le.Uint64(one[32:]), salt: le.Uint64(one[40:])}
+		h = newHeader(boxID(le.Uint64(one[16:])), le.Uint64(one[24:]), le.Uint64(one[32:]), le.Uint64(one[40:]))
 	}
 	if good == 0 || h.marker() == 0 {
 		return header{}, false, errHeader
@@ -142,12 +149,7 @@ func (h *header) appendFrame(b []byte, number, commit uint32, payload []byte) []
 
 // sum is the checksum over the salt, the twelve bytes behind the marker, and the payload.
 func (h *header) sum(fields, payload []byte) uint32 {
-	crc := ^uint32(0)
-	for salt, n := h.salt, 8; n > 0; salt, n = salt>>8, n-1 { // by hand: what is handed to package crc32 is allocated
-		crc = castagnoli[byte(crc)^byte(salt)] ^ crc>>8
-	}
-	crc = crc32.Update(^crc, castagnoli, fields[:12])
-	return crc32.Update(crc, castagnoli, payload)
+	return crc32.Update(crc32.Update(h.seed, castagnoli, fields[:12]), castagnoli, payload)
 }
 
 // frame is one message as it was found; payload is good until the scanner moves on.
@@ -166,28 +168,34 @@ type scanner struct {
 	at     int64  // where the next frame should start
 	number uint64 // the lowest number that it may have
 
+	found    frame
 	window   []byte
 	windowAt int64
 	most     int // bytes to read at once
 }
 
-// next returns the frame that starts where the last one ended; false if there is none.
-func (s *scanner) next() (frame, bool, error) {
-	f, ok, err := s.try(s.at)
-	if ok {
-		s.at, s.number = f.end, uint64(f.number)+1
+// next returns the next frame, good until the next call; nil if there is none up to the end. One that does not start where the last one
+// ended has damage before it.
+func (s *scanner) next() (*frame, error) {
+	ok, err := s.try(s.at)
+	if err == nil && !ok {
+		ok, err = s.resync()
 	}
-	return f, ok, err
+	if err != nil || !ok {
+		return nil, err
+	}
+	s.at, s.number = s.found.end, uint64(s.found.number)+1
+	return &s.found, nil
 }
 
-// resync looks for the next frame behind the place where next found none; false if there is none up to the end.
-func (s *scanner) resync() (frame, bool, error) {
+// resync looks for a frame behind the place where none starts.
+func (s *scanner) resync() (bool, error) {
 	var marker [4]byte
 	le.PutUint32(marker[:], s.header.marker())
 	for at := s.at + 1; at+frameSize <= s.size; {
 		b, err := s.bytes(at, readAhead)
 		if err != nil {
-			return frame{}, false, err
+			return false, err
 		}
 		i := bytes.Index(b, marker[:])
 		if i < 0 {
@@ -198,42 +206,35 @@ func (s *scanner) resync() (frame, bool, error) {
 			continue
 		}
 		at += int64(i)
-		f, ok, err := s.try(at)
-		if err != nil {
-			return frame{}, false, err
-		}
-		if ok {
-			s.at, s.number = f.end, uint64(f.number)+1
-			return f, true, nil
+		if ok, err := s.try(at); ok || err != nil {
+			return ok, err
 		}
 		at++
 	}
-	return frame{}, false, nil
+	return false, nil
 }
 
-// try says whether a frame starts there.
-func (s *scanner) try(at int64) (frame, bool, error) {
+// try says whether a frame starts there, and finds it.
+func (s *scanner) try(at int64) (bool, error) {
 	if at+frameSize > s.size {
-		return frame{}, false, nil
+		return false, nil
 	}
 	b, err := s.bytes(at, frameSize)
 	if err != nil || len(b) < frameSize || le.Uint32(b) != s.header.marker() {
-		return frame{}, false, err
+		return false, err
 	}
 	length := int64(le.Uint32(b[4:]))
-	f := frame{number: le.Uint32(b[8:]), commit: le.Uint32(b[12:]), at: at, end: at + frameSize + length}
+	f := &s.found
+	f.number, f.commit, f.at, f.end = le.Uint32(b[8:]), le.Uint32(b[12:]), at, at+frameSize+length
 	if length > MaxRecord || f.end > s.size || uint64(f.number) < s.number || f.commit > f.number {
-		return frame{}, false, nil
+		return false, nil
 	}
 	b, err = s.bytes(at, frameSize+int(length))
 	if err != nil || int64(len(b)) < frameSize+length {
-		return frame{}, false, err
+		return false, err
 	}
 	f.payload = b[frameSize : frameSize+length]
-	if le.Uint32(b[16:]) != s.header.sum(b[4:16], f.payload) {
-		return frame{}, false, nil
-	}
-	return f, true, nil
+	return le.Uint32(b[16:]) == s.header.sum(b[4:16], f.payload), nil
 }
 
 // bytes returns n bytes of the file, fewer at its end. They are good until the next call.
