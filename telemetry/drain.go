@@ -86,7 +86,7 @@ const (
 // after Run has returned: an acknowledgement that comes late is one. What is left is sent again, under the same ids, by the next Drain.
 //
 // Who brings acknowledgements sends what there is room for now, in the same call: to wake another goroutine for it would cost as much as
-// dozens of messages do.
+// dozens of messages do (docs/adr/0008-acknowledgements-send.md).
 type Drain struct {
 	box     Box
 	sender  Sender
