@@ -41,7 +41,6 @@ type Link struct {
 	in      *bufio.Reader // the reader's own
 	readAt  time.Time     // the reader's own: when it last had to wait
 	tickets []uint64      // the reader's own: scratch
-	telling atomic.Bool   // the reader tells a sender what was acknowledged, and hears nothing meanwhile
 
 	wire    *wire  // under conn
 	events  string // the telemetry topic, up to its property bag
@@ -86,6 +85,9 @@ type Link struct {
 	keepAlive  time.Duration
 	watch      // the watchdog's
 	stats      Stats
+
+	// telling is since when, from setupSince on, the reader has been telling a sender what was acknowledged, and heard nothing; 0: it is not.
+	telling atomic.Int64
 }
 
 // Outgoing is a telemetry message. Props are keys and values in turn, in the order they are to go out, system properties under their
@@ -713,15 +715,16 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 		l.shortenLocked(now)
 	}
 	l.stats.Acked += uint64(len(l.tickets))
+	since := now.Sub(l.setupSince)
 	if to != nil && l.inflight.count == 0 && l.settled != nil {
 		close(l.settled)
 		l.settled = nil
 	}
 	l.mu.Unlock()
 	if to != nil {
-		l.telling.Store(true)
+		l.telling.Store(int64(since) + 1)
 		to.Done(l.tickets, nil)
-		l.telling.Store(false)
+		l.telling.Store(0)
 	}
 	return n, nil
 }

@@ -795,6 +795,78 @@ func TestSlowDiskIsNoSilence(t *testing.T) {
 	}
 }
 
+// TestSlowDiskSendsKeepAlives: a hub would not bear our silence either.
+func TestSlowDiskSendsKeepAlives(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.dialer.KeepAlive = 4 * time.Second
+		pings := 0
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			if q := p.telemetry(); q != nil {
+				p.puback(q.MessageID)
+			}
+			for {
+				switch p.read().(type) {
+				case *packets.PingreqPacket:
+					pings++
+				case nil:
+					return
+				}
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		if _, err := l.Send([]Outgoing{{Body: []byte("{}")}}, slowly{30 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(29 * time.Second)
+		l.Abort()
+		synctest.Wait()
+		if pings < 5 || pings > 8 {
+			t.Errorf("%d times in 29 s with a keep-alive of 4 s", pings)
+		}
+	})
+}
+
+// goesOn is a completion that takes a while and then sends another message.
+type goesOn struct {
+	link *Link
+	d    time.Duration
+}
+
+func (g *goesOn) Done(_ []uint64, err error) {
+	if err == nil {
+		time.Sleep(g.d)
+		_, _ = g.link.Send([]Outgoing{{Body: []byte("{}")}}, g)
+	}
+}
+
+// TestBusySenderHidesNoWithheldPuback: that a sender is mostly busy is no excuse for a hub that withholds a PUBACK for a minute.
+func TestBusySenderHidesNoWithheldPuback(t *testing.T) {
+	for _, d := range []time.Duration{0, 5 * time.Millisecond, 100 * time.Millisecond} {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.welcome()
+				p.telemetry() // is withheld
+				for q := p.telemetry(); q != nil; q = p.telemetry() {
+					time.Sleep(time.Millisecond)
+					p.puback(q.MessageID)
+				}
+			})
+			defer stop()
+			to := &goesOn{w.dial("10.0.0.1"), d}
+			began := time.Now()
+			if _, err := to.link.Send([]Outgoing{{Body: []byte("{}")}, {Body: []byte("{}")}}, to); err != nil {
+				t.Fatal(err)
+			}
+			if err := to.link.Err(); time.Since(began) > finalLimit+5*time.Second || !errors.Is(err, ErrUnacked) {
+				t.Errorf("with %v for each, after %v: %v", d, time.Since(began), err)
+			}
+			to.link.Abort()
+		})
+	}
+}
+
 // TestSlowHubIsNotDead: PUBACKs that come after 50 s are traffic shaping. The link stays, only the window shrinks.
 func TestSlowHubIsNotDead(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

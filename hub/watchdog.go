@@ -27,6 +27,7 @@ const (
 	maxDead    = 10 * time.Second
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
+	busyFor    = minSuspect / 2 // so long the reader may be busy with what it has heard before that explains a silence
 )
 
 // watch is the state of the watchdog; the link's lock guards it.
@@ -34,7 +35,7 @@ type watch struct {
 	timer      *time.Timer
 	due        time.Time // when timer fires
 	lastIn     time.Time
-	deaf       time.Time // the reader was seen to be busy with something else than to hear
+	deaf       time.Time // when the reader was last seen to have heard nothing for long, because it was busy
 	lastOut    time.Time
 	setupSince time.Time // CONNECT was sent
 	pingSent   time.Time // zero: no PINGREQ is unanswered
@@ -185,9 +186,13 @@ func (l *Link) tick() {
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
 func (l *Link) armLocked(now time.Time) error {
-	if l.telling.Load() { // what has come from the hub waits for the reader: that is not the hub's silence
+	if since := time.Duration(l.telling.Load()); since != 0 && now.Sub(l.setupSince)-since >= busyFor {
+		// What has come from the hub waits for the reader: that is not the hub's silence. But ours the hub would not bear.
 		l.deaf = now
-		l.setLocked(now, now.Add(l.suspectAfter()))
+		if !now.Before(l.lastOut.Add(l.keepAlive)) {
+			l.pingLocked(now)
+		}
+		l.setLocked(now, now.Add(minSuspect))
 		return nil
 	}
 	owed, some := l.owedSinceLocked()

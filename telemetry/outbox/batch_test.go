@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -90,15 +91,48 @@ func TestNamesAfterOthers(t *testing.T) {
 	equal(t, "id", string(batch.ids), boxID(7).name(101))
 }
 
-// opening counts the files that are opened.
+// A reader may have no use for what it was given, and take it again later, without going through the whole segment for it.
+func TestReadingAgainIsCheap(t *testing.T) {
+	fs := &opening{memFS: newMemFS()}
+	b := openBox(t, "box", Options{FS: fs})
+	defer closeBox(t, b)
+	large := strings.Repeat("x", 30<<10)
+	for i := range 30 {
+		appendBodies(t, b, fmt.Sprint(i, large))
+	}
+	var batch Batch
+	for after := uint64(0); after < 27; after += 2 {
+		fs.read = 0
+		records, err := b.Read(&batch, 3, maxBodies, Part{After: after})
+		if err != nil || len(records) != 3 || !strings.HasPrefix(string(records[2].Body), fmt.Sprint(after+2, "x")) {
+			t.Fatalf("behind %d: %d records, %v", after, len(records), err)
+		}
+		if fs.read > 3 {
+			t.Errorf("behind %d the disk was read %d times", after, fs.read)
+		}
+	}
+}
+
+// opening counts the files that are opened, and how often they are read.
 type opening struct {
 	*memFS
-	opened int
+	opened, read int
 }
 
 func (o *opening) Open(name string, flag int) (File, error) {
 	o.opened++
-	return o.memFS.Open(name, flag)
+	f, err := o.memFS.Open(name, flag)
+	return countedReads{f, o}, err
+}
+
+type countedReads struct {
+	File
+	o *opening
+}
+
+func (f countedReads) ReadAt(b []byte, at int64) (int, error) {
+	f.o.read++
+	return f.File.ReadAt(b, at)
 }
 
 // One call acknowledges what came together: runs, single ones, what has left already; and what is wrong with one place is no loss to
