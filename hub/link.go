@@ -70,7 +70,7 @@ type Link struct {
 	present    bool // the hub kept a session
 	lastPID    uint16
 	inflight   flight
-	oldest     *publish          // what is in flight in order of sending; the acknowledged ones leave from the front
+	oldest     *publish          // what is in flight in order of sending
 	newest     *publish          // its other end
 	free       *publish          // used ones, for the next messages
 	resend     map[string]uint16 // message id → packet id it had on the links before, to this hub
@@ -110,12 +110,12 @@ type Completion = interface {
 type publish struct {
 	pid    uint16
 	again  bool // sent before, so its round trip proves nothing
-	acked  bool
 	mid    string
 	sent   time.Time
 	ticket uint64
 	to     Completion
-	next   *publish
+
+	before, next *publish
 }
 
 // receipt is what an inbound QoS 1 packet is owed.
@@ -333,7 +333,7 @@ func (l *Link) sendLocked(m *Outgoing, common []byte, to Completion, now time.Ti
 		p.pid = l.nextPIDLocked()
 	}
 	l.inflight.put(p)
-	if l.newest == nil {
+	if p.before = l.newest; p.before == nil {
 		l.oldest = p
 	} else {
 		l.newest.next = p
@@ -432,7 +432,7 @@ func (l *Link) end(err error, hard bool) {
 	}
 	for p := pending; p != nil; p = p.next {
 		// A hub that refuses the session has looked at nothing behind the CONNECT: only what it had before may be there already.
-		if !p.acked && p.mid != "" && (p.again || !l.refused) {
+		if p.mid != "" && (p.again || !l.refused) {
 			unacked[p.mid] = p.pid
 		}
 	}
@@ -451,10 +451,8 @@ func (l *Link) end(err error, hard bool) {
 	}
 	var tickets []uint64
 	for p := pending; p != nil; p = p.next {
-		if !p.acked {
-			tickets = append(tickets, p.ticket)
-		}
-		if len(tickets) > 0 && (p.next == nil || p.next.to != p.to) {
+		tickets = append(tickets, p.ticket)
+		if p.next == nil || p.next.to != p.to {
 			p.to.Done(tickets, l.err)
 			tickets = tickets[:0]
 		}
@@ -709,10 +707,9 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 		}
 		to = p.to
 		l.inflight.remove(p)
-		p.acked = true
 		l.tickets = append(l.tickets, p.ticket)
 		l.ackedLocked(p, now)
-		l.shortenLocked(now)
+		l.forgetLocked(p, now)
 	}
 	l.stats.Acked += uint64(len(l.tickets))
 	since := now.Sub(l.setupSince)
@@ -729,16 +726,20 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	return n, nil
 }
 
-// shortenLocked lets the acknowledged messages leave the line as far as its front goes.
-func (l *Link) shortenLocked(now time.Time) {
-	for p := l.oldest; p != nil && p.acked; p = l.oldest {
-		l.turned = now
-		if l.oldest = p.next; l.oldest == nil {
-			l.newest = nil
-		}
-		p.next, p.to, p.mid = l.free, nil, ""
-		l.free = p
+// forgetLocked takes a message out of what is in flight.
+func (l *Link) forgetLocked(p *publish, now time.Time) {
+	if p.before == nil {
+		l.oldest, l.turned = p.next, now
+	} else {
+		p.before.next = p.next
 	}
+	if p.next == nil {
+		l.newest = p.before
+	} else {
+		p.next.before = p.before
+	}
+	p.before, p.next, p.to, p.mid = nil, l.free, nil, ""
+	l.free = p
 }
 
 func (l *Link) handle(packet packets.ControlPacket, now time.Time) error {

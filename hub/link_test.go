@@ -780,8 +780,9 @@ func TestSlowDiskIsNoSilence(t *testing.T) {
 			var later ledger
 			send(&later)
 			time.Sleep(stall)
-			if s := l.Stats(); len(later.told) != 1 || s.Suspicions != 0 {
-				t.Fatalf("stalled for %v: %v, %+v", stall, later.told, s)
+			synctest.Wait()
+			if s := l.Stats(); s.Acked != 2 || s.Suspicions != 0 {
+				t.Fatalf("stalled for %v: %+v", stall, s)
 			}
 			w.net.Cut("10.0.0.1:8883")
 			cut := time.Now()
@@ -865,6 +866,117 @@ func TestBusySenderHidesNoWithheldPuback(t *testing.T) {
 			to.link.Abort()
 		})
 	}
+}
+
+// TestSilenceBeginsWhenTheReaderListens: once a stall of the reader is over, nobody is late before it could have heard.
+func TestSilenceBeginsWhenTheReaderListens(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry()         // is not acknowledged
+			for p.read() != nil { // PINGREQs
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "m")
+		l.telling.Store(1) // as if the reader were in a completion
+		time.Sleep(2*finalLimit + 300*time.Millisecond)
+		l.telling.Store(0)
+		time.Sleep(900 * time.Millisecond) // the watchdog looks before the reader does
+		select {
+		case <-l.Done():
+			t.Errorf("%v", l.Err())
+		default:
+		}
+		l.Abort()
+	})
+}
+
+// What is acknowledged is forgotten, also behind a message that is not.
+func TestAcknowledgedMessagesAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry() // is withheld
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				p.puback(q.MessageID)
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var told ledger
+		for i := range uint64(1000) {
+			if _, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i}}, &told); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		kept := 0
+		l.mu.Lock()
+		for _, p := range []*publish{l.oldest, l.free} {
+			for ; p != nil; p = p.next {
+				kept++
+			}
+		}
+		alone := l.oldest == l.newest && l.oldest.before == nil && l.oldest.next == nil
+		l.mu.Unlock()
+		if kept > 2 || !alone {
+			t.Errorf("%d are kept", kept)
+		}
+		l.Abort()
+		if len(told.told) != 1000 || told.told[999] != "0 false" || told.told[0] != "1 true" {
+			t.Errorf("%d told, the last %s", len(told.told), told.told[len(told.told)-1])
+		}
+	})
+}
+
+// Messages of one Send whose common properties differ, are shared, are none, or come again; and the limits count them.
+func TestCommonProperties(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var topics []string
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for q := p.telemetry(); q != nil; q = p.telemetry() {
+				topics = append(topics, q.TopicName[strings.LastIndex(q.TopicName, "/")+1:])
+				p.puback(q.MessageID)
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		a, b := []string{"$.ct", "a"}, []string{"$.ct", "b"}
+		var batch []Outgoing
+		for i, c := range [][]string{a, a, b, nil, a, b[:0], b, a} {
+			batch = append(batch, Outgoing{Body: []byte("{}"), Props: []string{"n", fmt.Sprint(i)}, Common: c})
+		}
+		batch = append(batch, Outgoing{Body: []byte("{}"), Common: a}, Outgoing{Body: []byte("{}")})
+		var told ledger
+		if n, err := l.Send(batch, &told); n != len(batch) || err != nil {
+			t.Fatal(n, err)
+		}
+		a[1] = "c" // it is the caller's again
+		if n, err := l.Send(batch[:1], &told); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		for name, m := range map[string]Outgoing{
+			"too large with them":     {Body: make([]byte, maxMessage-10), Common: []string{"k", strings.Repeat("v", 10)}},
+			"too long a topic":        {Common: []string{"k", strings.Repeat("v", maxTopic)}},
+			"a topic too long by &":   {Props: []string{"k", "v"}, Common: []string{"k", strings.Repeat("v", maxTopic-len(l.events)-len("k=v")-len("k="))}},
+			"a value that is no text": {Common: []string{"k", "\xff"}},
+			"a property without name": {Common: []string{"", "x"}},
+		} {
+			if n, err := l.Send([]Outgoing{batch[0], m, batch[1]}, &told); n != 1 || !errors.As(err, new(*MessageError)) {
+				t.Errorf("%s: %d taken, %v", name, n, err)
+			}
+		}
+		synctest.Wait()
+		want := []string{"n=0&%24.ct=a", "n=1&%24.ct=a", "n=2&%24.ct=b", "n=3", "n=4&%24.ct=a", "n=5", "n=6&%24.ct=b", "n=7&%24.ct=a", "%24.ct=a", "", "n=0&%24.ct=c"}
+		if len(topics) < len(want) || !slices.Equal(topics[:len(want)], want) {
+			t.Errorf("topics %q", topics)
+		}
+		l.Abort()
+	})
 }
 
 // TestSlowHubIsNotDead: PUBACKs that come after 50 s are traffic shaping. The link stays, only the window shrinks.
