@@ -93,13 +93,14 @@ type Drain struct {
 	options DrainOptions
 	wake    chan struct{} // full once there is something for Run to see to
 
-	again atomic.Bool     // there may be more to send than the one who sends has seen
-	turn  sync.Mutex      // held by the one who sends; guards the next five
+	asked atomic.Int64    // how many came to send and were not served yet; the first of them serves all
+	turn  sync.Mutex      // held by the one who sends; guards the next six
 	link  context.Context // of Run; nil before and after it: then nothing is sent for an acknowledgement
 	began bool
 	at    streams
 	next  outgoing
 	batch outbox.Batch
+	needs int // bytes, of the first message that was read and did not fit; 0: not known
 
 	acking sync.Mutex // guards what an acknowledgement is put together in; before mu
 	places []uint64
@@ -154,6 +155,8 @@ func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 
 // Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Run.
 func (d *Drain) Early() {
+	d.asked.Store(1) // whoever comes meanwhile leaves it to Run
+	defer d.asked.Store(0)
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.begin()
@@ -166,7 +169,7 @@ func (d *Drain) Early() {
 		return // Run will see it
 	}
 	d.next.fill(records, d.options.Created)
-	_ = d.send(max(d.next.within(bytes), 1)) // also what no link takes: Run deals with it
+	_ = d.send(max(d.next.within(bytes), 1)) // Run will see this, too: also a message that no hub would take
 }
 
 // Run sends until ctx ends or the link does. It returns ctx.Err(), the link's reason, or an error of the outbox.
@@ -246,15 +249,19 @@ func (d *Drain) wait(ctx context.Context, again <-chan time.Time) error {
 
 // pump sends what may go, and returns what was in the way in the end. If another one is at it already, that one will look again.
 func (d *Drain) pump() (why pause) {
-	d.again.Store(true)
-	for d.again.Load() && d.turn.TryLock() {
-		d.again.Store(false)
+	if d.asked.Add(1) > 1 {
+		return busy
+	}
+	for served := int64(1); ; served = d.asked.Load() {
+		d.turn.Lock()
 		if d.link != nil {
 			why = d.push(d.link)
 		}
 		d.turn.Unlock()
+		if d.asked.CompareAndSwap(served, 0) {
+			return why
+		}
 	}
-	return why
 }
 
 func (d *Drain) push(ctx context.Context) pause {
@@ -294,7 +301,7 @@ func (d *Drain) sendAll(ctx context.Context) (pause, error) {
 		switch {
 		case room <= 0 && inFlight == 0:
 			return shut, nil
-		case room <= 0 || bytes <= 0 && inFlight > 0:
+		case room <= 0 || bytes < max(d.needs, 1) && inFlight > 0:
 			return busy, nil
 		}
 		records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.next.parts)...)
@@ -307,10 +314,22 @@ func (d *Drain) sendAll(ctx context.Context) (pause, error) {
 		}
 		d.next.fill(records, d.options.Created)
 		n := d.next.within(bytes)
+		if d.needs = 0; n < len(records) && d.at.split == 0 { // else what is fresh by then may be smaller
+			d.needs = d.next.sizes[n]
+		}
 		if n == 0 && inFlight > 0 {
 			return busy, nil
 		}
-		if err := d.send(max(n, 1)); err != nil {
+		err = d.send(max(n, 1))
+		if isPermanent(err) {
+			r := &d.next.records[0]
+			d.at.passed(r.Pos)
+			if err = d.box.Quarantine(r.Pos, err); err != nil {
+				err = fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
+			}
+			d.needs = 0 // those behind it are read again: the first of them says now that one is missing
+		}
+		if err != nil {
 			return busy, err
 		}
 	}
@@ -358,13 +377,13 @@ func (d *Drain) room() (messages, bytes, inFlight int) {
 	return window - d.inFlight, MaxInFlight - d.bytes, d.inFlight
 }
 
-// send sends the first n of the next records, or as many as the link takes. One that no hub would take leaves the line.
+// send sends the first n of the next records, or as many as the link takes. An error is about the first of those that are left.
 func (d *Drain) send(n int) error {
 	d.take(n) // before the call: a completion may be quicker than its return
-	records, out := d.next.records[:n], d.next.out[:n]
+	out := d.next.out[:n]
 	taken, err := d.sender.Send(out, d)
 	if taken > 0 {
-		d.at.passed(records[taken-1].Pos)
+		d.at.passed(d.next.records[taken-1].Pos)
 	}
 	if taken < n {
 		d.mu.Lock()
@@ -373,15 +392,8 @@ func (d *Drain) send(n int) error {
 		}
 		d.mu.Unlock()
 	}
-	if err == nil || !isPermanent(err) {
-		return err
-	}
-	r := &records[taken]
-	d.at.passed(r.Pos)
-	if err := d.box.Quarantine(r.Pos, err); err != nil {
-		return fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
-	}
-	return nil // those behind it are read again: the first of them says now that one is missing
+	d.next.records = d.next.records[taken:]
+	return err
 }
 
 // Done is for the [Sender].

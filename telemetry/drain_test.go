@@ -32,7 +32,7 @@ func TestDrainSendsWhatTheWireNeeds(t *testing.T) {
 		made := time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.FixedZone("", 3600))
 		err := box.TryAppend(
 			outbox.Message{Body: []byte(` {"temp":1.50}`), ContentType: "application/json", ContentEncoding: "utf-8", Created: made,
-				Properties: map[string]string{"level": "high", "$.mid": "mine"}, Component: "thermostat1"},
+				Properties: map[string]string{"level": "high", "$.mid": "mine", "$.ct": "text/plain"}, Component: "thermostat1"},
 			outbox.Message{Body: []byte(`{}`)},
 		)
 		if err != nil {
@@ -119,10 +119,12 @@ func TestDrainCountsPropertiesAsBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		early := newFakeSender()
+		NewDrain(box, early, DrainOptions{}).Early()
 		draining(t.Context(), box, link, DrainOptions{})
 		synctest.Wait()
-		if got := len(link.sent()); got != 2 {
-			t.Errorf("%d sent", got)
+		if len(early.sent()) != 2 || len(link.sent()) != 2 {
+			t.Errorf("%d sent early, %d sent", len(early.sent()), len(link.sent()))
 		}
 	})
 }
@@ -497,6 +499,91 @@ func TestDrainMissesNoAcknowledgement(t *testing.T) {
 	}
 	stop()
 	<-ended
+}
+
+// hooked is a box in which something happens once it was read.
+type hooked struct {
+	*fakeBox
+	then func()
+}
+
+func (b *hooked) Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error) {
+	records, err := b.fakeBox.Read(into, limit, bytes, parts...)
+	if then := b.then; then != nil && len(records) > 0 {
+		b.then = nil
+		then()
+	}
+	return records, err
+}
+
+// The acknowledgement that makes room comes while the one who sends knows already that there is none.
+func TestDrainLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := &hooked{fakeBox: newFakeBox()}, newFakeSender()
+		fill(t, box, 1, 400<<10)
+		draining(t.Context(), box, link, DrainOptions{})
+		synctest.Wait()
+		box.then = func() { link.answer(0, nil) }
+		fill(t, box, 1, 200<<10)
+		synctest.Wait()
+		if len(link.sent()) != 2 {
+			t.Errorf("%d sent", len(link.sent()))
+		}
+	})
+}
+
+// A message that does not fit is not read again for each acknowledgement that does not make room enough for it.
+func TestDrainReadsForRoomOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := &hooked{fakeBox: newFakeBox()}, newFakeSender()
+		fill(t, box, 10, 40<<10)
+		fill(t, box, 1, 400<<10)
+		draining(t.Context(), box, link, DrainOptions{})
+		synctest.Wait()
+		for i := range 8 {
+			read := false
+			box.then = func() { read = true }
+			link.answer(i, nil)
+			synctest.Wait()
+			if makesRoom := i == 8-1; read != makesRoom || len(link.sent()) == 11 != makesRoom {
+				t.Errorf("after %d acknowledgements: read %v, %d sent", i+1, read, len(link.sent()))
+			}
+		}
+	})
+}
+
+// Early does not pass what it could not send, and keeps to the bytes that may be in flight.
+func TestEarlyLeavesTheRestToRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		fill(t, box, 8, 100<<10)
+		link.refuse = func(body []byte) error {
+			if strings.HasPrefix(string(body), `{"n":3}`) {
+				return refused{permanent: true}
+			}
+			return nil
+		}
+		d := NewDrain(box, link, DrainOptions{})
+		d.Early()
+		if !slices.Equal(link.mids(), mids(1, 2)) || len(box.poisoned) > 0 {
+			t.Fatalf("sent %v early, poisoned %v", link.mids(), box.poisoned)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		synctest.Wait()
+		stop()
+		<-ended
+		if want := append(mids(1, 2), mids(4, 6)...); !slices.Equal(link.mids(), want) || !slices.Equal(box.poisoned, []uint64{30}) {
+			t.Errorf("sent %v, poisoned %v", link.mids(), box.poisoned)
+		}
+	})
+	box, link := newFakeBox(), newFakeSender()
+	fill(t, box, 8, 100<<10)
+	NewDrain(box, link, DrainOptions{}).Early()
+	if len(link.sent()) != MaxInFlight/(100<<10) {
+		t.Errorf("%d sent early", len(link.sent()))
+	}
 }
 
 // What leaves the outbox while the window is full is not sent from memory afterwards.

@@ -89,7 +89,7 @@ func (b *fakeBox) Wait(ctx context.Context, parts ...outbox.Part) error {
 		b.mu.Lock()
 		changed := b.changed
 		b.mu.Unlock()
-		if found, err := b.Read(nil, 1, 0, parts...); found != nil || err != nil {
+		if found, err := b.Read(nil, 1, 1, parts...); found != nil || err != nil {
 			return err
 		}
 		select {
@@ -100,7 +100,7 @@ func (b *fakeBox) Wait(ctx context.Context, parts ...outbox.Part) error {
 	}
 }
 
-func (b *fakeBox) Read(_ *outbox.Batch, limit, _ int, parts ...outbox.Part) ([]outbox.Record, error) {
+func (b *fakeBox) Read(_ *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.next; err != nil {
@@ -108,10 +108,15 @@ func (b *fakeBox) Read(_ *outbox.Batch, limit, _ int, parts ...outbox.Part) ([]o
 	}
 	for _, p := range parts {
 		var found []outbox.Record
+		left := bytes
 		for _, r := range b.records {
-			if r.Pos > p.After && (p.Until == 0 || r.Pos < p.Until) && len(found) < limit {
-				found = append(found, r)
+			if r.Pos <= p.After || p.Until != 0 && r.Pos >= p.Until {
+				continue
 			}
+			if left -= len(r.Body); len(found) == limit || left < 0 && len(found) > 0 {
+				break
+			}
+			found = append(found, r)
 		}
 		if found != nil {
 			return found, nil
@@ -235,6 +240,9 @@ func (s *fakeSender) Send(messages []Outgoing, to Completion) (int, error) {
 func (s *fakeSender) publish(body []byte, list []string, done func(error)) error {
 	props := map[string]string{}
 	for i := 0; i < len(list); i += 2 {
+		if _, twice := props[list[i]]; twice {
+			return fmt.Errorf("the property %s is there twice", list[i])
+		}
 		props[list[i]] = list[i+1]
 	}
 	if s.refuse != nil {

@@ -113,6 +113,29 @@ func TestReadingAgainIsCheap(t *testing.T) {
 	}
 }
 
+// A batch's memory serves one record after the other, and none tells the gap of another.
+func TestReadTellsOnlyItsOwnGap(t *testing.T) {
+	b := openBox(t, "box", Options{FS: newMemFS()})
+	defer closeBox(t, b)
+	appendBodies(t, b, bodies(1, 4)...)
+	if err := b.Quarantine(1, errDamaged); err != nil {
+		t.Fatal(err)
+	}
+	var batch Batch
+	for after, want := range []string{1: "1-1", 2: "", 3: ""} {
+		if after == 0 {
+			continue
+		}
+		records, err := b.Read(&batch, 1, maxBodies, Part{After: uint64(after)})
+		if err != nil || len(records) != 1 || records[0].Gap != want {
+			t.Fatalf("%+v, %v", records, err)
+		}
+		if err := b.Ack(records[0].Pos); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // opening counts the files that are opened, and how often they are read.
 type opening struct {
 	*memFS

@@ -213,3 +213,11 @@ func (c *consumer) unaccounted() (ids []string) {
 }
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// Has says whether there is a record behind a place, so that Next would not have to wait for it.
+func (b *Box) Has(after uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, where := b.find(after + 1)
+	return where != nowhere
+}

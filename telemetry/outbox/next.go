@@ -126,8 +126,8 @@ func (t *Batch) name() {
 	}
 }
 
-// Wait waits until one of the parts has a record that Read would hand out. It returns ctx.Err() when ctx ends first, ErrClosed after
-// Close.
+// Wait waits until one of the parts has a record, which Read may still find damaged or too old. It returns ctx.Err() when ctx ends first,
+// ErrClosed after Close.
 func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -174,14 +174,6 @@ func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, erro
 		}
 		b.report() // what was found instead: damage, or old age
 	}
-}
-
-// Has says whether there is a record behind a place, so that Next would not have to wait for it.
-func (b *Box) Has(after uint64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, where := b.find(after + 1)
-	return where != nowhere
 }
 
 // maxHoles is how many runs of acknowledged places may lie behind the oldest record for Newest still to open another.
