@@ -160,6 +160,7 @@ func (d *Drain) Early() {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.begin()
+	defer d.batch.Release() // there may be no Run: nobody knows yet whether the link comes up
 	room, bytes, _ := d.room()
 	if room <= 0 {
 		return
@@ -205,6 +206,7 @@ func (d *Drain) leave() {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.link = nil
+	d.batch.Release()
 }
 
 func (d *Drain) begin() {

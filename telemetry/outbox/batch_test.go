@@ -31,10 +31,10 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 	}
 	appendBodies(t, b, bodies(1, 10)...)
 	read(3, 3)
-	opened := fs.opened
+	opened, looked := fs.opened, fs.read
 	read(3, 3)
-	if n := fs.opened; n != opened {
-		t.Errorf("%d files were opened for what was read ahead", n-opened)
+	if fs.opened != opened || fs.read != looked {
+		t.Errorf("%d files were opened, and read %d times, for what was read ahead", fs.opened-opened, fs.read-looked)
 	}
 	appendBodies(t, b, bodies(11, 20)...) // into the file that was read ahead when they were not there
 	read(100, 14)

@@ -41,7 +41,8 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 	}
 }
 
-// Batch is the memory of one reader. What it has read ahead of a segment, and the room that its records take, serves its next calls.
+// Batch is the memory of one reader. The segment that it is in, what it has read ahead of it, and the room that its records take, serve its
+// next calls. Who reads no more says so with Release; a Read that finds nothing does that, too.
 type Batch struct {
 	records []Record
 	bodies  []byte
@@ -60,6 +61,7 @@ type ahead struct {
 	at        int64  // where in the file
 	window    []byte
 	decoder   decoder
+	file      File // the segment's; nil: nothing was read from it yet that was not there already
 }
 
 // reset forgets the records.
@@ -70,13 +72,14 @@ func (t *Batch) reset() {
 	t.records, t.bodies, t.ids, t.ends = t.records[:0], t.bodies[:0], t.ids[:0], t.ends[:0]
 }
 
-// rest gives back what only a busy reader needs.
-func (t *Batch) rest() {
+// Release gives back what only a busy reader needs. The records are not good any more.
+func (t *Batch) Release() {
 	t.ahead.release()
 	*t = Batch{}
 }
 
 func (a *ahead) release() {
+	a.close()
 	if window := a.window[:0]; window != nil {
 		windows.Put(&window)
 	}
@@ -165,7 +168,7 @@ func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, erro
 		part, ok := b.firstOf(parts)
 		b.mu.Unlock()
 		if !ok {
-			into.rest()
+			into.Release()
 			return nil, nil
 		}
 		b.collect(into, part.After+1, allowance{records: max(limit, 1), bodies: bytes, until: part.Until})
@@ -364,14 +367,14 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 // message's body is good until each returns. What is damaged leaves the line. start is where to begin to read; 0: at the first frame.
 // What was read ahead is taken from, and left in, kept. An error is one of the disk.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
-	f := &lazyFile{box: b, num: s.num}
-	defer f.close()
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
 	}
 	if kept.num != s.num || kept.salt != s.salt {
+		kept.close()
 		kept.num, kept.salt, kept.window = s.num, s.salt, kept.window[:0]
 	}
+	f := lazyFile{b, kept}
 	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: kept.window, windowAt: kept.at}
 	defer func() {
 		if kept.window, kept.at = sc.window, sc.windowAt; cap(sc.window) > readAhead {
@@ -417,27 +420,31 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, 
 	return nil
 }
 
-// lazyFile is opened when something is read from it: what was read ahead may do.
+// lazyFile is a segment that is opened when something is read from it, for what was read ahead may do, and anew after an error.
 type lazyFile struct {
 	box  *Box
-	num  uint64
-	file File
+	kept *ahead
 }
 
-func (f *lazyFile) ReadAt(b []byte, at int64) (int, error) {
-	if f.file == nil {
-		file, err := f.box.fs.Open(f.box.path(f.num), readOnly)
+func (f lazyFile) ReadAt(b []byte, at int64) (int, error) {
+	if f.kept.file == nil {
+		file, err := f.box.fs.Open(f.box.path(f.kept.num), readOnly)
 		if err != nil {
 			return 0, err
 		}
-		f.file = file
+		f.kept.file = file
 	}
-	return f.file.ReadAt(b, at)
+	n, err := f.kept.file.ReadAt(b, at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.kept.close()
+	}
+	return n, err
 }
 
-func (f *lazyFile) close() {
-	if f.file != nil {
-		_ = f.file.Close()
+func (a *ahead) close() {
+	if a.file != nil {
+		_ = a.file.Close()
+		a.file = nil
 	}
 }
 
