@@ -192,7 +192,7 @@ func (l *Link) armLocked(now time.Time) error {
 		if !now.Before(l.lastOut.Add(l.keepAlive)) {
 			l.pingLocked(now)
 		}
-		l.setLocked(now, now.Add(minSuspect))
+		l.setLocked(now, now.Add(busyFor)) // well before a silence that begins now would make the link suspect
 		return nil
 	}
 	owed, some := l.owedSinceLocked()
