@@ -134,14 +134,21 @@ func (c *cloud) tls() *tls.Config { return &tls.Config{RootCAs: c.roots, MinVers
 
 // watch collects the simulator's events.
 func (c *cloud) watch() error {
-	r, err := http.Get(c.Control + "/api/events") //nolint:bodyclose // who reads it closes it
-	if err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(r.Body)
-	lines.Scan() // a comment says that the watching has begun
+	begun := make(chan error, 1)
 	go func() {
+		r, err := http.Get(c.Control + "/api/events")
+		if err != nil {
+			begun <- err
+			return
+		}
 		defer func() { _ = r.Body.Close() }()
+		if r.StatusCode != http.StatusOK {
+			begun <- fmt.Errorf("the simulator's events: %s", r.Status)
+			return
+		}
+		lines := bufio.NewScanner(r.Body)
+		lines.Scan() // a comment says that the watching has begun
+		begun <- nil
 		for lines.Scan() {
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
 			var e event
@@ -152,7 +159,7 @@ func (c *cloud) watch() error {
 			}
 		}
 	}()
-	return nil
+	return <-begun
 }
 
 // stop asks the simulator to end and waits for it.
