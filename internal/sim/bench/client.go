@@ -103,7 +103,7 @@ func (c contestant) measureIdle(dir string, o options) (f idleFigures, err error
 	if err != nil {
 		return f, err
 	}
-	time.Sleep(o.settle) //nolint:forbidigo // until the server has given back what the handshakes took: nobody reads or writes, so no state can show
+	_ = pause(o.settle, nil) // until the server has given back what the handshakes took: nobody sends, so nobody can fail, and no state can show
 	if f.after, err = t.memory("VmRSS"); err != nil {
 		return f, err
 	}
