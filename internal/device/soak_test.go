@@ -241,11 +241,8 @@ func (v *verdict) fault(format string, args ...any) {
 // soak plays a schedule. It never fails t for what it finds, so that a failing schedule can be made smaller.
 func soak(t *testing.T, s schedule) (v *verdict) {
 	v = &verdict{}
-	dir, err := os.MkdirTemp(ramDisk(), "soak") //nolint:usetesting // thousands of them, and in memory
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	dir := inMemory(t)
+	defer func() { _ = os.RemoveAll(dir) }() // now: there are thousands
 	builtin, err := os.ReadFile("../../failover.json")
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +268,17 @@ func ramDisk() string {
 		return "/dev/shm"
 	}
 	return ""
+}
+
+// inMemory is a directory where syncing costs nothing, for tests that sync for days, or start thousands of times.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(ramDisk(), "device") //nolint:usetesting // t.TempDir is on a disk, and the syncs of these tests would take hours there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // soakWorld is the cloud and the device of one soak. What has no other guard belongs to the goroutine that plays.

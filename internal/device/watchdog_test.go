@@ -20,17 +20,6 @@ import (
 
 const hubA = "127.0.0.2:8883"
 
-// inMemory keeps the state of a test of days where syncing costs nothing.
-func inMemory(t *testing.T, c *Config) {
-	t.Helper()
-	dir, err := os.MkdirTemp(ramDisk(), "days") //nolint:usetesting // days of syncs, and in memory, where t.TempDir is not
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	c.StateDir = dir
-}
-
 // lostAt are the times at which links were lost, and why.
 func (w *world) lostAt() (times []time.Time, why []string) {
 	w.mu.Lock()
@@ -56,7 +45,7 @@ func TestWeather(t *testing.T) {
 	} {
 		for seed := range weatherSeeds() {
 			t.Run(fmt.Sprintf("%s, seed %d", name, seed), func(t *testing.T) {
-				s := setup{device: func(c *Config) { inMemory(t, c); c.OutboxSyncEvery = v.every }}
+				s := setup{device: func(c *Config) { c.StateDir = inMemory(t); c.OutboxSyncEvery = v.every }}
 				bubble(t, s, func(t *testing.T, w *world) {
 					w.run(10 * time.Second)
 					w.halt()
@@ -106,7 +95,7 @@ func (w *world) silentDials() (all []string) {
 
 // TestLatePubacks: a day of a hub that delays every PUBACK by 50 s. It carries what comes all the same.
 func TestLatePubacks(t *testing.T) {
-	s := setup{device: func(c *Config) { inMemory(t, c); c.SASTTL = 48 * time.Hour }}
+	s := setup{device: func(c *Config) { c.StateDir = inMemory(t); c.SASTTL = 48 * time.Hour }}
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 50_000}))
