@@ -90,9 +90,6 @@ func (r *road) reopen() {
 
 // queued is what is in the outbox, in order.
 func (r *road) queued() (all []outbox.Record) {
-	if r.box.Stats().Queued == 0 {
-		return nil
-	}
 	for after := uint64(0); uint64(len(all)) < r.box.Stats().Queued; after = all[len(all)-1].Pos {
 		more, err := r.box.Next(r.t.Context(), after, 100)
 		if err != nil {
