@@ -158,6 +158,13 @@ func (p *peer) publish(topic, body string, qos byte, pid uint16) {
 	p.send(m)
 }
 
+// acknowledge answers all telemetry until the link ends.
+func (p *peer) acknowledge() {
+	for q := p.telemetry(); q != nil; q = p.telemetry() {
+		p.puback(q.MessageID)
+	}
+}
+
 // telemetry reads on to the next telemetry message; nil at the end of the connection.
 func (p *peer) telemetry() *packets.PublishPacket {
 	for {
@@ -539,9 +546,7 @@ func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			stop := w.hub("10.0.0.1", func(p *peer) {
 				p.welcome()
-				for q := p.telemetry(); q != nil; q = p.telemetry() {
-					p.puback(q.MessageID)
-				}
+				p.acknowledge()
 			})
 			defer stop()
 			w.net.SetDelay(25 * time.Millisecond)
@@ -693,9 +698,7 @@ func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		stop := w.hub("10.0.0.1", func(p *peer) {
 			p.welcome()
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
-				p.puback(q.MessageID)
-			}
+			p.acknowledge()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -763,9 +766,7 @@ func TestSlowDiskIsNoSilence(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			stop := w.hub("10.0.0.1", func(p *peer) {
 				p.welcome()
-				for q := p.telemetry(); q != nil; q = p.telemetry() {
-					p.puback(q.MessageID)
-				}
+				p.acknowledge()
 			})
 			defer stop()
 			l := w.dial("10.0.0.1")
@@ -900,9 +901,7 @@ func TestAcknowledgedMessagesAreForgotten(t *testing.T) {
 		stop := w.hub("10.0.0.1", func(p *peer) {
 			p.welcome()
 			p.telemetry() // is withheld
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
-				p.puback(q.MessageID)
-			}
+			p.acknowledge()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
