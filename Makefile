@@ -34,7 +34,7 @@ lint: ## format, vet and the linters of .golangci.yml, in every module
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 9 minutes)
+bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 10 minutes)
 	$(BENCH) -run '^TestTables$$'
 
 bench-go: ## run the Go benchmarks

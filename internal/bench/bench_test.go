@@ -127,7 +127,7 @@ var order = []string{"recovery", "renewal", "failovers", "kills", "outbox", "lin
 // TestTables measures everything and writes it down. Each section can be had alone, but for the table of all numbers.
 func TestTables(t *testing.T) {
 	if *table == "" {
-		t.Skip("it measures for about nine minutes and rewrites the tables of docs/benchmarks.md, which is what make bench is for")
+		t.Skip("it measures for about ten minutes and rewrites the tables of docs/benchmarks.md, which is what make bench is for")
 	}
 	var mu sync.Mutex
 	found := map[string][]number{}
