@@ -133,7 +133,7 @@ func (l *Link) ackedLocked(p *publish, now time.Time) {
 	l.alarms = 0
 	l.window = min(l.maxWindow, l.window+1)
 	if p.again || p.sent.Before(l.measured) || p.sent.Before(l.deaf) {
-		return // one measure in a round trip: a burst would make believe that they are all the same
+		return // one measure in a round trip: a burst would make believe that they are all the same; and none of a wait for our own disk
 	}
 	if l.measured.IsZero() {
 		l.firstMeasure(l.quick)
