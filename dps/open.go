@@ -22,15 +22,20 @@ type spare struct {
 }
 
 // Open makes a connection ready for the next registration: TCP and TLS, and not a word on it. One at a time; a second one does
-// nothing. It returns when a registration has taken the connection, when there is none to be had, when DPS closes it, or when ctx
-// ends, which closes it.
-func (c *Client) Open(ctx context.Context) {
+// nothing. A registration that begins after Open has returned takes this connection and opens none of its own. hold, which the caller
+// must call at once, makes it. It returns when a registration has taken the connection, when there is none to be had, when DPS closes
+// it, or when ctx ends, which closes it.
+func (c *Client) Open(ctx context.Context) (hold func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	s := &spare{cancel: cancel, opened: make(chan struct{}), quiet: make(chan struct{})}
 	if !c.spare.CompareAndSwap(nil, s) {
-		return
+		return cancel
 	}
+	return func() { c.hold(ctx, s) }
+}
+
+func (c *Client) hold(ctx context.Context, s *spare) {
+	defer s.cancel()
 	s.raw, s.secure, s.err = c.connect(ctx, c.endpoint(), defaultPatience)
 	close(s.opened)
 	if s.err == nil {

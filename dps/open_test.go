@@ -28,7 +28,8 @@ func TestOpenedAhead(t *testing.T) {
 					s.net.SetDelay(oneWay)
 					began := time.Now()
 					held := make(chan struct{})
-					go func() { defer close(held); s.client.Open(t.Context()) }()
+					hold := s.client.Open(t.Context())
+					go func() { defer close(held); hold() }()
 					time.Sleep(before)
 					a, err := s.client.Register(t.Context(), Request{})
 					if err != nil || a.Hub != "hub-a" {
@@ -52,6 +53,24 @@ func TestOpenedAhead(t *testing.T) {
 	}
 }
 
+// TestPromised: a registration that comes before the one who opens has got going waits for that connection.
+func TestPromised(t *testing.T) {
+	bubble(t, MQTT, func(t *testing.T, s *scripted) {
+		s.replies = []reply{{200, "", assigned}}
+		hold := s.client.Open(t.Context())
+		registered := make(chan error)
+		go func() { _, err := s.client.Register(t.Context(), Request{}); registered <- err }()
+		synctest.Wait()
+		if n := s.net.Dials(port[MQTT]); n != 0 {
+			t.Errorf("%d connections of its own", n)
+		}
+		hold()
+		if err := <-registered; err != nil || s.net.Dials(port[MQTT]) != 1 {
+			t.Errorf("%v over %d connections", err, s.net.Dials(port[MQTT]))
+		}
+	})
+}
+
 // TestOpenedForNothing: no registration comes. DPS gets TCP and TLS and not a word, and the connection ends when it is told to.
 func TestOpenedForNothing(t *testing.T) {
 	for _, transport := range []Transport{MQTT, HTTPS} {
@@ -59,12 +78,13 @@ func TestOpenedForNothing(t *testing.T) {
 			bubble(t, transport, func(t *testing.T, s *scripted) {
 				ctx, stop := context.WithCancel(t.Context())
 				held := make(chan struct{})
-				go func() { defer close(held); s.client.Open(ctx) }()
+				hold := s.client.Open(ctx)
+				go func() { defer close(held); hold() }()
 				synctest.Wait()
 				if n := s.net.Open(port[transport]); n != 1 {
 					t.Fatalf("%d connections", n)
 				}
-				s.client.Open(t.Context()) // one is enough
+				s.client.Open(t.Context())() // one is enough
 				stop()
 				<-held
 				if n := s.net.Open(port[transport]); n != 0 {
@@ -84,7 +104,8 @@ func TestOpenedAndNotAdmitted(t *testing.T) {
 		t.Run(string(transport), func(t *testing.T) {
 			bubble(t, transport, func(t *testing.T, s *scripted) {
 				held := make(chan struct{})
-				go func() { defer close(held); s.client.Open(t.Context()) }()
+				hold := s.client.Open(t.Context())
+				go func() { defer close(held); hold() }()
 				synctest.Wait()
 				ctx, stop := context.WithTimeout(t.Context(), time.Second)
 				defer stop()
@@ -128,7 +149,7 @@ func TestOpenedAndGone(t *testing.T) {
 				time.Sleep(time.Second)
 				_ = c.Close()
 			}()
-			s.client.Open(t.Context()) // until it is closed
+			s.client.Open(t.Context())() // until it is closed
 			s.client.TLS, s.client.DialContext = plain, dial
 			if a, err := s.client.Register(t.Context(), Request{}); err != nil || a.Hub != "hub-a" {
 				t.Error(a, err)
@@ -140,7 +161,7 @@ func TestOpenedAndGone(t *testing.T) {
 			s.net.Cut("10.0.0.1:8883")
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
-			go s.client.Open(ctx)
+			go s.client.Open(ctx)()
 			time.Sleep(time.Second)
 			began := time.Now()
 			_, err := s.client.Register(t.Context(), Request{Patience: 5 * time.Second})
@@ -154,7 +175,8 @@ func TestOpenedAndGone(t *testing.T) {
 		bubble(t, MQTT, func(t *testing.T, s *scripted) {
 			s.net.SetDelay(time.Second)
 			held := make(chan struct{})
-			go func() { defer close(held); s.client.Open(t.Context()) }()
+			hold := s.client.Open(t.Context())
+			go func() { defer close(held); hold() }()
 			time.Sleep(time.Second)
 			ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer stop()
@@ -171,7 +193,7 @@ func TestOpenedAndGone(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		bubble(t, MQTT, func(t *testing.T, s *scripted) {
 			s.client.Host = "10.0.0.2"
-			go s.client.Open(t.Context())
+			go s.client.Open(t.Context())()
 			_, err := s.client.Register(t.Context(), Request{})
 			if e, ok := errors.AsType[*Error](err); !ok || e.Step != StepDial || errors.Is(err, io.EOF) {
 				t.Error(err)

@@ -34,8 +34,9 @@ type Session[L Link] struct {
 
 	Dial     func(ctx context.Context, t Target) (L, error)
 	Register func(ctx context.Context, r dps.Request) (dps.Assignment, error)
-	// Open holds a connection ready for the next Register, until that has taken it or ctx ends. A process may let it return at once.
-	Open func(ctx context.Context)
+	// Open promises the next Register a connection that is ready. It is called from the loop and must return at once; hold makes the
+	// connection and keeps it until Register has taken it or ctx ends. A process may let hold do nothing.
+	Open func(ctx context.Context) (hold func())
 	// Serve puts a link to work until ctx or the link ends. It is called for one link at a time. Whatever it returns, the link is
 	// closed afterwards: in order when ctx ended it, else with a reset unless Serve closed it itself.
 	Serve func(ctx context.Context, l L, provisional bool) error
@@ -79,7 +80,7 @@ func (s *Session[L]) Run(ctx context.Context) {
 	r := &runner[L]{Session: s, life: life, m: NewMachine(s.Options, s.Cached), events: make(chan Event),
 		ways: map[int]*way{}, turn: make(chan struct{}, 1)}
 	if r.Open == nil {
-		r.Open = func(context.Context) {}
+		r.Open = func(context.Context) func() { return func() {} }
 	}
 	if r.Save == nil {
 		r.Save = func(State) {}
@@ -184,7 +185,8 @@ func (r *runner[L]) perform(effects []Effect) {
 		case OpenDPS:
 			ctx, cancel := context.WithCancel(r.life)
 			r.close = cancel
-			r.wg.Go(func() { defer cancel(); r.Open(ctx) })
+			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
+			r.wg.Go(func() { defer cancel(); hold() })
 		case CloseDPS:
 			r.close()
 		case Save:

@@ -3,9 +3,12 @@ package failover
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"hubhop/dps"
 	"hubhop/hub"
@@ -13,15 +16,16 @@ import (
 
 // standing is a link that lives until this side ends it.
 type standing struct {
-	once sync.Once
-	done chan struct{}
+	once    sync.Once
+	done    chan struct{}
+	carried bool
 }
 
 func (l *standing) Done() <-chan struct{} { return l.done }
 func (l *standing) Err() error {
 	return &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: hub.ErrClosed}
 }
-func (l *standing) Carried() bool         { return false }
+func (l *standing) Carried() bool         { return l.carried }
 func (l *standing) Close(context.Context) { l.Abort() }
 func (l *standing) Abort()                { l.once.Do(func() { close(l.done) }) }
 
@@ -50,4 +54,41 @@ func TestReasonOfServe(t *testing.T) {
 	if len(lost) != 1 || lost[0].Signal != HubProtocol || !strings.Contains(lost[0].Err.Error(), hub.ErrProtocol.Error()) {
 		t.Errorf("%+v", lost)
 	}
+}
+
+// TestOpensBeforeItAsks: a registration that follows at once finds the connection that was promised to it, and opens none of its own.
+func TestOpensBeforeItAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		dials, promised := 0, false
+		s := &Session[*standing]{
+			Options: Options{}, Cached: State{AssignedHub: "hub-a"},
+			Dial: func(context.Context, Target) (*standing, error) {
+				if dials++; dials > 1 {
+					return nil, &hub.Error{Phase: hub.PhaseDial, Host: "hub-a", Err: syscall.ECONNREFUSED}
+				}
+				return &standing{done: make(chan struct{}), carried: true}, nil
+			},
+			Open: func(context.Context) func() {
+				synctest.Wait() // all that can go on without this loop has done so
+				promised = true
+				return func() {}
+			},
+			Register: func(context.Context, dps.Request) (dps.Assignment, error) {
+				if !promised {
+					t.Error("the registration came first")
+				}
+				stop()
+				return dps.Assignment{}, errors.New("nobody")
+			},
+			Serve: func(context.Context, *standing, bool) error {
+				return &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: io.EOF}
+			},
+		}
+		s.Run(ctx)
+		if !promised {
+			t.Error("no connection was promised")
+		}
+	})
 }

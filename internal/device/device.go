@@ -336,10 +336,11 @@ func (d *Device) session() *failover.Session[*link] {
 			return l, d.corrected(ctx, err, turns)
 		},
 		Register: d.register(client),
-		Open: func(ctx context.Context) {
+		Open: func(ctx context.Context) func() {
 			if d.c.DPSOpenLimit == nil || d.c.DPSOpenLimit.Allow() {
-				client.Open(ctx)
+				return client.Open(ctx)
 			}
+			return func() {}
 		},
 		Serve: d.serve,
 		Save: func(s failover.State) {
