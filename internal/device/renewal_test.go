@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"hubhop/failover"
 	"hubhop/internal/journal"
 	"hubhop/internal/sim"
 )
@@ -134,6 +135,47 @@ func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRenewalWaitsForTheSender: the token is to be renewed while the drain has a record in hand and has not sent it yet. It goes over the
+// old link, which then waits for its PUBACK, and not twice.
+func TestRenewalWaitsForTheSender(t *testing.T) {
+	s := setup{device: func(c *Config) {
+		c.TelemetryInterval, c.OutboxMaxAge, c.Reported, c.Failover.Pipeline = 5*time.Second, 7*time.Second, false, failover.PipelineOff
+	}}
+	bubble(t, s, func(t *testing.T, w *world) {
+		w.gives = true
+		w.net.SetDelay(time.Millisecond)
+		w.run(9 * time.Second)
+		held := false
+		w.dev.journal.Sink(func(e journal.Event) {
+			if e.Kind != journal.OutboxProblem || held {
+				return
+			}
+			// The drain tells of samples that were too old, in the middle of its look for what to send.
+			w.dev.mu.Lock()
+			l := w.dev.time.current
+			w.dev.mu.Unlock()
+			if held = l != nil; held {
+				l.Hasten(time.Now().Add(10 * time.Second))
+				time.Sleep(time.Second)
+			}
+		})
+		for _, hub := range []string{"hub-a", "hub-b"} {
+			w.must(w.cloud.FaultHub(hub, sim.Fault{Kind: sim.FaultKill}))
+		}
+		w.run(30 * time.Second)
+		for _, hub := range []string{"hub-a", "hub-b"} {
+			w.must(w.cloud.HealHub(hub))
+		}
+		w.run(time.Minute)
+		if renewed := w.count(journal.Renewed); !held || renewed != 1 {
+			t.Errorf("held back: %v; %d renewals", held, renewed)
+		}
+		if n := w.cloud.Ledger("dev-1", false).Duplicates; n != 0 {
+			t.Errorf("%d messages were sent again", n)
+		}
+	})
 }
 
 // TestLinkThatDiesBeforeItsRenewal: the hub goes while a renewal waits for a method. That is a loss, and DPS is asked as after any.

@@ -73,9 +73,9 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	defer d.serving(nil)
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)
-	var parts sync.WaitGroup
-	part := func(ctx context.Context, run func(context.Context) error) {
-		parts.Go(func() {
+	var sending, parts sync.WaitGroup
+	part := func(of *sync.WaitGroup, ctx context.Context, run func(context.Context) error) {
+		of.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				stop(err)
 			}
@@ -84,11 +84,11 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
 	if d.c.Telemetry {
 		s.flows.serve()
-		part(drain, s.drain.Run)
+		part(&sending, drain, s.drain.Run)
 	}
-	part(work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
-	part(work, func(ctx context.Context) error { return d.messages(ctx, l, messages) })
-	part(work, func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
+	part(&parts, work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
+	part(&parts, work, func(ctx context.Context) error { return d.messages(ctx, l, messages) })
+	part(&parts, work, func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
 
 	var err error
 	calm := false
@@ -100,8 +100,10 @@ func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
 	case <-l.Done():
 	case <-work.Done():
 	}
-	// Nothing new goes out; what is under way gets its PUBACK, so that the next link need not send it again.
+	// Nothing new goes out, once whoever is about to send has done so; what is under way gets its PUBACK, so that the next link need not
+	// send it again.
 	stopDrain()
+	sending.Wait()
 	switch {
 	case d.stopping.Load(): // it has waited already
 	case err == nil:
