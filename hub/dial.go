@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,10 +38,11 @@ type Dialer struct {
 	Token       func(host, deviceID string) (password string, expires time.Time, err error)
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	ModelID     string        // DTDL model to announce; empty for none
-	Agent       string        // name and version of this client, free text
-	KeepAlive   time.Duration // an idle link is tested after it; 1 s … 1177 s
-	Window      int           // PUBLISHes in flight, 0 means 64
+	Addresses   func() ([]net.Addr, error) // of this machine; nil asks the system
+	ModelID     string                     // DTDL model to announce; empty for none
+	Agent       string                     // name and version of this client, free text
+	KeepAlive   time.Duration              // an idle link is tested after it; 1 s … 1177 s
+	Window      int                        // PUBLISHes in flight, 0 means 64
 
 	// What the device wants to hear. What it does not want is unsubscribed, because the hub remembers the subscriptions of the
 	// process before.
@@ -227,6 +229,23 @@ func (d *Dialer) probe(ctx context.Context, host string, answered func()) error 
 	}
 	_ = secure.Close()
 	return nil
+}
+
+// has reports whether an address is this machine's. What the system does not tell is so.
+func (d *Dialer) has(a net.Addr) bool {
+	local, ok := a.(*net.TCPAddr)
+	if !ok || local.IP.IsLoopback() { // all of 127.0.0.0/8 is, and only one of it is listed
+		return true
+	}
+	list := d.Addresses
+	if list == nil {
+		list = net.InterfaceAddrs
+	}
+	all, err := list()
+	return err != nil || slices.ContainsFunc(all, func(own net.Addr) bool {
+		n, ok := own.(*net.IPNet)
+		return ok && n.IP.Equal(local.IP)
+	})
 }
 
 // address adds the MQTT port where the host has none.

@@ -1148,6 +1148,91 @@ func TestMuteHubThatAnswersTheProbe(t *testing.T) {
 	})
 }
 
+// TestProbeFromAnotherAddress: nothing comes on the link, and a new TLS connection is answered, as above. Whether that speaks for the link
+// depends on whether this machine still has the address that the link was made from.
+func TestProbeFromAnotherAddress(t *testing.T) {
+	list := func(all ...string) func() ([]net.Addr, error) {
+		return func() (own []net.Addr, err error) {
+			for _, a := range all {
+				ip, n, err := net.ParseCIDR(a)
+				if err != nil {
+					return nil, err
+				}
+				own = append(own, &net.IPNet{IP: ip, Mask: n.Mask})
+			}
+			return own, nil
+		}
+	}
+	for name, v := range map[string]struct {
+		local string
+		own   func() ([]net.Addr, error)
+		want  error
+		after time.Duration
+	}{
+		"gone, IPv4":           {"192.168.1.7", list("127.0.0.1/8", "192.168.1.8/24", "fd00::7/64"), ErrSilent, minDead},
+		"gone, IPv6":           {"fd00::7", list("192.168.1.7/24", "fd00::8/64"), ErrSilent, minDead},
+		"there, IPv4":          {"192.168.1.7", list("127.0.0.1/8", "192.168.1.7/24", "10.0.0.8/24"), ErrUnacked, finalLimit},
+		"there, IPv6":          {"fd00::7", list("fd00::8/64", "fd00::7/64"), ErrUnacked, finalLimit},
+		"loopback, not listed": {"127.0.0.9", list("127.0.0.1/8"), ErrUnacked, finalLimit},
+		"not told":             {"192.168.1.7", func() ([]net.Addr, error) { return nil, errors.New("not permitted") }, ErrUnacked, finalLimit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.dialer.Addresses = v.own
+				w.dialer.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					c, err := w.net.DialContext(ctx, network, addr)
+					if err != nil {
+						return nil, err
+					}
+					return placed{c, &net.TCPAddr{IP: net.ParseIP(v.local), Port: 40000}}, nil
+				}
+				stop := w.hub("10.0.0.1", func(p *peer) {
+					if p.welcome() == nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, p.conn)
+				})
+				defer stop()
+				l := w.dial("10.0.0.1")
+				var a acks
+				began := time.Now()
+				offer(t, l, &a, "m")
+				if err := l.Err(); !errors.Is(err, v.want) || time.Since(began) != v.after {
+					t.Errorf("%v after %v", err, time.Since(began))
+				} else if errors.Is(v.want, ErrSilent) && !strings.Contains(err.Error(), v.local) {
+					t.Errorf("%v: which address?", err)
+				}
+				l.Abort()
+			})
+		})
+	}
+}
+
+// TestOwnAddresses asks the system: what it lists is this machine's, and an address kept for documentation (RFC 5737) is not.
+func TestOwnAddresses(t *testing.T) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Dialer
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); !ok || !d.has(&net.TCPAddr{IP: n.IP, Port: 40000}) {
+			t.Errorf("%v is not this machine's", a)
+		}
+	}
+	if other := (&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000}); d.has(other) {
+		t.Errorf("%v is this machine's", other)
+	}
+}
+
+// placed is a connection with an address of this machine.
+type placed struct {
+	net.Conn
+	local net.Addr
+}
+
+func (p placed) LocalAddr() net.Addr { return p.local }
+
 // TestDoubtedLink: nothing but an answer on the link itself helps one that is doubted; that the hub is there for others does not.
 func TestDoubtedLink(t *testing.T) {
 	for name, mute := range map[string]bool{"the session is gone": true, "the hub answers": false} {

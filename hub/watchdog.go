@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -17,6 +18,10 @@ import (
 // A path that delays and loses what holds up the link may do the same to the probe, so another one follows every second, as long as
 // there is time. And where TCP was answered, TLS gets three times as long as that took, as RFC 6298 has it for a path of which one
 // round trip is known: on a fast path that is no time at all, on one of seconds it is the difference between slow and dead.
+//
+// A machine that changes from one network to another may be without any for less than that. The hub answers the probe then, which left
+// from the new address, and can answer nothing that was sent from the old one: so the probe proves nothing for a link whose own address
+// this machine has no more.
 //
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
@@ -47,6 +52,7 @@ type watch struct {
 	alarms     int           // false alarms since the last PUBACK
 	suspect    bool
 	proved     bool      // while suspect: the hub answered a probe
+	moved      bool      // while suspect: it did, but this machine has left the link's address
 	patience   time.Time // while suspect: how long a probe that TCP has answered may still take
 	nextProbe  time.Time
 	probing    context.Context // of all probes of one suspicion; nil when only the link itself may answer
@@ -121,7 +127,7 @@ func (l *Link) heardLocked(now time.Time) {
 }
 
 func (l *Link) clearLocked() {
-	l.suspect, l.proved, l.patience = false, false, time.Time{}
+	l.suspect, l.proved, l.moved, l.patience = false, false, false, time.Time{}
 	if l.stopProbe != nil {
 		l.stopProbe()
 		l.probing, l.stopProbe = nil, nil
@@ -241,7 +247,12 @@ func (l *Link) armLocked(now time.Time) error {
 		dead = l.patience
 	}
 	if !now.Before(dead) {
-		return fmt.Errorf("%w in %v", ErrSilent, now.Sub(silent).Round(time.Millisecond))
+		err := fmt.Errorf("%w in %v", ErrSilent, now.Sub(silent).Round(time.Millisecond))
+		if l.moved {
+			was, _, _ := net.SplitHostPort(l.raw.LocalAddr().String())
+			err = fmt.Errorf("%w, and this machine has left the link's address %s", err, was)
+		}
+		return err
 	}
 	next := earlier(dead, last)
 	if l.probing != nil {
@@ -282,12 +293,15 @@ func (l *Link) probeLocked(now time.Time) {
 				l.patience = answered.Add(max(l.answerTime(), 3*answered.Sub(now)))
 			})
 		})
-		if err == nil {
-			note(func() {
-				l.proved = true
-				l.window = max(1, l.window/2)
-			})
+		if err != nil {
+			return
 		}
+		here := l.dialer.has(l.raw.LocalAddr())
+		note(func() {
+			if l.proved, l.moved = here, !here; here {
+				l.window = max(1, l.window/2)
+			}
+		})
 	})
 }
 
