@@ -158,6 +158,13 @@ func (p *peer) publish(topic, body string, qos byte, pid uint16) {
 	p.send(m)
 }
 
+// mute lets a session come up, and says nothing more.
+func (p *peer) mute() {
+	if p.welcome() != nil {
+		_, _ = io.Copy(io.Discard, p.conn)
+	}
+}
+
 // acknowledge answers all telemetry until the link ends.
 func (p *peer) acknowledge() {
 	for q := p.telemetry(); q != nil; q = p.telemetry() {
@@ -1120,12 +1127,7 @@ func TestHubThatGetsOnIsKept(t *testing.T) {
 // busy, so the link is kept up to the final limit.
 func TestMuteHubThatAnswersTheProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
-				return
-			}
-			_, _ = io.Copy(io.Discard, p.conn)
-		})
+		stop := w.hub("10.0.0.1", (*peer).mute)
 		defer stop()
 		l := w.dial("10.0.0.1")
 		var a acks
@@ -1186,12 +1188,7 @@ func TestProbeFromAnotherAddress(t *testing.T) {
 					}
 					return placed{c, &net.TCPAddr{IP: net.ParseIP(v.local), Port: 40000}}, nil
 				}
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					if p.welcome() == nil {
-						return
-					}
-					_, _ = io.Copy(io.Discard, p.conn)
-				})
+				stop := w.hub("10.0.0.1", (*peer).mute)
 				defer stop()
 				l := w.dial("10.0.0.1")
 				var a acks
