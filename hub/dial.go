@@ -102,12 +102,8 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	l := d.newLink(a, under, secure, expires)
 	l.dialled(dialled.Sub(began), time.Since(dialled))
 	l.start(d.connectPacket(a, password))
-	select {
-	case <-l.ready:
+	if l.opened(ctx) {
 		return l, nil
-	case <-l.done:
-	case <-ctx.Done():
-		l.lose(ctx.Err())
 	}
 	l.join()
 	return nil, l.Err()

@@ -155,6 +155,24 @@ func (l *Link) start(connect []byte) {
 	l.wg.Go(l.read)
 }
 
+// opened waits until the session is up, and ends it if ctx ends before. One that was up counts, however soon its peer closed it: that is
+// the end of a link and not of an attempt.
+func (l *Link) opened(ctx context.Context) bool {
+	select {
+	case <-l.ready:
+	case <-l.done:
+	case <-ctx.Done():
+		l.lose(ctx.Err())
+		return false
+	}
+	select {
+	case <-l.ready:
+		return true
+	default:
+		return false
+	}
+}
+
 // subscribeLocked asks for what the device wants to hear, in one packet, gives back what it does not, and reads the twin.
 func (l *Link) subscribeLocked() {
 	d, id := l.dialer, l.attempt.DeviceID

@@ -700,6 +700,22 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 	})
 }
 
+// TestShortSession: a session that the hub grants and closes at once was one.
+func TestShortSession(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) { p.welcome() })
+		defer stop()
+		l := w.dial("10.0.0.1")
+		<-l.Done()
+		for range 100 { // both have happened
+			if !l.opened(t.Context()) {
+				t.Fatal("it was not up")
+			}
+		}
+		l.Abort()
+	})
+}
+
 // TestBlackHoleIsFoundInTwoSeconds: at one sample a second, silence ends the link two seconds after the first send into it.
 func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
