@@ -13,6 +13,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -136,6 +137,31 @@ func TestTakeover(t *testing.T) {
 		}
 		if h := w.State().Hubs[0]; h.Connections != 1 {
 			t.Errorf("%+v", h)
+		}
+	})
+}
+
+// TestTakeoverAtOnce: clients of one identity that connect at the same moment are all let in, each in place of the one before.
+func TestTakeoverAtOnce(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		host := w.provision("d")
+		for range 20 {
+			clients := make([]*client, 8)
+			for i := range clients {
+				clients[i] = w.mustDial(w.hubAddr(host))
+			}
+			for _, c := range clients {
+				c.send(connectBytes(w.hubOptions(host, "d")))
+			}
+			for _, c := range clients {
+				if p := c.next(); p.first != 0x20 || len(p.body) != 2 || p.body[1] != 0 {
+					t.Fatalf("got %s, want a CONNACK that lets it in", p)
+				}
+			}
+			synctest.Wait()
+			if h := w.State().Hubs[0]; h.Connections != 1 {
+				t.Fatalf("%d of them stay", h.Connections)
+			}
 		}
 	})
 }

@@ -155,20 +155,21 @@ func (s *session) connect(c connectPacket) error {
 	return nil
 }
 
-// attach makes s the device's session and accepts it; an older one is closed. Whoever finds the session finds it behind its CONNACK.
+// attach makes s the device's session and accepts it; an older one is closed, also one that was let in a moment ago. Whoever finds the
+// session finds it behind its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
-	if old := i.online(); old != nil && i.usable() == nil {
-		old.wire.hangUp("replaced by a new connection of the same device")
-	}
 	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	for i.session != nil && i.usableLocked() == nil {
+		old := i.session
+		i.mu.Unlock()
+		old.wire.hangUp("replaced by a new connection of the same device")
+		i.mu.Lock()
+	}
 	if err := i.usableLocked(); err != nil {
 		return false, err
-	}
-	if i.session != nil {
-		return false, &refusedError{connackUnavailable, errors.New("another connection of the same device was faster")}
 	}
 	if code := i.refusedByInjection(); code != 0 {
 		return false, &refusedError{code, errors.New("fault injection")}
