@@ -71,6 +71,8 @@ type identity struct {
 	hub        *hub
 	generation string
 
+	entry sync.Mutex // held by the session that is being let in; before mu
+
 	mu      guard
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool

@@ -155,19 +155,20 @@ func (s *session) connect(c connectPacket) error {
 	return nil
 }
 
-// attach makes s the device's session and accepts it; an older one is closed, also one that was let in a moment ago. Whoever finds the
-// session finds it behind its CONNACK.
+// attach makes s the device's session and accepts it; an older one is closed. Whoever finds the session finds it behind its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
 	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
+	i.entry.Lock() // one after the other, so that the one who is replaced and comes back at once finds s in its place
+	defer i.entry.Unlock()
+	if err := i.usable(); err != nil {
+		return false, err
+	}
+	if old := i.online(); old != nil {
+		old.wire.hangUp("replaced by a new connection of the same device")
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	for i.session != nil && i.usableLocked() == nil {
-		old := i.session
-		i.mu.Unlock()
-		old.wire.hangUp("replaced by a new connection of the same device")
-		i.mu.Lock()
-	}
 	if err := i.usableLocked(); err != nil {
 		return false, err
 	}
