@@ -242,7 +242,7 @@ func (r *runner[L]) dial(w *way, e Dial) {
 		return
 	case <-link.Done():
 		link.Abort()
-		r.post(Lost{ID: e.ID, Signal: Classify(w.ctx, link.Err()), Err: link.Err()})
+		r.post(Lost{ID: e.ID, Signal: Classify(w.ctx, link.Err()), Err: link.Err(), Acked: link.Carried()})
 		return
 	}
 	select { // the one before may still be winding down

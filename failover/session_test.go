@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"hubhop/dps"
 	"hubhop/hub"
@@ -63,7 +64,7 @@ func TestOpensBeforeItAsks(t *testing.T) {
 		defer stop()
 		dials, promised := 0, false
 		s := &Session[*standing]{
-			Options: Options{}, Cached: State{AssignedHub: "hub-a"},
+			Cached: State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				if dials++; dials > 1 {
 					return nil, &hub.Error{Phase: hub.PhaseDial, Host: "hub-a", Err: syscall.ECONNREFUSED}
@@ -89,6 +90,36 @@ func TestOpensBeforeItAsks(t *testing.T) {
 		s.Run(ctx)
 		if !promised {
 			t.Error("no connection was promised")
+		}
+	})
+}
+
+// TestShortLinkThatCarried: a link that has ended before it could be put to work, and has brought a message to the hub, is followed by the
+// next dial at once, like any that has.
+func TestShortLinkThatCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		dials, began := 0, time.Now()
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a"},
+			Dial: func(context.Context, Target) (*standing, error) {
+				if dials++; dials == 5 {
+					stop()
+				}
+				l := &standing{done: make(chan struct{}), carried: true}
+				l.Abort()
+				return l, nil
+			},
+			Register: func(ctx context.Context, _ dps.Request) (dps.Assignment, error) {
+				<-ctx.Done()
+				return dps.Assignment{}, ctx.Err()
+			},
+			Serve: func(_ context.Context, l *standing, _ bool) error { return l.Err() },
+		}
+		s.Run(ctx)
+		if took := time.Since(began); dials != 5 || took != 0 {
+			t.Errorf("%d dials, the last one after %v", dials, took)
 		}
 	})
 }

@@ -212,19 +212,20 @@ func (d *Dialer) recall(host string) map[string]uint16 {
 	return unacked
 }
 
-// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between.
-func (d *Dialer) probe(ctx context.Context, host string, answered func()) error {
+// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between, and
+// returns the address that it left from.
+func (d *Dialer) probe(ctx context.Context, host string, answered func()) (from net.Addr, err error) {
 	raw, err := d.dialTCP(ctx, host)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answered()
 	secure, err := d.handshake(ctx, raw, host)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_ = secure.Close()
-	return nil
+	return raw.LocalAddr(), nil
 }
 
 // has reports whether an address is this machine's. What the system does not tell is so.

@@ -21,7 +21,7 @@ import (
 //
 // A machine that changes from one network to another may be without any for less than that. The hub answers the probe then, which left
 // from the new address, and can answer nothing that was sent from the old one: so the probe proves nothing for a link whose own address
-// this machine has no more.
+// this machine has no more. That is believed of a system only that lists the address the probe left from.
 //
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
@@ -52,7 +52,8 @@ type watch struct {
 	alarms     int           // false alarms since the last PUBACK
 	suspect    bool
 	proved     bool      // while suspect: the hub answered a probe
-	moved      bool      // while suspect: it did, but this machine has left the link's address
+	listed     bool      // and the system knows the address that this came from
+	moved      bool      // while suspect: this machine has left the link's address
 	patience   time.Time // while suspect: how long a probe that TCP has answered may still take
 	nextProbe  time.Time
 	probing    context.Context // of all probes of one suspicion; nil when only the link itself may answer
@@ -127,7 +128,7 @@ func (l *Link) heardLocked(now time.Time) {
 }
 
 func (l *Link) clearLocked() {
-	l.suspect, l.proved, l.moved, l.patience = false, false, false, time.Time{}
+	l.suspect, l.proved, l.listed, l.moved, l.patience = false, false, false, false, time.Time{}
 	if l.stopProbe != nil {
 		l.stopProbe()
 		l.probing, l.stopProbe = nil, nil
@@ -238,12 +239,21 @@ func (l *Link) armLocked(now time.Time) error {
 		}
 		l.suspectLocked(now)
 	}
-	if l.proved {
+	if l.proved && l.listed {
+		l.moved = !l.dialer.has(l.raw.LocalAddr())
+	}
+	switch {
+	case l.moved:
+		l.proved = false
+	case l.proved && l.listed: // it may yet lose it: the new network comes before the old one goes
+		l.setLocked(now, earlier(last, now.Add(probeEvery)))
+		return nil
+	case l.proved:
 		l.setLocked(now, last)
 		return nil
 	}
 	dead := silent.Add(l.deadAfter())
-	if l.patience.After(dead) {
+	if l.patience.After(dead) && !l.moved {
 		dead = l.patience
 	}
 	if !now.Before(dead) {
@@ -287,7 +297,7 @@ func (l *Link) probeLocked(now time.Time) {
 		}
 	}
 	l.wg.Go(func() {
-		err := l.dialer.probe(ctx, l.attempt.Host, func() {
+		from, err := l.dialer.probe(ctx, l.attempt.Host, func() {
 			note(func() { // the watchdog looks at it when the link would be dead without
 				answered := time.Now()
 				l.patience = answered.Add(max(l.answerTime(), 3*answered.Sub(now)))
@@ -296,11 +306,10 @@ func (l *Link) probeLocked(now time.Time) {
 		if err != nil {
 			return
 		}
-		here := l.dialer.has(l.raw.LocalAddr())
+		listed := l.dialer.has(from)
 		note(func() {
-			if l.proved, l.moved = here, !here; here {
-				l.window = max(1, l.window/2)
-			}
+			l.proved, l.listed = true, listed
+			l.window = max(1, l.window/2)
 		})
 	})
 }

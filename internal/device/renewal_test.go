@@ -152,7 +152,8 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 			if e.Kind != journal.OutboxProblem || held {
 				return
 			}
-			// The drain tells of samples that were too old, in the middle of its look for what to send.
+			// The drain tells of samples that were too old, in the middle of its look for what to send. Nothing else is told in the next
+			// second, so nobody waits for the journal.
 			w.dev.mu.Lock()
 			l := w.dev.time.current
 			w.dev.mu.Unlock()
