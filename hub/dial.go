@@ -50,8 +50,14 @@ type Dialer struct {
 	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
 	Twin bool
 
-	mu      sync.Mutex
-	unacked map[string]map[string]uint16 // hub → message id → packet id of PUBLISHes that an ended link left unacknowledged
+	mu   sync.Mutex
+	left map[string]memory // hub → what the last link to it left
+}
+
+// memory is what a link leaves to the next one to the same hub.
+type memory struct {
+	unacked map[string]uint16 // message id → packet id of PUBLISHes without PUBACK
+	varied  time.Duration     // how much its round trips differed; 0: not known
 }
 
 // Attempt is one try.
@@ -169,13 +175,14 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 	if window <= 0 {
 		window = DefaultWindow
 	}
+	left := d.recall(a.Host)
 	l := &Link{
 		dialer: d, attempt: a, raw: under.Conn, wire: under, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
 		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
 		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
-		calls: map[string]chan *twinAnswer{}, resend: d.recall(a.Host),
+		calls: map[string]chan *twinAnswer{}, resend: left.unacked,
 		events: eventsTopic(a.DeviceID),
-		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now},
+		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now, varied: left.varied},
 	}
 	if len(l.resend) > 0 {
 		l.reserved = make(map[uint16]bool, len(l.resend))
@@ -194,22 +201,22 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 }
 
 // remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it there with the same packet id
-// and DUP set.
-func (d *Dialer) remember(host string, unacked map[string]uint16) {
+// and DUP set. And it keeps how far round trips on this path are to be trusted.
+func (d *Dialer) remember(host string, m memory) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.unacked == nil || len(d.unacked) > 16 { // hubs come and go; a forgotten one only costs the DUP flag
-		d.unacked = map[string]map[string]uint16{}
+	if d.left == nil || len(d.left) > 16 { // hubs come and go; a forgotten one only costs the DUP flag, and some patience
+		d.left = map[string]memory{}
 	}
-	d.unacked[host] = unacked
+	d.left[host] = m
 }
 
-func (d *Dialer) recall(host string) map[string]uint16 {
+func (d *Dialer) recall(host string) memory {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	unacked := d.unacked[host]
-	delete(d.unacked, host)
-	return unacked
+	m := d.left[host]
+	delete(d.left, host)
+	return m
 }
 
 // probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between, and

@@ -459,9 +459,10 @@ func (l *Link) end(err error, hard bool) {
 	if l.renewTimer != nil {
 		l.renewTimer.Stop()
 	}
+	left := memory{unacked, l.variedLocked()}
 	l.mu.Unlock()
 
-	l.dialer.remember(l.attempt.Host, unacked)
+	l.dialer.remember(l.attempt.Host, left)
 	if hard {
 		reset(l.raw)
 	} else {

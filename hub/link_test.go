@@ -482,7 +482,7 @@ func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
 			<-l.Done()
 			l.Abort()
 			w.dialer.mu.Lock()
-			kept := len(w.dialer.unacked["10.0.0.1"])
+			kept := len(w.dialer.left["10.0.0.1"].unacked)
 			w.dialer.mu.Unlock()
 			if kept < w.dialer.Window || kept > 2*w.dialer.Window {
 				t.Fatalf("%d messages are remembered", kept)
@@ -492,7 +492,7 @@ func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
 		for pid := range uint16(2 * w.dialer.Window) {
 			kept[fmt.Sprint("k-", pid+1)] = pid + 1
 		}
-		w.dialer.remember("10.0.0.1", kept)
+		w.dialer.remember("10.0.0.1", memory{unacked: kept})
 		l := w.dial("10.0.0.1")
 		offer(t, l, &a, "new")
 		l.mu.Lock()
@@ -1253,6 +1253,48 @@ type placed struct {
 }
 
 func (p placed) LocalAddr() net.Addr { return p.local }
+
+// TestPathIsRemembered: a link that finds the path as it was left does not take its first, lucky round trip for the rule; one to another hub
+// has yet to see.
+func TestPathIsRemembered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		for _, host := range []string{"10.0.0.1", "10.0.0.2"} {
+			stop := w.hub(host, func(p *peer) {
+				p.welcome()
+				p.acknowledge()
+			})
+			defer stop()
+		}
+		var a acks
+		w.net.SetWeather(2*time.Second, 0, 1)
+		l := w.dial("10.0.0.1")
+		for i := range 200 {
+			offer(t, l, &a, fmt.Sprint(i))
+			time.Sleep(5 * time.Second)
+		}
+		l.Close(t.Context())
+		varied := l.rttvar
+		w.net.SetWeather(0, 0, 0)
+		if varied < 200*time.Millisecond {
+			t.Fatalf("round trips differed by %v", varied)
+		}
+		for host, want := range map[string]time.Duration{"10.0.0.1": 4 * varied, "10.0.0.2": 0} {
+			for _, measured := range []bool{false, true} {
+				l := w.dial(host)
+				if measured {
+					offer(t, l, &a, "once "+host)
+					if err := l.Settle(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+				l.Abort()
+				if got := l.answerTime(); got > want || got < want*9/10 {
+					t.Errorf("%s, measured %v: an answer may take %v, not %v", host, measured, got, want)
+				}
+			}
+		}
+	})
+}
 
 // TestDoubtedLink: nothing but an answer on the link itself helps one that is doubted; that the hub is there for others does not.
 func TestDoubtedLink(t *testing.T) {

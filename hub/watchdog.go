@@ -47,6 +47,7 @@ type watch struct {
 	srtt       time.Duration
 	rttvar     time.Duration
 	turned     time.Time     // another message became the oldest in flight
+	varied     time.Duration // how much round trips differed on the link before, to the same hub
 	quick      time.Duration // the shorter one of the dial's round trips
 	measured   time.Time     // the latest measure of a round trip was taken
 	alarms     int           // false alarms since the last PUBACK
@@ -77,8 +78,17 @@ func (w *watch) dialled(tcp, secure time.Duration) {
 	w.firstMeasure(max(tcp, secure))
 }
 
-// firstMeasure follows RFC 6298.
-func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, rtt/2 }
+// firstMeasure follows RFC 6298, but where the link before has found out how much the round trips of this path differ: one that happens to
+// be short says nothing of the next.
+func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, max(rtt/2, w.varied) }
+
+// variedLocked is what the next link should know.
+func (w *watch) variedLocked() time.Duration {
+	if w.measured.IsZero() {
+		return w.varied
+	}
+	return w.rttvar
+}
 
 // answerTime is what an answer on this link may take.
 func (w *watch) answerTime() time.Duration {
