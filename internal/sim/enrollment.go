@@ -380,18 +380,23 @@ func parseCertificate(text string) (*x509.Certificate, error) {
 }
 
 func describeCertificate(c *x509.Certificate) *certificateInfo {
-	s256 := sha256.Sum256(c.Raw)
 	return &certificateInfo{
 		SubjectName: c.Subject.String(), IssuerName: c.Issuer.String(),
-		SHA1Thumbprint: thumbprint1(c), SHA256Thumbprint: strings.ToUpper(hex.EncodeToString(s256[:])),
+		SHA1Thumbprint: thumbprint1(c), SHA256Thumbprint: thumbprint256(c),
 		NotBeforeUTC: c.NotBefore.UTC().Format(time.RFC3339), NotAfterUTC: c.NotAfter.UTC().Format(time.RFC3339),
 		SerialNumber: strings.ToUpper(c.SerialNumber.Text(16)), Version: c.Version,
 	}
 }
 
+// thumbprint1 and thumbprint256 are in upper case, as Azure writes them.
 func thumbprint1(c *x509.Certificate) string {
-	s1 := sha1.Sum(c.Raw) //nolint:gosec // see the import
-	return strings.ToUpper(hex.EncodeToString(s1[:]))
+	sum := sha1.Sum(c.Raw) //nolint:gosec // see the import
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
+}
+
+func thumbprint256(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
 // accepts checks what a device proves itself with, and returns the credentials it will have in its hub. The registration id counts

@@ -1,12 +1,9 @@
 package sim
 
 import (
-	"crypto/sha1" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"hash/fnv"
 	"strconv"
@@ -56,9 +53,9 @@ func matchThumbprint(chain []*x509.Certificate, thumbprints []string) error {
 	if len(chain) == 0 {
 		return errNoCertificate
 	}
-	short, long := sha1.Sum(chain[0].Raw), sha256.Sum256(chain[0].Raw) //nolint:gosec // see the import
+	short, long := thumbprint1(chain[0]), thumbprint256(chain[0])
 	for _, t := range thumbprints {
-		if t != "" && (strings.EqualFold(t, hex.EncodeToString(short[:])) || strings.EqualFold(t, hex.EncodeToString(long[:]))) {
+		if strings.EqualFold(t, short) || strings.EqualFold(t, long) {
 			return nil
 		}
 	}
