@@ -3,7 +3,7 @@ GO      ?= go
 LINT    := $(GO) tool -modfile="$(CURDIR)/tools.mod" golangci-lint
 MODULES := . internal/sim/bench conformance
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X hubhop/cmd.linked=$(VERSION)
+LDFLAGS := -s -w -X github.com/hubhop-iot/hubhop/cmd.linked=$(VERSION)
 TARGETS := linux/amd64 linux/arm64 linux/arm linux/riscv64 darwin/amd64 darwin/arm64 windows/amd64
 FUZZTIME ?= 5s
 KILLS ?= 200

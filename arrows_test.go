@@ -14,6 +14,9 @@ import (
 	"testing"
 )
 
+// modulePath is the module's, as go.mod has it.
+const modulePath = "github.com/hubhop-iot/hubhop"
+
 // TestArrows holds the code to the picture in README.md: what is not drawn must not be imported, and what is drawn must be.
 func TestArrows(t *testing.T) {
 	drawn := drawing(t)
@@ -21,7 +24,7 @@ func TestArrows(t *testing.T) {
 	for _, p := range listPackages(t) {
 		from := room(p.ImportPath)
 		for _, imp := range p.Imports {
-			if strings.HasPrefix(imp, "hubhop/") {
+			if strings.HasPrefix(imp, modulePath+"/") {
 				found[from] = append(found[from], room(imp))
 			}
 		}
@@ -154,7 +157,7 @@ func drawing(t *testing.T) map[string][]string {
 
 // room is the name of a package in the picture.
 func room(path string) string {
-	if path == "hubhop" {
+	if path == modulePath {
 		return "main"
 	}
 	return path[strings.LastIndex(path, "/")+1:]

@@ -1,4 +1,4 @@
-module hubhop
+module github.com/hubhop-iot/hubhop
 
 go 1.26.0
 

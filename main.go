@@ -5,7 +5,7 @@ import (
 	_ "embed"
 	"os"
 
-	"hubhop/cmd"
+	"github.com/hubhop-iot/hubhop/cmd"
 )
 
 //go:embed failover.json

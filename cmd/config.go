@@ -20,10 +20,10 @@ import (
 	"github.com/spf13/viper"
 	"golang.org/x/time/rate"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/internal/device"
-	"hubhop/model"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/model"
 )
 
 const (

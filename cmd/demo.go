@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/drill"
 )
 
 func newDemoCommand(env *Env, builtin []byte) *cobra.Command {

@@ -7,10 +7,10 @@ import (
 	"io"
 	"strings"
 
-	"hubhop/failover"
-	"hubhop/internal/device"
-	"hubhop/internal/drill"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // The exit codes. Scripts rely on them.

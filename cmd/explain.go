@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hubhop/failover"
+	"github.com/hubhop-iot/hubhop/failover"
 )
 
 func newExplainCommand(env *Env) *cobra.Command {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"hubhop/failover"
+	"github.com/hubhop-iot/hubhop/failover"
 )
 
 // TestExplainPrintsTheTable: every row, and from the very variable that a device decides by: a row that is changed there is printed so.

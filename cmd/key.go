@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 func newKeyCommand(env *Env) *cobra.Command {

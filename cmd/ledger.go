@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strings"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // arrival is what a ledger says of one message.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hubhop/model"
+	"github.com/hubhop-iot/hubhop/model"
 )
 
 func newModelCommand(env *Env, builtin []byte) *cobra.Command {

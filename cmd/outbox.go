@@ -19,9 +19,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"hubhop/internal/device"
-	"hubhop/internal/drill"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // errLost is the verdict that messages are lost.

@@ -114,5 +114,5 @@ func version() string {
 	return "dev"
 }
 
-// linked is set by the linker: -ldflags "-X hubhop/cmd.linked=v1.2.3".
+// linked is set by the linker: -ldflags "-X github.com/hubhop-iot/hubhop/cmd.linked=v1.2.3".
 var linked string

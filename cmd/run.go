@@ -8,8 +8,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"hubhop/internal/device"
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // agent is how this program introduces itself to the cloud.

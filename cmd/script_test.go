@@ -24,8 +24,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"hubhop/internal/device"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // TestMain lets this test binary stand for the programs that the scripts run: hubhop itself, api (one request to the control API),

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 func newSimCommand(env *Env) *cobra.Command {

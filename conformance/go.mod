@@ -1,4 +1,4 @@
-module hubhop/conformance
+module github.com/hubhop-iot/hubhop/conformance
 
 go 1.26
 

@@ -16,7 +16,7 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // reply is one scripted answer of DPS.

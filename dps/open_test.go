@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // port is where a transport's DPS listens.

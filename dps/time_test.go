@@ -16,7 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // timeServer is a server with a chain of a root, an authority and a leaf, that answers any request with a Date.

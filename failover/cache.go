@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 // stateVersion is the version of the state file's format.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 func TestStateSurvives(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"os"
 	"syscall"
 
-	"hubhop/dps"
-	"hubhop/hub"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 )
 
 // ErrClockSet is wrapped around a failure that a wrong clock may have caused, by whoever has learnt the right time since.

@@ -18,11 +18,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/hub"
-	"hubhop/internal/memnet"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // The matrix is written to docs/decisions.md: each fault is really injected, in virtual time, into the real session with the real

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 // ErrRefused says that a person must act before DPS assigns a hub.

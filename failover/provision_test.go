@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 func TestProvision(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/hub"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 )
 
 func TestEverySignalHasARow(t *testing.T) {

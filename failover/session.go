@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"hubhop/dps"
+	"github.com/hubhop-iot/hubhop/dps"
 )
 
 // Link is what a session needs of a connection to a hub; *hub.Link fits.

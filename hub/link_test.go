@@ -18,7 +18,7 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // world is a network in virtual time with one or more scripted hubs.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // These tests need real sockets: only there a goroutine that sends also writes.

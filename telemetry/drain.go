@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Box is the end of the outbox that Drain takes records from.

@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 var errLink = errors.New("link lost: reset by peer")

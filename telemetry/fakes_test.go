@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

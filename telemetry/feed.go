@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hubhop/model"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Intake is the end of the outbox that Feed puts samples into.

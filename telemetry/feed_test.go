@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/model"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func failover(t testing.TB) *model.Model {

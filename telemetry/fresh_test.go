@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // seqsOf are the numbers of what a link published.

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // The whole road, on the real outbox: Feed, the disk, Drain, over links that die and a process that starts again.

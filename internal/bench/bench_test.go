@@ -23,8 +23,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 var (

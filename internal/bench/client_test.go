@@ -25,9 +25,9 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"hubhop/hub"
-	"hubhop/telemetry"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // job is what a client process is told. It is a process of its own, so that its memory and its processor time are its own.

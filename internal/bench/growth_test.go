@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/telemetry"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // growth shows that cost grows as the work: what one message or one link costs is the same however many there are.

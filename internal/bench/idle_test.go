@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/hub"
+	"github.com/hubhop-iot/hubhop/hub"
 )
 
 // idleProcess watches the built program for a minute, with everything on as it is by default, against the built simulator, beside a bare

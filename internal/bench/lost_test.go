@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/device"
-	"hubhop/internal/sim"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // failovers moves a hundred devices to and fro, in every way there is, and holds what the cloud has received against what each device

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // boxes are the figures of the outbox, each beside a floor that is taken in the same run, on the same disk and over the same network.

@@ -15,12 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/hub"
-	"hubhop/internal/device"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
-	"hubhop/model"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/model"
 )
 
 const roundTrip = 50 * time.Millisecond

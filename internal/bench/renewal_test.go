@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/device"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // renewal lets many devices renew short tokens, and measures the longest time between two messages around each renewal, by the books of

@@ -21,7 +21,7 @@ import (
 	"strings"
 	"time"
 
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // options are the command line.

@@ -16,11 +16,11 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"hubhop/hub"
-	"hubhop/internal/memnet"
-	"hubhop/internal/sim"
-	"hubhop/telemetry"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // The false ack, on the whole road: a real outbox on a disk, the drain, a real link, and hubs that do with PUBACKs what no hub should.

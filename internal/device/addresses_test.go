@@ -15,10 +15,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/failover"
-	"hubhop/hub"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // names is a DNS that can be changed, and a network in which some addresses lead to the simulator, some are silent and some refuse.

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // Clock is what a machine and a program know of time. The zero value is the system clock as Go reads it.

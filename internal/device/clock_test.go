@@ -9,9 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // machine has clocks that may be wrong. The cloud's is right: it is that of the bubble.

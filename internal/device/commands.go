@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"hubhop/hub"
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 const (

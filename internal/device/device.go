@@ -19,13 +19,13 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/hub"
-	"hubhop/internal/journal"
-	"hubhop/model"
-	"hubhop/telemetry"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Config is everything a device needs to know. It is checked by whoever fills it; a Device only reads it.

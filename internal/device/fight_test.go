@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // TestTwoDevicesOfOneIdentity: a hub keeps the newest link of an identity only, so two clients that both come back at once keep each

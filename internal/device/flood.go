@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // flood lets the first events of a kind through and sums up the others, for what comes by the thousand is one story. It counts

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // The tests here close the gaps of the gallery of other clients' defects (see gallery_test.go at the root) that no other test covers.

@@ -10,7 +10,7 @@ import (
 	"os"
 	"time"
 
-	"hubhop/failover"
+	"github.com/hubhop-iot/hubhop/failover"
 )
 
 const (

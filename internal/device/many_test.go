@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // TestManyDevicesOfOneProcess: what they ask DPS together, and how often they knock there in advance, stays within the process's rate,

@@ -8,11 +8,11 @@ import (
 	"syscall"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/hub"
-	"hubhop/internal/journal"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func (d *Device) emit(e journal.Event) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // TestEightSteps is the published story: start, DPS directs to A, telemetry, A dies, the socket breaks, DPS directs to B, telemetry

@@ -10,10 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
-	"hubhop/telemetry"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // about are the outbox's events of one kind.

@@ -25,9 +25,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // TestSwitches turns one path off at a time and looks at all five: the one is off, the others are on.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // TestTwinThatIsRefused: a hub that refuses to show the twin takes telemetry all the same. The link stays, and the refusal is told.

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/failover"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // ages says how long each sample of the given messages was on its way, from its making to the hub.

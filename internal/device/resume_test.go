@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/hub"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // TestTLSResumption: a dialler that is given a session cache, as a device's is, resumes the TLS session of its last link to the same

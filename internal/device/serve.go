@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hubhop/failover"
-	"hubhop/hub"
-	"hubhop/internal/journal"
-	"hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
 // link is a session with a hub and the drain that feeds it, which may have begun before the session was accepted.

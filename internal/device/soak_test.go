@@ -22,12 +22,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/internal/journal"
-	"hubhop/internal/memnet"
-	"hubhop/internal/sim"
-	"hubhop/model"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/model"
 )
 
 // A soak is the whole client against the whole cloud, real TLS and MQTT between them, in virtual time, under a schedule of faults that

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"time"
 
-	"hubhop/failover"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // A sample is stamped with the time that is believed when it is made, and the outbox keeps that for ever. If the time turns out to have

@@ -10,7 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
-	"hubhop/failover"
+	"github.com/hubhop-iot/hubhop/failover"
 )
 
 // ErrStateDir says that the state directory cannot be used.

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/failover"
-	"hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // timekeeping is what keeps a device's clock right while it runs.

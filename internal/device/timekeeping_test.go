@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/internal/journal"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // silent tells nobody.

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"hubhop/hub"
-	"hubhop/internal/journal"
-	"hubhop/model"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/model"
 )
 
 const (

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 const hubA = "127.0.0.2:8883"

@@ -15,12 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"hubhop/dps"
-	"hubhop/internal/journal"
-	"hubhop/internal/memnet"
-	"hubhop/internal/sim"
-	"hubhop/model"
-	"hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // TestMain refuses every dial off this test's own wires: whole outages run on the in-memory network.

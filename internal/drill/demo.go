@@ -13,9 +13,9 @@ import (
 	"sync"
 	"time"
 
-	"hubhop/internal/device"
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // ErrVerdict says that the tool worked and the system under test did not.

@@ -8,8 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"hubhop/internal/journal"
-	"hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // The verdicts.

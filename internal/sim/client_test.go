@@ -23,7 +23,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 func TestMain(m *testing.M) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // silentListener adds to a listener in memory what [dropSYNs] does to a real one.

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
 // fuzzWorld is a cloud without a kernel, and in real time: what is fuzzed does not wait.

@@ -1,4 +1,4 @@
-module hubhop/internal/sim/bench
+module github.com/hubhop-iot/hubhop/internal/sim/bench
 
 go 1.26.0
 
