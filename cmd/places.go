@@ -1,0 +1,65 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/model"
+)
+
+func (s *settings) model() (*model.Model, error) {
+	data, name := s.builtin, "the built-in model"
+	if s.modelFile != "" {
+		var err error
+		name = s.modelFile
+		if data, err = os.ReadFile(s.modelFile); err != nil {
+			return nil, fmt.Errorf("model: %w", err)
+		}
+	}
+	m, err := model.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// stateDirectory is where a user's programs keep what they need again: XDG on Linux, the systems' own elsewhere.
+func (s *settings) stateDirectory() (string, error) {
+	if s.stateDir != "" {
+		return s.stateDir, nil
+	}
+	if dir, ok := s.env.lookup("STATE_DIRECTORY"); ok && dir != "" { // systemd
+		first, _, _ := strings.Cut(dir, ":")
+		return first, nil
+	}
+	switch runtime.GOOS {
+	case "windows", "darwin":
+		if dir, err := os.UserConfigDir(); err == nil {
+			return filepath.Join(dir, "hubhop"), nil
+		}
+	default:
+		if dir, ok := s.env.lookup("XDG_STATE_HOME"); ok && filepath.IsAbs(dir) {
+			return filepath.Join(dir, "hubhop"), nil
+		}
+		if home, ok := s.env.lookup("HOME"); ok && home != "" {
+			return filepath.Join(home, ".local", "state", "hubhop"), nil
+		}
+	}
+	return "", errors.New("state-dir: this user has no home directory; give --state-dir")
+}
+
+// machineID tells one machine from another, so that a state directory that was copied is noticed.
+func machineID() string {
+	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+			return dps.Fingerprint("machine " + strings.TrimSpace(string(b)))
+		}
+	}
+	host, _ := os.Hostname()
+	return dps.Fingerprint("host " + host)
+}
