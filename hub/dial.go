@@ -64,6 +64,9 @@ type memory struct {
 type Attempt struct {
 	Host     string // host or host:port
 	DeviceID string
+	// Gateway, host or host:port, is dialled in the hub's place and proves itself by its own name. User name and token go on naming
+	// the hub. Empty: the hub is dialled.
+	Gateway string
 	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write, with
 	// what Early publishes. It
 	// is the careful way for a hub that drops what comes before its CONNACK.
@@ -76,10 +79,23 @@ type Attempt struct {
 	Progress func(Phase)
 }
 
+// peer is who is dialled.
+func (a Attempt) peer() string {
+	if a.Gateway != "" {
+		return a.Gateway
+	}
+	return a.Host
+}
+
+// failed is the error of this attempt, or of the link that came of it.
+func (a Attempt) failed(p Phase, err error) *Error {
+	return &Error{Phase: p, Host: a.Host, Gateway: a.Gateway, Err: err}
+}
+
 // Dial makes one attempt. It returns a link whose session is up and whose subscriptions are granted, or an [*Error]. It gives up
 // when ctx ends, after 10 s without TCP, 10 s without TLS, or when the link is found dead by silence before its CONNACK.
 func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
-	fail := func(p Phase, err error) (*Link, error) { return nil, &Error{Phase: p, Host: a.Host, Err: err} }
+	fail := func(p Phase, err error) (*Link, error) { return nil, a.failed(p, err) }
 	progress := a.Progress
 	if progress == nil {
 		progress = func(Phase) {}
@@ -92,14 +108,14 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 		}
 	}
 	began := time.Now()
-	raw, err := d.dialTCP(ctx, a.Host)
+	raw, err := d.dialTCP(ctx, a.peer())
 	if err != nil {
 		return fail(PhaseDial, err)
 	}
 	progress(PhaseDial)
 	dialled := time.Now()
 	under := &wire{Conn: raw}
-	secure, err := d.handshake(ctx, under, a.Host)
+	secure, err := d.handshake(ctx, under, a.peer())
 	if err != nil {
 		return fail(PhaseTLS, err)
 	}

@@ -38,16 +38,21 @@ var ErrNoRoom = errors.New("no room in the first write")
 type Error struct {
 	Phase     Phase
 	Host      string
-	Code      byte  // CONNACK code (1–5), 0 if none came
-	Pipelined bool  // more than CONNECT had been sent when the connection ended without a CONNACK
-	Err       error // the cause; never nil
+	Gateway   string // that was dialled in the host's place; empty without one
+	Code      byte   // CONNACK code (1–5), 0 if none came
+	Pipelined bool   // more than CONNECT had been sent when the connection ended without a CONNACK
+	Err       error  // the cause; never nil
 }
 
 func (e *Error) Error() string {
-	if e.Code != 0 {
-		return fmt.Sprintf("%s %s: CONNACK %d: %v", e.Phase, e.Host, e.Code, e.Err)
+	who := e.Host
+	if e.Gateway != "" {
+		who += " through " + e.Gateway
 	}
-	return fmt.Sprintf("%s %s: %v", e.Phase, e.Host, e.Err)
+	if e.Code != 0 {
+		return fmt.Sprintf("%s %s: CONNACK %d: %v", e.Phase, who, e.Code, e.Err)
+	}
+	return fmt.Sprintf("%s %s: %v", e.Phase, who, e.Err)
 }
 
 func (e *Error) Unwrap() error { return e.Err }

@@ -484,7 +484,7 @@ func (l *Link) describeLocked(err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	e := &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: ended(err)}
+	e := l.attempt.failed(PhaseSession, ended(err))
 	switch {
 	case !l.connected:
 		e.Phase, e.Pipelined = PhaseConnect, !l.attempt.Sequential
@@ -501,9 +501,9 @@ func (l *Link) openLocked() error {
 	case l.ended:
 		return l.err
 	case l.closing:
-		return &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: ErrClosed}
+		return l.attempt.failed(PhaseSession, ErrClosed)
 	case len(l.out) > maxUnwritten:
-		return &Error{Phase: PhaseSession, Host: l.attempt.Host, Err: errors.New("the peer takes nothing any more")}
+		return l.attempt.failed(PhaseSession, errors.New("the peer takes nothing any more"))
 	}
 	return nil
 }
@@ -796,7 +796,9 @@ func (l *Link) connackLocked(p *packets.ConnackPacket) error {
 		return fmt.Errorf("%w: a second CONNACK", ErrProtocol)
 	case p.ReturnCode != 0:
 		l.refused = true
-		return &Error{Phase: PhaseConnect, Host: l.attempt.Host, Code: p.ReturnCode, Err: connackError(p.ReturnCode)}
+		e := l.attempt.failed(PhaseConnect, connackError(p.ReturnCode))
+		e.Code = p.ReturnCode
+		return e
 	}
 	l.connected, l.present = true, p.SessionPresent
 	if l.attempt.Sequential {

@@ -1626,6 +1626,51 @@ func TestNonsenseEndsTheLink(t *testing.T) {
 	})
 }
 
+// TestGateway: the gateway is dialled, and proves itself by its own name; user name and token are for the hub. The probe of a doubted
+// link goes the same way.
+func TestGateway(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var user string
+		probes := 0
+		stop := w.hub("10.0.0.2", func(p *peer) {
+			c := p.welcome()
+			if c == nil {
+				probes++
+				return
+			}
+			user = c.Username
+			_, _ = io.Copy(io.Discard, p.conn)
+		})
+		defer stop()
+		var tokenFor string
+		w.dialer.Token = func(host, _ string) (string, time.Time, error) {
+			tokenFor = host
+			return "x", time.Now().Add(time.Hour), nil
+		}
+		a := w.attempt("hub-a.azure-devices.net")
+		a.Gateway = "10.0.0.2"
+		l, err := w.dialer.Dial(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Host() != a.Host || tokenFor != a.Host || !strings.HasPrefix(user, a.Host+"/dev-1/?api-version=") {
+			t.Errorf("host %q, token for %q, user name %q", l.Host(), tokenFor, user)
+		}
+		time.Sleep(w.dialer.KeepAlive + 1500*time.Millisecond) // the keep-alive is not answered
+		if probes == 0 {
+			t.Error("the gateway was not probed")
+		}
+		l.Abort()
+		if e, ok := errors.AsType[*Error](l.Err()); !ok || e.Gateway != a.Gateway || !strings.Contains(e.Error(), "hub-a.azure-devices.net through 10.0.0.2") {
+			t.Errorf("%v", l.Err())
+		}
+		a.Gateway = "10.0.0.1"
+		if _, err := w.dialer.Dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "through 10.0.0.1: dial") {
+			t.Errorf("a gateway that is not there: %v", err)
+		}
+	})
+}
+
 // TestUnwantedPathsAreGivenBack: the hub remembers the subscriptions of the process before.
 func TestUnwantedPathsAreGivenBack(t *testing.T) {
 	for _, v := range []struct {

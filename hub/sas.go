@@ -2,7 +2,6 @@ package hub
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/amenzhinsky/iothub/common"
@@ -27,18 +26,4 @@ func KeyTokenBy(now func() time.Time, key string, ttl time.Duration) func(host, 
 		}
 		return sas.String(), expires, nil
 	}
-}
-
-// ParseConnectionString reads HostName=…;DeviceId=…;SharedAccessKey=… as the Azure portal shows it. Errors never quote the key.
-func ParseConnectionString(s string) (host, deviceID, key string, err error) {
-	m, err := common.ParseConnectionString(s)
-	if err != nil {
-		return "", "", "", errors.New("the connection string is not of the form HostName=…;DeviceId=…;SharedAccessKey=…")
-	}
-	for _, name := range []string{"HostName", "DeviceId", "SharedAccessKey"} {
-		if m[name] == "" {
-			return "", "", "", fmt.Errorf("the connection string has no %s; it must be that of a device, of the form HostName=…;DeviceId=…;SharedAccessKey=…", name)
-		}
-	}
-	return m["HostName"], m["DeviceId"], m["SharedAccessKey"], nil
 }

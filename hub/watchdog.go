@@ -307,7 +307,7 @@ func (l *Link) probeLocked(now time.Time) {
 		}
 	}
 	l.wg.Go(func() {
-		from, err := l.dialer.probe(ctx, l.attempt.Host, func() {
+		from, err := l.dialer.probe(ctx, l.attempt.peer(), func() {
 			note(func() { // the watchdog looks at it when the link would be dead without
 				answered := time.Now()
 				l.patience = answered.Add(max(l.answerTime(), 3*answered.Sub(now)))

@@ -3,6 +3,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -35,6 +36,7 @@ type Config struct {
 	Key         string           // the device's own key, base64; empty with a certificate
 	Certificate *tls.Certificate // X.509 instead of a key
 	PinnedHub   string           // one hub, no DPS
+	Gateway     string           // is dialled in the pinned hub's place; empty without one
 	ModelID     string
 	Model       *model.Model
 	Agent       string // name and version of this program
@@ -141,7 +143,7 @@ func New(c Config, j *journal.Journal) *Device {
 	d.time.clock = newClock(c.Clock, d.emit)
 	d.time.source = d.provisioner()
 	if c.PinnedHub != "" {
-		d.time.source.Host, d.time.source.Transport = c.PinnedHub, dps.MQTT
+		d.time.source.Host, d.time.source.Transport = cmp.Or(c.Gateway, c.PinnedHub), dps.MQTT
 	}
 	d.commands = d.commandList()
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
@@ -431,13 +433,22 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	return a, failover.SaveState(d.home.path("state.json"), cached.WithAssignment(a, d.time.now()))
 }
 
-// UseConnectionString makes the device one of a single hub, without DPS. Errors never quote the key.
-func (c *Config) UseConnectionString(s string) (err error) {
-	var key string
-	c.PinnedHub, c.DeviceID, key, err = hub.ParseConnectionString(s)
+// ErrNoCertificate says that a connection string is that of a device with a certificate, and that none is there.
+var ErrNoCertificate = errors.New("the connection string says x509=true; give the device's --cert and --key with it")
+
+// UseConnectionString makes the device one of a single hub, without DPS. A string with x509=true needs the certificate, which must be
+// in c before; without it the rest of c is filled all the same, and the error is [ErrNoCertificate]. Errors never quote the key.
+func (c *Config) UseConnectionString(s string) error {
+	cs, err := hub.ParseConnectionString(s)
 	if err != nil {
 		return err
 	}
-	c.Key = key
-	return dps.CheckKey(key)
+	c.PinnedHub, c.Gateway, c.DeviceID, c.Key = cs.HostName, cs.Gateway, cs.DeviceID, cs.Key
+	switch {
+	case !cs.X509:
+		return dps.CheckKey(cs.Key)
+	case c.Certificate == nil:
+		return ErrNoCertificate
+	}
+	return nil
 }

@@ -649,6 +649,28 @@ func TestOnePinnedHub(t *testing.T) {
 	})
 }
 
+// TestGateway: a gateway stands before the hub. Its address is the only one that is dialled, by links and for the time; the hub hears
+// its own name.
+func TestGateway(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(10 * time.Second)
+		w.halt()
+		w.must(w.config.UseConnectionString("HostName=hub-a.sim.local;DeviceId=dev-1;GatewayHostName=127.0.0.2;SharedAccessKey=" + w.config.Key))
+		dial := w.config.DialContext
+		w.config.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if host, _, _ := net.SplitHostPort(addr); host != "127.0.0.2" {
+				t.Errorf("dialled %s", addr)
+			}
+			return dial(ctx, network, addr)
+		}
+		w.start()
+		w.on("hub-a", 10*time.Second)
+		w.must(w.cloud.Disconnect("dev-1"))
+		w.on("hub-a", 10*time.Second)
+		w.run(10 * time.Minute)
+	})
+}
+
 // TestSecondProcess: one device, one state directory, one process.
 func TestSecondProcess(t *testing.T) {
 	dir := t.TempDir()

@@ -27,7 +27,7 @@ type link struct {
 // than the first CONNACK.
 func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
 	var l link
-	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential, Progress: func(p hub.Phase) {
+	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.c.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
 		if p == hub.PhaseTLS {
 			t.TLSUp()
 		}
