@@ -103,6 +103,8 @@ The control API breaks things: see the control address in sim.json.
 	f.StringVar(&template, "template", "", "DTDL file with IoT Central's device templates; it says which commands are queued for devices that are away")
 	f.StringVar(&conf.Move, "move", conf.Move, "how a device leaves a live hub: disable (IoT Central) or delete (plain DPS)")
 	f.IntVar(&refusal, "disabled-refusal", int(conf.DisabledRefusal), "CONNACK code for a disabled identity: 3 or 5")
+	f.StringVar(&conf.C2DBeforeSubscription, "c2d-before-subscription", conf.C2DBeforeSubscription,
+		"cloud-to-device messages older than the device's subscription on that hub: deliver, or reject as documented")
 	f.StringVar(&conf.StateDir, "state-dir", "", "directory the cloud survives in, even kill -9: keys, devices, twins, C2D messages, ledger (default: memory only)")
 	f.DurationVar(&conf.SASGrace, "sas-grace", conf.SASGrace, "how long after its expiry a token still serves at a hub")
 	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")

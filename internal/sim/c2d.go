@@ -221,6 +221,15 @@ func (q *mailbox) expire(now time.Time) {
 	}
 }
 
+// rejectBefore ends the messages that waited before the device subscribed, as the documentation says of a hub.
+func (q *mailbox) rejectBefore(subscribed time.Time) {
+	for _, m := range q.messages {
+		if m.state == C2DEnqueued && m.enqueued.Before(subscribed) {
+			m.end(C2DDeadLettered, FeedbackRejected)
+		}
+	}
+}
+
 // deliver sends what waits, in order, as long as there is room. With QoS 0 a message is done when it is sent.
 func (q *mailbox) deliver(qos byte, now time.Time, room func() bool, send func(topic string, body []byte, id uint16, dup bool)) {
 	q.expire(now)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"unicode/utf8"
 )
@@ -261,6 +262,7 @@ func parseConnect(first byte, body []byte) (connectPacket, error) {
 	case name != "MQTT", flags&0x01 != 0, willQoS == 3, !f.done(),
 		flags&0x04 == 0 && flags&0x38 != 0, // will flags without a will
 		flags&0xC0 == 0x40,                 // a password without a user name
+		c.will != nil && strings.ContainsAny(c.will.topic, "+#"),
 		c.clientID == "" && !c.clean:
 		return c, errMalformed
 	}
@@ -276,6 +278,9 @@ type publishPacket struct {
 	payload     []byte
 }
 
+// errWildcard is a topic that MQTT allows in a filter only.
+var errWildcard = errors.New("a wildcard in the topic of a message: + and # must be percent-encoded")
+
 func parsePublish(first byte, body []byte) (p publishPacket, err error) {
 	p.dup, p.qos, p.retain = first&0x08 != 0, first>>1&3, first&1 != 0
 	f := fields{b: body}
@@ -285,6 +290,9 @@ func parsePublish(first byte, body []byte) (p publishPacket, err error) {
 	}
 	if f.bad || p.qos == 3 || len(p.topic) == 0 || p.qos > 0 && p.id == 0 || p.qos == 0 && p.dup {
 		return p, errMalformed
+	}
+	if bytes.ContainsAny(p.topic, "+#") {
+		return p, errWildcard
 	}
 	p.payload = f.b
 	return p, nil

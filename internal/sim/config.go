@@ -45,6 +45,13 @@ const (
 	ReprovisionNever   = "never"   // it keeps its hub
 )
 
+// What becomes of a cloud-to-device message that is older than the device's subscription, see
+// Config.C2DBeforeSubscription.
+const (
+	EarlyC2DDeliver = "deliver" // the device gets it
+	EarlyC2DReject  = "reject"  // it is dead-lettered, and its sender is told Rejected
+)
+
 // What DPS does to a malformed user name, see Config.MalformedDPS.
 const (
 	MalformedRefuse = "refuse" // CONNACK 5
@@ -74,7 +81,9 @@ type Config struct {
 	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
 	Move             string        // MoveDisable or MoveDelete; "" means disable
 	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
-	SASGrace         time.Duration // how long after its expiry a token still serves at a hub
+	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It counts over MQTT only.
+	C2DBeforeSubscription string
+	SASGrace              time.Duration // how long after its expiry a token still serves at a hub
 
 	IDScope           string       // "" means 0ne00000SIM
 	GroupKey          string       // base64; "" draws 64 random bytes
@@ -145,6 +154,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Move, MoveDisable)
 	set(&c.Reprovision, ReprovisionMigrate)
 	set(&c.MalformedDPS, MalformedRefuse)
+	set(&c.C2DBeforeSubscription, EarlyC2DDeliver)
 	set(&c.IDScope, "0ne00000SIM")
 	if c.Hubs == 0 {
 		c.Hubs = 2
@@ -191,6 +201,7 @@ func (c Config) validate() error {
 	oneOf("allocation", c.Allocation, AllocateStatic, AllocateHashed, AllocateGeoLatency, AllocateCustom)
 	oneOf("reprovision", c.Reprovision, ReprovisionMigrate, ReprovisionReset, ReprovisionNever)
 	oneOf("malformed DPS user name", c.MalformedDPS, MalformedRefuse, MalformedClose)
+	oneOf("C2D before subscription", c.C2DBeforeSubscription, EarlyC2DDeliver, EarlyC2DReject)
 	require(c.Allocation != AllocateCustom || c.Webhook != "", "a custom allocation needs a webhook")
 	require(c.Webhook == "" || validWebhook(c.Webhook), "webhook is %q, must be an http or https URL", c.Webhook)
 	require(len(c.HubWeights) == 0 || len(c.HubWeights) <= c.Hubs, "%d hub weights for %d hubs", len(c.HubWeights), c.Hubs)

@@ -45,6 +45,7 @@ type hubDeps struct {
 	now      func() time.Time // the cloud's clock
 	grace    time.Duration
 	refusal  byte // CONNACK for a disabled identity
+	rejects  bool // messages older than the device's subscription
 	devices  *authority
 	ledger   *ledger
 	store    *store // nil without a state directory
@@ -228,9 +229,13 @@ func (i *identity) usableLocked() error {
 }
 
 // username is a hub's MQTT user name: {host}/{device}[/{module}]/[?]api-version=...
+//
+// A hub also takes {host}/{device} and {host}/{device}/, as old samples, bridges and Node-RED's Azure node send it. It
+// then speaks the oldest version of the protocol: it offers no methods and answers twin requests with 400.
 type username struct {
 	host, device, module string
 	modelID              string
+	oldest               bool // there is no api-version
 }
 
 var errUsername = errors.New("malformed user name")
@@ -238,6 +243,13 @@ var errUsername = errors.New("malformed user name")
 func parseUsername(s string) (u username, err error) {
 	parts := strings.Split(s, "/")
 	query := ""
+	if len(parts) == 2 || len(parts) == 3 && parts[2] == "" {
+		u = username{host: parts[0], device: parts[1], oldest: true}
+		if u.host == "" || !validDeviceID(u.device) {
+			return u, errUsername
+		}
+		return u, nil
+	}
 	switch len(parts) {
 	case 3:
 		u.host, u.device, query = parts[0], parts[1], parts[2]

@@ -770,6 +770,9 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 	}
 	full := map[string]any(nil)
 	if replace {
+		if holdsNull(tags) || holdsNull(desired) {
+			return badArgument("A twin that is replaced must not hold null: leave the property out.")
+		}
 		full = mergeProps(nil, desired)
 		tags, desired = diffProps(i.tags.props, mergeProps(nil, tags)), diffProps(i.desired.props, full)
 	}
@@ -790,6 +793,17 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 		}
 	}
 	return serviceTwinError(err)
+}
+
+// holdsNull says whether a property is null, at any depth of objects.
+func holdsNull(props map[string]any) bool {
+	for _, v := range props {
+		child, _ := v.(map[string]any)
+		if v == nil || holdsNull(child) {
+			return true
+		}
+	}
+	return false
 }
 
 // servicePatch reads a part of a twin that may have come back as it was sent, with its versions and metadata.

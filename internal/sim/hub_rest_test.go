@@ -326,7 +326,7 @@ func TestServiceTwins(t *testing.T) {
 			t.Errorf("%s %s", topic, body)
 		}
 		a = s.want(200, "", "PUT", "/twins/d", `{"properties":{"desired":{"only":true}}}`)
-		if topic, body := c.wantPublish(); topic != "$iothub/twin/PATCH/properties/desired/?$version=4" || body != `{"$version":4,"only":true}` {
+		if topic, body := c.wantPublish(); topic != "$iothub/twin/PATCH/properties/desired/?$version=4" || body != `{"$version":4,"fanSpeed":null,"old":null,"only":true}` {
 			t.Errorf("%s %s", topic, body)
 		}
 		if fmt.Sprint(a.body["tags"]) != "map[]" || strings.Contains(a.text, "fanSpeed") {

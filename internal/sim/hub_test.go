@@ -77,7 +77,9 @@ func TestConnackForEveryReason(t *testing.T) {
 			"other case":              {good("D"), 5},
 			"deleted":                 {good("gone"), 5},
 			"disabled":                {good("off"), 3},
-			"no api-version":          {with(func(o *connectOptions) { o.user = host + "/d/" }), 3},
+			"no api-version":          {with(func(o *connectOptions) { o.user = host + "/d" }), 0},
+			"no api-version, slash":   {with(func(o *connectOptions) { o.user = host + "/d/" }), 0},
+			"empty api-version":       {with(func(o *connectOptions) { o.user = host + "/d/?api-version=" }), 3},
 			"module":                  {with(func(o *connectOptions) { o.user = host + "/d/m/?api-version=1"; o.id = "d/m" }), 5},
 		} {
 			cl, _, code := w.tryHub(c.o, host)
@@ -272,6 +274,12 @@ func TestWhatClosesAConnection(t *testing.T) {
 			"PUBREL":              {[]byte{0x62, 2, 0, 1}, 0},
 			"PINGREQ with a body": {[]byte{0xc0, 1, 0}, 0},
 			"wildcard publish":    {publishBytes("#", "", 0, 0), 0},
+			"wildcard in a bag":   {publishBytes("devices/d/messages/events/a=b+c", "", 1, 1), 0},
+			"# in a bag":          {publishBytes("devices/d/messages/events/a=#", "", 1, 1), 0},
+			"+ in a twin request": {publishBytes("$iothub/twin/GET/?$rid=+", "", 0, 0), 0},
+			"unknown filter":      {subscribeBytes(3, 1, "some/thing"), 0},
+			"filter of another":   {subscribeBytes(3, 1, "devices/other/messages/devicebound/#"), 0},
+			"unknown and known":   {subscribeBytes(3, 1, "$iothub/twin/res/#", "$iothub/nothing/#"), 0},
 			"reserved type":       {[]byte{0xf0, 0}, 0},
 			"SUBSCRIBE flags":     {[]byte{0x80, 6, 0, 1, 0, 1, 'a', 0}, 0},
 		} {
@@ -311,9 +319,9 @@ func TestWhatIsAccepted(t *testing.T) {
 		if p := l.Messages[4].Properties; *p["mqtt-dup"] != "true" || *p["mqtt-retain"] != "true" || *p["dt-subject"] != "thermostat1" {
 			t.Errorf("%v", p)
 		}
-		// unknown filters are granted and ignored; documented ones work with wildcards too
-		c.send(subscribeBytes(3, 1, "some/thing", "devices/other/messages/devicebound/#", "devices/+/messages/devicebound/#", "#"))
-		c.want("9006000301010101")
+		// documented filters work with wildcards too, as in samples; topics that nothing is ever sent to are granted
+		c.send(subscribeBytes(3, 1, "devices/+/messages/devicebound/#", "#", "$iothub/credentials/res/#"))
+		c.want("90050003010101")
 	})
 }
 

@@ -95,11 +95,12 @@ type keptIdentity struct {
 }
 
 type keptSubscriptions struct {
-	C2D     byte     `json:"c2d,omitempty"`
-	Methods byte     `json:"methods,omitempty"`
-	Twin    byte     `json:"twin,omitempty"`
-	Desired byte     `json:"desired,omitempty"`
-	Others  []string `json:"others,omitempty"`
+	C2D      byte      `json:"c2d,omitempty"`
+	C2DSince time.Time `json:"c2dSince,omitzero"`
+	Methods  byte      `json:"methods,omitempty"`
+	Twin     byte      `json:"twin,omitempty"`
+	Desired  byte      `json:"desired,omitempty"`
+	Others   []string  `json:"others,omitempty"`
 }
 
 // keptDocument is one part of a twin.
@@ -200,7 +201,7 @@ func (i *identity) keep() error {
 		StatusReason: i.statusReason, StatusAt: i.statusAt, ConnectionAt: i.connectionAt, Edge: i.edge, Scope: i.scope,
 	}
 	if u := i.stored; u != nil {
-		now.Session = &keptSubscriptions{u.c2d, u.methods, u.twin, u.desired, u.others}
+		now.Session = &keptSubscriptions{u.c2d, u.c2dSince, u.methods, u.twin, u.desired, u.others}
 	}
 	text := encodeJSON(now)
 	if bytes.Equal(text, k.identity) {
@@ -282,7 +283,7 @@ func (h *hub) restore() error {
 		i.record = record{revision: k.Revision, statusReason: k.StatusReason, statusAt: k.StatusAt, connectionAt: k.ConnectionAt,
 			edge: k.Edge, scope: k.Scope}
 		if u := k.Session; u != nil {
-			i.stored = &subscriptions{c2d: u.C2D, methods: u.Methods, twin: u.Twin, desired: u.Desired, others: u.Others}
+			i.stored = &subscriptions{c2d: u.C2D, c2dSince: u.C2DSince, methods: u.Methods, twin: u.Twin, desired: u.Desired, others: u.Others}
 		}
 		switch {
 		case !isModule:

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"strconv"
@@ -35,7 +36,7 @@ func validMethodName(name string) bool {
 func (i *identity) await(ctx context.Context) {
 	for {
 		i.mu.Lock()
-		ready := i.gone || i.session != nil && i.session.subs.methods > 0
+		ready := i.gone || i.session != nil && i.session.takesMethods()
 		if !ready && i.arrival == nil {
 			i.arrival = make(chan struct{})
 		}
@@ -52,6 +53,10 @@ func (i *identity) await(ctx context.Context) {
 	}
 }
 
+// takesMethods says whether methods reach the device: it listens for them, and its version of the protocol has them.
+// Called with the identity's mutex held.
+func (s *session) takesMethods() bool { return s.subs.methods > 0 && !s.oldest }
+
 // arrived tells those who wait for the device to look again; called with mu held.
 func (i *identity) arrived() {
 	if i.arrival != nil {
@@ -65,9 +70,12 @@ func (i *identity) invoke(ctx context.Context, name string, payload json.RawMess
 	if !validMethodName(name) {
 		return MethodResult{}, errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
 	}
+	if string(bytes.TrimSpace(payload)) == "null" {
+		payload = nil // a hub sends no body for "payload":null
+	}
 	i.mu.Lock()
 	s := i.session
-	if s == nil || s.subs.methods == 0 {
+	if s == nil || !s.takesMethods() {
 		i.mu.Unlock()
 		return MethodResult{}, deviceNotOnline(i.id)
 	}

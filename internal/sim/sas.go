@@ -84,16 +84,31 @@ func deriveKey(groupKey []byte, registrationID string) []byte { return sign(grou
 // coversPath says whether the token is good for a resource of a hub, such as /devices/d: its sr is the resource or a prefix of it by
 // whole segments. Host names are compared without case, the rest exactly.
 func (t sasToken) coversPath(hosts []string, resource string) bool {
-	host, path, _ := strings.Cut(strings.TrimSuffix(t.sr, "/"), "/")
-	if !slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
-		return false
+	for _, sr := range t.resources() {
+		host, path, _ := strings.Cut(strings.TrimSuffix(sr, "/"), "/")
+		if slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) &&
+			(path == "" || resource == "/"+path || strings.HasPrefix(resource, "/"+path+"/")) {
+			return true
+		}
 	}
-	return path == "" || resource == "/"+path || strings.HasPrefix(resource, "/"+path+"/")
+	return false
+}
+
+// resources are the readings of sr. The C# SDK escapes the device's id and then all of it again, so what a device signed
+// itself may also be decoded twice. A token of a policy may not: its key serves many devices, and there may be a device
+// whose id is the escaped form of another's.
+func (t sasToken) resources() []string {
+	if twice := unescape(t.sr); twice != t.sr && (t.skn == "" || t.skn == "registration") {
+		return []string{t.sr, twice}
+	}
+	return []string{t.sr}
 }
 
 // coversRegistration says whether the token is good for a registration at DPS.
 func (t sasToken) coversRegistration(idScope, registrationID string) bool {
-	scope, rest, _ := strings.Cut(t.sr, "/")
-	kind, id, _ := strings.Cut(rest, "/")
-	return scope == idScope && kind == "registrations" && strings.EqualFold(id, registrationID)
+	return slices.ContainsFunc(t.resources(), func(sr string) bool {
+		scope, rest, _ := strings.Cut(sr, "/")
+		kind, id, _ := strings.Cut(rest, "/")
+		return scope == idScope && kind == "registrations" && strings.EqualFold(id, registrationID)
+	})
 }

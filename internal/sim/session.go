@@ -36,6 +36,7 @@ type session struct {
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
 	will    *will
 	clean   bool
+	oldest  bool // the user name has no api-version
 	goodbye bool // DISCONNECT came
 
 	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
@@ -52,7 +53,8 @@ type session struct {
 // granted without meaning anything.
 type subscriptions struct {
 	c2d, methods, twin, desired byte
-	others                      []string // never changed in place
+	c2dSince                    time.Time // when c2d began, by the cloud's clock; kept with the persistent session
+	others                      []string  // never changed in place
 }
 
 // maxSubscriptions is how many a hub lets one device have.
@@ -121,7 +123,7 @@ func (s *session) endReason(err error) string {
 	if c, ok := errors.AsType[*closingError](err); ok {
 		return c.reason
 	}
-	if errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) {
+	if errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard) {
 		return err.Error()
 	}
 	if reason := errorText(err); reason != "timeout" {
@@ -140,7 +142,7 @@ func (s *session) connect(c connectPacket) error {
 	if err != nil {
 		return err
 	}
-	s.identity, s.will, s.clean = i, c.will, c.clean
+	s.identity, s.will, s.clean, s.oldest = i, c.will, c.clean, user.oldest
 	s.events = []byte(i.resource() + "/messages/events")
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
@@ -409,7 +411,12 @@ func (s *session) subscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, f := range filters {
-		s.subs.set(i, f.name, min(f.qos, 1)+1)
+		if !s.subs.set(i, f.name, min(f.qos, 1)+1) {
+			return closing("subscription to %.200q, which is no topic of this device", f.name)
+		}
+	}
+	if s.subs.c2d != 0 && s.subs.c2dSince.IsZero() {
+		s.subs.c2dSince = s.hub.now()
 	}
 	if n := s.subs.count(); n > maxSubscriptions {
 		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
@@ -432,15 +439,18 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	for _, f := range filters {
 		s.subs.set(i, f.name, 0)
 	}
+	if s.subs.c2d == 0 {
+		s.subs.c2dSince = time.Time{}
+	}
 	s.keepSubscriptions()
 	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
 	return nil
 }
 
-// set changes what a filter stands for; a filter that stands for nothing, like an input of a module that no gateway serves, is
-// acknowledged and ignored. Wildcards other than the documented ones match as MQTT says, since samples get away with them.
-func (u *subscriptions) set(i *identity, filter string, level byte) {
-	known := false
+// set changes what a filter stands for. It is false for a filter that covers no topic of the device: a hub closes the
+// connection then. Filters with wildcards other than the documented ones match as MQTT says, since samples get away with
+// them. The topics that the simulator has no use for, such as the inputs of a module, are granted.
+func (u *subscriptions) set(i *identity, filter string, level byte) (known bool) {
 	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
 			*what, known = level, true
@@ -453,13 +463,27 @@ func (u *subscriptions) set(i *identity, filter string, level byte) {
 	match("$iothub/twin/res/#", &u.twin)
 	match("$iothub/twin/PATCH/properties/desired/#", &u.desired)
 	if known {
-		return
+		return true
+	}
+	if !isIdleFilter(i, filter) {
+		return false
 	}
 	others := slices.DeleteFunc(slices.Clone(u.others), func(f string) bool { return f == filter })
 	if level != 0 {
 		others = append(others, filter)
 	}
 	u.others = others
+	return true
+}
+
+// isIdleFilter says whether a hub has topics for the filter that the simulator never sends anything to.
+func isIdleFilter(i *identity, filter string) bool {
+	for _, topics := range []string{"$iothub/credentials/", "$iothub/credential/", "$iothub/streams/"} {
+		if strings.HasPrefix(filter, topics) {
+			return true
+		}
+	}
+	return i.module != "" && (strings.HasPrefix(filter, i.resource()+"/") || filter == "devices/"+i.id+"/messages/devicebound/#")
 }
 
 // count is how many things the device listens to, or thinks it does.
@@ -511,6 +535,9 @@ func (s *session) moreMail() {
 func (s *session) deliverMail() {
 	if s.subs.c2d == 0 || s.identity.session != s {
 		return
+	}
+	if s.hub.rejects {
+		s.identity.mail.rejectBefore(s.subs.c2dSince)
 	}
 	room := func() bool { return s.wire.room(s.moreMail) }
 	s.identity.mail.deliver(s.subs.c2d-1, s.hub.now(), room, func(topic string, body []byte, id uint16, dup bool) {

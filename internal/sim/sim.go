@@ -139,7 +139,8 @@ func New(c Config) (_ *Sim, err error) {
 	s.running, s.stop = context.WithCancel(context.Background())
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
+		rejects: c.C2DBeforeSubscription == EarlyC2DReject,
+		ledger:  s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
 		h, err := newHub(shared, c, i, ca, kept)

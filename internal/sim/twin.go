@@ -231,6 +231,23 @@ func diffProps(from, to map[string]any) map[string]any {
 	return patch
 }
 
+// withRemoved is the new whole, with null for what was in the old one and is gone.
+func withRemoved(old, whole map[string]any) map[string]any {
+	note := maps.Clone(whole)
+	for key, was := range old {
+		now, stays := whole[key]
+		before, wasObject := was.(map[string]any)
+		after, isObject := now.(map[string]any)
+		switch {
+		case !stays:
+			note[key] = nil
+		case wasObject && isObject:
+			note[key] = withRemoved(before, after)
+		}
+	}
+	return note
+}
+
 type stamp struct {
 	LastUpdated        string `json:"$lastUpdated"`
 	LastUpdatedVersion int64  `json:"$lastUpdatedVersion"`
@@ -277,7 +294,7 @@ func (s *session) getTwin(rid string) {
 	i := s.identity
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if s.throttled(rid) {
+	if s.refusesTwin(rid) {
 		return
 	}
 	s.twinResult(200, rid, "", encodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
@@ -288,7 +305,7 @@ func (s *session) patchReported(rid string, body []byte) {
 	i := s.identity
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if s.throttled(rid) {
+	if s.refusesTwin(rid) {
 		return
 	}
 	before := i.report
@@ -320,11 +337,16 @@ func twinErrorCode(status int) int {
 	return status*1000 + 4
 }
 
-func (s *session) throttled(rid string) bool {
-	if s.conduct().throttle == 0 {
+// refusesTwin answers a request for the twin that the session cannot serve, whatever it asks for.
+func (s *session) refusesTwin(rid string) bool {
+	switch {
+	case s.oldest:
+		s.twinResult(400, rid, "", s.twinErrorBody(400001, "The user name of the connection has no api-version; twins need one."))
+	case s.conduct().throttle > 0:
+		s.twinResult(429, rid, "", s.twinErrorBody(429001, "The request has been throttled. Wait 10 seconds and try again."))
+	default:
 		return false
 	}
-	s.twinResult(429, rid, "", s.twinErrorBody(429001, "The request has been throttled. Wait 10 seconds and try again."))
 	return true
 }
 
@@ -346,7 +368,8 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
 func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
 
-// writeDesired is patchDesired for a service that replaced the whole: then that is what the device is told.
+// writeDesired is patchDesired for a service that replaced the whole. A hub then compares which properties there are, and
+// not their values: the device is told the new whole, with null for each property that is gone.
 func (i *identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
@@ -356,10 +379,10 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 		i.desired = before
 		return unconfirmed(err)
 	}
-	if s := i.session; s != nil && s.subs.desired != 0 {
+	if s := i.session; s != nil && s.subs.desired != 0 && !s.oldest {
 		note := maps.Clone(patch)
 		if whole != nil {
-			note = maps.Clone(whole)
+			note = withRemoved(before.props, whole)
 		}
 		note["$version"] = i.desired.version
 		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)

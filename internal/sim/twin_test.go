@@ -152,7 +152,7 @@ func TestMethods(t *testing.T) {
 		if r, got := call("thermostat1*getReport", ""); got != "<nil>" || r.Status != 404 || string(r.Payload) != "null" {
 			t.Errorf("%+v %s", r, got)
 		}
-		answer("$iothub/methods/POST/x/?$rid=2", "null", "$iothub/methods/res/200/?$rid=2", "not JSON")
+		answer("$iothub/methods/POST/x/?$rid=2", "", "$iothub/methods/res/200/?$rid=2", "not JSON")
 		if _, got := call("x", "null"); got != "502 BadDeviceResponse" {
 			t.Error(got)
 		}

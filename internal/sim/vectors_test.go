@@ -310,9 +310,11 @@ func TestMalformedPackets(t *testing.T) {
 
 func TestUsernames(t *testing.T) {
 	for s, want := range map[string]username{
-		"h/d/?api-version=2021-04-12":                                {host: "h", device: "d"},
-		"h:8883/d/api-version=2016-11-14":                            {host: "h:8883", device: "d"},
-		"h/d/m/?api-version=1":                                       {host: "h", device: "d", module: "m"},
+		"h/d/?api-version=2021-04-12":     {host: "h", device: "d"},
+		"h:8883/d/api-version=2016-11-14": {host: "h:8883", device: "d"},
+		"h/d":                             {host: "h", device: "d", oldest: true},
+		"h/d/":                            {host: "h", device: "d", oldest: true},
+		"h/d/m/?api-version=1":            {host: "h", device: "d", module: "m"},
 		"h/d/?DeviceClientType=a%2Fb%20c&api-version=1":              {host: "h", device: "d"},
 		"h/d/?api-version=1&model-id=dtmi%3AS%3AF%3B1":               {host: "h", device: "d", modelID: "dtmi:S:F;1"},
 		"h/d/?api-version=1&model-id=dtmi:S:F;1&model-id=x":          {host: "h", device: "d", modelID: "dtmi:S:F;1"},
@@ -322,7 +324,7 @@ func TestUsernames(t *testing.T) {
 			t.Errorf("%s: %+v %v", s, got, err)
 		}
 	}
-	for _, s := range []string{"", "h", "h/d", "h/d/", "h/d/?", "h/d/?api-version=", "h/d/?api-version", "/d/?api-version=1", "h//?api-version=1",
+	for _, s := range []string{"", "h", "/d", "h/", "h/d e", "h/d e/", "h/d/?", "h/d/m", "h/d/m/", "h/d/?api-version=", "h/d/?api-version", "/d/?api-version=1", "h//?api-version=1",
 		"h/d//?api-version=1", "h/d e/?api-version=1", "h/d/m/x/?api-version=1", "h/" + strings.Repeat("d", 129) + "/?api-version=1"} {
 		if got, err := parseUsername(s); err == nil {
 			t.Errorf("%s: %+v", s, got)
