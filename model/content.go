@@ -49,11 +49,7 @@ func (p *parser) extends(i *iface) error {
 	if n == nil {
 		return nil
 	}
-	bases := n.list
-	if n.kind != '[' {
-		bases = []*node{n}
-	}
-	for _, b := range bases {
+	for _, b := range n.elements() {
 		base, err := p.reference(b)
 		if err != nil {
 			return err
@@ -108,9 +104,9 @@ func (p *parser) command(n *node, c *content) (err error) {
 }
 
 func (p *parser) payload(n *node, member string) (*schema, error) {
-	v := n.fields[member]
-	if v == nil {
-		return nil, nil
+	v, err := p.element(n, member)
+	if v == nil || err != nil {
+		return nil, err
 	}
 	if v.kind != '{' {
 		return nil, p.fault(v, "a %s is an object with a name and a schema, this is %s", member, v.what())
@@ -122,7 +118,7 @@ func (p *parser) payload(n *node, member string) (*schema, error) {
 }
 
 func (p *parser) component(n *node, c *content) error {
-	v := n.fields["schema"]
+	v := n.member("schema")
 	if v == nil {
 		return p.fault(n, "no \"schema\"; expected the @id of an Interface of this file, or the Interface itself")
 	}

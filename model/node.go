@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -56,23 +57,102 @@ type node struct {
 // what names the type of the value for a sentence.
 func (n *node) what() string { return kindName(n.kind) }
 
-// types is the value of "@type" as a list; a single name and a list of names mean the same.
+// types is the value of "@type" as a list of short names; a single name and a list of names mean
+// the same, and so do "Property" and its full name "dtmi:dtdl:class:Property;2".
 func (n *node) types() []string {
 	t := n.fields["@type"]
 	if t == nil {
 		return nil
 	}
 	if t.kind == '"' {
-		return []string{t.text}
+		return []string{shortName(t.text, "dtmi:dtdl:class:")}
 	}
 	var names []string
 	for _, e := range t.list {
 		if e.kind == '"' {
-			names = append(names, e.text)
+			names = append(names, shortName(e.text, "dtmi:dtdl:class:"))
 		}
 	}
 	return names
 }
+
+// shortName is the word of the language that a full name with one of these prefixes stands for,
+// "schema" for "dtmi:dtdl:property:schema;2". Any other text is returned as it is.
+func shortName(name string, prefixes ...string) string {
+	for _, prefix := range prefixes {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			if word, version, _ := strings.Cut(rest, ";"); version == "2" || version == "3" {
+				return word
+			}
+		}
+	}
+	return name
+}
+
+// single is the value itself where DTDL takes one value: a list of one means its element, an object
+// with "@value" means that value. An empty list, which means that there is no value, gives nil. A
+// longer list is given back as it is, for the caller to refuse.
+func (n *node) single() *node {
+	for n != nil {
+		switch {
+		case n.kind == '[' && len(n.list) == 0:
+			return nil
+		case n.kind == '[' && len(n.list) == 1:
+			n = n.list[0]
+		case n.isValue():
+			n = n.fields["@value"]
+		default:
+			return n
+		}
+	}
+	return nil
+}
+
+// isValue says whether n is an object that only wraps a literal: "@value", perhaps with "@type" or
+// "@language".
+func (n *node) isValue() bool {
+	if n.kind != '{' || n.fields["@value"] == nil {
+		return false
+	}
+	return !slices.ContainsFunc(n.keys, func(key string) bool { return !strings.HasPrefix(key, "@") })
+}
+
+// elements is a list, or the one value that stands without a list; nothing when n is nil.
+func (n *node) elements() []*node {
+	switch {
+	case n == nil:
+		return nil
+	case n.kind == '[':
+		return n.list
+	default:
+		return []*node{n}
+	}
+}
+
+// version is the version of the language that holds at n, 2 or 3: that of the nearest "@context"
+// above it which names one; 0 when none does.
+func (n *node) version() int {
+	for ; n != nil; n = n.up {
+		for _, e := range slices.Backward(n.fields["@context"].elements()) {
+			switch e.text {
+			case contextV2:
+				return 2
+			case contextV3:
+				return 3
+			}
+		}
+	}
+	return 0
+}
+
+// The contexts that name a version of the language.
+const (
+	contextV2 = "dtmi:dtdl:context;2"
+	contextV3 = "dtmi:dtdl:context;3"
+)
+
+// member is the single value of the member of that short name; nil when there is none.
+func (n *node) member(name string) *node { return n.fields[name].single() }
 
 // path is where the value stands, from the top of the file.
 func (n *node) path() string {
@@ -233,6 +313,12 @@ func (r *reader) members(n *node, depth int) error {
 		}
 		n.keys = append(n.keys, key)
 		n.fields[key] = v
+	}
+	for _, key := range n.keys {
+		short := shortName(key, "dtmi:dtdl:property:")
+		if n.fields[short] == nil { // a member under its full name can be found under the short one too
+			n.fields[short] = n.fields[key]
+		}
 	}
 	_, err := r.dec.Token()
 	return err

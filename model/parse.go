@@ -7,6 +7,7 @@ package model
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
 
@@ -49,7 +50,7 @@ func Parse(data []byte) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &parser{reader: r, ifaces: map[string]*iface{}, schemas: map[string]*node{}, read: map[*node]*schema{}, at: map[*node]*iface{}}
+	p := &parser{reader: r, ifaces: map[string]*iface{}, named: map[string]*node{}, read: map[*node]*schema{}, at: map[*node]*iface{}}
 	return p.file(top)
 }
 
@@ -86,10 +87,11 @@ func (m *Model) interfaceOf(component string) (*iface, bool) {
 
 type parser struct {
 	*reader
+	version int // of the language, where an element names none
 	ifaces  map[string]*iface
 	at      map[*node]*iface
 	all     []*iface
-	schemas map[string]*node // complex schemas with an @id
+	named   map[string]*node // what has an @id
 	read    map[*node]*schema
 }
 
@@ -164,12 +166,9 @@ func (p *parser) context(nodes []*node) error {
 		if c == nil {
 			continue
 		}
-		entries := c.list
-		if c.kind != '[' {
-			entries = []*node{c}
-		}
-		for _, e := range entries {
-			if e.text == "dtmi:dtdl:context;2" || e.text == "dtmi:dtdl:context;3" {
+		for _, e := range c.elements() {
+			if e.text == contextV2 || e.text == contextV3 {
+				p.version = n.version()
 				return nil
 			}
 		}
@@ -177,6 +176,9 @@ func (p *parser) context(nodes []*node) error {
 	}
 	return p.fault(nodes[0], "no \"@context\"; expected [\"dtmi:iotcentral:context;2\", \"dtmi:dtdl:context;2\"]")
 }
+
+// versionAt is the version of the language that holds at n, 2 or 3.
+func (p *parser) versionAt(n *node) int { return cmp.Or(n.version(), p.version, 2) }
 
 // collect finds every Interface and every named schema of the file, so that a reference may come before what it refers to.
 func (p *parser) collect(n *node) error {
@@ -189,19 +191,19 @@ func (p *parser) collect(n *node) error {
 		return nil
 	}
 	id := n.fields["@id"]
-	if id != nil && (id.kind != '"' || !dtmiPattern.MatchString(id.text)) {
+	pattern := dtmiPattern
+	if p.versionAt(n) == 3 {
+		pattern = dtmiPatternV3
+	}
+	if id != nil && (id.kind != '"' || !pattern.MatchString(id.text)) {
 		return p.fault(id, "%s is no DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(cmp.Or(id.text, id.what())))
 	}
-	for _, t := range n.types() {
-		switch t {
-		case interfaceKind:
-			if err := p.addInterface(n, id); err != nil {
-				return err
-			}
-		case arrayKind, enumKind, mapKind, objectKind:
-			if id != nil && p.schemas[id.text] == nil {
-				p.schemas[id.text] = n
-			}
+	if id != nil && p.named[id.text] == nil {
+		p.named[id.text] = n
+	}
+	if slices.Contains(n.types(), interfaceKind) {
+		if err := p.addInterface(n, id); err != nil {
+			return err
 		}
 	}
 	for _, key := range n.keys {
@@ -214,8 +216,6 @@ func (p *parser) collect(n *node) error {
 
 func (p *parser) addInterface(n, id *node) error {
 	switch {
-	case p.at[n] != nil: // "Interface" twice in @type
-		return nil
 	case id == nil:
 		return p.fault(n, "an Interface needs an \"@id\" like \"dtmi:com:example:Thermostat;1\"")
 	case len(id.text) > 128:

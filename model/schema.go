@@ -14,7 +14,7 @@ type schema struct {
 	fields map[string]*schema // Object
 	values []string           // Enum: the values as they stand in JSON, numbers normalized
 	of     string             // Enum: "integer" or "string"
-	height int                // levels of complex schemas, this one included; 0 for a word
+	height int                // levels of Arrays, Maps and Objects, this one included; 0 for a word and for an Enum
 }
 
 const (
@@ -24,7 +24,8 @@ const (
 	objectKind = "Object"
 )
 
-// maxSchemaDepth is DTDL v2's bound on complex schemas inside each other.
+// maxSchemaDepth is DTDL's bound on Arrays, Maps and Objects inside each other. An Enum holds nothing,
+// so it ends such a chain without being a link of it.
 const maxSchemaDepth = 5
 
 var (
@@ -64,7 +65,7 @@ func (s *schema) String() string {
 
 // schema reads the member of that name of n, which is required.
 func (p *parser) schema(n *node, member string, depth int) (*schema, error) {
-	v := n.fields[member]
+	v := n.member(member)
 	if v == nil {
 		return nil, p.fault(n, "no %q; expected one of %s, or an Array, Enum, Map or Object", member, strings.Join(primitives, ", "))
 	}
@@ -83,16 +84,11 @@ func (p *parser) schemaOf(n *node, depth int) (*schema, error) {
 }
 
 func (p *parser) namedSchema(n *node, depth int) (*schema, error) {
-	name := n.text
-	for _, prefix := range schemaPrefixes {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			name, _, _ = strings.Cut(rest, ";")
-		}
-	}
+	name := shortName(n.text, schemaPrefixes...)
 	if slices.Contains(primitives, name) || geospatial[name] != "" || vectors[name] != nil {
 		return &schema{kind: name}, nil
 	}
-	if def := p.schemas[name]; def != nil {
+	if def := p.named[name]; def != nil {
 		return p.complexSchema(def, depth)
 	}
 	if strings.HasPrefix(name, "dtmi:") {
@@ -109,7 +105,7 @@ func (p *parser) complexSchema(n *node, depth int) (*schema, error) {
 		return nil, p.fault(n, "a schema cannot refer to itself")
 	}
 	if !seen {
-		if depth >= maxSchemaDepth {
+		if depth > maxSchemaDepth {
 			return nil, p.fault(n, "complex schemas nested deeper than %d levels", maxSchemaDepth)
 		}
 		p.read[n] = nil
@@ -146,6 +142,9 @@ func (p *parser) readSchema(n *node, depth int) (*schema, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kind == enumKind {
+		return s, nil
+	}
 	if s.elem != nil {
 		s.height = s.elem.height
 	}
@@ -158,7 +157,10 @@ func (p *parser) readSchema(n *node, depth int) (*schema, error) {
 
 func (p *parser) mapSchema(n *node, s *schema, depth int) error {
 	for _, part := range []string{"mapKey", "mapValue"} {
-		v := n.fields[part]
+		v, err := p.element(n, part)
+		if err != nil {
+			return err
+		}
 		if v == nil || v.kind != '{' {
 			return p.fault(n, "a Map needs a %q with a name and a schema", part)
 		}
@@ -200,18 +202,18 @@ func (p *parser) objectSchema(n *node, s *schema, depth int) error {
 }
 
 func (p *parser) enumSchema(n *node, s *schema) error {
-	of := n.fields["valueSchema"]
+	of := n.member("valueSchema")
 	if of == nil {
 		return p.fault(n, "no \"valueSchema\"; expected integer or string")
 	}
-	if s.of = of.text; of.kind != '"' || s.of != "integer" && s.of != "string" {
+	if s.of = shortName(of.text, schemaPrefixes...); of.kind != '"' || s.of != "integer" && s.of != "string" {
 		return p.fault(of, "the valueSchema of an Enum is integer or string")
 	}
 	members, err := p.list(n, "enumValues")
 	if err != nil {
 		return err
 	}
-	if len(members) == 0 {
+	if len(members) == 0 && p.versionAt(n) < 3 {
 		return p.fault(n, "an Enum needs at least one of \"enumValues\"")
 	}
 	for _, m := range members {
@@ -219,7 +221,7 @@ func (p *parser) enumSchema(n *node, s *schema) error {
 		if err != nil {
 			return err
 		}
-		v := m.fields["enumValue"]
+		v := m.member("enumValue")
 		if v == nil {
 			return p.fault(m, "no \"enumValue\"; expected the %s that stands for %q", s.of, name)
 		}

@@ -1,0 +1,127 @@
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// suiteCase is one case of Microsoft's public suite for DTDL.
+type suiteCase struct {
+	file  string
+	index int
+	Valid bool
+	Input []json.RawMessage
+}
+
+// text puts the documents of a case, each an object or a list of them, into one file.
+func (c suiteCase) text() []byte {
+	var parts [][]byte
+	for _, d := range c.Input {
+		d = bytes.TrimSpace(d)
+		if d[0] == '[' {
+			d = bytes.TrimSpace(d[1 : len(d)-1])
+		}
+		if len(d) > 0 {
+			parts = append(parts, d)
+		}
+	}
+	return append(append([]byte("["), bytes.Join(parts, []byte(","))...), ']')
+}
+
+// suite reads the cases of one version of the language.
+func suite(t *testing.T, version string) []suiteCase {
+	t.Helper()
+	root := os.Getenv("DTDL_SUITE")
+	if root == "" {
+		t.Skip("DTDL_SUITE is not set; it names the folder DTDL of a clone of github.com/Azure/opendigitaltwins-dtdl, " +
+			"whose cases are not part of this repository. TestSpellings and TestFlaws hold cases of our own for each kind")
+	}
+	files, err := filepath.Glob(filepath.Join(root, version, "spec", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there is no suite under %s: %v", root, err)
+	}
+	var all []suiteCase
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []suiteCase
+		if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &cases); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for i := range cases {
+			cases[i].file, cases[i].index = strings.TrimSuffix(filepath.Base(file), ".json"), i
+		}
+		all = append(all, cases...)
+	}
+	return all
+}
+
+// Every legal case of Microsoft's suite can be read.
+func TestSuiteLegal(t *testing.T) {
+	for version, least := range map[string]int{"v2": 1635, "v3": 1628} {
+		t.Run(version, func(t *testing.T) {
+			legal := 0
+			for _, c := range suite(t, version) {
+				if !c.Valid {
+					continue
+				}
+				legal++
+				if _, err := Parse(c.text()); err != nil {
+					t.Errorf("%s %d: %v", c.file, c.index, err)
+				}
+			}
+			if legal < least {
+				t.Errorf("%d legal cases, want at least %d", legal, least)
+			}
+			t.Logf("%d legal cases are read", legal)
+		})
+	}
+}
+
+// Every model that vendors have published can be read, each with the Interfaces it refers to.
+func TestVendorModels(t *testing.T) {
+	root := os.Getenv("DTDL_MODELS")
+	if root == "" {
+		t.Skip("DTDL_MODELS is not set; it names a clone of github.com/Azure/iot-plugandplay-models, which is not part of this repository")
+	}
+	reference := regexp.MustCompile(`"(dtmi:[A-Za-z0-9_:]+;[0-9]+)"`)
+	read := 0
+	err := filepath.WalkDir(filepath.Join(root, "dtmi"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(path) != ".json" {
+			return err
+		}
+		have := map[string]bool{}
+		var parts [][]byte
+		var add func(path string)
+		add = func(path string) {
+			data, err := os.ReadFile(path)
+			if err != nil || have[path] { // the @id of a schema has no file
+				return
+			}
+			have[path] = true
+			parts = append(parts, bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")))
+			for _, m := range reference.FindAllSubmatch(data, -1) {
+				id := strings.ToLower(string(m[1]))
+				add(filepath.Join(root, strings.NewReplacer(":", "/", ";", "-").Replace(id)+".json"))
+			}
+		}
+		add(path)
+		if _, err := Parse(append(append([]byte("["), bytes.Join(parts, []byte(","))...), ']')); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		read++
+		return nil
+	})
+	if err != nil || read == 0 {
+		t.Fatalf("%d files read: %v", read, err)
+	}
+	t.Logf("%d models are read", read)
+}
