@@ -9,11 +9,12 @@ FUZZTIME ?= 5s
 KILLS ?= 200
 FAILOVERS ?= 20
 SEED ?= 0
+BURSTS ?= 150
 CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash soak demo cross conformance
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash chaos soak demo cross conformance
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,9 @@ bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)
+
+chaos: build ## fail system calls of the device BURSTS times (150) while hubs die, and prove that nothing is lost (Linux, strace)
+	$(GO) run ./internal/crash -hubhop ./hubhop -bursts $(BURSTS) -rate 300 -seed $(SEED) $(CRASH)
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
 	$(BENCH) -run '^TestTables$$//^outbox$$'

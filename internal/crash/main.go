@@ -29,6 +29,7 @@ type options struct {
 	hubhop, base, dir  string
 	order, sync        string
 	kills, moves, rate int
+	bursts             int
 	window, ledgerKeep int
 	least              int // samples per second
 	seed               uint64
@@ -46,6 +47,7 @@ func run(args []string, out io.Writer) int {
 	f.StringVar(&o.base, "base-address", "127.52.0.1", "of the simulator: it and its hubs have addresses from here on (Linux)")
 	f.StringVar(&o.dir, "dir", "", "where the directories of this run are made (default: the system's temporary directory)")
 	f.IntVar(&o.kills, "kills", 200, "of either program, together")
+	f.IntVar(&o.bursts, "bursts", 0, "instead of kills: so many times a system call of the device fails for a while, as strace makes it (Linux)")
 	f.IntVar(&o.moves, "failovers", 20, "from hub to hub, both ways, at least")
 	f.IntVar(&o.rate, "rate", 2500, "samples a second")
 	f.IntVar(&o.window, "window", 64, "messages in flight")
@@ -68,7 +70,13 @@ func run(args []string, out io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	t, err := newTrial(o, out)
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.bursts > 0:
+		c := newChaos(t)
+		err = c.play(ctx)
+		t.book.faults = append(t.book.faults, c.arrived.faults...)
+	default:
 		err = t.play(ctx)
 	}
 	switch {
@@ -292,12 +300,9 @@ func (t *trial) follow(ctx context.Context, every, d time.Duration, enough func(
 
 // read enters what has arrived since the last time.
 func (t *trial) read(ctx context.Context) error {
-	l, err := t.control.ledger(ctx, deviceID, t.book.received)
+	l, err := t.behind(ctx, t.book.received)
 	if err != nil {
 		return err
-	}
-	if l.Truncated || l.Received != t.book.received+int64(len(l.Messages)) {
-		return fmt.Errorf("the ledger has received %d and shows %d behind the first %d, truncated: %v", l.Received, len(l.Messages), t.book.received, l.Truncated)
 	}
 	for _, m := range l.Messages {
 		t.book.add(m)
@@ -307,6 +312,15 @@ func (t *trial) read(ctx context.Context) error {
 			t.book.distinct, t.book.repeats)
 	}
 	return nil
+}
+
+// behind is what has arrived behind the first n messages. The ledger must show all of it.
+func (t *trial) behind(ctx context.Context, n int64) (ledger, error) {
+	l, err := t.control.ledger(ctx, deviceID, n)
+	if err == nil && (l.Truncated || l.Received != n+int64(len(l.Messages))) {
+		err = fmt.Errorf("the ledger has received %d and shows %d behind the first %d, truncated: %v", l.Received, len(l.Messages), n, l.Truncated)
+	}
+	return l, err
 }
 
 // look inspects the outbox from outside, while it is at work.
@@ -453,12 +467,20 @@ func (t *trial) verify(ctx context.Context) {
 	if t.book.mixed && t.book.received > int64(t.ledgerKeep) {
 		return
 	}
+	if err := t.opinion(ctx, t.book.received > int64(t.ledgerKeep)); err != nil {
+		t.book.fault("%v", err)
+	}
+}
+
+// opinion runs `hubhop outbox verify` against the simulator's ledger.
+func (t *trial) opinion(ctx context.Context, partial bool) error {
 	cmd := exec.CommandContext(ctx, t.sim.path, "outbox", "verify", "--dir", t.path("device/"+deviceID+"/outbox"), "--device-id", deviceID, //nolint:gosec // the program under test
-		"--ledger", t.control.url, fmt.Sprintf("--partial=%v", t.book.received > int64(t.ledgerKeep)))
+		"--ledger", t.control.url, fmt.Sprintf("--partial=%v", partial))
 	cmd.Dir, cmd.Env = t.dir, t.sim.environment()
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.book.fault("hubhop outbox verify: %v: %s", err, out)
+		return fmt.Errorf("hubhop outbox verify: %w: %s", err, out)
 	}
+	return nil
 }
 
 func (t *trial) report(last uint64, rate float64) {

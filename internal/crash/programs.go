@@ -19,6 +19,7 @@ type program struct {
 	args       []string
 	home       string // working directory, and where its log is
 	kills      int
+	logged     int64 // bytes of the log before it was last started
 
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -32,7 +33,10 @@ func (p *program) start(ctx context.Context, told chan<- string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Close() }()                 // the child has its own
+	defer func() { _ = log.Close() }() // the child has its own
+	if p.logged, err = log.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, p.path, p.args...) //nolint:gosec // the program under test
 	cmd.Dir, cmd.Env, cmd.Stderr = p.home, p.environment(), log
 	if p.in, err = cmd.StdinPipe(); err != nil {
