@@ -71,7 +71,7 @@ func complain(w io.Writer, err error) {
 		_, _ = fmt.Fprintln(w, "hubhop: interrupted")
 		return
 	}
-	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	lines := strings.Split(withoutSecrets(strings.TrimSpace(err.Error())), "\n")
 	if len(lines) == 1 {
 		_, _ = fmt.Fprintln(w, "hubhop:", lines[0])
 		return
