@@ -37,16 +37,18 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	if err != nil {
 		return err
 	}
-	out := env.Stdout
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	result := newLogQueue(env.Stdout) // a reader who takes his time must not hold up what is being shown
+	defer result.Close(ctx)
+	out := io.Writer(result)
 	if asJSON {
 		out = env.Stderr
 	}
-	ctx, stop := env.Notify(ctx)
-	defer stop()
 	demo := drill.Demo{Device: conf, Keep: keep, Tell: teller(out)}
 	err = demo.Run(ctx, func(r drill.Report) error {
 		if asJSON {
-			err := printJSON(env.Stdout, r)
+			err := printJSON(result, r)
 			return errors.Join(err, kept(env.Stderr, keep, r.Control))
 		}
 		_, _ = fmt.Fprintln(out)
@@ -83,6 +85,6 @@ func teller(w io.Writer) func(drill.Line) {
 		if l.Scene {
 			mark = "  >> "
 		}
-		_, _ = fmt.Fprintf(w, "%6.2f s%s%s\n", l.At.Seconds(), mark, l.Text)
+		_, _ = fmt.Fprintf(w, "%6.2f s%s%s\n", l.At.Seconds(), mark, escaped(l.Text))
 	}
 }

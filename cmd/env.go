@@ -6,10 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/term"
 )
@@ -22,24 +20,21 @@ type Env struct {
 	Stdout, Stderr io.Writer // results on the first, logs on the second, never mixed
 	Terminal       bool      // Stderr is one
 	Hostname       func() (string, error)
-	// Notify returns a context that ends when the process is asked to stop. Asked twice, the process ends at once.
+	// Notify returns a context that ends when the process is asked to stop. Asked again, the process ends at once.
 	Notify      func(context.Context) (context.Context, context.CancelFunc)
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // OSEnv is the real process.
 func OSEnv() *Env {
-	return &Env{
+	e := &Env{
 		Args: os.Args[1:], Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
-		Hostname: os.Hostname,
-		Notify: func(ctx context.Context) (context.Context, context.CancelFunc) {
-			asked, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-			context.AfterFunc(asked, stop) // from now on the signal has its default effect again
-			return asked, stop
-		},
+		Terminal:    term.IsTerminal(int(os.Stderr.Fd())),
+		Hostname:    os.Hostname,
 		DialContext: new(net.Dialer).DialContext,
 	}
+	e.Notify = e.notify
+	return e
 }
 
 // lookup reads an environment variable.

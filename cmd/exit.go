@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/failover"
@@ -71,13 +73,56 @@ func complain(w io.Writer, err error) {
 		_, _ = fmt.Fprintln(w, "hubhop: interrupted")
 		return
 	}
-	lines := strings.Split(withoutSecrets(strings.TrimSpace(err.Error())), "\n")
-	if len(lines) == 1 {
-		_, _ = fmt.Fprintln(w, "hubhop:", lines[0])
+	all := faults(err)
+	if len(all) == 1 {
+		_, _ = fmt.Fprintln(w, "hubhop:", all[0])
 		return
 	}
-	_, _ = fmt.Fprintf(w, "hubhop: %d things are wrong:\n", len(lines))
-	for _, l := range lines {
-		_, _ = fmt.Fprintln(w, "  -", l)
+	_, _ = fmt.Fprintf(w, "hubhop: %d things are wrong:\n", len(all))
+	for _, f := range all {
+		_, _ = fmt.Fprintln(w, "  -", f)
+	}
+}
+
+// faults takes apart what errors.Join has put together. A line feed in the text of a peer makes no second fault
+// of it, and nothing in it reaches the terminal as more than text.
+func faults(err error) (all []string) {
+	switch e := err.(type) { //nolint:errorlint // the tree itself is looked at
+	case usageError:
+		return faults(e.err)
+	case interface{ Unwrap() []error }:
+		var parts, texts []string
+		for _, part := range e.Unwrap() {
+			parts, texts = append(parts, faults(part)...), append(texts, part.Error())
+		}
+		if err.Error() == strings.Join(texts, "\n") {
+			return parts
+		}
+	}
+	return []string{escaped(clip(strings.TrimSpace(err.Error())))}
+}
+
+// spawn starts a goroutine whose panic is told as Main tells its own, and ends the process with 1.
+func (e *Env) spawn(f func()) {
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				e.tellBug(p)
+				if q, ok := e.Stderr.(*logQueue); ok {
+					q.closeSoon()
+				}
+				os.Exit(exitFailure)
+			}
+		}()
+		f()
+	}()
+}
+
+// tellBug tells of a panic, without a stack trace by default.
+func (e *Env) tellBug(p any) {
+	_, _ = fmt.Fprintf(e.Stderr, "hubhop: this is a bug in hubhop %s: %s; please report it with the command line\n",
+		version(), escaped(clip(fmt.Sprint(p))))
+	if _, wanted := e.lookup("HUBHOP_TRACE"); wanted {
+		_, _ = e.Stderr.Write(debug.Stack())
 	}
 }

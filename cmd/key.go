@@ -3,6 +3,8 @@ package cmd
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,15 +47,11 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 		groupKey, _ = env.lookup(envPrefix + "GROUP_KEY")
 	}
 	if file != "" {
-		data, err := readArgument(env, "group-key-file", file, maxKeyBytes)
+		b, err := readArgument(env, file)
 		if err != nil {
-			return usage(err)
+			return usage(fmt.Errorf("group-key-file: %w", err))
 		}
-		text, err := plainText(data)
-		if err != nil {
-			return usage(fmt.Errorf("group-key-file: %s %w", quotable(file), err))
-		}
-		groupKey = strings.TrimSpace(string(text))
+		groupKey = strings.TrimSpace(string(b))
 	}
 	if groupKey == "" {
 		return usage(errors.New("group-key is missing; give --group-key-file or HUBHOP_GROUP_KEY"))
@@ -64,4 +62,12 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 	}
 	_, err = fmt.Fprintln(env.Stdout, key)
 	return err
+}
+
+// readArgument reads the file that an argument names; - is standard input.
+func readArgument(env *Env, name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(env.Stdin)
+	}
+	return os.ReadFile(name)
 }

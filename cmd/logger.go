@@ -1,26 +1,152 @@
 package cmd
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/journal"
+)
+
+const (
+	stampFormat = "2006-01-02T15:04:05.000Z07:00"
+	dayFormat   = "2006-01-02 "
+	clockFormat = "15:04:05.000"
+
+	maxShown = 2048 // bytes of one text in a line for people; a peer may send more
 )
 
 // logger builds the one logger of the process.
 func (s *settings) logger() (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
 	if err != nil || s.logLevel == "" {
-		return zerolog.Nop(), fmt.Errorf("log-level is %q; it must be one of debug, info, warn, error", s.logLevel)
+		return zerolog.Nop(), fmt.Errorf("log-level is %q; it must be one of trace, debug, info, warn, error", s.logLevel)
 	}
-	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
+	zerolog.TimeFieldFormat = stampFormat
+	build := func(w io.Writer) zerolog.Logger { return zerolog.New(w).With().Timestamp().Logger() }
 	switch format := s.logFormat; {
 	case format == "json" || format == "" && !s.env.Terminal:
-		return zerolog.New(s.env.Stderr).Level(level).With().Timestamp().Logger(), nil
 	case format == "console" || format == "":
-		w := zerolog.ConsoleWriter{Out: s.env.Stderr, TimeFormat: "15:04:05.000", NoColor: !s.env.Terminal,
-			FieldsExclude: []string{"device", "kind", "hub"}} // the sentence says them
-		return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+		raw, colours := build, s.env.colours()
+		build = func(w io.Writer) zerolog.Logger { return raw(console(w, colours)) }
 	default:
 		return zerolog.Nop(), fmt.Errorf("log-format is %q; it must be console or json", format)
 	}
+	if q, ok := s.env.Stderr.(*logQueue); ok {
+		q.tellWith(func(n uint64) []byte {
+			var line bytes.Buffer
+			log := build(&line)
+			log.Warn().Uint64("dropped", n).Msg(droppedText(n))
+			return line.Bytes()
+		})
+	}
+	return build(s.env.Stderr).Level(level), nil
 }
+
+// colours reports whether a person looks at the log on a terminal that shows them and wants them.
+func (e *Env) colours() bool {
+	term, _ := e.lookup("TERM")
+	unwanted, _ := e.lookup("NO_COLOR")
+	return e.Terminal && term != "dumb" && unwanted == ""
+}
+
+// console writes log lines for people. Nothing that a peer has sent can move the cursor or start a new line:
+// the message is escaped here, and zerolog quotes the fields.
+func console(w io.Writer, colours bool) zerolog.ConsoleWriter {
+	return zerolog.ConsoleWriter{
+		Out: w, NoColor: !colours, FormatTimestamp: dated(colours),
+		FieldsExclude:    []string{"device", "kind", "hub"}, // the sentence says them
+		FormatPrepare:    forPeople,
+		FormatFieldValue: func(v any) string { return escaped(fmt.Sprintf("%s", v)) },
+	}
+}
+
+// forPeople makes the parts of a line fit for a console: texts are bounded, the message is escaped, and a
+// duration in milliseconds (a field ending in Ms) is written as people say it.
+func forPeople(line map[string]any) error {
+	for key, value := range line {
+		switch v := value.(type) {
+		case string:
+			v = clip(v)
+			if key == zerolog.MessageFieldName {
+				v = escaped(v)
+			}
+			line[key] = v
+		case json.Number:
+			name, ok := strings.CutSuffix(key, "Ms")
+			if ms, err := v.Float64(); ok && err == nil {
+				delete(line, key)
+				line[name] = journal.Duration(time.Duration(ms * float64(time.Millisecond)))
+			}
+		}
+	}
+	return nil
+}
+
+// dated writes the time of day, and the date where it differs from that of the line before.
+func dated(colours bool) zerolog.Formatter {
+	var mu sync.Mutex
+	var last string
+	return func(v any) string {
+		text, _ := v.(string)
+		t, err := time.Parse(stampFormat, text)
+		if err != nil {
+			return escaped(text)
+		}
+		t = t.Local()
+		day := t.Format(dayFormat)
+		text = t.Format(clockFormat)
+		mu.Lock()
+		if day != last {
+			last = day
+			text = day + text
+		}
+		mu.Unlock()
+		if colours {
+			return "\x1b[90m" + text + "\x1b[0m"
+		}
+		return text
+	}
+}
+
+// clip bounds a text and says so.
+func clip(s string) string {
+	if len(s) <= maxShown {
+		return s
+	}
+	n := maxShown
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return fmt.Sprintf("%s… (%d bytes in all)", s[:n], len(s))
+}
+
+// escaped writes whatever is no printable character as Go would: \n, \x1b, \u202e.
+func escaped(s string) string {
+	if strings.IndexFunc(s, unprintable) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case unprintable(r):
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !strconv.IsPrint(r) }

@@ -56,7 +56,7 @@ for standard input.` + "\n" + exitHelp,
 }
 
 func parseModel(env *Env, name string) (*model.Model, error) {
-	data, err := readArgument(env, "FILE", name, maxModelBytes)
+	data, err := readArgument(env, name)
 	if err != nil {
 		return nil, usage(err)
 	}

@@ -11,12 +11,12 @@ import (
 
 // Main runs one command line and returns the exit code. builtinModel is the DTDL model that the binary carries.
 func Main(env *Env, builtinModel []byte) (code int) {
+	log := newLogQueue(env.Stderr)
+	env.Stderr = log
+	defer log.closeSoon()
 	defer func() {
-		if p := recover(); p != nil { // a bug; still not a stack trace by default
-			_, _ = fmt.Fprintf(env.Stderr, "hubhop: this is a bug in hubhop %s: %v; please report it with the command line\n", version(), p)
-			if _, wanted := env.lookup("HUBHOP_TRACE"); wanted {
-				_, _ = env.Stderr.Write(debug.Stack())
-			}
+		if p := recover(); p != nil {
+			env.tellBug(p)
 			code = exitFailure
 		}
 	}()

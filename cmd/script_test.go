@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 		"hubhop": func() { os.Exit(Main(OSEnv(), readModel())) },
 		"api":    apiMain,
 		"az":     azMain,
+		"bug":    bugMain,
 	})
 }
 
@@ -64,6 +65,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
+			"piped": pipedCommand, "logged": loggedCommand, "insist": insistCommand,
 		},
 	})
 }
@@ -145,6 +147,11 @@ func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
 		b, _ := os.ReadFile(ts.MkAbs("sim.log"))
 		ts.Fatalf("the simulator does not get ready: %q %s", ready.Text(), b)
 	}
+	useCloud(ts)
+}
+
+// useCloud points a device at the simulator that has written sim/sim.json.
+func useCloud(ts *testscript.TestScript) {
 	var info struct {
 		IDScope, GroupKey, ProvisioningHost, Control string
 		Central                                      struct{ URL, AppID, APIToken string }
@@ -154,7 +161,7 @@ func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(json.Unmarshal(b, &info))
 	ts.Check(os.WriteFile(ts.MkAbs("group.key"), []byte(info.GroupKey+"\n"), 0o600))
 	ts.Setenv("CONTROL", info.Control)
-	ts.Setenv("CENTRAL_SUFFIX", strings.TrimPrefix(info.Central.URL, "https://127."))
+	ts.Setenv("CENTRAL_URL", info.Central.URL)
 	ts.Setenv("CENTRAL_TOKEN", info.Central.APIToken)
 	ts.Setenv("ID_SCOPE", info.IDScope)
 	ts.Setenv("DPS", info.ProvisioningHost)
@@ -183,13 +190,19 @@ func keptCommand(ts *testscript.TestScript, _ bool, _ []string) {
 func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
 	name := args[0]
 	cmd := program(ts, "hubhop", append([]string{"run", "--device-id", name, "--log-format", "console"}, args[1:]...)...)
-	for _, key := range []string{"ID_SCOPE", "PROVISIONING_HOST", "GROUP_KEY_FILE", "CA_FILE", "STATE_DIR"} {
-		cmd.Env = append(cmd.Env, "HUBHOP_"+key+"="+ts.Getenv("HUBHOP_"+key))
-	}
+	cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
 	log, err := os.OpenFile(ts.MkAbs(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)
 	cmd.Stderr = log
 	start(ts, name, cmd)
+}
+
+// deviceEnviron points a device at the script's cloud.
+func deviceEnviron(ts *testscript.TestScript) (environ []string) {
+	for _, key := range []string{"ID_SCOPE", "PROVISIONING_HOST", "GROUP_KEY_FILE", "CA_FILE", "STATE_DIR"} {
+		environ = append(environ, "HUBHOP_"+key+"="+ts.Getenv("HUBHOP_"+key))
+	}
+	return environ
 }
 
 // telemetryCommand waits until a message of a device that was not there before comes to a hub: telemetry DEVICE HUB.
@@ -308,9 +321,9 @@ func doctoredCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), lines.Bytes(), 0o600))
 }
 
-// signalCommand sends a signal: signal NAME KILL|INT|TERM.
+// signalCommand sends a signal: signal NAME KILL|INT|TERM|HUP.
 func signalCommand(ts *testscript.TestScript, _ bool, args []string) {
-	sig := map[string]os.Signal{"KILL": syscall.SIGKILL, "INT": os.Interrupt, "TERM": syscall.SIGTERM}[args[1]]
+	sig := map[string]os.Signal{"KILL": syscall.SIGKILL, "INT": os.Interrupt, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP}[args[1]]
 	ts.Check(named(ts, args[0]).cmd.Process.Signal(sig))
 }
 
@@ -347,20 +360,12 @@ func apiMain() {
 	}
 }
 
-// azMain is the program az: it knows the commands of the scripts, pastes its URL together as the real CLI does (of two names of one
-// option the last one counts), and judges answers like it. CENTRAL_TOKEN stands for a login.
+// azMain is the program az: it knows the two commands of the scripts and judges answers as the real CLI does.
 func azMain() {
-	if os.Args[1] == "extension" || os.Getenv("AZ_EXTENSION") == "missing" {
-		if os.Getenv("AZ_EXTENSION") == "missing" {
-			fmt.Fprintln(os.Stderr, "ERROR: 'central' is misspelled or not recognized by the system.")
-			os.Exit(2)
-		}
-		return
-	}
-	flags := map[string]string{"--central-dns-suffix": "azureiotcentral.com", "--token": os.Getenv("CENTRAL_TOKEN")}
+	flags := map[string]string{}
 	verb := os.Args[4]
 	for rest := os.Args[5:]; len(rest) >= 2; rest = rest[2:] {
-		flags[strings.Replace(rest[0], "--central-api-uri", "--central-dns-suffix", 1)] = rest[1]
+		flags[rest[0]] = rest[1]
 	}
 	if f, err := os.OpenFile("az.log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 		_, _ = fmt.Fprintln(f, strings.Join(os.Args[1:], " "))
@@ -378,9 +383,9 @@ func azMain() {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	req, err := http.NewRequest(http.MethodPost, "https://"+flags["-n"]+"."+flags["--central-dns-suffix"]+"/system/iothub/devices/"+flags["-d"]+"/"+verb, strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, os.Getenv("CENTRAL_URL")+"/system/iothub/devices/"+flags["-d"]+"/"+verb, strings.NewReader(body))
 	exitOn(err)
-	req.Header.Set("Authorization", flags["--token"])
+	req.Header.Set("Authorization", os.Getenv("CENTRAL_TOKEN"))
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}

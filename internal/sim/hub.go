@@ -74,7 +74,7 @@ type identity struct {
 
 	entry sync.Mutex // held by the session that is being let in; before mu
 
-	mu      sync.Mutex
+	mu      guard
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool
 	auth    credentials
@@ -117,8 +117,8 @@ func (h *hub) identity(id string) *identity {
 }
 
 // admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
-// new twin starts at version 1. An error says that the identity is as wanted, but could not be written down.
-func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) (err error) {
+// new twin starts at version 1.
+func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) *identity {
 	h.mu.Lock()
 	i := h.identities[id]
 	if i == nil {
@@ -128,12 +128,13 @@ func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool
 	}
 	h.mu.Unlock()
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.auth = auth
 	i.setEnabled(enabled, "")
 	if twin != nil {
-		err = i.replaceTwin(twin)
+		i.replaceTwin(twin)
 	}
-	return errors.Join(err, i.saveAndUnlock())
+	return i
 }
 
 // create is called with mu held; the twin is empty for nil.
@@ -145,17 +146,16 @@ func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	}
 	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
 	i.tags.props = twin.tags
-	h.identities[id] = i
+	h.identities[id] = i.watched()
 	return i
 }
 
-// disable makes the identity unusable and closes its connection, and those of its modules. It does so even if it returns
-// an error, which says that a restart will not know of it.
-func (i *identity) disable(reason string) error {
+// disable makes the identity unusable and closes its connection, and those of its modules.
+func (i *identity) disable(reason string) {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
 	s := i.session
-	lost := i.saveAndUnlock()
+	i.mu.Unlock()
 	if s != nil {
 		s.wire.hangUp(reason)
 	}
@@ -164,32 +164,24 @@ func (i *identity) disable(reason string) error {
 			s.wire.hangUp(reason)
 		}
 	}
-	return lost
 }
 
-// enable undoes disable; its error means the same.
-func (i *identity) enable() error {
+func (i *identity) enable() {
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.setEnabled(true, "")
-	return i.saveAndUnlock()
 }
 
-// delete removes the identity with everything it has, and closes its connection. It does so even if it returns an error,
-// which says that the identity may be back after a restart.
-func (h *hub) delete(id, reason string) error {
+// delete removes the identity with everything it has, and closes its connection.
+func (h *hub) delete(id, reason string) {
 	h.mu.Lock()
 	i := h.identities[id]
 	delete(h.identities, id)
 	var live []*session
-	var lost error
 	if i != nil {
-		buried := []*identity{i}
+		live = append(live, i.bury())
 		for _, m := range i.modules {
-			buried = append(buried, m)
-		}
-		for _, b := range buried {
-			s, err := b.bury()
-			live, lost = append(live, s), errors.Join(lost, err)
+			live = append(live, m.bury())
 		}
 	}
 	h.mu.Unlock()
@@ -198,18 +190,16 @@ func (h *hub) delete(id, reason string) error {
 			s.wire.hangUp(reason)
 		}
 	}
-	return lost
 }
 
-// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without
-// one. An error says that the identity could not be taken out of the store. Called with the hub's mutex held, so that a new
-// identity of the same name comes afterwards.
-func (i *identity) bury() (live *session, err error) {
+// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without one. Called with
+// the hub's mutex held, so that a new identity of the same name comes afterwards.
+func (i *identity) bury() *session {
 	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.gone = true
 	i.arrived()
-	live = i.session
-	return live, i.saveAndUnlock()
+	return i.session
 }
 
 // online is the device's live session, nil without one.

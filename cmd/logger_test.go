@@ -1,0 +1,153 @@
+package cmd
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode"
+
+	"github.com/rs/zerolog"
+)
+
+// nasty is what a peer may send: it clears the screen, starts a line, turns the direction of writing and is no UTF-8.
+const nasty = "a\x1b[2J\nb\r\x7f\u009b1m\u202e\xff\u2028c"
+
+// TestConsoleEscapes holds every part of a console line to one line of printable text.
+func TestConsoleEscapes(t *testing.T) {
+	var out bytes.Buffer
+	log := zerolog.New(console(&out, false)).With().Timestamp().Logger()
+	log.Info().Str("name", nasty).Strs("list", []string{nasty}).Any("map", map[string]string{nasty: nasty}).
+		RawJSON("raw", []byte(`{"a":"\u009b\u202e"}`)).Err(errors.New(nasty)).Msg("method " + nasty)
+	text, ended := strings.CutSuffix(out.String(), "\n")
+	if i := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 || !ended {
+		t.Errorf("at %d: %q", i, text)
+	}
+	if want := `method a\x1b[2J\nb\r\x7f\u009b1m\u202e`; !strings.Contains(text, want) {
+		t.Errorf("%q does not contain %q", text, want)
+	}
+}
+
+// TestConsoleBounds sends texts of a megabyte.
+func TestConsoleBounds(t *testing.T) {
+	var out bytes.Buffer
+	log := zerolog.New(console(&out, false))
+	long := strings.Repeat("é\x1b", 1<<19)
+	log.Info().Str("name", long).Msg(long)
+	if out.Len() > 12*maxShown || !strings.Contains(out.String(), "(1572864 bytes in all)") {
+		t.Errorf("%d bytes: %.200q", out.Len(), out.String())
+	}
+}
+
+// TestConsoleDates shows the date where it changes, and at the beginning.
+func TestConsoleDates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		zerolog.TimeFieldFormat = stampFormat
+		var out bytes.Buffer
+		log := zerolog.New(console(&out, false)).With().Timestamp().Logger()
+		var want strings.Builder
+		day := ""
+		for range 5 {
+			now := time.Now().Local()
+			if d := now.Format("2006-01-02"); d != day {
+				day = d
+				want.WriteString(d + " ")
+			}
+			want.WriteString(now.Format("15:04:05.000") + " INF a line\n")
+			log.Info().Msg("a line")
+			time.Sleep(11 * time.Hour)
+		}
+		if out.String() != want.String() || strings.Count(out.String(), "-") != 4 {
+			t.Errorf("written:\n%swanted:\n%s", out.String(), want.String())
+		}
+	})
+}
+
+// TestLogDurations are numbers for programs and words for people.
+func TestLogDurations(t *testing.T) {
+	var out bytes.Buffer
+	log := zerolog.New(console(&out, false))
+	log.Info().Int64("waitMs", 2300).Int("status", 200).Msg("it waits")
+	if got := out.String(); !strings.HasSuffix(got, "INF it waits status=200 wait=\"2.3 s\"\n") {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestColours are for terminals that show them, and for people who want them.
+func TestColours(t *testing.T) {
+	for _, test := range []struct {
+		terminal bool
+		environ  []string
+		want     bool
+	}{
+		{true, []string{"TERM=xterm"}, true},
+		{true, nil, true},
+		{true, []string{"TERM=dumb"}, false},
+		{true, []string{"TERM=xterm", "NO_COLOR=1"}, false},
+		{true, []string{"NO_COLOR="}, true}, // no-color.org: present and not empty
+		{false, []string{"TERM=xterm"}, false},
+	} {
+		var out bytes.Buffer
+		env := &Env{Terminal: test.terminal, Environ: test.environ, Stderr: &out}
+		s := &settings{env: env, logLevel: "info", logFormat: "console"}
+		log, err := s.logger()
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Warn().Err(errors.New("an error")).Msg("a line")
+		if got := strings.Contains(out.String(), "\x1b["); got != test.want {
+			t.Errorf("%+v: %q", test, out.String())
+		}
+	}
+}
+
+// TestDroppedLineHasTheFormatOfTheLog, at whatever level the log is.
+func TestDroppedLineHasTheFormatOfTheLog(t *testing.T) {
+	r := &reader{gone: true}
+	q := newLogQueue(r)
+	s := &settings{env: &Env{Stderr: q}, logLevel: "error", logFormat: "json"}
+	log, err := s.logger()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Error().Msg("lost")
+	q.closeSoon()
+	r.gone = false
+	var line struct {
+		Level, Message string
+		Dropped        int
+	}
+	if err := json.Unmarshal(q.tell(3), &line); err != nil || line.Level != "warn" || line.Dropped != 3 || line.Message != droppedText(3) {
+		t.Errorf("%+v %v", line, err)
+	}
+}
+
+// TestComplainTellsOneFaultALine, whatever the text of a peer looks like.
+func TestComplainTellsOneFaultALine(t *testing.T) {
+	var out bytes.Buffer
+	complain(&out, fmt.Errorf("DPS: %w", errors.New("no\n  - 2nd\x1b[2J")))
+	if want := `hubhop: DPS: no\n  - 2nd\x1b[2J` + "\n"; out.String() != want {
+		t.Errorf("%q", out.String())
+	}
+	out.Reset()
+	complain(&out, usage(errors.Join(errors.New("one"), errors.Join(fmt.Errorf("%w and %w", errors.New("two"), errors.New("a\nhalf")), errors.New("three")))))
+	if want := "hubhop: 3 things are wrong:\n  - one\n  - two and a\\nhalf\n  - three\n"; out.String() != want {
+		t.Errorf("%q", out.String())
+	}
+}
+
+// TestBugIsToldAndEndsWithOne panics where every command comes by.
+func TestBugIsToldAndEndsWithOne(t *testing.T) {
+	var out bytes.Buffer
+	env := &Env{Args: []string{"run", "--id-scope", "s", "--group-key", "AAECAwQFBgcICQoLDA0ODw=="}, Stderr: &out, Stdout: &out,
+		Hostname: func() (string, error) { panic("no\nname") }}
+	code := Main(env, nil)
+	if text := out.String(); code != exitFailure || !strings.Contains(text, `this is a bug in hubhop`) || !strings.Contains(text, `no\nname; please report it`) ||
+		strings.Contains(text, "goroutine") {
+		t.Errorf("exit code %d: %s", code, text)
+	}
+}
