@@ -26,9 +26,8 @@ const (
 	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
 	MaxKeepAlive = 1177 * time.Second
 
-	dialTimeout    = 10 * time.Second
-	tlsTimeout     = 10 * time.Second
-	connackTimeout = 60 * time.Second // the service itself takes so long under traffic shaping (NET SDK)
+	dialTimeout = 10 * time.Second
+	tlsTimeout  = 10 * time.Second
 )
 
 // Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once and then only read; its
@@ -206,6 +205,7 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 			l.reserved[pid] = true
 		}
 	}
+	l.room = sync.NewCond(&l.mu)
 	l.flusher = func() { l.flush(false) }
 	under.use()
 	if !expires.IsZero() {
@@ -287,7 +287,13 @@ func reset(c net.Conn) {
 // ended says in one word what the other side did, where the network's own words are long.
 func ended(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
+		if oe.Op == "local error" { // so TLS calls what it has found wrong itself
+			return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, oe.Err)
+		}
 		return oe.Err
+	}
+	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, e)
 	}
 	return err
 }

@@ -24,7 +24,7 @@ const (
 var (
 	ErrSilent       = errors.New("no answer")                      // the peer owed an answer and sent nothing
 	ErrUnacked      = errors.New("PUBACK withheld")                // the peer lives, but leaves a PUBLISH unacknowledged
-	ErrProtocol     = errors.New("protocol violation")             // the peer sent what MQTT or IoT Hub do not allow
+	ErrProtocol     = errors.New("protocol violation")             // the peer sent what MQTT, TLS or IoT Hub do not allow
 	ErrSubscription = errors.New("subscription refused")           // SUBACK 0x80
 	ErrTokenExpired = errors.New("the SAS token had expired")      // the peer closed a link whose token was over
 	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
@@ -33,6 +33,9 @@ var (
 
 // ErrNoRoom says that a message does not fit into the write that opens a session. It is good for later.
 var ErrNoRoom = errors.New("no room in the first write")
+
+// ErrTwin says that what a hub calls a twin is none. It is about the twin alone; the link lives on.
+var ErrTwin = errors.New("the hub's answer is no twin")
 
 // Error is any failure of a connection to a hub.
 type Error struct {
@@ -69,7 +72,7 @@ func (e *MessageError) Permanent() bool { return true }
 type TwinError struct {
 	Status  int
 	Code    int    // IoT Hub error code such as 400004, 0 if none came
-	Message string // IoT Hub's own words, may be empty
+	Message string // IoT Hub's own words, shortened; may be empty
 }
 
 func (e *TwinError) Error() string {

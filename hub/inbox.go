@@ -9,17 +9,21 @@ import (
 // Inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
 //
 //sumtype:decl
-type Inbound interface{ inbound() }
+type Inbound interface {
+	Size() int // bytes that it holds, for one who keeps many
+	inbound()
+}
 
 // Desired is a change of desired properties. It carries the changed part only; nothing of it is repeated (protocol §2.8).
 type Desired struct {
 	Version int64  // of the desired properties, within this hub's twin
-	Body    []byte // JSON object, with $version
+	Body    []byte // JSON object, with $version; nil if Missed
+	Missed  bool   // what changed was too much to be kept: the twin knows it
 }
 
 // Method is a direct method call. Its answer must go over the link it came by.
 type Method struct {
-	Name    string
+	Name    string // printable text of 256 bytes at most: a longer one, which no hub sends, is cut
 	Payload []byte // any JSON value, or empty
 	rid     string
 }
@@ -32,11 +36,24 @@ type Message struct {
 	receipt    *receipt
 }
 
+// overhead is roughly what a value has beside its bytes.
+const overhead = 256
+
+// Size implements [Inbound].
+func (d *Desired) Size() int { return len(d.Body) + overhead }
+
+// Size implements [Inbound].
+func (m *Method) Size() int { return len(m.Name) + len(m.Payload) + len(m.rid) + overhead }
+
+// Size implements [Inbound].
+func (m *Message) Size() int { return 2*len(m.Properties) + len(m.Body) + overhead } // the body's memory begins with the topic
+
 func (*Desired) inbound() {}
 func (*Method) inbound()  {}
 func (*Message) inbound() {}
 
-// Receive returns what arrived next, in order. It waits until something does, ctx ends or the link ends.
+// Receive returns what arrived next, in order. It waits until something does, ctx ends or the link ends. Who calls it should not wait for
+// anything else: once about 1 MiB has arrived that nobody takes, the link reads no more, PUBACKs neither.
 func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 	for {
 		l.mu.Lock()
@@ -44,6 +61,8 @@ func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 			in := l.inbox[0]
 			l.inbox[0] = nil
 			l.inbox = l.inbox[1:]
+			l.waiting -= in.Size()
+			l.room.Signal()
 			l.mu.Unlock()
 			return in, nil
 		}

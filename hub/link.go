@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -21,9 +20,11 @@ import (
 
 const (
 	readBuffer    = 512
-	maxInbound    = 512 << 10        // of one packet; a hub sends 256 KB at most
-	maxWaiting    = 1024             // inbound messages nobody has taken yet; a hub sends 50 C2D messages at most unacknowledged
-	maxUnwritten  = 4 << 20          // bytes; the window keeps PUBLISHes far below
+	maxInbound    = 512 << 10        // bytes of one packet; a hub sends 256 KB at most
+	maxWaiting    = 1 << 20          // bytes that have come and that nobody has taken yet
+	maxUnsettled  = 1024             // inbound messages without their PUBACK; a hub sends 50 at most
+	maxUnwritten  = 1 << 20          // bytes to be written; beyond them nothing more is read, which would want an answer
+	maxQueued     = 4 << 20          // bytes to be written; beyond them nothing more is taken from this side
 	writeDeadline = 10 * time.Second // for each write
 	writeAtOnce   = 16 << 10         // of those that wait, so that a deadline is not about more
 
@@ -79,6 +80,8 @@ type Link struct {
 	calls      map[string]chan *twinAnswer
 	firstTwin  chan *twinAnswer // the read that went out with the subscriptions, until somebody takes it
 	inbox      []Inbound
+	waiting    int         // bytes of the inbox
+	room       *sync.Cond  // there may be room for the reader to go on
 	acks       []*receipt  // of inbound QoS 1 packets, in order of arrival
 	expires    time.Time   // of the token; zero with a certificate
 	renewTimer *time.Timer // nil with a certificate
@@ -86,7 +89,8 @@ type Link struct {
 	watch      // the watchdog's
 	stats      Stats
 
-	// telling is since when, from setupSince on, the reader has been telling a sender what was acknowledged, and heard nothing; 0: it is not.
+	// telling is since when, from setupSince on, the reader has heard nothing because of this side: it is telling a sender what was
+	// acknowledged, or nobody takes what has come. 0: it is not.
 	telling atomic.Int64
 }
 
@@ -455,6 +459,7 @@ func (l *Link) end(err error, hard bool) {
 		}
 	}
 	l.oldest, l.newest, l.free, l.inflight, l.inbox, l.acks, l.out = nil, nil, nil, flight{}, nil, nil, nil
+	l.room.Broadcast()
 	l.stopLocked()
 	if l.renewTimer != nil {
 		l.renewTimer.Stop()
@@ -502,7 +507,7 @@ func (l *Link) openLocked() error {
 		return l.err
 	case l.closing:
 		return l.attempt.failed(PhaseSession, ErrClosed)
-	case len(l.out) > maxUnwritten:
+	case len(l.out) > maxQueued:
 		return l.attempt.failed(PhaseSession, errors.New("the peer takes nothing any more"))
 	}
 	return nil
@@ -601,6 +606,7 @@ func (l *Link) flush(hurry bool) {
 		l.out = l.spare[:0]
 		l.spare = nil
 		l.lastOut = time.Now()
+		l.room.Signal()
 		l.mu.Unlock()
 
 		if err := l.wire.seal(l.conn, buf); err != nil {
@@ -650,14 +656,14 @@ func (l *Link) read() {
 
 func (l *Link) readPacket() error {
 	waited := l.in.Buffered() < 4 // else it came together with the one before, and the clock need not be asked again
-	head, size, err := l.header()
+	head, length, size, err := l.header()
 	if err != nil {
 		return err
 	}
 	if waited {
 		l.readAt = time.Now()
 	}
-	if head>>4 == packets.Puback && size == 2 { // the hot ones are parsed in place, as many as have come
+	if head == packets.Puback<<4 && size == 2 { // the hot ones are parsed in place, as many as have come
 		b, err := l.in.Peek(max(4, l.in.Buffered()))
 		if err != nil {
 			return noEOF(err)
@@ -666,43 +672,11 @@ func (l *Link) readPacket() error {
 		_, _ = l.in.Discard(n)
 		return err
 	}
-	packet, err := packets.ReadPacket(l.in)
+	f, err := l.frame(head, length, size)
 	if err != nil {
-		return noEOF(err)
+		return err
 	}
-	return l.handle(packet, time.Now())
-}
-
-// header looks at the next packet's first bytes and checks its length before anything is allocated for it.
-func (l *Link) header() (head byte, size int, err error) {
-	for i := 1; i <= 4; i++ {
-		b, err := l.in.Peek(i + 1)
-		if err != nil {
-			if len(b) > 0 {
-				err = noEOF(err)
-			}
-			return 0, 0, err
-		}
-		size |= int(b[i]&0x7f) << (7 * (i - 1))
-		if b[i]&0x80 == 0 {
-			if i > 1 && b[i] == 0 { // no writer does that, and what follows goes by two bytes for a PUBACK's
-				break
-			}
-			if size > maxInbound {
-				return 0, 0, fmt.Errorf("%w: a packet of %d bytes", ErrProtocol, size)
-			}
-			return b[0], size, nil
-		}
-	}
-	return 0, 0, fmt.Errorf("%w: malformed packet length", ErrProtocol)
-}
-
-// noEOF tells a connection that ended inside a packet from one that ended between two.
-func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+	return l.handle(f, time.Now())
 }
 
 // pubacks takes the PUBACKs that b starts with, at least one, as far as they are for one sender, and returns how many bytes they are.
@@ -715,7 +689,7 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 		l.mu.Unlock()
 		return 0, fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
 	}
-	for ; len(b) >= n+4 && b[n]>>4 == packets.Puback && b[n+1] == 2; n += 4 {
+	for ; len(b) >= n+4 && b[n] == packets.Puback<<4 && b[n+1] == 2; n += 4 {
 		p := l.inflight.get(binary.BigEndian.Uint16(b[n+2:]))
 		if p == nil { // nothing is acknowledged that was not sent
 			l.stats.StrayAcks++
@@ -761,46 +735,44 @@ func (l *Link) forgetLocked(p *publish, now time.Time) {
 	l.free = p
 }
 
-func (l *Link) handle(packet packets.ControlPacket, now time.Time) error {
+func (l *Link) handle(f frame, now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.heardLocked(now)
-	if ack, ok := packet.(*packets.ConnackPacket); ok {
-		return l.connackLocked(ack)
+	switch {
+	case f.kind == packets.Connack:
+		return l.connackLocked(f)
+	case !l.connected:
+		return fmt.Errorf("%w: %s before CONNACK", ErrProtocol, packets.PacketNames[f.kind])
 	}
-	if !l.connected {
-		return fmt.Errorf("%w: %s before CONNACK", ErrProtocol, packetName(packet))
-	}
-	switch p := packet.(type) {
-	case *packets.SubackPacket:
-		for _, code := range p.ReturnCodes {
-			if code > 2 {
-				return fmt.Errorf("%w by the hub (SUBACK %#x)", ErrSubscription, code)
-			}
+	switch f.kind {
+	case packets.Suback:
+		if f.code != 0 {
+			return fmt.Errorf("%w by the hub (SUBACK %#x)", ErrSubscription, f.code)
 		}
 		l.readyLocked()
-	case *packets.PublishPacket:
-		return l.publishLocked(p)
-	case *packets.PingrespPacket:
+	case packets.Publish:
+		if err := l.publishLocked(f); err != nil {
+			return err
+		}
+		l.waitForRoomLocked(now)
+	case packets.Pingresp:
 		l.pingSent = time.Time{}
-	case *packets.UnsubackPacket:
-	default:
-		return fmt.Errorf("%w: an unexpected %s", ErrProtocol, packetName(packet))
 	}
 	return nil
 }
 
-func (l *Link) connackLocked(p *packets.ConnackPacket) error {
+func (l *Link) connackLocked(f frame) error {
 	switch {
 	case l.connected:
 		return fmt.Errorf("%w: a second CONNACK", ErrProtocol)
-	case p.ReturnCode != 0:
+	case f.code != 0:
 		l.refused = true
-		e := l.attempt.failed(PhaseConnect, connackError(p.ReturnCode))
-		e.Code = p.ReturnCode
+		e := l.attempt.failed(PhaseConnect, connackError(f.code))
+		e.Code = f.code
 		return e
 	}
-	l.connected, l.present = true, p.SessionPresent
+	l.connected, l.present = true, f.flag
 	if l.attempt.Sequential {
 		l.subscribeLocked()
 		l.flushLocked()
@@ -811,14 +783,14 @@ func (l *Link) connackLocked(p *packets.ConnackPacket) error {
 }
 
 // publishLocked sorts what the hub sends. A QoS 1 packet that no one has to handle is acknowledged as soon as its turn comes.
-func (l *Link) publishLocked(p *packets.PublishPacket) error {
-	in, answer := parseTopic(l.attempt.DeviceID, p.TopicName, p.Payload)
+func (l *Link) publishLocked(f frame) error {
+	in, answer := parseTopic(l.attempt.DeviceID, f.name, f.body)
 	var r *receipt
-	if p.Qos > 0 {
-		if len(l.acks) >= maxWaiting {
+	if f.qos > 0 {
+		if len(l.acks) >= maxUnsettled {
 			return fmt.Errorf("%w: %d inbound messages are waiting for an older one to be settled", ErrProtocol, len(l.acks))
 		}
-		r = &receipt{pid: p.MessageID}
+		r = &receipt{pid: f.pid}
 		l.acks = append(l.acks, r)
 	}
 	switch {
@@ -828,14 +800,12 @@ func (l *Link) publishLocked(p *packets.PublishPacket) error {
 			waiting <- answer // it has room for one
 		}
 	case in != nil:
-		if len(l.inbox) >= maxWaiting {
-			return fmt.Errorf("%w: %d inbound messages are waiting", ErrProtocol, len(l.inbox))
-		}
 		if m, ok := in.(*Message); ok {
-			m.Duplicate, m.receipt = p.Dup, r
+			m.Duplicate, m.receipt = f.flag, r
 			r = nil // Complete settles it
 		}
 		l.inbox = append(l.inbox, in)
+		l.waiting += in.Size()
 		select {
 		case l.arrived <- struct{}{}:
 		default:
@@ -846,6 +816,21 @@ func (l *Link) publishLocked(p *packets.PublishPacket) error {
 		l.acknowledgeLocked()
 	}
 	return nil
+}
+
+// waitForRoomLocked keeps the reader from what it has no room for, so that TCP slows the peer down. There is room again when somebody
+// takes what has come, or when the peer takes what it is owed.
+func (l *Link) waitForRoomLocked(now time.Time) {
+	since := int64(now.Sub(l.setupSince)) + 1
+	for !l.ended && (l.waiting > maxWaiting || len(l.out) > maxUnwritten) {
+		if l.waiting > maxWaiting { // what keeps us is on this side: the watchdog must not take it for the peer's silence
+			l.telling.Store(since)
+		} else {
+			l.telling.Store(0)
+		}
+		l.room.Wait()
+	}
+	l.telling.Store(0)
 }
 
 // acknowledgeLocked sends the PUBACKs whose turn has come: a hub ignores, or punishes, those out of order (protocol §2.4).
@@ -904,7 +889,7 @@ type TwinDocument struct {
 }
 
 // Twin reads the twin. The first call takes the answer to the request that went out with the subscriptions. An answer other than
-// success is a [*TwinError].
+// success is a [*TwinError]; one that is no twin wraps [ErrTwin].
 func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 	l.mu.Lock()
 	first := l.firstTwin
@@ -921,8 +906,14 @@ func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 		return TwinDocument{}, err
 	}
 	var doc struct{ Desired, Reported map[string]json.RawMessage }
-	if err := json.Unmarshal(a.body, &doc); err != nil {
-		return TwinDocument{}, fmt.Errorf("the twin of %s is not JSON: %w", l.attempt.DeviceID, err)
+	switch {
+	case a.size > maxTwin:
+		err = fmt.Errorf("it has %d bytes; more than %d are not taken", a.size, maxTwin)
+	default:
+		err = json.Unmarshal(a.body, &doc)
+	}
+	if err != nil {
+		return TwinDocument{}, fmt.Errorf("%w: %w", ErrTwin, err)
 	}
 	t := TwinDocument{Desired: doc.Desired, Reported: doc.Reported}
 	t.DesiredVersion = takeVersion(t.Desired)
@@ -993,16 +984,4 @@ func bagLength(bag, common []byte) int {
 		n++
 	}
 	return n
-}
-
-func packetName(p packets.ControlPacket) string {
-	switch p.(type) {
-	case *packets.PublishPacket:
-		return "PUBLISH"
-	case *packets.SubackPacket:
-		return "SUBACK"
-	case *packets.PingrespPacket:
-		return "PINGRESP"
-	}
-	return fmt.Sprintf("%T", p)
 }

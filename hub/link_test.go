@@ -422,7 +422,7 @@ func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
 				p.welcome()
 				for q := p.telemetry(); q != nil; q = p.telemetry() {
 					mu.Lock()
-					log = append(log, sent{host, q.Dup, q.MessageID, parseBag(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid")})
+					log = append(log, sent{host, q.Dup, q.MessageID, Properties(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid")})
 					mu.Unlock()
 				}
 			})
@@ -656,7 +656,7 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 			}
 			for range 2 {
 				if q := p.telemetry(); q != nil {
-					log = append(log, sent{parseBag(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid"), q.Dup, q.MessageID})
+					log = append(log, sent{Properties(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid"), q.Dup, q.MessageID})
 				}
 			}
 		})
@@ -1582,23 +1582,37 @@ func TestExpiredTokenIsNamed(t *testing.T) {
 }
 
 func TestNonsenseEndsTheLink(t *testing.T) {
-	for name, bytes := range map[string][]byte{
-		"too long":         {0x30, 0xff, 0xff, 0xff, 0x7f},
-		"padded length":    {0x40, 0x82, 0, 0, 1},
-		"endless length":   {0x30, 0xff, 0xff, 0xff, 0xff, 0xff},
-		"second CONNACK":   {0x20, 2, 0, 0},
-		"CONNECT":          {0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0},
-		"unknown type":     {0xf0, 0},
-		"truncated string": {0x30, 3, 0, 200, 'x'},
+	for name, v := range map[string]struct {
+		bytes []byte
+		says  string
+	}{
+		"too long":                {[]byte{0x30, 0xff, 0xff, 0xff, 0x7f}, "a packet of 268435455 bytes"},
+		"padded length":           {[]byte{0x40, 0x82, 0, 0, 1}, "malformed packet"},
+		"endless length":          {[]byte{0x30, 0xff, 0xff, 0xff, 0xff, 0xff}, "malformed packet"},
+		"second CONNACK":          {[]byte{0x20, 2, 0, 0}, "a second CONNACK"},
+		"short CONNACK":           {[]byte{0x20, 1, 0}, "malformed packet: a CONNACK"},
+		"CONNECT":                 {[]byte{0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0}, "an unexpected CONNECT"},
+		"PUBREL":                  {[]byte{0x62, 2, 0, 1}, "malformed packet: its first byte"},
+		"type 15":                 {[]byte{0xf0, 0}, "malformed packet: type 15"},
+		"type 0":                  {[]byte{0, 0}, "malformed packet: type 0"},
+		"truncated string":        {[]byte{0x30, 3, 0, 200, 'x'}, "malformed packet: a PUBLISH whose topic is longer"},
+		"PUBLISH without a topic": {[]byte{0x30, 1, 0}, "malformed packet: a PUBLISH whose topic is longer"},
+		"PUBLISH without an id":   {[]byte{0x32, 3, 0, 1, 'x'}, "malformed packet: a PUBLISH of QoS 1"},
+		"PUBLISH of QoS 2":        {[]byte{0x34, 5, 0, 1, 'x', 0, 1}, "a PUBLISH of QoS 2"},
+		"PUBLISH of QoS 3":        {[]byte{0x36, 5, 0, 1, 'x', 0, 1}, "a PUBLISH of QoS 3"},
+		"topic that is no text":   {[]byte{0x30, 3, 0, 1, 0xff}, "malformed packet: a PUBLISH whose topic is no UTF-8"},
+		"topic with a NUL":        {[]byte{0x30, 3, 0, 1, 0}, "malformed packet: a PUBLISH whose topic has a NUL"},
+		"long PUBACK":             {[]byte{0x40, 3, 0, 1, 0}, "malformed packet: a PUBACK"},
+		"PUBACK with flags":       {[]byte{0x42, 2, 0, 1}, "malformed packet: its first byte"},
+		"empty SUBACK":            {[]byte{0x90, 2, 0, 1}, "malformed packet: a SUBACK"},
+		"long PINGRESP":           {[]byte{0xd0, 1, 0}, "malformed packet: a PINGRESP"},
+		"short UNSUBACK":          {[]byte{0xb0, 1, 0}, "malformed packet: an UNSUBACK"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				stop := w.hub("10.0.0.1", func(p *peer) {
 					p.welcome()
-					_, _ = p.conn.Write(bytes)
-					if name == "truncated string" {
-						return
-					}
+					_, _ = p.conn.Write(v.bytes)
 					_, _ = io.Copy(io.Discard, p.conn)
 				})
 				defer stop()
@@ -1607,12 +1621,41 @@ func TestNonsenseEndsTheLink(t *testing.T) {
 					err = l.Err()
 					l.Abort()
 				}
-				if _, ok := errors.AsType[*Error](err); !ok {
+				if !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), v.says) {
 					t.Errorf("%v", err)
 				}
 			})
 		})
 	}
+	t.Run("end inside a packet", func(t *testing.T) { // which says nothing of what was to come
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.welcome()
+				_, _ = p.conn.Write([]byte{0x30, 3, 0})
+			})
+			defer stop()
+			l := w.dial("10.0.0.1")
+			if err := l.Err(); errors.Is(err, ErrProtocol) || !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%v", err)
+			}
+			l.Abort()
+		})
+	})
+	t.Run("no TLS any more", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", func(p *peer) {
+				p.welcome()
+				_, _ = p.raw.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+				_, _ = io.Copy(io.Discard, p.raw)
+			})
+			defer stop()
+			l := w.dial("10.0.0.1")
+			if err := l.Err(); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "malformed TLS record") {
+				t.Errorf("%v", err)
+			}
+			l.Abort()
+		})
+	})
 	bubble(t, func(t *testing.T, w *world) {
 		stop := w.hub("10.0.0.1", func(p *peer) {
 			p.read()

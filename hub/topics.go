@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -19,16 +20,34 @@ const (
 func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }
 func eventsTopic(deviceID string) string { return "devices/" + deviceID + "/messages/events/" }
 
-// Properties is the property bag of a message: system properties under their wire names ($.mid, $.ct, …) beside the application's.
-// A nil value stands for a key that came without "=".
-type Properties map[string]*string
+// Properties is the property bag of a message as it came: system properties under their wire names ($.mid, $.ct, …) beside the
+// application's. It is read when it is asked, because a bag of 64 KB can hold so many properties that a map of them takes megabytes.
+type Properties string
 
-// Get returns the value of key, "" if it is missing or null.
+// Get returns the value of key, "" if it is missing or has none. Everything is percent-decoded once and "+" stays "+"; of a key that
+// stands twice the first counts; what cannot be decoded is taken as it came, because a message must not be lost over the spelling of a
+// property.
 func (p Properties) Get(key string) string {
-	if v := p[key]; v != nil {
-		return *v
+	for pair := range strings.SplitSeq(string(p), "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if pair != "" && (name == key || unescape(name) == key) {
+			return unescape(value)
+		}
 	}
 	return ""
+}
+
+// Name is the value of key as the name of something: printable text of 256 bytes at most. A longer one, which names nothing here, is cut.
+func (p Properties) Name(key string) string { return printable(p.Get(key), maxName) }
+
+// ID is the id of the message, "" if it has none. IoT Hub lets no message in whose id is longer than 128 characters or is not printable:
+// such a one is none.
+func (p Properties) ID() string {
+	id := p.Get("$.mid")
+	if len(id) > maxID || printable(id, maxID) != id {
+		return ""
+	}
+	return id
 }
 
 // escape percent-encodes as the service expects it: a space is %20, never +.
@@ -132,28 +151,6 @@ func property(props []string, key string) string {
 	return ""
 }
 
-// parseBag reads a property bag. Everything is percent-decoded once and "+" stays "+"; a key that stands twice keeps its first
-// value; what cannot be decoded is kept as it came, because a message must not be lost over the spelling of a property.
-func parseBag(bag string) Properties {
-	props := Properties{}
-	for pair := range strings.SplitSeq(bag, "&") {
-		if pair == "" {
-			continue
-		}
-		key, value, valued := strings.Cut(pair, "=")
-		key = unescape(key)
-		if _, twice := props[key]; twice {
-			continue
-		}
-		props[key] = nil
-		if valued {
-			v := unescape(value)
-			props[key] = &v
-		}
-	}
-	return props
-}
-
 func unescape(s string) string {
 	if u, err := url.PathUnescape(s); err == nil {
 		return u
@@ -165,18 +162,21 @@ func unescape(s string) string {
 // they belong to a call and are not for the inbox.
 func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 	if rest, ok := cutPrefixFold(topic, "devices/"+deviceID+"/messages/devicebound"); ok && (rest == "" || rest[0] == '/') {
-		return &Message{Properties: parseBag(strings.TrimSuffix(strings.TrimPrefix(rest, "/"), "/")), Body: body}, nil
+		return &Message{Properties: Properties(strings.TrimSuffix(strings.TrimPrefix(rest, "/"), "/")), Body: body}, nil
 	}
 	if rest, ok := strings.CutPrefix(topic, "$iothub/methods/POST/"); ok {
 		name, query, ok := cutLast(rest, "/?")
 		rid := parameter(query, "rid")
-		if !ok || rid == "" || name == "" {
+		if !ok || name == "" || !answerable(rid) {
 			return nil, nil
 		}
-		return &Method{Name: unescape(name), Payload: body, rid: rid}, nil
+		return &Method{Name: printable(unescape(name), maxName), Payload: body, rid: rid}, nil
 	}
 	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/PATCH/properties/desired/"); ok {
 		version, _ := strconv.ParseInt(parameter(strings.TrimPrefix(rest, "?"), "version"), 10, 64)
+		if len(body) > maxChange {
+			return &Desired{Missed: true}, nil
+		}
 		return &Desired{Version: version, Body: body}, nil
 	}
 	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/res/"); ok {
@@ -187,20 +187,43 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 			return nil, nil
 		}
 		version, _ := strconv.ParseInt(parameter(query, "version"), 10, 64)
-		return nil, &twinAnswer{rid: rid, status: code, version: version, body: body}
+		a := &twinAnswer{rid: rid, status: code, version: version, body: body, size: len(body)}
+		if a.size > maxTwin {
+			a.body = nil
+		}
+		return nil, a
 	}
 	return nil, nil
 }
 
-// parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded.
+// parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded. The value is as it came.
 func parameter(query, name string) string {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		if key == "$"+name || key == "%24"+name {
-			return unescape(value)
+			return value
 		}
 	}
 	return ""
+}
+
+// answerable says whether an answer can name a request by this id, in a topic.
+func answerable(rid string) bool {
+	return rid != "" && len(rid) <= maxID && printable(rid, maxID) == rid && !strings.ContainsAny(rid, "+#/&? ")
+}
+
+// printable makes text of any length and content fit to be kept, compared and shown: most bytes at most, without characters that steer a
+// terminal or break a line.
+func printable(s string, most int) string {
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most-len("…")], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
 }
 
 // cutPrefixFold is strings.CutPrefix without regard to case: both devicebound and deviceBound have been seen.
@@ -223,7 +246,8 @@ type twinAnswer struct {
 	rid     string
 	status  int
 	version int64
-	body    []byte
+	body    []byte // nil if it is too long
+	size    int    // of the body, as it came
 }
 
 func (a *twinAnswer) err() error {
@@ -236,7 +260,7 @@ func (a *twinAnswer) err() error {
 		Message   string `json:"message"`
 	}
 	if json.Unmarshal(a.body, &doc) == nil {
-		e.Code, e.Message = doc.ErrorCode, doc.Message
+		e.Code, e.Message = doc.ErrorCode, printable(doc.Message, maxWords)
 	}
 	return e
 }
@@ -258,4 +282,12 @@ func checkSize(topic, body, props int) error {
 const (
 	maxMessage = 262143 // bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and throttling")
 	maxTopic   = 65535
+
+	// What comes from a peer of any kind is bounded before anybody keeps it. IoT Hub stays far below: ids have 128 characters there, a
+	// desired or reported part 32 KB, which numbers and JSON's own characters may double.
+	maxID     = 128
+	maxName   = 256
+	maxWords  = 256       // bytes of a peer's own words in an error
+	maxChange = 128 << 10 // bytes of a change of desired properties
+	maxTwin   = 256 << 10 // bytes of a twin
 )

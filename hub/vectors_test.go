@@ -98,24 +98,26 @@ func TestPublishByteForByte(t *testing.T) {
 }
 
 func TestPropertyBags(t *testing.T) {
-	for bag, want := range map[string]Properties{
-		"a&b=&c=%24x":              {"a": nil, "b": new(""), "c": new("$x")},
-		"%24.mid=m1&a=b%20c":       {"$.mid": new("m1"), "a": new("b c")},
-		"$.mid=m1":                 {"$.mid": new("m1")},
-		"x=a%26b%3Dc":              {"x": new("a&b=c")}, // decoded once, after splitting
-		"x=1%2B1":                  {"x": new("1+1")},
-		"x=1+1":                    {"x": new("1+1")}, // a plus is a plus
-		"x=a;b":                    {"x": new("a;b")}, // a semicolon separates nothing
-		"x=a=b":                    {"x": new("a=b")},
-		"x=1&x=2":                  {"x": new("1")},
-		"x=%zz":                    {"x": new("%zz")}, // a property that is misspelt must not lose its message
-		"x=%2524":                  {"x": new("%24")},
-		"":                         {},
-		"&&":                       {},
-		"method-name=setAlarm&foo": {"method-name": new("setAlarm"), "foo": nil},
+	for bag, want := range map[Properties]map[string]string{
+		"a&b=&c=%24x":              {"a": "", "b": "", "c": "$x", "d": ""},
+		"%24.mid=m1&a=b%20c":       {"$.mid": "m1", "a": "b c"},
+		"$.mid=m1":                 {"$.mid": "m1"},
+		"x=a%26b%3Dc":              {"x": "a&b=c"}, // decoded once, after splitting
+		"x=1%2B1":                  {"x": "1+1"},
+		"x=1+1":                    {"x": "1+1"}, // a plus is a plus
+		"x=a;b":                    {"x": "a;b"}, // a semicolon separates nothing
+		"x=a=b":                    {"x": "a=b"},
+		"x=1&x=2":                  {"x": "1"},
+		"x=%zz":                    {"x": "%zz"}, // a property that is misspelt must not lose its message
+		"x=%2524":                  {"x": "%24"},
+		"":                         {"": "", "x": ""},
+		"&&":                       {"": ""},
+		"method-name=setAlarm&foo": {"method-name": "setAlarm", "foo": ""},
 	} {
-		if got := parseBag(bag); !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: %v", bag, got)
+		for key, value := range want {
+			if got := bag.Get(key); got != value {
+				t.Errorf("%q of %q is %q, not %q", key, bag, got, value)
+			}
 		}
 	}
 	if got := bagText(t, "$.mid", "m&1", "b", "x y+z"); got != "%24.mid=m%261&b=x%20y%2Bz" {
@@ -126,10 +128,10 @@ func TestPropertyBags(t *testing.T) {
 func TestInboundTopics(t *testing.T) {
 	body := []byte("x")
 	for topic, want := range map[string]Inbound{
-		"devices/dev-1/messages/devicebound/%24.mid=m&iothub-ack=none": &Message{Body: body, Properties: Properties{"$.mid": new("m"), "iothub-ack": new("none")}},
-		"devices/dev-1/messages/deviceBound/a=b":                       &Message{Body: body, Properties: Properties{"a": new("b")}},
-		"devices/dev-1/messages/devicebound/":                          &Message{Body: body, Properties: Properties{}},
-		"devices/dev-1/messages/devicebound":                           &Message{Body: body, Properties: Properties{}},
+		"devices/dev-1/messages/devicebound/%24.mid=m&iothub-ack=none": &Message{Body: body, Properties: "%24.mid=m&iothub-ack=none"},
+		"devices/dev-1/messages/deviceBound/a=b":                       &Message{Body: body, Properties: "a=b"},
+		"devices/dev-1/messages/devicebound/":                          &Message{Body: body},
+		"devices/dev-1/messages/devicebound":                           &Message{Body: body},
 		"$iothub/methods/POST/echo/?$rid=a7":                           &Method{Name: "echo", Payload: body, rid: "a7"},
 		"$iothub/methods/POST/thermostat1*getMax/?%24rid=1":            &Method{Name: "thermostat1*getMax", Payload: body, rid: "1"},
 		"$iothub/methods/POST/a%20b/?$rid=1":                           &Method{Name: "a b", Payload: body, rid: "1"},
@@ -139,6 +141,15 @@ func TestInboundTopics(t *testing.T) {
 		"devices/dev-2/messages/devicebound/a=b":                       nil,
 		"devices/dev-1/messages/deviceboundary/a=b":                    nil,
 		"something/else":                                               nil,
+
+		// What no hub sends is bounded before anybody keeps, answers or shows it.
+		"$iothub/methods/POST/" + strings.Repeat("x", 60_000) + "/?$rid=1": &Method{Name: strings.Repeat("x", maxName-3) + "…", Payload: body, rid: "1"},
+		"$iothub/methods/POST/a%1b%5B2Jb%0a\u202ec/?$rid=1":                &Method{Name: "a\ufffd[2Jb\ufffd\ufffdc", Payload: body, rid: "1"},
+		"$iothub/methods/POST/echo/?$rid=" + strings.Repeat("1", 129):      nil,
+		"$iothub/methods/POST/echo/?$rid=1%23":                             &Method{Name: "echo", Payload: body, rid: "1%23"}, // it goes back as it came
+		"$iothub/methods/POST/echo/?$rid=a/b":                              nil,
+		"$iothub/methods/POST/echo/?$rid=a#":                               nil,
+		"$iothub/methods/POST/echo/?$rid=a\nb":                             nil,
 	} {
 		in, answer := parseTopic("dev-1", topic, body)
 		if answer != nil || !reflect.DeepEqual(in, want) {
@@ -147,6 +158,29 @@ func TestInboundTopics(t *testing.T) {
 	}
 	if _, a := parseTopic("d", "$iothub/twin/res/204/?$rid=61&$version=13", nil); a == nil || a.status != 204 || a.rid != "61" || a.version != 13 {
 		t.Errorf("%+v", a)
+	}
+	if in, _ := parseTopic("d", "$iothub/twin/PATCH/properties/desired/?$version=5", make([]byte, maxChange+1)); !reflect.DeepEqual(in, &Desired{Missed: true}) {
+		t.Errorf("an endless change: %v", in)
+	}
+	if _, a := parseTopic("d", "$iothub/twin/res/200/?$rid=61", make([]byte, maxTwin+1)); a == nil || a.body != nil || a.size != maxTwin+1 {
+		t.Errorf("an endless twin: %v", a)
+	}
+	if _, a := parseTopic("d", "$iothub/twin/res/400/?$rid=61", []byte(`{"message":"`+strings.Repeat("x", 60_000)+`\n"}`)); len(a.err().Error()) > 2*maxWords {
+		t.Errorf("an endless refusal: %v", a.err())
+	}
+	for bag, want := range map[Properties]string{
+		"$.mid=" + Properties(strings.Repeat("m", 128)): strings.Repeat("m", 128),
+		"$.mid=" + Properties(strings.Repeat("m", 129)): "",
+		"$.mid=a%0ab": "",
+		"$.mid=%ff":   "",
+		"$.mid=a%20b": "a b",
+	} {
+		if got := bag.ID(); got != want {
+			t.Errorf("the id of %q is %q", bag, got)
+		}
+	}
+	if got := Properties("method-name=" + strings.Repeat("ä", 5000)).Name("method-name"); len(got) > maxName || !utf8.ValidString(got) {
+		t.Errorf("an endless name is kept as %q", got)
 	}
 	if in, a := parseTopic("d", "$iothub/twin/res/204", nil); in != nil || a != nil {
 		t.Errorf("an answer without rid is for nobody: %v %v", in, a)
@@ -221,15 +255,37 @@ func TestMessagesNoHubWouldTake(t *testing.T) {
 func FuzzInboundTopic(f *testing.F) {
 	f.Add("devices/dev-1/messages/devicebound/%24.mid=m", []byte("x"))
 	f.Add("$iothub/methods/POST/echo/?$rid=1", []byte(`"x"`))
+	f.Add("$iothub/methods/POST/a%0a%1b[2J/?$rid=+/#", []byte(`"x"`))
 	f.Add("$iothub/twin/PATCH/properties/desired/?$version=5", []byte(`{}`))
 	f.Add("$iothub/twin/res/200/?$rid=1", []byte(`{}`))
+	f.Add("$iothub/twin/res/400/?$rid=1", []byte(`{"errorCode":400004,"message":"x\u001b"}`))
 	f.Fuzz(func(t *testing.T, topic string, body []byte) {
 		in, a := parseTopic("dev-1", topic, body)
 		if in != nil && a != nil {
 			t.Fatal("two things at once")
 		}
-		if a != nil {
-			_ = a.err()
+		plain := func(what, s string, most int) {
+			if len(s) > most || printable(s, most) != s {
+				t.Fatalf("%s is %q", what, s)
+			}
+		}
+		switch in := in.(type) {
+		case *Method:
+			plain("the name", in.Name, maxName)
+			plain("the request id", in.rid, maxID)
+			if strings.ContainsAny(in.rid, "+#/\x00") {
+				t.Fatalf("the answer's topic would be none: %q", in.rid)
+			}
+		case *Message:
+			plain("the id", in.Properties.ID(), maxID)
+			plain("the command", in.Properties.Name("method-name"), maxName)
+		case *Desired:
+			if len(in.Body) > maxChange {
+				t.Fatalf("a change of %d bytes is kept", len(in.Body))
+			}
+		}
+		if a != nil && a.err() != nil {
+			plain("the refusal", a.err().Error(), 4*maxWords) // in quotes
 		}
 	})
 }
@@ -246,9 +302,8 @@ func FuzzPropertyBag(f *testing.F) {
 			}
 			return
 		}
-		got := parseBag(bagText(t, key, value))
-		if len(got) != 1 || got.Get(key) != value {
-			t.Fatalf("%q=%q came back as %v", key, value, got)
+		if got := Properties(bagText(t, key, value)).Get(key); got != value {
+			t.Fatalf("%q=%q came back as %q", key, value, got)
 		}
 	})
 }

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	maxMethods   = 64 // running at a time; more are answered 503
+	maxMethods   = 64      // running at a time; more are answered 503
+	maxPayloads  = 2 << 20 // bytes of their payloads; a hub lets 128 KB in
 	c2dAttempts  = 3
 	methodName   = "method-name" // IoT Central's property for the name of a queued command
 	noParameter  = "@"           // IoT Central's body for a queued command without one
@@ -149,7 +150,7 @@ func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Messa
 // message handles one and completes it. MQTT cannot reject, so what nobody handles, or whose handler keeps failing, is completed
 // too, with its reason in the journal: it must not block those behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
-	name, mid := m.Properties.Get(methodName), m.Properties.Get("$.mid")
+	name, mid := m.Properties.Name(methodName), m.Properties.ID()
 	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: name, Status: http.StatusOK}
 	key := handledKey(l.Host(), mid, m.Body)
 	if m.Duplicate && mid != "" && d.handled.has(key) {

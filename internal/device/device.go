@@ -107,8 +107,8 @@ type Device struct {
 	handled *handled
 	twin    twin
 
-	handlers tally         // methods that run
-	methods  chan struct{} // a slot for each one that runs
+	handlers tally // methods that run
+	methods  slots // for each one that runs
 	stopping atomic.Bool
 	counters telemetry.Counters
 	badLines flood
@@ -138,7 +138,7 @@ type Status struct {
 
 // New returns a device that has not started. The journal may have been given its sinks.
 func New(c Config, j *journal.Journal) *Device {
-	d := &Device{c: c, journal: j, methods: make(chan struct{}, maxMethods),
+	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		first: make(chan struct{}), refused: make(chan error, 1)}
 	d.time.clock = newClock(c.Clock, d.emit)
 	d.time.source = d.provisioner()

@@ -2,38 +2,59 @@ package device
 
 import "sync"
 
-// maxQueued is far more than a hub ever sends at once: it holds back C2D messages while 50 are unacknowledged.
-const maxQueued = 1024
+// The bounds of a queue, far above what a hub sends: it holds back C2D messages of 64 KB while 50 are unacknowledged.
+const (
+	maxQueued      = 1024
+	maxQueuedBytes = 4 << 20
+)
 
 // queue is a line between two goroutines of a link, so that the link's other business does not wait for a slow handler.
-type queue[T any] struct {
+type queue[T interface{ Size() int }] struct {
 	mu    sync.Mutex
 	items []T
+	taken int           // how many were taken last
+	bytes int           // of items, and of those that were taken last: they are in memory until more are taken
+	held  int           // of those that were taken last
 	ready chan struct{} // one slot: there is something
 }
 
-func newQueue[T any]() *queue[T] { return &queue[T]{ready: make(chan struct{}, 1)} }
+func newQueue[T interface{ Size() int }]() *queue[T] { return &queue[T]{ready: make(chan struct{}, 1)} }
 
-// put is false when the line is full: whoever fills it is not what it says it is.
+// put is false when the line has no room for item; one item alone always has.
 func (q *queue[T]) put(item T) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.items) >= maxQueued {
+	n := len(q.items) + q.taken
+	if n > 0 && (n >= maxQueued || q.bytes+item.Size() > maxQueuedBytes) {
 		return false
 	}
+	q.putLocked(item)
+	return true
+}
+
+// replace puts item in the place of everything that is in line.
+func (q *queue[T]) replace(item T) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.items, q.bytes = nil, q.held
+	q.putLocked(item)
+}
+
+func (q *queue[T]) putLocked(item T) {
 	q.items = append(q.items, item)
+	q.bytes += item.Size()
 	select {
 	case q.ready <- struct{}{}:
 	default:
 	}
-	return true
 }
 
-// take returns everything that is in line.
+// take returns everything that is in line. What was taken before must be done with.
 func (q *queue[T]) take() []T {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	items := q.items
-	q.items = nil
+	q.bytes -= q.held
+	q.items, q.taken, q.held = nil, len(items), q.bytes
 	return items
 }

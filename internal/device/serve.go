@@ -156,34 +156,34 @@ func within(l *hub.Link, limit time.Duration) time.Duration {
 	return min(limit, left-min(left/2, swapMargin))
 }
 
-// receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another.
+// receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another. It waits for nobody itself:
+// while it does, the link hears nothing.
 func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired], messages *queue[*hub.Message]) error {
 	for {
 		in, err := l.Receive(ctx)
 		if err != nil {
 			return err
 		}
-		room := true
 		switch in := in.(type) {
 		case *hub.Desired:
-			room = changes.put(in)
-		case *hub.Message:
-			room = messages.put(in)
-		case *hub.Method:
-			select {
-			case d.methods <- struct{}{}:
-				d.handlers.run(func() {
-					defer func() { <-d.methods }()
-					// Not ctx: a method that runs while its link is replaced or the device stops may still answer.
-					d.method(context.WithoutCancel(ctx), l, in)
-				})
-			default:
-				_ = l.Respond(in, http.StatusServiceUnavailable, message("too many methods are running"))
+			if !changes.put(in) { // the twin has all of them
+				changes.replace(&hub.Desired{Missed: true})
 			}
-		}
-		if !room {
-			return &hub.Error{Phase: hub.PhaseSession, Host: l.Host(),
-				Err: fmt.Errorf("%w: more than %d messages are waiting to be handled", hub.ErrProtocol, maxQueued)}
+		case *hub.Message:
+			if !messages.put(in) { // to drop it would keep its PUBACK from all that come behind it
+				return &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: fmt.Errorf("%w: more than %d messages, or %d MiB of them, "+
+					"are waiting to be handled; a hub sends 50 of 64 KB before it waits", hub.ErrProtocol, maxQueued, maxQueuedBytes>>20)}
+			}
+		case *hub.Method:
+			if !d.methods.enter(in.Size()) {
+				_ = l.Respond(in, http.StatusServiceUnavailable, message("too many methods are running"))
+				continue
+			}
+			d.handlers.run(func() {
+				defer d.methods.leave(in.Size())
+				// Not ctx: a method that runs while its link is replaced or the device stops may still answer.
+				d.method(context.WithoutCancel(ctx), l, in)
+			})
 		}
 	}
 }

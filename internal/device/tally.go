@@ -48,3 +48,31 @@ func (t *tally) wait(ctx context.Context) {
 	case <-ctx.Done():
 	}
 }
+
+// slots bounds what runs at a time, in number and in bytes.
+type slots struct {
+	most, mostBytes int
+
+	mu    sync.Mutex
+	n     int
+	bytes int
+}
+
+// enter takes a slot, if there is one. Who is alone always gets one.
+func (s *slots) enter(bytes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n > 0 && (s.n >= s.most || s.bytes+bytes > s.mostBytes) {
+		return false
+	}
+	s.n++
+	s.bytes += bytes
+	return true
+}
+
+func (s *slots) leave(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n--
+	s.bytes -= bytes
+}

@@ -52,8 +52,8 @@ func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desir
 		case <-changes.ready:
 			for _, c := range changes.take() {
 				switch {
-				case c.Version != 0 && c.Version <= version: // the document had it already
-				case c.Version != version+1: // one was missed, or the hub counts anew: the document knows
+				case !c.Missed && c.Version != 0 && c.Version <= version: // the document had it already
+				case c.Missed || c.Version != version+1: // one was missed, or the hub counts anew: the document knows
 					if version, err = t.reconcile(ctx, l); err != nil {
 						return err
 					}

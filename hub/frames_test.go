@@ -1,0 +1,75 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// FuzzFrames reads whatever bytes as packets: each is taken, or is a violation of the protocol, or ends too early, and none is larger than
+// its bound. What another codec takes for a packet that a hub may send is the same here.
+func FuzzFrames(f *testing.F) {
+	for _, seed := range [][]byte{
+		{0x20, 2, 1, 0},
+		{0x90, 6, 0, 1, 1, 0, 0, 0x80},
+		{0xb0, 2, 0, 1},
+		{0xd0, 0},
+		{0x3a, 6, 0, 1, 'x', 0, 7, 'y'},
+		{0x30, 0xff, 0xff, 0xff, 0x7f},
+		{0x30, 0x81, 0x80, 0x20},
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l := &Link{in: bufio.NewReaderSize(bytes.NewReader(b), readBuffer)}
+		for at := 0; ; {
+			head, length, size, err := l.header()
+			if err == nil {
+				if size > maxInbound {
+					t.Fatalf("a packet of %d bytes", size)
+				}
+				var got frame
+				if got, err = l.frame(head, length, size); err == nil {
+					same(t, got, b[at:at+length+size])
+				}
+				at += length + size
+			}
+			switch {
+			case err == nil:
+			case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ErrProtocol):
+				return
+			default:
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// same compares with another codec's reading.
+func same(t *testing.T, got frame, b []byte) {
+	other, err := packets.ReadPacket(bytes.NewReader(b))
+	if err != nil {
+		t.Fatalf("% x is %+v here and nothing elsewhere: %v", b, got, err)
+	}
+	switch p := other.(type) {
+	case *packets.ConnackPacket:
+		if got.kind != packets.Connack || got.code != p.ReturnCode || got.flag != p.SessionPresent {
+			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
+		}
+	case *packets.PublishPacket:
+		if got.kind != packets.Publish || got.name != p.TopicName || !bytes.Equal(got.body, p.Payload) || got.qos != p.Qos || got.flag != p.Dup || got.pid != p.MessageID {
+			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
+		}
+	case *packets.SubackPacket:
+		if got.kind != packets.Suback || got.pid != p.MessageID {
+			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
+		}
+	case *packets.UnsubackPacket, *packets.PingrespPacket:
+	default:
+		t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
+	}
+}
