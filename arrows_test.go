@@ -57,6 +57,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/spf13/cobra":              {"cmd"},
 		"github.com/spf13/pflag":              {"cmd"},
 		"github.com/spf13/viper":              {"cmd"},
+		"go.yaml.in/yaml/v3":                  {"cmd"},
+		"github.com/pelletier/go-toml/v2":     {"cmd"},
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "device"},
 		"golang.org/x/sys":                    {"device"},

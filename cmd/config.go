@@ -3,7 +3,6 @@ package cmd
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -115,14 +114,14 @@ func (s *settings) load() error {
 			s.sources[f.Name] = "flag"
 		}
 	})
-	set := func(key, value, from string) {
+	set := func(key, value, from, at string) {
 		if s.sources[key] != "" {
 			return
 		}
 		f := s.fs.Lookup(key)
 		if err := f.Value.Set(value); err != nil {
 			_ = f.Value.Set(f.DefValue) // one fault is enough: a parser leaves zero behind
-			faults = append(faults, fmt.Errorf("%s: %q is not a value for %s: %w", from, value, key, plainParse(err)))
+			faults = append(faults, fmt.Errorf("%s: %s is not a value for %s: %w", at, quoted(value), key, plainParse(err)))
 			return
 		}
 		s.sources[key] = from
@@ -130,19 +129,20 @@ func (s *settings) load() error {
 	s.fs.VisitAll(func(f *pflag.Flag) {
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := s.env.lookup(name); ok && f.Name != "help" {
-			set(f.Name, value, name)
+			set(f.Name, value, name, name)
 		}
 	})
 	file, values, err := s.readFile()
 	if err != nil {
 		faults = append(faults, err)
 	}
-	for _, key := range slices.Sorted(maps.Keys(values)) {
+	for _, key := range sortedByLine(values) {
+		at := fmt.Sprintf("%s:%d", quotable(file), values[key].line)
 		if f := s.fs.Lookup(key); f == nil || key == "config" || key == "help" {
-			faults = append(faults, fmt.Errorf("%s: unknown key %s%s", file, key, s.suggest(key)))
+			faults = append(faults, fmt.Errorf("%s: unknown key %s%s", at, keyName(values[key].key), s.suggest(key)))
 			continue
 		}
-		set(key, fmt.Sprint(values[key]), file)
+		set(key, values[key].text, file, at)
 	}
 	s.credentials(set)
 	return errors.Join(faults...)

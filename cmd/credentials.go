@@ -14,7 +14,7 @@ import (
 )
 
 // credentials takes keys that systemd has put aside for this service (LoadCredential=group-key:…).
-func (s *settings) credentials(set func(key, value, from string)) {
+func (s *settings) credentials(set func(key, value, from, at string)) {
 	dir, ok := s.env.lookup("CREDENTIALS_DIRECTORY")
 	if !ok || s.groupKey+s.groupKeyFile+s.deviceKey+s.deviceKeyFile+s.cert+s.connectionString != "" {
 		return
@@ -22,7 +22,7 @@ func (s *settings) credentials(set func(key, value, from string)) {
 	for _, key := range []string{"group-key", "device-key"} {
 		path := filepath.Join(dir, key)
 		if _, err := os.Stat(path); err == nil {
-			set(key+"-file", path, "systemd credential")
+			set(key+"-file", path, "systemd credential", path)
 			return
 		}
 	}
@@ -71,7 +71,12 @@ func (s *settings) identity(c *device.Config) error {
 		if s.cert == "" || s.certKey == "" {
 			return errors.Join(append(faults, errors.New("cert and key belong together; give both"))...)
 		}
-		pair, err := tls.LoadX509KeyPair(s.cert, s.certKey)
+		cert, cerr := readNamed("cert", s.cert, maxPEMBytes)
+		key, kerr := readNamed("key", s.certKey, maxPEMBytes)
+		if err := errors.Join(cerr, kerr); err != nil {
+			return errors.Join(append(faults, err)...)
+		}
+		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("cert %s with key %s: %w", s.cert, s.certKey, err))
 		}
@@ -112,11 +117,8 @@ func (s *settings) secret(way string) (key, from string, err error) {
 	if way == "device-key-file" {
 		path = s.deviceKeyFile
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", way, fmt.Errorf("%s: %w", way, err)
-	}
-	return strings.TrimSpace(string(b)), way + " " + path, nil
+	key, err = readKeyFile(way, path)
+	return key, way + " " + path, err
 }
 
 // deviceName is the registration id: as given, or the host name made legal.
@@ -150,9 +152,9 @@ func (s *settings) roots() (*x509.CertPool, error) {
 	if s.caFile == "" {
 		return pool, nil
 	}
-	pem, err := os.ReadFile(s.caFile)
+	pem, err := readNamed("ca-file", s.caFile, maxPEMBytes)
 	if err != nil {
-		return nil, fmt.Errorf("ca-file: %w", err)
+		return nil, err
 	}
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate", s.caFile)

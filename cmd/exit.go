@@ -99,7 +99,7 @@ func faults(err error) (all []string) {
 			return parts
 		}
 	}
-	return []string{escaped(clip(strings.TrimSpace(err.Error())))}
+	return []string{escaped(clip(withoutSecrets(strings.TrimSpace(err.Error()))))}
 }
 
 // spawn starts a goroutine whose panic is told as Main tells its own, and ends the process with 1.

@@ -3,8 +3,6 @@ package cmd
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,11 +45,15 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 		groupKey, _ = env.lookup(envPrefix + "GROUP_KEY")
 	}
 	if file != "" {
-		b, err := readArgument(env, file)
+		data, err := readArgument(env, "group-key-file", file, maxKeyBytes)
 		if err != nil {
-			return usage(fmt.Errorf("group-key-file: %w", err))
+			return usage(err)
 		}
-		groupKey = strings.TrimSpace(string(b))
+		text, err := plainText(data)
+		if err != nil {
+			return usage(fmt.Errorf("group-key-file: %s %w", quotable(file), err))
+		}
+		groupKey = strings.TrimSpace(string(text))
 	}
 	if groupKey == "" {
 		return usage(errors.New("group-key is missing; give --group-key-file or HUBHOP_GROUP_KEY"))
@@ -62,12 +64,4 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 	}
 	_, err = fmt.Fprintln(env.Stdout, key)
 	return err
-}
-
-// readArgument reads the file that an argument names; - is standard input.
-func readArgument(env *Env, name string) ([]byte, error) {
-	if name == "-" {
-		return io.ReadAll(env.Stdin)
-	}
-	return os.ReadFile(name)
 }

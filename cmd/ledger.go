@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 
@@ -35,9 +34,9 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 		if where == "-" {
 			return &ledgerFile{io.NopCloser(env.Stdin), "the standard input"}, nil
 		}
-		f, err := os.Open(where) // #nosec G304 -- the user names it
+		f, err := openNamed("ledger", where)
 		if err != nil {
-			return nil, usage(fmt.Errorf("ledger: %w", err))
+			return nil, usage(err)
 		}
 		return &ledgerFile{f, where}, nil
 	}

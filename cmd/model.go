@@ -56,7 +56,7 @@ for standard input.` + "\n" + exitHelp,
 }
 
 func parseModel(env *Env, name string) (*model.Model, error) {
-	data, err := readArgument(env, name)
+	data, err := readArgument(env, "FILE", name, maxModelBytes)
 	if err != nil {
 		return nil, usage(err)
 	}

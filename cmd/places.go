@@ -17,8 +17,8 @@ func (s *settings) model() (*model.Model, error) {
 	if s.modelFile != "" {
 		var err error
 		name = s.modelFile
-		if data, err = os.ReadFile(s.modelFile); err != nil {
-			return nil, fmt.Errorf("model: %w", err)
+		if data, err = readNamed("model", s.modelFile, maxModelBytes); err != nil {
+			return nil, err
 		}
 	}
 	m, err := model.Parse(data)

@@ -161,7 +161,7 @@ func useCloud(ts *testscript.TestScript) {
 	ts.Check(json.Unmarshal(b, &info))
 	ts.Check(os.WriteFile(ts.MkAbs("group.key"), []byte(info.GroupKey+"\n"), 0o600))
 	ts.Setenv("CONTROL", info.Control)
-	ts.Setenv("CENTRAL_URL", info.Central.URL)
+	ts.Setenv("CENTRAL_SUFFIX", strings.TrimPrefix(info.Central.URL, "https://127."))
 	ts.Setenv("CENTRAL_TOKEN", info.Central.APIToken)
 	ts.Setenv("ID_SCOPE", info.IDScope)
 	ts.Setenv("DPS", info.ProvisioningHost)
@@ -360,12 +360,20 @@ func apiMain() {
 	}
 }
 
-// azMain is the program az: it knows the two commands of the scripts and judges answers as the real CLI does.
+// azMain is the program az: it knows the commands of the scripts, pastes its URL together as the real CLI does (of two names of one
+// option the last one counts), and judges answers like it. CENTRAL_TOKEN stands for a login.
 func azMain() {
-	flags := map[string]string{}
+	if os.Args[1] == "extension" || os.Getenv("AZ_EXTENSION") == "missing" {
+		if os.Getenv("AZ_EXTENSION") == "missing" {
+			fmt.Fprintln(os.Stderr, "ERROR: 'central' is misspelled or not recognized by the system.")
+			os.Exit(2)
+		}
+		return
+	}
+	flags := map[string]string{"--central-dns-suffix": "azureiotcentral.com", "--token": os.Getenv("CENTRAL_TOKEN")}
 	verb := os.Args[4]
 	for rest := os.Args[5:]; len(rest) >= 2; rest = rest[2:] {
-		flags[rest[0]] = rest[1]
+		flags[strings.Replace(rest[0], "--central-api-uri", "--central-dns-suffix", 1)] = rest[1]
 	}
 	if f, err := os.OpenFile("az.log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
 		_, _ = fmt.Fprintln(f, strings.Join(os.Args[1:], " "))
@@ -383,9 +391,9 @@ func azMain() {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	req, err := http.NewRequest(http.MethodPost, os.Getenv("CENTRAL_URL")+"/system/iothub/devices/"+flags["-d"]+"/"+verb, strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, "https://"+flags["-n"]+"."+flags["--central-dns-suffix"]+"/system/iothub/devices/"+flags["-d"]+"/"+verb, strings.NewReader(body))
 	exitOn(err)
-	req.Header.Set("Authorization", os.Getenv("CENTRAL_TOKEN"))
+	req.Header.Set("Authorization", flags["--token"])
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -63,8 +63,8 @@ The control API breaks things: see the control address in sim.json.
 			}
 			if template != "" {
 				var err error
-				if conf.Template, err = os.ReadFile(template); err != nil {
-					return usage(fmt.Errorf("template: %w", err))
+				if conf.Template, err = readNamed("template", template, maxCloudBytes); err != nil {
+					return usage(err)
 				}
 			}
 			if conf.Hubs < 1 { // in a Config it would be the default
@@ -133,9 +133,9 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 	if path == "" {
 		return nil
 	}
-	b, err := os.ReadFile(path)
+	b, err := readNamed("enrollments", path, maxCloudBytes)
 	if err != nil {
-		return fmt.Errorf("enrollments: %w", err)
+		return err
 	}
 	if err := json.Unmarshal(b, into); err != nil {
 		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", path, err)

@@ -3,8 +3,9 @@ rem Moves one device of an IoT Central application back to its first hub.
 rem
 rem   failback.bat APP_ID DEVICE_ID APP_HOST DNS_SUFFIX
 rem
-rem The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
-rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI, else that of the Azure CLI.
+rem The Azure CLI with its azure-iot extension does the work; AZ names another program in its place. IOTC_TOKEN, if it is set, is an
+rem API token of the application: then nobody needs to log in.
+rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of the Azure CLI.
 setlocal
 if not defined AZ set "AZ=az"
 if "%~4"=="" goto usage
@@ -14,8 +15,17 @@ if errorlevel 1 (
   echo failback: the Azure CLI ^(%AZ%^) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot>&2
   exit /b 127
 )
-call "%AZ%" iot central device manual-failback -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4"
-exit /b %errorlevel%
+set "TOKEN="
+if defined IOTC_TOKEN set "TOKEN=--token "%IOTC_TOKEN%""
+call "%AZ%" iot central device manual-failback -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4" %TOKEN%
+set "CODE=%errorlevel%"
+if "%CODE%"=="0" exit /b 0
+call "%AZ%" extension show --name azure-iot >nul 2>nul
+if errorlevel 1 (
+  echo failback: the Azure CLI has no azure-iot extension; run: az extension add --name azure-iot>&2
+  exit /b 127
+)
+exit /b %CODE%
 
 :usage
 echo usage: failback.bat APP_ID DEVICE_ID APP_HOST DNS_SUFFIX>&2

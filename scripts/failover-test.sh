@@ -5,7 +5,8 @@
 #
 # It starts a device, waits for telemetry to flow on its hub, moves it, waits for telemetry to flow on the other hub, moves it back,
 # waits for telemetry on the first hub again, stops the device, and says what it saw. "Flows" means: the hub has acknowledged a
-# message. The arguments are those of failover.sh. The device takes its credentials from the environment or ./hubhop.yaml:
+# message. A test that fails after the failover moves the device back. The arguments, and IOTC_TOKEN, are those of failover.sh. The
+# device takes its credentials from the environment or ./hubhop.yaml:
 #
 #   export HUBHOP_ID_SCOPE=0ne00ABCDEF HUBHOP_GROUP_KEY_FILE=group.key
 #
@@ -18,7 +19,13 @@ hubhop=${HUBHOP:-hubhop}
 limit=${STEP_TIMEOUT:-300}
 unset HUBHOP # the program would take it for a setting
 
+moved=false
 fail() {
+	if $moved; then
+		moved=false
+		echo "failover-test: moving the device back" >&2
+		"$here/failback.sh" "${app[@]}" >&2 || echo "failover-test: it could not be moved back; run failback.sh by hand" >&2
+	fi
 	echo "failover-test: FAILED: $*" >&2
 	exit 1
 }
@@ -43,6 +50,7 @@ stop() {
 	wait "$device"
 }
 trap 'stop; rm -rf "$work"' EXIT
+trap 'fail "interrupted"' INT TERM HUP
 
 # flows waits until the device's telemetry is acknowledged by a hub that the test $1 accepts, and sets hub and seconds.
 flows() {
@@ -78,11 +86,13 @@ first=$hub
 echo "1. telemetry flows on $first after $seconds s"
 
 "$here/failover.sh" "${app[@]}" ${ttl[@]+"${ttl[@]}"} || fail "the Azure CLI could not move the device"
+moved=true
 flows other || fail "no telemetry on another hub within $limit s after the failover"
 second=$hub
 echo "2. failover: telemetry flows on $second after $seconds s"
 
 "$here/failback.sh" "${app[@]}" || fail "the Azure CLI could not move the device back"
+moved=false
 flows same || fail "no telemetry on $first within $limit s after the failback"
 echo "3. failback: telemetry flows on $first after $seconds s"
 

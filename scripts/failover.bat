@@ -3,23 +3,36 @@ rem Moves one device of an IoT Central application to another hub.
 rem
 rem   failover.bat APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]
 rem
-rem The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
-rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI, else that of the Azure CLI.
+rem The Azure CLI with its azure-iot extension does the work; AZ names another program in its place. IOTC_TOKEN, if it is set, is an
+rem API token of the application: then nobody needs to log in.
+rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of the Azure CLI.
 setlocal
 if not defined AZ set "AZ=az"
 if "%~4"=="" goto usage
 if not "%~6"=="" goto usage
+set "TTL="
+if "%~5"=="" goto checked
+for /l %%m in (1,1,30) do if "%~5"=="%%m" set "TTL=--ttl %%m"
+if defined TTL goto checked
+echo failover: TTL_MINUTES is %~5; it must be a whole number of minutes from 1 to 30>&2
+goto usage
+:checked
 where "%AZ%" >nul 2>nul
 if errorlevel 1 (
   echo failover: the Azure CLI ^(%AZ%^) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot>&2
   exit /b 127
 )
-if "%~5"=="" (
-  call "%AZ%" iot central device manual-failover -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4"
-) else (
-  call "%AZ%" iot central device manual-failover -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4" --ttl "%~5"
+set "TOKEN="
+if defined IOTC_TOKEN set "TOKEN=--token "%IOTC_TOKEN%""
+call "%AZ%" iot central device manual-failover -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4" %TTL% %TOKEN%
+set "CODE=%errorlevel%"
+if "%CODE%"=="0" exit /b 0
+call "%AZ%" extension show --name azure-iot >nul 2>nul
+if errorlevel 1 (
+  echo failover: the Azure CLI has no azure-iot extension; run: az extension add --name azure-iot>&2
+  exit /b 127
 )
-exit /b %errorlevel%
+exit /b %CODE%
 
 :usage
 echo usage: failover.bat APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]>&2

@@ -6,11 +6,12 @@
 #   APP_ID       id of the application (Azure portal, or the application's About page)
 #   DEVICE_ID    the device
 #   APP_HOST     host name of the application, such as myapp.azureiotcentral.com
-#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own
-#   TTL_MINUTES  after so many minutes IoT Central moves the device back by itself (1-30; left out: its default)
+#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own; the request goes to https://APP_ID.DNS_SUFFIX
+#   TTL_MINUTES  after so many minutes IoT Central moves the device back by itself (1 to 30; left out: its default)
 #
-# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
-# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI, else that of the Azure CLI.
+# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place. IOTC_TOKEN, if it is set, is an
+# API token of the application: then nobody needs to log in.
+# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of the Azure CLI.
 set -eu
 
 AZ=${AZ:-az}
@@ -26,7 +27,12 @@ if [ $# -lt 4 ] || [ $# -gt 5 ]; then
 fi
 ttl=${5-}
 case $ttl in
-*[!0-9]*) echo "failover: TTL_MINUTES is $ttl; it must be a whole number of minutes" >&2 && usage ;;
+'' | [1-9] | [12][0-9] | 30) ;;
+*) echo "failover: TTL_MINUTES is $ttl; it must be a whole number of minutes from 1 to 30" >&2 && usage ;;
+esac
+case $3 in
+*".$4") ;;
+*) echo "failover: APP_HOST $3 does not end in .$4 (DNS_SUFFIX); the Azure CLI asks https://$1.$4" >&2 ;;
 esac
 if ! command -v "$AZ" >/dev/null 2>&1; then
 	echo "failover: the Azure CLI ($AZ) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot" >&2
@@ -36,4 +42,13 @@ set -- iot central device manual-failover -n "$1" -d "$2" --central-api-uri "$3"
 if [ -n "$ttl" ]; then
 	set -- "$@" --ttl "$ttl"
 fi
-exec "$AZ" "$@"
+if [ -n "${IOTC_TOKEN-}" ]; then
+	set -- "$@" --token "$IOTC_TOKEN"
+fi
+code=0
+"$AZ" "$@" || code=$?
+if [ "$code" -ne 0 ] && ! "$AZ" extension show --name azure-iot >/dev/null 2>&1; then
+	echo "failover: the Azure CLI has no azure-iot extension; run: az extension add --name azure-iot" >&2
+	exit 127
+fi
+exit "$code"

@@ -183,7 +183,7 @@ func (c *chaos) burst(ctx context.Context, i int) error {
 		text = strings.TrimPrefix(text+"; "+what, "nothing else happens; ")
 	}
 	if err == nil && starts {
-		if err := resume(c.device.cmd.Process.Pid); err != nil {
+		if err := resume(ctx, c.device.cmd.Process.Pid); err != nil {
 			return err
 		}
 		up, err = c.started(ctx, b)

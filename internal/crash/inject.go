@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -231,4 +230,6 @@ func peak(pid int) (int64, error) {
 }
 
 // resume lets a process go on that has stopped itself.
-func resume(pid int) error { return syscall.Kill(pid, syscall.SIGCONT) }
+func resume(ctx context.Context, pid int) error {
+	return exec.CommandContext(ctx, "kill", "-CONT", strconv.Itoa(pid)).Run() //nolint:gosec // a number
+}

@@ -55,7 +55,7 @@ func (i *identity) post(c C2D) (mid string, err error) {
 		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer func() { _ = i.saveAndUnlock() }() // that it is on its way; a restart would only deliver it again
 	now := i.hub.now()
 	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
 		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)

@@ -184,8 +184,7 @@ func (s *Sim) Failback(id string) error {
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
 func (s *Sim) Disable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		i.disable("device disabled")
-		return nil
+		return unconfirmed(i.disable("device disabled"))
 	}
 	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
@@ -198,8 +197,7 @@ func (s *Sim) DisableIdentity(id string) error {
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		i.enable()
-		return nil
+		return unconfirmed(i.enable())
 	}
 	return s.registry.change(id, "", func(d *device) {
 		d.disabled, d.unusable = false, false

@@ -50,7 +50,9 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	if err != nil {
 		return &dpsError{500000, "The certificate cannot be issued: " + err.Error()}
 	}
-	r.trustIssued(op.device)
+	if r.trustIssued(op.device) != nil {
+		return errNotKept
+	}
 	if op.claim.version == clientCSRVersion {
 		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		return nil
@@ -61,18 +63,18 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	return nil
 }
 
-// trustIssued lets the device's identity accept certificates that DPS issues.
-func (r *registry) trustIssued(d *device) {
+// trustIssued lets the device's identity accept certificates that DPS issues. After an error a restart would not.
+func (r *registry) trustIssued(d *device) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if d.hub == nil {
-		return
+		return nil
 	}
 	d.auth = credentials{x509: true}
 	if i := d.hub.identity(d.id); i != nil {
 		i.mu.Lock()
 		i.auth = d.auth
-		i.mu.Unlock()
+		r.unsaved(i.saveAndUnlock())
 	}
-	_ = r.keep(d) // the next registration says the same
+	return r.keep(d)
 }

@@ -74,7 +74,7 @@ type identity struct {
 
 	entry sync.Mutex // held by the session that is being let in; before mu
 
-	mu      guard
+	mu      sync.Mutex
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool
 	auth    credentials
@@ -117,8 +117,8 @@ func (h *hub) identity(id string) *identity {
 }
 
 // admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
-// new twin starts at version 1.
-func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) *identity {
+// new twin starts at version 1. An error says that the identity is as wanted, but could not be written down.
+func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
 	if i == nil {
@@ -128,13 +128,12 @@ func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool
 	}
 	h.mu.Unlock()
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.auth = auth
 	i.setEnabled(enabled, "")
 	if twin != nil {
-		i.replaceTwin(twin)
+		err = i.replaceTwin(twin)
 	}
-	return i
+	return errors.Join(err, i.saveAndUnlock())
 }
 
 // create is called with mu held; the twin is empty for nil.
@@ -146,16 +145,17 @@ func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	}
 	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
 	i.tags.props = twin.tags
-	h.identities[id] = i.watched()
+	h.identities[id] = i
 	return i
 }
 
-// disable makes the identity unusable and closes its connection, and those of its modules.
-func (i *identity) disable(reason string) {
+// disable makes the identity unusable and closes its connection, and those of its modules. It does so even if it returns
+// an error, which says that a restart will not know of it.
+func (i *identity) disable(reason string) error {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
 	s := i.session
-	i.mu.Unlock()
+	lost := i.saveAndUnlock()
 	if s != nil {
 		s.wire.hangUp(reason)
 	}
@@ -164,24 +164,32 @@ func (i *identity) disable(reason string) {
 			s.wire.hangUp(reason)
 		}
 	}
+	return lost
 }
 
-func (i *identity) enable() {
+// enable undoes disable; its error means the same.
+func (i *identity) enable() error {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.setEnabled(true, "")
+	return i.saveAndUnlock()
 }
 
-// delete removes the identity with everything it has, and closes its connection.
-func (h *hub) delete(id, reason string) {
+// delete removes the identity with everything it has, and closes its connection. It does so even if it returns an error,
+// which says that the identity may be back after a restart.
+func (h *hub) delete(id, reason string) error {
 	h.mu.Lock()
 	i := h.identities[id]
 	delete(h.identities, id)
 	var live []*session
+	var lost error
 	if i != nil {
-		live = append(live, i.bury())
+		buried := []*identity{i}
 		for _, m := range i.modules {
-			live = append(live, m.bury())
+			buried = append(buried, m)
+		}
+		for _, b := range buried {
+			s, err := b.bury()
+			live, lost = append(live, s), errors.Join(lost, err)
 		}
 	}
 	h.mu.Unlock()
@@ -190,16 +198,18 @@ func (h *hub) delete(id, reason string) {
 			s.wire.hangUp(reason)
 		}
 	}
+	return lost
 }
 
-// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without one. Called with
-// the hub's mutex held, so that a new identity of the same name comes afterwards.
-func (i *identity) bury() *session {
+// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without
+// one. An error says that the identity could not be taken out of the store. Called with the hub's mutex held, so that a new
+// identity of the same name comes afterwards.
+func (i *identity) bury() (live *session, err error) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.gone = true
 	i.arrived()
-	return i.session
+	live = i.session
+	return live, i.saveAndUnlock()
 }
 
 // online is the device's live session, nil without one.

@@ -216,9 +216,13 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	m.headers(w.Header())
 	body := m.body
-	i.mu.Unlock()
+	header := http.Header{}
+	m.headers(header)
+	if err := i.saveAndUnlock(); err != nil {
+		return unconfirmed(err) // its lock ends by itself
+	}
+	maps.Copy(w.Header(), header)
 	_, _ = w.Write(body)
 	return nil
 }
@@ -266,21 +270,30 @@ func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request)
 		return noSuchPath(r)
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	m := i.mail.locked(strings.Trim(r.PathValue("token"), `"`), h.now())
-	switch {
-	case m == nil:
+	if m == nil {
+		i.mu.Unlock()
 		return errorf(http.StatusPreconditionFailed, "DeviceMessageLockLost", "The lock of the message is lost.")
-	case r.Method == http.MethodPost:
+	}
+	before := *m
+	abandoned := r.Method == http.MethodPost
+	switch {
+	case abandoned:
 		m.release()
-		if i.session != nil {
-			i.session.deliverMail()
-		}
 	case r.URL.Query().Has("reject"):
 		m.end(C2DDeadLettered, FeedbackRejected)
 	default:
 		m.end(C2DCompleted, FeedbackSuccess)
 	}
+	if err := i.keep(); err != nil {
+		*m = before // the device still has the lock, and may try again
+		i.mu.Unlock()
+		return unconfirmed(err)
+	}
+	if abandoned && i.session != nil {
+		i.session.deliverMail()
+	}
+	_ = i.saveAndUnlock() // that it is on its way; a restart would only deliver it again
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

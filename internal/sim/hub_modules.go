@@ -96,7 +96,7 @@ func (s *hubService) removeModule(id, module string, match ifMatch) error {
 	err := match.check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
-		s.deleteModule(id, module, "module deleted")
+		err = s.deleteModule(id, module, "module deleted")
 	}
 	return err
 }

@@ -561,7 +561,7 @@ func (s *hubService) remove(id string, match ifMatch) error {
 	err := match.check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
-		s.delete(id, "device deleted")
+		err = unconfirmed(s.delete(id, "device deleted"))
 	}
 	return err
 }

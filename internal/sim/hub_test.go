@@ -527,7 +527,7 @@ func TestThumbprints(t *testing.T) {
 		h, host := w.hubs[0], w.hubHost("hub-a")
 		old, young, other := w.deviceCert("whoever", nil), w.deviceCert("whoever", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), w.deviceCert("d", nil)
 		sha1sum, sha256sum := sha1.Sum(old.Certificate[0]), sha256.Sum256(young.Certificate[0])
-		h.admit("d", credentials{x509: true, thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
+		_ = h.admit("d", credentials{x509: true, thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
 		o := w.hubOptions(host, "d")
 		o.noPassword = true
 		for name, c := range map[string]struct {

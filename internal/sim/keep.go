@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -24,23 +23,19 @@ import (
 //
 // What is not there starts anew: faults, connections, registrations under way, the history of IoT Central's commands.
 
-// guard is a mutex that lets its owner write down what changed before anybody else can see it. Without a state directory it is an
-// ordinary mutex. Who promises something to a client before unlocking calls the owner's keep first, and looks at its error.
-type guard struct {
-	sync.Mutex
-	before func() error // called by Unlock; the store has logged its error
+// saveAndUnlock writes down what has changed, before anybody else can see it, and unlocks the identity's mutex. Without a
+// state directory it only unlocks. The store has logged an error that is returned; what could not be written is written
+// with the next change. Whoever has nothing to write calls mu.Unlock.
+func (i *identity) saveAndUnlock() error {
+	defer i.mu.Unlock()
+	return i.keep()
 }
 
-// Unlock unlocks.
-func (g *guard) Unlock() {
-	if g.before != nil {
-		_ = g.before()
-	}
-	g.Mutex.Unlock()
-}
-
-// unconfirmed is what a client is told whose request could not be written down.
+// unconfirmed is what a client is told whose request could not be written down; nil stays nil.
 func unconfirmed(err error) error {
+	if err == nil {
+		return nil
+	}
 	return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 }
 
@@ -155,14 +150,6 @@ func (i *identity) keys() (identity string, half func(name string) string, lette
 	return "identity/" + i.hub.name + "/" + i.name(),
 		func(name string) string { return "twin/" + i.hub.name + "/" + name + "/" + i.name() },
 		func(seq int) string { return fmt.Sprintf("mail/%s/%s/%012d", i.hub.name, i.name(), seq) }
-}
-
-// watched makes the store follow an identity; called by whoever makes one.
-func (i *identity) watched() *identity {
-	if i.hub.store != nil {
-		i.mu.before = i.keep
-	}
-	return i
 }
 
 // keep writes down what has changed since the last time; called with the identity's mutex held. After an error the rest is still to be
@@ -298,7 +285,6 @@ func (h *hub) restore() error {
 		}
 		i.desired.version, i.report.version = 1, 1
 		i.kept.identity = document
-		i.watched()
 		return nil
 	})
 	if err != nil {
@@ -386,10 +372,17 @@ type keptDevice struct {
 }
 
 // keep writes down a device that may have changed; called with mu held. One that is not in the registry any more is deleted.
+// Its error is also about what hubs could not write down on the way.
 func (r *registry) keep(d *device) error {
 	if r.store == nil {
 		return nil
 	}
+	lost := r.lost
+	r.lost = nil
+	return errors.Join(lost, r.keepRecord(d))
+}
+
+func (r *registry) keepRecord(d *device) error {
 	key := "device/" + d.id
 	switch r.byID[d.id] {
 	case d:

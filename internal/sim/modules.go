@@ -67,7 +67,7 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 	if i.modules == nil {
 		i.modules = map[string]*identity{}
 	}
-	i.modules[module] = m.watched()
+	i.modules[module] = m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.keep(); err != nil {
@@ -77,8 +77,10 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 	return m, nil
 }
 
-// deleteModule removes a module with its twin, and closes its connection; it is false if there is none.
-func (h *hub) deleteModule(device, module, reason string) bool {
+// deleteModule removes a module with its twin, and closes its connection. An error says that there is none, or that it may
+// be back after a restart.
+func (h *hub) deleteModule(device, module, reason string) error {
+	err := noSuchModule(device, module)
 	h.mu.Lock()
 	var m *identity
 	var live *session
@@ -87,11 +89,12 @@ func (h *hub) deleteModule(device, module, reason string) bool {
 		delete(i.modules, module)
 	}
 	if m != nil {
-		live = m.bury()
+		live, err = m.bury()
+		err = unconfirmed(err)
 	}
 	h.mu.Unlock()
 	if live != nil {
 		live.wire.hangUp(reason)
 	}
-	return m != nil
+	return err
 }

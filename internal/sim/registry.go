@@ -3,6 +3,7 @@ package sim
 import (
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -31,7 +32,12 @@ type registry struct {
 	byID           map[string]*device
 	started        bool // the hubs' host names are known
 	closed         bool
+	lost           error // what hubs could not write down since the last keep, see unsaved
 }
+
+// unsaved notes that a hub could not write down what the registry has done there. Whoever asked for it is told so by keep,
+// which is called before anybody is answered. Called with mu held.
+func (r *registry) unsaved(err error) { r.lost = errors.Join(r.lost, err) }
 
 // device is one device as DPS knows it; the registry's mutex guards it.
 type device struct {
@@ -314,7 +320,7 @@ func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 		if target.identity(d.id) != nil {
 			twin = nil // somebody made the device in the hub before: DPS takes it over as it is
 		}
-		target.admit(d.id, d.auth, twin, !d.unusable)
+		r.unsaved(target.admit(d.id, d.auth, twin, !d.unusable))
 	case moved:
 		r.move(d, target, twin)
 	default: // credentials may have changed, and the identity may have been deleted from the hub
@@ -323,7 +329,7 @@ func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 		} else if target.identity(d.id) == nil && twin == nil {
 			twin = e.twin()
 		}
-		target.admit(d.id, d.auth, twin, !d.unusable)
+		r.unsaved(target.admit(d.id, d.auth, twin, !d.unusable))
 	}
 }
 
@@ -385,7 +391,7 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 			twin = old.content()
 		}
 	}
-	to.admit(d.id, d.auth, twin, !d.unusable && !d.blocked && !d.disabled)
+	r.unsaved(to.admit(d.id, d.auth, twin, !d.unusable && !d.blocked && !d.disabled))
 	if slices.Contains(d.visited, to) {
 		substatus = substatusReturned
 	}
@@ -398,10 +404,10 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 	switch {
 	case !from.reachable():
 	case r.config.Move == MoveDelete:
-		from.delete(d.id, "device moved to "+to.name)
+		r.unsaved(from.delete(d.id, "device moved to "+to.name))
 	default:
 		if old := from.identity(d.id); old != nil {
-			old.disable("device moved to " + to.name)
+			r.unsaved(old.disable("device moved to " + to.name))
 		}
 	}
 }
@@ -571,12 +577,12 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 		if d.blocked || d.disabled || d.unusable {
 			for _, h := range r.hubs {
 				if i := h.identity(d.id); i != nil {
-					i.disable(reason)
+					r.unsaved(i.disable(reason))
 				}
 			}
 		} else if d.hub != nil {
 			if i := d.hub.identity(d.id); i != nil {
-				i.enable()
+				r.unsaved(i.enable())
 			}
 		}
 		return nil
@@ -586,8 +592,7 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 // delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
 func (r *registry) delete(id string) error {
 	if i := r.made(id); i != nil {
-		i.hub.delete(id, "device deleted")
-		return nil
+		return unconfirmed(i.hub.delete(id, "device deleted"))
 	}
 	return r.with(id, func(d *device) error {
 		r.drop(d, "device deleted")
@@ -601,7 +606,7 @@ func (r *registry) drop(d *device, reason string) {
 	delete(r.byID, d.id)
 	delete(r.byRegistration, strings.ToLower(d.registrationID))
 	for _, h := range r.hubs {
-		h.delete(d.id, reason)
+		r.unsaved(h.delete(d.id, reason))
 	}
 }
 

@@ -170,7 +170,8 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		old.wire.hangUp("replaced by a new connection of the same device")
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	// A CONNACK promises nothing that must survive: a device may connect where nothing can be written.
+	defer func() { _ = i.saveAndUnlock() }()
 	if err := i.usableLocked(); err != nil {
 		return false, err
 	}
@@ -199,7 +200,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		i.arrived()
 	}
 	i.stored = nil
-	s.keepSubscriptions()
+	s.storeSubscriptions()
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
 	s.deliverMail() // a persistent session is subscribed already
@@ -229,7 +230,7 @@ func (s *session) detach(reason string) {
 			t.Stop()
 		}
 	}
-	i.mu.Unlock()
+	_ = i.saveAndUnlock() // nobody is answered; a restart gives back what was under way, too
 	h.live.Add(-1)
 	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
@@ -309,8 +310,8 @@ func (s *session) handle(first byte, body []byte) error {
 			return err
 		}
 		s.identity.mu.Lock()
-		defer s.identity.mu.Unlock()
 		s.identity.mail.complete(id)
+		_ = s.identity.saveAndUnlock() // MQTT has no answer to a PUBACK; a restart delivers the message again
 		return nil
 	case packetSubscribe:
 		return s.subscribe(first, body)
@@ -409,7 +410,7 @@ func (s *session) subscribe(first byte, body []byte) error {
 	}
 	i := s.identity
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer func() { _ = i.saveAndUnlock() }() // what mail is on its way; a restart would only deliver it again
 	for _, f := range filters {
 		if !s.subs.set(i, f.name, min(f.qos, 1)+1) {
 			return closing("subscription to %.200q, which is no topic of this device", f.name)
@@ -421,7 +422,10 @@ func (s *session) subscribe(first byte, body []byte) error {
 	if n := s.subs.count(); n > maxSubscriptions {
 		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
 	}
-	s.keepSubscriptions()
+	s.storeSubscriptions()
+	if err := i.keep(); err != nil { // before the answer
+		return closing("the subscription is not confirmed: %v", err)
+	}
 	i.arrived()
 	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
 	s.deliverMail()
@@ -435,14 +439,16 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	}
 	i := s.identity
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	for _, f := range filters {
 		s.subs.set(i, f.name, 0)
 	}
 	if s.subs.c2d == 0 {
 		s.subs.c2dSince = time.Time{}
 	}
-	s.keepSubscriptions()
+	s.storeSubscriptions()
+	if err := i.saveAndUnlock(); err != nil {
+		return closing("the end of a subscription is not confirmed: %v", err)
+	}
 	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
 	return nil
 }
@@ -514,20 +520,19 @@ func filterMatches(filter, topic string) bool {
 	return false // topic ends in #, so only # covers it
 }
 
-// keepSubscriptions is called with the identity's mutex held.
-func (s *session) keepSubscriptions() {
+// storeSubscriptions makes the persistent session remember them; called with the identity's mutex held.
+func (s *session) storeSubscriptions() {
 	if !s.clean {
 		kept := s.subs
 		s.identity.stored = &kept
-		_ = s.identity.keep() // before the answer
 	}
 }
 
 // moreMail goes on with what there was no room for. Called without locks.
 func (s *session) moreMail() {
 	s.identity.mu.Lock()
-	defer s.identity.mu.Unlock()
 	s.deliverMail()
+	_ = s.identity.saveAndUnlock() // nobody is answered; a restart would only deliver it again
 }
 
 // deliverMail is called with the identity's mutex held. A full mailbox is three times what may wait for one client, so it goes out as

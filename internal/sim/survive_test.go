@@ -202,7 +202,7 @@ func TestEveryChangeSurvives(t *testing.T) {
 		must(t, err)
 		i.mu.Lock()
 		locked := i.mail.lock(time.Now(), time.Minute)
-		i.mu.Unlock()
+		must(t, i.saveAndUnlock())
 		if locked == nil {
 			t.Fatal("nothing to lock")
 		}
@@ -244,7 +244,7 @@ func TestEveryChangeSurvives(t *testing.T) {
 		w.survives("the end of a failover")
 		d.want(204, 0, "DELETE", "/enrollments/single", "")
 		w.survives("an enrollment's end")
-		w.hubs[0].deleteModule("dev-1", "m", "")
+		must(t, w.hubs[0].deleteModule("dev-1", "m", ""))
 		w.survives("a module's end")
 		s.want(204, "", "DELETE", "/devices/by-service", "", "If-Match", "*")
 		w.survives("a device deleted by a service")
@@ -345,6 +345,61 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 		disk.room = 5
 		if got := refusal(w.Failover("dev-1", 0)); got != "503 ServiceUnavailable" {
 			t.Error(got)
+		}
+	})
+}
+
+// Whoever changes an identity is told if that cannot be written down: services, operators, and devices that are answered.
+func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		s := w.service(0)
+		defer s.http.CloseIdleConnections()
+		host := w.provision("dev-1")
+		for _, id := range []string{"made", "dies"} {
+			s.want(200, "", "PUT", "/devices/"+id, `{"deviceId":"`+id+`"}`)
+		}
+		_, err := w.hubs[0].admitModule("dev-1", "m", credentials{})
+		must(t, err)
+		text := "hi"
+		for range 2 {
+			_, err = w.SendC2D("dev-1", C2D{Text: &text})
+			must(t, err)
+		}
+		mailbox := func(method, path string) httpAnswer {
+			token := sasFor(w.key("dev-1"), host+"/devices/dev-1", time.Now().Add(time.Hour), "")
+			return w.mustDo(s.http, method, s.base+"/devices/dev-1/messages/devicebound"+path+"?api-version=2021-04-12", "", "Authorization", token)
+		}
+		locked := strings.Trim(mailbox("GET", "").header.Get("ETag"), `"`)
+		c := w.connect(host, "dev-1")
+		w.store.mu.Lock()
+		disk := &fullDisk{w.store.file.file, 5, false}
+		w.store.file.file = disk
+		w.store.mu.Unlock()
+		for name, err := range map[string]error{
+			"disable": w.Disable("made"), "enable": w.Enable("made"), "disable, dps": w.DisableIdentity("dev-1"), "enable, dps": w.Enable("dev-1"),
+		} {
+			if refusal(err) != "503 ServiceUnavailable" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		for path, header := range map[string]string{"/devices/dies": "If-Match", "/devices/dev-1/modules/m": "If-Match"} {
+			s.want(503, "ServiceUnavailable", "DELETE", path, "", header, "*")
+		}
+		if a := mailbox("GET", ""); a.status != 503 {
+			t.Errorf("a message is handed out: %d %s", a.status, a.text)
+		}
+		if a := mailbox("DELETE", "/"+locked); a.status != 503 {
+			t.Errorf("a message is settled: %d %s", a.status, a.text)
+		}
+		c.wantEnd() // disabled above
+		c = w.connect(host, "dev-1")
+		c.send(subscribeBytes(1, 1, "$iothub/twin/res/#"))
+		c.wantEnd()
+		disk.room = 1 << 20
+		c = w.connect(host, "dev-1")
+		c.subscribeAll()
+		if a := mailbox("DELETE", "/"+locked); a.status != 204 { // it still has the lock
+			t.Errorf("a message is settled later: %d %s", a.status, a.text)
 		}
 	})
 }

@@ -392,17 +392,18 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 }
 
 // replaceTwin makes the twin hold what another one held; versions go on. Called with the identity's mutex held.
-func (i *identity) replaceTwin(t *twinContent) {
+func (i *identity) replaceTwin(t *twinContent) error {
 	i.edge = t.edge
 	if patch := diffProps(i.tags.props, t.tags); len(patch) > 0 {
 		_ = i.tags.apply(patch, i.hub.now()) // it was within the limits where it came from
 	}
-	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
-		_ = i.patchDesired(patch)
-	}
 	if patch := diffProps(i.report.props, t.reported); len(patch) > 0 {
 		_ = i.report.apply(patch, i.hub.now())
 	}
+	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
+		return i.patchDesired(patch)
+	}
+	return nil
 }
 
 // twin is the service's view.

@@ -1,0 +1,227 @@
+package cmd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// readConfig reads the content of a configuration file with a name of this ending.
+func readConfig(ending, content string) (map[string]fileValue, error) {
+	d := &fileDecoder{path: "c" + ending}
+	if err := d.Decode([]byte(content), map[string]any{}); err != nil {
+		return nil, err
+	}
+	return d.values, errors.Join(d.faults...)
+}
+
+// oddValues look like something else than text in one format or another.
+var oddValues = []string{
+	"00012345", "0o17", "0x1F", "0b11", "1e3", "1.50", "+5", "-0", ".5", "1_000", "123456789012345678901234567890",
+	"true", "True", "yes", "on", "Off", "n", "null", "Null", "~", "inf", ".inf", "nan", ".NaN", "2026-01-02", "2026-01-02T03:04:05Z",
+	"12:30:45", "190:20:30", "0ne00ABCDEF", "0e0", "<<", "=", "dev-1", "dtmi:Sample:Failover;1", "a b", "a#b", "a:b", "C:\\keys\\a.pem",
+	"HostName=h;DeviceId=d;SharedAccessKey=a2V5PQ==", "@x", "%x", "ä", "5s", "", "é", "🦎", "[a]", "{a}", "*a", "&a", "!a", "|", ">", "- a",
+	"? a", "a # b", "'", "\"", "`", "$HOME", "a\tb", "--- a", "#a", "trailing ",
+}
+
+// TestValuesArriveAsTheyStandThere: whatever a value looks like, in whatever format, under whatever key,
+// its text arrives, or it is refused with its line and the way out. In quotes it always arrives.
+func TestValuesArriveAsTheyStandThere(t *testing.T) {
+	var keys []string
+	s := &settings{env: &Env{}}
+	s.addFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
+	s.fs.VisitAll(func(f *pflag.Flag) { keys = append(keys, f.Name) })
+	if len(keys) < 30 {
+		t.Fatalf("only %d keys", len(keys))
+	}
+	quote := func(v string) string { b, _ := json.Marshal(v); return string(b) }
+	single := func(v string) string { return "'" + v + "'" }
+	for _, f := range []struct {
+		ending, plain, quoted string
+		quote                 func(string) string
+		most                  int // values that may be refused without quotes
+	}{
+		{".yaml", "# c\n%s: %s\n", "# c\n%s: %s\n", quote, 28},
+		{"", "# c\n%s: %s\n", "# c\n%s: %s\n", quote, 28},
+		{".json", "{\n\"%s\": %s}\n", "{\n\"%s\": %s}\n", quote, len(oddValues)},
+		{".toml", "# c\n%s = %s\n", "# c\n%s = %s\n", quote, len(oddValues)},
+		{".env", "# c\nHUBHOP_%s=%s\n", "# c\n%s=%s\n", single, 8},
+	} {
+		refused := map[string]bool{}
+		for i, value := range oddValues {
+			for _, key := range []string{keys[i%len(keys)], "device-id", "group-key"} {
+				spelled := key
+				if f.ending == ".env" {
+					spelled = strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+				}
+				values, err := readConfig(f.ending, fmt.Sprintf(f.plain, spelled, value))
+				got, there := values[key]
+				switch {
+				case err == nil && there && (got.text == value || got.text == strings.TrimRight(value, " ")) && got.line == 2:
+				case err == nil && there && f.ending != ".json" && strings.Contains(value, "#"): // a comment in this format
+				case err == nil && there && len(value) > 1 && value[0] == value[len(value)-1] && strings.ContainsAny(value[:1], `'"`):
+				case err != nil && strings.Contains(err.Error(), ":2: "):
+					refused[value] = true
+				case f.ending != ".json" && f.ending != ".toml" && strings.HasPrefix(value, "#") && err != nil:
+				default:
+					t.Errorf("%s %s: %s: %+v, %v", f.ending, key, value, values, err)
+				}
+				if f.ending == ".env" && strings.ContainsAny(value, "'\n") {
+					continue
+				}
+				values, err = readConfig(f.ending, fmt.Sprintf(f.quoted, spelled, f.quote(value)))
+				if err != nil || values[key].text != value || values[key].line != 2 {
+					t.Errorf("%s %s: %s in quotes: %+v, %v", f.ending, key, value, values, err)
+				}
+			}
+		}
+		if len(refused) > f.most {
+			t.Errorf("%s refuses %d: %q", f.ending, len(refused), slices.Sorted(maps.Keys(refused)))
+		}
+	}
+	// The device that this is about.
+	values, err := readConfig(".yaml", "device-id: 00012345\n")
+	if err != nil || values["device-id"].text != "00012345" {
+		t.Error(values, err)
+	}
+}
+
+// TestNothingInAFileIsPassedOver: what cannot be handed on is a fault with its line, and no fault
+// quotes what may be a secret.
+func TestNothingInAFileIsPassedOver(t *testing.T) {
+	const secret = "AAECAwQFBgcICQoLDA0ODw=="
+	for _, c := range []struct{ ending, content, says string }{
+		{".yaml", "device-id: a\n---\ndevice-id: b\n", ":2: a second document"},
+		{".yaml", "device-id: a\nid-scope: x\nDevice-ID: b\n", ":3: Device-ID stands there twice, first in line 1"},
+		{".yaml", "device-id: a\nx: &k b\n", ":2: anchors"},
+		{".yaml", "device-id: *" + secret + "\n", ":1: this is no YAML: anchors"},
+		{".yaml", "a: b\ngroup-key: *AAECAwQFBgcI\n", ":2: this is no YAML: anchors"},
+		{".yaml", "a: >-\n  b\n  c\n", ":1: the value of a goes over several lines"},
+		{".yaml", "a: |\n", ":1: the value of a goes over"},
+		{".yaml", "a: ~\nfoo: 1\n", "unknown key foo"}, // beside the fault of a
+		{".yaml", "group-key: !" + secret + "\n", ":1: tags"},
+		{".yaml", "a: !!str 5\n", ":1: tags"},
+		{".yaml", "<<: {a: b}\n", ":1: a key is one word"},
+		{".yaml", "group-key:\n  - " + secret + "\n", ":2: group-key must be one value"},
+		{".yaml", "group-key:\n  key: " + secret + "\n", ":2: group-key must be one value"},
+		{".yaml", "device-id:\n", ":1: device-id has no value"},
+		{".yaml", "device-id: ~\n", "put it in quotes"},
+		{".yaml", "device-id: null\n", "put it in quotes"},
+		{".yaml", "device-id: a\n  b\n", "several lines"},
+		{".yaml", "- a\n", ":1: this is not a list of keys"},
+		{".yaml", secret + "\n", ":1: this is not a list of keys"},
+		{".yaml", "a: b\n" + secret + "\n", "no YAML: could not find expected"},
+		{".yaml", "a: b\ngroup-key " + secret + "\nc: d\n", "no YAML"},
+		{".yaml", "group-key: " + secret + ": x\n", "no YAML: mapping values are not allowed"},
+		{".yaml", "group-key: \"" + secret + "\n", "no YAML"},
+		{".yaml", "group-key: \"" + secret + "\\q\"\n", "no YAML"},
+		{".yaml", secret + ": x\n", "unknown key (what looks like a secret)"},
+		{".yaml", "? [a]\n: b\n", ":1: a key is one word"},
+		{".yaml", "a: b\u2028c\n", ":1: there is a line separator"},
+		{".yaml", "a: \"b\\0c\"\n", ":1: the value of a contains a NUL"},
+		{".yaml", "\xff\xfea\x00", "is UTF-16 text; save it as UTF-8"},
+		{".yaml", "a: \xff\n", "is not UTF-8"},
+		{".json", `{"a":"b"} {"c":"d"}`, ":1: something stands behind the end"},
+		{".json", "{\"a\":\"b\",\n\"A\":\"c\"}", ":2: A stands there twice, first in line 1"},
+		{".json", `{"a":null}`, ":1: the value of a stands for nothing"},
+		{".json", `{"group-key":["` + secret + `"]}`, ":1: group-key must be one value"},
+		{".json", `{"group-key":{"a":"` + secret + `"}}`, ":1: group-key must be one value"},
+		{".json", `["` + secret + `"]`, ":1: this is not a JSON object"},
+		{".json", `{"group-key":"` + secret + `"`, "no JSON"},
+		{".json", `{"group-key":` + secret + `}`, "no JSON"},
+		{".json", `{"a":"\ud800"}`, ":1: the text of a has an escape"},
+		{".toml", "a = \"b\"\nA = \"c\"\n", ":2: A stands there twice, first in line 1"},
+		{".toml", "a = \"b\"\na = \"c\"\n", ":2: a stands there twice"},
+		{".toml", "[t]\na = \"" + secret + "\"\n", ":1: tables ([t]) are not read"},
+		{".toml", "a.b = \"c\"\n", ":1: a must be one value"},
+		{".toml", "a = [\"" + secret + "\"]\n", ":1: a must be one value"},
+		{".toml", "a = {b = 1}\n", ":1: a must be one value"},
+		{".toml", "device-id = 00012345\n", ":1: this is no TOML: expected newline but got U+0030 '0'; put texts in quotes"},
+		{".toml", "\ngroup-key = " + secret + "\n", ":2: this is no TOML"},
+		{".toml", "group-key = \"" + secret + "\n", ":1: this is no TOML"},
+		{".env", "a b\n" + secret + "\n", ":2: this is not KEY=value"},
+		{".env", "GROUP_KEY=\"" + secret + "\n", ":1: the value of group-key has a quote"},
+		{".env", "DEVICE_ID=a\nHUBHOP_DEVICE_ID=b\n", ":2: device-id stands there twice"},
+		{".env", "DEVICE_ID=\n", ":1: device-id has no value"},
+		{".env", "DEVICE_ID=$HOST\n", ":1: the value of device-id"},
+		{".conf", "a=b\n", "is no format that is read"},
+		{".yaml", strings.Repeat("#", maxConfigBytes+1), "more than 1024 kB"},
+	} {
+		s := &settings{env: &Env{}}
+		s.addFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
+		s.config = filepath.Join(t.TempDir(), "c"+c.ending)
+		if err := os.WriteFile(s.config, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := s.load()
+		switch {
+		case err == nil || !strings.Contains(err.Error(), c.says):
+			t.Errorf("%s %.80q: %v", c.ending, c.content, err)
+		case strings.Contains(strings.ToLower(err.Error()), strings.ToLower(secret[:12])):
+			t.Errorf("%s %.80q: the error quotes the secret: %v", c.ending, c.content, err)
+		}
+	}
+	for ending, content := range map[string]string{
+		".yaml": "# nothing\n", ".yml": "---\n", ".json": " \n", ".toml": "\n", ".env": "# nothing\n\n",
+	} {
+		if values, err := readConfig(ending, content); err != nil || len(values) > 0 {
+			t.Errorf("%s: %v %v", ending, values, err)
+		}
+	}
+	for ending, content := range map[string]string{ // as Windows writes them
+		".yaml": "\xef\xbb\xbfdevice-id: a\r\nid-scope: b\r\n",
+		".json": "\xef\xbb\xbf{\"device-id\":\"a\",\r\n\"id-scope\":\"b\"}\r\n",
+		".toml": "\xef\xbb\xbfdevice-id = \"a\"\r\nid-scope = \"b\"\r\n",
+		".env":  "\xef\xbb\xbfDEVICE_ID=a\r\nexport ID_SCOPE=b # c\r\n",
+	} {
+		values, err := readConfig(ending, content)
+		if err != nil || values["device-id"].text != "a" || values["id-scope"].text != "b" || values["id-scope"].line != 2 {
+			t.Errorf("%s: %+v %v", ending, values, err)
+		}
+	}
+}
+
+// FuzzConfigFile: no content of a file ends the process; what is read stands there, in one piece for
+// a scalar without quotes; every fault names its file, and is one short line.
+func FuzzConfigFile(f *testing.F) {
+	for _, seed := range []string{
+		"device-id: 00012345\nid-scope: '0ne'\n", "a: &x [1, *x]\n---\n<<: *x\n", "{\"a\": 1e3, \"A\": null} x", "a = 0x1F\n[b]\n\"c\" = '''d'''",
+		"export A='b' # c\nB=\"d\"\n", "a: |\n b\n c\n", "? a\n: b\n", "%YAML 1.1\n---\na: b\n...\n", "a: b\u0085c: d", "\xef\xbb\xbfa: b",
+	} {
+		for format := range 4 {
+			f.Add(format, []byte(seed))
+		}
+	}
+	endings := []string{".yaml", ".json", ".toml", ".env"}
+	f.Fuzz(func(t *testing.T, format int, content []byte) {
+		ending := endings[uint(format)%uint(len(endings))]
+		d := &fileDecoder{path: "c" + ending}
+		into := map[string]any{}
+		if err := d.Decode(content, into); err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range d.faults {
+			if text := fault.Error(); !strings.HasPrefix(text, "c"+ending) || len(text) > 1000 || strings.ContainsAny(text, "\n\r\x1b\x00") {
+				t.Fatalf("%q", text)
+			}
+		}
+		for key, value := range into {
+			v := value.(fileValue)
+			if key != strings.ToLower(key) || v.line < 1 || v.line > 1+strings.Count(string(content), "\n")+strings.Count(string(content), "\r") {
+				t.Fatalf("%q: %+v", key, v)
+			}
+			if !slices.ContainsFunc([]string{`"`, "'", "|", ">"}, func(q string) bool { return strings.Contains(string(content), q) }) &&
+				!strings.Contains(string(content), v.text) {
+				t.Fatalf("%q was not there: %q", v.text, content)
+			}
+		}
+	})
+}

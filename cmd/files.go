@@ -1,0 +1,159 @@
+package cmd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of the files that flags name, in bytes, and how long a pipe may be silent.
+const (
+	maxKeyBytes   = 64 << 10 // a key has 88 characters
+	maxPEMBytes   = 4 << 20  // all roots of a system are 250 kB
+	maxModelBytes = 16 << 20
+	maxCloudBytes = 64 << 20 // enrollments and templates of the simulator
+	pipePatience  = 30 * time.Second
+)
+
+// readNamed reads the whole file that a flag or key names, up to a number of bytes. It waits for no
+// special file. Errors name the key, the file and what to do, and wrap the cause.
+func readNamed(key, path string, most int64) ([]byte, error) {
+	return readWithin(key, path, most, pipePatience)
+}
+
+// readWithin is readNamed with another patience for a pipe that says nothing.
+func readWithin(key, path string, most int64, patience time.Duration) ([]byte, error) {
+	f, err := openNamed(key, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	_ = f.SetReadDeadline(time.Now().Add(patience)) // pipes have one, files have none
+	data, err := readUpTo(f, most)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fmt.Errorf("%s: nothing came from %s in %v; what should write there?", key, quotable(path), patience)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
+	}
+	return data, nil
+}
+
+// errTooLarge says that a file holds more than anything that belongs there.
+var errTooLarge = errors.New("too large")
+
+// readUpTo reads to the end, if that comes within a number of bytes.
+func readUpTo(r io.Reader, most int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(data)) > most {
+		return nil, fmt.Errorf("%w: more than %d kB; this is another file than is asked for here", errTooLarge, most>>10)
+	}
+	return data, err
+}
+
+// openNamed opens the file that a flag or key names. A pipe is opened where the shell hands it over
+// (/dev/stdin, or <(command)); every other special file is refused by its name before it is opened,
+// for opening alone may wait for ever, or rewind a tape.
+func openNamed(key, path string) (*os.File, error) {
+	if looksSecret(path) {
+		return nil, fmt.Errorf("%s is the name of a file, and what was given looks like the secret itself; "+
+			"put it in a file and name that: %w", key, fs.ErrNotExist)
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		err = refuseSpecial(path, info)
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // #nosec G304 -- the user names it
+	}
+	if err == nil { // it may have been replaced meanwhile
+		if info, err = f.Stat(); err == nil {
+			err = refuseSpecial(path, info)
+		}
+		if err == nil {
+			return f, nil
+		}
+		_ = f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: there is no file %s: %w", key, quotable(path), fs.ErrNotExist)
+	}
+	return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
+}
+
+// handedOver is how a shell names an open pipe.
+var handedOver = regexp.MustCompile(`^(/dev/stdin|/dev/fd/[0-9]+|/proc/(self|[0-9]+)/fd/[0-9]+)$`)
+
+func refuseSpecial(path string, info fs.FileInfo) error {
+	what := ""
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return nil
+	case mode&fs.ModeNamedPipe != 0:
+		if handedOver.MatchString(filepath.ToSlash(path)) {
+			return nil
+		}
+		what = "a named pipe"
+	case mode.IsDir():
+		what = "a directory"
+	case mode&fs.ModeSocket != 0:
+		what = "a socket"
+	default:
+		what = "a device"
+	}
+	return fmt.Errorf("this is %s; name a file", what)
+}
+
+// cause is an error of the system without the name of the file, which has been told.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// plainText is a file's text without the byte order mark that editors of Windows put before it.
+func plainText(data []byte) ([]byte, error) {
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return nil, errors.New("is UTF-16 text; save it as UTF-8")
+	case !utf8.Valid(data):
+		return nil, errors.New("is not UTF-8 text; save it as UTF-8")
+	}
+	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
+}
+
+// readKeyFile reads a key from a file: without a byte order mark and without what stands around it.
+func readKeyFile(key, path string) (string, error) {
+	data, err := readNamed(key, path, maxKeyBytes)
+	if err != nil {
+		return "", err
+	}
+	text, err := plainText(data)
+	if err != nil {
+		return "", fmt.Errorf("%s: %s %w", key, quotable(path), err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// readArgument reads the file that an argument names, or standard input for "-", up to a number of bytes.
+func readArgument(env *Env, key, name string, most int64) ([]byte, error) {
+	if name != "-" {
+		return readNamed(key, name, most)
+	}
+	data, err := readUpTo(env.Stdin, most)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the standard input: %w", key, err)
+	}
+	return data, nil
+}
