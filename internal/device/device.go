@@ -95,6 +95,7 @@ const (
 
 // Device is one device, from Run to its end.
 type Device struct {
+	bulkheads
 	c        Config
 	journal  *journal.Journal
 	commands map[string]command
@@ -114,6 +115,9 @@ type Device struct {
 	badLines flood
 	drops    flood
 	poison   flood
+	desired  flood
+	calls    flood
+	mail     flood
 
 	mu       sync.Mutex
 	status   Status
@@ -140,6 +144,8 @@ type Status struct {
 func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		first: make(chan struct{}), refused: make(chan error, 1)}
+	d.bulkheads = bulkheads{d.emit}
+	d.handlers.bulkheads = d.bulkheads
 	d.time.clock = newClock(c.Clock, d.emit)
 	d.time.source = d.provisioner()
 	if c.PinnedHub != "" {
@@ -149,7 +155,10 @@ func New(c Config, j *journal.Journal) *Device {
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
-	d.twin = twin{d: d, applied: map[string]json.RawMessage{}}
+	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
+	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
+	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
+	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}}
 	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
 	d.c.Failover.Rand = split(c.Rand)
 	d.c.Rand = split(c.Rand)
@@ -183,8 +192,9 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var running sync.WaitGroup
-	session := d.session()
-	running.Go(func() { session.Run(life) })
+	d.spawnIn(&running, "session", func() {
+		_ = d.keep(life, "session", func(ctx context.Context) error { d.session().Run(ctx); return nil })
+	})
 	defer d.watchClock(life)()
 
 	err = d.produce(ctx)
@@ -208,7 +218,16 @@ func (d *Device) produce(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	err := telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
+	err := d.keep(ctx, "samples", d.feedOutbox)
+	if err != nil {
+		return err
+	}
+	return d.box.WaitEmpty(ctx)
+}
+
+// feedOutbox puts what the source makes into the outbox, until the source ends.
+func (d *Device) feedOutbox(ctx context.Context) error {
+	return telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
 		Model: d.c.Model,
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {
@@ -216,10 +235,6 @@ func (d *Device) produce(ctx context.Context) error {
 		},
 		Counters: &d.counters,
 	})
-	if err != nil {
-		return err
-	}
-	return d.box.WaitEmpty(ctx)
 }
 
 func (d *Device) once(ctx context.Context) error {
@@ -284,7 +299,7 @@ func (d *Device) open() (err error) {
 func (d *Device) close() error {
 	d.handled.close()
 	err := d.box.Close()
-	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison} {
+	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.desired, &d.calls, &d.mail} {
 		f.close()
 	}
 	d.home.close()
@@ -334,7 +349,11 @@ func (d *Device) session() *failover.Session[*link] {
 		Cached:  cached,
 		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
 			turns := d.time.turned()
-			l, err := d.dial(ctx, dialer, t)
+			var l *link
+			err := d.run("dialling", func() (err error) {
+				l, err = d.dial(ctx, dialer, t)
+				return err
+			})
 			return l, d.corrected(ctx, err, turns)
 		},
 		Register: d.register(client),
@@ -344,7 +363,9 @@ func (d *Device) session() *failover.Session[*link] {
 			}
 			return func() {}
 		},
-		Serve: d.serve,
+		Serve: func(ctx context.Context, l *link, _ bool) error {
+			return d.run("serving", func() error { return d.serve(ctx, l) })
+		},
 		Save: func(s failover.State) {
 			if d.c.PinnedHub != "" {
 				return
@@ -368,7 +389,11 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 			r.Admit = d.c.DPSLimit.Wait
 		}
 		turns := d.time.turned()
-		a, err := client.Register(ctx, r)
+		var a dps.Assignment
+		err := d.run("asking DPS", func() (err error) {
+			a, err = client.Register(ctx, r)
+			return err
+		})
 		return a, d.corrected(ctx, err, turns)
 	}
 }

@@ -87,6 +87,7 @@ func (d *Device) linkLost(n failover.Note) {
 	if renewing || n.Signal == failover.Stopping {
 		return
 	}
+	d.linkBug(n.Err)
 	d.emit(journal.Event{Kind: journal.Lost, Hub: n.Host, Signal: n.Signal.String(), Error: n.Err.Error(),
 		Text: fmt.Sprintf("link lost: %s (%s)", Plain(n.Err), n.Host)})
 }
@@ -215,6 +216,19 @@ func (d *Device) moreDrops(n uint64) journal.Event {
 func (d *Device) morePoison(n uint64) journal.Event {
 	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n,
 		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantine lists them", n)}
+}
+
+// What the cloud may make a device tell: so many events in each span, and then their number.
+const (
+	cloudEvents = 100
+	cloudSpan   = 10 * time.Second
+)
+
+// cloudFlood is for events of one kind that the cloud causes, at any rate it likes.
+func (d *Device) cloudFlood(kind journal.Kind, what string) flood {
+	return flood{most: cloudEvents, span: cloudSpan, emit: d.emit, rest: func(n uint64) journal.Event {
+		return journal.Event{Kind: kind, Text: fmt.Sprintf("%d more %s since", n, what)}
+	}}
 }
 
 func (d *Device) moreBadLines(n uint64) journal.Event {

@@ -38,6 +38,7 @@ const (
 	ClockWrong    Kind = "clock-wrong" // the system clock is not believed
 	ClockRight    Kind = "clock-right"
 	Resumed       Kind = "resumed" // after a suspension of the machine
+	Bug           Kind = "bug"     // a panic that was contained: Name is the path it stopped, Error its stack
 )
 
 // Event is one record. Which fields are set depends on its kind; Text is always a sentence for people.

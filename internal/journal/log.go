@@ -51,6 +51,8 @@ func (s *story) tell(e Event) {
 		}
 	case Lost, OutboxProblem, Warning, BadLine, ClockWrong:
 		level = zerolog.WarnLevel
+	case Bug:
+		level = zerolog.ErrorLevel
 	case Decision:
 		level, repeats = s.decision(e)
 	default: // the story
@@ -71,6 +73,9 @@ func (s *story) tell(e Event) {
 	}
 	if repeats > 0 {
 		line = line.Int("times", repeats+1)
+	}
+	if e.Kind == Bug {
+		line = line.Str("stack", e.Error)
 	}
 	line.Msg(e.Text)
 }
