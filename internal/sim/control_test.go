@@ -214,9 +214,9 @@ func TestEvents(t *testing.T) {
 			{Kind: EventTelemetry, Hub: "hub-a", Count: 5},
 			{Kind: EventDisconnect, Hub: "hub-a", Device: "d", Reason: "fault kill"},
 			{Kind: EventFault, Hub: "hub-a", Reason: "kill"},
-			{Kind: EventHeal, Hub: "hub-a"},
+			{Kind: EventHeal, Hub: "hub-a", Reason: "kill"},
 			{Kind: EventFault, Hub: "dps", Reason: "down"},
-			{Kind: EventHeal, Hub: "dps"},
+			{Kind: EventHeal, Hub: "dps", Reason: "down"},
 			{Kind: EventRefuse, Hub: "hub-a", Device: "d", Reason: "CONNACK 3: malformed user name"},
 			{Kind: EventMove, Hub: "hub-b", Device: "d"},
 		} {

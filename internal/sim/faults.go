@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // Fault is what goes wrong with a hub.
@@ -137,7 +139,8 @@ type active[F any] struct {
 
 // faultState is the fault of one hub or of DPS, if any.
 type faultState[F any] struct {
-	changing sync.Mutex // held while a fault begins or ends
+	over     func(kind string) // called when a fault has ended, with changing held
+	changing sync.Mutex        // held while a fault begins or ends
 	now      atomic.Pointer[active[F]]
 	closed   bool
 }
@@ -162,6 +165,9 @@ func (s *faultState[F]) begin(f F, kind string, secs float64, apply func() error
 	old.stop()
 	if err := apply(); err != nil {
 		s.now.Store(nil) // apply has put everything back to healthy
+		if old != nil {
+			s.over(old.kind)
+		}
 		return err
 	}
 	if secs > 0 {
@@ -181,7 +187,9 @@ func (s *faultState[F]) expire(a *active[F], undo func() error) {
 	if undo() != nil {
 		s.now.Store(a)
 		a.timer.Reset(time.Second)
+		return
 	}
+	s.over(a.kind)
 }
 
 // end heals the present fault.
@@ -201,6 +209,7 @@ func (s *faultState[F]) end(undo func() error) error {
 		return err
 	}
 	old.stop()
+	s.over(old.kind)
 	return nil
 }
 
@@ -289,7 +298,6 @@ func (h *hub) undo() error {
 	}
 	h.losesAll = false
 	h.conduct.Store(nil)
-	h.events.emit(Event{Kind: EventHeal, Hub: h.name})
 	return nil
 }
 
@@ -297,6 +305,14 @@ func (h *hub) undo() error {
 func (h *hub) loseAll() {
 	for _, i := range h.all() {
 		_ = h.delete(i.id, "the hub has lost its identities") // nobody was promised that; the store has logged it
+	}
+}
+
+// faultOver tells the end of a fault of a hub, or of DPS.
+func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind string) {
+	return func(kind string) {
+		events.emit(Event{Kind: EventHeal, Hub: hub, Reason: kind})
+		log.Info().Str("hub", hub).Str("kind", kind).Msg("fault is over")
 	}
 }
 

@@ -34,6 +34,8 @@ func (h *hub) routes(mux *http.ServeMux) {
 			i, err := h.deviceOf(r)
 			if err == nil {
 				err = f(i, w, r)
+			} else {
+				h.tellRefused(r.PathValue("id"), err.Error())
 			}
 			if err != nil {
 				h.refuseHTTP(w, err)

@@ -137,10 +137,11 @@ func New(c Config) (_ *Sim, err error) {
 		}
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
+	told := &novelty{}
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		rejects: c.C2DBeforeSubscription == EarlyC2DReject,
-		ledger:  s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
+		rejects: c.C2DBeforeSubscription == EarlyC2DReject, told: told,
+		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
 		h, err := newHub(shared, c, i, ca, kept)
@@ -181,6 +182,8 @@ func New(c Config) (_ *Sim, err error) {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
 	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
+	s.dps.told = told
+	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
 	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -207,6 +210,7 @@ func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, 
 	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
 		return nil, err
 	}
+	h.faults.over = faultOver(h.log, h.events, h.name)
 	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
 	h.endpoints = []*endpoint{h.mqtt}
 	return h, nil
@@ -251,8 +255,13 @@ func (s *Sim) listen() error {
 	}
 	httpsPort := c.HTTPSPort
 	if httpsPort == 0 {
-		if httpsPort = 443; c.Layout == LayoutLoopback && bind(s.dps.https, "dps/https", 0, 443) != nil { // taken, or not ours to bind
-			httpsPort = 8443
+		httpsPort = 443
+		if c.Layout == LayoutLoopback {
+			if err := bind(s.dps.https, "dps/https", 0, 443); err != nil { // taken, or not ours to bind
+				httpsPort = 8443
+				c.Logger.Info().Str("hub", "dps").Str("reason", err.Error()).
+					Msg("HTTPS and WebSocket are on port 8443, because 443 cannot be bound; official SDKs know 443 only")
+			}
 		}
 	}
 	if s.dps.https.address() == "" {
