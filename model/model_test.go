@@ -370,7 +370,14 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(controller))
 	f.Add([]byte(one(`{"@type":"Telemetry","name":"a","schema":{"@id":"dtmi:s;1","@type":"Array","elementSchema":"dtmi:s;1"}}`)))
 	f.Add([]byte("[[[[{\"\xff\":1e999}]]"))
+	f.Add([]byte("[" + rich + "," + base + "," + part + "]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		flaws := Flaws(data)
+		for _, flaw := range flaws {
+			if flaw.Text == "" || printable(flaw.Error()) != flaw.Error() {
+				t.Fatalf("not fit for a person: %q", flaw.Error())
+			}
+		}
 		m, err := Parse(data)
 		if err != nil {
 			var fault *ParseError
@@ -379,12 +386,15 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if !dtmiPattern.MatchString(m.ID()) {
+		if !dtmiPatternV3.MatchString(m.ID()) {
 			t.Fatalf("id %q", m.ID())
 		}
 		var out strings.Builder
 		if err := m.Describe(&out); err != nil || out.Len() == 0 {
 			t.Fatalf("describe: %v", err)
+		}
+		if text := strings.ReplaceAll(out.String(), "\n", ""); printable(text) != text {
+			t.Fatalf("not fit for a terminal: %q", text)
 		}
 		m.CheckTelemetry("", []byte(`{"a":{"b":[1,2]},"temp":"x"}`))
 	})
