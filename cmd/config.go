@@ -46,10 +46,12 @@ type settings struct {
 	logLevel, logFormat                                       string
 	config                                                    string
 
-	fs      *pflag.FlagSet
-	sources map[string]string // key → where its value comes from, for those that are not default
-	env     *Env
-	builtin []byte
+	fs       *pflag.FlagSet
+	file     string            // the configuration file that was read, "" for none
+	warnings []string          // what was found that is no fault
+	sources  map[string]string // key → where its value comes from, for those that are not default
+	env      *Env
+	builtin  []byte
 }
 
 // secrets are never shown.
@@ -127,8 +129,8 @@ func (s *settings) load() error {
 		s.sources[key] = from
 	}
 	s.fs.VisitAll(func(f *pflag.Flag) {
-		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := s.env.lookup(name); ok && f.Name != "help" {
+		name := envName(f.Name)
+		if value, ok := s.env.lookup(name); ok && value != "" && f.Name != "help" { // an empty one is unset
 			set(f.Name, value, name, name)
 		}
 	})
@@ -144,14 +146,27 @@ func (s *settings) load() error {
 		}
 		set(key, values[key].text, file, at)
 	}
+	s.file = file
 	s.credentials(set)
+	s.tidy()
 	return errors.Join(faults...)
+}
+
+// envName is the environment variable of a key.
+func envName(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
 }
 
 // device turns the settings into a device's configuration. Every fault is reported, with its key and the next step.
 func (s *settings) device(agent string) (device.Config, error) {
 	c, err := s.behaviour(agent)
 	faults := []error{err, s.identity(&c)}
+	if c.PinnedHub == "" {
+		faults = append(faults, checkHost("provisioning-host", s.provisioningHost))
+	}
+	if c.Certificate != nil {
+		s.checkValidity(c.Certificate, time.Now())
+	}
 	if c.Roots, err = s.roots(); err != nil {
 		faults = append(faults, err)
 	}
@@ -227,3 +242,6 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	c.Model = m
 	return c, errors.Join(faults...)
 }
+
+// warn keeps a sentence for the log: what was found that is no fault.
+func (s *settings) warn(text string) { s.warnings = append(s.warnings, text) }

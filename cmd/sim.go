@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -41,6 +42,9 @@ The control API breaks things: see the control address in sim.json.
   hubhop run --id-scope 0ne00000SIM --provisioning-host 127.0.0.1 --ca-file sim/ca.pem --group-key-file <(jq -r .groupKey sim/sim.json)`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkAddresses(&conf); err != nil {
+				return usage(err)
+			}
 			switch retryAfter {
 			case "none":
 				conf.RetryAfterAbsent = true
@@ -173,4 +177,22 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 	_, _ = fmt.Fprintf(ready, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
+}
+
+// checkAddresses says of every address at once what is wrong with it, by its flag.
+func checkAddresses(conf *sim.Config) error {
+	for _, text := range []*string{&conf.ControlAddr, &conf.ConnectProxy, &conf.BaseAddress, &conf.Webhook} {
+		*text = strings.TrimSpace(*text)
+	}
+	faults := []error{checkListen("control", conf.ControlAddr), checkBaseAddress("base-address", conf.BaseAddress)}
+	if conf.ConnectProxy != "" {
+		faults = append(faults, checkListen("connect-proxy", conf.ConnectProxy))
+	}
+	if conf.HTTPSPort < 0 || conf.HTTPSPort > 65535 {
+		faults = append(faults, fmt.Errorf("https-port is %d; it must be a number from 1 to 65535", conf.HTTPSPort))
+	}
+	if u, err := url.Parse(conf.Webhook); conf.Webhook != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", quoted(conf.Webhook)))
+	}
+	return errors.Join(faults...)
 }
