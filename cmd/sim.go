@@ -75,7 +75,7 @@ The control API breaks things: see the control address in sim.json.
 				return usage(fmt.Errorf("hubs is %d; there can be 1 to 26", conf.Hubs))
 			}
 			if out != "" { // before anything listens
-				if err := os.MkdirAll(out, 0o750); err != nil {
+				if err := os.MkdirAll(out, 0o755); err != nil {
 					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
 				}
 			}
@@ -85,7 +85,7 @@ The control API breaks things: see the control address in sim.json.
 	f := c.Flags()
 	f.IntVar(&conf.Hubs, "hubs", conf.Hubs, "number of hubs")
 	f.StringVar(&conf.Layout, "layout", conf.Layout, "loopback (one address each, standard ports) or ports (one address, free ports)")
-	f.StringVar(&out, "out", "", "directory for ca.pem, device-ca.pem, device-ca-key.pem and sim.json")
+	f.StringVar(&out, "out", "", "directory for ca.pem, group.key, device-ca.pem, device-ca-key.pem and sim.json")
 	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")

@@ -440,7 +440,7 @@ func (p *dps) fault(f DPSFault) error {
 		case DPSDown:
 			m.door, how = doorShut, rst
 		case DPSBlackhole:
-			m.mute = true
+			m.mute, m.resets = true, f.WhenOver == WaitingReset
 		}
 		for _, e := range []*endpoint{p.mqtt, p.https} {
 			if err := e.enter(m, how, "fault "+f.Kind); err != nil {

@@ -18,6 +18,7 @@ type Fault struct {
 	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
 	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
 	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
+	WhenOver      string  `json:"whenOver,omitempty"`      // blackhole, syndrop: connections that waited are "answer"ed (default) or "reset"
 	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
 }
 
@@ -40,6 +41,7 @@ type DPSFault struct {
 	Seconds    float64 `json:"seconds,omitempty"`
 	RetryAfter *int    `json:"retryAfter,omitempty"` // throttle: seconds; without it Config.RetryAfter counts
 	DelayMs    int     `json:"delayMs,omitempty"`    // slow: before every answer, default 1000
+	WhenOver   string  `json:"whenOver,omitempty"`   // blackhole: connections that waited are "answer"ed (default) or "reset"
 }
 
 // The kinds of DPS faults. Down and blackhole hit the whole HTTPS address, so the IoT Central façade goes with them.
@@ -53,6 +55,12 @@ const (
 	DPSSlow         = "slow"         // answers are late
 	DPSUnauthorized = "unauthorized" // 401 for everybody
 	DPSStray        = "stray"        // MQTT: every answer is preceded by one to a question nobody asked, and comes twice
+)
+
+// What becomes of the connections that a silent hub or DPS has left waiting, when it speaks again.
+const (
+	WaitingAnswer = "answer" // what they sent is served, as on a path that had lost some packets
+	WaitingReset  = "reset"  // they are reset, and nothing of what they sent is served
 )
 
 const (
@@ -80,6 +88,9 @@ func (f *Fault) check() error {
 	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
 		return errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
 	}
+	if err := checkWhenOver(f.WhenOver, f.Kind, FaultBlackhole, FaultSYNDrop); err != nil {
+		return err
+	}
 	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > maxFaultSeconds {
 		return errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, maxFaultSeconds)
 	}
@@ -93,7 +104,22 @@ func (f *DPSFault) check() error {
 	if r := f.RetryAfter; r != nil && (*r < 0 || *r > maxFaultSeconds) {
 		return errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)
 	}
+	if err := checkWhenOver(f.WhenOver, f.Kind, DPSBlackhole); err != nil {
+		return err
+	}
 	return checkTimes(f.Seconds, f.DelayMs)
+}
+
+func checkWhenOver(whenOver, kind string, silent ...string) error {
+	switch {
+	case whenOver == "":
+		return nil
+	case whenOver != WaitingAnswer && whenOver != WaitingReset:
+		return errorf(400, "", "whenOver is %.64q, must be %q or %q", whenOver, WaitingAnswer, WaitingReset)
+	case !slices.Contains(silent, kind):
+		return errorf(400, "", "whenOver belongs to %s: under %s nobody waits", strings.Join(silent, " and "), kind)
+	}
+	return nil
 }
 
 func checkTimes(seconds float64, delayMs int) error {
@@ -257,9 +283,9 @@ func (h *hub) apply(f Fault) error {
 	case FaultKill:
 		m.door, how = doorShut, f.hangUp()
 	case FaultBlackhole:
-		m.mute = true
+		m.mute, m.resets = true, f.WhenOver == WaitingReset
 	case FaultSYNDrop:
-		m.mute, m.door = true, doorDeaf
+		m.mute, m.door, m.resets = true, doorDeaf, f.WhenOver == WaitingReset
 	case FaultConnack3:
 		c.refuse, how = connackUnavailable, f.hangUp()
 	case FaultConnack5:

@@ -437,8 +437,9 @@ func (s *Sim) CAPool() *x509.CertPool {
 	return pool
 }
 
-// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, and last sim.json,
-// renamed into place, so that whoever sees it finds the rest. Files with keys are readable by their owner only.
+// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, group.key
+// (the primary group key, base64), and last sim.json, renamed into place, so that whoever sees it finds the rest. The
+// directory is readable by all, as far as the umask allows; the files with keys are readable by their owner only.
 func (s *Sim) WriteFiles(dir string) error {
 	deviceKey, err := s.registry.authority.keyPEM()
 	if err != nil {
@@ -451,7 +452,7 @@ func (s *Sim) WriteFiles(dir string) error {
 	if err := e.Encode(s.Info()); err != nil {
 		return fmt.Errorf("sim: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the CA in it is for everybody
 		return fmt.Errorf("sim: %w", err)
 	}
 	for _, f := range []struct {
@@ -462,6 +463,7 @@ func (s *Sim) WriteFiles(dir string) error {
 		{"ca.pem", s.ca.certPEM(), 0o644},
 		{"device-ca.pem", s.registry.authority.certPEM(), 0o644},
 		{"device-ca-key.pem", deviceKey, 0o600},
+		{"group.key", append(base64.StdEncoding.AppendEncode(nil, s.registry.group[0]), '\n'), 0o600},
 		{"sim.json", info.Bytes(), 0o600},
 	} {
 		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
