@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -14,7 +15,7 @@ import (
 // Flaw is one place of a model file that is no DTDL, although Parse may read the file: a word that the
 // language does not have, a bound that is passed, a value of the wrong kind.
 type Flaw struct {
-	ParseError
+	At *ParseError // where it is, and what is wrong with it
 	// Unchecked says that nothing is wrong here, but that the file uses an extension of the language
 	// that this package does not know, so that what belongs to it is not checked.
 	Unchecked bool
@@ -30,8 +31,8 @@ const maxFlaws = 1000
 func Flaws(data []byte) []Flaw {
 	r, top, err := readTree(data)
 	if err != nil {
-		fault, _ := err.(*ParseError) //nolint:errorlint // readTree gives nothing else
-		return []Flaw{{ParseError: *fault}}
+		fault, _ := errors.AsType[*ParseError](err)
+		return []Flaw{{At: fault}}
 	}
 	l := &linter{reader: r, named: map[string]*node{}, kinds: map[*node]string{}, misfits: map[*node]string{}}
 	l.collect(top)
@@ -43,7 +44,7 @@ func Flaws(data []byte) []Flaw {
 	}
 	l.graph()
 	slices.SortStableFunc(l.flaws, func(x, y Flaw) int {
-		return cmp.Or(x.Line-y.Line, x.Column-y.Column)
+		return cmp.Or(x.At.Line-y.At.Line, x.At.Column-y.At.Column)
 	})
 	return l.flaws
 }
@@ -80,7 +81,7 @@ func (l *linter) flaw(n *node, format string, args ...any) {
 
 func (l *linter) add(f Flaw, n *node, format string, args ...any) {
 	if len(l.flaws) < maxFlaws { // before its place is found out, which takes time
-		f.ParseError = *l.fault(n, format, args...)
+		f.At = l.fault(n, format, args...)
 		l.flaws = append(l.flaws, f)
 	}
 }

@@ -50,7 +50,7 @@ func TestNoFlaws(t *testing.T) {
 			t.Errorf("%s cannot be read: %v", name, err)
 		}
 		for _, f := range Flaws([]byte(text)) {
-			t.Errorf("%s: %s", name, f.Error())
+			t.Errorf("%s: %s", name, f.At.Error())
 		}
 	}
 }
@@ -157,14 +157,14 @@ func TestFlaws(t *testing.T) {
 			}
 			var all []string
 			for _, f := range flaws {
-				all = append(all, f.Error())
+				all = append(all, f.At.Error())
 			}
 			said := strings.Join(all, "\n")
 			if !strings.Contains(said, test.want) {
 				t.Errorf("said\n%s\nwant %s", said, test.want)
 			}
 			for _, f := range flaws {
-				if f.Line < 1 || f.Column < 1 || strings.ContainsAny(f.Error(), "\n\r\x1b") || f.Unchecked != strings.Contains(f.Text, "not known here; what") {
+				if f.At.Line < 1 || f.At.Column < 1 || strings.ContainsAny(f.At.Error(), "\n\r\x1b") || f.Unchecked != strings.Contains(f.At.Text, "not known here; what") {
 					t.Errorf("%+v", f)
 				}
 			}
@@ -190,7 +190,7 @@ func TestFlawsAreBounded(t *testing.T) {
 	if n := len(Flaws([]byte(text))); n != maxFlaws {
 		t.Errorf("%d flaws, want %d", n, maxFlaws)
 	}
-	if flaws := Flaws([]byte("{")); len(flaws) != 1 || !strings.Contains(flaws[0].Error(), "not valid JSON") {
+	if flaws := Flaws([]byte("{")); len(flaws) != 1 || !strings.Contains(flaws[0].At.Error(), "not valid JSON") {
 		t.Errorf("of what is no JSON: %v", flaws)
 	}
 	if flaws := Flaws([]byte(`["x"]`)); len(flaws) == 0 {

@@ -57,7 +57,7 @@ func TestTextsAreShownAsTexts(t *testing.T) {
 		t.Errorf("%d lines, want 4:\n%q", lines, out.String())
 	}
 	for _, f := range Flaws([]byte(bad)) {
-		texts = append(texts, f.Error())
+		texts = append(texts, f.At.Error())
 	}
 	if len(texts) < 2 {
 		t.Error("no flaw is found")

@@ -200,7 +200,7 @@ var units = sync.OnceValue(func() map[string][]string {
 		{"Volume", "cubicCentimetre cubicFoot cubicInch cubicMetre fluidOunce gallon litre millilitre"},
 		{"VolumeFlowRate", "litrePerHour litrePerSecond millilitrePerHour millilitrePerSecond"},
 	} {
-		for _, name := range strings.Fields(row[0]) {
+		for name := range strings.FieldsSeq(row[0]) {
 			table[name] = strings.Fields(row[1])
 		}
 	}

@@ -374,8 +374,8 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		flaws := Flaws(data)
 		for _, flaw := range flaws {
-			if flaw.Text == "" || printable(flaw.Error()) != flaw.Error() {
-				t.Fatalf("not fit for a person: %q", flaw.Error())
+			if flaw.At.Text == "" || printable(flaw.At.Error()) != flaw.At.Error() {
+				t.Fatalf("not fit for a person: %q", flaw.At.Error())
 			}
 		}
 		m, err := Parse(data)

@@ -139,7 +139,7 @@ func strictly(c suiteCase) (refused bool, why string) {
 		if f.Unchecked && slices.Contains(c.Options, "AllowUndefinedExtensions") {
 			continue
 		}
-		return true, f.Error()
+		return true, f.At.Error()
 	}
 	return false, ""
 }
