@@ -69,7 +69,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.certKey, "key", "", "key of the client certificate (PEM)")
 	f.StringVar(&s.connectionString, "connection-string", "", "no DPS: HostName=…;DeviceId=…;SharedAccessKey=… of one hub")
 	f.StringVar(&s.deviceID, "device-id", "", "registration id (default: the host name, made legal)")
-	f.StringVar(&s.modelID, "model-id", "dtmi:Sample:Failover;1", "DTDL model to announce")
+	f.StringVar(&s.modelID, "model-id", "", "interface of the model to announce (default: the one that is no part of another)")
 	f.StringVar(&s.modelFile, "model", "", "DTDL file to check against (default: the built-in failover.json)")
 	f.StringVar(&s.provisioningHost, "provisioning-host", dps.DefaultHost, "DPS endpoint, host or host:port")
 	f.StringVar(&s.provisioningTransport, "provisioning-transport", "mqtt", "mqtt or https")
@@ -191,7 +191,7 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		}
 	}
 	c := device.Config{
-		Agent: agent, IDScope: s.idScope, ModelID: s.modelID,
+		Agent: agent, IDScope: s.idScope,
 		ProvisioningHost: s.provisioningHost, ProvisioningTransport: dps.Transport(s.provisioningTransport),
 		DialContext: s.env.DialContext, Clock: device.SystemClock(),
 		Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
@@ -239,7 +239,9 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	if err != nil {
 		faults = append(faults, err)
 	}
-	c.Model = m
+	if c.Model = m; m != nil {
+		c.ModelID = m.ID()
+	}
 	return c, errors.Join(faults...)
 }
 

@@ -80,6 +80,14 @@ func (s *settings) resolved(f *pflag.Flag) (value, source string) {
 		if name, from, err := s.name(); err == nil {
 			return name, from
 		}
+	case "model-id":
+		switch m, err := s.model(); {
+		case err != nil: // which is told as well
+		case s.modelFile == "":
+			return m.ID(), "default (built-in model)"
+		default:
+			return m.ID(), "default (model file)"
+		}
 	case "state-dir":
 		if dir, err := s.stateDirectory(); err == nil {
 			return dir, source

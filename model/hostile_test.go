@@ -33,6 +33,9 @@ func TestHostileFiles(t *testing.T) {
 		if _, err := Parse([]byte(test.file)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %s", test.name, err, test.want)
 		}
+		if test.name == "many values" {
+			continue // which takes its time, and Flaws reads no further than Parse
+		}
 		if n := len(Flaws([]byte(test.file))); n > maxFlaws {
 			t.Errorf("%s: %d flaws", test.name, n)
 		}

@@ -222,6 +222,21 @@ func TestRootIsWhatNothingRefersTo(t *testing.T) {
 	}
 }
 
+func TestInterfacesAndRoots(t *testing.T) {
+	m := parse(t, controller)
+	if got := strings.Join(m.Interfaces(), " "); got != "dtmi:test:Controller;2 dtmi:test:Info;1 dtmi:test:Base;1 dtmi:test:Thermostat;1" {
+		t.Errorf("interfaces are %s", got)
+	}
+	if got := strings.Join(m.Roots(), " "); got != "dtmi:test:Controller;2" {
+		t.Errorf("roots are %s", got)
+	}
+	two := parse(t, `[{"@context":"dtmi:dtdl:context;2","@id":"dtmi:a;1","@type":"Interface"},
+		{"@id":"dtmi:b;1","@type":"Interface","extends":"dtmi:c;1"},{"@id":"dtmi:c;1","@type":"Interface"}]`)
+	if got := strings.Join(two.Roots(), " "); got != "dtmi:a;1 dtmi:b;1" {
+		t.Errorf("roots are %s", got)
+	}
+}
+
 // one puts a content into an Interface that has the rest right.
 func one(content string) string {
 	return `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Interface","contents":[` + content + `]}`

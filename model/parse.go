@@ -71,6 +71,27 @@ func (m *Model) WithRoot(id string) (*Model, bool) {
 	return nil, false
 }
 
+// Interfaces are the ids of all Interfaces of the file, in its order, those inside of others too.
+func (m *Model) Interfaces() []string {
+	ids := make([]string, len(m.all))
+	for n, i := range m.all {
+		ids[n] = i.id
+	}
+	return ids
+}
+
+// Roots are the ids of the Interfaces at the top of the file that no other one refers to, in its order:
+// each can be the device's own. There is at least one.
+func (m *Model) Roots() []string {
+	var ids []string
+	for _, i := range m.order {
+		if !i.referred {
+			ids = append(ids, i.id)
+		}
+	}
+	return ids
+}
+
 // HasComponent says whether the device has a component of that name. The default component has no name, and every device has it.
 func (m *Model) HasComponent(name string) bool {
 	_, ok := m.interfaceOf(name)
