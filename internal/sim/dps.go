@@ -28,6 +28,7 @@ type dps struct {
 	tls      *tls.Config
 
 	mqtt, https *endpoint
+	amqp        *endpoint // as a hub's
 	faults      faultState[DPSFault]
 
 	registrations atomic.Int64 // register requests, whatever became of them
@@ -442,7 +443,7 @@ func (p *dps) fault(f DPSFault) error {
 		case DPSBlackhole:
 			m.mute, m.resets = true, f.WhenOver == WaitingReset
 		}
-		for _, e := range []*endpoint{p.mqtt, p.https} {
+		for _, e := range p.endpoints() {
 			if err := e.enter(m, how, "fault "+f.Kind); err != nil {
 				_ = p.undo()
 				return errorf(409, "", "DPS: %v", err)
@@ -457,10 +458,19 @@ func (p *dps) fault(f DPSFault) error {
 	return err
 }
 
+// endpoints are all of them: faults hit every one.
+func (p *dps) endpoints() []*endpoint {
+	all := []*endpoint{p.mqtt, p.https}
+	if p.amqp != nil {
+		all = append(all, p.amqp)
+	}
+	return all
+}
+
 func (p *dps) heal() error { return p.faults.end(p.undo) }
 
 func (p *dps) undo() error {
-	for _, e := range []*endpoint{p.mqtt, p.https} {
+	for _, e := range p.endpoints() {
 		if err := e.enter(mode{}, keep, ""); err != nil {
 			return errorf(409, "", "DPS cannot come back: %v", err)
 		}

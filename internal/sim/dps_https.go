@@ -9,7 +9,7 @@ import (
 
 // routes adds DPS's device API to the HTTPS surface of its host.
 func (p *dps) routes(mux *http.ServeMux) {
-	handleWebSocket(mux, p.speakMQTT)
+	handleWebSocket(mux, &amqpDesk{"dps", p.log, p.told}, p.speakMQTT)
 	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
 		if err != nil {

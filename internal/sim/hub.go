@@ -26,6 +26,7 @@ type hub struct {
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
+	amqp      *endpoint      // says that there is none; nil where its port is not to be had
 	surface   *http.ServeMux // of https
 	endpoints []*endpoint    // all of them: faults hit every one
 

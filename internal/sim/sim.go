@@ -273,7 +273,10 @@ func (s *Sim) listen() error {
 	if c.Layout == LayoutPorts {
 		s.dps.host = s.dps.mqtt.address()
 	}
-	all := []*endpoint{s.dps.mqtt, s.dps.https, s.control}
+	if c.Layout == LayoutLoopback {
+		s.dps.amqp = s.bindAMQP(0, &amqpDesk{"dps", c.Logger, s.dps.told}, s.dps.tls)
+	}
+	all := append(s.dps.endpoints(), s.control)
 	for i, h := range s.hubs {
 		if err := bind(h.mqtt, h.name+"/mqtt", i+1, 8883); err != nil {
 			return err
@@ -286,6 +289,11 @@ func (s *Sim) listen() error {
 			h.host = h.mqtt.address()
 		}
 		h.learnHosts(c.address(i + 1).String())
+		if c.Layout == LayoutLoopback {
+			if h.amqp = s.bindAMQP(i+1, &amqpDesk{h.name, c.Logger, h.told}, h.tls); h.amqp != nil {
+				h.endpoints = append(h.endpoints, h.amqp)
+			}
+		}
 		all = append(all, h.endpoints...)
 	}
 	if err := s.registry.start(); err != nil {
@@ -313,6 +321,16 @@ func (s *Sim) listen() error {
 		e.open()
 	}
 	return nil
+}
+
+// bindAMQP takes the port of AMQP on address number i. Nobody needs it, so where it is taken there is none.
+func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
+	e := &endpoint{listen: s.config.Listen, serve: func(c *conn) { desk.serve(c, config) }}
+	if err := e.bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(amqpPort))); err != nil {
+		s.config.Logger.Debug().Str("hub", desk.hub).Err(err).Msg("AMQP clients are refused by the operating system only")
+		return nil
+	}
+	return e
 }
 
 // bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
@@ -354,8 +372,9 @@ func (s *Sim) closeLocked() error {
 	}
 	s.events.close()
 	s.control.stop()
-	s.dps.mqtt.stop()
-	s.dps.https.stop()
+	for _, e := range s.dps.endpoints() {
+		e.stop()
+	}
 	for _, h := range s.hubs {
 		for _, e := range h.endpoints {
 			e.stop()
