@@ -47,6 +47,16 @@ type Session[L Link] struct {
 	Save func(State)
 	// Observe hears of everything worth telling, in order. It must not block, and may be called from several goroutines.
 	Observe func(Note)
+
+	sleeps atomic.Pointer[time.Time]
+}
+
+// Sleeps is when the session wakes up by itself, if it has no link and tries nothing; else the zero time.
+func (s *Session[L]) Sleeps() time.Time {
+	if t := s.sleeps.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
 }
 
 // NoteKind says what a Note tells.
@@ -104,9 +114,15 @@ func (s *Session[L]) Run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var wake <-chan time.Time
-		if next := r.m.NextWake(); !next.IsZero() {
+		next := r.m.NextWake()
+		if !next.IsZero() {
 			timer.Reset(time.Until(next))
 			wake = timer.C
+		}
+		if len(r.ways) == 0 {
+			s.sleeps.Store(&next)
+		} else {
+			s.sleeps.Store(nil)
 		}
 		select {
 		case e := <-r.events:

@@ -57,6 +57,7 @@ type Config struct {
 
 	Source            string    // simulated, host, stdin
 	Input             io.Reader // of the source stdin
+	Unmodelled        bool      // the source's samples are not meant to fit Model, so they are not checked against it
 	TelemetryInterval time.Duration
 	ReportedInterval  time.Duration
 
@@ -74,18 +75,14 @@ type Config struct {
 	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
 	DrainTimeout    time.Duration
 
-	Once bool       // send what is queued and stop
+	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
 	Rand *rand.Rand // nil for chance
 }
 
 // ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
 var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
 
-// ErrUnreachable says that a device that runs once found no hub in time.
-var ErrUnreachable = errors.New("no hub could be reached")
-
 const (
-	onceLimit       = time.Minute     // to find a hub when running once
 	settleTimeout   = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
 	retireTimeout   = time.Second     // for PUBACKs before another link takes over
 	renewalTimeout  = time.Minute     // for running methods before that, while telemetry flows on
@@ -111,6 +108,7 @@ type Device struct {
 	handlers tally // methods that run
 	methods  slots // for each one that runs
 	stopping atomic.Bool
+	current  atomic.Pointer[failover.Session[*link]] // that keeps the device connected
 	counters telemetry.Counters
 	badLines flood
 	drops    flood
@@ -119,15 +117,19 @@ type Device struct {
 	calls    flood
 	mail     flood
 
-	mu       sync.Mutex
-	status   Status
-	alarm    string
-	lastText string    // of the last refusal, for a device that runs once
-	downAt   time.Time // since when there is no link; zero: there is one
-	gone     uint64    // samples that the outbox had given up when the link went
-	renewing bool
-	first    chan struct{} // closed at the first link
-	refused  chan error    // one slot: a person must act
+	mu           sync.Mutex
+	status       Status
+	alarm        string
+	lastText     string    // of the last refusal, for a device that runs once
+	downAt       time.Time // since when there is no link; zero: there is one
+	gone         uint64    // samples that the outbox had given up when the link went
+	renewing     bool
+	renewed      bool          // the link that is up, or was, took the place of one whose token was over
+	backlog      uint64        // samples that waited when the link came up, if they are worth telling
+	backlogAcked uint64        // samples that had left the outbox then
+	links        chan struct{} // closed, and another one put in its place, when a link is there or gone
+	outage       outage
+	refused      chan error // one slot: a person must act
 }
 
 // Status is what a device looks like from outside.
@@ -143,7 +145,7 @@ type Status struct {
 // New returns a device that has not started. The journal may have been given its sinks.
 func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
-		first: make(chan struct{}), refused: make(chan error, 1)}
+		links: make(chan struct{}), refused: make(chan error, 1)}
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
 	d.time.clock = newClock(c.Clock, d.emit)
@@ -187,26 +189,33 @@ func (d *Device) Run(ctx context.Context) (err error) {
 		d.emit(d.farewell()) // closing may find more to tell
 	}()
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
+	d.outage.begin(d)
+	defer d.outage.end(d)
 
 	// The session outlives ctx: what is queued is sent before the end.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var running sync.WaitGroup
 	d.spawnIn(&running, "session", func() {
-		_ = d.keep(life, "session", func(ctx context.Context) error { d.session().Run(ctx); return nil })
+		_ = d.keep(life, "session", func(ctx context.Context) error {
+			session := d.session()
+			d.current.Store(session)
+			session.Run(ctx)
+			return nil
+		})
 	})
 	defer d.watchClock(life)()
 
 	err = d.produce(ctx)
 	d.stopping.Store(true)
 	asked := ctx.Err() != nil
-	if asked {
+	if asked && !d.c.Once {
 		err = nil // that is not a failure
 	}
 	d.finish(asked)
 	end()
 	running.Wait()
-	return err
+	return d.outcome(err)
 }
 
 // produce is the life of the input. It returns when the input has ended and nothing is queued any more, or when ctx ends.
@@ -228,43 +237,13 @@ func (d *Device) produce(ctx context.Context) error {
 // feedOutbox puts what the source makes into the outbox, until the source ends.
 func (d *Device) feedOutbox(ctx context.Context) error {
 	return telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
-		Model: d.c.Model,
+		Model: d.sampleModel(),
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {
 			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
 		},
 		Counters: &d.counters,
 	})
-}
-
-func (d *Device) once(ctx context.Context) error {
-	limit := time.NewTimer(onceLimit)
-	defer limit.Stop()
-	select {
-	case <-d.first:
-	case err := <-d.refused:
-		return err
-	case <-limit.C:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return fmt.Errorf("%w in %v; the last failure was: %s", ErrUnreachable, onceLimit, d.lastText)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if !d.c.Telemetry {
-		return nil
-	}
-	return d.box.WaitEmpty(ctx)
-}
-
-// finish gives what is queued, and the methods that run, the drain timeout to end well. A handler that hangs is left behind.
-func (d *Device) finish(asked bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
-	defer cancel()
-	if asked && d.c.Telemetry {
-		_ = d.box.WaitEmpty(ctx) // the rest stays queued for the next start
-	}
-	d.handlers.wait(ctx)
 }
 
 // open takes the state directory and what is in it.
@@ -304,6 +283,14 @@ func (d *Device) close() error {
 	}
 	d.home.close()
 	return err
+}
+
+// sampleModel is what samples are checked against, nil for nothing.
+func (d *Device) sampleModel() *model.Model {
+	if d.c.Unmodelled {
+		return nil
+	}
+	return d.c.Model
 }
 
 func (d *Device) source() telemetry.Source {

@@ -32,8 +32,7 @@ func (d *Device) observe(n failover.Note) {
 	case failover.NoteAsking:
 		d.emit(journal.Event{Kind: journal.Asking, Text: "asking DPS"})
 	case failover.NoteAssigned:
-		d.emit(journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took,
-			Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))})
+		d.assigned(n)
 	case failover.NoteUp:
 		d.linkUp(n)
 	case failover.NoteConfirmed:
@@ -48,14 +47,29 @@ func (d *Device) observe(n failover.Note) {
 	}
 }
 
+// assigned tells where DPS sends the device. That it names a hub which has just failed is no success.
+func (d *Device) assigned(n failover.Note) {
+	d.mu.Lock()
+	again := n.Host == d.outage.failed
+	d.mu.Unlock()
+	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took,
+		Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))}
+	if again {
+		e.Kind = journal.AssignedAgain
+		e.Text = fmt.Sprintf("DPS still names %s, which has failed (asked for %s)", n.Host, journal.Duration(n.Took))
+	}
+	d.emit(e)
+}
+
 func (d *Device) linkUp(n failover.Note) {
 	now := time.Now()
 	e := journal.Event{Time: now, Kind: journal.Connected, Hub: n.Host, Took: n.Took, Provisional: n.Provisional,
 		Text: fmt.Sprintf("connected to %s in %s", n.Host, journal.Duration(n.Took))}
+	stats := d.box.Stats()
 	d.mu.Lock()
 	if !d.downAt.IsZero() {
 		e.Outage = now.Sub(d.downAt)
-		e.Lost = gone(d.box.Stats()) - d.gone
+		e.Lost = gone(stats) - d.gone
 		e.Text = fmt.Sprintf("up again on %s after %s, %d lost", n.Host, journal.Duration(e.Outage), e.Lost)
 	}
 	if d.renewing {
@@ -65,24 +79,29 @@ func (d *Device) linkUp(n failover.Note) {
 	if n.Provisional {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
+	d.backlog = 0
+	if !d.renewing && (stats.Queued >= backlogFrom || stats.Queued > 0 && now.Sub(d.outage.began) >= backlogAfter) {
+		d.backlog, d.backlogAcked = stats.Queued, stats.Acked+gone(stats)+stats.Quarantined
+	}
+	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
 	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
-	select {
-	case <-d.first:
-	default:
-		close(d.first)
-	}
+	d.outage.overLocked()
+	d.linkChangedLocked()
 	d.mu.Unlock()
 	d.emit(e)
 }
 
 func (d *Device) linkLost(n failover.Note) {
+	stats := d.box.Stats()
 	d.mu.Lock()
 	d.downAt = time.Now()
-	d.gone = gone(d.box.Stats())
+	d.gone = gone(stats)
 	d.renewing = n.Signal == failover.TokenRenewal
 	renewing := d.renewing
 	d.status.Hub, d.status.Since = "", d.downAt
+	d.outage.beginLocked(d, stats.Acked)
+	d.linkChangedLocked()
 	d.mu.Unlock()
 	if renewing || n.Signal == failover.Stopping {
 		return
@@ -103,6 +122,14 @@ func (d *Device) decided(n failover.Note) {
 	}
 	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
 	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, r.Action)
+	if n.Err != nil {
+		d.mu.Lock()
+		d.outage.signal, d.outage.at = r.Signal, where
+		if n.Host != "" {
+			d.outage.failed = n.Host
+		}
+		d.mu.Unlock()
+	}
 	switch {
 	case n.Err == nil:
 	case r.Signal.EndsLink():
@@ -118,7 +145,8 @@ func (d *Device) decided(n failover.Note) {
 		d.mu.Unlock()
 	}
 	pinnedRefusal := d.c.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
-	if n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal) {
+	e.Person = n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal)
+	if e.Person {
 		select {
 		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint()):
 		default:
@@ -126,8 +154,9 @@ func (d *Device) decided(n failover.Note) {
 	}
 	d.emit(e)
 	if r.Signal == failover.AssignedContested && r.When == failover.Always && r.Action == failover.SlowDown { // once in each fight
-		d.warn(n.Host, fmt.Sprintf("two clients use the identity %s: %s closes the older link whenever the other one connects; "+
-			"this one connects once a minute for ten minutes, then tries again; stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host))
+		d.emit(journal.Event{Kind: journal.Warning, Hub: n.Host, Person: true, Text: fmt.Sprintf("two clients use the identity %s: "+
+			"%s closes the older link whenever the other one connects; this one connects once a minute for ten minutes, then tries again; "+
+			"stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host)})
 	}
 }
 
@@ -163,10 +192,25 @@ func Plain(err error) string {
 }
 
 func (d *Device) startText() string {
+	text := fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
 	if d.c.PinnedHub != "" {
-		return fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
+		text = fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
 	}
-	return fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
+	var off []string
+	for _, path := range []struct {
+		name string
+		on   bool
+	}{
+		{"telemetry", d.c.Telemetry}, {"reported", d.c.Reported}, {"desired", d.c.Desired}, {"methods", d.c.Methods}, {"c2d", d.c.C2D},
+	} {
+		if !path.on {
+			off = append(off, path.name)
+		}
+	}
+	if len(off) > 0 {
+		text += "; off: " + strings.Join(off, ", ")
+	}
+	return text
 }
 
 func (d *Device) farewell() journal.Event {
@@ -209,12 +253,12 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 }
 
 func (d *Device) moreDrops(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n,
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n, Times: n,
 		Text: fmt.Sprintf("outbox: %d more of the oldest messages were dropped since", n)}
 }
 
 func (d *Device) morePoison(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n,
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n, Times: n,
 		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantine lists them", n)}
 }
 
@@ -227,10 +271,10 @@ const (
 // cloudFlood is for events of one kind that the cloud causes, at any rate it likes.
 func (d *Device) cloudFlood(kind journal.Kind, what string) flood {
 	return flood{most: cloudEvents, span: cloudSpan, emit: d.emit, rest: func(n uint64) journal.Event {
-		return journal.Event{Kind: kind, Text: fmt.Sprintf("%d more %s since", n, what)}
+		return journal.Event{Kind: kind, Times: n, Text: fmt.Sprintf("%d more %s since", n, what)}
 	}}
 }
 
 func (d *Device) moreBadLines(n uint64) journal.Event {
-	return journal.Event{Kind: journal.BadLine, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
+	return journal.Event{Kind: journal.BadLine, Times: n, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
 }

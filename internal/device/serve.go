@@ -57,7 +57,10 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 // feed gives a link its drain.
 func (d *Device) feed(l *link, raw *hub.Link) {
 	l.flows = &firstAck{Link: raw, tell: func() {
-		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Text: "telemetry flows on " + raw.Host()})
+		d.mu.Lock()
+		renewed := d.renewed
+		d.mu.Unlock()
+		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Routine: renewed, Text: "telemetry flows on " + raw.Host()})
 	}}
 	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Created: d.time.made,
 		Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
@@ -96,6 +99,7 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a bug ends the link: a drain is good for one run
 		})
 	}
+	part(&parts, work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
 	again(&parts, work, "twin", func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
 	again(&parts, work, "messages", func(ctx context.Context) error { return d.messages(ctx, l, messages) })
 	again(&parts, work, "receiving", func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })

@@ -32,6 +32,13 @@ func (t *tally) done() {
 	}
 }
 
+// running says how many run.
+func (t *tally) running() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.n
+}
+
 // wait returns when nothing runs, or ctx ends.
 func (t *tally) wait(ctx context.Context) {
 	t.mu.Lock()
