@@ -19,7 +19,7 @@ var ErrUnreachable = errors.New("DPS gave no answer")
 // ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
 // decision. observe, which may be nil, hears of every decision on the way.
 func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
-	observe func(Note)) (dps.Assignment, error) {
+	proof Proof, observe func(Note)) (dps.Assignment, error) {
 	m := NewMachine(Options{NoKnown: true}, State{})
 	began := time.Now()
 	effects := m.Step(began, Start{})
@@ -55,7 +55,7 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 			return a, ctx.Err()
 		}
 		f := failed(ctx, ask.ID, err)
-		hint := f.Signal.Hint()
+		hint := f.Signal.Hint(proof)
 		if f.Signal.NeedsPerson() {
 			return a, fmt.Errorf("%w: %w; %s", ErrRefused, err, hint)
 		}

@@ -438,7 +438,7 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	}
 	defer d.home.close()
 	cached := d.openClock(nil)
-	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.observe)
+	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.proof(), d.observe)
 	if err != nil {
 		return a, err
 	}

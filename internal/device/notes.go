@@ -121,7 +121,8 @@ func (d *Device) decided(n failover.Note) {
 		where = "DPS"
 	}
 	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
-	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, r.Action)
+	action := d.inWords(r.Action)
+	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, action)
 	if n.Err != nil {
 		d.mu.Lock()
 		d.outage.signal, d.outage.at = r.Signal, where
@@ -133,11 +134,11 @@ func (d *Device) decided(n failover.Note) {
 	switch {
 	case n.Err == nil:
 	case r.Signal.EndsLink():
-		e.Text = fmt.Sprintf("%s: %s", where, r.Action) // the loss itself has been told
+		e.Text = fmt.Sprintf("%s: %s", where, action) // the loss itself has been told
 	default:
 		e.Error = n.Err.Error()
-		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), r.Action)
-		if hint := r.Signal.Hint(); hint != "" {
+		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), action)
+		if hint := r.Signal.Hint(d.proof()); hint != "" {
 			e.Text += "; " + hint
 		}
 		d.mu.Lock()
@@ -148,7 +149,7 @@ func (d *Device) decided(n failover.Note) {
 	e.Person = n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal)
 	if e.Person {
 		select {
-		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint()):
+		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint(d.proof())):
 		default:
 		}
 	}
@@ -158,6 +159,20 @@ func (d *Device) decided(n failover.Note) {
 			"%s closes the older link whenever the other one connects; this one connects once a minute for ten minutes, then tries again; "+
 			"stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host)})
 	}
+}
+
+// proof is how this device proves who it is.
+func (d *Device) proof() failover.Proof {
+	return failover.Proof{Certificate: d.c.Certificate != nil, OneHub: d.c.PinnedHub != ""}
+}
+
+// inWords is what a decision means for this device: where there is no DPS nothing is provisioned.
+func (d *Device) inWords(a failover.Action) string {
+	asks := a == failover.Reprovision || a == failover.AskDPS || a == failover.AskFirst
+	if d.c.PinnedHub != "" && asks {
+		return "try again"
+	}
+	return a.String()
 }
 
 // Plain says in a few words what a network error means, without the addresses that stand beside it anyway.

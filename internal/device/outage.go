@@ -84,7 +84,7 @@ func (d *Device) stillDown() {
 
 // advice is what a person can do in an outage.
 func (d *Device) advice(s failover.Signal) string {
-	if hint := s.Hint(); hint != "" {
+	if hint := s.Hint(d.proof()); hint != "" {
 		return hint
 	}
 	switch s {
