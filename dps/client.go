@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -32,7 +31,7 @@ const (
 	maxPollSpacing    = 2 * time.Second       // to this
 	maxDocument       = 128 << 10             // DPS limits a message to 96 KB
 	stuckAfter        = 150 * time.Second     // of assigning: a new registration is better than more polls
-	defaultPatience   = 10 * time.Second      // of silence while an answer is owed
+	defaultPatience   = 10 * time.Second      // for an answer that is owed
 )
 
 // Client knows one device and one DPS. It keeps no state but the connection that Open holds ready; its methods may be called from any
@@ -72,20 +71,27 @@ type Request struct {
 	// Admit is called once, right before the registration is sent, and may wait: here a process keeps to its rate. Connections may
 	// be opened before. Nil admits at once.
 	Admit func(ctx context.Context) error
-	// Patience is how long DPS may be silent while it owes an answer. 0 means 10 s.
+	// Patience is how long each of these may take as a whole, however many packets or bytes come meanwhile: TCP with TLS; the register
+	// request with what comes before it on the connection; each poll. 0 means 10 s.
 	Patience time.Duration
+	// Progress, if set, hears which step is waited for.
+	Progress func(Step)
 	// Sequential waits for CONNACK and SUBACK before it sends on; otherwise everything goes out in one write (MQTT only).
 	Sequential bool
 }
 
 // Register makes one registration and polls until DPS has decided. It honours retry-after exactly as sent, 0 included; absent
-// means 2 s, and more than 300 s are cut. It ends after 150 s of assigning. Every failure but the end of ctx is an [*Error].
+// means 2 s, and more than 300 s are cut. It ends after 150 s of assigning, beside the wait of [Request].Admit and one Patience to
+// connect, whatever DPS does. Every failure but the end of ctx is an [*Error].
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	if r.Patience <= 0 {
 		r.Patience = defaultPatience
 	}
 	if r.Admit == nil {
 		r.Admit = func(context.Context) error { return nil }
+	}
+	if r.Progress == nil {
+		r.Progress = func(Step) {}
 	}
 	var do exchange
 	switch c.Transport {
@@ -97,7 +103,7 @@ func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 		return Assignment{}, fmt.Errorf("unknown provisioning transport %q", c.Transport)
 	}
 	defer do.close()
-	a, err := c.negotiate(ctx, do)
+	a, err := c.negotiate(ctx, do, r.Progress)
 	if ctx.Err() != nil {
 		return Assignment{}, ctx.Err()
 	}
@@ -125,9 +131,11 @@ type answer struct {
 }
 
 // negotiate is the conversation itself.
-func (c *Client) negotiate(ctx context.Context, do exchange) (Assignment, error) {
-	began := time.Now()
+func (c *Client) negotiate(ctx context.Context, do exchange, progress func(Step)) (Assignment, error) {
 	ans, err := do.register(ctx, c.payload())
+	began := time.Now()
+	within, end := context.WithDeadline(ctx, began.Add(stuckAfter))
+	defer end()
 	step := StepRegister
 	operation := ""
 	spacing := time.Duration(0)
@@ -138,7 +146,7 @@ func (c *Client) negotiate(ctx context.Context, do exchange) (Assignment, error)
 		doc, perr := parse(ans)
 		switch {
 		case perr != nil:
-			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: ans.retryAfter, Counted: true, Err: perr}
+			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: perr}
 		case ans.status >= 300 && step == StepPoll && (ans.status == 429 || ans.status >= 500):
 			// A poll that is throttled says nothing about the registration: it goes on, and so do the polls.
 			doc.OperationID, doc.Status = operation, "assigning"
@@ -148,7 +156,7 @@ func (c *Client) negotiate(ctx context.Context, do exchange) (Assignment, error)
 		switch strings.ToLower(doc.Status) {
 		case "assigned":
 			if doc.State.AssignedHub == "" {
-				return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: errors.New("assigned, but no hub is named")}
+				return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: fmt.Errorf("%w: assigned, but no hub is named", ErrNonsense)}
 			}
 			id := doc.State.DeviceID
 			if id == "" {
@@ -163,7 +171,7 @@ func (c *Client) negotiate(ctx context.Context, do exchange) (Assignment, error)
 			operation = doc.OperationID
 		}
 		if operation == "" {
-			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: errors.New("assigning, but no operation is named")}
+			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: fmt.Errorf("%w: assigning, but no operation is named", ErrNonsense)}
 		}
 		wait := ans.retryAfter
 		switch {
@@ -173,15 +181,22 @@ func (c *Client) negotiate(ctx context.Context, do exchange) (Assignment, error)
 			wait = spacing
 			spacing = min(max(firstPollSpacing, 2*spacing), maxPollSpacing)
 		}
-		if time.Since(began)+wait > stuckAfter {
-			return Assignment{}, &Error{Step: StepPoll, Status: ans.status, RetryAfter: ans.retryAfter, Counted: true,
+		stuck := func() (Assignment, error) {
+			return Assignment{}, &Error{Step: StepPoll, Status: ans.status, RetryAfter: -1, Counted: true,
 				Err: fmt.Errorf("%w after %v", ErrStuck, time.Since(began).Round(time.Second))}
 		}
-		if err := do.wait(ctx, wait); err != nil {
-			return Assignment{}, err
+		if time.Since(began)+wait > stuckAfter {
+			return stuck()
 		}
 		step = StepPoll
-		ans, err = do.poll(ctx, operation)
+		progress(step)
+		err = do.wait(within, wait)
+		if err == nil {
+			ans, err = do.poll(within, operation)
+		}
+		if err != nil && ctx.Err() == nil && time.Since(began) >= stuckAfter {
+			return stuck()
+		}
 	}
 }
 
@@ -201,7 +216,34 @@ func (c *Client) address(port string) string {
 	return net.JoinHostPort(strings.Trim(h, "[]"), port)
 }
 
-// connect opens TCP and TLS.
+// staleAfter is how long a connection may wait for the rate of the process before it is replaced: DPS closes one that says nothing.
+const staleAfter = 5 * time.Second
+
+// admitted is a connection over which a registration may be sent now. It is opened first: one that fails costs the process no registration.
+func (c *Client) admitted(ctx context.Context, r Request) (net.Conn, *tls.Conn, error) {
+	r.Progress(StepDial)
+	raw, secure, err := c.line(ctx, c.endpoint(), r.Patience)
+	if err != nil {
+		return nil, nil, err
+	}
+	began := time.Now()
+	r.Progress(StepAdmit)
+	if err := r.Admit(ctx); err != nil {
+		_ = raw.Close()
+		return nil, nil, err
+	}
+	if time.Since(began) > staleAfter {
+		_ = raw.Close()
+		r.Progress(StepDial)
+		if raw, secure, err = c.connect(ctx, c.endpoint(), r.Patience); err != nil {
+			return nil, nil, err
+		}
+	}
+	r.Progress(StepRegister)
+	return raw, secure, nil
+}
+
+// connect opens TCP and TLS, both within patience.
 func (c *Client) connect(ctx context.Context, addr string, patience time.Duration) (raw net.Conn, secure *tls.Conn, err error) {
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -246,64 +288,4 @@ func (c *Client) payload() []byte {
 	}
 	body, _ := json.Marshal(doc) // two strings: it cannot fail
 	return body
-}
-
-// document is any body of DPS: the registration's state (protocol §1.6) or an error (§1.7).
-type document struct {
-	OperationID string `json:"operationId"`
-	Status      string `json:"status"`
-	State       struct {
-		AssignedHub  string `json:"assignedHub"`
-		DeviceID     string `json:"deviceId"`
-		Status       string `json:"status"`
-		Substatus    string `json:"substatus"`
-		ErrorCode    int    `json:"errorCode"`
-		ErrorMessage string `json:"errorMessage"`
-	} `json:"registrationState"`
-	ErrorCode  int    `json:"errorCode"`
-	TrackingID string `json:"trackingId"`
-	Message    string `json:"message"`
-}
-
-func parse(a answer) (document, error) {
-	var d document
-	if len(a.body) == 0 && a.status >= 300 {
-		return d, nil // an error may come without a document
-	}
-	if err := json.Unmarshal(a.body, &d); err != nil {
-		if a.status >= 300 {
-			return d, nil // a proxy's HTML page; the status says enough
-		}
-		return d, fmt.Errorf("an answer that is not the JSON of DPS: %w", err)
-	}
-	return d, nil
-}
-
-// refusal is the answer as an error.
-func (d document) refusal(step Step, a answer) *Error {
-	e := &Error{Step: step, Status: a.status, Code: d.ErrorCode, Message: d.Message, TrackingID: d.TrackingID,
-		RetryAfter: a.retryAfter, Skew: a.skew, Counted: true}
-	if d.Status != "" {
-		e.State, e.Code, e.Message = strings.ToLower(d.Status), d.State.ErrorCode, d.State.ErrorMessage
-		e.Message = plainMessage(e.Message)
-	}
-	return e
-}
-
-// plainMessage takes the sentence out of an errorMessage that is itself a JSON document, as DPS sends when it lost a linked hub.
-func plainMessage(s string) string {
-	var inner struct{ Message string }
-	if strings.HasPrefix(s, "{") && json.Unmarshal([]byte(s), &inner) == nil && inner.Message != "" {
-		return inner.Message
-	}
-	return s
-}
-
-// retryAfter reads the seconds DPS asks for: a whole number, cut at 300 s; anything else counts as absent.
-func retryAfter(s string) time.Duration {
-	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
-	if err != nil || n < 0 {
-		return -1
-	}
-	return time.Duration(min(n, int64(maxRetryAfter/time.Second))) * time.Second
 }

@@ -3,6 +3,7 @@ package dps
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,14 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
-const httpsAPIVersion = "2021-06-01"
+const (
+	httpsAPIVersion = "2021-06-01"
+	maxHeader       = 64 << 10 // of an answer
+)
 
 // httpsExchange is a registration over HTTPS; one connection serves the register request and the polls.
 type httpsExchange struct {
@@ -23,6 +28,7 @@ type httpsExchange struct {
 	client  *http.Client
 	token   string
 	counted bool
+	ready   atomic.Pointer[tls.Conn] // the connection for the first request, until that takes it
 }
 
 func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, error) {
@@ -31,22 +37,27 @@ func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, erro
 		return answer{}, &Error{Step: StepRegister, RetryAfter: -1, Err: err}
 	}
 	x.token = token
+	_, secure, err := x.c.admitted(ctx, x.r)
+	if err != nil {
+		return answer{}, err
+	}
+	x.ready.Store(secure)
 	x.client = &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				_, secure, err := x.c.line(ctx, addr, x.r.Patience)
+				if secure := x.ready.Swap(nil); secure != nil {
+					return secure, nil
+				}
+				_, secure, err := x.c.connect(ctx, addr, x.r.Patience)
 				if err != nil {
 					return nil, err
 				}
 				return secure, nil
 			},
-			ResponseHeaderTimeout: x.r.Patience,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: maxHeader,
 		},
-	}
-	if err := x.r.Admit(ctx); err != nil {
-		x.c.drop()
-		return answer{}, err
 	}
 	return x.ask(ctx, StepRegister, http.MethodPut, x.c.path("/register"), body)
 }
@@ -70,9 +81,14 @@ func (x *httpsExchange) close() {
 	if x.client != nil {
 		x.client.CloseIdleConnections()
 	}
+	if secure := x.ready.Swap(nil); secure != nil {
+		_ = secure.Close()
+	}
 }
 
 func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string, body []byte) (answer, error) {
+	ctx, end := context.WithTimeout(ctx, x.r.Patience) // for all of it: connection, request, head and body
+	defer end()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteRequest: func(i httptrace.WroteRequestInfo) { x.counted = x.counted || i.Err == nil },
 	})
@@ -103,13 +119,18 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 		return answer{}, x.fail(step, err)
 	}
 	if len(doc) > maxDocument {
-		return answer{}, &Error{Step: step, Status: resp.StatusCode, RetryAfter: -1, Counted: true, Err: fmt.Errorf("an answer of more than %d bytes", maxDocument)}
+		return answer{}, &Error{Step: step, Status: resp.StatusCode, RetryAfter: -1, Counted: true, Err: fmt.Errorf("%w: more than %d bytes", ErrNonsense, maxDocument)}
 	}
 	ans := answer{status: resp.StatusCode, body: doc, retryAfter: -1}
+	date, err := http.ParseTime(resp.Header.Get("Date"))
 	if s := resp.Header.Get("Retry-After"); s != "" {
-		ans.retryAfter = retryAfter(s)
+		since := date
+		if err != nil {
+			since = x.c.now()
+		}
+		ans.retryAfter = retryAfter(s, since)
 	}
-	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+	if err == nil {
 		ans.skew = date.Sub(x.c.now())
 		if x.c.Heard != nil && resp.TLS != nil && verify(resp.TLS.PeerCertificates, x.c.anonymousTLS(x.c.endpoint()), date) == nil {
 			x.c.Heard(date)

@@ -31,6 +31,7 @@ type mqttExchange struct {
 	conn net.Conn
 	in   *bufio.Reader
 	stop func() bool // ends the watch over ctx
+	owed time.Time   // until when DPS must have answered what it was asked last
 
 	step    Step // what has been reached, for errors
 	counted bool
@@ -44,20 +45,18 @@ func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error
 	if err != nil {
 		return answer{}, &Error{Step: StepConnect, RetryAfter: -1, Err: err}
 	}
-	raw, secure, err := x.c.line(ctx, x.c.endpoint(), x.r.Patience)
+	raw, secure, err := x.c.admitted(ctx, x.r)
 	if err != nil {
 		return answer{}, err
 	}
 	x.raw, x.conn, x.in = raw, secure, bufio.NewReader(secure)
+	x.owe(ctx, x.r.Patience)
 	x.stop = context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	x.step = StepConnect
 	if x.r.Sequential {
 		if err := x.sequence(ctx, password); err != nil {
 			return answer{}, err
 		}
-	}
-	if err := x.r.Admit(ctx); err != nil {
-		return answer{}, err
 	}
 	var out bytes.Buffer
 	if !x.r.Sequential {
@@ -93,7 +92,25 @@ func (x *mqttExchange) sequence(ctx context.Context, password string) error {
 	return ctx.Err()
 }
 
-func (x *mqttExchange) poll(_ context.Context, operationID string) (answer, error) {
+// owe says how long DPS has for the answer to what is sent next, however many packets come meanwhile.
+func (x *mqttExchange) owe(ctx context.Context, patience time.Duration) {
+	x.owed = time.Now().Add(patience)
+	if end, ok := ctx.Deadline(); ok && end.Before(x.owed) {
+		x.owed = end
+	}
+	x.arm(ctx, x.owed)
+}
+
+// arm sets the deadline of everything on the connection. The end of ctx comes first: it has set one, and must not be overwritten.
+func (x *mqttExchange) arm(ctx context.Context, at time.Time) {
+	_ = x.raw.SetDeadline(at)
+	if ctx.Err() != nil {
+		_ = x.raw.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+func (x *mqttExchange) poll(ctx context.Context, operationID string) (answer, error) {
+	x.owe(ctx, x.r.Patience)
 	return x.ask(new(bytes.Buffer), StepPoll, "GET/iotdps-get-operationstatus/", "&operationId="+operationID, nil)
 }
 
@@ -132,20 +149,17 @@ func (x *mqttExchange) ask(out *bytes.Buffer, step Step, verb, query string, bod
 func (x *mqttExchange) wait(ctx context.Context, d time.Duration) error {
 	until := time.Now().Add(d)
 	for {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		_ = x.conn.SetReadDeadline(until)
-		if ctx.Err() != nil { // it ended in between, and its deadline was overwritten
-			return ctx.Err()
-		}
+		x.arm(ctx, until)
 		_, err := x.in.Peek(1)
-		if errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(until) {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && !time.Now().Before(until):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return x.fail(err)
 		}
+		x.owe(ctx, x.r.Patience) // for the rest of the packet
 		if _, err := x.read(""); err != nil {
 			return err
 		}
@@ -186,7 +200,6 @@ func (x *mqttExchange) writeSubscribe(out *bytes.Buffer) {
 }
 
 func (x *mqttExchange) send(out *bytes.Buffer) error {
-	_ = x.conn.SetWriteDeadline(time.Now().Add(x.r.Patience))
 	if _, err := x.conn.Write(out.Bytes()); err != nil {
 		return x.fail(err)
 	}
@@ -195,8 +208,10 @@ func (x *mqttExchange) send(out *bytes.Buffer) error {
 
 // read takes one packet. It returns an answer when the packet is the one to rid, nil for everything else that is in order.
 func (x *mqttExchange) read(rid string) (*answer, error) {
-	_ = x.conn.SetReadDeadline(time.Now().Add(x.r.Patience))
 	packet, err := readPacket(x.in)
+	if err == nil && !time.Now().Before(x.owed) { // packets that come fast enough are never waited for
+		err = os.ErrDeadlineExceeded
+	}
 	if err != nil {
 		return nil, x.fail(err)
 	}
@@ -221,7 +236,7 @@ func (x *mqttExchange) read(rid string) (*answer, error) {
 				return nil, x.fail(err)
 			}
 		}
-		ans, got, ok := parseResponse(p.TopicName, p.Payload)
+		ans, got, ok := parseResponse(p.TopicName, p.Payload, x.c.now())
 		if ok && rid != "" && got == rid { // else a late or foreign answer
 			return &ans, nil
 		}
@@ -238,60 +253,43 @@ func (x *mqttExchange) fail(err error) error {
 }
 
 func connackError(code byte) error {
-	if int(code) < len(packets.ConnackReturnCodes) {
-		return errors.New(strings.ToLower(packets.ConnackReturnCodes[code]))
+	if s, ok := packets.ConnackReturnCodes[code]; ok && code <= packets.ErrRefusedNotAuthorised {
+		return errors.New(strings.ToLower(s))
 	}
 	return fmt.Errorf("unknown CONNACK code %d", code)
 }
 
 // readPacket reads one packet whose announced length is checked before anything is allocated for it.
 func readPacket(in *bufio.Reader) (packets.ControlPacket, error) {
-	size := 0
+	size, head := 0, 2
 	for i := 1; ; i++ {
-		head, err := in.Peek(i + 1)
+		seen, err := in.Peek(i + 1)
 		if err != nil {
-			if errors.Is(err, io.EOF) && len(head) > 0 {
+			if errors.Is(err, io.EOF) && len(seen) > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err
 		}
-		b := head[i]
+		b := seen[i]
+		head = i + 1
 		size |= int(b&0x7f) << (7 * (i - 1))
 		if b&0x80 == 0 {
 			break
 		}
 		if i == 4 {
-			return nil, errors.New("malformed MQTT packet length")
+			return nil, fmt.Errorf("%w: a malformed MQTT packet length", ErrNonsense)
 		}
 	}
 	if size > maxDocument {
-		return nil, fmt.Errorf("an MQTT packet of %d bytes; DPS sends at most %d", size, maxDocument)
+		return nil, fmt.Errorf("%w: an MQTT packet of %d bytes, DPS sends at most %d", ErrNonsense, size, maxDocument)
 	}
-	return packets.ReadPacket(in)
-}
-
-// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}], whose parameters come in any order.
-func parseResponse(topic string, body []byte) (a answer, rid string, ok bool) {
-	rest, ok := strings.CutPrefix(topic, "$dps/registrations/res/")
-	if !ok {
-		return a, "", false
+	whole := make([]byte, head+size)
+	if _, err := io.ReadFull(in, whole); err != nil {
+		return nil, err
 	}
-	status, query, ok := strings.Cut(rest, "/?")
-	if !ok {
-		return a, "", false
+	packet, err := packets.ReadPacket(bytes.NewReader(whole))
+	if err != nil { // also io.EOF, which is not the end of the connection here
+		return nil, fmt.Errorf("%w: a malformed MQTT packet: %s", ErrNonsense, sentence(err.Error()))
 	}
-	code, err := strconv.Atoi(status)
-	if err != nil || code < 100 || code > 599 {
-		return a, "", false
-	}
-	a = answer{status: code, retryAfter: -1, body: body}
-	for pair := range strings.SplitSeq(query, "&") {
-		switch key, value, _ := strings.Cut(pair, "="); key {
-		case "$rid", "%24rid":
-			rid = value
-		case "retry-after":
-			a.retryAfter = retryAfter(value)
-		}
-	}
-	return a, rid, true
+	return packet, nil
 }

@@ -66,6 +66,7 @@ func (c *Client) line(ctx context.Context, addr string, patience time.Duration) 
 	if s == nil {
 		return c.connect(ctx, addr, patience)
 	}
+	began := time.Now()
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
@@ -74,19 +75,20 @@ func (c *Client) line(ctx context.Context, addr string, patience time.Duration) 
 		s.cancel()
 		<-s.opened
 	}
+	left := patience - time.Since(began) // it is one wait, however often it is tried
 	switch {
 	case s.err != nil && ctx.Err() != nil:
 		return nil, nil, ctx.Err()
 	case s.err != nil && short.Err() != nil:
 		return nil, nil, &Error{Step: StepDial, RetryAfter: -1, Err: fmt.Errorf("%w in %v", ErrSilent, patience)}
 	case s.err != nil: // that was then
-		return c.connect(ctx, addr, patience)
+		return c.connect(ctx, addr, left)
 	}
 	s.hush()
 	<-s.quiet
 	if !errors.Is(s.idle, os.ErrDeadlineExceeded) { // closed meanwhile, or it speaks out of turn
 		_ = s.raw.Close()
-		return c.connect(ctx, addr, patience)
+		return c.connect(ctx, addr, left)
 	}
 	_ = s.raw.SetDeadline(time.Time{})
 	return s.raw, s.secure, nil

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -111,7 +112,7 @@ func askDate(ctx context.Context, conn net.Conn, addr string) (time.Time, error)
 	if err := req.Write(conn); err != nil {
 		return time.Time{}, err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxHeader)), req)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -1,11 +1,17 @@
 package dps
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The vectors are those of Microsoft's documentation and of the protocol's description, not of this code.
@@ -112,12 +118,20 @@ func TestResponseTopics(t *testing.T) {
 		{"$dps/registrations/res/429/?%24rid=2&retry-after=0", 429, "2", 0, true},
 		{"$dps/registrations/res/202/?$rid=1&retry-after=9999", 202, "1", 300 * time.Second, true},
 		{"$dps/registrations/res/202/?$rid=1&retry-after=soon", 202, "1", -1, true},
-		{"$dps/registrations/res/202/?$rid=1&retry-after=-1", 202, "1", -1, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=-1", 202, "1", 0, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=2.5", 202, "1", 2500 * time.Millisecond, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=99999999999999999999999", 202, "1", 300 * time.Second, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=-99999999999999999999999", 202, "1", 0, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=1e400", 202, "1", 300 * time.Second, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=NaN", 202, "1", -1, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=Thu%2C%2001%20Jan%202026%2000%3A00%3A07%20GMT", 202, "1", 7 * time.Second, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=Thu, 01 Jan 2026 01:00:00 GMT", 202, "1", 300 * time.Second, true},
+		{"$dps/registrations/res/202/?$rid=1&retry-after=Thu, 01 Jan 1970 00:00:00 GMT", 202, "1", 0, true},
 		{"$dps/registrations/res/202", 0, "", 0, false},
 		{"$dps/registrations/res/x/?$rid=1", 0, "", 0, false},
 		{"$iothub/twin/res/200/?$rid=1", 0, "", 0, false},
 	} {
-		a, rid, ok := parseResponse(v.topic, nil)
+		a, rid, ok := parseResponse(v.topic, nil, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 		if ok != v.ok || ok && (a.status != v.status || rid != v.rid || a.retryAfter != v.retry) {
 			t.Errorf("%s: %+v %q %v", v.topic, a, rid, ok)
 		}
@@ -158,19 +172,138 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// fit holds a text to what a line of a log can bear.
+func fit(t *testing.T, text string) {
+	t.Helper()
+	if len(text) > 1000 || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		t.Fatalf("a text of %d bytes: %.200q", len(text), text)
+	}
+}
+
+// FuzzReadPacket: no bytes end the process, take more memory than DPS's largest packet, or pass for the end of the connection.
+func FuzzReadPacket(f *testing.F) {
+	f.Add([]byte{0x20, 2, 0, 0})
+	f.Add([]byte{0x30, 5, 0, 9, 'a', 'b', 'c'})
+	f.Add([]byte{0x90, 3, 0, 1, 1})
+	f.Add([]byte{0xf0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in := bufio.NewReader(bytes.NewReader(b))
+		for {
+			if _, err := readPacket(in); err != nil {
+				if !errors.Is(err, ErrNonsense) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Fatal(err)
+				}
+				fit(t, err.Error())
+				return
+			}
+		}
+	})
+}
+
+// TestMalformedPackets are that, and not the end of a connection.
+func TestMalformedPackets(t *testing.T) {
+	for _, b := range [][]byte{
+		{0x30, 2, 0, 9}, {0x20, 0}, {0x20, 1, 0}, {0xf0, 0}, {0x20, 0xff, 0xff, 0xff, 0xff, 1}, {0x30, 0xff, 0xff, 0xff, 0x7f},
+	} {
+		if p, err := readPacket(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, ErrNonsense) {
+			t.Errorf("% x: %v %v", b, p, err)
+		}
+	}
+}
+
+// TestNamesOfDPS: what cannot be a hub, a device or an operation is refused before anybody keeps, dials or tells it, and the refusal
+// itself is short.
+func TestNamesOfDPS(t *testing.T) {
+	long := strings.Repeat("x", 66000)
+	for body, good := range map[string]bool{
+		`{"status":"assigned","registrationState":{"assignedHub":"h.azure-devices.net","deviceId":"d-1"}}`:    true,
+		`{"status":"assigned","registrationState":{"assignedHub":"127.0.0.1:8883","deviceId":"a:b;c=@$'d%"}}`: true,
+		`{"status":"assigned","registrationState":{"assignedHub":"[::1]:8883"}}`:                              true,
+		`{"status":"assigned","registrationState":{"assignedHub":"::1"}}`:                                     true,
+		`{"status":"assigning","operationId":"5.71cf.1111-a_b~c:d"}`:                                          true,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","substatus":"` + long + `"}}`:            true, // it says nothing that matters
+		`{"status":"assigned","registrationState":{"assignedHub":"` + long + `"}}`:                            false,
+		`{"status":"assigned","registrationState":{"assignedHub":"` + strings.Repeat("y.", 127) + `"}}`:       false,
+		`{"status":"assigned","registrationState":{"assignedHub":"a b"}}`:                                     false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h\n"}}`:                                     false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h/x"}}`:                                     false,
+		`{"status":"assigned","registrationState":{"assignedHub":"-h"}}`:                                      false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h:0"}}`:                                     false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h:65536"}}`:                                 false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h:"}}`:                                      false,
+		`{"status":"assigned","registrationState":{"assignedHub":":8883"}}`:                                   false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h\u0000"}}`:                                 false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"` + long + `"}}`:             false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"d/#"}}`:                      false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"+"}}`:                        false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"a\u0000b"}}`:                 false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"a\nb"}}`:                     false,
+		`{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"é"}}`:                        false,
+		`{"status":"assigning","operationId":"` + long + `"}`:                                                 false,
+		`{"status":"assigning","operationId":"a/#"}`:                                                          false,
+		`{"status":"assigning","operationId":"a&retry-after=0"}`:                                              false,
+		`{"status":"assigning","operationId":"a b"}`:                                                          false,
+		`{"status":"` + long + `"}`: false,
+		`{"status":"a\u001b[31m"}`:  false,
+		`{}`:                        false,
+		`{"status":"failed","registrationState":{"errorCode":` + strings.Repeat("9", 66000) + `}}`: false,
+	} {
+		_, err := parse(answer{status: 200, body: []byte(body)})
+		if good != (err == nil) || err != nil && !errors.Is(err, ErrNonsense) {
+			t.Errorf("%.120s: %v", body, err)
+		}
+		if err != nil {
+			fit(t, err.Error())
+		}
+		if _, err := parse(answer{status: 500, body: []byte(body)}); err != nil { // of a refusal the status says enough
+			t.Errorf("%.120s: %v", body, err)
+		}
+	}
+	d, err := parse(answer{status: 200, body: []byte(`{"status":"failed","trackingId":"` + long + `","registrationState":{"errorMessage":"a\n\u001b[31m` + long + `"}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fit(t, d.State.ErrorMessage)
+	if d.TrackingID != "" || d.State.Substatus != "" {
+		t.Errorf("%.100q", d.TrackingID)
+	}
+	d, _ = parse(answer{status: 401, body: []byte(`{"trackingId":"8b5d-1","message":"` + long + `"}`)})
+	if fit(t, d.Message); d.TrackingID != "8b5d-1" || !strings.HasPrefix(d.Message, "xxx") {
+		t.Errorf("%.100q %q", d.Message, d.TrackingID)
+	}
+}
+
+// TestEveryConnackHasItsText: also those that nobody has defined.
+func TestEveryConnackHasItsText(t *testing.T) {
+	for code := 1; code < 256; code++ {
+		if text := connackError(byte(code)).Error(); text == "" || code > 5 && text != fmt.Sprintf("unknown CONNACK code %d", code) {
+			t.Errorf("CONNACK %d: %q", code, text)
+		}
+	}
+}
+
 func FuzzParseResponse(f *testing.F) {
 	f.Add("$dps/registrations/res/202/?$rid=1&retry-after=3", []byte(`{"status":"assigning"}`))
 	f.Add("$dps/registrations/res/200/?$rid=1", []byte(`{}`))
 	f.Fuzz(func(t *testing.T, topic string, body []byte) {
-		a, _, ok := parseResponse(topic, body)
+		a, _, ok := parseResponse(topic, body, time.Unix(0, 0))
 		if !ok {
 			return
 		}
-		if a.retryAfter > maxRetryAfter {
+		if a.retryAfter < -1 || a.retryAfter > maxRetryAfter {
 			t.Fatalf("retry-after %v", a.retryAfter)
 		}
-		if d, err := parse(a); err == nil {
-			_ = d.refusal(StepPoll, a).Error()
+		d, err := parse(a)
+		if err != nil {
+			fit(t, err.Error())
+			return
+		}
+		fit(t, d.refusal(StepPoll, a).Error())
+		fit(t, d.refusal(StepPoll, a).TrackingID)
+		for _, name := range []string{d.State.AssignedHub, d.State.DeviceID, d.OperationID, d.State.Substatus} {
+			if len(name) > 260 || strings.ContainsAny(name, "+#/ \x00\n") {
+				t.Fatalf("%q was let through", name)
+			}
 		}
 	})
 }

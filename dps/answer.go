@@ -1,0 +1,224 @@
+package dps
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ErrNonsense is wrapped when an answer of DPS cannot be what DPS meant: it is not its JSON, or a name in it has no name's form.
+// Nothing of such an answer is kept.
+var ErrNonsense = errors.New("DPS answered what makes no sense")
+
+// The bounds of what DPS may say. Names keep to their grammar; texts are cut.
+const (
+	maxOperationID = 256 // DPS's own are 55 bytes
+	maxWord        = 64  // a status, a substatus, a tracking id
+	maxMessage     = 300 // bytes of a sentence
+)
+
+// document is any body of DPS: the registration's state (protocol §1.6) or an error (§1.7). What parse returns keeps to its bounds.
+type document struct {
+	OperationID string `json:"operationId"`
+	Status      string `json:"status"`
+	State       struct {
+		AssignedHub  string `json:"assignedHub"`
+		DeviceID     string `json:"deviceId"`
+		Substatus    string `json:"substatus"`
+		ErrorCode    int    `json:"errorCode"`
+		ErrorMessage string `json:"errorMessage"`
+	} `json:"registrationState"`
+	ErrorCode  int    `json:"errorCode"`
+	TrackingID string `json:"trackingId"`
+	Message    string `json:"message"`
+}
+
+// parse reads an answer. Of a refusal the status says enough, so whatever its body is, it is no error.
+func parse(a answer) (document, error) {
+	var d document
+	if err := json.Unmarshal(a.body, &d); err != nil {
+		if a.status >= 300 { // no body, or a proxy's HTML page
+			return document{}, nil
+		}
+		return document{}, fmt.Errorf("%w: no JSON of DPS: %s", ErrNonsense, sentence(err.Error()))
+	}
+	d.Message, d.State.ErrorMessage = sentence(d.Message), sentence(plainMessage(d.State.ErrorMessage))
+	d.TrackingID, d.State.Substatus = word(d.TrackingID), word(d.State.Substatus)
+	if a.status >= 300 { // nothing is named by a refusal
+		d.Status, d.OperationID, d.State.AssignedHub, d.State.DeviceID = word(d.Status), "", "", ""
+		return d, nil
+	}
+	if d.Status == "" || d.Status != word(d.Status) {
+		return document{}, fmt.Errorf("%w: the status of the registration is %q", ErrNonsense, sentence(d.Status))
+	}
+	if err := checkOperationID(d.OperationID); err != nil {
+		return document{}, err
+	}
+	if d.State.AssignedHub != "" {
+		if err := CheckHub(d.State.AssignedHub); err != nil {
+			return document{}, fmt.Errorf("%w: %w", ErrNonsense, err)
+		}
+	}
+	if d.State.DeviceID != "" {
+		if err := CheckDeviceID(d.State.DeviceID); err != nil {
+			return document{}, fmt.Errorf("%w: %w", ErrNonsense, err)
+		}
+	}
+	return d, nil
+}
+
+// refusal is the answer as an error.
+func (d document) refusal(step Step, a answer) *Error {
+	e := &Error{Step: step, Status: a.status, Code: d.ErrorCode, Message: d.Message, TrackingID: d.TrackingID,
+		RetryAfter: a.retryAfter, Skew: a.skew, Counted: true}
+	if d.Status != "" {
+		e.State, e.Code, e.Message = strings.ToLower(d.Status), d.State.ErrorCode, d.State.ErrorMessage
+	}
+	return e
+}
+
+// plainMessage takes the sentence out of an errorMessage that is itself a JSON document, as DPS sends when it lost a linked hub.
+func plainMessage(s string) string {
+	var inner struct{ Message string }
+	if strings.HasPrefix(s, "{") && json.Unmarshal([]byte(s), &inner) == nil && inner.Message != "" {
+		return inner.Message
+	}
+	return s
+}
+
+// CheckHub reports whether s can be the name of a hub: a DNS name or an IP address, perhaps with a port. Its error quotes at most the
+// beginning of s.
+func CheckHub(s string) error {
+	host := s
+	if h, port, err := net.SplitHostPort(s); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' || port[0] == '+' {
+			return fmt.Errorf("the hub %q has a port that is none", sentence(s))
+		}
+		host = h
+	}
+	if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")); err == nil {
+		return nil
+	}
+	if host == "" || len(host) > 253 {
+		return fmt.Errorf("the hub %q has no host name's length (%d bytes, at most 253)", sentence(s), len(host))
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") || !only(label, "-_") {
+			return fmt.Errorf("the hub %q is no host name", sentence(s))
+		}
+	}
+	return nil
+}
+
+// CheckDeviceID reports whether s can be a device's name at a hub over MQTT: 1 to 128 of the characters that IoT Hub allows, without
+// "+" and "#", which no MQTT topic can carry. Its error quotes at most the beginning of s.
+func CheckDeviceID(s string) error {
+	switch {
+	case s == "" || len(s) > 128:
+		return fmt.Errorf("the device id %q has %d bytes; 1 to 128 are allowed", sentence(s), len(s))
+	case !only(s, "-.%_*?!(),:=@$';"):
+		return fmt.Errorf("the device id %q has characters that MQTT topics or IoT Hub do not take", sentence(s))
+	}
+	return nil
+}
+
+// checkOperationID reports whether s can stand in a topic and in a path.
+func checkOperationID(s string) error {
+	if len(s) > maxOperationID || !only(s, "-._:~") {
+		return fmt.Errorf("%w: the operation id is %q (%d bytes)", ErrNonsense, sentence(s), len(s))
+	}
+	return nil
+}
+
+// only reports whether s has but letters and digits of ASCII, and those characters.
+func only(s, others string) bool {
+	for i := range len(s) {
+		b := s[i]
+		if (b < '0' || b > '9') && (b < 'A' || b > 'Z') && (b < 'a' || b > 'z') && strings.IndexByte(others, b) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// word is s if it is a short word, else nothing.
+func word(s string) string {
+	if len(s) > maxWord || !only(s, "-_.") {
+		return ""
+	}
+	return s
+}
+
+// sentence makes a text fit for a line of a log: printable, and cut where it is too long.
+func sentence(s string) string {
+	cut := len(s) > maxMessage
+	if cut {
+		s = s[:maxMessage]
+		for s != "" && !utf8.ValidString(s[max(0, len(s)-utf8.UTFMax):]) && !utf8.RuneStart(s[len(s)-1]) {
+			s = s[:len(s)-1]
+		}
+	}
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if cut {
+		s += "…"
+	}
+	return s
+}
+
+// retryAfter reads how long DPS wants to be left alone: seconds, whole or not, or a date, which is compared with the date of the
+// answer. Whatever it says is brought between 0 and 300 s. Only what is neither counts as absent (negative).
+func retryAfter(s string, date time.Time) time.Duration {
+	s = strings.TrimSpace(s)
+	most := maxRetryAfter.Seconds()
+	if f, err := strconv.ParseFloat(s, 64); (err == nil || errors.Is(err, strconv.ErrRange)) && f == f {
+		return time.Duration(min(max(f, 0), most) * float64(time.Second))
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return min(max(t.Sub(date), 0), maxRetryAfter)
+	}
+	return -1
+}
+
+// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}], whose parameters come in any order. now is
+// what a date is compared with.
+func parseResponse(topic string, body []byte, now time.Time) (a answer, rid string, ok bool) {
+	rest, ok := strings.CutPrefix(topic, "$dps/registrations/res/")
+	if !ok {
+		return a, "", false
+	}
+	status, query, ok := strings.Cut(rest, "/?")
+	if !ok {
+		return a, "", false
+	}
+	code, err := strconv.Atoi(status)
+	if err != nil || code < 100 || code > 599 {
+		return a, "", false
+	}
+	a = answer{status: code, retryAfter: -1, body: body}
+	for pair := range strings.SplitSeq(query, "&") {
+		switch key, value, _ := strings.Cut(pair, "="); key {
+		case "$rid", "%24rid":
+			rid = value
+		case "retry-after":
+			if plain, err := url.PathUnescape(value); err == nil { // not QueryUnescape, which takes a plus sign away
+				value = plain
+			}
+			a.retryAfter = retryAfter(value, now)
+		}
+	}
+	return a, rid, true
+}
