@@ -74,18 +74,24 @@ func (o *outboxFlags) find() (dir, deviceID string, err error) {
 	if err != nil {
 		return "", "", usage(err)
 	}
-	if deviceID, _, err = o.name(); err != nil {
+	var c device.Config
+	if o.connectionString != "" {
+		err = c.UseConnectionString(o.connectionString)
+	} else {
+		c.DeviceID, err = o.deviceName()
+	}
+	if err != nil {
 		return "", "", usage(err)
 	}
-	dir = device.OutboxDir(stateDir, deviceID)
+	dir = device.OutboxDir(stateDir, c.DeviceID)
 	if _, err := outbox.Inspect(dir); errors.Is(err, fs.ErrNotExist) {
 		hint := "give the --state-dir and --device-id of hubhop run"
 		if ids := device.OutboxDevices(stateDir); len(ids) > 0 {
 			hint = fmt.Sprintf("%s has one of %s: give --device-id", stateDir, strings.Join(ids, ", "))
 		}
-		return "", "", usage(fmt.Errorf("the device %s has no outbox in %s; %s", deviceID, dir, hint))
+		return "", "", usage(fmt.Errorf("the device %s has no outbox in %s; %s", c.DeviceID, dir, hint))
 	}
-	return dir, deviceID, nil
+	return dir, c.DeviceID, nil
 }
 
 func newOutboxStatCommand(env *Env, builtin []byte) *cobra.Command {

@@ -27,6 +27,8 @@ type State struct {
 	Substatus      string     `json:"substatus,omitempty"`
 	AssignedAt     time.Time  `json:"assignedAt"`
 	KnownHubs      []KnownHub `json:"knownHubs"` // newest assignment first, at most 8
+	// RefusedSince is since when DPS has answered this device and assigned nothing; zero when its last word was an assignment.
+	RefusedSince time.Time `json:"refusedSince,omitzero"`
 }
 
 // KnownHub is a hub that DPS has assigned to this device.
@@ -48,6 +50,7 @@ func (s State) WithAssignment(a dps.Assignment, now time.Time) State {
 	m := NewMachine(Options{}, s)
 	m.know(now, Assigned{Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus})
 	m.home.host = a.Hub
+	m.pardoned()
 	m.keep(now)
 	return m.State()
 }
@@ -101,6 +104,9 @@ func LoadState(path string, who State) (State, error) {
 // SaveState replaces the state file whole: a reader, or a crash, sees the old one or the new one.
 func SaveState(path string, s State) error {
 	s.AssignedAt, s.KnownHubs = s.AssignedAt.UTC(), slices.Clone(s.KnownHubs)
+	if !s.RefusedSince.IsZero() {
+		s.RefusedSince = s.RefusedSince.UTC()
+	}
 	for i := range s.KnownHubs {
 		s.KnownHubs[i].AssignedAt = s.KnownHubs[i].AssignedAt.UTC()
 	}

@@ -92,6 +92,8 @@ func classifyDPS(e *dps.Error) Signal {
 		return DPSRefusedConnect
 	case errors.Is(e, dps.ErrStuck):
 		return DPSStuck
+	case errors.Is(e, dps.ErrNonsense):
+		return DPSNonsense
 	case e.Code == dps.CodeBlocked:
 		return DPSBlocked
 	case e.State == "disabled":

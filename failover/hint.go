@@ -1,19 +1,9 @@
 package failover
 
-// Proof is how a device proves who it is, and to whom: a hint speaks of nothing else. The zero value
-// is a key, to DPS and its hubs.
-type Proof struct {
-	Certificate bool // and no key
-	OneHub      bool // named by a connection string, and no DPS
-}
-
 // Hint is what a person can do about a signal, empty if the device deals with it alone.
-func (s Signal) Hint(p Proof) string {
+func (s Signal) Hint() string {
 	switch s {
 	case DPSUnauthorized:
-		if p.Certificate {
-			return "check --id-scope, that an enrollment takes this certificate or its CA, and this machine's clock"
-		}
 		return "check --id-scope, the key and the device id it was made for, and this machine's clock"
 	case DPSNotFound:
 		return "create an enrollment for this device, or check --id-scope and --device-id"
@@ -25,6 +15,8 @@ func (s Signal) Hint(p Proof) string {
 		return "look at the enrollment's allocation policy and its linked hubs"
 	case DPSBadRequest, DPSRefusedConnect:
 		return "check --id-scope, --device-id and --provisioning-host"
+	case DPSNonsense:
+		return "check --provisioning-host, and what stands between this machine and DPS"
 	case TLSFailed, DPSTLS:
 		return "if this is a private hub or the simulator, give its CA with --ca-file; else something in between replaces the certificate"
 	case ClockOff, DPSClock:
@@ -32,14 +24,7 @@ func (s Signal) Hint(p Proof) string {
 	case DPSUnreachable, DPSSilent:
 		return "check the network and --provisioning-host"
 	case Connack5:
-		what := "the key"
-		if p.Certificate {
-			what = "the certificate"
-		}
-		if p.OneHub {
-			return "check " + what + ", that the hub has this device and has it enabled, and this machine's clock"
-		}
-		return "if DPS stands by this hub, check " + what + " and this machine's clock"
+		return "if DPS stands by this hub, check the key and this machine's clock"
 	case AssignedContested, LinkContested:
 		return "another client uses this device's identity: stop it, or give it an identity of its own"
 	default:

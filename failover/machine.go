@@ -49,11 +49,9 @@ const (
 	aheadFor   = 6 * time.Second // one is held so long: by then the slowest hedge has asked
 
 	strikeWithin = 10 * time.Second // a link that the peer closes so soon after it was up may have lost to another client
-	strikesIn    = 5 * time.Minute
-	maxStrikes   = 3 // so many in that time are a fight, if DPS stands by the hub
+	maxStrikes   = 3                // so many in a row, with nothing else amiss in between, are worth asking DPS about
 	askFirstWait = 10 * time.Second
-	fightFor     = 10 * time.Minute // then the hub is tried normally
-	fightEvery   = time.Minute      // meanwhile once in this time
+	fightEvery   = time.Minute // in a fight the hub is dialled once in this time
 )
 
 // Event is what a machine is told. The set is closed.
@@ -90,6 +88,7 @@ type (
 		ID            int
 		Hub, DeviceID string
 		Substatus     string
+		took          time.Duration // for the session, which tells it
 	}
 	// RegisterFailed is the end of a registration without a decision.
 	RegisterFailed struct {
@@ -169,6 +168,7 @@ type Decision struct {
 	Host string        // the hub concerned; empty for DPS
 	Err  error         // what happened, if it was an error
 	Wait time.Duration // until the next try that the action speaks of; 0 is at once
+	Anew bool          // SlowDown: a fight begins with it
 }
 
 type phase uint8
@@ -193,11 +193,14 @@ type attempt struct {
 	tls   bool // dialing: TCP and TLS are through
 
 	contested bool // waiting for DPS to say whether this is a fight
+
+	down time.Time // since when this way has had no link; zero: it has one, or was never tried
 }
 
 // hubMemory is what a machine remembers of one hub.
 type hubMemory struct {
-	fails      int           // in a row, since a stable link
+	fails      int           // in a row, since a stable link, but for refused dials
+	refusals   int           // refused dials in a row
 	took       time.Duration // the last dial that worked
 	sequential bool          // only the careful way has worked
 	hold       bool          // it let the last attempt in as far as TLS and no further, so it gets no messages before it has accepted a session
@@ -210,14 +213,16 @@ type hubMemory struct {
 // There are three ways to a link. home is the hub DPS named last (or the cached one). side is a known hub, tried only while DPS
 // cannot help. Registrations run beside both. Exactly one link is served; a link to home always takes over from one to side.
 type Machine struct {
-	o      Options
-	state  State
-	lastID int
-	hubs   map[string]*hubMemory
+	o       Options
+	state   State
+	unsaved bool // something has changed in it that the next Save will keep
+	lastID  int
+	hubs    map[string]*hubMemory
 
 	home, side attempt
 	sideTried  map[string]bool // in this round
 	sideRounds int
+	sideMind   bool      // a hub of this round did more than refuse the dial
 	hedgeAt    time.Time // when DPS is to be asked because home is slow; zero: not
 	hedgeWhy   Signal
 
@@ -226,7 +231,7 @@ type Machine struct {
 		id         int
 		at         time.Time // waiting: when to ask
 		notBefore  time.Time // what DPS, or its backoff, forbids
-		fails      int       // refusals in a row
+		fails      int       // registrations lost in a row
 		silent     int       // silences in a row
 		stale      int       // times in a row that it stood by a hub that had just failed, or fails then
 		named      int       // the attempt that it has sent us to, or confirmed under way: should that fail, its word was stale
@@ -235,17 +240,21 @@ type Machine struct {
 		cannotHelp bool      // it cannot be reached or has throttled us: known hubs may be tried
 		sequential bool
 	}
-	fight struct {
-		strikes []time.Time // when links to home were closed by the peer soon after they were up, with nothing else amiss since
-		until   time.Time   // zero: nobody fights
-		up      time.Time   // when the last link to home was up
-	}
+	fight   fight
 	trouble time.Time // since when there has been no link; zero: there is one
 	held    time.Time // until when a connection to DPS is held ready; zero: none is
 	budget  bucket    // registrations
 	quick   bucket    // immediate dials
 	ahead   bucket    // connections to DPS before it is known whether a registration follows
 	out     []Effect
+}
+
+// fight is what speaks for another client that uses the same identity. A hub closes the older link in order whenever the other client
+// connects, and lets this one in at once whenever it dials. A hub that is unwell resets links, or refuses some of the dials.
+type fight struct {
+	strikes int  // links to home in a row that the hub closed in order soon after they were up, with nothing else amiss since
+	named   bool // DPS stands by the hub all the same: one strike more, and it is a fight
+	on      bool // the hub is dialled once a minute only
 }
 
 // NewMachine returns a machine that knows what the last run left.
@@ -302,6 +311,7 @@ func (m *Machine) Step(now time.Time, e Event) []Effect {
 	switch e := e.(type) {
 	case Start:
 		m.trouble = now
+		m.resume(now)
 		if m.state.AssignedHub != "" {
 			m.home = attempt{host: m.state.AssignedHub}
 			m.dial(now, &m.home)
@@ -382,19 +392,18 @@ func (m *Machine) tick(now time.Time) {
 func (m *Machine) up(now time.Time, e Up) {
 	switch {
 	case e.ID == m.home.id && m.home.phase == dialing:
-		m.home.phase, m.home.at, m.home.fresh = up, now, false
-		m.fight.up = now
+		m.home.phase, m.home.at, m.home.fresh, m.home.down = up, now, false, time.Time{}
 		h := m.hub(m.home.host)
-		h.took, h.hold = e.Took, false
+		h.took, h.hold, h.refusals = e.Took, false, 0
 		m.hedgeAt, m.trouble = time.Time{}, time.Time{}
 		m.calmDPS()
 		m.dropSide(true)
 		m.emit(Serve{ID: e.ID})
 		m.keep(now)
 	case e.ID == m.side.id && m.side.phase == dialing:
-		m.side.phase, m.side.at = up, now
+		m.side.phase, m.side.at, m.side.down = up, now, time.Time{}
 		h := m.hub(m.side.host)
-		h.took, h.hold = e.Took, false
+		h.took, h.hold, h.refusals = e.Took, false, 0
 		m.sideRounds = 0
 		m.trouble = time.Time{}
 		m.emit(Serve{ID: e.ID, Provisional: true})
@@ -416,7 +425,7 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 		m.stoodBy(now, m.dps.spoke)
 	}
 	if e.Signal != ClosedEarly {
-		m.fight.strikes = nil // who loses to another client finds the hub well, every time; at most the other one was faster once more
+		m.fight = fight{} // who loses to another client finds the hub well, every time; at most the other one was faster once more
 	}
 	switch r.Action {
 	case Stop:
@@ -444,7 +453,14 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	// Dials that DPS asked for stand beside the series of those that back off and leave it alone: else a hub that refuses for a second
 	// while DPS stands by it would have to be waited for as after many.
 	wait := m.home.at.Sub(now)
-	if wait <= 0 {
+	switch {
+	case e.Signal == DialRefused: // also behind a failure that had to be waited for longer
+		top := redial(h.refusals, now.Sub(m.home.down))
+		if wait <= 0 || wait > top {
+			wait = jitter(top, m.o.Rand)
+			h.refusals++
+		}
+	case wait <= 0:
 		wait = backoff(h.fails, m.o.Rand)
 		h.fails++
 	}
@@ -461,26 +477,25 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 func (m *Machine) homeLost(now time.Time, e Lost) {
 	h := m.hub(m.home.host)
 	h.deaf = h.deaf || e.Signal == LinkUnacked
-	m.trouble = now
+	m.trouble, m.home.down = now, now
 	if e.Acked && now.Sub(m.home.at) >= stableAfter {
 		h.fails = 0
 	}
 	signal := m.contest(now, e.Signal)
-	r := m.rule(signal, func(w When) bool { return w == Fought && now.Before(m.fight.until) })
+	r := m.rule(signal, func(w When) bool { return w == Fought && m.fight.named })
 	switch {
 	case r.Action == Stop:
 		m.home.phase = idle
 		return
 	case r.Action == SlowDown:
-		long := now.Sub(m.home.at) > strikeWithin
-		m.slowDown(now, r, e.Err)
-		if long { // the other client would have been faster: perhaps it was a move
-			m.ask(now)
-		}
+		wait := max(0, fightEvery-now.Sub(m.home.at))
+		m.emit(Decided{Decision{Rule: r, Host: m.home.host, Err: e.Err, Wait: wait, Anew: !m.fight.on}})
+		m.fight.on = true
+		m.home.phase, m.home.at, m.home.fresh = waiting, now.Add(wait), false
 		return
-	case r.Action == AskFirst && m.o.NoDPS:
-		m.slowDown(now, m.rule(AssignedContested, nil), e.Err) // there is but this hub
-		return
+	case r.Action == AskFirst && m.o.NoDPS: // there is but this hub: it is dialled once more as after any loss
+		m.fight.named = true
+		r = m.rule(e.Signal, nil)
 	case r.Action == AskFirst:
 		m.decided(r, m.home.host, e.Err, askFirstWait)
 		m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(askFirstWait), false, true
@@ -513,41 +528,20 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 	}
 }
 
-// contest counts links that the peer has closed soon after they were up. Too many of them are a sign that another client uses the
-// same identity: a hub closes the older of two links. That only DPS can tell from a move.
+// contest counts links that the hub has closed in order soon after they were up, one after the other. So many are a sign that another
+// client uses the same identity. Only DPS can tell that from a move. A link that held for longer ends the count, and a fight.
 func (m *Machine) contest(now time.Time, s Signal) Signal {
 	f := &m.fight
-	if s != LinkClosed && s != LinkReset {
-		return s
-	}
-	if now.Before(f.until) {
-		return LinkContested
-	}
-	if !f.until.IsZero() { // the ten minutes are over
-		f.until, f.strikes = time.Time{}, nil
-	}
 	if now.Sub(m.home.at) > strikeWithin {
+		*f = fight{}
+	}
+	if s != LinkClosed || now.Sub(m.home.at) > strikeWithin {
 		return s
 	}
-	f.strikes = slices.DeleteFunc(f.strikes, func(t time.Time) bool { return now.Sub(t) > strikesIn })
-	if f.strikes = append(f.strikes, now); len(f.strikes) < maxStrikes {
+	if f.strikes++; f.strikes < maxStrikes {
 		return s
 	}
 	return LinkContested
-}
-
-// slowDown leaves the hub to the other client, until a minute after this one's last link was up: what ends a link that lived for
-// longer may be an outage like any other, and must not be waited out.
-func (m *Machine) slowDown(now time.Time, r Rule, err error) {
-	if !now.Before(m.fight.until) {
-		m.fight.until = now.Add(fightFor)
-	}
-	wait := max(0, m.fight.up.Add(fightEvery).Sub(now))
-	m.decided(r, m.home.host, err, wait)
-	m.home.phase, m.home.at, m.home.fresh, m.home.contested = waiting, now.Add(wait), false, false
-	if wait == 0 {
-		m.dial(now, &m.home)
-	}
 }
 
 // sideFailed is the end of an attempt on a known hub: the next one, or another round later.
@@ -558,6 +552,7 @@ func (m *Machine) sideFailed(now time.Time, e DialFailed) {
 	}
 	r := m.rule(e.Signal, nil)
 	m.decided(r, host, e.Err, 0)
+	m.sideMind = m.sideMind || e.Signal != DialRefused
 	m.side = attempt{}
 	if r.Action != Stop {
 		m.trySide(now)
@@ -593,6 +588,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 	d := &m.dps
 	d.phase, d.fails, d.silent, d.since, d.cannotHelp = idle, 0, 0, time.Time{}, false
 	d.notBefore, d.spoke = time.Time{}, now
+	m.pardoned()
 	m.know(now, e)
 	if m.side.phase != up && m.side.host != e.Hub {
 		m.dropSide(false)
@@ -600,14 +596,13 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 	switch {
 	case m.side.phase != idle && m.side.host == e.Hub: // the provisional hub is the right one
 		m.decided(m.rule(AssignedDialling, nil), e.Hub, nil, 0)
-		m.fight.strikes, m.fight.until = nil, time.Time{} // of the hub before
+		m.fight = fight{} // it was about the hub before
 		if m.home.phase == dialing {
 			m.emit(GiveUp{m.home.id})
 		}
 		m.home, m.side = m.side, attempt{}
 		m.hedgeAt = time.Time{}
 		if m.home.phase == up {
-			m.fight.up = m.home.at
 			m.emit(Serve{ID: m.home.id})
 			m.keep(now)
 		}
@@ -620,15 +615,13 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 		d.named = m.home.id
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
-	case m.home.host == e.Hub && (m.home.contested || now.Before(m.fight.until)):
-		m.home.contested = false
-		r := m.rule(AssignedContested, func(w When) bool { return w == Fought && now.Before(m.fight.until) })
-		if r.Action == SlowDown {
-			m.slowDown(now, r, nil)
-			return
-		}
+	case m.home.host == e.Hub && m.home.contested:
+		m.home.contested, m.fight.named = false, m.fight.strikes >= maxStrikes // else something else went wrong meanwhile
+		r := m.rule(AssignedContested, nil)
 		m.decided(r, e.Hub, nil, 0)
-		m.dial(now, &m.home)
+		if r.Action == DialNow {
+			m.dial(now, &m.home)
+		}
 	case m.home.host == e.Hub:
 		m.stoodBy(now, now)
 		r := m.rule(AssignedFailing, nil)
@@ -638,7 +631,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 	default:
 		d.stale = 0
-		m.fight.strikes, m.fight.until = nil, time.Time{} // it was a move
+		m.fight = fight{} // it was a move
 		r := m.rule(AssignedOther, nil)
 		m.decided(r, e.Hub, nil, 0)
 		if r.Action != Move {
@@ -680,8 +673,14 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	if e.Signal != DPSUnreachable && e.Signal != DPSSilent {
 		d.since = time.Time{}
 	} else {
-		m.fight.strikes = nil // more is wrong than one identity
+		m.fight = fight{} // more is wrong than one identity
 	}
+	if r.Action != Stop && r.Action != RetryDPS && m.state.RefusedSince.IsZero() {
+		m.state.RefusedSince = now
+		defer m.emit(Save{}) // a disk may be slow: behind everything else
+	}
+	refused := now.Sub(m.state.RefusedSince)
+	said := e.RetryAfter >= 0
 	switch r.Action {
 	case Stop:
 		return
@@ -698,22 +697,25 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 		wait = dpsRetry(now.Sub(d.since), m.o.Rand)
 		d.cannotHelp = true
 	case RetryAfter:
-		wait = e.RetryAfter
-		if wait < 0 {
-			wait = defaultRetry
+		if wait = defaultRetry; refused >= atFirst {
+			wait = refusal(refused, m.o.Rand)
 		}
 		d.cannotHelp = true
 	case Reregister:
 		// Spread, so that the registrations in hand outlast a short trouble.
-		wait = spread(backoffMin<<min(d.fails, maxReregister), m.o.Rand)
+		if wait = spread(backoffMin<<min(d.fails, maxReregister), m.o.Rand); refused >= atFirst {
+			wait = refusal(refused, m.o.Rand)
+		}
 		d.fails++
 		if e.Signal == DPSConflict {
 			wait += conflictWait
 		}
 	default: // BackOffDPS, BackOffKnown, and whatever a changed table may say
-		wait = max(e.RetryAfter, backoff(d.fails+1, m.o.Rand))
-		d.fails++
+		wait = refusal(refused, m.o.Rand)
 		d.cannotHelp = r.Action == BackOffKnown
+	}
+	if said && r.Action != RetryDPS {
+		wait = e.RetryAfter
 	}
 	d.notBefore = now.Add(wait)
 	m.decided(r, "", e.Err, wait)
@@ -735,8 +737,11 @@ func (m *Machine) ask(now time.Time) {
 	if d.notBefore.After(at) {
 		at = d.notBefore
 	}
-	if t := now.Add(m.budget.wait(now)); t.After(at) {
-		at = t
+	if w := m.budget.wait(now); w > 0 {
+		// Devices that began together get their registrations back together, and must not ask together.
+		if t := now.Add(w + jitter(budgetSpread, m.o.Rand)); t.After(at) {
+			at = t
+		}
 	}
 	if at.After(now) {
 		d.phase, d.at = waiting, at
@@ -775,12 +780,39 @@ func (m *Machine) calmDPS() {
 		m.emit(CancelRegister{d.id})
 	}
 	d.phase, d.fails, d.silent, d.stale, d.since, d.cannotHelp = idle, 0, 0, 0, time.Time{}, false
+	m.pardoned()
+}
+
+// resume goes on where the last run left DPS: a device that it has refused for long must not begin anew with every start.
+func (m *Machine) resume(now time.Time) {
+	if m.state.RefusedSince.After(now) { // that cannot be
+		m.state.RefusedSince = now
+	}
+	if m.o.NoDPS || m.state.RefusedSince.IsZero() || now.Sub(m.state.RefusedSince) < atFirst {
+		return
+	}
+	r, wait := m.rule(DPSRefusedBefore, nil), time.Duration(0)
+	if r.Action == BackOffDPS {
+		wait = jitter(startSpread, m.o.Rand)
+	}
+	m.dps.notBefore = now.Add(wait)
+	m.decided(r, "", nil, wait)
+}
+
+// pardoned ends the time in which DPS has refused the device. It is saved with the next link.
+func (m *Machine) pardoned() {
+	if !m.state.RefusedSince.IsZero() {
+		m.state.RefusedSince, m.unsaved = time.Time{}, true
+	}
 }
 
 // dial starts a try on the way a.
 func (m *Machine) dial(now time.Time, a *attempt) {
 	m.lastID++
 	a.phase, a.id, a.tls, a.contested = dialing, m.lastID, false, false
+	if a.down.IsZero() {
+		a.down = now
+	}
 	h, other := m.hub(a.host), &m.side
 	if a == other {
 		other = &m.home
@@ -825,7 +857,11 @@ func (m *Machine) trySide(now time.Time) {
 	}
 	m.sideTried = map[string]bool{}
 	if fresh {
-		m.side = attempt{phase: waiting, at: now.Add(backoff(m.sideRounds, m.o.Rand))}
+		wait := backoff(m.sideRounds, m.o.Rand)
+		if !m.sideMind { // all of them refused the dial
+			wait = jitter(redial(m.sideRounds, now.Sub(m.trouble)), m.o.Rand)
+		}
+		m.side, m.sideMind = attempt{phase: waiting, at: now.Add(wait)}, false
 		m.sideRounds++
 	}
 }
@@ -838,7 +874,7 @@ func (m *Machine) dropSide(inOrder bool) {
 	case m.side.phase == up || m.side.phase == dialing:
 		m.emit(GiveUp{m.side.id})
 	}
-	m.side, m.sideTried, m.sideRounds = attempt{}, map[string]bool{}, 0
+	m.side, m.sideTried, m.sideRounds, m.sideMind = attempt{}, map[string]bool{}, 0, false
 }
 
 // know remembers that DPS assigned a hub.
@@ -872,8 +908,9 @@ func (m *Machine) refused(host string) {
 // keep makes the hub that works the cached one.
 func (m *Machine) keep(now time.Time) {
 	s := &m.state
-	changed := s.AssignedHub != m.home.host
-	if changed {
+	changed := m.unsaved
+	if s.AssignedHub != m.home.host {
+		changed = true
 		s.AssignedHub, s.DeviceID, s.AssignedAt = m.home.host, s.deviceID(m.home.host), now
 	}
 	for i := range s.KnownHubs {
@@ -884,6 +921,7 @@ func (m *Machine) keep(now time.Time) {
 		}
 	}
 	if changed {
+		m.unsaved = false
 		m.emit(Save{})
 	}
 }

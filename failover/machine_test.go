@@ -147,6 +147,28 @@ func (tr *transcript) run(f []string) string {
 			}
 		}
 		return out + "\n"
+	case "restart": // the next start knows what this run has left
+		tr.state = tr.m.State()
+		return ""
+	case "refused-since": // as the state file has it
+		tr.state.RefusedSince = tr.now.Add(duration(words[0]))
+		return ""
+	case "refused": // time passes, and DPS refuses every registration
+		until, out, asked := tr.now.Add(duration(words[0])), "", 0
+		for {
+			if tr.m.dps.phase == dialing {
+				asked++
+				tr.step(RegisterFailed{ID: tr.m.dps.id, Signal: signalNamed(tr.t, "DPS "+words[1]), RetryAfter: -1, Counted: true})
+			}
+			next := tr.m.NextWake()
+			if next.IsZero() || next.After(until) {
+				break
+			}
+			tr.now = next
+			out += tr.step(Tick{})
+		}
+		tr.now = until
+		return out + fmt.Sprintf("%d registrations\n", asked)
 	case "start":
 		tr.m = NewMachine(tr.o, tr.state)
 		e = Start{}

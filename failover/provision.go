@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,11 +18,17 @@ var ErrUnreachable = errors.New("DPS gave no answer")
 
 // Provision registers once, by the same table and with the same waits as a session, and stops at the assignment. It gives up with
 // ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
-// decision. observe, which may be nil, hears of every decision on the way.
+// decision, also in the middle of a registration. observe, which may be nil, hears of every decision on the way.
 func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
-	proof Proof, observe func(Note)) (dps.Assignment, error) {
+	observe func(Note)) (dps.Assignment, error) {
 	m := NewMachine(Options{NoKnown: true}, State{})
+	if observe == nil {
+		observe = func(Note) {}
+	}
 	began := time.Now()
+	within, end := context.WithDeadline(ctx, began.Add(limit))
+	defer end()
+	var last error
 	effects := m.Step(began, Start{})
 	for {
 		var ask *Register
@@ -30,9 +37,7 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 			case Register:
 				ask = &e
 			case Decided:
-				if observe != nil {
-					observe(Note{Kind: NoteDecision, Err: e.Err, Decision: e.Decision})
-				}
+				observe(Note{Kind: NoteDecision, Err: e.Err, Decision: e.Decision})
 			default: // the machine goes on as if a device ran; nobody follows
 			}
 		}
@@ -47,15 +52,20 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 				return dps.Assignment{}, ctx.Err()
 			}
 		}
-		a, err := register(ctx, dps.Request{Patience: ask.Patience, Sequential: ask.Sequential})
-		if err == nil {
+		progress, stop := stillWaiting(observe)
+		a, err := register(within, dps.Request{Patience: ask.Patience, Sequential: ask.Sequential, Progress: progress})
+		stop()
+		switch {
+		case err == nil:
 			return a, nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return a, ctx.Err()
+		case within.Err() != nil:
+			return a, unreachable(began, cmp.Or(last, errors.New("DPS was asked and did not decide")))
 		}
+		last = err
 		f := failed(ctx, ask.ID, err)
-		hint := f.Signal.Hint(proof)
+		hint := f.Signal.Hint()
 		if f.Signal.NeedsPerson() {
 			return a, fmt.Errorf("%w: %w; %s", ErrRefused, err, hint)
 		}
@@ -64,9 +74,14 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 		}
 		effects = m.Step(time.Now(), f)
 		if next := m.NextWake(); next.Sub(began) > limit || time.Since(began) >= limit {
-			return a, fmt.Errorf("%w for %v: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second), err, hint)
+			return a, unreachable(began, err)
 		}
 	}
+}
+
+func unreachable(began time.Time, err error) error {
+	hint := cmp.Or(Classify(context.Background(), err).Hint(), DPSSilent.Hint())
+	return fmt.Errorf("%w for %v: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second), err, hint)
 }
 
 // failed is the event of a registration that ended in err.

@@ -3,8 +3,6 @@ package failover
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,16 +45,6 @@ type Session[L Link] struct {
 	Save func(State)
 	// Observe hears of everything worth telling, in order. It must not block, and may be called from several goroutines.
 	Observe func(Note)
-
-	sleeps atomic.Pointer[time.Time]
-}
-
-// Sleeps is when the session wakes up by itself, if it has no link and tries nothing; else the zero time.
-func (s *Session[L]) Sleeps() time.Time {
-	if t := s.sleeps.Load(); t != nil {
-		return *t
-	}
-	return time.Time{}
 }
 
 // NoteKind says what a Note tells.
@@ -69,7 +57,8 @@ const (
 	NoteConfirmed                 // DPS has confirmed the provisional link that is at work
 	NoteLost                      // the served link has ended (also a planned end)
 	NoteAsking                    // DPS is being asked
-	NoteAssigned                  // DPS has decided; Took is the time of the registration
+	NoteWaiting                   // DPS has not decided yet; Took is the time since it was asked, Step what is waited for
+	NoteAssigned                  // DPS has decided; Took is the time of the registration, Unchanged that it stands by the hub it named before
 	NoteDecision                  // a row of the table was applied
 )
 
@@ -79,6 +68,8 @@ type Note struct {
 	Host        string
 	Took        time.Duration
 	Provisional bool
+	Unchanged   bool     // NoteAssigned only
+	Step        dps.Step // NoteWaiting only
 	Err         error
 	Signal      Signal
 	Decision    Decision // NoteDecision only
@@ -101,12 +92,6 @@ func (s *Session[L]) Run(ctx context.Context) {
 	if r.Observe == nil {
 		r.Observe = func(Note) {}
 	}
-	r.stop = stop
-	defer func() {
-		if p := r.panicked.Load(); p != nil {
-			panic(p)
-		}
-	}()
 	defer r.wg.Wait()
 	defer stop()
 	r.perform(r.m.Step(time.Now(), Start{}))
@@ -114,52 +99,24 @@ func (s *Session[L]) Run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var wake <-chan time.Time
-		next := r.m.NextWake()
-		if !next.IsZero() {
+		if next := r.m.NextWake(); !next.IsZero() {
 			timer.Reset(time.Until(next))
 			wake = timer.C
 		}
-		if len(r.ways) == 0 {
-			s.sleeps.Store(&next)
-		} else {
-			s.sleeps.Store(nil)
-		}
 		select {
 		case e := <-r.events:
+			if a, ok := e.(Assigned); ok && r.ways[a.ID] != nil {
+				r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: a.took, Unchanged: a.Hub == r.m.home.host})
+			}
 			effects := r.m.Step(time.Now(), e)
 			r.forget(ended(e))
 			r.perform(effects)
 		case <-wake:
 			r.perform(r.m.Step(time.Now(), Tick{}))
-		case <-life.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-// Panic is the panic of a goroutine that a session had started. The session ends with it, and Run panics with it in its caller's
-// goroutine, where somebody can deal with it.
-type Panic struct {
-	Value any
-	stack []byte
-}
-
-func (p *Panic) Error() string { return fmt.Sprint(p.Value) }
-
-// Stack is the stack of the goroutine that panicked.
-func (p *Panic) Stack() []byte { return p.stack }
-
-// start runs f in a goroutine of the session.
-func (r *runner[L]) start(f func()) {
-	r.wg.Go(func() {
-		defer func() {
-			if p := recover(); p != nil {
-				r.panicked.CompareAndSwap(nil, &Panic{p, debug.Stack()})
-				r.stop()
-			}
-		}()
-		f()
-	})
 }
 
 // ended names the way that an event is the last word of, 0 if it goes on.
@@ -178,19 +135,17 @@ func ended(e Event) int {
 	}
 }
 
-// runner is a running session. All but wg, events, turn, stop and panicked belongs to the loop.
+// runner is a running session. All but wg, events and turn belongs to the loop.
 type runner[L Link] struct {
 	*Session[L]
-	life     context.Context // of everything the session starts
-	stop     context.CancelFunc
-	m        *Machine
-	events   chan Event
-	wg       sync.WaitGroup
-	ways     map[int]*way
-	turn     chan struct{}         // held by the one who serves
-	panicked atomic.Pointer[Panic] // the first one
-	server   *way
-	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
+	life   context.Context // of everything the session starts
+	m      *Machine
+	events chan Event
+	wg     sync.WaitGroup
+	ways   map[int]*way
+	turn   chan struct{} // held by the one who serves
+	server *way
+	close  context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
 }
 
 // way is an attempt, then a link, or a registration, as the loop sees it.
@@ -209,11 +164,11 @@ func (r *runner[L]) perform(effects []Effect) {
 		case Dial:
 			w := r.open(e.ID, e.Host)
 			r.Observe(Note{Kind: NoteDialing, Host: e.Host})
-			r.start(func() { r.dial(w, e) })
+			r.wg.Go(func() { r.dial(w, e) })
 		case Register:
 			w := r.open(e.ID, "")
 			r.Observe(Note{Kind: NoteAsking})
-			r.start(func() { r.register(w, e) })
+			r.wg.Go(func() { r.register(w, e) })
 		case Serve:
 			w := r.ways[e.ID]
 			if w == r.server { // it is at work already; only its standing has changed
@@ -238,7 +193,7 @@ func (r *runner[L]) perform(effects []Effect) {
 			ctx, cancel := context.WithCancel(r.life)
 			r.close = cancel
 			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
-			r.start(func() { defer cancel(); hold() })
+			r.wg.Go(func() { defer cancel(); hold() })
 		case CloseDPS:
 			r.close()
 		case Save:
@@ -346,7 +301,9 @@ func closeInOrder(link Link) {
 func (r *runner[L]) register(w *way, e Register) {
 	defer w.cancel()
 	ctx, began := w.ctx, time.Now()
-	a, err := r.Register(ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential})
+	progress, stop := stillWaiting(r.Observe)
+	a, err := r.Register(ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential, Progress: progress})
+	stop()
 	if ctx.Err() != nil {
 		return
 	}
@@ -354,6 +311,30 @@ func (r *runner[L]) register(w *way, e Register) {
 		r.post(failed(ctx, e.ID, err))
 		return
 	}
-	r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: time.Since(began)})
-	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus})
+	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus, took: time.Since(began)})
+}
+
+// tellEvery is how long DPS is waited for before that is told, and told again.
+const tellEvery = 10 * time.Second
+
+// stillWaiting tells, every 10 s, that an answer of DPS is still awaited, and in which step. stop ends that, and nothing is told any more
+// when it has returned.
+func stillWaiting(observe func(Note)) (progress func(dps.Step), stop func()) {
+	var step atomic.Value
+	step.Store(dps.StepDial)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		began, tick := time.Now(), time.NewTicker(tellEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				observe(Note{Kind: NoteWaiting, Took: time.Since(began), Step: step.Load().(dps.Step)})
+			case <-done:
+				return
+			}
+		}
+	})
+	return func(s dps.Step) { step.Store(s) }, func() { close(done); wg.Wait() }
 }

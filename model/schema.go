@@ -49,29 +49,18 @@ func (s *schema) String() string {
 	case mapKind:
 		return "map of " + s.elem.String()
 	case enumKind:
-		var values []string
-		for _, v := range s.values[:min(len(s.values), maxShown+1)] {
+		values := slices.Clone(s.values)
+		for i := range values {
 			if s.of == "string" {
-				v = quote(v)
+				values[i] = quote(values[i])
 			}
-			values = append(values, v)
 		}
-		return "enum of " + listed(values)
+		return "enum of " + strings.Join(values, ", ")
 	case objectKind:
-		return "object {" + listed(s.names) + "}"
+		return "object {" + strings.Join(s.names, ", ") + "}"
 	default:
 		return s.kind
 	}
-}
-
-// maxShown is how many names or values of a schema are shown.
-const maxShown = 100
-
-func listed(names []string) string {
-	if len(names) > maxShown {
-		return strings.Join(names[:maxShown], ", ") + ", …"
-	}
-	return strings.Join(names, ", ")
 }
 
 // schema reads the member of that name of n, which is required.

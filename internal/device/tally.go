@@ -7,7 +7,6 @@ import (
 
 // tally counts what is running. Unlike a WaitGroup it may be waited for, with a limit, while more is started.
 type tally struct {
-	bulkheads
 	mu   sync.Mutex
 	n    int
 	idle chan struct{} // closed when n falls to 0; nil when nobody waits
@@ -17,10 +16,10 @@ func (t *tally) run(f func()) {
 	t.mu.Lock()
 	t.n++
 	t.mu.Unlock()
-	t.spawn("methods", func() {
+	go func() {
 		defer t.done()
 		f()
-	})
+	}()
 }
 
 func (t *tally) done() {
@@ -30,13 +29,6 @@ func (t *tally) done() {
 		close(t.idle)
 		t.idle = nil
 	}
-}
-
-// running says how many run.
-func (t *tally) running() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.n
 }
 
 // wait returns when nothing runs, or ctx ends.
