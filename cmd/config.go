@@ -46,10 +46,12 @@ type settings struct {
 	logLevel, logFormat                                       string
 	config                                                    string
 
-	fs      *pflag.FlagSet
-	sources map[string]string // key → where its value comes from, for those that are not default
-	env     *Env
-	builtin []byte
+	fs       *pflag.FlagSet
+	file     string            // the configuration file that was read, "" for none
+	warnings []string          // what was found that is no fault
+	sources  map[string]string // key → where its value comes from, for those that are not default
+	env      *Env
+	builtin  []byte
 }
 
 // secrets are never shown.
@@ -67,7 +69,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.certKey, "key", "", "key of the client certificate (PEM)")
 	f.StringVar(&s.connectionString, "connection-string", "", "no DPS: HostName=…;DeviceId=…;SharedAccessKey=… of one hub")
 	f.StringVar(&s.deviceID, "device-id", "", "registration id (default: the host name, made legal)")
-	f.StringVar(&s.modelID, "model-id", "dtmi:Sample:Failover;1", "DTDL model to announce")
+	f.StringVar(&s.modelID, "model-id", "", "interface of the model to announce (default: the one that is no part of another)")
 	f.StringVar(&s.modelFile, "model", "", "DTDL file to check against (default: the built-in failover.json)")
 	f.StringVar(&s.provisioningHost, "provisioning-host", dps.DefaultHost, "DPS endpoint, host or host:port")
 	f.StringVar(&s.provisioningTransport, "provisioning-transport", "mqtt", "mqtt or https")
@@ -98,6 +100,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 5*time.Second, "time to send what is queued before a stop")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
+	readAsWritten(f)
 }
 
 func (s *settings) addLogFlags(f *pflag.FlagSet) {
@@ -127,8 +130,8 @@ func (s *settings) load() error {
 		s.sources[key] = from
 	}
 	s.fs.VisitAll(func(f *pflag.Flag) {
-		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := s.env.lookup(name); ok && f.Name != "help" {
+		name := envName(f.Name)
+		if value, ok := s.env.lookup(name); ok && value != "" && f.Name != "help" { // an empty one is unset
 			set(f.Name, value, name, name)
 		}
 	})
@@ -144,14 +147,27 @@ func (s *settings) load() error {
 		}
 		set(key, values[key].text, file, at)
 	}
+	s.file = file
 	s.credentials(set)
+	s.tidy()
 	return errors.Join(faults...)
+}
+
+// envName is the environment variable of a key.
+func envName(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
 }
 
 // device turns the settings into a device's configuration. Every fault is reported, with its key and the next step.
 func (s *settings) device(agent string) (device.Config, error) {
 	c, err := s.behaviour(agent)
 	faults := []error{err, s.identity(&c)}
+	if c.PinnedHub == "" {
+		faults = append(faults, checkHost("provisioning-host", s.provisioningHost))
+	}
+	if c.Certificate != nil {
+		s.checkValidity(c.Certificate, time.Now())
+	}
 	if c.Roots, err = s.roots(); err != nil {
 		faults = append(faults, err)
 	}
@@ -176,7 +192,7 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		}
 	}
 	c := device.Config{
-		Agent: agent, IDScope: s.idScope, ModelID: s.modelID,
+		Agent: agent, IDScope: s.idScope,
 		ProvisioningHost: s.provisioningHost, ProvisioningTransport: dps.Transport(s.provisioningTransport),
 		DialContext: s.env.DialContext, Clock: device.SystemClock(),
 		Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
@@ -224,6 +240,11 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	if err != nil {
 		faults = append(faults, err)
 	}
-	c.Model = m
+	if c.Model = m; m != nil {
+		c.ModelID = m.ID()
+	}
 	return c, errors.Join(faults...)
 }
+
+// warn keeps a sentence for the log: what was found that is no fault.
+func (s *settings) warn(text string) { s.warnings = append(s.warnings, text) }

@@ -63,6 +63,9 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		err = errors.Join(err, w.Flush())
 	}
 	_, cerr := s.device(agent())
+	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
+		_, _ = fmt.Fprintln(env.Stderr, "hubhop: warning:", w)
+	}
 	if err := errors.Join(err, cerr); err != nil {
 		return usage(err)
 	}
@@ -74,12 +77,24 @@ func (s *settings) resolved(f *pflag.Flag) (value, source string) {
 	value, source = f.Value.String(), "default"
 	switch f.Name {
 	case "device-id":
-		if name, err := s.deviceName(); err == nil && s.connectionString == "" {
-			return name, "default (host name)"
+		if name, from, err := s.name(); err == nil {
+			return name, from
+		}
+	case "model-id":
+		switch m, err := s.model(); {
+		case err != nil: // which is told as well
+		case s.modelFile == "":
+			return m.ID(), "default (built-in model)"
+		default:
+			return m.ID(), "default (model file)"
 		}
 	case "state-dir":
 		if dir, err := s.stateDirectory(); err == nil {
 			return dir, source
+		}
+	case "config":
+		if s.file != "" {
+			return s.file, "found"
 		}
 	case "outbox-full":
 		if s.telemetrySource == "stdin" {

@@ -10,8 +10,12 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 )
+
+// systemdCredential is the source of a key that systemd has put aside.
+const systemdCredential = "systemd credential"
 
 // credentials takes keys that systemd has put aside for this service (LoadCredential=group-key:…).
 func (s *settings) credentials(set func(key, value, from, at string)) {
@@ -22,7 +26,7 @@ func (s *settings) credentials(set func(key, value, from, at string)) {
 	for _, key := range []string{"group-key", "device-key"} {
 		path := filepath.Join(dir, key)
 		if _, err := os.Stat(path); err == nil {
-			set(key+"-file", path, "systemd credential", path)
+			set(key+"-file", path, systemdCredential, path)
 			return
 		}
 	}
@@ -30,7 +34,6 @@ func (s *settings) credentials(set func(key, value, from, at string)) {
 
 // identity finds out who the device is and how it proves it: exactly one way.
 func (s *settings) identity(c *device.Config) error {
-	var faults []error
 	given := map[string]bool{
 		"group-key": s.groupKey != "", "group-key-file": s.groupKeyFile != "", "device-key": s.deviceKey != "",
 		"device-key-file": s.deviceKeyFile != "", "cert": s.cert != "" || s.certKey != "", "connection-string": s.connectionString != "",
@@ -41,68 +44,76 @@ func (s *settings) identity(c *device.Config) error {
 			ways = append(ways, way)
 		}
 	}
-	switch len(ways) {
-	case 0:
+	switch {
+	case len(ways) == 0:
 		return errors.New("no credentials: give one of --group-key-file, --device-key-file, --cert with --key, or --connection-string (hubhop sim makes some to try)")
-	case 1:
-	default:
+	case len(ways) == 2 && given["cert"] && given["connection-string"]: // with x509=true
+	case len(ways) > 1:
 		return fmt.Errorf("%s are given together; one of them must prove who the device is", strings.Join(ways, " and "))
 	}
-	if s.connectionString != "" {
-		if err := c.UseConnectionString(s.connectionString); err != nil {
-			return fmt.Errorf("connection-string: %w", err)
+	var faults []error
+	if given["cert"] {
+		var err error
+		if c.Certificate, err = s.certificate(); err != nil {
+			faults = append(faults, err)
 		}
-		if s.deviceID != "" && s.deviceID != c.DeviceID {
-			return fmt.Errorf("device-id is %s, but the connection string is that of %s; leave one out", s.deviceID, c.DeviceID)
-		}
-		return nil
 	}
-	id, err := s.deviceName()
-	if err != nil {
+	if given["connection-string"] {
+		return errors.Join(append(faults, s.pinned(c, given["cert"]))...)
+	}
+	id, err := s.deviceName(c.Certificate)
+	if err != nil && (len(faults) == 0 || s.deviceID != "") { // without its certificate a device has no name either
 		faults = append(faults, fmt.Errorf("device-id: %w", err))
 	}
 	c.DeviceID = id
-	if s.idScope == "" {
-		faults = append(faults, errors.New("id-scope is missing; IoT Central shows it under Device connection groups, DPS on its overview page, the simulator in sim.json"))
-	} else if strings.ContainsAny(s.idScope, "/ \t\r\n?&=") {
-		faults = append(faults, fmt.Errorf("id-scope %q is not an ID scope; it looks like 0ne00ABCDEF", s.idScope))
+	if err := checkIDScope(s.idScope); err != nil {
+		faults = append(faults, fmt.Errorf("id-scope %w", err))
 	}
-	if ways[0] == "cert" {
-		if s.cert == "" || s.certKey == "" {
-			return errors.Join(append(faults, errors.New("cert and key belong together; give both"))...)
+	if given["cert"] {
+		if c.Certificate != nil && err == nil {
+			faults = append(faults, s.checkCommonName(c.Certificate, id))
 		}
-		cert, cerr := readNamed("cert", s.cert, maxPEMBytes)
-		key, kerr := readNamed("key", s.certKey, maxPEMBytes)
-		if err := errors.Join(cerr, kerr); err != nil {
-			return errors.Join(append(faults, err)...)
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("cert %s with key %s: %w", s.cert, s.certKey, err))
-		}
-		c.Certificate = &pair
 		return errors.Join(faults...)
 	}
 	key, from, err := s.secret(ways[0])
-	switch {
-	case err != nil:
+	if err != nil {
 		return errors.Join(append(faults, err)...)
-	case strings.HasPrefix(ways[0], "group"):
-		if err := dps.CheckKey(key); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", from, err))
-		} else if len(faults) == 0 {
-			c.Key, err = dps.DeriveKey(key, id)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("%s: %w", from, err))
-			}
-		}
-	default:
-		if err := dps.CheckKey(key); err != nil {
+	}
+	if err := dps.CheckKey(key); err != nil {
+		return errors.Join(append(faults, fmt.Errorf("%s: %w", from, err))...)
+	}
+	c.Key = key
+	if strings.HasPrefix(ways[0], "group") && len(faults) == 0 {
+		if c.Key, err = dps.DeriveKey(key, id); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", from, err))
 		}
-		c.Key = key
 	}
 	return errors.Join(faults...)
+}
+
+// pinned makes the device that of a connection string. A certificate belongs to a string with x509=true.
+func (s *settings) pinned(c *device.Config, certificate bool) error {
+	if certificate && c.Certificate == nil { // it could not be read, which has been told
+		c.Certificate = new(tls.Certificate)
+		defer func() { c.Certificate = nil }()
+	}
+	if err := c.UseConnectionString(s.connectionString); err != nil {
+		return fmt.Errorf("connection-string: %w", err)
+	}
+	if certificate && c.Key != "" {
+		return errors.New("cert and connection-string are given together, and the string has a key of its own; leave one out, or give the string with x509=true")
+	}
+	if s.deviceID != "" && s.deviceID != c.DeviceID {
+		return fmt.Errorf("device-id is %s, but the connection string is that of %s; leave one out", quotable(s.deviceID), c.DeviceID)
+	}
+	if s.idScope != "" {
+		s.warn("id-scope is not used: a connection string names its hub, and DPS is not asked")
+	}
+	if certificate && c.Certificate.Leaf != nil && !strings.EqualFold(c.Certificate.Leaf.Subject.CommonName, c.DeviceID) {
+		s.warn(fmt.Sprintf("cert %s has the common name (CN) %s, but the device is %s: a hub takes it by its thumbprint only",
+			quotable(s.cert), quotable(c.Certificate.Leaf.Subject.CommonName), c.DeviceID))
+	}
+	return nil
 }
 
 // secret reads a key from where it was said to be.
@@ -118,13 +129,45 @@ func (s *settings) secret(way string) (key, from string, err error) {
 		path = s.deviceKeyFile
 	}
 	key, err = readKeyFile(way, path)
-	return key, way + " " + path, err
+	return key, way + " " + quotable(path), err
 }
 
-// deviceName is the registration id: as given, or the host name made legal.
-func (s *settings) deviceName() (string, error) {
-	if s.deviceID != "" {
-		return s.deviceID, dps.CheckRegistrationID(s.deviceID)
+// name is the device's id, wherever it comes from, without the proof that goes with it.
+func (s *settings) name() (name, source string, err error) {
+	source = "default (host name)"
+	switch {
+	case s.connectionString != "":
+		cs, err := hub.ParseConnectionString(s.connectionString)
+		if err != nil {
+			return "", "", fmt.Errorf("connection-string: %w", err)
+		}
+		return cs.DeviceID, "connection-string", nil
+	case s.cert+s.certKey != "" && s.deviceID == "":
+		source = "default (common name of the certificate)"
+	}
+	var certificate *tls.Certificate
+	if s.deviceID == "" {
+		if certificate, err = s.certificate(); err != nil {
+			return "", "", err
+		}
+	}
+	name, err = s.deviceName(certificate)
+	if err != nil {
+		err = fmt.Errorf("device-id: %w", err)
+	}
+	return name, source, err
+}
+
+// deviceName is the registration id: as given, or the certificate's common name (DPS takes no other), or
+// the host name made legal.
+func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
+	switch {
+	case s.deviceID != "":
+		return s.deviceID, checkRegistrationID(s.deviceID)
+	case certificate != nil && certificate.Leaf.Subject.CommonName != "":
+		return certificate.Leaf.Subject.CommonName, dps.CheckRegistrationID(certificate.Leaf.Subject.CommonName)
+	case s.cert != "" || s.certKey != "":
+		return "", errors.New("it is the common name (CN) of the certificate, and there is none; give --device-id")
 	}
 	host, err := s.env.Hostname()
 	if err != nil {
@@ -152,12 +195,12 @@ func (s *settings) roots() (*x509.CertPool, error) {
 	if s.caFile == "" {
 		return pool, nil
 	}
-	pem, err := readNamed("ca-file", s.caFile, maxPEMBytes)
+	pem, err := readPEM("ca-file", s.caFile)
 	if err != nil {
 		return nil, err
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate", s.caFile)
+		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", quotable(s.caFile))
 	}
 	return pool, nil
 }

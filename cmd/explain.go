@@ -42,7 +42,7 @@ type explainedRule struct {
 func runExplain(env *Env, words string, asJSON bool) error {
 	rows := []explainedRule{}
 	for _, r := range failover.Rules {
-		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Seed, r.Why, r.Signal.Hint()}
+		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Seed, r.Why, r.Signal.Hint(failover.Proof{})}
 		if row.matches(words) {
 			rows = append(rows, row)
 		}

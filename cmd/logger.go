@@ -58,12 +58,15 @@ func (e *Env) colours() bool {
 	return e.Terminal && term != "dumb" && unwanted == ""
 }
 
+// said are the fields that the sentence says as well: they are for programs.
+var said = []string{"device", "kind", "hub", "signal", "reason", "tookMs", "outageMs", "queued", "lost", "took", "outage"}
+
 // console writes log lines for people. Nothing that a peer has sent can move the cursor or start a new line:
 // the message is escaped here, and zerolog quotes the fields.
 func console(w io.Writer, colours bool) zerolog.ConsoleWriter {
 	return zerolog.ConsoleWriter{
 		Out: w, NoColor: !colours, FormatTimestamp: dated(colours),
-		FieldsExclude:    []string{"device", "kind", "hub"}, // the sentence says them
+		FieldsExclude:    said,
 		FormatPrepare:    forPeople,
 		FormatFieldValue: func(v any) string { return escaped(fmt.Sprintf("%s", v)) },
 	}
@@ -117,17 +120,8 @@ func dated(colours bool) zerolog.Formatter {
 	}
 }
 
-// clip bounds a text and says so.
-func clip(s string) string {
-	if len(s) <= maxShown {
-		return s
-	}
-	n := maxShown
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return fmt.Sprintf("%s… (%d bytes in all)", s[:n], len(s))
-}
+// clip bounds a text in a line for people.
+func clip(s string) string { return journal.Clip(s, maxShown) }
 
 // escaped writes whatever is no printable character as Go would: \n, \x1b, \u202e.
 func escaped(s string) string {

@@ -1,7 +1,9 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,22 +15,61 @@ func newModelCommand(env *Env, builtin []byte) *cobra.Command {
 }
 
 func newModelCheckCommand(env *Env) *cobra.Command {
-	return &cobra.Command{
+	var strict bool
+	c := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check that a model can be read",
-		Long: `Check reads a DTDL file (version 2; one interface or an array of them) and says whether hubhop can check telemetry, properties and
-commands against it. FILE may be - for standard input.` + "\n" + exitHelp,
-		Example: `  hubhop model check failover.json`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			m, err := parseModel(env, args[0])
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(env.Stdout, "%s is in order: %s\n", args[0], m.ID())
-			return err
-		},
+		Long: `Check reads a DTDL file (version 2 or 3; one interface or an array of them) and
+says whether hubhop can check telemetry, properties and commands against it.
+What is no DTDL, such as a misspelled word, is a warning each, for run passes
+over it; with --strict it is an error. FILE may be - for standard input.` + "\n" + exitHelp,
+		Example: `  hubhop model check failover.json
+  hubhop model check --strict failover.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return runModelCheck(env, args[0], strict) },
 	}
+	c.Flags().BoolVar(&strict, "strict", false, "refuse what is no DTDL")
+	return c
+}
+
+// maxWarnings is how many flaws of a model are printed; more are counted.
+const maxWarnings = 50
+
+func runModelCheck(env *Env, name string, strict bool) error {
+	data, err := readArgument(env, "FILE", name, maxModelBytes)
+	if err != nil {
+		return usage(err)
+	}
+	m, err := model.Parse(data)
+	if err != nil {
+		return usage(fmt.Errorf("%s: %w", quotable(name), err))
+	}
+	flaws := model.Flaws(data)
+	if len(flaws) == 0 {
+		_, err = fmt.Fprintf(env.Stdout, "%s is in order: %s\n", quotable(name), m.ID())
+		return err
+	}
+	var lines []error
+	for _, f := range flaws[:min(len(flaws), maxWarnings)] {
+		lines = append(lines, fmt.Errorf("%s: %w", quotable(name), f.At))
+	}
+	if more := len(flaws) - len(lines); more > 0 {
+		lines = append(lines, fmt.Errorf("%s: and %d more", quotable(name), more))
+	}
+	if strict {
+		return usage(errors.Join(lines...))
+	}
+	for _, line := range lines {
+		if _, err := fmt.Fprintf(env.Stderr, "warning: %v\n", line); err != nil {
+			return err
+		}
+	}
+	count := fmt.Sprintf("%d warnings", len(flaws))
+	if len(flaws) == 1 {
+		count = "1 warning"
+	}
+	_, err = fmt.Fprintf(env.Stdout, "%s can be read, with %s: %s\n", quotable(name), count, m.ID())
+	return err
 }
 
 func newModelShowCommand(env *Env, builtin []byte) *cobra.Command {
@@ -62,7 +103,45 @@ func parseModel(env *Env, name string) (*model.Model, error) {
 	}
 	m, err := model.Parse(data)
 	if err != nil {
-		return nil, usage(fmt.Errorf("%s: %w", name, err))
+		return nil, usage(fmt.Errorf("%s: %w", quotable(name), err))
 	}
 	return m, nil
+}
+
+// model is what the device is checked against and what it announces: the Interface of the file that
+// --model-id names, or the only one that is no part of another.
+func (s *settings) model() (*model.Model, error) {
+	data, name := s.builtin, "the built-in model"
+	if s.modelFile != "" {
+		var err error
+		name = quotable(s.modelFile)
+		if data, err = readNamed("model", s.modelFile, maxModelBytes); err != nil {
+			return nil, err
+		}
+	}
+	m, err := model.Parse(data)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("model %s: %w", name, err)
+	case s.modelID != "":
+		chosen, ok := m.WithRoot(s.modelID)
+		if !ok {
+			return nil, fmt.Errorf("model-id: %s does not define %s, but %s; name one of these, or with --model the file that defines it",
+				name, quotable(s.modelID), some(m.Interfaces()))
+		}
+		return chosen, nil
+	case len(m.Roots()) > 1:
+		return nil, fmt.Errorf("model: %s defines several interfaces that are no part of each other, %s; say with --model-id which one the device is",
+			name, some(m.Roots()))
+	}
+	return m, nil
+}
+
+// some names a few things of many.
+func some(names []string) string {
+	const most = 5
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
 }

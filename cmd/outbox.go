@@ -74,24 +74,18 @@ func (o *outboxFlags) find() (dir, deviceID string, err error) {
 	if err != nil {
 		return "", "", usage(err)
 	}
-	var c device.Config
-	if o.connectionString != "" {
-		err = c.UseConnectionString(o.connectionString)
-	} else {
-		c.DeviceID, err = o.deviceName()
-	}
-	if err != nil {
+	if deviceID, _, err = o.name(); err != nil {
 		return "", "", usage(err)
 	}
-	dir = device.OutboxDir(stateDir, c.DeviceID)
+	dir = device.OutboxDir(stateDir, deviceID)
 	if _, err := outbox.Inspect(dir); errors.Is(err, fs.ErrNotExist) {
 		hint := "give the --state-dir and --device-id of hubhop run"
 		if ids := device.OutboxDevices(stateDir); len(ids) > 0 {
 			hint = fmt.Sprintf("%s has one of %s: give --device-id", stateDir, strings.Join(ids, ", "))
 		}
-		return "", "", usage(fmt.Errorf("the device %s has no outbox in %s; %s", c.DeviceID, dir, hint))
+		return "", "", usage(fmt.Errorf("the device %s has no outbox in %s; %s", deviceID, dir, hint))
 	}
-	return dir, c.DeviceID, nil
+	return dir, deviceID, nil
 }
 
 func newOutboxStatCommand(env *Env, builtin []byte) *cobra.Command {

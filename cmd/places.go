@@ -2,31 +2,13 @@ package cmd
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/dps"
-	"github.com/hubhop-iot/hubhop/model"
 )
-
-func (s *settings) model() (*model.Model, error) {
-	data, name := s.builtin, "the built-in model"
-	if s.modelFile != "" {
-		var err error
-		name = s.modelFile
-		if data, err = readNamed("model", s.modelFile, maxModelBytes); err != nil {
-			return nil, err
-		}
-	}
-	m, err := model.Parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("model %s: %w", name, err)
-	}
-	return m, nil
-}
 
 // stateDirectory is where a user's programs keep what they need again: XDG on Linux, the systems' own elsewhere.
 func (s *settings) stateDirectory() (string, error) {

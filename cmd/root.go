@@ -2,9 +2,6 @@ package cmd
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -50,9 +47,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usage(fmt.Errorf("%w; see %s --help", err, c.CommandPath()))
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
 		newProvisionCommand(env, builtinModel),
@@ -63,9 +58,15 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		newOutboxCommand(env, builtinModel),
 		newConfigCommand(env, builtinModel),
 		newExplainCommand(env),
+		newVersionCommand(env),
 	)
 	for _, c := range allCommands(root) {
-		wrapArgs(c)
+		readAsWritten(c.Flags())
+		check := c.Args
+		if check == nil {
+			check = cobra.ArbitraryArgs
+		}
+		c.Args = func(c *cobra.Command, args []string) error { return checkArgs(env, c, args, check) }
 	}
 	return root
 }
@@ -78,41 +79,9 @@ func allCommands(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// wrapArgs makes what is wrong with the arguments a usage error, with the next step.
-func wrapArgs(c *cobra.Command) {
-	check := c.Args
-	if check == nil {
-		return
-	}
-	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			text := err.Error()
-			if first, _, found := strings.Cut(text, "\n"); found {
-				text = first
-			}
-			return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
-		}
-		return nil
-	}
-}
-
 // group is a command that only has subcommands.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(subs...)
 	return c
 }
-
-// version is what the module system or the linker knows.
-func version() string {
-	if linked != "" {
-		return linked
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return "dev"
-}
-
-// linked is set by the linker: -ldflags "-X github.com/hubhop-iot/hubhop/cmd.linked=v1.2.3".
-var linked string

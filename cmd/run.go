@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -58,8 +59,11 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	if err := errors.Join(err, cerr, lerr); err != nil {
 		return conf, log, usage(err)
 	}
-	for _, w := range s.unknownVariables() {
+	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)
+	}
+	if s.file != "" {
+		log.Info().Msgf("the configuration file %s is read", quotable(s.file))
 	}
 	return conf, log, nil
 }

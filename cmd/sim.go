@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -41,6 +42,9 @@ The control API breaks things: see the control address in sim.json.
   hubhop run --id-scope 0ne00000SIM --provisioning-host 127.0.0.1 --ca-file sim/ca.pem --group-key-file <(jq -r .groupKey sim/sim.json)`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkAddresses(&conf); err != nil {
+				return usage(err)
+			}
 			switch retryAfter {
 			case "none":
 				conf.RetryAfterAbsent = true
@@ -71,7 +75,7 @@ The control API breaks things: see the control address in sim.json.
 				return usage(fmt.Errorf("hubs is %d; there can be 1 to 26", conf.Hubs))
 			}
 			if out != "" { // before anything listens
-				if err := os.MkdirAll(out, 0o750); err != nil {
+				if err := os.MkdirAll(out, 0o755); err != nil {
 					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
 				}
 			}
@@ -81,7 +85,7 @@ The control API breaks things: see the control address in sim.json.
 	f := c.Flags()
 	f.IntVar(&conf.Hubs, "hubs", conf.Hubs, "number of hubs")
 	f.StringVar(&conf.Layout, "layout", conf.Layout, "loopback (one address each, standard ports) or ports (one address, free ports)")
-	f.StringVar(&out, "out", "", "directory for ca.pem, device-ca.pem, device-ca-key.pem and sim.json")
+	f.StringVar(&out, "out", "", "directory for ca.pem, group.key, device-ca.pem, device-ca-key.pem and sim.json")
 	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
@@ -173,4 +177,22 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 	_, _ = fmt.Fprintf(ready, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
+}
+
+// checkAddresses says of every address at once what is wrong with it, by its flag.
+func checkAddresses(conf *sim.Config) error {
+	for _, text := range []*string{&conf.ControlAddr, &conf.ConnectProxy, &conf.BaseAddress, &conf.Webhook} {
+		*text = strings.TrimSpace(*text)
+	}
+	faults := []error{checkListen("control", conf.ControlAddr), checkBaseAddress("base-address", conf.BaseAddress)}
+	if conf.ConnectProxy != "" {
+		faults = append(faults, checkListen("connect-proxy", conf.ConnectProxy))
+	}
+	if conf.HTTPSPort < 0 || conf.HTTPSPort > 65535 {
+		faults = append(faults, fmt.Errorf("https-port is %d; it must be a number from 1 to 65535", conf.HTTPSPort))
+	}
+	if u, err := url.Parse(conf.Webhook); conf.Webhook != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", quoted(conf.Webhook)))
+	}
+	return errors.Join(faults...)
 }

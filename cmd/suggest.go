@@ -7,18 +7,42 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// nearest is the name among many that was probably meant, "" if none is like it. Letter case, and _ for -,
+// make no difference.
+func nearest(word string, names []string) string {
+	word = strings.ToLower(strings.ReplaceAll(word, "_", "-"))
+	if len(word) > 64 { // no name is so long, and the work grows with the length
+		return ""
+	}
+	best, distance := "", min(4, 1+len(word)/2) // fewer changes than half the word, or anything is like anything
+	for _, name := range names {
+		if d := editDistance(word, name); d < distance {
+			best, distance = name, d
+		}
+	}
+	return best
+}
+
+// flagNames are the names of the flags that may be given.
+func flagNames(fs *pflag.FlagSet) (names []string) {
+	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	return names
+}
+
 // suggest names the key that was probably meant.
 func (s *settings) suggest(key string) string {
-	best, distance := "", min(4, 1+len(key)/2) // fewer changes than half the key, or anything is like anything
-	s.fs.VisitAll(func(f *pflag.Flag) {
-		if d := editDistance(key, f.Name); d < distance {
-			best, distance = f.Name, d
-		}
-	})
-	if best == "" {
-		return "; hubhop config show lists the keys"
+	if best := nearest(key, flagNames(s.fs)); best != "" {
+		return fmt.Sprintf("; did you mean %s?", best)
 	}
-	return fmt.Sprintf("; did you mean %s?", best)
+	return "; hubhop config show lists the keys"
+}
+
+// suggestVariable names the environment variable that was probably meant.
+func (s *settings) suggestVariable(key string) string {
+	if best := nearest(key, flagNames(s.fs)); best != "" {
+		return fmt.Sprintf("; did you mean %s?", envName(best))
+	}
+	return "; hubhop config show lists the keys, and a variable is HUBHOP_ and a key in upper snake case"
 }
 
 // unknownVariables warns of HUBHOP_ variables that set nothing. They are not errors: other programs may use the prefix.
@@ -26,33 +50,39 @@ func (s *settings) unknownVariables() (warnings []string) {
 	for _, kv := range s.env.Environ {
 		name, _, _ := strings.Cut(kv, "=")
 		rest, ok := strings.CutPrefix(name, envPrefix)
-		if !ok || rest == "TRACE" {
+		if !ok || rest == "TRACE" || rest == "" {
 			continue
 		}
 		key := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
 		if s.fs.Lookup(key) == nil {
-			warnings = append(warnings, fmt.Sprintf("the environment variable %s sets nothing%s", name, s.suggest(key)))
+			warnings = append(warnings, fmt.Sprintf("the environment variable %s sets nothing%s", quotable(name), s.suggestVariable(key)))
 		}
 	}
 	return warnings
 }
 
+// editDistance counts the letters that are missing, too many, wrong, or in each other's place.
 func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := last
-			if a[i] != b[j] {
-				cost++
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			wrong := 1
+			if a[i-1] == b[j-1] {
+				wrong = 0
 			}
-			last = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
+			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+wrong)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d = min(d, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = d
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

@@ -1,9 +1,19 @@
 package failover
 
+// Proof is how a device proves who it is, and to whom: a hint speaks of nothing else. The zero value
+// is a key, to DPS and its hubs.
+type Proof struct {
+	Certificate bool // and no key
+	OneHub      bool // named by a connection string, and no DPS
+}
+
 // Hint is what a person can do about a signal, empty if the device deals with it alone.
-func (s Signal) Hint() string {
+func (s Signal) Hint(p Proof) string {
 	switch s {
 	case DPSUnauthorized:
+		if p.Certificate {
+			return "check --id-scope, that an enrollment takes this certificate or its CA, and this machine's clock"
+		}
 		return "check --id-scope, the key and the device id it was made for, and this machine's clock"
 	case DPSNotFound:
 		return "create an enrollment for this device, or check --id-scope and --device-id"
@@ -24,7 +34,14 @@ func (s Signal) Hint() string {
 	case DPSUnreachable, DPSSilent:
 		return "check the network and --provisioning-host"
 	case Connack5:
-		return "if DPS stands by this hub, check the key and this machine's clock"
+		what := "the key"
+		if p.Certificate {
+			what = "the certificate"
+		}
+		if p.OneHub {
+			return "check " + what + ", that the hub has this device and has it enabled, and this machine's clock"
+		}
+		return "if DPS stands by this hub, check " + what + " and this machine's clock"
 	case AssignedContested, LinkContested:
 		return "another client uses this device's identity: stop it, or give it an identity of its own"
 	default:

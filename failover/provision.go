@@ -20,7 +20,7 @@ var ErrUnreachable = errors.New("DPS gave no answer")
 // ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
 // decision, also in the middle of a registration. observe, which may be nil, hears of every decision on the way.
 func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
-	observe func(Note)) (dps.Assignment, error) {
+	proof Proof, observe func(Note)) (dps.Assignment, error) {
 	m := NewMachine(Options{NoKnown: true}, State{})
 	if observe == nil {
 		observe = func(Note) {}
@@ -61,11 +61,11 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 		case ctx.Err() != nil:
 			return a, ctx.Err()
 		case within.Err() != nil:
-			return a, unreachable(began, cmp.Or(last, errors.New("DPS was asked and did not decide")))
+			return a, unreachable(began, cmp.Or(last, errors.New("DPS was asked and did not decide")), proof)
 		}
 		last = err
 		f := failed(ctx, ask.ID, err)
-		hint := f.Signal.Hint()
+		hint := f.Signal.Hint(proof)
 		if f.Signal.NeedsPerson() {
 			return a, fmt.Errorf("%w: %w; %s", ErrRefused, err, hint)
 		}
@@ -74,13 +74,13 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 		}
 		effects = m.Step(time.Now(), f)
 		if next := m.NextWake(); next.Sub(began) > limit || time.Since(began) >= limit {
-			return a, unreachable(began, err)
+			return a, unreachable(began, err, proof)
 		}
 	}
 }
 
-func unreachable(began time.Time, err error) error {
-	hint := cmp.Or(Classify(context.Background(), err).Hint(), DPSSilent.Hint())
+func unreachable(began time.Time, err error, proof Proof) error {
+	hint := cmp.Or(Classify(context.Background(), err).Hint(proof), DPSSilent.Hint(proof))
 	return fmt.Errorf("%w for %v: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second), err, hint)
 }
 

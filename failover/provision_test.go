@@ -45,7 +45,7 @@ func TestProvision(t *testing.T) {
 					}
 					return dps.Assignment{Hub: "hub-a"}, nil
 				}
-				a, err := Provision(t.Context(), register, time.Minute, nil)
+				a, err := Provision(t.Context(), register, time.Minute, Proof{}, nil)
 				took := time.Since(began)
 				if !errors.Is(err, v.is) || v.is == nil && a.Hub != "hub-a" {
 					t.Errorf("%+v %v", a, err)
@@ -67,7 +67,7 @@ func TestProvisionEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		_, err := Provision(ctx, func(context.Context, dps.Request) (dps.Assignment, error) {
 			return dps.Assignment{}, &dps.Error{Err: syscall.ECONNREFUSED, RetryAfter: -1}
-		}, time.Minute, nil)
+		}, time.Minute, Proof{}, nil)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}

@@ -3,6 +3,8 @@ package failover
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +47,16 @@ type Session[L Link] struct {
 	Save func(State)
 	// Observe hears of everything worth telling, in order. It must not block, and may be called from several goroutines.
 	Observe func(Note)
+
+	sleeps atomic.Pointer[time.Time]
+}
+
+// Sleeps is when the session wakes up by itself, if it has no link and tries nothing; else the zero time.
+func (s *Session[L]) Sleeps() time.Time {
+	if t := s.sleeps.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
 }
 
 // NoteKind says what a Note tells.
@@ -92,6 +104,12 @@ func (s *Session[L]) Run(ctx context.Context) {
 	if r.Observe == nil {
 		r.Observe = func(Note) {}
 	}
+	r.stop = stop
+	defer func() {
+		if p := r.panicked.Load(); p != nil {
+			panic(p)
+		}
+	}()
 	defer r.wg.Wait()
 	defer stop()
 	r.perform(r.m.Step(time.Now(), Start{}))
@@ -99,9 +117,15 @@ func (s *Session[L]) Run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		var wake <-chan time.Time
-		if next := r.m.NextWake(); !next.IsZero() {
+		next := r.m.NextWake()
+		if !next.IsZero() {
 			timer.Reset(time.Until(next))
 			wake = timer.C
+		}
+		if len(r.ways) == 0 {
+			s.sleeps.Store(&next)
+		} else {
+			s.sleeps.Store(nil)
 		}
 		select {
 		case e := <-r.events:
@@ -113,10 +137,35 @@ func (s *Session[L]) Run(ctx context.Context) {
 			r.perform(effects)
 		case <-wake:
 			r.perform(r.m.Step(time.Now(), Tick{}))
-		case <-ctx.Done():
+		case <-life.Done():
 			return
 		}
 	}
+}
+
+// Panic is the panic of a goroutine that a session had started. The session ends with it, and Run panics with it in its caller's
+// goroutine, where somebody can deal with it.
+type Panic struct {
+	Value any
+	stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprint(p.Value) }
+
+// Stack is the stack of the goroutine that panicked.
+func (p *Panic) Stack() []byte { return p.stack }
+
+// start runs f in a goroutine of the session.
+func (r *runner[L]) start(f func()) {
+	r.wg.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				r.panicked.CompareAndSwap(nil, &Panic{p, debug.Stack()})
+				r.stop()
+			}
+		}()
+		f()
+	})
 }
 
 // ended names the way that an event is the last word of, 0 if it goes on.
@@ -135,17 +184,19 @@ func ended(e Event) int {
 	}
 }
 
-// runner is a running session. All but wg, events and turn belongs to the loop.
+// runner is a running session. All but wg, events, turn, stop and panicked belongs to the loop.
 type runner[L Link] struct {
 	*Session[L]
-	life   context.Context // of everything the session starts
-	m      *Machine
-	events chan Event
-	wg     sync.WaitGroup
-	ways   map[int]*way
-	turn   chan struct{} // held by the one who serves
-	server *way
-	close  context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
+	life     context.Context // of everything the session starts
+	stop     context.CancelFunc
+	m        *Machine
+	events   chan Event
+	wg       sync.WaitGroup
+	ways     map[int]*way
+	turn     chan struct{}         // held by the one who serves
+	panicked atomic.Pointer[Panic] // the first one
+	server   *way
+	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
 }
 
 // way is an attempt, then a link, or a registration, as the loop sees it.
@@ -164,11 +215,11 @@ func (r *runner[L]) perform(effects []Effect) {
 		case Dial:
 			w := r.open(e.ID, e.Host)
 			r.Observe(Note{Kind: NoteDialing, Host: e.Host})
-			r.wg.Go(func() { r.dial(w, e) })
+			r.start(func() { r.dial(w, e) })
 		case Register:
 			w := r.open(e.ID, "")
 			r.Observe(Note{Kind: NoteAsking})
-			r.wg.Go(func() { r.register(w, e) })
+			r.start(func() { r.register(w, e) })
 		case Serve:
 			w := r.ways[e.ID]
 			if w == r.server { // it is at work already; only its standing has changed
@@ -193,7 +244,7 @@ func (r *runner[L]) perform(effects []Effect) {
 			ctx, cancel := context.WithCancel(r.life)
 			r.close = cancel
 			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
-			r.wg.Go(func() { defer cancel(); hold() })
+			r.start(func() { defer cancel(); hold() })
 		case CloseDPS:
 			r.close()
 		case Save:

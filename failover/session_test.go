@@ -57,6 +57,29 @@ func TestReasonOfServe(t *testing.T) {
 	}
 }
 
+// TestPanicEndsTheSession: a panic in a goroutine of the session ends it, with all that it has started, and Run panics with it where its caller
+// can deal with that.
+func TestPanicEndsTheSession(t *testing.T) {
+	up := &standing{done: make(chan struct{})}
+	s := &Session[*standing]{
+		Options: Options{NoDPS: true}, Cached: State{AssignedHub: "hub-a"},
+		Dial: func(context.Context, Target) (*standing, error) { return up, nil },
+		Register: func(context.Context, dps.Request) (dps.Assignment, error) {
+			return dps.Assignment{}, errors.New("nobody")
+		},
+		Serve: func(context.Context, *standing, bool) error { panic("no server") },
+	}
+	var found any
+	func() {
+		defer func() { found = recover() }()
+		s.Run(t.Context())
+	}()
+	p, ok := found.(*Panic)
+	if !ok || p.Value != "no server" || !strings.Contains(string(p.Stack()), "TestPanicEndsTheSession") {
+		t.Errorf("Run panicked with %v", found)
+	}
+}
+
 // TestOpensBeforeItAsks: a registration that follows at once finds the connection that was promised to it, and opens none of its own.
 func TestOpensBeforeItAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

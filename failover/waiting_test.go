@@ -53,11 +53,11 @@ func TestWaitingIsTold(t *testing.T) {
 			}
 			told, began = nil, time.Now()
 		}
-		if a, err := Provision(t.Context(), answer(25*time.Second, "hub-a"), time.Minute, observe); err != nil || a.Hub != "hub-a" {
+		if a, err := Provision(t.Context(), answer(25*time.Second, "hub-a"), time.Minute, Proof{}, observe); err != nil || a.Hub != "hub-a" {
 			t.Error(a, err)
 		}
 		expect("Provision", "10s: 10s in register", "20s: 20s in poll")
-		_, err := Provision(t.Context(), answer(time.Hour, "hub-a"), 35*time.Second, observe)
+		_, err := Provision(t.Context(), answer(time.Hour, "hub-a"), 35*time.Second, Proof{}, observe)
 		if took := time.Since(began); !errors.Is(err, ErrUnreachable) || took != 35*time.Second {
 			t.Errorf("after %v: %v", took, err)
 		}

@@ -31,11 +31,23 @@ var (
 	ErrClosed       = errors.New("closed by this side")
 )
 
+// ErrTwin says that an answer to a request for the twin was none: not JSON, or without one of its two parts. It is about the twin alone;
+// the link lives on.
+var ErrTwin = errors.New("the hub's answer is no twin")
+
+// BugError is a panic that ended a link, and nothing else: a bug of this program. It is wrapped in an [*Error].
+type BugError struct {
+	Doing string // what the link was doing
+	Value string // of the panic
+	Stack []byte // of the goroutine
+}
+
+func (e *BugError) Error() string {
+	return fmt.Sprintf("a bug in hubhop while %s: %s", e.Doing, e.Value)
+}
+
 // ErrNoRoom says that a message does not fit into the write that opens a session. It is good for later.
 var ErrNoRoom = errors.New("no room in the first write")
-
-// ErrTwin says that what a hub calls a twin is none. It is about the twin alone; the link lives on.
-var ErrTwin = errors.New("the hub's answer is no twin")
 
 // Error is any failure of a connection to a hub.
 type Error struct {

@@ -156,7 +156,10 @@ func (l *Link) start(connect []byte) {
 	l.flushLocked()
 	_ = l.armLocked(l.setupSince) // nothing can be overdue yet
 	l.mu.Unlock()
-	l.wg.Go(l.read)
+	l.wg.Go(func() {
+		defer l.contain("reading")
+		l.read()
+	})
 }
 
 // opened waits until the session is up, and ends it if ctx ends before. One that was up counts, however soon its peer closed it: that is
@@ -294,9 +297,20 @@ func (s *single) Done(_ []uint64, err error) { s.done(err) }
 // the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is put together (see
 // [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
 func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
+	taken, write, err := l.take(messages, to)
+	if write {
+		l.flush(true)
+	}
+	return taken, err
+}
+
+// take queues messages. It says whether the caller is to write them: nobody else does then, and to wake another goroutine costs more than
+// to write as far as it goes without waiting.
+func (l *Link) take(messages []Outgoing, to Completion) (taken int, write bool, err error) {
 	l.mu.Lock()
-	taken, now := 0, time.Now()
-	err := l.openLocked()
+	defer l.mu.Unlock()
+	now := time.Now()
+	err = l.openLocked()
 	var common []string
 	var shared []byte
 	for ; taken < len(messages) && err == nil; taken++ {
@@ -312,21 +326,16 @@ func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 		}
 	}
 	if taken == 0 {
-		l.mu.Unlock()
-		return 0, err
+		return 0, false, err
 	}
 	l.owedLocked(now)
 	if l.flushing || l.ended || l.opening || !l.wire.canTry() {
 		l.flushLocked()
-		l.mu.Unlock()
-		return taken, err
+		return taken, false, err
 	}
-	// Nobody writes, so this goroutine does, as far as it goes without waiting: waking another one costs more than that.
 	l.flushing = true
 	l.wg.Add(1)
-	l.mu.Unlock()
-	l.flush(true)
-	return taken, err
+	return taken, true, err
 }
 
 // sendLocked queues one message.
@@ -473,15 +482,27 @@ func (l *Link) end(err error, hard bool) {
 	} else {
 		_ = l.conn.Close()
 	}
+	defer close(l.done)
 	var tickets []uint64
 	for p := pending; p != nil; p = p.next {
 		tickets = append(tickets, p.ticket)
 		if p.next == nil || p.next.to != p.to {
-			p.to.Done(tickets, l.err)
+			l.failed(p.to, tickets)
 			tickets = tickets[:0]
 		}
 	}
-	close(l.done)
+}
+
+// failed tells a sender that the link has ended. If it panics over that, the others are told all the same.
+func (l *Link) failed(to Completion, tickets []uint64) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.err = l.describeLocked(bug("telling a sender", p))
+		}
+	}()
+	to.Done(tickets, l.err)
 }
 
 // describeLocked gives an end its phase and, where this side knows better than the network, its reason.
@@ -579,6 +600,9 @@ func (l *Link) flushLocked() {
 // flush writes what is queued until nothing is. Who must not wait says so: then, once the peer takes no more, another goroutine goes on.
 func (l *Link) flush(hurry bool) {
 	defer l.wg.Done()
+	if !hurry { // else the caller knows what to do with its panics
+		defer l.contain("writing")
+	}
 	for {
 		var err error
 		if !hurry {
@@ -681,13 +705,23 @@ func (l *Link) readPacket() error {
 
 // pubacks takes the PUBACKs that b starts with, at least one, as far as they are for one sender, and returns how many bytes they are.
 func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
-	var to Completion
+	n, to, since, err := l.acknowledged(b, now)
+	if to != nil {
+		l.telling.Store(int64(since) + 1)
+		to.Done(l.tickets, nil)
+		l.telling.Store(0)
+	}
+	return n, err
+}
+
+// acknowledged fills l.tickets with what the PUBACKs are about, and returns whom to tell, since when this takes.
+func (l *Link) acknowledged(b []byte, now time.Time) (n int, to Completion, since time.Duration, err error) {
 	l.tickets = l.tickets[:0]
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.heardLocked(now)
 	if !l.connected {
-		l.mu.Unlock()
-		return 0, fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
+		return 0, nil, 0, fmt.Errorf("%w: PUBACK before CONNACK", ErrProtocol)
 	}
 	for ; len(b) >= n+4 && b[n] == packets.Puback<<4 && b[n+1] == 2; n += 4 {
 		p := l.inflight.get(binary.BigEndian.Uint16(b[n+2:]))
@@ -705,18 +739,11 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 		l.forgetLocked(p, now)
 	}
 	l.stats.Acked += uint64(len(l.tickets))
-	since := now.Sub(l.setupSince)
 	if to != nil && l.inflight.count == 0 && l.settled != nil {
 		close(l.settled)
 		l.settled = nil
 	}
-	l.mu.Unlock()
-	if to != nil {
-		l.telling.Store(int64(since) + 1)
-		to.Done(l.tickets, nil)
-		l.telling.Store(0)
-	}
-	return n, nil
+	return n, to, now.Sub(l.setupSince), nil
 }
 
 // forgetLocked takes a message out of what is in flight.
@@ -905,15 +932,23 @@ func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 	if err != nil {
 		return TwinDocument{}, err
 	}
-	var doc struct{ Desired, Reported map[string]json.RawMessage }
-	switch {
-	case a.size > maxTwin:
-		err = fmt.Errorf("it has %d bytes; more than %d are not taken", a.size, maxTwin)
-	default:
-		err = json.Unmarshal(a.body, &doc)
+	if a.size > maxTwin {
+		return TwinDocument{}, fmt.Errorf("%w: it has %d bytes; more than %d are not taken", ErrTwin, a.size, maxTwin)
 	}
-	if err != nil {
+	return parseTwin(a.body)
+}
+
+// parseTwin reads a twin. Both parts must be objects: what has none of them is not the twin of a device, and says nothing of what
+// somebody has removed from it.
+func parseTwin(body []byte) (TwinDocument, error) {
+	var doc struct{ Desired, Reported map[string]json.RawMessage }
+	switch err := json.Unmarshal(body, &doc); {
+	case err != nil:
 		return TwinDocument{}, fmt.Errorf("%w: %w", ErrTwin, err)
+	case doc.Desired == nil:
+		return TwinDocument{}, fmt.Errorf("%w: it has no object \"desired\"", ErrTwin)
+	case doc.Reported == nil:
+		return TwinDocument{}, fmt.Errorf("%w: it has no object \"reported\"", ErrTwin)
 	}
 	t := TwinDocument{Desired: doc.Desired, Reported: doc.Reported}
 	t.DesiredVersion = takeVersion(t.Desired)
@@ -923,7 +958,7 @@ func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 
 // takeVersion reads $version and drops it with whatever else is not a property.
 func takeVersion(props map[string]json.RawMessage) int64 {
-	n, _ := strconv.ParseInt(string(props["$version"]), 10, 64)
+	n := parseVersion(string(props["$version"]))
 	for name := range props {
 		if name != "" && name[0] == '$' {
 			delete(props, name)

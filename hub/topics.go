@@ -3,6 +3,7 @@ package hub
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"strconv"
 	"strings"
@@ -173,11 +174,10 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 		return &Method{Name: printable(unescape(name), maxName), Payload: body, rid: rid}, nil
 	}
 	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/PATCH/properties/desired/"); ok {
-		version, _ := strconv.ParseInt(parameter(strings.TrimPrefix(rest, "?"), "version"), 10, 64)
 		if len(body) > maxChange {
 			return &Desired{Missed: true}, nil
 		}
-		return &Desired{Version: version, Body: body}, nil
+		return &Desired{Version: parseVersion(parameter(strings.TrimPrefix(rest, "?"), "version")), Body: body}, nil
 	}
 	if rest, ok := strings.CutPrefix(topic, "$iothub/twin/res/"); ok {
 		status, query, _ := strings.Cut(rest, "/?")
@@ -186,14 +186,22 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 		if err != nil || rid == "" {
 			return nil, nil
 		}
-		version, _ := strconv.ParseInt(parameter(query, "version"), 10, 64)
-		a := &twinAnswer{rid: rid, status: code, version: version, body: body, size: len(body)}
+		a := &twinAnswer{rid: rid, status: code, version: parseVersion(parameter(query, "version")), body: body, size: len(body)}
 		if a.size > maxTwin {
 			a.body = nil
 		}
 		return nil, a
 	}
 	return nil, nil
+}
+
+// parseVersion reads a version of a twin. What is no such number, or is too large for one, is 0: unknown.
+func parseVersion(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n == math.MaxInt64 {
+		return 0
+	}
+	return n
 }
 
 // parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded. The value is as it came.

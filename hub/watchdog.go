@@ -189,16 +189,19 @@ func (l *Link) stopLocked() {
 }
 
 func (l *Link) tick() {
-	l.mu.Lock()
-	if l.ended {
-		l.mu.Unlock()
-		return
-	}
-	err := l.armLocked(time.Now())
-	l.mu.Unlock()
-	if err != nil {
+	defer l.contain("watching for silence")
+	if err := l.look(); err != nil {
 		l.lose(err)
 	}
+}
+
+func (l *Link) look() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return nil
+	}
+	return l.armLocked(time.Now())
 }
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
@@ -307,6 +310,7 @@ func (l *Link) probeLocked(now time.Time) {
 		}
 	}
 	l.wg.Go(func() {
+		defer l.contain("probing")
 		from, err := l.dialer.probe(ctx, l.attempt.peer(), func() {
 			note(func() { // the watchdog looks at it when the link would be dead without
 				answered := time.Now()

@@ -27,6 +27,10 @@ const (
 // maxExtends is DTDL v2's bound on Interfaces that inherit from each other.
 const maxExtends = 10
 
+// maxContents bounds the contents of all Interfaces of a file, each counted once for every Interface
+// that inherits it or has it in a component: a file of a few kilobytes could have any number of them.
+const maxContents = 200_000
+
 // contents reads what an Interface itself holds.
 func (p *parser) contents(i *iface) (err error) {
 	if i.display, err = p.display(i.at); err != nil {
@@ -187,6 +191,9 @@ func (p *parser) add(i *iface, c *content, at *node) error {
 	case old != nil:
 		return p.fault(at, "Interface %s has two contents named %q", i.id, c.name)
 	}
+	if p.flat++; p.flat > maxContents {
+		return p.fault(at, "the Interfaces of this file have more than %d contents, with what they inherit", maxContents)
+	}
 	i.names[c.name] = c
 	i.flat = append(i.flat, c)
 	return nil
@@ -195,9 +202,13 @@ func (p *parser) add(i *iface, c *content, at *node) error {
 // components refuses one component inside another, which DTDL v2 and the wire's "component*command" have no place for.
 func (p *parser) components() error {
 	for _, i := range p.all {
-		for _, c := range i.contents {
+		count := 0
+		for _, c := range i.flat {
 			if c.kind != componentKind {
 				continue
+			}
+			if count += len(c.component.flat); count > maxContents {
+				return p.fault(c.at, "the components of %s have more than %d contents", i.id, maxContents)
 			}
 			if slices.ContainsFunc(c.component.flat, func(inner *content) bool { return inner.kind == componentKind }) {
 				return p.fault(c.at, "a component cannot hold components, and %s does", c.component.id)

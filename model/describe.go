@@ -88,4 +88,4 @@ func (c *content) words() (schema, note string) {
 }
 
 // oneLine keeps a display name from breaking the table.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s string) string { return printable(strings.Join(strings.Fields(s), " ")) }

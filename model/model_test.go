@@ -222,6 +222,21 @@ func TestRootIsWhatNothingRefersTo(t *testing.T) {
 	}
 }
 
+func TestInterfacesAndRoots(t *testing.T) {
+	m := parse(t, controller)
+	if got := strings.Join(m.Interfaces(), " "); got != "dtmi:test:Controller;2 dtmi:test:Info;1 dtmi:test:Base;1 dtmi:test:Thermostat;1" {
+		t.Errorf("interfaces are %s", got)
+	}
+	if got := strings.Join(m.Roots(), " "); got != "dtmi:test:Controller;2" {
+		t.Errorf("roots are %s", got)
+	}
+	two := parse(t, `[{"@context":"dtmi:dtdl:context;2","@id":"dtmi:a;1","@type":"Interface"},
+		{"@id":"dtmi:b;1","@type":"Interface","extends":"dtmi:c;1"},{"@id":"dtmi:c;1","@type":"Interface"}]`)
+	if got := strings.Join(two.Roots(), " "); got != "dtmi:a;1 dtmi:b;1" {
+		t.Errorf("roots are %s", got)
+	}
+}
+
 // one puts a content into an Interface that has the rest right.
 func one(content string) string {
 	return `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Interface","contents":[` + content + `]}`
@@ -370,7 +385,14 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(controller))
 	f.Add([]byte(one(`{"@type":"Telemetry","name":"a","schema":{"@id":"dtmi:s;1","@type":"Array","elementSchema":"dtmi:s;1"}}`)))
 	f.Add([]byte("[[[[{\"\xff\":1e999}]]"))
+	f.Add([]byte("[" + rich + "," + base + "," + part + "]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		flaws := Flaws(data)
+		for _, flaw := range flaws {
+			if flaw.At.Text == "" || printable(flaw.At.Error()) != flaw.At.Error() {
+				t.Fatalf("not fit for a person: %q", flaw.At.Error())
+			}
+		}
 		m, err := Parse(data)
 		if err != nil {
 			var fault *ParseError
@@ -379,12 +401,15 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if !dtmiPattern.MatchString(m.ID()) {
+		if !dtmiPatternV3.MatchString(m.ID()) {
 			t.Fatalf("id %q", m.ID())
 		}
 		var out strings.Builder
 		if err := m.Describe(&out); err != nil || out.Len() == 0 {
 			t.Fatalf("describe: %v", err)
+		}
+		if text := strings.ReplaceAll(out.String(), "\n", ""); printable(text) != text {
+			t.Fatalf("not fit for a terminal: %q", text)
 		}
 		m.CheckTelemetry("", []byte(`{"a":{"b":[1,2]},"temp":"x"}`))
 	})

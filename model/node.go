@@ -8,11 +8,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
 // maxDepth bounds the nesting of a model file. DTDL needs about 15 levels; without a bound a hostile file would choose the stack.
 const maxDepth = 64
+
+// maxValues bounds the values of a model file, each of which takes about 200 bytes while it is read. The
+// largest published model has 3,000.
+const maxValues = 500_000
 
 // ParseError is the one fault that makes a model file unusable: where it is, in which element, and what was expected there.
 type ParseError struct {
@@ -194,12 +199,13 @@ func (n *node) element() string {
 
 // reader turns the bytes of a file into nodes.
 type reader struct {
-	data []byte
-	dec  *json.Decoder
+	data   []byte
+	dec    *json.Decoder
+	values int // read so far
 }
 
 // fault makes the error for node n; a nil n is the file as a whole.
-func (r *reader) fault(n *node, format string, args ...any) error {
+func (r *reader) fault(n *node, format string, args ...any) *ParseError {
 	if n == nil {
 		return r.faultAt(0, format, args...)
 	}
@@ -270,6 +276,9 @@ func (r *reader) value(n *node, depth int) (*node, error) {
 	n.at = r.here()
 	if depth > maxDepth {
 		return nil, r.fault(n, "nested deeper than %d levels", maxDepth)
+	}
+	if r.values++; r.values > maxValues {
+		return nil, r.fault(n, "a model file has at most %d values", maxValues)
 	}
 	tok, err := r.dec.Token()
 	if err != nil {
@@ -356,6 +365,15 @@ func kindName(kind byte) string {
 
 // quote shows a piece of somebody else's text on one line, cut to a length a person reads.
 func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
+
+// printable is somebody else's text for a person to read: quoted when it holds more than letters, such
+// as the escapes by which a text commands a terminal.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return quote(s)
+	}
+	return s
+}
 
 func clip(s string) string {
 	const most = 80

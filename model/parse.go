@@ -1,8 +1,11 @@
-// Package model reads a device model written in DTDL v2, the language of IoT Central and of IoT Plug and Play, and says whether
-// values fit it: telemetry a device is about to send, properties it is told or reports, parameters of commands.
+// Package model reads a device model written in DTDL v2 or v3, the language of IoT Central and of IoT
+// Plug and Play, and says whether values fit it: telemetry a device is about to send, properties it is
+// told or reports, parameters of commands.
 //
-// It decides nothing. IoT Central takes telemetry a model does not know, so a misfit there is a [Finding] to warn of; a desired
-// property or a command that does not fit is a [*CheckError], which carries the code of the answer.
+// It decides nothing. IoT Central takes telemetry a model does not know, so a misfit there is a [Finding]
+// to warn of; a desired property or a command that does not fit is a [*CheckError], which carries the
+// code of the answer. [Parse] reads more than the language allows, since published models are sloppy and
+// a device must run all the same; [Flaws] holds a file to the rules, for whoever writes it.
 package model
 
 import (
@@ -68,6 +71,27 @@ func (m *Model) WithRoot(id string) (*Model, bool) {
 	return nil, false
 }
 
+// Interfaces are the ids of all Interfaces of the file, in its order, those inside of others too.
+func (m *Model) Interfaces() []string {
+	ids := make([]string, len(m.all))
+	for n, i := range m.all {
+		ids[n] = i.id
+	}
+	return ids
+}
+
+// Roots are the ids of the Interfaces at the top of the file that no other one refers to, in its order:
+// each can be the device's own. There is at least one.
+func (m *Model) Roots() []string {
+	var ids []string
+	for _, i := range m.order {
+		if !i.referred {
+			ids = append(ids, i.id)
+		}
+	}
+	return ids
+}
+
 // HasComponent says whether the device has a component of that name. The default component has no name, and every device has it.
 func (m *Model) HasComponent(name string) bool {
 	_, ok := m.interfaceOf(name)
@@ -88,6 +112,7 @@ func (m *Model) interfaceOf(component string) (*iface, bool) {
 type parser struct {
 	*reader
 	version int // of the language, where an element names none
+	flat    int // contents of all Interfaces, with what they inherit
 	ifaces  map[string]*iface
 	at      map[*node]*iface
 	all     []*iface
@@ -141,6 +166,12 @@ func (p *parser) file(top *node) (*Model, error) {
 	}
 	if m.root == nil {
 		return nil, p.fault(top, "every Interface of the file is part of another one, so none can be the device's own")
+	}
+	for _, i := range p.all { // the text of the file is not needed any more, and may be large
+		i.at = nil
+		for _, c := range i.contents {
+			c.at = nil
+		}
 	}
 	return m, nil
 }

@@ -49,18 +49,29 @@ func (s *schema) String() string {
 	case mapKind:
 		return "map of " + s.elem.String()
 	case enumKind:
-		values := slices.Clone(s.values)
-		for i := range values {
+		var values []string
+		for _, v := range s.values[:min(len(s.values), maxShown+1)] {
 			if s.of == "string" {
-				values[i] = quote(values[i])
+				v = quote(v)
 			}
+			values = append(values, v)
 		}
-		return "enum of " + strings.Join(values, ", ")
+		return "enum of " + listed(values)
 	case objectKind:
-		return "object {" + strings.Join(s.names, ", ") + "}"
+		return "object {" + listed(s.names) + "}"
 	default:
 		return s.kind
 	}
+}
+
+// maxShown is how many names or values of a schema are shown.
+const maxShown = 100
+
+func listed(names []string) string {
+	if len(names) > maxShown {
+		return strings.Join(names[:maxShown], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
 }
 
 // schema reads the member of that name of n, which is required.

@@ -232,11 +232,19 @@ func (c checker) object(s *schema, raw []byte, kind byte, path string) string {
 				continue
 			}
 		}
-		if problem := c.value(elem, members[name], path+"."+clip(name)); problem != "" {
+		if problem := c.value(elem, members[name], inside(path, name)); problem != "" {
 			return problem
 		}
 	}
 	return ""
+}
+
+// inside is the path of a member; its name may be any text.
+func inside(path, name string) string {
+	if plainKey.MatchString(name) {
+		return path + "." + name
+	}
+	return fmt.Sprintf("%s[%s]", path, quote(name))
 }
 
 // twinKey says why a twin does not take a key.
@@ -264,7 +272,7 @@ func (c checker) enum(s *schema, raw []byte, kind byte, path string) string {
 		return expect(false, path, kind, s.String())
 	}
 	if !slices.Contains(s.values, value) {
-		return fmt.Sprintf("%s is none of the values of its enum (%s)", path, clip(strings.Join(s.values, ", ")))
+		return fmt.Sprintf("%s is none of the values of its enum (%s)", path, printable(clip(strings.Join(s.values, ", "))))
 	}
 	return ""
 }

@@ -74,7 +74,7 @@ func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) 
 		defer close(gone)
 		buf := make([]byte, readBytes)
 		for range ask {
-			n, err := readSome(r, buf)
+			n, err := readGuarded(r, buf)
 			got <- chunk{buf[:n], err} // has room, so a reader left behind can end
 		}
 	}()
@@ -118,6 +118,16 @@ func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) 
 func needsCancel(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && !info.Mode().IsRegular() && f.SetReadDeadline(time.Time{}) != nil
+}
+
+// readGuarded is readSome, for a goroutine of its own: a reader that panics has failed.
+func readGuarded(r io.Reader, buf []byte) (n int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			n, err = 0, fmt.Errorf("a bug in the input's reader: %v", p)
+		}
+	}()
+	return readSome(r, buf)
 }
 
 // readSome reads at least a byte, so that a reader that gives nothing and no error does not keep a processor busy for ever.

@@ -14,12 +14,13 @@ const headStart = 250 * time.Millisecond
 // that has moved is found at its new address as soon as the DNS knows it. [net.Dialer] does the same, but it gives the next address its
 // turn beside the first only where that is of the other family; of two silent IPv4 addresses it waits the first one out.
 type dialer struct {
+	bulkheads
 	resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 func (d *Device) dialContext() func(ctx context.Context, network, addr string) (net.Conn, error) {
-	by := &dialer{resolve: d.c.Resolve, dial: d.c.DialContext}
+	by := &dialer{bulkheads: d.bulkheads, resolve: d.c.Resolve, dial: d.c.DialContext}
 	if by.resolve == nil {
 		by.resolve = net.DefaultResolver.LookupNetIP
 	}
@@ -56,13 +57,13 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		go func() { // those that were too late
+		d.spawn("dialling", func() { // those that were too late
 			for range running {
 				if r := <-results; r.err == nil {
 					_ = r.conn.Close()
 				}
 			}
-		}()
+		})
 	}()
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -75,10 +76,14 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 			to := net.JoinHostPort(left[0].String(), port)
 			left, running = left[1:], running+1
 			next.Reset(headStart)
-			go func() {
-				conn, err := d.dial(ctx, network, to)
-				results <- result{conn, err}
-			}()
+			d.spawn("dialling", func() {
+				var r result
+				r.err = d.run("dialling", func() (err error) {
+					r.conn, err = d.dial(ctx, network, to)
+					return err
+				})
+				results <- r
+			})
 		case r := <-results:
 			if running--; r.err == nil {
 				return r.conn, nil

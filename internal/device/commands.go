@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -53,14 +52,18 @@ func (d *Device) setAlarm(_ context.Context, payload json.RawMessage) (json.RawM
 
 // method answers one direct method.
 func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
-	status, body := d.callMethod(ctx, m)
-	e := journal.Event{Kind: journal.MethodCall, Hub: l.Host(), Name: m.Name, Status: status,
-		Text: fmt.Sprintf("method %s answered %d", m.Name, status)}
+	status, body := http.StatusInternalServerError, message("a bug stopped the method")
+	_ = d.run("methods", func() error {
+		status, body = d.callMethod(ctx, m)
+		return nil
+	})
+	e := journal.Event{Kind: journal.MethodCall, Hub: l.Host(), Name: named(m.Name), Status: status,
+		Text: fmt.Sprintf("method %s answered %d", quoted(m.Name), status)}
 	if err := l.Respond(m, status, body); err != nil {
 		e.Error = err.Error()
-		e.Text = fmt.Sprintf("method %s: the link ended before the answer", m.Name)
+		e.Text = fmt.Sprintf("method %s: the link ended before the answer", quoted(m.Name))
 	}
-	d.emit(e)
+	d.calls.tell(1, e)
 }
 
 func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, body []byte) {
@@ -70,7 +73,7 @@ func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, bod
 	case d.stopping.Load():
 		return http.StatusServiceUnavailable, message("the device is stopping")
 	case run == nil:
-		return http.StatusNotFound, message(fmt.Sprintf("this device has no method %q", m.Name))
+		return http.StatusNotFound, message(fmt.Sprintf("this device has no method %q", named(m.Name)))
 	case len(payload) > 0 && !json.Valid(payload):
 		return http.StatusBadRequest, message("the payload is not JSON")
 	}
@@ -100,8 +103,12 @@ func (d *Device) invoke(ctx context.Context, run command, payload json.RawMessag
 	done := make(chan outcome, 1)
 	d.handlers.run(func() {
 		defer cancel()
-		answer, err := guard(ctx, run, payload)
-		done <- outcome{answer, err}
+		var o outcome
+		o.err = d.run("handler", func() (err error) {
+			o.answer, err = run(ctx, payload)
+			return err
+		})
+		done <- o
 	})
 	select {
 	case o := <-done:
@@ -116,16 +123,6 @@ func (d *Device) invoke(ctx context.Context, run command, payload json.RawMessag
 	}
 }
 
-// guard runs a handler; one that panics has failed, and nothing else has.
-func guard(ctx context.Context, run command, payload json.RawMessage) (answer json.RawMessage, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the handler crashed: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return run(ctx, payload)
-}
-
 func message(text string) []byte {
 	b, _ := json.Marshal(map[string]string{"message": text}) // a string: it cannot fail
 	return b
@@ -135,7 +132,11 @@ func message(text string) []byte {
 func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Message]) error {
 	for {
 		for _, m := range in.take() {
-			if err := d.message(ctx, l, m); err != nil {
+			err := d.run("messages", func() error { return d.message(ctx, l, m) })
+			if _, isBug := errors.AsType[*bug](err); isBug {
+				_, err = l.Complete(m), nil // it would stop this path whenever it came again
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -151,7 +152,7 @@ func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Messa
 // too, with its reason in the journal: it must not block those behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
 	name, mid := m.Properties.Name(methodName), m.Properties.ID()
-	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: name, Status: http.StatusOK}
+	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: named(name), Status: http.StatusOK}
 	key := handledKey(l.Host(), mid, m.Body)
 	if m.Duplicate && mid != "" && d.handled.has(key) {
 		e.Text = fmt.Sprintf("C2D %s: delivered again, was handled before", describe(name, mid))
@@ -163,7 +164,7 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 		e.Text = fmt.Sprintf("C2D %s handled", describe(name, mid))
 		if err != nil {
 			e.Status, e.Error = http.StatusBadRequest, err.Error()
-			e.Text = fmt.Sprintf("C2D %s completed without effect: %v", describe(name, mid), err)
+			e.Text = fmt.Sprintf("C2D %s completed without effect: %s", describe(name, mid), oneLine(err.Error(), maxShown))
 		}
 		if mid != "" {
 			if err := d.handled.add(key, time.Now()); err != nil {
@@ -175,16 +176,16 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 	if err := l.Complete(m); err != nil {
 		return err
 	}
-	d.emit(e)
+	d.mail.tell(1, e)
 	return nil
 }
 
 func describe(name, mid string) string {
 	switch {
 	case name != "":
-		return name
+		return quoted(name)
 	case mid != "":
-		return mid
+		return quoted(mid)
 	}
 	return "message without name"
 }
@@ -195,7 +196,7 @@ func (d *Device) runMessage(ctx context.Context, name string, body []byte) error
 	case name == "":
 		return fmt.Errorf("it has no property %s, so nobody handles it", methodName)
 	case run == nil:
-		return fmt.Errorf("this device has no command %q", name)
+		return fmt.Errorf("this device has no command %q", named(name))
 	}
 	payload := bytes.TrimSpace(body)
 	switch {

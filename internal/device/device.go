@@ -57,6 +57,7 @@ type Config struct {
 
 	Source            string    // simulated, host, stdin
 	Input             io.Reader // of the source stdin
+	Unmodelled        bool      // the source's samples are not meant to fit Model, so they are not checked against it
 	TelemetryInterval time.Duration
 	ReportedInterval  time.Duration
 
@@ -74,18 +75,14 @@ type Config struct {
 	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
 	DrainTimeout    time.Duration
 
-	Once bool       // send what is queued and stop
+	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
 	Rand *rand.Rand // nil for chance
 }
 
 // ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
 var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
 
-// ErrUnreachable says that a device that runs once found no hub in time.
-var ErrUnreachable = errors.New("no hub could be reached")
-
 const (
-	onceLimit       = time.Minute     // to find a hub when running once
 	settleTimeout   = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
 	retireTimeout   = time.Second     // for PUBACKs before another link takes over
 	renewalTimeout  = time.Minute     // for running methods before that, while telemetry flows on
@@ -95,6 +92,7 @@ const (
 
 // Device is one device, from Run to its end.
 type Device struct {
+	bulkheads
 	c        Config
 	journal  *journal.Journal
 	commands map[string]command
@@ -110,20 +108,28 @@ type Device struct {
 	handlers tally // methods that run
 	methods  slots // for each one that runs
 	stopping atomic.Bool
+	current  atomic.Pointer[failover.Session[*link]] // that keeps the device connected
 	counters telemetry.Counters
 	badLines flood
 	drops    flood
 	poison   flood
+	desired  flood
+	calls    flood
+	mail     flood
 
-	mu       sync.Mutex
-	status   Status
-	alarm    string
-	lastText string    // of the last refusal, for a device that runs once
-	downAt   time.Time // since when there is no link; zero: there is one
-	gone     uint64    // samples that the outbox had given up when the link went
-	renewing bool
-	first    chan struct{} // closed at the first link
-	refused  chan error    // one slot: a person must act
+	mu           sync.Mutex
+	status       Status
+	alarm        string
+	lastText     string    // of the last refusal, for a device that runs once
+	downAt       time.Time // since when there is no link; zero: there is one
+	gone         uint64    // samples that the outbox had given up when the link went
+	renewing     bool
+	renewed      bool          // the link that is up, or was, took the place of one whose token was over
+	backlog      uint64        // samples that waited when the link came up, if they are worth telling
+	backlogAcked uint64        // samples that had left the outbox then
+	links        chan struct{} // closed, and another one put in its place, when a link is there or gone
+	outage       outage
+	refused      chan error // one slot: a person must act
 }
 
 // Status is what a device looks like from outside.
@@ -139,7 +145,9 @@ type Status struct {
 // New returns a device that has not started. The journal may have been given its sinks.
 func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
-		first: make(chan struct{}), refused: make(chan error, 1)}
+		links: make(chan struct{}), refused: make(chan error, 1)}
+	d.bulkheads = bulkheads{d.emit}
+	d.handlers.bulkheads = d.bulkheads
 	d.time.clock = newClock(c.Clock, d.emit)
 	d.time.source = d.provisioner()
 	if c.PinnedHub != "" {
@@ -149,7 +157,10 @@ func New(c Config, j *journal.Journal) *Device {
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
-	d.twin = twin{d: d, applied: map[string]json.RawMessage{}}
+	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
+	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
+	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
+	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}}
 	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
 	d.c.Failover.Rand = split(c.Rand)
 	d.c.Rand = split(c.Rand)
@@ -178,25 +189,33 @@ func (d *Device) Run(ctx context.Context) (err error) {
 		d.emit(d.farewell()) // closing may find more to tell
 	}()
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
+	d.outage.begin(d)
+	defer d.outage.end(d)
 
 	// The session outlives ctx: what is queued is sent before the end.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var running sync.WaitGroup
-	session := d.session()
-	running.Go(func() { session.Run(life) })
+	d.spawnIn(&running, "session", func() {
+		_ = d.keep(life, "session", func(ctx context.Context) error {
+			session := d.session()
+			d.current.Store(session)
+			session.Run(ctx)
+			return nil
+		})
+	})
 	defer d.watchClock(life)()
 
 	err = d.produce(ctx)
 	d.stopping.Store(true)
 	asked := ctx.Err() != nil
-	if asked {
+	if asked && !d.c.Once {
 		err = nil // that is not a failure
 	}
 	d.finish(asked)
 	end()
 	running.Wait()
-	return err
+	return d.outcome(err)
 }
 
 // produce is the life of the input. It returns when the input has ended and nothing is queued any more, or when ctx ends.
@@ -208,48 +227,23 @@ func (d *Device) produce(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	err := telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
-		Model: d.c.Model,
-		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
-		Bad: func(err error) {
-			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
-		},
-		Counters: &d.counters,
-	})
+	err := d.keep(ctx, "samples", d.feedOutbox)
 	if err != nil {
 		return err
 	}
 	return d.box.WaitEmpty(ctx)
 }
 
-func (d *Device) once(ctx context.Context) error {
-	limit := time.NewTimer(onceLimit)
-	defer limit.Stop()
-	select {
-	case <-d.first:
-	case err := <-d.refused:
-		return err
-	case <-limit.C:
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return fmt.Errorf("%w in %v; the last failure was: %s", ErrUnreachable, onceLimit, d.lastText)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if !d.c.Telemetry {
-		return nil
-	}
-	return d.box.WaitEmpty(ctx)
-}
-
-// finish gives what is queued, and the methods that run, the drain timeout to end well. A handler that hangs is left behind.
-func (d *Device) finish(asked bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
-	defer cancel()
-	if asked && d.c.Telemetry {
-		_ = d.box.WaitEmpty(ctx) // the rest stays queued for the next start
-	}
-	d.handlers.wait(ctx)
+// feedOutbox puts what the source makes into the outbox, until the source ends.
+func (d *Device) feedOutbox(ctx context.Context) error {
+	return telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
+		Model: d.sampleModel(),
+		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
+		Bad: func(err error) {
+			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
+		},
+		Counters: &d.counters,
+	})
 }
 
 // open takes the state directory and what is in it.
@@ -284,11 +278,19 @@ func (d *Device) open() (err error) {
 func (d *Device) close() error {
 	d.handled.close()
 	err := d.box.Close()
-	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison} {
+	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.desired, &d.calls, &d.mail} {
 		f.close()
 	}
 	d.home.close()
 	return err
+}
+
+// sampleModel is what samples are checked against, nil for nothing.
+func (d *Device) sampleModel() *model.Model {
+	if d.c.Unmodelled {
+		return nil
+	}
+	return d.c.Model
 }
 
 func (d *Device) source() telemetry.Source {
@@ -334,7 +336,11 @@ func (d *Device) session() *failover.Session[*link] {
 		Cached:  cached,
 		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
 			turns := d.time.turned()
-			l, err := d.dial(ctx, dialer, t)
+			var l *link
+			err := d.run("dialling", func() (err error) {
+				l, err = d.dial(ctx, dialer, t)
+				return err
+			})
 			return l, d.corrected(ctx, err, turns)
 		},
 		Register: d.register(client),
@@ -344,7 +350,9 @@ func (d *Device) session() *failover.Session[*link] {
 			}
 			return func() {}
 		},
-		Serve: d.serve,
+		Serve: func(ctx context.Context, l *link, _ bool) error {
+			return d.run("serving", func() error { return d.serve(ctx, l) })
+		},
 		Save: func(s failover.State) {
 			if d.c.PinnedHub != "" {
 				return
@@ -371,7 +379,11 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 			r.Admit = d.c.DPSLimit.Wait
 		}
 		turns := d.time.turned()
-		a, err := client.Register(ctx, r)
+		var a dps.Assignment
+		err := d.run("asking DPS", func() (err error) {
+			a, err = client.Register(ctx, r)
+			return err
+		})
 		return a, d.corrected(ctx, err, turns)
 	}
 }
@@ -429,7 +441,7 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	}
 	defer d.home.close()
 	cached := d.openClock(nil)
-	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.observe)
+	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.proof(), d.observe)
 	if err != nil {
 		return a, err
 	}

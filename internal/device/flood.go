@@ -31,7 +31,7 @@ func (f *flood) tell(n uint64, e journal.Event) {
 		return
 	}
 	if f.timer == nil {
-		f.told, f.timer = 0, time.AfterFunc(f.span, f.end)
+		f.told, f.timer = 0, bulkheads{f.emit}.after(f.span, "events", f.end)
 	}
 	if f.told == f.most {
 		f.held += n

@@ -35,8 +35,7 @@ func (d *Device) observe(n failover.Note) {
 		d.emit(journal.Event{Kind: journal.Waiting, Name: string(n.Step), Took: n.Took,
 			Text: fmt.Sprintf("still waiting for DPS: %s%s", journal.Duration(n.Took), waitingFor[n.Step])})
 	case failover.NoteAssigned:
-		d.emit(journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,
-			Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))})
+		d.assigned(n)
 	case failover.NoteUp:
 		d.linkUp(n)
 	case failover.NoteConfirmed:
@@ -51,14 +50,29 @@ func (d *Device) observe(n failover.Note) {
 	}
 }
 
+// assigned tells where DPS sends the device. That it names a hub which has just failed is no success.
+func (d *Device) assigned(n failover.Note) {
+	d.mu.Lock()
+	again := n.Host == d.outage.failed
+	d.mu.Unlock()
+	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,
+		Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))}
+	if again {
+		e.Kind = journal.AssignedAgain
+		e.Text = fmt.Sprintf("DPS still names %s, which has failed (asked for %s)", n.Host, journal.Duration(n.Took))
+	}
+	d.emit(e)
+}
+
 func (d *Device) linkUp(n failover.Note) {
 	now := time.Now()
 	e := journal.Event{Time: now, Kind: journal.Connected, Hub: n.Host, Took: n.Took, Provisional: n.Provisional,
 		Text: fmt.Sprintf("connected to %s in %s", n.Host, journal.Duration(n.Took))}
+	stats := d.box.Stats()
 	d.mu.Lock()
 	if !d.downAt.IsZero() {
 		e.Outage = now.Sub(d.downAt)
-		e.Lost = gone(d.box.Stats()) - d.gone
+		e.Lost = gone(stats) - d.gone
 		e.Text = fmt.Sprintf("up again on %s after %s, %d lost", n.Host, journal.Duration(e.Outage), e.Lost)
 	}
 	if d.renewing {
@@ -68,28 +82,34 @@ func (d *Device) linkUp(n failover.Note) {
 	if n.Provisional {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
+	d.backlog = 0
+	if !d.renewing && (stats.Queued >= backlogFrom || stats.Queued > 0 && now.Sub(d.outage.began) >= backlogAfter) {
+		d.backlog, d.backlogAcked = stats.Queued, stats.Acked+gone(stats)+stats.Quarantined
+	}
+	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
 	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
-	select {
-	case <-d.first:
-	default:
-		close(d.first)
-	}
+	d.outage.overLocked()
+	d.linkChangedLocked()
 	d.mu.Unlock()
 	d.emit(e)
 }
 
 func (d *Device) linkLost(n failover.Note) {
+	stats := d.box.Stats()
 	d.mu.Lock()
 	d.downAt = time.Now()
-	d.gone = gone(d.box.Stats())
+	d.gone = gone(stats)
 	d.renewing = n.Signal == failover.TokenRenewal
 	renewing := d.renewing
 	d.status.Hub, d.status.Since = "", d.downAt
+	d.outage.beginLocked(d, stats.Acked)
+	d.linkChangedLocked()
 	d.mu.Unlock()
 	if renewing || n.Signal == failover.Stopping {
 		return
 	}
+	d.linkBug(n.Err)
 	d.emit(journal.Event{Kind: journal.Lost, Hub: n.Host, Signal: n.Signal.String(), Error: n.Err.Error(),
 		Text: fmt.Sprintf("link lost: %s (%s)", Plain(n.Err), n.Host)})
 }
@@ -104,25 +124,34 @@ func (d *Device) decided(n failover.Note) {
 		where = "DPS"
 	}
 	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
-	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, r.Action)
+	action := d.inWords(r.Action)
+	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, action)
+	if n.Err != nil {
+		d.mu.Lock()
+		d.outage.signal, d.outage.at = r.Signal, where
+		if n.Host != "" {
+			d.outage.failed = n.Host
+		}
+		d.mu.Unlock()
+	}
 	switch {
 	case n.Err == nil:
 	case r.Signal.EndsLink():
-		e.Text = fmt.Sprintf("%s: %s", where, r.Action)                     // the loss itself has been told
+		e.Text = fmt.Sprintf("%s: %s", where, action)                       // the loss itself has been told
 		if r.Action == failover.SlowDown || r.Action == failover.AskFirst { // a wait that somebody will wonder about
 			e.Error = n.Err.Error()
-			e.Text = fmt.Sprintf("%s: %s, each time soon after the link was up; %s", where, r.Signal, r.Action)
+			e.Text = fmt.Sprintf("%s: %s, each time soon after the link was up; %s", where, r.Signal, action)
 			if n.Decision.Wait > 0 {
 				e.Text += fmt.Sprintf(", next in %s at the latest", journal.Duration(n.Decision.Wait))
 			}
-			if hint := r.Signal.Hint(); hint != "" && r.Action == failover.SlowDown {
+			if hint := r.Signal.Hint(d.proof()); hint != "" && r.Action == failover.SlowDown {
 				e.Text += "; " + hint
 			}
 		}
 	default:
 		e.Error = n.Err.Error()
-		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), r.Action)
-		if hint := r.Signal.Hint(); hint != "" {
+		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), action)
+		if hint := r.Signal.Hint(d.proof()); hint != "" {
 			e.Text += "; " + hint
 		}
 		d.mu.Lock()
@@ -130,17 +159,33 @@ func (d *Device) decided(n failover.Note) {
 		d.mu.Unlock()
 	}
 	pinnedRefusal := d.c.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
-	if n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal) {
+	e.Person = n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal)
+	if e.Person {
 		select {
-		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint()):
+		case d.refused <- fmt.Errorf("%w: %w; %s", ErrRefused, n.Err, r.Signal.Hint(d.proof())):
 		default:
 		}
 	}
 	d.emit(e)
 	if n.Decision.Anew {
-		d.warn(n.Host, fmt.Sprintf("two clients use the identity %s: %s closes the older link whenever the other one connects; "+
-			"this one connects once a minute until a link holds; stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host))
+		d.emit(journal.Event{Kind: journal.Warning, Hub: n.Host, Person: true, Text: fmt.Sprintf("two clients use the identity %s: "+
+			"%s closes the older link whenever the other one connects; this one connects once a minute until a link holds; "+
+			"stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host)})
 	}
+}
+
+// proof is how this device proves who it is.
+func (d *Device) proof() failover.Proof {
+	return failover.Proof{Certificate: d.c.Certificate != nil, OneHub: d.c.PinnedHub != ""}
+}
+
+// inWords is what a decision means for this device: where there is no DPS nothing is provisioned.
+func (d *Device) inWords(a failover.Action) string {
+	asks := a == failover.Reprovision || a == failover.AskDPS || a == failover.AskFirst
+	if d.c.PinnedHub != "" && asks {
+		return "try again"
+	}
+	return a.String()
 }
 
 // waitingFor says what an answer of DPS is awaited in.
@@ -183,10 +228,25 @@ func Plain(err error) string {
 }
 
 func (d *Device) startText() string {
+	text := fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
 	if d.c.PinnedHub != "" {
-		return fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
+		text = fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
 	}
-	return fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
+	var off []string
+	for _, path := range []struct {
+		name string
+		on   bool
+	}{
+		{"telemetry", d.c.Telemetry}, {"reported", d.c.Reported}, {"desired", d.c.Desired}, {"methods", d.c.Methods}, {"c2d", d.c.C2D},
+	} {
+		if !path.on {
+			off = append(off, path.name)
+		}
+	}
+	if len(off) > 0 {
+		text += "; off: " + strings.Join(off, ", ")
+	}
+	return text
 }
 
 func (d *Device) farewell() journal.Event {
@@ -229,15 +289,28 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 }
 
 func (d *Device) moreDrops(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n,
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n, Times: n,
 		Text: fmt.Sprintf("outbox: %d more of the oldest messages were dropped since", n)}
 }
 
 func (d *Device) morePoison(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n,
+	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n, Times: n,
 		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantine lists them", n)}
 }
 
+// What the cloud may make a device tell: so many events in each span, and then their number.
+const (
+	cloudEvents = 100
+	cloudSpan   = 10 * time.Second
+)
+
+// cloudFlood is for events of one kind that the cloud causes, at any rate it likes.
+func (d *Device) cloudFlood(kind journal.Kind, what string) flood {
+	return flood{most: cloudEvents, span: cloudSpan, emit: d.emit, rest: func(n uint64) journal.Event {
+		return journal.Event{Kind: kind, Times: n, Text: fmt.Sprintf("%d more %s since", n, what)}
+	}}
+}
+
 func (d *Device) moreBadLines(n uint64) journal.Event {
-	return journal.Event{Kind: journal.BadLine, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
+	return journal.Event{Kind: journal.BadLine, Times: n, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
 }

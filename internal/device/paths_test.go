@@ -643,6 +643,19 @@ func TestOnePinnedHub(t *testing.T) {
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, Seconds: 60, DPSKnows: no()}))
 		w.run(time.Minute)
 		w.on("hub-a", 2*time.Minute)
+		w.forget()
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultConnack5, Seconds: 10, DPSKnows: no()}))
+		w.run(10 * time.Second)
+		w.on("hub-a", 2*time.Minute)
+		said := w.texts(journal.Decision)
+		for _, text := range said {
+			if strings.Contains(text, "DPS") || strings.Contains(text, "reprovision") {
+				t.Errorf("there is no DPS here: %s", text)
+			}
+		}
+		if all := strings.Join(said, "\n"); !strings.Contains(all, "check the key, that the hub has this device and has it enabled") || !strings.Contains(all, "try again") {
+			t.Errorf("nothing to do is said: %s", all)
+		}
 		if n := w.cloud.State().Totals.Registrations - before; n != 0 {
 			t.Errorf("%d registrations", n)
 		}

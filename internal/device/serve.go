@@ -41,6 +41,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	here, there := time.Now(), d.time.now()
 	raw, err := dialer.Dial(ctx, a)
 	if err != nil {
+		d.linkBug(err)
 		return nil, err
 	}
 	if ends := raw.Expires(); !ends.IsZero() {
@@ -56,7 +57,10 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 // feed gives a link its drain.
 func (d *Device) feed(l *link, raw *hub.Link) {
 	l.flows = &firstAck{Link: raw, tell: func() {
-		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Text: "telemetry flows on " + raw.Host()})
+		d.mu.Lock()
+		renewed := d.renewed
+		d.mu.Unlock()
+		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Routine: renewed, Text: "telemetry flows on " + raw.Host()})
 	}}
 	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Created: d.time.made,
 		Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
@@ -67,28 +71,38 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 }
 
 // serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
-func (d *Device) serve(ctx context.Context, s *link, _ bool) error {
+func (d *Device) serve(ctx context.Context, s *link) error {
 	l := s.Link
 	d.serving(s)
 	defer d.serving(nil)
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)
 	var sending, parts sync.WaitGroup
-	part := func(of *sync.WaitGroup, ctx context.Context, run func(context.Context) error) {
-		of.Go(func() {
+	defer parts.Wait() // also after a panic: the next link must find nobody at work
+	defer sending.Wait()
+	defer stopDrain()
+	defer stop(nil)
+	part := func(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
+		d.spawnIn(of, path, func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				stop(err)
 			}
 		})
 	}
+	again := func(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
+		part(of, ctx, path, func(ctx context.Context) error { return d.keep(ctx, path, run) })
+	}
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
 	if d.c.Telemetry {
 		s.flows.serve()
-		part(&sending, drain, s.drain.Run)
+		part(&sending, drain, "telemetry", func(ctx context.Context) error {
+			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a bug ends the link: a drain is good for one run
+		})
 	}
-	part(&parts, work, func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
-	part(&parts, work, func(ctx context.Context) error { return d.messages(ctx, l, messages) })
-	part(&parts, work, func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
+	part(&parts, work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
+	again(&parts, work, "twin", func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
+	again(&parts, work, "messages", func(ctx context.Context) error { return d.messages(ctx, l, messages) })
+	again(&parts, work, "receiving", func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
 
 	var err error
 	calm := false

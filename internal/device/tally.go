@@ -7,6 +7,7 @@ import (
 
 // tally counts what is running. Unlike a WaitGroup it may be waited for, with a limit, while more is started.
 type tally struct {
+	bulkheads
 	mu   sync.Mutex
 	n    int
 	idle chan struct{} // closed when n falls to 0; nil when nobody waits
@@ -16,10 +17,10 @@ func (t *tally) run(f func()) {
 	t.mu.Lock()
 	t.n++
 	t.mu.Unlock()
-	go func() {
+	t.spawn("methods", func() {
 		defer t.done()
 		f()
-	}()
+	})
 }
 
 func (t *tally) done() {
@@ -29,6 +30,13 @@ func (t *tally) done() {
 		close(t.idle)
 		t.idle = nil
 	}
+}
+
+// running says how many run.
+func (t *tally) running() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.n
 }
 
 // wait returns when nothing runs, or ctx ends.

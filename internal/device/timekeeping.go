@@ -120,9 +120,7 @@ func (d *Device) hear(date time.Time) error {
 // hasten has the link renewed whose token ends earlier than was believed when it was made: the clock was slow, or the machine has been
 // suspended meanwhile.
 func (d *Device) hasten() {
-	d.mu.Lock()
-	l := d.time.current
-	d.mu.Unlock()
+	l := d.serves()
 	if l == nil || l.ends.IsZero() {
 		return
 	}
@@ -135,31 +133,24 @@ func (d *Device) hasten() {
 func (d *Device) watchClock(ctx context.Context) (wait func()) {
 	asked := make(chan struct{}, 1)
 	look := func() {
-		d.mu.Lock()
-		linked := d.time.current != nil
-		d.mu.Unlock()
+		defer d.lookAgain()
+		linked := d.serves() != nil
 		d.time.pass(linked)
 		d.hasten()
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.time.timer == nil {
-			return
-		}
-		d.time.timer.Reset(lookEvery)
-		if d.time.current == nil || !d.time.wanted(false) {
+		if !linked || !d.time.wanted(false) {
 			return // without a link others have the network
 		}
 		select {
 		case asked <- struct{}{}:
-			go func() {
+			d.spawn("clock", func() {
+				defer func() { <-asked }()
 				d.askTime(ctx, false)
-				<-asked
-			}()
+			})
 		default:
 		}
 	}
 	d.mu.Lock()
-	d.time.timer = time.AfterFunc(lookEvery, look)
+	d.time.timer = d.after(lookEvery, "clock", look)
 	d.mu.Unlock()
 	return func() {
 		d.mu.Lock()
@@ -168,6 +159,22 @@ func (d *Device) watchClock(ctx context.Context) (wait func()) {
 		d.mu.Unlock()
 		asked <- struct{}{}
 	}
+}
+
+// lookAgain sets the timer of the clock's watch, unless that has ended.
+func (d *Device) lookAgain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.time.timer != nil {
+		d.time.timer.Reset(lookEvery)
+	}
+}
+
+// serves is the link at work, nil for none.
+func (d *Device) serves() *link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.time.current
 }
 
 // serving notes which link is at work, nil for none.
@@ -179,9 +186,7 @@ func (d *Device) serving(l *link) {
 
 // resumed is called when the machine has slept: the other side may have closed the link meanwhile, in words that nobody heard.
 func (d *Device) resumed(slept time.Duration) {
-	d.mu.Lock()
-	l := d.time.current
-	d.mu.Unlock()
+	l := d.serves()
 	e := journal.Event{Kind: journal.Resumed, Took: slept, Text: fmt.Sprintf("this machine was suspended for %s", size(slept))}
 	if l != nil {
 		e.Hub = l.Host()

@@ -21,7 +21,8 @@ const (
 	twinAnswer   = 30 * time.Second // a request is QoS 0: it may be lost
 	twinRetryMin = time.Second
 	twinRetryMax = 30 * time.Second
-	componentTag = "__t" // IoT Central marks a component's object with "__t":"c"
+	maxReport    = 128 << 10 // bytes of a patch; IoT Hub refuses more than 32 KB, and closes the connection over what MQTT there does not take
+	componentTag = "__t"     // IoT Central marks a component's object with "__t":"c"
 )
 
 // twin keeps the device's side of the twin. What it remembers outlives links and hubs: values, because versions do not. One
@@ -29,14 +30,35 @@ const (
 type twin struct {
 	d       *Device
 	applied map[string]json.RawMessage // by component/name: the value that was applied last
+	wanted  map[string]bool            // by component/name: what the hub is known to want on this link
+	older   bool                       // acknowledgements of older versions count
 }
 
-// serve brings both sides together after a connect, then follows the changes of both.
+// serve keeps both sides of the twin together until ctx or the link ends. Whatever else is wrong with the twin costs the twin alone: it is
+// told, and tried again after a pause.
 func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
 	if !t.d.c.Desired && !t.d.c.Reported {
 		return nil
 	}
-	version, err := t.reconcile(ctx, l)
+	for told := ""; ; {
+		err := t.follow(ctx, l, changes)
+		_, ended := errors.AsType[*hub.Error](err)
+		if ended || ctx.Err() != nil {
+			return err
+		}
+		if text := fmt.Sprintf("the twin: %s; everything else goes on", oneLine(err.Error(), maxBugText)); text != told {
+			told = text
+			t.d.warn(l.Host(), text)
+		}
+		if err := pause(ctx, twinRetryMax); err != nil {
+			return err
+		}
+	}
+}
+
+// follow brings both sides together, then follows the changes of both.
+func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
+	version, err := t.reconcile(ctx, l, 0)
 	if err != nil {
 		return err
 	}
@@ -50,18 +72,27 @@ func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desir
 	for {
 		select {
 		case <-changes.ready:
+			missed, ask := false, false // one question for all that are in line
 			for _, c := range changes.take() {
 				switch {
 				case !c.Missed && c.Version != 0 && c.Version <= version: // the document had it already
-				case c.Missed || c.Version != version+1: // one was missed, or the hub counts anew: the document knows
-					if version, err = t.reconcile(ctx, l); err != nil {
-						return err
-					}
+				case missed || c.Missed || c.Version != version+1: // one was missed, or the hub counts anew: the document knows
+					missed = true
 				default:
 					version = c.Version
-					if err := t.follow(ctx, l, c); err != nil {
+					more, err := t.change(ctx, l, c)
+					if err != nil {
 						return err
 					}
+					ask = ask || more
+				}
+			}
+			if missed {
+				version = 0
+			}
+			if missed || ask {
+				if version, err = t.reconcile(ctx, l, version); err != nil {
+					return err
 				}
 			}
 		case <-tick:
@@ -78,13 +109,16 @@ func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desir
 }
 
 // reconcile reads the document and sends, in one patch, what the reported part lacks: the acknowledgement of each desired property
-// whose acknowledgement differs, and the device's own properties that differ.
-func (t *twin) reconcile(ctx context.Context, l *hub.Link) (version int64, err error) {
+// whose acknowledgement differs, and the device's own properties that differ. upTo is the version up to which every change has been
+// acknowledged on this link, 0 if none has: if the document is no newer, acknowledgements may name the versions before.
+func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version int64, err error) {
 	doc, err := t.read(ctx, l)
 	if err != nil {
 		return 0, err
 	}
+	t.older = upTo != 0 && doc.DesiredVersion == upTo
 	patch := map[string]any{}
+	clear(t.wanted)
 	if t.d.c.Desired {
 		t.addRemoved("", doc.Desired, doc.Reported)
 		t.judge(l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
@@ -97,19 +131,59 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link) (version int64, err e
 	return doc.DesiredVersion, t.report(ctx, l, patch)
 }
 
-// follow acknowledges every key of a change.
-func (t *twin) follow(ctx context.Context, l *hub.Link, c *hub.Desired) error {
+// change acknowledges every key of a change. It says whether the document must be asked for what the change does not tell: a service that
+// replaces all desired properties makes the hub send those that there are now, and nothing of those that are gone. So a change that leaves
+// out a property which the hub is known to want may be such a one.
+func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask bool, err error) {
 	if !t.d.c.Desired {
-		return nil
+		return false, nil
 	}
 	var props map[string]json.RawMessage
-	if err := json.Unmarshal(c.Body, &props); err != nil {
-		t.d.warn(l.Host(), fmt.Sprintf("a desired change that is not a JSON object was ignored: %v", err))
-		return nil
+	if err := json.Unmarshal(c.Body, &props); err != nil || props == nil {
+		t.d.warn(l.Host(), "a desired change that is not a JSON object was ignored; the twin is read instead")
+		return true, nil
 	}
+	before := maps.Clone(t.wanted)
 	patch := map[string]any{}
+	t.expand(props)
 	t.judge(l, patch, props, c.Version, nil)
-	return t.report(ctx, l, patch)
+	for path := range before {
+		ask = ask || !t.tells(props, path)
+	}
+	return ask, t.report(ctx, l, patch)
+}
+
+// expand spells out the removal of a whole component: its desired properties are gone, each of them, and what the device itself reports of
+// the component stays.
+func (t *twin) expand(props map[string]json.RawMessage) {
+	for component, value := range props {
+		if string(value) != "null" {
+			continue
+		}
+		gone := map[string]json.RawMessage{}
+		for path := range t.wanted {
+			if of, name, _ := strings.Cut(path, "/"); of == component && of != "" {
+				gone[name] = json.RawMessage("null")
+			}
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		gone[componentTag] = json.RawMessage(`"c"`)
+		if b, err := json.Marshal(gone); err == nil {
+			props[component] = b
+		}
+	}
+}
+
+// tells says whether a change says anything of a property.
+func (t *twin) tells(props map[string]json.RawMessage, path string) bool {
+	component, name, _ := strings.Cut(path, "/")
+	if component == "" {
+		return props[name] != nil
+	}
+	inner, _ := t.component(component, props[component])
+	return inner[name] != nil
 }
 
 // judge applies desired properties and collects their acknowledgements. Each is judged alone: a bad value does not hide a good
@@ -134,6 +208,13 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			if len(acks) > 0 {
 				acks[componentTag] = "c"
 				patch[name] = acks
+			}
+			continue
+		}
+		if t.isComponent(name, reported) {
+			if string(desired[name]) != "null" { // an acknowledgement would mix with what the device reports of the component
+				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
+					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
 			}
 			continue
 		}
@@ -182,6 +263,15 @@ func (t *twin) addRemoved(component string, desired, reported map[string]json.Ra
 	}
 }
 
+// isComponent says whether a name is that of a component by the model, by what was wanted of it before, or by what is reported.
+func (t *twin) isComponent(name string, reported map[string]json.RawMessage) bool {
+	if name != "" && t.d.c.Model.HasComponent(name) {
+		return true
+	}
+	var inner map[string]json.RawMessage
+	return json.Unmarshal(reported[name], &inner) == nil && string(inner[componentTag]) == `"c"`
+}
+
 // component recognises a component's object, marked or known to the model (the mark may be missing in notifications).
 func (t *twin) component(name string, value json.RawMessage) (map[string]json.RawMessage, bool) {
 	var inner map[string]json.RawMessage
@@ -197,15 +287,18 @@ func (t *twin) component(name string, value json.RawMessage) (map[string]json.Ra
 func (t *twin) judgeOne(l *hub.Link, patch map[string]any, component, name string, value json.RawMessage, version int64, reported map[string]json.RawMessage) {
 	path := component + "/" + name
 	if string(value) == "null" { // deleted: its acknowledgement goes with it
+		delete(t.wanted, path)
 		if t.applied[path] != nil {
 			delete(t.applied, path)
-			t.d.emit(journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: name, Text: fmt.Sprintf("desired %s removed", name)})
+			t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name),
+				Text: fmt.Sprintf("desired %s removed", quoted(name))})
 		}
 		if _, there := reported[name]; there || reported == nil {
 			patch[name] = nil
 		}
 		return
 	}
+	t.wanted[path] = true
 	ack := model.Ack{Value: value, Code: http.StatusOK, Version: version, Description: "completed"}
 	plain, err := t.d.c.Model.Desired(component, name, value)
 	if err != nil {
@@ -218,23 +311,24 @@ func (t *twin) judgeOne(l *hub.Link, patch map[string]any, component, name strin
 	}
 	if old := t.applied[path]; err == nil && !sameJSON(old, plain) {
 		t.applied[path] = slices.Clone(plain)
-		t.d.emit(journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: name, Status: ack.Code,
-			Text: fmt.Sprintf("desired %s set to %s", name, plain)})
+		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: ack.Code,
+			Text: fmt.Sprintf("desired %s set to %s", quoted(name), shown(plain))})
+	}
+	if reported != nil && acknowledged(reported[name], ack, t.older) {
+		return
 	}
 	if err != nil {
-		t.d.emit(journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: name, Status: ack.Code, Error: err.Error(),
-			Text: fmt.Sprintf("desired %s not applied: %v", name, err)})
-	}
-	if reported != nil && acknowledged(reported[name], ack) {
-		return
+		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: ack.Code, Error: err.Error(),
+			Text: fmt.Sprintf("desired %s not applied: %s", quoted(name), oneLine(err.Error(), maxShown))})
 	}
 	patch[name] = ack
 }
 
 // acknowledged reports whether the reported part holds this acknowledgement already.
-func acknowledged(reported json.RawMessage, want model.Ack) bool {
+func acknowledged(reported json.RawMessage, want model.Ack, older bool) bool {
 	var have model.Ack
-	return json.Unmarshal(reported, &have) == nil && have.Code == want.Code && have.Version == want.Version && sameJSON(have.Value, want.Value)
+	return json.Unmarshal(reported, &have) == nil && have.Code == want.Code &&
+		(have.Version == want.Version || older && have.Version < want.Version) && sameJSON(have.Value, want.Value)
 }
 
 func sameJSON(a, b json.RawMessage) bool {
@@ -265,7 +359,7 @@ func canonical(raw json.RawMessage) []byte {
 
 // read gets the document, however long the hub refuses it: telemetry does not depend on it.
 func (t *twin) read(ctx context.Context, l *hub.Link) (doc hub.TwinDocument, err error) {
-	err = t.persist(ctx, l, "reading the twin", func(int) bool { return true }, func(ctx context.Context) error {
+	err = t.persist(ctx, l, "reading the twin", func(error) bool { return true }, func(ctx context.Context) error {
 		doc, err = l.Twin(ctx)
 		return err
 	})
@@ -278,19 +372,27 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 		return nil
 	}
 	body, err := json.Marshal(patch)
+	if err == nil && len(body) > maxReport {
+		err = fmt.Errorf("%d bytes; a hub takes %d", len(body), maxReport)
+	}
 	if err != nil {
-		return err
+		return t.reportEach(ctx, l, patch, err)
 	}
 	err = t.persist(ctx, l, "reporting properties", busy, func(ctx context.Context) error {
 		_, err := l.Report(ctx, body)
 		return err
 	})
-	refusal, refused := errors.AsType[*hub.TwinError](err)
-	switch {
-	case !refused:
-		return err
-	case len(patch) == 1:
-		t.d.warn(l.Host(), fmt.Sprintf("the hub refuses the reported property %s: %v", slices.Collect(maps.Keys(patch))[0], refusal))
+	if refusal, refused := errors.AsType[*hub.TwinError](err); refused {
+		return t.reportEach(ctx, l, patch, refusal)
+	}
+	return err
+}
+
+// reportEach sends the properties of a patch one by one that cannot go together. The one that cannot go at all is told.
+func (t *twin) reportEach(ctx context.Context, l *hub.Link, patch map[string]any, why error) error {
+	if len(patch) == 1 {
+		t.d.desired.tell(1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",
+			quoted(slices.Collect(maps.Keys(patch))[0]), oneLine(why.Error(), maxShown))})
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(patch)) {
@@ -302,21 +404,28 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 }
 
 // busy is a refusal that says nothing of the request.
-func busy(status int) bool { return status == http.StatusTooManyRequests || status >= 500 }
+func busy(err error) bool {
+	refusal, refused := errors.AsType[*hub.TwinError](err)
+	return refused && (refusal.Status == http.StatusTooManyRequests || refusal.Status >= 500)
+}
 
 // persist repeats a request of the twin while the hub does not answer, or refuses it with a status that calls for it; the link itself
 // is not in doubt. It returns what the hub refused for good, or the end of the link.
-func (t *twin) persist(ctx context.Context, l *hub.Link, what string, again func(status int) bool, request func(context.Context) error) error {
+func (t *twin) persist(ctx context.Context, l *hub.Link, what string, again func(error) bool, request func(context.Context) error) error {
+	odd := false
 	for wait := twinRetryMin; ; wait = min(2*wait, twinRetryMax) {
 		short, cancel := context.WithTimeout(ctx, twinAnswer)
 		err := request(short)
 		unanswered := err != nil && short.Err() != nil && ctx.Err() == nil
 		cancel()
-		refusal, refused := errors.AsType[*hub.TwinError](err)
-		if !unanswered && (!refused || !again(refusal.Status)) {
+		answered := errors.As(err, new(*hub.TwinError)) || errors.Is(err, hub.ErrTwin)
+		if !unanswered && (!answered || !again(err)) {
 			return err
 		}
-		t.d.warn(l.Host(), fmt.Sprintf("%s: %v; trying again in %v", what, err, wait))
+		if isOdd := errors.Is(err, hub.ErrTwin); !isOdd || !odd { // an answer that is none stays so
+			odd = isOdd
+			t.d.warn(l.Host(), fmt.Sprintf("%s: %s; trying again in %v; everything else goes on", what, oneLine(err.Error(), maxShown), wait))
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:

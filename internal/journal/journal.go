@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Kind says what an event tells.
@@ -19,6 +20,7 @@ type Kind string
 // The kinds of events.
 const (
 	Started       Kind = "started"
+	Stopping      Kind = "stopping"
 	Stopped       Kind = "stopped"
 	Dialing       Kind = "dialing"
 	Connected     Kind = "connected"
@@ -29,6 +31,9 @@ const (
 	Asking        Kind = "asking-dps"
 	Waiting       Kind = "waiting-for-dps" // told every 10 s while an answer of DPS is awaited
 	Assigned      Kind = "assigned"
+	AssignedAgain Kind = "assigned-again" // DPS names the hub that has just failed
+	StillDown     Kind = "still-down"     // no link for a minute, and then ever more rarely
+	BacklogSent   Kind = "backlog-sent"   // what had waited for a link has been sent
 	Decision      Kind = "decision"
 	OutboxProblem Kind = "outbox"
 	Warning       Kind = "warning"
@@ -39,6 +44,8 @@ const (
 	ClockWrong    Kind = "clock-wrong" // the system clock is not believed
 	ClockRight    Kind = "clock-right"
 	Resumed       Kind = "resumed" // after a suspension of the machine
+	Bug           Kind = "bug"     // a panic that was contained: Name is the path it stopped, Error its stack
+	Packet        Kind = "packet"  // one MQTT packet, sent or received; only if asked for
 )
 
 // Event is one record. Which fields are set depends on its kind; Text is always a sentence for people.
@@ -56,9 +63,14 @@ type Event struct {
 	Wait        time.Duration `json:"waitNs,omitempty"`
 	Outage      time.Duration `json:"outageNs,omitempty"` // Connected: how long there had been no link
 	Lost        uint64        `json:"lost,omitempty"`     // Connected, Stopped: samples dropped or damaged meanwhile; OutboxProblem: how many it is about
+	Times       uint64        `json:"times,omitempty"`    // it sums up so many that were not told one by one
+	Queued      uint64        `json:"queued,omitempty"`   // Stopping, StillDown, BacklogSent: samples that wait, or did
 	Provisional bool          `json:"provisional,omitempty"`
+	Person      bool          `json:"person,omitempty"`    // it goes on until a person acts
+	Routine     bool          `json:"routine,omitempty"`   // Acknowledged: the link took the place of one whose token was over
 	Unchanged   bool          `json:"unchanged,omitempty"` // Assigned: DPS stands by the hub that it named before
 	Error       string        `json:"error,omitempty"`
+	Body        string        `json:"body,omitempty"` // Packet: what it carries; only if asked for
 	Text        string        `json:"text"`
 }
 
@@ -130,7 +142,7 @@ func (j *Journal) Count(k Kind) uint64 {
 // Missed says how many events slow watchers did not get.
 func (j *Journal) Missed() uint64 { return j.missed.Load() }
 
-// Duration writes a time as people say it: 3 ms, 0.31 s, 12 s, 4 min.
+// Duration writes a time as people say it: 3.2 ms, 0.31 s, 12 s, 4 min, 6 h, 4 d.
 func Duration(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
@@ -141,7 +153,22 @@ func Duration(d time.Duration) string {
 		return strings.TrimSuffix(fmt.Sprintf("%.2f", d.Seconds()), "0") + " s"
 	case d < 2*time.Minute:
 		return fmt.Sprintf("%.0f s", d.Seconds())
-	default:
+	case d < 3*time.Hour:
 		return fmt.Sprintf("%.0f min", d.Minutes())
+	case d < 72*time.Hour:
+		return fmt.Sprintf("%.0f h", d.Hours())
+	default:
+		return fmt.Sprintf("%.0f d", d.Hours()/24)
 	}
+}
+
+// Clip bounds a text that came from a peer to so many bytes, and says so. It cuts no character in two.
+func Clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	for most > 0 && !utf8.RuneStart(s[most]) {
+		most--
+	}
+	return fmt.Sprintf("%s… (%d bytes in all)", s[:most], len(s))
 }

@@ -1,28 +1,48 @@
 package journal
 
 import (
+	"fmt"
+	"math"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 )
 
-// repeatAfter is how often an outage that goes on is worth a line: an hour of it is one story, not 3,600 lines.
-const repeatAfter = time.Minute
+const (
+	// repeatAfter is how often an outage that goes on is worth a line: an hour of it is one story, not 3,600 lines.
+	repeatAfter = time.Minute
 
-// Log returns a sink that tells the events as a story. What a level means: error, a person must act; warn, something went wrong
-// and is being dealt with; info, the story; debug, every step of it. A decision that repeats itself within an outage is told once
-// a minute, with the number of times; the steps in between are debug.
+	// burstMost lines of one kind about one device are told in each burstSpan. A peer may cause a hundred thousand a second.
+	burstMost = 20
+	burstSpan = 10 * time.Second
+
+	maxText  = 2048 // bytes of a sentence; what a peer sends may be part of it
+	maxField = 512
+	maxStack = 8 << 10
+)
+
+// Log returns a sink that tells the events as a story. What a level means stands in docs/adr/0005-log-levels.md. Each device has a story
+// of its own. A decision that repeats itself within an outage is told once a minute, with the number of times; the steps in between are
+// debug. So is what exceeds burstMost, and one line says how many that were. All texts are bounded.
 func Log(log zerolog.Logger) func(Event) {
-	s := &story{log: log, told: map[string]*chapter{}}
+	s := &story{log: log, devices: map[string]*plot{}}
 	return s.tell
 }
 
 type story struct {
-	mu    sync.Mutex
-	log   zerolog.Logger
-	asked bool
-	told  map[string]*chapter // by what repeats: hub and rule
+	mu      sync.Mutex
+	log     zerolog.Logger
+	devices map[string]*plot
+}
+
+// plot is the story of one device so far.
+type plot struct {
+	asked  bool                // that DPS is being asked has been told in this outage
+	named  bool                // that DPS still names the hub that failed has been
+	told   map[string]*chapter // decisions, by hub and rule
+	bursts map[Kind]*burst
 }
 
 type chapter struct {
@@ -30,67 +50,193 @@ type chapter struct {
 	quiet int // times since it was told
 }
 
+// burst is a span in which lines of one kind are counted.
+type burst struct {
+	timer *time.Timer
+	told  int
+	held  int
+	level zerolog.Level // the highest of those that were held
+}
+
 func (s *story) tell(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	level := zerolog.InfoLevel
-	repeats := 0
+	p := s.devices[e.Device]
+	if p == nil {
+		p = &plot{told: map[string]*chapter{}, bursts: map[Kind]*burst{}}
+		s.devices[e.Device] = p
+	}
+	level, repeats := p.level(e)
+	if e.Person && repeats >= 0 {
+		level = zerolog.ErrorLevel
+	}
 	switch e.Kind {
-	case Dialing, Acknowledged:
-		level = zerolog.DebugLevel
-	case Asking:
-		if s.asked {
+	case Started, Stopping:
+	case Stopped:
+		for kind, b := range p.bursts {
+			b.timer.Stop()
+			s.sumUp(e.Device, kind, b)
+		}
+		delete(s.devices, e.Device)
+	default:
+		if level >= zerolog.InfoLevel && e.Times == 0 && s.held(p, e, level) {
 			level = zerolog.DebugLevel
 		}
-		s.asked = true
-	case Connected:
-		s.asked = false
-		clear(s.told)
-		if e.Provisional {
-			level = zerolog.WarnLevel
+	}
+	s.write(level, e, repeats)
+}
+
+// level finds the level of an event, and how often it has happened since it was told; below 0: it is not worth telling again yet.
+func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
+	switch e.Kind {
+	case Packet:
+		return zerolog.TraceLevel, 0
+	case Dialing:
+		return zerolog.DebugLevel, 0
+	case Acknowledged:
+		if e.Routine {
+			return zerolog.DebugLevel, 0
 		}
-	case Lost, OutboxProblem, Warning, BadLine, ClockWrong:
-		level = zerolog.WarnLevel
+	case Asking:
+		return once(&p.asked), 0
+	case AssignedAgain:
+		return once(&p.named), 0
+	case Connected:
+		p.asked, p.named = false, false
+		clear(p.told)
+		if e.Provisional {
+			return zerolog.WarnLevel, 0
+		}
+	case Lost, OutboxProblem, Warning, BadLine, ClockWrong, StillDown:
+		return zerolog.WarnLevel, 0
+	case Bug:
+		return zerolog.ErrorLevel, 0
 	case Decision:
-		level, repeats = s.decision(e)
+		return p.decision(e)
 	default: // the story
 	}
-	line := s.log.WithLevel(level)
-	for _, f := range []struct{ key, value string }{
-		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"rule", e.Rule}, {"name", e.Name},
-	} {
-		if f.value != "" {
-			line = line.Str(f.key, f.value)
-		}
+	return zerolog.InfoLevel, 0
+}
+
+func once(told *bool) zerolog.Level {
+	if *told {
+		return zerolog.DebugLevel
 	}
-	if e.Status != 0 {
-		line = line.Int("status", e.Status)
-	}
-	if e.Wait > 0 {
-		line = line.Str("wait", Duration(e.Wait))
-	}
-	if repeats > 0 {
-		line = line.Int("times", repeats+1)
-	}
-	line.Msg(e.Text)
+	*told = true
+	return zerolog.InfoLevel
 }
 
 // decision finds the level of a decision. Those that only name the next step are debug; failures are warnings, once a minute.
-func (s *story) decision(e Event) (level zerolog.Level, repeats int) {
+func (p *plot) decision(e Event) (level zerolog.Level, repeats int) {
 	if e.Error == "" {
 		return zerolog.DebugLevel, 0
 	}
 	key := e.Hub + " " + e.Rule
-	c := s.told[key]
+	c := p.told[key]
 	if c == nil {
-		s.told[key] = &chapter{last: e.Time}
+		p.told[key] = &chapter{last: e.Time}
 		return zerolog.WarnLevel, 0
 	}
 	if e.Time.Sub(c.last) < repeatAfter {
 		c.quiet++
-		return zerolog.DebugLevel, 0
+		return zerolog.DebugLevel, -1
 	}
 	repeats = c.quiet
 	c.last, c.quiet = e.Time, 0
 	return zerolog.WarnLevel, repeats
+}
+
+// held counts an event, and reports whether there have been too many of its kind.
+func (s *story) held(p *plot, e Event, level zerolog.Level) bool {
+	b := p.bursts[e.Kind]
+	if b == nil {
+		b = &burst{}
+		b.timer = time.AfterFunc(burstSpan, func() { s.burstOver(e.Device, p, e.Kind, b) })
+		p.bursts[e.Kind] = b
+	}
+	if b.told < burstMost {
+		b.told++
+		return false
+	}
+	if b.held++; b.held == 1 {
+		b.level = level
+	}
+	b.level = max(b.level, level)
+	return true
+}
+
+// burstOver is the end of a span. As long as lines are held back, one follows the other.
+func (s *story) burstOver(device string, p *plot, kind Kind, b *burst) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.bursts[kind] != b || s.devices[device] != p {
+		return
+	}
+	if b.held == 0 {
+		delete(p.bursts, kind)
+		return
+	}
+	s.sumUp(device, kind, b)
+	b.told = 0
+	b.timer.Reset(burstSpan)
+}
+
+// sumUp tells how many lines were held back.
+func (s *story) sumUp(device string, kind Kind, b *burst) {
+	if b.held == 0 {
+		return
+	}
+	s.log.WithLevel(b.level).Str("device", device).Str("kind", string(kind)).Int("times", b.held).
+		Msg(fmt.Sprintf("%d more lines of the kind %s were left out (--log-level debug shows them)", b.held, kind))
+	b.held = 0
+}
+
+// write puts an event in a line.
+func (s *story) write(level zerolog.Level, e Event, repeats int) {
+	line := s.log.WithLevel(level)
+	reason := e.Error
+	if e.Kind == Bug {
+		line = line.Str("stack", Clip(e.Error, maxStack))
+		reason = ""
+	}
+	if strings.Contains(e.Text, reason) {
+		reason = "" // the sentence says it
+	}
+	for _, f := range []struct{ key, value string }{
+		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"rule", e.Rule}, {"signal", e.Signal}, {"name", e.Name},
+		{"reason", reason},
+	} {
+		if f.value != "" {
+			line = line.Str(f.key, Clip(f.value, maxField))
+		}
+	}
+	if e.Body != "" {
+		line = line.Str("body", Clip(e.Body, maxText))
+	}
+	if e.Status != 0 {
+		line = line.Int("status", e.Status)
+	}
+	for _, f := range []struct {
+		key   string
+		value time.Duration
+	}{{"tookMs", e.Took}, {"waitMs", e.Wait}, {"outageMs", e.Outage}} {
+		if f.value > 0 {
+			line = line.Float64(f.key, math.Round(f.value.Seconds()*1e4)/10)
+		}
+	}
+	for _, f := range []struct {
+		key   string
+		value uint64
+	}{{"queued", e.Queued}, {"lost", e.Lost}} {
+		if f.value > 0 {
+			line = line.Uint64(f.key, f.value)
+		}
+	}
+	switch {
+	case e.Times > 0:
+		line = line.Uint64("times", e.Times)
+	case repeats > 0:
+		line = line.Int("times", repeats+1)
+	}
+	line.Msg(Clip(e.Text, maxText))
 }

@@ -169,7 +169,7 @@ func validWebhook(text string) bool {
 // callWebhook lets somebody else decide. It never fails: what goes wrong is an answer too.
 func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) allocation {
 	failed := func(code int, format string, args ...any) allocation {
-		return allocation{err: &dpsError{code, fmt.Sprintf(format, args...)}}
+		return allocation{err: &dpsError{code: code, text: fmt.Sprintf(format, args...)}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -129,8 +130,34 @@ func (c credentials) verifyCertificate(chain []*x509.Certificate, authority *aut
 	return err
 }
 
-// verifyChain checks a chain: signed by root, which may be an intermediate, valid at now, common name equal to id.
+// leafError is a client certificate that is not the right one whoever signed it. It says which one would be.
+type leafError struct{ text string }
+
+func (e *leafError) Error() string { return e.text }
+
+// checkLeaf wants a certificate that is valid at now and whose common name is id. Case does not count: DPS compares so.
+func checkLeaf(leaf *x509.Certificate, id string, now time.Time) error {
+	var text string
+	switch cn := leaf.Subject.CommonName; {
+	case cn == "":
+		text = fmt.Sprintf("the certificate has no common name (CN); it must be %.128q", id)
+	case !strings.EqualFold(cn, id):
+		text = fmt.Sprintf("the certificate is for CN %.128q, and not for %.128q", cn, id)
+	case now.Before(leaf.NotBefore):
+		text = "the certificate is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339)
+	case now.After(leaf.NotAfter):
+		text = "the certificate expired at " + leaf.NotAfter.UTC().Format(time.RFC3339)
+	default:
+		return nil
+	}
+	return &leafError{text}
+}
+
+// verifyChain checks a chain: the leaf is that of id and valid at now, and signed by root, which may be an intermediate.
 func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
+	if err := checkLeaf(chain[0], id, now); err != nil {
+		return err
+	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(root)
 	for _, c := range chain[1:] {
@@ -139,11 +166,5 @@ func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, n
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	if err != nil {
-		return err
-	}
-	if cn := chain[0].Subject.CommonName; cn != id {
-		return fmt.Errorf("certificate is for %q, not %q", cn, id)
-	}
-	return nil
+	return err
 }

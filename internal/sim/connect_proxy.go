@@ -87,7 +87,7 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 	}
 	name = strings.TrimSuffix(name, ".")
 	found := false
-	try := func(named bool, https, mqtt *endpoint) *endpoint {
+	try := func(named bool, https, mqtt, amqp *endpoint) *endpoint {
 		own, httpsPort, _ := net.SplitHostPort(https.address())
 		if !named && name != own {
 			return nil
@@ -99,15 +99,17 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 			return https
 		case port == portOf(mqtt.address()), standard && port == "8883":
 			return mqtt
+		case amqp != nil && port == portOf(amqp.address()):
+			return amqp
 		}
 		return nil
 	}
 	dps := strings.HasSuffix(name, azureDPS) || strings.HasSuffix(name, azureCentral) || name == "dps.sim.local"
-	if e := try(dps, s.dps.https, s.dps.mqtt); e != nil {
+	if e := try(dps, s.dps.https, s.dps.mqtt, s.dps.amqp); e != nil {
 		return e, 0, ""
 	}
 	for _, h := range s.hubs {
-		if e := try(slices.Contains(h.hosts, name), h.https, h.mqtt); e != nil {
+		if e := try(slices.Contains(h.hosts, name), h.https, h.mqtt, h.amqp); e != nil {
 			return e, 0, ""
 		}
 	}

@@ -346,7 +346,16 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger {
-	return s.ledger.report(device, messages, 0)
+	return s.ledgerAfter(device, messages, 0)
+}
+
+func (s *Sim) ledgerAfter(device string, messages bool, after int64) Ledger {
+	l := s.ledger.report(device, messages, after)
+	if device != "" {
+		known := l.Received > 0 || s.registry.known(device) == nil
+		l.Known = &known
+	}
+	return l
 }
 
 // ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.

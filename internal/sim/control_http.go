@@ -43,7 +43,7 @@ func (s *Sim) ControlHandler() http.Handler {
 				return nil, errorf(400, "", "after is %q, must be a number of messages", text)
 			}
 		}
-		return s.ledger.report(r.URL.Query().Get("device"), messages, after), nil
+		return s.ledgerAfter(r.URL.Query().Get("device"), messages, after), nil
 	})
 	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
 	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {

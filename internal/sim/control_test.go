@@ -37,7 +37,7 @@ func TestControlAPI(t *testing.T) {
 		if a := want(200, "GET", "/api/state", ""); strings.TrimSpace(a.text) != `{"dps":{"fault":null},"hubs":[{"name":"hub-a","host":"127.0.0.2","fault":null,"connections":0},{"name":"hub-b","host":"127.0.0.3","fault":null,"connections":0}],"devices":[],"totals":{"connects":0,"registrations":0,"polls":0,"messages":0}}` {
 			t.Errorf("%s", a.text)
 		}
-		if a := want(200, "GET", "/api/ledger?device=nobody", ""); strings.TrimSpace(a.text) != `{"received":0,"distinct":0,"duplicates":0,"reordered":0,"hubs":{},"firstAt":null,"lastAt":null,"maxGapMs":0}` {
+		if a := want(200, "GET", "/api/ledger?device=nobody", ""); strings.TrimSpace(a.text) != `{"received":0,"distinct":0,"duplicates":0,"reordered":0,"hubs":{},"firstAt":null,"lastAt":null,"maxGapMs":0,"known":false}` {
 			t.Errorf("%s", a.text)
 		}
 		want(400, "GET", "/api/ledger?device=d&messages=yes", "")
@@ -67,8 +67,13 @@ func TestControlAPI(t *testing.T) {
 		for _, after := range []string{"-1", "x", "1.5"} {
 			want(400, "GET", "/api/ledger?device=d&messages=1&after="+after, "")
 		}
+		for query, known := range map[string]any{"?device=d": true, "?device=nobody": false, "": nil} { // all of them are no device
+			if a := want(200, "GET", "/api/ledger"+query, ""); a.body["known"] != known {
+				t.Errorf("%s: %s", query, a.text)
+			}
+		}
 		want(204, "DELETE", "/api/ledger", "")
-		if a := want(200, "GET", "/api/ledger?device=d", ""); a.body["received"] != 0.0 {
+		if a := want(200, "GET", "/api/ledger?device=d", ""); a.body["received"] != 0.0 || a.body["known"] != true {
 			t.Errorf("%s", a.text)
 		}
 
@@ -214,9 +219,9 @@ func TestEvents(t *testing.T) {
 			{Kind: EventTelemetry, Hub: "hub-a", Count: 5},
 			{Kind: EventDisconnect, Hub: "hub-a", Device: "d", Reason: "fault kill"},
 			{Kind: EventFault, Hub: "hub-a", Reason: "kill"},
-			{Kind: EventHeal, Hub: "hub-a"},
+			{Kind: EventHeal, Hub: "hub-a", Reason: "kill"},
 			{Kind: EventFault, Hub: "dps", Reason: "down"},
-			{Kind: EventHeal, Hub: "dps"},
+			{Kind: EventHeal, Hub: "dps", Reason: "down"},
 			{Kind: EventRefuse, Hub: "hub-a", Device: "d", Reason: "CONNACK 3: malformed user name"},
 			{Kind: EventMove, Hub: "hub-b", Device: "d"},
 		} {

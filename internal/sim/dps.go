@@ -23,10 +23,12 @@ type dps struct {
 	config   Config
 	registry *registry
 	events   *broadcaster
+	told     *novelty
 	host     string // what clients are told
 	tls      *tls.Config
 
 	mqtt, https *endpoint
+	amqp        *endpoint // as a hub's
 	faults      faultState[DPSFault]
 
 	registrations atomic.Int64 // register requests, whatever became of them
@@ -113,6 +115,7 @@ type answer struct {
 	status     int
 	retryAfter string // whole seconds, "" to leave it out
 	body       any
+	refused    string // why, for the log and the events; "" if it is no refusal
 	delay      time.Duration
 	hangUp     bool // the connection is closed after the reply, or instead of it if there is no status
 }
@@ -122,18 +125,17 @@ func (p *dps) register(c claim, body []byte) answer {
 	p.registrations.Add(1)
 	fault := p.faults.now.Load()
 	if a, hit := p.faulty(fault); hit {
-		return a
+		return p.tell(c, a)
 	}
 	a := p.startRegistration(c, body)
 	a.delay = delayOf(fault)
 	a.hangUp = is(fault, DPSDrop)
-	return a
+	return p.tell(c, a)
 }
 
 func (p *dps) startRegistration(c claim, body []byte) answer {
 	by, auth, err := p.registry.verify(c)
 	if err != nil {
-		p.event(c, err.Error())
 		return p.refusal(err)
 	}
 	if wait := p.arrivals.take(""); wait > 0 {
@@ -141,7 +143,6 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 	}
 	request, err := parseRegister(body, c)
 	if err != nil {
-		p.event(c, err.Error())
 		return p.refusal(err)
 	}
 	d, err := p.registry.arrive(c.registrationID, by, auth, request.payload)
@@ -149,9 +150,8 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 		return p.refusal(err)
 	}
 	if p.registry.disabled(d) {
-		p.event(c, statusDisabled)
 		state := registrationState{RegistrationID: d.registrationID, Status: statusDisabled}
-		return answer{status: 200, body: operationStatus{Status: statusDisabled, State: &state}}
+		return answer{status: 200, refused: statusDisabled, body: operationStatus{Status: statusDisabled, State: &state}}
 	}
 	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, claim: c, csr: request.csr, created: time.Now()}
 	if to, ask := p.registry.webhookFor(d, c, request.payload); ask != nil {
@@ -170,14 +170,14 @@ func (p *dps) poll(c claim, operationID string) answer {
 	p.polls.Add(1)
 	fault := p.faults.now.Load()
 	if a, hit := p.faulty(fault); hit {
-		return a
+		return p.tell(c, a)
 	}
 	if is(fault, DPSDrop) {
 		return answer{hangUp: true}
 	}
 	a := p.operationStatus(c, operationID, is(fault, DPSStuck))
 	a.delay = delayOf(fault)
-	return a
+	return p.tell(c, a)
 }
 
 func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
@@ -196,7 +196,7 @@ func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
 	}
 	p.mu.Unlock()
 	if op == nil || !strings.EqualFold(op.device.registrationID, c.registrationID) {
-		return p.refusal(&dpsError{404202, "Operation not found."})
+		return p.refusal(&dpsError{code: 404202, text: "Operation not found."})
 	}
 	if more {
 		state := registrationState{RegistrationID: op.device.registrationID, Status: statusAssigning}
@@ -232,7 +232,7 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 			return nil, err
 		}
 	}
-	p.event(op.claim, state.Status)
+	p.event(op.claim, &state)
 	op.final = &operationStatus{op.id, state.Status, &state}
 	if state.Status == statusDisabled {
 		op.final.OperationID = ""
@@ -244,10 +244,10 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 func (p *dps) lookup(c claim) answer {
 	fault := p.faults.now.Load()
 	if a, hit := p.faulty(fault); hit {
-		return a
+		return p.tell(c, a)
 	}
 	if _, _, err := p.registry.verify(c); err != nil {
-		return p.refusal(err)
+		return p.tell(c, p.refusal(err))
 	}
 	state, ok := p.registry.lookup(c.registrationID)
 	if !ok {
@@ -264,10 +264,11 @@ func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 		if r := fault.fault.RetryAfter; r != nil {
 			a.retryAfter = fmt.Sprint(*r)
 		}
+		a.refused = "throttled: fault " + DPSThrottle
 	case is(fault, DPSError500):
-		a = p.refusal(&dpsError{500000, "Internal server error."})
+		a = p.refusal(&dpsError{code: 500000, text: "Internal server error.", why: "fault " + DPSError500})
 	case is(fault, DPSUnauthorized):
-		a = p.refusal(&dpsError{401000, "Unauthorized"})
+		a = p.refusal(&dpsError{code: 401000, text: "Unauthorized", why: "fault " + DPSUnauthorized})
 	default:
 		return answer{}, false
 	}
@@ -276,10 +277,11 @@ func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 
 // throttled is the answer to a request beyond the limits.
 func (p *dps) throttled(wait time.Duration) answer {
-	a := p.refusal(&dpsError{429001, "Operations are being throttled for this tenant."})
+	a := p.refusal(&dpsError{code: 429001, text: "Operations are being throttled for this tenant."})
 	if !p.config.RetryAfterAbsent {
 		a.retryAfter = fmt.Sprint(int((wait + time.Second - 1) / time.Second))
 	}
+	a.refused = "throttled: more requests than DPS allows"
 	return a
 }
 
@@ -322,9 +324,9 @@ func delayOf(fault *active[DPSFault]) time.Duration {
 func (p *dps) refusal(err error) answer {
 	e, ok := errors.AsType[*dpsError](err)
 	if !ok {
-		e = &dpsError{500000, err.Error()}
+		e = &dpsError{code: 500000, text: err.Error()}
 	}
-	return answer{status: e.code / 1000, body: errorDocument{
+	return answer{status: e.code / 1000, refused: e.reason(), body: errorDocument{
 		ErrorCode: e.code, TrackingID: newGUID(), Message: e.text, TimestampUTC: utc7(p.registry.now()),
 	}}
 }
@@ -336,9 +338,35 @@ func (p *dps) retryAfter() string {
 	return fmt.Sprint(int(p.config.RetryAfter / time.Second))
 }
 
-func (p *dps) event(c claim, status string) {
-	p.events.emit(Event{Kind: EventRegister, Device: c.registrationID, Reason: status})
-	p.log.Debug().Str("device", c.registrationID).Str("status", status).Msg("registration")
+// tell lets people know of a refusal, and returns the answer as it is.
+func (p *dps) tell(c claim, a answer) answer {
+	if a.refused == "" {
+		return a
+	}
+	device := shorten(c.registrationID)
+	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: a.refused})
+	level := zerolog.DebugLevel
+	if p.told.isNew("dps " + device + " " + a.refused) {
+		level = zerolog.InfoLevel
+	}
+	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", EventRegister).Int("status", a.status).Str("reason", a.refused).
+		Msg("registration refused")
+	return a
+}
+
+// event tells how a registration has ended.
+func (p *dps) event(c claim, state *registrationState) {
+	device := shorten(c.registrationID)
+	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: state.Status})
+	line, level := "registration", zerolog.DebugLevel
+	if state.Status != statusAssigned {
+		line = "registration refused"
+		if p.told.isNew("dps " + device + " " + state.Status) {
+			level = zerolog.InfoLevel
+		}
+	}
+	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", EventRegister).Str("status", state.Status).
+		Str("reason", state.ErrorMessage).Msg(line)
 }
 
 // remember also forgets the operations nobody may poll any more.
@@ -371,7 +399,9 @@ func parseRegister(body []byte, c claim) (registerRequest, error) {
 		CSR            string          `json:"csr"`
 		ClientCSR      string          `json:"clientCertificateCsr"`
 	}
-	refuse := func(text string) (registerRequest, error) { return registerRequest{}, &dpsError{400004, text} }
+	refuse := func(text string) (registerRequest, error) {
+		return registerRequest{}, &dpsError{code: 400004, text: text}
+	}
 	if len(body) > registerLimit {
 		return refuse("The request is too large.")
 	}
@@ -411,9 +441,9 @@ func (p *dps) fault(f DPSFault) error {
 		case DPSDown:
 			m.door, how = doorShut, rst
 		case DPSBlackhole:
-			m.mute = true
+			m.mute, m.resets = true, f.WhenOver == WaitingReset
 		}
-		for _, e := range []*endpoint{p.mqtt, p.https} {
+		for _, e := range p.endpoints() {
 			if err := e.enter(m, how, "fault "+f.Kind); err != nil {
 				_ = p.undo()
 				return errorf(409, "", "DPS: %v", err)
@@ -428,14 +458,22 @@ func (p *dps) fault(f DPSFault) error {
 	return err
 }
 
+// endpoints are all of them: faults hit every one.
+func (p *dps) endpoints() []*endpoint {
+	all := []*endpoint{p.mqtt, p.https}
+	if p.amqp != nil {
+		all = append(all, p.amqp)
+	}
+	return all
+}
+
 func (p *dps) heal() error { return p.faults.end(p.undo) }
 
 func (p *dps) undo() error {
-	for _, e := range []*endpoint{p.mqtt, p.https} {
+	for _, e := range p.endpoints() {
 		if err := e.enter(mode{}, keep, ""); err != nil {
 			return errorf(409, "", "DPS cannot come back: %v", err)
 		}
 	}
-	p.events.emit(Event{Kind: EventHeal, Hub: "dps"})
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"strings"
 )
 
 // The preview versions of the API in which a device may ask for a certificate.
@@ -21,17 +22,17 @@ type signingRequest = x509.CertificateRequest
 func parseSigningRequest(text, registrationID string) (*signingRequest, error) {
 	der, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		return nil, &dpsError{400004, "The certificate signing request is not base64."}
+		return nil, &dpsError{code: 400004, text: "The certificate signing request is not base64."}
 	}
 	csr, err := x509.ParseCertificateRequest(der)
 	if err != nil || csr.CheckSignature() != nil {
-		return nil, &dpsError{400004, "The certificate signing request is malformed."}
+		return nil, &dpsError{code: 400004, text: "The certificate signing request is malformed."}
 	}
-	if csr.Subject.CommonName != registrationID {
-		return nil, &dpsError{400004, "The common name of the certificate signing request is not the registration id."}
+	if !strings.EqualFold(csr.Subject.CommonName, registrationID) {
+		return nil, &dpsError{code: 400004, text: "The common name of the certificate signing request is not the registration id."}
 	}
 	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
-		return nil, &dpsError{400004, "The key of the certificate signing request is not on an elliptic curve."}
+		return nil, &dpsError{code: 400004, text: "The key of the certificate signing request is not on an elliptic curve."}
 	}
 	return csr, nil
 }
@@ -48,7 +49,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	der, err := x509.CreateCertificate(rand.Reader, template, r.authority.cert, op.csr.PublicKey, r.authority.key)
 	if err != nil {
-		return &dpsError{500000, "The certificate cannot be issued: " + err.Error()}
+		return &dpsError{code: 500000, text: "The certificate cannot be issued: " + err.Error()}
 	}
 	if r.trustIssued(op.device) != nil {
 		return errNotKept

@@ -9,11 +9,11 @@ import (
 
 // routes adds DPS's device API to the HTTPS surface of its host.
 func (p *dps) routes(mux *http.ServeMux) {
-	handleWebSocket(mux, p.speakMQTT)
+	handleWebSocket(mux, &amqpDesk{"dps", p.log, p.told}, p.speakMQTT)
 	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
 		if err != nil {
-			p.write(w, r, p.refusal(&dpsError{400004, "The request is too large."}))
+			p.write(w, r, p.refusal(&dpsError{code: 400004, text: "The request is too large."}))
 			return
 		}
 		a := p.register(claimOf(r), body)

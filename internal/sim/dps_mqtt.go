@@ -3,6 +3,7 @@ package sim
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -23,7 +24,8 @@ type dpsSession struct {
 	wire    *wire
 	claim   claim
 	alive   time.Duration
-	granted byte // like subscriptions: 0 is not subscribed, 1 is QoS 0, 2 is QoS 1
+	since   time.Time // as in session
+	granted byte      // like subscriptions: 0 is not subscribed, 1 is QoS 0, 2 is QoS 1
 	lastID  uint16
 }
 
@@ -65,11 +67,16 @@ func (s *dpsSession) run() {
 	if err != nil {
 		return
 	}
-	code := s.connect(c)
+	code, why := s.connect(c)
+	if why != "" {
+		s.dps.tell(claim{registrationID: c.clientID}, answer{refused: fmt.Sprintf("CONNACK %d: %s", code, why)})
+	}
 	if code == connackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
 		return
 	}
-	s.wire.add(appendConnack(nil, false, code), delayOf(s.dps.faults.now.Load()))
+	late := delayOf(s.dps.faults.now.Load())
+	s.since = time.Now().Add(late)
+	s.wire.add(appendConnack(nil, false, code), late)
 	if code != connackAccepted {
 		s.wire.settle()
 		return
@@ -90,13 +97,16 @@ func (s *dpsSession) run() {
 }
 
 // connect accepts every well-formed user name, whatever the key: DPS looks at credentials when the device registers.
-func (s *dpsSession) connect(c connectPacket) (code byte) {
+func (s *dpsSession) connect(c connectPacket) (code byte, refused string) {
 	if c.level != 4 {
-		return connackBadProtocol
+		return connackBadProtocol, fmt.Sprintf("protocol level %d", c.level)
 	}
 	claim, ok := parseDPSUsername(c.username)
-	if !ok || c.clientID != claim.registrationID {
-		return connackNotAuthorized
+	switch {
+	case !ok:
+		return connackNotAuthorized, errUsername.Error()
+	case c.clientID != claim.registrationID:
+		return connackNotAuthorized, "the client id is not the registration id of the user name"
 	}
 	s.claim = claim
 	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
@@ -105,14 +115,14 @@ func (s *dpsSession) connect(c connectPacket) (code byte) {
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
 	}
-	return connackAccepted
+	return connackAccepted, ""
 }
 
 func (s *dpsSession) beforeRead() error {
 	if err := s.wire.flush(); err != nil {
 		return err
 	}
-	err := s.wire.below.SetReadDeadline(time.Now().Add(s.alive))
+	err := s.wire.below.SetReadDeadline(silentUntil(s.since, s.alive))
 	if s.wire.over.Load() || s.wire.failure() != "" {
 		return io.EOF
 	}

@@ -58,7 +58,7 @@ func (p *dps) knownAs(name string) bool {
 func (p *dps) authorize(r *http.Request) error {
 	token, err := parseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
 	if err != nil {
-		return &dpsError{401000, "Unauthorized"}
+		return &dpsError{code: 401000, text: "Unauthorized"}
 	}
 	host, path, _ := strings.Cut(strings.TrimSuffix(token.sr, "/"), "/")
 	switch {
@@ -66,9 +66,9 @@ func (p *dps) authorize(r *http.Request) error {
 		path != "" && !strings.HasPrefix(strings.ToLower(r.URL.Path)+"/", "/"+strings.ToLower(path)+"/"),
 		token.skn != dpsPolicy,
 		!token.signedBy(p.key[:]...):
-		return &dpsError{401002, "Unauthorized"}
+		return &dpsError{code: 401002, text: "Unauthorized"}
 	case !token.expires.After(p.registry.now()):
-		return &dpsError{401002, "Token expired."}
+		return &dpsError{code: 401002, text: "Token expired."}
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (p *dps) serviceOr(next http.Handler) http.Handler {
 		return page(w, r, "DeviceRegistration", states, func(s registrationState) string { return strings.ToLower(s.RegistrationID) })
 	})
 	handle("/", func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
-		return nil, &dpsError{404000, "There is no " + r.Method + " " + r.URL.Path + " here."}
+		return nil, &dpsError{code: 404000, text: "There is no " + r.Method + " " + r.URL.Path + " here."}
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		first, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
@@ -126,11 +126,11 @@ func (p *dps) serve(w http.ResponseWriter, r *http.Request, f func(http.Response
 		return nil, err
 	}
 	if !validVersion(r.URL.Query().Get("api-version")) {
-		return nil, &dpsError{400004, "The api-version is missing or invalid."}
+		return nil, &dpsError{code: 400004, text: "The api-version is missing or invalid."}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, serviceLimit))
 	if err != nil {
-		return nil, &dpsError{400004, "The request body cannot be read or is too large."}
+		return nil, &dpsError{code: 400004, text: "The request body cannot be read or is too large."}
 	}
 	return f(w, r, body)
 }
@@ -311,10 +311,10 @@ func checkQuery(body []byte) error {
 		text = strings.ToLower(q.Query)
 	}
 	if text != "*" && !strings.Contains(text, "select") {
-		return &dpsError{400004, "The query must be SELECT *."}
+		return &dpsError{code: 400004, text: "The query must be SELECT *."}
 	}
 	if strings.Contains(text, "where") {
-		return &dpsError{400004, "A condition in a query is not supported here: ask with SELECT *."}
+		return &dpsError{code: 400004, text: "A condition in a query is not supported here: ask with SELECT *."}
 	}
 	return nil
 }
@@ -328,7 +328,7 @@ func page[T any](w http.ResponseWriter, r *http.Request, kind string, all []T, k
 	if text := r.Header.Get("X-Ms-Max-Item-Count"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n == 0 || n < -1 {
-			return nil, &dpsError{400004, "x-ms-max-item-count must be a positive number."}
+			return nil, &dpsError{code: 400004, text: "x-ms-max-item-count must be a positive number."}
 		}
 		if n > 0 {
 			size = min(n, dpsPageLimit)
@@ -338,7 +338,7 @@ func page[T any](w http.ResponseWriter, r *http.Request, kind string, all []T, k
 	if text := r.Header.Get("X-Ms-Continuation"); text != "" {
 		after, err := base64.URLEncoding.DecodeString(text)
 		if err != nil {
-			return nil, &dpsError{400004, "x-ms-continuation is not one of ours."}
+			return nil, &dpsError{code: 400004, text: "x-ms-continuation is not one of ours."}
 		}
 		at, found := slices.BinarySearchFunc(all, string(after), func(v T, k string) int { return cmp.Compare(key(v), k) })
 		if found {
@@ -371,7 +371,7 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 		Enrollments []json.RawMessage `json:"enrollments"`
 	}
 	if json.Unmarshal(body, &b) != nil || len(b.Enrollments) == 0 || len(b.Enrollments) > dpsBulkLimit {
-		return nil, &dpsError{400004, "A bulk operation needs a mode and 1 to 10 enrollments."}
+		return nil, &dpsError{code: 400004, text: "A bulk operation needs a mode and 1 to 10 enrollments."}
 	}
 	var act func(e *enrollment) error
 	put := func(e *enrollment, ifMatch string) error {
@@ -388,7 +388,7 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 	case "delete":
 		act = func(e *enrollment) error { return p.registry.remove(false, e.RegistrationID, e.Etag) }
 	default:
-		return nil, &dpsError{400004, "The mode of a bulk operation is create, update, updateIfMatchETag or delete."}
+		return nil, &dpsError{code: 400004, text: "The mode of a bulk operation is create, update, updateIfMatchETag or delete."}
 	}
 	failed := []dpsBulkError{}
 	for _, doc := range b.Enrollments {

@@ -40,6 +40,7 @@ type endpoint struct {
 type mode struct {
 	door     door
 	mute     bool   // sockets stay open, nothing is read or written
+	resets   bool   // mute: when it is over, the sockets that were open meanwhile are reset
 	turnAway hangUp // accepted connections are closed at once
 }
 
@@ -210,8 +211,12 @@ func (e *endpoint) enter(m mode, how hangUp, reason string) error {
 	if err != nil {
 		m.door = e.mode.door
 	}
+	resets := e.mode.resets && !m.mute
 	e.mode = m
 	var ended []*conn
+	if resets && how == keep {
+		how, reason = rst, "reset after a silence"
+	}
 	if how != keep {
 		for c := range e.conns {
 			ended = append(ended, c)
@@ -227,6 +232,9 @@ func (e *endpoint) enter(m mode, how hangUp, reason string) error {
 		e.gate.Store(nil)
 		for c := range e.conns {
 			c.freeze(false)
+			if resets {
+				c.doom()
+			}
 		}
 		close(g.opened)
 		ghosts, e.ghosts = e.ghosts, nil
@@ -413,9 +421,16 @@ func (c *conn) freeze(on bool) {
 	if on {
 		by = time.Unix(1, 0)
 	} else {
-		c.takenBack = wasReset(c.inner)
+		c.takenBack = c.takenBack || wasReset(c.inner)
 	}
 	_ = c.inner.SetReadDeadline(by)
+}
+
+// doom lets nothing more in or out of a connection that is about to be reset.
+func (c *conn) doom() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.doomed, c.takenBack = true, true
 }
 
 func (c *conn) Write(p []byte) (int, error) {

@@ -159,7 +159,7 @@ func (e *enrollment) resets() bool {
 
 // badEnrollment is a refused enrollment.
 func badEnrollment(format string, args ...any) error {
-	return &dpsError{400004, fmt.Sprintf(format, args...)}
+	return &dpsError{code: 400004, text: fmt.Sprintf(format, args...)}
 }
 
 // complete checks an enrollment as it came in and fills in what it leaves out; old is the one it replaces, if any. Called with mu held.
@@ -404,19 +404,23 @@ func thumbprint256(c *x509.Certificate) string {
 func (e *enrollment) accepts(c claim, token *sasToken, now time.Time) (credentials, error) {
 	switch {
 	case token == nil && len(e.leaves) > 0:
+		if err := checkLeaf(c.chain[0], c.registrationID, now); err != nil {
+			return credentials{}, err
+		}
 		for _, leaf := range e.leaves {
-			if bytes.Equal(c.chain[0].Raw, leaf.Raw) && strings.EqualFold(leaf.Subject.CommonName, c.registrationID) &&
-				!now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) {
+			if bytes.Equal(c.chain[0].Raw, leaf.Raw) {
 				return credentials{x509: true, thumbprints: thumbprints(e.leaves)}, nil
 			}
 		}
+		return credentials{}, errors.New("the certificate is not the one that is enrolled")
 	case token == nil:
+		err := errors.New("the enrollment takes no certificates")
 		for _, root := range e.roots {
-			if verifyChain(c.chain, root, c.registrationID, now) == nil {
+			if err = verifyChain(c.chain, root, c.registrationID, now); err == nil {
 				return credentials{x509: true, roots: e.roots}, nil
 			}
 		}
-		return credentials{}, errNoCertificate
+		return credentials{}, err
 	default:
 		auth := credentials{keys: e.keys}
 		if e.group() {
@@ -430,7 +434,6 @@ func (e *enrollment) accepts(c claim, token *sasToken, now time.Time) (credentia
 		}
 		return credentials{}, errSASSignature
 	}
-	return credentials{}, errNoCertificate
 }
 
 func thumbprints(certs []*x509.Certificate) (all []string) {
@@ -450,7 +453,7 @@ func (r *registry) put(e *enrollment, ifMatch string, overwrite bool) (*enrollme
 	case old == nil && ifMatch != "":
 		return nil, errNoEnrollment
 	case old != nil && ifMatch == "" && !overwrite:
-		return nil, &dpsError{409000, "The enrollment exists already."}
+		return nil, &dpsError{code: 409000, text: "The enrollment exists already."}
 	case old != nil && ifMatch != "" && !etagMatches(ifMatch, old.Etag):
 		return nil, errEtag
 	}
@@ -468,9 +471,9 @@ func (r *registry) put(e *enrollment, ifMatch string, overwrite bool) (*enrollme
 }
 
 var (
-	errNoEnrollment   = &dpsError{404201, "Enrollment not found."}
-	errNoRegistration = &dpsError{404201, "Registration not found."}
-	errEtag           = &dpsError{412000, "Precondition failed: the etag is another one."}
+	errNoEnrollment   = &dpsError{code: 404201, text: "Enrollment not found."}
+	errNoRegistration = &dpsError{code: 404201, text: "Registration not found."}
+	errEtag           = &dpsError{code: 412000, text: "Precondition failed: the etag is another one."}
 )
 
 // etagMatches takes a star and etags, each with or without quotes around it: clients differ.

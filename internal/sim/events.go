@@ -11,7 +11,7 @@ type Event struct {
 	Kind   string    `json:"kind"`
 	Hub    string    `json:"hub,omitempty"`
 	Device string    `json:"device,omitempty"`
-	Reason string    `json:"reason,omitempty"` // disconnect, refuse: why; fault: its kind; register: the status DPS answers
+	Reason string    `json:"reason,omitempty"` // disconnect, refuse: why; fault, heal: its kind; register: the status DPS answers, or why it refuses
 	Count  int64     `json:"count,omitempty"`  // telemetry: messages since the event before
 }
 
@@ -75,7 +75,7 @@ func (b *broadcaster) send(e Event) {
 	if len(b.watchers) == 0 {
 		return
 	}
-	e.At = time.Now()
+	e.At, e.Device, e.Reason = time.Now(), shorten(e.Device), shorten(e.Reason)
 	for c := range b.watchers {
 		select {
 		case c <- e:

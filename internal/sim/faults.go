@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // Fault is what goes wrong with a hub.
@@ -16,6 +18,7 @@ type Fault struct {
 	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
 	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
 	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
+	WhenOver      string  `json:"whenOver,omitempty"`      // blackhole, syndrop: connections that waited are "answer"ed (default) or "reset"
 	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
 }
 
@@ -38,6 +41,7 @@ type DPSFault struct {
 	Seconds    float64 `json:"seconds,omitempty"`
 	RetryAfter *int    `json:"retryAfter,omitempty"` // throttle: seconds; without it Config.RetryAfter counts
 	DelayMs    int     `json:"delayMs,omitempty"`    // slow: before every answer, default 1000
+	WhenOver   string  `json:"whenOver,omitempty"`   // blackhole: connections that waited are "answer"ed (default) or "reset"
 }
 
 // The kinds of DPS faults. Down and blackhole hit the whole HTTPS address, so the IoT Central façade goes with them.
@@ -51,6 +55,12 @@ const (
 	DPSSlow         = "slow"         // answers are late
 	DPSUnauthorized = "unauthorized" // 401 for everybody
 	DPSStray        = "stray"        // MQTT: every answer is preceded by one to a question nobody asked, and comes twice
+)
+
+// What becomes of the connections that a silent hub or DPS has left waiting, when it speaks again.
+const (
+	WaitingAnswer = "answer" // what they sent is served, as on a path that had lost some packets
+	WaitingReset  = "reset"  // they are reset, and nothing of what they sent is served
 )
 
 const (
@@ -78,6 +88,9 @@ func (f *Fault) check() error {
 	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
 		return errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
 	}
+	if err := checkWhenOver(f.WhenOver, f.Kind, FaultBlackhole, FaultSYNDrop); err != nil {
+		return err
+	}
 	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > maxFaultSeconds {
 		return errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, maxFaultSeconds)
 	}
@@ -91,7 +104,22 @@ func (f *DPSFault) check() error {
 	if r := f.RetryAfter; r != nil && (*r < 0 || *r > maxFaultSeconds) {
 		return errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)
 	}
+	if err := checkWhenOver(f.WhenOver, f.Kind, DPSBlackhole); err != nil {
+		return err
+	}
 	return checkTimes(f.Seconds, f.DelayMs)
+}
+
+func checkWhenOver(whenOver, kind string, silent ...string) error {
+	switch {
+	case whenOver == "":
+		return nil
+	case whenOver != WaitingAnswer && whenOver != WaitingReset:
+		return errorf(400, "", "whenOver is %.64q, must be %q or %q", whenOver, WaitingAnswer, WaitingReset)
+	case !slices.Contains(silent, kind):
+		return errorf(400, "", "whenOver belongs to %s: under %s nobody waits", strings.Join(silent, " and "), kind)
+	}
+	return nil
 }
 
 func checkTimes(seconds float64, delayMs int) error {
@@ -137,7 +165,8 @@ type active[F any] struct {
 
 // faultState is the fault of one hub or of DPS, if any.
 type faultState[F any] struct {
-	changing sync.Mutex // held while a fault begins or ends
+	over     func(kind string) // called when a fault has ended, with changing held
+	changing sync.Mutex        // held while a fault begins or ends
 	now      atomic.Pointer[active[F]]
 	closed   bool
 }
@@ -162,6 +191,9 @@ func (s *faultState[F]) begin(f F, kind string, secs float64, apply func() error
 	old.stop()
 	if err := apply(); err != nil {
 		s.now.Store(nil) // apply has put everything back to healthy
+		if old != nil {
+			s.over(old.kind)
+		}
 		return err
 	}
 	if secs > 0 {
@@ -181,7 +213,9 @@ func (s *faultState[F]) expire(a *active[F], undo func() error) {
 	if undo() != nil {
 		s.now.Store(a)
 		a.timer.Reset(time.Second)
+		return
 	}
+	s.over(a.kind)
 }
 
 // end heals the present fault.
@@ -201,6 +235,7 @@ func (s *faultState[F]) end(undo func() error) error {
 		return err
 	}
 	old.stop()
+	s.over(old.kind)
 	return nil
 }
 
@@ -248,9 +283,9 @@ func (h *hub) apply(f Fault) error {
 	case FaultKill:
 		m.door, how = doorShut, f.hangUp()
 	case FaultBlackhole:
-		m.mute = true
+		m.mute, m.resets = true, f.WhenOver == WaitingReset
 	case FaultSYNDrop:
-		m.mute, m.door = true, doorDeaf
+		m.mute, m.door, m.resets = true, doorDeaf, f.WhenOver == WaitingReset
 	case FaultConnack3:
 		c.refuse, how = connackUnavailable, f.hangUp()
 	case FaultConnack5:
@@ -289,7 +324,6 @@ func (h *hub) undo() error {
 	}
 	h.losesAll = false
 	h.conduct.Store(nil)
-	h.events.emit(Event{Kind: EventHeal, Hub: h.name})
 	return nil
 }
 
@@ -297,6 +331,14 @@ func (h *hub) undo() error {
 func (h *hub) loseAll() {
 	for _, i := range h.all() {
 		_ = h.delete(i.id, "the hub has lost its identities") // nobody was promised that; the store has logged it
+	}
+}
+
+// faultOver tells the end of a fault of a hub, or of DPS.
+func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind string) {
+	return func(kind string) {
+		events.emit(Event{Kind: EventHeal, Hub: hub, Reason: kind})
+		log.Info().Str("hub", hub).Str("kind", kind).Msg("fault is over")
 	}
 }
 

@@ -3,9 +3,11 @@ package sim
 import (
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
@@ -238,6 +240,58 @@ func TestBlackholeEnds(t *testing.T) {
 		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
 		if err := stays.howItEnds(); !isReset(err) {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestWhenOver: a test chooses what becomes of what waited for a silent hub or DPS.
+func TestWhenOver(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		host := w.provision("d")
+		end := map[string]func(){"healed": func() { must(t, w.HealHub("hub-a")) }, "in time": func() { time.Sleep(20 * time.Second) },
+			"by another fault": func() { must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow})); must(t, w.HealHub("hub-a")) }}
+		for name, end := range end {
+			for _, f := range []Fault{
+				{Kind: FaultBlackhole, Seconds: 20, WhenOver: WaitingReset}, {Kind: FaultSYNDrop, Seconds: 20, WhenOver: WaitingReset},
+				{Kind: FaultBlackhole, Seconds: 20, WhenOver: WaitingAnswer}, {Kind: FaultBlackhole, Seconds: 20},
+			} {
+				must(t, w.ResetLedger())
+				c := w.connect(host, "d")
+				must(t, w.FaultHub("hub-a", f))
+				c.send(publishBytes("devices/d/messages/events/", "waits", 1, 1))
+				synctest.Wait()
+				end()
+				if f.WhenOver == WaitingReset {
+					if err := c.howItEnds(); !isReset(err) {
+						t.Errorf("%s, %+v: %v", name, f, err)
+					}
+				} else {
+					c.want("40020001")
+				}
+				synctest.Wait()
+				if n := w.Ledger("d", false).Received; n != map[bool]int64{true: 0, false: 1}[f.WhenOver == WaitingReset] {
+					t.Errorf("%s, %+v: %d received", name, f, n)
+				}
+				w.connect(host, "d").telemetry("", "and goes on", 1)
+			}
+		}
+		c := w.dpsConnect("d")
+		must(t, w.FaultDPS(DPSFault{Kind: DPSBlackhole, Seconds: 5, WhenOver: WaitingReset}))
+		before := w.State().Totals.Registrations
+		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", "{}", 1, 1))
+		time.Sleep(5 * time.Second)
+		if err := c.howItEnds(); !isReset(err) || w.State().Totals.Registrations != before {
+			t.Errorf("DPS: %v", err)
+		}
+		for name, err := range map[string]error{
+			"a word":       w.FaultHub("hub-a", Fault{Kind: FaultBlackhole, WhenOver: "drop"}),
+			"another kind": w.FaultHub("hub-a", Fault{Kind: FaultKill, WhenOver: WaitingReset}),
+			"DPS, a word":  w.FaultDPS(DPSFault{Kind: DPSBlackhole, WhenOver: "x"}),
+			"DPS, a kind":  w.FaultDPS(DPSFault{Kind: DPSDown, WhenOver: WaitingAnswer}),
+		} {
+			if refusal(err) != "400 " || !strings.Contains(err.Error(), "whenOver") {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	})
 }

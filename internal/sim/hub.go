@@ -26,6 +26,7 @@ type hub struct {
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
+	amqp      *endpoint      // says that there is none; nil where its port is not to be had
 	surface   *http.ServeMux // of https
 	endpoints []*endpoint    // all of them: faults hit every one
 
@@ -50,6 +51,7 @@ type hubDeps struct {
 	ledger   *ledger
 	store    *store // nil without a state directory
 	events   *broadcaster
+	told     *novelty
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
 }
@@ -328,6 +330,17 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 		return refuse(connackNotAuthorized, err)
 	}
 	return i, u, expires, nil
+}
+
+// tellRefused tells people why a device was refused.
+func (h *hub) tellRefused(device, reason string) {
+	device = shorten(device)
+	h.events.emit(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
+	level := zerolog.DebugLevel
+	if h.told.isNew(h.name + " " + device + " " + reason) {
+		level = zerolog.InfoLevel
+	}
+	h.log.WithLevel(level).Str("hub", h.name).Str("device", device).Str("kind", EventRefuse).Str("reason", reason).Msg("connection refused")
 }
 
 // verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that

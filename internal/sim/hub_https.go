@@ -28,12 +28,14 @@ const (
 // routes is the hub's device API over HTTPS: telemetry and cloud-to-device messages. Over HTTPS a hub says why it refuses, which MQTT
 // cannot.
 func (h *hub) routes(mux *http.ServeMux) {
-	handleWebSocket(mux, h.speak)
+	handleWebSocket(mux, &amqpDesk{h.name, h.log, h.told}, h.speak)
 	handle := func(pattern string, f func(i *identity, w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			i, err := h.deviceOf(r)
 			if err == nil {
 				err = f(i, w, r)
+			} else {
+				h.tellRefused(r.PathValue("id"), err.Error())
 			}
 			if err != nil {
 				h.refuseHTTP(w, err)

@@ -490,7 +490,7 @@ func (r *registry) restore() error {
 			return err
 		}
 		if k.RefusedCode != 0 {
-			d.refused = &dpsError{k.RefusedCode, k.RefusedText}
+			d.refused = &dpsError{code: k.RefusedCode, text: k.RefusedText}
 		}
 		if d.hub, err = r.restoredHub(k.Hub); err != nil {
 			return err

@@ -22,6 +22,7 @@ type Ledger struct {
 	FirstAt    *time.Time       `json:"firstAt"`
 	LastAt     *time.Time       `json:"lastAt"`
 	MaxGapMs   int64            `json:"maxGapMs"`            // the longest time between two arrivals
+	Known      *bool            `json:"known,omitempty"`     // of one device: whether DPS, a hub or the ledger has ever known it
 	Truncated  bool             `json:"truncated,omitempty"` // Messages lacks the oldest ones of those that it should have
 	Messages   []Message        `json:"messages,omitzero"`   // in order of arrival, if asked for
 }

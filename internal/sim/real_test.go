@@ -219,8 +219,14 @@ func TestFiles(t *testing.T) {
 		must(t, err)
 		names = append(names, fmt.Sprintf("%s %o", e.Name(), info.Mode().Perm()))
 	}
-	if got := strings.Join(names, ", "); got != "ca.pem 644, device-ca-key.pem 600, device-ca.pem 644, sim.json 600" {
+	if got := strings.Join(names, ", "); got != "ca.pem 644, device-ca-key.pem 600, device-ca.pem 644, group.key 600, sim.json 600" {
 		t.Error(got)
+	}
+	if info := must2(os.Stat(dir)); info.Mode().Perm() != 0o755 { // the CA in it is for everybody
+		t.Errorf("the directory has mode %o", info.Mode().Perm())
+	}
+	if key := string(must2(os.ReadFile(filepath.Join(dir, "group.key")))); key != w.info.GroupKey+"\n" {
+		t.Errorf("group.key holds %q", key)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "sim.json"))
 	must(t, err)
@@ -242,7 +248,12 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-func must2(b []byte, _ error) []byte { return b }
+func must2[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
 
 // A foreign client that knows nothing of IoT Hub: paho.
 func TestPahoClient(t *testing.T) {

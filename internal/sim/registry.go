@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -113,24 +114,33 @@ type claim struct {
 // dpsError is a refusal with DPS's own error code; code/1000 is the status.
 type dpsError struct {
 	code int
-	text string
+	text string // as the service has it; clients know these texts
+	why  string // for the log and the events: what exactly is wrong, "" if the text says it
 }
 
 func (e *dpsError) Error() string { return e.text }
 
+// reason is what people are told.
+func (e *dpsError) reason() string {
+	if e.why == "" {
+		return e.text
+	}
+	return strings.TrimSuffix(e.text, ".") + ": " + e.why
+}
+
 // verify checks a claim. It returns the enrollment that lets the device in, and the credentials it will have in its hub.
 func (r *registry) verify(c claim) (*enrollment, credentials, error) {
-	refuse := func(code int, text string) (*enrollment, credentials, error) {
-		return nil, credentials{}, &dpsError{code, text}
+	refuse := func(code int, text, why string) (*enrollment, credentials, error) {
+		return nil, credentials{}, &dpsError{code, text, why}
 	}
 	if !validVersion(c.version) {
-		return refuse(400004, "The api-version is missing or invalid.")
+		return refuse(400004, "The api-version is missing or invalid.", "")
 	}
 	if c.idScope != r.config.IDScope {
-		return refuse(401002, "Unauthorized")
+		return refuse(401002, "Unauthorized", fmt.Sprintf("the ID scope is %.32q, here it is %s", c.idScope, r.config.IDScope))
 	}
 	if !validRegistrationID(c.registrationID) {
-		return refuse(400004, "Invalid registration id.")
+		return refuse(400004, "Invalid registration id.", "")
 	}
 	var token *sasToken
 	want := attestX509
@@ -138,32 +148,45 @@ func (r *registry) verify(c claim) (*enrollment, credentials, error) {
 		want = attestKey
 		t, err := parseSAS(c.token)
 		switch {
-		case err != nil, !t.coversRegistration(c.idScope, c.registrationID),
-			t.skn != "" && t.skn != "registration": // some clients leave it out
-			return refuse(401000, "Unauthorized")
+		case err != nil:
+		case !t.coversRegistration(c.idScope, c.registrationID):
+			err = errSASResource
+		case t.skn != "" && t.skn != "registration": // some clients leave it out
+			err = errSASPolicy
+		}
+		if err != nil {
+			return refuse(401000, "Unauthorized", err.Error())
 		}
 		token = &t
 	} else if len(c.chain) == 0 {
-		return refuse(401000, "Unauthorized")
+		return refuse(401000, "Unauthorized", "neither a token nor a certificate was sent")
 	}
 	candidates := r.candidates(c.registrationID, want)
+	var refused error
 	for _, e := range candidates {
 		auth, err := e.accepts(c, token, r.now())
-		switch {
-		case err != nil:
+		if err != nil {
+			if _, named := errors.AsType[*leafError](refused); !named {
+				refused = err
+			}
 			continue
-		case token != nil && !token.expires.After(r.now()):
-			return refuse(401002, "Token expired.")
+		}
+		if token != nil && !token.expires.After(r.now()) {
+			return refuse(401002, "Token expired.", "at "+token.expires.UTC().Format(time.RFC3339))
 		}
 		return e, auth, nil
 	}
+	why := "there is no enrollment for it"
+	if refused != nil {
+		why = refused.Error()
+	}
 	switch {
 	case token == nil:
-		return refuse(401002, "Invalid certificate.")
+		return refuse(401002, "Invalid certificate.", why)
 	case len(candidates) == 0:
-		return refuse(404201, "Enrollment not found.")
+		return refuse(404201, "Enrollment not found.", "")
 	}
-	return refuse(401000, "Unauthorized")
+	return refuse(401000, "Unauthorized", why)
 }
 
 // candidates are the enrollments a device might come by: the individual one if it has one, else all groups that attest in that way.
@@ -201,7 +224,7 @@ func (r *registry) arrive(registrationID string, by *enrollment, auth credential
 	now := r.now()
 	if d == nil {
 		if r.byID[id] != nil {
-			return nil, &dpsError{409000, "The device id belongs to another registration."}
+			return nil, &dpsError{code: 409000, text: "The device id belongs to another registration."}
 		}
 		d = &device{id: id, registrationID: registrationID, approved: r.config.AutoApprove, centralEtag: newDPSEtag()}
 		r.byRegistration[key] = d
@@ -221,7 +244,7 @@ func (r *registry) arrive(registrationID string, by *enrollment, auth credential
 }
 
 // errNotKept is what DPS answers when it cannot write down what it would have to promise.
-var errNotKept = &dpsError{500000, "Internal server error."}
+var errNotKept = &dpsError{code: 500000, text: "Internal server error."}
 
 // modelIDIn finds the model id in a registration's payload, which may itself be a string that holds JSON, as the Azure CLI sends it.
 func modelIDIn(payload json.RawMessage) string {

@@ -130,7 +130,7 @@ func TestKeysStayPrivate(t *testing.T) {
 	must(t, err)
 	defer func() { _ = reader.Close() }()
 	must(t, w.WriteFiles(dir))
-	for _, name := range []string{"sim.json", "device-ca-key.pem"} {
+	for _, name := range []string{"sim.json", "device-ca-key.pem", "group.key"} {
 		info, err := os.Lstat(filepath.Join(dir, name))
 		must(t, err)
 		if info.Mode() != 0o600 {
@@ -149,7 +149,7 @@ func TestKeysStayPrivate(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if want := []string{"ca.pem", "device-ca-key.pem", "device-ca.pem", "sim.json"}; !slices.Equal(names, want) {
+	if want := []string{"ca.pem", "device-ca-key.pem", "device-ca.pem", "group.key", "sim.json"}; !slices.Equal(names, want) {
 		t.Errorf("%v", names)
 	}
 }

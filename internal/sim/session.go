@@ -31,6 +31,7 @@ type session struct {
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
 	alive   time.Duration // how long silence is borne
+	since   time.Time     // silence counts from here on: a client says nothing before it has its CONNACK
 	acks    []byte        // PUBACKs of what was read since the last flush
 	batch   *batch        // messages since the last flush, nil without any
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
@@ -110,7 +111,18 @@ func (s *session) run() {
 	if lost := s.settle(); lost != nil {
 		err = lost
 	}
-	s.wire.hangUp(s.endReason(err))
+	reason := s.endReason(err)
+	if brokeRule(err) && s.hub.told.isNew(s.hub.name+" "+s.identity.name()+" "+reason) {
+		s.hub.log.Info().Str("hub", s.hub.name).Str("device", s.identity.name()).Str("kind", EventDisconnect).Str("reason", reason).
+			Msg("connection closed, because a hub does not allow this")
+	}
+	s.wire.hangUp(reason)
+}
+
+// brokeRule says whether the client has ended the session by something that a hub does not allow.
+func brokeRule(err error) bool {
+	_, closing := errors.AsType[*closingError](err)
+	return closing || errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
 }
 
 func (s *session) endReason(err error) string {
@@ -120,10 +132,7 @@ func (s *session) endReason(err error) string {
 	if cause := s.wire.failure(); cause != "" {
 		return cause
 	}
-	if c, ok := errors.AsType[*closingError](err); ok {
-		return c.reason
-	}
-	if errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard) {
+	if brokeRule(err) {
 		return err.Error()
 	}
 	if reason := errorText(err); reason != "timeout" {
@@ -202,7 +211,9 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	i.stored = nil
 	s.storeSubscriptions()
 	conduct := s.conduct()
-	s.wire.add(appendConnack(nil, present, connackAccepted), max(conduct.delay, conduct.throttle))
+	late := max(conduct.delay, conduct.throttle)
+	s.since = time.Now().Add(late)
+	s.wire.add(appendConnack(nil, present, connackAccepted), late)
 	s.deliverMail() // a persistent session is subscribed already
 	return present, nil
 }
@@ -250,8 +261,7 @@ func (s *session) refuse(clientID string, err error) {
 	if r, ok := errors.AsType[*refusedError](err); ok {
 		code = r.code
 	}
-	s.hub.events.emit(Event{Kind: EventRefuse, Hub: s.hub.name, Device: fmt.Sprintf("%.128s", clientID), Reason: err.Error()})
-	s.hub.log.Debug().Str("hub", s.hub.name).Str("device", clientID).Err(err).Msg("connection refused")
+	s.hub.tellRefused(clientID, err.Error())
 	conduct := s.conduct()
 	s.wire.add(appendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
 	s.wire.settle()
@@ -265,11 +275,19 @@ func (s *session) beforeRead() error {
 	if s.wire.over.Load() {
 		return io.EOF
 	}
-	err := s.wire.below.SetReadDeadline(time.Now().Add(s.alive))
+	err := s.wire.below.SetReadDeadline(silentUntil(s.since, s.alive))
 	if s.wire.over.Load() || s.wire.failure() != "" { // whoever hung up in between set a deadline that was just replaced
 		return io.EOF
 	}
 	return err
+}
+
+// silentUntil is when a client that goes on saying nothing has been silent for too long.
+func silentUntil(since time.Time, alive time.Duration) time.Time {
+	if now := time.Now(); now.After(since) {
+		since = now
+	}
+	return since.Add(alive)
 }
 
 func (s *session) flush() error {

@@ -137,10 +137,11 @@ func New(c Config) (_ *Sim, err error) {
 		}
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
+	told := &novelty{}
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		rejects: c.C2DBeforeSubscription == EarlyC2DReject,
-		ledger:  s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
+		rejects: c.C2DBeforeSubscription == EarlyC2DReject, told: told,
+		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
 	}
 	for i := range c.Hubs {
 		h, err := newHub(shared, c, i, ca, kept)
@@ -181,6 +182,8 @@ func New(c Config) (_ *Sim, err error) {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
 	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
+	s.dps.told = told
+	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
 	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -207,6 +210,7 @@ func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, 
 	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
 		return nil, err
 	}
+	h.faults.over = faultOver(h.log, h.events, h.name)
 	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
 	h.endpoints = []*endpoint{h.mqtt}
 	return h, nil
@@ -251,8 +255,13 @@ func (s *Sim) listen() error {
 	}
 	httpsPort := c.HTTPSPort
 	if httpsPort == 0 {
-		if httpsPort = 443; c.Layout == LayoutLoopback && bind(s.dps.https, "dps/https", 0, 443) != nil { // taken, or not ours to bind
-			httpsPort = 8443
+		httpsPort = 443
+		if c.Layout == LayoutLoopback {
+			if err := bind(s.dps.https, "dps/https", 0, 443); err != nil { // taken, or not ours to bind
+				httpsPort = 8443
+				c.Logger.Info().Str("hub", "dps").Str("reason", err.Error()).
+					Msg("HTTPS and WebSocket are on port 8443, because 443 cannot be bound; official SDKs know 443 only")
+			}
 		}
 	}
 	if s.dps.https.address() == "" {
@@ -264,7 +273,10 @@ func (s *Sim) listen() error {
 	if c.Layout == LayoutPorts {
 		s.dps.host = s.dps.mqtt.address()
 	}
-	all := []*endpoint{s.dps.mqtt, s.dps.https, s.control}
+	if c.Layout == LayoutLoopback {
+		s.dps.amqp = s.bindAMQP(0, &amqpDesk{"dps", c.Logger, s.dps.told}, s.dps.tls)
+	}
+	all := append(s.dps.endpoints(), s.control)
 	for i, h := range s.hubs {
 		if err := bind(h.mqtt, h.name+"/mqtt", i+1, 8883); err != nil {
 			return err
@@ -277,6 +289,11 @@ func (s *Sim) listen() error {
 			h.host = h.mqtt.address()
 		}
 		h.learnHosts(c.address(i + 1).String())
+		if c.Layout == LayoutLoopback {
+			if h.amqp = s.bindAMQP(i+1, &amqpDesk{h.name, c.Logger, h.told}, h.tls); h.amqp != nil {
+				h.endpoints = append(h.endpoints, h.amqp)
+			}
+		}
 		all = append(all, h.endpoints...)
 	}
 	if err := s.registry.start(); err != nil {
@@ -304,6 +321,16 @@ func (s *Sim) listen() error {
 		e.open()
 	}
 	return nil
+}
+
+// bindAMQP takes the port of AMQP on address number i. Nobody needs it, so where it is taken there is none.
+func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
+	e := &endpoint{listen: s.config.Listen, serve: func(c *conn) { desk.serve(c, config) }}
+	if err := e.bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(amqpPort))); err != nil {
+		s.config.Logger.Debug().Str("hub", desk.hub).Err(err).Msg("AMQP clients are refused by the operating system only")
+		return nil
+	}
+	return e
 }
 
 // bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
@@ -345,8 +372,9 @@ func (s *Sim) closeLocked() error {
 	}
 	s.events.close()
 	s.control.stop()
-	s.dps.mqtt.stop()
-	s.dps.https.stop()
+	for _, e := range s.dps.endpoints() {
+		e.stop()
+	}
 	for _, h := range s.hubs {
 		for _, e := range h.endpoints {
 			e.stop()
@@ -428,8 +456,9 @@ func (s *Sim) CAPool() *x509.CertPool {
 	return pool
 }
 
-// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, and last sim.json,
-// renamed into place, so that whoever sees it finds the rest. Files with keys are readable by their owner only.
+// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, group.key
+// (the primary group key, base64), and last sim.json, renamed into place, so that whoever sees it finds the rest. The
+// directory is readable by all, as far as the umask allows; the files with keys are readable by their owner only.
 func (s *Sim) WriteFiles(dir string) error {
 	deviceKey, err := s.registry.authority.keyPEM()
 	if err != nil {
@@ -442,7 +471,7 @@ func (s *Sim) WriteFiles(dir string) error {
 	if err := e.Encode(s.Info()); err != nil {
 		return fmt.Errorf("sim: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the CA in it is for everybody
 		return fmt.Errorf("sim: %w", err)
 	}
 	for _, f := range []struct {
@@ -453,6 +482,7 @@ func (s *Sim) WriteFiles(dir string) error {
 		{"ca.pem", s.ca.certPEM(), 0o644},
 		{"device-ca.pem", s.registry.authority.certPEM(), 0o644},
 		{"device-ca-key.pem", deviceKey, 0o600},
+		{"group.key", append(base64.StdEncoding.AppendEncode(nil, s.registry.group[0]), '\n'), 0o600},
 		{"sim.json", info.Bytes(), 0o600},
 	} {
 		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {

@@ -27,18 +27,25 @@ var upgrader = websocket.Upgrader{
 	},
 }
 
-// handleWebSocket makes mux take WebSocket connections and hands each to speak, which ends with the connection.
-func handleWebSocket(mux *http.ServeMux, speak func(c *conn, secure *tls.Conn, via carrier)) {
+// handleWebSocket makes mux take WebSocket connections and hands each to speak, which ends with the connection; those that
+// offer AMQP are handed to the desk that refuses it.
+func handleWebSocket(mux *http.ServeMux, amqp *amqpDesk, speak func(c *conn, secure *tls.Conn, via carrier)) {
 	mux.HandleFunc("GET "+webSocketPath, func(w http.ResponseWriter, r *http.Request) {
-		protocol := ""
+		protocol, speak := "", speak
 		for _, offered := range websocket.Subprotocols(r) {
 			if strings.EqualFold(offered, "mqtt") { // the C SDK writes it in capitals
 				protocol = offered
 				break
 			}
+			if strings.EqualFold(offered, amqpWebSocket) {
+				protocol = offered
+			}
+		}
+		if strings.EqualFold(protocol, amqpWebSocket) {
+			speak = amqp.speak
 		}
 		if protocol == "" && websocket.IsWebSocketUpgrade(r) {
-			http.Error(w, "Sec-WebSocket-Protocol must offer mqtt", http.StatusBadRequest)
+			http.Error(w, "Sec-WebSocket-Protocol must offer mqtt; there is no other protocol here", http.StatusBadRequest)
 			return
 		}
 		ws, err := upgrader.Upgrade(w, r, http.Header{"Sec-WebSocket-Protocol": {protocol}})

@@ -328,12 +328,12 @@ func TestWebSocketHandshake(t *testing.T) {
 			text    string
 		}{
 			"mqtt":            {webSocketUpgrade + "Sec-WebSocket-Protocol: mqtt\r\n\r\n", 101, ""},
-			"one of many":     {webSocketUpgrade + "Sec-WebSocket-Protocol: AMQPWSB10, mqtt\r\n\r\n", 101, ""},
+			"one of many":     {webSocketUpgrade + "Sec-WebSocket-Protocol: AMQPWSB11, mqtt\r\n\r\n", 101, ""},
 			"origin":          {webSocketUpgrade + "Origin: https://hub:443\r\nSec-Websocket-Protocol: mqtt\r\n\r\n", 101, ""},
 			"deflate offered": {webSocketUpgrade + "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n", 101, ""},
 			"bare path":       {strings.Replace(webSocketUpgrade, "?iothub-no-client-cert=true", "", 1) + "Sec-WebSocket-Protocol: mqtt\r\n\r\n", 101, ""},
 			"no protocol":     {webSocketUpgrade + "\r\n", 400, "must offer mqtt"},
-			"other protocol":  {webSocketUpgrade + "Sec-WebSocket-Protocol: AMQPWSB10\r\n\r\n", 400, "must offer mqtt"},
+			"other protocol":  {webSocketUpgrade + "Sec-WebSocket-Protocol: AMQPWSB11\r\n\r\n", 400, "must offer mqtt"},
 			"no key":          {strings.Replace(webSocketUpgrade, "Sec-WebSocket-Key", "X-Key", 1) + "Sec-WebSocket-Protocol: mqtt\r\n\r\n", 400, "Key"},
 			"old version":     {strings.Replace(webSocketUpgrade, "Version: 13", "Version: 8", 1) + "Sec-WebSocket-Protocol: mqtt\r\n\r\n", 400, "version"},
 			"no upgrade":      {"GET /$iothub/websocket HTTP/1.1\r\nHost: hub\r\n\r\n", 400, "upgrade"},

@@ -1,0 +1,99 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
+)
+
+// tidy takes values as people write them: without the blanks and line ends around them that a file
+// from Windows or a copied line has, and names of hosts and of choices in any letter case.
+func (s *settings) tidy() {
+	for _, text := range []*string{
+		&s.idScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, &s.provisioningHost,
+	} {
+		*text = strings.TrimSpace(*text)
+	}
+	s.provisioningHost = strings.ToLower(s.provisioningHost)
+	for _, choice := range []*string{
+		&s.provisioningTransport, &s.telemetrySource, &s.pipeline, &s.outboxFull, &s.drainOrder, &s.logLevel, &s.logFormat,
+	} {
+		*choice = strings.ToLower(strings.TrimSpace(*choice))
+	}
+}
+
+// idScope is what Azure gives out: 0ne in the public cloud, another two letters in others, and digits
+// and letters, 11 characters in all. The length is not held to exactly that: DPS is who decides.
+var idScope = regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`)
+
+// checkIDScope says what is wrong with an ID scope, before DPS is asked with it.
+func checkIDScope(scope string) error {
+	const where = "IoT Central shows it under Device connection groups, DPS on its overview page, the simulator in sim.json"
+	switch {
+	case scope == "":
+		return errors.New("is missing; " + where)
+	case idScope.MatchString(scope):
+		return nil
+	case len(scope) > 1 && strings.ContainsAny(scope[:1], "oO") && idScope.MatchString("0"+scope[1:]):
+		return fmt.Errorf("%s begins with the letter %s; an ID scope begins with the digit 0", quoted(scope), scope[:1])
+	}
+	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", quoted(scope), where)
+}
+
+// checkRegistrationID is dps.CheckRegistrationID for an id that somebody gave; it may be a pasted secret.
+func checkRegistrationID(id string) error {
+	if looksSecret(id) {
+		return errors.New("what was given looks like a secret; give the id alone")
+	}
+	return dps.CheckRegistrationID(id)
+}
+
+// checkHost says what is wrong with the address of a service, host or host:port.
+func checkHost(key, address string) error {
+	if address == "" {
+		return fmt.Errorf("%s is empty; give a host name, or leave it out", key)
+	}
+	if looksSecret(address) {
+		return fmt.Errorf("%s: what was given looks like a secret; give the host name alone", key)
+	}
+	if err := hub.CheckHost(address); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// checkListen says what is wrong with an address to listen at, host:port. Port 0 is any free one.
+func checkListen(key, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	switch {
+	case strings.Contains(address, "/"):
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090, without a scheme or path", key, quoted(address))
+	case err != nil:
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090", key, quoted(address))
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '+' {
+		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, quoted(address))
+	}
+	if host == "" {
+		return nil // all addresses, which whoever listens allows or not
+	}
+	if err := hub.CheckHost(net.JoinHostPort(host, "1")); err != nil {
+		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quoted(address))
+	}
+	return nil
+}
+
+// checkBaseAddress says what is wrong with the simulator's first address.
+func checkBaseAddress(key, address string) error {
+	if a, err := netip.ParseAddr(address); err != nil || !a.Is4() {
+		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, quoted(address))
+	}
+	return nil
+}

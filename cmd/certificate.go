@@ -1,0 +1,177 @@
+package cmd
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// certificate reads the client certificate and its key, and says what is wrong with them before a hub
+// does, which would say no more than "not authorized". Without --cert and --key it is nil.
+func (s *settings) certificate() (*tls.Certificate, error) {
+	if s.cert == "" && s.certKey == "" {
+		return nil, nil //nolint:nilnil // none is no fault
+	}
+	if s.cert == "" || s.certKey == "" {
+		return nil, errors.New("cert and key belong together; give both")
+	}
+	chain, cerr := readPEM("cert", s.cert)
+	keys, kerr := readPEM("key", s.certKey)
+	if err := errors.Join(cerr, kerr); err != nil {
+		return nil, err
+	}
+	leaf, err := s.leaf(chain)
+	if err := errors.Join(err, s.checkKeyFile(keys)); err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(chain, keys)
+	if err != nil {
+		if public := publicOf(keys); public != nil {
+			return nil, fmt.Errorf("key %s does not fit cert %s: the key is %s, the certificate is for %s; give the two that were made together",
+				quotable(s.certKey), quotable(s.cert), keyKind(public), keyKind(leaf.PublicKey))
+		}
+		return nil, fmt.Errorf("key %s cannot be used: %s; give a private key in PEM, PKCS #8 best", quotable(s.certKey), strings.TrimPrefix(err.Error(), "tls: "))
+	}
+	pair.Leaf = leaf
+	return &pair, nil
+}
+
+// readPEM reads a file that should hold PEM.
+func readPEM(key, path string) ([]byte, error) {
+	data, err := readNamed(key, path, maxPEMBytes)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > 0 && data[0] == 0x30 { // how DER begins
+		return nil, fmt.Errorf("%s: %s is DER; turn it into PEM: openssl x509 -inform der, or openssl pkey -inform der", key, quotable(path))
+	}
+	text, err := plainText(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s %w", key, quotable(path), err)
+	}
+	return text, nil
+}
+
+// leaf is the first certificate of a chain, the device's own.
+func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
+	for rest := chain; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			hint := "it must be a text with -----BEGIN CERTIFICATE-----"
+			if bytes.Contains(chain, []byte("PRIVATE KEY-----")) {
+				hint = "it holds a private key; perhaps --cert and --key are exchanged"
+			}
+			return nil, fmt.Errorf("cert: %s holds no PEM certificate; %s", quotable(s.cert), hint)
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("cert: %s: the first certificate cannot be read: %w", quotable(s.cert), err)
+		}
+		return leaf, nil
+	}
+}
+
+// checkKeyFile finds what no library says in words: that a key is missing, or locked with a password.
+func (s *settings) checkKeyFile(keys []byte) error {
+	for rest := keys; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			hint := "it must be a text with -----BEGIN PRIVATE KEY-----"
+			if bytes.Contains(keys, []byte("BEGIN CERTIFICATE-----")) {
+				hint = "it holds a certificate; perhaps --cert and --key are exchanged"
+			}
+			return fmt.Errorf("key: %s holds no PEM private key; %s", quotable(s.certKey), hint)
+		}
+		if strings.Contains(block.Type, "ENCRYPTED") || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return fmt.Errorf("key: %s is encrypted, and nobody is there to type its password; take that off: openssl pkey -in %[1]s -out plain.key",
+				quotable(s.certKey))
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return nil
+		}
+	}
+}
+
+// checkCommonName compares the certificate with the device. DPS takes no registration id but the common
+// name, in any letter case. A certificate that has ended or not begun is told of and used: it is the
+// machine's clock that may be wrong, and that must not keep a device from starting.
+func (s *settings) checkCommonName(c *tls.Certificate, id string) error {
+	switch cn := c.Leaf.Subject.CommonName; {
+	case cn == "":
+		return fmt.Errorf("cert %s has no common name (CN), and DPS takes the device id from it; have one made for CN=%s", quotable(s.cert), id)
+	case !strings.EqualFold(cn, id):
+		return fmt.Errorf("device-id is %s, but cert %s is for CN=%s, and DPS takes no other id; leave --device-id out, or give the certificate of %[1]s",
+			quotable(id), quotable(s.cert), quotable(cn))
+	}
+	return nil
+}
+
+// checkValidity warns of a certificate that is not valid now.
+func (s *settings) checkValidity(c *tls.Certificate, now time.Time) {
+	day := func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+	const next = "DPS and hubs will refuse it: have it renewed, or set this machine's clock"
+	switch {
+	case now.After(c.Leaf.NotAfter):
+		s.warn(fmt.Sprintf("cert %s has ended at %s, and here it is %s; %s", quotable(s.cert), day(c.Leaf.NotAfter), day(now), next))
+	case now.Before(c.Leaf.NotBefore):
+		s.warn(fmt.Sprintf("cert %s begins at %s only, and here it is %s; %s", quotable(s.cert), day(c.Leaf.NotBefore), day(now), next))
+	}
+}
+
+// publicOf is the public half of the first private key in a PEM text, nil if there is none.
+func publicOf(keys []byte) crypto.PublicKey {
+	for rest := keys; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil
+		}
+		var key any
+		var err error
+		switch block.Type {
+		case "PRIVATE KEY":
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+		case "EC PRIVATE KEY":
+			key, err = x509.ParseECPrivateKey(block.Bytes)
+		case "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		default:
+			continue
+		}
+		if signer, ok := key.(crypto.Signer); ok && err == nil {
+			return signer.Public()
+		}
+		return nil
+	}
+}
+
+// keyKind tells one public key from another: its kind, and the first half of its SHA-256.
+func keyKind(public crypto.PublicKey) string {
+	kind := "a key of another kind"
+	switch k := public.(type) {
+	case *rsa.PublicKey:
+		kind = fmt.Sprintf("RSA with %d bits", k.N.BitLen())
+	case *ecdsa.PublicKey:
+		kind = "ECDSA " + k.Curve.Params().Name
+	case ed25519.PublicKey:
+		kind = "Ed25519"
+	}
+	if der, err := x509.MarshalPKIXPublicKey(public); err == nil {
+		sum := sha256.Sum256(der)
+		kind += ", SHA-256 " + hex.EncodeToString(sum[:8]) + "…"
+	}
+	return kind
+}

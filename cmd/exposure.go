@@ -1,0 +1,70 @@
+package cmd
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// exposures are warnings of secrets that others on this machine can read or replace. They are no faults:
+// a device that runs goes on running.
+func (s *settings) exposures() (warnings []string) {
+	better := map[string]string{"group-key": "--group-key-file", "device-key": "--device-key-file"}
+	for _, key := range secrets {
+		if s.sources[key] != "flag" {
+			continue
+		}
+		where := "in " + envName(key)
+		if file := better[key]; file != "" {
+			where = fmt.Sprintf("in a file that %s names, or %s", file, where)
+		}
+		warnings = append(warnings, fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where))
+	}
+	files := map[string]string{"group-key-file": s.groupKeyFile, "device-key-file": s.deviceKeyFile, "key": s.certKey}
+	for _, key := range secrets {
+		if s.file != "" && s.sources[key] == s.file {
+			files["config"] = s.file
+		}
+	}
+	for _, key := range []string{"group-key-file", "device-key-file", "key", "config"} {
+		if path := files[key]; path != "" && s.sources[key] != systemdCredential {
+			if why := exposed(path); why != "" {
+				warnings = append(warnings, fmt.Sprintf("%s: the secret in %s %s", key, quotable(path), why))
+			}
+		}
+	}
+	return warnings
+}
+
+// exposed says how others may get at a file or put another in its place, and what to do; "" if they
+// cannot. A group that may read is taken as meant: services get their keys so.
+func exposed(path string) string {
+	if runtime.GOOS == "windows" { // which has no such modes
+		return ""
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	dirs := []string{filepath.Dir(path)} // of the link, and of what it leads to
+	if target, err := filepath.EvalSymlinks(path); err == nil && !slices.Contains(dirs, filepath.Dir(target)) {
+		dirs = append(dirs, filepath.Dir(target))
+	}
+	var hows []string
+	switch mode := info.Mode().Perm(); {
+	case mode&0o022 != 0:
+		hows = append(hows, fmt.Sprintf("can be changed by others (mode %04o): chmod 600 it", mode))
+	case mode&0o004 != 0:
+		hows = append(hows, fmt.Sprintf("can be read by everybody (mode %04o): chmod 600 it", mode))
+	}
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			hows = append(hows, fmt.Sprintf("is in %s, where everybody can put another in its place (mode %04o): chmod o-w that", quotable(dir), info.Mode().Perm()))
+		}
+	}
+	return strings.Join(hows, ", and ")
+}

@@ -1,0 +1,174 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// asWritten lets a flag read its value as people write it.
+type asWritten struct {
+	pflag.Value
+	read func(string) (string, error) // gives the spelling that Value knows
+}
+
+func (v *asWritten) Set(text string) error {
+	known, err := v.read(text)
+	if err != nil {
+		return err
+	}
+	return v.Value.Set(known)
+}
+
+// readAsWritten makes every flag of a set take what people write: on and off for booleans, decimal
+// numbers (010 is ten), and durations whose missing unit is told.
+func readAsWritten(fs *pflag.FlagSet) {
+	readers := map[string]func(string) (string, error){"bool": readSwitch, "int": readDecimal, "duration": readDuration}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if _, done := f.Value.(*asWritten); done {
+			return
+		}
+		if read := readers[f.Value.Type()]; read != nil {
+			f.Value = &asWritten{f.Value, read}
+		}
+	})
+}
+
+func readSwitch(text string) (string, error) {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "true", "t", "yes", "y", "on", "1":
+		return "true", nil
+	case "false", "f", "no", "n", "off", "0":
+		return "false", nil
+	}
+	return "", errors.New("it must be true or false, or yes, no, on, off")
+}
+
+func readDecimal(text string) (string, error) {
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		return "", errors.New("it must be a whole number")
+	}
+	return strconv.Itoa(n), nil
+}
+
+func readDuration(text string) (string, error) {
+	text = strings.ToLower(strings.TrimSpace(text))
+	if n, err := strconv.ParseFloat(text, 64); err == nil && n != 0 {
+		return "", fmt.Errorf("it has no unit; %ss are seconds", text)
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return "", errors.New("it must be a duration, such as 500ms, 5s or 1h30m")
+	}
+	return d.String(), nil
+}
+
+// isSwitch says whether a flag is a boolean, which takes its value behind = only.
+func isSwitch(f *pflag.Flag) bool { return f != nil && f.Value.Type() == "bool" }
+
+// flagError says what is wrong with a flag, and which one was probably meant.
+func flagError(c *cobra.Command, err error) error {
+	var missing *pflag.NotExistError
+	var empty *pflag.ValueRequiredError
+	var invalid *pflag.InvalidValueError
+	text := ""
+	switch {
+	case errors.As(err, &missing):
+		name, hint := missing.GetSpecifiedName(), ""
+		text = "unknown flag: --" + keyName(name)
+		if short := missing.GetSpecifiedShortnames(); short != "" { // one dash, and a word
+			short, _, _ = strings.Cut(short, "=")
+			name, text = short, "unknown flag: -"+keyName(short)
+		}
+		if best := nearest(name, shownFlags(c)); best != "" {
+			hint = fmt.Sprintf("; did you mean --%s?", best)
+		}
+		text += hint
+	case errors.As(err, &empty):
+		text = fmt.Sprintf("--%s needs a value", empty.GetFlag().Name)
+	case errors.As(err, &invalid):
+		text = fmt.Sprintf("%s is not a value for --%s: %v", quoted(invalid.GetValue()), invalid.GetFlag().Name, plainParse(invalid.Unwrap()))
+	default:
+		text = quotable(err.Error())
+	}
+	return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
+}
+
+// shownFlags are the names of the flags that a command's help shows.
+func shownFlags(c *cobra.Command) (names []string) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return names
+}
+
+// checkArgs says what is wrong with a command's arguments. What stands where no argument belongs is most
+// often the value of a flag, a flag without its dashes, or another command's name mistyped.
+func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.PositionalArgs) error {
+	if err := forgottenValue(c); err != nil {
+		return err
+	}
+	if err := check(c, args); err == nil {
+		return nil
+	}
+	text := fmt.Sprintf("%d arguments are given", len(args))
+	if len(args) == 0 {
+		text = "an argument is missing"
+	}
+	text += "; it is used so: " + c.UseLine()
+	if len(args) > 0 && c.Args != nil && !strings.ContainsAny(c.Use, " ") {
+		text = strayArgument(env, c, args[0])
+	}
+	return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
+}
+
+func strayArgument(env *Env, c *cobra.Command, arg string) string {
+	if at := slices.Index(env.Args, arg); at > 0 {
+		name := strings.TrimLeft(env.Args[at-1], "-")
+		if f := c.Flags().Lookup(name); isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
+			if _, err := readSwitch(arg); err == nil {
+				return fmt.Sprintf("%s stands apart from --%s; a switch takes its value behind =: --%[2]s=%[1]s", arg, name)
+			}
+			return fmt.Sprintf("--%s takes no value but true or false, behind =, and %s stands behind it", name, quoted(arg))
+		}
+	}
+	if c.HasAvailableSubCommands() {
+		var names []string
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+		text := fmt.Sprintf("unknown command %s for %q", quoted(arg), c.CommandPath())
+		if best := nearest(arg, names); best != "" {
+			text += fmt.Sprintf("; did you mean %s?", best)
+		}
+		return text
+	}
+	name, _, _ := strings.Cut(arg, "=")
+	if c.Flags().Lookup(name) != nil {
+		return fmt.Sprintf("%s takes no argument, and %s is one; did you mean --%[2]s?", c.CommandPath(), quotable(name))
+	}
+	return fmt.Sprintf("%s takes no argument, and %s is one", c.CommandPath(), quoted(arg))
+}
+
+// forgottenValue finds a flag that has swallowed the next one in place of its own value.
+func forgottenValue(c *cobra.Command) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		name, isFlag := strings.CutPrefix(f.Value.String(), "--")
+		name, _, _ = strings.Cut(name, "=")
+		if isFlag && err == nil && c.Flags().Lookup(name) != nil {
+			err = usage(fmt.Errorf("--%s has no value: the next flag, --%s, stands in its place; see %s --help", f.Name, name, c.CommandPath()))
+		}
+	})
+	return err
+}

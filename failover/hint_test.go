@@ -1,0 +1,36 @@
+package failover
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestHintsSpeakOfWhatThereIs: no hint speaks of a key where there is none, nor of DPS to a device that
+// has a hub by its connection string. Signals that DPS gives are not among that device's.
+func TestHintsSpeakOfWhatThereIs(t *testing.T) {
+	hints := 0
+	for s := range signals {
+		fromDPS := strings.HasPrefix(s.String(), "DPS") || strings.Contains(s.Hint(Proof{}), "--provisioning-host")
+		for _, p := range []Proof{{}, {Certificate: true}, {OneHub: true}, {Certificate: true, OneHub: true}} {
+			hint := s.Hint(p)
+			if (hint == "") != (s.Hint(Proof{}) == "") {
+				t.Errorf("%v: a hint for some only", s)
+			}
+			if hint != "" {
+				hints++
+			}
+			if p.Certificate && strings.Contains(hint, " key") {
+				t.Errorf("%v, with a certificate: %s", s, hint)
+			}
+			if p.OneHub && !fromDPS && (strings.Contains(hint, "DPS") || strings.Contains(hint, "enrollment") || strings.Contains(hint, "--id-scope")) {
+				t.Errorf("%v, with one hub: %s", s, hint)
+			}
+		}
+		if strings.Contains(s.Hint(Proof{}), " key") && !strings.Contains(s.Hint(Proof{Certificate: true}), "certificate") {
+			t.Errorf("%v: nothing in the place of the key", s)
+		}
+	}
+	if hints < 4*10 {
+		t.Errorf("only %d hints", hints)
+	}
+}

@@ -1,0 +1,172 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"math/rand/v2"
+	"net"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/journal"
+)
+
+// TestEveryGoroutineIsContained: nothing in this package starts a goroutine or a timer but the bulkheads, which contain its panics.
+func TestEveryGoroutineIsContained(t *testing.T) {
+	files := token.NewFileSet()
+	packages, err := parser.ParseDir(files, ".", nil, 0) //nolint:staticcheck // one directory, whatever is built
+	if err != nil {
+		t.Fatal(err)
+	}
+	starts := 0
+	for name, file := range packages["device"].Files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			found := false
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				found = true
+			case *ast.CallExpr:
+				s, ok := n.Fun.(*ast.SelectorExpr)
+				found = ok && (s.Sel.Name == "Go" || s.Sel.Name == "AfterFunc")
+			}
+			switch {
+			case found && name == "contain.go":
+				starts++
+			case found:
+				t.Errorf("%s starts something that no bulkhead contains", files.Position(n.Pos()))
+			}
+			return true
+		})
+	}
+	if starts != 3 {
+		t.Errorf("the bulkheads start goroutines in %d places, not 3: is this test still looking?", starts)
+	}
+}
+
+// bugs are the paths that bugs were told of, and how often.
+func bugs(told []journal.Event) map[string]int {
+	found := map[string]int{}
+	for _, e := range told {
+		if e.Kind != journal.Bug {
+			continue
+		}
+		found[e.Name]++
+		if e.Error == "" || len(e.Error) > maxStack || strings.ContainsAny(e.Text, "\n\x1b") || len(e.Text) > 1000 {
+			found["told badly: "+e.Text]++
+		}
+	}
+	return found
+}
+
+// brokenFor is a source of chance that panics the first n times it is asked.
+type brokenFor struct{ n int }
+
+func (b *brokenFor) Uint64() uint64 {
+	if b.n--; b.n >= 0 {
+		panic("no chance\n\x1b[31m" + strings.Repeat("x", 100_000))
+	}
+	return uint64(b.n) * 0x9E3779B97F4A7C15
+}
+
+// failing panics over the first three events of a kind.
+func failing(kind journal.Kind) func(journal.Event) {
+	left := 3
+	return func(e journal.Event) {
+		if e.Kind == kind {
+			if left--; left >= 0 {
+				panic("nobody listens")
+			}
+		}
+	}
+}
+
+// TestBugsAreContained puts a bug into each path of a running device. The path is stopped and begins again, ever more rarely while the bug
+// lasts; each time a person is told; and all other paths go on.
+func TestBugsAreContained(t *testing.T) {
+	const calls = 60
+	var sink func(journal.Event)
+	for _, test := range []struct {
+		path        string
+		change      func(*Device)
+		least, most int // bugs told in ten minutes
+		links       int
+		late        int // samples that come after the bug only
+	}{
+		{path: "twin", change: func(d *Device) {
+			d.readBatt = func(time.Time) (float64, error) { panic("no battery") }
+		}, least: 8, most: 16},
+		{path: "handler", change: func(d *Device) {
+			d.commands["echo"] = func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("no echo") }
+		}, least: 4 * calls, most: 4 * calls}, // a message is tried three times
+		{path: "methods", change: func(d *Device) {
+			d.calls.emit = func(journal.Event) { panic("no answer") }
+		}, least: calls, most: calls},
+		{path: "messages", change: func(d *Device) {
+			d.mail.emit = func(journal.Event) { panic("no mail") }
+		}, least: calls, most: calls},
+		{path: "samples", change: func(d *Device) {
+			d.c.Rand = rand.New(&brokenFor{n: 5})
+		}, least: 5, most: 5, late: 31},
+		{path: "dialling", change: func(d *Device) {
+			dial, left := d.c.DialContext, 3
+			d.c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if left--; left >= 0 {
+					panic("no line")
+				}
+				return dial(ctx, network, addr)
+			}
+		}, least: 3, most: 3},
+		{path: "session", change: func(*Device) { sink = failing(journal.Dialing) }, least: 3, most: 3},
+		{path: "clock", change: func(d *Device) {
+			left := 3
+			d.time.c.Wall = func() time.Time {
+				if strings.Contains(string(debug.Stack()), "watchClock") {
+					if left--; left >= 0 {
+						panic("no time")
+					}
+				}
+				return time.Now()
+			}
+		}, least: 3, most: 3},
+		{path: "serving", change: func(*Device) { sink = failing(journal.Acknowledged) }, least: 3, most: 3, links: 4},
+	} {
+		t.Run(test.path, func(t *testing.T) {
+			sink = func(journal.Event) {}
+			sent := 0
+			h := &scriptedHub{sink: func(e journal.Event) { sink(e) }, after: func(send func(topic, body string)) {
+				for ; sent < calls; sent++ {
+					time.Sleep(9 * time.Second)
+					send(fmt.Sprintf("$iothub/methods/POST/echo/?$rid=%d", sent), "1")
+					send(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=m%d&method-name=echo", sent), "1")
+				}
+			}}
+			found := bugs(h.world(t, func(_ *Config, d *Device) { test.change(d) }, 10*time.Minute))
+			if test.path == "serving" { // it depends on who comes first: who serves, or the reader with the first PUBACK
+				found[test.path] += found["link (reading)"]
+				delete(found, "link (reading)")
+			}
+			if n := found[test.path]; n < test.least || n > test.most {
+				t.Errorf("told %d times", n)
+			}
+			delete(found, test.path)
+			if len(found) > 0 {
+				t.Errorf("told also of %v", found)
+			}
+			if h.links != max(test.links, 1) || h.messages < 590-test.late {
+				t.Errorf("%d links, %d messages", h.links, h.messages)
+			}
+			if test.links <= 1 && (len(h.methodAnswers) != calls || len(h.completed) != calls) {
+				t.Errorf("%d methods answered, %d messages completed", len(h.methodAnswers), len(h.completed))
+			}
+		})
+	}
+}

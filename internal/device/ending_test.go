@@ -1,0 +1,251 @@
+package device
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+)
+
+// lineByLine is an input whose lines come one after the other, with a pause before each.
+type lineByLine struct {
+	lines  []string
+	pause  time.Duration
+	closed chan struct{}
+}
+
+func (l *lineByLine) Close() error {
+	close(l.closed)
+	return nil
+}
+
+func (l *lineByLine) Read(p []byte) (int, error) {
+	if len(l.lines) == 0 {
+		return 0, io.EOF
+	}
+	select {
+	case <-time.After(l.pause):
+	case <-l.closed:
+		return 0, io.ErrClosedPipe
+	}
+	n := copy(p, l.lines[0]+"\n")
+	l.lines = l.lines[1:]
+	return n, nil
+}
+
+// fed is a device that runs once, for what is in its input.
+func fed(input io.Reader, more func(*Config)) setup {
+	return setup{device: func(c *Config) {
+		c.Once, c.Source, c.OutboxBlock, c.Input = true, "stdin", true, input
+		if more != nil {
+			more(c)
+		}
+	}}
+}
+
+// over waits until a device that runs once has ended by itself.
+func (w *world) over() error {
+	err := <-w.ended
+	w.dev = nil
+	return err
+}
+
+// bodies are what has arrived.
+func (w *world) bodies() (all []string) {
+	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+		all = append(all, string(m.Body))
+	}
+	return all
+}
+
+// TestOnceSendsItsInput, to its end, however long that takes; and the next run need not ask DPS.
+func TestOnceSendsItsInput(t *testing.T) {
+	for name, input := range map[string]io.Reader{
+		"at once": strings.NewReader("{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n"),
+		"slowly":  &lineByLine{lines: []string{`{"n":1}`, `{"n":2}`, `{"n":3}`}, pause: 10 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, fed(input, nil), func(t *testing.T, w *world) {
+				if err := w.over(); err != nil {
+					t.Fatal(err)
+				}
+				if got := fmt.Sprint(w.bodies()); got != `[{"n":1} {"n":2} {"n":3}]` {
+					t.Errorf("%s arrived", got)
+				}
+				asked := w.cloud.State().Totals.Registrations
+				w.config.Input = strings.NewReader(`{"n":4}`)
+				w.start()
+				if err := w.over(); err != nil {
+					t.Fatal(err)
+				}
+				if n := w.cloud.State().Totals.Registrations; len(w.bodies()) != 4 || n != asked {
+					t.Errorf("%d messages, %d more registrations", len(w.bodies()), n-asked)
+				}
+			})
+		})
+	}
+}
+
+// TestShortRunKeepsItsHub looks at the state file of runs that are as short as can be: their one sample is acknowledged together with
+// the session itself.
+func TestShortRunKeepsItsHub(t *testing.T) {
+	for _, once := range []bool{true, false} {
+		for range 16 {
+			bubble(t, fed(strings.NewReader(`{"n":1}`), func(c *Config) {
+				c.Once, c.Reported, c.Desired, c.Methods, c.C2D = once, false, false, false, false
+			}), func(t *testing.T, w *world) {
+				if err := w.over(); err != nil {
+					t.Fatal(err)
+				}
+				b, err := os.ReadFile((&home{dir: homeDir(w.config.StateDir, "dev-1")}).path("state.json"))
+				var s failover.State
+				if err != nil || json.Unmarshal(b, &s) != nil || s.AssignedHub == "" {
+					t.Errorf("once %v: %s %v", once, b, err)
+				}
+			})
+		}
+	}
+}
+
+// TestOnceFailsWhenItCannotSend says why, what is still queued, and takes no longer than a minute without a link.
+func TestOnceFailsWhenItCannotSend(t *testing.T) {
+	for _, v := range []struct {
+		name  string
+		cause func(w *world) error
+		is    error
+		after time.Duration
+	}{
+		{"nobody there", func(w *world) error { return w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}) }, ErrUnreachable, time.Minute},
+		{"disabled", func(w *world) error { return w.cloud.Disable("dev-1") }, ErrRefused, 0},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			bubble(t, setup{}, func(t *testing.T, w *world) {
+				w.run(5 * time.Second)
+				w.halt()
+				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
+				w.must(w.cloud.FaultHub("hub-b", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
+				w.must(v.cause(w))
+				w.config.Once, w.config.Source, w.config.OutboxBlock = true, "stdin", true
+				w.config.Input = strings.NewReader("{\"n\":1}\n{\"n\":2}\n")
+				began := time.Now()
+				w.start()
+				err := w.over()
+				if !errors.Is(err, v.is) || !strings.HasSuffix(err.Error(), "; 2 samples stay queued for the next start") {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(began); v.after != 0 && took != v.after || took > time.Minute {
+					t.Errorf("after %v", took)
+				}
+				if look, err := outbox.Inspect(OutboxDir(w.config.StateDir, "dev-1")); err != nil || look.Queued != 2 {
+					t.Errorf("%+v %v", look, err)
+				}
+			})
+		})
+	}
+}
+
+// TestOnceBearsAnOutageOfLessThanAMinute in the middle of its input, and gives up in a longer one.
+func TestOnceBearsAnOutageOfLessThanAMinute(t *testing.T) {
+	for _, v := range []struct {
+		seconds float64
+		is      error
+	}{{45, nil}, {300, ErrUnreachable}} {
+		input := &lineByLine{pause: time.Second}
+		for i := range 90 {
+			input.lines = append(input.lines, fmt.Sprintf(`{"n":%d}`, i))
+		}
+		bubble(t, fed(input, func(*Config) { input.closed = make(chan struct{}) }), func(t *testing.T, w *world) {
+			w.on("hub-a", 30*time.Second)
+			w.run(5 * time.Second)
+			w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown, Seconds: v.seconds}))
+			w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, Seconds: v.seconds, DPSKnows: no()}))
+			began := time.Now()
+			err := w.over()
+			if !errors.Is(err, v.is) {
+				t.Errorf("an outage of %v s: %v", v.seconds, err)
+			}
+			if n := len(w.bodies()); v.is == nil && n != 90 {
+				t.Errorf("%d lines arrived", n)
+			}
+			if took := time.Since(began); v.is != nil && took != time.Minute {
+				t.Errorf("it ended after %v", took)
+			}
+		})
+	}
+}
+
+// TestOnceDoesNotHideBadInput: what was no sample was not sent, and that is no success.
+func TestOnceDoesNotHideBadInput(t *testing.T) {
+	bubble(t, fed(strings.NewReader("{\"n\":1}\nnonsense\n"), nil), func(t *testing.T, w *world) {
+		if err := w.over(); !errors.Is(err, ErrUnsent) || !strings.HasSuffix(err.Error(), "; 1 inputs were no samples") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestStopSaysWhatItWaitsFor, and waits for nothing that cannot happen.
+func TestStopSaysWhatItWaitsFor(t *testing.T) {
+	dead := func(w *world) {
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
+	}
+	for _, v := range []struct {
+		name   string
+		device func(*Config)
+		before func(w *world)
+		text   string
+		took   time.Duration
+	}{
+		{"nothing waits", nil, func(*world) {}, "stopping", 0},
+		{"a hub may come back", nil, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
+			"stopping: 3 samples wait, sending them for at most 5s; Ctrl-C again to stop at once", 5 * time.Second},
+		{"without telemetry", func(c *Config) { c.Telemetry = false }, func(w *world) { dead(w); w.run(time.Minute) }, "stopping", 0},
+		{"no time for it", func(c *Config) { c.DrainTimeout = 0 }, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
+			"stopping: 3 samples wait for the next start", 0},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			bubble(t, setup{device: v.device}, func(t *testing.T, w *world) {
+				w.run(5100 * time.Millisecond)
+				v.before(w)
+				began := time.Now()
+				w.halt()
+				if got := w.texts(journal.Stopping); len(got) != 1 || got[0] != v.text {
+					t.Errorf("%q", got)
+				}
+				if took := time.Since(began); took < v.took || took > v.took+10*time.Millisecond {
+					t.Errorf("it took %v", took)
+				}
+				w.gives = false
+				w.config.Telemetry = false // what is queued is not lost, but not at the cloud either
+			})
+		})
+	}
+}
+
+// TestStopDoesNotWaitForHubThatIsNotTried: a device that is refused asks ever more rarely. If the next try is behind the drain timeout,
+// the end comes at once; if it is before it, it is waited for, and what comes of it.
+func TestStopDoesNotWaitForHubThatIsNotTried(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(5 * time.Second)
+		w.must(w.cloud.Disable("dev-1"))
+		w.run(10 * time.Minute)
+		for !w.dev.sleeping().After(time.Now().Add(2 * w.config.DrainTimeout)) {
+			w.run(time.Second)
+		}
+		began := time.Now()
+		w.halt()
+		text := w.texts(journal.Stopping)
+		if took := time.Since(began); took > 10*time.Millisecond || len(text) != 1 || !strings.Contains(text[0], " samples wait for the next start; no hub would be tried for another ") {
+			t.Errorf("%q after %v", text, took)
+		}
+		w.config.Telemetry = false
+	})
+}

@@ -1,0 +1,146 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+)
+
+const (
+	firstWord = time.Minute // an outage that lasts for so long is told again; then after twice as long each time
+	longWord  = time.Hour   // but at least so often
+)
+
+// outage is what a device remembers of the time without a link. It is guarded by Device.mu.
+type outage struct {
+	timer  *time.Timer // until it is told again; nil: the device does not run
+	wait   time.Duration
+	began  time.Time
+	failed string          // the hub that failed last
+	signal failover.Signal // what happened last
+	at     string          // to whom: a hub, or DPS
+	acked  uint64          // samples that were acknowledged when it began
+}
+
+// begin starts an outage: at the start of a device, and at the end of each link.
+func (o *outage) begin(d *Device) {
+	acked := d.box.Stats().Acked
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	o.beginLocked(d, acked)
+}
+
+func (o *outage) beginLocked(d *Device, acked uint64) {
+	if o.timer == nil {
+		o.timer = d.after(firstWord, "outage", d.stillDown)
+	}
+	o.timer.Reset(firstWord)
+	o.wait, o.began, o.acked = firstWord, time.Now(), acked
+}
+
+// overLocked is called when a link is at work.
+func (o *outage) overLocked() {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.failed, o.signal, o.at = "", failover.Unknown, ""
+}
+
+// end is called when the device ends.
+func (o *outage) end(d *Device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	o.timer.Stop()
+	o.timer = nil
+}
+
+// stillDown tells that there is still no link, how much waits, and what a person can do.
+func (d *Device) stillDown() {
+	s := d.box.Stats()
+	d.mu.Lock()
+	o := &d.outage
+	if o.timer == nil || d.status.Hub != "" {
+		d.mu.Unlock()
+		return
+	}
+	o.timer.Reset(o.wait)
+	o.wait = min(2*o.wait, longWord)
+	since, signal, at, last := time.Since(o.began), o.signal, o.at, d.lastText
+	d.mu.Unlock()
+	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
+	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
+	if d.c.Telemetry {
+		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.OutboxMaxBytes))
+	}
+	if at != "" {
+		e.Text += fmt.Sprintf("; the last failure was that of %s: %s", at, signal)
+	}
+	e.Text += "; the device goes on trying; " + d.advice(signal)
+	d.emit(e)
+}
+
+// advice is what a person can do in an outage.
+func (d *Device) advice(s failover.Signal) string {
+	if hint := s.Hint(d.proof()); hint != "" {
+		return hint
+	}
+	switch s {
+	case failover.NetworkDown, failover.NameNotFound, failover.DialSilent:
+		return "check this machine's network"
+	case failover.DPSThrottled, failover.DPSError:
+		return "nothing can be done here: DPS is in trouble"
+	}
+	if d.c.PinnedHub != "" {
+		return "check that the hub is well; with DPS the device would find another one"
+	}
+	return "check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"
+}
+
+// percent says how full something is.
+func percent(used, most int64) string {
+	if most <= 0 || used*100 < most {
+		return "less than 1 %"
+	}
+	return fmt.Sprintf("%d %%", used*100/most)
+}
+
+// A backlog is worth a line of its own when it is gone, if it was made in so long an outage, or is as large.
+const (
+	backlogAfter = 10 * time.Second
+	backlogFrom  = 64 // samples
+)
+
+// tellBacklog waits until what was queued when a link came up has been sent, and says so. None is no backlog.
+func (d *Device) tellBacklog(ctx context.Context, host string) error {
+	d.mu.Lock()
+	n, acked := d.backlog, d.backlogAcked
+	d.backlog = 0
+	d.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	began := time.Now()
+	look := time.NewTicker(lookAgain) // not WaitEmpty: a device that makes many samples always has one that waits
+	defer look.Stop()
+	for {
+		s := d.box.Stats()
+		left := s.Acked+gone(s)+s.Quarantined < acked+n
+		if d.c.DrainFreshFirst { // what was acknowledged may be new
+			left = s.Queued > s.Unsynced+1
+		}
+		if !left {
+			took := time.Since(began)
+			d.emit(journal.Event{Kind: journal.BacklogSent, Hub: host, Took: took, Queued: n,
+				Text: fmt.Sprintf("the backlog is gone: %d samples that had waited were sent in %s", n, journal.Duration(took))})
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package device
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+)
+
+// of are the events of a kind.
+func (w *world) of(kind journal.Kind) (all []journal.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Kind == kind {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// TestOutageIsTold: after a minute, and then ever more rarely, with what waits and what can be done; that DPS goes on naming the dead
+// hub is no success; and when all is well again, that the backlog is gone.
+func TestOutageIsTold(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 10 * time.Second }}, func(t *testing.T, w *world) {
+		w.run(15 * time.Second)
+		w.forget()
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
+		w.run(5 * time.Hour)
+		var after []time.Duration
+		for _, e := range w.of(journal.StillDown) {
+			after = append(after, e.Outage)
+		}
+		m := time.Minute
+		if want := []time.Duration{m, 2 * m, 4 * m, 8 * m, 16 * m, 32 * m, 64 * m, 124 * m, 184 * m, 244 * m}; !slices.Equal(after, want) {
+			t.Errorf("told after %v, not %v", after, want)
+		}
+		first := w.of(journal.StillDown)[0]
+		if want := "still no link after 60 s: 6 samples wait, the outbox is less than 1 % full; the last failure was that of 127.0.0.2: connection refused; " +
+			"the device goes on trying; check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"; first.Text != want {
+			t.Errorf("%s", first.Text)
+		}
+		if first.Queued != 6 || first.Person {
+			t.Errorf("%+v", first)
+		}
+		if n := w.count(journal.Assigned); n != 0 || w.count(journal.AssignedAgain) == 0 {
+			t.Errorf("%d assignments of a dead hub were told as such, %d as what they are", n, w.count(journal.AssignedAgain))
+		}
+		w.forget()
+		w.must(w.cloud.HealHub("hub-a"))
+		w.run(5 * time.Minute)
+		gone := w.of(journal.BacklogSent)
+		if len(gone) != 1 || gone[0].Queued < 5*360-64 || gone[0].Hub == "" || !strings.HasPrefix(gone[0].Text, "the backlog is gone: 17") {
+			t.Errorf("%+v", gone)
+		}
+		if w.count(journal.StillDown) != 0 || w.count(journal.Acknowledged) != 1 {
+			t.Errorf("still down %d times, telemetry flows %d times", w.count(journal.StillDown), w.count(journal.Acknowledged))
+		}
+	})
+}
+
+// TestFirstLinkThatDoesNotComeIsTold, at error if it needs a person.
+func TestFirstLinkThatDoesNotComeIsTold(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.Key = "AAAA"; c.Telemetry = false }}, func(t *testing.T, w *world) {
+		w.run(3 * time.Minute)
+		all := w.of(journal.StillDown)
+		if len(all) != 2 || !all[0].Person || !strings.Contains(all[0].Text, "still no link after 60 s; the last failure was that of DPS: DPS 401;") ||
+			!strings.Contains(all[0].Text, "check --id-scope") {
+			t.Errorf("%+v", all)
+		}
+		for _, e := range w.of(journal.Decision) {
+			if e.Error != "" && !e.Person {
+				t.Errorf("nobody is called for: %s", e.Text)
+			}
+		}
+	})
+}
+
+// TestShortOutageTellsNoBacklog: a line for a few samples would be noise.
+func TestShortOutageTellsNoBacklog(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(10 * time.Second)
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		w.on("hub-b", 30*time.Second)
+		w.run(10 * time.Second)
+		if n := w.count(journal.BacklogSent) + w.count(journal.StillDown); n != 0 || w.count(journal.Acknowledged) != 2 {
+			t.Errorf("%d lines, telemetry flows %d times", n, w.count(journal.Acknowledged))
+		}
+	})
+}
+
+// TestRenewalIsRoutine: telemetry flows on, which need not be told each hour.
+func TestRenewalIsRoutine(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(3 * time.Hour)
+		all := w.of(journal.Acknowledged)
+		if len(all) < 4 || all[0].Routine {
+			t.Fatalf("%+v", all)
+		}
+		for _, e := range all[1:] {
+			if !e.Routine {
+				t.Errorf("%+v", e)
+			}
+		}
+	})
+}
+
+// TestStartSaysWhatIsOff so that nobody looks for the cause elsewhere.
+func TestStartSaysWhatIsOff(t *testing.T) {
+	bubble(t, setup{device: func(c *Config) { c.Telemetry, c.C2D = false, false }}, func(t *testing.T, w *world) {
+		w.run(time.Second)
+		if got := w.texts(journal.Started); len(got) != 1 || !strings.HasSuffix(got[0], "; off: telemetry, c2d") {
+			t.Errorf("%q", got)
+		}
+	})
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(5 * time.Second)
+		if got := w.texts(journal.Started); len(got) != 1 || strings.Contains(got[0], "off:") {
+			t.Errorf("%q", got)
+		}
+	})
+}

@@ -1,0 +1,45 @@
+package sim
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// sameLine is how long a line of the log that was written already is not written again at info level: a device that
+	// is refused tries again and again, for the same reason.
+	sameLine = time.Minute
+	// linesRemembered bounds the memory for that.
+	linesRemembered = 4096
+	// quoteLimit is how many bytes of a client's text are shown in the log and in events.
+	quoteLimit = 256
+)
+
+// novelty tells lines that are new from lines that were written a moment ago.
+type novelty struct {
+	mu   sync.Mutex
+	seen map[string]time.Time
+}
+
+// isNew says whether a line with this key is to be written at info level.
+func (n *novelty) isNew(key string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	if last, seen := n.seen[key]; seen && now.Sub(last) < sameLine {
+		return false
+	}
+	if n.seen == nil || len(n.seen) >= linesRemembered {
+		n.seen = map[string]time.Time{}
+	}
+	n.seen[key] = now
+	return true
+}
+
+// shorten bounds a text that a client has sent.
+func shorten(s string) string {
+	if len(s) <= quoteLimit {
+		return s
+	}
+	return s[:quoteLimit] + "…"
+}
