@@ -50,6 +50,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
+		newSendCommand(env, builtinModel),
 		newProvisionCommand(env, builtinModel),
 		newSimCommand(env),
 		newDemoCommand(env, builtinModel),

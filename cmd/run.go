@@ -25,6 +25,7 @@ func newRunCommand(env *Env, builtin []byte) *cobra.Command {
 		Long: `Run connects a device and keeps it connected: it sends telemetry, reports properties, follows desired properties, answers
 direct methods and takes cloud-to-device messages. What cannot be sent waits in the outbox, across failovers, restarts
 and power cuts. Stop it with Ctrl-C: it sends what it can within --drain-timeout and keeps the rest for the next start.
+A second Ctrl-C, or another signal a second later, ends it at once.
 
 The switches --telemetry --reported --desired --methods --c2d turn one path off each, for debugging.` + "\n" + exitHelp,
 		Example: `  hubhop run --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1
@@ -34,7 +35,7 @@ The switches --telemetry --reported --desired --methods --c2d turn one path off 
 		RunE: func(c *cobra.Command, _ []string) error { return runRun(c.Context(), env, s, once) },
 	}
 	s.addFlags(c.Flags())
-	c.Flags().BoolVar(&once, "once", false, "connect, send what is queued, stop")
+	c.Flags().BoolVar(&once, "once", false, "connect, send what is queued and, with stdin, the input to its end; stop")
 	return c
 }
 
@@ -59,6 +60,8 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	if err := errors.Join(err, cerr, lerr); err != nil {
 		return conf, log, usage(err)
 	}
+	// What a machine tells of itself is not in the sample's model, and nobody who has named no other is to blame for that.
+	conf.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)
 	}

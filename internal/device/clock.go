@@ -286,6 +286,15 @@ func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
 	return !known && running >= k.urgent && (reason || running >= k.casual)
 }
 
+// suspect says whether something speaks against the system clock: it was set since the time was known, or it is behind a time that has
+// passed.
+func (k *clock) suspect() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lookLocked()
+	return k.doubt || k.astray || k.system.Before(k.floor)
+}
+
 // due is wanted for one who then asks.
 func (k *clock) due(reason bool) bool {
 	k.mu.Lock()

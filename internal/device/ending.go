@@ -124,10 +124,10 @@ func (d *Device) outcome(err error) error {
 		what  string
 		input bool // it counts only against samples that were given to this run
 	}{
-		{s.Queued, "samples stay queued for the next start", false},
-		{gone(s), "samples were dropped", true},
-		{s.Quarantined, "samples can never be sent (hubhop outbox ls --quarantine)", true},
-		{d.counters.Bad.Load(), "inputs were no samples", true},
+		{s.Queued, "queued for the next start", false},
+		{gone(s), "dropped", true},
+		{s.Quarantined, "set aside, because no hub would take them (hubhop outbox ls --quarantine)", true},
+		{d.counters.Bad.Load(), "no samples", true},
 	} {
 		if part.n == 0 || part.input && d.c.Source != "stdin" {
 			continue
@@ -135,7 +135,7 @@ func (d *Device) outcome(err error) error {
 		if err == nil || errors.Is(err, context.Canceled) {
 			err = ErrUnsent
 		}
-		err = fmt.Errorf("%w; %d %s", err, part.n, part.what)
+		err = fmt.Errorf("%w; %s: %d", err, part.what, part.n)
 	}
 	return err
 }

@@ -139,7 +139,7 @@ func TestOnceFailsWhenItCannotSend(t *testing.T) {
 				began := time.Now()
 				w.start()
 				err := w.over()
-				if !errors.Is(err, v.is) || !strings.HasSuffix(err.Error(), "; 2 samples stay queued for the next start") {
+				if !errors.Is(err, v.is) || !strings.HasSuffix(err.Error(), "; queued for the next start: 2") {
 					t.Errorf("%v", err)
 				}
 				if took := time.Since(began); v.after != 0 && took != v.after || took > time.Minute {
@@ -186,7 +186,7 @@ func TestOnceBearsAnOutageOfLessThanAMinute(t *testing.T) {
 // TestOnceDoesNotHideBadInput: what was no sample was not sent, and that is no success.
 func TestOnceDoesNotHideBadInput(t *testing.T) {
 	bubble(t, fed(strings.NewReader("{\"n\":1}\nnonsense\n"), nil), func(t *testing.T, w *world) {
-		if err := w.over(); !errors.Is(err, ErrUnsent) || !strings.HasSuffix(err.Error(), "; 1 inputs were no samples") {
+		if err := w.over(); !errors.Is(err, ErrUnsent) || !strings.HasSuffix(err.Error(), "; no samples: 1") {
 			t.Errorf("%v", err)
 		}
 	})

@@ -65,7 +65,8 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 }
 
 // askTime asks the cloud what time it is, unless that is known, or was asked just now. It says so if that does not work, once until it does;
-// without a reason only if it fails again, for a hub that goes may take DPS along for a moment.
+// without a reason only if it fails again, for a hub that goes may take DPS along for a moment, and only if the clock is suspect: many
+// networks close that port, and most clocks are right.
 func (d *Device) askTime(ctx context.Context, reason bool) {
 	select { // who comes second hears what the first was told
 	case d.time.turn <- struct{}{}:
@@ -87,7 +88,7 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 	case ctx.Err() != nil:
 		return
 	}
-	if d.time.unanswered++; !d.time.told && (reason || d.time.unanswered > 1) {
+	if d.time.unanswered++; !d.time.told && (reason || d.time.unanswered > 1 && d.time.suspect()) {
 		d.time.told = true
 		d.warn("", d.noTime(err))
 	}

@@ -1,0 +1,92 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+)
+
+// sendFlags are those of a device that matter to send.
+var sendFlags = []string{
+	"id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "connection-string", "device-id",
+	"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "config", "log-level", "log-format",
+}
+
+func newSendCommand(env *Env, builtin []byte) *cobra.Command {
+	s := &settings{env: env, builtin: builtin}
+	c := &cobra.Command{
+		Use:   "send SAMPLE",
+		Short: "Send one sample by hand",
+		Long: `Send puts one sample, a JSON object, into the device's outbox, sends what is queued there, and ends when the
+hub has acknowledged all of it. With - it reads samples from standard input, one in a line. If they cannot be sent
+within a minute they stay queued, and the next send or run sends them.` + "\n" + exitHelp,
+		Example: `  hubhop send --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1 '{"temp":21}'
+  my-sensor | hubhop send -`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return runSend(c.Context(), env, s, args[0]) },
+	}
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.addFlags(own)
+	shown := map[string]bool{}
+	for _, name := range sendFlags {
+		shown[name] = true
+	}
+	own.VisitAll(func(f *pflag.Flag) { f.Hidden = !shown[f.Name] }) // a configuration file may have all of them
+	quiet := own.Lookup("log-level")
+	quiet.DefValue = "warn"
+	_ = quiet.Value.Set(quiet.DefValue) // any text is a value
+	c.Flags().AddFlagSet(own)
+	return c
+}
+
+func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
+	conf, log, err := s.prepare()
+	if err != nil {
+		return err
+	}
+	conf.Once, conf.Source, conf.OutboxBlock, conf.Telemetry, conf.Input = true, "stdin", true, true, env.Stdin
+	conf.Reported, conf.Desired, conf.Methods, conf.C2D = false, false, false, false
+	if sample != "-" {
+		var line bytes.Buffer
+		if err := json.Compact(&line, []byte(sample)); err != nil || !strings.HasPrefix(line.String(), "{") {
+			return usage(errors.New(`the sample is not a JSON object; quote it for your shell: hubhop send '{"temp":21}'`))
+		}
+		conf.Input = &line
+	}
+	j := new(journal.Journal)
+	j.Sink(journal.Log(log))
+	var hub string
+	j.Sink(func(e journal.Event) {
+		if e.Kind == journal.Acknowledged {
+			hub = e.Hub
+		}
+	})
+	ctx, stop := env.Notify(ctx)
+	defer stop()
+	d := device.New(conf, j)
+	err = d.Run(ctx)
+	made := d.Status().Made
+	switch {
+	case errors.Is(err, device.ErrLocked):
+		return fmt.Errorf("%w; a device that runs takes samples by run --telemetry-source stdin", err)
+	case err != nil:
+		return err
+	case made == 0:
+		return errors.New("standard input had no sample")
+	}
+	what := "1 sample"
+	if made > 1 {
+		what = fmt.Sprintf("%d samples", made)
+	}
+	_, err = fmt.Fprintf(env.Stdout, "sent %s to %s\n", what, hub)
+	return err
+}
