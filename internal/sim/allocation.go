@@ -157,7 +157,7 @@ func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to s
 
 const (
 	webhookTimeout = 30 * time.Second
-	webhookLimit   = 1 << 20
+	webhookLimit   = 128 << 10
 )
 
 // validWebhook takes what the simulator can call: an absolute URL of HTTP.

@@ -26,6 +26,9 @@ func (c C2D) check() error {
 	case c.TTLSeconds < 0 || c.TTLSeconds > int(c2dMaxTTL/time.Second):
 		return errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
 	}
+	if mid := c.Properties["$.mid"]; len(mid) > c2dMidLimit {
+		return errorf(400, "BadRequest", "$.mid has %d bytes, a message id has at most %d", len(mid), c2dMidLimit)
+	}
 	switch ack, given := c.Properties["iothub-ack"]; {
 	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
 	default:
@@ -102,6 +105,7 @@ const (
 	c2dQueueDepth  = 50
 	c2dMaxDelivery = 10
 	c2dMaxBytes    = 64 << 10
+	c2dMidLimit    = 128
 	c2dDefaultTTL  = time.Hour
 	c2dMaxTTL      = 48 * time.Hour
 	c2dHistory     = 1000 // finished messages remembered per device and hub
@@ -137,7 +141,7 @@ func (m *letter) packetID() uint16 { return uint16(m.seq&0x3FFF) + 1 }
 
 // end settles a message for good.
 func (m *letter) end(state, outcome string) {
-	m.state, m.token, m.body = state, "", nil // only what became of it is remembered
+	m.state, m.token, m.body, m.topic = state, "", nil, "" // only what became of it is remembered
 	if m.ack == "full" || m.ack == "positive" && outcome == FeedbackSuccess || m.ack == "negative" && outcome != FeedbackSuccess {
 		m.feedback = outcome
 	}

@@ -476,8 +476,9 @@ func (c *central) lastTelemetry(r *http.Request) (any, error) {
 	if err := c.registry.with(id, func(*device) error { return nil }); err != nil {
 		return nil, err
 	}
-	messages := c.ledger.report(id, true, 0).Messages
-	for _, m := range slices.Backward(messages) {
+	_, kept := c.ledger.sum(id, true, 0)
+	for _, e := range slices.Backward(kept) {
+		m := e.message(c.ledger.ahead)
 		component := ""
 		if s := m.Properties["$.sub"]; s != nil {
 			component = *s

@@ -346,16 +346,18 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger {
-	return s.ledgerAfter(device, messages, 0)
+	l := s.ledger.report(device, messages, 0)
+	l.Known = s.knows(device, l.Received)
+	return l
 }
 
-func (s *Sim) ledgerAfter(device string, messages bool, after int64) Ledger {
-	l := s.ledger.report(device, messages, after)
-	if device != "" {
-		known := l.Received > 0 || s.registry.known(device) == nil
-		l.Known = &known
+// knows says whether DPS, a hub or the ledger has ever known a device; nil for all of them.
+func (s *Sim) knows(device string, received int64) *bool {
+	if device == "" {
+		return nil
 	}
-	return l
+	known := received > 0 || s.registry.known(device) == nil
+	return &known
 }
 
 // ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.

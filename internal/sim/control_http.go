@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -43,7 +44,12 @@ func (s *Sim) ControlHandler() http.Handler {
 				return nil, errorf(400, "", "after is %q, must be a number of messages", text)
 			}
 		}
-		return s.ledgerAfter(r.URL.Query().Get("device"), messages, after), nil
+		device := r.URL.Query().Get("device")
+		l, kept := s.ledger.sum(device, messages, after)
+		if l.Known = s.knows(device, l.Received); !messages {
+			return l, nil
+		}
+		return &messageStream{l, kept, s.ledger.ahead}, nil
 	})
 	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
 	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {
@@ -250,7 +256,37 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
+	if stream, ok := v.(*messageStream); ok {
+		stream.write(w)
+		return
+	}
 	_, _ = w.Write(append(encodeJSON(v), '\n'))
+}
+
+// messageStream is a ledger whose messages are decoded while they are written: all at once may be several times what the
+// ledger keeps.
+type messageStream struct {
+	ledger Ledger
+	kept   []entry
+	ahead  time.Duration
+}
+
+func (m *messageStream) write(w io.Writer) {
+	m.ledger.Messages = nil
+	text := encodeJSON(m.ledger)
+	out := bufio.NewWriterSize(w, largeBuffer)
+	_, _ = out.Write(text[:len(text)-1])
+	_, _ = out.WriteString(`,"messages":[`)
+	for i := range m.kept {
+		if i > 0 {
+			_ = out.WriteByte(',')
+		}
+		if _, err := out.Write(encodeJSON(m.kept[i].message(m.ahead))); err != nil {
+			return // the client has left
+		}
+	}
+	_, _ = out.WriteString("]}\n")
+	_ = out.Flush()
 }
 
 // sseIdle is how often a silent event stream shows that it lives.
@@ -258,8 +294,13 @@ const sseIdle = 30 * time.Second
 
 // streamEvents serves GET /api/events until the client leaves or the simulator stops.
 func (s *Sim) streamEvents(w http.ResponseWriter, r *http.Request) {
-	events, cancel := s.Watch()
-	defer cancel()
+	events, leave, err := s.events.read()
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		writeControl(w, nil, err)
+		return
+	}
+	defer leave()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)

@@ -50,7 +50,7 @@ type dps struct {
 type operation struct {
 	id      string
 	device  *device
-	claim   claim
+	version string          // of the API it was asked for in
 	csr     *signingRequest // nil without one
 	polls   int             // answered with 202 so far
 	created time.Time
@@ -153,7 +153,7 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 		state := registrationState{RegistrationID: d.registrationID, Status: statusDisabled}
 		return answer{status: 200, refused: statusDisabled, body: operationStatus{Status: statusDisabled, State: &state}}
 	}
-	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, claim: c, csr: request.csr, created: time.Now()}
+	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, version: c.version, csr: request.csr, created: time.Now()}
 	if to, ask := p.registry.webhookFor(d, c, request.payload); ask != nil {
 		op.asked = make(chan struct{})
 		p.jobs.Go(func() {
@@ -232,8 +232,9 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 			return nil, err
 		}
 	}
-	p.event(op.claim, &state)
+	p.event(op.device.registrationID, &state)
 	op.final = &operationStatus{op.id, state.Status, &state}
+	op.csr, op.custom = nil, allocation{} // they have had their effect; the operation itself is remembered for long
 	if state.Status == statusDisabled {
 		op.final.OperationID = ""
 	}
@@ -355,8 +356,8 @@ func (p *dps) tell(c claim, a answer) answer {
 }
 
 // event tells how a registration has ended.
-func (p *dps) event(c claim, state *registrationState) {
-	device := shorten(c.registrationID)
+func (p *dps) event(registrationID string, state *registrationState) {
+	device := shorten(registrationID)
 	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: state.Status})
 	line, level := "registration", zerolog.DebugLevel
 	if state.Status != statusAssigned {

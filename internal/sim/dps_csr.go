@@ -54,7 +54,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	if r.trustIssued(op.device) != nil {
 		return errNotKept
 	}
-	if op.claim.version == clientCSRVersion {
+	if op.version == clientCSRVersion {
 		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		return nil
 	}

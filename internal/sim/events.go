@@ -25,7 +25,11 @@ const (
 	EventFault      = "fault"
 	EventHeal       = "heal"
 	EventMove       = "move"
+	EventMissed     = "missed" // count: events that this reader did not get, because it was too slow
 )
+
+// maxReaders is how many may read the events over HTTP at the same time. Each costs the room for watcherBuffer events.
+const maxReaders = 64
 
 // watcherBuffer is how many events a watcher may be behind before it misses some.
 const watcherBuffer = 1024
@@ -33,27 +37,38 @@ const watcherBuffer = 1024
 // telemetryPeriod is how often messages are summed up into an event, while somebody watches and there are any.
 const telemetryPeriod = 250 * time.Millisecond
 
-// broadcaster hands events to whoever watches. It never blocks: a slow watcher misses events.
+// broadcaster hands events to whoever watches. It never blocks: a slow watcher misses events, and is told how many.
 type broadcaster struct {
 	mu       sync.Mutex
-	watchers map[chan Event]struct{}
+	watchers map[chan Event]*watcher
+	readers  int              // watchers over HTTP
 	counts   map[string]int64 // messages per hub since the last telemetry event
 	timer    *time.Timer
 	closed   bool
 }
 
+// watcher is one who watches; the broadcaster's mutex guards it.
+type watcher struct {
+	missed int64 // events since the last one that there was room for
+}
+
 func (b *broadcaster) watch() (<-chan Event, func()) {
-	c := make(chan Event, watcherBuffer)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.admit()
+}
+
+// admit is called with mu held.
+func (b *broadcaster) admit() (<-chan Event, func()) {
+	c := make(chan Event, watcherBuffer)
 	if b.closed {
 		close(c)
 		return c, func() {}
 	}
 	if b.watchers == nil {
-		b.watchers = map[chan Event]struct{}{}
+		b.watchers = map[chan Event]*watcher{}
 	}
-	b.watchers[c] = struct{}{}
+	b.watchers[c] = &watcher{}
 	return c, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -62,6 +77,23 @@ func (b *broadcaster) watch() (<-chan Event, func()) {
 			close(c)
 		}
 	}
+}
+
+// read is watch for somebody on the other side of a connection, of whom there may be any number.
+func (b *broadcaster) read() (<-chan Event, func(), error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.readers >= maxReaders {
+		return nil, nil, errorf(503, "TooManyReaders", "%d readers have the events already, there can be no more: close one of them", maxReaders)
+	}
+	b.readers++
+	events, leave := b.admit()
+	return events, func() {
+		leave()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.readers--
+	}, nil
 }
 
 func (b *broadcaster) emit(e Event) {
@@ -76,10 +108,15 @@ func (b *broadcaster) send(e Event) {
 		return
 	}
 	e.At, e.Device, e.Reason = time.Now(), shorten(e.Device), shorten(e.Reason)
-	for c := range b.watchers {
+	for c, w := range b.watchers {
+		if w.missed > 0 && len(c) < cap(c)-1 {
+			c <- Event{At: e.At, Kind: EventMissed, Count: w.missed} // nobody else sends, so there is room
+			w.missed = 0
+		}
 		select {
 		case c <- e:
 		default:
+			w.missed++
 		}
 	}
 }

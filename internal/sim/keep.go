@@ -20,6 +20,7 @@ import (
 //	identity/{hub}/{device}[/{module}]      who may connect, and what it is subscribed to
 //	twin/{hub}/{half}/{device}[/{module}]   desired, reported, tags
 //	mail/{hub}/{device}/{number}            a cloud-to-device message
+//	ledger/segments                         the numbers of the oldest and the newest file of the ledger
 //
 // What is not there starts anew: faults, connections, registrations under way, the history of IoT Central's commands.
 
@@ -37,6 +38,17 @@ func unconfirmed(err error) error {
 		return nil
 	}
 	return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
+}
+
+const segmentsKey = "ledger/segments"
+
+// noteSegments remembers which files of the ledger there are, so that a start notices if one is missing.
+func (s *store) noteSegments(there segmentRange) error { return s.put(segmentsKey, there) }
+
+// knownSegments is what noteSegments was told.
+func (s *store) knownSegments() (there segmentRange, err error) {
+	err = s.take(segmentsKey, func(_ string, document []byte) error { return json.Unmarshal(document, &there) })
+	return there, err
 }
 
 // keptCredentials are credentials as a document.

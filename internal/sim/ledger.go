@@ -342,11 +342,22 @@ func (l *ledger) forget() {
 	l.count--
 }
 
-// report sums up one device, or all of them for "". Messages are those it keeps; of them, those behind the first after that were
-// received, so that somebody who comes back for more in time gets each of them once.
+// report is sum with the messages decoded.
 func (l *ledger) report(device string, messages bool, after int64) Ledger {
-	r := Ledger{Hubs: map[string]int64{}}
-	var kept []entry
+	r, kept := l.sum(device, messages, after)
+	if messages {
+		r.Messages = make([]Message, 0, len(kept))
+		for _, e := range kept {
+			r.Messages = append(r.Messages, e.message(l.ahead))
+		}
+	}
+	return r
+}
+
+// sum sums up one device, or all of them for "". The messages are those it keeps; of them, those behind the first after that
+// were received, so that somebody who comes back for more in time gets each of them once.
+func (l *ledger) sum(device string, messages bool, after int64) (r Ledger, kept []entry) {
+	r = Ledger{Hubs: map[string]int64{}}
 	l.mu.Lock()
 	if device == "" {
 		for _, a := range l.accounts {
@@ -366,13 +377,7 @@ func (l *ledger) report(device string, messages bool, after int64) Ledger {
 	}
 	l.mu.Unlock() // decoding takes long, and what was kept does not change
 	r.Distinct = r.Received - r.Duplicates
-	if messages {
-		r.Messages = make([]Message, 0, len(kept))
-		for _, e := range kept {
-			r.Messages = append(r.Messages, e.message(l.ahead))
-		}
-	}
-	return r
+	return r, kept
 }
 
 func (a *account) addTo(r *Ledger) {

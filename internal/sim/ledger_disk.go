@@ -24,6 +24,8 @@ import (
 // Nothing is synced: what was written survives the death of the process, which is the promise, but not that of the machine.
 type ledgerDisk struct {
 	dir          string
+	known        segmentRange             // those that were there in an earlier life
+	note         func(segmentRange) error // told of a new segment before the first message is in it, and of the end of an old one before it is deleted; may be nil
 	log          zerolog.Logger
 	segmentBytes int64 // a segment that has so many gets no more
 	countsBytes  int64 // so many in segments that the counts do not include call for new counts
@@ -34,6 +36,12 @@ type ledgerDisk struct {
 	base     uint32      // the first segment since the last reset
 	written  int64       // size of the counts
 	lastRef  uint32      // of an origin
+}
+
+// segmentRange are the numbers of the segments there are; all zero is none, or unknown.
+type segmentRange struct {
+	Oldest uint32 `json:"oldest"`
+	Newest uint32 `json:"newest"`
 }
 
 // segment is one file of messages.
@@ -167,6 +175,17 @@ func (d *ledgerDisk) roll() error {
 	if err != nil {
 		return err
 	}
+	if d.note != nil {
+		there := segmentRange{number, number}
+		if len(d.segments) > 0 {
+			there.Oldest = d.segments[0].number
+		}
+		if err := d.note(there); err != nil {
+			_ = file.close()
+			_ = os.Remove(d.path(number))
+			return err
+		}
+	}
 	if d.file != nil {
 		_ = d.file.close() // every byte was written without an error
 	}
@@ -223,6 +242,11 @@ func (d *ledgerDisk) prune(kept int) {
 		if oldest.number >= d.counted || newer < kept && oldest.number >= d.base {
 			return
 		}
+		if d.note != nil {
+			if err := d.note(segmentRange{d.segments[1].number, d.segments[len(d.segments)-1].number}); err != nil {
+				return // the store has logged it
+			}
+		}
 		if err := os.Remove(d.path(oldest.number)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.log.Warn().Err(err).Msg("an old part of the ledger cannot be deleted")
 			return
@@ -278,14 +302,23 @@ func (l *ledger) openDisk(d *ledgerDisk) (err error) {
 			continue
 		}
 		if n := len(d.segments); n > 0 && d.segments[n-1].number+1 != number || n == 0 && number > max(d.counted, 1) {
-			return fmt.Errorf("%s is missing: restore it from a copy, or start with another state directory", d.path(number-1))
+			if d.written == 0 && n == 0 { // whole segments were deleted that only the counts know of
+				return missing(d.countsPath())
+			}
+			return missing(d.path(number - 1))
 		}
 		if err := l.readSegment(d, number, origins, i == len(numbers)-1); err != nil {
 			return err
 		}
 	}
 	if n := len(d.segments); d.counted > 1 && (n == 0 || d.segments[n-1].number < d.counted) {
-		return fmt.Errorf("%s is missing: restore it from a copy, or start with another state directory", d.path(d.counted))
+		return missing(d.path(d.counted))
+	}
+	if n := len(d.segments); d.known.Newest > 0 && (n == 0 || d.segments[n-1].number < d.known.Newest) {
+		return missing(d.path(d.known.Newest))
+	}
+	if oldest := max(d.known.Oldest, d.base); d.known.Oldest > 0 && d.segments[0].number > oldest {
+		return missing(d.path(oldest))
 	}
 	kept := map[*account]int64{}
 	for i := range l.count {
@@ -297,6 +330,10 @@ func (l *ledger) openDisk(d *ledgerDisk) (err error) {
 	d.prune(l.count)
 	l.disk = d
 	return nil
+}
+
+func missing(path string) error {
+	return fmt.Errorf("%s is missing: restore it from a copy, or start with another state directory", path)
 }
 
 // find lists the segments there are.
@@ -352,6 +389,9 @@ func (l *ledger) readSegment(d *ledgerDisk, number uint32, origins map[uint32]*o
 			return &damageError{path: path, at: good, what: "a record ends early, but this is not where the ledger ends"}
 		}
 		d.log.Warn().Str("file", path).Int("bytes", size-good).Msg("a message that was being written when the simulator was killed is cut off: it was not acknowledged")
+	}
+	if good == 0 && number <= d.known.Newest {
+		return &damageError{path: path, what: "it is empty"}
 	}
 	if last {
 		if d.file, err = reopenFramed(path, kindLedger, good); err != nil {

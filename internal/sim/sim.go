@@ -132,7 +132,12 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.ca = ca
 	if kept != nil {
-		if err := s.ledger.openDisk(newLedgerDisk(kept.dir, c.Logger)); err != nil {
+		disk := newLedgerDisk(kept.dir, c.Logger)
+		disk.note = kept.noteSegments
+		if disk.known, err = kept.knownSegments(); err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+		if err := s.ledger.openDisk(disk); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
 	}

@@ -36,6 +36,7 @@ type store struct {
 
 	cloudMu sync.Mutex
 	cloud   cloudFile
+	existed bool // there was one when the simulator started
 	dirty   bool // the cloud is not yet as written
 
 	mu       sync.Mutex
@@ -100,8 +101,10 @@ func (s *store) readCloud() error {
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if _, err := os.Stat(s.path("state.log")); err == nil {
-			return fmt.Errorf("%s is missing, but there is state: restore it from a copy, or start with another state directory", path)
+		for _, name := range []string{"state.log", "ledger.counts", "ledger-*.log"} {
+			if found, _ := filepath.Glob(s.path(name)); len(found) > 0 && !emptyFile(found[0]) {
+				return fmt.Errorf("%s is missing, but there is %s: restore it from a copy, or start with another state directory", path, found[0])
+			}
 		}
 		s.dirty = true
 	case err != nil:
@@ -114,6 +117,7 @@ func (s *store) readCloud() error {
 			return &versionError{path: path, version: s.cloud.Format}
 		}
 	}
+	s.existed = err == nil
 	s.cloud.Format = formatVersion
 	if s.cloud.Secrets == nil {
 		s.cloud.Secrets = map[string]string{}
@@ -122,6 +126,12 @@ func (s *store) readCloud() error {
 		s.cloud.Addresses = map[string]string{}
 	}
 	return nil
+}
+
+// emptyFile says whether there is nothing in a file beside its first line, as after a start that was killed at once.
+func emptyFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() <= int64(len(kindCounts.line()))
 }
 
 // saveCloud writes cloud.json if something in it is new. It must be called before a client can see what is new.
@@ -216,6 +226,9 @@ func (s *store) setAddress(name, address string) {
 
 func (s *store) readState() error {
 	path := s.path("state.log")
+	lost := func(how string) error { // it is made before cloud.json is, and never empty
+		return fmt.Errorf("%s is %s, but there is %s: restore it from a copy, or start with another state directory", path, how, s.path("cloud.json"))
+	}
 	good, size, err := readFramed(path, kindState, func(at int, payload []byte) error {
 		u := unpacker{b: payload}
 		kind, key := u.byte(), u.text()
@@ -233,9 +246,14 @@ func (s *store) readState() error {
 	})
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		if s.existed {
+			return lost("missing")
+		}
 		good = 0
 	case err != nil:
 		return err
+	case good == 0 && s.existed:
+		return lost("empty")
 	case good < size:
 		s.log.Warn().Str("file", path).Int("bytes", size-good).Msg("a change that was being written when the simulator was killed is cut off: it was not confirmed")
 	}

@@ -3,7 +3,9 @@ package sim
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +34,63 @@ func (w *world) reborn() {
 	must(w.t, w.Close())
 	w.config.StateDir = after
 	w.start()
+}
+
+// TestMissingFiles: a file of the state directory that has vanished, or was emptied, is told at the start, whichever it is.
+// Without it a cloud that has lost everything would look like a new one.
+func TestMissingFiles(t *testing.T) {
+	inKeptWorld(t, nil, func(w *world) {
+		c := w.connect(w.provision("dev-1"), "dev-1")
+		w.ledger.mu.Lock()
+		w.ledger.disk.segmentBytes, w.ledger.disk.countsBytes = 400, 1 // so that the counts and several segments come about
+		w.ledger.mu.Unlock()
+		for i := range 20 {
+			c.telemetry(fmt.Sprintf("%%24.mid=0123456789abcdef-%d", i+1), `{"a":"`+strings.Repeat("x", 100)+`"}`, uint16(i+1))
+		}
+		synctest.Wait()
+		whole := crash(t, w.config.StateDir)
+		names, err := filepath.Glob(filepath.Join(whole, "*"))
+		must(t, err)
+		if len(names) < 6 {
+			t.Fatal(names)
+		}
+		for _, path := range names {
+			name := filepath.Base(path)
+			for how, spoil := range map[string]func(path string) error{"missing": os.Remove, "empty": func(path string) error { return os.Truncate(path, 0) }} {
+				config := w.config
+				config.StateDir = crash(t, whole)
+				must(t, spoil(filepath.Join(config.StateDir, name)))
+				again, err := New(config)
+				if err == nil { // then nothing may be lost: the lock is nothing, and counts can be made from all messages
+					if l := again.Ledger("dev-1", true); l.Received != 20 || len(l.Messages) != 20 || len(again.State().Devices) != 1 {
+						t.Errorf("%s is %s, and nobody says so: %d received, %d kept", name, how, l.Received, len(l.Messages))
+					}
+					must(t, again.Close())
+					continue
+				}
+				if !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "restore it from a copy") {
+					t.Errorf("%s is %s: %v", name, how, err)
+				}
+			}
+		}
+		config := w.config // what is left when all of the ledger is gone is told as well
+		config.StateDir = crash(t, whole)
+		for _, path := range names {
+			if name := filepath.Base(path); strings.HasPrefix(name, "ledger") {
+				must(t, os.Remove(filepath.Join(config.StateDir, name)))
+			}
+		}
+		if _, err := New(config); err == nil || !strings.Contains(err.Error(), "ledger-") {
+			t.Errorf("the whole ledger is missing: %v", err)
+		}
+		config.StateDir = crash(t, whole)
+		for _, name := range []string{"cloud.json", "state.log"} {
+			must(t, os.Remove(filepath.Join(config.StateDir, name)))
+		}
+		if _, err := New(config); err == nil || !strings.Contains(err.Error(), "cloud.json is missing") {
+			t.Errorf("all but the ledger is missing: %v", err)
+		}
+	})
 }
 
 // start makes another simulator of the same configuration.
