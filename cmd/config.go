@@ -240,9 +240,7 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	if err != nil {
 		faults = append(faults, err)
 	}
-	if c.Model = m; m != nil {
-		c.ModelID = m.ID()
-	}
+	c.Model = m
 	return c, errors.Join(faults...)
 }
 

@@ -139,7 +139,7 @@ func (c *cloud) run(dial dialFunc, change func(*device.Config)) *run {
 		c.t.Fatal(err)
 	}
 	id := fmt.Sprintf("device-%04d", c.next)
-	conf := device.Config{DeviceID: id, IDScope: c.info.IDScope, Key: keyOf(c, id), ModelID: "dtmi:Sample:Failover;1", Model: m, Agent: "bench",
+	conf := device.Config{DeviceID: id, IDScope: c.info.IDScope, Key: keyOf(c, id), Model: m, Agent: "bench",
 		ProvisioningHost: c.info.ProvisioningHost, ProvisioningTransport: dps.MQTT, Roots: c.CAPool(), DialContext: dial, StateDir: c.t.TempDir(),
 		Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 10 * time.Millisecond,
 		ReportedInterval: time.Minute, KeepAlive: 20 * time.Second, SASTTL: time.Hour, MethodTimeout: time.Second, OutboxMaxBytes: 64 << 20,

@@ -37,9 +37,8 @@ type Config struct {
 	Certificate *tls.Certificate // X.509 instead of a key
 	PinnedHub   string           // one hub, no DPS
 	Gateway     string           // is dialled in the pinned hub's place; empty without one
-	ModelID     string
-	Model       *model.Model
-	Agent       string // name and version of this program
+	Model       *model.Model     // what the device is checked against, and announces; nil announces none, and then Desired, Methods and C2D must be off
+	Agent       string           // name and version of this program
 
 	ProvisioningHost      string
 	ProvisioningTransport dps.Transport
@@ -77,6 +76,14 @@ type Config struct {
 
 	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
 	Rand *rand.Rand // nil for chance
+}
+
+// modelID is what the device announces: the model that it is checked against.
+func (c *Config) modelID() string {
+	if c.Model == nil {
+		return ""
+	}
+	return c.Model.ID()
 }
 
 // ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
@@ -318,7 +325,7 @@ func (d *Device) session() *failover.Session[*link] {
 	conf := d.tlsConfig()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
-		TLS: conf, DialContext: d.dialContext(), ModelID: d.c.ModelID, Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
+		TLS: conf, DialContext: d.dialContext(), ModelID: d.c.modelID(), Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
 		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
 	}
 	if d.c.Key != "" {
@@ -390,7 +397,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
-		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.ModelID, Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
+		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.modelID(), Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
 		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // a time that cannot be is none
 }
 

@@ -370,7 +370,7 @@ func (w *soakWorld) play(t *testing.T) {
 	info := cloud.Info()
 	w.conf = Config{
 		DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
-		ModelID: "dtmi:Sample:Failover;1", Model: m, Agent: "soak", ProvisioningHost: info.ProvisioningHost,
+		Model: m, Agent: "soak", ProvisioningHost: info.ProvisioningHost,
 		ProvisioningTransport: dps.Transport(c.Transport), Roots: cloud.CAPool(), StateDir: filepath.Join(w.dir, "0"),
 		Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
 		Source: "simulated", TelemetryInterval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second,

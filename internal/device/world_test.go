@@ -85,7 +85,7 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 		w := &world{t: t, net: n, cloud: cloud}
 		w.config = Config{
 			DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
-			ModelID: "dtmi:Sample:Failover;1", Model: m, Agent: "test", ProvisioningHost: info.ProvisioningHost,
+			Model: m, Agent: "test", ProvisioningHost: info.ProvisioningHost,
 			ProvisioningTransport: dps.MQTT, Roots: cloud.CAPool(), DialContext: n.DialContext, StateDir: dir,
 			Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
 			Source: "simulated", TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
