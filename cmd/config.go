@@ -44,6 +44,7 @@ type settings struct {
 	drainOrder                                                string
 	drainTimeout                                              time.Duration
 	logLevel, logFormat                                       string
+	logBodies                                                 bool
 	config                                                    string
 
 	fs       *pflag.FlagSet
@@ -100,11 +101,12 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 5*time.Second, "time to send what is queued before a stop")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
+	f.BoolVar(&s.logBodies, "log-bodies", false, "show what MQTT packets carry (needs --log-level trace); it may be secret")
 	readAsWritten(f)
 }
 
 func (s *settings) addLogFlags(f *pflag.FlagSet) {
-	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn, error")
+	f.StringVar(&s.logLevel, "log-level", "info", "trace (each MQTT packet), debug, info, warn, error")
 	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
 }
 
@@ -229,6 +231,9 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	}
 	if s.outboxMaxBytes < 1<<20 {
 		fault("outbox-max-bytes must be at least 1MiB, it is %v", &s.outboxMaxBytes)
+	}
+	if s.logBodies && s.logLevel != "trace" {
+		fault("log-bodies shows what MQTT packets carry, and only log-level trace tells of packets; give both")
 	}
 	if s.dpsRate < 1 {
 		fault("dps-rate must be at least 1, it is %d", s.dpsRate)

@@ -60,6 +60,7 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	if err := errors.Join(err, cerr, lerr); err != nil {
 		return conf, log, usage(err)
 	}
+	conf.TracePackets, conf.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
 	// What a machine tells of itself is not in the sample's model, and nobody who has named no other is to blame for that.
 	conf.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {

@@ -49,6 +49,10 @@ type Dialer struct {
 	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
 	Twin bool
 
+	// Trace, if set, is told of every packet, sent or received. It must not block, and may be called from several goroutines. What is
+	// secret is left out.
+	Trace func(Packet)
+
 	mu   sync.Mutex
 	left map[string]memory // hub → what the last link to it left
 }

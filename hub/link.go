@@ -633,6 +633,7 @@ func (l *Link) flush(hurry bool) {
 		l.room.Signal()
 		l.mu.Unlock()
 
+		l.trace(true, buf)
 		if err := l.wire.seal(l.conn, buf); err != nil {
 			l.wg.Go(func() { l.loseWrite(err) }) // which may wait
 			return
@@ -693,6 +694,7 @@ func (l *Link) readPacket() error {
 			return noEOF(err)
 		}
 		n, err := l.pubacks(b, l.readAt)
+		l.trace(false, b[:n])
 		_, _ = l.in.Discard(n)
 		return err
 	}
@@ -700,6 +702,7 @@ func (l *Link) readPacket() error {
 	if err != nil {
 		return err
 	}
+	l.traceFrame(f)
 	return l.handle(f, time.Now())
 }
 

@@ -76,6 +76,9 @@ type Config struct {
 
 	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
 	Rand *rand.Rand // nil for chance
+
+	TracePackets bool // a journal event for each MQTT packet
+	TraceBodies  bool // with what it carries
 }
 
 // modelID is what the device announces: the model that it is checked against.
@@ -136,7 +139,8 @@ type Device struct {
 	backlogAcked uint64        // samples that had left the outbox then
 	links        chan struct{} // closed, and another one put in its place, when a link is there or gone
 	outage       outage
-	refused      chan error // one slot: a person must act
+	peers        map[string]string // hubs that were linked → what else they are called
+	refused      chan error        // one slot: a person must act
 }
 
 // Status is what a device looks like from outside.
@@ -327,6 +331,9 @@ func (d *Device) session() *failover.Session[*link] {
 	dialer := &hub.Dialer{
 		TLS: conf, DialContext: d.dialContext(), ModelID: d.c.modelID(), Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
 		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
+	}
+	if d.c.TracePackets {
+		dialer.Trace = d.tracePacket
 	}
 	if d.c.Key != "" {
 		dialer.Token = hub.KeyTokenBy(d.time.now, d.c.Key, d.c.SASTTL)

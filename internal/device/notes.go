@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,40 @@ func (d *Device) emit(e journal.Event) {
 func (d *Device) warn(host, text string) {
 	d.emit(journal.Event{Kind: journal.Warning, Hub: host, Text: text})
 }
+
+// maxPeers bounds the hubs whose other names are remembered.
+const maxPeers = 64
+
+// met remembers what else a hub is called, so that lines name both: its address and its name.
+func (d *Device) met(hub, peer string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.peers == nil || len(d.peers) >= maxPeers {
+		d.peers = map[string]string{}
+	}
+	d.peers[hub] = peer
+}
+
+// tracePacket tells of one MQTT packet.
+func (d *Device) tracePacket(p hub.Packet) {
+	parts := []string{"received", p.Name}
+	if p.Sent {
+		parts[0] = "sent"
+	}
+	if p.ID != 0 {
+		parts = append(parts, strconv.Itoa(int(p.ID)))
+	}
+	if p.Topic != "" {
+		parts = append(parts, p.Topic, fmt.Sprintf("(%d bytes)", len(p.Body)))
+	}
+	e := journal.Event{Kind: journal.Packet, Hub: p.Host, Text: strings.Join(append(parts, p.More...), " ")}
+	if d.c.TraceBodies {
+		e.Body = string(p.Body[:min(len(p.Body), maxTraced)])
+	}
+	d.emit(e)
+}
+
+const maxTraced = 2 << 10 // bytes of a body that are told
 
 // observe turns what the session tells into events, and keeps the status.
 func (d *Device) observe(n failover.Note) {
@@ -89,6 +124,7 @@ func (d *Device) linkUp(n failover.Note) {
 	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
 	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
+	e.Peer = d.peers[n.Host]
 	d.outage.overLocked()
 	d.linkChangedLocked()
 	d.mu.Unlock()
@@ -105,12 +141,13 @@ func (d *Device) linkLost(n failover.Note) {
 	d.status.Hub, d.status.Since = "", d.downAt
 	d.outage.beginLocked(d, stats.Acked)
 	d.linkChangedLocked()
+	peer := d.peers[n.Host]
 	d.mu.Unlock()
 	if renewing || n.Signal == failover.Stopping {
 		return
 	}
 	d.linkBug(n.Err)
-	d.emit(journal.Event{Kind: journal.Lost, Hub: n.Host, Signal: n.Signal.String(), Error: n.Err.Error(),
+	d.emit(journal.Event{Kind: journal.Lost, Hub: n.Host, Peer: peer, Signal: n.Signal.String(), Error: n.Err.Error(),
 		Text: fmt.Sprintf("link lost: %s (%s)", Plain(n.Err), n.Host)})
 }
 

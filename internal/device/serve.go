@@ -44,6 +44,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 		d.linkBug(err)
 		return nil, err
 	}
+	d.met(raw.Host(), raw.Peer())
 	if ends := raw.Expires(); !ends.IsZero() {
 		l.ends = there.Add(ends.Sub(here))
 	}

@@ -108,6 +108,56 @@ func TestRenewalIsRoutine(t *testing.T) {
 	})
 }
 
+// TestTrace tells of each packet, with topics and message ids, but of no secret; and what packets carry only if it is asked for.
+func TestTrace(t *testing.T) {
+	for _, bodies := range []bool{false, true} {
+		bubble(t, setup{device: func(c *Config) { c.TracePackets, c.TraceBodies = true, bodies }}, func(t *testing.T, w *world) {
+			w.run(10 * time.Second)
+			w.must(w.cloud.PatchDesired("dev-1", []byte(`{"fanSpeed":4711}`)))
+			w.run(time.Second)
+			var all []string
+			carried := false
+			for _, e := range w.of(journal.Packet) {
+				all = append(all, e.Text)
+				carried = carried || strings.Contains(e.Body, "4711")
+			}
+			text := strings.Join(all, "\n")
+			for _, want := range []string{"sent CONNECT\n", "received CONNACK 0\n", "sent SUBSCRIBE 1 devices/dev-1/messages/devicebound/# ", "received SUBACK 1\n",
+				"sent PUBLISH $iothub/twin/GET/?$rid=1 (0 bytes)\n", "-1&", "received PUBACK 2\n",
+				"received PUBLISH $iothub/twin/PATCH/properties/desired/?$version=2 ("} {
+				if !strings.Contains(text, want) {
+					t.Errorf("%q is not in\n%s", want, text)
+				}
+			}
+			if carried != bodies {
+				t.Errorf("asked for bodies: %v, told: %v", bodies, carried)
+			}
+			if strings.Contains(text, "SharedAccess") || strings.Contains(text, "4711") {
+				t.Error("a secret, or a body, is told")
+			}
+		})
+	}
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(3 * time.Second)
+		if n := w.count(journal.Packet); n != 0 {
+			t.Errorf("%d packets are told, and nobody has asked for that", n)
+		}
+	})
+}
+
+// TestHubHasItsNameBesideItsAddress, in the lines of a link.
+func TestHubHasItsNameBesideItsAddress(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.run(5 * time.Second)
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
+		w.run(10 * time.Second)
+		up, lost := w.of(journal.Connected), w.of(journal.Lost)
+		if len(up) != 2 || len(lost) != 1 || up[0].Peer != "hub-a.sim.local" || lost[0].Peer != "hub-a.sim.local" || up[1].Peer != "hub-b.sim.local" {
+			t.Errorf("%+v %+v", up, lost)
+		}
+	})
+}
+
 // TestStartSaysWhatIsOff so that nobody looks for the cause elsewhere.
 func TestStartSaysWhatIsOff(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.Telemetry, c.C2D = false, false }}, func(t *testing.T, w *world) {

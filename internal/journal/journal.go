@@ -54,6 +54,7 @@ type Event struct {
 	Device      string        `json:"device"`
 	Kind        Kind          `json:"kind"`
 	Hub         string        `json:"hub,omitempty"`
+	Peer        string        `json:"peer,omitempty"`   // Connected, Renewed, Lost: the hub by its name if Hub is its address, else the other way round
 	Rule        string        `json:"rule,omitempty"`   // of the decision table
 	Signal      string        `json:"signal,omitempty"` // what happened
 	Action      string        `json:"action,omitempty"` // what is done about it

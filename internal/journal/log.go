@@ -203,7 +203,7 @@ func (s *story) write(level zerolog.Level, e Event, repeats int) {
 		reason = "" // the sentence says it
 	}
 	for _, f := range []struct{ key, value string }{
-		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"rule", e.Rule}, {"signal", e.Signal}, {"name", e.Name},
+		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"peer", e.Peer}, {"rule", e.Rule}, {"signal", e.Signal}, {"name", e.Name},
 		{"reason", reason},
 	} {
 		if f.value != "" {
