@@ -91,12 +91,7 @@ func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, er
 		if b.closed {
 			return false, ErrClosed
 		}
-		if b.off != nil && !b.leading && b.isDue() { // here too, for there may be no room, and so no commit, until the disk is back
-			b.leading = true
-			b.mu.Unlock()
-			b.regain()
-			b.mu.Lock()
-			b.passLead()
+		if b.regainIfDue() { // here too, for there may be no room, and so no commit, until the disk is back
 			continue
 		}
 		used, limit := b.bound()
@@ -117,6 +112,19 @@ func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, er
 	}
 	b.leading, r.leads = true, true
 	return true, nil
+}
+
+// regainIfDue tries a disk that failed, if it is time and nobody else is at it. b.mu is held, and released meanwhile.
+func (b *Box) regainIfDue() bool {
+	if b.off == nil || b.leading || b.closed || !b.isDue() {
+		return false
+	}
+	b.leading = true
+	b.mu.Unlock()
+	b.regain()
+	b.mu.Lock()
+	b.passLead()
+	return true
 }
 
 // awaitRoom returns when it is worth looking again, or false when done is closed. It releases b.mu while it waits.
@@ -285,23 +293,44 @@ func (b *Box) degrade(err error) {
 	defer b.mu.Unlock()
 	b.retryAt = time.Now().Add(retryEvery)
 	if b.off == nil {
-		b.problem(Problem{
-			Kind: Degraded, Err: err,
-			Text: "the disk does not take messages: they are kept in memory, under another outbox id, and lost if this process ends: " +
-				"see to the disk of " + b.dir,
-		})
+		text := "the disk does not take messages: they are kept in memory, under another outbox id, and lost if this process ends: " +
+			"see to the disk of " + b.dir
+		if b.blind {
+			text = "the outbox in " + b.dir + " cannot be read now: what waits there is kept, and is sent when it can be; " +
+				"what comes meanwhile is kept in memory, under another outbox id, and lost if this process ends"
+		}
+		b.problem(Problem{Kind: Degraded, Err: err, Text: text})
 	}
 	b.off = err
+	b.blinded(err)
+}
+
+// blinded takes in why the box is still blind. b.mu is held.
+func (b *Box) blinded(err error) {
+	if !b.blind {
+		return
+	}
+	k := passing
+	if isDamage(err) {
+		k = damage
+	}
+	b.blindness.fail(0, k, err, time.Now())
 }
 
 // regain tries the disk again, and writes what is in the ring to it. The caller leads.
 func (b *Box) regain() {
-	err := b.settle()
+	var err error
+	if b.isBlind() {
+		err = b.takeOver()
+	}
+	if err == nil {
+		err = b.settle()
+	}
 	if err == nil {
 		err = b.cutOffAll()
 	}
 	if err == nil {
-		err = b.openCursor()
+		err = b.openFiles()
 	}
 	for err == nil {
 		at, items, skipped := b.ringFront()
@@ -319,6 +348,7 @@ func (b *Box) regain() {
 	defer b.mu.Unlock()
 	if err != nil {
 		b.retryAt, b.off = time.Now().Add(retryEvery), err
+		b.blinded(err)
 		return
 	}
 	b.ring, b.off = nil, nil
@@ -326,6 +356,12 @@ func (b *Box) regain() {
 		b.diskEnd, b.endID, b.endSeq = b.next, 0, 0
 	}
 	b.problem(Problem{Kind: Recovered, Text: "the disk takes messages again: " + b.dir})
+}
+
+func (b *Box) isBlind() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.blind
 }
 
 // ringFront copies the oldest items of the ring, about as many as fit into one segment. skipped says that those before them have left

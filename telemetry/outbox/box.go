@@ -17,11 +17,11 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +35,7 @@ var (
 	ErrLocked   = errors.New("the outbox is in use by another process")
 	ErrNewer    = errors.New("written by a newer version")
 	ErrOlder    = errors.New("written by an older version")
+	ErrOther    = errors.New("what waits in the outbox was made for another place")
 )
 
 type tooLargeError string
@@ -71,6 +72,11 @@ type Options struct {
 	// synced no more often either.
 	SyncEvery time.Duration
 
+	// For is whose messages these are and where they go; zero: that is not checked. If the directory was filled for another, and
+	// something waits in it, Open fails with ErrOther, unless SendHere says that this is where it is to go now.
+	For      Identity
+	SendHere bool
+
 	Machine string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
 	FS      FS     // the disk; nil: the real one
 
@@ -101,7 +107,7 @@ type Box struct {
 	dir     string
 	opt     Options
 	fs      FS
-	lock    io.Closer
+	lock    io.Closer // nil while it could not be taken; replaced under cur.syncing
 	segSize int64
 	ended   chan struct{} // closed when Close has done its work
 	endErr  error         // what Close returns; set before ended is closed
@@ -128,6 +134,10 @@ type Box struct {
 	machine [16]byte
 	off     error     // why the disk is not used; nil while it is
 	retryAt time.Time // when it is tried again
+	blind   bool      // what is on the disk is not known yet: nothing is handed out
+
+	parked      []parked  // records that can never be sent, and cannot be set aside now
+	parkedUntil time.Time // when that is tried again
 
 	unsynced      uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
 	unsyncedBytes int64
@@ -135,8 +145,7 @@ type Box struct {
 	armed         bool
 	timers        sync.WaitGroup
 
-	trash    []uint64 // segment files that nobody needs
-	suspect  uint64   // the segment that could not be read the last time
+	trash    []waste // segment files that nobody needs
 	hints    [4]hint
 	nextHint int
 
@@ -145,15 +154,22 @@ type Box struct {
 	fresh, room, empty, idle signal // there is more to read, less queued, nothing queued, no lead
 	problems                 []Problem
 
+	// Of who holds cur.syncing:
+	hasSlot   bool // there is a cursor file
+	badCursor bool // there is one that must be put aside before another is made
+
 	// Of the leader alone:
-	hasSlot bool      // there is a cursor file
-	writer  *writer   // nil: the next message needs a new segment, or reopen
-	reopen  *segment  // the newest segment from before Open, if it may be written on
-	tail    *tail     // what settle has to do
-	remains []remains // of segments that were given up and are not overruled yet
-	newest  uint64    // the greatest number a segment file ever had
-	buf     []byte
-	batch   []item
+	blindness   trouble   // why it is blind
+	claimed     bool      // what is on the disk is said to be for Options.For
+	identity    *Identity // for whom the disk says it was filled; nil: it does not say
+	badIdentity bool      // there is a file that must be put aside before another is made
+	writer      *writer   // nil: the next message needs a new segment, or reopen
+	reopen      *segment  // the newest segment from before Open, if it may be written on
+	tail        *tail     // what settle has to do
+	remains     []remains // of segments that were given up and are not overruled yet
+	newest      uint64    // the greatest number a segment file ever had
+	buf         []byte
+	batch       []item
 
 	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
 	looseBytes int64
@@ -178,8 +194,9 @@ func (s *signal) fire() {
 }
 
 // Open opens the outbox in dir, and makes it if there is none. A second Open of the same directory fails with ErrLocked while the
-// first is open, where the system knows such locks. A disk that can be read but not written opens degraded. Other errors are of a
-// kind that a person has to see to, and say so.
+// first is open, where the system knows such locks. A disk that cannot be written opens degraded, as does one that cannot even be read
+// now: then what waits on it is handed out when it can be, and before what is appended meanwhile. The errors that are left need a
+// person, and say what to do: a directory that this user may not use, another version's files, or ErrOther.
 func Open(dir string, o Options) (*Box, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -190,31 +207,17 @@ func Open(dir string, o Options) (*Box, error) {
 	if o.FS == nil {
 		o.FS = Disk()
 	}
-	if err := o.FS.MkdirAll(dir); err != nil {
-		return nil, fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+	b := &Box{
+		dir: dir, opt: o, fs: o.FS, segSize: segmentBytes(o.MaxBytes), ended: make(chan struct{}),
+		blind: true, acks: acks{cursor: 1}, next: 1, diskEnd: 1,
 	}
-	lock, err := o.FS.Lock(filepath.Join(dir, "lock"))
-	switch {
-	case errors.Is(err, ErrLocked):
-		return nil, fmt.Errorf("outbox: %w: stop it, or use another directory", err)
-	case err != nil:
-		return nil, fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+	err := b.takeOver()
+	if b.blind && !needsPerson(err) {
+		err = b.takeOver() // a disk that stumbles gets a second chance
 	}
-	l, err := load(o.FS, dir)
-	if err != nil {
-		_ = lock.Close() // the first error is the one that tells
+	if b.blind && needsPerson(err) {
+		_ = b.unlock() // the first error is the one that tells
 		return nil, err
-	}
-	b := &Box{dir: dir, opt: o, fs: o.FS, lock: lock, segSize: segmentBytes(o.MaxBytes), ended: make(chan struct{})}
-	changed := b.adopt(l)
-	b.clean(l)
-	if err = b.settle(); err != nil {
-		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
-	} else {
-		err = b.openCursor()
-	}
-	if err == nil && changed {
-		err = b.syncAcks(true)
 	}
 	if err != nil {
 		b.degrade(err)
@@ -224,11 +227,73 @@ func Open(dir string, o Options) (*Box, error) {
 	return b, nil
 }
 
-// WaitEmpty returns nil as soon as nothing is queued, else when ctx ends or the box is closed.
+// takeOver finds out what is in the directory and makes the box what it says. Until it is not blind any more nothing was changed. The
+// caller leads, or nobody else knows the box yet.
+func (b *Box) takeOver() error {
+	if b.lock == nil {
+		if err := b.fs.MkdirAll(b.dir); err != nil {
+			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+		}
+		lock, err := b.fs.Lock(b.dir)
+		switch {
+		case errors.Is(err, ErrLocked):
+			return fmt.Errorf("outbox: %w: stop it, or use another directory", err)
+		case err != nil:
+			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+		}
+		b.lock = lock
+	}
+	l, err := load(b.fs, b.dir, b.doubt())
+	if err == nil {
+		err = b.opt.For.check(l, b.opt.SendHere)
+	}
+	if err != nil {
+		return err
+	}
+	changed := b.adopt(l)
+	b.clean(l)
+	if err = b.settle(); err != nil {
+		b.mu.Lock()
+		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
+		b.mu.Unlock()
+	} else {
+		err = b.openFiles()
+	}
+	if err == nil && changed {
+		err = b.syncAcks(true)
+	}
+	return err
+}
+
+// openFiles makes ready to be written what is not a segment. The caller leads, or nobody else knows the box yet.
+func (b *Box) openFiles() error {
+	err := b.claim()
+	if err == nil {
+		err = b.openCursor()
+	}
+	return err
+}
+
+// doubt says how damage that takeOver meets is to be taken: until it has been met for a while, as an error.
+func (b *Box) doubt() reading {
+	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
+		return believing
+	}
+	return owning
+}
+
+func (b *Box) unlock() error {
+	if b.lock == nil {
+		return nil
+	}
+	return b.lock.Close()
+}
+
+// WaitEmpty returns nil as soon as nothing waits to be sent, else when ctx ends or the box is closed.
 func (b *Box) WaitEmpty(ctx context.Context) error {
 	for {
 		b.mu.Lock()
-		if b.count() == 0 {
+		if b.isEmpty() {
 			b.mu.Unlock()
 			return nil
 		}
@@ -261,16 +326,32 @@ type Stats struct {
 	Appended, Acked, Dropped, Quarantined uint64 // records since Open
 	Damaged                               uint64 // records since Open that the disk has destroyed
 
-	Degraded bool // the disk does not work; messages are in memory only
+	Degraded     bool  // the disk does not work; messages are in memory only
+	Unreadable   bool  // what is next on the disk cannot be read now; it is tried again and again, and nothing is lost by it
+	AcksNotSaved bool  // what was acknowledged is not written down; a restart would send it again
+	Err          error // the cause of the first of these three that is so; nil: all is well
 }
 
 // Stats returns the figures of now.
 func (b *Box) Stats() Stats {
+	b.cur.mu.Lock()
+	unsaved := b.cur.failed
+	b.cur.mu.Unlock()
 	b.mu.Lock()
 	s := Stats{
 		ID: b.id.String(), LastSeq: b.seq + b.unsynced, Queued: b.count(), Unsynced: b.unsynced, QueuedBytes: b.used(),
 		Appended: b.appended, Acked: b.acked, Dropped: b.dropped, Quarantined: b.quarantined, Damaged: b.lost,
-		Degraded: b.off != nil,
+		Degraded: b.off != nil, Err: b.off, AcksNotSaved: unsaved, Unreadable: b.blind,
+	}
+	for _, x := range b.segs {
+		if x.trouble != nil {
+			s.Unreadable = true
+			s.Err = cmp.Or(s.Err, x.trouble.err)
+			break
+		}
+	}
+	if unsaved && s.Err == nil {
+		s.Err = errAcksNotSaved
 	}
 	if r := b.ring; r != nil {
 		s.ID, s.LastSeq = r.id.String(), r.seq+uint64(len(r.items))-1
@@ -375,7 +456,7 @@ func (b *Box) closeFiles() error {
 		c.file = nil
 	}
 	c.mu.Unlock()
-	errs = append(errs, b.lock.Close())
+	errs = append(errs, b.unlock())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("outbox: closing %s: %w", b.dir, err)
 	}

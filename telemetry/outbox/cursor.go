@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -148,14 +149,17 @@ type cursorFile struct {
 	syncing sync.Mutex // held by whoever syncs; before mu
 
 	mu      sync.Mutex
-	file    File   // nil while there is none, for the disk did not let us make it
-	turn    uint64 // of the slot written last
-	slot    int    // the one being written
-	synced  int    // the one that is on the disk for sure; no write touches it
-	end     uint64 // slot.end of the slot written last
-	left    acks   // what has left the line by the synced slot
-	dirty   bool   // something was written since the last sync began, or should have been
-	failed  bool   // the last try failed, and Report knows
+	file    File          // nil while there is none, for the disk did not let us make it
+	turn    uint64        // of the slot written last
+	slot    int           // the one being written
+	synced  int           // the one that is on the disk for sure; no write touches it
+	end     uint64        // slot.end of the slot written last
+	left    acks          // what has left the line by the synced slot
+	dirty   bool          // something was written since the last sync began, or should have been
+	failed  bool          // the last try failed, and Report knows
+	astray  bool          // the file has lost its name, or must be made: nothing that is written is found again
+	trouble trouble       // why the file cannot be read
+	pause   time.Duration // before what failed is tried again
 	timer   *time.Timer
 	armed   bool
 	timers  sync.WaitGroup // those armed and not yet stopped or done
@@ -163,16 +167,37 @@ type cursorFile struct {
 	buf     []byte
 }
 
-// openCursor makes the cursor file ready to be written, and what it says now is on the disk when it returns nil. The caller leads, or
-// nobody else knows the box yet.
+// openCursor makes the cursor file ready to be written, and what it says now is on the disk when it returns nil.
 func (b *Box) openCursor() error {
 	c := &b.cur
-	if c.file != nil {
+	c.syncing.Lock()
+	defer c.syncing.Unlock()
+	c.mu.Lock()
+	isOpen := c.file != nil && !c.astray
+	c.mu.Unlock()
+	if isOpen {
 		return nil
 	}
+	return b.renewCursor()
+}
+
+// renewCursor opens the cursor file, or makes it from what is in memory. b.cur.syncing is held.
+func (b *Box) renewCursor() error {
+	c := &b.cur
 	name := filepath.Join(b.dir, cursorName)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.file != nil { // it was ours, and is gone: what is in memory counts
+		_ = c.file.Close()
+		c.file, b.hasSlot, b.badCursor = nil, false, true // what stands in its place may be somebody's
+	}
+	c.astray = true
+	if b.badCursor {
+		if err := b.fs.Rename(name, name+badSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		b.badCursor = false
+	}
 	if !b.hasSlot {
 		if err := b.newCursor(name); err != nil {
 			return err
@@ -180,11 +205,18 @@ func (b *Box) openCursor() error {
 		b.hasSlot = true
 	}
 	f, err := b.fs.Open(name, readWrite)
+	if errors.Is(err, fs.ErrNotExist) && b.isMissing(name) {
+		b.hasSlot = false // the next try makes it
+	}
 	if err != nil {
 		return err
 	}
 	best, number, err := readSlots(f)
+	if err != nil && isDamage(err) && c.trouble.fail(0, damage, err, time.Now()) {
+		b.hasSlot, b.badCursor = false, true // the next try makes another
+	}
 	if err == nil && number < 0 {
+		b.hasSlot, b.badCursor = false, true
 		err = fmt.Errorf("%s: what was written cannot be read back", name)
 	}
 	if err == nil {
@@ -197,7 +229,8 @@ func (b *Box) openCursor() error {
 		_ = f.Close() // the first error is the one that tells
 		return err
 	}
-	c.file, c.synced, c.slot = f, number, (number+1)%slots
+	c.trouble = trouble{}
+	c.file, c.synced, c.slot, c.astray = f, number, (number+1)%slots, false
 	c.turn, c.left, c.end = max(c.turn, best.turn), best.acks(), best.end
 	return nil
 }
@@ -206,6 +239,9 @@ func (b *Box) openCursor() error {
 func (b *Box) newCursor(name string) error {
 	making := name + ".tmp"
 	f, err := b.fs.Open(making, readWrite|create|truncate)
+	if errors.Is(err, fs.ErrNotExist) && b.remake() {
+		f, err = b.fs.Open(making, readWrite|create|truncate)
+	}
 	if err != nil {
 		return err
 	}
@@ -277,29 +313,43 @@ func (b *Box) save() (slot, error) {
 func (b *Box) hasCursor() bool {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
-	return b.cur.file != nil
+	return b.cur.file != nil || b.cur.astray
 }
+
+var errAcksNotSaved = errors.New("acknowledgements cannot be written down")
 
 var errNoCursor = errors.New("there is no cursor file yet")
 
-// saveSoon saves, and sees to it that what was saved is synced before long. What cannot be written is tried again with that sync.
-// b.cur.mu is held.
+// saveSoon saves, and sees to it that what was saved is synced before long. b.cur.mu is held.
 func (b *Box) saveSoon() {
 	_, _ = b.save() // reported by save, and not forgotten: dirty stays
+	b.syncAcksIn(max(syncEvery, b.opt.SyncEvery))
+}
+
+// syncAcksIn starts the timer that syncs, and starts it again while that fails. b.cur.mu is held.
+func (b *Box) syncAcksIn(d time.Duration) {
 	c := &b.cur
-	if c.armed || c.closing || c.file == nil {
+	if c.armed || c.closing || c.file == nil && !c.astray {
 		return
 	}
 	c.armed = true
 	c.timers.Add(1)
-	c.timer = time.AfterFunc(max(syncEvery, b.opt.SyncEvery), func() {
+	c.timer = time.AfterFunc(d, func() {
 		defer c.timers.Done()
 		c.mu.Lock()
 		c.armed = false
 		c.mu.Unlock()
-		if err := b.syncAcks(false); err == nil {
+		err := b.syncAcks(false)
+		if err == nil {
 			b.reclaim()
 		}
+		c.mu.Lock()
+		if c.pause = min(max(2*c.pause, syncEvery), retryEvery); err != nil {
+			b.syncAcksIn(max(c.pause, b.opt.SyncEvery))
+		} else {
+			c.pause = 0
+		}
+		c.mu.Unlock()
 		b.report()
 	})
 }
@@ -315,6 +365,30 @@ func (b *Box) syncAcks(force bool) error {
 		c.mu.Unlock()
 		return nil
 	}
+	astray := c.astray
+	c.mu.Unlock()
+	if !astray {
+		err := b.syncSlot()
+		if err == nil || !errors.Is(err, errReplaced) {
+			return err
+		}
+	}
+	err := b.renewCursor()
+	if err == nil {
+		err = b.syncSlot()
+	}
+	if err != nil {
+		c.mu.Lock()
+		b.cursorFailed(err)
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// syncSlot writes a slot and syncs it. errReplaced says that the file is not the one of that name any more. b.cur.syncing is held.
+func (b *Box) syncSlot() error {
+	c := &b.cur
+	c.mu.Lock()
 	number := c.slot
 	saved, err := b.save() // also after a sync that failed: what it was about is in doubt, so it is written anew
 	if err != nil {
@@ -326,12 +400,29 @@ func (b *Box) syncAcks(force bool) error {
 	f := c.file
 	c.mu.Unlock()
 	err = f.Sync()
+	if err == nil {
+		name := filepath.Join(b.dir, cursorName)
+		if is, lost := f.Is(name); lost == nil && !is || errors.Is(lost, fs.ErrNotExist) && b.isMissing(name) {
+			c.mu.Lock()
+			c.dirty, c.astray = true, true
+			b.mu.Lock()
+			b.problem(Problem{Kind: Missing, Err: lost, Text: name + " is gone, or another file has its name: it is made anew"})
+			b.mu.Unlock()
+			c.mu.Unlock()
+			return errReplaced
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
 		c.dirty = true
 		b.cursorFailed(err)
 		return err
+	}
+	if c.failed {
+		b.mu.Lock()
+		b.problem(Problem{Kind: AcksSaved, Text: "acknowledgements are written down again in " + b.dir})
+		b.mu.Unlock()
 	}
 	c.synced, c.left, c.failed = number, saved.acks(), false
 	return nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 const (
@@ -116,7 +117,7 @@ func reopenTorn(t *testing.T, name string, disk *memFS, kept int, known bool) {
 
 func sizeOf(t testing.TB, disk *memFS) int64 {
 	t.Helper()
-	l, err := load(disk.killed(), "/box")
+	l, err := load(disk.killed(), "/box", owning)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,10 @@ func TestEveryFlippedBit(t *testing.T) {
 					data[at] ^= 1 << (at % 8)
 					return data
 				})
-				openFlipped(t, fmt.Sprintf("byte %d", at), flipped, want, c.closed, c.commits)
+				synctest.Test(t, func(t *testing.T) { openFlipped(t, fmt.Sprintf("byte %d", at), flipped, want, c.closed, c.commits) })
+				if t.Failed() {
+					t.FailNow()
+				}
 			}
 		})
 	}
@@ -196,148 +200,158 @@ func openFlipped(t *testing.T, name string, disk *memFS, want []string, known, c
 
 // The same for the cursor: the worst that happens is that something is sent again.
 func TestEveryFlippedBitOfTheCursor(t *testing.T) {
-	disk := newMemFS()
-	far := newConsumer()
-	b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Machine: "m"})
-	pad := strings.Repeat(".", 500)
-	for n := 1; n <= 300; n++ { // so that there is a gap, too
-		appendBodies(t, b, fmt.Sprint(n, pad))
-	}
-	for _, r := range queued(t, b)[:20] {
-		far.take(t, r)
-		if err := b.Ack(r.Pos); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		far := newConsumer()
+		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Machine: "m"})
+		pad := strings.Repeat(".", 500)
+		for n := 1; n <= 300; n++ { // so that there is a gap, too
+			appendBodies(t, b, fmt.Sprint(n, pad))
 		}
-	}
-	left := idsOf(queued(t, b))
-	id := b.Stats().ID
-	closeBox(t, b)
-	for at := range slots * slotSize {
-		if at%slotSize > 300 && at%97 != 0 { // unused
-			continue
+		for _, r := range queued(t, b)[:20] {
+			far.take(t, r)
+			if err := b.Ack(r.Pos); err != nil {
+				t.Fatal(err)
+			}
 		}
-		flipped := disk.killed()
-		flipped.edit("/box/"+cursorName, func(data []byte) []byte {
-			data[at] ^= 1 << (at % 8)
-			return data
-		})
-		b := openBox(t, "/box", Options{FS: flipped, MaxBytes: 64 << 10, Machine: "m"})
-		r := queued(t, b)
-		if ids := idsOf(r); !slices.Equal(ids[len(ids)-len(left):], left) {
-			t.Fatalf("byte %d: left are %v", at, ids)
-		}
-		appendBodies(t, b, "new")
-		equal(t, "outbox id", b.Stats().ID, id)
-		equal(t, "seq", b.Stats().LastSeq, 301)
+		left := idsOf(queued(t, b))
+		id := b.Stats().ID
 		closeBox(t, b)
-	}
+		for at := range slots * slotSize {
+			if at%slotSize > 300 && at%97 != 0 { // unused
+				continue
+			}
+			flipped := disk.killed()
+			flipped.edit("/box/"+cursorName, func(data []byte) []byte {
+				data[at] ^= 1 << (at % 8)
+				return data
+			})
+			b := openBox(t, "/box", Options{FS: flipped, MaxBytes: 64 << 10, Machine: "m"})
+			r := queued(t, b)
+			if ids := idsOf(r); !slices.Equal(ids[len(ids)-len(left):], left) {
+				t.Fatalf("byte %d: left are %v", at, ids)
+			}
+			appendBodies(t, b, "new")
+			equal(t, "outbox id", b.Stats().ID, id)
+			equal(t, "seq", b.Stats().LastSeq, 301)
+			closeBox(t, b)
+		}
+	})
 }
 
 // Without any cursor nothing is lost, and no id is used twice.
 func TestCursorIsGone(t *testing.T) {
-	for _, how := range []string{"deleted", "garbage"} {
-		disk := newMemFS()
-		var got reports
-		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
-		appendBodies(t, b, bodies(1, 5)...)
-		ackAll(t, b, queued(t, b)[:2])
-		id := b.Stats().ID
-		closeBox(t, b)
-		if how == "deleted" {
-			delete(disk.names, "/box/"+cursorName)
-		} else {
-			disk.edit("/box/"+cursorName, func(data []byte) []byte { return make([]byte, len(data)) })
-			defer func() {
-				if disk.names["/box/"+cursorName+badSuffix] == nil {
-					t.Error("the old file was not kept")
-				}
-			}()
+	synctest.Test(t, func(t *testing.T) {
+		for _, how := range []string{"deleted", "garbage"} {
+			disk := newMemFS()
+			var got reports
+			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+			appendBodies(t, b, bodies(1, 5)...)
+			ackAll(t, b, queued(t, b)[:2])
+			id := b.Stats().ID
+			closeBox(t, b)
+			if how == "deleted" {
+				delete(disk.names, "/box/"+cursorName)
+			} else {
+				disk.edit("/box/"+cursorName, func(data []byte) []byte { return make([]byte, len(data)) })
+				defer func() {
+					if disk.names["/box/"+cursorName+badSuffix] == nil {
+						t.Error("the old file was not kept")
+					}
+				}()
+			}
+			b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
+			appendBodies(t, b, "new")
+			r := queued(t, b)
+			equalAll(t, how, bodiesOf(r), append(bodies(1, 5), "new"))
+			if now, seq := splitID(t, r[5].ID); now == id || seq != 1 {
+				t.Errorf("%s: the new one is %s", how, r[5].ID)
+			}
+			equal(t, how+": reported", got.count(map[string]Kind{"deleted": Missing, "garbage": Corrupt}[how]), 1)
+			closeBox(t, b)
 		}
-		b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
-		appendBodies(t, b, "new")
-		r := queued(t, b)
-		equalAll(t, how, bodiesOf(r), append(bodies(1, 5), "new"))
-		if now, seq := splitID(t, r[5].ID); now == id || seq != 1 {
-			t.Errorf("%s: the new one is %s", how, r[5].ID)
-		}
-		equal(t, how+": reported", got.count(Corrupt) > 0, how == "garbage")
-		closeBox(t, b)
-	}
+	})
 }
 
 // Whole files are gone.
 func TestSegmentIsGone(t *testing.T) {
-	for gone := uint64(1); gone <= 4; gone++ {
-		disk := newMemFS()
-		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
-		for n := 1; n <= 4; n++ {
-			b.seal()
-			b.reopen = nil
-			appendBodies(t, b, bodies(3*n-2, 3*n)...)
+	synctest.Test(t, func(t *testing.T) {
+		for gone := uint64(1); gone <= 4; gone++ {
+			disk := newMemFS()
+			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+			for n := 1; n <= 4; n++ {
+				b.seal()
+				b.reopen = nil
+				appendBodies(t, b, bodies(3*n-2, 3*n)...)
+			}
+			equal(t, "segments", len(b.segs), 4)
+			first := queued(t, b)[0].ID
+			closeBox(t, b)
+			delete(disk.names, "/box/"+segName(gone))
+			var got reports
+			b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
+			appendBodies(t, b, "new")
+			far := newConsumer()
+			for _, r := range queued(t, b) {
+				far.take(t, r)
+			}
+			equal(t, "received", len(far.received), 10)
+			if m := far.unaccounted(); len(m) > 0 {
+				t.Errorf("segment %d is gone: not accounted for: %v", gone, m)
+			}
+			equal(t, "damaged", b.Stats().Damaged, 3)
+			if got.count(Corrupt) != 1 {
+				t.Errorf("segment %d is gone: %v", gone, got.all)
+			}
+			box, _ := splitID(t, first)
+			equal(t, "new id", b.Stats().ID, box)
+			equal(t, "new seq", b.Stats().LastSeq, 13)
+			closeBox(t, b)
 		}
-		equal(t, "segments", len(b.segs), 4)
-		first := queued(t, b)[0].ID
-		closeBox(t, b)
-		delete(disk.names, "/box/"+segName(gone))
-		var got reports
-		b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
-		appendBodies(t, b, "new")
-		far := newConsumer()
-		for _, r := range queued(t, b) {
-			far.take(t, r)
-		}
-		equal(t, "received", len(far.received), 10)
-		if m := far.unaccounted(); len(m) > 0 {
-			t.Errorf("segment %d is gone: not accounted for: %v", gone, m)
-		}
-		equal(t, "damaged", b.Stats().Damaged, 3)
-		if got.count(Corrupt) != 1 {
-			t.Errorf("segment %d is gone: %v", gone, got.all)
-		}
-		box, _ := splitID(t, first)
-		equal(t, "new id", b.Stats().ID, box)
-		equal(t, "new seq", b.Stats().LastSeq, 13)
-		closeBox(t, b)
-	}
+	})
 }
 
 // A body may contain what looks like frames of its own segment; behind damage they must not pass for records.
 func TestForgedFramesInABody(t *testing.T) {
-	disk := newMemFS()
-	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
-	appendBodies(t, b, "first")
-	copied := string(disk.names["/box/"+segName(1)].data[framesStart : framesStart+60])
-	appendBodies(t, b, copied+copied, "last")
-	closeBox(t, b)
-	disk.edit("/box/"+segName(1), func(data []byte) []byte {
-		data[framesStart+40+frameSize] ^= 1 // somewhere in the header of the second frame
-		return data
-	})
-	b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
-	for _, r := range queued(t, b) {
-		if s := string(r.Body); s != "first" && s != "last" && s != copied+copied {
-			t.Errorf("got %q", s)
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+		appendBodies(t, b, "first")
+		copied := string(disk.names["/box/"+segName(1)].data[framesStart : framesStart+60])
+		appendBodies(t, b, copied+copied, "last")
+		closeBox(t, b)
+		disk.edit("/box/"+segName(1), func(data []byte) []byte {
+			data[framesStart+40+frameSize] ^= 1 // somewhere in the header of the second frame
+			return data
+		})
+		b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+		for _, r := range queued(t, b) {
+			if s := string(r.Body); s != "first" && s != "last" && s != copied+copied {
+				t.Errorf("got %q", s)
+			}
 		}
-	}
-	closeBox(t, b)
+		closeBox(t, b)
+	})
 }
 
 // A segment that cannot be read is given a second chance, and then the line goes on without it.
 func TestReadErrors(t *testing.T) {
-	disk := newMemFS()
-	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
-	appendBodies(t, b, bodies(1, 3)...)
-	b.seal()
-	appendBodies(t, b, "new")
-	broken := &readFault{FS: disk, name: segName(1), fail: 1}
-	b.fs = broken
-	equalAll(t, "after one error", bodiesOf(queued(t, b)), append(bodies(1, 3), "new"))
-	broken.fail = 1 << 30
-	r := queued(t, b)
-	equalAll(t, "after many", bodiesOf(r), []string{"new"})
-	equal(t, "gap", r[0].Gap, "1-3")
-	b.fs = disk
-	closeBox(t, b)
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
+		appendBodies(t, b, bodies(1, 3)...)
+		b.seal()
+		appendBodies(t, b, "new")
+		broken := &readFault{FS: disk, name: segName(1), fail: 1}
+		b.fs = broken
+		equalAll(t, "after one error", bodiesOf(queued(t, b)), append(bodies(1, 3), "new"))
+		broken.fail = 1 << 30
+		r := queued(t, b)
+		equalAll(t, "after many", bodiesOf(r), []string{"new"})
+		equal(t, "gap", r[0].Gap, "1-3")
+		b.fs = disk
+		closeBox(t, b)
+	})
 }
 
 type readFault struct {

@@ -262,7 +262,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 
 func TestKindString(t *testing.T) {
 	seen := map[string]bool{}
-	for k := TornTail; k <= AcksNotSaved; k++ {
+	for k := TornTail; k <= Missing; k++ {
 		if s := k.String(); seen[s] || strings.HasPrefix(s, "Kind(") {
 			t.Errorf("%d is %q", k, s)
 		}

@@ -20,6 +20,10 @@ type segment struct {
 	end  uint64    // place behind its last message
 	size int64     // where in the file that message ends
 	look time.Time // not before, whether all that waits in it is too old
+
+	trouble *trouble // why it cannot be read now; nil: it can
+	damaged bool     // its damage is believed: what cannot be read of it leaves the line
+	aside   bool     // the file is kept under another name, and not deleted, when all of it has left
 }
 
 const segSuffix = ".seg"
@@ -132,6 +136,12 @@ func (b *Box) flush() error {
 	if err == nil && isNew {
 		err = b.fs.SyncDir(b.dir)
 	}
+	if err == nil {
+		if is, lost := w.file.Is(b.path(w.seg.num)); lost == nil && !is || errors.Is(lost, fs.ErrNotExist) {
+			b.abandon(lost == nil)
+			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
+		}
+	}
 	if err != nil {
 		b.giveUp()
 		return err
@@ -142,6 +152,19 @@ func (b *Box) flush() error {
 		b.reclaimNow()
 	}
 	return nil
+}
+
+// errReplaced says that a file was deleted, or another one put in its place, while it was being written.
+var errReplaced = errors.New("the file is gone, or another one has its name")
+
+// abandon ends the segment whose file has lost its name: nothing that is written to it will ever be found. What has the name now, if
+// anything has, may be somebody's.
+func (b *Box) abandon(replaced bool) {
+	_ = b.writer.file.Close()
+	b.mu.Lock()
+	b.writer.seg.aside = replaced
+	b.mu.Unlock()
+	b.writer = nil
 }
 
 // takeLoose returns what was written and is not durable, for it has to be written again.
@@ -194,6 +217,10 @@ func (b *Box) open(at place, need int64) error {
 			if err != nil {
 				return err
 			}
+			if h, _, err := readHeader(f); err != nil || h.salt != s.salt {
+				_ = f.Close() // nothing was written
+				return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
+			}
 			_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 			b.writer = &writer{seg: s, file: f, size: s.size, next: uint32(s.end - s.base), isOn: true}
 		}
@@ -213,7 +240,10 @@ func (b *Box) open(at place, need int64) error {
 		header: newHeader(at.id, at.pos, at.seq, newSalt()),
 		num:    b.newest + 1, end: at.pos,
 	}
-	f, err := b.fs.Open(b.path(s.num), readWrite|create|exclusive)
+	f, err := b.create(b.path(s.num), readWrite|exclusive)
+	if errors.Is(err, fs.ErrExist) { // somebody has put it there: its number is taken
+		b.newest = s.num
+	}
 	if err != nil {
 		return err
 	}
@@ -432,8 +462,8 @@ func (b *Box) reclaimNow() {
 	}
 }
 
-// reclaim deletes the segments that a synced slot says have left the line, wherever they are, but never the newest. What cannot be deleted is tried
-// again the next time.
+// reclaim deletes the segments that a synced slot says have left the line, wherever they are, but never the newest. Those of which
+// something could not be read get another name instead. What cannot be done now is tried again the next time.
 func (b *Box) reclaim() {
 	b.cur.mu.Lock()
 	left := b.cur.left // never changed, only replaced
@@ -445,18 +475,30 @@ func (b *Box) reclaim() {
 			if s == newest || !left.whole(s) {
 				return false
 			}
-			b.trash = append(b.trash, s.num)
+			b.trash = append(b.trash, waste{s.num, s.aside})
 			return true
 		})
 	}
 	trash := b.trash
 	b.trash = nil
 	b.mu.Unlock()
-	for _, num := range trash {
-		if err := b.fs.Remove(b.path(num)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, w := range trash {
+		name, err := b.path(w.num), error(nil)
+		if w.keep {
+			err = b.fs.Rename(name, name+badSuffix)
+		} else {
+			err = b.fs.Remove(name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			b.mu.Lock()
-			b.trash = append(b.trash, num)
+			b.trash = append(b.trash, w)
 			b.mu.Unlock()
 		}
 	}
+}
+
+// waste is a segment file that nobody needs, or that is only kept for a person to look at.
+type waste struct {
+	num  uint64
+	keep bool
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,11 +17,12 @@ import (
 type FS interface {
 	// MkdirAll makes dir and what is missing above it, for this user only.
 	MkdirAll(dir string) error
-	// Lock takes the file for this holder alone until the lock is closed. It does not wait: ErrLocked if it is taken.
-	Lock(name string) (io.Closer, error)
+	// Lock takes dir for this holder alone until the lock is closed. It does not wait: ErrLocked if it is taken.
+	Lock(dir string) (io.Closer, error)
 	// List returns the names in dir, sorted.
 	List(dir string) ([]string, error)
-	// Open is os.OpenFile with the flags of package os, and mode 0600.
+	// Open is os.OpenFile with the flags of package os, and mode 0600. It opens plain files only: for anything else, a link
+	// included, the error is ErrSpecial. It never waits for another process.
 	Open(name string, flag int) (File, error)
 	Rename(from, to string) error
 	Remove(name string) error
@@ -34,6 +36,8 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Size() (int64, error)
+	// Is says whether name is the name of this file now. The error is the system's if it cannot be told.
+	Is(name string) (bool, error)
 	// Truncate cuts the file, or extends it with zeros.
 	Truncate(size int64) error
 	// Sync returns when everything written to the file, and its size, is on stable storage.
@@ -64,19 +68,61 @@ func (disk) MkdirAll(dir string) error {
 	return syncDir(filepath.Dir(filepath.Clean(dir))) // a directory that a power cut takes away takes its files along
 }
 
-func (disk) Lock(name string) (io.Closer, error) {
-	l := flock.New(name, flock.SetPermissions(0o600))
-	ok, err := l.TryLock()
-	for range lockTries { // isHeld has it for a moment, who only looks
-		if ok || err != nil {
+// lockName is the file whose lock older versions of this program take, and systems without a lock on directories.
+const lockName = "lock"
+
+// Lock takes two locks where the system has both: that of the directory, which nobody can delete from under us and which needs no
+// room on the disk, and that of the file. Either alone will do.
+func (disk) Lock(dir string) (io.Closer, error) {
+	onDir, err := retryLock(func() (io.Closer, error) { return lockDir(dir, true) })
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, err
+	}
+	onFile, err := retryLock(func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
+	switch {
+	case err == nil:
+		return locks{onDir, onFile}, nil
+	case errors.Is(err, errors.ErrUnsupported), onDir != nil && !errors.Is(err, ErrLocked) && !needsPerson(err):
+		return locks{onDir}, nil // a full disk, or one that is read-only, has no room for the file
+	}
+	return nil, errors.Join(err, locks{onDir}.Close())
+}
+
+// locks are closed together. One may be nil.
+type locks []io.Closer
+
+func (l locks) Close() (err error) {
+	for _, c := range l {
+		if c != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}
+	return err
+}
+
+// retryLock gives whoever only looks (isHeld) the time to let go.
+func retryLock(try func() (io.Closer, error)) (l io.Closer, err error) {
+	for range lockTries {
+		if l, err = try(); !errors.Is(err, ErrLocked) {
 			break
 		}
 		<-time.After(lockPause)
-		ok, err = l.TryLock()
 	}
-	if errors.Is(err, errors.ErrUnsupported) {
-		return io.NopCloser(nil), nil // no such lock on this system: the caller's own has to do
+	return l, err
+}
+
+const (
+	lockTries = 10
+	lockPause = 10 * time.Millisecond
+)
+
+// lockFile makes the file if it is not there.
+func lockFile(name string) (io.Closer, error) {
+	if err := checkPlain(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
+	l := flock.New(name, flock.SetPermissions(0o600))
+	ok, err := l.TryLock()
 	if err != nil {
 		return nil, err
 	}
@@ -86,24 +132,55 @@ func (disk) Lock(name string) (io.Closer, error) {
 	return l, nil
 }
 
-const (
-	lockTries = 10
-	lockPause = 10 * time.Millisecond
-)
-
-// isHeld says whether a process has the outbox in dir open. It asks by taking a shared lock and giving it back at once, since nothing
+// isHeld says whether a process has the outbox in dir open. It asks by taking shared locks and giving them back at once, since nothing
 // else tells on every system. False where it cannot tell.
 func isHeld(dir string) bool {
-	name := filepath.Join(dir, "lock")
-	if _, err := os.Stat(name); err != nil {
+	l, err := lockDir(dir, false)
+	if l != nil {
+		_ = l.Close()
+	}
+	if errors.Is(err, ErrLocked) {
+		return true
+	}
+	name := filepath.Join(dir, lockName)
+	if checkPlain(name) != nil {
 		return false
 	}
-	l := flock.New(name, flock.SetFlag(os.O_RDONLY))
-	ok, err := l.TryRLock()
+	f := flock.New(name, flock.SetFlag(os.O_RDONLY))
+	ok, err := f.TryRLock()
 	if ok {
-		_ = l.Unlock()
+		_ = f.Unlock()
 	}
 	return err == nil && !ok
+}
+
+// checkPlain says what is wrong with a name that is not that of a plain file.
+func checkPlain(name string) error {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return specialError(name, info.Mode())
+}
+
+// specialError is nil for the mode of a plain file.
+func specialError(name string, mode fs.FileMode) error {
+	kind := ""
+	switch {
+	case mode.IsRegular():
+		return nil
+	case mode.IsDir():
+		kind = "a directory"
+	case mode&fs.ModeSymlink != 0:
+		kind = "a symbolic link"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	default:
+		kind = "a device"
+	}
+	return fmt.Errorf("%s is %s: %w: move it away", name, kind, ErrSpecial)
 }
 
 func (disk) List(dir string) ([]string, error) {
@@ -119,18 +196,35 @@ func (disk) List(dir string) ([]string, error) {
 }
 
 func (disk) Open(name string, flag int) (File, error) {
-	f, err := os.OpenFile(name, flag, 0o600)
+	f, err := os.OpenFile(name, flag|plainOnly, 0o600)
 	if err != nil {
+		if special := checkPlain(name); errors.Is(special, ErrSpecial) {
+			return nil, special // the system's word for a link (a loop), a socket or a directory says less
+		}
 		return nil, err
 	}
-	return diskFile{f}, nil
+	info, err := f.Stat()
+	if err == nil {
+		err = specialError(name, info.Mode())
+	}
+	if err == nil && plainOnly == 0 { // the system could not be told not to follow a link
+		err = checkPlain(name)
+	}
+	if err != nil {
+		_ = f.Close() // the first error is the one that tells
+		return nil, err
+	}
+	return diskFile{f, info}, nil
 }
 
 func (disk) Rename(from, to string) error { return os.Rename(from, to) }
 func (disk) Remove(name string) error     { return os.Remove(name) }
 func (disk) SyncDir(dir string) error     { return syncDir(dir) }
 
-type diskFile struct{ *os.File }
+type diskFile struct {
+	*os.File
+	info fs.FileInfo // as it was opened
+}
 
 func (f diskFile) Sync() error { return syncData(f.File) }
 
@@ -140,4 +234,12 @@ func (f diskFile) Size() (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
+}
+
+func (f diskFile) Is(name string) (bool, error) {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(f.info, info), nil
 }

@@ -18,3 +18,6 @@ func syncData(f *os.File) error {
 		}
 	}
 }
+
+// damages are what the system says of a disk whose data is bad.
+var damages = []error{syscall.EIO, syscall.EREMOTEIO, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENODATA}

@@ -3,6 +3,7 @@ package outbox
 import (
 	"bytes"
 	"testing"
+	"testing/synctest"
 )
 
 // FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum vouches for, and numbers go up.
@@ -71,51 +72,55 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{}, one, two, true)
 	f.Add(cursor[:700], one[:200], []byte{}, true)
 	f.Fuzz(func(t *testing.T, cursor, one, two []byte, mend bool) {
-		disk := newMemFS()
-		put := func(name string, data []byte) {
-			data = bytes.Clone(data)
-			disk.names["/box/"+name] = &inode{data: data, solid: data}
-			disk.solid["/box/"+name] = disk.names["/box/"+name]
-		}
-		if mend {
-			cursor, one, two = mendSlot(cursor), mendSegment(one), mendSegment(two)
-		}
-		put(cursorName, cursor)
-		put(segName(1), one)
-		put(segName(2), two)
-		o := Options{FS: disk, MaxBytes: smallBox}
-		b, err := Open("/box", o)
-		if err != nil {
-			return
-		}
-		appendBodies(t, b, "new")
-		r := queued(t, b)
-		newest := r[len(r)-1]
-		if string(newest.Body) != "new" {
-			t.Fatalf("the newest is %q", newest.Body)
-		}
-		if b.Stats().Queued != uint64(len(r)) {
-			t.Fatalf("%d are queued and %d come", b.Stats().Queued, len(r))
-		}
-		ids := map[string]bool{}
-		for _, x := range r {
-			if ids[x.ID] && !mend {
-				t.Fatalf("%s comes twice", x.ID)
-			}
-			ids[x.ID] = true
-		}
-		closeBox(t, b)
-		b = openBox(t, "/box", o)
-		again := queued(t, b)
-		if len(again) != len(r) || again[len(again)-1].ID != newest.ID {
-			t.Fatalf("%q was left and %q is there", idsOf(r), idsOf(again))
-		}
-		ackAll(t, b, again)
-		if n := b.Stats().Queued; n != 0 {
-			t.Fatalf("%d are left", n)
-		}
-		closeBox(t, b)
+		synctest.Test(t, func(t *testing.T) { openAnything(t, cursor, one, two, mend) })
 	})
+}
+
+func openAnything(t *testing.T, cursor, one, two []byte, mend bool) {
+	disk := newMemFS()
+	put := func(name string, data []byte) {
+		data = bytes.Clone(data)
+		disk.names["/box/"+name] = &inode{data: data, solid: data}
+		disk.solid["/box/"+name] = disk.names["/box/"+name]
+	}
+	if mend {
+		cursor, one, two = mendSlot(cursor), mendSegment(one), mendSegment(two)
+	}
+	put(cursorName, cursor)
+	put(segName(1), one)
+	put(segName(2), two)
+	o := Options{FS: disk, MaxBytes: smallBox}
+	b, err := Open("/box", o)
+	if err != nil {
+		return
+	}
+	appendBodies(t, b, "new")
+	r := queued(t, b)
+	newest := r[len(r)-1]
+	if string(newest.Body) != "new" {
+		t.Fatalf("the newest is %q", newest.Body)
+	}
+	if b.Stats().Queued != uint64(len(r)) {
+		t.Fatalf("%d are queued and %d come", b.Stats().Queued, len(r))
+	}
+	ids := map[string]bool{}
+	for _, x := range r {
+		if ids[x.ID] && !mend {
+			t.Fatalf("%s comes twice", x.ID)
+		}
+		ids[x.ID] = true
+	}
+	closeBox(t, b)
+	b = openBox(t, "/box", o)
+	again := queued(t, b)
+	if len(again) != len(r) || again[len(again)-1].ID != newest.ID {
+		t.Fatalf("%q was left and %q is there", idsOf(r), idsOf(again))
+	}
+	ackAll(t, b, again)
+	if n := b.Stats().Queued; n != 0 {
+		t.Fatalf("%d are left", n)
+	}
+	closeBox(t, b)
 }
 
 // mendSlot makes a valid slot of anything.

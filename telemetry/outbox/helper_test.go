@@ -95,17 +95,17 @@ func queued(t testing.TB, b *Box) (all []Record) {
 	}
 }
 
-// tryNext is Next that does not wait.
+// tryNext is Next that does not wait for new records. What cannot be read it waits for, in virtual time, until that is believed.
 func tryNext(t testing.TB, b *Box, after uint64, limit int) []Record {
 	t.Helper()
-	for {
+	for patience := 50 * time.Millisecond; ; patience = 10 * doubtFor {
 		b.mu.Lock()
 		_, where := b.find(after + 1)
 		b.mu.Unlock()
 		if where == nowhere {
 			return nil
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		records, err := b.Next(ctx, after, limit)
 		cancel()
 		if err == nil {

@@ -114,12 +114,12 @@ type view struct {
 
 // see finds out what is in the line of a directory.
 func see(dir string) (*view, error) {
-	l, err := load(Disk(), dir)
+	l, err := load(Disk(), dir, looking)
 	for range 3 { // a running process may delete a file between our list and our look
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		l, err = load(Disk(), dir)
+		l, err = load(Disk(), dir, looking)
 	}
 	if err != nil {
 		return nil, err

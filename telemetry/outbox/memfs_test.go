@@ -29,6 +29,8 @@ type memFS struct {
 	// fault, if set, is asked before every call that changes something: how it fails.
 	fault func(call int, op, name string) error
 	short func(n int) int // how many of n bytes a write that fails has written; nil: any number
+	// deny, if set, is asked before every call, also those that change nothing.
+	deny func(op, name string) error
 }
 
 type dirOp struct {
@@ -60,8 +62,22 @@ func newMemFS() *memFS {
 func (m *memFS) ask(op, name string) error {
 	m.counts[op]++
 	m.calls++
+	if err := m.look(op, name); err != nil {
+		return err
+	}
 	if m.fault != nil {
 		return m.fault(m.calls, op, filepath.Base(name))
+	}
+	return nil
+}
+
+// look is asked before a call that changes nothing.
+func (m *memFS) look(op, name string) error {
+	if m.deny == nil {
+		return nil
+	}
+	if err := m.deny(op, filepath.Base(name)); err != nil {
+		return &fs.PathError{Op: op, Path: name, Err: err}
 	}
 	return nil
 }
@@ -79,7 +95,11 @@ func (m *memFS) count(op string) int {
 	return m.counts[op]
 }
 
-func (m *memFS) MkdirAll(string) error { return nil }
+func (m *memFS) MkdirAll(dir string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.look("mkdir", dir)
+}
 
 type memLock struct {
 	m    *memFS
@@ -96,6 +116,9 @@ func (l memLock) Close() error {
 func (m *memFS) Lock(name string) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.look("lock", name); err != nil {
+		return nil, err
+	}
 	if m.locks[name] {
 		return nil, ErrLocked
 	}
@@ -106,6 +129,12 @@ func (m *memFS) Lock(name string) (io.Closer, error) {
 func (m *memFS) List(dir string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.look("list", dir); err != nil {
+		return nil, err
+	}
+	if filepath.Dir(dir) == dir {
+		return []string{"box"}, nil // where all tests have their outbox
+	}
 	var names []string
 	for name := range m.names {
 		if filepath.Dir(name) == filepath.Clean(dir) {
@@ -138,6 +167,10 @@ func (m *memFS) Open(name string, flag int) (File, error) {
 		}
 		node.data = nil
 		node.ops = append(node.ops, fileOp{truncate: true})
+	default:
+		if err := m.look("open", name); err != nil {
+			return nil, err
+		}
 	}
 	return &memFile{m: m, node: node, name: name}, nil
 }
@@ -205,12 +238,33 @@ func (f *memFile) Close() error { return nil }
 func (f *memFile) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.m.look("size", f.name); err != nil {
+		return 0, err
+	}
 	return int64(len(f.node.data)), nil
+}
+
+func (f *memFile) Is(name string) (bool, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.m.look("stat", name); err != nil {
+		return false, err
+	}
+	switch f.m.names[name] {
+	case nil:
+		return false, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+	case f.node:
+		return true, nil
+	}
+	return false, nil
 }
 
 func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.m.look("read", f.name); err != nil {
+		return 0, err
+	}
 	if at >= int64(len(f.node.data)) {
 		return 0, io.EOF
 	}

@@ -129,8 +129,9 @@ func (t *Batch) name() {
 	}
 }
 
-// Wait waits until one of the parts has a record, which Read may still find damaged or too old. It returns ctx.Err() when ctx ends first,
-// ErrClosed after Close.
+// Wait waits until one of the parts has a record that may be read now. Read may still find that it is damaged or too old, or that the disk
+// does not give it now: then Wait waits, too, until it is time to try again. It returns ctx.Err() when ctx ends first, ErrClosed after
+// Close.
 func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -141,21 +142,41 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 			b.mu.Unlock()
 			return ErrClosed
 		}
-		if _, ok := b.firstOf(parts); ok {
+		b.regainIfDue() // nobody else may be here to try the disk again
+		b.unpark()
+		_, ok, again := b.firstOf(parts)
+		if ok {
 			b.mu.Unlock()
 			return nil
 		}
 		fresh := b.fresh.wait()
+		if b.off != nil && (again.IsZero() || b.retryAt.Before(again)) {
+			again = b.retryAt
+		}
+		if len(b.parked) > 0 && (again.IsZero() || b.parkedUntil.Before(again)) {
+			again = b.parkedUntil
+		}
 		b.mu.Unlock()
+		b.report()
+		if again.IsZero() {
+			select {
+			case <-fresh:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		timer := time.NewTimer(time.Until(again))
 		select {
 		case <-fresh:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
+		timer.Stop()
 	}
 }
 
-// Read is NextOf for a reader that calls it again and again and does not want to wait: it returns no records if there are none. It
-// returns up to limit of them and up to so many bytes of bodies, at least one. The records, and the bodies of their messages, are good
+// Read is NextOf for a reader that calls it again and again and does not want to wait: it returns no records if there are none, or
+// none that can be read now. It returns up to limit of them and up to so many bytes of bodies, at least one. The records, and the bodies of their messages, are good
 // until its next call with the same batch.
 func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, error) {
 	defer b.report()
@@ -165,7 +186,8 @@ func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, erro
 			b.mu.Unlock()
 			return nil, ErrClosed
 		}
-		part, ok := b.firstOf(parts)
+		b.unpark()
+		part, ok, _ := b.firstOf(parts)
 		b.mu.Unlock()
 		if !ok {
 			into.Release()
@@ -189,20 +211,40 @@ func (b *Box) Newest(n int) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ahead := uint64(max(n, 0)) + 1
-	if len(b.acks.spans) >= maxHoles || b.next < b.acks.next(1)+ahead {
+	if b.blind || len(b.acks.spans) >= maxHoles || b.next < b.acks.next(1)+ahead {
 		return 0
 	}
 	return b.next - ahead
 }
 
-// firstOf returns the first part with a record in it. b.mu is held.
-func (b *Box) firstOf(parts []Part) (Part, bool) {
+// firstOf returns the first part with a record in it that may be read now. If there is none, again is when one may be tried whose segment
+// could not be read the last time; zero: there is none of these either. b.mu is held.
+func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	for _, p := range parts {
-		if pos, where := b.find(p.After + 1); where != nowhere && (pos < p.Until || p.Until == 0) {
-			return p, true
+		pos, where := b.find(p.After + 1)
+		if where == nowhere || pos >= p.Until && p.Until != 0 {
+			continue
+		}
+		t := b.troubleAt(pos, where)
+		if t == nil {
+			return p, true, time.Time{}
+		}
+		if again.IsZero() || t.again.Before(again) {
+			again = t.again
 		}
 	}
-	return Part{}, false
+	return Part{}, false, again
+}
+
+// troubleAt is why the record that find has found is not to be read yet; nil: it may be. b.mu is held.
+func (b *Box) troubleAt(pos uint64, where source) *trouble {
+	if where != onDisk {
+		return nil
+	}
+	if t := b.segmentOf(pos).trouble; t != nil && pos >= t.pos && time.Now().Before(t.again) {
+		return t
+	}
+	return nil
 }
 
 // allowance is how much a reader may still take. One record may be taken whatever its size if there is none before it.
@@ -234,14 +276,14 @@ func (b *Box) collect(into *Batch, pos uint64, a allowance) {
 	for a.records > 0 {
 		b.mu.Lock()
 		at, where := b.find(pos)
-		if where == nowhere || at >= a.bound() {
+		if where == nowhere || at >= a.bound() || b.troubleAt(at, where) != nil {
 			b.mu.Unlock()
 			break
 		}
 		before := len(into.records)
 		b.readAndUnlock(into, at, where, &a)
 		if len(into.records) == before {
-			break // it was damaged, and has left: the caller looks again
+			break // it has left, or cannot be read now: the caller looks again
 		}
 		pos = into.records[len(into.records)-1].Pos + 1
 	}
@@ -258,11 +300,14 @@ const (
 
 // find returns the first place from pos on with a record that may be handed out. b.mu is held.
 func (b *Box) find(pos uint64) (uint64, source) {
-	if pos = b.acks.next(pos); pos < b.diskEnd {
+	if b.blind { // what is on the disk comes first
+		return 0, nowhere
+	}
+	if pos = b.unparked(b.acks.next(pos)); pos < b.diskEnd {
 		return pos, onDisk
 	}
 	if r := b.ring; r != nil {
-		if pos = b.acks.next(max(pos, r.base)); pos < r.end() {
+		if pos = b.unparked(b.acks.next(max(pos, r.base))); pos < r.end() {
 			return pos, inMemory
 		}
 	}
@@ -284,6 +329,9 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 	}
 	if b.acks.next(s.end) >= seg.end { // what comes between is deleted, and was whole
 		seg.end = min(seg.end, s.end)
+	}
+	if t := s.trouble; t != nil && pos < t.pos && time.Now().Before(t.again) {
+		seg.end = min(seg.end, t.pos)
 	}
 	b.mu.Unlock()
 	b.fromSegment(into, seg, pos, start, a)
@@ -320,9 +368,6 @@ func (b *Box) hintFor(s *segment, pos uint64) int64 {
 func (b *Box) remember(h hint, before int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.suspect == h.num {
-		b.suspect = 0
-	}
 	i := slices.IndexFunc(b.hints[:], func(old hint) bool { return old.num == h.num && old.at == before })
 	if i < 0 {
 		i = b.nextHint
@@ -357,6 +402,9 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 	if len(into.records) > had { // also those before an error
 		pos = into.records[len(into.records)-1].Pos + 1
 		b.remember(hint{num: s.num, pos: pos, at: end}, start)
+		if s.trouble != nil {
+			b.readable(s.num, pos)
+		}
 	}
 	if err != nil {
 		b.unreadable(s, pos, err)
@@ -364,8 +412,9 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 }
 
 // scan puts the first message of a segment from pos on into m and calls each, which says where to put the next one; nil: no more. A
-// message's body is good until each returns. What is damaged leaves the line. start is where to begin to read; 0: at the first frame.
-// What was read ahead is taken from, and left in, kept. An error is one of the disk.
+// message's body is good until each returns. start is where to begin to read; 0: at the first frame. What was read ahead is taken from,
+// and left in, kept. The error is the disk's, or errDamaged for a message that cannot be read; but if the damage of the segment is
+// believed, such a message leaves the line, and the scan goes on behind it.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
@@ -379,6 +428,9 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, 
 	defer func() {
 		if kept.window, kept.at = sc.window, sc.windowAt; cap(sc.window) > readAhead {
 			kept.window = nil // a message larger than that is the exception
+		}
+		if kept.num == 0 {
+			kept.window = kept.window[:0]
 		}
 	}()
 	expect := pos
@@ -403,6 +455,10 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, 
 			}
 		}
 		if found > expect {
+			if !s.damaged && b.isLoss(s, span{expect, found - 1}) {
+				kept.drop() // it must be read again, and not from memory
+				return errDamaged
+			}
 			end := s.size
 			if fr != nil {
 				end = fr.at
@@ -448,6 +504,12 @@ func (a *ahead) close() {
 	}
 }
 
+// drop forgets what was read ahead.
+func (a *ahead) drop() {
+	a.close()
+	a.num = 0
+}
+
 // windows are what scan reads through, so that a reader that comes and goes does not leave one behind each time.
 var windows = sync.Pool{New: func() any { return new([]byte) }}
 
@@ -460,7 +522,15 @@ func (b *Box) raw(f io.ReaderAt, from, to int64) []byte {
 	return buf[:n]
 }
 
-// lose lets damaged messages of a segment leave the line. Those among them that had left already are no loss.
+// isLoss says whether one of the places of a segment that cannot be read is that of a message which has not left.
+func (b *Box) isLoss(s segment, missing span) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := span{missing.first, min(missing.last, b.lastOf(s))}
+	return held.first <= held.last && len(b.acks.open(held)) > 0
+}
+
+// lose lets damaged messages of a segment leave the line. Those among them that had left already are no loss. The file is kept.
 func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
@@ -472,10 +542,17 @@ func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	b.leave(lost) // places that never were a message's: those of memory that a process took with it
 	if n > 0 {
 		b.lost += n
-		b.problem(Problem{
-			Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Messages: n, Err: why,
-			Text: fmt.Sprintf("%d messages are damaged in %s: what is left of them is set aside in %s", n, b.path(s.num), quarantineName),
-		})
+		p := Problem{Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Messages: n, Err: why}
+		if errors.Is(why, fs.ErrNotExist) {
+			p.Kind, p.Text = Missing, fmt.Sprintf("%d messages are lost: their file %s is gone", n, b.path(s.num))
+		} else {
+			p.Text = fmt.Sprintf("%d messages are damaged in %s: what is left of them is set aside in %s, and the file is kept as %s",
+				n, b.path(s.num), quarantineName, segName(s.num)+badSuffix)
+			if i := slices.IndexFunc(b.segs, func(x *segment) bool { return x.num == s.num }); i >= 0 {
+				b.segs[i].aside = true
+			}
+		}
+		b.problem(p)
 	}
 	b.mu.Unlock()
 	if n > 0 {
@@ -499,15 +576,63 @@ func (b *Box) lastOf(s segment) uint64 {
 	return s.base + seq - s.baseSeq
 }
 
-// unreadable deals with a segment that the disk does not give us from pos on. It gets a second chance before these messages are lost.
+// unreadable deals with a segment that cannot be read from pos on. It is tried again, with a growing pause, and nothing leaves the line
+// before it is sure that the data itself is bad, or the file gone.
 func (b *Box) unreadable(s segment, pos uint64, err error) {
+	k := passing
+	switch {
+	case isDamage(err):
+		k = damage
+	case errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(s.num)):
+		k = missing
+	}
 	b.mu.Lock()
 	i := slices.IndexFunc(b.segs, func(x *segment) bool { return x.num == s.num })
-	wait := i < 0 || b.suspect != s.num && !errors.Is(err, fs.ErrNotExist) // i < 0: it was deleted while we came to read it
-	b.suspect = s.num
+	if i < 0 { // it was deleted while we came to read it
+		b.mu.Unlock()
+		return
+	}
+	x, now := b.segs[i], time.Now()
+	if x.trouble == nil {
+		x.trouble = &trouble{}
+	}
+	t := x.trouble
+	believed := t.fail(pos, k, err, now)
+	if !believed && now.Sub(t.told) >= tellAgain {
+		t.told = now
+		what := "it is tried again until it can be"
+		if k == damage {
+			what = fmt.Sprintf("it is tried again for %v", doubtFor)
+		}
+		b.problem(Problem{Kind: Unreadable, Err: err, Text: fmt.Sprintf("%s cannot be read now: what waits in it is kept, and %s", b.path(s.num), what)})
+	}
+	if believed {
+		x.trouble = nil
+		x.damaged = k == damage
+	}
 	b.mu.Unlock()
-	if !wait {
+	switch {
+	case !believed:
+	case k == missing:
+		b.loseGone()
+	case !errors.Is(err, errDamaged): // the rest of it, for what the disk does not give has no end
 		b.lose(s, span{pos, s.end - 1}, nil, err)
+	}
+}
+
+// readable ends the trouble of a segment that was read beyond the place where it began.
+func (b *Box) readable(num, pos uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range b.segs {
+		if x.num != num || x.trouble == nil || pos <= x.trouble.pos {
+			continue
+		}
+		if !x.trouble.told.IsZero() {
+			b.problem(Problem{Kind: Readable, Text: b.path(num) + " can be read again"})
+		}
+		x.trouble = nil
+		b.fresh.fire()
 	}
 }
 
@@ -520,7 +645,7 @@ func (b *Box) handOut(records []Record) []Record {
 	b.mu.Lock()
 	kept := records[:0]
 	for i := 0; i < len(records); i++ {
-		if b.acks.has(records[i].Pos) {
+		if b.acks.has(records[i].Pos) || b.isParked(records[i].Pos) {
 			continue
 		}
 		if !b.isOld(&records[i]) {
@@ -662,7 +787,7 @@ func (b *Box) leave(s span) (fresh uint64) {
 	if b.oldest() != before || b.wholeIn(s) {
 		b.room.fire()
 	}
-	if b.count() == 0 {
+	if b.isEmpty() {
 		b.empty.fire()
 	}
 	return fresh

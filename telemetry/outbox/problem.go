@@ -14,6 +14,10 @@ const (
 	Degraded                 // the disk does not work; messages are kept in memory only
 	Recovered                // the disk works again
 	AcksNotSaved             // acknowledgements cannot be written down: a restart would send again
+	AcksSaved                // they are written down again
+	Unreadable               // what is next in the line cannot be read now: reading waits
+	Readable                 // it can be read again
+	Missing                  // files, or the whole directory, are gone that should be there
 )
 
 func (k Kind) String() string {
@@ -32,6 +36,14 @@ func (k Kind) String() string {
 		return "recovered"
 	case AcksNotSaved:
 		return "acks-not-saved"
+	case AcksSaved:
+		return "acks-saved"
+	case Unreadable:
+		return "unreadable"
+	case Readable:
+		return "readable"
+	case Missing:
+		return "missing"
 	}
 	return fmt.Sprintf("Kind(%d)", int(k))
 }

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -63,20 +64,33 @@ func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
 			if f.File == nil {
 				continue
 			}
-			in := bufio.NewReaderSize(f, 64<<10)
-			for {
-				line, err := readLine(in)
-				var q SetAside
-				if json.Unmarshal(line, &q) == nil && (q.ID != "" || q.Lost != "") && !yield(q, nil) {
-					return
-				}
-				if errors.Is(err, io.EOF) {
-					break
-				}
+			for q, err := range entries(io.NewSectionReader(f, 0, 1<<62)) {
 				if err != nil {
-					yield(SetAside{}, fmt.Errorf("outbox: %s: %w", f.Name(), err))
+					err = fmt.Errorf("outbox: %s: %w", f.name, err)
+				}
+				if !yield(q, err) || err != nil {
 					return
 				}
+			}
+		}
+	}
+}
+
+// entries are those of one file. The error is the reader's, and the last.
+func entries(r io.Reader) iter.Seq2[SetAside, error] {
+	return func(yield func(SetAside, error) bool) {
+		for in := bufio.NewReaderSize(r, 64<<10); ; {
+			line, err := readLine(in)
+			var q SetAside
+			if json.Unmarshal(line, &q) == nil && (q.ID != "" || q.Lost != "") && !yield(q, nil) {
+				return
+			}
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(SetAside{}, err)
+				return
 			}
 		}
 	}
@@ -99,17 +113,20 @@ func readLine(in *bufio.Reader) (line []byte, err error) {
 }
 
 // maybeFile is a file that may not be there.
-type maybeFile struct{ *os.File }
+type maybeFile struct {
+	File
+	name string
+}
 
 func openIfThere(name string) (maybeFile, error) {
-	f, err := os.Open(name) // #nosec G304 -- the caller's own directory
+	f, err := Disk().Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) {
 		return maybeFile{}, nil
 	}
 	if err != nil {
 		return maybeFile{}, fmt.Errorf("outbox: %w", err)
 	}
-	return maybeFile{f}, nil
+	return maybeFile{f, name}, nil
 }
 
 func (f maybeFile) close() {
@@ -118,18 +135,19 @@ func (f maybeFile) close() {
 	}
 }
 
+// is says whether two files are one, since the newer has got the name of the older between our two looks.
 func (f maybeFile) is(other maybeFile) bool {
 	if f.File == nil || other.File == nil {
 		return false
 	}
-	a, err := f.Stat()
-	b, err2 := other.Stat()
-	return err == nil && err2 == nil && os.SameFile(a, b)
+	a, isDisk := f.File.(diskFile)
+	b, areDisk := other.File.(diskFile)
+	return isDisk && areDisk && os.SameFile(a.info, b.info)
 }
 
 // Quarantine takes the record at a place out of the line because it can never be sent, and writes it with the reason to the file
-// quarantine.jsonl beside it, durably, before it leaves. The next record tells that it is missing. If it cannot be written, it leaves
-// all the same, for it must not block the line, and Report says so. A place that has left already is left alone.
+// quarantine.jsonl beside it, durably, before it leaves. The next record tells that it is missing. If it cannot be written now, it is
+// kept, is not handed out again by this box, and is written when that works; Report says so. A place that has left already is left alone.
 func (b *Box) Quarantine(pos uint64, why error) error {
 	defer b.report()
 	if why == nil {
@@ -137,50 +155,136 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	}
 	b.mu.Lock()
 	err := b.mayLeave(pos)
-	if err != nil || b.acks.has(pos) {
+	if err != nil || b.acks.has(pos) || b.isParked(pos) {
 		b.mu.Unlock()
 		return err
 	}
-	at, where := b.find(pos)
-	if where == nowhere || at != pos {
+	if at, where := b.find(pos); where == nowhere || at != pos {
 		b.mu.Unlock()
 		return fmt.Errorf("outbox: the record at place %d has not been handed out", pos)
+	}
+	if len(b.parked) >= maxParked {
+		b.mu.Unlock()
+		return fmt.Errorf("outbox: %d records can never be sent and cannot be set aside: see to the disk of %s", maxParked, b.dir)
+	}
+	b.parked = append(b.parked, parked{pos, why}) // so that nobody hands it out meanwhile
+	b.mu.Unlock()
+	if err = b.putAside(parked{pos, why}); err == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id, seq := b.nameOf(pos)
+	b.problem(Problem{
+		Kind: Unreadable, ID: id.String(), First: seq, Last: seq, Err: errors.Join(why, err),
+		Text: fmt.Sprintf("message %s can never be sent, and cannot be set aside in %s now: it is kept, and that is tried again", id.name(seq), filepath.Join(b.dir, quarantineName)),
+	})
+	b.parkedUntil = time.Now().Add(retryEvery)
+	if b.isEmpty() {
+		b.empty.fire()
+	}
+	return nil
+}
+
+// parked is a record that can never be sent, and that is not set aside yet. It is in the line, and handed out no more.
+type parked struct {
+	pos uint64
+	why error
+}
+
+// maxParked bounds the memory for them.
+const maxParked = 4096
+
+// isParked says whether the record at a place is one of them. b.mu is held.
+func (b *Box) isParked(pos uint64) bool {
+	return slices.ContainsFunc(b.parked, func(p parked) bool { return p.pos == pos })
+}
+
+// unparked is the first place from pos on that is not one of them, nor has left. b.mu is held.
+func (b *Box) unparked(pos uint64) uint64 {
+	for len(b.parked) > 0 && b.isParked(pos) {
+		pos = b.acks.next(pos + 1)
+	}
+	return pos
+}
+
+// isEmpty says that nothing waits to be sent. b.mu is held.
+func (b *Box) isEmpty() bool { return !b.blind && b.count() <= uint64(len(b.parked)) }
+
+// unpark tries to set aside what could not be before. b.mu is held, and released meanwhile.
+func (b *Box) unpark() {
+	if len(b.parked) == 0 || b.closed || time.Now().Before(b.parkedUntil) {
+		return
+	}
+	b.parkedUntil = time.Now().Add(retryEvery)
+	all := slices.Clone(b.parked)
+	b.mu.Unlock()
+	for _, p := range all {
+		if b.putAside(p) != nil {
+			break
+		}
+	}
+	b.mu.Lock()
+}
+
+// putAside sets a parked record aside, and takes it out of the line when that has been done.
+func (b *Box) putAside(p parked) error {
+	pos := p.pos
+	b.mu.Lock()
+	if b.acks.has(pos) { // it was acknowledged, dropped or found damaged meanwhile
+		b.unparkLocked(pos)
+		b.mu.Unlock()
+		return nil
+	}
+	where := onDisk
+	if pos >= b.diskEnd {
+		where = inMemory
 	}
 	var one Batch
 	defer one.ahead.release()
 	b.readAndUnlock(&one, pos, where, &allowance{records: 1})
 	one.name()
-
+	if len(one.records) == 0 || one.records[0].Pos != pos {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.acks.has(pos) {
+			b.unparkLocked(pos)
+			return nil
+		}
+		return errNotRead
+	}
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
-	var failed error
-	if len(one.records) > 0 && one.records[0].Pos == pos {
-		r := &one.records[0]
-		failed = b.setAside(SetAside{
-			ID: r.ID, Why: why.Error(), Created: &r.Created, ContentType: r.ContentType, ContentEncoding: r.ContentEncoding,
-			Component: r.Component, Properties: r.Properties, Body: r.Body,
-		})
+	r := &one.records[0]
+	err := b.setAside(SetAside{
+		ID: r.ID, Why: p.why.Error(), Created: &r.Created, ContentType: r.ContentType, ContentEncoding: r.ContentEncoding,
+		Component: r.Component, Properties: r.Properties, Body: r.Body,
+	})
+	if err != nil {
+		return err
 	}
 	b.mu.Lock()
-	if b.acks.has(pos) { // it was acknowledged, dropped or found damaged meanwhile
+	b.unparkLocked(pos)
+	if b.acks.has(pos) {
 		b.mu.Unlock()
 		return nil
 	}
 	id, seq := b.nameOf(pos)
 	b.miss(id, seq, span{pos, pos})
 	b.quarantined++
-	p := Problem{
-		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: why,
+	b.problem(Problem{
+		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: p.why,
 		Text: fmt.Sprintf("message %s can never be sent and was set aside in %s", id.name(seq), filepath.Join(b.dir, quarantineName)),
-	}
-	if failed != nil || len(one.records) == 0 {
-		p.Err = errors.Join(why, failed)
-		p.Text = fmt.Sprintf("message %s can never be sent, and could not be set aside either: it is lost", id.name(seq))
-	}
-	b.problem(p)
+	})
 	b.mu.Unlock()
 	b.saveSoon()
 	return nil
+}
+
+var errNotRead = errors.New("it cannot be read now")
+
+func (b *Box) unparkLocked(pos uint64) {
+	b.parked = slices.DeleteFunc(b.parked, func(p parked) bool { return p.pos == pos })
 }
 
 // setAside appends a line to the quarantine file, durably. b.cur.mu is held.

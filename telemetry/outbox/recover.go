@@ -6,19 +6,25 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 )
 
 // layout is what a directory was found to hold. Finding it changes nothing.
 type layout struct {
-	slot     slot
-	hasSlot  bool
-	noSlot   error // why there is none although there is a file
-	segs     []*segment
-	newest   uint64   // the greatest number of a segment file, of whatever kind
-	useless  []uint64 // files of which a later segment, or the lack of any message, leaves nothing
-	headless []uint64 // files without a readable header
-	begun    []uint64 // newest segments without a whole message, but with something
-	halved   []uint64 // segments with one readable header
+	as          reading
+	slot        slot
+	identity    *Identity // for whom it was filled; nil: that is not known
+	badIdentity error     // why it is not, although there is a file
+	unsure      bool      // which seqs were used is not sure: an outbox id must not go on
+	hasSlot     bool
+	noSlot      error // why there is none although there is a file
+	segs        []*segment
+	newest      uint64   // the greatest number of a segment file, of whatever kind
+	useless     []uint64 // files of which a later segment, or the lack of any message, leaves nothing
+	headless    []uint64 // files without a readable header
+	begun       []uint64 // newest segments without a whole message, but with something
+	halved      []uint64 // segments with one readable header
 
 	// Of the newest segment:
 	fileSize  int64
@@ -35,22 +41,38 @@ type loss struct {
 	from, to int64 // where in the file the damage is
 }
 
+// reading is who reads a directory, and so what an error means.
+type reading int
+
+const (
+	looking   reading = iota // somebody else's, who may delete a file before we come to it
+	owning                   // our own: any error is one
+	believing                // our own, and damage has been met again and again: what is damaged is done without
+)
+
 // load finds out what a directory holds.
-func load(disk FS, dir string) (*layout, error) {
+func load(disk FS, dir string, as reading) (*layout, error) {
 	names, err := disk.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
-	l := &layout{}
-	if err := l.loadSlot(disk, filepath.Join(dir, cursorName)); err != nil {
+	l := &layout{as: as}
+	if err := l.loadSlot(disk, filepath.Join(dir, cursorName), slices.Contains(names, cursorName)); err != nil {
+		return nil, err
+	}
+	if err := l.loadIdentity(disk, filepath.Join(dir, identityName), slices.Contains(names, identityName)); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		num := segNum(name)
+		kept, isKept := strings.CutSuffix(name, badSuffix)
+		num := segNum(kept)
 		if num == 0 {
 			continue
 		}
-		l.newest = max(l.newest, num)
+		l.newest = max(l.newest, num) // also of what was set aside: its name must not be needed again
+		if isKept {
+			continue
+		}
 		if err := l.loadHeader(disk, filepath.Join(dir, name), num); err != nil {
 			return nil, err
 		}
@@ -59,7 +81,12 @@ func load(disk FS, dir string) (*layout, error) {
 	for len(l.segs) > 0 {
 		s := l.segs[len(l.segs)-1]
 		if err := l.scanNewest(disk, filepath.Join(dir, segName(s.num)), s); err != nil {
-			return nil, fmt.Errorf("outbox: reading the newest segment: %w (if the disk is beyond repair, move %s away to start anew)", err, dir)
+			if !l.isBelieved(err) {
+				return nil, fmt.Errorf("outbox: reading the newest segment: %w (if the disk is beyond repair, move %s away to start anew)", err, dir)
+			}
+			l.headless, l.unsure = append(l.headless, s.num), true
+			l.segs = l.segs[:len(l.segs)-1]
+			continue
 		}
 		if s.end > s.base {
 			break
@@ -73,25 +100,27 @@ func load(disk FS, dir string) (*layout, error) {
 		}
 		l.torn = false
 	}
-	l.findLastSeq(disk, dir)
-	return l, nil
+	return l, l.findLastSeq(disk, dir)
 }
 
-func (l *layout) loadSlot(disk FS, name string) error {
+// isBelieved says that an error is about the data, and has been met often enough.
+func (l *layout) isBelieved(err error) bool { return l.as == believing && isDamage(err) }
+
+func (l *layout) loadSlot(disk FS, name string, listed bool) error {
 	f, err := disk.Open(name, readOnly)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && (l.as == looking || !listed) {
 		return nil
 	}
 	if err != nil {
 		l.noSlot = err
-		return nil
+		if l.isBelieved(err) {
+			return nil
+		}
+		return fmt.Errorf("outbox: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	best, number, err := readSlots(f)
-	if err != nil && !isVersion(err) {
-		best, number, err = readSlots(f) // a disk that stumbles gets a second chance
-	}
-	if isVersion(err) {
+	if err != nil && !l.isBelieved(err) {
 		return fmt.Errorf("outbox: %s: %w", name, err)
 	}
 	l.slot, l.hasSlot, l.noSlot = best, number >= 0, err
@@ -101,30 +130,34 @@ func (l *layout) loadSlot(disk FS, name string) error {
 	return nil
 }
 
+// maxSegmentFile is above the size of any segment: what is larger was put there by somebody else, and reading it might take for ever.
+const maxSegmentFile = 2 << 30
+
 func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 	f, err := disk.Open(name, readOnly)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && l.as == looking {
 		return nil // deleted since we listed it, by a running client that we only look at
 	}
 	if err != nil {
-		return fmt.Errorf("outbox: %w (make it readable, or move it away)", err)
+		return l.unreadable(num, fmt.Errorf("outbox: %w", err))
 	}
 	defer func() { _ = f.Close() }()
 	size, err := f.Size()
+	if err == nil && size > maxSegmentFile {
+		err = fmt.Errorf("it has %d bytes, more than any segment: %w: move it away", size, ErrSpecial)
+	}
 	if err != nil {
-		return fmt.Errorf("outbox: %s: %w", name, err)
+		return l.unreadable(num, fmt.Errorf("outbox: %s: %w", name, err))
 	}
 	h, halved, err := readHeader(f)
-	if err != nil && !errors.Is(err, errHeader) && !isVersion(err) {
-		h, halved, err = readHeader(f) // as above, before the file is set aside
-	}
 	hasAny := false
 	if errors.Is(err, errHeader) {
-		hasAny, _ = hasContent(f, 0, size) // if it cannot be read there is nothing to keep either
+		var lost error
+		if hasAny, lost = hasContent(f, 0, size); lost != nil {
+			err = lost
+		}
 	}
 	switch {
-	case isVersion(err):
-		return fmt.Errorf("outbox: %s: %w", name, err)
 	case err == nil && h.id != 0 && h.base > 0 && h.base < farthest && h.baseSeq > 0 && h.baseSeq < farthest:
 		l.segs = append(l.segs, &segment{header: h, num: num, end: h.base, size: size})
 		if halved {
@@ -132,10 +165,24 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 		}
 	case errors.Is(err, errHeader) && !hasAny: // made, and never written to
 		l.useless = append(l.useless, num)
-	default:
+	case err == nil, errors.Is(err, errHeader):
 		l.headless = append(l.headless, num)
+	default:
+		return l.unreadable(num, fmt.Errorf("outbox: %s: %w", name, err))
 	}
 	return nil
+}
+
+// unreadable takes in that a segment cannot be read.
+func (l *layout) unreadable(num uint64, err error) error {
+	if l.isBelieved(err) {
+		l.headless = append(l.headless, num)
+		return nil
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (make it readable, or move it away)", err)
+	}
+	return err
 }
 
 // tile lets every segment end where the next begins. One that begins at or below the beginning of an earlier one replaces it.
@@ -218,7 +265,7 @@ func hasContent(f File, from, to int64) (bool, error) {
 }
 
 // findLastSeq finds the last seq of the outbox id that goes on. The slot may be older than the segments, and newer.
-func (l *layout) findLastSeq(disk FS, dir string) {
+func (l *layout) findLastSeq(disk FS, dir string) error {
 	l.lastSeq = l.slot.seq
 	for i := len(l.segs) - 1; i >= 0 && l.hasSlot; i-- {
 		last := *l.segs[i]
@@ -227,16 +274,24 @@ func (l *layout) findLastSeq(disk FS, dir string) {
 		}
 		if i < len(l.segs)-1 { // what was in memory was written behind it: only its frames say where it ends
 			whole := layout{slot: slot{end: last.end}}
-			if whole.scanNewest(disk, filepath.Join(dir, segName(last.num)), &last) != nil {
-				return // one that cannot be read does not keep a box from opening: the slot has to do
+			err := whole.scanNewest(disk, filepath.Join(dir, segName(last.num)), &last)
+			switch {
+			case l.as == looking && errors.Is(err, fs.ErrNotExist): // deleted meanwhile: the slot has to do
+				return nil
+			case l.isBelieved(err):
+				l.unsure = true
+				return nil
+			case err != nil:
+				return fmt.Errorf("outbox: %w", err)
 			}
 			last.end = min(last.end, l.segs[i].end)
 		}
 		if last.end > last.base {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
 		}
-		return
+		return nil
 	}
+	return nil
 }
 
 // next is the first place that was never used.
@@ -266,7 +321,9 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	defer b.cur.mu.Unlock()
 	b.mu.Lock()
 	b.hasSlot, b.newest, b.segs = l.hasSlot, l.newest, l.segs
-	b.acks, b.next, b.gaps = l.acks(), l.next(), l.slot.gaps
+	b.badCursor = !l.hasSlot && l.noSlot != nil
+	b.acks, b.next, b.gaps = l.acks(), l.next(), append(l.slot.gaps, b.gaps...)
+	b.identity, b.badIdentity, b.blind = l.identity, l.badIdentity != nil, false
 	b.diskEnd, b.endID, b.endSeq = b.next, l.slot.endID, l.slot.endSeq
 	b.id, b.seq, b.machine = l.slot.id, l.lastSeq, l.slot.machine
 	b.cur.turn = l.slot.turn
@@ -293,24 +350,41 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	switch {
 	case !l.hasSlot:
 		b.id, b.machine, changed = newID(), mine, true
+	case l.unsure:
+		b.id, b.seq, b.machine, changed = newID(), 0, mine, true
 	case mine == none || mine == b.machine:
 	case b.machine == none:
 		b.machine, changed = mine, true
 	default:
 		b.id, b.seq, b.machine, changed = newID(), 0, mine, true
 	}
+	if r := b.ring; r != nil { // it was filled while nobody knew what is on the disk, and nothing of it was handed out
+		r.base = b.next
+		b.next = r.end()
+	}
 	b.tell(l)
+	b.fresh.fire()
 	b.mu.Unlock()
-	return b.loseMissing(l) || changed
+	return b.loseUnfound(l) || changed
 }
 
 // tell reports what is not as it should be, except for lost messages. b.mu is held.
 func (b *Box) tell(l *layout) {
-	if l.noSlot != nil {
-		b.problem(Problem{
+	if !l.hasSlot && (l.noSlot != nil || len(l.segs) > 0) {
+		p := Problem{
 			Kind: Corrupt, Err: l.noSlot,
 			Text: "what was acknowledged is not known any more: everything that is on the disk is sent again, and new messages get another outbox id",
-		})
+		}
+		if l.noSlot == nil {
+			p.Kind, p.Text = Missing, filepath.Join(b.dir, cursorName)+" is gone: "+p.Text
+		}
+		b.problem(p)
+	}
+	if l.badIdentity != nil {
+		b.problem(Problem{Kind: Corrupt, Err: l.badIdentity, Text: "for whom the outbox in " + b.dir + " was filled is not known any more: what waits in it is sent here"})
+	}
+	if l.unsure {
+		b.problem(Problem{Kind: Corrupt, Text: "the newest messages in " + b.dir + " cannot be read: their file is set aside, and new messages get another outbox id"})
 	}
 	for _, num := range l.headless {
 		b.problem(Problem{Kind: Corrupt, Err: errHeader, Text: "nothing can be read in " + b.path(num) + ": it is set aside as " + b.path(num) + badSuffix})
@@ -326,8 +400,8 @@ func (b *Box) tell(l *layout) {
 	}
 }
 
-// loseMissing finds the places that the slot or the segments say were used, and that no frame was found for. b.cur.mu is held.
-func (b *Box) loseMissing(l *layout) (lost bool) {
+// loseUnfound finds the places that the slot or the segments say were used, and that no frame was found for. b.cur.mu is held.
+func (b *Box) loseUnfound(l *layout) (lost bool) {
 	lose := func(id boxID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
 		whole := x.span
 		if x.first < pos && seq <= pos-x.first { // there are no seqs below 1
@@ -387,16 +461,18 @@ const badSuffix = ".bad"
 
 // clean puts away what is of no use. What cannot be put away is in nobody's way either.
 func (b *Box) clean(l *layout) {
-	if !l.hasSlot && l.noSlot != nil {
-		name := filepath.Join(b.dir, cursorName)
-		_ = b.fs.Rename(name, name+badSuffix)
-	}
-	for _, num := range append(l.headless, l.begun...) {
-		_ = b.fs.Rename(b.path(num), b.path(num)+badSuffix)
-	}
 	b.mu.Lock()
-	b.trash = append(b.trash, l.useless...)
+	for _, num := range l.headless {
+		b.trash = append(b.trash, waste{num, true})
+	}
+	for _, num := range l.begun {
+		b.trash = append(b.trash, waste{num, true})
+	}
+	for _, num := range l.useless {
+		b.trash = append(b.trash, waste{num, false})
+	}
 	b.mu.Unlock()
+	b.reclaim()
 }
 
 // tail is the end of the newest segment when it is not known to be synced, or when there is something behind it.
@@ -405,6 +481,8 @@ type tail struct {
 	from int64 // where what may not be synced starts
 	to   int64 // where the last message ends
 	end  uint64
+
+	trouble trouble // why it cannot be made durable
 }
 
 // settle makes sure that the tail is on the disk. Writing it again makes the sync cover it even if an earlier sync of the same bytes
@@ -414,7 +492,39 @@ func (b *Box) settle() error {
 	if t == nil {
 		return nil
 	}
+	err := b.settleTail(t)
+	if err == nil {
+		b.settled()
+		return nil
+	}
+	if !isDamage(err) {
+		t.trouble = trouble{}
+		return err
+	}
+	if !t.trouble.fail(t.end, damage, err, time.Now()) {
+		return err
+	}
+	// The disk does not take them, and gives what it gives: they are handed out as they are, and their outbox id does not go on.
+	b.mu.Lock()
+	for _, s := range b.segs {
+		if s.num == t.num {
+			s.aside = true
+		}
+		if s.num == t.num && s.id == b.id {
+			b.id, b.seq = newID(), 0
+		}
+	}
+	b.problem(Problem{Kind: Corrupt, Err: err, Text: "the end of " + b.path(t.num) + " cannot be made durable: it is sent as it is, the file is kept, and new messages get another outbox id"})
+	b.mu.Unlock()
+	b.settled()
+	return nil
+}
+
+func (b *Box) settleTail(t *tail) error {
 	f, err := b.fs.Open(b.path(t.num), readWrite)
+	if errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(t.num)) {
+		return nil // whoever reads it will find that it is gone
+	}
 	if err != nil {
 		return err
 	}
@@ -428,15 +538,15 @@ func (b *Box) settle() error {
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = b.fs.SyncDir(b.dir)
 	}
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+func (b *Box) settled() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.diskEnd = max(b.diskEnd, b.tail.end)
 	b.tail = nil
-	b.diskEnd = max(b.diskEnd, t.end)
 	b.fresh.fire()
-	return nil
 }
 
 func writeAgain(f File, from, to int64) error {

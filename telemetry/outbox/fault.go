@@ -1,0 +1,95 @@
+package outbox
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// ErrSpecial says that something stands in the place of a file that is no plain file: a link, a pipe, a directory, a device.
+var ErrSpecial = errors.New("the outbox keeps plain files only")
+
+// An error of the disk is of one of three kinds, and each is met in its own way:
+//
+//   - damage: the data itself is bad. It is read again for a minute; then what cannot be read is set aside, and the line goes on.
+//   - missing: the file is not there. The directory is asked; if it can be read and does not list the file, the file is lost.
+//   - any other: it says nothing about the data (no descriptor is free, no memory, no permission, no room). Reading waits until it
+//     has passed, however long that takes, and takes nothing out of the line.
+//
+// A kind that is not known counts as the third.
+
+// isDamage says that an error is about the data.
+func isDamage(err error) bool {
+	if errors.Is(err, errDamaged) || errors.Is(err, errHeader) || errors.Is(err, ErrSpecial) {
+		return true
+	}
+	return slices.ContainsFunc(damages, func(d error) bool { return errors.Is(err, d) })
+}
+
+// needsPerson says of an error of Open that waiting does not help: somebody must choose another directory, or change this one.
+func needsPerson(err error) bool {
+	for _, e := range []error{
+		fs.ErrPermission, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP,
+		ErrLocked, ErrNewer, ErrOlder, ErrSpecial, ErrOther,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	// doubtFor is how long damage is read again before it is believed.
+	doubtFor = time.Minute
+	// missFor is how long a file must be missing from its directory before it is believed to be gone.
+	missFor = 2 * time.Second
+
+	// firstPause and lastPause are the first wait before something is read again, and the longest: each is twice the one before.
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// trouble is why a segment cannot be read now. Box.mu guards it.
+type trouble struct {
+	pos   uint64    // the place from which on it cannot be read
+	err   error     // of the last try
+	kind  faultKind // of err
+	since time.Time // the first of a row of failures of this kind
+	pause time.Duration
+	again time.Time // when it is tried next
+	told  time.Time // when Report was last told
+}
+
+type faultKind int
+
+const (
+	passing faultKind = iota
+	damage
+	missing
+)
+
+// fail takes in another failure, and says whether it has lasted long enough to be believed.
+func (t *trouble) fail(pos uint64, k faultKind, err error, now time.Time) (believed bool) {
+	if t.pause == 0 || t.kind != k {
+		t.kind, t.since = k, now
+	}
+	if t.pause == 0 || pos < t.pos { // of two readers that of the earlier place counts
+		t.pos = pos
+	}
+	t.err = err
+	t.pause = min(max(2*t.pause, firstPause), lastPause)
+	t.again = now.Add(t.pause)
+	switch k {
+	case damage:
+		return now.Sub(t.since) >= doubtFor
+	case missing:
+		return now.Sub(t.since) >= missFor
+	}
+	return false
+}
+
+// tellAgain is how often a reader that waits is told of.
+const tellAgain = 10 * time.Minute

@@ -1,0 +1,107 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+)
+
+// isMissing says that a file is not there, which is believed only if its directory can be read and does not list it.
+func (b *Box) isMissing(name string) bool {
+	names, err := b.list()
+	return err == nil && !slices.Contains(names, filepath.Base(name))
+}
+
+// list is the names in the outbox's directory; none if it is sure that the directory itself is gone.
+func (b *Box) list() ([]string, error) {
+	names, err := b.fs.List(b.dir)
+	if errors.Is(err, fs.ErrNotExist) && b.isDirGone() {
+		return nil, nil
+	}
+	return names, err
+}
+
+// isDirGone says that the directory is not there: one above it can be read and does not list it, or what leads to it.
+func (b *Box) isDirGone() bool {
+	for at := filepath.Clean(b.dir); ; {
+		above := filepath.Dir(at)
+		if above == at {
+			return false
+		}
+		names, err := b.fs.List(above)
+		switch {
+		case err == nil:
+			return !slices.Contains(names, filepath.Base(at))
+		case !errors.Is(err, fs.ErrNotExist):
+			return false
+		}
+		at = above
+	}
+}
+
+// loseGone lets the messages leave whose files are gone. The records behind them will tell.
+func (b *Box) loseGone() {
+	b.mu.Lock()
+	before := slices.Clone(b.segs)
+	end := b.diskEnd
+	b.mu.Unlock()
+	names, err := b.list()
+	if err != nil {
+		return
+	}
+	for i, s := range before {
+		if slices.Contains(names, segName(s.num)) {
+			continue
+		}
+		b.mu.Lock()
+		copied := *s
+		isIn := slices.Contains(b.segs, s) // else all of it had left, and we deleted it ourselves
+		b.mu.Unlock()
+		if i+1 < len(before) {
+			end = before[i+1].base
+		}
+		copied.end = min(copied.end, end)
+		if isIn && copied.base < copied.end {
+			b.lose(copied, span{copied.base, copied.end - 1}, nil, fmt.Errorf("%s: %w", b.path(s.num), fs.ErrNotExist))
+		}
+	}
+}
+
+// remake makes the directory anew if it is gone: what is in memory goes on there, under the same outbox id. False if it is not gone, or
+// cannot be made. b.cur.syncing is held.
+func (b *Box) remake() bool {
+	if !b.isDirGone() || b.fs.MkdirAll(b.dir) != nil {
+		return false
+	}
+	lock, err := b.fs.Lock(b.dir)
+	if err != nil {
+		return false // somebody else has made it, and holds it
+	}
+	_ = b.lock.Close() // that of a directory without a name
+	b.lock = lock
+	b.mu.Lock()
+	b.problem(Problem{Kind: Missing, Text: "the directory " + b.dir + " was gone and has been made anew: what waited in it and is not on the disk any more is lost"})
+	b.mu.Unlock()
+	return true
+}
+
+// create opens a file that may have to be made. If the directory is gone, it is made anew. The caller leads.
+func (b *Box) create(name string, flag int) (File, error) {
+	f, err := b.fs.Open(name, flag|create)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	b.cur.syncing.Lock()
+	remade := b.remake()
+	if remade {
+		err = b.renewCursor()
+	}
+	b.cur.syncing.Unlock()
+	if !remade || err != nil {
+		return nil, err
+	}
+	b.loseGone()
+	return b.fs.Open(name, flag|create)
+}
