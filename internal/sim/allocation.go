@@ -200,7 +200,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(&answer); err != nil {
-		return failed(400207, "Custom allocation failed: the answer is not JSON: %v", err)
+		return failed(400207, "Custom allocation failed: the answer is not what is expected: %s", jsonFault(err, nil))
 	}
 	if answer.IotHubHostName == "" {
 		return failed(400208, "Custom allocation did not specify an IoT hub.")

@@ -20,8 +20,18 @@ import (
 // controlBodyLimit is the largest body of a control request.
 const controlBodyLimit = 1 << 20
 
+// controlRoute is one request of the control API.
+type controlRoute struct {
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	About  string `json:"about"`
+
+	answer func(r *http.Request) (any, error)
+	stream http.HandlerFunc // instead of answer
+}
+
 // ControlHandler is the control API as an HTTP handler: JSON over plain HTTP, success is 200 with JSON or 204, errors are
-// {"error":"sentence"} with a 4xx or, for a device that does not answer, a 504.
+// {"error":"sentence"} with a 4xx or, for a device that does not answer, a 504. docs/control-api.md describes it.
 func (s *Sim) ControlHandler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
@@ -31,46 +41,15 @@ func (s *Sim) ControlHandler() http.Handler {
 			writeControl(w, v, err)
 		})
 	}
-	handle("GET /api/state", func(*http.Request) (any, error) { return s.State(), nil })
-	mux.HandleFunc("GET /api/events", s.streamEvents)
-	handle("GET /api/ledger", func(r *http.Request) (any, error) {
-		messages, err := flagParam(r, "messages")
-		if err != nil {
-			return nil, err
+	for _, route := range s.controlRoutes() {
+		if route.stream != nil {
+			mux.HandleFunc(route.Method+" "+route.Path, route.stream)
+			continue
 		}
-		after := int64(0)
-		if text := r.URL.Query().Get("after"); text != "" {
-			if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
-				return nil, errorf(400, "", "after is %q, must be a number of messages", text)
-			}
-		}
-		device := r.URL.Query().Get("device")
-		l, kept := s.ledger.sum(device, messages, after)
-		if l.Known = s.knows(device, l.Received); !messages {
-			return l, nil
-		}
-		return &messageStream{l, kept, s.ledger.ahead}, nil
-	})
-	handle("DELETE /api/ledger", func(*http.Request) (any, error) { return nil, s.ResetLedger() })
-	handle("POST /api/hubs/{name}/fault", func(r *http.Request) (any, error) {
-		var f Fault
-		if err := decodeStrict(r, &f); err != nil {
-			return nil, err
-		}
-		return nil, s.FaultHub(r.PathValue("name"), f)
-	})
-	handle("DELETE /api/hubs/{name}/fault", func(r *http.Request) (any, error) { return nil, s.HealHub(r.PathValue("name")) })
-	handle("POST /api/dps/fault", func(r *http.Request) (any, error) {
-		var f DPSFault
-		if err := decodeStrict(r, &f); err != nil {
-			return nil, err
-		}
-		return nil, s.FaultDPS(f)
-	})
-	handle("DELETE /api/dps/fault", func(*http.Request) (any, error) { return nil, s.HealDPS() })
-	s.handleDevices(handle)
+		handle(route.Method+" "+route.Path, route.answer)
+	}
 	handle("/", func(r *http.Request) (any, error) {
-		return nil, errorf(404, "", "there is no %s %s in the control API", r.Method, r.URL.Path)
+		return nil, errorf(404, "", "there is no %s %.128s in the control API; GET /api lists what there is", r.Method, r.URL.Path)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.guard(r); err != nil {
@@ -81,85 +60,157 @@ func (s *Sim) ControlHandler() http.Handler {
 	})
 }
 
-func (s *Sim) handleDevices(handle func(pattern string, f func(r *http.Request) (any, error))) {
-	handle("POST /api/devices/{id}/failover", func(r *http.Request) (any, error) {
-		var b struct {
-			Seconds float64 `json:"seconds"`
+// controlRoutes are all there are, in the order in which people are told of them.
+func (s *Sim) controlRoutes() []controlRoute {
+	routes := []controlRoute{
+		{Method: "GET", Path: "/api/state", About: "hubs, devices and totals at this moment", answer: func(*http.Request) (any, error) { return s.State(), nil }},
+		{Method: "GET", Path: "/api/events", About: "what happens from now on, as server-sent events", stream: s.streamEvents},
+		{Method: "GET", Path: "/api/ledger", About: "what was received: counts, and with messages=1 the messages", answer: s.showLedger},
+		{Method: "DELETE", Path: "/api/ledger", About: "forget what was received", answer: func(*http.Request) (any, error) { return nil, s.ResetLedger() }},
+		{Method: "POST", Path: "/api/hubs/{name}/fault", About: "let a hub misbehave", answer: func(r *http.Request) (any, error) {
+			var f Fault
+			if err := decodeStrict(r, &f); err != nil {
+				return nil, err
+			}
+			return nil, s.FaultHub(r.PathValue("name"), f)
+		}},
+		{Method: "DELETE", Path: "/api/hubs/{name}/fault", About: "end a hub's fault", answer: func(r *http.Request) (any, error) {
+			return nil, s.HealHub(r.PathValue("name"))
+		}},
+		{Method: "POST", Path: "/api/dps/fault", About: "let DPS misbehave", answer: func(r *http.Request) (any, error) {
+			var f DPSFault
+			if err := decodeStrict(r, &f); err != nil {
+				return nil, err
+			}
+			return nil, s.FaultDPS(f)
+		}},
+		{Method: "DELETE", Path: "/api/dps/fault", About: "end the fault of DPS", answer: func(*http.Request) (any, error) { return nil, s.HealDPS() }},
+	}
+	routes = append(routes, s.deviceRoutes()...)
+	list := controlRoute{Method: "GET", Path: "/api", About: "these routes"}
+	routes = append([]controlRoute{list}, routes...)
+	routes[0].answer = func(*http.Request) (any, error) { return map[string]any{"routes": routes}, nil }
+	return routes
+}
+
+func (s *Sim) showLedger(r *http.Request) (any, error) {
+	messages, err := flagParam(r, "messages")
+	if err != nil {
+		return nil, err
+	}
+	after := int64(0)
+	if text := r.URL.Query().Get("after"); text != "" {
+		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
+			return nil, errorf(400, "", "after is %.64q, must be a number of messages", text)
 		}
-		if err := decodeStrict(r, &b); err != nil {
-			return nil, err
-		}
-		if err := checkTimes(b.Seconds, 0); err != nil {
-			return nil, err
-		}
-		return nil, s.Failover(r.PathValue("id"), seconds(b.Seconds))
-	})
-	handle("POST /api/devices/{id}/disable", func(r *http.Request) (any, error) {
-		var b struct {
-			DPSKnows *bool `json:"dpsKnows"`
-		}
-		if err := decodeStrict(r, &b); err != nil {
-			return nil, err
-		}
-		if b.DPSKnows != nil && !*b.DPSKnows {
-			return nil, s.DisableIdentity(r.PathValue("id"))
-		}
-		return nil, s.Disable(r.PathValue("id"))
-	})
-	for name, act := range map[string]func(id string) error{
-		"failback": s.Failback, "enable": s.Enable, "block": s.Block, "unblock": s.Unblock,
-		"approve": s.Approve, "delete": s.Delete, "disconnect": s.Disconnect,
-	} {
-		handle("POST /api/devices/{id}/"+name, func(r *http.Request) (any, error) {
+	}
+	device := r.URL.Query().Get("device")
+	l, kept := s.ledger.sum(device, messages, after)
+	if l.Known = s.knows(device, l.Received); !messages {
+		return l, nil
+	}
+	return &messageStream{l, kept, s.ledger.ahead}, nil
+}
+
+// deviceRoutes are those of one device.
+func (s *Sim) deviceRoutes() []controlRoute {
+	on := func(name string) string { return "/api/devices/{id}/" + name }
+	simple := func(name, about string, act func(id string) error) controlRoute {
+		return controlRoute{Method: "POST", Path: on(name), About: about, answer: func(r *http.Request) (any, error) {
 			if err := decodeStrict(r, &struct{}{}); err != nil {
 				return nil, err
 			}
 			return nil, act(r.PathValue("id"))
-		})
+		}}
 	}
-	handle("POST /api/devices/{id}/methods/{name}", func(r *http.Request) (any, error) {
-		payload, err := readBody(r)
-		if err != nil {
-			return nil, err
-		}
-		ctx := r.Context()
-		if text := r.URL.Query().Get("timeoutSeconds"); text != "" {
-			secs, err := strconv.ParseFloat(text, 64)
-			if err != nil || secs <= 0 || secs > 300 {
-				return nil, errorf(400, "", "timeoutSeconds is %q, must be more than 0 and at most 300", text)
+	return []controlRoute{
+		{Method: "POST", Path: on("failover"), About: "move it to another hub, as IoT Central does", answer: s.postFailover},
+		simple("failback", "return it to its first hub", s.Failback),
+		{Method: "POST", Path: on("disable"), About: "disable it in DPS and its hub, or in the hub only", answer: s.postDisable},
+		simple("enable", "undo disable", s.Enable),
+		simple("block", "block it as an operator of IoT Central", s.Block),
+		simple("unblock", "undo block", s.Unblock),
+		simple("approve", "let in a device that waits for approval", s.Approve),
+		simple("delete", "delete it from DPS and all hubs", s.Delete),
+		simple("disconnect", "close its connection", s.Disconnect),
+		{Method: "POST", Path: on("methods/{name}"), About: "invoke a direct method; the body is its payload", answer: s.postMethod},
+		{Method: "PATCH", Path: on("desired"), About: "merge the body into the desired properties", answer: func(r *http.Request) (any, error) {
+			patch, err := readBody(r)
+			if err != nil {
+				return nil, err
 			}
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, seconds(secs))
-			defer cancel()
+			return nil, s.PatchDesired(r.PathValue("id"), patch)
+		}},
+		{Method: "GET", Path: on("twin"), About: "its desired and reported properties", answer: func(r *http.Request) (any, error) {
+			metadata, err := flagParam(r, "metadata")
+			if err != nil {
+				return nil, err
+			}
+			return s.twin(r.PathValue("id"), metadata)
+		}},
+		{Method: "POST", Path: on("c2d"), About: "send it a cloud-to-device message", answer: func(r *http.Request) (any, error) {
+			var c C2D
+			if err := decodeStrict(r, &c); err != nil {
+				return nil, err
+			}
+			mid, err := s.SendC2D(r.PathValue("id"), c)
+			return map[string]string{"mid": mid}, err
+		}},
+		{Method: "GET", Path: on("c2d"), About: "what became of its cloud-to-device messages", answer: func(r *http.Request) (any, error) {
+			messages, err := s.C2DMessages(r.PathValue("id"))
+			return map[string]any{"messages": messages}, err
+		}},
+	}
+}
+
+// The bodies of requests that have no type of their own.
+type (
+	failoverBody struct {
+		Seconds float64 `json:"seconds"`
+	}
+	disableBody struct {
+		DPSKnows *bool `json:"dpsKnows"`
+	}
+)
+
+func (s *Sim) postFailover(r *http.Request) (any, error) {
+	var b failoverBody
+	if err := decodeStrict(r, &b); err != nil {
+		return nil, err
+	}
+	if err := checkTimes(b.Seconds, 0); err != nil {
+		return nil, err
+	}
+	return nil, s.Failover(r.PathValue("id"), seconds(b.Seconds))
+}
+
+func (s *Sim) postDisable(r *http.Request) (any, error) {
+	var b disableBody
+	if err := decodeStrict(r, &b); err != nil {
+		return nil, err
+	}
+	if b.DPSKnows != nil && !*b.DPSKnows {
+		return nil, s.DisableIdentity(r.PathValue("id"))
+	}
+	return nil, s.Disable(r.PathValue("id"))
+}
+
+func (s *Sim) postMethod(r *http.Request) (any, error) {
+	payload, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	ctx := r.Context()
+	if text := r.URL.Query().Get("timeoutSeconds"); text != "" {
+		secs, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(secs > 0 && secs <= 300) {
+			return nil, errorf(400, "", "timeoutSeconds is %.64q, must be more than 0 and at most 300", text)
 		}
-		return s.Method(ctx, r.PathValue("id"), r.PathValue("name"), payload)
-	})
-	handle("PATCH /api/devices/{id}/desired", func(r *http.Request) (any, error) {
-		patch, err := readBody(r)
-		if err != nil {
-			return nil, err
-		}
-		return nil, s.PatchDesired(r.PathValue("id"), patch)
-	})
-	handle("GET /api/devices/{id}/twin", func(r *http.Request) (any, error) {
-		metadata, err := flagParam(r, "metadata")
-		if err != nil {
-			return nil, err
-		}
-		return s.twin(r.PathValue("id"), metadata)
-	})
-	handle("POST /api/devices/{id}/c2d", func(r *http.Request) (any, error) {
-		var c C2D
-		if err := decodeStrict(r, &c); err != nil {
-			return nil, err
-		}
-		mid, err := s.SendC2D(r.PathValue("id"), c)
-		return map[string]string{"mid": mid}, err
-	})
-	handle("GET /api/devices/{id}/c2d", func(r *http.Request) (any, error) {
-		messages, err := s.C2DMessages(r.PathValue("id"))
-		return map[string]any{"messages": messages}, err
-	})
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, seconds(secs))
+		defer cancel()
+	}
+	return s.Method(ctx, r.PathValue("id"), r.PathValue("name"), payload)
 }
 
 // guard refuses requests that a web page somebody else wrote could have made. Its own name may have been made to point here, so the
@@ -217,7 +268,7 @@ func decodeStrict(r *http.Request, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return errorf(400, "", "the body is not what is expected here: %v", err)
+		return errorf(400, "", "the body is not what is expected here: %s", jsonFault(err, into))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errorf(400, "", "something follows the JSON object")

@@ -207,7 +207,7 @@ func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(e); err != nil {
-		return nil, badEnrollment("The request body is malformed: %v.", err)
+		return nil, badEnrollment("The request body is malformed: %s.", jsonFault(err, nil))
 	}
 	own, other := &e.RegistrationID, &e.EnrollmentGroupID
 	if group {

@@ -575,7 +575,7 @@ func decodeEnrollment(doc []byte) (*enrollment, error) {
 	d := json.NewDecoder(bytes.NewReader(doc))
 	d.UseNumber()
 	if err := d.Decode(e); err != nil {
-		return nil, badEnrollment("The enrollment is not what is expected: %v.", err)
+		return nil, badEnrollment("The enrollment is not what is expected: %s.", jsonFault(err, nil))
 	}
 	if (e.RegistrationID == "") == (e.EnrollmentGroupID == "") {
 		return nil, badEnrollment("An enrollment needs a registrationId or an enrollmentGroupId.")

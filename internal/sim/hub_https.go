@@ -149,8 +149,11 @@ func parseBatch(body []byte) (arrivals []arrival, err error) {
 		Base64     *bool             `json:"base64Encoded"`
 		Properties map[string]string `json:"properties"`
 	}
-	if err := json.Unmarshal(body, &batch); err != nil || len(batch) == 0 {
-		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch is not a JSON array of messages: %v", err)
+	if err := json.Unmarshal(body, &batch); err != nil {
+		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch is not a JSON array of messages: %s", jsonFault(err, nil))
+	}
+	if len(batch) == 0 {
+		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch has no message.")
 	}
 	for n, m := range batch {
 		a := arrival{bag: bagOfPairs(m.Properties), body: []byte(m.Body)}

@@ -125,7 +125,7 @@ func decodeBody(r *http.Request, into any) error {
 		return badArgument("The body cannot be read: %v", err)
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		return badArgument("The body is malformed: %v", err)
+		return badArgument("The body is malformed: %s", jsonFault(err, nil))
 	}
 	return nil
 }
@@ -813,7 +813,7 @@ func servicePatch(raw json.RawMessage) (map[string]any, error) {
 	}
 	props, err := decodeObject(raw)
 	if err != nil {
-		return nil, badArgument("A part of the twin is not a JSON object: %v", err)
+		return nil, badArgument("A part of the twin is not a JSON object: %s", jsonFault(err, nil))
 	}
 	delete(props, "$metadata")
 	delete(props, "$version")

@@ -85,7 +85,7 @@ func parsePatch(body []byte) (map[string]any, error) {
 	}
 	patch, err := decodeObject(body)
 	if err != nil {
-		return nil, badTwin("The patch is not a JSON object: %v", err)
+		return nil, badTwin("The patch is not a JSON object: %s", jsonFault(err, nil))
 	}
 	delete(patch, "$version") // a client that sends back what it got means no harm
 	return patch, checkTwin(patch, 1)

@@ -1,0 +1,87 @@
+package sim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// jsonFault says what is wrong with a JSON text in the words of JSON: encoding/json speaks of the Go types that it was to be
+// read into. into is what it was read into, for the names of the fields there are; nil where unknown fields are allowed.
+func jsonFault(err error, into any) string {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		what := "the document"
+		if e.Field != "" {
+			what = fmt.Sprintf("the field %.128q", e.Field)
+		}
+		got, _, _ := strings.Cut(e.Value, " ") // "number 1.5"
+		return fmt.Sprintf("%s must be %s, and is %s", what, jsonKind(e.Type), jsonArticle(got))
+	}
+	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Sprintf("it is not JSON, byte %d: %v", e.Offset, e)
+	}
+	if e, ok := errors.AsType[*strconv.NumError](err); ok {
+		return fmt.Sprintf("%.128q is not a number", e.Num)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return "it is not JSON: it ends too early"
+	}
+	text := strings.TrimPrefix(err.Error(), "json: ")
+	if strings.HasPrefix(text, "unknown field ") && into != nil {
+		text = fmt.Sprintf("%.160s; there are: %s", text, strings.Join(jsonFields(reflect.TypeOf(into)), ", "))
+	}
+	return text
+}
+
+// jsonKind is what a Go type is called in JSON.
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return jsonKind(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	}
+	return "an object"
+}
+
+func jsonArticle(value string) string {
+	switch value {
+	case "array", "object":
+		return "an " + value
+	case "bool":
+		return "true or false"
+	}
+	return "a " + value
+}
+
+// jsonFields are the names of the fields that an object of this type has, in order.
+func jsonFields(t reflect.Type) (names []string) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
