@@ -1821,3 +1821,92 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 		}
 	})
 }
+
+// TestPubacksThatNobodyReads: a hub sends messages that nobody handles, and reads nothing. What it would be answered is bounded: the link
+// reads no more, and ends when the hub has taken nothing for as long as a write may take.
+func TestPubacksThatNobodyReads(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		taken := 0
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				return
+			}
+			var b bytes.Buffer
+			m := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+			m.TopicName, m.Qos, m.MessageID = "x", 1, 1
+			for b.Len() < 16<<10 {
+				_ = m.Write(&b)
+			}
+			for taken < 32*maxUnwritten {
+				n, err := p.conn.Write(b.Bytes())
+				if taken += n; err != nil {
+					return
+				}
+			}
+		})
+		defer stop()
+		began := time.Now()
+		l := w.dial("10.0.0.1")
+		var took time.Duration
+		if err := l.Err(); err == nil {
+			t.Error("it goes on")
+		}
+		took = time.Since(began)
+		l.Abort()
+		// Three bytes in are two out: 1 MiB that waits, as much that is being written, and what the buffers of both ways hold.
+		if least, most := maxUnwritten, 8*maxUnwritten; taken < least || taken > most {
+			t.Errorf("%d bytes were taken", taken)
+		}
+		if took != writeDeadline {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// TestNobodyTakesWhatComes: the link reads no more than there is room for, and that is not the hub's silence. It goes on when there is.
+func TestNobodyTakesWhatComes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const messages, size = 40, 100_000
+		sent := 0
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				t.Error("the hub was probed")
+				return
+			}
+			for n := range messages {
+				p.publish("devices/dev-1/messages/devicebound/", strings.Repeat("x", size), 1, uint16(n+1))
+				sent++
+			}
+			p.acknowledge()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "m-1")
+		time.Sleep(2 * finalLimit) // far beyond what silence may last
+		if least, most := maxWaiting/size, (maxWaiting+maxInbound)/size+4; sent < least || sent > most {
+			t.Errorf("%d messages were read", sent)
+		}
+		if s := l.Stats(); s.Suspicions != 0 {
+			t.Errorf("the hub was suspected %d times", s.Suspicions)
+		}
+		for range messages {
+			in, err := l.Receive(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, ok := in.(*Message); !ok || len(m.Body) != size {
+				t.Fatalf("%v", in)
+			} else if err := l.Complete(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Settle(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if l.waiting != 0 {
+			t.Errorf("%d bytes seem to wait", l.waiting)
+		}
+		l.Close(t.Context())
+	})
+}

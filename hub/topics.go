@@ -296,6 +296,6 @@ const (
 	maxID     = 128
 	maxName   = 256
 	maxWords  = 256       // bytes of a peer's own words in an error
-	maxChange = 128 << 10 // bytes of a change of desired properties
-	maxTwin   = 256 << 10 // bytes of a twin
+	maxChange = 64 << 10  // bytes of a change of desired properties
+	maxTwin   = 192 << 10 // bytes of a twin
 )
