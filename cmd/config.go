@@ -110,6 +110,12 @@ func (s *settings) addLogFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
 }
 
+// show leaves only some flags in the help of a command. It takes the others all the same: its configuration
+// file and its command line are those of run.
+func (s *settings) show(names ...string) {
+	s.fs.VisitAll(func(f *pflag.Flag) { f.Hidden = !slices.Contains(names, f.Name) })
+}
+
 // load fills in what the command line did not say: environment, then file. Every fault is reported, with its key.
 func (s *settings) load() error {
 	s.sources = map[string]string{}
@@ -188,9 +194,9 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 			fault("%s must be more than 0, it is %v", key, d)
 		}
 	}
-	oneOf := func(key, value string, allowed ...string) {
-		if !slices.Contains(allowed, value) {
-			fault("%s is %q; it must be one of %s", key, value, strings.Join(allowed, ", "))
+	oneOf := func(key, value string) {
+		if !slices.Contains(choices[key], value) {
+			fault("%s is %s; it must be one of %s", key, quoted(value), strings.Join(choices[key], ", "))
 		}
 	}
 	c := device.Config{
@@ -207,12 +213,12 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		DrainWindow: s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
 		MachineID: machineID(),
 	}
-	oneOf("provisioning-transport", s.provisioningTransport, "mqtt", "https")
-	oneOf("telemetry-source", s.telemetrySource, "simulated", "host", "stdin")
-	oneOf("drain-order", s.drainOrder, "fifo", "fresh-first")
-	oneOf("pipeline", s.pipeline, "auto", "on", "off")
+	oneOf("provisioning-transport", s.provisioningTransport)
+	oneOf("telemetry-source", s.telemetrySource)
+	oneOf("drain-order", s.drainOrder)
+	oneOf("pipeline", s.pipeline)
 	if s.outboxFull != "" {
-		oneOf("outbox-full", s.outboxFull, "drop-oldest", "block")
+		oneOf("outbox-full", s.outboxFull)
 	}
 	positive("telemetry-interval", s.telemetryInterval)
 	positive("reported-interval", s.reportedInterval)

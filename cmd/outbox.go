@@ -328,7 +328,8 @@ func newOutboxExportCommand(env *Env, builtin []byte) *cobra.Command {
 		Short: "Print the messages in the outbox as JSON lines",
 		Long: `Export prints every message that waits, oldest first, as a JSON object in a line:
 
-    {"id","seq","created","contentType","contentEncoding","component","properties","gap","body","bodyIs"}
+    {"id","seq","created","contentType","contentEncoding",
+     "component","properties","gap","body","bodyIs"}
 
 bodyIs says what body is: json (the body itself, without the white space between its tokens), text (a JSON string), or base64 (a JSON
 string with the bytes). Export takes nothing out of the outbox: a device that runs sends it all the same, under the same ids.

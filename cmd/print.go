@@ -3,6 +3,10 @@ package cmd
 import (
 	"encoding/json"
 	"io"
+	"slices"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
 )
 
 // printJSON writes one indented JSON document.
@@ -11,4 +15,31 @@ func printJSON(w io.Writer, v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+// failure is what a command that was asked for JSON prints if it has nothing else to print.
+type failure struct {
+	Error    string `json:"error"` // the sentences that stand on standard error
+	ExitCode int    `json:"exitCode"`
+}
+
+// wantsJSON says whether a command was asked for JSON, also where its command line could not be read.
+func wantsJSON(env *Env, c *cobra.Command) bool {
+	f := c.Flags().Lookup("json")
+	if f == nil || !isSwitch(f) {
+		return false
+	}
+	return f.Value.String() == "true" || slices.Contains(env.Args, "--json")
+}
+
+// counted counts what is written.
+type counted struct {
+	io.Writer
+	n atomic.Int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.n.Add(int64(n))
+	return n, err
 }

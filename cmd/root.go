@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -22,9 +24,14 @@ func Main(env *Env, builtinModel []byte) (code int) {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(context.Background())
+	stdout := &counted{Writer: env.Stdout}
+	env.Stdout = stdout
+	c, err := root.ExecuteContextC(context.Background())
 	if err != nil {
 		complain(env.Stderr, err)
+		if stdout.n.Load() == 0 && wantsJSON(env, c) {
+			err = errors.Join(err, printJSON(env.Stdout, failure{strings.Join(faults(err), "; "), exitCode(err)}))
+		}
 	}
 	return exitCode(err)
 }
@@ -48,6 +55,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { help(c.OutOrStdout(), c) })
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
 		newSendCommand(env, builtinModel),
@@ -63,6 +71,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 	)
 	for _, c := range allCommands(root) {
 		readAsWritten(c.Flags())
+		completeFlags(c)
 		check := c.Args
 		if check == nil {
 			check = cobra.ArbitraryArgs

@@ -85,6 +85,8 @@ minute if DPS cannot be reached, and stops at once if a person must act.` + "\n"
 		RunE:    func(c *cobra.Command, _ []string) error { return runProvision(c.Context(), env, s, asJSON) },
 	}
 	s.addFlags(c.Flags())
+	s.show("id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "device-id", "model-id", "model",
+		"provisioning-host", "provisioning-transport", "ca-file", "state-dir", "config", "log-level", "log-format")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the answer as JSON")
 	return c
 }
