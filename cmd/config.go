@@ -43,6 +43,7 @@ type settings struct {
 	drainWindow                                               int
 	drainOrder                                                string
 	drainTimeout                                              time.Duration
+	sendQueuedHere                                            bool
 	logLevel, logFormat                                       string
 	logBodies                                                 bool
 	config                                                    string
@@ -98,6 +99,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.Var(&s.outboxSync, "outbox-sync", "always: a sample is durable before it counts as taken; or a duration such as 1s: spares flash, and a power cut may take what came in that time")
 	f.IntVar(&s.drainWindow, "drain-window", 64, "messages in flight")
 	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go ahead of those that waited")
+	f.BoolVar(&s.sendQueuedHere, "send-queued-here", false, "send what waits in the outbox to this place, although it was made for another")
 	f.DurationVar(&s.drainTimeout, "drain-timeout", 5*time.Second, "time to send what is queued before a stop")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
@@ -209,8 +211,9 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		Failover:  failover.Options{HedgeDelay: s.hedgeDelay, NoKnown: !s.knownHubs, Pipeline: failover.Pipeline(s.pipeline)},
 		KeepAlive: s.keepAlive, SASTTL: s.sasTTL, MethodTimeout: s.methodTimeout,
 		OutboxMaxBytes: int64(s.outboxMaxBytes), OutboxMaxAge: s.outboxMaxAge, OutboxSyncEvery: time.Duration(s.outboxSync),
-		OutboxBlock: s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin",
-		DrainWindow: s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
+		OutboxBlock:    s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin",
+		SendQueuedHere: s.sendQueuedHere,
+		DrainWindow:    s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
 		MachineID: machineID(),
 	}
 	oneOf("provisioning-transport", s.provisioningTransport)

@@ -51,6 +51,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	{drill.ErrVerdict, exitVerdict},
 	{errLost, exitVerdict},
 	{device.ErrLocked, exitPerson},
+	{outbox.ErrLocked, exitPerson},
 	{device.ErrRefused, exitPerson},
 	{failover.ErrRefused, exitPerson},
 }

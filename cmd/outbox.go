@@ -29,9 +29,10 @@ var errLost = errors.New("messages are lost")
 
 func newOutboxCommand(env *Env, builtin []byte) *cobra.Command {
 	c := group("outbox", "Look into a device's outbox",
-		newOutboxStatCommand(env, builtin), newOutboxListCommand(env, builtin), newOutboxExportCommand(env, builtin), newOutboxVerifyCommand(env, builtin))
+		newOutboxStatCommand(env, builtin), newOutboxListCommand(env, builtin), newOutboxExportCommand(env, builtin), newOutboxVerifyCommand(env, builtin),
+		newOutboxDiscardCommand(env, builtin))
 	c.Long = `The outbox is where a device keeps its messages until a hub has acknowledged them. These commands look into it, whether hubhop run is at
-work with it or not. They take no lock and change nothing. What they show of a running device may be a moment old.
+work with it or not. All but discard take no lock and change nothing. What they show of a running device may be a moment old.
 
 They find the outbox as run does: give the same --state-dir, --device-id, variables and configuration file, or the whole command line of run.
 ` + outboxDirHelp + exitHelp
@@ -135,14 +136,18 @@ func runOutboxStat(env *Env, o *outboxFlags, asJSON bool) error {
 			Segments    int       `json:"segments"`
 			Gaps        []string  `json:"gaps"`
 			Quarantined int       `json:"quarantined"`
+			For         string    `json:"for,omitempty"`
 			InUse       bool      `json:"inUse"`
-		}{dir, look.ID, look.LastSeq, look.Queued, look.QueuedBytes, look.Oldest, look.Newest, look.Segments, gaps, look.Quarantined, look.Held})
+		}{dir, look.ID, look.LastSeq, look.Queued, look.QueuedBytes, look.Oldest, look.Newest, look.Segments, gaps, look.Quarantined, look.For, look.Held})
 	}
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
 	row("directory", dir)
 	row("outbox id", look.ID)
 	row("last seq", look.LastSeq)
+	if look.For != "" {
+		row("made for", look.For)
+	}
 	row("queued", fmt.Sprintf("%d messages, %d bytes in %d segments", look.Queued, look.QueuedBytes, look.Segments))
 	if !look.Oldest.IsZero() {
 		row("oldest", stamp(look.Oldest))
@@ -188,13 +193,13 @@ func newOutboxListCommand(env *Env, builtin []byte) *cobra.Command {
 		Long: `Ls prints a line for each message that waits: its id, when it was made, the bytes of its body, its content type, and the gap that it will
 tell ("gap 5-9": the messages 5 to 9 before it were dropped by policy and may be missing).
 
-With --quarantine it prints those that no hub would ever take, over 256 KB with their properties or with properties that cannot be sent,
+With --quarantined it prints those that no hub would ever take, over 256 KB with their properties or with properties that cannot be sent,
 and what the disk has damaged, each with the reason.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox ls --device-id dev-1 -n 20
   hubhop outbox ls --device-id dev-1 --newest -n 1
-  hubhop outbox ls --device-id dev-1 --quarantine`,
+  hubhop outbox ls --device-id dev-1 --quarantined`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			dir, err := checkReading(o, limit, newest, quarantine)
@@ -211,7 +216,7 @@ and what the disk has damaged, each with the reason.
 	f := c.Flags()
 	f.IntVarP(&limit, "limit", "n", 0, "print so many at most (default all)")
 	f.BoolVar(&newest, "newest", false, "from the newest to the oldest")
-	f.BoolVar(&quarantine, "quarantine", false, "what was set aside, instead of what waits")
+	addQuarantine(f, &quarantine)
 	f.BoolVar(&asJSON, "json", false, "print each as a JSON object in a line")
 	return c
 }
@@ -334,7 +339,7 @@ func newOutboxExportCommand(env *Env, builtin []byte) *cobra.Command {
 bodyIs says what body is: json (the body itself, without the white space between its tokens), text (a JSON string), or base64 (a JSON
 string with the bytes). Export takes nothing out of the outbox: a device that runs sends it all the same, under the same ids.
 
-With --quarantine it prints what was set aside instead, with "why" and "at"; damaged bytes have "lost", the ids of the messages that
+With --quarantined it prints what was set aside instead, with "why" and "at"; damaged bytes have "lost", the ids of the messages that
 they were, and "raw" in base64 instead of a body.
 
 ` + outboxDirHelp + exitHelp,
@@ -353,8 +358,60 @@ they were, and "raw" in base64 instead of a body.
 		},
 	}
 	o.add(c.Flags())
-	c.Flags().BoolVar(&quarantine, "quarantine", false, "what was set aside, instead of what waits")
+	addQuarantine(c.Flags(), &quarantine)
 	return c
+}
+
+// addQuarantine takes either spelling.
+func addQuarantine(f *pflag.FlagSet, quarantine *bool) {
+	f.BoolVar(quarantine, "quarantined", false, "what was set aside, instead of what waits")
+	f.BoolVar(quarantine, "quarantine", false, "the same")
+	f.Lookup("quarantine").Hidden = true
+}
+
+func newOutboxDiscardCommand(env *Env, builtin []byte) *cobra.Command {
+	o := &outboxFlags{settings: settings{env: env, builtin: builtin}}
+	var yes bool
+	c := &cobra.Command{
+		Use:   "discard --yes",
+		Short: "Throw away what waits in the outbox",
+		Long: `Discard throws away every message that waits, for a device that is retired or has got another place to send to,
+and prints how many these were. No process may have the outbox open. The ids of what was thrown away are
+never used again, and the next message of this outbox tells that they are missing. What was set aside stays;
+export saves what waits before.
+
+` + outboxDirHelp + exitHelp,
+		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl
+  hubhop outbox discard --device-id dev-1 --yes`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return runOutboxDiscard(env, o, yes) },
+	}
+	o.add(c.Flags())
+	c.Flags().BoolVar(&yes, "yes", false, "yes, throw it away")
+	return c
+}
+
+func runOutboxDiscard(env *Env, o *outboxFlags, yes bool) error {
+	dir, _, err := o.find()
+	if err != nil {
+		return err
+	}
+	look, err := inspect(dir)
+	if err != nil {
+		return err
+	}
+	if look.Held {
+		return fmt.Errorf("%s: %w: stop it first", dir, outbox.ErrLocked)
+	}
+	if !yes {
+		return usage(fmt.Errorf("%d messages in %s would be thrown away, for good; give --yes to do it", look.Queued, dir))
+	}
+	n, err := outbox.DiscardIn(dir)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(env.Stdout, "%d messages were thrown away\n", n)
+	return err
 }
 
 // exported is a line of an export.

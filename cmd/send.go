@@ -18,7 +18,7 @@ import (
 // sendFlags are those of a device that matter to send.
 var sendFlags = []string{
 	"id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "connection-string", "device-id",
-	"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "config", "log-level", "log-format",
+	"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "send-queued-here", "config", "log-level", "log-format",
 }
 
 func newSendCommand(env *Env, builtin []byte) *cobra.Command {

@@ -68,6 +68,7 @@ type Config struct {
 	OutboxMaxBytes  int64
 	OutboxMaxAge    time.Duration
 	OutboxSyncEvery time.Duration // 0: every sample is synced before it counts as taken
+	SendQueuedHere  bool          // what waits for another ID scope, device or hub goes to this one
 	OutboxBlock     bool          // block when full instead of dropping the oldest
 	MachineID       string
 	DrainWindow     int
@@ -273,9 +274,15 @@ func (d *Device) open() (err error) {
 	}
 	d.box, err = outbox.Open(d.home.path(outboxName), outbox.Options{
 		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
-		Age: d.time.age,
+		Age: d.time.age, For: d.c.outboxIdentity(), SendHere: d.c.SendQueuedHere,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, outbox.ErrLocked):
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	case errors.Is(err, outbox.ErrOther):
+		return fmt.Errorf("%w: %w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
+			"(hubhop outbox discard throws it away)", ErrStateDir, err)
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
 	if d.handled, err = openHandled(d.home.path("c2d-handled.jsonl")); err != nil {
@@ -284,6 +291,14 @@ func (d *Device) open() (err error) {
 	}
 	d.cached = d.openClock(d.box)
 	return nil
+}
+
+// outboxIdentity is for whom samples are kept. Under DPS the hub may change, and so it is no part of it.
+func (c *Config) outboxIdentity() outbox.Identity {
+	if c.PinnedHub != "" {
+		return outbox.Identity{Device: c.DeviceID, Hubs: []string{c.PinnedHub}}
+	}
+	return outbox.Identity{IDScope: c.IDScope, Device: c.DeviceID}
 }
 
 func (d *Device) close() error {

@@ -43,6 +43,7 @@ type Look struct {
 	Segments    int
 	Gaps        []Range // seqs that are missing and that nobody has been told of for sure
 	Quarantined int     // entries of the quarantine, see ReadQuarantine
+	For         string  // whose messages these are and where they go, as Identity.String says it; "": that is not known
 	Held        bool    // a process has it open; always false where the system has no such lock
 }
 
@@ -54,6 +55,9 @@ func Inspect(dir string) (Look, error) {
 		return Look{}, err
 	}
 	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.cursor - v.left.above, Segments: len(v.segs), Held: isHeld(dir)}
+	if v.identity != nil {
+		look.For = v.identity.String()
+	}
 	if v.hasSlot {
 		look.ID = v.slot.id.String()
 	}
