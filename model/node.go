@@ -17,7 +17,7 @@ const maxDepth = 64
 
 // maxValues bounds the values of a model file, each of which takes about 200 bytes while it is read. The
 // largest published model has 3,000.
-const maxValues = 500_000
+const maxValues = 250_000
 
 // ParseError is the one fault that makes a model file unusable: where it is, in which element, and what was expected there.
 type ParseError struct {

@@ -203,7 +203,7 @@ func (p *parser) context(nodes []*node) error {
 				return nil
 			}
 		}
-		return p.fault(c, "expected the language \"dtmi:dtdl:context;2\" among the contexts")
+		return p.fault(c, "expected the language \"%s\" or \"%s\" among the contexts", contextV2, contextV3)
 	}
 	return p.fault(nodes[0], "no \"@context\"; expected [\"dtmi:iotcentral:context;2\", \"dtmi:dtdl:context;2\"]")
 }
