@@ -187,9 +187,20 @@ func keptCommand(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // deviceCommand starts `hubhop run` in the background: device NAME FLAGS… Its log goes to NAME.log; NAME.in, if there, is its input.
+// With -nohup it is started by nohup.
 func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
+	nohup := args[0] == "-nohup"
+	if nohup {
+		args = args[1:]
+	}
 	name := args[0]
 	cmd := program(ts, "hubhop", append([]string{"run", "--device-id", name, "--log-format", "console"}, args[1:]...)...)
+	if nohup {
+		path, err := exec.LookPath("nohup")
+		ts.Check(err)
+		cmd.Args = append([]string{path, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = path
+	}
 	cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
 	log, err := os.OpenFile(ts.MkAbs(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)

@@ -123,7 +123,7 @@ func (s *story) device(c device.Config, state string) *device.Device {
 	j := new(journal.Journal)
 	j.Sink(func(e journal.Event) {
 		switch e.Kind {
-		case journal.Connected, journal.Lost, journal.Assigned, journal.MethodCall, journal.CloudMessage, journal.DesiredChange,
+		case journal.Connected, journal.Lost, journal.Assigned, journal.AssignedAgain, journal.MethodCall, journal.CloudMessage, journal.DesiredChange,
 			journal.Confirmed, journal.Warning, journal.OutboxProblem, journal.ClockWrong, journal.Resumed:
 			s.line(false, s.short(e.Text))
 		case journal.Decision:
