@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox crash chaos soak demo cross conformance
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak demo cross conformance
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS 
 
 chaos: build ## fail system calls of the device BURSTS times (150) while hubs die, and prove that nothing is lost (Linux, strace)
 	$(GO) run ./internal/crash -hubhop ./hubhop -bursts $(BURSTS) -rate 300 -seed $(SEED) $(CRASH)
+
+bench-troubles: ## measure how soon a device is back from short troubles, in virtual time, into docs/benchmarks.md (Linux; a minute)
+	$(BENCH) -run '^TestTables$$//^troubles$$'
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
 	$(BENCH) -run '^TestTables$$//^outbox$$'

@@ -12,7 +12,7 @@ const (
 	atFirst         = time.Minute     // an outage is young for so long: most are over by then
 	refusedDialMax  = 2 * time.Second // between dials that are answered by a reset, at first
 	refusedDialLate = 10 * time.Second
-	refusalMin      = 1500 * time.Millisecond // between registrations that DPS refuses, at first
+	refusalMin      = 1600 * time.Millisecond // between registrations that DPS refuses, at first
 	refusalMax      = 2 * time.Second
 	startSpread     = budgetEvery // a new run of a device that DPS has refused for long asks within it
 	budgetSpread    = time.Second // behind a registration that the budget has just given back
@@ -38,8 +38,8 @@ func redial(n int, lasted time.Duration) time.Duration {
 }
 
 // refusal is the wait behind a registration that DPS answered without an assignment, when DPS did not say how long to wait. lasted is for
-// how long it has answered so. At first it is 1.5 to 2 s, which leaves at most 2 s between the end of a short trouble and the next
-// try; see docs/adr. After a minute it grows with the time that has passed, which doubles it each time, up to 60 s.
+// how long it has answered so. At first it is 1.6 to 2 s, which leaves at most 2 s between the end of a short trouble and the next
+// try; see docs/adr/0010-waits-in-a-short-trouble.md. After a minute it grows with the time that has passed, which doubles it each time, up to 60 s.
 func refusal(lasted time.Duration, rnd *rand.Rand) time.Duration {
 	if lasted < atFirst {
 		return refusalMin + jitter(refusalMax-refusalMin, rnd)

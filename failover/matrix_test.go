@@ -198,7 +198,7 @@ func TestDecisionMatrix(t *testing.T) {
 		"  ask together. Whatever else is said here, DPS never gets more. All devices of one process together are held to `--dps-rate` (900 a minute,\n" +
 		"  100 at once). A connection to DPS that is refused, silent, or answered by a CONNACK other than 0 costs none.\n" +
 		"* What DPS says (`retry-after`) is done exactly, 0 included, up to 300 s.\n" +
-		"* Where it says nothing: after 5xx, 401, a refusing CONNACK and other refusals, 1.5 to 2 s in the first minute; then the time doubles, up to 60 s.\n" +
+		"* Where it says nothing: after 5xx, 401, a refusing CONNACK and other refusals, 1.6 to 2 s in the first minute; then the time doubles, up to 60 s.\n" +
 		"  Only an assignment or a link ends this; a restart does not.\n" +
 		"* A dial of a hub that is answered by a reset is repeated within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
 		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n\n" +

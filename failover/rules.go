@@ -93,7 +93,7 @@ func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= LinkContested }
 type Action uint8
 
 // The actions. "With backoff" is full jitter below a cap that doubles to 60 s. Behind a dial that was answered by a reset the cap is 2 s
-// in the first minute of an outage and 10 s later. DPS is asked again after 1.5 to 2 s in the first minute of its refusals, then after
+// in the first minute of an outage and 10 s later. DPS is asked again after 1.6 to 2 s in the first minute of its refusals, then after
 // a time that doubles to 60 s. Of registrations there are five in hand, and one comes back every 5 s.
 const (
 	Reconnect    Action = iota // dial the same hub: at once if the link had carried a PUBACK, else with backoff; DPS joins after the hedge delay
@@ -109,7 +109,7 @@ const (
 	RetryDPS                   // ask DPS again soon (it cost no registration); meanwhile known hubs may be tried
 	RetryAfter                 // ask DPS again exactly when it said; meanwhile known hubs may be tried
 	Reregister                 // ask DPS again, with a new registration
-	BackOffDPS                 // keep the assignment; ask DPS again when it said, else after 1.5 to 2 s, and ever later after a minute
+	BackOffDPS                 // keep the assignment; ask DPS again when it said, else after 1.6 to 2 s, and ever later after a minute
 	BackOffKnown               // the same, and meanwhile known hubs may be tried
 	AskFirst                   // ask DPS, and dial the same hub only when it has answered or 10 s have passed
 	SlowDown                   // dial the same hub once a minute, until a link holds

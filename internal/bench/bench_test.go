@@ -108,6 +108,7 @@ func (c *cloud) job(role string, devices, window int, d time.Duration) job {
 var sections = [][]section{
 	{{"outbox", outboxFigures}},
 	{{"recovery", recovery}},
+	{{"troubles", troubles}},
 	{{"renewal", renewal}},
 	{{"kills", kills}, {"failovers", failovers}, {"idle", idleProcess}},
 	{{"link", linkFigures}},
@@ -122,7 +123,7 @@ type section struct {
 }
 
 // order is that of the numbers to reach.
-var order = []string{"recovery", "renewal", "failovers", "kills", "outbox", "link", "idle", "simulator"}
+var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "idle", "simulator"}
 
 // TestTables measures everything and writes it down. Each section can be had alone, but for the table of all numbers.
 func TestTables(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // TestTwoDevicesOfOneIdentity: a hub keeps the newest link of an identity only, so two clients that both come back at once keep each
@@ -19,9 +20,13 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 		rival.StateDir, rival.Telemetry, rival.Rand = t.TempDir(), false, nil
 		j := new(journal.Journal)
 		var warned []string
+		var waits []journal.Event
 		j.Sink(func(e journal.Event) {
-			if e.Kind == journal.Warning {
+			switch {
+			case e.Kind == journal.Warning:
 				warned = append(warned, e.Text)
+			case e.Rule == "H25":
+				waits = append(waits, e)
 			}
 		})
 		other := New(rival, j)
@@ -48,6 +53,20 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 			t.Errorf("named %d times; decided %v, warned %q", named, w.decisions(), warned)
 		}
 
+		for _, e := range w.all(journal.Decision) {
+			if e.Rule == "H25" {
+				waits = append(waits, e)
+			}
+		}
+		if len(waits) < 5 {
+			t.Errorf("%d waits of a fight were told", len(waits))
+		}
+		for _, e := range waits { // a decision with an error is a warning in the log
+			if e.Error == "" || e.Wait < 50*time.Second || !strings.Contains(e.Text, journal.Duration(e.Wait)) || !strings.Contains(e.Text, "another client") {
+				t.Errorf("%+v does not say why and for how long", e)
+			}
+		}
+
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -61,4 +80,51 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 		}
 		w.decided("H01")
 	})
+}
+
+// TestNoFight: links that end within seconds, one after the other, for whatever reason but another client, are taken back at once. Nobody is
+// blamed for them.
+func TestNoFight(t *testing.T) {
+	flap := func(closes string, down time.Duration) func(w *world) {
+		return func(w *world) {
+			w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, Close: closes, DPSKnows: new(false)}))
+			w.run(down)
+			w.must(w.cloud.HealHub("hub-a"))
+		}
+	}
+	for name, v := range map[string]struct {
+		times int
+		pause time.Duration
+		end   func(w *world)
+	}{
+		"closed by an operator":               {4, 2 * time.Second, func(w *world) { w.must(w.cloud.Disconnect("dev-1")) }},
+		"closed by an operator now and then":  {20, 12 * time.Second, func(w *world) { w.must(w.cloud.Disconnect("dev-1")) }},
+		"a hub that resets and is there":      {10, 2 * time.Second, flap("rst", 0)},
+		"a hub that resets and refuses":       {10, 2 * time.Second, flap("rst", 300*time.Millisecond)},
+		"a hub that closes and refuses":       {10, 2 * time.Second, flap("fin", 300*time.Millisecond)},
+		"a hub that closes and is slow to be": {10, 5 * time.Second, flap("fin", 1500*time.Millisecond)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, setup{}, func(t *testing.T, w *world) {
+				w.run(2 * time.Minute)
+				w.net.SetDelay(5 * time.Millisecond)
+				for range v.times {
+					v.end(w)
+					// At retry-after 3 s DPS has the last word on the third; the sample that follows is at most a second away, and so is the next dial.
+					if took := w.on("hub-a", 10*time.Second); took > 6*time.Second {
+						t.Errorf("back after %v", took)
+					}
+					w.run(v.pause)
+				}
+				for _, text := range w.texts(journal.Warning) {
+					t.Error(text)
+				}
+				for _, e := range w.all(journal.Decision) {
+					if e.Rule == "H25" {
+						t.Errorf("taken for a fight: %+v", e)
+					}
+				}
+			})
+		})
+	}
 }

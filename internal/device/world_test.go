@@ -271,6 +271,18 @@ func (w *world) count(kind journal.Kind) int {
 	return n
 }
 
+// all are the events of a kind.
+func (w *world) all(kind journal.Kind) (all []journal.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Kind == kind {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
 func (w *world) texts(kind journal.Kind) (all []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
