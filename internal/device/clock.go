@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"math"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,24 @@ func (k *clock) notBefore(t time.Time) {
 	defer k.mu.Unlock()
 	if b := beginning(t, k.c.Running()); b.After(k.floor) {
 		k.floor = b
+	}
+}
+
+// horizon is the latest time that a file is believed to have seen. It goes by what is known without any file: the system clock, and when the
+// program was built. A check sum vouches for a date that a machine without a battery for its clock cannot confirm; without one, a single flipped
+// bit would be believed.
+func (k *clock) horizon(sealed bool) time.Time {
+	latest := k.c.Wall()
+	if k.c.Built.After(latest) {
+		latest = k.c.Built
+	}
+	switch {
+	case !sealed:
+		return latest.Add(24 * time.Hour)
+	case k.c.Built.IsZero():
+		return latest.Add(math.MaxInt64)
+	default:
+		return latest.Add(10 * 365 * 24 * time.Hour)
 	}
 }
 

@@ -180,10 +180,10 @@ func TestTimeGoesOn(t *testing.T) {
 	var m *machine
 	bubble(t, wrong(&m, always(0), func(c *Config) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
-		h := home{dir: homeDir(w.config.StateDir, "dev-1")}
+		h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
 		w.run(10 * time.Second)
 		for range 3 {
-			f, err := h.loadClock()
+			f, err := h.loadClock(newClock(Clock{}, silent).horizon)
 			w.must(err)
 			if age := time.Since(f.Newest); age < 0 || age > noteEvery+lookEvery {
 				t.Errorf("it knows of a time %v ago", age)
@@ -310,12 +310,12 @@ func TestTrustedTime(t *testing.T) {
 			m.set(since1970())
 			w.config.Clock = m.clock()
 			for _, name := range []string{"both", "clock.json alone", "state.json alone"} {
-				h := home{dir: homeDir(w.config.StateDir, "dev-1")}
+				h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
 				switch name {
 				case "clock.json alone":
 					w.must(os.Remove(h.path("state.json")))
 				case "state.json alone":
-					w.must(os.Remove(h.clockPath()))
+					w.must(os.Remove(h.path(timeFile)))
 				}
 				w.start()
 				w.run(2 * time.Second)

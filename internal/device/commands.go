@@ -167,10 +167,7 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 			e.Text = fmt.Sprintf("C2D %s completed without effect: %s", describe(name, mid), oneLine(err.Error(), maxShown))
 		}
 		if mid != "" {
-			if err := d.handled.add(key, time.Now()); err != nil {
-				d.emit(journal.Event{Kind: journal.Warning, Hub: l.Host(), Error: err.Error(),
-					Text: fmt.Sprintf("cannot remember that C2D %s was handled: %v; a repetition would be handled again", describe(name, mid), err)})
-			}
+			d.handled.add(key, time.Now())
 		}
 	}
 	if err := l.Complete(m); err != nil {

@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,7 +110,9 @@ type Device struct {
 	commands map[string]command
 	readBatt telemetry.Battery
 
+	disk    disk
 	home    *home
+	cache   *keeper
 	time    timekeeping
 	cached  failover.State
 	box     *outbox.Box
@@ -152,12 +155,14 @@ type Status struct {
 	Since       time.Time // of the link, or of its loss
 	Made        uint64    // samples made since the start
 	Outbox      outbox.Stats
+	Trouble     []string // what the disk does not do for the state directory, a sentence each; the outbox tells for itself
 }
 
 // New returns a device that has not started. The journal may have been given its sinks.
 func New(c Config, j *journal.Journal) *Device {
 	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		links: make(chan struct{}), refused: make(chan error, 1)}
+	d.disk = realDisk{}
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
 	d.time.clock = newClock(c.Clock, d.emit)
@@ -260,7 +265,7 @@ func (d *Device) feedOutbox(ctx context.Context) error {
 
 // open takes the state directory and what is in it.
 func (d *Device) open() (err error) {
-	if d.home, err = openHome(d.c.StateDir, d.c.DeviceID); err != nil {
+	if err = d.openHome(); err != nil {
 		return err
 	}
 	defer func() {
@@ -272,7 +277,7 @@ func (d *Device) open() (err error) {
 	if d.c.OutboxBlock {
 		full = outbox.Block
 	}
-	d.box, err = outbox.Open(d.home.path(outboxName), outbox.Options{
+	box, err := outbox.Open(d.home.path(outboxName), outbox.Options{
 		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
 		Age: d.time.age, For: d.c.outboxIdentity(), SendHere: d.c.SendQueuedHere,
 	})
@@ -285,11 +290,12 @@ func (d *Device) open() (err error) {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
-	if d.handled, err = openHandled(d.home.path("c2d-handled.jsonl")); err != nil {
-		_ = d.box.Close()
-		return fmt.Errorf("%w: %w", ErrStateDir, err)
-	}
-	d.cached = d.openClock(d.box)
+	d.mu.Lock()
+	d.box = box
+	d.mu.Unlock()
+	d.home.made(outboxName)
+	d.handled = openHandled(d.home)
+	d.cached = d.openClock(box)
 	return nil
 }
 
@@ -301,7 +307,17 @@ func (c *Config) outboxIdentity() outbox.Identity {
 	return outbox.Identity{IDScope: c.IDScope, Device: c.DeviceID}
 }
 
+// openHome takes the device's directory.
+func (d *Device) openHome() error {
+	h := newHome(d.disk, d.c.StateDir, d.c.DeviceID, func(text string) { d.warn("", text) })
+	d.mu.Lock()
+	d.home = h
+	d.mu.Unlock()
+	return h.open()
+}
+
 func (d *Device) close() error {
+	d.home.tendNow()
 	d.handled.close()
 	err := d.box.Close()
 	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.desired, &d.calls, &d.mail} {
@@ -386,6 +402,8 @@ func (d *Device) session() *failover.Session[*link] {
 			if d.c.PinnedHub != "" {
 				return
 			}
+			d.cached = s // should the session have to begin anew
+			s.KnownHubs = slices.Clone(s.KnownHubs)
 			s.AssignedAt = d.time.at(s.AssignedAt)
 			if !s.RefusedSince.IsZero() {
 				s.RefusedSince = d.time.at(s.RefusedSince)
@@ -393,9 +411,7 @@ func (d *Device) session() *failover.Session[*link] {
 			for i := range s.KnownHubs {
 				s.KnownHubs[i].AssignedAt = d.time.at(s.KnownHubs[i].AssignedAt)
 			}
-			if err := failover.SaveState(d.home.path("state.json"), s); err != nil {
-				d.warn("", fmt.Sprintf("cannot keep the assigned hub for the next start: %v", err))
-			}
+			d.cache.save(s)
 		},
 		Observe: d.observe,
 	}
@@ -449,14 +465,17 @@ func (d *Device) battery() json.RawMessage {
 	return b
 }
 
-// Status returns a snapshot.
+// Status returns a snapshot. It may be called at any time, also before Run and after it.
 func (d *Device) Status() Status {
 	d.mu.Lock()
-	s := d.status
+	s, box, home := d.status, d.box, d.home
 	d.mu.Unlock()
 	s.Device, s.Made = d.c.DeviceID, d.counters.Made.Load()
-	if d.box != nil {
-		s.Outbox = d.box.Stats()
+	if box != nil {
+		s.Outbox = box.Stats()
+	}
+	if home != nil {
+		s.Trouble = home.trouble()
 	}
 	return s
 }
@@ -465,7 +484,7 @@ func (d *Device) Status() Status {
 func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment, error) {
 	d := New(c, j)
 	var err error
-	if d.home, err = openHome(c.StateDir, c.DeviceID); err != nil {
+	if err = d.openHome(); err != nil {
 		return dps.Assignment{}, err
 	}
 	defer d.home.close()
@@ -474,7 +493,8 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	if err != nil {
 		return a, err
 	}
-	return a, failover.SaveState(d.home.path("state.json"), cached.WithAssignment(a, d.time.now()))
+	d.cache.save(cached.WithAssignment(a, d.time.now())) // the answer counts, whatever the disk does
+	return a, nil
 }
 
 // ErrNoCertificate says that a connection string is that of a device with a certificate, and that none is there.

@@ -1,91 +1,167 @@
 package device
 
 import (
-	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
-
-	"github.com/hubhop-iot/hubhop/failover"
+	"unicode/utf8"
 )
 
 const (
-	handledMax = 1024           // messages remembered
-	handledAge = 48 * time.Hour // the longest life of a message at IoT Hub
+	handledMax    = 1024           // messages remembered
+	handledAge    = 48 * time.Hour // the longest life of a message at IoT Hub
+	maxHandledKey = 256            // bytes of a key as it is; a longer one is hashed
 )
 
 // handled is the durable list of cloud-to-device messages that have been dealt with: a message is entered before its PUBACK, so
-// that a crash, or a lost PUBACK, does not make a command happen twice. It is a file of JSON lines, appended and synced one by one.
+// that a crash, or a lost PUBACK, does not make a command happen twice. It is a file of JSON lines, appended and synced one by one. While the disk
+// does not take it, the list is in memory, and is written as soon as the disk does.
 type handled struct {
-	path  string
-	file  *os.File
-	lines int
-	seen  map[string]time.Time
+	home *home
+
+	mu     sync.Mutex
+	file   file // open to append; nil: the file must be written whole first
+	lines  int
+	seen   map[string]time.Time
+	unread bool // there may be a file that the disk could not read yet: it must not be written over
 }
 
 type handledLine struct {
 	Key string    `json:"key"`
 	At  time.Time `json:"at"`
+	Sum string    `json:"sum,omitempty"` // CRC-32C of the two before; a line of an older version has none
 }
 
-// handledKey names a message: ids are unique per hub only, and a sender may use one twice for different bodies.
+func (l handledLine) sum() string {
+	return fmt.Sprintf("%08x", crc32.Checksum([]byte(l.Key+" "+l.At.Format(time.RFC3339Nano)), castagnoli))
+}
+
+// handledKey names a message: ids are unique per hub only, and a sender may use one twice for different bodies. It is text that JSON keeps as it
+// is, and short.
 func handledKey(host, mid string, body []byte) string {
 	sum := sha256.Sum256(body)
-	return host + " " + mid + " " + hex.EncodeToString(sum[:8])
+	key := host + " " + mid + " " + hex.EncodeToString(sum[:8])
+	if len(key) > maxHandledKey || !utf8.ValidString(key) {
+		whole := sha256.Sum256([]byte(key))
+		key = "sha256 " + hex.EncodeToString(whole[:])
+	}
+	return key
 }
 
-// openHandled reads the list. A torn last line belongs to a message that was never acknowledged.
-func openHandled(path string) (*handled, error) {
-	h := &handled{path: path, seen: map[string]time.Time{}}
-	f, err := os.Open(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err == nil {
-		for in := bufio.NewScanner(f); in.Scan(); {
-			var l handledLine
-			if json.Unmarshal(in.Bytes(), &l) == nil {
-				h.seen[l.Key] = l.At
-			}
+// openHandled reads the list and writes it anew. The disk may do neither: then the list is in memory.
+func openHandled(h *home) *handled {
+	l := &handled{home: h, seen: map[string]time.Time{}, unread: true}
+	l.note(l.settle(time.Now()))
+	return l
+}
+
+func (h *handled) note(err error) {
+	h.home.note(handledFile, err, "what has been handled of cloud-to-device messages is in memory only; after a restart, one that comes again is handled again",
+		func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.settle(time.Now())
+		})
+}
+
+// settle brings the file and the list together: it reads what could not be read before, and writes what could not be written. mu is held.
+func (h *handled) settle(now time.Time) error {
+	if h.unread {
+		if err := h.read(); err != nil {
+			return err
 		}
-		_ = f.Close()
+		h.unread = false
 	}
-	return h, h.rewrite(time.Now())
+	if h.file != nil {
+		return nil
+	}
+	return h.rewrite(now)
+}
+
+// read adds what the file remembers. A torn last line belongs to a message that was never acknowledged. If other lines make no sense, the file is
+// kept aside as it is.
+func (h *handled) read() error {
+	h.home.io.Lock()
+	defer h.home.io.Unlock()
+	b, err := h.home.read(handledFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, errDoubtful):
+		return h.home.aside(handledFile, err)
+	case err != nil:
+		return err
+	}
+	bad := 0
+	for line := range bytes.Lines(b) {
+		var l handledLine
+		switch whole := bytes.ContainsAny(line, "}\n"); {
+		case json.Unmarshal(line, &l) == nil && l.Key != "" && len(l.Key) <= 2*maxHandledKey && (l.Sum == "" || l.Sum == l.sum()):
+			h.seen[l.Key] = l.At
+			h.home.sealed = h.home.sealed || l.Sum != ""
+		case whole:
+			bad++
+		}
+	}
+	if bad == 0 {
+		return nil
+	}
+	return h.home.aside(handledFile, fmt.Errorf("%d of its lines; the others are used", bad))
 }
 
 // has reports whether a message was handled.
 func (h *handled) has(key string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	_, ok := h.seen[key]
 	return ok
 }
 
-// add enters a message; it is on disk when add returns.
-func (h *handled) add(key string, now time.Time) error {
+// add enters a message; it is on disk when add returns, unless the disk does not work.
+func (h *handled) add(key string, now time.Time) {
+	h.mu.Lock()
 	h.seen[key] = now
-	if h.lines >= 2*handledMax {
-		return h.rewrite(now)
-	}
-	if err := h.append(key, now); err != nil {
-		return err
-	}
-	return h.file.Sync()
+	err := h.append(key, now)
+	h.mu.Unlock()
+	h.note(err)
 }
 
+// append writes one line behind the others. mu is held.
 func (h *handled) append(key string, at time.Time) error {
-	b, err := json.Marshal(handledLine{key, at.UTC()})
-	if err != nil {
-		return err
+	switch {
+	case h.file == nil || h.unread:
+		return h.settle(at)
+	case h.lines >= 2*handledMax:
+		return h.rewrite(at)
 	}
-	_, err = h.file.Write(append(b, '\n'))
+	_, err := h.file.Write(lineOf(key, at))
+	if err == nil {
+		err = h.file.Sync()
+	}
+	if err != nil {
+		h.shut() // half of the line may stand there: it is written whole, at once if that can be
+		return h.settle(at)
+	}
 	h.lines++
-	return err
+	return nil
 }
 
-// rewrite replaces the file by what is still worth remembering.
+func lineOf(key string, at time.Time) []byte {
+	l := handledLine{Key: key, At: at.UTC()}
+	l.Sum = l.sum()
+	b, _ := json.Marshal(l) // strings and a time of our own: it cannot fail
+	return append(b, '\n')
+}
+
+// rewrite replaces the file by what is still worth remembering. mu is held.
 func (h *handled) rewrite(now time.Time) error {
 	for key, at := range h.seen {
 		if now.Sub(at) > handledAge {
@@ -103,27 +179,32 @@ func (h *handled) rewrite(now time.Time) error {
 	}
 	var content []byte
 	for key, at := range h.seen {
-		b, err := json.Marshal(handledLine{key, at.UTC()})
-		if err != nil {
-			return err
-		}
-		content = append(append(content, b...), '\n')
+		content = append(content, lineOf(key, at)...)
 	}
-	if err := failover.ReplaceFile(h.path, content); err != nil {
+	h.shut()
+	h.home.io.Lock()
+	defer h.home.io.Unlock()
+	if err := h.home.replace(handledFile, content); err != nil {
 		return err
 	}
-	h.close()
-	f, err := os.OpenFile(h.path, os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := h.home.disk.Open(h.home.path(handledFile), os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return err
 	}
 	h.file, h.lines = f, len(h.seen)
+	h.home.has(handledFile)
 	return nil
 }
 
-func (h *handled) close() {
+func (h *handled) shut() {
 	if h.file != nil {
 		_ = h.file.Close()
 		h.file = nil
 	}
+}
+
+func (h *handled) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shut()
 }

@@ -723,16 +723,20 @@ func TestFileNames(t *testing.T) {
 }
 
 func TestHandledList(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "handled")
-	h, err := openHandled(path)
+	dir := t.TempDir()
+	home, err := openHome(dir, "dev-1")
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer home.close()
+	path := home.path(handledFile)
+	h := openHandled(home)
 	now := time.Now()
 	for i := range 3000 {
-		if err := h.add(fmt.Sprint("key ", i), now.Add(time.Duration(i)*time.Second)); err != nil {
-			t.Fatal(err)
-		}
+		h.add(fmt.Sprint("key ", i), now.Add(time.Duration(i)*time.Second))
+	}
+	if wrong := home.trouble(); len(wrong) > 0 {
+		t.Fatal(wrong)
 	}
 	h.close()
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
@@ -741,10 +745,7 @@ func TestHandledList(t *testing.T) {
 	}
 	_, _ = f.WriteString(`{"key":"to`) // torn by a crash
 	_ = f.Close()
-	h, err = openHandled(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h = openHandled(home)
 	defer h.close()
 	if !h.has("key 2999") || h.has("key 100") || len(h.seen) > handledMax {
 		t.Errorf("%d remembered", len(h.seen))

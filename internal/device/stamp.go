@@ -2,15 +2,10 @@ package device
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
-	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -42,29 +37,38 @@ func (f clockFile) clone() clockFile {
 	return f
 }
 
-func (h *home) clockPath() string { return h.path("clock.json") }
-
-func (h *home) loadClock() (f clockFile, err error) {
-	b, err := os.ReadFile(h.clockPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return f, nil
+// loadClock reads the file. horizon is the latest time that it is believed to have seen.
+func (h *home) loadClock(horizon func(sealed bool) time.Time) (f clockFile, err error) {
+	found, err := h.load(timeFile, &f, func(sealed bool) error {
+		limit := horizon(true)
+		for _, e := range f.Epochs {
+			if e.Begins.After(limit) || e.Fix.Abs() > maxFix || len(e.Boot) > maxBoot {
+				return fmt.Errorf("it has samples stamped by a clock that stood at %s", e.Begins.UTC().Format(time.RFC3339))
+			}
+		}
+		if len(f.Outbox) > maxBoot {
+			return fmt.Errorf("it names an outbox of %d bytes", len(f.Outbox))
+		}
+		if limit := horizon(sealed); f.Newest.After(limit) {
+			return fmt.Errorf("it says that it was %s, and it can hardly be later than %s", f.Newest.UTC().Format(time.RFC3339), limit.UTC().Format(time.RFC3339))
+		}
+		return nil
+	})
+	if !found {
+		return clockFile{}, err
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
-	if err != nil {
-		return clockFile{}, fmt.Errorf("%s cannot be read (%w); samples that wait keep the times they have", h.clockPath(), err)
+	if n := len(f.Epochs); n > maxEpochs {
+		f.Epochs = f.Epochs[n-maxEpochs:]
 	}
 	return f, nil
 }
 
-func (h *home) saveClock(f clockFile) error {
-	b, err := json.MarshalIndent(f, "", "  ")
-	if err != nil {
-		return err
-	}
-	return failover.ReplaceFile(h.clockPath(), append(b, '\n'))
-}
+const (
+	maxFix  = 200 * 365 * 24 * time.Hour // of a sample's time
+	maxBoot = 256                        // bytes of an id in the file
+)
+
+func (h *home) saveClock(f clockFile) error { return h.save(timeFile, f) }
 
 // line is the outbox whose samples are stamped.
 type line interface {
@@ -73,11 +77,23 @@ type line interface {
 	HasID(id string) bool
 }
 
-// restore takes what the last run has left.
+// restore takes what the last run has left. It may come late: then it goes before what is known already.
 func (k *clock) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if own := k.file; len(own.Epochs) > 0 {
+		from := own.Epochs[0].From
+		f.Epochs = slices.DeleteFunc(f.Epochs, func(e epoch) bool { return e.From >= from })
+		f.Epochs = append(f.Epochs, own.Epochs...)
+		if n := len(f.Epochs); n > maxEpochs {
+			f.Epochs = f.Epochs[n-maxEpochs:]
+		}
+		k.changed++
+	}
+	if k.file.Newest.After(f.Newest) {
+		f.Newest = k.file.Newest
+	}
 	if l != nil {
 		if f.Outbox != "" && !l.HasID(f.Outbox) {
 			f.Epochs = nil

@@ -1,16 +1,23 @@
 package device
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
-
-	"github.com/gofrs/flock"
-
-	"github.com/hubhop-iot/hubhop/failover"
+	"sync"
+	"syscall"
+	"time"
 )
 
 // ErrStateDir says that the state directory cannot be used.
@@ -19,40 +26,502 @@ var ErrStateDir = errors.New("the state directory cannot be used")
 // ErrLocked says that another process runs the same device from the same state directory.
 var ErrLocked = errors.New("another hubhop is running this device")
 
-// home is a device's own directory below the state directory: the lock, the cached hub, the outbox, what was handled.
+// The names in a home.
+const (
+	homeFile    = "home.json" // whose home it is, and what is in it
+	stateFile   = "state.json"
+	timeFile    = "clock.json"
+	handledFile = "c2d-handled.jsonl"
+	outboxName  = "outbox"
+	lockFile    = "lock"
+	doubtful    = ".doubtful" // is added to the name of a file that is kept aside
+)
+
+const (
+	maxHomeFile = 1 << 20          // bytes of a file that is read whole
+	tryAgain    = 10 * time.Second // between two attempts at what the disk did not do
+	doubtAfter  = time.Minute      // of errors of the data (EIO): then it is damaged
+)
+
+// home is a device's own directory below the state directory: the lock, the cached hub, the outbox, what was handled. A disk that does not do
+// what it should costs what it did not do: that is told once, kept in memory, and tried again. No file is written over before it has been
+// read, and one that makes no sense is kept aside.
 type home struct {
+	id   string
 	dir  string
-	lock *flock.Flock
+	disk disk
+	tell func(text string) // of what is wrong; nil: nobody
+
+	io     sync.Mutex // held by the one who reads or writes files whole
+	files  []string   // that have been made here, by home.json; sorted
+	known  bool       // files is what home.json says, or there was none
+	found  bool       // there was one
+	sealed bool       // a file with a check sum was read, so a program that knows home.json was here
+	linked map[string]bool
+
+	mu       sync.Mutex
+	locks    []io.Closer
+	troubles map[string]string // by file: what the disk does not do
+	since    map[string]time.Time
+	again    map[string]func() error // by file: what is to be tried again
+	next     time.Time
+}
+
+// homeContent is home.json.
+type homeContent struct {
+	DeviceID string   `json:"deviceId"`
+	Files    []string `json:"files"`
+}
+
+func newHome(d disk, stateDir, deviceID string, tell func(string)) *home {
+	return &home{id: deviceID, dir: homeDir(stateDir, deviceID), disk: d, tell: tell,
+		troubles: map[string]string{}, since: map[string]time.Time{}, again: map[string]func() error{}, linked: map[string]bool{}}
 }
 
 // openHome makes the directory and takes its lock.
 func openHome(stateDir, deviceID string) (*home, error) {
-	dir := homeDir(stateDir, deviceID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: %w; give a directory that this user may write with --state-dir", ErrStateDir, err)
+	h := newHome(realDisk{}, stateDir, deviceID, nil)
+	return h, h.open()
+}
+
+// refuses tells a directory that a person must choose anew from a disk that does not work now.
+func refuses(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) ||
+		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENAMETOOLONG)
+}
+
+// open makes the directory and locks it. What the disk does not do is tried again later; the errors that are left need a person.
+func (h *home) open() error {
+	err := h.lock()
+	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
+		h.close()
+		return err
 	}
-	h := &home{dir: dir, lock: flock.New(filepath.Join(dir, "lock"))}
-	locked, err := h.lock.TryLock()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w; give a directory that this user may write with --state-dir", ErrStateDir, err)
+		err = h.lock() // a disk that stumbles gets a second chance
 	}
-	if !locked {
-		return nil, fmt.Errorf("%w: %s is locked; stop that process, or give this one another --state-dir or --device-id", ErrLocked, dir)
+	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
+		h.close()
+		return err
 	}
-	return h, nil
+	h.note(lockFile, err, "the directory of this device cannot be locked, so a second process would not be noticed", h.lock)
+	h.inspect()
+	h.readContent()
+	return nil
+}
+
+// lock makes the directory and takes both locks: that of the directory, which lives as long as its files and needs no room on the disk, and that
+// of a file in it, for systems without the first. One will do.
+func (h *home) lock() error {
+	const next = "give a directory that this user may write with --state-dir"
+	if err := h.disk.MkdirAll(h.dir); err != nil {
+		if refuses(err) {
+			return fmt.Errorf("%w: %w; %s", ErrStateDir, err, next)
+		}
+		return err
+	}
+	h.mu.Lock()
+	held := len(h.locks) > 0
+	h.mu.Unlock()
+	if held {
+		return nil
+	}
+	ofDir, derr := h.disk.Lock(h.dir, true)
+	if errors.Is(derr, errTaken) {
+		return h.taken()
+	}
+	ofFile, ferr := h.disk.Lock(h.path(lockFile), false)
+	refused := ferr != nil && (errors.Is(ferr, errTaken) || refuses(ferr))
+	if refused && ofDir != nil {
+		_ = ofDir.Close()
+	}
+	switch {
+	case errors.Is(ferr, errTaken):
+		return h.taken()
+	case refused:
+		return fmt.Errorf("%w: %w; %s", ErrStateDir, ferr, next)
+	case ofDir == nil && ofFile == nil:
+		return ferr
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range []io.Closer{ofDir, ofFile} {
+		if l != nil {
+			h.locks = append(h.locks, l)
+		}
+	}
+	if ofFile != nil {
+		h.sign()
+	}
+	return nil
+}
+
+// sign writes into the lock file who has it.
+func (h *home) sign() {
+	if f, err := h.disk.Open(h.path(lockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // else it says nothing
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+		_ = f.Close()
+	}
+}
+
+// taken says who has the lock.
+func (h *home) taken() error {
+	who := "that process"
+	if b, err := h.readAll(lockFile); err == nil {
+		if pid := strings.TrimSpace(string(b)); pid != "" && len(pid) < 12 && strings.Trim(pid, "0123456789") == "" {
+			who = "process " + pid
+		}
+	}
+	return fmt.Errorf("%w: %s is locked; stop %s, or give this one another --state-dir or --device-id", ErrLocked, h.dir, who)
+}
+
+// inspect tells what in the directory is not safe.
+func (h *home) inspect() {
+	if runtime.GOOS == "windows" { // its modes say nothing
+		return
+	}
+	for _, dir := range []string{filepath.Dir(h.dir), h.dir} {
+		if info, err := h.disk.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 {
+			h.say("every user of this machine may write to %s, and so change what the device believes and sends; chmod 700 it", dir)
+		}
+	}
+	if info, err := h.disk.Lstat(h.dir); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		h.say("%s is a symbolic link; what it points to is used", h.dir)
+	}
+}
+
+// readContent reads what the last run has left here, and tells what of it is missing.
+func (h *home) readContent() {
+	var c homeContent
+	found, err := h.load(homeFile, &c, func(bool) error {
+		if c.DeviceID != h.id {
+			return fmt.Errorf("it is of the device %s", quoted(c.DeviceID))
+		}
+		return nil
+	})
+	if err != nil {
+		return // what is missing is not known then
+	}
+	h.io.Lock()
+	h.known, h.found, h.files = true, found, c.Files
+	h.io.Unlock()
+	var gone []string
+	for _, name := range c.Files {
+		if name != filepath.Base(name) || len(name) > 255 {
+			continue
+		}
+		if _, err := h.disk.Lstat(h.path(name)); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, name)
+		}
+	}
+	if len(gone) > 0 {
+		h.say("%s is gone from %s, where it was at the last run; %s", strings.Join(gone, ", "), h.dir, without(gone...))
+	}
+}
+
+// checkContent tells that home.json itself is gone, once all other files have been read.
+func (h *home) checkContent() {
+	h.io.Lock()
+	gone := h.known && !h.found && h.sealed
+	h.io.Unlock()
+	if gone {
+		h.say("%s is missing, which was here; what else is missing cannot be told", h.path(homeFile))
+	}
+}
+
+// without says what a device lacks that has not got a file.
+func without(names ...string) string {
+	says := map[string]string{
+		stateFile:   "the device asks DPS for its hub",
+		timeFile:    "samples that wait keep the times they have",
+		handledFile: "a cloud-to-device message that comes again is handled again",
+		outboxName:  "what waited in it is lost, unless it is put back",
+	}
+	var all []string
+	for _, name := range names {
+		if s := says[name]; s != "" {
+			all = append(all, s)
+		}
+	}
+	if len(all) == 0 {
+		return "the device goes on without it"
+	}
+	return strings.Join(all, "; ")
+}
+
+// made is has, for who makes files of his own in the home.
+func (h *home) made(name string) {
+	h.io.Lock()
+	defer h.io.Unlock()
+	if _, err := h.disk.Lstat(h.path(name)); err == nil {
+		h.has(name)
+	}
+}
+
+// has notes that a file is here now, so that a later run can tell when it is gone. io is held.
+func (h *home) has(name string) {
+	if name == homeFile || !h.known {
+		return
+	}
+	i, found := slices.BinarySearch(h.files, name)
+	if found {
+		return
+	}
+	files := slices.Insert(slices.Clone(h.files), i, name)
+	b, err := seal(homeContent{h.id, files})
+	if err == nil && h.replace(homeFile, b) == nil { // else the next file tries again
+		h.files = files
+	}
+}
+
+// errDoubtful says that a file makes no sense.
+var errDoubtful = errors.New("doubtful")
+
+// readAll reads a file whole. What is no file, or no small one, is doubtful.
+func (h *home) readAll(name string) ([]byte, error) {
+	path := h.path(name)
+	info, err := h.disk.Lstat(path)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		if !h.linked[name] {
+			h.linked[name] = true
+			h.say("%s is a symbolic link; it is read, and replaced by a file when it is written", path)
+		}
+		info, err = h.disk.Stat(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: it is no file", errDoubtful)
+	}
+	f, err := h.disk.Open(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxHomeFile+1))
+	if err == nil && len(b) > maxHomeFile {
+		err = fmt.Errorf("%w: it has more than %d bytes", errDoubtful, maxHomeFile)
+	}
+	return b, err
+}
+
+// read is readAll with patience: it tries again once, and an error of the data that lasts makes the file doubtful.
+func (h *home) read(name string) ([]byte, error) {
+	b, err := h.readAll(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDoubtful) {
+		b, err = h.readAll(name)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !errors.Is(err, syscall.EIO) {
+		delete(h.since, name)
+		return b, err
+	}
+	if h.since[name].IsZero() {
+		h.since[name] = time.Now()
+	}
+	if time.Since(h.since[name]) >= doubtAfter {
+		err = fmt.Errorf("%w: the disk cannot read it: %w", errDoubtful, err)
+	}
+	return b, err
+}
+
+// load reads a file of the home into v, which check may refuse. found is false where there is none, or none that makes sense: that one is kept
+// aside, and told. An error is the disk's: the file may be all right, and must not be written over.
+func (h *home) load(name string, v any, check func(sealed bool) error) (found bool, err error) {
+	h.io.Lock()
+	defer h.io.Unlock()
+	b, err := h.read(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err == nil:
+		var sealed bool
+		if sealed, err = unseal(b, v); err == nil {
+			err = check(sealed)
+		}
+		if err == nil {
+			h.sealed = h.sealed || sealed
+			return true, nil
+		}
+	case !errors.Is(err, errDoubtful):
+		return false, err
+	}
+	return false, h.aside(name, err)
+}
+
+// aside keeps a file that makes no sense under another name.
+func (h *home) aside(name string, why error) error {
+	path := h.path(name)
+	reason := strings.TrimPrefix(oneLine(why.Error(), maxShown), errDoubtful.Error()+": ")
+	err := h.disk.Rename(path, path+doubtful)
+	for n := 2; inTheWay(err) && n < 10; n++ {
+		err = h.disk.Rename(path, fmt.Sprintf("%s%s-%d", path, doubtful, n))
+	}
+	if err != nil {
+		return fmt.Errorf("it makes no sense (%s) and cannot be put aside: %w", reason, err)
+	}
+	h.say("%s makes no sense (%s); it is kept as %s; %s", path, reason, name+doubtful, without(name))
+	return nil
+}
+
+// inTheWay says that a directory stands where a file is to be put, or the other way round.
+func inTheWay(err error) bool {
+	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist)
+}
+
+// save replaces a file whole: a reader, or a crash, sees the old one or the new one.
+func (h *home) save(name string, v any) error {
+	b, err := seal(v)
+	if err != nil {
+		return err
+	}
+	h.io.Lock()
+	defer h.io.Unlock()
+	if err := h.replace(name, b); err != nil {
+		return err
+	}
+	h.has(name)
+	return nil
+}
+
+// replace writes a small file so that it is there whole, or not at all, after a crash: a new file in the same directory, fsync, rename, fsync of
+// the directory.
+func (h *home) replace(name string, content []byte) (err error) {
+	next := h.path("." + name + ".new")
+	_ = h.disk.Remove(next) // of a crash
+	f, err := h.disk.Open(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = h.anew(); err == nil {
+			f, err = h.disk.Open(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = h.disk.Remove(next)
+		}
+	}()
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = h.disk.Rename(next, h.path(name))
+	}
+	if err == nil {
+		h.syncDir()
+	}
+	return err
+}
+
+// anew makes the directory again that somebody has taken away, or that could not be made before.
+func (h *home) anew() error {
+	h.mu.Lock()
+	had := len(h.locks) > 0
+	h.mu.Unlock()
+	if had {
+		h.say("the directory %s was taken away while the device runs; it is made anew, without what was in it", h.dir)
+		h.files = nil
+		h.close()
+	}
+	return h.lock()
+}
+
+func (h *home) syncDir() {
+	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil { // a system that cannot sync a directory does without
+		_ = d.Sync()
+		_ = d.Close()
+	}
+}
+
+// mark keeps the standing of a file for [Device.Status], and says whether something was wrong with it before. again, unless nil, is tried every
+// few seconds then.
+func (h *home) mark(name string, err error, means string, again func() error) (was bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, was = h.troubles[name]
+	if err == nil {
+		delete(h.troubles, name)
+		delete(h.again, name)
+		return was
+	}
+	h.troubles[name] = fmt.Sprintf("%s: %v", means, err)
+	if again != nil {
+		h.again[name] = again
+		if !was {
+			h.next = time.Now().Add(tryAgain)
+		}
+	}
+	return was
+}
+
+// note is mark, and tells it: once that the disk does not do something, and once that it does it again.
+func (h *home) note(name string, err error, means string, again func() error) {
+	was := h.mark(name, err, means, again)
+	switch {
+	case err != nil && !was:
+		h.say("%s: %v; it is tried again and again", means, err)
+	case err == nil && was:
+		h.say("%s: the disk works again", name)
+	}
+}
+
+// tend tries again what the disk has not done. It is called every few seconds.
+func (h *home) tend() {
+	h.mu.Lock()
+	if len(h.again) == 0 || time.Now().Before(h.next) {
+		h.mu.Unlock()
+		return
+	}
+	h.next = time.Now().Add(tryAgain)
+	again := maps.Clone(h.again)
+	h.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(again)) {
+		if err := again[name](); err == nil {
+			h.note(name, nil, "", nil)
+		}
+	}
+}
+
+// tendNow tries once more what the disk has not done, before the end.
+func (h *home) tendNow() {
+	h.mu.Lock()
+	h.next = time.Time{}
+	h.mu.Unlock()
+	h.tend()
+}
+
+// trouble is what the disk does not do, a sentence each.
+func (h *home) trouble() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Values(h.troubles))
+}
+
+func (h *home) say(format string, args ...any) {
+	if h.tell != nil {
+		h.tell(fmt.Sprintf(format, args...))
+	}
 }
 
 // OutboxDir is where a device keeps its outbox.
 func OutboxDir(stateDir, deviceID string) string {
-	return (&home{dir: homeDir(stateDir, deviceID)}).path(outboxName)
+	return filepath.Join(homeDir(stateDir, deviceID), outboxName)
 }
 
 // OutboxDevices are the devices that have an outbox in a state directory.
 func OutboxDevices(stateDir string) (ids []string) {
 	entries, _ := os.ReadDir(stateDir) // none is none
 	for _, e := range entries {
-		id, err := url.PathUnescape(e.Name())
-		if err != nil || fileName(id) != e.Name() {
+		id, ok := deviceOf(stateDir, e.Name())
+		if !ok {
 			continue
 		}
 		if info, err := os.Stat(OutboxDir(stateDir, id)); err == nil && info.IsDir() {
@@ -62,20 +531,26 @@ func OutboxDevices(stateDir string) (ids []string) {
 	return ids
 }
 
-const outboxName = "outbox"
-
 func homeDir(stateDir, deviceID string) string { return filepath.Join(stateDir, fileName(deviceID)) }
 
-func (h *home) close() { _ = h.lock.Unlock() }
+func (h *home) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.locks {
+		_ = l.Close()
+	}
+	h.locks = nil
+}
 
 func (h *home) path(name string) string { return filepath.Join(h.dir, name) }
 
-// loadState reads the cached hub. What cannot be read is as good as nothing.
-func (h *home) loadState(who failover.State) (failover.State, error) {
-	return failover.LoadState(h.path("state.json"), who)
-}
+const (
+	maxFileName = 255 // bytes, of most file systems
+	cutMark     = "~" // ends what is left of an id whose whole name would be too long; no name has it otherwise
+)
 
-// fileName makes a device id a legal file name everywhere: what is not a letter, a digit, '-', '_' or '.' is written as %XX.
+// fileName makes a device id a legal file name everywhere: what is not a letter, a digit, '-', '_' or '.' is written as %XX. A name that would be
+// too long is cut, and ends in a hash of the id; home.json knows the id then.
 func fileName(id string) string {
 	var b strings.Builder
 	for i := range len(id) {
@@ -87,5 +562,23 @@ func fileName(id string) string {
 			fmt.Fprintf(&b, "%%%02X", c)
 		}
 	}
-	return b.String()
+	if b.Len() <= maxFileName {
+		return b.String()
+	}
+	sum := sha256.Sum256([]byte(id))
+	return b.String()[:90] + cutMark + hex.EncodeToString(sum[:])
+}
+
+// deviceOf is the device whose directory has a name.
+func deviceOf(stateDir, name string) (id string, ok bool) {
+	if strings.Contains(name, cutMark) {
+		b, err := (&home{dir: filepath.Join(stateDir, name), disk: realDisk{}, linked: map[string]bool{}}).readAll(homeFile)
+		var c homeContent
+		if err != nil || json.Unmarshal(b, &c) != nil {
+			return "", false
+		}
+		return c.DeviceID, fileName(c.DeviceID) == name
+	}
+	id, err := url.PathUnescape(name)
+	return id, err == nil && fileName(id) == name
 }

@@ -27,19 +27,46 @@ type timekeeping struct {
 // openClock sets the clock by what the state directory knows. The outbox may be nil: it is not looked at.
 func (d *Device) openClock(l line) failover.State {
 	k := d.time.clock
-	file, err := d.home.loadClock()
-	if err != nil {
-		d.warn("", err.Error())
+	read := func() error {
+		file, err := d.home.loadClock(k.horizon)
+		if err == nil {
+			k.restore(file, l)
+		}
+		return err
 	}
-	k.restore(file, l)
-	cached, err := d.home.loadState(d.who())
-	if err != nil {
-		d.warn("", err.Error())
+	unread := read() != nil
+	k.keep = func(file clockFile) error {
+		err := error(nil)
+		if unread { // the file must not be written over before it was read
+			if err = read(); err == nil {
+				unread = false
+				k.mu.Lock()
+				file = k.file.clone()
+				k.mu.Unlock()
+			}
+		}
+		if err == nil {
+			err = d.home.saveClock(file)
+		}
+		d.home.mark(timeFile, err, "cannot keep the time for the next start", nil) // the clock tells it, and tries again
+		return err
 	}
+	if unread {
+		k.mu.Lock()
+		k.changed++ // so that it is tried again
+		k.mu.Unlock()
+	}
+	d.cache = &keeper{home: d.home, who: d.who(), limit: k.horizon}
+	cached, err := d.home.loadState(d.who(), k.horizon)
+	d.cache.unread = err != nil
+	d.home.note(stateFile, err, "cannot read which hub the device was assigned to, so DPS is asked", func() error {
+		_, err := d.home.loadState(d.who(), k.horizon)
+		return err
+	})
 	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
 	k.notBefore(cached.AssignedAt)
-	k.keep = d.home.saveClock
 	k.woke = d.resumed
+	d.home.checkContent()
 	return cached
 }
 
@@ -137,6 +164,7 @@ func (d *Device) watchClock(ctx context.Context) (wait func()) {
 		defer d.lookAgain()
 		linked := d.serves() != nil
 		d.time.pass(linked)
+		d.home.tend()
 		d.hasten()
 		if !linked || !d.time.wanted(false) {
 			return // without a link others have the network

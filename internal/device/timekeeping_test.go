@@ -332,8 +332,8 @@ func TestAnotherOutbox(t *testing.T) {
 		for _, another := range []bool{false, true} {
 			w.run(20 * time.Second)
 			w.halt()
-			h := home{dir: homeDir(w.config.StateDir, "dev-1")}
-			before, err := h.loadClock()
+			h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
+			before, err := h.loadClock(newClock(Clock{}, silent).horizon)
 			w.must(err)
 			if !slices.ContainsFunc(before.Epochs, func(e epoch) bool { return e.Fix != 0 }) {
 				t.Fatalf("nothing was corrected: %+v", before)
@@ -343,7 +343,7 @@ func TestAnotherOutbox(t *testing.T) {
 				d.c.StateDir = t.TempDir()
 				w.must(d.open())
 				w.must(d.close())
-				other := home{dir: homeDir(d.c.StateDir, "dev-1")}
+				other := newHome(realDisk{}, d.c.StateDir, "dev-1", nil)
 				w.must(other.saveClock(before))
 				d = New(d.c, new(journal.Journal))
 			}

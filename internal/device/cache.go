@@ -1,0 +1,119 @@
+package device
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+)
+
+// stateVersion is the version of the format of state.json.
+const stateVersion = 1
+
+const maxListed = 64 // known hubs in a file; a session keeps fewer
+
+// loadState reads the cached hub of the device that who describes. A file that is missing, or that speaks of another device or other credentials,
+// gives a fresh state: the cache is a hint. An error is the disk's.
+func (h *home) loadState(who failover.State, horizon func(sealed bool) time.Time) (failover.State, error) {
+	fresh := failover.State{Version: stateVersion, IDScope: who.IDScope, RegistrationID: who.RegistrationID, KeyFingerprint: who.KeyFingerprint}
+	var s failover.State
+	found, err := h.load(stateFile, &s, func(sealed bool) error {
+		if s.Version != stateVersion {
+			return fmt.Errorf("it has format %d, this program knows %d", s.Version, stateVersion)
+		}
+		return credible(s, horizon(sealed))
+	})
+	if !found || !s.Same(who) {
+		return fresh, err
+	}
+	return s, nil
+}
+
+// credible says what in a state cannot be, limit being the latest that it can be.
+func credible(s failover.State, limit time.Time) error {
+	hubs := append([]failover.KnownHub{{Host: s.AssignedHub, DeviceID: s.DeviceID, AssignedAt: s.AssignedAt}}, s.KnownHubs...)
+	if len(hubs) > maxListed {
+		return fmt.Errorf("it knows %d hubs", len(hubs)-1)
+	}
+	if s.RefusedSince.After(limit) {
+		return fmt.Errorf("it says that the device has been refused since %s, and it can hardly be later than %s",
+			s.RefusedSince.UTC().Format(time.RFC3339), limit.UTC().Format(time.RFC3339))
+	}
+	for i, k := range hubs {
+		if k.AssignedAt.After(limit) {
+			return fmt.Errorf("it says that a hub was assigned at %s, and it can hardly be later than %s",
+				k.AssignedAt.UTC().Format(time.RFC3339), limit.UTC().Format(time.RFC3339))
+		}
+		if k.Host == "" && i == 0 {
+			continue // none is assigned
+		}
+		if err := hub.CheckHost(k.Host); err != nil {
+			return err
+		}
+		if k.DeviceID == "" {
+			continue // the registration id is the device's
+		}
+		if err := hub.CheckDeviceID(k.DeviceID); err != nil {
+			return fmt.Errorf("a device id: %w", err)
+		}
+	}
+	return nil
+}
+
+// saveState replaces the cached hub. What would not be read back is not written.
+func (h *home) saveState(s failover.State) error {
+	s.Version = stateVersion
+	s.AssignedAt, s.KnownHubs = s.AssignedAt.UTC(), slices.Clone(s.KnownHubs)
+	if !s.RefusedSince.IsZero() {
+		s.RefusedSince = s.RefusedSince.UTC()
+	}
+	for i := range s.KnownHubs {
+		s.KnownHubs[i].AssignedAt = s.KnownHubs[i].AssignedAt.UTC()
+	}
+	return h.save(stateFile, s)
+}
+
+// keeper keeps the state of a session for the next run.
+type keeper struct {
+	home   *home
+	who    failover.State
+	limit  func(sealed bool) time.Time // the latest that a file is believed to have seen
+	latest failover.State
+	unread bool // there may be a file that the disk could not read yet: it must not be written over
+}
+
+// save writes the state down, or says later what it says now: the disk is tried again.
+func (k *keeper) save(s failover.State) {
+	k.home.io.Lock()
+	k.latest = s
+	k.home.io.Unlock()
+	k.home.note(stateFile, k.write(), "cannot keep the assigned hub for the next start", k.write)
+}
+
+func (k *keeper) write() error {
+	k.home.io.Lock()
+	s, unread := k.latest, k.unread
+	k.home.io.Unlock()
+	if err := credible(s, k.limit(true)); err != nil {
+		return err
+	}
+	if unread {
+		old, err := k.home.loadState(k.who, k.limit)
+		if err != nil {
+			return err
+		}
+		for _, known := range old.KnownHubs {
+			if !slices.ContainsFunc(s.KnownHubs, func(k failover.KnownHub) bool { return k.Host == known.Host }) && len(s.KnownHubs) < maxKnown {
+				s.KnownHubs = append(slices.Clip(s.KnownHubs), known)
+			}
+		}
+		k.home.io.Lock()
+		k.unread = false
+		k.home.io.Unlock()
+	}
+	return k.home.saveState(s)
+}
+
+const maxKnown = 8 // hubs that a session keeps

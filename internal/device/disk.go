@@ -1,0 +1,63 @@
+package device
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/gofrs/flock"
+)
+
+// disk is the file system as a device's own directory uses it: narrow, so that a test can fail each call. Errors are those of package os.
+type disk interface {
+	MkdirAll(dir string) error // for this user only
+	Lstat(name string) (fs.FileInfo, error)
+	Stat(name string) (fs.FileInfo, error)
+	Open(name string, flag int) (file, error) // os.OpenFile, mode 0600
+	Rename(from, to string) error
+	Remove(name string) error
+	// Lock takes a file, which it makes, or a directory, which must be there, for this holder alone until the lock is closed. It does not
+	// wait: errTaken if somebody has it.
+	Lock(name string, directory bool) (io.Closer, error)
+}
+
+type file interface {
+	io.Reader
+	io.Writer
+	io.Closer
+	Sync() error
+}
+
+var errTaken = errors.New("taken")
+
+// realDisk is the disk of this machine.
+type realDisk struct{}
+
+func (realDisk) MkdirAll(dir string) error              { return os.MkdirAll(dir, 0o700) }
+func (realDisk) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
+func (realDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
+func (realDisk) Rename(from, to string) error           { return os.Rename(from, to) }
+func (realDisk) Remove(name string) error               { return os.Remove(name) }
+func (realDisk) Open(name string, flag int) (file, error) {
+	f, err := os.OpenFile(name, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
+	flag := os.O_CREATE | os.O_RDONLY
+	if directory {
+		flag = os.O_RDONLY
+	}
+	l := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(flag))
+	switch ok, err := l.TryLock(); {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, errTaken
+	}
+	return l, nil
+}

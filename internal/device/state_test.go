@@ -1,0 +1,502 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+)
+
+// lived lets a device live, so that its directory has every file there is, and returns a copy of it.
+func (w *world) lived() (files map[string][]byte) {
+	w.t.Helper()
+	w.on("hub-a", time.Minute)
+	_, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`"08:00:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
+	w.must(err)
+	w.run(2 * noteEvery)
+	w.halt()
+	files = map[string][]byte{}
+	for _, name := range []string{homeFile, stateFile, timeFile, handledFile, lockFile} {
+		b, err := os.ReadFile(filepath.Join(w.config.StateDir, "dev-1", name))
+		w.must(err)
+		if len(b) == 0 || bytes.Count(b, []byte("2000-01-01")) == 0 && name != homeFile && name != lockFile {
+			w.t.Fatalf("%s: %q", name, b)
+		}
+		files[name] = b
+	}
+	return files
+}
+
+// unsealed is a file as an older version wrote it.
+func unsealed(b []byte) []byte {
+	if i := bytes.Index(b, []byte(sumBefore)); i >= 0 {
+		return append(slices.Clone(b[:i]), "\n}\n"...)
+	}
+	return b
+}
+
+// TestFlippedBits flips each bit of each file of a home. Whatever comes of it, the device starts with the right time and the right hub, or with
+// none, and what is not as it was is told; nothing else in the home is touched.
+func TestFlippedBits(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		files := w.lived()
+		dir := filepath.Join(w.config.StateDir, "dev-1")
+		var disk *memDisk
+		var told []string
+		open := func() (*Device, failover.State) {
+			j := new(journal.Journal)
+			told = nil
+			j.Sink(func(e journal.Event) { told = append(told, e.Text) })
+			d := New(w.config, j)
+			d.disk = disk
+			w.must(d.openHome())
+			d.handled = openHandled(d.home)
+			cached := d.openClock(nil)
+			return d, cached
+		}
+		restore := func() {
+			disk = &memDisk{files: map[string][]byte{}}
+			for name, b := range files {
+				disk.files[filepath.Join(dir, name)] = b
+			}
+		}
+		restore()
+		d, good := open()
+		handled, epochs := maps.Clone(d.handled.seen), slices.Clone(d.time.file.Epochs)
+		d.handled.close()
+		d.home.close()
+		if len(told) > 0 || good.AssignedHub == "" || len(handled) != 1 || len(epochs) == 0 {
+			t.Fatalf("before: %q, %+v, %v, %v", told, good, handled, epochs)
+		}
+		bits := 0
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			for i := range len(files[name]) * 8 {
+				bits++
+				bent := slices.Clone(files[name])
+				bent[i/8] ^= 1 << (i % 8)
+				restore()
+				disk.files[filepath.Join(dir, name)] = bent
+				d, cached := open()
+				where := fmt.Sprintf("%s, bit %d of byte %d (%q): told %q", name, i%8, i/8, files[name][i/8], told)
+				if off := d.time.now().Sub(time.Now()).Abs(); off > time.Minute {
+					t.Errorf("%s: the time is %v off", where, off)
+				}
+				same := cached.AssignedHub == good.AssignedHub && len(cached.KnownHubs) == len(good.KnownHubs) &&
+					cached.AssignedAt.Equal(good.AssignedAt) && cached.KnownHubs[0] == good.KnownHubs[0]
+				if !same && (cached.AssignedHub != "" || len(cached.KnownHubs) > 0 || name != stateFile) {
+					t.Errorf("%s: cached %+v", where, cached)
+				}
+				complete := same && maps.Equal(d.handled.seen, handled) && slices.Equal(d.time.file.Epochs, epochs)
+				if !complete && len(told) == 0 {
+					t.Errorf("%s: nothing was told, cached %+v, handled %v", where, cached, d.handled.seen)
+				}
+				if kept := disk.files[filepath.Join(dir, name+doubtful)]; len(told) > 0 && !bytes.Equal(kept, bent) {
+					t.Errorf("%s: it is not kept aside", where)
+				}
+				d.handled.close()
+				d.home.close()
+			}
+		}
+		if bits < 5000 {
+			t.Errorf("%d bits were flipped: is this test still looking?", bits)
+		}
+	})
+}
+
+// TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their check sums and, as older versions wrote them, without, and
+// starts the device: it connects, and telemetry flows.
+func TestDatesOfTheFuture(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprintf("without check sum %v", old), func(t *testing.T) {
+			built := func(c *Config) { c.Clock.Built = time.Now().Add(-time.Hour) }
+			bubble(t, setup{device: built}, func(t *testing.T, w *world) {
+				files := w.lived()
+				dir := filepath.Join(w.config.StateDir, "dev-1")
+				for _, name := range []string{stateFile, timeFile} {
+					for _, key := range []string{`"assignedAt": "`, `"newest": "`, `"begin": "`} {
+						at := bytes.Index(files[name], []byte(key))
+						for bit := range 10 * 8 { // year, month and day
+							if at < 0 || bit%3 != 0 && bit >= 4*8 {
+								continue
+							}
+							for other, b := range files {
+								if old {
+									b = unsealed(b)
+								}
+								w.must(os.WriteFile(filepath.Join(dir, other), b, 0o600))
+							}
+							bent := slices.Clone(files[name])
+							if old {
+								bent = unsealed(bent)
+							}
+							bent[at+len(key)+bit/8] ^= 1 << (bit % 8)
+							w.must(os.WriteFile(filepath.Join(dir, name), bent, 0o600))
+							w.forget()
+							before := w.cloud.Ledger("dev-1", false).Received
+							w.start()
+							w.run(10 * time.Second)
+							if n := w.cloud.Ledger("dev-1", false).Received - before; n < 5 {
+								t.Errorf("%s, bit %d of %q: %d samples in 10 s; told %q, decided %v", name, bit, bent[at:at+len(key)+20], n, w.texts(journal.Warning), w.decisions())
+							}
+							w.halt()
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestDoubtfulFiles: a file that makes no sense is kept aside and told, and the device goes on without it. So is one that is none, and one that
+// no bound holds; nothing is waited for.
+func TestDoubtfulFiles(t *testing.T) {
+	who := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
+	fresh := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
+	with := func(change func(*failover.State)) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			s := fresh.WithAssignment(dps.Assignment{Hub: "hub-a", DeviceID: "dev-1"}, time.Now())
+			s.Version = stateVersion
+			change(&s)
+			b, err := seal(s)
+			if err == nil {
+				err = os.WriteFile(path, b, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	text := func(content string) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		put  func(t *testing.T, path string)
+		want string // is told
+	}{
+		"nothing in it":         {text(""), "makes no sense"},
+		"half of one":           {text("{"), "makes no sense"},
+		"no JSON":               {text("null garbage"), "makes no sense"},
+		"an array":              {text("[]"), "makes no sense"},
+		"another format":        {text(`{"version":99,"assignedHub":"x"}`), "it has format 99"},
+		"a wrong sum":           {text("{\n  \"version\": 1" + sumBefore + "00000000" + sumAfter), "check sum"},
+		"a sum that is moved":   {text(`{"sum":"00000000","version":1}`), "check sum"},
+		"a directory":           {func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, "it is no file"},
+		"too large":             {text(strings.Repeat(" ", maxHomeFile+1)), "more than"},
+		"an endless one":        {func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, "it is no file"},
+		"a pipe":                {pipe, "it is no file"},
+		"a hub that is none":    {with(func(s *failover.State) { s.AssignedHub = "https://hub-a/x" }), "scheme"},
+		"a hub of 60,000 bytes": {with(func(s *failover.State) { s.KnownHubs[0].Host = strings.Repeat("h", 60_000) }), "is no host name"},
+		"an id for no topic":    {with(func(s *failover.State) { s.DeviceID = "dev/#" }), "topic"},
+		"an id of 66,000":       {with(func(s *failover.State) { s.KnownHubs[0].DeviceID = strings.Repeat("d", 66_000) }), "128 are the most"},
+		"hubs without end":      {with(func(s *failover.State) { s.KnownHubs = slices.Repeat(s.KnownHubs, 1000) }), "it knows 1000 hubs"},
+		"refused tomorrow":      {with(func(s *failover.State) { s.RefusedSince = time.Now().AddDate(40, 0, 0) }), "can hardly be later"},
+		"a hub of tomorrow":     {with(func(s *failover.State) { s.AssignedAt = time.Now().AddDate(40, 0, 0) }), "can hardly be later"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told []string
+			h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
+			must(t, h.open())
+			defer h.close()
+			test.put(t, h.path(stateFile))
+			limit := newClock(Clock{Built: time.Now()}, silent).horizon
+			got, err := h.loadState(who, limit)
+			if err != nil || got.AssignedHub != "" || !got.Same(who) {
+				t.Errorf("%+v %v", got, err)
+			}
+			all := strings.Join(told, "\n")
+			if !strings.Contains(all, test.want) || !strings.Contains(all, h.path(stateFile)) || len(all) > 1000 {
+				t.Errorf("told %q", all)
+			}
+			if _, err := os.Lstat(h.path(stateFile + doubtful)); err != nil {
+				t.Error(err)
+			}
+			good := fresh.WithAssignment(dps.Assignment{Hub: "hub-b", DeviceID: "D"}, time.Now())
+			good.RefusedSince = time.Now().Add(-time.Minute)
+			must(t, h.saveState(good))
+			got, err = h.loadState(who, limit)
+			if err != nil || got.AssignedHub != "hub-b" || got.DeviceID != "D" || len(got.KnownHubs) != 1 || !got.RefusedSince.Equal(good.RefusedSince) {
+				t.Errorf("%+v %v", got, err)
+			}
+			if left, _ := filepath.Glob(h.path(".*")); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if info, err := os.Stat(h.path(stateFile)); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%v %v", info, err)
+			}
+			for what, other := range map[string]failover.State{
+				"scope": {IDScope: "x", RegistrationID: "dev-1", KeyFingerprint: "f"},
+				"id":    {IDScope: "s", RegistrationID: "x", KeyFingerprint: "f"},
+				"key":   {IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "x"},
+			} {
+				if got, err := h.loadState(other, limit); err != nil || got.AssignedHub != "" {
+					t.Errorf("a state of another %s was taken: %+v %v", what, got, err)
+				}
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOlderFiles: what an older version has left is read, and written with a check sum.
+func TestOlderFiles(t *testing.T) {
+	h, err := openHome(t.TempDir(), "dev-1")
+	must(t, err)
+	defer h.close()
+	k := newClock(Clock{Built: time.Now()}, silent)
+	at := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
+	must(t, os.WriteFile(h.path(stateFile), []byte(`{"version":1,"idScope":"s","registrationId":"dev-1","keyFingerprint":"f","assignedHub":"hub-a","deviceId":"",`+
+		`"assignedAt":"`+at+`","knownHubs":[{"host":"hub-a","deviceId":"dev-1","assignedAt":"`+at+`"}]}`), 0o600))
+	must(t, os.WriteFile(h.path(timeFile), []byte(`{"newest":"`+at+`","outbox":"0011","epochs":[{"from":1,"boot":"b","begin":"`+at+`","proved":true,"fixNs":5}]}`), 0o600))
+	must(t, os.WriteFile(h.path(handledFile), []byte(`{"key":"hub-a m 00","at":"`+at+"\"}\n"+`{"key":"hub-a t`), 0o600))
+	s, err := h.loadState(failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}, k.horizon)
+	if err != nil || s.AssignedHub != "hub-a" || len(s.KnownHubs) != 1 {
+		t.Errorf("%+v %v", s, err)
+	}
+	f, err := h.loadClock(k.horizon)
+	if err != nil || len(f.Epochs) != 1 || f.Epochs[0].Fix != 5 || f.Newest.IsZero() {
+		t.Errorf("%+v %v", f, err)
+	}
+	l := openHandled(h)
+	defer l.close()
+	if !l.has("hub-a m 00") || len(l.seen) != 1 {
+		t.Errorf("%v", l.seen)
+	}
+	must(t, h.saveState(s))
+	must(t, h.saveClock(f))
+	for _, name := range []string{stateFile, timeFile} {
+		b, err := os.ReadFile(h.path(name))
+		must(t, err)
+		var any map[string]json.RawMessage
+		if sealed, err := unseal(b, &any); !sealed || err != nil {
+			t.Errorf("%s: %v %v", name, sealed, err)
+		}
+	}
+}
+
+// TestMissingFiles: what was in a home at the last run and is not there any more is told, with what follows from it.
+func TestMissingFiles(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.lived()
+		missing := func() (all []string) {
+			for _, text := range w.texts(journal.Warning) {
+				if strings.Contains(text, "gone from") || strings.Contains(text, "is missing") {
+					all = append(all, text)
+				}
+			}
+			return all
+		}
+		for name, want := range map[string]string{
+			stateFile: "the device asks DPS", timeFile: "samples that wait", handledFile: "is handled again", homeFile: "is missing, which was here",
+		} {
+			w.forget()
+			w.must(os.Remove(filepath.Join(w.config.StateDir, "dev-1", name)))
+			w.start()
+			w.run(5 * time.Second)
+			if got := missing(); len(got) != 1 || !strings.Contains(got[0], want) || !strings.Contains(got[0], name) {
+				t.Errorf("%s: %q", name, got)
+			}
+			w.halt()
+			w.forget()
+			w.start()
+			w.run(5 * time.Second)
+			if got := missing(); len(got) != 0 {
+				t.Errorf("%s, at the next start: %q", name, got)
+			}
+			w.halt()
+		}
+	})
+}
+
+// TestUnsafeHomes: a directory that everybody may write to, and links in it, are named.
+func TestUnsafeHomes(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the modes of this system say nothing of who may write")
+	}
+	open := func(stateDir string) string {
+		var told []string
+		h := newHome(realDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
+		must(t, h.open())
+		_, err := h.loadState(failover.State{}, newClock(Clock{}, silent).horizon)
+		must(t, err)
+		h.close()
+		return strings.Join(told, "\n")
+	}
+	dir := t.TempDir()
+	if got := open(dir); got != "" {
+		t.Errorf("%q", got)
+	}
+	for _, bad := range []string{dir, filepath.Join(dir, "dev-1")} {
+		must(t, os.Chmod(bad, 0o777))
+		if got := open(dir); strings.Count(got, "chmod 700") != 1 || !strings.Contains(got, bad) {
+			t.Errorf("%q", got)
+		}
+		must(t, os.Chmod(bad, 0o700))
+	}
+	elsewhere := filepath.Join(t.TempDir(), "x")
+	must(t, os.WriteFile(elsewhere, []byte(`{"version":1}`), 0o600))
+	must(t, os.Symlink(elsewhere, filepath.Join(dir, "dev-1", stateFile)))
+	if got := open(dir); !strings.Contains(got, "symbolic link") {
+		t.Errorf("%q", got)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Mkdir(link, 0o700))
+	must(t, os.Symlink(filepath.Join(dir, "dev-1"), filepath.Join(link, "dev-1")))
+	if got := open(link); !strings.Contains(got, "symbolic link") {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestLockFileRemoved: a directory whose lock file somebody has removed is still taken.
+func TestLockFileRemoved(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("this system locks files only, and removes none that is open")
+	}
+	dir := t.TempDir()
+	first, err := openHome(dir, "dev-1")
+	must(t, err)
+	defer first.close()
+	if _, err := openHome(dir, "dev-1"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("stop process %d,", os.Getpid())) {
+		t.Errorf("%v", err)
+	}
+	must(t, os.Remove(first.path(lockFile)))
+	if _, err := openHome(dir, "dev-1"); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second one runs: %v", err)
+	}
+}
+
+// TestLongIDs: an id of 128 characters, of which none is legal in a file name, has a directory, another one than its like, and is listed.
+func TestLongIDs(t *testing.T) {
+	dir := t.TempDir()
+	ids := []string{strings.Repeat("*", 128), strings.Repeat("*", 127) + "?", strings.Repeat("a", 128), strings.Repeat("*", 85)}
+	for _, id := range ids {
+		h, err := openHome(dir, id)
+		must(t, err)
+		must(t, os.Mkdir(h.path(outboxName), 0o700))
+		h.made(outboxName)
+		h.close()
+		if len(filepath.Base(h.dir)) > maxFileName {
+			t.Errorf("%d bytes", len(filepath.Base(h.dir)))
+		}
+	}
+	got := OutboxDevices(dir)
+	slices.Sort(got)
+	slices.Sort(ids)
+	if !slices.Equal(got, ids) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestHandledKeys: what is written is read back, whatever an id is made of.
+func TestHandledKeys(t *testing.T) {
+	h, err := openHome(t.TempDir(), "dev-1")
+	must(t, err)
+	defer h.close()
+	l := openHandled(h)
+	var keys []string
+	for _, mid := range []string{"plain", "\xff\xfe", "a\nb", "\u2028", "\x00", "{\"key\":", strings.Repeat("m", 100_000), strings.Repeat("\xff", 3000)} {
+		key := handledKey("hub-a", mid, []byte("1"))
+		keys = append(keys, key)
+		l.add(key, time.Now())
+	}
+	l.close()
+	l = openHandled(h)
+	defer l.close()
+	for _, key := range keys {
+		if !l.has(key) {
+			t.Errorf("%.100q is forgotten", key)
+		}
+	}
+	if len(l.seen) != len(keys) {
+		t.Errorf("%d of %d", len(l.seen), len(keys))
+	}
+}
+
+// TestHandledListInPart: a list of which some lines make no sense is kept as it is; the others count.
+func TestHandledListInPart(t *testing.T) {
+	var told []string
+	h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
+	must(t, h.open())
+	defer h.close()
+	l := openHandled(h)
+	for i := range 3 {
+		l.add(fmt.Sprint("hub-a m", i), time.Now())
+	}
+	l.close()
+	b, err := os.ReadFile(h.path(handledFile))
+	must(t, err)
+	bent := bytes.Replace(b, []byte("m1"), []byte("m9"), 1)
+	bent = append(bent, strings.Repeat("x", 100_000)+"\n"...) // longer than a scanner takes
+	bent = append(bent, lineOf("hub-a m3", time.Now())...)
+	must(t, os.WriteFile(h.path(handledFile), bent, 0o600))
+	l = openHandled(h)
+	defer l.close()
+	for _, key := range []string{"hub-a m0", "hub-a m2", "hub-a m3"} {
+		if !l.has(key) {
+			t.Errorf("%s is forgotten", key)
+		}
+	}
+	if l.has("hub-a m9") || l.has("hub-a m1") {
+		t.Errorf("%v", l.seen)
+	}
+	if kept, err := os.ReadFile(h.path(handledFile + doubtful)); err != nil || !bytes.Equal(kept, bent) {
+		t.Errorf("%d bytes are kept of %d: %v", len(kept), len(bent), err)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "2 of its lines") {
+		t.Errorf("%q", told)
+	}
+}
+
+// TestStatusAtAnyTime: somebody may ask before the start, while the device opens its files, and after its end.
+func TestStatusAtAnyTime(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.on("hub-a", time.Minute)
+		w.halt()
+		d := New(w.config, new(journal.Journal))
+		if s := d.Status(); s.Device != "dev-1" || s.Hub != "" {
+			t.Errorf("%+v", s)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { _ = d.Run(ctx) })
+		for range 2000 {
+			if s := d.Status(); len(s.Trouble) > 0 {
+				t.Fatalf("%+v", s)
+			}
+			runtime.Gosched()
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := d.Status(); s.Hub == "" || s.Outbox.ID == "" {
+			t.Errorf("%+v", s)
+		}
+		stop()
+		all.Wait()
+		_ = d.Status()
+	})
+}
