@@ -60,6 +60,9 @@ func exitCode(err error) int {
 	if err == nil {
 		return exitOK
 	}
+	if ended, ok := errors.AsType[*commandEnded](err); ok {
+		return ended.code
+	}
 	for _, c := range exitCodes {
 		if errors.Is(err, c.is) {
 			return c.code

@@ -20,26 +20,38 @@ import (
 func newSimCommand(env *Env) *cobra.Command {
 	s := &settings{env: env} // for the log flags only
 	conf := sim.DefaultConfig()
-	var out, retryAfter, enrollments, template string
+	var out, line, retryAfter, enrollments, template string
 	var refusal int
 	var limits string
 	c := &cobra.Command{
 		Use:   "sim",
 		Short: "Run a local DPS with IoT Hubs",
-		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful enough for the official device SDKs. It
-listens on loopback only. Layout loopback (Linux) gives each hub an address of its own with the standard ports; layout ports puts
-everything on 127.0.0.1 with free ports; there, and where HTTPS has 8443, a device can learn the time only with
---provisioning-transport https --provisioning-host ADDRESS (dps.https in sim.json), for over MQTT it asks at port 443. With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
-device-ca.pem and device-ca-key.pem (to mint device certificates).
+		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful
+enough for the official device SDKs. It listens on loopback only. Layout loopback (Linux)
+gives each hub an address of its own with the standard ports; layout ports puts everything
+on 127.0.0.1 with free ports; there, and where HTTPS has 8443, a device can learn the time
+only with --provisioning-transport https --provisioning-host ADDRESS (dps.https in
+sim.json), for over MQTT it asks at port 443.
 
-With --state-dir everything is written down before anybody gets an answer, and the next start finds the same cloud there, even after
-kill -9: its keys and ports, devices, twins, messages and the ledger. Faults do not come back.
+With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
+group.key (for --group-key-file), device-ca.pem and device-ca-key.pem (to mint device
+certificates).
 
-The control API breaks things: see the control address in sim.json.
+With --exec it runs a command against the cloud as soon as it is ready, stops, and ends with
+the command's exit code. The command finds the cloud in SIM_JSON, SIM_DIR, SIM_CONTROL,
+SIM_ID_SCOPE, SIM_PROVISIONING_HOST, SIM_CA_FILE, SIM_GROUP_KEY_FILE and SIM_HUB_A, SIM_HUB_B
+and so on; Node.js trusts it, and hubhop run needs no flags.
+
+With --state-dir everything is written down before anybody gets an answer, and the next
+start finds the same cloud there, even after kill -9: its keys and ports, devices, twins,
+messages and the ledger. Faults do not come back.
+
+The control API breaks things and shows what arrived (docs/control-api.md):
     curl -X POST $control/api/hubs/hub-a/fault -d '{"kind":"kill"}'
     curl $control/api/ledger?device=dev-1` + "\n" + exitHelp,
 		Example: `  hubhop sim --out sim
-  hubhop run --id-scope 0ne00000SIM --provisioning-host 127.0.0.1 --ca-file sim/ca.pem --group-key-file <(jq -r .groupKey sim/sim.json)`,
+  hubhop run --id-scope 0ne00000SIM --provisioning-host 127.0.0.1 --ca-file sim/ca.pem --group-key-file sim/group.key
+  hubhop sim --exec 'npm test'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkAddresses(&conf); err != nil {
@@ -79,13 +91,23 @@ The control API breaks things: see the control address in sim.json.
 					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
 				}
 			}
-			return runSim(c.Context(), env, s, conf, out)
+			if line != "" && strings.TrimSpace(line) == "" {
+				return usage(errors.New("exec is blank; give a command, such as --exec 'npm test'"))
+			}
+			if conf.Advertise != "" && !c.Flags().Changed("layout") {
+				conf.Layout = sim.LayoutPorts // one host, so many ports
+			}
+			return runSim(c.Context(), env, s, conf, out, line)
 		},
 	}
 	f := c.Flags()
 	f.IntVar(&conf.Hubs, "hubs", conf.Hubs, "number of hubs")
 	f.StringVar(&conf.Layout, "layout", conf.Layout, "loopback (one address each, standard ports) or ports (one address, free ports)")
 	f.StringVar(&out, "out", "", "directory for ca.pem, group.key, device-ca.pem, device-ca-key.pem and sim.json")
+	f.StringVar(&line, "exec", "", "run a command of the shell when the cloud is ready, stop the cloud when it has ended, and end with its exit code; "+
+		"SIM_JSON, SIM_CONTROL and other variables tell it about the cloud")
+	f.StringVar(&conf.Advertise, "advertise", "", "host name or address that clients are told, as in other containers: in assignedHub, certificates and sim.json; "+
+		"layout ports; listen beyond loopback with --base-address 0.0.0.0 --listen-any")
 	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
@@ -142,12 +164,16 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 		return err
 	}
 	if err := json.Unmarshal(b, into); err != nil {
+		if _, isJSON := errors.AsType[*json.UnmarshalTypeError](err); isJSON { // its text is about types of Go
+			err = errors.New("it holds something else")
+		}
 		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", path, err)
 	}
 	return nil
 }
 
-func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out string) error {
+// runSim runs a cloud until it is asked to stop or, with a line of the shell, until that has ended.
+func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, line string) error {
 	log, err := s.logger()
 	if err != nil {
 		return usage(err)
@@ -164,6 +190,14 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 		return err
 	}
 	defer func() { _ = cloud.Close() }()
+	if line != "" {
+		dir, clean, err := simDir(out)
+		if err != nil {
+			return err
+		}
+		defer clean()
+		out = dir
+	}
 	if out != "" {
 		if err := cloud.WriteFiles(out); err != nil {
 			return fmt.Errorf("out: %w", err)
@@ -172,9 +206,22 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out str
 	info := cloud.Info()
 	ctx, stop := env.Notify(ctx) // before the line: who reads no further than it must not end the simulator
 	defer stop()
+	readyLine := fmt.Sprintf("ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
+	if line != "" {
+		_, _ = fmt.Fprint(env.Stderr, readyLine) // standard output is the command's
+		vars, err := env.simVariables(info, out)
+		if err != nil {
+			return err
+		}
+		err = env.runCommand(ctx, line, vars)
+		if closing := cloud.Close(); err == nil {
+			err = closing
+		}
+		return err
+	}
 	ready := newLogQueue(env.Stdout)
 	defer ready.closeSoon()
-	_, _ = fmt.Fprintf(ready, "ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
+	_, _ = fmt.Fprint(ready, readyLine)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
 }

@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -68,16 +68,27 @@ func (a *authority) template(commonName string) *x509.Certificate {
 	}
 }
 
-// serverTLS issues a certificate for one host and returns the TLS configuration of its listeners. Client certificates are asked
+// serverTLS issues a certificate for host number i of a cloud and returns the TLS configuration of its listeners. Client certificates are asked
 // for but judged later, because the real services refuse a bad one in their own protocol and not in the handshake.
-func (a *authority) serverTLS(addr netip.Addr, names ...string) (*tls.Config, error) {
+func (a *authority) serverTLS(c Config, i int, names ...string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	template := a.template(names[0])
-	template.DNSNames = append(names, "localhost")
-	template.IPAddresses = []net.IP{addr.AsSlice()}
+	template.DNSNames = append(slices.Clone(names), "localhost")
+	addresses := []netip.Addr{c.address(i)}
+	if c.address(i).IsUnspecified() {
+		addresses[0] = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if told, err := netip.ParseAddr(c.Advertise); err == nil {
+		addresses = append(addresses, told)
+	} else if c.Advertise != "" {
+		template.DNSNames = append(template.DNSNames, c.Advertise)
+	}
+	for _, addr := range addresses {
+		template.IPAddresses = append(template.IPAddresses, addr.AsSlice())
+	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)

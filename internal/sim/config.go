@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -66,7 +67,11 @@ type Config struct {
 	BaseAddress string // IPv4 address of DPS, hub i is at base+i in LayoutLoopback; "" means 127.0.0.1
 	HTTPSPort   int    // LayoutLoopback only; 0 means 443 where it can be bound, else 8443
 	ControlAddr string // the control API; "" means 127.0.0.1:8090; if the port is taken a free one is used
-	ListenAny   bool   // allow addresses other machines can reach; without it every listener must be on loopback
+	// Advertise is the host, a name or an IPv4 address, that clients are told in place of BaseAddress: in assignedHub, in
+	// certificates and in sim.json. It is for clients that know this machine by another name, as in other containers.
+	// LayoutPorts only, since it is one host; BaseAddress may then be 0.0.0.0. "" means BaseAddress.
+	Advertise string
+	ListenAny bool // allow addresses other machines can reach; without it every listener must be on loopback
 
 	RetryAfter       time.Duration // what DPS asks clients to wait, whole seconds; 0 is sent as 0
 	RetryAfterAbsent bool          // leave retry-after out altogether
@@ -222,7 +227,10 @@ func (c Config) validate() error {
 		require(err == nil, "a group key is not base64")
 	}
 	base, err := netip.ParseAddr(c.BaseAddress)
-	require(err == nil && base.Is4() && !base.IsUnspecified(), "base address is %q, must be an IPv4 address devices can dial", c.BaseAddress)
+	require(err == nil && base.Is4() && (!base.IsUnspecified() || c.Advertise != ""), "base address is %q, must be an IPv4 address devices can dial", c.BaseAddress)
+	require(c.Advertise == "" || validHost(c.Advertise), "the advertised host is %.80q, must be a host name or an IPv4 address, without a port", c.Advertise)
+	require(c.Advertise == "" || c.Layout == LayoutPorts, "one advertised host needs layout %s: in layout %s every hub has an address of its own",
+		LayoutPorts, c.Layout)
 	if err == nil && base.Is4() && c.Hubs >= 1 && c.Hubs <= 26 {
 		for i := range c.Hubs + 1 {
 			a := c.address(i)
@@ -255,6 +263,32 @@ func (c Config) address(i int) netip.Addr {
 		a = a.Next()
 	}
 	return a
+}
+
+// told is the address as clients are told it.
+func (c Config) told(i int) string {
+	if c.Advertise != "" {
+		return c.Advertise
+	}
+	return c.address(i).String()
+}
+
+func hostIn(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+// validHost takes an IPv4 address, or a name of letters, digits, dashes and dots.
+func validHost(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.Is4() && !a.IsUnspecified()
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return len(host) <= 253
 }
 
 // isLoopbackHost says whether a listener on host can only be reached from this machine. A name other than localhost could mean

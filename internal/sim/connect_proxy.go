@@ -89,7 +89,7 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 	found := false
 	try := func(named bool, https, mqtt, amqp *endpoint) *endpoint {
 		own, httpsPort, _ := net.SplitHostPort(https.address())
-		if !named && name != own {
+		if !named && name != own && name != strings.ToLower(hostIn(https.told())) {
 			return nil
 		}
 		found = true

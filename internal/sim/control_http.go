@@ -240,7 +240,7 @@ func (s *Sim) isOwnHost(hostport string) bool {
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	own, _, _ := net.SplitHostPort(s.controlAddress())
-	if isLoopbackHost(host) || host != "" && host == own {
+	if isLoopbackHost(host) || host != "" && (host == own || strings.EqualFold(host, hostIn(s.control.told()))) {
 		return true
 	}
 	named, err := netip.ParseAddr(host)

@@ -36,7 +36,7 @@ func newDPS(running context.Context, c Config, r *registry, events *broadcaster,
 
 // connectionString is what a client of the service API is configured with.
 func (p *dps) connectionString() string {
-	host := p.https.address()
+	host := p.https.told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -49,8 +49,8 @@ func (p *dps) knownAs(name string) bool {
 		name = host
 	}
 	name = strings.ToLower(name)
-	own, _, _ := net.SplitHostPort(p.https.address())
-	return name == own || name == "localhost" || name == "dps.sim.local" || strings.HasSuffix(name, ".azure-devices-provisioning.net")
+	own := []string{hostIn(p.https.address()), strings.ToLower(hostIn(p.https.told())), "localhost", "dps.sim.local"}
+	return slices.Contains(own, name) || strings.HasSuffix(name, ".azure-devices-provisioning.net")
 }
 
 // authorize checks the token of a request to the service API. Its resource is the host, or a part of what is asked for by whole

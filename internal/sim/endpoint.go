@@ -19,6 +19,7 @@ import (
 // sockets mute, all below TLS, and healing undoes it on the same address.
 type endpoint struct {
 	listen func(network, addr string) (net.Listener, error)
+	host   string      // what clients are told in place of the host of its address; "" is that host
 	serve  func(*conn) // called in a goroutine of its own per connection; must end after the connection did
 
 	jobs sync.WaitGroup // accept loop and serving goroutines
@@ -102,6 +103,15 @@ func (e *endpoint) address() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.addr
+}
+
+// told is the address as clients are told it.
+func (e *endpoint) told() string {
+	addr := e.address()
+	if _, port, err := net.SplitHostPort(addr); err == nil && e.host != "" {
+		return net.JoinHostPort(e.host, port)
+	}
+	return addr
 }
 
 func (e *endpoint) accept(l net.Listener) {

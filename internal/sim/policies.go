@@ -59,7 +59,7 @@ func (h *hub) policy(name string, want rights) (policy, bool) {
 
 // connectionString is what a service client of the hub is configured with.
 func (h *hub) connectionString() string {
-	host := h.https.address()
+	host := h.https.told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -89,6 +89,6 @@ func (h *hub) learnHosts(address string) {
 		named = append(named, address)
 	}
 	join(named, append([]string{"443", "8883"}, ports...))
-	join([]string{address, "localhost"}, ports)
+	join([]string{address, hostIn(h.mqtt.address()), "localhost"}, ports)
 	h.hosts = append(named, names...)
 }

@@ -21,15 +21,17 @@
 // # Where Azure is silent
 //
 // The protocol is public, some behaviour is not. This simulator: refuses a malformed user name with CONNACK 3 at a hub and 5 at DPS;
+// takes a user name without api-version as the oldest version, without methods and with 400 for twin requests;
 // lets a registration of a blocked or unapproved device run its course and answers failed 400209 to the poll, but answers disabled
-// to the register itself; delivers cloud-to-device messages to a device that has never been connected before; closes healthy
+// to the register itself; delivers cloud-to-device messages to a device that has never been connected before, unless
+// [Config].C2DBeforeSubscription says otherwise; closes a connection that subscribes to what is no topic of its device; closes healthy
 // connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
 // identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
 // assignment that DPS would make at its next registration, so that both end up in one place. A device that moves takes its whole twin
 // along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
 // registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
 // failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
-// served afterwards, unless the client has reset the connection. A sixth subscription closes the connection. The faults that a device
+// served afterwards, unless the client has reset the connection, or the fault says that waiting connections are reset. A sixth subscription closes the connection. The faults that a device
 // injects into its own connection mean over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
 // CONNACK 5 (InvokeAuthError).
 //
@@ -38,16 +40,16 @@
 // A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
 // enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
 // one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
-// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; endpoint.go is a
+// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; amqp.go says that there is no AMQP; endpoint.go is a
 // listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
-// typed control, control_http.go its HTTP form.
+// typed control, control_http.go its HTTP form, jsontext.go what is wrong with a JSON text, telling.go bounds what is logged.
 //
 // With a state directory, store.go has the directory and a journal of documents, keep.go says which documents there are of the hubs and
 // of the registry, ledger_disk.go writes the ledger, and frames.go is the format of all these files.
 //
 // Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: a registration that takes effect,
 // registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster, store and DPS's list of operations
-// are leaves.
+// are leaves, but for the ledger, which tells the store what files it has.
 //
 // The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
 package sim
@@ -189,7 +191,7 @@ func New(c Config) (_ *Sim, err error) {
 	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
 	s.dps.told = told
 	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
-	if s.dps.tls, err = ca.serverTLS(c.address(0), "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
+	if s.dps.tls, err = ca.serverTLS(c, 0, "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
@@ -212,7 +214,7 @@ func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, 
 	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
 	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
-	if h.tls, err = ca.serverTLS(c.address(i+1), h.hosts...); err != nil {
+	if h.tls, err = ca.serverTLS(c, i+1, h.hosts...); err != nil {
 		return nil, err
 	}
 	h.faults.over = faultOver(h.log, h.events, h.name)
@@ -250,6 +252,7 @@ func (s *Sim) Start() error {
 func (s *Sim) listen() error {
 	c := s.config
 	bind := func(e *endpoint, name string, i, standard int) error {
+		e.host = c.Advertise
 		if c.Layout == LayoutPorts {
 			return s.bindFree(e, name, c.address(i).String())
 		}
@@ -276,7 +279,7 @@ func (s *Sim) listen() error {
 	}
 	s.dps.host = c.address(0).String()
 	if c.Layout == LayoutPorts {
-		s.dps.host = s.dps.mqtt.address()
+		s.dps.host = s.dps.mqtt.told()
 	}
 	if c.Layout == LayoutLoopback {
 		s.dps.amqp = s.bindAMQP(0, &amqpDesk{"dps", c.Logger, s.dps.told}, s.dps.tls)
@@ -291,9 +294,9 @@ func (s *Sim) listen() error {
 		}
 		h.host = c.address(i + 1).String()
 		if c.Layout == LayoutPorts {
-			h.host = h.mqtt.address()
+			h.host = h.mqtt.told()
 		}
-		h.learnHosts(c.address(i + 1).String())
+		h.learnHosts(c.told(i + 1))
 		if c.Layout == LayoutLoopback {
 			if h.amqp = s.bindAMQP(i+1, &amqpDesk{h.name, c.Logger, h.told}, h.tls); h.amqp != nil {
 				h.endpoints = append(h.endpoints, h.amqp)
@@ -313,7 +316,13 @@ func (s *Sim) listen() error {
 			return err
 		}
 	}
+	if !isLoopbackHost(hostIn(c.ControlAddr)) {
+		s.control.host = c.Advertise
+	}
 	if s.proxy != nil {
+		if !isLoopbackHost(hostIn(c.ConnectProxy)) {
+			s.proxy.host = c.Advertise
+		}
 		if err := s.proxy.bind(c.ConnectProxy); err != nil {
 			return err
 		}
@@ -439,15 +448,15 @@ func (s *Sim) Info() Info {
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
 		ProvisioningHost:  s.dps.host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.address(), s.dps.https.address(), s.dps.connectionString()},
-		Central:           CentralInfo{"https://" + s.dps.https.address(), s.central.appID, s.central.token},
-		Control:           "http://" + s.controlAddress(),
+		DPS:               DPSInfo{s.dps.mqtt.told(), s.dps.https.told(), s.dps.connectionString()},
+		Central:           CentralInfo{"https://" + s.dps.https.told(), s.central.appID, s.central.token},
+		Control:           "http://" + s.control.told(),
 	}
 	if s.proxy != nil {
-		info.ConnectProxy = "http://" + s.proxy.address()
+		info.ConnectProxy = "http://" + s.proxy.told()
 	}
 	for _, h := range s.hubs {
-		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.address(), h.https.address(), h.connectionString()})
+		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.told(), h.https.told(), h.connectionString()})
 	}
 	return info
 }
