@@ -36,13 +36,14 @@ type explainedRule struct {
 	Action string `json:"action"`
 	Seed   string `json:"seed,omitempty"`
 	Why    string `json:"why"`
+	Wait   string `json:"wait,omitempty"`
 	Hint   string `json:"hint,omitempty"`
 }
 
 func runExplain(env *Env, words string, asJSON bool) error {
 	rows := []explainedRule{}
 	for _, r := range failover.Rules {
-		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Seed, r.Why, r.Signal.Hint(failover.Proof{})}
+		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Seed, r.Why, r.Action.Wait(), r.Signal.Hint(failover.Proof{})}
 		if row.matches(words) {
 			rows = append(rows, row)
 		}
@@ -81,6 +82,9 @@ func (r explainedRule) print(w io.Writer) error {
 		signal += ", " + r.When
 	}
 	_, err := fmt.Fprintf(w, "%s  %s -> %s\n     %s\n", r.ID, signal, r.Action, r.Why)
+	if r.Wait != "" && err == nil {
+		_, err = fmt.Fprintf(w, "     waits: %s\n", r.Wait)
+	}
 	if r.Seed != "" && err == nil {
 		_, err = fmt.Fprintf(w, "     best practice of IoT Central: %q\n", r.Seed)
 	}

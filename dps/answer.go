@@ -105,7 +105,7 @@ func CheckHub(s string) error {
 		}
 		host = h
 	}
-	if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")); err == nil {
+	if a, err := netip.ParseAddr(host); err == nil && a.Zone() == "" {
 		return nil
 	}
 	if host == "" || len(host) > 253 {
@@ -125,7 +125,7 @@ func CheckDeviceID(s string) error {
 	switch {
 	case s == "" || len(s) > 128:
 		return fmt.Errorf("the device id %q has %d bytes; 1 to 128 are allowed", sentence(s), len(s))
-	case !only(s, "-.%_*?!(),:=@$';"):
+	case !only(s, "-.%_*?!(),:=@$'"):
 		return fmt.Errorf("the device id %q has characters that MQTT topics or IoT Hub do not take", sentence(s))
 	}
 	return nil

@@ -217,7 +217,7 @@ func TestNamesOfDPS(t *testing.T) {
 	long := strings.Repeat("x", 66000)
 	for body, good := range map[string]bool{
 		`{"status":"assigned","registrationState":{"assignedHub":"h.azure-devices.net","deviceId":"d-1"}}`:    true,
-		`{"status":"assigned","registrationState":{"assignedHub":"127.0.0.1:8883","deviceId":"a:b;c=@$'d%"}}`: true,
+		`{"status":"assigned","registrationState":{"assignedHub":"127.0.0.1:8883","deviceId":"a:b,c=@$'d%"}}`: true,
 		`{"status":"assigned","registrationState":{"assignedHub":"[::1]:8883"}}`:                              true,
 		`{"status":"assigned","registrationState":{"assignedHub":"::1"}}`:                                     true,
 		`{"status":"assigning","operationId":"5.71cf.1111-a_b~c:d"}`:                                          true,

@@ -124,6 +124,32 @@ var actionNames = [actions]string{
 	AskFirst: "ask DPS first", SlowDown: "slow down", Stop: "stop",
 }
 
+// Wait says in words how long a device waits before it does the action again, empty where it does not repeat itself.
+func (a Action) Wait() string {
+	switch a {
+	case Reconnect:
+		return "none after a link that carried something, ten times; then, and after a link that carried nothing, as after a failed dial"
+	case Reprovision, BackOff:
+		return "the hub: by chance below 0.5 s, doubling to 60 s; if it refuses the dial, to 2 s in the first minute and to 10 s later"
+	case RetryDPS:
+		return "by chance below 0.5 s, growing to 1.5 s in a minute and to 60 s later"
+	case RetryAfter:
+		return "what DPS says, up to 300 s; if it says nothing 2 s. " + budgetWords
+	case Reregister:
+		return "what DPS says; if it says nothing 0.25 to 2 s, after a minute ever longer, up to 60 s. " + budgetWords
+	case BackOffDPS, BackOffKnown:
+		return "what DPS says; if it says nothing 1.6 to 2 s, after a minute ever longer, up to 60 s. " + budgetWords
+	case SlowDown:
+		return "until a minute after the last link was up"
+	case AskFirst:
+		return "10 s, if DPS does not answer earlier"
+	default:
+		return ""
+	}
+}
+
+const budgetWords = "At most five registrations at once, then one each 5 s"
+
 func (a Action) String() string {
 	if a < actions {
 		return actionNames[a]

@@ -365,23 +365,25 @@ func (r *runner[L]) register(w *way, e Register) {
 	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus, took: time.Since(began)})
 }
 
-// tellEvery is how long DPS is waited for before that is told, and told again.
-const tellEvery = 10 * time.Second
+// tellAfter is how long DPS is waited for before that is told. It is told again after twice that time, and so on.
+const tellAfter = 10 * time.Second
 
-// stillWaiting tells, every 10 s, that an answer of DPS is still awaited, and in which step. stop ends that, and nothing is told any more
-// when it has returned.
+// stillWaiting tells that an answer of DPS is still awaited, and in which step, after 10 s, 20 s, 40 s and so on. stop ends that, and nothing is told
+// any more when it has returned.
 func stillWaiting(observe func(Note)) (progress func(dps.Step), stop func()) {
 	var step atomic.Value
 	step.Store(dps.StepDial)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		began, tick := time.Now(), time.NewTicker(tellEvery)
-		defer tick.Stop()
+		began, next := time.Now(), time.NewTimer(tellAfter)
+		defer next.Stop()
 		for {
 			select {
-			case <-tick.C:
-				observe(Note{Kind: NoteWaiting, Took: time.Since(began), Step: step.Load().(dps.Step)})
+			case <-next.C:
+				took := time.Since(began)
+				observe(Note{Kind: NoteWaiting, Took: took, Step: step.Load().(dps.Step)})
+				next.Reset(took)
 			case <-done:
 				return
 			}

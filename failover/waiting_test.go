@@ -12,9 +12,10 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// TestWaitingIsTold: whoever waits for DPS says so every ten seconds, and for what, in a session and in Provision, and no more when the
+// TestWaitingIsTold: whoever waits for DPS says so after ten seconds, and ever more rarely, and for what, in a session and in Provision, and no more when the
 // answer is there. Provision ends exactly at its limit, in the middle of a registration too. An assignment says whether it is news.
 func TestWaitingIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -58,11 +59,11 @@ func TestWaitingIsTold(t *testing.T) {
 			t.Error(a, err)
 		}
 		expect("Provision", "10s: 10s in register", "20s: 20s in poll")
-		_, err := Provision(t.Context(), answer(time.Hour, "hub-a"), 35*time.Second, Proof{}, observe)
-		if took := time.Since(began); !errors.Is(err, ErrUnreachable) || took != 35*time.Second {
+		_, err := Provision(t.Context(), answer(time.Hour, "hub-a"), 55*time.Second, Proof{}, observe)
+		if took := time.Since(began); !errors.Is(err, ErrUnreachable) || took != 55*time.Second {
 			t.Errorf("after %v: %v", took, err)
 		}
-		expect("Provision beyond its limit", "10s: 10s in register", "20s: 20s in poll", "30s: 30s in poll")
+		expect("Provision beyond its limit", "10s: 10s in register", "20s: 20s in poll", "40s: 40s in poll")
 
 		for cached, unchanged := range map[string]bool{"hub-a": true, "hub-b": false} {
 			ctx, stop := context.WithCancel(t.Context())
@@ -232,5 +233,33 @@ func TestRefusedOverARestart(t *testing.T) {
 	s := State{RefusedSince: began}.WithAssignment(dps.Assignment{Hub: "hub-a"}, began)
 	if !s.RefusedSince.IsZero() {
 		t.Error("an assignment did not end it")
+	}
+}
+
+// TestNamesOfDPSAreNamesOfHubs: what is taken from DPS can be dialled, and kept for the next start, because the room of the hubs takes it as well.
+func TestNamesOfDPSAreNamesOfHubs(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	hubs, devices := 0, 0
+	for range 100_000 {
+		var b []byte
+		for range 1 + r.IntN(6) {
+			if b = append(b, byte(r.IntN(128))); r.IntN(2) == 0 {
+				b = append(b, "a1.:-_[]+#;'%"[r.IntN(13)])
+			}
+		}
+		s := string(b)
+		if dps.CheckHub(s) == nil {
+			if hubs++; hub.CheckHost(s) != nil {
+				t.Fatalf("hub %q: %v", s, hub.CheckHost(s))
+			}
+		}
+		if err := dps.CheckDeviceID(s); (err == nil) != (hub.CheckDeviceID(s) == nil) {
+			t.Fatalf("device %q: %v, %v", s, err, hub.CheckDeviceID(s))
+		} else if err == nil {
+			devices++
+		}
+	}
+	if hubs < 1000 || devices < 1000 {
+		t.Errorf("only %d hubs and %d devices were compared", hubs, devices)
 	}
 }

@@ -29,7 +29,7 @@ const (
 	Renewed       Kind = "token-renewed"
 	Confirmed     Kind = "confirmed"
 	Asking        Kind = "asking-dps"
-	Waiting       Kind = "waiting-for-dps" // told every 10 s while an answer of DPS is awaited
+	Waiting       Kind = "waiting-for-dps" // an answer of DPS is still awaited; told after 10 s, 20 s, 40 s and so on
 	Assigned      Kind = "assigned"
 	AssignedAgain Kind = "assigned-again" // DPS names the hub that has just failed
 	StillDown     Kind = "still-down"     // no link for a minute, and then ever more rarely
