@@ -14,7 +14,7 @@ import (
 )
 
 // tidy takes values as people write them: without the blanks and line ends around them that a file
-// from Windows or a copied line has, and names of hosts and of choices in any letter case.
+// from Windows or a copied line has, and names of hosts in any letter case.
 func (s *settings) tidy() {
 	for _, text := range []*string{
 		&s.idScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, &s.provisioningHost,
@@ -22,11 +22,6 @@ func (s *settings) tidy() {
 		*text = strings.TrimSpace(*text)
 	}
 	s.provisioningHost = strings.ToLower(s.provisioningHost)
-	for _, choice := range []*string{
-		&s.provisioningTransport, &s.telemetrySource, &s.pipeline, &s.outboxFull, &s.drainOrder, &s.logLevel, &s.logFormat,
-	} {
-		*choice = strings.ToLower(strings.TrimSpace(*choice))
-	}
 }
 
 // idScope is what Azure gives out: 0ne in the public cloud, another two letters in others, and digits

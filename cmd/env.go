@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/term"
 )
 
@@ -23,6 +24,8 @@ type Env struct {
 	// Notify returns a context that ends when the process is asked to stop. Asked again, the process ends at once.
 	Notify      func(context.Context) (context.Context, context.CancelFunc)
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	jsonLog *zerolog.Logger // where the log is JSON: the end is told in it too
 }
 
 // OSEnv is the real process.

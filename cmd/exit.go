@@ -71,6 +71,22 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
+// tellEnd tells why the process ends: in the log where that is JSON, so that whoever reads it as JSON can
+// read it to the end, else as sentences.
+func (e *Env) tellEnd(err error) {
+	if e.jsonLog == nil {
+		complain(e.Stderr, err)
+		return
+	}
+	texts := faults(err)
+	if errors.Is(err, context.Canceled) {
+		texts = []string{"interrupted"}
+	}
+	for _, text := range texts {
+		e.jsonLog.Error().Int("exitCode", exitCode(err)).Msg(text)
+	}
+}
+
 // complain tells a person what went wrong, one fault a line.
 func complain(w io.Writer, err error) {
 	if errors.Is(err, context.Canceled) {

@@ -13,16 +13,10 @@ import (
 // exposures are warnings of secrets that others on this machine can read or replace. They are no faults:
 // a device that runs goes on running.
 func (s *settings) exposures() (warnings []string) {
-	better := map[string]string{"group-key": "--group-key-file", "device-key": "--device-key-file"}
 	for _, key := range secrets {
-		if s.sources[key] != "flag" {
-			continue
+		if s.sources[key] == "flag" {
+			warnings = append(warnings, onCommandLine(key))
 		}
-		where := "in " + envName(key)
-		if file := better[key]; file != "" {
-			where = fmt.Sprintf("in a file that %s names, or %s", file, where)
-		}
-		warnings = append(warnings, fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where))
 	}
 	files := map[string]string{"group-key-file": s.groupKeyFile, "device-key-file": s.deviceKeyFile, "key": s.certKey}
 	for _, key := range secrets {
@@ -38,6 +32,16 @@ func (s *settings) exposures() (warnings []string) {
 		}
 	}
 	return warnings
+}
+
+// onCommandLine is the warning of a secret that stands there.
+func onCommandLine(key string) string {
+	better := map[string]string{"group-key": "--group-key-file", "device-key": "--device-key-file"}
+	where := "in " + envName(key)
+	if file := better[key]; file != "" {
+		where = fmt.Sprintf("in a file that %s names, or %s", file, where)
+	}
+	return fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where)
 }
 
 // exposed says how others may get at a file or put another in its place, and what to do; "" if they

@@ -143,6 +143,9 @@ func readKeyFile(key, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %s %w", key, quotable(path), err)
 	}
+	if privateKey.Match(text) {
+		return "", fmt.Errorf("%s: %s holds a private key in PEM, and a SAS key is asked for; a certificate's key is given with --cert and --key", key, quotable(path))
+	}
 	return strings.TrimSpace(string(text)), nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,17 +28,49 @@ func (v *asWritten) Set(text string) error {
 }
 
 // readAsWritten makes every flag of a set take what people write: on and off for booleans, decimal
-// numbers (010 is ten), and durations whose missing unit is told.
+// numbers (010 is ten), durations whose missing unit is told, choices in any letter case, and texts without
+// the line end of a copied line.
 func readAsWritten(fs *pflag.FlagSet) {
-	readers := map[string]func(string) (string, error){"bool": readSwitch, "int": readDecimal, "duration": readDuration}
+	readers := map[string]func(string) (string, error){
+		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText,
+	}
 	fs.VisitAll(func(f *pflag.Flag) {
 		if _, done := f.Value.(*asWritten); done {
+			return
+		}
+		if values := choices[f.Name]; values != nil {
+			f.Value = &asWritten{f.Value, readChoice(values)}
+			return
+		}
+		if f.Name == "connection-string" { // may be copied in several lines
 			return
 		}
 		if read := readers[f.Value.Type()]; read != nil {
 			f.Value = &asWritten{f.Value, read}
 		}
 	})
+}
+
+// readText takes a text without the line end that a file from Windows leaves behind it.
+func readText(text string) (string, error) {
+	text = strings.TrimRight(text, "\r\n")
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return "", errors.New("it contains a control character")
+	}
+	return text, nil
+}
+
+// readChoice takes one of a few values in any letter case. Another one is told of later, with the rest.
+func readChoice(values []string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		text = strings.TrimSpace(text)
+		for _, v := range values {
+			if strings.EqualFold(v, text) {
+				return v, nil
+			}
+		}
+		return text, nil
+	}
 }
 
 func readSwitch(text string) (string, error) {

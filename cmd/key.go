@@ -35,33 +35,58 @@ the group key need not be on the device: hubhop run --device-key-file. The group
 }
 
 func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
+	deviceID, groupKey = strings.TrimSpace(deviceID), strings.TrimSpace(groupKey)
 	if deviceID == "" {
 		return usage(errors.New("device-id is missing; the key is made for one device"))
 	}
 	if groupKey != "" && file != "" {
 		return usage(errors.New("group-key and group-key-file are given together; one is enough"))
 	}
-	if groupKey == "" && file == "" {
-		groupKey, _ = env.lookup(envPrefix + "GROUP_KEY")
+	if err := checkRegistrationID(deviceID); err != nil {
+		return usage(fmt.Errorf("device-id: %w", err))
 	}
-	if file != "" {
-		data, err := readArgument(env, "group-key-file", file, maxKeyBytes)
-		if err != nil {
+	warning := ""
+	switch {
+	case groupKey != "":
+		warning = onCommandLine("group-key")
+	case file != "":
+		var err error
+		if groupKey, err = readKeyArgument(env, file); err != nil {
 			return usage(err)
 		}
-		text, err := plainText(data)
-		if err != nil {
-			return usage(fmt.Errorf("group-key-file: %s %w", quotable(file), err))
+		if why := exposed(file); why != "" {
+			warning = fmt.Sprintf("group-key-file: the secret in %s %s", quotable(file), why)
 		}
-		groupKey = strings.TrimSpace(string(text))
+	default:
+		groupKey, _ = env.lookup(envName("group-key"))
+		groupKey = strings.TrimSpace(groupKey)
 	}
 	if groupKey == "" {
 		return usage(errors.New("group-key is missing; give --group-key-file or HUBHOP_GROUP_KEY"))
 	}
 	key, err := dps.DeriveKey(groupKey, deviceID)
 	if err != nil {
-		return usage(err)
+		return usage(fmt.Errorf("group-key: %w", err))
+	}
+	if warning != "" {
+		_, _ = fmt.Fprintln(env.Stderr, "hubhop: warning:", warning)
 	}
 	_, err = fmt.Fprintln(env.Stdout, key)
 	return err
+}
+
+// readKeyArgument reads the group key from a file, or from standard input for "-".
+func readKeyArgument(env *Env, file string) (string, error) {
+	if file != "-" {
+		return readKeyFile("group-key-file", file)
+	}
+	data, err := readArgument(env, "group-key-file", file, maxKeyBytes)
+	if err != nil {
+		return "", err
+	}
+	text, err := plainText(data)
+	if err != nil {
+		return "", fmt.Errorf("group-key-file: the standard input %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ const (
 // logger builds the one logger of the process.
 func (s *settings) logger() (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
-	if err != nil || s.logLevel == "" {
+	if err != nil || !slices.Contains(choices["log-level"], s.logLevel) {
 		return zerolog.Nop(), fmt.Errorf("log-level is %q; it must be one of trace, debug, info, warn, error", s.logLevel)
 	}
 	zerolog.TimeFieldFormat = stampFormat
@@ -48,7 +49,11 @@ func (s *settings) logger() (zerolog.Logger, error) {
 			return line.Bytes()
 		})
 	}
-	return build(s.env.Stderr).Level(level), nil
+	log := build(s.env.Stderr).Level(level)
+	if s.logFormat == "json" || s.logFormat == "" && !s.env.Terminal {
+		s.env.jsonLog = &log
+	}
+	return log, nil
 }
 
 // colours reports whether a person looks at the log on a terminal that shows them and wants them.

@@ -28,7 +28,7 @@ func Main(env *Env, builtinModel []byte) (code int) {
 	env.Stdout = stdout
 	c, err := root.ExecuteContextC(context.Background())
 	if err != nil {
-		complain(env.Stderr, err)
+		env.tellEnd(err)
 		if stdout.n.Load() == 0 && wantsJSON(env, c) {
 			err = errors.Join(err, printJSON(env.Stdout, failure{strings.Join(faults(err), "; "), exitCode(err)}))
 		}

@@ -58,6 +58,9 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	conf, cerr := s.device(agent())
 	log, lerr := s.logger()
 	if err := errors.Join(err, cerr, lerr); err != nil {
+		if s.logFormat != "json" { // nobody has asked for it, and nothing has been logged: a person reads this
+			s.env.jsonLog = nil
+		}
 		return conf, log, usage(err)
 	}
 	conf.TracePackets, conf.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies

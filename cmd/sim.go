@@ -181,6 +181,9 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	conf.Logger = log
 	cloud, err := sim.New(conf)
 	if err != nil {
+		if s.logFormat != "json" { // nothing has been logged
+			env.jsonLog = nil
+		}
 		return usage(err)
 	}
 	if err := cloud.Start(); err != nil {

@@ -20,8 +20,8 @@ var units = []struct {
 func (b *byteSize) Set(s string) error {
 	number, unit := strings.TrimSpace(s), byteSize(1)
 	for _, u := range units {
-		if rest, ok := strings.CutSuffix(number, u.name); ok {
-			number, unit = strings.TrimSpace(rest), u.size
+		if at := len(number) - len(u.name); at >= 0 && strings.EqualFold(number[at:], u.name) {
+			number, unit = strings.TrimSpace(number[:at]), u.size
 			break
 		}
 	}
@@ -50,7 +50,7 @@ type syncEvery time.Duration
 const syncAlways = "always"
 
 func (s *syncEvery) Set(text string) error {
-	if text == syncAlways {
+	if text = strings.TrimSpace(text); strings.EqualFold(text, syncAlways) {
 		*s = 0
 		return nil
 	}
