@@ -242,7 +242,8 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 		return false, err
 	}
 	code := c.device.cmd.ProcessState.ExitCode()
-	if (code != 1 && code != 2 && code != 4) || !strings.Contains(text, "hubhop: ") || panicked(text) {
+	why := strings.Contains(text, "hubhop: ") || strings.Contains(text, `"exitCode":`) // as a sentence, or in a log in JSON
+	if (code != 1 && code != 2 && code != 4) || !why || panicked(text) {
 		c.arrived.fault("a start under %s ended with exit code %d and said %q", b, code, text)
 	}
 	return false, nil
