@@ -137,11 +137,11 @@ func (a *amqpDesk) serve(c *conn, config *tls.Config) {
 func (a *amqpDesk) speak(c *conn, _ *tls.Conn, via carrier) {
 	_ = c.SetDeadline(time.Now().Add(amqpTimeout))
 	err := refuseAMQP(via)
-	line := a.log.Debug()
+	level := zerolog.DebugLevel
 	if a.told.isNew(a.hub + " amqp") {
-		line = a.log.Info()
+		level = zerolog.InfoLevel
 	}
-	line.Str("hub", a.hub).Str("kind", EventRefuse).AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
+	a.log.WithLevel(level).Str("hub", a.hub).Str("kind", EventRefuse).AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
 	_ = via.CloseWrite()
 	c.sayGoodbye()
 	_ = c.Close()

@@ -181,7 +181,7 @@ func (w *world) runExample(r documentedRoute) {
 func (w *world) runStream(h *http.Client, r documentedRoute) {
 	t := w.t
 	want := map[string]any{}
-	for _, line := range strings.Split(r.section, "\n") {
+	for line := range strings.SplitSeq(r.section, "\n") {
 		if data, ok := strings.CutPrefix(line, "data: "); ok {
 			var e map[string]any
 			must(t, json.Unmarshal([]byte(data), &e))

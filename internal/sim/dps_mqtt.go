@@ -2,7 +2,6 @@ package sim
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -91,8 +90,8 @@ func (s *dpsSession) run() {
 			err = s.wire.flush()
 		}
 	}
-	if c, ok := errors.AsType[*closingError](err); ok {
-		s.dps.log.Debug().Str("hub", "dps").Str("device", s.claim.registrationID).Str("reason", c.reason).Msg("disconnected")
+	if brokeRule(err) {
+		s.dps.tell(s.claim, answer{refused: "connection closed: " + err.Error()})
 	}
 }
 

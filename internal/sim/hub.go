@@ -340,7 +340,7 @@ func (h *hub) tellRefused(device, reason string) {
 	if h.told.isNew(h.name + " " + device + " " + reason) {
 		level = zerolog.InfoLevel
 	}
-	h.log.WithLevel(level).Str("hub", h.name).Str("device", device).Str("kind", EventRefuse).Str("reason", reason).Msg("connection refused")
+	h.log.WithLevel(level).Str("hub", h.name).Str("device", device).Str("kind", EventRefuse).Str("reason", reason).Msg("device refused")
 }
 
 // verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that

@@ -54,8 +54,9 @@ func jsonKind(t reflect.Type) string {
 		return "a whole number"
 	case reflect.Slice, reflect.Array:
 		return "an array"
+	default:
+		return "an object"
 	}
-	return "an object"
 }
 
 func jsonArticle(value string) string {
@@ -76,8 +77,8 @@ func jsonFields(t reflect.Type) (names []string) {
 	if t.Kind() != reflect.Struct {
 		return nil
 	}
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if name != "" && name != "-" {
 			names = append(names, name)
 		}

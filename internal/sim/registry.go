@@ -423,7 +423,7 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 		d.stayAway()
 	}
 	r.events.emit(Event{Kind: EventMove, Hub: to.name, Device: d.id})
-	r.log.Info().Str("device", d.id).Str("from", from.name).Str("to", to.name).Msg("device moved")
+	r.log.Info().Str("hub", to.name).Str("device", d.id).Str("kind", EventMove).Str("from", from.name).Msg("device moved")
 	switch {
 	case !from.reachable():
 	case r.config.Move == MoveDelete:

@@ -162,7 +162,7 @@ func (s *session) connect(c connectPacket) error {
 	if err != nil {
 		return err
 	}
-	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Bool("sessionPresent", present).Msg("connected")
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("kind", EventConnect).Bool("sessionPresent", present).Msg("connected")
 	return nil
 }
 
@@ -253,7 +253,7 @@ func (s *session) detach(reason string) {
 		}
 	}
 	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
-	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("reason", reason).Msg("disconnected")
+	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("kind", EventDisconnect).Str("reason", reason).Msg("disconnected")
 }
 
 func (s *session) refuse(clientID string, err error) {

@@ -341,8 +341,10 @@ func twinErrorCode(status int) int {
 func (s *session) refusesTwin(rid string) bool {
 	switch {
 	case s.oldest:
+		s.hub.tellRefused(s.identity.name(), "a twin request gets 400: the user name has no api-version")
 		s.twinResult(400, rid, "", s.twinErrorBody(400001, "The user name of the connection has no api-version; twins need one."))
 	case s.conduct().throttle > 0:
+		s.hub.tellRefused(s.identity.name(), "a twin request gets 429: throttled")
 		s.twinResult(429, rid, "", s.twinErrorBody(429001, "The request has been throttled. Wait 10 seconds and try again."))
 	default:
 		return false
