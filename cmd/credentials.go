@@ -14,8 +14,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 )
 
-// systemdCredential is the source of a key that systemd has put aside.
-const systemdCredential = "systemd credential"
+// fromSystemd is the source of a key that systemd has put aside.
+const fromSystemd = "systemd credential"
 
 // credentials takes keys that systemd has put aside for this service (LoadCredential=group-key:…).
 func (s *settings) credentials(set func(key, value, from, at string)) {
@@ -26,7 +26,7 @@ func (s *settings) credentials(set func(key, value, from, at string)) {
 	for _, key := range []string{"group-key", "device-key"} {
 		path := filepath.Join(dir, key)
 		if _, err := os.Stat(path); err == nil {
-			set(key+"-file", path, systemdCredential, path)
+			set(key+"-file", path, fromSystemd, path)
 			return
 		}
 	}
@@ -106,8 +106,14 @@ func (s *settings) pinned(c *device.Config, certificate bool) error {
 	if s.deviceID != "" && s.deviceID != c.DeviceID {
 		return fmt.Errorf("device-id is %s, but the connection string is that of %s; leave one out", quotable(s.deviceID), c.DeviceID)
 	}
-	if s.idScope != "" {
-		s.warn("id-scope is not used: a connection string names its hub, and DPS is not asked")
+	var idle []string
+	for _, key := range []string{"id-scope", "provisioning-host", "provisioning-transport", "known-hubs", "dps-rate", "hedge-delay"} {
+		if s.sources[key] != "" {
+			idle = append(idle, key)
+		}
+	}
+	if len(idle) > 0 {
+		s.warn(fmt.Sprintf("not used: %s; a connection string names its hub, and DPS is not asked", strings.Join(idle, ", ")))
 	}
 	if certificate && c.Certificate.Leaf != nil && !strings.EqualFold(c.Certificate.Leaf.Subject.CommonName, c.DeviceID) {
 		s.warn(fmt.Sprintf("cert %s has the common name (CN) %s, but the device is %s: a hub takes it by its thumbprint only",

@@ -25,7 +25,7 @@ func (s *settings) exposures() (warnings []string) {
 		}
 	}
 	for _, key := range []string{"group-key-file", "device-key-file", "key", "config"} {
-		if path := files[key]; path != "" && s.sources[key] != systemdCredential {
+		if path := files[key]; path != "" && s.sources[key] != fromSystemd {
 			if why := exposed(path); why != "" {
 				warnings = append(warnings, fmt.Sprintf("%s: the secret in %s %s", key, quotable(path), why))
 			}

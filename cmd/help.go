@@ -110,6 +110,33 @@ func help(w io.Writer, c *cobra.Command) {
 	_, _ = io.WriteString(w, b.String())
 }
 
+// newHelpCommand is cobra's help, but for a command that there is not it is an error.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Say what a command does and takes",
+		Long:  "Help prints what COMMAND --help prints." + "\n" + exitHelp,
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage(fmt.Errorf("there is no command %s; see %s --help", quoted(strings.Join(args, " ")), c.Root().CommandPath()))
+			}
+			return about.Help()
+		},
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if about, rest, err := c.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, sub := range about.Commands() {
+					if sub.IsAvailableCommand() {
+						names = append(names, sub.Name())
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}
+
 // describe is a flag's line, or lines.
 func describe(f *pflag.Flag) string {
 	kind, usage := pflag.UnquoteUsage(f)

@@ -13,8 +13,6 @@ import (
 // left out of it.
 func TestHelpFitsATerminal(t *testing.T) {
 	root := newRootCommand(&Env{}, nil)
-	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
 	all := allCommands(root)
 	if len(all) < 15 {
 		t.Fatalf("only %d commands", len(all))

@@ -31,7 +31,7 @@ func TestNoSecretIsQuoted(t *testing.T) {
 		if got := withoutSecrets(text); got != want {
 			t.Errorf("%q: %q", text, got)
 		}
-		if got := faults(usage(errorText(text))); len(got) != 1 || got[0] != want {
+		if got := faults(usage(textError(text))); len(got) != 1 || got[0] != want {
 			t.Errorf("%q: %q", text, got)
 		}
 	}
@@ -43,6 +43,6 @@ func TestNoSecretIsQuoted(t *testing.T) {
 	}
 }
 
-type errorText string
+type textError string
 
-func (e errorText) Error() string { return string(e) }
+func (e textError) Error() string { return string(e) }

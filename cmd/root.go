@@ -69,7 +69,13 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		newExplainCommand(env),
 		newVersionCommand(env),
 	)
+	root.SetHelpCommand(newHelpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd() // now, so that it is held to the same rules
 	for _, c := range allCommands(root) {
+		if !c.Runnable() {
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
 		readAsWritten(c.Flags())
 		completeFlags(c)
 		check := c.Args
