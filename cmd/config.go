@@ -134,7 +134,7 @@ func (s *settings) load() error {
 		f := s.fs.Lookup(key)
 		if err := f.Value.Set(value); err != nil {
 			_ = f.Value.Set(f.DefValue) // one fault is enough: a parser leaves zero behind
-			faults = append(faults, fmt.Errorf("%s: %s is not a value for %s: %w", at, quoted(value), key, plainParse(err)))
+			faults = append(faults, fmt.Errorf("%s: %s is not a value for %s: %w", at, valueOf(key, value), key, plainParse(err)))
 			return
 		}
 		s.sources[key] = from

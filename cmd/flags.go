@@ -42,7 +42,11 @@ func readAsWritten(fs *pflag.FlagSet) {
 			f.Value = &asWritten{f.Value, readChoice(values)}
 			return
 		}
-		if f.Name == "connection-string" { // may be copied in several lines
+		switch {
+		case f.Name == "connection-string": // may be copied in several lines
+			return
+		case slices.Contains(files, f.Name), slices.Contains(dirs, f.Name):
+			f.Value = &asWritten{f.Value, readPath}
 			return
 		}
 		if read := readers[f.Value.Type()]; read != nil {
@@ -58,6 +62,15 @@ func readText(text string) (string, error) {
 		return "", errors.New("it contains a control character")
 	}
 	return text, nil
+}
+
+// readPath takes the name of a file or directory. What only a shell expands would become a part of the name.
+func readPath(text string) (string, error) {
+	text, err := readText(text)
+	if err == nil && (text == "~" || strings.HasPrefix(text, "~/") || strings.HasPrefix(text, "$") || strings.Contains(text, "${")) {
+		return "", errors.New("~ and variables are not expanded here; write the whole path")
+	}
+	return text, err
 }
 
 // readChoice takes one of a few values in any letter case. Another one is told of later, with the rest.
@@ -127,7 +140,8 @@ func flagError(c *cobra.Command, err error) error {
 	case errors.As(err, &empty):
 		text = fmt.Sprintf("--%s needs a value", empty.GetFlag().Name)
 	case errors.As(err, &invalid):
-		text = fmt.Sprintf("%s is not a value for --%s: %v", quoted(invalid.GetValue()), invalid.GetFlag().Name, plainParse(invalid.Unwrap()))
+		name := invalid.GetFlag().Name
+		text = fmt.Sprintf("%s is not a value for --%s: %v", valueOf(name, invalid.GetValue()), name, plainParse(invalid.Unwrap()))
 	default:
 		text = quotable(err.Error())
 	}

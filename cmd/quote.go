@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -64,4 +65,12 @@ func keyName(name string) string {
 		return "(what looks like a secret)"
 	}
 	return quotable(name)
+}
+
+// valueOf is the value of a key as it may stand in an error: that of a secret does not, whatever it looks like.
+func valueOf(key, value string) string {
+	if slices.Contains(secrets, key) {
+		return "what was given"
+	}
+	return quoted(value)
 }
