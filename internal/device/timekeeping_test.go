@@ -1,7 +1,9 @@
 package device
 
 import (
+	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -328,7 +330,14 @@ func TestRestore(t *testing.T) {
 // TestAnotherOutbox: the device's own outbox is known again, and one that took its place is not.
 func TestAnotherOutbox(t *testing.T) {
 	var m *machine
-	bubble(t, wrong(&m, always(-2*time.Hour)), func(t *testing.T, w *world) {
+	far := func(c *Config) { // so that a sample is made before the time is known
+		dial := c.DialContext
+		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			time.Sleep(100 * time.Millisecond)
+			return dial(ctx, network, addr)
+		}
+	}
+	bubble(t, wrong(&m, always(-2*time.Hour), far), func(t *testing.T, w *world) {
 		for _, another := range []bool{false, true} {
 			w.run(20 * time.Second)
 			w.halt()

@@ -44,6 +44,7 @@ type world struct {
 	stop   context.CancelFunc
 	ended  chan error
 	began  time.Time // when the device started first
+	disk   disk      // of the device's home; nil: the real one
 	gives  bool      // the device gives samples up: they must be announced
 }
 
@@ -129,6 +130,9 @@ func (w *world) start() {
 		w.began = time.Now()
 	}
 	w.dev = New(w.config, j)
+	if w.disk != nil {
+		w.dev.disk = w.disk
+	}
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(w.t.Context())
 	ended := make(chan error, 1)

@@ -1,0 +1,224 @@
+package device
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+)
+
+// The errors of a disk that does not work now. Another day it may.
+var diskErrors = []syscall.Errno{syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.EIO, syscall.ENOMEM}
+
+// diskCalls are the calls of a disk that may fail.
+var diskCalls = []string{"mkdir", "lstat", "open", "read", "write", "sync", "close", "rename", "remove", "lock", "lockdir"}
+
+// fault is a way for a disk to fail.
+type fault struct {
+	calls []string // empty: any
+	err   syscall.Errno
+	nth   int           // 0: all of them
+	until time.Duration // since the start; 0: for ever
+}
+
+func (f fault) String() string {
+	s := fmt.Sprintf("%s at %v", f.err.Error(), f.calls)
+	if f.nth > 0 {
+		return fmt.Sprintf("%s, call %d", s, f.nth)
+	}
+	return fmt.Sprintf("%s until %v", s, f.until)
+}
+
+// on is what the fault does to a disk, from now on.
+func (f fault) on() func(call, name string) error {
+	began, n := time.Now(), 0
+	var mu sync.Mutex
+	return func(call, _ string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(f.calls) > 0 && !slices.Contains(f.calls, call) {
+			return nil
+		}
+		n++
+		if f.nth > 0 && n != f.nth || f.until > 0 && time.Since(began) >= f.until {
+			return nil
+		}
+		return f.err
+	}
+}
+
+// TestFaultyDisk lets every call on the files of a home fail: once, each in turn; for 10 s; and for ever, also all of them. The device starts and
+// runs, telemetry flows and commands are handled. While something does not work, Status says so. Nothing that was in a file is lost.
+func TestFaultyDisk(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		dir := filepath.Join(w.config.StateDir, "dev-1")
+		base := map[string][]byte{}
+		for name, b := range w.lived() {
+			base[filepath.Join(dir, name)] = b
+		}
+		read := func(files map[string][]byte) (s failover.State, f clockFile, keys []string, told []string) {
+			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
+			w.must(h.open())
+			k := newClock(Clock{}, silent)
+			s, err := h.loadState(New(w.config, new(journal.Journal)).who(), k.horizon)
+			w.must(err)
+			f, err = h.loadClock(k.horizon)
+			w.must(err)
+			l := openHandled(h)
+			return s, f, slices.Collect(maps.Keys(l.seen)), told
+		}
+		was, clockWas, handledWas, _ := read(base)
+		calls := 0
+		live := func(f fault) {
+			fail := f.on()
+			disk := &memDisk{files: maps.Clone(base)}
+			disk.fail = func(call, name string) error {
+				disk.mu.Lock()
+				calls++
+				disk.mu.Unlock()
+				return fail(call, name)
+			}
+			w.disk = disk
+			w.forget()
+			before := w.cloud.Ledger("dev-1", false).Received
+			w.start()
+			w.run(5 * time.Second)
+			mid, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`"09:00:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
+			w.must(err)
+			w.run(time.Second)
+			trouble := w.dev.Status().Trouble
+			w.run(24 * time.Second)
+			if n := w.cloud.Ledger("dev-1", false).Received - before; n < 28 {
+				t.Errorf("%v: %d samples in 30 s; told %q", f, n, w.texts(journal.Warning))
+			}
+			if n := len(w.texts(journal.Warning)); n > 20 {
+				t.Errorf("%v: told %d times: %q", f, n, w.texts(journal.Warning))
+			}
+			if n := w.count(journal.Bug); n > 0 {
+				t.Errorf("%v: %q", f, w.texts(journal.Bug))
+			}
+			messages, err := w.cloud.C2DMessages("dev-1")
+			w.must(err)
+			if m := messages[len(messages)-1]; m.State != sim.C2DCompleted {
+				t.Errorf("%v: the command is %s", f, m.State)
+			}
+			forEver := f.nth == 0 && f.until == 0
+			if len(trouble) == 0 && forEver && slices.ContainsFunc(f.calls, func(c string) bool { return strings.Contains("open write sync rename", c) }) {
+				t.Errorf("%v: nothing is wrong by Status", f)
+			}
+			if len(w.dev.Status().Trouble) > 0 && !forEver {
+				w.run(keepAgain) // the clock takes its time
+			}
+			if after := w.dev.Status().Trouble; len(after) > 0 && !forEver {
+				t.Errorf("%v: still wrong: %q", f, after)
+			}
+			w.halt()
+
+			s, clock, handled, told := read(disk.files)
+			if len(told) > 0 {
+				t.Errorf("%v: afterwards %q", f, told)
+			}
+			for _, k := range was.KnownHubs {
+				if !slices.ContainsFunc(s.KnownHubs, func(now failover.KnownHub) bool { return now.Host == k.Host }) || s.AssignedHub == "" {
+					t.Errorf("%v: known hubs %v, assigned %q", f, s.KnownHubs, s.AssignedHub)
+				}
+			}
+			for _, e := range clockWas.Epochs {
+				if !slices.Contains(clock.Epochs, e) {
+					t.Errorf("%v: epochs %v", f, clock.Epochs)
+				}
+			}
+			for _, key := range handledWas {
+				if !slices.Contains(handled, key) {
+					t.Errorf("%v: handled %v", f, handled)
+				}
+			}
+			if !forEver && !slices.ContainsFunc(handled, func(key string) bool { return strings.Contains(key, mid) }) {
+				t.Errorf("%v: the new command is not remembered: %v", f, handled)
+			}
+		}
+		live(fault{calls: []string{"none"}})
+		each := calls
+		if each < 30 {
+			t.Fatalf("a life has %d calls", each)
+		}
+		for n := range each {
+			live(fault{err: diskErrors[n%len(diskErrors)], nth: n + 1})
+		}
+		for i, err := range diskErrors {
+			for j, call := range diskCalls {
+				live(fault{calls: []string{call}, err: err})
+				if (i+j)%2 == 0 {
+					live(fault{calls: []string{call}, err: err, until: 10 * time.Second})
+				}
+			}
+			live(fault{err: err})
+			live(fault{err: err, until: 10 * time.Second})
+		}
+		w.config.Telemetry = false // several lives have used one outbox: its books are another test's
+	})
+}
+
+// TestRefusingDirectory: a directory that this user may not use is for a person, whoever says so; a disk that does not work now is not.
+func TestRefusingDirectory(t *testing.T) {
+	for _, call := range []string{"mkdir", "lock"} {
+		for _, err := range []syscall.Errno{syscall.EACCES, syscall.EPERM, syscall.ENOTDIR, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {
+			disk := &memDisk{files: map[string][]byte{}}
+			disk.fail = fault{calls: []string{call}, err: err}.on()
+			h := newHome(disk, "/state", "dev-1", nil)
+			got := h.open()
+			person := err == syscall.EACCES || err == syscall.EPERM || err == syscall.ENOTDIR
+			if errors.Is(got, ErrStateDir) != person || (got != nil) != person {
+				t.Errorf("%s at %s: %v", err, call, got)
+			}
+			if person && len(disk.locked) > 0 {
+				t.Errorf("%s at %s: still locked", err, call)
+			}
+			h.close()
+		}
+	}
+}
+
+// TestUnreadableForEver: a file that the disk cannot read for more than a minute is damaged: it is kept aside, and the device keeps a new one.
+func TestUnreadableForEver(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		files := map[string][]byte{}
+		for name, b := range w.lived() {
+			files[filepath.Join(w.config.StateDir, "dev-1", name)] = b
+		}
+		disk := &memDisk{files: files}
+		disk.fail = func(call, name string) error {
+			if call == "read" && name == handledFile {
+				return syscall.EIO
+			}
+			return nil
+		}
+		w.disk = disk
+		w.start()
+		w.run(50 * time.Second)
+		if got := w.dev.Status().Trouble; len(got) != 1 || !strings.Contains(got[0], "in memory only") {
+			t.Errorf("after 50 s: %q", got)
+		}
+		w.run(40 * time.Second)
+		if got := w.dev.Status().Trouble; len(got) != 0 {
+			t.Errorf("after 90 s: %q", got)
+		}
+		w.halt()
+		path := filepath.Join(w.config.StateDir, "dev-1", handledFile)
+		if len(disk.files[path+doubtful]) == 0 {
+			t.Errorf("kept: %v", slices.Collect(maps.Keys(disk.files)))
+		}
+		w.config.Telemetry = false
+	})
+}
