@@ -40,7 +40,7 @@ type Dialer struct {
 	Addresses   func() ([]net.Addr, error) // of this machine; nil asks the system
 	ModelID     string                     // DTDL model to announce; empty for none
 	Agent       string                     // name and version of this client, free text
-	KeepAlive   time.Duration              // an idle link is tested after it; 1 s … 1177 s
+	KeepAlive   time.Duration              // an idle link is tested after it; 1 s … 1177 s. One that carries a sample at least each 15 s is after 2 s
 	Window      int                        // PUBLISHes in flight, 0 means 64
 
 	// What the device wants to hear. What it does not want is unsubscribed, because the hub remembers the subscriptions of the
@@ -55,6 +55,7 @@ type Dialer struct {
 
 	mu   sync.Mutex
 	left map[string]memory // hub → what the last link to it left
+	pace pace              // of the last link, whatever its hub
 }
 
 // memory is what a link leaves to the next one to the same hub.
@@ -194,14 +195,14 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 	if window <= 0 {
 		window = DefaultWindow
 	}
-	left := d.recall(a.Host)
+	left, pace := d.recall(a.Host)
 	l := &Link{
 		dialer: d, attempt: a, raw: under.Conn, wire: under, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
 		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
 		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
 		calls: map[string]chan *twinAnswer{}, resend: left.unacked,
-		events: eventsTopic(a.DeviceID),
-		watch:  watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now, varied: left.varied},
+		events: eventsTopic(a.DeviceID), pace: pace,
+		watch: watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now, varied: left.varied},
 	}
 	if len(l.resend) > 0 {
 		l.reserved = make(map[uint16]bool, len(l.resend))
@@ -222,21 +223,24 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 
 // remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it there with the same packet id
 // and DUP set. And it keeps how far round trips on this path are to be trusted.
-func (d *Dialer) remember(host string, m memory) {
+func (d *Dialer) remember(host string, m memory, p pace) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if p.n > 0 { // else it was no link that has carried anything
+		d.pace = p
+	}
 	if d.left == nil || len(d.left) > 16 { // hubs come and go; a forgotten one only costs the DUP flag, and some patience
 		d.left = map[string]memory{}
 	}
 	d.left[host] = m
 }
 
-func (d *Dialer) recall(host string) memory {
+func (d *Dialer) recall(host string) (memory, pace) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m := d.left[host]
 	delete(d.left, host)
-	return m
+	return m, d.pace
 }
 
 // probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between, and

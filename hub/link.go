@@ -86,6 +86,7 @@ type Link struct {
 	expires    time.Time   // of the token; zero with a certificate
 	renewTimer *time.Timer // nil with a certificate
 	keepAlive  time.Duration
+	pace       pace
 	watch      // the watchdog's
 	stats      Stats
 
@@ -328,6 +329,7 @@ func (l *Link) take(messages []Outgoing, to Completion) (taken int, write bool, 
 	if taken == 0 {
 		return 0, false, err
 	}
+	l.pace.sent(now)
 	l.owedLocked(now)
 	if l.flushing || l.ended || l.opening || !l.wire.canTry() {
 		l.flushLocked()
@@ -473,10 +475,10 @@ func (l *Link) end(err error, hard bool) {
 	if l.renewTimer != nil {
 		l.renewTimer.Stop()
 	}
-	left := memory{unacked, l.variedLocked()}
+	left, pace := memory{unacked, l.variedLocked()}, l.pace.next()
 	l.mu.Unlock()
 
-	l.dialer.remember(l.attempt.Host, left)
+	l.dialer.remember(l.attempt.Host, left, pace)
 	if hard {
 		reset(l.raw)
 	} else {

@@ -492,7 +492,7 @@ func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
 		for pid := range uint16(2 * w.dialer.Window) {
 			kept[fmt.Sprint("k-", pid+1)] = pid + 1
 		}
-		w.dialer.remember("10.0.0.1", memory{unacked: kept})
+		w.dialer.remember("10.0.0.1", memory{unacked: kept}, pace{})
 		l := w.dial("10.0.0.1")
 		offer(t, l, &a, "new")
 		l.mu.Lock()

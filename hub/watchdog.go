@@ -225,7 +225,11 @@ func (l *Link) armLocked(now time.Time) error {
 		if l.lastOut.Before(idle) {
 			idle = l.lastOut
 		}
-		if next := idle.Add(l.keepAlive); now.Before(next) {
+		next := idle.Add(l.keepAlive)
+		if l.subscribed && l.pace.steady(now, l.setupSince) {
+			next = earlier(next, l.lastIn.Add(steadyPing))
+		}
+		if now.Before(next) {
 			l.setLocked(now, next)
 			return nil
 		}

@@ -180,6 +180,73 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
+// TestBlackHoleBetweenSamples: at the default interval, and at the longest that counts as steady, a path that goes between two samples is
+// known two seconds after the ping that follows two seconds of silence, wherever the lines come from. Where samples are rarer nothing is
+// sent for it.
+func TestBlackHoleBetweenSamples(t *testing.T) {
+	for name, v := range map[string]struct {
+		every time.Duration
+		trip  time.Duration
+		stdin bool
+		most  time.Duration
+	}{
+		"5 s":                         {5 * time.Second, 0, false, 4 * time.Second},
+		"5 s, 50 ms away":             {5 * time.Second, 50 * time.Millisecond, false, 4 * time.Second},
+		"15 s":                        {15 * time.Second, 50 * time.Millisecond, false, 4 * time.Second},
+		"5 s, lines of a program":     {5 * time.Second, 50 * time.Millisecond, true, 4 * time.Second},
+		"a minute, so the keep-alive": {time.Minute, 50 * time.Millisecond, false, 22 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var feed *io.PipeWriter
+			s := setup{device: func(c *Config) {
+				c.StateDir, c.TelemetryInterval, c.Reported = inMemory(t), v.every, false
+				if v.stdin {
+					var input *io.PipeReader
+					input, feed = io.Pipe()
+					c.Source, c.Input = "stdin", input
+				}
+			}}
+			bubble(t, s, func(t *testing.T, w *world) {
+				if v.stdin {
+					ctx, stop := context.WithCancel(t.Context())
+					fed := make(chan struct{})
+					go func() {
+						defer close(fed)
+						for ctx.Err() == nil {
+							_, _ = io.WriteString(feed, "{\"temp\":1}\n")
+							time.Sleep(v.every)
+						}
+					}()
+					defer func() { stop(); <-fed; _ = feed.Close() }()
+				}
+				w.net.SetDelay(v.trip / 2)
+				chance := rand.New(rand.NewPCG(3, 3))
+				var all []time.Duration
+				for range 40 {
+					w.on("hub-a", 5*time.Minute)
+					w.run(3*v.every + time.Duration(chance.Int64N(int64(v.every))))
+					w.forget()
+					cut := time.Now()
+					w.net.Cut(hubA)
+					w.run(v.most + time.Second)
+					times, why := w.lostAt()
+					if len(times) != 1 || !strings.Contains(why[0], "no answer in 2s") {
+						t.Fatalf("time %d: lost %v", len(all), why)
+					}
+					all = append(all, times[0].Sub(cut))
+					w.net.Mend(hubA)
+				}
+				slices.Sort(all)
+				t.Logf("dead after: least %v, median %v, most %v", all[0], all[20], all[39])
+				if all[39] > v.most || all[0] < 2*time.Second-v.trip {
+					t.Errorf("from %v to %v", all[0], all[39])
+				}
+				w.net.SetDelay(0)
+			})
+		})
+	}
+}
+
 // TestBlackHoleWhileIdle: nothing is sent, so the keep-alive asks, and has its answer in two stages like everything else.
 func TestBlackHoleWhileIdle(t *testing.T) {
 	idle := setup{device: func(c *Config) { c.Telemetry, c.Reported = false, false }}

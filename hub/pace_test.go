@@ -1,0 +1,141 @@
+package hub
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// pinged lets a hub acknowledge everything and note when it was pinged.
+func (w *world) pinged(addr string, at *[]time.Duration) (stop func()) {
+	began := time.Now()
+	return w.hub(addr, func(p *peer) {
+		if p.welcome() == nil {
+			w.t.Error("the hub was probed")
+			return
+		}
+		for {
+			switch q := p.read().(type) {
+			case *packets.PublishPacket:
+				p.puback(q.MessageID)
+			case *packets.PingreqPacket:
+				*at = append(*at, time.Since(began))
+				p.send(packets.NewControlPacket(packets.Pingresp))
+			case nil:
+				return
+			}
+		}
+	})
+}
+
+// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it was heard last. One whose samples are rarer, or
+// come in bursts, pings when the keep-alive is over and not before.
+func TestSteadyLinkPings(t *testing.T) {
+	s := func(seconds ...int) (all []time.Duration) {
+		for _, n := range seconds {
+			all = append(all, time.Duration(n)*time.Second)
+		}
+		return all
+	}
+	burst := func(at int) []int { return []int{at, at, at, at + 1} }
+	for name, v := range map[string]struct {
+		samples []int // seconds after the link was up
+		until   int
+		want    []time.Duration
+	}{
+		"each second":          {[]int{0, 1, 2, 3, 4, 5, 6, 7, 8}, 9, nil},
+		"each 5 s":             {[]int{0, 5, 10}, 13, s(7, 9, 12)},
+		"each 15 s":            {[]int{0, 15, 30}, 32, s(17, 19, 21, 23, 25, 27, 29)},
+		"each 17 s":            {[]int{0, 17, 34}, 50, nil},
+		"each minute":          {[]int{0, 59, 118}, 121, s(20, 40, 79, 99)},
+		"bursts, a minute off": {slices.Concat(burst(0), burst(60), burst(120)), 139, s(3, 5, 7, 9, 11, 13, 15, 17, 37, 57, 81, 101)},
+		"the samples end":      {[]int{0, 5}, 60, s(7, 9, 11, 13, 15, 17, 19, 21, 41)},
+		"none":                 {nil, 50, s(20, 40)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				var got []time.Duration
+				defer w.pinged("10.0.0.1", &got)()
+				l := w.dial("10.0.0.1")
+				began := time.Now()
+				var a acks
+				for _, at := range v.samples {
+					time.Sleep(time.Until(began.Add(time.Duration(at) * time.Second)))
+					offer(t, l, &a, "m")
+				}
+				time.Sleep(time.Until(began.Add(time.Duration(v.until) * time.Second)))
+				l.Abort()
+				if !slices.Equal(got, v.want) {
+					t.Errorf("pings after %v, not %v", got, v.want)
+				}
+			})
+		})
+	}
+}
+
+// TestPaceGoesOn: the next link of a device whose samples come steadily is tested as soon as the one before, and before its first sample.
+func TestPaceGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var first, second []time.Duration
+		defer w.pinged("10.0.0.1", &first)()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for range 3 {
+			time.Sleep(5 * time.Second)
+			offer(t, l, &a, "m")
+		}
+		l.Abort()
+		time.Sleep(10 * time.Minute)
+		defer w.pinged("10.0.0.2", &second)()
+		l = w.dial("10.0.0.2")
+		time.Sleep(time.Minute)
+		l.Abort()
+		want := []time.Duration{2 * time.Second, 4 * time.Second, 6 * time.Second, 8 * time.Second, 10 * time.Second, 12 * time.Second,
+			14 * time.Second, 16 * time.Second, 36 * time.Second, 56 * time.Second}
+		if !slices.Equal(second, want) {
+			t.Errorf("pings after %v", second)
+		}
+	})
+}
+
+// TestSteadyLinkIsFoundDead: whenever between two samples the path goes, it is known between two and four seconds later.
+func TestSteadyLinkIsFoundDead(t *testing.T) {
+	for _, every := range []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second} {
+		for phase := range 20 {
+			bubble(t, func(t *testing.T, w *world) {
+				var pings []time.Duration
+				defer w.pinged("10.0.0.1", &pings)()
+				l := w.dial("10.0.0.1")
+				var a acks
+				for range 3 {
+					time.Sleep(every)
+					offer(t, l, &a, "m")
+				}
+				time.Sleep(every * time.Duration(phase) / 20)
+				w.net.Cut("10.0.0.1:8883")
+				cut := time.Now()
+				var took time.Duration
+				known := make(chan struct{})
+				go func() {
+					<-l.Done()
+					took = time.Since(cut)
+					close(known)
+				}()
+				select {
+				case <-known:
+				case <-time.After(every - every*time.Duration(phase)/20):
+					_ = l.Publish([]byte("{}"), nil, func(error) {}) // the next sample, if there is somebody to take it
+					<-known
+				}
+				l.Abort()
+				w.net.Mend("10.0.0.1:8883")
+				if took < 2*time.Second || took > 4*time.Second || !errors.Is(l.Err(), ErrSilent) {
+					t.Errorf("a sample each %v, phase %d: after %v: %v", every, phase, took, l.Err())
+				}
+			})
+		}
+	}
+}
