@@ -32,7 +32,7 @@ const (
 	floodBytes = 128 << 20
 	floodBatch = 64 << 10 // in one write
 	floodStall = time.Second
-	floodLimit = 3 * time.Second
+	floodLimit = 2 * time.Second
 )
 
 // flood is a hub that sends without end: packet is the next one. It answers the requests of the twin, unless it reads nothing.
@@ -91,7 +91,7 @@ func TestFloodedProcess(t *testing.T) {
 		"changes of many properties": {twin: empty, packet: func(n int) packets.ControlPacket {
 			return inbound("$iothub/twin/PATCH/properties/desired/?$version="+strconv.Itoa(n+2), 0, n, manyKeys(64_000, n+2))
 		}},
-		"a twin of many properties, read again and again": {twin: `{"desired":` + string(manyKeys(90_000, 1)) + `,"reported":` + string(manyKeys(90_000, 1)) + `}`,
+		"a twin of many properties, read again and again": {twin: `{"desired":` + string(manyKeys(125_000, 1)) + `,"reported":` + string(manyKeys(125_000, 1)) + `}`,
 			packet: func(n int) packets.ControlPacket {
 				return inbound("$iothub/twin/PATCH/properties/desired/?$version="+strconv.Itoa(2*n+3), 0, n, []byte(`{}`))
 			}},

@@ -297,5 +297,5 @@ const (
 	maxName   = 256
 	maxWords  = 256       // bytes of a peer's own words in an error
 	maxChange = 64 << 10  // bytes of a change of desired properties
-	maxTwin   = 192 << 10 // bytes of a twin
+	maxTwin   = 256 << 10 // bytes of a twin
 )
