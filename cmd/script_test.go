@@ -62,6 +62,12 @@ func TestScripts(t *testing.T) {
 			e.Values["processes"] = &processes{all: map[string]*process{}}
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "mounts" {
+				return false, fmt.Errorf("there is no condition %s", cond)
+			}
+			return exec.CommandContext(t.Context(), "unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt").Run() == nil, nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
