@@ -48,7 +48,7 @@ func TestSteadyLinkPings(t *testing.T) {
 	}{
 		"each second":          {[]int{0, 1, 2, 3, 4, 5, 6, 7, 8}, 9, nil},
 		"each 5 s":             {[]int{0, 5, 10}, 13, s(7, 9, 12)},
-		"each 15 s":            {[]int{0, 15, 30}, 32, s(17, 19, 21, 23, 25, 27, 29)},
+		"each 15 s":            {[]int{0, 15, 30}, 31, s(17, 19, 21, 23, 25, 27, 29)},
 		"each 17 s":            {[]int{0, 17, 34}, 50, nil},
 		"each minute":          {[]int{0, 59, 118}, 121, s(20, 40, 79, 99)},
 		"bursts, a minute off": {slices.Concat(burst(0), burst(60), burst(120)), 139, s(3, 5, 7, 9, 11, 13, 15, 17, 37, 57, 81, 101)},
