@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -116,6 +118,25 @@ func TestAddressesAndIDs(t *testing.T) {
 	} {
 		if err := checkListen("control", address); (err == nil) != right {
 			t.Errorf("%q: %v", address, err)
+		}
+	}
+}
+
+// TestLedgerAddresses: an address of a ledger that cannot work is a fault of the command line, before
+// anything is dialled.
+func TestLedgerAddresses(t *testing.T) {
+	env := &Env{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return nil, errors.New("dialled " + addr) }}
+	for where, says := range map[string]string{
+		"http://127.0.0.1:70000": "from 1 to 65535", "http://127.0.0.1:0/": "from 1 to 65535", "http:///api": "ledger is empty",
+		"http://a b": "ledger", ".": "this is a directory", "nowhere.json": "there is no file",
+	} {
+		if _, err := openLedger(t.Context(), env, where, "d"); !errors.Is(err, errUsage) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+	for _, where := range []string{"http://127.0.0.1:1", " HTTP://127.0.0.1:1 \r"} {
+		if _, err := openLedger(t.Context(), env, where, "d"); err == nil || !strings.Contains(err.Error(), "dialled 127.0.0.1:1") {
+			t.Errorf("%q: %v", where, err)
 		}
 	}
 }

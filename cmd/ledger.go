@@ -30,7 +30,8 @@ type ledgerFile struct {
 
 // openLedger opens what --ledger names: a file, - for standard input, an URL, or the control address of a simulator.
 func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerFile, error) {
-	if !strings.HasPrefix(where, "http://") && !strings.HasPrefix(where, "https://") {
+	where = strings.TrimSpace(where)
+	if lower := strings.ToLower(where); !strings.HasPrefix(lower, "http://") && !strings.HasPrefix(lower, "https://") {
 		if where == "-" {
 			return &ledgerFile{io.NopCloser(env.Stdin), "the standard input"}, nil
 		}
@@ -43,6 +44,9 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	u, err := url.Parse(where)
 	if err != nil {
 		return nil, usage(fmt.Errorf("ledger: %w", err))
+	}
+	if err := checkHost("ledger", u.Host); err != nil {
+		return nil, usage(err)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/api/ledger"
