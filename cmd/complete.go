@@ -9,19 +9,20 @@ import (
 
 // choices are the values of the flags that take one of a few.
 var choices = map[string][]string{
-	"provisioning-transport": {"mqtt", "https"},
-	"telemetry-source":       {"simulated", "host", "stdin"},
-	"drain-order":            {"fifo", "fresh-first"},
-	"pipeline":               {"auto", "on", "off"},
-	"outbox-full":            {"drop-oldest", "block"},
-	"log-level":              {"trace", "debug", "info", "warn", "error"},
-	"log-format":             {"console", "json"},
-	"layout":                 {"loopback", "ports"},
-	"move":                   {"disable", "delete"},
-	"allocation":             {"static", "hashed", "geoLatency", "custom"},
-	"reprovision":            {"migrate", "reset", "never"},
-	"dps-malformed":          {"refuse", "close"},
-	"disabled-refusal":       {"3", "5"},
+	"provisioning-transport":  {"mqtt", "https"},
+	"telemetry-source":        {"simulated", "host", "stdin"},
+	"drain-order":             {"fifo", "fresh-first"},
+	"pipeline":                {"auto", "on", "off"},
+	"outbox-full":             {"drop-oldest", "block"},
+	"log-level":               {"trace", "debug", "info", "warn", "error"},
+	"log-format":              {"console", "json"},
+	"layout":                  {"loopback", "ports"},
+	"move":                    {"disable", "delete"},
+	"allocation":              {"static", "hashed", "geoLatency", "custom"},
+	"reprovision":             {"migrate", "reset", "never"},
+	"dps-malformed":           {"refuse", "close"},
+	"disabled-refusal":        {"3", "5"},
+	"c2d-before-subscription": {"deliver", "reject"},
 }
 
 // files are the flags that name a file; dirs those that name a directory.

@@ -32,7 +32,7 @@ func (v *asWritten) Set(text string) error {
 // the line end of a copied line.
 func readAsWritten(fs *pflag.FlagSet) {
 	readers := map[string]func(string) (string, error){
-		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText,
+		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText, "intSlice": readDecimals,
 	}
 	fs.VisitAll(func(f *pflag.Flag) {
 		if _, done := f.Value.(*asWritten); done {
@@ -102,6 +102,18 @@ func readDecimal(text string) (string, error) {
 		return "", errors.New("it must be a whole number")
 	}
 	return strconv.Itoa(n), nil
+}
+
+func readDecimals(text string) (string, error) {
+	var all []string
+	for one := range strings.SplitSeq(text, ",") {
+		n, err := readDecimal(one)
+		if err != nil {
+			return "", errors.New("it must be whole numbers, such as 3,1")
+		}
+		all = append(all, n)
+	}
+	return strings.Join(all, ","), nil
 }
 
 func readDuration(text string) (string, error) {
@@ -181,7 +193,11 @@ func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.Positional
 func strayArgument(env *Env, c *cobra.Command, arg string) string {
 	if at := slices.Index(env.Args, arg); at > 0 {
 		name := strings.TrimLeft(env.Args[at-1], "-")
-		if f := c.Flags().Lookup(name); isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
+		f := c.Flags().Lookup(name)
+		if f != nil && f.NoOptDefVal != "" && !isSwitch(f) {
+			return fmt.Sprintf("%s stands apart from --%s, which takes its value behind =: --%[2]s=%[1]s", quotable(arg), name)
+		}
+		if isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
 			if _, err := readSwitch(arg); err == nil {
 				return fmt.Sprintf("%s stands apart from --%s; a switch takes its value behind =: --%[2]s=%[1]s", arg, name)
 			}

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -54,7 +56,7 @@ The control API breaks things and shows what arrived (docs/control-api.md):
   hubhop sim --exec 'npm test'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkAddresses(&conf); err != nil {
+			if err := errors.Join(checkAddresses(&conf), checkChoices(c.Flags()), checkCounts(conf)); err != nil {
 				return usage(err)
 			}
 			switch retryAfter {
@@ -66,9 +68,6 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 					return usage(fmt.Errorf("retry-after is %q; it must be whole seconds such as 3s, or none", retryAfter))
 				}
 				conf.RetryAfter = d
-			}
-			if refusal != 3 && refusal != 5 {
-				return usage(fmt.Errorf("disabled-refusal is %d; a hub refuses a disabled identity with CONNACK 3 or 5", refusal))
 			}
 			conf.DisabledRefusal = byte(refusal)
 			if err := dpsLimits(limits, &conf.DPSLimits); err != nil {
@@ -82,9 +81,6 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 				if conf.Template, err = readNamed("template", template, maxCloudBytes); err != nil {
 					return usage(err)
 				}
-			}
-			if conf.Hubs < 1 { // in a Config it would be the default
-				return usage(fmt.Errorf("hubs is %d; there can be 1 to 26", conf.Hubs))
 			}
 			if out != "" { // before anything listens
 				if err := os.MkdirAll(out, 0o755); err != nil {
@@ -227,6 +223,35 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	_, _ = fmt.Fprint(ready, readyLine)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
+}
+
+// checkChoices says which flags have a value that is none of theirs.
+func checkChoices(fs *pflag.FlagSet) error {
+	var all []error
+	fs.VisitAll(func(f *pflag.Flag) {
+		if values := choices[f.Name]; f.Changed && values != nil && !slices.Contains(values, f.Value.String()) {
+			all = append(all, fmt.Errorf("%s is %s; it must be one of %s", f.Name, quoted(f.Value.String()), strings.Join(values, ", ")))
+		}
+	})
+	return errors.Join(all...)
+}
+
+// checkCounts says which numbers cannot be. In a Config some would stand for the default.
+func checkCounts(conf sim.Config) error {
+	var all []error
+	if conf.Hubs < 1 || conf.Hubs > 26 {
+		all = append(all, fmt.Errorf("hubs is %d; there can be 1 to 26", conf.Hubs))
+	}
+	if conf.LedgerKeep < 1 {
+		all = append(all, fmt.Errorf("ledger-keep is %d; it must be at least 1", conf.LedgerKeep))
+	}
+	if conf.Polls < 0 {
+		all = append(all, fmt.Errorf("polls is %d; it must not be negative", conf.Polls))
+	}
+	if conf.SASGrace < 0 {
+		all = append(all, fmt.Errorf("sas-grace is %v; it must not be negative", conf.SASGrace))
+	}
+	return errors.Join(all...)
 }
 
 // checkAddresses says of every address at once what is wrong with it, by its flag.
