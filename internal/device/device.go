@@ -177,7 +177,7 @@ func New(c Config, j *journal.Journal) *Device {
 	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
 	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
 	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
-	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}}
+	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}, parts: map[string]bool{}}
 	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
 	d.c.Failover.Rand = split(c.Rand)
 	d.c.Rand = split(c.Rand)

@@ -31,6 +31,7 @@ type twin struct {
 	d       *Device
 	applied map[string]json.RawMessage // by component/name: the value that was applied last
 	wanted  map[string]bool            // by component/name: what the hub is known to want on this link
+	parts   map[string]bool            // components that are wanted or reported on this link
 	older   bool                       // acknowledgements of older versions count
 }
 
@@ -119,6 +120,10 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	t.older = upTo != 0 && doc.DesiredVersion == upTo
 	patch := map[string]any{}
 	clear(t.wanted)
+	clear(t.parts)
+	for name := range doc.Reported {
+		t.parts[name] = isTagged(doc.Reported[name])
+	}
 	if t.d.c.Desired {
 		t.addRemoved("", doc.Desired, doc.Reported)
 		t.judge(l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
@@ -199,6 +204,7 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 				known = map[string]json.RawMessage{}
 				_ = json.Unmarshal(reported[name], &known) // absent or foreign: nothing is known
 			}
+			t.parts[name] = true
 			acks := map[string]any{}
 			for _, prop := range slices.Sorted(maps.Keys(inner)) {
 				if prop != componentTag {
@@ -211,7 +217,7 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			}
 			continue
 		}
-		if t.isComponent(name, reported) {
+		if name != "" && (t.parts[name] || t.d.c.Model.HasComponent(name)) {
 			if string(desired[name]) != "null" { // an acknowledgement would mix with what the device reports of the component
 				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
 					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
@@ -263,13 +269,10 @@ func (t *twin) addRemoved(component string, desired, reported map[string]json.Ra
 	}
 }
 
-// isComponent says whether a name is that of a component by the model, by what was wanted of it before, or by what is reported.
-func (t *twin) isComponent(name string, reported map[string]json.RawMessage) bool {
-	if name != "" && t.d.c.Model.HasComponent(name) {
-		return true
-	}
+// isTagged says whether a value is the object of a component by its mark.
+func isTagged(value json.RawMessage) bool {
 	var inner map[string]json.RawMessage
-	return json.Unmarshal(reported[name], &inner) == nil && string(inner[componentTag]) == `"c"`
+	return json.Unmarshal(value, &inner) == nil && string(inner[componentTag]) == `"c"`
 }
 
 // component recognises a component's object, marked or known to the model (the mark may be missing in notifications).
