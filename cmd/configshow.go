@@ -48,7 +48,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		if e.Source == "" {
 			e.Value, e.Source = s.resolved(f)
 		}
-		if slices.Contains(secrets, f.Name) && e.Value != "" {
+		if slices.Contains(secrets, f.Name) && e.Value != "" || looksSecret(e.Value) {
 			e.Value = "********"
 		}
 		all[f.Name] = e

@@ -18,17 +18,18 @@ func (s *settings) exposures() (warnings []string) {
 			warnings = append(warnings, onCommandLine(key))
 		}
 	}
-	files := map[string]string{"group-key-file": s.groupKeyFile, "device-key-file": s.deviceKeyFile, "key": s.certKey}
-	for _, key := range secrets {
-		if s.file != "" && s.sources[key] == s.file {
-			files["config"] = s.file
+	for _, f := range []struct {
+		key, path string
+		secret    bool
+	}{
+		{"group-key-file", s.groupKeyFile, true}, {"device-key-file", s.deviceKeyFile, true}, {"key", s.certKey, true},
+		{"config", s.file, slices.ContainsFunc(secrets, func(key string) bool { return s.sources[key] == s.file })},
+	} {
+		if f.path == "" || s.sources[f.key] == fromSystemd {
+			continue
 		}
-	}
-	for _, key := range []string{"group-key-file", "device-key-file", "key", "config"} {
-		if path := files[key]; path != "" && s.sources[key] != fromSystemd {
-			if why := exposed(path); why != "" {
-				warnings = append(warnings, fmt.Sprintf("%s: the secret in %s %s", key, quotable(path), why))
-			}
+		if why := exposed(f.path, f.secret); why != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: %s %s", f.key, quotable(f.path), why))
 		}
 	}
 	return warnings
@@ -44,9 +45,9 @@ func onCommandLine(key string) string {
 	return fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where)
 }
 
-// exposed says how others may get at a file or put another in its place, and what to do; "" if they
-// cannot. A group that may read is taken as meant: services get their keys so.
-func exposed(path string) string {
+// exposed says how others may change a file, put another in its place or, if it holds a secret, read it,
+// and what to do; "" if they cannot. A group that may read is taken as meant: services get their keys so.
+func exposed(path string, secret bool) string {
 	if runtime.GOOS == "windows" { // which has no such modes
 		return ""
 	}
@@ -62,8 +63,8 @@ func exposed(path string) string {
 	switch mode := info.Mode().Perm(); {
 	case mode&0o022 != 0:
 		hows = append(hows, fmt.Sprintf("can be changed by others (mode %04o): chmod 600 it", mode))
-	case mode&0o004 != 0:
-		hows = append(hows, fmt.Sprintf("can be read by everybody (mode %04o): chmod 600 it", mode))
+	case mode&0o004 != 0 && secret:
+		hows = append(hows, fmt.Sprintf("holds a secret and can be read by everybody (mode %04o): chmod 600 it", mode))
 	}
 	for _, dir := range dirs {
 		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {

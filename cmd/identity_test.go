@@ -282,7 +282,7 @@ func TestExposedSecrets(t *testing.T) {
 	if err := os.Symlink(file(0o755, 0o600), link); err != nil {
 		t.Fatal(err)
 	}
-	if why := exposed(link); !strings.Contains(why, "where everybody can put") {
+	if why := exposed(link, true); !strings.Contains(why, "where everybody can put") {
 		t.Errorf("a link that everybody can replace: %q", why)
 	}
 	for _, args := range [][]string{{"--group-key=" + testKey}, {"--device-key", testKey}, {"--connection-string=HostName=h;DeviceId=d;SharedAccessKey=" + testKey}} {
@@ -296,7 +296,20 @@ func TestExposedSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _, err := configure(t, nil, "--id-scope=0ne00ABCDEF", "--config", config)
-	if all := s.exposures(); err != nil || len(all) != 1 || !strings.Contains(all[0], "config: the secret in") {
+	if all := s.exposures(); err != nil || len(all) != 1 || !strings.Contains(all[0], "config: "+config+" holds a secret and can be read by everybody") {
 		t.Errorf("%q %v", all, err)
+	}
+	if err := errors.Join(os.WriteFile(config, []byte("telemetry: true\n"), 0o600), os.Chmod(config, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	s, _, _ = configure(t, nil, "--config", config)
+	if all := s.exposures(); len(all) != 0 {
+		t.Errorf("a file without secrets that everybody reads: %q", all)
+	}
+	if err := os.Chmod(config, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if all := s.exposures(); len(all) != 1 || !strings.Contains(all[0], "can be changed by others (mode 0666)") {
+		t.Errorf("a file without secrets that everybody changes: %q", all)
 	}
 }

@@ -54,8 +54,8 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 		if groupKey, err = readKeyArgument(env, file); err != nil {
 			return usage(err)
 		}
-		if why := exposed(file); why != "" {
-			warning = fmt.Sprintf("group-key-file: the secret in %s %s", quotable(file), why)
+		if why := exposed(file, true); why != "" {
+			warning = fmt.Sprintf("group-key-file: %s %s", quotable(file), why)
 		}
 	default:
 		groupKey, _ = env.lookup(envName("group-key"))
