@@ -40,6 +40,8 @@ The switches --telemetry --reported --desired --methods --c2d turn one path off 
 }
 
 func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
+	ctx, stop := env.Notify(ctx) // first: a signal that comes early ends the command in order too
+	defer stop()
 	conf, log, err := s.prepare()
 	if err != nil {
 		return err
@@ -47,8 +49,6 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 	conf.Once = once
 	j := new(journal.Journal)
 	j.Sink(journal.Log(log))
-	ctx, stop := env.Notify(ctx)
-	defer stop()
 	return device.New(conf, j).Run(ctx)
 }
 
@@ -95,6 +95,8 @@ minute if DPS cannot be reached, and stops at once if a person must act.` + "\n"
 }
 
 func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error {
+	ctx, stop := env.Notify(ctx)
+	defer stop()
 	conf, log, err := s.prepare()
 	if err != nil {
 		return err
@@ -104,8 +106,6 @@ func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error
 	}
 	j := new(journal.Journal)
 	j.Sink(journal.Log(log))
-	ctx, stop := env.Notify(ctx)
-	defer stop()
 	a, err := device.Register(ctx, conf, j)
 	if err != nil {
 		return err

@@ -9,17 +9,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
-
-// sendFlags are those of a device that matter to send.
-var sendFlags = []string{
-	"id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "connection-string", "device-id",
-	"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "send-queued-here", "config", "log-level", "log-format",
-}
 
 func newSendCommand(env *Env, builtin []byte) *cobra.Command {
 	s := &settings{env: env, builtin: builtin}
@@ -34,21 +27,18 @@ within a minute they stay queued, and the next send or run sends them.` + "\n" +
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return runSend(c.Context(), env, s, args[0]) },
 	}
-	own := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.addFlags(own)
-	shown := map[string]bool{}
-	for _, name := range sendFlags {
-		shown[name] = true
-	}
-	own.VisitAll(func(f *pflag.Flag) { f.Hidden = !shown[f.Name] }) // a configuration file may have all of them
-	quiet := own.Lookup("log-level")
+	s.addFlags(c.Flags()) // a configuration file may have all of them
+	s.show("id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "connection-string", "device-id",
+		"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "send-queued-here", "config", "log-level", "log-format")
+	quiet := c.Flags().Lookup("log-level")
 	quiet.DefValue = "warn"
 	_ = quiet.Value.Set(quiet.DefValue) // any text is a value
-	c.Flags().AddFlagSet(own)
 	return c
 }
 
 func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
+	ctx, stop := env.Notify(ctx)
+	defer stop()
 	conf, log, err := s.prepare()
 	if err != nil {
 		return err
@@ -70,8 +60,6 @@ func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
 			hub = e.Hub
 		}
 	})
-	ctx, stop := env.Notify(ctx)
-	defer stop()
 	d := device.New(conf, j)
 	err = d.Run(ctx)
 	made := d.Status().Made

@@ -57,7 +57,7 @@ func (e *Env) die(sig os.Signal) {
 	}
 	signal.Reset(sig)
 	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Signal(sig) == nil {
-		time.Sleep(flushLimit) // process 1 of a container has no default effect
+		<-time.After(flushLimit) // process 1 of a container has no default effect
 	}
 	os.Exit(exitFailure)
 }

@@ -92,6 +92,7 @@ func (d *Device) advice(s failover.Signal) string {
 		return "check this machine's network"
 	case failover.DPSThrottled, failover.DPSError:
 		return "nothing can be done here: DPS is in trouble"
+	default: // it is about the hub
 	}
 	if d.c.PinnedHub != "" {
 		return "check that the hub is well; with DPS the device would find another one"
