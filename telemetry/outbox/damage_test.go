@@ -58,6 +58,7 @@ func wholeFrames(t testing.TB, disk *memFS, n int) int {
 // The newest segment is cut at every byte, or zeroed from there on. What is whole is kept, new records are taken, and everything is
 // accounted for: if the cursor knows that the rest had been synced, as a gap, else not at all, for nothing of it had been handed out.
 func TestEveryTornTail(t *testing.T) {
+	t.Parallel()
 	for _, commits := range []bool{true, false} {
 		for _, closed := range []bool{true, false} {
 			whole := sample(t, commits, closed)
@@ -127,6 +128,7 @@ func sizeOf(t testing.TB, disk *memFS) int64 {
 // A bit flips, at every byte, in the newest segment or in an older one. Never a wrong body, never a used id for another message,
 // everything else is kept, and every seq is accounted for.
 func TestEveryFlippedBit(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name                   string
 		commits, closed, older bool

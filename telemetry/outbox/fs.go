@@ -74,11 +74,15 @@ const lockName = "lock"
 // Lock takes two locks where the system has both: that of the directory, which nobody can delete from under us and which needs no
 // room on the disk, and that of the file. Either alone will do.
 func (disk) Lock(dir string) (io.Closer, error) {
-	onDir, err := retryLock(func() (io.Closer, error) { return lockDir(dir, true) })
+	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
+}
+
+func lockBoth(dir, file func() (io.Closer, error)) (io.Closer, error) {
+	onDir, err := retryLock(dir)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return nil, err
 	}
-	onFile, err := retryLock(func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
+	onFile, err := retryLock(file)
 	switch {
 	case err == nil:
 		return locks{onDir, onFile}, nil

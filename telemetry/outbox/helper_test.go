@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ func TestMain(m *testing.M) {
 	if childMain() {
 		return
 	}
+	debug.SetGCPercent(400) // most of what these tests do is make disks in memory and throw them away
 	goleak.VerifyTestMain(m)
 }
 

@@ -288,7 +288,7 @@ func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 	}
 	op := fileOp{at: at, data: slices.Clone(p)}
 	if len(p) > 0 {
-		f.node.data = op.applyTo(f.node.data)
+		f.node.data = op.changeIn(f.node.data)
 		f.node.ops = append(f.node.ops, op)
 	}
 	return len(p), err
@@ -301,7 +301,7 @@ func (f *memFile) Truncate(size int64) error {
 		return err
 	}
 	op := fileOp{at: size, truncate: true}
-	f.node.data = op.applyTo(f.node.data)
+	f.node.data = op.changeIn(f.node.data)
 	f.node.ops = append(f.node.ops, op)
 	return nil
 }
@@ -316,24 +316,20 @@ func (f *memFile) Sync() error {
 		return err
 	}
 	for _, op := range f.node.ops { // and not what an earlier sync failed to write: that is not dirty any more
-		f.node.solid = op.applyTo(f.node.solid)
+		f.node.solid = op.changeIn(f.node.solid)
 	}
 	f.node.ops = nil
 	return nil
 }
 
-func (op fileOp) applyTo(data []byte) []byte {
-	if op.truncate {
-		if int64(len(data)) > op.at {
-			return slices.Clone(data[:op.at])
-		}
-		return append(slices.Clone(data), make([]byte, op.at-int64(len(data)))...)
-	}
+// changeIn does it to the bytes of a file, which nobody else has.
+func (op fileOp) changeIn(data []byte) []byte {
 	end := op.at + int64(len(op.data))
 	if int64(len(data)) < end {
-		data = append(slices.Clone(data), make([]byte, end-int64(len(data)))...)
-	} else {
-		data = slices.Clone(data)
+		data = append(data, make([]byte, end-int64(len(data)))...)
+	}
+	if op.truncate {
+		return data[:op.at]
 	}
 	copy(data[op.at:], op.data)
 	return data
@@ -341,12 +337,12 @@ func (op fileOp) applyTo(data []byte) []byte {
 
 // after is what may be on the platter: of everything that was not synced any part, sector by sector, and within a sector up to any byte.
 func (n *inode) after(rnd *rand.Rand) []byte {
-	data := n.solid
+	data := slices.Clone(n.solid)
 	mode := rnd.IntN(5) // all, nothing, or a mix
 	for _, op := range n.ops {
 		if op.truncate {
 			if mode == 0 || mode > 1 && rnd.IntN(2) == 0 {
-				data = op.applyTo(data)
+				data = op.changeIn(data)
 			}
 			continue
 		}
@@ -357,12 +353,12 @@ func (n *inode) after(rnd *rand.Rand) []byte {
 				part = part[:rnd.IntN(len(part)+1)]
 			}
 			if mode == 0 || mode > 1 && rnd.IntN(2) == 0 {
-				data = fileOp{at: at, data: part}.applyTo(data)
+				data = fileOp{at: at, data: part}.changeIn(data)
 			}
 			at = end
 		}
 	}
-	return slices.Clone(data)
+	return data
 }
 
 // powerCut is the disk as the next boot may find it: what was synced, and any part of what was not.

@@ -176,7 +176,7 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 // unreadable takes in that a segment cannot be read.
 func (l *layout) unreadable(num uint64, err error) error {
 	if l.isBelieved(err) {
-		l.headless = append(l.headless, num)
+		l.headless, l.unsure = append(l.headless, num), true
 		return nil
 	}
 	if errors.Is(err, fs.ErrPermission) {

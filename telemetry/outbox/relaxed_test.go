@@ -100,8 +100,9 @@ func TestRelaxedHandsOutOnlyWhatIsSynced(t *testing.T) {
 // What was not synced survives a kill and may be taken by a power cut, from its end on; Close syncs; and seqs that a power cut gave
 // back name nothing that anybody has seen.
 func TestRelaxedCrashes(t *testing.T) {
+	t.Parallel()
 	took := map[int]bool{}
-	for seed := range uint64(200) {
+	for seed := range uint64(100 * *moreSeeds) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 5))
 			disk := newMemFS()

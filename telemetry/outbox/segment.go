@@ -249,6 +249,9 @@ func (s *scanner) bytes(at int64, n int) ([]byte, error) {
 			s.window = make([]byte, want)
 		}
 		got, err := s.file.ReadAt(s.window[:want], at)
+		if err != nil && !errors.Is(err, io.EOF) && want > n { // what was read ahead may be bad, and what is asked for good
+			got, err = s.file.ReadAt(s.window[:n], at)
+		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			s.window = s.window[:0]
 			return nil, err

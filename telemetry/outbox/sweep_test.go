@@ -272,6 +272,7 @@ func runSweep(t *testing.T, fault int, errno syscall.Errno, length time.Duration
 const forEver = 1000 * time.Hour
 
 func TestEveryCallFailsWithEveryErrno(t *testing.T) {
+	t.Parallel()
 	clean := runSweep(t, -1, 0, 0)
 	kinds := map[string]int{}
 	for _, call := range clean {

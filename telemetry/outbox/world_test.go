@@ -394,7 +394,8 @@ func seeds(t *testing.T, n int, run func(t *testing.T, seed uint64)) {
 
 // Whatever happens to process and power, everything promised arrives, under one id, in order, and nothing is said to be missing.
 func TestCrashes(t *testing.T) {
-	seeds(t, 200, func(t *testing.T, seed uint64) {
+	t.Parallel()
+	seeds(t, 100, func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed, Options{MaxBytes: 256 << 10})
 		w.open()
 		for range 150 {
@@ -407,6 +408,7 @@ func TestCrashes(t *testing.T) {
 // The same when appends are synced now and then: a killed process loses nothing, a power cut no more than was not synced, and an id
 // names one message all the same.
 func TestCrashesRelaxed(t *testing.T) {
+	t.Parallel()
 	seeds(t, 100, func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed, Options{MaxBytes: 256 << 10, SyncEvery: time.Duration(1+seed%5) * time.Second})
 		w.open()
@@ -419,6 +421,7 @@ func TestCrashesRelaxed(t *testing.T) {
 
 // And on a disk that fails.
 func TestFailingDiskRelaxed(t *testing.T) {
+	t.Parallel()
 	seeds(t, 100, func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed, Options{MaxBytes: 256 << 10, SyncEvery: time.Second})
 		w.open()
@@ -437,7 +440,8 @@ func TestFailingDiskRelaxed(t *testing.T) {
 
 // The same in a box that is too small, and with poison: every seq is accounted for.
 func TestGapsAccountForEverything(t *testing.T) {
-	seeds(t, 200, func(t *testing.T, seed uint64) {
+	t.Parallel()
+	seeds(t, 100, func(t *testing.T, seed uint64) {
 		w := newWorld(t, seed, Options{MaxBytes: 8 << 10})
 		w.open()
 		for range 200 {
@@ -449,7 +453,8 @@ func TestGapsAccountForEverything(t *testing.T) {
 
 // The same on a disk that fails now and then, once or for a while.
 func TestFailingDisk(t *testing.T) {
-	seeds(t, 300, func(t *testing.T, seed uint64) {
+	t.Parallel()
+	seeds(t, 150, func(t *testing.T, seed uint64) {
 		o := Options{MaxBytes: 256 << 10}
 		drops := seed%3 == 0
 		if drops {
@@ -488,6 +493,7 @@ func (w *world) fail(from, more int) {
 // Every call that changes the disk fails once, in a run that comes by everything there is: segments that fill up and are deleted,
 // acknowledgements and their sync, quarantine, restarts. Then, at every later moment in turn, nothing, a kill, or a power cut.
 func TestEveryCallFailsOnce(t *testing.T) {
+	t.Parallel()
 	scenario := func(w *world, crash int) {
 		for i := range 12 {
 			w.append(1+i%4, 100)
@@ -562,6 +568,7 @@ func (b *Box) dump() string {
 // one, half, all but one and all of its bytes. The run comes by everything there is, in two lives and their recovery. Right after the
 // call, the process is killed or the power cut, or the run goes on; what was promised is there, and everything arrives in the end.
 func TestEveryCallFailsEveryWay(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]Options{
 		"always":  {MaxBytes: 16 << 10},
 		"relaxed": {MaxBytes: 16 << 10, SyncEvery: 500 * time.Millisecond},

@@ -1,0 +1,5 @@
+package outbox
+
+import "errors"
+
+func mkfifo(string) error { return errors.ErrUnsupported }

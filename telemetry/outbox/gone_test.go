@@ -1,0 +1,597 @@
+package outbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Files and directories that vanish, shrink, or are replaced while the outbox is open and between runs, on the real disk: what was durable
+// and is gone is told, no seq is used twice, and the line goes on.
+
+// goneBox is a box with 40 messages of which 4 are acknowledged, in several segments, on the real disk.
+func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "state", "box")
+	b = openBox(t, dir, Options{MaxBytes: 64 << 10, Report: got.add})
+	for n := 1; n <= 40; n++ {
+		appendBodies(t, b, strings.Repeat(".", 300)+body(n))
+	}
+	ackAll(t, b, tryNext(t, b, 0, 4))
+	time.Sleep(2 * time.Second)
+	if n := len(b.segs); n < 10 {
+		t.Fatalf("%d segments", n)
+	}
+	return dir, b
+}
+
+// whole checks that every seq up to top has arrived at the consumer or was told, or was acknowledged before: those up to 4.
+func whole(t *testing.T, name string, far *consumer, id string, top uint64) {
+	t.Helper()
+	for seq := uint64(5); seq <= top; seq++ {
+		if _, ok := far.received[fmt.Sprintf("%s-%d", id, seq)]; !ok && !far.gaps[id][seq] {
+			t.Errorf("%s: %d is not accounted for", name, seq)
+		}
+	}
+	for box := range far.top {
+		if box != id {
+			t.Errorf("%s: another outbox id, %s", name, box)
+		}
+	}
+}
+
+func TestFilesVanishWhileItRuns(t *testing.T) {
+	remove := func(t *testing.T, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if err := os.RemoveAll(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	edit := func(t *testing.T, name string, change func([]byte) []byte) {
+		t.Helper()
+		data, err := os.ReadFile(name)
+		if err == nil {
+			err = os.WriteFile(name, change(data), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, v := range map[string]struct {
+		lost  uint64 // messages that cannot come, of those before
+		kind  Kind   // of what is reported
+		harm  func(t *testing.T, dir string, b *Box)
+		aside int // files that are kept under another name
+	}{
+		"the directory":                   {36, Missing, func(t *testing.T, dir string, _ *Box) { remove(t, dir) }, 0},
+		"the directory and the one above": {36, Missing, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Dir(dir)) }, 0},
+		"the directory is moved away": {36, Missing, func(t *testing.T, dir string, _ *Box) {
+			if err := os.Rename(dir, dir+".elsewhere"); err != nil {
+				t.Fatal(err)
+			}
+		}, 0},
+		"everything in it": {36, Missing, func(t *testing.T, dir string, _ *Box) {
+			all, err := filepath.Glob(filepath.Join(dir, "*"))
+			if err != nil || len(all) < 10 {
+				t.Fatal(all, err)
+			}
+			remove(t, all...)
+		}, 0},
+		"a segment":                   {2, Missing, func(t *testing.T, _ string, b *Box) { remove(t, b.path(b.segs[4].num)) }, 0},
+		"the segment that is written": {0, Missing, func(t *testing.T, _ string, b *Box) { remove(t, b.path(b.writer.seg.num)) }, 0},
+		"the cursor":                  {0, Missing, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Join(dir, cursorName)) }, 0},
+		"the lock":                    {0, -1, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Join(dir, lockName)) }, 0},
+		"a segment shrinks": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
+			edit(t, b.path(b.segs[4].num), func(data []byte) []byte { return data[:len(data)/2] })
+		}, 1},
+		"a segment is empty": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
+			edit(t, b.path(b.segs[4].num), func([]byte) []byte { return nil })
+		}, 1},
+		"a segment is another": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
+			edit(t, b.path(b.segs[4].num), func([]byte) []byte { return bytes.Repeat([]byte("other "), 1000) })
+		}, 1},
+		"a segment is a pipe": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
+			remove(t, b.path(b.segs[4].num))
+			if err := mkfifo(b.path(b.segs[4].num)); err != nil {
+				t.Skip(err)
+			}
+		}, 1},
+		"a segment is a link": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
+			remove(t, b.path(b.segs[4].num))
+			if err := os.Symlink("/dev/zero", b.path(b.segs[4].num)); err != nil {
+				t.Skip(err)
+			}
+		}, 1},
+		"the cursor is another": {0, Missing, func(t *testing.T, dir string, _ *Box) {
+			remove(t, filepath.Join(dir, cursorName))
+			if err := os.WriteFile(filepath.Join(dir, cursorName), []byte("mine"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got reports
+				dir, b := goneBox(t, &got)
+				id := b.ID()
+				v.harm(t, dir, b)
+				far := newConsumer()
+				appendBodies(t, b, "after")
+				for n := 42; n <= 44; n++ {
+					appendBodies(t, b, body(n))
+				}
+				if s := b.Stats(); s.Degraded || s.LastSeq != 44 {
+					t.Errorf("%+v", s)
+				}
+				if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) {
+					t.Errorf("another one gets in: %v", err)
+				}
+				for _, r := range queued(t, b) {
+					far.take(t, r)
+					if err := b.Ack(r.Pos); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(10 * time.Second)
+				appendBodies(t, b, "last")
+				for _, r := range queued(t, b) {
+					far.take(t, r)
+				}
+				if v.kind >= 0 && got.count(v.kind) == 0 {
+					t.Errorf("nobody was told: %v", got.all)
+				}
+				if s := b.Stats(); s.Damaged != v.lost && (name != "the segment that is written" || s.Damaged > 2) {
+					t.Errorf("%d are lost, and not %d", s.Damaged, v.lost)
+				}
+				whole(t, "while it runs", far, id, 45)
+				closeBox(t, b)
+				aside, _ := filepath.Glob(filepath.Join(dir, "*"+badSuffix))
+				equal(t, "files set aside", len(aside), v.aside)
+
+				b = openBox(t, dir, Options{MaxBytes: 64 << 10, Report: func(p Problem) { t.Errorf("opened again: %v %s", p.Kind, p.Text) }})
+				appendBodies(t, b, "and after that")
+				r := queued(t, b)
+				if len(r) != 2 || r[1].ID != id+"-46" {
+					t.Errorf("opened again: %v", idsOf(r))
+				}
+				closeBox(t, b)
+			})
+		})
+	}
+}
+
+// TestVanishedIsFoundWhenReadOnly: nobody appends; whoever reads finds that it is gone, and a restart knows.
+func TestVanishedIsFoundWhenReadOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got reports
+		dir, b := goneBox(t, &got)
+		id := b.ID()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "left", len(queued(t, b)), 0)
+		equal(t, "lost", b.Stats().Damaged, 36)
+		time.Sleep(3 * time.Second)
+		if l, err := Inspect(dir); err != nil || l.ID != id || l.LastSeq != 40 || len(l.Gaps) != 1 || l.Gaps[0].Count() != 36 {
+			t.Errorf("%+v, %v", l, err)
+		}
+		var a Audit
+		if err := a.Holds(dir); err != nil {
+			t.Fatal(err)
+		}
+		for seq := 1; seq <= 4; seq++ {
+			a.Arrived(fmt.Sprintf("%s-%d", id, seq), "")
+		}
+		if x := a.Accounts(false)[0]; x.Lost != 0 || x.Announced != 36 {
+			t.Errorf("verify: %+v", x)
+		}
+		closeBox(t, b)
+	})
+}
+
+// TestVanishedBetweenRuns: what is gone at the start is told, too, and verify counts it as lost before that.
+func TestVanishedBetweenRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got reports
+		dir, b := goneBox(t, &got)
+		id := b.ID()
+		nums := []uint64{b.segs[1].num, b.segs[5].num, b.segs[len(b.segs)-1].num}
+		closeBox(t, b)
+		for _, num := range nums {
+			if err := os.Remove(b.path(num)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var a Audit
+		if err := a.Holds(dir); err != nil {
+			t.Fatal(err)
+		}
+		for seq := 1; seq <= 4; seq++ {
+			a.Arrived(fmt.Sprintf("%s-%d", id, seq), "")
+		}
+		lost := a.Accounts(false)[0].Lost
+		if lost < 5 {
+			t.Errorf("verify says that %d are lost", lost)
+		}
+		b = openBox(t, dir, Options{MaxBytes: 64 << 10, Report: got.add})
+		appendBodies(t, b, "after")
+		far := newConsumer()
+		for _, r := range queued(t, b) {
+			far.take(t, r)
+		}
+		whole(t, "opened again", far, id, 41)
+		equal(t, "lost", b.Stats().Damaged, lost)
+		closeBox(t, b)
+	})
+}
+
+// TestSpecialFilesAreNamed: whatever stands in the place of a file at the start is named, and never waited for.
+func TestSpecialFilesAreNamed(t *testing.T) {
+	for _, file := range []string{cursorName, identityName, segName(1), lockName} {
+		for kind, put := range map[string]func(name string) error{
+			"a directory":     func(name string) error { return os.Mkdir(name, 0o700) },
+			"a symbolic link": func(name string) error { return os.Symlink("/dev/zero", name) },
+			"a named pipe":    mkfifo,
+		} {
+			dir := t.TempDir()
+			b := openBox(t, dir, Options{For: Identity{IDScope: "0ne", Device: "d"}})
+			appendBodies(t, b, "1")
+			closeBox(t, b)
+			name := filepath.Join(dir, file)
+			if err := errors.Join(os.Remove(name), put(name)); err != nil {
+				t.Skip(err)
+			}
+			_, err := Open(dir, Options{})
+			if !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), name+" is "+kind) {
+				t.Errorf("%s as %s: %v", file, kind, err)
+			}
+			if file == lockName { // which nobody looks into
+				continue
+			}
+			if l, err := Inspect(dir); file != identityName && !errors.Is(err, ErrSpecial) || file == identityName && (err != nil || l.Queued != 1) {
+				t.Errorf("looking at %s as %s: %v", file, kind, err)
+			}
+		}
+	}
+	dir := t.TempDir()
+	if err := mkfifo(filepath.Join(dir, quarantineName)); err != nil {
+		t.Skip(err)
+	}
+	for _, err := range ReadQuarantine(dir) {
+		if !errors.Is(err, ErrSpecial) {
+			t.Errorf("the quarantine as a pipe: %v", err)
+		}
+	}
+}
+
+// TestHugeFileIsNamed: a file that is larger than any segment is not read to its end.
+func TestHugeFileIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, "1")
+	closeBox(t, b)
+	if err := os.Truncate(b.path(1), 1<<40); err != nil {
+		t.Skip(err) // this file system has no files of that size
+	}
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), "1099511627776 bytes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLockWithoutAFile: where no lock file can be made the lock is that of the directory.
+func TestLockWithoutAFile(t *testing.T) {
+	dir := t.TempDir()
+	onDir := func() (io.Closer, error) { return lockDir(dir, true) }
+	for _, errno := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {
+		first, err := lockBoth(onDir, func() (io.Closer, error) { return nil, errno })
+		if err != nil {
+			t.Fatalf("%v: %v", errno, err)
+		}
+		if _, err := Disk().Lock(dir); !errors.Is(err, ErrLocked) {
+			t.Errorf("%v: another one gets in: %v", errno, err)
+		}
+		if !isHeld(dir) {
+			t.Errorf("%v: it does not look held", errno)
+		}
+		if err := first.Close(); err != nil || isHeld(dir) {
+			t.Errorf("%v: it is held for ever: %v", errno, err)
+		}
+	}
+	if _, err := lockBoth(onDir, func() (io.Closer, error) { return nil, syscall.EACCES }); !errors.Is(err, syscall.EACCES) {
+		t.Errorf("without permission: %v", err)
+	}
+	if isHeld(dir) {
+		t.Error("it is held after an error")
+	}
+	// And where the system has no lock for directories, that of the file will do.
+	none := func() (io.Closer, error) { return nil, errors.ErrUnsupported }
+	onFile := func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) }
+	first, err := lockBoth(none, onFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockBoth(none, onFile); !errors.Is(err, ErrLocked) {
+		t.Errorf("got %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// damagedFS fails the reads of one file with an error of the data, from a byte on.
+type damagedFS struct {
+	FS
+	name string
+	from int64
+	err  error
+}
+
+type damagedFile struct {
+	File
+	fs *damagedFS
+}
+
+func (d *damagedFS) Open(name string, flag int) (File, error) {
+	f, err := d.FS.Open(name, flag)
+	if err == nil && filepath.Base(name) == d.name {
+		f = damagedFile{f, d}
+	}
+	return f, err
+}
+
+func (f damagedFile) ReadAt(b []byte, at int64) (int, error) {
+	if f.fs.err != nil && at+int64(len(b)) > f.fs.from {
+		return 0, f.fs.err
+	}
+	return f.File.ReadAt(b, at)
+}
+
+// TestDamageIsBelievedInTheEnd: what the disk cannot read is tried for a minute, loud, and if it is still so, what could not be read is
+// told, its file is kept, and the line goes on. Sooner nothing leaves the line.
+func TestDamageIsBelievedInTheEnd(t *testing.T) {
+	for _, mends := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			disk := newMemFS()
+			var got reports
+			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
+			for n := 1; n <= 3; n++ {
+				appendBodies(t, b, bodies(5*n-4, 5*n)...)
+				b.seal()
+			}
+			frame := int64(cost(encode(&Message{Body: []byte(body(1)), Created: time.Now()})))
+			b.fs = &damagedFS{disk, segName(2), framesStart + 2*frame + 5, syscall.EIO}
+			r := tryNextNow(t, b, 0, 100)
+			equalAll(t, "what can be read", bodiesOf(r), bodies(1, 7))
+			ackAll(t, b, r)
+			time.Sleep(50 * time.Second)
+			if s := b.Stats(); !s.Unreadable || !errors.Is(s.Err, syscall.EIO) || s.Damaged > 0 {
+				t.Errorf("after 50 s: %+v", s)
+			}
+			equal(t, "told", got.count(Unreadable), 1)
+			equalAll(t, "meanwhile", bodiesOf(tryNextNow(t, b, 0, 100)), nil)
+			appendBodies(t, b, "16")
+			if mends {
+				b.fs = disk
+			}
+			r = queued(t, b)
+			if mends {
+				equalAll(t, "in the end", bodiesOf(r), append(bodies(8, 15), "16"))
+				equal(t, "told", got.count(Readable), 1)
+				equal(t, "corrupt", got.count(Corrupt), 0)
+			} else {
+				equalAll(t, "in the end", bodiesOf(r), append(bodies(11, 15), "16"))
+				equal(t, "gap", r[0].Gap, "8-10")
+				equal(t, "corrupt", got.count(Corrupt), 1)
+			}
+			ackAll(t, b, r)
+			time.Sleep(2 * time.Second)
+			if kept := disk.names["/box/"+segName(2)+badSuffix]; (kept != nil) == mends {
+				t.Errorf("kept: %v", kept != nil)
+			}
+			closeBox(t, b)
+		})
+	}
+}
+
+// tryNextNow is what can be read at once.
+func tryNextNow(t *testing.T, b *Box, after uint64, limit int) []Record {
+	t.Helper()
+	var batch Batch
+	defer batch.Release()
+	r, err := b.Read(&batch, limit, 1<<20, Part{After: after})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []Record
+	for _, x := range r {
+		x.Body = bytes.Clone(x.Body)
+		all = append(all, x)
+	}
+	return all
+}
+
+// TestWrongChecksumForAWhile: a reader that got wrong bytes reads them again before it gives anything up.
+func TestWrongChecksumForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		var got reports
+		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
+		appendBodies(t, b, bodies(1, 5)...)
+		b.seal()
+		appendBodies(t, b, "6")
+		flip := func() {
+			disk.edit("/box/"+segName(1), func(data []byte) []byte { data[framesStart+frameSize+3] ^= 1; return data })
+		}
+		flip()
+		equal(t, "read at once", len(tryNextNow(t, b, 0, 10)), 0)
+		time.Sleep(30 * time.Second)
+		flip()
+		equalAll(t, "when it is right again", bodiesOf(queued(t, b)), append(bodies(1, 5), "6"))
+		equal(t, "lost", b.Stats().Damaged, 0)
+		closeBox(t, b)
+	})
+}
+
+// TestBlindOpen: an outbox that cannot be read at the start opens all the same. What comes is kept in memory, and is handed out behind
+// what waits on the disk, once that can be read.
+func TestBlindOpen(t *testing.T) {
+	for _, op := range []string{"list", "open", "read", "size"} {
+		synctest.Test(t, func(t *testing.T) {
+			disk := newMemFS()
+			b := openBox(t, "/box", Options{FS: disk})
+			appendBodies(t, b, "1", "2")
+			id := b.ID()
+			closeBox(t, b)
+			disk.deny = func(o, _ string) error {
+				if o == op {
+					return syscall.EMFILE
+				}
+				return nil
+			}
+			var got reports
+			b = openBox(t, "/box", Options{FS: disk, Report: got.add})
+			appendBodies(t, b, "3", "4")
+			if s := b.Stats(); !s.Degraded || !s.Unreadable || !errors.Is(s.Err, syscall.EMFILE) || s.Queued != 2 || got.count(Degraded) != 1 {
+				t.Errorf("%s: %+v", op, s)
+			}
+			equal(t, op+": handed out", len(tryNextNow(t, b, 0, 10)), 0)
+			came := make(chan []Record)
+			go func() {
+				r, err := b.Next(t.Context(), 0, 10)
+				if err != nil {
+					t.Error(err)
+				}
+				came <- r
+			}()
+			time.Sleep(3 * time.Hour)
+			if len(came) > 0 {
+				t.Errorf("%s: it did not wait", op)
+			}
+			start := time.Now()
+			disk.deny = nil
+			r := <-came
+			if d := time.Since(start); d > retryEvery {
+				t.Errorf("%s: it came after %v", op, d)
+			}
+			equalAll(t, op, bodiesOf(r), []string{"1", "2", "3", "4"})
+			equal(t, op+": id", r[0].ID, id+"-1")
+			ackAll(t, b, r)
+			appendBodies(t, b, "5")
+			if s := b.Stats(); s.Degraded || s.Queued != 1 || s.LastSeq != 3 {
+				t.Errorf("%s: %+v", op, s)
+			}
+			closeBox(t, b)
+		})
+	}
+}
+
+// TestBlindOpenOfADamagedDisk: what cannot be read at the start for a minute is set aside, and no seq is used twice.
+func TestBlindOpenOfADamagedDisk(t *testing.T) {
+	for _, file := range []string{cursorName, identityName, segName(1), segName(2)} {
+		synctest.Test(t, func(t *testing.T) {
+			disk := newMemFS()
+			id := Identity{IDScope: "0ne", Device: "d"}
+			b := openBox(t, "/box", Options{FS: disk, For: id})
+			appendBodies(t, b, "1", "2")
+			b.seal()
+			b.reopen = nil
+			appendBodies(t, b, "3", "4")
+			tryNextNow(t, b, 0, 10)
+			closeBox(t, b)
+			before := b.ID()
+			var got reports
+			b = openBox(t, "/box", Options{FS: &damagedFS{disk, file, 0, syscall.EIO}, For: id, Report: got.add})
+			appendBodies(t, b, "5")
+			if s := b.Stats(); !s.Degraded || !s.Unreadable {
+				t.Errorf("%s: %+v", file, s)
+			}
+			time.Sleep(30 * time.Second)
+			appendBodies(t, b, "6")
+			if s := b.Stats(); !s.Unreadable {
+				t.Errorf("%s: it gave up too soon: %+v", file, s)
+			}
+			time.Sleep(doubtFor)
+			appendBodies(t, b, "7")
+			b.fs = disk
+			time.Sleep(10 * time.Second)
+			appendBodies(t, b, "8")
+			if s := b.Stats(); s.Degraded || s.Unreadable || got.count(Corrupt) == 0 {
+				t.Errorf("%s: %+v", file, s)
+			}
+			far := newConsumer()
+			for _, r := range queued(t, b) {
+				far.take(t, r)
+			}
+			if len(far.received) < 6 {
+				t.Errorf("%s: %v", file, far.received)
+			}
+			for box, top := range far.top {
+				if file == segName(2) && box == before && top > 4 {
+					t.Errorf("%s: the seqs of %s go on", file, box)
+				}
+			}
+			if missing := far.unaccounted(); len(missing) > 0 {
+				t.Errorf("%s: %v", file, missing)
+			}
+			ackAll(t, b, queued(t, b))
+			time.Sleep(2 * time.Second)
+			closeBox(t, b)
+			if disk.names["/box/"+file+badSuffix] == nil {
+				t.Errorf("%s was not kept", file)
+			}
+		})
+	}
+}
+
+// TestPoisonOnAFullDisk: what can never be sent and cannot be set aside blocks nobody, and is not lost.
+func TestPoisonOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		var got reports
+		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
+		appendBodies(t, b, "1", "poison", "3")
+		disk.deny = func(_, name string) error {
+			if name == quarantineName {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+		r := queued(t, b)
+		if err := b.Quarantine(r[1].Pos, errors.New("too large")); err != nil {
+			t.Fatal(err)
+		}
+		equalAll(t, "handed out", bodiesOf(queued(t, b)), []string{"1", "3"})
+		ackAll(t, b, []Record{r[0], r[2]})
+		if s := b.Stats(); s.Queued != 1 || s.Quarantined != 0 || got.count(Unreadable) != 1 {
+			t.Errorf("%+v", s)
+		}
+		if err := b.WaitEmpty(t.Context()); err != nil { // nothing waits to be sent
+			t.Error(err)
+		}
+		killed := openBox(t, "/box", Options{FS: disk.killed()})
+		equalAll(t, "after a restart", bodiesOf(queued(t, killed)), []string{"poison"})
+		closeBox(t, killed)
+		disk.deny = nil
+		time.Sleep(retryEvery)
+		equal(t, "handed out", len(tryNextNow(t, b, 0, 10)), 0)
+		if s := b.Stats(); s.Queued != 0 || s.Quarantined != 1 {
+			t.Errorf("%+v", s)
+		}
+		for q := range entries(strings.NewReader(string(disk.names["/box/"+quarantineName].data))) {
+			equal(t, "set aside", string(q.Body)+": "+q.Why, "poison: too large")
+		}
+		appendBodies(t, b, "4")
+		equal(t, "gap", queued(t, b)[0].Gap, "2-2")
+		closeBox(t, b)
+	})
+}
