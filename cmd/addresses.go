@@ -21,7 +21,9 @@ func (s *settings) tidy() {
 	} {
 		*text = strings.TrimSpace(*text)
 	}
-	s.provisioningHost = strings.ToLower(s.provisioningHost)
+	if !looksSecret(s.provisioningHost) { // in small letters it would not be known as one
+		s.provisioningHost = strings.ToLower(s.provisioningHost)
+	}
 }
 
 // idScope is what Azure gives out: 0ne in the public cloud, another two letters in others, and digits
@@ -44,10 +46,11 @@ func checkIDScope(scope string) error {
 
 // checkRegistrationID is dps.CheckRegistrationID for an id that somebody gave; it may be a pasted secret.
 func checkRegistrationID(id string) error {
-	if looksSecret(id) {
+	err := dps.CheckRegistrationID(id)
+	if err != nil && looksSecret(id) { // a legal one may be as long and mixed as a key
 		return errors.New("what was given looks like a secret; give the id alone")
 	}
-	return dps.CheckRegistrationID(id)
+	return err
 }
 
 // checkHost says what is wrong with the address of a service, host or host:port.

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -38,6 +39,10 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(chain, keys)
 	if err != nil {
 		if public := publicOf(keys); public != nil {
+			if standsLater(chain, public) {
+				return nil, fmt.Errorf("key %s belongs to a certificate in %s that is not the first; put the device's own first, then who signed it",
+					quotable(s.certKey), quotable(s.cert))
+			}
 			return nil, fmt.Errorf("key %s does not fit cert %s: the key is %s, the certificate is for %s; give the two that were made together",
 				quotable(s.certKey), quotable(s.cert), keyKind(public), keyKind(leaf.PublicKey))
 		}
@@ -53,6 +58,10 @@ func readPEM(key, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if isPKCS12(data) {
+		return nil, fmt.Errorf("%s: %s is PKCS #12 (.pfx, .p12); take it apart: openssl pkcs12 -in %[2]s -nokeys -out cert.pem, and -nodes -nocerts -out key.pem",
+			key, quotable(path))
+	}
 	if len(data) > 0 && data[0] == 0x30 { // how DER begins
 		return nil, fmt.Errorf("%s: %s is DER; turn it into PEM: openssl x509 -inform der, or openssl pkey -inform der", key, quotable(path))
 	}
@@ -61,6 +70,35 @@ func readPEM(key, path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %s %w", key, quotable(path), err)
 	}
 	return text, nil
+}
+
+// isPKCS12 says whether data is a bundle of certificate and key: a sequence in DER that begins with the
+// number 3, its version. Certificates and keys begin otherwise.
+func isPKCS12(data []byte) bool {
+	var bundle asn1.RawValue
+	if _, err := asn1.Unmarshal(data, &bundle); err != nil || bundle.Tag != asn1.TagSequence {
+		return false
+	}
+	var version int
+	_, err := asn1.Unmarshal(bundle.Bytes, &version)
+	return err == nil && version == 3
+}
+
+// standsLater says whether one of a chain's certificates is for a public key.
+func standsLater(chain []byte, public crypto.PublicKey) bool {
+	for rest := chain; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return false
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			continue
+		}
+		if key, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && key.Equal(public) {
+			return true
+		}
+	}
 }
 
 // leaf is the first certificate of a chain, the device's own.

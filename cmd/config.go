@@ -149,9 +149,14 @@ func (s *settings) load() error {
 	if err != nil {
 		faults = append(faults, err)
 	}
+	unknown := 0
 	for _, key := range sortedByLine(values) {
 		at := fmt.Sprintf("%s:%d", quotable(file), values[key].line)
 		if f := s.fs.Lookup(key); f == nil || key == "config" || key == "help" {
+			if unknown++; unknown > maxConfigFaults {
+				faults = append(faults, fmt.Errorf("%s: more keys from here on are unknown; is this hubhop's file?", at))
+				break
+			}
 			faults = append(faults, fmt.Errorf("%s: unknown key %s%s", at, keyName(values[key].key), s.suggest(key)))
 			continue
 		}

@@ -13,8 +13,12 @@ import (
 	"github.com/spf13/viper"
 )
 
-// maxConfigBytes bounds a configuration file: one with every key is about 2 kB.
-const maxConfigBytes = 1 << 20
+// Bounds of a configuration file. One with every key is about 2 kB, and what is wrong in many lines is
+// told of the first ones.
+const (
+	maxConfigBytes  = 64 << 10
+	maxConfigFaults = 20
+)
 
 // fileValue is a value of the configuration file: the text that stands there, whatever it looks like.
 type fileValue struct {
@@ -59,8 +63,13 @@ func (s *settings) findFile() string {
 		candidates = append(candidates, filepath.Join(dir, "hubhop", configName))
 	}
 	for _, c := range candidates {
-		if info, err := os.Stat(c); err == nil && !info.IsDir() {
+		info, err := os.Stat(c)
+		switch {
+		case err == nil && !info.IsDir():
 			return c
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			// No error: a service may live where it can look at nothing, and have no file at all.
+			s.warn(fmt.Sprintf("config: whether there is a file %s cannot be told: %v; name one with --config, or set it right", quotable(c), cause(err)))
 		}
 	}
 	return ""
@@ -111,6 +120,12 @@ func (d *fileDecoder) Decode(data []byte, into map[string]any) error {
 
 // fault notes what is wrong in a line. Line 0 is the whole file.
 func (d *fileDecoder) fault(line int, format string, a ...any) {
+	switch {
+	case len(d.faults) > maxConfigFaults:
+		return
+	case len(d.faults) == maxConfigFaults:
+		format, a = "more is wrong from here on; mend the lines above first", nil
+	}
 	at := quotable(d.path)
 	if line > 0 {
 		at = fmt.Sprintf("%s:%d", at, line)

@@ -94,10 +94,20 @@ func TestValuesArriveAsTheyStandThere(t *testing.T) {
 	}
 }
 
+// unknownKeys is a configuration of keys that nobody knows.
+func unknownKeys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		_, _ = fmt.Fprintf(&b, "k%d: 1\n", i)
+	}
+	return b.String()
+}
+
 // TestNothingInAFileIsPassedOver: what cannot be handed on is a fault with its line, and no fault
 // quotes what may be a secret.
 func TestNothingInAFileIsPassedOver(t *testing.T) {
 	const secret = "AAECAwQFBgcICQoLDA0ODw=="
+	const longSecret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX+BkaGxwdHh8gISIjJCUmJygpKissLS4v" // 48 bytes, so without =
 	for _, c := range []struct{ ending, content, says string }{
 		{".yaml", "device-id: a\n---\ndevice-id: b\n", ":2: a second document"},
 		{".yaml", "device-id: a\nid-scope: x\nDevice-ID: b\n", ":3: Device-ID stands there twice, first in line 1"},
@@ -153,15 +163,39 @@ func TestNothingInAFileIsPassedOver(t *testing.T) {
 		{".env", "DEVICE_ID=\n", ":1: device-id has no value"},
 		{".env", "DEVICE_ID=$HOST\n", ":1: the value of device-id"},
 		{".conf", "a=b\n", "is no format that is read"},
-		{".yaml", strings.Repeat("#", maxConfigBytes+1), "more than 1024 kB"},
+		{".yaml", strings.Repeat("#", maxConfigBytes+1), "more than 64 kB"},
+		{".toml", "a = " + strings.Repeat("[", maxConfigBytes-10), ":1: there are hundreds of brackets"},
+		{".toml", "a = " + strings.Repeat("{a=", maxConfigBytes/4), ":1: there are hundreds of brackets"},
+		{".toml", "a = " + strings.Repeat("[\n", maxConfigBytes/4), ":501: there are hundreds of brackets"},
+		{".toml", "b = 1\n" + strings.Repeat("a.", maxConfigBytes/4) + "a = 1", ":2: there are hundreds of brackets"},
+		{".toml", strings.Repeat("[", maxTOMLNesting-2) + secret, ":1: this is no TOML"},
+		{".yaml", "a: " + strings.Repeat("[", maxConfigBytes-10), "no YAML: exceeded max depth"},
+		{".json", strings.Repeat(`{"a":`, maxConfigBytes/6), "no JSON"},
+		{".env", strings.Repeat("x\n", maxConfigBytes/2), ":21: more is wrong from here on"},
+		{".yaml", strings.Repeat("a: 1\n", maxConfigBytes/8), ":22: more is wrong from here on"},
+		{".yaml", unknownKeys(5000), ":21: more keys from here on are unknown"},
+		{".yaml", "id-scope: a\ntelemetry-source: " + longSecret + "\n", "telemetry-source is (what looks like a secret)"},
+		{".yaml", "provisioning-host: " + longSecret + "\n", "provisioning-host: what was given looks like a secret"},
+		{".yaml", "device-id: " + longSecret + "\n", "device-id: what was given looks like a secret"},
+		{".yaml", "connection-string: HostName=" + longSecret + ";DeviceId=d;SharedAccessKey=eA==\n", "HostName in the connection string: what looks like a secret"},
+		{".yaml", "connection-string: HostName=h.x;DeviceId=" + longSecret + ";SharedAccessKey=eA==\n", "DeviceId in the connection string: what looks like a secret"},
+		{".yaml", "log-level: " + longSecret + "\n", "log-level is (what looks like a secret)"},
 	} {
-		s := &settings{env: &Env{}}
+		s := &settings{env: &Env{Hostname: func() (string, error) { return "host", nil }}, builtin: []byte("[]")}
 		s.addFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
 		s.config = filepath.Join(t.TempDir(), "c"+c.ending)
 		if err := os.WriteFile(s.config, []byte(c.content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		err := s.load()
+		if strings.Contains(c.content, longSecret) { // a value that can be read, and must then be refused
+			if s.connectionString == "" {
+				s.groupKey = "AAECAwQFBgcICQoLDA0ODw=="
+			}
+			_, bad := s.device("test")
+			_, noLog := s.logger()
+			err = errors.Join(err, bad, noLog)
+		}
 		switch {
 		case err == nil || !strings.Contains(err.Error(), c.says):
 			t.Errorf("%s %.80q: %v", c.ending, c.content, err)

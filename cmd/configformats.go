@@ -178,7 +178,28 @@ func (d *fileDecoder) jsonValue(key string, value json.RawMessage, line int) {
 	}
 }
 
+// maxTOMLNesting bounds the opening brackets of a TOML file and the dots of each of its lines. Keys are
+// flat, so that brackets and dots stand in texts and comments only.
+const maxTOMLNesting = 500
+
+// tooNested finds the first line that no flat file has. The TOML library calls itself for each bracket
+// and each part of a key, and a stack that is used up ends the process.
+func tooNested(text []byte) (line int) {
+	opened := 0 // an array may go over lines, so brackets are counted over all of them
+	for i, row := range bytes.Split(text, []byte("\n")) {
+		opened += bytes.Count(row, []byte("[")) + bytes.Count(row, []byte("{"))
+		if opened > maxTOMLNesting || bytes.Count(row, []byte(".")) > maxTOMLNesting {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 func (d *fileDecoder) toml(text []byte) {
+	if line := tooNested(text); line > 0 {
+		d.fault(line, "there are hundreds of brackets or dots here; keys are flat, and lists and nested keys are not read")
+		return
+	}
 	var whole map[string]any
 	if wrong, ok := errors.AsType[*toml.DecodeError](toml.Unmarshal(text, &whole)); ok {
 		line, _ := wrong.Position()

@@ -48,7 +48,8 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		if e.Source == "" {
 			e.Value, e.Source = s.resolved(f)
 		}
-		if slices.Contains(secrets, f.Name) && e.Value != "" || looksSecret(e.Value) {
+		pasted := looksSecret(e.Value) && (f.Name != "device-id" || checkRegistrationID(e.Value) != nil)
+		if e.Value != "" && (slices.Contains(secrets, f.Name) || pasted) {
 			e.Value = "********"
 		}
 		all[f.Name] = e
@@ -59,7 +60,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 	} else {
 		w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 		for _, k := range keys {
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", k, all[k].Value, all[k].Source)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", k, oneLine(all[k].Value), oneLine(all[k].Source))
 		}
 		err = errors.Join(err, w.Flush())
 	}

@@ -52,7 +52,7 @@ func runExplain(env *Env, words string, asJSON bool) error {
 		return printJSON(env.Stdout, rows)
 	}
 	if len(rows) == 0 {
-		return usage(fmt.Errorf("no rule speaks of %q; hubhop explain prints them all", words))
+		return usage(fmt.Errorf("no rule speaks of %s; hubhop explain prints them all", quoted(words)))
 	}
 	for i, row := range rows {
 		if i > 0 {

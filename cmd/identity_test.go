@@ -194,6 +194,15 @@ func TestCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	otherContent, _ := os.ReadFile(otherCert)
+	swapped := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(swapped, append(otherContent, content...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bundle := filepath.Join(t.TempDir(), "device.pfx") // only its first bytes: a sequence, version 3
+	if err := os.WriteFile(bundle, []byte{0x30, 0x05, 0x02, 0x01, 0x03, 0x30, 0x00}, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	scope := "--id-scope=0ne00ABCDEF"
 	x509String := "--connection-string=HostName=h;DeviceId=dev-1;x509=true"
 	for name, c := range map[string]struct {
@@ -229,6 +238,8 @@ func TestCertificates(t *testing.T) {
 		"a key of other kind": {[]string{scope, "--cert", cert, "--key", rsaFile}, []string{"does not fit", "RSA with 1024 bits", "ECDSA P-256"}},
 		"exchanged":           {[]string{scope, "--cert", key, "--key", cert}, []string{"cert: ", "key: ", "exchanged"}},
 		"DER":                 {[]string{scope, "--cert", der, "--key", key}, []string{"cert: " + der + " is DER"}},
+		"PKCS #12":            {[]string{scope, "--cert", bundle, "--key", key}, []string{"cert: " + bundle + " is PKCS #12", "openssl pkcs12"}},
+		"a chain upside down": {[]string{scope, "--cert", swapped, "--key", key}, []string{"in " + swapped + " that is not the first"}},
 		"half":                {[]string{scope, "--cert", cert}, []string{"cert and key belong together"}},
 		"a hub and a key":     {[]string{"--connection-string=HostName=h;DeviceId=dev-1;SharedAccessKey=" + testKey, "--cert", cert, "--key", key}, []string{"cert and connection-string are given together"}},
 		"a hub and none":      {[]string{x509String}, []string{"x509=true; give the device's --cert and --key"}},

@@ -39,6 +39,9 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 	if deviceID == "" {
 		return usage(errors.New("device-id is missing; the key is made for one device"))
 	}
+	if err := checkRegistrationID(deviceID); err != nil {
+		return usage(fmt.Errorf("device-id: %w", err))
+	}
 	if groupKey != "" && file != "" {
 		return usage(errors.New("group-key and group-key-file are given together; one is enough"))
 	}

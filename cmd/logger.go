@@ -29,7 +29,7 @@ const (
 func (s *settings) logger() (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
 	if err != nil || !slices.Contains(choices["log-level"], s.logLevel) {
-		return zerolog.Nop(), fmt.Errorf("log-level is %q; it must be one of trace, debug, info, warn, error", s.logLevel)
+		return zerolog.Nop(), fmt.Errorf("log-level is %s; it must be one of trace, debug, info, warn, error", quoted(s.logLevel))
 	}
 	zerolog.TimeFieldFormat = stampFormat
 	build := func(w io.Writer) zerolog.Logger { return zerolog.New(w).With().Timestamp().Logger() }
@@ -39,7 +39,7 @@ func (s *settings) logger() (zerolog.Logger, error) {
 		raw, colours := build, s.env.colours()
 		build = func(w io.Writer) zerolog.Logger { return raw(console(w, colours)) }
 	default:
-		return zerolog.Nop(), fmt.Errorf("log-format is %q; it must be console or json", format)
+		return zerolog.Nop(), fmt.Errorf("log-format is %s; it must be console or json", quoted(format))
 	}
 	if q, ok := s.env.Stderr.(*logQueue); ok {
 		q.tellWith(func(n uint64) []byte {

@@ -19,7 +19,13 @@ func quotable(text string) string {
 		return "(what looks like a secret)"
 	case len(text) > maxQuoted:
 		return quotable(strings.ToValidUTF8(text[:maxQuoted], "")) + "…"
-	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }):
+	}
+	return oneLine(text)
+}
+
+// oneLine is a text of any length that moves no cursor and begins no line.
+func oneLine(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(text)
 	}
 	return text

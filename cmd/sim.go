@@ -65,7 +65,7 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 			default:
 				d, err := time.ParseDuration(retryAfter)
 				if err != nil || d < 0 || d%time.Second != 0 {
-					return usage(fmt.Errorf("retry-after is %q; it must be whole seconds such as 3s, or none", retryAfter))
+					return usage(fmt.Errorf("retry-after is %s; it must be whole seconds such as 3s, or none", quoted(retryAfter)))
 				}
 				conf.RetryAfter = d
 			}
@@ -145,7 +145,7 @@ func dpsLimits(text string, into *sim.DPSLimits) error {
 	into.RegistrationsPerMinute, errs[0] = strconv.Atoi(registrations)
 	into.PollsPer10s, errs[1] = strconv.Atoi(polls)
 	if !ok || errors.Join(errs[:]...) != nil || into.RegistrationsPerMinute < 0 || into.PollsPer10s < 0 {
-		return fmt.Errorf("dps-limits is %q; it must be two numbers such as 1000,5: registrations per minute, and polls per device in 10 s; 0 is no limit", text)
+		return fmt.Errorf("dps-limits is %s; it must be two numbers such as 1000,5: registrations per minute, and polls per device in 10 s; 0 is no limit", quoted(text))
 	}
 	return nil
 }
@@ -163,7 +163,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 		if _, isJSON := errors.AsType[*json.UnmarshalTypeError](err); isJSON { // its text is about types of Go
 			err = errors.New("it holds something else")
 		}
-		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", path, err)
+		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", quotable(path), err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -164,9 +165,18 @@ func CheckDeviceID(id string) error {
 	return nil
 }
 
-// quoteShort quotes text of any length and content for a message of one line.
+// keyLike is a key in base64, or the most of one.
+var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}`)
+
+// quoteShort quotes text of any length and content for a message of one line. A key that was put in the
+// wrong place is not quoted: it has small and capital letters and digits, and nothing between them.
 func quoteShort(s string) string {
 	const most = 80
+	for _, run := range keyLike.FindAllString(s[:min(len(s), 4*most)], -1) {
+		if strings.ContainsAny(run, "0123456789") && strings.ToLower(run) != run && strings.ToUpper(run) != run {
+			return "what looks like a secret"
+		}
+	}
 	if len(s) > most {
 		return strconv.QuoteToASCII(strings.ToValidUTF8(s[:most], "")) + "…"
 	}
