@@ -26,6 +26,8 @@ const (
 	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
 	MaxKeepAlive = 1177 * time.Second
 
+	renewMargin = 6 * time.Second // before the end of a token, to settle what is in flight
+
 	dialTimeout = 10 * time.Second
 	tlsTimeout  = 10 * time.Second
 )
@@ -214,11 +216,20 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 	l.flusher = func() { l.flush(false) }
 	under.use()
 	if !expires.IsZero() {
-		// Jittered, so that a fleet that connected together does not renew together.
-		life := max(0, time.Until(expires))
-		l.renewTimer = time.AfterFunc(life*80/100+rand.N(life/10+1), func() { close(l.renew) })
+		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), func() { close(l.renew) })
 	}
 	return l
+}
+
+// renewAfter is when a token of such a life should be replaced: after 80 to 90 % of it, but early enough for what is in flight to be
+// acknowledged over a slow path, or on a machine that is busy with other things; a short token after half of its life at the latest. It is
+// jittered, so that a fleet that connected together does not renew together.
+func renewAfter(life time.Duration) time.Duration {
+	at, last := life*80/100+rand.N(life/10+1), max(life-renewMargin, life/2)
+	if at > last {
+		at = last - rand.N(last/5+1)
+	}
+	return at
 }
 
 // remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it there with the same packet id

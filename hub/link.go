@@ -236,7 +236,7 @@ func (l *Link) Done() <-chan struct{} { return l.done }
 // Err waits for the end of the link and says why it ended: always an [*Error], and always the first reason.
 func (l *Link) Err() error { <-l.done; return l.err }
 
-// Renew is closed when the SAS token has used up 80 to 90 % of its life: time for a planned reconnect. It never closes with a
+// Renew is closed when the SAS token has used up 80 to 90 % of its life, a short one earlier: time for a planned reconnect. It never closes with a
 // certificate.
 func (l *Link) Renew() <-chan struct{} { return l.renew }
 

@@ -23,6 +23,9 @@ import (
 // from the new address, and can answer nothing that was sent from the old one: so the probe proves nothing for a link whose own address
 // this machine has no more. That is believed of a system only that lists the address the probe left from.
 //
+// A machine may be too busy to let this process run. What has come from the hub then waits as the watchdog's own timer does, so the time by
+// which the timer is late is taken out of a silence: it was no time in which something could have been heard.
+//
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
 const (
@@ -32,13 +35,16 @@ const (
 	maxDead    = 10 * time.Second
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
-	busyFor    = minSuspect / 2 // so long the reader may be busy with what it has heard before that explains a silence
+	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
+	busyFor    = minSuspect / 2        // so long the reader may be busy with what it has heard before that explains a silence
 )
 
 // watch is the state of the watchdog; the link's lock guards it.
 type watch struct {
 	timer      *time.Timer
-	due        time.Time // when timer fires
+	due        time.Time     // when timer fires
+	missed     time.Duration // of the present silence, in which this process did not run
+	starved    time.Time     // when that was noticed last
 	lastIn     time.Time
 	deaf       time.Time // when the reader was last seen to have heard nothing for long, because it was busy
 	lastOut    time.Time
@@ -129,7 +135,7 @@ func (l *Link) publishOwed() time.Time {
 
 // heardLocked notes that the peer sent something.
 func (l *Link) heardLocked(now time.Time) {
-	l.lastIn = now
+	l.lastIn, l.missed = now, 0
 	if l.suspect {
 		l.clearLocked()
 		l.window = max(1, l.window/2)
@@ -149,8 +155,8 @@ func (l *Link) clearLocked() {
 func (l *Link) ackedLocked(p *publish, now time.Time) {
 	l.alarms = 0
 	l.window = min(l.maxWindow, l.window+1)
-	if p.again || p.sent.Before(l.measured) || p.sent.Before(l.deaf) {
-		return // one measure in a round trip: a burst would make believe that they are all the same; and none of a wait for our own disk
+	if p.again || p.sent.Before(l.measured) || p.sent.Before(l.deaf) || p.sent.Before(l.starved) {
+		return // one measure in a round trip: a burst would make believe that they are all the same; and none of a wait for our own machine
 	}
 	if l.measured.IsZero() {
 		l.firstMeasure(l.quick)
@@ -201,7 +207,12 @@ func (l *Link) look() error {
 	if l.ended {
 		return nil
 	}
-	return l.armLocked(time.Now())
+	now := time.Now()
+	if late := now.Sub(l.due); late > lateBy {
+		l.missed += late
+		l.starved = now
+	}
+	return l.armLocked(now)
 }
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of the link.
@@ -220,6 +231,7 @@ func (l *Link) armLocked(now time.Time) error {
 		owed = l.deaf
 	}
 	if !some {
+		l.missed = 0
 		l.restLocked()
 		idle := l.lastIn
 		if l.lastOut.Before(idle) {
@@ -237,7 +249,7 @@ func (l *Link) armLocked(now time.Time) error {
 		owed = now
 	}
 	last := now.Add(finalLimit)
-	if limit := owed.Add(finalLimit); !now.Before(limit) {
+	if limit := owed.Add(finalLimit + l.missed); !now.Before(limit) {
 		if l.subscribed {
 			return fmt.Errorf("%w for %v", ErrUnacked, finalLimit)
 		}
@@ -249,6 +261,7 @@ func (l *Link) armLocked(now time.Time) error {
 	if l.lastIn.After(silent) {
 		silent = l.lastIn
 	}
+	silent = silent.Add(l.missed)
 	if !l.suspect {
 		if suspect := silent.Add(l.suspectAfter()); now.Before(suspect) {
 			l.setLocked(now, earlier(suspect, last))

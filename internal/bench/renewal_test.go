@@ -3,7 +3,11 @@
 package bench
 
 import (
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -12,8 +16,49 @@ import (
 )
 
 // renewal lets many devices renew short tokens, and measures the longest time between two messages around each renewal, by the books of
-// the hub. That is the gap between PUBACKs, and has the time between two samples in it.
+// the hub. That is the gap between PUBACKs, and has the time between two samples in it. Then it does so again on a machine that has no
+// time for them: that makes everything slower, and must cost nothing else.
 func renewal(t *testing.T) []number {
+	const what = "ms between two PUBACKs around a SAS renewal, a sample every 50 ms; floor: that, and a bare program's dial"
+	idle := renewals(t)
+	defer busy(t)()
+	starved := renewals(t)
+	load := fmt.Sprintf(", with %d busy processes for each core beside it", busyPerCore)
+	n := len(idle.gaps)
+	return []number{
+		{what, n, idle.floor, idle.gaps, p99AtMost(300)},
+		{"messages sent twice, and links lost, meanwhile", n, nil, figure{idle.twice + idle.lost}, atMost(0)},
+		{what + load, len(starved.gaps), starved.floor, starved.gaps, p99AtMost(5000)},
+		{"messages sent twice, and links lost, meanwhile" + load, len(starved.gaps), nil, figure{starved.twice + starved.lost}, atMost(0)},
+	}
+}
+
+const busyPerCore = 4
+
+// busy starts processes that take all the processor time they are given.
+func busy(t *testing.T) (stop func()) {
+	var all []*exec.Cmd
+	for range busyPerCore * runtime.NumCPU() {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, cmd)
+	}
+	return func() {
+		for _, cmd := range all {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+}
+
+type renewed struct {
+	floor, gaps figure
+	lost, twice float64
+}
+
+func renewals(t *testing.T) (all renewed) {
 	const (
 		devices = 100
 		life    = 5 * time.Second
@@ -28,35 +73,35 @@ func renewal(t *testing.T) []number {
 		runs[i] = c.run(nil, func(d *device.Config) { d.SASTTL, d.TelemetryInterval = life, every })
 		time.Sleep(apart)
 	}
-	renewals := func() (n int64) {
+	count := func() (n int64) {
 		for _, r := range runs {
 			n += r.renewals.Load()
 		}
 		return n
 	}
-	var floor figure
-	for renewals() < least { // meanwhile, so that both meet the same machine
+	for count() < least { // meanwhile, so that both meet the same machine
 		took, err := floorHub(c, id, key, host, new(net.Dialer).DialContext)
 		c.must(err)
-		floor = append(floor, (every+took).Seconds()*1000)
+		all.floor = append(all.floor, (every+took).Seconds()*1000)
 		time.Sleep(every)
 	}
-	var gaps figure
-	var lost, duplicates float64
 	for _, r := range runs {
 		r.stop()
 		l := c.Ledger(r.id, true)
-		duplicates += float64(l.Duplicates)
-		lost += float64(r.losses.Load())
+		if l.Duplicates > 0 {
+			fmt.Fprintf(os.Stderr, "%s sent %d messages twice\n", r.id, l.Duplicates)
+		}
+		all.twice += float64(l.Duplicates)
+		for range r.losses.Load() {
+			all.lost++
+			fmt.Fprintf(os.Stderr, "%s lost its link: %s\n", r.id, (<-r.lost).Error)
+		}
 		for range r.renewals.Load() {
 			e := <-r.renewed
-			gaps = append(gaps, around(l.Messages, e.Time.Add(-e.Outage), e.Time).Seconds()*1000)
+			all.gaps = append(all.gaps, around(l.Messages, e.Time.Add(-e.Outage), e.Time).Seconds()*1000)
 		}
 	}
-	return []number{
-		{"ms between two PUBACKs around a SAS renewal, a sample every 50 ms; floor: that, and a bare program's dial", len(gaps), floor, gaps, p99AtMost(300)},
-		{"messages sent twice, and links lost, meanwhile", len(gaps), nil, figure{duplicates + lost}, atMost(0)},
-	}
+	return all
 }
 
 // around is the longest time between two arrivals of which some lies between from and to.
