@@ -396,6 +396,39 @@ func TestAdmissionComesBeforeTheRegistration(t *testing.T) {
 	}
 }
 
+// TestAdmissionIsNotWasted: a DPS that cannot be reached costs the process none of its rate; and a connection that has waited for that rate for
+// long, so that DPS may have closed it, is replaced before it is used.
+func TestAdmissionIsNotWasted(t *testing.T) {
+	for _, transport := range transports {
+		bubble(t, transport, func(t *testing.T, s *scripted) {
+			admitted := 0
+			admit := func(wait time.Duration) func(context.Context) error {
+				return func(context.Context) error { admitted++; time.Sleep(wait); return nil }
+			}
+			s.client.Host = "10.0.0.9"
+			if _, err := s.client.Register(t.Context(), Request{Admit: admit(0)}); err == nil || admitted != 0 {
+				t.Errorf("%s: admitted %d times to nobody: %v", transport, admitted, err)
+			}
+			s.client.Host = "10.0.0.1"
+			for i, v := range []struct {
+				wait  time.Duration
+				dials int
+			}{{time.Second, 1}, {time.Minute, 2}} {
+				s.replies = append(s.replies, reply{200, "", assigned})
+				before := s.net.Dials(port[transport])
+				_, err := s.client.Register(t.Context(), Request{Admit: admit(v.wait)})
+				if n := s.net.Dials(port[transport]) - before; err != nil || n != v.dials || admitted != i+1 {
+					t.Errorf("%s, after %v: %d connections, admitted %d times: %v", transport, v.wait, n, admitted, err)
+				}
+			}
+			time.Sleep(2 * time.Second)
+			if n := s.net.Open(port[transport]); n != 0 {
+				t.Errorf("%d connections are left", n)
+			}
+		})
+	}
+}
+
 func TestEndOfContextEndsARegistration(t *testing.T) {
 	for _, transport := range transports {
 		bubble(t, transport, func(t *testing.T, s *scripted) {

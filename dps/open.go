@@ -50,13 +50,6 @@ func (c *Client) hold(ctx context.Context, s *spare) {
 	}
 }
 
-// drop closes a connection that was opened for a registration that does not come.
-func (c *Client) drop() {
-	if s := c.spare.Load(); s != nil {
-		s.cancel()
-	}
-}
-
 // hush ends the reading.
 func (s *spare) hush() { _ = s.raw.SetReadDeadline(time.Unix(1, 0)) }
 
