@@ -188,7 +188,24 @@ func TestC2DBeforeSubscription(t *testing.T) {
 			if _, body := c.wantPublish(); body != "while away, subscribed" {
 				t.Errorf("%s", body)
 			}
-			c.subscribeAll() // again, as all clients do: the subscription is the same one
+			// A message that is kept from the device meanwhile comes behind a second SUBSCRIBE, which all clients send: the
+			// subscription is the same one.
+			c.close()
+			time.Sleep(time.Second)
+			post("held back")
+			h := w.httpClient()
+			box := "https://" + w.info.Hubs[0].HTTPS + "/devices/d/messages/devicebound"
+			token := sasFor(w.key("d"), host+"/devices/d", time.Now().Add(time.Hour), "")
+			lock := strings.Trim(w.mustDo(h, "GET", box+"?api-version=2021-04-12", "", "Authorization", token).header.Get("ETag"), `"`)
+			c = w.connect(host, "d")
+			c.subscribeAll()
+			if a := w.mustDo(h, "POST", box+"/"+lock+"/abandon?api-version=2021-04-12", "", "Authorization", token); a.status != 204 {
+				t.Errorf("%d %s", a.status, a.text)
+			}
+			h.CloseIdleConnections()
+			if _, body := c.wantPublish(); body != "held back" {
+				t.Errorf("%s", body)
+			}
 			post("now")
 			if _, body := c.wantPublish(); body != "now" {
 				t.Errorf("%s", body)
