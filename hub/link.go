@@ -26,6 +26,7 @@ const (
 	maxUnwritten  = 1 << 20          // bytes to be written; beyond them nothing more is read, which would want an answer
 	maxQueued     = 4 << 20          // bytes to be written; beyond them nothing more is taken from this side
 	writeDeadline = 10 * time.Second // for each write
+	goodbyeLimit  = time.Second      // for the end of TLS
 	writeAtOnce   = 16 << 10         // of those that wait, so that a deadline is not about more
 
 	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything (RFC
@@ -78,7 +79,7 @@ type Link struct {
 	reserved   map[uint16]bool   // the packet ids of those
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
-	firstTwin  chan *twinAnswer // the read that went out with the subscriptions, until somebody takes it
+	firstTwin  *request // the read that went out with the subscriptions, until somebody takes it
 	inbox      []Inbound
 	waiting    int         // bytes of the inbox
 	room       *sync.Cond  // there may be room for the reader to go on
@@ -213,7 +214,7 @@ func (l *Link) subscribeLocked() {
 	}
 	l.out = append(l.out, out.Bytes()...)
 	if d.Twin {
-		_, l.firstTwin = l.callLocked("$iothub/twin/GET/?$rid=", nil)
+		l.firstTwin = l.callLocked("$iothub/twin/GET/?$rid=", nil)
 	}
 	if len(sub.Topics) == 0 && l.connected {
 		l.readyLocked()
@@ -482,7 +483,9 @@ func (l *Link) end(err error, hard bool) {
 	if hard {
 		reset(l.raw)
 	} else {
+		late := time.AfterFunc(goodbyeLimit, func() { reset(l.raw) })
 		_ = l.conn.Close()
+		late.Stop()
 	}
 	defer close(l.done)
 	var tickets []uint64
@@ -875,14 +878,20 @@ func (l *Link) acknowledgeLocked() {
 	}
 }
 
+// request is a request about the twin that waits for its answer.
+type request struct {
+	rid    string
+	answer chan *twinAnswer // has room for one
+}
+
 // callLocked sends a twin request, QoS 0, and registers for its answer.
-func (l *Link) callLocked(topic string, body []byte) (rid string, answer chan *twinAnswer) {
+func (l *Link) callLocked(topic string, body []byte) *request {
 	l.lastRID++
-	rid, answer = strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)
-	l.calls[rid] = answer
-	l.out = appendPublish(l.out, topic+rid, nil, nil, body, 0, false, 0)
+	r := &request{strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)}
+	l.calls[r.rid] = r.answer
+	l.out = appendPublish(l.out, topic+r.rid, nil, nil, body, 0, false, 0)
 	l.flushLocked()
-	return rid, answer
+	return r
 }
 
 func (l *Link) call(ctx context.Context, topic string, body []byte) (*twinAnswer, error) {
@@ -891,24 +900,21 @@ func (l *Link) call(ctx context.Context, topic string, body []byte) (*twinAnswer
 		l.mu.Unlock()
 		return nil, err
 	}
-	rid, answer := l.callLocked(topic, body)
+	r := l.callLocked(topic, body)
 	l.mu.Unlock()
-	a, err := l.await(ctx, answer)
-	if ctx.Err() != nil { // it may never come, and the next one has a number of its own
-		l.mu.Lock()
-		delete(l.calls, rid)
-		l.mu.Unlock()
-	}
-	return a, err
+	return l.await(ctx, r)
 }
 
-func (l *Link) await(ctx context.Context, answer chan *twinAnswer) (*twinAnswer, error) {
+func (l *Link) await(ctx context.Context, r *request) (*twinAnswer, error) {
 	select {
-	case a := <-answer:
+	case a := <-r.answer:
 		return a, a.err()
 	case <-l.done:
 		return nil, l.err
-	case <-ctx.Done():
+	case <-ctx.Done(): // it may never come, and the next one has a number of its own
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.calls, r.rid)
 		return nil, ctx.Err()
 	}
 }
