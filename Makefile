@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak demo cross conformance
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days demo cross conformance
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ outbox-belt: ## the outbox's tests with four times their seeds, and every errno 
 
 soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
 	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/device -run '^TestSoak$$' -count=1 -timeout 24h -v
+
+days: ## days of bad weather and of renewals, in virtual time
+	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestWeather|TestTokenRenewal)$$' -count=1
 
 demo: ## see it work
 	$(GO) run . demo

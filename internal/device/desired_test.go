@@ -12,6 +12,7 @@ import (
 // TestDesiredReplaced: a service that replaces all desired properties makes the hub send what there is now, and nothing of what is gone. The device
 // notices that at once, reads the document once for all changes that are in line, and acknowledges nothing twice.
 func TestDesiredReplaced(t *testing.T) {
+	t.Parallel()
 	const before = `{"desired":{"fanSpeed":5,"gone":1,"part":{"__t":"c","a":1,"b":2},"$version":3},"reported":{"$version":1}}`
 	for name, test := range map[string]struct {
 		version int
@@ -91,6 +92,7 @@ func fifty() (all []string) {
 
 // TestCloudFloods: whatever a hub sends, as fast as it likes, what the device tells of it is bounded, and says how much there was.
 func TestCloudFloods(t *testing.T) {
+	t.Parallel()
 	const each = 3000
 	h := &scriptedHub{twin: func(n int) (string, string) {
 		version := 3

@@ -61,6 +61,7 @@ func (f fault) on() func(call, name string) error {
 // TestFaultyDisk lets every call on the files of a home fail: once, each in turn; for 10 s; and for ever, also all of them. The device starts and
 // runs, telemetry flows and commands are handled. While something does not work, Status says so. Nothing that was in a file is lost.
 func TestFaultyDisk(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		dir := filepath.Join(w.config.StateDir, "dev-1")
 		base := map[string][]byte{}
@@ -192,6 +193,7 @@ func TestRefusingDirectory(t *testing.T) {
 
 // TestUnreadableForEver: a file that the disk cannot read for more than a minute is damaged: it is kept aside, and the device keeps a new one.
 func TestUnreadableForEver(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		files := map[string][]byte{}
 		for name, b := range w.lived() {

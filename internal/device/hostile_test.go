@@ -43,7 +43,7 @@ func (h *scriptedHub) world(t *testing.T, change func(*Config, *Device), d time.
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := inMemory(t)
 	synctest.Test(t, func(t *testing.T) {
 		cert, pool := memnet.Certificate(t, badHub)
 		h.cert = cert
@@ -181,6 +181,7 @@ func deep(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repe
 // TestOddTwins: whatever a hub answers to a request for the twin, it costs the twin and nothing else. Telemetry flows on over the one link
 // that there is, and a person is told once.
 func TestOddTwins(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"empty":                 ``,
 		"null":                  `null`,
@@ -226,6 +227,7 @@ func TestOddTwins(t *testing.T) {
 
 // TestHardTwins: a twin with both its parts, whatever is in them, is dealt with: no link is lost over it, and what can be acknowledged is.
 func TestHardTwins(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		desired, reported string // members
 		want              string // is in what the device reports
@@ -280,6 +282,7 @@ func many(n int) string {
 // TestOddMessages sends a device what no hub should: desired changes, methods and cloud-to-device messages of any topic and content. None of it
 // costs the link, a sample, or the path that it came by: an ordinary message of each kind, sent last, is dealt with.
 func TestOddMessages(t *testing.T) {
+	t.Parallel()
 	bodies := []string{``, `null`, `7`, `"text"`, `[]`, `{}`, `{"a":`, deep(20_000), deep(9_999), "\xff\x00", `{"$version":null}`, `{"$version":{}}`,
 		`{"fanSpeed":null}`, `{"":null}`, `{"fanSpeed":{"__t":"c"}}`, `{"fanSpeed":{"__t":"c","x":null}}`, `{"part":{"__t":"c"}}`, `{"part":null}`,
 		`{"fanSpeed":` + strings.Repeat("9", 100_000) + `}`, `"` + strings.Repeat("v", 100_000) + `"`, "\x1b[2J\n"}

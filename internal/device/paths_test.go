@@ -386,12 +386,14 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 	})
 }
 
-// TestTokenRenewal: a day of hourly tokens. No link is lost, nothing is sent twice, DPS is not asked.
+// TestTokenRenewal: a day of hourly tokens, see aDay. No link is lost, nothing is sent twice, DPS is not asked.
 func TestTokenRenewal(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
-		w.run(24 * time.Hour)
-		if n := w.count(journal.Renewed); n < 24 || n > 31 {
-			t.Errorf("%d renewals in a day", n)
+		hours := int(aDay() / time.Hour)
+		w.run(aDay())
+		if n := w.count(journal.Renewed); n < hours || n > hours*31/24 {
+			t.Errorf("%d renewals in %d hours", n, hours)
 		}
 		if n := w.count(journal.Lost); n != 0 {
 			t.Errorf("the link was lost %d times", n)
@@ -409,6 +411,7 @@ func TestTokenRenewal(t *testing.T) {
 // TestRenewalWaitsForPubacks: a hub that takes its time has messages in flight at every moment; a renewal lets them be acknowledged
 // instead of sending them again.
 func TestRenewalWaitsForPubacks(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{device: func(c *Config) { c.SASTTL, c.TelemetryInterval = 10*time.Minute, 100*time.Millisecond }}, func(t *testing.T, w *world) {
 		w.on("hub-a", time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultSlow, DelayMs: 700}))

@@ -54,6 +54,7 @@ func unsealed(b []byte) []byte {
 // TestFlippedBits flips each bit of each file of a home. Whatever comes of it, the device starts with the right time and the right hub, or with
 // none, and what is not as it was is told; nothing else in the home is touched.
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		files := w.lived()
 		dir := filepath.Join(w.config.StateDir, "dev-1")
@@ -122,6 +123,7 @@ func TestFlippedBits(t *testing.T) {
 // TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their check sums and, as older versions wrote them, without, and
 // starts the device: it connects, and telemetry flows.
 func TestDatesOfTheFuture(t *testing.T) {
+	t.Parallel()
 	for _, old := range []bool{false, true} {
 		t.Run(fmt.Sprintf("without check sum %v", old), func(t *testing.T) {
 			built := func(c *Config) { c.Clock.Built = time.Now().Add(-time.Hour) }
@@ -301,6 +303,7 @@ func TestOlderFiles(t *testing.T) {
 
 // TestMissingFiles: what was in a home at the last run and is not there any more is told, with what follows from it.
 func TestMissingFiles(t *testing.T) {
+	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.lived()
 		missing := func() (all []string) {

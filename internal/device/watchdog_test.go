@@ -35,6 +35,7 @@ func (w *world) lostAt() (times []time.Time, why []string) {
 // TestWeather: a day on a network that delays every segment of either direction by up to two seconds more than the one before it and
 // loses one in twenty. The link is silent for ten seconds and more, hundreds of times; it is never given up.
 func TestWeather(t *testing.T) {
+	t.Parallel()
 	for name, v := range map[string]struct {
 		jitter time.Duration
 		every  time.Duration // samples are synced, and so sent
@@ -52,7 +53,7 @@ func TestWeather(t *testing.T) {
 					w.net.SetDelay(25 * time.Millisecond)
 					w.net.SetWeather(v.jitter, 0.05, seed)
 					w.start()
-					w.run(24 * time.Hour)
+					w.run(aDay())
 					_, why := w.lostAt()
 					// A hub that has not heard from us for 30 s closes, and so it should.
 					if why = slices.DeleteFunc(why, func(s string) bool { return strings.HasSuffix(s, ": EOF") }); len(why) > 0 {

@@ -62,7 +62,7 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := inMemory(t) // a second of virtual time has dozens of syncs; the outbox is held to a real disk by its own tests
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		sc := sim.DefaultConfig()
@@ -321,6 +321,14 @@ func (w *world) acknowledged(name string) string {
 	w.t.Helper()
 	ack, _ := w.twin("reported")[name].(map[string]any)
 	return fmt.Sprintf("%v %v %v", ack["value"], ack["ac"], ack["av"])
+}
+
+// aDay is how long tests live that wait for what is rare: a day with LONG_TESTS (make days), else 6 hours.
+func aDay() time.Duration {
+	if os.Getenv("LONG_TESTS") != "" {
+		return 24 * time.Hour
+	}
+	return 6 * time.Hour
 }
 
 func no() *bool { return new(false) }
