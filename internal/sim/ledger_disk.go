@@ -317,7 +317,7 @@ func (l *ledger) openDisk(d *ledgerDisk) (err error) {
 	if n := len(d.segments); d.known.Newest > 0 && (n == 0 || d.segments[n-1].number < d.known.Newest) {
 		return missing(d.path(d.known.Newest))
 	}
-	if oldest := max(d.known.Oldest, d.base); d.known.Oldest > 0 && d.segments[0].number > oldest {
+	if oldest := max(d.known.Oldest, d.base); d.known.Oldest > 0 && len(d.segments) > 0 && d.segments[0].number > oldest {
 		return missing(d.path(oldest))
 	}
 	kept := map[*account]int64{}
