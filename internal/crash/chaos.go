@@ -100,7 +100,7 @@ func (c *chaos) play(ctx context.Context) error {
 	if err := c.readyDevice(); err != nil {
 		return err
 	}
-	c.device.args = append(c.device.args, "--drain-timeout", "30s")
+	c.device.args = append(c.device.args, "--drain-timeout", "30s", "--outbox-max-bytes", "2MiB") // small segments, so that many come and go
 	if err := c.census(life); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (c *chaos) census(ctx context.Context) error {
 func (c *chaos) burst(ctx context.Context, i int) error {
 	r := rand.New(rand.NewPCG(c.seed, uint64(i)))
 	b, starts, moves, way := newBurst(r, i), r.IntN(5) < 2, r.IntN(10) < 7, r.IntN(1000)
-	starts = starts && b.where == anywhere
+	starts = starts && b.where == anywhere || b.where == atStart
 	text := "nothing else happens"
 	if starts {
 		if err := c.endDevice(ctx); err != nil {
@@ -383,10 +383,17 @@ func (c *chaos) finish(ctx context.Context) error {
 		c.arrived.fault("%v", err)
 	}
 	total := 0
+	var never []string
 	for _, k := range calls {
 		n := c.injected[k.name]
-		total += n
+		if total += n; n == 0 {
+			never = append(never, k.name)
+			continue
+		}
 		c.say("%6d × %s", n, k.name)
+	}
+	if len(never) > 0 {
+		c.say("never failed, because no burst met one: %s", strings.Join(never, " "))
 	}
 	if total == 0 {
 		c.arrived.fault("no system call has failed: this proves nothing")

@@ -19,6 +19,7 @@ import (
 const (
 	anywhere = iota // wherever the process makes it
 	onFiles         // on the descriptors of files and sockets that are open when the burst begins
+	atStart         // wherever, while the process starts: it hardly makes the call later
 	onceUp          // wherever, but not while the process starts: Go's runtime makes it too, and ends the process if it fails
 )
 
@@ -40,14 +41,14 @@ var calls = []call{
 	{"fsync", noSpace, anywhere},
 	{"fdatasync", noSpace, anywhere},
 	{"ftruncate", []string{"EIO", "EFBIG", "EPERM", "EROFS"}, anywhere},
-	{"renameat", append([]string{"EACCES", "ENOENT"}, noSpace...), anywhere},
+	{"renameat", append([]string{"EACCES", "ENOENT"}, noSpace...), atStart},
 	{"unlinkat", []string{"EACCES", "EBUSY", "EIO", "EROFS", "ENOENT"}, anywhere},
-	{"mkdirat", append([]string{"EMLINK", "ENOMEM"}, noSpace...), anywhere},
-	{"fstat", []string{"EIO", "ENOMEM"}, anywhere},
+	{"mkdirat", append([]string{"EMLINK", "ENOMEM"}, noSpace...), atStart},
+	{"fstat", []string{"EIO", "ENOMEM"}, atStart},
 	{"newfstatat", []string{"EACCES", "EIO", "ENOMEM", "ENOENT"}, anywhere},
-	{"getdents64", []string{"EIO", "ENOMEM", "ENOENT"}, anywhere},
-	{"readlinkat", []string{"EACCES", "EIO", "ENOENT", "ENOMEM"}, anywhere},
-	{"flock", []string{"EINTR", "ENOLCK"}, anywhere},
+	{"getdents64", []string{"EIO", "ENOMEM", "ENOENT"}, atStart},
+	{"readlinkat", []string{"EACCES", "EIO", "ENOENT", "ENOMEM"}, atStart},
+	{"flock", []string{"ENOLCK", "EIO"}, atStart},
 	{"fcntl", []string{"EINVAL", "EPERM"}, onceUp},
 	{"close", []string{"EIO"}, anywhere},
 	{"read", []string{"EIO", "ECONNRESET", "ETIMEDOUT", "ENOMEM"}, onFiles},
@@ -115,10 +116,10 @@ type burst struct {
 func newBurst(r *rand.Rand, i int) burst {
 	c := calls[i%len(calls)] // so that a run of some length fails each
 	b := burst{call: c, errno: c.errnos[r.IntN(len(c.errnos))], lasts: time.Duration(200+r.IntN(1300)) * time.Millisecond}
-	switch r.IntN(3) {
-	case 0:
+	switch r.IntN(4) {
+	case 0, 1:
 		b.when = "1+1" // all
-	case 1:
+	case 2:
 		b.when = fmt.Sprintf("%d+%d", 1+r.IntN(4), 2+r.IntN(6)) // some
 	default:
 		b.when = strconv.Itoa(1 + r.IntN(8)) // one of each thread
