@@ -60,7 +60,7 @@ func exitCode(err error) int {
 	if err == nil {
 		return exitOK
 	}
-	if ended, ok := errors.AsType[*commandEnded](err); ok {
+	if ended, ok := errors.AsType[*commandError](err); ok {
 		return ended.code
 	}
 	for _, c := range exitCodes {

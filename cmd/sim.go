@@ -83,7 +83,7 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 				}
 			}
 			if out != "" { // before anything listens
-				if err := os.MkdirAll(out, 0o755); err != nil {
+				if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // the CA in it is for everybody
 					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
 				}
 			}

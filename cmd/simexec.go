@@ -18,13 +18,13 @@ import (
 // execGrace is how long a command that was asked to end may take before it is killed.
 const execGrace = 10 * time.Second
 
-// commandEnded is the end of the command of --exec with an exit code other than 0, which is handed on.
-type commandEnded struct {
+// commandError is the end of the command of --exec with an exit code other than 0, which is handed on.
+type commandError struct {
 	line string
 	code int
 }
 
-func (e *commandEnded) Error() string {
+func (e *commandError) Error() string {
 	return fmt.Sprintf("%s: ended with exit code %d", e.line, e.code)
 }
 
@@ -52,7 +52,7 @@ func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 }
 
 // runCommand runs a line of the shell with further variables until it ends. When ctx ends the command is asked to end too.
-// A *commandEnded says that it ended, and was not successful.
+// A *commandError says that it ended, and was not successful.
 func (e *Env) runCommand(ctx context.Context, line string, vars []string) error {
 	shell := []string{"sh", "-c", line}
 	if runtime.GOOS == "windows" {
@@ -87,7 +87,7 @@ func (e *Env) runCommand(ctx context.Context, line string, vars []string) error 
 			code = 128 + int(status.Signal())
 		}
 	}
-	return &commandEnded{line, code}
+	return &commandError{line, code}
 }
 
 // simDir is the directory of --out, or a temporary one that clean removes.
