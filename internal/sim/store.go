@@ -2,7 +2,9 @@ package sim
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +56,15 @@ type place struct{ at, size int64 }
 type cloudFile struct {
 	Format    int               `json:"format"`
 	Secrets   map[string]string `json:"secrets"`
-	Addresses map[string]string `json:"addresses"` // of the listeners whose ports were free ones
+	Addresses map[string]string `json:"addresses"`     // of the listeners whose ports were free ones
+	Sum       string            `json:"sum,omitempty"` // of the rest; a file from before there was one has none
+}
+
+// sum is the check sum of everything else in the document.
+func (c cloudFile) sum() string {
+	c.Sum = ""
+	sum := sha256.Sum256(encodeJSON(c))
+	return hex.EncodeToString(sum[:8])
 }
 
 const (
@@ -77,6 +87,9 @@ func openStore(dir string, log zerolog.Logger) (_ *store, err error) {
 		dir: dir, log: log, lock: flock.New(filepath.Join(dir, "lock"), flock.SetPermissions(0o600)),
 		places: map[string]place{}, restored: map[string][]byte{},
 	}
+	if err := regularFiles(dir); err != nil {
+		return nil, err
+	}
 	switch locked, err := s.lock.TryLock(); {
 	case err != nil:
 		return nil, fmt.Errorf("state directory: %w; give one that this user may write with --state-dir", err)
@@ -92,6 +105,25 @@ func openStore(dir string, log zerolog.Logger) (_ *store, err error) {
 		return nil, err
 	}
 	return s, s.readState()
+}
+
+// regularFiles says what in a state directory is no file where one belongs. Opening a named pipe waits for ever.
+func regularFiles(dir string) error {
+	for _, name := range []string{"lock", "cloud.json", "state.log", "ledger*"} {
+		found, _ := filepath.Glob(filepath.Join(dir, name))
+		for _, path := range found {
+			info, err := os.Stat(path)
+			switch {
+			case errors.Is(err, os.ErrNotExist):
+			case err != nil:
+				return fmt.Errorf("state directory: %w; restore the file from a copy, or start with another state directory", err)
+			case !info.Mode().IsRegular():
+				return fmt.Errorf("state directory: %s is not a file (its mode is %v); restore it from a copy, or start with another state directory",
+					path, info.Mode())
+			}
+		}
+	}
+	return nil
 }
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
@@ -110,11 +142,17 @@ func (s *store) readCloud() error {
 	case err != nil:
 		return err
 	default:
+		damaged := &damageError{path: path, what: "it is not the JSON document it was"}
 		if err := json.Unmarshal(b, &s.cloud); err != nil || s.cloud.Format < 1 {
-			return &damageError{path: path, what: "it is not the JSON document it was"}
+			return damaged
 		}
 		if s.cloud.Format > formatVersion {
 			return &versionError{path: path, version: s.cloud.Format}
+		}
+		strict := json.NewDecoder(bytes.NewReader(b))
+		strict.DisallowUnknownFields() // the name of the sum may be what is damaged
+		if err := strict.Decode(new(cloudFile)); err != nil || s.cloud.Sum != "" && s.cloud.Sum != s.cloud.sum() {
+			return damaged
 		}
 	}
 	s.existed = err == nil
@@ -144,6 +182,7 @@ func (s *store) saveCloud() error {
 	if !s.dirty {
 		return nil
 	}
+	s.cloud.Sum = s.cloud.sum()
 	b, err := json.MarshalIndent(s.cloud, "", "  ")
 	if err == nil {
 		err = replaceFile(s.path("cloud.json"), append(b, '\n'), 0o600)
@@ -356,6 +395,9 @@ func (s *store) compact() error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return err
+	}
+	if int64(len(old)) < s.file.size {
+		return &damageError{path: path, at: len(old), what: fmt.Sprintf("it has become shorter than the %d bytes that were written", s.file.size)}
 	}
 	fresh := bytes.NewBuffer(make([]byte, 0, int(s.live)+len(kindState.line())))
 	fresh.Write(kindState.line())

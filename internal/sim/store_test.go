@@ -129,6 +129,8 @@ func TestStoreTornAtEveryByte(t *testing.T) {
 func TestStoreRefuses(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)
+	s.setSecret("key", "AAECAwQFBgcICQoLDA0ODw==")
+	must(t, s.saveCloud())
 	must(t, s.put("a", 1))
 	if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "another simulator is using the state directory "+dir) {
 		t.Errorf("two on one directory: %v", err)
@@ -154,9 +156,6 @@ func TestStoreRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		for i := range was {
-			if name == "cloud.json" {
-				break
-			}
 			bad := append([]byte{}, was...)
 			bad[i] ^= 4
 			must(t, os.WriteFile(path, bad, 0o600))
@@ -166,10 +165,38 @@ func TestStoreRefuses(t *testing.T) {
 		}
 		must(t, os.WriteFile(path, was, 0o600))
 	}
+	for _, name := range []string{"lock", "cloud.json", "state.log", "ledger-00000007.log"} {
+		path := filepath.Join(dir, name)
+		aside := filepath.Join(t.TempDir(), name)
+		err := os.Rename(path, aside)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		must(t, os.Mkdir(path, 0o700)) // as a named pipe, which would be waited for
+		if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), path+" is not a file") {
+			t.Errorf("a directory for %s: %v", name, err)
+		}
+		must(t, os.Remove(path))
+		if err == nil {
+			must(t, os.Rename(aside, path))
+		}
+	}
 	must(t, os.Remove(filepath.Join(dir, "cloud.json")))
 	if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "cloud.json is missing") {
 		t.Error(err)
 	}
+}
+
+// TestCompactRefusesAShorterFile: what others cut off while the simulator runs is an error and no panic.
+func TestCompactRefusesAShorterFile(t *testing.T) {
+	dir := t.TempDir()
+	s := mustStore(t, dir)
+	must(t, s.put("a", strings.Repeat("x", 1000)))
+	must(t, os.Truncate(filepath.Join(dir, "state.log"), 500))
+	if err := s.compact(); err == nil || !strings.Contains(err.Error(), "it has become shorter") {
+		t.Error(err)
+	}
+	must(t, s.close())
 }
 
 func TestStateFilesAreForTheOwnerOnly(t *testing.T) {
