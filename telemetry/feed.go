@@ -25,19 +25,30 @@ type Intake interface {
 
 // FeedOptions are what a feed may be given; the zero value checks nothing and tells nobody.
 type FeedOptions struct {
-	Model    *model.Model        // telemetry is checked against it; nil: not at all
-	Warn     func(model.Finding) // once per name; the sample is sent unchanged
-	Bad      func(error)         // each input that cannot be a sample, and samples the outbox has refused for what they are
-	Warned   *Warned             // shared by the feeds of a process, so that a name is warned of once in its life; nil: this feed's own
-	Counters *Counters           // may be nil
+	Model    *model.Model                // telemetry is checked against it; nil: not at all
+	Warn     func(model.Finding)         // once per name; the sample is sent unchanged
+	Bad      func(error)                 // each input that cannot be a sample, and samples the outbox has refused for what they are
+	Skipped  func(n int, why SkipReason) // ticks of a schedule that became no sample; may be nil
+	Warned   *Warned                     // shared by the feeds of a process, so that a name is warned of once in its life; nil: this feed's own
+	Counters *Counters                   // may be nil
 }
 
 // Counters is what feeds have done, to be read at any time.
 type Counters struct {
 	Made    atomic.Uint64 // samples the outbox has taken
-	Skipped atomic.Uint64 // ticks of a schedule that found the outbox full; they used no sequence number
+	Skipped atomic.Uint64 // ticks of a schedule that became no sample, for any SkipReason; they used no sequence number
 	Bad     atomic.Uint64 // failed readings, bad lines, bodies that are not what their content type says
 }
+
+// SkipReason is why a tick became no sample. It ends a sentence.
+type SkipReason string
+
+// The reasons.
+const (
+	SkipFull SkipReason = "the outbox is full"
+	SkipSlow SkipReason = "the disk is too slow for them"
+	SkipLate SkipReason = "reading them took longer than the interval, or the process stood still"
+)
 
 // Warned remembers what was warned of. It is bounded, since the names come from outside; past the bound there is one last warning.
 type Warned struct {
@@ -76,6 +87,9 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 //
 // When the outbox is full and keeps what it has, a source of Every skips its tick, and any other source waits. A stop ends the waiting:
 // what such a source has already taken from its input goes in over the bound, since the input cannot take it back.
+//
+// A source of Every does not wait for a disk either: its samples wait for each other, at most 1,024 of them and 1 MiB, and go in together.
+// What does not fit is a skipped tick. The functions of the options may be called by two goroutines at once.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -85,22 +99,93 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	if o.Counters == nil {
 		o.Counters = new(Counters)
 	}
-	_, scheduled := src.(*poll)
-	f := &feed{FeedOptions: o, stop: stop, box: box, skips: scheduled}
-	err := src.Run(ctx, func(samples ...Sample) { f.emit(ctx, samples) }, f.bad)
+	f := &feed{FeedOptions: o, stop: stop, box: box}
+	emit := func(samples ...Sample) { f.emit(ctx, samples) }
+	var err error
+	if p, scheduled := src.(*poll); scheduled {
+		f.skips = true
+		err = p.run(ctx, emit, f.bad, func(n int) { f.skip(n, SkipLate) })
+	} else {
+		err = src.Run(ctx, emit, f.bad)
+	}
+	f.putting.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.failed != nil {
 		return f.failed
 	}
 	return err
 }
 
-// feed is one call of Feed; only the source's goroutine touches it, and it ends with that call.
+// feed is one call of Feed, and ends with it.
 type feed struct {
 	FeedOptions
-	stop   context.CancelFunc
-	box    Intake
-	skips  bool
-	failed error // what ended the feed, if it was not the source
+	stop  context.CancelFunc
+	box   Intake
+	skips bool
+
+	mu      sync.Mutex
+	failed  error // what ended the feed, if it was not the source
+	waiting batch // samples of a schedule that come after those that are being put in
+	busy    bool  // somebody puts samples of a schedule in
+	putting sync.WaitGroup
+}
+
+// batch is samples and the messages that they become.
+type batch struct {
+	samples  []Sample
+	messages []outbox.Message
+	bytes    int
+}
+
+const (
+	maxWaiting      = 1024
+	maxWaitingBytes = 1 << 20
+)
+
+// later puts samples of a schedule in without letting the schedule wait. Nothing runs while there are none.
+func (f *feed) later(ctx context.Context, samples []Sample, messages []outbox.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w, skipped := &f.waiting, 0
+	for i, m := range messages {
+		if n := len(w.messages); n == maxWaiting || n > 0 && w.bytes+len(m.Body) > maxWaitingBytes {
+			skipped++
+			samples[i].done(outbox.ErrFull)
+			continue
+		}
+		w.samples, w.messages = append(w.samples, samples[i]), append(w.messages, m)
+		w.bytes += len(m.Body)
+	}
+	f.skip(skipped, SkipSlow)
+	if f.busy || len(w.messages) == 0 {
+		return
+	}
+	f.busy = true
+	f.putting.Go(func() {
+		for {
+			f.mu.Lock()
+			next := f.waiting
+			f.waiting = batch{}
+			f.busy = len(next.messages) > 0
+			f.mu.Unlock()
+			if len(next.messages) == 0 {
+				return
+			}
+			f.store(ctx, next.samples, next.messages)
+		}
+	})
+}
+
+// skip counts ticks that became no sample.
+func (f *feed) skip(n int, why SkipReason) {
+	if n == 0 {
+		return
+	}
+	f.Counters.Skipped.Add(uint64(n))
+	if f.Skipped != nil {
+		f.Skipped(n, why)
+	}
 }
 
 func (f *feed) bad(err error) {
@@ -122,11 +207,19 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 		}
 		taken, messages = append(taken, s), append(messages, m)
 	}
-	if len(messages) == 0 {
-		return
+	switch {
+	case len(messages) == 0:
+	case f.skips:
+		f.later(ctx, taken, messages)
+	default:
+		f.store(ctx, taken, messages)
 	}
+}
+
+// store puts samples in and tells what became of them.
+func (f *feed) store(ctx context.Context, taken []Sample, messages []outbox.Message) {
 	err := f.put(ctx, messages)
-	if len(messages) > 1 && isPermanent(err) { // one of them is at fault, the others are not
+	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // that of one need not be the fault of the others
 		for i, m := range messages {
 			f.settle(taken[i:i+1], f.put(ctx, []outbox.Message{m}))
 		}
@@ -192,13 +285,15 @@ func (f *feed) settle(samples []Sample, err error) {
 	case err == nil:
 		f.Counters.Made.Add(uint64(len(samples)))
 	case errors.Is(err, outbox.ErrFull):
-		f.Counters.Skipped.Add(uint64(len(samples)))
+		f.skip(len(samples), SkipFull)
 	case isPermanent(err):
 		for range samples {
 			f.bad(err)
 		}
 	default:
+		f.mu.Lock()
 		f.failed = err
+		f.mu.Unlock()
 		f.stop()
 	}
 	for i := range samples {

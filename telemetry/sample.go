@@ -28,7 +28,7 @@ type Sample struct {
 type Source interface {
 	// Run returns nil at the end of the input, ctx.Err() when it was stopped, or the reason its input failed. It gives samples to
 	// emit, in order and from one goroutine; emit returns when the outbox has them or has refused them, and that wait is what slows
-	// a source down. Input that cannot become a sample is given to bad and passed over.
+	// a source down (all but that of Every, which must not be slowed down). Input that cannot become a sample is given to bad and passed over.
 	Run(ctx context.Context, emit func(...Sample), bad func(error)) error
 }
 

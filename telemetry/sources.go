@@ -11,8 +11,8 @@ import (
 )
 
 // Every is a source that reads once at the start and then once per interval. The ticks keep their phase: neither a slow read nor a
-// slow outbox moves the later ones, and ticks missed meanwhile are left out, not made up for. A failed read is reported and costs its
-// tick. Under a full outbox Feed skips its ticks. interval must be positive.
+// slow outbox moves the later ones, and ticks missed meanwhile are left out, not made up for; Feed counts them. A failed read is reported
+// and costs its tick. Under a full outbox Feed skips its ticks. interval must be positive.
 func Every(interval time.Duration, read Read) Source { return &poll{interval, read} }
 
 type poll struct {
@@ -21,6 +21,11 @@ type poll struct {
 }
 
 func (p *poll) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
+	return p.run(ctx, emit, bad, func(int) {})
+}
+
+// run is Run that tells how many ticks were missed.
+func (p *poll) run(ctx context.Context, emit func(...Sample), bad func(error), missed func(int)) error {
 	if p.interval <= 0 {
 		return fmt.Errorf("a sampling interval must be positive, this is %v", p.interval)
 	}
@@ -43,7 +48,11 @@ func (p *poll) Run(ctx context.Context, emit func(...Sample), bad func(error)) e
 			emit(Sample{Body: body, Created: now})
 		}
 		elapsed := time.Since(start)
-		next = max(next, elapsed.Truncate(p.interval)) + p.interval
+		if late := elapsed.Truncate(p.interval) - next; late > 0 {
+			missed(int(late / p.interval))
+			next += late
+		}
+		next += p.interval
 		timer.Reset(next - elapsed)
 	}
 }

@@ -127,6 +127,7 @@ type Device struct {
 	badLines flood
 	drops    flood
 	poison   flood
+	skips    flood
 	desired  flood
 	calls    flood
 	mail     flood
@@ -174,6 +175,7 @@ func New(c Config, j *journal.Journal) *Device {
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
+	d.skips = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreSkips}
 	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
 	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
 	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
@@ -259,6 +261,7 @@ func (d *Device) feedOutbox(ctx context.Context) error {
 		Bad: func(err error) {
 			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
 		},
+		Skipped:  d.skipped,
 		Counters: &d.counters,
 	})
 }
@@ -320,7 +323,7 @@ func (d *Device) close() error {
 	d.home.tendNow()
 	d.handled.close()
 	err := d.box.Close()
-	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.desired, &d.calls, &d.mail} {
+	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.skips, &d.desired, &d.calls, &d.mail} {
 		f.close()
 	}
 	d.home.close()

@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -295,7 +296,7 @@ func (d *Device) farewell() journal.Event {
 	}{
 		{s.Damaged, "damaged on the disk"},
 		{s.Quarantined, "set aside that no hub would take (hubhop outbox ls --quarantine)"},
-		{d.counters.Skipped.Load(), "ticks skipped for a full outbox"},
+		{d.counters.Skipped.Load(), "samples skipped (the outbox was full, or the disk or the reading too slow)"},
 		{d.counters.Bad.Load(), "inputs that were no samples"},
 	} {
 		if rare.n > 0 {
@@ -323,6 +324,15 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 	default:
 		d.emit(e)
 	}
+}
+
+// skipped tells of samples that were due and not made.
+func (d *Device) skipped(n int, why telemetry.SkipReason) {
+	d.skips.tell(uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d samples skipped: %s", n, why)})
+}
+
+func (d *Device) moreSkips(n uint64) journal.Event {
+	return journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d more samples were skipped since", n)}
 }
 
 func (d *Device) moreDrops(n uint64) journal.Event {
