@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,6 +145,7 @@ func TestComplainTellsOneFaultALine(t *testing.T) {
 func TestBugIsToldAndEndsWithOne(t *testing.T) {
 	var out bytes.Buffer
 	env := &Env{Args: []string{"run", "--id-scope", "s", "--group-key", "AAECAwQFBgcICQoLDA0ODw=="}, Stderr: &out, Stdout: &out,
+		Notify:   func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) },
 		Hostname: func() (string, error) { panic("no\nname") }}
 	code := Main(env, nil)
 	if text := out.String(); code != exitFailure || !strings.Contains(text, `this is a bug in hubhop`) || !strings.Contains(text, `no\nname; please report it`) ||
