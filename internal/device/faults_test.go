@@ -68,6 +68,12 @@ func TestFaultyDisk(t *testing.T) {
 		for name, b := range w.lived() {
 			base[filepath.Join(dir, name)] = b
 		}
+		var kept failover.State // with one hub more, which DPS will not name again
+		_, err := unseal(base[filepath.Join(dir, stateFile)], &kept)
+		w.must(err)
+		kept.KnownHubs = append(kept.KnownHubs, failover.KnownHub{Host: "127.0.0.9", DeviceID: "dev-1", AssignedAt: kept.AssignedAt})
+		base[filepath.Join(dir, stateFile)], err = seal(kept)
+		w.must(err)
 		read := func(files map[string][]byte) (s failover.State, f clockFile, keys []string, told []string) {
 			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
 			w.must(h.open())
