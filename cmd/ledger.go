@@ -78,6 +78,32 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	return &ledgerFile{resp.Body, u.String()}, nil
 }
 
+// isLive says that a ledger is read as it is now, and not as somebody has written it down before: it is a simulator's.
+func isLive(where string) bool {
+	u, err := url.Parse(strings.TrimSpace(where))
+	return err == nil && strings.HasPrefix(strings.ToLower(u.Scheme), "http") && (u.Path == "" || u.Path == "/" || strings.HasSuffix(u.Path, "/api/ledger"))
+}
+
+// maxLedgerValue bounds the bytes of one value in a ledger, which is held in memory whole: a message of 256 KB in any encoding, and what
+// the cloud adds to it.
+const maxLedgerValue = 8 << 20
+
+// bounded reads no further than so many bytes behind the place that the decoder has come to.
+type bounded struct {
+	io.Reader
+	read int64
+	done func() int64 // where the decoder is
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.read-b.done() > maxLedgerValue {
+		return 0, noLedgerError(fmt.Sprintf("one value has more than %d bytes, which no message has", maxLedgerValue))
+	}
+	n, err := b.Reader.Read(p)
+	b.read += int64(n)
+	return n, err
+}
+
 // read calls each for every message, in order. It takes one JSON value after the other: events, arrays of events, or the simulator's
 // ledger, an object whose "messages" are the events; none of them is held in memory whole. partial says that the ledger says of itself
 // that it lacks its beginning.
@@ -86,7 +112,9 @@ func (l *ledgerFile) read(each func(arrival)) (n int, partial bool, err error) {
 	if mark, _ := in.Peek(3); string(mark) == "\xef\xbb\xbf" { // belongs to the encoding
 		_, _ = in.Discard(3)
 	}
-	d := json.NewDecoder(in)
+	limited := &bounded{Reader: in}
+	d := json.NewDecoder(limited)
+	limited.done = d.InputOffset
 	event := func() error {
 		var fields map[string]json.RawMessage
 		if err := d.Decode(&fields); err != nil {

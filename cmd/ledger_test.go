@@ -3,9 +3,69 @@ package cmd
 import (
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 )
+
+// repeated is a text that begins, repeats a part many times, and ends.
+type repeated struct {
+	begin, part, end string
+	times            int
+}
+
+func (r *repeated) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		switch {
+		case r.begin != "":
+			k := copy(p[n:], r.begin)
+			r.begin, n = r.begin[k:], n+k
+		case r.times > 0:
+			r.begin, r.times = r.part, r.times-1
+		case r.end != "":
+			r.begin, r.end = r.end, ""
+		default:
+			return n, io.EOF
+		}
+	}
+	return n, nil
+}
+
+// TestHugeLedger: a ledger of 128 MiB is read in the memory of a few messages, and one value of that size is refused.
+func TestHugeLedger(t *testing.T) {
+	message := `{"mid":"0123456789abcdef-1","deviceId":"d1","body":"` + strings.Repeat("x", 200<<10) + `"},`
+	times := 128 << 20 / len(message)
+	for name, v := range map[string]struct {
+		text *repeated
+		want string
+	}{
+		"many messages": {&repeated{`{"messages":[`, message, message[:len(message)-1] + "]}", times}, ""},
+		"lines":         {&repeated{"", message[:len(message)-1] + "\n", "", times}, ""},
+		"one string":    {&repeated{`{"mid":"`, strings.Repeat("x", 64<<10), `"}`, times}, "one value has more than 8388608 bytes"},
+		"blanks":        {&repeated{"", strings.Repeat(" ", 64<<10), "{}", times}, "one value has more than 8388608 bytes"},
+	} {
+		var most uint64
+		n := 0
+		look := func() {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most = max(most, m.HeapInuse)
+		}
+		l := &ledgerFile{io.NopCloser(v.text), "test"}
+		_, _, err := l.read(func(arrival) {
+			if n++; n%100 == 0 {
+				look()
+			}
+		})
+		look()
+		if v.want == "" && (err != nil || n < times) || v.want != "" && (err == nil || !strings.Contains(err.Error(), v.want)) {
+			t.Errorf("%s: %d messages, %v", name, n, err)
+		}
+		if most > 64<<20 {
+			t.Errorf("%s: %d MiB", name, most>>20)
+		}
+	}
+}
 
 // TestReadLedger: one message in every form in which somebody may have written it down.
 func TestReadLedger(t *testing.T) {

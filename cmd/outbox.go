@@ -487,6 +487,8 @@ For each outbox id it prints
     queued      not in the ledger, and still in the outbox
     announced   in neither, but told: by the gap of a message that arrived, by a gap still to be told, or by the quarantine.
                 The device dropped these by policy, set them aside, or its disk destroyed them
+    in flight   in neither, but newer than the ledger, of a device that runs: they left the outbox after the ledger
+                was written. Write it again to see them; the simulator's own is never older than the outbox
     lost        in neither, and nobody said so. This must be 0
     duplicated  arrived again (delivery is at least once; drop them by id)
     reordered   first arrivals behind a later message; --drain-order fresh-first makes them by design
@@ -564,7 +566,7 @@ type verdict struct {
 
 // audit looks once: at the outbox, at the ledger, and at the outbox again, for what it announced meanwhile.
 func audit(ctx context.Context, env *Env, dir, deviceID, where string, partial bool) (v verdict, err error) {
-	var a outbox.Audit
+	a := outbox.Audit{Stale: !isLive(where)}
 	if err := a.Holds(dir); err != nil {
 		return v, err
 	}
@@ -613,7 +615,7 @@ func (v verdict) print(out io.Writer) error {
 		}
 		fmt.Fprintln(w)
 	}
-	var announced uint64
+	var announced, moving uint64
 	for _, x := range v.Outboxes {
 		what := ""
 		if !x.Current {
@@ -623,6 +625,10 @@ func (v verdict) print(out io.Writer) error {
 		row("arrived", x.Distinct, nil)
 		row("queued", x.Queued, nil)
 		row("announced", x.Announced, x.GapIDs)
+		if x.InFlight > 0 {
+			row("in flight", x.InFlight, nil)
+			moving += x.InFlight
+		}
 		row("lost", x.Lost, x.LostIDs)
 		row("duplicated", x.Duplicated, x.DoubleIDs)
 		row("reordered", x.Reordered, x.LateIDs)
@@ -630,6 +636,9 @@ func (v verdict) print(out io.Writer) error {
 		if x.Reused > 0 {
 			fmt.Fprintf(w, "  seq %d has arrived, but %d is the last that this outbox knows of: it is an older copy, and will use ids again; start with an empty one\n", x.Reused, x.Last)
 		}
+	}
+	if moving > 0 {
+		fmt.Fprintf(w, "%d messages are newer than the ledger; the device runs: write the ledger again to see them\n", moving)
 	}
 	if v.Foreign > 0 {
 		fmt.Fprintf(w, "%d messages have other ids and were passed over\n", v.Foreign)

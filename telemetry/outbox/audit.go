@@ -6,6 +6,10 @@ import "slices"
 // then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
 // missed. What it remembers is runs of seqs, so it needs little memory for any number of messages.
 type Audit struct {
+	// Stale says that what arrived was written down before the outbox was looked at. If a process has it open, what left it meanwhile is
+	// in neither, and no loss: seqs of the current outbox id behind the greatest that arrived are then in flight.
+	Stale bool
+
 	accounts map[string]*account
 	looked   bool
 	current  string // outbox id
@@ -26,7 +30,7 @@ type account struct {
 // maxNamed bounds how many ids of one kind an Account names.
 const maxNamed = 1000
 
-// Account is what an Audit says of one outbox id. Every seq from From to Last arrived, or is queued, announced or lost.
+// Account is what an Audit says of one outbox id. Every seq from From to Last arrived, or is queued, announced, in flight or lost.
 type Account struct {
 	Outbox     string   `json:"outbox"`
 	Current    bool     `json:"current"` // what is appended now gets this outbox id
@@ -37,6 +41,7 @@ type Account struct {
 	Queued     uint64   `json:"queued"`    // still on the disk, and not arrived
 	Announced  uint64   `json:"announced"` // neither, but a gap says so, or the quarantine has it
 	SetAside   uint64   `json:"setAside"`  // of those: in the quarantine
+	InFlight   uint64   `json:"inFlight"`  // neither, but newer than what is known to have arrived; see Audit.Stale
 	Lost       uint64   `json:"lost"`      // neither, and nobody says so
 	Reused     uint64   `json:"reused"`    // the greatest arrived seq, if the outbox, which nobody holds, will give it away again; else 0
 	Duplicated uint64   `json:"duplicated"`
@@ -169,6 +174,13 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 		for _, gone := range x.queued.open(missing) {
 			for _, s := range x.gaps.open(gone) {
 				for _, lost := range x.aside.open(s) {
+					if a.Stale && a.held && v.Current && lost.last > x.highest {
+						moving := span{max(lost.first, x.highest+1), lost.last}
+						v.InFlight += moving.count()
+						if lost.last = moving.first - 1; lost.first > lost.last {
+							continue
+						}
+					}
 					v.Lost += lost.count()
 					v.LostIDs = name(v.LostIDs, id, lost)
 				}
@@ -184,7 +196,7 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 		}
 		v.Queued += queued
 	}
-	v.Announced -= v.Lost
+	v.Announced -= v.Lost + v.InFlight
 	return v
 }
 

@@ -398,3 +398,27 @@ func TestAudit(t *testing.T) {
 		})
 	}
 }
+
+// TestAuditOfAStaleLedger: what a running device has sent since the ledger was written is in flight; a hole below is lost all the same, and
+// so is everything when nobody has the outbox open, or when the ledger is not older than the look.
+func TestAuditOfAStaleLedger(t *testing.T) {
+	dir := t.TempDir()
+	b := openBox(t, dir, Options{})
+	appendBodies(t, b, bodies(1, 20)...)
+	ackAll(t, b, queued(t, b)[:15])
+	verify := func(stale bool) string {
+		a := Audit{Stale: stale}
+		if err := a.Holds(dir); err != nil {
+			t.Fatal(err)
+		}
+		for _, seq := range []int{1, 2, 3, 5, 6, 7, 8, 9, 10} { // it was written when 11 to 15 had not arrived; 4 is lost
+			a.Arrived(fmt.Sprintf("%s-%d", b.ID(), seq), "")
+		}
+		x := a.Accounts(false)[0]
+		return fmt.Sprintf("queued %d, announced %d, in flight %d, lost %d %d", x.Queued, x.Announced, x.InFlight, x.Lost, len(x.LostIDs))
+	}
+	equal(t, "running, stale", verify(true), "queued 5, announced 0, in flight 5, lost 1 1")
+	equal(t, "running, live", verify(false), "queued 5, announced 0, in flight 0, lost 6 2")
+	closeBox(t, b)
+	equal(t, "stopped", verify(true), "queued 5, announced 0, in flight 0, lost 6 2")
+}
