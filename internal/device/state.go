@@ -343,6 +343,7 @@ func (h *home) load(name string, v any, check func(sealed bool) error) (found bo
 		}
 		if err == nil {
 			h.sealed = h.sealed || sealed
+			h.has(name) // home.json may be of an older version, or gone
 			return true, nil
 		}
 	case !errors.Is(err, errDoubtful):
