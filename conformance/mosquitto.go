@@ -91,6 +91,13 @@ func (s *suite) mosquitto() {
 		t.eventually("the simulator sees the end", func() bool { return t.cloud.connected(t.id) == "" })
 		t.equal("connects", len(t.cloud.reasons(t.id, "connect")), 1)
 	})
+	s.run("oldest", func(t *try) {
+		host := t.provision(t.cloud)
+		flags := append(t.tlsFlags(t.cloud, host), "-i", t.id, "-u", host+"/"+t.id, "-P",
+			token(host+"/devices/"+t.id, key(t.cloud.GroupKey, t.id), "", time.Now().Add(time.Hour)))
+		t.must("send", t.pub(flags, "%24.mid=m1", `"old"`))
+		t.equal("body", t.received(t.cloud, t.id, "m1").Messages[0].Body, "old")
+	})
 	s.run("x509", func(t *try) {
 		r, err := t.register(t.cloud, t.id, "", t.pair(t.cloud, t.id))
 		t.must("register", err)

@@ -271,6 +271,18 @@ func (s *suite) paho() {
 		t.eventually("the simulator sees the end", func() bool { return t.cloud.connected(t.id) == "" })
 		t.equal("connects", len(t.cloud.reasons(t.id, "connect")), 1)
 	})
+	s.run("oldest", func(t *try) {
+		host := t.provision(t.cloud)
+		p, err := t.open(t.pahoOptions(t.cloud, host, t.id, host+"/"+t.id+"/", func() string {
+			return token(host+"/devices/"+t.id, key(t.cloud.GroupKey, t.id), "", time.Now().Add(time.Hour))
+		}))
+		t.must("connect", err)
+		defer p.Disconnect(0)
+		t.send(p, t.id, "%24.mid=m1", `"old"`)
+		t.equal("body", t.received(t.cloud, t.id, "m1").Messages[0].Body, "old")
+		t.subscribe(p, "$iothub/methods/POST/#", 0)
+		t.refused("method", t.cloud.api("POST", "/api/devices/"+t.id+"/methods/echo", nil, nil), "DeviceNotOnline")
+	})
 	s.run("x509", withCertificate)
 	s.run("wrong-key", func(t *try) {
 		_, err := t.open(t.options(t.cloud, t.provision(t.cloud), t.id, key(t.cloud.GroupKey, "somebody else")))

@@ -42,6 +42,7 @@ const (
 	ownTokens    = "The package makes a token for an hour at every connect and has no option for it."
 	completeOnly = "Over MQTT a message can only be completed, as in Azure."
 	noModules    = "The package's module client takes its keys from an IoT Edge runtime only."
+	namesVersion = "The package puts an api-version into every user name."
 	reconnectsIt = "The package reconnects by itself without telling: two of them would take the connection from each other for ever."
 )
 
@@ -56,6 +57,7 @@ var deviceTable = table{
 		{"provision-bad-key", "provision refused, bad key", "client: CONNECT passes, register is refused with 401 · simulator: no such device assigned"},
 		{"provision-disabled", "provision refused, disabled", "client: status disabled · simulator: the device has not moved and is not enabled"},
 		{"connect", "connect", "client: connected · simulator: connected to hub-a, exactly one connect"},
+		{"oldest", "connect, no api-version", "client: a message is acknowledged under the user name {hub}/{device} · simulator: received; no methods"},
 		{"x509", "connect, X.509", "client: a message is acknowledged · simulator: received from that device"},
 		{"wrong-key", "refused, wrong key", "client: not authorised · simulator: never connected"},
 		{"expired", "refused, expired token", "client: not authorised · simulator: never connected"},
@@ -83,11 +85,11 @@ var deviceTable = table{
 	},
 	clients: []client{
 		{id: "node-mqtt", name: "Node MQTT", about: "`azure-iot-device` %azure-iot-device% over `azure-iot-device-mqtt` %azure-iot-device-mqtt% (`Mqtt`), `azure-iot-provisioning-device` %azure-iot-provisioning-device% over `-mqtt` %azure-iot-provisioning-device-mqtt%, `azure-iot-security-symmetric-key` %azure-iot-security-symmetric-key%, `azure-iot-security-x509` %azure-iot-security-x509%",
-			cannot: map[string]string{"batch": "The SDK sends batches over HTTPS only.", "retain": noPackets, "will": noPackets, "qos2": noPackets, "c2d-reject": completeOnly}},
+			cannot: map[string]string{"oldest": namesVersion, "batch": "The SDK sends batches over HTTPS only.", "retain": noPackets, "will": noPackets, "qos2": noPackets, "c2d-reject": completeOnly}},
 		{id: "node-ws", name: "Node WS", about: "the same packages, `MqttWs` on port 443 for DPS and hubs",
-			cannot: map[string]string{"batch": "The SDK sends batches over HTTPS only.", "retain": noPackets, "will": noPackets, "qos2": noPackets, "c2d-reject": completeOnly}},
+			cannot: map[string]string{"oldest": namesVersion, "batch": "The SDK sends batches over HTTPS only.", "retain": noPackets, "will": noPackets, "qos2": noPackets, "c2d-reject": completeOnly}},
 		{id: "node-http", name: "Node HTTP", about: "the same packages over `azure-iot-device-http` %azure-iot-device-http% and `azure-iot-provisioning-device-http` %azure-iot-provisioning-device-http%",
-			cannot: map[string]string{"retain": noPackets, "will": noPackets, "qos2": noPackets, "twin-get": httpHasNone, "twin-patch": httpHasNone, "twin-desired": httpHasNone, "method": httpHasNone,
+			cannot: map[string]string{"oldest": namesVersion, "retain": noPackets, "will": noPackets, "qos2": noPackets, "twin-get": httpHasNone, "twin-patch": httpHasNone, "twin-desired": httpHasNone, "method": httpHasNone,
 				"takeover": noLink, "reconnect": noLink, "fault": noLink, "disabled-5": "CONNACK codes are MQTT's; HTTPS answers 403 to a disabled device.", "module": "The SDK has no module client over HTTPS."}},
 		{id: "go-iothub", name: "Go iothub", about: "`github.com/amenzhinsky/iothub` %github.com/amenzhinsky/iothub%, `iotdevice` over its MQTT transport",
 			cannot: goIothubCannot},
@@ -105,7 +107,7 @@ var deviceTable = table{
 var goIothubCannot = map[string]string{
 	"provision-group": noDPS, "provision-secondary": noDPS, "provision-individual": noDPS, "provision-x509-group": noDPS,
 	"provision-x509-individual": noDPS, "provision-bad-key": noDPS, "provision-disabled": noDPS,
-	"expired": ownTokens, "renewal": ownTokens, "batch": "Batches are a thing of HTTPS.", "retain": noPackets, "will": noPackets, "qos2": noPackets,
+	"oldest": namesVersion, "expired": ownTokens, "renewal": ownTokens, "batch": "Batches are a thing of HTTPS.", "retain": noPackets, "will": noPackets, "qos2": noPackets,
 	"c2d-reject": completeOnly, "c2d-offline": "The package subscribes before its application can listen, and drops (and acknowledges) what arrives in between.", "module": noModules, "takeover": reconnectsIt,
 }
 
