@@ -26,6 +26,8 @@ import (
 // A machine may be too busy to let this process run. What has come from the hub then waits as the watchdog's own timer does, so the time by
 // which the timer is late is taken out of a silence: it was no time in which something could have been heard.
 //
+// Where nothing is owed a ping asks: after the keep-alive, or after two seconds where telemetry comes steadily (see pace).
+//
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
 const (
