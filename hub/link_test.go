@@ -1696,10 +1696,12 @@ func TestGateway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		if l.Host() != a.Host || tokenFor != a.Host || !strings.HasPrefix(user, a.Host+"/dev-1/?api-version=") {
 			t.Errorf("host %q, token for %q, user name %q", l.Host(), tokenFor, user)
 		}
 		time.Sleep(w.dialer.KeepAlive + 1500*time.Millisecond) // the keep-alive is not answered
+		synctest.Wait()
 		if probes == 0 {
 			t.Error("the gateway was not probed")
 		}
@@ -1853,6 +1855,7 @@ func TestPubacksThatNobodyReads(t *testing.T) {
 		}
 		took = time.Since(began)
 		l.Abort()
+		synctest.Wait()
 		// Three bytes in are two out: 1 MiB that waits, as much that is being written, and what the buffers of both ways hold.
 		if least, most := maxUnwritten, 8*maxUnwritten; taken < least || taken > most {
 			t.Errorf("%d bytes were taken", taken)
@@ -1884,6 +1887,7 @@ func TestNobodyTakesWhatComes(t *testing.T) {
 		var a acks
 		offer(t, l, &a, "m-1")
 		time.Sleep(2 * finalLimit) // far beyond what silence may last
+		synctest.Wait()
 		if least, most := maxWaiting/size, (maxWaiting+maxInbound)/size+4; sent < least || sent > most {
 			t.Errorf("%d messages were read", sent)
 		}

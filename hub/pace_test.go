@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -68,6 +69,7 @@ func TestSteadyLinkPings(t *testing.T) {
 				}
 				time.Sleep(time.Until(began.Add(time.Duration(v.until) * time.Second)))
 				l.Abort()
+				synctest.Wait()
 				if !slices.Equal(got, v.want) {
 					t.Errorf("pings after %v, not %v", got, v.want)
 				}
@@ -93,6 +95,7 @@ func TestPaceGoesOn(t *testing.T) {
 		l = w.dial("10.0.0.2")
 		time.Sleep(time.Minute)
 		l.Abort()
+		synctest.Wait()
 		want := []time.Duration{2 * time.Second, 4 * time.Second, 6 * time.Second, 8 * time.Second, 10 * time.Second, 12 * time.Second,
 			14 * time.Second, 16 * time.Second, 36 * time.Second, 56 * time.Second}
 		if !slices.Equal(second, want) {
