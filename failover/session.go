@@ -143,24 +143,24 @@ func (s *Session[L]) Run(ctx context.Context) {
 	}
 }
 
-// Panic is the panic of a goroutine that a session had started. The session ends with it, and Run panics with it in its caller's
+// PanicError is the panic of a goroutine that a session had started. The session ends with it, and Run panics with it in its caller's
 // goroutine, where somebody can deal with it.
-type Panic struct {
+type PanicError struct {
 	Value any
 	stack []byte
 }
 
-func (p *Panic) Error() string { return fmt.Sprint(p.Value) }
+func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
 
 // Stack is the stack of the goroutine that panicked.
-func (p *Panic) Stack() []byte { return p.stack }
+func (p *PanicError) Stack() []byte { return p.stack }
 
 // start runs f in a goroutine of the session.
 func (r *runner[L]) start(f func()) {
 	r.wg.Go(func() {
 		defer func() {
 			if p := recover(); p != nil {
-				r.panicked.CompareAndSwap(nil, &Panic{p, debug.Stack()})
+				r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
 				r.stop()
 			}
 		}()
@@ -193,8 +193,8 @@ type runner[L Link] struct {
 	events   chan Event
 	wg       sync.WaitGroup
 	ways     map[int]*way
-	turn     chan struct{}         // held by the one who serves
-	panicked atomic.Pointer[Panic] // the first one
+	turn     chan struct{}              // held by the one who serves
+	panicked atomic.Pointer[PanicError] // the first one
 	server   *way
 	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
 }

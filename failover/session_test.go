@@ -74,7 +74,7 @@ func TestPanicEndsTheSession(t *testing.T) {
 		defer func() { found = recover() }()
 		s.Run(t.Context())
 	}()
-	p, ok := found.(*Panic)
+	p, ok := found.(*PanicError)
 	if !ok || p.Value != "no server" || !strings.Contains(string(p.Stack()), "TestPanicEndsTheSession") {
 		t.Errorf("Run panicked with %v", found)
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,9 +142,9 @@ func TestBugsAreContained(t *testing.T) {
 	} {
 		t.Run(test.path, func(t *testing.T) {
 			sink = func(journal.Event) {}
-			sent := 0
+			var next atomic.Int64 // over all links
 			h := &scriptedHub{sink: func(e journal.Event) { sink(e) }, after: func(send func(topic, body string)) {
-				for ; sent < calls; sent++ {
+				for sent := next.Add(1); sent <= calls; sent = next.Add(1) {
 					time.Sleep(9 * time.Second)
 					send(fmt.Sprintf("$iothub/methods/POST/echo/?$rid=%d", sent), "1")
 					send(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=m%d&method-name=echo", sent), "1")

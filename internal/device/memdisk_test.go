@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -171,7 +172,7 @@ func (f *memFile) Write(b []byte) (int, error) {
 	if err != nil {
 		b = b[:len(b)/2]
 	}
-	f.disk.files[f.name] = append(f.disk.files[f.name][:len(f.disk.files[f.name]):len(f.disk.files[f.name])], b...)
+	f.disk.files[f.name] = append(slices.Clip(f.disk.files[f.name]), b...)
 	return len(b), err
 }
 

@@ -45,8 +45,8 @@ func (w *world) lived() (files map[string][]byte) {
 
 // unsealed is a file as an older version wrote it.
 func unsealed(b []byte) []byte {
-	if i := bytes.Index(b, []byte(sumBefore)); i >= 0 {
-		return append(slices.Clone(b[:i]), "\n}\n"...)
+	if content, _, ok := bytes.Cut(b, []byte(sumBefore)); ok {
+		return append(slices.Clone(content), "\n}\n"...)
 	}
 	return b
 }
@@ -95,7 +95,7 @@ func TestFlippedBits(t *testing.T) {
 				disk.files[filepath.Join(dir, name)] = bent
 				d, cached := open()
 				where := fmt.Sprintf("%s, bit %d of byte %d (%q): told %q", name, i%8, i/8, files[name][i/8], told)
-				if off := d.time.now().Sub(time.Now()).Abs(); off > time.Minute {
+				if off := time.Until(d.time.now()).Abs(); off > time.Minute {
 					t.Errorf("%s: the time is %v off", where, off)
 				}
 				same := cached.AssignedHub == good.AssignedHub && len(cached.KnownHubs) == len(good.KnownHubs) &&
@@ -294,8 +294,8 @@ func TestOlderFiles(t *testing.T) {
 	for _, name := range []string{stateFile, timeFile} {
 		b, err := os.ReadFile(h.path(name))
 		must(t, err)
-		var any map[string]json.RawMessage
-		if sealed, err := unseal(b, &any); !sealed || err != nil {
+		var content map[string]json.RawMessage
+		if sealed, err := unseal(b, &content); !sealed || err != nil {
 			t.Errorf("%s: %v %v", name, sealed, err)
 		}
 	}
