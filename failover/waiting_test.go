@@ -77,7 +77,7 @@ func TestWaitingIsTold(t *testing.T) {
 				Serve:    func(context.Context, *standing, bool) error { return nil },
 				Observe:  observe,
 			}
-			time.AfterFunc(40*time.Second, stop)
+			time.AfterFunc(30*time.Second, stop)
 			s.Run(ctx)
 			expect("cached "+cached, "10.25s: 10s in register", "20.25s: 20s in poll",
 				fmt.Sprintf("25.25s: hub-a after 25s, unchanged %v", unchanged))
