@@ -51,6 +51,7 @@ type writer struct {
 	file File
 	size int64 // as seg.size; 0 while the header is not written
 	next uint32
+	name string
 	isOn bool // the segment is in Box.segs: something of it is durable, which is what seg.size and seg.end are about
 }
 
@@ -137,7 +138,7 @@ func (b *Box) flush() error {
 		err = b.fs.SyncDir(b.dir)
 	}
 	if err == nil {
-		if is, lost := w.file.Is(b.path(w.seg.num)); lost == nil && !is || errors.Is(lost, fs.ErrNotExist) {
+		if is, lost := w.file.Is(w.name); lost == nil && !is || errors.Is(lost, fs.ErrNotExist) {
 			b.abandon(lost == nil)
 			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
 		}
@@ -222,7 +223,7 @@ func (b *Box) open(at place, need int64) error {
 				return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
 			}
 			_ = f.Truncate(b.segSize) // only makes the syncs cheaper
-			b.writer = &writer{seg: s, file: f, size: s.size, next: uint32(s.end - s.base), isOn: true}
+			b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.base), isOn: true}
 		}
 	}
 	if w := b.writer; w != nil {
@@ -249,7 +250,7 @@ func (b *Box) open(at place, need int64) error {
 	}
 	b.newest = s.num
 	_ = f.Truncate(b.segSize) // only makes the syncs cheaper
-	b.writer = &writer{seg: s, file: f}
+	b.writer = &writer{seg: s, file: f, name: b.path(s.num)}
 	return nil
 }
 

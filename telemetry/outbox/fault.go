@@ -87,6 +87,7 @@ func (t *trouble) fail(pos uint64, k faultKind, err error, now time.Time) (belie
 		return now.Sub(t.since) >= doubtFor
 	case missing:
 		return now.Sub(t.since) >= missFor
+	case passing:
 	}
 	return false
 }
