@@ -241,9 +241,5 @@ func (f diskFile) Size() (int64, error) {
 }
 
 func (f diskFile) Is(name string) (bool, error) {
-	info, err := os.Lstat(name)
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(f.info, info), nil
+	return isFile(f.info, name)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -19,6 +20,23 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// isFile is os.SameFile with a look at the name, without the memory for it: each commit asks.
+func isFile(info fs.FileInfo, name string) (bool, error) {
+	was, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return false, errors.ErrUnsupported
+	}
+	var now syscall.Stat_t
+	for {
+		switch err := syscall.Lstat(name, &now); {
+		case err == nil:
+			return was.Dev == now.Dev && was.Ino == now.Ino, nil
+		case !errors.Is(err, syscall.EINTR):
+			return false, &os.PathError{Op: "lstat", Path: name, Err: err}
+		}
+	}
 }
 
 // lockDir takes the lock of a directory, or shares it. The error is errors.ErrUnsupported where the file system has none.

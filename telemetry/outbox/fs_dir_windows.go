@@ -3,6 +3,8 @@ package outbox
 import (
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"syscall"
 )
 
@@ -11,6 +13,11 @@ const plainOnly = 0
 
 // Windows cannot sync a directory; NTFS keeps a journal of its own for names.
 func syncDir(string) error { return nil }
+
+func isFile(info fs.FileInfo, name string) (bool, error) {
+	now, err := os.Lstat(name)
+	return err == nil && os.SameFile(info, now), err
+}
 
 // lockDir is not for Windows, where a file that is open cannot be deleted: its lock will do.
 func lockDir(string, bool) (io.Closer, error) { return nil, errors.ErrUnsupported }
