@@ -726,7 +726,7 @@ func TestFileNames(t *testing.T) {
 }
 
 func TestHandledList(t *testing.T) {
-	dir := t.TempDir()
+	dir := inMemory(t) // 3,000 syncs
 	home, err := openHome(dir, "dev-1")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 // together stays within the rate of the process, and when DPS is well all are up. A second start, after more than a minute of refusals, is held to
 // it as well.
 func TestAThousandRefusedDevices(t *testing.T) {
+	t.Parallel()
 	const devices, perMinute, burst = 1000, 900, 100
 	quiet := setup{device: func(c *Config) { c.Telemetry, c.Reported = false, false }}
 	dir := inMemory(t)

@@ -1182,6 +1182,7 @@ func TestSoakSchedules(t *testing.T) {
 
 // TestNeighbour: however its chance falls, a device does not press a DPS that throttles, nor one that goes on naming a dead hub.
 func TestNeighbour(t *testing.T) {
+	t.Parallel()
 	retry := 5
 	for name, v := range map[string]struct {
 		during  time.Duration

@@ -96,6 +96,7 @@ func (w *world) silentDials() (all []string) {
 
 // TestLatePubacks: a day of a hub that delays every PUBACK by 50 s. It carries what comes all the same.
 func TestLatePubacks(t *testing.T) {
+	t.Parallel()
 	s := setup{device: func(c *Config) { c.StateDir = inMemory(t); c.SASTTL = 48 * time.Hour }}
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.run(time.Minute)
