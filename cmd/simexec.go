@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -45,6 +47,9 @@ func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 	if _, given := e.lookup("NODE_EXTRA_CA_CERTS"); !given {
 		vars = append(vars, "NODE_EXTRA_CA_CERTS="+ca)
 	}
+	for _, other := range []string{"GROUP_KEY", "DEVICE_KEY", "DEVICE_KEY_FILE", "CERT", "KEY", "CONNECTION_STRING"} {
+		vars = append(vars, envPrefix+other+"=") // unset: of two proofs of who a device is none would count
+	}
 	for _, h := range info.Hubs {
 		vars = append(vars, "SIM_"+strings.ToUpper(strings.ReplaceAll(h.Name, "-", "_"))+"="+h.Host)
 	}
@@ -65,13 +70,10 @@ func (e *Env) runCommand(ctx context.Context, line string, vars []string) error 
 		c.Stderr = q.out // what a command says must not be dropped
 	}
 	c.WaitDelay = execGrace
-	c.Cancel = func() error {
-		if runtime.GOOS == "windows" {
-			return c.Process.Kill()
-		}
-		return c.Process.Signal(syscall.SIGTERM)
-	}
+	in, ok := e.Stdin.(*os.File)
+	finish := endTogether(c, ok && term.IsTerminal(int(in.Fd())))
 	err := c.Run()
+	finish()
 	ended, ok := errors.AsType[*exec.ExitError](err)
 	if !ok {
 		if err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.Is(err, context.Canceled) {
