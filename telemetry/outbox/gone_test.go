@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -27,6 +28,7 @@ func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
 	}
 	ackAll(t, b, tryNext(t, b, 0, 4))
 	time.Sleep(2 * time.Second)
+	synctest.Wait()
 	if n := len(b.segs); n < 10 {
 		t.Fatalf("%d segments", n)
 	}
@@ -334,6 +336,7 @@ type damagedFS struct {
 	name string
 	from int64
 	err  error
+	well atomic.Bool // it is mended
 }
 
 type damagedFile struct {
@@ -350,7 +353,7 @@ func (d *damagedFS) Open(name string, flag int) (File, error) {
 }
 
 func (f damagedFile) ReadAt(b []byte, at int64) (int, error) {
-	if f.fs.err != nil && at+int64(len(b)) > f.fs.from {
+	if !f.fs.well.Load() && at+int64(len(b)) > f.fs.from {
 		return 0, f.fs.err
 	}
 	return f.File.ReadAt(b, at)
@@ -369,7 +372,8 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 				b.seal()
 			}
 			frame := int64(cost(encode(&Message{Body: []byte(body(1)), Created: time.Now()})))
-			b.fs = &damagedFS{disk, segName(2), framesStart + 2*frame + 5, syscall.EIO}
+			bad := &damagedFS{FS: disk, name: segName(2), from: framesStart + 2*frame + 5, err: syscall.EIO}
+			b.fs = bad
 			r := tryNextNow(t, b, 0, 100)
 			equalAll(t, "what can be read", bodiesOf(r), bodies(1, 7))
 			ackAll(t, b, r)
@@ -380,9 +384,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 			equal(t, "told", got.count(Unreadable), 1)
 			equalAll(t, "meanwhile", bodiesOf(tryNextNow(t, b, 0, 100)), nil)
 			appendBodies(t, b, "16")
-			if mends {
-				b.fs = disk
-			}
+			bad.well.Store(mends)
 			r = queued(t, b)
 			if mends {
 				equalAll(t, "in the end", bodiesOf(r), append(bodies(8, 15), "16"))
@@ -395,7 +397,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 			}
 			ackAll(t, b, r)
 			time.Sleep(2 * time.Second)
-			if kept := disk.names["/box/"+segName(2)+badSuffix]; (kept != nil) == mends {
+			if kept := disk.file("/box/" + segName(2) + badSuffix); (kept != nil) == mends {
 				t.Errorf("kept: %v", kept != nil)
 			}
 			closeBox(t, b)
@@ -452,12 +454,12 @@ func TestBlindOpen(t *testing.T) {
 			appendBodies(t, b, "1", "2")
 			id := b.ID()
 			closeBox(t, b)
-			disk.deny = func(o, _ string) error {
+			disk.setDeny(func(o, _ string) error {
 				if o == op {
 					return syscall.EMFILE
 				}
 				return nil
-			}
+			})
 			var got reports
 			b = openBox(t, "/box", Options{FS: disk, Report: got.add})
 			appendBodies(t, b, "3", "4")
@@ -478,7 +480,7 @@ func TestBlindOpen(t *testing.T) {
 				t.Errorf("%s: it did not wait", op)
 			}
 			start := time.Now()
-			disk.deny = nil
+			disk.setDeny(nil)
 			r := <-came
 			if d := time.Since(start); d > retryEvery {
 				t.Errorf("%s: it came after %v", op, d)
@@ -510,7 +512,8 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 			closeBox(t, b)
 			before := b.ID()
 			var got reports
-			b = openBox(t, "/box", Options{FS: &damagedFS{disk, file, 0, syscall.EIO}, For: id, Report: got.add})
+			bad := &damagedFS{FS: disk, name: file, err: syscall.EIO}
+			b = openBox(t, "/box", Options{FS: bad, For: id, Report: got.add})
 			appendBodies(t, b, "5")
 			if s := b.Stats(); !s.Degraded || !s.Unreadable {
 				t.Errorf("%s: %+v", file, s)
@@ -522,7 +525,7 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 			}
 			time.Sleep(doubtFor)
 			appendBodies(t, b, "7")
-			b.fs = disk
+			bad.well.Store(true)
 			time.Sleep(10 * time.Second)
 			appendBodies(t, b, "8")
 			if s := b.Stats(); s.Degraded || s.Unreadable || got.count(Corrupt) == 0 {
@@ -546,7 +549,7 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 			ackAll(t, b, queued(t, b))
 			time.Sleep(2 * time.Second)
 			closeBox(t, b)
-			if disk.names["/box/"+file+badSuffix] == nil {
+			if disk.file("/box/"+file+badSuffix) == nil {
 				t.Errorf("%s was not kept", file)
 			}
 		})
@@ -560,12 +563,12 @@ func TestPoisonOnAFullDisk(t *testing.T) {
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
 		appendBodies(t, b, "1", "poison", "3")
-		disk.deny = func(_, name string) error {
+		disk.setDeny(func(_, name string) error {
 			if name == quarantineName {
 				return syscall.ENOSPC
 			}
 			return nil
-		}
+		})
 		r := queued(t, b)
 		if err := b.Quarantine(r[1].Pos, errors.New("too large")); err != nil {
 			t.Fatal(err)
@@ -581,13 +584,13 @@ func TestPoisonOnAFullDisk(t *testing.T) {
 		killed := openBox(t, "/box", Options{FS: disk.killed()})
 		equalAll(t, "after a restart", bodiesOf(queued(t, killed)), []string{"poison"})
 		closeBox(t, killed)
-		disk.deny = nil
+		disk.setDeny(nil)
 		time.Sleep(retryEvery)
 		equal(t, "handed out", len(tryNextNow(t, b, 0, 10)), 0)
 		if s := b.Stats(); s.Queued != 0 || s.Quarantined != 1 {
 			t.Errorf("%+v", s)
 		}
-		for q := range entries(strings.NewReader(string(disk.names["/box/"+quarantineName].data))) {
+		for q := range entries(strings.NewReader(string(disk.file("/box/" + quarantineName).data))) {
 			equal(t, "set aside", string(q.Body)+": "+q.Why, "poison: too large")
 		}
 		appendBodies(t, b, "4")

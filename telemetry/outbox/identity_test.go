@@ -127,7 +127,7 @@ func TestIdentityFileIsDamaged(t *testing.T) {
 		equal(t, name+": reported", got.count(Corrupt), 1)
 		equal(t, name+": left", len(queued(t, b)), 1)
 		closeBox(t, b)
-		if kept := disk.names["/box/"+identityName+badSuffix]; kept == nil || string(kept.data) != text {
+		if kept := disk.file("/box/" + identityName + badSuffix); kept == nil || string(kept.data) != text {
 			t.Errorf("%s: it was not kept", name)
 		}
 		if _, err := Open("/box", Options{FS: disk, For: id}); !errors.Is(err, ErrOther) {
@@ -145,22 +145,22 @@ func TestNoRoomForAnIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
 		closeBox(t, openBox(t, "/box", Options{FS: disk, For: Identity{IDScope: "0ne1", Device: "d"}}))
-		disk.deny = func(_, name string) error {
+		disk.setDeny(func(_, name string) error {
 			if strings.HasPrefix(name, identityName+".") {
 				return syscall.ENOSPC
 			}
 			return nil
-		}
+		})
 		id := Identity{IDScope: "0ne2", Device: "d"}
 		b := openBox(t, "/box", Options{FS: disk, For: id})
 		appendBodies(t, b, "1")
 		equal(t, "degraded", b.Stats().Degraded, true)
-		disk.deny = nil
+		disk.setDeny(nil)
 		time.Sleep(retryEvery)
 		appendBodies(t, b, "2")
 		equal(t, "degraded", b.Stats().Degraded, false)
 		closeBox(t, b)
-		equal(t, "the file", string(disk.names["/box/"+identityName].data), string(id.appendTo(nil)))
+		equal(t, "the file", string(disk.file("/box/"+identityName).data), string(id.appendTo(nil)))
 	})
 }
 

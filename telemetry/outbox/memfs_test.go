@@ -89,6 +89,23 @@ func (m *memFS) setFault(f func(call int, op, name string) error) {
 	m.fault = f
 }
 
+// file is a file as programs see it; nil: there is none.
+func (m *memFS) file(name string) *inode {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := m.names[name]; n != nil {
+		return &inode{data: slices.Clone(n.data)}
+	}
+	return nil
+}
+
+// setDeny replaces what is asked before every call; nil heals the disk.
+func (m *memFS) setDeny(deny func(op, name string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deny = deny
+}
+
 func (m *memFS) count(op string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -72,6 +72,24 @@ func (s *sweep) heal() {
 	s.fault = -1
 }
 
+func (s *sweep) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fails
+}
+
+func (s *sweep) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tries
+}
+
+func (s *sweep) lasted() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.start)
+}
+
 // open opens the box. An error of Open is one that a person has to see to: it is so for as long as the fault lasts.
 func (s *sweep) open() {
 	s.t.Helper()
@@ -82,7 +100,7 @@ func (s *sweep) open() {
 			s.b = b
 			return
 		}
-		if !needsPerson(err) || !s.fails {
+		if !needsPerson(err) || !s.failed() {
 			s.t.Fatalf("Open: %v", err)
 		}
 		if time.Sleep(time.Second); s.length > time.Minute {
@@ -177,7 +195,7 @@ func (s *sweep) quarantine() {
 func (s *sweep) reopen() {
 	s.t.Helper()
 	degraded := s.b.Stats().Degraded
-	if err := s.b.Close(); err != nil && !s.fails {
+	if err := s.b.Close(); err != nil && !s.failed() {
 		s.t.Fatal(err)
 	} else if degraded && err != nil { // what was in memory is lost, and Close says so
 		for _, text := range slices.Collect(maps.Keys(s.safe)) {
@@ -190,17 +208,22 @@ func (s *sweep) reopen() {
 // settle is the life after the fault.
 func (s *sweep) settle() {
 	s.t.Helper()
-	told, fault, calls := len(s.got.all) > 0, max(s.fault, 0), s.calls
-	if st := s.b.Stats(); s.fails && s.length > time.Minute && !told && s.tries > 3 {
-		s.t.Errorf("%d calls failed, and nobody was told: %+v", s.tries, st)
+	s.got.mu.Lock()
+	told := len(s.got.all) > 0
+	s.got.mu.Unlock()
+	s.mu.Lock()
+	fault, calls := max(s.fault, 0), slices.Clone(s.calls)
+	s.mu.Unlock()
+	if st := s.b.Stats(); s.failed() && s.length > time.Minute && !told && s.count() > 3 {
+		s.t.Errorf("%d calls failed, and nobody was told: %+v", s.count(), st)
 	}
 	if s.length > time.Minute {
 		s.drain(s.wait, 1<<20) // for hours, if need be
 		s.append(1)
 		s.drain(s.wait, 1<<20)
 	}
-	if most := 200 + int(time.Since(s.start)/time.Second); s.fails && s.tries > most {
-		s.t.Errorf("%d calls failed in %v: somebody does not wait", s.tries, time.Since(s.start))
+	if most := 200 + int(s.lasted()/time.Second); s.failed() && s.count() > most {
+		s.t.Errorf("%d calls failed in %v: somebody does not wait", s.count(), s.lasted())
 	}
 	s.heal()
 	time.Sleep(11 * time.Second)
@@ -214,7 +237,7 @@ func (s *sweep) settle() {
 	closeBox(s.t, s.b)
 	defer func() {
 		if s.t.Failed() {
-			s.t.Logf("call %d, %s, failed with %v for %v, %d times", fault, calls[fault], s.errno, s.length, s.tries)
+			s.t.Logf("call %d, %s, failed with %v for %v, %d times", fault, calls[fault], s.errno, s.length, s.count())
 			for _, p := range s.got.all {
 				s.t.Logf("reported: %v %s (%v)", p.Kind, p.Text, p.Err)
 			}
@@ -247,7 +270,7 @@ func (s *sweep) settle() {
 // poison is what the quarantine holds.
 func (s *sweep) poison() map[string]bool {
 	all := map[string]bool{}
-	if f := s.disk.names["/box/"+quarantineName]; f != nil {
+	if f := s.disk.file("/box/" + quarantineName); f != nil {
 		for q := range entries(strings.NewReader(string(f.data))) {
 			all[string(q.Body)] = true
 		}
@@ -264,6 +287,8 @@ func runSweep(t *testing.T, fault int, errno syscall.Errno, length time.Duration
 		s.disk.deny = s.deny
 		s.live()
 		s.settle()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		calls = s.calls
 	})
 	return calls
