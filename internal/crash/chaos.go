@@ -85,19 +85,9 @@ func newChaos(t *trial) *chaos {
 // play is the whole run. Its error is what kept it from a verdict, or a program that did not do what it must.
 func (c *chaos) play(ctx context.Context) error {
 	c.say("%d bursts of failing system calls, %d samples/s, SEED=%d, in %s", c.bursts, c.rate, c.seed, c.dir)
-	life, cancel := context.WithCancel(ctx)
-	defer func() { // nothing is left behind
-		cancel()
-		for _, p := range []*program{&c.sim, &c.device} {
-			if p.ended != nil {
-				<-p.ended
-			}
-		}
-	}()
-	if err := c.startSim(life); err != nil {
-		return err
-	}
-	if err := c.readyDevice(); err != nil {
+	life, end, err := c.begin(ctx)
+	defer end()
+	if err != nil {
 		return err
 	}
 	c.device.args = append(c.device.args, "--drain-timeout", "30s", "--outbox-max-bytes", "2MiB") // small segments, so that many come and go
@@ -124,8 +114,8 @@ func (c *chaos) play(ctx context.Context) error {
 // census runs a device once under strace, through the death of its hub, and asks whether chaos knows every system call that it makes.
 func (c *chaos) census(ctx context.Context) error {
 	counts := c.path("census")
-	real := c.device
-	c.device.path, c.device.args = "strace", append([]string{"-f", "-c", "-o", counts, real.path}, real.args...)
+	plain := c.device
+	c.device.path, c.device.args = "strace", append([]string{"-f", "-c", "-o", counts, plain.path}, plain.args...)
 	if err := c.startDevice(ctx); err != nil {
 		return fmt.Errorf("%w; install strace (apt-get install strace)", err)
 	}
@@ -141,7 +131,7 @@ func (c *chaos) census(ctx context.Context) error {
 	if err := c.endDevice(ctx); err != nil {
 		return err
 	}
-	c.device = real
+	c.device = plain
 	text, err := os.ReadFile(counts)
 	if err != nil {
 		return err
@@ -209,10 +199,10 @@ func (c *chaos) burst(ctx context.Context, i int) error {
 
 // startStopped starts the device, which stands still until it is resumed.
 func (c *chaos) startStopped(ctx context.Context) error {
-	real := c.device
-	c.device.path, c.device.args = "/bin/sh", append([]string{"-c", `kill -STOP $$; exec "$@"`, "sh", real.path}, real.args...)
+	plain := c.device
+	c.device.path, c.device.args = "/bin/sh", append([]string{"-c", `kill -STOP $$; exec "$@"`, "sh", plain.path}, plain.args...)
 	err := c.device.start(ctx, nil)
-	c.device.path, c.device.args = real.path, real.args
+	c.device.path, c.device.args = plain.path, plain.args
 	if err != nil {
 		return err
 	}
@@ -280,23 +270,10 @@ func panicked(log string) bool {
 	return strings.Contains(log, "panic: ") || strings.Contains(log, "fatal error: ") || strings.Contains(log, "\ngoroutine ")
 }
 
-// endDevice ends the device's input and waits until it has sent everything and ended.
+// endDevice notes the device's memory and ends it.
 func (c *chaos) endDevice(ctx context.Context) error {
 	c.weigh()
-	c.feeder.end()
-	limit := time.NewTimer(2 * c.recovery)
-	defer limit.Stop()
-	select {
-	case <-c.device.ended:
-	case <-limit.C:
-		return fmt.Errorf("the device has not ended within %v of the end of its input", 2*c.recovery)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if c.device.err != nil {
-		return fmt.Errorf("the device ended with %w", c.device.err)
-	}
-	return nil
+	return c.trial.endDevice(ctx)
 }
 
 // weigh notes how much memory the device has had.
@@ -326,26 +303,7 @@ func (c *chaos) recover(ctx context.Context) error {
 
 // follow reads what arrives until enough says so, or for d.
 func (c *chaos) follow(ctx context.Context, d time.Duration, enough func() bool) error {
-	end := time.NewTimer(d)
-	defer end.Stop()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for !enough() {
-		select {
-		case <-end.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			if err := errors.Join(c.sim.running(), c.device.running()); err != nil {
-				return err
-			}
-			if err := c.read(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return c.watch(ctx, pollEvery, d, enough, c.read)
 }
 
 // read enters what has arrived since the last time.

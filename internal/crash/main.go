@@ -161,21 +161,11 @@ func (t *trial) say(format string, a ...any) {
 }
 
 // play is the whole run. Its error is what kept it from a verdict by the book, or a program that did not do what it must.
-func (t *trial) play(ctx context.Context) (err error) {
+func (t *trial) play(ctx context.Context) error {
 	t.say("at least %d kills and %d failovers, %d samples/s, SEED=%d, in %s", t.kills, t.moves, t.rate, t.seed, t.dir)
-	life, cancel := context.WithCancel(ctx)
-	defer func() { // nothing is left behind, whatever happens
-		cancel()
-		for _, p := range []*program{&t.sim, &t.device} {
-			if p.ended != nil {
-				<-p.ended
-			}
-		}
-	}()
-	if err := t.startSim(life); err != nil {
-		return err
-	}
-	if err := t.readyDevice(); err != nil {
+	life, end, err := t.begin(ctx)
+	defer end()
+	if err != nil {
 		return err
 	}
 	if err := t.startDevice(life); err != nil {
@@ -205,6 +195,23 @@ const (
 	eager          // when things have just begun to move again: in the middle of the backlog
 	blind          // at any moment, perhaps before the programs have even started
 )
+
+// begin starts the simulator and writes down how the device is started. end leaves nothing behind.
+func (t *trial) begin(ctx context.Context) (life context.Context, end func(), err error) {
+	life, cancel := context.WithCancel(ctx)
+	end = func() {
+		cancel()
+		for _, p := range []*program{&t.sim, &t.device} {
+			if p.ended != nil {
+				<-p.ended
+			}
+		}
+	}
+	if err := t.startSim(life); err != nil {
+		return life, end, err
+	}
+	return life, end, t.readyDevice()
+}
 
 // happen is one event of the schedule. What it is and when it comes depends on the seed and its number alone.
 func (t *trial) happen(ctx context.Context, i int) error {
@@ -273,6 +280,17 @@ const (
 
 // follow reads what arrives, every so often, until enough says so, or for d.
 func (t *trial) follow(ctx context.Context, every, d time.Duration, enough func() bool) error {
+	return t.watch(ctx, every, d, enough, func(ctx context.Context) error {
+		if err := t.read(ctx); err != nil || every != pollEvery {
+			return err
+		}
+		t.look()
+		return nil
+	})
+}
+
+// watch reads every so often, until enough says so, or for d. It fails if a program has ended.
+func (t *trial) watch(ctx context.Context, every, d time.Duration, enough func() bool, read func(context.Context) error) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
 	tick := time.NewTicker(every)
@@ -287,11 +305,8 @@ func (t *trial) follow(ctx context.Context, every, d time.Duration, enough func(
 			if err := errors.Join(t.sim.running(), t.device.running()); err != nil {
 				return err
 			}
-			if err := t.read(ctx); err != nil {
+			if err := read(ctx); err != nil {
 				return err
-			}
-			if every == pollEvery {
-				t.look()
 			}
 		}
 	}
@@ -416,18 +431,8 @@ func (t *trial) finish(ctx context.Context) error {
 		return err
 	}
 	took, distinct := time.Since(t.feeder.began), t.book.distinct
-	t.feeder.end() // the device sends what it has, and ends
-	limit := time.NewTimer(2 * t.recovery)
-	defer limit.Stop()
-	select {
-	case <-t.device.ended:
-	case <-limit.C:
-		return fmt.Errorf("the device has not ended within %v of the end of its input", 2*t.recovery)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if t.device.err != nil {
-		return fmt.Errorf("the device ended with %w", t.device.err)
+	if err := t.endDevice(ctx); err != nil {
+		return err
 	}
 	if err := t.read(ctx); err != nil {
 		return err
@@ -446,6 +451,24 @@ func (t *trial) finish(ctx context.Context) error {
 	t.verify(ctx)
 	t.report(l.LastSeq, float64(distinct)/took.Seconds())
 	return t.tell(l.LastSeq)
+}
+
+// endDevice ends the device's input, and waits until it has sent what it has and ended.
+func (t *trial) endDevice(ctx context.Context) error {
+	t.feeder.end()
+	limit := time.NewTimer(2 * t.recovery)
+	defer limit.Stop()
+	select {
+	case <-t.device.ended:
+	case <-limit.C:
+		return fmt.Errorf("the device has not ended within %v of the end of its input", 2*t.recovery)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if t.device.err != nil {
+		return fmt.Errorf("the device ended with %w", t.device.err)
+	}
+	return nil
 }
 
 // tell writes what the run came to into a file, for other programs.
