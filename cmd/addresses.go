@@ -72,18 +72,18 @@ func checkListen(key, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {
 	case strings.Contains(address, "/"):
-		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090, without a scheme or path", key, quoted(address))
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090, without a scheme or path", key, quotedAddress(address))
 	case err != nil:
-		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090", key, quoted(address))
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090", key, quotedAddress(address))
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '+' {
-		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, quoted(address))
+		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, quotedAddress(address))
 	}
 	if host == "" {
 		return nil // all addresses, which whoever listens allows or not
 	}
 	if err := hub.CheckHost(net.JoinHostPort(host, "1")); err != nil {
-		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quoted(address))
+		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quotedAddress(address))
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func checkListen(key, address string) error {
 // checkBaseAddress says what is wrong with the simulator's first address.
 func checkBaseAddress(key, address string) error {
 	if a, err := netip.ParseAddr(address); err != nil || !a.Is4() {
-		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, quoted(address))
+		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, quotedAddress(address))
 	}
 	return nil
 }

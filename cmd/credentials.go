@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -194,6 +195,11 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 
 // roots are the system's and those of --ca-file.
 func (s *settings) roots() (*x509.CertPool, error) {
+	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // which is read whole, whatever it is
+		if _, err := readNamed("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()

@@ -64,11 +64,11 @@ func readUpTo(r io.Reader, most int64) ([]byte, error) {
 // (/dev/stdin, or <(command)); every other special file is refused by its name before it is opened,
 // for opening alone may wait for ever, or rewind a tape.
 func openNamed(key, path string) (*os.File, error) {
-	if looksSecret(path) {
+	info, err := os.Stat(path)
+	if err != nil && looksSecret(path) { // a long name of a file that is there may look like one
 		return nil, fmt.Errorf("%s is the name of a file, and what was given looks like the secret itself; "+
 			"put it in a file and name that: %w", key, fs.ErrNotExist)
 	}
-	info, err := os.Stat(path)
 	if err == nil {
 		err = refuseSpecial(path, info)
 	}

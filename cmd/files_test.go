@@ -51,6 +51,11 @@ func TestFilesThatFlagsName(t *testing.T) {
 			t.Errorf("%s: not there: %v", path, !want)
 		}
 	}
+	keyLike := write("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g", "a2V5")
+	t.Chdir(dir)
+	if key, err := readKeyFile("k", filepath.Base(keyLike)); err != nil || key != "a2V5" {
+		t.Errorf("a file whose name looks like a key: %q, %v", key, err)
+	}
 	for name, content := range map[string]string{"plain": "a2V5", "lf": "a2V5\n", "windows": "\xef\xbb\xbf a2V5\r\n"} {
 		if key, err := readKeyFile("k", write(name, content)); err != nil || key != "a2V5" {
 			t.Errorf("%s: %q, %v", name, key, err)

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 const testKey = "AAECAwQFBgcICQoLDA0ODw=="
@@ -106,6 +107,21 @@ func TestAddressesAndIDs(t *testing.T) {
 		if err == nil || strings.Contains(withoutSecrets(err.Error()), "AAECAw") {
 			t.Errorf("a secret as %s: %v", key, err)
 		}
+	}
+	const longKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX+BkaGxwdHh8gISIjJCUmJygpKissLS4v" // 48 bytes, so without =
+	for _, conf := range []sim.Config{
+		{ControlAddr: longKey + ":1"}, {ControlAddr: "x", ConnectProxy: longKey + ":1"}, {Advertise: longKey}, {Webhook: "ftp://" + longKey + "/"},
+		{Webhook: "ftp://me:pass word@h/"}, {BaseAddress: longKey},
+	} {
+		err := checkAddresses(&conf)
+		if err == nil || strings.Contains(err.Error(), longKey[:12]) || strings.Contains(err.Error(), "pass word") {
+			t.Errorf("%+v: %v", conf, err)
+		}
+	}
+	// The bundle of roots that the environment names is read up to a bound as well.
+	if _, _, err := configure(t, []string{"SSL_CERT_FILE=/dev/zero"}, right()...); runtime.GOOS == "linux" &&
+		(err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE: /dev/zero: this is a device")) {
+		t.Error(err)
 	}
 	// An empty variable is unset.
 	if s, c, err := configure(t, []string{"HUBHOP_DEVICE_ID=", "HUBHOP_TELEMETRY=", "HUBHOP_KEEP_ALIVE="}, "--id-scope=0ne00ABCDEF", "--group-key="+testKey); err != nil ||

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -69,6 +70,9 @@ func (o *outboxFlags) find() (dir, deviceID string, err error) {
 		return "", "", usage(err)
 	}
 	if o.dir != "" {
+		if _, err := os.Stat(o.dir); err != nil && looksSecret(o.dir) {
+			return "", "", usage(errors.New("dir is the name of a directory, and what was given looks like a secret"))
+		}
 		return o.dir, o.deviceID, nil
 	}
 	stateDir, err := o.stateDirectory()

@@ -31,6 +31,21 @@ func oneLine(text string) string {
 	return text
 }
 
+// quotedAddress is quoted for an address or URL, whose parts may be secrets: what stands before an @ is
+// often a password.
+func quotedAddress(text string) string {
+	if at := strings.LastIndexByte(text, '@'); at >= 0 {
+		text = "…" + text[at:]
+	}
+	notBase64 := func(r rune) bool { return !strings.ContainsRune(base64Letters, r) }
+	if slices.ContainsFunc(strings.FieldsFunc(text, notBase64), func(part string) bool { return looksSecret(strings.Trim(part, "/")) }) {
+		return "(what looks like a secret)"
+	}
+	return quoted(text)
+}
+
+const base64Letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
 // quoted is quotable between quotes.
 func quoted(text string) string {
 	if q := quotable(text); q != text {

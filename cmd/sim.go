@@ -263,11 +263,14 @@ func checkAddresses(conf *sim.Config) error {
 	if conf.ConnectProxy != "" {
 		faults = append(faults, checkListen("connect-proxy", conf.ConnectProxy))
 	}
+	if conf.Advertise != "" && quotedAddress(conf.Advertise) != strconv.Quote(conf.Advertise) {
+		faults = append(faults, fmt.Errorf("advertise is %s; it must be a host name or an IPv4 address, without a port", quotedAddress(conf.Advertise)))
+	}
 	if conf.HTTPSPort < 0 || conf.HTTPSPort > 65535 {
 		faults = append(faults, fmt.Errorf("https-port is %d; it must be a number from 1 to 65535", conf.HTTPSPort))
 	}
 	if u, err := url.Parse(conf.Webhook); conf.Webhook != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", quoted(conf.Webhook)))
+		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", quotedAddress(conf.Webhook)))
 	}
 	return errors.Join(faults...)
 }
