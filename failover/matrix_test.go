@@ -197,16 +197,16 @@ func TestDecisionMatrix(t *testing.T) {
 		"* **A device has five registrations in hand, and gets one back every 5 s**, up to a second later, so that a fleet that began together does not\n" +
 		"  ask together. Whatever else is said here, DPS never gets more. All devices of one process together are held to `--dps-rate` (900 a minute,\n" +
 		"  100 at once). A connection to DPS that is refused, silent, or answered by a CONNACK other than 0 costs none.\n" +
-		"* What DPS says (`retry-after`) is done exactly, 0 included, up to 300 s.\n" +
-		"* Where it says nothing: after 5xx, 401, a refusing CONNACK and other refusals, 1.6 to 2 s in the first minute; then the time doubles, up to 60 s.\n" +
+		"* A `retry-after` of DPS is kept exactly, 0 included, up to 300 s.\n" +
+		"* Without one, after 5xx, 401, a refusing CONNACK and other refusals, the wait is 1.6 to 2 s in the first minute; then it doubles, up to 60 s.\n" +
 		"  Only an assignment or a link ends this; a restart does not.\n" +
-		"* A dial of a hub that is answered by a reset is repeated within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
+		"* A hub that answers a dial by a reset is dialled again within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
 		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n\n" +
-		"What DPS names is looked at before it is used: a hub must be a host name or an address, with a port or without; a device id has 1 to 128 of the\n" +
-		"characters that IoT Hub allows, without `+` and `#`, which no topic can carry; an operation id has at most 256 letters, digits and `-._:~`. What\n" +
-		"does not keep to that is not kept (D26), and texts of DPS are cut before they are told. TLS has made sure that it is DPS's own server, or whoever\n" +
-		"has its certificate, that says these things, so they are not a stranger's. They can still be a mistake's. And TLS makes sure of the hub: whatever\n" +
-		"name DPS gives, the server there must have a certificate for it, of a root that this machine trusts.\n\n" +
+		"The names that DPS gives are checked before they are used, because DPS may make mistakes. A hub must be a host name or an address, with or without\n" +
+		"a port. A device id has 1 to 128 of the characters that IoT Hub allows, without `+` and `#`, which no topic can carry. An operation id has at most\n" +
+		"256 letters, digits and `-._:~`. An answer with another name is refused (D26), and texts of DPS are cut before they are told. No stranger can give\n" +
+		"these names: TLS proves that the server has DPS's certificate. TLS also proves the hub: its server must have a certificate for the name that DPS\n" +
+		"gave, from a root that this machine trusts.\n\n" +
 		"| fault | rule | what the device sees | action | at once | and then, in the first minute |\n|---|---|---|---|---|---|\n")
 	taken := map[failover.Action]map[failover.Action]int{}
 	covered := map[string]bool{}
