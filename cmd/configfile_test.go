@@ -193,7 +193,7 @@ func TestNothingInAFileIsPassedOver(t *testing.T) {
 				s.groupKey = "AAECAwQFBgcICQoLDA0ODw=="
 			}
 			_, bad := s.device("test")
-			_, noLog := s.logger()
+			_, noLog := s.logger(said)
 			err = errors.Join(err, bad, noLog)
 		}
 		switch {

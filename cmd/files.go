@@ -60,6 +60,14 @@ func readUpTo(r io.Reader, most int64) ([]byte, error) {
 	return data, err
 }
 
+// errNoFile is fs.ErrNotExist for programs. It adds nothing to a sentence that says so already.
+var errNoFile error = noFile{}
+
+type noFile struct{}
+
+func (noFile) Error() string        { return "" }
+func (noFile) Is(target error) bool { return target == fs.ErrNotExist }
+
 // openNamed opens the file that a flag or key names. A pipe is opened where the shell hands it over
 // (/dev/stdin, or <(command)); every other special file is refused by its name before it is opened,
 // for opening alone may wait for ever, or rewind a tape.
@@ -67,7 +75,7 @@ func openNamed(key, path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil && looksSecret(path) { // a long name of a file that is there may look like one
 		return nil, fmt.Errorf("%s is the name of a file, and what was given looks like the secret itself; "+
-			"put it in a file and name that: %w", key, fs.ErrNotExist)
+			"put it in a file and name that%w", key, errNoFile)
 	}
 	if err == nil {
 		err = refuseSpecial(path, info)
@@ -86,7 +94,7 @@ func openNamed(key, path string) (*os.File, error) {
 		_ = f.Close()
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: there is no file %s: %w", key, quotable(path), fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: there is no file %s%w", key, quotable(path), errNoFile)
 	}
 	return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
 }

@@ -119,7 +119,7 @@ func readDecimals(text string) (string, error) {
 func readDuration(text string) (string, error) {
 	text = strings.ToLower(strings.TrimSpace(text))
 	if n, err := strconv.ParseFloat(text, 64); err == nil && n != 0 {
-		return "", fmt.Errorf("it has no unit; %ss are seconds", text)
+		return "", fmt.Errorf("it has no unit: write %ss for %[1]s seconds", text)
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
@@ -140,10 +140,10 @@ func flagError(c *cobra.Command, err error) error {
 	switch {
 	case errors.As(err, &missing):
 		name, hint := missing.GetSpecifiedName(), ""
-		text = "unknown flag: --" + keyName(name)
+		text = "there is no flag --" + keyName(name)
 		if short := missing.GetSpecifiedShortnames(); short != "" { // one dash, and a word
 			short, _, _ = strings.Cut(short, "=")
-			name, text = short, "unknown flag: -"+keyName(short)
+			name, text = short, "there is no flag -"+keyName(short)
 		}
 		if best := nearest(name, shownFlags(c)); best != "" {
 			hint = fmt.Sprintf("; did you mean --%s?", best)
@@ -157,7 +157,15 @@ func flagError(c *cobra.Command, err error) error {
 	default:
 		text = quotable(err.Error())
 	}
-	return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
+	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
+}
+
+// seeHelp is the end of a sentence about a mistyped command line.
+func seeHelp(text string, c *cobra.Command) string {
+	if strings.HasSuffix(text, "?") {
+		return " See " + c.CommandPath() + " --help"
+	}
+	return "; see " + c.CommandPath() + " --help"
 }
 
 // shownFlags are the names of the flags that a command's help shows.
@@ -179,15 +187,15 @@ func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.Positional
 	if err := check(c, args); err == nil {
 		return nil
 	}
-	text := fmt.Sprintf("%d arguments are given", len(args))
+	text := fmt.Sprintf("%s does not take %d arguments", c.CommandPath(), len(args))
 	if len(args) == 0 {
 		text = "an argument is missing"
 	}
-	text += "; it is used so: " + c.UseLine()
+	text += "; write " + c.UseLine()
 	if len(args) > 0 && c.Args != nil && !strings.ContainsAny(c.Use, " ") {
 		text = strayArgument(env, c, args[0])
 	}
-	return usage(fmt.Errorf("%s; see %s --help", text, c.CommandPath()))
+	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
 }
 
 func strayArgument(env *Env, c *cobra.Command, arg string) string {
@@ -195,13 +203,13 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 		name := strings.TrimLeft(env.Args[at-1], "-")
 		f := c.Flags().Lookup(name)
 		if f != nil && f.NoOptDefVal != "" && !isSwitch(f) {
-			return fmt.Sprintf("%s stands apart from --%s, which takes its value behind =: --%[2]s=%[1]s", quotable(arg), name)
+			return fmt.Sprintf("--%[2]s takes its value after =, without a blank: --%[2]s=%[1]s", quotable(arg), name)
 		}
 		if isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
 			if _, err := readSwitch(arg); err == nil {
-				return fmt.Sprintf("%s stands apart from --%s; a switch takes its value behind =: --%[2]s=%[1]s", arg, name)
+				return fmt.Sprintf("--%[2]s is a switch and takes its value after =, without a blank: --%[2]s=%[1]s", arg, name)
 			}
-			return fmt.Sprintf("--%s takes no value but true or false, behind =, and %s stands behind it", name, quoted(arg))
+			return fmt.Sprintf("--%s is a switch: it takes true or false after =, and %s is neither", name, quoted(arg))
 		}
 	}
 	if c.HasAvailableSubCommands() {
@@ -211,7 +219,10 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 				names = append(names, sub.Name())
 			}
 		}
-		text := fmt.Sprintf("unknown command %s for %q", quoted(arg), c.CommandPath())
+		text := "there is no command " + quoted(arg)
+		if c.HasParent() {
+			text += " of " + c.CommandPath()
+		}
 		if best := nearest(arg, names); best != "" {
 			text += fmt.Sprintf("; did you mean %s?", best)
 		}

@@ -34,7 +34,7 @@ var flagGroups = []struct {
 	{"What it does", []string{
 		"once", "telemetry", "reported", "desired", "methods", "c2d", "telemetry-source", "telemetry-interval", "reported-interval", "method-timeout",
 	}, nil},
-	{"What waits", nil, []string{"outbox-", "drain-"}},
+	{"What waits", nil, []string{"outbox-", "drain-", "send-"}},
 	{"Where the simulator listens", []string{"layout", "base-address", "https-port", "control", "connect-proxy", "listen-any", "advertise"}, nil},
 	{"What DPS does", []string{
 		"allocation", "webhook", "reprovision", "retry-after", "retry-after-first", "polls", "auto-approve", "enrollments",

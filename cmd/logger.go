@@ -25,8 +25,8 @@ const (
 	maxShown = 2048 // bytes of one text in a line for people; a peer may send more
 )
 
-// logger builds the one logger of the process.
-func (s *settings) logger() (zerolog.Logger, error) {
+// logger builds the one logger of the process. On a console, lines do not show the fields in hidden.
+func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
 	if err != nil || !slices.Contains(choices["log-level"], s.logLevel) {
 		return zerolog.Nop(), fmt.Errorf("log-level is %s; it must be one of trace, debug, info, warn, error", quoted(s.logLevel))
@@ -37,7 +37,7 @@ func (s *settings) logger() (zerolog.Logger, error) {
 	case format == "json" || format == "" && !s.env.Terminal:
 	case format == "console" || format == "":
 		raw, colours := build, s.env.colours()
-		build = func(w io.Writer) zerolog.Logger { return raw(console(w, colours)) }
+		build = func(w io.Writer) zerolog.Logger { return raw(console(w, colours, hidden)) }
 	default:
 		return zerolog.Nop(), fmt.Errorf("log-format is %s; it must be console or json", quoted(format))
 	}
@@ -63,15 +63,15 @@ func (e *Env) colours() bool {
 	return e.Terminal && term != "dumb" && unwanted == ""
 }
 
-// said are the fields that the sentence says as well: they are for programs.
+// said are the fields that a device's sentence says as well: they are for programs.
 var said = []string{"device", "kind", "hub", "signal", "reason", "tookMs", "outageMs", "queued", "lost", "took", "outage"}
 
 // console writes log lines for people. Nothing that a peer has sent can move the cursor or start a new line:
 // the message is escaped here, and zerolog quotes the fields.
-func console(w io.Writer, colours bool) zerolog.ConsoleWriter {
+func console(w io.Writer, colours bool, hidden []string) zerolog.ConsoleWriter {
 	return zerolog.ConsoleWriter{
 		Out: w, NoColor: !colours, FormatTimestamp: dated(colours),
-		FieldsExclude:    said,
+		FieldsExclude:    hidden,
 		FormatPrepare:    forPeople,
 		FormatFieldValue: func(v any) string { return escaped(fmt.Sprintf("%s", v)) },
 	}

@@ -21,7 +21,7 @@ const nasty = "a\x1b[2J\nb\r\x7f\u009b1m\u202e\xff\u2028c"
 // TestConsoleEscapes holds every part of a console line to one line of printable text.
 func TestConsoleEscapes(t *testing.T) {
 	var out bytes.Buffer
-	log := zerolog.New(console(&out, false)).With().Timestamp().Logger()
+	log := zerolog.New(console(&out, false, said)).With().Timestamp().Logger()
 	log.Info().Str("name", nasty).Strs("list", []string{nasty}).Any("map", map[string]string{nasty: nasty}).
 		RawJSON("raw", []byte(`{"a":"\u009b\u202e"}`)).Err(errors.New(nasty)).Msg("method " + nasty)
 	text, ended := strings.CutSuffix(out.String(), "\n")
@@ -36,7 +36,7 @@ func TestConsoleEscapes(t *testing.T) {
 // TestConsoleBounds sends texts of a megabyte.
 func TestConsoleBounds(t *testing.T) {
 	var out bytes.Buffer
-	log := zerolog.New(console(&out, false))
+	log := zerolog.New(console(&out, false, said))
 	long := strings.Repeat("é\x1b", 1<<19)
 	log.Info().Str("name", long).Msg(long)
 	if out.Len() > 12*maxShown || !strings.Contains(out.String(), "(1572864 bytes in all)") {
@@ -49,7 +49,7 @@ func TestConsoleDates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		zerolog.TimeFieldFormat = stampFormat
 		var out bytes.Buffer
-		log := zerolog.New(console(&out, false)).With().Timestamp().Logger()
+		log := zerolog.New(console(&out, false, said)).With().Timestamp().Logger()
 		var want strings.Builder
 		day := ""
 		for range 5 {
@@ -71,7 +71,7 @@ func TestConsoleDates(t *testing.T) {
 // TestLogDurations are numbers for programs and words for people.
 func TestLogDurations(t *testing.T) {
 	var out bytes.Buffer
-	log := zerolog.New(console(&out, false))
+	log := zerolog.New(console(&out, false, said))
 	log.Info().Int64("waitMs", 2300).Int("status", 200).Msg("it waits")
 	if got := out.String(); !strings.HasSuffix(got, "INF it waits status=200 wait=\"2.3 s\"\n") {
 		t.Errorf("%q", got)
@@ -95,7 +95,7 @@ func TestColours(t *testing.T) {
 		var out bytes.Buffer
 		env := &Env{Terminal: test.terminal, Environ: test.environ, Stderr: &out}
 		s := &settings{env: env, logLevel: "info", logFormat: "console"}
-		log, err := s.logger()
+		log, err := s.logger(said)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestDroppedLineHasTheFormatOfTheLog(t *testing.T) {
 	r := &reader{gone: true}
 	q := newLogQueue(r)
 	s := &settings{env: &Env{Stderr: q}, logLevel: "error", logFormat: "json"}
-	log, err := s.logger()
+	log, err := s.logger(said)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ over it; with --strict it is an error. FILE may be - for standard input.` + "\n"
 const maxWarnings = 50
 
 func runModelCheck(env *Env, name string, strict bool) error {
-	data, err := readArgument(env, "FILE", name, maxModelBytes)
+	data, err := readArgument(env, "model", name, maxModelBytes)
 	if err != nil {
 		return usage(err)
 	}
@@ -97,7 +97,7 @@ for standard input.` + "\n" + exitHelp,
 }
 
 func parseModel(env *Env, name string) (*model.Model, error) {
-	data, err := readArgument(env, "FILE", name, maxModelBytes)
+	data, err := readArgument(env, "model", name, maxModelBytes)
 	if err != nil {
 		return nil, usage(err)
 	}

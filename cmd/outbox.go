@@ -36,11 +36,12 @@ func newOutboxCommand(env *Env, builtin []byte) *cobra.Command {
 work with it or not. All but discard take no lock and change nothing. What they show of a running device may be a moment old.
 
 They find the outbox as run does: give the same --state-dir, --device-id, variables and configuration file, or the whole command line of run.
-` + outboxDirHelp + exitHelp
+Or name the directory itself with --dir.
+` + exitHelp
 	return c
 }
 
-const outboxDirHelp = `Or name the directory itself with --dir.
+const outboxDirHelp = `The outbox is found as run finds it, by --state-dir and --device-id, or named with --dir.
 `
 
 // outboxFlags find the outbox. Every setting of a device is taken, so that its configuration file is understood, but only those that

@@ -55,6 +55,9 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.InitDefaultVersionFlag()
+	root.Flags().Lookup("version").Usage = "print what hubhop version prints"
+	root.SetVersionTemplate(thisBuild().String() + "\n")
 	root.SetHelpFunc(func(c *cobra.Command, _ []string) { help(c.OutOrStdout(), c) })
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
@@ -76,6 +79,8 @@ too: a local DPS with hubs, so that everything can be tried offline.
 		if !c.Runnable() {
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
+		c.InitDefaultHelpFlag()
+		c.Flags().Lookup("help").Usage = "print this help"
 		readAsWritten(c.Flags())
 		completeFlags(c)
 		check := c.Args

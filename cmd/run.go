@@ -56,7 +56,7 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	err := s.load()
 	conf, cerr := s.device(agent())
-	log, lerr := s.logger()
+	log, lerr := s.logger(said)
 	if err := errors.Join(err, cerr, lerr); err != nil {
 		if s.logFormat != "json" { // nobody has asked for it, and nothing has been logged: a person reads this
 			s.env.jsonLog = nil

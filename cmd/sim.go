@@ -170,7 +170,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 
 // runSim runs a cloud until it is asked to stop or, with a line of the shell, until that has ended.
 func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, line string) error {
-	log, err := s.logger()
+	log, err := s.logger(nil) // its lines are short: hub, device, kind and reason stand in their fields
 	if err != nil {
 		return usage(err)
 	}

@@ -20,7 +20,22 @@ func nearest(word string, names []string) string {
 			best, distance = name, d
 		}
 	}
+	if distance > 1 { // more than a slip: a name that was cut short is likelier
+		if whole := wordsOf(word, names); whole != "" {
+			return whole
+		}
+	}
 	return best
+}
+
+// wordsOf is the shortest name that begins with the words given, such as device-id for device.
+func wordsOf(words string, names []string) (whole string) {
+	for _, name := range names {
+		if strings.HasPrefix(name, words+"-") && (whole == "" || len(name) < len(whole)) {
+			whole = name
+		}
+	}
+	return whole
 }
 
 // flagNames are the names of the flags that may be given.

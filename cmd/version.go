@@ -42,19 +42,22 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	return fmt.Sprintf("hubhop %s, %s, %s", b.Version, b.Go, b.Platform)
+}
+
 func newVersionCommand(env *Env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "version",
-		Short: "Print the version, of Go and the platform too",
-		Long:  "Version prints what a report of a fault should say of the program." + "\n" + exitHelp,
+		Short: "Print the version, Go's, and the platform",
+		Long:  "Version prints what a report of a fault should say about the program." + "\n" + exitHelp,
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			b := thisBuild()
 			if asJSON {
-				return printJSON(env.Stdout, b)
+				return printJSON(env.Stdout, thisBuild())
 			}
-			_, err := fmt.Fprintf(env.Stdout, "hubhop %s, %s, %s\n", b.Version, b.Go, b.Platform)
+			_, err := fmt.Fprintln(env.Stdout, thisBuild())
 			return err
 		},
 	}

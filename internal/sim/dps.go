@@ -453,8 +453,7 @@ func (p *dps) fault(f DPSFault) error {
 		return nil
 	}, p.undo)
 	if err == nil {
-		p.events.emit(Event{Kind: EventFault, Hub: "dps", Reason: f.Kind})
-		p.log.Info().Str("hub", "dps").Str("kind", f.Kind).Float64("seconds", f.Seconds).Msg("fault")
+		faultBegun(p.log, p.events, "dps", f.Kind, f.Seconds)
 	}
 	return err
 }

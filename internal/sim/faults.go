@@ -267,8 +267,7 @@ func (h *hub) fault(f Fault) error {
 	}
 	err := h.faults.begin(f, f.Kind, f.Seconds, func() error { return h.apply(f) }, h.undo)
 	if err == nil {
-		h.events.emit(Event{Kind: EventFault, Hub: h.name, Reason: f.Kind})
-		h.log.Info().Str("hub", h.name).Str("kind", f.Kind).Float64("seconds", f.Seconds).Msg("fault")
+		faultBegun(h.log, h.events, h.name, f.Kind, f.Seconds)
 	}
 	return err
 }
@@ -332,6 +331,16 @@ func (h *hub) loseAll() {
 	for _, i := range h.all() {
 		_ = h.delete(i.id, "the hub has lost its identities") // nobody was promised that; the store has logged it
 	}
+}
+
+// faultBegun tells the beginning of a fault of a hub, or of DPS, and its length if it has an end.
+func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, seconds float64) {
+	events.emit(Event{Kind: EventFault, Hub: hub, Reason: kind})
+	line := log.Info().Str("hub", hub).Str("kind", kind)
+	if seconds > 0 {
+		line = line.Float64("seconds", seconds)
+	}
+	line.Msg("fault")
 }
 
 // faultOver tells the end of a fault of a hub, or of DPS.
