@@ -28,7 +28,8 @@ const (
 const maxExtends = 10
 
 // maxContents bounds the contents of all Interfaces of a file, each counted once for every Interface
-// that inherits it or has it in a component: a file of a few kilobytes could have any number of them.
+// that inherits it or has it in a component. Without the bound, a file of a few kilobytes could have
+// millions of them.
 const maxContents = 200_000
 
 // contents reads what an Interface itself holds.
@@ -113,7 +114,7 @@ func (p *parser) payload(n *node, member string) (*schema, error) {
 		return nil, err
 	}
 	if v.kind != '{' {
-		return nil, p.fault(v, "a %s is an object with a name and a schema, this is %s", member, v.what())
+		return nil, p.fault(v, "a %s must be an object with a name and a schema, this is %s", member, v.what())
 	}
 	if _, err := p.name(v); err != nil {
 		return nil, err

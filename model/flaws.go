@@ -12,22 +12,22 @@ import (
 	"unicode/utf16"
 )
 
-// Flaw is one place of a model file that is no DTDL, although Parse may read the file: a word that the
-// language does not have, a bound that is passed, a value of the wrong kind.
+// Flaw is one place of a model file that breaks a rule of DTDL, although [Parse] may read the file: an
+// unknown word, a bound that is exceeded, or a value of the wrong kind.
 type Flaw struct {
 	At *ParseError // where it is, and what is wrong with it
-	// Unchecked says that nothing is wrong here, but that the file uses an extension of the language
-	// that this package does not know, so that what belongs to it is not checked.
+	// Unchecked says that the place may be right: the file uses an extension of the language that this
+	// package does not know, so the words of the extension are not checked.
 	Unchecked bool
 }
 
-// maxFlaws bounds the answer of Flaws: a file in which nothing is right has as many flaws as values.
+// maxFlaws bounds the answer of Flaws: in a bad file every value may be a flaw.
 const maxFlaws = 1000
 
-// Flaws holds a file that Parse has read against all rules of DTDL v2 or v3, for a person who writes
-// one: Parse passes over words that it does not know, and a misspelled "writable" among them makes the
-// property read-only without a word. The flaws come in the order of the file, at most 1000. A file
-// that is no JSON has one.
+// Flaws checks a model file against all rules of DTDL v2 or v3, for the author of the file. [Parse] is
+// not enough for an author: it ignores unknown words, so a misspelled "writable" makes a property
+// read-only without a message. Flaws returns the flaws in the order of the file, at most 1000. A file
+// that is not JSON has exactly one flaw.
 func Flaws(data []byte) []Flaw {
 	r, top, err := readTree(data)
 	if err != nil {
@@ -49,7 +49,7 @@ func Flaws(data []byte) []Flaw {
 	return l.flaws
 }
 
-// linter walks a file from the top, each element once, where it stands.
+// linter visits each element of a file once, from the top.
 type linter struct {
 	*reader
 	flaws      []Flaw
@@ -67,11 +67,11 @@ type reference struct {
 	active  context
 }
 
-// context is what "@context" says of a place.
+// context is the language and the extensions that hold at a place of the file, by "@context".
 type context struct {
 	version  int  // of the language, 2 or 3
 	central  bool // IoT Central's extension holds
-	foreign  bool // an extension holds that is not known here
+	foreign  bool // an extension holds that this package does not know
 	quantity bool // v3: the extension with the semantic types holds
 }
 
@@ -115,7 +115,7 @@ func (l *linter) topLevel(n *node) {
 	l.element(n, []string{interfaceKind}, context{version: version})
 }
 
-// element walks one element, which is of one of the classes.
+// element checks one element, which must be of one of the classes.
 func (l *linter) element(n *node, classes []string, above context) {
 	active := l.context(n, above)
 	if active.version > above.version || active.version < above.version && !slices.ContainsFunc(classes, mayBeOlder) {
@@ -124,7 +124,7 @@ func (l *linter) element(n *node, classes []string, above context) {
 	l.id(n, active)
 	kind, others, informal := l.kind(n, classes, active)
 	if kind == "" {
-		return // there is nothing to hold its members against
+		return // without a kind there is no rule for its members
 	}
 	l.kinds[n] = kind
 	l.elements = append(l.elements, n)
@@ -142,13 +142,13 @@ func (l *linter) element(n *node, classes []string, above context) {
 	}
 }
 
-// mayBeOlder says whether an element of this class can be of an older version of the language than
-// what it is part of. The parts of a schema and of a command cannot.
+// mayBeOlder says whether an element of this class can be of an older version of the language than the
+// element that contains it. The parts of a schema and of a command cannot.
 func mayBeOlder(class string) bool {
 	return !languages()[2][class].named && !languages()[3][class].named
 }
 
-// Patterns of the language, stricter than those that Parse reads by.
+// These patterns are DTDL's. They are stricter than those of Parse.
 var (
 	strictDTMI   = regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+;[1-9][0-9]{0,8}$`)
 	strictDTMIV3 = regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
@@ -162,14 +162,14 @@ func isDTMI(text string, version int) bool {
 	return strictDTMI.MatchString(text)
 }
 
-// context reads the "@context" of an element. What it does not say holds on from above.
+// context reads the "@context" of an element. It inherits from active what "@context" leaves out.
 func (l *linter) context(n *node, active context) context {
 	c := n.fields["@context"]
 	if c == nil {
 		return active
 	}
 	if c.kind != '"' && c.kind != '[' {
-		l.flaw(c, "a @context is a text or a list of texts, this is %s", c.what())
+		l.flaw(c, "a @context must be a text or a list of texts, this is %s", c.what())
 		return active
 	}
 	extension := false // one of another kind came before
@@ -177,7 +177,7 @@ func (l *linter) context(n *node, active context) context {
 	for _, e := range c.elements() {
 		switch {
 		case e.kind != '"':
-			l.flaw(e, "a @context is a text or a list of texts, this is %s", e.what())
+			l.flaw(e, "a @context must be a text or a list of texts, this is %s", e.what())
 		case strings.HasPrefix(e.text, "dtmi:dtdl:context;"):
 			language = e
 			if extension {
@@ -186,12 +186,12 @@ func (l *linter) context(n *node, active context) context {
 		case e.text == "dtmi:iotcentral:context;2":
 			active.central = true
 		case !strictDTMI.MatchString(e.text):
-			l.flaw(e, "%s is no context; expected one like \"%s\"", quote(e.text), contextV2)
+			l.flaw(e, "%s is not a context; expected one like \"%s\"", quote(e.text), contextV2)
 		case strings.HasPrefix(e.text, "dtmi:dtdl:extension:quantitativeTypes;"):
 			active.quantity, extension = true, true
 		default:
 			active.foreign, extension = true, true
-			l.add(Flaw{Unchecked: true}, e, "the extension %s is not known here; what belongs to it is not checked", quote(e.text))
+			l.add(Flaw{Unchecked: true}, e, "hubhop does not know the extension %s, and does not check its words", quote(e.text))
 		}
 	}
 	switch {
@@ -201,7 +201,7 @@ func (l *linter) context(n *node, active context) context {
 	case language.text == contextV3:
 		active.version = 3
 	default:
-		l.flaw(language, "%s is no version of DTDL that is known here; expected \"%s\" or \"%s\"", quote(language.text), contextV2, contextV3)
+		l.flaw(language, "%s is not a version of DTDL that hubhop knows; expected \"%s\" or \"%s\"", quote(language.text), contextV2, contextV3)
 	}
 	return active
 }
@@ -211,17 +211,17 @@ func (l *linter) id(n *node, active context) {
 	switch {
 	case id == nil:
 	case id.kind != '"':
-		l.flaw(id, "an @id is a text, this is %s", id.what())
+		l.flaw(id, "an @id must be a text, this is %s", id.what())
 	case !isDTMI(id.text, active.version):
-		l.flaw(id, "%s is no DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(id.text))
+		l.flaw(id, "%s is not a DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(id.text))
 	case strings.HasPrefix(id.text, "dtmi:dtdl:") || strings.HasPrefix(id.text, "dtmi:standard:") ||
 		active.central && strings.HasPrefix(id.text, "dtmi:iotcentral:"):
 		l.flaw(id, "%s begins like the words of the language itself; choose another prefix", quote(id.text))
 	}
 }
 
-// kind reads "@type": which of the classes n is, and which types it has beside that. informal says that
-// one of those is of the author's own making; then the element may have members of any name.
+// kind reads "@type": which of the classes n is, and which other types it has. informal says that the
+// author made up one of the other types; then the element may have members of any name.
 func (l *linter) kind(n *node, classes []string, active context) (kind string, others []string, informal bool) {
 	t := n.fields["@type"]
 	if t == nil {
@@ -232,13 +232,13 @@ func (l *linter) kind(n *node, classes []string, active context) (kind string, o
 		return "", nil, false
 	}
 	if t.kind != '"' && t.kind != '[' {
-		l.flaw(t, "a @type is a text or a list of texts, this is %s", t.what())
+		l.flaw(t, "a @type must be a text or a list of texts, this is %s", t.what())
 		return "", nil, false
 	}
 	var unknown []*node
 	for _, e := range t.elements() {
 		if e.kind != '"' {
-			l.flaw(e, "a @type is a text or a list of texts, this is %s", e.what())
+			l.flaw(e, "a @type must be a text or a list of texts, this is %s", e.what())
 			continue
 		}
 		name := l.typeName(e.text, active)
@@ -265,9 +265,9 @@ func (l *linter) kind(n *node, classes []string, active context) (kind string, o
 		case active.foreign:
 			informal = true
 		case active.version == 3:
-			l.flaw(e, "%s is no type of DTDL, nor of an extension that is named in @context", quote(e.text))
+			l.flaw(e, "%s is not a type of DTDL, nor of an extension that is named in @context", quote(e.text))
 		case strings.HasPrefix(name, "dtmi:"):
-			l.flaw(e, "%s is no type of DTDL, nor of an extension that is named in @context", quote(e.text))
+			l.flaw(e, "%s is not a type of DTDL, nor of an extension that is named in @context", quote(e.text))
 		case reserved()[name]:
 			l.flaw(e, "%s cannot be of type %s too", a(kind), name)
 		default:
@@ -275,7 +275,7 @@ func (l *linter) kind(n *node, classes []string, active context) (kind string, o
 		}
 		if active.foreign && strings.Contains(e.text, ":") && !isDTMI(e.text, active.version) &&
 			(active.version == 3 || strings.HasPrefix(e.text, "dtmi:")) {
-			l.flaw(e, "%s is no DTMI", quote(e.text))
+			l.flaw(e, "%s is not a DTMI", quote(e.text))
 		}
 	}
 	if len(others) > 1 {
@@ -389,15 +389,15 @@ func (l *linter) unit(n *node, others []string, active context) (allowed bool) {
 			l.flaw(n, "%s needs a \"unit\": %s", a(name), clip(strings.Join(choice, ", ")))
 		case given == nil || active.version != 2:
 		case v == nil || v.kind != '"' || given.kind == '{' || given.kind == '[' && given.list[0].kind == '{':
-			l.flaw(given, "a unit is a text; expected %s", clip(strings.Join(choice, ", ")))
+			l.flaw(given, "a unit must be a text; expected %s", clip(strings.Join(choice, ", ")))
 		case !slices.Contains(choice, shortName(v.text, "dtmi:standard:unit:")):
-			l.flaw(v, "%s is no unit of %s; expected %s%s", quote(v.text), a(name), clip(strings.Join(choice, ", ")), didYouMean(v.text, choice))
+			l.flaw(v, "%s is not a unit of %s; expected %s%s", quote(v.text), a(name), clip(strings.Join(choice, ", ")), didYouMean(v.text, choice))
 		}
 	}
 	return allowed
 }
 
-// extraSchema holds the schema of an element against what its second type goes with.
+// extraSchema checks that the schema of an element is one of those that its second type allows.
 func (l *linter) extraSchema(n *node, name string, allowed []string) {
 	s := n.member("schema")
 	if s == nil {
@@ -406,14 +406,14 @@ func (l *linter) extraSchema(n *node, name string, allowed []string) {
 	s = l.found(s)
 	if allowed == nil {
 		if !slices.Contains(s.types(), enumKind) {
-			l.flaw(s, "%s has an Enum as its schema", a(name))
+			l.flaw(s, "the schema of %s must be an Enum", a(name))
 		}
 	} else if s.kind != '"' || !slices.Contains(allowed, shortName(s.text, schemaPrefixes...)) {
-		l.flaw(s, "the schema of %s is one of %s", a(name), strings.Join(allowed, ", "))
+		l.flaw(s, "the schema of %s must be one of %s", a(name), strings.Join(allowed, ", "))
 	}
 }
 
-// member holds one member of an element against its rule.
+// member checks one member of an element against its rule.
 func (l *linter) member(n *node, name string, r rule, active context) {
 	v := n.fields[name]
 	if v == nil {
@@ -453,11 +453,11 @@ func (l *linter) value(v *node, name string, r rule, active context) {
 	case holdsValue: // see enumValues
 	case holdsWord:
 		if v.kind != '"' || !slices.Contains(r.words, v.text) {
-			l.flaw(v, "%q is one of %s%s", name, strings.Join(shortWords(r.words), ", "), didYouMean(v.text, r.words))
+			l.flaw(v, "%q must be one of %s%s", name, strings.Join(shortWords(r.words), ", "), didYouMean(v.text, r.words))
 		}
 	case holdsDTMI:
 		if v.kind != '"' || !isDTMI(v.text, active.version) {
-			l.flaw(v, "%q is a DTMI like \"dtmi:com:example:Thermostat;1\"", name)
+			l.flaw(v, "%q must be a DTMI like \"dtmi:com:example:Thermostat;1\"", name)
 		}
 	case holdsElement, holdsElements, holdsSchema:
 		l.child(v, name, r, active)
@@ -465,13 +465,13 @@ func (l *linter) value(v *node, name string, r rule, active context) {
 	}
 }
 
-// child walks an element that stands in a member, or keeps the reference for later.
+// child checks an element inside of a member, or keeps a reference to one for later.
 func (l *linter) child(v *node, name string, r rule, active context) {
 	switch {
 	case v.kind == '{':
 		l.element(v, r.classes, active)
 	case v.kind != '"':
-		l.flaw(v, "%q holds %s, this is %s", name, strings.Join(r.classes, ", "), v.what())
+		l.flaw(v, "%q must hold one of %s; this is %s", name, strings.Join(r.classes, ", "), v.what())
 	case r.holds == holdsSchema && l.isSimple(v.text, active):
 	default:
 		l.references = append(l.references, reference{v, r.classes, active})
@@ -507,7 +507,7 @@ func (l *linter) elementList(v *node, name string, r rule, active context) {
 	}
 }
 
-// wrapper looks at an object that stands for a literal, and gives what it wraps; nil when nothing does.
+// wrapper checks an object that wraps a literal, and returns the literal; nil when there is none.
 func (l *linter) wrapper(v *node, name, beside string) *node {
 	for _, key := range v.keys {
 		switch {
@@ -522,18 +522,18 @@ func (l *linter) wrapper(v *node, name, beside string) *node {
 	return v.fields["@value"]
 }
 
-// literal looks at a value of one JSON type, bare or in an object with "@value", and gives it.
+// literal checks a value of one JSON type, bare or in an object with "@value", and returns it.
 func (l *linter) literal(v *node, kind byte, word, name string) *node {
 	if v.kind == '{' {
 		if t := v.fields["@type"].single(); v.fields["@type"] != nil && (t == nil || v.fields["@type"].kind == '{' || t.kind != '"' || t.text != "xsd:"+word && t.text != "http://www.w3.org/2001/XMLSchema#"+word) {
-			l.flaw(v.fields["@type"], "the @type of this value is \"xsd:%s\"", word)
+			l.flaw(v.fields["@type"], "the @type of this value must be \"xsd:%s\"", word)
 		}
 		if v = l.wrapper(v, name, "@type"); v == nil {
 			return nil
 		}
 	}
 	if v.kind != kind {
-		l.flaw(v, "%q is %s, this is %s", name, kindName(kind), v.what())
+		l.flaw(v, "%q must be %s, this is %s", name, kindName(kind), v.what())
 		return nil
 	}
 	return v
@@ -545,14 +545,14 @@ func (l *linter) text(v *node, name string, most int) {
 	}
 	l.length(v, name, most)
 	if name == "name" && !namePattern.MatchString(v.text) {
-		l.flaw(v, "%s is no name; expected letters, digits and underscores, first a letter, last no underscore", quote(v.text))
+		l.flaw(v, "%s is not a name; expected letters, digits and underscores, first a letter, last no underscore", quote(v.text))
 	}
 }
 
-// length counts as JavaScript and .NET do, in UTF-16.
+// length checks the length of a text in UTF-16 units, as JavaScript and .NET count it.
 func (l *linter) length(v *node, name string, most int) {
 	if count := len(utf16.Encode([]rune(v.text))); most > 0 && count > most {
-		l.flaw(v, "%q has at most %d characters, this has %d", name, most, count)
+		l.flaw(v, "%q may have at most %d characters, this has %d", name, most, count)
 	}
 }
 
@@ -563,11 +563,11 @@ func (l *linter) integer(v *node, name string, r rule) {
 	i, problem := integral(v.text)
 	switch {
 	case problem != "" || i < math.MinInt32 || i > math.MaxInt32 || strings.ContainsAny(v.text, ".eE"):
-		l.flaw(v, "%q is a whole number of 32 bits", name)
+		l.flaw(v, "%q must be a whole number of 32 bits", name)
 	case name == "minMultiplicity" && i != 0:
-		l.flaw(v, "%q is 0, or left out", name)
+		l.flaw(v, "%q must be 0, or be left out", name)
 	case i < int64(r.least) || r.most > 0 && i > int64(r.most):
-		l.flaw(v, "%q lies between %d and %d", name, r.least, r.most)
+		l.flaw(v, "%q must lie between %d and %d", name, r.least, r.most)
 	}
 }
 
@@ -580,10 +580,10 @@ func (l *linter) texts(v *node, name string, most int) {
 		for _, language := range v.keys {
 			text := v.fields[language]
 			if !languageCode.MatchString(language) {
-				l.flaw(text, "%s is no language; expected one like \"en\" or \"en-US\"", quote(language))
+				l.flaw(text, "%s is not a language; expected one like \"en\" or \"en-US\"", quote(language))
 			}
 			if text.kind != '"' {
-				l.flaw(text, "%q is a text, this is %s", name, text.what())
+				l.flaw(text, "%q must be a text, this is %s", name, text.what())
 			}
 			l.length(text, name, most)
 		}
@@ -594,30 +594,30 @@ func (l *linter) texts(v *node, name string, most int) {
 			l.taggedText(e, name, most, seen)
 		}
 	default:
-		l.flaw(v, "%q is a text, or one text per language, this is %s", name, v.what())
+		l.flaw(v, "%q must be a text, or one text per language, this is %s", name, v.what())
 	}
 }
 
 // taggedText is one of a list of texts, {"@value":"Raum","@language":"de"}.
 func (l *linter) taggedText(e *node, name string, most int, seen map[string]bool) {
-	language := "en" // what holds for a text without one
+	language := "en" // of a text that names none
 	switch e.kind {
 	case '"':
 	case '{':
 		if tag := e.fields["@language"]; tag != nil {
 			if tag.kind != '"' || !languageCode.MatchString(tag.text) {
-				l.flaw(tag, "a language is a text like \"en\" or \"en-US\"")
+				l.flaw(tag, "a language must be a text like \"en\" or \"en-US\"")
 			}
 			language = tag.text
 		}
 		text := l.wrapper(e, name, "@language")
 		if text != nil && text.kind != '"' {
-			l.flaw(text, "%q is a text, this is %s", name, text.what())
+			l.flaw(text, "%q must be a text, this is %s", name, text.what())
 		} else if text != nil {
 			l.length(text, name, most)
 		}
 	default:
-		l.flaw(e, "%q is a text, or one text per language, this is %s", name, e.what())
+		l.flaw(e, "%q must be a text, or one text per language, this is %s", name, e.what())
 	}
 	if seen[language] {
 		l.flaw(e, "%q has two texts for the language %s", name, quote(language))
@@ -625,8 +625,8 @@ func (l *linter) taggedText(e *node, name string, most int, seen map[string]bool
 	seen[language] = true
 }
 
-// enumValues holds the values of an Enum against its valueSchema. The values of an Enum may stand
-// elsewhere.
+// enumValues checks the values of an Enum against its valueSchema. It also follows references, because
+// the values of an Enum may be defined elsewhere in the file.
 func (l *linter) enumValues(n *node) {
 	of := n.member("valueSchema")
 	if of == nil {
@@ -655,14 +655,14 @@ func (l *linter) enumValues(n *node) {
 	}
 }
 
-// reference judges a text that stands for an element elsewhere.
+// reference checks a text that refers to an element elsewhere in the file.
 func (l *linter) reference(ref reference) {
 	n := ref.at
 	found := l.named[n.text]
 	kind := l.kinds[found]
 	switch {
 	case !isDTMI(n.text, ref.active.version):
-		l.flaw(n, "%s is no %s, nor the @id of one", quote(n.text), strings.Join(ref.classes, ", "))
+		l.flaw(n, "%s is not one of %s, nor the @id of one", quote(n.text), strings.Join(ref.classes, ", "))
 	case found == nil:
 		l.flaw(n, "%s is not defined in this file", quote(n.text))
 	case kind == "":
@@ -686,7 +686,7 @@ func (l *linter) partition(n *node) *node {
 	return nil
 }
 
-// graph holds the elements together against the rules of what may be inside what.
+// graph checks the rules about which elements may contain which, when all elements are known.
 func (l *linter) graph() {
 	for _, n := range l.elements {
 		switch l.kinds[n] {
@@ -715,8 +715,8 @@ func (l *linter) graph() {
 	}
 }
 
-// misfit is what the schema of a Property cannot hold in DTDL v2, in words: an Array or a place, at any
-// depth. Each schema is looked into once, however many refer to it.
+// misfit returns in words what a Property of DTDL v2 cannot hold, an Array or a place, if s contains it
+// at any depth. Each schema is checked once, however many elements refer to it.
 func (l *linter) misfit(s *node) (what string) {
 	if s = l.found(s); s.kind == '"' {
 		if word := shortName(s.text, schemaPrefixes...); geospatial[word] != "" {
@@ -728,7 +728,7 @@ func (l *linter) misfit(s *node) (what string) {
 	if seen {
 		return what
 	}
-	l.misfits[s] = "" // a schema inside itself is said elsewhere
+	l.misfits[s] = "" // ends the recursion; Parse reports a schema inside itself
 	switch l.kinds[s] {
 	case arrayKind:
 		what = "an Array"
@@ -743,7 +743,7 @@ func (l *linter) misfit(s *node) (what string) {
 	return what
 }
 
-// uniqueNames refuses two elements of one name in a member.
+// uniqueNames reports elements of a member that have the same name.
 func (l *linter) uniqueNames(n *node, member string) {
 	seen := map[string]bool{}
 	for _, e := range n.fields[member].elements() {
@@ -759,7 +759,7 @@ func (l *linter) uniqueNames(n *node, member string) {
 	}
 }
 
-// count is how many elements a member of an Interface has, with those of all that it extends.
+// count returns how many elements a member of an Interface has, including inherited ones.
 func (l *linter) count(n *node, member string, seen map[*node]bool) int {
 	if seen[n] {
 		return 0
@@ -772,7 +772,7 @@ func (l *linter) count(n *node, member string, seen map[*node]bool) int {
 	return count
 }
 
-// found is the element that n is, or that n is the @id of.
+// found returns n if it is an element, or the element whose @id n is.
 func (l *linter) found(n *node) *node {
 	if found := l.named[n.text]; n.kind == '"' && found != nil {
 		return found
@@ -812,8 +812,8 @@ func didYouMean(word string, known []string) string {
 	return fmt.Sprintf("; did you mean %q?", best)
 }
 
-// editDistance is how many letters must be changed, added, left out or swapped with the next one to make
-// b of a.
+// editDistance returns how many letters of a must be changed, added, left out or swapped with the next
+// one to make b.
 func editDistance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -8,7 +8,7 @@ import (
 )
 
 // This file holds the rules of DTDL as tables: which elements there are, which members each has, and
-// the words that are taken. Flaws holds a file against them; Parse takes more than they allow.
+// the words that are reserved. Flaws checks a file against them; Parse accepts more than they allow.
 
 // class is one kind of element.
 type class struct {
@@ -16,7 +16,7 @@ type class struct {
 	members map[string]rule
 }
 
-// rule is what one member of an element holds.
+// rule says which value one member of an element must have.
 type rule struct {
 	holds   holding
 	needed  bool     // the member must be there
@@ -144,7 +144,7 @@ func languageV3() map[string]class {
 	return language
 }
 
-// units holds the semantic types of DTDL v2, each with the units that it can have.
+// units maps each semantic type of DTDL v2 to the units that it can have.
 var units = sync.OnceValue(func() map[string][]string {
 	table := map[string][]string{}
 	for _, row := range [][2]string{

@@ -53,7 +53,7 @@ func (p *parser) list(n *node, member string) ([]*node, error) {
 	return elements, nil
 }
 
-// element is the one object that a member holds, or refers to by its @id; nil when there is none.
+// element returns the one object that a member holds, or refers to by its @id; nil when there is none.
 func (p *parser) element(n *node, member string) (*node, error) {
 	v := n.member(member)
 	if v == nil {
@@ -62,7 +62,7 @@ func (p *parser) element(n *node, member string) (*node, error) {
 	return p.referred(v)
 }
 
-// referred is what a text that is an @id of this file stands for; any other value is given back.
+// referred returns the element whose @id n is, or n itself when n is not a text with a DTMI.
 func (p *parser) referred(n *node) (*node, error) {
 	if n.kind != '"' || !strings.HasPrefix(n.text, "dtmi:") {
 		return n, nil
@@ -82,9 +82,9 @@ func (p *parser) name(n *node) (string, error) {
 	case v == nil:
 		return "", p.fault(n, "no \"name\"")
 	case v.kind != '"':
-		return "", p.fault(v, "a name is a string, this is %s", v.what())
+		return "", p.fault(v, "a name must be a string, this is %s", v.what())
 	case len(v.text) > most || !namePattern.MatchString(v.text):
-		return "", p.fault(v, "%s is no name; expected at most %d letters, digits and underscores, first a letter, last no underscore", quote(v.text), most)
+		return "", p.fault(v, "%s is not a name; expected at most %d letters, digits and underscores, first a letter, last no underscore", quote(v.text), most)
 	}
 	return v.text, nil
 }
@@ -95,7 +95,7 @@ func (p *parser) flag(n *node, member string) (bool, error) {
 		return false, nil
 	}
 	if v.kind != 't' {
-		return false, p.fault(v, "%q is true or false, this is %s", member, v.what())
+		return false, p.fault(v, "%q must be true or false, this is %s", member, v.what())
 	}
 	return v.truth, nil
 }
@@ -126,7 +126,7 @@ func (p *parser) display(n *node) (string, error) {
 		v = v.fields[v.keys[0]]
 	}
 	if v == nil || v.kind != '"' {
-		return "", p.fault(n.fields["displayName"], "a displayName is a text, or one text per language")
+		return "", p.fault(n.fields["displayName"], "a displayName must be a text, or one text per language")
 	}
 	return v.text, nil
 }

@@ -94,9 +94,9 @@ func shortName(name string, prefixes ...string) string {
 	return name
 }
 
-// single is the value itself where DTDL takes one value: a list of one means its element, an object
-// with "@value" means that value. An empty list, which means that there is no value, gives nil. A
-// longer list is given back as it is, for the caller to refuse.
+// single returns the value of a member that takes one value. A list of one element means that element,
+// and an object with "@value" means that value. An empty list means that there is no value: single
+// returns nil. It returns a longer list as it is, for the caller to refuse.
 func (n *node) single() *node {
 	for n != nil {
 		switch {
@@ -122,7 +122,7 @@ func (n *node) isValue() bool {
 	return !slices.ContainsFunc(n.keys, func(key string) bool { return !strings.HasPrefix(key, "@") })
 }
 
-// elements is a list, or the one value that stands without a list; nothing when n is nil.
+// elements returns the elements of a list, or n itself when it is not a list; nothing when n is nil.
 func (n *node) elements() []*node {
 	switch {
 	case n == nil:
@@ -134,8 +134,8 @@ func (n *node) elements() []*node {
 	}
 }
 
-// version is the version of the language that holds at n, 2 or 3: that of the nearest "@context"
-// above it which names one; 0 when none does.
+// version returns the version of the language at n, 2 or 3. The nearest "@context" at or above n that
+// names a version decides; 0 means that none does.
 func (n *node) version() int {
 	for ; n != nil; n = n.up {
 		for _, e := range slices.Backward(n.fields["@context"].elements()) {
@@ -325,7 +325,7 @@ func (r *reader) members(n *node, depth int) error {
 	}
 	for _, key := range n.keys {
 		short := shortName(key, "dtmi:dtdl:property:")
-		if n.fields[short] == nil { // a member under its full name can be found under the short one too
+		if n.fields[short] == nil { // a member with a full name is found under its short one too
 			n.fields[short] = n.fields[key]
 		}
 	}
@@ -366,8 +366,8 @@ func kindName(kind byte) string {
 // quote shows a piece of somebody else's text on one line, cut to a length a person reads.
 func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
 
-// printable is somebody else's text for a person to read: quoted when it holds more than letters, such
-// as the escapes by which a text commands a terminal.
+// printable quotes a text if it holds more than printable characters, because escapes in the text of a
+// model file could command a reader's terminal.
 func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return quote(s)

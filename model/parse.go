@@ -2,10 +2,11 @@
 // Plug and Play, and says whether values fit it: telemetry a device is about to send, properties it is
 // told or reports, parameters of commands.
 //
-// It decides nothing. IoT Central takes telemetry a model does not know, so a misfit there is a [Finding]
-// to warn of; a desired property or a command that does not fit is a [*CheckError], which carries the
-// code of the answer. [Parse] reads more than the language allows, since published models are sloppy and
-// a device must run all the same; [Flaws] holds a file to the rules, for whoever writes it.
+// The package only judges; the caller decides. IoT Central accepts telemetry that a model does not know,
+// so a misfit there is a [Finding], of which the caller can warn. A desired property or a command that does
+// not fit is a [*CheckError], which has the code for the answer. [Parse] reads more than the language
+// allows, because published models break rules and a device must run with them. [Flaws] checks a file
+// against all rules, for its author.
 package model
 
 import (
@@ -71,7 +72,7 @@ func (m *Model) WithRoot(id string) (*Model, bool) {
 	return nil, false
 }
 
-// Interfaces are the ids of all Interfaces of the file, in its order, those inside of others too.
+// Interfaces returns the ids of all Interfaces of the file in its order, nested ones included.
 func (m *Model) Interfaces() []string {
 	ids := make([]string, len(m.all))
 	for n, i := range m.all {
@@ -80,8 +81,8 @@ func (m *Model) Interfaces() []string {
 	return ids
 }
 
-// Roots are the ids of the Interfaces at the top of the file that no other one refers to, in its order:
-// each can be the device's own. There is at least one.
+// Roots returns the ids of the Interfaces at the top of the file that no other one refers to, in the
+// order of the file. Each can be the device's own. There is at least one.
 func (m *Model) Roots() []string {
 	var ids []string
 	for _, i := range m.order {
@@ -227,7 +228,7 @@ func (p *parser) collect(n *node) error {
 		pattern = dtmiPatternV3
 	}
 	if id != nil && (id.kind != '"' || !pattern.MatchString(id.text)) {
-		return p.fault(id, "%s is no DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(cmp.Or(id.text, id.what())))
+		return p.fault(id, "%s is not a DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(cmp.Or(id.text, id.what())))
 	}
 	if id != nil && p.named[id.text] == nil {
 		p.named[id.text] = n

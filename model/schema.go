@@ -24,8 +24,8 @@ const (
 	objectKind = "Object"
 )
 
-// maxSchemaDepth is DTDL's bound on Arrays, Maps and Objects inside each other. An Enum holds nothing,
-// so it ends such a chain without being a link of it.
+// maxSchemaDepth is DTDL's bound on Arrays, Maps and Objects inside each other. An Enum contains no
+// schema, so it does not count.
 const maxSchemaDepth = 5
 
 var (
@@ -90,7 +90,7 @@ func (p *parser) schemaOf(n *node, depth int) (*schema, error) {
 	case '{':
 		return p.complexSchema(n, depth)
 	default:
-		return nil, p.fault(n, "a schema is a name or an object, this is %s", n.what())
+		return nil, p.fault(n, "a schema must be a name or an object, this is %s", n.what())
 	}
 }
 

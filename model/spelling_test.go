@@ -98,14 +98,14 @@ func TestSpellings(t *testing.T) {
 // What must not be taken for the same.
 func TestSpellingsThatAreNone(t *testing.T) {
 	tests := []struct{ name, old, new, want string }{
-		{"list of two", `"name":"temp"`, `"name":["temp","t"]`, "a name is a string, this is an array"},
-		{"list of two schemas", `"schema":"double"`, `"schema":["double","long"]`, "a schema is a name or an object, this is an array"},
+		{"list of two", `"name":"temp"`, `"name":["temp","t"]`, "a name must be a string, this is an array"},
+		{"list of two schemas", `"schema":"double"`, `"schema":["double","long"]`, "a schema must be a name or an object, this is an array"},
 		{"empty list", `"name":"temp"`, `"name":[]`, `no "name"`},
 		{"no such version", `"name":"temp"`, `"dtmi:dtdl:property:name;9":"temp"`, `no "name"`},
-		{"an element that has a value", `"request":{"name":"speed",`, `"request":{"@value":1,"name":"_",`, `"_" is no name`},
+		{"an element that has a value", `"request":{"name":"speed",`, `"request":{"@value":1,"name":"_",`, `"_" is not a name`},
 		{"reference to nothing", `"request":{"name":"speed","schema":"integer"}`, `"request":"dtmi:no;1"`, `"dtmi:no;1" is not defined in this file`},
 		{"field that is a word", `{"name":"high","schema":"long"}`, `"long"`, `expected an object in "fields", this is a string`},
-		{"display of numbers", `"displayName":"Shown"`, `"displayName":[{"@value":5}]`, "a displayName is a text"},
+		{"display of numbers", `"displayName":"Shown"`, `"displayName":[{"@value":5}]`, "a displayName must be a text"},
 	}
 	for _, test := range tests {
 		text := strings.Replace(plain, test.old, test.new, 1)

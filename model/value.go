@@ -239,7 +239,7 @@ func (c checker) object(s *schema, raw []byte, kind byte, path string) string {
 	return ""
 }
 
-// inside is the path of a member; its name may be any text.
+// inside returns the path of a member below path. The member's name may be any text.
 func inside(path, name string) string {
 	if plainKey.MatchString(name) {
 		return path + "." + name
