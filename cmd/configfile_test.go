@@ -115,6 +115,9 @@ func TestNothingInAFileIsPassedOver(t *testing.T) {
 		{".yaml", "device-id: *" + secret + "\n", ":1: this is no YAML: anchors"},
 		{".yaml", "a: b\ngroup-key: *AAECAwQFBgcI\n", ":2: this is no YAML: anchors"},
 		{".yaml", "a: >-\n  b\n  c\n", ":1: the value of a goes over several lines"},
+		{".yaml", "c: d\na: \"b\n  e\"\n", ":2: the value of a goes over several lines"},
+		{".yaml", "a: 'b''\n  e'\n", ":1: the value of a goes over several lines"},
+		{".yaml", "a: \"b\\\n  e\"\n", ":1: the value of a goes over several lines"},
 		{".yaml", "a: |\n", ":1: the value of a goes over"},
 		{".yaml", "a: ~\nfoo: 1\n", "unknown key foo"}, // beside the fault of a
 		{".yaml", "group-key: !" + secret + "\n", ":1: tags"},

@@ -65,6 +65,8 @@ func (d *fileDecoder) yaml(text []byte) {
 			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", keyName(key.Value))
 		case value.Style == 0 && value.Tag == "!!null":
 			d.noValue(value.Line, key.Value, value.Value)
+		case value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && !closedInLine(lines, value):
+			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", keyName(key.Value))
 		case value.Style == 0 && !standsThere(lines, value):
 			d.fault(value.Line, "the value of %s goes over several lines; put it in quotes, in one line", keyName(key.Value))
 		default:
@@ -93,6 +95,19 @@ func standsThere(lines []string, n *yaml.Node) bool {
 	}
 	line := []rune(lines[n.Line-1])
 	return n.Column >= 1 && n.Column <= len(line) && strings.HasPrefix(string(line[n.Column-1:]), n.Value)
+}
+
+// quotedInLine is a scalar in quotes as it begins a text, to its closing quote.
+var quotedInLine = regexp.MustCompile(`^(?:'(?:[^']|'')*'(?:[^']|$)|"(?:[^"\\]|\\.)*")`)
+
+// closedInLine says whether a scalar in quotes ends in the line it begins in. Of one that does not, YAML
+// makes a blank of each line end.
+func closedInLine(lines []string, n *yaml.Node) bool {
+	if n.Line < 1 || n.Line > len(lines) {
+		return false
+	}
+	line := []rune(lines[n.Line-1])
+	return n.Column >= 1 && n.Column <= len(line) && quotedInLine.MatchString(string(line[n.Column-1:]))
 }
 
 // noYAML tells why a file is none. The library's words are kept where they are words about YAML; of
