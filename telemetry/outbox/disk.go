@@ -138,9 +138,13 @@ func (b *Box) flush() error {
 		err = b.fs.SyncDir(b.dir)
 	}
 	if err == nil {
-		if is, lost := w.file.Is(w.name); lost == nil && !is || errors.Is(lost, fs.ErrNotExist) {
+		is, lost := w.file.Is(w.name)
+		switch {
+		case lost == nil && !is, errors.Is(lost, fs.ErrNotExist) && b.isMissing(w.name):
 			b.abandon(lost == nil)
 			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
+		case errors.Is(lost, fs.ErrNotExist): // the disk contradicts itself: the file may be there
+			err = lost
 		}
 	}
 	if err != nil {
@@ -297,13 +301,13 @@ type remains struct {
 func (b *Box) cutOff(r remains) error {
 	if r.size == 0 {
 		err := b.fs.Remove(b.path(r.num))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(r.num)) {
 			return nil
 		}
 		return err
 	}
 	f, err := b.fs.Open(b.path(r.num), readWrite)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(r.num)) {
 		return nil // it has left the line since
 	}
 	if err != nil {

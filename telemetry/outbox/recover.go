@@ -286,7 +286,9 @@ func (l *layout) findLastSeq(disk FS, dir string) error {
 			}
 			last.end = min(last.end, l.segs[i].end)
 		}
-		if last.end > last.base {
+		// The slot knows all places below its end. A frame at one of them with a later seq was given up, and what it held has gone
+		// another way: its seq was never anybody's.
+		if last.end > max(last.base, l.slot.end) {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
 		}
 		return nil
@@ -332,7 +334,7 @@ func (b *Box) adopt(l *layout) (changed bool) {
 		if s.num == l.newest { // else a newer file is in the way, which only a still newer one overrules
 			b.reopen = s
 		}
-		if s.end >= l.slot.end {
+		if s.end > l.slot.end {
 			b.endID, b.endSeq = s.id, s.seqAt(s.end-1)
 		}
 		if l.unsynced > 0 || l.torn {

@@ -227,6 +227,8 @@ func (s *sweep) settle() {
 	}
 	s.heal()
 	time.Sleep(11 * time.Second)
+	s.drain(20*time.Millisecond, 1<<20)
+	s.reopen() // with nothing written since the fault: what it has left behind must not count
 	s.append(1)
 	s.drain(time.Minute, 1<<20)
 	time.Sleep(10 * time.Second)
@@ -252,6 +254,9 @@ func (s *sweep) settle() {
 			s.t.Errorf("%.9q was promised and never came", text)
 		}
 	}
+	for _, hole := range holes(s.t, s.came, s.gap) {
+		s.t.Errorf("%s never came, and no gap tells of it", hole)
+	}
 	if text := s.came["poison"]; text != "" && !aside[text] {
 		s.t.Errorf("what was to be set aside is not there")
 	}
@@ -265,6 +270,32 @@ func (s *sweep) settle() {
 			s.t.Errorf("%s was set aside", name)
 		}
 	}
+}
+
+// holes are the ids that a consumer must take for lost: numbers of an outbox id below the greatest
+// that came, which did not come and are not in the gap of what was set aside.
+func holes(t *testing.T, came map[string]string, gap string) (missing []string) {
+	t.Helper()
+	seqs := map[string]map[uint64]bool{}
+	for id := range came {
+		if id == "poison" {
+			continue
+		}
+		box, seq := splitID(t, id)
+		if seqs[box] == nil {
+			seqs[box] = map[uint64]bool{}
+		}
+		seqs[box][seq] = true
+	}
+	for box, have := range seqs {
+		for seq := range slices.Max(slices.Collect(maps.Keys(have))) {
+			if seq > 0 && !have[seq] && gap != fmt.Sprintf("%d-%d", seq, seq) {
+				missing = append(missing, fmt.Sprintf("%s-%d", box, seq))
+			}
+		}
+	}
+	slices.Sort(missing)
+	return missing
 }
 
 // poison is what the quarantine holds.
