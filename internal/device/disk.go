@@ -5,6 +5,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
+	"syscall"
 
 	"github.com/gofrs/flock"
 )
@@ -31,6 +33,15 @@ type file interface {
 
 var errTaken = errors.New("taken")
 
+// noWait keeps an open from waiting for the other end of a pipe, which somebody may have put in the
+// place of a file.
+var noWait = func() int {
+	if runtime.GOOS == "windows" { // it has no pipes among its files
+		return 0
+	}
+	return syscall.O_NONBLOCK
+}()
+
 // realDisk is the disk of this machine.
 type realDisk struct{}
 
@@ -40,7 +51,7 @@ func (realDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
 func (realDisk) Rename(from, to string) error           { return os.Rename(from, to) }
 func (realDisk) Remove(name string) error               { return os.Remove(name) }
 func (realDisk) Open(name string, flag int) (file, error) {
-	f, err := os.OpenFile(name, flag, 0o600)
+	f, err := os.OpenFile(name, flag|noWait, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +59,7 @@ func (realDisk) Open(name string, flag int) (file, error) {
 }
 
 func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
-	flag := os.O_CREATE | os.O_RDONLY
+	flag := os.O_CREATE | os.O_RDONLY | noWait
 	if directory {
 		flag = os.O_RDONLY
 	}

@@ -126,6 +126,9 @@ func (h *home) lock() error {
 	if held {
 		return nil
 	}
+	if info, err := h.disk.Lstat(h.path(lockFile)); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.path(lockFile)) // to open it might wait, or change another file
+	}
 	ofDir, derr := h.disk.Lock(h.dir, true)
 	if errors.Is(derr, errTaken) {
 		return h.taken()

@@ -393,6 +393,41 @@ func TestLockFileRemoved(t *testing.T) {
 	}
 }
 
+// TestLockIsNoFile: what stands in the place of the lock file is named. It is neither waited for nor
+// written to.
+func TestLockIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	theirs := filepath.Join(dir, "theirs")
+	must(t, os.WriteFile(theirs, []byte("a file of somebody"), 0o600))
+	for name, put := range map[string]func(path string){
+		"a pipe": func(path string) {
+			pipe(t, path)
+			f, err := os.OpenFile(path, os.O_RDWR, 0) // so that this test ends if somebody does open it
+			must(t, err)
+			t.Cleanup(func() { _ = f.Close() })
+		},
+		"a link": func(path string) {
+			if err := os.Symlink(theirs, path); err != nil {
+				t.Skip(err) // Windows, without the right to
+			}
+		},
+		"a directory": func(path string) { must(t, os.Mkdir(path, 0o700)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := filepath.Join(t.TempDir(), "dev-1")
+			must(t, os.Mkdir(home, 0o700))
+			put(filepath.Join(home, lockFile))
+			_, err := openHome(filepath.Dir(home), "dev-1")
+			if !errors.Is(err, ErrStateDir) || !strings.Contains(fmt.Sprint(err), filepath.Join(home, lockFile)) {
+				t.Errorf("%v", err)
+			}
+			if b, err := os.ReadFile(theirs); string(b) != "a file of somebody" {
+				t.Errorf("somebody's file now has %q (%v)", b, err)
+			}
+		})
+	}
+}
+
 // TestLongIDs: an id of 128 characters, of which none is legal in a file name, has a directory, another one than its like, and is listed.
 func TestLongIDs(t *testing.T) {
 	dir := t.TempDir()
