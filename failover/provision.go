@@ -14,7 +14,7 @@ import (
 var ErrRefused = errors.New("DPS assigns no hub until somebody acts")
 
 // ErrUnreachable says that DPS gave no usable answer in time.
-var ErrUnreachable = errors.New("DPS gave no answer")
+var ErrUnreachable = errors.New("DPS has assigned no hub")
 
 // Provision registers once, by the same table and with the same waits as a session, and stops at the assignment. It gives up with
 // ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
@@ -81,7 +81,7 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 
 func unreachable(began time.Time, err error, proof Proof) error {
 	hint := cmp.Or(Classify(context.Background(), err).Hint(proof), DPSSilent.Hint(proof))
-	return fmt.Errorf("%w for %v: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second), err, hint)
+	return fmt.Errorf("%w for %d s: %w; %s", ErrUnreachable, time.Since(began).Round(time.Second)/time.Second, err, hint)
 }
 
 // failed is the event of a registration that ended in err.

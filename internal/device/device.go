@@ -132,20 +132,20 @@ type Device struct {
 	calls    flood
 	mail     flood
 
-	mu           sync.Mutex
-	status       Status
-	alarm        string
-	lastText     string    // of the last refusal, for a device that runs once
-	downAt       time.Time // since when there is no link; zero: there is one
-	gone         uint64    // samples that the outbox had given up when the link went
-	renewing     bool
-	renewed      bool          // the link that is up, or was, took the place of one whose token was over
-	backlog      uint64        // samples that waited when the link came up, if they are worth telling
-	backlogAcked uint64        // samples that had left the outbox then
-	links        chan struct{} // closed, and another one put in its place, when a link is there or gone
-	outage       outage
-	peers        map[string]string // hubs that were linked → what else they are called
-	refused      chan error        // one slot: a person must act
+	mu          sync.Mutex
+	status      Status
+	alarm       string
+	lastText    string    // of the last refusal, for a device that runs once
+	downAt      time.Time // since when there is no link; zero: there is one
+	gone        uint64    // samples that the outbox had given up when the link went
+	renewing    bool
+	renewed     bool          // the link that is up, or was, took the place of one whose token was over
+	backlog     uint64        // samples that had waited for the link that came up, if they are worth telling
+	backlogGoal uint64        // how many samples have left the outbox when these have
+	links       chan struct{} // closed, and another one put in its place, when a link is there or gone
+	outage      outage
+	peers       map[string]string // hubs that were linked → what else they are called
+	refused     chan error        // one slot: a person must act
 }
 
 // Status is what a device looks like from outside.

@@ -106,7 +106,7 @@ func (d *Device) despair(ctx context.Context) error {
 		case <-limit.C:
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			return fmt.Errorf("%w in %v; the last failure was: %s", ErrUnreachable, onceLimit, d.lastText)
+			return fmt.Errorf("%w within %s; the last failure: %s", ErrUnreachable, journal.Duration(onceLimit), d.lastText)
 		case <-ctx.Done():
 			return nil
 		}
@@ -227,5 +227,13 @@ func wait(n uint64) string {
 	if n == 1 {
 		return "1 sample waits"
 	}
-	return fmt.Sprintf("%d samples wait", n)
+	return samples(n) + " wait"
+}
+
+// samples counts them in words.
+func samples(n uint64) string {
+	if n == 1 {
+		return "1 sample"
+	}
+	return fmt.Sprintf("%d samples", n)
 }

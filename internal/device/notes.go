@@ -119,8 +119,10 @@ func (d *Device) linkUp(n failover.Note) {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
 	d.backlog = 0
-	if !d.renewing && (stats.Queued >= backlogFrom || stats.Queued > 0 && now.Sub(d.outage.began) >= backlogAfter) {
-		d.backlog, d.backlogAcked = stats.Queued, stats.Acked+gone(stats)+stats.Quarantined
+	// What goes out in one write with CONNECT may be acknowledged before the link is known to be up.
+	waited := stats.Queued + stats.Acked - d.outage.acked
+	if !d.renewing && (waited >= backlogFrom || waited > 0 && now.Sub(d.outage.began) >= backlogAfter) {
+		d.backlog, d.backlogGoal = waited, stats.Acked+gone(stats)+stats.Quarantined+stats.Queued
 	}
 	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
@@ -166,7 +168,7 @@ func (d *Device) decided(n failover.Note) {
 	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, action)
 	if n.Err != nil {
 		d.mu.Lock()
-		d.outage.signal, d.outage.at = r.Signal, where
+		d.outage.signal, d.outage.at, d.outage.next = r.Signal, where, time.Now().Add(n.Decision.Wait)
 		if n.Host != "" {
 			d.outage.failed = n.Host
 		}
@@ -289,7 +291,7 @@ func (d *Device) startText() string {
 
 func (d *Device) farewell() journal.Event {
 	s := d.box.Stats()
-	parts := []string{fmt.Sprintf("stopped: %d samples made, %d acknowledged, %d still queued, %d dropped", d.counters.Made.Load(), s.Acked, s.Queued, s.Dropped)}
+	parts := []string{fmt.Sprintf("stopped: %s made, %d acknowledged, %d still queued, %d dropped", samples(d.counters.Made.Load()), s.Acked, s.Queued, s.Dropped)}
 	for _, rare := range []struct {
 		n    uint64
 		what string

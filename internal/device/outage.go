@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
@@ -22,6 +23,7 @@ type outage struct {
 	failed string          // the hub that failed last
 	signal failover.Signal // what happened last
 	at     string          // to whom: a hub, or DPS
+	next   time.Time       // when that is tried again at the latest
 	acked  uint64          // samples that were acknowledged when it began
 }
 
@@ -68,7 +70,7 @@ func (d *Device) stillDown() {
 	}
 	o.timer.Reset(o.wait)
 	o.wait = min(2*o.wait, longWord)
-	since, signal, at, last := time.Since(o.began), o.signal, o.at, d.lastText
+	since, signal, at, next, last := time.Since(o.began), o.signal, o.at, time.Until(o.next), d.lastText
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
 	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
@@ -76,10 +78,23 @@ func (d *Device) stillDown() {
 		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.OutboxMaxBytes))
 	}
 	if at != "" {
-		e.Text += fmt.Sprintf("; the last failure was that of %s: %s", at, signal)
+		e.Text += "; the last failure: " + failureOf(at, signal)
 	}
-	e.Text += "; the device goes on trying; " + d.advice(signal)
+	e.Text += "; the device goes on trying"
+	if next > 0 {
+		e.Text += fmt.Sprintf(", again in %s at the latest", journal.Duration(next))
+		e.Wait = next
+	}
+	e.Text += "; " + d.advice(signal)
 	d.emit(e)
+}
+
+// failureOf says what failed, and names DPS once.
+func failureOf(at string, signal failover.Signal) string {
+	if text := signal.String(); strings.HasPrefix(text, at+" ") {
+		return text
+	}
+	return at + ": " + signal.String()
 }
 
 // advice is what a person can do in an outage.
@@ -114,10 +129,10 @@ const (
 	backlogFrom  = 64 // samples
 )
 
-// tellBacklog waits until what was queued when a link came up has been sent, and says so. None is no backlog.
+// tellBacklog waits until what had waited for the link has been sent, and says so. None is no backlog.
 func (d *Device) tellBacklog(ctx context.Context, host string) error {
 	d.mu.Lock()
-	n, acked := d.backlog, d.backlogAcked
+	n, goal := d.backlog, d.backlogGoal
 	d.backlog = 0
 	d.mu.Unlock()
 	if n == 0 {
@@ -128,14 +143,14 @@ func (d *Device) tellBacklog(ctx context.Context, host string) error {
 	defer look.Stop()
 	for {
 		s := d.box.Stats()
-		left := s.Acked+gone(s)+s.Quarantined < acked+n
+		left := s.Acked+gone(s)+s.Quarantined < goal
 		if d.c.DrainFreshFirst { // what was acknowledged may be new
 			left = s.Queued > s.Unsynced+1
 		}
 		if !left {
 			took := time.Since(began)
 			d.emit(journal.Event{Kind: journal.BacklogSent, Hub: host, Took: took, Queued: n,
-				Text: fmt.Sprintf("the backlog is gone: %d samples that had waited were sent in %s", n, journal.Duration(took))})
+				Text: fmt.Sprintf("the backlog is gone: what had waited, %s, was sent in %s", samples(n), journal.Duration(took))})
 			return nil
 		}
 		select {
