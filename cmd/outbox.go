@@ -153,7 +153,11 @@ func runOutboxStat(env *Env, o *outboxFlags, asJSON bool) error {
 	if look.For != "" {
 		row("made for", look.For)
 	}
-	row("queued", fmt.Sprintf("%d messages, %d bytes in %d segments", look.Queued, look.QueuedBytes, look.Segments))
+	segments := fmt.Sprintf("%d segments", look.Segments)
+	if look.Segments == 1 {
+		segments = "1 segment"
+	}
+	row("queued", fmt.Sprintf("%d messages, %d bytes in %s", look.Queued, look.QueuedBytes, segments))
 	if !look.Oldest.IsZero() {
 		row("oldest", stamp(look.Oldest))
 		row("newest", stamp(look.Newest))

@@ -11,7 +11,7 @@
 #   export HUBHOP_ID_SCOPE=0ne00ABCDEF HUBHOP_GROUP_KEY_FILE=group.key
 #
 # AZ names the Azure CLI (default az), HUBHOP the program (default hubhop), STEP_TIMEOUT the seconds each step may take (default 300).
-# Exit codes: 0 passed, 1 failed, 2 wrong arguments.
+# Exit codes: 0 passed, 1 failed, 2 wrong arguments, 127 a program is missing.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -31,13 +31,14 @@ fail() {
 }
 
 if [ $# -lt 4 ] || [ $# -gt 5 ]; then
+	echo "failover-test: 4 or 5 arguments are needed, $# were given" >&2
 	echo "usage: $(basename "$0") APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]" >&2
 	exit 2
 fi
 app=("$1" "$2" "$3" "$4")
 ttl=("${@:5}")
-command -v "$hubhop" >/dev/null 2>&1 || { echo "failover-test: $hubhop is not installed; build it, or name it with HUBHOP" >&2; exit 2; }
-command -v "${AZ:-az}" >/dev/null 2>&1 || { echo "failover-test: the Azure CLI (${AZ:-az}) is not installed; see https://aka.ms/azure-cli" >&2; exit 2; }
+command -v "$hubhop" >/dev/null 2>&1 || { echo "failover-test: $hubhop is not installed; build it, or name it with HUBHOP" >&2; exit 127; }
+command -v "${AZ:-az}" >/dev/null 2>&1 || { echo "failover-test: the Azure CLI (${AZ:-az}) is not installed; see https://aka.ms/azure-cli" >&2; exit 127; }
 
 work=$(mktemp -d)
 mkfifo "$work/log"

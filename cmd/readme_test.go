@@ -1,0 +1,107 @@
+package cmd
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// TestReadmeTableOfFlags: README's table lists the flags that run --help shows, all of them, with their defaults.
+func TestReadmeTableOfFlags(t *testing.T) {
+	run, _, err := newRootCommand(&Env{}, nil).Find([]string{"run"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(readme(t), "\n## Flags of `run`\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	defaults := map[string]string{} // what README says
+	for line := range strings.SplitSeq(section, "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 {
+			continue
+		}
+		names := inCode.FindAllString(cells[1], -1)
+		each := strings.Split(strings.TrimSpace(cells[2]), "; ")
+		if len(each) != len(names) {
+			each = strings.Split(strings.TrimSpace(cells[2]), ", ")
+		}
+		for i, name := range names {
+			name = strings.Trim(name, "`-")
+			if _, twice := defaults[name]; twice {
+				t.Errorf("README has --%s twice", name)
+			}
+			defaults[name] = strings.TrimSpace(cells[2])
+			if len(each) == len(names) {
+				defaults[name] = each[i]
+			}
+		}
+	}
+	run.Flags().VisitAll(func(f *pflag.Flag) {
+		said, is := defaults[f.Name]
+		delete(defaults, f.Name)
+		switch {
+		case f.Hidden || f.Name == "help":
+		case !is:
+			t.Errorf("README's table has no --%s", f.Name)
+		case strings.Contains(f.Usage, "(default"): // words, which no test can compare
+			if said == "" {
+				t.Errorf("README gives no default of --%s, help does: %s", f.Name, f.Usage)
+			}
+		default:
+			want := strings.TrimSuffix(strings.TrimSuffix(f.DefValue, "0s"), "0m")
+			if f.DefValue == "false" || f.DefValue == "0s" || f.DefValue == "" {
+				if said != "" && said != "off" {
+					t.Errorf("README says that --%s has the default %s, and it has none", f.Name, said)
+				}
+			} else if said != "`"+want+"`" && said != "`"+f.DefValue+"`" {
+				t.Errorf("README says that --%s has the default %s, and it is %s", f.Name, said, f.DefValue)
+			}
+		}
+	})
+	for name := range defaults {
+		t.Errorf("README's table has --%s, and run --help has not", name)
+	}
+}
+
+// TestReadmeFlagsExist: what README calls a flag is one that a help shows, and what it calls a command is one.
+func TestReadmeFlagsExist(t *testing.T) {
+	root := newRootCommand(&Env{}, nil)
+	shown := map[string]bool{"--name": true} // of the Azure CLI
+	for _, c := range allCommands(root) {
+		c.Flags().VisitAll(func(f *pflag.Flag) { shown["--"+f.Name] = shown["--"+f.Name] || !f.Hidden })
+	}
+	text := readme(t)
+	flags := regexp.MustCompile(`--[a-z][a-z0-9-]+`).FindAllString(text, -1)
+	if len(flags) < 100 {
+		t.Fatalf("only %d flags in README", len(flags))
+	}
+	for _, f := range flags {
+		if !shown[f] {
+			t.Errorf("README names %s, and no help shows it", f)
+		}
+	}
+	calls := regexp.MustCompile("(?:`|    |\\$ )hubhop ([a-z]+(?: [a-z]+)?)").FindAllStringSubmatch(text, -1)
+	if len(calls) < 15 {
+		t.Fatalf("only %d commands in README", len(calls))
+	}
+	for _, call := range calls {
+		words := strings.Fields(call[1])
+		if c, rest, err := root.Find(words); err != nil || c == root || len(rest) > 0 && c.HasAvailableSubCommands() {
+			t.Errorf("README calls hubhop %s, which is no command", call[1])
+		}
+	}
+}
+
+var inCode = regexp.MustCompile("`--[a-z0-9-]+`")
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
