@@ -15,18 +15,20 @@ import (
 	"unicode/utf8"
 )
 
-// ErrNonsense is wrapped when an answer of DPS cannot be what DPS meant: it is not its JSON, or a name in it has no name's form.
-// Nothing of such an answer is kept.
-var ErrNonsense = errors.New("DPS answered what makes no sense")
+// ErrNonsense is wrapped by an [*Error] when an answer cannot come from DPS as documented: it is not
+// the documented JSON or MQTT, it is too long, or a hub, device or operation in it has an impossible
+// name. The client keeps nothing of such an answer.
+var ErrNonsense = errors.New("the answer of DPS makes no sense")
 
-// The bounds of what DPS may say. Names keep to their grammar; texts are cut.
+// Bounds of the texts of DPS, in bytes.
 const (
-	maxOperationID = 256 // DPS's own are 55 bytes
-	maxWord        = 64  // a status, a substatus, a tracking id
-	maxMessage     = 300 // bytes of a sentence
+	maxOperationID = 256 // of an operation id; a longer one is refused. DPS's own have 55
+	maxWord        = 64  // of a status, a substatus or a tracking id; a longer one is left out
+	maxMessage     = 300 // of a sentence; a longer one is cut
 )
 
-// document is any body of DPS: the registration's state (protocol §1.6) or an error (§1.7). What parse returns keeps to its bounds.
+// document is any body of DPS: the registration's state or an error. A document that parse returned
+// keeps to the bounds above.
 type document struct {
 	OperationID string `json:"operationId"`
 	Status      string `json:"status"`
@@ -42,18 +44,18 @@ type document struct {
 	Message    string `json:"message"`
 }
 
-// parse reads an answer. Of a refusal the status says enough, so whatever its body is, it is no error.
+// parse reads an answer. It takes any body of a refusal, because the status alone says enough.
 func parse(a answer) (document, error) {
 	var d document
 	if err := json.Unmarshal(a.body, &d); err != nil {
 		if a.status >= 300 { // no body, or a proxy's HTML page
 			return document{}, nil
 		}
-		return document{}, fmt.Errorf("%w: no JSON of DPS: %s", ErrNonsense, sentence(err.Error()))
+		return document{}, fmt.Errorf("%w: it is not the JSON that DPS sends: %s", ErrNonsense, sentence(err.Error()))
 	}
 	d.Message, d.State.ErrorMessage = sentence(d.Message), sentence(plainMessage(d.State.ErrorMessage))
 	d.TrackingID, d.State.Substatus = word(d.TrackingID), word(d.State.Substatus)
-	if a.status >= 300 { // nothing is named by a refusal
+	if a.status >= 300 { // a refusal names no hub, so there is nothing to check
 		d.Status, d.OperationID, d.State.AssignedHub, d.State.DeviceID = word(d.Status), "", "", ""
 		return d, nil
 	}
@@ -86,7 +88,8 @@ func (d document) refusal(step Step, a answer) *Error {
 	return e
 }
 
-// plainMessage takes the sentence out of an errorMessage that is itself a JSON document, as DPS sends when it lost a linked hub.
+// plainMessage takes the sentence out of an errorMessage that is itself a JSON document. DPS sends such
+// a message when it lost a linked hub.
 func plainMessage(s string) string {
 	var inner struct{ Message string }
 	if strings.HasPrefix(s, "{") && json.Unmarshal([]byte(s), &inner) == nil && inner.Message != "" {
@@ -95,13 +98,13 @@ func plainMessage(s string) string {
 	return s
 }
 
-// CheckHub reports whether s can be the name of a hub: a DNS name or an IP address, perhaps with a port. Its error quotes at most the
-// beginning of s.
+// CheckHub returns an error if s cannot be the name of a hub: a DNS name of at most 253 bytes or an IP
+// address, with or without a port. The error quotes at most the first 300 bytes of s.
 func CheckHub(s string) error {
 	host := s
 	if h, port, err := net.SplitHostPort(s); err == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' || port[0] == '+' {
-			return fmt.Errorf("the hub %q has a port that is none", sentence(s))
+			return fmt.Errorf("the hub %q has an impossible port", sentence(s))
 		}
 		host = h
 	}
@@ -109,18 +112,19 @@ func CheckHub(s string) error {
 		return nil
 	}
 	if host == "" || len(host) > 253 {
-		return fmt.Errorf("the hub %q has no host name's length (%d bytes, at most 253)", sentence(s), len(host))
+		return fmt.Errorf("the hub %q is %d bytes long; a host name has 1 to 253", sentence(s), len(host))
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") || !only(label, "-_") {
-			return fmt.Errorf("the hub %q is no host name", sentence(s))
+			return fmt.Errorf("the hub %q is not a host name", sentence(s))
 		}
 	}
 	return nil
 }
 
-// CheckDeviceID reports whether s can be a device's name at a hub over MQTT: 1 to 128 of the characters that IoT Hub allows, without
-// "+" and "#", which no MQTT topic can carry. Its error quotes at most the beginning of s.
+// CheckDeviceID returns an error if s cannot be a device id at a hub over MQTT: 1 to 128 of the
+// characters that IoT Hub allows, without "+" and "#", which no MQTT topic can carry. The error quotes
+// at most the first 300 bytes of s.
 func CheckDeviceID(s string) error {
 	switch {
 	case s == "" || len(s) > 128:
@@ -131,7 +135,7 @@ func CheckDeviceID(s string) error {
 	return nil
 }
 
-// checkOperationID reports whether s can stand in a topic and in a path.
+// checkOperationID returns an error if s cannot stand in a topic and in a path.
 func checkOperationID(s string) error {
 	if len(s) > maxOperationID || !only(s, "-._:~") {
 		return fmt.Errorf("%w: the operation id is %q (%d bytes)", ErrNonsense, sentence(s), len(s))
@@ -139,7 +143,7 @@ func checkOperationID(s string) error {
 	return nil
 }
 
-// only reports whether s has but letters and digits of ASCII, and those characters.
+// only reports whether s consists of ASCII letters, ASCII digits and the characters of others.
 func only(s, others string) bool {
 	for i := range len(s) {
 		b := s[i]
@@ -150,7 +154,7 @@ func only(s, others string) bool {
 	return true
 }
 
-// word is s if it is a short word, else nothing.
+// word returns s if it is a short word, else an empty text.
 func word(s string) string {
 	if len(s) > maxWord || !only(s, "-_.") {
 		return ""
@@ -158,7 +162,7 @@ func word(s string) string {
 	return s
 }
 
-// sentence makes a text fit for a line of a log: printable, and cut where it is too long.
+// sentence makes a text fit for a line of a log: printable, and cut if it is longer than maxMessage.
 func sentence(s string) string {
 	cut := len(s) > maxMessage
 	if cut {
@@ -179,8 +183,8 @@ func sentence(s string) string {
 	return s
 }
 
-// retryAfter reads how long DPS wants to be left alone: seconds, whole or not, or a date, which is compared with the date of the
-// answer. Whatever it says is brought between 0 and 300 s. Only what is neither counts as absent (negative).
+// retryAfter reads how long DPS asks to wait: seconds, whole or not, or a date, which is compared with
+// the date of the answer. It returns 0 to 300 s, and a negative time if s is neither seconds nor a date.
 func retryAfter(s string, date time.Time) time.Duration {
 	s = strings.TrimSpace(s)
 	most := maxRetryAfter.Seconds()
@@ -193,8 +197,8 @@ func retryAfter(s string, date time.Time) time.Duration {
 	return -1
 }
 
-// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}], whose parameters come in any order. now is
-// what a date is compared with.
+// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}]. The parameters
+// may come in any order. A date in retry-after is compared with now.
 func parseResponse(topic string, body []byte, now time.Time) (a answer, rid string, ok bool) {
 	rest, ok := strings.CutPrefix(topic, "$dps/registrations/res/")
 	if !ok {

@@ -31,7 +31,7 @@ const (
 	maxPollSpacing    = 2 * time.Second       // to this
 	maxDocument       = 128 << 10             // DPS limits a message to 96 KB
 	stuckAfter        = 150 * time.Second     // of assigning: a new registration is better than more polls
-	defaultPatience   = 10 * time.Second      // for an answer that is owed
+	defaultPatience   = 10 * time.Second      // for one answer of DPS
 )
 
 // Client knows one device and one DPS. It keeps no state but the connection that Open holds ready; its methods may be called from any
@@ -71,18 +71,20 @@ type Request struct {
 	// Admit is called once, right before the registration is sent, and may wait: here a process keeps to its rate. Connections may
 	// be opened before. Nil admits at once.
 	Admit func(ctx context.Context) error
-	// Patience is how long each of these may take as a whole, however many packets or bytes come meanwhile: TCP with TLS; the register
-	// request with what comes before it on the connection; each poll. 0 means 10 s.
+	// Patience is how long each step may take as a whole, however many packets or bytes come meanwhile.
+	// The steps are: TCP with TLS; the register request with the packets before it on the connection;
+	// each poll. 0 means 10 s.
 	Patience time.Duration
-	// Progress, if set, hears which step is waited for.
+	// Progress, if set, is called with the step that the client waits for now.
 	Progress func(Step)
 	// Sequential waits for CONNACK and SUBACK before it sends on; otherwise everything goes out in one write (MQTT only).
 	Sequential bool
 }
 
-// Register makes one registration and polls until DPS has decided. It honours retry-after exactly as sent, 0 included; absent
-// means 2 s, and more than 300 s are cut. It ends after 150 s of assigning, beside the wait of [Request].Admit and one Patience to
-// connect, whatever DPS does. Every failure but the end of ctx is an [*Error].
+// Register makes one registration and polls until DPS has decided. Between polls it waits for
+// retry-after exactly, 0 included; it waits 2 s if there is none, and at most 300 s. However DPS
+// behaves, Register ends at most 150 s after the first answer; the wait of [Request].Admit, one Patience
+// to connect and one for the first answer come before that. Every failure but the end of ctx is an [*Error].
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	if r.Patience <= 0 {
 		r.Patience = defaultPatience
@@ -216,10 +218,12 @@ func (c *Client) address(port string) string {
 	return net.JoinHostPort(strings.Trim(h, "[]"), port)
 }
 
-// staleAfter is how long a connection may wait for the rate of the process before it is replaced: DPS closes one that says nothing.
+// staleAfter is how long a connection may wait for the rate of the process before it is replaced. DPS
+// closes a connection on which nothing is sent.
 const staleAfter = 5 * time.Second
 
-// admitted is a connection over which a registration may be sent now. It is opened first: one that fails costs the process no registration.
+// admitted returns a connection over which a registration may be sent now. It opens the connection
+// before it asks for admission, so that a DPS out of reach costs the process no registration.
 func (c *Client) admitted(ctx context.Context, r Request) (net.Conn, *tls.Conn, error) {
 	r.Progress(StepDial)
 	raw, secure, err := c.line(ctx, c.endpoint(), r.Patience)

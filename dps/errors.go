@@ -17,7 +17,7 @@ type Step string
 // The steps of a registration, in their order.
 const (
 	StepDial      Step = "dial"      // TCP
-	StepAdmit     Step = "admit"     // waiting for the rate of this process; it does not fail
+	StepAdmit     Step = "admit"     // waiting for the rate of this process; no [*Error] has this step
 	StepTLS       Step = "TLS"       // handshake
 	StepConnect   Step = "connect"   // MQTT CONNECT to CONNACK
 	StepSubscribe Step = "subscribe" // MQTT SUBSCRIBE to SUBACK

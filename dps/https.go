@@ -28,7 +28,7 @@ type httpsExchange struct {
 	client  *http.Client
 	token   string
 	counted bool
-	ready   atomic.Pointer[tls.Conn] // the connection for the first request, until that takes it
+	ready   atomic.Pointer[tls.Conn] // the connection for the first request, which takes it
 }
 
 func (x *httpsExchange) register(ctx context.Context, body []byte) (answer, error) {
@@ -87,7 +87,7 @@ func (x *httpsExchange) close() {
 }
 
 func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string, body []byte) (answer, error) {
-	ctx, end := context.WithTimeout(ctx, x.r.Patience) // for all of it: connection, request, head and body
+	ctx, end := context.WithTimeout(ctx, x.r.Patience) // for connection, request, head and body together
 	defer end()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteRequest: func(i httptrace.WroteRequestInfo) { x.counted = x.counted || i.Err == nil },

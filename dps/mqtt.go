@@ -31,7 +31,7 @@ type mqttExchange struct {
 	conn net.Conn
 	in   *bufio.Reader
 	stop func() bool // ends the watch over ctx
-	owed time.Time   // until when DPS must have answered what it was asked last
+	owed time.Time   // when the answer to the last request must be here
 
 	step    Step // what has been reached, for errors
 	counted bool
@@ -92,7 +92,7 @@ func (x *mqttExchange) sequence(ctx context.Context, password string) error {
 	return ctx.Err()
 }
 
-// owe says how long DPS has for the answer to what is sent next, however many packets come meanwhile.
+// owe sets how long DPS has to answer the next request, however many packets come meanwhile.
 func (x *mqttExchange) owe(ctx context.Context, patience time.Duration) {
 	x.owed = time.Now().Add(patience)
 	if end, ok := ctx.Deadline(); ok && end.Before(x.owed) {
@@ -101,7 +101,8 @@ func (x *mqttExchange) owe(ctx context.Context, patience time.Duration) {
 	x.arm(ctx, x.owed)
 }
 
-// arm sets the deadline of everything on the connection. The end of ctx comes first: it has set one, and must not be overwritten.
+// arm sets the deadline of all reads and writes of the connection. If ctx has ended, the deadline is in
+// the past, because the end of ctx must not be undone.
 func (x *mqttExchange) arm(ctx context.Context, at time.Time) {
 	_ = x.raw.SetDeadline(at)
 	if ctx.Err() != nil {
@@ -209,7 +210,7 @@ func (x *mqttExchange) send(out *bytes.Buffer) error {
 // read takes one packet. It returns an answer when the packet is the one to rid, nil for everything else that is in order.
 func (x *mqttExchange) read(rid string) (*answer, error) {
 	packet, err := readPacket(x.in)
-	if err == nil && !time.Now().Before(x.owed) { // packets that come fast enough are never waited for
+	if err == nil && !time.Now().Before(x.owed) { // packets that arrive fast enough never meet the deadline of a read
 		err = os.ErrDeadlineExceeded
 	}
 	if err != nil {
@@ -288,7 +289,7 @@ func readPacket(in *bufio.Reader) (packets.ControlPacket, error) {
 		return nil, err
 	}
 	packet, err := packets.ReadPacket(bytes.NewReader(whole))
-	if err != nil { // also io.EOF, which is not the end of the connection here
+	if err != nil { // io.EOF too: here it means a packet that ends early, not a closed connection
 		return nil, fmt.Errorf("%w: a malformed MQTT packet: %s", ErrNonsense, sentence(err.Error()))
 	}
 	return packet, nil

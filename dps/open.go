@@ -68,7 +68,7 @@ func (c *Client) line(ctx context.Context, addr string, patience time.Duration) 
 		s.cancel()
 		<-s.opened
 	}
-	left := patience - time.Since(began) // it is one wait, however often it is tried
+	left := patience - time.Since(began) // all tries share one patience
 	switch {
 	case s.err != nil && ctx.Err() != nil:
 		return nil, nil, ctx.Err()

@@ -17,7 +17,8 @@ type State struct {
 	Substatus      string     `json:"substatus,omitempty"`
 	AssignedAt     time.Time  `json:"assignedAt"`
 	KnownHubs      []KnownHub `json:"knownHubs"` // newest assignment first, at most 8
-	// RefusedSince is since when DPS has answered this device and assigned nothing; zero when its last word was an assignment.
+	// RefusedSince is the time of DPS's first answer without an assignment since its last assignment or
+	// link; zero if there was none.
 	RefusedSince time.Time `json:"refusedSince,omitzero"`
 }
 

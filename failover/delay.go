@@ -9,13 +9,13 @@ const (
 	backoffMin = 500 * time.Millisecond
 	backoffMax = time.Minute
 
-	atFirst         = time.Minute     // an outage is young for so long: most are over by then
-	refusedDialMax  = 2 * time.Second // between dials that are answered by a reset, at first
-	refusedDialLate = 10 * time.Second
-	refusalMin      = 1600 * time.Millisecond // between registrations that DPS refuses, at first
-	refusalMax      = 2 * time.Second
-	startSpread     = budgetEvery // a new run of a device that DPS has refused for long asks within it
-	budgetSpread    = time.Second // behind a registration that the budget has just given back
+	atFirst         = time.Minute             // most outages are over within it, so waits in it are short
+	refusedDialMax  = 2 * time.Second         // between dials that are answered by a reset, within atFirst
+	refusedDialLate = 10 * time.Second        // the same, later
+	refusalMin      = 1600 * time.Millisecond // shortest wait between registrations that DPS refuses, within atFirst
+	refusalMax      = 2 * time.Second         // the longest
+	startSpread     = budgetEvery             // the first question of a new run falls in it, if DPS has refused for long
+	budgetSpread    = time.Second             // a registration that the budget gives back is used within it, by chance
 )
 
 // backoff is full jitter below a doubling cap: below 0.5 s for n = 0, below 60 s from n = 7 on.
@@ -27,8 +27,9 @@ func backoff(n int, rnd *rand.Rand) time.Duration {
 	return jitter(top, rnd)
 }
 
-// redial is the cap of the wait behind a dial that was answered by a reset. Such a dial costs next to nothing, and the hub that refuses
-// it may be back at any moment: the cap doubles from 0.5 s to 2 s while the outage is young, and to 10 s later. n counts these dials.
+// redial returns the cap of the wait after a dial that was answered by a reset. It is small because such
+// a dial costs next to nothing and the hub may be back at any moment. It doubles from 0.5 s to 2 s in
+// the first minute of an outage, and to 10 s later. n counts these dials; lasted is the outage so far.
 func redial(n int, lasted time.Duration) time.Duration {
 	limit := refusedDialMax
 	if lasted >= atFirst {
@@ -37,9 +38,11 @@ func redial(n int, lasted time.Duration) time.Duration {
 	return min(limit, backoffMin<<min(n, 7))
 }
 
-// refusal is the wait behind a registration that DPS answered without an assignment, when DPS did not say how long to wait. lasted is for
-// how long it has answered so. At first it is 1.6 to 2 s, which leaves at most 2 s between the end of a short trouble and the next
-// try; see docs/adr/0010-waits-in-a-short-trouble.md. After a minute it grows with the time that has passed, which doubles it each time, up to 60 s.
+// refusal returns the wait after an answer of DPS without an assignment and without a retry-after. lasted
+// is how long DPS has given such answers. In the first minute the wait is 1.6 to 2 s, so that at most 2 s
+// pass between the end of a short trouble and the next try; see
+// docs/adr/0010-waits-in-a-short-trouble.md. Later it is half to all of the time since that minute, at
+// most 60 s, so it about doubles each time.
 func refusal(lasted time.Duration, rnd *rand.Rand) time.Duration {
 	if lasted < atFirst {
 		return refusalMin + jitter(refusalMax-refusalMin, rnd)
@@ -52,8 +55,8 @@ func jitter(top time.Duration, rnd *rand.Rand) time.Duration {
 	return time.Duration(rnd.Int64N(int64(top)))
 }
 
-// spread is jitter in the upper half below top: of registrations that DPS answers, wrongly or not, so few are in hand that short waits
-// one after the other must not use them up at once.
+// spread is jitter in the upper half below top. Each answer of DPS costs a registration, and a device has
+// few in hand, so several short waits in a row must not use them up.
 func spread(top time.Duration, rnd *rand.Rand) time.Duration {
 	return top/2 + jitter(top/2, rnd)
 }

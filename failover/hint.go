@@ -1,10 +1,10 @@
 package failover
 
-// Proof is how a device proves who it is, and to whom: a hint speaks of nothing else. The zero value
-// is a key, to DPS and its hubs.
+// Proof says how a device proves its identity, and to whom, so that a hint names only settings that the
+// device has. The zero value is a key, for DPS and its hubs.
 type Proof struct {
-	Certificate bool // and no key
-	OneHub      bool // named by a connection string, and no DPS
+	Certificate bool // a certificate proves it, not a key
+	OneHub      bool // a connection string names the hub, and there is no DPS
 }
 
 // Hint is what a person can do about a signal, empty if the device deals with it alone.

@@ -49,7 +49,7 @@ const (
 	aheadFor   = 6 * time.Second // one is held so long: by then the slowest hedge has asked
 
 	strikeWithin = 10 * time.Second // a link that the peer closes so soon after it was up may have lost to another client
-	maxStrikes   = 3                // so many in a row, with nothing else amiss in between, are worth asking DPS about
+	maxStrikes   = 3                // after so many in a row, with no other failure in between, DPS is asked
 	askFirstWait = 10 * time.Second
 	fightEvery   = time.Minute // in a fight the hub is dialled once in this time
 )
@@ -88,7 +88,7 @@ type (
 		ID            int
 		Hub, DeviceID string
 		Substatus     string
-		took          time.Duration // for the session, which tells it
+		took          time.Duration // of the registration; the session tells it
 	}
 	// RegisterFailed is the end of a registration without a decision.
 	RegisterFailed struct {
@@ -168,7 +168,7 @@ type Decision struct {
 	Host string        // the hub concerned; empty for DPS
 	Err  error         // what happened, if it was an error
 	Wait time.Duration // until the next try that the action speaks of; 0 is at once
-	Anew bool          // SlowDown: a fight begins with it
+	Anew bool          // SlowDown: this decision begins the slow mode
 }
 
 type phase uint8
@@ -194,12 +194,12 @@ type attempt struct {
 
 	contested bool // waiting for DPS to say whether this is a fight
 
-	down time.Time // since when this way has had no link; zero: it has one, or was never tried
+	down time.Time // when this way lost its link or was first dialled; zero: it has a link, or was never tried
 }
 
 // hubMemory is what a machine remembers of one hub.
 type hubMemory struct {
-	fails      int           // in a row, since a stable link, but for refused dials
+	fails      int           // failures in a row since a stable link, without refused dials
 	refusals   int           // refused dials in a row
 	took       time.Duration // the last dial that worked
 	sequential bool          // only the careful way has worked
@@ -215,14 +215,14 @@ type hubMemory struct {
 type Machine struct {
 	o       Options
 	state   State
-	unsaved bool // something has changed in it that the next Save will keep
+	unsaved bool // state has a change that the next Save will keep
 	lastID  int
 	hubs    map[string]*hubMemory
 
 	home, side attempt
 	sideTried  map[string]bool // in this round
 	sideRounds int
-	sideMind   bool      // a hub of this round did more than refuse the dial
+	sideMind   bool      // a dial of this round failed in another way than by a refusal
 	hedgeAt    time.Time // when DPS is to be asked because home is slow; zero: not
 	hedgeWhy   Signal
 
@@ -231,7 +231,7 @@ type Machine struct {
 		id         int
 		at         time.Time // waiting: when to ask
 		notBefore  time.Time // what DPS, or its backoff, forbids
-		fails      int       // registrations lost in a row
+		fails      int       // registrations in a row that were lost and replaced
 		silent     int       // silences in a row
 		stale      int       // times in a row that it stood by a hub that had just failed, or fails then
 		named      int       // the attempt that it has sent us to, or confirmed under way: should that fail, its word was stale
@@ -249,11 +249,12 @@ type Machine struct {
 	out     []Effect
 }
 
-// fight is what speaks for another client that uses the same identity. A hub closes the older link in order whenever the other client
-// connects, and lets this one in at once whenever it dials. A hub that is unwell resets links, or refuses some of the dials.
+// fight is the evidence that another client uses the same identity. In that case the hub closes this
+// client's link in order whenever the other client connects, and lets this client in whenever it dials.
+// A hub in trouble does not look like this: it resets links, or refuses some of the dials.
 type fight struct {
-	strikes int  // links to home in a row that the hub closed in order soon after they were up, with nothing else amiss since
-	named   bool // DPS stands by the hub all the same: one strike more, and it is a fight
+	strikes int  // links to home in a row that the hub closed in order soon after they were up
+	named   bool // DPS has confirmed the hub after maxStrikes: the next strike proves the fight
 	on      bool // the hub is dialled once a minute only
 }
 
@@ -425,7 +426,9 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 		m.stoodBy(now, m.dps.spoke)
 	}
 	if e.Signal != ClosedEarly {
-		m.fight = fight{} // who loses to another client finds the hub well, every time; at most the other one was faster once more
+		// In a fight the hub accepts each dial. It closes one early only if the other client connects at
+		// that moment. Any other failure means that the hub is in trouble.
+		m.fight = fight{}
 	}
 	switch r.Action {
 	case Stop:
@@ -454,7 +457,7 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	// while DPS stands by it would have to be waited for as after many.
 	wait := m.home.at.Sub(now)
 	switch {
-	case e.Signal == DialRefused: // also behind a failure that had to be waited for longer
+	case e.Signal == DialRefused: // cuts short a longer wait that an earlier failure has left
 		top := redial(h.refusals, now.Sub(m.home.down))
 		if wait <= 0 || wait > top {
 			wait = jitter(top, m.o.Rand)
@@ -493,7 +496,7 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 		m.fight.on = true
 		m.home.phase, m.home.at, m.home.fresh = waiting, now.Add(wait), false
 		return
-	case r.Action == AskFirst && m.o.NoDPS: // there is but this hub: it is dialled once more as after any loss
+	case r.Action == AskFirst && m.o.NoDPS: // nobody can be asked: dial once more, as after any loss
 		m.fight.named = true
 		r = m.rule(e.Signal, nil)
 	case r.Action == AskFirst:
@@ -528,8 +531,9 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 	}
 }
 
-// contest counts links that the hub has closed in order soon after they were up, one after the other. So many are a sign that another
-// client uses the same identity. Only DPS can tell that from a move. A link that held for longer ends the count, and a fight.
+// contest counts links in a row that the hub has closed in order soon after they were up. After maxStrikes
+// it turns the signal into LinkContested: the device was moved, or another client uses its identity, and
+// only DPS can tell which. A link that lived longer than strikeWithin ends the count and the slow mode.
 func (m *Machine) contest(now time.Time, s Signal) Signal {
 	f := &m.fight
 	if now.Sub(m.home.at) > strikeWithin {
@@ -596,7 +600,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 	switch {
 	case m.side.phase != idle && m.side.host == e.Hub: // the provisional hub is the right one
 		m.decided(m.rule(AssignedDialling, nil), e.Hub, nil, 0)
-		m.fight = fight{} // it was about the hub before
+		m.fight = fight{} // the evidence was about the previous hub
 		if m.home.phase == dialing {
 			m.emit(GiveUp{m.home.id})
 		}
@@ -616,7 +620,8 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		d.named = m.home.id
 	case m.home.host == e.Hub && m.home.phase == up: // the link was faster
 	case m.home.host == e.Hub && m.home.contested:
-		m.home.contested, m.fight.named = false, m.fight.strikes >= maxStrikes // else something else went wrong meanwhile
+		// Fewer strikes mean that another failure has reset the count while DPS was asked.
+		m.home.contested, m.fight.named = false, m.fight.strikes >= maxStrikes
 		r := m.rule(AssignedContested, nil)
 		m.decided(r, e.Hub, nil, 0)
 		if r.Action == DialNow {
@@ -631,7 +636,7 @@ func (m *Machine) assigned(now time.Time, e Assigned) {
 		}
 	default:
 		d.stale = 0
-		m.fight = fight{} // it was a move
+		m.fight = fight{} // the device was moved
 		r := m.rule(AssignedOther, nil)
 		m.decided(r, e.Hub, nil, 0)
 		if r.Action != Move {
@@ -673,11 +678,11 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	if e.Signal != DPSUnreachable && e.Signal != DPSSilent {
 		d.since = time.Time{}
 	} else {
-		m.fight = fight{} // more is wrong than one identity
+		m.fight = fight{} // DPS is out of reach too, so this is no fight
 	}
 	if r.Action != Stop && r.Action != RetryDPS && m.state.RefusedSince.IsZero() {
 		m.state.RefusedSince = now
-		defer m.emit(Save{}) // a disk may be slow: behind everything else
+		defer m.emit(Save{}) // the last effect, because a disk may be slow
 	}
 	refused := now.Sub(m.state.RefusedSince)
 	said := e.RetryAfter >= 0
@@ -738,7 +743,8 @@ func (m *Machine) ask(now time.Time) {
 		at = d.notBefore
 	}
 	if w := m.budget.wait(now); w > 0 {
-		// Devices that began together get their registrations back together, and must not ask together.
+		// A fleet that began together gets its registrations back together; chance keeps it from asking
+		// together.
 		if t := now.Add(w + jitter(budgetSpread, m.o.Rand)); t.After(at) {
 			at = t
 		}
@@ -783,9 +789,10 @@ func (m *Machine) calmDPS() {
 	m.pardoned()
 }
 
-// resume goes on where the last run left DPS: a device that it has refused for long must not begin anew with every start.
+// resume continues the last run's waits: if DPS has refused the device for long, a restart must not begin
+// again with short ones.
 func (m *Machine) resume(now time.Time) {
-	if m.state.RefusedSince.After(now) { // that cannot be
+	if m.state.RefusedSince.After(now) { // a clock was wrong
 		m.state.RefusedSince = now
 	}
 	if m.o.NoDPS || m.state.RefusedSince.IsZero() || now.Sub(m.state.RefusedSince) < atFirst {
@@ -799,7 +806,7 @@ func (m *Machine) resume(now time.Time) {
 	m.decided(r, "", nil, wait)
 }
 
-// pardoned ends the time in which DPS has refused the device. It is saved with the next link.
+// pardoned forgets since when DPS has refused the device. keep saves that with the next link.
 func (m *Machine) pardoned() {
 	if !m.state.RefusedSince.IsZero() {
 		m.state.RefusedSince, m.unsaved = time.Time{}, true

@@ -16,9 +16,10 @@ var ErrRefused = errors.New("DPS assigns no hub until somebody acts")
 // ErrUnreachable says that DPS gave no usable answer in time.
 var ErrUnreachable = errors.New("DPS has assigned no hub")
 
-// Provision registers once, by the same table and with the same waits as a session, and stops at the assignment. It gives up with
-// ErrRefused when waiting is of no use, at once when DPS's certificate is refused, and with ErrUnreachable after limit without a
-// decision, also in the middle of a registration. observe, which may be nil, hears of every decision on the way.
+// Provision registers by the same table and with the same waits as a session, and returns the first
+// assignment. It returns ErrRefused if waiting is of no use, an error at once if DPS's certificate is
+// refused, and ErrUnreachable after limit without a decision, also in the middle of a registration.
+// observe, which may be nil, is called with every decision on the way.
 func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
 	proof Proof, observe func(Note)) (dps.Assignment, error) {
 	m := NewMachine(Options{NoKnown: true}, State{})
@@ -38,7 +39,7 @@ func Provision(ctx context.Context, register func(context.Context, dps.Request) 
 				ask = &e
 			case Decided:
 				observe(Note{Kind: NoteDecision, Err: e.Err, Decision: e.Decision})
-			default: // the machine goes on as if a device ran; nobody follows
+			default: // only a running device has links and state
 			}
 		}
 		if ask == nil {

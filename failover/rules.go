@@ -14,7 +14,7 @@ const (
 	LinkUnacked                     // the hub lives, but withheld a PUBACK up to the final limit
 	TokenRenewal                    // planned: the token is to be replaced
 	TokenExpired                    // the link ended after its SAS token had expired
-	LinkContested                   // the hub closed a link in order soon after it was up, as it did with at least the two links before
+	LinkContested                   // the hub closed at least three links in a row in order, each soon after it was up
 	DialRefused                     // TCP refused
 	DialReset                       // TCP or TLS was reset or closed
 	DialSilent                      // TCP or TLS: no answer
@@ -51,8 +51,8 @@ const (
 	DPSClock                        // the certificate of DPS is not valid at the time this machine believes it is
 	DPSClockSet                     // the same, or a refusal of the token, and the right time has been learnt since
 	DPSRefusedConnect               // CONNACK other than 0 from DPS
-	DPSNonsense                     // DPS named a hub, a device or an operation that cannot be, or its answer is not what DPS sends
-	DPSRefusedBefore                // the device starts, and DPS had refused it for more than a minute when it stopped
+	DPSNonsense                     // the answer of DPS has an impossible hub, device or operation, or is not of DPS's form
+	DPSRefusedBefore                // the device starts, and DPS has refused it since more than a minute ago
 	AssignedOther                   // DPS named another hub than the one in use
 	AssignedDialling                // DPS named the hub that is being dialled
 	AssignedFailing                 // DPS named the hub that has just failed
@@ -92,9 +92,10 @@ func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= LinkContested }
 // Action is what a device does about a signal.
 type Action uint8
 
-// The actions. "With backoff" is full jitter below a cap that doubles to 60 s. Behind a dial that was answered by a reset the cap is 2 s
-// in the first minute of an outage and 10 s later. DPS is asked again after 1.6 to 2 s in the first minute of its refusals, then after
-// a time that doubles to 60 s. Of registrations there are five in hand, and one comes back every 5 s.
+// The actions. "With backoff" is full jitter below a cap that doubles to 60 s. After a dial that was
+// answered by a reset the cap is 2 s in the first minute of an outage and 10 s later. DPS is asked again
+// after 1.6 to 2 s in the first minute of its refusals, then after a time that doubles to 60 s. A device
+// has five registrations in hand and gets one back every 5 s.
 const (
 	Reconnect    Action = iota // dial the same hub: at once if the link had carried a PUBACK, else with backoff; DPS joins after the hedge delay
 	Renew                      // dial the same hub at once; nothing went wrong
@@ -109,7 +110,7 @@ const (
 	RetryDPS                   // ask DPS again soon (it cost no registration); meanwhile known hubs may be tried
 	RetryAfter                 // ask DPS again exactly when it said; meanwhile known hubs may be tried
 	Reregister                 // ask DPS again, with a new registration
-	BackOffDPS                 // keep the assignment; ask DPS again when it said, else after 1.6 to 2 s, and ever later after a minute
+	BackOffDPS                 // keep the assignment; ask DPS again after its retry-after, else after 1.6 to 2 s, growing to 60 s after a minute
 	BackOffKnown               // the same, and meanwhile known hubs may be tried
 	AskFirst                   // ask DPS, and dial the same hub only when it has answered or 10 s have passed
 	SlowDown                   // dial the same hub once a minute, until a link holds
@@ -124,11 +125,12 @@ var actionNames = [actions]string{
 	AskFirst: "ask DPS first", SlowDown: "slow down", Stop: "stop",
 }
 
-// Wait says in words how long a device waits before it does the action again, empty where it does not repeat itself.
+// Wait says in words how long a device waits before it repeats the action; empty for an action that it
+// does not repeat.
 func (a Action) Wait() string {
 	switch a {
 	case Reconnect:
-		return "none after a link that carried something, ten times; then, and after a link that carried nothing, as after a failed dial"
+		return "none after a link that carried a PUBACK, ten times in a row, then up to 2 s; after any other link as after a failed dial"
 	case Reprovision, BackOff:
 		return "the hub: by chance below 0.5 s, doubling to 60 s; if it refuses the dial, to 2 s in the first minute and to 10 s later"
 	case RetryDPS:
@@ -164,7 +166,7 @@ type When uint8
 const (
 	Always    When = iota
 	First          // the first CONNACK 5 of this hub since it last worked
-	Fought         // DPS has stood by the hub that keeps closing, and nothing else has happened since
+	Fought         // DPS has confirmed the hub that keeps closing, and no other failure has happened since
 	Pipelined      // the attempt had sent more than CONNECT, and --pipeline is auto
 	conditions
 )
@@ -196,8 +198,8 @@ var Rules = []Rule{
 	{"H04", LinkUnacked, Always, Reprovision, "", "the hub answers but stores nothing any more"},
 	{"H05", TokenRenewal, Always, Renew, "", "planned: MQTT 3.1.1 replaces a token by a new connection only"},
 	{"H06", TokenExpired, Always, Reprovision, "expired token", "the hub closed a link whose token was over; the next one is minted fresh"},
-	{"H25", LinkContested, Fought, SlowDown, "", "DPS stands by the hub, and the hub lets this client in and closes its link at once, again and again: another client uses its identity, and answering in kind would keep both from working"},
-	{"H26", LinkContested, Always, AskFirst, "", "up, and closed by the hub in order within 10 s, three times in a row with nothing else amiss: was the device moved, or does another client use its identity? DPS knows"},
+	{"H25", LinkContested, Fought, SlowDown, "", "DPS stands by the hub, and the hub lets this client in and soon closes its link, again and again: another client uses its identity, and two quick clients would keep each other from working"},
+	{"H26", LinkContested, Always, AskFirst, "", "the hub closed three links in a row in order, each within 10 s of its being up, and nothing else failed: the device was moved, or another client uses its identity; DPS knows which"},
 	{"H07", DialRefused, Always, Reprovision, "unreachable endpoint", "nobody listens: the hub is down"},
 	{"H08", DialReset, Always, Reprovision, "unreachable endpoint", "the hub's front end drops connections"},
 	{"H09", DialSilent, Always, Reprovision, "unreachable endpoint", "no answer from the hub's address"},
@@ -222,7 +224,7 @@ var Rules = []Rule{
 	{"D01", AssignedOther, Always, Move, "", "DPS's answer is authoritative"},
 	{"D02", AssignedDialling, Always, Join, "", "the attempt under way is the right one"},
 	{"D03", AssignedFailing, Always, DialNow, "", "DPS stands by a hub that has just failed: it knows better, or it does not know yet"},
-	{"D22", AssignedContested, Always, DialNow, "", "the device belongs where it is: once more, and if that link is closed as well, another client uses its identity (a hub keeps only the newest link of each)"},
+	{"D22", AssignedContested, Always, DialNow, "", "DPS stands by the hub, so the device was not moved: dial once more; if that link is closed as well, another client uses the identity (a hub keeps only the newest link of each)"},
 	{"D04", DPSUnreachable, Always, RetryDPS, "", "a connection that is refused costs no registration"},
 	{"D05", DPSSilent, Always, RetryDPS, "", "a connection that is silent costs no registration"},
 	{"D06", DPSEarly, Always, RetryDPS, "", "perhaps DPS minds what came before its CONNACK; the next try is the careful way"},
@@ -242,8 +244,8 @@ var Rules = []Rule{
 	{"D20", DPSClock, Always, RetryDPS, "", "no certificate is valid now: this machine's clock is wrong; see to the clock"},
 	{"D23", DPSClockSet, Always, Reregister, "", "this machine's clock was wrong, and now the time is known: a new token will do"},
 	{"D21", DPSRefusedConnect, Always, BackOffDPS, "", "DPS refuses the MQTT connection itself"},
-	{"D25", DPSRefusedBefore, Always, BackOffDPS, "", "DPS had refused this device for more than a minute before it was restarted: a restart is no reason to press it again"},
-	{"D26", DPSNonsense, Always, BackOffDPS, "", "what came cannot be DPS's word: it is not kept; a proxy, or a fault of DPS"},
+	{"D25", DPSRefusedBefore, Always, BackOffDPS, "", "DPS had refused this device for more than a minute before it was restarted: a restart must not make it ask more often"},
+	{"D26", DPSNonsense, Always, BackOffDPS, "", "DPS never sends such an answer: a proxy sent it, or DPS has a fault; nothing of it is kept"},
 	{"S01", Stopping, Always, Stop, "", "asked to stop"},
 }
 

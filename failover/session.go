@@ -51,7 +51,7 @@ type Session[L Link] struct {
 	sleeps atomic.Pointer[time.Time]
 }
 
-// Sleeps is when the session wakes up by itself, if it has no link and tries nothing; else the zero time.
+// Sleeps returns when the session wakes up by itself if it has no link and tries nothing now; else zero.
 func (s *Session[L]) Sleeps() time.Time {
 	if t := s.sleeps.Load(); t != nil {
 		return *t
@@ -69,8 +69,8 @@ const (
 	NoteConfirmed                 // DPS has confirmed the provisional link that is at work
 	NoteLost                      // the served link has ended (also a planned end)
 	NoteAsking                    // DPS is being asked
-	NoteWaiting                   // DPS has not decided yet; Took is the time since it was asked, Step what is waited for
-	NoteAssigned                  // DPS has decided; Took is the time of the registration, Unchanged that it stands by the hub it named before
+	NoteWaiting                   // DPS has not decided yet; Took is the time since it was asked, Step the step that it has not answered
+	NoteAssigned                  // DPS has decided; Took is the time of the registration, Unchanged means that it named the same hub as before
 	NoteDecision                  // a row of the table was applied
 )
 
@@ -143,8 +143,8 @@ func (s *Session[L]) Run(ctx context.Context) {
 	}
 }
 
-// PanicError is the panic of a goroutine that a session had started. The session ends with it, and Run panics with it in its caller's
-// goroutine, where somebody can deal with it.
+// PanicError is a panic of a goroutine that a session has started. It ends the session: Run panics with
+// it in the goroutine of its caller, because only there can the caller recover.
 type PanicError struct {
 	Value any
 	stack []byte
@@ -152,7 +152,7 @@ type PanicError struct {
 
 func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
 
-// Stack is the stack of the goroutine that panicked.
+// Stack returns the stack of the goroutine that panicked.
 func (p *PanicError) Stack() []byte { return p.stack }
 
 // start runs f in a goroutine of the session.
@@ -184,7 +184,7 @@ func ended(e Event) int {
 	}
 }
 
-// runner is a running session. All but wg, events, turn, stop and panicked belongs to the loop.
+// runner is a running session. Its loop owns all fields but wg, events, turn, stop and panicked.
 type runner[L Link] struct {
 	*Session[L]
 	life     context.Context // of everything the session starts
@@ -193,10 +193,10 @@ type runner[L Link] struct {
 	events   chan Event
 	wg       sync.WaitGroup
 	ways     map[int]*way
-	turn     chan struct{}              // held by the one who serves
+	turn     chan struct{}              // held by the link that is served
 	panicked atomic.Pointer[PanicError] // the first one
 	server   *way
-	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil: none was
+	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil if there is none
 }
 
 // way is an attempt, then a link, or a registration, as the loop sees it.
@@ -365,11 +365,12 @@ func (r *runner[L]) register(w *way, e Register) {
 	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus, took: time.Since(began)})
 }
 
-// tellAfter is how long DPS is waited for before that is told. It is told again after twice that time, and so on.
+// tellAfter is how long DPS may take until an observer is told. It is told again after twice that time,
+// and so on.
 const tellAfter = 10 * time.Second
 
-// stillWaiting tells that an answer of DPS is still awaited, and in which step, after 10 s, 20 s, 40 s and so on. stop ends that, and nothing is told
-// any more when it has returned.
+// stillWaiting tells observe after 10 s, 20 s, 40 s and so on that DPS has not answered, and in which
+// step. progress sets the step. After stop has returned, observe is not called any more.
 func stillWaiting(observe func(Note)) (progress func(dps.Step), stop func()) {
 	var step atomic.Value
 	step.Store(dps.StepDial)

@@ -119,7 +119,7 @@ func CheckHost(s string) error {
 	case strings.Count(s, ":") == 1 || strings.HasPrefix(s, "[") && !strings.HasSuffix(s, "]"):
 		var err error
 		if host, port, err = net.SplitHostPort(s); err != nil {
-			return fmt.Errorf("%s is no host name", quoteShort(s))
+			return fmt.Errorf("%s is not a host name", quoteShort(s))
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '+' {
 			return fmt.Errorf("%s has no port that can be: a port is a number from 1 to 65535", quoteShort(s))
@@ -134,13 +134,13 @@ func CheckHost(s string) error {
 		return nil
 	}
 	if len(host) > 253 {
-		return fmt.Errorf("%s is no host name: it has %d characters, and 253 are the most", quoteShort(s), len(host))
+		return fmt.Errorf("%s is not a host name: it has %d characters, and 253 are the most", quoteShort(s), len(host))
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
 		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
 			return !isASCIILetter(r) && (r < '0' || r > '9') && r != '-' && r != '_'
 		}) {
-			return fmt.Errorf("%s is no host name", quoteShort(s))
+			return fmt.Errorf("%s is not a host name", quoteShort(s))
 		}
 	}
 	return nil

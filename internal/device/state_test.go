@@ -207,7 +207,7 @@ func TestDoubtfulFiles(t *testing.T) {
 		"an endless one":        {func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, "it is no file"},
 		"a pipe":                {pipe, "it is no file"},
 		"a hub that is none":    {with(func(s *failover.State) { s.AssignedHub = "https://hub-a/x" }), "scheme"},
-		"a hub of 60,000 bytes": {with(func(s *failover.State) { s.KnownHubs[0].Host = strings.Repeat("h", 60_000) }), "is no host name"},
+		"a hub of 60,000 bytes": {with(func(s *failover.State) { s.KnownHubs[0].Host = strings.Repeat("h", 60_000) }), "is not a host name"},
 		"an id for no topic":    {with(func(s *failover.State) { s.DeviceID = "dev/#" }), "topic"},
 		"an id of 66,000":       {with(func(s *failover.State) { s.KnownHubs[0].DeviceID = strings.Repeat("d", 66_000) }), "128 are the most"},
 		"hubs without end":      {with(func(s *failover.State) { s.KnownHubs = slices.Repeat(s.KnownHubs, 1000) }), "it knows 1000 hubs"},
