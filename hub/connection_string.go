@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// ConnectionString is what the connection string of a device says.
+// ConnectionString holds the parts of a device's connection string.
 type ConnectionString struct {
 	HostName string // of the hub: host or host:port
-	Gateway  string // GatewayHostName, host or host:port: it is dialled in the hub's place; empty without one
+	Gateway  string // GatewayHostName, host or host:port, which is dialled in the hub's place; may be empty
 	DeviceID string
 	Key      string // SharedAccessKey, base64; empty if X509
 	X509     bool   // x509=true: the device proves itself with a certificate
@@ -21,9 +21,10 @@ type ConnectionString struct {
 
 const connectionStringForm = "HostName=…;DeviceId=…;SharedAccessKey=…"
 
-// ParseConnectionString reads a connection string as the Azure portal shows it and as people copy it: with blanks around its
-// parts, in any letter case of the names, and with a line end behind it. It uses or refuses every part, never ignores one, and
-// refuses values with which no connection can be made. Errors never quote the key.
+// ParseConnectionString reads a connection string as the Azure portal shows it and as people copy it:
+// blanks around its parts, a line end after it and any letter case of the names are accepted. It never
+// ignores a part: it uses it or returns an error. It also refuses values with which no connection can be
+// made. Errors name the part and never quote the key.
 func ParseConnectionString(s string) (ConnectionString, error) {
 	parts := map[string]string{}
 	for part := range strings.SplitSeq(strings.TrimPrefix(s, "\ufeff"), ";") {
@@ -32,7 +33,7 @@ func ParseConnectionString(s string) (ConnectionString, error) {
 		}
 		name, value, ok := strings.Cut(part, "=")
 		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		if !ok || name == "" || strings.Trim(value, "=") == "" && value != "" { // the last is a bare base64 key: it is not quoted
+		if !ok || name == "" || strings.Trim(value, "=") == "" && value != "" { // the last case is a bare base64 key
 			return ConnectionString{}, fmt.Errorf("a part of the connection string is not of the form name=value; the whole is of the form %s",
 				connectionStringForm)
 		}
@@ -58,7 +59,7 @@ func ParseConnectionString(s string) (ConnectionString, error) {
 	return c, c.check(parts)
 }
 
-// partName is the usual spelling of a part's name, or why this client cannot use the part.
+// partName returns the usual spelling of a part's name, or an error that says why hubhop cannot use the part.
 func partName(name string) (string, error) {
 	for _, known := range []string{"HostName", "DeviceId", "SharedAccessKey", "GatewayHostName", "x509"} {
 		if strings.EqualFold(name, known) {
@@ -66,8 +67,8 @@ func partName(name string) (string, error) {
 		}
 	}
 	for unused, why := range map[string]string{
-		"ModuleId":              "it is that of a module, and hubhop connects devices; take the connection string of the device",
-		"SharedAccessKeyName":   "it is that of a service with a shared access policy; take the connection string of the device",
+		"ModuleId":              "this is the connection string of a module, and hubhop connects devices; take the connection string of the device",
+		"SharedAccessKeyName":   "this is the connection string of a service with a shared access policy; take the connection string of the device",
 		"SharedAccessSignature": "it carries a token that cannot be renewed when it ends; take the connection string with SharedAccessKey",
 	} {
 		if strings.EqualFold(name, unused) {
@@ -75,9 +76,9 @@ func partName(name string) (string, error) {
 		}
 	}
 	if len(name) > 32 || strings.ContainsFunc(name, func(r rune) bool { return !isASCIILetter(r) && (r < '0' || r > '9') }) {
-		return "", fmt.Errorf("a part of the connection string has a name that is none; the whole is of the form %s", connectionStringForm)
+		return "", fmt.Errorf("a part of the connection string has an impossible name; the whole is of the form %s", connectionStringForm)
 	}
-	return "", fmt.Errorf("the connection string has %s, which is not known here; the whole is of the form %s", name, connectionStringForm)
+	return "", fmt.Errorf("the connection string has %s, which hubhop does not know; the whole is of the form %s", name, connectionStringForm)
 }
 
 func isASCIILetter(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' }
@@ -108,7 +109,8 @@ func (c ConnectionString) check(parts map[string]string) error {
 	return nil
 }
 
-// CheckHost says what is wrong with the address of a hub, which is a DNS name or an IP address, with a port or without.
+// CheckHost returns an error of one line if s cannot be the address of a hub: a DNS name of at most 253
+// characters or an IP address, with or without a port from 1 to 65535.
 func CheckHost(s string) error {
 	host, port := s, ""
 	switch {
@@ -122,7 +124,7 @@ func CheckHost(s string) error {
 			return fmt.Errorf("%s is not a host name", quoteShort(s))
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '+' {
-			return fmt.Errorf("%s has no port that can be: a port is a number from 1 to 65535", quoteShort(s))
+			return fmt.Errorf("%s has an impossible port: a port is a number from 1 to 65535", quoteShort(s))
 		}
 	case strings.HasPrefix(s, "["):
 		host = s[1 : len(s)-1]
@@ -146,8 +148,9 @@ func CheckHost(s string) error {
 	return nil
 }
 
-// CheckDeviceID says what is wrong with a device id. IoT Hub allows up to 128 letters, digits and - : . % _ * ? ! ( ) , = @ $ '
-// and beside them + and #, which no topic of MQTT can carry.
+// CheckDeviceID returns an error of one line if id cannot be a device id over MQTT. IoT Hub allows 1 to
+// 128 letters, digits and - : . % _ * ? ! ( ) , = @ $ ' + #. CheckDeviceID refuses + and #, because no
+// MQTT topic can carry them.
 func CheckDeviceID(id string) error {
 	switch {
 	case id == "":
@@ -165,7 +168,7 @@ func CheckDeviceID(id string) error {
 	return nil
 }
 
-// keyLike is a key in base64, or the most of one.
+// keyLike matches a key in base64, or a long part of one.
 var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}`)
 
 // quoteShort quotes text of any length and content for a message of one line. A key that was put in the

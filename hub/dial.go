@@ -26,7 +26,7 @@ const (
 	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
 	MaxKeepAlive = 1177 * time.Second
 
-	renewMargin = 6 * time.Second // before the end of a token, to settle what is in flight
+	renewMargin = 6 * time.Second // before the end of a token: messages in flight are acknowledged in it
 
 	dialTimeout = 10 * time.Second
 	tlsTimeout  = 10 * time.Second
@@ -42,7 +42,7 @@ type Dialer struct {
 	Addresses   func() ([]net.Addr, error) // of this machine; nil asks the system
 	ModelID     string                     // DTDL model to announce; empty for none
 	Agent       string                     // name and version of this client, free text
-	KeepAlive   time.Duration              // an idle link is tested after it; 1 s … 1177 s. One that carries a sample at least each 15 s is after 2 s
+	KeepAlive   time.Duration              // 1 s … 1177 s; a link that was silent for so long is tested. If it carries a sample at least each 15 s, that is 2 s
 	Window      int                        // PUBLISHes in flight, 0 means 64
 
 	// What the device wants to hear. What it does not want is unsubscribed, because the hub remembers the subscriptions of the
@@ -51,13 +51,13 @@ type Dialer struct {
 	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
 	Twin bool
 
-	// Trace, if set, is told of every packet, sent or received. It must not block, and may be called from several goroutines. What is
-	// secret is left out.
+	// Trace, if set, is called with every packet, sent or received, without its secrets. It must not block,
+	// and several goroutines may call it at once.
 	Trace func(Packet)
 
 	mu   sync.Mutex
 	left map[string]memory // hub → what the last link to it left
-	pace pace              // of the last link, whatever its hub
+	pace pace              // of the last link to any hub
 }
 
 // memory is what a link leaves to the next one to the same hub.
@@ -70,8 +70,8 @@ type memory struct {
 type Attempt struct {
 	Host     string // host or host:port
 	DeviceID string
-	// Gateway, host or host:port, is dialled in the hub's place and proves itself by its own name. User name and token go on naming
-	// the hub. Empty: the hub is dialled.
+	// Gateway, host or host:port, is dialled in the hub's place, and its certificate must have its own name.
+	// User name and token still name the hub. If it is empty, the hub is dialled.
 	Gateway string
 	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write, with
 	// what Early publishes. It
@@ -85,7 +85,7 @@ type Attempt struct {
 	Progress func(Phase)
 }
 
-// peer is who is dialled.
+// peer returns the address that is dialled.
 func (a Attempt) peer() string {
 	if a.Gateway != "" {
 		return a.Gateway
@@ -93,7 +93,7 @@ func (a Attempt) peer() string {
 	return a.Host
 }
 
-// failed is the error of this attempt, or of the link that came of it.
+// failed returns the error of this attempt, or of the link that it became.
 func (a Attempt) failed(p Phase, err error) *Error {
 	return &Error{Phase: p, Host: a.Host, Gateway: a.Gateway, Err: err}
 }
@@ -221,9 +221,10 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 	return l
 }
 
-// renewAfter is when a token of such a life should be replaced: after 80 to 90 % of it, but early enough for what is in flight to be
-// acknowledged over a slow path, or on a machine that is busy with other things; a short token after half of its life at the latest. It is
-// jittered, so that a fleet that connected together does not renew together.
+// renewAfter returns after which part of its life a token is replaced: 80 to 90 %, but at least
+// renewMargin before its end, so that messages in flight are acknowledged even over a slow path or on a
+// busy machine. A life that is too short for that is used to at most a half. The time is jittered, so that
+// a fleet that connected together does not renew together.
 func renewAfter(life time.Duration) time.Duration {
 	at, last := life*80/100+rand.N(life/10+1), max(life-renewMargin, life/2)
 	if at > last {
@@ -237,7 +238,7 @@ func renewAfter(life time.Duration) time.Duration {
 func (d *Dialer) remember(host string, m memory, p pace) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p.n > 0 { // else it was no link that has carried anything
+	if p.n > 0 { // the link has carried telemetry
 		d.pace = p
 	}
 	if d.left == nil || len(d.left) > 16 { // hubs come and go; a forgotten one only costs the DUP flag, and some patience
@@ -306,7 +307,7 @@ func reset(c net.Conn) {
 // ended says in one word what the other side did, where the network's own words are long.
 func ended(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
-		if oe.Op == "local error" { // so TLS calls what it has found wrong itself
+		if oe.Op == "local error" { // TLS gives this name to faults that it has found itself
 			return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, oe.Err)
 		}
 		return oe.Err

@@ -24,18 +24,19 @@ const (
 var (
 	ErrSilent       = errors.New("no answer")                      // the peer owed an answer and sent nothing
 	ErrUnacked      = errors.New("PUBACK withheld")                // the peer lives, but leaves a PUBLISH unacknowledged
-	ErrProtocol     = errors.New("protocol violation")             // the peer sent what MQTT, TLS or IoT Hub do not allow
+	ErrProtocol     = errors.New("protocol violation")             // the peer broke a rule of MQTT, TLS or IoT Hub
 	ErrSubscription = errors.New("subscription refused")           // SUBACK 0x80
 	ErrTokenExpired = errors.New("the SAS token had expired")      // the peer closed a link whose token was over
 	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
 	ErrClosed       = errors.New("closed by this side")
 )
 
-// ErrTwin says that an answer to a request for the twin was none: not JSON, or without one of its two parts. It is about the twin alone;
-// the link lives on.
-var ErrTwin = errors.New("the hub's answer is no twin")
+// ErrTwin says that the hub's answer to a request for the twin is not a twin: it is not JSON, is too long,
+// or lacks one of its two parts. The link stays up.
+var ErrTwin = errors.New("the hub's answer is not a twin")
 
-// BugError is a panic that ended a link, and nothing else: a bug of this program. It is wrapped in an [*Error].
+// BugError is a panic in a goroutine of a link, so a bug of this program. It ends the link and nothing
+// else. It is wrapped in an [*Error].
 type BugError struct {
 	Doing string // what the link was doing
 	Value string // of the panic
@@ -53,7 +54,7 @@ var ErrNoRoom = errors.New("no room in the first write")
 type Error struct {
 	Phase     Phase
 	Host      string
-	Gateway   string // that was dialled in the host's place; empty without one
+	Gateway   string // the gateway that was dialled in the host's place, if any
 	Code      byte   // CONNACK code (1–5), 0 if none came
 	Pipelined bool   // more than CONNECT had been sent when the connection ended without a CONNACK
 	Err       error  // the cause; never nil

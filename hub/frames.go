@@ -22,7 +22,8 @@ type frame struct {
 	body []byte
 }
 
-// malformed says that a packet is none. The peer is at fault, and the connection is not: it carried what was sent.
+// malformed returns the error for a packet that is not MQTT. It is an error of the peer and not of the
+// connection, which carried what was sent.
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: malformed packet: %s", ErrProtocol, fmt.Sprintf(format, args...))
 }
@@ -61,7 +62,7 @@ func parseFrame(head byte, b []byte) (f frame, err error) {
 		if len(b) != 0 {
 			return f, malformed("a PINGRESP of %d bytes", len(b))
 		}
-	case packets.Puback: // those of the right length are not read here
+	case packets.Puback: // a PUBACK of the right length never comes here
 		return f, malformed("a PUBACK of %d bytes", len(b))
 	case 0, 15:
 		return f, malformed("type %d, which MQTT does not have", f.kind)
@@ -79,9 +80,9 @@ func parsePublish(head byte, b []byte) (frame, error) {
 	n := int(binary.BigEndian.Uint16(b))
 	topic := b[2 : 2+n]
 	if b = b[2+n:]; !utf8.Valid(topic) {
-		return f, malformed("a PUBLISH whose topic is no UTF-8 text")
+		return f, malformed("a PUBLISH whose topic is not UTF-8 text")
 	}
-	if bytes.IndexByte(topic, 0) >= 0 { // a + or # is as wrong, but harmless here: it may stand in a property
+	if bytes.IndexByte(topic, 0) >= 0 { // + and # are wrong too, but harmless, and a property may contain them
 		return f, malformed("a PUBLISH whose topic has a NUL")
 	}
 	switch f.qos {
@@ -98,11 +99,11 @@ func parsePublish(head byte, b []byte) (frame, error) {
 	return f, nil
 }
 
-// clip keeps what a line of log has room for.
+// clip keeps the first bytes of a packet for a line of a log.
 func clip(b []byte) []byte { return b[:min(len(b), 8)] }
 
-// header looks at the next packet's first bytes and checks its length before anything is allocated for it. It returns how many bytes
-// the header has.
+// header reads the first bytes of the next packet, and checks its length before memory is taken for it.
+// length is the number of bytes of the header, size of the rest.
 func (l *Link) header() (head byte, length, size int, err error) {
 	for i := 1; i <= 4; i++ {
 		b, err := l.in.Peek(i + 1)
@@ -114,16 +115,16 @@ func (l *Link) header() (head byte, length, size int, err error) {
 		}
 		size |= int(b[i]&0x7f) << (7 * (i - 1))
 		if b[i]&0x80 == 0 {
-			if i > 1 && b[i] == 0 { // no writer does that, and what follows goes by two bytes for a PUBACK's
+			if i > 1 && b[i] == 0 { // a length with useless bytes: no writer does that, and pubacks relies on two bytes
 				break
 			}
 			if size > maxInbound {
-				return 0, 0, 0, fmt.Errorf("%w: a packet of %d bytes; more than %d are not taken", ErrProtocol, size, maxInbound)
+				return 0, 0, 0, fmt.Errorf("%w: a packet of %d bytes; at most %d are accepted", ErrProtocol, size, maxInbound)
 			}
 			return b[0], i + 1, size, nil
 		}
 	}
-	return 0, 0, 0, malformed("its length is none")
+	return 0, 0, 0, malformed("its length is not valid")
 }
 
 // frame reads the packet that header has found.
@@ -138,7 +139,7 @@ func (l *Link) frame(head byte, length, size int) (frame, error) {
 	return parseFrame(head, b)
 }
 
-// noEOF tells a connection that ended inside a packet from one that ended between two.
+// noEOF turns an end inside a packet into io.ErrUnexpectedEOF; io.EOF means an end between two packets.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -10,7 +10,7 @@ import (
 //
 //sumtype:decl
 type Inbound interface {
-	Size() int // bytes that it holds, for one who keeps many
+	Size() int // bytes of memory that it holds, so that a queue can bound them
 	inbound()
 }
 
@@ -18,7 +18,7 @@ type Inbound interface {
 type Desired struct {
 	Version int64  // of the desired properties, within this hub's twin
 	Body    []byte // JSON object, with $version; nil if Missed
-	Missed  bool   // what changed was too much to be kept: the twin knows it
+	Missed  bool   // the change was too large to be kept: read the twin
 }
 
 // Method is a direct method call. Its answer must go over the link it came by.
@@ -36,7 +36,7 @@ type Message struct {
 	receipt    *receipt
 }
 
-// overhead is roughly what a value has beside its bytes.
+// overhead is roughly the memory of a value beside its texts, in bytes.
 const overhead = 256
 
 // Size implements [Inbound].
@@ -52,8 +52,9 @@ func (*Desired) inbound() {}
 func (*Method) inbound()  {}
 func (*Message) inbound() {}
 
-// Receive returns what arrived next, in order. It waits until something does, ctx ends or the link ends. Who calls it should not wait for
-// anything else: once about 1 MiB has arrived that nobody takes, the link reads no more, PUBACKs neither.
+// Receive returns the next inbound value, in order of arrival. It waits until there is one, ctx ends or
+// the link ends, and returns the error of the last two. Its caller must not wait for anything else: when
+// about 1 MiB waits here, the link stops reading from the hub, PUBACKs too.
 func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 	for {
 		l.mu.Lock()

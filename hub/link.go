@@ -21,12 +21,12 @@ import (
 const (
 	readBuffer    = 512
 	maxInbound    = 512 << 10        // bytes of one packet; a hub sends 256 KB at most
-	maxWaiting    = 1 << 20          // bytes that have come and that nobody has taken yet
+	maxWaiting    = 1 << 20          // bytes received that Receive has not returned yet
 	maxUnsettled  = 1024             // inbound messages without their PUBACK; a hub sends 50 at most
-	maxUnwritten  = 1 << 20          // bytes to be written; beyond them nothing more is read, which would want an answer
-	maxQueued     = 4 << 20          // bytes to be written; beyond them nothing more is taken from this side
+	maxUnwritten  = 1 << 20          // bytes to be written; above it the link reads nothing, because packets may want answers
+	maxQueued     = 4 << 20          // bytes to be written; above it the link takes no messages from this side
 	writeDeadline = 10 * time.Second // for each write
-	goodbyeLimit  = time.Second      // for the end of TLS
+	goodbyeLimit  = time.Second      // to end TLS in order
 	writeAtOnce   = 16 << 10         // of those that wait, so that a deadline is not about more
 
 	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything (RFC
@@ -79,10 +79,10 @@ type Link struct {
 	reserved   map[uint16]bool   // the packet ids of those
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
-	firstTwin  *request // the read that went out with the subscriptions, until somebody takes it
+	firstTwin  *request // the request that went out with the subscriptions, until Twin takes it
 	inbox      []Inbound
 	waiting    int         // bytes of the inbox
-	room       *sync.Cond  // there may be room for the reader to go on
+	room       *sync.Cond  // signalled when the reader may have room to go on
 	acks       []*receipt  // of inbound QoS 1 packets, in order of arrival
 	expires    time.Time   // of the token; zero with a certificate
 	renewTimer *time.Timer // nil with a certificate
@@ -91,8 +91,8 @@ type Link struct {
 	watch      // the watchdog's
 	stats      Stats
 
-	// telling is since when, from setupSince on, the reader has heard nothing because of this side: it is telling a sender what was
-	// acknowledged, or nobody takes what has come. 0: it is not.
+	// telling is the time, from setupSince on, since which the reader does not read because of this side:
+	// it reports acknowledgements to a sender, or Receive is not called. 0: it reads.
 	telling atomic.Int64
 }
 
@@ -306,8 +306,8 @@ func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 	return taken, err
 }
 
-// take queues messages. It says whether the caller is to write them: nobody else does then, and to wake another goroutine costs more than
-// to write as far as it goes without waiting.
+// take queues messages. write says that the caller must write them now. Nobody else writes at that
+// moment, and it is cheaper to write what the socket takes than to wake another goroutine.
 func (l *Link) take(messages []Outgoing, to Completion) (taken int, write bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -498,7 +498,7 @@ func (l *Link) end(err error, hard bool) {
 	}
 }
 
-// failed tells a sender that the link has ended. If it panics over that, the others are told all the same.
+// failed tells a sender that the link has ended. If the sender panics, the others are told all the same.
 func (l *Link) failed(to Completion, tickets []uint64) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -534,7 +534,7 @@ func (l *Link) openLocked() error {
 	case l.closing:
 		return l.attempt.failed(PhaseSession, ErrClosed)
 	case len(l.out) > maxQueued:
-		return l.attempt.failed(PhaseSession, errors.New("the peer takes nothing any more"))
+		return l.attempt.failed(PhaseSession, errors.New("the peer reads nothing any more"))
 	}
 	return nil
 }
@@ -693,7 +693,7 @@ func (l *Link) readPacket() error {
 	if waited {
 		l.readAt = time.Now()
 	}
-	if head == packets.Puback<<4 && size == 2 { // the hot ones are parsed in place, as many as have come
+	if head == packets.Puback<<4 && size == 2 { // the most frequent packets are parsed in place, all that are buffered
 		b, err := l.in.Peek(max(4, l.in.Buffered()))
 		if err != nil {
 			return noEOF(err)
@@ -711,7 +711,8 @@ func (l *Link) readPacket() error {
 	return l.handle(f, time.Now())
 }
 
-// pubacks takes the PUBACKs that b starts with, at least one, as far as they are for one sender, and returns how many bytes they are.
+// pubacks handles the PUBACKs at the start of b, at least one, up to the first for another sender. It
+// returns how many bytes they have.
 func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	n, to, since, err := l.acknowledged(b, now)
 	if to != nil {
@@ -722,7 +723,8 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	return n, err
 }
 
-// acknowledged fills l.tickets with what the PUBACKs are about, and returns whom to tell, since when this takes.
+// acknowledged fills l.tickets with the messages that the PUBACKs acknowledge. It returns the sender to
+// tell, and since, the time at which telling begins.
 func (l *Link) acknowledged(b []byte, now time.Time) (n int, to Completion, since time.Duration, err error) {
 	l.tickets = l.tickets[:0]
 	l.mu.Lock()
@@ -853,12 +855,12 @@ func (l *Link) publishLocked(f frame) error {
 	return nil
 }
 
-// waitForRoomLocked keeps the reader from what it has no room for, so that TCP slows the peer down. There is room again when somebody
-// takes what has come, or when the peer takes what it is owed.
+// waitForRoomLocked blocks the reader while there is no room, so that TCP slows the peer down. There is
+// room again when Receive takes a value, or when the peer reads its answers.
 func (l *Link) waitForRoomLocked(now time.Time) {
 	since := int64(now.Sub(l.setupSince)) + 1
 	for !l.ended && (l.waiting > maxWaiting || len(l.out) > maxUnwritten) {
-		if l.waiting > maxWaiting { // what keeps us is on this side: the watchdog must not take it for the peer's silence
+		if l.waiting > maxWaiting { // this side causes the wait: the watchdog must not take it for silence of the peer
 			l.telling.Store(since)
 		} else {
 			l.telling.Store(0)
@@ -881,7 +883,7 @@ func (l *Link) acknowledgeLocked() {
 // request is a request about the twin that waits for its answer.
 type request struct {
 	rid    string
-	answer chan *twinAnswer // has room for one
+	answer chan *twinAnswer // buffered, for one answer
 }
 
 // callLocked sends a twin request, QoS 0, and registers for its answer.
@@ -911,7 +913,7 @@ func (l *Link) await(ctx context.Context, r *request) (*twinAnswer, error) {
 		return a, a.err()
 	case <-l.done:
 		return nil, l.err
-	case <-ctx.Done(): // it may never come, and the next one has a number of its own
+	case <-ctx.Done(): // a late answer is dropped, because the next request has another number
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.calls, r.rid)
@@ -926,8 +928,9 @@ type TwinDocument struct {
 	ReportedVersion   int64
 }
 
-// Twin reads the twin. The first call takes the answer to the request that went out with the subscriptions. An answer other than
-// success is a [*TwinError]; one that is no twin wraps [ErrTwin].
+// Twin reads the twin. The first call takes the answer to the request that went out with the
+// subscriptions. A refusal by the hub is a [*TwinError]; an answer that is not a twin, or has more than
+// 256 KiB, wraps [ErrTwin].
 func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 	l.mu.Lock()
 	first := l.firstTwin
@@ -944,13 +947,13 @@ func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 		return TwinDocument{}, err
 	}
 	if a.size > maxTwin {
-		return TwinDocument{}, fmt.Errorf("%w: it has %d bytes; more than %d are not taken", ErrTwin, a.size, maxTwin)
+		return TwinDocument{}, fmt.Errorf("%w: it has %d bytes; at most %d are accepted", ErrTwin, a.size, maxTwin)
 	}
 	return parseTwin(a.body)
 }
 
-// parseTwin reads a twin. Both parts must be objects: what has none of them is not the twin of a device, and says nothing of what
-// somebody has removed from it.
+// parseTwin reads a twin. Both parts must be objects: a document without them is not the twin of a
+// device, and its empty parts must not be taken for removed properties.
 func parseTwin(body []byte) (TwinDocument, error) {
 	var doc struct{ Desired, Reported map[string]json.RawMessage }
 	switch err := json.Unmarshal(body, &doc); {

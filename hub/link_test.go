@@ -1600,7 +1600,7 @@ func TestNonsenseEndsTheLink(t *testing.T) {
 		"PUBLISH without an id":   {[]byte{0x32, 3, 0, 1, 'x'}, "malformed packet: a PUBLISH of QoS 1"},
 		"PUBLISH of QoS 2":        {[]byte{0x34, 5, 0, 1, 'x', 0, 1}, "a PUBLISH of QoS 2"},
 		"PUBLISH of QoS 3":        {[]byte{0x36, 5, 0, 1, 'x', 0, 1}, "a PUBLISH of QoS 3"},
-		"topic that is no text":   {[]byte{0x30, 3, 0, 1, 0xff}, "malformed packet: a PUBLISH whose topic is no UTF-8"},
+		"topic that is no text":   {[]byte{0x30, 3, 0, 1, 0xff}, "malformed packet: a PUBLISH whose topic is not UTF-8"},
 		"topic with a NUL":        {[]byte{0x30, 3, 0, 1, 0}, "malformed packet: a PUBLISH whose topic has a NUL"},
 		"long PUBACK":             {[]byte{0x40, 3, 0, 1, 0}, "malformed packet: a PUBACK"},
 		"PUBACK with flags":       {[]byte{0x42, 2, 0, 1}, "malformed packet: its first byte"},

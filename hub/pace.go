@@ -2,22 +2,23 @@ package hub
 
 import "time"
 
-// How often telemetry is sent decides how soon silence is looked for. Where a sample comes every few seconds a link is tested soon after
-// it was heard last, so that a path that is gone does not cost the samples of many seconds. Where samples are rare, or none come, the
-// keep-alive does that: a device on a battery, or one that pays for each byte, sends nothing of its own accord before.
+// How often telemetry is sent decides how soon a silent link is tested. If a sample comes every few
+// seconds, the link is tested soon after the hub was last heard, so that a broken path does not hold up
+// many samples. If samples are rare, the keep-alive tests the link, because a device on a battery, or one
+// that pays for each byte, should send nothing more.
 const (
-	steadyWithin = 16 * time.Second // between two samples, for a sample each 15 s that comes a little late
+	steadyWithin = 16 * time.Second // longest time between two samples of a steady link: 15 s, and a little for late ones
 	steadyPing   = 2 * time.Second  // after the last packet of the hub
-	sameBatch    = time.Second      // what is sent so soon after something else belongs to it
-	paceMemory   = 8                // times between samples
+	sameBatch    = time.Second      // messages so soon after each other count as one sample
+	paceMemory   = 8                // times between samples that are remembered
 )
 
-// pace is what is known of how often a device sends telemetry. It is measured, because an interval that somebody has set says nothing of
-// the lines that another program writes.
+// pace measures how often a device sends telemetry. It is measured because the configured interval says
+// nothing about lines on standard input.
 type pace struct {
 	gaps [paceMemory]time.Duration // between samples, the latest ones
-	n    int                       // of gaps that were ever taken
-	last time.Time                 // when telemetry was sent on this link; zero: it was not
+	n    int                       // gaps taken so far
+	last time.Time                 // when telemetry was last sent on this link; zero: never
 }
 
 // sent notes telemetry.
@@ -33,7 +34,7 @@ func (p *pace) sent(now time.Time) {
 	p.last = now
 }
 
-// steady says that telemetry has come all the time lately, and is still coming; since is when the link began.
+// steady says whether telemetry has been sent steadily until now. since is when the link began.
 func (p *pace) steady(now, since time.Time) bool {
 	if p.last.After(since) {
 		since = p.last
@@ -45,5 +46,5 @@ func (p *pace) steady(now, since time.Time) bool {
 	return p.n > 0 && longest <= steadyWithin
 }
 
-// next is the pace for a link that comes after this one: the time between them says nothing of it.
+// next returns the pace for the next link, without the time between the links, in which nothing is sent.
 func (p *pace) next() pace { return pace{gaps: p.gaps, n: p.n} }

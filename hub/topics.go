@@ -21,13 +21,14 @@ const (
 func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }
 func eventsTopic(deviceID string) string { return "devices/" + deviceID + "/messages/events/" }
 
-// Properties is the property bag of a message as it came: system properties under their wire names ($.mid, $.ct, …) beside the
-// application's. It is read when it is asked, because a bag of 64 KB can hold so many properties that a map of them takes megabytes.
+// Properties is the property bag of a message as it arrived: system properties under their wire names
+// ($.mid, $.ct, …), and the application's. Its methods search the text, because a bag of 64 KB can hold so
+// many properties that a map of them takes megabytes.
 type Properties string
 
-// Get returns the value of key, "" if it is missing or has none. Everything is percent-decoded once and "+" stays "+"; of a key that
-// stands twice the first counts; what cannot be decoded is taken as it came, because a message must not be lost over the spelling of a
-// property.
+// Get returns the value of key, "" if key is missing or has none. If key stands twice, the first value
+// counts. Names and values are percent-decoded once, and "+" stays "+". A text that cannot be decoded is
+// taken as it is, because a message must not be lost over the spelling of a property.
 func (p Properties) Get(key string) string {
 	for pair := range strings.SplitSeq(string(p), "&") {
 		name, value, _ := strings.Cut(pair, "=")
@@ -38,11 +39,11 @@ func (p Properties) Get(key string) string {
 	return ""
 }
 
-// Name is the value of key as the name of something: printable text of 256 bytes at most. A longer one, which names nothing here, is cut.
+// Name returns the value of key as printable text of at most 256 bytes; a longer text is cut.
 func (p Properties) Name(key string) string { return printable(p.Get(key), maxName) }
 
-// ID is the id of the message, "" if it has none. IoT Hub lets no message in whose id is longer than 128 characters or is not printable:
-// such a one is none.
+// ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one that is
+// not printable, counts as none: IoT Hub accepts no such message.
 func (p Properties) ID() string {
 	id := p.Get("$.mid")
 	if len(id) > maxID || printable(id, maxID) != id {
@@ -195,7 +196,7 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 	return nil, nil
 }
 
-// parseVersion reads a version of a twin. What is no such number, or is too large for one, is 0: unknown.
+// parseVersion reads the version of a twin. It returns 0, unknown, for any other text or a number out of range.
 func parseVersion(s string) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 || n == math.MaxInt64 {
@@ -204,7 +205,8 @@ func parseVersion(s string) int64 {
 	return n
 }
 
-// parameter reads one $name=value of a topic's query; the dollar sign may be percent-encoded. The value is as it came.
+// parameter returns the value of $name in a topic's query, without decoding it. The dollar sign may be
+// percent-encoded.
 func parameter(query, name string) string {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
@@ -215,13 +217,13 @@ func parameter(query, name string) string {
 	return ""
 }
 
-// answerable says whether an answer can name a request by this id, in a topic.
+// answerable says whether the topic of an answer can carry this request id.
 func answerable(rid string) bool {
 	return rid != "" && len(rid) <= maxID && printable(rid, maxID) == rid && !strings.ContainsAny(rid, "+#/&? ")
 }
 
-// printable makes text of any length and content fit to be kept, compared and shown: most bytes at most, without characters that steer a
-// terminal or break a line.
+// printable makes a text of a peer fit to be kept and shown: it has at most most bytes, and no characters
+// that command a terminal or break a line.
 func printable(s string, most int) string {
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most-len("…")], "") + "…"
@@ -291,11 +293,11 @@ const (
 	maxMessage = 262143 // bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and throttling")
 	maxTopic   = 65535
 
-	// What comes from a peer of any kind is bounded before anybody keeps it. IoT Hub stays far below: ids have 128 characters there, a
+	// Bounds of a peer's texts. IoT Hub stays far below: its ids have at most 128 characters, and a
 	// desired or reported part 32 KB, which numbers and JSON's own characters may double.
 	maxID     = 128
 	maxName   = 256
-	maxWords  = 256       // bytes of a peer's own words in an error
+	maxWords  = 256       // bytes of a peer's text in an error
 	maxChange = 64 << 10  // bytes of a change of desired properties
 	maxTwin   = 256 << 10 // bytes of a twin
 )

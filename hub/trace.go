@@ -8,18 +8,18 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// Packet is one MQTT packet, as [Dialer].Trace is told of it.
+// Packet describes one MQTT packet for [Dialer].Trace. It contains no token.
 type Packet struct {
 	Host  string
-	Sent  bool     // else received
+	Sent  bool     // by this side; false: received
 	Name  string   // PUBLISH, PUBACK, …
 	ID    uint16   // its packet id, 0 for none
 	Topic string   // of a PUBLISH, with its property bag
-	More  []string // topic filters, a return code
-	Body  []byte   // of a PUBLISH; it is good until Trace returns
+	More  []string // other facts, such as topic filters or a return code
+	Body  []byte   // of a PUBLISH; valid until Trace returns
 }
 
-// trace tells of the packets in b, which are whole.
+// trace reports the packets in b, all of which are complete.
 func (l *Link) trace(sent bool, b []byte) {
 	tell := l.dialer.Trace
 	if tell == nil {
@@ -34,7 +34,7 @@ func (l *Link) trace(sent bool, b []byte) {
 	}
 }
 
-// traceFrame tells of a packet that was received.
+// traceFrame reports a packet that was received.
 func (l *Link) traceFrame(f frame) {
 	tell := l.dialer.Trace
 	if tell == nil {
@@ -52,7 +52,7 @@ func (l *Link) traceFrame(f frame) {
 
 const again = "again" // a PUBLISH with DUP
 
-// describe leaves out what is secret: a CONNECT holds the token.
+// describe turns a packet into its description. It leaves out the password of a CONNECT, which is the token.
 func (l *Link) describe(sent bool, packet packets.ControlPacket) Packet {
 	p := Packet{Host: l.attempt.Host, Sent: sent, ID: packet.Details().MessageID}
 	switch packet := packet.(type) {
@@ -79,8 +79,8 @@ func (l *Link) describe(sent bool, packet packets.ControlPacket) Packet {
 	return p
 }
 
-// Peer is the other side by what Host is not: the address that a name stands for, or the name in the certificate
-// of an address. It is empty if that is not known.
+// Peer names the other side in the second way: the IP address if Host is a name, or a name from the
+// certificate if Host is an IP address. It is empty if that is not known.
 func (l *Link) Peer() string {
 	name, _, err := net.SplitHostPort(address(l.attempt.Host))
 	if err != nil {

@@ -15,18 +15,18 @@ import (
 // connection to the same hub, without CONNECT, so without a second session. If neither is answered by twice that time the link is
 // dead. If either is, the hub lives: the link is kept, the window is halved, and only the final limit ends it.
 //
-// A path that delays and loses what holds up the link may do the same to the probe, so another one follows every second, as long as
-// there is time. And where TCP was answered, TLS gets three times as long as that took, as RFC 6298 has it for a path of which one
-// round trip is known: on a fast path that is no time at all, on one of seconds it is the difference between slow and dead.
+// A path that delays or loses the packets of the link may do the same to the probe, so another probe follows every second while there is
+// time. If TCP was answered, TLS gets three times as long as TCP took, as RFC 6298 says for a path of which one round trip is known. On a
+// fast path this is next to nothing; on a path of seconds it separates a slow hub from a dead one.
 //
-// A machine that changes from one network to another may be without any for less than that. The hub answers the probe then, which left
-// from the new address, and can answer nothing that was sent from the old one: so the probe proves nothing for a link whose own address
-// this machine has no more. That is believed of a system only that lists the address the probe left from.
+// A machine may change from one network to another in less than that time. The hub then answers the probe, which left from the new
+// address, but cannot answer packets from the old one. So a probe proves nothing for a link whose local address this machine no longer
+// has. The watchdog checks this only on systems that list the address of the probe.
 //
-// A machine may be too busy to let this process run. What has come from the hub then waits as the watchdog's own timer does, so the time by
-// which the timer is late is taken out of a silence: it was no time in which something could have been heard.
+// A machine may be too busy to let this process run. Packets of the hub then wait, just as the watchdog's own timer does. So the time by
+// which the timer is late does not count as silence: nothing could be heard in it.
 //
-// Where nothing is owed a ping asks: after the keep-alive, or after two seconds where telemetry comes steadily (see pace).
+// If no answer is owed, a ping tests the link: after the keep-alive, or after two seconds if telemetry is sent steadily (see pace).
 //
 // The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
 // slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
@@ -38,15 +38,15 @@ const (
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
 	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
-	busyFor    = minSuspect / 2        // so long the reader may be busy with what it has heard before that explains a silence
+	busyFor    = minSuspect / 2        // a reader that was busy with its packets for longer explains a silence
 )
 
 // watch is the state of the watchdog; the link's lock guards it.
 type watch struct {
 	timer      *time.Timer
 	due        time.Time     // when timer fires
-	missed     time.Duration // of the present silence, in which this process did not run
-	starved    time.Time     // when that was noticed last
+	missed     time.Duration // part of the present silence in which this process did not run
+	starved    time.Time     // when that was last noticed
 	lastIn     time.Time
 	deaf       time.Time // when the reader was last seen to have heard nothing for long, because it was busy
 	lastOut    time.Time
@@ -158,7 +158,7 @@ func (l *Link) ackedLocked(p *publish, now time.Time) {
 	l.alarms = 0
 	l.window = min(l.maxWindow, l.window+1)
 	if p.again || p.sent.Before(l.measured) || p.sent.Before(l.deaf) || p.sent.Before(l.starved) {
-		return // one measure in a round trip: a burst would make believe that they are all the same; and none of a wait for our own machine
+		return // one measure for a round trip, because a burst would weigh too much; none while this machine was the cause
 	}
 	if l.measured.IsZero() {
 		l.firstMeasure(l.quick)
