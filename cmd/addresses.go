@@ -13,24 +13,24 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// tidy takes values as people write them: without the blanks and line ends around them that a file
-// from Windows or a copied line has, and names of hosts in any letter case.
+// tidy removes blanks and line ends around values, which files from Windows and copied lines have, and
+// writes host names in small letters.
 func (s *settings) tidy() {
 	for _, text := range []*string{
 		&s.idScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, &s.provisioningHost,
 	} {
 		*text = strings.TrimSpace(*text)
 	}
-	if !looksSecret(s.provisioningHost) { // in small letters it would not be known as one
+	if !looksSecret(s.provisioningHost) { // in small letters it would not be recognised as a secret
 		s.provisioningHost = strings.ToLower(s.provisioningHost)
 	}
 }
 
-// idScope is what Azure gives out: 0ne in the public cloud, another two letters in others, and digits
-// and letters, 11 characters in all. The length is not held to exactly that: DPS is who decides.
+// idScope matches the ID scopes of Azure: 0ne in the public cloud, two other letters in other clouds,
+// then letters and digits, 11 characters in all. Other lengths match too, because only DPS knows them.
 var idScope = regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`)
 
-// checkIDScope says what is wrong with an ID scope, before DPS is asked with it.
+// checkIDScope returns an error for an impossible ID scope, before DPS is asked.
 func checkIDScope(scope string) error {
 	const where = "IoT Central shows it under Device connection groups, DPS on its overview page, the simulator in sim.json"
 	switch {
@@ -44,16 +44,16 @@ func checkIDScope(scope string) error {
 	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", quoted(scope), where)
 }
 
-// checkRegistrationID is dps.CheckRegistrationID for an id that somebody gave; it may be a pasted secret.
+// checkRegistrationID is dps.CheckRegistrationID for a user's text, which may be a pasted secret.
 func checkRegistrationID(id string) error {
 	err := dps.CheckRegistrationID(id)
-	if err != nil && looksSecret(id) { // a legal one may be as long and mixed as a key
+	if err != nil && looksSecret(id) { // after the check, because a legal id may look like a key
 		return errors.New("what was given looks like a secret; give the id alone")
 	}
 	return err
 }
 
-// checkHost says what is wrong with the address of a service, host or host:port.
+// checkHost returns an error for an impossible address of a service, host or host:port.
 func checkHost(key, address string) error {
 	if address == "" {
 		return fmt.Errorf("%s is empty; give a host name, or leave it out", key)
@@ -67,7 +67,7 @@ func checkHost(key, address string) error {
 	return nil
 }
 
-// checkListen says what is wrong with an address to listen at, host:port. Port 0 is any free one.
+// checkListen returns an error for an impossible address to listen at, host:port. Port 0 is any free port.
 func checkListen(key, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {
@@ -80,7 +80,7 @@ func checkListen(key, address string) error {
 		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, quotedAddress(address))
 	}
 	if host == "" {
-		return nil // all addresses, which whoever listens allows or not
+		return nil // all addresses; the listener decides whether that is allowed
 	}
 	if err := hub.CheckHost(net.JoinHostPort(host, "1")); err != nil {
 		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quotedAddress(address))
@@ -88,7 +88,7 @@ func checkListen(key, address string) error {
 	return nil
 }
 
-// checkBaseAddress says what is wrong with the simulator's first address.
+// checkBaseAddress returns an error for an impossible first address of the simulator.
 func checkBaseAddress(key, address string) error {
 	if a, err := netip.ParseAddr(address); err != nil || !a.Is4() {
 		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, quotedAddress(address))

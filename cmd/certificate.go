@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// certificate reads the client certificate and its key, and says what is wrong with them before a hub
-// does, which would say no more than "not authorized". Without --cert and --key it is nil.
+// certificate reads the client certificate and its key. It finds their faults before a hub does, because
+// the hub would only say "not authorized". Without --cert and --key it returns nil.
 func (s *settings) certificate() (*tls.Certificate, error) {
 	if s.cert == "" && s.certKey == "" {
-		return nil, nil //nolint:nilnil // none is no fault
+		return nil, nil //nolint:nilnil // a device may have none
 	}
 	if s.cert == "" || s.certKey == "" {
 		return nil, errors.New("cert and key belong together; give both")
@@ -72,8 +72,8 @@ func readPEM(key, path string) ([]byte, error) {
 	return text, nil
 }
 
-// isPKCS12 says whether data is a bundle of certificate and key: a sequence in DER that begins with the
-// number 3, its version. Certificates and keys begin otherwise.
+// isPKCS12 says whether data is a bundle of certificate and key: a DER sequence that begins with its
+// version, the number 3. Certificates and keys begin in another way.
 func isPKCS12(data []byte) bool {
 	var bundle asn1.RawValue
 	if _, err := asn1.Unmarshal(data, &bundle); err != nil || bundle.Tag != asn1.TagSequence {
@@ -84,7 +84,7 @@ func isPKCS12(data []byte) bool {
 	return err == nil && version == 3
 }
 
-// standsLater says whether one of a chain's certificates is for a public key.
+// standsLater says whether a certificate after the first one of a chain is for a public key.
 func standsLater(chain []byte, public crypto.PublicKey) bool {
 	for rest := chain; ; {
 		var block *pem.Block
@@ -123,7 +123,7 @@ func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
 	}
 }
 
-// checkKeyFile finds what no library says in words: that a key is missing, or locked with a password.
+// checkKeyFile finds a missing key and a key with a password, for which the library has no clear error.
 func (s *settings) checkKeyFile(keys []byte) error {
 	for rest := keys; ; {
 		var block *pem.Block
@@ -144,9 +144,9 @@ func (s *settings) checkKeyFile(keys []byte) error {
 	}
 }
 
-// checkCommonName compares the certificate with the device. DPS takes no registration id but the common
-// name, in any letter case. A certificate that has ended or not begun is told of and used: it is the
-// machine's clock that may be wrong, and that must not keep a device from starting.
+// checkCommonName compares the certificate with the device id, because DPS takes only the common name as
+// registration id, in any letter case. It only warns of a certificate that has ended or not begun: the
+// machine's clock may be wrong, and a wrong clock must not keep a device from starting.
 func (s *settings) checkCommonName(c *tls.Certificate, id string) error {
 	switch cn := c.Leaf.Subject.CommonName; {
 	case cn == "":
@@ -196,7 +196,7 @@ func publicOf(keys []byte) crypto.PublicKey {
 	}
 }
 
-// keyKind tells one public key from another: its kind, and the first half of its SHA-256.
+// keyKind describes a public key so that a person can tell two apart: its kind and half of its SHA-256.
 func keyKind(public crypto.PublicKey) string {
 	kind := "a key of another kind"
 	switch k := public.(type) {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// choices are the values of the flags that take one of a few.
+// choices maps each flag that takes one of a few values to these values.
 var choices = map[string][]string{
 	"provisioning-transport":  {"mqtt", "https"},
 	"telemetry-source":        {"simulated", "host", "stdin"},
@@ -25,7 +25,7 @@ var choices = map[string][]string{
 	"c2d-before-subscription": {"deliver", "reject"},
 }
 
-// files are the flags that name a file; dirs those that name a directory.
+// files are the flags that name a file; dirs are the flags that name a directory.
 var (
 	files = []string{
 		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger",
@@ -33,8 +33,7 @@ var (
 	dirs = []string{"state-dir", "out", "dir"}
 )
 
-// completeFlags tells the shell what may stand behind each flag: of a file its name, of a choice its
-// values, and of everything else nothing.
+// completeFlags tells the shell what may follow each flag: file names, the values of a choice, or nothing.
 func completeFlags(c *cobra.Command) {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		values, directive := choices[f.Name], cobra.ShellCompDirectiveNoFileComp
@@ -46,6 +45,6 @@ func completeFlags(c *cobra.Command) {
 		case slices.Contains(dirs, f.Name):
 			directive = cobra.ShellCompDirectiveFilterDirs
 		}
-		_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(values, directive)) // fails for one that has it
+		_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(values, directive)) // fails if it is there already
 	})
 }

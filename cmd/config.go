@@ -50,7 +50,7 @@ type settings struct {
 
 	fs       *pflag.FlagSet
 	file     string            // the configuration file that was read, "" for none
-	warnings []string          // what was found that is no fault
+	warnings []string          // sentences for the log about settings that are used all the same
 	sources  map[string]string // key → where its value comes from, for those that are not default
 	env      *Env
 	builtin  []byte
@@ -112,8 +112,8 @@ func (s *settings) addLogFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
 }
 
-// show leaves only some flags in the help of a command. It takes the others all the same: its configuration
-// file and its command line are those of run.
+// show hides all other flags in the help of a command. The command still accepts them, because it shares
+// its configuration file and command line with run.
 func (s *settings) show(names ...string) {
 	s.fs.VisitAll(func(f *pflag.Flag) { f.Hidden = !slices.Contains(names, f.Name) })
 }
@@ -141,7 +141,7 @@ func (s *settings) load() error {
 	}
 	s.fs.VisitAll(func(f *pflag.Flag) {
 		name := envName(f.Name)
-		if value, ok := s.env.lookup(name); ok && value != "" && f.Name != "help" { // an empty one is unset
+		if value, ok := s.env.lookup(name); ok && value != "" && f.Name != "help" { // an empty variable counts as unset
 			set(f.Name, value, name, name)
 		}
 	})
@@ -168,7 +168,7 @@ func (s *settings) load() error {
 	return errors.Join(faults...)
 }
 
-// envName is the environment variable of a key.
+// envName returns the environment variable of a key.
 func envName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
 }
@@ -263,5 +263,5 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	return c, errors.Join(faults...)
 }
 
-// warn keeps a sentence for the log: what was found that is no fault.
+// warn keeps a sentence for the log about a setting that is used all the same.
 func (s *settings) warn(text string) { s.warnings = append(s.warnings, text) }

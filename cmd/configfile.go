@@ -13,22 +13,22 @@ import (
 	"github.com/spf13/viper"
 )
 
-// Bounds of a configuration file. One with every key is about 2 kB, and what is wrong in many lines is
-// told of the first ones.
+// Bounds of a configuration file. A file with every key has about 2 kB. If many lines are wrong, only the
+// first ones are told.
 const (
 	maxConfigBytes  = 64 << 10
 	maxConfigFaults = 20
 )
 
-// fileValue is a value of the configuration file: the text that stands there, whatever it looks like.
+// fileValue is a value of the configuration file: its text, without a type.
 type fileValue struct {
-	key  string // as it is spelled there
+	key  string // as the file spells it
 	text string
 	line int
 }
 
-// readFile finds and reads the configuration file. No file is no fault unless one was asked for.
-// Where some of it cannot be read, values holds the rest, and the error has a line for each fault.
+// readFile finds and reads the configuration file. A missing file is an error only if --config names it.
+// If parts of the file cannot be read, values holds the rest, and the error has a line for each fault.
 func (s *settings) readFile() (path string, values map[string]fileValue, err error) {
 	path = s.config
 	if path == "" {
@@ -68,27 +68,26 @@ func (s *settings) findFile() string {
 		case err == nil && !info.IsDir():
 			return c
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			// No error: a service may live where it can look at nothing, and have no file at all.
+			// This is only a warning: a service may be unable to look into a directory that has no file for it.
 			s.warn(fmt.Sprintf("config: whether there is a file %s cannot be told: %v; name one with --config, or set it right", quotable(c), cause(err)))
 		}
 	}
 	return ""
 }
 
-// fileDecoder is how viper reads a file. Viper's own decoders give each value a type, and so change
-// the text of many: 00012345 becomes the number 5349. This one hands every value on as it stands in
-// the file, and passes nothing over: what it cannot hand on is a fault with its line.
-// No fault quotes a value.
+// fileDecoder decodes a file for viper. Viper's own decoders give each value a type and so change texts:
+// 00012345 becomes the number 5349. This decoder returns every value as its text in the file. It ignores
+// nothing: a value that it cannot return is a fault with its line. No fault quotes a value.
 type fileDecoder struct {
 	path   string
 	values map[string]fileValue
 	faults []error
 }
 
-// Decoder gives viper the decoder of a format; it is the same one for all.
+// Decoder gives viper the decoder of a format. All formats have this one.
 func (d *fileDecoder) Decoder(string) (viper.Decoder, error) { return d, nil }
 
-// format is the file's by its name. A name without an ending, such as /dev/stdin, is YAML.
+// format returns the format by the name of the file. A name without an ending, such as /dev/stdin, is YAML.
 func (d *fileDecoder) format() string {
 	ext := strings.ToLower(strings.TrimPrefix(filepath.Ext(d.path), "."))
 	if ext == "" {
@@ -97,7 +96,7 @@ func (d *fileDecoder) format() string {
 	return ext
 }
 
-// Decode reads a file's content into a flat map of what can be read; the faults tell of the rest.
+// Decode reads the values of a file into a flat map, and notes a fault for every other part.
 func (d *fileDecoder) Decode(data []byte, into map[string]any) error {
 	read := map[string]func([]byte){
 		"yaml": d.yaml, "yml": d.yaml, "json": d.json, "toml": d.toml, "env": d.dotenv, "dotenv": d.dotenv,
@@ -133,7 +132,7 @@ func (d *fileDecoder) fault(line int, format string, a ...any) {
 	d.faults = append(d.faults, fmt.Errorf("%s: %s", at, fmt.Sprintf(format, a...)))
 }
 
-// put keeps a value. Letter case does not tell keys apart, so no key may stand there twice in any.
+// put keeps a value. Keys that differ only in letter case are the same key, and no key may be there twice.
 func (d *fileDecoder) put(key, value string, line int) {
 	lower := strings.ToLower(key)
 	if was, twice := d.values[lower]; twice {
@@ -151,12 +150,12 @@ func (d *fileDecoder) put(key, value string, line int) {
 	d.values[lower] = fileValue{key, value, line}
 }
 
-// notFlat is the fault of a value that is more than one text.
+// notFlat notes the fault of a value that is more than one text.
 func (d *fileDecoder) notFlat(line int, key string) {
 	d.fault(line, "%s must be one value; keys are flat, and lists and nested keys are not read", keyName(key))
 }
 
-// noValue is the fault of a key with nothing behind it, or with what the format takes for nothing.
+// noValue notes the fault of a key without a value, or with a value that means null in this format.
 func (d *fileDecoder) noValue(line int, key, value string) {
 	if value == "" {
 		d.fault(line, "%s has no value; leave the line out, or write \"\" for the empty text", keyName(key))
@@ -165,12 +164,12 @@ func (d *fileDecoder) noValue(line int, key, value string) {
 	d.fault(line, "the value of %s stands for nothing in this format; if it is the text %s, put it in quotes", keyName(key), value)
 }
 
-// lineOf is the line of an offset in a text, from 1.
+// lineOf returns the line of an offset in a text; the first line is 1.
 func lineOf(text []byte, offset int) int {
 	return 1 + bytes.Count(text[:min(max(offset, 0), len(text))], []byte{'\n'})
 }
 
-// sortedByLine are the keys of a file in their order.
+// sortedByLine returns the keys of a file in the order of their lines.
 func sortedByLine(values map[string]fileValue) []string {
 	keys := make([]string, 0, len(values))
 	for key := range values {

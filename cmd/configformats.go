@@ -15,12 +15,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlWhere is the line in an error of the YAML library.
+// yamlWhere matches the line number in an error of the YAML library.
 var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 func (d *fileDecoder) yaml(text []byte) {
 	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
-	for _, separator := range []string{"\u0085", "\u2028", "\u2029"} { // end a line in YAML, and in no editor
+	for _, separator := range []string{"\u0085", "\u2028", "\u2029"} { // they end a line in YAML, but in no editor
 		if at := bytes.Index(text, []byte(separator)); at >= 0 {
 			d.fault(lineOf(text, at), "there is a line separator %+q here that no editor shows; take it out", separator)
 			return
@@ -75,7 +75,7 @@ func (d *fileDecoder) yaml(text []byte) {
 	}
 }
 
-// yamlExtras refuses what makes a value something else than its text. It says whether there is any.
+// yamlExtras refuses anchors, aliases and tags, with which a value is not its text. It says whether there is one.
 func (d *fileDecoder) yamlExtras(n *yaml.Node, key string) bool {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
@@ -88,7 +88,7 @@ func (d *fileDecoder) yamlExtras(n *yaml.Node, key string) bool {
 	return true
 }
 
-// standsThere says whether a scalar without quotes is, letter for letter, what its line says.
+// standsThere says whether a scalar without quotes is exactly the text of its line.
 func standsThere(lines []string, n *yaml.Node) bool {
 	if n.Line < 1 || n.Line > len(lines) {
 		return false
@@ -97,11 +97,11 @@ func standsThere(lines []string, n *yaml.Node) bool {
 	return n.Column >= 1 && n.Column <= len(line) && strings.HasPrefix(string(line[n.Column-1:]), n.Value)
 }
 
-// quotedInLine is a scalar in quotes as it begins a text, to its closing quote.
+// quotedInLine matches a scalar in quotes at the start of a text, up to its closing quote.
 var quotedInLine = regexp.MustCompile(`^(?:'(?:[^']|'')*'(?:[^']|$)|"(?:[^"\\]|\\.)*")`)
 
-// closedInLine says whether a scalar in quotes ends in the line it begins in. Of one that does not, YAML
-// makes a blank of each line end.
+// closedInLine says whether a scalar in quotes ends on its first line. If it does not, YAML turns each line
+// end into a blank, so the value is not the text of the file.
 func closedInLine(lines []string, n *yaml.Node) bool {
 	if n.Line < 1 || n.Line > len(lines) {
 		return false
@@ -110,8 +110,8 @@ func closedInLine(lines []string, n *yaml.Node) bool {
 	return n.Column >= 1 && n.Column <= len(line) && quotedInLine.MatchString(string(line[n.Column-1:]))
 }
 
-// noYAML tells why a file is none. The library's words are kept where they are words about YAML; of
-// anchors they quote the name, which may be a part of a secret.
+// noYAML says why a file is not YAML. It keeps the library's text, except about anchors: there the library
+// quotes the anchor's name, which may be a part of a secret.
 func (d *fileDecoder) noYAML(text []byte, err error) {
 	where := yamlWhere.FindStringSubmatch(err.Error())
 	line, why := 1, err.Error() // the library leaves line 1 out
@@ -156,7 +156,7 @@ func (d *fileDecoder) json(text []byte) {
 			d.fault(line(), "this is no JSON: %v", err)
 			return
 		}
-		key, _ := token.(string) // always one
+		key, _ := token.(string) // a key of a JSON object is always a string
 		var value json.RawMessage
 		if err := in.Decode(&value); err != nil {
 			d.fault(line(), "this is no JSON: %v", err)
@@ -188,17 +188,17 @@ func (d *fileDecoder) jsonValue(key string, value json.RawMessage, line int) {
 			return
 		}
 		d.put(key, text, line)
-	default: // a number, true or false: as it stands there
+	default: // a number, true or false: its text in the file
 		d.put(key, string(value), line)
 	}
 }
 
-// maxTOMLNesting bounds the opening brackets of a TOML file and the dots of each of its lines. Keys are
-// flat, so that brackets and dots stand in texts and comments only.
+// maxTOMLNesting bounds the opening brackets of a TOML file and the dots of each of its lines. It refuses
+// no honest file, because keys are flat: brackets and dots can be only in texts and comments.
 const maxTOMLNesting = 500
 
-// tooNested finds the first line that no flat file has. The TOML library calls itself for each bracket
-// and each part of a key, and a stack that is used up ends the process.
+// tooNested returns the first line with too many brackets or dots, 0 if there is none. The TOML library
+// calls itself for each of them, and a stack overflow ends the process.
 func tooNested(text []byte) (line int) {
 	opened := 0 // an array may go over lines, so brackets are counted over all of them
 	for i, row := range bytes.Split(text, []byte("\n")) {
@@ -218,11 +218,11 @@ func (d *fileDecoder) toml(text []byte) {
 	var whole map[string]any
 	if wrong, ok := errors.AsType[*toml.DecodeError](toml.Unmarshal(text, &whole)); ok {
 		line, _ := wrong.Position()
-		why, _, _ := strings.Cut(strings.TrimPrefix(wrong.Error(), "toml: "), ": ") // behind it a value may be quoted
+		why, _, _ := strings.Cut(strings.TrimPrefix(wrong.Error(), "toml: "), ": ") // the rest may quote a value
 		d.fault(line, "this is no TOML: %s; put texts in quotes", why)
 		return
 	}
-	// What else the library minds, keys that are there twice and tables, is found below, with its line.
+	// The library's other faults, double keys and tables, are found below with their lines.
 	var p unstable.Parser
 	p.Reset(text)
 	for p.NextExpression() {
@@ -250,10 +250,10 @@ func (d *fileDecoder) toml(text []byte) {
 	}
 }
 
-// envLine is KEY=value, as in a file for a shell or for Docker.
+// envLine matches KEY=value, as in a file for a shell or for Docker.
 var envLine = regexp.MustCompile(`^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_-]*)[ \t]*=[ \t]*(.*)$`)
 
-// envValue is a value in single quotes, in double quotes, or in none, and a comment.
+// envValue matches a value in single, double or no quotes, and a comment.
 var envValue = regexp.MustCompile("^(?:'([^']*)'|\"([^\"\\\\$`]*)\"|([^'\"\\\\$`#][^'\"\\\\$`]*?)?)(?:[ \t]+#.*)?$")
 
 func (d *fileDecoder) dotenv(text []byte) {
@@ -263,7 +263,7 @@ func (d *fileDecoder) dotenv(text []byte) {
 			continue
 		}
 		parts := envLine.FindStringSubmatch(line)
-		if parts == nil || len(parts[1]) > 20 && strings.Trim(parts[2], "=") == "" { // the second is a bare key, in base64
+		if parts == nil || len(parts[1]) > 20 && strings.Trim(parts[2], "=") == "" { // the second case is a bare base64 key
 			d.fault(i+1, "this is not KEY=value, such as HUBHOP_DEVICE_ID=dev-1")
 			continue
 		}

@@ -84,7 +84,7 @@ func (s *settings) resolved(f *pflag.Flag) (value, source string) {
 		}
 	case "model-id":
 		switch m, err := s.model(); {
-		case err != nil: // which is told as well
+		case err != nil: // the error is printed too
 		case s.modelFile == "":
 			return m.ID(), "default (built-in model)"
 		default:

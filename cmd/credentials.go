@@ -15,10 +15,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 )
 
-// fromSystemd is the source of a key that systemd has put aside.
+// fromSystemd names the source of a key that systemd passes to the service.
 const fromSystemd = "systemd credential"
 
-// credentials takes keys that systemd has put aside for this service (LoadCredential=group-key:…).
+// credentials reads the keys that systemd passes to this service (LoadCredential=group-key:…).
 func (s *settings) credentials(set func(key, value, from, at string)) {
 	dir, ok := s.env.lookup("CREDENTIALS_DIRECTORY")
 	if !ok || s.groupKey+s.groupKeyFile+s.deviceKey+s.deviceKeyFile+s.cert+s.connectionString != "" {
@@ -33,7 +33,7 @@ func (s *settings) credentials(set func(key, value, from, at string)) {
 	}
 }
 
-// identity finds out who the device is and how it proves it: exactly one way.
+// identity sets the device's id and its proof. There must be exactly one way to prove the id.
 func (s *settings) identity(c *device.Config) error {
 	given := map[string]bool{
 		"group-key": s.groupKey != "", "group-key-file": s.groupKeyFile != "", "device-key": s.deviceKey != "",
@@ -63,7 +63,7 @@ func (s *settings) identity(c *device.Config) error {
 		return errors.Join(append(faults, s.pinned(c, given["cert"]))...)
 	}
 	id, err := s.deviceName(c.Certificate)
-	if err != nil && (len(faults) == 0 || s.deviceID != "") { // without its certificate a device has no name either
+	if err != nil && (len(faults) == 0 || s.deviceID != "") { // the name may come from the certificate, whose error is told
 		faults = append(faults, fmt.Errorf("device-id: %w", err))
 	}
 	c.DeviceID = id
@@ -92,9 +92,9 @@ func (s *settings) identity(c *device.Config) error {
 	return errors.Join(faults...)
 }
 
-// pinned makes the device that of a connection string. A certificate belongs to a string with x509=true.
+// pinned takes id, hub and key from the connection string. Only a string with x509=true has a certificate.
 func (s *settings) pinned(c *device.Config, certificate bool) error {
-	if certificate && c.Certificate == nil { // it could not be read, which has been told
+	if certificate && c.Certificate == nil { // it could not be read; that error is told
 		c.Certificate = new(tls.Certificate)
 		defer func() { c.Certificate = nil }()
 	}
@@ -123,7 +123,7 @@ func (s *settings) pinned(c *device.Config, certificate bool) error {
 	return nil
 }
 
-// secret reads a key from where it was said to be.
+// secret reads a key from its flag, file or variable.
 func (s *settings) secret(way string) (key, from string, err error) {
 	switch way {
 	case "group-key":
@@ -139,7 +139,7 @@ func (s *settings) secret(way string) (key, from string, err error) {
 	return key, way + " " + quotable(path), err
 }
 
-// name is the device's id, wherever it comes from, without the proof that goes with it.
+// name returns the device's id and its source, without reading the proof.
 func (s *settings) name() (name, source string, err error) {
 	source = "default (host name)"
 	switch {
@@ -165,8 +165,8 @@ func (s *settings) name() (name, source string, err error) {
 	return name, source, err
 }
 
-// deviceName is the registration id: as given, or the certificate's common name (DPS takes no other), or
-// the host name made legal.
+// deviceName returns the registration id: --device-id, or the certificate's common name (DPS takes no
+// other), or the host name made legal.
 func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 	switch {
 	case s.deviceID != "":
@@ -193,9 +193,9 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 	return name, nil
 }
 
-// roots are the system's and those of --ca-file.
+// roots returns the trusted roots: the system's and those of --ca-file.
 func (s *settings) roots() (*x509.CertPool, error) {
-	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // which is read whole, whatever it is
+	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // Go reads it whole, whatever its size
 		if _, err := readNamed("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

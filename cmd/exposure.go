@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// exposures are warnings of secrets that others on this machine can read or replace. They are no faults:
-// a device that runs goes on running.
+// exposures returns warnings of secrets that others on this machine can read or replace. They are not
+// errors, so that a device that runs goes on running.
 func (s *settings) exposures() (warnings []string) {
 	for _, key := range secrets {
 		if s.sources[key] == "flag" {
@@ -35,7 +35,7 @@ func (s *settings) exposures() (warnings []string) {
 	return warnings
 }
 
-// onCommandLine is the warning of a secret that stands there.
+// onCommandLine returns the warning of a secret on the command line.
 func onCommandLine(key string) string {
 	better := map[string]string{"group-key": "--group-key-file", "device-key": "--device-key-file"}
 	where := "in " + envName(key)
@@ -45,10 +45,11 @@ func onCommandLine(key string) string {
 	return fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where)
 }
 
-// exposed says how others may change a file, put another in its place or, if it holds a secret, read it,
-// and what to do; "" if they cannot. A group that may read is taken as meant: services get their keys so.
+// exposed says how others can change a file, put another in its place or, if it holds a secret, read it,
+// and what to do; "" if they cannot. It does not mention a group that may read, because services get
+// their keys that way.
 func exposed(path string, secret bool) string {
-	if runtime.GOOS == "windows" { // which has no such modes
+	if runtime.GOOS == "windows" { // Windows has no such modes
 		return ""
 	}
 	info, err := os.Stat(path)

@@ -24,13 +24,13 @@ const (
 	pipePatience  = 30 * time.Second
 )
 
-// readNamed reads the whole file that a flag or key names, up to a number of bytes. It waits for no
-// special file. Errors name the key, the file and what to do, and wrap the cause.
+// readNamed reads the whole file that a flag or key names. It returns an error if the file has more than
+// most bytes or is a special file. Errors name the key, the file and what to do, and wrap the cause.
 func readNamed(key, path string, most int64) ([]byte, error) {
 	return readWithin(key, path, most, pipePatience)
 }
 
-// readWithin is readNamed with another patience for a pipe that says nothing.
+// readWithin is readNamed with another limit for a silent pipe.
 func readWithin(key, path string, most int64, patience time.Duration) ([]byte, error) {
 	f, err := openNamed(key, path)
 	if err != nil {
@@ -48,10 +48,10 @@ func readWithin(key, path string, most int64, patience time.Duration) ([]byte, e
 	return data, nil
 }
 
-// errTooLarge says that a file holds more than anything that belongs there.
+// errTooLarge says that a file has too many bytes to be what the flag asks for.
 var errTooLarge = errors.New("too large")
 
-// readUpTo reads to the end, if that comes within a number of bytes.
+// readUpTo reads to the end. It returns errTooLarge if there are more than most bytes.
 func readUpTo(r io.Reader, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(data)) > most {
@@ -60,7 +60,7 @@ func readUpTo(r io.Reader, most int64) ([]byte, error) {
 	return data, err
 }
 
-// errNoFile is fs.ErrNotExist for programs. It adds nothing to a sentence that says so already.
+// errNoFile is fs.ErrNotExist without a text, for an error whose sentence already says so.
 var errNoFile error = noFile{}
 
 type noFile struct{}
@@ -68,9 +68,9 @@ type noFile struct{}
 func (noFile) Error() string        { return "" }
 func (noFile) Is(target error) bool { return target == fs.ErrNotExist }
 
-// openNamed opens the file that a flag or key names. A pipe is opened where the shell hands it over
-// (/dev/stdin, or <(command)); every other special file is refused by its name before it is opened,
-// for opening alone may wait for ever, or rewind a tape.
+// openNamed opens the file that a flag or key names. It opens a pipe that the shell hands over
+// (/dev/stdin, or <(command)). It refuses every other special file without opening it, because the open
+// may wait for ever, or rewind a tape.
 func openNamed(key, path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil && looksSecret(path) { // a long name of a file that is there may look like one
@@ -84,7 +84,7 @@ func openNamed(key, path string) (*os.File, error) {
 	if err == nil {
 		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // #nosec G304 -- the user names it
 	}
-	if err == nil { // it may have been replaced meanwhile
+	if err == nil { // another file may have taken its place since the first look
 		if info, err = f.Stat(); err == nil {
 			err = refuseSpecial(path, info)
 		}
@@ -99,7 +99,7 @@ func openNamed(key, path string) (*os.File, error) {
 	return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
 }
 
-// handedOver is how a shell names an open pipe.
+// handedOver matches the names that a shell gives to open pipes.
 var handedOver = regexp.MustCompile(`^(/dev/stdin|/dev/fd/[0-9]+|/proc/(self|[0-9]+)/fd/[0-9]+)$`)
 
 func refuseSpecial(path string, info fs.FileInfo) error {
@@ -122,7 +122,7 @@ func refuseSpecial(path string, info fs.FileInfo) error {
 	return fmt.Errorf("this is %s; name a file", what)
 }
 
-// cause is an error of the system without the name of the file, which has been told.
+// cause returns an error of the system without the file name, which the sentence already has.
 func cause(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err
@@ -130,7 +130,7 @@ func cause(err error) error {
 	return err
 }
 
-// plainText is a file's text without the byte order mark that editors of Windows put before it.
+// plainText returns a file's text without the byte order mark that some editors of Windows write.
 func plainText(data []byte) ([]byte, error) {
 	switch {
 	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
@@ -141,7 +141,7 @@ func plainText(data []byte) ([]byte, error) {
 	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
 }
 
-// readKeyFile reads a key from a file: without a byte order mark and without what stands around it.
+// readKeyFile reads a key from a file, without a byte order mark and without blanks around it.
 func readKeyFile(key, path string) (string, error) {
 	data, err := readNamed(key, path, maxKeyBytes)
 	if err != nil {

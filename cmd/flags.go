@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// asWritten lets a flag read its value as people write it.
+// asWritten is a flag's value that accepts several spellings.
 type asWritten struct {
 	pflag.Value
-	read func(string) (string, error) // gives the spelling that Value knows
+	read func(string) (string, error) // returns the spelling that Value accepts
 }
 
 func (v *asWritten) Set(text string) error {
@@ -27,9 +27,9 @@ func (v *asWritten) Set(text string) error {
 	return v.Value.Set(known)
 }
 
-// readAsWritten makes every flag of a set take what people write: on and off for booleans, decimal
-// numbers (010 is ten), durations whose missing unit is told, choices in any letter case, and texts without
-// the line end of a copied line.
+// readAsWritten makes every flag of a set accept what people write: on and off for booleans, decimal
+// numbers (010 is ten), choices in any letter case, and texts with the line end of a copied line. For a
+// duration without a unit it suggests one.
 func readAsWritten(fs *pflag.FlagSet) {
 	readers := map[string]func(string) (string, error){
 		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText, "intSlice": readDecimals,
@@ -55,7 +55,7 @@ func readAsWritten(fs *pflag.FlagSet) {
 	})
 }
 
-// readText takes a text without the line end that a file from Windows leaves behind it.
+// readText returns a text without the line end that a file from Windows leaves after it.
 func readText(text string) (string, error) {
 	text = strings.TrimRight(text, "\r\n")
 	if strings.ContainsFunc(text, unicode.IsControl) {
@@ -64,7 +64,8 @@ func readText(text string) (string, error) {
 	return text, nil
 }
 
-// readPath takes the name of a file or directory. What only a shell expands would become a part of the name.
+// readPath accepts the name of a file or directory. It refuses ~ and variables, because only a shell
+// expands them, and here they would become a part of the name.
 func readPath(text string) (string, error) {
 	text, err := readText(text)
 	if err == nil && (text == "~" || strings.HasPrefix(text, "~/") || strings.HasPrefix(text, "$") || strings.Contains(text, "${")) {
@@ -73,7 +74,8 @@ func readPath(text string) (string, error) {
 	return text, err
 }
 
-// readChoice takes one of a few values in any letter case. Another one is told of later, with the rest.
+// readChoice accepts one of a few values in any letter case. Another value is reported later, together
+// with all other faults.
 func readChoice(values []string) func(string) (string, error) {
 	return func(text string) (string, error) {
 		text = strings.TrimSpace(text)
@@ -131,7 +133,7 @@ func readDuration(text string) (string, error) {
 // isSwitch says whether a flag is a boolean, which takes its value behind = only.
 func isSwitch(f *pflag.Flag) bool { return f != nil && f.Value.Type() == "bool" }
 
-// flagError says what is wrong with a flag, and which one was probably meant.
+// flagError returns a sentence about a wrong flag, with the flag that was probably meant.
 func flagError(c *cobra.Command, err error) error {
 	var missing *pflag.NotExistError
 	var empty *pflag.ValueRequiredError
@@ -160,7 +162,7 @@ func flagError(c *cobra.Command, err error) error {
 	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
 }
 
-// seeHelp is the end of a sentence about a mistyped command line.
+// seeHelp ends a sentence about a mistyped command line with the help to read.
 func seeHelp(text string, c *cobra.Command) string {
 	if strings.HasSuffix(text, "?") {
 		return " See " + c.CommandPath() + " --help"
@@ -168,7 +170,7 @@ func seeHelp(text string, c *cobra.Command) string {
 	return "; see " + c.CommandPath() + " --help"
 }
 
-// shownFlags are the names of the flags that a command's help shows.
+// shownFlags returns the names of the flags that a command's help shows.
 func shownFlags(c *cobra.Command) (names []string) {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
@@ -178,8 +180,8 @@ func shownFlags(c *cobra.Command) (names []string) {
 	return names
 }
 
-// checkArgs says what is wrong with a command's arguments. What stands where no argument belongs is most
-// often the value of a flag, a flag without its dashes, or another command's name mistyped.
+// checkArgs returns an error for wrong arguments, with a guess. An argument too many is most often the
+// value of a flag, a flag without its dashes, or a mistyped command.
 func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.PositionalArgs) error {
 	if err := forgottenValue(c); err != nil {
 		return err

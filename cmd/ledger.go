@@ -78,21 +78,21 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	return &ledgerFile{resp.Body, u.String()}, nil
 }
 
-// isLive says that a ledger is read as it is now, and not as somebody has written it down before: it is a simulator's.
+// isLive says whether a ledger comes from a running simulator, so is as new as the outbox; a file is older.
 func isLive(where string) bool {
 	u, err := url.Parse(strings.TrimSpace(where))
 	return err == nil && strings.HasPrefix(strings.ToLower(u.Scheme), "http") && (u.Path == "" || u.Path == "/" || strings.HasSuffix(u.Path, "/api/ledger"))
 }
 
-// maxLedgerValue bounds the bytes of one value in a ledger, which is held in memory whole: a message of 256 KB in any encoding, and what
-// the cloud adds to it.
+// maxLedgerValue bounds the bytes of one value in a ledger, because the whole value is held in memory. A
+// message of 256 KB fits in any encoding, with all that the cloud adds.
 const maxLedgerValue = 8 << 20
 
-// bounded reads no further than so many bytes behind the place that the decoder has come to.
+// bounded is a reader that fails when it is maxLedgerValue bytes ahead of its decoder.
 type bounded struct {
 	io.Reader
 	read int64
-	done func() int64 // where the decoder is
+	done func() int64 // how many bytes the decoder has used
 }
 
 func (b *bounded) Read(p []byte) (int, error) {

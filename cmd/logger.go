@@ -22,7 +22,7 @@ const (
 	dayFormat   = "2006-01-02 "
 	clockFormat = "15:04:05.000"
 
-	maxShown = 2048 // bytes of one text in a line for people; a peer may send more
+	maxShown = 2048 // bytes of one text in a line for people, because a peer may send long ones
 )
 
 // logger builds the one logger of the process. On a console, lines do not show the fields in hidden.
@@ -56,14 +56,14 @@ func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 	return log, nil
 }
 
-// colours reports whether a person looks at the log on a terminal that shows them and wants them.
+// colours reports whether the log goes to a terminal that shows colours, and nothing turns them off.
 func (e *Env) colours() bool {
 	term, _ := e.lookup("TERM")
 	unwanted, _ := e.lookup("NO_COLOR")
 	return e.Terminal && term != "dumb" && unwanted == ""
 }
 
-// said are the fields that a device's sentence says as well: they are for programs.
+// said are the fields that only programs need, because a device's sentence says the same.
 var said = []string{"device", "kind", "hub", "signal", "reason", "tookMs", "outageMs", "queued", "lost", "took", "outage"}
 
 // console writes log lines for people. Nothing that a peer has sent can move the cursor or start a new line:
@@ -77,8 +77,8 @@ func console(w io.Writer, colours bool, hidden []string) zerolog.ConsoleWriter {
 	}
 }
 
-// forPeople makes the parts of a line fit for a console: texts are bounded, the message is escaped, and a
-// duration in milliseconds (a field ending in Ms) is written as people say it.
+// forPeople changes a line for a console: it bounds texts, escapes the message, and writes a duration in
+// milliseconds (a field ending in Ms) in words.
 func forPeople(line map[string]any) error {
 	for key, value := range line {
 		switch v := value.(type) {
@@ -99,7 +99,7 @@ func forPeople(line map[string]any) error {
 	return nil
 }
 
-// dated writes the time of day, and the date where it differs from that of the line before.
+// dated writes the time of day, and the date if it differs from the date of the line before.
 func dated(colours bool) zerolog.Formatter {
 	var mu sync.Mutex
 	var last string
@@ -128,7 +128,7 @@ func dated(colours bool) zerolog.Formatter {
 // clip bounds a text in a line for people.
 func clip(s string) string { return journal.Clip(s, maxShown) }
 
-// escaped writes whatever is no printable character as Go would: \n, \x1b, \u202e.
+// escaped writes characters that are not printable as Go does: \n, \x1b, \u202e.
 func escaped(s string) string {
 	if strings.IndexFunc(s, unprintable) < 0 && utf8.ValidString(s) {
 		return s

@@ -12,14 +12,14 @@ import (
 const (
 	// logRoom bounds the lines that wait for a reader, in bytes. As much again may be in the write under way.
 	logRoom = 256 << 10
-	// flushLimit is how long the end of the process waits for a reader who does not read.
+	// flushLimit is how long the process waits at its end for a reader that does not read.
 	flushLimit = time.Second
 )
 
 // logQueue is a writer of lines that never waits for its reader. A pipe whose reader has stalled, or a
 // terminal that was stopped with Ctrl-S, must not hold up a device. Each Write is one line, or several whole
-// ones. What finds no room is dropped and counted; when the reader is back, one line says how many there were.
-// A reader who is gone costs the lines and nothing else.
+// ones. A line that finds no room is dropped and counted; when the reader is back, one line says how many
+// were. If the reader is gone, only the lines are lost.
 type logQueue struct {
 	out  io.Writer
 	tell func(dropped uint64) []byte // the line that says how many were dropped
@@ -29,11 +29,11 @@ type logQueue struct {
 
 	mu      sync.Mutex
 	waiting []byte
-	dropped uint64 // lines since the last one that was kept; while there are any, none is kept
+	dropped uint64 // lines dropped since the last one that was kept; while it is not 0, new lines are dropped too
 	closing bool
 }
 
-// newLogQueue returns a queue whose lines go to out. Somebody must call Close.
+// newLogQueue returns a queue whose lines go to out. The caller must call Close.
 func newLogQueue(out io.Writer) *logQueue {
 	q := &logQueue{out: out, tell: plainDropped, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	go q.run()
@@ -73,8 +73,8 @@ func (q *logQueue) tellWith(tell func(dropped uint64) []byte) {
 	q.tell = tell
 }
 
-// run writes what waits. It tries again after a failure only when there is something new: a reader who is gone
-// does not come back, but a disk that was full may have room.
+// run writes the lines that wait. After a failure it tries again only when a new line comes: a reader that
+// is gone does not come back, but a full disk may have room again.
 func (q *logQueue) run() {
 	defer close(q.ended)
 	var spare []byte
@@ -91,7 +91,7 @@ func (q *logQueue) run() {
 				break
 			}
 			q.waiting, q.dropped = spare[:0], 0
-			if dropped > 0 { // they came behind those that wait
+			if dropped > 0 { // the dropped lines came after those that wait
 				batch = append(batch, q.tell(dropped)...)
 			}
 			q.mu.Unlock()
@@ -103,7 +103,7 @@ func (q *logQueue) run() {
 			q.mu.Lock()
 			q.dropped += lines(batch[min(n, len(batch)):])
 			if dropped > 0 {
-				q.dropped += dropped - 1 // the line that told of them is one of those that were not written
+				q.dropped += dropped - 1 // the line that counts them failed too, but is not one of them
 			}
 			q.dropped += lines(q.waiting)
 			q.waiting = q.waiting[:0]
@@ -117,8 +117,8 @@ func (q *logQueue) run() {
 	}
 }
 
-// Close writes what waits, for as long as ctx lives and flushLimit after it, and says whether that was enough.
-// Nothing may be written any more.
+// Close writes the lines that wait, at most until flushLimit after the end of ctx, and says whether all
+// were written. Write must not be called any more.
 func (q *logQueue) Close(ctx context.Context) bool {
 	q.mu.Lock()
 	q.closing = true
@@ -146,7 +146,7 @@ func (q *logQueue) closeSoon() bool {
 	return q.Close(ctx)
 }
 
-// lines counts the lines of p; the last one need not have an end.
+// lines counts the lines of p; the last line counts without its line feed too.
 func lines(p []byte) uint64 {
 	n := bytes.Count(p, []byte{'\n'})
 	if len(p) > 0 && p[len(p)-1] != '\n' {

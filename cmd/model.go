@@ -108,8 +108,8 @@ func parseModel(env *Env, name string) (*model.Model, error) {
 	return m, nil
 }
 
-// model is what the device is checked against and what it announces: the Interface of the file that
-// --model-id names, or the only one that is no part of another.
+// model returns the model that the device is checked against and announces: the Interface of the file that
+// --model-id names, or the only one that no other Interface contains.
 func (s *settings) model() (*model.Model, error) {
 	data, name := s.builtin, "the built-in model"
 	if s.modelFile != "" {
@@ -137,7 +137,7 @@ func (s *settings) model() (*model.Model, error) {
 	return m, nil
 }
 
-// some names a few things of many.
+// some lists the first names, and how many more there are.
 func some(names []string) string {
 	const most = 5
 	if len(names) > most {

@@ -371,7 +371,7 @@ they were, and "raw" in base64 instead of a body.
 	return c
 }
 
-// addQuarantine takes either spelling.
+// addQuarantine adds the flag in both spellings.
 func addQuarantine(f *pflag.FlagSet, quarantine *bool) {
 	f.BoolVar(quarantine, "quarantined", false, "what was set aside, instead of what waits")
 	f.BoolVar(quarantine, "quarantine", false, "the same")

@@ -10,7 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-// stateDirectory is where a user's programs keep what they need again: XDG on Linux, the systems' own elsewhere.
+// stateDirectory returns the user's directory for the state of programs: XDG's on Linux, elsewhere the
+// system's own.
 func (s *settings) stateDirectory() (string, error) {
 	if s.stateDir != "" {
 		return s.stateDir, nil
@@ -35,7 +36,7 @@ func (s *settings) stateDirectory() (string, error) {
 	return "", errors.New("state-dir: this user has no home directory; give --state-dir")
 }
 
-// machineID tells one machine from another, so that a state directory that was copied is noticed.
+// machineID returns a text that differs between machines, so that the outbox notices a copied directory.
 func machineID() string {
 	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
 		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {

@@ -17,13 +17,13 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// failure is what a command that was asked for JSON prints if it has nothing else to print.
+// failure is the JSON that a command with --json prints if it fails before it has printed anything.
 type failure struct {
-	Error    string `json:"error"` // the sentences that stand on standard error
+	Error    string `json:"error"` // the sentences of standard error
 	ExitCode int    `json:"exitCode"`
 }
 
-// wantsJSON says whether a command was asked for JSON, also where its command line could not be read.
+// wantsJSON says whether --json was given, also if the command line could not be parsed.
 func wantsJSON(env *Env, c *cobra.Command) bool {
 	f := c.Flags().Lookup("json")
 	if f == nil || !isSwitch(f) {
@@ -32,7 +32,7 @@ func wantsJSON(env *Env, c *cobra.Command) bool {
 	return f.Value.String() == "true" || slices.Contains(env.Args, "--json")
 }
 
-// counted counts what is written.
+// counted counts the bytes written.
 type counted struct {
 	io.Writer
 	n atomic.Int64

@@ -8,11 +8,11 @@ import (
 	"unicode"
 )
 
-// maxQuoted is how much of a text that somebody gave is repeated in an error, in bytes.
+// maxQuoted is how many bytes of a user's text an error repeats.
 const maxQuoted = 200
 
-// quotable is a text as it may stand in an error or a log: in one line, not endless, and not at all
-// if it may be a secret. People paste a key where a file name, an id or a flag belongs.
+// quotable makes a text fit for an error or a log: one line, of bounded length. It replaces a text that may
+// be a secret, because people paste a key where a file name, an id or a flag belongs.
 func quotable(text string) string {
 	switch {
 	case looksSecret(text):
@@ -23,7 +23,7 @@ func quotable(text string) string {
 	return oneLine(text)
 }
 
-// oneLine is a text of any length that moves no cursor and begins no line.
+// oneLine escapes a text so that it neither moves the cursor nor begins a line.
 func oneLine(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(text)
@@ -31,7 +31,7 @@ func oneLine(text string) string {
 	return text
 }
 
-// quotedAddress is quoted for an address or URL, whose parts may be secrets: what stands before an @ is
+// quotedAddress is quoted for an address or URL. A part of it may be a secret: the text before an @ is
 // often a password.
 func quotedAddress(text string) string {
 	if at := strings.LastIndexByte(text, '@'); at >= 0 {
@@ -46,7 +46,7 @@ func quotedAddress(text string) string {
 
 const base64Letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-// quoted is quotable between quotes.
+// quoted is quotable with quotes around the text.
 func quoted(text string) string {
 	if q := quotable(text); q != text {
 		return q
@@ -73,14 +73,14 @@ func looksSecret(text string) bool {
 		strings.ContainsFunc(text, unicode.IsDigit)
 }
 
-// withoutSecrets takes out of a finished text what looks like a key, wherever the text comes from.
+// withoutSecrets removes from a finished text what looks like a key, from wherever it comes.
 func withoutSecrets(text string) string {
 	text = sharedAccess.ReplaceAllString(text, "$1=********")
 	return base64Padded.ReplaceAllString(text, "********")
 }
 
-// keyName is the name of a key of the configuration as it may stand in an error. Where a key belongs
-// a secret may stand too, in a line without its colon; no name is as long and as mixed as one.
+// keyName makes the name of a configuration key fit for an error. In a line without its colon the name may
+// be a secret; no real name is as long and as mixed as one.
 func keyName(name string) string {
 	if len(name) > 40 || len(name) > 20 && strings.ContainsFunc(name, unicode.IsUpper) && strings.ContainsFunc(name, unicode.IsLower) {
 		return "(what looks like a secret)"
@@ -88,7 +88,7 @@ func keyName(name string) string {
 	return quotable(name)
 }
 
-// valueOf is the value of a key as it may stand in an error: that of a secret does not, whatever it looks like.
+// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a secret.
 func valueOf(key, value string) string {
 	if slices.Contains(secrets, key) {
 		return "what was given"

@@ -74,7 +74,7 @@ too: a local DPS with hubs, so that everything can be tried offline.
 	)
 	root.SetHelpCommand(newHelpCommand())
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd() // now, so that it is held to the same rules
+	root.InitDefaultCompletionCmd() // now, so that the rules below hold for it too
 	for _, c := range allCommands(root) {
 		if !c.Runnable() {
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }

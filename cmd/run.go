@@ -40,7 +40,7 @@ The switches --telemetry --reported --desired --methods --c2d turn one path off 
 }
 
 func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
-	ctx, stop := env.Notify(ctx) // first: a signal that comes early ends the command in order too
+	ctx, stop := env.Notify(ctx) // first of all, so that an early signal ends the command in order too
 	defer stop()
 	conf, log, err := s.prepare()
 	if err != nil {
@@ -58,13 +58,13 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 	conf, cerr := s.device(agent())
 	log, lerr := s.logger(said)
 	if err := errors.Join(err, cerr, lerr); err != nil {
-		if s.logFormat != "json" { // nobody has asked for it, and nothing has been logged: a person reads this
+		if s.logFormat != "json" { // the log is JSON only by default, and has no line yet: a person reads this
 			s.env.jsonLog = nil
 		}
 		return conf, log, usage(err)
 	}
 	conf.TracePackets, conf.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
-	// What a machine tells of itself is not in the sample's model, and nobody who has named no other is to blame for that.
+	// The values of a host are not in the built-in model, so a user who named no model must not be warned of them.
 	conf.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)

@@ -27,12 +27,12 @@ within a minute they stay queued, and the next send or run sends them.` + "\n" +
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return runSend(c.Context(), env, s, args[0]) },
 	}
-	s.addFlags(c.Flags()) // a configuration file may have all of them
+	s.addFlags(c.Flags()) // all flags of run, because a configuration file may have any of them
 	s.show("id-scope", "group-key", "group-key-file", "device-key", "device-key-file", "cert", "key", "connection-string", "device-id",
 		"model-id", "model", "provisioning-host", "provisioning-transport", "ca-file", "state-dir", "send-queued-here", "config", "log-level", "log-format")
 	quiet := c.Flags().Lookup("log-level")
 	quiet.DefValue = "warn"
-	_ = quiet.Value.Set(quiet.DefValue) // any text is a value
+	_ = quiet.Value.Set(quiet.DefValue) // never fails, because any text is a value
 	return c
 }
 

@@ -16,9 +16,9 @@ const (
 	sentAgain  = time.Second
 )
 
-// notify is Env.Notify of the real process. From the first call on a broken pipe is an error of one write and
-// does not end the process; and signals are dealt with until the process ends, because the second of a pair may
-// come when the work is done.
+// notify is Env.Notify of the real process. From the first call on, a broken pipe is only an error of a
+// write and does not end the process. Signals are handled until the process ends, because the second of a
+// pair may come after the work is done.
 func (e *Env) notify(ctx context.Context) (context.Context, context.CancelFunc) {
 	// Not signal.Ignore: programs that are started from here would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -32,8 +32,8 @@ func (e *Env) notify(ctx context.Context) (context.Context, context.CancelFunc) 
 	return ctx, stop
 }
 
-// obey stops the process in order at the first signal. It ends it at once at a second Ctrl-C, or at any other
-// signal a second after the first.
+// obey calls stop at the first signal. It calls die at a second Ctrl-C, or at another signal that comes a
+// second or more after the first.
 func obey(signals <-chan os.Signal, stop func(), die func(os.Signal)) {
 	if _, ok := <-signals; !ok {
 		return
@@ -49,7 +49,7 @@ func obey(signals <-chan os.Signal, stop func(), die func(os.Signal)) {
 	}
 }
 
-// die ends the process by the default effect of a signal, so that whoever started it sees why it ended.
+// die ends the process by the default effect of a signal, so that its parent sees why it ended.
 func (e *Env) die(sig os.Signal) {
 	_, _ = fmt.Fprintln(e.Stderr, "hubhop: stopped at once; what was not sent is kept for the next start")
 	if q, ok := e.Stderr.(*logQueue); ok {

@@ -83,7 +83,7 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 				}
 			}
 			if out != "" { // before anything listens
-				if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // the CA in it is for everybody
+				if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // everybody may read the CA in it
 					return usage(fmt.Errorf("out: %w; choose a directory that can be made", err))
 				}
 			}
@@ -160,7 +160,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 		return err
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		if _, isJSON := errors.AsType[*json.UnmarshalTypeError](err); isJSON { // its text is about types of Go
+		if _, isJSON := errors.AsType[*json.UnmarshalTypeError](err); isJSON { // its text names types of Go
 			err = errors.New("it holds something else")
 		}
 		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", quotable(path), err)
@@ -168,7 +168,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 	return nil
 }
 
-// runSim runs a cloud until it is asked to stop or, with a line of the shell, until that has ended.
+// runSim runs a cloud until it is asked to stop or, if line is not empty, until that shell command has ended.
 func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, line string) error {
 	log, err := s.logger(nil) // its lines are short: hub, device, kind and reason stand in their fields
 	if err != nil {
@@ -203,7 +203,7 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 		}
 	}
 	info := cloud.Info()
-	ctx, stop := env.Notify(ctx) // before the line: who reads no further than it must not end the simulator
+	ctx, stop := env.Notify(ctx) // before the ready line: a reader that closes the pipe after it must not end the simulator
 	defer stop()
 	readyLine := fmt.Sprintf("ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	if line != "" {
@@ -225,7 +225,7 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	return errors.Join(cloud.Close())
 }
 
-// checkChoices says which flags have a value that is none of theirs.
+// checkChoices returns an error for each flag whose value is not one of its choices.
 func checkChoices(fs *pflag.FlagSet) error {
 	var all []error
 	fs.VisitAll(func(f *pflag.Flag) {
@@ -236,7 +236,7 @@ func checkChoices(fs *pflag.FlagSet) error {
 	return errors.Join(all...)
 }
 
-// checkCounts says which numbers cannot be. In a Config some would stand for the default.
+// checkCounts returns an error for each impossible number. In a Config some of them would mean the default.
 func checkCounts(conf sim.Config) error {
 	var all []error
 	if conf.Hubs < 1 || conf.Hubs > 26 {
@@ -254,7 +254,7 @@ func checkCounts(conf sim.Config) error {
 	return errors.Join(all...)
 }
 
-// checkAddresses says of every address at once what is wrong with it, by its flag.
+// checkAddresses returns one error with every wrong address and its flag.
 func checkAddresses(conf *sim.Config) error {
 	for _, text := range []*string{&conf.ControlAddr, &conf.ConnectProxy, &conf.BaseAddress, &conf.Webhook} {
 		*text = strings.TrimSpace(*text)

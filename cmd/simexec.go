@@ -20,7 +20,7 @@ import (
 // execGrace is how long a command that was asked to end may take before it is killed.
 const execGrace = 10 * time.Second
 
-// commandError is the end of the command of --exec with an exit code other than 0, which is handed on.
+// commandError says that the command of --exec ended with an exit code other than 0, which becomes ours.
 type commandError struct {
 	line string
 	code int
@@ -30,8 +30,9 @@ func (e *commandError) Error() string {
 	return fmt.Sprintf("%s: ended with exit code %d", e.line, e.code)
 }
 
-// simVariables tell a command about the cloud in dir, which has the files of --out. SIM_ variables are for any program;
-// those of hubhop make `hubhop run` need no flags; NODE_EXTRA_CA_CERTS adds the CA for Node.js, unless there is one already.
+// simVariables returns the environment that tells a command about the cloud. dir has the files of --out.
+// The SIM_ variables are for any program. With the HUBHOP_ variables `hubhop run` needs no flags.
+// NODE_EXTRA_CA_CERTS adds the CA for Node.js, unless it is set already.
 func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -48,7 +49,7 @@ func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 		vars = append(vars, "NODE_EXTRA_CA_CERTS="+ca)
 	}
 	for _, other := range []string{"GROUP_KEY", "DEVICE_KEY", "DEVICE_KEY_FILE", "CERT", "KEY", "CONNECTION_STRING"} {
-		vars = append(vars, envPrefix+other+"=") // unset: of two proofs of who a device is none would count
+		vars = append(vars, envPrefix+other+"=") // unset, because two proofs of one device would be an error
 	}
 	for _, h := range info.Hubs {
 		vars = append(vars, "SIM_"+strings.ToUpper(strings.ReplaceAll(h.Name, "-", "_"))+"="+h.Host)
@@ -56,18 +57,18 @@ func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 	return vars, nil
 }
 
-// runCommand runs a line of the shell with further variables until it ends. When ctx ends the command is asked to end too.
-// A *commandError says that it ended, and was not successful.
+// runCommand runs a shell command with more variables, and waits for its end. When ctx ends, it asks the
+// command to end. It returns a *commandError for an exit code other than 0.
 func (e *Env) runCommand(ctx context.Context, line string, vars []string) error {
 	shell := []string{"sh", "-c", line}
 	if runtime.GOOS == "windows" {
 		shell = []string{"cmd", "/C", line}
 	}
-	c := exec.CommandContext(ctx, shell[0], shell[1:]...) //nolint:gosec // running it is what it was given for
+	c := exec.CommandContext(ctx, shell[0], shell[1:]...) //nolint:gosec // the user gave it to be run
 	c.Env = append(append([]string{}, e.Environ...), vars...)
 	c.Stdin, c.Stdout, c.Stderr = e.Stdin, e.Stdout, e.Stderr
 	if q, ok := e.Stderr.(*logQueue); ok {
-		c.Stderr = q.out // what a command says must not be dropped
+		c.Stderr = q.out // no line of a command may be dropped
 	}
 	c.WaitDelay = execGrace
 	in, ok := e.Stdin.(*os.File)
@@ -84,7 +85,7 @@ func (e *Env) runCommand(ctx context.Context, line string, vars []string) error 
 		}
 	}
 	code := c.ProcessState.ExitCode()
-	if ended != nil && code < 0 { // by a signal; the code that shells have for it
+	if ended != nil && code < 0 { // a signal ended it: shells give this code for that
 		if status, ok := ended.Sys().(syscall.WaitStatus); ok {
 			code = 128 + int(status.Signal())
 		}

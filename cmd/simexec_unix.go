@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// endTogether lets a command and every program that it starts be asked to end together: the shell alone
-// would end, and leave what it runs behind. On a terminal they stay in its foreground, where they can read,
-// and where Ctrl-C reaches all of them. What still runs when the command had to be killed is killed by finish.
+// endTogether makes the end of ctx a request to the command and to every program that it has started,
+// because the shell alone would end and leave them behind. On a terminal they stay in the foreground, where
+// they can read and Ctrl-C reaches all of them. finish kills those that still run after the command was
+// killed.
 func endTogether(c *exec.Cmd, terminal bool) (finish func()) {
 	if terminal {
 		c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }

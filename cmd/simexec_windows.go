@@ -2,7 +2,7 @@ package cmd
 
 import "os/exec"
 
-// endTogether lets a command be ended; Windows cannot ask it to.
+// endTogether kills the command at the end of ctx, because Windows cannot ask it to end.
 func endTogether(c *exec.Cmd, _ bool) (finish func()) {
 	c.Cancel = func() error { return c.Process.Kill() }
 	return func() {}

@@ -7,20 +7,20 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// nearest is the name among many that was probably meant, "" if none is like it. Letter case, and _ for -,
-// make no difference.
+// nearest returns the name that was probably meant, "" if no name is similar. Letter case, and _ in place
+// of -, make no difference.
 func nearest(word string, names []string) string {
 	word = strings.ToLower(strings.ReplaceAll(word, "_", "-"))
-	if len(word) > 64 { // no name is so long, and the work grows with the length
+	if len(word) > 64 { // longer than any name; the work grows with the length
 		return ""
 	}
-	best, distance := "", min(4, 1+len(word)/2) // fewer changes than half the word, or anything is like anything
+	best, distance := "", min(4, 1+len(word)/2) // at most half of the word may differ, else any two words are similar
 	for _, name := range names {
 		if d := editDistance(word, name); d < distance {
 			best, distance = name, d
 		}
 	}
-	if distance > 1 { // more than a slip: a name that was cut short is likelier
+	if distance > 1 { // more than one slip: a shortened name is more likely
 		if whole := wordsOf(word, names); whole != "" {
 			return whole
 		}
@@ -28,7 +28,7 @@ func nearest(word string, names []string) string {
 	return best
 }
 
-// wordsOf is the shortest name that begins with the words given, such as device-id for device.
+// wordsOf returns the shortest name that begins with these words, such as device-id for device.
 func wordsOf(words string, names []string) (whole string) {
 	for _, name := range names {
 		if strings.HasPrefix(name, words+"-") && (whole == "" || len(name) < len(whole)) {
@@ -38,7 +38,7 @@ func wordsOf(words string, names []string) (whole string) {
 	return whole
 }
 
-// flagNames are the names of the flags that may be given.
+// flagNames returns the names of all flags of a set.
 func flagNames(fs *pflag.FlagSet) (names []string) {
 	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	return names

@@ -44,7 +44,7 @@ func (b *byteSize) String() string {
 
 func (b *byteSize) Type() string { return "bytes" }
 
-// syncEvery is a duration, or always for 0.
+// syncEvery is a duration of at most 1 h; 0 is written always.
 type syncEvery time.Duration
 
 const syncAlways = "always"
@@ -71,7 +71,7 @@ func (s *syncEvery) String() string {
 
 func (s *syncEvery) Type() string { return "always|duration" }
 
-// plainParse shortens what strconv says.
+// plainParse returns the cause of a strconv error, without its function and its text.
 func plainParse(err error) error {
 	if n, ok := errors.AsType[*strconv.NumError](err); ok {
 		return n.Err

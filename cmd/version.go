@@ -11,7 +11,7 @@ import (
 // linked is set by the linker: -ldflags "-X github.com/hubhop-iot/hubhop/cmd.linked=v1.2.3".
 var linked string
 
-// version is what the module system or the linker knows.
+// version returns the version from the linker or, without one, from the module system.
 func version() string {
 	if linked != "" {
 		return linked
@@ -22,7 +22,7 @@ func version() string {
 	return "dev"
 }
 
-// build is what a report of a fault should say of the program.
+// build describes the program for a report of a fault.
 type build struct {
 	Version  string `json:"version"`
 	Go       string `json:"go"`
