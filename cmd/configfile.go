@@ -136,7 +136,7 @@ func (d *fileDecoder) fault(line int, format string, a ...any) {
 func (d *fileDecoder) put(key, value string, line int) {
 	lower := strings.ToLower(key)
 	if was, twice := d.values[lower]; twice {
-		d.fault(line, "%s stands there twice, first in line %d; leave one out", keyName(key), was.line)
+		d.fault(line, "%s is given twice, first in line %d; leave one out", keyName(key), was.line)
 		return
 	}
 	if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r == 0x7f }) {

@@ -46,6 +46,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 }{
 	{errUsage, exitUsage},
 	{device.ErrStateDir, exitUsage},
+	{outbox.ErrOther, exitUsage},
 	{outbox.ErrOlder, exitUsage},
 	{outbox.ErrNewer, exitUsage},
 	{drill.ErrVerdict, exitVerdict},

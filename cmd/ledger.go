@@ -68,7 +68,11 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	transport := &http.Transport{DialContext: env.DialContext, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
+		var refused *url.Error
+		if errors.As(err, &refused) { // it repeats the address with all that was added to it
+			err = refused.Err
+		}
+		return nil, fmt.Errorf("ledger: nothing can be read from %s://%s: %w; does the simulator run, and is this its control address?", u.Scheme, u.Host, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))

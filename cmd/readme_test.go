@@ -2,10 +2,12 @@ package cmd
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -66,15 +68,49 @@ func TestReadmeTableOfFlags(t *testing.T) {
 	}
 }
 
-// TestReadmeFlagsExist: what README calls a flag is one that a help shows, and what it calls a command is one.
-func TestReadmeFlagsExist(t *testing.T) {
-	root := newRootCommand(&Env{}, nil)
-	shown := map[string]bool{"--name": true} // of the Azure CLI
+// TestMessagesNameFlagsThatExist: each flag that a sentence of the program names is one that a help shows.
+func TestMessagesNameFlagsThatExist(t *testing.T) {
+	shown, seen := shownAnywhere(newRootCommand(&Env{}, nil)), 0
+	for _, dir := range []string{".", "../internal/device", "../internal/journal", "../failover", "../hub", "../dps", "../telemetry", "../telemetry/outbox", "../model"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		if err != nil || len(files) == 0 {
+			t.Fatal(dir, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range aFlag.FindAllString(string(b), -1) {
+				if seen++; !shown[f] {
+					t.Errorf("%s names %s, and no help shows it", file, f)
+				}
+			}
+		}
+	}
+	if seen < 100 {
+		t.Errorf("only %d flags were found", seen)
+	}
+}
+
+func shownAnywhere(root *cobra.Command) map[string]bool {
+	shown := map[string]bool{}
 	for _, c := range allCommands(root) {
 		c.Flags().VisitAll(func(f *pflag.Flag) { shown["--"+f.Name] = shown["--"+f.Name] || !f.Hidden })
 	}
+	return shown
+}
+
+// TestReadmeFlagsExist: what README calls a flag is one that a help shows, and what it calls a command is one.
+func TestReadmeFlagsExist(t *testing.T) {
+	root := newRootCommand(&Env{}, nil)
+	shown := shownAnywhere(root)
+	shown["--name"] = true // of the Azure CLI
 	text := readme(t)
-	flags := regexp.MustCompile(`--[a-z][a-z0-9-]+`).FindAllString(text, -1)
+	flags := aFlag.FindAllString(text, -1)
 	if len(flags) < 100 {
 		t.Fatalf("only %d flags in README", len(flags))
 	}
@@ -95,7 +131,10 @@ func TestReadmeFlagsExist(t *testing.T) {
 	}
 }
 
-var inCode = regexp.MustCompile("`--[a-z0-9-]+`")
+var (
+	inCode = regexp.MustCompile("`--[a-z0-9-]+`")
+	aFlag  = regexp.MustCompile(`--[a-z][a-z0-9-]+`)
+)
 
 func readme(t *testing.T) string {
 	t.Helper()

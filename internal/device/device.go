@@ -288,8 +288,8 @@ func (d *Device) open() (err error) {
 	case errors.Is(err, outbox.ErrLocked):
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	case errors.Is(err, outbox.ErrOther):
-		return fmt.Errorf("%w: %w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
-			"(hubhop outbox discard throws it away)", ErrStateDir, err)
+		return fmt.Errorf("%w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
+			"(hubhop outbox discard throws it away)", err)
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
 	}

@@ -126,7 +126,7 @@ func (d *Device) outcome(err error) error {
 	}{
 		{s.Queued, "queued for the next start", false},
 		{gone(s), "dropped", true},
-		{s.Quarantined, "set aside, because no hub would take them (hubhop outbox ls --quarantine)", true},
+		{s.Quarantined, "set aside, because no hub would take them (hubhop outbox ls --quarantined)", true},
 		{d.counters.Bad.Load(), "no samples", true},
 	} {
 		if part.n == 0 || part.input && d.c.Source != "stdin" {

@@ -297,9 +297,9 @@ func (d *Device) farewell() journal.Event {
 		what string
 	}{
 		{s.Damaged, "damaged on the disk"},
-		{s.Quarantined, "set aside that no hub would take (hubhop outbox ls --quarantine)"},
+		{s.Quarantined, "set aside that no hub would take (hubhop outbox ls --quarantined)"},
 		{d.counters.Skipped.Load(), "samples skipped (the outbox was full, or the disk or the reading too slow)"},
-		{d.counters.Bad.Load(), "inputs that were no samples"},
+		{d.counters.Bad.Load(), "skipped as no sample"},
 	} {
 		if rare.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", rare.n, rare.what))
@@ -344,7 +344,7 @@ func (d *Device) moreDrops(n uint64) journal.Event {
 
 func (d *Device) morePoison(n uint64) journal.Event {
 	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n, Times: n,
-		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantine lists them", n)}
+		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantined lists them", n)}
 }
 
 // What the cloud may make a device tell: so many events in each span, and then their number.

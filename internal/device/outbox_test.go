@@ -184,7 +184,7 @@ func TestFloodOfBadLines(t *testing.T) {
 		if len(all) != 6 || !strings.HasPrefix(all[4], "line 5: ") || all[5] != "9995 more inputs were no samples and were skipped" {
 			t.Errorf("%d events, the last ones %q", len(all), all[max(0, len(all)-3):])
 		}
-		if end := last(w.texts(journal.Stopped)); !strings.HasSuffix(end, ", 10000 inputs that were no samples") {
+		if end := last(w.texts(journal.Stopped)); !strings.HasSuffix(end, ", 10000 skipped as no sample") {
 			t.Error(end)
 		}
 	})
