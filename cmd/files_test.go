@@ -81,10 +81,10 @@ func TestPipesThatTheShellHandsOver(t *testing.T) {
 	if key, err := readKeyFile("k", path); err != nil || key != "a2V5" {
 		t.Error(key, err)
 	}
-	path, w = pipe()
+	path, endless := pipe()
 	go func() {
 		for b := make([]byte, 4096); ; {
-			if _, err := w.Write(b); err != nil {
+			if _, err := endless.Write(b); err != nil {
 				return
 			}
 		}

@@ -283,11 +283,18 @@ func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// queuedCommand waits until the outbox of a device holds at least N messages, or none: queued DEVICE N|0.
+// queuedCommand waits until the outbox of a device holds at least N messages, N more than now, or
+// none: queued DEVICE N|+N|0.
 func queuedCommand(ts *testscript.TestScript, _ bool, args []string) {
-	want, err := strconv.ParseUint(args[1], 10, 64)
-	ts.Check(err)
 	dir := device.OutboxDir(ts.MkAbs("state"), args[0])
+	digits, more := strings.CutPrefix(args[1], "+")
+	want, err := strconv.ParseUint(digits, 10, 64)
+	ts.Check(err)
+	if more {
+		look, err := outbox.Inspect(dir)
+		ts.Check(err)
+		want += look.Queued
+	}
 	ts.Setenv("OUTBOX", dir)
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
