@@ -57,7 +57,7 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		d.spawn("dialling", func() { // those that were too late
+		d.spawn("dialling", func() { // closes the connections that came too late
 			for range running {
 				if r := <-results; r.err == nil {
 					_ = r.conn.Close()

@@ -14,8 +14,9 @@ const stateVersion = 1
 
 const maxListed = 64 // known hubs in a file; a session keeps fewer
 
-// loadState reads the cached hub of the device that who describes. A file that is missing, or that speaks of another device or other credentials,
-// gives a fresh state: the cache is a hint. An error is the disk's.
+// loadState reads the cached hub of the device that who describes. It returns a fresh state if the file
+// is missing or belongs to another device or other credentials, because the cache is only a hint. An
+// error means that the disk could not be read.
 func (h *home) loadState(who failover.State, horizon func(sealed bool) time.Time) (failover.State, error) {
 	fresh := failover.State{Version: stateVersion, IDScope: who.IDScope, RegistrationID: who.RegistrationID, KeyFingerprint: who.KeyFingerprint}
 	var s failover.State
@@ -31,7 +32,7 @@ func (h *home) loadState(who failover.State, horizon func(sealed bool) time.Time
 	return s, nil
 }
 
-// credible says what in a state cannot be, limit being the latest that it can be.
+// credible returns an error if a state has an impossible value, or a date after limit.
 func credible(s failover.State, limit time.Time) error {
 	hubs := append([]failover.KnownHub{{Host: s.AssignedHub, DeviceID: s.DeviceID, AssignedAt: s.AssignedAt}}, s.KnownHubs...)
 	if len(hubs) > maxListed {
@@ -47,13 +48,13 @@ func credible(s failover.State, limit time.Time) error {
 				k.AssignedAt.UTC().Format(time.RFC3339), limit.UTC().Format(time.RFC3339))
 		}
 		if k.Host == "" && i == 0 {
-			continue // none is assigned
+			continue // no hub is assigned
 		}
 		if err := hub.CheckHost(k.Host); err != nil {
 			return err
 		}
 		if k.DeviceID == "" {
-			continue // the registration id is the device's
+			continue // the device id is the registration id
 		}
 		if err := hub.CheckDeviceID(k.DeviceID); err != nil {
 			return fmt.Errorf("a device id: %w", err)
@@ -62,7 +63,7 @@ func credible(s failover.State, limit time.Time) error {
 	return nil
 }
 
-// saveState replaces the cached hub. What would not be read back is not written.
+// saveState replaces the cached hub. It writes only values that loadState would accept.
 func (h *home) saveState(s failover.State) error {
 	s.Version = stateVersion
 	s.AssignedAt, s.KnownHubs = s.AssignedAt.UTC(), slices.Clone(s.KnownHubs)
@@ -79,12 +80,12 @@ func (h *home) saveState(s failover.State) error {
 type keeper struct {
 	home   *home
 	who    failover.State
-	limit  func(sealed bool) time.Time // the latest that a file is believed to have seen
+	limit  func(sealed bool) time.Time // the latest time that is believed in a file
 	latest failover.State
-	unread bool // there may be a file that the disk could not read yet: it must not be written over
+	unread bool // the disk could not read the file yet, so it must not be overwritten
 }
 
-// save writes the state down, or says later what it says now: the disk is tried again.
+// save writes the state. If the disk fails, home tries again later, with the state of that time.
 func (k *keeper) save(s failover.State) {
 	k.home.io.Lock()
 	k.latest = s

@@ -127,9 +127,10 @@ func (k *clock) notBefore(t time.Time) {
 	}
 }
 
-// horizon is the latest time that a file is believed to have seen. It goes by what is known without any file: the system clock, and when the
-// program was built. A check sum vouches for a date that a machine without a battery for its clock cannot confirm; without one, a single flipped
-// bit would be believed.
+// horizon returns the latest time that is believed in a file. It depends only on facts that need no file:
+// the system clock, and when the program was built. With a checksum the limit is ten years later, or
+// none if the build time is unknown, because a machine without a battery has only the file. Without a
+// checksum the limit is one day later, because a single flipped bit could be believed.
 func (k *clock) horizon(sealed bool) time.Time {
 	latest := k.c.Wall()
 	if k.c.Built.After(latest) {
@@ -305,8 +306,8 @@ func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
 	return !known && running >= k.urgent && (reason || running >= k.casual)
 }
 
-// suspect says whether something speaks against the system clock: it was set since the time was known, or it is behind a time that has
-// passed.
+// suspect says whether something speaks against the system clock: somebody set it after the time was
+// known, or it shows a time before one that has certainly passed.
 func (k *clock) suspect() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 
 const (
 	maxMethods   = 64      // running at a time; more are answered 503
-	maxPayloads  = 2 << 20 // bytes of their payloads; a hub lets 128 KB in
+	maxPayloads  = 2 << 20 // bytes of their payloads; a hub accepts 128 KB for one
 	c2dAttempts  = 3
 	methodName   = "method-name" // IoT Central's property for the name of a queued command
 	noParameter  = "@"           // IoT Central's body for a queued command without one
@@ -134,7 +134,7 @@ func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Messa
 		for _, m := range in.take() {
 			err := d.run("messages", func() error { return d.message(ctx, l, m) })
 			if _, isBug := errors.AsType[*bug](err); isBug {
-				_, err = l.Complete(m), nil // it would stop this path whenever it came again
+				_, err = l.Complete(m), nil // else the hub sends it again, and it stops this path again
 			}
 			if err != nil {
 				return err

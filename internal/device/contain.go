@@ -18,17 +18,17 @@ import (
 const (
 	bugPauseMin = time.Second // before a path that a bug has stopped begins again; doubles
 	bugPauseMax = time.Minute
-	maxStack    = 4 << 10 // bytes of a stack that are told
-	maxBugText  = 300     // bytes of a panic's own words that are told
-	maxShown    = 200     // bytes of what a peer has sent that are told
-	maxName     = 128     // bytes of a name that a peer has given that are told
+	maxStack    = 4 << 10 // bytes of a stack in an event
+	maxBugText  = 300     // bytes of a panic's text in an event
+	maxShown    = 200     // bytes of a peer's text in an event
+	maxName     = 128     // bytes of a peer's name in an event
 )
 
-// bulkheads keep a panic in one path of the device from sinking the others. Everything that the device starts is started here, which
-// a test holds the package to.
+// bulkheads keep a panic in one path of the device from stopping the others. So every goroutine of the
+// package is started here; a test checks that.
 type bulkheads struct{ emit func(journal.Event) }
 
-// bug is a panic that was contained. It has been told.
+// bug is the error for a panic that was contained and told.
 type bug struct {
 	path  string
 	value string
@@ -52,7 +52,7 @@ func (b bulkheads) run(path string, f func() error) (err error) {
 	return f()
 }
 
-// told reports a bug.
+// told emits an event about a panic, and returns it as an error.
 func (b bulkheads) told(path, value string, stack []byte) error {
 	found := &bug{path: path, value: oneLine(value, maxBugText)}
 	b.emit(journal.Event{Kind: journal.Bug, Name: path, Error: string(stack[:min(len(stack), maxStack)]),
@@ -60,7 +60,8 @@ func (b bulkheads) told(path, value string, stack []byte) error {
 	return found
 }
 
-// keep runs one path until it ends by itself or ctx does. What a bug has stopped begins again after a pause, which grows.
+// keep runs one path until it returns or ctx ends. After a panic it runs the path again, with pauses that
+// double from bugPauseMin to bugPauseMax.
 func (b bulkheads) keep(ctx context.Context, path string, run func(context.Context) error) error {
 	for wait := bugPauseMin; ; wait = min(2*wait, bugPauseMax) {
 		err := b.run(path, func() error { return run(ctx) })
@@ -73,7 +74,7 @@ func (b bulkheads) keep(ctx context.Context, path string, run func(context.Conte
 	}
 }
 
-// pause waits, and says whether ctx has ended meanwhile.
+// pause waits. It returns the error of ctx if that ends first.
 func pause(ctx context.Context, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -90,24 +91,24 @@ func (b bulkheads) spawn(path string, f func()) {
 	go func() { _ = b.run(path, func() error { f(); return nil }) }()
 }
 
-// spawnIn is spawn for one who waits for the end of it.
+// spawnIn is spawn for a goroutine that wg waits for.
 func (b bulkheads) spawnIn(wg *sync.WaitGroup, path string, f func()) {
 	wg.Go(func() { _ = b.run(path, func() error { f(); return nil }) })
 }
 
-// after runs f once, that much later.
+// after runs f once, after d.
 func (b bulkheads) after(d time.Duration, path string, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { _ = b.run(path, func() error { f(); return nil }) })
 }
 
-// linkBug tells of a panic that has ended a link, in a goroutine of the link.
+// linkBug tells of a panic in a goroutine of a link, which has ended that link.
 func (b bulkheads) linkBug(err error) {
 	if found, ok := errors.AsType[*hub.BugError](err); ok {
 		_ = b.told("link ("+found.Doing+")", found.Value, found.Stack)
 	}
 }
 
-// quoted shows a name that comes from a peer: as it is if it is short and plain, else in quotes, with an end.
+// quoted makes a peer's name fit for a line: a short, plain name stays; another one is cut and quoted.
 func quoted(name string) string {
 	short := named(name)
 	if name != "" && short == name && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
@@ -116,7 +117,7 @@ func quoted(name string) string {
 	return strconv.Quote(short)
 }
 
-// named bounds a name that comes from a peer.
+// named bounds a name of a peer.
 func named(name string) string {
 	if len(name) > maxName {
 		name = strings.ToValidUTF8(name[:maxName], "") + "…"
@@ -124,12 +125,12 @@ func named(name string) string {
 	return name
 }
 
-// shown is a JSON value that comes from a peer, on one line and with an end.
+// shown makes a JSON value of a peer fit for a line, and bounds it.
 func shown(value []byte) string {
 	return oneLine(string(value[:min(len(value), maxShown+1)]), maxShown)
 }
 
-// oneLine makes a text of any length and content fit for a line: at most limit bytes, and nothing that breaks it.
+// oneLine makes a text fit for a line: it cuts it to limit bytes and escapes what would break the line.
 func oneLine(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit] + "…"

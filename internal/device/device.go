@@ -37,8 +37,8 @@ type Config struct {
 	Key         string           // the device's own key, base64; empty with a certificate
 	Certificate *tls.Certificate // X.509 instead of a key
 	PinnedHub   string           // one hub, no DPS
-	Gateway     string           // is dialled in the pinned hub's place; empty without one
-	Model       *model.Model     // what the device is checked against, and announces; nil announces none, and then Desired, Methods and C2D must be off
+	Gateway     string           // dialled in the pinned hub's place; may be empty
+	Model       *model.Model     // checks the device's values and is announced; without one Desired, Methods and C2D must be off
 	Agent       string           // name and version of this program
 
 	ProvisioningHost      string
@@ -57,7 +57,7 @@ type Config struct {
 
 	Source            string    // simulated, host, stdin
 	Input             io.Reader // of the source stdin
-	Unmodelled        bool      // the source's samples are not meant to fit Model, so they are not checked against it
+	Unmodelled        bool      // the source's samples are not described by Model, so they are not checked
 	TelemetryInterval time.Duration
 	ReportedInterval  time.Duration
 
@@ -69,7 +69,7 @@ type Config struct {
 	OutboxMaxBytes  int64
 	OutboxMaxAge    time.Duration
 	OutboxSyncEvery time.Duration // 0: every sample is synced before it counts as taken
-	SendQueuedHere  bool          // what waits for another ID scope, device or hub goes to this one
+	SendQueuedHere  bool          // send samples that wait for another ID scope, device or hub to this one
 	OutboxBlock     bool          // block when full instead of dropping the oldest
 	MachineID       string
 	DrainWindow     int
@@ -79,11 +79,11 @@ type Config struct {
 	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
 	Rand *rand.Rand // nil for chance
 
-	TracePackets bool // a journal event for each MQTT packet
-	TraceBodies  bool // with what it carries
+	TracePackets bool // emit a journal event for each MQTT packet
+	TraceBodies  bool // with its content, which may be secret
 }
 
-// modelID is what the device announces: the model that it is checked against.
+// modelID returns the id of the model, which the device announces.
 func (c *Config) modelID() string {
 	if c.Model == nil {
 		return ""
@@ -119,10 +119,10 @@ type Device struct {
 	handled *handled
 	twin    twin
 
-	handlers tally // methods that run
-	methods  slots // for each one that runs
+	handlers tally // counts the methods that run
+	methods  slots // bounds the methods that run
 	stopping atomic.Bool
-	current  atomic.Pointer[failover.Session[*link]] // that keeps the device connected
+	current  atomic.Pointer[failover.Session[*link]] // keeps the device connected
 	counters telemetry.Counters
 	badLines flood
 	drops    flood
@@ -135,16 +135,16 @@ type Device struct {
 	mu          sync.Mutex
 	status      Status
 	alarm       string
-	lastText    string    // of the last refusal, for a device that runs once
-	downAt      time.Time // since when there is no link; zero: there is one
-	gone        uint64    // samples that the outbox had given up when the link went
+	lastText    string    // sentence of the last failure, for a device that runs once
+	downAt      time.Time // when the last link ended; zero while there is a link
+	gone        uint64    // samples that the outbox had dropped or quarantined when the link ended
 	renewing    bool
-	renewed     bool          // the link that is up, or was, took the place of one whose token was over
-	backlog     uint64        // samples that had waited for the link that came up, if they are worth telling
-	backlogGoal uint64        // how many samples have left the outbox when these have
-	links       chan struct{} // closed, and another one put in its place, when a link is there or gone
+	renewed     bool          // the newest link was made by a renewal of the token
+	backlog     uint64        // samples that waited when the link came up, if enough for a line
+	backlogGoal uint64        // samples that have left the outbox when the backlog is gone
+	links       chan struct{} // closed and replaced when a link comes or ends
 	outage      outage
-	peers       map[string]string // hubs that were linked → what else they are called
+	peers       map[string]string // hub → its other name; for hubs that were linked
 	refused     chan error        // one slot: a person must act
 }
 
@@ -156,7 +156,7 @@ type Status struct {
 	Since       time.Time // of the link, or of its loss
 	Made        uint64    // samples made since the start
 	Outbox      outbox.Stats
-	Trouble     []string // what the disk does not do for the state directory, a sentence each; the outbox tells for itself
+	Trouble     []string // a sentence for each file of the state directory that cannot be read or written now; Outbox has the outbox's own
 }
 
 // New returns a device that has not started. The journal may have been given its sinks.
@@ -253,7 +253,7 @@ func (d *Device) produce(ctx context.Context) error {
 	return d.box.WaitEmpty(ctx)
 }
 
-// feedOutbox puts what the source makes into the outbox, until the source ends.
+// feedOutbox puts the samples of the source into the outbox until the source ends.
 func (d *Device) feedOutbox(ctx context.Context) error {
 	return telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
 		Model: d.sampleModel(),
@@ -302,7 +302,7 @@ func (d *Device) open() (err error) {
 	return nil
 }
 
-// outboxIdentity is for whom samples are kept. Under DPS the hub may change, and so it is no part of it.
+// outboxIdentity returns for whom samples are kept. Under DPS it has no hub, because the hub may change.
 func (c *Config) outboxIdentity() outbox.Identity {
 	if c.PinnedHub != "" {
 		return outbox.Identity{Device: c.DeviceID, Hubs: []string{c.PinnedHub}}
@@ -310,7 +310,7 @@ func (c *Config) outboxIdentity() outbox.Identity {
 	return outbox.Identity{IDScope: c.IDScope, Device: c.DeviceID}
 }
 
-// openHome takes the device's directory.
+// openHome opens and locks the device's directory.
 func (d *Device) openHome() error {
 	h := newHome(d.disk, d.c.StateDir, d.c.DeviceID, func(text string) { d.warn("", text) })
 	d.mu.Lock()
@@ -330,7 +330,7 @@ func (d *Device) close() error {
 	return err
 }
 
-// sampleModel is what samples are checked against, nil for nothing.
+// sampleModel returns the model that samples are checked against, nil for none.
 func (d *Device) sampleModel() *model.Model {
 	if d.c.Unmodelled {
 		return nil
@@ -405,7 +405,7 @@ func (d *Device) session() *failover.Session[*link] {
 			if d.c.PinnedHub != "" {
 				return
 			}
-			d.cached = s // should the session have to begin anew
+			d.cached = s // for a session that begins anew after a panic
 			s.KnownHubs = slices.Clone(s.KnownHubs)
 			s.AssignedAt = d.time.at(s.AssignedAt)
 			if !s.RefusedSince.IsZero() {
@@ -496,15 +496,16 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	if err != nil {
 		return a, err
 	}
-	d.cache.save(cached.WithAssignment(a, d.time.now())) // the answer counts, whatever the disk does
+	d.cache.save(cached.WithAssignment(a, d.time.now())) // a failing disk does not spoil the answer
 	return a, nil
 }
 
-// ErrNoCertificate says that a connection string is that of a device with a certificate, and that none is there.
+// ErrNoCertificate says that a connection string has x509=true, and that the config has no certificate.
 var ErrNoCertificate = errors.New("the connection string says x509=true; give the device's --cert and --key with it")
 
-// UseConnectionString makes the device one of a single hub, without DPS. A string with x509=true needs the certificate, which must be
-// in c before; without it the rest of c is filled all the same, and the error is [ErrNoCertificate]. Errors never quote the key.
+// UseConnectionString sets PinnedHub, Gateway, DeviceID and Key, so the device connects to one hub without
+// DPS. For a string with x509=true set Certificate first; without it the other fields are set, and the
+// error is [ErrNoCertificate]. Errors never quote the key.
 func (c *Config) UseConnectionString(s string) error {
 	cs, err := hub.ParseConnectionString(s)
 	if err != nil {

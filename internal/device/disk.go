@@ -11,7 +11,8 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// disk is the file system as a device's own directory uses it: narrow, so that a test can fail each call. Errors are those of package os.
+// disk is the part of the file system that a device's directory uses. It is narrow, so that a test can
+// fail each call. Errors are those of package os.
 type disk interface {
 	MkdirAll(dir string) error // for this user only
 	Lstat(name string) (fs.FileInfo, error)
@@ -19,8 +20,8 @@ type disk interface {
 	Open(name string, flag int) (file, error) // os.OpenFile, mode 0600
 	Rename(from, to string) error
 	Remove(name string) error
-	// Lock takes a file, which it makes, or a directory, which must be there, for this holder alone until the lock is closed. It does not
-	// wait: errTaken if somebody has it.
+	// Lock locks a file, which it creates, or a directory, which must exist, until the lock is closed. It
+	// does not wait: it returns errTaken if another process has the lock.
 	Lock(name string, directory bool) (io.Closer, error)
 }
 
@@ -33,10 +34,9 @@ type file interface {
 
 var errTaken = errors.New("taken")
 
-// noWait keeps an open from waiting for the other end of a pipe, which somebody may have put in the
-// place of a file.
+// noWait is a flag of Open. Without it the open of a pipe in the place of a file would wait for ever.
 var noWait = func() int {
-	if runtime.GOOS == "windows" { // it has no pipes among its files
+	if runtime.GOOS == "windows" { // its directories hold no pipes
 		return 0
 	}
 	return syscall.O_NONBLOCK

@@ -10,12 +10,12 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// How a device ends: by itself when it runs once, or because it was asked to.
+// This file is about the end of a device: after Once has done its work, or when the device is stopped.
 
-// ErrUnreachable says that a device that runs once found no hub in time.
+// ErrUnreachable says that a device with Once had no link for a minute.
 var ErrUnreachable = errors.New("no hub could be reached")
 
-// ErrUnsent says that a device that ran once has not sent all it was given.
+// ErrUnsent says that a device with Once ended before all its samples were sent.
 var ErrUnsent = errors.New("not everything was sent")
 
 const (
@@ -24,8 +24,8 @@ const (
 	lookAgain  = 100 * time.Millisecond
 )
 
-// once takes the input to its end, if it has one, and sends what is queued. It fails when there was no link for onceLimit, and at once
-// when a person must act.
+// once reads the input to its end, if it has one, and sends what is queued. It returns ErrUnreachable
+// after onceLimit without a link, and an error at once if a person must act.
 func (d *Device) once(ctx context.Context) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
@@ -55,14 +55,14 @@ func (d *Device) sendAll(ctx context.Context) error {
 	return d.box.WaitEmpty(ctx)
 }
 
-// linked says whether a link is at work, and what is closed when that changes.
+// linked says whether a link is at work. changes is closed when that changes.
 func (d *Device) linked() (up bool, changes <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.status.Hub != "", d.links
 }
 
-// linkChangedLocked wakes those who wait for a link or for its end.
+// linkChangedLocked wakes the goroutines that wait for a link or for its end.
 func (d *Device) linkChangedLocked() {
 	close(d.links)
 	d.links = make(chan struct{})
@@ -83,7 +83,7 @@ func (d *Device) awaitLink(ctx context.Context) error {
 	}
 }
 
-// despair returns why a device that runs once must give up, when that is so, or nil at the end of ctx.
+// despair waits until a device with Once must give up, and returns why; it returns nil at the end of ctx.
 func (d *Device) despair(ctx context.Context) error {
 	limit := time.NewTimer(onceLimit)
 	defer limit.Stop()
@@ -113,7 +113,8 @@ func (d *Device) despair(ctx context.Context) error {
 	}
 }
 
-// outcome is how Run ends. A device that ran once must not say that all is well if it is not: it says what was not sent and where it is.
+// outcome returns the error of Run. If a device with Once has not sent everything, the error says how many
+// samples were not sent and where they are.
 func (d *Device) outcome(err error) error {
 	if !d.c.Once || !d.c.Telemetry {
 		return err
@@ -122,7 +123,7 @@ func (d *Device) outcome(err error) error {
 	for _, part := range []struct {
 		n     uint64
 		what  string
-		input bool // it counts only against samples that were given to this run
+		input bool // counts only if the source is stdin
 	}{
 		{s.Queued, "queued for the next start", false},
 		{gone(s), "dropped", true},
@@ -140,8 +141,8 @@ func (d *Device) outcome(err error) error {
 	return err
 }
 
-// finish gives what is queued, and the methods that run, the drain timeout to end well, and says so. It does not wait for what cannot
-// happen. A handler that hangs is left behind.
+// finish waits at most the drain timeout for queued samples and running methods, and says so. It does not
+// wait for samples if no hub will be tried in that time. It leaves a handler that hangs behind.
 func (d *Device) finish(asked bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
 	defer cancel()
@@ -159,7 +160,7 @@ func (d *Device) finish(asked bool) {
 	d.awaitStanding()
 }
 
-// sleeping is when the session will try something next, if it does nothing now; else the zero time.
+// sleeping returns when the session will try something next; zero if it does something now.
 func (d *Device) sleeping() time.Time {
 	if s := d.current.Load(); s != nil {
 		return s.Sleeps()
@@ -167,7 +168,7 @@ func (d *Device) sleeping() time.Time {
 	return time.Time{}
 }
 
-// drainWhile waits until nothing is queued, for as long as there is hope.
+// drainWhile waits until nothing is queued, as long as hope returns true.
 func (d *Device) drainWhile(ctx context.Context, hope func() bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	var looking sync.WaitGroup
@@ -188,8 +189,8 @@ func (d *Device) drainWhile(ctx context.Context, hope func() bool) {
 	looking.Wait()
 }
 
-// awaitStanding waits for the session to learn that a link which has carried samples is up: the first PUBACK may come before. Then the
-// session has kept the hub for the next start, which need not ask DPS again.
+// awaitStanding waits until the session knows that the link is up, because the first PUBACK may come
+// earlier. Then the session has saved the hub, and the next start need not ask DPS.
 func (d *Device) awaitStanding() {
 	d.mu.Lock()
 	carried := d.status.Hub == "" && d.box.Stats().Acked > d.outage.acked
@@ -201,7 +202,7 @@ func (d *Device) awaitStanding() {
 	}
 }
 
-// stoppingText says what the end waits for, and how it can be had at once.
+// stoppingText says what the end waits for, and how to end at once.
 func (d *Device) stoppingText(queued uint64, drains bool, next time.Time) string {
 	text := "stopping"
 	running := d.handlers.running()
@@ -222,7 +223,7 @@ func (d *Device) stoppingText(queued uint64, drains bool, next time.Time) string
 	return text
 }
 
-// wait says how many samples wait.
+// wait says in words how many samples wait.
 func wait(n uint64) string {
 	if n == 1 {
 		return "1 sample waits"
@@ -230,7 +231,7 @@ func wait(n uint64) string {
 	return samples(n) + " wait"
 }
 
-// samples counts them in words.
+// samples says a number of samples in words.
 func samples(n uint64) string {
 	if n == 1 {
 		return "1 sample"

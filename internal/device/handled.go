@@ -18,12 +18,13 @@ import (
 const (
 	handledMax    = 1024           // messages remembered
 	handledAge    = 48 * time.Hour // the longest life of a message at IoT Hub
-	maxHandledKey = 256            // bytes of a key as it is; a longer one is hashed
+	maxHandledKey = 256            // bytes of a key; a longer key is hashed
 )
 
-// handled is the durable list of cloud-to-device messages that have been dealt with: a message is entered before its PUBACK, so
-// that a crash, or a lost PUBACK, does not make a command happen twice. It is a file of JSON lines, appended and synced one by one. While the disk
-// does not take it, the list is in memory, and is written as soon as the disk does.
+// handled is the durable list of cloud-to-device messages that were handled. A message is entered before
+// its PUBACK, so that a crash or a lost PUBACK does not execute a command twice. The list is a file of JSON
+// lines, appended and synced one by one. While the disk fails, the list is in memory, and it is written as
+// soon as the disk works.
 type handled struct {
 	home *home
 
@@ -31,21 +32,22 @@ type handled struct {
 	file   file // open to append; nil: the file must be written whole first
 	lines  int
 	seen   map[string]time.Time
-	unread bool // there may be a file that the disk could not read yet: it must not be written over
+	unread bool // the disk could not read the file yet, so it must not be overwritten
 }
 
 type handledLine struct {
 	Key string    `json:"key"`
 	At  time.Time `json:"at"`
-	Sum string    `json:"sum,omitempty"` // CRC-32C of the two before; a line of an older version has none
+	Sum string    `json:"sum,omitempty"` // CRC-32C of the two fields above; a line of an older version has none
 }
 
 func (l handledLine) sum() string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(l.Key+" "+l.At.Format(time.RFC3339Nano)), castagnoli))
 }
 
-// handledKey names a message: ids are unique per hub only, and a sender may use one twice for different bodies. It is text that JSON keeps as it
-// is, and short.
+// handledKey returns the key of a message: its hub, id and body, because ids are unique per hub only and a
+// sender may use one twice for different bodies. The key is at most maxHandledKey bytes of text that JSON
+// does not change.
 func handledKey(host, mid string, body []byte) string {
 	sum := sha256.Sum256(body)
 	key := host + " " + mid + " " + hex.EncodeToString(sum[:8])
@@ -56,7 +58,7 @@ func handledKey(host, mid string, body []byte) string {
 	return key
 }
 
-// openHandled reads the list and writes it anew. The disk may do neither: then the list is in memory.
+// openHandled reads the list and writes it anew. If the disk fails, the list is in memory only.
 func openHandled(h *home) *handled {
 	l := &handled{home: h, seen: map[string]time.Time{}, unread: true}
 	l.note(l.settle(time.Now()))
@@ -72,7 +74,8 @@ func (h *handled) note(err error) {
 		})
 }
 
-// settle brings the file and the list together: it reads what could not be read before, and writes what could not be written. mu is held.
+// settle makes the file equal to the list: it reads the file if that failed before, then writes what could
+// not be written. mu is held.
 func (h *handled) settle(now time.Time) error {
 	if h.unread {
 		if err := h.read(); err != nil {
@@ -86,8 +89,8 @@ func (h *handled) settle(now time.Time) error {
 	return h.rewrite(now)
 }
 
-// read adds what the file remembers. A torn last line belongs to a message that was never acknowledged. If other lines make no sense, the file is
-// kept aside as it is.
+// read adds the messages of the file. It ignores a torn last line, because that message was never
+// acknowledged. If other lines make no sense, the file is kept aside.
 func (h *handled) read() error {
 	h.home.io.Lock()
 	defer h.home.io.Unlock()
@@ -125,7 +128,7 @@ func (h *handled) has(key string) bool {
 	return ok
 }
 
-// add enters a message; it is on disk when add returns, unless the disk does not work.
+// add enters a message. When add returns the message is on the disk, unless the disk fails.
 func (h *handled) add(key string, now time.Time) {
 	h.mu.Lock()
 	h.seen[key] = now
@@ -134,7 +137,7 @@ func (h *handled) add(key string, now time.Time) {
 	h.note(err)
 }
 
-// append writes one line behind the others. mu is held.
+// append writes one line at the end of the file. mu is held.
 func (h *handled) append(key string, at time.Time) error {
 	switch {
 	case h.file == nil || h.unread:
@@ -147,7 +150,7 @@ func (h *handled) append(key string, at time.Time) error {
 		err = h.file.Sync()
 	}
 	if err != nil {
-		h.shut() // half of the line may stand there: it is written whole, at once if that can be
+		h.shut() // half of the line may be in the file, so the file is written anew, now if possible
 		return h.settle(at)
 	}
 	h.lines++
@@ -157,7 +160,7 @@ func (h *handled) append(key string, at time.Time) error {
 func lineOf(key string, at time.Time) []byte {
 	l := handledLine{Key: key, At: at.UTC()}
 	l.Sum = l.sum()
-	b, _ := json.Marshal(l) // strings and a time of our own: it cannot fail
+	b, _ := json.Marshal(l) // never fails for strings and a valid time
 	return append(b, '\n')
 }
 

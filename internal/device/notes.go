@@ -26,10 +26,10 @@ func (d *Device) warn(host, text string) {
 	d.emit(journal.Event{Kind: journal.Warning, Hub: host, Text: text})
 }
 
-// maxPeers bounds the hubs whose other names are remembered.
+// maxPeers bounds how many hubs' other names are remembered.
 const maxPeers = 64
 
-// met remembers what else a hub is called, so that lines name both: its address and its name.
+// met remembers the other name of a hub, so that lines have both its address and its name.
 func (d *Device) met(hub, peer string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -39,7 +39,7 @@ func (d *Device) met(hub, peer string) {
 	d.peers[hub] = peer
 }
 
-// tracePacket tells of one MQTT packet.
+// tracePacket emits an event for one MQTT packet.
 func (d *Device) tracePacket(p hub.Packet) {
 	parts := []string{"received", p.Name}
 	if p.Sent {
@@ -58,7 +58,7 @@ func (d *Device) tracePacket(p hub.Packet) {
 	d.emit(e)
 }
 
-const maxTraced = 2 << 10 // bytes of a body that are told
+const maxTraced = 2 << 10 // bytes of a body in an event
 
 // observe turns what the session tells into events, and keeps the status.
 func (d *Device) observe(n failover.Note) {
@@ -86,7 +86,7 @@ func (d *Device) observe(n failover.Note) {
 	}
 }
 
-// assigned tells where DPS sends the device. That it names a hub which has just failed is no success.
+// assigned tells which hub DPS has assigned. If that hub has just failed, it says so instead of a success.
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed
@@ -119,7 +119,7 @@ func (d *Device) linkUp(n failover.Note) {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
 	d.backlog = 0
-	// What goes out in one write with CONNECT may be acknowledged before the link is known to be up.
+	// Samples that left together with CONNECT may be acknowledged before this event, and had waited too.
 	waited := stats.Queued + stats.Acked - d.outage.acked
 	if !d.renewing && (waited >= backlogFrom || waited > 0 && now.Sub(d.outage.began) >= backlogAfter) {
 		d.backlog, d.backlogGoal = waited, stats.Acked+gone(stats)+stats.Quarantined+stats.Queued
@@ -177,8 +177,8 @@ func (d *Device) decided(n failover.Note) {
 	switch {
 	case n.Err == nil:
 	case r.Signal.EndsLink():
-		e.Text = fmt.Sprintf("%s: %s", where, action)                       // the loss itself has been told
-		if r.Action == failover.SlowDown || r.Action == failover.AskFirst { // a wait that somebody will wonder about
+		e.Text = fmt.Sprintf("%s: %s", where, action)                       // the event Lost has told the reason
+		if r.Action == failover.SlowDown || r.Action == failover.AskFirst { // the wait is long, so the text gives its reason
 			e.Error = n.Err.Error()
 			e.Text = fmt.Sprintf("%s: %s, each time soon after the link was up; %s", where, r.Signal, action)
 			if n.Decision.Wait > 0 {
@@ -214,12 +214,12 @@ func (d *Device) decided(n failover.Note) {
 	}
 }
 
-// proof is how this device proves who it is.
+// proof says how this device proves its identity.
 func (d *Device) proof() failover.Proof {
 	return failover.Proof{Certificate: d.c.Certificate != nil, OneHub: d.c.PinnedHub != ""}
 }
 
-// inWords is what a decision means for this device: where there is no DPS nothing is provisioned.
+// inWords says an action in words for this device. Without DPS it does not speak of provisioning.
 func (d *Device) inWords(a failover.Action) string {
 	asks := a == failover.Reprovision || a == failover.AskDPS || a == failover.AskFirst
 	if d.c.PinnedHub != "" && asks {
@@ -228,7 +228,7 @@ func (d *Device) inWords(a failover.Action) string {
 	return a.String()
 }
 
-// waitingFor says what an answer of DPS is awaited in.
+// waitingFor says for each step of a registration what the device waits for.
 var waitingFor = map[dps.Step]string{
 	dps.StepDial:     ", for a connection",
 	dps.StepAdmit:    ", for this process's turn (--dps-rate)",
@@ -328,7 +328,7 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 	}
 }
 
-// skipped tells of samples that were due and not made.
+// skipped tells of samples that were due but not made.
 func (d *Device) skipped(n int, why telemetry.SkipReason) {
 	d.skips.tell(uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d samples skipped: %s", n, why)})
 }
@@ -347,13 +347,13 @@ func (d *Device) morePoison(n uint64) journal.Event {
 		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantined lists them", n)}
 }
 
-// What the cloud may make a device tell: so many events in each span, and then their number.
+// Bounds of the events that the cloud causes: cloudEvents of a kind in each span, then only their number.
 const (
 	cloudEvents = 100
 	cloudSpan   = 10 * time.Second
 )
 
-// cloudFlood is for events of one kind that the cloud causes, at any rate it likes.
+// cloudFlood bounds the events of one kind that the cloud causes, because it may send at any rate.
 func (d *Device) cloudFlood(kind journal.Kind, what string) flood {
 	return flood{most: cloudEvents, span: cloudSpan, emit: d.emit, rest: func(n uint64) journal.Event {
 		return journal.Event{Kind: kind, Times: n, Text: fmt.Sprintf("%d more %s since", n, what)}

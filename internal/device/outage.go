@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	firstWord = time.Minute // an outage that lasts for so long is told again; then after twice as long each time
-	longWord  = time.Hour   // but at least so often
+	firstWord = time.Minute // first reminder of an outage; each further one after twice the time
+	longWord  = time.Hour   // longest time between two reminders
 )
 
 // outage is what a device remembers of the time without a link. It is guarded by Device.mu.
 type outage struct {
-	timer  *time.Timer // until it is told again; nil: the device does not run
+	timer  *time.Timer // fires at the next reminder; nil if the device does not run
 	wait   time.Duration
 	began  time.Time
 	failed string          // the hub that failed last
 	signal failover.Signal // what happened last
-	at     string          // to whom: a hub, or DPS
-	next   time.Time       // when that is tried again at the latest
-	acked  uint64          // samples that were acknowledged when it began
+	at     string          // where it happened: a hub, or DPS
+	next   time.Time       // the latest time of the next try
+	acked  uint64          // samples acknowledged up to the begin of the outage
 }
 
 // begin starts an outage: at the start of a device, and at the end of each link.
@@ -107,7 +107,7 @@ func (d *Device) advice(s failover.Signal) string {
 		return "check this machine's network"
 	case failover.DPSThrottled, failover.DPSError:
 		return "nothing can be done here: DPS is in trouble"
-	default: // it is about the hub
+	default: // the hub failed
 	}
 	if d.c.PinnedHub != "" {
 		return "check that the hub is well; with DPS the device would find another one"
@@ -115,7 +115,7 @@ func (d *Device) advice(s failover.Signal) string {
 	return "check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"
 }
 
-// percent says how full something is.
+// percent says which part of most is used, in words.
 func percent(used, most int64) string {
 	if most <= 0 || used*100 < most {
 		return "less than 1 %"
@@ -123,13 +123,14 @@ func percent(used, most int64) string {
 	return fmt.Sprintf("%d %%", used*100/most)
 }
 
-// A backlog is worth a line of its own when it is gone, if it was made in so long an outage, or is as large.
+// The end of a backlog gets a line if the outage was that long or the backlog that large.
 const (
 	backlogAfter = 10 * time.Second
 	backlogFrom  = 64 // samples
 )
 
-// tellBacklog waits until what had waited for the link has been sent, and says so. None is no backlog.
+// tellBacklog waits until the samples that had waited for the link are sent, and says so. It does nothing
+// without a backlog.
 func (d *Device) tellBacklog(ctx context.Context, host string) error {
 	d.mu.Lock()
 	n, goal := d.backlog, d.backlogGoal
@@ -139,12 +140,12 @@ func (d *Device) tellBacklog(ctx context.Context, host string) error {
 		return nil
 	}
 	began := time.Now()
-	look := time.NewTicker(lookAgain) // not WaitEmpty: a device that makes many samples always has one that waits
+	look := time.NewTicker(lookAgain) // not WaitEmpty, because a busy outbox is never empty
 	defer look.Stop()
 	for {
 		s := d.box.Stats()
 		left := s.Acked+gone(s)+s.Quarantined < goal
-		if d.c.DrainFreshFirst { // what was acknowledged may be new
+		if d.c.DrainFreshFirst { // fresh-first: the acknowledged samples may be new ones
 			left = s.Queued > s.Unsynced+1
 		}
 		if !left {

@@ -12,15 +12,15 @@ const (
 type queue[T interface{ Size() int }] struct {
 	mu    sync.Mutex
 	items []T
-	taken int           // how many were taken last
-	bytes int           // of items, and of those that were taken last: they are in memory until more are taken
-	held  int           // of those that were taken last
+	taken int           // number of items taken last
+	bytes int           // of items, and of the items taken last, which stay in memory until the next take
+	held  int           // bytes of the items taken last
 	ready chan struct{} // one slot: there is something
 }
 
 func newQueue[T interface{ Size() int }]() *queue[T] { return &queue[T]{ready: make(chan struct{}, 1)} }
 
-// put is false when the line has no room for item; one item alone always has.
+// put adds item. It returns false if there is no room; an empty queue has room for any item.
 func (q *queue[T]) put(item T) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -32,7 +32,7 @@ func (q *queue[T]) put(item T) bool {
 	return true
 }
 
-// replace puts item in the place of everything that is in line.
+// replace removes all items and adds item.
 func (q *queue[T]) replace(item T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -49,7 +49,7 @@ func (q *queue[T]) putLocked(item T) {
 	}
 }
 
-// take returns everything that is in line. What was taken before must be done with.
+// take returns and removes all items. The caller must be done with the items of the last take.
 func (q *queue[T]) take() []T {
 	q.mu.Lock()
 	defer q.mu.Unlock()

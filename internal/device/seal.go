@@ -8,8 +8,9 @@ import (
 	"hash/crc32"
 )
 
-// A file of the home is a JSON object whose last member is the check sum, CRC-32C, of every byte before the sum's own digits. So a program of
-// an older version reads it as it always did, and a damaged file is told from a good one. docs/state-dir.md is about it.
+// A file of the home is a JSON object whose last member is a checksum: the CRC-32C of every byte before
+// the checksum's own digits. It tells a damaged file from a good one, and older versions can still read
+// the file. docs/device-dir.md describes it.
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -19,9 +20,9 @@ const (
 	sumDigits = 8
 )
 
-var errSum = errors.New("its check sum does not fit its content")
+var errSum = errors.New("its checksum does not fit its content")
 
-// seal is the content of a file that holds v, which must become a JSON object with one member at least.
+// seal returns the content of a file with v. v must become a JSON object with at least one member.
 func seal(v any) ([]byte, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -31,7 +32,7 @@ func seal(v any) ([]byte, error) {
 	return fmt.Appendf(b, "%08x%s", crc32.Checksum(b, castagnoli), sumAfter), nil
 }
 
-// unseal reads a file into v and says whether it has a check sum. A file of an older version has none.
+// unseal reads a file into v. sealed is false for a file without a checksum, which an older version wrote.
 func unseal(b []byte, v any) (sealed bool, err error) {
 	head, tail := len(b)-len(sumAfter)-sumDigits, len(b)-len(sumAfter)
 	if head > 0 && bytes.HasSuffix(b[:head], []byte(sumBefore)) && string(b[tail:]) == sumAfter {

@@ -79,7 +79,7 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 	work, stop := context.WithCancelCause(ctx)
 	drain, stopDrain := context.WithCancel(work)
 	var sending, parts sync.WaitGroup
-	defer parts.Wait() // also after a panic: the next link must find nobody at work
+	defer parts.Wait() // also after a panic, because the paths of two links must not run together
 	defer sending.Wait()
 	defer stopDrain()
 	defer stop(nil)
@@ -97,7 +97,7 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 	if d.c.Telemetry {
 		s.flows.serve()
 		part(&sending, drain, "telemetry", func(ctx context.Context) error {
-			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a bug ends the link: a drain is good for one run
+			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a panic ends the link, because a drain cannot run twice
 		})
 	}
 	part(&parts, work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
@@ -171,8 +171,8 @@ func within(l *hub.Link, limit time.Duration) time.Duration {
 	return min(limit, left-min(left/2, swapMargin))
 }
 
-// receive sorts what comes from the cloud to those who deal with it, so that none of them waits for another. It waits for nobody itself:
-// while it does, the link hears nothing.
+// receive hands each inbound value to the path that handles it, so that no path waits for another. It must
+// not wait itself, because the link would stop reading.
 func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired], messages *queue[*hub.Message]) error {
 	for {
 		in, err := l.Receive(ctx)
@@ -181,11 +181,11 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 		}
 		switch in := in.(type) {
 		case *hub.Desired:
-			if !changes.put(in) { // the twin has all of them
+			if !changes.put(in) { // no room: reading the twin once replaces all changes
 				changes.replace(&hub.Desired{Missed: true})
 			}
 		case *hub.Message:
-			if !messages.put(in) { // to drop it would keep its PUBACK from all that come behind it
+			if !messages.put(in) { // no room; without it no later PUBACK could be sent, because PUBACKs go in order
 				return &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: fmt.Errorf("%w: more than %d messages, or %d MiB of them, "+
 					"are waiting to be handled; a hub sends 50 of 64 KB before it waits", hub.ErrProtocol, maxQueued, maxQueuedBytes>>20)}
 			}
@@ -196,7 +196,7 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 			}
 			d.handlers.run(func() {
 				defer d.methods.leave(in.Size())
-				// Not ctx: a method that runs while its link is replaced or the device stops may still answer.
+				// The method does not end with ctx: it may still answer while its link is replaced or the device stops.
 				d.method(context.WithoutCancel(ctx), l, in)
 			})
 		}

@@ -37,7 +37,7 @@ func (f clockFile) clone() clockFile {
 	return f
 }
 
-// loadClock reads the file. horizon is the latest time that it is believed to have seen.
+// loadClock reads clock.json. horizon returns the latest time that is believed in it.
 func (h *home) loadClock(horizon func(sealed bool) time.Time) (f clockFile, err error) {
 	found, err := h.load(timeFile, &f, func(sealed bool) error {
 		limit := horizon(true)
@@ -77,7 +77,8 @@ type line interface {
 	HasID(id string) bool
 }
 
-// restore takes what the last run has left. It may come late: then it goes before what is known already.
+// restore takes over the file of the last run. If the disk was read late, it puts the old entries before
+// those of this run.
 func (k *clock) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
 	k.mu.Lock()

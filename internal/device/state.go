@@ -28,42 +28,42 @@ var ErrLocked = errors.New("another hubhop is running this device")
 
 // The names in a home.
 const (
-	homeFile    = "home.json" // whose home it is, and what is in it
+	homeFile    = "home.json" // which device it belongs to, and which files are in it
 	stateFile   = "state.json"
 	timeFile    = "clock.json"
 	handledFile = "c2d-handled.jsonl"
 	outboxName  = "outbox"
 	lockFile    = "lock"
-	doubtful    = ".doubtful" // is added to the name of a file that is kept aside
+	doubtful    = ".doubtful" // ending of a file that is kept aside
 )
 
 const (
 	maxHomeFile = 1 << 20          // bytes of a file that is read whole
-	tryAgain    = 10 * time.Second // between two attempts at what the disk did not do
-	doubtAfter  = time.Minute      // of errors of the data (EIO): then it is damaged
+	tryAgain    = 10 * time.Second // between two tries of a failed read or write
+	doubtAfter  = time.Minute      // a file that has failed for so long with EIO counts as damaged
 )
 
-// home is a device's own directory below the state directory: the lock, the cached hub, the outbox, what was handled. A disk that does not do
-// what it should costs what it did not do: that is told once, kept in memory, and tried again. No file is written over before it has been
-// read, and one that makes no sense is kept aside.
+// home is a device's directory below the state directory, with the lock, the cached hub, the outbox and
+// the handled messages. If the disk fails, home says so once, keeps the data in memory, and tries again. It
+// never overwrites a file that it has not read, and keeps a file that makes no sense aside.
 type home struct {
 	id   string
 	dir  string
 	disk disk
-	tell func(text string) // of what is wrong; nil: nobody
+	tell func(text string) // is given each sentence about a fault; may be nil
 
-	io     sync.Mutex // held by the one who reads or writes files whole
-	files  []string   // that have been made here, by home.json; sorted
-	known  bool       // files is what home.json says, or there was none
-	found  bool       // there was one
-	sealed bool       // a file with a check sum was read, so a program that knows home.json was here
+	io     sync.Mutex // held while a whole file is read or written
+	files  []string   // names of the files that were made here, as home.json has them; sorted
+	known  bool       // home.json was read, or does not exist
+	found  bool       // home.json existed
+	sealed bool       // a file had a checksum, so a version that writes home.json has run here
 	linked map[string]bool
 
 	mu       sync.Mutex
 	locks    []io.Closer
-	troubles map[string]string // by file: what the disk does not do
+	troubles map[string]string // file → sentence about what the disk does not do
 	since    map[string]time.Time
-	again    map[string]func() error // by file: what is to be tried again
+	again    map[string]func() error // file → what to try again
 	next     time.Time
 }
 
@@ -84,13 +84,14 @@ func openHome(stateDir, deviceID string) (*home, error) {
 	return h, h.open()
 }
 
-// refuses tells a directory that a person must choose anew from a disk that does not work now.
+// refuses says that an error needs a person, who must choose another directory; any other error may pass.
 func refuses(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) ||
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENAMETOOLONG)
 }
 
-// open makes the directory and locks it. What the disk does not do is tried again later; the errors that are left need a person.
+// open makes the directory and locks it. It returns only errors that need a person; after any other
+// failure of the disk it tries again later.
 func (h *home) open() error {
 	err := h.lock()
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
@@ -98,7 +99,7 @@ func (h *home) open() error {
 		return err
 	}
 	if err != nil {
-		err = h.lock() // a disk that stumbles gets a second chance
+		err = h.lock() // a second try, because an error of a disk may pass at once
 	}
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
 		h.close()
@@ -110,8 +111,8 @@ func (h *home) open() error {
 	return nil
 }
 
-// lock makes the directory and takes both locks: that of the directory, which lives as long as its files and needs no room on the disk, and that
-// of a file in it, for systems without the first. One will do.
+// lock makes the directory and takes two locks, of which one is enough. The lock on the directory needs no
+// room on the disk and cannot be deleted. The lock on a file is for systems that lock no directories.
 func (h *home) lock() error {
 	const next = "give a directory that this user may write with --state-dir"
 	if err := h.disk.MkdirAll(h.dir); err != nil {
@@ -127,7 +128,7 @@ func (h *home) lock() error {
 		return nil
 	}
 	if info, err := h.disk.Lstat(h.path(lockFile)); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.path(lockFile)) // to open it might wait, or change another file
+		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.path(lockFile)) // not opened: the open may wait, or change another file
 	}
 	ofDir, derr := h.disk.Lock(h.dir, true)
 	if errors.Is(derr, errTaken) {
@@ -159,15 +160,15 @@ func (h *home) lock() error {
 	return nil
 }
 
-// sign writes into the lock file who has it.
+// sign writes the id of this process into the lock file.
 func (h *home) sign() {
-	if f, err := h.disk.Open(h.path(lockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // else it says nothing
+	if f, err := h.disk.Open(h.path(lockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // without the file the message names no process
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 		_ = f.Close()
 	}
 }
 
-// taken says who has the lock.
+// taken returns the error for a lock that another process has, with the id of that process.
 func (h *home) taken() error {
 	who := "that process"
 	if b, err := h.readAll(lockFile); err == nil {
@@ -178,9 +179,9 @@ func (h *home) taken() error {
 	return fmt.Errorf("%w: %s is locked; stop %s, or give this one another --state-dir or --device-id", ErrLocked, h.dir, who)
 }
 
-// inspect tells what in the directory is not safe.
+// inspect warns if other users can change the directory, or if it is a symbolic link.
 func (h *home) inspect() {
-	if runtime.GOOS == "windows" { // its modes say nothing
+	if runtime.GOOS == "windows" { // its modes do not say who may write
 		return
 	}
 	for _, dir := range []string{filepath.Dir(h.dir), h.dir} {
@@ -193,7 +194,7 @@ func (h *home) inspect() {
 	}
 }
 
-// readContent reads what the last run has left here, and tells what of it is missing.
+// readContent reads home.json, and tells which of its files are missing.
 func (h *home) readContent() {
 	var c homeContent
 	found, err := h.load(homeFile, &c, func(bool) error {
@@ -203,7 +204,7 @@ func (h *home) readContent() {
 		return nil
 	})
 	if err != nil {
-		return // what is missing is not known then
+		return // without home.json nobody knows what is missing
 	}
 	h.io.Lock()
 	h.known, h.found, h.files = true, found, c.Files
@@ -222,7 +223,7 @@ func (h *home) readContent() {
 	}
 }
 
-// checkContent tells that home.json itself is gone, once all other files have been read.
+// checkContent tells that home.json itself is missing. It is called after all other files were read.
 func (h *home) checkContent() {
 	h.io.Lock()
 	gone := h.known && !h.found && h.sealed
@@ -232,7 +233,7 @@ func (h *home) checkContent() {
 	}
 }
 
-// without says what a device lacks that has not got a file.
+// without says what the loss of these files means.
 func without(names ...string) string {
 	says := map[string]string{
 		stateFile:   "the device asks DPS for its hub",
@@ -252,7 +253,7 @@ func without(names ...string) string {
 	return strings.Join(all, "; ")
 }
 
-// made is has, for who makes files of his own in the home.
+// made is has for callers that do not hold io, such as the outbox. It does nothing if there is no such file.
 func (h *home) made(name string) {
 	h.io.Lock()
 	defer h.io.Unlock()
@@ -261,7 +262,7 @@ func (h *home) made(name string) {
 	}
 }
 
-// has notes that a file is here now, so that a later run can tell when it is gone. io is held.
+// has notes in home.json that a file is here, so that a later run can tell if it is gone. io is held.
 func (h *home) has(name string) {
 	if name == homeFile || !h.known {
 		return
@@ -272,15 +273,15 @@ func (h *home) has(name string) {
 	}
 	files := slices.Insert(slices.Clone(h.files), i, name)
 	b, err := seal(homeContent{h.id, files})
-	if err == nil && h.replace(homeFile, b) == nil { // else the next file tries again
+	if err == nil && h.replace(homeFile, b) == nil { // on a failure the next call tries again
 		h.files = files
 	}
 }
 
-// errDoubtful says that a file makes no sense.
+// errDoubtful says that the content of a file makes no sense.
 var errDoubtful = errors.New("doubtful")
 
-// readAll reads a file whole. What is no file, or no small one, is doubtful.
+// readAll reads a whole file. It returns errDoubtful for a special file or one above maxHomeFile.
 func (h *home) readAll(name string) ([]byte, error) {
 	path := h.path(name)
 	info, err := h.disk.Lstat(path)
@@ -309,7 +310,7 @@ func (h *home) readAll(name string) ([]byte, error) {
 	return b, err
 }
 
-// read is readAll with patience: it tries again once, and an error of the data that lasts makes the file doubtful.
+// read is readAll with a second try. It returns errDoubtful if EIO has lasted for doubtAfter.
 func (h *home) read(name string) ([]byte, error) {
 	b, err := h.readAll(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDoubtful) {
@@ -330,8 +331,9 @@ func (h *home) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// load reads a file of the home into v, which check may refuse. found is false where there is none, or none that makes sense: that one is kept
-// aside, and told. An error is the disk's: the file may be all right, and must not be written over.
+// load reads a file of the home into v, and asks check whether v can be right. If the file makes no sense,
+// load keeps it aside and says so. found is false without a usable file. An error is one of the disk: the
+// file may be good, so it must not be overwritten.
 func (h *home) load(name string, v any, check func(sealed bool) error) (found bool, err error) {
 	h.io.Lock()
 	defer h.io.Unlock()
@@ -346,7 +348,7 @@ func (h *home) load(name string, v any, check func(sealed bool) error) (found bo
 		}
 		if err == nil {
 			h.sealed = h.sealed || sealed
-			h.has(name) // home.json may be of an older version, or gone
+			h.has(name) // because home.json may be gone, or lack it
 			return true, nil
 		}
 	case !errors.Is(err, errDoubtful):
@@ -355,7 +357,7 @@ func (h *home) load(name string, v any, check func(sealed bool) error) (found bo
 	return false, h.aside(name, err)
 }
 
-// aside keeps a file that makes no sense under another name.
+// aside renames a file that makes no sense, so that a person can look at it.
 func (h *home) aside(name string, why error) error {
 	path := h.path(name)
 	reason := strings.TrimPrefix(oneLine(why.Error(), maxShown), errDoubtful.Error()+": ")
@@ -370,12 +372,12 @@ func (h *home) aside(name string, why error) error {
 	return nil
 }
 
-// inTheWay says that a directory stands where a file is to be put, or the other way round.
+// inTheWay says that there is a directory in the place of a file, or a file in the place of a directory.
 func inTheWay(err error) bool {
 	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist)
 }
 
-// save replaces a file whole: a reader, or a crash, sees the old one or the new one.
+// save replaces a whole file: a reader, or a crash, finds the old content or the new.
 func (h *home) save(name string, v any) error {
 	b, err := seal(v)
 	if err != nil {
@@ -390,11 +392,11 @@ func (h *home) save(name string, v any) error {
 	return nil
 }
 
-// replace writes a small file so that it is there whole, or not at all, after a crash: a new file in the same directory, fsync, rename, fsync of
-// the directory.
+// replace writes a small file so that a crash leaves the old content or the new: it writes a new file in
+// the same directory, syncs it, renames it, and syncs the directory.
 func (h *home) replace(name string, content []byte) (err error) {
 	next := h.path("." + name + ".new")
-	_ = h.disk.Remove(next) // of a crash
+	_ = h.disk.Remove(next) // a crash may have left it
 	f, err := h.disk.Open(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = h.anew(); err == nil {
@@ -425,7 +427,7 @@ func (h *home) replace(name string, content []byte) (err error) {
 	return err
 }
 
-// anew makes the directory again that somebody has taken away, or that could not be made before.
+// anew makes the directory if somebody has removed it, or if that failed before.
 func (h *home) anew() error {
 	h.mu.Lock()
 	had := len(h.locks) > 0
@@ -439,14 +441,15 @@ func (h *home) anew() error {
 }
 
 func (h *home) syncDir() {
-	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil { // a system that cannot sync a directory does without
+	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil { // best effort: some systems cannot sync a directory
 		_ = d.Sync()
 		_ = d.Close()
 	}
 }
 
-// mark keeps the standing of a file for [Device.Status], and says whether something was wrong with it before. again, unless nil, is tried every
-// few seconds then.
+// mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if nothing. means
+// says what that costs. again, unless nil, is then called every few seconds. mark returns whether the file
+// was in trouble before.
 func (h *home) mark(name string, err error, means string, again func() error) (was bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -466,7 +469,7 @@ func (h *home) mark(name string, err error, means string, again func() error) (w
 	return was
 }
 
-// note is mark, and tells it: once that the disk does not do something, and once that it does it again.
+// note is mark with two sentences: one when the trouble begins, and one when the disk works again.
 func (h *home) note(name string, err error, means string, again func() error) {
 	was := h.mark(name, err, means, again)
 	switch {
@@ -477,7 +480,7 @@ func (h *home) note(name string, err error, means string, again func() error) {
 	}
 }
 
-// tend tries again what the disk has not done. It is called every few seconds.
+// tend tries again what has failed. It is called every few seconds.
 func (h *home) tend() {
 	h.mu.Lock()
 	if len(h.again) == 0 || time.Now().Before(h.next) {
@@ -494,7 +497,7 @@ func (h *home) tend() {
 	}
 }
 
-// tendNow tries once more what the disk has not done, before the end.
+// tendNow tries once more what has failed, before the device ends.
 func (h *home) tendNow() {
 	h.mu.Lock()
 	h.next = time.Time{}
@@ -502,7 +505,7 @@ func (h *home) tendNow() {
 	h.tend()
 }
 
-// trouble is what the disk does not do, a sentence each.
+// trouble returns a sentence for each file that does not work.
 func (h *home) trouble() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -549,12 +552,13 @@ func (h *home) close() {
 func (h *home) path(name string) string { return filepath.Join(h.dir, name) }
 
 const (
-	maxFileName = 255 // bytes, of most file systems
-	cutMark     = "~" // ends what is left of an id whose whole name would be too long; no name has it otherwise
+	maxFileName = 255 // bytes; the limit of most file systems
+	cutMark     = "~" // follows an id that was cut; no other name contains it
 )
 
-// fileName makes a device id a legal file name everywhere: what is not a letter, a digit, '-', '_' or '.' is written as %XX. A name that would be
-// too long is cut, and ends in a hash of the id; home.json knows the id then.
+// fileName turns a device id into a file name that every system accepts: it writes each byte that is not
+// a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and appends a hash of
+// the id; home.json has the id.
 func fileName(id string) string {
 	var b strings.Builder
 	for i := range len(id) {
@@ -573,7 +577,7 @@ func fileName(id string) string {
 	return b.String()[:90] + cutMark + hex.EncodeToString(sum[:])
 }
 
-// deviceOf is the device whose directory has a name.
+// deviceOf returns the device whose directory has this name.
 func deviceOf(stateDir, name string) (id string, ok bool) {
 	if strings.Contains(name, cutMark) {
 		b, err := (&home{dir: filepath.Join(stateDir, name), disk: realDisk{}, linked: map[string]bool{}}).readAll(homeFile)

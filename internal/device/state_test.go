@@ -120,12 +120,12 @@ func TestFlippedBits(t *testing.T) {
 	})
 }
 
-// TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their check sums and, as older versions wrote them, without, and
+// TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their checksums and, as older versions wrote them, without, and
 // starts the device: it connects, and telemetry flows.
 func TestDatesOfTheFuture(t *testing.T) {
 	t.Parallel()
 	for _, old := range []bool{false, true} {
-		t.Run(fmt.Sprintf("without check sum %v", old), func(t *testing.T) {
+		t.Run(fmt.Sprintf("without checksum %v", old), func(t *testing.T) {
 			built := func(c *Config) { c.Clock.Built = time.Now().Add(-time.Hour) }
 			bubble(t, setup{device: built}, func(t *testing.T, w *world) {
 				files := w.lived()
@@ -200,8 +200,8 @@ func TestDoubtfulFiles(t *testing.T) {
 		"no JSON":               {text("null garbage"), "makes no sense"},
 		"an array":              {text("[]"), "makes no sense"},
 		"another format":        {text(`{"version":99,"assignedHub":"x"}`), "it has format 99"},
-		"a wrong sum":           {text("{\n  \"version\": 1" + sumBefore + "00000000" + sumAfter), "check sum"},
-		"a sum that is moved":   {text(`{"sum":"00000000","version":1}`), "check sum"},
+		"a wrong sum":           {text("{\n  \"version\": 1" + sumBefore + "00000000" + sumAfter), "checksum"},
+		"a sum that is moved":   {text(`{"sum":"00000000","version":1}`), "checksum"},
 		"a directory":           {func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, "it is no file"},
 		"too large":             {text(strings.Repeat(" ", maxHomeFile+1)), "more than"},
 		"an endless one":        {func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, "it is no file"},
@@ -265,7 +265,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestOlderFiles: what an older version has left is read, and written with a check sum.
+// TestOlderFiles: what an older version has left is read, and written with a checksum.
 func TestOlderFiles(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)

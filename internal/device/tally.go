@@ -32,7 +32,7 @@ func (t *tally) done() {
 	}
 }
 
-// running says how many run.
+// running returns how many run now.
 func (t *tally) running() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -57,7 +57,7 @@ func (t *tally) wait(ctx context.Context) {
 	}
 }
 
-// slots bounds what runs at a time, in number and in bytes.
+// slots bounds the work that runs at a time, by number and by bytes.
 type slots struct {
 	most, mostBytes int
 
@@ -66,7 +66,7 @@ type slots struct {
 	bytes int
 }
 
-// enter takes a slot, if there is one. Who is alone always gets one.
+// enter takes a slot if there is one. If nothing else runs, there always is one.
 func (s *slots) enter(bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

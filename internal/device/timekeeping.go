@@ -37,7 +37,7 @@ func (d *Device) openClock(l line) failover.State {
 	unread := read() != nil
 	k.keep = func(file clockFile) error {
 		err := error(nil)
-		if unread { // the file must not be written over before it was read
+		if unread { // a file that was not read must not be overwritten
 			if err = read(); err == nil {
 				unread = false
 				k.mu.Lock()
@@ -48,7 +48,7 @@ func (d *Device) openClock(l line) failover.State {
 		if err == nil {
 			err = d.home.saveClock(file)
 		}
-		d.home.mark(timeFile, err, "cannot keep the time for the next start", nil) // the clock tells it, and tries again
+		d.home.mark(timeFile, err, "cannot keep the time for the next start", nil) // the clock itself tells it and tries again
 		return err
 	}
 	if unread {
@@ -91,9 +91,10 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	return fmt.Errorf("%w (%w)", err, failover.ErrClockSet)
 }
 
-// askTime asks the cloud what time it is, unless that is known, or was asked just now. It says so if that does not work, once until it does;
-// without a reason only if it fails again, for a hub that goes may take DPS along for a moment, and only if the clock is suspect: many
-// networks close that port, and most clocks are right.
+// askTime asks the cloud for the time, unless the time is known or was asked for just now. If that fails, it
+// warns, once until it works. Without a reason for the question it warns only at the second failure in a
+// row, because a failover may hit DPS for a moment, and only if the clock is suspect, because many networks
+// close that port and most clocks are right.
 func (d *Device) askTime(ctx context.Context, reason bool) {
 	select { // who comes second hears what the first was told
 	case d.time.turn <- struct{}{}:
@@ -190,7 +191,7 @@ func (d *Device) watchClock(ctx context.Context) (wait func()) {
 	}
 }
 
-// lookAgain sets the timer of the clock's watch, unless that has ended.
+// lookAgain sets the timer of the clock's watch, unless the watch has ended.
 func (d *Device) lookAgain() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -199,7 +200,7 @@ func (d *Device) lookAgain() {
 	}
 }
 
-// serves is the link at work, nil for none.
+// serves returns the link at work, nil if there is none.
 func (d *Device) serves() *link {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -21,7 +21,7 @@ const (
 	twinAnswer   = 30 * time.Second // a request is QoS 0: it may be lost
 	twinRetryMin = time.Second
 	twinRetryMax = 30 * time.Second
-	maxReport    = 128 << 10 // bytes of a patch; IoT Hub refuses more than 32 KB, and closes the connection over what MQTT there does not take
+	maxReport    = 128 << 10 // bytes of a patch; IoT Hub refuses more than 32 KB, and closes the connection above its MQTT limit
 	componentTag = "__t"     // IoT Central marks a component's object with "__t":"c"
 )
 
@@ -30,13 +30,13 @@ const (
 type twin struct {
 	d       *Device
 	applied map[string]json.RawMessage // by component/name: the value that was applied last
-	wanted  map[string]bool            // by component/name: what the hub is known to want on this link
-	parts   map[string]bool            // components that are wanted or reported on this link
-	older   bool                       // acknowledgements of older versions count
+	wanted  map[string]bool            // component/name of each desired property that this link has seen
+	parts   map[string]bool            // components that are desired or reported on this link
+	older   bool                       // acknowledgements of older versions are good enough
 }
 
-// serve keeps both sides of the twin together until ctx or the link ends. Whatever else is wrong with the twin costs the twin alone: it is
-// told, and tried again after a pause.
+// serve keeps both sides of the twin equal until ctx or the link ends. Any other error stops the twin only:
+// serve tells it, and tries again after a pause.
 func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
 	if !t.d.c.Desired && !t.d.c.Reported {
 		return nil
@@ -57,7 +57,7 @@ func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desir
 	}
 }
 
-// follow brings both sides together, then follows the changes of both.
+// follow makes both sides equal, then follows the changes of both.
 func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
 	version, err := t.reconcile(ctx, l, 0)
 	if err != nil {
@@ -73,11 +73,11 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 	for {
 		select {
 		case <-changes.ready:
-			missed, ask := false, false // one question for all that are in line
+			missed, ask := false, false // for all changes that wait together, so that the document is read once
 			for _, c := range changes.take() {
 				switch {
-				case !c.Missed && c.Version != 0 && c.Version <= version: // the document had it already
-				case missed || c.Missed || c.Version != version+1: // one was missed, or the hub counts anew: the document knows
+				case !c.Missed && c.Version != 0 && c.Version <= version: // the document contained this change already
+				case missed || c.Missed || c.Version != version+1: // a change was missed, or the hub counts anew: read the document
 					missed = true
 				default:
 					version = c.Version
@@ -111,7 +111,7 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 
 // reconcile reads the document and sends, in one patch, what the reported part lacks: the acknowledgement of each desired property
 // whose acknowledgement differs, and the device's own properties that differ. upTo is the version up to which every change has been
-// acknowledged on this link, 0 if none has: if the document is no newer, acknowledgements may name the versions before.
+// acknowledged on this link, 0 if none has. If the document is not newer, acknowledgements of earlier versions are good enough.
 func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version int64, err error) {
 	doc, err := t.read(ctx, l)
 	if err != nil {
@@ -136,9 +136,9 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	return doc.DesiredVersion, t.report(ctx, l, patch)
 }
 
-// change acknowledges every key of a change. It says whether the document must be asked for what the change does not tell: a service that
-// replaces all desired properties makes the hub send those that there are now, and nothing of those that are gone. So a change that leaves
-// out a property which the hub is known to want may be such a one.
+// change acknowledges every key of a change. ask says that the document must be read: if a service replaces
+// all desired properties, the hub may send only the new ones and not name the removed ones. So a change
+// that leaves out a known desired property may be such a replacement.
 func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask bool, err error) {
 	if !t.d.c.Desired {
 		return false, nil
@@ -158,8 +158,8 @@ func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask boo
 	return ask, t.report(ctx, l, patch)
 }
 
-// expand spells out the removal of a whole component: its desired properties are gone, each of them, and what the device itself reports of
-// the component stays.
+// expand replaces the removal of a whole component by the removal of each of its desired properties, so
+// that the component's own reported properties stay.
 func (t *twin) expand(props map[string]json.RawMessage) {
 	for component, value := range props {
 		if string(value) != "null" {
@@ -181,7 +181,7 @@ func (t *twin) expand(props map[string]json.RawMessage) {
 	}
 }
 
-// tells says whether a change says anything of a property.
+// tells says whether a change contains a property.
 func (t *twin) tells(props map[string]json.RawMessage, path string) bool {
 	component, name, _ := strings.Cut(path, "/")
 	if component == "" {
@@ -218,7 +218,7 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			continue
 		}
 		if name != "" && (t.parts[name] || t.d.c.Model.HasComponent(name)) {
-			if string(desired[name]) != "null" { // an acknowledgement would mix with what the device reports of the component
+			if string(desired[name]) != "null" { // an acknowledgement here would overwrite the component's reported properties
 				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
 					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
 			}
@@ -269,7 +269,7 @@ func (t *twin) addRemoved(component string, desired, reported map[string]json.Ra
 	}
 }
 
-// isTagged says whether a value is the object of a component by its mark.
+// isTagged says whether a value has the mark of a component's object.
 func isTagged(value json.RawMessage) bool {
 	var inner map[string]json.RawMessage
 	return json.Unmarshal(value, &inner) == nil && string(inner[componentTag]) == `"c"`
@@ -391,7 +391,8 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 	return err
 }
 
-// reportEach sends the properties of a patch one by one that cannot go together. The one that cannot go at all is told.
+// reportEach sends the properties of a patch one by one, because the hub refused the whole patch. It tells
+// which property the hub refuses.
 func (t *twin) reportEach(ctx context.Context, l *hub.Link, patch map[string]any, why error) error {
 	if len(patch) == 1 {
 		t.d.desired.tell(1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",
@@ -425,7 +426,7 @@ func (t *twin) persist(ctx context.Context, l *hub.Link, what string, again func
 		if !unanswered && (!answered || !again(err)) {
 			return err
 		}
-		if isOdd := errors.Is(err, hub.ErrTwin); !isOdd || !odd { // an answer that is none stays so
+		if isOdd := errors.Is(err, hub.ErrTwin); !isOdd || !odd { // answers that are not twins are told once in a row
 			odd = isOdd
 			t.d.warn(l.Host(), fmt.Sprintf("%s: %s; trying again in %v; everything else goes on", what, oneLine(err.Error(), maxShown), wait))
 		}

@@ -29,11 +29,11 @@ const (
 	Renewed       Kind = "token-renewed"
 	Confirmed     Kind = "confirmed"
 	Asking        Kind = "asking-dps"
-	Waiting       Kind = "waiting-for-dps" // an answer of DPS is still awaited; told after 10 s, 20 s, 40 s and so on
+	Waiting       Kind = "waiting-for-dps" // DPS has not answered yet; told after 10 s, 20 s, 40 s and so on
 	Assigned      Kind = "assigned"
 	AssignedAgain Kind = "assigned-again" // DPS names the hub that has just failed
-	StillDown     Kind = "still-down"     // no link for a minute, and then ever more rarely
-	BacklogSent   Kind = "backlog-sent"   // what had waited for a link has been sent
+	StillDown     Kind = "still-down"     // no link for 1 min, 2 min, 4 min and so on, then once an hour
+	BacklogSent   Kind = "backlog-sent"   // the samples that had waited for a link have been sent
 	Decision      Kind = "decision"
 	OutboxProblem Kind = "outbox"
 	Warning       Kind = "warning"
@@ -54,7 +54,7 @@ type Event struct {
 	Device      string        `json:"device"`
 	Kind        Kind          `json:"kind"`
 	Hub         string        `json:"hub,omitempty"`
-	Peer        string        `json:"peer,omitempty"`   // Connected, Renewed, Lost: the hub by its name if Hub is its address, else the other way round
+	Peer        string        `json:"peer,omitempty"`   // Connected, Renewed, Lost: the hub's name if Hub is an address, its address if Hub is a name
 	Rule        string        `json:"rule,omitempty"`   // of the decision table
 	Signal      string        `json:"signal,omitempty"` // what happened
 	Action      string        `json:"action,omitempty"` // what is done about it
@@ -64,14 +64,14 @@ type Event struct {
 	Wait        time.Duration `json:"waitNs,omitempty"`
 	Outage      time.Duration `json:"outageNs,omitempty"` // Connected: how long there had been no link
 	Lost        uint64        `json:"lost,omitempty"`     // Connected, Stopped: samples dropped or damaged meanwhile; OutboxProblem: how many it is about
-	Times       uint64        `json:"times,omitempty"`    // it sums up so many that were not told one by one
-	Queued      uint64        `json:"queued,omitempty"`   // Stopping, StillDown, BacklogSent: samples that wait, or did
+	Times       uint64        `json:"times,omitempty"`    // how many events this one stands for; 0 for itself alone
+	Queued      uint64        `json:"queued,omitempty"`   // Stopping, StillDown: samples that wait; BacklogSent: samples that waited
 	Provisional bool          `json:"provisional,omitempty"`
-	Person      bool          `json:"person,omitempty"`    // it goes on until a person acts
-	Routine     bool          `json:"routine,omitempty"`   // Acknowledged: the link took the place of one whose token was over
-	Unchanged   bool          `json:"unchanged,omitempty"` // Assigned: DPS stands by the hub that it named before
+	Person      bool          `json:"person,omitempty"`    // the trouble goes on until a person acts
+	Routine     bool          `json:"routine,omitempty"`   // Acknowledged: a renewal of the token made the link
+	Unchanged   bool          `json:"unchanged,omitempty"` // Assigned: DPS named the same hub as before
 	Error       string        `json:"error,omitempty"`
-	Body        string        `json:"body,omitempty"` // Packet: what it carries; only if asked for
+	Body        string        `json:"body,omitempty"` // Packet: its content; only if asked for
 	Text        string        `json:"text"`
 }
 
@@ -143,7 +143,7 @@ func (j *Journal) Count(k Kind) uint64 {
 // Missed says how many events slow watchers did not get.
 func (j *Journal) Missed() uint64 { return j.missed.Load() }
 
-// Duration writes a time as people say it: 3.2 ms, 0.31 s, 12 s, 4 min, 6 h, 4 d.
+// Duration writes a time in words: 3.2 ms, 0.31 s, 12 s, 4 min, 6 h, 4 d.
 func Duration(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
@@ -163,7 +163,7 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// Clip bounds a text that came from a peer to so many bytes, and says so. It cuts no character in two.
+// Clip bounds a text of a peer to most bytes, and appends how many it had. It cuts no character in two.
 func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -11,21 +11,24 @@ import (
 )
 
 const (
-	// repeatAfter is how often an outage that goes on is worth a line: an hour of it is one story, not 3,600 lines.
+	// repeatAfter is the time between two lines for the same decision in an outage, because an hour of an
+	// outage must not be 3,600 lines.
 	repeatAfter = time.Minute
 
-	// burstMost lines of one kind about one device are told in each burstSpan. A peer may cause a hundred thousand a second.
+	// burstMost is how many lines of one kind about one device are told in each burstSpan, because a peer
+	// may cause a hundred thousand a second.
 	burstMost = 20
 	burstSpan = 10 * time.Second
 
-	maxText  = 2048 // bytes of a sentence; what a peer sends may be part of it
+	maxText  = 2048 // bytes of a sentence, which may contain a peer's text
 	maxField = 512
 	maxStack = 8 << 10
 )
 
-// Log returns a sink that tells the events as a story. What a level means stands in docs/adr/0005-log-levels.md. Each device has a story
-// of its own. A decision that repeats itself within an outage is told once a minute, with the number of times; the steps in between are
-// debug. So is what exceeds burstMost, and one line says how many that were. All texts are bounded.
+// Log returns a sink that writes events as lines. docs/adr/0005-log-levels.md says what a level means. A
+// decision that repeats itself within an outage is told once a minute with its number of times, for each
+// device apart; the steps in between have level debug. So have the lines beyond burstMost, and one line
+// says how many they are. All texts are bounded.
 func Log(log zerolog.Logger) func(Event) {
 	s := &story{log: log, devices: map[string]*plot{}}
 	return s.tell
@@ -39,8 +42,8 @@ type story struct {
 
 // plot is the story of one device so far.
 type plot struct {
-	asked  bool                // that DPS is being asked has been told in this outage
-	named  bool                // that DPS still names the hub that failed has been
+	asked  bool                // this outage has a line that says that DPS is asked
+	named  bool                // this outage has a line that says that DPS names the failed hub
 	told   map[string]*chapter // decisions, by hub and rule
 	bursts map[Kind]*burst
 }
@@ -55,7 +58,7 @@ type burst struct {
 	timer *time.Timer
 	told  int
 	held  int
-	level zerolog.Level // the highest of those that were held
+	level zerolog.Level // the highest level of the lines that were held
 }
 
 func (s *story) tell(e Event) {
@@ -86,7 +89,8 @@ func (s *story) tell(e Event) {
 	s.write(level, e, repeats)
 }
 
-// level finds the level of an event, and how often it has happened since it was told; below 0: it is not worth telling again yet.
+// level returns the level of an event, and how often it has happened since its last line. A number below
+// 0 means that it is too early for another line.
 func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
 	switch e.Kind {
 	case Packet:
@@ -165,7 +169,7 @@ func (s *story) held(p *plot, e Event, level zerolog.Level) bool {
 	return true
 }
 
-// burstOver is the end of a span. As long as lines are held back, one follows the other.
+// burstOver ends a span. Another span follows at once if this one held lines back.
 func (s *story) burstOver(device string, p *plot, kind Kind, b *burst) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,7 +195,7 @@ func (s *story) sumUp(device string, kind Kind, b *burst) {
 	b.held = 0
 }
 
-// write puts an event in a line.
+// write writes an event as a line.
 func (s *story) write(level zerolog.Level, e Event, repeats int) {
 	line := s.log.WithLevel(level)
 	reason := e.Error
@@ -200,7 +204,7 @@ func (s *story) write(level zerolog.Level, e Event, repeats int) {
 		reason = ""
 	}
 	if strings.Contains(e.Text, reason) {
-		reason = "" // the sentence says it
+		reason = "" // the sentence contains it
 	}
 	for _, f := range []struct{ key, value string }{
 		{"device", e.Device}, {"kind", string(e.Kind)}, {"hub", e.Hub}, {"peer", e.Peer}, {"rule", e.Rule}, {"signal", e.Signal}, {"name", e.Name},

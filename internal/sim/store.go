@@ -60,7 +60,7 @@ type cloudFile struct {
 	Sum       string            `json:"sum,omitempty"` // of the rest; a file from before there was one has none
 }
 
-// sum is the check sum of everything else in the document.
+// sum is the checksum of everything else in the document.
 func (c cloudFile) sum() string {
 	c.Sum = ""
 	sum := sha256.Sum256(encodeJSON(c))
