@@ -12,25 +12,24 @@ import (
 	"time"
 )
 
-// mostMemory is what a device may have resident at any time: 64 MiB whatever happens, and the ring
-// of 16 MiB that takes samples while the disk does not.
+// mostMemory is how much memory a device may use at any time, in bytes: 64 MiB, and 16 MiB for the ring that
+// holds samples while the disk fails.
 const mostMemory = (64 + 16) << 20
 
-// refusal is the time that a device has to say that it cannot start.
+// refusal is the time in which a device must say that it cannot start.
 const refusal = 20 * time.Second
 
-// chaos is a trial in which system calls of the device fail while hubs die. The device is never
-// killed and a burst is shorter than any damage that it may believe in, so each line that it was
-// given must arrive.
+// chaos is a trial in which system calls of the device fail while hubs die. Each line that the device was
+// given must arrive, because the device is never killed, and a burst is too short to be taken for damage.
 type chaos struct {
 	*trial
-	arrived  tally          // of a device that is never killed
+	arrived  tally          // the lines that have arrived
 	injected map[string]int // calls that have failed, by name
 	refused  int            // starts that ended at once with an error
-	memory   int64          // the most that a device ever had, in bytes
+	memory   int64          // the most memory that the device ever used, in bytes
 }
 
-// tally is which lines have arrived.
+// tally knows which lines have arrived.
 type tally struct {
 	received int64
 	lines    map[uint64]string // number of the line → id of the message that brought it
@@ -62,7 +61,7 @@ func (t *tally) add(a arrival) {
 	t.newest = max(t.newest, body.N)
 }
 
-// conclude holds what has arrived against what was given: lines 1 to last.
+// conclude compares the lines that have arrived with the lines that were given, 1 to last.
 func (t *tally) conclude(last uint64) {
 	lost, first := uint64(0), uint64(0)
 	for n := uint64(1); n <= last; n++ {
@@ -82,7 +81,7 @@ func newChaos(t *trial) *chaos {
 	return &chaos{trial: t, arrived: tally{lines: map[uint64]string{}}, injected: map[string]int{}}
 }
 
-// play is the whole run. Its error is what kept it from a verdict, or a program that did not do what it must.
+// play runs the whole trial. It returns an error if there is no verdict, or if a program did not behave.
 func (c *chaos) play(ctx context.Context) error {
 	c.say("%d bursts of failing system calls, %d samples/s, SEED=%d, in %s", c.bursts, c.rate, c.seed, c.dir)
 	life, end, err := c.begin(ctx)
@@ -111,7 +110,8 @@ func (c *chaos) play(ctx context.Context) error {
 	return c.finish(life)
 }
 
-// census runs a device once under strace, through the death of its hub, and asks whether chaos knows every system call that it makes.
+// census runs a device once under strace, while its hub dies, and checks that chaos knows every system call
+// of the device.
 func (c *chaos) census(ctx context.Context) error {
 	counts := c.path("census")
 	plain := c.device
@@ -190,14 +190,14 @@ func (c *chaos) burst(ctx context.Context, i int) error {
 	if err := c.control.heal(ctx); err != nil {
 		return err
 	}
-	if !up { // it could not start, said so, and has taken nothing of its input
+	if !up { // it could not start, has said so, and has read nothing of its input
 		c.refused++
 		return c.startDevice(ctx)
 	}
 	return nil
 }
 
-// startStopped starts the device, which stands still until it is resumed.
+// startStopped starts the device as a stopped process; resume lets it run.
 func (c *chaos) startStopped(ctx context.Context) error {
 	plain := c.device
 	c.device.path, c.device.args = "/bin/sh", append([]string{"-c", `kill -STOP $$; exec "$@"`, "sh", plain.path}, plain.args...)
@@ -212,8 +212,8 @@ func (c *chaos) startStopped(ctx context.Context) error {
 	})
 }
 
-// started feeds the device once it says that it has started. It is false if the device has ended instead, as it may if it cannot read
-// what it was told to: with an exit code and a sentence.
+// started waits until the device says that it has started, and then feeds it. It returns false if the
+// device has ended instead. The device may end if it cannot read its files, with an exit code and a sentence.
 func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	up := false
 	err := c.wait(ctx, "the device has neither started nor ended", func() (bool, error) {
@@ -239,7 +239,7 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	return false, nil
 }
 
-// wait looks every so often until what it waits for has come.
+// wait calls come again and again until it returns true. Its error after the limit begins with otherwise.
 func (c *chaos) wait(ctx context.Context, otherwise string, come func() (bool, error)) error {
 	limit := time.NewTimer(refusal)
 	defer limit.Stop()
@@ -259,7 +259,7 @@ func (c *chaos) wait(ctx context.Context, otherwise string, come func() (bool, e
 	}
 }
 
-// lastLife is what the device has logged since it was last started.
+// lastLife returns the device's log since its last start.
 func (c *chaos) lastLife() (string, error) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "device.log"))
 	return string(text[min(c.device.logged, int64(len(text))):]), err
@@ -270,17 +270,17 @@ func panicked(log string) bool {
 	return strings.Contains(log, "panic: ") || strings.Contains(log, "fatal error: ") || strings.Contains(log, "\ngoroutine ")
 }
 
-// endDevice notes the device's memory and ends it.
+// endDevice notes how much memory the device has used, and ends it.
 func (c *chaos) endDevice(ctx context.Context) error {
 	c.weigh()
 	return c.trial.endDevice(ctx)
 }
 
-// weigh notes how much memory the device has had.
+// weigh notes how much memory the device has used.
 func (c *chaos) weigh() {
 	bytes, err := peak(c.device.cmd.Process.Pid)
 	if err != nil {
-		return // it has just ended, and said why
+		return // it has just ended
 	}
 	c.memory = max(c.memory, bytes)
 	if bytes > mostMemory {
@@ -288,7 +288,7 @@ func (c *chaos) weigh() {
 	}
 }
 
-// recover waits until a line has arrived that was written from now on: so all that was written before is over.
+// recover waits until a line arrives that was written after this call, so that the device has recovered.
 func (c *chaos) recover(ctx context.Context) error {
 	from := c.feeder.written()
 	if err := c.follow(ctx, c.recovery, func() bool { return c.arrived.newest > from }); err != nil {
@@ -301,12 +301,12 @@ func (c *chaos) recover(ctx context.Context) error {
 	return nil
 }
 
-// follow reads what arrives until enough says so, or for d.
+// follow reads the lines that arrive until enough returns true, or for d.
 func (c *chaos) follow(ctx context.Context, d time.Duration, enough func() bool) error {
 	return c.watch(ctx, pollEvery, d, enough, c.read)
 }
 
-// read enters what has arrived since the last time.
+// read enters the lines that have arrived since the last call.
 func (c *chaos) read(ctx context.Context) error {
 	l, err := c.behind(ctx, c.arrived.received)
 	if err != nil {
@@ -318,7 +318,7 @@ func (c *chaos) read(ctx context.Context) error {
 	return nil
 }
 
-// finish lets everything drain, ends the device in order, and counts.
+// finish waits until everything is sent, ends the device in order, and counts.
 func (c *chaos) finish(ctx context.Context) error {
 	if err := c.recover(ctx); err != nil {
 		return err

@@ -15,12 +15,12 @@ import (
 	"time"
 )
 
-// Where a call is failed.
+// These values say where a call fails.
 const (
-	anywhere = iota // wherever the process makes it
+	anywhere = iota // at any time, on any descriptor
 	onFiles         // on the descriptors of files and sockets that are open when the burst begins
-	atStart         // wherever, while the process starts: it hardly makes the call later
-	onceUp          // wherever, but not while the process starts: Go's runtime makes it too, and ends the process if it fails
+	atStart         // only while the process starts, because it hardly makes the call later
+	onceUp          // only after the start, because Go's runtime makes the call at the start and ends the process if it fails
 )
 
 // call is a system call that chaos fails, and the errors that the kernel documents for it.
@@ -30,7 +30,7 @@ type call struct {
 	where  int
 }
 
-// noSpace are the errors of a disk or a process that is out of something. Nothing that is stored is damaged by them.
+// noSpace are the errors of a disk that stores nothing more. They do not damage what is stored.
 var noSpace = []string{"ENOSPC", "EDQUOT", "EROFS", "EIO"}
 
 // calls are the system calls that a device makes and that may fail.
@@ -61,14 +61,14 @@ var calls = []call{
 	{"getpeername", []string{"ENOBUFS", "ENOTCONN"}, anywhere},
 	{"epoll_ctl", []string{"ENOMEM", "ENOSPC"}, onceUp},
 
-	// A disk that is full, one that is read-only, one that does not answer, and a process without descriptors.
+	// These are the errors of a full disk, a read-only disk, a disk that fails, and a process without descriptors.
 	{"pwrite64,fsync,fdatasync,ftruncate,mkdirat,renameat", []string{"ENOSPC", "EDQUOT"}, anywhere},
 	{"openat,pwrite64,ftruncate,mkdirat,renameat,unlinkat", []string{"EROFS"}, anywhere},
 	{"openat,pread64,pwrite64,fsync,fdatasync,getdents64,newfstatat", []string{"EIO", "ESTALE"}, anywhere},
 	{"openat,socket", []string{"EMFILE", "ENFILE"}, anywhere},
 }
 
-// unfailed are the system calls that chaos leaves alone, each with the reason.
+// unfailed are the system calls that chaos does not fail, each with the reason.
 var unfailed = map[string]string{
 	"futex epoll_pwait epoll_create1 eventfd2 nanosleep clock_nanosleep clone3 clone mmap munmap mprotect madvise brk sched_yield sched_getaffinity " +
 		"tgkill getpid gettid rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack rseq set_robust_list set_tid_address arch_prctl membarrier " +
@@ -79,7 +79,7 @@ var unfailed = map[string]string{
 	"wait4 waitid kill pidfd_open pidfd_send_signal":               "it serves child processes, and a device has none",
 }
 
-// census says which of the system calls of a trace chaos neither fails nor leaves alone for a reason.
+// census returns the system calls of a trace that are neither in calls nor in unfailed.
 func census(trace []byte) (unknown []string) {
 	known := map[string]bool{}
 	for _, c := range calls {
@@ -109,12 +109,12 @@ func census(trace []byte) (unknown []string) {
 type burst struct {
 	call
 	errno string
-	when  string // in the words of strace: 3, 3+2, 1+1; counted for each thread
+	when  string // strace's when=: 3, 3+2, 1+1; counted for each thread
 	lasts time.Duration
 }
 
 func newBurst(r *rand.Rand, i int) burst {
-	c := calls[i%len(calls)] // so that a run of some length fails each
+	c := calls[i%len(calls)] // in turn, so that a long run fails each call
 	b := burst{call: c, errno: c.errnos[r.IntN(len(c.errnos))], lasts: time.Duration(200+r.IntN(1300)) * time.Millisecond}
 	switch r.IntN(4) {
 	case 0, 1:
@@ -131,14 +131,14 @@ func (b burst) String() string {
 	return fmt.Sprintf("%s fails with %s (when=%s) for %v", b.name, b.errno, b.when, b.lasts)
 }
 
-// injector is a strace at work on a process.
+// injector is a running strace that is attached to a process.
 type injector struct {
 	cmd   *exec.Cmd
 	trace string
 	said  bytes.Buffer
 }
 
-// inject begins a burst. The process may be stopped: it is traced when inject returns.
+// inject begins a burst. When it returns, the process is traced, even if the process is stopped.
 func inject(ctx context.Context, b burst, pid int, trace string) (*injector, error) {
 	args := []string{"-f", "-o", trace, "-e", "trace=" + b.name, "-e", "signal=none", "-e", "inject=" + b.name + ":error=" + b.errno + ":when=" + b.when}
 	if b.where == onFiles {
@@ -171,9 +171,9 @@ func inject(ctx context.Context, b burst, pid int, trace string) (*injector, err
 	return i, nil
 }
 
-// end lets the process go, and says how many calls have failed.
+// end detaches from the process, and returns how many calls have failed.
 func (i *injector) end() (failed int, err error) {
-	_ = i.cmd.Process.Signal(os.Interrupt) // it has gone with its process if that fails
+	_ = i.cmd.Process.Signal(os.Interrupt) // an error means that strace ended together with the process
 	var exit *exec.ExitError
 	if err := i.cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		return 0, err
@@ -185,7 +185,7 @@ func (i *injector) end() (failed int, err error) {
 	return bytes.Count(text, []byte("(INJECTED)")), nil
 }
 
-// openFiles are the names of the files and sockets that a process has open, but for its standard input.
+// openFiles returns the names of the files and sockets that a process has open, except its standard input.
 func openFiles(pid int) (paths []string, err error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
@@ -206,7 +206,7 @@ func traced(pid int) bool {
 	return err == nil && tracer != "0"
 }
 
-// statusOf is a line of /proc/PID/status.
+// statusOf returns a line of /proc/PID/status.
 func statusOf(pid int, name string) (string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -220,7 +220,7 @@ func statusOf(pid int, name string) (string, error) {
 	return "", fmt.Errorf("/proc/%d/status has no line %s", pid, name)
 }
 
-// peak is the most memory that a process ever had, in bytes.
+// peak returns the most memory that a process ever used, in bytes.
 func peak(pid int) (int64, error) {
 	text, err := statusOf(pid, "VmHWM")
 	if err != nil {
@@ -230,7 +230,7 @@ func peak(pid int) (int64, error) {
 	return kib << 10, err
 }
 
-// resume lets a process go on that has stopped itself.
+// resume continues a process that has stopped itself.
 func resume(ctx context.Context, pid int) error {
 	return exec.CommandContext(ctx, "kill", "-CONT", strconv.Itoa(pid)).Run() //nolint:gosec // a number
 }

@@ -196,7 +196,7 @@ const (
 	blind          // at any moment, perhaps before the programs have even started
 )
 
-// begin starts the simulator and writes down how the device is started. end leaves nothing behind.
+// begin starts the simulator and sets how the device is started. end stops both and waits for their end.
 func (t *trial) begin(ctx context.Context) (life context.Context, end func(), err error) {
 	life, cancel := context.WithCancel(ctx)
 	end = func() {
@@ -289,7 +289,8 @@ func (t *trial) follow(ctx context.Context, every, d time.Duration, enough func(
 	})
 }
 
-// watch reads every so often, until enough says so, or for d. It fails if a program has ended.
+// watch calls read in intervals until enough returns true, or for d. It returns an error if a program has
+// ended.
 func (t *trial) watch(ctx context.Context, every, d time.Duration, enough func() bool, read func(context.Context) error) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
@@ -329,7 +330,7 @@ func (t *trial) read(ctx context.Context) error {
 	return nil
 }
 
-// behind is what has arrived behind the first n messages. The ledger must show all of it.
+// behind returns the messages after the first n that arrived. It returns an error if the ledger lacks one.
 func (t *trial) behind(ctx context.Context, n int64) (ledger, error) {
 	l, err := t.control.ledger(ctx, deviceID, n)
 	if err == nil && (l.Truncated || l.Received != n+int64(len(l.Messages))) {
@@ -453,7 +454,7 @@ func (t *trial) finish(ctx context.Context) error {
 	return t.tell(l.LastSeq)
 }
 
-// endDevice ends the device's input, and waits until it has sent what it has and ended.
+// endDevice closes the device's input, and waits until the device has sent everything and ended.
 func (t *trial) endDevice(ctx context.Context) error {
 	t.feeder.end()
 	limit := time.NewTimer(2 * t.recovery)
@@ -495,7 +496,7 @@ func (t *trial) verify(ctx context.Context) {
 	}
 }
 
-// opinion runs `hubhop outbox verify` against the simulator's ledger.
+// opinion runs `hubhop outbox verify` against the simulator's ledger, and returns an error if it objects.
 func (t *trial) opinion(ctx context.Context, partial bool) error {
 	cmd := exec.CommandContext(ctx, t.sim.path, "outbox", "verify", "--dir", t.path("device/"+deviceID+"/outbox"), "--device-id", deviceID, //nolint:gosec // the program under test
 		"--ledger", t.control.url, fmt.Sprintf("--partial=%v", partial))

@@ -19,7 +19,7 @@ type program struct {
 	args       []string
 	home       string // working directory, and where its log is
 	kills      int
-	logged     int64 // bytes of the log before it was last started
+	logged     int64 // bytes of the log at the last start
 
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -33,7 +33,7 @@ func (p *program) start(ctx context.Context, told chan<- string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Close() }() // the child has its own
+	defer func() { _ = log.Close() }() // the child has its own descriptor
 	if p.logged, err = log.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}

@@ -10,8 +10,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// This file is as much of AMQP 1.0 as it takes to say that there is none. A client that is only hung up on cannot tell why;
-// one that gets a close with a condition prints it. The numbers are those of the OASIS standard, parts 1, 2 and 5.
+// This file has as much of AMQP 1.0 as is needed to refuse its clients with a reason. A client whose
+// connection is only closed cannot tell why; it prints the condition of a proper close. The numbers are
+// those of the OASIS standard, parts 1, 2 and 5.
 
 const (
 	amqpPort = 5671
@@ -25,7 +26,7 @@ const (
 )
 
 const (
-	amqpFrame = 0 // the type of a frame, and of the protocol in the 8 bytes that begin a layer
+	amqpFrame = 0 // type of a frame, and of the protocol in the first 8 bytes of a layer
 	saslFrame = 1
 	saslLayer = 3
 )
@@ -65,7 +66,7 @@ func amqpSymbols(symbols ...string) []byte {
 
 var errNoAMQP = errors.New("not AMQP 1.0")
 
-// refuseAMQP goes through the motions until the client listens for an error, and gives it one.
+// refuseAMQP answers the client's opening until the client can receive an error, and sends the error.
 func refuseAMQP(client io.ReadWriter) error {
 	header := make([]byte, 8)
 	next := func() (layer byte, err error) {
@@ -84,7 +85,7 @@ func refuseAMQP(client io.ReadWriter) error {
 		if _, err := client.Write(hello); err != nil {
 			return err
 		}
-		if err := skipAMQPFrame(client); err != nil { // sasl-init; whoever it is
+		if err := skipAMQPFrame(client); err != nil { // sasl-init; any client may go on
 			return err
 		}
 		if _, err := client.Write(appendAMQPFrame(nil, saslFrame, 0x44, []byte{0x50, 0})); err != nil { // outcome: ok
@@ -103,7 +104,7 @@ func refuseAMQP(client io.ReadWriter) error {
 	if _, err := client.Write(last); err != nil {
 		return err
 	}
-	_, _ = io.CopyN(io.Discard, client, amqpFrameLimit) // what the client says to it, lest a reset overtake the answer
+	_, _ = io.CopyN(io.Discard, client, amqpFrameLimit) // reads the client's reply, because closing earlier could reset the answer away
 	return nil
 }
 
@@ -120,20 +121,20 @@ func skipAMQPFrame(r io.Reader) error {
 	return err
 }
 
-// amqpDesk is where the AMQP clients of a hub or of DPS end up.
+// amqpDesk refuses the AMQP clients of a hub or of DPS.
 type amqpDesk struct {
-	hub  string // what the log calls it
+	hub  string // its name in the log
 	log  zerolog.Logger
 	told *novelty
 }
 
-// serve is one connection to the port of AMQP.
+// serve handles one connection to the port of AMQP.
 func (a *amqpDesk) serve(c *conn, config *tls.Config) {
 	secure := tls.Server(c, config)
 	a.speak(c, secure, secure)
 }
 
-// speak is one connection behind TLS, or behind the WebSocket over it.
+// speak handles one connection over TLS, or over WebSocket.
 func (a *amqpDesk) speak(c *conn, _ *tls.Conn, via carrier) {
 	_ = c.SetDeadline(time.Now().Add(amqpTimeout))
 	err := refuseAMQP(via)

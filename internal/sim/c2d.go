@@ -141,7 +141,7 @@ func (m *letter) packetID() uint16 { return uint16(m.seq&0x3FFF) + 1 }
 
 // end settles a message for good.
 func (m *letter) end(state, outcome string) {
-	m.state, m.token, m.body, m.topic = state, "", nil, "" // only what became of it is remembered
+	m.state, m.token, m.body, m.topic = state, "", nil, "" // only the end of the message is remembered
 	if m.ack == "full" || m.ack == "positive" && outcome == FeedbackSuccess || m.ack == "negative" && outcome != FeedbackSuccess {
 		m.feedback = outcome
 	}
@@ -225,7 +225,8 @@ func (q *mailbox) expire(now time.Time) {
 	}
 }
 
-// rejectBefore ends the messages that waited before the device subscribed, as the documentation says of a hub.
+// rejectBefore dead-letters the messages that were sent before the device subscribed, as the
+// documentation says that a hub does.
 func (q *mailbox) rejectBefore(subscribed time.Time) {
 	for _, m := range q.messages {
 		if m.state == C2DEnqueued && m.enqueued.Before(subscribed) {

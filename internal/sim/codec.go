@@ -278,7 +278,7 @@ type publishPacket struct {
 	payload     []byte
 }
 
-// errWildcard is a topic that MQTT allows in a filter only.
+// errWildcard is the error for a topic with a character that MQTT allows only in a filter.
 var errWildcard = errors.New("a wildcard in the topic of a message: + and # must be percent-encoded")
 
 func parsePublish(first byte, body []byte) (p publishPacket, err error) {

@@ -46,8 +46,8 @@ const (
 	ReprovisionNever   = "never"   // it keeps its hub
 )
 
-// What becomes of a cloud-to-device message that is older than the device's subscription, see
-// Config.C2DBeforeSubscription.
+// These values of Config.C2DBeforeSubscription say what happens to a cloud-to-device message that is older
+// than the device's subscription.
 const (
 	EarlyC2DDeliver = "deliver" // the device gets it
 	EarlyC2DReject  = "reject"  // it is dead-lettered, and its sender is told Rejected
@@ -67,9 +67,10 @@ type Config struct {
 	BaseAddress string // IPv4 address of DPS, hub i is at base+i in LayoutLoopback; "" means 127.0.0.1
 	HTTPSPort   int    // LayoutLoopback only; 0 means 443 where it can be bound, else 8443
 	ControlAddr string // the control API; "" means 127.0.0.1:8090; if the port is taken a free one is used
-	// Advertise is the host, a name or an IPv4 address, that clients are told in place of BaseAddress: in assignedHub, in
-	// certificates and in sim.json. It is for clients that know this machine by another name, as in other containers.
-	// LayoutPorts only, since it is one host; BaseAddress may then be 0.0.0.0. "" means BaseAddress.
+	// Advertise is the host, a name or an IPv4 address, that clients are told in place of BaseAddress: in
+	// assignedHub, in certificates and in sim.json. It is for clients that reach this machine by another
+	// name, as from other containers. It needs LayoutPorts, because it is one host; BaseAddress may then be
+	// 0.0.0.0. "" means BaseAddress.
 	Advertise string
 	ListenAny bool // allow addresses other machines can reach; without it every listener must be on loopback
 
@@ -86,7 +87,7 @@ type Config struct {
 	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
 	Move             string        // MoveDisable or MoveDelete; "" means disable
 	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
-	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It counts over MQTT only.
+	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It affects only MQTT.
 	C2DBeforeSubscription string
 	SASGrace              time.Duration // how long after its expiry a token still serves at a hub
 
@@ -265,7 +266,7 @@ func (c Config) address(i int) netip.Addr {
 	return a
 }
 
-// told is the address as clients are told it.
+// told returns the address that clients are told for host number i.
 func (c Config) told(i int) string {
 	if c.Advertise != "" {
 		return c.Advertise
@@ -278,7 +279,7 @@ func hostIn(addr string) string {
 	return host
 }
 
-// validHost takes an IPv4 address, or a name of letters, digits, dashes and dots.
+// validHost says whether host is an IPv4 address, or a name of letters, digits, dashes and dots.
 func validHost(host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return a.Is4() && !a.IsUnspecified()

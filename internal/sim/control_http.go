@@ -60,7 +60,7 @@ func (s *Sim) ControlHandler() http.Handler {
 	})
 }
 
-// controlRoutes are all there are, in the order in which people are told of them.
+// controlRoutes returns all routes, in the order of the documentation.
 func (s *Sim) controlRoutes() []controlRoute {
 	routes := []controlRoute{
 		{Method: "GET", Path: "/api/state", About: "hubs, devices and totals at this moment", answer: func(*http.Request) (any, error) { return s.State(), nil }},
@@ -112,7 +112,7 @@ func (s *Sim) showLedger(r *http.Request) (any, error) {
 	return &messageStream{l, kept, s.ledger.ahead}, nil
 }
 
-// deviceRoutes are those of one device.
+// deviceRoutes returns the routes of one device.
 func (s *Sim) deviceRoutes() []controlRoute {
 	on := func(name string) string { return "/api/devices/{id}/" + name }
 	simple := func(name, about string, act func(id string) error) controlRoute {
@@ -163,7 +163,7 @@ func (s *Sim) deviceRoutes() []controlRoute {
 	}
 }
 
-// The bodies of requests that have no type of their own.
+// These are the bodies of requests that have no type elsewhere.
 type (
 	failoverBody struct {
 		Seconds float64 `json:"seconds"`
@@ -314,8 +314,8 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 	_, _ = w.Write(append(encodeJSON(v), '\n'))
 }
 
-// messageStream is a ledger whose messages are decoded while they are written: all at once may be several times what the
-// ledger keeps.
+// messageStream is a ledger whose messages are decoded one by one while they are written, because all of
+// them decoded may need several times the memory of the ledger.
 type messageStream struct {
 	ledger Ledger
 	kept   []entry

@@ -50,7 +50,7 @@ type dps struct {
 type operation struct {
 	id      string
 	device  *device
-	version string          // of the API it was asked for in
+	version string          // version of the API of the request
 	csr     *signingRequest // nil without one
 	polls   int             // answered with 202 so far
 	created time.Time
@@ -115,7 +115,7 @@ type answer struct {
 	status     int
 	retryAfter string // whole seconds, "" to leave it out
 	body       any
-	refused    string // why, for the log and the events; "" if it is no refusal
+	refused    string // reason of a refusal, for the log and the events; "" if it is none
 	delay      time.Duration
 	hangUp     bool // the connection is closed after the reply, or instead of it if there is no status
 }
@@ -234,7 +234,7 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 	}
 	p.event(op.device.registrationID, &state)
 	op.final = &operationStatus{op.id, state.Status, &state}
-	op.csr, op.custom = nil, allocation{} // they have had their effect; the operation itself is remembered for long
+	op.csr, op.custom = nil, allocation{} // not needed any more; the operation is remembered for long
 	if state.Status == statusDisabled {
 		op.final.OperationID = ""
 	}
@@ -339,7 +339,7 @@ func (p *dps) retryAfter() string {
 	return fmt.Sprint(int(p.config.RetryAfter / time.Second))
 }
 
-// tell lets people know of a refusal, and returns the answer as it is.
+// tell logs a refusal, emits its event, and returns the answer unchanged.
 func (p *dps) tell(c claim, a answer) answer {
 	if a.refused == "" {
 		return a
@@ -355,7 +355,7 @@ func (p *dps) tell(c claim, a answer) answer {
 	return a
 }
 
-// event tells how a registration has ended.
+// event emits the event for the end of a registration.
 func (p *dps) event(registrationID string, state *registrationState) {
 	device := shorten(registrationID)
 	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: state.Status})
@@ -458,7 +458,7 @@ func (p *dps) fault(f DPSFault) error {
 	return err
 }
 
-// endpoints are all of them: faults hit every one.
+// endpoints returns all listening addresses, because a fault affects every one.
 func (p *dps) endpoints() []*endpoint {
 	all := []*endpoint{p.mqtt, p.https}
 	if p.amqp != nil {

@@ -19,7 +19,7 @@ import (
 // sockets mute, all below TLS, and healing undoes it on the same address.
 type endpoint struct {
 	listen func(network, addr string) (net.Listener, error)
-	host   string      // what clients are told in place of the host of its address; "" is that host
+	host   string      // host that clients are told; "" means the host of the address
 	serve  func(*conn) // called in a goroutine of its own per connection; must end after the connection did
 
 	jobs sync.WaitGroup // accept loop and serving goroutines
@@ -41,7 +41,7 @@ type endpoint struct {
 type mode struct {
 	door     door
 	mute     bool   // sockets stay open, nothing is read or written
-	resets   bool   // mute: when it is over, the sockets that were open meanwhile are reset
+	resets   bool   // mute: the sockets that were open in the silence are reset at its end
 	turnAway hangUp // accepted connections are closed at once
 }
 
@@ -105,7 +105,7 @@ func (e *endpoint) address() string {
 	return e.addr
 }
 
-// told is the address as clients are told it.
+// told returns the address that clients are told.
 func (e *endpoint) told() string {
 	addr := e.address()
 	if _, port, err := net.SplitHostPort(addr); err == nil && e.host != "" {
@@ -436,7 +436,7 @@ func (c *conn) freeze(on bool) {
 	_ = c.inner.SetReadDeadline(by)
 }
 
-// doom lets nothing more in or out of a connection that is about to be reset.
+// doom stops all traffic of a connection that is about to be reset.
 func (c *conn) doom() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

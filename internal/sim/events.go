@@ -25,10 +25,10 @@ const (
 	EventFault      = "fault"
 	EventHeal       = "heal"
 	EventMove       = "move"
-	EventMissed     = "missed" // count: events that this reader did not get, because it was too slow
+	EventMissed     = "missed" // this reader was too slow; Count is how many events it did not get
 )
 
-// maxReaders is how many may read the events over HTTP at the same time. Each costs the room for watcherBuffer events.
+// maxReaders bounds the readers of events over HTTP, because each needs the memory of watcherBuffer events.
 const maxReaders = 64
 
 // watcherBuffer is how many events a watcher may be behind before it misses some.
@@ -37,7 +37,8 @@ const watcherBuffer = 1024
 // telemetryPeriod is how often messages are summed up into an event, while somebody watches and there are any.
 const telemetryPeriod = 250 * time.Millisecond
 
-// broadcaster hands events to whoever watches. It never blocks: a slow watcher misses events, and is told how many.
+// broadcaster hands events to its watchers. It never blocks: a slow watcher misses events, and is told how
+// many.
 type broadcaster struct {
 	mu       sync.Mutex
 	watchers map[chan Event]*watcher
@@ -47,9 +48,9 @@ type broadcaster struct {
 	closed   bool
 }
 
-// watcher is one who watches; the broadcaster's mutex guards it.
+// watcher is one receiver of events. The broadcaster's mutex guards it.
 type watcher struct {
-	missed int64 // events since the last one that there was room for
+	missed int64 // events without room since the last event that had room
 }
 
 func (b *broadcaster) watch() (<-chan Event, func()) {
@@ -58,7 +59,7 @@ func (b *broadcaster) watch() (<-chan Event, func()) {
 	return b.admit()
 }
 
-// admit is called with mu held.
+// admit adds a watcher. mu is held.
 func (b *broadcaster) admit() (<-chan Event, func()) {
 	c := make(chan Event, watcherBuffer)
 	if b.closed {
@@ -79,7 +80,7 @@ func (b *broadcaster) admit() (<-chan Event, func()) {
 	}
 }
 
-// read is watch for somebody on the other side of a connection, of whom there may be any number.
+// read is watch for a reader over HTTP. It returns an error if there are maxReaders already.
 func (b *broadcaster) read() (<-chan Event, func(), error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -57,10 +57,10 @@ const (
 	DPSStray        = "stray"        // MQTT: every answer is preceded by one to a question nobody asked, and comes twice
 )
 
-// What becomes of the connections that a silent hub or DPS has left waiting, when it speaks again.
+// These values of WhenOver say what happens, at the end of a silence, to the connections that waited.
 const (
-	WaitingAnswer = "answer" // what they sent is served, as on a path that had lost some packets
-	WaitingReset  = "reset"  // they are reset, and nothing of what they sent is served
+	WaitingAnswer = "answer" // their requests are served, as after some lost packets
+	WaitingReset  = "reset"  // they are reset, and their requests are not served
 )
 
 const (
@@ -329,11 +329,12 @@ func (h *hub) undo() error {
 // loseAll empties the hub; a device is back when it registers with DPS.
 func (h *hub) loseAll() {
 	for _, i := range h.all() {
-		_ = h.delete(i.id, "the hub has lost its identities") // nobody was promised that; the store has logged it
+		_ = h.delete(i.id, "the hub has lost its identities") // nobody is told that it is done; the store has logged the error
 	}
 }
 
-// faultBegun tells the beginning of a fault of a hub, or of DPS, and its length if it has an end.
+// faultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and emits
+// its event.
 func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, seconds float64) {
 	events.emit(Event{Kind: EventFault, Hub: hub, Reason: kind})
 	line := log.Info().Str("hub", hub).Str("kind", kind)
@@ -343,7 +344,7 @@ func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, secon
 	line.Msg("fault")
 }
 
-// faultOver tells the end of a fault of a hub, or of DPS.
+// faultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its event.
 func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind string) {
 	return func(kind string) {
 		events.emit(Event{Kind: EventHeal, Hub: hub, Reason: kind})

@@ -26,7 +26,7 @@ type hub struct {
 	tls       *tls.Config
 	mqtt      *endpoint
 	https     *endpoint
-	amqp      *endpoint      // says that there is none; nil where its port is not to be had
+	amqp      *endpoint      // refuses AMQP clients; nil if its port is taken
 	surface   *http.ServeMux // of https
 	endpoints []*endpoint    // all of them: faults hit every one
 
@@ -46,7 +46,7 @@ type hubDeps struct {
 	now      func() time.Time // the cloud's clock
 	grace    time.Duration
 	refusal  byte // CONNACK for a disabled identity
-	rejects  bool // messages older than the device's subscription
+	rejects  bool // dead-letter messages that are older than the device's subscription
 	devices  *authority
 	ledger   *ledger
 	store    *store // nil without a state directory
@@ -119,7 +119,7 @@ func (h *hub) identity(id string) *identity {
 }
 
 // admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
-// new twin starts at version 1. An error says that the identity is as wanted, but could not be written down.
+// new twin starts at version 1. An error says that the change was made but could not be written down.
 func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
@@ -203,9 +203,9 @@ func (h *hub) delete(id, reason string) error {
 	return lost
 }
 
-// bury is the end of an identity that nobody can find any more. It returns the session that is to be ended, nil without
-// one. An error says that the identity could not be taken out of the store. Called with the hub's mutex held, so that a new
-// identity of the same name comes afterwards.
+// bury ends an identity that is no longer in the hub's table. It returns the session that the caller must
+// end, nil if there is none. An error says that the identity could not be removed from the store. The hub's
+// mutex is held, so that a new identity of the same name comes later.
 func (i *identity) bury() (live *session, err error) {
 	i.mu.Lock()
 	i.gone = true
@@ -247,7 +247,7 @@ func (i *identity) usableLocked() error {
 type username struct {
 	host, device, module string
 	modelID              string
-	oldest               bool // there is no api-version
+	oldest               bool // it has no api-version
 }
 
 var errUsername = errors.New("malformed user name")
@@ -332,7 +332,7 @@ func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *ident
 	return i, u, expires, nil
 }
 
-// tellRefused tells people why a device was refused.
+// tellRefused logs why a device was refused, and emits the event.
 func (h *hub) tellRefused(device, reason string) {
 	device = shorten(device)
 	h.events.emit(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})

@@ -225,7 +225,7 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 	header := http.Header{}
 	m.headers(header)
 	if err := i.saveAndUnlock(); err != nil {
-		return unconfirmed(err) // its lock ends by itself
+		return unconfirmed(err) // the lock on the message ends by itself
 	}
 	maps.Copy(w.Header(), header)
 	_, _ = w.Write(body)

@@ -795,7 +795,7 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 	return serviceTwinError(err)
 }
 
-// holdsNull says whether a property is null, at any depth of objects.
+// holdsNull says whether any property is null, at any depth of objects.
 func holdsNull(props map[string]any) bool {
 	for _, v := range props {
 		child, _ := v.(map[string]any)

@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// jsonFault says what is wrong with a JSON text in the words of JSON: encoding/json speaks of the Go types that it was to be
-// read into. into is what it was read into, for the names of the fields there are; nil where unknown fields are allowed.
+// jsonFault says what is wrong with a JSON text without naming Go types, which the errors of encoding/json
+// do. into is the value that the text was decoded into, for the names of its fields; nil if unknown fields
+// are allowed.
 func jsonFault(err error, into any) string {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		what := "the document"
@@ -38,7 +39,7 @@ func jsonFault(err error, into any) string {
 	return text
 }
 
-// jsonKind is what a Go type is called in JSON.
+// jsonKind returns the JSON name of a Go type.
 func jsonKind(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -69,7 +70,7 @@ func jsonArticle(value string) string {
 	return "a " + value
 }
 
-// jsonFields are the names of the fields that an object of this type has, in order.
+// jsonFields returns the names of the fields of an object of this type, in order.
 func jsonFields(t reflect.Type) (names []string) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()

@@ -13,26 +13,27 @@ import (
 	"time"
 )
 
-// This file says what of the hubs and of the registry is in the state directory, and brings it back. Keys of records are
+// This file writes the state of the hubs and of the registry to the state directory, and reads it back. The
+// keys of its records are
 //
 //	device/{device}                         the registry's record of a device
 //	enrollment/{group or single}/{id}       an entry of DPS's enrollment list
-//	identity/{hub}/{device}[/{module}]      who may connect, and what it is subscribed to
+//	identity/{hub}/{device}[/{module}]      credentials and subscriptions
 //	twin/{hub}/{half}/{device}[/{module}]   desired, reported, tags
 //	mail/{hub}/{device}/{number}            a cloud-to-device message
 //	ledger/segments                         the numbers of the oldest and the newest file of the ledger
 //
-// What is not there starts anew: faults, connections, registrations under way, the history of IoT Central's commands.
+// All other state starts anew: faults, connections, registrations under way, the history of IoT Central's commands.
 
-// saveAndUnlock writes down what has changed, before anybody else can see it, and unlocks the identity's mutex. Without a
-// state directory it only unlocks. The store has logged an error that is returned; what could not be written is written
-// with the next change. Whoever has nothing to write calls mu.Unlock.
+// saveAndUnlock writes down the changes of an identity before anybody can see them, and unlocks its mutex.
+// Without a state directory it only unlocks. The store has logged the error that it returns; the next
+// change writes again what could not be written. Code that has changed nothing calls mu.Unlock instead.
 func (i *identity) saveAndUnlock() error {
 	defer i.mu.Unlock()
 	return i.keep()
 }
 
-// unconfirmed is what a client is told whose request could not be written down; nil stays nil.
+// unconfirmed returns the error for a client whose request could not be written down; nil stays nil.
 func unconfirmed(err error) error {
 	if err == nil {
 		return nil
@@ -42,10 +43,10 @@ func unconfirmed(err error) error {
 
 const segmentsKey = "ledger/segments"
 
-// noteSegments remembers which files of the ledger there are, so that a start notices if one is missing.
+// noteSegments writes down which files the ledger has, so that a start notices if one is missing.
 func (s *store) noteSegments(there segmentRange) error { return s.put(segmentsKey, there) }
 
-// knownSegments is what noteSegments was told.
+// knownSegments returns the range that noteSegments wrote down.
 func (s *store) knownSegments() (there segmentRange, err error) {
 	err = s.take(segmentsKey, func(_ string, document []byte) error { return json.Unmarshal(document, &there) })
 	return there, err
@@ -383,8 +384,8 @@ type keptDevice struct {
 	Organizations  []string        `json:"organizations,omitempty"`
 }
 
-// keep writes down a device that may have changed; called with mu held. One that is not in the registry any more is deleted.
-// Its error is also about what hubs could not write down on the way.
+// keep writes down a device that may have changed, or deletes it if it is no longer in the registry. Its
+// error includes what hubs could not write down since the last keep. mu is held.
 func (r *registry) keep(d *device) error {
 	if r.store == nil {
 		return nil

@@ -342,7 +342,7 @@ func (l *ledger) forget() {
 	l.count--
 }
 
-// report is sum with the messages decoded.
+// report is sum with decoded messages.
 func (l *ledger) report(device string, messages bool, after int64) Ledger {
 	r, kept := l.sum(device, messages, after)
 	if messages {
@@ -354,8 +354,9 @@ func (l *ledger) report(device string, messages bool, after int64) Ledger {
 	return r
 }
 
-// sum sums up one device, or all of them for "". The messages are those it keeps; of them, those behind the first after that
-// were received, so that somebody who comes back for more in time gets each of them once.
+// sum sums up one device, or all devices if device is "". With messages it also returns the messages that
+// the ledger still has, without the first after ones received. So a reader that comes back in time gets
+// each message once.
 func (l *ledger) sum(device string, messages bool, after int64) (r Ledger, kept []entry) {
 	r = Ledger{Hubs: map[string]int64{}}
 	l.mu.Lock()

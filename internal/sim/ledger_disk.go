@@ -24,8 +24,8 @@ import (
 // Nothing is synced: what was written survives the death of the process, which is the promise, but not that of the machine.
 type ledgerDisk struct {
 	dir          string
-	known        segmentRange             // those that were there in an earlier life
-	note         func(segmentRange) error // told of a new segment before the first message is in it, and of the end of an old one before it is deleted; may be nil
+	known        segmentRange             // the segments of the last run
+	note         func(segmentRange) error // called before the first message of a new segment, and before an old segment is deleted; may be nil
 	log          zerolog.Logger
 	segmentBytes int64 // a segment that has so many gets no more
 	countsBytes  int64 // so many in segments that the counts do not include call for new counts
@@ -38,7 +38,7 @@ type ledgerDisk struct {
 	lastRef  uint32      // of an origin
 }
 
-// segmentRange are the numbers of the segments there are; all zero is none, or unknown.
+// segmentRange has the numbers of the oldest and the newest segment; zero means none, or unknown.
 type segmentRange struct {
 	Oldest uint32 `json:"oldest"`
 	Newest uint32 `json:"newest"`
@@ -302,7 +302,7 @@ func (l *ledger) openDisk(d *ledgerDisk) (err error) {
 			continue
 		}
 		if n := len(d.segments); n > 0 && d.segments[n-1].number+1 != number || n == 0 && number > max(d.counted, 1) {
-			if d.written == 0 && n == 0 { // whole segments were deleted that only the counts know of
+			if d.written == 0 && n == 0 { // only the counts know the messages of deleted segments
 				return missing(d.countsPath())
 			}
 			return missing(d.path(number - 1))

@@ -53,8 +53,8 @@ func (i *identity) await(ctx context.Context) {
 	}
 }
 
-// takesMethods says whether methods reach the device: it listens for them, and its version of the protocol has them.
-// Called with the identity's mutex held.
+// takesMethods says whether methods reach the device: it has subscribed to them, and its version of the
+// protocol has them. The identity's mutex is held.
 func (s *session) takesMethods() bool { return s.subs.methods > 0 && !s.oldest }
 
 // arrived tells those who wait for the device to look again; called with mu held.

@@ -33,11 +33,11 @@ type registry struct {
 	byID           map[string]*device
 	started        bool // the hubs' host names are known
 	closed         bool
-	lost           error // what hubs could not write down since the last keep, see unsaved
+	lost           error // errors of hubs that could not write since the last keep, see unsaved
 }
 
-// unsaved notes that a hub could not write down what the registry has done there. Whoever asked for it is told so by keep,
-// which is called before anybody is answered. Called with mu held.
+// unsaved notes that a hub could not write down a change of the registry. keep returns that error, and is
+// called before anybody is answered. mu is held.
 func (r *registry) unsaved(err error) { r.lost = errors.Join(r.lost, err) }
 
 // device is one device as DPS knows it; the registry's mutex guards it.
@@ -114,13 +114,13 @@ type claim struct {
 // dpsError is a refusal with DPS's own error code; code/1000 is the status.
 type dpsError struct {
 	code int
-	text string // as the service has it; clients know these texts
-	why  string // for the log and the events: what exactly is wrong, "" if the text says it
+	text string // the service's own text, which clients may match
+	why  string // exact reason for the log and the events; "" if text says it
 }
 
 func (e *dpsError) Error() string { return e.text }
 
-// reason is what people are told.
+// reason returns the reason for the log and the events.
 func (e *dpsError) reason() string {
 	if e.why == "" {
 		return e.text

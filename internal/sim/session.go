@@ -31,7 +31,7 @@ type session struct {
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
 	alive   time.Duration // how long silence is borne
-	since   time.Time     // silence counts from here on: a client says nothing before it has its CONNACK
+	since   time.Time     // silence counts from here on, because a client waits for its CONNACK
 	acks    []byte        // PUBACKs of what was read since the last flush
 	batch   *batch        // messages since the last flush, nil without any
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
@@ -55,7 +55,7 @@ type session struct {
 type subscriptions struct {
 	c2d, methods, twin, desired byte
 	c2dSince                    time.Time // when c2d began, by the cloud's clock; kept with the persistent session
-	others                      []string  // never changed in place
+	others                      []string  // replaced, never changed in place
 }
 
 // maxSubscriptions is how many a hub lets one device have.
@@ -119,7 +119,7 @@ func (s *session) run() {
 	s.wire.hangUp(reason)
 }
 
-// brokeRule says whether the client has ended the session by something that a hub does not allow.
+// brokeRule says whether the session ended because the client broke a rule of the hub.
 func brokeRule(err error) bool {
 	_, closing := errors.AsType[*closingError](err)
 	return closing || errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
@@ -179,7 +179,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		old.wire.hangUp("replaced by a new connection of the same device")
 	}
 	i.mu.Lock()
-	// A CONNACK promises nothing that must survive: a device may connect where nothing can be written.
+	// A CONNACK promises nothing that must survive, so a device may connect when nothing can be written.
 	defer func() { _ = i.saveAndUnlock() }()
 	if err := i.usableLocked(); err != nil {
 		return false, err
@@ -241,7 +241,7 @@ func (s *session) detach(reason string) {
 			t.Stop()
 		}
 	}
-	_ = i.saveAndUnlock() // nobody is answered; a restart gives back what was under way, too
+	_ = i.saveAndUnlock() // nobody waits for an answer; a restart also delivers messages under way again
 	h.live.Add(-1)
 	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
@@ -282,7 +282,7 @@ func (s *session) beforeRead() error {
 	return err
 }
 
-// silentUntil is when a client that goes on saying nothing has been silent for too long.
+// silentUntil returns when a client that stays silent has been silent for too long.
 func silentUntil(since time.Time, alive time.Duration) time.Time {
 	if now := time.Now(); now.After(since) {
 		since = now
@@ -428,7 +428,7 @@ func (s *session) subscribe(first byte, body []byte) error {
 	}
 	i := s.identity
 	i.mu.Lock()
-	defer func() { _ = i.saveAndUnlock() }() // what mail is on its way; a restart would only deliver it again
+	defer func() { _ = i.saveAndUnlock() }() // only which messages are under way changed; a restart would deliver them again
 	for _, f := range filters {
 		if !s.subs.set(i, f.name, min(f.qos, 1)+1) {
 			return closing("subscription to %.200q, which is no topic of this device", f.name)
@@ -471,9 +471,10 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	return nil
 }
 
-// set changes what a filter stands for. It is false for a filter that covers no topic of the device: a hub closes the
-// connection then. Filters with wildcards other than the documented ones match as MQTT says, since samples get away with
-// them. The topics that the simulator has no use for, such as the inputs of a module, are granted.
+// set subscribes to a filter, or ends its subscription if level is 0. known is false for a filter that
+// covers no topic of the device, for which a hub closes the connection. Wildcards other than the documented
+// ones match as in MQTT, because published samples use them. Topics that the simulator never uses, such as
+// the inputs of a module, are granted.
 func (u *subscriptions) set(i *identity, filter string, level byte) (known bool) {
 	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
@@ -538,7 +539,7 @@ func filterMatches(filter, topic string) bool {
 	return false // topic ends in #, so only # covers it
 }
 
-// storeSubscriptions makes the persistent session remember them; called with the identity's mutex held.
+// storeSubscriptions copies the subscriptions to the persistent session. The identity's mutex is held.
 func (s *session) storeSubscriptions() {
 	if !s.clean {
 		kept := s.subs
@@ -550,7 +551,7 @@ func (s *session) storeSubscriptions() {
 func (s *session) moreMail() {
 	s.identity.mu.Lock()
 	s.deliverMail()
-	_ = s.identity.saveAndUnlock() // nobody is answered; a restart would only deliver it again
+	_ = s.identity.saveAndUnlock() // nobody waits for an answer; a restart would deliver it again
 }
 
 // deliverMail is called with the identity's mutex held. A full mailbox is three times what may wait for one client, so it goes out as

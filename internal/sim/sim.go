@@ -1,6 +1,6 @@
 // Package sim is a local cloud for IoT devices: a Device Provisioning Service (DPS), up to 26 IoT Hubs behind it, and the failover
-// endpoints of IoT Central, faithful enough that unmodified official Azure device SDKs provision, connect and work against it; with
-// a control API to break it in the ways clouds break, and a ledger that says what arrived.
+// endpoints of IoT Central, faithful enough that unmodified official Azure device SDKs provision, connect and work against it. It has
+// a control API for the faults of real clouds, and a ledger of what arrived.
 //
 // # Use
 //
@@ -15,7 +15,7 @@
 //
 // # Without a network
 //
-// With Config.Listen the simulator listens wherever the caller likes. Together with an in-memory network it runs in the virtual time
+// With Config.Listen the caller decides where the simulator listens. Together with an in-memory network it runs in the virtual time
 // of testing/synctest: it waits with plain timers and channels only, and makes its certificates from time.Now().
 //
 // # Where Azure is silent
@@ -24,15 +24,15 @@
 // takes a user name without api-version as the oldest version, without methods and with 400 for twin requests;
 // lets a registration of a blocked or unapproved device run its course and answers failed 400209 to the poll, but answers disabled
 // to the register itself; delivers cloud-to-device messages to a device that has never been connected before, unless
-// [Config].C2DBeforeSubscription says otherwise; closes a connection that subscribes to what is no topic of its device; closes healthy
+// [Config].C2DBeforeSubscription says otherwise; closes a connection that subscribes to a topic that is not its device's; closes healthy
 // connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
 // identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
 // assignment that DPS would make at its next registration, so that both end up in one place. A device that moves takes its whole twin
 // along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
 // registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
 // failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
-// served afterwards, unless the client has reset the connection, or the fault says that waiting connections are reset. A sixth subscription closes the connection. The faults that a device
-// injects into its own connection mean over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
+// served afterwards, unless the client has reset the connection, or the fault says that waiting connections are reset. A sixth
+// subscription closes the connection. The faults that a device injects into its own connection mean over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
 // CONNACK 5 (InvokeAuthError).
 //
 // # Inside
@@ -40,9 +40,9 @@
 // A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
 // enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
 // one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
-// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go is the other way it travels; amqp.go says that there is no AMQP; endpoint.go is a
-// listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
-// typed control, control_http.go its HTTP form, jsontext.go what is wrong with a JSON text, telling.go bounds what is logged.
+// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go carries it over
+// WebSocket, amqp.go refuses AMQP clients; endpoint.go is a listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
+// typed control, control_http.go its HTTP form, jsontext.go words the errors of JSON texts, telling.go bounds the log.
 //
 // With a state directory, store.go has the directory and a journal of documents, keep.go says which documents there are of the hubs and
 // of the registry, ledger_disk.go writes the ledger, and frames.go is the format of all these files.
@@ -265,7 +265,7 @@ func (s *Sim) listen() error {
 	if httpsPort == 0 {
 		httpsPort = 443
 		if c.Layout == LayoutLoopback {
-			if err := bind(s.dps.https, "dps/https", 0, 443); err != nil { // taken, or not ours to bind
+			if err := bind(s.dps.https, "dps/https", 0, 443); err != nil { // taken, or a port that this user may not bind
 				httpsPort = 8443
 				c.Logger.Info().Str("hub", "dps").Str("reason", err.Error()).
 					Msg("HTTPS and WebSocket are on port 8443, because 443 cannot be bound; official SDKs know 443 only")
@@ -337,7 +337,8 @@ func (s *Sim) listen() error {
 	return nil
 }
 
-// bindAMQP takes the port of AMQP on address number i. Nobody needs it, so where it is taken there is none.
+// bindAMQP listens on the port of AMQP on address number i. It returns nil if the port is taken, because
+// refusing AMQP clients is not essential.
 func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
 	e := &endpoint{listen: s.config.Listen, serve: func(c *conn) { desk.serve(c, config) }}
 	if err := e.bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(amqpPort))); err != nil {
@@ -471,8 +472,8 @@ func (s *Sim) CAPool() *x509.CertPool {
 }
 
 // WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, group.key
-// (the primary group key, base64), and last sim.json, renamed into place, so that whoever sees it finds the rest. The
-// directory is readable by all, as far as the umask allows; the files with keys are readable by their owner only.
+// (the primary group key, base64), and last sim.json, renamed into place, so that a process that sees it finds the
+// rest. Everybody may read the directory, as far as the umask allows; only the owner may read files with keys.
 func (s *Sim) WriteFiles(dir string) error {
 	deviceKey, err := s.registry.authority.keyPEM()
 	if err != nil {
@@ -485,7 +486,7 @@ func (s *Sim) WriteFiles(dir string) error {
 	if err := e.Encode(s.Info()); err != nil {
 		return fmt.Errorf("sim: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the CA in it is for everybody
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // everybody may read the CA in it
 		return fmt.Errorf("sim: %w", err)
 	}
 	for _, f := range []struct {

@@ -38,7 +38,7 @@ type store struct {
 
 	cloudMu sync.Mutex
 	cloud   cloudFile
-	existed bool // there was one when the simulator started
+	existed bool // it existed when the simulator started
 	dirty   bool // the cloud is not yet as written
 
 	mu       sync.Mutex
@@ -57,7 +57,7 @@ type cloudFile struct {
 	Format    int               `json:"format"`
 	Secrets   map[string]string `json:"secrets"`
 	Addresses map[string]string `json:"addresses"`     // of the listeners whose ports were free ones
-	Sum       string            `json:"sum,omitempty"` // of the rest; a file from before there was one has none
+	Sum       string            `json:"sum,omitempty"` // checksum of the rest; older files have none
 }
 
 // sum is the checksum of everything else in the document.
@@ -107,7 +107,8 @@ func openStore(dir string, log zerolog.Logger) (_ *store, err error) {
 	return s, s.readState()
 }
 
-// regularFiles says what in a state directory is no file where one belongs. Opening a named pipe waits for ever.
+// regularFiles returns an error for each name of a state directory that should be a plain file and is not,
+// because the open of a named pipe waits for ever.
 func regularFiles(dir string) error {
 	for _, name := range []string{"lock", "cloud.json", "state.log", "ledger*"} {
 		found, _ := filepath.Glob(filepath.Join(dir, name))
@@ -150,7 +151,7 @@ func (s *store) readCloud() error {
 			return &versionError{path: path, version: s.cloud.Format}
 		}
 		strict := json.NewDecoder(bytes.NewReader(b))
-		strict.DisallowUnknownFields() // the name of the sum may be what is damaged
+		strict.DisallowUnknownFields() // the damage may be in the name of the member sum
 		if err := strict.Decode(new(cloudFile)); err != nil || s.cloud.Sum != "" && s.cloud.Sum != s.cloud.sum() {
 			return damaged
 		}
@@ -166,7 +167,7 @@ func (s *store) readCloud() error {
 	return nil
 }
 
-// emptyFile says whether there is nothing in a file beside its first line, as after a start that was killed at once.
+// emptyFile says whether a file has only its first line, as after a start that was killed at once.
 func emptyFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Size() <= int64(len(kindCounts.line()))
@@ -265,7 +266,7 @@ func (s *store) setAddress(name, address string) {
 
 func (s *store) readState() error {
 	path := s.path("state.log")
-	lost := func(how string) error { // it is made before cloud.json is, and never empty
+	lost := func(how string) error { // it is made before cloud.json, and is never empty
 		return fmt.Errorf("%s is %s, but there is %s: restore it from a copy, or start with another state directory", path, how, s.path("cloud.json"))
 	}
 	good, size, err := readFramed(path, kindState, func(at int, payload []byte) error {

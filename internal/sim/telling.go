@@ -6,22 +6,22 @@ import (
 )
 
 const (
-	// sameLine is how long a line of the log that was written already is not written again at info level: a device that
-	// is refused tries again and again, for the same reason.
+	// sameLine is how long a line of the log is not repeated at info level, because a refused device tries
+	// again and again and is refused for the same reason.
 	sameLine = time.Minute
-	// linesRemembered bounds the memory for that.
+	// linesRemembered bounds how many lines are remembered for that.
 	linesRemembered = 4096
 	// quoteLimit is how many bytes of a client's text are shown in the log and in events.
 	quoteLimit = 256
 )
 
-// novelty tells lines that are new from lines that were written a moment ago.
+// novelty recognises lines that were written a moment ago.
 type novelty struct {
 	mu   sync.Mutex
 	seen map[string]time.Time
 }
 
-// isNew says whether a line with this key is to be written at info level.
+// isNew says whether a line with this key should be written at info level.
 func (n *novelty) isNew(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -36,7 +36,7 @@ func (n *novelty) isNew(key string) bool {
 	return true
 }
 
-// shorten bounds a text that a client has sent.
+// shorten bounds a text of a client.
 func shorten(s string) string {
 	if len(s) <= quoteLimit {
 		return s

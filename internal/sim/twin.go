@@ -231,7 +231,7 @@ func diffProps(from, to map[string]any) map[string]any {
 	return patch
 }
 
-// withRemoved is the new whole, with null for what was in the old one and is gone.
+// withRemoved returns the new properties, with null for each one of the old that is gone.
 func withRemoved(old, whole map[string]any) map[string]any {
 	note := maps.Clone(whole)
 	for key, was := range old {
@@ -337,7 +337,7 @@ func twinErrorCode(status int) int {
 	return status*1000 + 4
 }
 
-// refusesTwin answers a request for the twin that the session cannot serve, whatever it asks for.
+// refusesTwin answers a request for the twin if the session may not have it, and says whether it did.
 func (s *session) refusesTwin(rid string) bool {
 	switch {
 	case s.oldest:
@@ -370,8 +370,8 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
 func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
 
-// writeDesired is patchDesired for a service that replaced the whole. A hub then compares which properties there are, and
-// not their values: the device is told the new whole, with null for each property that is gone.
+// writeDesired is patchDesired for a service that replaced all properties. A hub does not compare values
+// then: it tells the device all new properties, with null for each property that is gone.
 func (i *identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
