@@ -61,12 +61,12 @@ func readUpTo(r io.Reader, most int64) ([]byte, error) {
 }
 
 // errNoFile is fs.ErrNotExist without a text, for an error whose sentence already says so.
-var errNoFile error = noFile{}
+var errNoFile error = noFileError{}
 
-type noFile struct{}
+type noFileError struct{}
 
-func (noFile) Error() string        { return "" }
-func (noFile) Is(target error) bool { return target == fs.ErrNotExist }
+func (noFileError) Error() string        { return "" }
+func (noFileError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // openNamed opens the file that a flag or key names. It opens a pipe that the shell hands over
 // (/dev/stdin, or <(command)). It refuses every other special file without opening it, because the open

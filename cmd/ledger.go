@@ -68,8 +68,7 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	transport := &http.Transport{DialContext: env.DialContext, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		var refused *url.Error
-		if errors.As(err, &refused) { // it repeats the address with all that was added to it
+		if refused, ok := errors.AsType[*url.Error](err); ok { // it repeats the address with all that was added to it
 			err = refused.Err
 		}
 		return nil, fmt.Errorf("ledger: nothing can be read from %s://%s: %w; does the simulator run, and is this its control address?", u.Scheme, u.Host, err)
