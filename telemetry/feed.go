@@ -25,22 +25,22 @@ type Intake interface {
 
 // FeedOptions are what a feed may be given; the zero value checks nothing and tells nobody.
 type FeedOptions struct {
-	Model    *model.Model                // telemetry is checked against it; nil: not at all
-	Warn     func(model.Finding)         // once per name; the sample is sent unchanged
-	Bad      func(error)                 // each input that cannot be a sample, and samples the outbox has refused for what they are
-	Skipped  func(n int, why SkipReason) // ticks of a schedule that became no sample; may be nil
-	Warned   *Warned                     // shared by the feeds of a process, so that a name is warned of once in its life; nil: this feed's own
+	Model    *model.Model                // checks the samples; nil: no check
+	Warn     func(model.Finding)         // called once per name; the sample is sent unchanged
+	Bad      func(error)                 // called for each input that is no sample, and each sample that the outbox refuses for good
+	Skipped  func(n int, why SkipReason) // called for ticks of a schedule without a sample; may be nil
+	Warned   *Warned                     // names already warned of, shared by the feeds of a process; nil: this feed has its own
 	Counters *Counters                   // may be nil
 }
 
 // Counters is what feeds have done, to be read at any time.
 type Counters struct {
 	Made    atomic.Uint64 // samples the outbox has taken
-	Skipped atomic.Uint64 // ticks of a schedule that became no sample, for any SkipReason; they used no sequence number
+	Skipped atomic.Uint64 // ticks of a schedule without a sample, for any SkipReason; they used no seq
 	Bad     atomic.Uint64 // failed readings, bad lines, bodies that are not what their content type says
 }
 
-// SkipReason is why a tick became no sample. It ends a sentence.
+// SkipReason says why a tick has no sample. It is the end of a sentence.
 type SkipReason string
 
 // The reasons.
@@ -81,15 +81,17 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 	return f, true
 }
 
-// Feed runs a source into the outbox until the source ends or ctx does, and returns the source's error, or the outbox's when that
-// can take nothing more. Every sample is stamped with its time and content type, and checked against the model: what the model does
-// not expect is warned of once per name and goes out unchanged. Only a body that is not a JSON object although it says so is bad.
+// Feed puts the samples of a source into the outbox until the source or ctx ends. It returns the source's
+// error, or the outbox's if the outbox accepts nothing more. It stamps every sample with its time and
+// content type, and checks it against the model: it warns of a misfit once per name, and sends the sample
+// unchanged. Only a body that claims to be a JSON object and is not is bad.
 //
-// When the outbox is full and keeps what it has, a source of Every skips its tick, and any other source waits. A stop ends the waiting:
-// what such a source has already taken from its input goes in over the bound, since the input cannot take it back.
+// If the outbox is full and keeps what it has, a source of Every skips its tick, and any other source
+// waits. When ctx ends, the samples that such a source has already read go in above the bound, because
+// the input cannot take them back.
 //
-// A source of Every does not wait for a disk either: its samples wait for each other, at most 1,024 of them and 1 MiB, and go in together.
-// What does not fit is a skipped tick. The functions of the options may be called by two goroutines at once.
+// A source of Every does not wait for a slow disk either: at most 1,024 of its samples and 1 MiB wait and go
+// in together, and each further tick is skipped. Two goroutines may call the functions of o at once.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -117,7 +119,7 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	return err
 }
 
-// feed is one call of Feed, and ends with it.
+// feed is the state of one call of Feed.
 type feed struct {
 	FeedOptions
 	stop  context.CancelFunc
@@ -125,13 +127,13 @@ type feed struct {
 	skips bool
 
 	mu      sync.Mutex
-	failed  error // what ended the feed, if it was not the source
-	waiting batch // samples of a schedule that come after those that are being put in
-	busy    bool  // somebody puts samples of a schedule in
+	failed  error // the error that ended the feed, unless the source did
+	waiting batch // samples of a schedule that wait for the append under way
+	busy    bool  // a goroutine appends samples of a schedule
 	putting sync.WaitGroup
 }
 
-// batch is samples and the messages that they become.
+// batch holds samples and their messages.
 type batch struct {
 	samples  []Sample
 	messages []outbox.Message
@@ -143,7 +145,8 @@ const (
 	maxWaitingBytes = 1 << 20
 )
 
-// later puts samples of a schedule in without letting the schedule wait. Nothing runs while there are none.
+// later appends samples of a schedule in a goroutine, so that the schedule does not wait. The goroutine ends
+// when no sample waits.
 func (f *feed) later(ctx context.Context, samples []Sample, messages []outbox.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,7 +180,7 @@ func (f *feed) later(ctx context.Context, samples []Sample, messages []outbox.Me
 	})
 }
 
-// skip counts ticks that became no sample.
+// skip counts and reports ticks without a sample.
 func (f *feed) skip(n int, why SkipReason) {
 	if n == 0 {
 		return
@@ -216,10 +219,10 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 	}
 }
 
-// store puts samples in and tells what became of them.
+// store appends samples, and reports those that the outbox refuses.
 func (f *feed) store(ctx context.Context, taken []Sample, messages []outbox.Message) {
 	err := f.put(ctx, messages)
-	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // that of one need not be the fault of the others
+	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // one message may have caused it, so each is tried alone
 		for i, m := range messages {
 			f.settle(taken[i:i+1], f.put(ctx, []outbox.Message{m}))
 		}

@@ -120,7 +120,7 @@ func needsCancel(f *os.File) bool {
 	return err == nil && !info.Mode().IsRegular() && f.SetReadDeadline(time.Time{}) != nil
 }
 
-// readGuarded is readSome, for a goroutine of its own: a reader that panics has failed.
+// readGuarded is readSome for a goroutine of its own: it turns a panic of the reader into an error.
 func readGuarded(r io.Reader, buf []byte) (n int, err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -26,9 +26,10 @@ type Sample struct {
 
 // Source makes samples until its input ends.
 type Source interface {
-	// Run returns nil at the end of the input, ctx.Err() when it was stopped, or the reason its input failed. It gives samples to
-	// emit, in order and from one goroutine; emit returns when the outbox has them or has refused them, and that wait is what slows
-	// a source down (all but that of Every, which must not be slowed down). Input that cannot become a sample is given to bad and passed over.
+	// Run returns nil at the end of the input, ctx.Err() when it was stopped, or the error of its input. It
+	// gives samples to emit, in order and from one goroutine. emit returns when the outbox has accepted or
+	// refused them; so a slow outbox slows a source down, except one of Every. Run calls bad for each input
+	// that is no sample, and goes on.
 	Run(ctx context.Context, emit func(...Sample), bad func(error)) error
 }
 

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Every is a source that reads once at the start and then once per interval. The ticks keep their phase: neither a slow read nor a
-// slow outbox moves the later ones, and ticks missed meanwhile are left out, not made up for; Feed counts them. A failed read is reported
-// and costs its tick. Under a full outbox Feed skips its ticks. interval must be positive.
+// Every is a source that reads once at the start and then once per interval, which must be positive. A slow
+// read or a slow outbox does not move later ticks: ticks missed meanwhile are skipped, and Feed counts them.
+// A failed read is reported and costs its tick. If the outbox is full, Feed skips the tick.
 func Every(interval time.Duration, read Read) Source { return &poll{interval, read} }
 
 type poll struct {
@@ -24,7 +24,7 @@ func (p *poll) Run(ctx context.Context, emit func(...Sample), bad func(error)) e
 	return p.run(ctx, emit, bad, func(int) {})
 }
 
-// run is Run that tells how many ticks were missed.
+// run is Run, and also reports how many ticks were missed.
 func (p *poll) run(ctx context.Context, emit func(...Sample), bad func(error), missed func(int)) error {
 	if p.interval <= 0 {
 		return fmt.Errorf("a sampling interval must be positive, this is %v", p.interval)

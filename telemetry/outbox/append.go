@@ -91,7 +91,7 @@ func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, er
 		if b.closed {
 			return false, ErrClosed
 		}
-		if b.regainIfDue() { // here too, for there may be no room, and so no commit, until the disk is back
+		if b.regainIfDue() { // also here, because without room no commit comes that would try the disk
 			continue
 		}
 		used, limit := b.bound()
@@ -114,7 +114,8 @@ func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, er
 	return true, nil
 }
 
-// regainIfDue tries a disk that failed, if it is time and nobody else is at it. b.mu is held, and released meanwhile.
+// regainIfDue tries a failed disk again if its pause is over and no other goroutine tries it. b.mu is held,
+// and released during the try.
 func (b *Box) regainIfDue() bool {
 	if b.off == nil || b.leading || b.closed || !b.isDue() {
 		return false
@@ -305,7 +306,7 @@ func (b *Box) degrade(err error) {
 	b.blinded(err)
 }
 
-// blinded takes in why the box is still blind. b.mu is held.
+// blinded notes why the box is still blind. b.mu is held.
 func (b *Box) blinded(err error) {
 	if !b.blind {
 		return

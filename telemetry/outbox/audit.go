@@ -6,8 +6,9 @@ import "slices"
 // then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
 // missed. What it remembers is runs of seqs, so it needs little memory for any number of messages.
 type Audit struct {
-	// Stale says that what arrived was written down before the outbox was looked at. If a process has it open, what left it meanwhile is
-	// in neither, and no loss: seqs of the current outbox id behind the greatest that arrived are then in flight.
+	// Stale says that the ledger was written before the outbox was read. A message that a process has sent
+	// in between is in neither, and is not lost. So if a process has the outbox open, seqs of its current
+	// outbox id above the greatest that arrived count as in flight.
 	Stale bool
 
 	accounts map[string]*account
@@ -41,7 +42,7 @@ type Account struct {
 	Queued     uint64   `json:"queued"`    // still on the disk, and not arrived
 	Announced  uint64   `json:"announced"` // neither, but a gap says so, or the quarantine has it
 	SetAside   uint64   `json:"setAside"`  // of those: in the quarantine
-	InFlight   uint64   `json:"inFlight"`  // neither, but newer than what is known to have arrived; see Audit.Stale
+	InFlight   uint64   `json:"inFlight"`  // not found, but newer than the ledger; see Audit.Stale
 	Lost       uint64   `json:"lost"`      // neither, and nobody says so
 	Reused     uint64   `json:"reused"`    // the greatest arrived seq, if the outbox, which nobody holds, will give it away again; else 0
 	Duplicated uint64   `json:"duplicated"`

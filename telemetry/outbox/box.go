@@ -72,8 +72,9 @@ type Options struct {
 	// synced no more often either.
 	SyncEvery time.Duration
 
-	// For is whose messages these are and where they go; zero: that is not checked. If the directory was filled for another, and
-	// something waits in it, Open fails with ErrOther, unless SendHere says that this is where it is to go now.
+	// For says for whom the outbox is opened; the zero value is not checked. If messages wait in the
+	// directory that were made for another identity, Open returns ErrOther, unless SendHere says that
+	// they are to go to For.
 	For      Identity
 	SendHere bool
 
@@ -107,7 +108,7 @@ type Box struct {
 	dir     string
 	opt     Options
 	fs      FS
-	lock    io.Closer // nil while it could not be taken; replaced under cur.syncing
+	lock    io.Closer // nil until it can be taken; replaced under cur.syncing
 	segSize int64
 	ended   chan struct{} // closed when Close has done its work
 	endErr  error         // what Close returns; set before ended is closed
@@ -134,10 +135,10 @@ type Box struct {
 	machine [16]byte
 	off     error     // why the disk is not used; nil while it is
 	retryAt time.Time // when it is tried again
-	blind   bool      // what is on the disk is not known yet: nothing is handed out
+	blind   bool      // the disk could not be read yet, so nothing is handed out
 
 	parked      []parked  // records that can never be sent, and cannot be set aside now
-	parkedUntil time.Time // when that is tried again
+	parkedUntil time.Time // when they are tried again
 
 	unsynced      uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
 	unsyncedBytes int64
@@ -145,7 +146,7 @@ type Box struct {
 	armed         bool
 	timers        sync.WaitGroup
 
-	trash    []waste // segment files that nobody needs
+	trash    []waste // segment files to delete or rename
 	hints    [4]hint
 	nextHint int
 
@@ -154,15 +155,15 @@ type Box struct {
 	fresh, room, empty, idle signal // there is more to read, less queued, nothing queued, no lead
 	problems                 []Problem
 
-	// Of who holds cur.syncing:
+	// cur.syncing guards these:
 	hasSlot   bool // there is a cursor file
-	badCursor bool // there is one that must be put aside before another is made
+	badCursor bool // the cursor file must be set aside before another is made
 
 	// Of the leader alone:
-	blindness   trouble   // why it is blind
-	claimed     bool      // what is on the disk is said to be for Options.For
-	identity    *Identity // for whom the disk says it was filled; nil: it does not say
-	badIdentity bool      // there is a file that must be put aside before another is made
+	blindness   trouble   // why the box is blind
+	claimed     bool      // the identity file names Options.For
+	identity    *Identity // content of the identity file; nil: there is none
+	badIdentity bool      // the identity file must be set aside before another is made
 	writer      *writer   // nil: the next message needs a new segment, or reopen
 	reopen      *segment  // the newest segment from before Open, if it may be written on
 	tail        *tail     // what settle has to do
@@ -193,10 +194,11 @@ func (s *signal) fire() {
 	}
 }
 
-// Open opens the outbox in dir, and makes it if there is none. A second Open of the same directory fails with ErrLocked while the
-// first is open, where the system knows such locks. A disk that cannot be written opens degraded, as does one that cannot even be read
-// now: then what waits on it is handed out when it can be, and before what is appended meanwhile. The errors that are left need a
-// person, and say what to do: a directory that this user may not use, another version's files, or ErrOther.
+// Open opens the outbox in dir, and makes it if there is none. If the disk cannot be written or read, the
+// box opens degraded. The messages on a disk that cannot be read are handed out when it can be, before the
+// messages that are appended meanwhile. Open returns an error only if a person must act, and the error says
+// how: ErrLocked (another process has the outbox open, on systems with such locks), ErrOther, a directory
+// that this user may not use, a special file, or another version's files.
 func Open(dir string, o Options) (*Box, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -213,10 +215,10 @@ func Open(dir string, o Options) (*Box, error) {
 	}
 	err := b.takeOver()
 	if b.blind && !needsPerson(err) {
-		err = b.takeOver() // a disk that stumbles gets a second chance
+		err = b.takeOver() // a second try, because an error of a disk may pass at once
 	}
 	if b.blind && needsPerson(err) {
-		_ = b.unlock() // the first error is the one that tells
+		_ = b.unlock() // the first error is returned
 		return nil, err
 	}
 	if err != nil {
@@ -227,8 +229,8 @@ func Open(dir string, o Options) (*Box, error) {
 	return b, nil
 }
 
-// takeOver finds out what is in the directory and makes the box what it says. Until it is not blind any more nothing was changed. The
-// caller leads, or nobody else knows the box yet.
+// takeOver reads the directory and sets the state of the box from it. It changes no file while the box is
+// blind. The caller leads, or nobody else knows the box yet.
 func (b *Box) takeOver() error {
 	if b.lock == nil {
 		if err := b.fs.MkdirAll(b.dir); err != nil {
@@ -265,7 +267,8 @@ func (b *Box) takeOver() error {
 	return err
 }
 
-// openFiles makes ready to be written what is not a segment. The caller leads, or nobody else knows the box yet.
+// openFiles opens the cursor and the identity for writing. The caller leads, or nobody else knows the box
+// yet.
 func (b *Box) openFiles() error {
 	err := b.claim()
 	if err == nil {
@@ -274,7 +277,7 @@ func (b *Box) openFiles() error {
 	return err
 }
 
-// doubt says how damage that takeOver meets is to be taken: until it has been met for a while, as an error.
+// doubt says how takeOver must treat damage: as an error, until it has lasted for doubtFor.
 func (b *Box) doubt() reading {
 	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
 		return believing
@@ -289,7 +292,8 @@ func (b *Box) unlock() error {
 	return b.lock.Close()
 }
 
-// WaitEmpty returns nil as soon as nothing waits to be sent, else when ctx ends or the box is closed.
+// WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when ctx ends
+// first, and ErrClosed after Close.
 func (b *Box) WaitEmpty(ctx context.Context) error {
 	for {
 		b.mu.Lock()
@@ -326,10 +330,10 @@ type Stats struct {
 	Appended, Acked, Dropped, Quarantined uint64 // records since Open
 	Damaged                               uint64 // records since Open that the disk has destroyed
 
-	Degraded     bool  // the disk does not work; messages are in memory only
-	Unreadable   bool  // what is next on the disk cannot be read now; it is tried again and again, and nothing is lost by it
-	AcksNotSaved bool  // what was acknowledged is not written down; a restart would send it again
-	Err          error // the cause of the first of these three that is so; nil: all is well
+	Degraded     bool  // the disk does not work; new messages are in memory only
+	Unreadable   bool  // the next message cannot be read now; reading is tried again, and nothing is lost
+	AcksNotSaved bool  // acknowledgements are not on the disk; a restart would send their messages again
+	Err          error // cause of the first of these three that is true; nil if none is
 }
 
 // Stats returns the figures of now.

@@ -149,17 +149,17 @@ type cursorFile struct {
 	syncing sync.Mutex // held by whoever syncs; before mu
 
 	mu      sync.Mutex
-	file    File          // nil while there is none, for the disk did not let us make it
+	file    File          // nil until the disk lets us make it
 	turn    uint64        // of the slot written last
 	slot    int           // the one being written
-	synced  int           // the one that is on the disk for sure; no write touches it
+	synced  int           // the slot that is synced; no write touches it
 	end     uint64        // slot.end of the slot written last
-	left    acks          // what has left the line by the synced slot
+	left    acks          // the places that have left the line, by the synced slot
 	dirty   bool          // something was written since the last sync began, or should have been
-	failed  bool          // the last try failed, and Report knows
-	astray  bool          // the file has lost its name, or must be made: nothing that is written is found again
+	failed  bool          // the last try failed, and Report was told
+	astray  bool          // the file has lost its name, or must be made; a restart would not find what is written
 	trouble trouble       // why the file cannot be read
-	pause   time.Duration // before what failed is tried again
+	pause   time.Duration // until the next try after a failure
 	timer   *time.Timer
 	armed   bool
 	timers  sync.WaitGroup // those armed and not yet stopped or done
@@ -167,7 +167,7 @@ type cursorFile struct {
 	buf     []byte
 }
 
-// openCursor makes the cursor file ready to be written, and what it says now is on the disk when it returns nil.
+// openCursor opens the cursor file for writing. When it returns nil, the current slot is on the disk.
 func (b *Box) openCursor() error {
 	c := &b.cur
 	c.syncing.Lock()
@@ -187,9 +187,9 @@ func (b *Box) renewCursor() error {
 	name := filepath.Join(b.dir, cursorName)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.file != nil { // it was ours, and is gone: what is in memory counts
+	if c.file != nil { // our file is gone, so memory has the truth
 		_ = c.file.Close()
-		c.file, b.hasSlot, b.badCursor = nil, false, true // what stands in its place may be somebody's
+		c.file, b.hasSlot, b.badCursor = nil, false, true // another file may have its name
 	}
 	c.astray = true
 	if b.badCursor {
@@ -320,13 +320,13 @@ var errAcksNotSaved = errors.New("acknowledgements cannot be written down")
 
 var errNoCursor = errors.New("there is no cursor file yet")
 
-// saveSoon saves, and sees to it that what was saved is synced before long. b.cur.mu is held.
+// saveSoon writes a slot, and starts the timer that syncs it. b.cur.mu is held.
 func (b *Box) saveSoon() {
 	_, _ = b.save() // reported by save, and not forgotten: dirty stays
 	b.syncAcksIn(max(syncEvery, b.opt.SyncEvery))
 }
 
-// syncAcksIn starts the timer that syncs, and starts it again while that fails. b.cur.mu is held.
+// syncAcksIn starts the timer that syncs. The timer starts again after a failure. b.cur.mu is held.
 func (b *Box) syncAcksIn(d time.Duration) {
 	c := &b.cur
 	if c.armed || c.closing || c.file == nil && !c.astray {
@@ -385,7 +385,8 @@ func (b *Box) syncAcks(force bool) error {
 	return err
 }
 
-// syncSlot writes a slot and syncs it. errReplaced says that the file is not the one of that name any more. b.cur.syncing is held.
+// syncSlot writes a slot and syncs it. It returns errReplaced if the file has lost its name. b.cur.syncing
+// is held.
 func (b *Box) syncSlot() error {
 	c := &b.cur
 	c.mu.Lock()

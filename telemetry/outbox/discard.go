@@ -2,12 +2,12 @@ package outbox
 
 import "errors"
 
-// Discard throws away everything that waits in the line, on purpose, and returns how many records these were. Their ids are never used
-// again, and the next message tells that they are missing. When it returns nil, that is so for good. While the box is degraded it throws
-// nothing away.
+// Discard drops all records that wait in the line, and returns how many they were. Their ids are never used
+// again, and the next message carries them as a gap. When Discard returns nil, that is on the disk. While
+// the box is degraded, Discard drops nothing and returns an error.
 func (b *Box) Discard() (n uint64, err error) {
 	defer b.report()
-	if err := b.Sync(); err != nil { // only what is in the line can be dropped
+	if err := b.Sync(); err != nil { // records that are not synced are not in the line yet
 		return 0, err
 	}
 	b.cur.mu.Lock()
@@ -31,9 +31,9 @@ func (b *Box) Discard() (n uint64, err error) {
 	return n, err
 }
 
-// DiscardIn is Discard for the outbox in dir, which no process may have open, else the error is ErrLocked.
+// DiscardIn is Discard for the outbox in dir. It returns ErrLocked if a process has that open.
 func DiscardIn(dir string) (n uint64, err error) {
-	if _, err := Inspect(dir); err != nil { // Open would make one
+	if _, err := Inspect(dir); err != nil { // because Open would make a missing outbox
 		return 0, err
 	}
 	b, err := Open(dir, Options{})

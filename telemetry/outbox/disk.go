@@ -21,9 +21,9 @@ type segment struct {
 	size int64     // where in the file that message ends
 	look time.Time // not before, whether all that waits in it is too old
 
-	trouble *trouble // why it cannot be read now; nil: it can
-	damaged bool     // its damage is believed: what cannot be read of it leaves the line
-	aside   bool     // the file is kept under another name, and not deleted, when all of it has left
+	trouble *trouble // why it cannot be read now; nil if it can
+	damaged bool     // its damage is believed, so messages that cannot be read leave the line
+	aside   bool     // rename the file instead of deleting it when all its messages have left
 }
 
 const segSuffix = ".seg"
@@ -143,7 +143,7 @@ func (b *Box) flush() error {
 		case lost == nil && !is, errors.Is(lost, fs.ErrNotExist) && b.isMissing(w.name):
 			b.abandon(lost == nil)
 			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
-		case errors.Is(lost, fs.ErrNotExist): // the disk contradicts itself: the file may be there
+		case errors.Is(lost, fs.ErrNotExist): // the directory lists it, so the file may be there
 			err = lost
 		}
 	}
@@ -159,11 +159,11 @@ func (b *Box) flush() error {
 	return nil
 }
 
-// errReplaced says that a file was deleted, or another one put in its place, while it was being written.
+// errReplaced says that a file lost its name while it was written: it was deleted or replaced.
 var errReplaced = errors.New("the file is gone, or another one has its name")
 
-// abandon ends the segment whose file has lost its name: nothing that is written to it will ever be found. What has the name now, if
-// anything has, may be somebody's.
+// abandon gives up the segment that is written, because its file has lost its name and a restart would not
+// find it. replaced says that another file, which may be somebody's, has the name now.
 func (b *Box) abandon(replaced bool) {
 	_ = b.writer.file.Close()
 	b.mu.Lock()
@@ -246,7 +246,7 @@ func (b *Box) open(at place, need int64) error {
 		num:    b.newest + 1, end: at.pos,
 	}
 	f, err := b.create(b.path(s.num), readWrite|exclusive)
-	if errors.Is(err, fs.ErrExist) { // somebody has put it there: its number is taken
+	if errors.Is(err, fs.ErrExist) { // somebody has made a file of that name, so use the next number
 		b.newest = s.num
 	}
 	if err != nil {
@@ -467,8 +467,9 @@ func (b *Box) reclaimNow() {
 	}
 }
 
-// reclaim deletes the segments that a synced slot says have left the line, wherever they are, but never the newest. Those of which
-// something could not be read get another name instead. What cannot be done now is tried again the next time.
+// reclaim deletes the segments whose messages have all left the line by a synced slot, but never the newest
+// segment. It renames a segment of which something could not be read. What fails is tried again at the next
+// call.
 func (b *Box) reclaim() {
 	b.cur.mu.Lock()
 	left := b.cur.left // never changed, only replaced
@@ -502,7 +503,7 @@ func (b *Box) reclaim() {
 	}
 }
 
-// waste is a segment file that nobody needs, or that is only kept for a person to look at.
+// waste is a segment file that is to be deleted, or renamed so that a person can look at it.
 type waste struct {
 	num  uint64
 	keep bool

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ErrSpecial says that something stands in the place of a file that is no plain file: a link, a pipe, a directory, a device.
+// ErrSpecial says that a name of the outbox is not a plain file but a link, a pipe, a directory or a device.
 var ErrSpecial = errors.New("the outbox keeps plain files only")
 
 // An error of the disk is of one of three kinds, and each is met in its own way:
@@ -18,9 +18,9 @@ var ErrSpecial = errors.New("the outbox keeps plain files only")
 //   - any other: it says nothing about the data (no descriptor is free, no memory, no permission, no room). Reading waits until it
 //     has passed, however long that takes, and takes nothing out of the line.
 //
-// A kind that is not known counts as the third.
+// An unknown error counts as the third kind.
 
-// isDamage says that an error is about the data.
+// isDamage says that an error means bad data.
 func isDamage(err error) bool {
 	if errors.Is(err, errDamaged) || errors.Is(err, errHeader) || errors.Is(err, ErrSpecial) {
 		return true
@@ -28,7 +28,8 @@ func isDamage(err error) bool {
 	return slices.ContainsFunc(damages, func(d error) bool { return errors.Is(err, d) })
 }
 
-// needsPerson says of an error of Open that waiting does not help: somebody must choose another directory, or change this one.
+// needsPerson says that an error does not pass by itself: a person must choose another directory, or change
+// this one.
 func needsPerson(err error) bool {
 	for _, e := range []error{
 		fs.ErrPermission, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP,
@@ -47,20 +48,20 @@ const (
 	// missFor is how long a file must be missing from its directory before it is believed to be gone.
 	missFor = 2 * time.Second
 
-	// firstPause and lastPause are the first wait before something is read again, and the longest: each is twice the one before.
+	// firstPause and lastPause are the first and the longest wait before a read is tried again; waits double.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
 )
 
 // trouble is why a segment cannot be read now. Box.mu guards it.
 type trouble struct {
-	pos   uint64    // the place from which on it cannot be read
+	pos   uint64    // first place that cannot be read
 	err   error     // of the last try
 	kind  faultKind // of err
-	since time.Time // the first of a row of failures of this kind
+	since time.Time // the first failure of this kind in a row
 	pause time.Duration
 	again time.Time // when it is tried next
-	told  time.Time // when Report was last told
+	told  time.Time // the last report of it
 }
 
 type faultKind int
@@ -71,12 +72,12 @@ const (
 	missing
 )
 
-// fail takes in another failure, and says whether it has lasted long enough to be believed.
+// fail notes another failure, and says whether the failures have lasted long enough to be believed.
 func (t *trouble) fail(pos uint64, k faultKind, err error, now time.Time) (believed bool) {
 	if t.pause == 0 || t.kind != k {
 		t.kind, t.since = k, now
 	}
-	if t.pause == 0 || pos < t.pos { // of two readers that of the earlier place counts
+	if t.pause == 0 || pos < t.pos { // of two readers the one at the earlier place counts
 		t.pos = pos
 	}
 	t.err = err
@@ -92,5 +93,5 @@ func (t *trouble) fail(pos uint64, k faultKind, err error, now time.Time) (belie
 	return false
 }
 
-// tellAgain is how often a reader that waits is told of.
+// tellAgain is the time between two reports of the same trouble.
 const tellAgain = 10 * time.Minute

@@ -17,7 +17,7 @@ import (
 type FS interface {
 	// MkdirAll makes dir and what is missing above it, for this user only.
 	MkdirAll(dir string) error
-	// Lock takes dir for this holder alone until the lock is closed. It does not wait: ErrLocked if it is taken.
+	// Lock locks dir until the lock is closed. It does not wait: it returns ErrLocked if dir is locked.
 	Lock(dir string) (io.Closer, error)
 	// List returns the names in dir, sorted.
 	List(dir string) ([]string, error)
@@ -36,7 +36,7 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Size() (int64, error)
-	// Is says whether name is the name of this file now. The error is the system's if it cannot be told.
+	// Is says whether name is still the name of this file. It returns the system's error if that is unknown.
 	Is(name string) (bool, error)
 	// Truncate cuts the file, or extends it with zeros.
 	Truncate(size int64) error
@@ -68,11 +68,11 @@ func (disk) MkdirAll(dir string) error {
 	return syncDir(filepath.Dir(filepath.Clean(dir))) // a directory that a power cut takes away takes its files along
 }
 
-// lockName is the file whose lock older versions of this program take, and systems without a lock on directories.
+// lockName is the file that older versions lock, and that is locked on systems without locks on directories.
 const lockName = "lock"
 
-// Lock takes two locks where the system has both: that of the directory, which nobody can delete from under us and which needs no
-// room on the disk, and that of the file. Either alone will do.
+// Lock takes two locks where the system has both; one is enough. The lock on the directory needs no room on
+// the disk and cannot be deleted. The lock on the file keeps older versions out.
 func (disk) Lock(dir string) (io.Closer, error) {
 	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
 }
@@ -104,7 +104,7 @@ func (l locks) Close() (err error) {
 	return err
 }
 
-// retryLock gives whoever only looks (isHeld) the time to let go.
+// retryLock tries for a while, because isHeld of another process may hold the lock for a moment.
 func retryLock(try func() (io.Closer, error)) (l io.Closer, err error) {
 	for range lockTries {
 		if l, err = try(); !errors.Is(err, ErrLocked) {
@@ -120,7 +120,7 @@ const (
 	lockPause = 10 * time.Millisecond
 )
 
-// lockFile makes the file if it is not there.
+// lockFile locks a file, which it makes if it is missing.
 func lockFile(name string) (io.Closer, error) {
 	if err := checkPlain(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -136,8 +136,8 @@ func lockFile(name string) (io.Closer, error) {
 	return l, nil
 }
 
-// isHeld says whether a process has the outbox in dir open. It asks by taking shared locks and giving them back at once, since nothing
-// else tells on every system. False where it cannot tell.
+// isHeld says whether a process has the outbox in dir open. It takes shared locks and gives them back at
+// once, because no other way works on every system. It returns false if that is unknown.
 func isHeld(dir string) bool {
 	l, err := lockDir(dir, false)
 	if l != nil {
@@ -158,7 +158,7 @@ func isHeld(dir string) bool {
 	return err == nil && !ok
 }
 
-// checkPlain says what is wrong with a name that is not that of a plain file.
+// checkPlain returns ErrSpecial, with the kind of the file, if name is not a plain file.
 func checkPlain(name string) error {
 	info, err := os.Lstat(name)
 	if err != nil {
@@ -167,7 +167,7 @@ func checkPlain(name string) error {
 	return specialError(name, info.Mode())
 }
 
-// specialError is nil for the mode of a plain file.
+// specialError returns the error of checkPlain for a mode; nil for a plain file.
 func specialError(name string, mode fs.FileMode) error {
 	kind := ""
 	switch {
@@ -203,7 +203,7 @@ func (disk) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|plainOnly, 0o600)
 	if err != nil {
 		if special := checkPlain(name); errors.Is(special, ErrSpecial) {
-			return nil, special // the system's word for a link (a loop), a socket or a directory says less
+			return nil, special // clearer than the system's error for a link, a socket or a directory
 		}
 		return nil, err
 	}
@@ -215,7 +215,7 @@ func (disk) Open(name string, flag int) (File, error) {
 		err = checkPlain(name)
 	}
 	if err != nil {
-		_ = f.Close() // the first error is the one that tells
+		_ = f.Close() // the first error is returned
 		return nil, err
 	}
 	return diskFile{f, info}, nil
@@ -227,7 +227,7 @@ func (disk) SyncDir(dir string) error     { return syncDir(dir) }
 
 type diskFile struct {
 	*os.File
-	info fs.FileInfo // as it was opened
+	info fs.FileInfo // when it was opened
 }
 
 func (f diskFile) Sync() error { return syncData(f.File) }

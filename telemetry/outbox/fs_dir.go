@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// plainOnly keeps an open from waiting for the other end of a pipe, and from following a link.
+// plainOnly are flags of Open: it must not wait for the other end of a pipe, nor follow a link.
 const plainOnly = syscall.O_NONBLOCK | syscall.O_NOFOLLOW
 
 func syncDir(dir string) error {
@@ -22,7 +22,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// isFile is os.SameFile with a look at the name, without the memory for it: each commit asks.
+// isFile says whether name is still the file of info. It is os.SameFile without allocations, because each
+// commit calls it.
 func isFile(info fs.FileInfo, name string) (bool, error) {
 	was, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -39,7 +40,7 @@ func isFile(info fs.FileInfo, name string) (bool, error) {
 	}
 }
 
-// lockDir takes the lock of a directory, or shares it. The error is errors.ErrUnsupported where the file system has none.
+// lockDir locks a directory, alone or shared. It returns errors.ErrUnsupported if the file system cannot.
 func lockDir(dir string, alone bool) (io.Closer, error) {
 	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// plainOnly is nothing here: who opens a file looks at what it is before and after.
+// plainOnly is 0 on Windows. Open checks the kind of the file before and after.
 const plainOnly = 0
 
 // Windows cannot sync a directory; NTFS keeps a journal of its own for names.
@@ -19,10 +19,10 @@ func isFile(info fs.FileInfo, name string) (bool, error) {
 	return err == nil && os.SameFile(info, now), err
 }
 
-// lockDir is not for Windows, where a file that is open cannot be deleted: its lock will do.
+// lockDir does nothing on Windows, where the lock on the file is enough: an open file cannot be deleted.
 func lockDir(string, bool) (io.Closer, error) { return nil, errors.ErrUnsupported }
 
-// damages are what the system says of a disk whose data is bad.
+// damages are the errors of Windows that mean bad data.
 var damages = []error{
 	syscall.Errno(23),   // ERROR_CRC
 	syscall.Errno(27),   // ERROR_SECTOR_NOT_FOUND

@@ -19,5 +19,5 @@ func syncData(f *os.File) error {
 	}
 }
 
-// damages are what the system says of a disk whose data is bad.
+// damages are the errors of Linux that mean bad data.
 var damages = []error{syscall.EIO, syscall.EREMOTEIO, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENODATA}

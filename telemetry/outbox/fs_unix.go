@@ -4,5 +4,5 @@ package outbox
 
 import "syscall"
 
-// damages are what the system says of a disk whose data is bad.
+// damages are the errors of the system that mean bad data.
 var damages = []error{syscall.EIO, syscall.EBADMSG}

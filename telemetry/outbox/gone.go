@@ -8,13 +8,13 @@ import (
 	"slices"
 )
 
-// isMissing says that a file is not there, which is believed only if its directory can be read and does not list it.
+// isMissing says that a file does not exist: its directory can be read and does not list it.
 func (b *Box) isMissing(name string) bool {
 	names, err := b.list()
 	return err == nil && !slices.Contains(names, filepath.Base(name))
 }
 
-// list is the names in the outbox's directory; none if it is sure that the directory itself is gone.
+// list returns the names in the outbox's directory; none if the directory itself is certainly gone.
 func (b *Box) list() ([]string, error) {
 	names, err := b.fs.List(b.dir)
 	if errors.Is(err, fs.ErrNotExist) && b.isDirGone() {
@@ -23,7 +23,8 @@ func (b *Box) list() ([]string, error) {
 	return names, err
 }
 
-// isDirGone says that the directory is not there: one above it can be read and does not list it, or what leads to it.
+// isDirGone says that the directory does not exist: a directory above it can be read and does not list it,
+// or the next one on the way to it.
 func (b *Box) isDirGone() bool {
 	for at := filepath.Clean(b.dir); ; {
 		above := filepath.Dir(at)
@@ -41,7 +42,7 @@ func (b *Box) isDirGone() bool {
 	}
 }
 
-// loseGone lets the messages leave whose files are gone. The records behind them will tell.
+// loseGone takes messages whose files are gone out of the line. The next records carry the gap.
 func (b *Box) loseGone() {
 	b.mu.Lock()
 	before := slices.Clone(b.segs)
@@ -57,7 +58,7 @@ func (b *Box) loseGone() {
 		}
 		b.mu.Lock()
 		copied := *s
-		isIn := slices.Contains(b.segs, s) // else all of it had left, and we deleted it ourselves
+		isIn := slices.Contains(b.segs, s) // else the box deleted it itself, because all its messages had left
 		b.mu.Unlock()
 		if i+1 < len(before) {
 			end = before[i+1].base
@@ -69,17 +70,17 @@ func (b *Box) loseGone() {
 	}
 }
 
-// remake makes the directory anew if it is gone: what is in memory goes on there, under the same outbox id. False if it is not gone, or
-// cannot be made. b.cur.syncing is held.
+// remake makes the directory anew if it is gone. The same outbox id goes on there with the messages in
+// memory. It returns false if the directory is not gone, or cannot be made. b.cur.syncing is held.
 func (b *Box) remake() bool {
 	if !b.isDirGone() || b.fs.MkdirAll(b.dir) != nil {
 		return false
 	}
 	lock, err := b.fs.Lock(b.dir)
 	if err != nil {
-		return false // somebody else has made it, and holds it
+		return false // another process has made it and holds its lock
 	}
-	_ = b.lock.Close() // that of a directory without a name
+	_ = b.lock.Close() // the lock of the old directory, which has no name any more
 	b.lock = lock
 	b.mu.Lock()
 	b.problem(Problem{Kind: Missing, Text: "the directory " + b.dir + " was gone and has been made anew: what waited in it and is not on the disk any more is lost"})
@@ -87,7 +88,7 @@ func (b *Box) remake() bool {
 	return true
 }
 
-// create opens a file that may have to be made. If the directory is gone, it is made anew. The caller leads.
+// create opens a file, and makes it or the directory if they are missing. The caller leads.
 func (b *Box) create(name string, flag int) (File, error) {
 	f, err := b.fs.Open(name, flag|create)
 	if !errors.Is(err, fs.ErrNotExist) {

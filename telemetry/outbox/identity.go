@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// Identity is whose messages an outbox holds, and where they go. What may change while something waits (a key, a model, the hub that
-// DPS assigns) is not part of it.
+// Identity says whose messages an outbox holds, and where they go. Keys, models and the hub that DPS
+// assigns are not part of it, because they may change while messages wait.
 type Identity struct {
-	IDScope string   `json:"idScope,omitempty"` // of the DPS; "": there is none
-	Device  string   `json:"device"`            // its registration id; without a DPS, its device id
-	Hubs    []string `json:"hubs,omitempty"`    // without a DPS: the hubs that it may be sent to
+	IDScope string   `json:"idScope,omitempty"` // of DPS; "" without DPS
+	Device  string   `json:"device"`            // registration id; without DPS the device id
+	Hubs    []string `json:"hubs,omitempty"`    // without DPS: the hubs that the messages may go to
 }
 
 func (id Identity) isZero() bool { return id.Device == "" }
 
-// String says it as a person would.
+// String returns the identity in words.
 func (id Identity) String() string {
 	if id.IDScope != "" {
 		return fmt.Sprintf("device %s in ID scope %s", id.Device, id.IDScope)
@@ -30,7 +30,7 @@ func (id Identity) String() string {
 	return fmt.Sprintf("device %s on %s", id.Device, strings.Join(id.Hubs, ", "))
 }
 
-// matches says that what was made for one may go to the other. DPS does not regard the case of its names, nor DNS that of a host.
+// matches says that messages for id may go to other. Letter case does not count, as in DPS and DNS.
 func (id Identity) matches(other Identity) bool {
 	if id.IDScope != "" || other.IDScope != "" {
 		return strings.EqualFold(id.IDScope, other.IDScope) && strings.EqualFold(id.Device, other.Device)
@@ -42,10 +42,10 @@ func (id Identity) hasHub(host string) bool {
 	return slices.ContainsFunc(id.Hubs, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
-// maxHubs bounds what is remembered of one device.
+// maxHubs bounds how many hubs of a device are remembered.
 const maxHubs = 64
 
-// with is the identity that may also be sent to the hubs of another one.
+// with returns id with the hubs of other added.
 func (id Identity) with(other Identity) Identity {
 	id.Hubs = slices.Clone(id.Hubs)
 	for _, h := range other.Hubs {
@@ -56,7 +56,7 @@ func (id Identity) with(other Identity) Identity {
 	return id
 }
 
-// check says whether what waits in a directory may be sent for this identity.
+// check returns ErrOther if the messages that wait in a directory must not be sent for this identity.
 func (id Identity) check(l *layout, sendHere bool) error {
 	n := l.queued()
 	if id.isZero() || l.identity == nil || sendHere || n == 0 || id.matches(*l.identity) {
@@ -65,7 +65,7 @@ func (id Identity) check(l *layout, sendHere bool) error {
 	return fmt.Errorf("outbox: %w: %d messages wait for %s, and this is %s", ErrOther, n, l.identity, id)
 }
 
-// queued is how many records are in the line.
+// queued returns how many records are in the line.
 func (l *layout) queued() uint64 {
 	a := l.acks()
 	return l.next() - a.cursor - a.above
@@ -79,7 +79,7 @@ const (
 )
 
 func (id Identity) appendTo(b []byte) []byte {
-	text, _ := json.Marshal(id) // strings always can be
+	text, _ := json.Marshal(id) // never fails for strings
 	return fmt.Appendf(b, "%s%d %08x %s\n", identityStart, version, crc32.Checksum(text, castagnoli), text)
 }
 
@@ -100,14 +100,14 @@ func readIdentity(b []byte) (*Identity, error) {
 func (l *layout) loadIdentity(disk FS, name string, listed bool) error {
 	f, err := disk.Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) && (l.as == looking || !listed) {
-		return nil // it is from before identities, or new
+		return nil // the outbox is new, or older than identities
 	}
 	if err == nil {
 		defer func() { _ = f.Close() }()
 		b := make([]byte, maxIdentity)
 		var n int
 		if n, err = f.ReadAt(b, 0); err == nil {
-			err = errDamaged // it is longer than any
+			err = errDamaged // longer than any identity
 		} else if errors.Is(err, io.EOF) {
 			l.identity, err = readIdentity(b[:n])
 		}

@@ -43,7 +43,7 @@ type Look struct {
 	Segments    int
 	Gaps        []Range // seqs that are missing and that nobody has been told of for sure
 	Quarantined int     // entries of the quarantine, see ReadQuarantine
-	For         string  // whose messages these are and where they go, as Identity.String says it; "": that is not known
+	For         string  // Identity.String of the outbox; "" if it is unknown
 	Held        bool    // a process has it open; always false where the system has no such lock
 }
 

@@ -129,9 +129,9 @@ func (t *Batch) name() {
 	}
 }
 
-// Wait waits until one of the parts has a record that may be read now. Read may still find that it is damaged or too old, or that the disk
-// does not give it now: then Wait waits, too, until it is time to try again. It returns ctx.Err() when ctx ends first, ErrClosed after
-// Close.
+// Wait waits until one of the parts has a record to read. Read may still find that the record is damaged,
+// too old, or cannot be read now; after that, the next Wait waits until it is time to try again. Wait
+// returns ctx.Err() when ctx ends first, and ErrClosed after Close.
 func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -142,7 +142,7 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 			b.mu.Unlock()
 			return ErrClosed
 		}
-		b.regainIfDue() // nobody else may be here to try the disk again
+		b.regainIfDue() // without appends nobody else tries the disk again
 		b.unpark()
 		_, ok, again := b.firstOf(parts)
 		if ok {
@@ -175,9 +175,9 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	}
 }
 
-// Read is NextOf for a reader that calls it again and again and does not want to wait: it returns no records if there are none, or
-// none that can be read now. It returns up to limit of them and up to so many bytes of bodies, at least one. The records, and the bodies of their messages, are good
-// until its next call with the same batch.
+// Read is NextOf without waiting, for a reader that calls it again and again: it returns no records if there
+// are none, or none that can be read now. Else it returns at least one record, at most limit of them, and
+// about bytes of bodies at most. The records and bodies are valid until the next call with the same batch.
 func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, error) {
 	defer b.report()
 	for {
@@ -217,8 +217,8 @@ func (b *Box) Newest(n int) uint64 {
 	return b.next - ahead
 }
 
-// firstOf returns the first part with a record in it that may be read now. If there is none, again is when one may be tried whose segment
-// could not be read the last time; zero: there is none of these either. b.mu is held.
+// firstOf returns the first part with a record that may be read now. Without one, again is when a segment
+// that could not be read may be tried again; zero if there is none either. b.mu is held.
 func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	for _, p := range parts {
 		pos, where := b.find(p.After + 1)
@@ -236,7 +236,7 @@ func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	return Part{}, false, again
 }
 
-// troubleAt is why the record that find has found is not to be read yet; nil: it may be. b.mu is held.
+// troubleAt says why the record that find has found must not be read yet; nil if it may be. b.mu is held.
 func (b *Box) troubleAt(pos uint64, where source) *trouble {
 	if where != onDisk {
 		return nil
@@ -283,7 +283,7 @@ func (b *Box) collect(into *Batch, pos uint64, a allowance) {
 		before := len(into.records)
 		b.readAndUnlock(into, at, where, &a)
 		if len(into.records) == before {
-			break // it has left, or cannot be read now: the caller looks again
+			break // it has left, or cannot be read now; the caller tries again
 		}
 		pos = into.records[len(into.records)-1].Pos + 1
 	}
@@ -300,7 +300,7 @@ const (
 
 // find returns the first place from pos on with a record that may be handed out. b.mu is held.
 func (b *Box) find(pos uint64) (uint64, source) {
-	if b.blind { // what is on the disk comes first
+	if b.blind { // messages in memory come after those on the disk
 		return 0, nowhere
 	}
 	if pos = b.unparked(b.acks.next(pos)); pos < b.diskEnd {
@@ -411,10 +411,11 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 	}
 }
 
-// scan puts the first message of a segment from pos on into m and calls each, which says where to put the next one; nil: no more. A
-// message's body is good until each returns. start is where to begin to read; 0: at the first frame. What was read ahead is taken from,
-// and left in, kept. The error is the disk's, or errDamaged for a message that cannot be read; but if the damage of the segment is
-// believed, such a message leaves the line, and the scan goes on behind it.
+// scan reads the messages of a segment from pos on into m and calls each for every one. each returns where
+// the next message goes, nil to stop. A body is valid until each returns. start is the offset where reading
+// begins; 0 is the first frame. kept holds the bytes that were read ahead, before and after. scan returns
+// the disk's error, or errDamaged for a message that cannot be read. If the damage of the segment is
+// believed, such a message leaves the line instead, and the scan goes on after it.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
@@ -456,7 +457,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, 
 		}
 		if found > expect {
 			if !s.damaged && b.isLoss(s, span{expect, found - 1}) {
-				kept.drop() // it must be read again, and not from memory
+				kept.drop() // the next try must read the disk, not memory
 				return errDamaged
 			}
 			end := s.size
@@ -504,7 +505,7 @@ func (a *ahead) close() {
 	}
 }
 
-// drop forgets what was read ahead.
+// drop forgets the bytes that were read ahead.
 func (a *ahead) drop() {
 	a.close()
 	a.num = 0
@@ -522,7 +523,7 @@ func (b *Box) raw(f io.ReaderAt, from, to int64) []byte {
 	return buf[:n]
 }
 
-// isLoss says whether one of the places of a segment that cannot be read is that of a message which has not left.
+// isLoss says whether a message at one of the missing places of a segment has not left the line.
 func (b *Box) isLoss(s segment, missing span) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -530,7 +531,8 @@ func (b *Box) isLoss(s segment, missing span) bool {
 	return held.first <= held.last && len(b.acks.open(held)) > 0
 }
 
-// lose lets damaged messages of a segment leave the line. Those among them that had left already are no loss. The file is kept.
+// lose takes damaged messages of a segment out of the line, and reports those that had not left already. The
+// file is kept.
 func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
@@ -576,8 +578,8 @@ func (b *Box) lastOf(s segment) uint64 {
 	return s.base + seq - s.baseSeq
 }
 
-// unreadable deals with a segment that cannot be read from pos on. It is tried again, with a growing pause, and nothing leaves the line
-// before it is sure that the data itself is bad, or the file gone.
+// unreadable handles a segment that cannot be read from pos on. Reading is tried again with growing pauses.
+// No message leaves the line until it is certain that the data is bad or the file is gone.
 func (b *Box) unreadable(s segment, pos uint64, err error) {
 	k := passing
 	switch {
@@ -588,7 +590,7 @@ func (b *Box) unreadable(s segment, pos uint64, err error) {
 	}
 	b.mu.Lock()
 	i := slices.IndexFunc(b.segs, func(x *segment) bool { return x.num == s.num })
-	if i < 0 { // it was deleted while we came to read it
+	if i < 0 { // it was deleted in the meantime
 		b.mu.Unlock()
 		return
 	}
@@ -615,12 +617,12 @@ func (b *Box) unreadable(s segment, pos uint64, err error) {
 	case !believed:
 	case k == missing:
 		b.loseGone()
-	case !errors.Is(err, errDamaged): // the rest of it, for what the disk does not give has no end
+	case !errors.Is(err, errDamaged): // the rest of the segment, because the end of an unreadable part is unknown
 		b.lose(s, span{pos, s.end - 1}, nil, err)
 	}
 }
 
-// readable ends the trouble of a segment that was read beyond the place where it began.
+// readable ends the trouble of a segment when reading has passed the place of the trouble.
 func (b *Box) readable(num, pos uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

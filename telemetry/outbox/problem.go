@@ -14,10 +14,10 @@ const (
 	Degraded                 // the disk does not work; messages are kept in memory only
 	Recovered                // the disk works again
 	AcksNotSaved             // acknowledgements cannot be written down: a restart would send again
-	AcksSaved                // they are written down again
-	Unreadable               // what is next in the line cannot be read now: reading waits
-	Readable                 // it can be read again
-	Missing                  // files, or the whole directory, are gone that should be there
+	AcksSaved                // acknowledgements are written down again
+	Unreadable               // the next message cannot be read now; reading waits
+	Readable                 // the next message can be read again
+	Missing                  // files of the outbox, or its whole directory, are gone
 )
 
 func (k Kind) String() string {

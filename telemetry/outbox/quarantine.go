@@ -76,7 +76,7 @@ func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
 	}
 }
 
-// entries are those of one file. The error is the reader's, and the last.
+// entries yields the entries of one file. An error of the reader comes last.
 func entries(r io.Reader) iter.Seq2[SetAside, error] {
 	return func(yield func(SetAside, error) bool) {
 		for in := bufio.NewReaderSize(r, 64<<10); ; {
@@ -135,7 +135,7 @@ func (f maybeFile) close() {
 	}
 }
 
-// is says whether two files are one, since the newer has got the name of the older between our two looks.
+// is says whether two files are the same: the newer one may have got the older one's name between two opens.
 func (f maybeFile) is(other maybeFile) bool {
 	if f.File == nil || other.File == nil {
 		return false
@@ -145,9 +145,10 @@ func (f maybeFile) is(other maybeFile) bool {
 	return isDisk && areDisk && os.SameFile(a.info, b.info)
 }
 
-// Quarantine takes the record at a place out of the line because it can never be sent, and writes it with the reason to the file
-// quarantine.jsonl beside it, durably, before it leaves. The next record tells that it is missing. If it cannot be written now, it is
-// kept, is not handed out again by this box, and is written when that works; Report says so. A place that has left already is left alone.
+// Quarantine takes the record at pos out of the line because it can never be sent. Before that it writes the
+// record with the reason to quarantine.jsonl, and syncs it. The next record carries the gap. If the file
+// cannot be written now, the record stays in the line, this box does not hand it out again, and it is
+// written later; Report says so. Quarantine does nothing for a place that has left already.
 func (b *Box) Quarantine(pos uint64, why error) error {
 	defer b.report()
 	if why == nil {
@@ -167,7 +168,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 		b.mu.Unlock()
 		return fmt.Errorf("outbox: %d records can never be sent and cannot be set aside: see to the disk of %s", maxParked, b.dir)
 	}
-	b.parked = append(b.parked, parked{pos, why}) // so that nobody hands it out meanwhile
+	b.parked = append(b.parked, parked{pos, why}) // now, so that it is not handed out meanwhile
 	b.mu.Unlock()
 	if err = b.putAside(parked{pos, why}); err == nil {
 		return nil
@@ -186,21 +187,22 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	return nil
 }
 
-// parked is a record that can never be sent, and that is not set aside yet. It is in the line, and handed out no more.
+// parked is a record that can never be sent and is not in the quarantine yet. It is in the line, but is not
+// handed out any more.
 type parked struct {
 	pos uint64
 	why error
 }
 
-// maxParked bounds the memory for them.
+// maxParked bounds the memory for parked records.
 const maxParked = 4096
 
-// isParked says whether the record at a place is one of them. b.mu is held.
+// isParked says whether the record at pos is parked. b.mu is held.
 func (b *Box) isParked(pos uint64) bool {
 	return slices.ContainsFunc(b.parked, func(p parked) bool { return p.pos == pos })
 }
 
-// unparked is the first place from pos on that is not one of them, nor has left. b.mu is held.
+// unparked returns the first place from pos on that is neither parked nor has left. b.mu is held.
 func (b *Box) unparked(pos uint64) uint64 {
 	for len(b.parked) > 0 && b.isParked(pos) {
 		pos = b.acks.next(pos + 1)
@@ -208,10 +210,10 @@ func (b *Box) unparked(pos uint64) uint64 {
 	return pos
 }
 
-// isEmpty says that nothing waits to be sent. b.mu is held.
+// isEmpty says that no record waits to be sent; parked ones do not count. b.mu is held.
 func (b *Box) isEmpty() bool { return !b.blind && b.count() <= uint64(len(b.parked)) }
 
-// unpark tries to set aside what could not be before. b.mu is held, and released meanwhile.
+// unpark tries to write parked records to the quarantine. b.mu is held, and released meanwhile.
 func (b *Box) unpark() {
 	if len(b.parked) == 0 || b.closed || time.Now().Before(b.parkedUntil) {
 		return
@@ -227,7 +229,7 @@ func (b *Box) unpark() {
 	b.mu.Lock()
 }
 
-// putAside sets a parked record aside, and takes it out of the line when that has been done.
+// putAside writes a parked record to the quarantine, and then takes it out of the line.
 func (b *Box) putAside(p parked) error {
 	pos := p.pos
 	b.mu.Lock()

@@ -14,16 +14,16 @@ import (
 type layout struct {
 	as          reading
 	slot        slot
-	identity    *Identity // for whom it was filled; nil: that is not known
-	badIdentity error     // why it is not, although there is a file
-	unsure      bool      // which seqs were used is not sure: an outbox id must not go on
+	identity    *Identity // for whom it was filled; nil if unknown
+	badIdentity error     // why the identity file could not be used
+	unsure      bool      // nobody knows which seqs were used, so the outbox id must not go on
 	hasSlot     bool
-	noSlot      error // why there is none although there is a file
+	noSlot      error // why the cursor file has no valid slot
 	segs        []*segment
-	newest      uint64   // the greatest number of a segment file, of whatever kind
-	useless     []uint64 // files of which a later segment, or the lack of any message, leaves nothing
+	newest      uint64   // the greatest number of any segment file, bad ones too
+	useless     []uint64 // files that a later segment replaces, or that hold no message
 	headless    []uint64 // files without a readable header
-	begun       []uint64 // newest segments without a whole message, but with something
+	begun       []uint64 // newest segments with some bytes, but without a whole message
 	halved      []uint64 // segments with one readable header
 
 	// Of the newest segment:
@@ -41,13 +41,13 @@ type loss struct {
 	from, to int64 // where in the file the damage is
 }
 
-// reading is who reads a directory, and so what an error means.
+// reading says for what purpose a directory is read, which decides what an error means.
 type reading int
 
 const (
-	looking   reading = iota // somebody else's, who may delete a file before we come to it
-	owning                   // our own: any error is one
-	believing                // our own, and damage has been met again and again: what is damaged is done without
+	looking   reading = iota // to look into another process's outbox, which may delete files meanwhile
+	owning                   // to open our own; no error is ignored
+	believing                // to open our own after lasting damage; damaged files are left out
 )
 
 // load finds out what a directory holds.
@@ -69,7 +69,7 @@ func load(disk FS, dir string, as reading) (*layout, error) {
 		if num == 0 {
 			continue
 		}
-		l.newest = max(l.newest, num) // also of what was set aside: its name must not be needed again
+		l.newest = max(l.newest, num) // bad files too, because their names must not be used again
 		if isKept {
 			continue
 		}
@@ -103,7 +103,7 @@ func load(disk FS, dir string, as reading) (*layout, error) {
 	return l, l.findLastSeq(disk, dir)
 }
 
-// isBelieved says that an error is about the data, and has been met often enough.
+// isBelieved says that an error means bad data and has lasted long enough.
 func (l *layout) isBelieved(err error) bool { return l.as == believing && isDamage(err) }
 
 func (l *layout) loadSlot(disk FS, name string, listed bool) error {
@@ -130,7 +130,8 @@ func (l *layout) loadSlot(disk FS, name string, listed bool) error {
 	return nil
 }
 
-// maxSegmentFile is above the size of any segment: what is larger was put there by somebody else, and reading it might take for ever.
+// maxSegmentFile is above the size of any segment, in bytes. A larger file is not ours, and to read it might
+// take for ever.
 const maxSegmentFile = 2 << 30
 
 func (l *layout) loadHeader(disk FS, name string, num uint64) error {
@@ -173,7 +174,7 @@ func (l *layout) loadHeader(disk FS, name string, num uint64) error {
 	return nil
 }
 
-// unreadable takes in that a segment cannot be read.
+// unreadable decides what to do about a segment that cannot be read.
 func (l *layout) unreadable(num uint64, err error) error {
 	if l.isBelieved(err) {
 		l.headless, l.unsure = append(l.headless, num), true
@@ -276,7 +277,7 @@ func (l *layout) findLastSeq(disk FS, dir string) error {
 			whole := layout{slot: slot{end: last.end}}
 			err := whole.scanNewest(disk, filepath.Join(dir, segName(last.num)), &last)
 			switch {
-			case l.as == looking && errors.Is(err, fs.ErrNotExist): // deleted meanwhile: the slot has to do
+			case l.as == looking && errors.Is(err, fs.ErrNotExist): // deleted meanwhile; the slot says what was in it
 				return nil
 			case l.isBelieved(err):
 				l.unsure = true
@@ -360,7 +361,7 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	default:
 		b.id, b.seq, b.machine, changed = newID(), 0, mine, true
 	}
-	if r := b.ring; r != nil { // it was filled while nobody knew what is on the disk, and nothing of it was handed out
+	if r := b.ring; r != nil { // it was filled while the box was blind, and no message of it was handed out
 		r.base = b.next
 		b.next = r.end()
 	}
@@ -402,7 +403,8 @@ func (b *Box) tell(l *layout) {
 	}
 }
 
-// loseUnfound finds the places that the slot or the segments say were used, and that no frame was found for. b.cur.mu is held.
+// loseUnfound takes out of the line the places that were used, by the slot or the segments, but have no
+// frame. b.cur.mu is held.
 func (b *Box) loseUnfound(l *layout) (lost bool) {
 	lose := func(id boxID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
 		whole := x.span
@@ -484,7 +486,7 @@ type tail struct {
 	to   int64 // where the last message ends
 	end  uint64
 
-	trouble trouble // why it cannot be made durable
+	trouble trouble // why the tail cannot be made durable
 }
 
 // settle makes sure that the tail is on the disk. Writing it again makes the sync cover it even if an earlier sync of the same bytes
@@ -506,7 +508,7 @@ func (b *Box) settle() error {
 	if !t.trouble.fail(t.end, damage, err, time.Now()) {
 		return err
 	}
-	// The disk does not take them, and gives what it gives: they are handed out as they are, and their outbox id does not go on.
+	// The disk cannot make them durable, so they are handed out as they are read, and their outbox id ends.
 	b.mu.Lock()
 	for _, s := range b.segs {
 		if s.num == t.num {
@@ -525,7 +527,7 @@ func (b *Box) settle() error {
 func (b *Box) settleTail(t *tail) error {
 	f, err := b.fs.Open(b.path(t.num), readWrite)
 	if errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(t.num)) {
-		return nil // whoever reads it will find that it is gone
+		return nil // reading will find that it is gone
 	}
 	if err != nil {
 		return err

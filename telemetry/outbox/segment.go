@@ -249,7 +249,7 @@ func (s *scanner) bytes(at int64, n int) ([]byte, error) {
 			s.window = make([]byte, want)
 		}
 		got, err := s.file.ReadAt(s.window[:want], at)
-		if err != nil && !errors.Is(err, io.EOF) && want > n { // what was read ahead may be bad, and what is asked for good
+		if err != nil && !errors.Is(err, io.EOF) && want > n { // the bytes ahead may be bad and the wanted ones good, so read only those
 			got, err = s.file.ReadAt(s.window[:n], at)
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
