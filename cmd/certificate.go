@@ -40,7 +40,7 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 	if err != nil {
 		if public := publicOf(keys); public != nil {
 			if standsLater(chain, public) {
-				return nil, fmt.Errorf("key %s belongs to a certificate in %s that is not the first; put the device's own first, then who signed it",
+				return nil, fmt.Errorf("key %s belongs to a certificate in %s that is not the first; put the device's own first, then the one that signed it",
 					quotable(s.certKey), quotable(s.cert))
 			}
 			return nil, fmt.Errorf("key %s does not fit cert %s: the key is %s, the certificate is for %s; give the two that were made together",
@@ -170,7 +170,7 @@ func (s *settings) checkValidity(c *tls.Certificate, now time.Time) {
 	}
 }
 
-// publicOf is the public half of the first private key in a PEM text, nil if there is none.
+// publicOf returns the public half of the first private key in a PEM text, nil if there is none.
 func publicOf(keys []byte) crypto.PublicKey {
 	for rest := keys; ; {
 		var block *pem.Block

@@ -39,7 +39,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	}
 	ctx, stop := env.Notify(ctx)
 	defer stop()
-	result := newLogQueue(env.Stdout) // a reader who takes his time must not hold up what is being shown
+	result := newLogQueue(env.Stdout) // a slow reader must not hold up the demo
 	defer result.Close(ctx)
 	out := io.Writer(result)
 	if asJSON {

@@ -23,7 +23,7 @@ const (
 	keepAlive      = 10 * time.Minute // longer than any wait between two polls, so that no PINGREQ is needed
 )
 
-// mqttExchange is a registration over one MQTT connection. Nothing runs beside it: whoever waits reads.
+// mqttExchange is a registration over one MQTT connection. No goroutine runs beside it: the caller that waits reads.
 type mqttExchange struct {
 	c    *Client
 	r    Request

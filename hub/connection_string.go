@@ -86,12 +86,12 @@ func isASCIILetter(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' }
 func (c ConnectionString) check(parts map[string]string) error {
 	for _, name := range []string{"HostName", "DeviceId"} {
 		if parts[name] == "" {
-			return fmt.Errorf("the connection string has no %s; it must be that of a device, of the form %s", name, connectionStringForm)
+			return fmt.Errorf("the connection string has no %s; it must be the connection string of a device, of the form %s", name, connectionStringForm)
 		}
 	}
 	switch {
 	case c.Key == "" && !c.X509:
-		return fmt.Errorf("the connection string has no SharedAccessKey; it must be that of a device, of the form %s", connectionStringForm)
+		return fmt.Errorf("the connection string has no SharedAccessKey; it must be the connection string of a device, of the form %s", connectionStringForm)
 	case c.Key != "" && c.X509:
 		return errors.New("the connection string has both SharedAccessKey and x509=true; leave one out")
 	}

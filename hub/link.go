@@ -450,7 +450,7 @@ func (l *Link) join() {
 // lose ends the link for a reason.
 func (l *Link) lose(err error) { l.end(err, true) }
 
-// end is the one place where a link ends: the first reason wins and everybody who waits is told.
+// end is the one place where a link ends: the first reason wins, and all waiting callers get it.
 func (l *Link) end(err error, hard bool) {
 	l.mu.Lock()
 	if l.ended {

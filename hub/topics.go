@@ -160,7 +160,7 @@ func unescape(s string) string {
 	return s
 }
 
-// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is none of IoT Hub's. The twin's answers are separate:
+// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. The twin's answers are separate:
 // they belong to a call and are not for the inbox.
 func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 	if rest, ok := cutPrefixFold(topic, "devices/"+deviceID+"/messages/devicebound"); ok && (rest == "" || rest[0] == '/') {

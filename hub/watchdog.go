@@ -347,7 +347,7 @@ func (l *Link) probeLocked(now time.Time) {
 	})
 }
 
-// Check doubts the link, for one who knows that nothing could be heard for a while, as after a suspension: it is suspect at once. Only an
+// Check makes the link suspect at once. A caller uses it when nothing could be heard for a while, as after a suspension. Only an
 // answer on the link itself saves it, not that the hub is there for others.
 func (l *Link) Check() {
 	l.mu.Lock()

@@ -64,7 +64,7 @@ func (w *wire) try() bool {
 	if w.left() == nil {
 		return true
 	}
-	_ = w.raw.Write(w.once) // the one who waits will see an error too
+	_ = w.raw.Write(w.once) // the waiting caller gets the error too
 	return w.left() == nil
 }
 

@@ -193,7 +193,7 @@ func (p *parser) add(i *iface, c *content, at *node) error {
 		return p.fault(at, "Interface %s has two contents named %q", i.id, c.name)
 	}
 	if p.flat++; p.flat > maxContents {
-		return p.fault(at, "the Interfaces of this file have more than %d contents, with what they inherit", maxContents)
+		return p.fault(at, "the Interfaces of this file have more than %d contents, inherited ones included", maxContents)
 	}
 	i.names[c.name] = c
 	i.flat = append(i.flat, c)

@@ -709,7 +709,7 @@ func (l *linter) graph() {
 				member, most = "extends", 1024
 			}
 			if count := l.count(n, member, map[*node]bool{}); count > most {
-				l.flaw(n, "%q has at most %d elements, those of what it extends among them; this has %d", member, most, count)
+				l.flaw(n, "%q may have at most %d elements, inherited ones included; this has %d", member, most, count)
 			}
 		}
 	}

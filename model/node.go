@@ -156,10 +156,10 @@ const (
 	contextV3 = "dtmi:dtdl:context;3"
 )
 
-// member is the single value of the member of that short name; nil when there is none.
+// member returns the single value of the member with this short name; nil when there is none.
 func (n *node) member(name string) *node { return n.fields[name].single() }
 
-// path is where the value stands, from the top of the file.
+// path returns the place of the value, from the top of the file.
 func (n *node) path() string {
 	switch {
 	case n.up == nil:

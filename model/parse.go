@@ -113,7 +113,7 @@ func (m *Model) interfaceOf(component string) (*iface, bool) {
 type parser struct {
 	*reader
 	version int // of the language, where an element names none
-	flat    int // contents of all Interfaces, with what they inherit
+	flat    int // contents of all Interfaces, inherited ones included
 	ifaces  map[string]*iface
 	at      map[*node]*iface
 	all     []*iface

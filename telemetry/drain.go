@@ -94,7 +94,7 @@ type Drain struct {
 	wake    chan struct{} // full once there is something for Run to see to
 
 	asked atomic.Int64    // how many came to send and were not served yet; the first of them serves all
-	turn  sync.Mutex      // held by the one who sends; guards the next six
+	turn  sync.Mutex      // held by the goroutine that sends; guards the next six
 	link  context.Context // of Run; nil before and after it: then nothing is sent for an acknowledgement
 	began bool
 	at    streams
@@ -155,7 +155,7 @@ func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 
 // Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Run.
 func (d *Drain) Early() {
-	d.asked.Store(1) // whoever comes meanwhile leaves it to Run
+	d.asked.Store(1) // a goroutine that comes meanwhile leaves the work to Run
 	defer d.asked.Store(0)
 	d.turn.Lock()
 	defer d.turn.Unlock()

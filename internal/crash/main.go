@@ -52,14 +52,14 @@ func run(args []string, out io.Writer) int {
 	f.IntVar(&o.rate, "rate", 2500, "samples a second")
 	f.IntVar(&o.window, "window", 64, "messages in flight")
 	f.IntVar(&o.least, "least", 2000, "samples per second that must have arrived, over the whole run")
-	f.IntVar(&o.ledgerKeep, "ledger-keep", 500_000, "messages that the simulator keeps: what the longest silence holds back may come between two looks")
+	f.IntVar(&o.ledgerKeep, "ledger-keep", 500_000, "messages that the simulator keeps; it must hold all that arrive between two looks, after the longest silence too")
 	f.StringVar(&o.order, "drain-order", "fifo", "of the device: fifo or fresh-first")
 	f.StringVar(&o.sync, "outbox-sync", "always", "of the device: always, or a duration")
 	f.Uint64Var(&o.seed, "seed", 0, "of the schedule (default: by chance)")
 	f.BoolVar(&o.keep, "keep", false, "keep the directories whatever the verdict")
 	// Three kills of the simulator in a row, each soon after the device was up again, cannot be told from another client with the same
 	// identity, for which the device waits a minute.
-	f.DurationVar(&o.recovery, "recovery", 2*time.Minute, "within which what was made after an event must arrive, whatever the event")
+	f.DurationVar(&o.recovery, "recovery", 2*time.Minute, "time within which a sample made after an event must arrive")
 	f.StringVar(&o.result, "result", "", "write the figures of a run that came to its end into this file, as JSON")
 	if err := f.Parse(args); err != nil {
 		return 2

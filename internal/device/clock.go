@@ -72,7 +72,7 @@ type clock struct {
 	woke  func(slept time.Duration)
 	keep  func(clockFile) error
 	fixes atomic.Pointer[[]epoch] // see made
-	turn  chan struct{}           // held by the one who asks for the time
+	turn  chan struct{}           // held by the goroutine that asks for the time
 
 	mu     sync.Mutex
 	floor  time.Time     // the beginning, if the time is the earliest that it can be
@@ -315,7 +315,7 @@ func (k *clock) suspect() bool {
 	return k.doubt || k.astray || k.system.Before(k.floor)
 }
 
-// due is wanted for one who then asks.
+// due says whether to ask; the caller then asks.
 func (k *clock) due(reason bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -371,7 +371,7 @@ func (k *clock) write() {
 	k.failed = time.Now()
 }
 
-// share tells what there is to tell. It must not be called by anybody who holds a lock.
+// share reports the news about the clock. It must not be called with a lock held.
 func (k *clock) share() {
 	k.mu.Lock()
 	news, slept := k.news, k.slept

@@ -30,7 +30,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// Config is everything a device needs to know. It is checked by whoever fills it; a Device only reads it.
+// Config is everything a device needs to know. Its creator checks it; a Device only reads it.
 type Config struct {
 	DeviceID    string           // registration id
 	IDScope     string           // of the DPS
@@ -439,10 +439,10 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
 		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.modelID(), Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
-		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // a time that cannot be is none
+		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
 }
 
-// who is whose state is cached.
+// who returns the identity of the device whose state is cached.
 func (d *Device) who() failover.State {
 	return failover.State{IDScope: d.c.IDScope, RegistrationID: d.c.DeviceID, KeyFingerprint: d.fingerprint()}
 }

@@ -66,7 +66,7 @@ func openHandled(h *home) *handled {
 }
 
 func (h *handled) note(err error) {
-	h.home.note(handledFile, err, "what has been handled of cloud-to-device messages is in memory only; after a restart, one that comes again is handled again",
+	h.home.note(handledFile, err, "the list of handled cloud-to-device messages is in memory only; after a restart, a message that comes again is handled again",
 		func() error {
 			h.mu.Lock()
 			defer h.mu.Unlock()

@@ -190,7 +190,7 @@ func (h *home) inspect() {
 		}
 	}
 	if info, err := h.disk.Lstat(h.dir); err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		h.say("%s is a symbolic link; what it points to is used", h.dir)
+		h.say("%s is a symbolic link; its target is used", h.dir)
 	}
 }
 
@@ -229,7 +229,7 @@ func (h *home) checkContent() {
 	gone := h.known && !h.found && h.sealed
 	h.io.Unlock()
 	if gone {
-		h.say("%s is missing, which was here; what else is missing cannot be told", h.path(homeFile))
+		h.say("%s is missing, although it was here, so hubhop does not know which other files are missing", h.path(homeFile))
 	}
 }
 
@@ -433,7 +433,7 @@ func (h *home) anew() error {
 	had := len(h.locks) > 0
 	h.mu.Unlock()
 	if had {
-		h.say("the directory %s was taken away while the device runs; it is made anew, without what was in it", h.dir)
+		h.say("the directory %s was removed while the device runs; it is made anew, without its old files", h.dir)
 		h.files = nil
 		h.close()
 	}

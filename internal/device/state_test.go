@@ -315,7 +315,7 @@ func TestMissingFiles(t *testing.T) {
 			return all
 		}
 		for name, want := range map[string]string{
-			stateFile: "the device asks DPS", timeFile: "samples that wait", handledFile: "is handled again", homeFile: "is missing, which was here",
+			stateFile: "the device asks DPS", timeFile: "samples that wait", handledFile: "is handled again", homeFile: "is missing, although it was here",
 		} {
 			w.forget()
 			w.must(os.Remove(filepath.Join(w.config.StateDir, "dev-1", name)))

@@ -15,7 +15,7 @@ type timekeeping struct {
 	*clock
 	source *dps.Client // is asked for the time: DPS, or the pinned hub
 
-	// Of the one who asks:
+	// The goroutine that asks owns these:
 	unanswered int  // questions in a row
 	told       bool // that they are
 
@@ -96,7 +96,7 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 // row, because a failover may hit DPS for a moment, and only if the clock is suspect, because many networks
 // close that port and most clocks are right.
 func (d *Device) askTime(ctx context.Context, reason bool) {
-	select { // who comes second hears what the first was told
+	select { // a second caller gets the answer to the first one's question
 	case d.time.turn <- struct{}{}:
 	case <-ctx.Done():
 		return

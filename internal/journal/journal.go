@@ -1,6 +1,6 @@
 // Package journal is the one record of what happens to a device. Log, counters, status and reports are views of it.
 //
-// An [Event] is emitted once, by whoever knows it; [Journal.Emit] hands it to every sink in line and to every live watcher that
+// An [Event] is emitted once, by the package that knows it; [Journal.Emit] hands it to every sink in line and to every live watcher that
 // keeps up. A sink sees every event, in order; a watcher that falls behind loses events, never a device time, and the loss is
 // counted.
 package journal

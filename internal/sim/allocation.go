@@ -86,7 +86,7 @@ func (r *registry) draw(h *hub, registrationID string) float64 {
 	return -weight / math.Log(uniform)
 }
 
-// otherThan is the next living hub in the row, nil if there is none.
+// otherThan returns the next living hub in the row, nil if there is none.
 func otherThan(h *hub, row []*hub) *hub {
 	at := slices.Index(row, h)
 	for i := range row {
@@ -173,7 +173,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	}
 	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(encodeJSON(ask))) //nolint:gosec // whoever enrols devices says where to ask
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(encodeJSON(ask))) //nolint:gosec // the enrollment names the address
 	if err != nil {
 		return failed(400207, "Custom allocation failed: %v", err)
 	}

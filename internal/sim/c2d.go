@@ -16,7 +16,7 @@ type C2D struct {
 	TTLSeconds int               `json:"ttlSeconds,omitempty"` // 1 to 172800, 0 means 3600
 }
 
-// check refuses what is no message, whoever it is for.
+// check refuses an impossible message, for any receiver.
 func (c C2D) check() error {
 	switch {
 	case len(c.Body) > 0 && c.Text != nil:

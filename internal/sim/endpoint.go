@@ -375,12 +375,12 @@ type conn struct {
 
 	mu        sync.Mutex
 	onEnd     func(reason string) // how the owner wants to be told of an orderly end
-	wake      chan struct{}       // closed when deadlines change or the connection ends; made by who waits
+	wake      chan struct{}       // closed when deadlines change or the connection ends; made by the waiting goroutine
 	readBy    time.Time
 	writeBy   time.Time
 	frozen    bool // reads of inner are cut short, so that what comes stays in the socket
 	takenBack bool // what is in the socket must not be read
-	doomed    bool // about to be reset: nothing more goes out, and whoever closes it resets it
+	doomed    bool // about to be reset: nothing more goes out, and its close is a reset
 	closed    bool
 	abandoned bool // the inner connection is closed too
 }
@@ -590,7 +590,7 @@ func (c *conn) Close() error {
 	c.closed = true
 	c.changed()
 	if c.muted() && !e.closed && !c.doomed {
-		_ = c.inner.SetDeadline(time.Unix(1, 0)) // whoever still reads must come back
+		_ = c.inner.SetDeadline(time.Unix(1, 0)) // ends a read that still waits
 		e.ghosts = append(e.ghosts, c)
 		if len(e.ghosts) > ghostLimit {
 			old := e.ghosts[0] // its client has long given up

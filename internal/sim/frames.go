@@ -146,7 +146,7 @@ type diskFile interface {
 	Close() error
 }
 
-// framedFile is a file that frames are appended to. Whoever owns it guards it.
+// framedFile is a file that frames are appended to. Its owner guards it.
 type framedFile struct {
 	file   diskFile
 	size   int64

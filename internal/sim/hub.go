@@ -86,7 +86,7 @@ type identity struct {
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
-	arrival chan struct{}  // closed when the device begins to listen; made by who waits for that
+	arrival chan struct{}  // closed when the device begins to listen; made by the waiting goroutine
 
 	injected atomic.Pointer[injection] // a fault the device has asked for, over or not
 	record

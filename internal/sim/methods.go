@@ -115,7 +115,7 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	return MethodResult{a.status, a.body}, nil
 }
 
-// answerMethod takes what the device sent on its res topic; an unknown rid is a caller who has left.
+// answerMethod takes what the device sent on its res topic; an unknown rid belongs to a caller that has left.
 func (s *session) answerMethod(rid string, status int, body []byte) {
 	s.identity.mu.Lock()
 	defer s.identity.mu.Unlock()

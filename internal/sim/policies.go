@@ -6,7 +6,7 @@ import (
 	"net"
 )
 
-// policy is a shared access policy of a hub: whoever has one of its keys has its rights. Policies never change, so nothing guards them.
+// policy is a shared access policy of a hub: one of its keys gives its rights. Policies never change, so nothing guards them.
 type policy struct {
 	name   string
 	rights rights

@@ -166,11 +166,11 @@ func (s *session) connect(c connectPacket) error {
 	return nil
 }
 
-// attach makes s the device's session and accepts it; an older one is closed. Whoever finds the session finds it behind its CONNACK.
+// attach makes s the device's session and accepts it; an older one is closed. Other goroutines see the session only after its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
 	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
-	i.entry.Lock() // one after the other, so that the one who is replaced and comes back at once finds s in its place
+	i.entry.Lock() // one after the other, so that a replaced client that comes back at once finds s in its place
 	defer i.entry.Unlock()
 	if err := i.usable(); err != nil {
 		return false, err
@@ -218,7 +218,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	return present, nil
 }
 
-// detach is the end of a session, whoever brought it about; one that was never let in has nothing to undo.
+// detach ends a session, for any reason. A session that was never let in has nothing to undo.
 func (s *session) detach(reason string) {
 	i, h := s.attached.Load(), s.hub
 	if i == nil {
@@ -276,7 +276,7 @@ func (s *session) beforeRead() error {
 		return io.EOF
 	}
 	err := s.wire.below.SetReadDeadline(silentUntil(s.since, s.alive))
-	if s.wire.over.Load() || s.wire.failure() != "" { // whoever hung up in between set a deadline that was just replaced
+	if s.wire.over.Load() || s.wire.failure() != "" { // a hang-up in between has set a deadline that was just replaced
 		return io.EOF
 	}
 	return err

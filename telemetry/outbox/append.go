@@ -41,7 +41,7 @@ func (b *Box) AppendOver(ms ...Message) error {
 	return b.append(noWait, true, ms)
 }
 
-// noWait is the Done channel of somebody who is not ready to wait.
+// noWait is the Done channel of a caller that does not wait.
 var noWait = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 func (b *Box) append(done <-chan struct{}, over bool, ms []Message) error {
@@ -76,7 +76,7 @@ func (b *Box) hand(r *request, done <-chan struct{}, over bool) error {
 	if !leads {
 		<-r.wake
 		if !r.leads {
-			return nil // whoever led has taken it along
+			return nil // the leader has taken it along
 		}
 	}
 	b.lead()
@@ -297,8 +297,8 @@ func (b *Box) degrade(err error) {
 		text := "the disk does not take messages: they are kept in memory, under another outbox id, and lost if this process ends: " +
 			"see to the disk of " + b.dir
 		if b.blind {
-			text = "the outbox in " + b.dir + " cannot be read now: what waits there is kept, and is sent when it can be; " +
-				"what comes meanwhile is kept in memory, under another outbox id, and lost if this process ends"
+			text = "the outbox in " + b.dir + " cannot be read now: the messages that wait there are kept, and are sent when it can be read; " +
+				"new messages are kept in memory, under another outbox id, and lost if this process ends"
 		}
 		b.problem(Problem{Kind: Degraded, Err: err, Text: text})
 	}

@@ -81,7 +81,7 @@ type Options struct {
 	Machine string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
 	FS      FS     // the disk; nil: the real one
 
-	// Report, which may be nil, is called without locks by whoever calls the box, and by the timer that syncs acknowledgements, so
+	// Report, which may be nil, is called without locks in the goroutines that call the box, and in the timer's that syncs acknowledgements, so
 	// also twice at once.
 	Report func(Problem)
 }
@@ -411,7 +411,7 @@ func (b *Box) Close() error {
 		b.timers.Done()
 	}
 	b.mu.Unlock()
-	defer b.report() // after the others know, so that the one who is told may call Close as well
+	defer b.report() // last, so that Report may call Close too
 	defer close(b.ended)
 
 	b.timers.Wait()

@@ -87,7 +87,7 @@ func slotSum(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[16:28], castagnoli), castagnoli, b[32:])
 }
 
-// readSlot returns false for what is no slot, or says what cannot be.
+// readSlot returns false for bytes that are not a slot, and an error for a slot with impossible values.
 func readSlot(b []byte) (s slot, ok bool, err error) {
 	if ours, err := isOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
 		return slot{}, false, err
@@ -146,7 +146,7 @@ const syncEvery = time.Second
 
 // cursorFile writes the slots. Its lock comes before Box.mu.
 type cursorFile struct {
-	syncing sync.Mutex // held by whoever syncs; before mu
+	syncing sync.Mutex // held by the goroutine that syncs; taken before mu
 
 	mu      sync.Mutex
 	file    File          // nil until the disk lets us make it
@@ -217,7 +217,7 @@ func (b *Box) renewCursor() error {
 	}
 	if err == nil && number < 0 {
 		b.hasSlot, b.badCursor = false, true
-		err = fmt.Errorf("%s: what was written cannot be read back", name)
+		err = fmt.Errorf("%s: the slots just written cannot be read back", name)
 	}
 	if err == nil {
 		// Writing it again makes this sync cover it, even if an earlier process saw its sync fail.

@@ -45,7 +45,7 @@ func segNum(name string) (num uint64) {
 // seqAt is the seq of the message at a place.
 func (s *segment) seqAt(pos uint64) uint64 { return s.baseSeq + (pos - s.base) }
 
-// writer is the segment that is being written. It belongs to whoever leads (Box.leading).
+// writer is the segment that is being written. It belongs to the leader (Box.leading).
 type writer struct {
 	seg  *segment
 	file File
@@ -236,7 +236,7 @@ func (b *Box) open(at place, need int64) error {
 		if fits && w.seg.id == at.id && pos == at.pos && w.seg.seqAt(pos) == at.seq {
 			return nil
 		}
-		if err := b.flush(); err != nil { // whoever reads a segment that is not the newest takes it for synced
+		if err := b.flush(); err != nil { // readers take every segment but the newest for synced
 			return err
 		}
 		b.seal()

@@ -129,7 +129,7 @@ func see(dir string) (*view, error) {
 		return nil, err
 	}
 	if !l.hasSlot && len(l.segs) == 0 {
-		return nil, fmt.Errorf("outbox: there is none in %s: %w", dir, fs.ErrNotExist)
+		return nil, fmt.Errorf("outbox: there is no outbox in %s: %w", dir, fs.ErrNotExist)
 	}
 	v := &view{layout: l, dir: dir, left: l.acks()}
 	for _, x := range l.lost {
@@ -303,7 +303,7 @@ func SplitID(id string) (outboxID string, seq uint64, ok bool) {
 	return outboxID, seq, true
 }
 
-// SplitGap takes a Record's Gap apart; false if it is none.
+// SplitGap returns first and last of a Record's Gap; false if the text is not a gap.
 func SplitGap(gap string) (first, last uint64, ok bool) {
 	from, to, _ := strings.Cut(gap, "-")
 	first, err := strconv.ParseUint(from, 10, 64)

@@ -42,7 +42,7 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 }
 
 // Batch is the memory of one reader. The segment that it is in, what it has read ahead of it, and the room that its records take, serve its
-// next calls. Who reads no more says so with Release; a Read that finds nothing does that, too.
+// next calls. A reader that stops calls Release; a Read that finds nothing does the same.
 type Batch struct {
 	records []Record
 	bodies  []byte

@@ -376,7 +376,7 @@ func (b *Box) tell(l *layout) {
 	if !l.hasSlot && (l.noSlot != nil || len(l.segs) > 0) {
 		p := Problem{
 			Kind: Corrupt, Err: l.noSlot,
-			Text: "what was acknowledged is not known any more: everything that is on the disk is sent again, and new messages get another outbox id",
+			Text: "the acknowledgements are lost: every message on the disk is sent again, and new messages get another outbox id",
 		}
 		if l.noSlot == nil {
 			p.Kind, p.Text = Missing, filepath.Join(b.dir, cursorName)+" is gone: "+p.Text
@@ -384,7 +384,7 @@ func (b *Box) tell(l *layout) {
 		b.problem(p)
 	}
 	if l.badIdentity != nil {
-		b.problem(Problem{Kind: Corrupt, Err: l.badIdentity, Text: "for whom the outbox in " + b.dir + " was filled is not known any more: what waits in it is sent here"})
+		b.problem(Problem{Kind: Corrupt, Err: l.badIdentity, Text: "the outbox in " + b.dir + " has lost the note for whom it was filled: the messages that wait in it are sent here"})
 	}
 	if l.unsure {
 		b.problem(Problem{Kind: Corrupt, Text: "the newest messages in " + b.dir + " cannot be read: their file is set aside, and new messages get another outbox id"})
