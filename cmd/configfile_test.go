@@ -23,7 +23,7 @@ func readConfig(ending, content string) (map[string]fileValue, error) {
 	return d.values, errors.Join(d.faults...)
 }
 
-// oddValues look like something else than text in one format or another.
+// oddValues look like other types than text in some format.
 var oddValues = []string{
 	"00012345", "0o17", "0x1F", "0b11", "1e3", "1.50", "+5", "-0", ".5", "1_000", "123456789012345678901234567890",
 	"true", "True", "yes", "on", "Off", "n", "null", "Null", "~", "inf", ".inf", "nan", ".NaN", "2026-01-02", "2026-01-02T03:04:05Z",
@@ -32,8 +32,8 @@ var oddValues = []string{
 	"? a", "a # b", "'", "\"", "`", "$HOME", "a\tb", "--- a", "#a", "trailing ",
 }
 
-// TestValuesArriveAsTheyStandThere: whatever a value looks like, in whatever format, under whatever key,
-// its text arrives, or it is refused with its line and the way out. In quotes it always arrives.
+// TestValuesArriveAsTheyStandThere: in every format and under every key, a value arrives as its text, or is
+// refused with its line and what to do. In quotes it always arrives.
 func TestValuesArriveAsTheyStandThere(t *testing.T) {
 	var keys []string
 	s := &settings{env: &Env{}}
@@ -94,7 +94,7 @@ func TestValuesArriveAsTheyStandThere(t *testing.T) {
 	}
 }
 
-// unknownKeys is a configuration of keys that nobody knows.
+// unknownKeys is a configuration with unknown keys only.
 func unknownKeys(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -103,8 +103,8 @@ func unknownKeys(n int) string {
 	return b.String()
 }
 
-// TestNothingInAFileIsPassedOver: what cannot be handed on is a fault with its line, and no fault
-// quotes what may be a secret.
+// TestNothingInAFileIsPassedOver: a part that cannot become a value is a fault with its line, and no fault
+// quotes a possible secret.
 func TestNothingInAFileIsPassedOver(t *testing.T) {
 	const secret = "AAECAwQFBgcICQoLDA0ODw=="
 	const longSecret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX+BkaGxwdHh8gISIjJCUmJygpKissLS4v" // 48 bytes, so without =
@@ -226,8 +226,8 @@ func TestNothingInAFileIsPassedOver(t *testing.T) {
 	}
 }
 
-// FuzzConfigFile: no content of a file ends the process; what is read stands there, in one piece for
-// a scalar without quotes; every fault names its file, and is one short line.
+// FuzzConfigFile: no content of a file ends the process. A value that is read is text of the file, in one
+// piece if it has no quotes. Every fault names its file, and is one short line.
 func FuzzConfigFile(f *testing.F) {
 	for _, seed := range []string{
 		"device-id: 00012345\nid-scope: '0ne'\n", "a: &x [1, *x]\n---\n<<: *x\n", "{\"a\": 1e3, \"A\": null} x", "a = 0x1F\n[b]\n\"c\" = '''d'''",

@@ -28,7 +28,7 @@ import (
 const (
 	// A process stays below mostMemory, whatever a hub sends.
 	mostMemory = 64 << 20
-	// A flood ends when so much was sent, or nothing of it was taken for so long.
+	// A flood ends after so many bytes, or when nothing of it was read for so long.
 	floodBytes = 128 << 20
 	floodBatch = 64 << 10 // in one write
 	floodStall = time.Second
@@ -48,7 +48,7 @@ func inbound(topic string, qos byte, n int, body []byte) packets.ControlPacket {
 	return p
 }
 
-// manyKeys is a JSON object of as many properties as have room in size bytes.
+// manyKeys returns a JSON object of size bytes with as many properties as possible.
 func manyKeys(size, version int) []byte {
 	out := fmt.Appendf(make([]byte, 0, size), `{"$version":%d`, version)
 	for n := 0; len(out) < size-16; n++ {
@@ -111,7 +111,8 @@ func TestFloodedProcess(t *testing.T) {
 	}
 }
 
-// run lets a process connect to the hub, floods it, and says how much was sent and what memory the process had at most.
+// run lets a process connect to the hub and floods it. It returns how much was sent, and the most memory
+// that the process used.
 func (f flood) run(t *testing.T) (sent, peak int64) {
 	cert, _ := memnet.Certificate(t, "127.0.0.1")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -256,7 +257,7 @@ func (f flood) serve(conn *tls.Conn, count *atomic.Int64, until time.Time) {
 	}
 }
 
-// peakMemory is the most that a process has had in memory.
+// peakMemory returns the most memory that a process has used.
 func peakMemory(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -46,8 +46,8 @@ func configure(t *testing.T, environ []string, args ...string) (*settings, devic
 	return s, c, errors.Join(err, cerr)
 }
 
-// TestAddressesAndIDs: what people write is read, and what cannot work is refused by its key, before
-// anything is dialled.
+// TestAddressesAndIDs: the usual spellings are accepted, and impossible values are refused with their key
+// before anything is dialled.
 func TestAddressesAndIDs(t *testing.T) {
 	right := func(args ...string) []string {
 		return append([]string{"--id-scope=0ne00ABCDEF", "--device-id=dev-1", "--group-key=" + testKey}, args...)
@@ -185,8 +185,8 @@ func writePEM(t *testing.T, kind string, der []byte) string {
 	return path
 }
 
-// TestCertificates: what is wrong with a certificate or its key is named with both values before
-// anything is dialled.
+// TestCertificates: a fault of a certificate or its key is named with both values before anything is
+// dialled.
 func TestCertificates(t *testing.T) {
 	now := time.Now()
 	cert, key := minted(t, "Dev-1", now.Add(-time.Hour), now.Add(time.Hour))
@@ -270,7 +270,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestExposedSecrets: secrets that others can read or replace get a word each, and no more.
+// TestExposedSecrets: each secret that others can read or replace gets one warning, and no more.
 func TestExposedSecrets(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such modes")

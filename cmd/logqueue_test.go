@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// reader is who reads the log: at work, stalled or gone.
+// reader is the reader of a log, which may read, stall or go away.
 type reader struct {
 	mu   sync.Mutex
 	got  bytes.Buffer
@@ -43,8 +43,8 @@ func (r *reader) text() string {
 	return r.got.String()
 }
 
-// TestStalledReaderStallsNobody writes ten times what there is room for to a reader who does not read. When he is back, every line is
-// either there, in order, or counted.
+// TestStalledReaderStallsNobody writes ten times the room of the queue while the reader stalls. When the
+// reader is back, every line is there, in order, or counted.
 func TestStalledReaderStallsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -97,7 +97,8 @@ func TestEndDoesNotWaitForReader(t *testing.T) {
 	})
 }
 
-// TestResultWaitsForReader closes a queue of results: who reads slowly gets all of it, for as long as nobody asks the process to stop.
+// TestResultWaitsForReader closes a queue of results. A slow reader gets all of it, unless the process is
+// asked to stop.
 func TestResultWaitsForReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})

@@ -104,7 +104,7 @@ func shownAnywhere(root *cobra.Command) map[string]bool {
 	return shown
 }
 
-// TestReadmeFlagsExist: what README calls a flag is one that a help shows, and what it calls a command is one.
+// TestReadmeFlagsExist: every flag in README is one that a help shows, and every command exists.
 func TestReadmeFlagsExist(t *testing.T) {
 	root := newRootCommand(&Env{}, nil)
 	shown := shownAnywhere(root)

@@ -15,8 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// peer is a DPS that never comes to an end: what it does with a connection once TCP is open, until that is closed. step is how far it plays
-// by the rules before.
+// peer is a DPS that never ends an exchange. It works on a connection from the end of TCP's handshake until
+// the connection is closed. It obeys the protocol up to step.
 type peer struct {
 	tcp    bool                             // TCP is never answered
 	raw    func(c net.Conn)                 // instead of TLS
@@ -207,8 +207,9 @@ func (p peer) serve(t *testing.T, n *memnet.Net, conf *tls.Config) (end func()) 
 	}
 }
 
-// TestNoExchangeIsWithoutAnEnd: whatever a peer sends meanwhile, in packets, headers or single bytes, each exchange ends exactly when its time is
-// over, over every transport, in one write and step by step, over a connection of its own and over one that was opened ahead.
+// TestNoExchangeIsWithoutAnEnd: a peer sends packets, headers or single bytes without an end. Each exchange
+// still ends exactly when its time is over: over every transport, in one write and step by step, over a new
+// connection and over one that was opened ahead.
 func TestNoExchangeIsWithoutAnEnd(t *testing.T) {
 	for name, p := range endless {
 		for _, transport := range transports {
@@ -256,8 +257,8 @@ func TestNoExchangeIsWithoutAnEnd(t *testing.T) {
 	}
 }
 
-// TestNothingOfDPSIsWithoutABound: what comes without an end and as fast as it can is given up, over every transport, and for the question what
-// time it is. That takes no time, so nothing but a bound in bytes can end it.
+// TestNothingOfDPSIsWithoutABound: an endless answer that comes as fast as possible is given up, over every
+// transport and for the question for the time. No time passes, so only a bound in bytes can end it.
 func TestNothingOfDPSIsWithoutABound(t *testing.T) {
 	register := func(t *testing.T, c *Client) error { _, err := c.Register(t.Context(), Request{}); return err }
 	askTime := func(t *testing.T, c *Client) error { _, err := c.AskTime(t.Context()); return err }
@@ -304,7 +305,7 @@ func TestNothingOfDPSIsWithoutABound(t *testing.T) {
 	}
 }
 
-// TestRedirectsAreNotFollowed: whoever answers for DPS says who the device is to talk to in no other way than DPS does.
+// TestRedirectsAreNotFollowed: only an assignment may name the host that the device talks to next.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	bubble(t, HTTPS, func(t *testing.T, s *scripted) {
 		s.replies = []reply{{302, "", ""}}

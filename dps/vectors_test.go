@@ -172,7 +172,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// fit holds a text to what a line of a log can bear.
+// fit checks that a text is fit for a line of a log.
 func fit(t *testing.T, text string) {
 	t.Helper()
 	if len(text) > 1000 || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
@@ -200,7 +200,7 @@ func FuzzReadPacket(f *testing.F) {
 	})
 }
 
-// TestMalformedPackets are that, and not the end of a connection.
+// TestMalformedPackets: a malformed packet is reported as such, and not as the end of the connection.
 func TestMalformedPackets(t *testing.T) {
 	for _, b := range [][]byte{
 		{0x30, 2, 0, 9}, {0x20, 0}, {0x20, 1, 0}, {0xf0, 0}, {0x20, 0xff, 0xff, 0xff, 0xff, 1}, {0x30, 0xff, 0xff, 0xff, 0x7f},
@@ -211,8 +211,8 @@ func TestMalformedPackets(t *testing.T) {
 	}
 }
 
-// TestNamesOfDPS: what cannot be a hub, a device or an operation is refused before anybody keeps, dials or tells it, and the refusal
-// itself is short.
+// TestNamesOfDPS: an impossible hub, device or operation is refused before it is kept, dialled or told, and
+// the error is short.
 func TestNamesOfDPS(t *testing.T) {
 	long := strings.Repeat("x", 66000)
 	for body, good := range map[string]bool{
@@ -273,7 +273,7 @@ func TestNamesOfDPS(t *testing.T) {
 	}
 }
 
-// TestEveryConnackHasItsText: also those that nobody has defined.
+// TestEveryConnackHasItsText: every code has a text, also codes that MQTT does not define.
 func TestEveryConnackHasItsText(t *testing.T) {
 	for code := 1; code < 256; code++ {
 		if text := connackError(byte(code)).Error(); text == "" || code > 5 && text != fmt.Sprintf("unknown CONNACK code %d", code) {

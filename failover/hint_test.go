@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestHintsSpeakOfWhatThereIs: no hint speaks of a key where there is none, nor of DPS to a device that
-// has a hub by its connection string. Signals that DPS gives are not among that device's.
+// TestHintsSpeakOfWhatThereIs: no hint mentions a key to a device without one, or DPS to a device with a
+// connection string. The signals of DPS never come to the latter.
 func TestHintsSpeakOfWhatThereIs(t *testing.T) {
 	hints := 0
 	for s := range signals {

@@ -15,8 +15,9 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// TestWaitingIsTold: whoever waits for DPS says so after ten seconds, and ever more rarely, and for what, in a session and in Provision, and no more when the
-// answer is there. Provision ends exactly at its limit, in the middle of a registration too. An assignment says whether it is news.
+// TestWaitingIsTold: a session and Provision tell after ten seconds, and then more and more rarely, that they
+// wait for DPS and in which step, until the answer comes. Provision ends exactly at its limit, in the middle
+// of a registration too. An assignment says whether it is new.
 func TestWaitingIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
@@ -85,8 +86,8 @@ func TestWaitingIsTold(t *testing.T) {
 	})
 }
 
-// play drives a machine through an outage in which each of its dials fails so, and each of its registrations, from what it knew. It returns when
-// it dialled the assigned hub, and when it asked DPS.
+// play drives a machine, from a cached state, through an outage in which each dial and each registration
+// fails in a given way. It returns when the machine dialled the assigned hub, and when it asked DPS.
 func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial, ask Event) (dials, asked []time.Duration) {
 	m := NewMachine(Options{Rand: rand.New(rand.NewPCG(seed, 1))}, cached)
 	now := began
@@ -116,8 +117,9 @@ func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial,
 	return dials, asked
 }
 
-// TestWaitsOfAnOutage holds the waits to their bounds, for a thousand seeds: those between registrations that DPS refuses, within the budget
-// and with what DPS says; and those between dials that the assigned hub refuses. It also holds a fleet to jitter.
+// TestWaitsOfAnOutage checks the bounds of waits for a thousand seeds: between registrations that DPS
+// refuses, with the budget and a retry-after, and between dials that the assigned hub refuses. It also
+// checks that the devices of a fleet do not wait equally long.
 func TestWaitsOfAnOutage(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	home := State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-a", AssignedAt: began}}}
@@ -185,8 +187,9 @@ func TestWaitsOfAnOutage(t *testing.T) {
 	}
 }
 
-// TestRefusedOverARestart: a device that DPS has refused for more than a minute goes on as slowly as before when it is restarted, however often,
-// and its state keeps that. One that was refused for less begins anew, and so does one that was assigned since.
+// TestRefusedOverARestart: if DPS has refused a device for more than a minute, the device asks as slowly as
+// before after every restart, because its state keeps that. A device that was refused for a shorter time, or
+// was assigned since, begins anew.
 func TestRefusedOverARestart(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, v := range []struct {
@@ -232,7 +235,8 @@ func TestRefusedOverARestart(t *testing.T) {
 	}
 }
 
-// TestNamesOfDPSAreNamesOfHubs: what is taken from DPS can be dialled, and kept for the next start, because the room of the hubs takes it as well.
+// TestNamesOfDPSAreNamesOfHubs: package hub accepts every name that package dps accepts, so the name can be
+// dialled, and kept for the next start.
 func TestNamesOfDPSAreNamesOfHubs(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	hubs, devices := 0, 0

@@ -9,7 +9,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// broken panics over whatever it is told.
+// broken is a sender that panics in each call.
 type broken struct{ told int }
 
 func (b *broken) Done([]uint64, error) {
@@ -17,8 +17,8 @@ func (b *broken) Done([]uint64, error) {
 	panic("a sender's bug")
 }
 
-// TestSenderThatPanics: a sender that panics over an acknowledgement, in the reader's own goroutine, loses its link and nothing more. The link
-// ends as links do, and says what it was.
+// TestSenderThatPanics: a sender that panics in the reader's goroutine loses its link and nothing more. The
+// link ends like others, and its error names the panic.
 func TestSenderThatPanics(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -1824,8 +1824,8 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 	})
 }
 
-// TestPubacksThatNobodyReads: a hub sends messages that nobody handles, and reads nothing. What it would be answered is bounded: the link
-// reads no more, and ends when the hub has taken nothing for as long as a write may take.
+// TestPubacksThatNobodyReads: a hub sends messages and reads nothing. The answers to it are bounded: the link
+// stops reading, and ends when the hub has read nothing for the limit of a write.
 func TestPubacksThatNobodyReads(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		taken := 0
@@ -1866,7 +1866,8 @@ func TestPubacksThatNobodyReads(t *testing.T) {
 	})
 }
 
-// TestNobodyTakesWhatComes: the link reads no more than there is room for, and that is not the hub's silence. It goes on when there is.
+// TestNobodyTakesWhatComes: nobody calls Receive. The link stops reading when its room is used, does not take
+// that for silence of the hub, and goes on when there is room again.
 func TestNobodyTakesWhatComes(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		const messages, size = 40, 100_000

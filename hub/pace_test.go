@@ -32,8 +32,8 @@ func (w *world) pinged(addr string, at *[]time.Duration) (stop func()) {
 	})
 }
 
-// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it was heard last. One whose samples are rarer, or
-// come in bursts, pings when the keep-alive is over and not before.
+// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it last heard the hub.
+// A link with rarer samples, or with bursts, pings after the keep-alive and not before.
 func TestSteadyLinkPings(t *testing.T) {
 	s := func(seconds ...int) (all []time.Duration) {
 		for _, n := range seconds {
@@ -104,7 +104,8 @@ func TestPaceGoesOn(t *testing.T) {
 	})
 }
 
-// TestSteadyLinkIsFoundDead: whenever between two samples the path goes, it is known between two and four seconds later.
+// TestSteadyLinkIsFoundDead: a path that breaks at any moment between two samples is noticed two to four
+// seconds later.
 func TestSteadyLinkIsFoundDead(t *testing.T) {
 	for _, every := range []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second} {
 		for phase := range 20 {

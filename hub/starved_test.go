@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// gated is a connection of a process that does not run: what has come stays unread until the gate opens.
+// gated is a connection whose bytes stay unread until the gate opens, as in a process that does not run.
 type gated struct {
 	net.Conn
 	gate *chan struct{} // closed when it is open
@@ -82,7 +82,8 @@ func TestStarvedProcess(t *testing.T) {
 	}
 }
 
-// TestStarvedProcessAndDeadHub: a process that hardly ever runs finds a dead hub all the same, later by what it did not run.
+// TestStarvedProcessAndDeadHub: a process that hardly runs still finds a dead hub, later by the time in which
+// it did not run.
 func TestStarvedProcessAndDeadHub(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.KeepAlive = time.Hour

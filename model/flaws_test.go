@@ -55,7 +55,7 @@ func TestNoFlaws(t *testing.T) {
 	}
 }
 
-// One change each makes of the rich model what is no DTDL.
+// Each change breaks one rule of DTDL in the rich model.
 func TestFlaws(t *testing.T) {
 	long := strings.Repeat("x", 513)
 	tests := []struct{ name, old, new, want string }{
@@ -172,7 +172,7 @@ func TestFlaws(t *testing.T) {
 	}
 }
 
-// Words that nobody knows are no reason for a device not to run.
+// A device must run with a model that has unknown words.
 func TestFlawsDoNotKeepAModelFromBeingRead(t *testing.T) {
 	for _, change := range [][2]string{
 		{`"writable":true`, `"writeable":true`}, {`"unit":"degreeCelsius"`, `"unti":"degreeCelsius"`}, {`"@type":"Command"`, `"@type":"Comand"`},

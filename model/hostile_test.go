@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// A small file can describe a large thing. What it costs is bounded, and it is refused with a word.
+// A small file can describe a very large model. Such a file is refused with a reason, at a bounded cost.
 func TestHostileFiles(t *testing.T) {
 	list := func(n int, format string) string {
 		var b strings.Builder
@@ -48,7 +48,7 @@ func plainText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// The texts of a model are somebody else's: none may write outside of its cell, or command the terminal.
+// The texts of a model come from strangers, so none may leave its cell or command the terminal.
 func TestTextsAreShownAsTexts(t *testing.T) {
 	const escape = `\u001b[2J\u001b]0;owned\u0007`
 	bad := strings.NewReplacer("NAME", escape, "LINE", `a\nb`, "TURN", `\u202egnp`).Replace(
@@ -97,7 +97,7 @@ func TestTextsAreShownAsTexts(t *testing.T) {
 	}
 }
 
-// What a device keeps of a model is what it needs, not the text of the file.
+// A device keeps only the parts of a model that it needs, not the text of the file.
 func TestModelDoesNotHoldItsFile(t *testing.T) {
 	m := parse(t, "["+rich+","+base+","+part+"]")
 	for _, i := range m.all {

@@ -34,7 +34,7 @@ func (f slowFile) Sync() error {
 	return f.File.Sync()
 }
 
-// skips are the ticks that a feed told were skipped.
+// skips counts the ticks that a feed reported as skipped.
 type skips struct {
 	mu  sync.Mutex
 	all map[SkipReason]int
@@ -49,8 +49,9 @@ func (s *skips) add(n int, why SkipReason) {
 	s.all[why] += n
 }
 
-// TestASlowDiskSwallowsNoTick: a sync takes 300 ms, and a sample is due each 8 ms. Each is made, at its time, in order, and is durable
-// when Feed has returned; what cannot even wait is counted and told.
+// TestASlowDiskSwallowsNoTick: a sync takes 300 ms, and a sample is due each 8 ms. Each is made
+// at its time, in order, and is durable when Feed has returned. Samples without room to wait are counted
+// and told.
 func TestASlowDiskSwallowsNoTick(t *testing.T) {
 	for _, v := range []struct {
 		sync          time.Duration
@@ -119,7 +120,7 @@ func TestASlowDiskSwallowsNoTick(t *testing.T) {
 	}
 }
 
-// TestLateTicksAreCounted: a reading that takes longer than the interval costs the ticks that it covers.
+// TestLateTicksAreCounted: a read that takes longer than the interval skips the ticks in its time.
 func TestLateTicksAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithTimeout(t.Context(), 90500*time.Millisecond)

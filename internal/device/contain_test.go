@@ -53,7 +53,7 @@ func TestEveryGoroutineIsContained(t *testing.T) {
 	}
 }
 
-// bugs are the paths that bugs were told of, and how often.
+// bugs counts the events about bugs by path.
 func bugs(told []journal.Event) map[string]int {
 	found := map[string]int{}
 	for _, e := range told {
@@ -90,8 +90,8 @@ func failing(kind journal.Kind) func(journal.Event) {
 	}
 }
 
-// TestBugsAreContained puts a bug into each path of a running device. The path is stopped and begins again, ever more rarely while the bug
-// lasts; each time a person is told; and all other paths go on.
+// TestBugsAreContained puts a bug into each path of a running device. The path stops and begins again, with
+// growing pauses while the bug lasts. A person is told each time, and all other paths go on.
 func TestBugsAreContained(t *testing.T) {
 	const calls = 60
 	var sink func(journal.Event)

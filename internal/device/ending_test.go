@@ -42,7 +42,7 @@ func (l *lineByLine) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fed is a device that runs once, for what is in its input.
+// fed is a device with Once that reads an input.
 func fed(input io.Reader, more func(*Config)) setup {
 	return setup{device: func(c *Config) {
 		c.Once, c.Source, c.OutboxBlock, c.Input = true, "stdin", true, input
@@ -52,14 +52,14 @@ func fed(input io.Reader, more func(*Config)) setup {
 	}}
 }
 
-// over waits until a device that runs once has ended by itself.
+// over waits until a device with Once has ended by itself.
 func (w *world) over() error {
 	err := <-w.ended
 	w.dev = nil
 	return err
 }
 
-// bodies are what has arrived.
+// bodies returns the bodies that have arrived.
 func (w *world) bodies() (all []string) {
 	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
 		all = append(all, string(m.Body))
@@ -116,7 +116,8 @@ func TestShortRunKeepsItsHub(t *testing.T) {
 	}
 }
 
-// TestOnceFailsWhenItCannotSend says why, what is still queued, and takes no longer than a minute without a link.
+// TestOnceFailsWhenItCannotSend: the error says why and how many samples wait, and comes after one minute
+// without a link.
 func TestOnceFailsWhenItCannotSend(t *testing.T) {
 	for _, v := range []struct {
 		name  string
@@ -183,7 +184,7 @@ func TestOnceBearsAnOutageOfLessThanAMinute(t *testing.T) {
 	}
 }
 
-// TestOnceDoesNotHideBadInput: what was no sample was not sent, and that is no success.
+// TestOnceDoesNotHideBadInput: an input that is no sample was not sent, so the run must fail.
 func TestOnceDoesNotHideBadInput(t *testing.T) {
 	bubble(t, fed(strings.NewReader("{\"n\":1}\nnonsense\n"), nil), func(t *testing.T, w *world) {
 		if err := w.over(); !errors.Is(err, ErrUnsent) || !strings.HasSuffix(err.Error(), "; no samples: 1") {
@@ -192,7 +193,7 @@ func TestOnceDoesNotHideBadInput(t *testing.T) {
 	})
 }
 
-// TestStopSaysWhatItWaitsFor, and waits for nothing that cannot happen.
+// TestStopSaysWhatItWaitsFor: the stop also does not wait for samples that cannot be sent.
 func TestStopSaysWhatItWaitsFor(t *testing.T) {
 	dead := func(w *world) {
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
@@ -230,8 +231,8 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 	}
 }
 
-// TestStopDoesNotWaitForHubThatIsNotTried: a device that is refused asks ever more rarely. If the next try is behind the drain timeout,
-// the end comes at once; if it is before it, it is waited for, and what comes of it.
+// TestStopDoesNotWaitForHubThatIsNotTried: a refused device tries more and more rarely. If the next try is
+// after the drain timeout, the device ends at once. If it is before, the device waits for it and its result.
 func TestStopDoesNotWaitForHubThatIsNotTried(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(5 * time.Second)

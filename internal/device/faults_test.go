@@ -18,7 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// The errors of a disk that does not work now. Another day it may.
+// These are errors of a disk that may work again later.
 var diskErrors = []syscall.Errno{syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.EIO, syscall.ENOMEM}
 
 // diskCalls are the calls of a disk that may fail.
@@ -40,7 +40,7 @@ func (f fault) String() string {
 	return fmt.Sprintf("%s until %v", s, f.until)
 }
 
-// on is what the fault does to a disk, from now on.
+// on lets the disk have the fault from now on.
 func (f fault) on() func(call, name string) error {
 	began, n := time.Now(), 0
 	var mu sync.Mutex
@@ -58,8 +58,9 @@ func (f fault) on() func(call, name string) error {
 	}
 }
 
-// TestFaultyDisk lets every call on the files of a home fail: once, each in turn; for 10 s; and for ever, also all of them. The device starts and
-// runs, telemetry flows and commands are handled. While something does not work, Status says so. Nothing that was in a file is lost.
+// TestFaultyDisk fails the calls on the files of a home: each call once, for 10 s and for ever, and all
+// calls together. The device starts and runs, sends telemetry and handles commands. While a file does not
+// work, Status says so. The content of no file is lost.
 func TestFaultyDisk(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -177,7 +178,8 @@ func TestFaultyDisk(t *testing.T) {
 	})
 }
 
-// TestRefusingDirectory: a directory that this user may not use is for a person, whoever says so; a disk that does not work now is not.
+// TestRefusingDirectory: a directory that this user may not use ends the start, from whichever call the
+// error comes. A disk that fails now does not.
 func TestRefusingDirectory(t *testing.T) {
 	for _, call := range []string{"mkdir", "lock"} {
 		for _, err := range []syscall.Errno{syscall.EACCES, syscall.EPERM, syscall.ENOTDIR, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {

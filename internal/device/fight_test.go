@@ -82,8 +82,8 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 	})
 }
 
-// TestNoFight: links that end within seconds, one after the other, for whatever reason but another client, are taken back at once. Nobody is
-// blamed for them.
+// TestNoFight: links that end within seconds one after the other, for other reasons than a second client,
+// are dialled again at once, and the log does not speak of a second client.
 func TestNoFight(t *testing.T) {
 	flap := func(closes string, down time.Duration) func(w *world) {
 		return func(w *world) {

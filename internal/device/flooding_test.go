@@ -17,7 +17,7 @@ import (
 	"github.com/hubhop-iot/hubhop/model"
 )
 
-// loose is a hub that does what a test says, once it has let the device in and has acknowledged what comes. One goroutine serves each
+// loose is a hub that does what a test says, after it has let the device in and acknowledged its messages. One goroutine serves each
 // link: heard gets each PUBLISH of QoS 0, subscribed comes when the link is up.
 type loose struct {
 	subscribed func(send func(topic string, qos byte, body []byte))
@@ -25,7 +25,7 @@ type loose struct {
 	acked      int // PUBACKs of the device
 }
 
-// with runs a device against the hub for a time, and returns what the device told.
+// with runs a device against the hub for a time, and returns the device's events.
 func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) (told []journal.Event) {
 	t.Helper()
 	m, err := model.Parse([]byte(`{"@id":"dtmi:t:T;1","@type":"Interface","@context":"dtmi:dtdl:context;2","contents":[
@@ -110,7 +110,7 @@ func emptyTwin(topic string, send func(topic string, qos byte, body []byte)) {
 	}
 }
 
-// lost are the reasons of the ends of links.
+// lost returns the reasons for which links ended.
 func lost(told []journal.Event) (why []string) {
 	for _, e := range told {
 		if e.Kind == journal.Lost {
@@ -120,8 +120,8 @@ func lost(told []journal.Event) (why []string) {
 	return why
 }
 
-// TestMessagesBeyondTheirBound: a handler takes its time. As much as a hub sends without a PUBACK may wait for it; more is a violation of the
-// protocol, and said to be one.
+// TestMessagesBeyondTheirBound: a handler is slow. As many messages as a hub sends without a PUBACK may wait
+// for it; more are a violation of the protocol, and the error says so.
 func TestMessagesBeyondTheirBound(t *testing.T) {
 	for name, v := range map[string]struct {
 		messages int
@@ -161,8 +161,8 @@ func TestMessagesBeyondTheirBound(t *testing.T) {
 	}
 }
 
-// TestChangesBeyondTheirBound: changes come faster than they can be answered. The device looks at the twin again instead of keeping them
-// all, and comes to the same end.
+// TestChangesBeyondTheirBound: changes come faster than the device can answer. It reads the twin again
+// instead of keeping all changes, and ends with the same properties.
 func TestChangesBeyondTheirBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const changes = 300

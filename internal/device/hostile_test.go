@@ -32,7 +32,7 @@ type scriptedHub struct {
 	reports, completed, methodAnswers []string
 }
 
-// world runs the device d against the hub for so long, and returns what it told.
+// world runs the device d against the hub for a time, and returns its events.
 func (h *scriptedHub) world(t *testing.T, change func(*Config, *Device), d time.Duration) (told []journal.Event) {
 	t.Helper()
 	builtin, err := os.ReadFile("../../failover.json")
@@ -175,11 +175,11 @@ func (h *scriptedHub) published(q *packets.PublishPacket, send func(topic, body 
 	}
 }
 
-// deep is a JSON value of so many levels.
+// deep returns a JSON value with this many levels.
 func deep(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
 
-// TestOddTwins: whatever a hub answers to a request for the twin, it costs the twin and nothing else. Telemetry flows on over the one link
-// that there is, and a person is told once.
+// TestOddTwins: a wrong answer to a request for the twin stops the twin and nothing else. Telemetry flows on
+// over the same link, and a person is told once.
 func TestOddTwins(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
@@ -223,7 +223,8 @@ func TestOddTwins(t *testing.T) {
 	}
 }
 
-// TestHardTwins: a twin with both its parts, whatever is in them, is dealt with: no link is lost over it, and what can be acknowledged is.
+// TestHardTwins: any content of a twin's two parts is handled. No link is lost over it, and every property
+// that can be acknowledged is.
 func TestHardTwins(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -277,8 +278,9 @@ func many(n int) string {
 	return b.String()
 }
 
-// TestOddMessages sends a device what no hub should: desired changes, methods and cloud-to-device messages of any topic and content. None of it
-// costs the link, a sample, or the path that it came by: an ordinary message of each kind, sent last, is dealt with.
+// TestOddMessages sends a device desired changes, methods and cloud-to-device messages with topics and
+// content that no hub should send. None of them ends the link, loses a sample or stops its path: an
+// ordinary message of each kind, sent last, is handled.
 func TestOddMessages(t *testing.T) {
 	t.Parallel()
 	bodies := []string{``, `null`, `7`, `"text"`, `[]`, `{}`, `{"a":`, deep(20_000), deep(9_999), "\xff\x00", `{"$version":null}`, `{"$version":{}}`,

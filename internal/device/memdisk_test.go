@@ -164,7 +164,7 @@ func (f *memFile) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Write appends. One that fails has written the half.
+// Write appends. A Write that fails has written half.
 func (f *memFile) Write(b []byte) (int, error) {
 	err := f.disk.call("write", f.name)
 	f.disk.mu.Lock()

@@ -23,7 +23,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// lived lets a device live, so that its directory has every file there is, and returns a copy of it.
+// lived runs a device until its directory has every file, and returns a copy of the directory.
 func (w *world) lived() (files map[string][]byte) {
 	w.t.Helper()
 	w.on("hub-a", time.Minute)
@@ -43,7 +43,7 @@ func (w *world) lived() (files map[string][]byte) {
 	return files
 }
 
-// unsealed is a file as an older version wrote it.
+// unsealed returns a file as an older version wrote it.
 func unsealed(b []byte) []byte {
 	if content, _, ok := bytes.Cut(b, []byte(sumBefore)); ok {
 		return append(slices.Clone(content), "\n}\n"...)
@@ -51,8 +51,8 @@ func unsealed(b []byte) []byte {
 	return b
 }
 
-// TestFlippedBits flips each bit of each file of a home. Whatever comes of it, the device starts with the right time and the right hub, or with
-// none, and what is not as it was is told; nothing else in the home is touched.
+// TestFlippedBits flips each bit of each file of a home. The device starts with the right time and the right
+// hub, or without them. It tells which file has changed, and touches no other file of the home.
 func TestFlippedBits(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -165,8 +165,8 @@ func TestDatesOfTheFuture(t *testing.T) {
 	}
 }
 
-// TestDoubtfulFiles: a file that makes no sense is kept aside and told, and the device goes on without it. So is one that is none, and one that
-// no bound holds; nothing is waited for.
+// TestDoubtfulFiles: a file that makes no sense, a name that is not a plain file, and a file above its bound
+// are kept aside and told, and the device goes on without them. It waits for none of them.
 func TestDoubtfulFiles(t *testing.T) {
 	who := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
 	fresh := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
@@ -265,7 +265,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestOlderFiles: what an older version has left is read, and written with a checksum.
+// TestOlderFiles: files of an older version are read, and then written with a checksum.
 func TestOlderFiles(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)
@@ -301,7 +301,7 @@ func TestOlderFiles(t *testing.T) {
 	}
 }
 
-// TestMissingFiles: what was in a home at the last run and is not there any more is told, with what follows from it.
+// TestMissingFiles: the start tells which files of the last run are missing, and what that means.
 func TestMissingFiles(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -393,8 +393,8 @@ func TestLockFileRemoved(t *testing.T) {
 	}
 }
 
-// TestLockIsNoFile: what stands in the place of the lock file is named. It is neither waited for nor
-// written to.
+// TestLockIsNoFile: the error names a lock file that is not a plain file. The device neither waits for it
+// nor writes to it.
 func TestLockIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "theirs")
@@ -428,7 +428,8 @@ func TestLockIsNoFile(t *testing.T) {
 	}
 }
 
-// TestLongIDs: an id of 128 characters, of which none is legal in a file name, has a directory, another one than its like, and is listed.
+// TestLongIDs: an id of 128 characters, none of which is legal in a file name, has a directory of its own,
+// and is listed.
 func TestLongIDs(t *testing.T) {
 	dir := t.TempDir()
 	ids := []string{strings.Repeat("*", 128), strings.Repeat("*", 127) + "?", strings.Repeat("a", 128), strings.Repeat("*", 85)}
@@ -450,7 +451,7 @@ func TestLongIDs(t *testing.T) {
 	}
 }
 
-// TestHandledKeys: what is written is read back, whatever an id is made of.
+// TestHandledKeys: a key is read back as it was written, for any characters of an id.
 func TestHandledKeys(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)
@@ -475,7 +476,8 @@ func TestHandledKeys(t *testing.T) {
 	}
 }
 
-// TestHandledListInPart: a list of which some lines make no sense is kept as it is; the others count.
+// TestHandledListInPart: if some lines of the list make no sense, the file is kept aside and its other lines
+// count.
 func TestHandledListInPart(t *testing.T) {
 	var told []string
 	h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
@@ -510,7 +512,7 @@ func TestHandledListInPart(t *testing.T) {
 	}
 }
 
-// TestStatusAtAnyTime: somebody may ask before the start, while the device opens its files, and after its end.
+// TestStatusAtAnyTime calls Status before the start, while the device opens its files, and after its end.
 func TestStatusAtAnyTime(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.on("hub-a", time.Minute)

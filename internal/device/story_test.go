@@ -12,7 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// of are the events of a kind.
+// of returns the events of a kind.
 func (w *world) of(kind journal.Kind) (all []journal.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -24,8 +24,9 @@ func (w *world) of(kind journal.Kind) (all []journal.Event) {
 	return all
 }
 
-// TestOutageIsTold: after a minute, and then ever more rarely, with what waits and what can be done; that DPS goes on naming the dead
-// hub is no success; and when all is well again, that the backlog is gone.
+// TestOutageIsTold: an outage is told after a minute and then more and more rarely, with the number of
+// waiting samples and what can be done. DPS naming the dead hub is not told as a success. In the end the
+// log says that the backlog is gone.
 func TestOutageIsTold(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 10 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(15 * time.Second)
@@ -85,7 +86,7 @@ func TestSmallBacklogIsTold(t *testing.T) {
 	})
 }
 
-// TestFirstLinkThatDoesNotComeIsTold, at error if it needs a person.
+// TestFirstLinkThatDoesNotComeIsTold: a first link that does not come is told, at error if a person must act.
 func TestFirstLinkThatDoesNotComeIsTold(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.Key = "AAAA"; c.Telemetry = false }}, func(t *testing.T, w *world) {
 		w.run(3 * time.Minute)
@@ -115,7 +116,7 @@ func TestShortOutageTellsNoBacklog(t *testing.T) {
 	})
 }
 
-// TestRenewalIsRoutine: telemetry flows on, which need not be told each hour.
+// TestRenewalIsRoutine: a renewal each hour must not repeat the line that telemetry flows.
 func TestRenewalIsRoutine(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(3 * time.Hour)
@@ -131,7 +132,8 @@ func TestRenewalIsRoutine(t *testing.T) {
 	})
 }
 
-// TestTrace tells of each packet, with topics and message ids, but of no secret; and what packets carry only if it is asked for.
+// TestTrace: each packet has an event with its topic and message id, without secrets. The content is there
+// only with TraceBodies.
 func TestTrace(t *testing.T) {
 	for _, bodies := range []bool{false, true} {
 		bubble(t, setup{device: func(c *Config) { c.TracePackets, c.TraceBodies = true, bodies }}, func(t *testing.T, w *world) {
@@ -168,7 +170,7 @@ func TestTrace(t *testing.T) {
 	})
 }
 
-// TestHubHasItsNameBesideItsAddress, in the lines of a link.
+// TestHubHasItsNameBesideItsAddress: the lines about a link have the hub's address and name.
 func TestHubHasItsNameBesideItsAddress(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(5 * time.Second)

@@ -275,7 +275,7 @@ func (w *world) count(kind journal.Kind) int {
 	return n
 }
 
-// all are the events of a kind.
+// all returns the events of a kind.
 func (w *world) all(kind journal.Kind) (all []journal.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -261,7 +261,7 @@ func TestFields(t *testing.T) {
 	})
 }
 
-// TestTextsAreBounded whoever has sent them.
+// TestTextsAreBounded: texts of every source are bounded.
 func TestTextsAreBounded(t *testing.T) {
 	in(t, zerolog.TraceLevel, func(l *log) {
 		long := strings.Repeat("é", 5<<20)

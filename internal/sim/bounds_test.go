@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// TestManyReaders: so many may read the events; who comes too late is told so, and gets in when another one has left.
+// TestManyReaders: one reader more than the bound is refused with a reason, and is accepted when another one
+// has left.
 func TestManyReaders(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h := w.httpClient()

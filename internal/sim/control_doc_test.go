@@ -217,7 +217,7 @@ func (w *world) runStream(h *http.Client, r documentedRoute) {
 	}
 }
 
-// TestJSONFaults: what is wrong with a body is said with the names of its fields, and not with those of a program's types.
+// TestJSONFaults: errors about a body name its fields, and not types of Go.
 func TestJSONFaults(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")

@@ -244,7 +244,7 @@ func TestBlackholeEnds(t *testing.T) {
 	})
 }
 
-// TestWhenOver: a test chooses what becomes of what waited for a silent hub or DPS.
+// TestWhenOver: a fault can say what happens to connections that waited for a silent hub or DPS.
 func TestWhenOver(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")

@@ -134,7 +134,7 @@ func TestNulls(t *testing.T) {
 		if _, body := c.wantPublish(); body != `{"$version":4,"b":7,"e":null}` {
 			t.Errorf("%s", body)
 		}
-		// A method whose payload is null has an empty body, whoever calls it.
+		// A method with payload null has an empty body, from every kind of caller.
 		call := func(invoke func()) {
 			done := make(chan struct{})
 			go func() { defer close(done); invoke() }()
@@ -152,7 +152,7 @@ func TestNulls(t *testing.T) {
 	})
 }
 
-// TestC2DBeforeSubscription: what waits in a hub when the device subscribes there for the first time is delivered, or
+// TestC2DBeforeSubscription: a message that waits when the device subscribes for the first time is delivered, or
 // rejected if the cloud was told to. A subscription lives as long as the session that it belongs to.
 func TestC2DBeforeSubscription(t *testing.T) {
 	for policy, want := range map[string]string{"": C2DDelivered, EarlyC2DDeliver: C2DDelivered, EarlyC2DReject: C2DDeadLettered} {

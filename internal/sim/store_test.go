@@ -187,7 +187,7 @@ func TestStoreRefuses(t *testing.T) {
 	}
 }
 
-// TestCompactRefusesAShorterFile: what others cut off while the simulator runs is an error and no panic.
+// TestCompactRefusesAShorterFile: a file that was cut while the simulator runs is an error and not a panic.
 func TestCompactRefusesAShorterFile(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)

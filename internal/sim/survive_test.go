@@ -408,7 +408,7 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 	})
 }
 
-// Whoever changes an identity is told if that cannot be written down: services, operators, and devices that are answered.
+// Services, operators and devices get an error if their change of an identity cannot be written down.
 func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		s := w.service(0)

@@ -18,7 +18,7 @@ import (
 // Files and directories that vanish, shrink, or are replaced while the outbox is open and between runs, on the real disk: what was durable
 // and is gone is told, no seq is used twice, and the line goes on.
 
-// goneBox is a box with 40 messages of which 4 are acknowledged, in several segments, on the real disk.
+// goneBox returns a box on the real disk with 40 messages in several segments, 4 of them acknowledged.
 func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "state", "box")
@@ -172,7 +172,8 @@ func TestFilesVanishWhileItRuns(t *testing.T) {
 	}
 }
 
-// TestVanishedIsFoundWhenReadOnly: nobody appends; whoever reads finds that it is gone, and a restart knows.
+// TestVanishedIsFoundWhenReadOnly: without appends a reader finds that a file is gone, and a restart knows it
+// too.
 // A segment is moved away while it is written, and is put back when what was written to it has been
 // sent from memory. Its last frames must not count as messages of the next run: no seq is left out.
 func TestSegmentComesBack(t *testing.T) {
@@ -244,7 +245,7 @@ func TestVanishedIsFoundWhenReadOnly(t *testing.T) {
 	})
 }
 
-// TestVanishedBetweenRuns: what is gone at the start is told, too, and verify counts it as lost before that.
+// TestVanishedBetweenRuns: files that are gone at the start are told, and verify counts them as lost before.
 func TestVanishedBetweenRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reports
@@ -280,7 +281,8 @@ func TestVanishedBetweenRuns(t *testing.T) {
 	})
 }
 
-// TestSpecialFilesAreNamed: whatever stands in the place of a file at the start is named, and never waited for.
+// TestSpecialFilesAreNamed: Open names anything that is not a plain file in the place of a file, and does not
+// wait for it.
 func TestSpecialFilesAreNamed(t *testing.T) {
 	for _, file := range []string{cursorName, identityName, segName(1), lockName} {
 		for kind, put := range map[string]func(name string) error{
@@ -333,7 +335,7 @@ func TestHugeFileIsNamed(t *testing.T) {
 	}
 }
 
-// TestLockWithoutAFile: where no lock file can be made the lock is that of the directory.
+// TestLockWithoutAFile: if no lock file can be made, the lock on the directory is enough.
 func TestLockWithoutAFile(t *testing.T) {
 	dir := t.TempDir()
 	onDir := func() (io.Closer, error) { return lockDir(dir, true) }
@@ -358,7 +360,7 @@ func TestLockWithoutAFile(t *testing.T) {
 	if isHeld(dir) {
 		t.Error("it is held after an error")
 	}
-	// And where the system has no lock for directories, that of the file will do.
+	// If the system cannot lock directories, the lock on the file is enough.
 	none := func() (io.Closer, error) { return nil, errors.ErrUnsupported }
 	onFile := func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) }
 	first, err := lockBoth(none, onFile)
@@ -402,8 +404,9 @@ func (f damagedFile) ReadAt(b []byte, at int64) (int, error) {
 	return f.File.ReadAt(b, at)
 }
 
-// TestDamageIsBelievedInTheEnd: what the disk cannot read is tried for a minute, loud, and if it is still so, what could not be read is
-// told, its file is kept, and the line goes on. Sooner nothing leaves the line.
+// TestDamageIsBelievedInTheEnd: a file that the disk cannot read is tried for a minute, with reports. Then
+// the messages that could not be read are told, the file is kept, and the line goes on. Before that no
+// message leaves the line.
 func TestDamageIsBelievedInTheEnd(t *testing.T) {
 	for _, mends := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -448,7 +451,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 	}
 }
 
-// tryNextNow is what can be read at once.
+// tryNextNow returns the records that can be read at once.
 func tryNextNow(t *testing.T, b *Box, after uint64, limit int) []Record {
 	t.Helper()
 	var batch Batch
@@ -487,8 +490,8 @@ func TestWrongChecksumForAWhile(t *testing.T) {
 	})
 }
 
-// TestBlindOpen: an outbox that cannot be read at the start opens all the same. What comes is kept in memory, and is handed out behind
-// what waits on the disk, once that can be read.
+// TestBlindOpen: an outbox that cannot be read at the start opens all the same. New messages are kept in
+// memory, and are handed out after those on the disk, when the disk can be read.
 func TestBlindOpen(t *testing.T) {
 	for _, op := range []string{"list", "open", "read", "size"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -540,7 +543,8 @@ func TestBlindOpen(t *testing.T) {
 	}
 }
 
-// TestBlindOpenOfADamagedDisk: what cannot be read at the start for a minute is set aside, and no seq is used twice.
+// TestBlindOpenOfADamagedDisk: a file that cannot be read for a minute after the start is set aside, and no
+// seq is used twice.
 func TestBlindOpenOfADamagedDisk(t *testing.T) {
 	for _, file := range []string{cursorName, identityName, segName(1), segName(2)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -599,7 +603,8 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 	}
 }
 
-// TestPoisonOnAFullDisk: what can never be sent and cannot be set aside blocks nobody, and is not lost.
+// TestPoisonOnAFullDisk: a message that can never be sent and cannot be set aside blocks no other message,
+// and is not lost.
 func TestPoisonOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

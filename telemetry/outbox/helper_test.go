@@ -97,7 +97,7 @@ func queued(t testing.TB, b *Box) (all []Record) {
 	}
 }
 
-// tryNext is Next that does not wait for new records. What cannot be read it waits for, in virtual time, until that is believed.
+// tryNext is Next without waiting for new records. It waits in virtual time until damage is believed.
 func tryNext(t testing.TB, b *Box, after uint64, limit int) []Record {
 	t.Helper()
 	for patience := 50 * time.Millisecond; ; patience = 10 * doubtFor {

@@ -41,7 +41,8 @@ func TestIdentityMatches(t *testing.T) {
 	}
 }
 
-// TestAnotherPlaceIsRefused: what waits for one place does not go to another, unless somebody says so; and ids go on without a gap.
+// TestAnotherPlaceIsRefused: messages for one place do not go to another, unless SendHere says so, and ids go
+// on without a gap.
 func TestAnotherPlaceIsRefused(t *testing.T) {
 	disk := newMemFS()
 	one, two := Identity{IDScope: "0ne1", Device: "d"}, Identity{IDScope: "0ne2", Device: "d"}
@@ -86,7 +87,7 @@ func TestAnotherPlaceIsRefused(t *testing.T) {
 	}
 }
 
-// TestHubsOfAConnectionString: any hub that was listed is right while something waits.
+// TestHubsOfAConnectionString: while messages wait, every hub that was listed is accepted.
 func TestHubsOfAConnectionString(t *testing.T) {
 	disk := newMemFS()
 	at := func(hubs ...string) Identity { return Identity{Device: "d", Hubs: hubs} }
@@ -110,7 +111,8 @@ func TestHubsOfAConnectionString(t *testing.T) {
 	}
 }
 
-// TestIdentityFileIsDamaged: it is told and kept, and keeps nobody from sending. A newer version's is refused.
+// TestIdentityFileIsDamaged: a damaged file is told and kept, and does not stop sending. A file of a newer
+// version is refused.
 func TestIdentityFileIsDamaged(t *testing.T) {
 	id := Identity{IDScope: "0ne1", Device: "d"}
 	for name, text := range map[string]string{
@@ -140,7 +142,7 @@ func TestIdentityFileIsDamaged(t *testing.T) {
 	}
 }
 
-// TestNoRoomForAnIdentity: what cannot be said to be for somebody stays in memory until it can.
+// TestNoRoomForAnIdentity: messages stay in memory until the identity can be written.
 func TestNoRoomForAnIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -339,7 +339,7 @@ func (f *memFile) Sync() error {
 	return nil
 }
 
-// changeIn does it to the bytes of a file, which nobody else has.
+// changeIn changes the bytes of a file that is not shared.
 func (op fileOp) changeIn(data []byte) []byte {
 	end := op.at + int64(len(op.data))
 	if int64(len(data)) < end {

@@ -399,8 +399,9 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestAuditOfAStaleLedger: what a running device has sent since the ledger was written is in flight; a hole below is lost all the same, and
-// so is everything when nobody has the outbox open, or when the ledger is not older than the look.
+// TestAuditOfAStaleLedger: messages that a running device has sent since the ledger was written are in
+// flight. A hole below them is lost all the same. Without a process that has the outbox open, or with a
+// ledger that is not older, they are lost too.
 func TestAuditOfAStaleLedger(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{})

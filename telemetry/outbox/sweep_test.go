@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// Every call of the disk, in every path of the outbox, fails with every errno that says nothing about the data, and with one that does:
-// once, for 10 s, and for ever. What was intact is never lost, nobody loops, the figures and the reports tell of it, and when the disk
-// is well again everything that was promised is handed out.
+// Every call of the disk, in every path of the outbox, fails with every errno that says nothing about the
+// data, and with one that does: once, for 10 s, and for ever. Intact messages are never lost, nothing loops,
+// Stats and Report tell of the fault, and when the disk is well again every stored message is handed out.
 
-// passingErrnos are those that say nothing about the data.
+// passingErrnos are the errnos that say nothing about the data.
 var passingErrnos = []syscall.Errno{
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOENT, syscall.EACCES, syscall.EINTR, syscall.EAGAIN, syscall.EROFS, syscall.ENOSPC,
 	syscall.EPERM, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ESTALE, syscall.ETIMEDOUT, syscall.EDQUOT, syscall.EBUSY, syscall.EIO,
@@ -90,7 +90,7 @@ func (s *sweep) lasted() time.Duration {
 	return time.Since(s.start)
 }
 
-// open opens the box. An error of Open is one that a person has to see to: it is so for as long as the fault lasts.
+// open opens the box. Open may return only errors that need a person, as long as the fault lasts.
 func (s *sweep) open() {
 	s.t.Helper()
 	o := Options{FS: s.disk, MaxBytes: 256 << 10, Report: s.got.add, For: Identity{IDScope: "0ne", Device: "d"}}
@@ -126,7 +126,7 @@ func (s *sweep) append(n int) {
 	}
 }
 
-// drain takes what comes within a while.
+// drain reads and acknowledges the records that come within a while.
 func (s *sweep) drain(d time.Duration, most int) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
@@ -155,7 +155,8 @@ func (s *sweep) drain(d time.Duration, most int) {
 	}
 }
 
-// live comes by every call there is: a backlog of several segments, their end, acknowledgements, a message that is set aside, a restart.
+// live uses every call of the disk: a backlog of several segments, their end, acknowledgements, a message
+// that is set aside, a restart.
 func (s *sweep) live() {
 	s.open()
 	for range 4 {
@@ -205,7 +206,7 @@ func (s *sweep) reopen() {
 	s.open()
 }
 
-// settle is the life after the fault.
+// settle runs the box after the fault.
 func (s *sweep) settle() {
 	s.t.Helper()
 	s.got.mu.Lock()
@@ -298,7 +299,7 @@ func holes(t *testing.T, came map[string]string, gap string) (missing []string) 
 	return missing
 }
 
-// poison is what the quarantine holds.
+// poison returns the content of the quarantine.
 func (s *sweep) poison() map[string]bool {
 	all := map[string]bool{}
 	if f := s.disk.file("/box/" + quarantineName); f != nil {
@@ -366,5 +367,6 @@ func TestEveryCallFailsWithEveryErrno(t *testing.T) {
 	t.Logf("%d calls, %d runs", len(clean), runs)
 }
 
-// sweepShare is which part of all runs a usual test makes: one in so many, each call with several errnos and each errno with many calls.
+// sweepShare is the part of all runs that a usual test makes: 1 in sweepShare. Each call gets several errnos,
+// and each errno many calls.
 const sweepShare = 17
