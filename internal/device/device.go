@@ -125,12 +125,14 @@ type Device struct {
 	current  atomic.Pointer[failover.Session[*link]] // keeps the device connected
 	counters telemetry.Counters
 	badLines flood
-	drops    flood
-	poison   flood
-	skips    flood
-	desired  flood
-	calls    flood
-	mail     flood
+
+	inputEnded atomic.Bool // running once: all of the input is in the outbox
+	drops      flood
+	poison     flood
+	skips      flood
+	desired    flood
+	calls      flood
+	mail       flood
 
 	mu          sync.Mutex
 	status      Status

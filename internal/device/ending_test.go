@@ -1,6 +1,7 @@
 package device
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -148,6 +149,39 @@ func TestOnceFailsWhenItCannotSend(t *testing.T) {
 				}
 				if look, err := outbox.Inspect(OutboxDir(w.config.StateDir, "dev-1")); err != nil || look.Queued != 2 {
 					t.Errorf("%+v %v", look, err)
+				}
+			})
+		})
+	}
+}
+
+// TestInterruptedOnce: a run that is interrupted while it waits for DPS, and has sent all of its input
+// before it ends, has not failed: whoever started it must not send the input again. One that was
+// interrupted in its input has.
+func TestInterruptedOnce(t *testing.T) {
+	for _, v := range []struct {
+		name  string
+		input io.Reader
+		ok    bool
+	}{
+		{"all sent", strings.NewReader("{\"n\":1}\n{\"n\":2}\n"), true},
+		{"more to come", &lineByLine{lines: []string{`{"n":1}`, `{"n":2}`, `{"n":3}`}, pause: 700 * time.Millisecond}, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			inBubble := func(*Config) {
+				if l, ok := v.input.(*lineByLine); ok {
+					l.closed = make(chan struct{})
+				}
+			}
+			bubble(t, fed(v.input, inBubble), func(t *testing.T, w *world) {
+				w.run(1500 * time.Millisecond) // DPS names a hub after 3 s
+				w.stop()
+				err := w.over()
+				if n := len(w.bodies()); n != 2 {
+					t.Errorf("%d samples arrived", n)
+				}
+				if (err == nil) != v.ok || err != nil && !errors.Is(err, context.Canceled) {
+					t.Errorf("the end: %v", err)
 				}
 			})
 		})
