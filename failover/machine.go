@@ -533,10 +533,14 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 
 // contest counts links in a row that the hub has closed in order soon after they were up. After maxStrikes
 // it turns the signal into LinkContested: the device was moved, or another client uses its identity, and
-// only DPS can tell which. A link that lived longer than strikeWithin ends the count and the slow mode.
+// only DPS can tell which. A link that lived longer than strikeWithin ends the count and the slow mode; one
+// that ended in another way, and not by plan, ends the count.
 func (m *Machine) contest(now time.Time, s Signal) Signal {
 	f := &m.fight
 	if now.Sub(m.home.at) > strikeWithin {
+		*f = fight{}
+	}
+	if s != LinkClosed && s != TokenRenewal && !f.on { // only a hub that is unwell does that
 		*f = fight{}
 	}
 	if s != LinkClosed || now.Sub(m.home.at) > strikeWithin {

@@ -92,11 +92,19 @@ func TestNoFight(t *testing.T) {
 			w.must(w.cloud.HealHub("hub-a"))
 		}
 	}
+	ends := 0
 	for name, v := range map[string]struct {
 		times int
 		pause time.Duration
 		end   func(w *world)
 	}{
+		"a hub that closes twice, resets once": {12, 2 * time.Second, func(w *world) {
+			if ends++; ends%3 == 0 {
+				flap("rst", 0)(w)
+				return
+			}
+			w.must(w.cloud.Disconnect("dev-1"))
+		}},
 		"closed by an operator":               {4, 2 * time.Second, func(w *world) { w.must(w.cloud.Disconnect("dev-1")) }},
 		"closed by an operator now and then":  {20, 12 * time.Second, func(w *world) { w.must(w.cloud.Disconnect("dev-1")) }},
 		"a hub that resets and is there":      {10, 2 * time.Second, flap("rst", 0)},
