@@ -13,8 +13,8 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// tidy removes blanks and line ends around values, which files from Windows and copied lines have, and
-// writes host names in small letters.
+// tidy removes blanks and line ends around values, which files from Windows and copied lines have,
+// and writes host names in small letters.
 func (s *settings) tidy() {
 	for _, text := range []*string{
 		&s.idScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, &s.provisioningHost,
@@ -26,8 +26,9 @@ func (s *settings) tidy() {
 	}
 }
 
-// idScope matches the ID scopes of Azure: 0ne in the public cloud, two other letters in other clouds,
-// then letters and digits, 11 characters in all. Other lengths match too, because only DPS knows them.
+// idScope matches the ID scopes of Azure: 0ne in the public cloud, two other letters in other
+// clouds, then letters and digits, 11 characters in all. Other lengths match too, because only DPS
+// knows them.
 var idScope = regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`)
 
 // checkIDScope returns an error for an impossible ID scope, before DPS is asked.
@@ -67,7 +68,8 @@ func checkHost(key, address string) error {
 	return nil
 }
 
-// checkListen returns an error for an impossible address to listen at, host:port. Port 0 is any free port.
+// checkListen returns an error for an impossible address to listen at, host:port. Port 0 is any
+// free port.
 func checkListen(key, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {

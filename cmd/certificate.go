@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// certificate reads the client certificate and its key. It finds their faults before a hub does, because
-// the hub would only say "not authorized". Without --cert and --key it returns nil.
+// certificate reads the client certificate and its key. It finds their faults before a hub does,
+// because the hub would only say "not authorized". Without --cert and --key it returns nil.
 func (s *settings) certificate() (*tls.Certificate, error) {
 	if s.cert == "" && s.certKey == "" {
 		return nil, nil //nolint:nilnil // a device may have none
@@ -72,8 +72,8 @@ func readPEM(key, path string) ([]byte, error) {
 	return text, nil
 }
 
-// isPKCS12 says whether data is a bundle of certificate and key: a DER sequence that begins with its
-// version, the number 3. Certificates and keys begin in another way.
+// isPKCS12 says whether data is a bundle of certificate and key: a DER sequence that begins with
+// its version, the number 3. Certificates and keys begin in another way.
 func isPKCS12(data []byte) bool {
 	var bundle asn1.RawValue
 	if _, err := asn1.Unmarshal(data, &bundle); err != nil || bundle.Tag != asn1.TagSequence {
@@ -123,7 +123,8 @@ func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
 	}
 }
 
-// checkKeyFile finds a missing key and a key with a password, for which the library has no clear error.
+// checkKeyFile finds a missing key and a key with a password, for which the library has no clear
+// error.
 func (s *settings) checkKeyFile(keys []byte) error {
 	for rest := keys; ; {
 		var block *pem.Block
@@ -144,9 +145,9 @@ func (s *settings) checkKeyFile(keys []byte) error {
 	}
 }
 
-// checkCommonName compares the certificate with the device id, because DPS takes only the common name as
-// registration id, in any letter case. It only warns of a certificate that has ended or not begun: the
-// machine's clock may be wrong, and a wrong clock must not keep a device from starting.
+// checkCommonName compares the certificate with the device id, because DPS takes only the common
+// name as registration id, in any letter case. It only warns of a certificate that has ended or not
+// begun: the machine's clock may be wrong, and a wrong clock must not keep a device from starting.
 func (s *settings) checkCommonName(c *tls.Certificate, id string) error {
 	switch cn := c.Leaf.Subject.CommonName; {
 	case cn == "":
@@ -196,7 +197,8 @@ func publicOf(keys []byte) crypto.PublicKey {
 	}
 }
 
-// keyKind describes a public key so that a person can tell two apart: its kind and half of its SHA-256.
+// keyKind describes a public key so that a person can tell two apart: its kind and half of its
+// SHA-256.
 func keyKind(public crypto.PublicKey) string {
 	kind := "a key of another kind"
 	switch k := public.(type) {

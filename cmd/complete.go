@@ -33,7 +33,8 @@ var (
 	dirs = []string{"state-dir", "out", "dir"}
 )
 
-// completeFlags tells the shell what may follow each flag: file names, the values of a choice, or nothing.
+// completeFlags tells the shell what may follow each flag: file names, the values of a choice, or
+// nothing.
 func completeFlags(c *cobra.Command) {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		values, directive := choices[f.Name], cobra.ShellCompDirectiveNoFileComp

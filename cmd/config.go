@@ -112,8 +112,8 @@ func (s *settings) addLogFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
 }
 
-// show hides all other flags in the help of a command. The command still accepts them, because it shares
-// its configuration file and command line with run.
+// show hides all other flags in the help of a command. The command still accepts them, because it
+// shares its configuration file and command line with run.
 func (s *settings) show(names ...string) {
 	s.fs.VisitAll(func(f *pflag.Flag) { f.Hidden = !slices.Contains(names, f.Name) })
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/viper"
 )
 
-// Bounds of a configuration file. A file with every key has about 2 kB. If many lines are wrong, only the
-// first ones are told.
+// Bounds of a configuration file. A file with every key has about 2 kB. If many lines are wrong,
+// only the first ones are told.
 const (
 	maxConfigBytes  = 64 << 10
 	maxConfigFaults = 20
@@ -27,8 +27,9 @@ type fileValue struct {
 	line int
 }
 
-// readFile finds and reads the configuration file. A missing file is an error only if --config names it.
-// If parts of the file cannot be read, values holds the rest, and the error has a line for each fault.
+// readFile finds and reads the configuration file. A missing file is an error only if --config
+// names it. If parts of the file cannot be read, values holds the rest, and the error has a line
+// for each fault.
 func (s *settings) readFile() (path string, values map[string]fileValue, err error) {
 	path = s.config
 	if path == "" {
@@ -68,16 +69,18 @@ func (s *settings) findFile() string {
 		case err == nil && !info.IsDir():
 			return c
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			// This is only a warning: a service may be unable to look into a directory that has no file for it.
+			// This is only a warning: a service may be unable to look into a directory that has no
+			// file for it.
 			s.warn(fmt.Sprintf("config: whether there is a file %s cannot be told: %v; name one with --config, or set it right", quotable(c), cause(err)))
 		}
 	}
 	return ""
 }
 
-// fileDecoder decodes a file for viper. Viper's own decoders give each value a type and so change texts:
-// 00012345 becomes the number 5349. This decoder returns every value as its text in the file. It ignores
-// nothing: a value that it cannot return is a fault with its line. No fault quotes a value.
+// fileDecoder decodes a file for viper. Viper's own decoders give each value a type and so change
+// texts: 00012345 becomes the number 5349. This decoder returns every value as its text in the
+// file. It ignores nothing: a value that it cannot return is a fault with its line. No fault quotes
+// a value.
 type fileDecoder struct {
 	path   string
 	values map[string]fileValue
@@ -87,7 +90,8 @@ type fileDecoder struct {
 // Decoder gives viper the decoder of a format. All formats have this one.
 func (d *fileDecoder) Decoder(string) (viper.Decoder, error) { return d, nil }
 
-// format returns the format by the name of the file. A name without an ending, such as /dev/stdin, is YAML.
+// format returns the format by the name of the file. A name without an ending, such as /dev/stdin,
+// is YAML.
 func (d *fileDecoder) format() string {
 	ext := strings.ToLower(strings.TrimPrefix(filepath.Ext(d.path), "."))
 	if ext == "" {
@@ -132,7 +136,8 @@ func (d *fileDecoder) fault(line int, format string, a ...any) {
 	d.faults = append(d.faults, fmt.Errorf("%s: %s", at, fmt.Sprintf(format, a...)))
 }
 
-// put keeps a value. Keys that differ only in letter case are the same key, and no key may be there twice.
+// put keeps a value. Keys that differ only in letter case are the same key, and no key may be there
+// twice.
 func (d *fileDecoder) put(key, value string, line int) {
 	lower := strings.ToLower(key)
 	if was, twice := d.values[lower]; twice {

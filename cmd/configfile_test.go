@@ -32,8 +32,8 @@ var oddValues = []string{
 	"? a", "a # b", "'", "\"", "`", "$HOME", "a\tb", "--- a", "#a", "trailing ",
 }
 
-// TestValuesArriveAsTheyStandThere: in every format and under every key, a value arrives as its text, or is
-// refused with its line and what to do. In quotes it always arrives.
+// TestValuesArriveAsTheyStandThere: in every format and under every key, a value arrives as its
+// text, or is refused with its line and what to do. In quotes it always arrives.
 func TestValuesArriveAsTheyStandThere(t *testing.T) {
 	var keys []string
 	s := &settings{env: &Env{}}
@@ -103,8 +103,8 @@ func unknownKeys(n int) string {
 	return b.String()
 }
 
-// TestNothingInAFileIsPassedOver: a part that cannot become a value is a fault with its line, and no fault
-// quotes a possible secret.
+// TestNothingInAFileIsPassedOver: a part that cannot become a value is a fault with its line, and
+// no fault quotes a possible secret.
 func TestNothingInAFileIsPassedOver(t *testing.T) {
 	const secret = "AAECAwQFBgcICQoLDA0ODw=="
 	const longSecret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX+BkaGxwdHh8gISIjJCUmJygpKissLS4v" // 48 bytes, so without =
@@ -226,8 +226,8 @@ func TestNothingInAFileIsPassedOver(t *testing.T) {
 	}
 }
 
-// FuzzConfigFile: no content of a file ends the process. A value that is read is text of the file, in one
-// piece if it has no quotes. Every fault names its file, and is one short line.
+// FuzzConfigFile: no content of a file ends the process. A value that is read is text of the file,
+// in one piece if it has no quotes. Every fault names its file, and is one short line.
 func FuzzConfigFile(f *testing.F) {
 	for _, seed := range []string{
 		"device-id: 00012345\nid-scope: '0ne'\n", "a: &x [1, *x]\n---\n<<: *x\n", "{\"a\": 1e3, \"A\": null} x", "a = 0x1F\n[b]\n\"c\" = '''d'''",

@@ -75,7 +75,8 @@ func (d *fileDecoder) yaml(text []byte) {
 	}
 }
 
-// yamlExtras refuses anchors, aliases and tags, with which a value is not its text. It says whether there is one.
+// yamlExtras refuses anchors, aliases and tags, with which a value is not its text. It says whether
+// there is one.
 func (d *fileDecoder) yamlExtras(n *yaml.Node, key string) bool {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
@@ -100,8 +101,8 @@ func standsThere(lines []string, n *yaml.Node) bool {
 // quotedInLine matches a scalar in quotes at the start of a text, up to its closing quote.
 var quotedInLine = regexp.MustCompile(`^(?:'(?:[^']|'')*'(?:[^']|$)|"(?:[^"\\]|\\.)*")`)
 
-// closedInLine says whether a scalar in quotes ends on its first line. If it does not, YAML turns each line
-// end into a blank, so the value is not the text of the file.
+// closedInLine says whether a scalar in quotes ends on its first line. If it does not, YAML turns
+// each line end into a blank, so the value is not the text of the file.
 func closedInLine(lines []string, n *yaml.Node) bool {
 	if n.Line < 1 || n.Line > len(lines) {
 		return false
@@ -110,8 +111,8 @@ func closedInLine(lines []string, n *yaml.Node) bool {
 	return n.Column >= 1 && n.Column <= len(line) && quotedInLine.MatchString(string(line[n.Column-1:]))
 }
 
-// noYAML says why a file is not YAML. It keeps the library's text, except about anchors: there the library
-// quotes the anchor's name, which may be a part of a secret.
+// noYAML says why a file is not YAML. It keeps the library's text, except about anchors: there the
+// library quotes the anchor's name, which may be a part of a secret.
 func (d *fileDecoder) noYAML(text []byte, err error) {
 	where := yamlWhere.FindStringSubmatch(err.Error())
 	line, why := 1, err.Error() // the library leaves line 1 out
@@ -193,12 +194,13 @@ func (d *fileDecoder) jsonValue(key string, value json.RawMessage, line int) {
 	}
 }
 
-// maxTOMLNesting bounds the opening brackets of a TOML file and the dots of each of its lines. It refuses
-// no honest file, because keys are flat: brackets and dots can be only in texts and comments.
+// maxTOMLNesting bounds the opening brackets of a TOML file and the dots of each of its lines. It
+// refuses no honest file, because keys are flat: brackets and dots can be only in texts and
+// comments.
 const maxTOMLNesting = 500
 
-// tooNested returns the first line with too many brackets or dots, 0 if there is none. The TOML library
-// calls itself for each of them, and a stack overflow ends the process.
+// tooNested returns the first line with too many brackets or dots, 0 if there is none. The TOML
+// library calls itself for each of them, and a stack overflow ends the process.
 func tooNested(text []byte) (line int) {
 	opened := 0 // an array may go over lines, so brackets are counted over all of them
 	for i, row := range bytes.Split(text, []byte("\n")) {

@@ -92,7 +92,8 @@ func (s *settings) identity(c *device.Config) error {
 	return errors.Join(faults...)
 }
 
-// pinned takes id, hub and key from the connection string. Only a string with x509=true has a certificate.
+// pinned takes id, hub and key from the connection string. Only a string with x509=true has a
+// certificate.
 func (s *settings) pinned(c *device.Config, certificate bool) error {
 	if certificate && c.Certificate == nil { // it could not be read; that error is told
 		c.Certificate = new(tls.Certificate)
@@ -165,8 +166,8 @@ func (s *settings) name() (name, source string, err error) {
 	return name, source, err
 }
 
-// deviceName returns the registration id: --device-id, or the certificate's common name (DPS takes no
-// other), or the host name made legal.
+// deviceName returns the registration id: --device-id, or the certificate's common name (DPS takes
+// no other), or the host name made legal.
 func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 	switch {
 	case s.deviceID != "":

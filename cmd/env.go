@@ -21,8 +21,8 @@ type Env struct {
 	Stdout, Stderr io.Writer // results on the first, logs on the second, never mixed
 	Terminal       bool      // Stderr is one
 	Hostname       func() (string, error)
-	// Notify returns a context that ends when the process is asked to stop. A second request ends the
-	// process at once.
+	// Notify returns a context that ends when the process is asked to stop. A second request ends
+	// the process at once.
 	Notify      func(context.Context) (context.Context, context.CancelFunc)
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 

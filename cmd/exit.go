@@ -72,8 +72,8 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
-// tellEnd says why the process ends. If the log is JSON, it is a line of the log, so that a program can
-// read the log to its end; else it is sentences.
+// tellEnd says why the process ends. If the log is JSON, it is a line of the log, so that a program
+// can read the log to its end; else it is sentences.
 func (e *Env) tellEnd(err error) {
 	if e.jsonLog == nil {
 		complain(e.Stderr, err)
@@ -105,8 +105,8 @@ func complain(w io.Writer, err error) {
 	}
 }
 
-// faults splits an error of errors.Join into its sentences. It escapes them, so that a peer's text can
-// neither begin a line nor command the terminal.
+// faults splits an error of errors.Join into its sentences. It escapes them, so that a peer's text
+// can neither begin a line nor command the terminal.
 func faults(err error) (all []string) {
 	switch e := err.(type) { //nolint:errorlint // the tree itself is looked at
 	case usageError:
@@ -123,7 +123,8 @@ func faults(err error) (all []string) {
 	return []string{escaped(clip(withoutSecrets(strings.TrimSpace(err.Error()))))}
 }
 
-// spawn starts a goroutine. A panic in it is told like one of Main, and ends the process with exit code 1.
+// spawn starts a goroutine. A panic in it is told like one of Main, and ends the process with exit
+// code 1.
 func (e *Env) spawn(f func()) {
 	go func() {
 		defer func() {

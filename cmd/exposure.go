@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// exposures returns warnings of secrets that others on this machine can read or replace. They are not
-// errors, so that a device that runs goes on running.
+// exposures returns warnings of secrets that others on this machine can read or replace. They are
+// not errors, so that a device that runs goes on running.
 func (s *settings) exposures() (warnings []string) {
 	for _, key := range secrets {
 		if s.sources[key] == "flag" {
@@ -45,9 +45,9 @@ func onCommandLine(key string) string {
 	return fmt.Sprintf("%s stands on the command line, where every user of this machine can read it (ps); put it %s", key, where)
 }
 
-// exposed says how others can change a file, put another in its place or, if it holds a secret, read it,
-// and what to do; "" if they cannot. It does not mention a group that may read, because services get
-// their keys that way.
+// exposed says how others can change a file, put another in its place or, if it holds a secret,
+// read it, and what to do; "" if they cannot. It does not mention a group that may read, because
+// services get their keys that way.
 func exposed(path string, secret bool) string {
 	if runtime.GOOS == "windows" { // Windows has no such modes
 		return ""

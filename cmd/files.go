@@ -24,8 +24,9 @@ const (
 	pipePatience  = 30 * time.Second
 )
 
-// readNamed reads the whole file that a flag or key names. It returns an error if the file has more than
-// most bytes or is a special file. Errors name the key, the file and what to do, and wrap the cause.
+// readNamed reads the whole file that a flag or key names. It returns an error if the file has more
+// than most bytes or is a special file. Errors name the key, the file and what to do, and wrap the
+// cause.
 func readNamed(key, path string, most int64) ([]byte, error) {
 	return readWithin(key, path, most, pipePatience)
 }
@@ -69,8 +70,8 @@ func (noFileError) Error() string        { return "" }
 func (noFileError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // openNamed opens the file that a flag or key names. It opens a pipe that the shell hands over
-// (/dev/stdin, or <(command)). It refuses every other special file without opening it, because the open
-// may wait for ever, or rewind a tape.
+// (/dev/stdin, or <(command)). It refuses every other special file without opening it, because the
+// open may wait for ever, or rewind a tape.
 func openNamed(key, path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil && looksSecret(path) { // a long name of a file that is there may look like one
@@ -157,7 +158,8 @@ func readKeyFile(key, path string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// readArgument reads the file that an argument names, or standard input for "-", up to a number of bytes.
+// readArgument reads the file that an argument names, or standard input for "-", up to a number of
+// bytes.
 func readArgument(env *Env, key, name string, most int64) ([]byte, error) {
 	if name != "-" {
 		return readNamed(key, name, most)

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// TestFilesThatFlagsName: each file is read up to a bound. A special file is named and not waited for.
+// TestFilesThatFlagsName: each file is read up to a bound. A special file is named and not waited
+// for.
 func TestFilesThatFlagsName(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) string {

@@ -27,9 +27,9 @@ func (v *asWritten) Set(text string) error {
 	return v.Value.Set(known)
 }
 
-// readAsWritten makes every flag of a set accept what people write: on and off for booleans, decimal
-// numbers (010 is ten), choices in any letter case, and texts with the line end of a copied line. For a
-// duration without a unit it suggests one.
+// readAsWritten makes every flag of a set accept what people write: on and off for booleans,
+// decimal numbers (010 is ten), choices in any letter case, and texts with the line end of a copied
+// line. For a duration without a unit it suggests one.
 func readAsWritten(fs *pflag.FlagSet) {
 	readers := map[string]func(string) (string, error){
 		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText, "intSlice": readDecimals,
@@ -64,8 +64,8 @@ func readText(text string) (string, error) {
 	return text, nil
 }
 
-// readPath accepts the name of a file or directory. It refuses ~ and variables, because only a shell
-// expands them, and here they would become a part of the name.
+// readPath accepts the name of a file or directory. It refuses ~ and variables, because only a
+// shell expands them, and here they would become a part of the name.
 func readPath(text string) (string, error) {
 	text, err := readText(text)
 	if err == nil && (text == "~" || strings.HasPrefix(text, "~/") || strings.HasPrefix(text, "$") || strings.Contains(text, "${")) {
@@ -74,8 +74,8 @@ func readPath(text string) (string, error) {
 	return text, err
 }
 
-// readChoice accepts one of a few values in any letter case. Another value is reported later, together
-// with all other faults.
+// readChoice accepts one of a few values in any letter case. Another value is reported later,
+// together with all other faults.
 func readChoice(values []string) func(string) (string, error) {
 	return func(text string) (string, error) {
 		text = strings.TrimSpace(text)
@@ -180,8 +180,8 @@ func shownFlags(c *cobra.Command) (names []string) {
 	return names
 }
 
-// checkArgs returns an error for wrong arguments, with a guess. An argument too many is most often the
-// value of a flag, a flag without its dashes, or a mistyped command.
+// checkArgs returns an error for wrong arguments, with a guess. An argument too many is most often
+// the value of a flag, a flag without its dashes, or a mistyped command.
 func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.PositionalArgs) error {
 	if err := forgottenValue(c); err != nil {
 		return err

@@ -35,7 +35,8 @@ const (
 	floodLimit = 2 * time.Second
 )
 
-// flood is a hub that sends without end: packet is the next one. It answers the requests of the twin, unless it reads nothing.
+// flood is a hub that sends without end: packet is the next one. It answers the requests of the
+// twin, unless it reads nothing.
 type flood struct {
 	packet func(n int) packets.ControlPacket
 	twin   string
@@ -65,7 +66,8 @@ func manyProperties(size int) string {
 	return b.String()
 }
 
-// TestFloodedProcess: a real process and a hub that sends as fast as it can, on each path. The process lives, and its memory stays bounded.
+// TestFloodedProcess: a real process and a hub that sends as fast as it can, on each path. The
+// process lives, and its memory stays bounded.
 func TestFloodedProcess(t *testing.T) {
 	const c2d, empty = "devices/dev-1/messages/devicebound/", `{"desired":{"$version":1},"reported":{"$version":1}}`
 	big, half := bytes.Repeat([]byte("x"), 500_000), bytes.Repeat([]byte("1"), 250_000)
@@ -111,8 +113,8 @@ func TestFloodedProcess(t *testing.T) {
 	}
 }
 
-// run lets a process connect to the hub and floods it. It returns how much was sent, and the most memory
-// that the process used.
+// run lets a process connect to the hub and floods it. It returns how much was sent, and the most
+// memory that the process used.
 func (f flood) run(t *testing.T) (sent, peak int64) {
 	cert, _ := memnet.Certificate(t, "127.0.0.1")
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -17,8 +17,8 @@ const (
 	flagColumn = 30 // where the descriptions of flags begin
 )
 
-// flagGroups are the headings under which help lists flags, in their order. A flag that no group names
-// is under the first whose prefix it has, or under the last heading.
+// flagGroups are the headings under which help lists flags, in their order. A flag that no group
+// names is under the first whose prefix it has, or under the last heading.
 var flagGroups = []struct {
 	title    string
 	names    []string
@@ -186,8 +186,8 @@ func wrap(text string, width int) (lines []string) {
 // row is a line of a table in a help text: a term, and behind two blanks what it means.
 var row = regexp.MustCompile(`^( +\S.*?)( {2,})(\S.*)$`)
 
-// reflow gives a help text the width of help. Lines that begin with a blank are tables or commands and keep
-// their shape; the others are paragraphs.
+// reflow gives a help text the width of help. Lines that begin with a blank are tables or commands
+// and keep their shape; the others are paragraphs.
 func reflow(text string) string {
 	var out []string
 	var paragraph []string

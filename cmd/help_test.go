@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestHelpFitsATerminal: no line of any help is longer than 80 characters, and no flag that is shown is
-// left out of it.
+// TestHelpFitsATerminal: no line of any help is longer than 80 characters, and no flag that is
+// shown is left out of it.
 func TestHelpFitsATerminal(t *testing.T) {
 	root := newRootCommand(&Env{}, nil)
 	all := allCommands(root)
@@ -36,7 +36,8 @@ func TestHelpFitsATerminal(t *testing.T) {
 	}
 }
 
-// TestReflow: paragraphs are filled, tables keep their columns, commands break where a shell allows.
+// TestReflow: paragraphs are filled, tables keep their columns, commands break where a shell
+// allows.
 func TestReflow(t *testing.T) {
 	long := strings.Repeat("word ", 30)
 	got := reflow("One\ntwo.\n\n    term    " + long + "\n            more\n    command " + strings.Repeat("--flag value ", 8) + "\n")

@@ -46,8 +46,8 @@ func configure(t *testing.T, environ []string, args ...string) (*settings, devic
 	return s, c, errors.Join(err, cerr)
 }
 
-// TestAddressesAndIDs: the usual spellings are accepted, and impossible values are refused with their key
-// before anything is dialled.
+// TestAddressesAndIDs: the usual spellings are accepted, and impossible values are refused with
+// their key before anything is dialled.
 func TestAddressesAndIDs(t *testing.T) {
 	right := func(args ...string) []string {
 		return append([]string{"--id-scope=0ne00ABCDEF", "--device-id=dev-1", "--group-key=" + testKey}, args...)
@@ -138,8 +138,8 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 }
 
-// TestLedgerAddresses: an address of a ledger that cannot work is a fault of the command line, before
-// anything is dialled.
+// TestLedgerAddresses: an address of a ledger that cannot work is a fault of the command line,
+// before anything is dialled.
 func TestLedgerAddresses(t *testing.T) {
 	env := &Env{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return nil, errors.New("dialled " + addr) }}
 	for where, says := range map[string]string{
@@ -185,8 +185,8 @@ func writePEM(t *testing.T, kind string, der []byte) string {
 	return path
 }
 
-// TestCertificates: a fault of a certificate or its key is named with both values before anything is
-// dialled.
+// TestCertificates: a fault of a certificate or its key is named with both values before anything
+// is dialled.
 func TestCertificates(t *testing.T) {
 	now := time.Now()
 	cert, key := minted(t, "Dev-1", now.Add(-time.Hour), now.Add(time.Hour))

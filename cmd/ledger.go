@@ -81,14 +81,15 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*ledgerF
 	return &ledgerFile{resp.Body, u.String()}, nil
 }
 
-// isLive says whether a ledger comes from a running simulator, so is as new as the outbox; a file is older.
+// isLive says whether a ledger comes from a running simulator, so is as new as the outbox; a file
+// is older.
 func isLive(where string) bool {
 	u, err := url.Parse(strings.TrimSpace(where))
 	return err == nil && strings.HasPrefix(strings.ToLower(u.Scheme), "http") && (u.Path == "" || u.Path == "/" || strings.HasSuffix(u.Path, "/api/ledger"))
 }
 
-// maxLedgerValue bounds the bytes of one value in a ledger, because the whole value is held in memory. A
-// message of 256 KB fits in any encoding, with all that the cloud adds.
+// maxLedgerValue bounds the bytes of one value in a ledger, because the whole value is held in
+// memory. A message of 256 KB fits in any encoding, with all that the cloud adds.
 const maxLedgerValue = 8 << 20
 
 // bounded is a reader that fails when it is maxLedgerValue bytes ahead of its decoder.

@@ -31,7 +31,8 @@ func (r *repeated) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// TestHugeLedger: a ledger of 128 MiB is read in the memory of a few messages, and one value of that size is refused.
+// TestHugeLedger: a ledger of 128 MiB is read in the memory of a few messages, and one value of
+// that size is refused.
 func TestHugeLedger(t *testing.T) {
 	message := `{"mid":"0123456789abcdef-1","deviceId":"d1","body":"` + strings.Repeat("x", 200<<10) + `"},`
 	times := 128 << 20 / len(message)

@@ -25,7 +25,8 @@ const (
 	maxShown = 2048 // bytes of one text in a line for people, because a peer may send long ones
 )
 
-// logger builds the one logger of the process. On a console, lines do not show the fields in hidden.
+// logger builds the one logger of the process. On a console, lines do not show the fields in
+// hidden.
 func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
 	if err != nil || !slices.Contains(choices["log-level"], s.logLevel) {
@@ -56,7 +57,8 @@ func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 	return log, nil
 }
 
-// colours reports whether the log goes to a terminal that shows colours, and nothing turns them off.
+// colours reports whether the log goes to a terminal that shows colours, and nothing turns them
+// off.
 func (e *Env) colours() bool {
 	term, _ := e.lookup("TERM")
 	unwanted, _ := e.lookup("NO_COLOR")
@@ -66,8 +68,8 @@ func (e *Env) colours() bool {
 // said are the fields that only programs need, because a device's sentence says the same.
 var said = []string{"device", "kind", "hub", "signal", "reason", "tookMs", "outageMs", "queued", "lost", "took", "outage"}
 
-// console writes log lines for people. Nothing that a peer has sent can move the cursor or start a new line:
-// the message is escaped here, and zerolog quotes the fields.
+// console writes log lines for people. Nothing that a peer has sent can move the cursor or start a
+// new line: the message is escaped here, and zerolog quotes the fields.
 func console(w io.Writer, colours bool, hidden []string) zerolog.ConsoleWriter {
 	return zerolog.ConsoleWriter{
 		Out: w, NoColor: !colours, FormatTimestamp: dated(colours),
@@ -77,8 +79,8 @@ func console(w io.Writer, colours bool, hidden []string) zerolog.ConsoleWriter {
 	}
 }
 
-// forPeople changes a line for a console: it bounds texts, escapes the message, and writes a duration in
-// milliseconds (a field ending in Ms) in words.
+// forPeople changes a line for a console: it bounds texts, escapes the message, and writes a
+// duration in milliseconds (a field ending in Ms) in words.
 func forPeople(line map[string]any) error {
 	for key, value := range line {
 		switch v := value.(type) {

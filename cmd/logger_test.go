@@ -15,8 +15,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// nasty is a text that a peer may send: it clears the screen, starts a line, turns the direction of writing,
-// and is not UTF-8.
+// nasty is a text that a peer may send: it clears the screen, starts a line, turns the direction of
+// writing, and is not UTF-8.
 const nasty = "a\x1b[2J\nb\r\x7f\u009b1m\u202e\xff\u2028c"
 
 // TestConsoleEscapes holds every part of a console line to one line of printable text.

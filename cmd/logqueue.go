@@ -10,16 +10,17 @@ import (
 )
 
 const (
-	// logRoom bounds the lines that wait for a reader, in bytes. As much again may be in the write under way.
+	// logRoom bounds the lines that wait for a reader, in bytes. As much again may be in the write
+	// under way.
 	logRoom = 256 << 10
 	// flushLimit is how long the process waits at its end for a reader that does not read.
 	flushLimit = time.Second
 )
 
-// logQueue is a writer of lines that never waits for its reader. A pipe whose reader has stalled, or a
-// terminal that was stopped with Ctrl-S, must not hold up a device. Each Write is one line, or several whole
-// ones. A line that finds no room is dropped and counted; when the reader is back, one line says how many
-// were. If the reader is gone, only the lines are lost.
+// logQueue is a writer of lines that never waits for its reader. A pipe whose reader has stalled,
+// or a terminal that was stopped with Ctrl-S, must not hold up a device. Each Write is one line, or
+// several whole ones. A line that finds no room is dropped and counted; when the reader is back,
+// one line says how many were. If the reader is gone, only the lines are lost.
 type logQueue struct {
 	out  io.Writer
 	tell func(dropped uint64) []byte // the line that says how many were dropped
@@ -73,8 +74,8 @@ func (q *logQueue) tellWith(tell func(dropped uint64) []byte) {
 	q.tell = tell
 }
 
-// run writes the lines that wait. After a failure it tries again only when a new line comes: a reader that
-// is gone does not come back, but a full disk may have room again.
+// run writes the lines that wait. After a failure it tries again only when a new line comes: a
+// reader that is gone does not come back, but a full disk may have room again.
 func (q *logQueue) run() {
 	defer close(q.ended)
 	var spare []byte
@@ -117,8 +118,8 @@ func (q *logQueue) run() {
 	}
 }
 
-// Close writes the lines that wait, at most until flushLimit after the end of ctx, and says whether all
-// were written. Write must not be called any more.
+// Close writes the lines that wait, at most until flushLimit after the end of ctx, and says whether
+// all were written. Write must not be called any more.
 func (q *logQueue) Close(ctx context.Context) bool {
 	q.mu.Lock()
 	q.closing = true

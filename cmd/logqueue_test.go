@@ -43,8 +43,8 @@ func (r *reader) text() string {
 	return r.got.String()
 }
 
-// TestStalledReaderStallsNobody writes ten times the room of the queue while the reader stalls. When the
-// reader is back, every line is there, in order, or counted.
+// TestStalledReaderStallsNobody writes ten times the room of the queue while the reader stalls.
+// When the reader is back, every line is there, in order, or counted.
 func TestStalledReaderStallsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -83,7 +83,8 @@ func TestStalledReaderStallsNobody(t *testing.T) {
 	})
 }
 
-// TestEndDoesNotWaitForReader closes a queue whose reader has stalled: the process must end, a second later.
+// TestEndDoesNotWaitForReader closes a queue whose reader has stalled: the process must end, a
+// second later.
 func TestEndDoesNotWaitForReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -97,8 +98,8 @@ func TestEndDoesNotWaitForReader(t *testing.T) {
 	})
 }
 
-// TestResultWaitsForReader closes a queue of results. A slow reader gets all of it, unless the process is
-// asked to stop.
+// TestResultWaitsForReader closes a queue of results. A slow reader gets all of it, unless the
+// process is asked to stop.
 func TestResultWaitsForReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -123,7 +124,8 @@ func TestResultWaitsForReader(t *testing.T) {
 	})
 }
 
-// TestGoneReaderCostsOnlyLines loses the reader; a disk that was full has room again later, and then the loss is told, to the line.
+// TestGoneReaderCostsOnlyLines loses the reader; a disk that was full has room again later, and
+// then the loss is told, to the line.
 func TestGoneReaderCostsOnlyLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{gone: true}

@@ -108,7 +108,8 @@ func parseModel(env *Env, name string) (*model.Model, error) {
 	return m, nil
 }
 
-// model returns the model that the device is checked against and announces: the Interface of the file that
+// model returns the model that the device is checked against and announces: the Interface of the
+// file that
 // --model-id names, or the only one that no other Interface contains.
 func (s *settings) model() (*model.Model, error) {
 	data, name := s.builtin, "the built-in model"

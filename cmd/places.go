@@ -10,8 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-// stateDirectory returns the user's directory for the state of programs: XDG's on Linux, elsewhere the
-// system's own.
+// stateDirectory returns the user's directory for the state of programs: XDG's on Linux, elsewhere
+// the system's own.
 func (s *settings) stateDirectory() (string, error) {
 	if s.stateDir != "" {
 		return s.stateDir, nil
@@ -36,7 +36,8 @@ func (s *settings) stateDirectory() (string, error) {
 	return "", errors.New("state-dir: this user has no home directory; give --state-dir")
 }
 
-// machineID returns a text that differs between machines, so that the outbox notices a copied directory.
+// machineID returns a text that differs between machines, so that the outbox notices a copied
+// directory.
 func machineID() string {
 	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
 		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {

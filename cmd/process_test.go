@@ -26,9 +26,10 @@ func until(holds func() bool) bool {
 	return true
 }
 
-// pipedCommand starts hubhop with standard output and standard error on one pipe: piped NAME stall|leave ARGS…
-// With stall nobody reads, and the pipe is full before the program writes its first byte. With leave the reader
-// goes away after the first line. A simulator (ARGS begin with sim) is waited for, and devices are pointed at it.
+// pipedCommand starts hubhop with standard output and standard error on one pipe: piped NAME
+// stall|leave ARGS… With stall nobody reads, and the pipe is full before the program writes its
+// first byte. With leave the reader goes away after the first line. A simulator (ARGS begin with
+// sim) is waited for, and devices are pointed at it.
 func pipedCommand(ts *testscript.TestScript, _ bool, args []string) {
 	name, how, args := args[0], args[1], args[2:]
 	cmd := program(ts, "hubhop", args...)

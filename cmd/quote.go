@@ -11,8 +11,8 @@ import (
 // maxQuoted is how many bytes of a user's text an error repeats.
 const maxQuoted = 200
 
-// quotable makes a text fit for an error or a log: one line, of bounded length. It replaces a text that may
-// be a secret, because people paste a key where a file name, an id or a flag belongs.
+// quotable makes a text fit for an error or a log: one line, of bounded length. It replaces a text
+// that may be a secret, because people paste a key where a file name, an id or a flag belongs.
 func quotable(text string) string {
 	switch {
 	case looksSecret(text):
@@ -31,8 +31,8 @@ func oneLine(text string) string {
 	return text
 }
 
-// quotedAddress is quoted for an address or URL. A part of it may be a secret: the text before an @ is
-// often a password.
+// quotedAddress is quoted for an address or URL. A part of it may be a secret: the text before an @
+// is often a password.
 func quotedAddress(text string) string {
 	if at := strings.LastIndexByte(text, '@'); at >= 0 {
 		text = "…" + text[at:]
@@ -79,8 +79,8 @@ func withoutSecrets(text string) string {
 	return base64Padded.ReplaceAllString(text, "********")
 }
 
-// keyName makes the name of a configuration key fit for an error. In a line without its colon the name may
-// be a secret; no real name is as long and as mixed as one.
+// keyName makes the name of a configuration key fit for an error. In a line without its colon the
+// name may be a secret; no real name is as long and as mixed as one.
 func keyName(name string) string {
 	if len(name) > 40 || len(name) > 20 && strings.ContainsFunc(name, unicode.IsUpper) && strings.ContainsFunc(name, unicode.IsLower) {
 		return "(what looks like a secret)"
@@ -88,7 +88,8 @@ func keyName(name string) string {
 	return quotable(name)
 }
 
-// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a secret.
+// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a
+// secret.
 func valueOf(key, value string) string {
 	if slices.Contains(secrets, key) {
 		return "what was given"

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestNoSecretIsQuoted: secrets are recognised, other texts are not taken for secrets, and secrets are
-// removed from the texts of libraries.
+// TestNoSecretIsQuoted: secrets are recognised, other texts are not taken for secrets, and secrets
+// are removed from the texts of libraries.
 func TestNoSecretIsQuoted(t *testing.T) {
 	long := strings.Repeat("Ab3d", 12) // 48 bytes of a key have no = at their end
 	for text, secret := range map[string]bool{

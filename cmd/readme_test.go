@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestReadmeTableOfFlags: README's table lists the flags that run --help shows, all of them, with their defaults.
+// TestReadmeTableOfFlags: README's table lists the flags that run --help shows, all of them, with
+// their defaults.
 func TestReadmeTableOfFlags(t *testing.T) {
 	run, _, err := newRootCommand(&Env{}, nil).Find([]string{"run"})
 	if err != nil {
@@ -68,7 +69,8 @@ func TestReadmeTableOfFlags(t *testing.T) {
 	}
 }
 
-// TestMessagesNameFlagsThatExist: each flag that a sentence of the program names is one that a help shows.
+// TestMessagesNameFlagsThatExist: each flag that a sentence of the program names is one that a help
+// shows.
 func TestMessagesNameFlagsThatExist(t *testing.T) {
 	shown, seen := shownAnywhere(newRootCommand(&Env{}, nil)), 0
 	for _, dir := range []string{".", "../internal/device", "../internal/journal", "../failover", "../hub", "../dps", "../telemetry", "../telemetry/outbox", "../model"} {

@@ -64,7 +64,8 @@ func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
 		return conf, log, usage(err)
 	}
 	conf.TracePackets, conf.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
-	// The values of a host are not in the built-in model, so a user who named no model must not be warned of them.
+	// The values of a host are not in the built-in model, so a user who named no model must not be
+	// warned of them.
 	conf.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)

@@ -192,8 +192,8 @@ func keptCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("CONTROL", report.Control)
 }
 
-// deviceCommand starts `hubhop run` in the background: device NAME FLAGS… Its log goes to NAME.log; NAME.in, if there, is its input.
-// With -nohup it is started by nohup.
+// deviceCommand starts `hubhop run` in the background: device NAME FLAGS… Its log goes to NAME.log;
+// NAME.in, if there, is its input. With -nohup it is started by nohup.
 func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
 	nohup := args[0] == "-nohup"
 	if nohup {
@@ -384,8 +384,9 @@ func apiMain() {
 	}
 }
 
-// azMain is the program az: it knows the commands of the scripts, pastes its URL together as the real CLI does (of two names of one
-// option the last one counts), and judges answers like it. CENTRAL_TOKEN stands for a login.
+// azMain is the program az: it knows the commands of the scripts, pastes its URL together as the
+// real CLI does (of two names of one option the last one counts), and judges answers like it.
+// CENTRAL_TOKEN stands for a login.
 func azMain() {
 	if os.Args[1] == "extension" || os.Getenv("AZ_EXTENSION") == "missing" {
 		if os.Getenv("AZ_EXTENSION") == "missing" {

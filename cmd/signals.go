@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// How soon a further signal forces the end. One signal often comes twice: GNU timeout sends it to its child and
-// then to the whole group, and a terminal sends its own to every process that runs there.
+// How soon a further signal forces the end. One signal often comes twice: GNU timeout sends it to
+// its child and then to the whole group, and a terminal sends its own to every process that runs
+// there.
 const (
 	typedAgain = 100 * time.Millisecond // nobody presses Ctrl-C twice in less
 	sentAgain  = time.Second
 )
 
-// notify is Env.Notify of the real process. From the first call on, a broken pipe is only an error of a
-// write and does not end the process. Signals are handled until the process ends, because the second of a
-// pair may come after the work is done.
+// notify is Env.Notify of the real process. From the first call on, a broken pipe is only an error
+// of a write and does not end the process. Signals are handled until the process ends, because the
+// second of a pair may come after the work is done.
 func (e *Env) notify(ctx context.Context) (context.Context, context.CancelFunc) {
 	// Not signal.Ignore: programs that are started from here would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -32,8 +33,8 @@ func (e *Env) notify(ctx context.Context) (context.Context, context.CancelFunc) 
 	return ctx, stop
 }
 
-// obey calls stop at the first signal. It calls die at a second Ctrl-C, or at another signal that comes a
-// second or more after the first.
+// obey calls stop at the first signal. It calls die at a second Ctrl-C, or at another signal that
+// comes a second or more after the first.
 func obey(signals <-chan os.Signal, stop func(), die func(os.Signal)) {
 	if _, ok := <-signals; !ok {
 		return

@@ -168,7 +168,8 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 	return nil
 }
 
-// runSim runs a cloud until it is asked to stop or, if line is not empty, until that shell command has ended.
+// runSim runs a cloud until it is asked to stop or, if line is not empty, until that shell command
+// has ended.
 func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, line string) error {
 	log, err := s.logger(nil) // its lines are short: hub, device, kind and reason stand in their fields
 	if err != nil {
@@ -236,7 +237,8 @@ func checkChoices(fs *pflag.FlagSet) error {
 	return errors.Join(all...)
 }
 
-// checkCounts returns an error for each impossible number. In a Config some of them would mean the default.
+// checkCounts returns an error for each impossible number. In a Config some of them would mean the
+// default.
 func checkCounts(conf sim.Config) error {
 	var all []error
 	if conf.Hubs < 1 || conf.Hubs > 26 {

@@ -20,7 +20,8 @@ import (
 // execGrace is how long a command that was asked to end may take before it is killed.
 const execGrace = 10 * time.Second
 
-// commandError says that the command of --exec ended with an exit code other than 0, which becomes ours.
+// commandError says that the command of --exec ended with an exit code other than 0, which becomes
+// ours.
 type commandError struct {
 	line string
 	code int
@@ -30,9 +31,9 @@ func (e *commandError) Error() string {
 	return fmt.Sprintf("%s: ended with exit code %d", e.line, e.code)
 }
 
-// simVariables returns the environment that tells a command about the cloud. dir has the files of --out.
-// The SIM_ variables are for any program. With the HUBHOP_ variables `hubhop run` needs no flags.
-// NODE_EXTRA_CA_CERTS adds the CA for Node.js, unless it is set already.
+// simVariables returns the environment that tells a command about the cloud. dir has the files of
+// --out. The SIM_ variables are for any program. With the HUBHOP_ variables `hubhop run` needs no
+// flags. NODE_EXTRA_CA_CERTS adds the CA for Node.js, unless it is set already.
 func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -57,8 +58,8 @@ func (e *Env) simVariables(info sim.Info, dir string) ([]string, error) {
 	return vars, nil
 }
 
-// runCommand runs a shell command with more variables, and waits for its end. When ctx ends, it asks the
-// command to end. It returns a *commandError for an exit code other than 0.
+// runCommand runs a shell command with more variables, and waits for its end. When ctx ends, it
+// asks the command to end. It returns a *commandError for an exit code other than 0.
 func (e *Env) runCommand(ctx context.Context, line string, vars []string) error {
 	shell := []string{"sh", "-c", line}
 	if runtime.GOOS == "windows" {

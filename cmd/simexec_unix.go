@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// endTogether makes the end of ctx a request to the command and to every program that it has started,
-// because the shell alone would end and leave them behind. On a terminal they stay in the foreground, where
-// they can read and Ctrl-C reaches all of them. finish kills those that still run after the command was
-// killed.
+// endTogether makes the end of ctx a request to the command and to every program that it has
+// started, because the shell alone would end and leave them behind. On a terminal they stay in the
+// foreground, where they can read and Ctrl-C reaches all of them. finish kills those that still run
+// after the command was killed.
 func endTogether(c *exec.Cmd, terminal bool) (finish func()) {
 	if terminal {
 		c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// nearest returns the name that was probably meant, "" if no name is similar. Letter case, and _ in place
-// of -, make no difference.
+// nearest returns the name that was probably meant, "" if no name is similar. Letter case, and _ in
+// place of -, make no difference.
 func nearest(word string, names []string) string {
 	word = strings.ToLower(strings.ReplaceAll(word, "_", "-"))
 	if len(word) > 64 { // longer than any name; the work grows with the length
@@ -60,7 +60,8 @@ func (s *settings) suggestVariable(key string) string {
 	return "; hubhop config show lists the keys, and a variable is HUBHOP_ and a key in upper snake case"
 }
 
-// unknownVariables warns of HUBHOP_ variables that set nothing. They are not errors: other programs may use the prefix.
+// unknownVariables warns of HUBHOP_ variables that set nothing. They are not errors: other programs
+// may use the prefix.
 func (s *settings) unknownVariables() (warnings []string) {
 	for _, kv := range s.env.Environ {
 		name, _, _ := strings.Cut(kv, "=")

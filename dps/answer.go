@@ -15,9 +15,9 @@ import (
 	"unicode/utf8"
 )
 
-// ErrNonsense is wrapped by an [*Error] when an answer cannot come from DPS as documented: it is not
-// the documented JSON or MQTT, it is too long, or a hub, device or operation in it has an impossible
-// name. The client keeps nothing of such an answer.
+// ErrNonsense is wrapped by an [*Error] when an answer cannot come from DPS as documented: it is
+// not the documented JSON or MQTT, it is too long, or a hub, device or operation in it has an
+// impossible name. The client keeps nothing of such an answer.
 var ErrNonsense = errors.New("the answer of DPS makes no sense")
 
 // Bounds of the texts of DPS, in bytes.
@@ -88,8 +88,8 @@ func (d document) refusal(step Step, a answer) *Error {
 	return e
 }
 
-// plainMessage takes the sentence out of an errorMessage that is itself a JSON document. DPS sends such
-// a message when it lost a linked hub.
+// plainMessage takes the sentence out of an errorMessage that is itself a JSON document. DPS sends
+// such a message when it lost a linked hub.
 func plainMessage(s string) string {
 	var inner struct{ Message string }
 	if strings.HasPrefix(s, "{") && json.Unmarshal([]byte(s), &inner) == nil && inner.Message != "" {
@@ -98,8 +98,8 @@ func plainMessage(s string) string {
 	return s
 }
 
-// CheckHub returns an error if s cannot be the name of a hub: a DNS name of at most 253 bytes or an IP
-// address, with or without a port. The error quotes at most the first 300 bytes of s.
+// CheckHub returns an error if s cannot be the name of a hub: a DNS name of at most 253 bytes or an
+// IP address, with or without a port. The error quotes at most the first 300 bytes of s.
 func CheckHub(s string) error {
 	host := s
 	if h, port, err := net.SplitHostPort(s); err == nil {
@@ -123,8 +123,8 @@ func CheckHub(s string) error {
 }
 
 // CheckDeviceID returns an error if s cannot be a device id at a hub over MQTT: 1 to 128 of the
-// characters that IoT Hub allows, without "+" and "#", which no MQTT topic can carry. The error quotes
-// at most the first 300 bytes of s.
+// characters that IoT Hub allows, without "+" and "#", which no MQTT topic can carry. The error
+// quotes at most the first 300 bytes of s.
 func CheckDeviceID(s string) error {
 	switch {
 	case s == "" || len(s) > 128:
@@ -162,7 +162,8 @@ func word(s string) string {
 	return s
 }
 
-// sentence makes a text fit for a line of a log: printable, and cut if it is longer than maxMessage.
+// sentence makes a text fit for a line of a log: printable, and cut if it is longer than
+// maxMessage.
 func sentence(s string) string {
 	cut := len(s) > maxMessage
 	if cut {
@@ -183,8 +184,9 @@ func sentence(s string) string {
 	return s
 }
 
-// retryAfter reads how long DPS asks to wait: seconds, whole or not, or a date, which is compared with
-// the date of the answer. It returns 0 to 300 s, and a negative time if s is neither seconds nor a date.
+// retryAfter reads how long DPS asks to wait: seconds, whole or not, or a date, which is compared
+// with the date of the answer. It returns 0 to 300 s, and a negative time if s is neither seconds
+// nor a date.
 func retryAfter(s string, date time.Time) time.Duration {
 	s = strings.TrimSpace(s)
 	most := maxRetryAfter.Seconds()
@@ -197,8 +199,8 @@ func retryAfter(s string, date time.Time) time.Duration {
 	return -1
 }
 
-// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}]. The parameters
-// may come in any order. A date in retry-after is compared with now.
+// parseResponse reads $dps/registrations/res/{status}/?$rid={rid}[&retry-after={seconds}]. The
+// parameters may come in any order. A date in retry-after is compared with now.
 func parseResponse(topic string, body []byte, now time.Time) (a answer, rid string, ok bool) {
 	rest, ok := strings.CutPrefix(topic, "$dps/registrations/res/")
 	if !ok {

@@ -71,9 +71,9 @@ type Request struct {
 	// Admit is called once, right before the registration is sent, and may wait: here a process keeps to its rate. Connections may
 	// be opened before. Nil admits at once.
 	Admit func(ctx context.Context) error
-	// Patience is how long each step may take as a whole, however many packets or bytes come meanwhile.
-	// The steps are: TCP with TLS; the register request with the packets before it on the connection;
-	// each poll. 0 means 10 s.
+	// Patience is how long each step may take as a whole, however many packets or bytes come
+	// meanwhile. The steps are: TCP with TLS; the register request with the packets before it on
+	// the connection; each poll. 0 means 10 s.
 	Patience time.Duration
 	// Progress, if set, is called with the step that the client waits for now.
 	Progress func(Step)
@@ -83,8 +83,9 @@ type Request struct {
 
 // Register makes one registration and polls until DPS has decided. Between polls it waits for
 // retry-after exactly, 0 included; it waits 2 s if there is none, and at most 300 s. However DPS
-// behaves, Register ends at most 150 s after the first answer; the wait of [Request].Admit, one Patience
-// to connect and one for the first answer come before that. Every failure but the end of ctx is an [*Error].
+// behaves, Register ends at most 150 s after the first answer; the wait of [Request].Admit, one
+// Patience to connect and one for the first answer come before that. Every failure but the end of
+// ctx is an [*Error].
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	if r.Patience <= 0 {
 		r.Patience = defaultPatience
@@ -218,8 +219,8 @@ func (c *Client) address(port string) string {
 	return net.JoinHostPort(strings.Trim(h, "[]"), port)
 }
 
-// staleAfter is how long a connection may wait for the rate of the process before it is replaced. DPS
-// closes a connection on which nothing is sent.
+// staleAfter is how long a connection may wait for the rate of the process before it is replaced.
+// DPS closes a connection on which nothing is sent.
 const staleAfter = 5 * time.Second
 
 // admitted returns a connection over which a registration may be sent now. It opens the connection

@@ -396,8 +396,9 @@ func TestAdmissionComesBeforeTheRegistration(t *testing.T) {
 	}
 }
 
-// TestAdmissionIsNotWasted: a DPS that cannot be reached costs the process none of its rate; and a connection that has waited for that rate for
-// long, so that DPS may have closed it, is replaced before it is used.
+// TestAdmissionIsNotWasted: a DPS that cannot be reached costs the process none of its rate; and a
+// connection that has waited for that rate for long, so that DPS may have closed it, is replaced
+// before it is used.
 func TestAdmissionIsNotWasted(t *testing.T) {
 	for _, transport := range transports {
 		bubble(t, transport, func(t *testing.T, s *scripted) {

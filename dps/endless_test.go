@@ -15,8 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// peer is a DPS that never ends an exchange. It works on a connection from the end of TCP's handshake until
-// the connection is closed. It obeys the protocol up to step.
+// peer is a DPS that never ends an exchange. It works on a connection from the end of TCP's
+// handshake until the connection is closed. It obeys the protocol up to step.
 type peer struct {
 	tcp    bool                             // TCP is never answered
 	raw    func(c net.Conn)                 // instead of TLS
@@ -207,9 +207,9 @@ func (p peer) serve(t *testing.T, n *memnet.Net, conf *tls.Config) (end func()) 
 	}
 }
 
-// TestNoExchangeIsWithoutAnEnd: a peer sends packets, headers or single bytes without an end. Each exchange
-// still ends exactly when its time is over: over every transport, in one write and step by step, over a new
-// connection and over one that was opened ahead.
+// TestNoExchangeIsWithoutAnEnd: a peer sends packets, headers or single bytes without an end. Each
+// exchange still ends exactly when its time is over: over every transport, in one write and step by
+// step, over a new connection and over one that was opened ahead.
 func TestNoExchangeIsWithoutAnEnd(t *testing.T) {
 	for name, p := range endless {
 		for _, transport := range transports {
@@ -257,8 +257,9 @@ func TestNoExchangeIsWithoutAnEnd(t *testing.T) {
 	}
 }
 
-// TestNothingOfDPSIsWithoutABound: an endless answer that comes as fast as possible is given up, over every
-// transport and for the question for the time. No time passes, so only a bound in bytes can end it.
+// TestNothingOfDPSIsWithoutABound: an endless answer that comes as fast as possible is given up,
+// over every transport and for the question for the time. No time passes, so only a bound in bytes
+// can end it.
 func TestNothingOfDPSIsWithoutABound(t *testing.T) {
 	register := func(t *testing.T, c *Client) error { _, err := c.Register(t.Context(), Request{}); return err }
 	askTime := func(t *testing.T, c *Client) error { _, err := c.AskTime(t.Context()); return err }

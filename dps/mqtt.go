@@ -23,7 +23,8 @@ const (
 	keepAlive      = 10 * time.Minute // longer than any wait between two polls, so that no PINGREQ is needed
 )
 
-// mqttExchange is a registration over one MQTT connection. No goroutine runs beside it: the caller that waits reads.
+// mqttExchange is a registration over one MQTT connection. No goroutine runs beside it: the caller
+// that waits reads.
 type mqttExchange struct {
 	c    *Client
 	r    Request
@@ -101,8 +102,8 @@ func (x *mqttExchange) owe(ctx context.Context, patience time.Duration) {
 	x.arm(ctx, x.owed)
 }
 
-// arm sets the deadline of all reads and writes of the connection. If ctx has ended, the deadline is in
-// the past, because the end of ctx must not be undone.
+// arm sets the deadline of all reads and writes of the connection. If ctx has ended, the deadline
+// is in the past, because the end of ctx must not be undone.
 func (x *mqttExchange) arm(ctx context.Context, at time.Time) {
 	_ = x.raw.SetDeadline(at)
 	if ctx.Err() != nil {

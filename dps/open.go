@@ -39,7 +39,8 @@ func (c *Client) hold(ctx context.Context, s *spare) {
 	s.raw, s.secure, s.err = c.connect(ctx, c.endpoint(), defaultPatience)
 	close(s.opened)
 	if s.err == nil {
-		// The wait reads, so that a connection that DPS has closed meanwhile is noticed and not used.
+		// The wait reads, so that a connection that DPS has closed meanwhile is noticed and not
+		// used.
 		stop := context.AfterFunc(ctx, s.hush)
 		_, s.idle = s.secure.Read(make([]byte, 1))
 		stop()

@@ -180,7 +180,8 @@ func fit(t *testing.T, text string) {
 	}
 }
 
-// FuzzReadPacket: no bytes end the process, take more memory than DPS's largest packet, or pass for the end of the connection.
+// FuzzReadPacket: no bytes end the process, take more memory than DPS's largest packet, or pass for
+// the end of the connection.
 func FuzzReadPacket(f *testing.F) {
 	f.Add([]byte{0x20, 2, 0, 0})
 	f.Add([]byte{0x30, 5, 0, 9, 'a', 'b', 'c'})
@@ -200,7 +201,8 @@ func FuzzReadPacket(f *testing.F) {
 	})
 }
 
-// TestMalformedPackets: a malformed packet is reported as such, and not as the end of the connection.
+// TestMalformedPackets: a malformed packet is reported as such, and not as the end of the
+// connection.
 func TestMalformedPackets(t *testing.T) {
 	for _, b := range [][]byte{
 		{0x30, 2, 0, 9}, {0x20, 0}, {0x20, 1, 0}, {0xf0, 0}, {0x20, 0xff, 0xff, 0xff, 0xff, 1}, {0x30, 0xff, 0xff, 0xff, 0x7f},
@@ -211,8 +213,8 @@ func TestMalformedPackets(t *testing.T) {
 	}
 }
 
-// TestNamesOfDPS: an impossible hub, device or operation is refused before it is kept, dialled or told, and
-// the error is short.
+// TestNamesOfDPS: an impossible hub, device or operation is refused before it is kept, dialled or
+// told, and the error is short.
 func TestNamesOfDPS(t *testing.T) {
 	long := strings.Repeat("x", 66000)
 	for body, good := range map[string]bool{

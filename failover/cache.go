@@ -17,8 +17,8 @@ type State struct {
 	Substatus      string     `json:"substatus,omitempty"`
 	AssignedAt     time.Time  `json:"assignedAt"`
 	KnownHubs      []KnownHub `json:"knownHubs"` // newest assignment first, at most 8
-	// RefusedSince is the time of DPS's first answer without an assignment since its last assignment or
-	// link; zero if there was none.
+	// RefusedSince is the time of DPS's first answer without an assignment since its last
+	// assignment or link; zero if there was none.
 	RefusedSince time.Time `json:"refusedSince,omitzero"`
 }
 

@@ -27,9 +27,10 @@ func backoff(n int, rnd *rand.Rand) time.Duration {
 	return jitter(top, rnd)
 }
 
-// redial returns the cap of the wait after a dial that was answered by a reset. It is small because such
-// a dial costs next to nothing and the hub may be back at any moment. It doubles from 0.5 s to 2 s in
-// the first minute of an outage, and to 10 s later. n counts these dials; lasted is the outage so far.
+// redial returns the cap of the wait after a dial that was answered by a reset. It is small because
+// such a dial costs next to nothing and the hub may be back at any moment. It doubles from 0.5 s to
+// 2 s in the first minute of an outage, and to 10 s later. n counts these dials; lasted is the
+// outage so far.
 func redial(n int, lasted time.Duration) time.Duration {
 	limit := refusedDialMax
 	if lasted >= atFirst {
@@ -38,11 +39,11 @@ func redial(n int, lasted time.Duration) time.Duration {
 	return min(limit, backoffMin<<min(n, 7))
 }
 
-// refusal returns the wait after an answer of DPS without an assignment and without a retry-after. lasted
-// is how long DPS has given such answers. In the first minute the wait is 1.6 to 2 s, so that at most 2 s
-// pass between the end of a short trouble and the next try; see
-// docs/adr/0010-waits-in-a-short-trouble.md. Later it is half to all of the time since that minute, at
-// most 60 s, so it about doubles each time.
+// refusal returns the wait after an answer of DPS without an assignment and without a retry-after.
+// lasted is how long DPS has given such answers. In the first minute the wait is 1.6 to 2 s, so
+// that at most 2 s pass between the end of a short trouble and the next try; see
+// docs/adr/0010-waits-in-a-short-trouble.md. Later it is half to all of the time since that minute,
+// at most 60 s, so it about doubles each time.
 func refusal(lasted time.Duration, rnd *rand.Rand) time.Duration {
 	if lasted < atFirst {
 		return refusalMin + jitter(refusalMax-refusalMin, rnd)
@@ -55,8 +56,8 @@ func jitter(top time.Duration, rnd *rand.Rand) time.Duration {
 	return time.Duration(rnd.Int64N(int64(top)))
 }
 
-// spread is jitter in the upper half below top. Each answer of DPS costs a registration, and a device has
-// few in hand, so several short waits in a row must not use them up.
+// spread is jitter in the upper half below top. Each answer of DPS costs a registration, and a
+// device has few in hand, so several short waits in a row must not use them up.
 func spread(top time.Duration, rnd *rand.Rand) time.Duration {
 	return top/2 + jitter(top/2, rnd)
 }

@@ -1,7 +1,7 @@
 package failover
 
-// Proof says how a device proves its identity, and to whom, so that a hint names only settings that the
-// device has. The zero value is a key, for DPS and its hubs.
+// Proof says how a device proves its identity, and to whom, so that a hint names only settings that
+// the device has. The zero value is a key, for DPS and its hubs.
 type Proof struct {
 	Certificate bool // a certificate proves it, not a key
 	OneHub      bool // a connection string names the hub, and there is no DPS

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestHintsSpeakOfWhatThereIs: no hint mentions a key to a device without one, or DPS to a device with a
-// connection string. The signals of DPS never come to the latter.
+// TestHintsSpeakOfWhatThereIs: no hint mentions a key to a device without one, or DPS to a device
+// with a connection string. The signals of DPS never come to the latter.
 func TestHintsSpeakOfWhatThereIs(t *testing.T) {
 	hints := 0
 	for s := range signals {

@@ -249,9 +249,10 @@ type Machine struct {
 	out     []Effect
 }
 
-// fight is the evidence that another client uses the same identity. In that case the hub closes this
-// client's link in order whenever the other client connects, and lets this client in whenever it dials.
-// A hub in trouble does not look like this: it resets links, or refuses some of the dials.
+// fight is the evidence that another client uses the same identity. In that case the hub closes
+// this client's link in order whenever the other client connects, and lets this client in whenever
+// it dials. A hub in trouble does not look like this: it resets links, or refuses some of the
+// dials.
 type fight struct {
 	strikes int  // links to home in a row that the hub closed in order soon after they were up
 	named   bool // DPS has confirmed the hub after maxStrikes: the next strike proves the fight
@@ -426,8 +427,8 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 		m.stoodBy(now, m.dps.spoke)
 	}
 	if e.Signal != ClosedEarly {
-		// In a fight the hub accepts each dial. It closes one early only if the other client connects at
-		// that moment. Any other failure means that the hub is in trouble.
+		// In a fight the hub accepts each dial. It closes one early only if the other client
+		// connects at that moment. Any other failure means that the hub is in trouble.
 		m.fight = fight{}
 	}
 	switch r.Action {
@@ -531,10 +532,10 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 	}
 }
 
-// contest counts links in a row that the hub has closed in order soon after they were up. After maxStrikes
-// it turns the signal into LinkContested: the device was moved, or another client uses its identity, and
-// only DPS can tell which. A link that lived longer than strikeWithin ends the count and the slow mode; one
-// that ended in another way, and not by plan, ends the count.
+// contest counts links in a row that the hub has closed in order soon after they were up. After
+// maxStrikes it turns the signal into LinkContested: the device was moved, or another client uses
+// its identity, and only DPS can tell which. A link that lived longer than strikeWithin ends the
+// count and the slow mode; one that ended in another way, and not by plan, ends the count.
 func (m *Machine) contest(now time.Time, s Signal) Signal {
 	f := &m.fight
 	if now.Sub(m.home.at) > strikeWithin {
@@ -747,8 +748,8 @@ func (m *Machine) ask(now time.Time) {
 		at = d.notBefore
 	}
 	if w := m.budget.wait(now); w > 0 {
-		// A fleet that began together gets its registrations back together; chance keeps it from asking
-		// together.
+		// A fleet that began together gets its registrations back together; chance keeps it from
+		// asking together.
 		if t := now.Add(w + jitter(budgetSpread, m.o.Rand)); t.After(at) {
 			at = t
 		}
@@ -793,8 +794,8 @@ func (m *Machine) calmDPS() {
 	m.pardoned()
 }
 
-// resume continues the last run's waits: if DPS has refused the device for long, a restart must not begin
-// again with short ones.
+// resume continues the last run's waits: if DPS has refused the device for long, a restart must not
+// begin again with short ones.
 func (m *Machine) resume(now time.Time) {
 	if m.state.RefusedSince.After(now) { // a clock was wrong
 		m.state.RefusedSince = now

@@ -17,9 +17,9 @@ var ErrRefused = errors.New("DPS assigns no hub until somebody acts")
 var ErrUnreachable = errors.New("DPS has assigned no hub")
 
 // Provision registers by the same table and with the same waits as a session, and returns the first
-// assignment. It returns ErrRefused if waiting is of no use, an error at once if DPS's certificate is
-// refused, and ErrUnreachable after limit without a decision, also in the middle of a registration.
-// observe, which may be nil, is called with every decision on the way.
+// assignment. It returns ErrRefused if waiting is of no use, an error at once if DPS's certificate
+// is refused, and ErrUnreachable after limit without a decision, also in the middle of a
+// registration. observe, which may be nil, is called with every decision on the way.
 func Provision(ctx context.Context, register func(context.Context, dps.Request) (dps.Assignment, error), limit time.Duration,
 	proof Proof, observe func(Note)) (dps.Assignment, error) {
 	m := NewMachine(Options{NoKnown: true}, State{})

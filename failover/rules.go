@@ -92,10 +92,10 @@ func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= LinkContested }
 // Action is what a device does about a signal.
 type Action uint8
 
-// The actions. "With backoff" is full jitter below a cap that doubles to 60 s. After a dial that was
-// answered by a reset the cap is 2 s in the first minute of an outage and 10 s later. DPS is asked again
-// after 1.6 to 2 s in the first minute of its refusals, then after a time that doubles to 60 s. A device
-// has five registrations in hand and gets one back every 5 s.
+// The actions. "With backoff" is full jitter below a cap that doubles to 60 s. After a dial that
+// was answered by a reset the cap is 2 s in the first minute of an outage and 10 s later. DPS is
+// asked again after 1.6 to 2 s in the first minute of its refusals, then after a time that doubles
+// to 60 s. A device has five registrations in hand and gets one back every 5 s.
 const (
 	Reconnect    Action = iota // dial the same hub: at once if the link had carried a PUBACK, else with backoff; DPS joins after the hedge delay
 	Renew                      // dial the same hub at once; nothing went wrong
@@ -125,8 +125,8 @@ var actionNames = [actions]string{
 	AskFirst: "ask DPS first", SlowDown: "slow down", Stop: "stop",
 }
 
-// Wait says in words how long a device waits before it repeats the action; empty for an action that it
-// does not repeat.
+// Wait says in words how long a device waits before it repeats the action; empty for an action that
+// it does not repeat.
 func (a Action) Wait() string {
 	switch a {
 	case Reconnect:

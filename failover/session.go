@@ -51,7 +51,8 @@ type Session[L Link] struct {
 	sleeps atomic.Pointer[time.Time]
 }
 
-// Sleeps returns when the session wakes up by itself if it has no link and tries nothing now; else zero.
+// Sleeps returns when the session wakes up by itself if it has no link and tries nothing now; else
+// zero.
 func (s *Session[L]) Sleeps() time.Time {
 	if t := s.sleeps.Load(); t != nil {
 		return *t
@@ -143,8 +144,8 @@ func (s *Session[L]) Run(ctx context.Context) {
 	}
 }
 
-// PanicError is a panic of a goroutine that a session has started. It ends the session: Run panics with
-// it in the goroutine of its caller, because only there can the caller recover.
+// PanicError is a panic of a goroutine that a session has started. It ends the session: Run panics
+// with it in the goroutine of its caller, because only there can the caller recover.
 type PanicError struct {
 	Value any
 	stack []byte
@@ -365,12 +366,12 @@ func (r *runner[L]) register(w *way, e Register) {
 	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus, took: time.Since(began)})
 }
 
-// tellAfter is how long DPS may take until an observer is told. It is told again after twice that time,
-// and so on.
+// tellAfter is how long DPS may take until an observer is told. It is told again after twice that
+// time, and so on.
 const tellAfter = 10 * time.Second
 
-// stillWaiting tells observe after 10 s, 20 s, 40 s and so on that DPS has not answered, and in which
-// step. progress sets the step. After stop has returned, observe is not called any more.
+// stillWaiting tells observe after 10 s, 20 s, 40 s and so on that DPS has not answered, and in
+// which step. progress sets the step. After stop has returned, observe is not called any more.
 func stillWaiting(observe func(Note)) (progress func(dps.Step), stop func()) {
 	var step atomic.Value
 	step.Store(dps.StepDial)

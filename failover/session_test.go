@@ -57,8 +57,8 @@ func TestReasonOfServe(t *testing.T) {
 	}
 }
 
-// TestPanicEndsTheSession: a panic in a goroutine of the session ends the session with all its goroutines,
-// and Run panics with it in the goroutine of its caller.
+// TestPanicEndsTheSession: a panic in a goroutine of the session ends the session with all its
+// goroutines, and Run panics with it in the goroutine of its caller.
 func TestPanicEndsTheSession(t *testing.T) {
 	up := &standing{done: make(chan struct{})}
 	s := &Session[*standing]{

@@ -15,9 +15,9 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// TestWaitingIsTold: a session and Provision tell after ten seconds, and then more and more rarely, that they
-// wait for DPS and in which step, until the answer comes. Provision ends exactly at its limit, in the middle
-// of a registration too. An assignment says whether it is new.
+// TestWaitingIsTold: a session and Provision tell after ten seconds, and then more and more rarely,
+// that they wait for DPS and in which step, until the answer comes. Provision ends exactly at its
+// limit, in the middle of a registration too. An assignment says whether it is new.
 func TestWaitingIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
@@ -86,8 +86,9 @@ func TestWaitingIsTold(t *testing.T) {
 	})
 }
 
-// play drives a machine, from a cached state, through an outage in which each dial and each registration
-// fails in a given way. It returns when the machine dialled the assigned hub, and when it asked DPS.
+// play drives a machine, from a cached state, through an outage in which each dial and each
+// registration fails in a given way. It returns when the machine dialled the assigned hub, and when
+// it asked DPS.
 func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial, ask Event) (dials, asked []time.Duration) {
 	m := NewMachine(Options{Rand: rand.New(rand.NewPCG(seed, 1))}, cached)
 	now := began
@@ -117,9 +118,9 @@ func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial,
 	return dials, asked
 }
 
-// TestWaitsOfAnOutage checks the bounds of waits for a thousand seeds: between registrations that DPS
-// refuses, with the budget and a retry-after, and between dials that the assigned hub refuses. It also
-// checks that the devices of a fleet do not wait equally long.
+// TestWaitsOfAnOutage checks the bounds of waits for a thousand seeds: between registrations that
+// DPS refuses, with the budget and a retry-after, and between dials that the assigned hub refuses.
+// It also checks that the devices of a fleet do not wait equally long.
 func TestWaitsOfAnOutage(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	home := State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-a", AssignedAt: began}}}
@@ -171,7 +172,8 @@ func TestWaitsOfAnOutage(t *testing.T) {
 		if n := len(dials); n > 200 {
 			t.Fatalf("seed %d: %d dials in five minutes", seed, n)
 		}
-		// A refusal that costs more is not repeated like that, and refused dials do not make its waits longer.
+		// A refusal that costs more is not repeated like that, and refused dials do not make its
+		// waits longer.
 		dials, _ = play(seed, home, began, 5*time.Minute, DialFailed{Signal: Connack3}, RegisterFailed{Signal: DPSUnreachable, RetryAfter: -1})
 		if n := len(dials); n > 40 {
 			t.Fatalf("seed %d: %d dials in five minutes that end with CONNACK 3", seed, n)
@@ -187,9 +189,9 @@ func TestWaitsOfAnOutage(t *testing.T) {
 	}
 }
 
-// TestRefusedOverARestart: if DPS has refused a device for more than a minute, the device asks as slowly as
-// before after every restart, because its state keeps that. A device that was refused for a shorter time, or
-// was assigned since, begins anew.
+// TestRefusedOverARestart: if DPS has refused a device for more than a minute, the device asks as
+// slowly as before after every restart, because its state keeps that. A device that was refused for
+// a shorter time, or was assigned since, begins anew.
 func TestRefusedOverARestart(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, v := range []struct {
@@ -235,8 +237,8 @@ func TestRefusedOverARestart(t *testing.T) {
 	}
 }
 
-// TestNamesOfDPSAreNamesOfHubs: package hub accepts every name that package dps accepts, so the name can be
-// dialled, and kept for the next start.
+// TestNamesOfDPSAreNamesOfHubs: package hub accepts every name that package dps accepts, so the
+// name can be dialled, and kept for the next start.
 func TestNamesOfDPSAreNamesOfHubs(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	hubs, devices := 0, 0

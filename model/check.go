@@ -231,10 +231,11 @@ func (m *Model) command(name string) (*content, error) {
 	return c, nil
 }
 
-// CheckCommand checks the parameter of a command, name as for Command. An empty payload, null, and the "@" that stands in for one in
-// a queued command mean that there is none. A payload for a command without a parameter is accepted, because callers fill that
-// place with {} or null as they like. A durable command comes as the body of a message, where a text may stand without its quotes.
-// The error is a [*CheckError]; its Kind is Missing when the parameter is.
+// CheckCommand checks the parameter of a command, name as for Command. An empty payload, null, and
+// the "@" that stands in for one in a queued command mean that there is none. A payload for a
+// command without a parameter is accepted, because callers fill that place with {} or null as they
+// like. A durable command comes as the body of a message, where a text may stand without its
+// quotes. The error is a [*CheckError]; its Kind is Missing when the parameter is.
 func (m *Model) CheckCommand(name string, payload json.RawMessage) error {
 	c, err := m.command(name)
 	if err != nil {

@@ -27,9 +27,9 @@ const (
 // maxExtends is DTDL v2's bound on Interfaces that inherit from each other.
 const maxExtends = 10
 
-// maxContents bounds the contents of all Interfaces of a file, each counted once for every Interface
-// that inherits it or has it in a component. Without the bound, a file of a few kilobytes could have
-// millions of them.
+// maxContents bounds the contents of all Interfaces of a file, each counted once for every
+// Interface that inherits it or has it in a component. Without the bound, a file of a few kilobytes
+// could have millions of them.
 const maxContents = 200_000
 
 // contents reads what an Interface itself holds.

@@ -12,22 +12,22 @@ import (
 	"unicode/utf16"
 )
 
-// Flaw is one place of a model file that breaks a rule of DTDL, although [Parse] may read the file: an
-// unknown word, a bound that is exceeded, or a value of the wrong kind.
+// Flaw is one place of a model file that breaks a rule of DTDL, although [Parse] may read the file:
+// an unknown word, a bound that is exceeded, or a value of the wrong kind.
 type Flaw struct {
 	At *ParseError // where it is, and what is wrong with it
-	// Unchecked says that the place may be right: the file uses an extension of the language that this
-	// package does not know, so the words of the extension are not checked.
+	// Unchecked says that the place may be right: the file uses an extension of the language that
+	// this package does not know, so the words of the extension are not checked.
 	Unchecked bool
 }
 
 // maxFlaws bounds the answer of Flaws: in a bad file every value may be a flaw.
 const maxFlaws = 1000
 
-// Flaws checks a model file against all rules of DTDL v2 or v3, for the author of the file. [Parse] is
-// not enough for an author: it ignores unknown words, so a misspelled "writable" makes a property
-// read-only without a message. Flaws returns the flaws in the order of the file, at most 1000. A file
-// that is not JSON has exactly one flaw.
+// Flaws checks a model file against all rules of DTDL v2 or v3, for the author of the file. [Parse]
+// is not enough for an author: it ignores unknown words, so a misspelled "writable" makes a
+// property read-only without a message. Flaws returns the flaws in the order of the file, at most
+// 1000. A file that is not JSON has exactly one flaw.
 func Flaws(data []byte) []Flaw {
 	r, top, err := readTree(data)
 	if err != nil {
@@ -142,8 +142,8 @@ func (l *linter) element(n *node, classes []string, above context) {
 	}
 }
 
-// mayBeOlder says whether an element of this class can be of an older version of the language than the
-// element that contains it. The parts of a schema and of a command cannot.
+// mayBeOlder says whether an element of this class can be of an older version of the language than
+// the element that contains it. The parts of a schema and of a command cannot.
 func mayBeOlder(class string) bool {
 	return !languages()[2][class].named && !languages()[3][class].named
 }
@@ -220,8 +220,8 @@ func (l *linter) id(n *node, active context) {
 	}
 }
 
-// kind reads "@type": which of the classes n is, and which other types it has. informal says that the
-// author made up one of the other types; then the element may have members of any name.
+// kind reads "@type": which of the classes n is, and which other types it has. informal says that
+// the author made up one of the other types; then the element may have members of any name.
 func (l *linter) kind(n *node, classes []string, active context) (kind string, others []string, informal bool) {
 	t := n.fields["@type"]
 	if t == nil {
@@ -625,8 +625,8 @@ func (l *linter) taggedText(e *node, name string, most int, seen map[string]bool
 	seen[language] = true
 }
 
-// enumValues checks the values of an Enum against its valueSchema. It also follows references, because
-// the values of an Enum may be defined elsewhere in the file.
+// enumValues checks the values of an Enum against its valueSchema. It also follows references,
+// because the values of an Enum may be defined elsewhere in the file.
 func (l *linter) enumValues(n *node) {
 	of := n.member("valueSchema")
 	if of == nil {
@@ -715,8 +715,8 @@ func (l *linter) graph() {
 	}
 }
 
-// misfit returns in words what a Property of DTDL v2 cannot hold, an Array or a place, if s contains it
-// at any depth. Each schema is checked once, however many elements refer to it.
+// misfit returns in words what a Property of DTDL v2 cannot hold, an Array or a place, if s
+// contains it at any depth. Each schema is checked once, however many elements refer to it.
 func (l *linter) misfit(s *node) (what string) {
 	if s = l.found(s); s.kind == '"' {
 		if word := shortName(s.text, schemaPrefixes...); geospatial[word] != "" {
@@ -812,8 +812,8 @@ func didYouMean(word string, known []string) string {
 	return fmt.Sprintf("; did you mean %q?", best)
 }
 
-// editDistance returns how many letters of a must be changed, added, left out or swapped with the next
-// one to make b.
+// editDistance returns how many letters of a must be changed, added, left out or swapped with the
+// next one to make b.
 func editDistance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

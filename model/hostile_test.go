@@ -7,7 +7,8 @@ import (
 	"unicode"
 )
 
-// A small file can describe a very large model. Such a file is refused with a reason, at a bounded cost.
+// A small file can describe a very large model. Such a file is refused with a reason, at a bounded
+// cost.
 func TestHostileFiles(t *testing.T) {
 	list := func(n int, format string) string {
 		var b strings.Builder

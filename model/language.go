@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// This file holds the rules of DTDL as tables: which elements there are, which members each has, and
-// the words that are reserved. Flaws checks a file against them; Parse accepts more than they allow.
+// This file holds the rules of DTDL as tables: which elements there are, which members each has,
+// and the words that are reserved. Flaws checks a file against them; Parse accepts more than they
+// allow.
 
 // class is one kind of element.
 type class struct {
@@ -207,8 +208,8 @@ var units = sync.OnceValue(func() map[string][]string {
 	return table
 })
 
-// adjuncts are the types of IoT Central's extension that a Telemetry or a Property can have beside its
-// own, each with the schemas that it goes with; nil is an Enum.
+// adjuncts are the types of IoT Central's extension that a Telemetry or a Property can have beside
+// its own, each with the schemas that it goes with; nil is an Enum.
 var adjuncts = map[string][]string{
 	"State":              nil,
 	"Event":              {"double", "float", "integer", "long", "string"},
@@ -220,8 +221,8 @@ var adjuncts = map[string][]string{
 // vectorUnits are the semantic types whose units the adjuncts with a unit take.
 var vectorUnits = map[string]string{"VelocityVector": "Velocity", "AccelerationVector": "Acceleration"}
 
-// reserved are the words of the language that mean nothing as a member or as a type, except where the
-// tables above say so.
+// reserved are the words of the language that mean nothing as a member or as a type, except where
+// the tables above say so.
 var reserved = sync.OnceValue(func() map[string]bool {
 	words := map[string]bool{}
 	add := func(list ...string) {

@@ -53,7 +53,8 @@ func (p *parser) list(n *node, member string) ([]*node, error) {
 	return elements, nil
 }
 
-// element returns the one object that a member holds, or refers to by its @id; nil when there is none.
+// element returns the one object that a member holds, or refers to by its @id; nil when there is
+// none.
 func (p *parser) element(n *node, member string) (*node, error) {
 	v := n.member(member)
 	if v == nil {

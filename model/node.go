@@ -15,8 +15,8 @@ import (
 // maxDepth bounds the nesting of a model file. DTDL needs about 15 levels; without a bound a hostile file would choose the stack.
 const maxDepth = 64
 
-// maxValues bounds the values of a model file, each of which takes about 200 bytes while it is read. The
-// largest published model has 3,000.
+// maxValues bounds the values of a model file, each of which takes about 200 bytes while it is
+// read. The largest published model has 3,000.
 const maxValues = 250_000
 
 // ParseError is the one fault that makes a model file unusable: where it is, in which element, and what was expected there.
@@ -94,9 +94,9 @@ func shortName(name string, prefixes ...string) string {
 	return name
 }
 
-// single returns the value of a member that takes one value. A list of one element means that element,
-// and an object with "@value" means that value. An empty list means that there is no value: single
-// returns nil. It returns a longer list as it is, for the caller to refuse.
+// single returns the value of a member that takes one value. A list of one element means that
+// element, and an object with "@value" means that value. An empty list means that there is no
+// value: single returns nil. It returns a longer list as it is, for the caller to refuse.
 func (n *node) single() *node {
 	for n != nil {
 		switch {
@@ -122,7 +122,8 @@ func (n *node) isValue() bool {
 	return !slices.ContainsFunc(n.keys, func(key string) bool { return !strings.HasPrefix(key, "@") })
 }
 
-// elements returns the elements of a list, or n itself when it is not a list; nothing when n is nil.
+// elements returns the elements of a list, or n itself when it is not a list; nothing when n is
+// nil.
 func (n *node) elements() []*node {
 	switch {
 	case n == nil:
@@ -134,8 +135,8 @@ func (n *node) elements() []*node {
 	}
 }
 
-// version returns the version of the language at n, 2 or 3. The nearest "@context" at or above n that
-// names a version decides; 0 means that none does.
+// version returns the version of the language at n, 2 or 3. The nearest "@context" at or above n
+// that names a version decides; 0 means that none does.
 func (n *node) version() int {
 	for ; n != nil; n = n.up {
 		for _, e := range slices.Backward(n.fields["@context"].elements()) {
@@ -366,8 +367,8 @@ func kindName(kind byte) string {
 // quote shows a piece of somebody else's text on one line, cut to a length a person reads.
 func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
 
-// printable quotes a text if it holds more than printable characters, because escapes in the text of a
-// model file could command a reader's terminal.
+// printable quotes a text if it holds more than printable characters, because escapes in the text
+// of a model file could command a reader's terminal.
 func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return quote(s)

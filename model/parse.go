@@ -1,12 +1,12 @@
-// Package model reads a device model written in DTDL v2 or v3, the language of IoT Central and of IoT
-// Plug and Play, and says whether values fit it: telemetry a device is about to send, properties it is
-// told or reports, parameters of commands.
+// Package model reads a device model written in DTDL v2 or v3, the language of IoT Central and of
+// IoT Plug and Play, and says whether values fit it: telemetry a device is about to send,
+// properties it is told or reports, parameters of commands.
 //
-// The package only judges; the caller decides. IoT Central accepts telemetry that a model does not know,
-// so a misfit there is a [Finding], of which the caller can warn. A desired property or a command that does
-// not fit is a [*CheckError], which has the code for the answer. [Parse] reads more than the language
-// allows, because published models break rules and a device must run with them. [Flaws] checks a file
-// against all rules, for its author.
+// The package only judges; the caller decides. IoT Central accepts telemetry that a model does not
+// know, so a misfit there is a [Finding], of which the caller can warn. A desired property or a
+// command that does not fit is a [*CheckError], which has the code for the answer. [Parse] reads
+// more than the language allows, because published models break rules and a device must run with
+// them. [Flaws] checks a file against all rules, for its author.
 package model
 
 import (
@@ -81,8 +81,8 @@ func (m *Model) Interfaces() []string {
 	return ids
 }
 
-// Roots returns the ids of the Interfaces at the top of the file that no other one refers to, in the
-// order of the file. Each can be the device's own. There is at least one.
+// Roots returns the ids of the Interfaces at the top of the file that no other one refers to, in
+// the order of the file. Each can be the device's own. There is at least one.
 func (m *Model) Roots() []string {
 	var ids []string
 	for _, i := range m.order {

@@ -89,8 +89,8 @@ func TestSuiteLegal(t *testing.T) {
 	}
 }
 
-// Every model that vendors have published can be read, each with the Interfaces it refers to. They were
-// all checked when they were published, so none has a flaw.
+// Every model that vendors have published can be read, each with the Interfaces it refers to. They
+// were all checked when they were published, so none has a flaw.
 func TestVendorModels(t *testing.T) {
 	root := os.Getenv("DTDL_MODELS")
 	if root == "" {
@@ -134,8 +134,8 @@ func TestVendorModels(t *testing.T) {
 	t.Logf("%d models are read", read)
 }
 
-// strictly says whether a case is refused when every flaw counts. An extension that nobody here knows
-// is no flaw where the case allows it.
+// strictly says whether a case is refused when every flaw counts. An extension that nobody here
+// knows is no flaw where the case allows it.
 func strictly(c suiteCase) (refused bool, why string) {
 	if _, err := Parse(c.text()); err != nil {
 		return true, err.Error()

@@ -12,15 +12,16 @@ import (
 	"time"
 )
 
-// mostMemory is how much memory a device may use at any time, in bytes: 64 MiB, and 16 MiB for the ring that
-// holds samples while the disk fails.
+// mostMemory is how much memory a device may use at any time, in bytes: 64 MiB, and 16 MiB for the
+// ring that holds samples while the disk fails.
 const mostMemory = (64 + 16) << 20
 
 // refusal is the time in which a device must say that it cannot start.
 const refusal = 20 * time.Second
 
-// chaos is a trial in which system calls of the device fail while hubs die. Each line that the device was
-// given must arrive, because the device is never killed, and a burst is too short to be taken for damage.
+// chaos is a trial in which system calls of the device fail while hubs die. Each line that the
+// device was given must arrive, because the device is never killed, and a burst is too short to be
+// taken for damage.
 type chaos struct {
 	*trial
 	arrived  tally          // the lines that have arrived
@@ -81,7 +82,8 @@ func newChaos(t *trial) *chaos {
 	return &chaos{trial: t, arrived: tally{lines: map[uint64]string{}}, injected: map[string]int{}}
 }
 
-// play runs the whole trial. It returns an error if there is no verdict, or if a program did not behave.
+// play runs the whole trial. It returns an error if there is no verdict, or if a program did not
+// behave.
 func (c *chaos) play(ctx context.Context) error {
 	c.say("%d bursts of failing system calls, %d samples/s, SEED=%d, in %s", c.bursts, c.rate, c.seed, c.dir)
 	life, end, err := c.begin(ctx)
@@ -110,8 +112,8 @@ func (c *chaos) play(ctx context.Context) error {
 	return c.finish(life)
 }
 
-// census runs a device once under strace, while its hub dies, and checks that chaos knows every system call
-// of the device.
+// census runs a device once under strace, while its hub dies, and checks that chaos knows every
+// system call of the device.
 func (c *chaos) census(ctx context.Context) error {
 	counts := c.path("census")
 	plain := c.device
@@ -143,7 +145,8 @@ func (c *chaos) census(ctx context.Context) error {
 	return nil
 }
 
-// burst fails one system call for a while, mostly while a hub dies, sometimes while the device starts.
+// burst fails one system call for a while, mostly while a hub dies, sometimes while the device
+// starts.
 func (c *chaos) burst(ctx context.Context, i int) error {
 	r := rand.New(rand.NewPCG(c.seed, uint64(i)))
 	b, starts, moves, way := newBurst(r, i), r.IntN(5) < 2, r.IntN(10) < 7, r.IntN(1000)
@@ -212,8 +215,9 @@ func (c *chaos) startStopped(ctx context.Context) error {
 	})
 }
 
-// started waits until the device says that it has started, and then feeds it. It returns false if the
-// device has ended instead. The device may end if it cannot read its files, with an exit code and a sentence.
+// started waits until the device says that it has started, and then feeds it. It returns false if
+// the device has ended instead. The device may end if it cannot read its files, with an exit code
+// and a sentence.
 func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	up := false
 	err := c.wait(ctx, "the device has neither started nor ended", func() (bool, error) {
@@ -239,7 +243,8 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	return false, nil
 }
 
-// wait calls come again and again until it returns true. Its error after the limit begins with otherwise.
+// wait calls come again and again until it returns true. Its error after the limit begins with
+// otherwise.
 func (c *chaos) wait(ctx context.Context, otherwise string, come func() (bool, error)) error {
 	limit := time.NewTimer(refusal)
 	defer limit.Stop()
@@ -288,7 +293,8 @@ func (c *chaos) weigh() {
 	}
 }
 
-// recover waits until a line arrives that was written after this call, so that the device has recovered.
+// recover waits until a line arrives that was written after this call, so that the device has
+// recovered.
 func (c *chaos) recover(ctx context.Context) error {
 	from := c.feeder.written()
 	if err := c.follow(ctx, c.recovery, func() bool { return c.arrived.newest > from }); err != nil {

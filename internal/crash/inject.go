@@ -61,7 +61,8 @@ var calls = []call{
 	{"getpeername", []string{"ENOBUFS", "ENOTCONN"}, anywhere},
 	{"epoll_ctl", []string{"ENOMEM", "ENOSPC"}, onceUp},
 
-	// These are the errors of a full disk, a read-only disk, a disk that fails, and a process without descriptors.
+	// These are the errors of a full disk, a read-only disk, a disk that fails, and a process
+	// without descriptors.
 	{"pwrite64,fsync,fdatasync,ftruncate,mkdirat,renameat", []string{"ENOSPC", "EDQUOT"}, anywhere},
 	{"openat,pwrite64,ftruncate,mkdirat,renameat,unlinkat", []string{"EROFS"}, anywhere},
 	{"openat,pread64,pwrite64,fsync,fdatasync,getdents64,newfstatat", []string{"EIO", "ESTALE"}, anywhere},
@@ -185,7 +186,8 @@ func (i *injector) end() (failed int, err error) {
 	return bytes.Count(text, []byte("(INJECTED)")), nil
 }
 
-// openFiles returns the names of the files and sockets that a process has open, except its standard input.
+// openFiles returns the names of the files and sockets that a process has open, except its standard
+// input.
 func openFiles(pid int) (paths []string, err error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)

@@ -196,7 +196,8 @@ const (
 	blind          // at any moment, perhaps before the programs have even started
 )
 
-// begin starts the simulator and sets how the device is started. end stops both and waits for their end.
+// begin starts the simulator and sets how the device is started. end stops both and waits for their
+// end.
 func (t *trial) begin(ctx context.Context) (life context.Context, end func(), err error) {
 	life, cancel := context.WithCancel(ctx)
 	end = func() {
@@ -289,8 +290,8 @@ func (t *trial) follow(ctx context.Context, every, d time.Duration, enough func(
 	})
 }
 
-// watch calls read in intervals until enough returns true, or for d. It returns an error if a program has
-// ended.
+// watch calls read in intervals until enough returns true, or for d. It returns an error if a
+// program has ended.
 func (t *trial) watch(ctx context.Context, every, d time.Duration, enough func() bool, read func(context.Context) error) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
@@ -330,7 +331,8 @@ func (t *trial) read(ctx context.Context) error {
 	return nil
 }
 
-// behind returns the messages after the first n that arrived. It returns an error if the ledger lacks one.
+// behind returns the messages after the first n that arrived. It returns an error if the ledger
+// lacks one.
 func (t *trial) behind(ctx context.Context, n int64) (ledger, error) {
 	l, err := t.control.ledger(ctx, deviceID, n)
 	if err == nil && (l.Truncated || l.Received != n+int64(len(l.Messages))) {
@@ -496,7 +498,8 @@ func (t *trial) verify(ctx context.Context) {
 	}
 }
 
-// opinion runs `hubhop outbox verify` against the simulator's ledger, and returns an error if it objects.
+// opinion runs `hubhop outbox verify` against the simulator's ledger, and returns an error if it
+// objects.
 func (t *trial) opinion(ctx context.Context, partial bool) error {
 	cmd := exec.CommandContext(ctx, t.sim.path, "outbox", "verify", "--dir", t.path("device/"+deviceID+"/outbox"), "--device-id", deviceID, //nolint:gosec // the program under test
 		"--ledger", t.control.url, fmt.Sprintf("--partial=%v", partial))

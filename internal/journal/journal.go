@@ -1,8 +1,9 @@
-// Package journal is the one record of what happens to a device. Log, counters, status and reports are views of it.
+// Package journal is the one record of what happens to a device. Log, counters, status and reports
+// are views of it.
 //
-// An [Event] is emitted once, by the package that knows it; [Journal.Emit] hands it to every sink in line and to every live watcher that
-// keeps up. A sink sees every event, in order; a watcher that falls behind loses events, never a device time, and the loss is
-// counted.
+// An [Event] is emitted once, by the package that knows it; [Journal.Emit] hands it to every sink
+// in line and to every live watcher that keeps up. A sink sees every event, in order; a watcher
+// that falls behind loses events, never a device time, and the loss is counted.
 package journal
 
 import (
@@ -163,7 +164,8 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// Clip bounds a text of a peer to most bytes, and appends how many it had. It cuts no character in two.
+// Clip bounds a text of a peer to most bytes, and appends how many it had. It cuts no character in
+// two.
 func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s

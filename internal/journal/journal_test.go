@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestWatcherThatFallsBehindCostsNothing: a sink sees everything in order, a slow watcher what it has room for, and the rest is counted.
+// TestWatcherThatFallsBehindCostsNothing: a sink sees everything in order, a slow watcher what it
+// has room for, and the rest is counted.
 func TestWatcherThatFallsBehindCostsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j Journal

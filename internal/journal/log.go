@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// repeatAfter is the time between two lines for the same decision in an outage, because an hour of an
-	// outage must not be 3,600 lines.
+	// repeatAfter is the time between two lines for the same decision in an outage, because an hour
+	// of an outage must not be 3,600 lines.
 	repeatAfter = time.Minute
 
-	// burstMost is how many lines of one kind about one device are told in each burstSpan, because a peer
-	// may cause a hundred thousand a second.
+	// burstMost is how many lines of one kind about one device are told in each burstSpan, because
+	// a peer may cause a hundred thousand a second.
 	burstMost = 20
 	burstSpan = 10 * time.Second
 
@@ -25,10 +25,10 @@ const (
 	maxStack = 8 << 10
 )
 
-// Log returns a sink that writes events as lines. docs/adr/0005-log-levels.md says what a level means. A
-// decision that repeats itself within an outage is told once a minute with its number of times, for each
-// device apart; the steps in between have level debug. So have the lines beyond burstMost, and one line
-// says how many they are. All texts are bounded.
+// Log returns a sink that writes events as lines. docs/adr/0005-log-levels.md says what a level
+// means. A decision that repeats itself within an outage is told once a minute with its number of
+// times, for each device apart; the steps in between have level debug. So have the lines beyond
+// burstMost, and one line says how many they are. All texts are bounded.
 func Log(log zerolog.Logger) func(Event) {
 	s := &story{log: log, devices: map[string]*plot{}}
 	return s.tell
@@ -89,8 +89,8 @@ func (s *story) tell(e Event) {
 	s.write(level, e, repeats)
 }
 
-// level returns the level of an event, and how often it has happened since its last line. A number below
-// 0 means that it is too early for another line.
+// level returns the level of an event, and how often it has happened since its last line. A number
+// below 0 means that it is too early for another line.
 func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
 	switch e.Kind {
 	case Packet:

@@ -116,8 +116,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestOutageIsOneStory repeats failures for five minutes: each of them is told once a minute, with the number of times, and at once in
-// the next outage.
+// TestOutageIsOneStory repeats failures for five minutes: each of them is told once a minute, with
+// the number of times, and at once in the next outage.
 func TestOutageIsOneStory(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		for range 5 * 60 {
@@ -160,8 +160,8 @@ func TestPersonIsToldAtErrorOnceAMinute(t *testing.T) {
 	})
 }
 
-// TestDevicesHaveStoriesOfTheirOwn runs two at once: the link of one is not the end of the other's outage, and the lines of one are not
-// counted against the other.
+// TestDevicesHaveStoriesOfTheirOwn runs two at once: the link of one is not the end of the other's
+// outage, and the lines of one are not counted against the other.
 func TestDevicesHaveStoriesOfTheirOwn(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		l.j.Emit(Event{Device: "a", Kind: Asking, Text: "a asks"})
@@ -183,7 +183,8 @@ func TestDevicesHaveStoriesOfTheirOwn(t *testing.T) {
 	})
 }
 
-// TestBurst causes 910,000 events of one kind in ten seconds: the journal has all of them, the log a few lines and their number.
+// TestBurst causes 910,000 events of one kind in ten seconds: the journal has all of them, the log
+// a few lines and their number.
 func TestBurst(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		seen, told, counted := 0, 0, 0
@@ -214,7 +215,8 @@ func TestBurst(t *testing.T) {
 	})
 }
 
-// TestBurstIsSummedUpBeforeTheEnd, at the highest level of what was left out; and --log-level debug leaves nothing out.
+// TestBurstIsSummedUpBeforeTheEnd, at the highest level of what was left out; and --log-level debug
+// leaves nothing out.
 func TestBurstIsSummedUpBeforeTheEnd(t *testing.T) {
 	for _, level := range []zerolog.Level{zerolog.InfoLevel, zerolog.DebugLevel} {
 		in(t, level, func(l *log) {

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// TestAdvertise: a cloud that clients know by another name than its address, as from another container, tells them that name
-// wherever it tells one: in sim.json, in assignedHub, in certificates; and it takes what is signed for it.
+// TestAdvertise: a cloud that clients know by another name than its address, as from another
+// container, tells them that name wherever it tells one: in sim.json, in assignedHub, in
+// certificates; and it takes what is signed for it.
 func TestAdvertise(t *testing.T) {
 	for host, base := range map[string]string{"Sim.example": "0.0.0.0", "172.17.0.2": "127.0.0.1"} {
 		inWorld(t, func(c *Config) {

@@ -10,9 +10,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// This file has as much of AMQP 1.0 as is needed to refuse its clients with a reason. A client whose
-// connection is only closed cannot tell why; it prints the condition of a proper close. The numbers are
-// those of the OASIS standard, parts 1, 2 and 5.
+// This file has as much of AMQP 1.0 as is needed to refuse its clients with a reason. A client
+// whose connection is only closed cannot tell why; it prints the condition of a proper close. The
+// numbers are those of the OASIS standard, parts 1, 2 and 5.
 
 const (
 	amqpPort = 5671
@@ -66,7 +66,8 @@ func amqpSymbols(symbols ...string) []byte {
 
 var errNoAMQP = errors.New("not AMQP 1.0")
 
-// refuseAMQP answers the client's opening until the client can receive an error, and sends the error.
+// refuseAMQP answers the client's opening until the client can receive an error, and sends the
+// error.
 func refuseAMQP(client io.ReadWriter) error {
 	header := make([]byte, 8)
 	next := func() (layer byte, err error) {

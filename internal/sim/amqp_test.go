@@ -13,7 +13,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// The last frames, byte for byte as the standard has them: open with a container id, close with an error.
+// The last frames, byte for byte as the standard has them: open with a container id, close with an
+// error.
 const amqpLast = "414d515000010000" + // the AMQP layer
 	"0000002002000000" + "005310" + "d00000001000000001" + "a10a687562686f702073696d"
 
@@ -28,8 +29,8 @@ func amqpClose() string {
 	return be(8+len(list)/2) + "02000000" + list
 }
 
-// TestAMQPIsRefusedReadably: a client of AMQP is led through SASL and told in an error that it prints, on the port of AMQP
-// and in its WebSocket.
+// TestAMQPIsRefusedReadably: a client of AMQP is led through SASL and told in an error that it
+// prints, on the port of AMQP and in its WebSocket.
 func TestAMQPIsRefusedReadably(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.HTTPSPort = 443 }, func(w *world, log *diary) {
 		dialTLS := func(addr string) (io.ReadWriter, func()) {

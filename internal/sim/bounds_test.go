@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestManyReaders: one reader more than the bound is refused with a reason, and is accepted when another one
-// has left.
+// TestManyReaders: one reader more than the bound is refused with a reason, and is accepted when
+// another one has left.
 func TestManyReaders(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h := w.httpClient()
@@ -54,7 +54,8 @@ func TestManyReaders(t *testing.T) {
 	})
 }
 
-// TestMissedEvents: a reader that was too slow learns how many events it has missed, and costs the same however many.
+// TestMissedEvents: a reader that was too slow learns how many events it has missed, and costs the
+// same however many.
 func TestMissedEvents(t *testing.T) {
 	b := &broadcaster{}
 	events, leave := b.watch()
@@ -91,8 +92,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestWhatIsRememberedIsSmall: neither the fate of a thousand large messages nor thousands of registrations under way, with
-// tokens as long as they come, keep what is of no use any more.
+// TestWhatIsRememberedIsSmall: neither the fate of a thousand large messages nor thousands of
+// registrations under way, with tokens as long as they come, keep what is of no use any more.
 func TestWhatIsRememberedIsSmall(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Polls = 1_000_000 }, func(w *world) {
 		w.provisionQuietly("d")

@@ -68,9 +68,9 @@ func (a *authority) template(commonName string) *x509.Certificate {
 	}
 }
 
-// serverTLS issues a certificate for host number i of a cloud and returns the TLS configuration of its
-// listeners. The handshake asks for a client certificate but accepts any, because the real services refuse
-// a bad one later, in their own protocol.
+// serverTLS issues a certificate for host number i of a cloud and returns the TLS configuration of
+// its listeners. The handshake asks for a client certificate but accepts any, because the real
+// services refuse a bad one later, in their own protocol.
 func (a *authority) serverTLS(c Config, i int, names ...string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -142,13 +142,14 @@ func (c credentials) verifyCertificate(chain []*x509.Certificate, authority *aut
 	return err
 }
 
-// leafError says why a client certificate is wrong regardless of its signature, and which one is expected.
+// leafError says why a client certificate is wrong regardless of its signature, and which one is
+// expected.
 type leafError struct{ text string }
 
 func (e *leafError) Error() string { return e.text }
 
-// checkLeaf returns a leafError unless the certificate is valid at now and its common name is id. Case does
-// not count, as in DPS.
+// checkLeaf returns a leafError unless the certificate is valid at now and its common name is id.
+// Case does not count, as in DPS.
 func checkLeaf(leaf *x509.Certificate, id string, now time.Time) error {
 	var text string
 	switch cn := leaf.Subject.CommonName; {
@@ -166,8 +167,8 @@ func checkLeaf(leaf *x509.Certificate, id string, now time.Time) error {
 	return &leafError{text}
 }
 
-// verifyChain checks that the leaf of a chain belongs to id, is valid at now and is signed by root. root may
-// be an intermediate certificate.
+// verifyChain checks that the leaf of a chain belongs to id, is valid at now and is signed by root.
+// root may be an intermediate certificate.
 func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
 	if err := checkLeaf(chain[0], id, now); err != nil {
 		return err

@@ -46,8 +46,8 @@ const (
 	ReprovisionNever   = "never"   // it keeps its hub
 )
 
-// These values of Config.C2DBeforeSubscription say what happens to a cloud-to-device message that is older
-// than the device's subscription.
+// These values of Config.C2DBeforeSubscription say what happens to a cloud-to-device message that
+// is older than the device's subscription.
 const (
 	EarlyC2DDeliver = "deliver" // the device gets it
 	EarlyC2DReject  = "reject"  // it is dead-lettered, and its sender is told Rejected
@@ -67,9 +67,10 @@ type Config struct {
 	BaseAddress string // IPv4 address of DPS, hub i is at base+i in LayoutLoopback; "" means 127.0.0.1
 	HTTPSPort   int    // LayoutLoopback only; 0 means 443 where it can be bound, else 8443
 	ControlAddr string // the control API; "" means 127.0.0.1:8090; if the port is taken a free one is used
-	// Advertise is the host, a name or an IPv4 address, that clients are told in place of BaseAddress: in
-	// assignedHub, in certificates and in sim.json. It is for clients that reach this machine by another
-	// name, as from other containers. It needs LayoutPorts, because it is one host; BaseAddress may then be
+	// Advertise is the host, a name or an IPv4 address, that clients are told in place of
+	// BaseAddress: in assignedHub, in certificates and in sim.json. It is for clients that reach
+	// this machine by another name, as from other containers. It needs LayoutPorts, because it is
+	// one host; BaseAddress may then be
 	// 0.0.0.0. "" means BaseAddress.
 	Advertise string
 	ListenAny bool // allow addresses other machines can reach; without it every listener must be on loopback
@@ -87,7 +88,8 @@ type Config struct {
 	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
 	Move             string        // MoveDisable or MoveDelete; "" means disable
 	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
-	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It affects only MQTT.
+	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It affects only
+	// MQTT.
 	C2DBeforeSubscription string
 	SASGrace              time.Duration // how long after its expiry a token still serves at a hub
 

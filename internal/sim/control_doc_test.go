@@ -76,8 +76,9 @@ func shape(v any) any {
 	return nil
 }
 
-// TestControlDocument holds docs/control-api.md to the code: every route has a section and every section is a route, GET /api lists
-// the same, every field is named, and every example is answered as it says there.
+// TestControlDocument holds docs/control-api.md to the code: every route has a section and every
+// section is a route, GET /api lists the same, every field is named, and every example is answered
+// as it says there.
 func TestControlDocument(t *testing.T) {
 	routes, doc := documentedRoutes(t)
 	var names []string
@@ -129,7 +130,8 @@ func TestControlDocument(t *testing.T) {
 	}
 }
 
-// runExample runs the example of a section in a cloud with a device that is connected and has had some traffic.
+// runExample runs the example of a section in a cloud with a device that is connected and has had
+// some traffic.
 func (w *world) runExample(r documentedRoute) {
 	t := w.t
 	c := w.connect(w.provision("my-device"), "my-device")

@@ -30,8 +30,9 @@ type controlRoute struct {
 	stream http.HandlerFunc // instead of answer
 }
 
-// ControlHandler is the control API as an HTTP handler: JSON over plain HTTP, success is 200 with JSON or 204, errors are
-// {"error":"sentence"} with a 4xx or, for a device that does not answer, a 504. docs/control-api.md describes it.
+// ControlHandler is the control API as an HTTP handler: JSON over plain HTTP, success is 200 with
+// JSON or 204, errors are {"error":"sentence"} with a 4xx or, for a device that does not answer, a
+// 504. docs/control-api.md describes it.
 func (s *Sim) ControlHandler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
@@ -314,8 +315,8 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 	_, _ = w.Write(append(encodeJSON(v), '\n'))
 }
 
-// messageStream is a ledger whose messages are decoded one by one while they are written, because all of
-// them decoded may need several times the memory of the ledger.
+// messageStream is a ledger whose messages are decoded one by one while they are written, because
+// all of them decoded may need several times the memory of the ledger.
 type messageStream struct {
 	ledger Ledger
 	kept   []entry

@@ -64,8 +64,8 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	return nil
 }
 
-// trustIssued lets the device's identity accept certificates that DPS issues. An error means that this
-// could not be written down, so it is lost at a restart.
+// trustIssued lets the device's identity accept certificates that DPS issues. An error means that
+// this could not be written down, so it is lost at a restart.
 func (r *registry) trustIssued(d *device) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

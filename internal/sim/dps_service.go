@@ -220,7 +220,8 @@ func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error
 	return e, nil
 }
 
-// public is the enrollment as everybody may see it: keys are shown only if the request asks for them.
+// public is the enrollment as everybody may see it: keys are shown only if the request asks for
+// them.
 func (e *enrollment) public() *enrollment {
 	shown := *e
 	shown.Attestation.SymmetricKey = nil

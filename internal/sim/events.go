@@ -28,7 +28,8 @@ const (
 	EventMissed     = "missed" // this reader was too slow; Count is how many events it did not get
 )
 
-// maxReaders bounds the readers of events over HTTP, because each needs the memory of watcherBuffer events.
+// maxReaders bounds the readers of events over HTTP, because each needs the memory of watcherBuffer
+// events.
 const maxReaders = 64
 
 // watcherBuffer is how many events a watcher may be behind before it misses some.
@@ -37,8 +38,8 @@ const watcherBuffer = 1024
 // telemetryPeriod is how often messages are summed up into an event, while somebody watches and there are any.
 const telemetryPeriod = 250 * time.Millisecond
 
-// broadcaster hands events to its watchers. It never blocks: a slow watcher misses events, and is told how
-// many.
+// broadcaster hands events to its watchers. It never blocks: a slow watcher misses events, and is
+// told how many.
 type broadcaster struct {
 	mu       sync.Mutex
 	watchers map[chan Event]*watcher

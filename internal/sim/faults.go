@@ -57,7 +57,8 @@ const (
 	DPSStray        = "stray"        // MQTT: every answer is preceded by one to a question nobody asked, and comes twice
 )
 
-// These values of WhenOver say what happens, at the end of a silence, to the connections that waited.
+// These values of WhenOver say what happens, at the end of a silence, to the connections that
+// waited.
 const (
 	WaitingAnswer = "answer" // their requests are served, as after some lost packets
 	WaitingReset  = "reset"  // they are reset, and their requests are not served
@@ -333,8 +334,8 @@ func (h *hub) loseAll() {
 	}
 }
 
-// faultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and emits
-// its event.
+// faultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and
+// emits its event.
 func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, seconds float64) {
 	events.emit(Event{Kind: EventFault, Hub: hub, Reason: kind})
 	line := log.Info().Str("hub", hub).Str("kind", kind)
@@ -344,7 +345,8 @@ func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, secon
 	line.Msg("fault")
 }
 
-// faultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its event.
+// faultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its
+// event.
 func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind string) {
 	return func(kind string) {
 		events.emit(Event{Kind: EventHeal, Hub: hub, Reason: kind})

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// TestOldestVersion is a client that sends no api-version, as Node-RED's Azure node and many bridges do: telemetry and
-// cloud-to-device messages work, methods are not offered, and twin requests are answered with 400.
+// TestOldestVersion is a client that sends no api-version, as Node-RED's Azure node and many
+// bridges do: telemetry and cloud-to-device messages work, methods are not offered, and twin
+// requests are answered with 400.
 func TestOldestVersion(t *testing.T) {
 	for _, slash := range []string{"", "/"} {
 		inWorld(t, nil, func(w *world) {
@@ -43,7 +44,8 @@ func TestOldestVersion(t *testing.T) {
 	}
 }
 
-// TestTwiceEscapedResource: the C# SDK escapes the device's id, and then the whole resource once more.
+// TestTwiceEscapedResource: the C# SDK escapes the device's id, and then the whole resource once
+// more.
 func TestTwiceEscapedResource(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
@@ -125,7 +127,8 @@ func TestNulls(t *testing.T) {
 			s.want(400, "ArgumentInvalid", "PUT", "/twins/d", whole)
 		}
 		c.wantSilence(time.Second)
-		// What is gone from the new whole is null for the device; what stays is sent although it is the same.
+		// What is gone from the new whole is null for the device; what stays is sent although it is
+		// the same.
 		s.want(200, "", "PUT", "/twins/d", `{"properties":{"desired":{"b":{"c":1,"f":2},"e":1}}}`)
 		if _, body := c.wantPublish(); body != `{"$version":3,"b":{"c":1,"d":null,"f":2},"e":1}` {
 			t.Errorf("%s", body)
@@ -152,8 +155,9 @@ func TestNulls(t *testing.T) {
 	})
 }
 
-// TestC2DBeforeSubscription: a message that waits when the device subscribes for the first time is delivered, or
-// rejected if the cloud was told to. A subscription lives as long as the session that it belongs to.
+// TestC2DBeforeSubscription: a message that waits when the device subscribes for the first time is
+// delivered, or rejected if the cloud was told to. A subscription lives as long as the session that
+// it belongs to.
 func TestC2DBeforeSubscription(t *testing.T) {
 	for policy, want := range map[string]string{"": C2DDelivered, EarlyC2DDeliver: C2DDelivered, EarlyC2DReject: C2DDeadLettered} {
 		inWorld(t, func(c *Config) { c.C2DBeforeSubscription = policy }, func(w *world) {
@@ -188,8 +192,8 @@ func TestC2DBeforeSubscription(t *testing.T) {
 			if _, body := c.wantPublish(); body != "while away, subscribed" {
 				t.Errorf("%s", body)
 			}
-			// A message that is kept from the device meanwhile comes behind a second SUBSCRIBE, which all clients send: the
-			// subscription is the same one.
+			// A message that is kept from the device meanwhile comes behind a second SUBSCRIBE,
+			// which all clients send: the subscription is the same one.
 			c.close()
 			time.Sleep(time.Second)
 			post("held back")

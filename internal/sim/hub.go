@@ -118,8 +118,9 @@ func (h *hub) identity(id string) *identity {
 	return h.identities[id]
 }
 
-// admit creates the identity of a device, or puts an existing one back into service; a twin, unless nil, replaces the one it has. A
-// new twin starts at version 1. An error says that the change was made but could not be written down.
+// admit creates the identity of a device, or puts an existing one back into service; a twin, unless
+// nil, replaces the one it has. A new twin starts at version 1. An error says that the change was
+// made but could not be written down.
 func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
@@ -151,8 +152,8 @@ func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
 	return i
 }
 
-// disable makes the identity unusable and closes its connection, and those of its modules. It does so even if it returns
-// an error, which says that a restart will not know of it.
+// disable makes the identity unusable and closes its connection, and those of its modules. It does
+// so even if it returns an error, which says that a restart will not know of it.
 func (i *identity) disable(reason string) error {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
@@ -176,8 +177,8 @@ func (i *identity) enable() error {
 	return i.saveAndUnlock()
 }
 
-// delete removes the identity with everything it has, and closes its connection. It does so even if it returns an error,
-// which says that the identity may be back after a restart.
+// delete removes the identity with everything it has, and closes its connection. It does so even if
+// it returns an error, which says that the identity may be back after a restart.
 func (h *hub) delete(id, reason string) error {
 	h.mu.Lock()
 	i := h.identities[id]
@@ -203,9 +204,9 @@ func (h *hub) delete(id, reason string) error {
 	return lost
 }
 
-// bury ends an identity that is no longer in the hub's table. It returns the session that the caller must
-// end, nil if there is none. An error says that the identity could not be removed from the store. The hub's
-// mutex is held, so that a new identity of the same name comes later.
+// bury ends an identity that is no longer in the hub's table. It returns the session that the
+// caller must end, nil if there is none. An error says that the identity could not be removed from
+// the store. The hub's mutex is held, so that a new identity of the same name comes later.
 func (i *identity) bury() (live *session, err error) {
 	i.mu.Lock()
 	i.gone = true
@@ -242,8 +243,9 @@ func (i *identity) usableLocked() error {
 
 // username is a hub's MQTT user name: {host}/{device}[/{module}]/[?]api-version=...
 //
-// A hub also takes {host}/{device} and {host}/{device}/, as old samples, bridges and Node-RED's Azure node send it. It
-// then speaks the oldest version of the protocol: it offers no methods and answers twin requests with 400.
+// A hub also takes {host}/{device} and {host}/{device}/, as old samples, bridges and Node-RED's
+// Azure node send it. It then speaks the oldest version of the protocol: it offers no methods and
+// answers twin requests with 400.
 type username struct {
 	host, device, module string
 	modelID              string

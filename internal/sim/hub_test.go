@@ -319,7 +319,8 @@ func TestWhatIsAccepted(t *testing.T) {
 		if p := l.Messages[4].Properties; *p["mqtt-dup"] != "true" || *p["mqtt-retain"] != "true" || *p["dt-subject"] != "thermostat1" {
 			t.Errorf("%v", p)
 		}
-		// documented filters work with wildcards too, as in samples; topics that nothing is ever sent to are granted
+		// documented filters work with wildcards too, as in samples; topics that nothing is ever
+		// sent to are granted
 		c.send(subscribeBytes(3, 1, "devices/+/messages/devicebound/#", "#", "$iothub/credentials/res/#"))
 		c.want("90050003010101")
 	})

@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// jsonFault says what is wrong with a JSON text without naming Go types, which the errors of encoding/json
-// do. into is the value that the text was decoded into, for the names of its fields; nil if unknown fields
-// are allowed.
+// jsonFault says what is wrong with a JSON text without naming Go types, which the errors of
+// encoding/json do. into is the value that the text was decoded into, for the names of its fields;
+// nil if unknown fields are allowed.
 func jsonFault(err error, into any) string {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		what := "the document"

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// This file writes the state of the hubs and of the registry to the state directory, and reads it back. The
-// keys of its records are
+// This file writes the state of the hubs and of the registry to the state directory, and reads it
+// back. The keys of its records are
 //
 //	device/{device}                         the registry's record of a device
 //	enrollment/{group or single}/{id}       an entry of DPS's enrollment list
@@ -23,17 +23,20 @@ import (
 //	mail/{hub}/{device}/{number}            a cloud-to-device message
 //	ledger/segments                         the numbers of the oldest and the newest file of the ledger
 //
-// All other state starts anew: faults, connections, registrations under way, the history of IoT Central's commands.
+// All other state starts anew: faults, connections, registrations under way, the history of IoT
+// Central's commands.
 
-// saveAndUnlock writes down the changes of an identity before anybody can see them, and unlocks its mutex.
-// Without a state directory it only unlocks. The store has logged the error that it returns; the next
-// change writes again what could not be written. Code that has changed nothing calls mu.Unlock instead.
+// saveAndUnlock writes down the changes of an identity before anybody can see them, and unlocks its
+// mutex. Without a state directory it only unlocks. The store has logged the error that it returns;
+// the next change writes again what could not be written. Code that has changed nothing calls
+// mu.Unlock instead.
 func (i *identity) saveAndUnlock() error {
 	defer i.mu.Unlock()
 	return i.keep()
 }
 
-// unconfirmed returns the error for a client whose request could not be written down; nil stays nil.
+// unconfirmed returns the error for a client whose request could not be written down; nil stays
+// nil.
 func unconfirmed(err error) error {
 	if err == nil {
 		return nil
@@ -384,8 +387,8 @@ type keptDevice struct {
 	Organizations  []string        `json:"organizations,omitempty"`
 }
 
-// keep writes down a device that may have changed, or deletes it if it is no longer in the registry. Its
-// error includes what hubs could not write down since the last keep. mu is held.
+// keep writes down a device that may have changed, or deletes it if it is no longer in the
+// registry. Its error includes what hubs could not write down since the last keep. mu is held.
 func (r *registry) keep(d *device) error {
 	if r.store == nil {
 		return nil

@@ -354,9 +354,9 @@ func (l *ledger) report(device string, messages bool, after int64) Ledger {
 	return r
 }
 
-// sum sums up one device, or all devices if device is "". With messages it also returns the messages that
-// the ledger still has, without the first after ones received. So a reader that comes back in time gets
-// each message once.
+// sum sums up one device, or all devices if device is "". With messages it also returns the
+// messages that the ledger still has, without the first after ones received. So a reader that comes
+// back in time gets each message once.
 func (l *ledger) sum(device string, messages bool, after int64) (r Ledger, kept []entry) {
 	r = Ledger{Hubs: map[string]int64{}}
 	l.mu.Lock()

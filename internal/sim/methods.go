@@ -53,8 +53,8 @@ func (i *identity) await(ctx context.Context) {
 	}
 }
 
-// takesMethods says whether methods reach the device: it has subscribed to them, and its version of the
-// protocol has them. The identity's mutex is held.
+// takesMethods says whether methods reach the device: it has subscribed to them, and its version of
+// the protocol has them. The identity's mutex is held.
 func (s *session) takesMethods() bool { return s.subs.methods > 0 && !s.oldest }
 
 // arrived tells those who wait for the device to look again; called with mu held.
@@ -115,7 +115,8 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	return MethodResult{a.status, a.body}, nil
 }
 
-// answerMethod takes what the device sent on its res topic; an unknown rid belongs to a caller that has left.
+// answerMethod takes what the device sent on its res topic; an unknown rid belongs to a caller that
+// has left.
 func (s *session) answerMethod(rid string, status int, body []byte) {
 	s.identity.mu.Lock()
 	defer s.identity.mu.Unlock()

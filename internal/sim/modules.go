@@ -77,8 +77,9 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 	return m, nil
 }
 
-// deleteModule removes a module with its twin, and closes its connection. An error says that there is no
-// such module, or that the removal was not written down, so that a restart may bring the module back.
+// deleteModule removes a module with its twin, and closes its connection. An error says that there
+// is no such module, or that the removal was not written down, so that a restart may bring the
+// module back.
 func (h *hub) deleteModule(device, module, reason string) error {
 	err := noSuchModule(device, module)
 	h.mu.Lock()

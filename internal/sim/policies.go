@@ -6,7 +6,8 @@ import (
 	"net"
 )
 
-// policy is a shared access policy of a hub: one of its keys gives its rights. Policies never change, so nothing guards them.
+// policy is a shared access policy of a hub: one of its keys gives its rights. Policies never
+// change, so nothing guards them.
 type policy struct {
 	name   string
 	rights rights

@@ -36,8 +36,8 @@ type registry struct {
 	lost           error // errors of hubs that could not write since the last keep, see unsaved
 }
 
-// unsaved notes that a hub could not write down a change of the registry. keep returns that error, and is
-// called before anybody is answered. mu is held.
+// unsaved notes that a hub could not write down a change of the registry. keep returns that error,
+// and is called before anybody is answered. mu is held.
 func (r *registry) unsaved(err error) { r.lost = errors.Join(r.lost, err) }
 
 // device is one device as DPS knows it; the registry's mutex guards it.

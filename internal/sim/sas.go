@@ -94,9 +94,10 @@ func (t sasToken) coversPath(hosts []string, resource string) bool {
 	return false
 }
 
-// resources returns the possible readings of sr. The C# SDK escapes the device's id and then the whole text
-// again, so a text that a device signed may be decoded twice. A token of a policy is decoded once only: its
-// key serves many devices, and the id of one may be the escaped form of another's.
+// resources returns the possible readings of sr. The C# SDK escapes the device's id and then the
+// whole text again, so a text that a device signed may be decoded twice. A token of a policy is
+// decoded once only: its key serves many devices, and the id of one may be the escaped form of
+// another's.
 func (t sasToken) resources() []string {
 	if twice := unescape(t.sr); twice != t.sr && (t.skn == "" || t.skn == "registration") {
 		return []string{t.sr, twice}

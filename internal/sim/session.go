@@ -166,7 +166,8 @@ func (s *session) connect(c connectPacket) error {
 	return nil
 }
 
-// attach makes s the device's session and accepts it; an older one is closed. Other goroutines see the session only after its CONNACK.
+// attach makes s the device's session and accepts it; an older one is closed. Other goroutines see
+// the session only after its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
 	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
@@ -179,7 +180,8 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		old.wire.hangUp("replaced by a new connection of the same device")
 	}
 	i.mu.Lock()
-	// A CONNACK promises nothing that must survive, so a device may connect when nothing can be written.
+	// A CONNACK promises nothing that must survive, so a device may connect when nothing can be
+	// written.
 	defer func() { _ = i.saveAndUnlock() }()
 	if err := i.usableLocked(); err != nil {
 		return false, err
@@ -471,10 +473,10 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	return nil
 }
 
-// set subscribes to a filter, or ends its subscription if level is 0. known is false for a filter that
-// covers no topic of the device, for which a hub closes the connection. Wildcards other than the documented
-// ones match as in MQTT, because published samples use them. Topics that the simulator never uses, such as
-// the inputs of a module, are granted.
+// set subscribes to a filter, or ends its subscription if level is 0. known is false for a filter
+// that covers no topic of the device, for which a hub closes the connection. Wildcards other than
+// the documented ones match as in MQTT, because published samples use them. Topics that the
+// simulator never uses, such as the inputs of a module, are granted.
 func (u *subscriptions) set(i *identity, filter string, level byte) (known bool) {
 	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
@@ -501,7 +503,8 @@ func (u *subscriptions) set(i *identity, filter string, level byte) (known bool)
 	return true
 }
 
-// isIdleFilter says whether a hub has topics for the filter that the simulator never sends anything to.
+// isIdleFilter says whether a hub has topics for the filter that the simulator never sends anything
+// to.
 func isIdleFilter(i *identity, filter string) bool {
 	for _, topics := range []string{"$iothub/credentials/", "$iothub/credential/", "$iothub/streams/"} {
 		if strings.HasPrefix(filter, topics) {
@@ -539,7 +542,8 @@ func filterMatches(filter, topic string) bool {
 	return false // topic ends in #, so only # covers it
 }
 
-// storeSubscriptions copies the subscriptions to the persistent session. The identity's mutex is held.
+// storeSubscriptions copies the subscriptions to the persistent session. The identity's mutex is
+// held.
 func (s *session) storeSubscriptions() {
 	if !s.clean {
 		kept := s.subs

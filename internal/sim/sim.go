@@ -1,6 +1,7 @@
-// Package sim is a local cloud for IoT devices: a Device Provisioning Service (DPS), up to 26 IoT Hubs behind it, and the failover
-// endpoints of IoT Central, faithful enough that unmodified official Azure device SDKs provision, connect and work against it. It has
-// a control API for the faults of real clouds, and a ledger of what arrived.
+// Package sim is a local cloud for IoT devices: a Device Provisioning Service (DPS), up to 26 IoT
+// Hubs behind it, and the failover endpoints of IoT Central, faithful enough that unmodified
+// official Azure device SDKs provision, connect and work against it. It has a control API for the
+// faults of real clouds, and a ledger of what arrived.
 //
 // # Use
 //
@@ -9,49 +10,62 @@
 //	err = s.WriteFiles("cloud")  // ca.pem, device CA and sim.json for other processes
 //	defer s.Close()              // everything is down and no goroutine is left when it returns
 //
-// A device then needs what [Sim.Info] says: the ID scope, a group key (or a certificate of the device CA), and where DPS is. It must
-// trust [Sim.CAPool]. To break things in the same process call [Sim.FaultHub], [Sim.Failover] and their kin; from outside use the
-// same over HTTP (Info().Control).
+// A device then needs what [Sim.Info] says: the ID scope, a group key (or a certificate of the
+// device CA), and where DPS is. It must trust [Sim.CAPool]. To break things in the same process
+// call [Sim.FaultHub], [Sim.Failover] and their kin; from outside use the same over HTTP
+// (Info().Control).
 //
 // # Without a network
 //
-// With Config.Listen the caller decides where the simulator listens. Together with an in-memory network it runs in the virtual time
-// of testing/synctest: it waits with plain timers and channels only, and makes its certificates from time.Now().
+// With Config.Listen the caller decides where the simulator listens. Together with an in-memory
+// network it runs in the virtual time of testing/synctest: it waits with plain timers and channels
+// only, and makes its certificates from time.Now().
 //
 // # Where Azure is silent
 //
-// The protocol is public, some behaviour is not. This simulator: refuses a malformed user name with CONNACK 3 at a hub and 5 at DPS;
-// takes a user name without api-version as the oldest version, without methods and with 400 for twin requests;
-// lets a registration of a blocked or unapproved device run its course and answers failed 400209 to the poll, but answers disabled
-// to the register itself; delivers cloud-to-device messages to a device that has never been connected before, unless
-// [Config].C2DBeforeSubscription says otherwise; closes a connection that subscribes to a topic that is not its device's; closes healthy
-// connections with FIN; never counts a will against a hub that is killed or silent. [Sim.Disable] means the enrollment and the
-// identity, [Sim.Block] is IoT Central's operator. A desired property or a message for a device whose hub is dead makes the
-// assignment that DPS would make at its next registration, so that both end up in one place. A device that moves takes its whole twin
-// along, tags and reported properties too, unless its enrollment says reset; then it begins with the enrollment's first twin, at every
-// registration. A changed enrollment counts from the next registration on; a change that names other hubs or another policy ends a
-// failover. Registering again in the same hub keeps the substatus. Under a black hole sockets pause: what a client sent meanwhile is
-// served afterwards, unless the client has reset the connection, or the fault says that waiting connections are reset. A sixth
-// subscription closes the connection. The faults that a device injects into its own connection mean over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
+// The protocol is public, some behaviour is not. This simulator: refuses a malformed user name with
+// CONNACK 3 at a hub and 5 at DPS; takes a user name without api-version as the oldest version,
+// without methods and with 400 for twin requests; lets a registration of a blocked or unapproved
+// device run its course and answers failed 400209 to the poll, but answers disabled to the register
+// itself; delivers cloud-to-device messages to a device that has never been connected before,
+// unless [Config].C2DBeforeSubscription says otherwise; closes a connection that subscribes to a
+// topic that is not its device's; closes healthy connections with FIN; never counts a will against
+// a hub that is killed or silent. [Sim.Disable] means the enrollment and the identity, [Sim.Block]
+// is IoT Central's operator. A desired property or a message for a device whose hub is dead makes
+// the assignment that DPS would make at its next registration, so that both end up in one place. A
+// device that moves takes its whole twin along, tags and reported properties too, unless its
+// enrollment says reset; then it begins with the enrollment's first twin, at every registration. A
+// changed enrollment counts from the next registration on; a change that names other hubs or
+// another policy ends a failover. Registering again in the same hub keeps the substatus. Under a
+// black hole sockets pause: what a client sent meanwhile is served afterwards, unless the client
+// has reset the connection, or the fault says that waiting connections are reset. A sixth
+// subscription closes the connection. The faults that a device injects into its own connection mean
+// over MQTT: PUBACKs late and 429 (InvokeThrottling), telemetry closes (InvokeMaxMessageQuota),
 // CONNACK 5 (InvokeAuthError).
 //
 // # Inside
 //
-// A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each belongs to; enrollment.go who may
-// enrol, and allocation.go where to. dps*.go and central.go speak for them. hub.go holds the identities of one hub, session.go is
-// one device's connection, twin.go, methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
-// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go are MQTT 3.1.1, websocket.go carries it over
-// WebSocket, amqp.go refuses AMQP clients; endpoint.go is a listening address with faults below TLS, and faults.go says which fault does what. ledger.go keeps the books. control.go is the
-// typed control, control_http.go its HTTP form, jsontext.go words the errors of JSON texts, telling.go bounds the log.
+// A [Sim] only joins the parts. registry.go knows which devices there are, and which hub each
+// belongs to; enrollment.go who may enrol, and allocation.go where to. dps*.go and central.go speak
+// for them. hub.go holds the identities of one hub, session.go is one device's connection, twin.go,
+// methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
+// device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go
+// are MQTT 3.1.1, websocket.go carries it over WebSocket, amqp.go refuses AMQP clients; endpoint.go
+// is a listening address with faults below TLS, and faults.go says which fault does what. ledger.go
+// keeps the books. control.go is the typed control, control_http.go its HTTP form, jsontext.go
+// words the errors of JSON texts, telling.go bounds the log.
 //
-// With a state directory, store.go has the directory and a journal of documents, keep.go says which documents there are of the hubs and
-// of the registry, ledger_disk.go writes the ledger, and frames.go is the format of all these files.
+// With a state directory, store.go has the directory and a journal of documents, keep.go says which
+// documents there are of the hubs and of the registry, ledger_disk.go writes the ledger, and
+// frames.go is the format of all these files.
 //
-// Each piece of state has one owner and one mutex. They are taken in this order, any may be left out: a registration that takes effect,
-// registry, hub, identity (that of a module before that of its device), wire. Ledger, broadcaster, store and DPS's list of operations
-// are leaves, but for the ledger, which tells the store what files it has.
+// Each piece of state has one owner and one mutex. They are taken in this order, any may be left
+// out: a registration that takes effect, registry, hub, identity (that of a module before that of
+// its device), wire. Ledger, broadcaster, store and DPS's list of operations are leaves, but for
+// the ledger, which tells the store what files it has.
 //
-// The package imports nothing of this module, so that mistakes it might share with the client cannot cancel out.
+// The package imports nothing of this module, so that mistakes it might share with the client
+// cannot cancel out.
 package sim
 
 import (
@@ -337,8 +351,8 @@ func (s *Sim) listen() error {
 	return nil
 }
 
-// bindAMQP listens on the port of AMQP on address number i. It returns nil if the port is taken, because
-// refusing AMQP clients is not essential.
+// bindAMQP listens on the port of AMQP on address number i. It returns nil if the port is taken,
+// because refusing AMQP clients is not essential.
 func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
 	e := &endpoint{listen: s.config.Listen, serve: func(c *conn) { desk.serve(c, config) }}
 	if err := e.bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(amqpPort))); err != nil {
@@ -471,9 +485,10 @@ func (s *Sim) CAPool() *x509.CertPool {
 	return pool
 }
 
-// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem, device-ca-key.pem, group.key
-// (the primary group key, base64), and last sim.json, renamed into place, so that a process that sees it finds the
-// rest. Everybody may read the directory, as far as the umask allows; only the owner may read files with keys.
+// WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem,
+// device-ca-key.pem, group.key (the primary group key, base64), and last sim.json, renamed into
+// place, so that a process that sees it finds the rest. Everybody may read the directory, as far as
+// the umask allows; only the owner may read files with keys.
 func (s *Sim) WriteFiles(dir string) error {
 	deviceKey, err := s.registry.authority.keyPEM()
 	if err != nil {

@@ -107,8 +107,8 @@ func openStore(dir string, log zerolog.Logger) (_ *store, err error) {
 	return s, s.readState()
 }
 
-// regularFiles returns an error for each name of a state directory that should be a plain file and is not,
-// because the open of a named pipe waits for ever.
+// regularFiles returns an error for each name of a state directory that should be a plain file and
+// is not, because the open of a named pipe waits for ever.
 func regularFiles(dir string) error {
 	for _, name := range []string{"lock", "cloud.json", "state.log", "ledger*"} {
 		found, _ := filepath.Glob(filepath.Join(dir, name))

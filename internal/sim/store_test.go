@@ -187,7 +187,8 @@ func TestStoreRefuses(t *testing.T) {
 	}
 }
 
-// TestCompactRefusesAShorterFile: a file that was cut while the simulator runs is an error and not a panic.
+// TestCompactRefusesAShorterFile: a file that was cut while the simulator runs is an error and not
+// a panic.
 func TestCompactRefusesAShorterFile(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)

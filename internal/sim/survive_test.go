@@ -36,8 +36,8 @@ func (w *world) reborn() {
 	w.start()
 }
 
-// TestMissingFiles: a file of the state directory that has vanished, or was emptied, is told at the start, whichever it is.
-// Without it a cloud that has lost everything would look like a new one.
+// TestMissingFiles: a file of the state directory that has vanished, or was emptied, is told at the
+// start, whichever it is. Without it a cloud that has lost everything would look like a new one.
 func TestMissingFiles(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		c := w.connect(w.provision("dev-1"), "dev-1")
@@ -408,7 +408,8 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 	})
 }
 
-// Services, operators and devices get an error if their change of an identity cannot be written down.
+// Services, operators and devices get an error if their change of an identity cannot be written
+// down.
 func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		s := w.service(0)

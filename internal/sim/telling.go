@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// sameLine is how long a line of the log is not repeated at info level, because a refused device tries
-	// again and again and is refused for the same reason.
+	// sameLine is how long a line of the log is not repeated at info level, because a refused
+	// device tries again and again and is refused for the same reason.
 	sameLine = time.Minute
 	// linesRemembered bounds how many lines are remembered for that.
 	linesRemembered = 4096

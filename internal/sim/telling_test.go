@@ -71,7 +71,8 @@ func inToldWorld(t *testing.T, change func(*Config), f func(w *world, log *diary
 	}, func(w *world) { f(w, log) })
 }
 
-// TestTheLogSpeaks: what the log says at info level names hub, device and kind, and why a device was refused.
+// TestTheLogSpeaks: what the log says at info level names hub, device and kind, and why a device
+// was refused.
 func TestTheLogSpeaks(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.DPSLimits.PollsPer10s = 1 }, func(w *world, log *diary) {
 		want := func(fields map[string]string, words ...string) {
@@ -143,7 +144,8 @@ func TestTheLogSpeaks(t *testing.T) {
 	})
 }
 
-// TestTheLogStaysSmall: neither a long text of a client nor a device that is refused without end fills the log.
+// TestTheLogStaysSmall: neither a long text of a client nor a device that is refused without end
+// fills the log.
 func TestTheLogStaysSmall(t *testing.T) {
 	inToldWorld(t, nil, func(w *world, log *diary) {
 		for range 50 {
@@ -187,8 +189,9 @@ func TestHTTPSFallsBack(t *testing.T) {
 	}
 }
 
-// TestCertificatesAreNamed: a certificate that is not the device's, without a name, expired, or not yet valid is refused by
-// DPS and by hubs in their own forms, and the log says what is wrong with it. Case does not count.
+// TestCertificatesAreNamed: a certificate that is not the device's, without a name, expired, or not
+// yet valid is refused by DPS and by hubs in their own forms, and the log says what is wrong with
+// it. Case does not count.
 func TestCertificatesAreNamed(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world, log *diary) {
 		self := func(cn string, change func(*x509.Certificate)) tls.Certificate {
@@ -257,8 +260,8 @@ func TestCertificatesAreNamed(t *testing.T) {
 	})
 }
 
-// TestKeepAliveWaitsForTheAnswer: a hub that holds its CONNACK back does not take the silence of the client, which waits for
-// it, for a dead link. DPS the same.
+// TestKeepAliveWaitsForTheAnswer: a hub that holds its CONNACK back does not take the silence of
+// the client, which waits for it, for a dead link. DPS the same.
 func TestKeepAliveWaitsForTheAnswer(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")

@@ -337,7 +337,8 @@ func twinErrorCode(status int) int {
 	return status*1000 + 4
 }
 
-// refusesTwin answers a request for the twin if the session may not have it, and says whether it did.
+// refusesTwin answers a request for the twin if the session may not have it, and says whether it
+// did.
 func (s *session) refusesTwin(rid string) bool {
 	switch {
 	case s.oldest:
@@ -370,8 +371,8 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
 func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
 
-// writeDesired is patchDesired for a service that replaced all properties. A hub does not compare values
-// then: it tells the device all new properties, with null for each property that is gone.
+// writeDesired is patchDesired for a service that replaced all properties. A hub does not compare
+// values then: it tells the device all new properties, with null for each property that is gone.
 func (i *identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {

@@ -27,8 +27,8 @@ var upgrader = websocket.Upgrader{
 	},
 }
 
-// handleWebSocket lets mux accept WebSocket connections. It hands each to speak, which returns at the end of
-// the connection. It hands those that offer AMQP to the desk that refuses them.
+// handleWebSocket lets mux accept WebSocket connections. It hands each to speak, which returns at
+// the end of the connection. It hands those that offer AMQP to the desk that refuses them.
 func handleWebSocket(mux *http.ServeMux, amqp *amqpDesk, speak func(c *conn, secure *tls.Conn, via carrier)) {
 	mux.HandleFunc("GET "+webSocketPath, func(w http.ResponseWriter, r *http.Request) {
 		protocol, speak := "", speak
