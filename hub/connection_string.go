@@ -21,10 +21,10 @@ type ConnectionString struct {
 
 const connectionStringForm = "HostName=…;DeviceId=…;SharedAccessKey=…"
 
-// ParseConnectionString reads a connection string as the Azure portal shows it and as people copy it:
-// blanks around its parts, a line end after it and any letter case of the names are accepted. It never
-// ignores a part: it uses it or returns an error. It also refuses values with which no connection can be
-// made. Errors name the part and never quote the key.
+// ParseConnectionString reads a connection string as the Azure portal shows it and as people copy
+// it: blanks around its parts, a line end after it and any letter case of the names are accepted.
+// It never ignores a part: it uses it or returns an error. It also refuses values with which no
+// connection can be made. Errors name the part and never quote the key.
 func ParseConnectionString(s string) (ConnectionString, error) {
 	parts := map[string]string{}
 	for part := range strings.SplitSeq(strings.TrimPrefix(s, "\ufeff"), ";") {
@@ -59,7 +59,8 @@ func ParseConnectionString(s string) (ConnectionString, error) {
 	return c, c.check(parts)
 }
 
-// partName returns the usual spelling of a part's name, or an error that says why hubhop cannot use the part.
+// partName returns the usual spelling of a part's name, or an error that says why hubhop cannot use
+// the part.
 func partName(name string) (string, error) {
 	for _, known := range []string{"HostName", "DeviceId", "SharedAccessKey", "GatewayHostName", "x509"} {
 		if strings.EqualFold(name, known) {
@@ -109,8 +110,8 @@ func (c ConnectionString) check(parts map[string]string) error {
 	return nil
 }
 
-// CheckHost returns an error of one line if s cannot be the address of a hub: a DNS name of at most 253
-// characters or an IP address, with or without a port from 1 to 65535.
+// CheckHost returns an error of one line if s cannot be the address of a hub: a DNS name of at most
+// 253 characters or an IP address, with or without a port from 1 to 65535.
 func CheckHost(s string) error {
 	host, port := s, ""
 	switch {
@@ -148,9 +149,9 @@ func CheckHost(s string) error {
 	return nil
 }
 
-// CheckDeviceID returns an error of one line if id cannot be a device id over MQTT. IoT Hub allows 1 to
-// 128 letters, digits and - : . % _ * ? ! ( ) , = @ $ ' + #. CheckDeviceID refuses + and #, because no
-// MQTT topic can carry them.
+// CheckDeviceID returns an error of one line if id cannot be a device id over MQTT. IoT Hub allows
+// 1 to 128 letters, digits and - : . % _ * ? ! ( ) , = @ $ ' + #. CheckDeviceID refuses + and #,
+// because no MQTT topic can carry them.
 func CheckDeviceID(id string) error {
 	switch {
 	case id == "":
@@ -171,8 +172,9 @@ func CheckDeviceID(id string) error {
 // keyLike matches a key in base64, or a long part of one.
 var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}`)
 
-// quoteShort quotes text of any length and content for a message of one line. A key that was put in the
-// wrong place is not quoted: it has small and capital letters and digits, and nothing between them.
+// quoteShort quotes text of any length and content for a message of one line. A key that was put in
+// the wrong place is not quoted: it has small and capital letters and digits, and nothing between
+// them.
 func quoteShort(s string) string {
 	const most = 80
 	for _, run := range keyLike.FindAllString(s[:min(len(s), 4*most)], -1) {

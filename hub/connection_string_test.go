@@ -75,7 +75,8 @@ func TestConnectionStrings(t *testing.T) {
 	}
 }
 
-// FuzzConnectionString: what is accepted can be dialled and named in a topic, and no error quotes the key.
+// FuzzConnectionString: what is accepted can be dialled and named in a topic, and no error quotes
+// the key.
 func FuzzConnectionString(f *testing.F) {
 	f.Add("HostName=hub-a.azure-devices.net;DeviceId=dev-1;SharedAccessKey=a2V5PQ==;GatewayHostName=edge:8883")
 	f.Add("hostname = [::1]:1 ;DEVICEID=d;x509=true\r\n")

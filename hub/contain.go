@@ -5,8 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// contain is deferred in every goroutine of a link, so that a panic ends this link and not the process. A
-// lock that is held where a panic could happen is released by defer; so contain can take it.
+// contain is deferred in every goroutine of a link, so that a panic ends this link and not the
+// process. A lock that is held where a panic could happen is released by defer; so contain can take
+// it.
 func (l *Link) contain(doing string) {
 	if p := recover(); p != nil {
 		l.lose(bug(doing, p))

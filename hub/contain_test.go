@@ -17,8 +17,8 @@ func (b *broken) Done([]uint64, error) {
 	panic("a sender's bug")
 }
 
-// TestSenderThatPanics: a sender that panics in the reader's goroutine loses its link and nothing more. The
-// link ends like others, and its error names the panic.
+// TestSenderThatPanics: a sender that panics in the reader's goroutine loses its link and nothing
+// more. The link ends like others, and its error names the panic.
 func TestSenderThatPanics(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -51,8 +51,8 @@ type Dialer struct {
 	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
 	Twin bool
 
-	// Trace, if set, is called with every packet, sent or received, without its secrets. It must not block,
-	// and several goroutines may call it at once.
+	// Trace, if set, is called with every packet, sent or received, without its secrets. It must
+	// not block, and several goroutines may call it at once.
 	Trace func(Packet)
 
 	mu   sync.Mutex
@@ -70,8 +70,8 @@ type memory struct {
 type Attempt struct {
 	Host     string // host or host:port
 	DeviceID string
-	// Gateway, host or host:port, is dialled in the hub's place, and its certificate must have its own name.
-	// User name and token still name the hub. If it is empty, the hub is dialled.
+	// Gateway, host or host:port, is dialled in the hub's place, and its certificate must have its
+	// own name. User name and token still name the hub. If it is empty, the hub is dialled.
 	Gateway string
 	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write, with
 	// what Early publishes. It
@@ -222,9 +222,9 @@ func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.
 }
 
 // renewAfter returns after which part of its life a token is replaced: 80 to 90 %, but at least
-// renewMargin before its end, so that messages in flight are acknowledged even over a slow path or on a
-// busy machine. A life that is too short for that is used to at most a half. The time is jittered, so that
-// a fleet that connected together does not renew together.
+// renewMargin before its end, so that messages in flight are acknowledged even over a slow path or
+// on a busy machine. A life that is too short for that is used to at most a half. The time is
+// jittered, so that a fleet that connected together does not renew together.
 func renewAfter(life time.Duration) time.Duration {
 	at, last := life*80/100+rand.N(life/10+1), max(life-renewMargin, life/2)
 	if at > last {

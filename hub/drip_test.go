@@ -57,8 +57,8 @@ func downlink(topic string, size int) packets.ControlPacket {
 	return m
 }
 
-// TestOpeningsThatDrip: a hub answers slowly, or sends other packets than the expected ones. The attempt still
-// ends in time: 10 s for TLS, a minute for the session.
+// TestOpeningsThatDrip: a hub answers slowly, or sends other packets than the expected ones. The
+// attempt still ends in time: 10 s for TLS, a minute for the session.
 func TestOpeningsThatDrip(t *testing.T) {
 	suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
 	suback.ReturnCodes = make([]byte, 10)
@@ -121,8 +121,9 @@ func TestOpeningsThatDrip(t *testing.T) {
 	})
 }
 
-// TestSessionsThatDrip: a hub sends other packets and withholds a PUBACK. The link lasts for a minute and no
-// longer. Calls with a limit end at that: a request for the twin, the wait for PUBACKs, the goodbye.
+// TestSessionsThatDrip: a hub sends other packets and withholds a PUBACK. The link lasts for a
+// minute and no longer. Calls with a limit end at that: a request for the twin, the wait for
+// PUBACKs, the goodbye.
 func TestSessionsThatDrip(t *testing.T) {
 	for name, instead := range map[string]func(p *peer){
 		"PINGRESPs":          func(p *peer) { p.every(time.Second, pingresp()) },
@@ -172,8 +173,8 @@ func TestSessionsThatDrip(t *testing.T) {
 	}
 }
 
-// TestGoodbyeThatNobodyReads: the hub stops reading. Close waits for its limit and no longer, whether the
-// buffers have room for the whole goodbye, for MQTT's part only, or for nothing.
+// TestGoodbyeThatNobodyReads: the hub stops reading. Close waits for its limit and no longer,
+// whether the buffers have room for the whole goodbye, for MQTT's part only, or for nothing.
 func TestGoodbyeThatNobodyReads(t *testing.T) {
 	for _, size := range []int{100, 200_000} {
 		goodbye(t, size)

@@ -31,12 +31,12 @@ var (
 	ErrClosed       = errors.New("closed by this side")
 )
 
-// ErrTwin says that the hub's answer to a request for the twin is not a twin: it is not JSON, is too long,
-// or lacks one of its two parts. The link stays up.
+// ErrTwin says that the hub's answer to a request for the twin is not a twin: it is not JSON, is
+// too long, or lacks one of its two parts. The link stays up.
 var ErrTwin = errors.New("the hub's answer is not a twin")
 
-// BugError is a panic in a goroutine of a link, so a bug of this program. It ends the link and nothing
-// else. It is wrapped in an [*Error].
+// BugError is a panic in a goroutine of a link, so a bug of this program. It ends the link and
+// nothing else. It is wrapped in an [*Error].
 type BugError struct {
 	Doing string // what the link was doing
 	Value string // of the panic

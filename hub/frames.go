@@ -22,13 +22,14 @@ type frame struct {
 	body []byte
 }
 
-// malformed returns the error for a packet that is not MQTT. It is an error of the peer and not of the
-// connection, which carried what was sent.
+// malformed returns the error for a packet that is not MQTT. It is an error of the peer and not of
+// the connection, which carried what was sent.
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: malformed packet: %s", ErrProtocol, fmt.Sprintf(format, args...))
 }
 
-// parseFrame reads the packet whose first byte is head and whose rest is b. It allocates no more than the topic.
+// parseFrame reads the packet whose first byte is head and whose rest is b. It allocates no more
+// than the topic.
 func parseFrame(head byte, b []byte) (f frame, err error) {
 	f.kind = head >> 4
 	if f.kind != packets.Publish && head&0x0f != 0 {
@@ -102,8 +103,8 @@ func parsePublish(head byte, b []byte) (frame, error) {
 // clip keeps the first bytes of a packet for a line of a log.
 func clip(b []byte) []byte { return b[:min(len(b), 8)] }
 
-// header reads the first bytes of the next packet, and checks its length before memory is taken for it.
-// length is the number of bytes of the header, size of the rest.
+// header reads the first bytes of the next packet, and checks its length before memory is taken for
+// it. length is the number of bytes of the header, size of the rest.
 func (l *Link) header() (head byte, length, size int, err error) {
 	for i := 1; i <= 4; i++ {
 		b, err := l.in.Peek(i + 1)
@@ -139,7 +140,8 @@ func (l *Link) frame(head byte, length, size int) (frame, error) {
 	return parseFrame(head, b)
 }
 
-// noEOF turns an end inside a packet into io.ErrUnexpectedEOF; io.EOF means an end between two packets.
+// noEOF turns an end inside a packet into io.ErrUnexpectedEOF; io.EOF means an end between two
+// packets.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

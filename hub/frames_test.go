@@ -10,9 +10,9 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// FuzzFrames reads any bytes as packets. Each packet is accepted, or is a violation of the protocol, or ends
-// too early, and none is larger than its bound. A packet that a hub may send is read as another codec reads
-// it.
+// FuzzFrames reads any bytes as packets. Each packet is accepted, or is a violation of the
+// protocol, or ends too early, and none is larger than its bound. A packet that a hub may send is
+// read as another codec reads it.
 func FuzzFrames(f *testing.F) {
 	for _, seed := range [][]byte{
 		{0x20, 2, 1, 0},

@@ -52,9 +52,9 @@ func (*Desired) inbound() {}
 func (*Method) inbound()  {}
 func (*Message) inbound() {}
 
-// Receive returns the next inbound value, in order of arrival. It waits until there is one, ctx ends or
-// the link ends, and returns the error of the last two. Its caller must not wait for anything else: when
-// about 1 MiB waits here, the link stops reading from the hub, PUBACKs too.
+// Receive returns the next inbound value, in order of arrival. It waits until there is one, ctx
+// ends or the link ends, and returns the error of the last two. Its caller must not wait for
+// anything else: when about 1 MiB waits here, the link stops reading from the hub, PUBACKs too.
 func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 	for {
 		l.mu.Lock()

@@ -91,8 +91,8 @@ type Link struct {
 	watch      // the watchdog's
 	stats      Stats
 
-	// telling is the time, from setupSince on, since which the reader does not read because of this side:
-	// it reports acknowledgements to a sender, or Receive is not called. 0: it reads.
+	// telling is the time, from setupSince on, since which the reader does not read because of this
+	// side: it reports acknowledgements to a sender, or Receive is not called. 0: it reads.
 	telling atomic.Int64
 }
 
@@ -237,8 +237,8 @@ func (l *Link) Done() <-chan struct{} { return l.done }
 // Err waits for the end of the link and says why it ended: always an [*Error], and always the first reason.
 func (l *Link) Err() error { <-l.done; return l.err }
 
-// Renew is closed when the SAS token has used up 80 to 90 % of its life, a short one earlier: time for a planned reconnect. It never closes with a
-// certificate.
+// Renew is closed when the SAS token has used up 80 to 90 % of its life, a short one earlier: time
+// for a planned reconnect. It never closes with a certificate.
 func (l *Link) Renew() <-chan struct{} { return l.renew }
 
 // Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
@@ -498,7 +498,8 @@ func (l *Link) end(err error, hard bool) {
 	}
 }
 
-// failed tells a sender that the link has ended. If the sender panics, the others are told all the same.
+// failed tells a sender that the link has ended. If the sender panics, the others are told all the
+// same.
 func (l *Link) failed(to Completion, tickets []uint64) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -711,8 +712,8 @@ func (l *Link) readPacket() error {
 	return l.handle(f, time.Now())
 }
 
-// pubacks handles the PUBACKs at the start of b, at least one, up to the first for another sender. It
-// returns how many bytes they have.
+// pubacks handles the PUBACKs at the start of b, at least one, up to the first for another sender.
+// It returns how many bytes they have.
 func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	n, to, since, err := l.acknowledged(b, now)
 	if to != nil {
@@ -723,8 +724,8 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 	return n, err
 }
 
-// acknowledged fills l.tickets with the messages that the PUBACKs acknowledge. It returns the sender to
-// tell, and since, the time at which telling begins.
+// acknowledged fills l.tickets with the messages that the PUBACKs acknowledge. It returns the
+// sender to tell, and since, the time at which telling begins.
 func (l *Link) acknowledged(b []byte, now time.Time) (n int, to Completion, since time.Duration, err error) {
 	l.tickets = l.tickets[:0]
 	l.mu.Lock()
@@ -855,8 +856,8 @@ func (l *Link) publishLocked(f frame) error {
 	return nil
 }
 
-// waitForRoomLocked blocks the reader while there is no room, so that TCP slows the peer down. There is
-// room again when Receive takes a value, or when the peer reads its answers.
+// waitForRoomLocked blocks the reader while there is no room, so that TCP slows the peer down.
+// There is room again when Receive takes a value, or when the peer reads its answers.
 func (l *Link) waitForRoomLocked(now time.Time) {
 	since := int64(now.Sub(l.setupSince)) + 1
 	for !l.ended && (l.waiting > maxWaiting || len(l.out) > maxUnwritten) {
@@ -929,8 +930,8 @@ type TwinDocument struct {
 }
 
 // Twin reads the twin. The first call takes the answer to the request that went out with the
-// subscriptions. A refusal by the hub is a [*TwinError]; an answer that is not a twin, or has more than
-// 256 KiB, wraps [ErrTwin].
+// subscriptions. A refusal by the hub is a [*TwinError]; an answer that is not a twin, or has more
+// than 256 KiB, wraps [ErrTwin].
 func (l *Link) Twin(ctx context.Context) (TwinDocument, error) {
 	l.mu.Lock()
 	first := l.firstTwin

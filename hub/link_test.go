@@ -1669,8 +1669,8 @@ func TestNonsenseEndsTheLink(t *testing.T) {
 	})
 }
 
-// TestGateway: the gateway is dialled, and proves itself by its own name; user name and token are for the hub. The probe of a doubted
-// link goes the same way.
+// TestGateway: the gateway is dialled, and proves itself by its own name; user name and token are
+// for the hub. The probe of a doubted link goes the same way.
 func TestGateway(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var user string
@@ -1824,8 +1824,8 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 	})
 }
 
-// TestPubacksThatNobodyReads: a hub sends messages and reads nothing. The answers to it are bounded: the link
-// stops reading, and ends when the hub has read nothing for the limit of a write.
+// TestPubacksThatNobodyReads: a hub sends messages and reads nothing. The answers to it are
+// bounded: the link stops reading, and ends when the hub has read nothing for the limit of a write.
 func TestPubacksThatNobodyReads(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		taken := 0
@@ -1856,7 +1856,8 @@ func TestPubacksThatNobodyReads(t *testing.T) {
 		took = time.Since(began)
 		l.Abort()
 		synctest.Wait()
-		// Three bytes in are two out: 1 MiB that waits, as much that is being written, and what the buffers of both ways hold.
+		// Three bytes in are two out: 1 MiB that waits, as much that is being written, and what the
+		// buffers of both ways hold.
 		if least, most := maxUnwritten, 8*maxUnwritten; taken < least || taken > most {
 			t.Errorf("%d bytes were taken", taken)
 		}
@@ -1866,8 +1867,8 @@ func TestPubacksThatNobodyReads(t *testing.T) {
 	})
 }
 
-// TestNobodyTakesWhatComes: nobody calls Receive. The link stops reading when its room is used, does not take
-// that for silence of the hub, and goes on when there is room again.
+// TestNobodyTakesWhatComes: nobody calls Receive. The link stops reading when its room is used,
+// does not take that for silence of the hub, and goes on when there is room again.
 func TestNobodyTakesWhatComes(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		const messages, size = 40, 100_000

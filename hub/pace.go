@@ -3,9 +3,9 @@ package hub
 import "time"
 
 // How often telemetry is sent decides how soon a silent link is tested. If a sample comes every few
-// seconds, the link is tested soon after the hub was last heard, so that a broken path does not hold up
-// many samples. If samples are rare, the keep-alive tests the link, because a device on a battery, or one
-// that pays for each byte, should send nothing more.
+// seconds, the link is tested soon after the hub was last heard, so that a broken path does not
+// hold up many samples. If samples are rare, the keep-alive tests the link, because a device on a
+// battery, or one that pays for each byte, should send nothing more.
 const (
 	steadyWithin = 16 * time.Second // longest time between two samples of a steady link: 15 s, and a little for late ones
 	steadyPing   = 2 * time.Second  // after the last packet of the hub
@@ -13,8 +13,8 @@ const (
 	paceMemory   = 8                // times between samples that are remembered
 )
 
-// pace measures how often a device sends telemetry. It is measured because the configured interval says
-// nothing about lines on standard input.
+// pace measures how often a device sends telemetry. It is measured because the configured interval
+// says nothing about lines on standard input.
 type pace struct {
 	gaps [paceMemory]time.Duration // between samples, the latest ones
 	n    int                       // gaps taken so far
@@ -46,5 +46,6 @@ func (p *pace) steady(now, since time.Time) bool {
 	return p.n > 0 && longest <= steadyWithin
 }
 
-// next returns the pace for the next link, without the time between the links, in which nothing is sent.
+// next returns the pace for the next link, without the time between the links, in which nothing is
+// sent.
 func (p *pace) next() pace { return pace{gaps: p.gaps, n: p.n} }

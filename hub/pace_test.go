@@ -32,8 +32,9 @@ func (w *world) pinged(addr string, at *[]time.Duration) (stop func()) {
 	})
 }
 
-// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it last heard the hub.
-// A link with rarer samples, or with bursts, pings after the keep-alive and not before.
+// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it last
+// heard the hub. A link with rarer samples, or with bursts, pings after the keep-alive and not
+// before.
 func TestSteadyLinkPings(t *testing.T) {
 	s := func(seconds ...int) (all []time.Duration) {
 		for _, n := range seconds {
@@ -78,7 +79,8 @@ func TestSteadyLinkPings(t *testing.T) {
 	}
 }
 
-// TestPaceGoesOn: the next link of a device whose samples come steadily is tested as soon as the one before, and before its first sample.
+// TestPaceGoesOn: the next link of a device whose samples come steadily is tested as soon as the
+// one before, and before its first sample.
 func TestPaceGoesOn(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var first, second []time.Duration
@@ -104,8 +106,8 @@ func TestPaceGoesOn(t *testing.T) {
 	})
 }
 
-// TestSteadyLinkIsFoundDead: a path that breaks at any moment between two samples is noticed two to four
-// seconds later.
+// TestSteadyLinkIsFoundDead: a path that breaks at any moment between two samples is noticed two to
+// four seconds later.
 func TestSteadyLinkIsFoundDead(t *testing.T) {
 	for _, every := range []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second} {
 		for phase := range 20 {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// gated is a connection whose bytes stay unread until the gate opens, as in a process that does not run.
+// gated is a connection whose bytes stay unread until the gate opens, as in a process that does not
+// run.
 type gated struct {
 	net.Conn
 	gate *chan struct{} // closed when it is open
@@ -21,7 +22,8 @@ func (c gated) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// late holds the link's watchdog up: it runs that much later than it is due. It returns what is left to do then.
+// late holds the link's watchdog up: it runs that much later than it is due. It returns what is
+// left to do then.
 func (l *Link) late(by time.Duration) (tick func()) {
 	l.mu.Lock()
 	l.timer.Stop()
@@ -31,8 +33,9 @@ func (l *Link) late(by time.Duration) (tick func()) {
 	return l.tick
 }
 
-// TestStarvedProcess: the machine does not let the process run for a while. The PUBACK waits for the reader, and the watchdog comes late,
-// too, and first. It does not take that for the hub's silence.
+// TestStarvedProcess: the machine does not let the process run for a while. The PUBACK waits for
+// the reader, and the watchdog comes late, too, and first. It does not take that for the hub's
+// silence.
 func TestStarvedProcess(t *testing.T) {
 	for _, by := range []time.Duration{1500 * time.Millisecond, 5 * time.Second, 2 * time.Minute} {
 		t.Run(by.String(), func(t *testing.T) {
@@ -82,8 +85,8 @@ func TestStarvedProcess(t *testing.T) {
 	}
 }
 
-// TestStarvedProcessAndDeadHub: a process that hardly runs still finds a dead hub, later by the time in which
-// it did not run.
+// TestStarvedProcessAndDeadHub: a process that hardly runs still finds a dead hub, later by the
+// time in which it did not run.
 func TestStarvedProcessAndDeadHub(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.KeepAlive = time.Hour

@@ -21,14 +21,14 @@ const (
 func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }
 func eventsTopic(deviceID string) string { return "devices/" + deviceID + "/messages/events/" }
 
-// Properties is the property bag of a message as it arrived: system properties under their wire names
-// ($.mid, $.ct, …), and the application's. Its methods search the text, because a bag of 64 KB can hold so
-// many properties that a map of them takes megabytes.
+// Properties is the property bag of a message as it arrived: system properties under their wire
+// names ($.mid, $.ct, …), and the application's. Its methods search the text, because a bag of 64
+// KB can hold so many properties that a map of them takes megabytes.
 type Properties string
 
-// Get returns the value of key, "" if key is missing or has none. If key stands twice, the first value
-// counts. Names and values are percent-decoded once, and "+" stays "+". A text that cannot be decoded is
-// taken as it is, because a message must not be lost over the spelling of a property.
+// Get returns the value of key, "" if key is missing or has none. If key stands twice, the first
+// value counts. Names and values are percent-decoded once, and "+" stays "+". A text that cannot be
+// decoded is taken as it is, because a message must not be lost over the spelling of a property.
 func (p Properties) Get(key string) string {
 	for pair := range strings.SplitSeq(string(p), "&") {
 		name, value, _ := strings.Cut(pair, "=")
@@ -42,8 +42,8 @@ func (p Properties) Get(key string) string {
 // Name returns the value of key as printable text of at most 256 bytes; a longer text is cut.
 func (p Properties) Name(key string) string { return printable(p.Get(key), maxName) }
 
-// ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one that is
-// not printable, counts as none: IoT Hub accepts no such message.
+// ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one
+// that is not printable, counts as none: IoT Hub accepts no such message.
 func (p Properties) ID() string {
 	id := p.Get("$.mid")
 	if len(id) > maxID || printable(id, maxID) != id {
@@ -160,8 +160,8 @@ func unescape(s string) string {
 	return s
 }
 
-// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. The twin's answers are separate:
-// they belong to a call and are not for the inbox.
+// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. The
+// twin's answers are separate: they belong to a call and are not for the inbox.
 func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 	if rest, ok := cutPrefixFold(topic, "devices/"+deviceID+"/messages/devicebound"); ok && (rest == "" || rest[0] == '/') {
 		return &Message{Properties: Properties(strings.TrimSuffix(strings.TrimPrefix(rest, "/"), "/")), Body: body}, nil
@@ -196,7 +196,8 @@ func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
 	return nil, nil
 }
 
-// parseVersion reads the version of a twin. It returns 0, unknown, for any other text or a number out of range.
+// parseVersion reads the version of a twin. It returns 0, unknown, for any other text or a number
+// out of range.
 func parseVersion(s string) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 || n == math.MaxInt64 {
@@ -205,8 +206,8 @@ func parseVersion(s string) int64 {
 	return n
 }
 
-// parameter returns the value of $name in a topic's query, without decoding it. The dollar sign may be
-// percent-encoded.
+// parameter returns the value of $name in a topic's query, without decoding it. The dollar sign may
+// be percent-encoded.
 func parameter(query, name string) string {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
@@ -222,8 +223,8 @@ func answerable(rid string) bool {
 	return rid != "" && len(rid) <= maxID && printable(rid, maxID) == rid && !strings.ContainsAny(rid, "+#/&? ")
 }
 
-// printable makes a text of a peer fit to be kept and shown: it has at most most bytes, and no characters
-// that command a terminal or break a line.
+// printable makes a text of a peer fit to be kept and shown: it has at most most bytes, and no
+// characters that command a terminal or break a line.
 func printable(s string, most int) string {
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most-len("…")], "") + "…"

@@ -52,7 +52,8 @@ func (l *Link) traceFrame(f frame) {
 
 const again = "again" // a PUBLISH with DUP
 
-// describe turns a packet into its description. It leaves out the password of a CONNECT, which is the token.
+// describe turns a packet into its description. It leaves out the password of a CONNECT, which is
+// the token.
 func (l *Link) describe(sent bool, packet packets.ControlPacket) Packet {
 	p := Packet{Host: l.attempt.Host, Sent: sent, ID: packet.Details().MessageID}
 	switch packet := packet.(type) {

@@ -9,27 +9,34 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// How a dead link is known. What counts is silence on the link, not the age of one message: a hub under traffic shaping delays
-// PUBACKs by design, up to a minute, but it lives. Silence is the time since the later of the last inbound packet and the oldest
-// send that is still owed an answer. After a first, short time the link is suspect: a PINGREQ goes out and a bare TCP and TLS
-// connection to the same hub, without CONNECT, so without a second session. If neither is answered by twice that time the link is
-// dead. If either is, the hub lives: the link is kept, the window is halved, and only the final limit ends it.
+// How a dead link is known. What counts is silence on the link, not the age of one message: a hub
+// under traffic shaping delays PUBACKs by design, up to a minute, but it lives. Silence is the time
+// since the later of the last inbound packet and the oldest send that is still owed an answer.
+// After a first, short time the link is suspect: a PINGREQ goes out and a bare TCP and TLS
+// connection to the same hub, without CONNECT, so without a second session. If neither is answered
+// by twice that time the link is dead. If either is, the hub lives: the link is kept, the window is
+// halved, and only the final limit ends it.
 //
-// A path that delays or loses the packets of the link may do the same to the probe, so another probe follows every second while there is
-// time. If TCP was answered, TLS gets three times as long as TCP took, as RFC 6298 says for a path of which one round trip is known. On a
-// fast path this is next to nothing; on a path of seconds it separates a slow hub from a dead one.
+// A path that delays or loses the packets of the link may do the same to the probe, so another
+// probe follows every second while there is time. If TCP was answered, TLS gets three times as long
+// as TCP took, as RFC 6298 says for a path of which one round trip is known. On a fast path this is
+// next to nothing; on a path of seconds it separates a slow hub from a dead one.
 //
-// A machine may change from one network to another in less than that time. The hub then answers the probe, which left from the new
-// address, but cannot answer packets from the old one. So a probe proves nothing for a link whose local address this machine no longer
-// has. The watchdog checks this only on systems that list the address of the probe.
+// A machine may change from one network to another in less than that time. The hub then answers the
+// probe, which left from the new address, but cannot answer packets from the old one. So a probe
+// proves nothing for a link whose local address this machine no longer has. The watchdog checks
+// this only on systems that list the address of the probe.
 //
-// A machine may be too busy to let this process run. Packets of the hub then wait, just as the watchdog's own timer does. So the time by
-// which the timer is late does not count as silence: nothing could be heard in it.
+// A machine may be too busy to let this process run. Packets of the hub then wait, just as the
+// watchdog's own timer does. So the time by which the timer is late does not count as silence:
+// nothing could be heard in it.
 //
-// If no answer is owed, a ping tests the link: after the keep-alive, or after two seconds if telemetry is sent steadily (see pace).
+// If no answer is owed, a ping tests the link: after the keep-alive, or after two seconds if
+// telemetry is sent steadily (see pace).
 //
-// The final limit is that of the oldest message, from when it was sent or became the oldest. So a hub that acknowledges in order, however
-// slowly, gets on and is kept, although it takes minutes for a whole window; one that withholds a single PUBACK is not.
+// The final limit is that of the oldest message, from when it was sent or became the oldest. So a
+// hub that acknowledges in order, however slowly, gets on and is kept, although it takes minutes
+// for a whole window; one that withholds a single PUBACK is not.
 const (
 	minSuspect = time.Second
 	maxSuspect = 5 * time.Second
@@ -347,8 +354,9 @@ func (l *Link) probeLocked(now time.Time) {
 	})
 }
 
-// Check makes the link suspect at once. A caller uses it when nothing could be heard for a while, as after a suspension. Only an
-// answer on the link itself saves it, not that the hub is there for others.
+// Check makes the link suspect at once. A caller uses it when nothing could be heard for a while,
+// as after a suspension. Only an answer on the link itself saves it, not that the hub is there for
+// others.
 func (l *Link) Check() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

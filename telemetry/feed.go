@@ -81,17 +81,18 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 	return f, true
 }
 
-// Feed puts the samples of a source into the outbox until the source or ctx ends. It returns the source's
-// error, or the outbox's if the outbox accepts nothing more. It stamps every sample with its time and
-// content type, and checks it against the model: it warns of a misfit once per name, and sends the sample
-// unchanged. Only a body that claims to be a JSON object and is not is bad.
+// Feed puts the samples of a source into the outbox until the source or ctx ends. It returns the
+// source's error, or the outbox's if the outbox accepts nothing more. It stamps every sample with
+// its time and content type, and checks it against the model: it warns of a misfit once per name,
+// and sends the sample unchanged. Only a body that claims to be a JSON object and is not is bad.
 //
-// If the outbox is full and keeps what it has, a source of Every skips its tick, and any other source
-// waits. When ctx ends, the samples that such a source has already read go in above the bound, because
-// the input cannot take them back.
+// If the outbox is full and keeps what it has, a source of Every skips its tick, and any other
+// source waits. When ctx ends, the samples that such a source has already read go in above the
+// bound, because the input cannot take them back.
 //
-// A source of Every does not wait for a slow disk either: at most 1,024 of its samples and 1 MiB wait and go
-// in together, and each further tick is skipped. Two goroutines may call the functions of o at once.
+// A source of Every does not wait for a slow disk either: at most 1,024 of its samples and 1 MiB
+// wait and go in together, and each further tick is skipped. Two goroutines may call the functions
+// of o at once.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -145,8 +146,8 @@ const (
 	maxWaitingBytes = 1 << 20
 )
 
-// later appends samples of a schedule in a goroutine, so that the schedule does not wait. The goroutine ends
-// when no sample waits.
+// later appends samples of a schedule in a goroutine, so that the schedule does not wait. The
+// goroutine ends when no sample waits.
 func (f *feed) later(ctx context.Context, samples []Sample, messages []outbox.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

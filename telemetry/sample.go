@@ -26,10 +26,10 @@ type Sample struct {
 
 // Source makes samples until its input ends.
 type Source interface {
-	// Run returns nil at the end of the input, ctx.Err() when it was stopped, or the error of its input. It
-	// gives samples to emit, in order and from one goroutine. emit returns when the outbox has accepted or
-	// refused them; so a slow outbox slows a source down, except one of Every. Run calls bad for each input
-	// that is no sample, and goes on.
+	// Run returns nil at the end of the input, ctx.Err() when it was stopped, or the error of its
+	// input. It gives samples to emit, in order and from one goroutine. emit returns when the
+	// outbox has accepted or refused them; so a slow outbox slows a source down, except one of
+	// Every. Run calls bad for each input that is no sample, and goes on.
 	Run(ctx context.Context, emit func(...Sample), bad func(error)) error
 }
 

@@ -49,9 +49,9 @@ func (s *skips) add(n int, why SkipReason) {
 	s.all[why] += n
 }
 
-// TestASlowDiskSwallowsNoTick: a sync takes 300 ms, and a sample is due each 8 ms. Each is made
-// at its time, in order, and is durable when Feed has returned. Samples without room to wait are counted
-// and told.
+// TestASlowDiskSwallowsNoTick: a sync takes 300 ms, and a sample is due each 8 ms. Each is made at
+// its time, in order, and is durable when Feed has returned. Samples without room to wait are
+// counted and told.
 func TestASlowDiskSwallowsNoTick(t *testing.T) {
 	for _, v := range []struct {
 		sync          time.Duration

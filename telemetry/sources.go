@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// Every is a source that reads once at the start and then once per interval, which must be positive. A slow
-// read or a slow outbox does not move later ticks: ticks missed meanwhile are skipped, and Feed counts them.
-// A failed read is reported and costs its tick. If the outbox is full, Feed skips the tick.
+// Every is a source that reads once at the start and then once per interval, which must be
+// positive. A slow read or a slow outbox does not move later ticks: ticks missed meanwhile are
+// skipped, and Feed counts them. A failed read is reported and costs its tick. If the outbox is
+// full, Feed skips the tick.
 func Every(interval time.Duration, read Read) Source { return &poll{interval, read} }
 
 type poll struct {

@@ -25,8 +25,8 @@ import (
 	"github.com/hubhop-iot/hubhop/model"
 )
 
-// outage is a trouble that takes too long to be waited for: it is measured in virtual time, with the real device, the real simulator and
-// real TLS and MQTT between them.
+// outage is a trouble that takes too long to be waited for: it is measured in virtual time, with
+// the real device, the real simulator and real TLS and MQTT between them.
 type outage struct {
 	what   string
 	lasts  time.Duration // from the beginning of the faults to the end of the last one, which is where the measurement begins
@@ -85,8 +85,8 @@ func (o outage) after() time.Duration {
 	return 0
 }
 
-// measure plays an outage with n devices side by side, each with chance of its own, and says how long each took. Nothing of it takes real time but the
-// work.
+// measure plays an outage with n devices side by side, each with chance of its own, and says how
+// long each took. Nothing of it takes real time but the work.
 func (o outage) measure(t *testing.T, n int, change func(*device.Config)) (took []time.Duration) {
 	t.Helper()
 	text, err := os.ReadFile("../../failover.json")
@@ -261,8 +261,9 @@ func (d *doorkeeper) open(t *testing.T, wire *memnet.Net, host string) *x509.Cer
 	return cert.Leaf
 }
 
-// troubles measures all outages, with many devices each. What DPS goes through begins up to 4 s before the hub's end, so that the registrations that
-// a device gets back, one each 5 s, meet the end of it at another moment.
+// troubles measures all outages, with many devices each. What DPS goes through begins up to 4 s
+// before the hub's end, so that the registrations that a device gets back, one each 5 s, meet the
+// end of it at another moment.
 func troubles(t *testing.T) (numbers []number) {
 	row := func(what string, took figure, g goal) {
 		numbers = append(numbers, number{what, len(took), nil, took, g})
@@ -283,7 +284,8 @@ func troubles(t *testing.T) (numbers []number) {
 	return numbers
 }
 
-// TestShortTroubles holds a few devices to what docs/benchmarks.md says of many: not one of them may be later than the goal for 99 of 100.
+// TestShortTroubles holds a few devices to what docs/benchmarks.md says of many: not one of them
+// may be later than the goal for 99 of 100.
 func TestShortTroubles(t *testing.T) {
 	for _, o := range outages() {
 		if o.lasts == 40*time.Second {

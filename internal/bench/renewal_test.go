@@ -15,9 +15,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// renewal lets many devices renew short tokens, and measures the longest time between two messages around each renewal, by the books of
-// the hub. That is the gap between PUBACKs, and has the time between two samples in it. Then it does so again on a machine that has no
-// time for them: that makes everything slower, and must cost nothing else.
+// renewal lets many devices renew short tokens, and measures the longest time between two messages
+// around each renewal, by the books of the hub. That is the gap between PUBACKs, and has the time
+// between two samples in it. Then it does so again on a machine that has no time for them: that
+// makes everything slower, and must cost nothing else.
 func renewal(t *testing.T) []number {
 	const what = "ms between two PUBACKs around a SAS renewal, a sample every 50 ms; floor: that, and a bare program's dial"
 	idle := renewals(t)

@@ -14,9 +14,9 @@ const stateVersion = 1
 
 const maxListed = 64 // known hubs in a file; a session keeps fewer
 
-// loadState reads the cached hub of the device that who describes. It returns a fresh state if the file
-// is missing or belongs to another device or other credentials, because the cache is only a hint. An
-// error means that the disk could not be read.
+// loadState reads the cached hub of the device that who describes. It returns a fresh state if the
+// file is missing or belongs to another device or other credentials, because the cache is only a
+// hint. An error means that the disk could not be read.
 func (h *home) loadState(who failover.State, horizon func(sealed bool) time.Time) (failover.State, error) {
 	fresh := failover.State{Version: stateVersion, IDScope: who.IDScope, RegistrationID: who.RegistrationID, KeyFingerprint: who.KeyFingerprint}
 	var s failover.State

@@ -127,10 +127,11 @@ func (k *clock) notBefore(t time.Time) {
 	}
 }
 
-// horizon returns the latest time that is believed in a file. It depends only on facts that need no file:
-// the system clock, and when the program was built. With a checksum the limit is ten years later, or
-// none if the build time is unknown, because a machine without a battery has only the file. Without a
-// checksum the limit is one day later, because a single flipped bit could be believed.
+// horizon returns the latest time that is believed in a file. It depends only on facts that need no
+// file: the system clock, and when the program was built. With a checksum the limit is ten years
+// later, or none if the build time is unknown, because a machine without a battery has only the
+// file. Without a checksum the limit is one day later, because a single flipped bit could be
+// believed.
 func (k *clock) horizon(sealed bool) time.Time {
 	latest := k.c.Wall()
 	if k.c.Built.After(latest) {
@@ -306,8 +307,8 @@ func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
 	return !known && running >= k.urgent && (reason || running >= k.casual)
 }
 
-// suspect says whether something speaks against the system clock: somebody set it after the time was
-// known, or it shows a time before one that has certainly passed.
+// suspect says whether something speaks against the system clock: somebody set it after the time
+// was known, or it shows a time before one that has certainly passed.
 func (k *clock) suspect() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

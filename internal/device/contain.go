@@ -24,8 +24,8 @@ const (
 	maxName     = 128     // bytes of a peer's name in an event
 )
 
-// bulkheads keep a panic in one path of the device from stopping the others. So every goroutine of the
-// package is started here; a test checks that.
+// bulkheads keep a panic in one path of the device from stopping the others. So every goroutine of
+// the package is started here; a test checks that.
 type bulkheads struct{ emit func(journal.Event) }
 
 // bug is the error for a panic that was contained and told.
@@ -60,8 +60,8 @@ func (b bulkheads) told(path, value string, stack []byte) error {
 	return found
 }
 
-// keep runs one path until it returns or ctx ends. After a panic it runs the path again, with pauses that
-// double from bugPauseMin to bugPauseMax.
+// keep runs one path until it returns or ctx ends. After a panic it runs the path again, with
+// pauses that double from bugPauseMin to bugPauseMax.
 func (b bulkheads) keep(ctx context.Context, path string, run func(context.Context) error) error {
 	for wait := bugPauseMin; ; wait = min(2*wait, bugPauseMax) {
 		err := b.run(path, func() error { return run(ctx) })
@@ -108,7 +108,8 @@ func (b bulkheads) linkBug(err error) {
 	}
 }
 
-// quoted makes a peer's name fit for a line: a short, plain name stays; another one is cut and quoted.
+// quoted makes a peer's name fit for a line: a short, plain name stays; another one is cut and
+// quoted.
 func quoted(name string) string {
 	short := named(name)
 	if name != "" && short == name && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
@@ -130,7 +131,8 @@ func shown(value []byte) string {
 	return oneLine(string(value[:min(len(value), maxShown+1)]), maxShown)
 }
 
-// oneLine makes a text fit for a line: it cuts it to limit bytes and escapes what would break the line.
+// oneLine makes a text fit for a line: it cuts it to limit bytes and escapes what would break the
+// line.
 func oneLine(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit] + "…"

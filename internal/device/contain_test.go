@@ -18,7 +18,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// TestEveryGoroutineIsContained: nothing in this package starts a goroutine or a timer but the bulkheads, which contain its panics.
+// TestEveryGoroutineIsContained: nothing in this package starts a goroutine or a timer but the
+// bulkheads, which contain its panics.
 func TestEveryGoroutineIsContained(t *testing.T) {
 	files := token.NewFileSet()
 	packages, err := parser.ParseDir(files, ".", nil, 0) //nolint:staticcheck // one directory, whatever is built
@@ -90,8 +91,9 @@ func failing(kind journal.Kind) func(journal.Event) {
 	}
 }
 
-// TestBugsAreContained puts a bug into each path of a running device. The path stops and begins again, with
-// growing pauses while the bug lasts. A person is told each time, and all other paths go on.
+// TestBugsAreContained puts a bug into each path of a running device. The path stops and begins
+// again, with growing pauses while the bug lasts. A person is told each time, and all other paths
+// go on.
 func TestBugsAreContained(t *testing.T) {
 	const calls = 60
 	var sink func(journal.Event)

@@ -9,9 +9,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// TestDesiredReplaced: when a service replaces all desired properties, the hub sends the new ones and does
-// not name the removed ones. The device notices that at once, reads the document once for all changes that
-// wait, and acknowledges nothing twice.
+// TestDesiredReplaced: when a service replaces all desired properties, the hub sends the new ones
+// and does not name the removed ones. The device notices that at once, reads the document once for
+// all changes that wait, and acknowledges nothing twice.
 func TestDesiredReplaced(t *testing.T) {
 	t.Parallel()
 	const before = `{"desired":{"fanSpeed":5,"gone":1,"part":{"__t":"c","a":1,"b":2},"$version":3},"reported":{"$version":1}}`
@@ -91,8 +91,8 @@ func fifty() (all []string) {
 	return all
 }
 
-// TestCloudFloods: a hub sends as fast as it can. The device's events about it are bounded, and say how
-// many more there were.
+// TestCloudFloods: a hub sends as fast as it can. The device's events about it are bounded, and say
+// how many more there were.
 func TestCloudFloods(t *testing.T) {
 	t.Parallel()
 	const each = 3000

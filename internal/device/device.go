@@ -304,7 +304,8 @@ func (d *Device) open() (err error) {
 	return nil
 }
 
-// outboxIdentity returns for whom samples are kept. Under DPS it has no hub, because the hub may change.
+// outboxIdentity returns for whom samples are kept. Under DPS it has no hub, because the hub may
+// change.
 func (c *Config) outboxIdentity() outbox.Identity {
 	if c.PinnedHub != "" {
 		return outbox.Identity{Device: c.DeviceID, Hubs: []string{c.PinnedHub}}
@@ -502,12 +503,13 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	return a, nil
 }
 
-// ErrNoCertificate says that a connection string has x509=true, and that the config has no certificate.
+// ErrNoCertificate says that a connection string has x509=true, and that the config has no
+// certificate.
 var ErrNoCertificate = errors.New("the connection string says x509=true; give the device's --cert and --key with it")
 
-// UseConnectionString sets PinnedHub, Gateway, DeviceID and Key, so the device connects to one hub without
-// DPS. For a string with x509=true set Certificate first; without it the other fields are set, and the
-// error is [ErrNoCertificate]. Errors never quote the key.
+// UseConnectionString sets PinnedHub, Gateway, DeviceID and Key, so the device connects to one hub
+// without DPS. For a string with x509=true set Certificate first; without it the other fields are
+// set, and the error is [ErrNoCertificate]. Errors never quote the key.
 func (c *Config) UseConnectionString(s string) error {
 	cs, err := hub.ParseConnectionString(s)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// disk is the part of the file system that a device's directory uses. It is narrow, so that a test can
-// fail each call. Errors are those of package os.
+// disk is the part of the file system that a device's directory uses. It is narrow, so that a test
+// can fail each call. Errors are those of package os.
 type disk interface {
 	MkdirAll(dir string) error // for this user only
 	Lstat(name string) (fs.FileInfo, error)
@@ -20,8 +20,8 @@ type disk interface {
 	Open(name string, flag int) (file, error) // os.OpenFile, mode 0600
 	Rename(from, to string) error
 	Remove(name string) error
-	// Lock locks a file, which it creates, or a directory, which must exist, until the lock is closed. It
-	// does not wait: it returns errTaken if another process has the lock.
+	// Lock locks a file, which it creates, or a directory, which must exist, until the lock is
+	// closed. It does not wait: it returns errTaken if another process has the lock.
 	Lock(name string, directory bool) (io.Closer, error)
 }
 
@@ -34,7 +34,8 @@ type file interface {
 
 var errTaken = errors.New("taken")
 
-// noWait is a flag of Open. Without it the open of a pipe in the place of a file would wait for ever.
+// noWait is a flag of Open. Without it the open of a pipe in the place of a file would wait for
+// ever.
 var noWait = func() int {
 	if runtime.GOOS == "windows" { // its directories hold no pipes
 		return 0

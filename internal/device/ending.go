@@ -10,7 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// This file is about the end of a device: after Once has done its work, or when the device is stopped.
+// This file is about the end of a device: after Once has done its work, or when the device is
+// stopped.
 
 // ErrUnreachable says that a device with Once had no link for a minute.
 var ErrUnreachable = errors.New("no hub could be reached")
@@ -24,8 +25,8 @@ const (
 	lookAgain  = 100 * time.Millisecond
 )
 
-// once reads the input to its end, if it has one, and sends what is queued. It returns ErrUnreachable
-// after onceLimit without a link, and an error at once if a person must act.
+// once reads the input to its end, if it has one, and sends what is queued. It returns
+// ErrUnreachable after onceLimit without a link, and an error at once if a person must act.
 func (d *Device) once(ctx context.Context) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
@@ -84,7 +85,8 @@ func (d *Device) awaitLink(ctx context.Context) error {
 	}
 }
 
-// despair waits until a device with Once must give up, and returns why; it returns nil at the end of ctx.
+// despair waits until a device with Once must give up, and returns why; it returns nil at the end
+// of ctx.
 func (d *Device) despair(ctx context.Context) error {
 	limit := time.NewTimer(onceLimit)
 	defer limit.Stop()
@@ -114,8 +116,8 @@ func (d *Device) despair(ctx context.Context) error {
 	}
 }
 
-// outcome returns the error of Run. If a device with Once has not sent everything, the error says how many
-// samples were not sent and where they are.
+// outcome returns the error of Run. If a device with Once has not sent everything, the error says
+// how many samples were not sent and where they are.
 func (d *Device) outcome(err error) error {
 	if !d.c.Once || !d.c.Telemetry {
 		return err
@@ -145,8 +147,9 @@ func (d *Device) outcome(err error) error {
 	return err
 }
 
-// finish waits at most the drain timeout for queued samples and running methods, and says so. It does not
-// wait for samples if no hub will be tried in that time. It leaves a handler that hangs behind.
+// finish waits at most the drain timeout for queued samples and running methods, and says so. It
+// does not wait for samples if no hub will be tried in that time. It leaves a handler that hangs
+// behind.
 func (d *Device) finish(asked bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
 	defer cancel()
@@ -193,8 +196,8 @@ func (d *Device) drainWhile(ctx context.Context, hope func() bool) {
 	looking.Wait()
 }
 
-// awaitStanding waits until the session knows that the link is up, because the first PUBACK may come
-// earlier. Then the session has saved the hub, and the next start need not ask DPS.
+// awaitStanding waits until the session knows that the link is up, because the first PUBACK may
+// come earlier. Then the session has saved the hub, and the next start need not ask DPS.
 func (d *Device) awaitStanding() {
 	d.mu.Lock()
 	carried := d.status.Hub == "" && d.box.Stats().Acked > d.outage.acked

@@ -96,8 +96,8 @@ func TestOnceSendsItsInput(t *testing.T) {
 	}
 }
 
-// TestShortRunKeepsItsHub looks at the state file of runs that are as short as can be: their one sample is acknowledged together with
-// the session itself.
+// TestShortRunKeepsItsHub looks at the state file of runs that are as short as can be: their one
+// sample is acknowledged together with the session itself.
 func TestShortRunKeepsItsHub(t *testing.T) {
 	for _, once := range []bool{true, false} {
 		for range 16 {
@@ -117,8 +117,8 @@ func TestShortRunKeepsItsHub(t *testing.T) {
 	}
 }
 
-// TestOnceFailsWhenItCannotSend: the error says why and how many samples wait, and comes after one minute
-// without a link.
+// TestOnceFailsWhenItCannotSend: the error says why and how many samples wait, and comes after one
+// minute without a link.
 func TestOnceFailsWhenItCannotSend(t *testing.T) {
 	for _, v := range []struct {
 		name  string
@@ -155,9 +155,9 @@ func TestOnceFailsWhenItCannotSend(t *testing.T) {
 	}
 }
 
-// TestInterruptedOnce: a run that is interrupted while it waits for DPS, and has sent all of its input
-// before it ends, has not failed: whoever started it must not send the input again. One that was
-// interrupted in its input has.
+// TestInterruptedOnce: a run that is interrupted while it waits for DPS, and has sent all of its
+// input before it ends, has not failed: whoever started it must not send the input again. One that
+// was interrupted in its input has.
 func TestInterruptedOnce(t *testing.T) {
 	for _, v := range []struct {
 		name  string
@@ -265,8 +265,9 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 	}
 }
 
-// TestStopDoesNotWaitForHubThatIsNotTried: a refused device tries more and more rarely. If the next try is
-// after the drain timeout, the device ends at once. If it is before, the device waits for it and its result.
+// TestStopDoesNotWaitForHubThatIsNotTried: a refused device tries more and more rarely. If the next
+// try is after the drain timeout, the device ends at once. If it is before, the device waits for it
+// and its result.
 func TestStopDoesNotWaitForHubThatIsNotTried(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(5 * time.Second)

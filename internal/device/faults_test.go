@@ -58,9 +58,9 @@ func (f fault) on() func(call, name string) error {
 	}
 }
 
-// TestFaultyDisk fails the calls on the files of a home: each call once, for 10 s and for ever, and all
-// calls together. The device starts and runs, sends telemetry and handles commands. While a file does not
-// work, Status says so. The content of no file is lost.
+// TestFaultyDisk fails the calls on the files of a home: each call once, for 10 s and for ever, and
+// all calls together. The device starts and runs, sends telemetry and handles commands. While a
+// file does not work, Status says so. The content of no file is lost.
 func TestFaultyDisk(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -178,8 +178,8 @@ func TestFaultyDisk(t *testing.T) {
 	})
 }
 
-// TestRefusingDirectory: a directory that this user may not use ends the start, from whichever call the
-// error comes. A disk that fails now does not.
+// TestRefusingDirectory: a directory that this user may not use ends the start, from whichever call
+// the error comes. A disk that fails now does not.
 func TestRefusingDirectory(t *testing.T) {
 	for _, call := range []string{"mkdir", "lock"} {
 		for _, err := range []syscall.Errno{syscall.EACCES, syscall.EPERM, syscall.ENOTDIR, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {
@@ -199,7 +199,8 @@ func TestRefusingDirectory(t *testing.T) {
 	}
 }
 
-// TestUnreadableForEver: a file that the disk cannot read for more than a minute is damaged: it is kept aside, and the device keeps a new one.
+// TestUnreadableForEver: a file that the disk cannot read for more than a minute is damaged: it is
+// kept aside, and the device keeps a new one.
 func TestUnreadableForEver(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {

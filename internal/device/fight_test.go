@@ -82,8 +82,8 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 	})
 }
 
-// TestNoFight: links that end within seconds one after the other, for other reasons than a second client,
-// are dialled again at once, and the log does not speak of a second client.
+// TestNoFight: links that end within seconds one after the other, for other reasons than a second
+// client, are dialled again at once, and the log does not speak of a second client.
 func TestNoFight(t *testing.T) {
 	flap := func(closes string, down time.Duration) func(w *world) {
 		return func(w *world) {
@@ -118,7 +118,8 @@ func TestNoFight(t *testing.T) {
 				w.net.SetDelay(5 * time.Millisecond)
 				for range v.times {
 					v.end(w)
-					// At retry-after 3 s DPS has the last word on the third; the sample that follows is at most a second away, and so is the next dial.
+					// At retry-after 3 s DPS has the last word on the third; the sample that
+					// follows is at most a second away, and so is the next dial.
 					if took := w.on("hub-a", 10*time.Second); took > 6*time.Second {
 						t.Errorf("back after %v", took)
 					}

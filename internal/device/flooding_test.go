@@ -17,8 +17,9 @@ import (
 	"github.com/hubhop-iot/hubhop/model"
 )
 
-// loose is a hub that does what a test says, after it has let the device in and acknowledged its messages. One goroutine serves each
-// link: heard gets each PUBLISH of QoS 0, subscribed comes when the link is up.
+// loose is a hub that does what a test says, after it has let the device in and acknowledged its
+// messages. One goroutine serves each link: heard gets each PUBLISH of QoS 0, subscribed comes when
+// the link is up.
 type loose struct {
 	subscribed func(send func(topic string, qos byte, body []byte))
 	heard      func(topic string, body []byte, send func(topic string, qos byte, body []byte))
@@ -120,8 +121,8 @@ func lost(told []journal.Event) (why []string) {
 	return why
 }
 
-// TestMessagesBeyondTheirBound: a handler is slow. As many messages as a hub sends without a PUBACK may wait
-// for it; more are a violation of the protocol, and the error says so.
+// TestMessagesBeyondTheirBound: a handler is slow. As many messages as a hub sends without a PUBACK
+// may wait for it; more are a violation of the protocol, and the error says so.
 func TestMessagesBeyondTheirBound(t *testing.T) {
 	for name, v := range map[string]struct {
 		messages int
@@ -161,8 +162,8 @@ func TestMessagesBeyondTheirBound(t *testing.T) {
 	}
 }
 
-// TestChangesBeyondTheirBound: changes come faster than the device can answer. It reads the twin again
-// instead of keeping all changes, and ends with the same properties.
+// TestChangesBeyondTheirBound: changes come faster than the device can answer. It reads the twin
+// again instead of keeping all changes, and ends with the same properties.
 func TestChangesBeyondTheirBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const changes = 300
@@ -200,7 +201,8 @@ func TestChangesBeyondTheirBound(t *testing.T) {
 	})
 }
 
-// TestMethodsBeyondTheirBound: payloads that together are too large are refused with 503, as too many methods are, until there is room again.
+// TestMethodsBeyondTheirBound: payloads that together are too large are refused with 503, as too
+// many methods are, until there is room again.
 func TestMethodsBeyondTheirBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := map[string]string{}

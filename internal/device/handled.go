@@ -21,10 +21,10 @@ const (
 	maxHandledKey = 256            // bytes of a key; a longer key is hashed
 )
 
-// handled is the durable list of cloud-to-device messages that were handled. A message is entered before
-// its PUBACK, so that a crash or a lost PUBACK does not execute a command twice. The list is a file of JSON
-// lines, appended and synced one by one. While the disk fails, the list is in memory, and it is written as
-// soon as the disk works.
+// handled is the durable list of cloud-to-device messages that were handled. A message is entered
+// before its PUBACK, so that a crash or a lost PUBACK does not execute a command twice. The list is
+// a file of JSON lines, appended and synced one by one. While the disk fails, the list is in
+// memory, and it is written as soon as the disk works.
 type handled struct {
 	home *home
 
@@ -45,9 +45,9 @@ func (l handledLine) sum() string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(l.Key+" "+l.At.Format(time.RFC3339Nano)), castagnoli))
 }
 
-// handledKey returns the key of a message: its hub, id and body, because ids are unique per hub only and a
-// sender may use one twice for different bodies. The key is at most maxHandledKey bytes of text that JSON
-// does not change.
+// handledKey returns the key of a message: its hub, id and body, because ids are unique per hub
+// only and a sender may use one twice for different bodies. The key is at most maxHandledKey bytes
+// of text that JSON does not change.
 func handledKey(host, mid string, body []byte) string {
 	sum := sha256.Sum256(body)
 	key := host + " " + mid + " " + hex.EncodeToString(sum[:8])
@@ -74,8 +74,8 @@ func (h *handled) note(err error) {
 		})
 }
 
-// settle makes the file equal to the list: it reads the file if that failed before, then writes what could
-// not be written. mu is held.
+// settle makes the file equal to the list: it reads the file if that failed before, then writes
+// what could not be written. mu is held.
 func (h *handled) settle(now time.Time) error {
 	if h.unread {
 		if err := h.read(); err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// TestOddDPS lets DPS give a wrong answer and then the right one. No wrong answer ends the device, keeps it
-// from the right one, or makes it log without end.
+// TestOddDPS lets DPS give a wrong answer and then the right one. No wrong answer ends the device,
+// keeps it from the right one, or makes it log without end.
 func TestOddDPS(t *testing.T) {
 	const right = `{"operationId":"1","status":"assigned","registrationState":{"assignedHub":"10.9.9.9","deviceId":"dev-1","status":"assigned"}}`
 	assigned := func(hub, device string) string {

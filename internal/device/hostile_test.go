@@ -178,8 +178,8 @@ func (h *scriptedHub) published(q *packets.PublishPacket, send func(topic, body 
 // deep returns a JSON value with this many levels.
 func deep(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
 
-// TestOddTwins: a wrong answer to a request for the twin stops the twin and nothing else. Telemetry flows on
-// over the same link, and a person is told once.
+// TestOddTwins: a wrong answer to a request for the twin stops the twin and nothing else. Telemetry
+// flows on over the same link, and a person is told once.
 func TestOddTwins(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
@@ -223,8 +223,8 @@ func TestOddTwins(t *testing.T) {
 	}
 }
 
-// TestHardTwins: any content of a twin's two parts is handled. No link is lost over it, and every property
-// that can be acknowledged is.
+// TestHardTwins: any content of a twin's two parts is handled. No link is lost over it, and every
+// property that can be acknowledged is.
 func TestHardTwins(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -278,9 +278,9 @@ func many(n int) string {
 	return b.String()
 }
 
-// TestOddMessages sends a device desired changes, methods and cloud-to-device messages with topics and
-// content that no hub should send. None of them ends the link, loses a sample or stops its path: an
-// ordinary message of each kind, sent last, is handled.
+// TestOddMessages sends a device desired changes, methods and cloud-to-device messages with topics
+// and content that no hub should send. None of them ends the link, loses a sample or stops its
+// path: an ordinary message of each kind, sent last, is handled.
 func TestOddMessages(t *testing.T) {
 	t.Parallel()
 	bodies := []string{``, `null`, `7`, `"text"`, `[]`, `{}`, `{"a":`, deep(20_000), deep(9_999), "\xff\x00", `{"$version":null}`, `{"$version":{}}`,

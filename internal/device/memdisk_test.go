@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// memDisk is a disk in memory: a test that goes through thousands of starts has no time for a real one. It has files only; every directory is
-// there. Its calls pass fail first, which may be nil.
+// memDisk is a disk in memory: a test that goes through thousands of starts has no time for a real
+// one. It has files only; every directory is there. Its calls pass fail first, which may be nil.
 type memDisk struct {
 	fail func(call, name string) error
 

@@ -86,7 +86,8 @@ func (d *Device) observe(n failover.Note) {
 	}
 }
 
-// assigned tells which hub DPS has assigned. If that hub has just failed, it says so instead of a success.
+// assigned tells which hub DPS has assigned. If that hub has just failed, it says so instead of a
+// success.
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed
@@ -119,7 +120,8 @@ func (d *Device) linkUp(n failover.Note) {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
 	d.backlog = 0
-	// Samples that left together with CONNECT may be acknowledged before this event, and had waited too.
+	// Samples that left together with CONNECT may be acknowledged before this event, and had waited
+	// too.
 	waited := stats.Queued + stats.Acked - d.outage.acked
 	if !d.renewing && (waited >= backlogFrom || waited > 0 && now.Sub(d.outage.began) >= backlogAfter) {
 		d.backlog, d.backlogGoal = waited, stats.Acked+gone(stats)+stats.Quarantined+stats.Queued
@@ -347,7 +349,8 @@ func (d *Device) morePoison(n uint64) journal.Event {
 		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantined lists them", n)}
 }
 
-// Bounds of the events that the cloud causes: cloudEvents of a kind in each span, then only their number.
+// Bounds of the events that the cloud causes: cloudEvents of a kind in each span, then only their
+// number.
 const (
 	cloudEvents = 100
 	cloudSpan   = 10 * time.Second

@@ -129,8 +129,8 @@ const (
 	backlogFrom  = 64 // samples
 )
 
-// tellBacklog waits until the samples that had waited for the link are sent, and says so. It does nothing
-// without a backlog.
+// tellBacklog waits until the samples that had waited for the link are sent, and says so. It does
+// nothing without a backlog.
 func (d *Device) tellBacklog(ctx context.Context, host string) error {
 	d.mu.Lock()
 	n, goal := d.backlog, d.backlogGoal

@@ -386,7 +386,8 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 	})
 }
 
-// TestTokenRenewal: a day of hourly tokens, see aDay. No link is lost, nothing is sent twice, DPS is not asked.
+// TestTokenRenewal: a day of hourly tokens, see aDay. No link is lost, nothing is sent twice, DPS
+// is not asked.
 func TestTokenRenewal(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -665,8 +666,8 @@ func TestOnePinnedHub(t *testing.T) {
 	})
 }
 
-// TestGateway: a gateway stands before the hub. Its address is the only one that is dialled, by links and for the time; the hub hears
-// its own name.
+// TestGateway: a gateway stands before the hub. Its address is the only one that is dialled, by
+// links and for the time; the hub hears its own name.
 func TestGateway(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)

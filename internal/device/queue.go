@@ -2,7 +2,8 @@ package device
 
 import "sync"
 
-// The bounds of a queue, far above what a hub sends: it holds back C2D messages of 64 KB while 50 are unacknowledged.
+// The bounds of a queue, far above what a hub sends: it holds back C2D messages of 64 KB while 50
+// are unacknowledged.
 const (
 	maxQueued      = 1024
 	maxQueuedBytes = 4 << 20

@@ -14,9 +14,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// TestAThousandRefusedDevices: a thousand devices of one process start while DPS answers 500, and each asks again within seconds. Their requests
-// together stay within the rate of the process, and when DPS is well again all devices connect. A second
-// start, after more than a minute of refusals, keeps to the rate too.
+// TestAThousandRefusedDevices: a thousand devices of one process start while DPS answers 500, and
+// each asks again within seconds. Their requests together stay within the rate of the process, and
+// when DPS is well again all devices connect. A second start, after more than a minute of refusals,
+// keeps to the rate too.
 func TestAThousandRefusedDevices(t *testing.T) {
 	t.Parallel()
 	const devices, perMinute, burst = 1000, 900, 100

@@ -137,8 +137,9 @@ func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 	}
 }
 
-// TestRenewalOfAShortToken: PUBACKs take most of a second, as over a slow path or from a machine that is busy. The renewal of
-// a short token waits for the PUBACKs of the messages in flight, so that nothing is sent twice.
+// TestRenewalOfAShortToken: PUBACKs take most of a second, as over a slow path or from a machine
+// that is busy. The renewal of a short token waits for the PUBACKs of the messages in flight, so
+// that nothing is sent twice.
 func TestRenewalOfAShortToken(t *testing.T) {
 	for _, ttl := range []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {

@@ -8,9 +8,9 @@ import (
 	"hash/crc32"
 )
 
-// A file of the home is a JSON object whose last member is a checksum: the CRC-32C of every byte before
-// the checksum's own digits. It tells a damaged file from a good one, and older versions can still read
-// the file. docs/device-dir.md describes it.
+// A file of the home is a JSON object whose last member is a checksum: the CRC-32C of every byte
+// before the checksum's own digits. It tells a damaged file from a good one, and older versions can
+// still read the file. docs/device-dir.md describes it.
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -32,7 +32,8 @@ func seal(v any) ([]byte, error) {
 	return fmt.Appendf(b, "%08x%s", crc32.Checksum(b, castagnoli), sumAfter), nil
 }
 
-// unseal reads a file into v. sealed is false for a file without a checksum, which an older version wrote.
+// unseal reads a file into v. sealed is false for a file without a checksum, which an older version
+// wrote.
 func unseal(b []byte, v any) (sealed bool, err error) {
 	head, tail := len(b)-len(sumAfter)-sumDigits, len(b)-len(sumAfter)
 	if head > 0 && bytes.HasSuffix(b[:head], []byte(sumBefore)) && string(b[tail:]) == sumAfter {

@@ -171,8 +171,8 @@ func within(l *hub.Link, limit time.Duration) time.Duration {
 	return min(limit, left-min(left/2, swapMargin))
 }
 
-// receive hands each inbound value to the path that handles it, so that no path waits for another. It must
-// not wait itself, because the link would stop reading.
+// receive hands each inbound value to the path that handles it, so that no path waits for another.
+// It must not wait itself, because the link would stop reading.
 func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired], messages *queue[*hub.Message]) error {
 	for {
 		in, err := l.Receive(ctx)
@@ -196,7 +196,8 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 			}
 			d.handlers.run(func() {
 				defer d.methods.leave(in.Size())
-				// The method does not end with ctx: it may still answer while its link is replaced or the device stops.
+				// The method does not end with ctx: it may still answer while its link is replaced
+				// or the device stops.
 				d.method(context.WithoutCancel(ctx), l, in)
 			})
 		}

@@ -77,8 +77,8 @@ type line interface {
 	HasID(id string) bool
 }
 
-// restore takes over the file of the last run. If the disk was read late, it puts the old entries before
-// those of this run.
+// restore takes over the file of the last run. If the disk was read late, it puts the old entries
+// before those of this run.
 func (k *clock) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
 	k.mu.Lock()

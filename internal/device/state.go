@@ -43,9 +43,10 @@ const (
 	doubtAfter  = time.Minute      // a file that has failed for so long with EIO counts as damaged
 )
 
-// home is a device's directory below the state directory, with the lock, the cached hub, the outbox and
-// the handled messages. If the disk fails, home says so once, keeps the data in memory, and tries again. It
-// never overwrites a file that it has not read, and keeps a file that makes no sense aside.
+// home is a device's directory below the state directory, with the lock, the cached hub, the outbox
+// and the handled messages. If the disk fails, home says so once, keeps the data in memory, and
+// tries again. It never overwrites a file that it has not read, and keeps a file that makes no
+// sense aside.
 type home struct {
 	id   string
 	dir  string
@@ -84,7 +85,8 @@ func openHome(stateDir, deviceID string) (*home, error) {
 	return h, h.open()
 }
 
-// refuses says that an error needs a person, who must choose another directory; any other error may pass.
+// refuses says that an error needs a person, who must choose another directory; any other error may
+// pass.
 func refuses(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) ||
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENAMETOOLONG)
@@ -111,8 +113,9 @@ func (h *home) open() error {
 	return nil
 }
 
-// lock makes the directory and takes two locks, of which one is enough. The lock on the directory needs no
-// room on the disk and cannot be deleted. The lock on a file is for systems that lock no directories.
+// lock makes the directory and takes two locks, of which one is enough. The lock on the directory
+// needs no room on the disk and cannot be deleted. The lock on a file is for systems that lock no
+// directories.
 func (h *home) lock() error {
 	const next = "give a directory that this user may write with --state-dir"
 	if err := h.disk.MkdirAll(h.dir); err != nil {
@@ -223,7 +226,8 @@ func (h *home) readContent() {
 	}
 }
 
-// checkContent tells that home.json itself is missing. It is called after all other files were read.
+// checkContent tells that home.json itself is missing. It is called after all other files were
+// read.
 func (h *home) checkContent() {
 	h.io.Lock()
 	gone := h.known && !h.found && h.sealed
@@ -253,7 +257,8 @@ func without(names ...string) string {
 	return strings.Join(all, "; ")
 }
 
-// made is has for callers that do not hold io, such as the outbox. It does nothing if there is no such file.
+// made is has for callers that do not hold io, such as the outbox. It does nothing if there is no
+// such file.
 func (h *home) made(name string) {
 	h.io.Lock()
 	defer h.io.Unlock()
@@ -262,7 +267,8 @@ func (h *home) made(name string) {
 	}
 }
 
-// has notes in home.json that a file is here, so that a later run can tell if it is gone. io is held.
+// has notes in home.json that a file is here, so that a later run can tell if it is gone. io is
+// held.
 func (h *home) has(name string) {
 	if name == homeFile || !h.known {
 		return
@@ -331,9 +337,9 @@ func (h *home) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// load reads a file of the home into v, and asks check whether v can be right. If the file makes no sense,
-// load keeps it aside and says so. found is false without a usable file. An error is one of the disk: the
-// file may be good, so it must not be overwritten.
+// load reads a file of the home into v, and asks check whether v can be right. If the file makes no
+// sense, load keeps it aside and says so. found is false without a usable file. An error is one of
+// the disk: the file may be good, so it must not be overwritten.
 func (h *home) load(name string, v any, check func(sealed bool) error) (found bool, err error) {
 	h.io.Lock()
 	defer h.io.Unlock()
@@ -372,7 +378,8 @@ func (h *home) aside(name string, why error) error {
 	return nil
 }
 
-// inTheWay says that there is a directory in the place of a file, or a file in the place of a directory.
+// inTheWay says that there is a directory in the place of a file, or a file in the place of a
+// directory.
 func inTheWay(err error) bool {
 	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist)
 }
@@ -392,8 +399,8 @@ func (h *home) save(name string, v any) error {
 	return nil
 }
 
-// replace writes a small file so that a crash leaves the old content or the new: it writes a new file in
-// the same directory, syncs it, renames it, and syncs the directory.
+// replace writes a small file so that a crash leaves the old content or the new: it writes a new
+// file in the same directory, syncs it, renames it, and syncs the directory.
 func (h *home) replace(name string, content []byte) (err error) {
 	next := h.path("." + name + ".new")
 	_ = h.disk.Remove(next) // a crash may have left it
@@ -447,9 +454,9 @@ func (h *home) syncDir() {
 	}
 }
 
-// mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if nothing. means
-// says what that costs. again, unless nil, is then called every few seconds. mark returns whether the file
-// was in trouble before.
+// mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if
+// nothing. means says what that costs. again, unless nil, is then called every few seconds. mark
+// returns whether the file was in trouble before.
 func (h *home) mark(name string, err error, means string, again func() error) (was bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -556,9 +563,9 @@ const (
 	cutMark     = "~" // follows an id that was cut; no other name contains it
 )
 
-// fileName turns a device id into a file name that every system accepts: it writes each byte that is not
-// a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and appends a hash of
-// the id; home.json has the id.
+// fileName turns a device id into a file name that every system accepts: it writes each byte that
+// is not a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and
+// appends a hash of the id; home.json has the id.
 func fileName(id string) string {
 	var b strings.Builder
 	for i := range len(id) {

@@ -51,8 +51,9 @@ func unsealed(b []byte) []byte {
 	return b
 }
 
-// TestFlippedBits flips each bit of each file of a home. The device starts with the right time and the right
-// hub, or without them. It tells which file has changed, and touches no other file of the home.
+// TestFlippedBits flips each bit of each file of a home. The device starts with the right time and
+// the right hub, or without them. It tells which file has changed, and touches no other file of the
+// home.
 func TestFlippedBits(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{}, func(t *testing.T, w *world) {
@@ -120,8 +121,9 @@ func TestFlippedBits(t *testing.T) {
 	})
 }
 
-// TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their checksums and, as older versions wrote them, without, and
-// starts the device: it connects, and telemetry flows.
+// TestDatesOfTheFuture flips each bit of the dates in the files of a home, with their checksums
+// and, as older versions wrote them, without, and starts the device: it connects, and telemetry
+// flows.
 func TestDatesOfTheFuture(t *testing.T) {
 	t.Parallel()
 	for _, old := range []bool{false, true} {
@@ -165,8 +167,9 @@ func TestDatesOfTheFuture(t *testing.T) {
 	}
 }
 
-// TestDoubtfulFiles: a file that makes no sense, a name that is not a plain file, and a file above its bound
-// are kept aside and told, and the device goes on without them. It waits for none of them.
+// TestDoubtfulFiles: a file that makes no sense, a name that is not a plain file, and a file above
+// its bound are kept aside and told, and the device goes on without them. It waits for none of
+// them.
 func TestDoubtfulFiles(t *testing.T) {
 	who := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
 	fresh := failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}
@@ -393,8 +396,8 @@ func TestLockFileRemoved(t *testing.T) {
 	}
 }
 
-// TestLockIsNoFile: the error names a lock file that is not a plain file. The device neither waits for it
-// nor writes to it.
+// TestLockIsNoFile: the error names a lock file that is not a plain file. The device neither waits
+// for it nor writes to it.
 func TestLockIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "theirs")
@@ -428,8 +431,8 @@ func TestLockIsNoFile(t *testing.T) {
 	}
 }
 
-// TestLongIDs: an id of 128 characters, none of which is legal in a file name, has a directory of its own,
-// and is listed.
+// TestLongIDs: an id of 128 characters, none of which is legal in a file name, has a directory of
+// its own, and is listed.
 func TestLongIDs(t *testing.T) {
 	dir := t.TempDir()
 	ids := []string{strings.Repeat("*", 128), strings.Repeat("*", 127) + "?", strings.Repeat("a", 128), strings.Repeat("*", 85)}
@@ -476,8 +479,8 @@ func TestHandledKeys(t *testing.T) {
 	}
 }
 
-// TestHandledListInPart: if some lines of the list make no sense, the file is kept aside and its other lines
-// count.
+// TestHandledListInPart: if some lines of the list make no sense, the file is kept aside and its
+// other lines count.
 func TestHandledListInPart(t *testing.T) {
 	var told []string
 	h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
@@ -512,7 +515,8 @@ func TestHandledListInPart(t *testing.T) {
 	}
 }
 
-// TestStatusAtAnyTime calls Status before the start, while the device opens its files, and after its end.
+// TestStatusAtAnyTime calls Status before the start, while the device opens its files, and after
+// its end.
 func TestStatusAtAnyTime(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.on("hub-a", time.Minute)

@@ -24,9 +24,9 @@ func (w *world) of(kind journal.Kind) (all []journal.Event) {
 	return all
 }
 
-// TestOutageIsTold: an outage is told after a minute and then more and more rarely, with the number of
-// waiting samples and what can be done. DPS naming the dead hub is not told as a success. In the end the
-// log says that the backlog is gone.
+// TestOutageIsTold: an outage is told after a minute and then more and more rarely, with the number
+// of waiting samples and what can be done. DPS naming the dead hub is not told as a success. In the
+// end the log says that the backlog is gone.
 func TestOutageIsTold(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 10 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(15 * time.Second)
@@ -68,7 +68,8 @@ func TestOutageIsTold(t *testing.T) {
 	})
 }
 
-// TestSmallBacklogIsTold: one that fits into the write of CONNECT is gone before the device knows that the link is up.
+// TestSmallBacklogIsTold: one that fits into the write of CONNECT is gone before the device knows
+// that the link is up.
 func TestSmallBacklogIsTold(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(12 * time.Second)
@@ -86,7 +87,8 @@ func TestSmallBacklogIsTold(t *testing.T) {
 	})
 }
 
-// TestFirstLinkThatDoesNotComeIsTold: a first link that does not come is told, at error if a person must act.
+// TestFirstLinkThatDoesNotComeIsTold: a first link that does not come is told, at error if a person
+// must act.
 func TestFirstLinkThatDoesNotComeIsTold(t *testing.T) {
 	bubble(t, setup{device: func(c *Config) { c.Key = "AAAA"; c.Telemetry = false }}, func(t *testing.T, w *world) {
 		w.run(3 * time.Minute)
@@ -132,8 +134,8 @@ func TestRenewalIsRoutine(t *testing.T) {
 	})
 }
 
-// TestTrace: each packet has an event with its topic and message id, without secrets. The content is there
-// only with TraceBodies.
+// TestTrace: each packet has an event with its topic and message id, without secrets. The content
+// is there only with TraceBodies.
 func TestTrace(t *testing.T) {
 	for _, bodies := range []bool{false, true} {
 		bubble(t, setup{device: func(c *Config) { c.TracePackets, c.TraceBodies = true, bodies }}, func(t *testing.T, w *world) {

@@ -91,10 +91,10 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	return fmt.Errorf("%w (%w)", err, failover.ErrClockSet)
 }
 
-// askTime asks the cloud for the time, unless the time is known or was asked for just now. If that fails, it
-// warns, once until it works. Without a reason for the question it warns only at the second failure in a
-// row, because a failover may hit DPS for a moment, and only if the clock is suspect, because many networks
-// close that port and most clocks are right.
+// askTime asks the cloud for the time, unless the time is known or was asked for just now. If that
+// fails, it warns, once until it works. Without a reason for the question it warns only at the
+// second failure in a row, because a failover may hit DPS for a moment, and only if the clock is
+// suspect, because many networks close that port and most clocks are right.
 func (d *Device) askTime(ctx context.Context, reason bool) {
 	select { // a second caller gets the answer to the first one's question
 	case d.time.turn <- struct{}{}:

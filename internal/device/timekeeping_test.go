@@ -121,8 +121,8 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// TestNoTime: if DPS cannot be asked for the time, the device says so once, with what to do; at once if a
-// connection has failed for it. If nothing speaks against its clock, it says nothing.
+// TestNoTime: if DPS cannot be asked for the time, the device says so once, with what to do; at
+// once if a connection has failed for it. If nothing speaks against its clock, it says nothing.
 func TestNoTime(t *testing.T) {
 	for name, v := range map[string]struct {
 		off  time.Duration

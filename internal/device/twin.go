@@ -35,8 +35,8 @@ type twin struct {
 	older   bool                       // acknowledgements of older versions are good enough
 }
 
-// serve keeps both sides of the twin equal until ctx or the link ends. Any other error stops the twin only:
-// serve tells it, and tries again after a pause.
+// serve keeps both sides of the twin equal until ctx or the link ends. Any other error stops the
+// twin only: serve tells it, and tries again after a pause.
 func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
 	if !t.d.c.Desired && !t.d.c.Reported {
 		return nil
@@ -109,9 +109,11 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 	}
 }
 
-// reconcile reads the document and sends, in one patch, what the reported part lacks: the acknowledgement of each desired property
-// whose acknowledgement differs, and the device's own properties that differ. upTo is the version up to which every change has been
-// acknowledged on this link, 0 if none has. If the document is not newer, acknowledgements of earlier versions are good enough.
+// reconcile reads the document and sends, in one patch, what the reported part lacks: the
+// acknowledgement of each desired property whose acknowledgement differs, and the device's own
+// properties that differ. upTo is the version up to which every change has been acknowledged on
+// this link, 0 if none has. If the document is not newer, acknowledgements of earlier versions are
+// good enough.
 func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version int64, err error) {
 	doc, err := t.read(ctx, l)
 	if err != nil {
@@ -136,9 +138,9 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	return doc.DesiredVersion, t.report(ctx, l, patch)
 }
 
-// change acknowledges every key of a change. ask says that the document must be read: if a service replaces
-// all desired properties, the hub may send only the new ones and not name the removed ones. So a change
-// that leaves out a known desired property may be such a replacement.
+// change acknowledges every key of a change. ask says that the document must be read: if a service
+// replaces all desired properties, the hub may send only the new ones and not name the removed
+// ones. So a change that leaves out a known desired property may be such a replacement.
 func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask bool, err error) {
 	if !t.d.c.Desired {
 		return false, nil
@@ -158,8 +160,8 @@ func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask boo
 	return ask, t.report(ctx, l, patch)
 }
 
-// expand replaces the removal of a whole component by the removal of each of its desired properties, so
-// that the component's own reported properties stay.
+// expand replaces the removal of a whole component by the removal of each of its desired
+// properties, so that the component's own reported properties stay.
 func (t *twin) expand(props map[string]json.RawMessage) {
 	for component, value := range props {
 		if string(value) != "null" {
@@ -391,8 +393,8 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 	return err
 }
 
-// reportEach sends the properties of a patch one by one, because the hub refused the whole patch. It tells
-// which property the hub refuses.
+// reportEach sends the properties of a patch one by one, because the hub refused the whole patch.
+// It tells which property the hub refuses.
 func (t *twin) reportEach(ctx context.Context, l *hub.Link, patch map[string]any, why error) error {
 	if len(patch) == 1 {
 		t.d.desired.tell(1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",

@@ -182,9 +182,9 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
-// TestBlackHoleBetweenSamples: at the default interval, and at the longest that counts as steady, a path that goes between two samples is
-// known two seconds after the ping that follows two seconds of silence, wherever the lines come from. Where samples are rarer nothing is
-// sent for it.
+// TestBlackHoleBetweenSamples: at the default interval, and at the longest that counts as steady, a
+// path that goes between two samples is known two seconds after the ping that follows two seconds
+// of silence, wherever the lines come from. Where samples are rarer nothing is sent for it.
 func TestBlackHoleBetweenSamples(t *testing.T) {
 	for name, v := range map[string]struct {
 		every time.Duration

@@ -323,7 +323,8 @@ func (w *world) acknowledged(name string) string {
 	return fmt.Sprintf("%v %v %v", ack["value"], ack["ac"], ack["av"])
 }
 
-// aDay is how long tests live that wait for what is rare: a day with LONG_TESTS (make days), else 6 hours.
+// aDay is how long tests live that wait for what is rare: a day with LONG_TESTS (make days), else 6
+// hours.
 func aDay() time.Duration {
 	if os.Getenv("LONG_TESTS") != "" {
 		return 24 * time.Hour

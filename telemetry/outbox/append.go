@@ -114,8 +114,8 @@ func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, er
 	return true, nil
 }
 
-// regainIfDue tries a failed disk again if its pause is over and no other goroutine tries it. b.mu is held,
-// and released during the try.
+// regainIfDue tries a failed disk again if its pause is over and no other goroutine tries it. b.mu
+// is held, and released during the try.
 func (b *Box) regainIfDue() bool {
 	if b.off == nil || b.leading || b.closed || !b.isDue() {
 		return false

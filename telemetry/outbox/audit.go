@@ -6,9 +6,9 @@ import "slices"
 // then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
 // missed. What it remembers is runs of seqs, so it needs little memory for any number of messages.
 type Audit struct {
-	// Stale says that the ledger was written before the outbox was read. A message that a process has sent
-	// in between is in neither, and is not lost. So if a process has the outbox open, seqs of its current
-	// outbox id above the greatest that arrived count as in flight.
+	// Stale says that the ledger was written before the outbox was read. A message that a process
+	// has sent in between is in neither, and is not lost. So if a process has the outbox open, seqs
+	// of its current outbox id above the greatest that arrived count as in flight.
 	Stale bool
 
 	accounts map[string]*account
@@ -31,7 +31,8 @@ type account struct {
 // maxNamed bounds how many ids of one kind an Account names.
 const maxNamed = 1000
 
-// Account is what an Audit says of one outbox id. Every seq from From to Last arrived, or is queued, announced, in flight or lost.
+// Account is what an Audit says of one outbox id. Every seq from From to Last arrived, or is
+// queued, announced, in flight or lost.
 type Account struct {
 	Outbox     string   `json:"outbox"`
 	Current    bool     `json:"current"` // what is appended now gets this outbox id

@@ -72,17 +72,17 @@ type Options struct {
 	// synced no more often either.
 	SyncEvery time.Duration
 
-	// For says for whom the outbox is opened; the zero value is not checked. If messages wait in the
-	// directory that were made for another identity, Open returns ErrOther, unless SendHere says that
-	// they are to go to For.
+	// For says for whom the outbox is opened; the zero value is not checked. If messages wait in
+	// the directory that were made for another identity, Open returns ErrOther, unless SendHere
+	// says that they are to go to For.
 	For      Identity
 	SendHere bool
 
 	Machine string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
 	FS      FS     // the disk; nil: the real one
 
-	// Report, which may be nil, is called without locks in the goroutines that call the box, and in the timer's that syncs acknowledgements, so
-	// also twice at once.
+	// Report, which may be nil, is called without locks in the goroutines that call the box, and in
+	// the timer's that syncs acknowledgements, so also twice at once.
 	Report func(Problem)
 }
 
@@ -194,11 +194,12 @@ func (s *signal) fire() {
 	}
 }
 
-// Open opens the outbox in dir, and makes it if there is none. If the disk cannot be written or read, the
-// box opens degraded. The messages on a disk that cannot be read are handed out when it can be, before the
-// messages that are appended meanwhile. Open returns an error only if a person must act, and the error says
-// how: ErrLocked (another process has the outbox open, on systems with such locks), ErrOther, a directory
-// that this user may not use, a special file, or another version's files.
+// Open opens the outbox in dir, and makes it if there is none. If the disk cannot be written or
+// read, the box opens degraded. The messages on a disk that cannot be read are handed out when it
+// can be, before the messages that are appended meanwhile. Open returns an error only if a person
+// must act, and the error says how: ErrLocked (another process has the outbox open, on systems with
+// such locks), ErrOther, a directory that this user may not use, a special file, or another
+// version's files.
 func Open(dir string, o Options) (*Box, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -229,8 +230,8 @@ func Open(dir string, o Options) (*Box, error) {
 	return b, nil
 }
 
-// takeOver reads the directory and sets the state of the box from it. It changes no file while the box is
-// blind. The caller leads, or nobody else knows the box yet.
+// takeOver reads the directory and sets the state of the box from it. It changes no file while the
+// box is blind. The caller leads, or nobody else knows the box yet.
 func (b *Box) takeOver() error {
 	if b.lock == nil {
 		if err := b.fs.MkdirAll(b.dir); err != nil {
@@ -267,8 +268,8 @@ func (b *Box) takeOver() error {
 	return err
 }
 
-// openFiles opens the cursor and the identity for writing. The caller leads, or nobody else knows the box
-// yet.
+// openFiles opens the cursor and the identity for writing. The caller leads, or nobody else knows
+// the box yet.
 func (b *Box) openFiles() error {
 	err := b.claim()
 	if err == nil {
@@ -292,8 +293,8 @@ func (b *Box) unlock() error {
 	return b.lock.Close()
 }
 
-// WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when ctx ends
-// first, and ErrClosed after Close.
+// WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when
+// ctx ends first, and ErrClosed after Close.
 func (b *Box) WaitEmpty(ctx context.Context) error {
 	for {
 		b.mu.Lock()

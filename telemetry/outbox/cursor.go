@@ -87,7 +87,8 @@ func slotSum(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[16:28], castagnoli), castagnoli, b[32:])
 }
 
-// readSlot returns false for bytes that are not a slot, and an error for a slot with impossible values.
+// readSlot returns false for bytes that are not a slot, and an error for a slot with impossible
+// values.
 func readSlot(b []byte) (s slot, ok bool, err error) {
 	if ours, err := isOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
 		return slot{}, false, err
@@ -167,7 +168,8 @@ type cursorFile struct {
 	buf     []byte
 }
 
-// openCursor opens the cursor file for writing. When it returns nil, the current slot is on the disk.
+// openCursor opens the cursor file for writing. When it returns nil, the current slot is on the
+// disk.
 func (b *Box) openCursor() error {
 	c := &b.cur
 	c.syncing.Lock()
@@ -385,8 +387,8 @@ func (b *Box) syncAcks(force bool) error {
 	return err
 }
 
-// syncSlot writes a slot and syncs it. It returns errReplaced if the file has lost its name. b.cur.syncing
-// is held.
+// syncSlot writes a slot and syncs it. It returns errReplaced if the file has lost its name.
+// b.cur.syncing is held.
 func (b *Box) syncSlot() error {
 	c := &b.cur
 	c.mu.Lock()

@@ -313,7 +313,8 @@ func TestSegmentIsGone(t *testing.T) {
 	})
 }
 
-// A body may contain what looks like frames of its own segment; behind damage they must not pass for records.
+// A body may contain what looks like frames of its own segment; behind damage they must not pass
+// for records.
 func TestForgedFramesInABody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -2,9 +2,9 @@ package outbox
 
 import "errors"
 
-// Discard drops all records that wait in the line, and returns how many they were. Their ids are never used
-// again, and the next message carries them as a gap. When Discard returns nil, that is on the disk. While
-// the box is degraded, Discard drops nothing and returns an error.
+// Discard drops all records that wait in the line, and returns how many they were. Their ids are
+// never used again, and the next message carries them as a gap. When Discard returns nil, that is
+// on the disk. While the box is degraded, Discard drops nothing and returns an error.
 func (b *Box) Discard() (n uint64, err error) {
 	defer b.report()
 	if err := b.Sync(); err != nil { // records that are not synced are not in the line yet

@@ -162,8 +162,8 @@ func (b *Box) flush() error {
 // errReplaced says that a file lost its name while it was written: it was deleted or replaced.
 var errReplaced = errors.New("the file is gone, or another one has its name")
 
-// abandon gives up the segment that is written, because its file has lost its name and a restart would not
-// find it. replaced says that another file, which may be somebody's, has the name now.
+// abandon gives up the segment that is written, because its file has lost its name and a restart
+// would not find it. replaced says that another file, which may be somebody's, has the name now.
 func (b *Box) abandon(replaced bool) {
 	_ = b.writer.file.Close()
 	b.mu.Lock()
@@ -467,9 +467,9 @@ func (b *Box) reclaimNow() {
 	}
 }
 
-// reclaim deletes the segments whose messages have all left the line by a synced slot, but never the newest
-// segment. It renames a segment of which something could not be read. What fails is tried again at the next
-// call.
+// reclaim deletes the segments whose messages have all left the line by a synced slot, but never
+// the newest segment. It renames a segment of which something could not be read. What fails is
+// tried again at the next call.
 func (b *Box) reclaim() {
 	b.cur.mu.Lock()
 	left := b.cur.left // never changed, only replaced

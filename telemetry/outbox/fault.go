@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// ErrSpecial says that a name of the outbox is not a plain file but a link, a pipe, a directory or a device.
+// ErrSpecial says that a name of the outbox is not a plain file but a link, a pipe, a directory or
+// a device.
 var ErrSpecial = errors.New("the outbox keeps plain files only")
 
 // An error of the disk is of one of three kinds, and each is met in its own way:
@@ -28,8 +29,8 @@ func isDamage(err error) bool {
 	return slices.ContainsFunc(damages, func(d error) bool { return errors.Is(err, d) })
 }
 
-// needsPerson says that an error does not pass by itself: a person must choose another directory, or change
-// this one.
+// needsPerson says that an error does not pass by itself: a person must choose another directory,
+// or change this one.
 func needsPerson(err error) bool {
 	for _, e := range []error{
 		fs.ErrPermission, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP,
@@ -45,10 +46,12 @@ func needsPerson(err error) bool {
 const (
 	// doubtFor is how long damage is read again before it is believed.
 	doubtFor = time.Minute
-	// missFor is how long a file must be missing from its directory before it is believed to be gone.
+	// missFor is how long a file must be missing from its directory before it is believed to be
+	// gone.
 	missFor = 2 * time.Second
 
-	// firstPause and lastPause are the first and the longest wait before a read is tried again; waits double.
+	// firstPause and lastPause are the first and the longest wait before a read is tried again;
+	// waits double.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
 )

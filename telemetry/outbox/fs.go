@@ -17,12 +17,14 @@ import (
 type FS interface {
 	// MkdirAll makes dir and what is missing above it, for this user only.
 	MkdirAll(dir string) error
-	// Lock locks dir until the lock is closed. It does not wait: it returns ErrLocked if dir is locked.
+	// Lock locks dir until the lock is closed. It does not wait: it returns ErrLocked if dir is
+	// locked.
 	Lock(dir string) (io.Closer, error)
 	// List returns the names in dir, sorted.
 	List(dir string) ([]string, error)
-	// Open is os.OpenFile with the flags of package os, and mode 0600. It opens plain files only: for anything else, a link
-	// included, the error is ErrSpecial. It never waits for another process.
+	// Open is os.OpenFile with the flags of package os, and mode 0600. It opens plain files only:
+	// for anything else, a link included, the error is ErrSpecial. It never waits for another
+	// process.
 	Open(name string, flag int) (File, error)
 	Rename(from, to string) error
 	Remove(name string) error
@@ -36,7 +38,8 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Size() (int64, error)
-	// Is says whether name is still the name of this file. It returns the system's error if that is unknown.
+	// Is says whether name is still the name of this file. It returns the system's error if that is
+	// unknown.
 	Is(name string) (bool, error)
 	// Truncate cuts the file, or extends it with zeros.
 	Truncate(size int64) error
@@ -68,11 +71,12 @@ func (disk) MkdirAll(dir string) error {
 	return syncDir(filepath.Dir(filepath.Clean(dir))) // a directory that a power cut takes away takes its files along
 }
 
-// lockName is the file that older versions lock, and that is locked on systems without locks on directories.
+// lockName is the file that older versions lock, and that is locked on systems without locks on
+// directories.
 const lockName = "lock"
 
-// Lock takes two locks where the system has both; one is enough. The lock on the directory needs no room on
-// the disk and cannot be deleted. The lock on the file keeps older versions out.
+// Lock takes two locks where the system has both; one is enough. The lock on the directory needs no
+// room on the disk and cannot be deleted. The lock on the file keeps older versions out.
 func (disk) Lock(dir string) (io.Closer, error) {
 	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
 }
@@ -136,8 +140,8 @@ func lockFile(name string) (io.Closer, error) {
 	return l, nil
 }
 
-// isHeld says whether a process has the outbox in dir open. It takes shared locks and gives them back at
-// once, because no other way works on every system. It returns false if that is unknown.
+// isHeld says whether a process has the outbox in dir open. It takes shared locks and gives them
+// back at once, because no other way works on every system. It returns false if that is unknown.
 func isHeld(dir string) bool {
 	l, err := lockDir(dir, false)
 	if l != nil {

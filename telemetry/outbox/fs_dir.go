@@ -22,8 +22,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// isFile says whether name is still the file of info. It is os.SameFile without allocations, because each
-// commit calls it.
+// isFile says whether name is still the file of info. It is os.SameFile without allocations,
+// because each commit calls it.
 func isFile(info fs.FileInfo, name string) (bool, error) {
 	was, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -40,7 +40,8 @@ func isFile(info fs.FileInfo, name string) (bool, error) {
 	}
 }
 
-// lockDir locks a directory, alone or shared. It returns errors.ErrUnsupported if the file system cannot.
+// lockDir locks a directory, alone or shared. It returns errors.ErrUnsupported if the file system
+// cannot.
 func lockDir(dir string, alone bool) (io.Closer, error) {
 	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {

@@ -19,7 +19,8 @@ func isFile(info fs.FileInfo, name string) (bool, error) {
 	return err == nil && os.SameFile(info, now), err
 }
 
-// lockDir does nothing on Windows, where the lock on the file is enough: an open file cannot be deleted.
+// lockDir does nothing on Windows, where the lock on the file is enough: an open file cannot be
+// deleted.
 func lockDir(string, bool) (io.Closer, error) { return nil, errors.ErrUnsupported }
 
 // damages are the errors of Windows that mean bad data.

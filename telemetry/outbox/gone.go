@@ -23,8 +23,8 @@ func (b *Box) list() ([]string, error) {
 	return names, err
 }
 
-// isDirGone says that the directory does not exist: a directory above it can be read and does not list it,
-// or the next one on the way to it.
+// isDirGone says that the directory does not exist: a directory above it can be read and does not
+// list it, or the next one on the way to it.
 func (b *Box) isDirGone() bool {
 	for at := filepath.Clean(b.dir); ; {
 		above := filepath.Dir(at)
@@ -70,8 +70,9 @@ func (b *Box) loseGone() {
 	}
 }
 
-// remake makes the directory anew if it is gone. The same outbox id goes on there with the messages in
-// memory. It returns false if the directory is not gone, or cannot be made. b.cur.syncing is held.
+// remake makes the directory anew if it is gone. The same outbox id goes on there with the messages
+// in memory. It returns false if the directory is not gone, or cannot be made. b.cur.syncing is
+// held.
 func (b *Box) remake() bool {
 	if !b.isDirGone() || b.fs.MkdirAll(b.dir) != nil {
 		return false

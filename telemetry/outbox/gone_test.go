@@ -15,10 +15,12 @@ import (
 	"time"
 )
 
-// Files and directories that vanish, shrink, or are replaced while the outbox is open and between runs, on the real disk: what was durable
-// and is gone is told, no seq is used twice, and the line goes on.
+// Files and directories that vanish, shrink, or are replaced while the outbox is open and between
+// runs, on the real disk: what was durable and is gone is told, no seq is used twice, and the line
+// goes on.
 
-// goneBox returns a box on the real disk with 40 messages in several segments, 4 of them acknowledged.
+// goneBox returns a box on the real disk with 40 messages in several segments, 4 of them
+// acknowledged.
 func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "state", "box")
@@ -35,7 +37,8 @@ func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
 	return dir, b
 }
 
-// whole checks that every seq up to top has arrived at the consumer or was told, or was acknowledged before: those up to 4.
+// whole checks that every seq up to top has arrived at the consumer or was told, or was
+// acknowledged before: those up to 4.
 func whole(t *testing.T, name string, far *consumer, id string, top uint64) {
 	t.Helper()
 	for seq := uint64(5); seq <= top; seq++ {
@@ -172,10 +175,10 @@ func TestFilesVanishWhileItRuns(t *testing.T) {
 	}
 }
 
-// TestVanishedIsFoundWhenReadOnly: without appends a reader finds that a file is gone, and a restart knows it
-// too.
-// A segment is moved away while it is written, and is put back when what was written to it has been
-// sent from memory. Its last frames must not count as messages of the next run: no seq is left out.
+// TestVanishedIsFoundWhenReadOnly: without appends a reader finds that a file is gone, and a
+// restart knows it too. A segment is moved away while it is written, and is put back when what was
+// written to it has been sent from memory. Its last frames must not count as messages of the next
+// run: no seq is left out.
 func TestSegmentComesBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -245,7 +248,8 @@ func TestVanishedIsFoundWhenReadOnly(t *testing.T) {
 	})
 }
 
-// TestVanishedBetweenRuns: files that are gone at the start are told, and verify counts them as lost before.
+// TestVanishedBetweenRuns: files that are gone at the start are told, and verify counts them as
+// lost before.
 func TestVanishedBetweenRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reports
@@ -281,8 +285,8 @@ func TestVanishedBetweenRuns(t *testing.T) {
 	})
 }
 
-// TestSpecialFilesAreNamed: Open names anything that is not a plain file in the place of a file, and does not
-// wait for it.
+// TestSpecialFilesAreNamed: Open names anything that is not a plain file in the place of a file,
+// and does not wait for it.
 func TestSpecialFilesAreNamed(t *testing.T) {
 	for _, file := range []string{cursorName, identityName, segName(1), lockName} {
 		for kind, put := range map[string]func(name string) error{
@@ -404,9 +408,9 @@ func (f damagedFile) ReadAt(b []byte, at int64) (int, error) {
 	return f.File.ReadAt(b, at)
 }
 
-// TestDamageIsBelievedInTheEnd: a file that the disk cannot read is tried for a minute, with reports. Then
-// the messages that could not be read are told, the file is kept, and the line goes on. Before that no
-// message leaves the line.
+// TestDamageIsBelievedInTheEnd: a file that the disk cannot read is tried for a minute, with
+// reports. Then the messages that could not be read are told, the file is kept, and the line goes
+// on. Before that no message leaves the line.
 func TestDamageIsBelievedInTheEnd(t *testing.T) {
 	for _, mends := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -468,7 +472,8 @@ func tryNextNow(t *testing.T, b *Box, after uint64, limit int) []Record {
 	return all
 }
 
-// TestWrongChecksumForAWhile: a reader that got wrong bytes reads them again before it gives anything up.
+// TestWrongChecksumForAWhile: a reader that got wrong bytes reads them again before it gives
+// anything up.
 func TestWrongChecksumForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -490,8 +495,8 @@ func TestWrongChecksumForAWhile(t *testing.T) {
 	})
 }
 
-// TestBlindOpen: an outbox that cannot be read at the start opens all the same. New messages are kept in
-// memory, and are handed out after those on the disk, when the disk can be read.
+// TestBlindOpen: an outbox that cannot be read at the start opens all the same. New messages are
+// kept in memory, and are handed out after those on the disk, when the disk can be read.
 func TestBlindOpen(t *testing.T) {
 	for _, op := range []string{"list", "open", "read", "size"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -543,8 +548,8 @@ func TestBlindOpen(t *testing.T) {
 	}
 }
 
-// TestBlindOpenOfADamagedDisk: a file that cannot be read for a minute after the start is set aside, and no
-// seq is used twice.
+// TestBlindOpenOfADamagedDisk: a file that cannot be read for a minute after the start is set
+// aside, and no seq is used twice.
 func TestBlindOpenOfADamagedDisk(t *testing.T) {
 	for _, file := range []string{cursorName, identityName, segName(1), segName(2)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -603,8 +608,8 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 	}
 }
 
-// TestPoisonOnAFullDisk: a message that can never be sent and cannot be set aside blocks no other message,
-// and is not lost.
+// TestPoisonOnAFullDisk: a message that can never be sent and cannot be set aside blocks no other
+// message, and is not lost.
 func TestPoisonOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -97,7 +97,8 @@ func queued(t testing.TB, b *Box) (all []Record) {
 	}
 }
 
-// tryNext is Next without waiting for new records. It waits in virtual time until damage is believed.
+// tryNext is Next without waiting for new records. It waits in virtual time until damage is
+// believed.
 func tryNext(t testing.TB, b *Box, after uint64, limit int) []Record {
 	t.Helper()
 	for patience := 50 * time.Millisecond; ; patience = 10 * doubtFor {

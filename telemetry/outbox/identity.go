@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// Identity says whose messages an outbox holds, and where they go. Keys, models and the hub that DPS
-// assigns are not part of it, because they may change while messages wait.
+// Identity says whose messages an outbox holds, and where they go. Keys, models and the hub that
+// DPS assigns are not part of it, because they may change while messages wait.
 type Identity struct {
 	IDScope string   `json:"idScope,omitempty"` // of DPS; "" without DPS
 	Device  string   `json:"device"`            // registration id; without DPS the device id
@@ -56,7 +56,8 @@ func (id Identity) with(other Identity) Identity {
 	return id
 }
 
-// check returns ErrOther if the messages that wait in a directory must not be sent for this identity.
+// check returns ErrOther if the messages that wait in a directory must not be sent for this
+// identity.
 func (id Identity) check(l *layout, sendHere bool) error {
 	n := l.queued()
 	if id.isZero() || l.identity == nil || sendHere || n == 0 || id.matches(*l.identity) {
@@ -122,7 +123,8 @@ func (l *layout) loadIdentity(disk FS, name string, listed bool) error {
 	return fmt.Errorf("outbox: %s: %w", name, err)
 }
 
-// claim writes down whose outbox this is from now on. The caller leads, or nobody else knows the box yet.
+// claim writes down whose outbox this is from now on. The caller leads, or nobody else knows the
+// box yet.
 func (b *Box) claim() error {
 	if b.claimed || b.opt.For.isZero() {
 		return nil

@@ -41,8 +41,8 @@ func TestIdentityMatches(t *testing.T) {
 	}
 }
 
-// TestAnotherPlaceIsRefused: messages for one place do not go to another, unless SendHere says so, and ids go
-// on without a gap.
+// TestAnotherPlaceIsRefused: messages for one place do not go to another, unless SendHere says so,
+// and ids go on without a gap.
 func TestAnotherPlaceIsRefused(t *testing.T) {
 	disk := newMemFS()
 	one, two := Identity{IDScope: "0ne1", Device: "d"}, Identity{IDScope: "0ne2", Device: "d"}
@@ -111,8 +111,8 @@ func TestHubsOfAConnectionString(t *testing.T) {
 	}
 }
 
-// TestIdentityFileIsDamaged: a damaged file is told and kept, and does not stop sending. A file of a newer
-// version is refused.
+// TestIdentityFileIsDamaged: a damaged file is told and kept, and does not stop sending. A file of
+// a newer version is refused.
 func TestIdentityFileIsDamaged(t *testing.T) {
 	id := Identity{IDScope: "0ne1", Device: "d"}
 	for name, text := range map[string]string{

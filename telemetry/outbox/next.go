@@ -41,8 +41,9 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 	}
 }
 
-// Batch is the memory of one reader. The segment that it is in, what it has read ahead of it, and the room that its records take, serve its
-// next calls. A reader that stops calls Release; a Read that finds nothing does the same.
+// Batch is the memory of one reader. The segment that it is in, what it has read ahead of it, and
+// the room that its records take, serve its next calls. A reader that stops calls Release; a Read
+// that finds nothing does the same.
 type Batch struct {
 	records []Record
 	bodies  []byte
@@ -129,9 +130,9 @@ func (t *Batch) name() {
 	}
 }
 
-// Wait waits until one of the parts has a record to read. Read may still find that the record is damaged,
-// too old, or cannot be read now; after that, the next Wait waits until it is time to try again. Wait
-// returns ctx.Err() when ctx ends first, and ErrClosed after Close.
+// Wait waits until one of the parts has a record to read. Read may still find that the record is
+// damaged, too old, or cannot be read now; after that, the next Wait waits until it is time to try
+// again. Wait returns ctx.Err() when ctx ends first, and ErrClosed after Close.
 func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -175,9 +176,10 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	}
 }
 
-// Read is NextOf without waiting, for a reader that calls it again and again: it returns no records if there
-// are none, or none that can be read now. Else it returns at least one record, at most limit of them, and
-// about bytes of bodies at most. The records and bodies are valid until the next call with the same batch.
+// Read is NextOf without waiting, for a reader that calls it again and again: it returns no records
+// if there are none, or none that can be read now. Else it returns at least one record, at most
+// limit of them, and about bytes of bodies at most. The records and bodies are valid until the next
+// call with the same batch.
 func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, error) {
 	defer b.report()
 	for {
@@ -217,8 +219,8 @@ func (b *Box) Newest(n int) uint64 {
 	return b.next - ahead
 }
 
-// firstOf returns the first part with a record that may be read now. Without one, again is when a segment
-// that could not be read may be tried again; zero if there is none either. b.mu is held.
+// firstOf returns the first part with a record that may be read now. Without one, again is when a
+// segment that could not be read may be tried again; zero if there is none either. b.mu is held.
 func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	for _, p := range parts {
 		pos, where := b.find(p.After + 1)
@@ -236,7 +238,8 @@ func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	return Part{}, false, again
 }
 
-// troubleAt says why the record that find has found must not be read yet; nil if it may be. b.mu is held.
+// troubleAt says why the record that find has found must not be read yet; nil if it may be. b.mu is
+// held.
 func (b *Box) troubleAt(pos uint64, where source) *trouble {
 	if where != onDisk {
 		return nil
@@ -411,11 +414,12 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 	}
 }
 
-// scan reads the messages of a segment from pos on into m and calls each for every one. each returns where
-// the next message goes, nil to stop. A body is valid until each returns. start is the offset where reading
-// begins; 0 is the first frame. kept holds the bytes that were read ahead, before and after. scan returns
-// the disk's error, or errDamaged for a message that cannot be read. If the damage of the segment is
-// believed, such a message leaves the line instead, and the scan goes on after it.
+// scan reads the messages of a segment from pos on into m and calls each for every one. each
+// returns where the next message goes, nil to stop. A body is valid until each returns. start is
+// the offset where reading begins; 0 is the first frame. kept holds the bytes that were read ahead,
+// before and after. scan returns the disk's error, or errDamaged for a message that cannot be read.
+// If the damage of the segment is believed, such a message leaves the line instead, and the scan
+// goes on after it.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
@@ -531,8 +535,8 @@ func (b *Box) isLoss(s segment, missing span) bool {
 	return held.first <= held.last && len(b.acks.open(held)) > 0
 }
 
-// lose takes damaged messages of a segment out of the line, and reports those that had not left already. The
-// file is kept.
+// lose takes damaged messages of a segment out of the line, and reports those that had not left
+// already. The file is kept.
 func (b *Box) lose(s segment, lost span, raw []byte, why error) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
@@ -578,8 +582,8 @@ func (b *Box) lastOf(s segment) uint64 {
 	return s.base + seq - s.baseSeq
 }
 
-// unreadable handles a segment that cannot be read from pos on. Reading is tried again with growing pauses.
-// No message leaves the line until it is certain that the data is bad or the file is gone.
+// unreadable handles a segment that cannot be read from pos on. Reading is tried again with growing
+// pauses. No message leaves the line until it is certain that the data is bad or the file is gone.
 func (b *Box) unreadable(s segment, pos uint64, err error) {
 	k := passing
 	switch {

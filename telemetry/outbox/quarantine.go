@@ -135,7 +135,8 @@ func (f maybeFile) close() {
 	}
 }
 
-// is says whether two files are the same: the newer one may have got the older one's name between two opens.
+// is says whether two files are the same: the newer one may have got the older one's name between
+// two opens.
 func (f maybeFile) is(other maybeFile) bool {
 	if f.File == nil || other.File == nil {
 		return false
@@ -145,10 +146,11 @@ func (f maybeFile) is(other maybeFile) bool {
 	return isDisk && areDisk && os.SameFile(a.info, b.info)
 }
 
-// Quarantine takes the record at pos out of the line because it can never be sent. Before that it writes the
-// record with the reason to quarantine.jsonl, and syncs it. The next record carries the gap. If the file
-// cannot be written now, the record stays in the line, this box does not hand it out again, and it is
-// written later; Report says so. Quarantine does nothing for a place that has left already.
+// Quarantine takes the record at pos out of the line because it can never be sent. Before that it
+// writes the record with the reason to quarantine.jsonl, and syncs it. The next record carries the
+// gap. If the file cannot be written now, the record stays in the line, this box does not hand it
+// out again, and it is written later; Report says so. Quarantine does nothing for a place that has
+// left already.
 func (b *Box) Quarantine(pos uint64, why error) error {
 	defer b.report()
 	if why == nil {
@@ -187,8 +189,8 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	return nil
 }
 
-// parked is a record that can never be sent and is not in the quarantine yet. It is in the line, but is not
-// handed out any more.
+// parked is a record that can never be sent and is not in the quarantine yet. It is in the line,
+// but is not handed out any more.
 type parked struct {
 	pos uint64
 	why error

@@ -399,9 +399,9 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestAuditOfAStaleLedger: messages that a running device has sent since the ledger was written are in
-// flight. A hole below them is lost all the same. Without a process that has the outbox open, or with a
-// ledger that is not older, they are lost too.
+// TestAuditOfAStaleLedger: messages that a running device has sent since the ledger was written are
+// in flight. A hole below them is lost all the same. Without a process that has the outbox open, or
+// with a ledger that is not older, they are lost too.
 func TestAuditOfAStaleLedger(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{})

@@ -130,8 +130,8 @@ func (l *layout) loadSlot(disk FS, name string, listed bool) error {
 	return nil
 }
 
-// maxSegmentFile is above the size of any segment, in bytes. A larger file is not ours, and to read it might
-// take for ever.
+// maxSegmentFile is above the size of any segment, in bytes. A larger file is not ours, and to read
+// it might take for ever.
 const maxSegmentFile = 2 << 30
 
 func (l *layout) loadHeader(disk FS, name string, num uint64) error {
@@ -287,8 +287,8 @@ func (l *layout) findLastSeq(disk FS, dir string) error {
 			}
 			last.end = min(last.end, l.segs[i].end)
 		}
-		// The slot knows all places below its end. A frame at one of them with a later seq was given up, and what it held has gone
-		// another way: its seq was never anybody's.
+		// The slot knows all places below its end. A frame at one of them with a later seq was
+		// given up, and what it held has gone another way: its seq was never anybody's.
 		if last.end > max(last.base, l.slot.end) {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
 		}
@@ -403,8 +403,8 @@ func (b *Box) tell(l *layout) {
 	}
 }
 
-// loseUnfound takes out of the line the places that were used, by the slot or the segments, but have no
-// frame. b.cur.mu is held.
+// loseUnfound takes out of the line the places that were used, by the slot or the segments, but
+// have no frame. b.cur.mu is held.
 func (b *Box) loseUnfound(l *layout) (lost bool) {
 	lose := func(id boxID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
 		whole := x.span
@@ -508,7 +508,8 @@ func (b *Box) settle() error {
 	if !t.trouble.fail(t.end, damage, err, time.Now()) {
 		return err
 	}
-	// The disk cannot make them durable, so they are handed out as they are read, and their outbox id ends.
+	// The disk cannot make them durable, so they are handed out as they are read, and their outbox
+	// id ends.
 	b.mu.Lock()
 	for _, s := range b.segs {
 		if s.num == t.num {

@@ -14,9 +14,10 @@ import (
 	"time"
 )
 
-// Every call of the disk, in every path of the outbox, fails with every errno that says nothing about the
-// data, and with one that does: once, for 10 s, and for ever. Intact messages are never lost, nothing loops,
-// Stats and Report tell of the fault, and when the disk is well again every stored message is handed out.
+// Every call of the disk, in every path of the outbox, fails with every errno that says nothing
+// about the data, and with one that does: once, for 10 s, and for ever. Intact messages are never
+// lost, nothing loops, Stats and Report tell of the fault, and when the disk is well again every
+// stored message is handed out.
 
 // passingErrnos are the errnos that say nothing about the data.
 var passingErrnos = []syscall.Errno{
@@ -155,8 +156,8 @@ func (s *sweep) drain(d time.Duration, most int) {
 	}
 }
 
-// live uses every call of the disk: a backlog of several segments, their end, acknowledgements, a message
-// that is set aside, a restart.
+// live uses every call of the disk: a backlog of several segments, their end, acknowledgements, a
+// message that is set aside, a restart.
 func (s *sweep) live() {
 	s.open()
 	for range 4 {
@@ -344,7 +345,8 @@ func TestEveryCallFailsWithEveryErrno(t *testing.T) {
 	runs := 0
 	for i, call := range clean {
 		seen[call]++
-		// The same call on the same file again and again is tried the first times, the last time, and now and then.
+		// The same call on the same file again and again is tried the first times, the last time,
+		// and now and then.
 		if n := seen[call]; n > 2 && n < kinds[call] && n%7 != 0 {
 			continue
 		}
@@ -367,6 +369,6 @@ func TestEveryCallFailsWithEveryErrno(t *testing.T) {
 	t.Logf("%d calls, %d runs", len(clean), runs)
 }
 
-// sweepShare is the part of all runs that a usual test makes: 1 in sweepShare. Each call gets several errnos,
-// and each errno many calls.
+// sweepShare is the part of all runs that a usual test makes: 1 in sweepShare. Each call gets
+// several errnos, and each errno many calls.
 const sweepShare = 17
