@@ -276,7 +276,7 @@ func (a *twinAnswer) err() error {
 	return e
 }
 
-// checkSize refuses locally what a hub answers by closing the connection (limits of protocol §2.5). The lengths are those of the topic,
+// checkSize refuses locally what a hub answers by closing the connection. The lengths are those of the topic,
 // of the body, and of names and values as they were given.
 func checkSize(topic, body, props int) error {
 	switch {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The packets of protocol.md Appendix A.2, byte for byte.
+// These are published packets, byte for byte.
 const (
 	vectorDPSConnect = `
 10 fb 01 00 04 4d 51 54 54 04 c2 00 78 00 07 64 65 76 2d 30 30 31 00 52
