@@ -33,7 +33,7 @@ func isDamage(err error) bool {
 // or change this one.
 func needsPerson(err error) bool {
 	for _, e := range []error{
-		fs.ErrPermission, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP,
+		fs.ErrPermission, fs.ErrExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP, // the second: a link to nowhere has the name
 		ErrLocked, ErrNewer, ErrOlder, ErrSpecial, ErrOther,
 	} {
 		if errors.Is(err, e) {

@@ -325,6 +325,24 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 	}
 }
 
+// TestDirectoryIsALinkToNowhere: Open refuses it. It would otherwise take messages into memory that no
+// disk will ever take from there.
+func TestDirectoryIsALinkToNowhere(t *testing.T) {
+	for kind, target := range map[string]string{"dangling": filepath.Join(t.TempDir(), "gone"), "a loop": "box"} {
+		dir := filepath.Join(t.TempDir(), "box")
+		if err := os.Symlink(target, dir); err != nil {
+			t.Skip(err)
+		}
+		b, err := Open(dir, Options{})
+		if err == nil {
+			t.Errorf("%s: it opens: %+v", kind, b.Stats())
+			_ = b.Close()
+		} else if !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
 // TestHugeFileIsNamed: a file that is larger than any segment is not read to its end.
 func TestHugeFileIsNamed(t *testing.T) {
 	dir := t.TempDir()
