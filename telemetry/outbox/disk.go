@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -143,7 +144,9 @@ func (b *Box) flush() error {
 		case lost == nil && !is, errors.Is(lost, fs.ErrNotExist) && b.isMissing(w.name):
 			b.abandon(lost == nil)
 			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
-		case errors.Is(lost, fs.ErrNotExist): // the directory lists it, so the file may be there
+		case errors.Is(lost, fs.ErrNotExist), errors.Is(lost, syscall.ENOTDIR):
+			// The directory lists the file, so it may be there; or a file stands in the place of the
+			// directory, and nobody can say whether the segment will be found again.
 			err = lost
 		}
 	}

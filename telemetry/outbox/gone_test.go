@@ -325,6 +325,36 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 	}
 }
 
+// TestDirectoryReplacedByAFile while it runs: what is appended is in memory from the first message on, which
+// Stats tells, and all of it comes when the directory is back.
+func TestDirectoryReplacedByAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got reports
+		dir, b := goneBox(t, &got)
+		if err := os.Rename(dir, dir+".away"); err != nil {
+			t.Skip(err)
+		}
+		if err := os.WriteFile(dir, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		appendBodies(t, b, "41")
+		if !b.Stats().Degraded {
+			t.Error("the message counts as durable, and no disk has it where it can be found")
+		}
+		if err := errors.Join(os.Remove(dir), os.Rename(dir+".away", dir)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * retryEvery)
+		if r := queued(t, b); len(r) != 37 || string(r[36].Body) != "41" {
+			t.Errorf("%d messages, the last is %+v", len(r), r[len(r)-1])
+		}
+		if s := b.Stats(); s.Degraded || s.Damaged != 0 {
+			t.Errorf("%+v", s)
+		}
+		closeBox(t, b)
+	})
+}
+
 // TestDirectoryIsALinkToNowhere: Open refuses it. It would otherwise take messages into memory that no
 // disk will ever take from there.
 func TestDirectoryIsALinkToNowhere(t *testing.T) {
