@@ -15,8 +15,12 @@ if errorlevel 1 (
   echo failback: the Azure CLI ^(%AZ%^) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot>&2
   exit /b 127
 )
+rem A token holds percent signs, and call expands those once more: so each is doubled.
 set "TOKEN="
-if defined IOTC_TOKEN set "TOKEN=--token "%IOTC_TOKEN%""
+if not defined IOTC_TOKEN goto run
+setlocal EnableDelayedExpansion
+for /f "delims=" %%t in ("!IOTC_TOKEN:%%=%%%%!") do endlocal & set TOKEN=--token "%%t"
+:run
 call "%AZ%" iot central device manual-failback -n "%~1" -d "%~2" --central-api-uri "%~3" --central-dns-suffix "%~4" %TOKEN%
 set "CODE=%errorlevel%"
 if "%CODE%"=="0" exit /b 0
