@@ -36,20 +36,7 @@ func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) 
 	}
 	cert, pool := memnet.Certificate(t, badHub)
 	n := memnet.New()
-	listener, err := n.Listen("tcp", badHub+":8883")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	go func() {
-		for {
-			raw, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go h.serve(tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}}))
-		}
-	}()
+	defer listenTLS(t, n, cert, h.serve)()
 	j := new(journal.Journal)
 	events := make(chan journal.Event, 10_000)
 	j.Sink(func(e journal.Event) { events <- e })
@@ -70,7 +57,6 @@ func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) 
 }
 
 func (h *loose) serve(c *tls.Conn) {
-	defer func() { _ = c.Close() }()
 	send := func(topic string, qos byte, body []byte) {
 		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 		p.TopicName, p.Qos, p.MessageID, p.Payload = topic, qos, 1, body

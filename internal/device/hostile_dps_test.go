@@ -51,50 +51,37 @@ func TestOddDPS(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cert, pool := memnet.Certificate(t, badHub)
 				n := memnet.New()
-				l, err := n.Listen("tcp", badHub+":8883")
-				must(t, err)
-				defer func() { _ = l.Close() }()
 				began := time.Now()
-				go func() {
+				defer listenTLS(t, n, cert, func(c *tls.Conn) {
 					for {
-						raw, err := l.Accept()
+						p, err := packets.ReadPacket(c)
 						if err != nil {
 							return
 						}
-						go func() {
-							c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}})
-							defer func() { _ = c.Close() }()
-							for {
-								p, err := packets.ReadPacket(c)
-								if err != nil {
-									return
-								}
-								switch q := p.(type) {
-								case *packets.ConnectPacket:
-									_ = packets.NewControlPacket(packets.Connack).Write(c)
-								case *packets.SubscribePacket:
-									s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-									s.MessageID, s.ReturnCodes = q.MessageID, make([]byte, len(q.Topics))
-									_ = s.Write(c)
-								case *packets.PublishPacket:
-									_, rid, _ := strings.Cut(q.TopicName, "$rid=")
-									rid, _, _ = strings.Cut(rid, "&")
-									topic, body := test.topic, test.body
-									if time.Since(began) > time.Minute {
-										topic, body = "200/?$rid=RID", right
-									}
-									a := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-									a.TopicName = "$dps/registrations/res/" + strings.ReplaceAll(topic, "RID", rid)
-									if topic == "" {
-										a.TopicName = "elsewhere"
-									}
-									a.Payload = []byte(body)
-									_ = a.Write(c)
-								}
+						switch q := p.(type) {
+						case *packets.ConnectPacket:
+							_ = packets.NewControlPacket(packets.Connack).Write(c)
+						case *packets.SubscribePacket:
+							s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+							s.MessageID, s.ReturnCodes = q.MessageID, make([]byte, len(q.Topics))
+							_ = s.Write(c)
+						case *packets.PublishPacket:
+							_, rid, _ := strings.Cut(q.TopicName, "$rid=")
+							rid, _, _ = strings.Cut(rid, "&")
+							topic, body := test.topic, test.body
+							if time.Since(began) > time.Minute {
+								topic, body = "200/?$rid=RID", right
 							}
-						}()
+							a := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+							a.TopicName = "$dps/registrations/res/" + strings.ReplaceAll(topic, "RID", rid)
+							if topic == "" {
+								a.TopicName = "elsewhere"
+							}
+							a.Payload = []byte(body)
+							_ = a.Write(c)
+						}
 					}
-				}()
+				})()
 				j := new(journal.Journal)
 				var mu sync.Mutex
 				var told []journal.Event

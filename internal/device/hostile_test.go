@@ -48,20 +48,7 @@ func (h *scriptedHub) world(t *testing.T, change func(*Config, *Device), d time.
 		cert, pool := memnet.Certificate(t, badHub)
 		h.cert = cert
 		n := memnet.New()
-		listener, err := n.Listen("tcp", badHub+":8883")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = listener.Close() }()
-		go func() {
-			for {
-				raw, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go h.session(raw)
-			}
-		}()
+		defer listen(t, n, h.session)()
 		j := new(journal.Journal)
 		if h.sink != nil {
 			j.Sink(h.sink)

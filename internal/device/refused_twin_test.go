@@ -21,56 +21,41 @@ func TestTwinThatIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cert, pool := memnet.Certificate(t, badHub)
 		n := memnet.New()
-		listener, err := n.Listen("tcp", badHub+":8883")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = listener.Close() }()
 		var mu sync.Mutex
 		links, messages := 0, 0
-		go func() {
+		defer listenTLS(t, n, cert, func(c *tls.Conn) {
 			for {
-				raw, err := listener.Accept()
+				p, err := packets.ReadPacket(c)
 				if err != nil {
 					return
 				}
-				go func() {
-					c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}})
-					defer func() { _ = c.Close() }()
-					for {
-						p, err := packets.ReadPacket(c)
-						if err != nil {
-							return
-						}
-						mu.Lock()
-						switch q := p.(type) {
-						case *packets.ConnectPacket:
-							links++
-							_ = packets.NewControlPacket(packets.Connack).Write(c)
-						case *packets.SubscribePacket:
-							s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-							s.MessageID, s.ReturnCodes = q.MessageID, make([]byte, len(q.Topics))
-							_ = s.Write(c)
-						case *packets.PingreqPacket:
-							_ = packets.NewControlPacket(packets.Pingresp).Write(c)
-						case *packets.PublishPacket:
-							if _, rid, ok := strings.Cut(q.TopicName, "$iothub/twin/GET/?$rid="); ok {
-								a := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-								a.TopicName = "$iothub/twin/res/404/?$rid=" + rid
-								_ = a.Write(c)
-							}
-							if q.Qos == 1 {
-								messages++
-								a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
-								a.MessageID = q.MessageID
-								_ = a.Write(c)
-							}
-						}
-						mu.Unlock()
+				mu.Lock()
+				switch q := p.(type) {
+				case *packets.ConnectPacket:
+					links++
+					_ = packets.NewControlPacket(packets.Connack).Write(c)
+				case *packets.SubscribePacket:
+					s := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+					s.MessageID, s.ReturnCodes = q.MessageID, make([]byte, len(q.Topics))
+					_ = s.Write(c)
+				case *packets.PingreqPacket:
+					_ = packets.NewControlPacket(packets.Pingresp).Write(c)
+				case *packets.PublishPacket:
+					if _, rid, ok := strings.Cut(q.TopicName, "$iothub/twin/GET/?$rid="); ok {
+						a := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+						a.TopicName = "$iothub/twin/res/404/?$rid=" + rid
+						_ = a.Write(c)
 					}
-				}()
+					if q.Qos == 1 {
+						messages++
+						a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
+						a.MessageID = q.MessageID
+						_ = a.Write(c)
+					}
+				}
+				mu.Unlock()
 			}
-		}()
+		})()
 		told := 0
 		j := new(journal.Journal)
 		j.Sink(func(e journal.Event) {
