@@ -116,12 +116,17 @@ The outbox id is the first half of every message id, <outbox id>-<seq>; last seq
 	return c
 }
 
-func runOutboxStat(env *Env, o *outboxFlags, asJSON bool) error {
-	dir, _, err := o.find()
-	if err != nil {
-		return err
+// look finds the outbox and looks at it.
+func (o *outboxFlags) look() (dir string, look outbox.Look, err error) {
+	if dir, _, err = o.find(); err != nil {
+		return dir, look, err
 	}
-	look, err := inspect(dir)
+	look, err = inspect(dir)
+	return dir, look, err
+}
+
+func runOutboxStat(env *Env, o *outboxFlags, asJSON bool) error {
+	dir, look, err := o.look()
 	if err != nil {
 		return err
 	}
@@ -401,11 +406,7 @@ export saves what waits before.
 }
 
 func runOutboxDiscard(env *Env, o *outboxFlags, yes bool) error {
-	dir, _, err := o.find()
-	if err != nil {
-		return err
-	}
-	look, err := inspect(dir)
+	dir, look, err := o.look()
 	if err != nil {
 		return err
 	}
