@@ -108,7 +108,7 @@ func complain(w io.Writer, err error) {
 // faults splits an error of errors.Join into its sentences. It escapes them, so that a peer's text
 // can neither begin a line nor command the terminal.
 func faults(err error) (all []string) {
-	switch e := err.(type) { //nolint:errorlint // the tree itself is looked at
+	switch e := err.(type) { //nolint:errorlint // errors.As would skip the branches of the tree that this function walks
 	case usageError:
 		return faults(e.err)
 	case interface{ Unwrap() []error }:

@@ -273,7 +273,7 @@ func TestCertificates(t *testing.T) {
 // TestExposedSecrets: each secret that others can read or replace gets one warning, and no more.
 func TestExposedSecrets(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("Windows has no such modes")
+		t.Skip("files of Windows have no Unix permission bits, which this test sets and looks at")
 	}
 	file := func(dirMode, mode fs.FileMode) string {
 		dir := filepath.Join(t.TempDir(), "keys")

@@ -65,7 +65,7 @@ func (e *Env) runCommand(ctx context.Context, line string, vars []string) error 
 	if runtime.GOOS == "windows" {
 		shell = []string{"cmd", "/C", line}
 	}
-	c := exec.CommandContext(ctx, shell[0], shell[1:]...) //nolint:gosec // the user gave it to be run
+	c := exec.CommandContext(ctx, shell[0], shell[1:]...) //nolint:gosec // running the command of --exec is what the user asks for
 	c.Env = append(append([]string{}, e.Environ...), vars...)
 	c.Stdin, c.Stdout, c.Stderr = e.Stdin, e.Stdout, e.Stderr
 	if q, ok := e.Stderr.(*logQueue); ok {

@@ -172,7 +172,8 @@ func (d *Dialer) handshake(ctx context.Context, raw net.Conn, host string) (*tls
 	return secure, nil
 }
 
-// connectPacket follows IoT Hub's grammar: host and device id as they are, query values percent-encoded.
+// connectPacket follows IoT Hub's grammar: host and device id as they are, query values
+// percent-encoded.
 func (d *Dialer) connectPacket(a Attempt, password string) []byte {
 	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
 	p.ProtocolName, p.ProtocolVersion = "MQTT", 4

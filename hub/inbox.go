@@ -14,7 +14,8 @@ type Inbound interface {
 	inbound()
 }
 
-// Desired is a change of desired properties. It carries the changed part only; a hub repeats none of it.
+// Desired is a change of desired properties. It carries the changed part only; a hub repeats none
+// of it.
 type Desired struct {
 	Version int64  // of the desired properties, within this hub's twin
 	Body    []byte // JSON object, with $version; nil if Missed

@@ -871,7 +871,8 @@ func (l *Link) waitForRoomLocked(now time.Time) {
 	l.telling.Store(0)
 }
 
-// acknowledgeLocked sends the PUBACKs whose turn has come: a hub ignores, or punishes, those out of order.
+// acknowledgeLocked sends the PUBACKs whose turn has come: a hub ignores, or punishes, those out of
+// order.
 func (l *Link) acknowledgeLocked() {
 	for len(l.acks) > 0 && l.acks[0].settled {
 		pid := l.acks[0].pid

@@ -276,8 +276,8 @@ func (a *twinAnswer) err() error {
 	return e
 }
 
-// checkSize refuses locally what a hub answers by closing the connection. The lengths are those of the topic,
-// of the body, and of names and values as they were given.
+// checkSize refuses locally what a hub answers by closing the connection. The lengths are those of
+// the topic, of the body, and of names and values as they were given.
 func checkSize(topic, body, props int) error {
 	switch {
 	case body+props > maxMessage:

@@ -6,11 +6,13 @@
 #   APP_ID       id of the application (Azure portal, or the application's About page)
 #   DEVICE_ID    the device
 #   APP_HOST     host name of the application, such as myapp.azureiotcentral.com
-#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own; the request goes to https://APP_ID.DNS_SUFFIX
+#   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own; the request goes to
+#                https://APP_ID.DNS_SUFFIX
 #
-# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place. IOTC_TOKEN, if it is set, is an
-# API token of the application: then nobody needs to log in.
-# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of the Azure CLI.
+# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
+# IOTC_TOKEN, if it is set, is an API token of the application: then nobody needs to log in.
+# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of
+# the Azure CLI.
 set -eu
 
 AZ=${AZ:-az}

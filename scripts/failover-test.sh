@@ -5,8 +5,9 @@
 #
 # It starts a device, waits for telemetry to flow on its hub, moves it, waits for telemetry to flow on the other hub, moves it back,
 # waits for telemetry on the first hub again, stops the device, and says what it saw. "Flows" means: the hub has acknowledged a
-# message. A test that fails after the failover moves the device back. The arguments, and IOTC_TOKEN, are those of failover.sh. The
-# device takes its credentials from the environment or ./hubhop.yaml:
+# message. A test that fails after the failover moves the device back. The arguments, and
+# IOTC_TOKEN, are those of failover.sh. The device takes its credentials from the environment or
+# ./hubhop.yaml:
 #
 #   export HUBHOP_ID_SCOPE=0ne00ABCDEF HUBHOP_GROUP_KEY_FILE=group.key
 #

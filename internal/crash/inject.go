@@ -234,5 +234,5 @@ func peak(pid int) (int64, error) {
 
 // resume continues a process that has stopped itself.
 func resume(ctx context.Context, pid int) error {
-	return exec.CommandContext(ctx, "kill", "-CONT", strconv.Itoa(pid)).Run() //nolint:gosec // a number
+	return exec.CommandContext(ctx, "kill", "-CONT", strconv.Itoa(pid)).Run() //nolint:gosec // the argument is a process id of ours
 }

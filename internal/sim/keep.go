@@ -21,7 +21,7 @@ import (
 //	identity/{hub}/{device}[/{module}]      credentials and subscriptions
 //	twin/{hub}/{half}/{device}[/{module}]   desired, reported, tags
 //	mail/{hub}/{device}/{number}            a cloud-to-device message
-//	ledger/segments                         the numbers of the oldest and the newest file of the ledger
+//	ledger/segments                         numbers of the ledger's oldest and newest file
 //
 // All other state starts anew: faults, connections, registrations under way, the history of IoT
 // Central's commands.

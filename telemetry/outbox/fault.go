@@ -14,10 +14,13 @@ var ErrSpecial = errors.New("the outbox keeps plain files only")
 
 // An error of the disk is of one of three kinds, and each is met in its own way:
 //
-//   - damage: the data itself is bad. It is read again for a minute; then what cannot be read is set aside, and the line goes on.
-//   - missing: the file is not there. The directory is asked; if it can be read and does not list the file, the file is lost.
-//   - any other: it says nothing about the data (no descriptor is free, no memory, no permission, no room). Reading waits until it
-//     has passed, however long that takes, and takes nothing out of the line.
+//   - damage: the data itself is bad. It is read again for a minute; then what cannot be read is
+//     set aside, and the line goes on.
+//   - missing: the file is not there. The directory is asked; if it can be read and does not list
+//     the file, the file is lost.
+//   - any other: it says nothing about the data (no descriptor is free, no memory, no permission,
+//     no room). Reading waits until it has passed, however long that takes, and takes nothing out
+//     of the line.
 //
 // An unknown error counts as the third kind.
 

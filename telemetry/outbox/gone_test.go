@@ -325,8 +325,8 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 	}
 }
 
-// TestDirectoryReplacedByAFile while it runs: what is appended is in memory from the first message on, which
-// Stats tells, and all of it comes when the directory is back.
+// TestDirectoryReplacedByAFile while it runs: what is appended is in memory from the first message
+// on, which Stats tells, and all of it comes when the directory is back.
 func TestDirectoryReplacedByAFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reports
@@ -355,8 +355,8 @@ func TestDirectoryReplacedByAFile(t *testing.T) {
 	})
 }
 
-// TestDirectoryIsALinkToNowhere: Open refuses it. It would otherwise take messages into memory that no
-// disk will ever take from there.
+// TestDirectoryIsALinkToNowhere: Open refuses it. It would otherwise take messages into memory that
+// no disk will ever take from there.
 func TestDirectoryIsALinkToNowhere(t *testing.T) {
 	for kind, target := range map[string]string{"dangling": filepath.Join(t.TempDir(), "gone"), "a loop": "box"} {
 		dir := filepath.Join(t.TempDir(), "box")
