@@ -44,7 +44,7 @@ func TestArrows(t *testing.T) {
 			}
 		}
 	}
-	for _, leaf := range []string{"model", "dps", "hub", "outbox", "journal", "sim"} {
+	for _, leaf := range []string{"model", "dps", "hub", "outbox", "journal", "query"} {
 		if len(found[leaf]) > 0 {
 			t.Errorf("%s is a leaf, but imports %v", leaf, found[leaf])
 		}
