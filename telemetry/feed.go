@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,13 +87,8 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 // its time and content type, and checks it against the model: it warns of a misfit once per name,
 // and sends the sample unchanged. Only a body that claims to be a JSON object and is not is bad.
 //
-// If the outbox is full and keeps what it has, a source of Every skips its tick, and any other
-// source waits. When ctx ends, the samples that such a source has already read go in above the
-// bound, because the input cannot take them back.
-//
-// A source of Every does not wait for a slow disk either: at most 1,024 of its samples and 1 MiB
-// wait and go in together, and each further tick is skipped. Two goroutines may call the functions
-// of o at once.
+// Several feeds may use one outbox at once, each with its source. Several goroutines may call the
+// functions of o at once.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -102,14 +98,16 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 	if o.Counters == nil {
 		o.Counters = new(Counters)
 	}
-	f := &feed{FeedOptions: o, stop: stop, box: box}
+	if src.Unmodelled {
+		o.Model = nil
+	}
+	f := &feed{FeedOptions: o, src: src, stop: stop, box: box}
 	emit := func(samples ...Sample) { f.emit(ctx, samples) }
 	var err error
-	if p, scheduled := src.(*poll); scheduled {
-		f.skips = true
-		err = p.run(ctx, emit, f.bad, func(n int) { f.skip(n, SkipLate) })
-	} else {
+	if src.Run != nil {
 		err = src.Run(ctx, emit, f.bad)
+	} else {
+		err = src.poll(ctx, emit, f.bad, func(n int) { f.skip(n, SkipLate) })
 	}
 	f.putting.Wait()
 	f.mu.Lock()
@@ -123,9 +121,9 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 // feed is the state of one call of Feed.
 type feed struct {
 	FeedOptions
-	stop  context.CancelFunc
-	box   Intake
-	skips bool
+	src  Source
+	stop context.CancelFunc
+	box  Intake
 
 	mu      sync.Mutex
 	failed  error // the error that ended the feed, unless the source did
@@ -203,7 +201,7 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 	taken := make([]Sample, 0, len(samples))
 	messages := make([]outbox.Message, 0, len(samples))
 	for _, s := range samples {
-		m := message(s)
+		m := f.src.message(s)
 		if err := f.check(m); err != nil {
 			f.bad(err)
 			s.done(err)
@@ -213,7 +211,7 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 	}
 	switch {
 	case len(messages) == 0:
-	case f.skips:
+	case f.src.Full == Skip:
 		f.later(ctx, taken, messages)
 	default:
 		f.store(ctx, taken, messages)
@@ -232,8 +230,8 @@ func (f *feed) store(ctx context.Context, taken []Sample, messages []outbox.Mess
 	f.settle(taken, err)
 }
 
-// message is the sample as the outbox keeps it.
-func message(s Sample) outbox.Message {
+// message returns the sample as the outbox keeps it. What the sample does not say, its source says.
+func (src *Source) message(s Sample) outbox.Message {
 	if s.ContentType == "" {
 		s.ContentType = "application/json"
 		if s.ContentEncoding == "" {
@@ -242,6 +240,14 @@ func message(s Sample) outbox.Message {
 	}
 	if s.Created.IsZero() {
 		s.Created = time.Now()
+	}
+	if s.Component == "" {
+		s.Component = src.Component
+	}
+	if len(src.Properties) > 0 {
+		all := maps.Clone(src.Properties)
+		maps.Copy(all, s.Properties)
+		s.Properties = all
 	}
 	return outbox.Message{
 		Body: s.Body, ContentType: s.ContentType, ContentEncoding: s.ContentEncoding,
@@ -273,7 +279,7 @@ func (f *feed) check(m outbox.Message) error {
 
 // put waits for room if the source can wait.
 func (f *feed) put(ctx context.Context, messages []outbox.Message) error {
-	if f.skips {
+	if f.src.Full == Skip {
 		return f.box.TryAppend(messages...)
 	}
 	err := f.box.Append(ctx, messages...)

@@ -30,21 +30,21 @@ func failover(t testing.TB) *model.Model {
 }
 
 // gives is a source that emits what it was given, in one go, and ends.
-type gives []Sample
-
-func (g gives) Run(_ context.Context, emit func(...Sample), _ func(error)) error {
-	emit(g...)
-	return nil
+func gives(samples ...Sample) Source {
+	return Source{Ends: true, Run: func(_ context.Context, emit func(...Sample), _ func(error)) error {
+		emit(samples...)
+		return nil
+	}}
 }
 
 func TestFeedStampsAndFills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := newFakeBox()
 		made := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
-		err := Feed(t.Context(), gives{
-			{Body: []byte(` {"a" : 1}`)},
-			{Body: []byte{0, 255}, ContentType: "application/octet-stream", Created: made, Component: "c", Properties: map[string]string{"k": "v"}},
-		}, box, FeedOptions{Model: failover(t)})
+		err := Feed(t.Context(), gives(
+			Sample{Body: []byte(` {"a" : 1}`)},
+			Sample{Body: []byte{0, 255}, ContentType: "application/octet-stream", Created: made, Component: "c", Properties: map[string]string{"k": "v"}},
+		), box, FeedOptions{Model: failover(t)})
 		held := box.held()
 		if err != nil || len(held) != 2 {
 			t.Fatal(err, held)
@@ -55,6 +55,63 @@ func TestFeedStampsAndFills(t *testing.T) {
 		if m := held[1].Message; !bytes.Equal(m.Body, []byte{0, 255}) || m.ContentType != "application/octet-stream" || m.ContentEncoding != "" ||
 			!m.Created.Equal(made) || m.Component != "c" || m.Properties["k"] != "v" {
 			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestASampleGetsWhatItLacksFromItsSource(t *testing.T) {
+	src := gives(
+		Sample{Body: []byte(`{"foreign":1}`)},
+		Sample{Body: []byte(`{}`), Component: "own", Properties: map[string]string{"place": "roof"}},
+	)
+	src.Component, src.Unmodelled, src.Properties = "room", true, map[string]string{"place": "cellar", "unit": "C"}
+	box := newFakeBox()
+	err := Feed(t.Context(), src, box, FeedOptions{Model: failover(t), Warn: func(f model.Finding) { t.Errorf("%+v", f) }})
+	held := box.held()
+	if err != nil || len(held) != 2 {
+		t.Fatal(err, held)
+	}
+	if m := held[0].Message; m.Component != "room" || m.Properties["place"] != "cellar" || m.Properties["unit"] != "C" {
+		t.Errorf("%+v", m)
+	}
+	if m := held[1].Message; m.Component != "own" || m.Properties["place"] != "roof" || m.Properties["unit"] != "C" {
+		t.Errorf("%+v", m)
+	}
+	if src.Properties["place"] != "cellar" {
+		t.Error("a sample changed the properties of its source")
+	}
+}
+
+// A source with a pace of its own may skip too, and one that waits beside it is not touched by that.
+func TestEachSourceHasItsOwnPolicyForAFullOutbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := newFakeBox()
+		box.limit = 1
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		sample := Sample{Body: []byte(`{}`)}
+		var skipped Counters
+		hasty := gives(sample, sample)
+		hasty.Full = Skip
+		if err := Feed(ctx, hasty, box, FeedOptions{Counters: &skipped}); err != nil || skipped.Made.Load() != 1 || skipped.Skipped.Load() != 1 {
+			t.Fatalf("%v, made %d, skipped %d", err, skipped.Made.Load(), skipped.Skipped.Load())
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- Feed(ctx, gives(sample), box, FeedOptions{}) }()
+		synctest.Wait()
+		select {
+		case err := <-ended:
+			t.Fatalf("it did not wait: %v", err)
+		default:
+		}
+		if err := Feed(ctx, hasty, box, FeedOptions{Counters: &skipped}); err != nil || skipped.Skipped.Load() != 3 {
+			t.Errorf("%v, skipped %d", err, skipped.Skipped.Load())
+		}
+		if err := box.Ack(box.held()[0].Pos); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; err != nil || len(box.held()) != 1 {
+			t.Errorf("%v, %d held", err, len(box.held()))
 		}
 	})
 }
@@ -111,9 +168,9 @@ func TestFeedTellsWhatBecameOfASample(t *testing.T) {
 		}
 		return nil
 	}
-	err := Feed(t.Context(), gives{
-		sample("good", `{}`), sample("list", `[]`), sample("large", `{"x":"yyyyyyyyyyyyyyyyyyyyy"}`), {Body: []byte(`{}`)}, sample("last", `{}`),
-	}, box, FeedOptions{Model: failover(t), Counters: &counters, Bad: func(err error) { bad = append(bad, err) }})
+	err := Feed(t.Context(), gives(
+		sample("good", `{}`), sample("list", `[]`), sample("large", `{"x":"yyyyyyyyyyyyyyyyyyyyy"}`), Sample{Body: []byte(`{}`)}, sample("last", `{}`),
+	), box, FeedOptions{Model: failover(t), Counters: &counters, Bad: func(err error) { bad = append(bad, err) }})
 	if err != nil {
 		t.Error(err)
 	}
@@ -189,7 +246,7 @@ func TestFeedStopsAStreamThatWaits(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		sample := Sample{Body: []byte(`{}`), Done: func(err error) { reason = err }}
-		go func() { ended <- Feed(ctx, gives{sample, sample}, box, FeedOptions{Counters: counters}) }()
+		go func() { ended <- Feed(ctx, gives(sample, sample), box, FeedOptions{Counters: counters}) }()
 		synctest.Wait()
 		stop()
 		if err := <-ended; err != nil { // this source came to its end
@@ -206,7 +263,7 @@ func TestAStopLosesNothingThereIsRoomFor(t *testing.T) {
 	box, counters := newFakeBox(), new(Counters)
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := Feed(ctx, gives{{Body: []byte(`{}`)}}, box, FeedOptions{Counters: counters}); err != nil || len(box.held()) != 1 || counters.Made.Load() != 1 {
+	if err := Feed(ctx, gives(Sample{Body: []byte(`{}`)}), box, FeedOptions{Counters: counters}); err != nil || len(box.held()) != 1 || counters.Made.Load() != 1 {
 		t.Errorf("%v, %d held", err, len(box.held()))
 	}
 }

@@ -50,7 +50,7 @@ var errUnfinished = errors.New("stopped before its end was read, what was read o
 // io.Closer. Nothing is taken from the input that does not reach the outbox, but for the beginning of a line whose end has not come,
 // which is reported. Only where none of this ends the read (a pipe on Windows, a reader that cannot be closed) the reading
 // goroutine is left behind, and what it still takes from the input is gone.
-func Lines(r io.Reader) Source { return &lines{r} }
+func Lines(r io.Reader) Source { return Source{Run: (&lines{r}).run, Ends: true} }
 
 type lines struct{ r io.Reader }
 
@@ -60,7 +60,7 @@ type chunk struct {
 	err  error
 }
 
-func (l *lines) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
+func (l *lines) run(ctx context.Context, emit func(...Sample), bad func(error)) error {
 	r := l.r
 	if f, ok := r.(*os.File); ok && needsCancel(f) {
 		if c, err := cancelreader.NewReader(f); err == nil {

@@ -274,7 +274,7 @@ func TestRoadAllocatesNothingPerMessage(t *testing.T) {
 	box := openBox(t, t.TempDir(), outbox.Options{})
 	messages := make([]outbox.Message, 1000)
 	for i := range messages {
-		messages[i] = message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
+		messages[i] = new(Source).message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
 	}
 	for range count / len(messages) {
 		if err := box.TryAppend(messages...); err != nil {
@@ -321,7 +321,7 @@ func BenchmarkDrain(b *testing.B) {
 	}()
 	messages := make([]outbox.Message, 1000)
 	for i := range messages {
-		messages[i] = message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
+		messages[i] = new(Source).message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
 	}
 	b.ReportAllocs()
 	for b.Loop() {

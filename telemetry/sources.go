@@ -10,25 +10,17 @@ import (
 	"time"
 )
 
-// Every is a source that reads once at the start and then once per interval, which must be
-// positive. A slow read or a slow outbox does not move later ticks: ticks missed meanwhile are
-// skipped, and Feed counts them. A failed read is reported and costs its tick. If the outbox is
-// full, Feed skips the tick.
-func Every(interval time.Duration, read Read) Source { return &poll{interval, read} }
-
-type poll struct {
-	interval time.Duration
-	read     Read
+// Every is a source that asks read once at the start and then once per interval, which must be
+// positive. If the outbox is full, its newest samples are skipped.
+func Every(interval time.Duration, read Read) Source {
+	return Source{Read: read, Interval: interval, Full: Skip}
 }
 
-func (p *poll) Run(ctx context.Context, emit func(...Sample), bad func(error)) error {
-	return p.run(ctx, emit, bad, func(int) {})
-}
-
-// run is Run, and also reports how many ticks were missed.
-func (p *poll) run(ctx context.Context, emit func(...Sample), bad func(error), missed func(int)) error {
-	if p.interval <= 0 {
-		return fmt.Errorf("a sampling interval must be positive, this is %v", p.interval)
+// poll runs the schedule of a source until ctx ends. It calls missed with the number of ticks that
+// were skipped because a read took too long or the process stood still.
+func (p *Source) poll(ctx context.Context, emit func(...Sample), bad func(error), missed func(int)) error {
+	if p.Interval <= 0 {
+		return fmt.Errorf("a sampling interval must be positive, this is %v", p.Interval)
 	}
 	start := time.Now()
 	timer := time.NewTimer(0)
@@ -43,17 +35,17 @@ func (p *poll) run(ctx context.Context, emit func(...Sample), bad func(error), m
 			return err
 		}
 		now := time.Now()
-		if body, err := p.read(now); err != nil {
+		if body, err := p.Read(now); err != nil {
 			bad(err)
 		} else {
 			emit(Sample{Body: body, Created: now})
 		}
 		elapsed := time.Since(start)
-		if late := elapsed.Truncate(p.interval) - next; late > 0 {
-			missed(int(late / p.interval))
+		if late := elapsed.Truncate(p.Interval) - next; late > 0 {
+			missed(int(late / p.Interval))
 			next += late
 		}
-		next += p.interval
+		next += p.Interval
 		timer.Reset(next - elapsed)
 	}
 }

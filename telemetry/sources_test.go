@@ -30,7 +30,7 @@ func ticks(t *testing.T, interval, d time.Duration, wait func(n int) time.Durati
 	})
 	ctx, stop := context.WithTimeout(t.Context(), d)
 	defer stop()
-	err := src.Run(ctx, func(...Sample) {}, func(err error) { t.Error(err) })
+	err := src.poll(ctx, func(...Sample) {}, func(err error) { t.Error(err) }, func(int) {})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ended with %v", err)
 	}
@@ -91,7 +91,7 @@ func TestEveryGoesOnAfterAFailedRead(t *testing.T) {
 		})
 		ctx, stop := context.WithTimeout(t.Context(), 9500*time.Millisecond)
 		defer stop()
-		_ = src.Run(ctx, func(s ...Sample) { made += len(s) }, func(err error) { faults = append(faults, err) })
+		_ = src.poll(ctx, func(s ...Sample) { made += len(s) }, func(err error) { faults = append(faults, err) }, func(int) {})
 		if made != 5 || len(faults) != 5 || !errors.Is(faults[0], errSensor) {
 			t.Errorf("%d made, faults %v", made, faults)
 		}
@@ -100,7 +100,8 @@ func TestEveryGoesOnAfterAFailedRead(t *testing.T) {
 
 func TestEveryRefusesAnIntervalOfNothing(t *testing.T) {
 	for _, interval := range []time.Duration{0, -time.Second} {
-		err := Every(interval, nil).Run(t.Context(), nil, nil)
+		src := Every(interval, nil)
+		err := src.poll(t.Context(), nil, nil, nil)
 		if err == nil {
 			t.Errorf("%v is taken", interval)
 		}
@@ -110,7 +111,8 @@ func TestEveryRefusesAnIntervalOfNothing(t *testing.T) {
 func TestEveryStoppedReadsNothing(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := Every(time.Hour, func(time.Time) ([]byte, error) { t.Error("read"); return nil, nil }).Run(ctx, nil, nil)
+	src := Every(time.Hour, func(time.Time) ([]byte, error) { t.Error("read"); return nil, nil })
+	err := src.poll(ctx, nil, nil, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
