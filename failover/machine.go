@@ -88,7 +88,6 @@ type (
 		ID            int
 		Hub, DeviceID string
 		Substatus     string
-		took          time.Duration // of the registration; the session tells it
 	}
 	// RegisterFailed is the end of a registration without a decision.
 	RegisterFailed struct {

@@ -435,8 +435,15 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 			a, err := client.Register(ctx, r)
 			return a, c.learn(ctx, dpsHost, err)
 		},
-		Open:  client.Open,
-		Serve: c.serve,
+		Open: client.Open,
+		Serve: func(ctx context.Context, l *hub.Link, _ bool, over func()) func() error {
+			ended := make(chan error, 1)
+			go func() {
+				ended <- c.serve(ctx, l)
+				over()
+			}()
+			return func() error { return <-ended }
+		},
 		Observe: func(n failover.Note) {
 			if n.Kind == failover.NoteDecision {
 				c.note(deed{rule: n.Decision.Rule})
@@ -461,7 +468,7 @@ func careful(sequential bool) string {
 	return ""
 }
 
-func (c *cell) serve(ctx context.Context, l *hub.Link, _ bool) error {
+func (c *cell) serve(ctx context.Context, l *hub.Link) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	renew := l.Renew()

@@ -1,10 +1,7 @@
 package failover
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,38 +11,54 @@ import (
 
 // Link is what a session needs of a connection to a hub; *hub.Link fits.
 type Link interface {
-	Done() <-chan struct{}
-	Err() error
-	Carried() bool // a PUBACK was received
-	Close(ctx context.Context)
-	Abort()
+	Done() <-chan struct{}     // closed when the link has ended
+	Err() error                // waits for the end of the link, and says why it ended
+	Carried() bool             // a PUBACK was received
+	Close(ctx context.Context) // ends the link in order, as far as ctx allows
+	Abort()                    // ends it with a reset
 }
 
 // Target is one attempt that a session asks for.
 type Target struct {
 	Host, DeviceID string
-	Sequential     bool
+	Sequential     bool   // one packet at a time: send nothing more before the hub has answered
 	Early          bool   // messages may leave before the session is accepted
-	TLSUp          func() // to be called when TCP and TLS are through
+	TLSUp          func() // the dial calls it when TCP and TLS are through
 }
 
-// Session keeps one device connected. The functions are its only way to touch the world; all are required but Open, Save and
-// Observe.
+// Session keeps one device connected. It touches the world only through these functions. Open, Save
+// and Observe may be nil.
 type Session[L Link] struct {
 	Options Options
 	Cached  State
 
-	Dial     func(ctx context.Context, t Target) (L, error)
+	// Dial makes one attempt. ctx bounds the attempt. It also ends when the link is retired, so a
+	// link must not depend on it.
+	Dial func(ctx context.Context, t Target) (L, error)
+	// Register makes one registration.
 	Register func(ctx context.Context, r dps.Request) (dps.Assignment, error)
-	// Open promises the next Register a connection that is ready. It is called from the loop and must return at once; hold makes the
-	// connection and keeps it until Register has taken it or ctx ends. A process may let hold do nothing.
+	// Open promises the next Register a connection that is ready. The loop calls it, so it must
+	// return at once. hold makes the connection, and keeps it until Register has taken it or ctx
+	// ends. A process that wants no such connection returns a hold that does nothing.
 	Open func(ctx context.Context) (hold func())
-	// Serve puts a link to work until ctx or the link ends. It is called for one link at a time. Whatever it returns, the link is
-	// closed afterwards: in order when ctx ended it, else with a reset unless Serve closed it itself.
-	Serve func(ctx context.Context, l L, provisional bool) error
-	// Save keeps the state for the next run. It is called from the loop, so it may be slow only as a disk is.
+	// Serve puts a link to work and returns at once, because it is called from the loop. An idle
+	// link then costs the session no goroutine.
+	//
+	// The session calls end exactly once, in a goroutine of its own. It does so when ctx has ended
+	// (another link takes over, or the device stops), when the link has ended, or when the work has
+	// called over. The work calls over when it wants the link to end; it may do so from any
+	// goroutine, also within Serve, and more than once.
+	//
+	// end returns when nothing of the work runs any more. Until then the session puts no other link
+	// to work. Its error says why the work wanted the end; the session does not use it if ctx has
+	// ended. The link is closed afterwards: in order if ctx has ended, else with a reset. A link
+	// that end has closed already is left as it is.
+	Serve func(ctx context.Context, l L, provisional bool, over func()) (end func() error)
+	// Save keeps the state for the next run. The loop calls it and waits for it, so it may take as
+	// long as a write to a disk, but no longer.
 	Save func(State)
-	// Observe hears of everything worth telling, in order. It must not block, and may be called from several goroutines.
+	// Observe is told of everything that is worth telling, in order. It must not block. Several
+	// goroutines may call it at the same time.
 	Observe func(Note)
 
 	sleeps atomic.Pointer[time.Time]
@@ -86,284 +99,6 @@ type Note struct {
 	Err         error
 	Signal      Signal
 	Decision    Decision // NoteDecision only
-}
-
-// closeTimeout is how long an orderly end of a link may take.
-const closeTimeout = 2 * time.Second
-
-// Run keeps the device connected until ctx ends. It returns when everything it started has ended, links in order.
-func (s *Session[L]) Run(ctx context.Context) {
-	life, stop := context.WithCancel(ctx)
-	r := &runner[L]{Session: s, life: life, m: NewMachine(s.Options, s.Cached), events: make(chan Event),
-		ways: map[int]*way{}, turn: make(chan struct{}, 1)}
-	if r.Open == nil {
-		r.Open = func(context.Context) func() { return func() {} }
-	}
-	if r.Save == nil {
-		r.Save = func(State) {}
-	}
-	if r.Observe == nil {
-		r.Observe = func(Note) {}
-	}
-	r.stop = stop
-	defer func() {
-		if p := r.panicked.Load(); p != nil {
-			panic(p)
-		}
-	}()
-	defer r.wg.Wait()
-	defer stop()
-	r.perform(r.m.Step(time.Now(), Start{}))
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		var wake <-chan time.Time
-		next := r.m.NextWake()
-		if !next.IsZero() {
-			timer.Reset(time.Until(next))
-			wake = timer.C
-		}
-		if len(r.ways) == 0 {
-			s.sleeps.Store(&next)
-		} else {
-			s.sleeps.Store(nil)
-		}
-		select {
-		case e := <-r.events:
-			if a, ok := e.(Assigned); ok && r.ways[a.ID] != nil {
-				r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: a.took, Unchanged: a.Hub == r.m.home.host})
-			}
-			effects := r.m.Step(time.Now(), e)
-			r.forget(ended(e))
-			r.perform(effects)
-		case <-wake:
-			r.perform(r.m.Step(time.Now(), Tick{}))
-		case <-life.Done():
-			return
-		}
-	}
-}
-
-// PanicError is a panic of a goroutine that a session has started. It ends the session: Run panics
-// with it in the goroutine of its caller, because only there can the caller recover.
-type PanicError struct {
-	Value any
-	stack []byte
-}
-
-func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
-
-// Stack returns the stack of the goroutine that panicked.
-func (p *PanicError) Stack() []byte { return p.stack }
-
-// start runs f in a goroutine of the session.
-func (r *runner[L]) start(f func()) {
-	r.wg.Go(func() {
-		defer func() {
-			if p := recover(); p != nil {
-				r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
-				r.stop()
-			}
-		}()
-		f()
-	})
-}
-
-// ended names the way that an event is the last word of, 0 if it goes on.
-func ended(e Event) int {
-	switch e := e.(type) {
-	case DialFailed:
-		return e.ID
-	case Lost:
-		return e.ID
-	case Assigned:
-		return e.ID
-	case RegisterFailed:
-		return e.ID
-	default:
-		return 0
-	}
-}
-
-// runner is a running session. Its loop owns all fields but wg, events, turn, stop and panicked.
-type runner[L Link] struct {
-	*Session[L]
-	life     context.Context // of everything the session starts
-	stop     context.CancelFunc
-	m        *Machine
-	events   chan Event
-	wg       sync.WaitGroup
-	ways     map[int]*way
-	turn     chan struct{}              // held by the link that is served
-	panicked atomic.Pointer[PanicError] // the first one
-	server   *way
-	close    context.CancelFunc // ends the connection to DPS that was opened ahead; nil if there is none
-}
-
-// way is an attempt, then a link, or a registration, as the loop sees it.
-type way struct {
-	host   string
-	ctx    context.Context    // its life
-	cancel context.CancelFunc // ends it at once
-	work   context.Context    // of serving
-	retire context.CancelFunc // ends a link in order
-	serve  chan bool          // one slot: put the link to work; the value says provisional
-}
-
-func (r *runner[L]) perform(effects []Effect) {
-	for _, e := range effects {
-		switch e := e.(type) {
-		case Dial:
-			w := r.open(e.ID, e.Host)
-			r.Observe(Note{Kind: NoteDialing, Host: e.Host})
-			r.start(func() { r.dial(w, e) })
-		case Register:
-			w := r.open(e.ID, "")
-			r.Observe(Note{Kind: NoteAsking})
-			r.start(func() { r.register(w, e) })
-		case Serve:
-			w := r.ways[e.ID]
-			if w == r.server { // it is at work already; only its standing has changed
-				r.Observe(Note{Kind: NoteConfirmed, Host: w.host})
-				continue
-			}
-			if r.server != nil {
-				r.server.retire()
-			}
-			r.server = w
-			w.serve <- e.Provisional
-		case Retire:
-			r.ways[e.ID].retire()
-			r.forget(e.ID)
-		case GiveUp:
-			r.ways[e.ID].cancel()
-			r.forget(e.ID)
-		case CancelRegister:
-			r.ways[e.ID].cancel()
-			r.forget(e.ID)
-		case OpenDPS:
-			ctx, cancel := context.WithCancel(r.life)
-			r.close = cancel
-			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
-			r.start(func() { defer cancel(); hold() })
-		case CloseDPS:
-			r.close()
-		case Save:
-			r.Save(r.m.State())
-		case Decided:
-			r.Observe(Note{Kind: NoteDecision, Host: e.Host, Err: e.Err, Decision: e.Decision})
-		}
-	}
-}
-
-func (r *runner[L]) open(id int, host string) *way {
-	w := &way{host: host, serve: make(chan bool, 1)}
-	w.ctx, w.cancel = context.WithCancel(r.life)
-	w.work, w.retire = context.WithCancel(w.ctx)
-	r.ways[id] = w
-	return w
-}
-
-func (r *runner[L]) forget(id int) {
-	if w := r.ways[id]; w != nil && w == r.server {
-		r.server = nil
-	}
-	delete(r.ways, id)
-}
-
-// post tells the loop, unless it has ended.
-func (r *runner[L]) post(e Event) {
-	select {
-	case r.events <- e:
-	case <-r.life.Done():
-	}
-}
-
-// dial is the life of one attempt and of the link it becomes.
-func (r *runner[L]) dial(w *way, e Dial) {
-	defer w.cancel()
-	began := time.Now()
-	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential, Early: e.Early,
-		TLSUp: func() { r.post(TLSUp{ID: e.ID}) }})
-	if err != nil {
-		if w.ctx.Err() == nil {
-			r.post(DialFailed{ID: e.ID, Signal: Classify(w.ctx, err), Err: err})
-		}
-		return
-	}
-	r.post(Up{ID: e.ID, Took: time.Since(began)})
-
-	var provisional bool
-	select {
-	case provisional = <-w.serve:
-	case <-w.work.Done():
-		r.finish(w, link)
-		return
-	case <-link.Done():
-		link.Abort()
-		r.post(Lost{ID: e.ID, Signal: Classify(w.ctx, link.Err()), Err: link.Err(), Acked: link.Carried()})
-		return
-	}
-	select { // the one before may still be winding down
-	case r.turn <- struct{}{}:
-	case <-w.work.Done():
-		r.finish(w, link)
-		return
-	}
-	r.Observe(Note{Kind: NoteUp, Host: e.Host, Took: time.Since(began), Provisional: provisional})
-	err = r.Serve(w.work, link, provisional)
-	<-r.turn
-	if w.work.Err() != nil { // ended by us
-		r.finish(w, link)
-		return
-	}
-	carried := link.Carried()
-	// The reason of a link that has ended comes first: whatever Serve tripped over was its consequence. A planned end is Serve's to say,
-	// and so is what was wrong with a link that lives.
-	select {
-	case <-link.Done():
-		if err == nil || Classify(w.ctx, err) != TokenRenewal {
-			err = link.Err()
-		}
-		link.Abort()
-	default:
-		link.Abort()
-		err = cmp.Or(err, link.Err())
-	}
-	signal := Classify(w.ctx, err)
-	r.Observe(Note{Kind: NoteLost, Host: e.Host, Err: err, Signal: signal})
-	r.post(Lost{ID: e.ID, Signal: signal, Err: err, Acked: carried})
-}
-
-// finish ends a link that is not needed any more: at once when it was given up, else in order.
-func (r *runner[L]) finish(w *way, link L) {
-	if w.ctx.Err() != nil && r.life.Err() == nil {
-		link.Abort()
-		return
-	}
-	closeInOrder(link)
-}
-
-func closeInOrder(link Link) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	link.Close(ctx)
-}
-
-func (r *runner[L]) register(w *way, e Register) {
-	defer w.cancel()
-	ctx, began := w.ctx, time.Now()
-	progress, stop := stillWaiting(r.Observe)
-	a, err := r.Register(ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential, Progress: progress})
-	stop()
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		r.post(failed(ctx, e.ID, err))
-		return
-	}
-	r.post(Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus, took: time.Since(began)})
 }
 
 // tellAfter is how long DPS may take until an observer is told. It is told again after twice that

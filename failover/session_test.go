@@ -3,7 +3,10 @@ package failover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +33,15 @@ func (l *standing) Carried() bool         { return l.carried }
 func (l *standing) Close(context.Context) { l.Abort() }
 func (l *standing) Abort()                { l.once.Do(func() { close(l.done) }) }
 
+// serving makes a function for Session.Serve of one that works on a link until it returns, in the
+// goroutine in which the session ends the work.
+func serving(work func(context.Context, *standing) error) func(context.Context, *standing, bool, func()) func() error {
+	return func(ctx context.Context, l *standing, _ bool, over func()) func() error {
+		over()
+		return func() error { return work(ctx, l) }
+	}
+}
+
 // TestReasonOfServe: what ended the work on a link that lives is the reason of its end, and not that this side then closed it.
 func TestReasonOfServe(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
@@ -41,9 +53,9 @@ func TestReasonOfServe(t *testing.T) {
 		Register: func(context.Context, dps.Request) (dps.Assignment, error) {
 			return dps.Assignment{}, errors.New("nobody")
 		},
-		Serve: func(context.Context, *standing, bool) error {
+		Serve: serving(func(context.Context, *standing) error {
 			return &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: hub.ErrProtocol}
-		},
+		}),
 		Observe: func(n Note) {
 			if n.Kind == NoteLost {
 				lost = append(lost, n)
@@ -67,7 +79,7 @@ func TestPanicEndsTheSession(t *testing.T) {
 		Register: func(context.Context, dps.Request) (dps.Assignment, error) {
 			return dps.Assignment{}, errors.New("nobody")
 		},
-		Serve: func(context.Context, *standing, bool) error { panic("no server") },
+		Serve: serving(func(context.Context, *standing) error { panic("no server") }),
 	}
 	var found any
 	func() {
@@ -78,6 +90,107 @@ func TestPanicEndsTheSession(t *testing.T) {
 	if !ok || p.Value != "no server" || !strings.Contains(string(p.Stack()), "TestPanicEndsTheSession") {
 		t.Errorf("Run panicked with %v", found)
 	}
+}
+
+// TestServeThatPanicsEndsTheSession: a panic in Serve itself ends the session too, and the link is
+// closed.
+func TestServeThatPanicsEndsTheSession(t *testing.T) {
+	up := &standing{done: make(chan struct{})}
+	s := &Session[*standing]{
+		Options: Options{NoDPS: true}, Cached: State{AssignedHub: "hub-a"},
+		Dial:  func(context.Context, Target) (*standing, error) { return up, nil },
+		Serve: func(context.Context, *standing, bool, func()) func() error { panic("no server") },
+	}
+	var found any
+	func() {
+		defer func() { found = recover() }()
+		s.Run(t.Context())
+	}()
+	if p, ok := found.(*PanicError); !ok || p.Value != "no server" {
+		t.Errorf("Run panicked with %v", found)
+	}
+	select {
+	case <-up.done:
+	default:
+		t.Error("the link is still open")
+	}
+}
+
+// TestServedLinkNeedsNoGoroutine: while a link is at work and nothing happens, the goroutine that
+// has called Run is the only one of the session.
+func TestServedLinkNeedsNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		served := false
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a"},
+			Dial: func(context.Context, Target) (*standing, error) {
+				return &standing{done: make(chan struct{})}, nil
+			},
+			Serve: func(context.Context, *standing, bool, func()) func() error {
+				served = true
+				return func() error { return nil }
+			},
+		}
+		before, ended := runtime.NumGoroutine(), make(chan struct{})
+		go func() { s.Run(ctx); close(ended) }()
+		synctest.Wait()
+		if !served {
+			t.Error("the link was not put to work")
+		}
+		if n := runtime.NumGoroutine() - before; n != 1 {
+			t.Errorf("%d goroutines", n)
+		}
+		stop()
+		<-ended
+	})
+}
+
+// TestLinksAreServedOneAtATime: a link is put to work only when the work on the one before has
+// ended, and that one is then closed in order.
+func TestLinksAreServedOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		began := time.Now()
+		var story []string
+		tell := func(format string, args ...any) {
+			story = append(story, fmt.Sprintf("%v ", time.Since(began))+fmt.Sprintf(format, args...))
+		}
+		dials := map[string]int{}
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-b", AssignedAt: began}}},
+			Dial: func(ctx context.Context, to Target) (*standing, error) {
+				if dials[to.Host]++; to.Host == "hub-a" && dials[to.Host] == 1 {
+					select {
+					case <-time.After(10 * time.Second):
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+				}
+				return &standing{done: make(chan struct{})}, nil
+			},
+			Register: func(context.Context, dps.Request) (dps.Assignment, error) {
+				return dps.Assignment{}, &dps.Error{Step: dps.StepDial, Err: syscall.ECONNREFUSED}
+			},
+			Serve: func(ctx context.Context, l *standing, provisional bool, _ func()) func() error {
+				tell("begun, provisional %v", provisional)
+				return func() error {
+					tell("winding down, retired %v", ctx.Err() != nil)
+					time.Sleep(3 * time.Second)
+					tell("ended")
+					return nil
+				}
+			},
+		}
+		time.AfterFunc(20*time.Second, stop)
+		s.Run(ctx)
+		want := []string{"250ms begun, provisional true", "10s winding down, retired true", "13s ended", "13s begun, provisional false",
+			"20s winding down, retired true", "23s ended"}
+		if !slices.Equal(story, want) {
+			t.Errorf("%q", story)
+		}
+	})
 }
 
 // TestOpensBeforeItAsks: a registration that follows at once finds the connection that was promised to it, and opens none of its own.
@@ -106,9 +219,9 @@ func TestOpensBeforeItAsks(t *testing.T) {
 				stop()
 				return dps.Assignment{}, errors.New("nobody")
 			},
-			Serve: func(context.Context, *standing, bool) error {
+			Serve: serving(func(context.Context, *standing) error {
 				return &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: io.EOF}
-			},
+			}),
 		}
 		s.Run(ctx)
 		if !promised {
@@ -138,7 +251,7 @@ func TestShortLinkThatCarried(t *testing.T) {
 				<-ctx.Done()
 				return dps.Assignment{}, ctx.Err()
 			},
-			Serve: func(_ context.Context, l *standing, _ bool) error { return l.Err() },
+			Serve: serving(func(_ context.Context, l *standing) error { return l.Err() }),
 		}
 		s.Run(ctx)
 		if took := time.Since(began); dials != 5 || took != 0 {

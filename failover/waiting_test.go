@@ -75,7 +75,7 @@ func TestWaitingIsTold(t *testing.T) {
 					return nil, ctx.Err()
 				},
 				Register: answer(25*time.Second, "hub-a"),
-				Serve:    func(context.Context, *standing, bool) error { return nil },
+				Serve:    serving(func(context.Context, *standing) error { return nil }),
 				Observe:  observe,
 			}
 			time.AfterFunc(30*time.Second, stop)

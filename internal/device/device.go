@@ -401,8 +401,13 @@ func (d *Device) session() *failover.Session[*link] {
 			}
 			return func() {}
 		},
-		Serve: func(ctx context.Context, l *link, _ bool) error {
-			return d.run("serving", func() error { return d.serve(ctx, l) })
+		Serve: func(ctx context.Context, l *link, _ bool, over func()) func() error {
+			ended := make(chan error, 1)
+			d.spawn("serving", func() {
+				ended <- d.run("serving", func() error { return d.serve(ctx, l) })
+				over()
+			})
+			return func() error { return <-ended }
 		},
 		Save: func(s failover.State) {
 			if d.c.PinnedHub != "" {

@@ -1,0 +1,366 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/dps"
+)
+
+// closeTimeout is how long an orderly end of a link may take.
+const closeTimeout = 2 * time.Second
+
+// Run keeps the device connected until ctx ends. It returns when everything that it started has
+// ended, the links in order.
+func (s *Session[L]) Run(ctx context.Context) {
+	life, stop := context.WithCancel(ctx)
+	r := &loop[L]{Session: s, life: life, stop: stop, m: NewMachine(s.Options, s.Cached), do: make(chan func()),
+		ways: map[int]*way[L]{}}
+	if r.Open == nil {
+		r.Open = func(context.Context) func() { return func() {} }
+	}
+	if r.Save == nil {
+		r.Save = func(State) {}
+	}
+	if r.Observe == nil {
+		r.Observe = func(Note) {}
+	}
+	r.guard(r.run)
+	stop()
+	for _, w := range r.ways {
+		r.end(w)
+	}
+	r.wg.Wait()
+	if p := r.panicked.Load(); p != nil {
+		panic(p)
+	}
+}
+
+// PanicError is a panic in a goroutine of a session. It ends the session: Run panics with it in the
+// goroutine of its caller, because only there can the caller recover.
+type PanicError struct {
+	Value any
+	stack []byte
+}
+
+func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
+
+// Stack returns the stack of the goroutine that panicked.
+func (p *PanicError) Stack() []byte { return p.stack }
+
+// loop is a running session. The goroutine of Run owns all fields but do, wg, stop and panicked.
+// While a link is at work and nothing happens, that goroutine is the only one, and no timer runs.
+type loop[L Link] struct {
+	*Session[L]
+	life     context.Context // of everything that the session starts
+	stop     context.CancelFunc
+	m        *Machine
+	do       chan func() // the other goroutines report here; the loop calls each function
+	wg       sync.WaitGroup
+	ways     map[int]*way[L]
+	server   *way[L]                    // the link that is served, or that waits until the one before has wound down
+	working  *way[L]                    // the link that Serve was called for, until its work has ended
+	panicked atomic.Pointer[PanicError] // the first one
+	closeDPS context.CancelFunc         // ends the connection to DPS that was opened ahead; nil if there is none
+}
+
+// way is an attempt and then the link that it becomes, or a registration.
+type way[L Link] struct {
+	id      int
+	host    string
+	began   time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+	givenUp atomic.Bool // the link is to be reset, not closed in order; set before cancel is called
+
+	isUp        bool // link is set
+	link        L
+	provisional bool
+	over        chan struct{} // one slot: the work wants the link to end
+	stopWork    func() error  // nil: Serve has not been called
+	ending      bool
+}
+
+func (r *loop[L]) run() {
+	r.step(Start{})
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := r.m.NextWake()
+		var wake <-chan time.Time
+		if timer.Stop(); !next.IsZero() {
+			timer.Reset(time.Until(next))
+			wake = timer.C
+		}
+		if len(r.ways) == 0 {
+			r.sleeps.Store(&next)
+		} else {
+			r.sleeps.Store(nil)
+		}
+		var lost, over <-chan struct{}
+		if w := r.server; w != nil && !w.ending {
+			lost, over = w.link.Done(), w.over
+		}
+		select {
+		case f := <-r.do:
+			f()
+		case <-wake:
+			r.step(Tick{})
+		case <-lost:
+			r.end(r.server)
+		case <-over:
+			r.end(r.server)
+		case <-r.life.Done():
+			return
+		}
+	}
+}
+
+func (r *loop[L]) step(e Event) { r.perform(r.m.Step(time.Now(), e)) }
+
+// last is step for the last event of a way.
+func (r *loop[L]) last(w *way[L], e Event) {
+	effects := r.m.Step(time.Now(), e)
+	r.forget(w)
+	r.perform(effects)
+}
+
+// guard calls f. A panic in f ends the session.
+func (r *loop[L]) guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
+			r.stop()
+		}
+	}()
+	f()
+}
+
+// start runs f in a goroutine of the session.
+func (r *loop[L]) start(f func()) { r.wg.Go(func() { r.guard(f) }) }
+
+// post lets the loop call f. It returns false if the loop has ended.
+func (r *loop[L]) post(f func()) bool {
+	select {
+	case r.do <- f:
+		return true
+	case <-r.life.Done():
+		return false
+	}
+}
+
+func (r *loop[L]) perform(effects []Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case Dial:
+			w := r.open(e.ID, e.Host)
+			r.Observe(Note{Kind: NoteDialing, Host: e.Host})
+			r.start(func() { r.dial(w, e) })
+		case Register:
+			w := r.open(e.ID, "")
+			r.Observe(Note{Kind: NoteAsking})
+			r.start(func() { r.register(w, e) })
+		case Serve:
+			r.serve(r.ways[e.ID], e.Provisional)
+		case Retire:
+			r.retire(r.ways[e.ID])
+		case GiveUp:
+			w := r.ways[e.ID]
+			w.givenUp.Store(true)
+			r.retire(w)
+		case CancelRegister:
+			r.retire(r.ways[e.ID])
+		case OpenDPS:
+			ctx, cancel := context.WithCancel(r.life)
+			r.closeDPS = cancel
+			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
+			r.start(func() { defer cancel(); hold() })
+		case CloseDPS:
+			r.closeDPS()
+		case Save:
+			r.Save(r.m.State())
+		case Decided:
+			r.Observe(Note{Kind: NoteDecision, Host: e.Host, Err: e.Err, Decision: e.Decision})
+		}
+	}
+}
+
+func (r *loop[L]) open(id int, host string) *way[L] {
+	w := &way[L]{id: id, host: host, began: time.Now()}
+	w.ctx, w.cancel = context.WithCancel(r.life)
+	r.ways[id] = w
+	return w
+}
+
+func (r *loop[L]) forget(w *way[L]) {
+	if w == r.server {
+		r.server = nil
+	}
+	delete(r.ways, w.id)
+}
+
+// retire ends a way, and the machine will not speak of it again.
+func (r *loop[L]) retire(w *way[L]) {
+	w.cancel()
+	r.end(w)
+	r.forget(w)
+}
+
+// dial makes one attempt. It ends when the attempt has failed, or has become a link.
+func (r *loop[L]) dial(w *way[L], e Dial) {
+	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential, Early: e.Early,
+		TLSUp: func() { r.post(func() { r.step(TLSUp{ID: e.ID}) }) }})
+	if err != nil {
+		defer w.cancel()
+		if w.ctx.Err() == nil {
+			signal := Classify(w.ctx, err)
+			r.post(func() { r.last(w, DialFailed{ID: e.ID, Signal: signal, Err: err}) })
+		}
+		return
+	}
+	took := time.Since(w.began)
+	if !r.post(func() { r.up(w, link, took) }) {
+		r.finish(w, link)
+	}
+}
+
+// up takes over a new link.
+func (r *loop[L]) up(w *way[L], link L, took time.Duration) {
+	if w.ctx.Err() != nil { // given up at the last moment
+		r.start(func() { r.finish(w, link) })
+		return
+	}
+	w.isUp, w.link, w.over = true, link, make(chan struct{}, 1)
+	r.step(Up{ID: w.id, Took: took})
+}
+
+// serve makes w the link that is served.
+func (r *loop[L]) serve(w *way[L], provisional bool) {
+	if w == r.server { // it is at work already; only its standing has changed
+		r.Observe(Note{Kind: NoteConfirmed, Host: w.host})
+		return
+	}
+	if old := r.server; old != nil {
+		old.cancel()
+		r.end(old)
+	}
+	r.server, w.provisional = w, provisional
+	r.work()
+}
+
+// work puts the link to work that is to be served, if no other one is at work any more.
+func (r *loop[L]) work() {
+	w := r.server
+	if w == nil || w.ending || r.working != nil {
+		return
+	}
+	select {
+	case <-w.link.Done(): // it never gets to work
+		r.end(w)
+		return
+	default:
+	}
+	r.working = w
+	r.Observe(Note{Kind: NoteUp, Host: w.host, Took: time.Since(w.began), Provisional: w.provisional})
+	w.stopWork = r.Serve(w.ctx, w.link, w.provisional, func() {
+		select {
+		case w.over <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// end lets the work on a link wind down, and closes the link. It does nothing for a way that has no
+// link.
+func (r *loop[L]) end(w *way[L]) {
+	if !w.isUp || w.ending {
+		return
+	}
+	w.ending = true
+	r.start(func() { r.windDown(w) })
+}
+
+// windDown ends a link: because ctx has ended, or the link, or because its work wants it.
+func (r *loop[L]) windDown(w *way[L]) {
+	var err error
+	served := w.stopWork != nil
+	if served {
+		err = w.stopWork()
+	}
+	if w.ctx.Err() != nil { // ended by us
+		r.post(func() { r.idle(w) })
+		r.finish(w, w.link)
+		return
+	}
+	defer w.cancel()
+	carried := w.link.Carried()
+	// If the link has ended, its own reason comes first, because it caused whatever the work says.
+	// Only the work can know of a planned end, and of what was wrong with a link that lives.
+	select {
+	case <-w.link.Done():
+		if Classify(w.ctx, err) != TokenRenewal {
+			err = w.link.Err()
+		}
+	default:
+	}
+	w.link.Abort()
+	if err == nil {
+		err = w.link.Err()
+	}
+	signal := Classify(w.ctx, err)
+	r.post(func() {
+		if served {
+			r.Observe(Note{Kind: NoteLost, Host: w.host, Err: err, Signal: signal})
+		}
+		r.idle(w)
+		r.last(w, Lost{ID: w.id, Signal: signal, Err: err, Acked: carried})
+	})
+}
+
+// idle notes that the work on w has ended, so that the next link can be put to work.
+func (r *loop[L]) idle(w *way[L]) {
+	if r.working == w {
+		r.working = nil
+		r.work()
+	}
+}
+
+// finish ends a link that is not needed any more: with a reset if it was given up, else in order.
+func (r *loop[L]) finish(w *way[L], link L) {
+	defer w.cancel()
+	if w.givenUp.Load() && r.life.Err() == nil {
+		link.Abort()
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	link.Close(ctx)
+}
+
+// register makes one registration.
+func (r *loop[L]) register(w *way[L], e Register) {
+	defer w.cancel()
+	progress, stop := stillWaiting(r.Observe)
+	a, err := r.Register(w.ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential, Progress: progress})
+	stop()
+	took := time.Since(w.began)
+	if w.ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		f := failed(w.ctx, e.ID, err)
+		r.post(func() { r.last(w, f) })
+		return
+	}
+	r.post(func() {
+		if r.ways[w.id] == nil { // it was cancelled at the last moment
+			return
+		}
+		r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: took, Unchanged: a.Hub == r.m.home.host})
+		r.last(w, Assigned{ID: e.ID, Hub: a.Hub, DeviceID: a.DeviceID, Substatus: a.Substatus})
+	})
+}
