@@ -146,7 +146,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "internal/device"},
 		"golang.org/x/sys":                    {"internal/device"},
-		"github.com/eclipse/paho.mqtt.golang": {"hub", "dps"},
+		"github.com/eclipse/paho.mqtt.golang": {"hub", "internal/mqtt"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"telemetry"},
 		"github.com/muesli/cancelreader":      {"telemetry"},

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 // Transport is how a registration travels.
@@ -210,14 +212,8 @@ func (c *Client) host() string {
 	return c.Host
 }
 
-// address is the host with the port of the transport where none is given.
-func (c *Client) address(port string) string {
-	h := c.host()
-	if _, _, err := net.SplitHostPort(h); err == nil {
-		return h
-	}
-	return net.JoinHostPort(strings.Trim(h, "[]"), port)
-}
+// address is the host, with the port of the transport if the host has none.
+func (c *Client) address(port string) string { return mqtt.WithPort(c.host(), port) }
 
 // staleAfter is how long a connection may wait for the rate of the process before it is replaced.
 // DPS closes a connection on which nothing is sent.
@@ -252,29 +248,13 @@ func (c *Client) admitted(ctx context.Context, r Request) (net.Conn, *tls.Conn, 
 func (c *Client) connect(ctx context.Context, addr string, patience time.Duration) (raw net.Conn, secure *tls.Conn, err error) {
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	dial := c.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	raw, err = dial(short, "tcp", addr)
-	if err != nil {
+	to := mqtt.Endpoint{Address: addr, TLS: c.TLS, DialContext: c.DialContext}
+	if raw, err = to.Dial(short); err != nil {
 		return nil, nil, &Error{Step: StepDial, RetryAfter: -1, Err: err}
 	}
-	conf := c.TLS.Clone()
-	if conf == nil {
-		conf = &tls.Config{}
-	}
-	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-	if conf.ServerName == "" {
-		conf.ServerName, _, _ = net.SplitHostPort(addr)
-	}
-	secure = tls.Client(raw, conf)
-	if err := secure.HandshakeContext(short); err != nil {
+	if secure, err = to.Secure(short, raw); err != nil {
 		_ = raw.Close()
-		if short.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w in %v", ErrSilent, patience)
-		}
-		return nil, nil, &Error{Step: StepTLS, RetryAfter: -1, Err: err}
+		return nil, nil, &Error{Step: StepTLS, RetryAfter: -1, Err: mqtt.Overdue(err, ctx, short, patience)}
 	}
 	return raw, secure, nil
 }

@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
@@ -51,9 +54,11 @@ func every(c net.Conn, b []byte) {
 // mqttAnswer is a PUBLISH of DPS.
 func mqttAnswer(rid int, status int, query, body string) []byte {
 	topic := fmt.Sprintf("$dps/registrations/res/%d/?$rid=%d%s", status, rid, query)
-	n := 2 + len(topic) + len(body)
-	b := []byte{0x30, byte(n&0x7f) | 0x80, byte(n >> 7), byte(len(topic) >> 8), byte(len(topic))}
-	return append(append(b, topic...), body...)
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Payload = topic, []byte(body)
+	var out bytes.Buffer
+	_ = p.Write(&out)
+	return out.Bytes()
 }
 
 var (

@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 // maxSkew is how far two clocks may be apart before it is worth a word: tokens are good five minutes longer than they say.
@@ -42,7 +44,7 @@ const (
 var ErrStuck = errors.New("DPS was still assigning")
 
 // ErrSilent is wrapped when DPS owed an answer and sent nothing.
-var ErrSilent = errors.New("no answer")
+var ErrSilent = mqtt.ErrSilent
 
 // Error is any failure of a registration.
 type Error struct {

@@ -1,12 +1,9 @@
 package dps
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -14,12 +11,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 const (
 	apiVersion     = "2019-03-31" // what every SDK's MQTT client announces
 	responseFilter = "$dps/registrations/res/#"
+	readBuffer     = 4 << 10          // bytes that are read ahead
 	keepAlive      = 10 * time.Minute // longer than any wait between two polls, so that no PINGREQ is needed
 )
 
@@ -30,7 +28,7 @@ type mqttExchange struct {
 	r    Request
 	raw  net.Conn
 	conn net.Conn
-	in   *bufio.Reader
+	in   *mqtt.Reader
 	stop func() bool // ends the watch over ctx
 	owed time.Time   // when the answer to the last request must be here
 
@@ -50,7 +48,7 @@ func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error
 	if err != nil {
 		return answer{}, err
 	}
-	x.raw, x.conn, x.in = raw, secure, bufio.NewReader(secure)
+	x.raw, x.conn, x.in = raw, secure, mqtt.NewReader(secure, maxDocument, readBuffer)
 	x.owe(ctx, x.r.Patience)
 	x.stop = context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	x.step = StepConnect
@@ -59,19 +57,16 @@ func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error
 			return answer{}, err
 		}
 	}
-	var out bytes.Buffer
+	var out []byte
 	if !x.r.Sequential {
-		x.writeConnect(&out, password)
-		x.writeSubscribe(&out)
+		out = x.appendSubscribe(x.appendConnect(nil, password))
 	}
-	return x.ask(&out, StepRegister, "PUT/iotdps-register/", "", body)
+	return x.ask(out, StepRegister, "PUT/iotdps-register/", "", body)
 }
 
 // sequence is the careful beginning: each packet waits for the answer to the one before.
 func (x *mqttExchange) sequence(ctx context.Context, password string) error {
-	var out bytes.Buffer
-	x.writeConnect(&out, password)
-	if err := x.send(&out); err != nil {
+	if err := x.send(x.appendConnect(nil, password)); err != nil {
 		return err
 	}
 	for !x.connack {
@@ -79,10 +74,8 @@ func (x *mqttExchange) sequence(ctx context.Context, password string) error {
 			return err
 		}
 	}
-	out.Reset()
 	x.step = StepSubscribe
-	x.writeSubscribe(&out)
-	if err := x.send(&out); err != nil {
+	if err := x.send(x.appendSubscribe(nil)); err != nil {
 		return err
 	}
 	for x.step == StepSubscribe {
@@ -113,21 +106,16 @@ func (x *mqttExchange) arm(ctx context.Context, at time.Time) {
 
 func (x *mqttExchange) poll(ctx context.Context, operationID string) (answer, error) {
 	x.owe(ctx, x.r.Patience)
-	return x.ask(new(bytes.Buffer), StepPoll, "GET/iotdps-get-operationstatus/", "&operationId="+operationID, nil)
+	return x.ask(nil, StepPoll, "GET/iotdps-get-operationstatus/", "&operationId="+operationID, nil)
 }
 
 // ask sends one request, behind whatever is in out already, and reads until its own answer comes.
-func (x *mqttExchange) ask(out *bytes.Buffer, step Step, verb, query string, body []byte) (answer, error) {
+func (x *mqttExchange) ask(out []byte, step Step, verb, query string, body []byte) (answer, error) {
 	x.rid++
 	rid := strconv.Itoa(x.rid)
-	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	p.Qos = 1
-	p.TopicName = "$dps/registrations/" + verb + "?$rid=" + rid + query
+	m := mqtt.Message{Topic: "$dps/registrations/" + verb + "?$rid=" + rid + query, Body: body, QoS: 1}
 	x.pid++
-	p.MessageID = x.pid
-	p.Payload = body
-	_ = p.Write(out) // a bytes.Buffer does not fail
-	if err := x.send(out); err != nil {
+	if err := x.send(m.Append(out, x.pid, false)); err != nil {
 		return answer{}, err
 	}
 	if x.connack {
@@ -152,7 +140,7 @@ func (x *mqttExchange) wait(ctx context.Context, d time.Duration) error {
 	until := time.Now().Add(d)
 	for {
 		x.arm(ctx, until)
-		_, err := x.in.Peek(1)
+		err := x.in.Await()
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -174,76 +162,77 @@ func (x *mqttExchange) close() {
 	}
 	x.stop()
 	_ = x.raw.SetDeadline(time.Now().Add(time.Second))
-	_ = packets.NewControlPacket(packets.Disconnect).Write(x.conn)
+	_, _ = x.conn.Write(mqtt.AppendDisconnect(nil))
 	_ = x.conn.Close()
 }
 
-func (x *mqttExchange) writeConnect(out *bytes.Buffer, password string) {
-	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
-	p.ProtocolName, p.ProtocolVersion = "MQTT", 4
-	p.CleanSession = true // DPS keeps no sessions
-	p.Keepalive = uint16(keepAlive / time.Second)
-	p.ClientIdentifier = x.c.RegistrationID
-	p.UsernameFlag = true
-	p.Username = x.c.IDScope + "/registrations/" + x.c.RegistrationID + "/api-version=" + apiVersion +
-		"&ClientVersion=" + strings.ReplaceAll(url.QueryEscape(x.c.Agent), "+", "%20")
-	if password != "" {
-		p.PasswordFlag, p.Password = true, []byte(password)
+func (x *mqttExchange) appendConnect(out []byte, password string) []byte {
+	c := mqtt.Connect{
+		ClientID: x.c.RegistrationID,
+		Username: x.c.IDScope + "/registrations/" + x.c.RegistrationID + "/api-version=" + apiVersion +
+			"&ClientVersion=" + strings.ReplaceAll(url.QueryEscape(x.c.Agent), "+", "%20"),
+		Password: password, KeepAlive: keepAlive,
+		CleanStart: true, // DPS keeps no sessions
 	}
-	_ = p.Write(out)
+	return c.Append(out)
 }
 
-func (x *mqttExchange) writeSubscribe(out *bytes.Buffer) {
-	p := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
+func (x *mqttExchange) appendSubscribe(out []byte) []byte {
 	x.pid++
-	p.MessageID = x.pid
-	p.Topics, p.Qoss = []string{responseFilter}, []byte{1}
-	_ = p.Write(out)
+	return mqtt.AppendSubscribe(out, x.pid, mqtt.Filter{Topic: responseFilter, QoS: 1})
 }
 
-func (x *mqttExchange) send(out *bytes.Buffer) error {
-	if _, err := x.conn.Write(out.Bytes()); err != nil {
+func (x *mqttExchange) send(out []byte) error {
+	if _, err := x.conn.Write(out); err != nil {
 		return x.fail(err)
 	}
 	return nil
 }
 
-// read takes one packet. It returns an answer when the packet is the one to rid, nil for everything else that is in order.
+// read takes one packet. It returns an answer if the packet is the one to rid, and nil for any other
+// packet that is in order.
 func (x *mqttExchange) read(rid string) (*answer, error) {
-	packet, err := readPacket(x.in)
+	p, err := x.next()
 	if err == nil && !time.Now().Before(x.owed) { // packets that arrive fast enough never meet the deadline of a read
 		err = os.ErrDeadlineExceeded
 	}
 	if err != nil {
 		return nil, x.fail(err)
 	}
-	switch p := packet.(type) {
-	case *packets.ConnackPacket:
-		if p.ReturnCode != 0 {
-			return nil, &Error{Step: StepConnect, Connack: p.ReturnCode, RetryAfter: -1, Err: connackError(p.ReturnCode)}
+	switch p.Kind {
+	case mqtt.Connack:
+		if p.Code != 0 {
+			return nil, &Error{Step: StepConnect, Connack: p.Code, RetryAfter: -1, Err: &mqtt.Refusal{Code: p.Code}}
 		}
 		x.connack = true
-	case *packets.SubackPacket:
-		if len(p.ReturnCodes) != 1 || p.ReturnCodes[0] > 2 {
+	case mqtt.Suback:
+		if len(p.Codes) != 1 || p.Refused() != 0 {
 			return nil, &Error{Step: StepSubscribe, RetryAfter: -1, Counted: x.counted, Err: errors.New("DPS refused the subscription")}
 		}
 		if x.step == StepSubscribe {
 			x.step = StepRegister
 		}
-	case *packets.PublishPacket:
-		if p.Qos == 1 {
-			ack := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
-			ack.MessageID = p.MessageID
-			if err := ack.Write(x.conn); err != nil {
-				return nil, x.fail(err)
+	case mqtt.Publish:
+		if p.QoS == 1 {
+			if err := x.send(mqtt.AppendPuback(nil, p.ID)); err != nil {
+				return nil, err
 			}
 		}
-		ans, got, ok := parseResponse(p.TopicName, p.Payload, x.c.now())
+		ans, got, ok := parseResponse(p.Topic, p.Body, x.c.now())
 		if ok && rid != "" && got == rid { // else a late or foreign answer
 			return &ans, nil
 		}
 	}
 	return nil, nil
+}
+
+// next reads one packet of at most maxDocument bytes. What no server may send is nonsense.
+func (x *mqttExchange) next() (mqtt.Packet, error) {
+	p, err := x.in.Next()
+	if errors.Is(err, mqtt.ErrProtocol) {
+		err = fmt.Errorf("%w: %s", ErrNonsense, sentence(err.Error()))
+	}
+	return p, err
 }
 
 // fail gives a network error its place.
@@ -252,46 +241,4 @@ func (x *mqttExchange) fail(err error) error {
 		err = fmt.Errorf("%w in %v", ErrSilent, x.r.Patience)
 	}
 	return &Error{Step: x.step, RetryAfter: -1, Counted: x.counted, Pipelined: !x.r.Sequential && !x.connack, Err: err}
-}
-
-func connackError(code byte) error {
-	if s, ok := packets.ConnackReturnCodes[code]; ok && code <= packets.ErrRefusedNotAuthorised {
-		return errors.New(strings.ToLower(s))
-	}
-	return fmt.Errorf("unknown CONNACK code %d", code)
-}
-
-// readPacket reads one packet whose announced length is checked before anything is allocated for it.
-func readPacket(in *bufio.Reader) (packets.ControlPacket, error) {
-	size, head := 0, 2
-	for i := 1; ; i++ {
-		seen, err := in.Peek(i + 1)
-		if err != nil {
-			if errors.Is(err, io.EOF) && len(seen) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-		b := seen[i]
-		head = i + 1
-		size |= int(b&0x7f) << (7 * (i - 1))
-		if b&0x80 == 0 {
-			break
-		}
-		if i == 4 {
-			return nil, fmt.Errorf("%w: a malformed MQTT packet length", ErrNonsense)
-		}
-	}
-	if size > maxDocument {
-		return nil, fmt.Errorf("%w: an MQTT packet of %d bytes, DPS sends at most %d", ErrNonsense, size, maxDocument)
-	}
-	whole := make([]byte, head+size)
-	if _, err := io.ReadFull(in, whole); err != nil {
-		return nil, err
-	}
-	packet, err := packets.ReadPacket(bytes.NewReader(whole))
-	if err != nil { // io.EOF too: here it means a packet that ends early, not a closed connection
-		return nil, fmt.Errorf("%w: a malformed MQTT packet: %s", ErrNonsense, sentence(err.Error()))
-	}
-	return packet, nil
 }

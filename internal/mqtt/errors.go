@@ -1,0 +1,37 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// Causes that this package finds itself, because the network has no error for them.
+var (
+	// ErrSilent says that the peer owed an answer and sent nothing.
+	ErrSilent = errors.New("no answer")
+	// ErrUnacked says that the peer lives but leaves a PUBLISH unacknowledged.
+	ErrUnacked = errors.New("PUBACK withheld")
+	// ErrProtocol says that the peer broke a rule of MQTT or TLS.
+	ErrProtocol = errors.New("protocol violation")
+	// ErrSubscription says that the peer refused a subscription (SUBACK 0x80).
+	ErrSubscription = errors.New("subscription refused")
+	// ErrClosed says that this side ended the connection.
+	ErrClosed = errors.New("closed by this side")
+)
+
+// Refusal is a CONNACK that refuses the session. Its text is the one text for its code.
+type Refusal struct {
+	Code byte // 1 to 5 in MQTT 3.1.1; others are accepted here, because a peer may send them
+}
+
+func (r *Refusal) Error() string {
+	// The codec's table has texts for errors of its own behind the codes of MQTT 3.1.1.
+	if text, ok := packets.ConnackReturnCodes[r.Code]; ok && r.Code <= packets.ErrRefusedNotAuthorised {
+		_, reason, _ := strings.Cut(strings.ToLower(text), ": ")
+		return reason
+	}
+	return fmt.Sprintf("unknown CONNACK code %d", r.Code)
+}
