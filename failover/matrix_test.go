@@ -23,6 +23,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // The matrix is written to docs/decisions.md: each fault is really injected, in virtual time, into the real session with the real
@@ -478,7 +479,7 @@ func (c *cell) serve(ctx context.Context, l *hub.Link) error {
 	for {
 		select {
 		case <-tick.C:
-			if err := l.Publish([]byte(`{}`), nil, func(error) {}); err != nil {
+			if err := l.Publish(message.Outgoing{Message: message.Message{Body: []byte(`{}`)}}, func(error) {}); err != nil {
 				return err
 			}
 		case <-renew:

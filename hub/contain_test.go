@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // broken is a sender that panics in each call.
@@ -41,7 +43,7 @@ func TestSenderThatPanics(t *testing.T) {
 				defer stop()
 				l := w.dial("10.0.0.1")
 				sender, other := new(broken), new(acks)
-				if _, err := l.Send([]Outgoing{{Body: []byte("1"), Ticket: 1}}, sender); err != nil {
+				if _, err := l.Send([]message.Outgoing{{Message: message.Message{Body: []byte("1")}, Ticket: 1}}, sender); err != nil {
 					t.Fatal(err)
 				}
 				offer(t, l, other, "2")
@@ -60,7 +62,7 @@ func TestSenderThatPanics(t *testing.T) {
 				if sender.told != 1 || len(other.of("2")) != 1 {
 					t.Errorf("told %d times, the other sender %d times", sender.told, len(other.of("2")))
 				}
-				if _, err := l.Send([]Outgoing{{Body: []byte("3")}}, sender); err == nil {
+				if _, err := l.Send([]message.Outgoing{outgoing("3", "")}, sender); err == nil {
 					t.Error("a link that has ended takes a message")
 				}
 			})

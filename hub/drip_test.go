@@ -194,7 +194,7 @@ func goodbye(t *testing.T, size int) {
 		defer stop()
 		l := w.dial("10.0.0.1")
 		for range 2 {
-			if err := l.Publish([]byte(strings.Repeat("x", size)), nil, func(error) {}); err != nil {
+			if err := l.Publish(outgoing(strings.Repeat("x", size), ""), func(error) {}); err != nil {
 				t.Fatal(err)
 			}
 		}

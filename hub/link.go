@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 const (
@@ -61,8 +63,7 @@ type Link struct {
 	closing    bool // no new work: DISCONNECT is next
 	out        []byte
 	spare      []byte
-	bag        bag           // where a property bag is encoded
-	common     bag           // and the part of it that messages have in common
+	bag        bag           // writes property bags
 	flushing   bool          // somebody writes, or is about to
 	flushed    chan struct{} // closed when out is empty; nil when nobody waits
 	settled    chan struct{} // closed when inflight is empty; nil when nobody waits
@@ -96,22 +97,6 @@ type Link struct {
 	telling atomic.Int64
 }
 
-// Outgoing is a telemetry message. Props are keys and values in turn, in the order they are to go out, system properties under their
-// wire names ($.mid, $.ct, …) like the application's. Common are more of them; what has the very same slice as the message before it is
-// not looked at again. Ticket is what its sender knows it by. It is an unnamed type, so that a sender need not know this package.
-type Outgoing = struct {
-	Body          []byte
-	Props, Common []string
-	Ticket        uint64
-}
-
-// Completion hears what became of messages: that they were acknowledged (nil), or why they will not be. The tickets are good until it
-// returns. It may send more. The link hears nothing until it returns, so it should not wait; but a disk that takes its time is not held
-// against the hub.
-type Completion = interface {
-	Done(tickets []uint64, err error)
-}
-
 // publish is a PUBLISH without its PUBACK.
 type publish struct {
 	pid    uint16
@@ -119,7 +104,7 @@ type publish struct {
 	mid    string
 	sent   time.Time
 	ticket uint64
-	to     Completion
+	to     message.Completion
 
 	before, next *publish
 }
@@ -284,9 +269,9 @@ func (l *Link) Window() int {
 	return l.window
 }
 
-// Publish is Send for one message; done is its completion.
-func (l *Link) Publish(body []byte, props []string, done func(error)) error {
-	_, err := l.Send([]Outgoing{{Body: body, Props: props}}, &single{done})
+// Publish is Send for one message. done is called with what became of it.
+func (l *Link) Publish(m message.Outgoing, done func(error)) error {
+	_, err := l.Send([]message.Outgoing{m}, &single{done})
 	return err
 }
 
@@ -294,11 +279,13 @@ type single struct{ done func(error) }
 
 func (s *single) Done(_ []uint64, err error) { s.done(err) }
 
-// Send sends telemetry messages with QoS 1, in order, and keeps nothing of them. It returns how many it has taken, as soon as they are
-// queued; each of them is completed exactly once: with nil on the real PUBACK, or with the reason of the link's end. An error is about
-// the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is put together (see
-// [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
-func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
+// Send sends messages with QoS 1, in order, and keeps nothing of them but their ids. It returns how many it has taken, as soon as
+// they are queued. Each of those is completed exactly once: with nil on the real PUBACK, or with the reason of the link's end. An
+// error is about the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is
+// put together (see [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
+//
+// A completion that waits for a disk is not held against the hub, although the link reads nothing meanwhile.
+func (l *Link) Send(messages []message.Outgoing, to message.Completion) (int, error) {
 	taken, write, err := l.take(messages, to)
 	if write {
 		l.flush(true)
@@ -308,22 +295,13 @@ func (l *Link) Send(messages []Outgoing, to Completion) (int, error) {
 
 // take queues messages. write says that the caller must write them now. Nobody else writes at that
 // moment, and it is cheaper to write what the socket takes than to wake another goroutine.
-func (l *Link) take(messages []Outgoing, to Completion) (taken int, write bool, err error) {
+func (l *Link) take(messages []message.Outgoing, to message.Completion) (taken int, write bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	err = l.openLocked()
-	var common []string
-	var shared []byte
 	for ; taken < len(messages) && err == nil; taken++ {
-		m := &messages[taken]
-		if taken == 0 || len(m.Common) != len(common) || len(common) > 0 && &m.Common[0] != &common[0] {
-			if shared, err = l.common.encode(m.Common); err != nil {
-				break
-			}
-			common = m.Common
-		}
-		if err = l.sendLocked(m, shared, to, now); err != nil {
+		if err = l.sendLocked(&messages[taken], to, now); err != nil {
 			break
 		}
 	}
@@ -342,13 +320,13 @@ func (l *Link) take(messages []Outgoing, to Completion) (taken int, write bool, 
 }
 
 // sendLocked queues one message.
-func (l *Link) sendLocked(m *Outgoing, common []byte, to Completion, now time.Time) error {
-	text, err := l.bag.encode(m.Props)
+func (l *Link) sendLocked(m *message.Outgoing, to message.Completion, now time.Time) error {
+	own, common, err := l.bag.encode(m)
 	if err != nil {
 		return err
 	}
-	topic := len(l.events) + bagLength(text, common)
-	if err := checkSize(topic, len(m.Body), l.bag.size+l.common.size); err != nil {
+	topic := len(l.events) + bagLength(own, common)
+	if err := checkSize(topic, len(m.Body), l.bag.size()); err != nil {
 		return err
 	}
 	if l.opening && len(l.out)+topic+len(m.Body)+9 > firstFlight {
@@ -356,7 +334,7 @@ func (l *Link) sendLocked(m *Outgoing, common []byte, to Completion, now time.Ti
 	}
 	p := l.takeLocked()
 	p.sent, p.ticket, p.to = now, m.Ticket, to
-	p.mid = property(m.Props, "$.mid")
+	p.mid = m.ID
 	if len(l.resend) > 0 && p.mid != "" {
 		if p.pid, p.again = l.resend[p.mid]; p.again {
 			delete(l.resend, p.mid)
@@ -373,7 +351,7 @@ func (l *Link) sendLocked(m *Outgoing, common []byte, to Completion, now time.Ti
 		l.newest.next = p
 	}
 	l.newest = p
-	l.out = appendPublish(l.out, l.events, text, common, m.Body, 1, p.again, p.pid)
+	l.out = appendPublish(l.out, l.events, own, common, m.Body, 1, p.again, p.pid)
 	l.stats.Published++
 	return nil
 }
@@ -500,7 +478,7 @@ func (l *Link) end(err error, hard bool) {
 
 // failed tells a sender that the link has ended. If the sender panics, the others are told all the
 // same.
-func (l *Link) failed(to Completion, tickets []uint64) {
+func (l *Link) failed(to message.Completion, tickets []uint64) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.mu.Lock()
@@ -653,7 +631,7 @@ func (l *Link) flush(hurry bool) {
 // restLocked gives back what only a busy link needs, so that neither the opening nor one large message stays in memory for its life.
 func (l *Link) restLocked() {
 	if len(l.out) == 0 && !l.flushing {
-		l.out, l.spare, l.bag, l.common, l.free = nil, nil, bag{}, bag{}, nil
+		l.out, l.spare, l.bag, l.free = nil, nil, bag{}, nil
 		l.inflight = flight{}
 		l.wire.rest()
 	}
@@ -726,7 +704,7 @@ func (l *Link) pubacks(b []byte, now time.Time) (n int, err error) {
 
 // acknowledged fills l.tickets with the messages that the PUBACKs acknowledge. It returns the
 // sender to tell, and since, the time at which telling begins.
-func (l *Link) acknowledged(b []byte, now time.Time) (n int, to Completion, since time.Duration, err error) {
+func (l *Link) acknowledged(b []byte, now time.Time) (n int, to message.Completion, since time.Duration, err error) {
 	l.tickets = l.tickets[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()

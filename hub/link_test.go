@@ -19,6 +19,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // world is a network in virtual time with one or more scripted hubs.
@@ -325,7 +326,7 @@ func (a *acks) of(name string) []error {
 
 func offer(t *testing.T, l *Link, a *acks, mid string) {
 	t.Helper()
-	if err := l.Publish([]byte("{}"), []string{"$.mid", mid}, a.done(mid)); err != nil {
+	if err := l.Publish(outgoing("{}", mid), a.done(mid)); err != nil {
 		t.Errorf("%s: %v", mid, err)
 	}
 }
@@ -371,7 +372,7 @@ func TestOnlyTheRealPubackCompletes(t *testing.T) {
 				t.Errorf("%s completed with %v, though its PUBACK never came", mid, got)
 			}
 		}
-		if err := l.Publish(nil, nil, a.done("late")); err == nil || !errors.Is(err, io.EOF) {
+		if err := l.Publish(message.Outgoing{}, a.done("late")); err == nil || !errors.Is(err, io.EOF) {
 			t.Errorf("a dead link takes messages: %v", err)
 		}
 		l.Abort()
@@ -534,7 +535,7 @@ func (w *world) earlyAttempt(host string, a *acks, body []byte, mids ...string) 
 	attempt, fitted = w.attempt(host), new([]string)
 	attempt.Early = func(l *Link) {
 		for _, mid := range mids {
-			err := l.Publish(body, []string{"$.mid", mid}, a.done(mid))
+			err := l.Publish(outgoing(string(body), mid), a.done(mid))
 			if err != nil && !errors.Is(err, ErrNoRoom) {
 				w.t.Errorf("%s: %v", mid, err)
 			}
@@ -559,7 +560,7 @@ func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
 			w.net.SetDelay(25 * time.Millisecond)
 			began, took := time.Now(), time.Duration(0)
 			publish := func(l *Link) {
-				err := l.Publish([]byte("{}"), []string{"$.mid", "m"}, func(err error) {
+				err := l.Publish(outgoing("{}", "m"), func(err error) {
 					if err == nil {
 						took = time.Since(began)
 					}
@@ -793,9 +794,9 @@ func TestSlowDiskIsNoSilence(t *testing.T) {
 			})
 			defer stop()
 			l := w.dial("10.0.0.1")
-			send := func(to Completion) {
+			send := func(to message.Completion) {
 				t.Helper()
-				if _, err := l.Send([]Outgoing{{Body: []byte("{}")}}, to); err != nil {
+				if _, err := l.Send([]message.Outgoing{outgoing("{}", "")}, to); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -841,7 +842,7 @@ func TestSlowDiskSendsKeepAlives(t *testing.T) {
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
-		if _, err := l.Send([]Outgoing{{Body: []byte("{}")}}, slowly{30 * time.Second}); err != nil {
+		if _, err := l.Send([]message.Outgoing{outgoing("{}", "")}, slowly{30 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(29 * time.Second)
@@ -862,7 +863,7 @@ type goesOn struct {
 func (g *goesOn) Done(_ []uint64, err error) {
 	if err == nil {
 		time.Sleep(g.d)
-		_, _ = g.link.Send([]Outgoing{{Body: []byte("{}")}}, g)
+		_, _ = g.link.Send([]message.Outgoing{outgoing("{}", "")}, g)
 	}
 }
 
@@ -881,7 +882,7 @@ func TestBusySenderHidesNoWithheldPuback(t *testing.T) {
 			defer stop()
 			to := &goesOn{w.dial("10.0.0.1"), d}
 			began := time.Now()
-			if _, err := to.link.Send([]Outgoing{{Body: []byte("{}")}, {Body: []byte("{}")}}, to); err != nil {
+			if _, err := to.link.Send([]message.Outgoing{outgoing("{}", ""), outgoing("{}", "")}, to); err != nil {
 				t.Fatal(err)
 			}
 			if err := to.link.Err(); time.Since(began) > finalLimit+5*time.Second || !errors.Is(err, ErrUnacked) {
@@ -930,7 +931,7 @@ func TestAcknowledgedMessagesAreForgotten(t *testing.T) {
 		l := w.dial("10.0.0.1")
 		var told ledger
 		for i := range uint64(1000) {
-			if _, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i}}, &told); err != nil {
+			if _, err := l.Send([]message.Outgoing{{Message: message.Message{Body: []byte("{}")}, Ticket: i}}, &told); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -967,28 +968,35 @@ func TestCommonProperties(t *testing.T) {
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
-		a, b := []string{"$.ct", "a"}, []string{"$.ct", "b"}
-		var batch []Outgoing
-		for i, c := range [][]string{a, a, b, nil, a, b[:0], b, a} {
-			batch = append(batch, Outgoing{Body: []byte("{}"), Props: []string{"n", fmt.Sprint(i)}, Common: c})
+		of := func(contentType, n string) message.Outgoing {
+			m := outgoing("{}", "")
+			if m.ContentType = contentType; n != "" {
+				m.Properties = map[string]string{"n": n}
+			}
+			return m
 		}
-		batch = append(batch, Outgoing{Body: []byte("{}"), Common: a}, Outgoing{Body: []byte("{}")})
+		var batch []message.Outgoing
+		for i, contentType := range []string{"a", "a", "b", "", "a", "", "b", "a"} {
+			batch = append(batch, of(contentType, fmt.Sprint(i)))
+		}
+		batch = append(batch, of("a", ""), of("", ""))
 		var told ledger
 		if n, err := l.Send(batch, &told); n != len(batch) || err != nil {
 			t.Fatal(n, err)
 		}
-		a[1] = "c" // it is the caller's again
+		batch[0].ContentType = "c"
 		if n, err := l.Send(batch[:1], &told); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		for name, m := range map[string]Outgoing{
-			"too large with them":     {Body: make([]byte, maxMessage-10), Common: []string{"k", strings.Repeat("v", 10)}},
-			"too long a topic":        {Common: []string{"k", strings.Repeat("v", maxTopic)}},
-			"a topic too long by &":   {Props: []string{"k", "v"}, Common: []string{"k", strings.Repeat("v", maxTopic-len(l.events)-len("k=v")-len("k="))}},
-			"a value that is no text": {Common: []string{"k", "\xff"}},
-			"a property without name": {Common: []string{"", "x"}},
+		large := of("k", "")
+		large.Body = make([]byte, maxMessage-5)
+		for name, m := range map[string]message.Outgoing{
+			"too large with them":     large,
+			"too long a topic":        of(strings.Repeat("v", maxTopic), ""),
+			"a topic too long by &":   of(strings.Repeat("v", maxTopic-len(l.events)-len("n=v")-len("%24.ct=")), "v"),
+			"a value that is no text": of("\xff", ""),
 		} {
-			if n, err := l.Send([]Outgoing{batch[0], m, batch[1]}, &told); n != 1 || !errors.As(err, new(*MessageError)) {
+			if n, err := l.Send([]message.Outgoing{batch[0], m, batch[1]}, &told); n != 1 || !errors.As(err, new(*MessageError)) {
 				t.Errorf("%s: %d taken, %v", name, n, err)
 			}
 		}
@@ -1089,7 +1097,7 @@ func TestOneWithheldPubackEndsTheLink(t *testing.T) {
 		var a acks
 		began := time.Now()
 		for i := 0; ; i++ {
-			if l.Publish([]byte("{}"), []string{"$.mid", fmt.Sprint(i)}, a.done(fmt.Sprint(i))) != nil {
+			if l.Publish(outgoing("{}", fmt.Sprint(i)), a.done(fmt.Sprint(i))) != nil {
 				break
 			}
 			time.Sleep(time.Second)
@@ -1805,7 +1813,7 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 		var a, b ledger
 		for i := uint64(1); i < 9; i += 2 {
 			for k, to := range []*ledger{&a, &b} {
-				if n, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i + uint64(k)}}, to); n != 1 || err != nil {
+				if n, err := l.Send([]message.Outgoing{{Message: message.Message{Body: []byte("{}")}, Ticket: i + uint64(k)}}, to); n != 1 || err != nil {
 					t.Fatal(n, err)
 				}
 			}
@@ -1915,4 +1923,9 @@ func TestNobodyTakesWhatComes(t *testing.T) {
 		}
 		l.Close(t.Context())
 	})
+}
+
+// outgoing is a message with a body and an id.
+func outgoing(body, id string) message.Outgoing {
+	return message.Outgoing{Message: message.Message{Body: []byte(body)}, ID: id}
 }

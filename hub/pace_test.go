@@ -133,7 +133,7 @@ func TestSteadyLinkIsFoundDead(t *testing.T) {
 				select {
 				case <-known:
 				case <-time.After(every - every*time.Duration(phase)/20):
-					_ = l.Publish([]byte("{}"), nil, func(error) {}) // the next sample, if there is somebody to take it
+					_ = l.Publish(outgoing("{}", ""), func(error) {}) // the next sample, if there is somebody to take it
 					<-known
 				}
 				l.Abort()

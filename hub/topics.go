@@ -55,66 +55,6 @@ func (p Properties) ID() string {
 // escape percent-encodes as the service expects it: a space is %20, never +.
 func escape(s string) string { return string(appendEscaped(nil, s)) }
 
-// bag encodes property bags. Most properties of a message are those of the message before it, so what stays the same is checked and
-// escaped once, and copied in one piece with what is beside it.
-type bag struct {
-	text  []byte   // the last one
-	last  []string // what it was made of
-	took  []int    // how many bytes of it each of them took, with what separates it from the one before
-	spare []byte
-	size  int // of its names and values as they were given
-}
-
-// encode writes key=value pairs, given as keys and values in turn. The text is good until the next call but one.
-func (b *bag) encode(props []string) ([]byte, error) {
-	out, from, at, size := b.spare[:0], 0, 0, 0 // what is the same up to at was copied up to from
-	for i, s := range props {
-		size += len(s)
-		if i < len(b.last) && b.last[i] == s {
-			at += b.took[i]
-			continue
-		}
-		out = append(out, b.text[from:at]...)
-		began := len(out)
-		var err error
-		if out, err = appendPart(out, props, i); err != nil {
-			b.last, b.took = b.last[:0], b.took[:0]
-			return nil, err
-		}
-		if i == len(b.last) {
-			b.last, b.took = append(b.last, ""), append(b.took, 0)
-		}
-		at += b.took[i]
-		from = at
-		b.last[i], b.took[i] = s, len(out)-began
-	}
-	out = append(out, b.text[from:at]...)
-	b.last, b.took, b.text, b.spare, b.size = b.last[:len(props)], b.took[:len(props)], out, b.text, size
-	return out, nil
-}
-
-// appendPart writes one of the names and values, and what separates it from the one before. It refuses what no hub takes.
-func appendPart(out []byte, props []string, i int) ([]byte, error) {
-	switch {
-	case i%2 == 1:
-		out = append(out, '=')
-	case i > 0:
-		out = append(out, '&')
-	}
-	s := props[i]
-	n := plainPart(s)
-	out = append(out, s[:n]...)
-	switch {
-	case n < len(s) && !utf8.ValidString(s[n:]):
-		return nil, &MessageError{fmt.Sprintf("the property %q is not UTF-8 text", props[i&^1])}
-	case i%2 == 0 && s == "":
-		return nil, &MessageError{"a property without a name"}
-	case n < len(s):
-		out = appendEscaped(out, s[n:])
-	}
-	return out, nil
-}
-
 // plain says of each byte that it needs no escaping.
 var plain = func() (t [256]bool) {
 	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~" {
@@ -141,16 +81,6 @@ func appendEscaped(out []byte, s string) []byte {
 		s = s[n+1:]
 	}
 	return out
-}
-
-// property is the value of a key among keys and values in turn.
-func property(props []string, key string) string {
-	for i := 0; i+1 < len(props); i += 2 {
-		if props[i] == key {
-			return props[i+1]
-		}
-	}
-	return ""
 }
 
 func unescape(s string) string {

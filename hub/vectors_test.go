@@ -120,9 +120,6 @@ func TestPropertyBags(t *testing.T) {
 			}
 		}
 	}
-	if got := bagText(t, "$.mid", "m&1", "b", "x y+z"); got != "%24.mid=m%261&b=x%20y%2Bz" {
-		t.Errorf("bag = %q", got)
-	}
 }
 
 func TestInboundTopics(t *testing.T) {
@@ -187,71 +184,6 @@ func TestInboundTopics(t *testing.T) {
 	}
 }
 
-func bagText(t testing.TB, props ...string) string {
-	t.Helper()
-	text, err := new(bag).encode(props)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-func TestBagAfterOthers(t *testing.T) {
-	var b bag
-	for i, props := range [][]string{
-		{"$.mid", "m-1", "$.ct", "a/b", "t", "8:30"},
-		{"$.mid", "m-2", "$.ct", "a/b", "t", "8:31"},
-		{"$.mid", "m-3", "$.ct", "a/b"},
-		{},
-		{"$.mid", "m-4", "t", "8:31", "x", "ä=&"},
-		{"$.mid", "m-4", "t", "8:31", "x", "ä=&", "y", ""},
-		{"$.ct", "m-4", "t", "8:31", "x", "\xff"},
-		{"$.mid", "m-4", "t", "8:31", "x", "ä=&", "y", ""},
-		{"$.mid", "", "t", "8:3", "x", "ä=&", "y", " "},
-		{"t", "8:3"},
-	} {
-		text, err := b.encode(props)
-		if i == 6 {
-			if err == nil {
-				t.Error("it took what is no text")
-			}
-			continue
-		}
-		size := len(strings.Join(props, ""))
-		if want := bagText(t, props...); err != nil || string(text) != want || b.size != size {
-			t.Errorf("%d: %q, %d bytes, %v; want %q, %d", i, text, b.size, err, want, size)
-		}
-	}
-}
-
-func TestMessagesNoHubWouldTake(t *testing.T) {
-	for name, v := range map[string]struct {
-		body  int
-		props []string
-		ok    bool
-	}{
-		"the largest that fits": {maxMessage - 100, []string{"$.mid", "m"}, true},
-		"body too large":        {maxMessage + 1, nil, false},
-		"with its properties":   {maxMessage - 5, []string{"name", "value"}, false},
-		"topic too long":        {0, []string{"a", strings.Repeat("%", 30_000)}, false},
-		"nameless property":     {1, []string{"", "x"}, false},
-		"name that is no text":  {1, []string{"\xff", "x"}, false},
-		"value that is no text": {1, []string{"x", "a\xc3"}, false},
-	} {
-		var b bag
-		text, err := b.encode(v.props)
-		if err == nil {
-			err = checkSize(len(eventsTopic("d"))+len(text), v.body, b.size)
-		}
-		if (err == nil) != v.ok {
-			t.Errorf("%s: %v", name, err)
-		}
-		if p, is := err.(interface{ Permanent() bool }); err != nil && (!is || !p.Permanent()) {
-			t.Errorf("%s: the refusal is not final", name)
-		}
-	}
-}
-
 func FuzzInboundTopic(f *testing.F) {
 	f.Add("devices/dev-1/messages/devicebound/%24.mid=m", []byte("x"))
 	f.Add("$iothub/methods/POST/echo/?$rid=1", []byte(`"x"`))
@@ -286,24 +218,6 @@ func FuzzInboundTopic(f *testing.F) {
 		}
 		if a != nil && a.err() != nil {
 			plain("the refusal", a.err().Error(), 4*maxWords) // in quotes
-		}
-	})
-}
-
-func FuzzPropertyBag(f *testing.F) {
-	f.Add("a", "b c")
-	f.Add("$.mid", "&=+%")
-	f.Add("0", "\xd1")
-	f.Add("", "x")
-	f.Fuzz(func(t *testing.T, key, value string) {
-		if key == "" || !utf8.ValidString(key) || !utf8.ValidString(value) {
-			if text, err := new(bag).encode([]string{key, value}); err == nil {
-				t.Fatalf("%q=%q is sent as %q", key, value, text)
-			}
-			return
-		}
-		if got := Properties(bagText(t, key, value)).Get(key); got != value {
-			t.Fatalf("%q=%q came back as %q", key, value, got)
 		}
 	})
 }

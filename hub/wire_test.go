@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // These tests need real sockets: only there a goroutine that sends also writes.
@@ -131,9 +132,9 @@ func TestSendWaitsForNobody(t *testing.T) {
 	})
 	c := &counter{came: make(chan struct{}, 1)}
 	for i := 0; i < count; i += 4 {
-		var batch []Outgoing
+		var batch []message.Outgoing
 		for k := i; k < i+4; k++ {
-			batch = append(batch, Outgoing{Body: bytes.Repeat([]byte{byte(k)}, size), Props: []string{"$.mid", fmt.Sprint(k)}, Ticket: uint64(k)})
+			batch = append(batch, message.Outgoing{Message: message.Message{Body: bytes.Repeat([]byte{byte(k)}, size)}, ID: fmt.Sprint(k), Ticket: uint64(k)})
 		}
 		if n, err := l.Send(batch, c); n != 4 || err != nil {
 			t.Fatal(n, err)
@@ -156,7 +157,7 @@ func TestSendWaitsForNobody(t *testing.T) {
 func TestLinkAllocatesNothingPerMessage(t *testing.T) {
 	l := socketHub(t, func(conn *tls.Conn) { answer(conn, func([]byte) {}) })
 	const window = 64
-	batch := make([]Outgoing, window)
+	batch := make([]message.Outgoing, window)
 	mids := make([]string, 2*window)
 	for i := range mids {
 		mids[i] = fmt.Sprintf("0123456789abcdef-%d", i)
@@ -166,7 +167,7 @@ func TestLinkAllocatesNothingPerMessage(t *testing.T) {
 		for i := range batch {
 			m := &batch[i]
 			m.Ticket, m.Body = c.next+uint64(i), append(m.Body[:0], "{}"...)
-			m.Props = append(m.Props[:0], "$.mid", mids[m.Ticket%uint64(len(mids))], "$.ct", "application/json")
+			m.ID, m.ContentType = mids[m.Ticket%uint64(len(mids))], "application/json"
 		}
 		until := c.next + window
 		if n, err := l.Send(batch, c); n != window || err != nil {

@@ -3,12 +3,12 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -27,29 +27,15 @@ type Box interface {
 	Quarantine(pos uint64, why error) error
 }
 
-// Sender is all that telemetry knows of the cloud, in types that need no import, so that a link fits without either package importing
-// the other.
+// Sender is all that telemetry knows of the cloud.
 type Sender interface {
 	// Send queues messages, in order, and returns how many it has taken; what they are made of is the caller's again. Each that was taken
 	// is completed exactly once, from any goroutine, maybe before Send returns: with nil on the hub's own acknowledgement, or with the
 	// reason why there will be none. The error is about the first that was not taken: one with Permanent() true condemns this message
 	// only; any other means that the link is of no more use.
-	Send(messages []Outgoing, to Completion) (taken int, err error)
+	Send(messages []message.Outgoing, to message.Completion) (taken int, err error)
 	// Window is how many messages this link wants unacknowledged now; none when it is 0 or less.
 	Window() int
-}
-
-// Outgoing is a message on its way out. Props are the keys and values of its properties in turn, and so are Common, which messages next
-// to each other may share. Ticket is what its completion names it by.
-type Outgoing = struct {
-	Body          []byte
-	Props, Common []string
-	Ticket        uint64
-}
-
-// Completion hears what became of messages. The tickets are good until it returns.
-type Completion = interface {
-	Done(tickets []uint64, err error)
 }
 
 // Order is which records a drain sends first.
@@ -136,13 +122,9 @@ type slot struct {
 // outgoing is what was read and is to be sent. All of it is scratch.
 type outgoing struct {
 	records []outbox.Record
-	out     []Outgoing
+	out     []message.Outgoing
 	sizes   []int
-
-	props []string // of all messages, one behind the other
-	times []byte
-	ends  []int // of each time in times
-	parts [2]outbox.Part
+	parts   [2]outbox.Part
 }
 
 // NewDrain returns a Drain that has sent nothing yet. It starts no goroutine.
@@ -452,10 +434,10 @@ func (d *Drain) giveLocked(t uint64) {
 	d.free = append(d.free, t)
 }
 
-// size is what a record counts against MaxInFlight.
-func size(r *outbox.Record) int {
-	n := len(r.Body) + len(r.ID) + len(r.ContentType) + len(r.ContentEncoding) + len(r.Component) + len(r.Gap)
-	for k, v := range r.Properties {
+// size is what a message counts against MaxInFlight.
+func size(m *message.Outgoing) int {
+	n := len(m.Body) + len(m.ID) + len(m.ContentType) + len(m.ContentEncoding) + len(m.Component) + len(m.Gap)
+	for k, v := range m.Properties {
 		n += len(k) + len(v)
 	}
 	return n
@@ -464,32 +446,15 @@ func size(r *outbox.Record) int {
 // fill makes messages of records. created corrects when they were made, and may be nil.
 func (o *outgoing) fill(records []outbox.Record, created func(pos uint64, at time.Time) time.Time) {
 	n := len(records)
-	o.records, o.times, o.ends, o.props = records, o.times[:0], o.ends[:0], o.props[:0]
+	o.records = records
 	o.out, o.sizes = slices.Grow(o.out[:0], n)[:n], slices.Grow(o.sizes[:0], n)[:n]
-	var c dates
 	for i := range records {
-		at := records[i].Created
-		if created != nil && !at.IsZero() {
-			at = created(records[i].Pos, at)
+		r, m := &records[i], &o.out[i]
+		m.Message, m.ID, m.Gap = r.Message, r.ID, r.Gap
+		if created != nil && !r.Created.IsZero() {
+			m.Created = created(r.Pos, r.Created)
 		}
-		o.times = c.append(o.times, at)
-		o.ends = append(o.ends, len(o.times))
-	}
-	times, at := string(o.times), 0 // one string for all
-	var common []string
-	for i := range records {
-		r := &records[i]
-		if i == 0 || !alike(r, &records[i-1]) {
-			from := len(o.props)
-			o.props = appendCommon(o.props, r)
-			common = o.props[from:]
-		}
-		from := len(o.props)
-		o.props = appendProperties(o.props, r, times[at:o.ends[i]], common)
-		at = o.ends[i]
-		m := &o.out[i]
-		m.Body, m.Props, m.Common = r.Body, o.props[from:], common
-		o.sizes[i] = size(r)
+		o.sizes[i] = size(m)
 	}
 }
 
@@ -507,75 +472,4 @@ func (o *outgoing) rest() {
 	if cap(o.out) > 8 {
 		*o = outgoing{}
 	}
-}
-
-// creationTime is how the cloud wants its times: RFC 3339, UTC, milliseconds.
-const creationTime = "2006-01-02T15:04:05.000Z"
-
-// dates writes creation times. Those of one second have all but the milliseconds in common.
-type dates struct {
-	second int64
-	text   []byte // of the last one; empty: none
-}
-
-func (c *dates) append(out []byte, t time.Time) []byte {
-	switch {
-	case t.IsZero():
-		return out
-	case len(c.text) == 0 || t.Unix() != c.second:
-		from := len(out)
-		out = t.UTC().AppendFormat(out, creationTime)
-		c.second, c.text = t.Unix(), out[from:]
-		return out
-	}
-	ms := t.Nanosecond() / int(time.Millisecond)
-	out = append(out, c.text[:len(c.text)-len("000Z")]...)
-	return append(out, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
-}
-
-// appendProperties writes the property bag of a record under the names of the wire: when it was made, which records before it are missing
-// by policy, and the application's own, which overrule none of these, nor those that it has in common with others.
-func appendProperties(props []string, r *outbox.Record, created string, common []string) []string {
-	from := len(props)
-	props = appendProperty(props, "$.mid", r.ID)
-	props = appendProperty(props, "iothub-creation-time-utc", created)
-	props = appendProperty(props, "gap", r.Gap)
-	if len(r.Properties) == 0 {
-		return props
-	}
-	system := props[from:]
-	for _, key := range slices.Sorted(maps.Keys(r.Properties)) {
-		if !isKey(system, key) && !isKey(common, key) {
-			props = append(props, key, r.Properties[key])
-		}
-	}
-	return props
-}
-
-// appendCommon writes what a record has in common with others: what its content is, and whose component it is of.
-func appendCommon(props []string, r *outbox.Record) []string {
-	props = appendProperty(props, "$.ct", r.ContentType)
-	props = appendProperty(props, "$.ce", r.ContentEncoding)
-	return appendProperty(props, "$.sub", r.Component)
-}
-
-// alike says that what two records could have in common they have.
-func alike(a, b *outbox.Record) bool {
-	return a.ContentType == b.ContentType && a.ContentEncoding == b.ContentEncoding && a.Component == b.Component
-}
-
-func appendProperty(props []string, key, value string) []string {
-	if value == "" {
-		return props
-	}
-	return append(props, key, value)
-}
-
-func isKey(props []string, key string) bool {
-	for i := 0; i < len(props); i += 2 {
-		if props[i] == key {
-			return true
-		}
-	}
-	return false
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fakeBox is an outbox in memory that shows what it was asked. Its bound is a number of records.
 type fakeBox struct {
 	limit  int // records it holds; 0: any number
-	refuse func(outbox.Message) error
+	refuse func(message.Message) error
 	next   error // what Next answers instead of records
 	ack    error // what Ack answers, having done nothing
 
@@ -39,11 +40,11 @@ func (b *fakeBox) notifyLocked() {
 	b.changed = make(chan struct{})
 }
 
-func (b *fakeBox) TryAppend(messages ...outbox.Message) error { return b.put(false, messages) }
+func (b *fakeBox) TryAppend(messages ...message.Message) error { return b.put(false, messages) }
 
-func (b *fakeBox) AppendOver(messages ...outbox.Message) error { return b.put(true, messages) }
+func (b *fakeBox) AppendOver(messages ...message.Message) error { return b.put(true, messages) }
 
-func (b *fakeBox) put(over bool, messages []outbox.Message) error {
+func (b *fakeBox) put(over bool, messages []message.Message) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -67,7 +68,7 @@ func (b *fakeBox) put(over bool, messages []outbox.Message) error {
 	return nil
 }
 
-func (b *fakeBox) Append(ctx context.Context, messages ...outbox.Message) error {
+func (b *fakeBox) Append(ctx context.Context, messages ...message.Message) error {
 	for {
 		b.mu.Lock()
 		changed := b.changed
@@ -189,7 +190,7 @@ func fill(t testing.TB, b Intake, count, size int) {
 	for i := range count {
 		body := fmt.Sprintf(`{"n":%d}`, i+1)
 		body += strings.Repeat(" ", max(0, size-len(body)))
-		if err := b.TryAppend(outbox.Message{Body: []byte(body)}); err != nil {
+		if err := b.TryAppend(message.Message{Body: []byte(body)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,8 +198,8 @@ func fill(t testing.TB, b Intake, count, size int) {
 
 // sent is a message as it reached the sender.
 type sent struct {
+	message.Outgoing
 	mid, body string
-	props     map[string]string
 	done      func(error)
 }
 
@@ -228,30 +229,23 @@ func (s *fakeSender) setWindow(n int) {
 	s.window = n
 }
 
-func (s *fakeSender) Send(messages []Outgoing, to Completion) (int, error) {
+func (s *fakeSender) Send(messages []message.Outgoing, to message.Completion) (int, error) {
 	for i, m := range messages {
-		if err := s.publish(m.Body, slices.Concat(m.Props, m.Common), func(err error) { to.Done([]uint64{m.Ticket}, err) }); err != nil {
+		if err := s.publish(m, func(err error) { to.Done([]uint64{m.Ticket}, err) }); err != nil {
 			return i, err
 		}
 	}
 	return len(messages), nil
 }
 
-func (s *fakeSender) publish(body []byte, list []string, done func(error)) error {
-	props := map[string]string{}
-	for i := 0; i < len(list); i += 2 {
-		if _, twice := props[list[i]]; twice {
-			return fmt.Errorf("the property %s is there twice", list[i])
-		}
-		props[list[i]] = list[i+1]
-	}
+func (s *fakeSender) publish(m message.Outgoing, done func(error)) error {
 	if s.refuse != nil {
-		if err := s.refuse(body); err != nil {
+		if err := s.refuse(m.Body); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
-	s.all = append(s.all, sent{props["$.mid"], string(body), props, done})
+	s.all = append(s.all, sent{m, m.ID, string(m.Body), done})
 	s.inFlight++
 	s.most = max(s.most, s.inFlight)
 	i := len(s.all) - 1
@@ -297,6 +291,6 @@ func mids(first, last int) []string {
 // discard takes everything.
 type discard struct{}
 
-func (discard) Append(context.Context, ...outbox.Message) error { return nil }
-func (discard) TryAppend(...outbox.Message) error               { return nil }
-func (discard) AppendOver(...outbox.Message) error              { return nil }
+func (discard) Append(context.Context, ...message.Message) error { return nil }
+func (discard) TryAppend(...message.Message) error               { return nil }
+func (discard) AppendOver(...message.Message) error              { return nil }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -17,11 +18,11 @@ import (
 type Intake interface {
 	// Append returns when the messages are durable. Under the policy Block it waits for room until ctx ends, and then fails with
 	// outbox.ErrFull, having taken nothing; ctx has no other influence.
-	Append(ctx context.Context, messages ...outbox.Message) error
+	Append(ctx context.Context, messages ...message.Message) error
 	// TryAppend is Append that does not wait.
-	TryAppend(messages ...outbox.Message) error
+	TryAppend(messages ...message.Message) error
 	// AppendOver is Append that goes over the bound instead of waiting.
-	AppendOver(messages ...outbox.Message) error
+	AppendOver(messages ...message.Message) error
 }
 
 // FeedOptions are what a feed may be given; the zero value checks nothing and tells nobody.
@@ -135,7 +136,7 @@ type feed struct {
 // batch holds samples and their messages.
 type batch struct {
 	samples  []Sample
-	messages []outbox.Message
+	messages []message.Message
 	bytes    int
 }
 
@@ -146,7 +147,7 @@ const (
 
 // later appends samples of a schedule in a goroutine, so that the schedule does not wait. The
 // goroutine ends when no sample waits.
-func (f *feed) later(ctx context.Context, samples []Sample, messages []outbox.Message) {
+func (f *feed) later(ctx context.Context, samples []Sample, messages []message.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w, skipped := &f.waiting, 0
@@ -199,7 +200,7 @@ func (f *feed) bad(err error) {
 
 func (f *feed) emit(ctx context.Context, samples []Sample) {
 	taken := make([]Sample, 0, len(samples))
-	messages := make([]outbox.Message, 0, len(samples))
+	messages := make([]message.Message, 0, len(samples))
 	for _, s := range samples {
 		m := f.src.message(s)
 		if err := f.check(m); err != nil {
@@ -219,11 +220,11 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 }
 
 // store appends samples, and reports those that the outbox refuses.
-func (f *feed) store(ctx context.Context, taken []Sample, messages []outbox.Message) {
+func (f *feed) store(ctx context.Context, taken []Sample, messages []message.Message) {
 	err := f.put(ctx, messages)
 	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // one message may have caused it, so each is tried alone
 		for i, m := range messages {
-			f.settle(taken[i:i+1], f.put(ctx, []outbox.Message{m}))
+			f.settle(taken[i:i+1], f.put(ctx, []message.Message{m}))
 		}
 		return
 	}
@@ -231,7 +232,7 @@ func (f *feed) store(ctx context.Context, taken []Sample, messages []outbox.Mess
 }
 
 // message returns the sample as the outbox keeps it. What the sample does not say, its source says.
-func (src *Source) message(s Sample) outbox.Message {
+func (src *Source) message(s Sample) message.Message {
 	if s.ContentType == "" {
 		s.ContentType = "application/json"
 		if s.ContentEncoding == "" {
@@ -249,20 +250,20 @@ func (src *Source) message(s Sample) outbox.Message {
 		maps.Copy(all, s.Properties)
 		s.Properties = all
 	}
-	return outbox.Message{
+	return message.Message{
 		Body: s.Body, ContentType: s.ContentType, ContentEncoding: s.ContentEncoding,
 		Created: s.Created, Properties: s.Properties, Component: s.Component,
 	}
 }
 
-func (s *Sample) done(err error) {
+func (s Sample) done(err error) {
 	if s.Done != nil {
 		s.Done(err)
 	}
 }
 
 // check warns of what the model does not expect, and refuses a body that is no JSON object.
-func (f *feed) check(m outbox.Message) error {
+func (f *feed) check(m message.Message) error {
 	if f.Model == nil || !strings.HasPrefix(m.ContentType, "application/json") {
 		return nil
 	}
@@ -278,7 +279,7 @@ func (f *feed) check(m outbox.Message) error {
 }
 
 // put waits for room if the source can wait.
-func (f *feed) put(ctx context.Context, messages []outbox.Message) error {
+func (f *feed) put(ctx context.Context, messages []message.Message) error {
 	if f.src.Full == Skip {
 		return f.box.TryAppend(messages...)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -162,7 +163,7 @@ func TestFeedTellsWhatBecameOfASample(t *testing.T) {
 	var counters Counters
 	var bad []error
 	box := newFakeBox()
-	box.refuse = func(m outbox.Message) error {
+	box.refuse = func(m message.Message) error {
 		if len(m.Body) > 20 {
 			return fmt.Errorf("outbox: %w", refused{permanent: true})
 		}

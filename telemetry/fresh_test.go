@@ -158,8 +158,8 @@ func TestFreshFirstTellsGaps(t *testing.T) {
 		ended := draining(ctx, box, link, DrainOptions{Order: FreshFirst})
 		synctest.Wait()
 		all := link.sent()
-		if want := fmt.Sprintf("1-%d", dropped); dropped < 100 || seq(t, all[0].mid) != 2985 || all[0].props["gap"] != want {
-			t.Fatalf("the first is %s and tells %q, want %q", all[0].mid, all[0].props["gap"], want)
+		if want := fmt.Sprintf("1-%d", dropped); dropped < 100 || seq(t, all[0].mid) != 2985 || all[0].Gap != want {
+			t.Fatalf("the first is %s and tells %q, want %q", all[0].mid, all[0].Gap, want)
 		}
 		for i := 0; box.Stats().Queued > 0; i++ {
 			if i%50 == 0 {
@@ -174,7 +174,7 @@ func TestFreshFirstTellsGaps(t *testing.T) {
 		for _, m := range link.sent() {
 			accounted[seq(t, m.mid)] = true
 			var first, last int
-			if gap := m.props["gap"]; gap != "" {
+			if gap := m.Gap; gap != "" {
 				if _, err := fmt.Sscanf(gap, "%d-%d", &first, &last); err != nil || last >= seq(t, m.mid) {
 					t.Errorf("%s tells %q", m.mid, gap)
 				}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -142,7 +143,7 @@ func TestPoisonLeavesATombstone(t *testing.T) {
 		<-ended
 		var got []string
 		for _, m := range link.sent() {
-			got = append(got, strings.TrimSpace(fmt.Sprintf("%d %s", seq(t, m.mid), m.props["gap"])))
+			got = append(got, strings.TrimSpace(fmt.Sprintf("%d %s", seq(t, m.mid), m.Gap)))
 		}
 		if want := "1|2|5 3-4|6"; strings.Join(got, "|") != want {
 			t.Errorf("received %v, want %s", got, want)
@@ -200,8 +201,8 @@ func TestAFullDiskAndASchedule(t *testing.T) {
 			if s.Dropped < 100 || uint64(len(all)) != ticks-s.Dropped {
 				t.Fatalf("%+v, %d sent", s, len(all))
 			}
-			if want := fmt.Sprintf("1-%d", s.Dropped); all[0].props["gap"] != want || seq(t, all[0].mid) != int(s.Dropped)+1 {
-				t.Errorf("%s has gap %q, want %q", all[0].mid, all[0].props["gap"], want)
+			if want := fmt.Sprintf("1-%d", s.Dropped); all[0].Gap != want || seq(t, all[0].mid) != int(s.Dropped)+1 {
+				t.Errorf("%s has gap %q, want %q", all[0].mid, all[0].Gap, want)
 			}
 			received := ledger{}
 			received.enter(t, all)
@@ -253,12 +254,12 @@ func BenchmarkLinesToDisk(b *testing.B) {
 // answering is a link whose hub acknowledges from another goroutine, in order.
 type answering struct {
 	queue chan []uint64
-	to    Completion
+	to    message.Completion
 }
 
 func (s *answering) Window() int { return 64 }
 
-func (s *answering) Send(messages []Outgoing, to Completion) (int, error) {
+func (s *answering) Send(messages []message.Outgoing, to message.Completion) (int, error) {
 	tickets := make([]uint64, len(messages))
 	for i := range messages {
 		tickets[i] = messages[i].Ticket
@@ -272,7 +273,7 @@ func (s *answering) Send(messages []Outgoing, to Completion) (int, error) {
 func TestRoadAllocatesNothingPerMessage(t *testing.T) {
 	const count = 20_000
 	box := openBox(t, t.TempDir(), outbox.Options{})
-	messages := make([]outbox.Message, 1000)
+	messages := make([]message.Message, 1000)
 	for i := range messages {
 		messages[i] = new(Source).message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
 	}
@@ -301,7 +302,7 @@ type prompt struct{ tickets []uint64 }
 
 func (*prompt) Window() int { return 64 }
 
-func (s *prompt) Send(messages []Outgoing, to Completion) (int, error) {
+func (s *prompt) Send(messages []message.Outgoing, to message.Completion) (int, error) {
 	s.tickets = s.tickets[:0]
 	for i := range messages {
 		s.tickets = append(s.tickets, messages[i].Ticket)
@@ -319,7 +320,7 @@ func BenchmarkDrain(b *testing.B) {
 			link.to.Done(tickets, nil)
 		}
 	}()
-	messages := make([]outbox.Message, 1000)
+	messages := make([]message.Message, 1000)
 	for i := range messages {
 		messages[i] = new(Source).message(Sample{Body: []byte(`{"temp":21.53,"humidity":40.17}`), Created: time.Now()})
 	}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -353,7 +354,7 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 	}
 	box := &endless{records: make([]outbox.Record, 64)}
 	for i := range box.records {
-		box.records[i] = outbox.Record{ID: "0123456789abcdef-" + strconv.Itoa(1000+i), Message: outbox.Message{Body: []byte(sampleBody),
+		box.records[i] = outbox.Record{ID: "0123456789abcdef-" + strconv.Itoa(1000+i), Message: message.Message{Body: []byte(sampleBody),
 			ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}}
 	}
 	ctx, stop := context.WithTimeout(context.Background(), c.Duration)
@@ -391,9 +392,9 @@ func (c *client) sendOutbox(id string, order telemetry.Order) (count int, cpu, t
 
 // fill puts messages into an outbox.
 func fill(box *outbox.Box, total int) error {
-	messages := make([]outbox.Message, 1000)
+	messages := make([]message.Message, 1000)
 	for i := range messages {
-		messages[i] = outbox.Message{Body: []byte(sampleBody), ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}
+		messages[i] = message.Message{Body: []byte(sampleBody), ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}
 	}
 	for range total / len(messages) {
 		if err := box.TryAppend(messages...); err != nil {

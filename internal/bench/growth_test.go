@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -160,8 +161,9 @@ func (c *client) busy() (f figures, err error) {
 				}
 			}
 			send = append(send, func(n int) error {
-				return l.Publish([]byte(sampleBody), []string{"$.mid", "0123456789abcdef-" + strconv.Itoa(n), "$.ct", "application/json", "$.ce", "utf-8",
-					"iothub-creation-time-utc", "2026-03-01T08:30:00.123Z"}, done)
+				return l.Publish(message.Outgoing{ID: "0123456789abcdef-" + strconv.Itoa(n), Message: message.Message{Body: []byte(sampleBody),
+					ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Date(2026, 3, 1, 8, 30, 0, 123e6, time.UTC)}}, done)
+
 			})
 			return nil
 		}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -59,8 +60,8 @@ func must(t testing.TB, err error) {
 }
 
 // figureSample takes about 200 bytes on the disk with its frame.
-func figureSample() outbox.Message {
-	return outbox.Message{
+func figureSample() message.Message {
+	return message.Message{
 		Body:        []byte(`{"temperature":21.5,"humidity":45.25,"pressure":1013.25,"battery":87,"location":{"lat":52.52,"lon":13.405}}` + strings.Repeat(" ", 40)),
 		ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now(),
 	}
@@ -77,7 +78,7 @@ func (x *boxes) open(o outbox.Options) (*outbox.Box, string) {
 
 func (x *boxes) fill(b *outbox.Box, n int) {
 	x.t.Helper()
-	ms := slices.Repeat([]outbox.Message{figureSample()}, 1000)
+	ms := slices.Repeat([]message.Message{figureSample()}, 1000)
 	for ; n > 0; n -= len(ms) {
 		must(x.t, b.Append(context.Background(), ms[:min(n, len(ms))]...))
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -54,7 +55,7 @@ func onRoad(t *testing.T, count, size int, f func(t *testing.T, r *road)) {
 		for i := range count {
 			body := fmt.Sprintf(`{"n":%d}`, i+1)
 			body += strings.Repeat(" ", max(0, size-len(body)))
-			if err := r.box.Append(t.Context(), outbox.Message{Body: []byte(body)}); err != nil {
+			if err := r.box.Append(t.Context(), message.Message{Body: []byte(body)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -52,7 +52,7 @@ func (d *Device) setAlarm(_ context.Context, payload json.RawMessage) (json.RawM
 
 // method answers one direct method.
 func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
-	status, body := http.StatusInternalServerError, message("a bug stopped the method")
+	status, body := http.StatusInternalServerError, explain("a bug stopped the method")
 	_ = d.run("methods", func() error {
 		status, body = d.callMethod(ctx, m)
 		return nil
@@ -71,22 +71,22 @@ func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, bod
 	run := d.commands[m.Name]
 	switch {
 	case d.stopping.Load():
-		return http.StatusServiceUnavailable, message("the device is stopping")
+		return http.StatusServiceUnavailable, explain("the device is stopping")
 	case run == nil:
-		return http.StatusNotFound, message(fmt.Sprintf("this device has no method %q", named(m.Name)))
+		return http.StatusNotFound, explain(fmt.Sprintf("this device has no method %q", named(m.Name)))
 	case len(payload) > 0 && !json.Valid(payload):
-		return http.StatusBadRequest, message("the payload is not JSON")
+		return http.StatusBadRequest, explain("the payload is not JSON")
 	}
 	answer, err := d.invoke(ctx, run, payload)
 	switch {
 	case err == nil:
 		return http.StatusOK, answer
 	case errors.Is(err, errNoResult):
-		return http.StatusGatewayTimeout, message(err.Error())
+		return http.StatusGatewayTimeout, explain(err.Error())
 	case errors.As(err, new(invalid)):
-		return http.StatusBadRequest, message(err.Error())
+		return http.StatusBadRequest, explain(err.Error())
 	default:
-		return http.StatusInternalServerError, message(err.Error())
+		return http.StatusInternalServerError, explain(err.Error())
 	}
 }
 
@@ -123,7 +123,8 @@ func (d *Device) invoke(ctx context.Context, run command, payload json.RawMessag
 	}
 }
 
-func message(text string) []byte {
+// explain is the body of an answer that says what went wrong.
+func explain(text string) []byte {
 	b, _ := json.Marshal(map[string]string{"message": text}) // a string: it cannot fail
 	return b
 }

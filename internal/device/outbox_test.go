@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -89,7 +90,7 @@ func TestDropsAreToldEverywhere(t *testing.T) {
 }
 
 // poisoned are messages that no hub takes, with the reason in a few words.
-var poisoned = map[string]outbox.Message{
+var poisoned = map[string]message.Message{
 	"IoT Hub takes":  {Body: make([]byte, 262_144)},
 	"bytes with its": {Body: make([]byte, 262_143-10), Properties: map[string]string{"n": "0123456789"}},
 	"without a name": {Body: []byte("x"), Properties: map[string]string{"": "v"}},
@@ -108,7 +109,7 @@ func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 			panic(err)
 		}
 		for _, kind := range kinds {
-			for _, m := range []outbox.Message{{Body: []byte(`{"good":1}`)}, poisoned[kind]} {
+			for _, m := range []message.Message{{Body: []byte(`{"good":1}`)}, poisoned[kind]} {
 				if err := box.TryAppend(m); err != nil {
 					t.Error(err)
 				}

@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // link is a session with a hub and the drain that feeds it, which may have begun before the session was accepted.
@@ -191,7 +192,7 @@ func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.D
 			}
 		case *hub.Method:
 			if !d.methods.enter(in.Size()) {
-				_ = l.Respond(in, http.StatusServiceUnavailable, message("too many methods are running"))
+				_ = l.Respond(in, http.StatusServiceUnavailable, explain("too many methods are running"))
 				continue
 			}
 			d.handlers.run(func() {
@@ -210,7 +211,7 @@ type firstAck struct {
 	tell func()
 
 	mu     sync.Mutex
-	to     hub.Completion
+	to     message.Completion
 	served bool
 	acked  bool
 	told   atomic.Bool
@@ -229,7 +230,7 @@ func (f *firstAck) note(what *bool) {
 	}
 }
 
-func (f *firstAck) Send(messages []hub.Outgoing, to hub.Completion) (int, error) {
+func (f *firstAck) Send(messages []message.Outgoing, to message.Completion) (int, error) {
 	if f.told.Load() {
 		return f.Link.Send(messages, to)
 	}

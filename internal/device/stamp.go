@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -112,7 +113,7 @@ func (k *clock) restore(f clockFile, l line) {
 
 // stamp gives the messages that will stand behind the place last their times; their sources have taken these from the system clock. They
 // must come there before it is called again.
-func (k *clock) stamp(last uint64, messages []outbox.Message) []outbox.Message {
+func (k *clock) stamp(last uint64, messages []message.Message) []message.Message {
 	defer k.flush()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -215,14 +216,14 @@ type stamped struct {
 	clock *clock
 }
 
-func (s stamped) Append(ctx context.Context, messages ...outbox.Message) error {
+func (s stamped) Append(ctx context.Context, messages ...message.Message) error {
 	return s.Box.Append(ctx, s.clock.stamp(s.Last(), messages)...)
 }
 
-func (s stamped) TryAppend(messages ...outbox.Message) error {
+func (s stamped) TryAppend(messages ...message.Message) error {
 	return s.Box.TryAppend(s.clock.stamp(s.Last(), messages)...)
 }
 
-func (s stamped) AppendOver(messages ...outbox.Message) error {
+func (s stamped) AppendOver(messages ...message.Message) error {
 	return s.Box.AppendOver(s.clock.stamp(s.Last(), messages)...)
 }

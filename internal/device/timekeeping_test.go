@@ -15,6 +15,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -54,7 +55,7 @@ func TestMaxAgeWithAWrongClock(t *testing.T) {
 				defer func() { _ = box.Close() }()
 				intake := stamped{box, k}
 				put := func() {
-					if err := intake.Append(t.Context(), outbox.Message{Body: make([]byte, 2000), Created: time.Now()}); err != nil {
+					if err := intake.Append(t.Context(), message.Message{Body: make([]byte, 2000), Created: time.Now()}); err != nil {
 						t.Fatal(err)
 					}
 					made[box.Last()] = time.Now()

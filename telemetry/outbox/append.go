@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // retryEvery is how long a disk that failed is left alone.
@@ -26,25 +28,25 @@ type request struct {
 //
 // Under Block it waits for room until ctx ends, and then returns an error that is ErrFull and has taken nothing; ctx has no other
 // influence. ErrClosed after Close. An error with Permanent() true (ErrTooLarge) says that these messages will never be taken.
-func (b *Box) Append(ctx context.Context, ms ...Message) error {
+func (b *Box) Append(ctx context.Context, ms ...message.Message) error {
 	return b.append(ctx.Done(), false, ms)
 }
 
 // TryAppend is Append that fails with ErrFull, having taken nothing, where Append would wait for room.
-func (b *Box) TryAppend(ms ...Message) error {
+func (b *Box) TryAppend(ms ...message.Message) error {
 	return b.append(noWait, false, ms)
 }
 
 // AppendOver is Append that never waits: under Block it goes over the bound instead. It is for messages that were taken from an input
 // which cannot take them back, by a program that stops; nobody else should use it.
-func (b *Box) AppendOver(ms ...Message) error {
+func (b *Box) AppendOver(ms ...message.Message) error {
 	return b.append(noWait, true, ms)
 }
 
 // noWait is the Done channel of a caller that does not wait.
 var noWait = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-func (b *Box) append(done <-chan struct{}, over bool, ms []Message) error {
+func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) error {
 	if len(ms) == 0 {
 		return nil
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // What was read ahead serves the next calls, and hides nothing that came later.
@@ -53,8 +55,8 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 func TestDecoderAfterOthers(t *testing.T) {
 	at := time.Date(2026, 3, 1, 8, 30, 0, 123456789, time.UTC)
 	var d decoder
-	m := Message{Properties: map[string]string{"left": "behind"}}
-	for i, want := range []Message{
+	m := message.Message{Properties: map[string]string{"left": "behind"}}
+	for i, want := range []message.Message{
 		{Body: []byte("1"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at},
 		{Body: []byte("2"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at.Add(time.Second)},
 		{Body: []byte("3"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at, Properties: map[string]string{"k": "v"}},
@@ -67,7 +69,7 @@ func TestDecoderAfterOthers(t *testing.T) {
 		if err := d.decode(&m, encode(&want).payload); err != nil || !reflect.DeepEqual(m, want) {
 			t.Errorf("%d: %+v, %v; want %+v", i, m, err, want)
 		}
-		if d.decode(&Message{}, []byte("\x00\x00\x01a\x01b\xff")) == nil { // which spoils nothing
+		if d.decode(&message.Message{}, []byte("\x00\x00\x01a\x01b\xff")) == nil { // which spoils nothing
 			t.Error("nonsense is taken for a message")
 		}
 	}

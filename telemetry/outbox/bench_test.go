@@ -8,11 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // sample200 is a message that takes about 200 bytes on the disk with its frame.
-func sample200() Message {
-	return Message{
+func sample200() message.Message {
+	return message.Message{
 		Body:        []byte(`{"temperature":21.5,"humidity":45.25,"pressure":1013.25,"battery":87,"location":{"lat":52.52,"lon":13.405}}` + strings.Repeat(" ", 40)),
 		ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now(),
 	}
@@ -50,7 +52,7 @@ func BenchmarkAppend(b *testing.B) {
 // fill queues n records of 200 bytes.
 func fill(b *testing.B, box *Box, n int) {
 	m := sample200()
-	ms := make([]Message, 1000)
+	ms := make([]message.Message, 1000)
 	for i := range ms {
 		ms[i] = m
 	}
@@ -97,7 +99,7 @@ func BenchmarkAck(b *testing.B) {
 // BenchmarkChurn is the life of a device that is connected: 64 in, read, acknowledged.
 func BenchmarkChurn(b *testing.B) {
 	box := openBox(b, b.TempDir(), Options{})
-	ms := make([]Message, 64)
+	ms := make([]message.Message, 64)
 	for i := range ms {
 		ms[i] = sample200()
 	}

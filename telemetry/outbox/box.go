@@ -3,7 +3,7 @@
 // names one message for ever.
 //
 //	box, err := outbox.Open(dir, outbox.Options{})
-//	err = box.Append(ctx, outbox.Message{Body: []byte(`{"temperature":21.5}`)}) // durable on return
+//	err = box.Append(ctx, message.Message{Body: []byte(`{"temperature":21.5}`)}) // durable on return
 //	records, err := box.Next(ctx, 0, 64)                                        // the oldest; waits for one
 //	err = box.Ack(records[0].Pos)                                               // it has arrived: never again
 //

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // A program that stops may go over the bound with what it has in its hands; the bound holds for everybody else.
@@ -21,7 +23,7 @@ func TestAppendOverTheBound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Message{Body: make([]byte, 100<<10)}
+	m := message.Message{Body: make([]byte, 100<<10)}
 	n := 0
 	for ; box.TryAppend(m) == nil; n++ {
 	}
@@ -55,12 +57,12 @@ func TestContract(t *testing.T) {
 		test    func(t *testing.T, b *Box, reopen func() *Box)
 	}{
 		{"what goes in comes out, whole and in order", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
-			in := Message{
+			in := message.Message{
 				Body: []byte(`{"a":1}`), ContentType: "application/json", ContentEncoding: "utf-8", Component: "engine",
 				Created:    time.Date(2026, 2, 3, 4, 5, 6, 789_000_001, time.FixedZone("", 3600)),
 				Properties: map[string]string{"k": "v", "": "empty", "z": ""},
 			}
-			if err := b.Append(t.Context(), in, Message{}); err != nil {
+			if err := b.Append(t.Context(), in, message.Message{}); err != nil {
 				t.Fatal(err)
 			}
 			r := queued(t, b)
@@ -178,15 +180,15 @@ func TestContract(t *testing.T) {
 			equal(t, "gap after it was told", queued(t, b)[0].Gap, "")
 		}},
 		{"a message that is too large is refused for good, and takes no seq", Options{MaxBytes: 32 << 20}, func(t *testing.T, b *Box, _ func() *Box) {
-			err := b.Append(t.Context(), Message{Body: []byte("small")}, Message{Body: make([]byte, MaxRecord)})
+			err := b.Append(t.Context(), message.Message{Body: []byte("small")}, message.Message{Body: make([]byte, MaxRecord)})
 			var p interface{ Permanent() bool }
 			if !errors.Is(err, ErrTooLarge) || !errors.As(err, &p) || !p.Permanent() {
 				t.Errorf("got %v", err)
 			}
-			if err := b.Append(t.Context(), Message{Body: make([]byte, MaxRecord-64)}); err != nil {
+			if err := b.Append(t.Context(), message.Message{Body: make([]byte, MaxRecord-64)}); err != nil {
 				t.Error(err)
 			}
-			many := make([]Message, 33)
+			many := make([]message.Message, 33)
 			for i := range many {
 				many[i].Body = make([]byte, MaxRecord-64)
 			}
@@ -205,7 +207,7 @@ func TestContract(t *testing.T) {
 		{"a ctx that has ended does not keep a message out that has room", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			if err := b.Append(ctx, Message{}); err != nil {
+			if err := b.Append(ctx, message.Message{}); err != nil {
 				t.Error(err)
 			}
 			if _, err := b.Next(ctx, 0, 1); !errors.Is(err, context.Canceled) {
@@ -213,7 +215,7 @@ func TestContract(t *testing.T) {
 			}
 		}},
 		{"the figures", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
-			if err := b.Append(t.Context(), Message{Body: make([]byte, 1000)}, Message{}); err != nil {
+			if err := b.Append(t.Context(), message.Message{Body: make([]byte, 1000)}, message.Message{}); err != nil {
 				t.Fatal(err)
 			}
 			s := b.Stats()
@@ -249,7 +251,7 @@ func TestContract(t *testing.T) {
 			closeBox(t, b)
 			closeBox(t, b)
 			_, err := b.Next(t.Context(), 0, 1)
-			for _, err := range []error{err, b.Append(t.Context(), Message{}), b.TryAppend(Message{}), b.Ack(1), b.Quarantine(1, nil), b.WaitEmpty(t.Context())} {
+			for _, err := range []error{err, b.Append(t.Context(), message.Message{}), b.TryAppend(message.Message{}), b.Ack(1), b.Quarantine(1, nil), b.WaitEmpty(t.Context())} {
 				if !errors.Is(err, ErrClosed) {
 					t.Errorf("after Close: %v", err)
 				}
@@ -410,11 +412,11 @@ func TestWaitEmpty(t *testing.T) {
 func TestCloseUnblocksEverybody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 2000, Full: Block})
-		for b.TryAppend(Message{Body: make([]byte, 100)}) == nil {
+		for b.TryAppend(message.Message{Body: make([]byte, 100)}) == nil {
 		}
 		errs := make(chan error, 3)
 		go func() { errs <- b.WaitEmpty(t.Context()) }()
-		go func() { errs <- b.Append(t.Context(), Message{Body: make([]byte, 1000)}) }()
+		go func() { errs <- b.Append(t.Context(), message.Message{Body: make([]byte, 1000)}) }()
 		go func() { _, err := b.Next(t.Context(), 1000, 1); errs <- err }()
 		synctest.Wait()
 		closeBox(t, b)
@@ -462,7 +464,7 @@ func TestAckIsWrittenAtOnceAndSyncedSoon(t *testing.T) {
 
 func TestAckFarOutOfOrder(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: newMemFS()})
-	ms := make([]Message, 2*maxSpans+10)
+	ms := make([]message.Message, 2*maxSpans+10)
 	if err := b.Append(t.Context(), ms...); err != nil {
 		t.Fatal(err)
 	}
@@ -487,7 +489,7 @@ func TestBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Full: Block})
-		m := Message{Body: make([]byte, 1000)}
+		m := message.Message{Body: make([]byte, 1000)}
 		n := uint64(0)
 		for ; b.TryAppend(m) == nil; n++ {
 		}
@@ -665,7 +667,7 @@ func TestMaxAgeOverSeveralIDs(t *testing.T) {
 // A clock that goes back makes nobody older.
 func TestClockGoesBack(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: newMemFS(), MaxAge: time.Hour})
-	if err := b.Append(t.Context(), Message{Created: time.Now().Add(24 * time.Hour)}); err != nil {
+	if err := b.Append(t.Context(), message.Message{Created: time.Now().Add(24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "queued", len(queued(t, b)), 1)
@@ -681,7 +683,7 @@ func TestMemoryDoesNotGrowWithTheBacklog(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	ms := make([]Message, 1000)
+	ms := make([]message.Message, 1000)
 	for i := range ms {
 		ms[i].Body = make([]byte, 200)
 	}

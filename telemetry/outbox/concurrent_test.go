@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // slowFS takes a millisecond for a sync, as a disk does.
@@ -40,7 +42,7 @@ func TestGroupCommit(t *testing.T) {
 		for p := range producers {
 			wg.Go(func() {
 				for n := range rounds {
-					pair := []Message{{Body: fmt.Appendf(nil, "%d.%d a", p, n)}, {Body: fmt.Appendf(nil, "%d.%d b", p, n)}}
+					pair := []message.Message{{Body: fmt.Appendf(nil, "%d.%d a", p, n)}, {Body: fmt.Appendf(nil, "%d.%d b", p, n)}}
 					if err := b.Append(t.Context(), pair...); err != nil {
 						t.Error(err)
 					}
@@ -92,7 +94,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 	for p := range producers {
 		producing.Go(func() {
 			for n := range each {
-				if err := b.Append(t.Context(), Message{Body: fmt.Appendf(nil, "%d.%d %0*d", p, n, rand.IntN(400), 0)}); err != nil {
+				if err := b.Append(t.Context(), message.Message{Body: fmt.Appendf(nil, "%d.%d %0*d", p, n, rand.IntN(400), 0)}); err != nil {
 					t.Error(err)
 				}
 			}

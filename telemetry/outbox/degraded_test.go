@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 func allFail(int, string, string) error { return errSpace }
@@ -129,7 +131,7 @@ func TestRingIsBounded(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
 		disk.setFault(allFail)
 		for range 200 {
-			if err := b.Append(t.Context(), Message{Body: make([]byte, 200<<10)}); err != nil {
+			if err := b.Append(t.Context(), message.Message{Body: make([]byte, 200<<10)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -155,7 +157,7 @@ func TestBlockedByAFullRing(t *testing.T) {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 20, Full: Block})
 		disk.setFault(allFail)
-		m := Message{Body: make([]byte, 1000<<10)}
+		m := message.Message{Body: make([]byte, 1000<<10)}
 		n := 0
 		for ; b.TryAppend(m) == nil; n++ {
 		}

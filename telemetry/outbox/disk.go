@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
@@ -446,8 +448,8 @@ func (b *Box) youngest(s segment, from uint64) time.Duration {
 	age, found := time.Duration(math.MaxInt64), false
 	var kept ahead
 	defer kept.release()
-	var m Message
-	err := b.scan(s, from, 0, &kept, &m, func(pos uint64, _ int64) *Message {
+	var m message.Message
+	err := b.scan(s, from, 0, &kept, &m, func(pos uint64, _ int64) *message.Message {
 		age, found = min(age, max(b.age(pos, m.Created), 0)), true
 		if pos == from && age <= b.opt.MaxAge {
 			return nil

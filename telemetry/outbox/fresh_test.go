@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 func TestNextOfParts(t *testing.T) {
@@ -163,7 +165,7 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 func TestRunThatMakesRoomWakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 1 << 20, Full: Block})
-		m := Message{Body: make([]byte, 4000)}
+		m := message.Message{Body: make([]byte, 4000)}
 		for b.TryAppend(m) == nil {
 		}
 		appended := make(chan error, 1)

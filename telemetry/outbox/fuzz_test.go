@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 	"testing/synctest"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum vouches for, and numbers go up.
@@ -11,7 +13,7 @@ func FuzzScan(f *testing.F) {
 	h := newHeader(1, 1, 1, 0x1122334455667788)
 	whole := make([]byte, framesStart)
 	for n := range uint32(4) {
-		m := Message{Body: []byte(body(int(n))), Properties: map[string]string{"k": "v"}}
+		m := message.Message{Body: []byte(body(int(n))), Properties: map[string]string{"k": "v"}}
 		whole = h.appendFrame(whole, n, n&^1, encode(&m).payload)
 	}
 	f.Add(whole, uint16(0), byte(0))
@@ -40,7 +42,7 @@ func FuzzScan(f *testing.F) {
 			}
 			last, end = int64(fr.number), fr.end
 			var d decoder
-			var m, again Message
+			var m, again message.Message
 			if d.decode(&m, fr.payload) == nil {
 				if err := d.decode(&again, encode(&m).payload); err != nil {
 					t.Fatalf("%+v cannot be read back", m)

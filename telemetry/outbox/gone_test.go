@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // Files and directories that vanish, shrink, or are replaced while the outbox is open and between
@@ -469,7 +471,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 				appendBodies(t, b, bodies(5*n-4, 5*n)...)
 				b.seal()
 			}
-			frame := int64(cost(encode(&Message{Body: []byte(body(1)), Created: time.Now()})))
+			frame := int64(cost(encode(&message.Message{Body: []byte(body(1)), Created: time.Now()})))
 			bad := &damagedFS{FS: disk, name: segName(2), from: framesStart + 2*frame + 5, err: syscall.EIO}
 			b.fs = bad
 			r := tryNextNow(t, b, 0, 100)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 func TestMain(m *testing.M) {
@@ -64,9 +66,9 @@ func closeBox(t testing.TB, b *Box) {
 
 func appendBodies(t testing.TB, b *Box, bodies ...string) {
 	t.Helper()
-	ms := make([]Message, len(bodies))
+	ms := make([]message.Message, len(bodies))
 	for i, s := range bodies {
-		ms[i] = Message{Body: []byte(s)}
+		ms[i] = message.Message{Body: []byte(s)}
 	}
 	if err := b.Append(context.Background(), ms...); err != nil {
 		t.Fatal(err)

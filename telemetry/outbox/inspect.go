@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // Range is a run of seqs of one outbox id, both ends included.
@@ -190,7 +192,7 @@ func (v *view) oldestFirst() iter.Seq2[Record, error] {
 			err := v.frames(s, func(sc *scanner) error {
 				var d decoder
 				return v.walk(s, sc, func(pos uint64, fr *frame) bool {
-					var m Message
+					var m message.Message
 					if d.decode(&m, fr.payload) == nil { // else another program wrote it
 						more = yield(v.record(s, pos, m), nil)
 					}
@@ -233,7 +235,7 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 					if !ok { // cut off meanwhile
 						continue
 					}
-					var m Message
+					var m message.Message
 					if d.decode(&m, sc.found.payload) == nil {
 						if more = yield(v.record(s, s.base+uint64(sc.found.number), m), nil); !more {
 							return nil
@@ -283,7 +285,7 @@ func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr *frame) bo
 	}
 }
 
-func (v *view) record(s *segment, pos uint64, m Message) Record {
+func (v *view) record(s *segment, pos uint64, m message.Message) Record {
 	m.Body = append([]byte{}, m.Body...) // it is the scanner's
 	return Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos)), Gap: v.told[pos]}
 }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 const (
@@ -50,9 +52,9 @@ func childMain() bool {
 	for writer := range 4 {
 		go func() {
 			for n := 0; ; n++ {
-				var ms []Message
+				var ms []message.Message
 				for i := range 1 + n%3 {
-					ms = append(ms, Message{Body: []byte(signed(fmt.Sprintf("%s.%d.%d.%d", run, writer, n, i), 50+n%300))})
+					ms = append(ms, message.Message{Body: []byte(signed(fmt.Sprintf("%s.%d.%d.%d", run, writer, n, i), 50+n%300))})
 				}
 				if err := b.Append(ctx, ms...); err != nil {
 					say("E " + err.Error())
@@ -203,7 +205,7 @@ func killProcess(t *testing.T, kills int, every time.Duration) {
 	}
 	far := newConsumer()
 	for id, body := range sent {
-		far.take(t, Record{ID: id, Message: Message{Body: []byte(body)}})
+		far.take(t, Record{ID: id, Message: message.Message{Body: []byte(body)}})
 	}
 	if missing := far.unaccounted(); len(missing) > 0 {
 		t.Errorf("%d seqs are missing", len(missing))

@@ -10,6 +10,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // maxBodies is how many bytes of bodies Next hands out at once, unless the first body alone is more.
@@ -88,7 +90,7 @@ func (a *ahead) release() {
 }
 
 // slot is where the next message is to be decoded.
-func (t *Batch) slot() *Message {
+func (t *Batch) slot() *message.Message {
 	t.records = slices.Grow(t.records, 1)
 	return &t.records[:len(t.records)+1][len(t.records)].Message
 }
@@ -263,7 +265,7 @@ func (a *allowance) bound() uint64 {
 	return a.until
 }
 
-func (a *allowance) take(m *Message, isFirst bool) bool {
+func (a *allowance) take(m *message.Message, isFirst bool) bool {
 	if a.records == 0 || !isFirst && a.bodies < len(m.Body) {
 		a.records = 0
 		return false
@@ -393,7 +395,7 @@ func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 // fromSegment takes records from a segment, from pos on. start is a hint.
 func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *allowance) {
 	had, end := len(into.records), start
-	err := b.scan(s, pos, start, &into.ahead, into.slot(), func(pos uint64, frameEnd int64) *Message {
+	err := b.scan(s, pos, start, &into.ahead, into.slot(), func(pos uint64, frameEnd int64) *message.Message {
 		if !into.add(pos, s.id, s.seqAt(pos), a) {
 			return nil
 		}
@@ -420,7 +422,7 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 // before and after. scan returns the disk's error, or errDamaged for a message that cannot be read.
 // If the damage of the segment is believed, such a message leaves the line instead, and the scan
 // goes on after it.
-func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *Message, each func(pos uint64, end int64) *Message) error {
+func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.Message, each func(pos uint64, end int64) *message.Message) error {
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
 	}

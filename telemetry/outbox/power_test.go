@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // A run of a world is recorded call by call. The disk before each call (what was synced, and every write, truncation, creation, rename
@@ -207,7 +209,7 @@ func (p *prefix) check(t *testing.T, disk *memFS, o Options, drops bool, name st
 		}
 		t.Fatalf("%s: %q (%s) was promised: %s", name, text, id, b.dump())
 	}
-	if err := b.TryAppend(Message{Body: []byte("new")}); err != nil {
+	if err := b.TryAppend(message.Message{Body: []byte("new")}); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
 	if s := b.Stats(); s.LastSeq <= top[s.ID] || s.Degraded {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 func readAll[T any](t testing.TB, items iter.Seq2[T, error]) (all []T) {
@@ -31,7 +33,7 @@ func TestReadQueue(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{MaxBytes: 64 << 10})
 	for n := range 40 { // several segments
-		m := Message{Body: []byte(strings.Repeat("x", 100) + body(n)), ContentType: "text/plain", Properties: map[string]string{"n": fmt.Sprint(n)}}
+		m := message.Message{Body: []byte(strings.Repeat("x", 100) + body(n)), ContentType: "text/plain", Properties: map[string]string{"n": fmt.Sprint(n)}}
 		if err := b.Append(context.Background(), m); err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +161,7 @@ func TestReadQueueOfATornTail(t *testing.T) {
 	b := openBox(t, dir, Options{})
 	made := time.Now() // one for all: how long a frame is depends on it
 	for n := range 3 {
-		if err := b.Append(context.Background(), Message{Body: []byte(body(n + 1)), Created: made}); err != nil {
+		if err := b.Append(context.Background(), message.Message{Body: []byte(body(n + 1)), Created: made}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -169,7 +171,7 @@ func TestReadQueueOfATornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame := int(cost(encode(&Message{Body: []byte(body(3)), Created: made})))
+	frame := int(cost(encode(&message.Message{Body: []byte(body(3)), Created: made})))
 	for cut := range frame {
 		for _, rest := range []string{"", "\x00\x00\x00", string(whole[framesStart : framesStart+10])} {
 			torn := string(whole[:len(whole)-frame+cut]) + rest
@@ -245,7 +247,7 @@ func TestReadQuarantine(t *testing.T) {
 	equal(t, "without a file", len(readAll(t, ReadQuarantine(dir))), 0)
 	b := openBox(t, dir, Options{})
 	made := time.Now().UTC().Truncate(time.Millisecond)
-	m := Message{Body: []byte("\xff body"), Created: made, ContentType: "x/y", ContentEncoding: "z", Component: "c", Properties: map[string]string{"": "v"}}
+	m := message.Message{Body: []byte("\xff body"), Created: made, ContentType: "x/y", ContentEncoding: "z", Component: "c", Properties: map[string]string{"": "v"}}
 	if err := b.Append(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +261,7 @@ func TestReadQuarantine(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	q := got[0]
-	back := Message{Body: q.Body, Created: *q.Created, ContentType: q.ContentType, ContentEncoding: q.ContentEncoding, Component: q.Component, Properties: q.Properties}
+	back := message.Message{Body: q.Body, Created: *q.Created, ContentType: q.ContentType, ContentEncoding: q.ContentEncoding, Component: q.Component, Properties: q.Properties}
 	equal(t, "the message", fmt.Sprintf("%+v", back), fmt.Sprintf("%+v", m))
 	equal(t, "id", q.ID, r[0].ID)
 	equal(t, "why", q.Why, "it has no name")

@@ -9,24 +9,16 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // MaxRecord is how many bytes one message may take as it is kept: the body and, beside it, its properties and some 20 bytes.
 const MaxRecord = 1 << 20
 
-// Message is what a producer hands in. The outbox keeps nothing of it after Append has returned.
-type Message struct {
-	Body            []byte
-	ContentType     string
-	ContentEncoding string
-	Created         time.Time // when the sample was taken; zero: the time of the Append. It comes back in UTC
-	Properties      map[string]string
-	Component       string
-}
-
 // Record is a message in the line.
 type Record struct {
-	Message
+	message.Message
 	Pos uint64 // its place in this box's line, increasing also over restarts, meaningless outside
 	ID  string // "<outbox id, 16 hexadecimal digits>-<seq, decimal>", names this message for ever
 	Gap string // "<first>-<last>": seqs of the same outbox id before this one that left the line unsent and are announced by this record; else ""
@@ -54,7 +46,7 @@ func (id boxID) appendName(b []byte, seq uint64) []byte {
 // item is a message on its way to the disk.
 type item struct{ payload []byte }
 
-func encode(m *Message) item {
+func encode(m *message.Message) item {
 	created := m.Created
 	if created.IsZero() {
 		created = time.Now()
@@ -87,12 +79,12 @@ var errPayload = errors.New("the payload is no message")
 
 // decoder takes messages out of payloads. What a message shares with the one before it, as content types are, is not looked at twice.
 type decoder struct {
-	before Message // the strings of the last one
-	same   []byte  // and how they were written, with the count of properties behind them; empty if there were some
+	before message.Message // the strings of the last one
+	same   []byte          // and how they were written, with the count of properties behind them; empty if there were some
 }
 
 // decode fills in m. Its body is that of the payload, the strings are copies, or those of the message before.
-func (d *decoder) decode(m *Message, payload []byte) error {
+func (d *decoder) decode(m *message.Message, payload []byte) error {
 	r := reader{b: payload}
 	seconds, nanos := r.varint(), r.uvarint()
 	if r.failed || nanos >= uint64(time.Second) {
@@ -114,7 +106,7 @@ func (d *decoder) decode(m *Message, payload []byte) error {
 // differ takes what is between the time and the body.
 func (d *decoder) differ(r *reader) bool {
 	from := r.b
-	m := Message{ContentType: r.string(d.before.ContentType), ContentEncoding: r.string(d.before.ContentEncoding), Component: r.string(d.before.Component)}
+	m := message.Message{ContentType: r.string(d.before.ContentType), ContentEncoding: r.string(d.before.ContentEncoding), Component: r.string(d.before.Component)}
 	n := r.uvarint()
 	if r.failed || n > uint64(len(r.b))/2 { // a property takes two bytes at least: trust no count
 		return false

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // Every call of the disk, in every path of the outbox, fails with every errno that says nothing
@@ -112,12 +114,12 @@ func (s *sweep) open() {
 
 func (s *sweep) append(n int) {
 	s.t.Helper()
-	var ms []Message
+	var ms []message.Message
 	var made []string
 	for range n {
 		s.n++
 		text := fmt.Sprintf("%d %s", s.n, strings.Repeat(".", 900))
-		ms, made = append(ms, Message{Body: []byte(text)}), append(made, text)
+		ms, made = append(ms, message.Message{Body: []byte(text)}), append(made, text)
 	}
 	if err := s.b.Append(context.Background(), ms...); err != nil {
 		s.t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // world is a box with a producer and a consumer who remember everything, on a disk that may fail and lose power.
@@ -104,7 +106,7 @@ func (w *world) note() {
 func (w *world) append(k, size int) {
 	w.t.Helper()
 	before := w.b.Stats()
-	ms := make([]Message, k)
+	ms := make([]message.Message, k)
 	var made []string
 	for i := range ms {
 		w.n++
