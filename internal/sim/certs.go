@@ -7,12 +7,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 )
@@ -68,31 +68,28 @@ func (a *authority) template(commonName string) *x509.Certificate {
 	}
 }
 
-// serverTLS issues a certificate for host number i of a cloud and returns the TLS configuration of
-// its listeners. The handshake asks for a client certificate but accepts any, because the real
-// services refuse a bad one later, in their own protocol.
-func (a *authority) serverTLS(c Config, i int, names ...string) (*tls.Config, error) {
+// sign issues the certificate that the template describes, for the owner of a public key, and
+// returns its DER form.
+func (a *authority) sign(template *x509.Certificate, public any) ([]byte, error) {
+	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+}
+
+// serverTLS issues a certificate for a host with these names and addresses and returns the TLS
+// configuration of its listeners. The handshake asks for a client certificate but accepts any,
+// because the real services refuse a bad one later, in their own protocol.
+func (a *authority) serverTLS(names []string, addresses []netip.Addr) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	template := a.template(names[0])
-	template.DNSNames = append(slices.Clone(names), "localhost")
-	addresses := []netip.Addr{c.address(i)}
-	if c.address(i).IsUnspecified() {
-		addresses[0] = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	if told, err := netip.ParseAddr(c.Advertise); err == nil {
-		addresses = append(addresses, told)
-	} else if c.Advertise != "" {
-		template.DNSNames = append(template.DNSNames, c.Advertise)
-	}
+	template.DNSNames = names
 	for _, addr := range addresses {
 		template.IPAddresses = append(template.IPAddresses, addr.AsSlice())
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	der, err := a.sign(template, key.Public())
 	if err != nil {
 		return nil, err
 	}
@@ -117,29 +114,6 @@ func (a *authority) keyPEM() ([]byte, error) {
 		return nil, fmt.Errorf("sim: device CA key: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-var errNoCertificate = errors.New("no client certificate")
-
-// verifyCertificate checks the chain a client sent against what its identity knows; authority is the CA of all that name none.
-func (c credentials) verifyCertificate(chain []*x509.Certificate, authority *authority, id string, now time.Time) error {
-	if len(chain) == 0 {
-		return errNoCertificate
-	}
-	if len(c.thumbprints) > 0 {
-		return matchThumbprint(chain, c.thumbprints)
-	}
-	roots := c.roots
-	if len(roots) == 0 {
-		roots = []*x509.Certificate{authority.cert}
-	}
-	var err error
-	for _, root := range roots {
-		if err = verifyChain(chain, root, id, now); err == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 // leafError says why a client certificate is wrong regardless of its signature, and which one is
@@ -182,4 +156,41 @@ func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, n
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	return err
+}
+
+// parseCertificate takes PEM, PEM within base64, or DER within base64: people upload all three.
+func parseCertificate(text string) (*x509.Certificate, error) {
+	der := []byte(text)
+	for range 2 {
+		if block, _ := pem.Decode(der); block != nil {
+			return x509.ParseCertificate(block.Bytes)
+		}
+		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(der)), ""))
+		if err != nil {
+			break
+		}
+		der = decoded
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			return cert, nil
+		}
+	}
+	return nil, errors.New("neither PEM nor base64 of DER")
+}
+
+func rawCertificates(certs []*x509.Certificate) (raw [][]byte) {
+	for _, c := range certs {
+		raw = append(raw, c.Raw)
+	}
+	return raw
+}
+
+func parseCertificates(raw [][]byte) (certs []*x509.Certificate, err error) {
+	for _, der := range raw {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	return certs, nil
 }

@@ -268,6 +268,22 @@ func (c Config) address(i int) netip.Addr {
 	return a
 }
 
+// certified returns what the certificate of host number i holds: names, localhost, the addresses
+// that clients dial, and the advertised host.
+func (c Config) certified(i int, names ...string) (dns []string, addresses []netip.Addr) {
+	dns = append(slices.Clone(names), "localhost")
+	addresses = []netip.Addr{c.address(i)}
+	if c.address(i).IsUnspecified() {
+		addresses[0] = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if told, err := netip.ParseAddr(c.Advertise); err == nil {
+		addresses = append(addresses, told)
+	} else if c.Advertise != "" {
+		dns = append(dns, c.Advertise)
+	}
+	return dns, addresses
+}
+
 // told returns the address that clients are told for host number i.
 func (c Config) told(i int) string {
 	if c.Advertise != "" {

@@ -10,20 +10,8 @@ import (
 	"strings"
 )
 
-// azureNames are the names the proxy knows beside those of hubs.
-const (
-	azureDPS     = ".azure-devices-provisioning.net"
-	azureHubs    = ".azure-devices.net"
-	azureCentral = ".azureiotcentral.com"
-)
-
 // azureName is what the hub is called in Azure's own domain.
 func (h *hub) azureName() string { return h.name + azureHubs }
-
-// isAzureDPS says whether a client knows DPS by Azure's name.
-func isAzureDPS(serverName string) bool {
-	return strings.HasSuffix(strings.ToLower(serverName), azureDPS)
-}
 
 // nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
 func (p *dps) nameHub(c claim, s registrationState) registrationState {

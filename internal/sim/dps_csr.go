@@ -2,7 +2,6 @@ package sim
 
 import (
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -47,7 +46,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 	template.NotAfter = r.now().AddDate(0, 0, issuedDays)
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	der, err := x509.CreateCertificate(rand.Reader, template, r.authority.cert, op.csr.PublicKey, r.authority.key)
+	der, err := r.authority.sign(template, op.csr.PublicKey)
 	if err != nil {
 		return &dpsError{code: 500000, text: "The certificate cannot be issued: " + err.Error()}
 	}

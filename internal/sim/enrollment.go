@@ -1,14 +1,10 @@
 package sim
 
 import (
-	"bytes"
-	"crypto/sha1" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
-	"crypto/sha256"
+	"bytes" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -360,25 +356,6 @@ func (c *certificateEntry) parse(known []*x509.Certificate) (*x509.Certificate, 
 	return parseCertificate(c.Certificate)
 }
 
-// parseCertificate takes PEM, PEM within base64, or DER within base64: people upload all three.
-func parseCertificate(text string) (*x509.Certificate, error) {
-	der := []byte(text)
-	for range 2 {
-		if block, _ := pem.Decode(der); block != nil {
-			return x509.ParseCertificate(block.Bytes)
-		}
-		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(der)), ""))
-		if err != nil {
-			break
-		}
-		der = decoded
-		if cert, err := x509.ParseCertificate(der); err == nil {
-			return cert, nil
-		}
-	}
-	return nil, errors.New("neither PEM nor base64 of DER")
-}
-
 func describeCertificate(c *x509.Certificate) *certificateInfo {
 	return &certificateInfo{
 		SubjectName: c.Subject.String(), IssuerName: c.Issuer.String(),
@@ -386,17 +363,6 @@ func describeCertificate(c *x509.Certificate) *certificateInfo {
 		NotBeforeUTC: c.NotBefore.UTC().Format(time.RFC3339), NotAfterUTC: c.NotAfter.UTC().Format(time.RFC3339),
 		SerialNumber: strings.ToUpper(c.SerialNumber.Text(16)), Version: c.Version,
 	}
-}
-
-// thumbprint1 and thumbprint256 are in upper case, as Azure writes them.
-func thumbprint1(c *x509.Certificate) string {
-	sum := sha1.Sum(c.Raw) //nolint:gosec // see the import
-	return strings.ToUpper(hex.EncodeToString(sum[:]))
-}
-
-func thumbprint256(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
 // accepts checks what a device proves itself with, and returns the credentials it will have in its hub. The registration id counts

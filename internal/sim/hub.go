@@ -93,24 +93,6 @@ type identity struct {
 	kept keptState
 }
 
-// credentials is how a device proves who it is: with symmetric keys, or with a certificate: one of a CA, or one that is known itself.
-type credentials struct {
-	keys        [][]byte // primary, secondary; none with x509
-	x509        bool
-	roots       []*x509.Certificate // the CAs; none means the device CA
-	thumbprints []string            // primary, secondary, hexadecimal; with them CAs do not count
-}
-
-func (c credentials) authType() string {
-	switch {
-	case len(c.thumbprints) > 0:
-		return "x509Certificate"
-	case c.x509:
-		return "x509CertificateAuthority"
-	}
-	return "sas"
-}
-
 // identity returns the identity of a device, nil if the hub has none.
 func (h *hub) identity(id string) *identity {
 	h.mu.Lock()
@@ -352,7 +334,7 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	auth := i.auth
 	i.mu.Unlock()
 	if auth.x509 {
-		return time.Time{}, auth.verifyCertificate(chain, h.devices, i.name(), h.now())
+		return time.Time{}, auth.verify(chain, h.devices, i.name(), h.now())
 	}
 	token, err := parseSAS(password)
 	keys := auth.keys

@@ -1,13 +1,10 @@
 package sim
 
 import (
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"hash/fnv"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -44,20 +41,4 @@ func (i *identity) twinVersion() int64 { return i.tags.version + i.desired.versi
 // twinEtag is the version of what the service may write of the twin; called with mu held.
 func (i *identity) twinEtag() string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.version+i.desired.version)))
-}
-
-var errThumbprint = errors.New("the certificate has another thumbprint")
-
-// matchThumbprint checks a self-signed certificate: its SHA-1 or SHA-256 thumbprint is one of those registered.
-func matchThumbprint(chain []*x509.Certificate, thumbprints []string) error {
-	if len(chain) == 0 {
-		return errNoCertificate
-	}
-	short, long := thumbprint1(chain[0]), thumbprint256(chain[0])
-	for _, t := range thumbprints {
-		if strings.EqualFold(t, short) || strings.EqualFold(t, long) {
-			return nil
-		}
-	}
-	return errThumbprint
 }

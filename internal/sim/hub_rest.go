@@ -188,27 +188,8 @@ type capabilities struct {
 	IotEdge bool `json:"iotEdge"`
 }
 
-// The values of authentication.type.
-const (
-	authSAS        = "sas"
-	authSelfSigned = "selfSigned"
-	authCA         = "certificateAuthority"
-	authNone       = "none"
-)
-
-func (c credentials) kind() string {
-	switch {
-	case len(c.thumbprints) > 0:
-		return authSelfSigned
-	case c.x509:
-		return authCA
-	case len(c.keys) == 0:
-		return authNone
-	}
-	return authSAS
-}
-
-func (c credentials) document() *authentication {
+// authenticationOf shows credentials as the registry of a hub does.
+func authenticationOf(c credentials) *authentication {
 	a := &authentication{Type: c.kind()}
 	nth := func(n int) *string {
 		switch {
@@ -259,7 +240,7 @@ func (i *identity) document() deviceDocument {
 	d := deviceDocument{
 		DeviceID: i.id, GenerationID: i.generation, Etag: i.etag(), ConnectionState: i.connectionState(), Status: i.status(),
 		ConnectionUpdatedTime: timeOr(i.connectionAt), StatusUpdatedTime: timeOr(i.statusAt), LastActivityTime: timeOr(i.connectionAt),
-		CommandCount: i.mail.waiting(i.hub.now()), Authentication: i.auth.document(),
+		CommandCount: i.mail.waiting(i.hub.now()), Authentication: authenticationOf(i.auth),
 		Capabilities: capabilities{i.edge}, DeviceScope: i.scope,
 	}
 	if reason := i.statusReason; reason != "" {
@@ -452,7 +433,7 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 		i.mu.Unlock()
 		return err
 	}
-	changed := i.auth.document().Type != auth.document().Type || string(encodeJSON(i.auth.document())) != string(encodeJSON(auth.document()))
+	changed := authenticationOf(i.auth).Type != authenticationOf(auth).Type || string(encodeJSON(authenticationOf(i.auth))) != string(encodeJSON(authenticationOf(auth)))
 	i.auth = auth
 	enabled, reason := i.enabled, i.statusReason
 	if d.Status != nil {
@@ -705,7 +686,7 @@ func (i *identity) twinDocument() twinDocument {
 	if tags == nil {
 		tags = map[string]any{}
 	}
-	auth := i.auth.document()
+	auth := authenticationOf(i.auth)
 	return twinDocument{
 		DeviceID: i.id, ModuleID: i.module, Etag: i.twinEtag(), DeviceEtag: i.etag(), Status: i.status(), StatusReason: i.statusReason,
 		StatusUpdateTime: timeOr(i.statusAt), ConnectionState: i.connectionState(), LastActivityTime: timeOr(i.connectionAt),

@@ -27,7 +27,7 @@ func (w *world) deviceCert(cn string, change func(*x509.Certificate)) tls.Certif
 	if change != nil {
 		change(template)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
+	der, err := ca.sign(template, key.Public())
 	must(w.t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"bytes"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -55,46 +54,11 @@ func (s *store) knownSegments() (there segmentRange, err error) {
 	return there, err
 }
 
-// keptCredentials are credentials as a document.
-type keptCredentials struct {
-	Keys        [][]byte `json:"keys,omitempty"`
-	X509        bool     `json:"x509,omitempty"`
-	Roots       [][]byte `json:"roots,omitempty"` // DER
-	Thumbprints []string `json:"thumbprints,omitempty"`
-}
-
-func (c credentials) kept() keptCredentials {
-	return keptCredentials{Keys: c.keys, X509: c.x509, Roots: rawCertificates(c.roots), Thumbprints: c.thumbprints}
-}
-
-func (k keptCredentials) credentials() (credentials, error) {
-	roots, err := parseCertificates(k.Roots)
-	return credentials{keys: k.Keys, x509: k.X509, roots: roots, thumbprints: k.Thumbprints}, err
-}
-
-func rawCertificates(certs []*x509.Certificate) (raw [][]byte) {
-	for _, c := range certs {
-		raw = append(raw, c.Raw)
-	}
-	return raw
-}
-
-func parseCertificates(raw [][]byte) (certs []*x509.Certificate, err error) {
-	for _, der := range raw {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, c)
-	}
-	return certs, nil
-}
-
 // keptIdentity is an identity as a document, without its twin and its messages.
 type keptIdentity struct {
 	Generation   string             `json:"generation"`
 	Enabled      bool               `json:"enabled"`
-	Auth         keptCredentials    `json:"auth"`
+	Auth         credentials        `json:"auth"`
 	ModelID      string             `json:"modelId,omitempty"`
 	Session      *keptSubscriptions `json:"session,omitempty"` // the persistent one
 	Revision     int64              `json:"revision"`
@@ -200,7 +164,7 @@ func (i *identity) keep() error {
 		return err
 	}
 	now := keptIdentity{
-		Generation: i.generation, Enabled: i.enabled, Auth: i.auth.kept(), ModelID: i.modelID, Revision: i.revision,
+		Generation: i.generation, Enabled: i.enabled, Auth: i.auth, ModelID: i.modelID, Revision: i.revision,
 		StatusReason: i.statusReason, StatusAt: i.statusAt, ConnectionAt: i.connectionAt, Edge: i.edge, Scope: i.scope,
 	}
 	if u := i.stored; u != nil {
@@ -276,13 +240,9 @@ func (h *hub) restore() error {
 		if err := decodeKept(document, &k); err != nil {
 			return err
 		}
-		auth, err := k.Auth.credentials()
-		if err != nil {
-			return err
-		}
 		device, module, isModule := strings.Cut(name, "/")
 		i := &identity{id: device, module: module, parent: h.identities[device], hub: h, generation: k.Generation, enabled: k.Enabled,
-			auth: auth, modelID: k.ModelID}
+			auth: k.Auth, modelID: k.ModelID}
 		i.record = record{revision: k.Revision, statusReason: k.StatusReason, statusAt: k.StatusAt, connectionAt: k.ConnectionAt,
 			edge: k.Edge, scope: k.Scope}
 		if u := k.Session; u != nil {
@@ -360,7 +320,7 @@ type keptDevice struct {
 	ID             string          `json:"id"`
 	RegistrationID string          `json:"registrationId"`
 	Group          string          `json:"group,omitempty"`
-	Auth           keptCredentials `json:"auth"`
+	Auth           credentials     `json:"auth"`
 	ModelID        string          `json:"modelId,omitempty"`
 	Registered     bool            `json:"registered,omitempty"`
 	Approved       bool            `json:"approved,omitempty"`
@@ -409,7 +369,7 @@ func (r *registry) keepRecord(d *device) error {
 		return nil // the id is another device's now
 	}
 	k := keptDevice{
-		ID: d.id, RegistrationID: d.registrationID, Group: d.group, Auth: d.auth.kept(), ModelID: d.modelID, Registered: d.registered,
+		ID: d.id, RegistrationID: d.registrationID, Group: d.group, Auth: d.auth, ModelID: d.modelID, Registered: d.registered,
 		Approved: d.approved, Blocked: d.blocked, Disabled: d.disabled, Unusable: d.unusable, Hub: nameOfHub(d.hub), First: nameOfHub(d.first),
 		Rule: d.rule, Substatus: d.substatus, Payload: d.payload, Etag: d.etag, Created: d.created, Updated: d.updated, CentralEtag: d.centralEtag,
 		DisplayName: d.central.displayName, Template: d.central.template, Simulated: d.central.simulated, Organizations: d.central.organizations,
@@ -497,13 +457,10 @@ func (r *registry) restore() error {
 			return err
 		}
 		d := &device{
-			id: k.ID, registrationID: k.RegistrationID, group: k.Group, modelID: k.ModelID, registered: k.Registered, approved: k.Approved,
+			id: k.ID, registrationID: k.RegistrationID, group: k.Group, auth: k.Auth, modelID: k.ModelID, registered: k.Registered, approved: k.Approved,
 			blocked: k.Blocked, disabled: k.Disabled, unusable: k.Unusable, rule: k.Rule, substatus: k.Substatus, payload: k.Payload,
 			etag: k.Etag, created: k.Created, updated: k.Updated, centralEtag: k.CentralEtag, kept: document,
 			central: centralDevice{displayName: k.DisplayName, template: k.Template, simulated: k.Simulated, organizations: k.Organizations},
-		}
-		if d.auth, err = k.Auth.credentials(); err != nil {
-			return err
 		}
 		if k.RefusedCode != 0 {
 			d.refused = &dpsError{code: k.RefusedCode, text: k.RefusedText}

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"crypto/rand"
 	"encoding/base64"
 	"net"
 )
@@ -37,15 +36,6 @@ func newPolicies(key func(name string, size int) []byte) []policy {
 		policies[i].keys = [2][]byte{key(p.name+"/primary", 32), key(p.name+"/secondary", 32)}
 	}
 	return policies
-}
-
-// newPolicyKey draws a key as hubs make them.
-func newPolicyKey() []byte { return randomKey(32) }
-
-func randomKey(size int) []byte {
-	key := make([]byte, size)
-	_, _ = rand.Read(key) // never fails since Go 1.24
-	return key
 }
 
 // policy finds the policy a token names, if it has the rights wanted.

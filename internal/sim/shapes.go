@@ -20,6 +20,15 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
+// newPolicyKey draws a key as hubs make them.
+func newPolicyKey() []byte { return randomKey(32) }
+
+func randomKey(size int) []byte {
+	key := make([]byte, size)
+	_, _ = rand.Read(key) // never fails since Go 1.24
+	return key
+}
+
 func newGUID() string {
 	s := randomHex(16)
 	return s[:8] + "-" + s[8:12] + "-4" + s[13:16] + "-a" + s[17:20] + "-" + s[20:]
@@ -30,6 +39,18 @@ func utc7(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.00000
 
 // newDPSEtag is the base64 form of a quoted guid.
 func newDPSEtag() string { return base64.StdEncoding.EncodeToString([]byte(`"` + newGUID() + `"`)) }
+
+// These are the domains that the services have in Azure.
+const (
+	azureDPS     = ".azure-devices-provisioning.net"
+	azureHubs    = ".azure-devices.net"
+	azureCentral = ".azureiotcentral.com"
+)
+
+// isAzureDPS says whether a client knows DPS by Azure's name.
+func isAzureDPS(serverName string) bool {
+	return strings.HasSuffix(strings.ToLower(serverName), azureDPS)
+}
 
 // errorDocument is the body of a refused request at DPS and of a refused twin operation at a hub. Its code divided by 1000 is the
 // HTTP status.

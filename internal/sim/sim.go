@@ -205,7 +205,7 @@ func New(c Config) (_ *Sim, err error) {
 	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
 	s.dps.told = told
 	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
-	if s.dps.tls, err = ca.serverTLS(c, 0, "dps.sim.local", "*"+azureDPS, "*"+azureCentral); err != nil {
+	if s.dps.tls, err = ca.serverTLS(c.certified(0, "dps.sim.local", "*"+azureDPS, "*"+azureCentral)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
@@ -228,7 +228,7 @@ func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, 
 	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
 	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
-	if h.tls, err = ca.serverTLS(c, i+1, h.hosts...); err != nil {
+	if h.tls, err = ca.serverTLS(c.certified(i+1, h.hosts...)); err != nil {
 		return nil, err
 	}
 	h.faults.over = faultOver(h.log, h.events, h.name)

@@ -173,7 +173,7 @@ func portrait(s *Sim) string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
 		d := s.registry.byID[id]
-		all = append(all, s.registry.stateOf(d), d.shown(), d.auth.kept(), d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
+		all = append(all, s.registry.stateOf(d), d.shown(), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
 		if f := d.failedOver; f != nil {
 			all = append(all, f.from.name, f.until.UTC())
 		}
@@ -185,7 +185,7 @@ func portrait(s *Sim) string {
 				i.mu.Lock()
 				d, twin := i.document(), i.twinDocument()
 				d.ConnectionState, twin.ConnectionState = "", ""
-				all = append(all, i.name(), i.auth.kept(), d, twin, i.mail.lastSeq)
+				all = append(all, i.name(), i.auth, d, twin, i.mail.lastSeq)
 				for _, m := range i.mail.messages {
 					state, body := m.state, m.body
 					if m.token == "" && state == C2DDelivered { // the connection is lost with the process
