@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // TestAdvertise: a cloud that clients know by another name than its address, as from another
@@ -22,7 +24,7 @@ func TestAdvertise(t *testing.T) {
 				return listen(network, strings.Replace(addr, "0.0.0.0:", "127.0.0.1:", 1)) // the network in memory has no other
 			}
 		}, func(w *world) {
-			if text := string(encodeJSON(w.info)); strings.Contains(text, "127.0.0.1") ||
+			if text := string(azure.EncodeJSON(w.info)); strings.Contains(text, "127.0.0.1") ||
 				strings.Contains(text, "0.0.0.0") || strings.Count(text, host) < 13 {
 				t.Errorf("%s", text)
 			}

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // hubNamed finds a hub by its name or any host name it is known under.
@@ -144,7 +146,7 @@ func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to s
 	if d.hub != nil {
 		ask.DeviceRuntimeContext.CurrentIotHubHostName, ask.DeviceRuntimeContext.CurrentDeviceID = d.hub.host, d.id
 	}
-	if d.auth.x509 && len(c.chain) > 0 {
+	if d.auth.X509 && len(c.chain) > 0 {
 		ask.DeviceRuntimeContext.X509 = &runtimeX509{&certificatePair{Primary: &certificateEntry{Info: describeCertificate(c.chain[0])}}}
 	} else {
 		ask.DeviceRuntimeContext.SymmetricKey = &struct{}{}
@@ -173,7 +175,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	}
 	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(encodeJSON(ask))) //nolint:gosec // the enrollment names the address
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(azure.EncodeJSON(ask))) //nolint:gosec // the enrollment names the address
 	if err != nil {
 		return failed(400207, "Custom allocation failed: %v", err)
 	}
@@ -200,7 +202,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(&answer); err != nil {
-		return failed(400207, "Custom allocation failed: the answer is not what is expected: %s", jsonFault(err, nil))
+		return failed(400207, "Custom allocation failed: the answer is not what is expected: %s", azure.JSONFault(err, nil))
 	}
 	if answer.IotHubHostName == "" {
 		return failed(400208, "Custom allocation did not specify an IoT hub.")

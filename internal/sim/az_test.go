@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // This file plays the Azure CLI 2.45.0 with the azure-iot extension 0.23.1: the requests it sends, byte for byte, and its way of
@@ -240,7 +242,7 @@ func TestAz(t *testing.T) {
 						z := &az{world: w, t: t, central: w.info.DPS.HTTPS, dps: w.info.DPS.HTTPS, hub: "localhost:" + portOf(w.info.Hubs[0].HTTPS)}
 						if way == "proxy" {
 							z.byName = true
-							z.central, z.hub, z.dps = w.info.Central.AppID+azureCentral, "hub-a"+azureHubs, "dps"+azureDPS
+							z.central, z.hub, z.dps = w.info.Central.AppID+azure.DomainCentral, "hub-a"+azure.DomainHubs, "dps"+azure.DomainDPS
 						}
 						scenario.run(z)
 					})
@@ -389,12 +391,12 @@ func azDeviceLife(z *az) {
 	c := z.realConnect("dev1")
 	got := z.succeeds(z.application("GET", "/api/devices/dev1"+ga, "none"))
 	got["enabled"] = false
-	changed := z.succeeds(z.application("PATCH", "/api/devices/dev1"+ga, string(encodeJSON(got))))
+	changed := z.succeeds(z.application("PATCH", "/api/devices/dev1"+ga, string(azure.EncodeJSON(got))))
 	c.wantEnd()
 	if changed["enabled"] != false || !z.device("dev1").Blocked {
 		z.t.Errorf("%v", changed)
 	}
-	z.fails(412, z.application("PATCH", "/api/devices/dev1"+ga, string(encodeJSON(got)))) // with the etag of before
+	z.fails(412, z.application("PATCH", "/api/devices/dev1"+ga, string(azure.EncodeJSON(got)))) // with the etag of before
 	if a := z.application("DELETE", "/api/devices/dev1"+ga, "empty"); a.status != 204 || a.judge().object()["result"] != "success" {
 		z.t.Errorf("%+v", a)
 	}
@@ -599,7 +601,7 @@ func azIdentity(z *az) {
 	}
 	got := z.exits(0, z.hubRequest("GET", path, ""))
 	got["status"], got["etag"] = "disabled", "*"
-	changed := z.exits(0, z.hubRequest("PUT", path, string(encodeJSON(got)), `If-Match: "*"`))
+	changed := z.exits(0, z.hubRequest("PUT", path, string(azure.EncodeJSON(got)), `If-Match: "*"`))
 	c.wantEnd()
 	if _, code := connect(); code != 3 || changed["status"] != "disabled" {
 		z.t.Errorf("CONNACK %d, %v", code, changed)
@@ -643,7 +645,7 @@ func azTwin(z *az) {
 		z.t.Errorf("%s %v", body, changed)
 	}
 	z.exits(1, z.hubRequest("PATCH", "/twins/dev1", `{"tags": {"room": 2}}`, `If-Match: "`+etag+`"`))
-	z.exits(0, z.hubRequest("PUT", "/twins/dev1", string(encodeJSON(changed)), `If-Match: "*"`))
+	z.exits(0, z.hubRequest("PUT", "/twins/dev1", string(azure.EncodeJSON(changed)), `If-Match: "*"`))
 	if _, body := c.wantPublish(); body != `{"$version":3,"fanSpeed":5}` {
 		z.t.Errorf("%s", body)
 	}
@@ -727,14 +729,14 @@ func azEnrollment(z *az) {
 		z.t.Errorf("%v", mechanism)
 	}
 	got["attestation"], got["provisioningStatus"] = mechanism, "disabled"
-	if changed := z.exits(0, z.dpsRequest("PUT", path, string(encodeJSON(got)), "If-Match: *")); changed["provisioningStatus"] != "disabled" {
+	if changed := z.exits(0, z.dpsRequest("PUT", path, string(azure.EncodeJSON(got)), "If-Match: *")); changed["provisioningStatus"] != "disabled" {
 		z.t.Errorf("%v", changed)
 	}
 	const odd = `{"query": "{'additional_properties': {}, 'query': 'SELECT *'}"}`
 	if list := z.exitsWithList(z.dpsRequest("POST", "/enrollments/query", odd)); len(list) != 1 || list[0]["registrationId"] != "dev1" {
 		z.t.Errorf("%v", list)
 	}
-	z.exits(1, z.dpsRequest("PUT", path, string(encodeJSON(got)))) // exists, and no If-Match
+	z.exits(1, z.dpsRequest("PUT", path, string(azure.EncodeJSON(got)))) // exists, and no If-Match
 	if a := z.dpsRequest("DELETE", path, "", "If-Match: *"); a.status != 204 {
 		z.t.Errorf("%+v", a)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // TestManyReaders: one reader more than the bound is refused with a reason, and is accepted when
@@ -131,7 +133,7 @@ func TestWhatIsRememberedIsSmall(t *testing.T) {
 // provisionQuietly puts a device into hub-a without polling.
 func (w *world) provisionQuietly(id string) {
 	w.t.Helper()
-	must(w.t, w.hubs[0].admit(id, credentials{keys: [][]byte{w.key(id)}}, nil, true))
+	must(w.t, w.hubs[0].admit(id, azure.Credentials{Keys: [][]byte{w.key(id)}}, nil, true))
 }
 
 // TestLedgerIsStreamed: to show all that is kept takes no memory for all of it at once.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // C2D is a cloud-to-device message to send.
@@ -20,19 +22,19 @@ type C2D struct {
 func (c C2D) check() error {
 	switch {
 	case len(c.Body) > 0 && c.Text != nil:
-		return errorf(400, "BadRequest", "a message has a body or a text, not both")
+		return azure.Errorf(400, "BadRequest", "a message has a body or a text, not both")
 	case len(c.Body) > 0 && !json.Valid(c.Body):
-		return errorf(400, "BadRequest", "the body is not JSON")
+		return azure.Errorf(400, "BadRequest", "the body is not JSON")
 	case c.TTLSeconds < 0 || c.TTLSeconds > int(c2dMaxTTL/time.Second):
-		return errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
+		return azure.Errorf(400, "BadRequest", "ttlSeconds is %d, must be 1 to %d", c.TTLSeconds, int(c2dMaxTTL/time.Second))
 	}
 	if mid := c.Properties["$.mid"]; len(mid) > c2dMidLimit {
-		return errorf(400, "BadRequest", "$.mid has %d bytes, a message id has at most %d", len(mid), c2dMidLimit)
+		return azure.Errorf(400, "BadRequest", "$.mid has %d bytes, a message id has at most %d", len(mid), c2dMidLimit)
 	}
 	switch ack, given := c.Properties["iothub-ack"]; {
 	case !given, ack == "none", ack == "positive", ack == "negative", ack == "full":
 	default:
-		return errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
+		return azure.Errorf(400, "BadRequest", "iothub-ack is %q, must be none, positive, negative or full", ack)
 	}
 	return nil
 }
@@ -51,21 +53,21 @@ func (i *identity) post(c C2D) (mid string, err error) {
 		ttl = c2dDefaultTTL
 	}
 	if mid = c.Properties["$.mid"]; mid == "" {
-		mid = newGUID()
+		mid = azure.NewGUID()
 	}
 	topic := c2dTopic(i.id, mid, c)
 	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
-		return "", errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
+		return "", azure.Errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
 	}
 	i.mu.Lock()
 	defer func() { _ = i.saveAndUnlock() }() // that it is on its way; a restart would only deliver it again
 	now := i.hub.now()
 	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
-		return "", errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
+		return "", azure.Errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
 	}
 	if err := i.keep(); err != nil {
 		i.mail.messages = i.mail.messages[:len(i.mail.messages)-1]
-		return "", unconfirmed(err)
+		return "", azure.Unconfirmed(err)
 	}
 	if i.session != nil {
 		i.session.deliverMail()
@@ -165,7 +167,7 @@ func c2dTopic(deviceID, mid string, c C2D) string {
 	b.WriteString("devices/" + deviceID + "/messages/devicebound/")
 	sep := ""
 	add := func(key, value string) {
-		b.WriteString(sep + escape(key) + "=" + escape(value))
+		b.WriteString(sep + azure.Escape(key) + "=" + azure.Escape(value))
 		sep = "&"
 	}
 	order := []string{"$.mid", "$.cid", "$.uid", "$.to", "$.exp", "$.ct", "$.ce", "iothub-ack"}
@@ -284,7 +286,7 @@ func (q *mailbox) lock(now time.Time, timeout time.Duration) *letter {
 	for _, m := range q.messages {
 		if m.state == C2DEnqueued {
 			m.deliveryCount++
-			m.state, m.token, m.lockedUntil = C2DDelivered, newGUID(), now.Add(timeout)
+			m.state, m.token, m.lockedUntil = C2DDelivered, azure.NewGUID(), now.Add(timeout)
 			return m
 		}
 	}

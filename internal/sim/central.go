@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // central is IoT Central's REST surface: the failover here, the devices in central_rest.go. It decides nothing: the registry does.
@@ -38,9 +40,9 @@ func newCentral(r *registry, l *ledger, kept *store, now time.Time) (*central, e
 	if c.appID == "" || c.token == "" {
 		sig := make([]byte, sha256.Size)
 		_, _ = rand.Read(sig) // never fails since Go 1.24
-		c.appID = newGUID()
+		c.appID = azure.NewGUID()
 		c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
-			escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
+			azure.Escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
 		kept.setSecret("central/app", c.appID)
 		kept.setSecret("central/token", c.token)
 	}
@@ -64,7 +66,7 @@ func (c *central) routes(mux *http.ServeMux) {
 	handle("POST /system/iothub/devices/{id}/manual-failback", c.manualFailback)
 	c.routesREST(handle)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		c.write(w, nil, errorf(404, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path))
+		c.write(w, nil, azure.Errorf(404, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path))
 	})
 }
 
@@ -75,9 +77,9 @@ func (c *central) allow(r *http.Request) error {
 	case subtle.ConstantTimeCompare([]byte(text), []byte(c.token)) == 1:
 		return nil
 	case strings.HasPrefix(text, "Bearer "):
-		return errorf(401, "Unauthorized", "This application is simulated and knows no Azure users: use the API token of sim.json, as it stands there.")
+		return azure.Errorf(401, "Unauthorized", "This application is simulated and knows no Azure users: use the API token of sim.json, as it stands there.")
 	}
-	return errorf(401, "Unauthorized", "The authorization token is not valid for this application.")
+	return azure.Errorf(401, "Unauthorized", "The authorization token is not valid for this application.")
 }
 
 // hubIdentifier names a hub without its host: the hub being left, in both directions.
@@ -101,7 +103,7 @@ func (c *central) manualFailover(r *http.Request) (any, error) {
 	ttl := defaultFailover
 	if b.TTL != nil {
 		if minutes := *b.TTL; minutes != float64(int(minutes)) || minutes < 1 || minutes > 30 {
-			return nil, errorf(400, "BadRequest", "ttl is %s, it must be 1 to 30 minutes.", strconv.FormatFloat(minutes, 'g', -1, 64))
+			return nil, azure.Errorf(400, "BadRequest", "ttl is %s, it must be 1 to 30 minutes.", strconv.FormatFloat(minutes, 'g', -1, 64))
 		}
 		ttl = time.Duration(*b.TTL) * time.Minute
 	}
@@ -121,7 +123,7 @@ func (c *central) manualFailback(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if left == nil {
-		return nil, errorf(409, "DeviceNotFailedOver", "Device %s is on its original hub.", r.PathValue("id"))
+		return nil, azure.Errorf(409, "DeviceNotFailedOver", "Device %s is on its original hub.", r.PathValue("id"))
 	}
 	return moveAnswer{hubIdentifier(left), "Device has successfully failed back to its original hub"}, nil
 }
@@ -130,10 +132,10 @@ func (c *central) manualFailback(r *http.Request) (any, error) {
 func decodeLenient(r *http.Request, into any) error {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
-		return errorf(400, "BadRequest", "The body cannot be read.")
+		return azure.Errorf(400, "BadRequest", "The body cannot be read.")
 	}
 	if len(b) > 0 && json.Unmarshal(b, into) != nil {
-		return errorf(400, "BadRequest", "The body is not a JSON object of the expected form.")
+		return azure.Errorf(400, "BadRequest", "The body is not a JSON object of the expected form.")
 	}
 	return nil
 }
@@ -149,9 +151,9 @@ func (c *central) write(w http.ResponseWriter, v any, err error) {
 		return
 	}
 	if err != nil {
-		e, ok := errors.AsType[*Error](err)
+		e, ok := errors.AsType[*azure.Error](err)
 		if !ok {
-			e = &Error{Status: 500, Code: "InternalError", Message: err.Error()}
+			e = &azure.Error{Status: 500, Code: "InternalError", Message: err.Error()}
 		}
 		code := e.Code
 		if code == "" {
@@ -159,10 +161,10 @@ func (c *central) write(w http.ResponseWriter, v any, err error) {
 		}
 		status = e.Status
 		v = map[string]any{"error": map[string]string{
-			"code": code, "message": e.Message, "requestId": newGUID(), "time": c.registry.now().UTC().Format(http.TimeFormat),
+			"code": code, "message": e.Message, "requestId": azure.NewGUID(), "time": c.registry.now().UTC().Format(http.TimeFormat),
 		}}
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(encodeJSON(v))
+	_, _ = w.Write(azure.EncodeJSON(v))
 }

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // This file is IoT Central's public REST API and the part of its system API that the Azure CLI uses, beside the failover in
@@ -56,7 +58,7 @@ func (c *central) routesREST(handle func(pattern string, f func(r *http.Request)
 	api("GET /api/deviceTemplates", c.listTemplates)
 	api("GET /api/deviceTemplates/{template}", c.showTemplate)
 	api("POST /api/query", func(*http.Request) (any, error) {
-		return nil, errorf(http.StatusUnprocessableEntity, "UnsupportedQuery",
+		return nil, azure.Errorf(http.StatusUnprocessableEntity, "UnsupportedQuery",
 			"This IoT Central is simulated and answers no telemetry queries: ask for the last value with GET /api/devices/{id}/telemetry/{name}, or the ledger of the control API for all of them.")
 	})
 	for _, base := range []string{"/api/devices/{id}", "/api/devices/{id}/components/{component}"} {
@@ -79,9 +81,9 @@ var centralVersion = regexp.MustCompile(`^(1\.\d|preview|20\d\d-\d\d-\d\d(-previ
 func checkCentralVersion(r *http.Request) error {
 	switch version := r.URL.Query().Get("api-version"); {
 	case version == "":
-		return errorf(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
+		return azure.Errorf(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
 	case !centralVersion.MatchString(version):
-		return errorf(http.StatusBadRequest, "UnsupportedApiVersion", "The api-version %q is not supported: 2022-07-31 is.", version)
+		return azure.Errorf(http.StatusBadRequest, "UnsupportedApiVersion", "The api-version %q is not supported: 2022-07-31 is.", version)
 	}
 	return nil
 }
@@ -124,7 +126,7 @@ func (c *central) listDevices(r *http.Request) (any, error) {
 		if text := q.Get(name); text != "" {
 			n, err := strconv.Atoi(text)
 			if err != nil || n < 1 || n > 100 {
-				return nil, errorf(http.StatusBadRequest, "InvalidQueryParameter", "%s is %q, it must be 1 to 100.", name, text)
+				return nil, azure.Errorf(http.StatusBadRequest, "InvalidQueryParameter", "%s is %q, it must be 1 to 100.", name, text)
 			}
 			size = n
 		}
@@ -134,7 +136,7 @@ func (c *central) listDevices(r *http.Request) (any, error) {
 	}
 	after, err := base64.RawURLEncoding.DecodeString(q.Get("$skiptoken"))
 	if err != nil {
-		return nil, errorf(http.StatusBadRequest, "InvalidQueryParameter", "$skiptoken is not from here.")
+		return nil, azure.Errorf(http.StatusBadRequest, "InvalidQueryParameter", "$skiptoken is not from here.")
 	}
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
@@ -166,13 +168,13 @@ type wantedCentralDevice struct {
 func (w wantedCentralDevice) check(id string) error {
 	switch {
 	case !validRegistrationID(id):
-		return errorf(http.StatusBadRequest, "InvalidDeviceId", "%q is no device id: at most 128 letters, digits and - . _ :, the last one a letter, digit or dash.", id)
+		return azure.Errorf(http.StatusBadRequest, "InvalidDeviceId", "%q is no device id: at most 128 letters, digits and - . _ :, the last one a letter, digit or dash.", id)
 	case w.ID != nil && *w.ID != id:
-		return errorf(http.StatusBadRequest, "BadRequest", "The id of the body, %q, is not that of the path, %q.", *w.ID, id)
+		return azure.Errorf(http.StatusBadRequest, "BadRequest", "The id of the body, %q, is not that of the path, %q.", *w.ID, id)
 	case w.DisplayName != nil && len(*w.DisplayName) > 256:
-		return errorf(http.StatusBadRequest, "BadRequest", "displayName is longer than 256 characters.")
+		return azure.Errorf(http.StatusBadRequest, "BadRequest", "displayName is longer than 256 characters.")
 	case w.Template != nil && *w.Template != "" && !strings.HasPrefix(*w.Template, "dtmi:"):
-		return errorf(http.StatusBadRequest, "InvalidTemplate", "template is %q, it must be the dtmi of a device template.", *w.Template)
+		return azure.Errorf(http.StatusBadRequest, "InvalidTemplate", "template is %q, it must be the dtmi of a device template.", *w.Template)
 	}
 	return nil
 }
@@ -191,7 +193,7 @@ func (w wantedCentralDevice) enter(d *device) {
 	if w.Organizations != nil {
 		d.central.organizations = *w.Organizations
 	}
-	d.centralEtag = newDPSEtag()
+	d.centralEtag = azure.NewDPSEtag()
 }
 
 // createDevice makes the record of a device that has not been seen yet. Who makes it by hand has approved it.
@@ -208,7 +210,7 @@ func (c *central) createDevice(r *http.Request) (any, error) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	if reg.byID[id] != nil || reg.byRegistration[strings.ToLower(id)] != nil {
-		return nil, errorf(http.StatusConflict, "AlreadyExists", "A device with id %s exists already.", id)
+		return nil, azure.Errorf(http.StatusConflict, "AlreadyExists", "A device with id %s exists already.", id)
 	}
 	now := reg.now()
 	d := &device{id: id, registrationID: id, approved: true, created: now, updated: now}
@@ -216,7 +218,7 @@ func (c *central) createDevice(r *http.Request) (any, error) {
 	want.enter(d)
 	reg.byID[id], reg.byRegistration[strings.ToLower(id)] = d, d
 	if err := reg.keep(d); err != nil {
-		return nil, unconfirmed(err)
+		return nil, azure.Unconfirmed(err)
 	}
 	return d.shown(), nil
 }
@@ -288,7 +290,7 @@ func (r *registry) keysOf(d *device) (keys [2][]byte) {
 		}
 	}
 	for n := range keys {
-		keys[n] = deriveKey(keys[n], d.registrationID)
+		keys[n] = azure.DeriveKey(keys[n], d.registrationID)
 	}
 	return keys
 }
@@ -298,7 +300,7 @@ func (c *central) attestation(d *device) (*enrollment, error) {
 	if e := c.registry.enrollments[strings.ToLower(d.registrationID)]; e != nil {
 		return e, nil
 	}
-	return nil, errorf(http.StatusNotFound, "NotFound", "Device %s has no attestation of its own: its group attests it.", d.id)
+	return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Device %s has no attestation of its own: its group attests it.", d.id)
 }
 
 func (c *central) showAttestation(r *http.Request) (v any, err error) {
@@ -425,7 +427,7 @@ func (c *central) showProperties(r *http.Request) (any, error) {
 	}
 	part, ok := all[component].(map[string]any)
 	if !ok {
-		return nil, errorf(http.StatusNotFound, "NotFound", "Device %s has no values of a component %s.", r.PathValue("id"), component)
+		return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Device %s has no values of a component %s.", r.PathValue("id"), component)
 	}
 	return part, nil
 }
@@ -434,11 +436,11 @@ func (c *central) showProperties(r *http.Request) (any, error) {
 func (c *central) writeProperties(r *http.Request, whole bool) (any, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, errorf(http.StatusBadRequest, "BadRequest", "The body cannot be read.")
+		return nil, azure.Errorf(http.StatusBadRequest, "BadRequest", "The body cannot be read.")
 	}
 	patch, err := servicePatch(body)
 	if err == nil && patch == nil {
-		err = errorf(http.StatusBadRequest, "BadRequest", "The body is not a JSON object.")
+		err = azure.Errorf(http.StatusBadRequest, "BadRequest", "The body is not a JSON object.")
 	}
 	if err != nil {
 		return nil, err
@@ -493,11 +495,11 @@ func (c *central) lastTelemetry(r *http.Request) (any, error) {
 		}
 		at := m.CreationTime
 		if at == "" {
-			at = utc7(m.At)
+			at = azure.UTC7(m.At)
 		}
 		return map[string]any{"timestamp": at, "value": value}, nil
 	}
-	return nil, errorf(http.StatusNotFound, "NotFound", "Device %s has not sent %s.", id, name)
+	return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Device %s has not sent %s.", id, name)
 }
 
 // commandRun is one run of a command, as its history shows it.
@@ -557,10 +559,10 @@ type created struct{ body any }
 func (c *central) runCommand(r *http.Request) (any, error) {
 	body, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, errorf(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
+		return nil, azure.Errorf(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
 	}
 	if err != nil || len(body) > 0 && !json.Valid(body) {
-		return nil, errorf(http.StatusBadRequest, "BadRequest", "The body is not JSON.")
+		return nil, azure.Errorf(http.StatusBadRequest, "BadRequest", "The body is not JSON.")
 	}
 	run, err := parseRun(body)
 	if err != nil {
@@ -588,7 +590,7 @@ func (c *central) runCommand(r *http.Request) (any, error) {
 }
 
 func parseRun(body []byte) (commandRun, error) {
-	run := commandRun{ID: newGUID()}
+	run := commandRun{ID: azure.NewGUID()}
 	var fields map[string]json.RawMessage
 	if len(body) == 0 {
 		return run, nil
@@ -611,10 +613,10 @@ func parseRun(body []byte) (commandRun, error) {
 	for name, into := range map[string]**float64{"connectionTimeout": &run.ConnectionTimeout, "responseTimeout": &run.ResponseTimeout} {
 		var seconds flexibleSeconds
 		if text := fields[name]; text != nil && json.Unmarshal(text, &seconds) != nil {
-			return run, errorf(http.StatusBadRequest, "BadRequest", "%s is not a number of seconds.", name)
+			return run, azure.Errorf(http.StatusBadRequest, "BadRequest", "%s is not a number of seconds.", name)
 		}
 		if *into = seconds.float64; seconds.float64 != nil && !(*seconds.float64 >= 0 && *seconds.float64 <= 300) {
-			return run, errorf(http.StatusBadRequest, "BadRequest", "%s is %v, it must be 0 to 300.", name, *seconds.float64)
+			return run, azure.Errorf(http.StatusBadRequest, "BadRequest", "%s is %v, it must be 0 to 300.", name, *seconds.float64)
 		}
 	}
 	return run, nil
@@ -626,7 +628,7 @@ func (c *central) runMethod(ctx context.Context, i *identity, name string, run *
 		timeout = seconds(*t)
 	}
 	if len(run.Request) > methodMaxBytes {
-		return errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), methodMaxBytes)
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), methodMaxBytes)
 	}
 	if t := run.ConnectionTimeout; t != nil && *t > 0 {
 		connecting, cancel := context.WithTimeout(ctx, seconds(*t))
@@ -637,8 +639,8 @@ func (c *central) runMethod(ctx context.Context, i *identity, name string, run *
 	defer cancel()
 	result, err := i.invoke(ctx, name, run.Request)
 	run.Response, run.ResponseCode = result.Payload, result.Status
-	if e, ok := errors.AsType[*Error](err); ok && e.Code == "DeviceNotOnline" {
-		return errorf(http.StatusNotFound, "NotFound",
+	if e, ok := errors.AsType[*azure.Error](err); ok && e.Code == "DeviceNotOnline" {
+		return azure.Errorf(http.StatusNotFound, "NotFound",
 			"Could not connect to device in order to send command: it is not online, or listens for no commands. A command is queued for later only if its device template says that it is durable.")
 	}
 	return err
@@ -659,7 +661,7 @@ func (c *central) systemTwin(r *http.Request) (any, error) {
 	i, err := c.registry.placed(r.PathValue("id"))
 	if err != nil {
 		// The Azure CLI recognises this text, and takes an error object for something else.
-		return nil, errorf(http.StatusNotFound, "NotFound", "Twin for device %s was not found", r.PathValue("id"))
+		return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Twin for device %s was not found", r.PathValue("id"))
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -745,7 +747,7 @@ func (t templates) durable(template, component, command string) bool {
 func (t templates) shown(id string) map[string]any {
 	model := t[id]
 	if model == nil {
-		model = encodeJSON(map[string]any{"@id": id, "@type": "Interface", "displayName": id, "contents": []any{}})
+		model = azure.EncodeJSON(map[string]any{"@id": id, "@type": "Interface", "displayName": id, "contents": []any{}})
 	}
 	var named struct {
 		DisplayName json.RawMessage `json:"displayName"`
@@ -790,7 +792,7 @@ func (c *central) listTemplates(*http.Request) (any, error) {
 func (c *central) showTemplate(r *http.Request) (any, error) {
 	id := r.PathValue("template")
 	if !slices.Contains(c.templateIDs(), id) {
-		return nil, errorf(http.StatusNotFound, "NotFound", "There is no device template %s.", id)
+		return nil, azure.Errorf(http.StatusNotFound, "NotFound", "There is no device template %s.", id)
 	}
 	return c.templates.shown(id), nil
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 func TestMain(m *testing.M) {
@@ -438,7 +439,7 @@ func (w *world) device(id string) DeviceState {
 
 // refusal is a control error in short: its status and code.
 func refusal(err error) string {
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*azure.Error](err); ok {
 		return fmt.Sprint(e.Status, " ", e.Code)
 	}
 	return fmt.Sprint(err)

@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // azureName is what the hub is called in Azure's own domain.
-func (h *hub) azureName() string { return h.name + azureHubs }
+func (h *hub) azureName() string { return h.name + azure.DomainHubs }
 
 // nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
 func (p *dps) nameHub(c claim, s registrationState) registrationState {
@@ -92,7 +94,7 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 		}
 		return nil
 	}
-	dps := strings.HasSuffix(name, azureDPS) || strings.HasSuffix(name, azureCentral) || name == "dps.sim.local"
+	dps := strings.HasSuffix(name, azure.DomainDPS) || strings.HasSuffix(name, azure.DomainCentral) || name == "dps.sim.local"
 	if e := try(dps, s.dps.https, s.dps.mqtt, s.dps.amqp); e != nil {
 		return e, 0, ""
 	}
@@ -104,11 +106,11 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 	switch {
 	case found:
 		return nil, http.StatusForbidden, fmt.Sprintf("%s has the ports 443 (HTTPS) and 8883 (MQTT) here, not %s.", name, port)
-	case strings.HasSuffix(name, azureHubs):
+	case strings.HasSuffix(name, azure.DomainHubs):
 		return nil, http.StatusBadGateway, fmt.Sprintf("There is no hub %s here: %s is one.", name, s.hubs[0].azureName())
 	}
 	return nil, http.StatusForbidden, fmt.Sprintf("%s is refused: this proxy leads to the simulator only, by names that end in %s, %s or %s.",
-		target, azureDPS, azureHubs, azureCentral)
+		target, azure.DomainDPS, azure.DomainHubs, azure.DomainCentral)
 }
 
 func portOf(address string) string {

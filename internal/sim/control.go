@@ -5,30 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
-
-// This file is the typed control: what the HTTP control API, tests in the same process and the demo use to look at the cloud and to
-// break it. Every error is an *Error.
-
-// Error is a refused control request.
-type Error struct {
-	Status  int    // the HTTP status it stands for
-	Code    string // a name such as DeviceNotOnline, "" where none is needed
-	Message string // a sentence
-
-	document []byte // what a hub says in its own form, if that is more than the sentence
-}
-
-func (e *Error) Error() string { return e.Message }
-
-func errorf(status int, code, format string, args ...any) error {
-	return &Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
-}
 
 // State is the whole cloud at one moment.
 type State struct {
@@ -40,26 +23,26 @@ type State struct {
 
 // DPSState is the state of DPS.
 type DPSState struct {
-	Fault Optional `json:"fault"` // the kind, null when healthy
+	Fault azure.Optional `json:"fault"` // the kind, null when healthy
 }
 
 // HubState is the state of one hub.
 type HubState struct {
-	Name        string   `json:"name"`
-	Host        string   `json:"host"`
-	Fault       Optional `json:"fault"` // the kind, null when healthy
-	Connections int      `json:"connections"`
+	Name        string         `json:"name"`
+	Host        string         `json:"host"`
+	Fault       azure.Optional `json:"fault"` // the kind, null when healthy
+	Connections int            `json:"connections"`
 }
 
 // DeviceState is the state of one device. Hubs are given by name.
 type DeviceState struct {
-	ID           string   `json:"id"`
-	AssignedHub  Optional `json:"assignedHub"`  // what DPS would answer now, had no enrollment changed; null before the first assignment
-	ConnectedHub Optional `json:"connectedHub"` // null when offline
-	Enabled      bool     `json:"enabled"`
-	Blocked      bool     `json:"blocked"`
-	Approved     bool     `json:"approved"`
-	ModelID      string   `json:"modelId"`
+	ID           string         `json:"id"`
+	AssignedHub  azure.Optional `json:"assignedHub"`  // what DPS would answer now, had no enrollment changed; null before the first assignment
+	ConnectedHub azure.Optional `json:"connectedHub"` // null when offline
+	Enabled      bool           `json:"enabled"`
+	Blocked      bool           `json:"blocked"`
+	Approved     bool           `json:"approved"`
+	ModelID      string         `json:"modelId"`
 }
 
 // Totals count since the start.
@@ -73,7 +56,7 @@ type Totals struct {
 // State looks at everything. It takes no snapshot: hubs and devices go on while it looks.
 func (s *Sim) State() State {
 	st := State{
-		DPS:     DPSState{Fault: Optional(s.dps.faults.kind())},
+		DPS:     DPSState{Fault: azure.Optional(s.dps.faults.kind())},
 		Hubs:    []HubState{},
 		Devices: s.registry.states(),
 		Totals: Totals{
@@ -82,7 +65,7 @@ func (s *Sim) State() State {
 		},
 	}
 	for _, h := range s.hubs {
-		st.Hubs = append(st.Hubs, HubState{h.name, h.host, Optional(h.faults.kind()), int(h.live.Load())})
+		st.Hubs = append(st.Hubs, HubState{h.name, h.host, azure.Optional(h.faults.kind()), int(h.live.Load())})
 	}
 	return st
 }
@@ -113,10 +96,10 @@ func (r *registry) describe(d *device) DeviceState {
 		ID: d.id, Enabled: !r.isDisabled(d) && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
 	}
 	if d.hub != nil {
-		st.AssignedHub = Optional(r.answer(d).name)
+		st.AssignedHub = azure.Optional(r.answer(d).name)
 	}
 	if i, live := r.newest(d.id); live != nil {
-		st.ConnectedHub = Optional(i.hub.name)
+		st.ConnectedHub = azure.Optional(i.hub.name)
 		if st.ModelID == "" {
 			st.ModelID = live.from.modelID
 		}
@@ -130,7 +113,7 @@ func (i *identity) describe() DeviceState {
 	defer i.mu.Unlock()
 	st := DeviceState{ID: i.id, Enabled: i.enabled, Approved: true, ModelID: i.modelID}
 	if i.session != nil {
-		st.ConnectedHub = Optional(i.hub.name)
+		st.ConnectedHub = azure.Optional(i.hub.name)
 	}
 	return st
 }
@@ -141,7 +124,7 @@ func (s *Sim) hub(name string) (*hub, error) {
 			return h, nil
 		}
 	}
-	return nil, errorf(404, "HubNotFound", "there is no hub %q", name)
+	return nil, azure.Errorf(404, "HubNotFound", "there is no hub %q", name)
 }
 
 // FaultHub makes a hub misbehave; a fault that is already in force is replaced.
@@ -184,7 +167,7 @@ func (s *Sim) Failback(id string) error {
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
 func (s *Sim) Disable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		return unconfirmed(i.disable("device disabled"))
+		return azure.Unconfirmed(i.disable("device disabled"))
 	}
 	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
@@ -197,7 +180,7 @@ func (s *Sim) DisableIdentity(id string) error {
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		return unconfirmed(i.enable())
+		return azure.Unconfirmed(i.enable())
 	}
 	return s.registry.change(id, "", func(d *device) {
 		d.disabled, d.unusable = false, false
@@ -234,7 +217,7 @@ func (s *Sim) Disconnect(id string) error {
 	}
 	_, live := s.registry.newest(id)
 	if live == nil {
-		return errorf(404, "DeviceNotOnline", "device %s is not connected", id)
+		return azure.Errorf(404, "DeviceNotOnline", "device %s is not connected", id)
 	}
 	live.wire.hangUp("disconnected by the operator")
 	return nil
@@ -251,11 +234,11 @@ func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessa
 	}
 	switch {
 	case name == "":
-		return MethodResult{}, errorf(400, "BadRequest", "a method needs a name")
+		return MethodResult{}, azure.Errorf(400, "BadRequest", "a method needs a name")
 	case len(payload) > 0 && !json.Valid(payload):
-		return MethodResult{}, errorf(400, "BadRequest", "the payload is not JSON")
+		return MethodResult{}, azure.Errorf(400, "BadRequest", "the payload is not JSON")
 	case len(payload) > methodMaxBytes:
-		return MethodResult{}, errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), methodMaxBytes)
+		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), methodMaxBytes)
 	}
 	i, live := s.registry.newest(id)
 	if live == nil {
@@ -284,7 +267,7 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 		}
 	}
 	if t, ok := errors.AsType[*twinError](err); ok {
-		return errorf(t.status, "ArgumentInvalid", "%s", t.text)
+		return azure.Errorf(t.status, "ArgumentInvalid", "%s", t.text)
 	}
 	return err
 }
@@ -305,7 +288,7 @@ func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
 			i = d.hub.identity(d.id)
 		}
 		if i == nil {
-			return errorf(404, "DeviceNotFound", "device %s has no twin", id)
+			return azure.Errorf(404, "DeviceNotFound", "device %s has no twin", id)
 		}
 		t = i.twin(metadata)
 		return nil
@@ -364,7 +347,7 @@ func (s *Sim) knows(device string, received int64) *bool {
 // ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
 func (s *Sim) ResetLedger() error {
 	if err := s.ledger.reset(); err != nil {
-		return errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
+		return azure.Errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
 	}
 	return nil
 }
@@ -375,13 +358,13 @@ func (s *Sim) Watch() (events <-chan Event, cancel func()) { return s.events.wat
 
 // DeviceKey is the primary key a device of the enrollment group uses, derived from the group key.
 func (s *Sim) DeviceKey(registrationID string) []byte {
-	return deriveKey(s.registry.group[0], registrationID)
+	return azure.DeriveKey(s.registry.group[0], registrationID)
 }
 
 // Enroll adds or replaces an individual enrollment.
 func (s *Sim) Enroll(e Enrollment) error {
 	if e.PrimaryKey == "" {
-		return errorf(400, "BadRequest", "an enrollment needs a base64 key")
+		return azure.Errorf(400, "BadRequest", "an enrollment needs a base64 key")
 	}
 	entry := &enrollment{
 		RegistrationID: e.RegistrationID, DeviceID: e.DeviceID, AllocationPolicy: s.config.Allocation,
@@ -400,7 +383,7 @@ func (s *Sim) EnrollDocument(doc []byte) error { return controlError(s.registry.
 // controlError gives a refusal of DPS the form of the control's.
 func controlError(err error) error {
 	if e, ok := errors.AsType[*dpsError](err); ok {
-		return errorf(e.code/1000, "BadRequest", "%s", e.text)
+		return azure.Errorf(e.code/1000, "BadRequest", "%s", e.text)
 	}
 	return err
 }

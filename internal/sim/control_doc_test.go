@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // documentedRoute is a section of docs/control-api.md.
@@ -109,7 +111,7 @@ func TestControlDocument(t *testing.T) {
 	})
 	for _, v := range []any{Fault{}, DPSFault{}, C2D{}, C2DMessage{}, Event{}, Ledger{}, Message{}, State{}, DPSState{}, HubState{}, DeviceState{}, Totals{},
 		Twin{}, MethodResult{}, failoverBody{}, disableBody{}, controlRoute{}} {
-		for _, name := range jsonFields(reflect.TypeOf(v)) {
+		for _, name := range azure.JSONFields(reflect.TypeOf(v)) {
 			if !strings.Contains(doc, `"`+name+`"`) && !strings.Contains(doc, "`"+name+"`") {
 				t.Errorf("%T has a field %q that is not described", v, name)
 			}

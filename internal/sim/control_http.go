@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // controlBodyLimit is the largest body of a control request.
@@ -50,7 +52,7 @@ func (s *Sim) ControlHandler() http.Handler {
 		handle(route.Method+" "+route.Path, route.answer)
 	}
 	handle("/", func(r *http.Request) (any, error) {
-		return nil, errorf(404, "", "there is no %s %.128s in the control API; GET /api lists what there is", r.Method, r.URL.Path)
+		return nil, azure.Errorf(404, "", "there is no %s %.128s in the control API; GET /api lists what there is", r.Method, r.URL.Path)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.guard(r); err != nil {
@@ -102,7 +104,7 @@ func (s *Sim) showLedger(r *http.Request) (any, error) {
 	after := int64(0)
 	if text := r.URL.Query().Get("after"); text != "" {
 		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
-			return nil, errorf(400, "", "after is %.64q, must be a number of messages", text)
+			return nil, azure.Errorf(400, "", "after is %.64q, must be a number of messages", text)
 		}
 	}
 	device := r.URL.Query().Get("device")
@@ -205,7 +207,7 @@ func (s *Sim) postMethod(r *http.Request) (any, error) {
 	if text := r.URL.Query().Get("timeoutSeconds"); text != "" {
 		secs, err := strconv.ParseFloat(text, 64)
 		if err != nil || !(secs > 0 && secs <= 300) {
-			return nil, errorf(400, "", "timeoutSeconds is %.64q, must be more than 0 and at most 300", text)
+			return nil, azure.Errorf(400, "", "timeoutSeconds is %.64q, must be more than 0 and at most 300", text)
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, seconds(secs))
@@ -219,14 +221,14 @@ func (s *Sim) postMethod(r *http.Request) (any, error) {
 // a browser does not show the answer to the page.
 func (s *Sim) guard(r *http.Request) error {
 	if !s.isOwnHost(r.Host) {
-		return errorf(403, "", "requests must name this machine as their host, by address or as localhost, not as %q", r.Host)
+		return azure.Errorf(403, "", "requests must name this machine as their host, by address or as localhost, not as %q", r.Host)
 	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		if u, err := url.Parse(origin); err != nil || u.Host != r.Host || u.Host == "" {
-			return errorf(403, "", "requests from %q may not change anything", origin)
+			return azure.Errorf(403, "", "requests from %q may not change anything", origin)
 		}
 	}
 	return nil
@@ -252,10 +254,10 @@ func (s *Sim) isOwnHost(hostport string) bool {
 func readBody(r *http.Request) ([]byte, error) {
 	b, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, errorf(413, "", "the body is larger than %d bytes", tooLarge.Limit)
+		return nil, azure.Errorf(413, "", "the body is larger than %d bytes", tooLarge.Limit)
 	}
 	if err != nil {
-		return nil, errorf(400, "", "the body cannot be read: %v", err)
+		return nil, azure.Errorf(400, "", "the body cannot be read: %v", err)
 	}
 	return b, nil
 }
@@ -269,10 +271,10 @@ func decodeStrict(r *http.Request, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return errorf(400, "", "the body is not what is expected here: %s", jsonFault(err, into))
+		return azure.Errorf(400, "", "the body is not what is expected here: %s", azure.JSONFault(err, into))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errorf(400, "", "something follows the JSON object")
+		return azure.Errorf(400, "", "something follows the JSON object")
 	}
 	return nil
 }
@@ -284,7 +286,7 @@ func flagParam(r *http.Request, name string) (bool, error) {
 	case "1", "true":
 		return true, nil
 	default:
-		return false, errorf(400, "", "%s is %q, must be 0 or 1", name, v)
+		return false, azure.Errorf(400, "", "%s is %q, must be 0 or 1", name, v)
 	}
 }
 
@@ -293,7 +295,7 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 	if err != nil {
 		status = http.StatusInternalServerError
 		body := map[string]string{"error": err.Error()}
-		if e, ok := errors.AsType[*Error](err); ok {
+		if e, ok := errors.AsType[*azure.Error](err); ok {
 			status = e.Status
 			if e.Code != "" {
 				body["code"] = e.Code
@@ -312,7 +314,7 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 		stream.write(w)
 		return
 	}
-	_, _ = w.Write(append(encodeJSON(v), '\n'))
+	_, _ = w.Write(append(azure.EncodeJSON(v), '\n'))
 }
 
 // messageStream is a ledger whose messages are decoded one by one while they are written, because
@@ -325,7 +327,7 @@ type messageStream struct {
 
 func (m *messageStream) write(w io.Writer) {
 	m.ledger.Messages = nil
-	text := encodeJSON(m.ledger)
+	text := azure.EncodeJSON(m.ledger)
 	out := bufio.NewWriterSize(w, largeBuffer)
 	_, _ = out.Write(text[:len(text)-1])
 	_, _ = out.WriteString(`,"messages":[`)
@@ -333,7 +335,7 @@ func (m *messageStream) write(w io.Writer) {
 		if i > 0 {
 			_ = out.WriteByte(',')
 		}
-		if _, err := out.Write(encodeJSON(m.kept[i].message(m.ahead))); err != nil {
+		if _, err := out.Write(azure.EncodeJSON(m.kept[i].message(m.ahead))); err != nil {
 			return // the client has left
 		}
 	}
@@ -369,7 +371,7 @@ func (s *Sim) streamEvents(w http.ResponseWriter, r *http.Request) {
 			if !open {
 				return
 			}
-			ok = write("event: %s\ndata: %s\n\n", e.Kind, encodeJSON(e))
+			ok = write("event: %s\ndata: %s\n\n", e.Kind, azure.EncodeJSON(e))
 		case <-idle.C:
 			ok = write(": still here\n\n")
 		case <-r.Context().Done():

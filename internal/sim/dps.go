@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // dps is the Device Provisioning Service as clients talk to it. What it decides is in the registry; here are the requests and
@@ -153,7 +155,7 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 		state := registrationState{RegistrationID: d.registrationID, Status: statusDisabled}
 		return answer{status: 200, refused: statusDisabled, body: operationStatus{Status: statusDisabled, State: &state}}
 	}
-	op := &operation{id: "5." + randomHex(8) + "." + newGUID(), device: d, version: c.version, csr: request.csr, created: time.Now()}
+	op := &operation{id: "5." + azure.RandomHex(8) + "." + azure.NewGUID(), device: d, version: c.version, csr: request.csr, created: time.Now()}
 	if to, ask := p.registry.webhookFor(d, c, request.payload); ask != nil {
 		op.asked = make(chan struct{})
 		p.jobs.Go(func() {
@@ -327,8 +329,8 @@ func (p *dps) refusal(err error) answer {
 	if !ok {
 		e = &dpsError{code: 500000, text: err.Error()}
 	}
-	return answer{status: e.code / 1000, refused: e.reason(), body: errorDocument{
-		ErrorCode: e.code, TrackingID: newGUID(), Message: e.text, TimestampUTC: utc7(p.registry.now()),
+	return answer{status: e.code / 1000, refused: e.reason(), body: azure.ErrorDocument{
+		ErrorCode: e.code, TrackingID: azure.NewGUID(), Message: e.text, TimestampUTC: azure.UTC7(p.registry.now()),
 	}}
 }
 
@@ -447,7 +449,7 @@ func (p *dps) fault(f DPSFault) error {
 		for _, e := range p.endpoints() {
 			if err := e.enter(m, how, "fault "+f.Kind); err != nil {
 				_ = p.undo()
-				return errorf(409, "", "DPS: %v", err)
+				return azure.Errorf(409, "", "DPS: %v", err)
 			}
 		}
 		return nil
@@ -472,7 +474,7 @@ func (p *dps) heal() error { return p.faults.end(p.undo) }
 func (p *dps) undo() error {
 	for _, e := range p.endpoints() {
 		if err := e.enter(mode{}, keep, ""); err != nil {
-			return errorf(409, "", "DPS cannot come back: %v", err)
+			return azure.Errorf(409, "", "DPS cannot come back: %v", err)
 		}
 	}
 	return nil

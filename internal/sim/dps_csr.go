@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // The preview versions of the API in which a device may ask for a certificate.
@@ -42,11 +44,11 @@ const issuedDays = 30
 // issue gives a device the certificate it asked for. At its hub it proves itself with that from now on.
 func (p *dps) issue(op *operation, state *registrationState) error {
 	r := p.registry
-	template := r.authority.template(op.csr.Subject.CommonName)
+	template := r.authority.Template(op.csr.Subject.CommonName)
 	template.NotAfter = r.now().AddDate(0, 0, issuedDays)
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	der, err := r.authority.sign(template, op.csr.PublicKey)
+	der, err := r.authority.Sign(template, op.csr.PublicKey)
 	if err != nil {
 		return &dpsError{code: 500000, text: "The certificate cannot be issued: " + err.Error()}
 	}
@@ -57,7 +59,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		return nil
 	}
-	for _, b := range [][]byte{der, r.authority.cert.Raw} {
+	for _, b := range [][]byte{der, r.authority.Certificate.Raw} {
 		state.IssuedCertificateChain = append(state.IssuedCertificateChain, base64.StdEncoding.EncodeToString(b))
 	}
 	return nil
@@ -71,7 +73,7 @@ func (r *registry) trustIssued(d *device) error {
 	if d.hub == nil {
 		return nil
 	}
-	d.auth = credentials{x509: true}
+	d.auth = azure.Credentials{X509: true}
 	if i := d.hub.identity(d.id); i != nil {
 		i.mu.Lock()
 		i.auth = d.auth

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // routes adds DPS's device API to the HTTPS surface of its host.
@@ -34,7 +36,7 @@ func claimOf(r *http.Request) claim {
 	return claim{
 		idScope: r.PathValue("scope"), registrationID: r.PathValue("id"), version: r.URL.Query().Get("api-version"),
 		token: strings.TrimSpace(r.Header.Get("Authorization")), chain: r.TLS.PeerCertificates,
-		byAzureName: isAzureDPS(r.TLS.ServerName),
+		byAzureName: azure.IsDPSName(r.TLS.ServerName),
 	}
 }
 
@@ -54,7 +56,7 @@ func (p *dps) write(w http.ResponseWriter, r *http.Request, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
-	h.Set("X-Ms-Request-Id", newGUID())
+	h.Set("X-Ms-Request-Id", azure.NewGUID())
 	if a.retryAfter != "" {
 		h.Set("Retry-After", a.retryAfter)
 	}
@@ -62,5 +64,5 @@ func (p *dps) write(w http.ResponseWriter, r *http.Request, a answer) {
 		h.Set("Connection", "close")
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(encodeJSON(a.body))
+	_, _ = w.Write(azure.EncodeJSON(a.body))
 }

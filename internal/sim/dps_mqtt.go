@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 const (
@@ -109,7 +111,7 @@ func (s *dpsSession) connect(c connectPacket) (code byte, refused string) {
 	}
 	s.claim = claim
 	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
-	s.claim.byAzureName = isAzureDPS(s.wire.tls.ConnectionState().ServerName)
+	s.claim.byAzureName = azure.IsDPSName(s.wire.tls.ConnectionState().ServerName)
 	s.alive = maxKeepAlive
 	if c.keepAlive > 0 {
 		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
@@ -175,7 +177,7 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 		return err
 	}
 	path, query, _ := strings.Cut(string(p.topic), "?")
-	rid, _ := queryRaw(query, "$rid")
+	rid, _ := azure.QueryRaw(query, "$rid")
 	if p.qos == 2 {
 		return closing("QoS 2 is not supported")
 	}
@@ -187,7 +189,7 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 	case dpsRegisterTopic:
 		a = s.dps.register(s.claim, p.payload)
 	case dpsPollTopic:
-		operation, _ := queryValue(query, "operationId")
+		operation, _ := azure.QueryValue(query, "operationId")
 		a = s.dps.poll(s.claim, operation)
 	default:
 		return closing("publish to unknown topic %.200q", p.topic)
@@ -210,7 +212,7 @@ func (s *dpsSession) reply(a answer, rid string) {
 	}
 	stray := is(s.dps.faults.now.Load(), DPSStray)
 	if stray {
-		s.publishAnswer(a, newGUID())
+		s.publishAnswer(a, azure.NewGUID())
 	}
 	s.publishAnswer(a, rid)
 	if stray {
@@ -234,5 +236,5 @@ func (s *dpsSession) publishAnswer(a answer, rid string) {
 		}
 		id = s.lastID
 	}
-	s.wire.add(appendPublish(nil, topic, encodeJSON(a.body), id, false), a.delay)
+	s.wire.add(appendPublish(nil, topic, azure.EncodeJSON(a.body), id, false), a.delay)
 }

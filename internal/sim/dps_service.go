@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
@@ -56,18 +58,18 @@ func (p *dps) knownAs(name string) bool {
 // authorize checks the token of a request to the service API. Its resource is the host, or a part of what is asked for by whole
 // segments.
 func (p *dps) authorize(r *http.Request) error {
-	token, err := parseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
+	token, err := azure.ParseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
 	if err != nil {
 		return &dpsError{code: 401000, text: "Unauthorized"}
 	}
-	host, path, _ := strings.Cut(strings.TrimSuffix(token.sr, "/"), "/")
+	host, path, _ := strings.Cut(strings.TrimSuffix(token.Resource, "/"), "/")
 	switch {
 	case !p.knownAs(host),
 		path != "" && !strings.HasPrefix(strings.ToLower(r.URL.Path)+"/", "/"+strings.ToLower(path)+"/"),
-		token.skn != dpsPolicy,
-		!token.signedBy(p.key[:]...):
+		token.Policy != dpsPolicy,
+		!token.SignedBy(p.key[:]...):
 		return &dpsError{code: 401002, text: "Unauthorized"}
-	case !token.expires.After(p.registry.now()):
+	case !token.Expires.After(p.registry.now()):
 		return &dpsError{code: 401002, text: "Token expired."}
 	}
 	return nil
@@ -139,18 +141,18 @@ func (p *dps) writeService(w http.ResponseWriter, v any, err error) {
 	if err != nil {
 		v = p.refusal(err).body
 	}
-	w.Header().Set("X-Ms-Request-Id", newGUID())
+	w.Header().Set("X-Ms-Request-Id", azure.NewGUID())
 	switch e := v.(type) {
 	case nil:
 		w.WriteHeader(http.StatusNoContent)
 		return
-	case errorDocument:
+	case azure.ErrorDocument:
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		w.WriteHeader(e.ErrorCode / 1000)
 	default:
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
-	_, _ = w.Write(encodeJSON(v)) //nolint:gosec // it is JSON, and says so
+	_, _ = w.Write(azure.EncodeJSON(v)) //nolint:gosec // it is JSON, and says so
 }
 
 func (p *dps) enrollmentRoutes(handle func(string, func(http.ResponseWriter, *http.Request, []byte) (any, error)), path string, group bool) {
@@ -207,7 +209,7 @@ func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(e); err != nil {
-		return nil, badEnrollment("The request body is malformed: %s.", jsonFault(err, nil))
+		return nil, badEnrollment("The request body is malformed: %s.", azure.JSONFault(err, nil))
 	}
 	own, other := &e.RegistrationID, &e.EnrollmentGroupID
 	if group {
@@ -403,7 +405,7 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 			}
 		}
 		if err != nil {
-			refused, _ := p.refusal(err).body.(errorDocument)
+			refused, _ := p.refusal(err).body.(azure.ErrorDocument)
 			failed = append(failed, dpsBulkError{id, refused.ErrorCode, refused.Message})
 		}
 	}

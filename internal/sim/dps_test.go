@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // registerWith registers with the given password and returns the first answer.
@@ -37,7 +39,7 @@ func TestDPSCredentials(t *testing.T) {
 		hour := time.Now().Add(time.Hour)
 		scope := w.info.IDScope
 		d := scope + "/registrations/d"
-		secondary := deriveKey(w.registry.group[1], "d")
+		secondary := azure.DeriveKey(w.registry.group[1], "d")
 		raw := func(sr string, key []byte) string { // the Node SDK signs the text unescaped, the embedded SDK with %2f
 			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", sr, hour.Unix())))
 			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=registration&se=%d", sr, strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D").Replace(sig), hour.Unix())

@@ -1,7 +1,7 @@
 package sim
 
 import (
-	"bytes" //nolint:gosec // thumbprints of certificates are SHA-1 by tradition
+	"bytes"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // enrollment is an entry of DPS's enrollment list in the form of the service API: an individual one has a registration id, a group
@@ -185,13 +187,13 @@ func (r *registry) complete(e, old *enrollment) error {
 	if err := r.completeAttestation(e, old); err != nil {
 		return err
 	}
-	now := utc7(r.now())
+	now := azure.UTC7(r.now())
 	e.RegistrationState = nil
 	e.CreatedDateTimeUTC, e.LastUpdatedDateTimeUTC = now, now
 	if old != nil {
 		e.CreatedDateTimeUTC = old.CreatedDateTimeUTC
 	}
-	e.Etag = `"` + newGUID() + `"`
+	e.Etag = `"` + azure.NewGUID() + `"`
 	return nil
 }
 
@@ -270,7 +272,7 @@ func completeKeys(e, old *enrollment) error {
 	}
 	for _, text := range []*string{&keys.PrimaryKey, &keys.SecondaryKey} {
 		if *text == "" {
-			*text = base64.StdEncoding.EncodeToString(randomKey(64))
+			*text = base64.StdEncoding.EncodeToString(azure.RandomKey(64))
 		}
 		key, err := base64.StdEncoding.DecodeString(*text)
 		if err != nil || len(key) < 16 || len(key) > 64 {
@@ -328,7 +330,7 @@ func (r *registry) completeCertificates(e, old *enrollment) error {
 			switch name {
 			case "":
 			case deviceCAName:
-				e.roots = append(e.roots, r.authority.cert)
+				e.roots = append(e.roots, r.authority.Certificate)
 			default:
 				return badEnrollment("There is no certificate %q; %q is the only one.", name, deviceCAName)
 			}
@@ -353,13 +355,13 @@ func (c *certificateEntry) parse(known []*x509.Certificate) (*x509.Certificate, 
 			}
 		}
 	}
-	return parseCertificate(c.Certificate)
+	return azure.ParseCertificate(c.Certificate)
 }
 
 func describeCertificate(c *x509.Certificate) *certificateInfo {
 	return &certificateInfo{
 		SubjectName: c.Subject.String(), IssuerName: c.Issuer.String(),
-		SHA1Thumbprint: thumbprint1(c), SHA256Thumbprint: thumbprint256(c),
+		SHA1Thumbprint: azure.SHA1Thumbprint(c), SHA256Thumbprint: azure.SHA256Thumbprint(c),
 		NotBeforeUTC: c.NotBefore.UTC().Format(time.RFC3339), NotAfterUTC: c.NotAfter.UTC().Format(time.RFC3339),
 		SerialNumber: strings.ToUpper(c.SerialNumber.Text(16)), Version: c.Version,
 	}
@@ -367,44 +369,44 @@ func describeCertificate(c *x509.Certificate) *certificateInfo {
 
 // accepts checks what a device proves itself with, and returns the credentials it will have in its hub. The registration id counts
 // as the client wrote it: keys are derived from it.
-func (e *enrollment) accepts(c claim, token *sasToken, now time.Time) (credentials, error) {
+func (e *enrollment) accepts(c claim, token *azure.SAS, now time.Time) (azure.Credentials, error) {
 	switch {
 	case token == nil && len(e.leaves) > 0:
-		if err := checkLeaf(c.chain[0], c.registrationID, now); err != nil {
-			return credentials{}, err
+		if err := azure.CheckLeaf(c.chain[0], c.registrationID, now); err != nil {
+			return azure.Credentials{}, err
 		}
 		for _, leaf := range e.leaves {
 			if bytes.Equal(c.chain[0].Raw, leaf.Raw) {
-				return credentials{x509: true, thumbprints: thumbprints(e.leaves)}, nil
+				return azure.Credentials{X509: true, Thumbprints: thumbprints(e.leaves)}, nil
 			}
 		}
-		return credentials{}, errors.New("the certificate is not the one that is enrolled")
+		return azure.Credentials{}, errors.New("the certificate is not the one that is enrolled")
 	case token == nil:
 		err := errors.New("the enrollment takes no certificates")
 		for _, root := range e.roots {
-			if err = verifyChain(c.chain, root, c.registrationID, now); err == nil {
-				return credentials{x509: true, roots: e.roots}, nil
+			if err = azure.VerifyChain(c.chain, root, c.registrationID, now); err == nil {
+				return azure.Credentials{X509: true, Roots: e.roots}, nil
 			}
 		}
-		return credentials{}, err
+		return azure.Credentials{}, err
 	default:
-		auth := credentials{keys: e.keys}
+		auth := azure.Credentials{Keys: e.keys}
 		if e.group() {
-			auth.keys = nil
+			auth.Keys = nil
 			for _, key := range e.keys {
-				auth.keys = append(auth.keys, deriveKey(key, c.registrationID))
+				auth.Keys = append(auth.Keys, azure.DeriveKey(key, c.registrationID))
 			}
 		}
-		if token.signedBy(auth.keys...) {
+		if token.SignedBy(auth.Keys...) {
 			return auth, nil
 		}
-		return credentials{}, errSASSignature
+		return azure.Credentials{}, azure.ErrSASSignature
 	}
 }
 
 func thumbprints(certs []*x509.Certificate) (all []string) {
 	for _, c := range certs {
-		all = append(all, thumbprint1(c))
+		all = append(all, azure.SHA1Thumbprint(c))
 	}
 	return all
 }
@@ -541,7 +543,7 @@ func decodeEnrollment(doc []byte) (*enrollment, error) {
 	d := json.NewDecoder(bytes.NewReader(doc))
 	d.UseNumber()
 	if err := d.Decode(e); err != nil {
-		return nil, badEnrollment("The enrollment is not what is expected: %s.", jsonFault(err, nil))
+		return nil, badEnrollment("The enrollment is not what is expected: %s.", azure.JSONFault(err, nil))
 	}
 	if (e.RegistrationID == "") == (e.EnrollmentGroupID == "") {
 		return nil, badEnrollment("An enrollment needs a registrationId or an enrollmentGroupId.")

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // dpsService is a client of DPS's service API that signs like the Azure CLI.
@@ -380,14 +382,14 @@ func (w *world) hubX509(host, id string, certs ...tls.Certificate) byte {
 func TestX509Enrollments(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		s := w.dpsService()
-		quote := func(pem string) string { return string(encodeJSON(pem)) }
+		quote := func(pem string) string { return string(azure.EncodeJSON(pem)) }
 		self, selfCert := issueCert(t, "solo", nil, false)
 		_, spareCert := issueCert(t, "solo", nil, false)
 		spare := base64.StdEncoding.EncodeToString(spareCert.Certificate[0]) // DER in base64, as az uploads some
 		_, otherCert := issueCert(t, "solo", nil, false)
 
 		a := s.want(200, 0, "PUT", "/enrollments/solo", `{"deviceId":"solo-device","attestation":{"type":"x509","x509":{"clientCertificates":{"primary":{"certificate":`+quote(self.pem)+`},"secondary":{"certificate":"`+spare+`"}}}}}`)
-		if strings.Contains(a.text, "BEGIN") || !strings.Contains(a.text, thumbprint1(self.cert)) || !strings.Contains(a.text, `"subjectName":"CN=solo"`) {
+		if strings.Contains(a.text, "BEGIN") || !strings.Contains(a.text, azure.SHA1Thumbprint(self.cert)) || !strings.Contains(a.text, `"subjectName":"CN=solo"`) {
 			t.Errorf("%s", a.text)
 		}
 		s.want(200, 0, "PUT", "/enrollments/solo", a.text, "If-Match", "*") // as it was shown: the certificates stay
@@ -762,13 +764,13 @@ func TestCustomAllocation(t *testing.T) {
 		if i := w.hubs[1].identity("d"); fmt.Sprint(i.tags.props, i.desired.props) != "map[kind:toaster] map[state:ready]" {
 			t.Errorf("%v %v", i.tags.props, i.desired.props)
 		}
-		if got, want := string(encodeJSON(asked["deviceRuntimeContext"])), `{"payload":{"modelId":"dtmi:x;1"},"registrationId":"d","symmetricKey":{}}`; got != want {
+		if got, want := string(azure.EncodeJSON(asked["deviceRuntimeContext"])), `{"payload":{"modelId":"dtmi:x;1"},"registrationId":"d","symmetricKey":{}}`; got != want {
 			t.Errorf("asked with %s", got)
 		}
 		group, _ := asked["enrollmentGroup"].(map[string]any)
 		if group["enrollmentGroupId"] != "default" || group["allocationPolicy"] != "custom" || asked["individualEnrollment"] != nil || fmt.Sprint(asked["linkedHubs"]) != "[127.0.0.2 127.0.0.3]" ||
-			strings.Contains(string(encodeJSON(asked)), "primaryKey") {
-			t.Errorf("asked with %s", encodeJSON(asked))
+			strings.Contains(string(azure.EncodeJSON(asked)), "primaryKey") {
+			t.Errorf("asked with %s", azure.EncodeJSON(asked))
 		}
 
 		// the next time it says otherwise, and the twin migrates since it gives none
@@ -804,7 +806,7 @@ func TestCustomAllocation(t *testing.T) {
 			base64.StdEncoding.EncodeToString(w.key("one"))+`"}},"allocationPolicy":"custom","iotHubs":["hub-b"]}`)
 		_, body := w.registerWith("one", w.info.IDScope, w.deviceToken("one"))
 		if state := body["registrationState"].(map[string]any); state["errorCode"] != 400208.0 || asked["individualEnrollment"] == nil {
-			t.Errorf("%v, asked with %s", state, encodeJSON(asked))
+			t.Errorf("%v, asked with %s", state, azure.EncodeJSON(asked))
 		}
 		// IoT Central's failover comes before the webhook
 		status, answer = 200, `{"iotHubHostName":"127.0.0.3"}`
@@ -892,7 +894,7 @@ func TestDPSOddities(t *testing.T) {
 		bad.wantEnd()
 		// operations are bounded
 		for range 10 {
-			w.dps.remember(&operation{id: newGUID(), created: time.Now()})
+			w.dps.remember(&operation{id: azure.NewGUID(), created: time.Now()})
 		}
 		if n := len(w.dps.operations); n != 12 {
 			t.Errorf("%d operations", n)
@@ -915,7 +917,7 @@ func TestOperationsAreKept(t *testing.T) {
 			t.Errorf("%s", topic)
 		}
 		for range operationLimit + 10 {
-			w.dps.remember(&operation{id: newGUID(), created: time.Now()})
+			w.dps.remember(&operation{id: azure.NewGUID(), created: time.Now()})
 		}
 		if n, m := len(w.dps.operations), len(w.dps.oldest); n != operationLimit || m != operationLimit {
 			t.Errorf("%d operations, %d in order", n, m)
@@ -1053,8 +1055,8 @@ func FuzzEnrollment(f *testing.F) {
 		e, _ := decodeEnrollment(doc)
 		list := s.registry.list(e.group())
 		stored := list[strings.ToLower(e.id())]
-		if again, err := decodeEnrollment(encodeJSON(stored)); err != nil || again.id() != stored.id() {
-			t.Fatalf("%s comes back as %v, %v", encodeJSON(stored), again, err)
+		if again, err := decodeEnrollment(azure.EncodeJSON(stored)); err != nil || again.id() != stored.id() {
+			t.Fatalf("%s comes back as %v, %v", azure.EncodeJSON(stored), again, err)
 		}
 		if h := s.registry.choose(stored, "d"); h == nil || stored.twin() == nil || stored.public() == nil {
 			t.Fatal("no hub")

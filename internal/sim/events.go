@@ -3,6 +3,8 @@ package sim
 import (
 	"sync"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // Event is one line of what happens in the cloud, for pages and people; the ledger is what proofs are made from.
@@ -86,7 +88,7 @@ func (b *broadcaster) read() (<-chan Event, func(), error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.readers >= maxReaders {
-		return nil, nil, errorf(503, "TooManyReaders", "%d readers have the events already, there can be no more: close one of them", maxReaders)
+		return nil, nil, azure.Errorf(503, "TooManyReaders", "%d readers have the events already, there can be no more: close one of them", maxReaders)
 	}
 	b.readers++
 	events, leave := b.admit()

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // Fault is what goes wrong with a hub.
@@ -75,9 +77,9 @@ func checkKind(kind string, known ...string) error {
 	case slices.Contains(known, kind):
 		return nil
 	case kind == "":
-		return errorf(400, "", "a fault needs a kind: %s", strings.Join(known, ", "))
+		return azure.Errorf(400, "", "a fault needs a kind: %s", strings.Join(known, ", "))
 	default:
-		return errorf(400, "", "unknown kind of fault %q: there are %s; DELETE ends a fault", kind, strings.Join(known, ", "))
+		return azure.Errorf(400, "", "unknown kind of fault %q: there are %s; DELETE ends a fault", kind, strings.Join(known, ", "))
 	}
 }
 
@@ -87,13 +89,13 @@ func (f *Fault) check() error {
 		return err
 	}
 	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
-		return errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
+		return azure.Errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
 	}
 	if err := checkWhenOver(f.WhenOver, f.Kind, FaultBlackhole, FaultSYNDrop); err != nil {
 		return err
 	}
 	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > maxFaultSeconds {
-		return errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, maxFaultSeconds)
+		return azure.Errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, maxFaultSeconds)
 	}
 	return checkTimes(f.Seconds, f.DelayMs)
 }
@@ -103,7 +105,7 @@ func (f *DPSFault) check() error {
 		return err
 	}
 	if r := f.RetryAfter; r != nil && (*r < 0 || *r > maxFaultSeconds) {
-		return errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)
+		return azure.Errorf(400, "", "retryAfter is %d, must be 0 to %d", *r, maxFaultSeconds)
 	}
 	if err := checkWhenOver(f.WhenOver, f.Kind, DPSBlackhole); err != nil {
 		return err
@@ -116,19 +118,19 @@ func checkWhenOver(whenOver, kind string, silent ...string) error {
 	case whenOver == "":
 		return nil
 	case whenOver != WaitingAnswer && whenOver != WaitingReset:
-		return errorf(400, "", "whenOver is %.64q, must be %q or %q", whenOver, WaitingAnswer, WaitingReset)
+		return azure.Errorf(400, "", "whenOver is %.64q, must be %q or %q", whenOver, WaitingAnswer, WaitingReset)
 	case !slices.Contains(silent, kind):
-		return errorf(400, "", "whenOver belongs to %s: under %s nobody waits", strings.Join(silent, " and "), kind)
+		return azure.Errorf(400, "", "whenOver belongs to %s: under %s nobody waits", strings.Join(silent, " and "), kind)
 	}
 	return nil
 }
 
 func checkTimes(seconds float64, delayMs int) error {
 	if seconds < 0 || seconds > maxFaultSeconds {
-		return errorf(400, "", "seconds is %v, must be 0 to %d", seconds, maxFaultSeconds)
+		return azure.Errorf(400, "", "seconds is %v, must be 0 to %d", seconds, maxFaultSeconds)
 	}
 	if delayMs < 0 || delayMs > maxFaultDelayMs {
-		return errorf(400, "", "delayMs is %d, must be 0 to %d", delayMs, maxFaultDelayMs)
+		return azure.Errorf(400, "", "delayMs is %d, must be 0 to %d", delayMs, maxFaultDelayMs)
 	}
 	return nil
 }
@@ -184,7 +186,7 @@ func (s *faultState[F]) begin(f F, kind string, secs float64, apply func() error
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	if s.closed {
-		return errorf(409, "", "the simulator has stopped")
+		return azure.Errorf(409, "", "the simulator has stopped")
 	}
 	old := s.now.Load()
 	a := &active[F]{fault: f, kind: kind, since: time.Now()}
@@ -224,7 +226,7 @@ func (s *faultState[F]) end(undo func() error) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	if s.closed {
-		return errorf(409, "", "the simulator has stopped")
+		return azure.Errorf(409, "", "the simulator has stopped")
 	}
 	old := s.now.Load()
 	if old == nil {
@@ -262,7 +264,7 @@ func (h *hub) fault(f Fault) error {
 	if f.Kind == FaultSYNDrop {
 		for _, e := range h.endpoints {
 			if !e.canDropSYNs() {
-				return errorf(400, "", "%v", errNoSYNDrop)
+				return azure.Errorf(400, "", "%v", errNoSYNDrop)
 			}
 		}
 	}
@@ -303,7 +305,7 @@ func (h *hub) apply(f Fault) error {
 	for _, e := range h.endpoints {
 		if err := e.enter(m, how, "fault "+f.Kind); err != nil {
 			_ = h.undo() // half a fault would be nobody's wish
-			return errorf(409, "", "%s: %v", h.name, err)
+			return azure.Errorf(409, "", "%s: %v", h.name, err)
 		}
 	}
 	h.losesAll = h.losesAll || f.Empty // what is lost stays lost, whatever fault comes next
@@ -319,7 +321,7 @@ func (h *hub) undo() error {
 	}
 	for _, e := range h.endpoints {
 		if err := e.enter(mode{}, keep, ""); err != nil {
-			return errorf(409, "", "%s cannot come back: %v", h.name, err)
+			return azure.Errorf(409, "", "%s cannot come back: %v", h.name, err)
 		}
 	}
 	h.losesAll = false

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // TestOldestVersion is a client that sends no api-version, as Node-RED's Azure node and many
@@ -88,7 +90,7 @@ func TestTwiceEscapedResource(t *testing.T) {
 	})
 }
 
-func base64Of(b []byte) string { return strings.Trim(string(encodeJSON(b)), `"`) }
+func base64Of(b []byte) string { return strings.Trim(string(azure.EncodeJSON(b)), `"`) }
 
 // TestWildcardInAWill: a will is a message, so its topic has no wildcards either.
 func TestWildcardInAWill(t *testing.T) {

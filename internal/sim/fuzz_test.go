@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // fuzzWorld is a cloud without a kernel, and in real time: what is fuzzed does not wait.
@@ -41,7 +42,7 @@ func fuzzWorld(f *testing.F) *world {
 }
 
 func (w *world) settleDevice(id string) {
-	if d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], credentials{keys: [][]byte{w.key(id)}}, nil); err == nil {
+	if d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], azure.Credentials{Keys: [][]byte{w.key(id)}}, nil); err == nil {
 		w.registry.settle(d, nil)
 	}
 }
@@ -270,9 +271,9 @@ func FuzzTopic(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, topic, key string) {
 		_, query, _ := strings.Cut(topic, "?")
-		raw, has := queryRaw(query, key)
-		value, same := queryValue(query, key)
-		if has != same || unescape(raw) != value {
+		raw, has := azure.QueryRaw(query, key)
+		value, same := azure.QueryValue(query, key)
+		if has != same || azure.Unescape(raw) != value {
 			t.Fatalf("%q of %q: %q and %q", key, query, raw, value)
 		}
 		if plain, err := url.ParseQuery(query); err == nil && !strings.ContainsAny(query, "+%;") && plain.Get(key) != raw && !strings.ContainsAny(key, "+%;&=") {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
@@ -47,7 +49,7 @@ type hubDeps struct {
 	grace    time.Duration
 	refusal  byte // CONNACK for a disabled identity
 	rejects  bool // dead-letter messages that are older than the device's subscription
-	devices  *authority
+	devices  *azure.Authority
 	ledger   *ledger
 	store    *store // nil without a state directory
 	events   *broadcaster
@@ -79,7 +81,7 @@ type identity struct {
 	mu      sync.Mutex
 	gone    bool // deleted; a session that still holds it must not attach
 	enabled bool
-	auth    credentials
+	auth    azure.Credentials
 	modelID string
 	desired document
 	report  document
@@ -103,7 +105,7 @@ func (h *hub) identity(id string) *identity {
 // admit creates the identity of a device, or puts an existing one back into service; a twin, unless
 // nil, replaces the one it has. A new twin starts at version 1. An error says that the change was
 // made but could not be written down.
-func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool) (err error) {
+func (h *hub) admit(id string, auth azure.Credentials, twin *twinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
 	if i == nil {
@@ -122,7 +124,7 @@ func (h *hub) admit(id string, auth credentials, twin *twinContent, enabled bool
 }
 
 // create is called with mu held; the twin is empty for nil.
-func (h *hub) create(id string, auth credentials, twin *twinContent) *identity {
+func (h *hub) create(id string, auth azure.Credentials, twin *twinContent) *identity {
 	now := h.now()
 	i := &identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
 	if twin == nil {
@@ -258,10 +260,10 @@ func parseUsername(s string) (u username, err error) {
 		return u, errUsername
 	}
 	query = strings.TrimPrefix(query, "?")
-	if version, _ := queryValue(query, "api-version"); version == "" || u.host == "" || !validDeviceID(u.device) {
+	if version, _ := azure.QueryValue(query, "api-version"); version == "" || u.host == "" || !validDeviceID(u.device) {
 		return u, errUsername
 	}
-	u.modelID, _ = queryValue(query, "model-id")
+	u.modelID, _ = azure.QueryValue(query, "model-id")
 	return u, nil
 }
 
@@ -333,29 +335,29 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
-	if auth.x509 {
-		return time.Time{}, auth.verify(chain, h.devices, i.name(), h.now())
+	if auth.X509 {
+		return time.Time{}, auth.Verify(chain, h.devices, i.name(), h.now())
 	}
-	token, err := parseSAS(password)
-	keys := auth.keys
+	token, err := azure.ParseSAS(password)
+	keys := auth.Keys
 	known := true
-	if token.skn != "" {
+	if token.Policy != "" {
 		var p policy
-		p, known = h.policy(token.skn, deviceConnect)
+		p, known = h.policy(token.Policy, deviceConnect)
 		keys = p.keys[:]
 	}
 	switch {
 	case err != nil:
 	case !known:
-		err = errSASPolicy
-	case !token.coversPath(h.hosts, "/"+i.resource()):
-		err = errSASResource
-	case !token.signedBy(keys...):
-		err = errSASSignature
-	case h.now().After(token.expires.Add(h.grace)):
-		err = errSASExpired
+		err = azure.ErrSASPolicy
+	case !token.CoversPath(h.hosts, "/"+i.resource()):
+		err = azure.ErrSASResource
+	case !token.SignedBy(keys...):
+		err = azure.ErrSASSignature
+	case h.now().After(token.Expires.Add(h.grace)):
+		err = azure.ErrSASExpired
 	}
-	return token.expires, err
+	return token.Expires, err
 }
 
 // serve is one connection over TCP.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // maxEvent is the size of one telemetry message or batch over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
@@ -51,7 +53,7 @@ func (h *hub) routes(mux *http.ServeMux) {
 }
 
 func noSuchPath(r *http.Request) error {
-	return errorf(http.StatusNotFound, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path)
+	return azure.Errorf(http.StatusNotFound, "NotFound", "There is no %s %s here.", r.Method, r.URL.Path)
 }
 
 // deviceOf authenticates a request of a device or module.
@@ -62,21 +64,21 @@ func (h *hub) deviceOf(r *http.Request) (*identity, error) {
 	}
 	i := h.identity(id)
 	if i == nil {
-		return nil, errorf(http.StatusNotFound, "DeviceNotFound", "Device %s is not registered.", id)
+		return nil, azure.Errorf(http.StatusNotFound, "DeviceNotFound", "Device %s is not registered.", id)
 	}
 	if module != "" {
 		if i = h.module(id, module); i == nil {
-			return nil, errorf(http.StatusNotFound, "ModuleNotFound", "Device %s has no module %s.", id, module)
+			return nil, azure.Errorf(http.StatusNotFound, "ModuleNotFound", "Device %s has no module %s.", id, module)
 		}
 	}
 	if _, err := h.verify(i, strings.TrimSpace(r.Header.Get("Authorization")), r.TLS.PeerCertificates); err != nil {
-		return nil, errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v.", err)
+		return nil, azure.Errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v.", err)
 	}
 	if i.usable() != nil {
-		return nil, errorf(http.StatusForbidden, "DeviceDisabled", "Device %s is disabled.", i.name())
+		return nil, azure.Errorf(http.StatusForbidden, "DeviceDisabled", "Device %s is disabled.", i.name())
 	}
 	if r.URL.Query().Get("api-version") == "" {
-		return nil, errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
+		return nil, azure.Errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
 	}
 	return i, nil
 }
@@ -93,16 +95,16 @@ func (h *hub) misbehave(r *http.Request) error {
 		select {
 		case <-late.C:
 		case <-r.Context().Done():
-			return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The client has left.")
+			return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The client has left.")
 		}
 	}
 	switch {
 	case c.refuse == connackNotAuthorized:
-		return errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: fault.")
+		return azure.Errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: fault.")
 	case c.refuse != 0:
-		return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The hub is not available.")
+		return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The hub is not available.")
 	case c.throttle > 0:
-		return errorf(http.StatusTooManyRequests, "ThrottlingException", "The request has been throttled. Wait 10 seconds and try again.")
+		return azure.Errorf(http.StatusTooManyRequests, "ThrottlingException", "The request has been throttled. Wait 10 seconds and try again.")
 	}
 	return nil
 }
@@ -111,7 +113,7 @@ func (h *hub) misbehave(r *http.Request) error {
 func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 	if err != nil {
-		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The message is larger than %d bytes.", maxEvent)
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The message is larger than %d bytes.", maxEvent)
 	}
 	arrivals := []arrival{{bag: bagOf(r.Header), body: body}}
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(kind), batchType) {
@@ -120,7 +122,7 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 		}
 	}
 	i.mu.Lock()
-	from := &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, authType: i.auth.authType(), modelID: i.modelID,
+	from := &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, authType: i.auth.AuthType(), modelID: i.modelID,
 		account: h.ledger.open(i.id)}
 	i.mu.Unlock()
 	var b *batch
@@ -130,7 +132,7 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 	if b != nil {
 		if err := h.ledger.commit(from, b); err != nil {
 			h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("messages are refused")
-			return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
+			return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 		}
 	}
 	h.events.telemetry(h.name, int64(len(arrivals)))
@@ -150,16 +152,16 @@ func parseBatch(body []byte) (arrivals []arrival, err error) {
 		Properties map[string]string `json:"properties"`
 	}
 	if err := json.Unmarshal(body, &batch); err != nil {
-		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch is not a JSON array of messages: %s", jsonFault(err, nil))
+		return nil, azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch is not a JSON array of messages: %s", azure.JSONFault(err, nil))
 	}
 	if len(batch) == 0 {
-		return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch has no message.")
+		return nil, azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch has no message.")
 	}
 	for n, m := range batch {
 		a := arrival{bag: bagOfPairs(m.Properties), body: []byte(m.Body)}
 		if m.Base64 == nil || *m.Base64 {
 			if a.body, err = base64.StdEncoding.DecodeString(m.Body); err != nil {
-				return nil, errorf(http.StatusBadRequest, "ArgumentInvalid", "Message %d of the batch is not base64.", n)
+				return nil, azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "Message %d of the batch is not base64.", n)
 			}
 		}
 		arrivals = append(arrivals, a)
@@ -192,7 +194,7 @@ func bagOfPairs(properties map[string]string) []byte {
 			key = name[len(appHeader):]
 		}
 		if key != "" {
-			pairs = append(pairs, escape(key)+"="+escape(properties[name]))
+			pairs = append(pairs, azure.Escape(key)+"="+azure.Escape(properties[name]))
 		}
 	}
 	return []byte(strings.Join(pairs, "&"))
@@ -210,7 +212,7 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 	if text := r.Header.Get("Iothub-Messagelocktimeout"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || seconds(float64(n)) > lockMax {
-			return errorf(http.StatusBadRequest, "ArgumentInvalid", "IotHub-MessageLockTimeout is %q, must be 1 to %d seconds.", text, int(lockMax/time.Second))
+			return azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "IotHub-MessageLockTimeout is %q, must be 1 to %d seconds.", text, int(lockMax/time.Second))
 		}
 		timeout = seconds(float64(n))
 	}
@@ -225,7 +227,7 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 	header := http.Header{}
 	m.headers(header)
 	if err := i.saveAndUnlock(); err != nil {
-		return unconfirmed(err) // the lock on the message ends by itself
+		return azure.Unconfirmed(err) // the lock on the message ends by itself
 	}
 	maps.Copy(w.Header(), header)
 	_, _ = w.Write(body)
@@ -278,7 +280,7 @@ func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request)
 	m := i.mail.locked(strings.Trim(r.PathValue("token"), `"`), h.now())
 	if m == nil {
 		i.mu.Unlock()
-		return errorf(http.StatusPreconditionFailed, "DeviceMessageLockLost", "The lock of the message is lost.")
+		return azure.Errorf(http.StatusPreconditionFailed, "DeviceMessageLockLost", "The lock of the message is lost.")
 	}
 	before := *m
 	abandoned := r.Method == http.MethodPost
@@ -293,7 +295,7 @@ func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request)
 	if err := i.keep(); err != nil {
 		*m = before // the device still has the lock, and may try again
 		i.mu.Unlock()
-		return unconfirmed(err)
+		return azure.Unconfirmed(err)
 	}
 	if abandoned && i.session != nil {
 		i.session.deliverMail()
@@ -305,9 +307,9 @@ func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request)
 
 // refuseHTTP writes an error as hubs do: a document with a Message, and the name in a header.
 func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
-	e, ok := errors.AsType[*Error](err)
+	e, ok := errors.AsType[*azure.Error](err)
 	if !ok {
-		e = &Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: err.Error()}
+		e = &azure.Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: err.Error()}
 	}
 	if e.Status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "10")
@@ -316,13 +318,13 @@ func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
 	w.Header().Set("Iothub-Errorcode", e.Code)
 	w.WriteHeader(e.Status)
 	text := "ErrorCode:" + e.Code + ";" + e.Message
-	if e.document != nil {
-		text = string(e.document)
+	if e.Document != nil {
+		text = string(e.Document)
 	}
-	_, _ = w.Write(encodeJSON(map[string]string{"Message": text, "ExceptionMessage": "Tracking ID:" + h.trackingID()}))
+	_, _ = w.Write(azure.EncodeJSON(map[string]string{"Message": text, "ExceptionMessage": "Tracking ID:" + h.trackingID()}))
 }
 
 // trackingID is what a hub names a refusal with.
 func (h *hub) trackingID() string {
-	return randomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
+	return azure.RandomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // TestTelemetryOverHTTPS: a message that is posted stands in the ledger, and a refusal says why.
@@ -220,7 +222,7 @@ func TestFaultsOverHTTPS(t *testing.T) {
 func TestModuleOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		_, err := w.hubs[0].admitModule("d", "m", credentials{keys: [][]byte{[]byte("k")}})
+		_, err := w.hubs[0].admitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
 		must(t, err)
 		c := w.httpClient()
 		defer c.CloseIdleConnections()

@@ -1,6 +1,10 @@
 package sim
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+)
 
 // This file is the part of a hub's service REST that is about modules. What a module has in common with a device is in hub_rest.go.
 
@@ -47,7 +51,7 @@ func (s *hubService) find(r *http.Request) (*identity, error) {
 }
 
 func noSuchModule(device, module string) error {
-	return errorf(http.StatusNotFound, "ModuleNotFound", "Module %s on device %s not registered.", module, device)
+	return azure.Errorf(http.StatusNotFound, "ModuleNotFound", "Module %s on device %s not registered.", module, device)
 }
 
 func (s *hubService) listModules(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -80,7 +84,7 @@ func (s *hubService) putModule(id, module string, d wantedDevice, match ifMatch)
 		}
 		return i, s.update(i, d, match)
 	}
-	auth, err := d.Authentication.credentials(credentials{})
+	auth, err := d.Authentication.credentials(azure.Credentials{})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/query"
 )
 
@@ -79,7 +80,7 @@ func (s *hubService) run(q *query.Query) ([]any, error) {
 	return q.Run(func(yield func(json.RawMessage) bool) {
 		for _, i := range identities {
 			i.mu.Lock()
-			text := encodeJSON(i.twinDocument())
+			text := azure.EncodeJSON(i.twinDocument())
 			i.mu.Unlock()
 			if !yield(text) {
 				return

@@ -3,6 +3,8 @@ package sim
 import (
 	"strings"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 func TestQueries(t *testing.T) {
@@ -18,7 +20,7 @@ func TestQueries(t *testing.T) {
 		}
 		ask := func(query string, header ...string) httpAnswer {
 			t.Helper()
-			return s.want(200, "", "POST", "/devices/query", string(encodeJSON(map[string]string{"query": query})), header...)
+			return s.want(200, "", "POST", "/devices/query", string(azure.EncodeJSON(map[string]string{"query": query})), header...)
 		}
 		for where, want := range map[string]string{
 			"":                                "abc",
@@ -70,7 +72,7 @@ func TestQueries(t *testing.T) {
 			"SELECT * FROM devices.modules":                                                           `[]`,
 		} {
 			if want == "" {
-				s.want(400, "ArgumentInvalid", "POST", "/devices/query", string(encodeJSON(map[string]string{"query": query})))
+				s.want(400, "ArgumentInvalid", "POST", "/devices/query", string(azure.EncodeJSON(map[string]string{"query": query})))
 			} else if a := ask(query); a.text != want {
 				t.Errorf("%s: %s, want %s", query, a.text, want)
 			}

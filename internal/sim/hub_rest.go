@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // hubService is a hub's REST surface for the cloud's own side: its identity registry, twins, methods and queries, as
@@ -50,7 +52,7 @@ func (s *hubService) routes(mux *http.ServeMux) {
 				w.WriteHeader(http.StatusNoContent)
 			default:
 				w.Header().Set("Content-Type", "application/json; charset=utf-8")
-				_, _ = w.Write(encodeJSON(v))
+				_, _ = w.Write(azure.EncodeJSON(v))
 			}
 		})
 	}
@@ -82,50 +84,50 @@ func (s *hubService) routes(mux *http.ServeMux) {
 // allow checks a request's token: of a policy that has the right, for the hub or a part of it that the request is in.
 func (s *hubService) allow(r *http.Request, need rights) error {
 	unauthorized := func(err error) error {
-		return errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v", err)
+		return azure.Errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v", err)
 	}
-	token, err := parseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
+	token, err := azure.ParseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
 	if err != nil {
 		return unauthorized(err)
 	}
-	p, able := s.policy(token.skn, need)
+	p, able := s.policy(token.Policy, need)
 	switch {
 	case p.name == "":
-		return unauthorized(errSASPolicy)
-	case !token.coversPath(s.hosts, r.URL.Path):
-		return unauthorized(errSASResource)
-	case !token.expires.After(s.now()):
-		return unauthorized(errSASExpired)
-	case !token.signedBy(p.keys[:]...):
-		return unauthorized(errSASSignature)
+		return unauthorized(azure.ErrSASPolicy)
+	case !token.CoversPath(s.hosts, r.URL.Path):
+		return unauthorized(azure.ErrSASResource)
+	case !token.Expires.After(s.now()):
+		return unauthorized(azure.ErrSASExpired)
+	case !token.SignedBy(p.keys[:]...):
+		return unauthorized(azure.ErrSASSignature)
 	case !able:
-		return unauthorized(fmt.Errorf("policy %s has no right to this", token.skn))
+		return unauthorized(fmt.Errorf("policy %s has no right to this", token.Policy))
 	}
 	if !r.URL.Query().Has("api-version") {
-		return errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
+		return azure.Errorf(http.StatusBadRequest, "InvalidProtocolVersion", "The request has no api-version.")
 	}
 	return nil
 }
 
 func badArgument(format string, args ...any) error {
-	return errorf(http.StatusBadRequest, "ArgumentInvalid", format, args...)
+	return azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", format, args...)
 }
 
 func noSuchDevice(id string) error {
-	return errorf(http.StatusNotFound, "DeviceNotFound", "Device %s not registered.", id)
+	return azure.Errorf(http.StatusNotFound, "DeviceNotFound", "Device %s not registered.", id)
 }
 
 // decodeBody reads one JSON document; fields that are not known are ignored, as at the service.
 func decodeBody(r *http.Request, into any) error {
 	b, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The body is larger than %d bytes.", tooLarge.Limit)
 	}
 	if err != nil {
 		return badArgument("The body cannot be read: %v", err)
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		return badArgument("The body is malformed: %s", jsonFault(err, nil))
+		return badArgument("The body is malformed: %s", azure.JSONFault(err, nil))
 	}
 	return nil
 }
@@ -146,7 +148,7 @@ func ifMatchOf(text string) ifMatch {
 
 func (m ifMatch) check(current string) error {
 	if m.etag != "" && m.etag != current {
-		return errorf(http.StatusPreconditionFailed, "PreconditionFailed", "Precondition failed: the version is %s, not %s.", current, m.etag)
+		return azure.Errorf(http.StatusPreconditionFailed, "PreconditionFailed", "Precondition failed: the version is %s, not %s.", current, m.etag)
 	}
 	return nil
 }
@@ -189,22 +191,22 @@ type capabilities struct {
 }
 
 // authenticationOf shows credentials as the registry of a hub does.
-func authenticationOf(c credentials) *authentication {
-	a := &authentication{Type: c.kind()}
+func authenticationOf(c azure.Credentials) *authentication {
+	a := &authentication{Type: c.Kind()}
 	nth := func(n int) *string {
 		switch {
-		case n < len(c.thumbprints) && c.thumbprints[n] != "":
-			return &c.thumbprints[n]
-		case n < len(c.keys):
-			key := base64.StdEncoding.EncodeToString(c.keys[n])
+		case n < len(c.Thumbprints) && c.Thumbprints[n] != "":
+			return &c.Thumbprints[n]
+		case n < len(c.Keys):
+			key := base64.StdEncoding.EncodeToString(c.Keys[n])
 			return &key
 		}
 		return nil
 	}
 	switch a.Type {
-	case authSAS:
+	case azure.AuthSAS:
 		a.SymmetricKey = symmetricKey{nth(0), nth(1)}
-	case authSelfSigned:
+	case azure.AuthSelfSigned:
 		a.Thumbprint = thumbprint{nth(0), nth(1)}
 	}
 	return a
@@ -217,7 +219,7 @@ func timeOr(t time.Time) string {
 	if t.IsZero() {
 		return never
 	}
-	return utc7(t)
+	return azure.UTC7(t)
 }
 
 // status is how the registry writes it; called with mu held.
@@ -333,10 +335,10 @@ func (d *wantedDevice) check(id string) error {
 }
 
 // credentials are what the identity will prove itself with; before is what it had. Keys that nobody gave are made here.
-func (a *authentication) credentials(before credentials) (credentials, error) {
+func (a *authentication) credentials(before azure.Credentials) (azure.Credentials, error) {
 	if a == nil {
 		a = &authentication{}
-		if before.kind() != authNone {
+		if before.Kind() != azure.AuthNone {
 			return before, nil
 		}
 	}
@@ -351,47 +353,47 @@ func (a *authentication) credentials(before credentials) (credentials, error) {
 	keys, thumbs := given(a.SymmetricKey.PrimaryKey, a.SymmetricKey.SecondaryKey), given(a.Thumbprint.Primary, a.Thumbprint.Secondary)
 	kind := a.Type
 	if kind == "" {
-		kind = authSAS
+		kind = azure.AuthSAS
 		if len(thumbs) > 0 {
-			kind = authSelfSigned
+			kind = azure.AuthSelfSigned
 		}
 	}
 	switch kind {
-	case authSAS:
-		if len(keys) == 0 && len(before.keys) == 2 {
+	case azure.AuthSAS:
+		if len(keys) == 0 && len(before.Keys) == 2 {
 			return before, nil
 		}
 		if len(keys) == 0 {
-			return credentials{keys: [][]byte{newPolicyKey(), newPolicyKey()}}, nil
+			return azure.Credentials{Keys: [][]byte{azure.NewPolicyKey(), azure.NewPolicyKey()}}, nil
 		}
-		var c credentials
+		var c azure.Credentials
 		for _, text := range keys {
 			key, err := base64.StdEncoding.DecodeString(text)
 			if err != nil || len(key) < 16 || len(key) > 64 {
 				return c, badArgument("A key is not base64 of 16 to 64 bytes.")
 			}
-			c.keys = append(c.keys, key)
+			c.Keys = append(c.Keys, key)
 		}
 		if len(keys) != 2 {
 			return c, badArgument("An identity has a primary and a secondary key, or neither is given.")
 		}
 		return c, nil
-	case authSelfSigned:
+	case azure.AuthSelfSigned:
 		for _, t := range thumbs {
 			if strings.Trim(strings.ToLower(t), "0123456789abcdef") != "" || len(t) != 40 && len(t) != 64 {
-				return credentials{}, badArgument("A thumbprint is not 40 or 64 hexadecimal digits.")
+				return azure.Credentials{}, badArgument("A thumbprint is not 40 or 64 hexadecimal digits.")
 			}
 		}
 		if len(thumbs) == 0 {
-			return credentials{}, badArgument("A self-signed identity needs a thumbprint.")
+			return azure.Credentials{}, badArgument("A self-signed identity needs a thumbprint.")
 		}
-		return credentials{x509: true, thumbprints: thumbs}, nil
-	case authCA:
-		return credentials{x509: true}, nil
-	case authNone:
-		return credentials{}, nil
+		return azure.Credentials{X509: true, Thumbprints: thumbs}, nil
+	case azure.AuthCA:
+		return azure.Credentials{X509: true}, nil
+	case azure.AuthNone:
+		return azure.Credentials{}, nil
 	}
-	return credentials{}, badArgument("authentication.type is %q, it must be %s, %s, %s or %s.", kind, authSAS, authSelfSigned, authCA, authNone)
+	return azure.Credentials{}, badArgument("authentication.type is %q, it must be %s, %s, %s or %s.", kind, azure.AuthSAS, azure.AuthSelfSigned, azure.AuthCA, azure.AuthNone)
 }
 
 // put creates or updates an identity. With match an existing one is updated, without it a new one is made.
@@ -400,14 +402,14 @@ func (s *hubService) put(id string, d wantedDevice, match ifMatch) (*identity, e
 		return nil, err
 	}
 	if !match.given {
-		auth, err := d.Authentication.credentials(credentials{})
+		auth, err := d.Authentication.credentials(azure.Credentials{})
 		if err != nil {
 			return nil, err
 		}
 		s.mu.Lock()
 		if s.identities[id] != nil {
 			s.mu.Unlock()
-			return nil, errorf(http.StatusConflict, "DeviceAlreadyExists", "A device with ID '%s' is already registered.", id)
+			return nil, azure.Errorf(http.StatusConflict, "DeviceAlreadyExists", "A device with ID '%s' is already registered.", id)
 		}
 		i := s.create(id, auth, nil)
 		i.enabled = true // nobody else knows the identity yet
@@ -433,7 +435,7 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 		i.mu.Unlock()
 		return err
 	}
-	changed := authenticationOf(i.auth).Type != authenticationOf(auth).Type || string(encodeJSON(authenticationOf(i.auth))) != string(encodeJSON(authenticationOf(auth)))
+	changed := authenticationOf(i.auth).Type != authenticationOf(auth).Type || string(azure.EncodeJSON(authenticationOf(i.auth))) != string(azure.EncodeJSON(authenticationOf(auth)))
 	i.auth = auth
 	enabled, reason := i.enabled, i.statusReason
 	if d.Status != nil {
@@ -456,7 +458,7 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 	lost := i.keep()
 	i.mu.Unlock()
 	if lost != nil {
-		return unconfirmed(lost)
+		return azure.Unconfirmed(lost)
 	}
 	if live != nil && !enabled {
 		live.wire.hangUp("device disabled")
@@ -542,7 +544,7 @@ func (s *hubService) remove(id string, match ifMatch) error {
 	err := match.check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
-		err = unconfirmed(s.delete(id, "device deleted"))
+		err = azure.Unconfirmed(s.delete(id, "device deleted"))
 	}
 	return err
 }
@@ -580,7 +582,7 @@ func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	if len(devices) == 0 || len(devices) > bulkLimit {
-		return nil, errorf(http.StatusBadRequest, "TooManyDevices", "%d devices, a request may have 1 to %d.", len(devices), bulkLimit)
+		return nil, azure.Errorf(http.StatusBadRequest, "TooManyDevices", "%d devices, a request may have 1 to %d.", len(devices), bulkLimit)
 	}
 	result := bulkResult{IsSuccessful: true, Errors: []bulkError{}, Warnings: []string{}}
 	for _, d := range devices {
@@ -590,7 +592,7 @@ func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
 		}
 		result.IsSuccessful = false
 		failed := bulkError{DeviceID: d.ID, ErrorCode: "ServerError", ErrorStatus: err.Error()}
-		if e, ok := errors.AsType[*Error](err); ok {
+		if e, ok := errors.AsType[*azure.Error](err); ok {
 			failed.ErrorCode = e.Code
 		}
 		result.Errors = append(result.Errors, failed)
@@ -757,8 +759,8 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 		full = mergeProps(nil, desired)
 		tags, desired = diffProps(i.tags.props, mergeProps(nil, tags)), diffProps(i.desired.props, full)
 	}
-	if next := mergeProps(i.tags.props, tags); twinSize(next) > tagsMaxBytes || len(encodeJSON(next)) > 4*tagsMaxBytes {
-		return errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", twinSize(next), tagsMaxBytes)
+	if next := mergeProps(i.tags.props, tags); twinSize(next) > tagsMaxBytes || len(azure.EncodeJSON(next)) > 4*tagsMaxBytes {
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", twinSize(next), tagsMaxBytes)
 	}
 	if len(desired) > 0 || replace {
 		if err := i.writeDesired(desired, full); err != nil {
@@ -769,7 +771,7 @@ func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) err
 		before := i.tags
 		if err = i.tags.apply(tags, i.hub.now()); err == nil {
 			if err = i.keep(); err != nil {
-				i.tags, err = before, unconfirmed(err)
+				i.tags, err = before, azure.Unconfirmed(err)
 			}
 		}
 	}
@@ -794,7 +796,7 @@ func servicePatch(raw json.RawMessage) (map[string]any, error) {
 	}
 	props, err := decodeObject(raw)
 	if err != nil {
-		return nil, badArgument("A part of the twin is not a JSON object: %s", jsonFault(err, nil))
+		return nil, badArgument("A part of the twin is not a JSON object: %s", azure.JSONFault(err, nil))
 	}
 	delete(props, "$metadata")
 	delete(props, "$version")
@@ -807,7 +809,7 @@ func serviceTwinError(err error) error {
 		if t.status == http.StatusRequestEntityTooLarge {
 			code = "MessageTooLarge"
 		}
-		return errorf(t.status, code, "%s", t.text)
+		return azure.Errorf(t.status, code, "%s", t.text)
 	}
 	return err
 }
@@ -859,7 +861,7 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	case call.MethodName == "" || len(call.MethodName) > 100:
 		return nil, badArgument("methodName has %d characters, it must have 1 to 100.", len(call.MethodName))
 	case len(call.Payload) > methodMaxBytes:
-		return nil, errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), methodMaxBytes)
+		return nil, azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), methodMaxBytes)
 	}
 	i, err := s.find(r)
 	if err != nil {
@@ -878,7 +880,7 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 
 // methodError puts a failed call in the form of the gateway that makes it: a document within the document.
 func (s *hubService) methodError(err error) error {
-	e, ok := errors.AsType[*Error](err)
+	e, ok := errors.AsType[*azure.Error](err)
 	if !ok {
 		return err
 	}
@@ -891,9 +893,9 @@ func (s *hubService) methodError(err error) error {
 	default:
 		return err
 	}
-	return &Error{Status: e.Status, Code: e.Code, Message: e.Message, document: encodeJSON(map[string]any{
+	return &azure.Error{Status: e.Status, Code: e.Code, Message: e.Message, Document: azure.EncodeJSON(map[string]any{
 		"errorCode": code, "trackingId": s.trackingID(), "message": text,
-		"info": map[string]string{"timeout": "00:00:00"}, "timestampUtc": utc7(s.now()),
+		"info": map[string]string{"timeout": "00:00:00"}, "timestampUtc": azure.UTC7(s.now()),
 	})}
 }
 
@@ -912,7 +914,7 @@ func (s *hubService) purgeCommands(_ http.ResponseWriter, r *http.Request) (any,
 func (i *identity) purge() (n int, err error) {
 	n = i.mail.purge(i.hub.now())
 	if lost := i.keep(); lost != nil {
-		err = unconfirmed(lost)
+		err = azure.Unconfirmed(lost)
 	}
 	return n, err
 }

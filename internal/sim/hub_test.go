@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // deviceCert mints a client certificate of the device CA.
@@ -23,11 +25,11 @@ func (w *world) deviceCert(cn string, change func(*x509.Certificate)) tls.Certif
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(w.t, err)
 	ca := w.registry.authority
-	template := ca.template(cn)
+	template := ca.Template(cn)
 	if change != nil {
 		change(template)
 	}
-	der, err := ca.sign(template, key.Public())
+	der, err := ca.Sign(template, key.Public())
 	must(w.t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
@@ -51,7 +53,7 @@ func TestConnackForEveryReason(t *testing.T) {
 			f(&o)
 			return o
 		}
-		secondary := deriveKey(w.registry.group[1], "d")
+		secondary := azure.DeriveKey(w.registry.group[1], "d")
 		d := host + "/devices/d"
 		for name, c := range map[string]struct {
 			o    connectOptions
@@ -463,7 +465,7 @@ func TestX509(t *testing.T) {
 			"wrong name": {w.deviceCert("y", nil)},
 			"expired":    {w.deviceCert("x", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })},
 			"other CA": {func() tls.Certificate {
-				other, err := newAuthority("other", time.Now())
+				other, err := azure.NewAuthority("other", time.Now())
 				must(t, err)
 				w := &world{t: w.t, Sim: &Sim{registry: &registry{authority: other}}}
 				return w.deviceCert("x", nil)
@@ -528,7 +530,7 @@ func TestThumbprints(t *testing.T) {
 		h, host := w.hubs[0], w.hubHost("hub-a")
 		old, young, other := w.deviceCert("whoever", nil), w.deviceCert("whoever", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), w.deviceCert("d", nil)
 		sha1sum, sha256sum := sha1.Sum(old.Certificate[0]), sha256.Sum256(young.Certificate[0])
-		_ = h.admit("d", credentials{x509: true, thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
+		_ = h.admit("d", azure.Credentials{X509: true, Thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
 		o := w.hubOptions(host, "d")
 		o.noPassword = true
 		for name, c := range map[string]struct {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // injectionTopic asks for a fault as the official SDKs' tests do.
@@ -104,7 +106,7 @@ func TestHubComesBackEmpty(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h := w.hubs[0]
-		_, err := h.admitModule("d", "m", credentials{keys: [][]byte{[]byte("k")}})
+		_, err := h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
 		must(t, err)
 		c := w.connect(host, "d")
 		c.subscribeAll()

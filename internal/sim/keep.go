@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // This file writes the state of the hubs and of the registry to the state directory, and reads it
@@ -34,15 +35,6 @@ func (i *identity) saveAndUnlock() error {
 	return i.keep()
 }
 
-// unconfirmed returns the error for a client whose request could not be written down; nil stays
-// nil.
-func unconfirmed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
-}
-
 const segmentsKey = "ledger/segments"
 
 // noteSegments writes down which files the ledger has, so that a start notices if one is missing.
@@ -58,7 +50,7 @@ func (s *store) knownSegments() (there segmentRange, err error) {
 type keptIdentity struct {
 	Generation   string             `json:"generation"`
 	Enabled      bool               `json:"enabled"`
-	Auth         credentials        `json:"auth"`
+	Auth         azure.Credentials  `json:"auth"`
 	ModelID      string             `json:"modelId,omitempty"`
 	Session      *keptSubscriptions `json:"session,omitempty"` // the persistent one
 	Revision     int64              `json:"revision"`
@@ -170,7 +162,7 @@ func (i *identity) keep() error {
 	if u := i.stored; u != nil {
 		now.Session = &keptSubscriptions{u.c2d, u.c2dSince, u.methods, u.twin, u.desired, u.others}
 	}
-	text := encodeJSON(now)
+	text := azure.EncodeJSON(now)
 	if bytes.Equal(text, k.identity) {
 		return nil
 	}
@@ -317,34 +309,34 @@ func documentOf(k keptDocument) document {
 
 // keptDevice is the registry's record of a device as a document. Hubs go by their names.
 type keptDevice struct {
-	ID             string          `json:"id"`
-	RegistrationID string          `json:"registrationId"`
-	Group          string          `json:"group,omitempty"`
-	Auth           credentials     `json:"auth"`
-	ModelID        string          `json:"modelId,omitempty"`
-	Registered     bool            `json:"registered,omitempty"`
-	Approved       bool            `json:"approved,omitempty"`
-	Blocked        bool            `json:"blocked,omitempty"`
-	Disabled       bool            `json:"disabled,omitempty"`
-	Unusable       bool            `json:"unusable,omitempty"`
-	Hub            string          `json:"hub,omitempty"`
-	First          string          `json:"first,omitempty"`
-	Visited        []string        `json:"visited,omitempty"`
-	Rule           string          `json:"rule,omitempty"`
-	Substatus      string          `json:"substatus,omitempty"`
-	Payload        json.RawMessage `json:"payload,omitempty"`
-	RefusedCode    int             `json:"refusedCode,omitempty"`
-	RefusedText    string          `json:"refusedText,omitempty"`
-	Etag           string          `json:"etag,omitempty"`
-	Created        time.Time       `json:"created,omitzero"`
-	Updated        time.Time       `json:"updated,omitzero"`
-	FailedOverFrom string          `json:"failedOverFrom,omitempty"`
-	FailedOverTill time.Time       `json:"failedOverUntil,omitzero"`
-	CentralEtag    string          `json:"centralEtag,omitempty"`
-	DisplayName    string          `json:"displayName,omitempty"`
-	Template       string          `json:"template,omitempty"`
-	Simulated      bool            `json:"simulated,omitempty"`
-	Organizations  []string        `json:"organizations,omitempty"`
+	ID             string            `json:"id"`
+	RegistrationID string            `json:"registrationId"`
+	Group          string            `json:"group,omitempty"`
+	Auth           azure.Credentials `json:"auth"`
+	ModelID        string            `json:"modelId,omitempty"`
+	Registered     bool              `json:"registered,omitempty"`
+	Approved       bool              `json:"approved,omitempty"`
+	Blocked        bool              `json:"blocked,omitempty"`
+	Disabled       bool              `json:"disabled,omitempty"`
+	Unusable       bool              `json:"unusable,omitempty"`
+	Hub            string            `json:"hub,omitempty"`
+	First          string            `json:"first,omitempty"`
+	Visited        []string          `json:"visited,omitempty"`
+	Rule           string            `json:"rule,omitempty"`
+	Substatus      string            `json:"substatus,omitempty"`
+	Payload        json.RawMessage   `json:"payload,omitempty"`
+	RefusedCode    int               `json:"refusedCode,omitempty"`
+	RefusedText    string            `json:"refusedText,omitempty"`
+	Etag           string            `json:"etag,omitempty"`
+	Created        time.Time         `json:"created,omitzero"`
+	Updated        time.Time         `json:"updated,omitzero"`
+	FailedOverFrom string            `json:"failedOverFrom,omitempty"`
+	FailedOverTill time.Time         `json:"failedOverUntil,omitzero"`
+	CentralEtag    string            `json:"centralEtag,omitempty"`
+	DisplayName    string            `json:"displayName,omitempty"`
+	Template       string            `json:"template,omitempty"`
+	Simulated      bool              `json:"simulated,omitempty"`
+	Organizations  []string          `json:"organizations,omitempty"`
 }
 
 // keep writes down a device that may have changed, or deletes it if it is no longer in the
@@ -383,7 +375,7 @@ func (r *registry) keepRecord(d *device) error {
 	if f := d.failedOver; f != nil {
 		k.FailedOverFrom, k.FailedOverTill = f.from.name, f.until
 	}
-	text := encodeJSON(k)
+	text := azure.EncodeJSON(k)
 	if bytes.Equal(text, d.kept) {
 		return nil
 	}
@@ -418,7 +410,7 @@ func (r *registry) keepEnrollment(group bool, id string) error {
 	if e == nil {
 		return r.store.delete(key)
 	}
-	return r.store.put(key, keptEnrollment{e, rawCertificates(e.leaves), rawCertificates(e.roots)})
+	return r.store.put(key, keptEnrollment{e, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots)})
 }
 
 // restore brings back the enrollments and the devices. Timers run from start on.
@@ -440,8 +432,8 @@ func (r *registry) restore() error {
 					e.keys = append(e.keys, key)
 				}
 			}
-			if e.leaves, err = parseCertificates(k.Leaves); err == nil {
-				e.roots, err = parseCertificates(k.Roots)
+			if e.leaves, err = azure.ParseCertificates(k.Leaves); err == nil {
+				e.roots, err = azure.ParseCertificates(k.Roots)
 			}
 			r.list(group)[id] = e
 			return err
@@ -549,7 +541,7 @@ func (s *Sim) restore() error {
 	}
 	// What the configuration says of enrollments counts when it is new: later changes of the list are not undone by a restart.
 	c := s.config
-	wanted := string(encodeJSON([]any{c.Allocation, c.Reprovision, c.Webhook, c.GroupKey, c.SecondaryGroupKey, c.EnrollmentDocuments}))
+	wanted := string(azure.EncodeJSON([]any{c.Allocation, c.Reprovision, c.Webhook, c.GroupKey, c.SecondaryGroupKey, c.EnrollmentDocuments}))
 	if kept.secret("enrollments") == wanted {
 		return nil
 	}

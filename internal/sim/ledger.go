@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // Ledger is what the cloud received from one device, or from all of them.
@@ -298,8 +300,8 @@ func findMid(dst, bag []byte) []byte {
 				continue
 			}
 			if key := pair[:i]; string(key) == "%24.mid" || string(key) == "$.mid" ||
-				len(key) <= 15 && string(appendUnescaped(make([]byte, 0, 15), key)) == "$.mid" {
-				return appendUnescaped(dst, pair[i+1:])
+				len(key) <= 15 && string(azure.AppendUnescaped(make([]byte, 0, 15), key)) == "$.mid" {
+				return azure.AppendUnescaped(dst, pair[i+1:])
 			}
 			break
 		}
@@ -452,11 +454,11 @@ func (e *entry) message(ahead time.Duration) Message {
 	if e.from.module != "" {
 		scope = "module"
 	}
-	put("iothub-connection-auth-method", string(encodeJSON(map[string]any{
+	put("iothub-connection-auth-method", string(azure.EncodeJSON(map[string]any{
 		"scope": scope, "type": e.from.authType, "issuer": "iothub", "acceptingIpFilterRule": nil,
 	})))
 	put("iothub-connection-auth-generation-id", e.from.generation)
-	put("iothub-enqueuedtime", utc7(e.at.Add(ahead)))
+	put("iothub-enqueuedtime", azure.UTC7(e.at.Add(ahead)))
 	put("iothub-message-source", "Telemetry")
 	put("dt-dataschema", e.from.modelID)
 	put("dt-subject", text("$.sub"))
@@ -482,7 +484,7 @@ func parseBag(bag string) map[string]*string {
 			continue
 		}
 		key, value, ok := strings.Cut(pair, "=")
-		key = unescape(key)
+		key = azure.Unescape(key)
 		if _, doubled := props[key]; doubled {
 			continue
 		}
@@ -490,7 +492,7 @@ func parseBag(bag string) map[string]*string {
 			props[key] = nil
 			continue
 		}
-		value = unescape(value)
+		value = azure.Unescape(value)
 		props[key] = &value
 	}
 	return props
@@ -502,7 +504,7 @@ func bodyJSON(body []byte) json.RawMessage {
 		return slices.Clone(body)
 	}
 	if utf8.Valid(body) {
-		return encodeJSON(string(body))
+		return azure.EncodeJSON(string(body))
 	}
-	return encodeJSON(strings.ToValidUTF8(string(body), "\uFFFD"))
+	return azure.EncodeJSON(strings.ToValidUTF8(string(body), "\uFFFD"))
 }

@@ -12,6 +12,8 @@ import (
 	"testing/quick"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // diskLedger opens a ledger with small files.
@@ -28,7 +30,7 @@ func diskLedger(t testing.TB, dir string, c Config) *ledger {
 }
 
 func ledgerText(l *ledger, device string) string {
-	return string(encodeJSON(l.report(device, true, 0)))
+	return string(azure.EncodeJSON(l.report(device, true, 0)))
 }
 
 // Whatever is entered, after any number of deaths at any place the ledger says the same as one that never died.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // MethodResult is a device's answer to a direct method.
@@ -68,7 +70,7 @@ func (i *identity) arrived() {
 // invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
 func (i *identity) invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
 	if !validMethodName(name) {
-		return MethodResult{}, errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
+		return MethodResult{}, azure.Errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
 	}
 	if string(bytes.TrimSpace(payload)) == "null" {
 		payload = nil // a hub sends no body for "payload":null
@@ -108,9 +110,9 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	case len(a.body) == 0:
 		return MethodResult{a.status, json.RawMessage("null")}, nil
 	case len(a.body) > methodMaxBytes:
-		return MethodResult{}, errorf(413, "MessageTooLarge", "device %s answered with %d bytes, the limit is %d", id, len(a.body), methodMaxBytes)
+		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "device %s answered with %d bytes, the limit is %d", id, len(a.body), methodMaxBytes)
 	case !json.Valid(a.body):
-		return MethodResult{}, errorf(502, "BadDeviceResponse", "device %s answered the method with something that is not JSON", id)
+		return MethodResult{}, azure.Errorf(502, "BadDeviceResponse", "device %s answered the method with something that is not JSON", id)
 	}
 	return MethodResult{a.status, a.body}, nil
 }
@@ -127,9 +129,9 @@ func (s *session) answerMethod(rid string, status int, body []byte) {
 }
 
 func deviceNotOnline(id string) error {
-	return errorf(404, "DeviceNotOnline", "device %s is not online, or does not listen for methods", id)
+	return azure.Errorf(404, "DeviceNotOnline", "device %s is not online, or does not listen for methods", id)
 }
 
 func methodTimeout(id string) error {
-	return errorf(504, "GatewayTimeout", "device %s did not answer in time", id)
+	return azure.Errorf(504, "GatewayTimeout", "device %s did not answer in time", id)
 }

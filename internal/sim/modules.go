@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // maxModules is how many modules a device may have.
@@ -46,20 +48,20 @@ func (h *hub) modulesOf(device *identity) []*identity {
 }
 
 // admitModule creates a module of a device that the hub has.
-func (h *hub) admitModule(device, module string, auth credentials) (*identity, error) {
+func (h *hub) admitModule(device, module string, auth azure.Credentials) (*identity, error) {
 	if !validDeviceID(module) {
-		return nil, errorf(400, "ArgumentInvalid", "%q is no module id.", module)
+		return nil, azure.Errorf(400, "ArgumentInvalid", "%q is no module id.", module)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := h.identities[device]
 	switch {
 	case i == nil:
-		return nil, errorf(404, "DeviceNotFound", "Device %s not registered.", device)
+		return nil, azure.Errorf(404, "DeviceNotFound", "Device %s not registered.", device)
 	case i.modules[module] != nil:
-		return nil, errorf(409, "ModuleAlreadyExistsOnDevice", "Module %s exists on device %s already.", module, device)
+		return nil, azure.Errorf(409, "ModuleAlreadyExistsOnDevice", "Module %s exists on device %s already.", module, device)
 	case len(i.modules) >= maxModules:
-		return nil, errorf(413, "TooManyModulesOnDevice", "Device %s has %d modules already.", device, maxModules)
+		return nil, azure.Errorf(413, "TooManyModulesOnDevice", "Device %s has %d modules already.", device, maxModules)
 	}
 	m := &identity{id: device, module: module, parent: i, hub: h, enabled: true, auth: auth,
 		generation: strconv.FormatInt(h.now().UnixNano()/100, 10)}
@@ -72,7 +74,7 @@ func (h *hub) admitModule(device, module string, auth credentials) (*identity, e
 	defer m.mu.Unlock()
 	if err := m.keep(); err != nil {
 		delete(i.modules, module)
-		return nil, unconfirmed(err)
+		return nil, azure.Unconfirmed(err)
 	}
 	return m, nil
 }
@@ -91,7 +93,7 @@ func (h *hub) deleteModule(device, module, reason string) error {
 	}
 	if m != nil {
 		live, err = m.bury()
-		err = unconfirmed(err)
+		err = azure.Unconfirmed(err)
 	}
 	h.mu.Unlock()
 	if live != nil {

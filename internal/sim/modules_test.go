@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // moduleOptions is a CONNECT of a module with a key of its own.
@@ -22,10 +24,10 @@ func TestModule(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h, key := w.hubs[0], []byte("a key of the module's own")
-		m, err := h.admitModule("d", "m", credentials{keys: [][]byte{key}})
+		m, err := h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		for name, id := range map[string][2]string{"409 ModuleAlreadyExistsOnDevice": {"d", "m"}, "404 DeviceNotFound": {"x", "m"}, "400 ArgumentInvalid": {"d", "m/n"}} {
-			if _, err := h.admitModule(id[0], id[1], credentials{}); refusal(err) != name {
+			if _, err := h.admitModule(id[0], id[1], azure.Credentials{}); refusal(err) != name {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -132,7 +134,7 @@ func TestModule(t *testing.T) {
 		}
 		// the module alone
 		w.provision("d")
-		_, err = h.admitModule("d", "m", credentials{keys: [][]byte{key}})
+		_, err = h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		c, _, _ = w.tryHub(good, host)
 		if h.deleteModule("d", "m", "gone") != nil || refusal(h.deleteModule("d", "m", "gone")) != "404 ModuleNotFound" || len(h.modulesOf(h.identity("d"))) != 0 {
@@ -141,10 +143,10 @@ func TestModule(t *testing.T) {
 		c.wantEnd()
 		w.connect(host, "d")
 		for n := range maxModules {
-			_, err = h.admitModule("d", fmt.Sprint("m", n), credentials{})
+			_, err = h.admitModule("d", fmt.Sprint("m", n), azure.Credentials{})
 			must(t, err)
 		}
-		if _, err = h.admitModule("d", "more", credentials{}); refusal(err) != "413 TooManyModulesOnDevice" {
+		if _, err = h.admitModule("d", "more", azure.Credentials{}); refusal(err) != "413 TooManyModulesOnDevice" {
 			t.Error(err)
 		}
 	})
@@ -155,7 +157,7 @@ func TestModuleTopics(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		key := []byte("k")
-		_, err := w.hubs[0].admitModule("d", "m", credentials{keys: [][]byte{key}})
+		_, err := w.hubs[0].admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		for _, topic := range []string{"devices/d/messages/events/", "devices/d/modules/mm/messages/events/", "devices/d/modules/m/messages/eventsx", "devices/d/modules/m/inputs/a"} {
 			c, _, code := w.tryHub(w.moduleOptions(host, "d", "m", key), host)

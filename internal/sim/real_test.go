@@ -21,6 +21,8 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // realWorld is a cloud on real sockets of the loopback interface, on addresses of its own in LayoutLoopback.
@@ -56,7 +58,7 @@ func (w *world) realDial(addr string) (*client, error) {
 
 // enter registers a device by the default group, asking the registry directly.
 func (w *world) enter(id string) registrationState {
-	d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], credentials{keys: [][]byte{w.key(id)}}, nil)
+	d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], azure.Credentials{Keys: [][]byte{w.key(id)}}, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

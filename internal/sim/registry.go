@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // registry is what DPS and, above it, IoT Central know: who may enrol, which devices there are, and which hub each belongs to.
@@ -21,8 +23,8 @@ type registry struct {
 	log       zerolog.Logger
 	now       func() time.Time // the cloud's clock
 	hubs      []*hub
-	authority *authority // of device certificates
-	group     [2][]byte  // primary and secondary group key
+	authority *azure.Authority // of device certificates
+	group     [2][]byte        // primary and secondary group key
 	events    *broadcaster
 	store     *store // nil without a state directory
 
@@ -45,7 +47,7 @@ type device struct {
 	id             string // in the hubs
 	registrationID string // as it was first written
 	group          string // the enrollment group it came by; "" for an individual enrollment
-	auth           credentials
+	auth           azure.Credentials
 	modelID        string
 	registered     bool // there is a record of its registration
 
@@ -129,9 +131,9 @@ func (e *dpsError) reason() string {
 }
 
 // verify checks a claim. It returns the enrollment that lets the device in, and the credentials it will have in its hub.
-func (r *registry) verify(c claim) (*enrollment, credentials, error) {
-	refuse := func(code int, text, why string) (*enrollment, credentials, error) {
-		return nil, credentials{}, &dpsError{code, text, why}
+func (r *registry) verify(c claim) (*enrollment, azure.Credentials, error) {
+	refuse := func(code int, text, why string) (*enrollment, azure.Credentials, error) {
+		return nil, azure.Credentials{}, &dpsError{code, text, why}
 	}
 	if !validVersion(c.version) {
 		return refuse(400004, "The api-version is missing or invalid.", "")
@@ -142,17 +144,17 @@ func (r *registry) verify(c claim) (*enrollment, credentials, error) {
 	if !validRegistrationID(c.registrationID) {
 		return refuse(400004, "Invalid registration id.", "")
 	}
-	var token *sasToken
+	var token *azure.SAS
 	want := attestX509
 	if c.token != "" {
 		want = attestKey
-		t, err := parseSAS(c.token)
+		t, err := azure.ParseSAS(c.token)
 		switch {
 		case err != nil:
-		case !t.coversRegistration(c.idScope, c.registrationID):
-			err = errSASResource
-		case t.skn != "" && t.skn != "registration": // some clients leave it out
-			err = errSASPolicy
+		case !t.CoversRegistration(c.idScope, c.registrationID):
+			err = azure.ErrSASResource
+		case t.Policy != "" && t.Policy != "registration": // some clients leave it out
+			err = azure.ErrSASPolicy
 		}
 		if err != nil {
 			return refuse(401000, "Unauthorized", err.Error())
@@ -166,13 +168,13 @@ func (r *registry) verify(c claim) (*enrollment, credentials, error) {
 	for _, e := range candidates {
 		auth, err := e.accepts(c, token, r.now())
 		if err != nil {
-			if _, named := errors.AsType[*leafError](refused); !named {
+			if _, named := errors.AsType[*azure.LeafError](refused); !named {
 				refused = err
 			}
 			continue
 		}
-		if token != nil && !token.expires.After(r.now()) {
-			return refuse(401002, "Token expired.", "at "+token.expires.UTC().Format(time.RFC3339))
+		if token != nil && !token.Expires.After(r.now()) {
+			return refuse(401002, "Token expired.", "at "+token.Expires.UTC().Format(time.RFC3339))
 		}
 		return e, auth, nil
 	}
@@ -206,7 +208,7 @@ func (r *registry) candidates(registrationID, attestation string) []*enrollment 
 }
 
 // arrive notes that a device with good credentials has registered by an enrollment, and returns its record.
-func (r *registry) arrive(registrationID string, by *enrollment, auth credentials, payload json.RawMessage) (*device, error) {
+func (r *registry) arrive(registrationID string, by *enrollment, auth azure.Credentials, payload json.RawMessage) (*device, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key, id := strings.ToLower(registrationID), registrationID
@@ -226,12 +228,12 @@ func (r *registry) arrive(registrationID string, by *enrollment, auth credential
 		if r.byID[id] != nil {
 			return nil, &dpsError{code: 409000, text: "The device id belongs to another registration."}
 		}
-		d = &device{id: id, registrationID: registrationID, approved: r.config.AutoApprove, centralEtag: newDPSEtag()}
+		d = &device{id: id, registrationID: registrationID, approved: r.config.AutoApprove, centralEtag: azure.NewDPSEtag()}
 		r.byRegistration[key] = d
 		r.byID[id] = d
 	}
 	if !d.registered {
-		d.registered, d.created, d.updated, d.etag = true, now, now, newDPSEtag()
+		d.registered, d.created, d.updated, d.etag = true, now, now, azure.NewDPSEtag()
 	}
 	d.auth, d.group = auth, by.EnrollmentGroupID
 	if model := modelIDIn(payload); model != "" {
@@ -322,7 +324,7 @@ func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 	var twin *twinContent // nil means the policy decides
 	if custom != nil {
 		if d.refused = custom.err; d.refused != nil {
-			d.updated, d.etag = r.now(), newDPSEtag()
+			d.updated, d.etag = r.now(), azure.NewDPSEtag()
 			return
 		}
 		twin, d.payload = custom.twin, custom.payload
@@ -391,7 +393,7 @@ func (r *registry) answer(d *device) *hub {
 }
 
 func (r *registry) assign(d *device, to *hub, substatus string) {
-	d.hub, d.substatus, d.updated, d.etag = to, substatus, r.now(), newDPSEtag()
+	d.hub, d.substatus, d.updated, d.etag = to, substatus, r.now(), azure.NewDPSEtag()
 	if !slices.Contains(d.visited, to) {
 		d.visited = append(d.visited, to)
 	}
@@ -454,11 +456,11 @@ func (r *registry) stateOf(d *device) registrationState {
 		s.Status, s.Substatus = statusAssigned, d.substatus
 		s.AssignedHub, s.DeviceID = d.hub.host, d.id
 		s.X509, s.Payload = &registrationX509{}, d.payload // the service writes x509 for devices with keys too
-		if d.auth.x509 {
+		if d.auth.X509 {
 			s.X509.EnrollmentGroupID = d.group
 		}
 	}
-	s.CreatedDateTimeUTC, s.LastUpdatedDateTimeUTC, s.Etag = utc7(d.created), utc7(d.updated), d.etag
+	s.CreatedDateTimeUTC, s.LastUpdatedDateTimeUTC, s.Etag = azure.UTC7(d.created), azure.UTC7(d.updated), d.etag
 	return s
 }
 
@@ -470,14 +472,14 @@ func (r *registry) with(id string, f func(*device) error) error {
 	if d == nil {
 		for _, h := range r.hubs {
 			if h.identity(id) != nil {
-				return errorf(409, "DeviceNotProvisioned", "device %s was made in %s, DPS does not know it", id, h.name)
+				return azure.Errorf(409, "DeviceNotProvisioned", "device %s was made in %s, DPS does not know it", id, h.name)
 			}
 		}
-		return errorf(404, "DeviceNotFound", "device %s is not known", id)
+		return azure.Errorf(404, "DeviceNotFound", "device %s is not known", id)
 	}
 	err := f(d)
 	if lost := r.keep(d); err == nil && lost != nil {
-		err = unconfirmed(lost)
+		err = azure.Unconfirmed(lost)
 	}
 	return err
 }
@@ -496,7 +498,7 @@ func (r *registry) placed(id string) (i *identity, err error) {
 			r.move(d, target, nil)
 		}
 		if i = d.hub.identity(d.id); i == nil { // the hub has lost it
-			return errorf(404, "DeviceNotFound", "%s does not know device %s any more, until it registers again", d.hub.name, id)
+			return azure.Errorf(404, "DeviceNotFound", "%s does not know device %s any more, until it registers again", d.hub.name, id)
 		}
 		return nil
 	})
@@ -512,7 +514,7 @@ func (r *registry) linked(d *device) []*hub {
 }
 
 func notProvisioned(d *device) error {
-	return errorf(409, "DeviceNotProvisioned", "device %s has never been assigned to a hub", d.id)
+	return azure.Errorf(409, "DeviceNotProvisioned", "device %s has never been assigned to a hub", d.id)
 }
 
 // failover moves a device to the next living hub, until ttl is over.
@@ -523,20 +525,20 @@ func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time
 	err = r.with(id, func(d *device) error {
 		switch {
 		case ttl < 0:
-			return errorf(400, "BadRequest", "the time until the return is negative")
+			return azure.Errorf(400, "BadRequest", "the time until the return is negative")
 		case len(r.linked(d)) == 1:
-			return errorf(400, "SingleHub", "there is a single hub, so no device can be failed over")
+			return azure.Errorf(400, "SingleHub", "there is a single hub, so no device can be failed over")
 		case d.hub == nil:
 			return notProvisioned(d)
 		case d.failedOver != nil:
-			return errorf(409, "DeviceAlreadyFailedOver", "device %s is failed over already, until %s", id, d.failedOver.until.UTC().Format(time.RFC3339))
+			return azure.Errorf(409, "DeviceAlreadyFailedOver", "device %s is failed over already, until %s", id, d.failedOver.until.UTC().Format(time.RFC3339))
 		case r.closed:
-			return errorf(409, "", "the simulator has stopped")
+			return azure.Errorf(409, "", "the simulator has stopped")
 		}
 		left = d.hub
 		to := otherThan(left, r.linked(d))
 		if to == nil {
-			return errorf(409, "NoHealthyHub", "no other hub is alive")
+			return azure.Errorf(409, "NoHealthyHub", "no other hub is alive")
 		}
 		r.move(d, to, nil)
 		until = r.now().Add(ttl)
@@ -582,7 +584,7 @@ func (r *registry) failback(id string) (left *hub, err error) {
 			return nil
 		}
 		if d.first.deadForDPS() {
-			return errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faults.kind())
+			return azure.Errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faults.kind())
 		}
 		left = d.hub
 		d.stayAway()
@@ -615,7 +617,7 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 // delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
 func (r *registry) delete(id string) error {
 	if i := r.made(id); i != nil {
-		return unconfirmed(i.hub.delete(id, "device deleted"))
+		return azure.Unconfirmed(i.hub.delete(id, "device deleted"))
 	}
 	return r.with(id, func(d *device) error {
 		r.drop(d, "device deleted")

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 const (
@@ -199,7 +201,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	if modelID != "" {
 		i.modelID = modelID
 	}
-	s.from.authType, s.from.modelID = i.auth.authType(), i.modelID
+	s.from.authType, s.from.modelID = i.auth.AuthType(), i.modelID
 	if !expires.IsZero() {
 		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.hangUp("token expired") })
 	}
@@ -399,7 +401,7 @@ func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
 // request serves the topics below $iothub.
 func (s *session) request(topic string, body []byte) error {
 	path, query, _ := strings.Cut(topic, "?")
-	rid, _ := queryRaw(query, "$rid")
+	rid, _ := azure.QueryRaw(query, "$rid")
 	switch {
 	case len(rid) > ridLimit: // it would not fit into the topic of the answer
 		return closing("a $rid of %d bytes", len(rid))

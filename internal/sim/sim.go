@@ -90,12 +90,14 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // Sim is one simulated cloud. Its methods may be called from any goroutine.
 type Sim struct {
 	config   Config
-	ca       *authority
+	ca       *azure.Authority
 	registry *registry
 	dps      *dps
 	central  *central
@@ -205,7 +207,7 @@ func New(c Config) (_ *Sim, err error) {
 	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
 	s.dps.told = told
 	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
-	if s.dps.tls, err = ca.serverTLS(c.certified(0, "dps.sim.local", "*"+azureDPS, "*"+azureCentral)); err != nil {
+	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
@@ -223,12 +225,12 @@ func New(c Config) (_ *Sim, err error) {
 	return s, nil
 }
 
-func newHub(shared hubDeps, c Config, i int, ca *authority, kept *store) (*hub, error) {
+func newHub(shared hubDeps, c Config, i int, ca *azure.Authority, kept *store) (*hub, error) {
 	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
 	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
 	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
-	if h.tls, err = ca.serverTLS(c.certified(i+1, h.hosts...)); err != nil {
+	if h.tls, err = ca.ServerTLS(c.certified(i+1, h.hosts...)); err != nil {
 		return nil, err
 	}
 	h.faults.over = faultOver(h.log, h.events, h.name)
@@ -481,7 +483,7 @@ func (s *Sim) controlAddress() string { return s.control.address() }
 // CAPool holds the CA of all the simulator's certificates.
 func (s *Sim) CAPool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(s.ca.cert)
+	pool.AddCert(s.ca.Certificate)
 	return pool
 }
 
@@ -490,7 +492,7 @@ func (s *Sim) CAPool() *x509.CertPool {
 // place, so that a process that sees it finds the rest. Everybody may read the directory, as far as
 // the umask allows; only the owner may read files with keys.
 func (s *Sim) WriteFiles(dir string) error {
-	deviceKey, err := s.registry.authority.keyPEM()
+	deviceKey, err := s.registry.authority.KeyPEM()
 	if err != nil {
 		return err
 	}
@@ -509,8 +511,8 @@ func (s *Sim) WriteFiles(dir string) error {
 		data []byte
 		mode os.FileMode
 	}{
-		{"ca.pem", s.ca.certPEM(), 0o644},
-		{"device-ca.pem", s.registry.authority.certPEM(), 0o644},
+		{"ca.pem", s.ca.CertificatePEM(), 0o644},
+		{"device-ca.pem", s.registry.authority.CertificatePEM(), 0o644},
 		{"device-ca-key.pem", deviceKey, 0o600},
 		{"group.key", append(base64.StdEncoding.AppendEncode(nil, s.registry.group[0]), '\n'), 0o600},
 		{"sim.json", info.Bytes(), 0o600},

@@ -18,6 +18,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // store is the state directory of a simulator. One process at a time has it:
@@ -63,7 +65,7 @@ type cloudFile struct {
 // sum is the checksum of everything else in the document.
 func (c cloudFile) sum() string {
 	c.Sum = ""
-	sum := sha256.Sum256(encodeJSON(c))
+	sum := sha256.Sum256(azure.EncodeJSON(c))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -206,30 +208,30 @@ func (s *store) secret(name string) string {
 func (s *store) key(name string, size int) []byte {
 	key, err := base64.StdEncoding.DecodeString(s.secret(name))
 	if err != nil || len(key) == 0 {
-		key = randomKey(size)
+		key = azure.RandomKey(size)
 		s.setSecret(name, base64.StdEncoding.EncodeToString(key))
 	}
 	return key
 }
 
 // authority is the certificate authority of that name. The first to ask makes it.
-func (s *store) authority(name, commonName string, now time.Time) (*authority, error) {
+func (s *store) authority(name, commonName string, now time.Time) (*azure.Authority, error) {
 	if text := s.secret(name); text != "" {
-		a, err := parseAuthority([]byte(text), now)
+		a, err := azure.ParseAuthority([]byte(text), now)
 		if err != nil {
 			err = fmt.Errorf("%s: %q: %w; restore it from a copy, or start with another state directory", s.path("cloud.json"), name, err)
 		}
 		return a, err
 	}
-	a, err := newAuthority(commonName, now)
+	a, err := azure.NewAuthority(commonName, now)
 	if err != nil {
 		return nil, err
 	}
-	key, err := a.keyPEM()
+	key, err := a.KeyPEM()
 	if err != nil {
 		return nil, err
 	}
-	s.setSecret(name, string(a.certPEM())+string(key))
+	s.setSecret(name, string(a.CertificatePEM())+string(key))
 	return a, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing/quick"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 func mustStore(t *testing.T, dir string) *store {
@@ -62,7 +64,7 @@ func TestStoreSurvives(t *testing.T) {
 				}
 				text := strings.Repeat("x", rnd.IntN(30_000))
 				must(t, s.put(key, text))
-				want[key] = string(encodeJSON(text))
+				want[key] = string(azure.EncodeJSON(text))
 			}
 			var live int
 			for key, text := range want {

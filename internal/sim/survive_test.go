@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // inKeptWorld is inWorld with a state directory.
@@ -112,13 +114,13 @@ func (w *world) start() {
 func TestCloudIsTheSameAgain(t *testing.T) {
 	for _, layout := range []string{LayoutLoopback, LayoutPorts} {
 		inKeptWorld(t, func(c *Config) { c.Layout, c.ControlAddr = layout, "127.0.0.1:0" }, func(w *world) {
-			before, ca, deviceCA := w.info, string(w.ca.certPEM()), string(must2(w.registry.authority.keyPEM()))
+			before, ca, deviceCA := w.info, string(w.ca.CertificatePEM()), string(must2(w.registry.authority.KeyPEM()))
 			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
 			w.reborn()
-			if was, is := string(encodeJSON(before)), string(encodeJSON(w.info)); was != is {
+			if was, is := string(azure.EncodeJSON(before)), string(azure.EncodeJSON(w.info)); was != is {
 				t.Errorf("was\n%s\nis\n%s", was, is)
 			}
-			if ca != string(w.ca.certPEM()) || deviceCA != string(must2(w.registry.authority.keyPEM())) {
+			if ca != string(w.ca.CertificatePEM()) || deviceCA != string(must2(w.registry.authority.KeyPEM())) {
 				t.Error("another authority")
 			}
 			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
@@ -168,7 +170,7 @@ func portrait(s *Sim) string {
 		list := s.registry.list(group)
 		for _, id := range slices.Sorted(maps.Keys(list)) {
 			e := list[id]
-			all = append(all, e, e.keys, rawCertificates(e.leaves), rawCertificates(e.roots))
+			all = append(all, e, e.keys, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots))
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
@@ -202,7 +204,7 @@ func portrait(s *Sim) string {
 	}
 	lines := make([]string, 0, len(all))
 	for _, v := range all {
-		lines = append(lines, string(encodeJSON(v)))
+		lines = append(lines, string(azure.EncodeJSON(v)))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -273,7 +275,7 @@ func TestEveryChangeSurvives(t *testing.T) {
 		w.survives("a device made by a service")
 		s.want(200, "", "PUT", "/devices/by-service", `{"deviceId":"by-service","status":"disabled","statusReason":"lost"}`, "If-Match", "*")
 		w.survives("a device disabled by a service")
-		_, err = w.hubs[0].admitModule("dev-1", "m", credentials{keys: [][]byte{[]byte("a key of the module's own")}})
+		_, err = w.hubs[0].admitModule("dev-1", "m", azure.Credentials{Keys: [][]byte{[]byte("a key of the module's own")}})
 		must(t, err)
 		m := w.hubs[0].module("dev-1", "m")
 		m.mu.Lock()
@@ -418,7 +420,7 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 		for _, id := range []string{"made", "dies"} {
 			s.want(200, "", "PUT", "/devices/"+id, `{"deviceId":"`+id+`"}`)
 		}
-		_, err := w.hubs[0].admitModule("dev-1", "m", credentials{})
+		_, err := w.hubs[0].admitModule("dev-1", "m", azure.Credentials{})
 		must(t, err)
 		text := "hi"
 		for range 2 {

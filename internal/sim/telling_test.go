@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // diary keeps a log's lines.
@@ -240,7 +241,7 @@ func TestCertificatesAreNamed(t *testing.T) {
 				}
 			}
 		}
-		_ = w.hubs[0].admit("Group", credentials{x509: true}, nil, true)
+		_ = w.hubs[0].admit("Group", azure.Credentials{X509: true}, nil, true)
 		for _, c := range []struct {
 			cn     string
 			change func(*x509.Certificate)

@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // Twin is a device's twin as the service sees it; both documents carry "$version".
@@ -31,7 +33,7 @@ type document struct {
 func newDocument(props map[string]any, now time.Time) document {
 	d := document{props: props, version: 1}
 	if len(props) > 0 {
-		d.written = stampProps(nil, props, stamp{utc7(now), 1})
+		d.written = stampProps(nil, props, stamp{azure.UTC7(now), 1})
 	}
 	return d
 }
@@ -85,7 +87,7 @@ func parsePatch(body []byte) (map[string]any, error) {
 	}
 	patch, err := decodeObject(body)
 	if err != nil {
-		return nil, badTwin("The patch is not a JSON object: %s", jsonFault(err, nil))
+		return nil, badTwin("The patch is not a JSON object: %s", azure.JSONFault(err, nil))
 	}
 	delete(patch, "$version") // a client that sends back what it got means no harm
 	return patch, checkTwin(patch, 1)
@@ -147,12 +149,12 @@ func checkTwinKey(key string) error {
 // apply merges a checked patch: null deletes, objects merge, all else replaces. A document that would grow too large stays as it was.
 func (d *document) apply(patch map[string]any, now time.Time) error {
 	merged := mergeProps(d.props, patch)
-	if n := twinSize(merged); n > twinMaxBytes || len(encodeJSON(merged)) > 4*twinMaxBytes { // much can be written that counts for nothing
+	if n := twinSize(merged); n > twinMaxBytes || len(azure.EncodeJSON(merged)) > 4*twinMaxBytes { // much can be written that counts for nothing
 		return &twinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
 	}
 	d.props = merged
 	d.version++
-	d.written = stampProps(d.written, patch, stamp{utc7(now), d.version})
+	d.written = stampProps(d.written, patch, stamp{azure.UTC7(now), d.version})
 	return nil
 }
 
@@ -297,7 +299,7 @@ func (s *session) getTwin(rid string) {
 	if s.refusesTwin(rid) {
 		return
 	}
-	s.twinResult(200, rid, "", encodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
+	s.twinResult(200, rid, "", azure.EncodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
 }
 
 // patchReported merges a device's patch; without a rid there is no answer.
@@ -355,8 +357,8 @@ func (s *session) refusesTwin(rid string) bool {
 
 func (s *session) twinErrorBody(code int, text string) []byte {
 	now := s.hub.now()
-	tracking := strings.ToUpper(randomHex(16)) + "-G:10-TimeStamp:" + now.UTC().Format("01/02/2006 15:04:05")
-	return encodeJSON(errorDocument{ErrorCode: code, TrackingID: tracking, Message: text, TimestampUTC: utc7(now)})
+	tracking := strings.ToUpper(azure.RandomHex(16)) + "-G:10-TimeStamp:" + now.UTC().Format("01/02/2006 15:04:05")
+	return azure.EncodeJSON(azure.ErrorDocument{ErrorCode: code, TrackingID: tracking, Message: text, TimestampUTC: azure.UTC7(now)})
 }
 
 // twinResult answers a twin request if the device listens; called with the identity's mutex held.
@@ -380,7 +382,7 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 	}
 	if err := i.keep(); err != nil {
 		i.desired = before
-		return unconfirmed(err)
+		return azure.Unconfirmed(err)
 	}
 	if s := i.session; s != nil && s.subs.desired != 0 && !s.oldest {
 		note := maps.Clone(patch)
@@ -389,7 +391,7 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 		}
 		note["$version"] = i.desired.version
 		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
-		s.wire.push(appendPublish(nil, topic, encodeJSON(note), 0, false), s.conduct().delay)
+		s.wire.push(appendPublish(nil, topic, azure.EncodeJSON(note), 0, false), s.conduct().delay)
 	}
 	return nil
 }

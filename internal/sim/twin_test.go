@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // ask sends a twin request and returns the answer's topic and body.
@@ -57,7 +59,7 @@ func TestTwinPatches(t *testing.T) {
 				}
 				continue
 			}
-			var e errorDocument
+			var e azure.ErrorDocument
 			if topic != fmt.Sprintf("$iothub/twin/res/%d/?$rid=1", s.status) || json.Unmarshal([]byte(body), &e) != nil || e.ErrorCode/1000 != s.status || e.Message == "" || e.TrackingID == "" || e.TimestampUTC == "" {
 				t.Errorf("%.60s: %s %s", s.body, topic, body)
 			}

@@ -1,13 +1,16 @@
-package sim
+package azure
 
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -17,32 +20,35 @@ import (
 	"time"
 )
 
-// authority is a certificate authority of the simulator's own.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	now  time.Time // certificates count from here: the cloud's clock when the simulator was made
+// Authority is a certificate authority of the simulator. It never changes.
+type Authority struct {
+	Certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	now         time.Time // certificates count from here: the cloud's clock when the simulator was made
 }
 
-func newAuthority(commonName string, now time.Time) (*authority, error) {
+// NewAuthority makes an authority with a new key. Its certificate is valid from a day before now, for
+// ten years.
+func NewAuthority(commonName string, now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	a := &authority{key: key, now: now}
-	template := a.template(commonName)
+	a := &Authority{key: key, now: now}
+	template := a.Template(commonName)
 	template.IsCA, template.BasicConstraintsValid = true, true
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return nil, err
 	}
-	a.cert, err = x509.ParseCertificate(der)
+	a.Certificate, err = x509.ParseCertificate(der)
 	return a, err
 }
 
-// parseAuthority reads what certPEM and keyPEM have written, one behind the other.
-func parseAuthority(text []byte, now time.Time) (*authority, error) {
+// ParseAuthority reads what CertificatePEM and KeyPEM have written, one behind the other. What the
+// authority issues is dated from now.
+func ParseAuthority(text []byte, now time.Time) (*Authority, error) {
 	pair, err := tls.X509KeyPair(text, text)
 	if err != nil {
 		return nil, err
@@ -51,12 +57,13 @@ func parseAuthority(text []byte, now time.Time) (*authority, error) {
 	if !ok {
 		return nil, errors.New("its key is not an ECDSA key")
 	}
-	return &authority{cert: pair.Leaf, key: key, now: now}, nil
+	return &Authority{Certificate: pair.Leaf, key: key, now: now}, nil
 }
 
-// template is valid from a day ago for ten years. A real service's certificate is older than that, so a device whose clock is some
-// hours behind gets through TLS and is refused for its token; one that lost its clock altogether is not.
-func (a *authority) template(commonName string) *x509.Certificate {
+// Template describes a certificate that is valid from a day ago for ten years. The certificate of a
+// real service is some months old, so a device whose clock is hours behind gets through TLS and is
+// refused for its token. A device that has lost its clock altogether fails in TLS.
+func (a *Authority) Template(commonName string) *x509.Certificate {
 	serial := make([]byte, 16)
 	_, _ = rand.Read(serial) // never fails since Go 1.24
 	serial[0] &= 0x7f        // a serial number is positive
@@ -68,28 +75,28 @@ func (a *authority) template(commonName string) *x509.Certificate {
 	}
 }
 
-// sign issues the certificate that the template describes, for the owner of a public key, and
+// Sign issues the certificate that the template describes, for the owner of a public key, and
 // returns its DER form.
-func (a *authority) sign(template *x509.Certificate, public any) ([]byte, error) {
-	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+func (a *Authority) Sign(template *x509.Certificate, public any) ([]byte, error) {
+	return x509.CreateCertificate(rand.Reader, template, a.Certificate, public, a.key)
 }
 
-// serverTLS issues a certificate for a host with these names and addresses and returns the TLS
+// ServerTLS issues a certificate for a host with these names and addresses and returns the TLS
 // configuration of its listeners. The handshake asks for a client certificate but accepts any,
 // because the real services refuse a bad one later, in their own protocol.
-func (a *authority) serverTLS(names []string, addresses []netip.Addr) (*tls.Config, error) {
+func (a *Authority) ServerTLS(names []string, addresses []netip.Addr) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	template := a.template(names[0])
+	template := a.Template(names[0])
 	template.DNSNames = names
 	for _, addr := range addresses {
 		template.IPAddresses = append(template.IPAddresses, addr.AsSlice())
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	der, err := a.sign(template, key.Public())
+	der, err := a.Sign(template, key.Public())
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +111,13 @@ func (a *authority) serverTLS(names []string, addresses []netip.Addr) (*tls.Conf
 	}, nil
 }
 
-func (a *authority) certPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+// CertificatePEM is the certificate in PEM.
+func (a *Authority) CertificatePEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})
 }
 
-func (a *authority) keyPEM() ([]byte, error) {
+// KeyPEM is the private key in PEM.
+func (a *Authority) KeyPEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
 		return nil, fmt.Errorf("sim: device CA key: %w", err)
@@ -116,15 +125,15 @@ func (a *authority) keyPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// leafError says why a client certificate is wrong regardless of its signature, and which one is
+// LeafError says why a client certificate is wrong regardless of its signature, and which one is
 // expected.
-type leafError struct{ text string }
+type LeafError struct{ text string }
 
-func (e *leafError) Error() string { return e.text }
+func (e *LeafError) Error() string { return e.text }
 
-// checkLeaf returns a leafError unless the certificate is valid at now and its common name is id.
+// CheckLeaf returns a *LeafError unless the certificate is valid at now and its common name is id.
 // Case does not count, as in DPS.
-func checkLeaf(leaf *x509.Certificate, id string, now time.Time) error {
+func CheckLeaf(leaf *x509.Certificate, id string, now time.Time) error {
 	var text string
 	switch cn := leaf.Subject.CommonName; {
 	case cn == "":
@@ -138,13 +147,13 @@ func checkLeaf(leaf *x509.Certificate, id string, now time.Time) error {
 	default:
 		return nil
 	}
-	return &leafError{text}
+	return &LeafError{text}
 }
 
-// verifyChain checks that the leaf of a chain belongs to id, is valid at now and is signed by root.
-// root may be an intermediate certificate.
-func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
-	if err := checkLeaf(chain[0], id, now); err != nil {
+// VerifyChain checks that the leaf of a chain belongs to id, is valid at now and is signed by root.
+// The root may be an intermediate certificate.
+func VerifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, now time.Time) error {
+	if err := CheckLeaf(chain[0], id, now); err != nil {
 		return err
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
@@ -158,8 +167,9 @@ func verifyChain(chain []*x509.Certificate, root *x509.Certificate, id string, n
 	return err
 }
 
-// parseCertificate takes PEM, PEM within base64, or DER within base64: people upload all three.
-func parseCertificate(text string) (*x509.Certificate, error) {
+// ParseCertificate takes PEM, PEM within base64, or DER within base64, because people upload all
+// three.
+func ParseCertificate(text string) (*x509.Certificate, error) {
 	der := []byte(text)
 	for range 2 {
 		if block, _ := pem.Decode(der); block != nil {
@@ -177,14 +187,16 @@ func parseCertificate(text string) (*x509.Certificate, error) {
 	return nil, errors.New("neither PEM nor base64 of DER")
 }
 
-func rawCertificates(certs []*x509.Certificate) (raw [][]byte) {
+// RawCertificates returns the DER form of each certificate.
+func RawCertificates(certs []*x509.Certificate) (raw [][]byte) {
 	for _, c := range certs {
 		raw = append(raw, c.Raw)
 	}
 	return raw
 }
 
-func parseCertificates(raw [][]byte) (certs []*x509.Certificate, err error) {
+// ParseCertificates reads what RawCertificates returns.
+func ParseCertificates(raw [][]byte) (certs []*x509.Certificate, err error) {
 	for _, der := range raw {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
@@ -193,4 +205,16 @@ func parseCertificates(raw [][]byte) (certs []*x509.Certificate, err error) {
 		certs = append(certs, c)
 	}
 	return certs, nil
+}
+
+// SHA1Thumbprint is the SHA-1 of a certificate in upper-case hexadecimal, as Azure writes it.
+func SHA1Thumbprint(c *x509.Certificate) string {
+	sum := sha1.Sum(c.Raw) // thumbprints are SHA-1 by tradition
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
+}
+
+// SHA256Thumbprint is the SHA-256 of a certificate in upper-case hexadecimal.
+func SHA256Thumbprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }

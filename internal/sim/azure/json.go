@@ -1,4 +1,4 @@
-package sim
+package azure
 
 import (
 	"encoding/json"
@@ -11,10 +11,31 @@ import (
 	"strings"
 )
 
-// jsonFault says what is wrong with a JSON text without naming Go types, which the errors of
+// EncodeJSON returns the JSON text of a value. What cannot be encoded becomes a JSON string that says
+// why, so that the answer to a client stays JSON.
+func EncodeJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil { // our own types and decoded JSON only
+		return []byte(strconv.Quote(fmt.Sprintf("cannot encode %T: %v", v, err)))
+	}
+	return b
+}
+
+// Optional is a string that is null in JSON when it is empty.
+type Optional string
+
+// MarshalJSON writes null for the empty string.
+func (o Optional) MarshalJSON() ([]byte, error) {
+	if o == "" {
+		return []byte("null"), nil
+	}
+	return json.Marshal(string(o))
+}
+
+// JSONFault says what is wrong with a JSON text without naming Go types, which the errors of
 // encoding/json do. into is the value that the text was decoded into, for the names of its fields;
 // nil if unknown fields are allowed.
-func jsonFault(err error, into any) string {
+func JSONFault(err error, into any) string {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		what := "the document"
 		if e.Field != "" {
@@ -34,7 +55,7 @@ func jsonFault(err error, into any) string {
 	}
 	text := strings.TrimPrefix(err.Error(), "json: ")
 	if strings.HasPrefix(text, "unknown field ") && into != nil {
-		text = fmt.Sprintf("%.160s; there are: %s", text, strings.Join(jsonFields(reflect.TypeOf(into)), ", "))
+		text = fmt.Sprintf("%.160s; there are: %s", text, strings.Join(JSONFields(reflect.TypeOf(into)), ", "))
 	}
 	return text
 }
@@ -60,6 +81,7 @@ func jsonKind(t reflect.Type) string {
 	}
 }
 
+// jsonArticle puts the article before a kind of value in the words of encoding/json.
 func jsonArticle(value string) string {
 	switch value {
 	case "array", "object":
@@ -70,8 +92,8 @@ func jsonArticle(value string) string {
 	return "a " + value
 }
 
-// jsonFields returns the names of the fields of an object of this type, in order.
-func jsonFields(t reflect.Type) (names []string) {
+// JSONFields returns the names of the fields of an object of this type, in order.
+func JSONFields(t reflect.Type) (names []string) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
