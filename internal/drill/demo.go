@@ -18,9 +18,6 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// ErrVerdict says that the tool worked and the system under test did not.
-var ErrVerdict = errors.New("the verdict is: failed")
-
 const (
 	demoDevice  = "demo-1"
 	demoSample  = 100 * time.Millisecond

@@ -12,15 +12,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// The verdicts.
-const (
-	Passed = "passed"
-	Failed = "failed"
-)
-
 // Report is what a demo found. Its JSON form is a promise to scripts.
 type Report struct {
-	Verdict  string   `json:"verdict"`
+	Verdict  Outcome  `json:"verdict"`
 	Reason   string   `json:"reason"`
 	Device   string   `json:"device"`
 	Samples  Samples  `json:"samples"`
@@ -112,7 +106,7 @@ func (r Report) Print(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "\nsamples    %d made, %d received, %d lost, %d duplicated\ncommands   %d sent, %d answered\nverdict    %s: %s\n",
 		r.Samples.Made, r.Samples.Received, r.Samples.Lost, r.Samples.Duplicated, r.Commands.Sent, r.Commands.Answered,
-		strings.ToUpper(r.Verdict), r.Reason)
+		strings.ToUpper(string(r.Verdict)), r.Reason)
 	return err
 }
 

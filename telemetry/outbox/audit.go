@@ -101,12 +101,31 @@ func (a *Audit) Holds(dir string) error {
 	return nil
 }
 
-// Arrived takes in one message: its id and its property gap, "" if it has none. Ids that no outbox makes are counted and passed over.
-func (a *Audit) Arrived(id, gap string) {
+// Numbered takes in an outbox without its directory: its outbox id, and the last seq that it gave
+// away. No process has it open, and nothing waits in it. It replaces the first call of Holds.
+func (a *Audit) Numbered(id string, last uint64) {
+	a.looked, a.current, a.lastSeq, a.held = true, id, last, false
+	a.account(id)
+}
+
+// Seen says what a message is, compared with the messages that arrived before it.
+type Seen int
+
+// What a message can be.
+const (
+	Foreign Seen = iota // no outbox makes such an id
+	First               // it arrived for the first time, and no greater seq before it
+	Late                // it arrived for the first time, but behind a greater seq
+	Again               // it had arrived before
+)
+
+// Arrived takes in one message: its id and its property gap, "" if it has none. It counts a message
+// with an id that no outbox makes, and ignores it otherwise.
+func (a *Audit) Arrived(id, gap string) Seen {
 	box, seq, ok := SplitID(id)
 	if !ok {
 		a.foreign++
-		return
+		return Foreign
 	}
 	x := a.account(box)
 	x.n++
@@ -118,9 +137,11 @@ func (a *Audit) Arrived(id, gap string) {
 		if len(x.doubles) < maxNamed {
 			x.doubles = append(x.doubles, id)
 		}
-		return
+		return Again
 	}
+	seen := First
 	if seq < x.highest {
+		seen = Late
 		x.reordered++
 		if len(x.late) < maxNamed {
 			x.late = append(x.late, id)
@@ -130,6 +151,7 @@ func (a *Audit) Arrived(id, gap string) {
 	if x.lowest == 0 || seq < x.lowest {
 		x.lowest = seq
 	}
+	return seen
 }
 
 // Foreign is how many messages arrived whose ids no outbox makes.

@@ -1,4 +1,4 @@
-package cmd
+package drill
 
 import (
 	"fmt"
@@ -53,8 +53,8 @@ func TestHugeLedger(t *testing.T) {
 			runtime.ReadMemStats(&m)
 			most = max(most, m.HeapAlloc)
 		}
-		l := &ledgerFile{io.NopCloser(v.text), "test"}
-		_, _, err := l.read(func(arrival) {
+		l := &Ledger{"test", io.NopCloser(v.text)}
+		_, _, err := l.Read(func(Arrival) {
 			if n++; n%100 == 0 {
 				look()
 			}
@@ -72,7 +72,7 @@ func TestHugeLedger(t *testing.T) {
 // TestReadLedger: one message in every form in which somebody may have written it down.
 func TestReadLedger(t *testing.T) {
 	const id, gap, device = "0123456789abcdef-42", "3-7", "dev-1"
-	whole := fmt.Sprint([]arrival{{id, gap, device}})
+	whole := fmt.Sprint([]Arrival{{id, gap, device}})
 	for name, v := range map[string]struct{ text, want string }{
 		"the simulator's": {`{"received":1,"messages":[{"mid":"` + id + `","device":"dev-1","hub":"hub-a","at":"2026-03-01T08:00:00Z",
 			"properties":{"$.mid":"` + id + `","gap":"3-7","flag":null},"body":{"messageId":"x","gap":"1-1"}}]}`, whole},
@@ -106,9 +106,9 @@ func TestReadLedger(t *testing.T) {
 		"no object":           {`7`, "something else than JSON objects"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			all := []arrival{}
-			l := &ledgerFile{io.NopCloser(strings.NewReader(v.text)), "test"}
-			_, _, err := l.read(func(a arrival) { all = append(all, a) })
+			all := []Arrival{}
+			l := &Ledger{"test", io.NopCloser(strings.NewReader(v.text))}
+			_, _, err := l.Read(func(a Arrival) { all = append(all, a) })
 			if err != nil {
 				if !strings.Contains(err.Error(), v.want) {
 					t.Errorf("%v, want %s", err, v.want)
@@ -120,8 +120,8 @@ func TestReadLedger(t *testing.T) {
 			}
 		})
 	}
-	l := &ledgerFile{io.NopCloser(strings.NewReader(`{"truncated":true,"messages":[]}`)), "test"}
-	if _, partial, err := l.read(nil); !partial || err != nil {
+	l := &Ledger{"test", io.NopCloser(strings.NewReader(`{"truncated":true,"messages":[]}`))}
+	if _, partial, err := l.Read(nil); !partial || err != nil {
 		t.Errorf("partial %v, %v", partial, err)
 	}
 }
