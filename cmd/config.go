@@ -12,7 +12,10 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 const (
@@ -173,27 +176,34 @@ func envName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
 }
 
-// device turns the settings into a device's configuration. Every fault is reported, with its key and the next step.
-func (s *settings) device(agent string) (device.Config, error) {
-	c, err := s.behaviour(agent)
-	faults := []error{err, s.identity(&c)}
-	if c.PinnedHub == "" {
+// plan is what the settings make of a device.
+type plan struct {
+	shared device.Shared
+	id     device.Identity
+	app    device.App
+}
+
+// device turns the settings into all that a device is made of. Every fault is reported, with its key and the next step.
+func (s *settings) device(agent string) (plan, error) {
+	p, err := s.behaviour(agent)
+	faults := []error{err, s.identity(&p.id)}
+	if p.id.PinnedHub == "" {
 		faults = append(faults, checkHost("provisioning-host", s.provisioningHost))
 	}
-	if c.Certificate != nil {
-		s.checkValidity(c.Certificate, time.Now())
+	if p.id.Certificate != nil {
+		s.checkValidity(p.id.Certificate, time.Now())
 	}
-	if c.Roots, err = s.roots(); err != nil {
+	if p.shared.Roots, err = s.roots(); err != nil {
 		faults = append(faults, err)
 	}
-	if c.StateDir, err = s.stateDirectory(); err != nil {
+	if p.id.StateDir, err = s.stateDirectory(); err != nil {
 		faults = append(faults, err)
 	}
-	return c, errors.Join(faults...)
+	return p, errors.Join(faults...)
 }
 
 // behaviour is everything but who the device is and where it lives.
-func (s *settings) behaviour(agent string) (device.Config, error) {
+func (s *settings) behaviour(agent string) (plan, error) {
 	var faults []error
 	fault := func(format string, a ...any) { faults = append(faults, fmt.Errorf(format, a...)) }
 	positive := func(key string, d time.Duration) {
@@ -206,20 +216,29 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 			fault("%s is %s; it must be one of %s", key, quoted(value), strings.Join(choices[key], ", "))
 		}
 	}
-	c := device.Config{
-		Agent: agent, IDScope: s.idScope,
-		ProvisioningHost: s.provisioningHost, ProvisioningTransport: dps.Transport(s.provisioningTransport),
-		DialContext: s.env.DialContext, Clock: device.SystemClock(),
-		Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
-		Source: s.telemetrySource, Input: s.env.Stdin,
-		TelemetryInterval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
-		Failover:  failover.Options{HedgeDelay: s.hedgeDelay, NoKnown: !s.knownHubs, Pipeline: failover.Pipeline(s.pipeline)},
-		KeepAlive: s.keepAlive, SASTTL: s.sasTTL, MethodTimeout: s.methodTimeout,
-		OutboxMaxBytes: int64(s.outboxMaxBytes), OutboxMaxAge: s.outboxMaxAge, OutboxSyncEvery: time.Duration(s.outboxSync),
-		OutboxBlock:    s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin",
-		SendQueuedHere: s.sendQueuedHere,
-		DrainWindow:    s.drainWindow, DrainFreshFirst: s.drainOrder == "fresh-first", DrainTimeout: s.drainTimeout,
-		MachineID: machineID(),
+	p := plan{
+		shared: device.Shared{
+			Config: device.Config{
+				ProvisioningHost: s.provisioningHost, ProvisioningTransport: dps.Transport(s.provisioningTransport),
+				Failover:      failover.Options{HedgeDelay: s.hedgeDelay, NoKnown: !s.knownHubs, Pipeline: failover.Pipeline(s.pipeline)},
+				Link:          hub.Options{KeepAlive: s.keepAlive, TokenLife: s.sasTTL},
+				Drain:         telemetry.DrainOptions{Window: s.drainWindow},
+				Outbox:        outbox.Options{MaxBytes: int64(s.outboxMaxBytes), MaxAge: s.outboxMaxAge, SyncEvery: time.Duration(s.outboxSync), SendHere: s.sendQueuedHere, Machine: machineID()},
+				MethodTimeout: s.methodTimeout, DrainTimeout: s.drainTimeout,
+			},
+			Agent: agent, DialContext: s.env.DialContext, Clock: device.SystemClock(),
+		},
+		id: device.Identity{IDScope: s.idScope},
+		app: device.App{
+			Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
+			Source: s.telemetrySource, Input: s.env.Stdin, TelemetryInterval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
+		},
+	}
+	if s.drainOrder == "fresh-first" {
+		p.shared.Config.Drain.Order = telemetry.FreshFirst
+	}
+	if s.outboxFull == "block" || s.outboxFull == "" && s.telemetrySource == "stdin" {
+		p.shared.Config.Outbox.Full = outbox.Block
 	}
 	oneOf("provisioning-transport", s.provisioningTransport)
 	oneOf("telemetry-source", s.telemetrySource)
@@ -234,12 +253,7 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 	if s.hedgeDelay < 0 || s.drainTimeout < 0 || s.outboxMaxAge < 0 {
 		fault("hedge-delay, drain-timeout and outbox-max-age must not be negative")
 	}
-	if s.keepAlive < time.Second || s.keepAlive > 1177*time.Second {
-		fault("keep-alive must lie between 1s and 1177s (IoT Hub's limit), it is %v", s.keepAlive)
-	}
-	if s.sasTTL < 10*time.Second {
-		fault("sas-ttl must be at least 10s, it is %v", s.sasTTL)
-	}
+	faults = append(faults, p.shared.Config.Link.Validate())
 	if s.drainWindow < 1 || s.drainWindow > 4096 {
 		fault("drain-window must lie between 1 and 4096, it is %d", s.drainWindow)
 	}
@@ -253,14 +267,14 @@ func (s *settings) behaviour(agent string) (device.Config, error) {
 		fault("dps-rate must be at least 1, it is %d", s.dpsRate)
 	} else {
 		perSecond := rate.Limit(float64(s.dpsRate) / 60)
-		c.DPSLimit, c.DPSOpenLimit = rate.NewLimiter(perSecond, dpsBurst), rate.NewLimiter(perSecond, dpsBurst)
+		p.shared.DPSLimit, p.shared.DPSOpenLimit = rate.NewLimiter(perSecond, dpsBurst), rate.NewLimiter(perSecond, dpsBurst)
 	}
 	m, err := s.model()
 	if err != nil {
 		faults = append(faults, err)
 	}
-	c.Model = m
-	return c, errors.Join(faults...)
+	p.app.Model = m
+	return p, errors.Join(faults...)
 }
 
 // warn keeps a sentence for the log about a setting that is used all the same.

@@ -34,7 +34,7 @@ func (s *settings) credentials(set func(key, value, from, at string)) {
 }
 
 // identity sets the device's id and its proof. There must be exactly one way to prove the id.
-func (s *settings) identity(c *device.Config) error {
+func (s *settings) identity(c *device.Identity) error {
 	given := map[string]bool{
 		"group-key": s.groupKey != "", "group-key-file": s.groupKeyFile != "", "device-key": s.deviceKey != "",
 		"device-key-file": s.deviceKeyFile != "", "cert": s.cert != "" || s.certKey != "", "connection-string": s.connectionString != "",
@@ -94,7 +94,7 @@ func (s *settings) identity(c *device.Config) error {
 
 // pinned takes id, hub and key from the connection string. Only a string with x509=true has a
 // certificate.
-func (s *settings) pinned(c *device.Config, certificate bool) error {
+func (s *settings) pinned(c *device.Identity, certificate bool) error {
 	if certificate && c.Certificate == nil { // it could not be read; that error is told
 		c.Certificate = new(tls.Certificate)
 		defer func() { c.Certificate = nil }()

@@ -33,7 +33,7 @@ if nothing that was made is missing.` + "\n" + exitHelp,
 func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) error {
 	s := &settings{env: env, builtin: builtin}
 	s.addFlags(pflag.NewFlagSet("demo", pflag.ContinueOnError)) // for the defaults
-	conf, err := s.behaviour(agent())
+	p, err := s.behaviour(agent())
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	if asJSON {
 		out = env.Stderr
 	}
-	demo := drill.Demo{Device: conf, Keep: keep, Tell: teller(out)}
+	demo := drill.Demo{Shared: p.shared, App: p.app, Keep: keep, Tell: teller(out)}
 	err = demo.Run(ctx, func(r drill.Report) error {
 		if asJSON {
 			err := printJSON(result, r)

@@ -22,14 +22,14 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
 const testKey = "AAECAwQFBgcICQoLDA0ODw=="
 
 // configure reads a command line and an environment, as run does.
-func configure(t *testing.T, environ []string, args ...string) (*settings, device.Config, error) {
+func configure(t *testing.T, environ []string, args ...string) (*settings, plan, error) {
 	t.Helper()
 	builtin, err := os.ReadFile("../failover.json")
 	if err != nil {
@@ -39,7 +39,7 @@ func configure(t *testing.T, environ []string, args ...string) (*settings, devic
 	s := &settings{env: env, builtin: builtin}
 	s.addFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
 	if err := s.fs.Parse(args); err != nil {
-		return s, device.Config{}, err
+		return s, plan{}, err
 	}
 	err = s.load()
 	c, cerr := s.device("agent")
@@ -54,20 +54,20 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 	for _, c := range []struct {
 		args []string
-		want func(device.Config) bool
+		want func(plan) bool
 	}{
-		{right("--id-scope= 0ne00ABCDEF\r\n"), func(c device.Config) bool { return c.IDScope == "0ne00ABCDEF" }},
-		{right("--id-scope=0ne00000SIM"), func(c device.Config) bool { return c.IDScope == "0ne00000SIM" }},
-		{right("--id-scope=0cn00012345"), func(c device.Config) bool { return c.IDScope == "0cn00012345" }},
-		{right("--device-id= dev-1\r"), func(c device.Config) bool { return c.DeviceID == "dev-1" }},
-		{right("--group-key= " + testKey + "\r\n"), func(c device.Config) bool { return c.Key != "" }},
-		{right("--provisioning-host= Global.Azure-Devices-Provisioning.NET "), func(c device.Config) bool { return c.ProvisioningHost == "global.azure-devices-provisioning.net" }},
-		{right("--provisioning-host=127.0.0.1:8883"), func(c device.Config) bool { return c.ProvisioningHost == "127.0.0.1:8883" }},
-		{right("--provisioning-host=[::1]:8883"), func(c device.Config) bool { return c.ProvisioningHost == "[::1]:8883" }},
-		{right("--provisioning-transport=HTTPS"), func(c device.Config) bool { return c.ProvisioningTransport == "https" }},
-		{right("--drain-order=Fresh-First "), func(c device.Config) bool { return c.DrainFreshFirst }},
+		{right("--id-scope= 0ne00ABCDEF\r\n"), func(c plan) bool { return c.id.IDScope == "0ne00ABCDEF" }},
+		{right("--id-scope=0ne00000SIM"), func(c plan) bool { return c.id.IDScope == "0ne00000SIM" }},
+		{right("--id-scope=0cn00012345"), func(c plan) bool { return c.id.IDScope == "0cn00012345" }},
+		{right("--device-id= dev-1\r"), func(c plan) bool { return c.id.DeviceID == "dev-1" }},
+		{right("--group-key= " + testKey + "\r\n"), func(c plan) bool { return c.id.Key != "" }},
+		{right("--provisioning-host= Global.Azure-Devices-Provisioning.NET "), func(c plan) bool { return c.shared.Config.ProvisioningHost == "global.azure-devices-provisioning.net" }},
+		{right("--provisioning-host=127.0.0.1:8883"), func(c plan) bool { return c.shared.Config.ProvisioningHost == "127.0.0.1:8883" }},
+		{right("--provisioning-host=[::1]:8883"), func(c plan) bool { return c.shared.Config.ProvisioningHost == "[::1]:8883" }},
+		{right("--provisioning-transport=HTTPS"), func(c plan) bool { return c.shared.Config.ProvisioningTransport == "https" }},
+		{right("--drain-order=Fresh-First "), func(c plan) bool { return c.shared.Config.Drain.Order == telemetry.FreshFirst }},
 		{[]string{"--connection-string= hostname = H ; DeviceId=dev-1;SharedAccessKey=" + testKey + ";GatewayHostName=edge \r\n"},
-			func(c device.Config) bool { return c.PinnedHub == "H" && c.DeviceID == "dev-1" && c.Gateway == "edge" }},
+			func(c plan) bool { return c.id.PinnedHub == "H" && c.id.DeviceID == "dev-1" && c.id.Gateway == "edge" }},
 	} {
 		if _, got, err := configure(t, nil, c.args...); err != nil || !c.want(got) {
 			t.Errorf("%q: %v", c.args, err)
@@ -125,8 +125,8 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 	// An empty variable is unset.
 	if s, c, err := configure(t, []string{"HUBHOP_DEVICE_ID=", "HUBHOP_TELEMETRY=", "HUBHOP_KEEP_ALIVE="}, "--id-scope=0ne00ABCDEF", "--group-key="+testKey); err != nil ||
-		c.DeviceID != "host-1" || !c.Telemetry || s.sources["device-id"] != "" {
-		t.Error(c.DeviceID, err)
+		c.id.DeviceID != "host-1" || !c.app.Telemetry || s.sources["device-id"] != "" {
+		t.Error(c.id.DeviceID, err)
 	}
 	for address, right := range map[string]bool{
 		"127.0.0.1:8090": true, "localhost:0": true, "[::1]:8090": true, ":8090": true, "127.0.0.1": false, "127.0.0.1:70000": false,
@@ -237,8 +237,8 @@ func TestCertificates(t *testing.T) {
 	} {
 		s, got, err := configure(t, nil, c.args...)
 		warned := strings.Join(s.warnings, "\n")
-		if err != nil || got.DeviceID != c.id || got.Certificate == nil || (warned == "") != (c.warn == "") || !strings.Contains(warned, c.warn) {
-			t.Errorf("%s: %q, %v, warned of %q", name, got.DeviceID, err, warned)
+		if err != nil || got.id.DeviceID != c.id || got.id.Certificate == nil || (warned == "") != (c.warn == "") || !strings.Contains(warned, c.warn) {
+			t.Errorf("%s: %q, %v, warned of %q", name, got.id.DeviceID, err, warned)
 		}
 	}
 	for name, c := range map[string]struct {

@@ -42,38 +42,38 @@ The switches --telemetry --reported --desired --methods --c2d turn one path off 
 func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 	ctx, stop := env.Notify(ctx) // first of all, so that an early signal ends the command in order too
 	defer stop()
-	conf, log, err := s.prepare()
+	p, err := s.prepare()
 	if err != nil {
 		return err
 	}
-	conf.Once = once
-	j := new(journal.Journal)
-	j.Sink(journal.Log(log))
-	return device.New(conf, j).Run(ctx)
+	p.shared.Config.Once = once
+	return device.New(&p.shared, p.id, p.app).Run(ctx)
 }
 
-// prepare reads the settings, checks them all and builds what a device needs.
-func (s *settings) prepare() (device.Config, zerolog.Logger, error) {
+// prepare reads the settings, checks them all and builds what a device needs. The journal writes to the log.
+func (s *settings) prepare() (plan, error) {
 	err := s.load()
-	conf, cerr := s.device(agent())
+	p, cerr := s.device(agent())
 	log, lerr := s.logger(said)
 	if err := errors.Join(err, cerr, lerr); err != nil {
 		if s.logFormat != "json" { // the log is JSON only by default, and has no line yet: a person reads this
 			s.env.jsonLog = nil
 		}
-		return conf, log, usage(err)
+		return p, usage(err)
 	}
-	conf.TracePackets, conf.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
+	p.shared.Journal = new(journal.Journal)
+	p.shared.Journal.Sink(journal.Log(log))
+	p.shared.Config.TracePackets, p.shared.Config.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
 	// The values of a host are not in the built-in model, so a user who named no model must not be
 	// warned of them.
-	conf.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
+	p.app.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)
 	}
 	if s.file != "" {
 		log.Info().Msgf("the configuration file %s is read", quotable(s.file))
 	}
-	return conf, log, nil
+	return p, nil
 }
 
 func newProvisionCommand(env *Env, builtin []byte) *cobra.Command {
@@ -98,16 +98,14 @@ minute if DPS cannot be reached, and stops at once if a person must act.` + "\n"
 func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error {
 	ctx, stop := env.Notify(ctx)
 	defer stop()
-	conf, log, err := s.prepare()
+	p, err := s.prepare()
 	if err != nil {
 		return err
 	}
-	if conf.PinnedHub != "" {
+	if p.id.PinnedHub != "" {
 		return usage(errors.New("a connection string names its hub; there is nothing to provision"))
 	}
-	j := new(journal.Journal)
-	j.Sink(journal.Log(log))
-	a, err := device.Register(ctx, conf, j)
+	a, err := device.Register(ctx, &p.shared, p.id, p.app)
 	if err != nil {
 		return err
 	}
@@ -117,7 +115,7 @@ func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error
 			DeviceID       string `json:"deviceId"`
 			AssignedHub    string `json:"assignedHub"`
 			Substatus      string `json:"substatus,omitempty"`
-		}{conf.DeviceID, a.DeviceID, a.Hub, a.Substatus})
+		}{p.id.DeviceID, a.DeviceID, a.Hub, a.Substatus})
 	}
 	_, err = fmt.Fprintf(env.Stdout, "%s\n", a.Hub)
 	return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func newSendCommand(env *Env, builtin []byte) *cobra.Command {
@@ -39,28 +40,27 @@ within a minute they stay queued, and the next send or run sends them.` + "\n" +
 func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
 	ctx, stop := env.Notify(ctx)
 	defer stop()
-	conf, log, err := s.prepare()
+	p, err := s.prepare()
 	if err != nil {
 		return err
 	}
-	conf.Once, conf.Source, conf.OutboxBlock, conf.Telemetry, conf.Input = true, "stdin", true, true, env.Stdin
-	conf.Reported, conf.Desired, conf.Methods, conf.C2D = false, false, false, false
+	p.shared.Config.Once, p.shared.Config.Outbox.Full = true, outbox.Block
+	p.app.Source, p.app.Telemetry, p.app.Input = "stdin", true, env.Stdin
+	p.app.Reported, p.app.Desired, p.app.Methods, p.app.C2D = false, false, false, false
 	if sample != "-" {
 		var line bytes.Buffer
 		if err := json.Compact(&line, []byte(sample)); err != nil || !strings.HasPrefix(line.String(), "{") {
 			return usage(errors.New(`the sample is not a JSON object; quote it for your shell: hubhop send '{"temp":21}'`))
 		}
-		conf.Input = &line
+		p.app.Input = &line
 	}
-	j := new(journal.Journal)
-	j.Sink(journal.Log(log))
 	var hub string
-	j.Sink(func(e journal.Event) {
+	p.shared.Journal.Sink(func(e journal.Event) {
 		if e.Kind == journal.Acknowledged {
 			hub = e.Hub
 		}
 	})
-	d := device.New(conf, j)
+	d := device.New(&p.shared, p.id, p.app)
 	err = d.Run(ctx)
 	made := d.Status().Made
 	switch {

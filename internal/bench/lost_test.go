@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -27,8 +26,8 @@ func failovers(t *testing.T) []number {
 	defer func() { _ = c.Close() }()
 	runs := make([]*run, devices)
 	for i := range runs {
-		runs[i] = c.run(nil, func(d *device.Config) {
-			d.TelemetryInterval, d.DrainWindow, d.DrainTimeout = 20*time.Millisecond, window, 10*time.Second
+		runs[i] = c.run(nil, func(d *plan) {
+			d.TelemetryInterval, d.Drain.Window, d.DrainTimeout = 20*time.Millisecond, window, 10*time.Second
 		})
 	}
 	for _, r := range runs {

@@ -18,11 +18,14 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // outage is a trouble that takes too long to be waited for: it is measured in virtual time, with
@@ -87,7 +90,7 @@ func (o outage) after() time.Duration {
 
 // measure plays an outage with n devices side by side, each with chance of its own, and says how
 // long each took. Nothing of it takes real time but the work.
-func (o outage) measure(t *testing.T, n int, change func(*device.Config)) (took []time.Duration) {
+func (o outage) measure(t *testing.T, n int, change func(*plan)) (took []time.Duration) {
 	t.Helper()
 	text, err := os.ReadFile("../../failover.json")
 	if err != nil {
@@ -128,12 +131,25 @@ func (o outage) measure(t *testing.T, n int, change func(*device.Config)) (took 
 		var running sync.WaitGroup
 		for i := range n {
 			id := fmt.Sprintf("device-%04d", i)
-			conf := device.Config{DeviceID: id, IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey(id)),
-				Model: m, Agent: "bench", ProvisioningHost: info.ProvisioningHost,
-				ProvisioningTransport: dps.MQTT, Roots: roots, DialContext: door.dialContext, StateDir: dir,
-				Telemetry: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 5 * time.Second,
-				ReportedInterval: time.Minute, KeepAlive: 20 * time.Second, SASTTL: time.Hour, MethodTimeout: time.Second,
-				OutboxMaxBytes: 1 << 20, MachineID: "bench", DrainWindow: 64, DrainTimeout: time.Second, Rand: rand.New(rand.NewPCG(uint64(i), 1))}
+			conf := plan{
+				Shared: device.Shared{
+					Agent: "bench", Roots: roots, DialContext: door.dialContext, Rand: rand.New(rand.NewPCG(uint64(i), 1)),
+				},
+				Config: device.Config{
+					ProvisioningHost: info.ProvisioningHost, ProvisioningTransport: dps.MQTT,
+					MethodTimeout: time.Second,
+					DrainTimeout:  time.Second,
+					Outbox:        outbox.Options{MaxBytes: 1 << 20, Machine: "bench"},
+					Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+					Drain:         telemetry.DrainOptions{Window: 64},
+				},
+				Identity: device.Identity{
+					DeviceID: id, IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey(id)), StateDir: dir,
+				},
+				App: device.App{
+					Model: m, Telemetry: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 5 * time.Second, ReportedInterval: time.Minute,
+				},
+			}
 			if o.https {
 				conf.ProvisioningTransport = dps.HTTPS
 			}
@@ -153,7 +169,7 @@ func (o outage) measure(t *testing.T, n int, change func(*device.Config)) (took 
 					lost[i] = e.Time
 				}
 			})
-			dev := device.New(conf, j)
+			dev := conf.device(j)
 			running.Go(func() { _ = dev.Run(ctx) })
 			time.Sleep(apart)
 		}

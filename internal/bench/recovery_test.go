@@ -21,6 +21,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 const roundTrip = 50 * time.Millisecond
@@ -127,7 +129,7 @@ type run struct {
 	stop             func()
 }
 
-func (c *cloud) run(dial dialFunc, change func(*device.Config)) *run {
+func (c *cloud) run(dial dialFunc, change func(*plan)) *run {
 	c.t.Helper()
 	c.next++
 	text, err := os.ReadFile("../../failover.json")
@@ -139,11 +141,25 @@ func (c *cloud) run(dial dialFunc, change func(*device.Config)) *run {
 		c.t.Fatal(err)
 	}
 	id := fmt.Sprintf("device-%04d", c.next)
-	conf := device.Config{DeviceID: id, IDScope: c.info.IDScope, Key: keyOf(c, id), Model: m, Agent: "bench",
-		ProvisioningHost: c.info.ProvisioningHost, ProvisioningTransport: dps.MQTT, Roots: c.CAPool(), DialContext: dial, StateDir: c.t.TempDir(),
-		Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 10 * time.Millisecond,
-		ReportedInterval: time.Minute, KeepAlive: 20 * time.Second, SASTTL: time.Hour, MethodTimeout: time.Second, OutboxMaxBytes: 64 << 20,
-		MachineID: "bench", DrainWindow: 64, DrainTimeout: time.Second}
+	conf := plan{
+		Shared: device.Shared{
+			Agent: "bench", Roots: c.CAPool(), DialContext: dial,
+		},
+		Config: device.Config{
+			ProvisioningHost: c.info.ProvisioningHost, ProvisioningTransport: dps.MQTT,
+			MethodTimeout: time.Second,
+			DrainTimeout:  time.Second,
+			Outbox:        outbox.Options{MaxBytes: 64 << 20, Machine: "bench"},
+			Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+			Drain:         telemetry.DrainOptions{Window: 64},
+		},
+		Identity: device.Identity{
+			DeviceID: id, IDScope: c.info.IDScope, Key: keyOf(c, id), StateDir: c.t.TempDir(),
+		},
+		App: device.App{
+			Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 10 * time.Millisecond, ReportedInterval: time.Minute,
+		},
+	}
 	if change != nil {
 		change(&conf)
 	}
@@ -165,7 +181,7 @@ func (c *cloud) run(dial dialFunc, change func(*device.Config)) *run {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	dev := device.New(conf, j)
+	dev := conf.device(j)
 	wg.Go(func() { _ = dev.Run(ctx) })
 	r.stop = func() { cancel(); wg.Wait() }
 	return r
@@ -194,7 +210,7 @@ const apart = 20 * time.Millisecond
 
 // recover takes n devices to hub A, does something to the cloud a while later, and says how long each took to know that its link is
 // lost, and to the next one with a PUBACK.
-func (c *cloud) recover(n int, dial dialFunc, change func(*device.Config), later time.Duration, fault func()) (lost, up []time.Duration) {
+func (c *cloud) recover(n int, dial dialFunc, change func(*plan), later time.Duration, fault func()) (lost, up []time.Duration) {
 	c.t.Helper()
 	runs := make([]*run, n)
 	for i := range runs {
@@ -339,11 +355,11 @@ func recovery(t *testing.T) (numbers []number) {
 		_, up := c.recover(20, direct, nil, settle, f.fault)
 		row("ms to the first PUBACK: hub reset, then refused, and "+f.what+"; floor: behind that second", behind(1000, wholeFloor), up, p99AtMost(f.limit))
 	}
-	lost, up := c.recover(50, direct, func(d *device.Config) { d.TelemetryInterval = time.Second }, settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
+	lost, up := c.recover(50, direct, func(d *plan) { d.TelemetryInterval = time.Second }, settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
 	row("ms until a black hole is known, 1 sample/s; floor: 2 s of silence", figure{2000}, lost, p99AtMost(3000))
 	row("ms to the first PUBACK: black hole, 1 sample/s; floor: behind 2 s of silence", behind(2000, wholeFloor), up, p99AtMost(3500))
 	const steady = 5 * time.Second // so many devices that they meet the fault at every moment between two samples; each has had two
-	lost, up = c.recover(int(steady/apart), direct, func(d *device.Config) { d.TelemetryInterval = steady }, steady+settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
+	lost, up = c.recover(int(steady/apart), direct, func(d *plan) { d.TelemetryInterval = steady }, steady+settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
 	row("ms until a black hole is known, a sample each 5 s; floor: 2 s of silence", figure{2000}, lost, p99AtMost(5500))
 	row("ms to the first PUBACK: black hole, a sample each 5 s; floor: behind 2 s of silence", behind(2000, wholeFloor), up, p99AtMost(6000))
 	return numbers

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -71,7 +70,7 @@ func renewals(t *testing.T) (all renewed) {
 	id, key, host := c.device()
 	runs := make([]*run, devices)
 	for i := range runs {
-		runs[i] = c.run(nil, func(d *device.Config) { d.SASTTL, d.TelemetryInterval = life, every })
+		runs[i] = c.run(nil, func(d *plan) { d.Link.TokenLife, d.TelemetryInterval = life, every })
 		time.Sleep(apart)
 	}
 	count := func() (n int64) {

@@ -536,7 +536,7 @@ func TestSlowHubIsNotFlooded(t *testing.T) {
 
 // The hub's quota is used up: for ten minutes every PUBACK comes 45 s late. That is no reason to leave, nor to send anything twice.
 func TestThrottlingHubIsBorne(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 200 * time.Millisecond }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 200 * time.Millisecond }}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 45_000}))
 		w.run(10 * time.Minute)

@@ -20,7 +20,7 @@ type dialer struct {
 }
 
 func (d *Device) dialContext() func(ctx context.Context, network, addr string) (net.Conn, error) {
-	by := &dialer{bulkheads: d.bulkheads, resolve: d.c.Resolve, dial: d.c.DialContext}
+	by := &dialer{bulkheads: d.bulkheads, resolve: d.shared.Resolve, dial: d.shared.DialContext}
 	if by.resolve == nil {
 		by.resolve = net.DefaultResolver.LookupNetIP
 	}

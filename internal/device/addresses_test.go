@@ -78,7 +78,7 @@ func (n *names) DialContext(ctx context.Context, network, addr string) (net.Conn
 func known(t *testing.T, host string, prepare func(n *names), f func(t *testing.T, w *world, n *names)) {
 	t.Helper()
 	n := &names{hosts: map[string][]netip.Addr{}, to: map[string]string{}}
-	s := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) {
+	s := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) {
 		n.dial = c.DialContext
 		c.Resolve, c.DialContext = n.resolve, n.DialContext
 	}}

@@ -42,8 +42,8 @@ func newMachine(off time.Duration) *machine {
 func since1970() time.Duration { return time.Until(time.Unix(20, 0)) }
 
 // wrong gives a world's device a machine.
-func wrong(m **machine, off func() time.Duration, more ...func(*Config)) setup {
-	return setup{device: func(c *Config) {
+func wrong(m **machine, off func() time.Duration, more ...func(*plan)) setup {
+	return setup{device: func(c *plan) {
 		*m = newMachine(off())
 		c.Clock = (*m).clock()
 		for _, f := range more {
@@ -88,12 +88,12 @@ func (w *world) heardOf(want string) {
 
 // TestWrongClock: whatever a device believes when it starts, it is up within seconds, says so once, and its samples have the right times.
 func TestWrongClock(t *testing.T) {
-	https := func(c *Config) { c.ProvisioningTransport = dps.HTTPS }
-	aged := func(c *Config) { c.OutboxMaxAge = time.Hour }
-	pinned := func(c *Config) { c.PinnedHub = "127.0.0.2" }
+	https := func(c *plan) { c.ProvisioningTransport = dps.HTTPS }
+	aged := func(c *plan) { c.Outbox.MaxAge = time.Hour }
+	pinned := func(c *plan) { c.PinnedHub = "127.0.0.2" }
 	for name, v := range map[string]struct {
 		off    func() time.Duration
-		more   func(*Config)
+		more   func(*plan)
 		says   string
 		rules  string // that must be applied
 		within time.Duration
@@ -152,7 +152,7 @@ func TestWrongClockOfTheProcess(t *testing.T) {
 		for _, transport := range []dps.Transport{dps.MQTT, dps.HTTPS} {
 			t.Run(name+" "+string(transport), func(t *testing.T) {
 				s := setup{cloud: func(c *sim.Config) { c.ClockOffset, c.RetryAfter = ahead, 0 },
-					device: func(c *Config) { c.SASTTL, c.ProvisioningTransport = 2*time.Minute, transport }}
+					device: func(c *plan) { c.Link.TokenLife, c.ProvisioningTransport = 2*time.Minute, transport }}
 				bubble(t, s, func(t *testing.T, w *world) {
 					w.on("hub-a", 3*time.Second)
 					w.began = w.began.Add(ahead)
@@ -178,7 +178,7 @@ func TestWrongClockOfTheProcess(t *testing.T) {
 // TestTimeGoesOn: the next run knows how far time has come, although nobody has named it, by the links that worked; within an hour.
 func TestTimeGoesOn(t *testing.T) {
 	var m *machine
-	bubble(t, wrong(&m, always(0), func(c *Config) { c.Telemetry = false }), func(t *testing.T, w *world) {
+	bubble(t, wrong(&m, always(0), func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
 		h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
 		w.run(10 * time.Second)
@@ -198,7 +198,7 @@ func TestClockIsSetRight(t *testing.T) {
 	for name, off := range map[string]func() time.Duration{"from 1970": since1970, "from 2 h fast": always(2 * time.Hour), "from 2 h slow": always(-2 * time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
-			bubble(t, wrong(&m, off, func(c *Config) { c.SASTTL = 2 * time.Minute }), func(t *testing.T, w *world) {
+			bubble(t, wrong(&m, off, func(c *plan) { c.Link.TokenLife = 2 * time.Minute }), func(t *testing.T, w *world) {
 				w.run(30 * time.Second)
 				since := time.Now()
 				w.forget()
@@ -221,7 +221,7 @@ func TestClockIsSetWrong(t *testing.T) {
 	for name, off := range map[string]func() time.Duration{"to 1970": since1970, "ahead": always(2 * time.Hour), "back": always(-2 * time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
-			bubble(t, wrong(&m, always(0), func(c *Config) { c.SASTTL = 2 * time.Minute }), func(t *testing.T, w *world) {
+			bubble(t, wrong(&m, always(0), func(c *plan) { c.Link.TokenLife = 2 * time.Minute }), func(t *testing.T, w *world) {
 				w.run(30 * time.Second)
 				m.set(off())
 				w.run(5 * time.Minute)
@@ -242,7 +242,7 @@ func TestClockIsSetBeforeTheCloudIsHeard(t *testing.T) {
 	for _, interval := range []time.Duration{time.Second, 25 * time.Second} { // also if none is made between then and the link
 		t.Run(interval.String(), func(t *testing.T) {
 			var m *machine
-			bubble(t, wrong(&m, since1970, func(c *Config) { c.TelemetryInterval = interval }), func(t *testing.T, w *world) {
+			bubble(t, wrong(&m, since1970, func(c *plan) { c.TelemetryInterval = interval }), func(t *testing.T, w *world) {
 				for _, addr := range w.everywhere() {
 					w.net.Cut(addr)
 				}
@@ -268,7 +268,7 @@ func TestStampsOutliveTheProcess(t *testing.T) {
 	for name, boot := range map[string]string{"the same boot": "boot 1", "another boot": "boot 2"} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
-			bubble(t, wrong(&m, since1970, func(c *Config) { c.DrainTimeout = 0 }), func(t *testing.T, w *world) {
+			bubble(t, wrong(&m, since1970, func(c *plan) { c.DrainTimeout = 0 }), func(t *testing.T, w *world) {
 				for _, addr := range w.everywhere() {
 					w.net.Cut(addr)
 				}
@@ -332,7 +332,7 @@ func TestTrustedTime(t *testing.T) {
 		})
 	})
 	t.Run("build", func(t *testing.T) {
-		bubble(t, wrong(&m, since1970, func(c *Config) { c.Clock.Built = time.Now().Add(-10 * time.Minute) }), func(t *testing.T, w *world) {
+		bubble(t, wrong(&m, since1970, func(c *plan) { c.Clock.Built = time.Now().Add(-10 * time.Minute) }), func(t *testing.T, w *world) {
 			w.on("hub-a", 5*time.Second)
 			w.decided("D01")
 			w.run(20 * time.Second)
@@ -348,7 +348,7 @@ func TestTrustedTime(t *testing.T) {
 // one is of no use against a device that has lost its clock.
 func TestNoCloudFromThePast(t *testing.T) {
 	var m *machine
-	s := wrong(&m, since1970, func(c *Config) { c.Clock.Built = time.Now(); c.Telemetry = false })
+	s := wrong(&m, since1970, func(c *plan) { c.Clock.Built = time.Now(); c.Telemetry = false })
 	s.cloud = func(c *sim.Config) { c.ClockOffset = -11 * 365 * 24 * time.Hour }
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.run(5 * time.Minute)
@@ -361,7 +361,7 @@ func TestNoCloudFromThePast(t *testing.T) {
 // TestQuestionsAreFew: a device that cannot be told the time does not press for it, and one that knows it asks nobody.
 func TestQuestionsAreFew(t *testing.T) {
 	var m *machine
-	bubble(t, wrong(&m, since1970, func(c *Config) { c.Telemetry = false }), func(t *testing.T, w *world) {
+	bubble(t, wrong(&m, since1970, func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
 		before := w.dev.time.clock
 		w.run(10 * time.Minute)
@@ -384,8 +384,8 @@ func TestSuspension(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
-			bubble(t, wrong(&m, always(0), func(c *Config) {
-				c.Telemetry, c.KeepAlive = false, 1000*time.Second
+			bubble(t, wrong(&m, always(0), func(c *plan) {
+				c.Telemetry, c.Link.KeepAlive = false, 1000*time.Second
 				if v.blind {
 					c.Clock.Running = nil
 				}
@@ -456,7 +456,11 @@ func (w *world) adopt() {
 	w.t.Helper()
 	client := &dps.Client{Host: w.config.ProvisioningHost, IDScope: w.config.IDScope, RegistrationID: "dev-1", Key: w.config.Key,
 		TLS: nil, DialContext: w.net.DialContext}
-	client.TLS = New(Config{Roots: w.config.Roots}, new(journal.Journal)).tlsConfig()
+	client.TLS = plan{
+		Shared: Shared{
+			Roots: w.config.Roots,
+		},
+	}.device(new(journal.Journal)).tlsConfig()
 	_, err := client.Register(w.t.Context(), dps.Request{})
 	w.must(err)
 	synctest.Wait()

@@ -41,7 +41,7 @@ func (d *Device) commandList() map[string]command {
 
 // setAlarm notes a time of day.
 func (d *Device) setAlarm(_ context.Context, payload json.RawMessage) (json.RawMessage, error) {
-	if err := d.c.Model.CheckCommand("setAlarm", payload); err != nil {
+	if err := d.app.Model.CheckCommand("setAlarm", payload); err != nil {
 		return nil, invalid{err}
 	}
 	d.mu.Lock()

@@ -117,11 +117,11 @@ func TestBugsAreContained(t *testing.T) {
 			d.mail.emit = func(journal.Event) { panic("no mail") }
 		}, least: calls, most: calls},
 		{path: "samples", change: func(d *Device) {
-			d.c.Rand = rand.New(&brokenFor{n: 5})
+			d.chance = rand.New(&brokenFor{n: 5})
 		}, least: 5, most: 5, late: 31},
 		{path: "dialling", change: func(d *Device) {
-			dial, left := d.c.DialContext, 3
-			d.c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dial, left := d.shared.DialContext, 3
+			d.shared.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				if left--; left >= 0 {
 					panic("no line")
 				}
@@ -152,7 +152,7 @@ func TestBugsAreContained(t *testing.T) {
 					send(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=m%d&method-name=echo", sent), "1")
 				}
 			}}
-			found := bugs(h.world(t, func(_ *Config, d *Device) { test.change(d) }, 10*time.Minute))
+			found := bugs(h.world(t, test.change, 10*time.Minute))
 			if test.path == "serving" { // it depends on who comes first: who serves, or the reader with the first PUBACK
 				found[test.path] += found["link (reading)"]
 				delete(found, "link (reading)")

@@ -6,20 +6,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
@@ -29,67 +22,6 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
-
-// Config is everything a device needs to know. Its creator checks it; a Device only reads it.
-type Config struct {
-	DeviceID    string           // registration id
-	IDScope     string           // of the DPS
-	Key         string           // the device's own key, base64; empty with a certificate
-	Certificate *tls.Certificate // X.509 instead of a key
-	PinnedHub   string           // one hub, no DPS
-	Gateway     string           // dialled in the pinned hub's place; may be empty
-	Model       *model.Model     // checks the device's values and is announced; without one Desired, Methods and C2D must be off
-	Agent       string           // name and version of this program
-
-	ProvisioningHost      string
-	ProvisioningTransport dps.Transport
-	DPSLimit              *rate.Limiter // registrations of the whole process; nil for no limit
-	DPSOpenLimit          *rate.Limiter // its connections to DPS that no registration uses yet; nil for no limit
-	Roots                 *x509.CertPool
-	DialContext           func(ctx context.Context, network, addr string) (net.Conn, error)     // addr with an IP address; nil is the system's
-	Resolve               func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil is the system's
-
-	Clock Clock
-
-	StateDir string
-
-	Telemetry, Reported, Desired, Methods, C2D bool
-
-	Source            string    // simulated, host, stdin
-	Input             io.Reader // of the source stdin
-	Unmodelled        bool      // the source's samples are not described by Model, so they are not checked
-	TelemetryInterval time.Duration
-	ReportedInterval  time.Duration
-
-	Failover      failover.Options
-	KeepAlive     time.Duration
-	SASTTL        time.Duration
-	MethodTimeout time.Duration
-
-	OutboxMaxBytes  int64
-	OutboxMaxAge    time.Duration
-	OutboxSyncEvery time.Duration // 0: every sample is synced before it counts as taken
-	SendQueuedHere  bool          // send samples that wait for another ID scope, device or hub to this one
-	OutboxBlock     bool          // block when full instead of dropping the oldest
-	MachineID       string
-	DrainWindow     int
-	DrainFreshFirst bool // after an outage new samples go ahead of those that waited
-	DrainTimeout    time.Duration
-
-	Once bool       // send what is queued and, with the source stdin, the input to its end; then stop
-	Rand *rand.Rand // nil for chance
-
-	TracePackets bool // emit a journal event for each MQTT packet
-	TraceBodies  bool // with its content, which may be secret
-}
-
-// modelID returns the id of the model, which the device announces.
-func (c *Config) modelID() string {
-	if c.Model == nil {
-		return ""
-	}
-	return c.Model.ID()
-}
 
 // ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
 var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
@@ -105,8 +37,12 @@ const (
 // Device is one device, from Run to its end.
 type Device struct {
 	bulkheads
-	c        Config
-	journal  *journal.Journal
+	shared   *Shared
+	c        *Config // of shared
+	id       Identity
+	app      App
+	chance   *rand.Rand // of the source; nil: real chance
+	brain    *rand.Rand // of the session
 	commands map[string]command
 	readBatt telemetry.Battery
 
@@ -115,7 +51,7 @@ type Device struct {
 	cache   *keeper
 	time    timekeeping
 	cached  failover.State
-	box     *outbox.Box
+	box     Outbox
 	handled *handled
 	twin    twin
 
@@ -161,17 +97,17 @@ type Status struct {
 	Trouble     []string // a sentence for each file of the state directory that cannot be read or written now; Outbox has the outbox's own
 }
 
-// New returns a device that has not started. The journal may have been given its sinks.
-func New(c Config, j *journal.Journal) *Device {
-	d := &Device{c: c, journal: j, methods: slots{most: maxMethods, mostBytes: maxPayloads},
+// New returns a device that has not started. shared is the same for all devices of a process.
+func New(shared *Shared, id Identity, app App) *Device {
+	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		links: make(chan struct{}), refused: make(chan error, 1)}
 	d.disk = realDisk{}
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
-	d.time.clock = newClock(c.Clock, d.emit)
+	d.time.clock = newClock(shared.Clock, d.emit)
 	d.time.source = d.provisioner()
-	if c.PinnedHub != "" {
-		d.time.source.Host, d.time.source.Transport = cmp.Or(c.Gateway, c.PinnedHub), dps.MQTT
+	if id.PinnedHub != "" {
+		d.time.source.Host, d.time.source.Transport = cmp.Or(id.Gateway, id.PinnedHub), dps.MQTT
 	}
 	d.commands = d.commandList()
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
@@ -182,10 +118,10 @@ func New(c Config, j *journal.Journal) *Device {
 	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
 	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
 	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}, parts: map[string]bool{}}
-	d.readBatt = telemetry.NewSimulatedBattery(split(c.Rand))
-	d.c.Failover.Rand = split(c.Rand)
-	d.c.Rand = split(c.Rand)
-	if c.Source == "host" {
+	d.readBatt = telemetry.NewSimulatedBattery(split(shared.Rand))
+	d.brain = split(shared.Rand)
+	d.chance = split(shared.Rand)
+	if app.Source == "host" {
 		d.readBatt = telemetry.NewHostBattery()
 	}
 	return d
@@ -202,11 +138,11 @@ func split(r *rand.Rand) *rand.Rand {
 // Run is the device's life. It ends when ctx ends, when its input ends and everything is sent, or, running once, when the queue is
 // empty. A failure of network or cloud never ends it, but running once. It returns when everything it started has ended.
 func (d *Device) Run(ctx context.Context) (err error) {
-	if err := d.open(); err != nil {
+	if _, err := d.Open(); err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, d.close())
+		err = errors.Join(err, d.Close())
 		d.emit(d.farewell()) // closing may find more to tell
 	}()
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
@@ -244,7 +180,7 @@ func (d *Device) produce(ctx context.Context) error {
 	switch {
 	case d.c.Once:
 		return d.once(ctx)
-	case !d.c.Telemetry:
+	case !d.app.Telemetry:
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -268,61 +204,17 @@ func (d *Device) feedOutbox(ctx context.Context) error {
 	})
 }
 
-// open takes the state directory and what is in it.
-func (d *Device) open() (err error) {
-	if err = d.openHome(); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			d.home.close()
-		}
-	}()
-	full := outbox.DropOldest
-	if d.c.OutboxBlock {
-		full = outbox.Block
-	}
-	box, err := outbox.Open(d.home.path(outboxName), outbox.Options{
-		MaxBytes: d.c.OutboxMaxBytes, MaxAge: d.c.OutboxMaxAge, SyncEvery: d.c.OutboxSyncEvery, Full: full, Machine: d.c.MachineID, Report: d.outboxProblem,
-		Age: d.time.age, For: d.c.outboxIdentity(), SendHere: d.c.SendQueuedHere,
-	})
-	switch {
-	case errors.Is(err, outbox.ErrLocked):
-		return fmt.Errorf("%w: %w", ErrLocked, err)
-	case errors.Is(err, outbox.ErrOther):
-		return fmt.Errorf("%w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
-			"(hubhop outbox discard throws it away)", err)
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrStateDir, err)
-	}
-	d.mu.Lock()
-	d.box = box
-	d.mu.Unlock()
-	d.home.made(outboxName)
-	d.handled = openHandled(d.home)
-	d.cached = d.openClock(box)
-	return nil
-}
-
-// outboxIdentity returns for whom samples are kept. Under DPS it has no hub, because the hub may
-// change.
-func (c *Config) outboxIdentity() outbox.Identity {
-	if c.PinnedHub != "" {
-		return outbox.Identity{Device: c.DeviceID, Hubs: []string{c.PinnedHub}}
-	}
-	return outbox.Identity{IDScope: c.IDScope, Device: c.DeviceID}
-}
-
 // openHome opens and locks the device's directory.
 func (d *Device) openHome() error {
-	h := newHome(d.disk, d.c.StateDir, d.c.DeviceID, func(text string) { d.warn("", text) })
+	h := newHome(d.disk, d.id.StateDir, d.id.DeviceID, func(text string) { d.warn("", text) })
 	d.mu.Lock()
 	d.home = h
 	d.mu.Unlock()
 	return h.open()
 }
 
-func (d *Device) close() error {
+// Close closes what Open has opened. Run does it too, so it is for a device that is not run.
+func (d *Device) Close() error {
 	d.home.tendNow()
 	d.handled.close()
 	err := d.box.Close()
@@ -335,28 +227,28 @@ func (d *Device) close() error {
 
 // sampleModel returns the model that samples are checked against, nil for none.
 func (d *Device) sampleModel() *model.Model {
-	if d.c.Unmodelled {
+	if d.app.Unmodelled {
 		return nil
 	}
-	return d.c.Model
+	return d.app.Model
 }
 
 func (d *Device) source() telemetry.Source {
-	switch d.c.Source {
+	switch d.app.Source {
 	case "host":
-		return telemetry.Every(d.c.TelemetryInterval, telemetry.NewHost())
+		return telemetry.Every(d.app.TelemetryInterval, telemetry.NewHost())
 	case "stdin":
-		return telemetry.Lines(d.c.Input)
+		return telemetry.Lines(d.app.Input)
 	default:
-		return telemetry.Every(d.c.TelemetryInterval, telemetry.NewSimulated(d.c.Rand))
+		return telemetry.Every(d.app.TelemetryInterval, telemetry.NewSimulated(d.chance))
 	}
 }
 
 // tlsConfig is that of all connections.
 func (d *Device) tlsConfig() *tls.Config {
-	conf := &tls.Config{RootCAs: d.c.Roots, MinVersion: tls.VersionTLS12, Time: d.time.now}
-	if d.c.Certificate != nil {
-		conf.Certificates = []tls.Certificate{*d.c.Certificate}
+	conf := &tls.Config{RootCAs: d.shared.Roots, MinVersion: tls.VersionTLS12, Time: d.time.now}
+	if d.id.Certificate != nil {
+		conf.Certificates = []tls.Certificate{*d.id.Certificate}
 	}
 	return conf
 }
@@ -366,21 +258,22 @@ func (d *Device) session() *failover.Session[*link] {
 	conf := d.tlsConfig()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
-		TLS: conf, DialContext: d.dialContext(), ModelID: d.c.modelID(), Agent: d.c.Agent, KeepAlive: d.c.KeepAlive, Window: d.c.DrainWindow,
-		Desired: d.c.Desired, Methods: d.c.Methods, C2D: d.c.C2D, Twin: d.c.Desired || d.c.Reported,
+		TLS: conf, DialContext: d.dialContext(), ModelID: d.app.modelID(), Agent: d.shared.Agent, KeepAlive: d.c.Link.KeepAlive, Window: d.c.Drain.Window,
+		Desired: d.app.Desired, Methods: d.app.Methods, C2D: d.app.C2D, Twin: d.app.Desired || d.app.Reported,
 	}
 	if d.c.TracePackets {
 		dialer.Trace = d.tracePacket
 	}
-	if d.c.Key != "" {
-		dialer.Token = hub.KeyTokenBy(d.time.now, d.c.Key, d.c.SASTTL)
+	if d.id.Key != "" {
+		dialer.Token = hub.KeyTokenBy(d.time.now, d.id.Key, d.c.Link.TokenLife)
 	}
 	client := d.provisioner()
 	client.TLS = conf
 	cached, options := d.cached, d.c.Failover
-	if d.c.PinnedHub != "" {
+	options.Rand = d.brain
+	if d.id.PinnedHub != "" {
 		options.NoDPS = true
-		cached.AssignedHub, cached.KnownHubs = d.c.PinnedHub, nil
+		cached.AssignedHub, cached.KnownHubs = d.id.PinnedHub, nil
 	}
 	return &failover.Session[*link]{
 		Options: options,
@@ -396,7 +289,7 @@ func (d *Device) session() *failover.Session[*link] {
 		},
 		Register: d.register(client),
 		Open: func(ctx context.Context) func() {
-			if d.c.DPSOpenLimit == nil || d.c.DPSOpenLimit.Allow() {
+			if d.shared.DPSOpenLimit == nil || d.shared.DPSOpenLimit.Allow() {
 				return client.Open(ctx)
 			}
 			return func() {}
@@ -410,7 +303,7 @@ func (d *Device) session() *failover.Session[*link] {
 			return func() error { return <-ended }
 		},
 		Save: func(s failover.State) {
-			if d.c.PinnedHub != "" {
+			if d.id.PinnedHub != "" {
 				return
 			}
 			d.cached = s // for a session that begins anew after a panic
@@ -431,8 +324,8 @@ func (d *Device) session() *failover.Session[*link] {
 // register is one registration, within the rate of the process.
 func (d *Device) register(client *dps.Client) func(context.Context, dps.Request) (dps.Assignment, error) {
 	return func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
-		if d.c.DPSLimit != nil {
-			r.Admit = d.c.DPSLimit.Wait
+		if d.shared.DPSLimit != nil {
+			r.Admit = d.shared.DPSLimit.Wait
 		}
 		turns := d.time.turned()
 		var a dps.Assignment
@@ -445,22 +338,22 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 }
 
 func (d *Device) provisioner() *dps.Client {
-	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.c.IDScope,
-		RegistrationID: d.c.DeviceID, Key: d.c.Key, ModelID: d.c.modelID(), Agent: d.c.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
+	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.id.IDScope,
+		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
 		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
 }
 
 // who returns the identity of the device whose state is cached.
 func (d *Device) who() failover.State {
-	return failover.State{IDScope: d.c.IDScope, RegistrationID: d.c.DeviceID, KeyFingerprint: d.fingerprint()}
+	return failover.State{IDScope: d.id.IDScope, RegistrationID: d.id.DeviceID, KeyFingerprint: d.fingerprint()}
 }
 
 // fingerprint binds the cache to the credentials without holding them.
 func (d *Device) fingerprint() string {
-	if d.c.Certificate != nil && len(d.c.Certificate.Certificate) > 0 {
-		return dps.Fingerprint(string(d.c.Certificate.Certificate[0]))
+	if d.id.Certificate != nil && len(d.id.Certificate.Certificate) > 0 {
+		return dps.Fingerprint(string(d.id.Certificate.Certificate[0]))
 	}
-	return dps.Fingerprint(d.c.Key)
+	return dps.Fingerprint(d.id.Key)
 }
 
 // battery is the charge as a JSON value, nil where it cannot be read.
@@ -481,7 +374,7 @@ func (d *Device) Status() Status {
 	d.mu.Lock()
 	s, box, home := d.status, d.box, d.home
 	d.mu.Unlock()
-	s.Device, s.Made = d.c.DeviceID, d.counters.Made.Load()
+	s.Device, s.Made = d.id.DeviceID, d.counters.Made.Load()
 	if box != nil {
 		s.Outbox = box.Stats()
 	}
@@ -492,8 +385,8 @@ func (d *Device) Status() Status {
 }
 
 // Register asks DPS once which hub the device belongs to, as failover.Provision does, and keeps the answer for the next start.
-func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment, error) {
-	d := New(c, j)
+func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.Assignment, error) {
+	d := New(shared, id, app)
 	var err error
 	if err = d.openHome(); err != nil {
 		return dps.Assignment{}, err
@@ -506,26 +399,4 @@ func Register(ctx context.Context, c Config, j *journal.Journal) (dps.Assignment
 	}
 	d.cache.save(cached.WithAssignment(a, d.time.now())) // a failing disk does not spoil the answer
 	return a, nil
-}
-
-// ErrNoCertificate says that a connection string has x509=true, and that the config has no
-// certificate.
-var ErrNoCertificate = errors.New("the connection string says x509=true; give the device's --cert and --key with it")
-
-// UseConnectionString sets PinnedHub, Gateway, DeviceID and Key, so the device connects to one hub
-// without DPS. For a string with x509=true set Certificate first; without it the other fields are
-// set, and the error is [ErrNoCertificate]. Errors never quote the key.
-func (c *Config) UseConnectionString(s string) error {
-	cs, err := hub.ParseConnectionString(s)
-	if err != nil {
-		return err
-	}
-	c.PinnedHub, c.Gateway, c.DeviceID, c.Key = cs.HostName, cs.Gateway, cs.DeviceID, cs.Key
-	switch {
-	case !cs.X509:
-		return dps.CheckKey(cs.Key)
-	case c.Certificate == nil:
-		return ErrNoCertificate
-	}
-	return nil
 }

@@ -42,7 +42,7 @@ func (d *Device) once(ctx context.Context) error {
 }
 
 func (d *Device) sendAll(ctx context.Context) error {
-	if d.c.Telemetry && d.c.Source == "stdin" {
+	if d.app.Telemetry && d.app.Source == "stdin" {
 		if err := d.feedOutbox(ctx); err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (d *Device) sendAll(ctx context.Context) error {
 	if err := d.awaitLink(ctx); err != nil {
 		return err
 	}
-	if !d.c.Telemetry {
+	if !d.app.Telemetry {
 		return nil
 	}
 	return d.box.WaitEmpty(ctx)
@@ -119,7 +119,7 @@ func (d *Device) despair(ctx context.Context) error {
 // outcome returns the error of Run. If a device with Once has not sent everything, the error says
 // how many samples were not sent and where they are.
 func (d *Device) outcome(err error) error {
-	if !d.c.Once || !d.c.Telemetry {
+	if !d.c.Once || !d.app.Telemetry {
 		return err
 	}
 	s := d.box.Stats()
@@ -133,7 +133,7 @@ func (d *Device) outcome(err error) error {
 		{s.Quarantined, "set aside, because no hub would take them (hubhop outbox ls --quarantined)", true},
 		{d.counters.Bad.Load(), "no samples", true},
 	} {
-		if part.n == 0 || part.input && d.c.Source != "stdin" {
+		if part.n == 0 || part.input && d.app.Source != "stdin" {
 			continue
 		}
 		if err == nil || errors.Is(err, context.Canceled) {
@@ -156,7 +156,7 @@ func (d *Device) finish(asked bool) {
 	end := time.Now().Add(d.c.DrainTimeout)
 	hopeless := func() bool { return d.sleeping().After(end) }
 	queued := d.box.Stats().Queued
-	drains := asked && d.c.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
+	drains := asked && d.app.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
 	if asked {
 		d.emit(journal.Event{Kind: journal.Stopping, Queued: queued, Text: d.stoppingText(queued, drains, d.sleeping())})
 	}
@@ -216,7 +216,7 @@ func (d *Device) stoppingText(queued uint64, drains bool, next time.Time) string
 	switch {
 	case drains:
 		text += fmt.Sprintf(": %s, sending them for at most %v", wait(queued), d.c.DrainTimeout)
-	case queued > 0 && d.c.Telemetry && !next.IsZero():
+	case queued > 0 && d.app.Telemetry && !next.IsZero():
 		text += fmt.Sprintf(": %s for the next start; no hub would be tried for another %s", wait(queued), journal.Duration(time.Until(next)))
 	case queued > 0:
 		text += fmt.Sprintf(": %s for the next start", wait(queued))

@@ -44,9 +44,9 @@ func (l *lineByLine) Read(p []byte) (int, error) {
 }
 
 // fed is a device with Once that reads an input.
-func fed(input io.Reader, more func(*Config)) setup {
-	return setup{device: func(c *Config) {
-		c.Once, c.Source, c.OutboxBlock, c.Input = true, "stdin", true, input
+func fed(input io.Reader, more func(*plan)) setup {
+	return setup{device: func(c *plan) {
+		c.Once, c.Source, c.Outbox.Full, c.Input = true, "stdin", outbox.Block, input
 		if more != nil {
 			more(c)
 		}
@@ -101,7 +101,7 @@ func TestOnceSendsItsInput(t *testing.T) {
 func TestShortRunKeepsItsHub(t *testing.T) {
 	for _, once := range []bool{true, false} {
 		for range 16 {
-			bubble(t, fed(strings.NewReader(`{"n":1}`), func(c *Config) {
+			bubble(t, fed(strings.NewReader(`{"n":1}`), func(c *plan) {
 				c.Once, c.Reported, c.Desired, c.Methods, c.C2D = once, false, false, false, false
 			}), func(t *testing.T, w *world) {
 				if err := w.over(); err != nil {
@@ -136,7 +136,7 @@ func TestOnceFailsWhenItCannotSend(t *testing.T) {
 				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
 				w.must(w.cloud.FaultHub("hub-b", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
 				w.must(v.cause(w))
-				w.config.Once, w.config.Source, w.config.OutboxBlock = true, "stdin", true
+				w.config.Once, w.config.Source, w.config.Outbox.Full = true, "stdin", outbox.Block
 				w.config.Input = strings.NewReader("{\"n\":1}\n{\"n\":2}\n")
 				began := time.Now()
 				w.start()
@@ -168,7 +168,7 @@ func TestInterruptedOnce(t *testing.T) {
 		{"more to come", &lineByLine{lines: []string{`{"n":1}`, `{"n":2}`, `{"n":3}`}, pause: 700 * time.Millisecond}, false},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			inBubble := func(*Config) {
+			inBubble := func(*plan) {
 				if l, ok := v.input.(*lineByLine); ok {
 					l.closed = make(chan struct{})
 				}
@@ -198,7 +198,7 @@ func TestOnceBearsAnOutageOfLessThanAMinute(t *testing.T) {
 		for i := range 90 {
 			input.lines = append(input.lines, fmt.Sprintf(`{"n":%d}`, i))
 		}
-		bubble(t, fed(input, func(*Config) { input.closed = make(chan struct{}) }), func(t *testing.T, w *world) {
+		bubble(t, fed(input, func(*plan) { input.closed = make(chan struct{}) }), func(t *testing.T, w *world) {
 			w.on("hub-a", 30*time.Second)
 			w.run(5 * time.Second)
 			w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown, Seconds: v.seconds}))
@@ -234,7 +234,7 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 	}
 	for _, v := range []struct {
 		name   string
-		device func(*Config)
+		device func(*plan)
 		before func(w *world)
 		text   string
 		took   time.Duration
@@ -242,8 +242,8 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 		{"nothing waits", nil, func(*world) {}, "stopping", 0},
 		{"a hub may come back", nil, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
 			"stopping: 3 samples wait, sending them for at most 5s; Ctrl-C again to stop at once", 5 * time.Second},
-		{"without telemetry", func(c *Config) { c.Telemetry = false }, func(w *world) { dead(w); w.run(time.Minute) }, "stopping", 0},
-		{"no time for it", func(c *Config) { c.DrainTimeout = 0 }, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
+		{"without telemetry", func(c *plan) { c.Telemetry = false }, func(w *world) { dead(w); w.run(time.Minute) }, "stopping", 0},
+		{"no time for it", func(c *plan) { c.DrainTimeout = 0 }, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
 			"stopping: 3 samples wait for the next start", 0},
 	} {
 		t.Run(v.name, func(t *testing.T) {

@@ -79,7 +79,7 @@ func TestFaultyDisk(t *testing.T) {
 			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
 			w.must(h.open())
 			k := newClock(Clock{}, silent)
-			s, err := h.loadState(New(w.config, new(journal.Journal)).who(), k.horizon)
+			s, err := h.loadState(w.config.device(new(journal.Journal)).who(), k.horizon)
 			w.must(err)
 			f, err = h.loadClock(k.horizon)
 			w.must(err)

@@ -29,7 +29,7 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 				waits = append(waits, e)
 			}
 		})
-		other := New(rival, j)
+		other := rival.device(j)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- other.Run(ctx) }()

@@ -12,9 +12,12 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // loose is a hub that does what a test says, after it has let the device in and acknowledged its
@@ -40,9 +43,24 @@ func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) 
 	j := new(journal.Journal)
 	events := make(chan journal.Event, 10_000)
 	j.Sink(func(e journal.Event) { events <- e })
-	d := New(Config{DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, Roots: pool, DialContext: n.DialContext, StateDir: t.TempDir(), Model: m,
-		Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Methods: true, C2D: true, MethodTimeout: time.Hour,
-		KeepAlive: 20 * time.Second, SASTTL: time.Hour, DrainWindow: 64, DrainTimeout: time.Second, OutboxMaxBytes: 1 << 20}, j)
+	d := plan{
+		Shared: Shared{
+			Roots: pool, DialContext: n.DialContext,
+		},
+		Config: Config{
+			MethodTimeout: time.Hour,
+			DrainTimeout:  time.Second,
+			Outbox:        outbox.Options{MaxBytes: 1 << 20},
+			Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+			Drain:         telemetry.DrainOptions{Window: 64},
+		},
+		Identity: Identity{
+			DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: t.TempDir(),
+		},
+		App: App{
+			Model: m, Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Methods: true, C2D: true,
+		},
+	}.device(j)
 	change(d)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()

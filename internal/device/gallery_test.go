@@ -18,7 +18,7 @@ import (
 
 // TestDefaultIntervals: the intervals are what they say they are: telemetry each 5 s, reported properties each 15 s.
 func TestDefaultIntervals(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
 		version := w.twin("reported")["$version"].(float64)
 		w.run(10 * time.Minute)

@@ -12,6 +12,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
@@ -90,8 +91,19 @@ func TestOddDPS(t *testing.T) {
 					defer mu.Unlock()
 					told = append(told, e)
 				})
-				d := New(Config{DeviceID: "dev-1", IDScope: "0ne", Key: "a2V5", ProvisioningHost: badHub, ProvisioningTransport: dps.MQTT, Roots: pool,
-					DialContext: n.DialContext, StateDir: dir, KeepAlive: 20 * time.Second, SASTTL: time.Hour, DrainTimeout: time.Second}, j)
+				d := plan{
+					Shared: Shared{
+						Roots: pool, DialContext: n.DialContext,
+					},
+					Config: Config{
+						ProvisioningHost: badHub, ProvisioningTransport: dps.MQTT,
+						DrainTimeout: time.Second,
+						Link:         hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+					},
+					Identity: Identity{
+						DeviceID: "dev-1", IDScope: "0ne", Key: "a2V5", StateDir: dir,
+					},
+				}.device(j)
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
 				if err := d.Run(ctx); err != nil {

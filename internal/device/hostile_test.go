@@ -14,9 +14,12 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // scriptedHub is a hub that takes telemetry, and answers everything else as a test wants it.
@@ -33,7 +36,7 @@ type scriptedHub struct {
 }
 
 // world runs the device d against the hub for a time, and returns its events.
-func (h *scriptedHub) world(t *testing.T, change func(*Config, *Device), d time.Duration) (told []journal.Event) {
+func (h *scriptedHub) world(t *testing.T, change func(*Device), d time.Duration) (told []journal.Event) {
 	t.Helper()
 	builtin, err := os.ReadFile("../../failover.json")
 	if err != nil {
@@ -59,13 +62,28 @@ func (h *scriptedHub) world(t *testing.T, change func(*Config, *Device), d time.
 			defer mu.Unlock()
 			told = append(told, e)
 		})
-		c := Config{DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, Roots: pool, DialContext: n.DialContext, StateDir: dir, Model: m,
-			Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, Methods: true, C2D: true,
-			ReportedInterval: time.Minute, MethodTimeout: 25 * time.Second,
-			KeepAlive: 20 * time.Second, SASTTL: time.Hour, DrainWindow: 64, DrainTimeout: time.Second, OutboxMaxBytes: 1 << 20}
-		dev := New(c, j)
+		c := plan{
+			Shared: Shared{
+				Roots: pool, DialContext: n.DialContext,
+			},
+			Config: Config{
+				MethodTimeout: 25 * time.Second,
+				DrainTimeout:  time.Second,
+				Outbox:        outbox.Options{MaxBytes: 1 << 20},
+				Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+				Drain:         telemetry.DrainOptions{Window: 64},
+			},
+			Identity: Identity{
+				DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: dir,
+			},
+			App: App{
+				Model: m, Telemetry: true,
+				Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, Methods: true, C2D: true, ReportedInterval: time.Minute,
+			},
+		}
+		dev := c.device(j)
 		if change != nil {
-			change(&dev.c, dev)
+			change(dev)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()

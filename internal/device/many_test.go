@@ -18,7 +18,7 @@ import (
 func TestManyDevicesOfOneProcess(t *testing.T) {
 	const devices, perSecond, burst = 30, 1, 5
 	asks, knocks := rate.NewLimiter(perSecond, burst), rate.NewLimiter(perSecond, burst)
-	limit := setup{device: func(c *Config) { c.DPSLimit, c.DPSOpenLimit = asks, knocks }}
+	limit := setup{device: func(c *plan) { c.DPSLimit, c.DPSOpenLimit = asks, knocks }}
 	bubble(t, limit, func(t *testing.T, w *world) {
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
@@ -29,7 +29,7 @@ func TestManyDevicesOfOneProcess(t *testing.T) {
 			c.Key = base64.StdEncoding.EncodeToString(w.cloud.DeviceKey(c.DeviceID))
 			c.StateDir, c.Rand = t.TempDir(), nil
 			ids = append(ids, c.DeviceID)
-			running.Go(func() { _ = New(c, new(journal.Journal)).Run(ctx) })
+			running.Go(func() { _ = c.device(new(journal.Journal)).Run(ctx) })
 		}
 		for s := range 40 {
 			w.run(time.Second)

@@ -18,8 +18,8 @@ import (
 )
 
 func (d *Device) emit(e journal.Event) {
-	e.Device = d.c.DeviceID
-	d.journal.Emit(e)
+	e.Device = d.id.DeviceID
+	d.shared.Journal.Emit(e)
 }
 
 func (d *Device) warn(host, text string) {
@@ -200,7 +200,7 @@ func (d *Device) decided(n failover.Note) {
 		d.lastText = n.Err.Error()
 		d.mu.Unlock()
 	}
-	pinnedRefusal := d.c.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
+	pinnedRefusal := d.id.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
 	e.Person = n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal)
 	if e.Person {
 		select {
@@ -212,19 +212,19 @@ func (d *Device) decided(n failover.Note) {
 	if n.Decision.Anew {
 		d.emit(journal.Event{Kind: journal.Warning, Hub: n.Host, Person: true, Text: fmt.Sprintf("two clients use the identity %s: "+
 			"%s closes the older link whenever the other one connects; this one connects once a minute until a link holds; "+
-			"stop the other client, or give it an identity of its own", d.c.DeviceID, n.Host)})
+			"stop the other client, or give it an identity of its own", d.id.DeviceID, n.Host)})
 	}
 }
 
 // proof says how this device proves its identity.
 func (d *Device) proof() failover.Proof {
-	return failover.Proof{Certificate: d.c.Certificate != nil, OneHub: d.c.PinnedHub != ""}
+	return failover.Proof{Certificate: d.id.Certificate != nil, OneHub: d.id.PinnedHub != ""}
 }
 
 // inWords says an action in words for this device. Without DPS it does not speak of provisioning.
 func (d *Device) inWords(a failover.Action) string {
 	asks := a == failover.Reprovision || a == failover.AskDPS || a == failover.AskFirst
-	if d.c.PinnedHub != "" && asks {
+	if d.id.PinnedHub != "" && asks {
 		return "try again"
 	}
 	return a.String()
@@ -270,16 +270,16 @@ func Plain(err error) string {
 }
 
 func (d *Device) startText() string {
-	text := fmt.Sprintf("device %s, ID scope %s, DPS %s", d.c.DeviceID, d.c.IDScope, d.c.ProvisioningHost)
-	if d.c.PinnedHub != "" {
-		text = fmt.Sprintf("device %s, one hub: %s", d.c.DeviceID, d.c.PinnedHub)
+	text := fmt.Sprintf("device %s, ID scope %s, DPS %s", d.id.DeviceID, d.id.IDScope, d.c.ProvisioningHost)
+	if d.id.PinnedHub != "" {
+		text = fmt.Sprintf("device %s, one hub: %s", d.id.DeviceID, d.id.PinnedHub)
 	}
 	var off []string
 	for _, path := range []struct {
 		name string
 		on   bool
 	}{
-		{"telemetry", d.c.Telemetry}, {"reported", d.c.Reported}, {"desired", d.c.Desired}, {"methods", d.c.Methods}, {"c2d", d.c.C2D},
+		{"telemetry", d.app.Telemetry}, {"reported", d.app.Reported}, {"desired", d.app.Desired}, {"methods", d.app.Methods}, {"c2d", d.app.C2D},
 	} {
 		if !path.on {
 			off = append(off, path.name)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
 const (
@@ -74,8 +75,8 @@ func (d *Device) stillDown() {
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
 	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
-	if d.c.Telemetry {
-		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.OutboxMaxBytes))
+	if d.app.Telemetry {
+		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.Outbox.MaxBytes))
 	}
 	if at != "" {
 		e.Text += "; the last failure: " + failureOf(at, signal)
@@ -109,7 +110,7 @@ func (d *Device) advice(s failover.Signal) string {
 		return "nothing can be done here: DPS is in trouble"
 	default: // the hub failed
 	}
-	if d.c.PinnedHub != "" {
+	if d.id.PinnedHub != "" {
 		return "check that the hub is well; with DPS the device would find another one"
 	}
 	return "check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"
@@ -145,7 +146,7 @@ func (d *Device) tellBacklog(ctx context.Context, host string) error {
 	for {
 		s := d.box.Stats()
 		left := s.Acked+gone(s)+s.Quarantined < goal
-		if d.c.DrainFreshFirst { // fresh-first: the acknowledged samples may be new ones
+		if d.c.Drain.Order == telemetry.FreshFirst { // fresh-first: the acknowledged samples may be new ones
 			left = s.Queued > s.Unsynced+1
 		}
 		if !left {

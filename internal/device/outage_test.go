@@ -11,6 +11,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
 // TestEightSteps is the published story: start, DPS directs to A, telemetry, A dies, the socket breaks, DPS directs to B, telemetry
@@ -137,7 +138,7 @@ func TestDPSDown(t *testing.T) {
 		})
 	})
 	t.Run("the other hub is known", func(t *testing.T) {
-		fast := setup{device: func(c *Config) { c.TelemetryInterval = 100 * time.Millisecond }}
+		fast := setup{device: func(c *plan) { c.TelemetryInterval = 100 * time.Millisecond }}
 		bubble(t, fast, func(_ *testing.T, w *world) {
 			// The device left hub-a when that was dead, so nobody disabled it there.
 			w.run(time.Minute)
@@ -180,7 +181,7 @@ func TestShortTroubles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var all []time.Duration
 			for seed := range uint64(8) {
-				setup := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) {
+				setup := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) {
 					c.TelemetryInterval, c.Rand = 50*time.Millisecond, rand.New(rand.NewPCG(seed, 1))
 				}}
 				bubble(t, setup, func(t *testing.T, w *world) {
@@ -364,7 +365,7 @@ func TestTwinThatStartsAnew(t *testing.T) {
 // TestFreshFirst: after an hour without any hub the newest sample is among the first that arrive, and so is every one that is made
 // from then on, although thousands wait. They come behind them, in their order, and nothing is lost.
 func TestFreshFirst(t *testing.T) {
-	fresh := setup{device: func(c *Config) { c.DrainFreshFirst, c.DrainWindow = true, 8 }}
+	fresh := setup{device: func(c *plan) { c.Drain.Order, c.Drain.Window = telemetry.FreshFirst, 8 }}
 	bubble(t, fresh, func(_ *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))

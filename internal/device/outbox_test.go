@@ -39,15 +39,15 @@ func last[T any](all []T) (x T) {
 // TestDropsAreToldEverywhere: an outage that is longer than the outbox. Every sample that the policy drops is counted, journaled in few
 // events, summed up at the return and at the end, and announced to consumers.
 func TestDropsAreToldEverywhere(t *testing.T) {
-	for name, limit := range map[string]func(*Config){
-		"by size": func(c *Config) { c.OutboxMaxBytes = 64 << 10 },
-		"by age":  func(c *Config) { c.OutboxMaxAge = time.Minute },
-		"by age, in whole segments": func(c *Config) {
-			c.OutboxMaxAge, c.OutboxMaxBytes = time.Minute, 4<<20
+	for name, limit := range map[string]func(*plan){
+		"by size": func(c *plan) { c.Outbox.MaxBytes = 64 << 10 },
+		"by age":  func(c *plan) { c.Outbox.MaxAge = time.Minute },
+		"by age, in whole segments": func(c *plan) {
+			c.Outbox.MaxAge, c.Outbox.MaxBytes = time.Minute, 4<<20
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := setup{device: func(c *Config) {
+			s := setup{device: func(c *plan) {
 				c.TelemetryInterval = 100 * time.Millisecond
 				limit(c)
 			}}
@@ -103,8 +103,8 @@ var poisoned = map[string]message.Message{
 // quarantine, the line goes on, and consumers are told.
 func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 	kinds := slices.Sorted(maps.Keys(poisoned))
-	fill := func(c *Config) { // what a producer other than a source of telemetry has left
-		box, err := outbox.Open(OutboxDir(c.StateDir, c.DeviceID), outbox.Options{Machine: c.MachineID})
+	fill := func(c *plan) { // what a producer other than a source of telemetry has left
+		box, err := outbox.Open(OutboxDir(c.StateDir, c.DeviceID), outbox.Options{Machine: c.Outbox.Machine})
 		if err != nil {
 			panic(err)
 		}
@@ -154,8 +154,8 @@ func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 // TestLineThatNoHubTakes comes from the standard input: what Lines lets through may still be too large with its properties.
 func TestLineThatNoHubTakes(t *testing.T) {
 	big := `{"x":"` + strings.Repeat("y", telemetry.MaxLine-8) + `"}`
-	bubble(t, setup{device: func(c *Config) {
-		c.Source, c.Input, c.OutboxBlock = "stdin", strings.NewReader("{\"n\":1}\n"+big+"\n{\"n\":3}\n"), true
+	bubble(t, setup{device: func(c *plan) {
+		c.Source, c.Input, c.Outbox.Full = "stdin", strings.NewReader("{\"n\":1}\n"+big+"\n{\"n\":3}\n"), outbox.Block
 	}}, func(t *testing.T, w *world) {
 		w.gives = true
 		if err := <-w.ended; err != nil {
@@ -172,7 +172,7 @@ func TestLineThatNoHubTakes(t *testing.T) {
 func TestFloodOfBadLines(t *testing.T) {
 	const bad = 10_000
 	input := io.MultiReader(strings.NewReader(strings.Repeat("not json\n", bad)), strings.NewReader("{}\n"))
-	bubble(t, setup{device: func(c *Config) { c.Source, c.Input, c.OutboxBlock = "stdin", input, true }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Source, c.Input, c.Outbox.Full = "stdin", input, outbox.Block }}, func(t *testing.T, w *world) {
 		dev := w.dev
 		if err := <-w.ended; err != nil {
 			t.Error(err)

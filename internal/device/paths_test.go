@@ -28,17 +28,18 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // TestSwitches turns one path off at a time and looks at all five: the one is off, the others are on.
 func TestSwitches(t *testing.T) {
-	for off, set := range map[string]func(*Config){
-		"none":      func(*Config) {},
-		"telemetry": func(c *Config) { c.Telemetry = false },
-		"reported":  func(c *Config) { c.Reported = false },
-		"desired":   func(c *Config) { c.Desired = false },
-		"methods":   func(c *Config) { c.Methods = false },
-		"c2d":       func(c *Config) { c.C2D = false },
+	for off, set := range map[string]func(*plan){
+		"none":      func(*plan) {},
+		"telemetry": func(c *plan) { c.Telemetry = false },
+		"reported":  func(c *plan) { c.Reported = false },
+		"desired":   func(c *plan) { c.Desired = false },
+		"methods":   func(c *plan) { c.Methods = false },
+		"c2d":       func(c *plan) { c.C2D = false },
 	} {
 		t.Run(off, func(t *testing.T) {
 			// The first life has every path on, so that the hub remembers its subscriptions: a switch must work against them too.
@@ -166,7 +167,7 @@ func TestDesiredRemovedWhileAway(t *testing.T) {
 
 // TestReconnectReportsOnlyWhatDiffers: a healthy reconnect finds everything as it left it and writes at most the battery.
 func TestReconnectReportsOnlyWhatDiffers(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.Reported = false }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Reported = false }}, func(t *testing.T, w *world) {
 		w.must(nil)
 		w.run(5 * time.Second)
 		w.must(w.cloud.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":3}`)))
@@ -242,7 +243,7 @@ func TestMethods(t *testing.T) {
 
 // TestHandlerThatFails: slow, crashing and failing handlers are answered for, and the device lives on.
 func TestHandlerThatFails(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.MethodTimeout = 2 * time.Second }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.MethodTimeout = 2 * time.Second }}, func(t *testing.T, w *world) {
 		w.dev.commands["slow"] = func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(10 * time.Second)
 			return nil, nil
@@ -321,7 +322,7 @@ func TestMessageThatComesAgain(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
 			var ear *deaf
-			bubble(t, setup{device: func(c *Config) {
+			bubble(t, setup{device: func(c *plan) {
 				ear = &deaf{dial: c.DialContext}
 				c.DialContext = ear.DialContext
 			}}, func(t *testing.T, w *world) {
@@ -413,7 +414,7 @@ func TestTokenRenewal(t *testing.T) {
 // instead of sending them again.
 func TestRenewalWaitsForPubacks(t *testing.T) {
 	t.Parallel()
-	bubble(t, setup{device: func(c *Config) { c.SASTTL, c.TelemetryInterval = 10*time.Minute, 100*time.Millisecond }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife, c.TelemetryInterval = 10*time.Minute, 100*time.Millisecond }}, func(t *testing.T, w *world) {
 		w.on("hub-a", time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultSlow, DelayMs: 700}))
 		w.run(time.Hour)
@@ -486,8 +487,8 @@ func TestStopDuringAnOutage(t *testing.T) {
 // TestLinesFromStandardInput: byte for byte, in order; the end of the input is the end of the device, with everything sent.
 func TestLinesFromStandardInput(t *testing.T) {
 	input, feed := io.Pipe()
-	bubble(t, setup{device: func(c *Config) {
-		c.Source, c.Input, c.OutboxBlock = "stdin", input, true
+	bubble(t, setup{device: func(c *plan) {
+		c.Source, c.Input, c.Outbox.Full = "stdin", input, outbox.Block
 	}}, func(t *testing.T, w *world) {
 		go func() {
 			_, _ = feed.Write([]byte("{\"temp\": 21.50,  \"humidity\":1e1}\nnot json\n{\"temp\":\"warm\",\"other\":[1]}\r\n{}"))
@@ -543,7 +544,7 @@ func TestMessageProperties(t *testing.T) {
 
 // TestProvisioningOverHTTPS: the same device, the other transport.
 func TestProvisioningOverHTTPS(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.ProvisioningTransport = dps.HTTPS }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.ProvisioningTransport = dps.HTTPS }}, func(t *testing.T, w *world) {
 		w.on("hub-a", 10*time.Second)
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
@@ -555,7 +556,7 @@ func TestProvisioningOverHTTPS(t *testing.T) {
 
 // TestCertificate: an X.509 device of the simulator's enrollment group.
 func TestCertificate(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.Key = "" }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Key = "" }}, func(t *testing.T, w *world) {
 		w.halt() // without key and certificate nobody lets it in
 		if n := w.cloud.Ledger("dev-1", false).Received; n != 0 {
 			t.Fatalf("%d messages from a device without credentials", n)
@@ -583,7 +584,7 @@ func TestCertificate(t *testing.T) {
 // TestWrongKeyNeverStopsADevice: it backs off, says what to do, and works as soon as the cloud agrees. Running once it ends at once.
 func TestWrongKeyNeverStopsADevice(t *testing.T) {
 	wrong := base64.StdEncoding.EncodeToString(make([]byte, 32))
-	bubble(t, setup{device: func(c *Config) { c.Key = wrong; c.Telemetry = false }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Key = wrong; c.Telemetry = false }}, func(t *testing.T, w *world) {
 		w.run(30 * time.Minute)
 		if n := w.cloud.State().Totals.Registrations; n > 80 {
 			t.Errorf("%d registrations in half an hour", n)

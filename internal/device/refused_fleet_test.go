@@ -21,7 +21,7 @@ import (
 func TestAThousandRefusedDevices(t *testing.T) {
 	t.Parallel()
 	const devices, perMinute, burst = 1000, 900, 100
-	quiet := setup{device: func(c *Config) { c.Telemetry, c.Reported = false, false }}
+	quiet := setup{device: func(c *plan) { c.Telemetry, c.Reported = false, false }}
 	dir := inMemory(t)
 	bubble(t, quiet, func(t *testing.T, w *world) {
 		w.run(time.Second)
@@ -35,7 +35,7 @@ func TestAThousandRefusedDevices(t *testing.T) {
 				c.DeviceID = fmt.Sprintf("many-%03d", i)
 				c.Key = base64.StdEncoding.EncodeToString(w.cloud.DeviceKey(c.DeviceID))
 				c.StateDir, c.Rand, c.DPSLimit = dir, nil, limit
-				running.Go(func() { _ = New(c, new(journal.Journal)).Run(ctx) })
+				running.Go(func() { _ = c.device(new(journal.Journal)).Run(ctx) })
 			}
 			return func() { cancel(); running.Wait() }
 		}

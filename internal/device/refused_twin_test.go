@@ -11,8 +11,11 @@ import (
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // TestTwinThatIsRefused: a hub that refuses to show the twin takes telemetry all the same. The link stays, and the refusal is told.
@@ -63,9 +66,23 @@ func TestTwinThatIsRefused(t *testing.T) {
 				told++
 			}
 		})
-		d := New(Config{DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, Roots: pool, DialContext: n.DialContext, StateDir: dir,
-			Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, ReportedInterval: time.Minute,
-			KeepAlive: 20 * time.Second, SASTTL: time.Hour, DrainWindow: 64, DrainTimeout: time.Second, OutboxMaxBytes: 1 << 20}, j)
+		d := plan{
+			Shared: Shared{
+				Roots: pool, DialContext: n.DialContext,
+			},
+			Config: Config{
+				DrainTimeout: time.Second,
+				Outbox:       outbox.Options{MaxBytes: 1 << 20},
+				Link:         hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+				Drain:        telemetry.DrainOptions{Window: 64},
+			},
+			Identity: Identity{
+				DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: dir,
+			},
+			App: App{
+				Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, ReportedInterval: time.Minute,
+			},
+		}.device(j)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		if err := d.Run(ctx); err != nil {

@@ -26,7 +26,7 @@ func (w *world) ages(messages []sim.Message) (all []time.Duration) {
 // TestThousandRenewals: over a round trip of 50 ms a renewal keeps telemetry back for less than 300 ms. Nothing is sent twice, no
 // link is lost, DPS is not asked, and renewals do not keep in step.
 func TestThousandRenewals(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Second }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.on("hub-a", 10*time.Second)
 		w.net.SetDelay(25 * time.Millisecond)
 		w.run(10 * time.Second)
@@ -79,7 +79,7 @@ func TestThousandRenewals(t *testing.T) {
 // TestRenewalWaitsForMethods: a method that runs when the token nears its end still answers over the link that it came by, and
 // telemetry does not wait for it.
 func TestRenewalWaitsForMethods(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Minute }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
 		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(20 * time.Second)
@@ -107,8 +107,8 @@ func TestRenewalWaitsForMethods(t *testing.T) {
 func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 	for _, ttl := range []time.Duration{10 * time.Second, 30 * time.Second, 2 * time.Minute} {
 		t.Run(ttl.String(), func(t *testing.T) {
-			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *Config) {
-				c.SASTTL, c.MethodTimeout, c.TelemetryInterval = ttl, 5*time.Minute, 100*time.Millisecond
+			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *plan) {
+				c.Link.TokenLife, c.MethodTimeout, c.TelemetryInterval = ttl, 5*time.Minute, 100*time.Millisecond
 			}}, func(t *testing.T, w *world) {
 				w.net.SetDelay(time.Millisecond)
 				hang := make(chan struct{})
@@ -143,8 +143,8 @@ func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 func TestRenewalOfAShortToken(t *testing.T) {
 	for _, ttl := range []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {
-			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *Config) {
-				c.StateDir, c.SASTTL, c.TelemetryInterval = inMemory(t), ttl, 100*time.Millisecond
+			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *plan) {
+				c.StateDir, c.Link.TokenLife, c.TelemetryInterval = inMemory(t), ttl, 100*time.Millisecond
 			}}, func(t *testing.T, w *world) {
 				w.on("hub-a", 10*time.Second)
 				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 900}))
@@ -170,15 +170,15 @@ func TestRenewalOfAShortToken(t *testing.T) {
 // TestRenewalWaitsForTheSender: the token is to be renewed while the drain has a record in hand and has not sent it yet. It goes over the
 // old link, which then waits for its PUBACK, and not twice.
 func TestRenewalWaitsForTheSender(t *testing.T) {
-	s := setup{device: func(c *Config) {
-		c.TelemetryInterval, c.OutboxMaxAge, c.Reported, c.Failover.Pipeline = 5*time.Second, 7*time.Second, false, failover.PipelineOff
+	s := setup{device: func(c *plan) {
+		c.TelemetryInterval, c.Outbox.MaxAge, c.Reported, c.Failover.Pipeline = 5*time.Second, 7*time.Second, false, failover.PipelineOff
 	}}
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.gives = true
 		w.net.SetDelay(time.Millisecond)
 		w.run(9 * time.Second)
 		held := false
-		w.dev.journal.Sink(func(e journal.Event) {
+		w.dev.shared.Journal.Sink(func(e journal.Event) {
 			if e.Kind != journal.OutboxProblem || held {
 				return
 			}
@@ -211,7 +211,7 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 
 // TestLinkThatDiesBeforeItsRenewal: the hub goes while a renewal waits for a method. That is a loss, and DPS is asked as after any.
 func TestLinkThatDiesBeforeItsRenewal(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.SASTTL = 5 * time.Minute }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
 		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(24 * time.Second)

@@ -44,7 +44,7 @@ func TestTLSResumption(t *testing.T) {
 // DPS and at each hub it does not, and later it does.
 func TestReconnectsResume(t *testing.T) {
 	var r handshakes
-	s := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) {
+	s := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) {
 		r = handshakes{dial: c.DialContext}
 		c.DialContext = r.DialContext
 	}}

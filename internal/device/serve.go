@@ -28,12 +28,12 @@ type link struct {
 // than the first CONNACK.
 func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
 	var l link
-	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.c.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
+	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.id.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
 		if p == hub.PhaseTLS {
 			t.TLSUp()
 		}
 	}}
-	if t.Early && d.c.Telemetry {
+	if t.Early && d.app.Telemetry {
 		a.Early = func(raw *hub.Link) {
 			d.feed(&l, raw)
 			l.drain.Early()
@@ -49,7 +49,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	if ends := raw.Expires(); !ends.IsZero() {
 		l.ends = there.Add(ends.Sub(here))
 	}
-	if l.drain == nil && d.c.Telemetry {
+	if l.drain == nil && d.app.Telemetry {
 		d.feed(&l, raw)
 	}
 	l.Link = raw
@@ -64,11 +64,8 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 		d.mu.Unlock()
 		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Routine: renewed, Text: "telemetry flows on " + raw.Host()})
 	}}
-	options := telemetry.DrainOptions{Window: d.c.DrainWindow, Created: d.time.made,
-		Problem: func(err error) { d.warn(raw.Host(), err.Error()) }}
-	if d.c.DrainFreshFirst {
-		options.Order = telemetry.FreshFirst
-	}
+	options := d.c.Drain
+	options.Created, options.Problem = d.time.made, func(err error) { d.warn(raw.Host(), err.Error()) }
 	l.drain = telemetry.NewDrain(d.box, l.flows, options)
 }
 
@@ -95,7 +92,7 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 		part(of, ctx, path, func(ctx context.Context) error { return d.keep(ctx, path, run) })
 	}
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
-	if d.c.Telemetry {
+	if d.app.Telemetry {
 		s.flows.serve()
 		part(&sending, drain, "telemetry", func(ctx context.Context) error {
 			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a panic ends the link, because a drain cannot run twice

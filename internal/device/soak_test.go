@@ -24,10 +24,13 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // A soak is the whole client against the whole cloud, real TLS and MQTT between them, in virtual time, under a schedule of faults that
@@ -290,7 +293,7 @@ type soakWorld struct {
 	lives int
 	net   *memnet.Net
 	cloud *sim.Sim
-	conf  Config
+	conf  plan
 	clock *machine // of the device
 	began time.Time
 	life  *soakLife
@@ -368,16 +371,28 @@ func (w *soakWorld) play(t *testing.T) {
 		t.Fatal(err)
 	}
 	info := cloud.Info()
-	w.conf = Config{
-		DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
-		Model: m, Agent: "soak", ProvisioningHost: info.ProvisioningHost,
-		ProvisioningTransport: dps.Transport(c.Transport), Roots: cloud.CAPool(), StateDir: filepath.Join(w.dir, "0"),
-		Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
-		Source: "simulated", TelemetryInterval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second,
-		KeepAlive: 20 * time.Second, SASTTL: duration(c.SASTTL, time.Hour), MethodTimeout: 25 * time.Second,
-		OutboxMaxBytes: 4 << 20, OutboxSyncEvery: duration(c.SyncEvery, 0), MachineID: "soak", DrainWindow: c.Window, DrainFreshFirst: c.FreshFirst,
-		DrainTimeout: 30 * time.Second, Failover: failover.Options{Pipeline: failover.Pipeline(c.Pipeline), NoKnown: c.NoKnown},
-		Rand: rand.New(rand.NewPCG(c.Seed, 7)),
+	w.conf = plan{
+		Shared: Shared{
+			Agent: "soak", Roots: cloud.CAPool(), Rand: rand.New(rand.NewPCG(c.Seed, 7)),
+		},
+		Config: Config{
+			ProvisioningHost: info.ProvisioningHost, ProvisioningTransport: dps.Transport(c.Transport),
+			MethodTimeout: 25 * time.Second,
+			DrainTimeout:  30 * time.Second,
+			Failover:      failover.Options{Pipeline: failover.Pipeline(c.Pipeline), NoKnown: c.NoKnown},
+			Outbox:        outbox.Options{MaxBytes: 4 << 20, SyncEvery: duration(c.SyncEvery, 0), Machine: "soak"},
+			Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: duration(c.SASTTL, time.Hour)},
+			Drain:         telemetry.DrainOptions{Window: c.Window, Order: c.order()},
+		},
+		Identity: Identity{
+			DeviceID: "dev-1", IDScope: info.IDScope,
+			Key:      base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
+			StateDir: filepath.Join(w.dir, "0"),
+		},
+		App: App{
+			Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
+			Source: "simulated", TelemetryInterval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second,
+		},
 	}
 	w.clock = newMachine(0)
 	w.conf.Clock = w.clock.clock()
@@ -784,14 +799,14 @@ func (w *soakWorld) start() {
 }
 
 // process runs a device as one of its own. What it tells is traced under a name.
-func (w *soakWorld) process(name string, c Config, rival bool) *soakLife {
+func (w *soakWorld) process(name string, c plan, rival bool) *soakLife {
 	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}, rival: rival}
 	j := new(journal.Journal)
 	j.Sink(func(e journal.Event) { w.trace("%s %s %s %s %s", name, e.Kind, e.Rule, e.Text, e.Error) })
 	c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return w.dial(ctx, l, network, addr)
 	}
-	l.dev = New(c, j)
+	l.dev = c.device(j)
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(context.Background())
 	go func() { l.ended <- l.dev.Run(ctx) }()
@@ -1208,7 +1223,7 @@ func TestNeighbour(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(10) {
-				chance := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) { c.Rand = rand.New(rand.NewPCG(seed, 3)) }}
+				chance := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) { c.Rand = rand.New(rand.NewPCG(seed, 3)) }}
 				bubble(t, chance, func(t *testing.T, w *world) {
 					w.run(2 * time.Minute)
 					before := w.cloud.State().Totals.Registrations
@@ -1224,4 +1239,12 @@ func TestNeighbour(t *testing.T) {
 			}
 		})
 	}
+}
+
+// order returns which samples the device sends first.
+func (c soakConfig) order() telemetry.Order {
+	if c.FreshFirst {
+		return telemetry.FreshFirst
+	}
+	return telemetry.FIFO
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // A sample is stamped with the time that is believed when it is made, and the outbox keeps that for ever. If the time turns out to have
@@ -212,18 +211,18 @@ func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
 
 // stamped is the intake of the outbox. One feed uses it, one call after the other, so that what comes next stands behind the last one.
 type stamped struct {
-	*outbox.Box
+	Outbox
 	clock *clock
 }
 
 func (s stamped) Append(ctx context.Context, messages ...message.Message) error {
-	return s.Box.Append(ctx, s.clock.stamp(s.Last(), messages)...)
+	return s.Outbox.Append(ctx, s.clock.stamp(s.Last(), messages)...)
 }
 
 func (s stamped) TryAppend(messages ...message.Message) error {
-	return s.Box.TryAppend(s.clock.stamp(s.Last(), messages)...)
+	return s.Outbox.TryAppend(s.clock.stamp(s.Last(), messages)...)
 }
 
 func (s stamped) AppendOver(messages ...message.Message) error {
-	return s.Box.AppendOver(s.clock.stamp(s.Last(), messages)...)
+	return s.Outbox.AppendOver(s.clock.stamp(s.Last(), messages)...)
 }

@@ -65,7 +65,7 @@ func TestFlippedBits(t *testing.T) {
 			j := new(journal.Journal)
 			told = nil
 			j.Sink(func(e journal.Event) { told = append(told, e.Text) })
-			d := New(w.config, j)
+			d := w.config.device(j)
 			d.disk = disk
 			w.must(d.openHome())
 			d.handled = openHandled(d.home)
@@ -128,7 +128,7 @@ func TestDatesOfTheFuture(t *testing.T) {
 	t.Parallel()
 	for _, old := range []bool{false, true} {
 		t.Run(fmt.Sprintf("without checksum %v", old), func(t *testing.T) {
-			built := func(c *Config) { c.Clock.Built = time.Now().Add(-time.Hour) }
+			built := func(c *plan) { c.Clock.Built = time.Now().Add(-time.Hour) }
 			bubble(t, setup{device: built}, func(t *testing.T, w *world) {
 				files := w.lived()
 				dir := filepath.Join(w.config.StateDir, "dev-1")
@@ -521,7 +521,7 @@ func TestStatusAtAnyTime(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.on("hub-a", time.Minute)
 		w.halt()
-		d := New(w.config, new(journal.Journal))
+		d := w.config.device(new(journal.Journal))
 		if s := d.Status(); s.Device != "dev-1" || s.Hub != "" {
 			t.Errorf("%+v", s)
 		}

@@ -28,7 +28,7 @@ func (w *world) of(kind journal.Kind) (all []journal.Event) {
 // of waiting samples and what can be done. DPS naming the dead hub is not told as a success. In the
 // end the log says that the backlog is gone.
 func TestOutageIsTold(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 10 * time.Second }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 10 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(15 * time.Second)
 		w.forget()
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: no()}))
@@ -71,7 +71,7 @@ func TestOutageIsTold(t *testing.T) {
 // TestSmallBacklogIsTold: one that fits into the write of CONNECT is gone before the device knows
 // that the link is up.
 func TestSmallBacklogIsTold(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(12 * time.Second)
 		for _, outage := range []time.Duration{20 * time.Second, 3 * time.Minute} {
 			w.forget()
@@ -90,7 +90,7 @@ func TestSmallBacklogIsTold(t *testing.T) {
 // TestFirstLinkThatDoesNotComeIsTold: a first link that does not come is told, at error if a person
 // must act.
 func TestFirstLinkThatDoesNotComeIsTold(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.Key = "AAAA"; c.Telemetry = false }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Key = "AAAA"; c.Telemetry = false }}, func(t *testing.T, w *world) {
 		w.run(3 * time.Minute)
 		all := w.of(journal.StillDown)
 		if len(all) != 2 || !all[0].Person || !strings.Contains(all[0].Text, "still no link after 60 s; the last failure: DPS 401;") ||
@@ -138,7 +138,7 @@ func TestRenewalIsRoutine(t *testing.T) {
 // is there only with TraceBodies.
 func TestTrace(t *testing.T) {
 	for _, bodies := range []bool{false, true} {
-		bubble(t, setup{device: func(c *Config) { c.TracePackets, c.TraceBodies = true, bodies }}, func(t *testing.T, w *world) {
+		bubble(t, setup{device: func(c *plan) { c.TracePackets, c.TraceBodies = true, bodies }}, func(t *testing.T, w *world) {
 			w.run(10 * time.Second)
 			w.must(w.cloud.PatchDesired("dev-1", []byte(`{"fanSpeed":4711}`)))
 			w.run(time.Second)
@@ -187,7 +187,7 @@ func TestHubHasItsNameBesideItsAddress(t *testing.T) {
 
 // TestStartSaysWhatIsOff so that nobody looks for the cause elsewhere.
 func TestStartSaysWhatIsOff(t *testing.T) {
-	bubble(t, setup{device: func(c *Config) { c.Telemetry, c.C2D = false, false }}, func(t *testing.T, w *world) {
+	bubble(t, setup{device: func(c *plan) { c.Telemetry, c.C2D = false, false }}, func(t *testing.T, w *world) {
 		w.run(time.Second)
 		if got := w.texts(journal.Started); len(got) != 1 || !strings.HasSuffix(got[0], "; off: telemetry, c2d") {
 			t.Errorf("%q", got)

@@ -76,7 +76,7 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	switch failover.Classify(ctx, err) {
 	case failover.ClockOff, failover.DPSClock, failover.DPSUnauthorized, failover.DPSRefusedConnect:
 	case failover.Connack5:
-		if d.c.PinnedHub == "" {
+		if d.id.PinnedHub == "" {
 			return err // DPS is asked anyway
 		}
 	default:
@@ -125,7 +125,7 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 // noTime says that the cloud could not be asked for the time, and what to do.
 func (d *Device) noTime(err error) string {
 	way := ""
-	if d.time.source.Transport != dps.HTTPS && d.c.PinnedHub == "" {
+	if d.time.source.Transport != dps.HTTPS && d.id.PinnedHub == "" {
 		way = "use --provisioning-transport https (with --provisioning-host HOST:PORT if DPS has HTTPS elsewhere), "
 	}
 	return fmt.Sprintf("%s cannot be asked for the time at %s: %s; if this machine's clock is wrong the device cannot know: "+
@@ -134,8 +134,8 @@ func (d *Device) noTime(err error) string {
 
 // timeOf names whom the time is asked of.
 func (d *Device) timeOf() string {
-	if d.c.PinnedHub != "" {
-		return d.c.PinnedHub
+	if d.id.PinnedHub != "" {
+		return d.id.PinnedHub
 	}
 	return "DPS"
 }

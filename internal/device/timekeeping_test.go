@@ -127,16 +127,16 @@ func TestAge(t *testing.T) {
 func TestNoTime(t *testing.T) {
 	for name, v := range map[string]struct {
 		off  time.Duration
-		more func(*Config)
+		more func(*plan)
 		way  string
 	}{
 		"slow":    {-2 * time.Hour, nil, "--provisioning-transport https"},
 		"right":   {0, nil, "--provisioning-transport https"},
-		"one hub": {-2 * time.Hour, func(c *Config) { c.PinnedHub = "127.0.0.2" }, "open that port, or set"},
+		"one hub": {-2 * time.Hour, func(c *plan) { c.PinnedHub = "127.0.0.2" }, "open that port, or set"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
-			s := wrong(&m, always(v.off), func(c *Config) {
+			s := wrong(&m, always(v.off), func(c *plan) {
 				if v.more != nil {
 					v.more(c)
 				}
@@ -331,7 +331,7 @@ func TestRestore(t *testing.T) {
 // TestAnotherOutbox: the device's own outbox is known again, and one that took its place is not.
 func TestAnotherOutbox(t *testing.T) {
 	var m *machine
-	far := func(c *Config) { // so that a sample is made before the time is known
+	far := func(c *plan) { // so that a sample is made before the time is known
 		dial := c.DialContext
 		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			time.Sleep(100 * time.Millisecond)
@@ -348,20 +348,20 @@ func TestAnotherOutbox(t *testing.T) {
 			if !slices.ContainsFunc(before.Epochs, func(e epoch) bool { return e.Fix != 0 }) {
 				t.Fatalf("nothing was corrected: %+v", before)
 			}
-			d := New(w.config, new(journal.Journal))
+			d := w.config.device(new(journal.Journal))
 			if another {
-				d.c.StateDir = t.TempDir()
+				d.id.StateDir = t.TempDir()
 				w.must(d.open())
-				w.must(d.close())
-				other := newHome(realDisk{}, d.c.StateDir, "dev-1", nil)
+				w.must(d.Close())
+				other := newHome(realDisk{}, d.id.StateDir, "dev-1", nil)
 				w.must(other.saveClock(before))
-				d = New(d.c, new(journal.Journal))
+				d = New(d.shared, d.id, d.app)
 			}
 			w.must(d.open())
 			if got := len(d.time.file.Epochs); (got == 0) != another {
 				t.Errorf("%d epochs, another outbox: %t", got, another)
 			}
-			w.must(d.close())
+			w.must(d.Close())
 			w.start()
 		}
 	})
@@ -369,15 +369,15 @@ func TestAnotherOutbox(t *testing.T) {
 
 // TestTokenOfASlowClock: a token that ends earlier than its maker believed is renewed as soon as that is known, and not lost at its end.
 func TestTokenOfASlowClock(t *testing.T) {
-	https := func(c *Config) { c.ProvisioningTransport = dps.HTTPS }
+	https := func(c *plan) { c.ProvisioningTransport = dps.HTTPS }
 	for name, v := range map[string]struct {
-		more func(*Config)
+		more func(*plan)
 		mend func(w *world, m *machine)
 	}{
-		"DPS is asked":      {func(*Config) {}, nil},
+		"DPS is asked":      {func(*plan) {}, nil},
 		"DPS says it":       {https, nil},
-		"the clock is set":  {func(*Config) {}, func(w *world, m *machine) { w.net.Cut(w.cloud.Info().DPS.HTTPS); w.run(time.Minute); m.set(0) }},
-		"the machine slept": {func(*Config) {}, func(w *world, m *machine) { w.run(time.Minute); m.slept.Add(int64(50 * time.Minute)) }},
+		"the clock is set":  {func(*plan) {}, func(w *world, m *machine) { w.net.Cut(w.cloud.Info().DPS.HTTPS); w.run(time.Minute); m.set(0) }},
+		"the machine slept": {func(*plan) {}, func(w *world, m *machine) { w.run(time.Minute); m.slept.Add(int64(50 * time.Minute)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine

@@ -32,7 +32,7 @@ func (w *world) carried(limit time.Duration) time.Duration {
 
 // TestRoundTrips counts them: nothing else takes time here.
 func TestRoundTrips(t *testing.T) {
-	setup := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *Config) { c.TelemetryInterval = 10 * time.Millisecond }}
+	setup := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) { c.TelemetryInterval = 10 * time.Millisecond }}
 	t.Run("from a start with a cached hub to the first PUBACK", func(t *testing.T) {
 		bubble(t, setup, func(_ *testing.T, w *world) {
 			w.run(time.Second)
@@ -60,7 +60,7 @@ func TestRoundTrips(t *testing.T) {
 			t.Run(name+", "+string(transport), func(t *testing.T) {
 				setup := setup
 				before := setup.device
-				setup.device = func(c *Config) { before(c); c.ProvisioningTransport = transport }
+				setup.device = func(c *plan) { before(c); c.ProvisioningTransport = transport }
 				bubble(t, setup, func(_ *testing.T, w *world) {
 					w.run(time.Second)
 					w.net.SetDelay(roundTrip / 2)

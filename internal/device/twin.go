@@ -38,7 +38,7 @@ type twin struct {
 // serve keeps both sides of the twin equal until ctx or the link ends. Any other error stops the
 // twin only: serve tells it, and tries again after a pause.
 func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
-	if !t.d.c.Desired && !t.d.c.Reported {
+	if !t.d.app.Desired && !t.d.app.Reported {
 		return nil
 	}
 	for told := ""; ; {
@@ -64,8 +64,8 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 		return err
 	}
 	var tick <-chan time.Time
-	if t.d.c.Reported {
-		ticker := time.NewTicker(t.d.c.ReportedInterval)
+	if t.d.app.Reported {
+		ticker := time.NewTicker(t.d.app.ReportedInterval)
 		defer ticker.Stop()
 		tick = ticker.C
 	}
@@ -126,11 +126,11 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	for name := range doc.Reported {
 		t.parts[name] = isTagged(doc.Reported[name])
 	}
-	if t.d.c.Desired {
+	if t.d.app.Desired {
 		t.addRemoved("", doc.Desired, doc.Reported)
 		t.judge(l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
 	}
-	if t.d.c.Reported {
+	if t.d.app.Reported {
 		if now := t.d.battery(); now != nil && !sameJSON(doc.Reported[batteryProperty], now) {
 			patch[batteryProperty] = now
 		}
@@ -142,7 +142,7 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 // replaces all desired properties, the hub may send only the new ones and not name the removed
 // ones. So a change that leaves out a known desired property may be such a replacement.
 func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask bool, err error) {
-	if !t.d.c.Desired {
+	if !t.d.app.Desired {
 		return false, nil
 	}
 	var props map[string]json.RawMessage
@@ -219,7 +219,7 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			}
 			continue
 		}
-		if name != "" && (t.parts[name] || t.d.c.Model.HasComponent(name)) {
+		if name != "" && (t.parts[name] || t.d.app.Model.HasComponent(name)) {
 			if string(desired[name]) != "null" { // an acknowledgement here would overwrite the component's reported properties
 				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
 					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
@@ -283,7 +283,7 @@ func (t *twin) component(name string, value json.RawMessage) (map[string]json.Ra
 	if json.Unmarshal(value, &inner) != nil || inner == nil {
 		return nil, false
 	}
-	if string(inner[componentTag]) == `"c"` || t.d.c.Model.HasComponent(name) {
+	if string(inner[componentTag]) == `"c"` || t.d.app.Model.HasComponent(name) {
 		return inner, true
 	}
 	return nil, false
@@ -305,7 +305,7 @@ func (t *twin) judgeOne(l *hub.Link, patch map[string]any, component, name strin
 	}
 	t.wanted[path] = true
 	ack := model.Ack{Value: value, Code: http.StatusOK, Version: version, Description: "completed"}
-	plain, err := t.d.c.Model.Desired(component, name, value)
+	plain, err := t.d.app.Model.Desired(component, name, value)
 	if err != nil {
 		ack.Code, ack.Description = http.StatusBadRequest, err.Error()
 		if ce, ok := errors.AsType[*model.CheckError](err); ok {

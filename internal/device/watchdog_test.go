@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 const hubA = "127.0.0.2:8883"
@@ -46,7 +47,7 @@ func TestWeather(t *testing.T) {
 	} {
 		for seed := range weatherSeeds() {
 			t.Run(fmt.Sprintf("%s, seed %d", name, seed), func(t *testing.T) {
-				s := setup{device: func(c *Config) { c.StateDir = inMemory(t); c.OutboxSyncEvery = v.every }}
+				s := setup{device: func(c *plan) { c.StateDir = inMemory(t); c.Outbox.SyncEvery = v.every }}
 				bubble(t, s, func(t *testing.T, w *world) {
 					w.run(10 * time.Second)
 					w.halt()
@@ -97,7 +98,7 @@ func (w *world) silentDials() (all []string) {
 // TestLatePubacks: a day of a hub that delays every PUBACK by 50 s. It carries what comes all the same.
 func TestLatePubacks(t *testing.T) {
 	t.Parallel()
-	s := setup{device: func(c *Config) { c.StateDir = inMemory(t); c.SASTTL = 48 * time.Hour }}
+	s := setup{device: func(c *plan) { c.StateDir = inMemory(t); c.Link.TokenLife = 48 * time.Hour }}
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 50_000}))
@@ -200,7 +201,7 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var feed *io.PipeWriter
-			s := setup{device: func(c *Config) {
+			s := setup{device: func(c *plan) {
 				c.StateDir, c.TelemetryInterval, c.Reported = inMemory(t), v.every, false
 				if v.stdin {
 					var input *io.PipeReader
@@ -251,7 +252,7 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 
 // TestBlackHoleWhileIdle: nothing is sent, so the keep-alive asks, and has its answer in two stages like everything else.
 func TestBlackHoleWhileIdle(t *testing.T) {
-	idle := setup{device: func(c *Config) { c.Telemetry, c.Reported = false, false }}
+	idle := setup{device: func(c *plan) { c.Telemetry, c.Reported = false, false }}
 	bubble(t, idle, func(t *testing.T, w *world) {
 		chance := rand.New(rand.NewPCG(2, 2))
 		var all []time.Duration
@@ -270,7 +271,7 @@ func TestBlackHoleWhileIdle(t *testing.T) {
 		}
 		slices.Sort(all)
 		t.Logf("dead after: least %v, median %v, p99 %v, most %v", all[0], all[50], all[98], all[99])
-		if most := w.config.KeepAlive + 2*time.Second; all[99] > most || all[99] < most-time.Second {
+		if most := w.config.Link.KeepAlive + 2*time.Second; all[99] > most || all[99] < most-time.Second {
 			t.Errorf("at most %v", all[99])
 		}
 	})
@@ -281,10 +282,10 @@ func TestBlackHoleWhileIdle(t *testing.T) {
 func TestBlackHoleWhileSending(t *testing.T) {
 	var writing atomic.Int64
 	var feed *io.PipeWriter
-	s := setup{device: func(c *Config) {
+	s := setup{device: func(c *plan) {
 		var input *io.PipeReader
 		input, feed = io.Pipe() // in the bubble, so that who waits for it lets time pass
-		c.Source, c.Input, c.OutboxBlock, c.Reported = "stdin", input, true, false
+		c.Source, c.Input, c.Outbox.Full, c.Reported = "stdin", input, outbox.Block, false
 		dial := c.DialContext
 		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dial(ctx, network, addr)

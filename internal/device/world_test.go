@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -36,7 +38,7 @@ type world struct {
 	t      *testing.T
 	net    *memnet.Net
 	cloud  *sim.Sim
-	config Config
+	config plan
 	dev    *Device
 
 	mu     sync.Mutex
@@ -51,7 +53,7 @@ type world struct {
 // setup changes the cloud and the device before they start.
 type setup struct {
 	cloud  func(*sim.Config)
-	device func(*Config)
+	device func(*plan)
 }
 
 // bubble runs f in a world of its own, stops the device, and holds it to what must always be true: no sample is lost, none comes
@@ -84,15 +86,25 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 		}
 		info := cloud.Info()
 		w := &world{t: t, net: n, cloud: cloud}
-		w.config = Config{
-			DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
-			Model: m, Agent: "test", ProvisioningHost: info.ProvisioningHost,
-			ProvisioningTransport: dps.MQTT, Roots: cloud.CAPool(), DialContext: n.DialContext, StateDir: dir,
-			Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
-			Source: "simulated", TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
-			KeepAlive: 20 * time.Second, SASTTL: time.Hour, MethodTimeout: 25 * time.Second,
-			OutboxMaxBytes: 64 << 20, MachineID: "test", DrainWindow: 64, DrainTimeout: 5 * time.Second,
-			Rand: rand.New(rand.NewPCG(7, 7)),
+		w.config = plan{
+			Shared: Shared{
+				Agent: "test", Roots: cloud.CAPool(), DialContext: n.DialContext, Rand: rand.New(rand.NewPCG(7, 7)),
+			},
+			Config: Config{
+				ProvisioningHost: info.ProvisioningHost, ProvisioningTransport: dps.MQTT,
+				MethodTimeout: 25 * time.Second,
+				DrainTimeout:  5 * time.Second,
+				Outbox:        outbox.Options{MaxBytes: 64 << 20, Machine: "test"},
+				Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
+				Drain:         telemetry.DrainOptions{Window: 64},
+			},
+			Identity: Identity{
+				DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")), StateDir: dir,
+			},
+			App: App{
+				Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
+				Source: "simulated", TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
+			},
 		}
 		if s.device != nil {
 			s.device(&w.config)
@@ -129,7 +141,7 @@ func (w *world) start() {
 	if w.began.IsZero() {
 		w.began = time.Now()
 	}
-	w.dev = New(w.config, j)
+	w.dev = w.config.device(j)
 	if w.disk != nil {
 		w.dev.disk = w.disk
 	}
@@ -171,7 +183,7 @@ func (w *world) nothingLost() {
 	if last := w.lastSeq(); l.Distinct != last || last == 0 {
 		w.t.Errorf("%d samples arrived, the last one is number %d", l.Distinct, last)
 	}
-	if l.Reordered != 0 && !w.config.DrainFreshFirst {
+	if l.Reordered != 0 && w.config.Drain.Order != telemetry.FreshFirst {
 		w.t.Errorf("%d samples came behind later ones", l.Reordered)
 	}
 	for _, m := range l.Messages {
@@ -333,3 +345,18 @@ func aDay() time.Duration {
 }
 
 func no() *bool { return new(false) }
+
+// plan is all that [New] is given, so that a test can change any part of it by its name.
+type plan struct {
+	Shared
+	Config
+	Identity
+	App
+}
+
+// device makes a device that shares nothing with others but the limits of the plan.
+func (p plan) device(j *journal.Journal) *Device {
+	shared := p.Shared
+	shared.Config, shared.Journal = p.Config, j
+	return New(&shared, p.Identity, p.App)
+}

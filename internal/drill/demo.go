@@ -29,9 +29,10 @@ const (
 
 // Demo is the story that hubhop tells about itself: a device on a simulated cloud whose hubs are killed, silenced, healed.
 type Demo struct {
-	Device device.Config // how the device behaves; who it is and where it connects is the demo's
-	Tell   func(Line)    // hears of everything as it happens, from several goroutines
-	Keep   bool          // go on running after the verdict, until ctx ends
+	Shared device.Shared // how the device behaves; where it connects, and to whom it tells what happens, is the demo's
+	App    device.App
+	Tell   func(Line) // hears of everything as it happens, from several goroutines
+	Keep   bool       // go on running after the verdict, until ctx ends
 }
 
 // Line is one line of the story.
@@ -67,7 +68,7 @@ func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 		s.names[h.Host] = h.Name
 	}
 	s.report.Device, s.report.Control = demoDevice, cloud.Info().Control
-	dev := s.device(d.Device, state)
+	dev := s.device(d.Shared, d.App, state)
 	life, stop := context.WithCancel(ctx)
 	defer stop()
 	var running sync.WaitGroup
@@ -111,14 +112,14 @@ type story struct {
 	report Report
 }
 
-func (s *story) device(c device.Config, state string) *device.Device {
+func (s *story) device(shared device.Shared, app device.App, state string) *device.Device {
 	info := s.cloud.Info()
-	c.DeviceID, c.IDScope, c.ProvisioningHost = demoDevice, info.IDScope, info.ProvisioningHost
-	c.Key = base64.StdEncoding.EncodeToString(s.cloud.DeviceKey(demoDevice))
-	c.Roots, c.StateDir = s.cloud.CAPool(), state
-	c.TelemetryInterval = demoSample
-	j := new(journal.Journal)
-	j.Sink(func(e journal.Event) {
+	id := device.Identity{DeviceID: demoDevice, IDScope: info.IDScope, StateDir: state,
+		Key: base64.StdEncoding.EncodeToString(s.cloud.DeviceKey(demoDevice))}
+	shared.Config.ProvisioningHost, shared.Roots = info.ProvisioningHost, s.cloud.CAPool()
+	app.TelemetryInterval = demoSample
+	shared.Journal = new(journal.Journal)
+	shared.Journal.Sink(func(e journal.Event) {
 		switch e.Kind {
 		case journal.Connected, journal.Lost, journal.Assigned, journal.AssignedAgain, journal.MethodCall, journal.CloudMessage, journal.DesiredChange,
 			journal.Confirmed, journal.Warning, journal.OutboxProblem, journal.ClockWrong, journal.Resumed:
@@ -130,7 +131,7 @@ func (s *story) device(c device.Config, state string) *device.Device {
 		default: // the steps in between are for logs
 		}
 	})
-	return device.New(c, j)
+	return device.New(&shared, id, app)
 }
 
 // play is the story itself. It ends with the first thing that did not happen; that the device has ended, and why, is one of them.

@@ -1,0 +1,23 @@
+//go:build linux
+
+package bench
+
+import (
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+)
+
+// plan is all that [device.New] is given, so that a measurement can change any part of it by its name.
+type plan struct {
+	device.Shared
+	device.Config
+	device.Identity
+	device.App
+}
+
+// device makes a device that shares nothing with others but the limits of the plan.
+func (p plan) device(j *journal.Journal) *device.Device {
+	shared := p.Shared
+	shared.Config, shared.Journal = p.Config, j
+	return device.New(&shared, p.Identity, p.App)
+}

@@ -1,0 +1,105 @@
+package device
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+)
+
+// Shared is what a process has once, however many devices it runs. Its creator checks it and must
+// not change it after the first New.
+type Shared struct {
+	Config  Config
+	Journal *journal.Journal // hears what happens; may have been given its sinks
+	Agent   string           // name and version of this program, for the cloud
+	Clock   Clock
+
+	DPSLimit     *rate.Limiter                                                         // registrations of the whole process; nil for no limit
+	DPSOpenLimit *rate.Limiter                                                         // its connections to DPS that no registration uses yet; nil for no limit
+	Roots        *x509.CertPool                                                        // nil: the system's
+	DialContext  func(ctx context.Context, network, addr string) (net.Conn, error)     // addr has an IP address; nil: the system's
+	Resolve      func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's
+
+	Rand *rand.Rand // nil: real chance. With it, New must not be called twice at once
+}
+
+// Config is how the devices of a process behave. Each group is checked by the Validate of its own
+// package.
+type Config struct {
+	ProvisioningHost      string // host or host:port of DPS
+	ProvisioningTransport dps.Transport
+
+	Failover failover.Options       // Rand and NoDPS are set by the device
+	Link     hub.Options            // of the link to a hub
+	Drain    telemetry.DrainOptions // Created and Problem are set by the device
+	Outbox   outbox.Options         // Age, For and Report are set by the device
+
+	MethodTimeout time.Duration // how long a handler of a command may take
+	DrainTimeout  time.Duration // how long a device that is stopped goes on sending what is queued; 0: it does not
+
+	Once bool // send what is queued and, with the source stdin, the input to its end; then stop
+
+	TracePackets bool // emit a journal event for each MQTT packet
+	TraceBodies  bool // with its content, which may be secret
+}
+
+// Identity is who one device is, how it proves that, and where it keeps its state.
+type Identity struct {
+	DeviceID    string           // registration id
+	IDScope     string           // of the DPS
+	Key         string           // the device's own key, base64; empty with a certificate
+	Certificate *tls.Certificate // X.509 instead of a key
+	PinnedHub   string           // one hub, no DPS
+	Gateway     string           // dialled in the pinned hub's place; may be empty
+
+	StateDir string // the device has a directory of its own in it
+
+	// OpenOutbox opens the device's outbox, with dir as the place of its files if it has some. The
+	// options are those of the Config, completed by the device. nil: outbox.Open.
+	OpenOutbox func(dir string, o outbox.Options) (Outbox, error)
+}
+
+// ErrNoCertificate says that a connection string has x509=true, and that the identity has no
+// certificate.
+var ErrNoCertificate = errors.New("the connection string says x509=true; give the device's --cert and --key with it")
+
+// UseConnectionString sets PinnedHub, Gateway, DeviceID and Key, so the device connects to one hub
+// without DPS. For a string with x509=true set Certificate first; without it the other fields are
+// set, and the error is [ErrNoCertificate]. Errors never quote the key.
+func (id *Identity) UseConnectionString(s string) error {
+	cs, err := hub.ParseConnectionString(s)
+	if err != nil {
+		return err
+	}
+	id.PinnedHub, id.Gateway, id.DeviceID, id.Key = cs.HostName, cs.Gateway, cs.DeviceID, cs.Key
+	switch {
+	case !cs.X509:
+		return dps.CheckKey(cs.Key)
+	case id.Certificate == nil:
+		return ErrNoCertificate
+	}
+	return nil
+}
+
+// queuesFor returns for whom samples are queued. Under DPS it has no hub, because the hub may
+// change.
+func (id *Identity) queuesFor() outbox.Identity {
+	if id.PinnedHub != "" {
+		return outbox.Identity{Device: id.DeviceID, Hubs: []string{id.PinnedHub}}
+	}
+	return outbox.Identity{IDScope: id.IDScope, Device: id.DeviceID}
+}

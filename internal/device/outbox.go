@@ -1,0 +1,75 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+)
+
+// Outbox is what a device needs of the queue of its samples. [*outbox.Box] fits.
+type Outbox interface {
+	telemetry.Intake
+	telemetry.Box
+	Stats() outbox.Stats
+	WaitEmpty(ctx context.Context) error
+	Close() error
+
+	Last() uint64 // position of the newest sample
+	ID() string
+	HasID(id string) bool
+}
+
+// Open locks the device's directory, reads what the last run has left there, and opens the outbox.
+// It returns the outbox, so that others can append to it until Run returns. Run calls Open if
+// nobody has; it closes what Open has opened. An error is one that a person must act on: ErrLocked,
+// ErrStateDir, or an outbox that holds samples for another identity.
+func (d *Device) Open() (Outbox, error) {
+	d.mu.Lock()
+	box := d.box
+	d.mu.Unlock()
+	if box != nil {
+		return box, nil
+	}
+	if err := d.open(); err != nil {
+		return nil, err
+	}
+	return d.box, nil
+}
+
+// open takes the state directory and what is in it.
+func (d *Device) open() (err error) {
+	if err = d.openHome(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.home.close()
+		}
+	}()
+	o := d.c.Outbox
+	o.Age, o.For, o.Report = d.time.age, d.id.queuesFor(), d.outboxProblem
+	open := d.id.OpenOutbox
+	if open == nil {
+		open = func(dir string, o outbox.Options) (Outbox, error) { return outbox.Open(dir, o) }
+	}
+	box, err := open(d.home.path(outboxName), o)
+	switch {
+	case errors.Is(err, outbox.ErrLocked):
+		return fmt.Errorf("%w: %w", ErrLocked, err)
+	case errors.Is(err, outbox.ErrOther):
+		return fmt.Errorf("%w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
+			"(hubhop outbox discard throws it away)", err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrStateDir, err)
+	}
+	d.mu.Lock()
+	d.box = box
+	d.mu.Unlock()
+	d.home.made(outboxName)
+	d.handled = openHandled(d.home)
+	d.cached = d.openClock(box)
+	return nil
+}
