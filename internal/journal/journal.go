@@ -1,16 +1,13 @@
-// Package journal is the one record of what happens to a device. Log, counters, status and reports
-// are views of it.
+// Package journal is the one record of what happens to a device. Logs and reports are views of it.
 //
-// An [Event] is emitted once, by the package that knows it; [Journal.Emit] hands it to every sink
-// in line and to every live watcher that keeps up. A sink sees every event, in order; a watcher
-// that falls behind loses events, never a device time, and the loss is counted.
+// An [Event] is emitted once, by the package that knows it. [Journal.Emit] hands it to every sink
+// before it returns. So each sink sees every event, in order, and a slow sink delays the device.
 package journal
 
 import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -49,7 +46,7 @@ const (
 	Packet        Kind = "packet"  // one MQTT packet, sent or received; only if asked for
 )
 
-// Event is one record. Which fields are set depends on its kind; Text is always a sentence for people.
+// Event is one record. Which fields are set depends on its kind. Text is always a sentence for people.
 type Event struct {
 	Time        time.Time     `json:"time"`
 	Device      string        `json:"device"`
@@ -76,73 +73,30 @@ type Event struct {
 	Text        string        `json:"text"`
 }
 
-// Journal hands events on. It may be used from any goroutine; the zero value is ready.
+// Journal hands events to sinks. It may be used from any goroutine. The zero value is ready.
 type Journal struct {
-	mu       sync.Mutex
-	sinks    []func(Event)
-	watchers map[chan Event]bool
-	counts   map[Kind]uint64
-	missed   atomic.Uint64
+	mu    sync.Mutex
+	sinks []func(Event)
 }
 
-// Sink adds a view that sees every event in line. It must be quick and must not emit.
+// Sink adds a function that is called with every event. It must be quick, and must not emit.
 func (j *Journal) Sink(f func(Event)) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.sinks = append(j.sinks, f)
 }
 
-// Watch returns a live view with room for n events that nobody has read yet, and the function that ends it.
-func (j *Journal) Watch(n int) (<-chan Event, func()) {
-	c := make(chan Event, n)
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.watchers == nil {
-		j.watchers = map[chan Event]bool{}
-	}
-	j.watchers[c] = true
-	return c, func() {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		if j.watchers[c] {
-			delete(j.watchers, c)
-			close(c)
-		}
-	}
-}
-
-// Emit records an event. It stamps the time where none is given.
+// Emit records an event. It sets the time of an event that has none.
 func (j *Journal) Emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.counts == nil {
-		j.counts = map[Kind]uint64{}
-	}
-	j.counts[e.Kind]++
 	for _, sink := range j.sinks {
 		sink(e)
 	}
-	for c := range j.watchers {
-		select {
-		case c <- e:
-		default:
-			j.missed.Add(1)
-		}
-	}
 }
-
-// Count says how many events of a kind there were.
-func (j *Journal) Count(k Kind) uint64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.counts[k]
-}
-
-// Missed says how many events slow watchers did not get.
-func (j *Journal) Missed() uint64 { return j.missed.Load() }
 
 // Duration writes a time in words: 3.2 ms, 0.31 s, 12 s, 4 min, 6 h, 4 d.
 func Duration(d time.Duration) string {
@@ -164,8 +118,8 @@ func Duration(d time.Duration) string {
 	}
 }
 
-// Clip bounds a text of a peer to most bytes, and appends how many it had. It cuts no character in
-// two.
+// Clip bounds a peer's text to most bytes, and appends the number of bytes that the whole text has.
+// It cuts no character in two.
 func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -26,31 +26,34 @@ const (
 )
 
 // Log returns a sink that writes events as lines. docs/adr/0005-log-levels.md says what a level
-// means. A decision that repeats itself within an outage is told once a minute with its number of
-// times, for each device apart; the steps in between have level debug. So have the lines beyond
-// burstMost, and one line says how many they are. All texts are bounded.
+// means. What needs a person has level error. A decision that repeats itself within an outage gets
+// one line a minute, with the number of times, for each device apart. Its other repetitions have
+// level debug. So have the lines beyond burstMost, and one line says how many they are. All texts
+// are bounded.
 func Log(log zerolog.Logger) func(Event) {
-	s := &story{log: log, devices: map[string]*plot{}}
-	return s.tell
+	s := &logSink{log: log, devices: map[string]*deviceLog{}}
+	return s.take
 }
 
-type story struct {
+// logSink writes the log of all devices.
+type logSink struct {
 	mu      sync.Mutex
 	log     zerolog.Logger
-	devices map[string]*plot
+	devices map[string]*deviceLog // by device id, from the first event to Stopped
 }
 
-// plot is the story of one device so far.
-type plot struct {
-	asked  bool                // this outage has a line that says that DPS is asked
-	named  bool                // this outage has a line that says that DPS names the failed hub
-	told   map[string]*chapter // decisions, by hub and rule
-	bursts map[Kind]*burst
+// deviceLog is what the log has said of one device.
+type deviceLog struct {
+	asked     bool                   // this outage has a line that says that DPS is asked
+	named     bool                   // this outage has a line that says that DPS names the failed hub
+	decisions map[string]*repetition // of this outage, by hub and rule
+	bursts    map[Kind]*burst
 }
 
-type chapter struct {
-	last  time.Time
-	quiet int // times since it was told
+// repetition counts how often a decision has been made.
+type repetition struct {
+	last  time.Time // of the last line
+	quiet int       // repetitions since then
 }
 
 // burst is a span in which lines of one kind are counted.
@@ -61,12 +64,12 @@ type burst struct {
 	level zerolog.Level // the highest level of the lines that were held
 }
 
-func (s *story) tell(e Event) {
+func (s *logSink) take(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.devices[e.Device]
 	if p == nil {
-		p = &plot{told: map[string]*chapter{}, bursts: map[Kind]*burst{}}
+		p = &deviceLog{decisions: map[string]*repetition{}, bursts: map[Kind]*burst{}}
 		s.devices[e.Device] = p
 	}
 	level, repeats := p.level(e)
@@ -91,7 +94,7 @@ func (s *story) tell(e Event) {
 
 // level returns the level of an event, and how often it has happened since its last line. A number
 // below 0 means that it is too early for another line.
-func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
+func (p *deviceLog) level(e Event) (level zerolog.Level, repeats int) {
 	switch e.Kind {
 	case Packet:
 		return zerolog.TraceLevel, 0
@@ -107,7 +110,7 @@ func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
 		return once(&p.named), 0
 	case Connected:
 		p.asked, p.named = false, false
-		clear(p.told)
+		clear(p.decisions)
 		if e.Provisional {
 			return zerolog.WarnLevel, 0
 		}
@@ -117,7 +120,7 @@ func (p *plot) level(e Event) (level zerolog.Level, repeats int) {
 		return zerolog.ErrorLevel, 0
 	case Decision:
 		return p.decision(e)
-	default: // the story
+	default: // what is said once has level info
 	}
 	return zerolog.InfoLevel, 0
 }
@@ -130,15 +133,16 @@ func once(told *bool) zerolog.Level {
 	return zerolog.InfoLevel
 }
 
-// decision finds the level of a decision. Those that only name the next step are debug; failures are warnings, once a minute.
-func (p *plot) decision(e Event) (level zerolog.Level, repeats int) {
+// decision returns the level of a decision, and how often it has happened since its last line. A
+// decision that only names the next step has level debug. A failure is a warning, once a minute.
+func (p *deviceLog) decision(e Event) (level zerolog.Level, repeats int) {
 	if e.Error == "" {
 		return zerolog.DebugLevel, 0
 	}
 	key := e.Hub + " " + e.Rule
-	c := p.told[key]
+	c := p.decisions[key]
 	if c == nil {
-		p.told[key] = &chapter{last: e.Time}
+		p.decisions[key] = &repetition{last: e.Time}
 		return zerolog.WarnLevel, 0
 	}
 	if e.Time.Sub(c.last) < repeatAfter {
@@ -151,7 +155,7 @@ func (p *plot) decision(e Event) (level zerolog.Level, repeats int) {
 }
 
 // held counts an event, and reports whether there have been too many of its kind.
-func (s *story) held(p *plot, e Event, level zerolog.Level) bool {
+func (s *logSink) held(p *deviceLog, e Event, level zerolog.Level) bool {
 	b := p.bursts[e.Kind]
 	if b == nil {
 		b = &burst{}
@@ -170,7 +174,7 @@ func (s *story) held(p *plot, e Event, level zerolog.Level) bool {
 }
 
 // burstOver ends a span. Another span follows at once if this one held lines back.
-func (s *story) burstOver(device string, p *plot, kind Kind, b *burst) {
+func (s *logSink) burstOver(device string, p *deviceLog, kind Kind, b *burst) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.bursts[kind] != b || s.devices[device] != p {
@@ -186,7 +190,7 @@ func (s *story) burstOver(device string, p *plot, kind Kind, b *burst) {
 }
 
 // sumUp tells how many lines were held back.
-func (s *story) sumUp(device string, kind Kind, b *burst) {
+func (s *logSink) sumUp(device string, kind Kind, b *burst) {
 	if b.held == 0 {
 		return
 	}
@@ -196,7 +200,7 @@ func (s *story) sumUp(device string, kind Kind, b *burst) {
 }
 
 // write writes an event as a line.
-func (s *story) write(level zerolog.Level, e Event, repeats int) {
+func (s *logSink) write(level zerolog.Level, e Event, repeats int) {
 	line := s.log.WithLevel(level)
 	reason := e.Error
 	if e.Kind == Bug {

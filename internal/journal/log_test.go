@@ -70,8 +70,8 @@ func refused(device, hub string) Event {
 	return Event{Device: device, Kind: Decision, Hub: hub, Rule: "H07", Error: "refused", Text: hub + " refused"}
 }
 
-// TestLevels tells which event has which level.
-func TestLevels(t *testing.T) {
+// TestEveryKindHasItsLevel goes through all kinds.
+func TestEveryKindHasItsLevel(t *testing.T) {
 	for _, test := range []struct {
 		e    Event
 		want zerolog.Level
@@ -104,6 +104,7 @@ func TestLevels(t *testing.T) {
 		{Event{Kind: BadLine}, zerolog.WarnLevel},
 		{Event{Kind: StillDown}, zerolog.WarnLevel},
 		{Event{Kind: Decision, Error: "it fails"}, zerolog.WarnLevel},
+		{Event{Kind: Bug}, zerolog.ErrorLevel},
 		{Event{Kind: Decision, Error: "it fails", Person: true}, zerolog.ErrorLevel},
 		{Event{Kind: Warning, Person: true}, zerolog.ErrorLevel},
 		{Event{Kind: StillDown, Person: true}, zerolog.ErrorLevel},
@@ -183,9 +184,61 @@ func TestDevicesHaveStoriesOfTheirOwn(t *testing.T) {
 	})
 }
 
-// TestBurst causes 910,000 events of one kind in ten seconds: the journal has all of them, the log
-// a few lines and their number.
-func TestBurst(t *testing.T) {
+// TestTwoOutagesAtOnceAreToldOnceAMinuteEach lets two devices fail side by side for five minutes, one
+// of them twice as often. Each has its own line a minute, with its own number of times, and only the
+// one that needs a person has them at error.
+func TestTwoOutagesAtOnceAreToldOnceAMinuteEach(t *testing.T) {
+	in(t, zerolog.InfoLevel, func(l *log) {
+		person := refused("b", "hub-b")
+		person.Person = true
+		began := time.Now()
+		for time.Since(began) < 5*time.Minute {
+			l.j.Emit(refused("a", "hub-a"))
+			l.j.Emit(person)
+			time.Sleep(500 * time.Millisecond)
+			l.j.Emit(refused("a", "hub-a"))
+			time.Sleep(500 * time.Millisecond)
+		}
+		told := map[string][]line{}
+		for _, one := range l.lines() {
+			told[one.Device] = append(told[one.Device], one)
+		}
+		for device, want := range map[string]struct {
+			level string
+			times int
+		}{"a": {"warn", 120}, "b": {"error", 60}} {
+			lines := told[device]
+			if len(lines) != 5 {
+				t.Fatalf("%s has %d lines: %+v", device, len(lines), lines)
+			}
+			for i, one := range lines {
+				if one.Level != want.level || i == 0 && one.Times != 0 || i > 0 && one.Times != want.times {
+					t.Errorf("%s, minute %d: %+v", device, i, one)
+				}
+			}
+		}
+	})
+}
+
+// TestHeldBackLinesForAPersonAreSummedUpAtError: the sum has the level of the gravest line that it
+// stands for, also if a lighter one came first.
+func TestHeldBackLinesForAPersonAreSummedUpAtError(t *testing.T) {
+	in(t, zerolog.ErrorLevel, func(l *log) {
+		for range burstMost + 1 {
+			l.j.Emit(Event{Device: "a", Kind: Warning, Text: "it will pass"})
+		}
+		l.j.Emit(Event{Device: "a", Kind: Warning, Person: true, Text: "help"})
+		time.Sleep(burstSpan)
+		if got := l.lines(); len(got) != 1 || got[0].Level != "error" || got[0].Times != 2 {
+			t.Errorf("%+v", got)
+		}
+		time.Sleep(2 * burstSpan)
+	})
+}
+
+// TestBurstIsAFewLinesAndTheirNumber causes 910,000 events of one kind in ten seconds. The journal
+// has all of them.
+func TestBurstIsAFewLinesAndTheirNumber(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		seen, told, counted := 0, 0, 0
 		l.j.Sink(func(Event) { seen++ })
@@ -251,8 +304,8 @@ func TestSumIsNeverLeftOut(t *testing.T) {
 	})
 }
 
-// TestFields are numbers that a report can use.
-func TestFields(t *testing.T) {
+// TestFieldsAreNumbersForReports writes all of them in one line.
+func TestFieldsAreNumbersForReports(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		l.j.Emit(Event{Device: "a", Kind: Connected, Hub: "hub-a", Took: 1560 * time.Microsecond, Wait: 2 * time.Second, Outage: time.Hour,
 			Lost: 3, Queued: 1200, Text: "up"})
