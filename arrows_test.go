@@ -18,7 +18,7 @@ import (
 const modulePath = "github.com/hubhop-iot/hubhop"
 
 // aside are the packages that are not rooms of the house: they serve tests and measurements alone.
-var aside = []string{"internal/bench", "internal/bench/hold", "internal/memnet"}
+var aside = []string{"internal/bench", "internal/bench/hold", "internal/memnet", "internal/sim/simtest"}
 
 // TestArrows holds the code to the drawings in README.md: a room imports what is drawn, and nothing
 // else. Rooms go by their whole paths.
@@ -150,9 +150,9 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"telemetry"},
 		"github.com/muesli/cancelreader":      {"telemetry"},
-		"github.com/gofrs/flock":              {"internal/device", "telemetry/outbox", "internal/sim"},
+		"github.com/gofrs/flock":              {"internal/device", "telemetry/outbox", "internal/sim/store"},
 		"github.com/gorilla/websocket":        {"internal/sim"}, // paho brings it along for the client
-		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim"},
+		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim", "internal/sim/store"},
 		"github.com/rogpeppe/go-internal":     {},
 		"go.uber.org/goleak":                  {},
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // central is IoT Central's REST surface: the failover here, the devices in central_rest.go. It decides nothing: the registry does.
@@ -29,8 +30,8 @@ type central struct {
 	commands  commandBook
 }
 
-func newCentral(r *registry, l *ledger, kept *store, now time.Time) (*central, error) {
-	c := &central{registry: r, ledger: l, appID: kept.secret("central/app"), token: kept.secret("central/token")}
+func newCentral(r *registry, l *ledger, kept *store.Store, now time.Time) (*central, error) {
+	c := &central{registry: r, ledger: l, appID: kept.Secret("central/app"), token: kept.Secret("central/token")}
 	if r.config.Template != nil {
 		var err error
 		if c.templates, err = parseTemplates(r.config.Template); err != nil {
@@ -43,8 +44,8 @@ func newCentral(r *registry, l *ledger, kept *store, now time.Time) (*central, e
 		c.appID = azure.NewGUID()
 		c.token = fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=hubhop&se=%d", c.appID,
 			azure.Escape(base64.StdEncoding.EncodeToString(sig)), now.AddDate(10, 0, 0).UnixMilli())
-		kept.setSecret("central/app", c.appID)
-		kept.setSecret("central/token", c.token)
+		kept.SetSecret("central/app", c.appID)
+		kept.SetSecret("central/token", c.token)
 	}
 	return c, nil
 }

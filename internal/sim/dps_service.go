@@ -16,12 +16,13 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
 const dpsPolicy = "provisioningserviceowner"
 
-func newDPS(running context.Context, c Config, r *registry, events *broadcaster, kept *store) *dps {
+func newDPS(running context.Context, c Config, r *registry, events *broadcaster, kept *store.Store) *dps {
 	hooks := c.Hooks
 	if hooks == nil {
 		hooks = &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
@@ -32,7 +33,7 @@ func newDPS(running context.Context, c Config, r *registry, events *broadcaster,
 	}
 	p.arrivals = limiter{allowed: c.DPSLimits.RegistrationsPerMinute, window: time.Minute}
 	p.questions = limiter{allowed: c.DPSLimits.PollsPer10s, window: 10 * time.Second}
-	p.key = [2][]byte{kept.key("dps/"+dpsPolicy+"/primary", 32), kept.key("dps/"+dpsPolicy+"/secondary", 32)}
+	p.key = [2][]byte{kept.Key("dps/"+dpsPolicy+"/primary", 32), kept.Key("dps/"+dpsPolicy+"/secondary", 32)}
 	return p
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
@@ -51,7 +52,7 @@ type hubDeps struct {
 	rejects  bool // dead-letter messages that are older than the device's subscription
 	devices  *azure.Authority
 	ledger   *ledger
-	store    *store // nil without a state directory
+	store    *store.Store // nil without a state directory
 	events   *broadcaster
 	told     *novelty
 	connects *atomic.Int64

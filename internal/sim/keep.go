@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // This file writes the state of the hubs and of the registry to the state directory, and reads it
@@ -33,17 +34,6 @@ import (
 func (i *identity) saveAndUnlock() error {
 	defer i.mu.Unlock()
 	return i.keep()
-}
-
-const segmentsKey = "ledger/segments"
-
-// noteSegments writes down which files the ledger has, so that a start notices if one is missing.
-func (s *store) noteSegments(there segmentRange) error { return s.put(segmentsKey, there) }
-
-// knownSegments returns the range that noteSegments wrote down.
-func (s *store) knownSegments() (there segmentRange, err error) {
-	err = s.take(segmentsKey, func(_ string, document []byte) error { return json.Unmarshal(document, &there) })
-	return there, err
 }
 
 // keptIdentity is an identity as a document, without its twin and its messages.
@@ -134,12 +124,12 @@ func (i *identity) keep() error {
 	identityKey, half, letter := i.keys()
 	if i.gone {
 		k.buried = true
-		err := s.delete(identityKey)
+		err := s.Delete(identityKey)
 		for _, d := range i.halves() {
-			err = errors.Join(err, s.delete(half(d.name)))
+			err = errors.Join(err, s.Delete(half(d.name)))
 		}
 		for seq := range k.letters {
-			err = errors.Join(err, s.delete(letter(seq)))
+			err = errors.Join(err, s.Delete(letter(seq)))
 		}
 		return err
 	}
@@ -147,7 +137,7 @@ func (i *identity) keep() error {
 		if k.versions[n] == d.version+1 {
 			continue
 		}
-		if err := s.put(half(d.name), keptDocument{d.props, d.written, d.version}); err != nil {
+		if err := s.Put(half(d.name), keptDocument{d.props, d.written, d.version}); err != nil {
 			return err
 		}
 		k.versions[n] = d.version + 1
@@ -166,7 +156,7 @@ func (i *identity) keep() error {
 	if bytes.Equal(text, k.identity) {
 		return nil
 	}
-	err := s.put(identityKey, json.RawMessage(text))
+	err := s.Put(identityKey, json.RawMessage(text))
 	if err == nil {
 		k.identity = text
 	}
@@ -184,7 +174,7 @@ func (i *identity) keepMail(key func(seq int) string) error {
 		if !m.pending() {
 			body = nil
 		}
-		err := s.put(key(m.seq), keptLetter{
+		err := s.Put(key(m.seq), keptLetter{
 			m.mid, m.topic, body, m.seq, m.ack, m.enqueued, m.expires, m.state, m.deliveryCount, m.feedback, m.token, m.lockedUntil,
 		})
 		if err != nil {
@@ -200,7 +190,7 @@ func (i *identity) keepMail(key func(seq int) string) error {
 	}
 	for seq := range k.letters { // some were forgotten
 		if !slices.ContainsFunc(i.mail.messages, func(m *letter) bool { return m.seq == seq }) {
-			if err := s.delete(key(seq)); err != nil {
+			if err := s.Delete(key(seq)); err != nil {
 				return err
 			}
 			delete(k.letters, seq)
@@ -227,7 +217,7 @@ func (h *hub) restore() error {
 		}
 		return i
 	}
-	err := s.take("identity/"+h.name+"/", func(name string, document []byte) error { // a device comes before its modules
+	err := s.Take("identity/"+h.name+"/", func(name string, document []byte) error { // a device comes before its modules
 		var k keptIdentity
 		if err := decodeKept(document, &k); err != nil {
 			return err
@@ -259,7 +249,7 @@ func (h *hub) restore() error {
 		return err
 	}
 	for n, half := range []string{"desired", "reported", "tags"} {
-		err := s.take("twin/"+h.name+"/"+half+"/", func(name string, document []byte) error {
+		err := s.Take("twin/"+h.name+"/"+half+"/", func(name string, document []byte) error {
 			var k keptDocument
 			if err := decodeKept(document, &k); err != nil {
 				return err
@@ -275,7 +265,7 @@ func (h *hub) restore() error {
 		}
 	}
 	now := h.now()
-	err = s.take("mail/"+h.name+"/", func(name string, document []byte) error {
+	err = s.Take("mail/"+h.name+"/", func(name string, document []byte) error {
 		var k keptLetter
 		if err := decodeKept(document, &k); err != nil {
 			return err
@@ -356,7 +346,7 @@ func (r *registry) keepRecord(d *device) error {
 	case d:
 	case nil:
 		d.kept = nil
-		return r.store.delete(key)
+		return r.store.Delete(key)
 	default:
 		return nil // the id is another device's now
 	}
@@ -379,7 +369,7 @@ func (r *registry) keepRecord(d *device) error {
 	if bytes.Equal(text, d.kept) {
 		return nil
 	}
-	err := r.store.put(key, json.RawMessage(text))
+	err := r.store.Put(key, json.RawMessage(text))
 	if err == nil {
 		d.kept = text
 	}
@@ -408,16 +398,16 @@ func (r *registry) keepEnrollment(group bool, id string) error {
 	}
 	e := r.list(group)[id]
 	if e == nil {
-		return r.store.delete(key)
+		return r.store.Delete(key)
 	}
-	return r.store.put(key, keptEnrollment{e, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots)})
+	return r.store.Put(key, keptEnrollment{e, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots)})
 }
 
 // restore brings back the enrollments and the devices. Timers run from start on.
 func (r *registry) restore() error {
 	for _, group := range []bool{true, false} {
 		prefix := map[bool]string{true: "enrollment/group/", false: "enrollment/single/"}[group]
-		err := r.store.take(prefix, func(id string, document []byte) (err error) {
+		err := r.store.Take(prefix, func(id string, document []byte) (err error) {
 			k := keptEnrollment{enrollment: &enrollment{}}
 			if err := decodeKept(document, &k); err != nil {
 				return err
@@ -442,7 +432,7 @@ func (r *registry) restore() error {
 			return err
 		}
 	}
-	err := r.store.take("device/", func(_ string, document []byte) error {
+	err := r.store.Take("device/", func(_ string, document []byte) error {
 		var k keptDevice
 		err := decodeKept(document, &k)
 		if err != nil {
@@ -528,7 +518,7 @@ func (s *Sim) restore() error {
 		}
 	}
 	if err == nil { // whose identities are left?
-		err = kept.take("identity/", func(name string, _ []byte) error {
+		err = kept.Take("identity/", func(name string, _ []byte) error {
 			hub, _, _ := strings.Cut(name, "/")
 			return &fewHubsError{hub, len(s.hubs)}
 		})
@@ -542,10 +532,31 @@ func (s *Sim) restore() error {
 	// What the configuration says of enrollments counts when it is new: later changes of the list are not undone by a restart.
 	c := s.config
 	wanted := string(azure.EncodeJSON([]any{c.Allocation, c.Reprovision, c.Webhook, c.GroupKey, c.SecondaryGroupKey, c.EnrollmentDocuments}))
-	if kept.secret("enrollments") == wanted {
+	if kept.Secret("enrollments") == wanted {
 		return nil
 	}
 	err = s.registry.enrolDefaults()
-	kept.setSecret("enrollments", wanted)
+	kept.SetSecret("enrollments", wanted)
 	return err
+}
+
+// keptAuthority returns the certificate authority that the store has under this name, or a new one.
+func keptAuthority(s *store.Store, name, commonName string, now time.Time) (*azure.Authority, error) {
+	if text := s.Secret(name); text != "" {
+		a, err := azure.ParseAuthority([]byte(text), now)
+		if err != nil {
+			err = s.SecretError(name, err)
+		}
+		return a, err
+	}
+	a, err := azure.NewAuthority(commonName, now)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.KeyPEM()
+	if err != nil {
+		return nil, err
+	}
+	s.SetSecret(name, string(a.CertificatePEM())+string(key))
+	return a, nil
 }

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // Ledger is what the cloud received from one device, or from all of them.
@@ -160,7 +161,7 @@ func (l *ledger) commit(from *origin, b *batch) error {
 			return fmt.Errorf("the ledger cannot be written: %w", err)
 		}
 	}
-	l.apply(from, now, unpacker{b: b.buf[batchHead:]}, true)
+	l.apply(from, now, store.Unpack(b.buf[batchHead:]), true)
 	l.total.Add(int64(b.n))
 	if b.n = 0; cap(b.buf) <= maxIdleBatch {
 		l.batches.Put(b)
@@ -169,11 +170,11 @@ func (l *ledger) commit(from *origin, b *batch) error {
 }
 
 // apply takes the messages of a batch into memory, and into the counts if count says so. It is false if they make no sense.
-func (l *ledger) apply(from *origin, now time.Time, f unpacker, count bool) (n int, ok bool) {
+func (l *ledger) apply(from *origin, now time.Time, f store.Unpacker, count bool) (n int, ok bool) {
 	var scratch [64]byte
-	for len(f.b) > 0 {
-		m := f.nextArrival()
-		if f.failed {
+	for f.More() {
+		m := nextArrival(&f)
+		if f.Failed() {
 			break
 		}
 		if n++; count {
@@ -181,7 +182,7 @@ func (l *ledger) apply(from *origin, now time.Time, f unpacker, count bool) (n i
 		}
 		l.store(entry{from: from, at: now, bag: int32(len(m.bag)), dup: m.dup, retain: m.retain, isWill: m.isWill}, m)
 	}
-	return n, f.ok()
+	return n, f.OK()
 }
 
 func (a *account) count(hub string, mid []byte, now time.Time) {

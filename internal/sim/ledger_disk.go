@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // ledgerDisk is the ledger in a state directory. The ledger's mutex guards it. It consists of
@@ -30,7 +33,7 @@ type ledgerDisk struct {
 	segmentBytes int64 // a segment that has so many gets no more
 	countsBytes  int64 // so many in segments that the counts do not include call for new counts
 
-	file     *framedFile // the last segment
+	file     *store.File // the last segment
 	segments []segment   // oldest first, without holes in their numbers
 	counted  uint32      // the counts include all segments before this one
 	base     uint32      // the first segment since the last reset
@@ -42,6 +45,24 @@ type ledgerDisk struct {
 type segmentRange struct {
 	Oldest uint32 `json:"oldest"`
 	Newest uint32 `json:"newest"`
+}
+
+// The kinds of the ledger's files.
+const (
+	kindLedger store.Kind = "hubhop sim ledger "
+	kindCounts store.Kind = "hubhop sim ledger counts "
+)
+
+// ledgerFiles are patterns for the names of the ledger's files.
+var ledgerFiles = []string{"ledger.counts", "ledger-*.log"}
+
+// segmentsKey is where the state directory's journal has the numbers of the oldest and newest segment.
+const segmentsKey = "ledger/segments"
+
+// knownSegments returns the numbers of the oldest and newest segment that the journal has.
+func knownSegments(s *store.Store) (there segmentRange, err error) {
+	err = s.Take(segmentsKey, func(_ string, document []byte) error { return json.Unmarshal(document, &there) })
+	return there, err
 }
 
 // segment is one file of messages.
@@ -65,7 +86,7 @@ const (
 )
 
 // batchHead is what precedes the messages of a batch: head of the frame, kind, time, origin.
-const batchHead = frameHead + 1 + 8 + 4
+const batchHead = store.FrameHead + 1 + 8 + 4
 
 // batch is the messages that one connection sent since it last waited for some, as they are written: for each one flags, the lengths
 // of bag and body, bag, body.
@@ -99,17 +120,17 @@ func (b *batch) add(m arrival) {
 func (b *batch) full() bool { return b != nil && len(b.buf) >= maxBatch }
 
 // nextArrival takes the next message of a batch; its slices are those of f.
-func (f *unpacker) nextArrival() (m arrival) {
-	flags := f.byte()
+func nextArrival(f *store.Unpacker) (m arrival) {
+	flags := f.Byte()
 	m.dup, m.retain, m.isWill = flags&flagDup != 0, flags&flagRetain != 0, flags&flagWill != 0
-	bag, body := f.uvarint(), f.uvarint()
-	m.bag, m.body = f.bytes(bag), f.bytes(body)
+	bag, body := f.Uvarint(), f.Uvarint()
+	m.bag, m.body = f.Bytes(bag), f.Bytes(body)
 	return m
 }
 
 // append writes a batch down before the ledger counts it.
 func (d *ledgerDisk) append(l *ledger, from *origin, b *batch, now time.Time) error {
-	if d.file == nil || d.file.size >= d.segmentBytes {
+	if d.file == nil || d.file.Size() >= d.segmentBytes {
 		if err := d.roll(); err != nil {
 			return err
 		}
@@ -126,35 +147,35 @@ func (d *ledgerDisk) append(l *ledger, from *origin, b *batch, now time.Time) er
 		from.ref = d.lastRef
 	}
 	if from.segment != last.number {
-		if err := d.file.append(appendFrame(nil, from.encode())); err != nil {
+		if err := d.file.Append(store.AppendFrame(nil, from.encode())); err != nil {
 			return err
 		}
 		from.segment = last.number
 	}
-	b.buf[frameHead] = frameMessages
-	binary.LittleEndian.PutUint64(b.buf[frameHead+1:], uint64(now.UnixNano()))
-	binary.LittleEndian.PutUint32(b.buf[frameHead+9:], from.ref)
-	sealFrame(b.buf)
-	err := d.file.append(b.buf)
+	b.buf[store.FrameHead] = frameMessages
+	binary.LittleEndian.PutUint64(b.buf[store.FrameHead+1:], uint64(now.UnixNano()))
+	binary.LittleEndian.PutUint32(b.buf[store.FrameHead+9:], from.ref)
+	store.SealFrame(b.buf)
+	err := d.file.Append(b.buf)
 	if err == nil {
 		last.messages += b.n
 	}
-	last.bytes = d.file.size
+	last.bytes = d.file.Size()
 	return err
 }
 
 func (o *origin) encode() []byte {
 	b := binary.AppendUvarint([]byte{frameOrigin}, uint64(o.ref))
 	for _, s := range []string{o.hub, o.device, o.module, o.authType, o.generation, o.modelID} {
-		b = appendText(b, s)
+		b = store.AppendText(b, s)
 	}
 	return b
 }
 
-func decodeOrigin(f *unpacker) *origin {
-	o := &origin{ref: uint32(f.uvarint())}
+func decodeOrigin(f *store.Unpacker) *origin {
+	o := &origin{ref: uint32(f.Uvarint())}
 	for _, s := range []*string{&o.hub, &o.device, &o.module, &o.authType, &o.generation, &o.modelID} {
-		*s = f.text()
+		*s = f.Text()
 	}
 	return o
 }
@@ -171,7 +192,7 @@ func (d *ledgerDisk) roll() error {
 	if n := len(d.segments); n > 0 {
 		number = d.segments[n-1].number + 1
 	}
-	file, err := createFramed(d.path(number), kindLedger)
+	file, err := store.Create(d.path(number), kindLedger)
 	if err != nil {
 		return err
 	}
@@ -181,16 +202,16 @@ func (d *ledgerDisk) roll() error {
 			there.Oldest = d.segments[0].number
 		}
 		if err := d.note(there); err != nil {
-			_ = file.close()
+			_ = file.Close()
 			_ = os.Remove(d.path(number))
 			return err
 		}
 	}
 	if d.file != nil {
-		_ = d.file.close() // every byte was written without an error
+		_ = d.file.Close() // every byte was written without an error
 	}
 	d.file = file
-	d.segments = append(d.segments, segment{number: number, bytes: file.size})
+	d.segments = append(d.segments, segment{number: number, bytes: file.Size()})
 	return nil
 }
 
@@ -213,18 +234,18 @@ func (d *ledgerDisk) due() bool {
 
 // writeCounts replaces the counts by those before segment counted.
 func (d *ledgerDisk) writeCounts(accounts map[string]*account, counted, base uint32) error {
-	file := kindCounts.line()
+	file := kindCounts.Line()
 	head := binary.AppendUvarint([]byte{frameTotals}, uint64(counted))
 	head = binary.AppendUvarint(head, uint64(base))
 	head = binary.AppendUvarint(head, uint64(len(accounts)))
-	file = appendFrame(file, head)
+	file = store.AppendFrame(file, head)
 	for device, a := range accounts {
 		start := len(file)
-		file = append(append(file, make([]byte, frameHead)...), frameAccount)
-		file = a.encode(appendText(file, device))
-		sealFrame(file[start:])
+		file = append(append(file, make([]byte, store.FrameHead)...), frameAccount)
+		file = a.encode(store.AppendText(file, device))
+		store.SealFrame(file[start:])
 	}
-	if err := replaceFile(d.countsPath(), file, 0o600); err != nil {
+	if err := store.Replace(d.countsPath(), file, 0o600); err != nil {
 		return err
 	}
 	d.counted, d.base, d.written = counted, base, int64(len(file))
@@ -272,7 +293,7 @@ func (d *ledgerDisk) close() error {
 	if d.file == nil {
 		return nil
 	}
-	return d.file.close()
+	return d.file.Close()
 }
 
 func newLedgerDisk(dir string, log zerolog.Logger) *ledgerDisk {
@@ -353,12 +374,12 @@ func (d *ledgerDisk) find() (numbers []uint32, err error) {
 func (l *ledger) readSegment(d *ledgerDisk, number uint32, origins map[uint32]*origin, last bool) error {
 	path, messages := d.path(number), 0
 	count := number >= d.counted
-	good, size, err := readFramed(path, kindLedger, func(at int, payload []byte) error {
-		f := unpacker{b: payload}
-		switch f.byte() {
+	good, size, err := store.Read(path, kindLedger, func(at int, payload []byte) error {
+		f := store.Unpack(payload)
+		switch f.Byte() {
 		case frameOrigin:
 			o := decodeOrigin(&f)
-			if f.ok() {
+			if f.OK() {
 				if origins[o.ref] == nil {
 					o.account = l.account(o.device)
 					origins[o.ref] = o
@@ -368,7 +389,7 @@ func (l *ledger) readSegment(d *ledgerDisk, number uint32, origins map[uint32]*o
 				return nil
 			}
 		case frameMessages:
-			if head := f.bytes(12); head != nil {
+			if head := f.Bytes(12); head != nil {
 				now := time.Unix(0, int64(binary.LittleEndian.Uint64(head)))
 				from := origins[binary.LittleEndian.Uint32(head[8:])]
 				if from != nil && from.segment == number {
@@ -379,25 +400,25 @@ func (l *ledger) readSegment(d *ledgerDisk, number uint32, origins map[uint32]*o
 				}
 			}
 		}
-		return &damageError{at: at, what: "a record makes no sense"}
+		return &store.DamageError{At: at, What: "a record makes no sense"}
 	})
 	if err != nil {
 		return err
 	}
 	if good < size {
 		if !last {
-			return &damageError{path: path, at: good, what: "a record ends early, but this is not where the ledger ends"}
+			return &store.DamageError{Path: path, At: good, What: "a record ends early, but this is not where the ledger ends"}
 		}
 		d.log.Warn().Str("file", path).Int("bytes", size-good).Msg("a message that was being written when the simulator was killed is cut off: it was not acknowledged")
 	}
 	if good == 0 && number <= d.known.Newest {
-		return &damageError{path: path, what: "it is empty"}
+		return &store.DamageError{Path: path, What: "it is empty"}
 	}
 	if last {
-		if d.file, err = reopenFramed(path, kindLedger, good); err != nil {
+		if d.file, err = store.Reopen(path, kindLedger, good); err != nil {
 			return err
 		}
-		good = int(d.file.size)
+		good = int(d.file.Size())
 	}
 	d.segments = append(d.segments, segment{number: number, bytes: int64(good), messages: messages})
 	return nil
@@ -406,20 +427,20 @@ func (l *ledger) readSegment(d *ledgerDisk, number uint32, origins map[uint32]*o
 func (l *ledger) readCounts(d *ledgerDisk) error {
 	accounts := -1
 	path := d.countsPath()
-	good, size, err := readFramed(path, kindCounts, func(at int, payload []byte) error {
-		f := unpacker{b: payload}
-		switch kind := f.byte(); {
+	good, size, err := store.Read(path, kindCounts, func(at int, payload []byte) error {
+		f := store.Unpack(payload)
+		switch kind := f.Byte(); {
 		case kind == frameTotals && accounts < 0:
-			d.counted, d.base = uint32(f.uvarint()), uint32(f.uvarint())
-			accounts = int(f.uvarint())
+			d.counted, d.base = uint32(f.Uvarint()), uint32(f.Uvarint())
+			accounts = int(f.Uvarint())
 		case kind == frameAccount && accounts > 0:
 			accounts--
-			l.account(f.text()).decode(&f)
+			l.account(f.Text()).decode(&f)
 		default:
-			f.failed = true
+			f.Fail()
 		}
-		if !f.ok() {
-			return &damageError{at: at, what: "a record makes no sense"}
+		if !f.OK() {
+			return &store.DamageError{At: at, What: "a record makes no sense"}
 		}
 		return nil
 	})
@@ -427,7 +448,7 @@ func (l *ledger) readCounts(d *ledgerDisk) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err == nil && (good < size || accounts != 0): // it was renamed into place, so it was whole once
-		err = &damageError{path: path, at: good, what: "its end is missing"}
+		err = &store.DamageError{Path: path, At: good, What: "its end is missing"}
 	}
 	d.written = int64(size)
 	return err
@@ -442,11 +463,11 @@ func (a *account) encode(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.hubs)))
 	for hub, n := range a.hubs {
-		b = binary.AppendVarint(appendText(b, hub), n)
+		b = binary.AppendVarint(store.AppendText(b, hub), n)
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.streams)))
 	for outbox, s := range a.streams {
-		b = binary.AppendUvarint(appendText(b, outbox), uint64(len(s.ranges)))
+		b = binary.AppendUvarint(store.AppendText(b, outbox), uint64(len(s.ranges)))
 		for _, r := range s.ranges {
 			b = binary.AppendUvarint(binary.AppendUvarint(b, r.from), r.to)
 		}
@@ -458,25 +479,25 @@ func (a *account) encode(b []byte) []byte {
 	return b
 }
 
-func (a *account) decode(f *unpacker) {
+func (a *account) decode(f *store.Unpacker) {
 	for _, n := range []*int64{&a.received, &a.duplicates, &a.reordered, (*int64)(&a.maxGap)} {
-		*n = f.varint()
+		*n = f.Varint()
 	}
 	for _, at := range []*time.Time{&a.first, &a.last} {
-		*at = fromNanos(f.varint())
+		*at = fromNanos(f.Varint())
 	}
-	for range f.count(2) {
-		hub := f.text()
-		a.hubs[hub] = f.varint()
+	for range f.Count(2) {
+		hub := f.Text()
+		a.hubs[hub] = f.Varint()
 	}
-	for range f.count(2) {
-		outbox := f.text()
+	for range f.Count(2) {
+		outbox := f.Text()
 		s := &stream{}
-		for range f.count(2) {
-			s.ranges = append(s.ranges, span{f.uvarint(), f.uvarint()})
+		for range f.Count(2) {
+			s.ranges = append(s.ranges, span{f.Uvarint(), f.Uvarint()})
 		}
 		if len(s.ranges) == 0 {
-			f.failed = true
+			f.Fail()
 			return
 		}
 		if a.streams == nil {
@@ -484,12 +505,12 @@ func (a *account) decode(f *unpacker) {
 		}
 		a.streams[outbox] = s
 	}
-	n := f.count(16)
+	n := f.Count(16)
 	if n > 0 {
 		a.foreign = make(map[[16]byte]struct{}, n)
 	}
 	for range n {
-		a.foreign[[16]byte(f.bytes(16))] = struct{}{}
+		a.foreign[[16]byte(f.Bytes(16))] = struct{}{}
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // diskLedger opens a ledger with small files.
@@ -55,9 +57,9 @@ func TestLedgerSurvives(t *testing.T) {
 					}
 					b = l.collect(b, arrival{bag: []byte("%24.mid=" + mid), body: []byte(strings.Repeat("x", rnd.IntN(100))), dup: rnd.IntN(9) == 0, retain: rnd.IntN(9) == 0, isWill: rnd.IntN(9) == 0})
 				}
-				must(t, l.commit(from, b))
+				simtest.Must(t, l.commit(from, b))
 				if rnd.IntN(400) == 0 {
-					must(t, l.reset())
+					simtest.Must(t, l.reset())
 				}
 			}
 			again := diskLedger(t, dir, conf) // the old one simply stops, as a killed process does
@@ -67,7 +69,7 @@ func TestLedgerSurvives(t *testing.T) {
 					return false
 				}
 			}
-			must(t, l.close())
+			simtest.Must(t, l.close())
 			l = again
 		}
 		return true
@@ -83,14 +85,14 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 	l := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20})
 	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
 	for seq := range 5000 {
-		must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: make([]byte, 100)}))
+		simtest.Must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: make([]byte, 100)}))
 	}
 	var size int64
 	files, err := os.ReadDir(dir)
-	must(t, err)
+	simtest.Must(t, err)
 	for _, f := range files {
 		info, err := f.Info()
-		must(t, err)
+		simtest.Must(t, err)
 		size += info.Size()
 	}
 	if size > 16<<10 || l.disk.uncounted() > 12<<10 {
@@ -99,7 +101,7 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 	if r := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20}).report("d", true, 0); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
 		t.Errorf("%d %d %d", r.Received, r.Distinct, len(r.Messages))
 	}
-	must(t, l.reset())
+	simtest.Must(t, l.reset())
 	if files, err = os.ReadDir(dir); len(files) != 2 {
 		t.Errorf("%v are left after a reset, %v", files, err)
 	}
@@ -112,15 +114,15 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
 	var ends []int64 // of the file after each message
 	for seq := range 4 {
-		must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: []byte("hello")}))
-		ends = append(ends, l.disk.file.size)
+		simtest.Must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: []byte("hello")}))
+		ends = append(ends, l.disk.file.Size())
 	}
 	data, err := os.ReadFile(l.disk.path(1))
-	must(t, err)
+	simtest.Must(t, err)
 	for cut := range len(data) + 1 {
 		torn := t.TempDir()
 		path := filepath.Join(torn, filepath.Base(l.disk.path(1)))
-		must(t, os.WriteFile(path, data[:cut], 0o600))
+		simtest.Must(t, os.WriteFile(path, data[:cut], 0o600))
 		want := int64(0)
 		for _, end := range ends {
 			if end <= int64(cut) {
@@ -131,7 +133,7 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 		if r := again.report("d", true, 0); r.Received != want || len(r.Messages) != int(want) {
 			t.Fatalf("cut at %d: %d received, want %d", cut, r.Received, want)
 		}
-		must(t, again.enter(&origin{hub: "hub-a", device: "d", account: again.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
+		simtest.Must(t, again.enter(&origin{hub: "hub-a", device: "d", account: again.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
 		again = diskLedger(t, torn, DefaultConfig())
 		if r := again.report("d", true, 0); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
 			t.Fatalf("cut at %d and gone on: %+v", cut, r)
@@ -141,7 +143,7 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 		bad := t.TempDir()
 		flipped := append([]byte{}, data...)
 		flipped[i] ^= 0x10
-		must(t, os.WriteFile(filepath.Join(bad, "ledger-00000001.log"), flipped, 0o600))
+		simtest.Must(t, os.WriteFile(filepath.Join(bad, "ledger-00000001.log"), flipped, 0o600))
 		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(bad, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), "ledger-00000001.log") {
 			t.Fatalf("byte %d is wrong: %v", i, err)
 		}
@@ -153,23 +155,23 @@ func TestLedgerMissesFiles(t *testing.T) {
 	l := diskLedger(t, dir, DefaultConfig())
 	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
 	for len(l.disk.segments) < 8 {
-		must(t, l.enter(from, arrival{bag: []byte("a=b"), body: make([]byte, 300)}))
+		simtest.Must(t, l.enter(from, arrival{bag: []byte("a=b"), body: make([]byte, 300)}))
 	}
 	for _, name := range []string{"ledger-00000003.log", "ledger.counts"} {
 		path := filepath.Join(dir, name)
 		data, err := os.ReadFile(path)
-		must(t, err)
-		must(t, os.Truncate(path, int64(len(data)-1)))
+		simtest.Must(t, err)
+		simtest.Must(t, os.Truncate(path, int64(len(data)-1)))
 		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is short: %v", name, err)
 		}
 		if name != "ledger.counts" {
-			must(t, os.Remove(path))
+			simtest.Must(t, os.Remove(path))
 			if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name+" is missing") {
 				t.Errorf("%s is missing: %v", name, err)
 			}
 		}
-		must(t, os.WriteFile(path, data, 0o600))
+		simtest.Must(t, os.WriteFile(path, data, 0o600))
 	}
 	if r := diskLedger(t, dir, DefaultConfig()).report("", false, 0); r.Received != l.report("", false, 0).Received {
 		t.Errorf("%+v", r)
@@ -180,17 +182,17 @@ func TestLedgerOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	l := diskLedger(t, dir, DefaultConfig())
 	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
-	must(t, l.enter(from, arrival{bag: []byte("n=1")}))
-	disk := &fullDisk{l.disk.file.file, 20, false}
-	l.disk.file.file = disk
-	if err := l.enter(from, arrival{bag: []byte("n=2")}); !errors.Is(err, errFull) {
+	simtest.Must(t, l.enter(from, arrival{bag: []byte("n=1")}))
+	disk := &simtest.FullDisk{Room: 20}
+	l.disk.file.Wrap(disk.Over)
+	if err := l.enter(from, arrival{bag: []byte("n=2")}); !errors.Is(err, simtest.ErrFull) {
 		t.Fatal(err)
 	}
 	if r := l.report("d", true, 0); r.Received != 1 || l.total.Load() != 1 {
 		t.Errorf("what was refused counts: %+v", r)
 	}
-	disk.room = 1 << 20
-	must(t, l.enter(from, arrival{bag: []byte("n=3")}))
+	disk.Room = 1 << 20
+	simtest.Must(t, l.enter(from, arrival{bag: []byte("n=3")}))
 	if was, is := ledgerText(l, "d"), ledgerText(diskLedger(t, dir, DefaultConfig()), "d"); was != is {
 		t.Errorf("was\n%s\nis\n%s", was, is)
 	}
@@ -200,11 +202,11 @@ func FuzzLedgerFiles(f *testing.F) {
 	a := account{received: 3, hubs: map[string]int64{"hub-a": 3}, streams: map[string]*stream{"0123456789abcdef": {ranges: []span{{1, 2}}}},
 		foreign: map[[16]byte]struct{}{{1}: {}}}
 	f.Add(append([]byte{frameTotals}, 1, 1, 1), true)
-	f.Add(a.encode(appendText([]byte{frameAccount}, "d")), true)
+	f.Add(a.encode(store.AppendText([]byte{frameAccount}, "d")), true)
 	f.Add((&origin{ref: 1, hub: "hub-a", device: "d"}).encode(), false)
 	b := &batch{}
 	b.add(arrival{bag: []byte("%24.mid=x"), body: []byte("{}"), dup: true})
-	f.Add(b.buf[frameHead:], false)
+	f.Add(b.buf[store.FrameHead:], false)
 	f.Fuzz(func(t *testing.T, payload []byte, counts bool) { // the payload of a frame with the right checksum
 		dir := t.TempDir()
 		name, kind := "ledger-00000001.log", kindLedger
@@ -212,20 +214,20 @@ func FuzzLedgerFiles(f *testing.F) {
 			name, kind = "ledger.counts", kindCounts
 		}
 		payload = append([]byte{}, payload...)
-		file := kind.line()
+		file := kind.Line()
 		switch {
 		case len(payload) > 0 && payload[0] == frameAccount:
-			file = appendFrame(file, []byte{frameTotals, 1, 1, 1})
+			file = store.AppendFrame(file, []byte{frameTotals, 1, 1, 1})
 		case len(payload) > 13 && payload[0] == frameMessages:
 			binary.LittleEndian.PutUint32(payload[9:], 1)
-			file = appendFrame(file, (&origin{ref: 1, hub: "hub-a", device: "d"}).encode())
+			file = store.AppendFrame(file, (&origin{ref: 1, hub: "hub-a", device: "d"}).encode())
 		}
-		must(t, os.WriteFile(filepath.Join(dir, name), appendFrame(file, payload), 0o600))
+		simtest.Must(t, os.WriteFile(filepath.Join(dir, name), store.AppendFrame(file, payload), 0o600))
 		l := newLedger(DefaultConfig())
 		if l.openDisk(newLedgerDisk(dir, zerolog.Nop())) == nil {
 			_ = l.report("", true, 0)
-			must(t, l.enter(&origin{hub: "h", device: "d", account: l.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
-			must(t, l.close())
+			simtest.Must(t, l.enter(&origin{hub: "h", device: "d", account: l.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
+			simtest.Must(t, l.close())
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // registry is what DPS and, above it, IoT Central know: who may enrol, which devices there are, and which hub each belongs to.
@@ -26,7 +27,7 @@ type registry struct {
 	authority *azure.Authority // of device certificates
 	group     [2][]byte        // primary and secondary group key
 	events    *broadcaster
-	store     *store // nil without a state directory
+	store     *store.Store // nil without a state directory
 
 	mu             sync.Mutex
 	enrollments    map[string]*enrollment // individual ones, by lower-case registration id

@@ -55,9 +55,9 @@
 // keeps the books. control.go is the typed control, control_http.go its HTTP form, jsontext.go
 // words the errors of JSON texts, telling.go bounds the log.
 //
-// With a state directory, store.go has the directory and a journal of documents, keep.go says which
-// documents there are of the hubs and of the registry, ledger_disk.go writes the ledger, and
-// frames.go is the format of all these files.
+// With a state directory, package store has the directory, a journal of documents and the format of
+// all files, keep.go says which documents there are of the hubs and of the registry, and
+// ledger_disk.go writes the ledger. Package query reads and answers queries.
 //
 // Each piece of state has one owner and one mutex. They are taken in this order, any may be left
 // out: a registration that takes effect, registry, hub, identity (that of a module before that of
@@ -92,6 +92,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // Sim is one simulated cloud. Its methods may be called from any goroutine.
@@ -103,7 +104,7 @@ type Sim struct {
 	central  *central
 	hubs     []*hub
 	ledger   *ledger
-	store    *store // nil without a state directory
+	store    *store.Store // nil without a state directory
 	events   *broadcaster
 	control  *endpoint
 	proxy    *endpoint // nil unless asked for
@@ -130,29 +131,29 @@ func New(c Config) (_ *Sim, err error) {
 		c.Listen = onLoopbackOnly(c.Listen)
 	}
 	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
-	kept, err := openStore(c.StateDir, c.Logger)
+	kept, err := store.Open(store.Options{Dir: c.StateDir, Log: c.Logger, Others: ledgerFiles})
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s := &Sim{config: c, ledger: newLedger(c), store: kept, events: &broadcaster{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.ledger.close(), kept.close())
+			err = errors.Join(err, s.ledger.close(), kept.Close())
 		}
 	}()
-	ca, err := kept.authority("ca", "hubhop simulator CA", now())
+	ca, err := keptAuthority(kept, "ca", "hubhop simulator CA", now())
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	deviceCA, err := kept.authority("deviceCA", "hubhop simulator device CA", now())
+	deviceCA, err := keptAuthority(kept, "deviceCA", "hubhop simulator device CA", now())
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.ca = ca
 	if kept != nil {
-		disk := newLedgerDisk(kept.dir, c.Logger)
-		disk.note = kept.noteSegments
-		if disk.known, err = kept.knownSegments(); err != nil {
+		disk := newLedgerDisk(kept.Dir(), c.Logger)
+		disk.note = func(there segmentRange) error { return kept.Put(segmentsKey, there) }
+		if disk.known, err = knownSegments(kept); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
 		if err := s.ledger.openDisk(disk); err != nil {
@@ -187,10 +188,10 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	for i, g := range []struct{ name, key string }{{"group/primary", c.GroupKey}, {"group/secondary", c.SecondaryGroupKey}} {
 		if g.key != "" {
-			kept.setSecret(g.name, g.key)
+			kept.SetSecret(g.name, g.key)
 			s.registry.group[i], _ = base64.StdEncoding.DecodeString(g.key) // validated
 		} else {
-			s.registry.group[i] = kept.key(g.name, 64)
+			s.registry.group[i] = kept.Key(g.name, 64)
 		}
 	}
 	if err := s.restore(); err != nil {
@@ -219,15 +220,15 @@ func New(c Config) (_ *Sim, err error) {
 	if c.ConnectProxy != "" {
 		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
 	}
-	if err := kept.saveCloud(); err != nil {
+	if err := kept.Save(); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	return s, nil
 }
 
-func newHub(shared hubDeps, c Config, i int, ca *azure.Authority, kept *store) (*hub, error) {
+func newHub(shared hubDeps, c Config, i int, ca *azure.Authority, kept *store.Store) (*hub, error) {
 	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
-	h.policies = newPolicies(func(policy string, size int) []byte { return kept.key(h.name+"/"+policy, size) })
+	h.policies = newPolicies(func(policy string, size int) []byte { return kept.Key(h.name+"/"+policy, size) })
 	h.hosts = []string{h.name + ".sim.local", h.azureName()}
 	var err error
 	if h.tls, err = ca.ServerTLS(c.certified(i+1, h.hosts...)); err != nil {
@@ -344,7 +345,7 @@ func (s *Sim) listen() error {
 		}
 		all = append(all, s.proxy)
 	}
-	if err := s.store.saveCloud(); err != nil {
+	if err := s.store.Save(); err != nil {
 		return err
 	}
 	for _, e := range all {
@@ -366,7 +367,7 @@ func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
 
 // bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
 func (s *Sim) bindFree(e *endpoint, name, host string) error {
-	if known := s.store.address(name); known != "" {
+	if known := s.store.Address(name); known != "" {
 		if old, _, _ := net.SplitHostPort(known); old == host {
 			if err := e.bind(known); err != nil {
 				return fmt.Errorf("the port of %s that clients of this state directory know cannot be taken again: %w; end what has it, or start with another state directory",
@@ -378,7 +379,7 @@ func (s *Sim) bindFree(e *endpoint, name, host string) error {
 	if err := e.bind(net.JoinHostPort(host, "0")); err != nil {
 		return err
 	}
-	s.store.setAddress(name, e.address())
+	s.store.SetAddress(name, e.address())
 	return nil
 }
 
@@ -417,7 +418,7 @@ func (s *Sim) closeLocked() error {
 	for _, f := range s.servers {
 		f.stop()
 	}
-	return errors.Join(s.ledger.close(), s.store.close())
+	return errors.Join(s.ledger.close(), s.store.Close())
 }
 
 // Info is what a device, an operator or a script must know to use the cloud. It is the document sim.json.
@@ -517,28 +518,11 @@ func (s *Sim) WriteFiles(dir string) error {
 		{"group.key", append(base64.StdEncoding.AppendEncode(nil, s.registry.group[0]), '\n'), 0o600},
 		{"sim.json", info.Bytes(), 0o600},
 	} {
-		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
+		if err := store.Replace(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
 			return fmt.Errorf("sim: %w", err)
 		}
 	}
 	return nil
-}
-
-// replaceFile puts a whole file in place of another one.
-func replaceFile(path string, data []byte, mode os.FileMode) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".sim-*")
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(data)
-	err = errors.Join(err, temp.Chmod(mode), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(temp.Name())
-	}
-	return err
 }
 
 // httpFront serves HTTP on the connections an endpoint takes. To net/http it is a listener that never fails, whatever faults do to

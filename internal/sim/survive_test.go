@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
 // inKeptWorld is inWorld with a state directory.
@@ -32,7 +33,7 @@ func inKeptWorld(t *testing.T, change func(*Config), f func(w *world)) {
 func (w *world) reborn() {
 	w.t.Helper()
 	synctest.Wait()
-	after := crash(w.t, w.config.StateDir)
+	after := simtest.Killed(w.t, w.config.StateDir)
 	must(w.t, w.Close())
 	w.config.StateDir = after
 	w.start()
@@ -50,7 +51,7 @@ func TestMissingFiles(t *testing.T) {
 			c.telemetry(fmt.Sprintf("%%24.mid=0123456789abcdef-%d", i+1), `{"a":"`+strings.Repeat("x", 100)+`"}`, uint16(i+1))
 		}
 		synctest.Wait()
-		whole := crash(t, w.config.StateDir)
+		whole := simtest.Killed(t, w.config.StateDir)
 		names, err := filepath.Glob(filepath.Join(whole, "*"))
 		must(t, err)
 		if len(names) < 6 {
@@ -60,7 +61,7 @@ func TestMissingFiles(t *testing.T) {
 			name := filepath.Base(path)
 			for how, spoil := range map[string]func(path string) error{"missing": os.Remove, "empty": func(path string) error { return os.Truncate(path, 0) }} {
 				config := w.config
-				config.StateDir = crash(t, whole)
+				config.StateDir = simtest.Killed(t, whole)
 				must(t, spoil(filepath.Join(config.StateDir, name)))
 				again, err := New(config)
 				if err == nil { // then nothing may be lost: the lock is nothing, and counts can be made from all messages
@@ -76,7 +77,7 @@ func TestMissingFiles(t *testing.T) {
 			}
 		}
 		config := w.config // what is left when all of the ledger is gone is told as well
-		config.StateDir = crash(t, whole)
+		config.StateDir = simtest.Killed(t, whole)
 		for _, path := range names {
 			if name := filepath.Base(path); strings.HasPrefix(name, "ledger") {
 				must(t, os.Remove(filepath.Join(config.StateDir, name)))
@@ -85,7 +86,7 @@ func TestMissingFiles(t *testing.T) {
 		if _, err := New(config); err == nil || !strings.Contains(err.Error(), "ledger-") {
 			t.Errorf("the whole ledger is missing: %v", err)
 		}
-		config.StateDir = crash(t, whole)
+		config.StateDir = simtest.Killed(t, whole)
 		for _, name := range []string{"cloud.json", "state.log"} {
 			must(t, os.Remove(filepath.Join(config.StateDir, name)))
 		}
@@ -143,8 +144,8 @@ func TestNoPubackOnAFullDisk(t *testing.T) {
 		c := w.connect(host, "dev-1")
 		c.telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
 		w.ledger.mu.Lock()
-		disk := &fullDisk{w.ledger.disk.file.file, 60, false}
-		w.ledger.disk.file.file = disk
+		disk := &simtest.FullDisk{Room: 60}
+		w.ledger.disk.file.Wrap(disk.Over)
 		w.ledger.mu.Unlock()
 		c.send(publishBytes("devices/dev-1/messages/events/%24.mid=0123456789abcdef-2", `{"and":"so on, and on, and on"}`, 1, 2))
 		c.wantEnd()
@@ -152,7 +153,7 @@ func TestNoPubackOnAFullDisk(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 		w.ledger.mu.Lock()
-		disk.room = 1000
+		disk.Room = 1000
 		w.ledger.mu.Unlock()
 		w.connect(host, "dev-1").telemetry("%24.mid=0123456789abcdef-2", "{}", 2)
 		w.reborn()
@@ -214,7 +215,7 @@ func (w *world) survives(step string) {
 	w.t.Helper()
 	synctest.Wait()
 	c := w.config
-	c.StateDir = crash(w.t, c.StateDir)
+	c.StateDir = simtest.Killed(w.t, c.StateDir)
 	again, err := New(c)
 	if err != nil {
 		w.t.Fatalf("after %s: %v", step, err)
@@ -365,7 +366,7 @@ func TestDeviceFindsItsCloudAgain(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 		must(t, w.Failover("dev-1", time.Minute)) // and one that should have ended while nobody was there
-		after := crash(t, w.config.StateDir)
+		after := simtest.Killed(t, w.config.StateDir)
 		must(t, w.Close())
 		time.Sleep(time.Hour)
 		w.config.StateDir = after
@@ -383,10 +384,8 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 		host := w.provision("dev-1")
 		c := w.connect(host, "dev-1")
 		c.subscribeAll()
-		w.store.mu.Lock()
-		disk := &fullDisk{w.store.file.file, 5, false}
-		w.store.file.file = disk
-		w.store.mu.Unlock()
+		disk := &simtest.FullDisk{Room: 5}
+		w.store.WrapFile(disk.Over)
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/500/") {
 			t.Errorf("a patch: %s", topic)
 		}
@@ -399,11 +398,11 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		disk.room = 1 << 20
+		disk.Room = 1 << 20
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/204/?$rid=1&$version=2") {
 			t.Errorf("a patch: %s", topic)
 		}
-		disk.room = 5
+		disk.Room = 5
 		if got := refusal(w.Failover("dev-1", 0)); got != "503 ServiceUnavailable" {
 			t.Error(got)
 		}
@@ -433,10 +432,8 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 		}
 		locked := strings.Trim(mailbox("GET", "").header.Get("ETag"), `"`)
 		c := w.connect(host, "dev-1")
-		w.store.mu.Lock()
-		disk := &fullDisk{w.store.file.file, 5, false}
-		w.store.file.file = disk
-		w.store.mu.Unlock()
+		disk := &simtest.FullDisk{Room: 5}
+		w.store.WrapFile(disk.Over)
 		for name, err := range map[string]error{
 			"disable": w.Disable("made"), "enable": w.Enable("made"), "disable, dps": w.DisableIdentity("dev-1"), "enable, dps": w.Enable("dev-1"),
 		} {
@@ -457,7 +454,7 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 		c = w.connect(host, "dev-1")
 		c.send(subscribeBytes(1, 1, "$iothub/twin/res/#"))
 		c.wantEnd()
-		disk.room = 1 << 20
+		disk.Room = 1 << 20
 		c = w.connect(host, "dev-1")
 		c.subscribeAll()
 		if a := mailbox("DELETE", "/"+locked); a.status != 204 { // it still has the lock
@@ -470,7 +467,7 @@ func TestStateOfMoreHubs(t *testing.T) {
 	inKeptWorld(t, func(c *Config) { c.Hubs = 3 }, func(w *world) {
 		w.service(2).want(200, "", "PUT", "/devices/d", `{"deviceId":"d"}`)
 		c := w.config
-		c.Hubs, c.StateDir = 2, crash(t, c.StateDir)
+		c.Hubs, c.StateDir = 2, simtest.Killed(t, c.StateDir)
 		if _, err := New(c); err == nil || !strings.Contains(err.Error(), "start with --hubs 3") {
 			t.Error(err)
 		}
@@ -490,6 +487,24 @@ func TestFlagsAndKeptEnrollments(t *testing.T) {
 		w.reborn()
 		if r := w.registry; r.groups[defaultX509Group] == nil || r.groups[defaultGroup].AllocationPolicy != AllocateHashed {
 			t.Errorf("%+v", r.groups)
+		}
+	})
+}
+
+func TestStateFilesAreForTheOwnerOnly(t *testing.T) {
+	inWorld(t, func(c *Config) { c.StateDir = filepath.Join(t.TempDir(), "new", "state") }, func(w *world) {
+		w.connect(w.provision("dev-1"), "dev-1").telemetry("a=b", "{}", 1)
+		files, err := os.ReadDir(w.config.StateDir)
+		must(t, err)
+		for _, f := range files {
+			info, err := f.Info()
+			must(t, err)
+			if info.Mode().Perm() != 0o600 {
+				t.Errorf("%s is %v", f.Name(), info.Mode())
+			}
+		}
+		if len(files) != 4 {
+			t.Errorf("%v", files)
 		}
 	})
 }

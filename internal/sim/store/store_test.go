@@ -1,4 +1,4 @@
-package sim
+package store
 
 import (
 	"encoding/json"
@@ -8,29 +8,23 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/quick"
 
-	"github.com/rs/zerolog"
-
-	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
-func mustStore(t *testing.T, dir string) *store {
-	t.Helper()
-	s, err := openStore(dir, zerolog.Nop())
-	must(t, err)
-	must(t, s.saveCloud())
-	return s
-}
+// others are the files that the tests let somebody else have in the directory.
+var others = []string{"ledger-*.log"}
 
-// crash is a directory as a process that is killed now would leave it.
-func crash(t *testing.T, dir string) string {
+func mustStore(t *testing.T, dir string) *Store {
 	t.Helper()
-	after := filepath.Join(t.TempDir(), "state")
-	must(t, os.CopyFS(after, os.DirFS(dir)))
-	return after
+	s, err := Open(Options{Dir: dir, Others: others})
+	simtest.Must(t, err)
+	simtest.Must(t, s.Save())
+	return s
 }
 
 // documents are all that a store holds.
@@ -38,11 +32,11 @@ func documents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	s := mustStore(t, dir)
 	all := map[string]string{}
-	must(t, s.take("", func(key string, document []byte) error {
+	simtest.Must(t, s.Take("", func(key string, document []byte) error {
 		all[key] = string(document)
 		return nil
 	}))
-	must(t, s.close())
+	simtest.Must(t, s.Close())
 	return all
 }
 
@@ -58,24 +52,24 @@ func TestStoreSurvives(t *testing.T) {
 				key := fmt.Sprintf("device/%d", rnd.IntN(30))
 				peak = max(peak, s.live)
 				if rnd.IntN(4) == 0 {
-					must(t, s.delete(key))
+					simtest.Must(t, s.Delete(key))
 					delete(want, key)
 					continue
 				}
 				text := strings.Repeat("x", rnd.IntN(30_000))
-				must(t, s.put(key, text))
-				want[key] = string(azure.EncodeJSON(text))
+				simtest.Must(t, s.Put(key, text))
+				want[key] = strconv.Quote(text)
 			}
 			var live int
 			for key, text := range want {
-				live += frameHead + 2 + len(key) + len(text)
+				live += FrameHead + 2 + len(key) + len(text)
 			}
 			if s.live != int64(live) || s.file.size > max(compactAbove, 4*max(peak, s.live))+40_000 {
 				t.Logf("%d bytes for %d, which it takes for %d, at most %d", s.file.size, live, s.live, peak)
 				return false
 			}
-			after := crash(t, dir)
-			must(t, s.close())
+			after := simtest.Killed(t, dir)
+			simtest.Must(t, s.Close())
 			if dir = after; !maps.Equal(documents(t, dir), want) {
 				t.Logf("seed %d", seed)
 				return false
@@ -93,21 +87,21 @@ func TestStoreTornAtEveryByte(t *testing.T) {
 	s := mustStore(t, dir)
 	var ends []int64
 	for i := range 3 {
-		must(t, s.put("a", i))
+		simtest.Must(t, s.Put("a", i))
 		ends = append(ends, s.file.size)
 	}
-	must(t, s.close())
+	simtest.Must(t, s.Close())
 	data, err := os.ReadFile(s.path("state.log"))
-	must(t, err)
+	simtest.Must(t, err)
 	for cut := range len(data) + 1 {
 		torn := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(torn, "state.log"), data[:cut], 0o600))
-		must(t, os.WriteFile(filepath.Join(torn, "cloud.json"), []byte(`{"format":1}`), 0o600))
-		if cut < len(kindState.line()) { // cloud.json comes later, so no death of the process leaves this behind
-			if _, err := openStore(torn, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "state.log is empty") {
+		simtest.Must(t, os.WriteFile(filepath.Join(torn, "state.log"), data[:cut], 0o600))
+		simtest.Must(t, os.WriteFile(filepath.Join(torn, "cloud.json"), []byte(`{"format":1}`), 0o600))
+		if cut < len(kindState.Line()) { // cloud.json comes later, so no death of the process leaves this behind
+			if _, err := Open(Options{Dir: torn, Others: others}); err == nil || !strings.Contains(err.Error(), "state.log is empty") {
 				t.Fatalf("cut at %d: %v", cut, err)
 			}
-			must(t, os.Remove(filepath.Join(torn, "cloud.json")))
+			simtest.Must(t, os.Remove(filepath.Join(torn, "cloud.json")))
 		}
 		want := map[string]string{}
 		for i, end := range ends {
@@ -119,8 +113,8 @@ func TestStoreTornAtEveryByte(t *testing.T) {
 			t.Fatalf("cut at %d: %v, want %v", cut, got, want)
 		}
 		s := mustStore(t, torn)
-		must(t, s.put("b", true))
-		must(t, s.close())
+		simtest.Must(t, s.Put("b", true))
+		simtest.Must(t, s.Close())
 		want["b"] = "true"
 		if got := documents(t, torn); !maps.Equal(got, want) {
 			t.Fatalf("cut at %d and gone on: %v, want %v", cut, got, want)
@@ -131,18 +125,18 @@ func TestStoreTornAtEveryByte(t *testing.T) {
 func TestStoreRefuses(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)
-	s.setSecret("key", "AAECAwQFBgcICQoLDA0ODw==")
-	must(t, s.saveCloud())
-	must(t, s.put("a", 1))
-	if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "another simulator is using the state directory "+dir) {
+	s.SetSecret("key", "AAECAwQFBgcICQoLDA0ODw==")
+	simtest.Must(t, s.Save())
+	simtest.Must(t, s.Put("a", 1))
+	if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), "another simulator is using the state directory "+dir) {
 		t.Errorf("two on one directory: %v", err)
 	}
-	disk := &fullDisk{s.file.file, 5, false}
-	s.file.file = disk
-	if err := s.put("a", 2); !errors.Is(err, errFull) {
+	disk := &simtest.FullDisk{Room: 5}
+	s.WrapFile(disk.Over)
+	if err := s.Put("a", 2); !errors.Is(err, simtest.ErrFull) {
 		t.Errorf("full disk: %v", err)
 	}
-	must(t, s.close())
+	simtest.Must(t, s.Close())
 	if got := documents(t, dir); !maps.Equal(got, map[string]string{"a": "1"}) {
 		t.Error(got)
 	}
@@ -152,20 +146,20 @@ func TestStoreRefuses(t *testing.T) {
 	} {
 		path := filepath.Join(dir, name)
 		was, err := os.ReadFile(path)
-		must(t, err)
-		must(t, os.WriteFile(path, []byte(c.text), 0o600))
-		if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+		simtest.Must(t, err)
+		simtest.Must(t, os.WriteFile(path, []byte(c.text), 0o600))
+		if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
 		for i := range was {
 			bad := append([]byte{}, was...)
 			bad[i] ^= 4
-			must(t, os.WriteFile(path, bad, 0o600))
-			if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), path) {
+			simtest.Must(t, os.WriteFile(path, bad, 0o600))
+			if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("%s, byte %d is wrong: %v", name, i, err)
 			}
 		}
-		must(t, os.WriteFile(path, was, 0o600))
+		simtest.Must(t, os.WriteFile(path, was, 0o600))
 	}
 	for _, name := range []string{"lock", "cloud.json", "state.log", "ledger-00000007.log"} {
 		path := filepath.Join(dir, name)
@@ -174,17 +168,17 @@ func TestStoreRefuses(t *testing.T) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		must(t, os.Mkdir(path, 0o700)) // as a named pipe, which would be waited for
-		if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), path+" is not a file") {
+		simtest.Must(t, os.Mkdir(path, 0o700)) // as a named pipe, which would be waited for
+		if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), path+" is not a file") {
 			t.Errorf("a directory for %s: %v", name, err)
 		}
-		must(t, os.Remove(path))
+		simtest.Must(t, os.Remove(path))
 		if err == nil {
-			must(t, os.Rename(aside, path))
+			simtest.Must(t, os.Rename(aside, path))
 		}
 	}
-	must(t, os.Remove(filepath.Join(dir, "cloud.json")))
-	if _, err := openStore(dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "cloud.json is missing") {
+	simtest.Must(t, os.Remove(filepath.Join(dir, "cloud.json")))
+	if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), "cloud.json is missing") {
 		t.Error(err)
 	}
 }
@@ -194,45 +188,27 @@ func TestStoreRefuses(t *testing.T) {
 func TestCompactRefusesAShorterFile(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)
-	must(t, s.put("a", strings.Repeat("x", 1000)))
-	must(t, os.Truncate(filepath.Join(dir, "state.log"), 500))
+	simtest.Must(t, s.Put("a", strings.Repeat("x", 1000)))
+	simtest.Must(t, os.Truncate(filepath.Join(dir, "state.log"), 500))
 	if err := s.compact(); err == nil || !strings.Contains(err.Error(), "it has become shorter") {
 		t.Error(err)
 	}
-	must(t, s.close())
-}
-
-func TestStateFilesAreForTheOwnerOnly(t *testing.T) {
-	inWorld(t, func(c *Config) { c.StateDir = filepath.Join(t.TempDir(), "new", "state") }, func(w *world) {
-		w.connect(w.provision("dev-1"), "dev-1").telemetry("a=b", "{}", 1)
-		files, err := os.ReadDir(w.config.StateDir)
-		must(t, err)
-		for _, f := range files {
-			info, err := f.Info()
-			must(t, err)
-			if info.Mode().Perm() != 0o600 {
-				t.Errorf("%s is %v", f.Name(), info.Mode())
-			}
-		}
-		if len(files) != 4 {
-			t.Errorf("%v", files)
-		}
-	})
+	simtest.Must(t, s.Close())
 }
 
 func FuzzStateLog(f *testing.F) {
-	f.Add(append(appendText([]byte{recordPut}, "a"), `{"x":1}`...))
-	f.Add(appendText([]byte{recordDelete}, "a"))
+	f.Add(append(AppendText([]byte{recordPut}, "a"), `{"x":1}`...))
+	f.Add(AppendText([]byte{recordDelete}, "a"))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		dir := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(dir, "state.log"), appendFrame(kindState.line(), payload), 0o600))
-		must(t, os.WriteFile(filepath.Join(dir, "cloud.json"), []byte(`{"format":1}`), 0o600))
-		s, err := openStore(dir, zerolog.Nop())
+		simtest.Must(t, os.WriteFile(filepath.Join(dir, "state.log"), AppendFrame(kindState.Line(), payload), 0o600))
+		simtest.Must(t, os.WriteFile(filepath.Join(dir, "cloud.json"), []byte(`{"format":1}`), 0o600))
+		s, err := Open(Options{Dir: dir, Others: others})
 		if err != nil {
 			return
 		}
-		must(t, s.put("k", json.RawMessage(`[]`)))
-		must(t, s.close())
+		simtest.Must(t, s.Put("k", json.RawMessage(`[]`)))
+		simtest.Must(t, s.Close())
 		if documents(t, dir)["k"] != "[]" {
 			t.Error("the new record is lost")
 		}

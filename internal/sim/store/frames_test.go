@@ -1,4 +1,4 @@
-package sim
+package store
 
 import (
 	"bytes"
@@ -7,21 +7,23 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
 // threeFrames is a file of three frames and where each of them ends.
 func threeFrames() (data []byte, ends []int, payloads []string) {
-	data = kindState.line()
+	data = kindState.Line()
 	payloads = []string{"one", "", strings.Repeat("three ", 20)}
 	for _, p := range payloads {
 		ends = append(ends, len(data))
-		data = appendFrame(data, []byte(p))
+		data = AppendFrame(data, []byte(p))
 	}
 	return data, append(ends, len(data)), payloads
 }
 
 func scanned(data []byte) (payloads []string, good int, err error) {
-	good, err = scanFile(data, kindState, func(_ int, p []byte) error {
+	good, err = scan(data, kindState, func(_ int, p []byte) error {
 		payloads = append(payloads, string(p))
 		return nil
 	})
@@ -71,59 +73,33 @@ func TestFilesOfOtherVersions(t *testing.T) {
 		"hubhop sim state 0\n":               "is damaged at byte 0: it does not begin with \"hubhop sim state 1\"",
 		"hello":                              "restore it from a copy, or start with another state directory",
 	} {
-		must(t, os.WriteFile(path, []byte(text), 0o600))
-		_, _, err := readFramed(path, kindState, func(int, []byte) error { return nil })
+		simtest.Must(t, os.WriteFile(path, []byte(text), 0o600))
+		_, _, err := Read(path, kindState, func(int, []byte) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), path) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 }
 
-// fullDisk is a file on a disk that takes only some more bytes.
-type fullDisk struct {
-	diskFile
-	room     int
-	cutFails bool
-}
-
-var errFull = errors.New("no space left on device")
-
-func (f *fullDisk) WriteAt(b []byte, at int64) (int, error) {
-	if len(b) > f.room {
-		n, _ := f.diskFile.WriteAt(b[:f.room], at)
-		f.room = 0
-		return n, errFull
-	}
-	f.room -= len(b)
-	return f.diskFile.WriteAt(b, at)
-}
-
-func (f *fullDisk) Truncate(size int64) error {
-	if f.cutFails {
-		return errFull
-	}
-	return f.diskFile.Truncate(size)
-}
-
 func TestFramedFileOnAFullDisk(t *testing.T) {
 	for _, cutFails := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "f")
-		f, err := createFramed(path, kindState)
-		must(t, err)
-		must(t, f.append(appendFrame(nil, []byte("one"))))
-		disk := &fullDisk{f.file, 7, cutFails}
-		f.file = disk
-		if err := f.append(appendFrame(nil, []byte("two"))); !errors.Is(err, errFull) {
+		f, err := Create(path, kindState)
+		simtest.Must(t, err)
+		simtest.Must(t, f.Append(AppendFrame(nil, []byte("one"))))
+		disk := &simtest.FullDisk{Room: 7, CutFails: cutFails}
+		f.Wrap(disk.Over)
+		if err := f.Append(AppendFrame(nil, []byte("two"))); !errors.Is(err, simtest.ErrFull) {
 			t.Fatal(err)
 		}
-		disk.room, disk.cutFails = 1000, false // there is room again
-		err = f.append(appendFrame(nil, []byte("three")))
+		disk.Room, disk.CutFails = 1000, false // there is room again
+		err = f.Append(AppendFrame(nil, []byte("three")))
 		if cutFails != (err != nil) {
 			t.Fatal(err)
 		}
-		must(t, f.close())
+		simtest.Must(t, f.Close())
 		data, err := os.ReadFile(path)
-		must(t, err)
+		simtest.Must(t, err)
 		got, good, err := scanned(data)
 		if want := map[bool]string{false: "one three", true: "one"}[cutFails]; err != nil || strings.Join(got, " ") != want || !cutFails && good != len(data) {
 			t.Errorf("%q %d %v", got, good, err)
@@ -144,9 +120,9 @@ func FuzzFrames(f *testing.F) {
 		if err != nil || good == 0 {
 			return
 		}
-		again := kindState.line()
+		again := kindState.Line()
 		for _, p := range payloads {
-			again = appendFrame(again, []byte(p))
+			again = AppendFrame(again, []byte(p))
 		}
 		if !bytes.Equal(again, data[:good]) {
 			t.Fatalf("%q was read as %q", data[:good], again)
