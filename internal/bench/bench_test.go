@@ -112,6 +112,7 @@ var sections = [][]section{
 	{{"renewal", renewal}},
 	{{"kills", kills}, {"failovers", failovers}, {"idle", idleProcess}},
 	{{"link", linkFigures}},
+	{{"devices", deviceFigures}},
 	{{"growth", growth}},
 	{{"simulator", simulator}},
 }
@@ -123,7 +124,7 @@ type section struct {
 }
 
 // order is that of the numbers to reach.
-var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "idle", "simulator"}
+var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "simulator"}
 
 // TestTables measures everything and writes it down. Each section can be had alone, but for the table of all numbers.
 func TestTables(t *testing.T) {
@@ -208,11 +209,11 @@ func linkFigures(t *testing.T) []number {
 		out.add(append(speed, ratio(f["outbox"].PerSecond, f["bare"].PerSecond))...)
 		out.add(append(cost, ratio(f["outbox"].CPU, f["bare"].CPU))...)
 	}
-	const devices = 200
-	out.head(fmt.Sprintf("%d idle connections, TLS, subscribed", devices), "floor: bare program", "paho's client", "link", "goal", "ours to floor")
+	const links = 200
+	out.head(fmt.Sprintf("%d idle links, TLS, subscribed (what a device needs is measured on devices, below)", links), "floor: bare program", "paho's client", "link", "goal", "ours to floor")
 	var idle []figures
 	for _, role := range roles[:3] {
-		f, err := inProcess(c.job(role, devices, 0, time.Second))
+		f, err := inProcess(c.job(role, links, 0, time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}

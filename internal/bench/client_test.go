@@ -33,11 +33,13 @@ import (
 
 // job is what a client process is told. It is a process of its own, so that its memory and its processor time are its own.
 type job struct {
-	Role     string // bare, paho, link, outbox, fresh; growth and memory are measurements of their own
+	Role     string // bare, paho, link, device, outbox, fresh; growth and memory are measurements of their own
 	Kind     string // of the role growth: bare or outbox
 	Dir      string // of the outbox of the role memory
 	Messages int    // to send: of the role growth all, otherwise a second over each connection
 	Host, CA string
+	Scope    string            // ID scope, of the role device
+	DPS      string            // its host, of the role device
 	Devices  map[string]string // id → key
 	Window   int               // 0: connect and be idle
 	Duration time.Duration
@@ -48,6 +50,7 @@ type figures struct {
 	PerSecond, CPU float64       // messages; microseconds of processor time for each
 	KiB            float64       // RSS for each connection
 	Goroutines     float64       // for each connection
+	Files          float64       // open ones, for each connection
 	Before, Peak   int64         // RSS in bytes: at first, and at most
 	Reopen, Page   time.Duration // of a backlog, and the least that it takes to have looked at its files
 }
@@ -87,6 +90,8 @@ func work(text string) error {
 	roots.AppendCertsFromPEM(pem)
 	c := &client{job: j, tls: &tls.Config{RootCAs: roots, ServerName: j.Host}}
 	switch {
+	case j.Role == "device":
+		return tell(c.devices())
 	case j.Role == "growth":
 		return tell(c.growth())
 	case j.Messages > 0:
@@ -119,18 +124,22 @@ type client struct {
 func (c *client) idle() (f figures, err error) {
 	var keep []any
 	var rss int64
-	var routines int
+	var routines, files int
 	for id := range c.Devices {
 		conn, err := c.connect(id, 0)
 		if err != nil {
 			return f, err
 		}
 		if keep = append(keep, conn); len(keep) == 1 {
-			rss, routines = c.settled(), runtime.NumGoroutine()
+			rss, routines, files = c.settled(), runtime.NumGoroutine(), openFiles()
 		}
 	}
 	more := float64(len(keep) - 1)
+	used, began := processorTime(), time.Now()
+	time.Sleep(c.Duration)
+	f.CPU = (processorTime() - used).Seconds() * 1000 / more * (time.Minute.Seconds() / time.Since(began).Seconds())
 	f.KiB, f.Goroutines = float64(c.settled()-rss)/1024/more, float64(runtime.NumGoroutine()-routines)/more
+	f.Files = float64(openFiles()-files) / more
 	runtime.KeepAlive(keep)
 	return f, nil
 }
