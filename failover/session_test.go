@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -153,15 +154,18 @@ func TestLinksAreServedOneAtATime(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		began := time.Now()
+		var mu sync.Mutex
 		var story []string
 		tell := func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
 			story = append(story, fmt.Sprintf("%v ", time.Since(began))+fmt.Sprintf(format, args...))
 		}
-		dials := map[string]int{}
+		var tried atomic.Bool // hub-a has been dialled
 		s := &Session[*standing]{
 			Cached: State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-b", AssignedAt: began}}},
 			Dial: func(ctx context.Context, to Target) (*standing, error) {
-				if dials[to.Host]++; to.Host == "hub-a" && dials[to.Host] == 1 {
+				if to.Host == "hub-a" && tried.CompareAndSwap(false, true) {
 					select {
 					case <-time.After(10 * time.Second):
 					case <-ctx.Done():
