@@ -30,20 +30,20 @@ action (back off).` + "\n" + exitHelp,
 }
 
 type explainedRule struct {
-	ID     string `json:"rule"`
-	Signal string `json:"signal"`
-	When   string `json:"when,omitempty"`
-	Action string `json:"action"`
-	Seed   string `json:"seed,omitempty"`
-	Why    string `json:"why"`
-	Wait   string `json:"wait,omitempty"`
-	Hint   string `json:"hint,omitempty"`
+	ID       string `json:"rule"`
+	Signal   string `json:"signal"`
+	When     string `json:"when,omitempty"`
+	Action   string `json:"action"`
+	Practice string `json:"seed,omitempty"`
+	Why      string `json:"why"`
+	Wait     string `json:"wait,omitempty"`
+	Hint     string `json:"hint,omitempty"`
 }
 
 func runExplain(env *Env, words string, asJSON bool) error {
 	rows := []explainedRule{}
 	for _, r := range failover.Rules {
-		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Seed, r.Why, r.Action.Wait(), r.Signal.Hint(failover.Proof{})}
+		row := explainedRule{r.ID, r.Signal.String(), r.When.String(), r.Action.String(), r.Practice, r.Why, r.Action.Wait(), r.Signal.Hint(failover.Proof{})}
 		if row.matches(words) {
 			rows = append(rows, row)
 		}
@@ -72,7 +72,7 @@ func (r explainedRule) matches(words string) bool {
 	if len(words) == 3 && strings.ContainsAny(words[:1], "HDShds") && words[1] >= '0' && words[1] <= '9' {
 		return false // another rule's name
 	}
-	all := strings.ToLower(strings.Join([]string{r.Signal, r.When, r.Action, r.Seed, r.Why}, "\n"))
+	all := strings.ToLower(strings.Join([]string{r.Signal, r.When, r.Action, r.Practice, r.Why}, "\n"))
 	return strings.Contains(all, strings.ToLower(words))
 }
 
@@ -85,8 +85,8 @@ func (r explainedRule) print(w io.Writer) error {
 	if r.Wait != "" && err == nil {
 		_, err = fmt.Fprintf(w, "     waits: %s\n", r.Wait)
 	}
-	if r.Seed != "" && err == nil {
-		_, err = fmt.Fprintf(w, "     best practice of IoT Central: %q\n", r.Seed)
+	if r.Practice != "" && err == nil {
+		_, err = fmt.Fprintf(w, "     best practice of IoT Central: %q\n", r.Practice)
 	}
 	if r.Hint != "" && err == nil {
 		_, err = fmt.Fprintf(w, "     you can: %s\n", r.Hint)

@@ -156,7 +156,7 @@ func (tr *transcript) run(f []string) string {
 	case "refused": // time passes, and DPS refuses every registration
 		until, out, asked := tr.now.Add(duration(words[0])), "", 0
 		for {
-			if tr.m.dps.phase == dialing {
+			if tr.m.dps.phase == asking {
 				asked++
 				tr.step(RegisterFailed{ID: tr.m.dps.id, Signal: signalNamed(tr.t, "DPS "+words[1]), RetryAfter: -1, Counted: true})
 			}
@@ -187,12 +187,12 @@ func (tr *transcript) run(f []string) string {
 		for next := tr.m.NextWake(); !next.IsZero() && !next.After(until); next = tr.m.NextWake() {
 			tr.now = next
 			out += tr.step(Tick{})
-			for tr.m.home.phase == dialing || tr.m.dps.phase == dialing {
+			for tr.m.home.phase == dialing || tr.m.dps.phase == asking {
 				if tr.m.home.phase == dialing {
 					dials++
 					tr.step(DialFailed{ID: tr.m.home.id, Signal: DialRefused})
 				}
-				if tr.m.dps.phase == dialing {
+				if tr.m.dps.phase == asking {
 					asked++
 					tr.step(Assigned{ID: tr.m.dps.id, Hub: tr.state.AssignedHub})
 				}

@@ -2,93 +2,6 @@ package failover
 
 import "fmt"
 
-// Signal is something that happened to a device, as far as it matters for what to do next.
-type Signal uint8
-
-// The signals of a hub, then those of DPS.
-const (
-	Unknown           Signal = iota // an error nobody has thought of
-	LinkClosed                      // the hub closed a link in order (FIN)
-	LinkReset                       // the link was reset, or a write on it failed
-	LinkSilent                      // the watchdog found the link dead
-	LinkUnacked                     // the hub lives, but withheld a PUBACK up to the final limit
-	TokenRenewal                    // planned: the token is to be replaced
-	TokenExpired                    // the link ended after its SAS token had expired
-	LinkContested                   // the hub closed at least three links in a row in order, each soon after it was up
-	DialRefused                     // TCP refused
-	DialReset                       // TCP or TLS was reset or closed
-	DialSilent                      // TCP or TLS: no answer
-	NameNotFound                    // NXDOMAIN
-	NetworkDown                     // no route, no DNS server: the trouble is on this side
-	TLSFailed                       // the certificate was refused, or another error of TLS
-	ClockOff                        // a certificate is not valid at the time this machine believes it is
-	ClockSet                        // the same, or CONNACK 5 of a pinned hub, and the right time has been learnt since
-	ClosedEarly                     // closed between TLS and CONNACK
-	ConnackSilent                   // no CONNACK
-	Connack3                        // server unavailable: also an identity that is disabled, so moved or blocked
-	Connack5                        // not authorised: token, key, clock, deleted, moved
-	ConnackOther                    // CONNACK 1, 2, 4 or unknown
-	SubscribeRefused                // SUBACK 0x80
-	HubProtocol                     // the hub broke the protocol
-	NothingHeard                    // the hedge delay passed and the attempt has not even TLS
-	ConnackPending                  // TLS is up, CONNACK is not, for 5 s
-	DPSUnreachable                  // DPS: refused, no name, no route
-	DPSSilent                       // DPS: connected, or not, but no answer
-	DPSDropped                      // DPS closed the connection in the middle of a registration
-	DPSEarly                        // DPS closed the connection before CONNACK, after everything had been sent in one write
-	DPSThrottled                    // 429
-	DPSError                        // 5xx
-	DPSUnauthorized                 // 401, 403
-	DPSBlocked                      // 400209: waiting for approval, or blocked by an operator
-	DPSDisabled                     // the enrollment is disabled
-	DPSNotFound                     // 404: not enrolled
-	DPSFailed                       // any other failed registration: allocation, lost access to the hub
-	DPSBadRequest                   // any other 4xx
-	DPSConflict                     // 409: two registrations of one id
-	DPSLostOperation                // 404202 while polling
-	DPSStuck                        // assigning for ever
-	DPSTLS                          // the certificate of DPS was refused
-	DPSClock                        // the certificate of DPS is not valid at the time this machine believes it is
-	DPSClockSet                     // the same, or a refusal of the token, and the right time has been learnt since
-	DPSRefusedConnect               // CONNACK other than 0 from DPS
-	DPSNonsense                     // the answer of DPS has an impossible hub, device or operation, or is not of DPS's form
-	DPSRefusedBefore                // the device starts, and DPS has refused it since more than a minute ago
-	AssignedOther                   // DPS named another hub than the one in use
-	AssignedDialling                // DPS named the hub that is being dialled
-	AssignedFailing                 // DPS named the hub that has just failed
-	AssignedContested               // DPS stands by the hub that closes each link soon after it is up
-	Stopping                        // this side is going down
-	signals
-)
-
-var signalNames = [signals]string{
-	Unknown: "unknown error", LinkClosed: "link closed", LinkReset: "link reset", LinkSilent: "link silent",
-	LinkUnacked: "PUBACK withheld", TokenRenewal: "token renewal", TokenExpired: "token expired",
-	LinkContested: "link closed again and again", DialRefused: "connection refused",
-	DialReset: "connection reset", DialSilent: "no answer", NameNotFound: "name not found", NetworkDown: "network down",
-	TLSFailed: "TLS failed", ClockOff: "clock off", ClockSet: "clock was off", ClosedEarly: "closed before CONNACK", ConnackSilent: "no CONNACK",
-	Connack3: "CONNACK 3", Connack5: "CONNACK 5", ConnackOther: "CONNACK 1, 2 or 4", SubscribeRefused: "subscription refused",
-	HubProtocol: "protocol violation", NothingHeard: "nothing heard yet", ConnackPending: "CONNACK pending",
-	DPSUnreachable: "DPS unreachable", DPSSilent: "DPS silent", DPSDropped: "DPS dropped", DPSEarly: "DPS closed before CONNACK",
-	DPSThrottled: "DPS 429", DPSError: "DPS 5xx", DPSUnauthorized: "DPS 401", DPSBlocked: "DPS 400209", DPSDisabled: "DPS disabled",
-	DPSNotFound: "DPS 404", DPSFailed: "DPS failed", DPSBadRequest: "DPS 4xx", DPSConflict: "DPS 409",
-	DPSLostOperation: "DPS 404202", DPSStuck: "DPS stuck", DPSTLS: "DPS TLS failed", DPSClock: "DPS clock off",
-	DPSClockSet:       "DPS clock was off",
-	DPSRefusedConnect: "DPS CONNACK", DPSNonsense: "DPS answer makes no sense", DPSRefusedBefore: "refused before the start",
-	AssignedOther: "assigned another hub", AssignedDialling: "assigned the hub being dialled",
-	AssignedFailing: "assigned the hub that failed", AssignedContested: "assigned the hub that keeps closing", Stopping: "stopping",
-}
-
-func (s Signal) String() string {
-	if s < signals {
-		return signalNames[s]
-	}
-	return fmt.Sprintf("signal %d", uint8(s))
-}
-
-// EndsLink reports whether a signal is the end of a link that was at work.
-func (s Signal) EndsLink() bool { return s >= LinkClosed && s <= LinkContested }
-
 // Action is what a device does about a signal.
 type Action uint8
 
@@ -186,8 +99,10 @@ type Rule struct {
 	Signal Signal
 	When   When
 	Action Action
-	Seed   string // the words of the published best practice that this row implements, if it does
-	Why    string
+	// Practice is the failure in the words of IoT Central's published best practices for devices,
+	// if they say what to do about it. The action follows them.
+	Practice string
+	Why      string // one sentence for a person
 }
 
 // Rules is the decision table: the first row whose signal and condition fit decides. Every signal has a row without condition.

@@ -41,7 +41,7 @@ func TestEverySignalHasARow(t *testing.T) {
 		if !plain[s] {
 			t.Errorf("%s has no row without condition", s)
 		}
-		if signalNames[s] == "" {
+		if s.String() == "" {
 			t.Errorf("signal %d has no name", s)
 		}
 	}
@@ -52,8 +52,8 @@ func TestEverySignalHasARow(t *testing.T) {
 	}
 }
 
-// TestSeedRules holds the table to the best practice that IoT Central publishes: what leads back to DPS and what does not.
-func TestSeedRules(t *testing.T) {
+// TestRulesFollowThePublishedPractices holds the table to the best practice that IoT Central publishes: what leads back to DPS and what does not.
+func TestRulesFollowThePublishedPractices(t *testing.T) {
 	leadsToDPS := map[Action]bool{Reprovision: true, FreshToken: true}
 	keeps := map[Action]bool{BackOffDPS: true, BackOffKnown: true}
 	want := map[string]map[Action]bool{
@@ -62,17 +62,17 @@ func TestSeedRules(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, r := range Rules {
-		if r.Seed == "" {
+		if r.Practice == "" {
 			continue
 		}
-		seen[r.Seed] = true
-		if !want[r.Seed][r.Action] {
-			t.Errorf("%s (%s) does %s", r.ID, r.Seed, r.Action)
+		seen[r.Practice] = true
+		if !want[r.Practice][r.Action] {
+			t.Errorf("%s (%s) does %s", r.ID, r.Practice, r.Action)
 		}
 	}
-	for seed := range want {
-		if !seen[seed] {
-			t.Errorf("no row implements %q", seed)
+	for practice := range want {
+		if !seen[practice] {
+			t.Errorf("no row implements %q", practice)
 		}
 	}
 }
@@ -172,7 +172,7 @@ func TestClassify(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	now := time.Unix(0, 0)
-	b := newBucket(2, 5*time.Second)
+	b := newBudget(2, 5*time.Second)
 	taken := func(at time.Time) (n int) {
 		for b.take(at) {
 			n++
@@ -188,7 +188,7 @@ func TestBudget(t *testing.T) {
 	if !b.take(now.Add(5 * time.Second)) {
 		t.Error("one is back after 5 s")
 	}
-	b.giveBack()
+	b.giveBack(now.Add(5 * time.Second))
 	if !b.take(now.Add(5 * time.Second)) {
 		t.Error("one that was given back is there")
 	}

@@ -1,9 +1,15 @@
 package failover
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
+)
+
+const (
+	maxKnown    = 8
+	maxKnownAge = 30 * 24 * time.Hour
 )
 
 // State is what survives a restart: which hub a device belongs to, as far as DPS has said. It holds no secret.
@@ -65,4 +71,60 @@ func (s State) sequential(host string) bool {
 		}
 	}
 	return false
+}
+
+// know remembers that DPS assigned a hub.
+func (m *Machine) know(now time.Time, e Assigned) {
+	known := slices.DeleteFunc(m.state.KnownHubs, func(k KnownHub) bool { return k.Host == e.Hub })
+	k := KnownHub{Host: e.Hub, DeviceID: e.DeviceID, AssignedAt: now, Sequential: m.state.sequential(e.Hub)}
+	m.state.KnownHubs = append([]KnownHub{k}, known...)
+	if len(m.state.KnownHubs) > maxKnown {
+		m.state.KnownHubs = m.state.KnownHubs[:maxKnown]
+	}
+	m.state.Substatus = e.Substatus
+	m.forgetOld(now)
+}
+
+func (m *Machine) forgetOld(now time.Time) {
+	m.state.KnownHubs = slices.DeleteFunc(m.state.KnownHubs, func(k KnownHub) bool {
+		return k.Host != m.home.host && now.Sub(k.AssignedAt) > maxKnownAge
+	})
+}
+
+// refused notes a CONNACK 5: a hub that says so is not tried as a known hub until DPS assigns it again.
+func (m *Machine) refused(host string) {
+	for i := range m.state.KnownHubs {
+		if k := &m.state.KnownHubs[i]; k.Host == host && !k.Refused {
+			k.Refused = true
+			m.emit(Save{})
+		}
+	}
+}
+
+// keep makes the hub that works the cached one.
+func (m *Machine) keep(now time.Time) {
+	s := &m.state
+	changed := m.unsaved
+	if s.AssignedHub != m.home.host {
+		changed = true
+		s.AssignedHub, s.DeviceID, s.AssignedAt = m.home.host, s.deviceID(m.home.host), now
+	}
+	for i := range s.KnownHubs {
+		if k := &s.KnownHubs[i]; k.Host == m.home.host {
+			seq := m.hub(k.Host).sequential
+			changed = changed || k.Refused || k.Sequential != seq
+			k.Refused, k.Sequential = false, seq
+		}
+	}
+	if changed {
+		m.unsaved = false
+		m.emit(Save{})
+	}
+}
+
+// pardoned forgets since when DPS has refused the device. keep saves that with the next link.
+func (m *Machine) pardoned() {
+	if !m.state.RefusedSince.IsZero() {
+		m.state.RefusedSince, m.unsaved = time.Time{}, true
+	}
 }
