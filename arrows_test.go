@@ -144,7 +144,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"go.yaml.in/yaml/v3":                  {"cmd"},
 		"github.com/pelletier/go-toml/v2":     {"cmd"},
 		"golang.org/x/term":                   {"cmd"},
-		"golang.org/x/time":                   {"cmd", "internal/device"},
+		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
 		"golang.org/x/sys":                    {"internal/device"},
 		"github.com/eclipse/paho.mqtt.golang": {"hub", "internal/mqtt"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},

@@ -1,10 +1,19 @@
-// Package failover is the brain of a device: it decides which hub to talk to, and it is the only place that tries anything again.
+// Package failover is the brain of a device. It decides which hub to talk to, and it is the only
+// place that tries anything again. It touches neither disk nor network: a [Session] is given
+// functions that do.
 //
-// The parts, in the order in which they are worth reading:
+// Read the parts in this order:
 //
-//   - [Rules] is the decision table: a signal and its history in, an action out, with the sentence that explains it.
-//   - [Classify] turns an error of the network rooms into a [Signal].
-//   - [Machine] is a function from events to effects. It has no clock, no I/O and no goroutine; time and chance come in.
-//   - [Session] is the one loop that owns a machine, performs its effects and feeds their outcome back.
-//   - [State] is what survives a restart: the assigned hub and the hubs DPS has assigned before.
+//   - [Rules] is the decision table. A signal and its history go in; an action comes out, with the
+//     sentence that explains it (rules.go). [Signal] says everything else about a signal
+//     (signals.go).
+//   - [Classify] turns an error of package hub or dps into a signal (classify.go).
+//   - [Machine] is a function from events to effects (machine.go, events.go). It has no clock, no
+//     I/O and no goroutine: time and chance come in. Its parts are the way to the assigned hub
+//     (home.go), the way to known hubs (side.go), the registrations at DPS (registrations.go), and
+//     the suspicion that another client uses the same identity (fight.go).
+//   - [Session] is the one loop that owns a machine, performs its effects and feeds their outcome
+//     back (session.go, loop.go).
+//   - [State] is what survives a restart: the assigned hub, and the hubs that DPS has assigned
+//     before (state.go).
 package failover
