@@ -21,9 +21,11 @@ type attempt struct {
 	// at is the time of the next dial (waiting), or the time when the link came up (up). While
 	// dialing, a time in the future is that of a dial that this one has come ahead of: if this one
 	// fails, the rest of that wait goes on.
-	at   time.Time
-	tls  bool      // dialing: TCP and TLS are through
-	down time.Time // when this way lost its link or was first dialled; zero: it has a link, or was never tried
+	at  time.Time
+	tls bool // dialing: TCP and TLS are through
+	// down is when this way lost its link, or was first dialled. Zero: it has a link, or was never
+	// dialled.
+	down time.Time
 }
 
 // rest ends what happens on the way.

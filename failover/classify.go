@@ -14,12 +14,13 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// ErrClockSet is wrapped around a failure that a wrong clock may have caused, by whoever has learnt the right time since.
+// ErrClockSet marks a failure that a wrong clock may have caused. The part of a device that has
+// learnt the right time since then wraps it around that failure.
 var ErrClockSet = errors.New("the time is known now")
 
-// Classify says what an error of the hub or dps room means. ctx is the session's own: only its end means that this side is
-// stopping, because a dial that timed out also claims to be a context's deadline. Whatever is not recognised is [Unknown], which
-// never stops a device.
+// Classify says what an error of package hub or dps means. ctx is the session's own. Only its end
+// means that this side is stopping: a dial that timed out also claims to be a context's deadline.
+// An error that Classify does not recognise is [Unknown], and that never stops a device.
 func Classify(ctx context.Context, err error) Signal {
 	if ctx.Err() != nil {
 		return Stopping
@@ -115,7 +116,7 @@ func classifyDPS(e *dps.Error) Signal {
 	case e.Status >= 400:
 		return DPSBadRequest
 	case e.Status != 0:
-		return DPSFailed // a success that makes no sense
+		return DPSFailed // a success without an assignment
 	}
 	switch network(e) {
 	case DialSilent:
@@ -142,7 +143,8 @@ func classifyDPS(e *dps.Error) Signal {
 	}
 }
 
-// network sorts what the operating system and TLS say, with the names of a dial.
+// network sorts the errors of the operating system and of TLS. Its answers have the names of a
+// failed dial; the callers turn them into what they mean in another phase.
 func network(err error) Signal {
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		if d.IsNotFound {

@@ -3,12 +3,17 @@ package failover
 import "time"
 
 const (
-	minHedge     = 250 * time.Millisecond
-	connackHedge = 5 * time.Second // TLS is up, CONNACK is pending
-	stableAfter  = time.Minute     // a link that was up so long and carried a PUBACK clears the counters
-	askFirstWait = 10 * time.Second
-	quickSize    = 10              // immediate dials in hand, so that a link that comes and goes is not redialled without end
-	quickEvery   = 2 * time.Second // one back
+	minHedge     = 250 * time.Millisecond // shortest time that a dial may take before DPS is asked
+	connackHedge = 5 * time.Second        // the same for CONNACK, once TLS is up
+	askFirstWait = 10 * time.Second       // how long DPS may take before the hub is dialled anyway
+
+	// stableAfter is how long a link must be up, and have carried a PUBACK, to clear the counters.
+	stableAfter = time.Minute
+
+	// A device has so many immediate dials in hand, and gets one back every so often. So a link
+	// that comes and goes is not dialled again at once without end.
+	quickSize  = 10
+	quickEvery = 2 * time.Second
 )
 
 // homeWay is the way to the hub that DPS named last, or to the cached one.
@@ -132,8 +137,8 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	m.ask(now)
 }
 
-// waitAtHome returns how long to wait before the next dial. A dial that DPS asked for comes ahead of
-// the planned one and does not count: the rest of the planned wait goes on. Otherwise a hub that
+// waitAtHome returns how long to wait before the next dial. A dial that DPS asked for comes ahead
+// of the planned one and does not count: the rest of the planned wait goes on. Otherwise a hub that
 // refuses dials for a second while DPS stands by it would be dialled as seldom as after many
 // failures.
 func (m *Machine) waitAtHome(now time.Time, h *hubMemory, s Signal) time.Duration {
@@ -172,7 +177,8 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 		w.fresh = false
 		w.waitUntil(now.Add(wait))
 		return
-	case r.Action == AskFirst && m.o.NoDPS: // nobody can be asked: dial once more, as after any loss
+	case r.Action == AskFirst && m.o.NoDPS:
+		// There is no DPS to ask, so dial once more, as after any loss.
 		m.fight.named = true
 		r = m.rule(e.Signal, nil)
 	case r.Action == AskFirst:

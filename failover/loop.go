@@ -62,10 +62,10 @@ type loop[L Link] struct {
 	do       chan func() // the other goroutines report here; the loop calls each function
 	wg       sync.WaitGroup
 	ways     map[int]*way[L]
-	server   *way[L]                    // the link that is served, or that waits until the one before has wound down
-	working  *way[L]                    // the link that Serve was called for, until its work has ended
+	server   *way[L]                    // the link that is served, or is next when working has ended
+	working  *way[L]                    // the link that Serve was called for, until its work ends
 	panicked atomic.Pointer[PanicError] // the first one
-	closeDPS context.CancelFunc         // ends the connection to DPS that was opened ahead; nil if there is none
+	closeDPS context.CancelFunc         // ends the connection to DPS that was opened ahead, if any
 }
 
 // way is an attempt and then the link that it becomes, or a registration.
@@ -177,7 +177,7 @@ func (r *loop[L]) perform(effects []Effect) {
 		case OpenDPS:
 			ctx, cancel := context.WithCancel(r.life)
 			r.closeDPS = cancel
-			hold := r.Open(ctx) // not in the goroutine: a Register that follows at once would miss it
+			hold := r.Open(ctx) // here, so that a Register that follows at once knows of it
 			r.start(func() { defer cancel(); hold() })
 		case CloseDPS:
 			r.closeDPS()

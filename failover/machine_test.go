@@ -15,7 +15,8 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "accept what the machine does now; read the diff")
 
-// transcript drives one machine by commands and writes down its effects. See testdata/machine for the language.
+// transcript drives one machine by commands and writes down its effects. The files in
+// testdata/machine show the language.
 type transcript struct {
 	t     *testing.T
 	start time.Time
@@ -103,7 +104,8 @@ func (tr *transcript) run(f []string) string {
 		}
 		return d
 	}
-	id := func() int { // home, side and dps name what is under way; a number is for words from what has been given up
+	// home and side name the attempt under way. A number names one that has been given up.
+	id := func() int {
 		switch words[0] {
 		case "home":
 			return tr.m.home.id
@@ -181,7 +183,7 @@ func (tr *transcript) run(f []string) string {
 		}
 		tr.now = until
 		return out
-	case "dead": // time passes; every dial is refused and DPS names the cached hub whenever it is asked
+	case "dead": // time passes; every dial is refused, and DPS always names the cached hub
 		until := tr.now.Add(duration(words[0]))
 		out, dials, asked := "", 0, 0
 		for next := tr.m.NextWake(); !next.IsZero() && !next.After(until); next = tr.m.NextWake() {

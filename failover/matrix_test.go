@@ -26,13 +26,14 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// The matrix is written to docs/decisions.md: each fault is really injected, in virtual time, into the real session with the real
-// network rooms and the simulator at the other end; what is expected of it is the rule, its action, and what the device then does.
+// The matrix is written to docs/decisions.md. Each fault is really injected, in virtual time: the
+// session and the packages hub and dps are the real ones, and the simulator is at the other end.
+// The test expects of each fault a rule, its action, and what the device then does.
 const matrixFile = "../docs/decisions.md"
 
 const (
 	hubA, hubB, dpsHost = "127.0.0.2", "127.0.0.3", "127.0.0.1"
-	oneWay              = 5 * time.Millisecond // so that what one decision leads to does not fall on the same moment as the next
+	oneWay              = 5 * time.Millisecond // keeps two decisions from falling on the same moment
 	watched             = time.Minute          // how long after its decision a device is watched
 )
 
@@ -41,7 +42,7 @@ type fault struct {
 	rule   string
 	action failover.Action
 	name   string
-	inject func(c *cell) // once the device has been up on hub-a for two minutes; nil: the start alone shows it
+	inject func(c *cell) // called after two minutes on hub-a; nil: the start alone shows the fault
 	setup  func(c *cell) // before the start
 }
 
@@ -54,14 +55,16 @@ type cell struct {
 	options failover.Options
 	https   bool          // DPS is asked over HTTPS
 	fresh   bool          // nothing is cached
-	refused time.Time     // since when DPS has refused the device, as the run before has left it; zero: it has not
+	refused time.Time     // since when DPS had refused the device in the run before; zero: it had not
 	ttl     time.Duration // of tokens
 	learns  bool          // the device is told the time when it has failed for its clock
 	renews  bool          // the device renews its token in time
 
-	mu     sync.Mutex
-	dials  map[string]func(ctx context.Context) (net.Conn, error) // by host: what happens instead of a dial
-	clock  map[string]time.Time                                   // by host: what time the device believes it is when it looks at certificates
+	mu sync.Mutex
+	// By host: what happens instead of a dial, and the time by which the device judges
+	// certificates.
+	dials  map[string]func(ctx context.Context) (net.Conn, error)
+	clock  map[string]time.Time
 	did    []deed
 	script []string      // what the stand-in answers
 	late   time.Duration // and how long it takes
@@ -86,7 +89,9 @@ var faults = []fault{
 	{"H07", failover.Reprovision, "the hub is killed: the next dial is refused", func(c *cell) { c.hubFault(sim.FaultKill) }, nil},
 	{"H08", failover.Reprovision, "the hub accepts TCP and resets", func(c *cell) {
 		c.instead(hubA, func(ctx context.Context) (net.Conn, error) {
-			time.Sleep(4 * oneWay) // so that the connection to DPS is open before the reset, which may be heard at one of two moments
+			// The connection to DPS must be open before the reset, which otherwise may be heard at
+			// one of two moments.
+			time.Sleep(4 * oneWay)
 			return c.net.DialContext(ctx, "tcp", hubA+":8883")
 		})
 		c.hubFault(sim.FaultClose)
@@ -185,8 +190,9 @@ var flipped = map[failover.Action]failover.Action{
 	failover.AskFirst: failover.Reconnect, failover.SlowDown: failover.DialNow, failover.BackOffDPS: failover.RetryDPS, failover.BackOffKnown: failover.BackOffDPS, failover.Stop: failover.BackOff,
 }
 
-// TestDecisionMatrix injects every fault, holds the device to the rule, its action and the document that says what it then does; and
-// once more with the row's action flipped: a row whose flip changes nothing would be an ornament.
+// TestDecisionMatrix injects every fault. It holds the device to the rule, to its action, and to
+// the document that says what the device then does. Then it injects the fault once more with the
+// row's action flipped: a row whose flip changes nothing would be an ornament.
 func TestDecisionMatrix(t *testing.T) {
 	var doc strings.Builder
 	doc.WriteString("# What a device decides\n\n" +
@@ -244,7 +250,7 @@ func TestDecisionMatrix(t *testing.T) {
 		}
 	})
 	for _, r := range failover.Rules {
-		if !covered[r.ID] && r.Signal != failover.Stopping { // see TestStoppingDoesNothing: it never reaches the wire
+		if !covered[r.ID] && r.Signal != failover.Stopping { // TestStoppingDoesNothing covers that
 			t.Errorf("no fault shows %s", r.ID)
 		}
 	}
@@ -300,7 +306,8 @@ func confusion(doc *strings.Builder, taken map[failover.Action]map[failover.Acti
 	}
 }
 
-// TestStoppingDoesNothing: the one row that no fault can show, because whoever stops hears nothing any more.
+// TestStoppingDoesNothing: a machine that hears that this side is stopping does nothing. No fault
+// can show that row, because a session that stops tells its machine nothing any more.
 func TestStoppingDoesNothing(t *testing.T) {
 	for _, flip := range []bool{false, true} {
 		table := slices.Clone(failover.Rules)
@@ -318,8 +325,8 @@ func TestStoppingDoesNothing(t *testing.T) {
 	}
 }
 
-// play lets one fault happen and says which rule was applied and what the device did about it. If the rule was not applied, it says
-// what happened instead.
+// play lets one fault happen. It says which rule was applied and what the device did about it. If
+// the rule was not applied, it says what happened instead.
 func play(t *testing.T, f fault, table []failover.Rule) (rule failover.Rule, what string, ok bool) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -379,7 +386,8 @@ func (c *cell) must(err error) {
 	}
 }
 
-// provision makes the device known to DPS and both hubs' addresses known to the device, as if it had been here before.
+// provision makes the device known to DPS, and both hubs' addresses known to the device, as if it
+// had run before.
 func (c *cell) provision() {
 	client := c.client(&tls.Config{RootCAs: c.cloud.CAPool()})
 	client.Transport = dps.MQTT
@@ -517,7 +525,8 @@ func (c *cell) decided(id string) (time.Time, failover.Rule) {
 	return time.Time{}, failover.Rule{}
 }
 
-// after tells what the device did at the moment of a decision, and when it next asked DPS and dialled each hub.
+// after tells what the device did at the moment of a decision, and when it next asked DPS and
+// dialled each hub.
 func (c *cell) after(at time.Time) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -596,7 +605,8 @@ func (c *cell) refuse(host string, err error) {
 	})
 }
 
-// rival connects with the device's identity, two seconds after the device each time, so often; the hub then closes the device's link.
+// rival connects with the device's identity so many times, each time two seconds after the device.
+// The hub then closes the device's link.
 func (c *cell) rival(times int) {
 	d := &hub.Dialer{TLS: &tls.Config{RootCAs: c.cloud.CAPool()}, DialContext: c.net.DialContext, Token: hub.KeyToken(c.key(), time.Hour), KeepAlive: time.Minute, C2D: true}
 	ctx, stop := context.WithCancel(c.t.Context())
@@ -694,7 +704,8 @@ func (c *cell) standIn() *tls.Certificate {
 	return &cert
 }
 
-// replace puts the stand-in in a host's place: it reads the first packets and answers; without an answer it closes.
+// replace puts a stand-in in a host's place. The stand-in reads the first packets and answers, or
+// closes the connection if it has no answer.
 func (c *cell) replace(host string, answers ...byte) {
 	c.redirect(host, stand)
 	c.mu.Lock()
@@ -702,7 +713,8 @@ func (c *cell) replace(host string, answers ...byte) {
 	c.script = []string{string(answers)}
 }
 
-// says lets DPS answer requests over HTTPS with these statuses and documents, one by one, and kills the hub.
+// says kills the hub, and lets DPS answer requests over HTTPS with these statuses and documents,
+// one by one.
 func (c *cell) says(answers ...any) {
 	c.redirect(dpsHost, stand)
 	c.mu.Lock()

@@ -3,18 +3,30 @@ package failover
 import "time"
 
 const (
-	budgetSize    = 5               // registrations in hand
-	budgetEvery   = 5 * time.Second // one back
-	minPatience   = 5 * time.Second // with a silent DPS; doubles
-	maxPatience   = 30 * time.Second
-	conflictWait  = 2 * time.Second        // after a 409, as the SDKs of Microsoft wait
-	defaultRetry  = 2 * time.Second        // after a 429 without retry-after
-	maxReregister = 2                      // doublings of the wait before a registration that replaces a lost one: below 2 s
-	staleSpacing  = 250 * time.Millisecond // between questions while DPS stands by a dead hub; doubles
-	staleFirstMin = 2 * time.Second        // the longest such time in the first minute
+	// A device has so many registrations in hand, and gets one back every so often.
+	budgetSize  = 5
+	budgetEvery = 5 * time.Second
 
-	aheadSize  = 3               // connections to DPS opened ahead in hand, so that a flapping link does not knock there all day
-	aheadEvery = time.Minute     // one back
+	// How long DPS may be silent in a registration. The time doubles with each silence.
+	minPatience = 5 * time.Second
+	maxPatience = 30 * time.Second
+
+	conflictWait = 2 * time.Second // after a 409, as the SDKs of Microsoft wait
+	defaultRetry = 2 * time.Second // after a 429 without retry-after
+
+	// maxReregister is how often the wait doubles before a registration that replaces a lost one.
+	// That wait stays below 2 s.
+	maxReregister = 2
+
+	// The time between two questions while DPS stands by a dead hub. It doubles, and in the first
+	// minute it is at most staleFirstMin.
+	staleSpacing  = 250 * time.Millisecond
+	staleFirstMin = 2 * time.Second
+
+	// A device may open so many connections to DPS ahead of a registration, and one more every so
+	// often. So a link that comes and goes does not make it connect there all day.
+	aheadSize  = 3
+	aheadEvery = time.Minute
 	aheadFor   = 6 * time.Second // how long one is held: by then the slowest hedge has asked
 )
 
@@ -36,8 +48,8 @@ type registrations struct {
 	notBefore  time.Time // what DPS, or the wait after its last answer, forbids
 	fails      int       // registrations in a row that were lost and replaced
 	silent     int       // silences in a row
-	stale      int       // times in a row that DPS stood by a hub that had just failed, or fails then
-	named      int       // the attempt that DPS has sent us to, or confirmed under way: should that fail, its word was stale
+	stale      int       // times in a row that DPS stood by a hub that did not work
+	named      int       // the dial that DPS has asked for or confirmed; if it fails, DPS's word was stale
 	spoke      time.Time // when DPS last named a hub
 	since      time.Time // when DPS was first out of reach; zero: it is not
 	cannotHelp bool      // DPS cannot be reached or has throttled us: known hubs may be tried
@@ -152,7 +164,8 @@ func (m *Machine) sideIsHome(now time.Time) {
 	}
 }
 
-// dialAgain follows DPS's word that the assigned hub stays the right one, although it does not work.
+// dialAgain follows DPS's word that the assigned hub stays the right one, although it does not
+// work.
 func (m *Machine) dialAgain(now time.Time, s Signal) {
 	r := m.rule(s, nil)
 	m.decided(r, m.home.host, nil, 0)
@@ -225,8 +238,8 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	}
 }
 
-// waitAtDPS returns how long to wait before DPS is asked again, and takes note of whether known hubs
-// may be tried meanwhile.
+// waitAtDPS returns how long to wait before DPS is asked again, and takes note of whether known
+// hubs may be tried meanwhile.
 func (m *Machine) waitAtDPS(now time.Time, action Action, e RegisterFailed) (wait time.Duration) {
 	d, refused := &m.dps, now.Sub(m.state.RefusedSince)
 	switch action {
@@ -295,8 +308,8 @@ func (m *Machine) calmDPS() {
 	m.pardoned()
 }
 
-// resume continues the waits of the last run: if DPS has refused the device for long, a restart must
-// not begin again with short ones.
+// resume continues the waits of the last run: if DPS has refused the device for long, a restart
+// must not begin again with short ones.
 func (m *Machine) resume(now time.Time) {
 	if m.state.RefusedSince.After(now) { // a clock was wrong
 		m.state.RefusedSince = now

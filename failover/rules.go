@@ -5,29 +5,51 @@ import "fmt"
 // Action is what a device does about a signal.
 type Action uint8
 
-// The actions. "With backoff" is full jitter below a cap that doubles to 60 s. After a dial that
-// was answered by a reset the cap is 2 s in the first minute of an outage and 10 s later. DPS is
-// asked again after 1.6 to 2 s in the first minute of its refusals, then after a time that doubles
-// to 60 s. A device has five registrations in hand and gets one back every 5 s.
+// The actions. "With backoff" means a wait of any length below a cap that doubles to 60 s. After a
+// dial that was answered by a reset, the cap is 2 s in the first minute of an outage and 10 s
+// later. DPS is asked again after 1.6 to 2 s in the first minute of its refusals, then after a time
+// that doubles to 60 s. A device has five registrations in hand and gets one back every 5 s.
 const (
-	Reconnect    Action = iota // dial the same hub: at once if the link had carried a PUBACK, else with backoff; DPS joins after the hedge delay
-	Renew                      // dial the same hub at once; nothing went wrong
-	Reprovision                // ask DPS at once and, in parallel, dial the same hub again with backoff (at once after a link that carried a PUBACK)
-	FreshToken                 // ask DPS at once and dial the same hub at once, with a newly made token
-	Sequential                 // dial the same hub at once, one packet at a time
-	AskDPS                     // ask DPS and leave the attempt alone
-	BackOff                    // keep the assignment; dial the same hub with backoff, and only then ask DPS
-	Move                       // dial the assigned hub at once; it replaces the cached one
-	Join                       // leave the attempt alone: it is the right one
-	DialNow                    // dial the hub again now; ask DPS later, spaced
-	RetryDPS                   // ask DPS again soon (it cost no registration); meanwhile known hubs may be tried
-	RetryAfter                 // ask DPS again exactly when it said; meanwhile known hubs may be tried
-	Reregister                 // ask DPS again, with a new registration
-	BackOffDPS                 // keep the assignment; ask DPS again after its retry-after, else after 1.6 to 2 s, growing to 60 s after a minute
-	BackOffKnown               // the same, and meanwhile known hubs may be tried
-	AskFirst                   // ask DPS, and dial the same hub only when it has answered or 10 s have passed
-	SlowDown                   // dial the same hub once a minute, until a link holds
-	Stop                       // nothing: this side is going down
+	// Reconnect dials the same hub: at once if the link had carried a PUBACK, else with backoff.
+	// DPS is asked too after the hedge delay.
+	Reconnect Action = iota
+	// Renew dials the same hub at once; nothing went wrong.
+	Renew
+	// Reprovision asks DPS at once and dials the same hub beside that: at once after a link that
+	// carried a PUBACK, else with backoff.
+	Reprovision
+	// FreshToken asks DPS at once and dials the same hub at once, with a newly made token.
+	FreshToken
+	// Sequential dials the same hub at once, one packet at a time.
+	Sequential
+	// AskDPS asks DPS and leaves the dial alone.
+	AskDPS
+	// BackOff keeps the assignment. It dials the same hub with backoff, and only then asks DPS.
+	BackOff
+	// Move dials the assigned hub at once; it replaces the cached one.
+	Move
+	// Join leaves the dial alone: it is the right one.
+	Join
+	// DialNow dials the hub again now. DPS is asked later, less and less often.
+	DialNow
+	// RetryDPS asks DPS again soon, because that costs no registration. Known hubs may be tried
+	// meanwhile.
+	RetryDPS
+	// RetryAfter asks DPS again exactly when it said. Known hubs may be tried meanwhile.
+	RetryAfter
+	// Reregister asks DPS again, with a new registration.
+	Reregister
+	// BackOffDPS keeps the assignment. It asks DPS again after its retry-after, else after 1.6 to
+	// 2 s, and from a minute on after a time that grows to 60 s.
+	BackOffDPS
+	// BackOffKnown is BackOffDPS, and known hubs may be tried meanwhile.
+	BackOffKnown
+	// AskFirst asks DPS, and dials the same hub when DPS has answered or 10 s have passed.
+	AskFirst
+	// SlowDown dials the same hub once a minute, until a link holds.
+	SlowDown
+	// Stop does nothing: this side is going down.
+	Stop
 	actions
 )
 
@@ -79,7 +101,7 @@ type When uint8
 const (
 	Always    When = iota
 	First          // the first CONNACK 5 of this hub since it last worked
-	Fought         // DPS has confirmed the hub that keeps closing, and no other failure has happened since
+	Fought         // DPS has confirmed the hub that keeps closing; no other failure came since
 	Pipelined      // the attempt had sent more than CONNECT, and --pipeline is auto
 	conditions
 )
@@ -105,7 +127,8 @@ type Rule struct {
 	Why      string // one sentence for a person
 }
 
-// Rules is the decision table: the first row whose signal and condition fit decides. Every signal has a row without condition.
+// Rules is the decision table. The first row whose signal and condition fit decides. Every signal
+// has a row without condition.
 var Rules = []Rule{
 	{"H01", LinkClosed, Always, Reconnect, "", "a hub closes healthy links for upgrades; a hub that is gone refuses the dial, and that tells"},
 	{"H02", LinkReset, Always, Reconnect, "", "a reset says nothing of the hub; the next dial does"},
@@ -164,7 +187,8 @@ var Rules = []Rule{
 	{"S01", Stopping, Always, Stop, "", "asked to stop"},
 }
 
-// find returns the first row that fits. A table without a row for a signal treats it as unknown, and one without that backs off.
+// find returns the first row that fits. A table without a row for a signal treats the signal as
+// unknown. If it has no row for that either, the device backs off.
 func find(table []Rule, s Signal, holds func(When) bool) Rule {
 	for _, want := range []Signal{s, Unknown} {
 		for _, r := range table {

@@ -52,7 +52,8 @@ func TestEverySignalHasARow(t *testing.T) {
 	}
 }
 
-// TestRulesFollowThePublishedPractices holds the table to the best practice that IoT Central publishes: what leads back to DPS and what does not.
+// TestRulesFollowThePublishedPractices: the table leads back to DPS where the best practices that
+// IoT Central publishes say so, and nowhere else.
 func TestRulesFollowThePublishedPractices(t *testing.T) {
 	leadsToDPS := map[Action]bool{Reprovision: true, FreshToken: true}
 	keeps := map[Action]bool{BackOffDPS: true, BackOffKnown: true}

@@ -83,9 +83,13 @@ const (
 	NoteConfirmed                 // DPS has confirmed the provisional link that is at work
 	NoteLost                      // the served link has ended (also a planned end)
 	NoteAsking                    // DPS is being asked
-	NoteWaiting                   // DPS has not decided yet; Took is the time since it was asked, Step the step that it has not answered
-	NoteAssigned                  // DPS has decided; Took is the time of the registration, Unchanged means that it named the same hub as before
-	NoteDecision                  // a row of the table was applied
+	// NoteWaiting: DPS has not decided yet. Took is the time since it was asked, Step the step that
+	// it has not answered.
+	NoteWaiting
+	// NoteAssigned: DPS has decided. Took is the time of the registration. Unchanged means that DPS
+	// named the same hub as before.
+	NoteAssigned
+	NoteDecision // a row of the table was applied
 )
 
 // Note is something worth telling.

@@ -43,8 +43,9 @@ func serving(work func(context.Context, *standing) error) func(context.Context, 
 	}
 }
 
-// TestReasonOfServe: what ended the work on a link that lives is the reason of its end, and not that this side then closed it.
-func TestReasonOfServe(t *testing.T) {
+// TestWorkThatFailsIsWhyALinkEnds: if the work on a living link fails, that error is why the link
+// ended. That this side then closed the link is not.
+func TestWorkThatFailsIsWhyALinkEnds(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var lost []Note
@@ -197,8 +198,9 @@ func TestLinksAreServedOneAtATime(t *testing.T) {
 	})
 }
 
-// TestOpensBeforeItAsks: a registration that follows at once finds the connection that was promised to it, and opens none of its own.
-func TestOpensBeforeItAsks(t *testing.T) {
+// TestConnectionToDPSIsPromisedBeforeARegistration: a registration that follows at once finds the
+// connection that was promised to it, and opens none of its own.
+func TestConnectionToDPSIsPromisedBeforeARegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
@@ -234,9 +236,9 @@ func TestOpensBeforeItAsks(t *testing.T) {
 	})
 }
 
-// TestShortLinkThatCarried: a link that has ended before it could be put to work, and has brought a message to the hub, is followed by the
-// next dial at once, like any that has.
-func TestShortLinkThatCarried(t *testing.T) {
+// TestShortLinkThatCarriedIsRedialledAtOnce: a link that brought a message to the hub is followed
+// by the next dial at once, also if it ended before it could be put to work.
+func TestShortLinkThatCarriedIsRedialledAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()

@@ -2,7 +2,8 @@ package failover
 
 import "time"
 
-// sideWay is the way to a known hub. It is used only while DPS cannot help, one hub after the other.
+// sideWay is the way to a known hub. It is used only while DPS cannot help, one hub after the
+// other.
 type sideWay struct {
 	attempt
 	tried  map[string]bool // in this round

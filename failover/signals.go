@@ -7,25 +7,25 @@ type Signal uint8
 
 // The signals of a hub, then those of DPS.
 const (
-	Unknown           Signal = iota // an error nobody has thought of
+	Unknown           Signal = iota // an error that no other signal stands for
 	LinkClosed                      // the hub closed a link in order (FIN)
 	LinkReset                       // the link was reset, or a write on it failed
 	LinkSilent                      // the watchdog found the link dead
 	LinkUnacked                     // the hub lives, but withheld a PUBACK up to the final limit
 	TokenRenewal                    // planned: the token is to be replaced
 	TokenExpired                    // the link ended after its SAS token had expired
-	LinkContested                   // the hub closed at least three links in a row in order, each soon after it was up
+	LinkContested                   // three links or more in a row were closed in order soon after they were up
 	DialRefused                     // TCP refused
 	DialReset                       // TCP or TLS was reset or closed
 	DialSilent                      // TCP or TLS: no answer
 	NameNotFound                    // NXDOMAIN
 	NetworkDown                     // no route, no DNS server: the trouble is on this side
 	TLSFailed                       // the certificate was refused, or another error of TLS
-	ClockOff                        // a certificate is not valid at the time this machine believes it is
-	ClockSet                        // the same, or CONNACK 5 of a pinned hub, and the right time has been learnt since
+	ClockOff                        // a certificate is not valid at this machine's time
+	ClockSet                        // the same, or CONNACK 5 of a pinned hub; the right time is known since
 	ClosedEarly                     // closed between TLS and CONNACK
 	ConnackSilent                   // no CONNACK
-	Connack3                        // server unavailable: also an identity that is disabled, so moved or blocked
+	Connack3                        // server unavailable; also for a disabled identity: moved or blocked
 	Connack5                        // not authorised: token, key, clock, deleted, moved
 	ConnackOther                    // CONNACK 1, 2, 4 or unknown
 	SubscribeRefused                // SUBACK 0x80
@@ -35,28 +35,28 @@ const (
 	DPSUnreachable                  // DPS: refused, no name, no route
 	DPSSilent                       // DPS: connected, or not, but no answer
 	DPSDropped                      // DPS closed the connection in the middle of a registration
-	DPSEarly                        // DPS closed the connection before CONNACK, after everything had been sent in one write
+	DPSEarly                        // DPS closed before CONNACK, after everything was sent in one write
 	DPSThrottled                    // 429
 	DPSError                        // 5xx
 	DPSUnauthorized                 // 401, 403
 	DPSBlocked                      // 400209: waiting for approval, or blocked by an operator
 	DPSDisabled                     // the enrollment is disabled
 	DPSNotFound                     // 404: not enrolled
-	DPSFailed                       // any other failed registration: allocation, lost access to the hub
+	DPSFailed                       // any other failed registration, as of the allocation
 	DPSBadRequest                   // any other 4xx
 	DPSConflict                     // 409: two registrations of one id
 	DPSLostOperation                // 404202 while polling
 	DPSStuck                        // assigning for ever
 	DPSTLS                          // the certificate of DPS was refused
-	DPSClock                        // the certificate of DPS is not valid at the time this machine believes it is
-	DPSClockSet                     // the same, or a refusal of the token, and the right time has been learnt since
+	DPSClock                        // the certificate of DPS is not valid at this machine's time
+	DPSClockSet                     // the same, or a refusal of the token; the right time is known since
 	DPSRefusedConnect               // CONNACK other than 0 from DPS
-	DPSNonsense                     // the answer of DPS has an impossible hub, device or operation, or is not of DPS's form
-	DPSRefusedBefore                // the device starts, and DPS has refused it since more than a minute ago
+	DPSNonsense                     // the answer has an impossible name, or is not of DPS's form
+	DPSRefusedBefore                // at the start: DPS has refused the device for over a minute
 	AssignedOther                   // DPS named another hub than the one in use
 	AssignedDialling                // DPS named the hub that is being dialled
 	AssignedFailing                 // DPS named the hub that has just failed
-	AssignedContested               // DPS stands by the hub that closes each link soon after it is up
+	AssignedContested               // DPS stands by the hub that soon closes each link
 	Stopping                        // this side is going down
 	signals
 )
@@ -72,8 +72,8 @@ type Proof struct {
 var signalTable = [signals]struct {
 	name        string
 	endsLink    bool               // it is the end of a link that was at work
-	needsPerson bool               // waiting does not help: credentials, enrollment, approval or clock
-	hint        func(Proof) string // what a person can do; nil: nothing, because the device deals with it alone
+	needsPerson bool               // waiting does not help
+	hint        func(Proof) string // what a person can do; nil: the device deals with it alone
 }{
 	Unknown:          {name: "unknown error"},
 	LinkClosed:       {name: "link closed", endsLink: true},

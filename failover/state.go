@@ -12,7 +12,8 @@ const (
 	maxKnownAge = 30 * 24 * time.Hour
 )
 
-// State is what survives a restart: which hub a device belongs to, as far as DPS has said. It holds no secret.
+// State is what survives a restart: the hub that DPS has assigned to a device, and those that it
+// had assigned before. It holds no secret.
 type State struct {
 	Version        int        `json:"version"`
 	IDScope        string     `json:"idScope"`
@@ -33,8 +34,9 @@ type KnownHub struct {
 	Host       string    `json:"host"`
 	DeviceID   string    `json:"deviceId"`
 	AssignedAt time.Time `json:"assignedAt"`
-	Refused    bool      `json:"refused,omitempty"`    // it answered CONNACK 5 since: not tried until DPS assigns it again
-	Sequential bool      `json:"sequential,omitempty"` // it minds packets before its CONNACK
+	// Refused: the hub has answered CONNACK 5 since, so it is not tried until DPS assigns it again.
+	Refused    bool `json:"refused,omitempty"`
+	Sequential bool `json:"sequential,omitempty"` // the hub minds packets before its CONNACK
 }
 
 // Same reports whether both states speak of the same device under the same credentials.
@@ -91,7 +93,8 @@ func (m *Machine) forgetOld(now time.Time) {
 	})
 }
 
-// refused notes a CONNACK 5: a hub that says so is not tried as a known hub until DPS assigns it again.
+// refused takes note of a CONNACK 5. That hub is not tried as a known hub until DPS assigns it
+// again.
 func (m *Machine) refused(host string) {
 	for i := range m.state.KnownHubs {
 		if k := &m.state.KnownHubs[i]; k.Host == host && !k.Refused {

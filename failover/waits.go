@@ -9,13 +9,25 @@ const (
 	backoffMin = 500 * time.Millisecond
 	backoffMax = time.Minute
 
-	atFirst         = time.Minute             // most outages are over within it, so waits in it are short
-	refusedDialMax  = 2 * time.Second         // between dials that are answered by a reset, within atFirst
-	refusedDialLate = 10 * time.Second        // the same, later
-	refusalMin      = 1600 * time.Millisecond // shortest wait between registrations that DPS refuses, within atFirst
-	refusalMax      = 2 * time.Second         // the longest
-	startSpread     = budgetEvery             // the first question of a new run falls in it, if DPS has refused for long
-	budgetSpread    = time.Second             // a registration that the budget gives back is used within it, by chance
+	// atFirst is the first part of an outage. Most outages are over within it, so the waits in it
+	// are short.
+	atFirst = time.Minute
+
+	// The longest waits between dials that are answered by a reset, within atFirst and later.
+	refusedDialMax  = 2 * time.Second
+	refusedDialLate = 10 * time.Second
+
+	// The shortest and the longest wait between registrations that DPS refuses, within atFirst.
+	refusalMin = 1600 * time.Millisecond
+	refusalMax = 2 * time.Second
+
+	// startSpread is the time within which a new run asks DPS first, if DPS had refused the device
+	// for long before.
+	startSpread = budgetEvery
+
+	// budgetSpread is the time within which a device uses a registration that its budget gives
+	// back. Chance chooses the moment, so that the devices of a fleet do not ask together.
+	budgetSpread = time.Second
 )
 
 // backoff is full jitter below a doubling cap: below 0.5 s for n = 0, below 60 s from n = 7 on.
@@ -62,8 +74,9 @@ func spread(top time.Duration, rnd *rand.Rand) time.Duration {
 	return top/2 + jitter(top/2, rnd)
 }
 
-// dpsRetry is the wait between connections to a DPS that cannot be reached, by how long that has lasted: full jitter below 0.5 s,
-// growing to 1.5 s in the first minute, then by a second each quarter of a minute to 60 s.
+// dpsRetry is the wait between connections to a DPS that cannot be reached. It is any time below a
+// cap that grows with lasted, the time since DPS was first out of reach: from 0.5 s to 1.5 s in the
+// first minute, then by a second each quarter of a minute, up to 60 s.
 func dpsRetry(lasted time.Duration, rnd *rand.Rand) time.Duration {
 	top := 500*time.Millisecond + lasted/60
 	if lasted > time.Minute {
