@@ -14,6 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -180,7 +181,7 @@ func envName(key string) string {
 type plan struct {
 	shared device.Shared
 	id     device.Identity
-	app    device.App
+	sample sample.Options
 }
 
 // device turns the settings into all that a device is made of. Every fault is reported, with its key and the next step.
@@ -229,9 +230,12 @@ func (s *settings) behaviour(agent string) (plan, error) {
 			Agent: agent, DialContext: s.env.DialContext, Clock: device.SystemClock(),
 		},
 		id: device.Identity{IDScope: s.idScope},
-		app: device.App{
-			Telemetry: s.telemetry, Reported: s.reported, Desired: s.desired, Methods: s.methods, C2D: s.c2d,
-			Source: s.telemetrySource, Input: s.env.Stdin, TelemetryInterval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
+		sample: sample.Options{
+			Source: s.telemetrySource, Input: s.env.Stdin, Interval: s.telemetryInterval, ReportedInterval: s.reportedInterval,
+			// The values of a host are not in the built-in model, so a user who named no model must not be
+			// warned of them.
+			Unmodelled: s.telemetrySource == sample.Host && s.modelFile == "",
+			Off:        device.Paths{Telemetry: !s.telemetry, Reported: !s.reported, Desired: !s.desired, Methods: !s.methods, C2D: !s.c2d},
 		},
 	}
 	if s.drainOrder == "fresh-first" {
@@ -273,7 +277,7 @@ func (s *settings) behaviour(agent string) (plan, error) {
 	if err != nil {
 		faults = append(faults, err)
 	}
-	p.app.Model = m
+	p.sample.Model = m
 	return p, errors.Join(faults...)
 }
 

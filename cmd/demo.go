@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
 func newDemoCommand(env *Env, builtin []byte) *cobra.Command {
@@ -45,7 +46,8 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	if asJSON {
 		out = env.Stderr
 	}
-	demo := drill.Demo{Shared: p.shared, App: p.app, Keep: keep, Tell: teller(out)}
+	p.sample.Interval = drill.DemoInterval
+	demo := drill.Demo{Shared: p.shared, App: sample.App(p.sample), Keep: keep, Tell: teller(out)}
 	err = demo.Run(ctx, func(r drill.Report) error {
 		if asJSON {
 			err := printJSON(result, r)

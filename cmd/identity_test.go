@@ -125,7 +125,7 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 	// An empty variable is unset.
 	if s, c, err := configure(t, []string{"HUBHOP_DEVICE_ID=", "HUBHOP_TELEMETRY=", "HUBHOP_KEEP_ALIVE="}, "--id-scope=0ne00ABCDEF", "--group-key="+testKey); err != nil ||
-		c.id.DeviceID != "host-1" || !c.app.Telemetry || s.sources["device-id"] != "" {
+		c.id.DeviceID != "host-1" || c.sample.Off.Telemetry || s.sources["device-id"] != "" {
 		t.Error(c.id.DeviceID, err)
 	}
 	for address, right := range map[string]bool{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
 // agent is how this program introduces itself to the cloud.
@@ -47,7 +48,7 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 		return err
 	}
 	p.shared.Config.Once = once
-	return device.New(&p.shared, p.id, p.app).Run(ctx)
+	return device.New(&p.shared, p.id, sample.App(p.sample)).Run(ctx)
 }
 
 // prepare reads the settings, checks them all and builds what a device needs. The journal writes to the log.
@@ -64,9 +65,6 @@ func (s *settings) prepare() (plan, error) {
 	p.shared.Journal = new(journal.Journal)
 	p.shared.Journal.Sink(journal.Log(log))
 	p.shared.Config.TracePackets, p.shared.Config.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
-	// The values of a host are not in the built-in model, so a user who named no model must not be
-	// warned of them.
-	p.app.Unmodelled = s.telemetrySource == "host" && s.modelFile == ""
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)
 	}
@@ -105,7 +103,7 @@ func runProvision(ctx context.Context, env *Env, s *settings, asJSON bool) error
 	if p.id.PinnedHub != "" {
 		return usage(errors.New("a connection string names its hub; there is nothing to provision"))
 	}
-	a, err := device.Register(ctx, &p.shared, p.id, p.app)
+	a, err := device.Register(ctx, &p.shared, p.id, device.App{Model: p.sample.Model})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -45,22 +46,25 @@ func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
 		return err
 	}
 	p.shared.Config.Once, p.shared.Config.Outbox.Full = true, outbox.Block
-	p.app.Source, p.app.Telemetry, p.app.Input = "stdin", true, env.Stdin
-	p.app.Reported, p.app.Desired, p.app.Methods, p.app.C2D = false, false, false, false
+	app := device.App{Model: p.sample.Model, Off: device.Paths{Reported: true, Desired: true, Methods: true, C2D: true}}
+	input := env.Stdin
 	if sample != "-" {
 		var line bytes.Buffer
 		if err := json.Compact(&line, []byte(sample)); err != nil || !strings.HasPrefix(line.String(), "{") {
 			return usage(errors.New(`the sample is not a JSON object; quote it for your shell: hubhop send '{"temp":21}'`))
 		}
-		p.app.Input = &line
+		input = &line
 	}
+	lines := telemetry.Lines(input)
+	lines.Unmodelled = p.sample.Unmodelled
+	app.Sources = []telemetry.Source{lines}
 	var hub string
 	p.shared.Journal.Sink(func(e journal.Event) {
 		if e.Kind == journal.Acknowledged {
 			hub = e.Hub
 		}
 	})
-	d := device.New(&p.shared, p.id, p.app)
+	d := device.New(&p.shared, p.id, app)
 	err = d.Run(ctx)
 	made := d.Status().Made
 	switch {

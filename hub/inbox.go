@@ -29,6 +29,9 @@ type Method struct {
 	rid     string
 }
 
+// ID returns the hub's id of the call, which is unique on its link only.
+func (m *Method) ID() string { return m.rid }
+
 // Message is a cloud-to-device message.
 type Message struct {
 	Properties Properties

@@ -38,6 +38,9 @@ func gives(samples ...Sample) Source {
 	}}
 }
 
+// room reads a room that never changes.
+func room(time.Time) ([]byte, error) { return []byte(`{"temp":21.53,"humidity":40.17}`), nil }
+
 func TestFeedStampsAndFills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := newFakeBox()
@@ -191,7 +194,7 @@ func TestASchedulesTicksAreSkippedWhileTheOutboxIsFull(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			ended <- Feed(ctx, Every(time.Second, NewSimulated(nil)), box, FeedOptions{Counters: counters, Model: failover(t)})
+			ended <- Feed(ctx, Every(time.Second, room), box, FeedOptions{Counters: counters, Model: failover(t)})
 		}()
 		time.Sleep(9500 * time.Millisecond) // ticks 0 to 9
 		if made, skipped := counters.Made.Load(), counters.Skipped.Load(); made != 3 || skipped != 7 {
@@ -272,7 +275,7 @@ func TestAStopLosesNothingThereIsRoomFor(t *testing.T) {
 func TestFeedEndsWithTheOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, src := range map[string]Source{
-			"schedule": Every(time.Second, NewSimulated(nil)),
+			"schedule": Every(time.Second, room),
 			"lines":    Lines(endless{}),
 		} {
 			box := newFakeBox()

@@ -44,7 +44,7 @@ func TestFreshFirst(t *testing.T) {
 		box, link := openBox(t, t.TempDir(), outbox.Options{}), newFakeSender()
 		ctx, stop := context.WithCancel(t.Context())
 		fed := make(chan error, 1)
-		go func() { fed <- Feed(ctx, Every(time.Second, NewSimulated(nil)), box, FeedOptions{}) }()
+		go func() { fed <- Feed(ctx, Every(time.Second, room), box, FeedOptions{}) }()
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		waited := int(box.Stats().LastSeq)

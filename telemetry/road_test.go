@@ -161,7 +161,7 @@ func TestAFullDiskAndASchedule(t *testing.T) {
 		counters := new(Counters)
 		ctx, stop := context.WithTimeout(t.Context(), day)
 		defer stop()
-		err := Feed(ctx, Every(interval, NewSimulated(nil)), box, FeedOptions{Counters: counters})
+		err := Feed(ctx, Every(interval, room), box, FeedOptions{Counters: counters})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}

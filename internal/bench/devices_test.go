@@ -18,6 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -105,8 +106,7 @@ func (c *client) devices() (f figures, err error) {
 		Outbox:        outbox.Options{MaxBytes: 64 << 20, Machine: "bench"},
 		MethodTimeout: time.Second, DrainTimeout: time.Second,
 	}}
-	app := device.App{Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true, Source: "simulated",
-		TelemetryInterval: idleInterval, ReportedInterval: time.Minute}
+	options := sample.Options{Model: m, Interval: idleInterval, ReportedInterval: time.Minute}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -114,7 +114,7 @@ func (c *client) devices() (f figures, err error) {
 	var rss int64
 	var routines, files int
 	for i, id := range slices.Sorted(maps.Keys(c.Devices)) {
-		d := device.New(shared, device.Identity{DeviceID: id, IDScope: c.Scope, Key: c.Devices[id], StateDir: dir}, app)
+		d := device.New(shared, device.Identity{DeviceID: id, IDScope: c.Scope, Key: c.Devices[id], StateDir: dir}, sample.App(options))
 		running.Go(func() { err = cmp.Or(d.Run(ctx), err) })
 		if i%50 == 0 { // as many at once as a machine of two cores can connect
 			for range min(50, i) + btoi(i == 0) {

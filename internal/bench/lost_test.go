@@ -27,7 +27,7 @@ func failovers(t *testing.T) []number {
 	runs := make([]*run, devices)
 	for i := range runs {
 		runs[i] = c.run(nil, func(d *plan) {
-			d.TelemetryInterval, d.Drain.Window, d.DrainTimeout = 20*time.Millisecond, window, 10*time.Second
+			d.Sample.Interval, d.Drain.Window, d.DrainTimeout = 20*time.Millisecond, window, 10*time.Second
 		})
 	}
 	for _, r := range runs {

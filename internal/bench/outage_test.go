@@ -22,6 +22,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -146,9 +147,7 @@ func (o outage) measure(t *testing.T, n int, change func(*plan)) (took []time.Du
 				Identity: device.Identity{
 					DeviceID: id, IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey(id)), StateDir: dir,
 				},
-				App: device.App{
-					Model: m, Telemetry: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 5 * time.Second, ReportedInterval: time.Minute,
-				},
+				Sample: sample.Options{Model: m, Interval: 5 * time.Second, Off: device.Paths{Reported: true}},
 			}
 			if o.https {
 				conf.ProvisioningTransport = dps.HTTPS

@@ -5,6 +5,7 @@ package bench
 import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
 // plan is all that [device.New] is given, so that a measurement can change any part of it by its name.
@@ -12,12 +13,13 @@ type plan struct {
 	device.Shared
 	device.Config
 	device.Identity
-	device.App
+	Sample sample.Options
 }
 
 // device makes a device that shares nothing with others but the limits of the plan.
 func (p plan) device(j *journal.Journal) *device.Device {
 	shared := p.Shared
 	shared.Config, shared.Journal = p.Config, j
-	return device.New(&shared, p.Identity, p.App)
+	p.Sample.Rand = p.Rand
+	return device.New(&shared, p.Identity, sample.App(p.Sample))
 }

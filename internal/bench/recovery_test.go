@@ -19,6 +19,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -156,9 +157,7 @@ func (c *cloud) run(dial dialFunc, change func(*plan)) *run {
 		Identity: device.Identity{
 			DeviceID: id, IDScope: c.info.IDScope, Key: keyOf(c, id), StateDir: c.t.TempDir(),
 		},
-		App: device.App{
-			Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true, Source: "simulated", TelemetryInterval: 10 * time.Millisecond, ReportedInterval: time.Minute,
-		},
+		Sample: sample.Options{Model: m, Interval: 10 * time.Millisecond, ReportedInterval: time.Minute},
 	}
 	if change != nil {
 		change(&conf)
@@ -355,11 +354,11 @@ func recovery(t *testing.T) (numbers []number) {
 		_, up := c.recover(20, direct, nil, settle, f.fault)
 		row("ms to the first PUBACK: hub reset, then refused, and "+f.what+"; floor: behind that second", behind(1000, wholeFloor), up, p99AtMost(f.limit))
 	}
-	lost, up := c.recover(50, direct, func(d *plan) { d.TelemetryInterval = time.Second }, settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
+	lost, up := c.recover(50, direct, func(d *plan) { d.Sample.Interval = time.Second }, settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
 	row("ms until a black hole is known, 1 sample/s; floor: 2 s of silence", figure{2000}, lost, p99AtMost(3000))
 	row("ms to the first PUBACK: black hole, 1 sample/s; floor: behind 2 s of silence", behind(2000, wholeFloor), up, p99AtMost(3500))
 	const steady = 5 * time.Second // so many devices that they meet the fault at every moment between two samples; each has had two
-	lost, up = c.recover(int(steady/apart), direct, func(d *plan) { d.TelemetryInterval = steady }, steady+settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
+	lost, up = c.recover(int(steady/apart), direct, func(d *plan) { d.Sample.Interval = steady }, steady+settle, kill(sim.Fault{Kind: sim.FaultBlackhole}))
 	row("ms until a black hole is known, a sample each 5 s; floor: 2 s of silence", figure{2000}, lost, p99AtMost(5500))
 	row("ms to the first PUBACK: black hole, a sample each 5 s; floor: behind 2 s of silence", behind(2000, wholeFloor), up, p99AtMost(6000))
 	return numbers

@@ -70,7 +70,7 @@ func renewals(t *testing.T) (all renewed) {
 	id, key, host := c.device()
 	runs := make([]*run, devices)
 	for i := range runs {
-		runs[i] = c.run(nil, func(d *plan) { d.Link.TokenLife, d.TelemetryInterval = life, every })
+		runs[i] = c.run(nil, func(d *plan) { d.Link.TokenLife, d.Sample.Interval = life, every })
 		time.Sleep(apart)
 	}
 	count := func() (n int64) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/hub"
@@ -15,40 +14,13 @@ import (
 )
 
 const (
-	maxMethods   = 64      // running at a time; more are answered 503
-	maxPayloads  = 2 << 20 // bytes of their payloads; a hub accepts 128 KB for one
-	c2dAttempts  = 3
+	maxMethods   = 64            // running at a time; more are answered 503
+	maxPayloads  = 2 << 20       // bytes of their payloads; a hub accepts 128 KB for one
+	attempts     = 3             // at one queued command, or at one desired property
 	methodName   = "method-name" // IoT Central's property for the name of a queued command
 	noParameter  = "@"           // IoT Central's body for a queued command without one
-	retryHandler = time.Second   // between two attempts at one message
+	retryHandler = time.Second   // between two attempts
 )
-
-// command is one thing a device can be told to do. The payload is any JSON value, or nil.
-type command func(ctx context.Context, payload json.RawMessage) (json.RawMessage, error)
-
-// invalid is a payload that no repetition makes better.
-type invalid struct{ error }
-
-func (e invalid) Unwrap() error { return e.error }
-
-// commands lists what this device does. A direct method and a queued command find the same handler.
-func (d *Device) commandList() map[string]command {
-	return map[string]command{
-		"echo":     func(_ context.Context, payload json.RawMessage) (json.RawMessage, error) { return payload, nil },
-		"setAlarm": d.setAlarm,
-	}
-}
-
-// setAlarm notes a time of day.
-func (d *Device) setAlarm(_ context.Context, payload json.RawMessage) (json.RawMessage, error) {
-	if err := d.app.Model.CheckCommand("setAlarm", payload); err != nil {
-		return nil, invalid{err}
-	}
-	d.mu.Lock()
-	d.alarm = strings.Trim(string(payload), `"`)
-	d.mu.Unlock()
-	return nil, nil
-}
 
 // method answers one direct method.
 func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
@@ -66,70 +38,92 @@ func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
 	d.calls.tell(1, e)
 }
 
+// callMethod returns the answer to one direct method.
 func (d *Device) callMethod(ctx context.Context, m *hub.Method) (status int, body []byte) {
 	payload := bytes.TrimSpace(m.Payload)
-	run := d.commands[m.Name]
-	switch {
-	case d.stopping.Load():
+	if d.stopping.Load() {
 		return http.StatusServiceUnavailable, explain("the device is stopping")
-	case run == nil:
-		return http.StatusNotFound, explain(fmt.Sprintf("this device has no method %q", named(m.Name)))
-	case len(payload) > 0 && !json.Valid(payload):
+	}
+	c, status, text := d.app.command("method", m.Name)
+	if status != http.StatusOK {
+		return status, explain(text)
+	}
+	if len(payload) > 0 && !json.Valid(payload) {
 		return http.StatusBadRequest, explain("the payload is not JSON")
 	}
-	answer, err := d.invoke(ctx, run, payload)
-	switch {
-	case err == nil:
-		return http.StatusOK, answer
-	case errors.Is(err, errNoResult):
-		return http.StatusGatewayTimeout, explain(err.Error())
-	case errors.As(err, new(invalid)):
-		return http.StatusBadRequest, explain(err.Error())
-	default:
-		return http.StatusInternalServerError, explain(err.Error())
+	answer, err := d.command(ctx, c, Request{Kind: KindMethod, Name: m.Name, MessageID: m.ID(), Attempt: 1, Value: payload})
+	if err != nil {
+		return statusOf(err), explain(err.Error())
 	}
+	return answer.Status, answer.Payload
 }
 
-var errNoResult = errors.New("no result")
+// command checks the payload of a command and runs its handler. The status of the answer is not 0.
+func (d *Device) command(ctx context.Context, c Command, r Request) (Answer, error) {
+	if err := d.app.check(r.Name, c, r.Value); err != nil {
+		return Answer{}, err
+	}
+	r.Device = d.id.DeviceID
+	answer, err := invoke(ctx, d, "handler", func(ctx context.Context) (Answer, error) { return c.Handle(ctx, r) })
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case len(answer.Payload) > 0 && !json.Valid(answer.Payload):
+		return Answer{}, errNotJSON
+	case answer.Status == 0:
+		answer.Status = http.StatusOK
+	}
+	return answer, nil
+}
 
-// invoke runs a handler for as long as the method timeout allows. One that goes on beyond it, or beyond the end of ctx, is left to
-// itself: it must not keep a link, and with it the device, from its next step.
-func (d *Device) invoke(ctx context.Context, run command, payload json.RawMessage) (json.RawMessage, error) {
+var (
+	errNoResult = errors.New("no result")
+	errNotJSON  = errors.New("the answer of its handler is not JSON")
+)
+
+// invoke runs a handler for as long as the method timeout allows. A handler that goes on after that,
+// or after the end of ctx, is left behind: the link, and so the device, must not wait for it. path
+// is the name of what a panic stops.
+func invoke[T any](ctx context.Context, d *Device, path string, handle func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.c.MethodTimeout)
 	type outcome struct {
-		answer json.RawMessage
+		result T
 		err    error
 	}
 	done := make(chan outcome, 1)
 	d.handlers.run(func() {
 		defer cancel()
 		var o outcome
-		o.err = d.run("handler", func() (err error) {
-			o.answer, err = run(ctx, payload)
+		o.err = d.run(path, func() (err error) {
+			o.result, err = handle(ctx)
 			return err
 		})
 		done <- o
 	})
+	late := func() error { return fmt.Errorf("%w in %v", errNoResult, d.c.MethodTimeout) }
+	var o outcome
 	select {
-	case o := <-done:
-		return o.answer, o.err
+	case o = <-done:
 	case <-ctx.Done():
 		select {
-		case o := <-done: // both at once
-			return o.answer, o.err
+		case o = <-done: // both at once
 		default:
-			return nil, fmt.Errorf("%w in %v", errNoResult, d.c.MethodTimeout)
+			o.err = late()
 		}
 	}
+	if errors.Is(o.err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		o.err = late() // the handler noticed the end of its time
+	}
+	return o.result, o.err
 }
 
-// explain is the body of an answer that says what went wrong.
 func explain(text string) []byte {
 	b, _ := json.Marshal(map[string]string{"message": text}) // a string: it cannot fail
 	return b
 }
 
-// messages deals with cloud-to-device messages, one after the other: they are commands, and their order may matter.
+// messages handles cloud-to-device messages one after the other, because they are commands and
+// their order may matter.
 func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Message]) error {
 	for {
 		for _, m := range in.take() {
@@ -149,8 +143,9 @@ func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Messa
 	}
 }
 
-// message handles one and completes it. MQTT cannot reject, so what nobody handles, or whose handler keeps failing, is completed
-// too, with its reason in the journal: it must not block those behind it.
+// message handles one message and completes it. MQTT cannot reject a message. So one that nobody
+// handles, or whose handler keeps failing, is completed too, and the journal has the reason: it must
+// not block the messages behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
 	name, mid := m.Properties.Name(methodName), m.Properties.ID()
 	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: named(name), Status: http.StatusOK}
@@ -158,13 +153,14 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 	if m.Duplicate && mid != "" && d.handled.has(key) {
 		e.Text = fmt.Sprintf("C2D %s: delivered again, was handled before", describe(name, mid))
 	} else {
-		err := d.runMessage(ctx, name, m.Body)
+		status, err := d.runMessage(ctx, Request{Kind: KindC2D, Name: name, MessageID: mid}, m.Body)
 		if ctx.Err() != nil {
 			return ctx.Err() // not handled and not acknowledged: it will come again
 		}
+		e.Status = status
 		e.Text = fmt.Sprintf("C2D %s handled", describe(name, mid))
 		if err != nil {
-			e.Status, e.Error = http.StatusBadRequest, err.Error()
+			e.Error = err.Error()
 			e.Text = fmt.Sprintf("C2D %s completed without effect: %s", describe(name, mid), oneLine(err.Error(), maxShown))
 		}
 		if mid != "" {
@@ -188,32 +184,64 @@ func describe(name, mid string) string {
 	return "message without name"
 }
 
-func (d *Device) runMessage(ctx context.Context, name string, body []byte) error {
-	run := d.commands[name]
-	switch {
-	case name == "":
-		return fmt.Errorf("it has no property %s, so nobody handles it", methodName)
-	case run == nil:
-		return fmt.Errorf("this device has no command %q", named(name))
+// runMessage runs the handler of a queued command, up to three times if it fails. If err is not nil,
+// the command had no effect, and status is what the journal says of it.
+func (d *Device) runMessage(ctx context.Context, r Request, body []byte) (status int, err error) {
+	if r.Name == "" {
+		return http.StatusBadRequest, fmt.Errorf("it has no property %s, so nobody handles it", methodName)
 	}
-	payload := bytes.TrimSpace(body)
-	switch {
-	case string(payload) == noParameter:
-		payload = nil
-	case !json.Valid(payload): // some senders put the bare text of a string
-		payload, _ = json.Marshal(string(payload))
+	c, status, text := d.app.command("command", r.Name)
+	if status != http.StatusOK {
+		return http.StatusBadRequest, errors.New(text)
 	}
-	for attempt := 1; ; attempt++ {
-		_, err := d.invoke(ctx, run, payload)
-		if err == nil || ctx.Err() != nil || attempt == c2dAttempts || errors.As(err, new(invalid)) {
-			return err
+	r.Value = bytes.TrimSpace(body)
+	switch {
+	case string(r.Value) == noParameter:
+		r.Value = nil
+	case !json.Valid(r.Value): // some senders put the bare text of a string
+		r.Value, _ = json.Marshal(string(r.Value))
+	}
+	answer, err := repeated(ctx, &r, func() (Answer, error) {
+		answer, err := d.command(ctx, c, r)
+		if err == nil && answer.Status >= http.StatusBadRequest {
+			err = &answerError{answer.Status, answer.Payload}
 		}
-		t := time.NewTimer(retryHandler)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
+		return answer, err
+	})
+	var answered *answerError
+	switch {
+	case err == nil:
+		return answer.Status, nil
+	case errors.As(err, &answered):
+		return answered.status, err
+	default:
+		return http.StatusBadRequest, err
+	}
+}
+
+// answerError is the error for a handler that answers a queued command with a status of 400 or more.
+type answerError struct {
+	status  int
+	payload json.RawMessage
+}
+
+func (e *answerError) Error() string {
+	if len(e.payload) == 0 {
+		return fmt.Sprintf("its handler answered %d", e.status)
+	}
+	return fmt.Sprintf("its handler answered %d: %s", e.status, shown(e.payload))
+}
+
+// repeated runs a handler until it succeeds, up to three attempts, with pauses. It returns at once
+// if no repetition makes the result better, or if ctx ends.
+func repeated[T any](ctx context.Context, r *Request, handle func() (T, error)) (T, error) {
+	for r.Attempt = 1; ; r.Attempt++ {
+		result, err := handle()
+		if err == nil || ctx.Err() != nil || r.Attempt == attempts || statusOf(err) < http.StatusInternalServerError {
+			return result, err
+		}
+		if err := pause(ctx, retryHandler); err != nil {
+			return result, err
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"math/rand/v2"
 	"net"
 	"runtime/debug"
 	"strings"
@@ -69,16 +68,6 @@ func bugs(told []journal.Event) map[string]int {
 	return found
 }
 
-// brokenFor is a source of chance that panics the first n times it is asked.
-type brokenFor struct{ n int }
-
-func (b *brokenFor) Uint64() uint64 {
-	if b.n--; b.n >= 0 {
-		panic("no chance\n\x1b[31m" + strings.Repeat("x", 100_000))
-	}
-	return uint64(b.n) * 0x9E3779B97F4A7C15
-}
-
 // failing panics over the first three events of a kind.
 func failing(kind journal.Kind) func(journal.Event) {
 	left := 3
@@ -105,10 +94,13 @@ func TestBugsAreContained(t *testing.T) {
 		late        int // samples that come after the bug only
 	}{
 		{path: "twin", change: func(d *Device) {
-			d.readBatt = func(time.Time) (float64, error) { panic("no battery") }
+			d.twin.readers = append(d.twin.readers, nil)
+		}, least: 8, most: 16},
+		{path: "reported", change: func(d *Device) {
+			d.twin.readers[0].property = Reported{Every: time.Second, Read: func(context.Context, Request) (any, error) { panic("no battery") }}
 		}, least: 8, most: 16},
 		{path: "handler", change: func(d *Device) {
-			d.commands["echo"] = func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("no echo") }
+			d.handle("echo", func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("no echo") })
 		}, least: 4 * calls, most: 4 * calls}, // a message is tried three times
 		{path: "methods", change: func(d *Device) {
 			d.calls.emit = func(journal.Event) { panic("no answer") }
@@ -117,7 +109,13 @@ func TestBugsAreContained(t *testing.T) {
 			d.mail.emit = func(journal.Event) { panic("no mail") }
 		}, least: calls, most: calls},
 		{path: "samples", change: func(d *Device) {
-			d.chance = rand.New(&brokenFor{n: 5})
+			read, left := d.app.Sources[0].Read, 5
+			d.app.Sources[0].Read = func(now time.Time) ([]byte, error) {
+				if left--; left >= 0 {
+					panic("no sample\n\x1b[31m" + strings.Repeat("x", 100_000))
+				}
+				return read(now)
+			}
 		}, least: 5, most: 5, late: 31},
 		{path: "dialling", change: func(d *Device) {
 			dial, left := d.shared.DialContext, 3

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -27,24 +26,20 @@ import (
 var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
 
 const (
-	settleTimeout   = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
-	retireTimeout   = time.Second     // for PUBACKs before another link takes over
-	renewalTimeout  = time.Minute     // for running methods before that, while telemetry flows on
-	swapMargin      = 3 * time.Second // before the end of a token its link has been replaced, however the clocks of the two sides differ
-	batteryProperty = "battery"
+	settleTimeout  = 5 * time.Second // for PUBACKs, and then for methods that came meanwhile, before a token is renewed
+	retireTimeout  = time.Second     // for PUBACKs before another link takes over
+	renewalTimeout = time.Minute     // for running methods before that, while telemetry flows on
+	swapMargin     = 3 * time.Second // before the end of a token its link has been replaced, however the clocks of the two sides differ
 )
 
 // Device is one device, from Run to its end.
 type Device struct {
 	bulkheads
-	shared   *Shared
-	c        *Config // of shared
-	id       Identity
-	app      App
-	chance   *rand.Rand // of the source; nil: real chance
-	brain    *rand.Rand // of the session
-	commands map[string]command
-	readBatt telemetry.Battery
+	shared *Shared
+	c      *Config // of shared
+	id     Identity
+	app    App
+	brain  *rand.Rand // of the session
 
 	disk    disk
 	home    *home
@@ -72,7 +67,6 @@ type Device struct {
 
 	mu          sync.Mutex
 	status      Status
-	alarm       string
 	lastText    string    // sentence of the last failure, for a device that runs once
 	downAt      time.Time // when the last link ended; zero while there is a link
 	gone        uint64    // samples that the outbox had dropped or quarantined when the link ended
@@ -109,7 +103,6 @@ func New(shared *Shared, id Identity, app App) *Device {
 	if id.PinnedHub != "" {
 		d.time.source.Host, d.time.source.Transport = cmp.Or(id.Gateway, id.PinnedHub), dps.MQTT
 	}
-	d.commands = d.commandList()
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
@@ -117,13 +110,8 @@ func New(shared *Shared, id Identity, app App) *Device {
 	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
 	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
 	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
-	d.twin = twin{d: d, applied: map[string]json.RawMessage{}, wanted: map[string]bool{}, parts: map[string]bool{}}
-	d.readBatt = telemetry.NewSimulatedBattery(split(shared.Rand))
+	d.twin = newTwin(d)
 	d.brain = split(shared.Rand)
-	d.chance = split(shared.Rand)
-	if app.Source == "host" {
-		d.readBatt = telemetry.NewHostBattery()
-	}
 	return d
 }
 
@@ -180,21 +168,38 @@ func (d *Device) produce(ctx context.Context) error {
 	switch {
 	case d.c.Once:
 		return d.once(ctx)
-	case !d.app.Telemetry:
+	case d.app.Off.Telemetry || len(d.app.Sources) == 0:
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	err := d.keep(ctx, "samples", d.feedOutbox)
-	if err != nil {
+	if err := d.feedOutbox(ctx, d.app.Sources); err != nil {
 		return err
 	}
 	return d.box.WaitEmpty(ctx)
 }
 
-// feedOutbox puts the samples of the source into the outbox until the source ends.
-func (d *Device) feedOutbox(ctx context.Context) error {
-	return telemetry.Feed(ctx, d.source(), stamped{d.box, d.time.clock}, telemetry.FeedOptions{
-		Model: d.sampleModel(),
+// feedOutbox puts the samples of sources into the outbox, all at once, until each source has ended
+// or one has failed.
+func (d *Device) feedOutbox(ctx context.Context, sources []telemetry.Source) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var feeding sync.WaitGroup
+	for _, src := range sources {
+		d.spawnIn(&feeding, "samples", func() {
+			err := d.keep(ctx, "samples", func(ctx context.Context) error { return d.feedFrom(ctx, src) })
+			if err != nil {
+				stop(err)
+			}
+		})
+	}
+	feeding.Wait()
+	return context.Cause(ctx)
+}
+
+// feedFrom puts the samples of one source into the outbox until the source ends.
+func (d *Device) feedFrom(ctx context.Context, src telemetry.Source) error {
+	return telemetry.Feed(ctx, src, stamped{d.box, d.time.clock}, telemetry.FeedOptions{
+		Model: d.app.Model,
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {
 			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
@@ -225,25 +230,6 @@ func (d *Device) Close() error {
 	return err
 }
 
-// sampleModel returns the model that samples are checked against, nil for none.
-func (d *Device) sampleModel() *model.Model {
-	if d.app.Unmodelled {
-		return nil
-	}
-	return d.app.Model
-}
-
-func (d *Device) source() telemetry.Source {
-	switch d.app.Source {
-	case "host":
-		return telemetry.Every(d.app.TelemetryInterval, telemetry.NewHost())
-	case "stdin":
-		return telemetry.Lines(d.app.Input)
-	default:
-		return telemetry.Every(d.app.TelemetryInterval, telemetry.NewSimulated(d.chance))
-	}
-}
-
 // tlsConfig is that of all connections.
 func (d *Device) tlsConfig() *tls.Config {
 	conf := &tls.Config{RootCAs: d.shared.Roots, MinVersion: tls.VersionTLS12, Time: d.time.now}
@@ -259,7 +245,7 @@ func (d *Device) session() *failover.Session[*link] {
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
 		TLS: conf, DialContext: d.dialContext(), ModelID: d.app.modelID(), Agent: d.shared.Agent, KeepAlive: d.c.Link.KeepAlive, Window: d.c.Drain.Window,
-		Desired: d.app.Desired, Methods: d.app.Methods, C2D: d.app.C2D, Twin: d.app.Desired || d.app.Reported,
+		Desired: !d.app.Off.Desired, Methods: !d.app.Off.Methods, C2D: !d.app.Off.C2D, Twin: !d.app.Off.Desired || !d.app.Off.Reported,
 	}
 	if d.c.TracePackets {
 		dialer.Trace = d.tracePacket
@@ -354,19 +340,6 @@ func (d *Device) fingerprint() string {
 		return dps.Fingerprint(string(d.id.Certificate.Certificate[0]))
 	}
 	return dps.Fingerprint(d.id.Key)
-}
-
-// battery is the charge as a JSON value, nil where it cannot be read.
-func (d *Device) battery() json.RawMessage {
-	level, err := d.readBatt(time.Now())
-	if err != nil {
-		return nil
-	}
-	b, err := json.Marshal(level)
-	if err != nil {
-		return nil
-	}
-	return b
 }
 
 // Status returns a snapshot. It may be called at any time, also before Run and after it.

@@ -42,8 +42,8 @@ func (d *Device) once(ctx context.Context) error {
 }
 
 func (d *Device) sendAll(ctx context.Context) error {
-	if d.app.Telemetry && d.app.Source == "stdin" {
-		if err := d.feedOutbox(ctx); err != nil {
+	if ending := d.app.ending(); len(ending) > 0 {
+		if err := d.feedOutbox(ctx, ending); err != nil {
 			return err
 		}
 		d.inputEnded.Store(true)
@@ -51,7 +51,7 @@ func (d *Device) sendAll(ctx context.Context) error {
 	if err := d.awaitLink(ctx); err != nil {
 		return err
 	}
-	if !d.app.Telemetry {
+	if d.app.Off.Telemetry {
 		return nil
 	}
 	return d.box.WaitEmpty(ctx)
@@ -119,21 +119,21 @@ func (d *Device) despair(ctx context.Context) error {
 // outcome returns the error of Run. If a device with Once has not sent everything, the error says
 // how many samples were not sent and where they are.
 func (d *Device) outcome(err error) error {
-	if !d.c.Once || !d.app.Telemetry {
+	if !d.c.Once || d.app.Off.Telemetry {
 		return err
 	}
 	s := d.box.Stats()
 	for _, part := range []struct {
 		n     uint64
 		what  string
-		input bool // counts only if the source is stdin
+		input bool // counts only if there is an input that ends
 	}{
 		{s.Queued, "queued for the next start", false},
 		{gone(s), "dropped", true},
 		{s.Quarantined, "set aside, because no hub would take them (hubhop outbox ls --quarantined)", true},
 		{d.counters.Bad.Load(), "no samples", true},
 	} {
-		if part.n == 0 || part.input && d.app.Source != "stdin" {
+		if part.n == 0 || part.input && len(d.app.ending()) == 0 {
 			continue
 		}
 		if err == nil || errors.Is(err, context.Canceled) {
@@ -156,7 +156,7 @@ func (d *Device) finish(asked bool) {
 	end := time.Now().Add(d.c.DrainTimeout)
 	hopeless := func() bool { return d.sleeping().After(end) }
 	queued := d.box.Stats().Queued
-	drains := asked && d.app.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
+	drains := asked && !d.app.Off.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
 	if asked {
 		d.emit(journal.Event{Kind: journal.Stopping, Queued: queued, Text: d.stoppingText(queued, drains, d.sleeping())})
 	}
@@ -216,7 +216,7 @@ func (d *Device) stoppingText(queued uint64, drains bool, next time.Time) string
 	switch {
 	case drains:
 		text += fmt.Sprintf(": %s, sending them for at most %v", wait(queued), d.c.DrainTimeout)
-	case queued > 0 && d.app.Telemetry && !next.IsZero():
+	case queued > 0 && !d.app.Off.Telemetry && !next.IsZero():
 		text += fmt.Sprintf(": %s for the next start; no hub would be tried for another %s", wait(queued), journal.Duration(time.Until(next)))
 	case queued > 0:
 		text += fmt.Sprintf(": %s for the next start", wait(queued))

@@ -33,7 +33,7 @@ type loose struct {
 func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) (told []journal.Event) {
 	t.Helper()
 	m, err := model.Parse([]byte(`{"@id":"dtmi:t:T;1","@type":"Interface","@context":"dtmi:dtdl:context;2","contents":[
-		{"@type":"Property","name":"size","schema":"integer","writable":true}]}`))
+		{"@type":"Property","name":"size","schema":"integer","writable":true},{"@type":"Command","name":"slow"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +57,8 @@ func (h *loose) with(t *testing.T, change func(d *Device), limit time.Duration) 
 		Identity: Identity{
 			DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: t.TempDir(),
 		},
-		App: App{
-			Model: m, Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Methods: true, C2D: true,
+		does: does{
+			Model: m, Telemetry: true, TelemetryInterval: time.Second, Desired: true, Methods: true, C2D: true,
 		},
 	}.device(j)
 	change(d)
@@ -147,13 +147,13 @@ func TestMessagesBeyondTheirBound(t *testing.T) {
 					heard: func(topic string, _ []byte, send func(topic string, qos byte, body []byte)) { emptyTwin(topic, send) },
 				}
 				told := h.with(t, func(d *Device) {
-					d.commands["slow"] = func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
+					d.handle("slow", func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
 						select {
 						case <-time.After(time.Second):
 						case <-ctx.Done():
 						}
 						return nil, ctx.Err()
-					}
+					})
 				}, 2*time.Minute)
 				switch why := lost(told); {
 				case !v.lost && (len(why) > 0 || h.acked != v.messages):
@@ -227,10 +227,10 @@ func TestMethodsBeyondTheirBound(t *testing.T) {
 			},
 		}
 		told := h.with(t, func(d *Device) {
-			d.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+			d.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 				time.Sleep(time.Second)
 				return nil, nil
-			}
+			})
 		}, 10*time.Second)
 		for rid, want := range map[string]string{"0": "200", "1": "200", "2": "200", "3": "200", "4": "503", "5": "503", "again": "200"} {
 			if answers[rid] != want {

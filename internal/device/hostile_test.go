@@ -76,9 +76,9 @@ func (h *scriptedHub) world(t *testing.T, change func(*Device), d time.Duration)
 			Identity: Identity{
 				DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: dir,
 			},
-			App: App{
+			does: does{
 				Model: m, Telemetry: true,
-				Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, Methods: true, C2D: true, ReportedInterval: time.Minute,
+				TelemetryInterval: time.Second, Desired: true, Reported: true, Methods: true, C2D: true, ReportedInterval: time.Minute,
 			},
 		}
 		dev := c.device(j)

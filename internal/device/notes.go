@@ -277,11 +277,12 @@ func (d *Device) startText() string {
 	var off []string
 	for _, path := range []struct {
 		name string
-		on   bool
+		off  bool
 	}{
-		{"telemetry", d.app.Telemetry}, {"reported", d.app.Reported}, {"desired", d.app.Desired}, {"methods", d.app.Methods}, {"c2d", d.app.C2D},
+		{"telemetry", d.app.Off.Telemetry}, {"reported", d.app.Off.Reported}, {"desired", d.app.Off.Desired}, {"methods", d.app.Off.Methods},
+		{"c2d", d.app.Off.C2D},
 	} {
-		if !path.on {
+		if path.off {
 			off = append(off, path.name)
 		}
 	}

@@ -75,7 +75,7 @@ func (d *Device) stillDown() {
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
 	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
-	if d.app.Telemetry {
+	if !d.app.Off.Telemetry {
 		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.Outbox.MaxBytes))
 	}
 	if at != "" {

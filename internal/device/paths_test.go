@@ -244,16 +244,16 @@ func TestMethods(t *testing.T) {
 // TestHandlerThatFails: slow, crashing and failing handlers are answered for, and the device lives on.
 func TestHandlerThatFails(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.MethodTimeout = 2 * time.Second }}, func(t *testing.T, w *world) {
-		w.dev.commands["slow"] = func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
+		w.dev.handle("slow", func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(10 * time.Second)
 			return nil, nil
-		}
-		w.dev.commands["crash"] = func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("at the disco") }
+		})
+		w.dev.handle("crash", func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("at the disco") })
 		failures := 0
-		w.dev.commands["fail"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		w.dev.handle("fail", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			failures++
 			return nil, errors.New("not today")
-		}
+		})
 		w.run(5 * time.Second)
 		for name, want := range map[string]int{"slow": 504, "crash": 500, "fail": 500} {
 			r, err := w.cloud.Method(t.Context(), "dev-1", name, nil)
@@ -269,7 +269,7 @@ func TestHandlerThatFails(t *testing.T) {
 		_, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`"08:00:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
 		w.must(err)
 		w.run(10 * time.Second)
-		if failures != c2dAttempts {
+		if failures != attempts {
 			t.Errorf("a failing handler was tried %d times", failures)
 		}
 		messages, err := w.cloud.C2DMessages("dev-1")
@@ -357,10 +357,10 @@ func TestUnreadMessagesBlockNothing(t *testing.T) {
 		release := make(chan struct{})
 		free := sync.OnceFunc(func() { close(release) })
 		defer free()
-		w.dev.commands["hang"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		w.dev.handle("hang", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			<-release
 			return nil, nil
-		}
+		})
 		w.run(5 * time.Second)
 		for range 40 { // 40 × 3 attempts × 25 s: longer than this test watches
 			_, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`1`), Properties: map[string]string{"method-name": "hang"}})

@@ -79,8 +79,8 @@ func TestTwinThatIsRefused(t *testing.T) {
 			Identity: Identity{
 				DeviceID: "dev-1", Key: "a2V5", PinnedHub: badHub, StateDir: dir,
 			},
-			App: App{
-				Telemetry: true, Source: "simulated", TelemetryInterval: time.Second, Desired: true, Reported: true, ReportedInterval: time.Minute,
+			does: does{
+				Telemetry: true, TelemetryInterval: time.Second, Desired: true, Reported: true, ReportedInterval: time.Minute,
 			},
 		}.device(j)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)

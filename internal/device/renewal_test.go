@@ -81,10 +81,10 @@ func TestThousandRenewals(t *testing.T) {
 func TestRenewalWaitsForMethods(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
-		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		w.dev.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(20 * time.Second)
 			return json.RawMessage(`"done"`), nil
-		}
+		})
 		w.on("hub-a", 10*time.Second)
 		before := len(w.cloud.Ledger("dev-1", true).Messages)
 		for w.count(journal.Renewed) < 4 {
@@ -112,7 +112,7 @@ func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 			}}, func(t *testing.T, w *world) {
 				w.net.SetDelay(time.Millisecond)
 				hang := make(chan struct{})
-				w.dev.commands["hang"] = func(context.Context, json.RawMessage) (json.RawMessage, error) { <-hang; return nil, nil }
+				w.dev.handle("hang", func(context.Context, json.RawMessage) (json.RawMessage, error) { <-hang; return nil, nil })
 				w.on("hub-a", 10*time.Second)
 				w.run(time.Second)
 				before := len(w.cloud.Ledger("dev-1", true).Messages)
@@ -213,10 +213,10 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 func TestLinkThatDiesBeforeItsRenewal(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
-		w.dev.commands["slow"] = func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		w.dev.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(24 * time.Second)
 			return nil, nil
-		}
+		})
 		w.run(239 * time.Second)
 		for w.count(journal.Renewed) == 0 { // the renewal comes 240 to 270 s after the link
 			if _, err := w.cloud.Method(t.Context(), "dev-1", "slow", nil); err != nil {

@@ -33,7 +33,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 			t.TLSUp()
 		}
 	}}
-	if t.Early && d.app.Telemetry {
+	if t.Early && !d.app.Off.Telemetry {
 		a.Early = func(raw *hub.Link) {
 			d.feed(&l, raw)
 			l.drain.Early()
@@ -49,7 +49,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	if ends := raw.Expires(); !ends.IsZero() {
 		l.ends = there.Add(ends.Sub(here))
 	}
-	if l.drain == nil && d.app.Telemetry {
+	if l.drain == nil && !d.app.Off.Telemetry {
 		d.feed(&l, raw)
 	}
 	l.Link = raw
@@ -92,7 +92,7 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 		part(of, ctx, path, func(ctx context.Context) error { return d.keep(ctx, path, run) })
 	}
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
-	if d.app.Telemetry {
+	if !d.app.Off.Telemetry {
 		s.flows.serve()
 		part(&sending, drain, "telemetry", func(ctx context.Context) error {
 			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a panic ends the link, because a drain cannot run twice

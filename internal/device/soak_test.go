@@ -389,9 +389,9 @@ func (w *soakWorld) play(t *testing.T) {
 			Key:      base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")),
 			StateDir: filepath.Join(w.dir, "0"),
 		},
-		App: App{
+		does: does{
 			Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
-			Source: "simulated", TelemetryInterval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second,
+			TelemetryInterval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second,
 		},
 	}
 	w.clock = newMachine(0)

@@ -2,6 +2,7 @@ package device
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,20 +26,40 @@ const (
 	componentTag = "__t"     // IoT Central marks a component's object with "__t":"c"
 )
 
-// twin keeps the device's side of the twin. What it remembers outlives links and hubs: values, because versions do not. One
-// goroutine at a time uses it, that of the served link.
+// twin keeps the device's side of the twin. It remembers values over links and hubs, but no versions,
+// because each hub counts its own. One goroutine at a time uses it, for the link that is served.
 type twin struct {
 	d       *Device
-	applied map[string]json.RawMessage // by component/name: the value that was applied last
-	wanted  map[string]bool            // component/name of each desired property that this link has seen
-	parts   map[string]bool            // components that are desired or reported on this link
-	older   bool                       // acknowledgements of older versions are good enough
+	applied map[string]applied // by component/name: what became of the value that was tried last
+	wanted  map[string]bool    // component/name of each desired property that this link has seen
+	parts   map[string]bool    // components that are desired or reported on this link
+	older   bool               // acknowledgements of older versions are good enough
+	readers []*reader          // of the reported properties, sorted by name
+}
+
+// applied is what became of a desired value.
+type applied struct {
+	value json.RawMessage // as the model gives it
+	ack   Ack
+	used  bool // a value of the property is in use, this one or one before
+}
+
+// ok says whether the value is in use.
+func (a applied) ok() bool { return a.value != nil && a.ack.Code < http.StatusBadRequest }
+
+// newTwin returns a twin that knows nothing yet.
+func newTwin(d *Device) twin {
+	t := twin{d: d, applied: map[string]applied{}, wanted: map[string]bool{}, parts: map[string]bool{}}
+	for _, name := range slices.Sorted(maps.Keys(d.app.Reported)) {
+		t.readers = append(t.readers, newReader(d, name, d.app.Reported[name]))
+	}
+	return t
 }
 
 // serve keeps both sides of the twin equal until ctx or the link ends. Any other error stops the
 // twin only: serve tells it, and tries again after a pause.
 func (t *twin) serve(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired]) error {
-	if !t.d.app.Desired && !t.d.app.Reported {
+	if t.d.app.Off.Desired && t.d.app.Off.Reported {
 		return nil
 	}
 	for told := ""; ; {
@@ -63,13 +84,9 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 	if err != nil {
 		return err
 	}
-	var tick <-chan time.Time
-	if t.d.app.Reported {
-		ticker := time.NewTicker(t.d.app.ReportedInterval)
-		defer ticker.Stop()
-		tick = ticker.C
-	}
-	last := t.d.battery()
+	t.schedule()
+	tick := time.NewTimer(t.untilDue())
+	defer tick.Stop()
 	for {
 		select {
 		case <-changes.ready:
@@ -96,13 +113,11 @@ func (t *twin) follow(ctx context.Context, l *hub.Link, changes *queue[*hub.Desi
 					return err
 				}
 			}
-		case <-tick:
-			if now := t.d.battery(); !bytes.Equal(now, last) {
-				last = now
-				if err := t.report(ctx, l, map[string]any{batteryProperty: now}); err != nil {
-					return err
-				}
+		case <-tick.C:
+			if err := t.reportDue(ctx, l); err != nil {
+				return err
 			}
+			tick.Reset(t.untilDue())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -126,15 +141,11 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	for name := range doc.Reported {
 		t.parts[name] = isTagged(doc.Reported[name])
 	}
-	if t.d.app.Desired {
+	if !t.d.app.Off.Desired {
 		t.addRemoved("", doc.Desired, doc.Reported)
-		t.judge(l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
+		t.judge(ctx, l, patch, doc.Desired, doc.DesiredVersion, doc.Reported)
 	}
-	if t.d.app.Reported {
-		if now := t.d.battery(); now != nil && !sameJSON(doc.Reported[batteryProperty], now) {
-			patch[batteryProperty] = now
-		}
-	}
+	t.addReported(ctx, l, patch, doc.Reported)
 	return doc.DesiredVersion, t.report(ctx, l, patch)
 }
 
@@ -142,7 +153,7 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 // replaces all desired properties, the hub may send only the new ones and not name the removed
 // ones. So a change that leaves out a known desired property may be such a replacement.
 func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask bool, err error) {
-	if !t.d.app.Desired {
+	if t.d.app.Off.Desired {
 		return false, nil
 	}
 	var props map[string]json.RawMessage
@@ -153,7 +164,7 @@ func (t *twin) change(ctx context.Context, l *hub.Link, c *hub.Desired) (ask boo
 	before := maps.Clone(t.wanted)
 	patch := map[string]any{}
 	t.expand(props)
-	t.judge(l, patch, props, c.Version, nil)
+	t.judge(ctx, l, patch, props, c.Version, nil)
 	for path := range before {
 		ask = ask || !t.tells(props, path)
 	}
@@ -195,7 +206,7 @@ func (t *twin) tells(props map[string]json.RawMessage, path string) bool {
 
 // judge applies desired properties and collects their acknowledgements. Each is judged alone: a bad value does not hide a good
 // one. With a reported part given, acknowledgements that stand there already are left out.
-func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.RawMessage, version int64, reported map[string]json.RawMessage) {
+func (t *twin) judge(ctx context.Context, l *hub.Link, patch map[string]any, desired map[string]json.RawMessage, version int64, reported map[string]json.RawMessage) {
 	for _, name := range slices.Sorted(maps.Keys(desired)) {
 		if strings.HasPrefix(name, "$") {
 			continue
@@ -210,7 +221,7 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			acks := map[string]any{}
 			for _, prop := range slices.Sorted(maps.Keys(inner)) {
 				if prop != componentTag {
-					t.judgeOne(l, acks, name, prop, inner[prop], version, known)
+					t.judgeOne(ctx, l, acks, name, prop, inner[prop], version, known)
 				}
 			}
 			if len(acks) > 0 {
@@ -219,14 +230,14 @@ func (t *twin) judge(l *hub.Link, patch map[string]any, desired map[string]json.
 			}
 			continue
 		}
-		if name != "" && (t.parts[name] || t.d.app.Model.HasComponent(name)) {
+		if name != "" && (t.parts[name] || t.d.app.hasComponent(name)) {
 			if string(desired[name]) != "null" { // an acknowledgement here would overwrite the component's reported properties
 				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
 					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
 			}
 			continue
 		}
-		t.judgeOne(l, patch, "", name, desired[name], version, reported)
+		t.judgeOne(ctx, l, patch, "", name, desired[name], version, reported)
 	}
 }
 
@@ -283,41 +294,41 @@ func (t *twin) component(name string, value json.RawMessage) (map[string]json.Ra
 	if json.Unmarshal(value, &inner) != nil || inner == nil {
 		return nil, false
 	}
-	if string(inner[componentTag]) == `"c"` || t.d.app.Model.HasComponent(name) {
+	if string(inner[componentTag]) == `"c"` || t.d.app.hasComponent(name) {
 		return inner, true
 	}
 	return nil, false
 }
 
-func (t *twin) judgeOne(l *hub.Link, patch map[string]any, component, name string, value json.RawMessage, version int64, reported map[string]json.RawMessage) {
+// judgeOne applies one desired property and adds its acknowledgement to patch.
+func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, component, name string, value json.RawMessage, version int64,
+	reported map[string]json.RawMessage) {
 	path := component + "/" + name
 	if string(value) == "null" { // deleted: its acknowledgement goes with it
 		delete(t.wanted, path)
-		if t.applied[path] != nil {
-			delete(t.applied, path)
-			t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name),
-				Text: fmt.Sprintf("desired %s removed", quoted(name))})
-		}
+		t.remove(ctx, l, component, name, version)
 		if _, there := reported[name]; there || reported == nil {
 			patch[name] = nil
 		}
 		return
 	}
 	t.wanted[path] = true
-	ack := model.Ack{Value: value, Code: http.StatusOK, Version: version, Description: "completed"}
-	plain, err := t.d.app.Model.Desired(component, name, value)
+	ack := model.Ack{Value: value, Version: version}
+	plain, err := t.d.app.desired(component, name, value)
 	if err != nil {
 		ack.Code, ack.Description = http.StatusBadRequest, err.Error()
 		if ce, ok := errors.AsType[*model.CheckError](err); ok {
 			ack.Code = ce.Code()
 		}
 	} else {
-		ack.Value = plain
-	}
-	if old := t.applied[path]; err == nil && !sameJSON(old, plain) {
-		t.applied[path] = slices.Clone(plain)
-		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: ack.Code,
-			Text: fmt.Sprintf("desired %s set to %s", quoted(name), shown(plain))})
+		a := t.apply(ctx, l, component, name, plain, version)
+		if ctx.Err() != nil {
+			return // the link has ended, and the next one will see the value again
+		}
+		ack.Value, ack.Code, ack.Description = plain, a.ack.Code, a.ack.Description
+		if !a.ok() {
+			err = errors.New(cmp.Or(a.ack.Description, fmt.Sprintf("its handler answered %d", a.ack.Code)))
+		}
 	}
 	if reported != nil && acknowledged(reported[name], ack, t.older) {
 		return
@@ -327,6 +338,71 @@ func (t *twin) judgeOne(l *hub.Link, patch map[string]any, component, name strin
 			Text: fmt.Sprintf("desired %s not applied: %s", quoted(name), oneLine(err.Error(), maxShown))})
 	}
 	patch[name] = ack
+}
+
+// apply gives a value to the handler of its property, unless it was given this value last and need
+// not get it again. It returns what became of the value.
+func (t *twin) apply(ctx context.Context, l *hub.Link, component, name string, value json.RawMessage, version int64) applied {
+	path := component + "/" + name
+	a := t.applied[path]
+	if sameJSON(a.value, value) && a.ack.Code < http.StatusInternalServerError {
+		return a
+	}
+	a.value, a.ack = slices.Clone(value), t.handle(ctx, component, name, value, version)
+	if ctx.Err() != nil {
+		return a
+	}
+	if a.ok() {
+		a.used = true
+		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: a.ack.Code,
+			Text: fmt.Sprintf("desired %s set to %s", quoted(name), shown(value))})
+	}
+	t.applied[path] = a
+	return a
+}
+
+// remove tells the handler of a property that the property is not desired any more, if the handler
+// has had a value.
+func (t *twin) remove(ctx context.Context, l *hub.Link, component, name string, version int64) {
+	path := component + "/" + name
+	a, known := t.applied[path]
+	if !known {
+		return
+	}
+	ack := t.handle(ctx, component, name, nil, version)
+	if ctx.Err() != nil {
+		return
+	}
+	delete(t.applied, path)
+	e := journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Text: fmt.Sprintf("desired %s removed", quoted(name))}
+	if ack.Code >= http.StatusBadRequest {
+		e.Status, e.Error = ack.Code, ack.Description
+		e.Text += fmt.Sprintf(", but its handler failed: %s", oneLine(ack.Description, maxShown))
+	}
+	if a.used || e.Error != "" {
+		t.d.desired.tell(1, e)
+	}
+}
+
+// handle gives a value to the handler of its property, nil for its removal. A property without a
+// handler takes every value. The code of the Ack is not 0.
+func (t *twin) handle(ctx context.Context, component, name string, value json.RawMessage, version int64) Ack {
+	r := Request{Kind: KindDesired, Name: spelled(component, name), Device: t.d.id.DeviceID, Value: value, Version: version}
+	ack := Ack{}
+	if property := t.d.app.Desired[r.Name]; property.Apply != nil {
+		var err error
+		ack, err = repeated(ctx, &r, func() (Ack, error) {
+			return invoke(ctx, t.d, "handler", func(ctx context.Context) (Ack, error) { return property.Apply(ctx, r) })
+		})
+		if err != nil {
+			ack = Ack{statusOf(err), err.Error()}
+		}
+	}
+	if ack.Code == 0 {
+		ack = Ack{http.StatusOK, cmp.Or(ack.Description, "completed")}
+	}
+	ack.Description = oneLine(ack.Description, maxBugText)
+	return ack
 }
 
 // acknowledged reports whether the reported part holds this acknowledgement already.

@@ -20,7 +20,6 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
-	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -80,10 +79,7 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 			t.Fatal(err)
 		}
 		defer func() { _ = cloud.Close() }()
-		m, err := model.Parse(builtin)
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := withCommands(t, builtin)
 		info := cloud.Info()
 		w := &world{t: t, net: n, cloud: cloud}
 		w.config = plan{
@@ -101,9 +97,9 @@ func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 			Identity: Identity{
 				DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1")), StateDir: dir,
 			},
-			App: App{
+			does: does{
 				Model: m, Telemetry: true, Reported: true, Desired: true, Methods: true, C2D: true,
-				Source: "simulated", TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
+				TelemetryInterval: time.Second, ReportedInterval: 15 * time.Second,
 			},
 		}
 		if s.device != nil {
@@ -351,12 +347,12 @@ type plan struct {
 	Shared
 	Config
 	Identity
-	App
+	does
 }
 
 // device makes a device that shares nothing with others but the limits of the plan.
 func (p plan) device(j *journal.Journal) *Device {
 	shared := p.Shared
 	shared.Config, shared.Journal = p.Config, j
-	return New(&shared, p.Identity, p.App)
+	return New(&shared, p.Identity, p.app(p.Rand))
 }

@@ -20,19 +20,21 @@ import (
 
 const (
 	demoDevice  = "demo-1"
-	demoSample  = 100 * time.Millisecond
 	stepLimit   = 25 * time.Second // for telemetry to flow again
 	answerLimit = 5 * time.Second  // for a command, once the device is up
 	calm        = 700 * time.Millisecond
 	shortStay   = 3 * time.Second // of the failover that ends by itself
 )
 
+// DemoInterval is the time between two samples of a device for a [Demo].
+const DemoInterval = 100 * time.Millisecond
+
 // Demo is the story that hubhop tells about itself: a device on a simulated cloud whose hubs are killed, silenced, healed.
 type Demo struct {
 	Shared device.Shared // how the device behaves; where it connects, and to whom it tells what happens, is the demo's
-	App    device.App
-	Tell   func(Line) // hears of everything as it happens, from several goroutines
-	Keep   bool       // go on running after the verdict, until ctx ends
+	App    device.App    // has samples every DemoInterval, the commands echo and setAlarm, the desired property fanSpeed
+	Tell   func(Line)    // hears of everything as it happens, from several goroutines
+	Keep   bool          // go on running after the verdict, until ctx ends
 }
 
 // Line is one line of the story.
@@ -117,7 +119,6 @@ func (s *story) device(shared device.Shared, app device.App, state string) *devi
 	id := device.Identity{DeviceID: demoDevice, IDScope: info.IDScope, StateDir: state,
 		Key: base64.StdEncoding.EncodeToString(s.cloud.DeviceKey(demoDevice))}
 	shared.Config.ProvisioningHost, shared.Roots = info.ProvisioningHost, s.cloud.CAPool()
-	app.TelemetryInterval = demoSample
 	shared.Journal = new(journal.Journal)
 	shared.Journal.Sink(func(e journal.Event) {
 		switch e.Kind {

@@ -1,8 +1,9 @@
-package telemetry
+package sample
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"runtime"
 	"strings"
@@ -12,27 +13,38 @@ import (
 	"github.com/shirou/gopsutil/v4/load"
 	"github.com/shirou/gopsutil/v4/mem"
 	"github.com/shirou/gopsutil/v4/sensors"
+
+	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
-// NewHost is a reader of the machine it runs on: cpu (percent of all processors, busy since the reading before), memory (percent in
-// use), load1 (processes that ran or waited to run, mean of a minute; not on Windows, which does not count them) and temp (°C, of the
-// processor where a sensor says so, else the hottest). What the machine does not tell is left out, never made up; a reading with
-// nothing in it is an error. The first reading takes up to a quarter of a second, since a processor is busy only over a time.
-func NewHost() Read {
+var errNoReading = errors.New("this machine gives no reading at all")
+
+// NewHost returns a reader of the machine that it runs on:
+//
+//   - cpu: how busy all processors were since the reading before, in percent
+//   - memory: how much of it is in use, in percent
+//   - load1: processes that ran or waited to run, the mean of a minute; not on Windows, which does
+//     not count them
+//   - temp: in °C, of the processor if a sensor says so, else the highest
+//
+// What the machine does not tell is left out, never made up. A reading with nothing in it is an
+// error. The first reading takes up to a quarter of a second, because a processor is busy only over
+// a time.
+func NewHost() telemetry.Read {
 	h := &host{processor: processor, memory: memory, load: load1, temperatures: temperatures, settle: 250 * time.Millisecond}
 	h.before, _ = h.processor()
 	h.since = time.Now()
 	return h.read
 }
 
-// sensorTries is how often a machine is asked for its temperature before it is taken to have no sensor: on some systems the question
-// alone takes longer than all others together.
+// sensorTries is how often a machine is asked for its temperature before it counts as a machine
+// without a sensor. On some systems this question takes longer than all others together.
 const sensorTries = 3
 
 // askTime bounds one question to the machine.
 const askTime = 2 * time.Second
 
-// host holds the questions as functions, so that a test can be a machine without sensors.
+// host holds the questions as functions, so that a test can play a machine without sensors.
 type host struct {
 	processor    func() (times, error)
 	memory       func() (float64, error)
@@ -71,7 +83,8 @@ func (h *host) read(time.Time) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// figure rounds to two decimals. What failed, or is no number that JSON has, is nil.
+// figure rounds to two decimals. It returns nil after an error, and for a number that JSON does not
+// have.
 func figure(v float64, err error) *float64 {
 	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
@@ -95,7 +108,8 @@ func (h *host) cpu() *float64 {
 	return h.percent
 }
 
-// temp is the processor's temperature, else the highest there is. Sensors without a chip behind them tell absurd values.
+// temp returns the processor's temperature, else the highest one. It ignores absurd values, which
+// come from sensors without a chip behind them.
 func (h *host) temp() *float64 {
 	if h.failures >= sensorTries {
 		return nil
@@ -118,7 +132,8 @@ func (h *host) temp() *float64 {
 	return figure(best.value, nil)
 }
 
-// ofProcessor goes by the names that Linux drivers, macOS and Windows give.
+// ofProcessor says whether a sensor is the processor's, by the names that Linux drivers, macOS and
+// Windows use.
 func ofProcessor(r reading) bool {
 	name := strings.ToLower(r.name)
 	for _, part := range []string{"coretemp", "k10temp", "zenpower", "cpu", "x86_pkg", "soc", "tctl", "tdie", "tc0p"} {

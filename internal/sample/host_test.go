@@ -1,4 +1,4 @@
-package telemetry
+package sample
 
 import (
 	"encoding/json"

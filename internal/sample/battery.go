@@ -1,4 +1,4 @@
-package telemetry
+package sample
 
 import (
 	"errors"
@@ -12,11 +12,12 @@ import (
 	"time"
 )
 
-// ErrNoBattery is the answer of a system whose battery this package cannot read.
+// ErrNoBattery says that this package cannot read batteries on this system.
 var ErrNoBattery = errors.New("the battery cannot be read on " + runtime.GOOS)
 
-// NewHostBattery is the machine's own battery, the mean of them if it has several. A machine without one runs on mains, which is full:
-// 100. Only Linux is asked; elsewhere the answer is ErrNoBattery, since "full" would be a guess.
+// NewHostBattery returns the machine's own battery, or the mean of several. A machine without one
+// runs on mains, so its charge is 100. On systems other than Linux the battery returns
+// [ErrNoBattery], because 100 would be a guess.
 func NewHostBattery() Battery {
 	if runtime.GOOS != "linux" {
 		return func(time.Time) (float64, error) { return 0, ErrNoBattery }

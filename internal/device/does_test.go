@@ -1,0 +1,81 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	mathrand "math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/telemetry"
+)
+
+// does is what the device of a test does. It has the names of failover.json.
+type does struct {
+	Model                                      *model.Model
+	Telemetry, Reported, Desired, Methods, C2D bool
+
+	Source            string    // "stdin": the lines of Input; else a room that is read
+	Input             io.Reader // of the source stdin
+	TelemetryInterval time.Duration
+	ReportedInterval  time.Duration
+}
+
+// app returns an App that no other device has.
+func (a does) app(chance *mathrand.Rand) App {
+	n := 0
+	source := telemetry.Every(a.TelemetryInterval, func(time.Time) ([]byte, error) {
+		n++
+		return fmt.Appendf(nil, `{"temp":%d.53,"humidity":40.17}`, 20+n%80), nil
+	})
+	if a.Source == "stdin" {
+		source = telemetry.Lines(a.Input)
+	}
+	full := 80 + 20*mathrand.Float64()
+	if chance != nil {
+		full = 80 + 20*chance.Float64()
+	}
+	began := time.Now()
+	return App{
+		Model:   a.Model,
+		Sources: []telemetry.Source{source},
+		Commands: map[string]Command{
+			"echo":     {AnyPayload: true, Handle: func(_ context.Context, r Request) (Answer, error) { return Answer{Payload: r.Value}, nil }},
+			"setAlarm": {Handle: func(context.Context, Request) (Answer, error) { return Answer{}, nil }},
+		},
+		Reported: map[string]Reported{"battery": {Every: a.ReportedInterval, Read: func(context.Context, Request) (any, error) {
+			return math.Round(100*max(0, full-time.Since(began).Minutes())) / 100, nil
+		}}},
+		Off: Paths{Telemetry: !a.Telemetry, Reported: !a.Reported, Desired: !a.Desired, Methods: !a.Methods, C2D: !a.C2D},
+	}
+}
+
+// handle gives a running device a handler of one more command, which takes any payload.
+func (d *Device) handle(name string, f func(context.Context, json.RawMessage) (json.RawMessage, error)) {
+	d.app.Commands[name] = Command{AnyPayload: true, Handle: func(ctx context.Context, r Request) (Answer, error) {
+		payload, err := f(ctx, r.Value)
+		return Answer{Payload: payload}, err
+	}}
+}
+
+// withCommands returns a model with the commands that tests handle beside its own.
+func withCommands(t testing.TB, text []byte) *model.Model {
+	t.Helper()
+	var more strings.Builder
+	for _, name := range []string{"slow", "crash", "fail", "hang"} {
+		fmt.Fprintf(&more, `"contents": [ {"@type":"Command","name":%q},`, name)
+		text = bytes.Replace(text, []byte(`"contents": [`), []byte(more.String()), 1)
+		more.Reset()
+	}
+	m, err := model.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

@@ -1,0 +1,89 @@
+package sample
+
+import (
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry"
+)
+
+// NewRoom returns a reader of a room that does not exist: temp from 20 to 120 and humidity from 0 to
+// 100, as JSON numbers of at most two decimals. Both wander around a middle with the time that has
+// passed. rnd, which may be nil, is only used before NewRoom returns.
+func NewRoom(rnd *rand.Rand) telemetry.Read {
+	rnd = own(rnd)
+	temp := walk{low: 20, high: 120, spread: 15, memory: 5 * time.Minute}
+	humidity := walk{low: 0, high: 100, spread: 12, memory: 10 * time.Minute}
+	return func(now time.Time) ([]byte, error) {
+		body := append([]byte(nil), `{"temp":`...)
+		body = appendNumber(body, temp.at(now, rnd))
+		body = append(body, `,"humidity":`...)
+		body = appendNumber(body, humidity.at(now, rnd))
+		return append(body, '}'), nil
+	}
+}
+
+// walk is a random walk that is pulled back to its middle (Ornstein and Uhlenbeck's). So its steps
+// grow with the root of the time between them, and it neither runs away nor jumps.
+type walk struct {
+	low, high float64
+	spread    float64       // standard deviation over a long time
+	memory    time.Duration // how long it takes to forget where it was
+	value     float64
+	last      time.Time
+}
+
+func (w *walk) at(now time.Time, rnd *rand.Rand) float64 {
+	middle := (w.low + w.high) / 2
+	keep := 0.0 // the first value is anywhere
+	if !w.last.IsZero() {
+		keep = math.Exp(-max(0, now.Sub(w.last)).Seconds() / w.memory.Seconds())
+	}
+	w.last = now
+	w.value = middle + (w.value-middle)*keep + w.spread*math.Sqrt(1-keep*keep)*rnd.NormFloat64()
+	w.value = min(max(w.value, w.low), w.high)
+	return w.value
+}
+
+// Battery returns a charge in percent, 0 to 100.
+type Battery func(now time.Time) (float64, error)
+
+// NewSimulatedBattery returns a battery that empties to about a fifth in a hundred minutes and is
+// charged again in half an hour. It begins with at least 80 percent. rnd, which may be nil, is only
+// used before NewSimulatedBattery returns.
+func NewSimulatedBattery(rnd *rand.Rand) Battery {
+	rnd = own(rnd)
+	level, perMinute := 80+20*rnd.Float64(), -0.8
+	var last time.Time
+	return func(now time.Time) (float64, error) {
+		if !last.IsZero() {
+			level += perMinute * max(0, now.Sub(last)).Minutes() * (0.8 + 0.4*rnd.Float64())
+		}
+		last = now
+		if level <= 20 {
+			perMinute = 2.7
+		}
+		if level >= 100 {
+			perMinute = -0.8
+		}
+		level = min(max(level, 0), 100)
+		return math.Round(level*100) / 100, nil
+	}
+}
+
+// own gives a reader a generator of its own, seeded from rnd at once. Readers run in different
+// goroutines, and they cannot share a generator.
+func own(rnd *rand.Rand) *rand.Rand {
+	seed := rand.Uint64
+	if rnd != nil {
+		seed = rnd.Uint64
+	}
+	return rand.New(rand.NewPCG(seed(), seed()))
+}
+
+// appendNumber writes a JSON number of at most two decimals.
+func appendNumber(b []byte, v float64) []byte {
+	return strconv.AppendFloat(b, math.Round(v*100)/100, 'f', -1, 64)
+}
