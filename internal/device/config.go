@@ -46,7 +46,7 @@ type Config struct {
 	Failover failover.Options       // Rand and NoDPS are set by the device
 	Link     hub.Options            // of the link to a hub
 	Drain    telemetry.DrainOptions // Created and Problem are set by the device
-	Outbox   outbox.Options         // Age, For and Report are set by the device
+	Outbox   outbox.Options         // Age, Stamp, For and Report are set by the device
 
 	MethodTimeout time.Duration // how long a handler of a command may take
 	DrainTimeout  time.Duration // how long a device that is stopped goes on sending what is queued; 0: it does not

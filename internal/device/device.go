@@ -198,7 +198,7 @@ func (d *Device) feedOutbox(ctx context.Context, sources []telemetry.Source) err
 
 // feedFrom puts the samples of one source into the outbox until the source ends.
 func (d *Device) feedFrom(ctx context.Context, src telemetry.Source) error {
-	return telemetry.Feed(ctx, src, stamped{d.box, d.time.clock}, telemetry.FeedOptions{
+	return telemetry.Feed(ctx, src, d.box, telemetry.FeedOptions{
 		Model: d.app.Model,
 		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
 		Bad: func(err error) {

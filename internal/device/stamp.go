@@ -1,12 +1,9 @@
 package device
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // A sample is stamped with the time that is believed when it is made, and the outbox keeps that for ever. If the time turns out to have
@@ -81,6 +78,15 @@ type line interface {
 // before those of this run.
 func (k *clock) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
+	id := f.Outbox
+	if l != nil { // it is asked without k.mu, because it asks for ages under its own lock
+		if f.Outbox != "" && !l.HasID(f.Outbox) {
+			f.Epochs = nil
+		}
+		next := l.Last() + 1 // samples behind it were not synced before the power went
+		f.Epochs = slices.DeleteFunc(f.Epochs, func(e epoch) bool { return e.From > next })
+		id = l.ID()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if own := k.file; len(own.Epochs) > 0 {
@@ -95,30 +101,24 @@ func (k *clock) restore(f clockFile, l line) {
 	if k.file.Newest.After(f.Newest) {
 		f.Newest = k.file.Newest
 	}
-	if l != nil {
-		if f.Outbox != "" && !l.HasID(f.Outbox) {
-			f.Epochs = nil
-		}
-		next := l.Last() + 1 // samples behind it were not synced before the power went
-		f.Epochs = slices.DeleteFunc(f.Epochs, func(e epoch) bool { return e.From > next })
-		if id := l.ID(); f.Outbox != id {
-			f.Outbox = id
-			k.changed++
-		}
+	if f.Outbox != id {
+		f.Outbox = id
+		k.changed++
 	}
 	k.file = f
 	k.publishLocked()
 }
 
-// stamp gives the messages that will stand behind the place last their times; their sources have taken these from the system clock. They
-// must come there before it is called again.
-func (k *clock) stamp(last uint64, messages []message.Message) []message.Message {
-	defer k.flush()
+// stamp is the Stamp of the outbox: it corrects times that sources have taken from the system clock.
+// When it begins an epoch it writes that down before it returns, so that no sample is durable whose
+// epoch a restart would not know. The outbox waits for it, so it reports nothing.
+func (k *clock) stamp(first uint64, made []time.Time) {
+	defer k.write()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	base, running := k.lookLocked()
 	now := base.Add(running).UTC()
-	if e := (epoch{From: last + 1, Boot: k.boot, Begins: base, Proved: !k.truth.IsZero()}); !k.continuesLocked(e) {
+	if e := (epoch{From: first, Boot: k.boot, Begins: base, Proved: !k.truth.IsZero()}); !k.continuesLocked(e) {
 		k.file.Epochs = append(k.file.Epochs, e)
 		if n := len(k.file.Epochs); n > maxEpochs {
 			k.file.Epochs = slices.Delete(k.file.Epochs, 0, n-maxEpochs)
@@ -126,11 +126,9 @@ func (k *clock) stamp(last uint64, messages []message.Message) []message.Message
 		k.changed++
 		k.publishLocked()
 	}
-	messages = slices.Clone(messages)
-	for i := range messages {
-		messages[i].Created = now.Add(-time.Since(messages[i].Created))
+	for i, at := range made {
+		made[i] = now.Add(-time.Since(at))
 	}
-	return messages
 }
 
 // continuesLocked says whether samples of e may be counted to the epoch before.
@@ -207,22 +205,4 @@ func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
 	default: // it was made before this machine was started
 		return running
 	}
-}
-
-// stamped is the intake of the outbox. One feed uses it, one call after the other, so that what comes next stands behind the last one.
-type stamped struct {
-	Outbox
-	clock *clock
-}
-
-func (s stamped) Append(ctx context.Context, messages ...message.Message) error {
-	return s.Outbox.Append(ctx, s.clock.stamp(s.Last(), messages)...)
-}
-
-func (s stamped) TryAppend(messages ...message.Message) error {
-	return s.Outbox.TryAppend(s.clock.stamp(s.Last(), messages)...)
-}
-
-func (s stamped) AppendOver(messages ...message.Message) error {
-	return s.Outbox.AppendOver(s.clock.stamp(s.Last(), messages)...)
 }

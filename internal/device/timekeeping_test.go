@@ -42,7 +42,7 @@ func TestMaxAgeWithAWrongClock(t *testing.T) {
 				k := newClock(newMachine(off()).clock(), silent)
 				made := map[uint64]time.Time{}
 				dropped := uint64(0)
-				box, err := outbox.Open(filepath.Join(t.TempDir(), "outbox"), outbox.Options{MaxBytes: 4 << 20, MaxAge: maxAge, Age: k.age,
+				box, err := outbox.Open(filepath.Join(t.TempDir(), "outbox"), outbox.Options{MaxBytes: 4 << 20, MaxAge: maxAge, Age: k.age, Stamp: k.stamp,
 					Report: func(p outbox.Problem) {
 						dropped += p.Messages
 						if age := time.Since(made[p.Last]); age < maxAge-rightWithin { // a place and its seq are the same here
@@ -53,9 +53,8 @@ func TestMaxAgeWithAWrongClock(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer func() { _ = box.Close() }()
-				intake := stamped{box, k}
 				put := func() {
-					if err := intake.Append(t.Context(), message.Message{Body: make([]byte, 2000), Created: time.Now()}); err != nil {
+					if err := box.Append(t.Context(), message.Message{Body: make([]byte, 2000), Created: time.Now()}); err != nil {
 						t.Fatal(err)
 					}
 					made[box.Last()] = time.Now()
@@ -238,7 +237,7 @@ func TestClockFileIsTheNewest(t *testing.T) {
 		return nil
 	}
 	var all sync.WaitGroup
-	all.Go(func() { k.stamp(0, nil) })
+	all.Go(func() { k.stamp(1, nil) })
 	<-writing
 	second := make(chan struct{})
 	all.Go(func() { _ = k.hear(time.Now().Add(2*time.Hour), "DPS"); close(second) })
@@ -325,6 +324,87 @@ func TestRestore(t *testing.T) {
 				t.Errorf("the next run will not know outbox %s: %+v", id, kept)
 			}
 		})
+	}
+}
+
+// asking is an outbox that asks for the age of a message under the lock that Last takes.
+type asking struct {
+	aLine
+	clock *clock
+}
+
+func (l asking) Last() uint64 {
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		l.clock.age(1, time.Now())
+	}()
+	<-asked
+	return l.last
+}
+
+// TestRestoreWaitsForNoAge: a clock file that is read late is taken over while the outbox asks for ages.
+func TestRestoreWaitsForNoAge(t *testing.T) {
+	k := newClock(Clock{}, silent)
+	k.restore(clockFile{Outbox: "a", Epochs: []epoch{{From: 1}}}, asking{aLine{1, []string{"a"}}, k})
+	if n := len(k.file.Epochs); n != 1 {
+		t.Errorf("%d epochs", n)
+	}
+}
+
+// TestStampsOfManySources: whoever appends at the same time, and however the clock changes meanwhile, a position belongs to the epoch that
+// its sample was stamped in, and the file on the disk says so before the sample is durable.
+func TestStampsOfManySources(t *testing.T) {
+	m := newMachine(0)
+	k := newClock(m.clock(), silent)
+	var disk atomic.Pointer[clockFile]
+	k.keep = func(f clockFile) error { disk.Store(&f); return nil }
+	var mu sync.Mutex
+	stamped := map[uint64]epoch{}
+	box, err := outbox.Open(filepath.Join(t.TempDir(), "outbox"), outbox.Options{Age: k.age, Stamp: func(first uint64, made []time.Time) {
+		k.stamp(first, made)
+		f := disk.Load()
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range made {
+			pos := first + uint64(i)
+			e, known := epochOf(f.Epochs, pos)
+			if !known {
+				t.Errorf("the disk has no epoch of position %d", pos)
+			}
+			stamped[pos] = e
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = box.Close() }()
+	var all sync.WaitGroup
+	for range 6 {
+		all.Go(func() {
+			for n := range 50 {
+				if err := box.Append(t.Context(), slices.Repeat([]message.Message{{Created: time.Now()}}, 1+n%3)...); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Go(func() { // the system clock is set again and again, until the cloud has said what time it is
+		for n := range 20 {
+			m.set(time.Duration(n) * time.Hour)
+			time.Sleep(time.Millisecond)
+		}
+		_ = k.hear(time.Now(), "DPS")
+	})
+	all.Wait()
+	f := disk.Load()
+	if last := box.Last(); len(stamped) != 6*99 || last != 6*99 || len(f.Epochs) < 3 {
+		t.Errorf("%d stamped, %d appended, %d epochs", len(stamped), last, len(f.Epochs))
+	}
+	for pos, was := range stamped {
+		if e, _ := epochOf(f.Epochs, pos); e.From != was.From || e.Boot != was.Boot {
+			t.Errorf("position %d was stamped in %+v and is now of %+v", pos, was, e)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ const maxCommit = 1 << 20
 // request is one Append on its way.
 type request struct {
 	items []item
+	made  []time.Time // of the items, which have no time yet; nil: they have, because nobody stamps them
 	bytes int64
 	sync  bool          // it wants everything to be durable, although appends are not synced one by one
 	wake  chan struct{} // closed when it is done, or when it is its turn to lead
@@ -52,8 +53,15 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 	}
 	defer b.report()
 	r := &request{items: make([]item, len(ms)), bytes: framesStart, wake: make(chan struct{})}
+	if b.opt.Stamp != nil {
+		r.made = make([]time.Time, len(ms))
+	}
 	for i := range ms {
-		r.items[i] = encode(&ms[i])
+		if b.opt.Stamp == nil {
+			r.items[i] = encode(&ms[i])
+		} else {
+			r.items[i], r.made[i] = undated(&ms[i]), created(&ms[i])
+		}
 		if n := len(r.items[i].payload); n > MaxRecord {
 			return tooLargeError(fmt.Sprintf("a message of %d bytes, properties included: at most %d", n, MaxRecord))
 		}
@@ -169,10 +177,10 @@ func (b *Box) ringLimit() int64 { return min(maxRing, b.opt.MaxBytes) }
 // first who came meanwhile.
 func (b *Box) lead() {
 	b.mu.Lock()
-	n, bytes, items, sync := 0, int64(0), b.batch[:0], b.opt.SyncEvery == 0
+	n, bytes, items, made, sync := 0, int64(0), b.batch[:0], b.made[:0], b.opt.SyncEvery == 0
 	for n < len(b.pending) && (n == 0 || bytes+b.pending[n].bytes <= maxCommit) {
 		bytes += b.pending[n].bytes
-		items = append(items, b.pending[n].items...)
+		items, made = append(items, b.pending[n].items...), append(made, b.pending[n].made...)
 		sync = sync || b.pending[n].sync
 		n++
 	}
@@ -180,11 +188,11 @@ func (b *Box) lead() {
 	b.pending = b.pending[n:]
 	b.mu.Unlock()
 
-	b.commit(items, sync)
+	b.commit(items, made, sync)
 
 	clear(items)
 	if cap(items) <= 4096 {
-		b.batch = items
+		b.batch, b.made = items, made
 	}
 	b.mu.Lock()
 	b.pendingBytes -= bytes
@@ -228,12 +236,14 @@ func (b *Box) syncSoon() {
 	})
 }
 
-// commit writes items, and makes them durable if sync is set, else before long. If the disk does not let it they go into memory. The
-// caller leads.
-func (b *Box) commit(items []item, sync bool) {
+// commit writes items, and makes them durable if sync is set, else before long. If the disk does
+// not let it, they go into memory. made has the times of items that have none yet. The caller
+// leads.
+func (b *Box) commit(items []item, made []time.Time, sync bool) {
 	if degraded, due := b.isDegraded(); degraded && due {
-		b.regain()
+		b.regain() // before the stamps, because positions are counted anew when a disk is read late
 	}
+	b.stamp(items, made)
 	for try := range 2 { // the second time in a new segment
 		if degraded, _ := b.isDegraded(); degraded {
 			break
@@ -255,6 +265,21 @@ func (b *Box) commit(items []item, sync bool) {
 		}
 	}
 	b.keep(items)
+}
+
+// stamp lets Options.Stamp correct the times of the items that are committed next, and writes the
+// times into the items. The caller leads.
+func (b *Box) stamp(items []item, made []time.Time) {
+	if len(made) == 0 {
+		return
+	}
+	b.mu.Lock()
+	first := b.next + uint64(len(b.loose))
+	b.mu.Unlock()
+	b.opt.Stamp(first, made)
+	for i, t := range made {
+		items[i] = items[i].at(t)
+	}
 }
 
 // keep puts items into the ring.

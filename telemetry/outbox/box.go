@@ -66,6 +66,14 @@ type Options struct {
 	// created: 0 if nobody knows. It must not call the box.
 	Age func(pos uint64, created time.Time) time.Duration
 
+	// Stamp, which may be nil, may correct the times of messages at the moment when their positions
+	// are certain: the first of the messages gets the position first, the next ones follow without
+	// a gap. made holds when they were created, in order; a message that did not say has the time
+	// of its Append. One call of Stamp comes after the other, in the order of the positions, and
+	// before any of the messages is written. Everybody who appends waits for it, so it must be
+	// quick, and it must not append, sync or close.
+	Stamp func(first uint64, made []time.Time)
+
 	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them that much later at most (sooner when
 	// they are 1 MiB): it spares a flash that wears out, and loses nothing with a killed process, but a power cut may take what was
 	// appended since the last sync. Only what is synced is handed out, so that an id names one message also then. Acknowledgements are
@@ -171,6 +179,7 @@ type Box struct {
 	newest      uint64    // the greatest number a segment file ever had
 	buf         []byte
 	batch       []item
+	made        []time.Time
 
 	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
 	looseBytes int64
@@ -416,7 +425,7 @@ func (b *Box) Close() error {
 	defer close(b.ended)
 
 	b.timers.Wait()
-	b.commit(nil, true)
+	b.commit(nil, nil, true)
 	if degraded, _ := b.isDegraded(); degraded {
 		b.regain()
 	}

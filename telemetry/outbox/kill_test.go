@@ -26,7 +26,7 @@ const (
 )
 
 // killOptions make for many small segments.
-var killOptions = Options{MaxBytes: 4 << 20, Full: Block}
+var killOptions = Options{MaxBytes: 4 << 20, Full: Block, Stamp: stampPositions}
 
 // childMain is the process that is going to be killed: four producers and a drainer. On its standard output it says what it knows:
 // "A <body>" when Append has promised a body, "S <id> <body>" when a record is sent, before it is acknowledged.
@@ -76,6 +76,9 @@ func childMain() bool {
 			return true
 		}
 		for i, r := range records {
+			if !isStamped(r) {
+				say(fmt.Sprintf("E %s was stamped with another position than %d: %v", r.ID, r.Pos, r.Created))
+			}
 			say("S " + r.ID + " " + string(r.Body))
 			if (turn+i)%7 != 3 { // some stay in flight
 				_ = b.Ack(r.Pos)
@@ -180,6 +183,9 @@ func killProcess(t *testing.T, kills int, every time.Duration) {
 			}
 			if r.Gap != "" {
 				t.Errorf("gap %s before %s", r.Gap, r.ID)
+			}
+			if !isStamped(r) {
+				t.Errorf("%s was stamped with another position than %d: %v", r.ID, r.Pos, r.Created)
 			}
 			sent[r.ID] = string(r.Body)
 			if err := b.Ack(r.Pos); err != nil {

@@ -46,18 +46,26 @@ func (id boxID) appendName(b []byte, seq uint64) []byte {
 // item is a message on its way to the disk.
 type item struct{ payload []byte }
 
-func encode(m *message.Message) item {
-	created := m.Created
-	if created.IsZero() {
-		created = time.Now()
+// timeRoom is the most bytes that the time of a payload takes.
+const timeRoom = binary.MaxVarintLen64 + binary.MaxVarintLen32
+
+func encode(m *message.Message) item { return undated(m).at(created(m)) }
+
+// created is when a message was made. A message that does not say it was made now.
+func created(m *message.Message) time.Time {
+	if m.Created.IsZero() {
+		return time.Now()
 	}
-	size := 2*binary.MaxVarintLen64 + len(m.Body) + len(m.ContentType) + len(m.ContentEncoding) + len(m.Component) + 8
+	return m.Created
+}
+
+// undated encodes a message without its time. There is room for the time in front.
+func undated(m *message.Message) item {
+	size := timeRoom + len(m.Body) + len(m.ContentType) + len(m.ContentEncoding) + len(m.Component) + 8
 	for k, v := range m.Properties {
 		size += len(k) + len(v) + 6
 	}
-	b := make([]byte, 0, size)
-	b = binary.AppendVarint(b, created.Unix())
-	b = binary.AppendUvarint(b, uint64(created.Nanosecond()))
+	b := make([]byte, timeRoom, size)
 	b = appendString(b, m.ContentType)
 	b = appendString(b, m.ContentEncoding)
 	b = appendString(b, m.Component)
@@ -69,6 +77,16 @@ func encode(m *message.Message) item {
 		}
 	}
 	return item{payload: append(b, m.Body...)}
+}
+
+// at writes the time into an item that has none yet.
+func (it item) at(t time.Time) item {
+	var buf [timeRoom]byte
+	b := binary.AppendVarint(buf[:0], t.Unix())
+	b = binary.AppendUvarint(b, uint64(t.Nanosecond()))
+	it.payload = it.payload[timeRoom-len(b):]
+	copy(it.payload, b)
+	return it
 }
 
 func appendString(b []byte, s string) []byte {

@@ -38,6 +38,7 @@ type world struct {
 	fault   func(call int, op, name string) error // of every disk that a crash leaves, too
 	crashed bool
 	ahead   bool // some records have been taken ahead of others
+	blind   bool // the box was blind once, so positions may have been counted anew
 }
 
 func newWorld(t *testing.T, seed uint64, o Options) *world {
@@ -45,6 +46,7 @@ func newWorld(t *testing.T, seed uint64, o Options) *world {
 		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 77)), disk: newMemFS(), o: o, far: newConsumer(),
 		safe: map[string]string{}, soft: map[string]string{}, rings: map[string]bool{}, acked: map[string]bool{},
 	}
+	w.o.Stamp = stampPositions
 	w.o.Report = func(p Problem) {
 		w.logf("  %v %s %d-%d: %s (%v)", p.Kind, p.ID, p.First, p.Last, p.Text, p.Err)
 	}
@@ -80,6 +82,7 @@ func (w *world) open() {
 		w.fatalf("Open: %v", err)
 	}
 	w.b, w.flight = b, nil
+	w.blind = w.blind || b.isBlind()
 	w.note()
 }
 
@@ -157,6 +160,9 @@ func (w *world) fetch(limit int) {
 	for i, x := range r {
 		if x.Gap != "" {
 			w.logf("  %s tells %s", x.ID, x.Gap)
+		}
+		if !w.blind && !isStamped(x) {
+			w.fatalf("%s was stamped with another position than %d: %v", x.ID, x.Pos, x.Created)
 		}
 		if i > 0 && x.Pos <= r[i-1].Pos || x.Pos <= after {
 			w.fatalf("place %d comes too late", x.Pos)
