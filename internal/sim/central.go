@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -25,12 +26,12 @@ type central struct {
 	appID    string
 	token    string // accepted verbatim
 
-	ledger    *ledger
+	ledger    *ledger.Ledger
 	templates templates // those the application was given
 	commands  commandBook
 }
 
-func newCentral(r *registry, l *ledger, kept *store.Store, now time.Time) (*central, error) {
+func newCentral(r *registry, l *ledger.Ledger, kept *store.Store, now time.Time) (*central, error) {
 	c := &central{registry: r, ledger: l, appID: kept.Secret("central/app"), token: kept.Secret("central/token")}
 	if r.config.Template != nil {
 		var err error

@@ -478,9 +478,8 @@ func (c *central) lastTelemetry(r *http.Request) (any, error) {
 	if err := c.registry.with(id, func(*device) error { return nil }); err != nil {
 		return nil, err
 	}
-	_, kept := c.ledger.sum(id, true, 0)
-	for _, e := range slices.Backward(kept) {
-		m := e.message(c.ledger.ahead)
+	_, kept := c.ledger.Read(id, 0)
+	for m := range kept.Backward() {
 		component := ""
 		if s := m.Properties["$.sub"]; s != nil {
 			component = *s

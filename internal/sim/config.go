@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // The layouts of a simulator: how its endpoints are spread over addresses and ports.
@@ -111,6 +114,8 @@ type Config struct {
 	// StateDir is a directory that outlives the process, made if missing: the same cloud comes back from it, with its keys, devices,
 	// twins, messages and ledger, even if the process was killed. "" keeps everything in memory.
 	StateDir string
+
+	ledgerSegment, ledgerCounts int64 // sizes of the ledger's files, see ledger.Options; tests make them small
 
 	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
 	Hooks  http.RoundTripper                                // how webhooks are called; nil means over the network
@@ -250,6 +255,13 @@ func (c Config) validate() error {
 			"%s address %s is not on loopback: listening there must be asked for with --listen-any", name, addr)
 	}
 	return errors.Join(errs...)
+}
+
+func (c Config) ledgerOptions(kept *store.Store) ledger.Options {
+	return ledger.Options{
+		Keep: c.LedgerKeep, KeepBytes: c.LedgerKeepBytes, Ahead: c.ClockOffset,
+		Store: kept, Log: c.Logger, SegmentBytes: c.ledgerSegment, CountsBytes: c.ledgerCounts,
+	}
 }
 
 func (c Config) reprovisionPolicy() *reprovisionPolicy {

@@ -61,7 +61,7 @@ func (s *Sim) State() State {
 		Devices: s.registry.states(),
 		Totals: Totals{
 			Connects: s.connects.Load(), Registrations: s.dps.registrations.Load(), Polls: s.dps.polls.Load(),
-			Messages: s.ledger.total.Load(),
+			Messages: s.ledger.Total(),
 		},
 	}
 	for _, h := range s.hubs {
@@ -101,7 +101,7 @@ func (r *registry) describe(d *device) DeviceState {
 	if i, live := r.newest(d.id); live != nil {
 		st.ConnectedHub = azure.Optional(i.hub.name)
 		if st.ModelID == "" {
-			st.ModelID = live.from.modelID
+			st.ModelID = live.from.ModelID
 		}
 	}
 	return st
@@ -329,8 +329,13 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 
 // Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger {
-	l := s.ledger.report(device, messages, 0)
-	l.Known = s.knows(device, l.Received)
+	if !messages {
+		l := s.ledger.Sum(device)
+		l.Known = s.knows(device, l.Received)
+		return l
+	}
+	l, kept := s.ledger.Read(device, 0)
+	l.Known, l.Messages = s.knows(device, l.Received), kept.Messages()
 	return l
 }
 
@@ -346,7 +351,7 @@ func (s *Sim) knows(device string, received int64) *bool {
 
 // ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
 func (s *Sim) ResetLedger() error {
-	if err := s.ledger.reset(); err != nil {
+	if err := s.ledger.Reset(); err != nil {
 		return azure.Errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
 	}
 	return nil

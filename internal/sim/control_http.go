@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 )
 
 // controlBodyLimit is the largest body of a control request.
@@ -108,11 +109,14 @@ func (s *Sim) showLedger(r *http.Request) (any, error) {
 		}
 	}
 	device := r.URL.Query().Get("device")
-	l, kept := s.ledger.sum(device, messages, after)
-	if l.Known = s.knows(device, l.Received); !messages {
+	if !messages {
+		l := s.ledger.Sum(device)
+		l.Known = s.knows(device, l.Received)
 		return l, nil
 	}
-	return &messageStream{l, kept, s.ledger.ahead}, nil
+	l, kept := s.ledger.Read(device, after)
+	l.Known = s.knows(device, l.Received)
+	return &messageStream{l, kept}, nil
 }
 
 // deviceRoutes returns the routes of one device.
@@ -321,8 +325,7 @@ func writeControl(w http.ResponseWriter, v any, err error) {
 // all of them decoded may need several times the memory of the ledger.
 type messageStream struct {
 	ledger Ledger
-	kept   []entry
-	ahead  time.Duration
+	kept   ledger.Kept
 }
 
 func (m *messageStream) write(w io.Writer) {
@@ -331,11 +334,13 @@ func (m *messageStream) write(w io.Writer) {
 	out := bufio.NewWriterSize(w, largeBuffer)
 	_, _ = out.Write(text[:len(text)-1])
 	_, _ = out.WriteString(`,"messages":[`)
-	for i := range m.kept {
-		if i > 0 {
+	comma := false
+	for message := range m.kept.All() {
+		if comma {
 			_ = out.WriteByte(',')
 		}
-		if _, err := out.Write(azure.EncodeJSON(m.kept[i].message(m.ahead))); err != nil {
+		comma = true
+		if _, err := out.Write(azure.EncodeJSON(message)); err != nil {
 			return // the client has left
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -51,7 +52,7 @@ type hubDeps struct {
 	refusal  byte // CONNACK for a disabled identity
 	rejects  bool // dead-letter messages that are older than the device's subscription
 	devices  *azure.Authority
-	ledger   *ledger
+	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
 	events   *broadcaster
 	told     *novelty

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 )
 
 // maxEvent is the size of one telemetry message or batch over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
@@ -115,22 +116,21 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The message is larger than %d bytes.", maxEvent)
 	}
-	arrivals := []arrival{{bag: bagOf(r.Header), body: body}}
+	arrivals := []ledger.Arrival{{Bag: bagOf(r.Header), Body: body}}
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(kind), batchType) {
 		if arrivals, err = parseBatch(body); err != nil {
 			return err
 		}
 	}
 	i.mu.Lock()
-	from := &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, authType: i.auth.AuthType(), modelID: i.modelID,
-		account: h.ledger.open(i.id)}
+	from := &ledger.Origin{Hub: h.name, Device: i.id, Module: i.module, Generation: i.generation, AuthType: i.auth.AuthType(), ModelID: i.modelID}
 	i.mu.Unlock()
-	var b *batch
+	var b *ledger.Batch
 	for _, a := range arrivals {
-		b = h.ledger.collect(b, a)
+		b = h.ledger.Collect(b, a)
 	}
 	if b != nil {
-		if err := h.ledger.commit(from, b); err != nil {
+		if err := h.ledger.Commit(from, b); err != nil {
 			h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("messages are refused")
 			return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 		}
@@ -145,7 +145,7 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 }
 
 // parseBatch takes a batch apart. A message's body is base64 unless it says that it is not.
-func parseBatch(body []byte) (arrivals []arrival, err error) {
+func parseBatch(body []byte) (arrivals []ledger.Arrival, err error) {
 	var batch []struct {
 		Body       string            `json:"body"`
 		Base64     *bool             `json:"base64Encoded"`
@@ -158,9 +158,9 @@ func parseBatch(body []byte) (arrivals []arrival, err error) {
 		return nil, azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "The batch has no message.")
 	}
 	for n, m := range batch {
-		a := arrival{bag: bagOfPairs(m.Properties), body: []byte(m.Body)}
+		a := ledger.Arrival{Bag: bagOfPairs(m.Properties), Body: []byte(m.Body)}
 		if m.Base64 == nil || *m.Base64 {
-			if a.body, err = base64.StdEncoding.DecodeString(m.Body); err != nil {
+			if a.Body, err = base64.StdEncoding.DecodeString(m.Body); err != nil {
 				return nil, azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "Message %d of the batch is not base64.", n)
 			}
 		}
@@ -238,7 +238,7 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 func (m *letter) headers(header http.Header) {
 	const moment = "1/2/2006 3:04:05 PM"
 	_, bag, _ := strings.Cut(m.topic, "/messages/devicebound/")
-	props := parseBag(bag)
+	props := azure.ParseBag(bag)
 	take := func(key string) string {
 		v := props[key]
 		if delete(props, key); v == nil {

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
 // injection is a fault that a device asks for itself, with application properties of a telemetry message, as the official SDKs' own
@@ -32,7 +34,7 @@ const maxInjection = 24 * time.Hour
 
 // inject reads the properties of a message and lets the fault begin when it is due; false means that they ask for none.
 func (s *session) inject(bag []byte) bool {
-	props := parseBag(string(bag))
+	props := azure.ParseBag(string(bag))
 	text := func(name string) string {
 		if v := props[injectionProperty+name]; v != nil {
 			return *v

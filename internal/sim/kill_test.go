@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
 const childDir = "HUBHOP_SIM_TEST_CHILD" // makes the test binary a simulator with its state in this directory
@@ -209,16 +211,16 @@ func TestKilledProcess(t *testing.T) {
 func (d *publisher) check(p *simProcess) {
 	p.t.Helper()
 	l := p.ledger(d.id)
-	seen := naive{seen: map[string]bool{}, highest: map[string]uint64{}}
+	seen := simtest.Counts{}
 	for _, m := range l.Messages {
-		seen.enter(m.Mid)
+		seen.Enter(m.Mid)
 	}
 	for seq := range d.acked {
-		if mid := fmt.Sprintf("%016x-%d", len(d.id), seq+1); !seen.seen[mid] {
+		if mid := fmt.Sprintf("%016x-%d", len(d.id), seq+1); !seen.Seen[mid] {
 			p.t.Fatalf("%s: %s was acknowledged and is lost, of %d", d.id, mid, d.acked)
 		}
 	}
-	if l.Truncated || l.Received != seen.received || l.Duplicates != seen.duplicates || l.Reordered != seen.reordered || l.Distinct != int64(len(seen.seen)) || l.Hubs["hub-a"] != l.Received {
-		p.t.Fatalf("%s: the ledger counts %d, %d distinct, %d twice, %d late; its messages say %+v", d.id, l.Received, l.Distinct, l.Duplicates, l.Reordered, seen.received)
+	if l.Truncated || l.Received != seen.Received || l.Duplicates != seen.Duplicates || l.Reordered != seen.Reordered || l.Distinct != int64(len(seen.Seen)) || l.Hubs["hub-a"] != l.Received {
+		p.t.Fatalf("%s: the ledger counts %d, %d distinct, %d twice, %d late; its messages say %+v", d.id, l.Received, l.Distinct, l.Duplicates, l.Reordered, seen.Received)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 )
 
 // steady is a well-behaved device that publishes all the time, one message after the other, and wants each acknowledged.
@@ -424,7 +426,7 @@ func (h *hub) postForTest(id, body string, n int) error {
 	if i == nil {
 		return errors.New("no such device")
 	}
-	h.ledger.enter(&origin{hub: h.name, device: id, account: h.ledger.open(id)}, arrival{bag: fmt.Appendf(nil, "n=%d", n), body: []byte(body)})
+	_ = h.ledger.Enter(&ledger.Origin{Hub: h.name, Device: id}, ledger.Arrival{Bag: fmt.Appendf(nil, "n=%d", n), Body: []byte(body)})
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 )
 
 const (
@@ -29,13 +30,13 @@ type session struct {
 	hub      *hub
 	wire     *wire
 	identity *identity
-	from     *origin
+	from     *ledger.Origin
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
 	alive   time.Duration // how long silence is borne
 	since   time.Time     // silence counts from here on, because a client waits for its CONNACK
 	acks    []byte        // PUBACKs of what was read since the last flush
-	batch   *batch        // messages since the last flush, nil without any
+	batch   *ledger.Batch // messages since the last flush, nil without any
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
 	will    *will
 	clean   bool
@@ -106,7 +107,7 @@ func (s *session) run() {
 		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
 			err = s.handle(first, body)
 		}
-		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.full() || s.wire.crowded.Load()) {
+		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.Full() || s.wire.crowded.Load()) {
 			err = s.flush()
 		}
 	}
@@ -172,7 +173,7 @@ func (s *session) connect(c connectPacket) error {
 // the session only after its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
-	s.from = &origin{hub: h.name, device: i.id, module: i.module, generation: i.generation, account: h.ledger.open(i.id)}
+	s.from = &ledger.Origin{Hub: h.name, Device: i.id, Module: i.module, Generation: i.generation}
 	i.entry.Lock() // one after the other, so that a replaced client that comes back at once finds s in its place
 	defer i.entry.Unlock()
 	if err := i.usable(); err != nil {
@@ -201,7 +202,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	if modelID != "" {
 		i.modelID = modelID
 	}
-	s.from.authType, s.from.modelID = i.auth.AuthType(), i.modelID
+	s.from.AuthType, s.from.ModelID = i.auth.AuthType(), i.modelID
 	if !expires.IsZero() {
 		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.hangUp("token expired") })
 	}
@@ -249,7 +250,7 @@ func (s *session) detach(reason string) {
 	h.live.Add(-1)
 	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
-			if err := h.ledger.enter(s.from, arrival{bag: bag, body: w.payload, retain: w.retain, isWill: true}); err != nil {
+			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.payload, Retain: w.retain, Will: true}); err != nil {
 				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
 			} else {
 				h.events.telemetry(h.name, 1)
@@ -305,8 +306,8 @@ func (s *session) flush() error {
 func (s *session) settle() error {
 	if b := s.batch; b != nil {
 		s.batch = nil
-		n := int64(b.n)
-		if err := s.hub.ledger.commit(s.from, b); err != nil {
+		n := int64(b.Len())
+		if err := s.hub.ledger.Commit(s.from, b); err != nil {
 			s.acks = s.acks[:0]
 			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
 			return closing("%v", err)
@@ -364,7 +365,7 @@ func (s *session) publish(first byte, body []byte) error {
 		if s.identity.suffers(injectQuota) {
 			return closing("fault injection: message quota exceeded")
 		}
-		s.batch = s.hub.ledger.collect(s.batch, arrival{bag: bag, body: p.payload, dup: p.dup, retain: p.retain})
+		s.batch = s.hub.ledger.Collect(s.batch, ledger.Arrival{Bag: bag, Body: p.payload, Dup: p.dup, Retain: p.retain})
 		if bytes.Contains(bag, injectionMark) && s.inject(bag) {
 			return nil // the fault comes before the PUBACK
 		}

@@ -51,13 +51,13 @@
 // methods.go and c2d.go are what it can do, modules.go the modules below it, hub_https.go the
 // device's side over HTTPS, injection.go the faults a device asks for itself. wire.go and codec.go
 // are MQTT 3.1.1, websocket.go carries it over WebSocket, amqp.go refuses AMQP clients; endpoint.go
-// is a listening address with faults below TLS, and faults.go says which fault does what. ledger.go
-// keeps the books. control.go is the typed control, control_http.go its HTTP form, jsontext.go
+// is a listening address with faults below TLS, and faults.go says which fault does what. Package
+// ledger keeps the books. control.go is the typed control, control_http.go its HTTP form, jsontext.go
 // words the errors of JSON texts, telling.go bounds the log.
 //
 // With a state directory, package store has the directory, a journal of documents and the format of
-// all files, keep.go says which documents there are of the hubs and of the registry, and
-// ledger_disk.go writes the ledger. Package query reads and answers queries.
+// all files, and keep.go says which documents there are of the hubs and of the registry. Package query
+// reads and answers queries.
 //
 // Each piece of state has one owner and one mutex. They are taken in this order, any may be left
 // out: a registration that takes effect, registry, hub, identity (that of a module before that of
@@ -92,6 +92,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -103,7 +104,7 @@ type Sim struct {
 	dps      *dps
 	central  *central
 	hubs     []*hub
-	ledger   *ledger
+	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
 	events   *broadcaster
 	control  *endpoint
@@ -131,14 +132,14 @@ func New(c Config) (_ *Sim, err error) {
 		c.Listen = onLoopbackOnly(c.Listen)
 	}
 	now := func() time.Time { return time.Now().Add(c.ClockOffset) }
-	kept, err := store.Open(store.Options{Dir: c.StateDir, Log: c.Logger, Others: ledgerFiles})
+	kept, err := store.Open(store.Options{Dir: c.StateDir, Log: c.Logger, Others: ledger.Files})
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s := &Sim{config: c, ledger: newLedger(c), store: kept, events: &broadcaster{}}
+	s := &Sim{config: c, store: kept, events: &broadcaster{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.ledger.close(), kept.Close())
+			err = errors.Join(err, s.ledger.Close(), kept.Close())
 		}
 	}()
 	ca, err := keptAuthority(kept, "ca", "hubhop simulator CA", now())
@@ -150,15 +151,8 @@ func New(c Config) (_ *Sim, err error) {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.ca = ca
-	if kept != nil {
-		disk := newLedgerDisk(kept.Dir(), c.Logger)
-		disk.note = func(there segmentRange) error { return kept.Put(segmentsKey, there) }
-		if disk.known, err = knownSegments(kept); err != nil {
-			return nil, fmt.Errorf("sim: %w", err)
-		}
-		if err := s.ledger.openDisk(disk); err != nil {
-			return nil, fmt.Errorf("sim: %w", err)
-		}
+	if s.ledger, err = ledger.Open(c.ledgerOptions(kept)); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	told := &novelty{}
@@ -418,7 +412,7 @@ func (s *Sim) closeLocked() error {
 	for _, f := range s.servers {
 		f.stop()
 	}
-	return errors.Join(s.ledger.close(), s.store.Close())
+	return errors.Join(s.ledger.Close(), s.store.Close())
 }
 
 // Info is what a device, an operator or a script must know to use the cloud. It is the document sim.json.

@@ -42,11 +42,10 @@ func (w *world) reborn() {
 // TestMissingFiles: a file of the state directory that has vanished, or was emptied, is told at the
 // start, whichever it is. Without it a cloud that has lost everything would look like a new one.
 func TestMissingFiles(t *testing.T) {
-	inKeptWorld(t, nil, func(w *world) {
+	inKeptWorld(t, func(c *Config) {
+		c.ledgerSegment, c.ledgerCounts = 400, 1 // so that the counts and several segments come about
+	}, func(w *world) {
 		c := w.connect(w.provision("dev-1"), "dev-1")
-		w.ledger.mu.Lock()
-		w.ledger.disk.segmentBytes, w.ledger.disk.countsBytes = 400, 1 // so that the counts and several segments come about
-		w.ledger.mu.Unlock()
 		for i := range 20 {
 			c.telemetry(fmt.Sprintf("%%24.mid=0123456789abcdef-%d", i+1), `{"a":"`+strings.Repeat("x", 100)+`"}`, uint16(i+1))
 		}
@@ -143,18 +142,14 @@ func TestNoPubackOnAFullDisk(t *testing.T) {
 		host := w.provision("dev-1")
 		c := w.connect(host, "dev-1")
 		c.telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
-		w.ledger.mu.Lock()
-		disk := &simtest.FullDisk{Room: 60}
-		w.ledger.disk.file.Wrap(disk.Over)
-		w.ledger.mu.Unlock()
+		disk := simtest.NewFullDisk(60)
+		w.ledger.WrapFile(disk.Over)
 		c.send(publishBytes("devices/dev-1/messages/events/%24.mid=0123456789abcdef-2", `{"and":"so on, and on, and on"}`, 1, 2))
 		c.wantEnd()
 		if l := w.Ledger("dev-1", false); l.Received != 1 {
 			t.Errorf("%+v", l)
 		}
-		w.ledger.mu.Lock()
-		disk.Room = 1000
-		w.ledger.mu.Unlock()
+		disk.MakeRoom(1000)
 		w.connect(host, "dev-1").telemetry("%24.mid=0123456789abcdef-2", "{}", 2)
 		w.reborn()
 		if l := w.Ledger("dev-1", false); l.Received != 2 || l.Distinct != 2 {
@@ -384,7 +379,7 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 		host := w.provision("dev-1")
 		c := w.connect(host, "dev-1")
 		c.subscribeAll()
-		disk := &simtest.FullDisk{Room: 5}
+		disk := simtest.NewFullDisk(5)
 		w.store.WrapFile(disk.Over)
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/500/") {
 			t.Errorf("a patch: %s", topic)
@@ -398,11 +393,11 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		disk.Room = 1 << 20
+		disk.MakeRoom(1 << 20)
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`); !strings.HasPrefix(topic, "$iothub/twin/res/204/?$rid=1&$version=2") {
 			t.Errorf("a patch: %s", topic)
 		}
-		disk.Room = 5
+		disk.MakeRoom(5)
 		if got := refusal(w.Failover("dev-1", 0)); got != "503 ServiceUnavailable" {
 			t.Error(got)
 		}
@@ -432,7 +427,7 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 		}
 		locked := strings.Trim(mailbox("GET", "").header.Get("ETag"), `"`)
 		c := w.connect(host, "dev-1")
-		disk := &simtest.FullDisk{Room: 5}
+		disk := simtest.NewFullDisk(5)
 		w.store.WrapFile(disk.Over)
 		for name, err := range map[string]error{
 			"disable": w.Disable("made"), "enable": w.Enable("made"), "disable, dps": w.DisableIdentity("dev-1"), "enable, dps": w.Enable("dev-1"),
@@ -454,7 +449,7 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 		c = w.connect(host, "dev-1")
 		c.send(subscribeBytes(1, 1, "$iothub/twin/res/#"))
 		c.wantEnd()
-		disk.Room = 1 << 20
+		disk.MakeRoom(1 << 20)
 		c = w.connect(host, "dev-1")
 		c.subscribeAll()
 		if a := mailbox("DELETE", "/"+locked); a.status != 204 { // it still has the lock

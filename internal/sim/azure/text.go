@@ -73,3 +73,26 @@ func QueryValue(query, key string) (value string, ok bool) {
 	value, ok = QueryRaw(query, key)
 	return Unescape(value), ok
 }
+
+// ParseBag decodes a property bag, such as "%24.mid=1&a=b". Each key and value is percent-decoded
+// once. Of a doubled key the first value counts. The value of a key without "=" is nil.
+func ParseBag(bag string) map[string]*string {
+	props := map[string]*string{}
+	for pair := range strings.SplitSeq(bag, "&") {
+		if pair == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(pair, "=")
+		key = Unescape(key)
+		if _, doubled := props[key]; doubled {
+			continue
+		}
+		if !ok {
+			props[key] = nil
+			continue
+		}
+		value = Unescape(value)
+		props[key] = &value
+	}
+	return props
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -37,13 +38,18 @@ type DiskFile = interface {
 	Close() error
 }
 
-// FullDisk is a file on a disk that takes only Room more bytes. A write of more than that writes as
-// much as there is room for, and fails. The caller guards it.
+// FullDisk is a file on a disk that takes only so many more bytes. A write of more than that writes
+// as much as there is room for, and fails. Its methods may be called from any goroutine.
 type FullDisk struct {
 	DiskFile
-	Room     int
-	CutFails bool // a truncation fails, too
+
+	mu       sync.Mutex // guards what is below
+	room     int
+	cutFails bool
 }
+
+// NewFullDisk returns a disk that takes room more bytes.
+func NewFullDisk(room int) *FullDisk { return &FullDisk{room: room} }
 
 // Over puts the disk between a file and its owner.
 func (f *FullDisk) Over(file DiskFile) DiskFile {
@@ -51,20 +57,38 @@ func (f *FullDisk) Over(file DiskFile) DiskFile {
 	return f
 }
 
+// MakeRoom lets the disk take room more bytes from now on.
+func (f *FullDisk) MakeRoom(room int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room = room
+}
+
+// FailCuts says whether truncations fail, too.
+func (f *FullDisk) FailCuts(fail bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cutFails = fail
+}
+
 // WriteAt writes what there is room for.
 func (f *FullDisk) WriteAt(b []byte, at int64) (int, error) {
-	if len(b) > f.Room {
-		n, _ := f.DiskFile.WriteAt(b[:f.Room], at)
-		f.Room = 0
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(b) > f.room {
+		n, _ := f.DiskFile.WriteAt(b[:f.room], at)
+		f.room = 0
 		return n, ErrFull
 	}
-	f.Room -= len(b)
+	f.room -= len(b)
 	return f.DiskFile.WriteAt(b, at)
 }
 
-// Truncate fails if CutFails says so.
+// Truncate cuts the file, or fails.
 func (f *FullDisk) Truncate(size int64) error {
-	if f.CutFails {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cutFails {
 		return ErrFull
 	}
 	return f.DiskFile.Truncate(size)

@@ -87,12 +87,14 @@ func TestFramedFileOnAFullDisk(t *testing.T) {
 		f, err := Create(path, kindState)
 		simtest.Must(t, err)
 		simtest.Must(t, f.Append(AppendFrame(nil, []byte("one"))))
-		disk := &simtest.FullDisk{Room: 7, CutFails: cutFails}
+		disk := simtest.NewFullDisk(7)
+		disk.FailCuts(cutFails)
 		f.Wrap(disk.Over)
 		if err := f.Append(AppendFrame(nil, []byte("two"))); !errors.Is(err, simtest.ErrFull) {
 			t.Fatal(err)
 		}
-		disk.Room, disk.CutFails = 1000, false // there is room again
+		disk.MakeRoom(1000) // there is room again
+		disk.FailCuts(false)
 		err = f.Append(AppendFrame(nil, []byte("three")))
 		if cutFails != (err != nil) {
 			t.Fatal(err)

@@ -131,7 +131,7 @@ func TestStoreRefuses(t *testing.T) {
 	if _, err := Open(Options{Dir: dir, Others: others}); err == nil || !strings.Contains(err.Error(), "another simulator is using the state directory "+dir) {
 		t.Errorf("two on one directory: %v", err)
 	}
-	disk := &simtest.FullDisk{Room: 5}
+	disk := simtest.NewFullDisk(5)
 	s.WrapFile(disk.Over)
 	if err := s.Put("a", 2); !errors.Is(err, simtest.ErrFull) {
 		t.Errorf("full disk: %v", err)

@@ -1,4 +1,4 @@
-package sim
+package ledger
 
 import (
 	"fmt"
@@ -8,40 +8,17 @@ import (
 	"testing/quick"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
-
-// naive is the ledger's contract in the simplest words.
-type naive struct {
-	seen                            map[string]bool
-	highest                         map[string]uint64
-	received, duplicates, reordered int64
-}
-
-func (n *naive) enter(mid string) {
-	n.received++
-	if mid == "" {
-		return
-	}
-	if n.seen[mid] {
-		n.duplicates++
-		return
-	}
-	n.seen[mid] = true
-	if outbox, seq, ok := splitMid([]byte(mid)); ok {
-		if seq < n.highest[string(outbox)] {
-			n.reordered++
-		}
-		n.highest[string(outbox)] = max(n.highest[string(outbox)], seq)
-	}
-}
 
 // Counts are exact for any order, any duplicates and any ids.
 func TestLedgerCountsExactly(t *testing.T) {
 	check := func(seed uint64) bool {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		l := newLedger(DefaultConfig())
-		from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
-		want := naive{seen: map[string]bool{}, highest: map[string]uint64{}}
+		l := newLedger(roomy)
+		from := &Origin{Hub: "hub-a", Device: "d"}
+		want := simtest.Counts{}
 		next := []uint64{1, 1, 1 << 40}
 		for range 500 {
 			o := rnd.IntN(3)
@@ -60,11 +37,11 @@ func TestLedgerCountsExactly(t *testing.T) {
 			case 1:
 				mid = fmt.Sprintf("%016X-0%d", o+10, rnd.IntN(9)) // foreign
 			}
-			l.enter(from, arrival{bag: []byte("a=b&%24.mid=" + mid + "&c"), body: []byte("x")})
-			want.enter(mid)
+			l.Enter(from, Arrival{Bag: []byte("a=b&%24.mid=" + mid + "&c"), Body: []byte("x")})
+			want.Enter(mid)
 		}
-		r := l.report("d", false, 0)
-		ok := r.Received == want.received && r.Duplicates == want.duplicates && r.Reordered == want.reordered && r.Distinct == want.received-want.duplicates && r.Hubs["hub-a"] == want.received
+		r := l.Sum("d")
+		ok := r.Received == want.Received && r.Duplicates == want.Duplicates && r.Reordered == want.Reordered && r.Distinct == want.Received-want.Duplicates && r.Hubs["hub-a"] == want.Received
 		if !ok {
 			t.Logf("seed %d: %+v, want %+v", seed, r, want)
 		}
@@ -116,54 +93,54 @@ func TestMids(t *testing.T) {
 	}
 }
 
-func TestLedgerKeepsTheNewest(t *testing.T) {
-	for name, c := range map[string]Config{"messages": {LedgerKeep: 10, LedgerKeepBytes: 1 << 20}, "bytes": {LedgerKeep: 1000, LedgerKeepBytes: 10 * 105}} {
+func TestKeepsTheNewest(t *testing.T) {
+	for name, c := range map[string]Options{"messages": {Keep: 10, KeepBytes: 1 << 20}, "bytes": {Keep: 1000, KeepBytes: 10 * 105}} {
 		l := newLedger(c)
-		a, b := &origin{hub: "hub-a", device: "a", account: l.open("a")}, &origin{hub: "hub-b", device: "b", account: l.open("b")}
-		l.enter(b, arrival{body: []byte("first")})
+		a, b := &Origin{Hub: "hub-a", Device: "a"}, &Origin{Hub: "hub-b", Device: "b"}
+		l.Enter(b, Arrival{Body: []byte("first")})
 		for i := range 1000 {
-			l.enter(a, arrival{bag: []byte(fmt.Sprintf("n=%03d", i)), body: []byte(strings.Repeat("x", 100))})
+			l.Enter(a, Arrival{Bag: []byte(fmt.Sprintf("n=%03d", i)), Body: []byte(strings.Repeat("x", 100))})
 		}
-		r := l.report("a", true, 0)
+		r := l.all("a", 0)
 		if r.Received != 1000 || !r.Truncated || len(r.Messages) != 10 || *r.Messages[0].Properties["n"] != "990" || *r.Messages[9].Properties["n"] != "999" {
 			t.Errorf("%s: %d kept, %+v", name, len(r.Messages), r.Truncated)
 		}
-		if r := l.report("b", true, 0); r.Received != 1 || !r.Truncated || r.Messages == nil || len(r.Messages) != 0 {
+		if r := l.all("b", 0); r.Received != 1 || !r.Truncated || r.Messages == nil || len(r.Messages) != 0 {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if r := l.report("", false, 0); r.Received != 1001 || r.Hubs["hub-a"] != 1000 || r.Hubs["hub-b"] != 1 || r.Messages != nil {
+		if r := l.Sum(""); r.Received != 1001 || r.Hubs["hub-a"] != 1000 || r.Hubs["hub-b"] != 1 || r.Messages != nil {
 			t.Errorf("%s: %+v", name, r)
 		}
-		l.reset()
-		l.enter(a, arrival{body: []byte("again")}) // the connection is still there
-		if r := l.report("a", true, 0); r.Received != 1 || r.Truncated || string(r.Messages[0].Body) != `"again"` {
+		l.Reset()
+		l.Enter(a, Arrival{Body: []byte("again")}) // the connection is still there
+		if r := l.all("a", 0); r.Received != 1 || r.Truncated || string(r.Messages[0].Body) != `"again"` {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	l := newLedger(DefaultConfig())
-	from := &origin{device: "d", account: l.open("d")}
-	l.enter(from, arrival{body: make([]byte, 3*chunkBytes)})
-	l.enter(from, arrival{body: []byte("{}")})
-	if r := l.report("d", true, 0); len(r.Messages) != 2 || string(r.Messages[1].Body) != "{}" {
+	l := newLedger(roomy)
+	from := &Origin{Device: "d"}
+	l.Enter(from, Arrival{Body: make([]byte, 3*chunkBytes)})
+	l.Enter(from, Arrival{Body: []byte("{}")})
+	if r := l.all("d", 0); len(r.Messages) != 2 || string(r.Messages[1].Body) != "{}" {
 		t.Errorf("%d messages", len(r.Messages))
 	}
 }
 
 // Somebody who comes back for more in time gets every message once; who comes too late is told.
 func TestLedgerGoesOnWhereAReaderStopped(t *testing.T) {
-	l := newLedger(Config{LedgerKeep: 20, LedgerKeepBytes: 1 << 20})
-	a, b := &origin{hub: "hub-a", device: "a", account: l.open("a")}, &origin{hub: "hub-b", device: "b", account: l.open("b")}
+	l := newLedger(Options{Keep: 20, KeepBytes: 1 << 20})
+	a, b := &Origin{Hub: "hub-a", Device: "a"}, &Origin{Hub: "hub-b", Device: "b"}
 	read := 0
 	more := func(device string, after int) (bodies []string, truncated bool) {
-		r := l.report(device, true, int64(after))
+		r := l.all(device, int64(after))
 		for _, m := range r.Messages {
 			bodies = append(bodies, string(m.Body))
 		}
 		return bodies, r.Truncated
 	}
 	for i := range 100 {
-		l.enter(a, arrival{body: []byte(fmt.Sprint(i))})
-		l.enter(b, arrival{body: []byte("0")})
+		l.Enter(a, Arrival{Body: []byte(fmt.Sprint(i))})
+		l.Enter(b, Arrival{Body: []byte("0")})
 		if i%7 != 6 {
 			continue
 		}
@@ -185,17 +162,17 @@ func TestLedgerGoesOnWhereAReaderStopped(t *testing.T) {
 
 func TestLedgerTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(Config{LedgerKeep: 10, LedgerKeepBytes: 1000, ClockOffset: time.Hour})
-		if r := l.report("d", true, 0); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
+		l := newLedger(Options{Keep: 10, KeepBytes: 1000, Ahead: time.Hour})
+		if r := l.all("d", 0); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
 			t.Errorf("%+v", r)
 		}
-		from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+		from := &Origin{Hub: "hub-a", Device: "d"}
 		start := time.Now()
 		for _, gap := range []time.Duration{time.Second, 7 * time.Second, 2 * time.Second} {
 			time.Sleep(gap)
-			l.enter(from, arrival{bag: []byte("iothub-creation-time-utc=2021-04-21T11%3A30%3A16Z")})
+			l.Enter(from, Arrival{Bag: []byte("iothub-creation-time-utc=2021-04-21T11%3A30%3A16Z")})
 		}
-		r := l.report("d", true, 0)
+		r := l.all("d", 0)
 		if r.MaxGapMs != 7000 || !r.FirstAt.Equal(start.Add(time.Second)) || !r.LastAt.Equal(start.Add(10*time.Second)) {
 			t.Errorf("%+v", r)
 		}

@@ -1,4 +1,4 @@
-package sim
+package ledger
 
 import (
 	"encoding/binary"
@@ -11,55 +11,61 @@ import (
 	"testing"
 	"testing/quick"
 
-	"github.com/rs/zerolog"
-
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // diskLedger opens a ledger with small files.
-func diskLedger(t testing.TB, dir string, c Config) *ledger {
+func diskLedger(t testing.TB, dir string, c Options) *Ledger {
 	t.Helper()
 	l := newLedger(c)
-	d := newLedgerDisk(dir, zerolog.Nop())
-	d.segmentBytes, d.countsBytes = 2<<10, 8<<10
-	if err := l.openDisk(d); err != nil {
+	if err := l.openDisk(newDisk(dir, Options{SegmentBytes: 2 << 10, CountsBytes: 8 << 10})); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.close() })
+	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
-func ledgerText(l *ledger, device string) string {
-	return string(azure.EncodeJSON(l.report(device, true, 0)))
+// roomy keeps everything.
+var roomy = Options{Keep: 200_000, KeepBytes: 256 << 20}
+
+// all is what the ledger says of a device, with the messages after so many.
+func (l *Ledger) all(device string, after int64) Report {
+	r, kept := l.Read(device, after)
+	r.Messages = kept.Messages()
+	return r
+}
+
+func ledgerText(l *Ledger, device string) string {
+	return string(azure.EncodeJSON(l.all(device, 0)))
 }
 
 // Whatever is entered, after any number of deaths at any place the ledger says the same as one that never died.
 func TestLedgerSurvives(t *testing.T) {
 	check := func(seed uint64) bool {
 		rnd := rand.New(rand.NewPCG(seed, 7))
-		conf := Config{LedgerKeep: 1 + rnd.IntN(60), LedgerKeepBytes: int64(200 + rnd.IntN(4000))}
+		conf := Options{Keep: 1 + rnd.IntN(60), KeepBytes: int64(200 + rnd.IntN(4000))}
 		dir := t.TempDir()
 		l := diskLedger(t, dir, conf)
 		for range 2 + rnd.IntN(6) {
-			var origins []*origin
+			var origins []*Origin
 			for _, device := range []string{"a", "b"} {
-				origins = append(origins, &origin{hub: "hub-" + string(rune('a'+rnd.IntN(2))), device: device, authType: "sas", generation: "7", modelID: "dtmi:x;1", account: l.open(device)})
+				origins = append(origins, &Origin{Hub: "hub-" + string(rune('a'+rnd.IntN(2))), Device: device, AuthType: "sas", Generation: "7", ModelID: "dtmi:x;1"})
 			}
 			for range rnd.IntN(150) {
 				from := origins[rnd.IntN(2)]
-				var b *batch
+				var b *Batch
 				for range 1 + rnd.IntN(4) {
 					mid := fmt.Sprintf("%016x-%d", rnd.IntN(2), 1+rnd.IntN(500))
 					if rnd.IntN(5) == 0 {
 						mid = fmt.Sprintf("foreign%d", rnd.IntN(100))
 					}
-					b = l.collect(b, arrival{bag: []byte("%24.mid=" + mid), body: []byte(strings.Repeat("x", rnd.IntN(100))), dup: rnd.IntN(9) == 0, retain: rnd.IntN(9) == 0, isWill: rnd.IntN(9) == 0})
+					b = l.Collect(b, Arrival{Bag: []byte("%24.mid=" + mid), Body: []byte(strings.Repeat("x", rnd.IntN(100))), Dup: rnd.IntN(9) == 0, Retain: rnd.IntN(9) == 0, Will: rnd.IntN(9) == 0})
 				}
-				simtest.Must(t, l.commit(from, b))
+				simtest.Must(t, l.Commit(from, b))
 				if rnd.IntN(400) == 0 {
-					simtest.Must(t, l.reset())
+					simtest.Must(t, l.Reset())
 				}
 			}
 			again := diskLedger(t, dir, conf) // the old one simply stops, as a killed process does
@@ -69,7 +75,7 @@ func TestLedgerSurvives(t *testing.T) {
 					return false
 				}
 			}
-			simtest.Must(t, l.close())
+			simtest.Must(t, l.Close())
 			l = again
 		}
 		return true
@@ -82,10 +88,10 @@ func TestLedgerSurvives(t *testing.T) {
 // The directory does not grow with what was received, and a restart does not read it all.
 func TestLedgerFilesAreBounded(t *testing.T) {
 	dir := t.TempDir()
-	l := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20})
-	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	l := diskLedger(t, dir, Options{Keep: 10, KeepBytes: 1 << 20})
+	from := &Origin{Hub: "hub-a", Device: "d"}
 	for seq := range 5000 {
-		simtest.Must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: make([]byte, 100)}))
+		simtest.Must(t, l.Enter(from, Arrival{Bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), Body: make([]byte, 100)}))
 	}
 	var size int64
 	files, err := os.ReadDir(dir)
@@ -98,10 +104,10 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 	if size > 16<<10 || l.disk.uncounted() > 12<<10 {
 		t.Errorf("%d bytes in %d files for 10 messages, %d of them uncounted", size, len(files), l.disk.uncounted())
 	}
-	if r := diskLedger(t, dir, Config{LedgerKeep: 10, LedgerKeepBytes: 1 << 20}).report("d", true, 0); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
+	if r := diskLedger(t, dir, Options{Keep: 10, KeepBytes: 1 << 20}).all("d", 0); r.Received != 5000 || r.Distinct != 5000 || len(r.Messages) != 10 || !r.Truncated {
 		t.Errorf("%d %d %d", r.Received, r.Distinct, len(r.Messages))
 	}
-	simtest.Must(t, l.reset())
+	simtest.Must(t, l.Reset())
 	if files, err = os.ReadDir(dir); len(files) != 2 {
 		t.Errorf("%v are left after a reset, %v", files, err)
 	}
@@ -110,11 +116,11 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 // A killed process leaves any beginning of what it was writing.
 func TestLedgerTornAtEveryByte(t *testing.T) {
 	dir := t.TempDir()
-	l := diskLedger(t, dir, DefaultConfig())
-	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	l := diskLedger(t, dir, roomy)
+	from := &Origin{Hub: "hub-a", Device: "d"}
 	var ends []int64 // of the file after each message
 	for seq := range 4 {
-		simtest.Must(t, l.enter(from, arrival{bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), body: []byte("hello")}))
+		simtest.Must(t, l.Enter(from, Arrival{Bag: fmt.Appendf(nil, "%%24.mid=0123456789abcdef-%d", seq+1), Body: []byte("hello")}))
 		ends = append(ends, l.disk.file.Size())
 	}
 	data, err := os.ReadFile(l.disk.path(1))
@@ -129,13 +135,13 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 				want++
 			}
 		}
-		again := diskLedger(t, torn, DefaultConfig())
-		if r := again.report("d", true, 0); r.Received != want || len(r.Messages) != int(want) {
+		again := diskLedger(t, torn, roomy)
+		if r := again.all("d", 0); r.Received != want || len(r.Messages) != int(want) {
 			t.Fatalf("cut at %d: %d received, want %d", cut, r.Received, want)
 		}
-		simtest.Must(t, again.enter(&origin{hub: "hub-a", device: "d", account: again.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
-		again = diskLedger(t, torn, DefaultConfig())
-		if r := again.report("d", true, 0); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
+		simtest.Must(t, again.Enter(&Origin{Hub: "hub-a", Device: "d"}, Arrival{Bag: []byte("%24.mid=0123456789abcdef-4")}))
+		again = diskLedger(t, torn, roomy)
+		if r := again.all("d", 0); r.Received != want+1 || r.Duplicates != max(0, want-3) || r.Reordered != 0 {
 			t.Fatalf("cut at %d and gone on: %+v", cut, r)
 		}
 	}
@@ -144,7 +150,7 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 		flipped := append([]byte{}, data...)
 		flipped[i] ^= 0x10
 		simtest.Must(t, os.WriteFile(filepath.Join(bad, "ledger-00000001.log"), flipped, 0o600))
-		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(bad, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), "ledger-00000001.log") {
+		if err := newLedger(roomy).openDisk(newDisk(bad, Options{})); err == nil || !strings.Contains(err.Error(), "ledger-00000001.log") {
 			t.Fatalf("byte %d is wrong: %v", i, err)
 		}
 	}
@@ -152,48 +158,48 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 
 func TestLedgerMissesFiles(t *testing.T) {
 	dir := t.TempDir()
-	l := diskLedger(t, dir, DefaultConfig())
-	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
+	l := diskLedger(t, dir, roomy)
+	from := &Origin{Hub: "hub-a", Device: "d"}
 	for len(l.disk.segments) < 8 {
-		simtest.Must(t, l.enter(from, arrival{bag: []byte("a=b"), body: make([]byte, 300)}))
+		simtest.Must(t, l.Enter(from, Arrival{Bag: []byte("a=b"), Body: make([]byte, 300)}))
 	}
 	for _, name := range []string{"ledger-00000003.log", "ledger.counts"} {
 		path := filepath.Join(dir, name)
 		data, err := os.ReadFile(path)
 		simtest.Must(t, err)
 		simtest.Must(t, os.Truncate(path, int64(len(data)-1)))
-		if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name) {
+		if err := newLedger(roomy).openDisk(newDisk(dir, Options{})); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is short: %v", name, err)
 		}
 		if name != "ledger.counts" {
 			simtest.Must(t, os.Remove(path))
-			if err := newLedger(DefaultConfig()).openDisk(newLedgerDisk(dir, zerolog.Nop())); err == nil || !strings.Contains(err.Error(), name+" is missing") {
+			if err := newLedger(roomy).openDisk(newDisk(dir, Options{})); err == nil || !strings.Contains(err.Error(), name+" is missing") {
 				t.Errorf("%s is missing: %v", name, err)
 			}
 		}
 		simtest.Must(t, os.WriteFile(path, data, 0o600))
 	}
-	if r := diskLedger(t, dir, DefaultConfig()).report("", false, 0); r.Received != l.report("", false, 0).Received {
+	if r := diskLedger(t, dir, roomy).Sum(""); r.Received != l.Sum("").Received {
 		t.Errorf("%+v", r)
 	}
 }
 
 func TestLedgerOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	l := diskLedger(t, dir, DefaultConfig())
-	from := &origin{hub: "hub-a", device: "d", account: l.open("d")}
-	simtest.Must(t, l.enter(from, arrival{bag: []byte("n=1")}))
-	disk := &simtest.FullDisk{Room: 20}
+	l := diskLedger(t, dir, roomy)
+	from := &Origin{Hub: "hub-a", Device: "d"}
+	simtest.Must(t, l.Enter(from, Arrival{Bag: []byte("n=1")}))
+	disk := simtest.NewFullDisk(20)
 	l.disk.file.Wrap(disk.Over)
-	if err := l.enter(from, arrival{bag: []byte("n=2")}); !errors.Is(err, simtest.ErrFull) {
+	if err := l.Enter(from, Arrival{Bag: []byte("n=2")}); !errors.Is(err, simtest.ErrFull) {
 		t.Fatal(err)
 	}
-	if r := l.report("d", true, 0); r.Received != 1 || l.total.Load() != 1 {
+	if r := l.all("d", 0); r.Received != 1 || l.Total() != 1 {
 		t.Errorf("what was refused counts: %+v", r)
 	}
-	disk.Room = 1 << 20
-	simtest.Must(t, l.enter(from, arrival{bag: []byte("n=3")}))
-	if was, is := ledgerText(l, "d"), ledgerText(diskLedger(t, dir, DefaultConfig()), "d"); was != is {
+	disk.MakeRoom(1 << 20)
+	simtest.Must(t, l.Enter(from, Arrival{Bag: []byte("n=3")}))
+	if was, is := ledgerText(l, "d"), ledgerText(diskLedger(t, dir, roomy), "d"); was != is {
 		t.Errorf("was\n%s\nis\n%s", was, is)
 	}
 }
@@ -203,9 +209,9 @@ func FuzzLedgerFiles(f *testing.F) {
 		foreign: map[[16]byte]struct{}{{1}: {}}}
 	f.Add(append([]byte{frameTotals}, 1, 1, 1), true)
 	f.Add(a.encode(store.AppendText([]byte{frameAccount}, "d")), true)
-	f.Add((&origin{ref: 1, hub: "hub-a", device: "d"}).encode(), false)
-	b := &batch{}
-	b.add(arrival{bag: []byte("%24.mid=x"), body: []byte("{}"), dup: true})
+	f.Add((&Origin{ref: 1, Hub: "hub-a", Device: "d"}).encode(), false)
+	b := &Batch{}
+	b.add(Arrival{Bag: []byte("%24.mid=x"), Body: []byte("{}"), Dup: true})
 	f.Add(b.buf[store.FrameHead:], false)
 	f.Fuzz(func(t *testing.T, payload []byte, counts bool) { // the payload of a frame with the right checksum
 		dir := t.TempDir()
@@ -220,14 +226,14 @@ func FuzzLedgerFiles(f *testing.F) {
 			file = store.AppendFrame(file, []byte{frameTotals, 1, 1, 1})
 		case len(payload) > 13 && payload[0] == frameMessages:
 			binary.LittleEndian.PutUint32(payload[9:], 1)
-			file = store.AppendFrame(file, (&origin{ref: 1, hub: "hub-a", device: "d"}).encode())
+			file = store.AppendFrame(file, (&Origin{ref: 1, Hub: "hub-a", Device: "d"}).encode())
 		}
 		simtest.Must(t, os.WriteFile(filepath.Join(dir, name), store.AppendFrame(file, payload), 0o600))
-		l := newLedger(DefaultConfig())
-		if l.openDisk(newLedgerDisk(dir, zerolog.Nop())) == nil {
-			_ = l.report("", true, 0)
-			simtest.Must(t, l.enter(&origin{hub: "h", device: "d", account: l.open("d")}, arrival{bag: []byte("%24.mid=0123456789abcdef-4")}))
-			simtest.Must(t, l.close())
+		l := newLedger(roomy)
+		if l.openDisk(newDisk(dir, Options{})) == nil {
+			_ = l.all("", 0)
+			simtest.Must(t, l.Enter(&Origin{Hub: "h", Device: "d"}, Arrival{Bag: []byte("%24.mid=0123456789abcdef-4")}))
+			simtest.Must(t, l.Close())
 		}
 	})
 }
@@ -235,30 +241,30 @@ func FuzzLedgerFiles(f *testing.F) {
 // What a restart costs that finds a million messages of a hundred devices.
 func BenchmarkLedgerRestart(b *testing.B) {
 	dir := b.TempDir()
-	l := newLedger(DefaultConfig())
-	if err := l.openDisk(newLedgerDisk(dir, zerolog.Nop())); err != nil {
+	l := newLedger(roomy)
+	if err := l.openDisk(newDisk(dir, Options{})); err != nil {
 		b.Fatal(err)
 	}
-	var origins []*origin
+	var origins []*Origin
 	for n := range 100 {
 		id := fmt.Sprintf("device-%d", n)
-		origins = append(origins, &origin{hub: "hub-a", device: id, authType: "sas", account: l.open(id)})
+		origins = append(origins, &Origin{Hub: "hub-a", Device: id, AuthType: "sas"})
 	}
 	for n := range 1_000_000 {
 		bag := fmt.Appendf(nil, "%%24.mid=%016x-%d&%%24.ct=application%%2Fjson&%%24.ce=utf-8", n%100, n/100+1)
-		if err := l.enter(origins[n%100], arrival{bag: bag, body: make([]byte, 120)}); err != nil {
+		if err := l.Enter(origins[n%100], Arrival{Bag: bag, Body: make([]byte, 120)}); err != nil {
 			b.Fatal(err)
 		}
 	}
 	for b.Loop() {
-		again := newLedger(DefaultConfig())
-		if err := again.openDisk(newLedgerDisk(dir, zerolog.Nop())); err != nil {
+		again := newLedger(roomy)
+		if err := again.openDisk(newDisk(dir, Options{})); err != nil {
 			b.Fatal(err)
 		}
-		if r := again.report("", false, 0); r.Received != 1_000_000 || r.Duplicates != 0 || again.count != again.keep {
+		if r := again.Sum(""); r.Received != 1_000_000 || r.Duplicates != 0 || again.count != again.keep {
 			b.Fatalf("%+v, %d kept", r, again.count)
 		}
-		_ = again.close()
+		_ = again.Close()
 	}
-	_ = l.close()
+	_ = l.Close()
 }
