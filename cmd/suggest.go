@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/suggest"
 )
 
 // nearest returns the name that was probably meant, "" if no name is similar. Letter case, and _ in
@@ -14,13 +16,9 @@ func nearest(word string, names []string) string {
 	if len(word) > 64 { // longer than any name; the work grows with the length
 		return ""
 	}
-	best, distance := "", min(4, 1+len(word)/2) // at most half of the word may differ, else any two words are similar
-	for _, name := range names {
-		if d := editDistance(word, name); d < distance {
-			best, distance = name, d
-		}
-	}
-	if distance > 1 { // more than one slip: a shortened name is more likely
+	// At most half of the word may differ, because otherwise any two words are similar.
+	best := suggest.Nearest(word, names, min(4, 1+len(word)/2))
+	if best == "" || suggest.Distance(word, best) > 1 { // a shortened name is more likely than two slips
 		if whole := wordsOf(word, names); whole != "" {
 			return whole
 		}
@@ -75,30 +73,4 @@ func (s *settings) unknownVariables() (warnings []string) {
 		}
 	}
 	return warnings
-}
-
-// editDistance counts the letters that are missing, too many, wrong, or in each other's place.
-func editDistance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			wrong := 1
-			if a[i-1] == b[j-1] {
-				wrong = 0
-			}
-			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+wrong)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d = min(d, rows[i-2][j-2]+1)
-			}
-			rows[i][j] = d
-		}
-	}
-	return rows[len(a)][len(b)]
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
+
+	"github.com/hubhop-iot/hubhop/internal/suggest"
 )
 
 // Flaw is one place of a model file that breaks a rule of DTDL, although [Parse] may read the file:
@@ -798,40 +800,19 @@ func a(word string) string {
 
 // didYouMean ends a sentence with the word that was probably meant; empty when none is near.
 func didYouMean(word string, known []string) string {
-	best, distance := "", min(3, 1+len(word)/3)
+	if len(word) > 80 { // longer than any word of the language; the work grows with the length
+		return ""
+	}
+	short := map[string]string{} // as it is written, by its lower-case letters
+	var lower []string
 	for _, k := range known {
-		if len(word) <= 80 && !strings.Contains(k, ":") {
-			if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < distance {
-				best, distance = k, d
-			}
+		if l := strings.ToLower(k); !strings.Contains(k, ":") && short[l] == "" {
+			short[l], lower = k, append(lower, l)
 		}
 	}
+	best := short[suggest.Nearest(strings.ToLower(word), lower, min(3, 1+len(word)/3))]
 	if best == "" {
 		return ""
 	}
 	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-// editDistance returns how many letters of a must be changed, added, left out or swapped with the
-// next one to make b.
-func editDistance(a, b string) int {
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := range len(a) {
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			row[j+1] = min(last[j]+cost, last[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
 }
