@@ -143,7 +143,7 @@ func (a *amqpDesk) speak(c *conn, _ *tls.Conn, via carrier) {
 	if a.told.isNew(a.hub + " amqp") {
 		level = zerolog.InfoLevel
 	}
-	a.log.WithLevel(level).Str("hub", a.hub).Str("kind", EventRefuse).AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
+	a.log.WithLevel(level).Str("hub", a.hub).Str("kind", "refuse").AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
 	_ = via.CloseWrite()
 	c.sayGoodbye()
 	_ = c.Close()

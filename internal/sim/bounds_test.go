@@ -71,7 +71,7 @@ func TestMissedEvents(t *testing.T) {
 	}
 	for range 2 {
 		e := <-events
-		if len(e.Device)+len(e.Reason) > 3*quoteLimit {
+		if len(e.Device)+len(e.Reason) > 3*256 {
 			t.Errorf("an event of %d bytes", len(e.Device)+len(e.Reason))
 		}
 	}

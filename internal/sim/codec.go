@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -39,6 +40,20 @@ var (
 	errMalformed = errors.New("malformed packet")
 	errTooLarge  = errors.New("packet too large")
 )
+
+// ruleError ends a connection whose client broke a rule of the service; its text is the reason.
+type ruleError struct{ reason string }
+
+func (e *ruleError) Error() string { return e.reason }
+
+// closing returns the error that ends a connection because the client broke a rule.
+func closing(format string, args ...any) error { return &ruleError{fmt.Sprintf(format, args...)} }
+
+// brokeRule says whether a connection ended because its client broke a rule of MQTT or of the service.
+func brokeRule(err error) bool {
+	_, rule := errors.AsType[*ruleError](err)
+	return rule || errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
+}
 
 // packetReader takes packets off a connection. Its buffer is small while little comes and grows while much comes, so that ten
 // thousand idle connections cost little and a busy one is read in large pieces.
@@ -228,6 +243,19 @@ type connectPacket struct {
 	hasPassword bool
 }
 
+// maxKeepAlive is the longest that a server waits for a sign of life: 1.5 times the largest keep-alive
+// of 1177 s.
+const maxKeepAlive = 1767 * time.Second
+
+// patience returns how long the server bears silence from this client.
+func (c connectPacket) patience() time.Duration {
+	if c.keepAlive == 0 {
+		return maxKeepAlive
+	}
+	return min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
+}
+
+// will is the message that the server sends in the client's name if the connection breaks.
 type will struct {
 	topic   string
 	payload []byte

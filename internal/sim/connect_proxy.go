@@ -1,8 +1,6 @@
 package sim
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,15 +55,7 @@ func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
 		_ = raw.Close()
 		return
 	}
-	e.admit(l, &tunnel{Conn: raw, r: buffered.Reader})
-}
-
-// doorstep is the listener that would take a connection now, nil while a fault has the door shut; or the channel that tells when the
-// door is no longer left unanswered.
-func (e *endpoint) doorstep() (l net.Listener, resumed <-chan struct{}) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.listener, e.resumed
+	e.admitTunnel(l, raw, buffered.Reader)
 }
 
 // proxied finds the endpoint that a name and a port mean, or says why there is none. Beside Azure's names it takes the simulator's
@@ -116,39 +106,4 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 func portOf(address string) string {
 	_, port, _ := net.SplitHostPort(address)
 	return port
-}
-
-// tunnel is the client's connection to the proxy from the first byte after CONNECT.
-type tunnel struct {
-	net.Conn
-	r *bufio.Reader // may hold bytes that came with the CONNECT
-}
-
-func (t *tunnel) Read(p []byte) (int, error) { return t.r.Read(p) }
-
-var errNoHalfClose = errors.New("cannot close one direction")
-
-// CloseWrite and SetLinger reach the socket below.
-func (t *tunnel) CloseWrite() error {
-	if c, ok := t.below().(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errNoHalfClose
-}
-
-// SetLinger makes the Close that follows a reset.
-func (t *tunnel) SetLinger(sec int) error {
-	if c, ok := t.Conn.(*signalConn); ok && sec == 0 {
-		c.mu.Lock()
-		c.doomed = true
-		c.mu.Unlock()
-	}
-	return nil
-}
-
-func (t *tunnel) below() net.Conn {
-	if c, ok := t.Conn.(*signalConn); ok {
-		return c.inner
-	}
-	return t.Conn
 }

@@ -60,7 +60,7 @@ func (p *dps) speakMQTT(c *conn, secure *tls.Conn, via carrier) {
 }
 
 func (s *dpsSession) run() {
-	first, body, err := s.wire.rd.next()
+	first, body, err := s.wire.next()
 	if err != nil || first>>4 != packetConnect {
 		return
 	}
@@ -82,13 +82,12 @@ func (s *dpsSession) run() {
 		s.wire.settle()
 		return
 	}
-	s.wire.below.letIn()
-	s.wire.rd.idle = s.beforeRead
+	s.wire.letIn(s.beforeRead)
 	for err == nil {
-		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
+		if first, body, err = s.wire.next(); err == nil && !s.wire.hungUp() {
 			err = s.handle(first, body)
 		}
-		if err == nil && s.wire.crowded.Load() {
+		if err == nil && s.wire.isCrowded() {
 			err = s.wire.flush()
 		}
 	}
@@ -111,11 +110,8 @@ func (s *dpsSession) connect(c connectPacket) (code byte, refused string) {
 	}
 	s.claim = claim
 	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
-	s.claim.byAzureName = azure.IsDPSName(s.wire.tls.ConnectionState().ServerName)
-	s.alive = maxKeepAlive
-	if c.keepAlive > 0 {
-		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
-	}
+	s.claim.byAzureName = azure.IsDPSName(s.wire.serverName())
+	s.alive = c.patience()
 	return connackAccepted, ""
 }
 
@@ -123,11 +119,7 @@ func (s *dpsSession) beforeRead() error {
 	if err := s.wire.flush(); err != nil {
 		return err
 	}
-	err := s.wire.below.SetReadDeadline(silentUntil(s.since, s.alive))
-	if s.wire.over.Load() || s.wire.failure() != "" {
-		return io.EOF
-	}
-	return err
+	return s.wire.expectWithin(s.since, s.alive)
 }
 
 func (s *dpsSession) handle(first byte, body []byte) error {

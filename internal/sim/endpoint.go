@@ -140,7 +140,7 @@ func (e *endpoint) accept(l net.Listener) {
 }
 
 func (e *endpoint) admit(l net.Listener, raw net.Conn) {
-	c := &conn{inner: raw, endpoint: e}
+	c := newConn(raw, e)
 	e.mu.Lock()
 	how := e.mode.turnAway
 	if e.listener != l || e.closed || e.mode.door == doorShut {
@@ -331,6 +331,17 @@ func (e *endpoint) canDropSYNs() bool {
 	return false
 }
 
+// clients returns the addresses of all that are connected, and how many of them have not said who
+// they are.
+func (e *endpoint) clients() (connected []net.Addr, strangers int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for c := range e.conns {
+		connected = append(connected, c.RemoteAddr())
+	}
+	return connected, e.strange.Len()
+}
+
 // stopped says whether stop was called.
 func (e *endpoint) stopped() bool {
 	e.mu.Lock()
@@ -384,6 +395,9 @@ type conn struct {
 	closed    bool
 	abandoned bool // the inner connection is closed too
 }
+
+// newConn makes the connection of an endpoint from a socket. The endpoint does not know it yet.
+func newConn(socket net.Conn, of *endpoint) *conn { return &conn{inner: socket, endpoint: of} }
 
 func (c *conn) Read(p []byte) (int, error) {
 	for {

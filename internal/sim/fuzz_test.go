@@ -66,7 +66,7 @@ func (w *world) surfaces() []surface {
 		return sasFor(key, parts["HostName"], soon, parts["SharedAccessKeyName"])
 	}
 	host := w.info.Hubs[0].Host
-	hub, dps, control := w.servers[0].server.Handler, w.servers[2].server.Handler, w.servers[3].server.Handler
+	hub, dps, control := w.servers[0].handler(), w.servers[2].handler(), w.servers[3].handler()
 	return []surface{
 		{"control", control, ""},
 		{"hub, as its owner", hub, policyToken(w.info.Hubs[0].ConnectionString)},
@@ -223,7 +223,7 @@ func FuzzSession(f *testing.F) {
 			connect = dps
 		}
 		for _, first := range [][]byte{nil, connect} {
-			below := &conn{inner: nowhere{}, endpoint: &endpoint{}}
+			below := newConn(nowhere{}, &endpoint{})
 			client := &tape{Reader: io.MultiReader(bytes.NewReader(first), bytes.NewReader(b))}
 			secure := tls.Server(below, &tls.Config{}) // no handshake takes place
 			at := newWire(below, secure, client, hubPacketLimit)

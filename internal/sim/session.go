@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -18,8 +17,6 @@ import (
 const (
 	// hubPacketLimit is the largest MQTT packet a hub takes.
 	hubPacketLimit = 262_144
-	// maxKeepAlive is the longest a hub waits for a sign of life: 1.5 times the largest keep-alive of 1177 s.
-	maxKeepAlive = 1767 * time.Second
 	// acksPerFlush bounds the PUBACKs collected while the client's packets keep coming.
 	acksPerFlush = 4 << 10
 )
@@ -70,13 +67,6 @@ const ridLimit = 32 << 10
 // reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
 const reasonGoodbye = "disconnected"
 
-// closingError ends a session for breaking the rules; its text is the reason.
-type closingError struct{ reason string }
-
-func (e *closingError) Error() string { return e.reason }
-
-func closing(format string, args ...any) error { return &closingError{fmt.Sprintf(format, args...)} }
-
 func (s *session) conduct() conduct {
 	var c conduct
 	if now := s.hub.conduct.Load(); now != nil {
@@ -89,7 +79,7 @@ func (s *session) conduct() conduct {
 }
 
 func (s *session) run() {
-	first, body, err := s.wire.rd.next()
+	first, body, err := s.wire.next()
 	if err != nil || first>>4 != packetConnect {
 		return
 	}
@@ -101,13 +91,12 @@ func (s *session) run() {
 		s.refuse(c.clientID, err)
 		return
 	}
-	s.wire.below.letIn()
-	s.wire.rd.idle = s.beforeRead
+	s.wire.letIn(s.beforeRead)
 	for err == nil {
-		if first, body, err = s.wire.rd.next(); err == nil && !s.wire.over.Load() {
+		if first, body, err = s.wire.next(); err == nil && !s.wire.hungUp() {
 			err = s.handle(first, body)
 		}
-		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.Full() || s.wire.crowded.Load()) {
+		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.Full() || s.wire.isCrowded()) {
 			err = s.flush()
 		}
 	}
@@ -120,12 +109,6 @@ func (s *session) run() {
 			Msg("connection closed, because a hub does not allow this")
 	}
 	s.wire.hangUp(reason)
-}
-
-// brokeRule says whether the session ended because the client broke a rule of the hub.
-func brokeRule(err error) bool {
-	_, closing := errors.AsType[*closingError](err)
-	return closing || errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
 }
 
 func (s *session) endReason(err error) string {
@@ -156,10 +139,7 @@ func (s *session) connect(c connectPacket) error {
 	}
 	s.identity, s.will, s.clean, s.oldest = i, c.will, c.clean, user.oldest
 	s.events = []byte(i.resource() + "/messages/events")
-	s.alive = maxKeepAlive
-	if c.keepAlive > 0 {
-		s.alive = min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
-	}
+	s.alive = c.patience()
 	s.number = h.order.Add(1)
 	present, err := s.attach(user.modelID, expires)
 	if err != nil {
@@ -195,7 +175,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	i.session = s
 	i.connectionAt = h.now()
 	s.attached.Store(i)
-	if s.wire.over.Load() { // hung up before it could know of the identity
+	if s.wire.hungUp() { // hung up before it could know of the identity
 		i.session = nil
 		return false, &refusedError{connackUnavailable, errors.New("closing")}
 	}
@@ -277,22 +257,7 @@ func (s *session) beforeRead() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if s.wire.over.Load() {
-		return io.EOF
-	}
-	err := s.wire.below.SetReadDeadline(silentUntil(s.since, s.alive))
-	if s.wire.over.Load() || s.wire.failure() != "" { // a hang-up in between has set a deadline that was just replaced
-		return io.EOF
-	}
-	return err
-}
-
-// silentUntil returns when a client that stays silent has been silent for too long.
-func silentUntil(since time.Time, alive time.Duration) time.Time {
-	if now := time.Now(); now.After(since) {
-		since = now
-	}
-	return since.Add(alive)
+	return s.wire.expectWithin(s.since, s.alive)
 }
 
 func (s *session) flush() error {

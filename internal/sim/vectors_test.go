@@ -2,11 +2,8 @@ package sim
 
 import (
 	"encoding/hex"
-	"errors"
-	"io"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
@@ -141,101 +138,6 @@ func TestPacketsOfTheProtocolReference(t *testing.T) {
 	})
 }
 
-// Packets must be the same however the bytes arrive.
-func TestPacketReaderInPieces(t *testing.T) {
-	stream := append(append(vector(t, vectorHubConnect), vector(t, vectorHubSubscribe)...), vector(t, vectorTelemetry)...)
-	big := publishBytes("devices/d/messages/events/", strings.Repeat("x", 100_000), 1, 77)
-	stream = append(append(stream, big...), vector(t, vectorTelemetry)...)
-	for name, r := range map[string]io.Reader{
-		"whole": strings.NewReader(string(stream)), "bytes": iotest.OneByteReader(strings.NewReader(string(stream))),
-		"half": iotest.HalfReader(strings.NewReader(string(stream))), "with error": iotest.DataErrReader(strings.NewReader(string(stream))),
-	} {
-		p := &packetReader{src: r, limit: hubPacketLimit}
-		var got []byte
-		var err error
-		for err == nil {
-			var first byte
-			var body []byte
-			if first, body, err = p.next(); err == nil {
-				got = append(append(appendLength(append(got, first), len(body)), body...), nil...)
-			}
-		}
-		if !errors.Is(err, io.EOF) || string(got) != string(stream) {
-			t.Errorf("%s: %d of %d bytes, %v", name, len(got), len(stream), err)
-		}
-		p.release()
-	}
-}
-
-func TestPacketReaderLimits(t *testing.T) {
-	for name, c := range map[string]struct {
-		stream string
-		want   error
-	}{
-		"endless length":   {"\x30\xff\xff\xff\xff\x01", errMalformed},
-		"announced length": {"\x30\xff\xff\xff\x7f", errTooLarge},
-		"one too many":     {"\x30\x81\x80\x10", errTooLarge},
-		"cut":              {"\x30\x05abc", io.ErrUnexpectedEOF},
-		"cut long":         {"\x30\x80\x80\x10abc", io.ErrUnexpectedEOF},
-		"nothing":          {"", io.EOF},
-	} {
-		p := &packetReader{src: strings.NewReader(c.stream), limit: hubPacketLimit}
-		if _, _, err := p.next(); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestMalformedPackets(t *testing.T) {
-	connect := func(change func([]byte) []byte) error {
-		b := change(vector(t, vectorHubConnect)[3:])
-		_, err := parseConnect(0x10, b)
-		return err
-	}
-	set := func(i int, v byte) func([]byte) []byte {
-		return func(b []byte) []byte { b[i] = v; return b }
-	}
-	for name, err := range map[string]error{
-		"reserved flag":         connect(set(7, 0xc1)),
-		"password without user": connect(set(7, 0x40)),
-		"will flags, no will":   connect(set(7, 0xd8)),
-		"other protocol":        connect(set(2, 'm')),
-		"trailing bytes":        connect(func(b []byte) []byte { return append(b, 0) }),
-		"cut":                   connect(func(b []byte) []byte { return b[:len(b)-1] }),
-		"NUL in client id":      connect(set(12, 0)),
-		"not UTF-8":             connect(set(12, 0xff)),
-	} {
-		if err == nil {
-			t.Errorf("CONNECT, %s: accepted", name)
-		}
-	}
-	if c, err := parseConnect(0x10, set(6, 5)(vector(t, vectorHubConnect)[3:])); err != nil || c.level != 5 {
-		t.Errorf("level 5: %+v %v", c, err)
-	}
-	telemetry := vector(t, vectorTelemetry)[2:]
-	for name, c := range map[string]struct {
-		first byte
-		body  []byte
-	}{
-		"QoS 3": {0x36, telemetry}, "DUP with QoS 0": {0x38, telemetry}, "no topic": {0x30, []byte{0, 0}},
-		"packet id 0": {0x32, []byte{0, 1, 'a', 0, 0}}, "cut": {0x32, []byte{0, 1, 'a', 0}}, "long topic": {0x30, []byte{0xff, 0xff, 'a'}},
-	} {
-		if _, err := parsePublish(c.first, c.body); err == nil {
-			t.Errorf("PUBLISH, %s: accepted", name)
-		}
-	}
-	for name, body := range map[string]string{
-		"no filter": "\x00\x01", "id 0": "\x00\x00\x00\x01a\x00", "QoS 3": "\x00\x01\x00\x01a\x03", "cut": "\x00\x01\x00\x02a", "empty filter": "\x00\x01\x00\x00\x00",
-	} {
-		if _, _, err := parseFilters(0x82, []byte(body), true); err == nil {
-			t.Errorf("SUBSCRIBE, %s: accepted", name)
-		}
-	}
-	if _, _, err := parseFilters(0x80, []byte("\x00\x01\x00\x01a\x00"), true); err == nil {
-		t.Error("SUBSCRIBE with wrong flags: accepted")
-	}
-}
-
 func TestUsernames(t *testing.T) {
 	for s, want := range map[string]username{
 		"h/d/?api-version=2021-04-12":     {host: "h", device: "d"},
@@ -292,38 +194,6 @@ func TestRegisterBodies(t *testing.T) {
 			t.Errorf("%.40q: accepted", body)
 		}
 	}
-}
-
-func FuzzPacketReader(f *testing.F) {
-	for _, v := range []string{vectorHubConnect, vectorHubSubscribe, vectorTelemetry} {
-		b, _ := hex.DecodeString(strings.Join(strings.Fields(v), ""))
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p := &packetReader{src: iotest.HalfReader(strings.NewReader(string(b))), limit: 4096}
-		defer p.release()
-		for {
-			first, body, err := p.next()
-			if err != nil {
-				return
-			}
-			switch first >> 4 {
-			case packetConnect:
-				_, _ = parseConnect(first, body)
-			case packetPublish:
-				if m, err := parsePublish(first, body); err == nil && m.id != 0 && !m.retain && m.qos == 1 {
-					again := appendPublish(nil, string(m.topic), m.payload, m.id, m.dup)
-					if string(again[len(again)-len(body):]) != string(body) || again[0] != first {
-						t.Fatalf("%x became %x", body, again)
-					}
-				}
-			case packetSubscribe, packetUnsubscribe:
-				_, _, _ = parseFilters(first, body, first>>4 == packetSubscribe)
-			case packetPuback:
-				_, _ = parsePuback(first, body)
-			}
-		}
-	})
 }
 
 func FuzzUsername(f *testing.F) {

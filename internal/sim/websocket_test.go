@@ -364,7 +364,7 @@ func TestWebSocketHandshake(t *testing.T) {
 		c.send([]byte(webSocketUpgrade + "Sec-WebSocket-Protocol: mqtt\r\n\r\n"))
 		began := time.Now()
 		_, err := io.Copy(io.Discard, c.r)
-		if d := time.Since(began); d != connectTimeout {
+		if d := time.Since(began); d != time.Minute {
 			t.Errorf("%v after %v", err, d)
 		}
 	})

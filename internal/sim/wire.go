@@ -58,6 +58,49 @@ func newWire(below *conn, secure *tls.Conn, via carrier, limit int) *wire {
 	return w
 }
 
+// next returns the first byte and the body of the next packet. The body is valid until the next call.
+func (w *wire) next() (first byte, body []byte, err error) { return w.rd.next() }
+
+// letIn says that the client has said who it is. From now on the owner runs idle before each read that
+// may block.
+func (w *wire) letIn(idle func() error) {
+	w.below.letIn()
+	w.rd.idle = idle
+}
+
+// hungUp says whether hangUp was called.
+func (w *wire) hungUp() bool { return w.over.Load() }
+
+// isCrowded says that the owner should flush before it reads on.
+func (w *wire) isCrowded() bool { return w.crowded.Load() }
+
+// serverName is the name that the client asked for in TLS.
+func (w *wire) serverName() string { return w.tls.ConnectionState().ServerName }
+
+// held returns how many bytes the buffer of waiting packets takes.
+func (w *wire) held() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return cap(w.out)
+}
+
+// expectWithin gives the client time for its next packet: as long as it may be silent, from now or
+// from since, whichever is later. It returns io.EOF when the connection is over already.
+func (w *wire) expectWithin(since time.Time, silence time.Duration) error {
+	if w.over.Load() {
+		return io.EOF
+	}
+	if now := time.Now(); now.After(since) {
+		since = now
+	}
+	err := w.below.SetReadDeadline(since.Add(silence))
+	if w.over.Load() || w.failure() != "" { // a hang-up in between has set a deadline that was just replaced
+		return io.EOF
+	}
+	return err
+}
+
+// peerCertificates returns the chain that the client sent, leaf first.
 func (w *wire) peerCertificates() []*x509.Certificate {
 	return w.tls.ConnectionState().PeerCertificates
 }
