@@ -151,8 +151,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},
 		"github.com/gofrs/flock":              {"internal/device", "telemetry/outbox", "internal/sim/store"},
-		"github.com/gorilla/websocket":        {"internal/sim"}, // paho brings it along for the client
-		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim", "internal/sim/ledger", "internal/sim/store"},
+		"github.com/gorilla/websocket":        {"internal/sim/wire"}, // paho brings it along for the client
+		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim", "internal/sim/ledger", "internal/sim/store", "internal/sim/wire"},
 		"github.com/rogpeppe/go-internal":     {},
 		"go.uber.org/goleak":                  {},
 	}

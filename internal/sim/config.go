@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // The layouts of a simulator: how its endpoints are spread over addresses and ports.
@@ -173,7 +174,7 @@ func (c Config) withDefaults() Config {
 		c.Hubs = 2
 	}
 	if c.DisabledRefusal == 0 {
-		c.DisabledRefusal = connackUnavailable
+		c.DisabledRefusal = wire.ConnackUnavailable
 	}
 	if c.LedgerKeep == 0 {
 		c.LedgerKeep = 200_000
@@ -222,7 +223,7 @@ func (c Config) validate() error {
 		require(w >= 1 && w <= 1000, "a hub's weight is %d, must be 1 to 1000", w)
 	}
 	require(c.DPSLimits.RegistrationsPerMinute >= 0 && c.DPSLimits.PollsPer10s >= 0, "a limit of DPS is negative")
-	require(c.DisabledRefusal == connackUnavailable || c.DisabledRefusal == connackNotAuthorized,
+	require(c.DisabledRefusal == wire.ConnackUnavailable || c.DisabledRefusal == wire.ConnackNotAuthorized,
 		"disabled refusal is %d, must be CONNACK 3 or 5", c.DisabledRefusal)
 	require(c.RetryAfter >= 0 && c.RetryAfter%time.Second == 0, "retry-after is %v, must be whole seconds", c.RetryAfter)
 	require(c.Polls >= 0, "%d polls, must not be negative", c.Polls)
@@ -302,11 +303,6 @@ func (c Config) told(i int) string {
 		return c.Advertise
 	}
 	return c.address(i).String()
-}
-
-func hostIn(addr string) string {
-	host, _, _ := net.SplitHostPort(addr)
-	return host
 }
 
 // validHost says whether host is an IPv4 address, or a name of letters, digits, dashes and dots.

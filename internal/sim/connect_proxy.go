@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // azureName is what the hub is called in Azure's own domain.
@@ -33,14 +34,14 @@ func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, reason, status)
 		return
 	}
-	l, resumed := e.doorstep()
+	l, resumed := e.Doorstep()
 	if resumed != nil { // nobody answers the door: the client must find out by itself
 		select {
 		case <-resumed:
 		case <-r.Context().Done():
 			return
 		}
-		l, _ = e.doorstep()
+		l, _ = e.Doorstep()
 	}
 	if l == nil {
 		http.Error(w, r.Host+" refuses connections at the moment: it is under a fault.", http.StatusBadGateway)
@@ -55,21 +56,21 @@ func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
 		_ = raw.Close()
 		return
 	}
-	e.admitTunnel(l, raw, buffered.Reader)
+	e.AdmitTunnel(l, raw, buffered.Reader)
 }
 
 // proxied finds the endpoint that a name and a port mean, or says why there is none. Beside Azure's names it takes the simulator's
 // own: DPS assigns its hubs' addresses, and a client that has a proxy asks it for them too.
-func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
+func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason string) {
 	name, port, err := net.SplitHostPort(strings.ToLower(target))
 	if err != nil {
 		return nil, http.StatusBadRequest, fmt.Sprintf("%q is not host:port.", target)
 	}
 	name = strings.TrimSuffix(name, ".")
 	found := false
-	try := func(named bool, https, mqtt, amqp *endpoint) *endpoint {
-		own, httpsPort, _ := net.SplitHostPort(https.address())
-		if !named && name != own && name != strings.ToLower(hostIn(https.told())) {
+	try := func(named bool, https, mqtt, amqp *wire.Endpoint) *wire.Endpoint {
+		own, httpsPort, _ := net.SplitHostPort(https.Address())
+		if !named && name != own && name != strings.ToLower(wire.HostIn(https.Told())) {
 			return nil
 		}
 		found = true
@@ -77,9 +78,9 @@ func (s *Sim) proxied(target string) (e *endpoint, status int, reason string) {
 		switch {
 		case port == httpsPort, standard && port == "443":
 			return https
-		case port == portOf(mqtt.address()), standard && port == "8883":
+		case port == portOf(mqtt.Address()), standard && port == "8883":
 			return mqtt
-		case amqp != nil && port == portOf(amqp.address()):
+		case amqp != nil && port == portOf(amqp.Address()):
 			return amqp
 		}
 		return nil

@@ -219,7 +219,7 @@ func (s *Sim) Disconnect(id string) error {
 	if live == nil {
 		return azure.Errorf(404, "DeviceNotOnline", "device %s is not connected", id)
 	}
-	live.wire.hangUp("disconnected by the operator")
+	live.wire.HangUp("disconnected by the operator")
 	return nil
 }
 

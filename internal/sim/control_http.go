@@ -18,6 +18,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // controlBodyLimit is the largest body of a control request.
@@ -247,7 +248,7 @@ func (s *Sim) isOwnHost(hostport string) bool {
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	own, _, _ := net.SplitHostPort(s.controlAddress())
-	if isLoopbackHost(host) || host != "" && (host == own || strings.EqualFold(host, hostIn(s.control.told()))) {
+	if isLoopbackHost(host) || host != "" && (host == own || strings.EqualFold(host, wire.HostIn(s.control.Told()))) {
 		return true
 	}
 	named, err := netip.ParseAddr(host)
@@ -331,7 +332,7 @@ type messageStream struct {
 func (m *messageStream) write(w io.Writer) {
 	m.ledger.Messages = nil
 	text := azure.EncodeJSON(m.ledger)
-	out := bufio.NewWriterSize(w, largeBuffer)
+	out := bufio.NewWriterSize(w, 16<<10)
 	_, _ = out.Write(text[:len(text)-1])
 	_, _ = out.WriteString(`,"messages":[`)
 	comma := false
@@ -364,7 +365,7 @@ func (s *Sim) streamEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
 	write := func(format string, args ...any) bool {
-		_ = out.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = out.SetWriteDeadline(time.Now().Add(wire.WriteTimeout))
 		_, err := fmt.Fprintf(w, format, args...)
 		return err == nil && out.Flush() == nil
 	}

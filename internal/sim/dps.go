@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // dps is the Device Provisioning Service as clients talk to it. What it decides is in the registry; here are the requests and
@@ -25,12 +26,12 @@ type dps struct {
 	config   Config
 	registry *registry
 	events   *broadcaster
-	told     *novelty
+	told     *wire.Novelty
 	host     string // what clients are told
 	tls      *tls.Config
 
-	mqtt, https *endpoint
-	amqp        *endpoint // as a hub's
+	mqtt, https *wire.Endpoint
+	amqp        *wire.Endpoint // as a hub's
 	faults      faultState[DPSFault]
 
 	registrations atomic.Int64 // register requests, whatever became of them
@@ -346,10 +347,10 @@ func (p *dps) tell(c claim, a answer) answer {
 	if a.refused == "" {
 		return a
 	}
-	device := shorten(c.registrationID)
+	device := wire.Shorten(c.registrationID)
 	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: a.refused})
 	level := zerolog.DebugLevel
-	if p.told.isNew("dps " + device + " " + a.refused) {
+	if p.told.IsNew("dps " + device + " " + a.refused) {
 		level = zerolog.InfoLevel
 	}
 	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", EventRegister).Int("status", a.status).Str("reason", a.refused).
@@ -359,12 +360,12 @@ func (p *dps) tell(c claim, a answer) answer {
 
 // event emits the event for the end of a registration.
 func (p *dps) event(registrationID string, state *registrationState) {
-	device := shorten(registrationID)
+	device := wire.Shorten(registrationID)
 	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: state.Status})
 	line, level := "registration", zerolog.DebugLevel
 	if state.Status != statusAssigned {
 		line = "registration refused"
-		if p.told.isNew("dps " + device + " " + state.Status) {
+		if p.told.IsNew("dps " + device + " " + state.Status) {
 			level = zerolog.InfoLevel
 		}
 	}
@@ -438,16 +439,16 @@ func (p *dps) fault(f DPSFault) error {
 		return err
 	}
 	err := p.faults.begin(f, f.Kind, f.Seconds, func() error {
-		var m mode
-		how := keep
+		var m wire.Mode
+		how := wire.Keep
 		switch f.Kind {
 		case DPSDown:
-			m.door, how = doorShut, rst
+			m.Door, how = wire.DoorShut, wire.RST
 		case DPSBlackhole:
-			m.mute, m.resets = true, f.WhenOver == WaitingReset
+			m.Mute, m.Resets = true, f.WhenOver == WaitingReset
 		}
 		for _, e := range p.endpoints() {
-			if err := e.enter(m, how, "fault "+f.Kind); err != nil {
+			if err := e.Enter(m, how, "fault "+f.Kind); err != nil {
 				_ = p.undo()
 				return azure.Errorf(409, "", "DPS: %v", err)
 			}
@@ -461,8 +462,8 @@ func (p *dps) fault(f DPSFault) error {
 }
 
 // endpoints returns all listening addresses, because a fault affects every one.
-func (p *dps) endpoints() []*endpoint {
-	all := []*endpoint{p.mqtt, p.https}
+func (p *dps) endpoints() []*wire.Endpoint {
+	all := []*wire.Endpoint{p.mqtt, p.https}
 	if p.amqp != nil {
 		all = append(all, p.amqp)
 	}
@@ -473,7 +474,7 @@ func (p *dps) heal() error { return p.faults.end(p.undo) }
 
 func (p *dps) undo() error {
 	for _, e := range p.endpoints() {
-		if err := e.enter(mode{}, keep, ""); err != nil {
+		if err := e.Enter(wire.Mode{}, wire.Keep, ""); err != nil {
 			return azure.Errorf(409, "", "DPS cannot come back: %v", err)
 		}
 	}

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // routes adds DPS's device API to the HTTPS surface of its host.
 func (p *dps) routes(mux *http.ServeMux) {
-	handleWebSocket(mux, &amqpDesk{"dps", p.log, p.told}, p.speakMQTT)
+	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: "dps", Log: p.log, Told: p.told}, p.speakMQTT)
 	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 // dpsSession is one MQTT connection to DPS. DPS keeps no sessions, and whatever it does not know closes the connection.
 type dpsSession struct {
 	dps     *dps
-	wire    *wire
+	wire    *wire.MQTT
 	claim   claim
 	alive   time.Duration
 	since   time.Time // as in session
@@ -42,17 +43,17 @@ func parseDPSUsername(s string) (c claim, ok bool) {
 }
 
 // serveMQTT is one connection over TCP.
-func (p *dps) serveMQTT(c *conn) {
+func (p *dps) serveMQTT(c *wire.Conn) {
 	secure := tls.Server(c, p.tls)
 	p.speakMQTT(c, secure, secure)
 }
 
 // speakMQTT is one connection from TLS to the end.
-func (p *dps) speakMQTT(c *conn, secure *tls.Conn, via carrier) {
-	w := newWire(c, secure, via, dpsPacketLimit)
-	c.onHangUp(w.hangUp)
-	defer w.close()
-	if err := w.handshake(); err != nil {
+func (p *dps) speakMQTT(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
+	w := wire.NewMQTT(c, secure, via, dpsPacketLimit)
+	c.OnHangUp(w.HangUp)
+	defer w.Close()
+	if err := w.Handshake(); err != nil {
 		p.log.Debug().Str("hub", "dps").Err(err).Msg("TLS handshake failed")
 		return
 	}
@@ -60,140 +61,140 @@ func (p *dps) speakMQTT(c *conn, secure *tls.Conn, via carrier) {
 }
 
 func (s *dpsSession) run() {
-	first, body, err := s.wire.next()
-	if err != nil || first>>4 != packetConnect {
+	first, body, err := s.wire.Next()
+	if err != nil || first>>4 != wire.PacketConnect {
 		return
 	}
-	c, err := parseConnect(first, body)
+	c, err := wire.ParseConnect(first, body)
 	if err != nil {
 		return
 	}
 	code, why := s.connect(c)
 	if why != "" {
-		s.dps.tell(claim{registrationID: c.clientID}, answer{refused: fmt.Sprintf("CONNACK %d: %s", code, why)})
+		s.dps.tell(claim{registrationID: c.ClientID}, answer{refused: fmt.Sprintf("CONNACK %d: %s", code, why)})
 	}
-	if code == connackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
+	if code == wire.ConnackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
 		return
 	}
 	late := delayOf(s.dps.faults.now.Load())
 	s.since = time.Now().Add(late)
-	s.wire.add(appendConnack(nil, false, code), late)
-	if code != connackAccepted {
-		s.wire.settle()
+	s.wire.Add(wire.AppendConnack(nil, false, code), late)
+	if code != wire.ConnackAccepted {
+		s.wire.Settle()
 		return
 	}
-	s.wire.letIn(s.beforeRead)
+	s.wire.LetIn(s.beforeRead)
 	for err == nil {
-		if first, body, err = s.wire.next(); err == nil && !s.wire.hungUp() {
+		if first, body, err = s.wire.Next(); err == nil && !s.wire.HungUp() {
 			err = s.handle(first, body)
 		}
-		if err == nil && s.wire.isCrowded() {
-			err = s.wire.flush()
+		if err == nil && s.wire.IsCrowded() {
+			err = s.wire.Flush()
 		}
 	}
-	if brokeRule(err) {
+	if wire.BrokeRule(err) {
 		s.dps.tell(s.claim, answer{refused: "connection closed: " + err.Error()})
 	}
 }
 
 // connect accepts every well-formed user name, whatever the key: DPS looks at credentials when the device registers.
-func (s *dpsSession) connect(c connectPacket) (code byte, refused string) {
-	if c.level != 4 {
-		return connackBadProtocol, fmt.Sprintf("protocol level %d", c.level)
+func (s *dpsSession) connect(c wire.ConnectPacket) (code byte, refused string) {
+	if c.Level != 4 {
+		return wire.ConnackBadProtocol, fmt.Sprintf("protocol level %d", c.Level)
 	}
-	claim, ok := parseDPSUsername(c.username)
+	claim, ok := parseDPSUsername(c.Username)
 	switch {
 	case !ok:
-		return connackNotAuthorized, errUsername.Error()
-	case c.clientID != claim.registrationID:
-		return connackNotAuthorized, "the client id is not the registration id of the user name"
+		return wire.ConnackNotAuthorized, errUsername.Error()
+	case c.ClientID != claim.registrationID:
+		return wire.ConnackNotAuthorized, "the client id is not the registration id of the user name"
 	}
 	s.claim = claim
-	s.claim.token, s.claim.chain = c.password, s.wire.peerCertificates()
-	s.claim.byAzureName = azure.IsDPSName(s.wire.serverName())
-	s.alive = c.patience()
-	return connackAccepted, ""
+	s.claim.token, s.claim.chain = c.Password, s.wire.PeerCertificates()
+	s.claim.byAzureName = azure.IsDPSName(s.wire.ServerName())
+	s.alive = c.Patience()
+	return wire.ConnackAccepted, ""
 }
 
 func (s *dpsSession) beforeRead() error {
-	if err := s.wire.flush(); err != nil {
+	if err := s.wire.Flush(); err != nil {
 		return err
 	}
-	return s.wire.expectWithin(s.since, s.alive)
+	return s.wire.ExpectWithin(s.since, s.alive)
 }
 
 func (s *dpsSession) handle(first byte, body []byte) error {
 	delay := delayOf(s.dps.faults.now.Load())
 	switch first >> 4 {
-	case packetSubscribe:
-		id, filters, err := parseFilters(first, body, true)
+	case wire.PacketSubscribe:
+		id, filters, err := wire.ParseFilters(first, body, true)
 		if err != nil {
 			return err
 		}
 		for _, f := range filters {
-			if f.name != dpsResponses {
-				return closing("subscribe to unknown topic %.200q", f.name)
+			if f.Name != dpsResponses {
+				return wire.Closing("subscribe to unknown topic %.200q", f.Name)
 			}
-			s.granted = min(f.qos, 1) + 1
+			s.granted = min(f.QoS, 1) + 1
 		}
-		s.wire.add(appendSuback(nil, id, filters), delay)
+		s.wire.Add(wire.AppendSuback(nil, id, filters), delay)
 		return nil
-	case packetUnsubscribe:
-		id, _, err := parseFilters(first, body, false)
+	case wire.PacketUnsubscribe:
+		id, _, err := wire.ParseFilters(first, body, false)
 		if err != nil {
 			return err
 		}
 		s.granted = 0
-		s.wire.add(appendUnsuback(nil, id), delay)
+		s.wire.Add(wire.AppendUnsuback(nil, id), delay)
 		return nil
-	case packetPublish:
+	case wire.PacketPublish:
 		return s.publish(first, body)
-	case packetPuback:
-		_, err := parsePuback(first, body)
+	case wire.PacketPuback:
+		_, err := wire.ParsePuback(first, body)
 		return err
-	case packetPingreq:
+	case wire.PacketPingreq:
 		if first&0x0f != 0 || len(body) != 0 {
-			return errMalformed
+			return wire.ErrMalformed
 		}
-		s.wire.add(appendPingresp(nil), delay)
+		s.wire.Add(wire.AppendPingresp(nil), delay)
 		return nil
-	case packetDisconnect:
+	case wire.PacketDisconnect:
 		return io.EOF
 	}
-	return closing("packet type %d is not for a server", first>>4)
+	return wire.Closing("packet type %d is not for a server", first>>4)
 }
 
 func (s *dpsSession) publish(first byte, body []byte) error {
-	p, err := parsePublish(first, body)
+	p, err := wire.ParsePublish(first, body)
 	if err != nil {
 		return err
 	}
-	path, query, _ := strings.Cut(string(p.topic), "?")
+	path, query, _ := strings.Cut(string(p.Topic), "?")
 	rid, _ := azure.QueryRaw(query, "$rid")
-	if p.qos == 2 {
-		return closing("QoS 2 is not supported")
+	if p.QoS == 2 {
+		return wire.Closing("QoS 2 is not supported")
 	}
 	if len(rid) > ridLimit {
-		return closing("a $rid of %d bytes", len(rid))
+		return wire.Closing("a $rid of %d bytes", len(rid))
 	}
 	var a answer
 	switch path {
 	case dpsRegisterTopic:
-		a = s.dps.register(s.claim, p.payload)
+		a = s.dps.register(s.claim, p.Payload)
 	case dpsPollTopic:
 		operation, _ := azure.QueryValue(query, "operationId")
 		a = s.dps.poll(s.claim, operation)
 	default:
-		return closing("publish to unknown topic %.200q", p.topic)
+		return wire.Closing("publish to unknown topic %.200q", p.Topic)
 	}
 	if a.status != 0 {
-		if p.qos == 1 {
-			s.wire.add(appendPuback(nil, p.id), a.delay)
+		if p.QoS == 1 {
+			s.wire.Add(wire.AppendPuback(nil, p.ID), a.delay)
 		}
 		s.reply(a, rid)
 	}
 	if a.hangUp {
-		return closing("fault %s", DPSDrop)
+		return wire.Closing("fault %s", DPSDrop)
 	}
 	return nil
 }
@@ -228,5 +229,5 @@ func (s *dpsSession) publishAnswer(a answer, rid string) {
 		}
 		id = s.lastID
 	}
-	s.wire.add(appendPublish(nil, topic, azure.EncodeJSON(a.body), id, false), a.delay)
+	s.wire.Add(wire.AppendPublish(nil, topic, azure.EncodeJSON(a.body), id, false), a.delay)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
@@ -39,7 +40,7 @@ func newDPS(running context.Context, c Config, r *registry, events *broadcaster,
 
 // connectionString is what a client of the service API is configured with.
 func (p *dps) connectionString() string {
-	host := p.https.told()
+	host := p.https.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -52,7 +53,7 @@ func (p *dps) knownAs(name string) bool {
 		name = host
 	}
 	name = strings.ToLower(name)
-	own := []string{hostIn(p.https.address()), strings.ToLower(hostIn(p.https.told())), "localhost", "dps.sim.local"}
+	own := []string{wire.HostIn(p.https.Address()), strings.ToLower(wire.HostIn(p.https.Told())), "localhost", "dps.sim.local"}
 	return slices.Contains(own, name) || strings.HasSuffix(name, ".azure-devices-provisioning.net")
 }
 

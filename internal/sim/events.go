@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // Event is one line of what happens in the cloud, for pages and people; the ledger is what proofs are made from.
@@ -111,7 +112,7 @@ func (b *broadcaster) send(e Event) {
 	if len(b.watchers) == 0 {
 		return
 	}
-	e.At, e.Device, e.Reason = time.Now(), shorten(e.Device), shorten(e.Reason)
+	e.At, e.Device, e.Reason = time.Now(), wire.Shorten(e.Device), wire.Shorten(e.Reason)
 	for c, w := range b.watchers {
 		if w.missed > 0 && len(c) < cap(c)-1 {
 			c <- Event{At: e.At, Kind: EventMissed, Count: w.missed} // nobody else sends, so there is room

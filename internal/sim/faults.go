@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // Fault is what goes wrong with a hub.
@@ -142,11 +143,11 @@ func (f *Fault) dpsKnows() bool {
 	return slices.Contains([]string{FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5}, f.Kind)
 }
 
-func (f *Fault) hangUp() hangUp {
+func (f *Fault) hangUp() wire.HangUp {
 	if f.Close == "fin" {
-		return fin
+		return wire.FIN
 	}
-	return rst
+	return wire.RST
 }
 
 func delayOr(ms, fallback int) time.Duration {
@@ -263,8 +264,8 @@ func (h *hub) fault(f Fault) error {
 	}
 	if f.Kind == FaultSYNDrop {
 		for _, e := range h.endpoints {
-			if !e.canDropSYNs() {
-				return azure.Errorf(400, "", "%v", errNoSYNDrop)
+			if !e.CanDropSYNs() {
+				return azure.Errorf(400, "", "%v", wire.ErrNoSYNDrop)
 			}
 		}
 	}
@@ -277,23 +278,23 @@ func (h *hub) fault(f Fault) error {
 
 func (h *hub) apply(f Fault) error {
 	var (
-		m   mode
+		m   wire.Mode
 		c   conduct
-		how = keep
+		how = wire.Keep
 	)
 	switch f.Kind {
 	case FaultKill:
-		m.door, how = doorShut, f.hangUp()
+		m.Door, how = wire.DoorShut, f.hangUp()
 	case FaultBlackhole:
-		m.mute, m.resets = true, f.WhenOver == WaitingReset
+		m.Mute, m.Resets = true, f.WhenOver == WaitingReset
 	case FaultSYNDrop:
-		m.mute, m.door, m.resets = true, doorDeaf, f.WhenOver == WaitingReset
+		m.Mute, m.Door, m.Resets = true, wire.DoorDeaf, f.WhenOver == WaitingReset
 	case FaultConnack3:
-		c.refuse, how = connackUnavailable, f.hangUp()
+		c.refuse, how = wire.ConnackUnavailable, f.hangUp()
 	case FaultConnack5:
-		c.refuse, how = connackNotAuthorized, f.hangUp()
+		c.refuse, how = wire.ConnackNotAuthorized, f.hangUp()
 	case FaultClose:
-		m.turnAway, how = f.hangUp(), f.hangUp()
+		m.TurnAway, how = f.hangUp(), f.hangUp()
 	case FaultSlow:
 		c.delay = delayOr(f.DelayMs, 1000)
 	case FaultDropPuback:
@@ -303,7 +304,7 @@ func (h *hub) apply(f Fault) error {
 	}
 	h.conduct.Store(&c)
 	for _, e := range h.endpoints {
-		if err := e.enter(m, how, "fault "+f.Kind); err != nil {
+		if err := e.Enter(m, how, "fault "+f.Kind); err != nil {
 			_ = h.undo() // half a fault would be nobody's wish
 			return azure.Errorf(409, "", "%s: %v", h.name, err)
 		}
@@ -320,7 +321,7 @@ func (h *hub) undo() error {
 		h.loseAll()
 	}
 	for _, e := range h.endpoints {
-		if err := e.enter(mode{}, keep, ""); err != nil {
+		if err := e.Enter(wire.Mode{}, wire.Keep, ""); err != nil {
 			return azure.Errorf(409, "", "%s cannot come back: %v", h.name, err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // fuzzWorld is a cloud without a kernel, and in real time: what is fuzzed does not wait.
@@ -66,7 +67,7 @@ func (w *world) surfaces() []surface {
 		return sasFor(key, parts["HostName"], soon, parts["SharedAccessKeyName"])
 	}
 	host := w.info.Hubs[0].Host
-	hub, dps, control := w.servers[0].handler(), w.servers[2].handler(), w.servers[3].handler()
+	hub, dps, control := w.servers[0].Handler(), w.servers[2].Handler(), w.servers[3].Handler()
 	return []surface{
 		{"control", control, ""},
 		{"hub, as its owner", hub, policyToken(w.info.Hubs[0].ConnectionString)},
@@ -223,18 +224,18 @@ func FuzzSession(f *testing.F) {
 			connect = dps
 		}
 		for _, first := range [][]byte{nil, connect} {
-			below := newConn(nowhere{}, &endpoint{})
+			below := wire.NewConn(nowhere{}, &wire.Endpoint{})
 			client := &tape{Reader: io.MultiReader(bytes.NewReader(first), bytes.NewReader(b))}
 			secure := tls.Server(below, &tls.Config{}) // no handshake takes place
-			at := newWire(below, secure, client, hubPacketLimit)
+			at := wire.NewMQTT(below, secure, client, hubPacketLimit)
 			if atDPS {
 				(&dpsSession{dps: w.dps, wire: at}).run()
 			} else {
 				s := &session{hub: w.hubs[0], wire: at}
-				at.onOver = s.detach
+				at.OnOver = s.detach
 				s.run()
 			}
-			at.close()
+			at.Close()
 			answers := bufio.NewReader(&client.heard)
 			for {
 				first, err := answers.ReadByte()

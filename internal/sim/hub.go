@@ -18,6 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
@@ -28,11 +29,11 @@ type hub struct {
 	hosts     []string // every name clients may use, with and without ports
 	policies  []policy
 	tls       *tls.Config
-	mqtt      *endpoint
-	https     *endpoint
-	amqp      *endpoint      // refuses AMQP clients; nil if its port is taken
-	surface   *http.ServeMux // of https
-	endpoints []*endpoint    // all of them: faults hit every one
+	mqtt      *wire.Endpoint
+	https     *wire.Endpoint
+	amqp      *wire.Endpoint   // refuses AMQP clients; nil if its port is taken
+	surface   *http.ServeMux   // of https
+	endpoints []*wire.Endpoint // all of them: faults hit every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
 	live    atomic.Int64            // sessions
@@ -55,7 +56,7 @@ type hubDeps struct {
 	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
 	events   *broadcaster
-	told     *novelty
+	told     *wire.Novelty
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
 }
@@ -146,11 +147,11 @@ func (i *identity) disable(reason string) error {
 	s := i.session
 	lost := i.saveAndUnlock()
 	if s != nil {
-		s.wire.hangUp(reason)
+		s.wire.HangUp(reason)
 	}
 	for _, m := range i.hub.modulesOf(i) {
 		if s := m.online(); s != nil {
-			s.wire.hangUp(reason)
+			s.wire.HangUp(reason)
 		}
 	}
 	return lost
@@ -184,7 +185,7 @@ func (h *hub) delete(id, reason string) error {
 	h.mu.Unlock()
 	for _, s := range live {
 		if s != nil {
-			s.wire.hangUp(reason)
+			s.wire.HangUp(reason)
 		}
 	}
 	return lost
@@ -218,7 +219,7 @@ func (i *identity) usable() error {
 func (i *identity) usableLocked() error {
 	switch {
 	case i.gone:
-		return &refusedError{connackNotAuthorized, errors.New("device unknown")}
+		return &refusedError{wire.ConnackNotAuthorized, errors.New("device unknown")}
 	case !i.enabled:
 		return &refusedError{i.hub.refusal, errors.New("device disabled")}
 	case i.parent != nil:
@@ -290,42 +291,42 @@ func (e *refusedError) Error() string { return fmt.Sprintf("CONNACK %d: %v", e.c
 func (e *refusedError) Unwrap() error { return e.err }
 
 // authenticate finds out who connects. A zero time means that the credentials do not expire.
-func (h *hub) authenticate(c connectPacket, chain []*x509.Certificate) (i *identity, u username, expires time.Time, err error) {
+func (h *hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *identity, u username, expires time.Time, err error) {
 	refuse := func(code byte, err error) (*identity, username, time.Time, error) {
 		return nil, u, time.Time{}, &refusedError{code, err}
 	}
-	if c.level != 4 {
-		return refuse(connackBadProtocol, fmt.Errorf("protocol level %d", c.level))
+	if c.Level != 4 {
+		return refuse(wire.ConnackBadProtocol, fmt.Errorf("protocol level %d", c.Level))
 	}
-	if u, err = parseUsername(c.username); err != nil {
-		return refuse(connackUnavailable, err)
+	if u, err = parseUsername(c.Username); err != nil {
+		return refuse(wire.ConnackUnavailable, err)
 	}
 	switch {
-	case c.clientID != nameOf(u.device, u.module):
-		return refuse(connackNotAuthorized, fmt.Errorf("client id %.200q is not that of the user name", c.clientID))
+	case c.ClientID != nameOf(u.device, u.module):
+		return refuse(wire.ConnackNotAuthorized, fmt.Errorf("client id %.200q is not that of the user name", c.ClientID))
 	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
-		return refuse(connackNotAuthorized, fmt.Errorf("user name is for host %.200q", u.host))
+		return refuse(wire.ConnackNotAuthorized, fmt.Errorf("user name is for host %.200q", u.host))
 	}
 	if i = h.identity(u.device); i == nil {
-		return refuse(connackNotAuthorized, errors.New("device unknown"))
+		return refuse(wire.ConnackNotAuthorized, errors.New("device unknown"))
 	}
 	if u.module != "" {
 		if i = h.module(u.device, u.module); i == nil {
-			return refuse(connackNotAuthorized, fmt.Errorf("module %.200q is unknown", u.module))
+			return refuse(wire.ConnackNotAuthorized, fmt.Errorf("module %.200q is unknown", u.module))
 		}
 	}
-	if expires, err = h.verify(i, c.password, chain); err != nil {
-		return refuse(connackNotAuthorized, err)
+	if expires, err = h.verify(i, c.Password, chain); err != nil {
+		return refuse(wire.ConnackNotAuthorized, err)
 	}
 	return i, u, expires, nil
 }
 
 // tellRefused logs why a device was refused, and emits the event.
 func (h *hub) tellRefused(device, reason string) {
-	device = shorten(device)
+	device = wire.Shorten(device)
 	h.events.emit(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
 	level := zerolog.DebugLevel
-	if h.told.isNew(h.name + " " + device + " " + reason) {
+	if h.told.IsNew(h.name + " " + device + " " + reason) {
 		level = zerolog.InfoLevel
 	}
 	h.log.WithLevel(level).Str("hub", h.name).Str("device", device).Str("kind", EventRefuse).Str("reason", reason).Msg("device refused")
@@ -363,19 +364,19 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 }
 
 // serve is one connection over TCP.
-func (h *hub) serve(c *conn) {
+func (h *hub) serve(c *wire.Conn) {
 	secure := tls.Server(c, h.tls)
 	h.speak(c, secure, secure)
 }
 
 // speak is one connection from TLS to the end.
-func (h *hub) speak(c *conn, secure *tls.Conn, via carrier) {
-	w := newWire(c, secure, via, hubPacketLimit)
+func (h *hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
+	w := wire.NewMQTT(c, secure, via, hubPacketLimit)
 	s := &session{hub: h, wire: w}
-	w.onOver = s.detach
-	c.onHangUp(w.hangUp)
-	defer w.close()
-	if err := w.handshake(); err != nil {
+	w.OnOver = s.detach
+	c.OnHangUp(w.HangUp)
+	defer w.Close()
+	if err := w.Handshake(); err != nil {
 		h.log.Debug().Str("hub", h.name).Err(err).Msg("TLS handshake failed")
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // maxEvent is the size of one telemetry message or batch over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
@@ -31,7 +32,7 @@ const (
 // routes is the hub's device API over HTTPS: telemetry and cloud-to-device messages. Over HTTPS a hub says why it refuses, which MQTT
 // cannot.
 func (h *hub) routes(mux *http.ServeMux) {
-	handleWebSocket(mux, &amqpDesk{h.name, h.log, h.told}, h.speak)
+	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}, h.speak)
 	handle := func(pattern string, f func(i *identity, w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			i, err := h.deviceOf(r)
@@ -100,7 +101,7 @@ func (h *hub) misbehave(r *http.Request) error {
 		}
 	}
 	switch {
-	case c.refuse == connackNotAuthorized:
+	case c.refuse == wire.ConnackNotAuthorized:
 		return azure.Errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: fault.")
 	case c.refuse != 0:
 		return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The hub is not available.")

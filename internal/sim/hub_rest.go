@@ -461,9 +461,9 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 		return azure.Unconfirmed(lost)
 	}
 	if live != nil && !enabled {
-		live.wire.hangUp("device disabled")
+		live.wire.HangUp("device disabled")
 	} else if live != nil && changed {
-		live.wire.hangUp("credentials replaced")
+		live.wire.HangUp("credentials replaced")
 	}
 	if i.module == "" {
 		s.registry.noteIdentity(s.hub, i.id, enabled)

@@ -413,7 +413,7 @@ func TestManyAnswersAtOnce(t *testing.T) {
 		held := 0
 		for _, h := range w.hubs {
 			if s := h.identity("d"); s != nil {
-				held = max(held, s.session.wire.held())
+				held = max(held, s.session.wire.Held())
 			}
 		}
 		if held > 256<<10 {

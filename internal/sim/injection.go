@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // injection is a fault that a device asks for itself, with application properties of a telemetry message, as the official SDKs' own
@@ -68,9 +69,9 @@ func (s *session) inject(bag []byte) bool {
 			i.injected.Store(&injection{kind, time.Now().Add(duration)})
 			switch kind {
 			case injectReset:
-				s.wire.below.end(rst, reason)
+				s.wire.Reset(reason)
 			case injectShutdown, injectAuthError:
-				s.wire.hangUp(reason)
+				s.wire.HangUp(reason)
 			}
 		})
 	}
@@ -87,9 +88,9 @@ func (i *identity) suffers(kind string) bool {
 func (i *identity) refusedByInjection() byte {
 	switch {
 	case i.suffers(injectReset), i.suffers(injectShutdown):
-		return connackUnavailable
+		return wire.ConnackUnavailable
 	case i.suffers(injectAuthError):
-		return connackNotAuthorized
+		return wire.ConnackNotAuthorized
 	}
 	return 0
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // MethodResult is a device's answer to a direct method.
@@ -88,7 +89,7 @@ func (i *identity) invoke(ctx context.Context, name string, payload json.RawMess
 		s.calls = map[string]chan<- methodAnswer{}
 	}
 	s.calls[rid] = answers
-	s.wire.push(appendPublish(nil, "$iothub/methods/POST/"+name+"/?$rid="+rid, payload, 0, false), s.conduct().delay)
+	s.wire.Push(wire.AppendPublish(nil, "$iothub/methods/POST/"+name+"/?$rid="+rid, payload, 0, false), s.conduct().delay)
 	i.mu.Unlock()
 	select {
 	case a, ok := <-answers:

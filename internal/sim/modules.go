@@ -97,7 +97,7 @@ func (h *hub) deleteModule(device, module, reason string) error {
 	}
 	h.mu.Unlock()
 	if live != nil {
-		live.wire.hangUp(reason)
+		live.wire.HangUp(reason)
 	}
 	return err
 }

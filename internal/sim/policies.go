@@ -3,6 +3,8 @@ package sim
 import (
 	"encoding/base64"
 	"net"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // policy is a shared access policy of a hub: one of its keys gives its rights. Policies never
@@ -50,7 +52,7 @@ func (h *hub) policy(name string, want rights) (policy, bool) {
 
 // connectionString is what a service client of the hub is configured with.
 func (h *hub) connectionString() string {
-	host := h.https.told()
+	host := h.https.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -64,7 +66,7 @@ func (h *hub) learnHosts(address string) {
 	named := h.hosts
 	var ports []string
 	for _, e := range h.endpoints {
-		if _, port, err := net.SplitHostPort(e.address()); err == nil {
+		if _, port, err := net.SplitHostPort(e.Address()); err == nil {
 			ports = append(ports, port)
 		}
 	}
@@ -80,6 +82,6 @@ func (h *hub) learnHosts(address string) {
 		named = append(named, address)
 	}
 	join(named, append([]string{"443", "8883"}, ports...))
-	join([]string{address, hostIn(h.mqtt.address()), "localhost"}, ports)
+	join([]string{address, wire.HostIn(h.mqtt.Address()), "localhost"}, ports)
 	h.hosts = append(named, names...)
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // steady is a well-behaved device that publishes all the time, one message after the other, and wants each acknowledged.
@@ -209,10 +210,10 @@ func TestPlague(t *testing.T) {
 		synctest.Wait()
 		open := 0
 		for _, e := range w.allEndpoints() {
-			connected, strangers := e.clients()
+			connected, strangers := e.Clients()
 			open += len(connected)
 			if strangers > 0 {
-				t.Errorf("%s: %d strangers", e.address(), strangers)
+				t.Errorf("%s: %d strangers", e.Address(), strangers)
 			}
 		}
 		if open != 0 {
@@ -228,8 +229,8 @@ func TestPlague(t *testing.T) {
 	})
 }
 
-func (w *world) allEndpoints() []*endpoint {
-	all := []*endpoint{w.dps.mqtt, w.dps.https, w.control, w.proxy}
+func (w *world) allEndpoints() []*wire.Endpoint {
+	all := []*wire.Endpoint{w.dps.mqtt, w.dps.https, w.control, w.proxy}
 	for _, h := range w.hubs {
 		all = append(all, h.endpoints...)
 	}
@@ -319,7 +320,7 @@ func TestSlowReaders(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(writeTimeout / 2)
+		time.Sleep(wire.WriteTimeout / 2)
 		held := 0
 		for i := range lazy {
 			o := w.hubs[0].identity(conns[i].id).online()
@@ -327,12 +328,12 @@ func TestSlowReaders(t *testing.T) {
 				t.Errorf("%s is gone already", conns[i].id)
 				continue
 			}
-			held += o.wire.held()
+			held += o.wire.Held()
 		}
 		if held > lazy*4<<20 {
 			t.Errorf("%d bytes are held for %d clients", held, lazy)
 		}
-		time.Sleep(2 * writeTimeout)
+		time.Sleep(2 * wire.WriteTimeout)
 		cut := 0
 		for cancel(); ; {
 			e, open := <-events
@@ -404,9 +405,9 @@ func TestHalfRequests(t *testing.T) {
 		defer func() { _ = raw.Close() }()
 		_, err = raw.Write([]byte("GET /api/ledger?messages=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 		must(t, err)
-		time.Sleep(2 * writeTimeout)
+		time.Sleep(2 * wire.WriteTimeout)
 		synctest.Wait()
-		connected, _ := w.control.clients()
+		connected, _ := w.control.Clients()
 		for _, remote := range connected {
 			if remote.String() == raw.LocalAddr().String() {
 				t.Error("a client that never reads is still served")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 // guarded by the identity's mutex.
 type session struct {
 	hub      *hub
-	wire     *wire
+	wire     *wire.MQTT
 	identity *identity
 	from     *ledger.Origin
 	number   int64 // sessions of the whole cloud in order of their CONNECT
@@ -35,7 +36,7 @@ type session struct {
 	acks    []byte        // PUBACKs of what was read since the last flush
 	batch   *ledger.Batch // messages since the last flush, nil without any
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
-	will    *will
+	will    *wire.Will
 	clean   bool
 	oldest  bool // the user name has no api-version
 	goodbye bool // DISCONNECT came
@@ -79,24 +80,24 @@ func (s *session) conduct() conduct {
 }
 
 func (s *session) run() {
-	first, body, err := s.wire.next()
-	if err != nil || first>>4 != packetConnect {
+	first, body, err := s.wire.Next()
+	if err != nil || first>>4 != wire.PacketConnect {
 		return
 	}
-	c, err := parseConnect(first, body)
+	c, err := wire.ParseConnect(first, body)
 	if err != nil {
 		return
 	}
 	if err := s.connect(c); err != nil {
-		s.refuse(c.clientID, err)
+		s.refuse(c.ClientID, err)
 		return
 	}
-	s.wire.letIn(s.beforeRead)
+	s.wire.LetIn(s.beforeRead)
 	for err == nil {
-		if first, body, err = s.wire.next(); err == nil && !s.wire.hungUp() {
+		if first, body, err = s.wire.Next(); err == nil && !s.wire.HungUp() {
 			err = s.handle(first, body)
 		}
-		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.Full() || s.wire.isCrowded()) {
+		if err == nil && (len(s.acks) >= acksPerFlush || s.batch.Full() || s.wire.IsCrowded()) {
 			err = s.flush()
 		}
 	}
@@ -104,42 +105,42 @@ func (s *session) run() {
 		err = lost
 	}
 	reason := s.endReason(err)
-	if brokeRule(err) && s.hub.told.isNew(s.hub.name+" "+s.identity.name()+" "+reason) {
+	if wire.BrokeRule(err) && s.hub.told.IsNew(s.hub.name+" "+s.identity.name()+" "+reason) {
 		s.hub.log.Info().Str("hub", s.hub.name).Str("device", s.identity.name()).Str("kind", EventDisconnect).Str("reason", reason).
 			Msg("connection closed, because a hub does not allow this")
 	}
-	s.wire.hangUp(reason)
+	s.wire.HangUp(reason)
 }
 
 func (s *session) endReason(err error) string {
 	if s.goodbye {
 		return reasonGoodbye
 	}
-	if cause := s.wire.failure(); cause != "" {
+	if cause := s.wire.Failure(); cause != "" {
 		return cause
 	}
-	if brokeRule(err) {
+	if wire.BrokeRule(err) {
 		return err.Error()
 	}
-	if reason := errorText(err); reason != "timeout" {
+	if reason := wire.ErrorText(err); reason != "timeout" {
 		return reason
 	}
 	return "keep-alive missed"
 }
 
 // connect does what a CONNECT asks for; an error is a refusal.
-func (s *session) connect(c connectPacket) error {
+func (s *session) connect(c wire.ConnectPacket) error {
 	h := s.hub
 	if code := s.conduct().refuse; code != 0 {
 		return &refusedError{code, errors.New("fault")}
 	}
-	i, user, expires, err := h.authenticate(c, s.wire.peerCertificates())
+	i, user, expires, err := h.authenticate(c, s.wire.PeerCertificates())
 	if err != nil {
 		return err
 	}
-	s.identity, s.will, s.clean, s.oldest = i, c.will, c.clean, user.oldest
+	s.identity, s.will, s.clean, s.oldest = i, c.Will, c.Clean, user.oldest
 	s.events = []byte(i.resource() + "/messages/events")
-	s.alive = c.patience()
+	s.alive = c.Patience()
 	s.number = h.order.Add(1)
 	present, err := s.attach(user.modelID, expires)
 	if err != nil {
@@ -160,7 +161,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 		return false, err
 	}
 	if old := i.online(); old != nil {
-		old.wire.hangUp("replaced by a new connection of the same device")
+		old.wire.HangUp("replaced by a new connection of the same device")
 	}
 	i.mu.Lock()
 	// A CONNACK promises nothing that must survive, so a device may connect when nothing can be
@@ -175,16 +176,16 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	i.session = s
 	i.connectionAt = h.now()
 	s.attached.Store(i)
-	if s.wire.hungUp() { // hung up before it could know of the identity
+	if s.wire.HungUp() { // hung up before it could know of the identity
 		i.session = nil
-		return false, &refusedError{connackUnavailable, errors.New("closing")}
+		return false, &refusedError{wire.ConnackUnavailable, errors.New("closing")}
 	}
 	if modelID != "" {
 		i.modelID = modelID
 	}
 	s.from.AuthType, s.from.ModelID = i.auth.AuthType(), i.modelID
 	if !expires.IsZero() {
-		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.hangUp("token expired") })
+		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.HangUp("token expired") })
 	}
 	h.connects.Add(1)
 	h.live.Add(1)
@@ -198,7 +199,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	conduct := s.conduct()
 	late := max(conduct.delay, conduct.throttle)
 	s.since = time.Now().Add(late)
-	s.wire.add(appendConnack(nil, present, connackAccepted), late)
+	s.wire.Add(wire.AppendConnack(nil, present, wire.ConnackAccepted), late)
 	s.deliverMail() // a persistent session is subscribed already
 	return present, nil
 }
@@ -228,9 +229,9 @@ func (s *session) detach(reason string) {
 	}
 	_ = i.saveAndUnlock() // nobody waits for an answer; a restart also delivers messages under way again
 	h.live.Add(-1)
-	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.stopped() {
-		if bag, ok := s.eventsTopic([]byte(w.topic)); ok {
-			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.payload, Retain: w.retain, Will: true}); err != nil {
+	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.Stopped() {
+		if bag, ok := s.eventsTopic([]byte(w.Topic)); ok {
+			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.Payload, Retain: w.Retain, Will: true}); err != nil {
 				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
 			} else {
 				h.events.telemetry(h.name, 1)
@@ -242,14 +243,14 @@ func (s *session) detach(reason string) {
 }
 
 func (s *session) refuse(clientID string, err error) {
-	code := byte(connackUnavailable)
+	code := byte(wire.ConnackUnavailable)
 	if r, ok := errors.AsType[*refusedError](err); ok {
 		code = r.code
 	}
 	s.hub.tellRefused(clientID, err.Error())
 	conduct := s.conduct()
-	s.wire.add(appendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
-	s.wire.settle()
+	s.wire.Add(wire.AppendConnack(nil, false, code), max(conduct.delay, conduct.throttle))
+	s.wire.Settle()
 }
 
 // beforeRead sends what was answered so far, and gives the client its keep-alive time for the next packet.
@@ -257,14 +258,14 @@ func (s *session) beforeRead() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	return s.wire.expectWithin(s.since, s.alive)
+	return s.wire.ExpectWithin(s.since, s.alive)
 }
 
 func (s *session) flush() error {
 	if err := s.settle(); err != nil {
 		return err
 	}
-	return s.wire.flush()
+	return s.wire.Flush()
 }
 
 // settle enters what was read into the ledger, and only then queues the PUBACKs for it. If that fails there are none.
@@ -275,13 +276,13 @@ func (s *session) settle() error {
 		if err := s.hub.ledger.Commit(s.from, b); err != nil {
 			s.acks = s.acks[:0]
 			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
-			return closing("%v", err)
+			return wire.Closing("%v", err)
 		}
 		s.hub.events.telemetry(s.hub.name, n)
 	}
 	if len(s.acks) > 0 {
 		c := s.conduct()
-		s.wire.addAcks(s.acks, max(c.delay, c.throttle))
+		s.wire.AddAcks(s.acks, max(c.delay, c.throttle))
 		s.acks = s.acks[:0]
 	}
 	return nil
@@ -290,10 +291,10 @@ func (s *session) settle() error {
 // handle serves one packet; an error closes the connection.
 func (s *session) handle(first byte, body []byte) error {
 	switch first >> 4 {
-	case packetPublish:
+	case wire.PacketPublish:
 		return s.publish(first, body)
-	case packetPuback:
-		id, err := parsePuback(first, body)
+	case wire.PacketPuback:
+		id, err := wire.ParsePuback(first, body)
 		if err != nil {
 			return err
 		}
@@ -301,52 +302,52 @@ func (s *session) handle(first byte, body []byte) error {
 		s.identity.mail.complete(id)
 		_ = s.identity.saveAndUnlock() // MQTT has no answer to a PUBACK; a restart delivers the message again
 		return nil
-	case packetSubscribe:
+	case wire.PacketSubscribe:
 		return s.subscribe(first, body)
-	case packetUnsubscribe:
+	case wire.PacketUnsubscribe:
 		return s.unsubscribe(first, body)
-	case packetPingreq:
+	case wire.PacketPingreq:
 		if first&0x0f != 0 || len(body) != 0 {
-			return errMalformed
+			return wire.ErrMalformed
 		}
-		s.wire.add(appendPingresp(nil), s.conduct().delay)
+		s.wire.Add(wire.AppendPingresp(nil), s.conduct().delay)
 		return nil
-	case packetDisconnect:
+	case wire.PacketDisconnect:
 		if first&0x0f != 0 || len(body) != 0 {
-			return errMalformed
+			return wire.ErrMalformed
 		}
 		s.goodbye = true
 		return io.EOF
 	}
-	return closing("packet type %d is not for a server", first>>4)
+	return wire.Closing("packet type %d is not for a server", first>>4)
 }
 
 func (s *session) publish(first byte, body []byte) error {
-	p, err := parsePublish(first, body)
+	p, err := wire.ParsePublish(first, body)
 	if err != nil {
 		return err
 	}
-	if bag, ok := s.eventsTopic(p.topic); ok {
+	if bag, ok := s.eventsTopic(p.Topic); ok {
 		if s.identity.suffers(injectQuota) {
-			return closing("fault injection: message quota exceeded")
+			return wire.Closing("fault injection: message quota exceeded")
 		}
-		s.batch = s.hub.ledger.Collect(s.batch, ledger.Arrival{Bag: bag, Body: p.payload, Dup: p.dup, Retain: p.retain})
+		s.batch = s.hub.ledger.Collect(s.batch, ledger.Arrival{Bag: bag, Body: p.Payload, Dup: p.Dup, Retain: p.Retain})
 		if bytes.Contains(bag, injectionMark) && s.inject(bag) {
 			return nil // the fault comes before the PUBACK
 		}
-		if p.qos == 1 && s.conduct().dropPuback {
+		if p.QoS == 1 && s.conduct().dropPuback {
 			return nil
 		}
-	} else if p.qos < 2 {
-		if err := s.request(string(p.topic), p.payload); err != nil {
+	} else if p.QoS < 2 {
+		if err := s.request(string(p.Topic), p.Payload); err != nil {
 			return err
 		}
 	}
-	switch p.qos {
+	switch p.QoS {
 	case 1:
-		s.acks = appendPuback(s.acks, p.id)
+		s.acks = wire.AppendPuback(s.acks, p.ID)
 	case 2:
-		return closing("QoS 2 is not supported")
+		return wire.Closing("QoS 2 is not supported")
 	}
 	return nil
 }
@@ -370,10 +371,10 @@ func (s *session) request(topic string, body []byte) error {
 	rid, _ := azure.QueryRaw(query, "$rid")
 	switch {
 	case len(rid) > ridLimit: // it would not fit into the topic of the answer
-		return closing("a $rid of %d bytes", len(rid))
+		return wire.Closing("a $rid of %d bytes", len(rid))
 	case path == "$iothub/twin/GET/":
 		if rid == "" {
-			return closing("twin request without $rid")
+			return wire.Closing("twin request without $rid")
 		}
 		s.getTwin(rid)
 		return nil
@@ -383,16 +384,16 @@ func (s *session) request(topic string, body []byte) error {
 	case strings.HasPrefix(path, "$iothub/methods/res/"):
 		status, err := strconv.Atoi(strings.Trim(path[len("$iothub/methods/res/"):], "/"))
 		if err != nil || rid == "" {
-			return closing("malformed method answer %.200q", topic)
+			return wire.Closing("malformed method answer %.200q", topic)
 		}
 		s.answerMethod(rid, status, body)
 		return nil
 	}
-	return closing("publish to unknown topic %.200q", topic)
+	return wire.Closing("publish to unknown topic %.200q", topic)
 }
 
 func (s *session) subscribe(first byte, body []byte) error {
-	id, filters, err := parseFilters(first, body, true)
+	id, filters, err := wire.ParseFilters(first, body, true)
 	if err != nil {
 		return err
 	}
@@ -400,44 +401,44 @@ func (s *session) subscribe(first byte, body []byte) error {
 	i.mu.Lock()
 	defer func() { _ = i.saveAndUnlock() }() // only which messages are under way changed; a restart would deliver them again
 	for _, f := range filters {
-		if !s.subs.set(i, f.name, min(f.qos, 1)+1) {
-			return closing("subscription to %.200q, which is no topic of this device", f.name)
+		if !s.subs.set(i, f.Name, min(f.QoS, 1)+1) {
+			return wire.Closing("subscription to %.200q, which is no topic of this device", f.Name)
 		}
 	}
 	if s.subs.c2d != 0 && s.subs.c2dSince.IsZero() {
 		s.subs.c2dSince = s.hub.now()
 	}
 	if n := s.subs.count(); n > maxSubscriptions {
-		return closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
+		return wire.Closing("%d subscriptions, a hub allows %d", n, maxSubscriptions)
 	}
 	s.storeSubscriptions()
 	if err := i.keep(); err != nil { // before the answer
-		return closing("the subscription is not confirmed: %v", err)
+		return wire.Closing("the subscription is not confirmed: %v", err)
 	}
 	i.arrived()
-	s.wire.add(appendSuback(nil, id, filters), s.conduct().delay)
+	s.wire.Add(wire.AppendSuback(nil, id, filters), s.conduct().delay)
 	s.deliverMail()
 	return nil
 }
 
 func (s *session) unsubscribe(first byte, body []byte) error {
-	id, filters, err := parseFilters(first, body, false)
+	id, filters, err := wire.ParseFilters(first, body, false)
 	if err != nil {
 		return err
 	}
 	i := s.identity
 	i.mu.Lock()
 	for _, f := range filters {
-		s.subs.set(i, f.name, 0)
+		s.subs.set(i, f.Name, 0)
 	}
 	if s.subs.c2d == 0 {
 		s.subs.c2dSince = time.Time{}
 	}
 	s.storeSubscriptions()
 	if err := i.saveAndUnlock(); err != nil {
-		return closing("the end of a subscription is not confirmed: %v", err)
+		return wire.Closing("the end of a subscription is not confirmed: %v", err)
 	}
-	s.wire.add(appendUnsuback(nil, id), s.conduct().delay)
+	s.wire.Add(wire.AppendUnsuback(nil, id), s.conduct().delay)
 	return nil
 }
 
@@ -535,8 +536,8 @@ func (s *session) deliverMail() {
 	if s.hub.rejects {
 		s.identity.mail.rejectBefore(s.subs.c2dSince)
 	}
-	room := func() bool { return s.wire.room(s.moreMail) }
+	room := func() bool { return s.wire.Room(s.moreMail) }
 	s.identity.mail.deliver(s.subs.c2d-1, s.hub.now(), room, func(topic string, body []byte, id uint16, dup bool) {
-		s.wire.push(appendPublish(nil, topic, body, id, dup), s.conduct().delay)
+		s.wire.Push(wire.AppendPublish(nil, topic, body, id, dup), s.conduct().delay)
 	})
 }

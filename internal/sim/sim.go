@@ -89,6 +89,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // Sim is one simulated cloud. Its methods may be called from any goroutine.
@@ -102,8 +103,8 @@ type Sim struct {
 	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
 	events   *broadcaster
-	control  *endpoint
-	proxy    *endpoint // nil unless asked for
+	control  *wire.Endpoint
+	proxy    *wire.Endpoint // nil unless asked for
 	connects atomic.Int64
 	sessions atomic.Int64
 
@@ -113,7 +114,7 @@ type Sim struct {
 	mu      sync.Mutex
 	started bool
 	closed  bool
-	servers []*httpFront
+	servers []*wire.HTTPFront
 }
 
 // New builds a cloud: keys, certificates, an empty registry; or, with a state directory, the cloud that is in it. It opens nothing
@@ -150,7 +151,7 @@ func New(c Config) (_ *Sim, err error) {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
-	told := &novelty{}
+	told := &wire.Novelty{}
 	shared := hubDeps{
 		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
 		rejects: c.C2DBeforeSubscription == EarlyC2DReject, told: told,
@@ -200,7 +201,7 @@ func New(c Config) (_ *Sim, err error) {
 	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s.dps.mqtt = &endpoint{listen: c.Listen, serve: s.dps.serveMQTT}
+	s.dps.mqtt = &wire.Endpoint{Listen: c.Listen, Serve: s.dps.serveMQTT}
 	surface := http.NewServeMux()
 	s.dps.routes(surface)
 	s.central.routes(surface)
@@ -224,8 +225,8 @@ func newHub(shared hubDeps, c Config, i int, ca *azure.Authority, kept *store.St
 		return nil, err
 	}
 	h.faults.over = faultOver(h.log, h.events, h.name)
-	h.mqtt = &endpoint{listen: c.Listen, serve: h.serve}
-	h.endpoints = []*endpoint{h.mqtt}
+	h.mqtt = &wire.Endpoint{Listen: c.Listen, Serve: h.serve}
+	h.endpoints = []*wire.Endpoint{h.mqtt}
 	return h, nil
 }
 
@@ -246,7 +247,7 @@ func (s *Sim) Start() error {
 	}
 	s.started = true
 	for _, f := range s.servers {
-		f.start()
+		f.Start()
 	}
 	if err := s.listen(); err != nil {
 		return fmt.Errorf("sim: %w", errors.Join(err, s.closeLocked()))
@@ -257,12 +258,12 @@ func (s *Sim) Start() error {
 // listen takes all addresses before any of them is served: what clients are told must be known first.
 func (s *Sim) listen() error {
 	c := s.config
-	bind := func(e *endpoint, name string, i, standard int) error {
-		e.host = c.Advertise
+	bind := func(e *wire.Endpoint, name string, i, standard int) error {
+		e.Host = c.Advertise
 		if c.Layout == LayoutPorts {
 			return s.bindFree(e, name, c.address(i).String())
 		}
-		return e.bind(net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard)))
+		return e.Bind(net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard)))
 	}
 	if err := bind(s.dps.mqtt, "dps/mqtt", 0, 8883); err != nil {
 		return err
@@ -278,17 +279,17 @@ func (s *Sim) listen() error {
 			}
 		}
 	}
-	if s.dps.https.address() == "" {
+	if s.dps.https.Address() == "" {
 		if err := bind(s.dps.https, "dps/https", 0, httpsPort); err != nil {
 			return err
 		}
 	}
 	s.dps.host = c.address(0).String()
 	if c.Layout == LayoutPorts {
-		s.dps.host = s.dps.mqtt.told()
+		s.dps.host = s.dps.mqtt.Told()
 	}
 	if c.Layout == LayoutLoopback {
-		s.dps.amqp = s.bindAMQP(0, &amqpDesk{"dps", c.Logger, s.dps.told}, s.dps.tls)
+		s.dps.amqp = s.bindAMQP(0, &wire.AMQPDesk{Hub: "dps", Log: c.Logger, Told: s.dps.told}, s.dps.tls)
 	}
 	all := append(s.dps.endpoints(), s.control)
 	for i, h := range s.hubs {
@@ -300,11 +301,11 @@ func (s *Sim) listen() error {
 		}
 		h.host = c.address(i + 1).String()
 		if c.Layout == LayoutPorts {
-			h.host = h.mqtt.told()
+			h.host = h.mqtt.Told()
 		}
 		h.learnHosts(c.told(i + 1))
 		if c.Layout == LayoutLoopback {
-			if h.amqp = s.bindAMQP(i+1, &amqpDesk{h.name, c.Logger, h.told}, h.tls); h.amqp != nil {
+			if h.amqp = s.bindAMQP(i+1, &wire.AMQPDesk{Hub: h.name, Log: c.Logger, Told: h.told}, h.tls); h.amqp != nil {
 				h.endpoints = append(h.endpoints, h.amqp)
 			}
 		}
@@ -317,19 +318,19 @@ func (s *Sim) listen() error {
 	if port == "0" && s.bindFree(s.control, "control", host) == nil {
 		port = ""
 	}
-	if port != "" && s.control.bind(c.ControlAddr) != nil { // taken
-		if err := s.control.bind(net.JoinHostPort(host, "0")); err != nil {
+	if port != "" && s.control.Bind(c.ControlAddr) != nil { // taken
+		if err := s.control.Bind(net.JoinHostPort(host, "0")); err != nil {
 			return err
 		}
 	}
-	if !isLoopbackHost(hostIn(c.ControlAddr)) {
-		s.control.host = c.Advertise
+	if !isLoopbackHost(wire.HostIn(c.ControlAddr)) {
+		s.control.Host = c.Advertise
 	}
 	if s.proxy != nil {
-		if !isLoopbackHost(hostIn(c.ConnectProxy)) {
-			s.proxy.host = c.Advertise
+		if !isLoopbackHost(wire.HostIn(c.ConnectProxy)) {
+			s.proxy.Host = c.Advertise
 		}
-		if err := s.proxy.bind(c.ConnectProxy); err != nil {
+		if err := s.proxy.Bind(c.ConnectProxy); err != nil {
 			return err
 		}
 		all = append(all, s.proxy)
@@ -338,37 +339,37 @@ func (s *Sim) listen() error {
 		return err
 	}
 	for _, e := range all {
-		e.open()
+		e.Open()
 	}
 	return nil
 }
 
 // bindAMQP listens on the port of AMQP on address number i. It returns nil if the port is taken,
 // because refusing AMQP clients is not essential.
-func (s *Sim) bindAMQP(i int, desk *amqpDesk, config *tls.Config) *endpoint {
-	e := &endpoint{listen: s.config.Listen, serve: func(c *conn) { desk.serve(c, config) }}
-	if err := e.bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(amqpPort))); err != nil {
-		s.config.Logger.Debug().Str("hub", desk.hub).Err(err).Msg("AMQP clients are refused by the operating system only")
+func (s *Sim) bindAMQP(i int, desk *wire.AMQPDesk, config *tls.Config) *wire.Endpoint {
+	e := &wire.Endpoint{Listen: s.config.Listen, Serve: func(c *wire.Conn) { desk.Serve(c, config) }}
+	if err := e.Bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(wire.AMQPPort))); err != nil {
+		s.config.Logger.Debug().Str("hub", desk.Hub).Err(err).Msg("AMQP clients are refused by the operating system only")
 		return nil
 	}
 	return e
 }
 
 // bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
-func (s *Sim) bindFree(e *endpoint, name, host string) error {
+func (s *Sim) bindFree(e *wire.Endpoint, name, host string) error {
 	if known := s.store.Address(name); known != "" {
 		if old, _, _ := net.SplitHostPort(known); old == host {
-			if err := e.bind(known); err != nil {
+			if err := e.Bind(known); err != nil {
 				return fmt.Errorf("the port of %s that clients of this state directory know cannot be taken again: %w; end what has it, or start with another state directory",
 					name, err)
 			}
 			return nil
 		}
 	}
-	if err := e.bind(net.JoinHostPort(host, "0")); err != nil {
+	if err := e.Bind(net.JoinHostPort(host, "0")); err != nil {
 		return err
 	}
-	s.store.SetAddress(name, e.address())
+	s.store.SetAddress(name, e.Address())
 	return nil
 }
 
@@ -392,20 +393,20 @@ func (s *Sim) closeLocked() error {
 		h.faults.close()
 	}
 	s.events.close()
-	s.control.stop()
+	s.control.Stop()
 	for _, e := range s.dps.endpoints() {
-		e.stop()
+		e.Stop()
 	}
 	for _, h := range s.hubs {
 		for _, e := range h.endpoints {
-			e.stop()
+			e.Stop()
 		}
 	}
 	if s.proxy != nil {
-		s.proxy.stop() // its connections have ended with the endpoints they led to
+		s.proxy.Stop() // its connections have ended with the endpoints they led to
 	}
 	for _, f := range s.servers {
-		f.stop()
+		f.Stop()
 	}
 	return errors.Join(s.ledger.Close(), s.store.Close())
 }
@@ -455,20 +456,20 @@ func (s *Sim) Info() Info {
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
 		ProvisioningHost:  s.dps.host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.told(), s.dps.https.told(), s.dps.connectionString()},
-		Central:           CentralInfo{"https://" + s.dps.https.told(), s.central.appID, s.central.token},
-		Control:           "http://" + s.control.told(),
+		DPS:               DPSInfo{s.dps.mqtt.Told(), s.dps.https.Told(), s.dps.connectionString()},
+		Central:           CentralInfo{"https://" + s.dps.https.Told(), s.central.appID, s.central.token},
+		Control:           "http://" + s.control.Told(),
 	}
 	if s.proxy != nil {
-		info.ConnectProxy = "http://" + s.proxy.told()
+		info.ConnectProxy = "http://" + s.proxy.Told()
 	}
 	for _, h := range s.hubs {
-		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.told(), h.https.told(), h.connectionString()})
+		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.Told(), h.https.Told(), h.connectionString()})
 	}
 	return info
 }
 
-func (s *Sim) controlAddress() string { return s.control.address() }
+func (s *Sim) controlAddress() string { return s.control.Address() }
 
 // CAPool holds the CA of all the simulator's certificates.
 func (s *Sim) CAPool() *x509.CertPool {
@@ -515,8 +516,8 @@ func (s *Sim) WriteFiles(dir string) error {
 }
 
 // serveHTTP makes an endpoint whose connections speak HTTP, below TLS if config is not nil.
-func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *endpoint {
-	f := newHTTPFront(s.config.Listen, handler, config, s.config.Logger)
+func (s *Sim) serveHTTP(handler http.Handler, config *tls.Config) *wire.Endpoint {
+	f := wire.NewHTTPFront(s.config.Listen, handler, config, s.config.Logger)
 	s.servers = append(s.servers, f)
-	return f.endpoint
+	return f.Endpoint
 }

@@ -162,17 +162,6 @@ func TestTheLogStaysSmall(t *testing.T) {
 	})
 }
 
-// TestFewLinesAreRemembered: what is remembered to recognise repeated lines is bounded.
-func TestFewLinesAreRemembered(t *testing.T) {
-	n := &novelty{}
-	for i := range 3 * linesRemembered {
-		n.isNew(string(rune(i)) + "x")
-	}
-	if len(n.seen) > linesRemembered {
-		t.Errorf("%d lines are remembered", len(n.seen))
-	}
-}
-
 // TestHTTPSFallsBack: where 443 cannot be bound, HTTPS is on 8443, and the log says so.
 func TestHTTPSFallsBack(t *testing.T) {
 	log := &diary{}

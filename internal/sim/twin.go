@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // Twin is a device's twin as the service sees it; both documents carry "$version".
@@ -367,7 +368,7 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 		return
 	}
 	topic := fmt.Sprintf("$iothub/twin/res/%d/?$rid=%s%s", status, rid, more)
-	s.wire.add(appendPublish(nil, topic, body, 0, false), s.conduct().delay)
+	s.wire.Add(wire.AppendPublish(nil, topic, body, 0, false), s.conduct().delay)
 }
 
 // patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
@@ -391,7 +392,7 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 		}
 		note["$version"] = i.desired.version
 		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
-		s.wire.push(appendPublish(nil, topic, azure.EncodeJSON(note), 0, false), s.conduct().delay)
+		s.wire.Push(wire.AppendPublish(nil, topic, azure.EncodeJSON(note), 0, false), s.conduct().delay)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"bytes"
@@ -12,32 +12,36 @@ import (
 	"unicode/utf8"
 )
 
-// This file is MQTT 3.1.1 on the wire, the part of it that DPS and IoT Hub speak. It is strict: lengths are checked before anything
-// is allocated, strings must be UTF-8 without NUL, and a packet must be used up to its last byte.
+// This file is the codec of MQTT 3.1.1, as far as DPS and IoT Hub speak it. It is strict: it checks
+// lengths before it allocates, strings must be UTF-8 without NUL, and a packet must be used up to its
+// last byte.
 
+// The types of packets: the upper half of their first byte.
 const (
-	packetConnect     = 1
+	PacketConnect     = 1
 	packetConnack     = 2
-	packetPublish     = 3
-	packetPuback      = 4
-	packetSubscribe   = 8
+	PacketPublish     = 3
+	PacketPuback      = 4
+	PacketSubscribe   = 8
 	packetSuback      = 9
-	packetUnsubscribe = 10
+	PacketUnsubscribe = 10
 	packetUnsuback    = 11
-	packetPingreq     = 12
+	PacketPingreq     = 12
 	packetPingresp    = 13
-	packetDisconnect  = 14
+	PacketDisconnect  = 14
 )
 
+// The return codes of a CONNACK that services send.
 const (
-	connackAccepted      = 0
-	connackBadProtocol   = 1
-	connackUnavailable   = 3
-	connackNotAuthorized = 5
+	ConnackAccepted      = 0
+	ConnackBadProtocol   = 1
+	ConnackUnavailable   = 3
+	ConnackNotAuthorized = 5
 )
 
 var (
-	errMalformed = errors.New("malformed packet")
+	// ErrMalformed is the error of a packet that MQTT does not allow.
+	ErrMalformed = errors.New("malformed packet")
 	errTooLarge  = errors.New("packet too large")
 )
 
@@ -46,17 +50,18 @@ type ruleError struct{ reason string }
 
 func (e *ruleError) Error() string { return e.reason }
 
-// closing returns the error that ends a connection because the client broke a rule.
-func closing(format string, args ...any) error { return &ruleError{fmt.Sprintf(format, args...)} }
+// Closing returns the error that ends a connection because the client broke a rule.
+func Closing(format string, args ...any) error { return &ruleError{fmt.Sprintf(format, args...)} }
 
-// brokeRule says whether a connection ended because its client broke a rule of MQTT or of the service.
-func brokeRule(err error) bool {
+// BrokeRule says whether a connection ended because its client broke a rule of MQTT or of the service.
+func BrokeRule(err error) bool {
 	_, rule := errors.AsType[*ruleError](err)
-	return rule || errors.Is(err, errMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
+	return rule || errors.Is(err, ErrMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
 }
 
-// packetReader takes packets off a connection. Its buffer is small while little comes and grows while much comes, so that ten
-// thousand idle connections cost little and a busy one is read in large pieces.
+// packetReader takes packets off a connection. Its buffer is small while little comes and large while
+// much comes, so that ten thousand idle connections cost little and a busy connection is read in large
+// pieces.
 type packetReader struct {
 	src    io.Reader
 	limit  int          // of the remaining length
@@ -74,7 +79,8 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
 
-// next returns the first byte and the body of the next packet. The body is valid until the following call.
+// next returns the first byte and the body of the next packet. The body is valid until the following
+// call.
 func (p *packetReader) next() (first byte, body []byte, err error) {
 	if err := p.need(2); err != nil {
 		return 0, nil, err
@@ -91,7 +97,7 @@ func (p *packetReader) next() (first byte, body []byte, err error) {
 			break
 		}
 		if digits == 4 {
-			return 0, nil, errMalformed
+			return 0, nil, ErrMalformed
 		}
 	}
 	if length > p.limit {
@@ -183,7 +189,8 @@ func (p *packetReader) release() {
 	p.pooled, p.buf = nil, p.small
 }
 
-// fields walks through a packet's body; once something does not fit, everything after it is empty and bad stays set.
+// fields walks through a packet's body. Once something does not fit, everything after it is empty and
+// bad stays set.
 type fields struct {
 	b   []byte
 	bad bool
@@ -231,15 +238,15 @@ func validText(b []byte) bool {
 // done says whether the packet was well formed up to here and nothing is left over.
 func (f *fields) done() bool { return !f.bad && len(f.b) == 0 }
 
-// connectPacket is a parsed CONNECT. Its texts are copies.
-type connectPacket struct {
-	level       byte
-	clean       bool
+// ConnectPacket is a parsed CONNECT. Its texts are copies.
+type ConnectPacket struct {
+	Level       byte
+	Clean       bool
 	keepAlive   uint16
-	clientID    string
-	username    string
-	password    string
-	will        *will
+	ClientID    string
+	Username    string
+	Password    string
+	Will        *Will
 	hasPassword bool
 }
 
@@ -247,114 +254,118 @@ type connectPacket struct {
 // of 1177 s.
 const maxKeepAlive = 1767 * time.Second
 
-// patience returns how long the server bears silence from this client.
-func (c connectPacket) patience() time.Duration {
+// Patience returns how long the server bears silence from this client.
+func (c ConnectPacket) Patience() time.Duration {
 	if c.keepAlive == 0 {
 		return maxKeepAlive
 	}
 	return min(maxKeepAlive, time.Duration(c.keepAlive)*1500*time.Millisecond)
 }
 
-// will is the message that the server sends in the client's name if the connection breaks.
-type will struct {
-	topic   string
-	payload []byte
-	retain  bool
+// Will is the message that the server sends in the client's name if the connection breaks.
+type Will struct {
+	Topic   string
+	Payload []byte
+	Retain  bool
 }
 
-// parseConnect leaves everything behind the level empty if the level is not 4: another version has another layout.
-func parseConnect(first byte, body []byte) (connectPacket, error) {
+// ParseConnect reads a CONNECT. If the level is not 4 it leaves everything behind the level empty,
+// because another version has another layout.
+func ParseConnect(first byte, body []byte) (ConnectPacket, error) {
 	f := fields{b: body}
 	name := string(f.text())
-	c := connectPacket{level: f.byte()}
+	c := ConnectPacket{Level: f.byte()}
 	if f.bad || first&0x0f != 0 || name != "MQTT" && name != "MQIsdp" {
-		return c, errMalformed
+		return c, ErrMalformed
 	}
-	if c.level != 4 {
+	if c.Level != 4 {
 		return c, nil
 	}
 	flags := f.byte()
-	c.clean = flags&0x02 != 0
+	c.Clean = flags&0x02 != 0
 	c.keepAlive = f.uint16()
-	c.clientID = string(f.text())
+	c.ClientID = string(f.text())
 	if flags&0x04 != 0 {
-		c.will = &will{retain: flags&0x20 != 0, topic: string(f.text()), payload: append([]byte(nil), f.binary()...)}
+		c.Will = &Will{Retain: flags&0x20 != 0, Topic: string(f.text()), Payload: append([]byte(nil), f.binary()...)}
 	}
 	if flags&0x80 != 0 {
-		c.username = string(f.text())
+		c.Username = string(f.text())
 	}
 	if c.hasPassword = flags&0x40 != 0; c.hasPassword {
-		c.password = string(f.binary())
+		c.Password = string(f.binary())
 	}
 	switch willQoS := flags >> 3 & 3; {
 	case name != "MQTT", flags&0x01 != 0, willQoS == 3, !f.done(),
 		flags&0x04 == 0 && flags&0x38 != 0, // will flags without a will
 		flags&0xC0 == 0x40,                 // a password without a user name
-		c.will != nil && strings.ContainsAny(c.will.topic, "+#"),
-		c.clientID == "" && !c.clean:
-		return c, errMalformed
+		c.Will != nil && strings.ContainsAny(c.Will.Topic, "+#"),
+		c.ClientID == "" && !c.Clean:
+		return c, ErrMalformed
 	}
 	return c, nil
 }
 
-// publishPacket is a parsed PUBLISH. Topic and payload point into the reader's buffer.
-type publishPacket struct {
-	dup, retain bool
-	qos         byte
-	id          uint16 // 0 with QoS 0
-	topic       []byte
-	payload     []byte
+// PublishPacket is a parsed PUBLISH. Topic and payload point into the reader's buffer.
+type PublishPacket struct {
+	Dup, Retain bool
+	QoS         byte
+	ID          uint16 // 0 with QoS 0
+	Topic       []byte
+	Payload     []byte
 }
 
 // errWildcard is the error for a topic with a character that MQTT allows only in a filter.
 var errWildcard = errors.New("a wildcard in the topic of a message: + and # must be percent-encoded")
 
-func parsePublish(first byte, body []byte) (p publishPacket, err error) {
-	p.dup, p.qos, p.retain = first&0x08 != 0, first>>1&3, first&1 != 0
+// ParsePublish reads a PUBLISH. A topic with a wildcard is an error.
+func ParsePublish(first byte, body []byte) (p PublishPacket, err error) {
+	p.Dup, p.QoS, p.Retain = first&0x08 != 0, first>>1&3, first&1 != 0
 	f := fields{b: body}
-	p.topic = f.text()
-	if p.qos > 0 {
-		p.id = f.uint16()
+	p.Topic = f.text()
+	if p.QoS > 0 {
+		p.ID = f.uint16()
 	}
-	if f.bad || p.qos == 3 || len(p.topic) == 0 || p.qos > 0 && p.id == 0 || p.qos == 0 && p.dup {
-		return p, errMalformed
+	if f.bad || p.QoS == 3 || len(p.Topic) == 0 || p.QoS > 0 && p.ID == 0 || p.QoS == 0 && p.Dup {
+		return p, ErrMalformed
 	}
-	if bytes.ContainsAny(p.topic, "+#") {
+	if bytes.ContainsAny(p.Topic, "+#") {
 		return p, errWildcard
 	}
-	p.payload = f.b
+	p.Payload = f.b
 	return p, nil
 }
 
-func parsePuback(first byte, body []byte) (id uint16, err error) {
+// ParsePuback reads a PUBACK. It returns the packet id, which is never 0.
+func ParsePuback(first byte, body []byte) (id uint16, err error) {
 	f := fields{b: body}
 	if id = f.uint16(); first&0x0f != 0 || !f.done() || id == 0 {
-		return 0, errMalformed
+		return 0, ErrMalformed
 	}
 	return id, nil
 }
 
-type filter struct {
-	name string
-	qos  byte
+// Filter is one subscription that a client asks for. QoS is 0 in an UNSUBSCRIBE.
+type Filter struct {
+	Name string
+	QoS  byte
 }
 
-// parseFilters reads a SUBSCRIBE or, without QoS bytes, an UNSUBSCRIBE.
-func parseFilters(first byte, body []byte, withQoS bool) (id uint16, filters []filter, err error) {
+// ParseFilters reads a SUBSCRIBE or, without QoS bytes, an UNSUBSCRIBE.
+func ParseFilters(first byte, body []byte, withQoS bool) (id uint16, filters []Filter, err error) {
 	f := fields{b: body}
 	id = f.uint16()
 	for !f.bad && len(f.b) > 0 {
-		one := filter{name: string(f.text())}
+		one := Filter{Name: string(f.text())}
 		if withQoS {
-			one.qos = f.byte()
+			one.QoS = f.byte()
 		}
-		if one.name == "" || one.qos > 2 {
+		if one.Name == "" || one.QoS > 2 {
 			f.bad = true
 		}
 		filters = append(filters, one)
 	}
 	if first&0x0f != 2 || id == 0 || len(filters) == 0 || !f.done() {
-		return 0, nil, errMalformed
+		return 0, nil, ErrMalformed
 	}
 	return id, filters, nil
 }
@@ -367,21 +378,23 @@ func appendLength(b []byte, n int) []byte {
 	return append(b, byte(n))
 }
 
-func appendConnack(b []byte, sessionPresent bool, code byte) []byte {
+// AppendConnack writes a CONNACK. A session is present only if the code is ConnackAccepted.
+func AppendConnack(b []byte, sessionPresent bool, code byte) []byte {
 	present := byte(0)
-	if sessionPresent && code == connackAccepted {
+	if sessionPresent && code == ConnackAccepted {
 		present = 1
 	}
 	return append(b, packetConnack<<4, 2, present, code)
 }
 
-func appendPuback(b []byte, id uint16) []byte {
-	return append(b, packetPuback<<4, 2, byte(id>>8), byte(id))
+// AppendPuback writes a PUBACK.
+func AppendPuback(b []byte, id uint16) []byte {
+	return append(b, PacketPuback<<4, 2, byte(id>>8), byte(id))
 }
 
-// appendPublish writes a PUBLISH; id 0 makes it QoS 0, any other QoS 1.
-func appendPublish(b []byte, topic string, payload []byte, id uint16, dup bool) []byte {
-	first, length := byte(packetPublish<<4), 2+len(topic)+len(payload)
+// AppendPublish writes a PUBLISH; id 0 makes it QoS 0, any other QoS 1.
+func AppendPublish(b []byte, topic string, payload []byte, id uint16, dup bool) []byte {
+	first, length := byte(PacketPublish<<4), 2+len(topic)+len(payload)
 	if id != 0 {
 		first |= 2
 		length += 2
@@ -398,18 +411,20 @@ func appendPublish(b []byte, topic string, payload []byte, id uint16, dup bool) 
 	return append(b, payload...)
 }
 
-// appendSuback grants what was asked, QoS 1 at most.
-func appendSuback(b []byte, id uint16, filters []filter) []byte {
+// AppendSuback writes a SUBACK that grants what was asked, QoS 1 at most.
+func AppendSuback(b []byte, id uint16, filters []Filter) []byte {
 	b = appendLength(append(b, packetSuback<<4), 2+len(filters))
 	b = append(b, byte(id>>8), byte(id))
 	for _, f := range filters {
-		b = append(b, min(f.qos, 1))
+		b = append(b, min(f.QoS, 1))
 	}
 	return b
 }
 
-func appendUnsuback(b []byte, id uint16) []byte {
+// AppendUnsuback writes an UNSUBACK.
+func AppendUnsuback(b []byte, id uint16) []byte {
 	return append(b, packetUnsuback<<4, 2, byte(id>>8), byte(id))
 }
 
-func appendPingresp(b []byte) []byte { return append(b, packetPingresp<<4, 0) }
+// AppendPingresp writes a PINGRESP.
+func AppendPingresp(b []byte) []byte { return append(b, packetPingresp<<4, 0) }

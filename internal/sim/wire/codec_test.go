@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"encoding/hex"
@@ -80,7 +80,7 @@ func TestPacketReaderLimits(t *testing.T) {
 		stream string
 		want   error
 	}{
-		"endless length":   {"\x30\xff\xff\xff\xff\x01", errMalformed},
+		"endless length":   {"\x30\xff\xff\xff\xff\x01", ErrMalformed},
 		"announced length": {"\x30\xff\xff\xff\x7f", errTooLarge},
 		"one too many":     {"\x30\x81\x80\x10", errTooLarge},
 		"cut":              {"\x30\x05abc", io.ErrUnexpectedEOF},
@@ -97,7 +97,7 @@ func TestPacketReaderLimits(t *testing.T) {
 func TestMalformedPackets(t *testing.T) {
 	connect := func(change func([]byte) []byte) error {
 		b := change(dumped(t, wireConnect)[3:])
-		_, err := parseConnect(0x10, b)
+		_, err := ParseConnect(0x10, b)
 		return err
 	}
 	set := func(i int, v byte) func([]byte) []byte {
@@ -117,7 +117,7 @@ func TestMalformedPackets(t *testing.T) {
 			t.Errorf("CONNECT, %s: accepted", name)
 		}
 	}
-	if c, err := parseConnect(0x10, set(6, 5)(dumped(t, wireConnect)[3:])); err != nil || c.level != 5 {
+	if c, err := ParseConnect(0x10, set(6, 5)(dumped(t, wireConnect)[3:])); err != nil || c.Level != 5 {
 		t.Errorf("level 5: %+v %v", c, err)
 	}
 	telemetry := dumped(t, wireTelemetry)[2:]
@@ -128,18 +128,18 @@ func TestMalformedPackets(t *testing.T) {
 		"QoS 3": {0x36, telemetry}, "DUP with QoS 0": {0x38, telemetry}, "no topic": {0x30, []byte{0, 0}},
 		"packet id 0": {0x32, []byte{0, 1, 'a', 0, 0}}, "cut": {0x32, []byte{0, 1, 'a', 0}}, "long topic": {0x30, []byte{0xff, 0xff, 'a'}},
 	} {
-		if _, err := parsePublish(c.first, c.body); err == nil {
+		if _, err := ParsePublish(c.first, c.body); err == nil {
 			t.Errorf("PUBLISH, %s: accepted", name)
 		}
 	}
 	for name, body := range map[string]string{
 		"no filter": "\x00\x01", "id 0": "\x00\x00\x00\x01a\x00", "QoS 3": "\x00\x01\x00\x01a\x03", "cut": "\x00\x01\x00\x02a", "empty filter": "\x00\x01\x00\x00\x00",
 	} {
-		if _, _, err := parseFilters(0x82, []byte(body), true); err == nil {
+		if _, _, err := ParseFilters(0x82, []byte(body), true); err == nil {
 			t.Errorf("SUBSCRIBE, %s: accepted", name)
 		}
 	}
-	if _, _, err := parseFilters(0x80, []byte("\x00\x01\x00\x01a\x00"), true); err == nil {
+	if _, _, err := ParseFilters(0x80, []byte("\x00\x01\x00\x01a\x00"), true); err == nil {
 		t.Error("SUBSCRIBE with wrong flags: accepted")
 	}
 }
@@ -158,19 +158,19 @@ func FuzzPacketReader(f *testing.F) {
 				return
 			}
 			switch first >> 4 {
-			case packetConnect:
-				_, _ = parseConnect(first, body)
-			case packetPublish:
-				if m, err := parsePublish(first, body); err == nil && m.id != 0 && !m.retain && m.qos == 1 {
-					again := appendPublish(nil, string(m.topic), m.payload, m.id, m.dup)
+			case PacketConnect:
+				_, _ = ParseConnect(first, body)
+			case PacketPublish:
+				if m, err := ParsePublish(first, body); err == nil && m.ID != 0 && !m.Retain && m.QoS == 1 {
+					again := AppendPublish(nil, string(m.Topic), m.Payload, m.ID, m.Dup)
 					if string(again[len(again)-len(body):]) != string(body) || again[0] != first {
 						t.Fatalf("%x became %x", body, again)
 					}
 				}
-			case packetSubscribe, packetUnsubscribe:
-				_, _, _ = parseFilters(first, body, first>>4 == packetSubscribe)
-			case packetPuback:
-				_, _ = parsePuback(first, body)
+			case PacketSubscribe, PacketUnsubscribe:
+				_, _, _ = ParseFilters(first, body, first>>4 == PacketSubscribe)
+			case PacketPuback:
+				_, _ = ParsePuback(first, body)
 			}
 		}
 	})

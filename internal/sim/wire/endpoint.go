@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	linked "container/list"
@@ -15,51 +15,57 @@ import (
 	"time"
 )
 
-// endpoint is one address the cloud listens on. It outlives its listener: faults close the door, leave it unanswered, or make the
-// sockets mute, all below TLS, and healing undoes it on the same address.
-type endpoint struct {
-	listen func(network, addr string) (net.Listener, error)
-	host   string      // host that clients are told; "" means the host of the address
-	serve  func(*conn) // called in a goroutine of its own per connection; must end after the connection did
+// Endpoint is one address that the cloud listens on. It outlives its listener: faults close the door,
+// leave it unanswered, or make the sockets mute, all below TLS, and healing undoes that on the same
+// address.
+//
+// Its mutex comes before the mutex of a connection.
+type Endpoint struct {
+	Listen func(network, addr string) (net.Listener, error)
+	Host   string      // host that clients are told; "" means the host of the address
+	Serve  func(*Conn) // called in a goroutine of its own per connection; must end after the connection did
 
 	jobs sync.WaitGroup // accept loop and serving goroutines
 	gate atomic.Pointer[gate]
 
 	mu       sync.Mutex
 	addr     string
-	mode     mode
+	mode     Mode
 	listener net.Listener
 	restore  func() error  // undoes a deaf door
 	resumed  chan struct{} // closed when the door is no longer deaf
-	conns    map[*conn]struct{}
-	strange  linked.List // of *conn: those that have not said who they are, oldest first
-	ghosts   []*conn     // closed by us while mute: the client must not notice yet
+	conns    map[*Conn]struct{}
+	strange  linked.List // of *Conn: clients that have not said who they are, oldest first
+	ghosts   []*Conn     // closed by us while mute: the client must not notice yet
 	closed   bool
 }
 
-// mode is how an endpoint treats its clients; the zero mode is healthy.
-type mode struct {
-	door     door
-	mute     bool   // sockets stay open, nothing is read or written
-	resets   bool   // mute: the sockets that were open in the silence are reset at its end
-	turnAway hangUp // accepted connections are closed at once
+// Mode is how an endpoint treats its clients; the zero mode is healthy.
+type Mode struct {
+	Door     Door
+	Mute     bool   // sockets stay open, nothing is read or written
+	Resets   bool   // mute: the sockets that were open in the silence are reset at its end
+	TurnAway HangUp // accepted connections are closed at once
 }
 
-type door int
+// Door is what happens to a client that dials.
+type Door int
 
+// The doors of an endpoint.
 const (
-	doorOpen door = iota
-	doorShut      // dials are refused
-	doorDeaf      // SYNs are not answered
+	doorOpen Door = iota
+	DoorShut      // dials are refused
+	DoorDeaf      // SYNs are not answered
 )
 
-// hangUp is a way to end a connection.
-type hangUp int
+// HangUp is a way to end a connection.
+type HangUp int
 
+// The ways to end a connection. Keep leaves it alone.
 const (
-	keep hangUp = iota
-	fin
-	rst
+	Keep HangUp = iota
+	FIN
+	RST
 )
 
 // gate is what mute connections wait at.
@@ -68,53 +74,54 @@ type gate struct{ opened chan struct{} }
 // ghostLimit bounds the sockets kept open for clients that should go on seeing nothing.
 const ghostLimit = 4096
 
-// bind takes the address; clients wait until open. Port 0 takes a free port outside the range that outgoing connections use, so that
-// no dial can take the port while a fault has the door shut.
-func (e *endpoint) bind(addr string) error {
+// Bind takes the address. Clients wait until Open. Port 0 takes a free port outside the range that
+// outgoing connections use, so that no dial can take the port while a fault has the door shut.
+func (e *Endpoint) Bind(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
 	}
 	l, err := net.Listener(nil), errors.New("no port yet")
 	for try := 0; port == "0" && try < 50 && err != nil; try++ {
-		l, err = e.listen("tcp", net.JoinHostPort(host, strconv.Itoa(20_000+rand.IntN(12_000))))
+		l, err = e.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(20_000+rand.IntN(12_000))))
 	}
 	if err != nil {
-		if l, err = e.listen("tcp", addr); err != nil {
+		if l, err = e.Listen("tcp", addr); err != nil {
 			return err
 		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.listener, e.addr, e.conns = l, l.Addr().String(), map[*conn]struct{}{}
+	e.listener, e.addr, e.conns = l, l.Addr().String(), map[*Conn]struct{}{}
 	return nil
 }
 
-// open begins to serve what bind took.
-func (e *endpoint) open() {
+// Open begins to serve what Bind took.
+func (e *Endpoint) Open() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.listener
 	e.jobs.Go(func() { e.accept(l) })
 }
 
-// address is where the endpoint listens or would listen, "" before bind.
-func (e *endpoint) address() string {
+// Address is where the endpoint listens, or would listen if no fault had its door shut. It is empty
+// before Bind.
+func (e *Endpoint) Address() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.addr
 }
 
-// told returns the address that clients are told.
-func (e *endpoint) told() string {
-	addr := e.address()
-	if _, port, err := net.SplitHostPort(addr); err == nil && e.host != "" {
-		return net.JoinHostPort(e.host, port)
+// Told returns the address that clients are told: Host with the port of Address.
+func (e *Endpoint) Told() string {
+	addr := e.Address()
+	if _, port, err := net.SplitHostPort(addr); err == nil && e.Host != "" {
+		return net.JoinHostPort(e.Host, port)
 	}
 	return addr
 }
 
-func (e *endpoint) accept(l net.Listener) {
+func (e *Endpoint) accept(l net.Listener) {
 	backoff := time.Duration(0)
 	for {
 		raw, err := l.Accept()
@@ -139,32 +146,32 @@ func (e *endpoint) accept(l net.Listener) {
 	}
 }
 
-func (e *endpoint) admit(l net.Listener, raw net.Conn) {
-	c := newConn(raw, e)
+func (e *Endpoint) admit(l net.Listener, raw net.Conn) {
+	c := NewConn(raw, e)
 	e.mu.Lock()
-	how := e.mode.turnAway
-	if e.listener != l || e.closed || e.mode.door == doorShut {
-		how = rst
+	how := e.mode.TurnAway
+	if e.listener != l || e.closed || e.mode.Door == DoorShut {
+		how = RST
 	}
-	if how != rst {
+	if how != RST {
 		e.conns[c] = struct{}{}
 		c.place = e.strange.PushBack(c)
 		e.jobs.Go(func() {
 			defer e.forget(c)
-			if how == fin {
+			if how == FIN {
 				c.sayGoodbye()
 				return
 			}
-			e.serve(c)
+			e.Serve(c)
 		})
 	}
 	e.mu.Unlock()
-	if how == rst {
+	if how == RST {
 		c.reset()
 	}
 }
 
-func (e *endpoint) forget(c *conn) {
+func (e *Endpoint) forget(c *Conn) {
 	_ = c.Close()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -173,72 +180,72 @@ func (e *endpoint) forget(c *conn) {
 }
 
 // letIn tells that the client has said who it is.
-func (c *conn) letIn() {
+func (c *Conn) letIn() {
 	c.endpoint.mu.Lock()
 	defer c.endpoint.mu.Unlock()
 	c.endpoint.noStranger(c)
 }
 
 // noStranger is called with mu held.
-func (e *endpoint) noStranger(c *conn) {
+func (e *Endpoint) noStranger(c *Conn) {
 	if c.place != nil {
 		e.strange.Remove(c.place)
 		c.place = nil
 	}
 }
 
-// makeRoom ends a quarter of the connections that have said nothing so far, those that have been silent for longest, so that a flood
-// of them does not keep devices out until they time out.
-func (e *endpoint) makeRoom() {
-	var ended []*conn
+// makeRoom ends a quarter of the connections that have said nothing so far, the oldest ones, so that a
+// flood of them does not keep devices out until they time out.
+func (e *Endpoint) makeRoom() {
+	var ended []*Conn
 	e.mu.Lock()
 	for n := (e.strange.Len() + 3) / 4; n > 0; n-- {
-		c, _ := e.strange.Front().Value.(*conn)
+		c, _ := e.strange.Front().Value.(*Conn)
 		e.noStranger(c)
 		ended = append(ended, c)
 	}
 	e.mu.Unlock()
 	for _, c := range ended {
-		c.end(rst, "no room for strangers")
+		c.end(RST, "no room for strangers")
 	}
 }
 
-// synDropper is what a listener offers that can leave SYNs unanswered. A TCP listener on Linux gets it from [dropSYNs]; one that was
-// injected may bring its own.
+// synDropper is a listener that can leave SYNs unanswered. For a TCP listener on Linux [dropSYNs] does
+// that; an injected listener may bring its own way.
 type synDropper interface {
 	DropSYNs() (restore func() error, err error)
 }
 
-// enter changes the endpoint's mode; whatever went wrong, it is then in a mode that mode says. Existing connections are ended with
-// how, for the reason given, unless how is keep.
-func (e *endpoint) enter(m mode, how hangUp, reason string) error {
+// Enter changes the endpoint's mode. It ends the existing connections in the way how, for the reason
+// given. An error says that the door could not be moved; everything else of the mode holds then.
+func (e *Endpoint) Enter(m Mode, how HangUp, reason string) error {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
 		return net.ErrClosed
 	}
-	err := e.moveDoor(m.door)
+	err := e.moveDoor(m.Door)
 	if err != nil {
-		m.door = e.mode.door
+		m.Door = e.mode.Door
 	}
-	resets := e.mode.resets && !m.mute
+	resets := e.mode.Resets && !m.Mute
 	e.mode = m
-	var ended []*conn
-	if resets && how == keep {
-		how, reason = rst, "reset after a silence"
+	var ended []*Conn
+	if resets && how == Keep {
+		how, reason = RST, "reset after a silence"
 	}
-	if how != keep {
+	if how != Keep {
 		for c := range e.conns {
 			ended = append(ended, c)
 		}
 	}
-	var ghosts []*conn
-	if g := e.gate.Load(); m.mute && g == nil {
+	var ghosts []*Conn
+	if g := e.gate.Load(); m.Mute && g == nil {
 		e.gate.Store(&gate{make(chan struct{})})
 		for c := range e.conns {
 			c.freeze(true)
 		}
-	} else if !m.mute && g != nil {
+	} else if !m.Mute && g != nil {
 		e.gate.Store(nil)
 		for c := range e.conns {
 			c.freeze(false)
@@ -260,12 +267,12 @@ func (e *endpoint) enter(m mode, how hangUp, reason string) error {
 }
 
 // moveDoor is called with mu held.
-func (e *endpoint) moveDoor(to door) error {
-	from := e.mode.door
+func (e *Endpoint) moveDoor(to Door) error {
+	from := e.mode.Door
 	if from == to {
 		return nil
 	}
-	if from == doorDeaf {
+	if from == DoorDeaf {
 		err := e.restore()
 		e.restore = nil
 		close(e.resumed)
@@ -273,27 +280,27 @@ func (e *endpoint) moveDoor(to door) error {
 		if err != nil {
 			return err
 		}
-		e.mode.door = doorOpen
+		e.mode.Door = doorOpen
 	}
 	switch to {
-	case doorShut:
+	case DoorShut:
 		l := e.listener
 		e.listener = nil
 		_ = l.Close()
 	case doorOpen:
 		if e.listener == nil {
-			l, err := e.listen("tcp", e.addr)
+			l, err := e.Listen("tcp", e.addr)
 			if err != nil {
 				return err
 			}
 			e.listener = l
 			e.jobs.Go(func() { e.accept(l) })
 		}
-	case doorDeaf:
+	case DoorDeaf:
 		if err := e.moveDoor(doorOpen); err != nil {
 			return err
 		}
-		e.mode.door = doorOpen
+		e.mode.Door = doorOpen
 		e.resumed = make(chan struct{})
 		restore, err := e.dropSYNs()
 		if err != nil {
@@ -306,20 +313,21 @@ func (e *endpoint) moveDoor(to door) error {
 	return nil
 }
 
-var errNoSYNDrop = errors.New("this listener cannot leave SYNs unanswered: it takes a TCP socket on Linux")
+// ErrNoSYNDrop is the error of a listener that answers SYNs whatever happens.
+var ErrNoSYNDrop = errors.New("this listener cannot leave SYNs unanswered: it takes a TCP socket on Linux")
 
-func (e *endpoint) dropSYNs() (restore func() error, err error) {
+func (e *Endpoint) dropSYNs() (restore func() error, err error) {
 	switch l := e.listener.(type) {
 	case synDropper:
 		return l.DropSYNs()
 	case *net.TCPListener:
 		return dropSYNs(l)
 	}
-	return nil, errNoSYNDrop
+	return nil, ErrNoSYNDrop
 }
 
-// canDropSYNs says whether a deaf door is possible at all.
-func (e *endpoint) canDropSYNs() bool {
+// CanDropSYNs says whether DoorDeaf is possible.
+func (e *Endpoint) CanDropSYNs() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch e.listener.(type) {
@@ -331,9 +339,9 @@ func (e *endpoint) canDropSYNs() bool {
 	return false
 }
 
-// clients returns the addresses of all that are connected, and how many of them have not said who
+// Clients returns the addresses of all that are connected, and how many of them have not said who
 // they are.
-func (e *endpoint) clients() (connected []net.Addr, strangers int) {
+func (e *Endpoint) Clients() (connected []net.Addr, strangers int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for c := range e.conns {
@@ -342,15 +350,15 @@ func (e *endpoint) clients() (connected []net.Addr, strangers int) {
 	return connected, e.strange.Len()
 }
 
-// stopped says whether stop was called.
-func (e *endpoint) stopped() bool {
+// Stopped says whether Stop was called.
+func (e *Endpoint) Stopped() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.closed
 }
 
-// stop closes everything at once and waits for the goroutines.
-func (e *endpoint) stop() {
+// Stop resets all connections and waits until no goroutine of the endpoint is left.
+func (e *Endpoint) Stop() {
 	e.mu.Lock()
 	e.closed = true
 	if e.listener != nil {
@@ -371,17 +379,18 @@ func (e *endpoint) stop() {
 	}
 	e.mu.Unlock()
 	for _, c := range ended {
-		c.end(rst, "simulator stopped")
+		c.end(RST, "simulator stopped")
 	}
 	e.jobs.Wait()
 }
 
-// conn is a client's socket with the faults of its endpoint. While the endpoint is mute reads and writes wait, deadlines included,
-// and go on afterwards where they were, as on a path that lost some packets; a connection the server ends meanwhile stays open
-// for the client and is reset when the fault is over.
-type conn struct {
+// Conn is a client's socket with the faults of its endpoint. While the endpoint is mute reads and writes
+// wait, deadlines included, and go on afterwards where they were, as on a path that lost some packets.
+// A connection that the server ends meanwhile stays open for the client and is reset when the fault is
+// over.
+type Conn struct {
 	inner    net.Conn
-	endpoint *endpoint
+	endpoint *Endpoint
 	place    *linked.Element // among the endpoint's strangers, guarded by its mutex
 
 	mu        sync.Mutex
@@ -396,10 +405,11 @@ type conn struct {
 	abandoned bool // the inner connection is closed too
 }
 
-// newConn makes the connection of an endpoint from a socket. The endpoint does not know it yet.
-func newConn(socket net.Conn, of *endpoint) *conn { return &conn{inner: socket, endpoint: of} }
+// NewConn makes the connection of an endpoint from a socket. The endpoint does not know it yet.
+func NewConn(socket net.Conn, of *Endpoint) *Conn { return &Conn{inner: socket, endpoint: of} }
 
-func (c *conn) Read(p []byte) (int, error) {
+// Read reads what the client sent. It waits while the endpoint is mute.
+func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		if err := c.waitUnmuted(&c.readBy); err != nil {
 			return 0, err
@@ -419,22 +429,22 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 }
 
-func (c *conn) isTakenBack() bool {
+func (c *Conn) isTakenBack() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.takenBack
 }
 
-// readExpired tells a deadline of the owner's from one that only froze the connection.
-func (c *conn) readExpired() bool {
+// readExpired tells the owner's deadline from a deadline that only froze the connection.
+func (c *Conn) readExpired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closed || !c.frozen && !c.readBy.IsZero() && time.Until(c.readBy) <= 0
 }
 
-// freeze makes a read that is under way come back, and later lets reads wait again. A client that reset the connection meanwhile has
-// taken back what it sent into the hole.
-func (c *conn) freeze(on bool) {
+// freeze makes a read that is under way come back, and later lets reads wait again. A client that reset
+// the connection meanwhile has taken back what it sent into the silence.
+func (c *Conn) freeze(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.frozen = on
@@ -451,13 +461,14 @@ func (c *conn) freeze(on bool) {
 }
 
 // doom stops all traffic of a connection that is about to be reset.
-func (c *conn) doom() {
+func (c *Conn) doom() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.doomed, c.takenBack = true, true
 }
 
-func (c *conn) Write(p []byte) (int, error) {
+// Write sends to the client. It waits while the endpoint is mute.
+func (c *Conn) Write(p []byte) (int, error) {
 	if err := c.waitUnmuted(&c.writeBy); err != nil {
 		return 0, err
 	}
@@ -468,7 +479,7 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 // waitUnmuted returns at once on a healthy endpoint. deadline points to readBy or writeBy.
-func (c *conn) waitUnmuted(deadline *time.Time) error {
+func (c *Conn) waitUnmuted(deadline *time.Time) error {
 	for {
 		g := c.endpoint.gate.Load()
 		if g == nil {
@@ -503,19 +514,20 @@ func (c *conn) waitUnmuted(deadline *time.Time) error {
 }
 
 // changed is called with mu held.
-func (c *conn) changed() {
+func (c *Conn) changed() {
 	if c.wake != nil {
 		close(c.wake)
 		c.wake = nil
 	}
 }
 
-// SetDeadline and its kin also hold while the connection is mute.
-func (c *conn) SetDeadline(t time.Time) error {
+// SetDeadline sets both deadlines. They also hold while the endpoint is mute.
+func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-func (c *conn) SetReadDeadline(t time.Time) error {
+// SetReadDeadline sets the time at which reads end with os.ErrDeadlineExceeded.
+func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readBy = t
@@ -526,7 +538,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.inner.SetReadDeadline(t)
 }
 
-func (c *conn) SetWriteDeadline(t time.Time) error {
+// SetWriteDeadline sets the time at which writes end with os.ErrDeadlineExceeded.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writeBy = t
@@ -534,28 +547,32 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.inner.SetWriteDeadline(t)
 }
 
-func (c *conn) LocalAddr() net.Addr  { return c.inner.LocalAddr() }
-func (c *conn) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }
+// LocalAddr is the address of our side.
+func (c *Conn) LocalAddr() net.Addr { return c.inner.LocalAddr() }
 
-// onHangUp names the function that ends the connection in an orderly way when a fault asks for it.
-func (c *conn) onHangUp(f func(reason string)) {
+// RemoteAddr is the address of the client.
+func (c *Conn) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }
+
+// OnHangUp names the function that ends the connection in an orderly way when a fault asks for it. It
+// is called without a lock.
+func (c *Conn) OnHangUp(f func(reason string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onEnd = f
 }
 
-// end ends the connection from outside.
-func (c *conn) end(how hangUp, reason string) {
+// end ends the connection from outside, for a reason that its owner is told.
+func (c *Conn) end(how HangUp, reason string) {
 	c.mu.Lock()
 	tell := c.onEnd
-	c.doomed = c.doomed || how == rst
+	c.doomed = c.doomed || how == RST
 	c.mu.Unlock()
 	if tell != nil {
 		tell(reason) // before the reset, which would be a reason of its own
-	} else if how != rst {
+	} else if how != RST {
 		_ = c.Close()
 	}
-	if how == rst {
+	if how == RST {
 		c.reset()
 	}
 }
@@ -564,7 +581,7 @@ func (c *conn) end(how hangUp, reason string) {
 type lingerer interface{ SetLinger(sec int) error }
 
 // reset closes the socket with RST, fault or no fault.
-func (c *conn) reset() {
+func (c *Conn) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -574,7 +591,7 @@ func (c *conn) reset() {
 }
 
 // abandon closes the socket; called with mu held.
-func (c *conn) abandon() error {
+func (c *Conn) abandon() error {
 	if c.abandoned {
 		return nil
 	}
@@ -585,14 +602,14 @@ func (c *conn) abandon() error {
 	return c.inner.Close()
 }
 
-func (c *conn) isDoomed() bool {
+func (c *Conn) isDoomed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.doomed
 }
 
-// Close ends the connection; on a mute endpoint the client is left in the dark.
-func (c *conn) Close() error {
+// Close ends the connection. On a mute endpoint the client does not notice yet.
+func (c *Conn) Close() error {
 	e := c.endpoint
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -617,12 +634,12 @@ func (c *conn) Close() error {
 }
 
 // muted says whether a fault keeps the connection silent at the moment.
-func (c *conn) muted() bool { return c.endpoint.gate.Load() != nil }
+func (c *Conn) muted() bool { return c.endpoint.gate.Load() != nil }
 
-// sayGoodbye sends FIN and for a moment reads and throws away what the client still sends. Closing at once would turn the FIN into a
-// reset whenever unread data is about, and a reset may overtake the last words. A socket that cannot close one direction alone is
-// left to Close.
-func (c *conn) sayGoodbye() {
+// sayGoodbye sends FIN and for a moment reads and throws away what the client still sends. Closing at
+// once would turn the FIN into a reset whenever unread data is about, and a reset may overtake the last
+// words. A socket that cannot close one direction alone is left to Close.
+func (c *Conn) sayGoodbye() {
 	half, ok := c.inner.(interface{ CloseWrite() error })
 	if !ok || c.muted() || c.isDoomed() || half.CloseWrite() != nil {
 		return
@@ -637,8 +654,8 @@ func (c *conn) sayGoodbye() {
 	}
 }
 
-// errorText is why a connection ended, in the fewest words.
-func errorText(err error) string {
+// ErrorText says in a few words why a connection ended.
+func ErrorText(err error) string {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "closed by the client"
@@ -650,4 +667,10 @@ func errorText(err error) string {
 		return "closed"
 	}
 	return fmt.Sprint(err)
+}
+
+// HostIn returns the host of a "host:port", "" if it is malformed.
+func HostIn(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
 }

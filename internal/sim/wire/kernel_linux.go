@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"context"
@@ -11,7 +11,8 @@ import (
 // dropsSYNs says whether dropSYNs works here.
 const dropsSYNs = true
 
-// wasReset says whether the other side has reset the connection. Linux still hands out what arrived before the reset.
+// wasReset says whether the other side has reset the connection. Linux still hands out what arrived
+// before the reset.
 func wasReset(c net.Conn) bool {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
@@ -28,8 +29,9 @@ func wasReset(c net.Conn) bool {
 	return err == nil && pending != 0
 }
 
-// dropSYNs makes the kernel ignore further SYNs to a listening socket, without firewall or privilege: the backlog is shrunk to
-// nothing and the accept queue filled with our own connections; a SYN that finds the queue full is dropped in silence.
+// dropSYNs makes the kernel ignore further SYNs to a listening socket, without firewall or privilege. It
+// shrinks the backlog to nothing and fills the accept queue with connections of our own. The kernel
+// drops a SYN that finds the queue full in silence.
 func dropSYNs(l *net.TCPListener) (restore func() error, err error) {
 	backlog := func(n int) error {
 		raw, err := l.SyscallConn()

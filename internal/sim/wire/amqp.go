@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"crypto/tls"
@@ -14,8 +14,10 @@ import (
 // whose connection is only closed cannot tell why; it prints the condition of a proper close. The
 // numbers are those of the OASIS standard, parts 1, 2 and 5.
 
+// AMQPPort is the port of AMQP over TLS.
+const AMQPPort = 5671
+
 const (
-	amqpPort = 5671
 	// amqpWebSocket is the subprotocol in which Azure's clients speak AMQP over WebSocket.
 	amqpWebSocket = "AMQPWSB10"
 	amqpCondition = "amqp:not-implemented"
@@ -122,28 +124,28 @@ func skipAMQPFrame(r io.Reader) error {
 	return err
 }
 
-// amqpDesk refuses the AMQP clients of a hub or of DPS.
-type amqpDesk struct {
-	hub  string // its name in the log
-	log  zerolog.Logger
-	told *novelty
+// AMQPDesk refuses the AMQP clients of a hub or of DPS.
+type AMQPDesk struct {
+	Hub  string // its name in the log
+	Log  zerolog.Logger
+	Told *Novelty
 }
 
-// serve handles one connection to the port of AMQP.
-func (a *amqpDesk) serve(c *conn, config *tls.Config) {
+// Serve handles one connection to the port of AMQP.
+func (a *AMQPDesk) Serve(c *Conn, config *tls.Config) {
 	secure := tls.Server(c, config)
 	a.speak(c, secure, secure)
 }
 
 // speak handles one connection over TLS, or over WebSocket.
-func (a *amqpDesk) speak(c *conn, _ *tls.Conn, via carrier) {
+func (a *AMQPDesk) speak(c *Conn, _ *tls.Conn, via Carrier) {
 	_ = c.SetDeadline(time.Now().Add(amqpTimeout))
 	err := refuseAMQP(via)
 	level := zerolog.DebugLevel
-	if a.told.isNew(a.hub + " amqp") {
+	if a.Told.IsNew(a.Hub + " amqp") {
 		level = zerolog.InfoLevel
 	}
-	a.log.WithLevel(level).Str("hub", a.hub).Str("kind", "refuse").AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
+	a.Log.WithLevel(level).Str("hub", a.Hub).Str("kind", "refuse").AnErr("error", err).Msg("a client of AMQP is refused: there is MQTT and HTTPS here, choose MQTT as its transport")
 	_ = via.CloseWrite()
 	c.sayGoodbye()
 	_ = c.Close()

@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"context"
@@ -11,27 +11,32 @@ import (
 	"time"
 )
 
+// WriteTimeout is how long a client may take nothing before it counts as gone.
+const WriteTimeout = 20 * time.Second
+
 const (
 	connectTimeout = 60 * time.Second // for the TLS handshake and CONNECT together
-	writeTimeout   = 20 * time.Second // a client that takes nothing for so long is gone
 	lingerTimeout  = time.Second      // how long a closed connection waits for the client to read the last words
 	crowdedOutput  = 64 << 10         // bytes waiting for one client that make its owner stop and write
 	maxOutput      = 1 << 20          // bytes waiting for one client, at most
 )
 
-// wire is one MQTT connection as the server sees it: packets in through rd, packets out through a bounded buffer that any goroutine
-// may append to. One goroutine, the owner, reads, and flushes before each read that may block; packets from others are carried out
-// by a goroutine that lives as long as there is something to write. So an idle connection costs one goroutine.
-type wire struct {
-	below *conn // the socket, with its faults
+// MQTT is one MQTT connection as the server sees it. Packets come in through Next; packets go out
+// through a bounded buffer that any goroutine may append to. One goroutine, the owner, reads, and
+// flushes before each read that may block. A goroutine that lives as long as there is something to
+// write carries out the packets of others. So an idle connection costs one goroutine.
+//
+// Its mutex guards the buffer. It comes last: a holder takes no other lock.
+type MQTT struct {
+	below *Conn // the socket, with its faults
 	tls   *tls.Conn
-	via   carrier // tls itself, or WebSocket over it
+	via   Carrier // tls itself, or WebSocket over it
 	rd    packetReader
 	jobs  *sync.WaitGroup // counts the short-lived writers
 
-	over    atomic.Bool // hangUp was called
+	over    atomic.Bool // HangUp was called
 	crowded atomic.Bool // the owner should flush before it reads on
-	onOver  func(reason string)
+	OnOver  func(reason string)
 	once    sync.Once
 
 	mu      sync.Mutex
@@ -44,49 +49,51 @@ type wire struct {
 	more    func() // somebody has more to send when there is room
 }
 
-// carrier is what packets travel in.
-type carrier interface {
+// Carrier is the stream that packets travel in: TLS, or WebSocket over TLS.
+type Carrier interface {
 	io.ReadWriter
 	SetWriteDeadline(t time.Time) error
 	CloseWrite() error // tells the client that nothing will follow
 }
 
-func newWire(below *conn, secure *tls.Conn, via carrier, limit int) *wire {
-	w := &wire{below: below, tls: secure, via: via, jobs: &below.endpoint.jobs}
+// NewMQTT makes the connection on a socket, with TLS above it and packets in via. A packet may have at
+// most limit bytes behind its length. The caller is the owner and must call Close.
+func NewMQTT(below *Conn, secure *tls.Conn, via Carrier, limit int) *MQTT {
+	w := &MQTT{below: below, tls: secure, via: via, jobs: &below.endpoint.jobs}
 	w.free.L = &w.mu
 	w.rd = packetReader{src: via, limit: limit}
 	return w
 }
 
-// next returns the first byte and the body of the next packet. The body is valid until the next call.
-func (w *wire) next() (first byte, body []byte, err error) { return w.rd.next() }
+// Next returns the first byte and the body of the next packet. The body is valid until the next call.
+func (w *MQTT) Next() (first byte, body []byte, err error) { return w.rd.next() }
 
-// letIn says that the client has said who it is. From now on the owner runs idle before each read that
+// LetIn says that the client has said who it is. From now on the owner runs idle before each read that
 // may block.
-func (w *wire) letIn(idle func() error) {
+func (w *MQTT) LetIn(idle func() error) {
 	w.below.letIn()
 	w.rd.idle = idle
 }
 
-// hungUp says whether hangUp was called.
-func (w *wire) hungUp() bool { return w.over.Load() }
+// HungUp says whether HangUp was called.
+func (w *MQTT) HungUp() bool { return w.over.Load() }
 
-// isCrowded says that the owner should flush before it reads on.
-func (w *wire) isCrowded() bool { return w.crowded.Load() }
+// IsCrowded says that the owner should flush before it reads on.
+func (w *MQTT) IsCrowded() bool { return w.crowded.Load() }
 
-// serverName is the name that the client asked for in TLS.
-func (w *wire) serverName() string { return w.tls.ConnectionState().ServerName }
+// ServerName is the name that the client asked for in TLS.
+func (w *MQTT) ServerName() string { return w.tls.ConnectionState().ServerName }
 
-// held returns how many bytes the buffer of waiting packets takes.
-func (w *wire) held() int {
+// Held returns how many bytes the buffer of waiting packets takes.
+func (w *MQTT) Held() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return cap(w.out)
 }
 
-// expectWithin gives the client time for its next packet: as long as it may be silent, from now or
+// ExpectWithin gives the client time for its next packet: as long as it may be silent, from now or
 // from since, whichever is later. It returns io.EOF when the connection is over already.
-func (w *wire) expectWithin(since time.Time, silence time.Duration) error {
+func (w *MQTT) ExpectWithin(since time.Time, silence time.Duration) error {
 	if w.over.Load() {
 		return io.EOF
 	}
@@ -94,30 +101,32 @@ func (w *wire) expectWithin(since time.Time, silence time.Duration) error {
 		since = now
 	}
 	err := w.below.SetReadDeadline(since.Add(silence))
-	if w.over.Load() || w.failure() != "" { // a hang-up in between has set a deadline that was just replaced
+	if w.over.Load() || w.Failure() != "" { // a hang-up in between has set a deadline that was just replaced
 		return io.EOF
 	}
 	return err
 }
 
-// peerCertificates returns the chain that the client sent, leaf first.
-func (w *wire) peerCertificates() []*x509.Certificate {
+// PeerCertificates returns the chain that the client sent, leaf first.
+func (w *MQTT) PeerCertificates() []*x509.Certificate {
 	return w.tls.ConnectionState().PeerCertificates
 }
 
-// handshake finishes TLS unless that is done, and leaves a deadline on the socket that covers the CONNECT to come.
-func (w *wire) handshake() error {
+// Handshake finishes TLS unless that is done, and leaves a deadline on the socket that covers the
+// CONNECT to come.
+func (w *MQTT) Handshake() error {
 	_ = w.below.SetDeadline(time.Now().Add(connectTimeout))
 	return w.tls.HandshakeContext(context.Background()) // the deadline ends it, without a goroutine to watch
 }
 
-// hangUp ends the connection for a reason; only the first one counts. It does not block: the owner, woken from whatever it waits
-// for, says goodbye on the socket. onOver runs before hangUp returns, so that nobody sees the connection as alive afterwards.
-func (w *wire) hangUp(reason string) {
+// HangUp ends the connection for a reason; only the first reason counts. It does not block: it wakes
+// the owner, who says goodbye on the socket. OnOver runs before HangUp returns, so that nobody sees the
+// connection as alive afterwards.
+func (w *MQTT) HangUp(reason string) {
 	w.once.Do(func() {
 		w.over.Store(true)
-		if w.onOver != nil {
-			w.onOver(reason)
+		if w.OnOver != nil {
+			w.OnOver(reason)
 		}
 		_ = w.below.SetReadDeadline(time.Unix(1, 0))
 		w.mu.Lock()
@@ -126,11 +135,14 @@ func (w *wire) hangUp(reason string) {
 	})
 }
 
-// close is the owner's last act: what is still waiting is written, then TLS's close_notify and FIN.
-func (w *wire) close() {
+// Reset ends the connection at once, for a reason, and with RST.
+func (w *MQTT) Reset(reason string) { w.below.end(RST, reason) }
+
+// Close is the owner's last act: it writes what is still waiting, then TLS's close_notify and FIN.
+func (w *MQTT) Close() {
 	w.over.Store(true)
 	w.dropLate()
-	if !w.below.muted() && w.flush() == nil {
+	if !w.below.muted() && w.Flush() == nil {
 		_ = w.via.CloseWrite()
 		w.below.sayGoodbye()
 	}
@@ -142,23 +154,23 @@ func (w *wire) close() {
 	w.rd.release()
 }
 
-// add queues a packet for the owner's next flush, after delay.
-func (w *wire) add(packet []byte, delay time.Duration) {
+// Add queues a packet for the owner's next flush, after delay.
+func (w *MQTT) Add(packet []byte, delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.enqueue(laneAll, packet, delay)
 }
 
-// addAcks queues PUBACKs. Delayed ones do not hold up other packets.
-func (w *wire) addAcks(acks []byte, delay time.Duration) {
+// AddAcks queues PUBACKs. Delayed ones do not hold up other packets.
+func (w *MQTT) AddAcks(acks []byte, delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.enqueue(laneAcks, acks, delay)
 }
 
-// push queues a packet and sees to it that it goes out; it does not block and may be called with any lock held. A client that lets
-// too much pile up is dropped.
-func (w *wire) push(packet []byte, delay time.Duration) {
+// Push queues a packet and sees to it that it goes out. It does not block and may be called with any
+// lock held. A client that lets too much pile up is dropped.
+func (w *MQTT) Push(packet []byte, delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.enqueue(laneAll, packet, delay)
@@ -169,9 +181,9 @@ func (w *wire) push(packet []byte, delay time.Duration) {
 	w.startWriter()
 }
 
-// room says whether a large packet may be pushed. If not, more is called once, without locks, when the client has taken what waits;
-// on a connection that is given up, never.
-func (w *wire) room(more func()) bool {
+// Room says whether a large packet may be pushed. If not, more is called once, without locks, when the
+// client has taken what waits. On a connection that is given up it is never called.
+func (w *MQTT) Room(more func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	waiting := len(w.out)
@@ -186,7 +198,7 @@ func (w *wire) room(more func()) bool {
 }
 
 // fail gives the connection up; the owner finds out by a read error. Called with mu held.
-func (w *wire) fail(cause string) {
+func (w *MQTT) fail(cause string) {
 	if !w.dead {
 		w.dead, w.cause, w.out = true, cause, nil
 		_ = w.below.SetDeadline(time.Unix(1, 0))
@@ -194,14 +206,14 @@ func (w *wire) fail(cause string) {
 	}
 }
 
-// failure is why the server itself gave the connection up, "" if it did not.
-func (w *wire) failure() string {
+// Failure says why the server itself gave the connection up; it is empty if it did not.
+func (w *MQTT) Failure() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.cause
 }
 
-func (w *wire) enqueue(lane int, packet []byte, delay time.Duration) {
+func (w *MQTT) enqueue(lane int, packet []byte, delay time.Duration) {
 	if w.dead || len(packet) == 0 {
 		return
 	}
@@ -217,14 +229,14 @@ func (w *wire) enqueue(lane int, packet []byte, delay time.Duration) {
 }
 
 // crowd is called with mu held.
-func (w *wire) crowd() {
+func (w *MQTT) crowd() {
 	if len(w.out) > crowdedOutput || w.late != nil && w.late.bytes > maxOutput {
 		w.crowded.Store(true)
 	}
 }
 
 // startWriter is called with mu held.
-func (w *wire) startWriter() {
+func (w *MQTT) startWriter() {
 	if w.writing || w.dead || len(w.out) == 0 {
 		return
 	}
@@ -236,9 +248,9 @@ func (w *wire) startWriter() {
 	})
 }
 
-// flush writes everything that is due, in the owner's goroutine: a client that does not read holds up only itself, and so does one
-// that goes on sending while a slow hub's answers pile up.
-func (w *wire) flush() error {
+// Flush writes everything that is due, in the owner's goroutine. So a client that does not read, or
+// goes on sending while a slow hub's answers pile up, holds up only itself.
+func (w *MQTT) Flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.writing || w.late != nil && w.late.bytes > maxOutput && !w.dead && !w.over.Load() {
@@ -256,12 +268,12 @@ func (w *wire) flush() error {
 }
 
 // drain is called with mu held and writing set.
-func (w *wire) drain() (err error) {
+func (w *MQTT) drain() (err error) {
 	for len(w.out) > 0 && err == nil {
 		batch := w.out
 		w.out = nil
 		w.mu.Unlock()
-		_ = w.via.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = w.via.SetWriteDeadline(time.Now().Add(WriteTimeout))
 		_, err = w.via.Write(batch)
 		w.mu.Lock()
 		if w.out == nil && cap(batch) <= 1024 { // a small buffer is worth keeping, a large one is not
@@ -275,15 +287,15 @@ func (w *wire) drain() (err error) {
 		}
 	}
 	if err != nil {
-		w.fail("cannot write: " + errorText(err))
+		w.fail("cannot write: " + ErrorText(err))
 	}
 	w.writing = false
 	w.free.Broadcast()
 	return err
 }
 
-// lateness holds packets of a slowed connection until they are due. PUBACKs have a lane of their own, because a throttled hub goes
-// on answering everything else.
+// lateness holds packets of a slowed connection until they are due. PUBACKs have a lane of their own,
+// because a throttled hub goes on answering everything else.
 type lateness struct {
 	lanes [2][]latePacket
 	bytes int
@@ -302,7 +314,7 @@ type latePacket struct {
 }
 
 // delay is called with mu held.
-func (w *wire) delay(lane int, packet []byte, d time.Duration) {
+func (w *MQTT) delay(lane int, packet []byte, d time.Duration) {
 	if w.late == nil {
 		w.late = &lateness{}
 	}
@@ -329,7 +341,7 @@ func (l *lateness) wakeAt(due time.Time, f func()) {
 	l.at = due
 }
 
-func (w *wire) releaseLate() {
+func (w *MQTT) releaseLate() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l := w.late
@@ -354,8 +366,8 @@ func (w *wire) releaseLate() {
 	w.free.Broadcast()
 }
 
-// settle waits until nothing is late any more, so that a refusal is as slow as everything else.
-func (w *wire) settle() {
+// Settle waits until nothing is late any more, so that a refusal is as slow as everything else.
+func (w *MQTT) Settle() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.late != nil && !w.dead && !w.over.Load() {
@@ -363,7 +375,7 @@ func (w *wire) settle() {
 	}
 }
 
-func (w *wire) dropLate() {
+func (w *MQTT) dropLate() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.late != nil {

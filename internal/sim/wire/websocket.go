@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"crypto/tls"
@@ -18,7 +18,8 @@ import (
 // webSocketPath is where DPS and hubs speak MQTT over WebSocket, on the port of HTTPS.
 const webSocketPath = "/$iothub/websocket"
 
-// upgrader asks for no Origin: who a device is it proves in its CONNECT, as on TCP, and az sends one that is its own address.
+// upgrader accepts any Origin, because a device proves who it is in its CONNECT, as on TCP. The Azure
+// CLI sends its own address as Origin.
 var upgrader = websocket.Upgrader{
 	ReadBufferSize: smallBuffer, WriteBufferSize: smallBuffer, WriteBufferPool: &sync.Pool{},
 	CheckOrigin: func(*http.Request) bool { return true },
@@ -27,9 +28,9 @@ var upgrader = websocket.Upgrader{
 	},
 }
 
-// handleWebSocket lets mux accept WebSocket connections. It hands each to speak, which returns at
+// HandleWebSocket lets mux accept WebSocket connections. It hands each to speak, which returns at
 // the end of the connection. It hands those that offer AMQP to the desk that refuses them.
-func handleWebSocket(mux *http.ServeMux, amqp *amqpDesk, speak func(c *conn, secure *tls.Conn, via carrier)) {
+func HandleWebSocket(mux *http.ServeMux, amqp *AMQPDesk, speak func(c *Conn, secure *tls.Conn, via Carrier)) {
 	mux.HandleFunc("GET "+webSocketPath, func(w http.ResponseWriter, r *http.Request) {
 		protocol, speak := "", speak
 		for _, offered := range websocket.Subprotocols(r) {
@@ -60,11 +61,12 @@ func handleWebSocket(mux *http.ServeMux, amqp *amqpDesk, speak func(c *conn, sec
 		}
 		via := &webStream{ws: ws}
 		ws.SetPingHandler(via.pong)
-		below.upgraded <- func() { speak(below.conn, secure, via) }
+		below.upgraded <- func() { speak(below.Conn, secure, via) }
 	})
 }
 
-// webStream is the stream of bytes in the binary messages of a WebSocket: packets and messages need not begin or end together.
+// webStream is the stream of bytes in the binary messages of a WebSocket. Packets and messages need not
+// begin or end together.
 type webStream struct {
 	ws      *websocket.Conn
 	message io.Reader // what is left of the message that is being read
@@ -78,7 +80,7 @@ func (s *webStream) Read(p []byte) (int, error) {
 				return 0, plainError(err)
 			}
 			if kind != websocket.BinaryMessage {
-				return 0, fmt.Errorf("%w: MQTT in a text frame", errMalformed)
+				return 0, fmt.Errorf("%w: MQTT in a text frame", ErrMalformed)
 			}
 			s.message = message
 		}
@@ -113,7 +115,7 @@ func (s *webStream) Write(p []byte) (int, error) {
 func (s *webStream) SetWriteDeadline(t time.Time) error { return s.ws.SetWriteDeadline(t) }
 
 func (s *webStream) pong(data string) error {
-	return s.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(writeTimeout))
+	return s.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(WriteTimeout))
 }
 
 // CloseWrite says goodbye on both layers, as far as the client has not done so first.

@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"sync"
@@ -15,14 +15,14 @@ const (
 	quoteLimit = 256
 )
 
-// novelty recognises lines that were written a moment ago.
-type novelty struct {
+// Novelty recognises lines that were written a moment ago.
+type Novelty struct {
 	mu   sync.Mutex
 	seen map[string]time.Time
 }
 
-// isNew says whether a line with this key should be written at info level.
-func (n *novelty) isNew(key string) bool {
+// IsNew says whether a line with this key should be written at info level.
+func (n *Novelty) IsNew(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
@@ -36,8 +36,8 @@ func (n *novelty) isNew(key string) bool {
 	return true
 }
 
-// shorten bounds a text of a client.
-func shorten(s string) string {
+// Shorten bounds a text of a client.
+func Shorten(s string) string {
 	if len(s) <= quoteLimit {
 		return s
 	}

@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"bufio"
@@ -6,21 +6,21 @@ import (
 	"net"
 )
 
-// doorstep is the listener that would take a connection now, nil while a fault has the door shut; or the channel that tells when the
-// door is no longer left unanswered.
-func (e *endpoint) doorstep() (l net.Listener, resumed <-chan struct{}) {
+// Doorstep returns the listener that would accept a connection now. It is nil while a fault has the
+// door shut. While nobody answers the door, resumed is a channel that is closed when somebody does.
+func (e *Endpoint) Doorstep() (l net.Listener, resumed <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.listener, e.resumed
 }
 
-// admitTunnel takes a connection that came through a CONNECT proxy, as if l had accepted it. The
+// AdmitTunnel takes a connection that came through a CONNECT proxy, as if l had accepted it. The
 // reader holds what the proxy has read of it already.
-func (e *endpoint) admitTunnel(l net.Listener, raw net.Conn, buffered *bufio.Reader) {
+func (e *Endpoint) AdmitTunnel(l net.Listener, raw net.Conn, buffered *bufio.Reader) {
 	e.admit(l, &tunnel{Conn: raw, r: buffered})
 }
 
-// tunnel is the client's connection to the proxy from the first byte after CONNECT.
+// tunnel is the client's connection to the proxy, from the first byte after CONNECT.
 type tunnel struct {
 	net.Conn
 	r *bufio.Reader // may hold bytes that came with the CONNECT
@@ -30,7 +30,7 @@ func (t *tunnel) Read(p []byte) (int, error) { return t.r.Read(p) }
 
 var errNoHalfClose = errors.New("cannot close one direction")
 
-// CloseWrite and SetLinger reach the socket below.
+// CloseWrite closes one direction of the socket below.
 func (t *tunnel) CloseWrite() error {
 	if c, ok := t.below().(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()

@@ -1,4 +1,4 @@
-package sim
+package wire
 
 import (
 	"crypto/tls"
@@ -14,10 +14,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// httpFront serves HTTP on the connections an endpoint takes. To net/http it is a listener that never fails, whatever faults do to
-// the endpoint's own.
-type httpFront struct {
-	endpoint *endpoint // where the connections come from
+// HTTPFront serves HTTP on the connections that its endpoint accepts. To net/http it is a listener that
+// never fails, whatever faults do to the endpoint's own listener.
+type HTTPFront struct {
+	Endpoint *Endpoint // where the connections come from
 	server   *http.Server
 	conns    chan net.Conn
 	done     chan struct{}
@@ -25,10 +25,11 @@ type httpFront struct {
 	jobs     sync.WaitGroup // the server, and its connections
 }
 
-// newHTTPFront makes a front with an endpoint whose connections speak HTTP, below TLS if config is
-// not nil. listen opens the endpoint's listeners; log gets at debug level what net/http has to say.
-func newHTTPFront(listen func(network, addr string) (net.Listener, error), handler http.Handler, config *tls.Config, logger zerolog.Logger) *httpFront {
-	f := &httpFront{conns: make(chan net.Conn), done: make(chan struct{})}
+// NewHTTPFront makes a front with an endpoint whose connections speak HTTP, below TLS if config is
+// not nil. The function listen opens the endpoint's listeners. The logger gets at debug level what
+// net/http has to say.
+func NewHTTPFront(listen func(network, addr string) (net.Listener, error), handler http.Handler, config *tls.Config, logger zerolog.Logger) *HTTPFront {
+	f := &HTTPFront{conns: make(chan net.Conn), done: make(chan struct{})}
 	f.server = &http.Server{
 		Handler: hurryBodies(handler), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: log.New(debugWriter{logger}, "", 0),
@@ -41,8 +42,8 @@ func newHTTPFront(listen func(network, addr string) (net.Listener, error), handl
 			}
 		},
 	}
-	f.endpoint = &endpoint{listen: listen, serve: func(c *conn) {
-		signal := &signalConn{conn: c, ended: make(chan struct{}), upgraded: make(chan func(), 1)}
+	f.Endpoint = &Endpoint{Listen: listen, Serve: func(c *Conn) {
+		signal := &signalConn{Conn: c, ended: make(chan struct{}), upgraded: make(chan func(), 1)}
 		var served net.Conn = signal
 		if config != nil {
 			served = tls.Server(served, config)
@@ -63,7 +64,8 @@ func newHTTPFront(listen func(network, addr string) (net.Listener, error), handl
 // bodyTimeout is how long a client may take for the body of a request.
 const bodyTimeout = time.Minute
 
-// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would end requests that wait for a device, too.
+// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would do that too,
+// but it would also end requests that wait for a device.
 func hurryBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
@@ -80,7 +82,8 @@ type hurriedBody struct {
 	deadline *http.ResponseController
 }
 
-// Read lifts the deadline at the end of the body: what is read from then on is to notice that the client has left.
+// Read lifts the deadline at the end of the body: whoever reads from then on wants to notice that the
+// client has left.
 func (b *hurriedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
@@ -89,7 +92,7 @@ func (b *hurriedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// debugWriter takes what net/http has to say, which is mostly about clients that left early.
+// debugWriter logs what net/http has to say, which is mostly about clients that left early.
 type debugWriter struct{ log zerolog.Logger }
 
 func (d debugWriter) Write(p []byte) (int, error) {
@@ -97,43 +100,43 @@ func (d debugWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// signalConn tells when net/http is done with it.
+// signalConn closes ended when net/http is done with it.
 type signalConn struct {
-	*conn
+	*Conn
 	once     sync.Once
 	ended    chan struct{}
 	upgraded chan func() // what the connection is to serve instead of HTTP; net/http has let go of it then
 }
 
-// Write gives a client that takes nothing up after a while.
+// Write gives up after WriteTimeout on a client that takes nothing.
 func (c *signalConn) Write(p []byte) (int, error) {
-	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return c.conn.Write(p)
+	_ = c.SetWriteDeadline(time.Now().Add(WriteTimeout))
+	return c.Conn.Write(p)
 }
 
-// Close closes the connection and tells.
+// Close closes the connection and ended.
 func (c *signalConn) Close() error {
-	err := c.conn.Close()
+	err := c.Conn.Close()
 	c.once.Do(func() { close(c.ended) })
 	return err
 }
 
-// handler answers the requests; it is served with or without a connection.
-func (f *httpFront) handler() http.Handler { return f.server.Handler }
+// Handler answers the requests. Tests call it without a connection.
+func (f *HTTPFront) Handler() http.Handler { return f.server.Handler }
 
-// start begins to serve.
-func (f *httpFront) start() {
+// Start begins to serve.
+func (f *HTTPFront) Start() {
 	f.jobs.Go(func() { _ = f.server.Serve(f) })
 }
 
-// stop ends all connections, and returns when the last goroutine has ended.
-func (f *httpFront) stop() {
+// Stop ends all connections, and returns when the last goroutine has ended.
+func (f *HTTPFront) Stop() {
 	_ = f.server.Close()
 	f.jobs.Wait()
 }
 
 // Accept hands the endpoint's next connection to net/http.
-func (f *httpFront) Accept() (net.Conn, error) {
+func (f *HTTPFront) Accept() (net.Conn, error) {
 	select {
 	case c := <-f.conns:
 		return c, nil
@@ -143,10 +146,10 @@ func (f *httpFront) Accept() (net.Conn, error) {
 }
 
 // Close ends Accept.
-func (f *httpFront) Close() error {
+func (f *HTTPFront) Close() error {
 	f.once.Do(func() { close(f.done) })
 	return nil
 }
 
 // Addr has no meaning here.
-func (f *httpFront) Addr() net.Addr { return &net.TCPAddr{} }
+func (f *HTTPFront) Addr() net.Addr { return &net.TCPAddr{} }
