@@ -327,7 +327,7 @@ func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, 
 		}
 		ack.Value, ack.Code, ack.Description = plain, a.ack.Code, a.ack.Description
 		if !a.ok() {
-			err = errors.New(cmp.Or(a.ack.Description, fmt.Sprintf("its handler answered %d", a.ack.Code)))
+			err = errors.New(a.ack.Description)
 		}
 	}
 	if reported != nil && acknowledged(reported[name], ack, t.older) {
@@ -401,7 +401,8 @@ func (t *twin) handle(ctx context.Context, component, name string, value json.Ra
 	if ack.Code == 0 {
 		ack = Ack{http.StatusOK, cmp.Or(ack.Description, "completed")}
 	}
-	ack.Description = oneLine(ack.Description, maxBugText)
+	// There always is a description, because a hub would keep the one before.
+	ack.Description = oneLine(cmp.Or(ack.Description, fmt.Sprintf("the handler of the property answered %d", ack.Code)), maxBugText)
 	return ack
 }
 
