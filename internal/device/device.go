@@ -140,27 +140,27 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	// The session outlives ctx: what is queued is sent before the end.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	var running sync.WaitGroup
-	d.spawnIn(&running, "session", func() {
-		_ = d.keep(life, "session", func(ctx context.Context) error {
-			session := d.session()
-			d.current.Store(session)
-			session.Run(ctx)
-			return nil
-		})
-	})
 	defer d.watchClock(life)()
-
-	err = d.produce(ctx)
-	d.stopping.Store(true)
-	asked := ctx.Err() != nil
-	if asked && !d.c.Once {
-		err = nil // that is not a failure
-	}
-	d.finish(asked)
-	end()
-	running.Wait()
-	return d.outcome(err)
+	var producing sync.WaitGroup
+	var produced error
+	d.spawnIn(&producing, "input", func() {
+		defer end()
+		produced = d.produce(ctx)
+		d.stopping.Store(true)
+		asked := ctx.Err() != nil
+		if asked && !d.c.Once {
+			produced = nil // that is not a failure
+		}
+		d.finish(asked)
+	})
+	_ = d.keep(life, "session", func(ctx context.Context) error {
+		session := d.session()
+		d.current.Store(session)
+		session.Run(ctx)
+		return nil
+	})
+	producing.Wait()
+	return d.outcome(produced)
 }
 
 // produce is the life of the input. It returns when the input has ended and nothing is queued any more, or when ctx ends.
@@ -280,14 +280,7 @@ func (d *Device) session() *failover.Session[*link] {
 			}
 			return func() {}
 		},
-		Serve: func(ctx context.Context, l *link, _ bool, over func()) func() error {
-			ended := make(chan error, 1)
-			d.spawn("serving", func() {
-				ended <- d.run("serving", func() error { return d.serve(ctx, l) })
-				over()
-			})
-			return func() error { return <-ended }
-		},
+		Serve: func(ctx context.Context, l *link, _ bool, over func()) func() error { return d.serve(ctx, l, over) },
 		Save: func(s failover.State) {
 			if d.id.PinnedHub != "" {
 				return

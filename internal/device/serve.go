@@ -69,54 +69,91 @@ func (d *Device) feed(l *link, raw *hub.Link) {
 	l.drain = telemetry.NewDrain(d.box, l.flows, options)
 }
 
-// serve works on one link until it or ctx ends: the outbox drains, properties are brought together, what comes in is dealt with.
-func (d *Device) serve(ctx context.Context, s *link) error {
-	l := s.Link
+// duty is what a device does on the link that it serves: the outbox drains, properties are brought
+// together, and what comes in is dealt with.
+type duty struct {
+	d    *Device
+	l    *hub.Link
+	over func() // asks the session to end the link
+
+	work             context.Context // ends when the duty must end
+	stop             context.CancelCauseFunc
+	drain            context.Context // of work; ends when nothing new may be sent
+	stopDrain        context.CancelFunc
+	sending, running sync.WaitGroup // what uses drain, and what uses work
+}
+
+// serve begins to work on a link. It returns a function that ends the work, and returns the reason
+// if it knows one that the link does not.
+func (d *Device) serve(ctx context.Context, s *link, over func()) (end func() error) {
+	w := &duty{d: d, l: s.Link, over: over}
+	w.work, w.stop = context.WithCancelCause(ctx)
+	w.drain, w.stopDrain = context.WithCancel(w.work)
+	if err := d.run("serving", func() error { w.begin(s); return nil }); err != nil {
+		w.stop(err)
+		over()
+	}
+	return func() error {
+		defer d.serving(nil)
+		defer w.running.Wait() // also after a panic, because the paths of two links must not run together
+		defer w.sending.Wait()
+		defer w.stopDrain()
+		defer w.stop(nil)
+		return d.run("serving", func() error { return w.end(ctx) })
+	}
+}
+
+// part runs a path of the duty. An error of it ends the link.
+func (w *duty) part(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
+	w.d.spawnIn(of, path, func() {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			w.stop(err)
+			w.over()
+		}
+	})
+}
+
+// again is part for a path that begins again after a panic.
+func (w *duty) again(path string, run func(context.Context) error) {
+	w.part(&w.running, w.work, path, func(ctx context.Context) error { return w.d.keep(ctx, path, run) })
+}
+
+func (w *duty) begin(s *link) {
+	d, l := w.d, w.l
 	d.serving(s)
-	defer d.serving(nil)
-	work, stop := context.WithCancelCause(ctx)
-	drain, stopDrain := context.WithCancel(work)
-	var sending, parts sync.WaitGroup
-	defer parts.Wait() // also after a panic, because the paths of two links must not run together
-	defer sending.Wait()
-	defer stopDrain()
-	defer stop(nil)
-	part := func(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
-		d.spawnIn(of, path, func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				stop(err)
-			}
-		})
-	}
-	again := func(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
-		part(of, ctx, path, func(ctx context.Context) error { return d.keep(ctx, path, run) })
-	}
 	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
 	if !d.app.Off.Telemetry {
 		s.flows.serve()
-		part(&sending, drain, "telemetry", func(ctx context.Context) error {
+		w.part(&w.sending, w.drain, "telemetry", func(ctx context.Context) error {
 			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a panic ends the link, because a drain cannot run twice
 		})
 	}
-	part(&parts, work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
-	again(&parts, work, "twin", func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
-	again(&parts, work, "messages", func(ctx context.Context) error { return d.messages(ctx, l, messages) })
-	again(&parts, work, "receiving", func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
+	w.part(&w.running, w.work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
+	w.again("twin", func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
+	w.again("messages", func(ctx context.Context) error { return d.messages(ctx, l, messages) })
+	w.again("receiving", func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
+	d.spawnIn(&w.running, "renewal", func() {
+		select {
+		case <-l.Renew():
+			w.over()
+		case <-w.work.Done():
+		}
+	})
+}
 
+// end winds the duty down, so that the next link need not send again what this one has sent.
+func (w *duty) end(ctx context.Context) error {
+	d, l := w.d, w.l
 	var err error
 	calm := false
-	select {
-	case <-l.Renew():
+	if w.renews() {
 		// An hour's token leaves minutes, and telemetry flows on meanwhile.
-		calm = d.await(work, l, renewalTimeout)
+		calm = d.await(w.work, l, renewalTimeout)
 		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
-	case <-l.Done():
-	case <-work.Done():
 	}
-	// Nothing new goes out, once whoever is about to send has done so; what is under way gets its PUBACK, so that the next link need not
-	// send it again.
-	stopDrain()
-	sending.Wait()
+	// Nothing new goes out from here on. What is under way gets the time for its PUBACK.
+	w.stopDrain()
+	w.sending.Wait()
 	switch {
 	case d.stopping.Load(): // it has waited already
 	case err == nil:
@@ -125,26 +162,46 @@ func (d *Device) serve(ctx context.Context, s *link) error {
 		began := time.Now()
 		d.settle(context.Background(), l, within(l, settleTimeout))
 		if calm { // methods that came in the last moment
-			d.await(work, l, settleTimeout-time.Since(began))
+			d.await(w.work, l, settleTimeout-time.Since(began))
 		}
 	}
-	select {
-	case <-l.Done():
+	if ended(l) {
 		err = nil // it was lost before it could be renewed
-	default:
 	}
-	stop(nil)
-	parts.Wait()
+	w.stop(nil)
+	w.running.Wait()
 	if err != nil {
 		short, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		l.Close(short)
 		return err
 	}
-	if err := context.Cause(work); ctx.Err() == nil && err != nil && !errors.Is(err, context.Canceled) {
+	if err := context.Cause(w.work); ctx.Err() == nil && err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
+}
+
+// renews says whether the link is well and ends because its token does.
+func (w *duty) renews() bool {
+	if ended(w.l) || w.work.Err() != nil {
+		return false
+	}
+	select {
+	case <-w.l.Renew():
+		return true
+	default:
+		return false
+	}
+}
+
+func ended(l *hub.Link) bool {
+	select {
+	case <-l.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // settle waits for PUBACKs.
