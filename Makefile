@@ -60,7 +60,7 @@ outbox-belt: ## the outbox's tests with four times their seeds, and every errno 
 	$(GO) test ./telemetry/outbox -run 'PowerLoss|Crashes|GapsAccount|FailingDisk|EveryCall' -seeds 4 -count=1 -timeout 30m
 
 soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
-	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/device -run '^TestSoak$$' -count=1 -timeout 24h -v
+	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/drill -run '^TestSoak$$' -count=1 -timeout 24h -v
 
 days: ## days of bad weather and of renewals, in virtual time
 	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestWeather|TestTokenRenewal)$$' -count=1

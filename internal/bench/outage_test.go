@@ -24,7 +24,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
-	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -93,31 +93,9 @@ func (o outage) after() time.Duration {
 // long each took. Nothing of it takes real time but the work.
 func (o outage) measure(t *testing.T, n int, change func(*plan)) (took []time.Duration) {
 	t.Helper()
-	text, err := os.ReadFile("../../failover.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp(ramDisk(), "outage") //nolint:usetesting // t.TempDir is on a disk, where the syncs of so many devices take minutes
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	m, dir := virtual.Model(t), virtual.Dir(t)
 	synctest.Test(t, func(t *testing.T) {
-		wire := memnet.New()
-		sc := sim.DefaultConfig()
-		sc.Layout, sc.Listen, sc.RetryAfter = sim.LayoutLoopback, wire.Listen, retryAfter
-		cloud, err := sim.New(sc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cloud.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = cloud.Close() }()
-		m, err := model.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		wire, cloud := virtual.Cloud(t, func(c *sim.Config) { c.RetryAfter = retryAfter })
 		info, roots := cloud.Info(), cloud.CAPool()
 		door := &doorkeeper{code: o.dpsSay, to: info.DPS.MQTT, dial: wire.DialContext}
 		if o.dpsSay != 0 {
@@ -180,6 +158,7 @@ func (o outage) measure(t *testing.T, n int, change func(*plan)) (took []time.Du
 		began = time.Now()
 		mu.Unlock()
 		door.shutFor(o.lasts)
+		var err error
 		if o.dps.Kind != "" {
 			err = cloud.FaultDPS(o.dps)
 		}
@@ -205,14 +184,6 @@ func (o outage) measure(t *testing.T, n int, change func(*plan)) (took []time.Du
 		running.Wait()
 	})
 	return took
-}
-
-// ramDisk is where files cost nothing, if there is such a place.
-func ramDisk() string {
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		return "/dev/shm"
-	}
-	return ""
 }
 
 // doorkeeper stands in for DPS and answers CONNECT with a code, as long as it is told to.

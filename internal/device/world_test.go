@@ -20,6 +20,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -59,27 +60,10 @@ type setup struct {
 // out of order, and nothing that was started is left.
 func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 	t.Helper()
-	builtin, err := os.ReadFile("../../failover.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := withCommands(t, virtual.ModelText(t))
 	dir := inMemory(t) // a second of virtual time has dozens of syncs; the outbox is held to a real disk by its own tests
 	synctest.Test(t, func(t *testing.T) {
-		n := memnet.New()
-		sc := sim.DefaultConfig()
-		sc.Layout, sc.Listen = sim.LayoutLoopback, n.Listen
-		if s.cloud != nil {
-			s.cloud(&sc)
-		}
-		cloud, err := sim.New(sc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cloud.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = cloud.Close() }()
-		m := withCommands(t, builtin)
+		n, cloud := virtual.Cloud(t, s.cloud)
 		info := cloud.Info()
 		w := &world{t: t, net: n, cloud: cloud}
 		w.config = plan{
@@ -341,6 +325,9 @@ func aDay() time.Duration {
 }
 
 func no() *bool { return new(false) }
+
+// inMemory is a directory where syncing costs nothing, for tests that sync for days.
+func inMemory(t *testing.T) string { return virtual.Dir(t) }
 
 // plan is all that [New] is given, so that a test can change any part of it by its name.
 type plan struct {

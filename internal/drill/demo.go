@@ -230,7 +230,7 @@ func (s *scenes) step(p step) error {
 	if p.name == "automatic return" {
 		cause = s.lastOn(p.from, at) // it is the time to live that ends, so the gap in the ledger is what counts
 	}
-	s.report.Steps = append(s.report.Steps, Step{p.name, p.from, p.to, at.Sub(cause).Milliseconds()})
+	s.report.Steps = append(s.report.Steps, Recovery{p.name, p.from, p.to, at.Sub(cause).Milliseconds()})
 	return s.pause(calm)
 }
 

@@ -14,13 +14,13 @@ import (
 
 // Report is what a demo found. Its JSON form is a promise to scripts.
 type Report struct {
-	Verdict  Outcome  `json:"verdict"`
-	Reason   string   `json:"reason"`
-	Device   string   `json:"device"`
-	Samples  Samples  `json:"samples"`
-	Steps    []Step   `json:"steps"`
-	Commands Commands `json:"commands"`
-	Control  string   `json:"control"` // address of the simulator's control API
+	Verdict  Outcome    `json:"verdict"`
+	Reason   string     `json:"reason"`
+	Device   string     `json:"device"`
+	Samples  Samples    `json:"samples"`
+	Steps    []Recovery `json:"steps"`
+	Commands Commands   `json:"commands"`
+	Control  string     `json:"control"` // address of the simulator's control API
 }
 
 // Samples are counted where they are made and where they arrive.
@@ -31,8 +31,8 @@ type Samples struct {
 	Duplicated int64  `json:"duplicated"` // received more than once
 }
 
-// Step is one move of the device.
-type Step struct {
+// Recovery is one move of the device to another hub.
+type Recovery struct {
 	Name       string `json:"name"`
 	From       string `json:"from"`
 	To         string `json:"to"`

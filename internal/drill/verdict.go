@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -135,6 +136,15 @@ func (j *Judge) Object(kind Kind, format string, a ...any) { j.open.Object(kind,
 
 // Failed says whether there is a finding already.
 func (j *Judge) Failed() bool { return len(j.open.Findings) > 0 }
+
+// ArrivalOf is a message of the simulator's ledger as a judge wants it.
+func ArrivalOf(m sim.Message) Arrival {
+	a := Arrival{ID: m.Mid, Device: m.Device}
+	if gap := m.Properties["gap"]; gap != nil {
+		a.Gap = *gap
+	}
+	return a
+}
 
 // Arrived takes in one message. It returns the seq of a message that counts: it returns 0 if the
 // message is of no outbox, or of another outbox than the messages before it and that is not allowed.
