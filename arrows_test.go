@@ -146,7 +146,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
 		"golang.org/x/sys":                    {"internal/device"},
-		"github.com/eclipse/paho.mqtt.golang": {"hub", "internal/mqtt"},
+		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},

@@ -477,6 +477,11 @@ func careful(sequential bool) string {
 	return ""
 }
 
+// nobody is a completion that nobody waits for.
+type nobody struct{}
+
+func (nobody) Done([]uint64, error) {}
+
 func (c *cell) serve(ctx context.Context, l *hub.Link) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -487,7 +492,7 @@ func (c *cell) serve(ctx context.Context, l *hub.Link) error {
 	for {
 		select {
 		case <-tick.C:
-			if err := l.Publish(message.Outgoing{Message: message.Message{Body: []byte(`{}`)}}, func(error) {}); err != nil {
+			if _, err := l.Send([]message.Outgoing{{Message: message.Message{Body: []byte(`{}`)}}}, nobody{}); err != nil {
 				return err
 			}
 		case <-renew:

@@ -1,20 +1,15 @@
 package hub
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 const (
@@ -28,8 +23,7 @@ const (
 
 	renewMargin = 6 * time.Second // before the end of a token: messages in flight are acknowledged in it
 
-	dialTimeout = 10 * time.Second
-	tlsTimeout  = 10 * time.Second
+	dialLimit = 10 * time.Second // for TCP, and again for TLS
 )
 
 // Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once and then only read; its
@@ -56,14 +50,8 @@ type Dialer struct {
 	Trace func(Packet)
 
 	mu   sync.Mutex
-	left map[string]memory // hub → what the last link to it left
-	pace pace              // of the last link to any hub
-}
-
-// memory is what a link leaves to the next one to the same hub.
-type memory struct {
-	unacked map[string]uint16 // message id → packet id of PUBLISHes without PUBACK
-	varied  time.Duration     // how much its round trips differed; 0: not known
+	left map[string]mqtt.Past // hub → what the last link to it left
+	pace mqtt.Pace            // of the last link to any hub
 }
 
 // Attempt is one try.
@@ -102,10 +90,6 @@ func (a Attempt) failed(p Phase, err error) *Error {
 // when ctx ends, after 10 s without TCP, 10 s without TLS, or when the link is found dead by silence before its CONNACK.
 func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	fail := func(p Phase, err error) (*Link, error) { return nil, a.failed(p, err) }
-	progress := a.Progress
-	if progress == nil {
-		progress = func(Phase) {}
-	}
 	password, expires := "", time.Time{}
 	if d.Token != nil {
 		var err error
@@ -113,109 +97,63 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 			return fail(PhaseConnect, err)
 		}
 	}
-	began := time.Now()
-	raw, err := d.dialTCP(ctx, a.peer())
-	if err != nil {
-		return fail(PhaseDial, err)
+	to := d.endpoint(a.peer())
+	conn, err := to.Connect(ctx, a.Progress)
+	if f, ok := errors.AsType[*mqtt.Failure](err); ok {
+		return nil, a.failed(f.Phase, f.Err)
 	}
-	progress(PhaseDial)
-	dialled := time.Now()
-	under := &wire{Conn: raw}
-	secure, err := d.handshake(ctx, under, a.peer())
-	if err != nil {
-		return fail(PhaseTLS, err)
-	}
-	progress(PhaseTLS)
-
-	l := d.newLink(a, under, secure, expires)
-	l.dialled(dialled.Sub(began), time.Since(dialled))
-	l.start(d.connectPacket(a, password))
-	if l.opened(ctx) {
+	l := d.newLink(a, expires)
+	l.session = mqtt.NewSession(conn, mqtt.Options{
+		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(), Past: d.recall(a.Host),
+		Endpoint: to, Trace: d.trace(a.Host),
+	})
+	l.session.Start()
+	if l.session.Await(ctx) {
 		return l, nil
 	}
-	l.join()
-	return nil, l.Err()
+	return nil, l.session.Err()
 }
 
-func (d *Dialer) dialTCP(ctx context.Context, host string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	dial := d.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
+// endpoint returns the way to a hub or gateway.
+func (d *Dialer) endpoint(host string) *mqtt.Endpoint {
+	return &mqtt.Endpoint{
+		Address: mqtt.WithPort(host, DefaultPort), TLS: d.TLS, DialContext: d.DialContext, Addresses: d.Addresses, Limit: dialLimit,
+		Renegotiate: d.TLS != nil && len(d.TLS.Certificates) > 0, // some gateways of the service ask for the certificate late
 	}
-	return dial(ctx, "tcp", address(host))
 }
 
-func (d *Dialer) handshake(ctx context.Context, raw net.Conn, host string) (*tls.Conn, error) {
-	short, cancel := context.WithTimeout(ctx, tlsTimeout)
-	defer cancel()
-	conf := d.TLS.Clone()
-	if conf == nil {
-		conf = &tls.Config{}
+func (d *Dialer) window() int {
+	if d.Window <= 0 {
+		return DefaultWindow
 	}
-	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-	if len(conf.Certificates) > 0 {
-		conf.Renegotiation = tls.RenegotiateOnceAsClient // some gateways of the service ask for the certificate late
-	}
-	if conf.ServerName == "" {
-		conf.ServerName, _, _ = net.SplitHostPort(address(host))
-	}
-	secure := tls.Client(raw, conf)
-	if err := secure.HandshakeContext(short); err != nil {
-		reset(raw)
-		if short.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w in %v", ErrSilent, tlsTimeout)
-		}
-		return nil, err
-	}
-	return secure, nil
+	return d.Window
 }
 
-// connectPacket follows IoT Hub's grammar: host and device id as they are, query values
-// percent-encoded.
-func (d *Dialer) connectPacket(a Attempt, password string) []byte {
-	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
-	p.ProtocolName, p.ProtocolVersion = "MQTT", 4
-	p.ClientIdentifier = a.DeviceID
-	p.Keepalive = uint16(min(max(d.KeepAlive, time.Second), MaxKeepAlive) / time.Second)
-	p.UsernameFlag = true
-	p.Username = a.Host + "/" + a.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + escape(d.Agent)
+func (d *Dialer) trace(host string) func(mqtt.Traced) {
+	if d.Trace == nil {
+		return nil
+	}
+	return func(t mqtt.Traced) { d.Trace(Packet{host, t}) }
+}
+
+// connect follows IoT Hub's grammar ("Communicate with an IoT hub using the MQTT protocol"): host and
+// device id as they are, query values percent-encoded.
+func (d *Dialer) connect(a Attempt, password string) mqtt.Connect {
+	c := mqtt.Connect{
+		ClientID: a.DeviceID, KeepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), Password: password,
+		Username: a.Host + "/" + a.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + escape(d.Agent),
+	}
 	if d.ModelID != "" {
-		p.Username += "&model-id=" + escape(d.ModelID)
+		c.Username += "&model-id=" + escape(d.ModelID)
 	}
-	if password != "" {
-		p.PasswordFlag, p.Password = true, []byte(password)
-	}
-	var out bytes.Buffer
-	_ = p.Write(&out) // a bytes.Buffer does not fail
-	return out.Bytes()
+	return c
 }
 
-func (d *Dialer) newLink(a Attempt, under *wire, secure *tls.Conn, expires time.Time) *Link {
-	now := time.Now()
-	window := d.Window
-	if window <= 0 {
-		window = DefaultWindow
-	}
-	left, pace := d.recall(a.Host)
+func (d *Dialer) newLink(a Attempt, expires time.Time) *Link {
 	l := &Link{
-		dialer: d, attempt: a, raw: under.Conn, wire: under, conn: secure, in: bufio.NewReaderSize(secure, readBuffer),
-		ready: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
-		keepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), expires: expires,
-		calls: map[string]chan *twinAnswer{}, resend: left.unacked,
-		events: eventsTopic(a.DeviceID), pace: pace,
-		watch: watch{maxWindow: window, window: window, lastIn: now, lastOut: now, setupSince: now, varied: left.varied},
+		dialer: d, attempt: a, events: eventsTopic(a.DeviceID), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
+		calls: map[string]chan *twinAnswer{}, expires: expires,
 	}
-	if len(l.resend) > 0 {
-		l.reserved = make(map[uint16]bool, len(l.resend))
-		for _, pid := range l.resend {
-			l.reserved[pid] = true
-		}
-	}
-	l.room = sync.NewCond(&l.mu)
-	l.flusher = func() { l.flush(false) }
-	under.use()
 	if !expires.IsZero() {
 		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), func() { close(l.renew) })
 	}
@@ -234,87 +172,26 @@ func renewAfter(life time.Duration) time.Duration {
 	return at
 }
 
-// remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it there with the same packet id
-// and DUP set. And it keeps how far round trips on this path are to be trusted.
-func (d *Dialer) remember(host string, m memory, p pace) {
+// remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it
+// there with the same packet id and DUP set. It also keeps how far round trips on this path are to be
+// trusted.
+func (d *Dialer) remember(host string, past mqtt.Past) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p.n > 0 { // the link has carried telemetry
-		d.pace = p
+	if past.Pace.Measured() { // the link has carried telemetry
+		d.pace = past.Pace
 	}
 	if d.left == nil || len(d.left) > 16 { // hubs come and go; a forgotten one only costs the DUP flag, and some patience
-		d.left = map[string]memory{}
+		d.left = map[string]mqtt.Past{}
 	}
-	d.left[host] = m
+	d.left[host] = past
 }
 
-func (d *Dialer) recall(host string) (memory, pace) {
+func (d *Dialer) recall(host string) mqtt.Past {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m := d.left[host]
+	past := d.left[host]
 	delete(d.left, host)
-	return m, d.pace
-}
-
-// probe asks, without a second session, whether the hub is there at all: TCP and TLS, and nothing in it. It calls answered in between, and
-// returns the address that it left from.
-func (d *Dialer) probe(ctx context.Context, host string, answered func()) (from net.Addr, err error) {
-	raw, err := d.dialTCP(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	answered()
-	secure, err := d.handshake(ctx, raw, host)
-	if err != nil {
-		return nil, err
-	}
-	_ = secure.Close()
-	return raw.LocalAddr(), nil
-}
-
-// has reports whether an address is this machine's. What the system does not tell is so.
-func (d *Dialer) has(a net.Addr) bool {
-	local, ok := a.(*net.TCPAddr)
-	if !ok || local.IP.IsLoopback() { // all of 127.0.0.0/8 is, and only one of it is listed
-		return true
-	}
-	list := d.Addresses
-	if list == nil {
-		list = net.InterfaceAddrs
-	}
-	all, err := list()
-	return err != nil || slices.ContainsFunc(all, func(own net.Addr) bool {
-		n, ok := own.(*net.IPNet)
-		return ok && n.IP.Equal(local.IP)
-	})
-}
-
-// address adds the MQTT port where the host has none.
-func address(host string) string {
-	if _, _, err := net.SplitHostPort(host); err == nil {
-		return host
-	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), DefaultPort)
-}
-
-// reset closes so that nothing of this connection arrives later.
-func reset(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	_ = c.Close()
-}
-
-// ended says in one word what the other side did, where the network's own words are long.
-func ended(err error) error {
-	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
-		if oe.Op == "local error" { // TLS gives this name to faults that it has found itself
-			return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, oe.Err)
-		}
-		return oe.Err
-	}
-	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, e)
-	}
-	return err
+	past.Pace = d.pace
+	return past
 }

@@ -3,32 +3,31 @@ package hub
 import (
 	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 // Phase says how far a connection had come.
-type Phase string
+type Phase = mqtt.Phase
 
 // The phases of a connection, in their order.
 const (
-	PhaseDial      Phase = "dial"      // TCP
-	PhaseTLS       Phase = "TLS"       // handshake
-	PhaseConnect   Phase = "connect"   // CONNECT to CONNACK
-	PhaseSubscribe Phase = "subscribe" // SUBSCRIBE to SUBACK
-	PhaseSession   Phase = "session"   // afterwards
+	PhaseDial      = mqtt.PhaseDial      // TCP
+	PhaseTLS       = mqtt.PhaseTLS       // handshake
+	PhaseConnect   = mqtt.PhaseConnect   // CONNECT to CONNACK
+	PhaseSubscribe = mqtt.PhaseSubscribe // SUBSCRIBE to SUBACK
+	PhaseSession   = mqtt.PhaseSession   // afterwards
 )
 
 // Causes that are decided here and not by the network. They are wrapped in an [*Error].
 var (
-	ErrSilent       = errors.New("no answer")                      // the peer owed an answer and sent nothing
-	ErrUnacked      = errors.New("PUBACK withheld")                // the peer lives, but leaves a PUBLISH unacknowledged
-	ErrProtocol     = errors.New("protocol violation")             // the peer broke a rule of MQTT, TLS or IoT Hub
-	ErrSubscription = errors.New("subscription refused")           // SUBACK 0x80
+	ErrSilent       = mqtt.ErrSilent                               // the peer owed an answer and sent nothing
+	ErrUnacked      = mqtt.ErrUnacked                              // the peer lives, but leaves a PUBLISH unacknowledged
+	ErrProtocol     = mqtt.ErrProtocol                             // the peer broke a rule of MQTT, TLS or IoT Hub
+	ErrSubscription = mqtt.ErrSubscription                         // SUBACK 0x80
 	ErrTokenExpired = errors.New("the SAS token had expired")      // the peer closed a link whose token was over
 	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
-	ErrClosed       = errors.New("closed by this side")
+	ErrClosed       = mqtt.ErrClosed                               // this side ended the link
 )
 
 // ErrTwin says that the hub's answer to a request for the twin is not a twin: it is not JSON, is
@@ -37,18 +36,10 @@ var ErrTwin = errors.New("the hub's answer is not a twin")
 
 // BugError is a panic in a goroutine of a link, so a bug of this program. It ends the link and
 // nothing else. It is wrapped in an [*Error].
-type BugError struct {
-	Doing string // what the link was doing
-	Value string // of the panic
-	Stack []byte // of the goroutine
-}
-
-func (e *BugError) Error() string {
-	return fmt.Sprintf("a bug in hubhop while %s: %s", e.Doing, e.Value)
-}
+type BugError = mqtt.BugError
 
 // ErrNoRoom says that a message does not fit into the write that opens a session. It is good for later.
-var ErrNoRoom = errors.New("no room in the first write")
+var ErrNoRoom = mqtt.ErrNoRoom
 
 // Error is any failure of a connection to a hub.
 type Error struct {
@@ -97,12 +88,4 @@ func (e *TwinError) Error() string {
 		s += fmt.Sprintf(" %q", e.Message)
 	}
 	return s
-}
-
-func connackError(code byte) error {
-	if s, ok := packets.ConnackReturnCodes[code]; ok && code <= packets.ErrRefusedNotAuthorised {
-		_, reason, _ := strings.Cut(strings.ToLower(s), ": ")
-		return errors.New(reason)
-	}
-	return fmt.Errorf("unknown CONNACK code %d", code)
 }

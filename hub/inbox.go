@@ -2,8 +2,9 @@ package hub
 
 import (
 	"context"
-	"errors"
 	"strconv"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
 // Inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
@@ -37,7 +38,7 @@ type Message struct {
 	Properties Properties
 	Body       []byte
 	Duplicate  bool // DUP: it was delivered before
-	receipt    *receipt
+	receipt    *mqtt.Receipt
 }
 
 // overhead is roughly the memory of a value beside its texts, in bytes.
@@ -67,15 +68,15 @@ func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 			l.inbox[0] = nil
 			l.inbox = l.inbox[1:]
 			l.waiting -= in.Size()
-			l.room.Signal()
 			l.mu.Unlock()
+			l.session.Hold(-in.Size())
 			return in, nil
 		}
 		l.mu.Unlock()
 		select {
 		case <-l.arrived:
-		case <-l.done:
-			return nil, l.err
+		case <-l.Done():
+			return nil, l.Err()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -84,30 +85,8 @@ func (l *Link) Receive(ctx context.Context) (Inbound, error) {
 
 // Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or empty.
 func (l *Link) Respond(m *Method, status int, body []byte) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.openLocked(); err != nil {
-		return err
-	}
-	l.out = appendPublish(l.out, "$iothub/methods/res/"+strconv.Itoa(status)+"/?$rid="+m.rid, nil, nil, body, 0, false, 0)
-	l.flushLocked()
-	return nil
+	return l.session.Publish(&mqtt.Message{Topic: methodAnswer + strconv.Itoa(status) + "/?$rid=" + m.rid, Body: body})
 }
 
 // Complete acknowledges a cloud-to-device message: the hub deletes it. The PUBACK leaves when those of all earlier messages have.
-func (l *Link) Complete(m *Message) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ended {
-		return l.err
-	}
-	if m.receipt == nil {
-		return nil // it came with QoS 0: it was complete when it was sent
-	}
-	if m.receipt.settled {
-		return errors.New("the message was completed before")
-	}
-	m.receipt.settled = true
-	l.acknowledgeLocked()
-	return nil
-}
+func (l *Link) Complete(m *Message) error { return l.session.Ack(m.receipt) }

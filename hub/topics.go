@@ -16,6 +16,9 @@ const (
 	methodFilter  = "$iothub/methods/POST/#"
 	twinFilter    = "$iothub/twin/res/#"
 	desiredFilter = "$iothub/twin/PATCH/properties/desired/#"
+	twinGet       = "$iothub/twin/GET/?$rid="
+	twinPatch     = "$iothub/twin/PATCH/properties/reported/?$rid="
+	methodAnswer  = "$iothub/methods/res/"
 )
 
 func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }

@@ -26,7 +26,8 @@ func unhex(t *testing.T, s string) []byte {
 func TestConnectByteForByte(t *testing.T) {
 	const password = "SharedAccessSignature sr=hub-a.azure-devices.net%2Fdevices%2Fdev-001&sig=aHEUNvkjF0joS%2FrUmcwJhi7e8YwplZm8UPArWccmuWc%3D&se=1900000000"
 	d := &Dialer{ModelID: "dtmi:Sample:Failover;1", Agent: "go-ha/1.0", KeepAlive: 240 * time.Second}
-	got := d.connectPacket(Attempt{Host: "hub-a.azure-devices.net", DeviceID: "dev-001"}, password)
+	connect := d.connect(Attempt{Host: "hub-a.azure-devices.net", DeviceID: "dev-001"}, password)
+	got := connect.Append(nil)
 	head := unhex(t, `10 98 02 00 04 4d 51 54 54 04 c0 00 f0 00 07 64 65 76 2d 30 30 31 00 7a`)
 	if !bytes.Equal(got[:len(head)], head) {
 		t.Errorf("CONNECT\n got % x\nwant % x", got[:len(head)], head)
@@ -38,7 +39,8 @@ func TestConnectByteForByte(t *testing.T) {
 	if len(got) != 283 {
 		t.Errorf("CONNECT has %d bytes, not 283", len(got))
 	}
-	bare := d.connectPacket(Attempt{Host: "h", DeviceID: "d"}, "")
+	connect = d.connect(Attempt{Host: "h", DeviceID: "d"}, "")
+	bare := connect.Append(nil)
 	if bare[9] != 0x80 {
 		t.Errorf("without password the flags are %#x", bare[9])
 	}
@@ -66,10 +68,16 @@ func TestTokenOfADevice(t *testing.T) {
 	}
 }
 
+// appendEvent makes the packet of a telemetry message as Send does, with the packet id 5.
+func appendEvent(topic string, bag, common, body []byte, again bool) []byte {
+	m := event(topic, bag, common, body)
+	return m.Append(nil, 5, again)
+}
+
 // TestPublishByteForByte compares a telemetry PUBLISH with the dump.
 func TestPublishByteForByte(t *testing.T) {
 	topic, bag := eventsTopic("dev-001"), []byte("%24.ct=application%2Fjson&%24.ce=utf-8&%24.mid=m1&a=b%20c")
-	got := appendPublish(nil, topic, bag, nil, []byte(`{"temp":21.5}`), 1, false, 5)
+	got := appendEvent(topic, bag, nil, []byte(`{"temp":21.5}`), false)
 	want := unhex(t, `32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
   61 67 65 73 2f 65 76 65 6e 74 73 2f 25 32 34 2e 63 74 3d 61 70 70 6c 69
   63 61 74 69 6f 6e 25 32 46 6a 73 6f 6e 26 25 32 34 2e 63 65 3d 75 74 66
@@ -79,20 +87,20 @@ func TestPublishByteForByte(t *testing.T) {
 		t.Errorf("PUBLISH\n got % x\nwant % x", got, want)
 	}
 	cut := bytes.IndexByte(bag, '&')
-	if again := appendPublish(nil, topic, bag[:cut], bag[cut+1:], []byte(`{"temp":21.5}`), 1, false, 5); !bytes.Equal(again, want) {
+	if again := appendEvent(topic, bag[:cut], bag[cut+1:], []byte(`{"temp":21.5}`), false); !bytes.Equal(again, want) {
 		t.Errorf("with its bag in two parts\n got % x\nwant % x", again, want)
 	}
 	for _, half := range [][2][]byte{{bag, nil}, {nil, bag}, {nil, nil}} { // nothing is separated from nothing
-		got, want := appendPublish(nil, topic, half[0], half[1], nil, 0, false, 0), appendPublish(nil, topic+string(half[0])+string(half[1]), nil, nil, nil, 0, false, 0)
+		got, want := appendEvent(topic, half[0], half[1], nil, false), appendEvent(topic+string(half[0])+string(half[1]), nil, nil, nil, false)
 		if !bytes.Equal(got, want) {
 			t.Errorf("with half a bag\n got % x\nwant % x", got, want)
 		}
 	}
-	if again := appendPublish(nil, topic, bag, nil, nil, 1, true, 5); again[0] != 0x3a {
+	if again := appendEvent(topic, bag, nil, nil, true); again[0] != 0x3a {
 		t.Errorf("DUP makes the first byte %#x", again[0])
 	}
-	long := appendPublish(nil, "t", nil, nil, make([]byte, 200_000), 0, false, 0)
-	if !bytes.Equal(long[:4], []byte{0x30, 0xc3, 0x9a, 0x0c}) {
+	long := appendEvent("t", nil, nil, make([]byte, 200_000), false)
+	if !bytes.Equal(long[:4], []byte{0x32, 0xc5, 0x9a, 0x0c}) {
 		t.Errorf("a long one begins % x", long[:4])
 	}
 }

@@ -2,11 +2,10 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -37,12 +36,18 @@ func socketHub(t *testing.T, script func(conn *tls.Conn)) *Link {
 		(&peer{t, conn, raw}).welcome()
 		script(conn)
 	})
-	d := &Dialer{TLS: &tls.Config{RootCAs: pool}, Agent: "test", KeepAlive: time.Minute, Methods: true, Twin: true}
+	var out *net.TCPConn
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		out, _ = conn.(*net.TCPConn)
+		return conn, err
+	}
+	d := &Dialer{TLS: &tls.Config{RootCAs: pool}, DialContext: dial, Agent: "test", KeepAlive: time.Minute, Methods: true, Twin: true}
 	l, err := d.Dial(t.Context(), Attempt{Host: listener.Addr().String(), DeviceID: "dev-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l.raw.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	_ = out.SetWriteBuffer(64 << 10)
 	t.Cleanup(func() {
 		l.Abort()
 		_ = listener.Close()
@@ -177,55 +182,5 @@ func TestLinkAllocatesNothingPerMessage(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(200, turn); n > 8 {
 		t.Errorf("%v allocations for %d messages", n, window)
-	}
-}
-
-// What TLS writes by itself, to answer the peer, keeps its place among the records that are gathered.
-func TestWireKeepsTheOrderOfRecords(t *testing.T) {
-	cert, pool := memnet.Certificate(t, "127.0.0.1")
-	near, far := net.Pipe()
-	w := &wire{Conn: near}
-	client := tls.Client(w, &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
-	var wg sync.WaitGroup
-	got := 0
-	wg.Go(func() {
-		server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{cert}})
-		for buf := make([]byte, 1000); ; {
-			n, err := server.Read(buf)
-			got += n
-			if err != nil {
-				if !errors.Is(err, io.EOF) {
-					t.Error(err) // a record in another's place
-				}
-				return
-			}
-		}
-	})
-	if err := client.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	const rounds = 300
-	itself := make(chan struct{})
-	go func() {
-		defer close(itself)
-		for range rounds {
-			if _, err := client.Write([]byte("by itself")); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
-	for range rounds {
-		if err := w.seal(client, []byte("gathered")); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	<-itself
-	_ = client.Close()
-	wg.Wait()
-	if want := rounds * len("by itselfgathered"); got != want {
-		t.Errorf("%d bytes arrived, want %d", got, want)
 	}
 }

@@ -144,6 +144,15 @@ func (c *client) growth() (f figures, err error) {
 	return f, err
 }
 
+// counting is a completion that counts what was acknowledged.
+type counting struct{ acked *atomic.Int64 }
+
+func (c counting) Done(tickets []uint64, err error) {
+	if err == nil {
+		c.acked.Add(int64(len(tickets)))
+	}
+}
+
 // busy lets many connections send one message each at a rate, and says what all of them cost a second, in milliseconds. What they cost in
 // memory and goroutines is counted from the second one on: what a process needs for the first is not what each needs.
 func (c *client) busy() (f figures, err error) {
@@ -155,15 +164,10 @@ func (c *client) busy() (f figures, err error) {
 			if err != nil {
 				return err
 			}
-			done := func(err error) {
-				if err == nil {
-					acked.Add(1)
-				}
-			}
 			send = append(send, func(n int) error {
-				return l.Publish(message.Outgoing{ID: "0123456789abcdef-" + strconv.Itoa(n), Message: message.Message{Body: []byte(sampleBody),
-					ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Date(2026, 3, 1, 8, 30, 0, 123e6, time.UTC)}}, done)
-
+				_, err := l.Send([]message.Outgoing{{ID: "0123456789abcdef-" + strconv.Itoa(n), Message: message.Message{Body: []byte(sampleBody),
+					ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Date(2026, 3, 1, 8, 30, 0, 123e6, time.UTC)}}}, counting{&acked})
+				return err
 			})
 			return nil
 		}

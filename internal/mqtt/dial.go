@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -13,9 +14,45 @@ import (
 // Endpoint is a server and the way to it. It is only read, so several goroutines may use it.
 type Endpoint struct {
 	Address string // host:port
-	// TLS is cloned for each connection. Nil stands for the defaults. Without ServerName, the certificate must have the host of Address.
+	// TLS is cloned for each connection. Nil stands for the defaults. Without a ServerName in it, the
+	// server must have the host of Address as its name.
 	TLS         *tls.Config
+	Renegotiate bool                                                              // the server may ask for a client certificate late (TLS 1.2)
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the system's
+	Addresses   func() ([]net.Addr, error)                                        // of this machine; nil: the system's
+	Limit       time.Duration                                                     // for TCP, and again for TLS; 0: no limit of its own
+}
+
+// Conn is a connection to a server over TLS, on which a session can be opened.
+type Conn struct {
+	*tls.Conn
+	raw      net.Conn      // TCP
+	wire     *wire         // between TLS and TCP
+	tcp, tls time.Duration // what they took, for a first measure of the round trip
+}
+
+// Connect opens TCP and TLS. It calls progress, if that is not nil, after each of the two. Its error
+// is a [*Failure].
+func (e *Endpoint) Connect(ctx context.Context, progress func(Phase)) (*Conn, error) {
+	if progress == nil {
+		progress = func(Phase) {}
+	}
+	began := time.Now()
+	raw, err := e.Dial(ctx)
+	if err != nil {
+		return nil, &Failure{Phase: PhaseDial, Err: err}
+	}
+	progress(PhaseDial)
+	c := &Conn{raw: raw, wire: &wire{Conn: raw}}
+	dialled := time.Now()
+	if c.Conn, err = e.Secure(ctx, c.wire); err != nil {
+		Reset(raw)
+		return nil, &Failure{Phase: PhaseTLS, Err: err}
+	}
+	c.tcp, c.tls = dialled.Sub(began), time.Since(dialled)
+	c.wire.use()
+	progress(PhaseTLS)
+	return c, nil
 }
 
 // WithPort returns host with port, unless it has a port of its own.
@@ -28,6 +65,8 @@ func WithPort(host, port string) string {
 
 // Dial opens a TCP connection.
 func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := e.limited(ctx)
+	defer cancel()
 	dial := e.DialContext
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -43,14 +82,61 @@ func (e *Endpoint) Secure(ctx context.Context, raw net.Conn) (*tls.Conn, error) 
 		conf = &tls.Config{}
 	}
 	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	if e.Renegotiate {
+		conf.Renegotiation = tls.RenegotiateOnceAsClient
+	}
 	if conf.ServerName == "" {
 		conf.ServerName, _, _ = net.SplitHostPort(e.Address)
 	}
+	short, cancel := e.limited(ctx)
+	defer cancel()
 	secure := tls.Client(raw, conf)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, err
+	if err := secure.HandshakeContext(short); err != nil {
+		return nil, Overdue(err, ctx, short, e.Limit)
 	}
 	return secure, nil
+}
+
+func (e *Endpoint) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if e.Limit == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, e.Limit)
+}
+
+// probe asks, without a second session, whether the server is there at all: TCP and TLS, and nothing
+// in it. It calls answered in between, and returns the address of this machine that it came from.
+func (e *Endpoint) probe(ctx context.Context, answered func()) (from net.Addr, err error) {
+	raw, err := e.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answered()
+	secure, err := e.Secure(ctx, raw)
+	if err != nil {
+		Reset(raw)
+		return nil, err
+	}
+	_ = secure.Close()
+	return raw.LocalAddr(), nil
+}
+
+// has reports whether an address is this machine's. If the system does not tell its addresses, each
+// one counts as this machine's.
+func (e *Endpoint) has(a net.Addr) bool {
+	local, ok := a.(*net.TCPAddr)
+	if !ok || local.IP.IsLoopback() { // all of 127.0.0.0/8 is this machine, and only one of it is listed
+		return true
+	}
+	list := e.Addresses
+	if list == nil {
+		list = net.InterfaceAddrs
+	}
+	all, err := list()
+	return err != nil || slices.ContainsFunc(all, func(own net.Addr) bool {
+		n, ok := own.(*net.IPNet)
+		return ok && n.IP.Equal(local.IP)
+	})
 }
 
 // Overdue names an error that the end of limited has caused, which is ctx with the given time limit:

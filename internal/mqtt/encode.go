@@ -88,8 +88,8 @@ type Message struct {
 	QoS   byte // 0 or 1
 }
 
-// topicLength is the number of bytes of the topic with its tail.
-func (m *Message) topicLength() int {
+// TopicLength returns the number of bytes of the topic with its tail.
+func (m *Message) TopicLength() int {
 	return len(m.Topic) + len(m.Tail[0]) + len(m.Tail[1]) + len(m.Tail[2])
 }
 
@@ -97,7 +97,7 @@ func (m *Message) topicLength() int {
 // DUP. The codec below is not used, because every other cost is measured by this packet's.
 func (m *Message) Append(out []byte, id uint16, again bool) []byte {
 	head := byte(Publish)<<4 | m.QoS<<1
-	topic := m.topicLength()
+	topic := m.TopicLength()
 	size := 2 + topic + len(m.Body)
 	if again {
 		head |= 1 << 3

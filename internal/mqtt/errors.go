@@ -20,7 +20,33 @@ var (
 	ErrSubscription = errors.New("subscription refused")
 	// ErrClosed says that this side ended the connection.
 	ErrClosed = errors.New("closed by this side")
+	// ErrNoRoom says that a message does not fit into the write that opens a session. It may be sent later.
+	ErrNoRoom = errors.New("no room in the first write")
 )
+
+// Phase says how far a connection had come.
+type Phase string
+
+// The phases of a connection, in their order.
+const (
+	PhaseDial      Phase = "dial"      // TCP
+	PhaseTLS       Phase = "TLS"       // handshake
+	PhaseConnect   Phase = "connect"   // CONNECT to CONNACK
+	PhaseSubscribe Phase = "subscribe" // SUBSCRIBE to SUBACK
+	PhaseSession   Phase = "session"   // afterwards
+)
+
+// Failure is why there is no session, or no more.
+type Failure struct {
+	Phase     Phase
+	Pipelined bool  // more than CONNECT had been sent when the connection ended without a CONNACK
+	Local     bool  // this side ended it
+	Err       error // the cause; never nil. A [*Refusal] if the server refused the session
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) }
+
+func (f *Failure) Unwrap() error { return f.Err }
 
 // Refusal is a CONNACK that refuses the session. Its text is the one text for its code.
 type Refusal struct {

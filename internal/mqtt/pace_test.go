@@ -1,4 +1,4 @@
-package hub
+package mqtt
 
 import (
 	"errors"
@@ -69,7 +69,7 @@ func TestSteadyLinkPings(t *testing.T) {
 					offer(t, l, &a, "m")
 				}
 				time.Sleep(time.Until(began.Add(time.Duration(v.until) * time.Second)))
-				l.Abort()
+				l.Abort(nil)
 				synctest.Wait()
 				if !slices.Equal(got, v.want) {
 					t.Errorf("pings after %v, not %v", got, v.want)
@@ -91,12 +91,12 @@ func TestPaceGoesOn(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			offer(t, l, &a, "m")
 		}
-		l.Abort()
+		l.Abort(nil)
 		time.Sleep(10 * time.Minute)
 		defer w.pinged("10.0.0.2", &second)()
 		l = w.dial("10.0.0.2")
 		time.Sleep(time.Minute)
-		l.Abort()
+		l.Abort(nil)
 		synctest.Wait()
 		want := []time.Duration{2 * time.Second, 4 * time.Second, 6 * time.Second, 8 * time.Second, 10 * time.Second, 12 * time.Second,
 			14 * time.Second, 16 * time.Second, 36 * time.Second, 56 * time.Second}
@@ -133,10 +133,10 @@ func TestSteadyLinkIsFoundDead(t *testing.T) {
 				select {
 				case <-known:
 				case <-time.After(every - every*time.Duration(phase)/20):
-					_ = l.Publish(outgoing("{}", ""), func(error) {}) // the next sample, if there is somebody to take it
+					_ = publishOne(l, []byte("{}"), "", func(error) {}) // the next sample, if there is somebody to take it
 					<-known
 				}
-				l.Abort()
+				l.Abort(nil)
 				w.net.Mend("10.0.0.1:8883")
 				if took < 2*time.Second || took > 4*time.Second || !errors.Is(l.Err(), ErrSilent) {
 					t.Errorf("a sample each %v, phase %d: after %v: %v", every, phase, took, l.Err())

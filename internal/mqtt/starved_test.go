@@ -1,4 +1,4 @@
-package hub
+package mqtt
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func (c gated) Read(b []byte) (int, error) {
 
 // late holds the link's watchdog up: it runs that much later than it is due. It returns what is
 // left to do then.
-func (l *Link) late(by time.Duration) (tick func()) {
+func (l *Session) late(by time.Duration) (tick func()) {
 	l.mu.Lock()
 	l.timer.Stop()
 	due := l.due
@@ -78,7 +78,7 @@ func TestStarvedProcess(t *testing.T) {
 				if err := l.Err(); time.Since(cut) != 2*time.Second || !errors.Is(err, ErrSilent) {
 					t.Errorf("after %v: %v", time.Since(cut), err)
 				}
-				l.Abort()
+				l.Abort(nil)
 				w.net.Mend("10.0.0.1:8883")
 			})
 		})
@@ -113,7 +113,7 @@ func TestStarvedProcessAndDeadHub(t *testing.T) {
 		if took := time.Since(cut); took != 4*time.Second || !errors.Is(l.Err(), ErrSilent) {
 			t.Errorf("after %v: %v", took, l.Err())
 		}
-		l.Abort()
+		l.Abort(nil)
 		w.net.Mend("10.0.0.1:8883")
 	})
 }

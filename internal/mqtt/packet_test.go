@@ -1,7 +1,6 @@
-package hub
+package mqtt
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -26,15 +25,15 @@ func FuzzFrames(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		l := &Link{in: bufio.NewReaderSize(bytes.NewReader(b), readBuffer)}
+		r := NewReader(bytes.NewReader(b), maxInbound, readBuffer)
 		for at := 0; ; {
-			head, length, size, err := l.header()
+			head, length, size, err := r.header()
 			if err == nil {
 				if size > maxInbound {
 					t.Fatalf("a packet of %d bytes", size)
 				}
-				var got frame
-				if got, err = l.frame(head, length, size); err == nil {
+				var got Packet
+				if got, err = r.packet(head, length, size); err == nil {
 					same(t, got, b[at:at+length+size])
 				}
 				at += length + size
@@ -51,22 +50,26 @@ func FuzzFrames(f *testing.F) {
 }
 
 // same compares with another codec's reading.
-func same(t *testing.T, got frame, b []byte) {
+func same(t *testing.T, got Packet, b []byte) {
 	other, err := packets.ReadPacket(bytes.NewReader(b))
 	if err != nil {
 		t.Fatalf("% x is %+v here and nothing elsewhere: %v", b, got, err)
 	}
 	switch p := other.(type) {
 	case *packets.ConnackPacket:
-		if got.kind != packets.Connack || got.code != p.ReturnCode || got.flag != p.SessionPresent {
+		if got.Kind != Connack || got.Code != p.ReturnCode || got.Flag != p.SessionPresent {
 			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
 		}
 	case *packets.PublishPacket:
-		if got.kind != packets.Publish || got.name != p.TopicName || !bytes.Equal(got.body, p.Payload) || got.qos != p.Qos || got.flag != p.Dup || got.pid != p.MessageID {
+		if got.Kind != Publish || got.Topic != p.TopicName || !bytes.Equal(got.Body, p.Payload) || got.QoS != p.Qos || got.Flag != p.Dup || got.ID != p.MessageID {
 			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
 		}
 	case *packets.SubackPacket:
-		if got.kind != packets.Suback || got.pid != p.MessageID {
+		if got.Kind != Suback || got.ID != p.MessageID || !bytes.Equal(got.Codes, p.ReturnCodes) {
+			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
+		}
+	case *packets.PubackPacket:
+		if got.Kind != Puback || got.ID != p.MessageID {
 			t.Fatalf("% x is %+v here and %v elsewhere", b, got, p)
 		}
 	case *packets.UnsubackPacket, *packets.PingrespPacket:

@@ -1,27 +1,27 @@
-package hub
+package mqtt
 
 import (
-	"crypto/tls"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// wire is the connection under TLS. It gathers the records of what [Link] writes, so that all of them leave in one write, and so that
-// what the peer does not take at once can be left to a goroutine that may wait.
+// wire is the connection under TLS. It gathers the records that TLS makes of what a session writes.
+// So all of them leave in one write, and what the peer does not take at once can be left to a
+// goroutine that may wait.
 type wire struct {
 	net.Conn
 	raw  syscall.RawConn // nil: each write may have to wait
 	once func(fd uintptr) bool
 
 	mu        sync.Mutex
-	gathering bool // TLS itself may write too, to answer the peer: all stays in order
+	gathering bool // TLS itself may write too, to answer the peer; gathering keeps all in order
 	sealed    []byte
 	sent      int // of sealed
 }
 
-// use is called when TLS is through.
+// use is called when the TLS handshake is done.
 func (w *wire) use() {
 	if c, ok := w.Conn.(syscall.Conn); ok && canTry {
 		w.raw, _ = c.SyscallConn()
@@ -29,6 +29,7 @@ func (w *wire) use() {
 	}
 }
 
+// canTry reports whether try can write without waiting.
 func (w *wire) canTry() bool { return w.raw != nil }
 
 func (w *wire) Write(b []byte) (int, error) {
@@ -42,7 +43,7 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.Conn.Write(b) // nobody begins to gather meanwhile: TLS lets one writer in at a time
 }
 
-// SetLinger is that of the connection.
+// SetLinger sets how a close of the connection treats what was not sent yet.
 func (w *wire) SetLinger(sec int) error {
 	if c, ok := w.Conn.(interface{ SetLinger(sec int) error }); ok {
 		return c.SetLinger(sec)
@@ -50,8 +51,9 @@ func (w *wire) SetLinger(sec int) error {
 	return nil
 }
 
-// seal makes records of b.
-func (w *wire) seal(conn *tls.Conn, b []byte) error {
+// seal makes records of b, which is written to conn, the TLS connection above. They stay here until
+// try or write.
+func (w *wire) seal(conn net.Conn, b []byte) error {
 	w.mu.Lock()
 	w.gathering = true
 	w.mu.Unlock()
@@ -59,12 +61,12 @@ func (w *wire) seal(conn *tls.Conn, b []byte) error {
 	return err
 }
 
-// try writes what the peer takes at once, and returns whether that was all.
+// try writes what the peer takes at once. It reports whether that was all.
 func (w *wire) try() bool {
 	if w.left() == nil {
 		return true
 	}
-	_ = w.raw.Write(w.once) // the waiting caller gets the error too
+	_ = w.raw.Write(w.once) // whoever calls write next gets the error too
 	return w.left() == nil
 }
 
@@ -75,7 +77,7 @@ func (w *wire) writeOnce(fd uintptr) bool {
 	return true
 }
 
-// write writes all, and waits for it.
+// write writes all that is left, and waits for it.
 func (w *wire) write() error {
 	for {
 		b := w.left()
@@ -94,7 +96,7 @@ func (w *wire) write() error {
 	}
 }
 
-// left is what is still to be written. When nothing is, the wire gathers no more.
+// left returns what is still to be written. When nothing is, the wire stops gathering.
 func (w *wire) left() []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -105,7 +107,7 @@ func (w *wire) left() []byte {
 	return nil
 }
 
-// rest gives back what only a busy link needs.
+// rest gives back the memory that only a busy session needs.
 func (w *wire) rest() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,0 +1,51 @@
+package hub
+
+import (
+	"github.com/hubhop-iot/hubhop/internal/mqtt"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
+)
+
+// Send sends messages with QoS 1, in order, and keeps nothing of them but their ids. It returns how many it has taken, as soon as
+// they are queued. Each of those is completed exactly once: with nil on the real PUBACK, or with the reason of the link's end. An
+// error is about the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is
+// put together (see [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
+//
+// A completion that waits for a disk is not held against the hub, although the link reads nothing meanwhile.
+func (l *Link) Send(messages []message.Outgoing, to message.Completion) (taken int, err error) {
+	b, err := l.session.Begin()
+	if err != nil {
+		return 0, err
+	}
+	defer b.End()
+	for ; taken < len(messages); taken++ {
+		if err := l.publish(&b, &messages[taken], to); err != nil {
+			return taken, err
+		}
+	}
+	return taken, nil
+}
+
+// publish queues one message.
+func (l *Link) publish(b *mqtt.Batch, m *message.Outgoing, to message.Completion) error {
+	own, common, err := l.bag.encode(m)
+	if err != nil {
+		return err
+	}
+	out := event(l.events, own, common, m.Body)
+	if err := checkSize(out.TopicLength(), len(m.Body), l.bag.size()); err != nil {
+		return err
+	}
+	return b.Publish(&out, mqtt.Delivery{To: to, Ticket: m.Ticket, Key: m.ID})
+}
+
+var ampersand = []byte{'&'}
+
+// event returns a telemetry message. The topic is followed by its property bag, which is in two
+// parts; either may be empty.
+func event(topic string, own, common, body []byte) mqtt.Message {
+	m := mqtt.Message{Topic: topic, Tail: [3][]byte{own, nil, common}, Body: body, QoS: 1}
+	if len(own) > 0 && len(common) > 0 {
+		m.Tail[1] = ampersand
+	}
+	return m
+}

@@ -1,0 +1,400 @@
+package mqtt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	readBuffer    = 512              // bytes that are read ahead
+	maxInbound    = 512 << 10        // bytes of one packet; the largest of Azure's servers have 256 KB
+	maxHeld       = 1 << 20          // bytes that this side holds (see Hold); above it the session reads nothing
+	maxUnsettled  = 1024             // inbound messages without their PUBACK; Azure's servers send 50 at most
+	maxUnwritten  = 1 << 20          // bytes to be written; above it the session reads nothing, because packets may want answers
+	maxQueued     = 4 << 20          // bytes to be written; above it the session takes no messages from this side
+	writeDeadline = 10 * time.Second // for each write
+	goodbyeLimit  = time.Second      // to end TLS in order
+	writeAtOnce   = 16 << 10         // bytes of one write that may have to wait, so that its deadline is not about more
+
+	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything
+	// (RFC 6928: ten segments), less room for the framing of TLS. More would not arrive earlier, and a server that refuses costs no more.
+	firstFlight = 13 << 10
+)
+
+// Options are what a session is opened with. They are only read.
+type Options struct {
+	Connect Connect // KeepAlive is at least 1 s; after so long a silence the server is asked whether it is there
+	Handler Handler
+	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise what Handler.Opening sends leaves in one write with
+	// CONNECT. It is the careful way for a server that drops what comes before its CONNACK.
+	Sequential bool
+	Window     int       // messages in flight that the session proposes; at least 1
+	Past       Past      // what the session before to the same server left
+	Endpoint   *Endpoint // where a suspected server is probed; nil: it is not probed
+	// Trace, if set, is called with every packet, sent or received, without the password. It must not block, and several goroutines
+	// may call it at once.
+	Trace func(Traced)
+}
+
+// Handler is the side of a session that knows what is sent and received. The session calls its
+// methods, except where noted, from its reader: they must not block, and they may call the session
+// but for Close, Abort and Settle.
+type Handler interface {
+	// Opening sends what the session begins with: subscriptions, and messages that may go before the server has accepted the session.
+	// It is called once, from Start unless the session is sequential.
+	Opening()
+	// Message is called with each inbound message. Receipt is nil with QoS 0; otherwise it must be given to Ack, once, at any time.
+	// An error ends the session.
+	Message(p *Packet, r *Receipt) error
+	// FirstAck is called once, with the first PUBACK, before its sender's Done.
+	FirstAck()
+	// Idle is called, from any goroutine, when the session gives back memory that only a busy session needs. The session is locked.
+	Idle()
+	// Describe turns the end of the session into the error that Err returns and senders get. It is called from any goroutine, for the
+	// end and for messages after it. The session is locked.
+	Describe(f *Failure) error
+	// Ended is called once, from any goroutine, with what the next session to the same server should know.
+	Ended(past Past)
+}
+
+// Past is what a session leaves to the next one to the same server. The zero value knows nothing.
+type Past struct {
+	Unacked map[string]uint16 // key → packet id of messages without PUBACK
+	Varied  time.Duration     // how much round trips differed; 0: not known
+	Pace    Pace
+}
+
+// Receipt is what an inbound message of QoS 1 is owed.
+type Receipt struct {
+	id    uint16
+	given bool
+}
+
+// Stats counts what one session has carried.
+type Stats struct {
+	SessionPresent bool          // the server had kept the session
+	Published      uint64        // PUBLISHes sent with QoS 1
+	Acked          uint64        // PUBACKs received for them
+	StrayAcks      uint64        // PUBACKs for packet ids that were not in flight
+	Suspicions     uint64        // times the server was suspected to be gone
+	RTT            time.Duration // smoothed time from PUBLISH to PUBACK
+}
+
+// Session is one MQTT session on one connection, from CONNECT to its end. Its methods may be called
+// from any goroutine. An idle session costs one goroutine, its reader, and one timer.
+type Session struct {
+	o       Options
+	conn    *Conn
+	in      *Reader   // the reader's own
+	readAt  time.Time // the reader's own: when it last had to wait
+	tickets []uint64  // the reader's own: scratch
+	flusher func()    // flush; kept, because to name a method anew costs an allocation
+
+	ready chan struct{} // closed when the session is up
+	done  chan struct{} // closed at the end; err is set before
+	wg    sync.WaitGroup
+
+	mu        sync.Mutex // guards everything below
+	err       error
+	why       error // the reason that Close has given
+	ended     bool
+	opening   bool     // the opening is being put together: nothing is written yet
+	opened    bool     // it was
+	closing   bool     // no new work: DISCONNECT is next
+	connected bool     // CONNACK 0 was received
+	refused   bool     // another CONNACK was
+	up        bool     // connected, and all subscriptions of the opening are granted
+	asked     []uint16 // the packet ids of SUBSCRIBEs without SUBACK
+	out       []byte
+	spare     []byte
+	flushing  bool          // somebody writes, or is about to
+	flushed   chan struct{} // closed when out is empty; nil when nobody waits
+	settled   chan struct{} // closed when nothing is in flight; nil when nobody waits
+	flight    flight
+	held      int        // bytes that the handler holds
+	room      *sync.Cond // signalled when the reader may have room to go on
+	owing     []*Receipt // of inbound QoS 1 packets, in order of arrival
+	keepAlive time.Duration
+	pace      Pace
+	watch     // the watchdog's
+	stats     Stats
+
+	// telling is the time, from setupSince on, since which the reader does not read because of this side: it tells a sender of
+	// acknowledgements, or the handler holds too much. 0: it reads.
+	telling atomic.Int64
+}
+
+// NewSession returns a session that has not begun. It owns the connection from now on.
+func NewSession(conn *Conn, o Options) *Session {
+	now := time.Now()
+	o.Window, o.Connect.KeepAlive = max(o.Window, 1), max(o.Connect.KeepAlive, time.Second)
+	s := &Session{
+		o: o, keepAlive: o.Connect.KeepAlive, conn: conn, in: NewReader(conn, maxInbound, readBuffer), ready: make(chan struct{}), done: make(chan struct{}),
+		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace,
+		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},
+	}
+	s.room = sync.NewCond(&s.mu)
+	s.flusher = func() { s.flush(false) }
+	s.dialled(conn.tcp, conn.tls)
+	return s
+}
+
+// Start sends the first packets and sets the reader and the watchdog to work.
+func (s *Session) Start() {
+	s.mu.Lock()
+	s.opening = true
+	s.out = s.o.Connect.Append(s.out)
+	s.o.Connect = Connect{} // it holds the password
+	s.mu.Unlock()
+	if !s.o.Sequential {
+		s.o.Handler.Opening()
+	}
+	s.mu.Lock()
+	s.opening, s.opened = false, !s.o.Sequential
+	s.flushLocked()
+	_ = s.armLocked(s.setupSince) // nothing can be overdue yet
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		defer s.contain("reading")
+		s.read()
+	})
+}
+
+// Await waits until the session is up, and reports whether it was. It ends the session if ctx ends
+// before. A session that was up counts, however soon its peer closed it: that is the end of a
+// session and not of an attempt. After it returns false, nothing of the session runs any more.
+func (s *Session) Await(ctx context.Context) bool {
+	select {
+	case <-s.ready:
+	case <-s.done:
+	case <-ctx.Done():
+		s.lose(ctx.Err())
+	}
+	select {
+	case <-s.ready:
+		return true
+	default:
+		s.join()
+		return false
+	}
+}
+
+// Subscribe asks for messages. A refusal ends the session. The subscriptions of the opening must be
+// granted before the session is up.
+func (s *Session) Subscribe(filters ...Filter) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.openLocked(); err != nil {
+		return err
+	}
+	id := s.flight.nextID()
+	s.asked = append(s.asked, id)
+	s.out = AppendSubscribe(s.out, id, filters...)
+	s.flushLocked()
+	return nil
+}
+
+// Unsubscribe gives subscriptions back. Nothing waits for the answer.
+func (s *Session) Unsubscribe(filters ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.openLocked(); err != nil {
+		return err
+	}
+	s.out = AppendUnsubscribe(s.out, s.flight.nextID(), filters...)
+	s.flushLocked()
+	return nil
+}
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err waits for the end of the session and returns its reason, which is always the first one, as
+// Describe has put it.
+func (s *Session) Err() error { <-s.done; return s.err }
+
+// Stats returns a snapshot of the session's counters.
+func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	stats.RTT = s.srtt
+	return stats
+}
+
+// Carried reports whether a PUBACK was received.
+func (s *Session) Carried() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats.Acked > 0
+}
+
+// Window returns how many messages the session proposes to have in flight: those of Options.Window,
+// or fewer while the server is slow to acknowledge. A sender that exceeds it is not refused.
+//
+// MQTT 5: at most the receive maximum of the server's CONNACK.
+func (s *Session) Window() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.window
+}
+
+// RemoteAddr returns the address of the server.
+func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// Conn returns the connection of the session, for questions about the server's certificate.
+func (s *Session) Conn() *Conn { return s.conn }
+
+// Settle waits until every message is acknowledged, or ctx or the session ends.
+func (s *Session) Settle(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.flight.count == 0 {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.settled == nil {
+			s.settled = make(chan struct{})
+		}
+		settled := s.settled
+		s.mu.Unlock()
+		select {
+		case <-settled:
+		case <-s.done:
+			return s.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Close ends the session in order: it writes what is queued, then DISCONNECT, so that the server
+// sends no will. It waits for the session's goroutines, and until ctx ends for the writes. why is
+// the reason that Err returns if the session had not ended before; nil stands for [ErrClosed].
+func (s *Session) Close(ctx context.Context, why error) {
+	s.mu.Lock()
+	if !s.ended && !s.closing {
+		s.closing, s.why = true, cmp.Or(why, ErrClosed)
+		s.out = AppendDisconnect(s.out)
+		s.flushed = make(chan struct{})
+		flushed := s.flushed
+		s.flushLocked()
+		s.mu.Unlock()
+		select {
+		case <-flushed:
+		case <-s.done:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+	}
+	s.mu.Unlock()
+	s.end(cmp.Or(why, ErrClosed), true, false)
+	s.join()
+}
+
+// Abort gives the session up at once, with a reset, so that nothing of it arrives later. It waits
+// for the session's goroutines. why is as for Close.
+func (s *Session) Abort(why error) {
+	s.end(cmp.Or(why, ErrClosed), true, true)
+	s.join()
+}
+
+// join waits until the session has ended and nothing of it runs any more.
+func (s *Session) join() {
+	<-s.done
+	s.wg.Wait()
+}
+
+// lose ends the session for a reason that this side did not choose.
+func (s *Session) lose(err error) { s.end(err, false, true) }
+
+// end is the one place where a session ends, and where its reason is chosen: the first one wins, and
+// everybody who waits gets it. Once Close has sent DISCONNECT, its reason is the first, although the
+// server may be quicker to close the connection.
+func (s *Session) end(err error, local, hard bool) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	if s.closing {
+		err, local = s.why, true
+	}
+	s.err = s.describeLocked(err, local)
+	pending := s.flight.oldest
+	past := Past{Unacked: s.flight.left(s.maxWindow, s.refused), Varied: s.variedLocked(), Pace: s.pace.next()}
+	s.flight, s.owing, s.out = flight{}, nil, nil
+	s.room.Broadcast()
+	s.stopLocked()
+	s.mu.Unlock()
+
+	s.o.Handler.Ended(past)
+	if hard {
+		Reset(s.conn.raw)
+	} else {
+		late := time.AfterFunc(goodbyeLimit, func() { Reset(s.conn.raw) })
+		_ = s.conn.Close()
+		late.Stop()
+	}
+	defer close(s.done)
+	var tickets []uint64
+	for p := pending; p != nil; p = p.next {
+		tickets = append(tickets, p.ticket)
+		if p.next == nil || p.next.to != p.to {
+			s.failed(p.to, tickets)
+			tickets = tickets[:0]
+		}
+	}
+}
+
+// failed tells a sender that the session has ended. If the sender panics, the others are told all
+// the same.
+func (s *Session) failed(to Completion, tickets []uint64) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.err = s.describeLocked(bug("telling a sender", p), false)
+		}
+	}()
+	to.Done(tickets, s.err)
+}
+
+// describeLocked returns the error for an end, or for what is refused because of it.
+func (s *Session) describeLocked(err error, local bool) error {
+	f := &Failure{Phase: PhaseSession, Local: local, Err: Ended(err)}
+	switch {
+	case !s.connected:
+		f.Phase, f.Pipelined = PhaseConnect, !s.o.Sequential && !s.refused
+	case !s.up:
+		f.Phase = PhaseSubscribe
+	}
+	return s.o.Handler.Describe(f)
+}
+
+// openLocked returns an error if the session takes nothing new.
+func (s *Session) openLocked() error {
+	switch {
+	case s.ended:
+		return s.err
+	case s.closing:
+		return s.o.Handler.Describe(&Failure{Phase: PhaseSession, Local: true, Err: s.why})
+	case len(s.out) > maxQueued:
+		return s.o.Handler.Describe(&Failure{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
+	}
+	return nil
+}
+
+// upLocked declares the session up if nothing of its opening is unanswered.
+func (s *Session) upLocked() {
+	if s.connected && s.opened && len(s.asked) == 0 && !s.up {
+		s.up = true
+		close(s.ready)
+	}
+}

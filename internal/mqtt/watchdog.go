@@ -1,0 +1,375 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+)
+
+// How a dead session is known. What counts is silence on the session, not the age of one message: a server
+// under traffic shaping delays PUBACKs by design, up to a minute, but it lives. Silence is the time
+// since the later of the last inbound packet and the oldest send that is still owed an answer.
+// After a first, short time the session is suspect: a PINGREQ goes out and a bare TCP and TLS
+// connection to the same server, without CONNECT, so without a second session. If neither is answered
+// by twice that time the session is dead. If either is, the server lives: the session is kept, the window is
+// halved, and only the final limit ends it.
+//
+// A path that delays or loses the packets of the session may do the same to the probe, so another
+// probe follows every second while there is time. If TCP was answered, TLS gets three times as long
+// as TCP took, as RFC 6298 says for a path of which one round trip is known. On a fast path this is
+// next to nothing; on a path of seconds it separates a slow server from a dead one.
+//
+// A machine may change from one network to another in less than that time. The server then answers the
+// probe, which left from the new address, but cannot answer packets from the old one. So a probe
+// proves nothing for a session whose local address this machine no longer has. The watchdog checks
+// this only on systems that list the address of the probe.
+//
+// A machine may be too busy to let this process run. Packets of the server then wait, just as the
+// watchdog's own timer does. So the time by which the timer is late does not count as silence:
+// nothing could be heard in it.
+//
+// If no answer is owed, a ping tests the session: after the keep-alive, or after two seconds if
+// telemetry is sent steadily (see pace).
+//
+// The final limit is that of the oldest message, from when it was sent or became the oldest. So a
+// server that acknowledges in order, however slowly, gets on and is kept, although it takes minutes
+// for a whole window; one that withholds a single PUBACK is not.
+const (
+	minSuspect = time.Second
+	maxSuspect = 5 * time.Second
+	minDead    = 2 * time.Second
+	maxDead    = 10 * time.Second
+	finalLimit = 60 * time.Second
+	probeEvery = time.Second
+	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
+	busyFor    = minSuspect / 2        // a reader that was busy with its packets for longer explains a silence
+)
+
+// watch is the state of the watchdog; the session's lock guards it.
+type watch struct {
+	timer      *time.Timer
+	due        time.Time     // when timer fires
+	missed     time.Duration // part of the present silence in which this process did not run
+	starved    time.Time     // when that was last noticed
+	lastIn     time.Time
+	deaf       time.Time // when the reader was last seen to have heard nothing for long, because it was busy
+	lastOut    time.Time
+	setupSince time.Time // CONNECT was sent
+	pingSent   time.Time // zero: no PINGREQ is unanswered
+	srtt       time.Duration
+	rttvar     time.Duration
+	varied     time.Duration // how much round trips differed on the session before, to the same server
+	quick      time.Duration // the shorter one of the dial's round trips
+	measured   time.Time     // the latest measure of a round trip was taken
+	alarms     int           // false alarms since the last PUBACK
+	suspect    bool
+	proved     bool      // while suspect: the server answered a probe
+	listed     bool      // and the system knows the address that this came from
+	moved      bool      // while suspect: this machine has left the session's address
+	patience   time.Time // while suspect: how long a probe that TCP has answered may still take
+	nextProbe  time.Time
+	probing    context.Context // of all probes of one suspicion; nil when only the session itself may answer
+	stopProbe  context.CancelFunc
+	window     int
+	maxWindow  int
+}
+
+// suspectAfter follows RFC 6298's retransmission timer, with a floor; a quarter of a round trip is left for deviations even where there
+// were none. Each false alarm doubles it, so that a slow server is not probed every second.
+func (w *watch) suspectAfter() time.Duration {
+	d := max(minSuspect, w.answerTime())
+	return min(d<<min(w.alarms, 3), maxSuspect)
+}
+
+// dialled takes the round trips of a dial, TCP's and that of TLS, for a first measure, so that a session over a satellite lives to see the
+// next. Until then the longer one counts, for nothing is known of how much they differ. Then the shorter one does: the DNS may be in the
+// other, or a server that was just coming back.
+func (w *watch) dialled(tcp, secure time.Duration) {
+	w.quick = min(tcp, secure)
+	w.firstMeasure(max(tcp, secure))
+}
+
+// firstMeasure follows RFC 6298, but where the session before has found out how much the round trips of this path differ: one that happens to
+// be short says nothing of the next.
+func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, max(rtt/2, w.varied) }
+
+// variedLocked is what the next session should know.
+func (w *watch) variedLocked() time.Duration {
+	if w.measured.IsZero() {
+		return w.varied
+	}
+	return w.rttvar
+}
+
+// answerTime is what an answer on this session may take.
+func (w *watch) answerTime() time.Duration {
+	return min(w.srtt+max(4*w.rttvar, w.srtt/4), maxSuspect)
+}
+
+func (w *watch) deadAfter() time.Duration {
+	return min(max(2*w.suspectAfter(), minDead), maxDead)
+}
+
+// owedSinceLocked is since when an answer has been owed, at the longest; false if none is.
+func (s *Session) owedSinceLocked() (time.Time, bool) {
+	var oldest time.Time
+	for _, t := range []time.Time{s.setupOwed(), s.pingSent, s.flight.owed()} {
+		if !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
+			oldest = t
+		}
+	}
+	return oldest, !oldest.IsZero()
+}
+
+func (s *Session) setupOwed() time.Time {
+	if s.up {
+		return time.Time{}
+	}
+	return s.setupSince
+}
+
+// heardLocked notes that the peer sent something.
+func (s *Session) heardLocked(now time.Time) {
+	s.lastIn, s.missed = now, 0
+	if s.suspect {
+		s.clearLocked()
+		s.window = max(1, s.window/2)
+		s.alarms++
+	}
+}
+
+func (s *Session) clearLocked() {
+	s.suspect, s.proved, s.listed, s.moved, s.patience = false, false, false, false, time.Time{}
+	if s.stopProbe != nil {
+		s.stopProbe()
+		s.probing, s.stopProbe = nil, nil
+	}
+}
+
+// ackedLocked learns from a PUBACK: the round trip, and that the window may grow again.
+func (s *Session) ackedLocked(p *publish, now time.Time) {
+	s.alarms = 0
+	s.window = min(s.maxWindow, s.window+1)
+	if p.again || p.sent.Before(s.measured) || p.sent.Before(s.deaf) || p.sent.Before(s.starved) {
+		return // one measure for a round trip, because a burst would weigh too much; none while this machine was the cause
+	}
+	if s.measured.IsZero() {
+		s.firstMeasure(s.quick)
+	}
+	s.measured = now
+	rtt := now.Sub(p.sent)
+	if off := (s.srtt - rtt).Abs(); off > s.rttvar {
+		s.rttvar = (3*s.rttvar + off) / 4
+	} else { // a few quick answers in a row do not make a path with losses a good one
+		s.rttvar = (31*s.rttvar + off) / 32
+	}
+	s.srtt = (7*s.srtt + rtt) / 8
+}
+
+// owedLocked is called when something was sent that wants an answer: the timer may stand too far away.
+func (s *Session) owedLocked(now time.Time) {
+	if next := now.Add(s.suspectAfter()); next.Before(s.due) {
+		s.setLocked(now, next)
+	}
+}
+
+func (s *Session) setLocked(now, at time.Time) {
+	s.due = at
+	if s.timer == nil {
+		s.timer = time.AfterFunc(at.Sub(now), s.tick)
+		return
+	}
+	s.timer.Reset(at.Sub(now))
+}
+
+func (s *Session) stopLocked() {
+	s.clearLocked()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func (s *Session) tick() {
+	defer s.contain("watching for silence")
+	if err := s.look(); err != nil {
+		s.lose(err)
+	}
+}
+
+func (s *Session) look() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil
+	}
+	now := time.Now()
+	if late := now.Sub(s.due); late > lateBy {
+		s.missed += late
+		s.starved = now
+	}
+	return s.armLocked(now)
+}
+
+// armLocked does what is due at now and sets the timer for what is due next. An error is the end of the session.
+func (s *Session) armLocked(now time.Time) error {
+	if since := time.Duration(s.telling.Load()); since != 0 && now.Sub(s.setupSince)-since >= busyFor {
+		// What has come from the server waits for the reader: that is not the server's silence. But ours the server would not bear.
+		s.deaf = now
+		if !now.Before(s.lastOut.Add(s.keepAlive)) {
+			s.pingLocked(now)
+		}
+		s.setLocked(now, now.Add(busyFor)) // well before a silence that begins now would make the session suspect
+		return nil
+	}
+	owed, some := s.owedSinceLocked()
+	if owed.Before(s.deaf) {
+		owed = s.deaf
+	}
+	if !some {
+		s.missed = 0
+		s.restLocked()
+		idle := s.lastIn
+		if s.lastOut.Before(idle) {
+			idle = s.lastOut
+		}
+		next := idle.Add(s.keepAlive)
+		if s.up && s.pace.steady(now, s.setupSince) {
+			next = earlier(next, s.lastIn.Add(steadyPing))
+		}
+		if now.Before(next) {
+			s.setLocked(now, next)
+			return nil
+		}
+		s.pingLocked(now)
+		owed = now
+	}
+	last := now.Add(finalLimit)
+	if limit := owed.Add(finalLimit + s.missed); !now.Before(limit) {
+		if s.up {
+			return fmt.Errorf("%w for %v", ErrUnacked, finalLimit)
+		}
+		return fmt.Errorf("%w in %v", ErrSilent, finalLimit)
+	} else if limit.Before(last) {
+		last = limit
+	}
+	silent := owed // since when nothing was heard that was owed
+	if s.lastIn.After(silent) {
+		silent = s.lastIn
+	}
+	silent = silent.Add(s.missed)
+	if !s.suspect {
+		if suspect := silent.Add(s.suspectAfter()); now.Before(suspect) {
+			s.setLocked(now, earlier(suspect, last))
+			return nil
+		}
+		s.suspectLocked(now)
+	}
+	if s.proved && s.listed {
+		s.moved = !s.o.Endpoint.has(s.conn.raw.LocalAddr())
+	}
+	switch {
+	case s.moved:
+		s.proved = false
+	case s.proved && s.listed: // it may yet lose it: the new network comes before the old one goes
+		s.setLocked(now, earlier(last, now.Add(probeEvery)))
+		return nil
+	case s.proved:
+		s.setLocked(now, last)
+		return nil
+	}
+	dead := silent.Add(s.deadAfter())
+	if s.patience.After(dead) && !s.moved {
+		dead = s.patience
+	}
+	if !now.Before(dead) {
+		err := fmt.Errorf("%w in %v", ErrSilent, now.Sub(silent).Round(time.Millisecond))
+		if s.moved {
+			was, _, _ := net.SplitHostPort(s.conn.raw.LocalAddr().String())
+			err = fmt.Errorf("%w, and this machine has left the link's address %s", err, was)
+		}
+		return err
+	}
+	next := earlier(dead, last)
+	if s.probing != nil {
+		if !now.Before(s.nextProbe) {
+			s.probeLocked(now)
+		}
+		next = earlier(next, s.nextProbe)
+	}
+	s.setLocked(now, next)
+	return nil
+}
+
+func (s *Session) suspectLocked(now time.Time) {
+	s.suspect = true
+	s.stats.Suspicions++
+	if s.connected && s.pingSent.IsZero() {
+		s.pingLocked(now)
+	}
+	if s.o.Endpoint != nil {
+		s.probing, s.stopProbe = context.WithCancel(context.Background())
+		s.nextProbe = now
+	}
+}
+
+// probeLocked asks once more, on a connection of its own.
+func (s *Session) probeLocked(now time.Time) {
+	s.nextProbe = now.Add(probeEvery)
+	ctx := s.probing
+	note := func(f func()) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ctx.Err() == nil && !s.proved {
+			f()
+		}
+	}
+	s.wg.Go(func() {
+		defer s.contain("probing")
+		from, err := s.o.Endpoint.probe(ctx, func() {
+			note(func() { // the watchdog looks at it when the session would be dead without
+				answered := time.Now()
+				s.patience = answered.Add(max(s.answerTime(), 3*answered.Sub(now)))
+			})
+		})
+		if err != nil {
+			return
+		}
+		listed := s.o.Endpoint.has(from)
+		note(func() {
+			s.proved, s.listed = true, listed
+			s.window = max(1, s.window/2)
+		})
+	})
+}
+
+// Check makes the session suspect at once. A caller uses it when nothing could be heard for a while,
+// as after a suspension. Only an answer on the session itself saves it, not that the server is there for
+// others.
+func (s *Session) Check() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || !s.up || s.suspect {
+		return
+	}
+	now := time.Now()
+	s.suspect = true
+	s.stats.Suspicions++
+	if s.pingSent.IsZero() {
+		s.pingLocked(now)
+	}
+	s.setLocked(now, now.Add(s.deadAfter()-s.suspectAfter()))
+}
+
+func (s *Session) pingLocked(now time.Time) {
+	s.pingSent = now
+	s.out = AppendPingreq(s.out)
+	s.flushLocked()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
