@@ -141,12 +141,6 @@ func (m *Model) Desired(component, name string, value json.RawMessage) (json.Raw
 	return value, nil
 }
 
-// CheckDesired is Desired for callers that need the verdict only.
-func (m *Model) CheckDesired(component, name string, value json.RawMessage) error {
-	_, err := m.Desired(component, name, value)
-	return err
-}
-
 // wrapped takes the value out of {"value":…} where the schema itself has no room for an object.
 func wrapped(s *schema, value json.RawMessage) (json.RawMessage, bool) {
 	if s.kind == objectKind || s.kind == mapKind || kindOf(value) != '{' {
@@ -160,8 +154,9 @@ func wrapped(s *schema, value json.RawMessage) (json.RawMessage, bool) {
 	return inner, ok
 }
 
-// CheckProperty checks one value a device is about to report, read-only or writable, against its schema and the bounds of a twin.
-// null, which takes a property out of the twin, fits every property. The error is a [*CheckError].
+// CheckProperty checks a value that a device is about to report, of a read-only or a writable
+// property. The value must fit the schema of the property and the bounds of a twin. null takes a
+// property out of the twin, so it fits every property. The error is a [*CheckError].
 func (m *Model) CheckProperty(component, name string, value json.RawMessage) error {
 	c, err := m.property(component, name)
 	if err != nil {

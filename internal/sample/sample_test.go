@@ -28,7 +28,7 @@ func TestTheModelKnowsTheSample(t *testing.T) {
 		}
 	}
 	for name := range app.Desired {
-		if err := m.CheckDesired("", name, json.RawMessage(`1200`)); err != nil {
+		if _, err := m.Desired("", name, json.RawMessage(`1200`)); err != nil {
 			t.Error(err)
 		}
 	}
