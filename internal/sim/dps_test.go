@@ -342,7 +342,9 @@ func (w *world) httpClient(certs ...tls.Certificate) *http.Client {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return w.net.DialContext(ctx, network, addr)
 		},
-		TLSClientConfig: &tls.Config{RootCAs: w.CAPool(), Certificates: certs},
+		TLSClientConfig: &tls.Config{RootCAs: w.CAPool(), Certificates: certs, Time: func() time.Time {
+			return time.Now().Add(w.config.ClockOffset)
+		}},
 	}
 	w.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
