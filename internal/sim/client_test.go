@@ -18,12 +18,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
@@ -32,75 +30,6 @@ func TestMain(m *testing.M) {
 		childMain(dir)
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// world is a cloud on a network in memory. Its client side is written from the MQTT specification and shares nothing with the code
-// under test.
-type world struct {
-	*Sim
-	t    *testing.T
-	net  *memnet.Net
-	info Info
-}
-
-// inWorld runs f in virtual time. change adapts DefaultConfig.
-func inWorld(t *testing.T, change func(*Config), f func(w *world)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: memnet.New()}
-		c := DefaultConfig()
-		c.Layout = LayoutLoopback
-		c.Listen = w.net.Listen
-		if change != nil {
-			change(&c)
-		}
-		var err error
-		if w.Sim, err = New(c); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := errors.Join(w.Close(), w.Close()); err != nil {
-				t.Error(err)
-			}
-		}()
-		w.info = w.Info()
-		f(w)
-	})
-}
-
-func (w *world) dial(addr string, certs ...tls.Certificate) (*client, error) {
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
-	defer cancel()
-	raw, err := w.net.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	config := w.clientTLS(addr)
-	config.Certificates = certs
-	return newClient(w.t, raw, config)
-}
-
-func (w *world) clientTLS(addr string) *tls.Config {
-	return &tls.Config{RootCAs: w.CAPool(), ServerName: hostOf(addr), Time: func() time.Time {
-		return time.Now().Add(w.config.ClockOffset)
-	}}
-}
-
-func hostOf(addr string) string {
-	host, _, _ := net.SplitHostPort(addr)
-	return host
-}
-
-func (w *world) mustDial(addr string, certs ...tls.Certificate) *client {
-	w.t.Helper()
-	c, err := w.dial(addr, certs...)
-	if err != nil {
-		w.t.Fatalf("dial %s: %v", addr, err)
-	}
-	return c
 }
 
 // client is a bare MQTT 3.1.1 client.
@@ -445,15 +374,10 @@ func refusal(err error) string {
 	return fmt.Sprint(err)
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
-func isEOF(err error) bool     { return errors.Is(err, io.EOF) }
-func isReset(err error) bool   { return errors.Is(err, syscall.ECONNRESET) }
+func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
+
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // dialBriefly gives up after five seconds.

@@ -1,26 +1,9 @@
 package sim
 
 import (
-	"encoding/base64"
-	"strings"
 	"testing"
 	"time"
 )
-
-// connectionParts takes a connection string apart.
-func connectionParts(t *testing.T, s string) (host, policy string, key []byte) {
-	t.Helper()
-	fields := map[string]string{}
-	for part := range strings.SplitSeq(s, ";") {
-		k, v, _ := strings.Cut(part, "=")
-		fields[k] = v
-	}
-	key, err := base64.StdEncoding.DecodeString(fields["SharedAccessKey"])
-	if err != nil || len(key) != 32 || fields["HostName"] == "" {
-		t.Fatalf("connection string %s", s)
-	}
-	return fields["HostName"], fields["SharedAccessKeyName"], key
-}
 
 // A device may also connect with a token of a policy that has the right to, for every name of the hub; with no other.
 func TestPolicyTokensOfDevices(t *testing.T) {

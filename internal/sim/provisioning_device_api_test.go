@@ -1,14 +1,9 @@
 package sim
 
 import (
-	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"regexp"
@@ -29,53 +24,6 @@ func (w *world) registerWith(id, scope, password string) (status string, body ma
 	c.send(subscribeBytes(1, 1, dpsResponses))
 	c.want("9003000101")
 	return w.registerAt(c, id, "")
-}
-
-func TestDPSCredentials(t *testing.T) {
-	individual := bytes.Repeat([]byte{7}, 32)
-	inWorld(t, func(c *Config) {
-		c.Enrollments = []Enrollment{{RegistrationID: "solo", DeviceID: "solo-device", PrimaryKey: base64.StdEncoding.EncodeToString(individual)}}
-	}, func(w *world) {
-		hour := time.Now().Add(time.Hour)
-		scope := w.info.IDScope
-		d := scope + "/registrations/d"
-		secondary := azure.DeriveKey(w.registry.group[1], "d")
-		raw := func(sr string, key []byte) string { // the Node SDK signs the text unescaped, the embedded SDK with %2f
-			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", sr, hour.Unix())))
-			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=registration&se=%d", sr, strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D").Replace(sig), hour.Unix())
-		}
-		for name, c := range map[string]struct {
-			id, scope, token string
-			code             float64 // 0 is success
-		}{
-			"good":                 {"d", scope, sasFor(w.key("d"), d, hour, "registration"), 0},
-			"secondary":            {"d", scope, sasFor(secondary, d, hour, "registration"), 0},
-			"no skn":               {"d", scope, sasFor(w.key("d"), d, hour, ""), 0},
-			"unescaped":            {"d", scope, raw(d, w.key("d")), 0},
-			"lower-case escapes":   {"d", scope, raw(strings.ReplaceAll(d, "/", "%2f"), w.key("d")), 0},
-			"individual":           {"solo", scope, sasFor(individual, scope+"/registrations/solo", hour, "registration"), 0},
-			"wrong key":            {"d", scope, sasFor(w.key("e"), d, hour, "registration"), 401000},
-			"other skn":            {"d", scope, sasFor(w.key("d"), d, hour, "device"), 401000},
-			"other device":         {"d", scope, sasFor(w.key("d"), scope+"/registrations/e", hour, "registration"), 401000},
-			"garbage":              {"d", scope, "hello", 401000},
-			"empty":                {"d", scope, "", 401000},
-			"group for individual": {"solo", scope, sasFor(w.key("solo"), scope+"/registrations/solo", hour, "registration"), 401000},
-			"expired":              {"d", scope, sasFor(w.key("d"), d, time.Now().Add(-time.Second), "registration"), 401002},
-			"unknown scope":        {"d", "0ne0000OTHER", sasFor(w.key("d"), "0ne0000OTHER/registrations/d", hour, "registration"), 401002},
-			"bad id":               {"d e", scope, sasFor(w.key("d e"), scope+"/registrations/d e", hour, "registration"), 400004},
-		} {
-			status, body := w.registerWith(c.id, c.scope, c.token)
-			if code, _ := body["errorCode"].(float64); code != c.code || c.code == 0 && status != "200" || c.code != 0 && status != fmt.Sprint(int(c.code)/1000) {
-				t.Errorf("%s: %s %v", name, status, body)
-			}
-			if c.code != 0 && (body["trackingId"] == "" || !regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z$`).MatchString(body["timestampUtc"].(string))) {
-				t.Errorf("%s: %v", name, body)
-			}
-		}
-		if d := w.device("solo-device"); d.AssignedHub != "hub-a" {
-			t.Errorf("%+v", d)
-		}
-	})
 }
 
 func TestDPSOnlyKnowsItsTopics(t *testing.T) {
@@ -337,53 +285,6 @@ func TestDPSFaults(t *testing.T) {
 	})
 }
 
-func (w *world) httpClient(certs ...tls.Certificate) *http.Client {
-	tr := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return w.net.DialContext(ctx, network, addr)
-		},
-		TLSClientConfig: &tls.Config{RootCAs: w.CAPool(), Certificates: certs, Time: func() time.Time {
-			return time.Now().Add(w.config.ClockOffset)
-		}},
-	}
-	w.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr}
-}
-
-type httpAnswer struct {
-	status int
-	header http.Header
-	body   map[string]any
-	text   string
-}
-
-func (w *world) do(c *http.Client, method, url, body string, header ...string) (a httpAnswer, err error) {
-	r, err := http.NewRequestWithContext(w.t.Context(), method, url, strings.NewReader(body))
-	must(w.t, err)
-	for i := 0; i+1 < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	if host := r.Header.Get("Host"); host != "" {
-		r.Host = host
-	}
-	res, err := c.Do(r)
-	if err != nil {
-		return a, err
-	}
-	defer func() { _ = res.Body.Close() }()
-	b, err := io.ReadAll(res.Body)
-	a = httpAnswer{status: res.StatusCode, header: res.Header, text: string(b)}
-	_ = json.Unmarshal(b, &a.body)
-	return a, err
-}
-
-func (w *world) mustDo(c *http.Client, method, url, body string, header ...string) httpAnswer {
-	w.t.Helper()
-	a, err := w.do(c, method, url, body, header...)
-	must(w.t, err)
-	return a
-}
-
 func TestDPSOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.httpClient()
@@ -467,24 +368,100 @@ func TestHTTPDateIsTheCloudsClock(t *testing.T) {
 	})
 }
 
-func TestAllocationHashed(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Allocation = AllocateHashed; c.Hubs = 3; c.RetryAfter = 0 }, func(w *world) {
-		seen := map[string]string{}
-		for i := range 12 {
-			id := fmt.Sprintf("d%d", i)
-			seen[w.provision(id)] = id
+func TestDPSLimits(t *testing.T) {
+	inWorld(t, func(c *Config) {
+		c.Polls, c.RetryAfter, c.DPSLimits = 100, 3*time.Second, DPSLimits{RegistrationsPerMinute: 3, PollsPer10s: 5}
+	}, func(w *world) {
+		register := func(id string) (topic, text string) {
+			c := w.dpsConnect(id)
+			defer c.close()
+			c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0))
+			return c.wantPublish()
 		}
-		if len(seen) != 3 {
-			t.Errorf("%v", seen)
+		for i := range 3 {
+			if topic, _ := register(fmt.Sprintf("d%d", i)); !strings.Contains(topic, "/202/") {
+				t.Fatalf("%s", topic)
+			}
 		}
-		for hub, id := range seen {
-			if again := w.provision(id); again != hub {
-				t.Errorf("%s went from %s to %s", id, hub, again)
+		time.Sleep(20 * time.Second)
+		if topic, text := register("d4"); topic != "$dps/registrations/res/429/?$rid=1&retry-after=40" || !strings.Contains(text, "429001") {
+			t.Errorf("%s %s", topic, text)
+		}
+		time.Sleep(40 * time.Second)
+		_, text := register("d0")
+		operation := strings.Split(text, `"`)[3]
+		c, other := w.dpsConnect("d0"), w.dpsConnect("d1")
+		poll := publishBytes("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId="+operation, "", 0, 0)
+		for range 5 {
+			c.send(poll)
+			if topic, _ := c.wantPublish(); !strings.Contains(topic, "/202/") {
+				t.Errorf("%s", topic)
 			}
-			must(t, w.Delete(id))
-			if again := w.provision(id); again != hub {
-				t.Errorf("%s came back at %s, not %s", id, again, hub)
-			}
+		}
+		c.send(poll)
+		if topic, _ := c.wantPublish(); topic != "$dps/registrations/res/429/?$rid=2&retry-after=10" {
+			t.Errorf("%s", topic)
+		}
+		other.send(poll) // another device is not held up: its operation it is not
+		if topic, _ := other.wantPublish(); !strings.Contains(topic, "/404/") {
+			t.Errorf("%s", topic)
+		}
+		time.Sleep(10 * time.Second)
+		c.send(poll)
+		if topic, _ := c.wantPublish(); !strings.Contains(topic, "/202/") {
+			t.Errorf("%s", topic)
+		}
+	})
+}
+
+func TestDPSOddities(t *testing.T) {
+	inWorld(t, func(c *Config) { c.RetryAfterFirst, c.MalformedDPS = true, MalformedClose }, func(w *world) {
+		c := w.dpsConnect("d")
+		register := publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0)
+		c.send(register)
+		if topic, _ := c.wantPublish(); topic != "$dps/registrations/res/202/?retry-after=3&$rid=1" {
+			t.Errorf("%s", topic)
+		}
+		must(t, w.FaultDPS(DPSFault{Kind: DPSStray}))
+		c.send(register)
+		first, text := c.wantPublish()
+		second, again := c.wantPublish()
+		third, last := c.wantPublish()
+		if strings.HasSuffix(first, "$rid=1") || !strings.HasSuffix(second, "$rid=1") || second != third || text != again || again != last {
+			t.Errorf("%s, %s, %s", first, second, third)
+		}
+		bad := w.mustDial(w.info.DPS.MQTT)
+		bad.send(connectBytes(connectOptions{id: "d", user: "x", clean: true}))
+		bad.wantEnd()
+		// operations are bounded
+		for range 10 {
+			w.dps.remember(&operation{id: azure.NewGUID(), created: time.Now()})
+		}
+		if n := len(w.dps.operations); n != 12 {
+			t.Errorf("%d operations", n)
+		}
+	})
+}
+
+func TestOperationsAreKept(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		c := w.dpsConnect("d")
+		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0))
+		_, text := c.wantPublish()
+		under := strings.Split(text, `"`)[3]
+		c.close()
+		time.Sleep(15 * time.Minute)
+		w.provision("other")
+		c = w.dpsConnect("d")
+		c.send(publishBytes("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId="+under, "", 0, 0))
+		if topic, _ := c.wantPublish(); !strings.Contains(topic, "/200/") {
+			t.Errorf("%s", topic)
+		}
+		for range operationLimit + 10 {
+			w.dps.remember(&operation{id: azure.NewGUID(), created: time.Now()})
+		}
+		if n, m := len(w.dps.operations), len(w.dps.oldest); n != operationLimit || m != operationLimit {
+			t.Errorf("%d operations, %d in order", n, m)
 		}
 	})
 }
