@@ -3,7 +3,6 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,17 +11,18 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// Box is the end of the outbox that Drain takes records from.
+// Box is the end of the outbox that Drain takes records from. A position names a record for as long as the box is open.
 type Box interface {
-	// Wait waits until there is a record in one of the parts.
-	Wait(ctx context.Context, parts ...outbox.Part) error
+	// Notify calls wake once, as soon as one of the parts has a record to read, or the box is closed. wake must not block, and may be
+	// called before Notify returns. stop takes the call back; it returns false if wake has been called or is about to be.
+	Notify(wake func(), parts ...outbox.Part) (stop func() bool)
 	// Read gives records of the first of the parts that has some, the oldest unacknowledged first, up to limit of them and bytes of bodies
 	// but one at least; none if no part has any. They are good until the next call with the same batch.
 	Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error)
 	// Newest is the position behind which the newest n records are, 0 if all are to go in order.
 	Newest(n int) uint64
 	// Ack takes records out. It is called in any order, and may be called for some that are gone already.
-	Ack(places ...uint64) error
+	Ack(positions ...uint64) error
 	// Quarantine takes a record out of the line that no hub will ever take.
 	Quarantine(pos uint64, why error) error
 }
@@ -38,27 +38,14 @@ type Sender interface {
 	Window() int
 }
 
-// Order is which records a drain sends first.
-type Order int
-
-// The orders.
-const (
-	FIFO Order = iota // the oldest
-	// FreshFirst lets those go ahead that are made while the link is up, and the newest few of those that it found waiting. The others,
-	// the backlog, take what is left of the window. Each of the two streams keeps its order.
-	FreshFirst
-)
-
 // DrainOptions are what a drain may be given; the zero value is the usual one.
 type DrainOptions struct {
 	Window  int // messages in flight at most; 0: 64
 	Order   Order
 	Created func(pos uint64, kept time.Time) time.Time // when a record was really made, if more is known now; nil: then
 	Problem func(error)                                // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
+	Go      func(work func())                          // starts work in a goroutine of its own; nil: the go statement
 }
-
-// MaxInFlight bounds the bytes of bodies and properties in flight, whatever the window; one message alone may always go.
-const MaxInFlight = 512 << 10
 
 const (
 	defaultWindow = 64
@@ -66,129 +53,128 @@ const (
 	lookAgain = 50 * time.Millisecond
 )
 
-// Drain sends what is in the outbox, and what comes into it, over one link: Run until its ctx ends or the link does, and Early, before
-// it, what may go while the link is being opened. It starts with the oldest record that is not acknowledged (unless told otherwise, see
-// Order) and keeps their order; up to a window of them are under way at any time. Only done(nil) takes a record out of the outbox, be it
-// after Run has returned: an acknowledgement that comes late is one. What is left is sent again, under the same ids, by the next Drain.
+// Drain sends what is in the outbox, and what comes into it, over one link: from Start to Stop or until the link ends, and Early,
+// before that, what may go while the link is being opened. It starts with the oldest record that is not acknowledged (unless told
+// otherwise, see Order) and keeps their order; up to a window of them are under way at any time. Only Done with nil takes a record out
+// of the outbox, even after Stop: an acknowledgement that comes late is one. What is left is sent again, under the same ids, by the
+// next Drain.
 //
-// Who brings acknowledgements sends what there is room for now, in the same call: to wake another goroutine for it would cost as much as
-// dozens of messages do (docs/adr/0008-acknowledgements-send.md).
+// A drain has no goroutine of its own. Whoever brings acknowledgements sends what there is room for now, in the same call, because to
+// wake another goroutine for it would cost as much as dozens of messages do (docs/adr/0008-acknowledgements-send.md). When nothing is
+// in flight and the outbox gets a message, a goroutine sends it and ends.
 type Drain struct {
 	box     Box
 	sender  Sender
 	options DrainOptions
-	wake    chan struct{} // full once there is something for Run to see to
 
-	asked atomic.Int64    // how many came to send and were not served yet; the first of them serves all
-	turn  sync.Mutex      // held by the goroutine that sends; guards the next six
-	link  context.Context // of Run; nil before and after it: then nothing is sent for an acknowledgement
-	began bool
-	at    streams
-	next  outgoing
-	batch outbox.Batch
-	needs int // bytes, of the first message that was read and did not fit; 0: not known
+	asked    atomic.Int64 // how many came to send and were not served yet; the first of them serves all
+	stopping atomic.Bool
+	flight   flight
 
-	acking sync.Mutex // guards what an acknowledgement is put together in; before mu
-	places []uint64
-
-	mu       sync.Mutex
-	inFlight int
-	bytes    int
-	slots    []slot // by ticket
-	free     []uint64
-	lost     context.CancelCauseFunc // ends Run; nil before
-	failed   error                   // the reason of the first message that failed
-	pause    pause
-	from     streams // where the drain had come to then
-
-	parts [2]outbox.Part // of Run alone: what it waits for
-}
-
-// pause is why nobody is sending.
-type pause int
-
-const (
-	busy pause = iota // somebody is; or the window is full, and the next acknowledgement will go on
-	shut              // the window is closed and nothing is in flight
-	dry               // the outbox has no more
-)
-
-// slot is a message under way. There are as many as were ever under way at once.
-type slot struct {
-	pos   uint64
-	bytes int
-}
-
-// outgoing is what was read and is to be sent. All of it is scratch.
-type outgoing struct {
-	records []outbox.Record
-	out     []message.Outgoing
-	sizes   []int
+	turn    sync.Mutex // held by the goroutine that sends; guards the next fields
+	started bool       // and not stopped
+	began   bool       // sending, by Early or Start
+	at      streams
+	next    outgoing
+	batch   outbox.Batch
+	needs   int // bytes, of the first message that was read and did not fit; 0: not known
 	parts   [2]outbox.Part
+	waiting *waiting    // for records; nil: not yet
+	again   *time.Timer // looks whether a closed window has opened; nil: not yet
+
+	telling sync.Mutex
+	ended   func(error) // nil before Start, and once it was called
 }
 
-// NewDrain returns a Drain that has sent nothing yet. It starts no goroutine.
+// waiting is one wait of a drain for a record.
+type waiting struct {
+	behind streams // where the drain had come to
+	over   atomic.Bool
+	stop   func() bool
+}
+
+// NewDrain returns a Drain that has sent nothing yet.
 func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 	if o.Window <= 0 {
 		o.Window = defaultWindow
 	}
-	return &Drain{box: box, sender: s, options: o, wake: make(chan struct{}, 1)}
+	if o.Go == nil {
+		o.Go = func(work func()) { go work() }
+	}
+	return &Drain{box: box, sender: s, options: o}
 }
 
-// Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Run.
+// Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Start.
 func (d *Drain) Early() {
-	d.asked.Store(1) // a goroutine that comes meanwhile leaves the work to Run
+	d.asked.Store(1) // a goroutine that comes meanwhile leaves the work to Start
 	defer d.asked.Store(0)
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.begin()
-	defer d.batch.Release() // there may be no Run: nobody knows yet whether the link comes up
+	defer d.batch.Release() // there may be no Start: nobody knows yet whether the link comes up
 	room, bytes, _ := d.room()
 	if room <= 0 {
 		return
 	}
-	records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.next.parts)...)
+	records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.parts)...)
 	if err != nil || len(records) == 0 {
-		return // Run will see it
+		return // Start will see it
 	}
 	d.next.fill(records, d.options.Created)
-	_ = d.send(max(d.next.within(bytes), 1)) // Run will see this, too: also a message that no hub would take
+	_ = d.send(max(d.next.within(bytes), 1)) // Start will see this, too: also a message that no hub would take
 }
 
-// Run sends until ctx ends or the link does. It returns ctx.Err(), the link's reason, or an error of the outbox.
-func (d *Drain) Run(ctx context.Context) error {
-	link, lost := context.WithCancelCause(ctx)
-	defer d.leave()
-	defer lost(nil)
-	d.mu.Lock()
-	d.lost = lost
-	failed := d.failed
-	d.mu.Unlock()
-	if failed != nil {
-		return failed
-	}
-	d.enter(link)
-	err := d.run(link)
-	if cause := context.Cause(link); cause != nil && ctx.Err() == nil {
-		return cause // the link's reason says more than the wait that it ended
-	}
-	return err
-}
-
-// enter lets those who bring acknowledgements send, until link ends.
-func (d *Drain) enter(link context.Context) {
+// Start sends what may go now, and goes on by itself until Stop. ended is called at most once, when the drain cannot go on: with the
+// link's reason or an error of the outbox. It is called without a lock, by any goroutine, and never once Stop has returned. It must
+// neither block nor call the drain. A drain is started once.
+func (d *Drain) Start(ended func(error)) {
+	d.telling.Lock()
+	d.ended = ended
+	d.telling.Unlock()
 	d.turn.Lock()
-	defer d.turn.Unlock()
-	d.link = link
+	d.started = true
 	d.begin()
+	d.turn.Unlock()
+	d.pump()
 }
 
-// leave waits until nobody sends any more.
-func (d *Drain) leave() {
+// Stop ends the sending. When it returns nothing new goes out. It does not wait for acknowledgements, and those that come later still
+// count.
+func (d *Drain) Stop() {
+	d.stopping.Store(true)
+	d.stopSending()
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	d.ended = nil
+}
+
+func (d *Drain) stopSending() {
 	d.turn.Lock()
 	defer d.turn.Unlock()
-	d.link = nil
+	d.started = false
+	if d.waiting != nil {
+		d.waiting.stop()
+	}
+	if d.again != nil {
+		d.again.Stop()
+	}
 	d.batch.Release()
+}
+
+// Run is Start, and Stop when ctx ends or the drain does. It returns ctx.Err(), the link's reason, or an error of the outbox.
+func (d *Drain) Run(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	d.Start(func(err error) { ended <- err })
+	defer d.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (d *Drain) begin() {
@@ -198,103 +184,81 @@ func (d *Drain) begin() {
 	d.began = true
 }
 
-// run sends, and waits for what no acknowledgement tells.
-func (d *Drain) run(ctx context.Context) error {
-	for {
-		d.pump()
-		d.mu.Lock()
-		pause, from := d.pause, d.from
-		d.mu.Unlock()
-		var err error
-		switch pause {
-		case busy:
-			err = d.wait(ctx, nil)
-		case shut:
-			again := time.NewTimer(lookAgain)
-			err = d.wait(ctx, again.C)
-			again.Stop()
-		case dry:
-			err = d.box.Wait(ctx, from.parts(&d.parts)...)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (d *Drain) wait(ctx context.Context, again <-chan time.Time) error {
-	select {
-	case <-d.wake:
-	case <-again:
-	case <-ctx.Done():
-	}
-	return ctx.Err()
-}
-
-// pump sends what may go, and returns what was in the way in the end. If another one is at it already, that one will look again.
-func (d *Drain) pump() (why pause) {
+// pump sends what may go. If another goroutine is at it already, that one will look again.
+func (d *Drain) pump() {
 	if d.asked.Add(1) > 1 {
-		return busy
+		return
 	}
 	for served := int64(1); ; served = d.asked.Load() {
-		d.turn.Lock()
-		if d.link != nil {
-			why = d.push(d.link)
-		}
-		d.turn.Unlock()
+		d.push()
 		if d.asked.CompareAndSwap(served, 0) {
-			return why
+			break
 		}
 	}
+	if err := d.flight.end(); err != nil {
+		d.tell(err)
+	}
 }
 
-func (d *Drain) push(ctx context.Context) pause {
-	d.paused(busy)
-	why, err := d.sendAll(ctx)
+// pumpLater is pump in a goroutine of its own.
+func (d *Drain) pumpLater() { d.options.Go(d.pump) }
+
+// tell says, once, that the drain cannot go on.
+func (d *Drain) tell(err error) {
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	if ended := d.ended; ended != nil {
+		d.ended = nil
+		ended(err)
+	}
+}
+
+func (d *Drain) push() {
+	d.turn.Lock()
+	defer d.turn.Unlock()
+	if !d.started {
+		return
+	}
+	in, err := d.sendAll()
 	if err != nil {
-		d.fail(err)
+		d.flight.fail(err)
 	}
-	d.paused(why)
-	return why
+	switch in {
+	case nothing:
+	case window:
+		d.awaitWindow()
+	case empty:
+		d.awaitRecords()
+	}
 }
 
-// paused notes why nobody is sending.
-func (d *Drain) paused(why pause) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.pause, d.from = why, d.at
-}
+// obstacle is what is in the way of more messages, and what nobody but the drain looks after.
+type obstacle int
 
-// fail ends Run.
-func (d *Drain) fail(err error) {
-	d.mu.Lock()
-	if d.failed == nil {
-		d.failed = err
-	}
-	lost := d.lost
-	d.mu.Unlock()
-	if lost != nil {
-		lost(err)
-	}
-}
+const (
+	nothing obstacle = iota // or what the next acknowledgement will remove
+	window                  // it is closed, and nothing is in flight
+	empty                   // the outbox has no more
+)
 
 // sendAll sends until something is in the way, and returns what.
-func (d *Drain) sendAll(ctx context.Context) (pause, error) {
-	for ctx.Err() == nil {
+func (d *Drain) sendAll() (obstacle, error) {
+	for !d.stopping.Load() && d.flight.end() == nil {
 		room, bytes, inFlight := d.room()
 		switch {
 		case room <= 0 && inFlight == 0:
-			return shut, nil
+			return window, nil
 		case room <= 0 || bytes < max(d.needs, 1) && inFlight > 0:
-			return busy, nil
+			return nothing, nil
 		}
-		records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.next.parts)...)
+		records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.parts)...)
 		if err != nil {
-			return busy, err
+			return nothing, err
 		}
 		if len(records) == 0 {
 			d.next.rest()
-			return dry, nil
+			d.flight.rest()
+			return empty, nil
 		}
 		d.next.fill(records, d.options.Created)
 		n := d.next.within(bytes)
@@ -302,7 +266,7 @@ func (d *Drain) sendAll(ctx context.Context) (pause, error) {
 			d.needs = d.next.sizes[n]
 		}
 		if n == 0 && inFlight > 0 {
-			return busy, nil
+			return nothing, nil
 		}
 		err = d.send(max(n, 1))
 		if isPermanent(err) {
@@ -314,162 +278,52 @@ func (d *Drain) sendAll(ctx context.Context) (pause, error) {
 			d.needs = 0 // those behind it are read again: the first of them says now that one is missing
 		}
 		if err != nil {
-			return busy, err
+			return nothing, err
 		}
 	}
-	return busy, nil
+	return nothing, nil
 }
 
-// streams is how far a drain has come: in the whole line, or in two parts of it.
-type streams struct {
-	backlog uint64 // the last position sent of the backlog, or of the whole line
-	fresh   uint64 // the last position sent of the fresh ones
-	split   uint64 // the first position that is fresh; 0: there is but one stream
-}
-
-// freshFirst splits the line behind a position; 0: not at all.
-func freshFirst(behind uint64) streams {
-	if behind == 0 {
-		return streams{}
-	}
-	return streams{fresh: behind, split: behind + 1}
-}
-
-func (s *streams) isBacklog(pos uint64) bool { return pos < s.split }
-
-// parts are where the next records come from, the first that has some.
-func (s *streams) parts(into *[2]outbox.Part) []outbox.Part {
-	if s.split == 0 {
-		return append(into[:0], outbox.Part{After: s.backlog})
-	}
-	return append(into[:0], outbox.Part{After: s.fresh}, outbox.Part{After: s.backlog, Until: s.split})
-}
-
-func (s *streams) passed(pos uint64) {
-	if s.split == 0 || s.isBacklog(pos) {
-		s.backlog = pos
-	} else {
-		s.fresh = pos
-	}
-}
-
-// room is how many messages may go now, and how many bytes; it says also how many messages are in flight.
 func (d *Drain) room() (messages, bytes, inFlight int) {
-	window := min(d.options.Window, d.sender.Window())
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return window - d.inFlight, MaxInFlight - d.bytes, d.inFlight
+	return d.flight.room(min(d.options.Window, d.sender.Window()))
 }
 
 // send sends the first n of the next records, or as many as the link takes. An error is about the first of those that are left.
 func (d *Drain) send(n int) error {
-	d.take(n) // before the call: a completion may be quicker than its return
+	d.flight.start(&d.next, n) // before the call: a completion may be quicker than its return
 	out := d.next.out[:n]
 	taken, err := d.sender.Send(out, d)
 	if taken > 0 {
 		d.at.passed(d.next.records[taken-1].Pos)
 	}
 	if taken < n {
-		d.mu.Lock()
-		for i := range out[taken:] {
-			d.giveLocked(out[taken+i].Ticket)
-		}
-		d.mu.Unlock()
+		d.flight.land(out[taken:])
 	}
 	d.next.records = d.next.records[taken:]
 	return err
 }
 
-// Done is for the [Sender].
-func (d *Drain) Done(tickets []uint64, err error) {
-	d.acking.Lock()
-	d.mu.Lock()
-	d.places = d.places[:0]
-	for _, t := range tickets {
-		d.places = append(d.places, d.slots[t].pos)
+// awaitRecords lets the outbox wake the drain when there is something behind what it has sent. d.turn is held.
+func (d *Drain) awaitRecords() {
+	if w := d.waiting; w != nil && !w.over.Load() {
+		if w.behind == d.at {
+			return
+		}
+		w.stop()
 	}
-	d.mu.Unlock()
-	if err != nil {
-		d.fail(err)
-	} else if err := d.box.Ack(d.places...); err != nil && d.options.Problem != nil {
-		d.options.Problem(fmt.Errorf("%d messages arrived, but that could not be written down: %w", len(tickets), err))
-	}
-	d.mu.Lock()
-	for _, t := range tickets {
-		d.giveLocked(t)
-	}
-	d.mu.Unlock()
-	d.acking.Unlock()
-	if d.pump() == busy {
+	w := &waiting{behind: d.at}
+	d.waiting = w
+	w.stop = d.box.Notify(func() {
+		w.over.Store(true)
+		d.pumpLater()
+	}, d.at.parts(&d.parts)...)
+}
+
+// awaitWindow looks again in a while. d.turn is held.
+func (d *Drain) awaitWindow() {
+	if d.again == nil {
+		d.again = time.AfterFunc(lookAgain, d.pumpLater)
 		return
 	}
-	select {
-	case d.wake <- struct{}{}: // Run has something to wait for now
-	default:
-	}
-}
-
-// take gives n of the next records their tickets: they are under way from now on.
-func (d *Drain) take(n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i := range n {
-		if len(d.free) == 0 {
-			d.free = append(d.free, uint64(len(d.slots)))
-			d.slots = append(d.slots, slot{})
-		}
-		t := d.free[len(d.free)-1]
-		d.free = d.free[:len(d.free)-1]
-		d.slots[t] = slot{d.next.records[i].Pos, d.next.sizes[i]}
-		d.next.out[i].Ticket = t
-		d.inFlight++
-		d.bytes += d.next.sizes[i]
-	}
-}
-
-// giveLocked takes a ticket back whose message is not under way any more.
-func (d *Drain) giveLocked(t uint64) {
-	d.inFlight--
-	d.bytes -= d.slots[t].bytes
-	d.free = append(d.free, t)
-}
-
-// size is what a message counts against MaxInFlight.
-func size(m *message.Outgoing) int {
-	n := len(m.Body) + len(m.ID) + len(m.ContentType) + len(m.ContentEncoding) + len(m.Component) + len(m.Gap)
-	for k, v := range m.Properties {
-		n += len(k) + len(v)
-	}
-	return n
-}
-
-// fill makes messages of records. created corrects when they were made, and may be nil.
-func (o *outgoing) fill(records []outbox.Record, created func(pos uint64, at time.Time) time.Time) {
-	n := len(records)
-	o.records = records
-	o.out, o.sizes = slices.Grow(o.out[:0], n)[:n], slices.Grow(o.sizes[:0], n)[:n]
-	for i := range records {
-		r, m := &records[i], &o.out[i]
-		m.Message, m.ID, m.Gap = r.Message, r.ID, r.Gap
-		if created != nil && !r.Created.IsZero() {
-			m.Created = created(r.Pos, r.Created)
-		}
-		o.sizes[i] = size(m)
-	}
-}
-
-// within is how many of the messages have so many bytes together.
-func (o *outgoing) within(bytes int) (n int) {
-	for n < len(o.sizes) && o.sizes[n] <= bytes {
-		bytes -= o.sizes[n]
-		n++
-	}
-	return n
-}
-
-// rest gives back what only a backlog needs.
-func (o *outgoing) rest() {
-	if cap(o.out) > 8 {
-		*o = outgoing{}
-	}
+	d.again.Reset(lookAgain)
 }

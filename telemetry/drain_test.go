@@ -406,26 +406,128 @@ func TestDrainBeginsEarly(t *testing.T) {
 	})
 }
 
-// Who brings an acknowledgement sends what it made room for, before it returns; once Run has returned nobody sends any more.
+// Who brings an acknowledgement sends what it made room for, before it returns; after Stop nobody sends any more, and acknowledgements
+// still count.
 func TestAcknowledgementsSend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
 		fill(t, box, 10, 0)
-		ctx, stop := context.WithCancel(t.Context())
-		ended := draining(ctx, box, link, DrainOptions{Window: 3})
-		synctest.Wait()
+		d := NewDrain(box, link, DrainOptions{Window: 3})
+		d.Start(func(err error) { t.Errorf("ended with %v", err) })
+		if got := len(link.sent()); got != 3 {
+			t.Fatalf("%d sent by Start", got)
+		}
 		for i := range 4 {
 			link.answer(i, nil)
 			if got := len(link.sent()); got != i+4 {
 				t.Fatalf("%d sent after %d acknowledgements", got, i+1)
 			}
 		}
-		stop()
-		link.answer(4, nil) // maybe before Run knows
-		<-ended
+		d.Stop()
+		link.answer(4, nil)
 		link.answer(5, nil)
+		fill(t, box, 1, 0)
+		link.answer(6, errLink) // nobody is told
+		d.Stop()
+		synctest.Wait()
 		if got := box.acked(); len(link.sent()) != 7 || len(got) != 6 {
 			t.Errorf("%d sent, acknowledged %v", len(link.sent()), got)
+		}
+	})
+}
+
+// An idle drain has no goroutine and no timer; what comes into the outbox is sent all the same, and the end is told once.
+func TestIdleDrainHasNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		before := runtime.NumGoroutine()
+		var drains []*Drain
+		ended := 0
+		for range 50 {
+			d := NewDrain(box, link, DrainOptions{})
+			d.Start(func(err error) {
+				if ended++; !errors.Is(err, errLink) {
+					t.Errorf("ended with %v", err)
+				}
+			})
+			drains = append(drains, d)
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 0 {
+			t.Errorf("%d goroutines", n)
+		}
+		for _, d := range drains[1:] {
+			d.Stop()
+		}
+		for i := range 5 {
+			fill(t, box, 1, 0)
+			synctest.Wait()
+			if n := len(link.sent()); n != i+1 {
+				t.Fatalf("%d sent", n)
+			}
+			link.answer(i, nil)
+		}
+		fill(t, box, 2, 0)
+		synctest.Wait()
+		link.answer(5, errLink)
+		link.answer(6, errLink)
+		drains[0].Stop()
+		if ended != 1 {
+			t.Errorf("told %d times", ended)
+		}
+	})
+}
+
+// A closed window is looked at again while nothing is in flight, and by nobody once it has opened or the drain has stopped.
+func TestClosedWindowIsLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		link.setWindow(0)
+		fill(t, box, 2, 0)
+		looks := 0
+		d := NewDrain(box, link, DrainOptions{Go: func(work func()) { looks++; go work() }})
+		d.Start(func(err error) { t.Errorf("ended with %v", err) })
+		time.Sleep(10*lookAgain + lookAgain/2)
+		if looks != 10 || len(link.sent()) != 0 {
+			t.Errorf("%d looks, %d sent", looks, len(link.sent()))
+		}
+		link.setWindow(1)
+		time.Sleep(time.Minute)
+		if looks != 11 || len(link.sent()) != 1 {
+			t.Errorf("%d looks, %d sent through an open window", looks, len(link.sent()))
+		}
+		link.setWindow(0)
+		link.answer(0, nil)
+		d.Stop()
+		time.Sleep(time.Minute)
+		if looks != 11 || len(link.sent()) != 1 {
+			t.Errorf("%d looks, %d sent by a stopped drain", looks, len(link.sent()))
+		}
+	})
+}
+
+// Work that panics leaves a drain that can be stopped, and sends no more.
+func TestDrainIsStoppedAfterAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, link := newFakeBox(), newFakeSender()
+		link.refuse = func([]byte) error { panic("a bug") }
+		bugs := 0
+		d := NewDrain(box, link, DrainOptions{Go: func(work func()) {
+			go func() {
+				defer func() {
+					if recover() != nil {
+						bugs++
+					}
+				}()
+				work()
+			}()
+		}})
+		d.Start(func(err error) { t.Errorf("ended with %v", err) })
+		fill(t, box, 1, 0)
+		synctest.Wait()
+		d.Stop()
+		if bugs != 1 {
+			t.Errorf("%d bugs", bugs)
 		}
 	})
 }

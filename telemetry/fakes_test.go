@@ -30,6 +30,7 @@ type fakeBox struct {
 	records  []outbox.Record
 	acks     []uint64 // in the order they came
 	poisoned []uint64
+	watches  []*fakeWatch
 	closed   bool
 }
 
@@ -45,6 +46,7 @@ func (b *fakeBox) TryAppend(messages ...message.Message) error { return b.put(fa
 func (b *fakeBox) AppendOver(messages ...message.Message) error { return b.put(true, messages) }
 
 func (b *fakeBox) put(over bool, messages []message.Message) error {
+	defer b.callReaders()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -85,19 +87,41 @@ func (b *fakeBox) Append(ctx context.Context, messages ...message.Message) error
 	}
 }
 
-func (b *fakeBox) Wait(ctx context.Context, parts ...outbox.Part) error {
-	for {
+// fakeWatch is a reader that waits.
+type fakeWatch struct {
+	wake  func()
+	parts []outbox.Part
+}
+
+func (b *fakeBox) Notify(wake func(), parts ...outbox.Part) (stop func() bool) {
+	w := &fakeWatch{wake, slices.Clone(parts)}
+	b.mu.Lock()
+	b.watches = append(b.watches, w)
+	b.mu.Unlock()
+	b.callReaders()
+	return func() bool {
 		b.mu.Lock()
-		changed := b.changed
-		b.mu.Unlock()
-		if found, err := b.Read(nil, 1, 1, parts...); found != nil || err != nil {
-			return err
+		defer b.mu.Unlock()
+		n := len(b.watches)
+		b.watches = slices.DeleteFunc(b.watches, func(x *fakeWatch) bool { return x == w })
+		return len(b.watches) < n
+	}
+}
+
+// callReaders calls the readers that have something to read.
+func (b *fakeBox) callReaders() {
+	b.mu.Lock()
+	var ready []*fakeWatch
+	b.watches = slices.DeleteFunc(b.watches, func(w *fakeWatch) bool {
+		found := b.next != nil || slices.ContainsFunc(w.parts, func(p outbox.Part) bool { return len(b.in(p, 1, 1)) > 0 })
+		if found {
+			ready = append(ready, w)
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return found
+	})
+	b.mu.Unlock()
+	for _, w := range ready {
+		w.wake()
 	}
 }
 
@@ -108,22 +132,25 @@ func (b *fakeBox) Read(_ *outbox.Batch, limit, bytes int, parts ...outbox.Part) 
 		return nil, err
 	}
 	for _, p := range parts {
-		var found []outbox.Record
-		left := bytes
-		for _, r := range b.records {
-			if r.Pos <= p.After || p.Until != 0 && r.Pos >= p.Until {
-				continue
-			}
-			if left -= len(r.Body); len(found) == limit || left < 0 && len(found) > 0 {
-				break
-			}
-			found = append(found, r)
-		}
-		if found != nil {
+		if found := b.in(p, limit, bytes); found != nil {
 			return found, nil
 		}
 	}
 	return nil, nil
+}
+
+// in gives records of a part. b.mu is held.
+func (b *fakeBox) in(p outbox.Part, limit, bytes int) (found []outbox.Record) {
+	for _, r := range b.records {
+		if r.Pos <= p.After || p.Until != 0 && r.Pos >= p.Until {
+			continue
+		}
+		if bytes -= len(r.Body); len(found) == limit || bytes < 0 && len(found) > 0 {
+			break
+		}
+		found = append(found, r)
+	}
+	return found
 }
 
 func (b *fakeBox) Newest(n int) uint64 {
@@ -165,6 +192,7 @@ func (b *fakeBox) Quarantine(pos uint64, _ error) error {
 }
 
 func (b *fakeBox) close() {
+	defer b.callReaders()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed, b.next = true, outbox.ErrClosed

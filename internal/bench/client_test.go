@@ -343,7 +343,7 @@ type endless struct {
 	acked   int
 }
 
-func (e *endless) Wait(context.Context, ...outbox.Part) error { return nil }
+func (e *endless) Notify(func(), ...outbox.Part) func() bool { return func() bool { return true } }
 func (e *endless) Read(_ *outbox.Batch, limit, _ int, _ ...outbox.Part) ([]outbox.Record, error) {
 	limit = min(limit, len(e.records))
 	for i := range e.records[:limit] {

@@ -301,7 +301,7 @@ func (b *Box) keep(items []item) {
 		b.next++
 		b.appended++
 	}
-	b.fresh.fire()
+	b.rouse(0)
 }
 
 func (b *Box) isDegraded() (degraded, due bool) {
@@ -331,6 +331,7 @@ func (b *Box) degrade(err error) {
 	}
 	b.off = err
 	b.blinded(err)
+	b.rouse(0)
 }
 
 // blinded notes why the box is still blind. b.mu is held.

@@ -24,6 +24,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -160,8 +161,12 @@ type Box struct {
 
 	appended, acked, dropped, quarantined, lost uint64 // since Open
 
-	fresh, room, empty, idle signal // there is more to read, less queued, nothing queued, no lead
-	problems                 []Problem
+	room, empty, idle signal // less is queued, nothing is queued, nobody has the lead
+
+	watches  []*watch    // readers that wait
+	wakes    []func()    // of watches, to be called
+	problems []Problem   // to be reported
+	news     atomic.Bool // there are some of these two
 
 	// cur.syncing guards these:
 	hasSlot   bool // there is a cursor file
@@ -407,9 +412,12 @@ func (b *Box) Close() error {
 		return b.endErr
 	}
 	b.closed = true
-	b.fresh.fire()
+	b.rouse(0)
 	b.room.fire()
 	b.empty.fire()
+	b.mu.Unlock()
+	b.callReaders() // now, and not when the lead is free
+	b.mu.Lock()
 	for b.leading {
 		idle := b.idle.wait()
 		b.mu.Unlock()

@@ -211,7 +211,7 @@ func (b *Box) stored(w *writer) {
 	if cap(b.loose) > 4096 {
 		b.loose = nil
 	}
-	b.fresh.fire()
+	b.rouse(0)
 }
 
 // open sees to it that b.writer takes a message of need bytes at a place.

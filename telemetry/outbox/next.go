@@ -132,52 +132,6 @@ func (t *Batch) name() {
 	}
 }
 
-// Wait waits until one of the parts has a record to read. Read may still find that the record is
-// damaged, too old, or cannot be read now; after that, the next Wait waits until it is time to try
-// again. Wait returns ctx.Err() when ctx ends first, and ErrClosed after Close.
-func (b *Box) Wait(ctx context.Context, parts ...Part) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b.mu.Lock()
-		if b.closed {
-			b.mu.Unlock()
-			return ErrClosed
-		}
-		b.regainIfDue() // without appends nobody else tries the disk again
-		b.unpark()
-		_, ok, again := b.firstOf(parts)
-		if ok {
-			b.mu.Unlock()
-			return nil
-		}
-		fresh := b.fresh.wait()
-		if b.off != nil && (again.IsZero() || b.retryAt.Before(again)) {
-			again = b.retryAt
-		}
-		if len(b.parked) > 0 && (again.IsZero() || b.parkedUntil.Before(again)) {
-			again = b.parkedUntil
-		}
-		b.mu.Unlock()
-		b.report()
-		if again.IsZero() {
-			select {
-			case <-fresh:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		timer := time.NewTimer(time.Until(again))
-		select {
-		case <-fresh:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-	}
-}
-
 // Read is NextOf without waiting, for a reader that calls it again and again: it returns no records
 // if there are none, or none that can be read now. Else it returns at least one record, at most
 // limit of them, and about bytes of bodies at most. The records and bodies are valid until the next
@@ -640,7 +594,7 @@ func (b *Box) readable(num, pos uint64) {
 			b.problem(Problem{Kind: Readable, Text: b.path(num) + " can be read again"})
 		}
 		x.trouble = nil
-		b.fresh.fire()
+		b.rouse(0)
 	}
 }
 

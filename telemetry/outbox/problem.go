@@ -62,14 +62,17 @@ type Problem struct {
 func (b *Box) problem(p Problem) {
 	if b.opt.Report != nil {
 		b.problems = append(b.problems, p)
+		b.news.Store(true)
 	}
 }
 
-// report hands on what was kept. No lock is held.
+// report hands on what was kept: problems, and that readers may go on. No lock is held.
 func (b *Box) report() {
-	if b.opt.Report == nil {
+	if !b.news.Load() {
 		return
 	}
+	b.news.Store(false)
+	b.callReaders()
 	b.mu.Lock()
 	problems := b.problems
 	b.problems = nil

@@ -366,7 +366,7 @@ func (b *Box) adopt(l *layout) (changed bool) {
 		b.next = r.end()
 	}
 	b.tell(l)
-	b.fresh.fire()
+	b.rouse(0)
 	b.mu.Unlock()
 	return b.loseUnfound(l) || changed
 }
@@ -551,7 +551,7 @@ func (b *Box) settled() {
 	defer b.mu.Unlock()
 	b.diskEnd = max(b.diskEnd, b.tail.end)
 	b.tail = nil
-	b.fresh.fire()
+	b.rouse(0)
 }
 
 func writeAgain(f File, from, to int64) error {

@@ -1,0 +1,136 @@
+package outbox
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// watch is a reader that waits for a record in one of its parts. Box.mu guards it.
+type watch struct {
+	wake  func()
+	parts []Part
+	room  [2]Part     // of parts, which are seldom more
+	timer *time.Timer // looks again when the disk, a segment or the quarantine is to be tried again; nil: that is not needed
+}
+
+// Notify calls wake once, as soon as one of the parts has a record to read, or the box is closed.
+// Read may still find that the record is damaged, too old, or cannot be read now; after that, the
+// next Notify waits until it is time to try again.
+//
+// The goroutine that appended calls wake, or that of a timer, without a lock of the box; it may
+// happen before Notify returns. So wake must not block. stop takes the call back; it returns false
+// if wake has been called or is about to be.
+func (b *Box) Notify(wake func(), parts ...Part) (stop func() bool) {
+	w := &watch{wake: wake}
+	w.parts = append(w.room[:0], parts...)
+	b.mu.Lock()
+	b.watches = append(b.watches, w)
+	b.rouse(len(b.watches) - 1)
+	b.mu.Unlock()
+	b.report()
+	return func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		i := slices.Index(b.watches, w)
+		if i >= 0 {
+			b.unwatch(i)
+		}
+		return i >= 0
+	}
+}
+
+// Wait waits as long as Notify does, and tries a failed disk again first. It returns ctx.Err() when
+// ctx ends first, and ErrClosed after Close.
+func (b *Box) Wait(ctx context.Context, parts ...Part) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.regainIfDue()
+	b.unpark()
+	b.mu.Unlock()
+	ready := make(chan struct{})
+	stop := b.Notify(func() { close(ready) }, parts...)
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		stop()
+		return ctx.Err()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
+// rouse lets the watches from the n-th on be called that have something to read now, and sees to it
+// that the others look again when they should. It is called after each change that lets a reader
+// find more, or find it at another time. b.mu is held.
+func (b *Box) rouse(n int) {
+	for i := len(b.watches) - 1; i >= n; i-- {
+		w := b.watches[i]
+		_, ok, again := b.firstOf(w.parts)
+		if ok || b.closed {
+			b.unwatch(i)
+			b.wakes = append(b.wakes, w.wake)
+			b.news.Store(true)
+			continue
+		}
+		if again = b.nextTry(again); w.timer == nil && !again.IsZero() {
+			pause := time.Until(again)
+			if b.leading { // somebody tries it just now, perhaps, and a disk may take its time
+				pause = max(pause, firstPause)
+			}
+			b.timers.Add(1)
+			w.timer = time.AfterFunc(pause, func() { b.tryAgain(w) })
+		}
+	}
+}
+
+// nextTry returns when a reader that finds nothing should look again: at again, unless the disk or
+// the quarantine is tried again sooner. Zero times are never. b.mu is held.
+func (b *Box) nextTry(again time.Time) time.Time {
+	if b.off != nil && (again.IsZero() || b.retryAt.Before(again)) {
+		again = b.retryAt
+	}
+	if len(b.parked) > 0 && (again.IsZero() || b.parkedUntil.Before(again)) {
+		again = b.parkedUntil
+	}
+	return again
+}
+
+// unwatch takes the i-th watch out. b.mu is held.
+func (b *Box) unwatch(i int) {
+	if t := b.watches[i].timer; t != nil && t.Stop() {
+		b.timers.Done()
+	}
+	b.watches = slices.Delete(b.watches, i, i+1)
+}
+
+// tryAgain tries what could not be done before: without appends nobody else tries the disk again.
+func (b *Box) tryAgain(w *watch) {
+	defer b.report()
+	defer b.timers.Done()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.timer = nil
+	b.regainIfDue()
+	b.unpark()
+	if i := slices.Index(b.watches, w); i >= 0 {
+		b.rouse(i)
+	}
+}
+
+// callReaders calls those who may go on. No lock is held.
+func (b *Box) callReaders() {
+	b.mu.Lock()
+	wakes := b.wakes
+	b.wakes = nil
+	b.mu.Unlock()
+	for _, wake := range wakes {
+		wake()
+	}
+}

@@ -1,0 +1,133 @@
+package outbox
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// notices counts the calls of a reader that waits.
+type notices struct{ n atomic.Int32 }
+
+func (c *notices) wake() { c.n.Add(1) }
+
+func (c *notices) equal(t *testing.T, want int) {
+	t.Helper()
+	if got := int(c.n.Load()); got != want {
+		t.Errorf("called %d times, not %d", got, want)
+	}
+}
+
+// A reader is called once when its part has a record: at once, with the append that brings it, or when the box is closed; and not if
+// it has taken the call back.
+func TestNotify(t *testing.T) {
+	b := openBox(t, "/box", Options{FS: newMemFS()})
+	var now, later, other, never, end notices
+	appendBodies(t, b, "1")
+	b.Notify(now.wake, Part{After: 1}, Part{})
+	now.equal(t, 1)
+	b.Notify(later.wake, Part{After: 1})
+	b.Notify(other.wake, Part{After: 2})
+	stop := b.Notify(never.wake, Part{After: 1})
+	if !stop() || stop() {
+		t.Error("taken back not once")
+	}
+	b.Notify(end.wake, Part{Until: 1}, Part{After: 1, Until: 2})
+	later.equal(t, 0)
+	appendBodies(t, b, "2")
+	later.equal(t, 1)
+	other.equal(t, 0)
+	appendBodies(t, b, "3")
+	other.equal(t, 1)
+	end.equal(t, 0)
+	closeBox(t, b)
+	end.equal(t, 1)
+	b.Notify(end.wake)
+	end.equal(t, 2)
+	now.equal(t, 1)
+	later.equal(t, 1)
+	never.equal(t, 0)
+}
+
+// A reader that waits has a failed disk tried again, without an append, and no timer runs on a good one.
+func TestNotifyTriesTheDiskAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		b := openBox(t, "/box", Options{FS: disk})
+		disk.setFault(func(_ int, op, _ string) error {
+			if op == "write" {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		appendBodies(t, b, "1")
+		ackAll(t, b, queued(t, b))
+		var c notices
+		b.Notify(c.wake, Part{})
+		time.Sleep(3 * retryEvery)
+		if !b.Stats().Degraded {
+			t.Error("not degraded")
+		}
+		disk.setFault(nil)
+		time.Sleep(2 * retryEvery)
+		if b.Stats().Degraded {
+			t.Error("the disk was not tried again")
+		}
+		calls := disk.count("open")
+		time.Sleep(time.Hour)
+		equal(t, "opens of an idle box", disk.count("open"), calls)
+		c.equal(t, 0)
+		appendBodies(t, b, "2")
+		c.equal(t, 1)
+		closeBox(t, b)
+	})
+}
+
+// A disk that is slow to fail is not asked again and again meanwhile.
+func TestNotifyWaitsForWhoeverTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, fails := newMemFS(), new(atomic.Bool)
+		slow := &hangingFS{FS: disk}
+		b := openBox(t, "/box", Options{FS: slow})
+		disk.setFault(func(_ int, op, _ string) error {
+			if fails.Load() && op != "lock" {
+				return errors.New("no")
+			}
+			return nil
+		})
+		fails.Store(true)
+		appendBodies(t, b, "1")
+		slow.pause.Store(int64(time.Minute))
+		var a, c notices
+		b.Notify(a.wake, Part{After: 1})
+		b.Notify(c.wake, Part{After: 1})
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := slow.opens.Load(); n > 40 {
+			t.Errorf("%d tries", n)
+		}
+		slow.pause.Store(0)
+		fails.Store(false)
+		time.Sleep(10 * time.Minute)
+		a.equal(t, 0)
+		closeBox(t, b)
+		a.equal(t, 1)
+		c.equal(t, 1)
+	})
+}
+
+// hangingFS takes its time to open a file.
+type hangingFS struct {
+	FS
+	pause atomic.Int64
+	opens atomic.Int32
+}
+
+func (h *hangingFS) Open(name string, flag int) (File, error) {
+	h.opens.Add(1)
+	time.Sleep(time.Duration(h.pause.Load()))
+	return h.FS.Open(name, flag)
+}
