@@ -11,10 +11,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// TestAdvertise: a cloud that clients know by another name than its address, as from another
-// container, tells them that name wherever it tells one: in sim.json, in assignedHub, in
-// certificates; and it takes what is signed for it.
-func TestAdvertise(t *testing.T) {
+// Clients may know a cloud by another name than its address, as from another container. The cloud
+// then has that name in sim.json, in assignedHub and in certificates, and accepts tokens for it.
+func TestCloudTellsItsAdvertisedName(t *testing.T) {
 	for host, base := range map[string]string{"Sim.example": "0.0.0.0", "172.17.0.2": "127.0.0.1"} {
 		inWorld(t, func(c *Config) {
 			c.Layout, c.Advertise, c.BaseAddress, c.ListenAny, c.ControlAddr = LayoutPorts, host, base, true, "0.0.0.0:8090"

@@ -29,7 +29,8 @@ type azAnswer struct {
 	body   string
 }
 
-// send opens a connection as the CLI does for each request, TLS and all, and writes the request as it stands.
+// send opens a connection as the CLI does for each request, TLS and all, and writes the request as
+// it stands.
 func (z *az) send(host, method, target string, header []string, body string) azAnswer {
 	z.t.Helper()
 	address := host
@@ -75,7 +76,8 @@ func (z *az) realTunnel(target string) (net.Conn, string) {
 	return raw, ""
 }
 
-// application sends a request to IoT Central. A body of "none" sends nothing, one of "empty" a length of 0.
+// application sends a request to IoT Central. A body of "none" sends nothing, one of "empty" a
+// length of 0.
 func (z *az) application(method, target, body string) azAnswer {
 	z.t.Helper()
 	return z.applicationWith(z.info.Central.APIToken, method, target, body)

@@ -53,8 +53,8 @@ func azEnrollmentGroup(z *az) {
 	}
 }
 
-// azRegistration is `az iot device registration create`: MQTT, a user name without question mark, no skn, a payload of null or of a
-// string that holds JSON.
+// azRegistration is `az iot device registration create`: MQTT, a user name without question mark,
+// no skn, a payload of null or of a string that holds JSON.
 func azRegistration(z *az) {
 	address := z.info.DPS.MQTT
 	var c *client

@@ -6,8 +6,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// This file plays the Azure CLI 2.45.0 with the azure-iot extension 0.23.1: the requests it sends, byte for byte, and its way of
-// judging the answers, which is what decides whether a user sees a success. Each scenario runs by address and by Azure's names.
+// This file plays the Azure CLI 2.45.0 with the azure-iot extension 0.23.1: the requests it sends,
+// byte for byte, and its way of judging the answers, which is what decides whether a user sees a
+// success. Each scenario runs by address and by Azure's names.
 
 const azRequestID = "5b0ec8a4-2b07-11f1-9d64-0242ac110002"
 

@@ -14,9 +14,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// TestManyReaders: one reader more than the bound is refused with a reason, and is accepted when
-// another one has left.
-func TestManyReaders(t *testing.T) {
+// One reader more than the limit is refused with a reason, and is accepted when another reader has
+// left.
+func TestOneReaderOfEventsTooManyIsRefused(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h := w.httpClient()
 		defer h.CloseIdleConnections()
@@ -56,9 +56,9 @@ func TestManyReaders(t *testing.T) {
 	})
 }
 
-// TestMissedEvents: a reader that was too slow learns how many events it has missed, and costs the
-// same however many.
-func TestMissedEvents(t *testing.T) {
+// A reader that is too slow learns how many events it has missed. Its memory does not grow with
+// them.
+func TestSlowReaderLearnsHowManyEventsItMissed(t *testing.T) {
 	b := &broadcaster{}
 	events, leave := b.watch()
 	defer leave()
@@ -94,9 +94,9 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestWhatIsRememberedIsSmall: neither the fate of a thousand large messages nor thousands of
-// registrations under way, with tokens as long as they come, keep what is of no use any more.
-func TestWhatIsRememberedIsSmall(t *testing.T) {
+// A thousand large messages that are settled, and thousands of registrations under way with the
+// longest tokens, keep only what is still needed.
+func TestSettledMailAndRegistrationsKeepLittle(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Polls = 1_000_000 }, func(w *world) {
 		w.provisionQuietly("d")
 		i := w.hubs[0].identity("d")
@@ -136,8 +136,9 @@ func (w *world) provisionQuietly(id string) {
 	must(w.t, w.hubs[0].admit(id, azure.Credentials{Keys: [][]byte{w.key(id)}}, nil, true))
 }
 
-// TestLedgerIsStreamed: to show all that is kept takes no memory for all of it at once.
-func TestLedgerIsStreamed(t *testing.T) {
+// The ledger's messages are decoded one by one while they are sent, so showing all of them needs
+// little memory.
+func TestLedgerIsShownWithoutMemoryForAllOfIt(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provisionQuietly("d")
 		const n, size = 2000, 10_000

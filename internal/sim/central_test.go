@@ -47,7 +47,7 @@ func inApplication(t *testing.T, f func(w *world, a *application)) {
 	})
 }
 
-func TestCentralDevices(t *testing.T) {
+func TestCentralMakesChangesAndDeletesDevices(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		made := a.want(200, "PUT", "/api/devices/d", `{"displayName":"Device","enabled":true,"simulated":false,"template":"dtmi:Sample:Failover;1"}`)
 		if made.body["provisioned"] != false || made.body["displayName"] != "Device" || made.body["template"] != "dtmi:Sample:Failover;1" || made.body["enabled"] != true {
@@ -101,8 +101,8 @@ func TestCentralDevices(t *testing.T) {
 	})
 }
 
-// A device's own attestation takes the place of its group's, and goes again.
-func TestCentralAttestation(t *testing.T) {
+// A device's own attestation replaces that of its group, until it is deleted.
+func TestOwnAttestationReplacesThatOfTheGroup(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		a.want(200, "PUT", "/api/devices/d", `{}`)
 		a.want(404, "GET", "/api/devices/d/attestation", "")
@@ -127,7 +127,7 @@ func TestCentralAttestation(t *testing.T) {
 	})
 }
 
-func TestCentralProperties(t *testing.T) {
+func TestCentralReadsAndWritesProperties(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		c := w.connect(w.provision("d"), "d")
 		c.subscribeAll()
@@ -176,7 +176,7 @@ func TestCentralProperties(t *testing.T) {
 	})
 }
 
-func TestCentralCommands(t *testing.T) {
+func TestCentralRunsAndQueuesCommands(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		a.want(200, "PUT", "/api/devices/d", `{"template":"dtmi:Sample:Failover;1"}`)
 		host := w.provision("d")
@@ -227,7 +227,7 @@ func TestCentralCommands(t *testing.T) {
 	})
 }
 
-func TestCentralSystem(t *testing.T) {
+func TestCentralSystemRoutesReachTheHub(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		a.want(404, "GET", "/system/iothub/devices/d/get-twin?extendedInfo=true", "")
 		w.provision("d")
@@ -255,7 +255,7 @@ func TestCentralSystem(t *testing.T) {
 	})
 }
 
-func TestBadTemplates(t *testing.T) {
+func TestMalformedTemplatesAreRefused(t *testing.T) {
 	for _, text := range []string{"", "x", "{}", `{"@id":"x"}`, `[1]`} {
 		if _, err := parseTemplates([]byte(text)); err == nil {
 			t.Errorf("%q was taken", text)

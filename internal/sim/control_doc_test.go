@@ -78,10 +78,10 @@ func shape(v any) any {
 	return nil
 }
 
-// TestControlDocument holds docs/control-api.md to the code: every route has a section and every
+// docs/control-api.md says what the code does: every route has a section and every
 // section is a route, GET /api lists the same, every field is named, and every example is answered
 // as it says there.
-func TestControlDocument(t *testing.T) {
+func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 	routes, doc := documentedRoutes(t)
 	var names []string
 	for _, r := range routes {
@@ -221,8 +221,8 @@ func (w *world) runStream(h *http.Client, r documentedRoute) {
 	}
 }
 
-// TestJSONFaults: errors about a body name its fields, and not types of Go.
-func TestJSONFaults(t *testing.T) {
+// An error about a body names the fields of the body, and no types of Go.
+func TestErrorsAboutABodyNameItsFields(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
 		h := w.httpClient()

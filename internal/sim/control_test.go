@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Every request of the contract, with its fields, its answers and its refusals.
-func TestControlAPI(t *testing.T) {
+// The test makes every request of the contract, with its fields, answers and refusals.
+func TestEveryRequestOfTheControlAPI(t *testing.T) {
 	inWorld(t, deafToFaults, func(w *world) {
 		h := w.httpClient()
 		defer h.CloseIdleConnections()
@@ -176,7 +176,7 @@ func TestControlAPI(t *testing.T) {
 	})
 }
 
-func TestEvents(t *testing.T) {
+func TestEventsAreStreamedInOrder(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h := w.httpClient()
 		r, err := http.NewRequestWithContext(w.t.Context(), "GET", w.info.Control+"/api/events", nil)
@@ -246,7 +246,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-func TestCentral(t *testing.T) {
+func TestCentralFailsOverAndBack(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h := w.httpClient()
 		defer h.CloseIdleConnections()

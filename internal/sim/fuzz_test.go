@@ -79,8 +79,8 @@ func (w *world) surfaces() []surface {
 	}
 }
 
-// FuzzHTTP gives every HTTP surface whole requests as they come off a connection. None may panic, none may fail without meaning to,
-// and what is said to be JSON must be.
+// FuzzHTTP gives every HTTP surface whole requests as they come off a connection. No request may
+// cause a panic or an unexpected 5xx, and an answer that is said to be JSON must be JSON.
 func FuzzHTTP(f *testing.F) {
 	for _, seed := range []struct {
 		surfaces string
@@ -177,7 +177,7 @@ func FuzzHTTP(f *testing.F) {
 	})
 }
 
-// tape is a client that has said all it will ever say.
+// tape is a client that has already said everything.
 type tape struct {
 	io.Reader
 	heard bytes.Buffer
@@ -187,7 +187,7 @@ func (p *tape) Write(b []byte) (int, error)      { return p.heard.Write(b) }
 func (p *tape) SetWriteDeadline(time.Time) error { return nil }
 func (p *tape) CloseWrite() error                { return nil }
 
-// nowhere is a socket nobody is behind.
+// nowhere is a socket without a peer.
 type nowhere struct{ net.Conn }
 
 func (nowhere) Close() error                     { return nil }
@@ -197,8 +197,8 @@ func (nowhere) SetDeadline(time.Time) error      { return nil }
 func (nowhere) SetReadDeadline(time.Time) error  { return nil }
 func (nowhere) SetWriteDeadline(time.Time) error { return nil }
 
-// FuzzSession plays a client's whole conversation to a hub or to DPS: whatever it is, what is answered is MQTT, and in the end nobody is
-// connected.
+// FuzzSession plays a client's whole conversation to a hub or to DPS. The answers must be MQTT, and
+// in the end nobody is connected.
 func FuzzSession(f *testing.F) {
 	w := fuzzWorld(f)
 	for _, dump := range []string{vectorHubConnect, vectorHubSubscribe, vectorTelemetry, vectorDPSConnect, vectorDPSSubscribe, vectorRegister, vectorPoll} {
@@ -264,7 +264,7 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// FuzzTopic: the parts of a topic that carry a query are read alike, however often they are read.
+// The parts of a topic that carry a query are read alike, however often they are read.
 func FuzzTopic(f *testing.F) {
 	for _, topic := range []string{"$iothub/twin/res/204/?$rid=1&$version=2", "$dps/registrations/res/202/?retry-after=120&$rid=1", "$dps/registrations/res/202",
 		"devices/+/messages/#", "$iothub/methods/POST/#", "+/+/#"} {

@@ -24,7 +24,7 @@ func (l silentListener) DropSYNs() (func() error, error) {
 	return func() error { (*l.net).Mend(l.Addr().String()); return nil }, nil
 }
 
-func TestHubFaults(t *testing.T) {
+func TestEachFaultOfAHubLooksAsItShould(t *testing.T) {
 	isClosed := func(err error) bool { return isEOF(err) || errors.Is(err, syscall.EPIPE) }
 	isTimeout := func(err error) bool {
 		var ne net.Error
@@ -104,7 +104,7 @@ func deafToFaults(c *Config) {
 	}
 }
 
-func TestSYNDropNeedsAListenerThatCan(t *testing.T) {
+func TestSYNDropIsRefusedWhereSocketsCannotDoIt(t *testing.T) {
 	inWorld(t, deafToFaults, func(w *world) {
 		if got := refusal(w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop})); got != "400 " {
 			t.Error(got)
@@ -115,7 +115,7 @@ func TestSYNDropNeedsAListenerThatCan(t *testing.T) {
 	})
 }
 
-func TestSlowAndThrottled(t *testing.T) {
+func TestSlowAndThrottledHubsDelayTheirAnswers(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -173,8 +173,9 @@ func TestSlowAndThrottled(t *testing.T) {
 	})
 }
 
-// A late CONNACK stays the first packet, even if the fault is over before it is due.
-func TestNothingOvertakesConnack(t *testing.T) {
+// A CONNACK that a fault delays is the first packet even if the fault ends before the CONNACK is
+// due.
+func TestLateConnackStaysTheFirstPacket(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle, DelayMs: 4000}))
@@ -194,8 +195,9 @@ func TestNothingOvertakesConnack(t *testing.T) {
 	})
 }
 
-// A black hole swallows what is sent, answers what still makes sense afterwards, and a client that gave up is gone.
-func TestBlackholeEnds(t *testing.T) {
+// A hub that was a black hole answers afterwards what still makes sense. A client that has given up
+// is gone.
+func TestBlackholeAnswersLaterWhatStillMakesSense(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("stays")
 		w.provision("leaves")
@@ -244,8 +246,8 @@ func TestBlackholeEnds(t *testing.T) {
 	})
 }
 
-// TestWhenOver: a fault can say what happens to connections that waited for a silent hub or DPS.
-func TestWhenOver(t *testing.T) {
+// A fault may say what happens to the connections that waited for a silent hub or DPS.
+func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		end := map[string]func(){"healed": func() { must(t, w.HealHub("hub-a")) }, "in time": func() { time.Sleep(20 * time.Second) },
@@ -296,7 +298,7 @@ func TestWhenOver(t *testing.T) {
 	})
 }
 
-func TestTimedHealing(t *testing.T) {
+func TestFaultEndsAfterItsSeconds(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		fault := func() string { return string(w.State().Hubs[0].Fault) }
 		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Seconds: 10}))
@@ -348,8 +350,9 @@ func TestTimedHealing(t *testing.T) {
 	})
 }
 
-// Faults, connects and control from all sides at once: nothing to see but that the race detector and the deadlines stay quiet.
-func TestChaos(t *testing.T) {
+// Faults, connections and control come from all sides at once. The test proves only that the race
+// detector and the deadlines stay quiet.
+func TestFaultsConnectsAndControlAtOnce(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		ids := []string{"d0", "d1", "d2", "d3"}
 		for _, id := range ids {

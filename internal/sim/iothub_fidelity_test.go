@@ -11,10 +11,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// TestOldestVersion is a client that sends no api-version, as Node-RED's Azure node and many
+// Node-RED's Azure node and many
 // bridges do: telemetry and cloud-to-device messages work, methods are not offered, and twin
 // requests are answered with 400.
-func TestOldestVersion(t *testing.T) {
+func TestClientWithoutAPIVersionHasNoMethodsAndNoTwin(t *testing.T) {
 	for _, slash := range []string{"", "/"} {
 		inWorld(t, nil, func(w *world) {
 			host := w.provision("d")
@@ -46,9 +46,9 @@ func TestOldestVersion(t *testing.T) {
 	}
 }
 
-// TestTwiceEscapedResource: the C# SDK escapes the device's id, and then the whole resource once
+// The C# SDK escapes the device's id, and then the whole resource once
 // more.
-func TestTwiceEscapedResource(t *testing.T) {
+func TestResourceMayBeEscapedTwice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		defer s.http.CloseIdleConnections()
@@ -92,8 +92,8 @@ func TestTwiceEscapedResource(t *testing.T) {
 
 func base64Of(b []byte) string { return strings.Trim(string(azure.EncodeJSON(b)), `"`) }
 
-// TestWildcardInAWill: a will is a message, so its topic has no wildcards either.
-func TestWildcardInAWill(t *testing.T) {
+// A will is a message, so its topic must not have wildcards.
+func TestWillWithAWildcardIsRefused(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		for _, topic := range []string{"devices/d/messages/events/a=+", "devices/#"} {
@@ -106,8 +106,8 @@ func TestWildcardInAWill(t *testing.T) {
 	})
 }
 
-// TestNulls are the places where null is no value.
-func TestNulls(t *testing.T) {
+// These are the places where null is not a value.
+func TestNullIsNoValue(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -157,10 +157,10 @@ func TestNulls(t *testing.T) {
 	})
 }
 
-// TestC2DBeforeSubscription: a message that waits when the device subscribes for the first time is
+// A message that waits when the device subscribes for the first time is
 // delivered, or rejected if the cloud was told to. A subscription lives as long as the session that
 // it belongs to.
-func TestC2DBeforeSubscription(t *testing.T) {
+func TestMailBeforeTheFirstSubscriptionFollowsThePolicy(t *testing.T) {
 	for policy, want := range map[string]string{"": C2DDelivered, EarlyC2DDeliver: C2DDelivered, EarlyC2DReject: C2DDeadLettered} {
 		inWorld(t, func(c *Config) { c.C2DBeforeSubscription = policy }, func(w *world) {
 			host := w.provision("d")

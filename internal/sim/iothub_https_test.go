@@ -10,8 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// TestTelemetryOverHTTPS: a message that is posted stands in the ledger, and a refusal says why.
-func TestTelemetryOverHTTPS(t *testing.T) {
+// A message that is posted stands in the ledger, and a refusal says why.
+func TestPostedMessageIsInTheLedger(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.httpClient()
@@ -68,8 +68,8 @@ func (w *world) hubCall(c *http.Client, method, path, body string, header ...str
 	return w.mustDo(c, method, "https://"+w.info.Hubs[0].HTTPS+path+query, body, append([]string{"Authorization", token}, header...)...)
 }
 
-// A batch is several messages in one request, and all of them or none count.
-func TestBatchOverHTTPS(t *testing.T) {
+// A batch is several messages in one request. Either all of them count, or none.
+func TestPostedBatchCountsWholeOrNotAtAll(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
 		c := w.httpClient()
@@ -96,8 +96,9 @@ func TestBatchOverHTTPS(t *testing.T) {
 	})
 }
 
-// Receive, complete, reject, abandon, and what the sender learns of it.
-func TestC2DOverHTTPS(t *testing.T) {
+// A device receives, completes, rejects and abandons messages, and the sender learns what became of
+// them.
+func TestMailIsReceivedAndSettledOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.httpClient()
@@ -187,8 +188,7 @@ func TestC2DOverHTTPS(t *testing.T) {
 	})
 }
 
-// What faults mean over HTTPS.
-func TestFaultsOverHTTPS(t *testing.T) {
+func TestFaultsOfAHubReachHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
 		c := w.httpClient()
@@ -219,7 +219,7 @@ func TestFaultsOverHTTPS(t *testing.T) {
 }
 
 // A module has telemetry over HTTPS, and nothing else.
-func TestModuleOverHTTPS(t *testing.T) {
+func TestModuleHasOnlyTelemetryOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		_, err := w.hubs[0].admitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})

@@ -18,8 +18,9 @@ func injectionTopic(id, kind, delay, duration string) string {
 		"&AzIoTHub_FaultOperationDurationInSecs=" + duration
 }
 
-// The message is received and never acknowledged; the fault comes after its delay and ends after its duration, for this device alone.
-func TestInjectedClose(t *testing.T) {
+// The message that asks for the fault is received and never acknowledged. The fault begins after
+// its delay and ends after its duration, for this device alone.
+func TestInjectedFaultClosesThisDeviceAlone(t *testing.T) {
 	for kind, f := range map[string]struct {
 		ends func(error) bool
 		code byte
@@ -48,7 +49,7 @@ func TestInjectedClose(t *testing.T) {
 	}
 }
 
-func TestInjectedThrottleAndQuota(t *testing.T) {
+func TestInjectedFaultThrottlesOrEndsTelemetry(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -88,8 +89,8 @@ func TestInjectedThrottleAndQuota(t *testing.T) {
 	})
 }
 
-// A connection that ends on its own takes the fault along that was to come.
-func TestInjectionEndsWithItsConnection(t *testing.T) {
+// A connection that ends by itself takes a fault along that was still to begin.
+func TestInjectedFaultGoesWithItsConnection(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -101,8 +102,9 @@ func TestInjectionEndsWithItsConnection(t *testing.T) {
 	})
 }
 
-// A hub comes back empty: nobody is known there until DPS has sent him again, and nothing of his is left.
-func TestHubComesBackEmpty(t *testing.T) {
+// A hub that comes back empty knows no device until DPS sends the device again, and has nothing of
+// what the device had.
+func TestEmptyHubKnowsNobodyUntilDPSSendsThem(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h := w.hubs[0]
@@ -157,9 +159,8 @@ type onLog func(line string)
 
 func (f onLog) Write(p []byte) (int, error) { f(string(p)); return len(p), nil }
 
-// Whoever finds a connection finds it behind its CONNACK: what a persistent session is sent in the moment it is let in does not come
-// before it.
-func TestConnackComesFirst(t *testing.T) {
+// What a persistent session is sent in the moment in which it is let in comes behind its CONNACK.
+func TestNothingIsSentBeforeTheConnack(t *testing.T) {
 	var connected func()
 	log := zerolog.New(onLog(func(line string) {
 		if strings.Contains(line, `"message":"connected"`) {
@@ -180,7 +181,7 @@ func TestConnackComesFirst(t *testing.T) {
 }
 
 // The caller of a method may give the device time to connect.
-func TestMethodAwaitsTheDevice(t *testing.T) {
+func TestMethodCallMayWaitForTheDevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		i := w.hubs[0].identity("d")

@@ -19,8 +19,8 @@ func (w *world) moduleOptions(host, device, module string, key []byte) connectOp
 	}
 }
 
-// A module is a thing of its own: its key, its twin, its methods, its telemetry, its connection beside that of its device.
-func TestModule(t *testing.T) {
+// A module has its own key, twin, methods, telemetry and connection, beside those of its device.
+func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h, key := w.hubs[0], []byte("a key of the module's own")
@@ -152,8 +152,8 @@ func TestModule(t *testing.T) {
 	})
 }
 
-// A module publishes where it may, and nowhere else.
-func TestModuleTopics(t *testing.T) {
+// A module may publish to its own topics only.
+func TestModulePublishesOnlyWhereItMay(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		key := []byte("k")

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// A device may also connect with a token of a policy that has the right to, for every name of the hub; with no other.
-func TestPolicyTokensOfDevices(t *testing.T) {
+// A device may also connect with a token of a policy that has this right, for any name of the hub.
+// Tokens of other policies are refused.
+func TestDeviceConnectsWithATokenOfAPolicy(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		server, owner, _ := connectionParts(t, w.info.Hubs[0].ConnectionString)

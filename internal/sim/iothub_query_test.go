@@ -7,7 +7,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-func TestQueries(t *testing.T) {
+func TestServiceQueriesTwins(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		for _, d := range []struct{ id, status, tags, desired string }{

@@ -56,8 +56,9 @@ func (s *service) want(status int, code, method, path, body string, header ...st
 	return a
 }
 
-// The life of an identity that DPS knows nothing of: made with keys, found, changed, connected, disabled, deleted.
-func TestIdentityRegistry(t *testing.T) {
+// A service makes an identity with keys, finds it, changes it, disables it and deletes it, and the
+// device connects meanwhile.
+func TestLifeOfAnIdentityThatDPSDoesNotKnow(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		defer s.http.CloseIdleConnections()
@@ -151,9 +152,8 @@ func TestIdentityRegistry(t *testing.T) {
 	})
 }
 
-// What the service switches off for a device of DPS stays off when the device registers again.
-// A device that only a hub knows is the operator's too, as far as DPS need not know it.
-func TestControlOfADeviceOnlyAHubKnows(t *testing.T) {
+// An operator controls a device that only a hub knows, as far as DPS is not needed for that.
+func TestControlReachesADeviceThatOnlyAHubKnows(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		defer s.http.CloseIdleConnections()
@@ -188,7 +188,8 @@ func TestControlOfADeviceOnlyAHubKnows(t *testing.T) {
 	})
 }
 
-func TestServiceDisablesDeviceOfDPS(t *testing.T) {
+// What the service switches off for a device of DPS stays off when the device registers again.
+func TestDeviceThatAServiceDisabledStaysDisabled(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		host := w.provision("d")
@@ -204,8 +205,8 @@ func TestServiceDisablesDeviceOfDPS(t *testing.T) {
 	})
 }
 
-// Who may do what, and how the refusal looks.
-func TestServiceRights(t *testing.T) {
+// Each policy may do what its rights say, and a refusal has the form of Azure's.
+func TestPoliciesDecideWhatAServiceMayDo(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
 		owner := w.service(0)
@@ -259,7 +260,7 @@ func TestServiceRights(t *testing.T) {
 	})
 }
 
-func TestBulk(t *testing.T) {
+func TestServiceChangesIdentitiesInBulk(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		a := s.want(200, "", "POST", "/devices", `[{"id":"a","importMode":"create","status":"enabled","authentication":{"type":"sas"}},
@@ -293,8 +294,8 @@ func TestBulk(t *testing.T) {
 	})
 }
 
-// A service's view of twins, and what a device hears of it.
-func TestServiceTwins(t *testing.T) {
+// A service reads and writes twins, and the device is notified.
+func TestServiceReadsAndWritesTwins(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		c := w.connect(w.provision("d"), "d")
@@ -337,7 +338,7 @@ func TestServiceTwins(t *testing.T) {
 	})
 }
 
-func TestServiceMethods(t *testing.T) {
+func TestServiceCallsMethods(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		host := w.provision("d")
@@ -391,7 +392,7 @@ func TestServiceMethods(t *testing.T) {
 	})
 }
 
-func TestPurgeCommands(t *testing.T) {
+func TestServicePurgesTheMailOfADevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		w.provision("d")
@@ -417,7 +418,7 @@ func TestPurgeCommands(t *testing.T) {
 }
 
 // Modules have identities, twins and methods of their own, and go with their device.
-func TestServiceModules(t *testing.T) {
+func TestModulesGoWithTheirDevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		s.want(404, "DeviceNotFound", "GET", "/devices/d/modules", "")
@@ -468,8 +469,8 @@ func TestServiceModules(t *testing.T) {
 	})
 }
 
-// What a service or an operator changes is written down when it has been answered.
-func TestServiceChangesSurvive(t *testing.T) {
+// A change of a service or an operator is written down before it is answered.
+func TestChangesOfServicesAndOperatorsSurvive(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		s, a := w.service(0), &application{w, w.httpClient()}
 		defer s.http.CloseIdleConnections()

@@ -34,7 +34,7 @@ func (w *world) deviceCert(cn string, change func(*x509.Certificate)) tls.Certif
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func TestConnackForEveryReason(t *testing.T) {
+func TestConnackSaysWhyADeviceIsRefused(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		w.provision("gone")
@@ -105,7 +105,7 @@ func TestConnackForEveryReason(t *testing.T) {
 	})
 }
 
-func TestDisabledRefusal5(t *testing.T) {
+func TestDisabledDeviceGetsTheConfiguredConnack(t *testing.T) {
 	inWorld(t, func(c *Config) { c.DisabledRefusal = 5 }, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -125,7 +125,7 @@ func TestDisabledRefusal5(t *testing.T) {
 	})
 }
 
-func TestTakeover(t *testing.T) {
+func TestNewConnectionReplacesTheOldOne(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		o := w.hubOptions(host, "d")
@@ -145,8 +145,9 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
-// TestTakeoverAtOnce: clients of one identity that connect at the same moment are all let in, each in place of the one before.
-func TestTakeoverAtOnce(t *testing.T) {
+// Clients of one identity that connect at the same moment are all let in. Each one replaces the one
+// before it.
+func TestConnectionsAtTheSameMomentReplaceEachOther(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		for range 20 {
@@ -170,7 +171,7 @@ func TestTakeoverAtOnce(t *testing.T) {
 	})
 }
 
-func TestKeepAlive(t *testing.T) {
+func TestSilentConnectionEndsAfterItsKeepAlive(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		for keepAlive, want := range map[uint16]time.Duration{2: 3 * time.Second, 60: 90 * time.Second, 1177: 1765500 * time.Millisecond, 1200: 1767 * time.Second, 0: 1767 * time.Second} {
@@ -189,7 +190,7 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-func TestTokenExpiry(t *testing.T) {
+func TestConnectionEndsWhenItsTokenExpires(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		o := w.hubOptions(host, "d")
@@ -204,7 +205,7 @@ func TestTokenExpiry(t *testing.T) {
 	})
 }
 
-func TestPersistentSession(t *testing.T) {
+func TestPersistentSessionKeepsItsSubscriptions(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c, present, _ := w.tryHub(w.hubOptions(host, "d"), host)
@@ -252,7 +253,7 @@ func TestPersistentSession(t *testing.T) {
 	})
 }
 
-func TestWhatClosesAConnection(t *testing.T) {
+func TestForbiddenPacketsCloseTheConnection(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		big := strings.Repeat("x", hubPacketLimit)
@@ -299,7 +300,7 @@ func TestWhatClosesAConnection(t *testing.T) {
 	})
 }
 
-func TestWhatIsAccepted(t *testing.T) {
+func TestUnusualButAllowedPacketsAreAccepted(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -328,7 +329,7 @@ func TestWhatIsAccepted(t *testing.T) {
 	})
 }
 
-func TestConnectionsOutOfTune(t *testing.T) {
+func TestBrokenConnectionsDisturbNobody(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		good := w.connect(host, "d")
@@ -363,7 +364,7 @@ func TestConnectionsOutOfTune(t *testing.T) {
 }
 
 // A client that reads nothing is dropped, and nobody else notices.
-func TestSlowReader(t *testing.T) {
+func TestClientThatReadsNothingIsDropped(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("lazy")
 		w.provision("quick")
@@ -397,8 +398,9 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// A client that asks for much and reads late gets all of it, and the hub never holds more than a little at a time.
-func TestManyAnswersAtOnce(t *testing.T) {
+// A client that asks for much and reads late gets all of it. The hub never holds more than a little
+// of it at a time.
+func TestClientThatReadsLateGetsAllAnswers(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.connect(w.provision("d"), "d")
 		c.subscribeAll()
@@ -447,7 +449,7 @@ func TestManyAnswersAtOnce(t *testing.T) {
 	})
 }
 
-func TestX509(t *testing.T) {
+func TestDeviceConnectsWithACertificateOfTheDeviceCA(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		register := func(id string, cert ...tls.Certificate) (string, map[string]any) {
 			c := w.mustDial(w.info.DPS.MQTT, cert...)
@@ -502,8 +504,9 @@ func TestX509(t *testing.T) {
 	})
 }
 
-// The cloud's clock is ahead: a device that believes its own clock is refused for its token, and if it is days behind by TLS.
-func TestClockOffset(t *testing.T) {
+// If the cloud's clock is hours ahead, a device that believes its own clock is refused for its
+// token. If it is days ahead, TLS refuses the device.
+func TestDeviceThatBelievesItsSlowClockIsRefused(t *testing.T) {
 	for offset, valid := range map[time.Duration]bool{2 * time.Hour: true, 48 * time.Hour: false} {
 		inWorld(t, func(c *Config) { c.ClockOffset = offset }, func(w *world) {
 			host := w.provision("d")
@@ -522,8 +525,9 @@ func TestClockOffset(t *testing.T) {
 	}
 }
 
-// A self-signed certificate is known by its thumbprint, either one, SHA-1 or SHA-256; who signed it and for whom does not matter.
-func TestThumbprints(t *testing.T) {
+// A self-signed certificate is known by its thumbprint: by either of two, with SHA-1 or SHA-256.
+// Its names and its signature do not matter.
+func TestSelfSignedCertificateIsKnownByItsThumbprint(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		h, host := w.hubs[0], w.hubHost("hub-a")
 		old, young, other := w.deviceCert("whoever", nil), w.deviceCert("whoever", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), w.deviceCert("d", nil)

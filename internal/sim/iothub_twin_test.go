@@ -19,7 +19,7 @@ func (c *client) ask(topic, body string) (string, string) {
 	return c.wantPublish()
 }
 
-func TestTwinPatches(t *testing.T) {
+func TestReportedPatchesFollowTheRules(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.connect(w.provision("d"), "d")
 		c.subscribeAll()
@@ -83,7 +83,7 @@ func TestTwinPatches(t *testing.T) {
 	})
 }
 
-func TestDesiredNotifications(t *testing.T) {
+func TestDeviceIsNotifiedOfDesiredChanges(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -115,7 +115,7 @@ func TestDesiredNotifications(t *testing.T) {
 	})
 }
 
-func TestMethods(t *testing.T) {
+func TestMethodIsCalledAndAnswered(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		call := func(name, payload string) (MethodResult, string) {
 			r, err := w.Method(w.t.Context(), "d", name, json.RawMessage(payload))
@@ -190,7 +190,7 @@ func TestMethods(t *testing.T) {
 	})
 }
 
-func TestC2DQueue(t *testing.T) {
+func TestMailWaitsIsDeliveredAndExpires(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		send := func(text string, ttl int) string {
@@ -279,9 +279,9 @@ func TestC2DQueue(t *testing.T) {
 	})
 }
 
-// A full mailbox of large messages is three times what may wait for a client; it arrives all the same, whole and once, also on a slow
-// hub, for a client that reads late, and with QoS 0.
-func TestFullMailboxOfLargeMessages(t *testing.T) {
+// A full mailbox of large messages is three times what may wait for a client. Yet it arrives, whole
+// and once. So it does on a slow hub, for a client that reads late, and with QoS 0.
+func TestFullMailboxOfLargeMessagesArrivesWhole(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		qos  byte
@@ -323,8 +323,8 @@ func TestFullMailboxOfLargeMessages(t *testing.T) {
 	}
 }
 
-// What becomes part of a topic must be a name, and fit.
-func TestNamesThatAreNoTopics(t *testing.T) {
+// A text that becomes part of a topic must be a name, and must fit.
+func TestNamesThatAreNoTopicsAreRefused(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		d := w.connect(w.provision("d"), "d")
 		d.subscribeAll()
@@ -339,7 +339,7 @@ func TestNamesThatAreNoTopics(t *testing.T) {
 	})
 }
 
-func TestC2DContent(t *testing.T) {
+func TestMailArrivesAsItWasSent(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		if _, err := w.SendC2D("d", C2D{}); refusal(err) != "404 DeviceNotFound" {
 			t.Errorf("%v", err)
@@ -373,8 +373,8 @@ func TestC2DContent(t *testing.T) {
 	})
 }
 
-// Who asks for feedback gets what was asked for.
-func TestC2DFeedback(t *testing.T) {
+// The sender of a message gets the feedback that it asked for.
+func TestSenderGetsTheFeedbackItAskedFor(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		for _, ack := range []string{"none", "positive", "negative", "full"} {

@@ -72,9 +72,9 @@ func inToldWorld(t *testing.T, change func(*Config), f func(w *world, log *diary
 	}, func(w *world) { f(w, log) })
 }
 
-// TestTheLogSpeaks: what the log says at info level names hub, device and kind, and why a device
-// was refused.
-func TestTheLogSpeaks(t *testing.T) {
+// The log at info level names the hub, the device and the kind of event, and says why a device was
+// refused.
+func TestLogNamesHubDeviceKindAndReason(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.DPSLimits.PollsPer10s = 1 }, func(w *world, log *diary) {
 		want := func(fields map[string]string, words ...string) {
 			t.Helper()
@@ -145,9 +145,8 @@ func TestTheLogSpeaks(t *testing.T) {
 	})
 }
 
-// TestTheLogStaysSmall: neither a long text of a client nor a device that is refused without end
-// fills the log.
-func TestTheLogStaysSmall(t *testing.T) {
+// A client cannot fill the log: neither with a long text, nor by being refused again and again.
+func TestNobodyFillsTheLog(t *testing.T) {
 	inToldWorld(t, nil, func(w *world, log *diary) {
 		for range 50 {
 			c := w.mustDial(w.hubAddr("hub-a"))
@@ -162,8 +161,8 @@ func TestTheLogStaysSmall(t *testing.T) {
 	})
 }
 
-// TestHTTPSFallsBack: where 443 cannot be bound, HTTPS is on 8443, and the log says so.
-func TestHTTPSFallsBack(t *testing.T) {
+// If port 443 cannot be bound HTTPS is on 8443, and the log says so.
+func TestHTTPSFallsBackTo8443(t *testing.T) {
 	log := &diary{}
 	network := memnet.New()
 	c := DefaultConfig()
@@ -183,10 +182,10 @@ func TestHTTPSFallsBack(t *testing.T) {
 	}
 }
 
-// TestCertificatesAreNamed: a certificate that is not the device's, without a name, expired, or not
+// A certificate that is not the device's, without a name, expired, or not
 // yet valid is refused by DPS and by hubs in their own forms, and the log says what is wrong with
 // it. Case does not count.
-func TestCertificatesAreNamed(t *testing.T) {
+func TestRefusedCertificateIsNamedInTheLog(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world, log *diary) {
 		self := func(cn string, change func(*x509.Certificate)) tls.Certificate {
 			cert := w.deviceCert(cn, change) // who signed it does not matter for an individual enrollment
@@ -254,8 +253,8 @@ func TestCertificatesAreNamed(t *testing.T) {
 	})
 }
 
-// TestKeepAliveWaitsForTheAnswer: a hub that holds its CONNACK back does not take the silence of
-// the client, which waits for it, for a dead link. DPS the same.
+// While a hub or DPS holds its CONNACK back the client waits for it. Its silence does not count
+// against the keep-alive.
 func TestKeepAliveWaitsForTheAnswer(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")

@@ -14,7 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-func TestAllocationPolicies(t *testing.T) {
+func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 	inWorld(t, func(c *Config) {
 		c.Hubs, c.RetryAfter, c.Allocation, c.HubWeights = 3, 0, AllocateHashed, []int{3, 1}
 	}, func(w *world) {
@@ -73,7 +73,7 @@ func TestAllocationPolicies(t *testing.T) {
 	}
 }
 
-func TestAllocationHashed(t *testing.T) {
+func TestHashedAllocationSpreadsAndIsStable(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Allocation = AllocateHashed; c.Hubs = 3; c.RetryAfter = 0 }, func(w *world) {
 		seen := map[string]string{}
 		for i := range 12 {
@@ -111,7 +111,7 @@ func (h hooks) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(answer)), Request: r}, nil
 }
 
-func TestCustomAllocation(t *testing.T) {
+func TestWebhookChoosesTheHub(t *testing.T) {
 	var status int
 	var answer string
 	var asked map[string]any
@@ -225,8 +225,9 @@ func TestCustomAllocation(t *testing.T) {
 	})
 }
 
-// DPS that lags behind names the old hub until it notices, and so does the control; a heal in between makes it forget.
-func TestDPSLagsBehind(t *testing.T) {
+// A DPS that lags behind names the old hub until it notices the fault, and so does the control API.
+// If the hub is healed before that DPS never notices.
+func TestDPSNamesTheOldHubUntilItNoticesAFault(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		w.provision("d")
 		lag := Fault{Kind: FaultKill, DPSLagSeconds: 90}

@@ -83,7 +83,7 @@ func (w *world) hubX509(host, id string, certs ...tls.Certificate) byte {
 	return c.next().body[1]
 }
 
-func TestX509Enrollments(t *testing.T) {
+func TestEnrollmentsTakeOnlyTheirCertificates(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		s := w.dpsService()
 		quote := func(pem string) string { return string(azure.EncodeJSON(pem)) }
@@ -152,7 +152,7 @@ func TestX509Enrollments(t *testing.T) {
 	})
 }
 
-func TestSeveralGroups(t *testing.T) {
+func TestDeviceBelongsToTheGroupThatSignsForIt(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))
 	inWorld(t, func(c *Config) {
 		c.RetryAfter = 0
@@ -204,7 +204,7 @@ func TestSeveralGroups(t *testing.T) {
 	}
 }
 
-func TestCertificateSigning(t *testing.T) {
+func TestDPSSignsCertificateRequests(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	must(t, err)
 	csr := func(cn string) string {
@@ -277,7 +277,7 @@ func FuzzEnrollment(f *testing.F) {
 	})
 }
 
-func TestDPSCredentials(t *testing.T) {
+func TestDPSTakesOnlyTheRightCredentials(t *testing.T) {
 	individual := bytes.Repeat([]byte{7}, 32)
 	inWorld(t, func(c *Config) {
 		c.Enrollments = []Enrollment{{RegistrationID: "solo", DeviceID: "solo-device", PrimaryKey: base64.StdEncoding.EncodeToString(individual)}}

@@ -26,7 +26,7 @@ func (w *world) registerWith(id, scope, password string) (status string, body ma
 	return w.registerAt(c, id, "")
 }
 
-func TestDPSOnlyKnowsItsTopics(t *testing.T) {
+func TestDPSClosesOnTopicsThatAreNotItsOwn(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		for name, send := range map[string][]byte{
 			"publish":       publishBytes("devices/d/messages/events/", "", 1, 2),
@@ -58,7 +58,7 @@ func TestDPSOnlyKnowsItsTopics(t *testing.T) {
 	})
 }
 
-func TestRegistrationStatuses(t *testing.T) {
+func TestRegistrationWaitsForApprovalAndIsAssigned(t *testing.T) {
 	inWorld(t, func(c *Config) { c.AutoApprove = false; c.Polls = 2 }, func(w *world) {
 		c := w.dpsConnect("d")
 		start := time.Now()
@@ -124,8 +124,8 @@ func TestRegistrationStatuses(t *testing.T) {
 	})
 }
 
-// A few things every MQTT server must do, asked of DPS.
-func TestDPSSession(t *testing.T) {
+// DPS does a few things that every MQTT server must do.
+func TestDPSKeepsTheRulesOfMQTT(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		w.provision("other")
 		c := w.dpsConnect("d")
@@ -164,7 +164,7 @@ func TestDPSSession(t *testing.T) {
 	})
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestRetryAfterIsSentAsConfigured(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Config)
 		want   string
@@ -183,7 +183,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestDPSFaults(t *testing.T) {
+func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
 		five := 5
@@ -285,7 +285,7 @@ func TestDPSFaults(t *testing.T) {
 	})
 }
 
-func TestDPSOverHTTPS(t *testing.T) {
+func TestDeviceRegistersOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.httpClient()
 		defer c.CloseIdleConnections()
@@ -368,7 +368,7 @@ func TestHTTPDateIsTheCloudsClock(t *testing.T) {
 	})
 }
 
-func TestDPSLimits(t *testing.T) {
+func TestDPSThrottlesBeyondItsLimits(t *testing.T) {
 	inWorld(t, func(c *Config) {
 		c.Polls, c.RetryAfter, c.DPSLimits = 100, 3*time.Second, DPSLimits{RegistrationsPerMinute: 3, PollsPer10s: 5}
 	}, func(w *world) {
@@ -414,7 +414,7 @@ func TestDPSLimits(t *testing.T) {
 	})
 }
 
-func TestDPSOddities(t *testing.T) {
+func TestDPSOrdersTopicsAndClosesAsConfigured(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfterFirst, c.MalformedDPS = true, MalformedClose }, func(w *world) {
 		c := w.dpsConnect("d")
 		register := publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0)
@@ -443,7 +443,7 @@ func TestDPSOddities(t *testing.T) {
 	})
 }
 
-func TestOperationsAreKept(t *testing.T) {
+func TestOperationsCanBePolledForHalfAnHour(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c := w.dpsConnect("d")
 		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0))

@@ -16,7 +16,7 @@ func (w *world) substatus(id string) string {
 	return body["registrationState"].(map[string]any)["substatus"].(string)
 }
 
-func TestFailoverAndFailback(t *testing.T) {
+func TestDeviceFailsOverAndBack(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		if got := refusal(w.Failover("d", 0)); got != "404 DeviceNotFound" {
 			t.Error(got)
@@ -97,8 +97,9 @@ func TestFailoverAndFailback(t *testing.T) {
 	})
 }
 
-// A device that stayed connected to a hub it was moved away from learns what changed elsewhere when it is moved back.
-func TestDesiredComesBackWithTheDevice(t *testing.T) {
+// A device may stay connected to a hub that it was moved away from. When it is moved back it learns
+// what changed on the other hub.
+func TestConnectedDeviceLearnsWhatChangedElsewhere(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
@@ -121,7 +122,7 @@ func TestDesiredComesBackWithTheDevice(t *testing.T) {
 	})
 }
 
-func TestMoveDelete(t *testing.T) {
+func TestMoveDeletesTheOldIdentityIfAsked(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Move = MoveDelete }, func(w *world) {
 		host := w.provision("d")
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
@@ -138,7 +139,7 @@ func TestMoveDelete(t *testing.T) {
 	})
 }
 
-func TestSingleHub(t *testing.T) {
+func TestSingleHubHasNowhereToFailOverTo(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Hubs = 1 }, func(w *world) {
 		host := w.provision("d")
 		if got := refusal(w.Failover("d", 0)); got != "400 SingleHub" {
@@ -151,9 +152,9 @@ func TestSingleHub(t *testing.T) {
 	})
 }
 
-// What moves when a hub dies and DPS knows: nobody until they register; then desired properties travel, the old identity stays
-// usable, and the device stays where it is until failback.
-func TestDPSKnowsOfAFault(t *testing.T) {
+// When a hub dies and DPS knows it, a device moves when it registers. Its desired properties move
+// along, its old identity stays usable, and it stays on the new hub until a failback.
+func TestDevicesMoveWhenDPSKnowsThatTheirHubIsDead(t *testing.T) {
 	for _, kind := range []string{FaultKill, FaultBlackhole} {
 		inWorld(t, nil, func(w *world) {
 			host := w.provision("d")
@@ -202,7 +203,7 @@ func TestDPSKnowsOfAFault(t *testing.T) {
 	}
 }
 
-func TestDPSDoesNotKnow(t *testing.T) {
+func TestDevicesStayWhenDPSDoesNotKnowOfTheFault(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		no, yes := false, true
@@ -232,7 +233,8 @@ func TestDPSDoesNotKnow(t *testing.T) {
 	})
 }
 
-// Orders to a device whose hub is dead go where DPS would send it, and are there when it comes.
+// A message or a desired property for a device whose hub is dead goes to the hub where DPS would
+// send the device, and is there when the device comes.
 func TestOrdersFollowTheAssignment(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
@@ -258,7 +260,7 @@ func TestOrdersFollowTheAssignment(t *testing.T) {
 	})
 }
 
-func TestBlockDisableDelete(t *testing.T) {
+func TestBlockedDisabledAndDeletedDevicesAreRefused(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		refused := func(want byte) {

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// The reprovision policies, against both ways to leave a hub: where the device is sent after its group changed, what becomes of its
-// twin, and what its old hub says.
-func TestReprovisionMatrix(t *testing.T) {
+// Each reprovision policy is tried with both ways to leave a hub. After the group of a device
+// changed the test looks where the device is sent, what becomes of its twin, and what its old hub
+// answers.
+func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 	const (
 		whole   = `{"desired":{"$version":%d,"first":1,"later":2},"reported":{"$version":%d,"seen":3}}`
 		initial = `{"desired":{"$version":%d,"first":1},"reported":{"$version":%d}}`
@@ -101,7 +102,8 @@ func TestReprovisionMatrix(t *testing.T) {
 	}
 }
 
-// An enrollment that is changed while a device is failed over decides at the next registration, for good.
+// If an enrollment is changed while a device is failed over, the enrollment decides at the next
+// registration, and the failover is over.
 func TestChangedEnrollmentEndsFailover(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter, c.Hubs = 0, 3 }, func(w *world) {
 		w.provision("d")
@@ -120,8 +122,8 @@ func TestChangedEnrollmentEndsFailover(t *testing.T) {
 	})
 }
 
-// "Re-provision and reset" resets a device that stays where it is as well.
-func TestResetInPlace(t *testing.T) {
+// "Re-provision and reset" also resets a device that stays on its hub.
+func TestResetPolicyResetsADeviceThatStays(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter, c.Reprovision = 0, ReprovisionReset }, func(w *world) {
 		host := w.provision("d")
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
@@ -146,8 +148,9 @@ func TestResetInPlace(t *testing.T) {
 	})
 }
 
-// Both ways to leave a hub, both refusals of a disabled identity, with a key and with a certificate.
-func TestMovesAndRefusals(t *testing.T) {
+// The test tries both ways to leave a hub with both refusals of a disabled identity, with a key and
+// with a certificate.
+func TestLeftHubRefusesAsConfigured(t *testing.T) {
 	for _, move := range []string{MoveDisable, MoveDelete} {
 		for _, refusal := range []byte{3, 5} {
 			inWorld(t, func(c *Config) { c.RetryAfter, c.Move, c.DisabledRefusal = 0, move, refusal }, func(w *world) {

@@ -64,10 +64,11 @@ func list(a httpAnswer) (ids []string) {
 	return ids
 }
 
-func TestDPSServiceEnrollments(t *testing.T) {
+func TestServiceMakesChangesAndDeletesEnrollments(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.dpsService()
-		// what az sends for `iot dps enrollment create --ih hub --ap static --rp reprovisionandmigratedata`
+		// what az sends for `iot dps enrollment create --ih hub --ap static --rp
+		// reprovisionandmigratedata`
 		a := s.want(200, 0, "PUT", "/enrollments/dev-1", `{"registrationId":"dev-1","deviceId":"other-id","attestation":{"type":"symmetricKey"},"iotHubs":["127.0.0.3"],
 			"allocationPolicy":"static","reprovisionPolicy":{"updateHubAssignment":true,"migrateDeviceData":true},"capabilities":{"iotEdge":false},
 			"optionalDeviceInformation":{"a":{"b":1}},"initialTwin":{"tags":{"t":1},"properties":{"desired":{"d":1}}},"provisioningStatus":"enabled"}`)
@@ -164,7 +165,7 @@ func TestDPSServiceEnrollments(t *testing.T) {
 	})
 }
 
-func TestDPSServiceQueries(t *testing.T) {
+func TestServiceListsEnrollmentsInPages(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.dpsService()
 		for _, id := range []string{"e", "b", "d", "a", "c"} {
@@ -244,7 +245,7 @@ func TestDPSServiceQueries(t *testing.T) {
 	})
 }
 
-func TestDPSServiceAccess(t *testing.T) {
+func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.dpsService()
 		soon := time.Now().Add(10 * time.Minute)
@@ -293,7 +294,8 @@ func TestDPSServiceAccess(t *testing.T) {
 				t.Errorf("%q: %d %s", query, a.status, a.text)
 			}
 		}
-		// the version counts for devices too: over MQTT at register, since CONNECT is always accepted
+		// the version counts for devices too: over MQTT at register, since CONNECT is always
+		// accepted
 		c := w.mustDial(w.info.DPS.MQTT)
 		c.send(connectBytes(connectOptions{id: "d", user: w.info.IDScope + "/registrations/d/api-version=1", password: w.deviceToken("d"), clean: true}))
 		c.want("20020000")

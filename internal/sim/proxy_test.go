@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// throughProxy dials a name over the CONNECT proxy; the answer to CONNECT comes back if it is a refusal.
+// throughProxy dials a name over the CONNECT proxy; the answer to CONNECT comes back if it is a
+// refusal.
 func (w *world) throughProxy(target string) (net.Conn, string) {
 	w.t.Helper()
 	raw, err := w.net.DialContext(w.t.Context(), "tcp", strings.TrimPrefix(w.info.ConnectProxy, "http://"))
@@ -45,8 +46,8 @@ func (w *world) azureClient(target string) *client {
 
 func withProxy(c *Config) { c.ConnectProxy = "127.0.0.1:3128" }
 
-// A device that knows nothing but Azure's names provisions and connects.
-func TestAzureNamesThroughProxy(t *testing.T) {
+// A device that knows only Azure's names registers and connects.
+func TestDeviceThatKnowsOnlyAzureNamesGetsThroughTheProxy(t *testing.T) {
 	inWorld(t, withProxy, func(w *world) {
 		if w.info.ConnectProxy != "http://127.0.0.1:3128" {
 			t.Errorf("%+v", w.info)
@@ -109,7 +110,7 @@ func TestAzureNamesThroughProxy(t *testing.T) {
 	})
 }
 
-func TestWhatTheProxyRefuses(t *testing.T) {
+func TestProxyLeadsOnlyToTheCloud(t *testing.T) {
 	inWorld(t, withProxy, func(w *world) {
 		for target, want := range map[string]string{
 			"example.com:443":                                 "403 Forbidden",

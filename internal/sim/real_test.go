@@ -25,7 +25,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// realWorld is a cloud on real sockets of the loopback interface, on addresses of its own in LayoutLoopback.
+// realWorld is a cloud on real sockets of the loopback interface, on addresses of its own in
+// LayoutLoopback.
 func realWorld(t testing.TB, change func(*Config)) *world {
 	t.Helper()
 	c := DefaultConfig()
@@ -66,7 +67,8 @@ func (w *world) enter(id string) registrationState {
 	return state
 }
 
-// realConnect connects a device that was never provisioned over the wire: the registry is asked directly.
+// realConnect connects a device that was never provisioned over the wire: the registry is asked
+// directly.
 func (w *world) realConnect(id string) *client {
 	w.t.Helper()
 	state := w.enter(id)
@@ -80,7 +82,7 @@ func (w *world) realConnect(id string) *client {
 	return c
 }
 
-func TestRealSockets(t *testing.T) {
+func TestFaultsOnRealSockets(t *testing.T) {
 	w := realWorld(t, nil)
 	hub := w.hubAddr("hub-a")
 	for _, f := range []struct {
@@ -130,7 +132,7 @@ func TestRealSockets(t *testing.T) {
 	}
 }
 
-func TestRealSYNDrop(t *testing.T) {
+func TestSYNDropOnRealSockets(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the kernel's part of it is Linux")
 	}
@@ -157,7 +159,7 @@ func TestRealSYNDrop(t *testing.T) {
 	must(t, w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop})) // and Close must cope with it
 }
 
-func TestLayouts(t *testing.T) {
+func TestLayoutsSpreadTheListeners(t *testing.T) {
 	if runtime.GOOS == "linux" {
 		base := fmt.Sprintf("127.%d.%d.1", 64+rand.IntN(128), rand.IntN(255))
 		w := realWorld(t, func(c *Config) { c.Layout, c.BaseAddress, c.HTTPSPort, c.Hubs = LayoutLoopback, base, 8443, 3 })
@@ -189,7 +191,7 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-func TestConfigs(t *testing.T) {
+func TestWrongConfigsAreRefused(t *testing.T) {
 	for name, c := range map[string]Config{
 		"hubs": {Hubs: 27}, "layout": {Layout: "star"}, "base": {BaseAddress: "localhost"}, "foreign base": {BaseAddress: "10.0.0.1"}, "any base": {BaseAddress: "0.0.0.0", ListenAny: true},
 		"foreign hub": {Hubs: 2, Layout: LayoutLoopback, BaseAddress: "127.255.255.254"}, "control": {ControlAddr: "8090"}, "foreign control": {ControlAddr: "0.0.0.0:8090"}, "named control": {ControlAddr: "myhost:8090"},
@@ -208,7 +210,7 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-func TestFiles(t *testing.T) {
+func TestFilesForClientsAreWritten(t *testing.T) {
 	w := realWorld(t, nil)
 	dir := filepath.Join(t.TempDir(), "new", "dir")
 	must(t, w.WriteFiles(dir))
@@ -257,8 +259,8 @@ func must2[T any](v T, err error) T {
 	return v
 }
 
-// A foreign client that knows nothing of IoT Hub: paho.
-func TestPahoClient(t *testing.T) {
+// Paho, a foreign client that knows nothing of IoT Hub, works against a hub.
+func TestPahoWorksAgainstAHub(t *testing.T) {
 	w := realWorld(t, nil)
 	w.realConnect("d").close()
 	host := w.hubHost("hub-a")
@@ -300,9 +302,10 @@ func TestPahoClient(t *testing.T) {
 	}
 }
 
-// The official Node SDK, unmodified: HUBHOP_NODE_DIR names a directory where npm has installed azure-iot-device, azure-iot-device-mqtt,
-// azure-iot-provisioning-device, -mqtt and -http, azure-iot-security-symmetric-key and -x509.
-func TestNodeSDK(t *testing.T) {
+// The official Node SDK works unmodified. HUBHOP_NODE_DIR names a directory where npm has installed
+// azure-iot-device, azure-iot-device-mqtt, azure-iot-provisioning-device, -mqtt and -http,
+// azure-iot-security-symmetric-key and -x509.
+func TestOfficialNodeSDKWorks(t *testing.T) {
 	dir := os.Getenv("HUBHOP_NODE_DIR")
 	if dir == "" {
 		t.Skip("HUBHOP_NODE_DIR is not set")
@@ -399,8 +402,8 @@ func benchTelemetry(b *testing.B, w *world, clients int) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// The control API needs no more than net/http's default client.
-func TestControlOverRealHTTP(t *testing.T) {
+// The default client of net/http can use the control API.
+func TestControlAPIWithADefaultClient(t *testing.T) {
 	w := realWorld(t, nil)
 	res, err := http.Get(w.info.Control + "/api/state")
 	must(t, err)

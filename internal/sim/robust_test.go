@@ -23,7 +23,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// steady is a well-behaved device that publishes all the time, one message after the other, and wants each acknowledged.
+// steady is a well-behaved device that publishes all the time, one message after the other, and
+// wants each acknowledged.
 type steady struct {
 	c     *client
 	count int
@@ -69,7 +70,8 @@ func (s *steady) check(w *world) {
 	}
 }
 
-// nuisance is a client that does harm: it is given a connection below TLS, and a way to make TLS of it.
+// nuisance is a client that does harm: it is given a connection below TLS, and a way to make TLS of
+// it.
 type nuisance func(raw net.Conn, secure func() (net.Conn, error), connect []byte)
 
 // nuisances are all kinds of clients that no hub should have.
@@ -156,7 +158,8 @@ func halfPublish(c net.Conn, err error, connect []byte) {
 	}
 }
 
-// plague sends every nuisance to each address, rounds times, and ends each with a reset or, every second time, orderly.
+// plague sends every nuisance to each address, rounds times, and ends each with a reset or, every
+// second time, orderly.
 func (w *world) plague(dial func(addr string) (net.Conn, error), addrs []string, rounds int) {
 	rnd := rand.New(rand.NewPCG(1, 2)) // the same every time
 	connect := connectBytes(w.hubOptions(w.hubHost("hub-a"), "bad"))
@@ -192,8 +195,9 @@ func (w *world) everyAddress() []string {
 		strings.TrimPrefix(w.info.ConnectProxy, "http://")}
 }
 
-// TestPlague: whatever others do, a device's messages go on being acknowledged, and nothing stays of what the others did.
-func TestPlague(t *testing.T) {
+// A device's messages are acknowledged whatever other clients do, and nothing remains of what they
+// did.
+func TestNobodyDisturbsADeviceThatBehaves(t *testing.T) {
 	inWorld(t, withProxy, func(w *world) {
 		host := w.provision("good")
 		w.provision("bad")
@@ -245,8 +249,8 @@ func heapNow() uint64 {
 	return m.HeapAlloc
 }
 
-// TestRealPlague is the same on real sockets, with a burst of connections that are given up at once.
-func TestRealPlague(t *testing.T) {
+// The same on real sockets, and with a burst of connections that are given up at once.
+func TestNobodyDisturbsADeviceOnRealSockets(t *testing.T) {
 	w := realWorld(t, func(c *Config) { c.ConnectProxy = "127.0.0.1:0" })
 	good, bad := w.realConnect("good"), w.realConnect("bad")
 	bad.close()
@@ -292,8 +296,9 @@ func (c briefConn) SetDeadline(time.Time) error {
 	return c.Conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
 }
 
-// TestSlowReaders: those that ask for much and never read hold a bounded amount each, are cut off, and hold up nobody.
-func TestSlowReaders(t *testing.T) {
+// A client that asks for much and never reads costs a bounded amount of memory, is cut off, and
+// delays nobody else.
+func TestThoseThatNeverReadHoldUpNobody(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		host := w.provision("good")
 		s := w.steady(w.connect(host, "good"))
@@ -351,9 +356,9 @@ func TestSlowReaders(t *testing.T) {
 	})
 }
 
-// TestHalfRequests: HTTP clients that never finish what they began are cut off, before and behind the headers, and so are those that
-// never read.
-func TestHalfRequests(t *testing.T) {
+// An HTTP client that never finishes its request is cut off, in the middle of the headers or of the
+// body. A client that never reads its answer is cut off, too.
+func TestUnfinishedRequestsAreCutOff(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		token := sasFor(w.key("d"), host+"/devices/d", time.Now().Add(time.Hour), "")
@@ -377,7 +382,8 @@ func TestHalfRequests(t *testing.T) {
 		if l := w.Ledger("d", false); l.Received != 0 {
 			t.Errorf("%+v", l)
 		}
-		// a whole request is not hurried: neither what follows it on the connection nor one that waits for a device
+		// a whole request is not hurried: neither what follows it on the connection nor one that
+		// waits for a device
 		c := w.mustDial(w.info.Hubs[0].HTTPS)
 		for range 2 {
 			c.send([]byte(head + "\r\n0123456789"))
@@ -472,8 +478,9 @@ func (c *oneDescriptor) Close() error {
 	return c.Conn.Close()
 }
 
-// TestFlood: thousands that connect and say nothing take every descriptor there is. Who is connected stays so, and devices still get in.
-func TestFlood(t *testing.T) {
+// Thousands of connections that say nothing take every file descriptor. Devices that are connected
+// stay connected, and other devices still get in.
+func TestFloodOfConnectionsLetsDevicesIn(t *testing.T) {
 	inWorld(t, func(c *Config) {
 		listen := c.Listen
 		c.Listen = func(network, addr string) (net.Listener, error) {

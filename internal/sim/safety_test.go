@@ -42,8 +42,9 @@ func listening(t *testing.T) (addrs []string) {
 	return addrs
 }
 
-// TestOnlyLoopback asks the kernel, so that a listener somebody opened past Config.Listen is found too.
-func TestOnlyLoopback(t *testing.T) {
+// The test asks the kernel, so that it finds a listener that was not opened with Config.Listen,
+// too.
+func TestNothingListensBeyondLoopback(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
 	}
@@ -76,8 +77,8 @@ func TestOnlyLoopback(t *testing.T) {
 	}
 }
 
-// TestRebinding: a page whose own name was made to point at this machine reads nothing and changes nothing.
-func TestRebinding(t *testing.T) {
+// A web page may let its own name point at this machine. It reads nothing and changes nothing.
+func TestReboundPageReadsAndChangesNothing(t *testing.T) {
 	w := realWorld(t, nil)
 	own := strings.TrimPrefix(w.info.Control, "http://")
 	_, port, _ := net.SplitHostPort(own)
@@ -116,8 +117,9 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
-// TestKeysStayPrivate: whatever stood there before, and whoever may write into the directory, files with keys are their owner's.
-func TestKeysStayPrivate(t *testing.T) {
+// Files with keys belong to their owner alone, whatever was there before, and whoever may write
+// into the directory.
+func TestFilesWithKeysAreTheirOwnersAlone(t *testing.T) {
 	w := realWorld(t, nil)
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o777))

@@ -13,7 +13,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
-// recorded is a request to a simulator of an earlier version, and its answer. See the README beside.
+// recorded is a request to a simulator of an earlier version, and its answer. See the README
+// beside.
 type recorded struct {
 	Of     string          `json:"of"` // control, hub-a, hub-b, dps or central
 	Method string          `json:"method"`
@@ -27,10 +28,10 @@ type recorded struct {
 // machine, which is large in virtual time.
 var enqueued = regexp.MustCompile(`"iothub-enqueuedtime":"[^"]*"`)
 
-// A state directory that an earlier version wrote is read whole: the cloud tells its clients what it
-// told them before, it answers every question byte for byte as before, and a device that was there
-// goes on with its session.
-func TestStateOfAnEarlierVersion(t *testing.T) {
+// A state directory that an earlier version wrote is read whole: the cloud tells its clients what
+// it told them before, it answers every question byte for byte as before, and a device that was
+// there goes on with its session.
+func TestStateOfAnEarlierVersionIsReadWhole(t *testing.T) {
 	const from = "testdata/state-v1"
 	state := simtest.Killed(t, filepath.Join(from, "state"))
 	change := func(c *Config) {

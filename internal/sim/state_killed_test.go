@@ -163,9 +163,9 @@ func (d *publisher) run(p *simProcess, count func(int)) error {
 	}
 }
 
-// A real process is killed at random moments, again and again. Every message it acknowledged is in the ledger afterwards, and what the
-// ledger counts is what it holds.
-func TestKilledProcess(t *testing.T) {
+// A real process is killed at random moments, again and again. Afterwards every message that it
+// acknowledged is in the ledger, and the counts are those of the messages.
+func TestKilledSimulatorLosesNothingItAcknowledged(t *testing.T) {
 	kills := 12
 	if testing.Short() {
 		kills = 3

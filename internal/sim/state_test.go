@@ -39,9 +39,9 @@ func (w *world) reborn() {
 	w.start()
 }
 
-// TestMissingFiles: a file of the state directory that has vanished, or was emptied, is told at the
-// start, whichever it is. Without it a cloud that has lost everything would look like a new one.
-func TestMissingFiles(t *testing.T) {
+// If a file of the state directory has vanished or was emptied, the start says so. Otherwise a
+// cloud that has lost everything would look like a new one.
+func TestVanishedStateFileIsToldAtTheStart(t *testing.T) {
 	inKeptWorld(t, func(c *Config) {
 		c.ledgerSegment, c.ledgerCounts = 400, 1 // so that the counts and several segments come about
 	}, func(w *world) {
@@ -110,8 +110,8 @@ func (w *world) start() {
 	w.info = w.Info()
 }
 
-// Clients see the same cloud again: what they trust, what they sign with, where they connect.
-func TestCloudIsTheSameAgain(t *testing.T) {
+// After a restart clients find the same certificates, keys and addresses.
+func TestClientsSeeTheSameCloudAfterARestart(t *testing.T) {
 	for _, layout := range []string{LayoutLoopback, LayoutPorts} {
 		inKeptWorld(t, func(c *Config) { c.Layout, c.ControlAddr = layout, "127.0.0.1:0" }, func(w *world) {
 			before, ca, deviceCA := w.info, string(w.ca.CertificatePEM()), string(must2(w.registry.authority.KeyPEM()))
@@ -136,7 +136,8 @@ func TestCloudIsTheSameAgain(t *testing.T) {
 	}
 }
 
-// A message that cannot be written down is not acknowledged, and its connection ends; the next one that can is.
+// A message that cannot be written down is not acknowledged, and its connection ends. When there is
+// room again the next message is acknowledged.
 func TestNoPubackOnAFullDisk(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		host := w.provision("dev-1")
@@ -205,7 +206,8 @@ func portrait(s *Sim) string {
 	return strings.Join(lines, "\n")
 }
 
-// survives holds what a simulator would make of the directory if this one were killed now against what this one is.
+// survives holds what a simulator would make of the directory if this one were killed now against
+// what this one is.
 func (w *world) survives(step string) {
 	w.t.Helper()
 	synctest.Wait()
@@ -227,8 +229,8 @@ func (w *world) survives(step string) {
 	}
 }
 
-// Whatever happens to a cloud, it is written down when it has happened.
-func TestEveryChangeSurvives(t *testing.T) {
+// Every change of a cloud is in the state directory as soon as it has happened.
+func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		w.survives("the start")
 		host := w.provision("dev-1")
@@ -315,8 +317,9 @@ func TestEveryChangeSurvives(t *testing.T) {
 	})
 }
 
-// A device does not notice that its cloud was killed: session, messages, twin and the end of its failover are where they were.
-func TestDeviceFindsItsCloudAgain(t *testing.T) {
+// When a cloud is killed and started again, a device's session, messages, twin and the end of its
+// failover are what they were.
+func TestDeviceDoesNotNoticeThatItsCloudWasKilled(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		host := w.provision("dev-1")
 		o := w.hubOptions(host, "dev-1")
@@ -373,7 +376,7 @@ func TestDeviceFindsItsCloudAgain(t *testing.T) {
 	})
 }
 
-// Nothing is confirmed that could not be written down, and it has not happened.
+// A change that cannot be written down is not confirmed, and has not happened.
 func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		host := w.provision("dev-1")
@@ -406,7 +409,7 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 
 // Services, operators and devices get an error if their change of an identity cannot be written
 // down.
-func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
+func TestChangesOfIdentitiesFailOnAFullDisk(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		s := w.service(0)
 		defer s.http.CloseIdleConnections()
@@ -458,7 +461,7 @@ func TestChangesOfIdentitiesOnAFullDisk(t *testing.T) {
 	})
 }
 
-func TestStateOfMoreHubs(t *testing.T) {
+func TestStateOfMoreHubsIsRefused(t *testing.T) {
 	inKeptWorld(t, func(c *Config) { c.Hubs = 3 }, func(w *world) {
 		w.service(2).want(200, "", "PUT", "/devices/d", `{"deviceId":"d"}`)
 		c := w.config
@@ -469,8 +472,9 @@ func TestStateOfMoreHubs(t *testing.T) {
 	})
 }
 
-// What flags say of enrollments counts when it is new; what a service made of them is not undone by a restart.
-func TestFlagsAndKeptEnrollments(t *testing.T) {
+// What the flags say of enrollments counts when it differs from the last start. A restart does not
+// undo what a service changed.
+func TestFlagsCountForEnrollmentsOnlyWhenTheyAreNew(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		d := w.dpsService()
 		d.want(204, 0, "DELETE", "/enrollmentGroups/"+defaultX509Group, "")

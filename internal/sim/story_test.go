@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// One device's whole life: provision, telemetry, twin, method, C2D.
-func TestLifeOfADevice(t *testing.T) {
+// One device registers, sends telemetry, uses its twin, answers a method and receives a message.
+func TestWholeLifeOfADevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		start := time.Now()
 		host := w.provision("dev-1")

@@ -86,8 +86,9 @@ func vector(t *testing.T, dump string) []byte {
 	return b
 }
 
-// The whole conversation of the appendix against a simulator with its keys and names.
-func TestPacketsOfTheProtocolReference(t *testing.T) {
+// The conversation in the appendix of the protocol reference takes place byte for byte, with its
+// keys and names.
+func TestConversationOfTheProtocolReference(t *testing.T) {
 	setup := func(c *Config) { c.IDScope, c.GroupKey = "0ne00ABCDEF", vectorGroupKey }
 	inWorld(t, setup, func(w *world) {
 		c := w.mustDial(w.info.DPS.MQTT)
@@ -138,7 +139,7 @@ func TestPacketsOfTheProtocolReference(t *testing.T) {
 	})
 }
 
-func TestUsernames(t *testing.T) {
+func TestUserNamesOfHubsAreParsed(t *testing.T) {
 	for s, want := range map[string]username{
 		"h/d/?api-version=2021-04-12":     {host: "h", device: "d"},
 		"h:8883/d/api-version=2016-11-14": {host: "h:8883", device: "d"},
@@ -171,7 +172,7 @@ func TestUsernames(t *testing.T) {
 	}
 }
 
-func TestRegisterBodies(t *testing.T) {
+func TestModelIDIsReadFromRegisterBodies(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"registrationId":"dev","payload":{"modelId":"dtmi:x;1"}}`:     "dtmi:x;1",
 		`{"registrationId":"DEV","payload":{"iotcModelId":"dtmi:x;1"}}`: "dtmi:x;1",

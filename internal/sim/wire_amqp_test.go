@@ -60,9 +60,9 @@ func amqpClose() string {
 	return be(8+len(list)/2) + "02000000" + list
 }
 
-// TestAMQPIsRefusedReadably: a client of AMQP is led through SASL and told in an error that it
-// prints, on the port of AMQP and in its WebSocket.
-func TestAMQPIsRefusedReadably(t *testing.T) {
+// An AMQP client gets through SASL and then receives an error that it prints. This is so on the
+// port of AMQP and over WebSocket.
+func TestAMQPClientIsToldWhyItIsRefused(t *testing.T) {
 	inToldWorld(t, func(c *Config) { c.HTTPSPort = 443 }, func(w *world, log *diary) {
 		dialTLS := func(addr string) (io.ReadWriter, func()) {
 			c := w.mustDial(addr)

@@ -16,7 +16,8 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-// webSocket is a WebSocket as a client sees it, written from RFC 6455: it masks, and shows nothing but what binary frames carry.
+// webSocket is a WebSocket as a client sees it, written from RFC 6455: it masks, and shows nothing
+// but what binary frames carry.
 type webSocket struct {
 	io.WriteCloser
 	r       *bufio.Reader
@@ -127,8 +128,8 @@ func (w *world) webConnect(host, id string, certs ...tls.Certificate) (*client, 
 	return c, s
 }
 
-// Frames and packets begin and end where they like.
-func TestMQTTOverWebSocket(t *testing.T) {
+// An MQTT packet may span several WebSocket frames, and a frame may have several packets.
+func TestMQTTPacketsMaySpanWebSocketFrames(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c, _ := w.webClient(w.info.DPS.HTTPS)
 		token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration")
@@ -192,8 +193,8 @@ func TestMQTTOverWebSocket(t *testing.T) {
 	})
 }
 
-// The ends of a connection over WebSocket are those of one over TCP.
-func TestWebSocketEnds(t *testing.T) {
+// A connection over WebSocket ends in the ways of one over TCP.
+func TestWebSocketConnectionsEndLikeTCPOnes(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		events, cancel := w.Watch()
@@ -253,8 +254,8 @@ func TestWebSocketEnds(t *testing.T) {
 	})
 }
 
-// The faults of a hub hit WebSockets as they hit everything else.
-func TestWebSocketFaults(t *testing.T) {
+// The faults of a hub hit connections over WebSocket, too.
+func TestFaultsOfAHubHitWebSockets(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		at := w.info.Hubs[0].HTTPS
@@ -301,7 +302,7 @@ func TestWebSocketFaults(t *testing.T) {
 	})
 }
 
-func TestWebSocketX509(t *testing.T) {
+func TestCertificatesWorkOverWebSocket(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		cert := w.deviceCert("x", nil)
 		c, _ := w.webClient(w.info.DPS.HTTPS, cert)
@@ -320,7 +321,7 @@ func TestWebSocketX509(t *testing.T) {
 	})
 }
 
-func TestWebSocketHandshake(t *testing.T) {
+func TestWebSocketHandshakeIsChecked(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		for name, v := range map[string]struct {
 			request string
@@ -370,8 +371,9 @@ func TestWebSocketHandshake(t *testing.T) {
 	})
 }
 
-// A foreign client: paho, with the WebSocket library that it brings along, through the real listener.
-func TestPahoOverWebSocket(t *testing.T) {
+// Paho, a foreign client, connects with the WebSocket library that it brings along, over a real
+// listener.
+func TestPahoWorksOverWebSocket(t *testing.T) {
 	w := realWorld(t, nil)
 	dial := func(addr, id, user, password string, got func(mqtt.Client, mqtt.Message)) mqtt.Client {
 		t.Helper()

@@ -12,8 +12,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// world is a cloud on a network in memory. Its client side is written from the MQTT specification and shares nothing with the code
-// under test.
+// world is a cloud on a network in memory. Its client side is written from the MQTT specification
+// and shares nothing with the code under test.
 type world struct {
 	*Sim
 	t    *testing.T

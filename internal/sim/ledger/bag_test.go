@@ -6,7 +6,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-func TestPropertyBags(t *testing.T) {
+func TestPropertyBagsAreDecodedOnce(t *testing.T) {
 	s := func(v string) *string { return &v }
 	for bag, want := range map[string]map[string]*string{
 		"":                       {},

@@ -41,8 +41,8 @@ func ledgerText(l *Ledger, device string) string {
 	return string(azure.EncodeJSON(l.all(device, 0)))
 }
 
-// Whatever is entered, after any number of deaths at any place the ledger says the same as one that never died.
-func TestLedgerSurvives(t *testing.T) {
+// After any number of deaths, at any place, the ledger says what one says that never died.
+func TestLedgerSaysTheSameAfterAnyNumberOfDeaths(t *testing.T) {
 	check := func(seed uint64) bool {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		conf := Options{Keep: 1 + rnd.IntN(60), KeepBytes: int64(200 + rnd.IntN(4000))}
@@ -85,7 +85,8 @@ func TestLedgerSurvives(t *testing.T) {
 	}
 }
 
-// The directory does not grow with what was received, and a restart does not read it all.
+// The directory does not grow with what was received, and a restart does not read all that was
+// received.
 func TestLedgerFilesAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	l := diskLedger(t, dir, Options{Keep: 10, KeepBytes: 1 << 20})
@@ -113,8 +114,8 @@ func TestLedgerFilesAreBounded(t *testing.T) {
 	}
 }
 
-// A killed process leaves any beginning of what it was writing.
-func TestLedgerTornAtEveryByte(t *testing.T) {
+// A killed process leaves some beginning of what it was writing. All messages before that are read.
+func TestLedgerIsReadWhereverItWasTorn(t *testing.T) {
 	dir := t.TempDir()
 	l := diskLedger(t, dir, roomy)
 	from := &Origin{Hub: "hub-a", Device: "d"}
@@ -156,7 +157,7 @@ func TestLedgerTornAtEveryByte(t *testing.T) {
 	}
 }
 
-func TestLedgerMissesFiles(t *testing.T) {
+func TestMissingOrShortLedgerFileIsTold(t *testing.T) {
 	dir := t.TempDir()
 	l := diskLedger(t, dir, roomy)
 	from := &Origin{Hub: "hub-a", Device: "d"}
@@ -184,7 +185,7 @@ func TestLedgerMissesFiles(t *testing.T) {
 	}
 }
 
-func TestLedgerOnAFullDisk(t *testing.T) {
+func TestMessageThatCannotBeWrittenDoesNotCount(t *testing.T) {
 	dir := t.TempDir()
 	l := diskLedger(t, dir, roomy)
 	from := &Origin{Hub: "hub-a", Device: "d"}
@@ -238,7 +239,7 @@ func FuzzLedgerFiles(f *testing.F) {
 	})
 }
 
-// What a restart costs that finds a million messages of a hundred devices.
+// A restart finds a million messages of a hundred devices.
 func BenchmarkLedgerRestart(b *testing.B) {
 	dir := b.TempDir()
 	l := newLedger(roomy)

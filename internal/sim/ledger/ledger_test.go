@@ -12,7 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
-// Counts are exact for any order, any duplicates and any ids.
+// The counts are exact for any order, any duplicates and any message ids.
 func TestLedgerCountsExactly(t *testing.T) {
 	check := func(seed uint64) bool {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -77,7 +77,7 @@ func TestStreamIsSmallForOrdinaryTraffic(t *testing.T) {
 	}
 }
 
-func TestMids(t *testing.T) {
+func TestOnlyIDsOfAnOutboxHaveSequenceNumbers(t *testing.T) {
 	for mid, want := range map[string]uint64{
 		"0123456789abcdef-1": 1, "0123456789abcdef-0": 0, "ffffffffffffffff-9999999999999999999": 9999999999999999999,
 	} {
@@ -93,7 +93,7 @@ func TestMids(t *testing.T) {
 	}
 }
 
-func TestKeepsTheNewest(t *testing.T) {
+func TestLedgerKeepsTheNewestMessages(t *testing.T) {
 	for name, c := range map[string]Options{"messages": {Keep: 10, KeepBytes: 1 << 20}, "bytes": {Keep: 1000, KeepBytes: 10 * 105}} {
 		l := newLedger(c)
 		a, b := &Origin{Hub: "hub-a", Device: "a"}, &Origin{Hub: "hub-b", Device: "b"}
@@ -126,7 +126,8 @@ func TestKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// Somebody who comes back for more in time gets every message once; who comes too late is told.
+// A reader that comes back for more in time gets every message once. A reader that comes too late
+// is told so.
 func TestLedgerGoesOnWhereAReaderStopped(t *testing.T) {
 	l := newLedger(Options{Keep: 20, KeepBytes: 1 << 20})
 	a, b := &Origin{Hub: "hub-a", Device: "a"}, &Origin{Hub: "hub-b", Device: "b"}
@@ -160,7 +161,7 @@ func TestLedgerGoesOnWhereAReaderStopped(t *testing.T) {
 	}
 }
 
-func TestLedgerTimes(t *testing.T) {
+func TestLedgerTellsTimesAndTheLongestGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(Options{Keep: 10, KeepBytes: 1000, Ahead: time.Hour})
 		if r := l.all("d", 0); r.FirstAt != nil || r.LastAt != nil || r.MaxGapMs != 0 || r.Received != 0 {
@@ -183,7 +184,7 @@ func TestLedgerTimes(t *testing.T) {
 	})
 }
 
-func TestBodies(t *testing.T) {
+func TestBodyIsShownAsJSONOrAsText(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"a":1.50}`: `{"a":1.50}`, `7`: `7`, `"x"`: `"x"`, `x`: `"x"`, ``: `""`, "{\"a\":1} ": "{\"a\":1} ", "\xff": `"` + "\uFFFD" + `"`, "{\"a\":\"\xff\"}": `"{\"a\":\"` + "\uFFFD" + `\"}"`,
 	} {

@@ -30,7 +30,7 @@ func scanned(data []byte) (payloads []string, good int, err error) {
 	return payloads, good, err
 }
 
-func TestFramesTornAtEveryByte(t *testing.T) {
+func TestFramesAreReadWhereverTheFileWasTorn(t *testing.T) {
 	data, ends, want := threeFrames()
 	for cut := range len(data) + 1 {
 		whole := 0
@@ -66,7 +66,7 @@ func TestFramesReportEveryFlippedBit(t *testing.T) {
 	}
 }
 
-func TestFilesOfOtherVersions(t *testing.T) {
+func TestFileOfAnotherVersionIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	for text, want := range map[string]string{
 		"hubhop sim state 2\nsomething else": "has format version 2, this hubhop knows none above 1: run the newer one",
@@ -81,7 +81,7 @@ func TestFilesOfOtherVersions(t *testing.T) {
 	}
 }
 
-func TestFramedFileOnAFullDisk(t *testing.T) {
+func TestFileGoesOnWhenThereIsRoomAgain(t *testing.T) {
 	for _, cutFails := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "f")
 		f, err := Create(path, kindState)

@@ -40,8 +40,9 @@ func documents(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// Whatever is put and deleted, after any number of deaths the documents are the last ones, and the file is not much larger.
-func TestStoreSurvives(t *testing.T) {
+// After any number of deaths the documents are those that were put last, and the file is not much
+// larger than they are.
+func TestStoreHasTheLastDocumentsAfterAnyNumberOfDeaths(t *testing.T) {
 	check := func(seed uint64) bool {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		dir, want := t.TempDir(), map[string]string{}
@@ -82,7 +83,7 @@ func TestStoreSurvives(t *testing.T) {
 	}
 }
 
-func TestStoreTornAtEveryByte(t *testing.T) {
+func TestStoreIsReadWhereverItWasTorn(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)
 	var ends []int64
@@ -122,7 +123,7 @@ func TestStoreTornAtEveryByte(t *testing.T) {
 	}
 }
 
-func TestStoreRefuses(t *testing.T) {
+func TestStoreRefusesWhatItCannotTrust(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)
 	s.SetSecret("key", "AAECAwQFBgcICQoLDA0ODw==")
@@ -183,8 +184,7 @@ func TestStoreRefuses(t *testing.T) {
 	}
 }
 
-// TestCompactRefusesAShorterFile: a file that was cut while the simulator runs is an error and not
-// a panic.
+// If state.log was cut while the simulator runs, compacting it is an error, and not a panic.
 func TestCompactRefusesAShorterFile(t *testing.T) {
 	dir := t.TempDir()
 	s := mustStore(t, dir)

@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// TestFewLinesAreRemembered: what is remembered to recognise repeated lines is bounded.
+// The memory that recognises repeated lines is bounded.
 func TestFewLinesAreRemembered(t *testing.T) {
 	n := &Novelty{}
 	for i := range 3 * linesRemembered {
