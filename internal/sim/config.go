@@ -265,10 +265,6 @@ func (c Config) ledgerOptions(kept *store.Store) ledger.Options {
 	}
 }
 
-func (c Config) reprovisionPolicy() *reprovisionPolicy {
-	return &reprovisionPolicy{UpdateHubAssignment: c.Reprovision != ReprovisionNever, MigrateDeviceData: c.Reprovision == ReprovisionMigrate}
-}
-
 // address is where host number i lives: 0 is DPS, i is hub i.
 func (c Config) address(i int) netip.Addr {
 	a := netip.MustParseAddr(c.BaseAddress)

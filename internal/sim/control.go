@@ -136,7 +136,8 @@ func (s *Sim) FaultHub(name string, f Fault) error {
 	return h.fault(f)
 }
 
-// HealHub ends a hub's fault; a healthy hub stays one. It fails if the hub's port has been taken meanwhile.
+// HealHub ends a hub's fault; a healthy hub stays one. It fails if the hub's port has been taken
+// meanwhile.
 func (s *Sim) HealHub(name string) error {
 	h, err := s.hub(name)
 	if err != nil {
@@ -151,8 +152,9 @@ func (s *Sim) FaultDPS(f DPSFault) error { return s.dps.fault(f) }
 // HealDPS ends the fault of DPS, if it has one.
 func (s *Sim) HealDPS() error { return s.dps.heal() }
 
-// Failover moves a device to another hub as IoT Central does, for ttl (0 means 30 minutes): the identity becomes unusable on the old
-// hub, its connection is closed, DPS answers with the other hub.
+// Failover moves a device to another hub as IoT Central does, for ttl (0 means 30 minutes): the
+// identity becomes unusable on the old hub, its connection is closed, DPS answers with the other
+// hub.
 func (s *Sim) Failover(id string, ttl time.Duration) error {
 	_, _, err := s.registry.failover(id, ttl)
 	return err
@@ -172,7 +174,8 @@ func (s *Sim) Disable(id string) error {
 	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
 
-// DisableIdentity disables a device in its hub only: DPS knows nothing of it and goes on assigning the hub that refuses.
+// DisableIdentity disables a device in its hub only: DPS knows nothing of it and goes on assigning
+// the hub that refuses.
 func (s *Sim) DisableIdentity(id string) error {
 	return s.registry.change(id, "device disabled", func(d *device) { d.unusable = true })
 }
@@ -207,7 +210,8 @@ func (s *Sim) Approve(id string) error {
 	return s.registry.change(id, "", func(d *device) { d.approved = true })
 }
 
-// Delete removes a device from DPS and all hubs, with its twin and its messages. It comes back as a new one when it registers.
+// Delete removes a device from DPS and all hubs, with its twin and its messages. It comes back as a
+// new one when it registers.
 func (s *Sim) Delete(id string) error { return s.registry.delete(id) }
 
 // Disconnect closes a device's connection and nothing else.
@@ -226,8 +230,8 @@ func (s *Sim) Disconnect(id string) error {
 // methodTimeoutDefault is what IoT Hub waits for a method's answer if the caller does not say.
 const methodTimeoutDefault = 30 * time.Second
 
-// Method invokes a direct method on the hub the device is connected to, and waits for the answer until ctx ends, 30 s if it has no
-// deadline. The payload is any JSON value or empty.
+// Method invokes a direct method on the hub the device is connected to, and waits for the answer
+// until ctx ends, 30 s if it has no deadline. The payload is any JSON value or empty.
 func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (MethodResult, error) {
 	if err := s.registry.known(id); err != nil {
 		return MethodResult{}, err
@@ -255,7 +259,8 @@ func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessa
 	return i.invoke(ctx, name, payload)
 }
 
-// PatchDesired merges a JSON object into a device's desired properties, in the hub DPS would assign now.
+// PatchDesired merges a JSON object into a device's desired properties, in the hub DPS would assign
+// now.
 func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 	props, err := parsePatch(patch)
 	if err == nil {
@@ -272,7 +277,8 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 	return err
 }
 
-// Twin is a device's twin in the hub DPS would assign now. Before the device has been there, that is what would travel along.
+// Twin is a device's twin in the hub DPS would assign now. Before the device has been there, that
+// is what would travel along.
 func (s *Sim) Twin(id string) (Twin, error) { return s.twin(id, false) }
 
 func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
@@ -296,7 +302,8 @@ func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
 	return t, err
 }
 
-// SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and returns its message id.
+// SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and
+// returns its message id.
 func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
 	if err := c.check(); err != nil {
 		return "", err
@@ -308,7 +315,8 @@ func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
 	return i.post(c)
 }
 
-// C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each hub first.
+// C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each
+// hub first.
 func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 	if err := s.registry.known(id); err != nil {
 		return nil, err
@@ -327,7 +335,8 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 	return all, nil
 }
 
-// Ledger is what the cloud received from a device, from all of them for "". Messages are added if asked for.
+// Ledger is what the cloud received from a device, from all of them for "". Messages are added if
+// asked for.
 func (s *Sim) Ledger(device string, messages bool) Ledger {
 	if !messages {
 		l := s.ledger.Sum(device)
@@ -349,7 +358,8 @@ func (s *Sim) knows(device string, received int64) *bool {
 	return &known
 }
 
-// ResetLedger forgets what was received, on disk too. State's total goes on counting. An error means that nothing is forgotten.
+// ResetLedger forgets what was received, on disk too. State's total goes on counting. An error
+// means that nothing is forgotten.
 func (s *Sim) ResetLedger() error {
 	if err := s.ledger.Reset(); err != nil {
 		return azure.Errorf(http.StatusServiceUnavailable, "", "the ledger cannot be cleared: %v", err)
@@ -357,8 +367,8 @@ func (s *Sim) ResetLedger() error {
 	return nil
 }
 
-// Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls more than a thousand events behind
-// misses some.
+// Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls
+// more than a thousand events behind misses some.
 func (s *Sim) Watch() (events <-chan Event, cancel func()) { return s.events.watch() }
 
 // DeviceKey is the primary key a device of the enrollment group uses, derived from the group key.
@@ -382,7 +392,8 @@ func (s *Sim) Enroll(e Enrollment) error {
 	return controlError(err)
 }
 
-// EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the DPS service API (JSON).
+// EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the
+// DPS service API (JSON).
 func (s *Sim) EnrollDocument(doc []byte) error { return controlError(s.registry.enrolDocument(doc)) }
 
 // controlError gives a refusal of DPS the form of the control's.

@@ -1,28 +1,12 @@
 package sim
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
-	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
-	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
-
-// controlBodyLimit is the largest body of a control request.
-const controlBodyLimit = 1 << 20
 
 // controlRoute is one request of the control API.
 type controlRoute struct {
@@ -96,28 +80,6 @@ func (s *Sim) controlRoutes() []controlRoute {
 	routes = append([]controlRoute{list}, routes...)
 	routes[0].answer = func(*http.Request) (any, error) { return map[string]any{"routes": routes}, nil }
 	return routes
-}
-
-func (s *Sim) showLedger(r *http.Request) (any, error) {
-	messages, err := flagParam(r, "messages")
-	if err != nil {
-		return nil, err
-	}
-	after := int64(0)
-	if text := r.URL.Query().Get("after"); text != "" {
-		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
-			return nil, azure.Errorf(400, "", "after is %.64q, must be a number of messages", text)
-		}
-	}
-	device := r.URL.Query().Get("device")
-	if !messages {
-		l := s.ledger.Sum(device)
-		l.Known = s.knows(device, l.Received)
-		return l, nil
-	}
-	l, kept := s.ledger.Read(device, after)
-	l.Known = s.knows(device, l.Received)
-	return &messageStream{l, kept}, nil
 }
 
 // deviceRoutes returns the routes of one device.
@@ -219,170 +181,4 @@ func (s *Sim) postMethod(r *http.Request) (any, error) {
 		defer cancel()
 	}
 	return s.Method(ctx, r.PathValue("id"), r.PathValue("name"), payload)
-}
-
-// guard refuses requests that a web page somebody else wrote could have made. Its own name may have been made to point here, so the
-// Host must be this machine, whatever is asked; and what changes something must not come from a foreign Origin. What only reads may:
-// a browser does not show the answer to the page.
-func (s *Sim) guard(r *http.Request) error {
-	if !s.isOwnHost(r.Host) {
-		return azure.Errorf(403, "", "requests must name this machine as their host, by address or as localhost, not as %q", r.Host)
-	}
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return nil
-	}
-	for _, origin := range r.Header.Values("Origin") {
-		if u, err := url.Parse(origin); err != nil || u.Host != r.Host || u.Host == "" {
-			return azure.Errorf(403, "", "requests from %q may not change anything", origin)
-		}
-	}
-	return nil
-}
-
-// isOwnHost says whether a Host header names this machine: loopback, the address the control API listens on, or any address where it
-// listens on all of them.
-func (s *Sim) isOwnHost(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	own, _, _ := net.SplitHostPort(s.controlAddress())
-	if isLoopbackHost(host) || host != "" && (host == own || strings.EqualFold(host, wire.HostIn(s.control.Told()))) {
-		return true
-	}
-	named, err := netip.ParseAddr(host)
-	at, ownErr := netip.ParseAddr(own)
-	return err == nil && ownErr == nil && at.IsUnspecified() && named.IsValid()
-}
-
-func readBody(r *http.Request) ([]byte, error) {
-	b, err := io.ReadAll(r.Body)
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, azure.Errorf(413, "", "the body is larger than %d bytes", tooLarge.Limit)
-	}
-	if err != nil {
-		return nil, azure.Errorf(400, "", "the body cannot be read: %v", err)
-	}
-	return b, nil
-}
-
-// decodeStrict reads one JSON object and nothing else; an empty body is an empty object.
-func decodeStrict(r *http.Request, into any) error {
-	b, err := readBody(r)
-	if err != nil || len(bytes.TrimSpace(b)) == 0 {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return azure.Errorf(400, "", "the body is not what is expected here: %s", azure.JSONFault(err, into))
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return azure.Errorf(400, "", "something follows the JSON object")
-	}
-	return nil
-}
-
-func flagParam(r *http.Request, name string) (bool, error) {
-	switch v := r.URL.Query().Get(name); v {
-	case "", "0", "false":
-		return false, nil
-	case "1", "true":
-		return true, nil
-	default:
-		return false, azure.Errorf(400, "", "%s is %q, must be 0 or 1", name, v)
-	}
-}
-
-func writeControl(w http.ResponseWriter, v any, err error) {
-	status := http.StatusOK
-	if err != nil {
-		status = http.StatusInternalServerError
-		body := map[string]string{"error": err.Error()}
-		if e, ok := errors.AsType[*azure.Error](err); ok {
-			status = e.Status
-			if e.Code != "" {
-				body["code"] = e.Code
-			}
-		}
-		v = body
-	}
-	if v == nil {
-		w.WriteHeader(http.StatusNoContent)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	if stream, ok := v.(*messageStream); ok {
-		stream.write(w)
-		return
-	}
-	_, _ = w.Write(append(azure.EncodeJSON(v), '\n'))
-}
-
-// messageStream is a ledger whose messages are decoded one by one while they are written, because
-// all of them decoded may need several times the memory of the ledger.
-type messageStream struct {
-	ledger Ledger
-	kept   ledger.Kept
-}
-
-func (m *messageStream) write(w io.Writer) {
-	m.ledger.Messages = nil
-	text := azure.EncodeJSON(m.ledger)
-	out := bufio.NewWriterSize(w, 16<<10)
-	_, _ = out.Write(text[:len(text)-1])
-	_, _ = out.WriteString(`,"messages":[`)
-	comma := false
-	for message := range m.kept.All() {
-		if comma {
-			_ = out.WriteByte(',')
-		}
-		comma = true
-		if _, err := out.Write(azure.EncodeJSON(message)); err != nil {
-			return // the client has left
-		}
-	}
-	_, _ = out.WriteString("]}\n")
-	_ = out.Flush()
-}
-
-// sseIdle is how often a silent event stream shows that it lives.
-const sseIdle = 30 * time.Second
-
-// streamEvents serves GET /api/events until the client leaves or the simulator stops.
-func (s *Sim) streamEvents(w http.ResponseWriter, r *http.Request) {
-	events, leave, err := s.events.read()
-	if err != nil {
-		w.Header().Set("Connection", "close")
-		writeControl(w, nil, err)
-		return
-	}
-	defer leave()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	out := http.NewResponseController(w)
-	write := func(format string, args ...any) bool {
-		_ = out.SetWriteDeadline(time.Now().Add(wire.WriteTimeout))
-		_, err := fmt.Fprintf(w, format, args...)
-		return err == nil && out.Flush() == nil
-	}
-	idle := time.NewTimer(sseIdle)
-	defer idle.Stop()
-	for ok := write(": watching\n\n"); ok; {
-		select {
-		case e, open := <-events:
-			if !open {
-				return
-			}
-			ok = write("event: %s\ndata: %s\n\n", e.Kind, azure.EncodeJSON(e))
-		case <-idle.C:
-			ok = write(": still here\n\n")
-		case <-r.Context().Done():
-			return
-		}
-		idle.Reset(sseIdle)
-	}
 }

@@ -23,7 +23,7 @@ import (
 // answers, the same over MQTT (dps_mqtt.go) and HTTPS (dps_https.go).
 type dps struct {
 	log      zerolog.Logger
-	config   Config
+	config   dpsOptions
 	registry *registry
 	events   *broadcaster
 	told     *wire.Novelty

@@ -23,7 +23,7 @@ import (
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
 const dpsPolicy = "provisioningserviceowner"
 
-func newDPS(running context.Context, c Config, r *registry, events *broadcaster, kept *store.Store) *dps {
+func newDPS(running context.Context, c dpsOptions, r *registry, events *broadcaster, kept *store.Store) *dps {
 	hooks := c.Hooks
 	if hooks == nil {
 		hooks = &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}

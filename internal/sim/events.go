@@ -8,9 +8,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// Event is one line of what happens in the cloud, for pages and people; the ledger is what proofs are made from.
+// Event is one thing that happened in the cloud. Events are for pages and people. Take proofs from
+// the ledger, because a slow reader misses events.
 type Event struct {
-	At     time.Time `json:"at"` // this machine's clock, whatever Config.ClockOffset says
+	At     time.Time `json:"at"` // by this machine's clock, whatever Config.ClockOffset says
 	Kind   string    `json:"kind"`
 	Hub    string    `json:"hub,omitempty"`
 	Device string    `json:"device,omitempty"`
@@ -28,7 +29,7 @@ const (
 	EventFault      = "fault"
 	EventHeal       = "heal"
 	EventMove       = "move"
-	EventMissed     = "missed" // this reader was too slow; Count is how many events it did not get
+	EventMissed     = "missed" // this reader was too slow, and did not get Count events
 )
 
 // maxReaders bounds the readers of events over HTTP, because each needs the memory of watcherBuffer
@@ -38,17 +39,18 @@ const maxReaders = 64
 // watcherBuffer is how many events a watcher may be behind before it misses some.
 const watcherBuffer = 1024
 
-// telemetryPeriod is how often messages are summed up into an event, while somebody watches and there are any.
+// telemetryPeriod is the time in which messages are summed up into one event, while somebody
+// watches.
 const telemetryPeriod = 250 * time.Millisecond
 
 // broadcaster hands events to its watchers. It never blocks: a slow watcher misses events, and is
-// told how many.
+// told how many. It calls nobody, so its methods may be called with any mutex held.
 type broadcaster struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all below
 	watchers map[chan Event]*watcher
 	readers  int              // watchers over HTTP
 	counts   map[string]int64 // messages per hub since the last telemetry event
-	timer    *time.Timer
+	timer    *time.Timer      // sends counts as events; nil if there are none
 	closed   bool
 }
 
@@ -57,6 +59,7 @@ type watcher struct {
 	missed int64 // events without room since the last event that had room
 }
 
+// watch returns events from now on, until the function is called or close is.
 func (b *broadcaster) watch() (<-chan Event, func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,13 +104,14 @@ func (b *broadcaster) read() (<-chan Event, func(), error) {
 	}, nil
 }
 
+// emit hands an event to all watchers.
 func (b *broadcaster) emit(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.send(e)
 }
 
-// send is called with mu held.
+// send is emit with mu held.
 func (b *broadcaster) send(e Event) {
 	if len(b.watchers) == 0 {
 		return
@@ -126,7 +130,7 @@ func (b *broadcaster) send(e Event) {
 	}
 }
 
-// telemetry counts messages; the event follows soon.
+// telemetry counts messages of a hub. An event with their sum follows within telemetryPeriod.
 func (b *broadcaster) telemetry(hub string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -150,7 +154,7 @@ func (b *broadcaster) telemetry(hub string, n int64) {
 	}
 }
 
-// close ends all watching; the channels are closed.
+// close closes the channels of all watchers, and those of later ones at once.
 func (b *broadcaster) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

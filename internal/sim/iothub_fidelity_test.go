@@ -11,9 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// Node-RED's Azure node and many
-// bridges do: telemetry and cloud-to-device messages work, methods are not offered, and twin
-// requests are answered with 400.
+// A client may send no api-version, as Node-RED's Azure node and many bridges do. Telemetry and
+// cloud-to-device messages work then, methods are not offered, and twin requests get 400.
 func TestClientWithoutAPIVersionHasNoMethodsAndNoTwin(t *testing.T) {
 	for _, slash := range []string{"", "/"} {
 		inWorld(t, nil, func(w *world) {

@@ -20,7 +20,7 @@ import (
 // registry is what DPS and, above it, IoT Central know: who may enrol, which devices there are, and which hub each belongs to.
 // It is the only one that puts devices into hubs and takes them out.
 type registry struct {
-	config    Config
+	config    registryOptions
 	log       zerolog.Logger
 	now       func() time.Time // the cloud's clock
 	hubs      []*hub

@@ -169,7 +169,7 @@ func New(c Config) (_ *Sim, err error) {
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
-		config: c, log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
+		config: c.registryOptions(), log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
 		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
 		byRegistration: map[string]*device{}, byID: map[string]*device{},
 	}
@@ -195,7 +195,7 @@ func New(c Config) (_ *Sim, err error) {
 	if s.central, err = newCentral(s.registry, s.ledger, kept, now()); err != nil {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
-	s.dps = newDPS(s.running, c, s.registry, s.events, kept)
+	s.dps = newDPS(s.running, c.dpsOptions(), s.registry, s.events, kept)
 	s.dps.told = told
 	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
 	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
