@@ -453,9 +453,7 @@ func TestIdleDrainHasNoGoroutine(t *testing.T) {
 			drains = append(drains, d)
 		}
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
-			t.Errorf("%d goroutines", n)
-		}
+		noMoreGoroutines(t, before)
 		for _, d := range drains[1:] {
 			d.Stop()
 		}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"sync"
@@ -33,6 +34,10 @@ type FeedOptions struct {
 	Skipped  func(n int, why SkipReason) // called for ticks of a schedule without a sample; may be nil
 	Warned   *Warned                     // names already warned of, shared by the feeds of a process; nil: this feed has its own
 	Counters *Counters                   // may be nil
+	Sampler  *Sampler                    // asks a source that has a schedule; nil: a sampler for this feed alone
+	// Contain calls f. If f panics it may return an error, which then ends the feed. nil: a panic
+	// is not contained.
+	Contain func(f func() error) error
 }
 
 // Counters is what feeds have done, to be read at any time.
@@ -91,46 +96,174 @@ func (w *Warned) first(component string, f model.Finding) (model.Finding, bool) 
 // Several feeds may use one outbox at once, each with its source. Several goroutines may call the
 // functions of o at once.
 func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	if o.Warned == nil {
-		o.Warned = new(Warned)
-	}
-	if o.Counters == nil {
-		o.Counters = new(Counters)
-	}
-	if src.Unmodelled {
-		o.Model = nil
-	}
-	f := &feed{FeedOptions: o, src: src, stop: stop, box: box}
-	emit := func(samples ...Sample) { f.emit(ctx, samples) }
-	var err error
+	f := newFeed(ctx, src, box, o)
 	if src.Run != nil {
-		err = src.Run(ctx, emit, f.bad)
-	} else {
-		err = src.poll(ctx, emit, f.bad, func(n int) { f.skip(n, SkipLate) })
+		return f.run()
 	}
-	f.putting.Wait()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failed != nil {
-		return f.failed
-	}
-	return err
+	ended := make(chan error, 1)
+	f.schedule(func(err error) { ended <- err })
+	return <-ended
 }
 
-// feed is the state of one call of Feed.
+// StartFeed is Feed for a caller that does not wait. A source with a schedule is asked by
+// o.Sampler, and costs no goroutine between two ticks; a source with a pace of its own gets a
+// goroutine. ended is called once, by any goroutine, with what Feed would return. stop ends the
+// feed and returns after ended has; ended must not call it.
+func StartFeed(ctx context.Context, src Source, box Intake, o FeedOptions, ended func(error)) (stop func()) {
+	f := newFeed(ctx, src, box, o)
+	over := make(chan struct{})
+	tell := func(err error) {
+		defer close(over)
+		ended(err)
+	}
+	if src.Run != nil {
+		go func() { tell(f.run()) }()
+	} else {
+		f.schedule(tell)
+	}
+	return func() {
+		f.stop()
+		<-over
+	}
+}
+
+// feed is the state of one feed.
 type feed struct {
 	FeedOptions
 	src  Source
+	ctx  context.Context // a feed is a call that may outlive the one that began it
 	stop context.CancelFunc
 	box  Intake
+
+	// Of a source with a schedule:
+	task  task
+	began time.Time
+	next  time.Duration // the tick that is due, counted from the beginning
 
 	mu      sync.Mutex
 	failed  error // the error that ended the feed, unless the source did
 	waiting batch // samples of a schedule that wait for the append under way
 	busy    bool  // a goroutine appends samples of a schedule
 	putting sync.WaitGroup
+}
+
+func newFeed(ctx context.Context, src Source, box Intake, o FeedOptions) *feed {
+	if o.Warned == nil {
+		o.Warned = new(Warned)
+	}
+	if o.Counters == nil {
+		o.Counters = new(Counters)
+	}
+	if o.Contain == nil {
+		o.Contain = func(f func() error) error { return f() }
+	}
+	if src.Unmodelled {
+		o.Model = nil
+	}
+	f := &feed{FeedOptions: o, src: src, box: box}
+	f.ctx, f.stop = context.WithCancel(ctx)
+	return f
+}
+
+// run is the life of a source with a pace of its own.
+func (f *feed) run() error {
+	defer f.stop()
+	err := f.Contain(func() error { return f.src.Run(f.ctx, f.emit, f.bad) })
+	f.putting.Wait()
+	return f.outcome(err)
+}
+
+// schedule begins the life of a source with a schedule.
+func (f *feed) schedule(ended func(error)) {
+	if f.src.Interval <= 0 {
+		f.stop()
+		ended(fmt.Errorf("a sampling interval must be positive, this is %v", f.src.Interval))
+		return
+	}
+	if err := f.ctx.Err(); err != nil {
+		f.stop()
+		ended(err)
+		return
+	}
+	if f.Sampler == nil {
+		f.Sampler = NewSampler(1)
+	}
+	f.began = time.Now()
+	f.task.run = f.tick
+	f.Sampler.start(&f.task)
+	context.AfterFunc(f.ctx, func() {
+		f.Sampler.stop(&f.task)
+		f.putting.Wait()
+		ended(f.outcome(f.ctx.Err()))
+	})
+}
+
+// tick asks the source once, and returns when the next tick is due. A source that waits for room in
+// the outbox, which may take long, keeps no worker of the sampler meanwhile.
+func (f *feed) tick() (next time.Time) {
+	var body []byte
+	var err error
+	now := time.Now()
+	if !f.contained(func() { body, err = f.src.Read(now) }) {
+		return f.nextTick()
+	}
+	if err != nil {
+		f.bad(err)
+		return f.nextTick()
+	}
+	sample := Sample{Body: body, Created: now}
+	if f.src.Full == Skip {
+		f.contained(func() { f.emit(sample) })
+		return f.nextTick()
+	}
+	f.putting.Go(func() {
+		f.contained(func() { f.emit(sample) })
+		f.Sampler.resume(&f.task, f.nextTick())
+	})
+	return time.Time{}
+}
+
+// nextTick returns when the next tick is due. Those that were missed are skipped.
+func (f *feed) nextTick() time.Time {
+	elapsed := time.Since(f.began)
+	if late := elapsed.Truncate(f.src.Interval) - f.next; late > 0 {
+		f.skip(int(late/f.src.Interval), SkipLate)
+		f.next += late
+	}
+	f.next += f.src.Interval
+	return f.began.Add(f.next)
+}
+
+// contained calls one step of the feed. If it panics, and that is contained, the feed ends.
+func (f *feed) contained(step func()) (done bool) {
+	err := f.Contain(func() error {
+		step()
+		return nil
+	})
+	if err != nil {
+		f.fail(err)
+	}
+	return err == nil
+}
+
+// fail ends the feed with an error.
+func (f *feed) fail(err error) {
+	f.mu.Lock()
+	if f.failed == nil {
+		f.failed = err
+	}
+	f.mu.Unlock()
+	f.stop()
+}
+
+// outcome is what a feed ends with; err is what its source ended with.
+func (f *feed) outcome(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed != nil {
+		return f.failed
+	}
+	return err
 }
 
 // batch holds samples and their messages.
@@ -147,7 +280,7 @@ const (
 
 // later appends samples of a schedule in a goroutine, so that the schedule does not wait. The
 // goroutine ends when no sample waits.
-func (f *feed) later(ctx context.Context, samples []Sample, messages []message.Message) {
+func (f *feed) later(samples []Sample, messages []message.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w, skipped := &f.waiting, 0
@@ -165,19 +298,22 @@ func (f *feed) later(ctx context.Context, samples []Sample, messages []message.M
 		return
 	}
 	f.busy = true
-	f.putting.Go(func() {
-		for {
-			f.mu.Lock()
-			next := f.waiting
-			f.waiting = batch{}
-			f.busy = len(next.messages) > 0
-			f.mu.Unlock()
-			if len(next.messages) == 0 {
-				return
-			}
-			f.store(ctx, next.samples, next.messages)
+	f.putting.Go(func() { f.contained(f.storeWaiting) })
+}
+
+// storeWaiting appends what waits, until nothing does.
+func (f *feed) storeWaiting() {
+	for {
+		f.mu.Lock()
+		next := f.waiting
+		f.waiting = batch{}
+		f.busy = len(next.messages) > 0
+		f.mu.Unlock()
+		if len(next.messages) == 0 {
+			return
 		}
-	})
+		f.store(next.samples, next.messages)
+	}
 }
 
 // skip counts and reports ticks without a sample.
@@ -198,7 +334,7 @@ func (f *feed) bad(err error) {
 	}
 }
 
-func (f *feed) emit(ctx context.Context, samples []Sample) {
+func (f *feed) emit(samples ...Sample) {
 	taken := make([]Sample, 0, len(samples))
 	messages := make([]message.Message, 0, len(samples))
 	for _, s := range samples {
@@ -213,18 +349,18 @@ func (f *feed) emit(ctx context.Context, samples []Sample) {
 	switch {
 	case len(messages) == 0:
 	case f.src.Full == Skip:
-		f.later(ctx, taken, messages)
+		f.later(taken, messages)
 	default:
-		f.store(ctx, taken, messages)
+		f.store(taken, messages)
 	}
 }
 
 // store appends samples, and reports those that the outbox refuses.
-func (f *feed) store(ctx context.Context, taken []Sample, messages []message.Message) {
-	err := f.put(ctx, messages)
+func (f *feed) store(taken []Sample, messages []message.Message) {
+	err := f.put(messages)
 	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // one message may have caused it, so each is tried alone
 		for i, m := range messages {
-			f.settle(taken[i:i+1], f.put(ctx, []message.Message{m}))
+			f.settle(taken[i:i+1], f.put([]message.Message{m}))
 		}
 		return
 	}
@@ -279,11 +415,11 @@ func (f *feed) check(m message.Message) error {
 }
 
 // put waits for room if the source can wait.
-func (f *feed) put(ctx context.Context, messages []message.Message) error {
+func (f *feed) put(messages []message.Message) error {
 	if f.src.Full == Skip {
 		return f.box.TryAppend(messages...)
 	}
-	err := f.box.Append(ctx, messages...)
+	err := f.box.Append(f.ctx, messages...)
 	if errors.Is(err, outbox.ErrFull) {
 		err = f.box.AppendOver(messages...)
 	}
@@ -302,10 +438,7 @@ func (f *feed) settle(samples []Sample, err error) {
 			f.bad(err)
 		}
 	default:
-		f.mu.Lock()
-		f.failed = err
-		f.mu.Unlock()
-		f.stop()
+		f.fail(err)
 	}
 	for i := range samples {
 		samples[i].done(err)

@@ -26,7 +26,7 @@ func ticks(t *testing.T, interval, d time.Duration, wait func(n int) time.Durati
 	})
 	ctx, stop := context.WithTimeout(t.Context(), d)
 	defer stop()
-	err := src.poll(ctx, func(...Sample) {}, func(err error) { t.Error(err) }, func(int) {})
+	err := Feed(ctx, src, discard{}, FeedOptions{Bad: func(err error) { t.Error(err) }})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ended with %v", err)
 	}
@@ -77,7 +77,7 @@ func TestEveryKeepsItsPhase(t *testing.T) {
 
 func TestEveryGoesOnAfterAFailedRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, made, errSensor := 0, 0, errors.New("sensor")
+		n, errSensor := 0, errors.New("sensor")
 		var faults []error
 		src := Every(time.Second, func(time.Time) ([]byte, error) {
 			if n++; n%2 == 0 {
@@ -87,7 +87,9 @@ func TestEveryGoesOnAfterAFailedRead(t *testing.T) {
 		})
 		ctx, stop := context.WithTimeout(t.Context(), 9500*time.Millisecond)
 		defer stop()
-		_ = src.poll(ctx, func(s ...Sample) { made += len(s) }, func(err error) { faults = append(faults, err) }, func(int) {})
+		counters := new(Counters)
+		_ = Feed(ctx, src, discard{}, FeedOptions{Counters: counters, Bad: func(err error) { faults = append(faults, err) }})
+		made := counters.Made.Load()
 		if made != 5 || len(faults) != 5 || !errors.Is(faults[0], errSensor) {
 			t.Errorf("%d made, faults %v", made, faults)
 		}
@@ -97,7 +99,7 @@ func TestEveryGoesOnAfterAFailedRead(t *testing.T) {
 func TestEveryRefusesAnIntervalOfNothing(t *testing.T) {
 	for _, interval := range []time.Duration{0, -time.Second} {
 		src := Every(interval, nil)
-		err := src.poll(t.Context(), nil, nil, nil)
+		err := Feed(t.Context(), src, discard{}, FeedOptions{})
 		if err == nil {
 			t.Errorf("%v is taken", interval)
 		}
@@ -108,7 +110,7 @@ func TestEveryStoppedReadsNothing(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	src := Every(time.Hour, func(time.Time) ([]byte, error) { t.Error("read"); return nil, nil })
-	err := src.poll(ctx, nil, nil, nil)
+	err := Feed(ctx, src, discard{}, FeedOptions{})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

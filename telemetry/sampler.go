@@ -1,0 +1,164 @@
+package telemetry
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+)
+
+// Sampler asks the scheduled sources of a whole process when they are due. It costs no goroutine between two ticks: one timer waits
+// for the next of them all, and as many workers as are due, up to a bound, ask the sources and end. A source whose Read takes long
+// keeps a worker meanwhile.
+type Sampler struct {
+	bound int // workers
+
+	mu      sync.Mutex
+	waiting byDue
+	ready   []*task // their time has come
+	workers int
+	timer   *time.Timer // for waiting[0]; nil: not needed yet
+}
+
+// task is a function that a Sampler calls when it is due. Sampler.mu guards its fields.
+type task struct {
+	run     func() (next time.Time) // when it is due again; zero: resume will say
+	due     time.Time
+	index   int // in Sampler.waiting; -1: it does not wait
+	running bool
+	stopped bool
+	idle    chan struct{} // closed when a run ends after stop; nil: nobody waits for that
+}
+
+// defaultWorkers is how many sources are asked at once, unless a Sampler is told otherwise.
+const defaultWorkers = 16
+
+// NewSampler returns a sampler that asks at most so many sources at once; 0: 16.
+func NewSampler(workers int) *Sampler {
+	if workers <= 0 {
+		workers = defaultWorkers
+	}
+	return &Sampler{bound: workers}
+}
+
+// start calls t.run now, and then whenever that says, until stop. It is never called twice at once.
+func (s *Sampler) start(t *task) {
+	t.index = -1
+	s.resume(t, time.Now())
+}
+
+// resume lets a task go on that did not say when it is due.
+func (s *Sampler) resume(t *task, due time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.stopped {
+		s.waitLocked(t, due)
+	}
+}
+
+// stop returns when run is not called any more, and does not run. It must not be called by run.
+func (s *Sampler) stop(t *task) {
+	s.mu.Lock()
+	t.stopped = true
+	if t.index >= 0 {
+		heap.Remove(&s.waiting, t.index)
+		s.planLocked()
+	}
+	if !t.running {
+		s.mu.Unlock()
+		return
+	}
+	if t.idle == nil {
+		t.idle = make(chan struct{})
+	}
+	idle := t.idle
+	s.mu.Unlock()
+	<-idle
+}
+
+func (s *Sampler) waitLocked(t *task, due time.Time) {
+	t.due = due
+	heap.Push(&s.waiting, t)
+	s.planLocked()
+}
+
+// planLocked hands over what is due, and sets the timer for what is due next.
+func (s *Sampler) planLocked() {
+	for len(s.waiting) > 0 && !s.waiting[0].due.After(time.Now()) {
+		s.ready = append(s.ready, heap.Pop(&s.waiting).(*task))
+		if s.workers < s.bound {
+			s.workers++
+			go s.work()
+		}
+	}
+	switch {
+	case len(s.waiting) == 0:
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+	case s.timer == nil:
+		s.timer = time.AfterFunc(time.Until(s.waiting[0].due), s.plan)
+	default:
+		s.timer.Reset(time.Until(s.waiting[0].due))
+	}
+}
+
+func (s *Sampler) plan() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.planLocked()
+}
+
+// work runs tasks until none is ready.
+func (s *Sampler) work() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.ready) > 0 {
+		t := s.ready[0]
+		s.ready[0] = nil
+		s.ready = s.ready[1:]
+		if t.stopped {
+			continue
+		}
+		t.running = true
+		s.mu.Unlock()
+		next := t.run()
+		s.mu.Lock()
+		t.running = false
+		switch {
+		case t.idle != nil:
+			close(t.idle)
+		case !t.stopped && !next.IsZero():
+			s.waitLocked(t, next)
+		}
+	}
+	s.ready = nil
+	s.workers--
+}
+
+// byDue is a heap of tasks, the one that is due first on top.
+type byDue []*task
+
+func (h byDue) Len() int           { return len(h) }
+func (h byDue) Less(i, k int) bool { return h[i].due.Before(h[k].due) }
+
+func (h byDue) Swap(i, k int) {
+	h[i], h[k] = h[k], h[i]
+	h[i].index, h[k].index = i, k
+}
+
+// Push is for package heap.
+func (h *byDue) Push(x any) {
+	t := x.(*task)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+
+// Pop is for package heap.
+func (h *byDue) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	t.index = -1
+	return t
+}

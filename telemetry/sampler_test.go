@@ -1,0 +1,229 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Many sources share one sampler: each is asked at the exact times of its own grid, and no goroutine waits between the ticks.
+func TestSamplerKeepsEveryGrid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sources, ticks = 200, 30
+		s := NewSampler(0)
+		began := time.Now()
+		before := runtime.NumGoroutine()
+		var stops []func()
+		var ended, asked atomic.Int64
+		for i := range sources {
+			interval := time.Second + time.Duration(i)*time.Millisecond
+			first, n := time.Duration(i)*time.Millisecond, 0
+			read := func(now time.Time) ([]byte, error) {
+				asked.Add(1)
+				if want := first + time.Duration(n)*interval; now.Sub(began) != want {
+					t.Errorf("source %d: tick %d at %v, not %v", i, n, now.Sub(began), want)
+				}
+				n++
+				return []byte(`{}`), nil
+			}
+			stops = append(stops, StartFeed(t.Context(), Every(interval, read), discard{}, FeedOptions{Sampler: s}, func(err error) {
+				ended.Add(1)
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("source %d ended with %v", i, err)
+				}
+			}))
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(ticks*time.Second + 500*time.Microsecond)
+		synctest.Wait()
+		noMoreGoroutines(t, before)
+		if n := asked.Load(); n < sources*(ticks-6) {
+			t.Errorf("asked %d times", n)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		n := asked.Load()
+		time.Sleep(time.Hour)
+		if ended.Load() != sources || asked.Load() != n {
+			t.Errorf("%d have ended, asked %d times afterwards", ended.Load(), asked.Load()-n)
+		}
+	})
+}
+
+// No more sources are asked at once than the sampler may, the others wait for their turn, and ticks that pass meanwhile are skipped.
+func TestSamplerIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewSampler(3)
+		var mu sync.Mutex
+		asked, most, now := map[int]int{}, 0, 0
+		var counters Counters
+		var stops []func()
+		for i := range 9 {
+			read := func(time.Time) ([]byte, error) {
+				mu.Lock()
+				asked[i]++
+				now++
+				most = max(most, now)
+				mu.Unlock()
+				time.Sleep(700 * time.Millisecond)
+				mu.Lock()
+				now--
+				mu.Unlock()
+				return []byte(`{}`), nil
+			}
+			stops = append(stops, StartFeed(t.Context(), Every(time.Second, read), discard{}, FeedOptions{Sampler: s, Counters: &counters}, func(error) {}))
+		}
+		time.Sleep(time.Minute)
+		for _, stop := range stops {
+			stop()
+		}
+		for i := range 9 {
+			if n := asked[i]; n < 18 || n > 32 { // 3 workers have time for 257 readings
+				t.Errorf("source %d was asked %d times", i, n)
+			}
+		}
+		if most != 3 || counters.Skipped.Load() == 0 || now != 0 {
+			t.Errorf("%d at once, %d skipped, %d are asked still", most, counters.Skipped.Load(), now)
+		}
+	})
+}
+
+// Stopping a feed waits for the reading under way, whose sample is kept.
+func TestStoppedFeedFinishesItsReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := newFakeBox()
+		stop := StartFeed(t.Context(), Every(time.Hour, func(time.Time) ([]byte, error) {
+			time.Sleep(time.Minute)
+			return []byte(`{}`), nil
+		}), box, FeedOptions{}, func(err error) {
+			if !errors.Is(err, context.Canceled) || len(box.held()) != 1 {
+				t.Errorf("ended with %v, %d held", err, len(box.held()))
+			}
+		})
+		time.Sleep(time.Second)
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took != 59*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// A scheduled source that waits for room keeps no worker from the others. Its ticks that pass meanwhile are skipped, and it goes on at
+// its own times.
+func TestWaitingSourceKeepsNoWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, box := NewSampler(1), newFakeBox()
+		box.limit = 2
+		began := time.Now()
+		var mu sync.Mutex
+		var at []float64
+		others := 0
+		asked := func() (string, int) {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return fmt.Sprint(at), others
+		}
+		waits := Source{Interval: 10 * time.Second, Full: Wait, Read: func(now time.Time) ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, now.Sub(began).Seconds())
+			return []byte(`{}`), nil
+		}}
+		other := Every(time.Second, func(time.Time) ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			others++
+			return []byte(`{}`), nil
+		})
+		told, counters := new(skips), new(Counters)
+		stop := StartFeed(t.Context(), waits, box, FeedOptions{Sampler: s, Skipped: told.add, Counters: counters}, func(error) {})
+		stopOther := StartFeed(t.Context(), other, discard{}, FeedOptions{Sampler: s}, func(error) {})
+		time.Sleep(55*time.Second + 500*time.Millisecond) // the third sample waits since 20 s
+		if at, others := asked(); others != 56 || at != "[0 10 20]" {
+			t.Errorf("the other one was asked %d times, the one that waits at %s", others, at)
+		}
+		if err := box.Ack(10); err != nil {
+			t.Error(err)
+		}
+		if err := box.Ack(20); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(6 * time.Second)
+		if at, _ := asked(); at != "[0 10 20 60]" || counters.Made.Load() != 4 {
+			t.Errorf("asked at %v, %d made", at, counters.Made.Load())
+		}
+		time.Sleep(20 * time.Second) // the next one waits
+		stop()
+		stopOther()
+		if n := told.all[SkipLate]; n < 3 {
+			t.Errorf("skipped %v", told.all)
+		}
+		if n := len(box.held()); n != 3 { // what was read has gone in above the bound
+			t.Errorf("%d held", n)
+		}
+	})
+}
+
+// A source that panics ends its own feed, with what contains the panic has made of it, and no other.
+func TestPanicEndsOneFeed(t *testing.T) {
+	contain := func(f func() error) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("a bug: %v", p)
+			}
+		}()
+		return f()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, box := NewSampler(1), newFakeBox()
+		n, others := 0, 0
+		var mu sync.Mutex
+		var ended []error
+		end := func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			ended = append(ended, err)
+		}
+		o := FeedOptions{Sampler: s, Contain: contain}
+		StartFeed(t.Context(), Every(time.Second, func(time.Time) ([]byte, error) {
+			if n++; n == 3 {
+				panic("sensor")
+			}
+			return []byte(`{}`), nil
+		}), box, o, end)
+		stop := StartFeed(t.Context(), Every(time.Second, func(time.Time) ([]byte, error) { others++; return []byte(`{}`), nil }), box, o, func(error) {})
+		StartFeed(t.Context(), Source{Run: func(context.Context, func(...Sample), func(error)) error { panic("input") }}, box, o,
+			end)
+		time.Sleep(10*time.Second + time.Millisecond)
+		stop()
+		synctest.Wait()
+		if fmt.Sprint(ended) != "[a bug: input a bug: sensor]" || n != 3 || others != 11 {
+			t.Errorf("ended with %v; asked %d and %d times", ended, n, others)
+		}
+	})
+}
+
+// noMoreGoroutines fails unless there are about as many goroutines as before, where there would be dozens more. The bubble's own are
+// counted now and then.
+func noMoreGoroutines(t *testing.T, before int) {
+	t.Helper()
+	n := runtime.NumGoroutine() - before
+	for range 10_000 {
+		if n <= 3 {
+			return
+		}
+		runtime.Gosched()
+		n = runtime.NumGoroutine() - before
+	}
+	stacks := make([]byte, 1<<20)
+	t.Errorf("%d goroutines more: %s", n, stacks[:runtime.Stack(stacks, true)])
+}
