@@ -206,6 +206,7 @@ func (d *Device) feedFrom(ctx context.Context, src telemetry.Source) error {
 		},
 		Skipped:  d.skipped,
 		Counters: &d.counters,
+		Contain:  func(f func() error) error { return d.run("samples", f) },
 	})
 }
 
