@@ -19,7 +19,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// hubNamed finds a hub by its name or any host name it is known under.
+// hubNamed returns the hub that has this name or host name, nil if there is none.
 func (r *registry) hubNamed(name string) *hub {
 	for _, h := range r.hubs {
 		if strings.EqualFold(name, h.name) || slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(name, host) }) {
@@ -29,7 +29,7 @@ func (r *registry) hubNamed(name string) *hub {
 	return nil
 }
 
-// hubsOf are the hubs an enrollment allows, in its order.
+// hubsOf returns the hubs that an enrollment allows, in its order.
 func (r *registry) hubsOf(e *enrollment) []*hub {
 	names := e.IotHubs
 	if e.IotHubHostName != "" && (len(names) == 0 || e.AllocationPolicy == AllocateStatic) {
@@ -47,7 +47,8 @@ func (r *registry) hubsOf(e *enrollment) []*hub {
 	return hubs
 }
 
-// choose is the hub the enrollment's policy gives to a device that is in none; a custom policy is the webhook's business.
+// choose returns the hub that the enrollment's policy gives to a device that is in none. For a
+// custom policy, whose webhook decides, it is the first one.
 func (r *registry) choose(e *enrollment, registrationID string) *hub {
 	hubs := r.hubsOf(e)
 	policy := e.AllocationPolicy
@@ -76,8 +77,9 @@ func (r *registry) choose(e *enrollment, registrationID string) *hub {
 	return hubs[0]
 }
 
-// draw is a hub's lot for a device, larger on average for a larger weight. The largest wins, so that a hub that is added or taken
-// away moves no device between the others (rendezvous hashing).
+// draw returns a hub's lot for a device. It is larger on average for a hub of more weight, and the
+// largest lot wins. So a hub that is added or removed moves no device between the others
+// (rendezvous hashing).
 func (r *registry) draw(h *hub, registrationID string) float64 {
 	weight := 1.0
 	if i := slices.Index(r.hubs, h); i < len(r.config.HubWeights) {
@@ -88,7 +90,8 @@ func (r *registry) draw(h *hub, registrationID string) float64 {
 	return -weight / math.Log(uniform)
 }
 
-// otherThan returns the next living hub in the row, nil if there is none.
+// otherThan returns the next hub behind h in the row that is not dead, nil if there is none. The
+// row is a ring.
 func otherThan(h *hub, row []*hub) *hub {
 	at := slices.Index(row, h)
 	for i := range row {
@@ -99,10 +102,10 @@ func otherThan(h *hub, row []*hub) *hub {
 	return nil
 }
 
-// allocation is what a custom allocation's webhook answered, or why it did not.
+// allocation is the answer of a webhook, or the reason why there is none.
 type allocation struct {
 	hub     *hub
-	twin    *twinContent // nil unless it gave one
+	twin    *twinContent // nil if the answer had none
 	payload json.RawMessage
 	err     *dpsError
 }
@@ -128,7 +131,8 @@ type runtimeX509 struct {
 	ClientCertificates *certificatePair `json:"clientCertificates,omitempty"`
 }
 
-// webhookFor is what to ask whom before the device can be placed; nil if there is nothing to ask.
+// webhookFor returns the webhook to ask before the device is placed, and what to ask. ask is nil if
+// no webhook decides.
 func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to string, ask *webhookRequest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,13 +166,14 @@ const (
 	webhookLimit   = 128 << 10
 )
 
-// validWebhook takes what the simulator can call: an absolute URL of HTTP.
+// validWebhook reports whether the simulator can call a URL: it must be absolute, and of HTTP or
+// HTTPS.
 func validWebhook(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// callWebhook lets somebody else decide. It never fails: what goes wrong is an answer too.
+// callWebhook asks a webhook. A failure is an answer, too: the registration fails with it.
 func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) allocation {
 	failed := func(code int, format string, args ...any) allocation {
 		return allocation{err: &dpsError{code: code, text: fmt.Sprintf(format, args...)}}
@@ -195,7 +200,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 		return failed(400207, "Custom allocation failed: %v", err)
 	}
 	var answer struct {
-		IotHubHostName string          `json:"iotHubHostName"` // in any case, as all names in JSON here
+		IotHubHostName string          `json:"iotHubHostName"` // in upper or lower case, as all names in JSON here
 		InitialTwin    *initialTwin    `json:"initialTwin"`
 		Payload        json.RawMessage `json:"payload"`
 	}
@@ -224,14 +229,14 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	return a
 }
 
-// twin is what a device of the enrollment begins with.
+// twin returns the twin that a device of the enrollment begins with.
 func (e *enrollment) twin() *twinContent {
 	t := e.InitialTwin.content()
 	t.edge = e.Capabilities.IotEdge
 	return t
 }
 
-// content is the twin as a device gets it; without one it is empty.
+// content returns the twin as a device gets it. For nil it is empty.
 func (t *initialTwin) content() *twinContent {
 	c := &twinContent{desired: map[string]any{}, reported: map[string]any{}, tags: map[string]any{}}
 	if t != nil {
@@ -242,13 +247,15 @@ func (t *initialTwin) content() *twinContent {
 
 func withoutNulls(m map[string]any) map[string]any { return mergeProps(nil, m) }
 
-// twinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
+// twinContent is the state of a device that travels with it, without versions and times: its twin
+// and its capabilities.
 type twinContent struct {
 	desired, reported, tags map[string]any
 	edge                    bool
 }
 
-// content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
+// content is what would travel along if the device left. Documents are never changed in place, so
+// they can be shared.
 func (i *identity) content() *twinContent {
 	i.mu.Lock()
 	defer i.mu.Unlock()

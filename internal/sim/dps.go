@@ -19,8 +19,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// dps is the Device Provisioning Service as clients talk to it. What it decides is in the registry; here are the requests and
-// answers, the same over MQTT (dps_mqtt.go) and HTTPS (dps_https.go).
+// dps is the Device Provisioning Service (DPS) as clients see it: its requests and answers, which
+// are the same over MQTT (dps_mqtt.go) and HTTPS (dps_https.go). The registry makes the decisions.
 type dps struct {
 	log      zerolog.Logger
 	config   dpsOptions
@@ -65,7 +65,7 @@ type operation struct {
 	final    *operationStatus
 }
 
-// waiting says whether the webhook has not answered yet.
+// waiting reports whether the webhook still has to answer.
 func (o *operation) waiting() bool {
 	if o.asked == nil {
 		return false
@@ -80,10 +80,11 @@ func (o *operation) waiting() bool {
 
 const (
 	operationLife  = 30 * time.Minute // how long an operation can be polled
-	operationLimit = 100_000          // how many there are at most; the oldest are forgotten first
+	operationLimit = 100_000          // the number of operations; beyond it the oldest are forgotten
 )
 
-// registrationState is the record of a registration, in DPS's own names and order.
+// registrationState is the record of a registration. Its fields have the names and the order that
+// DPS gives them.
 type registrationState struct {
 	X509                   *registrationX509 `json:"x509,omitempty"`
 	RegistrationID         string            `json:"registrationId"`
@@ -106,21 +107,21 @@ type registrationX509 struct {
 	EnrollmentGroupID string `json:"enrollmentGroupId,omitempty"`
 }
 
-// operationStatus is the body of an answer to register and to polls.
+// operationStatus is the body of the answer to a register request or a poll.
 type operationStatus struct {
 	OperationID string             `json:"operationId"`
 	Status      string             `json:"status"`
 	State       *registrationState `json:"registrationState,omitempty"`
 }
 
-// answer is what DPS replies, before it is put into a topic or a header.
+// answer is an answer of DPS, before it is put into a topic or a header.
 type answer struct {
 	status     int
 	retryAfter string // whole seconds, "" to leave it out
 	body       any
 	refused    string // reason of a refusal, for the log and the events; "" if it is none
 	delay      time.Duration
-	hangUp     bool // the connection is closed after the reply, or instead of it if there is no status
+	hangUp     bool // the connection is closed after the answer; without a status there is no answer
 }
 
 // register serves a register request.
@@ -168,7 +169,7 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 	return answer{status: 202, retryAfter: p.retryAfter(), body: operationStatus{OperationID: op.id, Status: statusAssigning}}
 }
 
-// poll serves a question for an operation's status.
+// poll serves a request for the status of an operation.
 func (p *dps) poll(c claim, operationID string) answer {
 	p.polls.Add(1)
 	fault := p.faults.now.Load()
@@ -215,7 +216,7 @@ func (p *dps) operationStatus(c claim, operationID string, stuck bool) answer {
 	return answer{status: 200, body: told}
 }
 
-// finish lets a registration take effect, the first time it is asked for.
+// finish lets a registration take effect when it is called for the first time.
 func (p *dps) finish(op *operation) (*operationStatus, error) {
 	op.settling.Lock()
 	defer op.settling.Unlock()
@@ -244,7 +245,8 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 	return op.final, nil
 }
 
-// lookup serves a question for a registration's present state ("Device Registration Status Lookup", HTTPS only).
+// lookup serves a request for the present state of a registration ("Device Registration Status
+// Lookup", HTTPS only).
 func (p *dps) lookup(c claim) answer {
 	fault := p.faults.now.Load()
 	if a, hit := p.faulty(fault); hit {
@@ -260,7 +262,7 @@ func (p *dps) lookup(c claim) answer {
 	return answer{status: 200, body: p.nameHub(c, state), delay: delayOf(fault)}
 }
 
-// faulty answers what a fault of DPS answers to every request.
+// faulty returns the answer that a fault gives to every request, and whether there is such a fault.
 func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 	switch {
 	case is(fault, DPSThrottle):
@@ -279,7 +281,7 @@ func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
 	return a, true
 }
 
-// throttled is the answer to a request beyond the limits.
+// throttled returns the answer to a request beyond the limits.
 func (p *dps) throttled(wait time.Duration) answer {
 	a := p.refusal(&dpsError{code: 429001, text: "Operations are being throttled for this tenant."})
 	if !p.config.RetryAfterAbsent {
@@ -289,7 +291,7 @@ func (p *dps) throttled(wait time.Duration) answer {
 	return a
 }
 
-// limiter lets so many requests of one kind through in each window of time. The zero value lets all through.
+// limiter allows so many requests of each client in a window of time. The zero value allows all.
 type limiter struct {
 	allowed int
 	window  time.Duration
@@ -299,7 +301,7 @@ type limiter struct {
 	counts map[string]int
 }
 
-// take counts a request, and says how long to wait if it is one too many.
+// take counts a request. If it is one too many take returns how long the client should wait.
 func (l *limiter) take(who string) (wait time.Duration) {
 	if l.allowed == 0 {
 		return 0
@@ -373,7 +375,7 @@ func (p *dps) event(registrationID string, state *registrationState) {
 		Str("reason", state.ErrorMessage).Msg(line)
 }
 
-// remember also forgets the operations nobody may poll any more.
+// remember adds an operation, and forgets those that can no longer be polled.
 func (p *dps) remember(op *operation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -386,7 +388,7 @@ func (p *dps) remember(op *operation) {
 	p.oldest = append(p.oldest, op)
 }
 
-// registerLimit is the largest body of a register request.
+// registerLimit is the size of the largest body of a register request, in bytes.
 const registerLimit = 96 << 10
 
 // registerRequest is what a register request asks for.
@@ -426,7 +428,8 @@ func parseRegister(body []byte, c claim) (registerRequest, error) {
 	return request, err
 }
 
-// validVersion says whether an api-version has the form of one: a date, perhaps of a preview, since there is a DPS.
+// validVersion reports whether an api-version has the right form: a date since DPS exists, and
+// perhaps "-preview".
 func validVersion(v string) bool {
 	date, _ := strings.CutSuffix(v, "-preview")
 	t, err := time.Parse(time.DateOnly, date)
@@ -461,7 +464,7 @@ func (p *dps) fault(f DPSFault) error {
 	return err
 }
 
-// endpoints returns all listening addresses, because a fault affects every one.
+// endpoints returns all listening addresses. A fault affects every one of them.
 func (p *dps) endpoints() []*wire.Endpoint {
 	all := []*wire.Endpoint{p.mqtt, p.https}
 	if p.amqp != nil {

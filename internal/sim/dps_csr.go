@@ -16,10 +16,11 @@ const (
 	csrVersion       = "2025-07-01-preview" // csr, answered with issuedCertificateChain
 )
 
-// signingRequest is a certificate request that has been checked.
+// signingRequest is a certificate signing request that was checked.
 type signingRequest = x509.CertificateRequest
 
-// parseSigningRequest wants base64 of a PKCS#10 request for the device's own name, with a key on an elliptic curve.
+// parseSigningRequest reads base64 of a PKCS#10 request. It must be for the device's own name, and
+// its key must be on an elliptic curve.
 func parseSigningRequest(text, registrationID string) (*signingRequest, error) {
 	der, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
@@ -38,10 +39,11 @@ func parseSigningRequest(text, registrationID string) (*signingRequest, error) {
 	return csr, nil
 }
 
-// issuedDays is how long an issued certificate is valid: the policies of the preview allow 7 to 90 days.
+// issuedDays is how many days an issued certificate is valid. The preview allows 7 to 90.
 const issuedDays = 30
 
-// issue gives a device the certificate it asked for. At its hub it proves itself with that from now on.
+// issue gives a device the certificate that it asked for. From now on its hub expects this
+// certificate.
 func (p *dps) issue(op *operation, state *registrationState) error {
 	r := p.registry
 	template := r.authority.Template(op.csr.Subject.CommonName)

@@ -20,18 +20,20 @@ const (
 	dpsPollTopic     = "$dps/registrations/GET/iotdps-get-operationstatus/"
 )
 
-// dpsSession is one MQTT connection to DPS. DPS keeps no sessions, and whatever it does not know closes the connection.
+// dpsSession is one MQTT connection to DPS. DPS keeps no sessions, and closes a connection for
+// every packet that it does not know.
 type dpsSession struct {
 	dps     *dps
 	wire    *wire.MQTT
 	claim   claim
 	alive   time.Duration
-	since   time.Time // as in session
-	granted byte      // like subscriptions: 0 is not subscribed, 1 is QoS 0, 2 is QoS 1
+	since   time.Time // silence counts from here on, because a client waits for its CONNACK
+	granted byte      // 0 if it is not subscribed, else the QoS plus one
 	lastID  uint16
 }
 
-// parseDPSUsername takes {idScope}/registrations/{registrationId}/api-version={version}[&...]; there is no question mark.
+// parseDPSUsername reads {idScope}/registrations/{registrationId}/api-version={version}[&...].
+// There is no question mark in it.
 func parseDPSUsername(s string) (c claim, ok bool) {
 	parts := strings.SplitN(s, "/", 4)
 	if len(parts) != 4 || parts[0] == "" || parts[1] != "registrations" || parts[2] == "" {
@@ -42,13 +44,13 @@ func parseDPSUsername(s string) (c claim, ok bool) {
 	return claim{idScope: parts[0], registrationID: parts[2], version: version}, isVersion && version != ""
 }
 
-// serveMQTT is one connection over TCP.
+// serveMQTT serves one connection over TCP.
 func (p *dps) serveMQTT(c *wire.Conn) {
 	secure := tls.Server(c, p.tls)
 	p.speakMQTT(c, secure, secure)
 }
 
-// speakMQTT is one connection from TLS to the end.
+// speakMQTT serves one connection from its TLS handshake to its end.
 func (p *dps) speakMQTT(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	w := wire.NewMQTT(c, secure, via, dpsPacketLimit)
 	c.OnHangUp(w.HangUp)
@@ -97,7 +99,8 @@ func (s *dpsSession) run() {
 	}
 }
 
-// connect accepts every well-formed user name, whatever the key: DPS looks at credentials when the device registers.
+// connect accepts every well-formed user name, whatever the password: DPS checks credentials when
+// the device registers.
 func (s *dpsSession) connect(c wire.ConnectPacket) (code byte, refused string) {
 	if c.Level != 4 {
 		return wire.ConnackBadProtocol, fmt.Sprintf("protocol level %d", c.Level)

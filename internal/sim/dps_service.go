@@ -38,7 +38,7 @@ func newDPS(running context.Context, c dpsOptions, r *registry, events *broadcas
 	return p
 }
 
-// connectionString is what a client of the service API is configured with.
+// connectionString returns what a client of the service API is configured with.
 func (p *dps) connectionString() string {
 	host := p.https.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
@@ -47,7 +47,7 @@ func (p *dps) connectionString() string {
 	return "HostName=" + host + ";SharedAccessKeyName=" + dpsPolicy + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(p.key[0])
 }
 
-// knownAs says whether DPS goes by a name, with or without a port.
+// knownAs reports whether a name, with or without a port, means this DPS.
 func (p *dps) knownAs(name string) bool {
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
@@ -57,8 +57,8 @@ func (p *dps) knownAs(name string) bool {
 	return slices.Contains(own, name) || strings.HasSuffix(name, ".azure-devices-provisioning.net")
 }
 
-// authorize checks the token of a request to the service API. Its resource is the host, or a part of what is asked for by whole
-// segments.
+// authorize checks the token of a request to the service API. Its resource is the host, or a prefix
+// of the requested path that consists of whole segments.
 func (p *dps) authorize(r *http.Request) error {
 	token, err := azure.ParseSAS(strings.TrimSpace(r.Header.Get("Authorization")))
 	if err != nil {
@@ -77,10 +77,10 @@ func (p *dps) authorize(r *http.Request) error {
 	return nil
 }
 
-// serviceLimit is the largest body of a request to the service API.
+// serviceLimit is the size of the largest body of a request to the service API, in bytes.
 const serviceLimit = 1 << 20
 
-// serviceOr serves DPS's service API on the paths that are its own, and leaves all others to next.
+// serviceOr serves the paths of DPS's service API, and leaves all other paths to next.
 func (p *dps) serviceOr(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(w http.ResponseWriter, r *http.Request, body []byte) (any, error)) {
@@ -205,7 +205,8 @@ func (p *dps) enrollmentRoutes(handle func(string, func(http.ResponseWriter, *ht
 	})
 }
 
-// decodeEnrollmentFor reads the enrollment for a path; the id may be left out of the body, but must not be another one.
+// decodeEnrollmentFor reads the body of a request whose path has an id. The body may leave the id
+// out, but must not have another one.
 func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error) {
 	e := &enrollment{}
 	d := json.NewDecoder(bytes.NewReader(body))
@@ -224,15 +225,14 @@ func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error
 	return e, nil
 }
 
-// public is the enrollment as everybody may see it: keys are shown only if the request asks for
-// them.
+// public returns the enrollment without its keys, which are shown only if a request asks for them.
 func (e *enrollment) public() *enrollment {
 	shown := *e
 	shown.Attestation.SymmetricKey = nil
 	return &shown
 }
 
-// withState adds the state of its registration to an individual enrollment; called with mu held.
+// withState returns an individual enrollment with the state of its registration. mu is held.
 func (r *registry) withState(e *enrollment) *enrollment {
 	d := r.byRegistration[strings.ToLower(e.RegistrationID)]
 	if e.group() || d == nil || !d.registered {
@@ -243,7 +243,7 @@ func (r *registry) withState(e *enrollment) *enrollment {
 	return &with
 }
 
-// enrolled are all enrollments of a kind, by id, as everybody may see them.
+// enrolled returns all groups, or all individual enrollments, without their keys.
 func (r *registry) enrolled(group bool) []*enrollment {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,7 +254,7 @@ func (r *registry) enrolled(group bool) []*enrollment {
 	return all
 }
 
-// registrationsOf are the registrations made by a group.
+// registrationsOf returns the registrations that a group has made.
 func (r *registry) registrationsOf(group string) ([]registrationState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -271,7 +271,7 @@ func (r *registry) registrationsOf(group string) ([]registrationState, error) {
 	return states, nil
 }
 
-// deleteRegistration forgets that a device has registered. It stays in its hub.
+// deleteRegistration forgets that a device has registered. The device stays in its hub.
 func (r *registry) deleteRegistration(registrationID, ifMatch string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -289,7 +289,8 @@ func (r *registry) deleteRegistration(registrationID, ifMatch string) error {
 	return nil
 }
 
-// start ends the time in which enrollments may name hubs nobody knows: from now on all names are known.
+// start checks the hubs that enrollments name, and those of later enrollments are checked at once:
+// before the start the names of the hubs are not all known. It also lets failovers end in time.
 func (r *registry) start() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -305,8 +306,8 @@ func (r *registry) start() error {
 	return nil
 }
 
-// checkQuery wants a query for everything. Node's samples ask for "*" alone, and the Azure CLI wraps its query in the text of a Python
-// dictionary, so nothing more is asked of it than a star or a select.
+// checkQuery accepts a query for everything. Node's samples ask for "*" alone, and the Azure CLI
+// wraps its query in the text of a Python dictionary. So a query needs only a star or a select.
 func checkQuery(body []byte) error {
 	var q struct {
 		Query string `json:"query"`
@@ -324,10 +325,11 @@ func checkQuery(body []byte) error {
 	return nil
 }
 
-// dpsPageLimit is the largest page of a query, and the size of a page nobody asked a size for.
+// dpsPageLimit is the number of items of the largest page, and of a page without a requested size.
 const dpsPageLimit = 1000
 
-// page is the part of a query's result that a request asks for: so many items after the one its continuation names.
+// page returns the part of a result that a request asks for: so many items after the one that its
+// continuation names. It sets the headers of the answer.
 func page[T any](w http.ResponseWriter, r *http.Request, kind string, all []T, key func(T) string) ([]T, error) {
 	size := dpsPageLimit
 	if text := r.Header.Get("X-Ms-Max-Item-Count"); text != "" {
@@ -360,7 +362,7 @@ func page[T any](w http.ResponseWriter, r *http.Request, kind string, all []T, k
 	return all, nil
 }
 
-// dpsBulkLimit is how many enrollments one bulk operation may name.
+// dpsBulkLimit is how many enrollments a bulk operation may have.
 const dpsBulkLimit = 10
 
 type dpsBulkError struct {
@@ -369,7 +371,8 @@ type dpsBulkError struct {
 	ErrorStatus    string `json:"errorStatus"`
 }
 
-// bulk does the same to some individual enrollments; those that fail are named, the others are done.
+// bulk does the same to several individual enrollments. Its answer names those that failed; the
+// others are done.
 func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, error) {
 	var b struct {
 		Mode        string            `json:"mode"`

@@ -14,8 +14,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// enrollment is an entry of DPS's enrollment list in the form of the service API: an individual one has a registration id, a group
-// has a group id. It never changes once it is in the list; a change puts another one in its place.
+// enrollment is an entry of DPS's enrollment list, in the form of the service API. An individual
+// enrollment has a registration id, a group has a group id. An entry of the list never changes:
+// another one takes its place.
 type enrollment struct {
 	RegistrationID         string             `json:"registrationId,omitempty"`
 	EnrollmentGroupID      string             `json:"enrollmentGroupId,omitempty"`
@@ -35,7 +36,7 @@ type enrollment struct {
 	IotHubs                []string           `json:"iotHubs,omitempty"` // none means all linked ones
 	CustomAllocation       *customAllocation  `json:"customAllocationDefinition,omitempty"`
 
-	// What the attestation amounts to.
+	// These are made from the attestation.
 	keys   [][]byte            // primary, secondary
 	leaves []*x509.Certificate // of a device
 	roots  []*x509.Certificate // of devices' certificate authorities
@@ -45,7 +46,7 @@ type attestation struct {
 	Type         string           `json:"type"`
 	SymmetricKey *symmetricKeys   `json:"symmetricKey,omitempty"`
 	X509         *x509Attestation `json:"x509,omitempty"`
-	TPM          json.RawMessage  `json:"tpm,omitempty"` // kept and shown; no device can use it
+	TPM          json.RawMessage  `json:"tpm,omitempty"` // kept and shown, but no device can use it
 }
 
 // The types of attestation.
@@ -78,7 +79,7 @@ func (p *certificatePair) entries() []*certificateEntry {
 	return slices.DeleteFunc([]*certificateEntry{p.Primary, p.Secondary}, func(e *certificateEntry) bool { return e == nil })
 }
 
-// certificateEntry holds a certificate on the way in, PEM or base64, and its description on the way out.
+// certificateEntry has a certificate in a request, PEM or base64, and its description in an answer.
 type certificateEntry struct {
 	Certificate string           `json:"certificate,omitempty"`
 	Info        *certificateInfo `json:"info,omitempty"`
@@ -95,7 +96,8 @@ type certificateInfo struct {
 	Version          int    `json:"version"`
 }
 
-// caReferences name certificates that were uploaded to DPS. The only one there is here is the device CA, see deviceCAName.
+// caReferences name certificates that were uploaded to DPS. Here there is only the device CA, see
+// deviceCAName.
 type caReferences struct {
 	Primary   string `json:"primary,omitempty"`
 	Secondary string `json:"secondary,omitempty"`
@@ -123,7 +125,8 @@ const (
 	disabledStatus = "disabled"
 )
 
-// The enrollment groups that are there from the start, and the name of the certificate the second one refers to.
+// The enrollment groups that are there from the start, and the name of the certificate that the
+// second one refers to.
 const (
 	defaultGroup     = "default"
 	defaultX509Group = "default-x509"
@@ -141,26 +144,27 @@ func (e *enrollment) group() bool { return e.RegistrationID == "" }
 
 func (e *enrollment) disabled() bool { return e.ProvisioningStatus == disabledStatus }
 
-// rule is what decides where devices of the enrollment go. A device whose rule is another one than at its last assignment is
-// assigned anew.
+// rule is a text of all that decides where devices of the enrollment go. If it has changed since a
+// device's last assignment the device is assigned anew.
 func (e *enrollment) rule() string {
 	return strings.Join(append([]string{e.AllocationPolicy, e.IotHubHostName}, e.IotHubs...), " ")
 }
 
-// reprovisions says whether a device may be given another hub.
+// reprovisions reports whether a device may get another hub.
 func (e *enrollment) reprovisions() bool { return e.ReprovisionPolicy.UpdateHubAssignment }
 
-// resets says whether a device starts with its first twin at every registration.
+// resets reports whether a device begins with its first twin at every registration.
 func (e *enrollment) resets() bool {
 	return e.ReprovisionPolicy.UpdateHubAssignment && !e.ReprovisionPolicy.MigrateDeviceData
 }
 
-// badEnrollment is a refused enrollment.
+// badEnrollment returns the refusal of an enrollment.
 func badEnrollment(format string, args ...any) error {
 	return &dpsError{code: 400004, text: fmt.Sprintf(format, args...)}
 }
 
-// complete checks an enrollment as it came in and fills in what it leaves out; old is the one it replaces, if any. Called with mu held.
+// complete checks an enrollment as it came in, and fills in what it leaves out. old is the one that
+// it replaces, nil if there is none. mu is held.
 func (r *registry) complete(e, old *enrollment) error {
 	if e.group() {
 		if !validGroupID(e.EnrollmentGroupID) {
@@ -239,7 +243,7 @@ func (r *registry) completePolicies(e *enrollment) error {
 	return nil
 }
 
-// validGroupID follows the rule of registration ids; groups made by IoT Central or people have upper-case letters too.
+// validGroupID reports whether an id may be that of a group. The rule is that of registration ids.
 func validGroupID(id string) bool { return validRegistrationID(id) }
 
 func (r *registry) completeAttestation(e, old *enrollment) error {
@@ -261,7 +265,8 @@ func (r *registry) completeAttestation(e, old *enrollment) error {
 	return badEnrollment("Invalid attestation type %q.", a.Type)
 }
 
-// completeKeys draws the keys that are missing. Who updates an enrollment as it was shown, without keys, keeps those it has.
+// completeKeys draws the keys that are missing. An update without keys keeps the old ones, because
+// a client may send back an enrollment that was shown without them.
 func completeKeys(e, old *enrollment) error {
 	keys := symmetricKeys{}
 	if e.Attestation.SymmetricKey != nil {
@@ -346,7 +351,7 @@ func (r *registry) completeCertificates(e, old *enrollment) error {
 	return nil
 }
 
-// parse reads the certificate; one that is only described must be among the known ones.
+// parse reads the certificate. If it is only described it must be one of the known ones.
 func (c *certificateEntry) parse(known []*x509.Certificate) (*x509.Certificate, error) {
 	if c.Certificate == "" && c.Info != nil {
 		for _, k := range known {
@@ -367,8 +372,9 @@ func describeCertificate(c *x509.Certificate) *certificateInfo {
 	}
 }
 
-// accepts checks what a device proves itself with, and returns the credentials it will have in its hub. The registration id counts
-// as the client wrote it: keys are derived from it.
+// accepts checks how a device proves who it is, and returns the credentials that the device will
+// have in its hub. Upper and lower case of the registration id count, because keys are derived from
+// it.
 func (e *enrollment) accepts(c claim, token *azure.SAS, now time.Time) (azure.Credentials, error) {
 	switch {
 	case token == nil && len(e.leaves) > 0:
@@ -411,7 +417,8 @@ func thumbprints(certs []*x509.Certificate) (all []string) {
 	return all
 }
 
-// put places an enrollment in the list. ifMatch is the condition of the request: "" means there must be none yet unless overwrite.
+// put places an enrollment in the list. ifMatch is the etag that the old one must have. If it is ""
+// there must be no old one, unless overwrite says otherwise.
 func (r *registry) put(e *enrollment, ifMatch string, overwrite bool) (*enrollment, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -444,13 +451,14 @@ var (
 	errEtag           = &dpsError{code: 412000, text: "Precondition failed: the etag is another one."}
 )
 
-// etagMatches takes a star and etags, each with or without quotes around it: clients differ.
+// etagMatches reports whether a condition is a star or the etag. Some clients put quotes around it.
 func etagMatches(condition, etag string) bool {
 	bare := strings.Trim(condition, `"`)
 	return bare == "*" || bare == strings.Trim(etag, `"`)
 }
 
-// remove takes an enrollment out of the list, and with it the registrations made by it. Devices stay in their hubs.
+// remove takes an enrollment out of the list, and forgets the registrations that it has made.
+// Devices stay in their hubs.
 func (r *registry) remove(group bool, id, ifMatch string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -476,7 +484,7 @@ func (r *registry) remove(group bool, id, ifMatch string) error {
 	return nil
 }
 
-// list is that of the groups or that of the individual enrollments, by id in lower case.
+// list returns the groups or the individual enrollments, by id in lower case.
 func (r *registry) list(group bool) map[string]*enrollment {
 	if group {
 		return r.groups
@@ -484,7 +492,7 @@ func (r *registry) list(group bool) map[string]*enrollment {
 	return r.enrollments
 }
 
-// enrolledBy says whether e is the one the device registered with.
+// enrolledBy reports whether the device registered with e.
 func (d *device) enrolledBy(e *enrollment) bool {
 	if e.group() {
 		return strings.EqualFold(d.group, e.EnrollmentGroupID)
@@ -492,7 +500,8 @@ func (d *device) enrolledBy(e *enrollment) bool {
 	return d.group == "" && strings.EqualFold(d.registrationID, e.RegistrationID)
 }
 
-// entry is the enrollment a device registered with as it is now, nil if it was deleted; called with mu held.
+// entry returns the enrollment that a device registered with, as it is now, or nil if it was
+// deleted. mu is held.
 func (r *registry) entry(d *device) *enrollment {
 	if d.group != "" {
 		return r.groups[strings.ToLower(d.group)]
@@ -500,13 +509,14 @@ func (r *registry) entry(d *device) *enrollment {
 	return r.enrollments[strings.ToLower(d.registrationID)]
 }
 
-// forget deletes the record of a registration: the next one will be the first. The identity in the hub stays. Called with mu held.
+// forget deletes the record of a registration, so the next one will be the first. The identity in
+// the hub stays. mu is held.
 func (r *registry) forget(d *device) {
 	d.stayAway()
 	d.registered, d.hub, d.first, d.visited, d.substatus, d.rule, d.refused, d.payload = false, nil, nil, nil, "", "", nil, nil
 }
 
-// enrolDefaults makes the two groups every cloud has, and those of the configuration.
+// enrolDefaults makes the two groups that every cloud has, and the enrollments of the options.
 func (r *registry) enrolDefaults() error {
 	keys := symmetricKeys{base64.StdEncoding.EncodeToString(r.group[0]), base64.StdEncoding.EncodeToString(r.group[1])}
 	for _, e := range []*enrollment{
@@ -527,7 +537,7 @@ func (r *registry) enrolDefaults() error {
 	return nil
 }
 
-// enrolDocument puts an enrollment in the form of the service API into the list, in place of one that is there.
+// enrolDocument reads an enrollment in the form of the service API, and adds or replaces it.
 func (r *registry) enrolDocument(doc []byte) error {
 	e, err := decodeEnrollment(doc)
 	if err != nil {
@@ -537,7 +547,7 @@ func (r *registry) enrolDocument(doc []byte) error {
 	return err
 }
 
-// decodeEnrollment reads an enrollment of either kind; fields it does not know are ignored, as the service does.
+// decodeEnrollment reads an enrollment or a group. As at the service, unknown fields are ignored.
 func decodeEnrollment(doc []byte) (*enrollment, error) {
 	e := &enrollment{}
 	d := json.NewDecoder(bytes.NewReader(doc))
