@@ -72,7 +72,8 @@ func (c *central) routesREST(handle func(pattern string, f func(r *http.Request)
 	handle("GET /system/iothub/devices/{id}/get-twin", c.systemTwin)
 	handle("DELETE /system/iothub/devices/{id}/c2d", c.purgeC2D)
 	handle("GET /system/iotedge/devices/{id}/modules", func(r *http.Request) (any, error) {
-		return map[string]any{"modules": []any{}}, c.registry.with(r.PathValue("id"), func(*device) error { return nil })
+		_, err := c.registry.record(r.PathValue("id"))
+		return map[string]any{"modules": []any{}}, err
 	})
 }
 
@@ -100,18 +101,24 @@ type shownDevice struct {
 	Organizations []string `json:"organizations"`
 }
 
-// shown is called with the registry's mutex held.
-func (d *device) shown() shownDevice {
+// shown returns a device in IoT Central's form.
+func shown(d deviceRecord) shownDevice {
 	return shownDevice{
-		ID: d.id, Etag: d.centralEtag, DisplayName: cmp.Or(d.central.displayName, d.id), Simulated: d.central.simulated,
-		Provisioned: d.hub != nil, Template: cmp.Or(d.central.template, d.modelID), Enabled: d.approved && !d.blocked && !d.disabled,
-		Organizations: append([]string{}, d.central.organizations...),
+		ID: d.ID, Etag: d.Etag, DisplayName: cmp.Or(d.displayName, d.ID), Simulated: d.simulated, Provisioned: d.Provisioned,
+		Template: templateOf(d), Enabled: d.Enabled, Organizations: append([]string{}, d.organizations...),
 	}
 }
 
-func (c *central) showDevice(r *http.Request) (v any, err error) {
-	err = c.registry.with(r.PathValue("id"), func(d *device) error { v = d.shown(); return nil })
-	return v, err
+// templateOf returns the template of a device: the one that was set, or the model that the device
+// announced.
+func templateOf(d deviceRecord) string { return cmp.Or(d.template, d.ModelID) }
+
+func (c *central) showDevice(r *http.Request) (any, error) {
+	d, err := c.registry.record(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return shown(d), nil
 }
 
 // listDevices answers a page of devices in order of their ids, and where the next one is.
@@ -138,18 +145,13 @@ func (c *central) listDevices(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, azure.Errorf(http.StatusBadRequest, "InvalidQueryParameter", "$skiptoken is not from here.")
 	}
-	c.registry.mu.Lock()
-	defer c.registry.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(c.registry.byID)) {
-		if id <= string(after) {
-			continue
-		}
-		if len(page.Value) == size {
-			q.Set("$skiptoken", base64.RawURLEncoding.EncodeToString([]byte(page.Value[size-1].ID)))
-			page.NextLink = (&url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: q.Encode()}).String()
-			break
-		}
-		page.Value = append(page.Value, c.registry.byID[id].shown())
+	records, more := c.registry.records(string(after), size)
+	for _, d := range records {
+		page.Value = append(page.Value, shown(d))
+	}
+	if more {
+		q.Set("$skiptoken", base64.RawURLEncoding.EncodeToString([]byte(records[size-1].ID)))
+		page.NextLink = (&url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: q.Encode()}).String()
 	}
 	return page, nil
 }
@@ -179,21 +181,20 @@ func (w wantedCentralDevice) check(id string) error {
 	return nil
 }
 
-// enter writes down what the request says; called with the registry's mutex held.
-func (w wantedCentralDevice) enter(d *device) {
+// change changes what the request names.
+func (w wantedCentralDevice) change(a *centralDevice) {
 	if w.DisplayName != nil {
-		d.central.displayName = *w.DisplayName
+		a.displayName = *w.DisplayName
 	}
 	if w.Simulated != nil {
-		d.central.simulated = *w.Simulated
+		a.simulated = *w.Simulated
 	}
 	if w.Template != nil {
-		d.central.template = *w.Template
+		a.template = *w.Template
 	}
 	if w.Organizations != nil {
-		d.central.organizations = *w.Organizations
+		a.organizations = *w.Organizations
 	}
-	d.centralEtag = azure.NewDPSEtag()
 }
 
 // createDevice makes the record of a device that has not been seen yet. Who makes it by hand has approved it.
@@ -206,21 +207,13 @@ func (c *central) createDevice(r *http.Request) (any, error) {
 	if err := want.check(id); err != nil {
 		return nil, err
 	}
-	reg := c.registry
-	reg.mu.Lock()
-	defer reg.mu.Unlock()
-	if reg.byID[id] != nil || reg.byRegistration[strings.ToLower(id)] != nil {
-		return nil, azure.Errorf(http.StatusConflict, "AlreadyExists", "A device with id %s exists already.", id)
+	var attributes centralDevice
+	want.change(&attributes)
+	d, err := c.registry.create(id, want.Enabled == nil || *want.Enabled, attributes)
+	if err != nil {
+		return nil, err
 	}
-	now := reg.now()
-	d := &device{id: id, registrationID: id, approved: true, created: now, updated: now}
-	d.blocked = want.Enabled != nil && !*want.Enabled
-	want.enter(d)
-	reg.byID[id], reg.byRegistration[strings.ToLower(id)] = d, d
-	if err := reg.keep(d); err != nil {
-		return nil, azure.Unconfirmed(err)
-	}
-	return d.shown(), nil
+	return shown(d), nil
 }
 
 // updateDevice changes a record. To enable a device is to approve and to unblock it, to disable it is to block it.
@@ -237,21 +230,17 @@ func (c *central) updateDevice(r *http.Request) (v any, err error) {
 	if want.Etag != nil {
 		matches = append(matches, ifMatchOf(*want.Etag))
 	}
-	err = c.registry.with(id, func(d *device) error {
+	err = c.registry.annotate(id, func(etag string, attributes *centralDevice) error {
 		for _, m := range matches {
-			if err := m.check(d.centralEtag); err != nil {
+			if err := m.check(etag); err != nil {
 				return err
 			}
 		}
-		want.enter(d)
+		want.change(attributes)
 		return nil
 	})
 	if err == nil && want.Enabled != nil {
-		err = c.registry.change(id, "device blocked", func(d *device) {
-			if d.blocked = !*want.Enabled; !d.blocked {
-				d.approved, d.disabled, d.unusable = true, false, false
-			}
-		})
+		err = c.registry.setEnabled(id, *want.Enabled)
 	}
 	if err != nil {
 		return nil, err
@@ -263,85 +252,48 @@ func (c *central) deleteDevice(r *http.Request) (any, error) {
 	return nil, c.registry.delete(r.PathValue("id"))
 }
 
-// credentials are those the device's group gives it, or its own.
-func (c *central) credentials(r *http.Request) (v any, err error) {
-	err = c.registry.with(r.PathValue("id"), func(d *device) error {
-		keys := c.registry.keysOf(d)
-		v = map[string]any{"idScope": c.registry.config.IDScope, "symmetricKey": map[string]string{
-			"primaryKey":   base64.StdEncoding.EncodeToString(keys[0]),
-			"secondaryKey": base64.StdEncoding.EncodeToString(keys[1]),
-		}}
-		return nil
-	})
-	return v, err
-}
-
-// keysOf are the primary and the secondary key a device may register with: its own, or those its group derives for it. Called with
-// mu held.
-func (r *registry) keysOf(d *device) (keys [2][]byte) {
-	if e := r.enrollments[strings.ToLower(d.registrationID)]; e != nil && len(e.keys) == 2 {
-		return [2][]byte(e.keys)
-	}
-	keys = r.group
-	for _, group := range []string{d.group, defaultGroup} {
-		if e := r.groups[strings.ToLower(group)]; e != nil && len(e.keys) == 2 {
-			keys = [2][]byte(e.keys)
-			break
-		}
-	}
-	for n := range keys {
-		keys[n] = azure.DeriveKey(keys[n], d.registrationID)
-	}
-	return keys
-}
-
-// attestation finds a device's individual enrollment; called with the registry's mutex held.
-func (c *central) attestation(d *device) (*enrollment, error) {
-	if e := c.registry.enrollments[strings.ToLower(d.registrationID)]; e != nil {
-		return e, nil
-	}
-	return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Device %s has no attestation of its own: its group attests it.", d.id)
-}
-
-func (c *central) showAttestation(r *http.Request) (v any, err error) {
-	err = c.registry.with(r.PathValue("id"), func(d *device) error {
-		e, err := c.attestation(d)
-		if err == nil {
-			v = e.Attestation
-		}
-		return err
-	})
-	return v, err
-}
-
-// writeAttestation gives a device an individual enrollment, or changes the one it has.
-func (c *central) writeAttestation(r *http.Request, change bool) (any, error) {
-	e := &enrollment{AllocationPolicy: c.registry.config.Allocation}
-	err := c.registry.with(r.PathValue("id"), func(d *device) error {
-		e.RegistrationID = d.registrationID
-		if !strings.EqualFold(d.id, d.registrationID) {
-			e.DeviceID = d.id
-		}
-		old, err := c.attestation(d)
-		if change && err == nil {
-			e.Attestation.Type = old.Attestation.Type
-			if keys := old.Attestation.SymmetricKey; keys != nil {
-				own := *keys
-				e.Attestation.SymmetricKey = &own
-			}
-		} else if change {
-			return err
-		}
-		return nil
-	})
+// credentials answers the keys that the device may register with.
+func (c *central) credentials(r *http.Request) (any, error) {
+	keys, err := c.registry.keys(r.PathValue("id"))
 	if err != nil {
 		return nil, err
 	}
-	if err := decodeLenient(r, &e.Attestation); err != nil {
+	return map[string]any{"idScope": c.registry.config.IDScope, "symmetricKey": map[string]string{
+		"primaryKey":   base64.StdEncoding.EncodeToString(keys[0]),
+		"secondaryKey": base64.StdEncoding.EncodeToString(keys[1]),
+	}}, nil
+}
+
+func (c *central) showAttestation(r *http.Request) (any, error) {
+	a, err := c.registry.ownAttestation(r.PathValue("id"))
+	if err != nil {
 		return nil, err
 	}
-	if _, err := c.registry.put(e, "", true); err != nil {
-		return nil, controlError(err)
+	return a, nil
+}
+
+// writeAttestation gives a device an attestation of its own, or changes the one that it has.
+func (c *central) writeAttestation(r *http.Request, change bool) (any, error) {
+	id := r.PathValue("id")
+	var want attestation
+	if change {
+		old, err := c.registry.ownAttestation(id)
+		if err != nil {
+			return nil, err
+		}
+		want.Type = old.Type
+		if keys := old.SymmetricKey; keys != nil {
+			own := *keys
+			want.SymmetricKey = &own
+		}
+	} else if _, err := c.registry.record(id); err != nil {
+		return nil, err
+	}
+	if err := decodeLenient(r, &want); err != nil {
+		return nil, err
+	}
+	if err := c.registry.attest(id, want); err != nil {
+		return nil, err
 	}
 	return c.showAttestation(r)
 }
@@ -351,12 +303,7 @@ func (c *central) deleteAttestation(r *http.Request) (any, error) {
 	if _, err := c.showAttestation(r); err != nil {
 		return nil, err
 	}
-	registration := ""
-	err := c.registry.with(r.PathValue("id"), func(d *device) error { registration = d.registrationID; return nil })
-	if err == nil {
-		err = controlError(c.registry.remove(false, registration, ""))
-	}
-	return nil, err
+	return nil, c.registry.unattest(r.PathValue("id"))
 }
 
 // propertyMetadata is what IoT Central knows of a property beside its value.
@@ -475,7 +422,7 @@ func (c *central) writeProperties(r *http.Request, whole bool) (any, error) {
 // lastTelemetry answers the newest value of a name that any hub has received from the device.
 func (c *central) lastTelemetry(r *http.Request) (any, error) {
 	id, name := r.PathValue("id"), r.PathValue("name")
-	if err := c.registry.with(id, func(*device) error { return nil }); err != nil {
+	if _, err := c.registry.record(id); err != nil {
 		return nil, err
 	}
 	_, kept := c.ledger.Read(id, 0)
@@ -546,7 +493,7 @@ func methodOf(r *http.Request) string {
 }
 
 func (c *central) commandHistory(r *http.Request) (any, error) {
-	err := c.registry.with(r.PathValue("id"), func(*device) error { return nil })
+	_, err := c.registry.record(r.PathValue("id"))
 	return map[string]any{"value": c.commands.of(commandKey(r))}, err
 }
 
@@ -568,15 +515,15 @@ func (c *central) runCommand(r *http.Request) (any, error) {
 		return nil, err
 	}
 	id, name := r.PathValue("id"), methodOf(r)
-	template := ""
-	if err := c.registry.with(id, func(d *device) error { template = d.shown().Template; return nil }); err != nil {
+	d, err := c.registry.record(id)
+	if err != nil {
 		return nil, err
 	}
 	i, err := c.registry.placed(id)
 	if err != nil {
 		return nil, err
 	}
-	if c.templates.durable(template, r.PathValue("component"), r.PathValue("name")) {
+	if c.templates.durable(templateOf(d), r.PathValue("component"), r.PathValue("name")) {
 		err = i.queueCommand(name, run.Request)
 	} else {
 		err = c.runMethod(r.Context(), i, name, &run)
@@ -770,10 +717,9 @@ func (c *central) templateIDs() []string {
 	if ids == nil {
 		ids = templates{}
 	}
-	c.registry.mu.Lock()
-	defer c.registry.mu.Unlock()
-	for _, d := range c.registry.byID {
-		if id := d.shown().Template; id != "" {
+	records, _ := c.registry.records("", 0)
+	for _, d := range records {
+		if id := templateOf(d); id != "" {
 			ids[id] = nil
 		}
 	}

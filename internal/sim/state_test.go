@@ -172,7 +172,7 @@ func portrait(s *Sim) string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
 		d := s.registry.byID[id]
-		all = append(all, s.registry.stateOf(d), d.shown(), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
+		all = append(all, s.registry.stateOf(d), shown(recordOf(d)), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
 		if f := d.failedOver; f != nil {
 			all = append(all, f.from.name, f.until.UTC())
 		}

@@ -1,0 +1,164 @@
+package sim
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+)
+
+// This file is how IoT Central reads and changes what the registry has of devices. Every method takes
+// the registry's mutex, and returns copies.
+
+// deviceRecord is a copy of what the registry has of a device.
+type deviceRecord struct {
+	ID             string
+	RegistrationID string
+	ModelID        string // "" before the device has announced one
+	Provisioned    bool   // it is in a hub
+	Enabled        bool   // it is approved, and neither blocked nor disabled
+	Etag           string // of the attributes
+	centralDevice
+}
+
+// recordOf copies the record of a device. mu is held.
+func recordOf(d *device) deviceRecord {
+	r := deviceRecord{
+		ID: d.id, RegistrationID: d.registrationID, ModelID: d.modelID, Provisioned: d.hub != nil,
+		Enabled: d.approved && !d.blocked && !d.disabled, Etag: d.centralEtag, centralDevice: d.central,
+	}
+	r.organizations = slices.Clone(d.central.organizations)
+	return r
+}
+
+// record returns the record of a device. It returns an [Error] with status 404 if nobody knows the
+// device, and 409 if only a hub knows it.
+func (r *registry) record(id string) (record deviceRecord, err error) {
+	err = r.with(id, func(d *device) error {
+		record = recordOf(d)
+		return nil
+	})
+	return record, err
+}
+
+// records returns at most limit records in the order of their ids, of those behind the id after, and
+// whether there are more. A limit of 0 is none.
+func (r *registry) records(after string, limit int) (records []deviceRecord, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(r.byID)) {
+		if id <= after {
+			continue
+		}
+		if limit > 0 && len(records) == limit {
+			return records, true
+		}
+		records = append(records, recordOf(r.byID[id]))
+	}
+	return records, false
+}
+
+// create makes the record of a device that nobody has seen yet. The device is approved.
+func (r *registry) create(id string, enabled bool, attributes centralDevice) (deviceRecord, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[id] != nil || r.byRegistration[strings.ToLower(id)] != nil {
+		return deviceRecord{}, azure.Errorf(http.StatusConflict, "AlreadyExists", "A device with id %s exists already.", id)
+	}
+	now := r.now()
+	d := &device{
+		id: id, registrationID: id, approved: true, blocked: !enabled, created: now, updated: now,
+		central: attributes, centralEtag: azure.NewDPSEtag(),
+	}
+	r.byID[id], r.byRegistration[strings.ToLower(id)] = d, d
+	return recordOf(d), azure.Unconfirmed(r.keep(d))
+}
+
+// annotate changes the attributes of a device. change gets the etag that they had, and may refuse.
+func (r *registry) annotate(id string, change func(etag string, attributes *centralDevice) error) error {
+	return r.with(id, func(d *device) error {
+		attributes := d.central
+		if err := change(d.centralEtag, &attributes); err != nil {
+			return err
+		}
+		d.central, d.centralEtag = attributes, azure.NewDPSEtag()
+		return nil
+	})
+}
+
+// setEnabled blocks a device, or approves and unblocks it and undoes what else keeps it out.
+func (r *registry) setEnabled(id string, enabled bool) error {
+	return r.change(id, "device blocked", func(d *device) {
+		if d.blocked = !enabled; enabled {
+			d.approved, d.disabled, d.unusable = true, false, false
+		}
+	})
+}
+
+// keys returns the primary and the secondary key that a device may register with: its own, or those
+// that its group derives for it.
+func (r *registry) keys(id string) (keys [2][]byte, err error) {
+	err = r.with(id, func(d *device) error {
+		keys = r.keysOf(d)
+		return nil
+	})
+	return keys, err
+}
+
+// keysOf is keys with mu held.
+func (r *registry) keysOf(d *device) (keys [2][]byte) {
+	if e := r.enrollments[strings.ToLower(d.registrationID)]; e != nil && len(e.keys) == 2 {
+		return [2][]byte(e.keys)
+	}
+	keys = r.group
+	for _, group := range []string{d.group, defaultGroup} {
+		if e := r.groups[strings.ToLower(group)]; e != nil && len(e.keys) == 2 {
+			keys = [2][]byte(e.keys)
+			break
+		}
+	}
+	for n := range keys {
+		keys[n] = azure.DeriveKey(keys[n], d.registrationID)
+	}
+	return keys
+}
+
+// ownAttestation returns the attestation of a device's individual enrollment. It returns an [Error]
+// with status 404 if the device has none.
+func (r *registry) ownAttestation(id string) (a attestation, err error) {
+	err = r.with(id, func(d *device) error {
+		e := r.enrollments[strings.ToLower(d.registrationID)]
+		if e == nil {
+			return azure.Errorf(http.StatusNotFound, "NotFound", "Device %s has no attestation of its own: its group attests it.", d.id)
+		}
+		a = e.Attestation
+		return nil
+	})
+	return a, err
+}
+
+// attest gives a device an individual enrollment with this attestation, in place of the one that it
+// has.
+func (r *registry) attest(id string, a attestation) error {
+	record, err := r.record(id)
+	if err != nil {
+		return err
+	}
+	e := &enrollment{AllocationPolicy: r.config.Allocation, RegistrationID: record.RegistrationID, Attestation: a}
+	if !strings.EqualFold(record.ID, record.RegistrationID) {
+		e.DeviceID = record.ID
+	}
+	_, err = r.put(e, "", true)
+	return controlError(err)
+}
+
+// unattest removes a device's individual enrollment, so its group attests it again.
+func (r *registry) unattest(id string) error {
+	record, err := r.record(id)
+	if err == nil {
+		err = controlError(r.remove(false, record.RegistrationID, ""))
+	}
+	return err
+}
