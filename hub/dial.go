@@ -102,11 +102,14 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	if f, ok := errors.AsType[*mqtt.Failure](err); ok {
 		return nil, a.failed(f.Phase, f.Err)
 	}
-	l := d.newLink(a, expires)
+	l := &Link{dialer: d, attempt: a, events: eventsTopic(a.DeviceID), expires: expires}
 	l.session = mqtt.NewSession(conn, mqtt.Options{
 		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(), Past: d.recall(a.Host),
 		Endpoint: to, Trace: d.trace(a.Host),
 	})
+	if !expires.IsZero() {
+		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), l.renew)
+	}
 	l.session.Start()
 	if l.session.Await(ctx) {
 		return l, nil
@@ -147,17 +150,6 @@ func (d *Dialer) connect(a Attempt, password string) mqtt.Connect {
 		c.Username += "&model-id=" + escape(d.ModelID)
 	}
 	return c
-}
-
-func (d *Dialer) newLink(a Attempt, expires time.Time) *Link {
-	l := &Link{
-		dialer: d, attempt: a, events: eventsTopic(a.DeviceID), arrived: make(chan struct{}, 1), renew: make(chan struct{}),
-		calls: map[string]chan *twinAnswer{}, expires: expires,
-	}
-	if !expires.IsZero() {
-		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), func() { close(l.renew) })
-	}
-	return l
 }
 
 // renewAfter returns after which part of its life a token is replaced: 80 to 90 %, but at least

@@ -1,7 +1,7 @@
 package hub
 
 import (
-	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
@@ -57,30 +57,145 @@ func (*Desired) inbound() {}
 func (*Method) inbound()  {}
 func (*Message) inbound() {}
 
-// Receive returns the next inbound value, in order of arrival. It waits until there is one, ctx
-// ends or the link ends, and returns the error of the last two. Its caller must not wait for
-// anything else: when about 1 MiB waits here, the link stops reading from the hub, PUBACKs too.
-func (l *Link) Receive(ctx context.Context) (Inbound, error) {
-	for {
-		l.mu.Lock()
-		if len(l.inbox) > 0 {
-			in := l.inbox[0]
-			l.inbox[0] = nil
-			l.inbox = l.inbox[1:]
-			l.waiting -= in.Size()
+// The bounds of a queue, far above what a hub sends: it holds back C2D messages of 64 KB while 50
+// are unacknowledged.
+const (
+	maxQueued      = 1024
+	maxQueuedBytes = 4 << 20
+)
+
+// Handler is told what happens on a link that is at work. The link calls its methods from its reader,
+// from its timer, or in Serve for what happened before. So they must not block. They may call any
+// method of the link but Close, Abort and Settle.
+type Handler interface {
+	// FirstAck is called once, when the link has its first PUBACK, before the completion of that message: only now telemetry is known
+	// to flow.
+	FirstAck()
+	// Method is called with each direct method.
+	Method(m *Method)
+	// Desired is called when changes of desired properties wait and nobody takes them. It is called again only after TakeDesired has
+	// returned nil.
+	Desired()
+	// Messages is called when cloud-to-device messages wait and nobody takes them. It is called again only after TakeMessages has
+	// returned nil.
+	Messages()
+	// Renew is called once, when the SAS token has used up 80 to 90 % of its life, a short one earlier: time for a planned reconnect.
+	// It is never called with a certificate.
+	Renew()
+}
+
+// inbox is what has come and was not taken yet. The link's lock guards it.
+type inbox struct {
+	methods  []*Method // only before the link is served
+	desired  queue[*Desired]
+	messages queue[*Message]
+}
+
+// Serve puts the link to work: h is told of what has come before, and from now on of what comes. It
+// must be called once. Until then the link stops reading when 1 MiB waits here.
+func (l *Link) Serve(h Handler) {
+	l.mu.Lock()
+	l.handler = h
+	first := l.acked
+	renew := l.renewDue
+	held := l.unserved
+	l.unserved = 0
+	var methods []*Method
+	var desired, messages bool
+	if in := l.inbox; in != nil {
+		methods, in.methods = in.methods, nil
+		desired, messages = in.desired.wake(), in.messages.wake()
+	}
+	l.mu.Unlock()
+	if first {
+		h.FirstAck()
+	}
+	for _, m := range methods {
+		h.Method(m)
+	}
+	if desired {
+		h.Desired()
+	}
+	if messages {
+		h.Messages()
+	}
+	if renew {
+		h.Renew()
+	}
+	l.session.Hold(-held)
+}
+
+// arrived keeps what has come for the handler, and tells it. Each kind has its own policy when there
+// is no room: changes of desired properties are replaced by one that says that the twin must be
+// read, and messages end the link, because no later PUBACK could be sent, as PUBACKs go in order.
+// Methods are the handler's at once.
+func (l *Link) arrived(in Inbound) error {
+	l.mu.Lock()
+	h := l.handler
+	if l.inbox == nil {
+		l.inbox = new(inbox)
+	}
+	var tell func()
+	switch in := in.(type) {
+	case *Method:
+		if h != nil {
 			l.mu.Unlock()
-			l.session.Hold(-in.Size())
-			return in, nil
+			h.Method(in)
+			return nil
 		}
-		l.mu.Unlock()
-		select {
-		case <-l.arrived:
-		case <-l.Done():
-			return nil, l.Err()
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		l.inbox.methods = append(l.inbox.methods, in)
+	case *Desired:
+		if !l.inbox.desired.put(in) {
+			l.inbox.desired.replace(&Desired{Missed: true})
+		}
+		if h != nil && l.inbox.desired.wake() {
+			tell = h.Desired
+		}
+	case *Message:
+		if !l.inbox.messages.put(in) {
+			l.mu.Unlock()
+			return fmt.Errorf("%w: more than %d messages, or %d MiB of them, are waiting to be handled; a hub sends 50 of 64 KB before it waits",
+				ErrProtocol, maxQueued, maxQueuedBytes>>20)
+		}
+		if h != nil && l.inbox.messages.wake() {
+			tell = h.Messages
 		}
 	}
+	if h == nil {
+		l.unserved += in.Size()
+	}
+	l.mu.Unlock()
+	switch {
+	case h == nil:
+		l.session.Hold(in.Size())
+	case tell != nil:
+		tell()
+	}
+	return nil
+}
+
+// TakeDesired returns and removes all changes of desired properties that wait, in order of arrival.
+// If it returns nil, [Handler].Desired is called for the next one. The caller must be done with what
+// it took before: that counts against the bounds until then.
+func (l *Link) TakeDesired() []*Desired {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inbox == nil {
+		return nil
+	}
+	return l.inbox.desired.take()
+}
+
+// TakeMessages returns and removes all cloud-to-device messages that wait, in order of arrival. If it
+// returns nil, [Handler].Messages is called for the next one. The caller must be done with what it
+// took before: that counts against the bounds until then.
+func (l *Link) TakeMessages() []*Message {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inbox == nil {
+		return nil
+	}
+	return l.inbox.messages.take()
 }
 
 // Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or empty.

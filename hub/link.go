@@ -15,9 +15,7 @@ type Link struct {
 	dialer  *Dialer
 	attempt Attempt
 	session *mqtt.Session
-	events  string        // the telemetry topic, up to its property bag
-	arrived chan struct{} // one slot: the inbox has something
-	renew   chan struct{} // closed when the token should be replaced
+	events  string // the telemetry topic, up to its property bag
 
 	// bag writes property bags. The session's lock guards it, that is, it is used between Begin and End only.
 	bag bag
@@ -26,9 +24,13 @@ type Link struct {
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
 	firstTwin  *request // the request that went out with the subscriptions, until Twin takes it
-	inbox      []Inbound
-	waiting    int         // bytes of the inbox
+	handler    Handler  // nil before Serve
+	old        *receiver
+	acked      bool        // the first PUBACK was received
+	inbox      *inbox      // nil: nothing has come yet
+	unserved   int         // bytes that have come before Serve, for which the session is held
 	expires    time.Time   // of the token; zero with a certificate
+	renewDue   bool        // it should be replaced
 	renewTimer *time.Timer // nil with a certificate
 }
 
@@ -86,23 +88,12 @@ func (h *listener) Message(p *mqtt.Packet, r *mqtt.Receipt) error {
 		m.Duplicate, m.receipt = p.Flag, r
 		r = nil // Complete settles it
 	}
-	l.mu.Lock()
 	switch {
 	case answer != nil:
-		if waiting := l.calls[answer.rid]; waiting != nil {
-			delete(l.calls, answer.rid)
-			waiting <- answer // it has room for one
-		}
+		l.answered(answer)
 	case in != nil:
-		l.inbox = append(l.inbox, in)
-		l.waiting += in.Size()
-	}
-	l.mu.Unlock()
-	if in != nil {
-		l.session.Hold(in.Size())
-		select {
-		case l.arrived <- struct{}{}:
-		default:
+		if err := l.arrived(in); err != nil {
+			return err
 		}
 	}
 	if r != nil {
@@ -111,8 +102,16 @@ func (h *listener) Message(p *mqtt.Packet, r *mqtt.Receipt) error {
 	return nil
 }
 
-// FirstAck implements [mqtt.Handler].
-func (h *listener) FirstAck() {}
+// FirstAck tells the handler, or lets Serve tell it.
+func (h *listener) FirstAck() {
+	h.mu.Lock()
+	h.acked = true
+	handler := h.handler
+	h.mu.Unlock()
+	if handler != nil {
+		handler.FirstAck()
+	}
+}
 
 // Idle gives back memory that only a busy link needs.
 func (h *listener) Idle() { h.bag = bag{} }
@@ -152,9 +151,17 @@ func (l *Link) Done() <-chan struct{} { return l.session.Done() }
 // Err waits for the end of the link and says why it ended: always an [*Error], and always the first reason.
 func (l *Link) Err() error { return l.session.Err() }
 
-// Renew is closed when the SAS token has used up 80 to 90 % of its life, a short one earlier: time
-// for a planned reconnect. It never closes with a certificate.
-func (l *Link) Renew() <-chan struct{} { return l.renew }
+// renew tells the handler that the token should be replaced, or lets Serve tell it.
+func (l *Link) renew() {
+	defer l.session.Contain("asking to be renewed")
+	l.mu.Lock()
+	l.renewDue = true
+	h := l.handler
+	l.mu.Unlock()
+	if h != nil {
+		h.Renew()
+	}
+}
 
 // Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
 func (l *Link) Expires() time.Time {

@@ -665,14 +665,7 @@ func TestMessagesAreAcknowledgedInOrder(t *testing.T) {
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
-		var in []*Message
-		for range 3 {
-			m, err := l.Receive(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			in = append(in, m.(*Message))
-		}
+		in := serve(l).take(3)
 		_ = l.Complete(in[2])
 		_ = l.Complete(in[1])
 		synctest.Wait()
@@ -736,10 +729,9 @@ func TestTwinAndMethods(t *testing.T) {
 		if v, err := l.Report(t.Context(), []byte(`{"battery":2}`)); err != nil || v != 13 {
 			t.Errorf("%d %v", v, err)
 		}
-		in, err := l.Receive(t.Context())
-		m, ok := in.(*Method)
-		if err != nil || !ok || m.Name != "echo" || string(m.Payload) != `"hi"` {
-			t.Fatalf("%#v %v", in, err)
+		m := <-serve(l).methods
+		if m.Name != "echo" || string(m.Payload) != `"hi"` {
+			t.Fatalf("%#v", m)
 		}
 		if err := l.Respond(m, 200, m.Payload); err != nil {
 			t.Error(err)
@@ -771,7 +763,7 @@ func TestExpiredTokenIsNamed(t *testing.T) {
 		defer stop()
 		began := time.Now()
 		l := w.dial("10.0.0.1")
-		<-l.Renew()
+		<-serve(l).renew
 		if at := time.Since(began); at < 48*time.Second || at > 54*time.Second {
 			t.Errorf("renewal is due after %v of a minute", at)
 		}
@@ -898,7 +890,7 @@ func (b *ledger) Done(tickets []uint64, err error) {
 	}
 }
 
-// TestNobodyTakesWhatComes: nobody calls Receive. The link stops reading when its room is used,
+// TestNobodyTakesWhatComes: nobody serves the link. The link stops reading when its room is used,
 // does not take that for silence of the hub, and goes on when there is room again.
 func TestNobodyTakesWhatComes(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -927,22 +919,15 @@ func TestNobodyTakesWhatComes(t *testing.T) {
 		if s := l.Stats(); s.Suspicions != 0 {
 			t.Errorf("the hub was suspected %d times", s.Suspicions)
 		}
-		for range messages {
-			in, err := l.Receive(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m, ok := in.(*Message); !ok || len(m.Body) != size {
-				t.Fatalf("%v", in)
+		for _, m := range serve(l).take(messages) {
+			if len(m.Body) != size {
+				t.Fatalf("a body of %d bytes", len(m.Body))
 			} else if err := l.Complete(m); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := l.Settle(t.Context()); err != nil {
 			t.Error(err)
-		}
-		if l.waiting != 0 {
-			t.Errorf("%d bytes seem to wait", l.waiting)
 		}
 		l.Close(t.Context())
 	})

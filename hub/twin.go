@@ -19,6 +19,9 @@ type request struct {
 func (l *Link) request(topic string, body []byte) (*request, error) {
 	l.mu.Lock()
 	l.lastRID++
+	if l.calls == nil {
+		l.calls = map[string]chan *twinAnswer{}
+	}
 	r := &request{strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)}
 	l.calls[r.rid] = r.answer
 	l.mu.Unlock()
@@ -29,6 +32,17 @@ func (l *Link) request(topic string, body []byte) (*request, error) {
 	return r, err
 }
 
+// answered hands an answer to the request that waits for it, if one does.
+func (l *Link) answered(a *twinAnswer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if waiting := l.calls[a.rid]; waiting != nil {
+		delete(l.calls, a.rid)
+		waiting <- a // it has room for one
+	}
+}
+
+// forget gives a request up.
 func (l *Link) forget(r *request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

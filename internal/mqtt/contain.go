@@ -17,10 +17,10 @@ func (e *BugError) Error() string {
 	return fmt.Sprintf("a bug in hubhop while %s: %s", e.Doing, e.Value)
 }
 
-// contain is deferred in every goroutine of a session, so that a panic ends this session and not
-// the process. A lock that is held where a panic could happen is released by defer, so contain can
+// Contain is deferred in every goroutine of a session and of its user, so that a panic ends this session and not
+// the process. A lock that is held where a panic could happen is released by defer, so Contain can
 // take it.
-func (s *Session) contain(doing string) {
+func (s *Session) Contain(doing string) {
 	if p := recover(); p != nil {
 		s.lose(bug(doing, p))
 	}

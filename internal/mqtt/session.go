@@ -160,7 +160,7 @@ func (s *Session) Start() {
 	_ = s.armLocked(s.setupSince) // nothing can be overdue yet
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		defer s.contain("reading")
+		defer s.Contain("reading")
 		s.read()
 	})
 }

@@ -191,7 +191,7 @@ func (s *Session) stopLocked() {
 }
 
 func (s *Session) tick() {
-	defer s.contain("watching for silence")
+	defer s.Contain("watching for silence")
 	if err := s.look(); err != nil {
 		s.lose(err)
 	}
@@ -325,7 +325,7 @@ func (s *Session) probeLocked(now time.Time) {
 		}
 	}
 	s.wg.Go(func() {
-		defer s.contain("probing")
+		defer s.Contain("probing")
 		from, err := s.o.Endpoint.probe(ctx, func() {
 			note(func() { // the watchdog looks at it when the session would be dead without
 				answered := time.Now()

@@ -101,7 +101,7 @@ func (s *Session) flushLocked() {
 func (s *Session) flush(hurry bool) {
 	defer s.wg.Done()
 	if !hurry { // else the caller knows what to do with its panics
-		defer s.contain("writing")
+		defer s.Contain("writing")
 	}
 	for {
 		var err error

@@ -1,0 +1,218 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// served is a handler that hands on what it is told.
+type served struct {
+	l                        *Link
+	methods                  chan *Method
+	desired, messages, first chan struct{}
+	renew                    chan struct{}
+}
+
+// serve puts a link to work.
+func serve(l *Link) *served {
+	s := &served{l: l, methods: make(chan *Method, 100), desired: make(chan struct{}, 10), messages: make(chan struct{}, 10),
+		first: make(chan struct{}, 10), renew: make(chan struct{}, 10)}
+	l.Serve(s)
+	return s
+}
+
+func (s *served) FirstAck()        { s.first <- struct{}{} }
+func (s *served) Method(m *Method) { s.methods <- m }
+func (s *served) Desired()         { s.desired <- struct{}{} }
+func (s *served) Messages()        { s.messages <- struct{}{} }
+func (s *served) Renew()           { s.renew <- struct{}{} }
+
+// take waits for at least n messages.
+func (s *served) take(n int) (all []*Message) {
+	for len(all) < n {
+		<-s.messages
+		for m := s.l.TakeMessages(); m != nil; m = s.l.TakeMessages() {
+			all = append(all, m...)
+		}
+	}
+	return all
+}
+
+// flooding lets a hub send n packets to a link that takes nothing, after it was let in.
+func (w *world) flooding(n int, topic string, qos byte, size int, after func(l *Link)) {
+	w.t.Helper()
+	stop := w.hub("10.0.0.1", func(p *peer) {
+		if p.welcome() == nil {
+			return
+		}
+		p.telemetry()
+		for i := range n {
+			p.publish(fmt.Sprintf(topic, i+1), strings.Repeat("x", size), qos, uint16(i+1))
+		}
+		_, _ = io.Copy(io.Discard, p.conn)
+	})
+	defer stop()
+	l := w.dial("10.0.0.1")
+	var a acks
+	s := serve(l)
+	offer(w.t, l, &a, "go")
+	synctest.Wait()
+	after(l)
+	if len(s.desired) > 1 || len(s.messages) > 1 {
+		w.t.Errorf("told %d times of changes and %d times of messages that nobody took", len(s.desired), len(s.messages))
+	}
+	l.Abort()
+}
+
+func TestTooManyChangesBecomeOneThatSaysSo(t *testing.T) {
+	for name, v := range map[string]struct {
+		n, size int
+		missed  bool
+	}{
+		"as many as there is room for": {maxQueued, 10, false},
+		"one more":                     {maxQueued + 1, 10, true},
+		"too many bytes":               {80, 60_000, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.flooding(v.n, "$iothub/twin/PATCH/properties/desired/?$version=%d", 0, v.size, func(l *Link) {
+					got := l.TakeDesired()
+					if !v.missed && (len(got) != v.n || got[0].Version != 1 || got[0].Missed) {
+						t.Errorf("%d changes, the first %+v", len(got), got[0])
+					}
+					if v.missed && (!got[0].Missed || got[0].Body != nil || len(got) > v.n-maxQueuedBytes/60_000) {
+						t.Errorf("%d changes, the first %+v", len(got), got[0])
+					}
+				})
+			})
+		})
+	}
+}
+
+func TestTooManyMessagesEndTheLink(t *testing.T) {
+	for name, v := range map[string]struct {
+		n, size int
+		ends    bool
+	}{
+		"as many as there is room for": {maxQueued, 10, false},
+		"one more":                     {maxQueued + 1, 10, true},
+		"too many bytes":               {80, 60_000, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.flooding(v.n, "devices/dev-1/messages/devicebound/%%24.mid=%d", 0, v.size, func(l *Link) {
+					select {
+					case <-l.Done():
+						if !v.ends || !errors.Is(l.Err(), ErrProtocol) || !strings.Contains(l.Err().Error(), "are waiting to be handled") {
+							t.Errorf("the link ended: %v", l.Err())
+						}
+					default:
+						if v.ends || len(l.TakeMessages()) != v.n {
+							t.Error("the link goes on")
+						}
+					}
+				})
+			})
+		})
+	}
+}
+
+// TestWhatCameBeforeTheLinkWasServedIsHandedOver: nothing that comes between CONNACK and Serve is
+// lost, and it comes once.
+func TestWhatCameBeforeTheLinkWasServedIsHandedOver(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.dialer.Token = KeyToken("AAECAwQFBgcICQoLDA0ODw==", 10*time.Second)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
+			p.publish("$iothub/twin/PATCH/properties/desired/?$version=5", "{}", 0, 0)
+			p.publish("devices/dev-1/messages/devicebound/%24.mid=m", "x", 1, 7)
+			if q := p.telemetry(); q != nil {
+				p.puback(q.MessageID)
+			}
+			p.telemetry()
+			for i := range 2 {
+				p.publish(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=later-%d", i), "x", 1, uint16(i+8))
+			}
+			p.telemetry()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "first")
+		time.Sleep(9 * time.Second) // renewal is due
+		s := serve(l)
+		synctest.Wait()
+		if len(s.first) != 1 || len(s.methods) != 1 || len(s.desired) != 1 || len(s.messages) != 1 || len(s.renew) != 1 {
+			t.Fatalf("told of %d first PUBACKs, %d methods, %d changes, %d messages, %d renewals",
+				len(s.first), len(s.methods), len(s.desired), len(s.messages), len(s.renew))
+		}
+		if c := l.TakeDesired(); len(c) != 1 || c[0].Version != 5 {
+			t.Errorf("changes %v", c)
+		}
+		offer(t, l, &a, "second")
+		synctest.Wait()
+		if len(s.messages) != 1 {
+			t.Errorf("told of messages %d times, though nobody has taken the first", len(s.messages))
+		}
+		if got := s.take(3); got[0].Properties.ID() != "m" || got[2].Properties.ID() != "later-1" {
+			t.Errorf("%v", got)
+		}
+		l.Abort()
+	})
+}
+
+func TestFirstPubackIsToldOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.acknowledge()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		s := serve(l)
+		synctest.Wait()
+		if len(s.first) != 0 {
+			t.Error("told of a PUBACK that never came")
+		}
+		told := 0
+		for range 3 {
+			err := l.Publish(outgoing("{}", ""), func(err error) { told = len(s.first) })
+			if synctest.Wait(); err != nil || len(s.first) != 1 || told != 1 {
+				t.Errorf("told %d times, %d times before the message was completed; %v", len(s.first), told, err)
+			}
+		}
+		l.Abort()
+	})
+}
+
+// TestHandlerThatPanicsLosesItsLink: and nothing more.
+func TestHandlerThatPanicsLosesItsLink(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry()
+			p.publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
+			_, _ = io.Copy(io.Discard, p.conn)
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		l.Serve(new(panics))
+		if err := l.Publish(outgoing("{}", ""), func(error) {}); err != nil {
+			t.Fatal(err)
+		}
+		if found, ok := errors.AsType[*BugError](l.Err()); !ok || found.Value != "a handler's bug" {
+			t.Errorf("the link ended with %v", l.Err())
+		}
+		l.Abort()
+	})
+}
+
+type panics struct{ served }
+
+func (*panics) Method(*Method) { panic("a handler's bug") }
