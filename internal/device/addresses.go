@@ -19,15 +19,16 @@ type dialer struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-func (d *Device) dialContext() func(ctx context.Context, network, addr string) (net.Conn, error) {
+// dialContext opens one connection of the device.
+func (d *Device) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	by := &dialer{bulkheads: d.bulkheads, resolve: d.shared.Resolve, dial: d.shared.DialContext}
 	if by.resolve == nil {
 		by.resolve = net.DefaultResolver.LookupNetIP
 	}
 	if by.dial == nil {
-		by.dial = new(net.Dialer).DialContext
+		by.dial = d.shared.start().dialer.DialContext
 	}
-	return by.DialContext
+	return by.DialContext(ctx, network, addr)
 }
 
 // DialContext opens one connection. Of the attempts that fail, the last one to do so gives the reason.

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
@@ -57,24 +57,25 @@ const (
 	keepAgain = time.Minute // how soon that is tried again
 )
 
-// clock is the time that this device goes by: the latest of what the system clock says, when the program was built, and what the
-// state directory knows; until the cloud has named the time. A system clock that this shows to be wrong is not believed before it agrees:
-// the time is counted on by how long the machine has been running.
+// clock is the time that the devices of a process go by. It is the latest of three times: what the
+// system clock says, when the program was built, and what the state directories know; until the cloud
+// has named the time. A system clock that this shows to be wrong is not believed until it agrees
+// again. Until then the time is counted on by how long the machine has been running.
 //
-// A time is kept as its beginning, which is what it was when Running was zero. So clocks that run alike differ by a constant.
+// A moment is kept as the time at which Running was zero if the moment is now. So clocks that run
+// alike differ by a constant.
 type clock struct {
 	c      Clock
 	boot   string
 	counts bool      // Running goes on while the machine is suspended
 	born   time.Time // by Go's own clock, for durations
 
-	tell  func(journal.Event)
-	woke  func(slept time.Duration)
-	keep  func(clockFile) error
-	fixes atomic.Pointer[[]epoch] // see made
-	turn  chan struct{}           // held by the goroutine that asks for the time
+	turn       chan struct{} // held by the goroutine that asks the cloud for the time; guards the next two
+	unanswered int           // questions in a row
+	told       bool          // that they are
 
-	mu     sync.Mutex
+	mu     sync.Mutex    // also guards the epochs of all devices
+	all    []*epochs     // of the devices that are open
 	floor  time.Time     // the beginning, if the time is the earliest that it can be
 	system time.Time     // the beginning by the system clock, when it was last looked at
 	truth  time.Time     // the beginning by the cloud; zero until it has named a time
@@ -87,20 +88,23 @@ type clock struct {
 	urgent time.Duration // Running before which nobody asks
 	casual time.Duration // and nobody without a reason
 	fails  int           // questions without an answer, in a row
-	file   clockFile
-	// What is to be told, without the lock.
-	news    []journal.Event
-	slept   time.Duration
-	changed int // how often file was
+	// What is to be told, without the lock:
+	news  []news
+	slept time.Duration
 
-	keeping sync.Mutex // held, before mu, while file is written: what was read later must not be there first
-	kept    int        // as changed, of what was written last
-	failed  time.Time  // when that failed last, by Go's own clock; zero: it has not
+	watching sync.Mutex  // held while the devices look at the clock; before mu
+	watchers []*Device   // that run
+	timer    *time.Timer // of their next look; nil: none runs
 }
 
-func newClock(c Clock, tell func(journal.Event)) *clock {
-	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), tell: tell, woke: func(time.Duration) {}, keep: func(clockFile) error { return nil },
-		turn: make(chan struct{}, 1)}
+// news is an event that one device is to tell: that of the epochs, or any if that is nil.
+type news struct {
+	of *epochs
+	e  journal.Event
+}
+
+func newClock(c Clock) *clock {
+	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), turn: make(chan struct{}, 1)}
 	if k.c.Wall == nil {
 		k.c.Wall = time.Now
 	}
@@ -188,12 +192,14 @@ func (k *clock) lookLocked() (base time.Time, running time.Duration) {
 	k.system = system
 	if k.astray && system.Sub(k.truth).Abs() <= rightWithin {
 		k.truth, k.astray = system, false
-		k.news = append(k.news, journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right now"})
+		k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right now"}})
 	}
 	base = k.believedLocked()
 	if base.Sub(k.dated).Abs() >= leap {
 		k.dated = base
-		k.datedLocked(base, !k.truth.IsZero())
+		for _, e := range k.all {
+			e.datedLocked(base, !k.truth.IsZero())
+		}
 	}
 	return base, running
 }
@@ -237,9 +243,9 @@ func (k *clock) wrongLocked(off time.Duration, whose string, right time.Time) {
 	if off > 0 {
 		way = "ahead of"
 	}
-	k.news = append(k.news, journal.Event{Kind: journal.ClockWrong, Text: fmt.Sprintf(
+	k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockWrong, Text: fmt.Sprintf(
 		"this machine's clock is %s %s %s, where it is %s; the device goes on with that time; set the clock (timedatectl set-ntp true)",
-		size(off.Abs()), way, whose, right.UTC().Format(time.RFC3339))})
+		size(off.Abs()), way, whose, right.UTC().Format(time.RFC3339))}})
 }
 
 // size says how far a clock is off.
@@ -250,9 +256,10 @@ func size(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// hear takes the time that the cloud has named just now. It comes over a connection that a good certificate stands for. An error says why
-// it cannot be.
-func (k *clock) hear(date time.Time, whose string) error {
+// hear takes the time that the cloud has named just now, to the device of e. It comes over a
+// connection that a good certificate stands for. An error says why it cannot be.
+func (e *epochs) hear(date time.Time, whose string) error {
+	k := e.clock
 	if !k.c.Built.IsZero() && date.Before(k.c.Built.Add(-rightWithin)) {
 		return fmt.Errorf("%s says that it is %s, but this program was made at %s", whose, date.UTC().Format(time.RFC3339), k.c.Built.UTC().Format(time.RFC3339))
 	}
@@ -276,11 +283,16 @@ func (k *clock) hear(date time.Time, whose string) error {
 	case k.astray && !wasAstray:
 		k.wrongLocked(off, "that of "+whose, date)
 	case wasAstray && !k.astray: // it had been right, and what was counted on was not
-		k.news = append(k.news, journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right"})
+		k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right"}})
 	}
-	k.datedLocked(k.truth, true)
-	k.file.Newest = k.truth.Add(running).UTC() // also if that is earlier: the file was wrong
-	k.changed++
+	now := k.truth.Add(running).UTC()
+	for _, one := range k.all {
+		dated := one.datedLocked(k.truth, true)
+		if one == e || dated || one.file.Newest.After(now) { // also to an earlier time: the file was wrong
+			one.file.Newest = now
+			one.changed++
+		}
+	}
 	return nil
 }
 
@@ -329,59 +341,53 @@ func (k *clock) due(reason bool) bool {
 	return true
 }
 
-// pass notices what has happened to the clocks, and lets the next run know that time goes on. vouched says that a certificate was good at
-// the time that is believed.
-func (k *clock) pass(vouched bool) {
-	defer k.flush()
+// attach adds the epochs of one more device, and detach takes them away.
+func (k *clock) attach(e *epochs) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if now := k.readLocked(); vouched && now.Sub(k.file.Newest) >= noteEvery {
-		k.file.Newest = now
-		k.changed++
-	}
+	k.all = append(k.all, e)
 }
 
-// flush writes down what the next run should know, and tells what there is to tell. It returns when what was changed before is on the disk,
-// unless that fails, and must not be called by anybody who holds a lock.
+func (k *clock) detach(e *epochs) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.all = slices.DeleteFunc(k.all, func(one *epochs) bool { return one == e })
+}
+
+// flush writes down what the next run of each device should know, and tells what there is to tell.
+// It returns when what was changed before is on the disk, unless that fails. It must not be called
+// with a lock held.
 func (k *clock) flush() {
-	k.write()
+	k.mu.Lock()
+	all := slices.DeleteFunc(slices.Clone(k.all), func(e *epochs) bool { return !e.dirtyLocked() })
+	k.mu.Unlock()
+	for _, e := range all {
+		e.write()
+	}
 	k.share()
 }
 
-func (k *clock) write() {
-	k.keeping.Lock()
-	defer k.keeping.Unlock()
-	k.mu.Lock()
-	changed := k.changed
-	if changed == k.kept || !k.failed.IsZero() && time.Since(k.failed) < keepAgain {
-		k.mu.Unlock()
-		return
-	}
-	file := k.file.clone()
-	k.mu.Unlock()
-	err := k.keep(file)
-	if err == nil {
-		k.kept, k.failed = changed, time.Time{}
-		return
-	}
-	if k.failed.IsZero() { // else it was told
-		k.mu.Lock()
-		k.news = append(k.news, journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("cannot keep the time for the next start: %v", err)})
-		k.mu.Unlock()
-	}
-	k.failed = time.Now()
-}
-
-// share reports the news about the clock. It must not be called with a lock held.
+// share reports the news about the clock: what is wrong with it once, that the machine has slept to
+// each device. It must not be called with a lock held.
 func (k *clock) share() {
 	k.mu.Lock()
-	news, slept := k.news, k.slept
+	if len(k.news) == 0 && k.slept == 0 || len(k.all) == 0 {
+		k.mu.Unlock()
+		return
+	}
+	news, slept, all := k.news, k.slept, slices.Clone(k.all)
 	k.news, k.slept = nil, 0
 	k.mu.Unlock()
-	for _, e := range news {
-		k.tell(e)
+	for _, n := range news {
+		of := n.of
+		if of == nil {
+			of = all[0]
+		}
+		of.tell(n.e)
 	}
 	if slept > 0 {
-		k.woke(slept)
+		for _, e := range all {
+			e.woke(slept)
+		}
 	}
 }

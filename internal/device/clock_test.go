@@ -183,7 +183,7 @@ func TestTimeGoesOn(t *testing.T) {
 		h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
 		w.run(10 * time.Second)
 		for range 3 {
-			f, err := h.loadClock(newClock(Clock{}, silent).horizon)
+			f, err := h.loadClock(own(Clock{}, silent).horizon)
 			w.must(err)
 			if age := time.Since(f.Newest); age < 0 || age > noteEvery+lookEvery {
 				t.Errorf("it knows of a time %v ago", age)
@@ -420,7 +420,7 @@ func TestSuspension(t *testing.T) {
 func TestTimesOfTheSystemClock(t *testing.T) {
 	m := &machine{began: time.Now()} // no bubble: there, times carry no reading of Go's own clock
 	m.set(-2 * time.Hour)
-	k := newClock(m.clock(), func(journal.Event) {})
+	k := own(m.clock(), func(journal.Event) {})
 	read := time.Now()
 	if got := k.at(read).Sub(read.Add(-2 * time.Hour)); got.Abs() > time.Second {
 		t.Errorf("off by %v", got)

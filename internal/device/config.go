@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -20,7 +21,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// Shared is what a process has once, however many devices it runs. Its creator checks it and must
+// Shared is what a process has once, however many devices it runs. Its creator checks it, and must
 // not change it after the first New.
 type Shared struct {
 	Config  Config
@@ -35,7 +36,31 @@ type Shared struct {
 	Resolve      func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's
 
 	Rand *rand.Rand // nil: real chance. With it, New must not be called twice at once
+
+	common *common // nil until the first New
 }
+
+// common is what the devices of a process use at the same time.
+type common struct {
+	clock  *clock
+	tls    *tls.Config // of all connections without a client certificate
+	dialer net.Dialer
+}
+
+// start returns what the devices have in common.
+func (s *Shared) start() *common {
+	starting.Lock()
+	defer starting.Unlock()
+	if s.common == nil {
+		k := newClock(s.Clock)
+		s.common = &common{clock: k, tls: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12, Time: k.now,
+			ClientSessionCache: tls.NewLRUClientSessionCache(64)}}
+	}
+	return s.common
+}
+
+// starting guards common of every Shared, so that a Shared can be copied before it is used.
+var starting sync.Mutex
 
 // Config is how the devices of a process behave. Each group is checked by the Validate of its own
 // package.

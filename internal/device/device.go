@@ -3,7 +3,6 @@
 package device
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -41,6 +40,7 @@ type Device struct {
 	app    App
 	brain  *rand.Rand // of the session
 
+	tls     *tls.Config
 	disk    disk
 	home    *home
 	cache   *keeper
@@ -95,14 +95,10 @@ type Status struct {
 func New(shared *Shared, id Identity, app App) *Device {
 	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		links: make(chan struct{}), refused: make(chan error, 1)}
-	d.disk = realDisk{}
+	d.disk, d.tls = realDisk{}, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
-	d.time.clock = newClock(shared.Clock, d.emit)
-	d.time.source = d.provisioner()
-	if id.PinnedHub != "" {
-		d.time.source.Host, d.time.source.Transport = cmp.Or(id.Gateway, id.PinnedHub), dps.MQTT
-	}
+	d.time.epochs = newEpochs(shared.start().clock, d.emit, d.resumed)
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
@@ -231,21 +227,22 @@ func (d *Device) Close() error {
 	return err
 }
 
-// tlsConfig is that of all connections.
+// tlsConfig is that of all connections of the device. A device with a certificate has a config of
+// its own, and sessions of its own: a session that is resumed carries the certificate.
 func (d *Device) tlsConfig() *tls.Config {
-	conf := &tls.Config{RootCAs: d.shared.Roots, MinVersion: tls.VersionTLS12, Time: d.time.now}
-	if d.id.Certificate != nil {
-		conf.Certificates = []tls.Certificate{*d.id.Certificate}
+	conf := d.shared.start().tls
+	if d.id.Certificate == nil {
+		return conf
 	}
+	conf = conf.Clone()
+	conf.Certificates, conf.ClientSessionCache = []tls.Certificate{*d.id.Certificate}, tls.NewLRUClientSessionCache(16)
 	return conf
 }
 
 // session wires the brain to the network rooms.
 func (d *Device) session() *failover.Session[*link] {
-	conf := d.tlsConfig()
-	conf.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	dialer := &hub.Dialer{
-		TLS: conf, DialContext: d.dialContext(), ModelID: d.app.modelID(), Agent: d.shared.Agent, KeepAlive: d.c.Link.KeepAlive, Window: d.c.Drain.Window,
+		TLS: d.tls, DialContext: d.dialContext, ModelID: d.app.modelID(), Agent: d.shared.Agent, KeepAlive: d.c.Link.KeepAlive, Window: d.c.Drain.Window,
 		Desired: !d.app.Off.Desired, Methods: !d.app.Off.Methods, C2D: !d.app.Off.C2D, Twin: !d.app.Off.Desired || !d.app.Off.Reported,
 	}
 	if d.c.TracePackets {
@@ -255,7 +252,6 @@ func (d *Device) session() *failover.Session[*link] {
 		dialer.Token = hub.KeyTokenBy(d.time.now, d.id.Key, d.c.Link.TokenLife)
 	}
 	client := d.provisioner()
-	client.TLS = conf
 	cached, options := d.cached, d.c.Failover
 	options.Rand = d.brain
 	if d.id.PinnedHub != "" {
@@ -319,7 +315,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.id.IDScope,
-		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tlsConfig(), DialContext: d.dialContext(),
+		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tls, DialContext: d.dialContext,
 		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
 }
 

@@ -3,16 +3,43 @@ package device
 import (
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// A sample is stamped with the time that is believed when it is made, and the outbox keeps that for ever. If the time turns out to have
-// been wrong, the sample is corrected on its way out. So what must be known of each is by which clock it was stamped: an epoch is the
-// samples from one place of the outbox to the next epoch's that were stamped by one.
+// A sample is stamped with the time that is believed when it is made, and the outbox keeps that for
+// ever. If the time turns out to have been wrong, the sample is corrected on its way out. So the
+// device must know by which clock each sample was stamped. The samples that one clock has stamped,
+// from one position of the outbox to the next epoch's first, are an epoch.
 
-// epoch is such a clock.
+// epochs is the clock as one device uses it: with the epochs of its outbox, and the file that keeps
+// them. The clock's mu guards what has no other guard.
+type epochs struct {
+	*clock
+	tell func(journal.Event)
+	woke func(slept time.Duration) // the machine has slept
+	keep func(clockFile) error     // writes the file
+
+	fixes   atomic.Pointer[[]epoch] // see made
+	file    clockFile
+	changed int // how often file was
+	kept    int // as changed, of what was written last
+
+	keeping sync.Mutex // held, before mu, while file is written: what was read later must not be there first
+	failed  time.Time  // when that failed last, by Go's own clock; zero: it has not
+}
+
+// newEpochs returns the clock for one device, which tell and woke are of.
+func newEpochs(k *clock, tell func(journal.Event), woke func(time.Duration)) *epochs {
+	return &epochs{clock: k, tell: tell, woke: woke, keep: func(clockFile) error { return nil }}
+}
+
+// epoch says which clock has stamped the samples from a position on.
 type epoch struct {
-	From   uint64        `json:"from"`  // the first place
+	From   uint64        `json:"from"`  // the first position
 	Boot   string        `json:"boot"`  // which run of the machine
 	Begins time.Time     `json:"begin"` // the time that was believed, as the clock keeps it
 	Proved bool          `json:"proved"`
@@ -76,7 +103,7 @@ type line interface {
 
 // restore takes over the file of the last run. If the disk was read late, it puts the old entries
 // before those of this run.
-func (k *clock) restore(f clockFile, l line) {
+func (k *epochs) restore(f clockFile, l line) {
 	k.notBefore(f.Newest)
 	id := f.Outbox
 	if l != nil { // it is asked without k.mu, because it asks for ages under its own lock
@@ -112,7 +139,7 @@ func (k *clock) restore(f clockFile, l line) {
 // stamp is the Stamp of the outbox: it corrects times that sources have taken from the system clock.
 // When it begins an epoch it writes that down before it returns, so that no sample is durable whose
 // epoch a restart would not know. The outbox waits for it, so it reports nothing.
-func (k *clock) stamp(first uint64, made []time.Time) {
+func (k *epochs) stamp(first uint64, made []time.Time) {
 	defer k.write()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -132,7 +159,7 @@ func (k *clock) stamp(first uint64, made []time.Time) {
 }
 
 // continuesLocked says whether samples of e may be counted to the epoch before.
-func (k *clock) continuesLocked(e epoch) bool {
+func (k *epochs) continuesLocked(e epoch) bool {
 	n := len(k.file.Epochs)
 	if n == 0 {
 		return false
@@ -144,21 +171,25 @@ func (k *clock) continuesLocked(e epoch) bool {
 	return e.Boot == before.Boot && e.Begins.Sub(before.Begins).Abs() < leap
 }
 
-// datedLocked dates what was stamped before the time was known, and while this machine has been running, by another clock: for good when
-// the cloud has named the time, else as it is believed now.
-func (k *clock) datedLocked(base time.Time, proved bool) {
+// datedLocked dates anew what was stamped before the time was known, while this machine has been
+// running: for good when the cloud has named the time, else as it is believed now. It says whether
+// that has changed an epoch.
+func (k *epochs) datedLocked(base time.Time, proved bool) (changed bool) {
 	for i := range k.file.Epochs {
 		if e := &k.file.Epochs[i]; !e.Proved && e.Boot == k.boot {
+			was := *e
 			e.Proved, e.Fix = proved, 0
 			if fix := base.Sub(e.Begins); fix.Abs() > rightWithin {
 				e.Fix = fix
 			}
+			changed = changed || *e != was
 		}
 	}
 	k.publishLocked()
+	return changed
 }
 
-func (k *clock) publishLocked() {
+func (k *epochs) publishLocked() {
 	if !slices.ContainsFunc(k.file.Epochs, func(e epoch) bool { return e.Fix != 0 }) {
 		k.fixes.Store(nil)
 		return
@@ -167,7 +198,7 @@ func (k *clock) publishLocked() {
 }
 
 // made is when the sample at a place was really made, as far as that is known.
-func (k *clock) made(pos uint64, stamped time.Time) time.Time {
+func (k *epochs) made(pos uint64, stamped time.Time) time.Time {
 	epochs := k.fixes.Load()
 	if epochs == nil {
 		return stamped
@@ -188,7 +219,7 @@ func epochOf(epochs []epoch, pos uint64) (e epoch, known bool) {
 
 // age is how old the sample at a place is at least: what nobody knows must not cost a sample. The outbox asks, and may hold its lock: so
 // nobody else is told of anything.
-func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
+func (k *epochs) age(pos uint64, stamped time.Time) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	base, running := k.lookLocked()
@@ -206,3 +237,59 @@ func (k *clock) age(pos uint64, stamped time.Time) time.Duration {
 		return running
 	}
 }
+
+// stale says whether pass has something to do.
+func (k *epochs) stale(vouched bool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.readLocked()
+	return k.dirtyLocked() || vouched && now.Sub(k.file.Newest) >= noteEvery || len(k.news) > 0 || k.slept > 0
+}
+
+// pass lets the next run know that time goes on. vouched says that a certificate was good at the
+// time that is believed.
+func (k *epochs) pass(vouched bool) {
+	k.passed(vouched)
+	k.write()
+	k.share()
+}
+
+func (k *epochs) passed(vouched bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := k.readLocked(); vouched && now.Sub(k.file.Newest) >= noteEvery {
+		k.file.Newest = now
+		k.changed++
+	}
+}
+
+// write writes the file if it has changed. After a failure it tries again a minute later.
+func (k *epochs) write() {
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
+	k.mu.Lock()
+	changed := k.changed
+	if changed == k.kept || !k.failed.IsZero() && time.Since(k.failed) < keepAgain {
+		k.mu.Unlock()
+		return
+	}
+	file := k.file.clone()
+	k.mu.Unlock()
+	err := k.keep(file)
+	if err == nil {
+		k.mu.Lock()
+		k.kept = changed
+		k.mu.Unlock()
+		k.failed = time.Time{}
+		return
+	}
+	if k.failed.IsZero() { // else it was told
+		k.mu.Lock()
+		k.news = append(k.news, news{k, journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("cannot keep the time for the next start: %v", err)}})
+		k.mu.Unlock()
+	}
+	k.failed = time.Now()
+}
+
+// dirtyLocked says whether the file has changed since it was written.
+func (k *epochs) dirtyLocked() bool { return k.changed != k.kept }

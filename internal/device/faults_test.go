@@ -78,7 +78,7 @@ func TestFaultyDisk(t *testing.T) {
 		read := func(files map[string][]byte) (s failover.State, f clockFile, keys []string, told []string) {
 			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
 			w.must(h.open())
-			k := newClock(Clock{}, silent)
+			k := own(Clock{}, silent)
 			s, err := h.loadState(w.config.device(new(journal.Journal)).who(), k.horizon)
 			w.must(err)
 			f, err = h.loadClock(k.horizon)

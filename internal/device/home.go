@@ -487,6 +487,13 @@ func (h *home) note(name string, err error, means string, again func() error) {
 	}
 }
 
+// restless says whether something has failed that can be tried again now.
+func (h *home) restless() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.again) > 0 && !time.Now().Before(h.next)
+}
+
 // tend tries again what has failed. It is called every few seconds.
 func (h *home) tend() {
 	h.mu.Lock()

@@ -223,7 +223,7 @@ func TestDoubtfulFiles(t *testing.T) {
 			must(t, h.open())
 			defer h.close()
 			test.put(t, h.path(stateFile))
-			limit := newClock(Clock{Built: time.Now()}, silent).horizon
+			limit := own(Clock{Built: time.Now()}, silent).horizon
 			got, err := h.loadState(who, limit)
 			if err != nil || got.AssignedHub != "" || !got.Same(who) {
 				t.Errorf("%+v %v", got, err)
@@ -273,7 +273,7 @@ func TestOlderFiles(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)
 	defer h.close()
-	k := newClock(Clock{Built: time.Now()}, silent)
+	k := own(Clock{Built: time.Now()}, silent)
 	at := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
 	must(t, os.WriteFile(h.path(stateFile), []byte(`{"version":1,"idScope":"s","registrationId":"dev-1","keyFingerprint":"f","assignedHub":"hub-a","deviceId":"",`+
 		`"assignedAt":"`+at+`","knownHubs":[{"host":"hub-a","deviceId":"dev-1","assignedAt":"`+at+`"}]}`), 0o600))
@@ -348,7 +348,7 @@ func TestUnsafeHomes(t *testing.T) {
 		var told []string
 		h := newHome(realDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
 		must(t, h.open())
-		_, err := h.loadState(failover.State{}, newClock(Clock{}, silent).horizon)
+		_, err := h.loadState(failover.State{}, own(Clock{}, silent).horizon)
 		must(t, err)
 		h.close()
 		return strings.Join(told, "\n")

@@ -185,7 +185,7 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 			// The drain tells of samples that were too old, in the middle of its look for what to send. Nothing else is told in the next
 			// second, so nobody waits for the journal.
 			w.dev.mu.Lock()
-			l := w.dev.time.current
+			l := w.dev.serves()
 			w.dev.mu.Unlock()
 			if held = l != nil; held {
 				l.Hasten(time.Now().Add(10 * time.Second))

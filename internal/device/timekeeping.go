@@ -1,8 +1,12 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
@@ -12,21 +16,17 @@ import (
 
 // timekeeping is what keeps a device's clock right while it runs.
 type timekeeping struct {
-	*clock
-	source *dps.Client // is asked for the time: DPS, or the pinned hub
-
-	// The goroutine that asks owns these:
-	unanswered int  // questions in a row
-	told       bool // that they are
-
-	// Guarded by Device.mu:
-	timer   *time.Timer // nil: it does not run
-	current *link       // that is served
+	*epochs
+	current atomic.Pointer[link] // the link at work; nil: none
+	life    context.Context      // of the device; set before it looks at the clock
+	tending atomic.Bool          // a goroutine looks after the files
+	asking  atomic.Bool          // a goroutine asks for the time
+	looking sync.WaitGroup       // of these goroutines
 }
 
 // openClock sets the clock by what the state directory knows. The outbox may be nil: it is not looked at.
 func (d *Device) openClock(l line) failover.State {
-	k := d.time.clock
+	k := d.time.epochs
 	read := func() error {
 		file, err := d.home.loadClock(k.horizon)
 		if err == nil {
@@ -65,8 +65,8 @@ func (d *Device) openClock(l line) failover.State {
 	})
 	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
 	k.notBefore(cached.AssignedAt)
-	k.woke = d.resumed
 	d.home.checkContent()
+	k.attach(k)
 	return cached
 }
 
@@ -105,7 +105,8 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 	if !d.time.due(reason) {
 		return
 	}
-	date, err := d.time.source.AskTime(ctx)
+	source := d.timeSource()
+	date, err := source.AskTime(ctx)
 	if err == nil {
 		err = d.hear(date)
 	}
@@ -118,18 +119,27 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 	}
 	if d.time.unanswered++; !d.time.told && (reason || d.time.unanswered > 1 && d.time.suspect()) {
 		d.time.told = true
-		d.warn("", d.noTime(err))
+		d.warn("", d.noTime(source, err))
 	}
 }
 
+// timeSource returns whom the time is asked of: DPS, or the pinned hub.
+func (d *Device) timeSource() *dps.Client {
+	c := d.provisioner()
+	if d.id.PinnedHub != "" {
+		c.Host, c.Transport = cmp.Or(d.id.Gateway, d.id.PinnedHub), dps.MQTT
+	}
+	return c
+}
+
 // noTime says that the cloud could not be asked for the time, and what to do.
-func (d *Device) noTime(err error) string {
+func (d *Device) noTime(source *dps.Client, err error) string {
 	way := ""
-	if d.time.source.Transport != dps.HTTPS && d.id.PinnedHub == "" {
+	if source.Transport != dps.HTTPS && d.id.PinnedHub == "" {
 		way = "use --provisioning-transport https (with --provisioning-host HOST:PORT if DPS has HTTPS elsewhere), "
 	}
 	return fmt.Sprintf("%s cannot be asked for the time at %s: %s; if this machine's clock is wrong the device cannot know: "+
-		"open that port, %sor set the clock (timedatectl set-ntp true)", d.timeOf(), d.time.source.TimeAddress(), Plain(err), way)
+		"open that port, %sor set the clock (timedatectl set-ntp true)", d.timeOf(), source.TimeAddress(), Plain(err), way)
 }
 
 // timeOf names whom the time is asked of.
@@ -158,61 +168,82 @@ func (d *Device) hasten() {
 	}
 }
 
-// watchClock looks at the clocks from time to time until ctx ends. It returns what waits for its end.
-func (d *Device) watchClock(ctx context.Context) (wait func()) {
-	asked := make(chan struct{}, 1)
-	look := func() {
-		defer d.lookAgain()
-		linked := d.serves() != nil
-		d.time.pass(linked)
-		d.home.tend()
-		d.hasten()
-		if !linked || !d.time.wanted(false) {
-			return // without a link others have the network
-		}
-		select {
-		case asked <- struct{}{}:
-			d.spawn("clock", func() {
-				defer func() { <-asked }()
-				d.askTime(ctx, false)
-			})
-		default:
-		}
-	}
-	d.mu.Lock()
-	d.time.timer = d.after(lookEvery, "clock", look)
-	d.mu.Unlock()
+// watchClock looks at the clocks from time to time until ctx ends. It returns what ends that, and
+// waits for it.
+func (d *Device) watchClock(ctx context.Context) (end func()) {
+	d.time.life = ctx
+	d.time.watch(d)
 	return func() {
-		d.mu.Lock()
-		d.time.timer.Stop()
-		d.time.timer = nil
-		d.mu.Unlock()
-		asked <- struct{}{}
+		d.time.unwatch(d)
+		d.time.looking.Wait()
 	}
 }
 
-// lookAgain sets the timer of the clock's watch, unless the watch has ended.
-func (d *Device) lookAgain() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.time.timer != nil {
-		d.time.timer.Reset(lookEvery)
+// watch lets a device look at the clock every few seconds. One timer serves all devices.
+func (k *clock) watch(d *Device) {
+	k.watching.Lock()
+	defer k.watching.Unlock()
+	if k.watchers = append(k.watchers, d); len(k.watchers) == 1 {
+		k.timer = d.after(lookEvery, "clock", k.look)
 	}
+}
+
+// unwatch ends that. When it returns the device does not look any more.
+func (k *clock) unwatch(d *Device) {
+	k.watching.Lock()
+	defer k.watching.Unlock()
+	k.watchers = slices.DeleteFunc(k.watchers, func(one *Device) bool { return one == d })
+	if len(k.watchers) == 0 {
+		k.timer.Stop()
+	}
+}
+
+// look lets each device look.
+func (k *clock) look() {
+	k.watching.Lock()
+	defer k.watching.Unlock()
+	if len(k.watchers) == 0 {
+		return
+	}
+	defer k.timer.Reset(lookEvery)
+	asks := false // one device asks for all
+	for _, d := range k.watchers {
+		_ = d.run("clock", func() error {
+			asks = d.look(!asks) || asks
+			return nil
+		})
+	}
+}
+
+// look notices what has happened to the clocks and to the link's token. If there is something to do
+// about the device's files, or if the device may ask and the time is wanted, it lets others do that:
+// it does not block. It says whether the device asks.
+func (d *Device) look(may bool) (asks bool) {
+	linked := d.serves() != nil
+	d.hasten()
+	if (d.time.stale(linked) || d.home.restless()) && d.time.tending.CompareAndSwap(false, true) {
+		d.spawnIn(&d.time.looking, "clock", func() {
+			defer d.time.tending.Store(false)
+			d.time.pass(linked)
+			d.home.tend()
+		})
+	}
+	// Without a link others have the network.
+	if !may || !linked || !d.time.wanted(false) || !d.time.asking.CompareAndSwap(false, true) {
+		return false
+	}
+	d.spawnIn(&d.time.looking, "clock", func() {
+		defer d.time.asking.Store(false)
+		d.askTime(d.time.life, false)
+	})
+	return true
 }
 
 // serves returns the link at work, nil if there is none.
-func (d *Device) serves() *link {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.time.current
-}
+func (d *Device) serves() *link { return d.time.current.Load() }
 
 // serving notes which link is at work, nil for none.
-func (d *Device) serving(l *link) {
-	d.mu.Lock()
-	d.time.current = l
-	d.mu.Unlock()
-}
+func (d *Device) serving(l *link) { d.time.current.Store(l) }
 
 // resumed is called when the machine has slept: the other side may have closed the link meanwhile, in words that nobody heard.
 func (d *Device) resumed(slept time.Duration) {

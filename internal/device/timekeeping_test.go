@@ -39,7 +39,7 @@ func TestMaxAgeWithAWrongClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const maxAge = time.Hour
-				k := newClock(newMachine(off()).clock(), silent)
+				k := own(newMachine(off()).clock(), silent)
 				made := map[uint64]time.Time{}
 				dropped := uint64(0)
 				box, err := outbox.Open(filepath.Join(t.TempDir(), "outbox"), outbox.Options{MaxBytes: 4 << 20, MaxAge: maxAge, Age: k.age, Stamp: k.stamp,
@@ -103,7 +103,7 @@ func TestAge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				k := newClock(newMachine(v.off).clock(), silent) // which has been running for a minute
+				k := own(newMachine(v.off).clock(), silent) // which has been running for a minute
 				now := time.Now().Round(0)
 				f := clockFile{Newest: now.Add(-v.newest)}
 				if v.epoch != nil {
@@ -182,7 +182,7 @@ func TestNoTime(t *testing.T) {
 // TestWrongAnswer: what the cloud has said once is asked again if things fail as with a wrong clock, after minutes; and not without that.
 func TestWrongAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newClock(newMachine(0).clock(), silent)
+		k := own(newMachine(0).clock(), silent)
 		for _, off := range []time.Duration{3 * time.Hour, 0} {
 			_ = k.hear(time.Now().Add(off), "DPS")
 			time.Sleep(time.Minute)
@@ -208,7 +208,7 @@ func TestTimeBeforeTheProgram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newMachine(0).clock()
 		c.Built = time.Now()
-		k := newClock(c, silent)
+		k := own(c, silent)
 		if err := k.hear(c.Built.AddDate(-1, 0, 0), "DPS"); err == nil || !strings.Contains(err.Error(), "DPS says that it is 1999-01-01T00:00:00Z, but this program was made at 2000-01-01T00:00:00Z") {
 			t.Errorf("said %v", err)
 		}
@@ -224,7 +224,7 @@ func TestTimeBeforeTheProgram(t *testing.T) {
 // TestClockFileIsTheNewest: a write that began earlier does not end later. Meanwhile who only wants to know the time waits for no disk.
 func TestClockFileIsTheNewest(t *testing.T) {
 	m := &machine{began: time.Now(), boot: "boot 1"} // no bubble: there, nobody may wait for a lock
-	k := newClock(m.clock(), silent)
+	k := own(m.clock(), silent)
 	writing, goOn := make(chan struct{}), make(chan struct{})
 	var begun atomic.Bool
 	var disk clockFile
@@ -260,7 +260,7 @@ func TestClockFileIsTheNewest(t *testing.T) {
 func TestClockFileIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told, tried := 0, 0
-		k := newClock(newMachine(0).clock(), func(journal.Event) { told++ })
+		k := own(newMachine(0).clock(), func(journal.Event) { told++ })
 		full := errors.New("no space left on device")
 		var kept clockFile
 		k.keep = func(f clockFile) error { tried++; kept = f; return full }
@@ -312,7 +312,7 @@ func TestRestore(t *testing.T) {
 		"a file that names no outbox": {"", aLine{120, []string{"b"}}, fix, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := newClock(Clock{}, silent)
+			k := own(Clock{}, silent)
 			k.restore(clockFile{Outbox: v.of, Epochs: slices.Clone(epochs)}, v.line)
 			if got := k.made(50, time.Unix(0, 0)).Sub(time.Unix(0, 0)); got != v.first || len(k.file.Epochs) != v.left {
 				t.Errorf("corrected by %v; %d epochs are left", got, len(k.file.Epochs))
@@ -330,7 +330,7 @@ func TestRestore(t *testing.T) {
 // asking is an outbox that asks for the age of a message under the lock that Last takes.
 type asking struct {
 	aLine
-	clock *clock
+	clock *epochs
 }
 
 func (l asking) Last() uint64 {
@@ -345,7 +345,7 @@ func (l asking) Last() uint64 {
 
 // TestRestoreWaitsForNoAge: a clock file that is read late is taken over while the outbox asks for ages.
 func TestRestoreWaitsForNoAge(t *testing.T) {
-	k := newClock(Clock{}, silent)
+	k := own(Clock{}, silent)
 	k.restore(clockFile{Outbox: "a", Epochs: []epoch{{From: 1}}}, asking{aLine{1, []string{"a"}}, k})
 	if n := len(k.file.Epochs); n != 1 {
 		t.Errorf("%d epochs", n)
@@ -356,7 +356,7 @@ func TestRestoreWaitsForNoAge(t *testing.T) {
 // its sample was stamped in, and the file on the disk says so before the sample is durable.
 func TestStampsOfManySources(t *testing.T) {
 	m := newMachine(0)
-	k := newClock(m.clock(), silent)
+	k := own(m.clock(), silent)
 	var disk atomic.Pointer[clockFile]
 	k.keep = func(f clockFile) error { disk.Store(&f); return nil }
 	var mu sync.Mutex
@@ -423,7 +423,7 @@ func TestAnotherOutbox(t *testing.T) {
 			w.run(20 * time.Second)
 			w.halt()
 			h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
-			before, err := h.loadClock(newClock(Clock{}, silent).horizon)
+			before, err := h.loadClock(own(Clock{}, silent).horizon)
 			w.must(err)
 			if !slices.ContainsFunc(before.Epochs, func(e epoch) bool { return e.Fix != 0 }) {
 				t.Fatalf("nothing was corrected: %+v", before)
@@ -483,4 +483,11 @@ func TestTokenOfASlowClock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// own is a clock that one device alone goes by.
+func own(c Clock, tell func(journal.Event)) *epochs {
+	k := newEpochs(newClock(c), tell, func(time.Duration) {})
+	k.attach(k)
+	return k
 }
