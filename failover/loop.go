@@ -298,19 +298,9 @@ func (r *loop[L]) windDown(w *way[L]) {
 	}
 	defer w.cancel()
 	carried := w.link.Carried()
-	// If the link has ended, its own reason comes first, because it caused whatever the work says.
-	// Only the work can know of a planned end, and of what was wrong with a link that lives.
-	select {
-	case <-w.link.Done():
-		if Classify(w.ctx, err) != TokenRenewal {
-			err = w.link.Err()
-		}
-	default:
-	}
-	w.link.Abort()
-	if err == nil {
-		err = w.link.Err()
-	}
+	// The link knows which reason came first: its own, which then caused whatever the work says, or that of the work.
+	w.link.Abort(err)
+	err = w.link.Err()
 	signal := Classify(w.ctx, err)
 	r.post(func() {
 		if served {
@@ -333,12 +323,12 @@ func (r *loop[L]) idle(w *way[L]) {
 func (r *loop[L]) finish(w *way[L], link L) {
 	defer w.cancel()
 	if w.givenUp.Load() && r.life.Err() == nil {
-		link.Abort()
+		link.Abort(nil)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	link.Close(ctx)
+	link.Close(ctx, nil)
 }
 
 // register makes one registration.

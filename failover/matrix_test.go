@@ -482,10 +482,21 @@ type nobody struct{}
 
 func (nobody) Done([]uint64, error) {}
 
+// serves is a handler that hears of the renewal alone.
+type serves struct{ renew chan struct{} }
+
+func (*serves) FirstAck()          {}
+func (*serves) Method(*hub.Method) {}
+func (*serves) Desired()           {}
+func (*serves) Messages()          {}
+func (s *serves) Renew()           { close(s.renew) }
+
 func (c *cell) serve(ctx context.Context, l *hub.Link) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	renew := l.Renew()
+	h := &serves{renew: make(chan struct{})}
+	l.Serve(h)
+	renew := h.renew
 	if !c.renews {
 		renew = nil
 	}
@@ -626,7 +637,7 @@ func (c *cell) rival(times int) {
 			case <-l.Done():
 			case <-ctx.Done():
 			}
-			l.Abort()
+			l.Abort(nil)
 			select {
 			case <-time.After(2 * time.Second):
 			case <-ctx.Done():

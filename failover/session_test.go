@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,15 +25,19 @@ type standing struct {
 	once    sync.Once
 	done    chan struct{}
 	carried bool
+	why     error // the reason that ended it; nil: none was given
 }
 
 func (l *standing) Done() <-chan struct{} { return l.done }
 func (l *standing) Err() error {
-	return &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: hub.ErrClosed}
+	<-l.done
+	return cmp.Or[error](l.why, &hub.Error{Phase: hub.PhaseSession, Host: "hub-a", Err: hub.ErrClosed})
 }
-func (l *standing) Carried() bool         { return l.carried }
-func (l *standing) Close(context.Context) { l.Abort() }
-func (l *standing) Abort()                { l.once.Do(func() { close(l.done) }) }
+func (l *standing) Carried() bool                      { return l.carried }
+func (l *standing) Close(_ context.Context, why error) { l.Abort(why) }
+func (l *standing) Abort(why error) {
+	l.once.Do(func() { l.why = why; close(l.done) })
+}
 
 // serving makes a function for Session.Serve of one that works on a link until it returns, in the
 // goroutine in which the session ends the work.
@@ -250,7 +255,7 @@ func TestShortLinkThatCarriedIsRedialledAtOnce(t *testing.T) {
 					stop()
 				}
 				l := &standing{done: make(chan struct{}), carried: true}
-				l.Abort()
+				l.Abort(nil)
 				return l, nil
 			},
 			Register: func(ctx context.Context, _ dps.Request) (dps.Assignment, error) {

@@ -85,7 +85,7 @@ func TestSessionsThatDrip(t *testing.T) {
 				if err := l.Err(); time.Since(began) != finalLimit || !errors.Is(err, ErrUnacked) {
 					t.Errorf("after %v: %v", time.Since(began), err)
 				}
-				l.Abort()
+				l.Abort(nil)
 				if len(l.calls) != 0 {
 					t.Errorf("%d requests are kept", len(l.calls))
 				}

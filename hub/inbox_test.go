@@ -66,7 +66,7 @@ func (w *world) flooding(n int, topic string, qos byte, size int, after func(l *
 	if len(s.desired) > 1 || len(s.messages) > 1 {
 		w.t.Errorf("told %d times of changes and %d times of messages that nobody took", len(s.desired), len(s.messages))
 	}
-	l.Abort()
+	l.Abort(nil)
 }
 
 func TestTooManyChangesBecomeOneThatSaysSo(t *testing.T) {
@@ -163,7 +163,7 @@ func TestWhatCameBeforeTheLinkWasServedIsHandedOver(t *testing.T) {
 		if got := s.take(3); got[0].Properties.ID() != "m" || got[2].Properties.ID() != "later-1" {
 			t.Errorf("%v", got)
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -187,7 +187,7 @@ func TestFirstPubackIsToldOnce(t *testing.T) {
 				t.Errorf("told %d times, %d times before the message was completed; %v", len(s.first), told, err)
 			}
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -209,7 +209,7 @@ func TestHandlerThatPanicsLosesItsLink(t *testing.T) {
 		if found, ok := errors.AsType[*BugError](l.Err()); !ok || found.Value != "a handler's bug" {
 			t.Errorf("the link ended with %v", l.Err())
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 

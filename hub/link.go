@@ -116,8 +116,12 @@ func (h *listener) FirstAck() {
 // Idle gives back memory that only a busy link needs.
 func (h *listener) Idle() { h.bag = bag{} }
 
-// Describe gives an end its hub and, where this side knows better than the network, its reason.
+// Describe gives an end its hub and, where this side knows better than the network, its reason. A
+// reason of the link's user that is no reason of this package stays as it is.
 func (h *listener) Describe(f *mqtt.Failure) error {
+	if _, described := errors.AsType[*Error](f.Err); described || f.Local && !errors.Is(f.Err, ErrClosed) && !errors.Is(f.Err, ErrRenewal) {
+		return f.Err
+	}
 	e := h.attempt.failed(f.Phase, f.Err)
 	e.Pipelined = f.Pipelined
 	if refusal, ok := errors.AsType[*mqtt.Refusal](f.Err); ok {
@@ -148,7 +152,8 @@ func (l *Link) Host() string { return l.attempt.Host }
 // Done is closed when the link has ended.
 func (l *Link) Done() <-chan struct{} { return l.session.Done() }
 
-// Err waits for the end of the link and says why it ended: always an [*Error], and always the first reason.
+// Err waits for the end of the link and returns why it ended, which is always the first reason: an
+// [*Error], or what Close or Abort was given.
 func (l *Link) Err() error { return l.session.Err() }
 
 // renew tells the handler that the token should be replaced, or lets Serve tell it.
@@ -197,9 +202,11 @@ func (l *Link) Settle(ctx context.Context) error { return l.session.Settle(ctx) 
 // others.
 func (l *Link) Check() { l.session.Check() }
 
-// Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub sends no will and keeps the session.
-// It waits for the link's goroutines, and until ctx ends for the writes.
-func (l *Link) Close(ctx context.Context) { l.session.Close(ctx, nil) }
+// Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub keeps the
+// session. It waits for the link's goroutines, and until ctx ends for the writes. why is the reason
+// that Err returns, unless the link had ended before; nil stands for [ErrClosed].
+func (l *Link) Close(ctx context.Context, why error) { l.session.Close(ctx, why) }
 
-// Abort gives the link up at once, with a reset, so that nothing of it arrives later. It waits for the link's goroutines.
-func (l *Link) Abort() { l.session.Abort(nil) }
+// Abort gives the link up at once, with a reset, so that nothing of it arrives later. It waits for
+// the link's goroutines. why is as for Close.
+func (l *Link) Abort(why error) { l.session.Abort(why) }

@@ -205,7 +205,7 @@ func TestOpeningIsOneWrite(t *testing.T) {
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
-		l.Abort()
+		l.Abort(nil)
 		if want := []string{"*packets.ConnectPacket", "*packets.SubscribePacket", "*packets.PublishPacket"}; !slices.Equal(got, want) {
 			t.Errorf("%v arrived before CONNACK", got)
 		}
@@ -241,7 +241,7 @@ func TestSequentialWaitsForEachAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Abort()
+		l.Abort(nil)
 		if !slices.Equal(phases, []Phase{PhaseDial, PhaseTLS}) {
 			t.Errorf("phases %v", phases)
 		}
@@ -361,7 +361,7 @@ func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
 				offer(t, l, &a, mid)
 			}
 			synctest.Wait()
-			l.Abort()
+			l.Abort(nil)
 			synctest.Wait()
 		}
 		session("10.0.0.1", "m1", "m2")
@@ -409,7 +409,7 @@ func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
 				offer(t, l, &a, fmt.Sprintf("m-%d", n))
 			}
 			<-l.Done()
-			l.Abort()
+			l.Abort(nil)
 			w.dialer.mu.Lock()
 			kept := len(w.dialer.left["10.0.0.1"].Unacked)
 			w.dialer.mu.Unlock()
@@ -427,7 +427,7 @@ func TestWhatArrivedElsewhereIsForgotten(t *testing.T) {
 		if synctest.Wait(); int(pid) <= len(kept) {
 			t.Errorf("packet id %d is that of another message", pid)
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -451,7 +451,7 @@ func TestRequestThatIsGivenUp(t *testing.T) {
 			t.Errorf("%d requests wait", len(l.calls)-before)
 		}
 		l.mu.Unlock()
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -507,7 +507,7 @@ func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
 				publish(l)
 			}
 			time.Sleep(time.Second)
-			l.Abort()
+			l.Abort(nil)
 			if took != want {
 				t.Errorf("sequential %v: the first PUBACK after %v, want %v", sequential, took, want)
 			}
@@ -566,7 +566,7 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 			}
 			if l != nil {
 				<-l.Done()
-				l.Abort()
+				l.Abort(nil)
 			}
 		}
 		synctest.Wait()
@@ -641,7 +641,7 @@ func TestCommonProperties(t *testing.T) {
 		if len(topics) < len(want) || !slices.Equal(topics[:len(want)], want) {
 			t.Errorf("topics %q", topics)
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -681,7 +681,7 @@ func TestMessagesAreAcknowledgedInOrder(t *testing.T) {
 		if err := l.Complete(in[0]); err == nil {
 			t.Error("completed twice")
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -739,7 +739,7 @@ func TestTwinAndMethods(t *testing.T) {
 		if got := <-response; got != `$iothub/methods/res/200/?$rid=a7 "hi"` {
 			t.Error(got)
 		}
-		l.Abort()
+		l.Abort(nil)
 		if err := l.Respond(m, 200, nil); err == nil {
 			t.Error("an answer went out over a dead link")
 		}
@@ -770,7 +770,7 @@ func TestExpiredTokenIsNamed(t *testing.T) {
 		if err := l.Err(); !errors.Is(err, ErrTokenExpired) {
 			t.Error(err)
 		}
-		l.Abort()
+		l.Abort(nil)
 	})
 }
 
@@ -810,7 +810,7 @@ func TestGateway(t *testing.T) {
 		if probes == 0 {
 			t.Error("the gateway was not probed")
 		}
-		l.Abort()
+		l.Abort(nil)
 		if e, ok := errors.AsType[*Error](l.Err()); !ok || e.Gateway != a.Gateway || !strings.Contains(e.Error(), "hub-a.azure-devices.net through 10.0.0.2") {
 			t.Errorf("%v", l.Err())
 		}
@@ -869,7 +869,7 @@ func TestUnwantedPathsAreGivenBack(t *testing.T) {
 				if !slices.Equal(sub, v.sub) || !slices.Equal(unsub, v.unsub) || twin != v.twinRequest {
 					t.Errorf("SUBSCRIBE %v, UNSUBSCRIBE %v, twin %v", sub, unsub, twin)
 				}
-				l.Abort()
+				l.Abort(nil)
 				synctest.Wait()
 			})
 		}
@@ -929,11 +929,32 @@ func TestNobodyTakesWhatComes(t *testing.T) {
 		if err := l.Settle(t.Context()); err != nil {
 			t.Error(err)
 		}
-		l.Close(t.Context())
+		l.Close(t.Context(), nil)
 	})
 }
 
 // outgoing is a message with a body and an id.
 func outgoing(body, id string) message.Outgoing {
 	return message.Outgoing{Message: message.Message{Body: []byte(body)}, ID: id}
+}
+
+// TestReasonsOfTheUserStayAsTheyAre: what ends a link may be no business of a hub, and is then not
+// taken for a failure of one.
+func TestReasonsOfTheUserStayAsTheyAre(t *testing.T) {
+	disk := errors.New("the disk is full")
+	before := &Error{Phase: PhaseSession, Host: "another", Err: io.EOF}
+	for _, v := range []struct{ why, want error }{
+		{disk, disk}, {before, before}, {nil, ErrClosed}, {ErrRenewal, ErrRenewal}, {&Error{Phase: PhaseSession, Host: "10.0.0.1", Err: ErrRenewal}, ErrRenewal},
+	} {
+		bubble(t, func(t *testing.T, w *world) {
+			stop := w.hub("10.0.0.1", (*peer).mute)
+			defer stop()
+			l := w.dial("10.0.0.1")
+			l.Abort(v.why)
+			e, described := errors.AsType[*Error](l.Err())
+			if !errors.Is(l.Err(), v.want) || described != (v.why != disk) || described && e != before && e.Host != "10.0.0.1" {
+				t.Errorf("%v became %#v", v.why, l.Err())
+			}
+		})
+	}
 }

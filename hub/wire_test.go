@@ -49,7 +49,7 @@ func socketHub(t *testing.T, script func(conn *tls.Conn)) *Link {
 	}
 	_ = out.SetWriteBuffer(64 << 10)
 	t.Cleanup(func() {
-		l.Abort()
+		l.Abort(nil)
 		_ = listener.Close()
 		wg.Wait()
 	})
@@ -150,7 +150,7 @@ func TestSendWaitsForNobody(t *testing.T) {
 	if s := l.Stats(); s.Acked != count || s.StrayAcks != 0 {
 		t.Errorf("%+v", s)
 	}
-	l.Abort()
+	l.Abort(nil)
 	for i, k := range got {
 		if i != k {
 			t.Fatalf("message %d came as number %d", k, i)

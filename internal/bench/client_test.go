@@ -373,7 +373,7 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 		return 0, 0, 0, err
 	}
 	cpu, took = processorTime()-used, time.Since(began)
-	l.Abort()
+	l.Abort(nil)
 	return box.acked, cpu, took, nil
 }
 
@@ -429,7 +429,7 @@ func (c *client) drain(id string, box *outbox.Box, order telemetry.Order) (cpu, 
 	cpu, took = processorTime()-used, time.Since(began)
 	stop()
 	<-ended
-	l.Abort()
+	l.Abort(nil)
 	return cpu, took, err
 }
 

@@ -268,7 +268,7 @@ func (r *road) drainTo(ctx context.Context, host string) error {
 		return err
 	}
 	err = telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}).Run(ctx)
-	l.Abort()
+	l.Abort(nil)
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -31,7 +31,7 @@ func TestTLSResumption(t *testing.T) {
 		for _, host := range []string{"127.0.0.3", "127.0.0.3", "127.0.0.2", "127.0.0.3", "127.0.0.2"} {
 			l, err := d.Dial(t.Context(), hub.Attempt{Host: host, DeviceID: "dev-1"}) // hub-a refuses the identity, behind TLS
 			if err == nil {
-				l.Close(t.Context())
+				l.Close(t.Context(), nil)
 			}
 		}
 		if want := []bool{false, true, false, true, true}; !slices.Equal(resumed, want) {

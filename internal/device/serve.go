@@ -173,7 +173,7 @@ func (w *duty) end(ctx context.Context) error {
 	if err != nil {
 		short, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		l.Close(short)
+		l.Close(short, err)
 		return err
 	}
 	if err := context.Cause(w.work); ctx.Err() == nil && err != nil && !errors.Is(err, context.Canceled) {

@@ -1,0 +1,88 @@
+package mqtt
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// TestFirstReasonOfAnEndCounts: whoever ends a session says why, and the first one to do so is right.
+// Everybody who waits gets that reason.
+func TestFirstReasonOfAnEndCounts(t *testing.T) {
+	planned, trouble := errors.New("planned"), errors.New("trouble")
+	for name, v := range map[string]struct {
+		end   func(t *testing.T, s *Session, lose func())
+		want  error
+		local bool
+	}{
+		"closed for a reason":       {func(t *testing.T, s *Session, _ func()) { s.Close(t.Context(), planned) }, planned, true},
+		"closed for none":           {func(t *testing.T, s *Session, _ func()) { s.Close(t.Context(), nil) }, ErrClosed, true},
+		"given up for a reason":     {func(_ *testing.T, s *Session, _ func()) { s.Abort(trouble) }, trouble, true},
+		"given up for none":         {func(_ *testing.T, s *Session, _ func()) { s.Abort(nil) }, ErrClosed, true},
+		"lost, then given up":       {func(_ *testing.T, s *Session, lose func()) { lose(); s.Abort(trouble) }, io.EOF, false},
+		"lost, then closed":         {func(t *testing.T, s *Session, lose func()) { lose(); s.Close(t.Context(), planned) }, io.EOF, false},
+		"given up, then lost":       {func(_ *testing.T, s *Session, lose func()) { s.Abort(trouble); lose() }, trouble, true},
+		"given up twice":            {func(_ *testing.T, s *Session, _ func()) { s.Abort(trouble); s.Abort(planned) }, trouble, true},
+		"closed, then given up":     {func(t *testing.T, s *Session, _ func()) { s.Close(t.Context(), planned); s.Abort(trouble) }, planned, true},
+		"the server closes at once": {func(t *testing.T, s *Session, _ func()) { s.Close(t.Context(), planned) }, planned, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				lost := make(chan struct{})
+				stop := w.hub("10.0.0.1", func(p *peer) {
+					p.welcome()
+					over := make(chan struct{})
+					go func() {
+						for q := p.read(); q != nil; q = p.read() {
+							if _, goodbye := q.(*packets.DisconnectPacket); goodbye && name == "the server closes at once" {
+								break
+							}
+						}
+						close(over)
+					}()
+					select {
+					case <-lost:
+					case <-over:
+					}
+				})
+				defer stop()
+				s := w.dial("10.0.0.1")
+				var a acks
+				offer(t, s, &a, "m")
+				v.end(t, s, func() { close(lost); synctest.Wait() })
+				f, ok := errors.AsType[*Failure](s.Err())
+				if !ok || !errors.Is(f, v.want) || f.Local != v.local || f.Phase != PhaseSession {
+					t.Errorf("ended with %+v", s.Err())
+				}
+				if got := a.of("m"); len(got) != 1 || !errors.Is(got[0], v.want) {
+					t.Errorf("the message completed with %v", got)
+				}
+				if _, err := s.Begin(); !errors.Is(err, v.want) {
+					t.Errorf("a message after the end was refused with %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestServerThatClosesOnGoodbyeDoesNotChangeTheReason: the end of the connection is the consequence
+// of DISCONNECT, also if it is noticed before the goodbye is over.
+func TestServerThatClosesOnGoodbyeDoesNotChangeTheReason(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) { p.mute() })
+		defer stop()
+		s := w.dial("10.0.0.1")
+		planned := errors.New("planned")
+		s.mu.Lock()
+		s.closing, s.why = true, planned // as Close does first
+		s.mu.Unlock()
+		s.lose(io.EOF)
+		if !errors.Is(s.Err(), planned) {
+			t.Error(s.Err())
+		}
+		s.Abort(nil)
+	})
+}
