@@ -218,7 +218,7 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 	}
 	a := allocation{hub: hub, payload: answer.Payload}
 	if t := answer.InitialTwin; t != nil {
-		if checkTwin(t.Tags, 1) != nil || checkTwin(t.Properties.Desired, 1) != nil {
+		if checkTwin(t.Tags) != nil || checkTwin(t.Properties.Desired) != nil {
 			return failed(400207, "Custom allocation failed: the initial twin is invalid")
 		}
 		a.twin = t.content()
@@ -243,21 +243,4 @@ func (t *initialTwin) content() *twinContent {
 		c.desired, c.tags = withoutNulls(t.Properties.Desired), withoutNulls(t.Tags)
 	}
 	return c
-}
-
-func withoutNulls(m map[string]any) map[string]any { return mergeProps(nil, m) }
-
-// twinContent is the state of a device that travels with it, without versions and times: its twin
-// and its capabilities.
-type twinContent struct {
-	desired, reported, tags map[string]any
-	edge                    bool
-}
-
-// content is what would travel along if the device left. Documents are never changed in place, so
-// they can be shared.
-func (i *identity) content() *twinContent {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return &twinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
 }

@@ -303,3 +303,48 @@ func (q *mailbox) locked(token string, now time.Time) *letter {
 	}
 	return nil
 }
+
+// waiting counts the messages nobody has completed.
+func (q *mailbox) waiting(now time.Time) (n int) {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.pending() {
+			n++
+		}
+	}
+	return n
+}
+
+// purge ends every message that nobody has completed, and returns how many there were.
+func (i *identity) purge() (n int, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	n = i.mail.purge(i.hub.now())
+	if lost := i.keep(); lost != nil {
+		err = azure.Unconfirmed(lost)
+	}
+	return n, err
+}
+
+// purge ends every message that nobody has completed.
+func (q *mailbox) purge(now time.Time) (n int) {
+	q.expire(now)
+	for _, m := range q.messages {
+		if m.pending() {
+			m.end(C2DPurged, FeedbackPurged)
+			n++
+		}
+	}
+	return n
+}
+
+// fates tells what became of the device's messages, the oldest first.
+func (i *identity) fates() (all []C2DMessage) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.mail.expire(i.hub.now())
+	for _, m := range i.mail.messages {
+		all = append(all, C2DMessage{m.mid, i.hub.name, m.state, m.deliveryCount, m.feedback})
+	}
+	return all
+}

@@ -169,7 +169,7 @@ type wantedCentralDevice struct {
 
 func (w wantedCentralDevice) check(id string) error {
 	switch {
-	case !validRegistrationID(id):
+	case !azure.ValidRegistrationID(id):
 		return azure.Errorf(http.StatusBadRequest, "InvalidDeviceId", "%q is no device id: at most 128 letters, digits and - . _ :, the last one a letter, digit or dash.", id)
 	case w.ID != nil && *w.ID != id:
 		return azure.Errorf(http.StatusBadRequest, "BadRequest", "The id of the body, %q, is not that of the path, %q.", *w.ID, id)
@@ -226,13 +226,13 @@ func (c *central) updateDevice(r *http.Request) (v any, err error) {
 	if err := want.check(id); err != nil {
 		return nil, err
 	}
-	matches := []ifMatch{ifMatchOf(r.Header.Get("If-Match"))}
+	matches := []azure.IfMatch{azure.ParseIfMatch(r.Header.Get("If-Match"))}
 	if want.Etag != nil {
-		matches = append(matches, ifMatchOf(*want.Etag))
+		matches = append(matches, azure.ParseIfMatch(*want.Etag))
 	}
 	err = c.registry.annotate(id, func(etag string, attributes *centralDevice) error {
 		for _, m := range matches {
-			if err := m.check(etag); err != nil {
+			if err := m.Check(etag); err != nil {
 				return err
 			}
 		}
@@ -365,9 +365,8 @@ func (c *central) showProperties(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	i.mu.Lock()
-	all := properties(i.desired.props, i.report.props, i.desired.written, i.report.written)
-	i.mu.Unlock()
+	twin := i.values()
+	all := properties(twin.Desired, twin.Reported, twin.DesiredAt, twin.ReportedAt)
 	component := r.PathValue("component")
 	if component == "" {
 		return all, nil
@@ -401,19 +400,13 @@ func (c *central) writeProperties(r *http.Request, whole bool) (any, error) {
 		patch["__t"] = "c"
 		patch = map[string]any{component: patch}
 	}
-	i.mu.Lock()
-	if whole {
-		old := i.desired.props
-		if component := r.PathValue("component"); component != "" {
-			old = map[string]any{component: old[component]}
-		}
-		patch = diffProps(old, mergeProps(nil, patch))
+	switch {
+	case whole:
+		err = i.replaceDesired(patch, r.PathValue("component"))
+	case len(patch) > 0:
+		err = i.patchDesired(patch)
 	}
-	if len(patch) > 0 {
-		err = serviceTwinError(i.patchDesired(patch))
-	}
-	i.mu.Unlock()
-	if err != nil {
+	if err = serviceTwinError(err); err != nil {
 		return nil, err
 	}
 	return c.showProperties(r)
@@ -524,7 +517,7 @@ func (c *central) runCommand(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if c.templates.durable(templateOf(d), r.PathValue("component"), r.PathValue("name")) {
-		err = i.queueCommand(name, run.Request)
+		err = queueCommand(i, name, run.Request)
 	} else {
 		err = c.runMethod(r.Context(), i, name, &run)
 	}
@@ -557,12 +550,12 @@ func parseRun(body []byte) (commandRun, error) {
 	}
 	run.Request = fields["request"]
 	for name, into := range map[string]**float64{"connectionTimeout": &run.ConnectionTimeout, "responseTimeout": &run.ResponseTimeout} {
-		var seconds flexibleSeconds
+		var seconds azure.FlexibleSeconds
 		if text := fields[name]; text != nil && json.Unmarshal(text, &seconds) != nil {
 			return run, azure.Errorf(http.StatusBadRequest, "BadRequest", "%s is not a number of seconds.", name)
 		}
-		if *into = seconds.float64; seconds.float64 != nil && !(*seconds.float64 >= 0 && *seconds.float64 <= 300) {
-			return run, azure.Errorf(http.StatusBadRequest, "BadRequest", "%s is %v, it must be 0 to 300.", name, *seconds.float64)
+		if *into = seconds.Value; seconds.Value != nil && !(*seconds.Value >= 0 && *seconds.Value <= 300) {
+			return run, azure.Errorf(http.StatusBadRequest, "BadRequest", "%s is %v, it must be 0 to 300.", name, *seconds.Value)
 		}
 	}
 	return run, nil
@@ -571,13 +564,13 @@ func parseRun(body []byte) (commandRun, error) {
 func (c *central) runMethod(ctx context.Context, i *identity, name string, run *commandRun) error {
 	timeout := methodTimeoutDefault
 	if t := run.ResponseTimeout; t != nil && *t > 0 {
-		timeout = seconds(*t)
+		timeout = azure.Seconds(*t)
 	}
 	if len(run.Request) > methodMaxBytes {
 		return azure.Errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), methodMaxBytes)
 	}
 	if t := run.ConnectionTimeout; t != nil && *t > 0 {
-		connecting, cancel := context.WithTimeout(ctx, seconds(*t))
+		connecting, cancel := context.WithTimeout(ctx, azure.Seconds(*t))
 		i.await(connecting)
 		cancel()
 	}
@@ -593,7 +586,7 @@ func (c *central) runMethod(ctx context.Context, i *identity, name string, run *
 }
 
 // queueCommand leaves a command with the device's messages; "@" stands for no parameter.
-func (i *identity) queueCommand(name string, request json.RawMessage) error {
+func queueCommand(i *identity, name string, request json.RawMessage) error {
 	m := C2D{Body: request, Properties: map[string]string{"method-name": name}}
 	if len(request) == 0 || string(request) == "null" {
 		at := "@"
@@ -609,9 +602,7 @@ func (c *central) systemTwin(r *http.Request) (any, error) {
 		// The Azure CLI recognises this text, and takes an error object for something else.
 		return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Twin for device %s was not found", r.PathValue("id"))
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.twinDocument(), nil
+	return i.serviceTwin(), nil
 }
 
 func (c *central) purgeC2D(r *http.Request) (any, error) {
@@ -620,9 +611,7 @@ func (c *central) purgeC2D(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	i.mu.Lock()
 	n, err := i.purge()
-	i.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}

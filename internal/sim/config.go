@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
@@ -230,7 +231,7 @@ func (c Config) validate() error {
 	require(c.SASGrace >= 0, "SAS grace is %v, must not be negative", c.SASGrace)
 	require(c.LedgerKeep > 0 && c.LedgerKeepBytes > 0, "the ledger must keep something")
 	require(c.HTTPSPort >= 0 && c.HTTPSPort <= 65535, "HTTPS port is %d", c.HTTPSPort)
-	require(validRegistrationID(c.IDScope), "ID scope is %q", c.IDScope)
+	require(azure.ValidRegistrationID(c.IDScope), "ID scope is %q", c.IDScope)
 	for _, key := range []string{c.GroupKey, c.SecondaryGroupKey} {
 		_, err := base64.StdEncoding.DecodeString(key)
 		require(err == nil, "a group key is not base64")

@@ -4,15 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
-
-// azureName is what the hub is called in Azure's own domain.
-func (h *hub) azureName() string { return h.name + azure.DomainHubs }
 
 // nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
 func (p *dps) nameHub(c claim, s registrationState) registrationState {
@@ -90,7 +86,7 @@ func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason strin
 		return e, 0, ""
 	}
 	for _, h := range s.hubs {
-		if e := try(slices.Contains(h.hosts, name), h.https, h.mqtt, h.amqp); e != nil {
+		if e := try(h.knownAs(name), h.https, h.mqtt, h.amqp); e != nil {
 			return e, 0, ""
 		}
 	}

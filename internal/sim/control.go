@@ -65,7 +65,7 @@ func (s *Sim) State() State {
 		},
 	}
 	for _, h := range s.hubs {
-		st.Hubs = append(st.Hubs, HubState{h.name, h.host, azure.Optional(h.faults.kind()), int(h.live.Load())})
+		st.Hubs = append(st.Hubs, HubState{h.Name(), h.Host(), azure.Optional(h.faultKind()), h.connections()})
 	}
 	return st
 }
@@ -80,9 +80,9 @@ func (r *registry) states() []DeviceState {
 	listed := map[string]bool{}
 	for _, h := range r.hubs {
 		for _, i := range h.all() {
-			if r.byID[i.id] == nil && !listed[i.id] {
-				listed[i.id] = true
-				states = append(states, i.describe())
+			if r.byID[i.ID()] == nil && !listed[i.ID()] {
+				listed[i.ID()] = true
+				states = append(states, describeMade(i))
 			}
 		}
 	}
@@ -98,22 +98,21 @@ func (r *registry) describe(d *device) DeviceState {
 	if d.hub != nil {
 		st.AssignedHub = azure.Optional(r.answer(d).name)
 	}
-	if i, live := r.newest(d.id); live != nil {
-		st.ConnectedHub = azure.Optional(i.hub.name)
+	if i, model := r.newest(d.id); i != nil {
+		st.ConnectedHub = azure.Optional(i.Hub().Name())
 		if st.ModelID == "" {
-			st.ModelID = live.from.ModelID
+			st.ModelID = model
 		}
 	}
 	return st
 }
 
-// describe is about a device that only its hub knows.
-func (i *identity) describe() DeviceState {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	st := DeviceState{ID: i.id, Enabled: i.enabled, Approved: true, ModelID: i.modelID}
-	if i.session != nil {
-		st.ConnectedHub = azure.Optional(i.hub.name)
+// describeMade describes a device that only its hub knows.
+func describeMade(i *identity) DeviceState {
+	now := i.standing()
+	st := DeviceState{ID: i.ID(), Enabled: now.Enabled, Approved: true, ModelID: now.ModelID}
+	if now.Online {
+		st.ConnectedHub = azure.Optional(i.Hub().Name())
 	}
 	return st
 }
@@ -219,16 +218,11 @@ func (s *Sim) Disconnect(id string) error {
 	if err := s.registry.known(id); err != nil {
 		return err
 	}
-	_, live := s.registry.newest(id)
-	if live == nil {
+	if i, _ := s.registry.newest(id); i == nil || !i.disconnect("disconnected by the operator") {
 		return azure.Errorf(404, "DeviceNotOnline", "device %s is not connected", id)
 	}
-	live.wire.HangUp("disconnected by the operator")
 	return nil
 }
-
-// methodTimeoutDefault is what IoT Hub waits for a method's answer if the caller does not say.
-const methodTimeoutDefault = 30 * time.Second
 
 // Method invokes a direct method on the hub the device is connected to, and waits for the answer
 // until ctx ends, 30 s if it has no deadline. The payload is any JSON value or empty.
@@ -244,8 +238,8 @@ func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessa
 	case len(payload) > methodMaxBytes:
 		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), methodMaxBytes)
 	}
-	i, live := s.registry.newest(id)
-	if live == nil {
+	i, _ := s.registry.newest(id)
+	if i == nil {
 		return MethodResult{}, deviceNotOnline(id)
 	}
 	if _, bounded := ctx.Deadline(); !bounded {
@@ -266,9 +260,7 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 	if err == nil {
 		var i *identity
 		if i, err = s.registry.placed(id); err == nil {
-			i.mu.Lock()
 			err = i.patchDesired(props)
-			i.mu.Unlock()
 		}
 	}
 	if t, ok := errors.AsType[*twinError](err); ok {
@@ -324,12 +316,7 @@ func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
 	all := []C2DMessage{}
 	for _, h := range s.hubs {
 		if i := h.identity(id); i != nil {
-			i.mu.Lock()
-			i.mail.expire(h.now())
-			for _, m := range i.mail.messages {
-				all = append(all, C2DMessage{m.mid, h.name, m.state, m.deliveryCount, m.feedback})
-			}
-			i.mu.Unlock()
+			all = append(all, i.fates()...)
 		}
 	}
 	return all, nil

@@ -151,7 +151,7 @@ func (s *Sim) postFailover(r *http.Request) (any, error) {
 	if err := checkTimes(b.Seconds, 0); err != nil {
 		return nil, err
 	}
-	return nil, s.Failover(r.PathValue("id"), seconds(b.Seconds))
+	return nil, s.Failover(r.PathValue("id"), azure.Seconds(b.Seconds))
 }
 
 func (s *Sim) postDisable(r *http.Request) (any, error) {
@@ -177,7 +177,7 @@ func (s *Sim) postMethod(r *http.Request) (any, error) {
 			return nil, azure.Errorf(400, "", "timeoutSeconds is %.64q, must be more than 0 and at most 300", text)
 		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, seconds(secs))
+		ctx, cancel = context.WithTimeout(ctx, azure.Seconds(secs))
 		defer cancel()
 	}
 	return s.Method(ctx, r.PathValue("id"), r.PathValue("name"), payload)

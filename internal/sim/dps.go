@@ -459,7 +459,7 @@ func (p *dps) fault(f DPSFault) error {
 		return nil
 	}, p.undo)
 	if err == nil {
-		faultBegun(p.log, p.events, "dps", f.Kind, f.Seconds)
+		faultBegun(p.log, p.events.emit, "dps", f.Kind, f.Seconds)
 	}
 	return err
 }

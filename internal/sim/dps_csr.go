@@ -77,9 +77,7 @@ func (r *registry) trustIssued(d *device) error {
 	}
 	d.auth = azure.Credentials{X509: true}
 	if i := d.hub.identity(d.id); i != nil {
-		i.mu.Lock()
-		i.auth = d.auth
-		r.unsaved(i.saveAndUnlock())
+		r.unsaved(i.trust(d.auth))
 	}
 	return r.keep(d)
 }

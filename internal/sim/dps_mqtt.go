@@ -108,7 +108,7 @@ func (s *dpsSession) connect(c wire.ConnectPacket) (code byte, refused string) {
 	claim, ok := parseDPSUsername(c.Username)
 	switch {
 	case !ok:
-		return wire.ConnackNotAuthorized, errUsername.Error()
+		return wire.ConnackNotAuthorized, "malformed user name"
 	case c.ClientID != claim.registrationID:
 		return wire.ConnackNotAuthorized, "the client id is not the registration id of the user name"
 	}
@@ -177,7 +177,7 @@ func (s *dpsSession) publish(first byte, body []byte) error {
 	if p.QoS == 2 {
 		return wire.Closing("QoS 2 is not supported")
 	}
-	if len(rid) > ridLimit {
+	if len(rid) > azure.RIDLimit {
 		return wire.Closing("a $rid of %d bytes", len(rid))
 	}
 	var a answer

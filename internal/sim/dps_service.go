@@ -416,3 +416,12 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 	}
 	return map[string]any{"isSuccessful": len(failed) == 0, "errors": failed}, nil
 }
+
+// refuseAMQP binds an address where DPS refuses AMQP clients.
+func (p *dps) refuseAMQP(addr string) error {
+	e, err := (&wire.AMQPDesk{Hub: "dps", Log: p.log, Told: p.told}).Listen(p.config.Listen, addr, p.tls)
+	if err == nil {
+		p.amqp = e
+	}
+	return err
+}

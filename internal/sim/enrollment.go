@@ -170,10 +170,10 @@ func (r *registry) complete(e, old *enrollment) error {
 		if !validGroupID(e.EnrollmentGroupID) {
 			return badEnrollment("Invalid enrollment group id.")
 		}
-	} else if !validRegistrationID(e.RegistrationID) {
+	} else if !azure.ValidRegistrationID(e.RegistrationID) {
 		return badEnrollment("Invalid registration id.")
 	}
-	if e.DeviceID != "" && (e.group() || !validDeviceID(e.DeviceID)) {
+	if e.DeviceID != "" && (e.group() || !azure.ValidDeviceID(e.DeviceID)) {
 		return badEnrollment("Invalid device id.")
 	}
 	if err := r.completePolicies(e); err != nil {
@@ -183,7 +183,7 @@ func (r *registry) complete(e, old *enrollment) error {
 		for _, half := range []map[string]any{t.Tags, t.Properties.Desired} {
 			delete(half, "$version")
 			delete(half, "$metadata")
-			if err := checkTwin(half, 1); err != nil {
+			if err := checkTwin(half); err != nil {
 				return badEnrollment("Invalid initial twin: %v", err)
 			}
 		}
@@ -244,7 +244,7 @@ func (r *registry) completePolicies(e *enrollment) error {
 }
 
 // validGroupID reports whether an id may be that of a group. The rule is that of registration ids.
-func validGroupID(id string) bool { return validRegistrationID(id) }
+func validGroupID(id string) bool { return azure.ValidRegistrationID(id) }
 
 func (r *registry) completeAttestation(e, old *enrollment) error {
 	a := &e.Attestation

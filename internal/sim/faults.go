@@ -157,8 +157,6 @@ func delayOr(ms, fallback int) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
 // active is a fault in force.
 type active[F any] struct {
 	fault F
@@ -201,7 +199,7 @@ func (s *faultState[F]) begin(f F, kind string, secs float64, apply func() error
 		return err
 	}
 	if secs > 0 {
-		a.timer = time.AfterFunc(seconds(secs), func() { s.expire(a, undo) })
+		a.timer = time.AfterFunc(azure.Seconds(secs), func() { s.expire(a, undo) })
 	}
 	return nil
 }
@@ -271,7 +269,7 @@ func (h *hub) fault(f Fault) error {
 	}
 	err := h.faults.begin(f, f.Kind, f.Seconds, func() error { return h.apply(f) }, h.undo)
 	if err == nil {
-		faultBegun(h.log, h.events, h.name, f.Kind, f.Seconds)
+		faultBegun(h.log, h.tell, h.name, f.Kind, f.Seconds)
 	}
 	return err
 }
@@ -313,6 +311,9 @@ func (h *hub) apply(f Fault) error {
 	return nil
 }
 
+// faultKind is the kind of the hub's fault, empty if it has none.
+func (h *hub) faultKind() string { return h.faults.kind() }
+
 // heal ends the hub's fault, if it has one.
 func (h *hub) heal() error { return h.faults.end(h.undo) }
 
@@ -339,8 +340,8 @@ func (h *hub) loseAll() {
 
 // faultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and
 // emits its event.
-func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, seconds float64) {
-	events.emit(Event{Kind: EventFault, Hub: hub, Reason: kind})
+func faultBegun(log zerolog.Logger, tell func(Event), hub, kind string, seconds float64) {
+	tell(Event{Kind: EventFault, Hub: hub, Reason: kind})
 	line := log.Info().Str("hub", hub).Str("kind", kind)
 	if seconds > 0 {
 		line = line.Float64("seconds", seconds)
@@ -350,9 +351,9 @@ func faultBegun(log zerolog.Logger, events *broadcaster, hub, kind string, secon
 
 // faultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its
 // event.
-func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind string) {
+func faultOver(log zerolog.Logger, tell func(Event), hub string) func(kind string) {
 	return func(kind string) {
-		events.emit(Event{Kind: EventHeal, Hub: hub, Reason: kind})
+		tell(Event{Kind: EventHeal, Hub: hub, Reason: kind})
 		log.Info().Str("hub", hub).Str("kind", kind).Msg("fault is over")
 	}
 }
@@ -360,5 +361,5 @@ func faultOver(log zerolog.Logger, events *broadcaster, hub string) func(kind st
 // deadForDPS says whether DPS knows that the hub is of no use.
 func (h *hub) deadForDPS() bool {
 	a := h.faults.now.Load()
-	return a != nil && a.fault.dpsKnows() && time.Since(a.since) >= seconds(a.fault.DPSLagSeconds)
+	return a != nil && a.fault.dpsKnows() && time.Since(a.since) >= azure.Seconds(a.fault.DPSLagSeconds)
 }

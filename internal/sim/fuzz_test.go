@@ -231,9 +231,7 @@ func FuzzSession(f *testing.F) {
 			if atDPS {
 				(&dpsSession{dps: w.dps, wire: at}).run()
 			} else {
-				s := &session{hub: w.hubs[0], wire: at}
-				at.OnOver = s.detach
-				s.run()
+				w.hubs[0].converse(at)
 			}
 			at.Close()
 			answers := bufio.NewReader(&client.heard)

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -32,7 +34,7 @@ type hub struct {
 	mqtt      *wire.Endpoint
 	https     *wire.Endpoint
 	amqp      *wire.Endpoint   // refuses AMQP clients; nil if its port is taken
-	surface   *http.ServeMux   // of https
+	front     *wire.HTTPFront  // serves https
 	endpoints []*wire.Endpoint // all of them: faults hit every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
@@ -55,10 +57,65 @@ type hubDeps struct {
 	devices  *azure.Authority
 	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
-	events   *broadcaster
+	tell     func(Event)
+	received func(hub string, n int64)
+	switched func(h *hub, id string, enabled bool)
+	listen   func(network, addr string) (net.Listener, error)
 	told     *wire.Novelty
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
+}
+
+// hubOptions is what a hub is given. The hubs of a cloud share everything but Name and TLS.
+type hubOptions struct {
+	Name   string // hub-a
+	TLS    *tls.Config
+	Listen func(network, addr string) (net.Listener, error)
+	Log    zerolog.Logger
+	Now    func() time.Time // the cloud's clock
+
+	Grace           time.Duration    // how long a token is still good when it has expired
+	DisabledRefusal byte             // CONNACK for a disabled identity
+	RejectEarlyMail bool             // dead-letter messages that are older than the device's subscription
+	Devices         *azure.Authority // of devices whose credentials name no CA
+
+	Ledger   *ledger.Ledger // what devices send goes there
+	Store    *store.Store   // nil without a state directory
+	Told     *wire.Novelty
+	Connects *atomic.Int64 // counts the CONNECTs that are accepted
+	Sessions *atomic.Int64 // numbers the sessions of the whole cloud
+
+	// The hub calls these functions. They must not block.
+	Tell     func(Event)               // something has happened
+	Received func(hub string, n int64) // n messages have been entered into the ledger
+	// Switched says that a service has enabled or disabled the identity of a device. It is called
+	// without a lock of the hub.
+	Switched func(h *hub, id string, enabled bool)
+}
+
+// hostNames are the names of a hub that need no listener: the simulator's own and Azure's.
+func hostNames(name string) []string { return []string{name + ".sim.local", name + azure.DomainHubs} }
+
+// newHub makes a hub without identities, which listens nowhere.
+func newHub(o hubOptions) *hub {
+	h := &hub{
+		hubDeps: hubDeps{
+			log: o.Log, now: o.Now, grace: o.Grace, refusal: o.DisabledRefusal, rejects: o.RejectEarlyMail, devices: o.Devices,
+			ledger: o.Ledger, store: o.Store, tell: o.Tell, received: o.Received, switched: o.Switched, listen: o.Listen, told: o.Told,
+			connects: o.Connects, order: o.Sessions,
+		},
+		name: o.Name, hosts: hostNames(o.Name), tls: o.TLS, identities: map[string]*identity{},
+	}
+	h.policies = newPolicies(func(policy string, size int) []byte { return h.store.Key(h.name+"/"+policy, size) })
+	h.faults.over = faultOver(h.log, h.tell, h.name)
+	h.mqtt = &wire.Endpoint{Listen: h.listen, Serve: h.serve}
+	surface := http.NewServeMux()
+	h.routes(surface)
+	(&hubService{h}).routes(surface)
+	h.front = wire.NewHTTPFront(h.listen, wire.WithDate(surface, h.now), h.tls, h.log)
+	h.https = h.front.Endpoint
+	h.endpoints = []*wire.Endpoint{h.mqtt, h.https}
+	return h
 }
 
 // conduct is how a hub serves MQTT while a fault that needs the protocol is in force; the zero value is healthy.
@@ -98,11 +155,106 @@ type identity struct {
 	kept keptState
 }
 
+// Name is the name of the hub: hub-a.
+func (h *hub) Name() string { return h.name }
+
+// Host is what DPS hands out: the hub's address, with the port where all hubs share one.
+func (h *hub) Host() string { return h.host }
+
+// azureName is what the hub is called in Azure's own domain.
+func (h *hub) azureName() string { return h.name + azure.DomainHubs }
+
+// knownAs says whether clients may use the name of a host for this hub.
+func (h *hub) knownAs(host string) bool { return slices.Contains(h.hosts, host) }
+
+// connections counts the devices and modules that are connected.
+func (h *hub) connections() int { return int(h.live.Load()) }
+
+// refuseAMQP binds an address where the hub refuses AMQP clients.
+func (h *hub) refuseAMQP(addr string) error {
+	e, err := (&wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}).Listen(h.listen, addr, h.tls)
+	if err == nil {
+		h.amqp = e
+		h.endpoints = append(h.endpoints, e)
+	}
+	return err
+}
+
+// open begins to serve on all addresses.
+func (h *hub) open() {
+	for _, e := range h.endpoints {
+		e.Open()
+	}
+}
+
+// keepFault ends the timed healing of the hub's fault: from now on the fault stays what it is.
+func (h *hub) keepFault() { h.faults.close() }
+
+// stop resets all connections, and waits until they are gone.
+func (h *hub) stop() {
+	for _, e := range h.endpoints {
+		e.Stop()
+	}
+}
+
+// ID is the id of the device.
+func (i *identity) ID() string { return i.id }
+
+// Hub is the hub that has the identity.
+func (i *identity) Hub() *hub { return i.hub }
+
+// standing is how an identity stands at the moment.
+type standing struct {
+	Enabled bool
+	Online  bool
+	ModelID string // as announced at the last CONNECT that had one
+}
+
+// standing tells how the identity stands at the moment.
+func (i *identity) standing() standing {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return standing{Enabled: i.enabled, Online: i.session != nil, ModelID: i.modelID}
+}
+
+// connection returns the number of the live session, which counts all sessions of the cloud, and the
+// model that it announced. It is 0 for a device that is not connected.
+func (i *identity) connection() (number int64, modelID string) {
+	if s := i.online(); s != nil {
+		return s.number, s.from.ModelID
+	}
+	return 0, ""
+}
+
+// disconnect ends the live session for a reason. It returns false if there is none.
+func (i *identity) disconnect(reason string) bool {
+	s := i.online()
+	if s != nil {
+		s.wire.HangUp(reason)
+	}
+	return s != nil
+}
+
+// trust replaces the credentials. It does so even if it returns an error, which says that a restart
+// will not know of it.
+func (i *identity) trust(auth azure.Credentials) error {
+	i.mu.Lock()
+	i.auth = auth
+	return i.saveAndUnlock()
+}
+
 // identity returns the identity of a device, nil if the hub has none.
 func (h *hub) identity(id string) *identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.identities[id]
+}
+
+// all returns the hub's identities in order of their ids.
+func (h *hub) all() []*identity {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.identities), func(a, b *identity) int { return strings.Compare(a.id, b.id) })
 }
 
 // admit creates the identity of a device, or puts an existing one back into service; a twin, unless
@@ -246,7 +398,7 @@ func parseUsername(s string) (u username, err error) {
 	query := ""
 	if len(parts) == 2 || len(parts) == 3 && parts[2] == "" {
 		u = username{host: parts[0], device: parts[1], oldest: true}
-		if u.host == "" || !validDeviceID(u.device) {
+		if u.host == "" || !azure.ValidDeviceID(u.device) {
 			return u, errUsername
 		}
 		return u, nil
@@ -256,29 +408,18 @@ func parseUsername(s string) (u username, err error) {
 		u.host, u.device, query = parts[0], parts[1], parts[2]
 	case 4:
 		u.host, u.device, u.module, query = parts[0], parts[1], parts[2], parts[3]
-		if !validDeviceID(u.module) {
+		if !azure.ValidDeviceID(u.module) {
 			return u, errUsername
 		}
 	default: // a slash within the query breaks it apart too: values are to be percent-encoded
 		return u, errUsername
 	}
 	query = strings.TrimPrefix(query, "?")
-	if version, _ := azure.QueryValue(query, "api-version"); version == "" || u.host == "" || !validDeviceID(u.device) {
+	if version, _ := azure.QueryValue(query, "api-version"); version == "" || u.host == "" || !azure.ValidDeviceID(u.device) {
 		return u, errUsername
 	}
 	u.modelID, _ = azure.QueryValue(query, "model-id")
 	return u, nil
-}
-
-// validDeviceID follows the identity registry: at most 128 ASCII letters, digits and a set of signs.
-func validDeviceID(id string) bool {
-	for i := range len(id) {
-		c := id[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-.+%_#*?!(),:=@$';", c) < 0 {
-			return false
-		}
-	}
-	return id != "" && len(id) <= 128
 }
 
 // refusedError is a CONNECT that gets a CONNACK other than 0.
@@ -324,7 +465,7 @@ func (h *hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *
 // tellRefused logs why a device was refused, and emits the event.
 func (h *hub) tellRefused(device, reason string) {
 	device = wire.Shorten(device)
-	h.events.emit(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
+	h.tell(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
 	level := zerolog.DebugLevel
 	if h.told.IsNew(h.name + " " + device + " " + reason) {
 		level = zerolog.InfoLevel
@@ -372,8 +513,7 @@ func (h *hub) serve(c *wire.Conn) {
 // speak is one connection from TLS to the end.
 func (h *hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	w := wire.NewMQTT(c, secure, via, hubPacketLimit)
-	s := &session{hub: h, wire: w}
-	w.OnOver = s.detach
+	s := h.newSession(w)
 	c.OnHangUp(w.HangUp)
 	defer w.Close()
 	if err := w.Handshake(); err != nil {
@@ -382,6 +522,16 @@ func (h *hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	}
 	s.run()
 }
+
+// newSession makes the session of a connection that nothing has been read from.
+func (h *hub) newSession(w *wire.MQTT) *session {
+	s := &session{hub: h, wire: w}
+	w.OnOver = s.detach
+	return s
+}
+
+// converse plays the whole conversation of a connection that needs no handshake.
+func (h *hub) converse(w *wire.MQTT) { h.newSession(w).run() }
 
 // reachable says whether a hub takes part in the world: it does not while nobody can talk to it.
 func (h *hub) reachable() bool {

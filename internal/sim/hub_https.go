@@ -136,7 +136,7 @@ func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) er
 			return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 		}
 	}
-	h.events.telemetry(h.name, int64(len(arrivals)))
+	h.received(h.name, int64(len(arrivals)))
 	if c := h.conduct.Load(); c != nil && c.dropPuback {
 		<-r.Context().Done()
 		return nil
@@ -212,10 +212,10 @@ func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) e
 	timeout := lockDefault
 	if text := r.Header.Get("Iothub-Messagelocktimeout"); text != "" {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || seconds(float64(n)) > lockMax {
+		if err != nil || n < 1 || azure.Seconds(float64(n)) > lockMax {
 			return azure.Errorf(http.StatusBadRequest, "ArgumentInvalid", "IotHub-MessageLockTimeout is %q, must be 1 to %d seconds.", text, int(lockMax/time.Second))
 		}
-		timeout = seconds(float64(n))
+		timeout = azure.Seconds(float64(n))
 	}
 	i.mu.Lock()
 	m := i.mail.lock(h.now(), timeout)

@@ -70,14 +70,14 @@ func (s *hubService) listModules(_ http.ResponseWriter, r *http.Request) (any, e
 }
 
 // putModule creates or updates a module.
-func (s *hubService) putModule(id, module string, d wantedDevice, match ifMatch) (*identity, error) {
+func (s *hubService) putModule(id, module string, d wantedDevice, match azure.IfMatch) (*identity, error) {
 	if err := d.check(id); err != nil {
 		return nil, err
 	}
 	if d.ModuleID != nil && *d.ModuleID != module {
 		return nil, badArgument("The module id of the body, %q, is not that of the path, %q.", *d.ModuleID, module)
 	}
-	if match.given {
+	if match.Given {
 		i := s.module(id, module)
 		if i == nil {
 			return nil, noSuchModule(id, module)
@@ -91,13 +91,13 @@ func (s *hubService) putModule(id, module string, d wantedDevice, match ifMatch)
 	return s.admitModule(id, module, auth)
 }
 
-func (s *hubService) removeModule(id, module string, match ifMatch) error {
+func (s *hubService) removeModule(id, module string, match azure.IfMatch) error {
 	i := s.module(id, module)
 	if i == nil {
 		return noSuchModule(id, module)
 	}
 	i.mu.Lock()
-	err := match.check(i.etag())
+	err := match.Check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
 		err = s.deleteModule(id, module, "module deleted")

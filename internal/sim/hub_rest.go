@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,10 +17,7 @@ import (
 
 // hubService is a hub's REST surface for the cloud's own side: its identity registry, twins, methods and queries, as
 // `az iot hub` and the service SDKs speak it. Who may do what is decided by the hub's shared access policies.
-type hubService struct {
-	*hub
-	registry *registry
-}
+type hubService struct{ *hub }
 
 const (
 	serviceBodyLimit = 1 << 20
@@ -132,27 +127,6 @@ func decodeBody(r *http.Request, into any) error {
 	return nil
 }
 
-// ifMatch is what a request says of the version it means: given at all, and which, "" for any. Both `*` and `"*"` are in use.
-type ifMatch struct {
-	given bool
-	etag  string
-}
-
-func ifMatchOf(text string) ifMatch {
-	etag := strings.Trim(strings.TrimPrefix(strings.TrimSpace(text), "W/"), `"`)
-	if etag == "*" {
-		return ifMatch{given: true}
-	}
-	return ifMatch{etag != "", etag}
-}
-
-func (m ifMatch) check(current string) error {
-	if m.etag != "" && m.etag != current {
-		return azure.Errorf(http.StatusPreconditionFailed, "PreconditionFailed", "Precondition failed: the version is %s, not %s.", current, m.etag)
-	}
-	return nil
-}
-
 // deviceDocument is an identity as the registry shows and takes it.
 type deviceDocument struct {
 	DeviceID              string          `json:"deviceId"`
@@ -251,24 +225,6 @@ func (i *identity) document() deviceDocument {
 	return d
 }
 
-// waiting counts the messages nobody has completed.
-func (q *mailbox) waiting(now time.Time) (n int) {
-	q.expire(now)
-	for _, m := range q.messages {
-		if m.pending() {
-			n++
-		}
-	}
-	return n
-}
-
-// all returns the hub's identities in order of their ids.
-func (h *hub) all() []*identity {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.SortedFunc(maps.Values(h.identities), func(a, b *identity) int { return strings.Compare(a.id, b.id) })
-}
-
 // device runs f on the device or module a request names, with its mutex held.
 func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (any, error) {
 	i, err := s.find(r)
@@ -324,7 +280,7 @@ func (d *wantedDevice) check(id string) error {
 	switch {
 	case d.DeviceID != nil && *d.DeviceID != id:
 		return badArgument("The device id of the body, %q, is not that of the path, %q.", *d.DeviceID, id)
-	case !validDeviceID(id):
+	case !azure.ValidDeviceID(id):
 		return badArgument("%q is no device id: at most 128 letters, digits, and signs of -.+%%_#*?!(),:=@$';", id)
 	case d.Status != nil && *d.Status != "enabled" && *d.Status != "disabled":
 		return badArgument("status is %q, it must be enabled or disabled.", *d.Status)
@@ -397,11 +353,11 @@ func (a *authentication) credentials(before azure.Credentials) (azure.Credential
 }
 
 // put creates or updates an identity. With match an existing one is updated, without it a new one is made.
-func (s *hubService) put(id string, d wantedDevice, match ifMatch) (*identity, error) {
+func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*identity, error) {
 	if err := d.check(id); err != nil {
 		return nil, err
 	}
-	if !match.given {
+	if !match.Given {
 		auth, err := d.Authentication.credentials(azure.Credentials{})
 		if err != nil {
 			return nil, err
@@ -424,9 +380,9 @@ func (s *hubService) put(id string, d wantedDevice, match ifMatch) (*identity, e
 }
 
 // update makes an identity what d says. Who loses its credentials or its permission loses the connection too.
-func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
+func (s *hubService) update(i *identity, d wantedDevice, match azure.IfMatch) error {
 	i.mu.Lock()
-	err := match.check(i.etag())
+	err := match.Check(i.etag())
 	auth := i.auth
 	if err == nil {
 		auth, err = d.Authentication.credentials(i.auth)
@@ -466,42 +422,9 @@ func (s *hubService) update(i *identity, d wantedDevice, match ifMatch) error {
 		live.wire.HangUp("credentials replaced")
 	}
 	if i.module == "" {
-		s.registry.noteIdentity(s.hub, i.id, enabled)
+		s.switched(s.hub, i.id, enabled)
 	}
 	return nil
-}
-
-// noteIdentity remembers that a service switched the identity of a device DPS has put there, lest the next registration undo it.
-func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if d := r.byID[id]; d != nil && d.hub == h {
-		d.unusable = !enabled
-		_ = r.keep(d) // the hub has answered for it
-	}
-}
-
-// made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
-func (r *registry) made(id string) *identity {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.byID[id] != nil {
-		return nil
-	}
-	for _, h := range r.hubs {
-		if i := h.identity(id); i != nil {
-			return i
-		}
-	}
-	return nil
-}
-
-// known is nil if DPS or a hub has the device.
-func (r *registry) known(id string) error {
-	if r.made(id) != nil {
-		return nil
-	}
-	return r.with(id, func(*device) error { return nil })
 }
 
 func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -509,7 +432,7 @@ func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, err
 	if err := decodeBody(r, &d); err != nil {
 		return nil, err
 	}
-	match := ifMatchOf(r.Header.Get("If-Match"))
+	match := azure.ParseIfMatch(r.Header.Get("If-Match"))
 	var i *identity
 	var err error
 	if module := r.PathValue("module"); module != "" {
@@ -528,20 +451,20 @@ func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 func (s *hubService) deleteDevice(_ http.ResponseWriter, r *http.Request) (any, error) {
-	match := ifMatchOf(r.Header.Get("If-Match"))
+	match := azure.ParseIfMatch(r.Header.Get("If-Match"))
 	if module := r.PathValue("module"); module != "" {
 		return nil, s.removeModule(r.PathValue("id"), module, match)
 	}
 	return nil, s.remove(r.PathValue("id"), match)
 }
 
-func (s *hubService) remove(id string, match ifMatch) error {
+func (s *hubService) remove(id string, match azure.IfMatch) error {
 	i := s.identity(id)
 	if i == nil {
 		return noSuchDevice(id)
 	}
 	i.mu.Lock()
-	err := match.check(i.etag())
+	err := match.Check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
 		err = azure.Unconfirmed(s.delete(id, "device deleted"))
@@ -606,31 +529,31 @@ func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
 
 func (s *hubService) bulkOne(d bulkDevice) error {
 	exists := s.identity(d.ID) != nil
-	anyVersion := ifMatch{given: true}
-	put := func(match ifMatch) error {
+	anyVersion := azure.IfMatch{Given: true}
+	put := func(match azure.IfMatch) error {
 		i, err := s.put(d.ID, d.wantedDevice, match)
 		if err != nil || d.Tags == nil && d.Properties == nil {
 			return err
 		}
-		return s.bulkTwin(i, d, ifMatch{})
+		return s.bulkTwin(i, d, azure.IfMatch{})
 	}
 	switch strings.ToLower(d.ImportMode) {
 	case "create":
-		return put(ifMatch{})
+		return put(azure.IfMatch{})
 	case "update":
 		return put(anyVersion)
 	case "updateifmatchetag":
-		return put(ifMatch{true, d.Etag})
+		return put(azure.IfMatch{Given: true, Etag: d.Etag})
 	case "createorupdate", "createorupdateifmatchetag", "":
-		match := ifMatch{given: exists}
+		match := azure.IfMatch{Given: exists}
 		if strings.HasSuffix(strings.ToLower(d.ImportMode), "etag") {
-			match.etag = d.Etag
+			match.Etag = d.Etag
 		}
 		return put(match)
 	case "delete":
 		return s.remove(d.ID, anyVersion)
 	case "deleteifmatchetag":
-		return s.remove(d.ID, ifMatch{true, d.Etag})
+		return s.remove(d.ID, azure.IfMatch{Given: true, Etag: d.Etag})
 	case "updatetwin", "updatetwinifmatchetag":
 		i := s.identity(d.ID)
 		if i == nil {
@@ -638,14 +561,14 @@ func (s *hubService) bulkOne(d bulkDevice) error {
 		}
 		match := anyVersion
 		if strings.HasSuffix(strings.ToLower(d.ImportMode), "etag") {
-			match.etag = d.TwinEtag
+			match.Etag = d.TwinEtag
 		}
 		return s.bulkTwin(i, d, match)
 	}
 	return badArgument("importMode is %q.", d.ImportMode)
 }
 
-func (s *hubService) bulkTwin(i *identity, d bulkDevice, match ifMatch) error {
+func (s *hubService) bulkTwin(i *identity, d bulkDevice, match azure.IfMatch) error {
 	wanted := wantedTwin{Tags: d.Tags}
 	if d.Properties != nil {
 		wanted.Properties.Desired = d.Properties.Desired
@@ -680,6 +603,13 @@ type twinDocument struct {
 type twinProperties struct {
 	Desired  map[string]any `json:"desired"`
 	Reported map[string]any `json:"reported"`
+}
+
+// serviceTwin is the twin in the form of the service's REST, to be encoded as JSON.
+func (i *identity) serviceTwin() any {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.twinDocument()
 }
 
 // twinDocument is called with mu held.
@@ -731,7 +661,7 @@ func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace 
 		return nil, err
 	}
 	return s.device(r, func(i *identity) (any, error) {
-		if err := i.writeTwin(wanted, ifMatchOf(r.Header.Get("If-Match")), replace); err != nil {
+		if err := i.writeTwin(wanted, azure.ParseIfMatch(r.Header.Get("If-Match")), replace); err != nil {
 			return nil, err
 		}
 		return i.twinAnswer(w), nil
@@ -739,8 +669,8 @@ func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace 
 }
 
 // writeTwin changes tags and desired properties, both or neither; called with mu held.
-func (i *identity) writeTwin(wanted wantedTwin, match ifMatch, replace bool) error {
-	if err := match.check(i.twinEtag()); err != nil {
+func (i *identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace bool) error {
+	if err := match.Check(i.twinEtag()); err != nil {
 		return err
 	}
 	tags, err := servicePatch(wanted.Tags)
@@ -800,9 +730,10 @@ func servicePatch(raw json.RawMessage) (map[string]any, error) {
 	}
 	delete(props, "$metadata")
 	delete(props, "$version")
-	return props, serviceTwinError(checkTwin(props, 1))
+	return props, serviceTwinError(checkTwin(props))
 }
 
+// serviceTwinError gives the refusal of a twin the form of the service.
 func serviceTwinError(err error) error {
 	if t, ok := errors.AsType[*twinError](err); ok {
 		code := "ArgumentInvalid"
@@ -814,46 +745,32 @@ func serviceTwinError(err error) error {
 	return err
 }
 
-// flexibleSeconds is a number of seconds that the Azure CLI may have written as a string.
-type flexibleSeconds struct{ *float64 }
-
-// UnmarshalJSON takes 30 and "30".
-func (f *flexibleSeconds) UnmarshalJSON(b []byte) error {
-	text := strings.Trim(string(b), `"`)
-	if text == "null" {
-		return nil
-	}
-	n, err := strconv.ParseFloat(text, 64)
-	f.float64 = &n
-	return err
-}
-
 // between returns the seconds if they are within bounds.
-func (f flexibleSeconds) between(name string, low, high, otherwise float64) (time.Duration, error) {
-	if f.float64 == nil {
-		return seconds(otherwise), nil
+func between(f azure.FlexibleSeconds, name string, low, high, otherwise float64) (time.Duration, error) {
+	if f.Value == nil {
+		return azure.Seconds(otherwise), nil
 	}
-	if n := *f.float64; !(n >= low && n <= high) {
+	if n := *f.Value; !(n >= low && n <= high) {
 		return 0, badArgument("%s is %v, it must be %v to %v.", name, n, low, high)
 	}
-	return seconds(*f.float64), nil
+	return azure.Seconds(*f.Value), nil
 }
 
 func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, error) {
 	var call struct {
-		MethodName      string          `json:"methodName"`
-		Payload         json.RawMessage `json:"payload"`
-		ResponseTimeout flexibleSeconds `json:"responseTimeoutInSeconds"`
-		ConnectTimeout  flexibleSeconds `json:"connectTimeoutInSeconds"`
+		MethodName      string                `json:"methodName"`
+		Payload         json.RawMessage       `json:"payload"`
+		ResponseTimeout azure.FlexibleSeconds `json:"responseTimeoutInSeconds"`
+		ConnectTimeout  azure.FlexibleSeconds `json:"connectTimeoutInSeconds"`
 	}
 	if err := decodeBody(r, &call); err != nil {
 		return nil, err
 	}
-	response, err := call.ResponseTimeout.between("responseTimeoutInSeconds", 5, 300, methodTimeoutDefault.Seconds())
+	response, err := between(call.ResponseTimeout, "responseTimeoutInSeconds", 5, 300, methodTimeoutDefault.Seconds())
 	if err != nil {
 		return nil, err
 	}
-	connect, err := call.ConnectTimeout.between("connectTimeoutInSeconds", 0, 300, 0)
+	connect, err := between(call.ConnectTimeout, "connectTimeoutInSeconds", 0, 300, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -900,35 +817,16 @@ func (s *hubService) methodError(err error) error {
 }
 
 func (s *hubService) purgeCommands(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return s.device(r, func(i *identity) (any, error) {
-		n, err := i.purge()
-		return struct {
-			Purged   int     `json:"totalMessagesPurged"`
-			DeviceID string  `json:"deviceId"`
-			ModuleID *string `json:"moduleId"`
-		}{n, i.id, nil}, err
-	})
-}
-
-// purge empties the mailbox, and keeps it so; called with mu held.
-func (i *identity) purge() (n int, err error) {
-	n = i.mail.purge(i.hub.now())
-	if lost := i.keep(); lost != nil {
-		err = azure.Unconfirmed(lost)
+	i, err := s.find(r)
+	if err != nil {
+		return nil, err
 	}
-	return n, err
-}
-
-// purge ends every message that nobody has completed.
-func (q *mailbox) purge(now time.Time) (n int) {
-	q.expire(now)
-	for _, m := range q.messages {
-		if m.pending() {
-			m.end(C2DPurged, FeedbackPurged)
-			n++
-		}
-	}
-	return n
+	n, err := i.purge()
+	return struct {
+		Purged   int     `json:"totalMessagesPurged"`
+		DeviceID string  `json:"deviceId"`
+		ModuleID *string `json:"moduleId"`
+	}{n, i.id, nil}, err
 }
 
 func (s *hubService) deviceStatistics(http.ResponseWriter, *http.Request) (any, error) {

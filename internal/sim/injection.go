@@ -51,7 +51,7 @@ func (s *session) inject(bag []byte) bool {
 		if err != nil || n < 0 {
 			return 0
 		}
-		return min(seconds(min(n, maxInjection.Seconds())), maxInjection)
+		return min(azure.Seconds(min(n, maxInjection.Seconds())), maxInjection)
 	}
 	duration := secs("DurationInSecs")
 	reason := "fault injection: " + kind

@@ -88,9 +88,7 @@ func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"of":"module"}`); topic != "$iothub/twin/res/204/?$rid=1&$version=2" {
 			t.Error(topic)
 		}
-		m.mu.Lock()
 		must(t, m.patchDesired(map[string]any{"x": json.Number("1")}))
-		m.mu.Unlock()
 		if topic, body := c.wantPublish(); topic != "$iothub/twin/PATCH/properties/desired/?$version=2" || body != `{"$version":2,"x":1}` {
 			t.Errorf("%s %s", topic, body)
 		}

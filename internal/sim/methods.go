@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -24,8 +25,13 @@ type methodAnswer struct {
 	body   []byte
 }
 
+// methodTimeoutDefault is what IoT Hub waits for a method's answer if the caller does not say.
+const methodTimeoutDefault = 30 * time.Second
+
+// methodMaxBytes is the largest payload of a method, in either direction.
+const methodMaxBytes = 128 << 10
+
 const (
-	methodMaxBytes  = 128 << 10
 	methodNameLimit = 100
 )
 

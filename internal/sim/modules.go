@@ -49,7 +49,7 @@ func (h *hub) modulesOf(device *identity) []*identity {
 
 // admitModule creates a module of a device that the hub has.
 func (h *hub) admitModule(device, module string, auth azure.Credentials) (*identity, error) {
-	if !validDeviceID(module) {
+	if !azure.ValidDeviceID(module) {
 		return nil, azure.Errorf(400, "ArgumentInvalid", "%q is no module id.", module)
 	}
 	h.mu.Lock()

@@ -60,9 +60,12 @@ func (h *hub) connectionString() string {
 	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
 }
 
-// learnHosts collects every name clients may know the hub by, once its listeners have their ports: its address, its aliases and, as
-// some clients sign it along, each of them with a port. Where all hubs share an address, it names none of them without a port.
-func (h *hub) learnHosts(address string) {
+// callIt sets the host that DPS hands out, and the address that clients are told. It is called once the
+// listeners have their ports. From then on the hub answers to all its names: its address, its aliases
+// and, because some clients sign the port along, each of them with a port. Where all hubs share an
+// address, that address without a port names none of them.
+func (h *hub) callIt(host, address string) {
+	h.host = host
 	named := h.hosts
 	var ports []string
 	for _, e := range h.endpoints {

@@ -90,20 +90,6 @@ const (
 	substatusReturned = "reprovisionedToInitialAssignment"
 )
 
-// validRegistrationID: at most 128 letters, digits, and - . _ :, the last one a letter, a digit or a dash.
-func validRegistrationID(id string) bool {
-	for i := range len(id) {
-		c := id[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-':
-		case strings.IndexByte("._:", c) >= 0 && i < len(id)-1:
-		default:
-			return false
-		}
-	}
-	return id != "" && len(id) <= 128
-}
-
 // claim is what a client says of itself to DPS.
 type claim struct {
 	idScope        string
@@ -142,7 +128,7 @@ func (r *registry) verify(c claim) (*enrollment, azure.Credentials, error) {
 	if c.idScope != r.config.IDScope {
 		return refuse(401002, "Unauthorized", fmt.Sprintf("the ID scope is %.32q, here it is %s", c.idScope, r.config.IDScope))
 	}
-	if !validRegistrationID(c.registrationID) {
+	if !azure.ValidRegistrationID(c.registrationID) {
 		return refuse(400004, "Invalid registration id.", "")
 	}
 	var token *azure.SAS
@@ -585,7 +571,7 @@ func (r *registry) failback(id string) (left *hub, err error) {
 			return nil
 		}
 		if d.first.deadForDPS() {
-			return azure.Errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faults.kind())
+			return azure.Errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faultKind())
 		}
 		left = d.hub
 		d.stayAway()
@@ -636,16 +622,18 @@ func (r *registry) drop(d *device, reason string) {
 	}
 }
 
-// newest is the hub a device is connected to; if a dead hub still holds an older connection, the newest counts.
-func (r *registry) newest(id string) (i *identity, s *session) {
+// newest returns the identity by which a device is connected, nil if it is not, and the model that it
+// has announced. If a dead hub still holds an older connection, the newest connection counts.
+func (r *registry) newest(id string) (i *identity, modelID string) {
+	newest := int64(0)
 	for _, h := range r.hubs {
 		if candidate := h.identity(id); candidate != nil {
-			if live := candidate.online(); live != nil && (s == nil || live.number > s.number) {
-				i, s = candidate, live
+			if number, model := candidate.connection(); number > newest {
+				i, newest, modelID = candidate, number, model
 			}
 		}
 	}
-	return i, s
+	return i, modelID
 }
 
 // close stops the timers.
@@ -658,4 +646,37 @@ func (r *registry) close() {
 			d.failedOver.timer.Stop()
 		}
 	}
+}
+
+// noteIdentity remembers that a service switched the identity of a device DPS has put there, lest the next registration undo it.
+func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.byID[id]; d != nil && d.hub == h {
+		d.unusable = !enabled
+		_ = r.keep(d) // the hub has answered for it
+	}
+}
+
+// made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
+func (r *registry) made(id string) *identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[id] != nil {
+		return nil
+	}
+	for _, h := range r.hubs {
+		if i := h.identity(id); i != nil {
+			return i
+		}
+	}
+	return nil
+}
+
+// known is nil if DPS or a hub has the device.
+func (r *registry) known(id string) error {
+	if r.made(id) != nil {
+		return nil
+	}
+	return r.with(id, func(*device) error { return nil })
 }

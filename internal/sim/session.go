@@ -62,9 +62,6 @@ type subscriptions struct {
 // maxSubscriptions is how many a hub lets one device have.
 const maxSubscriptions = 5
 
-// ridLimit is the length of a $rid, as written, that is certain to fit into an answer's topic.
-const ridLimit = 32 << 10
-
 // reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
 const reasonGoodbye = "disconnected"
 
@@ -189,7 +186,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	h.connects.Add(1)
 	h.live.Add(1)
-	h.events.emit(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
+	h.tell(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
 	if present = !s.clean && i.stored != nil; present {
 		s.subs = *i.stored
 		i.arrived()
@@ -234,11 +231,11 @@ func (s *session) detach(reason string) {
 			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.Payload, Retain: w.Retain, Will: true}); err != nil {
 				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
 			} else {
-				h.events.telemetry(h.name, 1)
+				h.received(h.name, 1)
 			}
 		}
 	}
-	h.events.emit(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
+	h.tell(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
 	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("kind", EventDisconnect).Str("reason", reason).Msg("disconnected")
 }
 
@@ -278,7 +275,7 @@ func (s *session) settle() error {
 			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
 			return wire.Closing("%v", err)
 		}
-		s.hub.events.telemetry(s.hub.name, n)
+		s.hub.received(s.hub.name, n)
 	}
 	if len(s.acks) > 0 {
 		c := s.conduct()
@@ -370,7 +367,7 @@ func (s *session) request(topic string, body []byte) error {
 	path, query, _ := strings.Cut(topic, "?")
 	rid, _ := azure.QueryRaw(query, "$rid")
 	switch {
-	case len(rid) > ridLimit: // it would not fit into the topic of the answer
+	case len(rid) > azure.RIDLimit: // it would not fit into the topic of the answer
 		return wire.Closing("a $rid of %d bytes", len(rid))
 	case path == "$iothub/twin/GET/":
 		if rid == "" {

@@ -152,29 +152,25 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	told := &wire.Novelty{}
-	shared := hubDeps{
-		log: c.Logger, now: now, grace: c.SASGrace, refusal: c.DisabledRefusal, devices: deviceCA,
-		rejects: c.C2DBeforeSubscription == EarlyC2DReject, told: told,
-		ledger: s.ledger, store: kept, events: s.events, connects: &s.connects, order: &s.sessions,
+	o := hubOptions{
+		Listen: c.Listen, Log: c.Logger, Now: now, Grace: c.SASGrace, DisabledRefusal: c.DisabledRefusal,
+		RejectEarlyMail: c.C2DBeforeSubscription == EarlyC2DReject, Devices: deviceCA, Ledger: s.ledger, Store: kept, Told: told,
+		Connects: &s.connects, Sessions: &s.sessions, Tell: s.events.emit, Received: s.events.telemetry,
+		Switched: func(h *hub, id string, enabled bool) { s.registry.noteIdentity(h, id, enabled) },
 	}
 	for i := range c.Hubs {
-		h, err := newHub(shared, c, i, ca, kept)
-		if err != nil {
+		o.Name = "hub-" + string(rune('a'+i))
+		if o.TLS, err = ca.ServerTLS(c.certified(i+1, hostNames(o.Name)...)); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
-		h.surface = http.NewServeMux()
-		h.routes(h.surface)
-		h.https = s.serveHTTP(cloudClock(h.surface, now), h.tls)
-		h.endpoints = append(h.endpoints, h.https)
+		h := newHub(o)
+		s.servers = append(s.servers, h.front)
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
 		config: c.registryOptions(), log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
 		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
 		byRegistration: map[string]*device{}, byID: map[string]*device{},
-	}
-	for _, h := range s.hubs {
-		(&hubService{h, s.registry}).routes(h.surface)
 	}
 	for i, g := range []struct{ name, key string }{{"group/primary", c.GroupKey}, {"group/secondary", c.SecondaryGroupKey}} {
 		if g.key != "" {
@@ -197,7 +193,7 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.dps = newDPS(s.running, c.dpsOptions(), s.registry, s.events, kept)
 	s.dps.told = told
-	s.dps.faults.over = faultOver(c.Logger, s.events, "dps")
+	s.dps.faults.over = faultOver(c.Logger, s.events.emit, "dps")
 	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -205,7 +201,7 @@ func New(c Config) (_ *Sim, err error) {
 	surface := http.NewServeMux()
 	s.dps.routes(surface)
 	s.central.routes(surface)
-	s.dps.https = s.serveHTTP(cloudClock(s.dps.serviceOr(surface), now), s.dps.tls)
+	s.dps.https = s.serveHTTP(wire.WithDate(s.dps.serviceOr(surface), now), s.dps.tls)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
 	if c.ConnectProxy != "" {
 		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
@@ -214,28 +210,6 @@ func New(c Config) (_ *Sim, err error) {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	return s, nil
-}
-
-func newHub(shared hubDeps, c Config, i int, ca *azure.Authority, kept *store.Store) (*hub, error) {
-	h := &hub{hubDeps: shared, name: "hub-" + string(rune('a'+i)), identities: map[string]*identity{}}
-	h.policies = newPolicies(func(policy string, size int) []byte { return kept.Key(h.name+"/"+policy, size) })
-	h.hosts = []string{h.name + ".sim.local", h.azureName()}
-	var err error
-	if h.tls, err = ca.ServerTLS(c.certified(i+1, h.hosts...)); err != nil {
-		return nil, err
-	}
-	h.faults.over = faultOver(h.log, h.events, h.name)
-	h.mqtt = &wire.Endpoint{Listen: c.Listen, Serve: h.serve}
-	h.endpoints = []*wire.Endpoint{h.mqtt}
-	return h, nil
-}
-
-// cloudClock makes HTTP answers carry the cloud's time.
-func cloudClock(next http.Handler, now func() time.Time) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Date", now().UTC().Format(http.TimeFormat))
-		next.ServeHTTP(w, r)
-	})
 }
 
 // Start listens everywhere and returns when every listener is up, or closes what was opened.
@@ -265,6 +239,13 @@ func (s *Sim) listen() error {
 		}
 		return e.Bind(net.JoinHostPort(c.address(i).String(), strconv.Itoa(standard)))
 	}
+	// amqp lets refuse have the port of AMQP on address number i, if that is free: to refuse AMQP clients
+	// is not essential.
+	amqp := func(i int, name string, refuse func(addr string) error) {
+		if err := refuse(net.JoinHostPort(c.address(i).String(), strconv.Itoa(wire.AMQPPort))); err != nil {
+			c.Logger.Debug().Str("hub", name).Err(err).Msg("AMQP clients are refused by the operating system only")
+		}
+	}
 	if err := bind(s.dps.mqtt, "dps/mqtt", 0, 8883); err != nil {
 		return err
 	}
@@ -289,27 +270,24 @@ func (s *Sim) listen() error {
 		s.dps.host = s.dps.mqtt.Told()
 	}
 	if c.Layout == LayoutLoopback {
-		s.dps.amqp = s.bindAMQP(0, &wire.AMQPDesk{Hub: "dps", Log: c.Logger, Told: s.dps.told}, s.dps.tls)
+		amqp(0, "dps", s.dps.refuseAMQP)
 	}
 	all := append(s.dps.endpoints(), s.control)
 	for i, h := range s.hubs {
-		if err := bind(h.mqtt, h.name+"/mqtt", i+1, 8883); err != nil {
+		if err := bind(h.mqtt, h.Name()+"/mqtt", i+1, 8883); err != nil {
 			return err
 		}
-		if err := bind(h.https, h.name+"/https", i+1, httpsPort); err != nil {
+		if err := bind(h.https, h.Name()+"/https", i+1, httpsPort); err != nil {
 			return err
 		}
-		h.host = c.address(i + 1).String()
+		host := c.address(i + 1).String()
 		if c.Layout == LayoutPorts {
-			h.host = h.mqtt.Told()
+			host = h.mqtt.Told()
 		}
-		h.learnHosts(c.told(i + 1))
+		h.callIt(host, c.told(i+1))
 		if c.Layout == LayoutLoopback {
-			if h.amqp = s.bindAMQP(i+1, &wire.AMQPDesk{Hub: h.name, Log: c.Logger, Told: h.told}, h.tls); h.amqp != nil {
-				h.endpoints = append(h.endpoints, h.amqp)
-			}
+			amqp(i+1, h.Name(), h.refuseAMQP)
 		}
-		all = append(all, h.endpoints...)
 	}
 	if err := s.registry.start(); err != nil {
 		return err
@@ -341,18 +319,10 @@ func (s *Sim) listen() error {
 	for _, e := range all {
 		e.Open()
 	}
-	return nil
-}
-
-// bindAMQP listens on the port of AMQP on address number i. It returns nil if the port is taken,
-// because refusing AMQP clients is not essential.
-func (s *Sim) bindAMQP(i int, desk *wire.AMQPDesk, config *tls.Config) *wire.Endpoint {
-	e := &wire.Endpoint{Listen: s.config.Listen, Serve: func(c *wire.Conn) { desk.Serve(c, config) }}
-	if err := e.Bind(net.JoinHostPort(s.config.address(i).String(), strconv.Itoa(wire.AMQPPort))); err != nil {
-		s.config.Logger.Debug().Str("hub", desk.Hub).Err(err).Msg("AMQP clients are refused by the operating system only")
-		return nil
+	for _, h := range s.hubs {
+		h.open()
 	}
-	return e
+	return nil
 }
 
 // bindFree takes the port that the listener of that name had in an earlier life, because clients know it, or any free one.
@@ -390,7 +360,7 @@ func (s *Sim) closeLocked() error {
 	s.dps.jobs.Wait()
 	s.dps.faults.close()
 	for _, h := range s.hubs {
-		h.faults.close()
+		h.keepFault()
 	}
 	s.events.close()
 	s.control.Stop()
@@ -398,9 +368,7 @@ func (s *Sim) closeLocked() error {
 		e.Stop()
 	}
 	for _, h := range s.hubs {
-		for _, e := range h.endpoints {
-			e.Stop()
-		}
+		h.stop()
 	}
 	if s.proxy != nil {
 		s.proxy.Stop() // its connections have ended with the endpoints they led to

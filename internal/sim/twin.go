@@ -91,10 +91,13 @@ func parsePatch(body []byte) (map[string]any, error) {
 		return nil, badTwin("The patch is not a JSON object: %s", azure.JSONFault(err, nil))
 	}
 	delete(patch, "$version") // a client that sends back what it got means no harm
-	return patch, checkTwin(patch, 1)
+	return patch, checkTwin(patch)
 }
 
-func checkTwin(v any, depth int) error {
+// checkTwin refuses what no twin may hold.
+func checkTwin(props map[string]any) error { return checkValue(props, 1) }
+
+func checkValue(v any, depth int) error {
 	switch v := v.(type) {
 	case map[string]any:
 		if depth > twinMaxDepth {
@@ -104,7 +107,7 @@ func checkTwin(v any, depth int) error {
 			if err := checkTwinKey(key); err != nil {
 				return err
 			}
-			if err := checkTwin(child, depth+1); err != nil {
+			if err := checkValue(child, depth+1); err != nil {
 				return err
 			}
 		}
@@ -116,7 +119,7 @@ func checkTwin(v any, depth int) error {
 			if child == nil {
 				return badTwin("An array must not hold null.")
 			}
-			if err := checkTwin(child, depth+1); err != nil {
+			if err := checkValue(child, depth+1); err != nil {
 				return err
 			}
 		}
@@ -187,6 +190,9 @@ func twinSize(v any) (n int) {
 	}
 	return n
 }
+
+// withoutNulls returns a copy without the properties that are null.
+func withoutNulls(props map[string]any) map[string]any { return mergeProps(nil, props) }
 
 // mergeProps returns a new tree and shares what did not change.
 func mergeProps(base, patch map[string]any) map[string]any {
@@ -371,11 +377,45 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 	s.wire.Add(wire.AppendPublish(nil, topic, body, 0, false), s.conduct().delay)
 }
 
-// patchDesired merges the service's patch and tells the device, if it is there to hear it; called with the identity's mutex held.
-func (i *identity) patchDesired(patch map[string]any) error { return i.writeDesired(patch, nil) }
+// patchDesired merges the service's patch and tells the device, if it is there to hear it.
+func (i *identity) patchDesired(patch map[string]any) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.writeDesired(patch, nil)
+}
 
-// writeDesired is patchDesired for a service that replaced all properties. A hub does not compare
-// values then: it tells the device all new properties, with null for each property that is gone.
+// replaceDesired is patchDesired for a service that names all properties, or all of one component: the
+// others go.
+func (i *identity) replaceDesired(whole map[string]any, component string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	old := i.desired.props
+	if component != "" {
+		old = map[string]any{component: old[component]}
+	}
+	if patch := diffProps(old, mergeProps(nil, whole)); len(patch) > 0 {
+		return i.writeDesired(patch, nil)
+	}
+	return nil
+}
+
+// twinValues are the properties of a twin, and when each was written, in the form of $metadata. They
+// are never changed in place.
+type twinValues struct {
+	Desired, Reported     map[string]any
+	DesiredAt, ReportedAt map[string]any
+}
+
+// values returns the properties of the twin.
+func (i *identity) values() twinValues {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return twinValues{Desired: i.desired.props, Reported: i.report.props, DesiredAt: i.desired.written, ReportedAt: i.report.written}
+}
+
+// writeDesired merges a patch of the service and tells the device, if it is there to hear it. If the
+// service replaced all properties, whole has them. A hub does not compare values then: it tells the
+// device all new properties, with null for each property that is gone. The identity's mutex is held.
 func (i *identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
@@ -407,7 +447,7 @@ func (i *identity) replaceTwin(t *twinContent) error {
 		_ = i.report.apply(patch, i.hub.now())
 	}
 	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
-		return i.patchDesired(patch)
+		return i.writeDesired(patch, nil)
 	}
 	return nil
 }
@@ -417,4 +457,17 @@ func (i *identity) twin(metadata bool) Twin {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return Twin{Desired: i.desired.view(metadata), Reported: i.report.view(metadata)}
+}
+
+// twinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
+type twinContent struct {
+	desired, reported, tags map[string]any
+	edge                    bool
+}
+
+// content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
+func (i *identity) content() *twinContent {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return &twinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
 }

@@ -200,7 +200,7 @@ func TestModelIDIsReadFromRegisterBodies(t *testing.T) {
 func FuzzUsername(f *testing.F) {
 	f.Add("h/d/?api-version=2021-04-12&model-id=dtmi%3AS%3AF%3B1")
 	f.Fuzz(func(t *testing.T, s string) {
-		if u, err := parseUsername(s); err == nil && (u.host == "" || !validDeviceID(u.device)) {
+		if u, err := parseUsername(s); err == nil && (u.host == "" || !azure.ValidDeviceID(u.device)) {
 			t.Fatalf("%q gives %+v", s, u)
 		}
 		_, _ = parseDPSUsername(s)

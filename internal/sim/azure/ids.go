@@ -48,3 +48,30 @@ const (
 func IsDPSName(serverName string) bool {
 	return strings.HasSuffix(strings.ToLower(serverName), DomainDPS)
 }
+
+// ValidDeviceID says whether an identity registry takes the id: at most 128 ASCII letters, digits and a
+// set of signs.
+func ValidDeviceID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-.+%_#*?!(),:=@$';", c) < 0 {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}
+
+// ValidRegistrationID says whether DPS takes the id: at most 128 letters, digits, and - . _ :, the last
+// character a letter, a digit or a dash.
+func ValidRegistrationID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-':
+		case strings.IndexByte("._:", c) >= 0 && i < len(id)-1:
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}

@@ -96,3 +96,6 @@ func ParseBag(bag string) map[string]*string {
 	}
 	return props
 }
+
+// RIDLimit is the length of a $rid, as written, that is certain to fit into an answer's topic.
+const RIDLimit = 32 << 10

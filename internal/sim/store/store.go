@@ -12,6 +12,8 @@
 package store
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -127,4 +129,11 @@ func (s *Store) Close() error {
 		s.file = &File{broken: os.ErrClosed}
 	}
 	return errors.Join(err, s.lock.Close())
+}
+
+// Decode reads a document. Numbers in it stay as they were written.
+func Decode(document []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(document))
+	d.UseNumber()
+	return d.Decode(into)
 }

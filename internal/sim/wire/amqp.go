@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -149,4 +150,10 @@ func (a *AMQPDesk) speak(c *Conn, _ *tls.Conn, via Carrier) {
 	_ = via.CloseWrite()
 	c.sayGoodbye()
 	_ = c.Close()
+}
+
+// Listen lets the desk have an address of its own, which is bound and not served yet.
+func (a *AMQPDesk) Listen(listen func(network, addr string) (net.Listener, error), addr string, config *tls.Config) (*Endpoint, error) {
+	e := &Endpoint{Listen: listen, Serve: func(c *Conn) { a.Serve(c, config) }}
+	return e, e.Bind(addr)
 }
