@@ -16,13 +16,14 @@ import (
 // tidy removes blanks and line ends around values, which files from Windows and copied lines have,
 // and writes host names in small letters.
 func (s *settings) tidy() {
+	host := &s.plan.shared.Config.ProvisioningHost
 	for _, text := range []*string{
-		&s.idScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, &s.provisioningHost,
+		&s.plan.id.IDScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, host,
 	} {
 		*text = strings.TrimSpace(*text)
 	}
-	if !looksSecret(s.provisioningHost) { // in small letters it would not be recognised as a secret
-		s.provisioningHost = strings.ToLower(s.provisioningHost)
+	if !looksSecret(*host) { // in small letters it would not be recognised as a secret
+		*host = strings.ToLower(*host)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
 func newConfigCommand(env *Env, builtin []byte) *cobra.Command {
@@ -99,7 +101,7 @@ func (s *settings) resolved(f *pflag.Flag) (value, source string) {
 			return s.file, "found"
 		}
 	case "outbox-full":
-		if s.telemetrySource == "stdin" {
+		if s.plan.sample.Source == sample.Stdin {
 			return "block", "default (stdin)"
 		}
 		return "drop-oldest", source

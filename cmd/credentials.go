@@ -67,7 +67,7 @@ func (s *settings) identity(c *device.Identity) error {
 		faults = append(faults, fmt.Errorf("device-id: %w", err))
 	}
 	c.DeviceID = id
-	if err := checkIDScope(s.idScope); err != nil {
+	if err := checkIDScope(c.IDScope); err != nil {
 		faults = append(faults, fmt.Errorf("id-scope %w", err))
 	}
 	if given["cert"] {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
@@ -51,7 +50,8 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 	return device.New(&p.shared, p.id, sample.App(p.sample)).Run(ctx)
 }
 
-// prepare reads the settings, checks them all and builds what a device needs. The journal writes to the log.
+// prepare reads the settings, checks them all and builds what a device needs. The journal writes to
+// the log.
 func (s *settings) prepare() (plan, error) {
 	err := s.load()
 	p, cerr := s.device(agent())
@@ -64,7 +64,6 @@ func (s *settings) prepare() (plan, error) {
 	}
 	p.shared.Journal = new(journal.Journal)
 	p.shared.Journal.Sink(journal.Log(log))
-	p.shared.Config.TracePackets, p.shared.Config.TraceBodies = s.logLevel == zerolog.LevelTraceValue, s.logBodies
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {
 		log.Warn().Msg(w)
 	}

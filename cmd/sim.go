@@ -230,11 +230,20 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 func checkChoices(fs *pflag.FlagSet) error {
 	var all []error
 	fs.VisitAll(func(f *pflag.Flag) {
-		if values := choices[f.Name]; f.Changed && values != nil && !slices.Contains(values, f.Value.String()) {
-			all = append(all, fmt.Errorf("%s is %s; it must be one of %s", f.Name, quoted(f.Value.String()), strings.Join(values, ", ")))
+		if f.Changed {
+			all = append(all, checkChoice(f))
 		}
 	})
 	return errors.Join(all...)
+}
+
+// checkChoice returns an error for a flag whose value is not one of its choices, if it has some.
+func checkChoice(f *pflag.Flag) error {
+	values := choices[f.Name]
+	if values == nil || slices.Contains(values, f.Value.String()) {
+		return nil
+	}
+	return fmt.Errorf("%s is %s; it must be one of %s", f.Name, quoted(f.Value.String()), strings.Join(values, ", "))
 }
 
 // checkCounts returns an error for each impossible number. In a Config some of them would mean the

@@ -71,6 +71,19 @@ func (s *syncEvery) String() string {
 
 func (s *syncEvery) Type() string { return "always|duration" }
 
+// unless is a switch that is on unless the field that it sets is true.
+type unless bool
+
+func (u *unless) Set(text string) error {
+	on, err := strconv.ParseBool(text)
+	*u = unless(!on)
+	return err
+}
+
+func (u *unless) String() string { return strconv.FormatBool(!bool(*u)) }
+
+func (u *unless) Type() string { return "bool" }
+
 // plainParse returns the cause of a strconv error, without its function and its text.
 func plainParse(err error) error {
 	if n, ok := errors.AsType[*strconv.NumError](err); ok {

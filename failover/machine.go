@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,6 +17,15 @@ type Options struct {
 	Pipeline   Pipeline
 	Table      []Rule // nil = Rules
 	Rand       *rand.Rand
+}
+
+// Validate returns an error for each option that is out of its bounds. The text begins with the
+// option's name as it is spelled on the command line.
+func (o Options) Validate() error {
+	if o.HedgeDelay < 0 {
+		return fmt.Errorf("hedge-delay must not be negative, it is %v", o.HedgeDelay)
+	}
+	return nil
 }
 
 // Pipeline says how CONNECT and what follows it are sent.

@@ -12,6 +12,9 @@ type Options struct {
 	TokenLife time.Duration // of a SAS token; at least 10 s
 }
 
+// DefaultOptions returns the options of a user who has chosen none.
+func DefaultOptions() Options { return Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour} }
+
 // Validate returns an error for each option that is out of its bounds. The text begins with the
 // option's name as it is spelled on the command line.
 func (o Options) Validate() error {

@@ -40,7 +40,7 @@ type Sender interface {
 
 // DrainOptions are what a drain may be given; the zero value is the usual one.
 type DrainOptions struct {
-	Window  int // messages in flight at most; 0: 64
+	Window  int // messages in flight at most, up to MaxWindow; 0: DefaultWindow
 	Order   Order
 	Created func(pos uint64, kept time.Time) time.Time // when a record was really made, if more is known now; nil: then
 	Problem func(error)                                // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
@@ -48,7 +48,10 @@ type DrainOptions struct {
 }
 
 const (
-	defaultWindow = 64
+	// DefaultWindow is the window of a drain that is given none, and MaxWindow the largest one.
+	DefaultWindow = 64
+	MaxWindow     = 4096
+
 	// lookAgain is how long a drain with nothing in flight waits for a closed window to open: no acknowledgement will wake it then.
 	lookAgain = 50 * time.Millisecond
 )
@@ -93,10 +96,19 @@ type waiting struct {
 	stop   func() bool
 }
 
+// Validate returns an error for each option that is out of its bounds. The text begins with the
+// option's name as it is spelled on the command line.
+func (o DrainOptions) Validate() error {
+	if o.Window < 1 || o.Window > MaxWindow {
+		return fmt.Errorf("drain-window must lie between 1 and %d, it is %d", MaxWindow, o.Window)
+	}
+	return nil
+}
+
 // NewDrain returns a Drain that has sent nothing yet.
 func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 	if o.Window <= 0 {
-		o.Window = defaultWindow
+		o.Window = DefaultWindow
 	}
 	if o.Go == nil {
 		o.Go = func(work func()) { go work() }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -80,6 +81,31 @@ type Config struct {
 
 	TracePackets bool // emit a journal event for each MQTT packet
 	TraceBodies  bool // with its content, which may be secret
+}
+
+// DefaultConfig returns the configuration of a user who has chosen nothing.
+func DefaultConfig() Config {
+	return Config{
+		ProvisioningHost: dps.DefaultHost, ProvisioningTransport: dps.MQTT,
+		Failover:      failover.Options{Pipeline: failover.PipelineAuto},
+		Link:          hub.DefaultOptions(),
+		Drain:         telemetry.DrainOptions{Window: telemetry.DefaultWindow},
+		Outbox:        outbox.Options{MaxBytes: outbox.DefaultMaxBytes},
+		MethodTimeout: 25 * time.Second, DrainTimeout: 5 * time.Second,
+	}
+}
+
+// Validate returns an error for each option that is out of its bounds. Each text begins with the
+// option's name as it is spelled on the command line.
+func (c *Config) Validate() error {
+	faults := []error{c.Failover.Validate(), c.Link.Validate(), c.Drain.Validate(), c.Outbox.Validate()}
+	if c.MethodTimeout <= 0 {
+		faults = append(faults, fmt.Errorf("method-timeout must be more than 0, it is %v", c.MethodTimeout))
+	}
+	if c.DrainTimeout < 0 {
+		faults = append(faults, fmt.Errorf("drain-timeout must not be negative, it is %v", c.DrainTimeout))
+	}
+	return errors.Join(faults...)
 }
 
 // Identity is who one device is, how it proves that, and where it keeps its state.

@@ -6,6 +6,8 @@ package sample
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"time"
@@ -35,6 +37,24 @@ type Options struct {
 	Off   device.Paths // the paths that are turned off
 
 	Rand *rand.Rand // of simulated values; nil: real chance. It is only used before App returns
+}
+
+// DefaultOptions returns the options of a user who has chosen none.
+func DefaultOptions() Options {
+	return Options{Source: Simulated, Interval: 5 * time.Second, ReportedInterval: 15 * time.Second}
+}
+
+// Validate returns an error for each option that is out of its bounds. Each text begins with the
+// option's name as it is spelled on the command line.
+func (o Options) Validate() error {
+	var faults []error
+	if o.Interval <= 0 {
+		faults = append(faults, fmt.Errorf("telemetry-interval must be more than 0, it is %v", o.Interval))
+	}
+	if o.ReportedInterval <= 0 {
+		faults = append(faults, fmt.Errorf("reported-interval must be more than 0, it is %v", o.ReportedInterval))
+	}
+	return errors.Join(faults...)
 }
 
 // App returns the sample application of one device.

@@ -86,3 +86,16 @@ func TestABatteryThatCannotBeRead(t *testing.T) {
 		t.Error(value, err)
 	}
 }
+
+// TestIntervalsMustBePositive: the options of a user who has chosen nothing are valid, and an
+// interval that is not positive is named.
+func TestIntervalsMustBePositive(t *testing.T) {
+	if err := DefaultOptions().Validate(); err != nil {
+		t.Error(err)
+	}
+	o := DefaultOptions()
+	o.Interval, o.ReportedInterval = 0, -time.Second
+	if err := o.Validate(); err == nil || err.Error() != "telemetry-interval must be more than 0, it is 0s\nreported-interval must be more than 0, it is -1s" {
+		t.Error(err)
+	}
+}

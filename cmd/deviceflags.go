@@ -1,0 +1,77 @@
+package cmd
+
+import (
+	"slices"
+
+	"github.com/spf13/pflag"
+)
+
+// defaultDPSRate is how many registrations a minute a process may make. It stays below the limit of
+// DPS, so that other processes may register as well.
+const defaultDPSRate = 900
+
+// secrets are never shown.
+var secrets = []string{"group-key", "device-key", "connection-string"}
+
+// addFlags defines the flags of a device. The default of a flag is the value that the plan has
+// before.
+func (s *settings) addFlags(f *pflag.FlagSet) {
+	s.fs, s.plan = f, defaultPlan()
+	p, c := &s.plan, &s.plan.shared.Config
+	off := func(turnedOff *bool, name, usage string) {
+		f.VarPF((*unless)(turnedOff), name, "", usage).NoOptDefVal = "true"
+	}
+	f.StringVar(&p.id.IDScope, "id-scope", "", "DPS ID scope, such as 0ne00ABCDEF")
+	f.StringVar(&s.groupKey, "group-key", "", "group SAS key, base64; better: --group-key-file or HUBHOP_GROUP_KEY")
+	f.StringVar(&s.groupKeyFile, "group-key-file", "", "file with the group SAS key; the device's key is derived from it")
+	f.StringVar(&s.deviceKey, "device-key", "", "the device's own SAS key (hubhop key derive makes it from the group key)")
+	f.StringVar(&s.deviceKeyFile, "device-key-file", "", "file with the device's own SAS key")
+	f.StringVar(&s.cert, "cert", "", "X.509 client certificate chain (PEM)")
+	f.StringVar(&s.certKey, "key", "", "key of the client certificate (PEM)")
+	f.StringVar(&s.connectionString, "connection-string", "", "no DPS: HostName=…;DeviceId=…;SharedAccessKey=… of one hub, or the gateway that it names")
+	f.StringVar(&s.deviceID, "device-id", "", "registration id (default: the common name of --cert, else the host name, made legal)")
+	f.StringVar(&s.modelID, "model-id", "", "which interface of --model the device is (default: the one that is no part of another)")
+	f.StringVar(&s.modelFile, "model", "", "DTDL file, version 2 or 3: what is checked against, and announced (default: the built-in failover.json)")
+	f.StringVar(&c.ProvisioningHost, "provisioning-host", c.ProvisioningHost, "DPS endpoint, host or host:port")
+	f.StringVar((*string)(&c.ProvisioningTransport), "provisioning-transport", string(c.ProvisioningTransport), "mqtt or https")
+	f.StringVar(&s.caFile, "ca-file", "", "trusted roots beside the system's (PEM); the simulator's ca.pem")
+	f.StringVar(&s.stateDir, "state-dir", "", "directory of cache and outbox (default: the user's state directory)")
+	off(&p.sample.Off.Telemetry, "telemetry", "send telemetry")
+	off(&p.sample.Off.Reported, "reported", "report properties")
+	off(&p.sample.Off.Desired, "desired", "follow desired properties")
+	off(&p.sample.Off.Methods, "methods", "answer direct methods")
+	off(&p.sample.Off.C2D, "c2d", "take cloud-to-device messages")
+	f.DurationVar(&p.sample.Interval, "telemetry-interval", p.sample.Interval, "time between samples")
+	f.DurationVar(&p.sample.ReportedInterval, "reported-interval", p.sample.ReportedInterval, "time between reported properties")
+	f.StringVar(&p.sample.Source, "telemetry-source", p.sample.Source, "simulated, host (this machine), or stdin (JSON lines)")
+	f.DurationVar(&c.Failover.HedgeDelay, "hedge-delay", 0, "how long a dial may be slow before DPS is asked too (default: 250ms or 3 × the hub's last dial)")
+	off(&c.Failover.NoKnown, "known-hubs", "try hubs that DPS assigned before while DPS cannot be reached")
+	f.StringVar((*string)(&c.Failover.Pipeline), "pipeline", string(c.Failover.Pipeline), "send CONNECT and what follows in one write: auto, on, off")
+	f.IntVar(&s.dpsRate, "dps-rate", defaultDPSRate, "registrations a minute of this process at most")
+	f.DurationVar(&c.Link.KeepAlive, "keep-alive", c.Link.KeepAlive, "an idle link is tested after it")
+	f.DurationVar(&c.Link.TokenLife, "sas-ttl", c.Link.TokenLife, "life of a SAS token")
+	f.DurationVar(&c.MethodTimeout, "method-timeout", c.MethodTimeout, "how long a direct method may take")
+	f.Var((*byteSize)(&c.Outbox.MaxBytes), "outbox-max-bytes", "size of the outbox on disk")
+	f.DurationVar(&c.Outbox.MaxAge, "outbox-max-age", 0, "drop samples older than this (default off)")
+	f.StringVar(&s.outboxFull, "outbox-full", "", "drop-oldest or block (default: drop-oldest, for stdin block)")
+	f.Var((*syncEvery)(&c.Outbox.SyncEvery), "outbox-sync", "always: a sample is durable before it counts as taken; or a duration such as 1s: spares flash, and a power cut may take what came in that time")
+	f.IntVar(&c.Drain.Window, "drain-window", c.Drain.Window, "messages in flight")
+	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go ahead of those that waited")
+	f.BoolVar(&c.Outbox.SendHere, "send-queued-here", false, "send what waits in the outbox to this place, although it was made for another")
+	f.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "time to send what is queued before a stop")
+	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
+	s.addLogFlags(f)
+	f.BoolVar(&c.TraceBodies, "log-bodies", false, "show what MQTT packets carry (needs --log-level trace); it may be secret")
+	readAsWritten(f)
+}
+
+func (s *settings) addLogFlags(f *pflag.FlagSet) {
+	f.StringVar(&s.logLevel, "log-level", "info", "trace (each MQTT packet), debug, info, warn, error")
+	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal, else json)")
+}
+
+// show hides all other flags in the help of a command. The command still accepts them, because it
+// shares its configuration file and command line with run.
+func (s *settings) show(names ...string) {
+	s.fs.VisitAll(func(f *pflag.Flag) { f.Hidden = !slices.Contains(names, f.Name) })
+}

@@ -1,0 +1,90 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/sample"
+	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+)
+
+// dpsBurst is how many registrations a process may make at once.
+const dpsBurst = 100
+
+// plan is what the settings make of a device.
+type plan struct {
+	shared device.Shared
+	id     device.Identity
+	sample sample.Options
+}
+
+// defaultPlan is the plan without any flag. Each default stands in the package that it belongs to.
+func defaultPlan() plan {
+	return plan{shared: device.Shared{Config: device.DefaultConfig()}, sample: sample.DefaultOptions()}
+}
+
+// device turns the settings into all that a device is made of. It reports every fault, with its key
+// and the next step.
+func (s *settings) device(agent string) (plan, error) {
+	p, err := s.behaviour(agent)
+	faults := []error{err, s.identity(&p.id)}
+	if p.id.PinnedHub == "" {
+		faults = append(faults, checkHost("provisioning-host", p.shared.Config.ProvisioningHost))
+	}
+	if p.id.Certificate != nil {
+		s.checkValidity(p.id.Certificate, time.Now())
+	}
+	if p.shared.Roots, err = s.roots(); err != nil {
+		faults = append(faults, err)
+	}
+	if p.id.StateDir, err = s.stateDirectory(); err != nil {
+		faults = append(faults, err)
+	}
+	return p, errors.Join(faults...)
+}
+
+// behaviour completes the plan by everything but who the device is and where it lives.
+func (s *settings) behaviour(agent string) (plan, error) {
+	p := s.plan
+	c := &p.shared.Config
+	p.shared.Agent, p.shared.DialContext, p.shared.Clock = agent, s.env.DialContext, device.SystemClock()
+	p.sample.Input = s.env.Stdin
+	// The values of a host are not in the built-in model, so a user who named no model must not be
+	// warned of them.
+	p.sample.Unmodelled = p.sample.Source == sample.Host && s.modelFile == ""
+	c.TracePackets = s.logLevel == zerolog.LevelTraceValue
+	c.Outbox.Machine = machineID()
+	if s.drainOrder == "fresh-first" {
+		c.Drain.Order = telemetry.FreshFirst
+	}
+	if s.outboxFull == "block" || s.outboxFull == "" && p.sample.Source == sample.Stdin {
+		c.Outbox.Full = outbox.Block
+	}
+	faults := []error{c.Validate(), p.sample.Validate()}
+	for _, key := range []string{"provisioning-transport", "telemetry-source", "drain-order", "pipeline", "outbox-full"} {
+		if f := s.fs.Lookup(key); f.Value.String() != "" {
+			faults = append(faults, checkChoice(f))
+		}
+	}
+	if c.TraceBodies && !c.TracePackets {
+		faults = append(faults, errors.New("log-bodies shows what MQTT packets carry, and only log-level trace tells of packets; give both"))
+	}
+	if s.dpsRate < 1 {
+		faults = append(faults, fmt.Errorf("dps-rate must be at least 1, it is %d", s.dpsRate))
+	} else {
+		perSecond := rate.Limit(float64(s.dpsRate) / 60)
+		p.shared.DPSLimit, p.shared.DPSOpenLimit = rate.NewLimiter(perSecond, dpsBurst), rate.NewLimiter(perSecond, dpsBurst)
+	}
+	m, err := s.model()
+	if err != nil {
+		faults = append(faults, err)
+	}
+	p.sample.Model = m
+	return p, errors.Join(faults...)
+}
