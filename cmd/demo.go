@@ -47,7 +47,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 		out = env.Stderr
 	}
 	p.sample.Interval = drill.DemoInterval
-	demo := drill.Demo{Shared: p.shared, App: sample.App(p.sample), Keep: keep, Tell: teller(out)}
+	demo := drill.Demo{Shared: p.shared, App: sample.App(p.sample), Keep: keep, Tell: teller(out), OpenOutbox: env.demoOutbox}
 	err = demo.Run(ctx, func(r drill.Report) error {
 		if asJSON {
 			err := printJSON(result, r)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/rs/zerolog"
 	"golang.org/x/term"
 )
@@ -27,6 +29,10 @@ type Env struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	jsonLog *zerolog.Logger // set if the log is JSON: its last line says why the process ended
+
+	// demoOutbox opens the outbox of the demo's device; nil: as every device does it. Tests put one
+	// here that loses samples.
+	demoOutbox func(dir string, o outbox.Options) (device.Outbox, error)
 }
 
 // OSEnv is the real process.

@@ -25,18 +25,28 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // TestMain lets this test binary stand for the programs that the scripts run: hubhop itself, api (one request to the control API),
-// az (an Azure CLI that sends what the real one sends, to the simulator).
+// az (an Azure CLI that sends what the real one sends, to the simulator), hasty (a hubhop whose demo has a device that loses samples).
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"hubhop": func() { os.Exit(Main(OSEnv(), readModel())) },
 		"api":    apiMain,
 		"az":     azMain,
 		"bug":    bugMain,
+		"hasty":  hastyMain,
 	})
+}
+
+// hastyMain is hubhop, but the device of its demo takes a sample out of the outbox as soon as a link
+// has it, before the hub has acknowledged it.
+func hastyMain() {
+	env := OSEnv()
+	env.demoOutbox = func(dir string, o outbox.Options) (device.Outbox, error) { return virtual.OpenHasty(dir, o) }
+	os.Exit(Main(env, readModel()))
 }
 
 func readModel() []byte {

@@ -1,7 +1,6 @@
 package drill
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
-	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // Report is what a demo found. Its JSON form is a promise to scripts.
@@ -26,9 +24,9 @@ type Report struct {
 // Samples are counted where they are made and where they arrive.
 type Samples struct {
 	Made       uint64 `json:"made"`
-	Received   int64  `json:"received"`   // by the hubs, duplicates included
-	Lost       int64  `json:"lost"`       // made and never received
-	Duplicated int64  `json:"duplicated"` // received more than once
+	Received   uint64 `json:"received"`   // by the hubs, duplicates included
+	Lost       uint64 `json:"lost"`       // made and never received
+	Duplicated uint64 `json:"duplicated"` // received more than once
 }
 
 // Recovery is one move of the device to another hub.
@@ -43,51 +41,6 @@ type Recovery struct {
 type Commands struct {
 	Sent     int `json:"sent"`
 	Answered int `json:"answered"`
-}
-
-const arrivalLimit = 10 * time.Second // for what was made to arrive, while the device goes on
-
-// judge fills in the verdict: what was made must have arrived, in order, and every command must have been answered.
-func (s *story) judge(ctx context.Context, made uint64, failure error) {
-	watch, unwatch := s.cloud.Watch()
-	defer unwatch()
-	timer := time.NewTimer(arrivalLimit)
-	defer timer.Stop()
-	l := s.cloud.Ledger(demoDevice, false)
-	for waiting := true; waiting && l.Distinct < int64(made); l = s.cloud.Ledger(demoDevice, false) {
-		if failure != nil {
-			break
-		}
-		select {
-		case <-watch:
-		case <-timer.C:
-			waiting = false
-		case <-ctx.Done():
-			waiting = false
-		}
-	}
-	s.report.conclude(made, l, failure)
-}
-
-// conclude is the verdict on what was made and what the ledger says.
-func (r *Report) conclude(made uint64, l sim.Ledger, failure error) {
-	r.Samples = Samples{Made: made, Received: l.Received, Lost: max(0, int64(made)-l.Distinct), Duplicated: l.Duplicates}
-	r.Verdict = Failed
-	switch {
-	case failure != nil:
-		r.Reason = failure.Error()
-	case made == 0:
-		r.Reason = "no sample was made"
-	case r.Samples.Lost > 0:
-		r.Reason = fmt.Sprintf("%d of %d samples never arrived at any hub", r.Samples.Lost, made)
-	case l.Reordered > 0:
-		r.Reason = fmt.Sprintf("%d samples arrived behind later ones", l.Reordered)
-	case r.Commands.Answered < r.Commands.Sent:
-		r.Reason = fmt.Sprintf("%d of %d commands were answered", r.Commands.Answered, r.Commands.Sent)
-	default:
-		r.Verdict = Passed
-		r.Reason = fmt.Sprintf("%d samples made, every one of them received, in order", made)
-	}
 }
 
 // Print writes the report for people.
@@ -110,7 +63,7 @@ func (r Report) Print(w io.Writer) error {
 	return err
 }
 
-// short puts the hubs' names in the place of their addresses.
+// short writes the hubs' names instead of their addresses.
 func (s *story) short(text string) string {
 	for host, name := range s.names {
 		text = strings.ReplaceAll(text, host, name)
