@@ -23,9 +23,8 @@ type Link struct {
 	mu         sync.Mutex // guards everything below; the session is never called with it
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
-	firstTwin  *request // the request that went out with the subscriptions, until Twin takes it
-	handler    Handler  // nil before Serve
-	old        *receiver
+	firstTwin  *request    // the request that went out with the subscriptions, until Twin takes it
+	handler    Handler     // nil before Serve
 	acked      bool        // the first PUBACK was received
 	inbox      *inbox      // nil: nothing has come yet
 	unserved   int         // bytes that have come before Serve, for which the session is held

@@ -122,11 +122,15 @@ func explain(text string) []byte {
 	return b
 }
 
-// messages handles cloud-to-device messages one after the other, because they are commands and
-// their order may matter.
-func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Message]) error {
+// messages handles the cloud-to-device messages that wait, one after the other, because they are
+// commands and their order may matter.
+func (d *Device) messages(ctx context.Context, l *hub.Link) error {
 	for {
-		for _, m := range in.take() {
+		all := l.TakeMessages()
+		if all == nil {
+			return nil
+		}
+		for _, m := range all {
 			err := d.run("messages", func() error { return d.message(ctx, l, m) })
 			if _, isBug := errors.AsType[*bug](err); isBug {
 				_, err = l.Complete(m), nil // else the hub sends it again, and it stops this path again
@@ -134,11 +138,6 @@ func (d *Device) messages(ctx context.Context, l *hub.Link, in *queue[*hub.Messa
 			if err != nil {
 				return err
 			}
-		}
-		select {
-		case <-in.ready:
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 }

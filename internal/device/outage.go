@@ -130,6 +130,13 @@ const (
 	backlogFrom  = 64 // samples
 )
 
+// waits says whether tellBacklog has something to wait for.
+func (d *Device) waits() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.backlog > 0
+}
+
 // tellBacklog waits until the samples that had waited for the link are sent, and says so. It does
 // nothing without a backlog.
 func (d *Device) tellBacklog(ctx context.Context, host string) error {

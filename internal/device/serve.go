@@ -13,21 +13,20 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry"
-	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
 // link is a session with a hub and the drain that feeds it, which may have begun before the session was accepted.
 type link struct {
 	*hub.Link
 	drain *telemetry.Drain // nil without telemetry
-	flows *firstAck
-	ends  time.Time // what its token says, by the device's clock; zero with a certificate
+	ends  time.Time        // what its token says, by the device's clock; zero with a certificate
+	duty  atomic.Pointer[duty]
 }
 
 // dial makes one attempt. What waits in the outbox leaves with its CONNECT if it may: then the first PUBACK costs no round trip more
 // than the first CONNACK.
 func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
-	var l link
+	l := new(link)
 	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.id.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
 		if p == hub.PhaseTLS {
 			t.TLSUp()
@@ -35,7 +34,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	}}
 	if t.Early && !d.app.Off.Telemetry {
 		a.Early = func(raw *hub.Link) {
-			d.feed(&l, raw)
+			d.equip(l, raw)
 			l.drain.Early()
 		}
 	}
@@ -50,110 +49,172 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 		l.ends = there.Add(ends.Sub(here))
 	}
 	if l.drain == nil && !d.app.Off.Telemetry {
-		d.feed(&l, raw)
+		d.equip(l, raw)
 	}
 	l.Link = raw
-	return &l, nil
+	return l, nil
 }
 
-// feed gives a link its drain.
-func (d *Device) feed(l *link, raw *hub.Link) {
-	l.flows = &firstAck{Link: raw, tell: func() {
-		d.mu.Lock()
-		renewed := d.renewed
-		d.mu.Unlock()
-		d.emit(journal.Event{Kind: journal.Acknowledged, Hub: raw.Host(), Routine: renewed, Text: "telemetry flows on " + raw.Host()})
-	}}
+// equip gives a link its drain.
+func (d *Device) equip(l *link, raw *hub.Link) {
 	options := d.c.Drain
 	options.Created, options.Problem = d.time.made, func(err error) { d.warn(raw.Host(), err.Error()) }
-	l.drain = telemetry.NewDrain(d.box, l.flows, options)
+	options.Go = func(work func()) {
+		d.spawn("telemetry", func() {
+			defer func() {
+				if p := recover(); p != nil { // it ends the link, because a drain that has panicked is not used again
+					if w := l.duty.Load(); w != nil {
+						w.fail(&bug{path: "telemetry", value: oneLine(fmt.Sprint(p), maxBugText)})
+					}
+					panic(p)
+				}
+			}()
+			work()
+		})
+	}
+	l.drain = telemetry.NewDrain(d.box, raw, options)
 }
 
 // duty is what a device does on the link that it serves: the outbox drains, properties are brought
-// together, and what comes in is dealt with.
+// together, and what comes in is dealt with. While nothing happens no goroutine runs for it.
 type duty struct {
-	d    *Device
-	l    *hub.Link
-	over func() // asks the session to end the link
+	d      *Device
+	l      *link
+	over   func() // asks the session to end the link
+	renews atomic.Bool
+	twin   following
 
-	work             context.Context // ends when the duty must end
-	stop             context.CancelCauseFunc
-	drain            context.Context // of work; ends when nothing new may be sent
-	stopDrain        context.CancelFunc
-	sending, running sync.WaitGroup // what uses drain, and what uses work
+	work context.Context // ends when the duty must end
+	stop context.CancelCauseFunc
+
+	mu      sync.Mutex
+	closed  bool           // no goroutine is started any more
+	running sync.WaitGroup // the goroutines of the duty
 }
 
 // serve begins to work on a link. It returns a function that ends the work, and returns the reason
 // if it knows one that the link does not.
-func (d *Device) serve(ctx context.Context, s *link, over func()) (end func() error) {
-	w := &duty{d: d, l: s.Link, over: over}
+func (d *Device) serve(ctx context.Context, l *link, over func()) (end func() error) {
+	w := &duty{d: d, l: l, over: over}
+	w.twin.w = w
 	w.work, w.stop = context.WithCancelCause(ctx)
-	w.drain, w.stopDrain = context.WithCancel(w.work)
-	if err := d.run("serving", func() error { w.begin(s); return nil }); err != nil {
-		w.stop(err)
-		over()
+	l.duty.Store(w)
+	if err := d.run("serving", func() error { w.begin(); return nil }); err != nil {
+		w.fail(err)
 	}
 	return func() error {
 		defer d.serving(nil)
-		defer w.running.Wait() // also after a panic, because the paths of two links must not run together
-		defer w.sending.Wait()
-		defer w.stopDrain()
+		defer w.wait() // also after a panic, because the paths of two links must not run together
+		defer w.halt()
 		defer w.stop(nil)
 		return d.run("serving", func() error { return w.end(ctx) })
 	}
 }
 
-// part runs a path of the duty. An error of it ends the link.
-func (w *duty) part(of *sync.WaitGroup, ctx context.Context, path string, run func(context.Context) error) {
-	w.d.spawnIn(of, path, func() {
-		if err := run(ctx); err != nil && ctx.Err() == nil {
-			w.stop(err)
-			w.over()
+// fail ends the link for a reason that the link does not know.
+func (w *duty) fail(err error) {
+	w.stop(err)
+	w.over()
+}
+
+// start runs a path of the duty in a goroutine. After a panic the path begins again. An error of it
+// ends the link.
+func (w *duty) start(path string, run func(context.Context) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
+	w.d.spawnIn(&w.running, path, func() {
+		if err := w.d.keep(w.work, path, run); err != nil && w.work.Err() == nil {
+			w.fail(err)
 		}
 	})
 }
 
-// again is part for a path that begins again after a panic.
-func (w *duty) again(path string, run func(context.Context) error) {
-	w.part(&w.running, w.work, path, func(ctx context.Context) error { return w.d.keep(ctx, path, run) })
+// wait waits for the paths. No path begins any more.
+func (w *duty) wait() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.twin.stop()
+	w.running.Wait()
 }
 
-func (w *duty) begin(s *link) {
-	d, l := w.d, w.l
-	d.serving(s)
-	changes, messages := newQueue[*hub.Desired](), newQueue[*hub.Message]()
-	if !d.app.Off.Telemetry {
-		s.flows.serve()
-		w.part(&w.sending, w.drain, "telemetry", func(ctx context.Context) error {
-			return d.run("telemetry", func() error { return s.drain.Run(ctx) }) // a panic ends the link, because a drain cannot run twice
+// halt sends nothing new any more.
+func (w *duty) halt() {
+	if w.l.drain != nil {
+		w.l.drain.Stop()
+	}
+}
+
+func (w *duty) begin() {
+	w.d.serving(w.l)
+	w.l.Serve(w)
+	if w.l.drain != nil {
+		w.l.drain.Start(func(err error) {
+			if w.work.Err() == nil {
+				w.fail(err)
+			}
 		})
 	}
-	w.part(&w.running, w.work, "backlog", func(ctx context.Context) error { return d.tellBacklog(ctx, l.Host()) })
-	w.again("twin", func(ctx context.Context) error { return d.twin.serve(ctx, l, changes) })
-	w.again("messages", func(ctx context.Context) error { return d.messages(ctx, l, messages) })
-	w.again("receiving", func(ctx context.Context) error { return d.receive(ctx, l, changes, messages) })
-	d.spawnIn(&w.running, "renewal", func() {
-		select {
-		case <-l.Renew():
-			w.over()
-		case <-w.work.Done():
-		}
+	if w.d.waits() {
+		w.start("backlog", func(ctx context.Context) error { return w.d.tellBacklog(ctx, w.l.Host()) })
+	}
+	if !w.d.app.Off.Desired || !w.d.app.Off.Reported {
+		w.twin.wake(false)
+	}
+}
+
+// FirstAck tells that telemetry flows.
+func (w *duty) FirstAck() {
+	w.d.mu.Lock()
+	renewed := w.d.renewed
+	w.d.mu.Unlock()
+	w.d.emit(journal.Event{Kind: journal.Acknowledged, Hub: w.l.Host(), Routine: renewed, Text: "telemetry flows on " + w.l.Host()})
+}
+
+// Method answers a direct method, in a goroutine of its own.
+func (w *duty) Method(m *hub.Method) {
+	d := w.d
+	if !d.methods.enter(m.Size()) {
+		_ = w.l.Respond(m, http.StatusServiceUnavailable, explain("too many methods are running"))
+		return
+	}
+	d.handlers.run(func() {
+		defer d.methods.leave(m.Size())
+		// The method does not end with the work: it may still answer while its link is replaced or
+		// the device stops.
+		d.method(context.WithoutCancel(w.work), w.l.Link, m)
 	})
+}
+
+// Desired lets the twin take the changes of desired properties.
+func (w *duty) Desired() { w.twin.wake(true) }
+
+// Messages handles the cloud-to-device messages, until none waits.
+func (w *duty) Messages() {
+	w.start("messages", func(ctx context.Context) error { return w.d.messages(ctx, w.l.Link) })
+}
+
+// Renew ends the link, because its token ends soon.
+func (w *duty) Renew() {
+	w.renews.Store(true)
+	w.over()
 }
 
 // end winds the duty down, so that the next link need not send again what this one has sent.
 func (w *duty) end(ctx context.Context) error {
-	d, l := w.d, w.l
+	d, l := w.d, w.l.Link
 	var err error
 	calm := false
-	if w.renews() {
+	if w.renews.Load() && !ended(l) && w.work.Err() == nil {
 		// An hour's token leaves minutes, and telemetry flows on meanwhile.
 		calm = d.await(w.work, l, renewalTimeout)
 		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
 	}
 	// Nothing new goes out from here on. What is under way gets the time for its PUBACK.
-	w.stopDrain()
-	w.sending.Wait()
+	w.halt()
 	switch {
 	case d.stopping.Load(): // it has waited already
 	case err == nil:
@@ -165,12 +226,9 @@ func (w *duty) end(ctx context.Context) error {
 			d.await(w.work, l, settleTimeout-time.Since(began))
 		}
 	}
-	if ended(l) {
-		err = nil // it was lost before it could be renewed
-	}
 	w.stop(nil)
-	w.running.Wait()
-	if err != nil {
+	w.wait()
+	if err != nil { // unless the link was lost before: it knows
 		short, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		l.Close(short, err)
@@ -180,19 +238,6 @@ func (w *duty) end(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// renews says whether the link is well and ends because its token does.
-func (w *duty) renews() bool {
-	if ended(w.l) || w.work.Err() != nil {
-		return false
-	}
-	select {
-	case <-w.l.Renew():
-		return true
-	default:
-		return false
-	}
 }
 
 func ended(l *hub.Link) bool {
@@ -224,83 +269,4 @@ func (d *Device) await(work context.Context, l *hub.Link, limit time.Duration) b
 func within(l *hub.Link, limit time.Duration) time.Duration {
 	left := max(0, time.Until(l.Expires()))
 	return min(limit, left-min(left/2, swapMargin))
-}
-
-// receive hands each inbound value to the path that handles it, so that no path waits for another.
-// It must not wait itself, because the link would stop reading.
-func (d *Device) receive(ctx context.Context, l *hub.Link, changes *queue[*hub.Desired], messages *queue[*hub.Message]) error {
-	for {
-		in, err := l.Receive(ctx)
-		if err != nil {
-			return err
-		}
-		switch in := in.(type) {
-		case *hub.Desired:
-			if !changes.put(in) { // no room: reading the twin once replaces all changes
-				changes.replace(&hub.Desired{Missed: true})
-			}
-		case *hub.Message:
-			if !messages.put(in) { // no room; without it no later PUBACK could be sent, because PUBACKs go in order
-				return &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: fmt.Errorf("%w: more than %d messages, or %d MiB of them, "+
-					"are waiting to be handled; a hub sends 50 of 64 KB before it waits", hub.ErrProtocol, maxQueued, maxQueuedBytes>>20)}
-			}
-		case *hub.Method:
-			if !d.methods.enter(in.Size()) {
-				_ = l.Respond(in, http.StatusServiceUnavailable, explain("too many methods are running"))
-				continue
-			}
-			d.handlers.run(func() {
-				defer d.methods.leave(in.Size())
-				// The method does not end with ctx: it may still answer while its link is replaced
-				// or the device stops.
-				d.method(context.WithoutCancel(ctx), l, in)
-			})
-		}
-	}
-}
-
-// firstAck tells of the first PUBACK of a link, once the link is at work: only then does telemetry really flow again.
-type firstAck struct {
-	*hub.Link
-	tell func()
-
-	mu     sync.Mutex
-	to     message.Completion
-	served bool
-	acked  bool
-	told   atomic.Bool
-}
-
-// serve is called when the link is put to work, which may be after its first PUBACK.
-func (f *firstAck) serve() { f.note(&f.served) }
-
-func (f *firstAck) note(what *bool) {
-	f.mu.Lock()
-	*what = true
-	now := f.served && f.acked && f.told.CompareAndSwap(false, true)
-	f.mu.Unlock()
-	if now {
-		f.tell()
-	}
-}
-
-func (f *firstAck) Send(messages []message.Outgoing, to message.Completion) (int, error) {
-	if f.told.Load() {
-		return f.Link.Send(messages, to)
-	}
-	f.mu.Lock()
-	f.to = to // always the drain
-	f.mu.Unlock()
-	return f.Link.Send(messages, f)
-}
-
-// Done is for the link.
-func (f *firstAck) Done(tickets []uint64, err error) {
-	f.mu.Lock()
-	to := f.to
-	f.mu.Unlock()
-	if err == nil {
-		f.note(&f.acked) // first: more may be sent in Done
-	}
-	to.Done(tickets, err)
 }
