@@ -10,10 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// Kind is in which way a value does not fit the model.
+// Kind says how a value does not fit the model.
 type Kind int
 
-// The ways not to fit.
+// The kinds.
 const (
 	Unknown     Kind = iota + 1 // the model has no such name
 	WrongType                   // the name is known, the value is not of its schema
@@ -42,9 +42,9 @@ func (k Kind) String() string {
 
 // Finding is one thing to warn of in a telemetry body. The body can be sent all the same.
 type Finding struct {
-	Name string // the field, or the component when that is what the model does not know; empty for NotObject
+	Name string // of the field, or of a component that the model does not know; empty for NotObject
 	Kind Kind   // Unknown, WrongType or NotObject
-	Text string // a sentence; it holds no string out of the body
+	Text string // a sentence; it repeats no text of the body
 }
 
 // CheckError is why a desired or reported property, or a command, does not fit the model.
@@ -52,13 +52,14 @@ type CheckError struct {
 	Component string // empty for the default component
 	Name      string
 	Kind      Kind
-	Text      string // a sentence fit for the description of an Ack; it holds no string out of the value
+	Text      string // a sentence, also for the description of an Ack; it repeats no text of the value
 }
 
 // Error is the sentence.
 func (e *CheckError) Error() string { return e.Text }
 
-// Code is the answer to the cloud, as the code of an Ack or the status of a command: 404 for a name the model does not have, else 400.
+// Code is the answer to the cloud, as the code of an Ack or the status of a command. It is 404 for
+// a name that the model does not have, else 400.
 func (e *CheckError) Code() int {
 	if e.Kind == Unknown {
 		return AckUnknown
@@ -66,8 +67,9 @@ func (e *CheckError) Code() int {
 	return AckRefused
 }
 
-// CheckTelemetry lists what of a body the model does not expect, ordered by name: fields it does not know, values of another schema.
-// A nil answer means that the body fits. component is empty for the default one.
+// CheckTelemetry lists what the model does not expect in a body, ordered by name: fields that it
+// does not know, and values of another schema. It returns nil if the body fits. component is empty
+// for the default component.
 func (m *Model) CheckTelemetry(component string, body []byte) []Finding {
 	i, ok := m.interfaceOf(component)
 	if !ok {
@@ -114,9 +116,10 @@ func (i *iface) unknown(what, kind, name string) string {
 	return fmt.Sprintf("%s %s is not in the model %s, which has %s", what, quote(name), i.id, clip(strings.Join(known, ", ")))
 }
 
-// Desired checks one desired property, as it stands in the twin under its component, and gives the value to apply. The two differ
-// only for an application of the oldest kind, which wraps it as {"value":…}. null is the end of the property's desired value, which
-// every writable property must bear. The error is a [*CheckError].
+// Desired checks one desired property, as it stands in the twin under its component, and returns
+// the value to apply. That is the value of the twin, without the {"value":…} that applications of
+// the oldest kind put around it. null means that the property has no desired value any more; every
+// writable property accepts it. The error is a [*CheckError].
 func (m *Model) Desired(component, name string, value json.RawMessage) (json.RawMessage, error) {
 	c, err := m.property(component, name)
 	if err != nil {
@@ -141,7 +144,7 @@ func (m *Model) Desired(component, name string, value json.RawMessage) (json.Raw
 	return value, nil
 }
 
-// wrapped takes the value out of {"value":…} where the schema itself has no room for an object.
+// wrapped takes the value out of {"value":…}, unless the schema describes an object.
 func wrapped(s *schema, value json.RawMessage) (json.RawMessage, bool) {
 	if s.kind == objectKind || s.kind == mapKind || kindOf(value) != '{' {
 		return nil, false
@@ -189,12 +192,13 @@ func (m *Model) property(component, name string) (*content, error) {
 // Command is what the model says of a command.
 type Command struct {
 	Name     string // as the cloud calls it: "reboot", or "thermostat1*getMaxMinReport" for a component's
-	Durable  bool   // queued while the device is away: it arrives as a message with method-name, not as a direct method
+	Durable  bool   // queued while the device is away: it comes as a message, not as a direct method
 	Request  string // schema of the parameter in words; empty when the command takes none
 	Response string // schema of the answer in words; empty when the command gives none
 }
 
-// Command looks a command up by the name the cloud calls it, "command" or "component*command".
+// Command looks a command up by the name by which the cloud calls it, "command" or
+// "component*command".
 func (m *Model) Command(name string) (Command, bool) {
 	c, err := m.command(name)
 	if err != nil {
@@ -266,5 +270,5 @@ func (m *Model) CheckCommand(name string, payload json.RawMessage) error {
 // textKinds are the schemas whose values are JSON strings.
 var textKinds = []string{"string", "date", "dateTime", "time", "duration"}
 
-// isJSON also wants UTF-8, as JSON does and Go's reader does not.
+// isJSON reports whether raw is JSON in UTF-8. Go's own check accepts other encodings.
 func isJSON(raw []byte) bool { return json.Valid(raw) && utf8.Valid(raw) }

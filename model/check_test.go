@@ -127,7 +127,7 @@ func TestIntegral(t *testing.T) {
 	}
 }
 
-func TestCheckDesired(t *testing.T) {
+func TestDesiredPropertiesAreChecked(t *testing.T) {
 	failover, controller := failover(t), parse(t, controller)
 	long := `"` + strings.Repeat("x", 4097) + `"`
 	tests := []struct {
@@ -192,7 +192,7 @@ func checkVerdict(t *testing.T, what string, err error, kind Kind, code int, tex
 	}
 }
 
-func TestCheckProperty(t *testing.T) {
+func TestReportedPropertiesAreChecked(t *testing.T) {
 	m := failover(t)
 	checkVerdict(t, "battery", m.CheckProperty("", "battery", json.RawMessage("42.5")), 0, 0, "")
 	checkVerdict(t, "battery gone", m.CheckProperty("", "battery", json.RawMessage("null")), 0, 0, "")
@@ -204,7 +204,7 @@ func TestCheckProperty(t *testing.T) {
 	checkVerdict(t, "big", m.CheckProperty("", "battery", json.RawMessage("5000000000000000")), WrongType, 400, "a twin takes integers")
 }
 
-func TestCheckCommand(t *testing.T) {
+func TestParametersOfCommandsAreChecked(t *testing.T) {
 	failover, controller := failover(t), parse(t, controller)
 	tests := []struct {
 		model         *Model
@@ -249,8 +249,9 @@ func TestCheckCommand(t *testing.T) {
 	}
 }
 
-// The sentences go into logs and to the cloud, so no string out of a value may stand in them.
-func TestNoValueInSentences(t *testing.T) {
+// TestSentencesRepeatNoValue: the sentences go into logs and to the cloud, so they must not repeat
+// the text of a value.
+func TestSentencesRepeatNoValue(t *testing.T) {
 	m := parse(t, controller)
 	for _, name := range []string{"workingSet", "state", "mode", "leds", "where", "push", "spot", "count", "day", "at", "clock", "took"} {
 		for _, f := range m.CheckTelemetry("", []byte(`{"`+name+`":"hunter2"}`)) {

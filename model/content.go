@@ -187,7 +187,7 @@ func (p *parser) flatten(i *iface, depth int) error {
 
 func (p *parser) add(i *iface, c *content, at *node) error {
 	switch old := i.names[c.name]; {
-	case old == c: // both ways of a diamond
+	case old == c: // inherited on two ways from one Interface
 		return nil
 	case old != nil:
 		return p.fault(at, "Interface %s has two contents named %q", i.id, c.name)
@@ -200,7 +200,8 @@ func (p *parser) add(i *iface, c *content, at *node) error {
 	return nil
 }
 
-// components refuses one component inside another, which DTDL v2 and the wire's "component*command" have no place for.
+// components refuses one component inside another. DTDL v2 does not allow that, and the name
+// "component*command" of a command has no place for it.
 func (p *parser) components() error {
 	for _, i := range p.all {
 		count := 0

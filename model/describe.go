@@ -9,8 +9,9 @@ import (
 	"text/tabwriter"
 )
 
-// Describe writes the model for a person to read, the same for the same file: the device's own Interface with what it inherits, one
-// line for each content, then its components and the other Interfaces at the top of the file. The error is the writer's.
+// Describe writes the model for a person to read: the device's own Interface with what it inherits,
+// one line for each content, then its components, then the other Interfaces at the top of the file.
+// The same file always gives the same text. The error is that of the writer.
 func (m *Model) Describe(w io.Writer) error {
 	var text bytes.Buffer
 	out := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -33,7 +34,7 @@ func (m *Model) Describe(w io.Writer) error {
 	return err
 }
 
-// trailing is what the table leaves behind its last filled cell.
+// trailing matches the blanks that the table leaves behind its last filled cell.
 var trailing = regexp.MustCompile(`(?m) +$`)
 
 func (i *iface) title() string {
@@ -54,7 +55,7 @@ func (i *iface) describe(w io.Writer, prefix string) {
 	}
 }
 
-// prefixed is the name as the cloud calls it; only commands carry their component in it.
+// prefixed is the name by which the cloud calls a content. Only a command has its component in it.
 func prefixed(prefix string, c *content) string {
 	if c.kind == commandKind {
 		return prefix + c.name

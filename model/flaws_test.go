@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// rich is a legal model with each kind of element and most members, which TestFlaws spoils.
+// rich is a legal model with each kind of element and most members, which
+// TestEveryBrokenRuleIsAFlaw spoils.
 const rich = `{"@context":["dtmi:dtdl:context;2","dtmi:iotcentral:context;2"],"@id":"dtmi:t;1","@type":"Interface",
  "displayName":"Shown","description":{"en":"all of it","de-DE":"alles"},"comment":"none",
  "extends":["dtmi:base;1"],"contents":[
@@ -55,8 +56,8 @@ func TestNoFlaws(t *testing.T) {
 	}
 }
 
-// Each change breaks one rule of DTDL in the rich model.
-func TestFlaws(t *testing.T) {
+// TestEveryBrokenRuleIsAFlaw: each change breaks one rule of DTDL in the rich model.
+func TestEveryBrokenRuleIsAFlaw(t *testing.T) {
 	long := strings.Repeat("x", 513)
 	tests := []struct{ name, old, new, want string }{
 		// Words that the language does not have.
@@ -172,7 +173,7 @@ func TestFlaws(t *testing.T) {
 	}
 }
 
-// A device must run with a model that has unknown words.
+// TestFlawsDoNotKeepAModelFromBeingRead: a device must run with a model that has unknown words.
 func TestFlawsDoNotKeepAModelFromBeingRead(t *testing.T) {
 	for _, change := range [][2]string{
 		{`"writable":true`, `"writeable":true`}, {`"unit":"degreeCelsius"`, `"unti":"degreeCelsius"`}, {`"@type":"Command"`, `"@type":"Comand"`},

@@ -7,9 +7,9 @@ import (
 	"unicode"
 )
 
-// A small file can describe a very large model. Such a file is refused with a reason, at a bounded
-// cost.
-func TestHostileFiles(t *testing.T) {
+// TestFilesOfVeryLargeModelsAreRefused: a small file can describe a very large model. It is refused
+// with a reason, at a bounded cost.
+func TestFilesOfVeryLargeModelsAreRefused(t *testing.T) {
 	list := func(n int, format string) string {
 		var b strings.Builder
 		for i := range n {
@@ -49,7 +49,8 @@ func plainText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// The texts of a model come from strangers, so none may leave its cell or command the terminal.
+// TestTextsAreShownAsTexts: the texts of a model come from strangers. None may leave its cell of a
+// table or command the terminal.
 func TestTextsAreShownAsTexts(t *testing.T) {
 	const escape = `\u001b[2J\u001b]0;owned\u0007`
 	bad := strings.NewReplacer("NAME", escape, "LINE", `a\nb`, "TURN", `\u202egnp`).Replace(
@@ -98,7 +99,8 @@ func TestTextsAreShownAsTexts(t *testing.T) {
 	}
 }
 
-// A device keeps only the parts of a model that it needs, not the text of the file.
+// TestModelDoesNotHoldItsFile: a device keeps only the parts of a model that it needs, not the text
+// of the file.
 func TestModelDoesNotHoldItsFile(t *testing.T) {
 	m := parse(t, "["+rich+","+base+","+part+"]")
 	for _, i := range m.all {

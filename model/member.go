@@ -19,7 +19,7 @@ var (
 	dtmiPatternV3 = regexp.MustCompile(`^dtmi(:[A-Za-z_]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
 )
 
-// oneType is which of the known types n is; empty when it is of none of them.
+// oneType returns which of the known types n has, empty if it has none of them.
 func (p *parser) oneType(n *node, known ...string) (string, error) {
 	types := n.types()
 	if len(types) == 0 {
@@ -38,7 +38,8 @@ func (p *parser) oneType(n *node, known ...string) (string, error) {
 	return found, nil
 }
 
-// list is a member that holds a set of objects; absent is empty, and one object may stand without the array.
+// list returns the objects of a member that holds a set of them. A member that is absent holds
+// none, and a single object may stand without the array.
 func (p *parser) list(n *node, member string) ([]*node, error) {
 	elements := slices.Clone(n.fields[member].elements())
 	for i, e := range elements {

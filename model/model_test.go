@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// failover is the customer's model, the only copy.
+// failover returns the model of failover.json.
 func failover(t testing.TB) *Model {
 	t.Helper()
 	data, err := os.ReadFile("../failover.json")
@@ -22,7 +22,8 @@ func failover(t testing.TB) *Model {
 	return m
 }
 
-// controller is a model with everything DTDL has for a device: components by reference and in place, inheritance, named schemas.
+// controller is a model with everything that DTDL has for a device: components by reference and in
+// place, inheritance, named schemas.
 const controller = `[
  {"@context": ["dtmi:iotcentral:context;2", "dtmi:dtdl:context;2"],
   "@id": "dtmi:test:Controller;2", "@type": "Interface", "displayName": {"de": "Regler", "en": "Controller"},
@@ -107,7 +108,8 @@ func TestFailoverModel(t *testing.T) {
 	}
 }
 
-// IoT Central imports an array of Interfaces in its own context and DTDL's, with what it needs spelled out.
+// TestFailoverFileIsImportable: IoT Central imports an array of Interfaces in its own context and
+// in DTDL's. It needs types, names and display names to be spelled out.
 func TestFailoverFileIsImportable(t *testing.T) {
 	data, err := os.ReadFile("../failover.json")
 	if err != nil {
@@ -208,7 +210,8 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// A base that stands first in the file is not the device.
+// TestRootIsWhatNothingRefersTo: an Interface that others inherit from is not the device, also if
+// it stands first in the file.
 func TestRootIsWhatNothingRefersTo(t *testing.T) {
 	m := parse(t, `[{"@context":"dtmi:dtdl:context;2","@id":"dtmi:Room;1","@type":"Interface"},
 		{"@id":"dtmi:Hall;1","@type":"Interface","extends":"dtmi:Room;1"}]`)
@@ -351,7 +354,8 @@ func TestWrongFiles(t *testing.T) {
 	}
 }
 
-// Each level refers to the next from many fields: read once per reference this would take 100^5 steps.
+// TestWideSchemasAreReadOnce: each level refers to the next one from many fields. Reading a schema
+// once for each reference would take 100^5 steps.
 func TestWideSchemasAreReadOnce(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(`{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Interface","contents":{"@type":"Telemetry","name":"a","schema":"dtmi:s1;1"},"schemas":[`)

@@ -12,14 +12,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds the nesting of a model file. DTDL needs about 15 levels; without a bound a hostile file would choose the stack.
+// maxDepth bounds the nesting of a model file. DTDL needs about 15 levels. Without a bound a
+// hostile file could exhaust the stack.
 const maxDepth = 64
 
 // maxValues bounds the values of a model file, each of which takes about 200 bytes while it is
 // read. The largest published model has 3,000.
 const maxValues = 250_000
 
-// ParseError is the one fault that makes a model file unusable: where it is, in which element, and what was expected there.
+// ParseError is the one fault that makes a model file unusable. It says where the fault is, in
+// which element, and what was expected there.
 type ParseError struct {
 	Line, Column int    // both from 1, the column counted in bytes
 	Path         string // from the top of the file, "[0].contents[2].schema"; empty for the file as a whole
@@ -45,7 +47,8 @@ func (e *ParseError) Error() string {
 // plainKey is what can stand in a path without quotes.
 var plainKey = regexp.MustCompile(`^[@$A-Za-z_][A-Za-z0-9_-]{0,63}$`)
 
-// node is one JSON value that remembers where it stands, so that a fault found long after reading still names its place.
+// node is one JSON value. It remembers where it stands, so that a fault that is found long after
+// reading can name its place.
 type node struct {
 	kind   byte // one of { [ " 0 t n: what the value begins with, numbers as 0, booleans as t
 	at     int  // offset of its first byte
@@ -59,7 +62,7 @@ type node struct {
 	list   []*node
 }
 
-// what names the type of the value for a sentence.
+// what is the name of the value's type, for a sentence.
 func (n *node) what() string { return kindName(n.kind) }
 
 // types is the value of "@type" as a list of short names; a single name and a list of names mean
@@ -176,7 +179,7 @@ func (n *node) path() string {
 	}
 }
 
-// element names the nearest enclosing thing a person would look for in the file.
+// element names the nearest element around n that a person would look for in the file.
 func (n *node) element() string {
 	for ; n != nil; n = n.up {
 		if n.kind != '{' {
@@ -205,7 +208,7 @@ type reader struct {
 	values int // read so far
 }
 
-// fault makes the error for node n; a nil n is the file as a whole.
+// fault returns an error about node n, or about the whole file if n is nil.
 func (r *reader) fault(n *node, format string, args ...any) *ParseError {
 	if n == nil {
 		return r.faultAt(0, format, args...)
@@ -227,7 +230,8 @@ func (r *reader) faultAt(at int, format string, args ...any) *ParseError {
 	}
 }
 
-// readTree reads a whole file into nodes. What is not one UTF-8 JSON text is refused here, with its position.
+// readTree reads a whole file into nodes. It refuses a file that is not one JSON text in UTF-8,
+// with the position of the fault.
 func readTree(data []byte) (*reader, *node, error) {
 	r := &reader{data: bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))} // editors on Windows begin a file with a mark
 	if len(bytes.TrimSpace(r.data)) == 0 {
@@ -272,7 +276,8 @@ func (r *reader) here() int {
 	return at
 }
 
-// value reads the next JSON value. The text is known to be valid JSON, so only the rules beyond the grammar can fail.
+// value reads the next JSON value. The text is known to be valid JSON, so only rules beyond the
+// grammar can be broken.
 func (r *reader) value(n *node, depth int) (*node, error) {
 	n.at = r.here()
 	if depth > maxDepth {
@@ -364,7 +369,7 @@ func kindName(kind byte) string {
 	}
 }
 
-// quote shows a piece of somebody else's text on one line, cut to a length a person reads.
+// quote shows a piece of somebody else's text on one line, cut to a readable length.
 func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
 
 // printable quotes a text if it holds more than printable characters, because escapes in the text

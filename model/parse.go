@@ -15,14 +15,16 @@ import (
 	"strings"
 )
 
-// Model is a parsed model file with one of its Interfaces as the device's own. It does not change, so any goroutine may use it.
+// Model is a parsed model file, with one of its Interfaces as the device's own. It never changes,
+// so any goroutine may use it.
 type Model struct {
 	root  *iface
 	all   []*iface // in file order, those inside components too
 	order []*iface // those at the top of the file
 }
 
-// iface is one DTDL Interface. contents and ignored are its own; names holds the inherited ones too.
+// iface is one DTDL Interface. contents and ignored hold its own contents; names also holds those
+// that it inherits.
 type iface struct {
 	id, display string
 	at          *node
@@ -43,12 +45,13 @@ const (
 	flatDone
 )
 
-// Parse reads a model file: one DTDL Interface, or an array of them as IoT Central exports it. Components and extends may refer to
-// any Interface of the file or hold one inline. Co-types, units and contents of an unknown @type are left alone (Describe lists the
-// latter).
+// Parse reads a model file: one DTDL Interface, or an array of them, as IoT Central exports it.
+// Components and "extends" may refer to any Interface of the file or hold one in place. Parse
+// ignores further types of a content, units, and contents of an unknown @type; Describe lists the
+// last.
 //
-// The device's own Interface is the first of the file that no other one refers to; WithRoot chooses another. The error is a
-// [*ParseError]: one fault, with its place.
+// The device's own Interface is the first one of the file that no other one refers to. WithRoot
+// chooses another one. The error is a [*ParseError]: one fault, with its place.
 func Parse(data []byte) (*Model, error) {
 	r, top, err := readTree(data)
 	if err != nil {
@@ -58,11 +61,11 @@ func Parse(data []byte) (*Model, error) {
 	return p.file(top)
 }
 
-// ID is the DTMI of the device's own Interface: the model id a device announces.
+// ID is the DTMI of the device's own Interface. The device announces it as its model id.
 func (m *Model) ID() string { return m.root.id }
 
-// WithRoot is the same file with another of its Interfaces as the device's own, for files that hold several models. It is false when
-// the file has no Interface of that id.
+// WithRoot returns the same model with another Interface of the file as the device's own, for a
+// file that holds several models. It returns false if the file has no Interface of that id.
 func (m *Model) WithRoot(id string) (*Model, bool) {
 	for _, i := range m.all {
 		if i.id == id {
@@ -93,7 +96,8 @@ func (m *Model) Roots() []string {
 	return ids
 }
 
-// HasComponent says whether the device has a component of that name. The default component has no name, and every device has it.
+// HasComponent reports whether the device has a component of that name. The default component has
+// no name, and every device has it.
 func (m *Model) HasComponent(name string) bool {
 	_, ok := m.interfaceOf(name)
 	return ok
@@ -112,12 +116,12 @@ func (m *Model) interfaceOf(component string) (*iface, bool) {
 
 type parser struct {
 	*reader
-	version int // of the language, where an element names none
+	version int // of the language, for an element that names none
 	flat    int // contents of all Interfaces, inherited ones included
 	ifaces  map[string]*iface
 	at      map[*node]*iface
 	all     []*iface
-	named   map[string]*node // what has an @id
+	named   map[string]*node // the elements that have an @id
 	read    map[*node]*schema
 }
 
@@ -191,7 +195,7 @@ func (p *parser) topLevel(n *node) error {
 	return err
 }
 
-// context wants the language version once in the file, which is all DTDL asks for.
+// context checks that the file names the version of the language at least once, as DTDL demands.
 func (p *parser) context(nodes []*node) error {
 	for _, n := range nodes {
 		c := n.fields["@context"]
@@ -212,7 +216,8 @@ func (p *parser) context(nodes []*node) error {
 // versionAt is the version of the language that holds at n, 2 or 3.
 func (p *parser) versionAt(n *node) int { return cmp.Or(n.version(), p.version, 2) }
 
-// collect finds every Interface and every named schema of the file, so that a reference may come before what it refers to.
+// collect finds every Interface and every named schema of the file, so that a reference may come
+// before the element that it refers to.
 func (p *parser) collect(n *node) error {
 	for _, e := range n.list {
 		if err := p.collect(e); err != nil {

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// schema is the type of a value: a primitive or geospatial word of DTDL v2 or of IoT Central, or one of the four built types.
+// schema is the type of a value. It is a word of DTDL v2 or of IoT Central for a primitive or
+// geospatial type, or one of the four types that contain others.
 type schema struct {
 	kind   string             // "double", "point", …, or "Array", "Enum", "Map", "Object"
 	elem   *schema            // Array: of each element; Map: of each value
@@ -14,7 +15,7 @@ type schema struct {
 	fields map[string]*schema // Object
 	values []string           // Enum: the values as they stand in JSON, numbers normalized
 	of     string             // Enum: "integer" or "string"
-	height int                // levels of Arrays, Maps and Objects, this one included; 0 for a word and for an Enum
+	height int                // levels of Arrays, Maps and Objects, with this one; 0 for words and Enums
 }
 
 const (
@@ -35,7 +36,8 @@ var (
 		"point": "Point", "multiPoint": "MultiPoint", "lineString": "LineString", "multiLineString": "MultiLineString",
 		"polygon": "Polygon", "multiPolygon": "MultiPolygon",
 	}
-	// vectors are the two schemas of IoT Central's own context; a field behind a question mark may be absent.
+	// vectors are the two schemas of IoT Central's own context. A field behind a question mark may
+	// be absent.
 	vectors = map[string][]string{"geopoint": {"lat", "lon", "?alt"}, "vector": {"x", "y", "z"}}
 
 	schemaPrefixes = []string{"dtmi:dtdl:instance:Schema:", "dtmi:standard:schema:geospatial:", "dtmi:iotcentral:schema:"}
@@ -108,8 +110,8 @@ func (p *parser) namedSchema(n *node, depth int) (*schema, error) {
 	return nil, p.fault(n, "%s is not a schema; expected one of %s, or the @id of one under \"schemas\"", quote(name), strings.Join(primitives, ", "))
 }
 
-// complexSchema reads each definition once, however many refer to it: a few levels of Objects whose fields all refer to the next
-// level would otherwise take for ever.
+// complexSchema reads each definition once, however many references there are. Otherwise a few
+// levels of Objects whose fields all refer to the next level would take for ever.
 func (p *parser) complexSchema(n *node, depth int) (*schema, error) {
 	s, seen := p.read[n]
 	if seen && s == nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// plain is a model in the short spelling that most files use. TestSpellings spells parts of it in
-// other ways.
+// plain is a model in the short spelling that most files use. TestEverySpellingMeansTheSame spells
+// parts of it in other ways.
 const plain = `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Interface","displayName":"Shown","contents":[
  {"@type":"Telemetry","name":"temp","schema":"double"},
  {"@type":"Telemetry","name":"state","schema":{"@type":"Enum","valueSchema":"integer","enumValues":[
@@ -21,8 +21,8 @@ const plain = `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Inter
 const part = `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:part;1","@type":"Interface","contents":
  {"@type":"Command","name":"stop"}}`
 
-// The same thing can be written in several ways, and each must mean the same.
-func TestSpellings(t *testing.T) {
+// TestEverySpellingMeansTheSame: DTDL can be written in several ways, and all must mean the same.
+func TestEverySpellingMeansTheSame(t *testing.T) {
 	describe := func(t *testing.T, text string) string {
 		t.Helper()
 		var out strings.Builder
@@ -95,8 +95,8 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
-// What must not be taken for the same.
-func TestSpellingsThatAreNone(t *testing.T) {
+// TestWrongSpellingsAreRefused: some spellings look like legal ones, but are not.
+func TestWrongSpellingsAreRefused(t *testing.T) {
 	tests := []struct{ name, old, new, want string }{
 		{"list of two", `"name":"temp"`, `"name":["temp","t"]`, "a name must be a string, this is an array"},
 		{"list of two schemas", `"schema":"double"`, `"schema":["double","long"]`, "a schema must be a name or an object, this is an array"},
@@ -115,8 +115,9 @@ func TestSpellingsThatAreNone(t *testing.T) {
 	}
 }
 
-// Arrays, Maps and Objects nest five deep; an Enum or a word ends the chain and counts for nothing.
-func TestSchemaDepth(t *testing.T) {
+// TestSchemasNestFiveDeep: Arrays, Maps and Objects nest five deep. An Enum or a word ends the
+// chain and does not count.
+func TestSchemasNestFiveDeep(t *testing.T) {
 	const enum = `{"@type":"Enum","valueSchema":"string","enumValues":{"name":"n","enumValue":"v"}}`
 	wrap := map[string][2]string{
 		"Array":  {`{"@type":"Array","elementSchema":`, `}`},
@@ -136,8 +137,8 @@ func TestSchemaDepth(t *testing.T) {
 	}
 }
 
-// Version 3 of the language allows what version 2 does not.
-func TestVersion3(t *testing.T) {
+// TestVersion3AllowsMore: version 3 of the language allows things that version 2 does not.
+func TestVersion3AllowsMore(t *testing.T) {
 	long := strings.Repeat("n", 200)
 	for name, text := range map[string]string{
 		"id without a version":     `{"@context":"CONTEXT","@id":"dtmi:t","@type":"Interface"}`,

@@ -43,7 +43,7 @@ func suite(t *testing.T, version string) []suiteCase {
 	root := os.Getenv("DTDL_SUITE")
 	if root == "" {
 		t.Skip("DTDL_SUITE is not set; it names the folder DTDL of a clone of github.com/Azure/opendigitaltwins-dtdl, " +
-			"whose cases are not part of this repository. TestSpellings and TestFlaws hold cases of our own for each kind")
+			"whose cases are not part of this repository. TestEverySpellingMeansTheSame and TestEveryBrokenRuleIsAFlaw hold cases of our own for each kind")
 	}
 	files, err := filepath.Glob(filepath.Join(root, version, "spec", "*.json"))
 	if err != nil || len(files) == 0 {
@@ -67,8 +67,8 @@ func suite(t *testing.T, version string) []suiteCase {
 	return all
 }
 
-// Every legal case of Microsoft's suite can be read.
-func TestSuiteLegal(t *testing.T) {
+// TestLegalCasesOfTheSuiteAreRead: every legal case of Microsoft's suite can be read.
+func TestLegalCasesOfTheSuiteAreRead(t *testing.T) {
 	for version, least := range map[string]int{"v2": 1635, "v3": 1628} {
 		t.Run(version, func(t *testing.T) {
 			legal := 0
@@ -89,9 +89,10 @@ func TestSuiteLegal(t *testing.T) {
 	}
 }
 
-// Every model that vendors have published can be read, each with the Interfaces it refers to. They
-// were all checked when they were published, so none has a flaw.
-func TestVendorModels(t *testing.T) {
+// TestPublishedModelsAreReadAndHaveNoFlaw: every model that vendors have published can be read,
+// with the Interfaces that it refers to. All were checked when they were published, so none has a
+// flaw.
+func TestPublishedModelsAreReadAndHaveNoFlaw(t *testing.T) {
 	root := os.Getenv("DTDL_MODELS")
 	if root == "" {
 		t.Skip("DTDL_MODELS is not set; it names a clone of github.com/Azure/iot-plugandplay-models, which is not part of this repository")
@@ -149,8 +150,9 @@ func strictly(c suiteCase) (refused bool, why string) {
 	return false, ""
 }
 
-// Of the illegal cases at least 95 in 100 are refused, and none of the legal ones.
-func TestSuiteStrict(t *testing.T) {
+// TestIllegalCasesOfTheSuiteAreRefused: at least 95 in 100 of the illegal cases are refused, and
+// none of the legal ones.
+func TestIllegalCasesOfTheSuiteAreRefused(t *testing.T) {
 	for version, illegal := range map[string]int{"v2": 4989, "v3": 5132} {
 		t.Run(version, func(t *testing.T) {
 			count, refused, missed := 0, 0, map[string]int{}

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Bounds of a twin's values: an integer outside of these, a longer string or a key like these makes the hub refuse the whole patch.
+// Bounds of the values of a twin. A hub refuses a whole patch for an integer outside of them, for a
+// longer string, and for a key that is longer or has one of these characters.
 const (
 	minTwinInteger  int64 = -4503599627370496
 	maxTwinInteger  int64 = 4503599627370495
@@ -22,12 +23,12 @@ const (
 	badTwinKeyChars       = ".$# "
 )
 
-// checker holds values against schemas. In a twin a value may be a patch, so null takes out a part of an Object or a Map, and the
-// twin's own bounds count.
+// checker compares values with schemas. A value of a twin may be a patch, so null takes out a part
+// of an Object or a Map, and the twin's own bounds hold as well.
 type checker struct{ twin bool }
 
-// value says in a sentence, beginning with path, why raw does not fit s; empty when it fits. raw is valid JSON. Bytes are looked at
-// as they are, so no number loses precision.
+// value says why raw does not fit s, in a sentence that begins with path; empty if it fits. raw is
+// valid JSON. value reads numbers from their digits, so none loses precision.
 func (c checker) value(s *schema, raw []byte, path string) string {
 	raw = bytes.TrimSpace(raw)
 	kind := kindOf(raw)
@@ -63,7 +64,7 @@ func expect(ok bool, path string, kind byte, expected string) string {
 }
 
 func (c checker) number(kind, text, path string) string {
-	if c.twin && !strings.ContainsAny(text, ".eE") { // the twin counts by how a number is written, not by its schema
+	if c.twin && !strings.ContainsAny(text, ".eE") { // the spelling decides what an integer is, not the schema
 		if i, problem := integral(text); problem != "" || i < minTwinInteger || i > maxTwinInteger {
 			return fmt.Sprintf("%s is %s, a twin takes integers from %d to %d", path, clip(text), minTwinInteger, maxTwinInteger)
 		}
@@ -89,8 +90,9 @@ func (c checker) number(kind, text, path string) string {
 	return ""
 }
 
-// integral is the value of a JSON number that is a whole one however it is written: 5, 5.0 and 50e-1 are the same number to JSON, and
-// some SDKs write a double that way. problem is empty when it is one and has room in 64 bits.
+// integral returns the value of a JSON number that is a whole number, however it is written: 5, 5.0
+// and 50e-1 are the same number, and some SDKs write whole numbers like a double. problem says why
+// it is not a whole number of 64 bits.
 func integral(text string) (value int64, problem string) {
 	const beyond = "beyond the range of long (64 bits)"
 	digits, negative := strings.CutPrefix(text, "-")
@@ -142,7 +144,8 @@ func (c checker) text(kind string, raw []byte, path string) string {
 	return spelled(kind, s, path)
 }
 
-// spelled checks the texts that mean a time. The values themselves stay out of the sentence: it goes into logs.
+// spelled checks texts that mean a time. Its sentence does not repeat the text, because it goes
+// into logs.
 func spelled(kind, s, path string) string {
 	ok, example := true, ""
 	switch kind {
@@ -151,7 +154,8 @@ func spelled(kind, s, path string) string {
 	case "dateTime":
 		ok, example = isDateTime(s), "2026-03-01T08:30:00Z"
 	case "time":
-		// A whole instant names a time of day too, and a script that sets an alarm often has nothing else at hand.
+		// A date with a time names a time of day too. Scripts that set an alarm often have nothing
+		// else.
 		ok, example = timePattern.MatchString(s) || isDateTime(s), "08:30:00"
 	case "duration":
 		ok, example = isDuration(s), "PT1H30M"
@@ -166,7 +170,7 @@ const timeOfDay = `([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\.[0-9]+)?`
 const timeZone = `([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])`
 
 var (
-	// RFC 3339 §5.6; DTDL's time is its partial-time, the zone left to the writer.
+	// The grammar of RFC 3339, section 5.6. A time of DTDL may have a zone or not.
 	timePattern     = regexp.MustCompile(`^` + timeOfDay + timeZone + `?$`)
 	dateTimePattern = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]` + timeOfDay + timeZone + `$`)
 	// ISO 8601, the lengths of a duration in their order.
@@ -277,7 +281,8 @@ func (c checker) enum(s *schema, raw []byte, kind byte, path string) string {
 	return ""
 }
 
-// place checks the schemas that are objects of a fixed shape: GeoJSON geometries, and IoT Central's geopoint and vector.
+// place checks values of the schemas that describe objects of a fixed shape: the geometries of
+// GeoJSON, and IoT Central's geopoint and vector.
 func (c checker) place(kind string, raw []byte, have byte, path string) string {
 	var members map[string]json.RawMessage
 	if have != '{' || json.Unmarshal(raw, &members) != nil {
@@ -306,7 +311,7 @@ func (c checker) place(kind string, raw []byte, have byte, path string) string {
 	return ""
 }
 
-// kindOf is the kind of a JSON value, told by its first byte; zero for none.
+// kindOf returns the kind of a JSON value, which its first byte shows; zero if there is no value.
 func kindOf(raw []byte) byte {
 	raw = bytes.TrimLeft(raw, " \t\r\n")
 	if len(raw) == 0 {
