@@ -27,8 +27,8 @@ type Authority struct {
 	now         time.Time // certificates count from here: the cloud's clock when the simulator was made
 }
 
-// NewAuthority makes an authority with a new key. Its certificate is valid from a day before now, for
-// ten years.
+// NewAuthority makes an authority with a new key. Its certificate is valid from a day before now,
+// for ten years.
 func NewAuthority(commonName string, now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

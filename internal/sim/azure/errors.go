@@ -31,8 +31,8 @@ func Unconfirmed(err error) error {
 	return Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 }
 
-// ErrorDocument is the body of a refused request at DPS and of a refused twin operation at a hub. Its
-// code divided by 1000 is the HTTP status.
+// ErrorDocument is the body of a refused request at DPS and of a refused twin operation at a hub.
+// Its code divided by 1000 is the HTTP status.
 type ErrorDocument struct {
 	ErrorCode    int    `json:"errorCode"`
 	TrackingID   string `json:"trackingId"`

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// EncodeJSON returns the JSON text of a value. What cannot be encoded becomes a JSON string that says
-// why, so that the answer to a client stays JSON.
+// EncodeJSON returns the JSON text of a value. What cannot be encoded becomes a JSON string that
+// says why, so that the answer to a client stays JSON.
 func EncodeJSON(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil { // our own types and decoded JSON only

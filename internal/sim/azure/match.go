@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// IfMatch is what a request says of the version it means. The etag is empty for any version. Clients
-// write both `*` and `"*"`.
+// IfMatch is what a request says of the version it means. The etag is empty for any version.
+// Clients write both `*` and `"*"`.
 type IfMatch struct {
 	Given bool
 	Etag  string

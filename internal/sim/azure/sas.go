@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// SAS is a shared access signature as a client sent it. The signature covers the raw text of sr with
-// whatever escapes it has: the Node SDK signs it unescaped for DPS, the embedded C SDK signs it with
-// lower-case escapes.
+// SAS is a shared access signature as a client sent it. The signature covers the raw text of sr
+// with whatever escapes it has: the Node SDK signs it unescaped for DPS, the embedded C SDK signs
+// it with lower-case escapes.
 type SAS struct {
 	rawSR     string
 	Resource  string // sr, unescaped once
@@ -84,9 +84,9 @@ func sign(key []byte, text string) []byte {
 // DeriveKey derives the key of a device from the key of its enrollment group.
 func DeriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
-// CoversPath says whether the token is good for a resource of a hub, such as /devices/d, that goes by
-// any of these host names: its sr must be the resource or a prefix of it by whole segments. Host names
-// are compared without case, the rest exactly.
+// CoversPath says whether the token is good for a resource of a hub, such as /devices/d, that goes
+// by any of these host names: its sr must be the resource or a prefix of it by whole segments. Host
+// names are compared without case, the rest exactly.
 func (t SAS) CoversPath(hosts []string, resource string) bool {
 	for _, sr := range t.resources() {
 		host, path, _ := strings.Cut(strings.TrimSuffix(sr, "/"), "/")

@@ -39,8 +39,8 @@ func unhex(c byte) byte {
 	return 16
 }
 
-// Escape percent-encodes everything but RFC 3986's unreserved characters. A space becomes %20, never
-// a plus sign.
+// Escape percent-encodes everything but RFC 3986's unreserved characters. A space becomes %20,
+// never a plus sign.
 func Escape(s string) string {
 	const hexDigits = "0123456789ABCDEF"
 	var b strings.Builder
@@ -57,8 +57,8 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// QueryRaw finds a key in the query of a topic, such as "$rid=1&retry-after=3". The first one counts.
-// The value stays as it was sent, so that it can be echoed.
+// QueryRaw finds a key in the query of a topic, such as "$rid=1&retry-after=3". The first one
+// counts. The value stays as it was sent, so that it can be echoed.
 func QueryRaw(query, key string) (value string, ok bool) {
 	for pair := range strings.SplitSeq(query, "&") {
 		if k, v, _ := strings.Cut(pair, "="); k == key || Unescape(k) == key {

@@ -62,8 +62,8 @@ func (a *account) count(hub string, mid []byte, now time.Time) {
 	}
 }
 
-// stream is the set of the sequence numbers that have come from one outbox. Its ranges are disjoint,
-// do not touch, and are in ascending order.
+// stream is the set of the sequence numbers that have come from one outbox. Its ranges are
+// disjoint, do not touch, and are in ascending order.
 type stream struct{ ranges []span }
 
 type span struct{ from, to uint64 }
@@ -102,8 +102,8 @@ func (s *stream) add(seq uint64) bool {
 
 func (s *stream) highest() uint64 { return s.ranges[len(s.ranges)-1].to }
 
-// splitMid recognises <16 lower-case hex digits>-<decimal without leading zeros>. It is as strict as
-// that so that no two texts mean the same number.
+// splitMid recognises <16 lower-case hex digits>-<decimal without leading zeros>. It is as strict
+// as that so that no two texts mean the same number.
 func splitMid(mid []byte) (outbox []byte, seq uint64, ok bool) {
 	if len(mid) < 18 || len(mid) > 16+1+19 || mid[16] != '-' || mid[17] == '0' && len(mid) > 18 {
 		return nil, 0, false

@@ -27,8 +27,8 @@ func (d *disk) due() bool {
 	return last.messages == 0 && last.number > d.counted && d.uncounted() >= max(d.countsBytes, d.written)
 }
 
-// writeCounts replaces the file of the counts. The accounts include all segments before counted, and
-// base is the first segment since the last reset.
+// writeCounts replaces the file of the counts. The accounts include all segments before counted,
+// and base is the first segment since the last reset.
 func (d *disk) writeCounts(accounts map[string]*account, counted, base uint32) error {
 	file := kindCounts.Line()
 	head := binary.AppendUvarint([]byte{frameTotals}, uint64(counted))

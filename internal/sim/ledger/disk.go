@@ -22,8 +22,8 @@ var Files = []string{"ledger.counts", "ledger-*.log"}
 //	ledger.counts           what the accounts were when the segment it names began
 //
 // A segment is deleted when the counts include it and the memory keeps none of its messages. So the
-// directory stays about as large as what is kept. A frame of a segment is a batch of messages, or an
-// origin, which comes before the first batch that has it.
+// directory stays about as large as what is kept. A frame of a segment is a batch of messages, or
+// an origin, which comes before the first batch that has it.
 type disk struct {
 	dir          string
 	log          zerolog.Logger
@@ -31,8 +31,8 @@ type disk struct {
 	countsBytes  int64        // so many bytes of messages that the counts do not include call for new counts
 	known        segmentRange // the segments that the last process had
 
-	// note is called before the first message of a new segment is written, and before an old segment
-	// is deleted. nil means that nobody wants to know.
+	// note is called before the first message of a new segment is written, and before an old
+	// segment is deleted. nil means that nobody wants to know.
 	note func(segmentRange) error
 
 	file     *store.File // the last segment
@@ -154,7 +154,8 @@ func (d *disk) roll() error {
 	return nil
 }
 
-// prune deletes the segments that are not needed any more. The memory keeps the newest kept messages.
+// prune deletes the segments that are not needed any more. The memory keeps the newest kept
+// messages.
 func (d *disk) prune(kept int) {
 	for len(d.segments) > 1 {
 		newer := 0

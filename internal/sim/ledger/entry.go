@@ -181,8 +181,8 @@ func (a *account) addTo(r *Report) {
 	r.Truncated = r.Truncated || a.truncated
 }
 
-// message decodes an entry. Beside the properties that the device sent it has those that the service
-// adds. ahead is how far the clock of the cloud is ahead.
+// message decodes an entry. Beside the properties that the device sent it has those that the
+// service adds. ahead is how far the clock of the cloud is ahead.
 func (e *entry) message(ahead time.Duration) Message {
 	bag, body := string(e.data[:e.bag]), e.data[e.bag:]
 	props := azure.ParseBag(bag)

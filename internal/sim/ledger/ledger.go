@@ -2,8 +2,8 @@
 // memory and, with a state directory, on disk.
 //
 // Counts are exact for ever, and bodies are kept for the newest messages. A connection collects
-// messages in a [Batch] and commits it; when [Ledger.Commit] returns nil the messages count, and the
-// device may be told so.
+// messages in a [Batch] and commits it; when [Ledger.Commit] returns nil the messages count, and
+// the device may be told so.
 //
 // Files: ledger.go has the Ledger itself, account.go counts and finds duplicates, entry.go keeps
 // messages and decodes them, batch.go is messages under way, and disk.go, counts.go and restore.go
@@ -32,8 +32,8 @@ type Options struct {
 
 	// SegmentBytes is the size from which on a file gets no more messages; 0 means 16 MB.
 	SegmentBytes int64
-	// CountsBytes is how many bytes of messages a restart reads at most to count them, about; 0 means
-	// 64 MB.
+	// CountsBytes is how many bytes of messages a restart reads at most to count them, about; 0
+	// means 64 MB.
 	CountsBytes int64
 }
 
@@ -81,8 +81,8 @@ func newLedger(o Options) *Ledger {
 	return &Ledger{keep: o.Keep, keepBytes: o.KeepBytes, ahead: o.Ahead, accounts: map[string]*account{}}
 }
 
-// Origin is what all messages of one connection share. The exported fields must not change after the
-// first message.
+// Origin is what all messages of one connection share. The exported fields must not change after
+// the first message.
 type Origin struct {
 	Hub        string // its name
 	Device     string

@@ -37,8 +37,8 @@ func Create(path string, kind Kind) (*File, error) {
 	return f, nil
 }
 
-// Reopen opens a file, so that frames can be appended to it. The first good bytes, as [Read] returned
-// them, stay; what follows them is cut off.
+// Reopen opens a file, so that frames can be appended to it. The first good bytes, as [Read]
+// returned them, stay; what follows them is cut off.
 func Reopen(path string, kind Kind, good int) (*File, error) {
 	if good == 0 {
 		return Create(path, kind)
@@ -79,8 +79,8 @@ func (f *File) Wrap(wrap func(DiskFile) DiskFile) { f.file = wrap(f.file) }
 // Close closes the file. Nothing is synced.
 func (f *File) Close() error { return f.file.Close() }
 
-// Replace writes a file and puts it in the place of another one, all at once: a reader finds the old
-// file or the new one. It is made in the same directory, under a name that begins with ".sim-".
+// Replace writes a file and puts it in the place of another one, all at once: a reader finds the
+// old file or the new one. It is made in the same directory, under a name that begins with ".sim-".
 func Replace(path string, data []byte, mode os.FileMode) error {
 	temp, err := os.CreateTemp(filepath.Dir(path), ".sim-*")
 	if err != nil {

@@ -28,7 +28,8 @@ import (
 // FrameHead is how many bytes a frame has before its payload.
 const FrameHead = 12
 
-// formatVersion is the newest version of the files that this package can read, and the one it writes.
+// formatVersion is the newest version of the files that this package can read, and the one it
+// writes.
 const formatVersion = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -70,8 +71,8 @@ func (e *versionError) Error() string {
 		e.path, e.version, formatVersion)
 }
 
-// scanFrames calls each for every frame of data, the bytes of a file, from offset from on. It returns
-// where the last whole frame ends. If that is not the end of data, a torn frame follows.
+// scanFrames calls each for every frame of data, the bytes of a file, from offset from on. It
+// returns where the last whole frame ends. If that is not the end of data, a torn frame follows.
 func scanFrames(data []byte, from int, each func(at int, payload []byte) error) (end int, err error) {
 	for end = from; len(data)-end >= FrameHead; {
 		head := data[end : end+FrameHead]

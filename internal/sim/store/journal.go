@@ -14,7 +14,8 @@ import (
 // kindState is the kind of state.log.
 const kindState Kind = "hubhop sim state "
 
-// A record of state.log is one of these bytes, the key as a text, and the document, if there is one.
+// A record of state.log is one of these bytes, the key as a text, and the document, if there is
+// one.
 const (
 	recordPut    = 'P'
 	recordDelete = 'D'
@@ -76,8 +77,8 @@ func (s *Store) move(key string, p place) {
 }
 
 // Take calls each for the documents that the directory had at the start, of the keys with this
-// prefix, in the order of their keys. The name is the key without the prefix. A document is returned
-// once. If each fails, Take stops, and its error names the record.
+// prefix, in the order of their keys. The name is the key without the prefix. A document is
+// returned once. If each fails, Take stops, and its error names the record.
 func (s *Store) Take(prefix string, each func(name string, document []byte) error) error {
 	if s == nil {
 		return nil

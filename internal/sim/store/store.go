@@ -4,8 +4,8 @@
 //	cloud.json   what makes it this cloud and no other: secrets, and the addresses of its listeners
 //	state.log    a journal: records of a key and a JSON document
 //
-// Other packages keep further files in the directory, in the same format: a [File] holds frames, and
-// each frame has checksums.
+// Other packages keep further files in the directory, in the same format: a [File] holds frames,
+// and each frame has checksums.
 //
 // Nothing is synced to the disk. What was written survives the death of the process, which is the
 // promise, but not that of the machine.
@@ -28,8 +28,8 @@ import (
 type Options struct {
 	Dir string         // made if it is missing; "" means that nothing is kept
 	Log zerolog.Logger // told of changes that cannot be written, and of what was cut off at the start
-	// Others are patterns, as of [filepath.Glob], for the names of the files that other packages keep
-	// in the directory. If one of them is there, cloud.json must be there, too.
+	// Others are patterns, as of [filepath.Glob], for the names of the files that other packages
+	// keep in the directory. If one of them is there, cloud.json must be there, too.
 	Others []string
 }
 

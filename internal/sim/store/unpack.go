@@ -60,8 +60,8 @@ func (f *Unpacker) Byte() byte {
 // Text reads what [AppendText] wrote.
 func (f *Unpacker) Text() string { return string(f.Bytes(f.Uvarint())) }
 
-// Count reads a number of things that follow, of at least size bytes each. A number that the rest of
-// the payload has no room for is a mistake, so nobody allocates memory for what cannot follow.
+// Count reads a number of things that follow, of at least size bytes each. A number that the rest
+// of the payload has no room for is a mistake, so nobody allocates memory for what cannot follow.
 func (f *Unpacker) Count(size uint64) uint64 {
 	n := f.Uvarint()
 	if n > uint64(len(f.b))/size {

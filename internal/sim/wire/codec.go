@@ -13,8 +13,8 @@ import (
 )
 
 // This file is the codec of MQTT 3.1.1, as far as DPS and IoT Hub speak it. It is strict: it checks
-// lengths before it allocates, strings must be UTF-8 without NUL, and a packet must be used up to its
-// last byte.
+// lengths before it allocates, strings must be UTF-8 without NUL, and a packet must be used up to
+// its last byte.
 
 // The types of packets: the upper half of their first byte.
 const (
@@ -53,15 +53,16 @@ func (e *ruleError) Error() string { return e.reason }
 // Closing returns the error that ends a connection because the client broke a rule.
 func Closing(format string, args ...any) error { return &ruleError{fmt.Sprintf(format, args...)} }
 
-// BrokeRule says whether a connection ended because its client broke a rule of MQTT or of the service.
+// BrokeRule says whether a connection ended because its client broke a rule of MQTT or of the
+// service.
 func BrokeRule(err error) bool {
 	_, rule := errors.AsType[*ruleError](err)
 	return rule || errors.Is(err, ErrMalformed) || errors.Is(err, errTooLarge) || errors.Is(err, errWildcard)
 }
 
-// packetReader takes packets off a connection. Its buffer is small while little comes and large while
-// much comes, so that ten thousand idle connections cost little and a busy connection is read in large
-// pieces.
+// packetReader takes packets off a connection. Its buffer is small while little comes and large
+// while much comes, so that ten thousand idle connections cost little and a busy connection is read
+// in large pieces.
 type packetReader struct {
 	src    io.Reader
 	limit  int          // of the remaining length
@@ -79,8 +80,8 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
 
-// next returns the first byte and the body of the next packet. The body is valid until the following
-// call.
+// next returns the first byte and the body of the next packet. The body is valid until the
+// following call.
 func (p *packetReader) next() (first byte, body []byte, err error) {
 	if err := p.need(2); err != nil {
 		return 0, nil, err
@@ -116,7 +117,8 @@ func (p *packetReader) next() (first byte, body []byte, err error) {
 	return p.long(first, head, length)
 }
 
-// long reads a packet that no buffer holds. It grows with what has arrived, not with what was announced.
+// long reads a packet that no buffer holds. It grows with what has arrived, not with what was
+// announced.
 func (p *packetReader) long(first byte, head, length int) (byte, []byte, error) {
 	body := append([]byte(nil), p.buf[p.r+head:min(p.w, p.r+head+length)]...)
 	p.r = min(p.w, p.r+head+length)
@@ -189,8 +191,8 @@ func (p *packetReader) release() {
 	p.pooled, p.buf = nil, p.small
 }
 
-// fields walks through a packet's body. Once something does not fit, everything after it is empty and
-// bad stays set.
+// fields walks through a packet's body. Once something does not fit, everything after it is empty
+// and bad stays set.
 type fields struct {
 	b   []byte
 	bad bool
@@ -250,8 +252,8 @@ type ConnectPacket struct {
 	hasPassword bool
 }
 
-// maxKeepAlive is the longest that a server waits for a sign of life: 1.5 times the largest keep-alive
-// of 1177 s.
+// maxKeepAlive is the longest that a server waits for a sign of life: 1.5 times the largest
+// keep-alive of 1177 s.
 const maxKeepAlive = 1767 * time.Second
 
 // Patience returns how long the server bears silence from this client.

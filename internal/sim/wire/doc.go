@@ -1,5 +1,6 @@
-// Package wire has the server's side of the network: sockets with faults below TLS, MQTT 3.1.1 on them,
-// the same over WebSocket, and HTTP. It knows no service: what a packet means is its user's business.
+// Package wire has the server's side of the network: sockets with faults below TLS, MQTT 3.1.1 on
+// them, the same over WebSocket, and HTTP. It knows no service: what a packet means is its user's
+// business.
 //
 //   - endpoint.go: one listening address, its sockets, and the faults that hit them below TLS
 //   - kernel_linux.go, kernel_other.go: what such faults need of the operating system
@@ -14,6 +15,7 @@
 // # Locks
 //
 // The mutex of an [Endpoint] guards its listener and its set of connections; the mutex of a [Conn]
-// guards deadlines and its end, and may be taken while the endpoint's is held. The mutex of an [MQTT]
-// guards its output and is always the last. OnOver and OnHangUp are called without any of them.
+// guards deadlines and its end, and may be taken while the endpoint's is held. The mutex of an
+// [MQTT] guards its output and is always the last. OnOver and OnHangUp are called without any of
+// them.
 package wire

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// Endpoint is one address that the cloud listens on. It outlives its listener: faults close the door,
-// leave it unanswered, or make the sockets mute, all below TLS, and healing undoes that on the same
-// address.
+// Endpoint is one address that the cloud listens on. It outlives its listener: faults close the
+// door, leave it unanswered, or make the sockets mute, all below TLS, and healing undoes that on
+// the same address.
 //
 // Its mutex comes before the mutex of a connection.
 type Endpoint struct {
@@ -194,8 +194,8 @@ func (e *Endpoint) noStranger(c *Conn) {
 	}
 }
 
-// makeRoom ends a quarter of the connections that have said nothing so far, the oldest ones, so that a
-// flood of them does not keep devices out until they time out.
+// makeRoom ends a quarter of the connections that have said nothing so far, the oldest ones, so
+// that a flood of them does not keep devices out until they time out.
 func (e *Endpoint) makeRoom() {
 	var ended []*Conn
 	e.mu.Lock()
@@ -210,14 +210,15 @@ func (e *Endpoint) makeRoom() {
 	}
 }
 
-// synDropper is a listener that can leave SYNs unanswered. For a TCP listener on Linux [dropSYNs] does
-// that; an injected listener may bring its own way.
+// synDropper is a listener that can leave SYNs unanswered. For a TCP listener on Linux [dropSYNs]
+// does that; an injected listener may bring its own way.
 type synDropper interface {
 	DropSYNs() (restore func() error, err error)
 }
 
-// Enter changes the endpoint's mode. It ends the existing connections in the way how, for the reason
-// given. An error says that the door could not be moved; everything else of the mode holds then.
+// Enter changes the endpoint's mode. It ends the existing connections in the way how, for the
+// reason given. An error says that the door could not be moved; everything else of the mode holds
+// then.
 func (e *Endpoint) Enter(m Mode, how HangUp, reason string) error {
 	e.mu.Lock()
 	if e.closed {
@@ -384,10 +385,10 @@ func (e *Endpoint) Stop() {
 	e.jobs.Wait()
 }
 
-// Conn is a client's socket with the faults of its endpoint. While the endpoint is mute reads and writes
-// wait, deadlines included, and go on afterwards where they were, as on a path that lost some packets.
-// A connection that the server ends meanwhile stays open for the client and is reset when the fault is
-// over.
+// Conn is a client's socket with the faults of its endpoint. While the endpoint is mute reads and
+// writes wait, deadlines included, and go on afterwards where they were, as on a path that lost
+// some packets. A connection that the server ends meanwhile stays open for the client and is reset
+// when the fault is over.
 type Conn struct {
 	inner    net.Conn
 	endpoint *Endpoint
@@ -442,8 +443,8 @@ func (c *Conn) readExpired() bool {
 	return c.closed || !c.frozen && !c.readBy.IsZero() && time.Until(c.readBy) <= 0
 }
 
-// freeze makes a read that is under way come back, and later lets reads wait again. A client that reset
-// the connection meanwhile has taken back what it sent into the silence.
+// freeze makes a read that is under way come back, and later lets reads wait again. A client that
+// reset the connection meanwhile has taken back what it sent into the silence.
 func (c *Conn) freeze(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -553,8 +554,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.inner.LocalAddr() }
 // RemoteAddr is the address of the client.
 func (c *Conn) RemoteAddr() net.Addr { return c.inner.RemoteAddr() }
 
-// OnHangUp names the function that ends the connection in an orderly way when a fault asks for it. It
-// is called without a lock.
+// OnHangUp names the function that ends the connection in an orderly way when a fault asks for it.
+// It is called without a lock.
 func (c *Conn) OnHangUp(f func(reason string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -636,9 +637,9 @@ func (c *Conn) Close() error {
 // muted says whether a fault keeps the connection silent at the moment.
 func (c *Conn) muted() bool { return c.endpoint.gate.Load() != nil }
 
-// sayGoodbye sends FIN and for a moment reads and throws away what the client still sends. Closing at
-// once would turn the FIN into a reset whenever unread data is about, and a reset may overtake the last
-// words. A socket that cannot close one direction alone is left to Close.
+// sayGoodbye sends FIN and for a moment reads and throws away what the client still sends. Closing
+// at once would turn the FIN into a reset whenever unread data is about, and a reset may overtake
+// the last words. A socket that cannot close one direction alone is left to Close.
 func (c *Conn) sayGoodbye() {
 	half, ok := c.inner.(interface{ CloseWrite() error })
 	if !ok || c.muted() || c.isDoomed() || half.CloseWrite() != nil {

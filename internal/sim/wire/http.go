@@ -14,8 +14,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// HTTPFront serves HTTP on the connections that its endpoint accepts. To net/http it is a listener that
-// never fails, whatever faults do to the endpoint's own listener.
+// HTTPFront serves HTTP on the connections that its endpoint accepts. To net/http it is a listener
+// that never fails, whatever faults do to the endpoint's own listener.
 type HTTPFront struct {
 	Endpoint *Endpoint // where the connections come from
 	server   *http.Server
@@ -64,8 +64,8 @@ func NewHTTPFront(listen func(network, addr string) (net.Listener, error), handl
 // bodyTimeout is how long a client may take for the body of a request.
 const bodyTimeout = time.Minute
 
-// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would do that too,
-// but it would also end requests that wait for a device.
+// hurryBodies ends connections whose request never gets complete. Server.ReadTimeout would do that
+// too, but it would also end requests that wait for a device.
 func hurryBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
@@ -82,8 +82,8 @@ type hurriedBody struct {
 	deadline *http.ResponseController
 }
 
-// Read lifts the deadline at the end of the body: whoever reads from then on wants to notice that the
-// client has left.
+// Read lifts the deadline at the end of the body: whoever reads from then on wants to notice that
+// the client has left.
 func (b *hurriedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {

@@ -29,9 +29,9 @@ func wasReset(c net.Conn) bool {
 	return err == nil && pending != 0
 }
 
-// dropSYNs makes the kernel ignore further SYNs to a listening socket, without firewall or privilege. It
-// shrinks the backlog to nothing and fills the accept queue with connections of our own. The kernel
-// drops a SYN that finds the queue full in silence.
+// dropSYNs makes the kernel ignore further SYNs to a listening socket, without firewall or
+// privilege. It shrinks the backlog to nothing and fills the accept queue with connections of our
+// own. The kernel drops a SYN that finds the queue full in silence.
 func dropSYNs(l *net.TCPListener) (restore func() error, err error) {
 	backlog := func(n int) error {
 		raw, err := l.SyscallConn()

@@ -56,8 +56,8 @@ type Carrier interface {
 	CloseWrite() error // tells the client that nothing will follow
 }
 
-// NewMQTT makes the connection on a socket, with TLS above it and packets in via. A packet may have at
-// most limit bytes behind its length. The caller is the owner and must call Close.
+// NewMQTT makes the connection on a socket, with TLS above it and packets in via. A packet may have
+// at most limit bytes behind its length. The caller is the owner and must call Close.
 func NewMQTT(below *Conn, secure *tls.Conn, via Carrier, limit int) *MQTT {
 	w := &MQTT{below: below, tls: secure, via: via, jobs: &below.endpoint.jobs}
 	w.free.L = &w.mu
@@ -65,11 +65,12 @@ func NewMQTT(below *Conn, secure *tls.Conn, via Carrier, limit int) *MQTT {
 	return w
 }
 
-// Next returns the first byte and the body of the next packet. The body is valid until the next call.
+// Next returns the first byte and the body of the next packet. The body is valid until the next
+// call.
 func (w *MQTT) Next() (first byte, body []byte, err error) { return w.rd.next() }
 
-// LetIn says that the client has said who it is. From now on the owner runs idle before each read that
-// may block.
+// LetIn says that the client has said who it is. From now on the owner runs idle before each read
+// that may block.
 func (w *MQTT) LetIn(idle func() error) {
 	w.below.letIn()
 	w.rd.idle = idle
@@ -119,9 +120,9 @@ func (w *MQTT) Handshake() error {
 	return w.tls.HandshakeContext(context.Background()) // the deadline ends it, without a goroutine to watch
 }
 
-// HangUp ends the connection for a reason; only the first reason counts. It does not block: it wakes
-// the owner, who says goodbye on the socket. OnOver runs before HangUp returns, so that nobody sees the
-// connection as alive afterwards.
+// HangUp ends the connection for a reason; only the first reason counts. It does not block: it
+// wakes the owner, who says goodbye on the socket. OnOver runs before HangUp returns, so that
+// nobody sees the connection as alive afterwards.
 func (w *MQTT) HangUp(reason string) {
 	w.once.Do(func() {
 		w.over.Store(true)
@@ -168,8 +169,8 @@ func (w *MQTT) AddAcks(acks []byte, delay time.Duration) {
 	w.enqueue(laneAcks, acks, delay)
 }
 
-// Push queues a packet and sees to it that it goes out. It does not block and may be called with any
-// lock held. A client that lets too much pile up is dropped.
+// Push queues a packet and sees to it that it goes out. It does not block and may be called with
+// any lock held. A client that lets too much pile up is dropped.
 func (w *MQTT) Push(packet []byte, delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -181,8 +182,8 @@ func (w *MQTT) Push(packet []byte, delay time.Duration) {
 	w.startWriter()
 }
 
-// Room says whether a large packet may be pushed. If not, more is called once, without locks, when the
-// client has taken what waits. On a connection that is given up it is never called.
+// Room says whether a large packet may be pushed. If not, more is called once, without locks, when
+// the client has taken what waits. On a connection that is given up it is never called.
 func (w *MQTT) Room(more func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -294,8 +295,8 @@ func (w *MQTT) drain() (err error) {
 	return err
 }
 
-// lateness holds packets of a slowed connection until they are due. PUBACKs have a lane of their own,
-// because a throttled hub goes on answering everything else.
+// lateness holds packets of a slowed connection until they are due. PUBACKs have a lane of their
+// own, because a throttled hub goes on answering everything else.
 type lateness struct {
 	lanes [2][]latePacket
 	bytes int

@@ -18,8 +18,8 @@ import (
 // webSocketPath is where DPS and hubs speak MQTT over WebSocket, on the port of HTTPS.
 const webSocketPath = "/$iothub/websocket"
 
-// upgrader accepts any Origin, because a device proves who it is in its CONNECT, as on TCP. The Azure
-// CLI sends its own address as Origin.
+// upgrader accepts any Origin, because a device proves who it is in its CONNECT, as on TCP. The
+// Azure CLI sends its own address as Origin.
 var upgrader = websocket.Upgrader{
 	ReadBufferSize: smallBuffer, WriteBufferSize: smallBuffer, WriteBufferPool: &sync.Pool{},
 	CheckOrigin: func(*http.Request) bool { return true },
@@ -65,8 +65,8 @@ func HandleWebSocket(mux *http.ServeMux, amqp *AMQPDesk, speak func(c *Conn, sec
 	})
 }
 
-// webStream is the stream of bytes in the binary messages of a WebSocket. Packets and messages need not
-// begin or end together.
+// webStream is the stream of bytes in the binary messages of a WebSocket. Packets and messages need
+// not begin or end together.
 type webStream struct {
 	ws      *websocket.Conn
 	message io.Reader // what is left of the message that is being read
