@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -53,20 +52,20 @@ func (p *Packet) Refused() byte {
 // Reader reads the packets of a peer. It checks the length of a packet before it takes memory for
 // it, and the form of each packet that a server may send to a client.
 type Reader struct {
-	in   *bufio.Reader
+	in   ahead
 	most int
 }
 
 // NewReader returns a Reader that accepts at most most bytes behind the header of one packet. It
-// reads ahead up to buffer bytes.
+// reads ahead up to buffer bytes when the peer sends much.
 func NewReader(from io.Reader, most, buffer int) *Reader {
-	return &Reader{in: bufio.NewReaderSize(from, buffer), most: most}
+	return &Reader{in: ahead{from: from, large: buffer}, most: most}
 }
 
 // Await returns when there is at least one byte of a packet to be read, or with the error of the
 // connection. It takes nothing.
 func (r *Reader) Await() error {
-	_, err := r.in.Peek(1)
+	_, err := r.in.peek(1)
 	return err
 }
 
@@ -85,7 +84,7 @@ func (r *Reader) Next() (Packet, error) {
 // bytes of the header, size of the rest.
 func (r *Reader) header() (head byte, length, size int, err error) {
 	for i := 1; i <= 4; i++ {
-		b, err := r.in.Peek(i + 1)
+		b, err := r.in.peek(i + 1)
 		if err != nil {
 			if len(b) > 0 {
 				err = noEOF(err)
@@ -108,11 +107,9 @@ func (r *Reader) header() (head byte, length, size int, err error) {
 
 // packet reads the packet whose header was read.
 func (r *Reader) packet(head byte, length, size int) (Packet, error) {
-	if _, err := r.in.Discard(length); err != nil {
-		return Packet{}, noEOF(err)
-	}
+	r.in.discard(length)
 	b := make([]byte, size)
-	if _, err := io.ReadFull(r.in, b); err != nil {
+	if err := r.in.read(b); err != nil {
 		return Packet{}, noEOF(err)
 	}
 	return parse(head, b)

@@ -19,7 +19,7 @@ func (s *Session) read() {
 }
 
 func (s *Session) readPacket() error {
-	waited := s.in.in.Buffered() < 4 // else it came together with the one before, and the clock need not be asked again
+	waited := s.in.in.buffered() < 4 // else it came together with the one before, and the clock need not be asked again
 	head, length, size, err := s.in.header()
 	if err != nil {
 		return err
@@ -28,13 +28,13 @@ func (s *Session) readPacket() error {
 		s.readAt = time.Now()
 	}
 	if head == byte(Puback)<<4 && size == 2 { // the most frequent packets are parsed in place, all that are buffered
-		b, err := s.in.in.Peek(max(4, s.in.in.Buffered()))
+		b, err := s.in.in.peek(max(4, s.in.in.buffered()))
 		if err != nil {
 			return noEOF(err)
 		}
 		n, err := s.pubacks(b, s.readAt)
 		s.traceBytes(false, b[:n])
-		_, _ = s.in.in.Discard(n)
+		s.in.in.discard(n)
 		return err
 	}
 	p, err := s.in.packet(head, length, size)
@@ -54,7 +54,7 @@ func (s *Session) pubacks(b []byte, now time.Time) (n int, err error) {
 	}
 	s.telling.Store(int64(now.Sub(s.setupSince)) + 1)
 	if first {
-		s.o.Handler.FirstAck()
+		s.handler.FirstAck()
 	}
 	to.Done(s.tickets, nil)
 	s.telling.Store(0)
@@ -101,12 +101,12 @@ func (s *Session) handle(p *Packet, now time.Time) error {
 	case err != nil:
 		return err
 	case p.Kind == Publish:
-		if err := s.o.Handler.Message(p, r); err != nil {
+		if err := s.handler.Message(p, r); err != nil {
 			return err
 		}
 		s.waitForRoom(now)
-	case p.Kind == Connack && s.o.Sequential:
-		s.o.Handler.Opening()
+	case p.Kind == Connack && s.sequential:
+		s.handler.Opening()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.opening, s.opened = false, true
@@ -161,7 +161,7 @@ func (s *Session) connackLocked(p *Packet) error {
 		return &Refusal{Code: p.Code}
 	}
 	s.connected, s.stats.SessionPresent = true, p.Flag
-	s.opening = s.o.Sequential // handle goes on with it
+	s.opening = s.sequential // handle goes on with it
 	s.upLocked()
 	return nil
 }

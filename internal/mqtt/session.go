@@ -88,7 +88,11 @@ type Stats struct {
 // Session is one MQTT session on one connection, from CONNECT to its end. Its methods may be called
 // from any goroutine. An idle session costs one goroutine, its reader, and one timer.
 type Session struct {
-	o       Options
+	handler    Handler
+	endpoint   *Endpoint // nil: the server is not probed
+	trace      func(Traced)
+	sequential bool
+
 	conn    *Conn
 	in      *Reader   // the reader's own
 	readAt  time.Time // the reader's own: when it last had to wait
@@ -134,8 +138,8 @@ func NewSession(conn *Conn, o Options) *Session {
 	now := time.Now()
 	o.Window, o.Connect.KeepAlive = max(o.Window, 1), max(o.Connect.KeepAlive, time.Second)
 	s := &Session{
-		o: o, keepAlive: o.Connect.KeepAlive, conn: conn, in: NewReader(conn, maxInbound, readBuffer), ready: make(chan struct{}), done: make(chan struct{}),
-		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace,
+		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive, conn: conn, in: NewReader(conn, maxInbound, readBuffer), ready: make(chan struct{}), done: make(chan struct{}),
+		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace, opening: true, out: o.Connect.Append(nil),
 		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},
 	}
 	s.room = sync.NewCond(&s.mu)
@@ -146,16 +150,11 @@ func NewSession(conn *Conn, o Options) *Session {
 
 // Start sends the first packets and sets the reader and the watchdog to work.
 func (s *Session) Start() {
-	s.mu.Lock()
-	s.opening = true
-	s.out = s.o.Connect.Append(s.out)
-	s.o.Connect = Connect{} // it holds the password
-	s.mu.Unlock()
-	if !s.o.Sequential {
-		s.o.Handler.Opening()
+	if !s.sequential {
+		s.handler.Opening()
 	}
 	s.mu.Lock()
-	s.opening, s.opened = false, !s.o.Sequential
+	s.opening, s.opened = false, !s.sequential
 	s.flushLocked()
 	_ = s.armLocked(s.setupSince) // nothing can be overdue yet
 	s.mu.Unlock()
@@ -334,7 +333,7 @@ func (s *Session) end(err error, local, hard bool) {
 	s.stopLocked()
 	s.mu.Unlock()
 
-	s.o.Handler.Ended(past)
+	s.handler.Ended(past)
 	if hard {
 		Reset(s.conn.raw)
 	} else {
@@ -371,11 +370,11 @@ func (s *Session) describeLocked(err error, local bool) error {
 	f := &Failure{Phase: PhaseSession, Local: local, Err: Ended(err)}
 	switch {
 	case !s.connected:
-		f.Phase, f.Pipelined = PhaseConnect, !s.o.Sequential && !s.refused
+		f.Phase, f.Pipelined = PhaseConnect, !s.sequential && !s.refused
 	case !s.up:
 		f.Phase = PhaseSubscribe
 	}
-	return s.o.Handler.Describe(f)
+	return s.handler.Describe(f)
 }
 
 // openLocked returns an error if the session takes nothing new.
@@ -384,9 +383,9 @@ func (s *Session) openLocked() error {
 	case s.ended:
 		return s.err
 	case s.closing:
-		return s.o.Handler.Describe(&Failure{Phase: PhaseSession, Local: true, Err: s.why})
+		return s.handler.Describe(&Failure{Phase: PhaseSession, Local: true, Err: s.why})
 	case len(s.out) > maxQueued:
-		return s.o.Handler.Describe(&Failure{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
+		return s.handler.Describe(&Failure{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ const again = "again" // a PUBLISH with DUP
 
 // traceBytes reports the packets in b, all of which are complete.
 func (s *Session) traceBytes(sent bool, b []byte) {
-	if s.o.Trace == nil {
+	if s.trace == nil {
 		return
 	}
 	for r := bytes.NewReader(b); r.Len() > 0; {
@@ -29,13 +29,13 @@ func (s *Session) traceBytes(sent bool, b []byte) {
 		if err != nil {
 			return
 		}
-		s.o.Trace(describe(sent, packet))
+		s.trace(describe(sent, packet))
 	}
 }
 
 // tracePacket reports a packet that was received.
 func (s *Session) tracePacket(p *Packet) {
-	if s.o.Trace == nil {
+	if s.trace == nil {
 		return
 	}
 	t := Traced{Name: p.Kind.String(), ID: p.ID, Topic: p.Topic, Body: p.Body}
@@ -45,7 +45,7 @@ func (s *Session) tracePacket(p *Packet) {
 	case p.Kind == Publish && p.Flag:
 		t.More = []string{again}
 	}
-	s.o.Trace(t)
+	s.trace(t)
 }
 
 // describe turns a packet into its description. It leaves out the password of a CONNECT.

@@ -266,7 +266,7 @@ func (s *Session) armLocked(now time.Time) error {
 		s.suspectLocked(now)
 	}
 	if s.proved && s.listed {
-		s.moved = !s.o.Endpoint.has(s.conn.raw.LocalAddr())
+		s.moved = !s.endpoint.has(s.conn.raw.LocalAddr())
 	}
 	switch {
 	case s.moved:
@@ -307,7 +307,7 @@ func (s *Session) suspectLocked(now time.Time) {
 	if s.connected && s.pingSent.IsZero() {
 		s.pingLocked(now)
 	}
-	if s.o.Endpoint != nil {
+	if s.endpoint != nil {
 		s.probing, s.stopProbe = context.WithCancel(context.Background())
 		s.nextProbe = now
 	}
@@ -326,7 +326,7 @@ func (s *Session) probeLocked(now time.Time) {
 	}
 	s.wg.Go(func() {
 		defer s.Contain("probing")
-		from, err := s.o.Endpoint.probe(ctx, func() {
+		from, err := s.endpoint.probe(ctx, func() {
 			note(func() { // the watchdog looks at it when the session would be dead without
 				answered := time.Now()
 				s.patience = answered.Add(max(s.answerTime(), 3*answered.Sub(now)))
@@ -335,7 +335,7 @@ func (s *Session) probeLocked(now time.Time) {
 		if err != nil {
 			return
 		}
-		listed := s.o.Endpoint.has(from)
+		listed := s.endpoint.has(from)
 		note(func() {
 			s.proved, s.listed = true, listed
 			s.window = max(1, s.window/2)

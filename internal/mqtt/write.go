@@ -151,7 +151,7 @@ func (s *Session) restLocked() {
 		s.out, s.spare = nil, nil
 		s.flight.rest()
 		s.conn.wire.rest()
-		s.o.Handler.Idle()
+		s.handler.Idle()
 	}
 }
 
