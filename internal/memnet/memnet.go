@@ -1,9 +1,12 @@
-// Package memnet is a network without a kernel: listeners and connections that live in memory, so that a whole outage, with the
-// real client and the real simulator at its two ends, runs in the virtual time of testing/synctest.
+// Package memnet is a network in memory. With it a whole outage, with the real client and the real
+// simulator at its two ends, runs in the virtual time of testing/synctest, which cannot wait for a
+// kernel.
 //
-// It imitates what a device notices of TCP and nothing else: a refused dial, a dial that hears nothing, an orderly end (io.EOF), a
-// reset (ECONNRESET, and what was under way is gone), a path that swallows every byte, buffers that fill up, deadlines, and a
-// delay, which may vary and to which lost segments add. Errors carry the same types as those of package net, so that code that classifies them cannot tell the difference.
+// It imitates what a device notices of TCP, and nothing else: a refused dial, a dial without an
+// answer, an orderly end (io.EOF), a reset (ECONNRESET, and the data under way is gone), a path
+// that swallows every byte, buffers that fill up, deadlines, and a delay that may vary and that
+// grows with lost segments. Its errors have the types of those of package net, so code that
+// classifies them sees no difference.
 package memnet
 
 import (
@@ -19,13 +22,14 @@ import (
 	"time"
 )
 
-// bufferBytes is how much one direction of a connection holds before its writer has to wait, as a socket's buffers do.
+// bufferBytes is how much one direction of a connection holds before its writer must wait, like the
+// buffers of a socket.
 const bufferBytes = 256 << 10
 
 const (
-	segmentBytes = 1400                   // of a TCP segment
-	firstRTO     = time.Second            // before the round trip is known (RFC 6298)
-	minRTO       = 200 * time.Millisecond // as systems have it
+	segmentBytes = 1400                   // data of a TCP segment
+	firstRTO     = time.Second            // retransmission timeout before a round trip is known (RFC 6298)
+	minRTO       = 200 * time.Millisecond // the shortest one of common systems
 )
 
 // Net is one in-memory network. Its methods may be called from any goroutine.
@@ -37,7 +41,7 @@ type Net struct {
 	chance    *rand.Rand
 	listeners map[string]*listener
 	cut       map[string]bool
-	conns     map[*conn]string // the dialling side of each open connection, and the address it went to
+	conns     map[*conn]string // the dialling side of each open connection → the address
 	dials     map[string]int
 	nextPort  int
 }
@@ -50,24 +54,26 @@ func New() *Net {
 	}
 }
 
-// SetDelay makes every byte, and a dial's two trips, take d in each direction from now on.
+// SetDelay makes every byte take d from now on, in each direction. A dial takes it twice.
 func (n *Net) SetDelay(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.delay = d
 }
 
-// SetWeather makes each segment of either direction take up to jitter longer than the delay, evenly spread, and loses a share of them.
-// What is lost comes later, after as many retransmission timeouts as it was lost times, and holds up what was sent behind it, as TCP
-// does. The timeout is that of RFC 6298 for such a path. It does not double: what follows tells the sender which segments arrived
-// (RFC 8985). A SYN, which nothing follows, is repeated after 1 s, 2 s, 4 s.
+// SetWeather makes each segment of either direction take up to jitter longer than the delay, evenly
+// spread, and loses the share loss of them. As in TCP, a lost segment arrives later, a
+// retransmission timeout for each time that it was lost, and holds up everything sent behind it.
+// The timeout is that of RFC 6298 for such a path. It does not double, because later segments tell
+// the sender which ones arrived (RFC 8985). Nothing follows a SYN, so that is repeated after 1 s, 2
+// s, 4 s.
 func (n *Net) SetWeather(jitter time.Duration, loss float64, seed uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.jitter, n.loss, n.chance = jitter, loss, rand.New(rand.NewPCG(seed, 0))
 }
 
-// arrival is when size bytes that are sent now have come to the other end.
+// arrival is when size bytes that are sent now will have arrived.
 func (n *Net) arrival(size int) time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -83,7 +89,7 @@ func (n *Net) arrival(size int) time.Time {
 	return time.Now().Add(longest)
 }
 
-// handshake is how long SYN and its answer take.
+// handshake is how long a SYN and its answer take.
 func (n *Net) handshake() time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -107,29 +113,30 @@ func (n *Net) tripLocked() time.Duration {
 
 func (n *Net) lostLocked() bool { return n.loss > 0 && n.chance.Float64() < n.loss }
 
-// Cut makes the path to addr ("host:port") swallow everything, in both directions and for present and future connections, until
-// Mend. Nobody is told: this is the outage that only silence shows.
+// Cut makes the path to addr ("host:port") swallow everything until Mend, in both directions, for
+// present and future connections. Neither end gets an error: only the silence shows such an outage.
 func (n *Net) Cut(addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[addr] = true
 }
 
-// Mend ends a Cut. What was swallowed stays lost, so a connection that lived through it is of no more use, as after a NAT forgot it.
+// Mend ends a Cut. Swallowed data stays lost, so a connection that lived through the cut is of no
+// use any more, like one that a NAT has forgotten.
 func (n *Net) Mend(addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.cut, addr)
 }
 
-// Dials says how many dials to addr were made, whatever became of them.
+// Dials returns how many dials to addr were made, also failed ones.
 func (n *Net) Dials(addr string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.dials[addr]
 }
 
-// Open says how many connections to addr a client still holds open.
+// Open returns how many connections to addr a client still holds open.
 func (n *Net) Open(addr string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -148,7 +155,8 @@ func (n *Net) isCut(addr string) bool {
 	return n.cut[addr]
 }
 
-// Listen announces addr; port 0 picks a free one. A second listener on the same address is refused with EADDRINUSE.
+// Listen listens at addr; port 0 picks a free port. A second listener at the same address is
+// refused with EADDRINUSE.
 func (n *Net) Listen(network, addr string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -169,7 +177,8 @@ func (n *Net) Listen(network, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// DialContext connects to a listener. Without one it fails with ECONNREFUSED; on a cut path it waits for ctx to end.
+// DialContext connects to a listener. Without a listener it fails with ECONNREFUSED. On a cut path
+// it waits until ctx ends.
 func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	n.dials[addr]++
@@ -225,7 +234,8 @@ func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 }
 
-// ctxError is what package net makes of an ended context: a timeout keeps its type, so that nobody takes it for a cancellation.
+// ctxError returns the error that package net returns for an ended context. A timeout keeps its
+// type, so it is not mistaken for a cancellation.
 func ctxError(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return os.ErrDeadlineExceeded
@@ -244,7 +254,8 @@ type listener struct {
 	heard chan struct{} // closed when SYNs are answered again; nil while they are
 }
 
-// DropSYNs leaves dials unanswered until restore is called; those that still wait then get through, as a repeated SYN does.
+// DropSYNs leaves dials unanswered until restore is called. Dials that still wait then get through,
+// because a SYN is repeated.
 func (l *listener) DropSYNs() (restore func() error, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -273,7 +284,7 @@ func (l *listener) waitHearing(ctx context.Context) error {
 	case <-heard:
 		return nil
 	case <-l.closed:
-		return nil // the dial itself finds that out
+		return nil // the dial itself returns the error
 	case <-ctx.Done():
 		return ctxError(ctx)
 	}
@@ -290,7 +301,8 @@ func (l *listener) Accept() (net.Conn, error) {
 
 func (l *listener) Addr() net.Addr { return address(l.addr) }
 
-// Close refuses new dials and resets the connections nobody has accepted yet, as a kernel does.
+// Close refuses new dials, and resets the connections that nobody has accepted yet, as a kernel
+// does.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.net.mu.Lock()
@@ -340,7 +352,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	if c.net.isCut(c.path) || c.out.isLost() { // accepted by the local buffer, seen by nobody
+	if c.net.isCut(c.path) || c.out.isLost() { // the local buffer accepts it, and it never arrives
 		n, err := c.out.swallow(p)
 		return n, c.wrap("write", err)
 	}
@@ -355,7 +367,7 @@ func (c *conn) wrap(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-// SetLinger is that of net.TCPConn: 0 makes Close a reset.
+// SetLinger is like that of net.TCPConn: with 0, Close resets the connection.
 func (c *conn) SetLinger(sec int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -392,20 +404,20 @@ func (c *conn) SetDeadline(t time.Time) error {
 func (c *conn) SetReadDeadline(t time.Time) error  { c.in.setReadDeadline(t); return nil }
 func (c *conn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); return nil }
 
-// pipe is one direction: chunks with the time at which they may be read.
+// pipe is one direction of a connection: chunks, each with the time from which it may be read.
 type pipe struct {
-	arrival  func(size int) time.Time // of what is sent now
+	arrival  func(size int) time.Time // of data that is sent now
 	mu       sync.Mutex
 	cond     *sync.Cond
-	last     time.Time // the latest arrival so far: nothing overtakes
+	last     time.Time // the latest arrival so far; no later chunk arrives before it
 	chunks   []chunk
 	size     int
 	end      error     // what the reader gets once the chunks are read: io.EOF or a reset
-	endAt    time.Time // and from when on
+	endAt    time.Time // when the reader may get it
 	noReader error     // what the writer gets from now on
 	rclosed  bool      // the reading side closed it itself
 	wclosed  bool      // the writing side closed it itself
-	lost     bool      // something was swallowed: what is sent behind it would make no sense, so it is swallowed too
+	lost     bool      // something was swallowed, so everything behind it is swallowed too
 	rdl, wdl deadline
 }
 
@@ -461,7 +473,7 @@ func (p *pipe) read(b []byte) (int, error) {
 	}
 }
 
-// early says whether t is still to come, and sees to it that the reader is woken then.
+// early reports whether t is still to come. If it is, the reader is woken then.
 func (p *pipe) early(t time.Time) bool {
 	d := time.Until(t)
 	if d <= 0 {
@@ -500,7 +512,8 @@ func (p *pipe) isLost() bool {
 	return p.lost
 }
 
-// swallow takes the bytes as a full path does: until the buffer is full they are accepted and forgotten by nobody but the far end.
+// swallow accepts bytes that never arrive, until the buffer is full: the sender's side keeps them,
+// as it would wait for an acknowledgement.
 func (p *pipe) swallow(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -573,7 +586,7 @@ func (p *pipe) setDeadline(d *deadline, t time.Time) {
 		mine = time.AfterFunc(time.Until(t), func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if d.timer == mine { // else: replaced while this one was already on its way
+			if d.timer == mine { // otherwise it was replaced when it had already fired
 				d.expired = true
 				p.cond.Broadcast()
 			}

@@ -196,7 +196,8 @@ func TestSYNsAreDroppedUntilRestored(t *testing.T) {
 	})
 }
 
-// A connection follows the network's delay, but nothing on it overtakes what was sent before.
+// TestDelayChangesUnderAConnection: a connection follows the delay of the network, but no data
+// overtakes data that was sent before.
 func TestDelayChangesUnderAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New()
@@ -215,7 +216,8 @@ func TestDelayChangesUnderAConnection(t *testing.T) {
 	})
 }
 
-// TestWeatherKeepsTheOrder: what is lost comes later, a retransmission timeout at least, and so does what was sent behind it.
+// TestWeatherKeepsTheOrder: a lost segment arrives at least a retransmission timeout later, and so
+// does everything that was sent behind it.
 func TestWeatherKeepsTheOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New()

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Certificate makes a self-signed certificate for the given names and addresses, good from an hour ago (in the time of the caller,
-// which may be virtual) for a year, and the pool that trusts it.
+// Certificate makes a self-signed certificate for the given names and addresses, and the pool that
+// trusts it. It is valid for a year, from an hour ago by the caller's time, which may be virtual.
 func Certificate(t testing.TB, names ...string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
