@@ -171,7 +171,12 @@ func (b *Box) bound() (used, limit int64) {
 	return b.used(), b.opt.MaxBytes
 }
 
-func (b *Box) ringLimit() int64 { return min(maxRing, b.opt.MaxBytes) }
+func (b *Box) ringLimit() int64 {
+	if b.files == nil {
+		return b.opt.MaxBytes
+	}
+	return min(maxRing, b.opt.MaxBytes)
+}
 
 // lead commits what is waiting, the leader's own request among it, wakes those whose requests these were, and hands the lead to the
 // first who came meanwhile.
@@ -240,6 +245,11 @@ func (b *Box) syncSoon() {
 // not let it, they go into memory. made has the times of items that have none yet. The caller
 // leads.
 func (b *Box) commit(items []item, made []time.Time, sync bool) {
+	if b.files == nil {
+		b.stamp(items, made)
+		b.keep(items)
+		return
+	}
 	if degraded, due := b.isDegraded(); degraded && due {
 		b.regain() // before the stamps, because positions are counted anew when a disk is read late
 	}
@@ -274,7 +284,10 @@ func (b *Box) stamp(items []item, made []time.Time) {
 		return
 	}
 	b.mu.Lock()
-	first := b.next + uint64(len(b.loose))
+	first := b.next
+	if b.files != nil {
+		first += uint64(len(b.loose))
+	}
 	b.mu.Unlock()
 	b.opt.Stamp(first, made)
 	for i, t := range made {

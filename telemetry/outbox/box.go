@@ -21,7 +21,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -95,7 +94,8 @@ type Options struct {
 	Report func(Problem)
 }
 
-func (o Options) validate() error {
+// validate says what no box can have.
+func (o *Options) validate() error {
 	var errs []error
 	if o.MaxBytes < 0 {
 		errs = append(errs, fmt.Errorf("MaxBytes is %d: a number of bytes above 0, or 0 for %d", o.MaxBytes, DefaultMaxBytes))
@@ -114,15 +114,10 @@ func (o Options) validate() error {
 
 // Box is an open outbox. Its methods may be called from any goroutine.
 type Box struct {
-	dir     string
-	opt     Options
-	fs      FS
-	lock    io.Closer // nil until it can be taken; replaced under cur.syncing
-	segSize int64
-	ended   chan struct{} // closed when Close has done its work
-	endErr  error         // what Close returns; set before ended is closed
-
-	cur cursorFile
+	opt    Options
+	*files               // nil: the box is in memory
+	ended  chan struct{} // closed when Close has done its work
+	endErr error         // what Close returns; set before ended is closed
 
 	mu           sync.Mutex
 	closed       bool
@@ -130,64 +125,37 @@ type Box struct {
 	pending      []*request // waiting for a commit
 	pendingBytes int64      // of those, and of the commit under way
 
-	// The line: places up to diskEnd are in segments and durable, from there on in the ring. Only the leader lets it grow.
+	// The line: positions up to diskEnd are in segments and durable, from there on in the ring. Only the leader lets it grow.
 	segs    []*segment // ascending; each ends where the next begins
 	ring    *ring      // nil while the disk works, and before the first message that it does not take
 	acks    acks
 	gaps    gaps
-	next    uint64 // the place of the next message; places start at 1
+	next    uint64 // the position of the next message; positions start at 1
 	diskEnd uint64
-	endID   boxID // of the message at diskEnd-1; 0: it was never on the disk
-	endSeq  uint64
-	id      boxID  // of the disk
-	seq     uint64 // the last one of it that is durable
-	machine [16]byte
+	id      boxID     // of the disk; of the ring if the box is in memory
+	seq     uint64    // the last one of the disk's id that is durable
 	off     error     // why the disk is not used; nil while it is
 	retryAt time.Time // when it is tried again
 	blind   bool      // the disk could not be read yet, so nothing is handed out
 
+	unsynced uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
+
 	parked      []parked  // records that can never be sent, and cannot be set aside now
 	parkedUntil time.Time // when they are tried again
-
-	unsynced      uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
-	unsyncedBytes int64
-	timer         *time.Timer // that will sync them
-	armed         bool
-	timers        sync.WaitGroup
-
-	trash    []waste // segment files to delete or rename
-	hints    [4]hint
-	nextHint int
 
 	appended, acked, dropped, quarantined, lost uint64 // since Open
 
 	room, empty, idle signal // less is queued, nothing is queued, nobody has the lead
 
-	watches  []*watch    // readers that wait
-	wakes    []func()    // of watches, to be called
-	problems []Problem   // to be reported
-	news     atomic.Bool // there are some of these two
-
-	// cur.syncing guards these:
-	hasSlot   bool // there is a cursor file
-	badCursor bool // the cursor file must be set aside before another is made
+	watches  []*watch       // readers that wait
+	wakes    []func()       // of watches, to be called
+	problems []Problem      // to be reported
+	news     atomic.Bool    // there are some of these two
+	timers   sync.WaitGroup // of readers that wait, and of messages that are not synced
 
 	// Of the leader alone:
-	blindness   trouble   // why the box is blind
-	claimed     bool      // the identity file names Options.For
-	identity    *Identity // content of the identity file; nil: there is none
-	badIdentity bool      // the identity file must be set aside before another is made
-	writer      *writer   // nil: the next message needs a new segment, or reopen
-	reopen      *segment  // the newest segment from before Open, if it may be written on
-	tail        *tail     // what settle has to do
-	remains     []remains // of segments that were given up and are not overruled yet
-	newest      uint64    // the greatest number a segment file ever had
-	buf         []byte
-	batch       []item
-	made        []time.Time
-
-	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
-	looseBytes int64
+	batch []item
+	made  []time.Time
 }
 
 // signal wakes everybody who waits for a change. It is used under Box.mu.
@@ -218,16 +186,11 @@ func Open(dir string, o Options) (*Box, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
-	if o.MaxBytes == 0 {
-		o.MaxBytes = DefaultMaxBytes
-	}
 	if o.FS == nil {
 		o.FS = Disk()
 	}
-	b := &Box{
-		dir: dir, opt: o, fs: o.FS, segSize: segmentBytes(o.MaxBytes), ended: make(chan struct{}),
-		blind: true, acks: acks{cursor: 1}, next: 1, diskEnd: 1,
-	}
+	b := newBox(o)
+	b.files, b.blind = &files{dir: dir, fs: o.FS, segSize: segmentBytes(b.opt.MaxBytes)}, true
 	err := b.takeOver()
 	if b.blind && !needsPerson(err) {
 		err = b.takeOver() // a second try, because an error of a disk may pass at once
@@ -244,67 +207,12 @@ func Open(dir string, o Options) (*Box, error) {
 	return b, nil
 }
 
-// takeOver reads the directory and sets the state of the box from it. It changes no file while the
-// box is blind. The caller leads, or nobody else knows the box yet.
-func (b *Box) takeOver() error {
-	if b.lock == nil {
-		if err := b.fs.MkdirAll(b.dir); err != nil {
-			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
-		}
-		lock, err := b.fs.Lock(b.dir)
-		switch {
-		case errors.Is(err, ErrLocked):
-			return fmt.Errorf("outbox: %w: stop it, or use another directory", err)
-		case err != nil:
-			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
-		}
-		b.lock = lock
+// newBox is an empty box.
+func newBox(o Options) *Box {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
 	}
-	l, err := load(b.fs, b.dir, b.doubt())
-	if err == nil {
-		err = b.opt.For.check(l, b.opt.SendHere)
-	}
-	if err != nil {
-		return err
-	}
-	changed := b.adopt(l)
-	b.clean(l)
-	if err = b.settle(); err != nil {
-		b.mu.Lock()
-		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
-		b.mu.Unlock()
-	} else {
-		err = b.openFiles()
-	}
-	if err == nil && changed {
-		err = b.syncAcks(true)
-	}
-	return err
-}
-
-// openFiles opens the cursor and the identity for writing. The caller leads, or nobody else knows
-// the box yet.
-func (b *Box) openFiles() error {
-	err := b.claim()
-	if err == nil {
-		err = b.openCursor()
-	}
-	return err
-}
-
-// doubt says how takeOver must treat damage: as an error, until it has lasted for doubtFor.
-func (b *Box) doubt() reading {
-	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
-		return believing
-	}
-	return owning
-}
-
-func (b *Box) unlock() error {
-	if b.lock == nil {
-		return nil
-	}
-	return b.lock.Close()
+	return &Box{opt: o, ended: make(chan struct{}), acks: acks{cursor: 1}, next: 1, diskEnd: 1}
 }
 
 // WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when
@@ -353,9 +261,9 @@ type Stats struct {
 
 // Stats returns the figures of now.
 func (b *Box) Stats() Stats {
-	b.cur.mu.Lock()
-	unsaved := b.cur.failed
-	b.cur.mu.Unlock()
+	b.lockCursor()
+	unsaved := b.files != nil && b.cur.failed
+	b.unlockCursor()
 	b.mu.Lock()
 	s := Stats{
 		ID: b.id.String(), LastSeq: b.seq + b.unsynced, Queued: b.count(), Unsynced: b.unsynced, QueuedBytes: b.used(),
@@ -425,7 +333,7 @@ func (b *Box) Close() error {
 		b.mu.Lock()
 	}
 	b.leading = true
-	if b.armed && b.timer.Stop() {
+	if b.files != nil && b.armed && b.timer.Stop() {
 		b.timers.Done()
 	}
 	b.mu.Unlock()
@@ -433,54 +341,8 @@ func (b *Box) Close() error {
 	defer close(b.ended)
 
 	b.timers.Wait()
-	b.commit(nil, nil, true)
-	if degraded, _ := b.isDegraded(); degraded {
-		b.regain()
+	if b.files != nil {
+		b.endErr = b.closeFiles()
 	}
-	b.seal()
-	c := &b.cur
-	c.mu.Lock()
-	c.closing = true
-	if c.armed && c.timer.Stop() {
-		c.timers.Done()
-	}
-	c.mu.Unlock()
-	c.timers.Wait()
-	b.endErr = b.closeFiles()
 	return b.endErr
-}
-
-// closeFiles is the end of Close.
-func (b *Box) closeFiles() error {
-	var errs []error
-	b.mu.Lock()
-	if r := b.ring; r != nil {
-		n := uint64(0)
-		for _, x := range b.acks.open(span{r.base, r.end() - 1}) {
-			n += x.last - x.first + 1
-		}
-		if n > 0 {
-			errs = append(errs, fmt.Errorf("%d messages were only in memory and are lost: %w", n, b.off))
-		}
-	}
-	b.mu.Unlock()
-	if b.hasCursor() {
-		if err := b.syncAcks(true); err != nil {
-			errs = append(errs, err)
-		} else {
-			b.reclaim()
-		}
-	}
-	c := &b.cur
-	c.mu.Lock()
-	if c.file != nil {
-		errs = append(errs, c.file.Close())
-		c.file = nil
-	}
-	c.mu.Unlock()
-	errs = append(errs, b.unlock())
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("outbox: closing %s: %w", b.dir, err)
-	}
-	return nil
 }

@@ -324,6 +324,9 @@ var errNoCursor = errors.New("there is no cursor file yet")
 
 // saveSoon writes a slot, and starts the timer that syncs it. b.cur.mu is held.
 func (b *Box) saveSoon() {
+	if b.files == nil {
+		return
+	}
 	_, _ = b.save() // reported by save, and not forgotten: dirty stays
 	b.syncAcksIn(max(syncEvery, b.opt.SyncEvery))
 }

@@ -344,6 +344,9 @@ func (b *Box) cutOffAll() error {
 
 // used is the bytes of the segments that hold queued messages. b.mu is held.
 func (b *Box) used() int64 {
+	if b.files == nil {
+		return 0
+	}
 	bytes := b.unsyncedBytes
 	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.cursor; i-- {
 		if len(b.acks.spans) == 0 || !b.acks.whole(b.segs[i]) {

@@ -638,6 +638,9 @@ func (b *Box) handOut(records []Record) []Record {
 	}
 	b.mu.Unlock()
 
+	if b.files == nil {
+		return kept
+	}
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
 	switch {
@@ -675,8 +678,8 @@ func (b *Box) nameOf(pos uint64) (boxID, uint64) {
 // places of the call leave all the same.
 func (b *Box) Ack(places ...uint64) error {
 	defer b.report()
-	b.cur.mu.Lock()
-	defer b.cur.mu.Unlock()
+	b.lockCursor()
+	defer b.unlockCursor()
 	b.mu.Lock()
 	var failed error
 	before := b.acked

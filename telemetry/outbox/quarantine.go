@@ -257,8 +257,8 @@ func (b *Box) putAside(p parked) error {
 		}
 		return errNotRead
 	}
-	b.cur.mu.Lock()
-	defer b.cur.mu.Unlock()
+	b.lockCursor()
+	defer b.unlockCursor()
 	r := &one.records[0]
 	err := b.setAside(SetAside{
 		ID: r.ID, Why: p.why.Error(), Created: &r.Created, ContentType: r.ContentType, ContentEncoding: r.ContentEncoding,
@@ -278,11 +278,19 @@ func (b *Box) putAside(p parked) error {
 	b.quarantined++
 	b.problem(Problem{
 		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: p.why,
-		Text: fmt.Sprintf("message %s can never be sent and was set aside in %s", id.name(seq), filepath.Join(b.dir, quarantineName)),
+		Text: fmt.Sprintf("message %s can never be sent and was %s", id.name(seq), b.asideIn()),
 	})
 	b.mu.Unlock()
 	b.saveSoon()
 	return nil
+}
+
+// asideIn says where a message was set aside.
+func (b *Box) asideIn() string {
+	if b.files == nil {
+		return "dropped"
+	}
+	return "set aside in " + filepath.Join(b.dir, quarantineName)
 }
 
 var errNotRead = errors.New("it cannot be read now")
@@ -293,6 +301,9 @@ func (b *Box) unparkLocked(pos uint64) {
 
 // setAside appends a line to the quarantine file, durably. b.cur.mu is held.
 func (b *Box) setAside(q SetAside) error {
+	if b.files == nil {
+		return nil
+	}
 	q.At = time.Now().UTC()
 	line, err := json.Marshal(q)
 	if err != nil {

@@ -38,7 +38,10 @@ func (r *ring) pop(n int) {
 	r.items = r.items[n:]
 	r.base += uint64(n)
 	r.seq += uint64(n)
-	if cap(r.items) > 64 && len(r.items) < cap(r.items)/4 {
+	switch {
+	case len(r.items) == 0:
+		r.items = nil
+	case cap(r.items) > 64 && len(r.items) < cap(r.items)/4:
 		r.items = append(make([]item, 0, 2*len(r.items)), r.items...) // what was popped must not be held
 	}
 }

@@ -1,0 +1,172 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// files is what a box has on a disk. Box.mu guards its fields, unless something else is said.
+type files struct {
+	dir     string    // never changes
+	fs      FS        // never changes
+	segSize int64     // never changes
+	lock    io.Closer // nil until it can be taken; replaced under cur.syncing
+
+	cur cursorFile
+
+	endID   boxID // of the message at diskEnd-1; 0: it was never on the disk
+	endSeq  uint64
+	machine [16]byte
+
+	unsyncedBytes int64       // of the unsynced messages
+	timer         *time.Timer // that will sync them
+	armed         bool
+
+	trash    []waste // segment files to delete or rename
+	hints    [4]hint
+	nextHint int
+
+	// cur.syncing guards these:
+	hasSlot   bool // there is a cursor file
+	badCursor bool // the cursor file must be set aside before another is made
+
+	// Of the leader alone:
+	blindness   trouble   // why the box is blind
+	claimed     bool      // the identity file names Options.For
+	identity    *Identity // content of the identity file; nil: there is none
+	badIdentity bool      // the identity file must be set aside before another is made
+	writer      *writer   // nil: the next message needs a new segment, or reopen
+	reopen      *segment  // the newest segment from before Open, if it may be written on
+	tail        *tail     // what settle has to do
+	remains     []remains // of segments that were given up and are not overruled yet
+	newest      uint64    // the greatest number a segment file ever had
+	buf         []byte
+
+	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
+	looseBytes int64
+}
+
+// takeOver reads the directory and sets the state of the box from it. It changes no file while the
+// box is blind. The caller leads, or nobody else knows the box yet.
+func (b *Box) takeOver() error {
+	if b.lock == nil {
+		if err := b.fs.MkdirAll(b.dir); err != nil {
+			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+		}
+		lock, err := b.fs.Lock(b.dir)
+		switch {
+		case errors.Is(err, ErrLocked):
+			return fmt.Errorf("outbox: %w: stop it, or use another directory", err)
+		case err != nil:
+			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
+		}
+		b.lock = lock
+	}
+	l, err := load(b.fs, b.dir, b.doubt())
+	if err == nil {
+		err = b.opt.For.check(l, b.opt.SendHere)
+	}
+	if err != nil {
+		return err
+	}
+	changed := b.adopt(l)
+	b.clean(l)
+	if err = b.settle(); err != nil {
+		b.mu.Lock()
+		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
+		b.mu.Unlock()
+	} else {
+		err = b.openFiles()
+	}
+	if err == nil && changed {
+		err = b.syncAcks(true)
+	}
+	return err
+}
+
+// openFiles opens the cursor and the identity for writing. The caller leads, or nobody else knows
+// the box yet.
+func (b *Box) openFiles() error {
+	err := b.claim()
+	if err == nil {
+		err = b.openCursor()
+	}
+	return err
+}
+
+// doubt says how takeOver must treat damage: as an error, until it has lasted for doubtFor.
+func (b *Box) doubt() reading {
+	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
+		return believing
+	}
+	return owning
+}
+
+func (b *Box) unlock() error {
+	if b.lock == nil {
+		return nil
+	}
+	return b.lock.Close()
+}
+
+// closeFiles is the end of Close. The caller leads.
+func (b *Box) closeFiles() error {
+	b.commit(nil, nil, true)
+	if degraded, _ := b.isDegraded(); degraded {
+		b.regain()
+	}
+	b.seal()
+	c := &b.cur
+	c.mu.Lock()
+	c.closing = true
+	if c.armed && c.timer.Stop() {
+		c.timers.Done()
+	}
+	c.mu.Unlock()
+	c.timers.Wait()
+	var errs []error
+	b.mu.Lock()
+	if r := b.ring; r != nil {
+		n := uint64(0)
+		for _, x := range b.acks.open(span{r.base, r.end() - 1}) {
+			n += x.last - x.first + 1
+		}
+		if n > 0 {
+			errs = append(errs, fmt.Errorf("%d messages were only in memory and are lost: %w", n, b.off))
+		}
+	}
+	b.mu.Unlock()
+	if b.hasCursor() {
+		if err := b.syncAcks(true); err != nil {
+			errs = append(errs, err)
+		} else {
+			b.reclaim()
+		}
+	}
+	c.mu.Lock()
+	if c.file != nil {
+		errs = append(errs, c.file.Close())
+		c.file = nil
+	}
+	c.mu.Unlock()
+	errs = append(errs, b.unlock())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("outbox: closing %s: %w", b.dir, err)
+	}
+	return nil
+}
+
+// lockCursor locks the cursor, if there is one.
+func (b *Box) lockCursor() {
+	if b.files != nil {
+		b.cur.mu.Lock()
+	}
+}
+
+func (b *Box) unlockCursor() {
+	if b.files != nil {
+		b.cur.mu.Unlock()
+	}
+}
