@@ -203,6 +203,7 @@ func Open(dir string, o Options) (*Box, error) {
 		b.degrade(err)
 	}
 	b.reclaim()
+	b.rest()
 	b.report()
 	return b, nil
 }

@@ -150,7 +150,9 @@ type cursorFile struct {
 	syncing sync.Mutex // held by the goroutine that syncs; taken before mu
 
 	mu      sync.Mutex
-	file    File          // nil until the disk lets us make it
+	file    File          // nil until the disk lets us make it, and while it rests
+	resting bool          // the file was closed because there is nothing to write; it holds what was synced
+	foreign bool          // another file has the name of ours
 	turn    uint64        // of the slot written last
 	slot    int           // the one being written
 	synced  int           // the slot that is synced; no write touches it
@@ -168,6 +170,40 @@ type cursorFile struct {
 	buf     []byte
 }
 
+// has says whether there is a cursor file, or should be. c.mu is held.
+func (c *cursorFile) has() bool { return c.file != nil || c.resting || c.astray }
+
+// rest closes the file if all of it is synced. The next slot opens it again. c.mu is held.
+func (c *cursorFile) rest() {
+	if c.file == nil || c.dirty || c.astray || c.failed {
+		return
+	}
+	_ = c.file.Close() // it is synced
+	c.file, c.resting, c.buf = nil, true, nil
+}
+
+// wakeCursor opens the cursor file that rests. If that fails, or another file has its name, the
+// next sync makes it good. b.cur.mu is held.
+func (b *Box) wakeCursor() {
+	c := &b.cur
+	c.resting = false
+	f, err := b.fs.Open(filepath.Join(b.dir, cursorName), readWrite)
+	if err != nil {
+		c.astray = true
+		return
+	}
+	held := make([]byte, slotSize)
+	_, err = f.ReadAt(held, int64(c.synced)*slotSize)
+	if s, ok, bad := readSlot(held); err == nil && (!ok || bad != nil || s.turn != c.turn) {
+		c.foreign = true
+	}
+	if c.astray = err != nil || c.foreign; c.astray {
+		_ = f.Close()
+		return
+	}
+	c.file = f
+}
+
 // openCursor opens the cursor file for writing. When it returns nil, the current slot is on the
 // disk.
 func (b *Box) openCursor() error {
@@ -175,7 +211,7 @@ func (b *Box) openCursor() error {
 	c.syncing.Lock()
 	defer c.syncing.Unlock()
 	c.mu.Lock()
-	isOpen := c.file != nil && !c.astray
+	isOpen := (c.file != nil || c.resting) && !c.astray
 	c.mu.Unlock()
 	if isOpen {
 		return nil
@@ -189,11 +225,13 @@ func (b *Box) renewCursor() error {
 	name := filepath.Join(b.dir, cursorName)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.file != nil { // our file is gone, so memory has the truth
-		_ = c.file.Close()
-		c.file, b.hasSlot, b.badCursor = nil, false, true // another file may have its name
+	if c.file != nil || c.foreign { // our file is gone, so memory has the truth
+		if c.file != nil {
+			_ = c.file.Close()
+		}
+		c.file, c.foreign, b.hasSlot, b.badCursor = nil, false, false, true // another file may have its name
 	}
-	c.astray = true
+	c.astray, c.resting = true, false
 	if b.badCursor {
 		if err := b.fs.Rename(name, name+badSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -296,6 +334,9 @@ func longest(spans []span, n int) []span {
 func (b *Box) save() (slot, error) {
 	c := &b.cur
 	c.dirty = true
+	if c.resting {
+		b.wakeCursor()
+	}
 	if c.file == nil {
 		return slot{}, errNoCursor
 	}
@@ -315,7 +356,7 @@ func (b *Box) save() (slot, error) {
 func (b *Box) hasCursor() bool {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
-	return b.cur.file != nil || b.cur.astray
+	return b.cur.has()
 }
 
 var errAcksNotSaved = errors.New("acknowledgements cannot be written down")
@@ -334,7 +375,7 @@ func (b *Box) saveSoon() {
 // syncAcksIn starts the timer that syncs. The timer starts again after a failure. b.cur.mu is held.
 func (b *Box) syncAcksIn(d time.Duration) {
 	c := &b.cur
-	if c.armed || c.closing || c.file == nil && !c.astray {
+	if c.armed || c.closing || !c.has() {
 		return
 	}
 	c.armed = true
@@ -347,6 +388,7 @@ func (b *Box) syncAcksIn(d time.Duration) {
 		err := b.syncAcks(false)
 		if err == nil {
 			b.reclaim()
+			b.rest()
 		}
 		c.mu.Lock()
 		if c.pause = min(max(2*c.pause, syncEvery), retryEvery); err != nil {

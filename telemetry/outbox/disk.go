@@ -216,23 +216,9 @@ func (b *Box) stored(w *writer) {
 
 // open sees to it that b.writer takes a message of need bytes at a place.
 func (b *Box) open(at place, need int64) error {
-	if s := b.reopen; b.writer == nil && s != nil {
-		b.reopen = nil
-		if s.size+need <= b.segSize {
-			// A newer file that was deleted must not come back after a power cut: it would overrule what we write now.
-			if err := b.fs.SyncDir(b.dir); err != nil {
-				return err
-			}
-			f, err := b.fs.Open(b.path(s.num), readWrite)
-			if err != nil {
-				return err
-			}
-			if h, _, err := readHeader(f); err != nil || h.salt != s.salt {
-				_ = f.Close() // nothing was written
-				return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
-			}
-			_ = f.Truncate(b.segSize) // only makes the syncs cheaper
-			b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.base), isOn: true}
+	if b.writer == nil && b.reopen != nil {
+		if err := b.openAgain(need); err != nil {
+			return err
 		}
 	}
 	if w := b.writer; w != nil {
@@ -260,6 +246,34 @@ func (b *Box) open(at place, need int64) error {
 	b.newest = s.num
 	_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 	b.writer = &writer{seg: s, file: f, name: b.path(s.num)}
+	return nil
+}
+
+// openAgain makes the newest segment the one that is written, if it has room.
+func (b *Box) openAgain(need int64) error {
+	s, rested := b.reopen, b.rested
+	b.reopen, b.rested = nil, false
+	if s.size+need > b.segSize {
+		return nil
+	}
+	if !rested {
+		// A newer file that was deleted must not come back after a power cut: it would overrule what we write now.
+		if err := b.fs.SyncDir(b.dir); err != nil {
+			return err
+		}
+	}
+	f, err := b.fs.Open(b.path(s.num), readWrite)
+	if err != nil {
+		return err
+	}
+	if h, _, err := readHeader(f); err != nil || h.salt != s.salt {
+		_ = f.Close() // nothing was written
+		return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
+	}
+	if !rested {
+		_ = f.Truncate(b.segSize) // only makes the syncs cheaper
+	}
+	b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.base), isOn: true}
 	return nil
 }
 

@@ -38,7 +38,8 @@ type files struct {
 	identity    *Identity // content of the identity file; nil: there is none
 	badIdentity bool      // the identity file must be set aside before another is made
 	writer      *writer   // nil: the next message needs a new segment, or reopen
-	reopen      *segment  // the newest segment from before Open, if it may be written on
+	reopen      *segment  // the newest segment, if it may be written on but is not open
+	rested      bool      // reopen was closed by rest: it is longer than its messages, and no newer file was ever deleted
 	tail        *tail     // what settle has to do
 	remains     []remains // of segments that were given up and are not overruled yet
 	newest      uint64    // the greatest number a segment file ever had
@@ -118,6 +119,7 @@ func (b *Box) closeFiles() error {
 		b.regain()
 	}
 	b.seal()
+	b.trim()
 	c := &b.cur
 	c.mu.Lock()
 	c.closing = true
@@ -156,6 +158,47 @@ func (b *Box) closeFiles() error {
 		return fmt.Errorf("outbox: closing %s: %w", b.dir, err)
 	}
 	return nil
+}
+
+// rest closes the files and gives back the buffers of a box in which nothing is queued, so that a
+// process can have thousands of them. The next append opens the files again. A box that is written
+// to meanwhile does not rest.
+func (b *Box) rest() {
+	b.mu.Lock()
+	if b.leading || b.closed || b.blind || b.off != nil || b.ring != nil || b.count() > 0 {
+		b.mu.Unlock()
+		return
+	}
+	b.leading = true
+	b.hints, b.nextHint = [4]hint{}, 0
+	b.acks.spans = nil // it has none
+	b.mu.Unlock()
+	if w := b.writer; w != nil && w.isOn {
+		_ = w.file.Close() // everything in it is synced
+		b.writer, b.reopen, b.rested = nil, w.seg, true
+	}
+	b.buf, b.batch, b.made, b.loose = nil, nil, nil, nil
+	b.cur.mu.Lock()
+	b.cur.rest()
+	b.cur.mu.Unlock()
+	b.mu.Lock()
+	b.passLead()
+	b.mu.Unlock()
+}
+
+// trim gives back what a segment that rests did not use.
+func (b *Box) trim() {
+	if !b.rested || b.reopen == nil {
+		return
+	}
+	f, err := b.fs.Open(b.path(b.reopen.num), readWrite)
+	if err != nil {
+		return // the rest is zeros, which readers skip as well
+	}
+	if h, _, err := readHeader(f); err == nil && h.salt == b.reopen.salt {
+		_ = f.Truncate(b.reopen.size)
+	}
+	_ = f.Close()
 }
 
 // lockCursor locks the cursor, if there is one.

@@ -177,6 +177,13 @@ func (s *sweep) live() {
 	s.append(4)
 	s.drain(20*time.Millisecond, 5)
 	time.Sleep(1500 * time.Millisecond)
+	for range 2 { // it rests, and is woken
+		s.drain(20*time.Millisecond, 100)
+		time.Sleep(3 * time.Second)
+		s.append(2)
+	}
+	s.drain(20*time.Millisecond, 1)
+	time.Sleep(1500 * time.Millisecond)
 }
 
 func (s *sweep) quarantine() {

@@ -348,6 +348,18 @@ func (w *world) present() {
 	}
 }
 
+// rest lets everything arrive that can be read now, and sleeps until the box rests, if it can.
+func (w *world) rest() {
+	w.t.Helper()
+	for range 100 {
+		if w.fetch(20); len(w.flight) == 0 {
+			break
+		}
+		w.ackAll()
+	}
+	w.sleep(3 * time.Second)
+}
+
 // step does something.
 func (w *world) step(drops bool) {
 	w.t.Helper()
@@ -363,6 +375,8 @@ func (w *world) step(drops bool) {
 		if w.seed%2 == 1 {
 			w.fetchAhead(1 + w.rnd.IntN(20))
 		}
+	case p < 86:
+		w.rest()
 	case p < 88:
 		w.sleep(time.Duration(w.rnd.IntN(7000)) * time.Millisecond)
 	case p < 91:
@@ -517,6 +531,9 @@ func TestEveryCallFailsOnce(t *testing.T) {
 				w.close()
 				w.open()
 			}
+			if i == 8 || i == 10 {
+				w.rest()
+			}
 			if i == crash {
 				w.crash(true)
 			}
@@ -635,6 +652,9 @@ func everyCallFails(t *testing.T, o Options) {
 				if i == 6 {
 					w.close()
 					w.open()
+				}
+				if i >= 8 {
+					w.rest()
 				}
 			}
 			then()

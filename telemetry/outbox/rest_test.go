@@ -1,0 +1,201 @@
+package outbox
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// resting opens a box, lets a message arrive and waits until the box rests.
+func resting(t *testing.T, disk *memFS, got *reports) *Box {
+	t.Helper()
+	b := openBox(t, "/box", Options{FS: disk, Report: got.add})
+	appendBodies(t, b, "1")
+	ackAll(t, b, queued(t, b))
+	time.Sleep(2 * syncEvery)
+	synctest.Wait()
+	if b.writer != nil || b.cur.file != nil || b.buf != nil {
+		t.Fatal("it does not rest")
+	}
+	return b
+}
+
+// A box in which nothing is queued has closed its files; a message wakes it, with no more syncs than one that was awake; and after a
+// restart everything is as it was.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got reports
+		disk := newMemFS()
+		b := resting(t, disk, &got)
+		syncs, dirs := disk.count("sync"), disk.count("syncdir")
+		for n := 2; n < 5; n++ {
+			appendBodies(t, b, body(n))
+			ackAll(t, b, queued(t, b))
+			time.Sleep(2 * syncEvery)
+			synctest.Wait()
+			if b.writer != nil || b.cur.file != nil {
+				t.Errorf("it does not rest after %d messages", n)
+			}
+		}
+		equal(t, "syncs, of three messages and three acknowledgements", disk.count("sync")-syncs, 6)
+		equal(t, "syncs of the directory", disk.count("syncdir")-dirs, 0)
+		if names := disk.count("create"); names > 3 {
+			t.Errorf("%d files were made", names)
+		}
+		size := int64(len(disk.file(b.path(1)).data))
+		closeBox(t, b)
+		if now := int64(len(disk.file(b.path(1)).data)); now >= size || now != b.segs[0].size {
+			t.Errorf("the segment has %d bytes, of %d", now, size)
+		}
+		again := openBox(t, "/box", Options{FS: disk, Report: got.add})
+		if again.cur.file != nil {
+			t.Error("an empty box does not rest from the beginning")
+		}
+		appendBodies(t, again, "5")
+		r := queued(t, again)
+		equal(t, "id", r[0].ID, b.ID()+"-5")
+		equal(t, "reports", len(got.all), 0)
+		closeBox(t, again)
+	})
+}
+
+// Whatever happens to the files of a box that rests, the next message is durable, and no seq names two of them.
+func TestRestWhileFilesChange(t *testing.T) {
+	for name, v := range map[string]struct {
+		change func(t *testing.T, disk *memFS, b *Box)
+		kinds  string // of the reports
+	}{
+		"the segment is deleted": {func(t *testing.T, disk *memFS, b *Box) { must(t, disk.Remove(b.path(1))) }, ""},
+		"the cursor is deleted":  {func(t *testing.T, disk *memFS, _ *Box) { must(t, disk.Remove("/box/"+cursorName)) }, ""},
+		"both are deleted": {func(t *testing.T, disk *memFS, b *Box) {
+			must(t, disk.Remove(b.path(1)))
+			must(t, disk.Remove("/box/"+cursorName))
+		}, ""},
+		"the segment is replaced":    {func(t *testing.T, disk *memFS, b *Box) { replace(t, disk, b.path(1)) }, ""},
+		"the cursor is replaced":     {func(t *testing.T, disk *memFS, _ *Box) { replace(t, disk, "/box/"+cursorName) }, ""},
+		"no file can be opened once": {func(_ *testing.T, disk *memFS, _ *Box) { failOnce(disk, "open") }, ""},
+		"no file can be read once":   {func(_ *testing.T, disk *memFS, _ *Box) { failOnce(disk, "read") }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got reports
+				disk := newMemFS()
+				b := resting(t, disk, &got)
+				v.change(t, disk, b)
+				appendBodies(t, b, "2", "3")
+				r := queued(t, b)
+				equal(t, "bodies", strings.Join(bodiesOf(r), " "), "2 3")
+				if err := b.Ack(r[0].Pos); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(10 * time.Second)
+				if s := b.Stats(); s.Degraded || s.AcksNotSaved || s.Err != nil || s.ID != b.ID() {
+					t.Errorf("%+v", s)
+				}
+				disk = disk.killed()
+				again := openBox(t, "/box", Options{FS: disk, Report: got.add})
+				r = append(r[:1], queued(t, again)...)
+				equal(t, "ids after a kill", strings.Join(idsOf(r), " "), fmt.Sprintf("%s-2 %s-3", b.ID(), b.ID()))
+				for _, p := range got.all {
+					if p.Messages > 0 {
+						t.Errorf("%v: %s", p.Kind, p.Text)
+					}
+				}
+				closeBox(t, again)
+				b.fs = newMemFS()
+				_ = b.Close()
+			})
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replace puts another file in the place of one, with bytes that are nobody's.
+func replace(t *testing.T, disk *memFS, name string) {
+	t.Helper()
+	must(t, disk.Rename(name, name+".away"))
+	f, err := disk.Open(name, readWrite|create)
+	must(t, err)
+	_, err = f.WriteAt([]byte("something else"), 0)
+	must(t, err)
+	must(t, f.Close())
+}
+
+func failOnce(disk *memFS, what string) {
+	failed := false
+	disk.deny = func(op, _ string) error {
+		if op == what && !failed {
+			failed = true
+			return syscall.EMFILE
+		}
+		return nil
+	}
+}
+
+// What an idle box costs: no open file but its lock, and little memory. docs/benchmarks.md has the figures.
+func TestIdleBoxIsCheap(t *testing.T) {
+	const boxes = 200
+	for name, v := range map[string]struct {
+		open         func(t *testing.T, i int) *Box
+		bytes, files int
+	}{
+		"memory": {func(t *testing.T, _ int) *Box {
+			b, err := NewMemory(Options{})
+			must(t, err)
+			return b
+		}, 1 << 10, 0},
+		"disk": {func(t *testing.T, i int) *Box {
+			return openBox(t, filepath.Join(t.TempDir(), fmt.Sprint(i)), Options{})
+		}, 3 << 10, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			opened := openFiles()
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			all := map[int]*Box{}
+			for i := range boxes {
+				b := v.open(t, i)
+				appendBodies(t, b, strings.Repeat("x", 1000))
+				ackAll(t, b, queued(t, b))
+				b.Notify(func() {}, Part{After: b.Last()})
+				all[i] = b
+			}
+			if v.files > 0 {
+				time.Sleep(syncEvery + 500*time.Millisecond)
+			}
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			if n := openFiles() - opened; n > v.files*boxes {
+				t.Errorf("%d open files", n)
+			}
+			each := (int(after.HeapAlloc) - int(before.HeapAlloc)) / boxes
+			if t.Logf("%d bytes each", each); each > v.bytes {
+				t.Errorf("%d bytes each", each)
+			}
+			for b := range maps.Values(all) {
+				closeBox(t, b)
+			}
+		})
+	}
+}
+
+// openFiles is how many descriptors this process has; 0 where nobody can tell.
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
