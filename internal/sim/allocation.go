@@ -22,7 +22,7 @@ import (
 // hubNamed returns the hub that has this name or host name, nil if there is none.
 func (r *registry) hubNamed(name string) *hub {
 	for _, h := range r.hubs {
-		if strings.EqualFold(name, h.name) || slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(name, host) }) {
+		if strings.EqualFold(name, h.name) || h.knownAs(name) {
 			return h
 		}
 	}

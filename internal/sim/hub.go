@@ -164,8 +164,10 @@ func (h *hub) Host() string { return h.host }
 // azureName is what the hub is called in Azure's own domain.
 func (h *hub) azureName() string { return h.name + azure.DomainHubs }
 
-// knownAs says whether clients may use the name of a host for this hub.
-func (h *hub) knownAs(host string) bool { return slices.Contains(h.hosts, host) }
+// knownAs says whether clients may use the name of a host, with or without a port, for this hub.
+func (h *hub) knownAs(host string) bool {
+	return slices.ContainsFunc(h.hosts, func(own string) bool { return strings.EqualFold(own, host) })
+}
 
 // connections counts the devices and modules that are connected.
 func (h *hub) connections() int { return int(h.live.Load()) }
@@ -540,4 +542,12 @@ func (h *hub) reachable() bool {
 		return false
 	}
 	return true
+}
+
+// held returns how many bytes of memory the packets take that wait for the device.
+func (i *identity) held() int {
+	if s := i.online(); s != nil {
+		return s.wire.Held()
+	}
+	return 0
 }

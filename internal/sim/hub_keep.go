@@ -275,3 +275,24 @@ func (h *hub) restore() error {
 func documentOf(k keptDocument) document {
 	return document{props: k.Props, written: k.Written, version: k.Version}
 }
+
+// lasting returns everything of an identity that a restart must bring back, to be encoded as JSON. Tests
+// compare it before and after one.
+func (i *identity) lasting() (all []any) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	d, twin := i.document(), i.twinDocument()
+	d.ConnectionState, twin.ConnectionState = "", ""
+	all = append(all, i.name(), i.auth, d, twin, i.mail.lastSeq)
+	for _, m := range i.mail.messages {
+		state, body := m.state, m.body
+		if m.token == "" && state == C2DDelivered { // the connection is lost with the process
+			state = C2DEnqueued
+		}
+		if !m.pending() {
+			body = nil
+		}
+		all = append(all, m.mid, m.topic, string(body), m.ack, m.enqueued.UTC(), m.expires.UTC(), state, m.deliveryCount, m.feedback, m.token, m.lockedUntil.UTC())
+	}
+	return all
+}

@@ -56,7 +56,7 @@ func TestResourceMayBeEscapedTwice(t *testing.T) {
 			auth := `{"authentication":{"type":"sas","symmetricKey":{"primaryKey":"` + base64Of(key) + `","secondaryKey":"` + base64Of(key) + `"}}}`
 			s.want(200, "", "PUT", "/devices/"+url.PathEscape(made), auth)
 		}
-		policy := w.hubs[0].policies[0]
+		owner := w.service(0)
 		for name, c := range map[string]struct {
 			resource, skn string
 			key           []byte
@@ -65,8 +65,8 @@ func TestResourceMayBeEscapedTwice(t *testing.T) {
 			"once":                {"/devices/" + id, "", key, 0},
 			"twice":               {"/devices/" + url.QueryEscape(id), "", key, 0},
 			"three times":         {"/devices/" + url.QueryEscape(url.QueryEscape(id)), "", key, 5},
-			"twice, by a policy":  {"/devices/" + url.QueryEscape(id), policy.name, policy.keys[0], 5},
-			"once, by a policy":   {"/devices/" + id, policy.name, policy.keys[0], 0},
+			"twice, by a policy":  {"/devices/" + url.QueryEscape(id), owner.policy, owner.key, 5},
+			"once, by a policy":   {"/devices/" + id, owner.policy, owner.key, 0},
 			"twice, another's":    {"/devices/" + url.QueryEscape("a@c"), "", key, 5},
 			"twice, with its key": {"/devices/" + url.QueryEscape(id), "", w.key("other"), 5},
 		} {

@@ -85,7 +85,7 @@ func TestPostedBatchCountsWholeOrNotAtAll(t *testing.T) {
 			string(l.Messages[1].Body) != `"plain"` || string(l.Messages[2].Body) != `""` {
 			t.Errorf("%+v", l.Messages)
 		}
-		for body, want := range map[string]int{`{}`: 400, `[]`: 400, `x`: 400, `[{"body":"YQ=="},{"body":"*"}]`: 400, `[{"body":"` + strings.Repeat("A", maxEvent) + `"}]`: 413} {
+		for body, want := range map[string]int{`{}`: 400, `[]`: 400, `x`: 400, `[{"body":"YQ=="},{"body":"*"}]`: 400, `[{"body":"` + strings.Repeat("A", 256<<10) + `"}]`: 413} {
 			if status := post(body); status != want {
 				t.Errorf("%.30s: %d, want %d", body, status, want)
 			}

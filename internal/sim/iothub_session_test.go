@@ -256,7 +256,7 @@ func TestPersistentSessionKeepsItsSubscriptions(t *testing.T) {
 func TestForbiddenPacketsCloseTheConnection(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		big := strings.Repeat("x", hubPacketLimit)
+		big := strings.Repeat("x", 256<<10)
 		for name, c := range map[string]struct {
 			send    []byte
 			entered int64
@@ -304,7 +304,7 @@ func TestUnusualButAllowedPacketsAreAccepted(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		c := w.connect(host, "d")
-		c.telemetry("", strings.Repeat("x", hubPacketLimit-2-30-4), 1) // as large as it may be
+		c.telemetry("", strings.Repeat("x", 256<<10-2-30-4), 1) // as large as it may be
 		c.send(publishBytes("devices/d/messages/events", "", 0, 0))
 		c.send(publishBytes("devices/d/messages/events/%24.ct=a%2Fb/", "", 0, 0))
 		c.send(publishBytes("devices/d/messages/events//a=1", "", 0, 0))
@@ -415,7 +415,7 @@ func TestClientThatReadsLateGetsAllAnswers(t *testing.T) {
 		held := 0
 		for _, h := range w.hubs {
 			if s := h.identity("d"); s != nil {
-				held = max(held, s.session.wire.Held())
+				held = max(held, s.held())
 			}
 		}
 		if held > 256<<10 {

@@ -88,3 +88,9 @@ func (h *hub) callIt(host, address string) {
 	join([]string{address, wire.HostIn(h.mqtt.Address()), "localhost"}, ports)
 	h.hosts = append(named, names...)
 }
+
+// policyKeys returns the primary and the secondary key of a policy.
+func (h *hub) policyKeys(name string) (keys [2][]byte, ok bool) {
+	p, ok := h.policy(name, 0)
+	return p.keys, ok
+}

@@ -159,8 +159,8 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 		if state["assignedHub"] != "127.0.0.3" || state["substatus"] != "initialAssignment" || fmt.Sprint(state["payload"]) != "map[hello:device]" {
 			t.Errorf("%v", state)
 		}
-		if i := w.hubs[1].identity("d"); fmt.Sprint(i.tags.props, i.desired.props) != "map[kind:toaster] map[state:ready]" {
-			t.Errorf("%v %v", i.tags.props, i.desired.props)
+		if has := w.hubs[1].identity("d").content(); fmt.Sprint(has.tags, has.desired) != "map[kind:toaster] map[state:ready]" {
+			t.Errorf("%v %v", has.tags, has.desired)
 		}
 		if got, want := string(azure.EncodeJSON(asked["deviceRuntimeContext"])), `{"payload":{"modelId":"dtmi:x;1"},"registrationId":"d","symmetricKey":{}}`; got != want {
 			t.Errorf("asked with %s", got)
@@ -189,8 +189,8 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 		if state = register(""); state["substatus"] != "reprovisionedToInitialAssignment" {
 			t.Errorf("%v", state)
 		}
-		if i := w.hubs[1].identity("d"); fmt.Sprint(i.tags.props, i.desired.props) != "map[] map[only:1]" {
-			t.Errorf("%v %v", i.tags.props, i.desired.props)
+		if has := w.hubs[1].identity("d").content(); fmt.Sprint(has.tags, has.desired) != "map[] map[only:1]" {
+			t.Errorf("%v %v", has.tags, has.desired)
 		}
 		// a failed registration leaves the device where it is
 		status = 503

@@ -45,10 +45,7 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 				if topic, _ := old.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"seen":3}`); !strings.Contains(topic, "/204/") {
 					t.Errorf("%s", topic)
 				}
-				i := w.hubs[0].identity("d")
-				i.mu.Lock()
-				must(t, i.tags.apply(map[string]any{"room": 7}, time.Now()))
-				i.mu.Unlock()
+				w.service(0).want(200, "", "PATCH", "/twins/d", `{"tags":{"room":7}}`)
 
 				group("hub-b")
 				old.send([]byte{0xc0, 0})
@@ -78,8 +75,8 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 				if c.hub == "127.0.0.3" {
 					here = w.hubs[1]
 				}
-				if i := here.identity("d"); fmt.Sprint(i.tags.props) != c.tags {
-					t.Errorf("the tags are %v, want %s", i.tags.props, c.tags)
+				if tags := here.identity("d").content().tags; fmt.Sprint(tags) != c.tags {
+					t.Errorf("the tags are %v, want %s", tags, c.tags)
 				}
 				if c.policy != ReprovisionReset {
 					before := c.substatus

@@ -236,7 +236,10 @@ func TestNobodyDisturbsADeviceThatBehaves(t *testing.T) {
 func (w *world) allEndpoints() []*wire.Endpoint {
 	all := []*wire.Endpoint{w.dps.mqtt, w.dps.https, w.control, w.proxy}
 	for _, h := range w.hubs {
-		all = append(all, h.endpoints...)
+		all = append(all, h.mqtt, h.https)
+		if h.amqp != nil {
+			all = append(all, h.amqp)
+		}
 	}
 	return all
 }
@@ -328,12 +331,12 @@ func TestThoseThatNeverReadHoldUpNobody(t *testing.T) {
 		time.Sleep(wire.WriteTimeout / 2)
 		held := 0
 		for i := range lazy {
-			o := w.hubs[0].identity(conns[i].id).online()
-			if o == nil {
+			o := w.hubs[0].identity(conns[i].id)
+			if !o.standing().Online {
 				t.Errorf("%s is gone already", conns[i].id)
 				continue
 			}
-			held += o.wire.Held()
+			held += o.held()
 		}
 		if held > lazy*4<<20 {
 			t.Errorf("%d bytes are held for %d clients", held, lazy)
@@ -404,7 +407,7 @@ func TestUnfinishedRequestsAreCutOff(t *testing.T) {
 		}
 		// one that asks for a great deal and reads none of it
 		for i := range 400 {
-			must(t, w.Sim.hubs[0].postForTest("d", strings.Repeat("x", 10_000), i))
+			must(t, w.enterMessage("hub-a", "d", strings.Repeat("x", 10_000), i))
 		}
 		raw, err := w.net.DialContext(w.t.Context(), "tcp", strings.TrimPrefix(w.info.Control, "http://"))
 		must(t, err)
@@ -422,14 +425,9 @@ func TestUnfinishedRequestsAreCutOff(t *testing.T) {
 	})
 }
 
-// postForTest enters a message as if it had come.
-func (h *hub) postForTest(id, body string, n int) error {
-	i := h.identity(id)
-	if i == nil {
-		return errors.New("no such device")
-	}
-	_ = h.ledger.Enter(&ledger.Origin{Hub: h.name, Device: id}, ledger.Arrival{Bag: fmt.Appendf(nil, "n=%d", n), Body: []byte(body)})
-	return nil
+// enterMessage enters a message into the ledger as if it had come.
+func (w *world) enterMessage(hub, id, body string, n int) error {
+	return w.ledger.Enter(&ledger.Origin{Hub: hub, Device: id}, ledger.Arrival{Bag: fmt.Appendf(nil, "n=%d", n), Body: []byte(body)})
 }
 
 // fewDescriptors is a listener of a process that may have few files open.

@@ -181,21 +181,7 @@ func portrait(s *Sim) string {
 	for _, h := range s.hubs {
 		for _, device := range h.all() {
 			for _, i := range append([]*identity{device}, h.modulesOf(device)...) {
-				i.mu.Lock()
-				d, twin := i.document(), i.twinDocument()
-				d.ConnectionState, twin.ConnectionState = "", ""
-				all = append(all, i.name(), i.auth, d, twin, i.mail.lastSeq)
-				for _, m := range i.mail.messages {
-					state, body := m.state, m.body
-					if m.token == "" && state == C2DDelivered { // the connection is lost with the process
-						state = C2DEnqueued
-					}
-					if !m.pending() {
-						body = nil
-					}
-					all = append(all, m.mid, m.topic, string(body), m.ack, m.enqueued.UTC(), m.expires.UTC(), state, m.deliveryCount, m.feedback, m.token, m.lockedUntil.UTC())
-				}
-				i.mu.Unlock()
+				all = append(all, i.lasting()...)
 			}
 		}
 	}
@@ -259,11 +245,11 @@ func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 		i := w.hubs[0].identity("dev-1")
 		_, err = i.post(C2D{Text: &text})
 		must(t, err)
-		i.mu.Lock()
-		locked := i.mail.lock(time.Now(), time.Minute)
-		must(t, i.saveAndUnlock())
-		if locked == nil {
-			t.Fatal("nothing to lock")
+		token := sasFor(w.key("dev-1"), w.info.Hubs[0].Host+"/devices/dev-1", time.Now().Add(time.Hour), "")
+		locked := w.mustDo(w.httpClient(), "GET", "https://"+w.info.Hubs[0].HTTPS+"/devices/dev-1/messages/deviceBound?api-version=2021-04-12", "",
+			"Authorization", token, "IotHub-MessageLockTimeout", "60")
+		if locked.status != 200 {
+			t.Fatalf("nothing to lock: %+v", locked)
 		}
 		w.survives("a lock")
 		s := w.service(0)
