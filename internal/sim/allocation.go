@@ -17,12 +17,13 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // hubNamed returns the hub that has this name or host name, nil if there is none.
-func (r *registry) hubNamed(name string) *hub {
+func (r *registry) hubNamed(name string) *iothub.Hub {
 	for _, h := range r.hubs {
-		if strings.EqualFold(name, h.name) || h.knownAs(name) {
+		if strings.EqualFold(name, h.Name()) || h.KnownAs(name) {
 			return h
 		}
 	}
@@ -30,12 +31,12 @@ func (r *registry) hubNamed(name string) *hub {
 }
 
 // hubsOf returns the hubs that an enrollment allows, in its order.
-func (r *registry) hubsOf(e *enrollment) []*hub {
+func (r *registry) hubsOf(e *enrollment) []*iothub.Hub {
 	names := e.IotHubs
 	if e.IotHubHostName != "" && (len(names) == 0 || e.AllocationPolicy == AllocateStatic) {
 		names = []string{e.IotHubHostName}
 	}
-	var hubs []*hub
+	var hubs []*iothub.Hub
 	for _, name := range names {
 		if h := r.hubNamed(name); h != nil {
 			hubs = append(hubs, h)
@@ -49,7 +50,7 @@ func (r *registry) hubsOf(e *enrollment) []*hub {
 
 // choose returns the hub that the enrollment's policy gives to a device that is in none. For a
 // custom policy, whose webhook decides, it is the first one.
-func (r *registry) choose(e *enrollment, registrationID string) *hub {
+func (r *registry) choose(e *enrollment, registrationID string) *iothub.Hub {
 	hubs := r.hubsOf(e)
 	policy := e.AllocationPolicy
 	if policy == "" {
@@ -57,7 +58,7 @@ func (r *registry) choose(e *enrollment, registrationID string) *hub {
 	}
 	switch policy {
 	case AllocateHashed:
-		return slices.MaxFunc(hubs, func(a, b *hub) int {
+		return slices.MaxFunc(hubs, func(a, b *iothub.Hub) int {
 			x, y := r.draw(a, registrationID), r.draw(b, registrationID)
 			switch {
 			case x < y:
@@ -69,7 +70,7 @@ func (r *registry) choose(e *enrollment, registrationID string) *hub {
 		})
 	case AllocateGeoLatency: // the order given is the order of distance
 		for _, h := range hubs {
-			if !h.deadForDPS() {
+			if !h.DeadForDPS() {
 				return h
 			}
 		}
@@ -80,22 +81,22 @@ func (r *registry) choose(e *enrollment, registrationID string) *hub {
 // draw returns a hub's lot for a device. It is larger on average for a hub of more weight, and the
 // largest lot wins. So a hub that is added or removed moves no device between the others
 // (rendezvous hashing).
-func (r *registry) draw(h *hub, registrationID string) float64 {
+func (r *registry) draw(h *iothub.Hub, registrationID string) float64 {
 	weight := 1.0
 	if i := slices.Index(r.hubs, h); i < len(r.config.HubWeights) {
 		weight = float64(r.config.HubWeights[i])
 	}
-	sum := sha256.Sum256([]byte(h.name + "\n" + strings.ToLower(registrationID)))
+	sum := sha256.Sum256([]byte(h.Name() + "\n" + strings.ToLower(registrationID)))
 	uniform := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 0.5) / (1 << 53)
 	return -weight / math.Log(uniform)
 }
 
 // otherThan returns the next hub behind h in the row that is not dead, nil if there is none. The
 // row is a ring.
-func otherThan(h *hub, row []*hub) *hub {
+func otherThan(h *iothub.Hub, row []*iothub.Hub) *iothub.Hub {
 	at := slices.Index(row, h)
 	for i := range row {
-		if other := row[(at+1+i)%len(row)]; other != h && !other.deadForDPS() {
+		if other := row[(at+1+i)%len(row)]; other != h && !other.DeadForDPS() {
 			return other
 		}
 	}
@@ -104,8 +105,8 @@ func otherThan(h *hub, row []*hub) *hub {
 
 // allocation is the answer of a webhook, or the reason why there is none.
 type allocation struct {
-	hub     *hub
-	twin    *twinContent // nil if the answer had none
+	hub     *iothub.Hub
+	twin    *iothub.TwinContent // nil if the answer had none
 	payload json.RawMessage
 	err     *dpsError
 }
@@ -148,7 +149,7 @@ func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to s
 		ask.IndividualEnrollment = e.public()
 	}
 	if d.hub != nil {
-		ask.DeviceRuntimeContext.CurrentIotHubHostName, ask.DeviceRuntimeContext.CurrentDeviceID = d.hub.host, d.id
+		ask.DeviceRuntimeContext.CurrentIotHubHostName, ask.DeviceRuntimeContext.CurrentDeviceID = d.hub.Host(), d.id
 	}
 	if d.auth.X509 && len(c.chain) > 0 {
 		ask.DeviceRuntimeContext.X509 = &runtimeX509{&certificatePair{Primary: &certificateEntry{Info: describeCertificate(c.chain[0])}}}
@@ -156,7 +157,7 @@ func (r *registry) webhookFor(d *device, c claim, payload json.RawMessage) (to s
 		ask.DeviceRuntimeContext.SymmetricKey = &struct{}{}
 	}
 	for _, h := range r.hubsOf(e) {
-		ask.LinkedHubs = append(ask.LinkedHubs, h.host)
+		ask.LinkedHubs = append(ask.LinkedHubs, h.Host())
 	}
 	return e.CustomAllocation.WebhookURL, ask
 }
@@ -213,34 +214,34 @@ func (p *dps) callWebhook(ctx context.Context, to string, ask *webhookRequest) a
 		return failed(400208, "Custom allocation did not specify an IoT hub.")
 	}
 	hub := p.registry.hubNamed(answer.IotHubHostName)
-	if hub == nil || !slices.Contains(ask.LinkedHubs, hub.host) {
+	if hub == nil || !slices.Contains(ask.LinkedHubs, hub.Host()) {
 		return failed(400208, "Custom allocation specified an IoT hub that is not linked: %s", answer.IotHubHostName)
 	}
 	a := allocation{hub: hub, payload: answer.Payload}
 	if t := answer.InitialTwin; t != nil {
-		if checkTwin(t.Tags) != nil || checkTwin(t.Properties.Desired) != nil {
+		if iothub.CheckTwin(t.Tags) != nil || iothub.CheckTwin(t.Properties.Desired) != nil {
 			return failed(400207, "Custom allocation failed: the initial twin is invalid")
 		}
 		a.twin = t.content()
 		if e := cmp.Or(ask.EnrollmentGroup, ask.IndividualEnrollment); e != nil {
-			a.twin.edge = e.Capabilities.IotEdge
+			a.twin.Edge = e.Capabilities.IotEdge
 		}
 	}
 	return a
 }
 
 // twin returns the twin that a device of the enrollment begins with.
-func (e *enrollment) twin() *twinContent {
+func (e *enrollment) twin() *iothub.TwinContent {
 	t := e.InitialTwin.content()
-	t.edge = e.Capabilities.IotEdge
+	t.Edge = e.Capabilities.IotEdge
 	return t
 }
 
 // content returns the twin as a device gets it. For nil it is empty.
-func (t *initialTwin) content() *twinContent {
-	c := &twinContent{desired: map[string]any{}, reported: map[string]any{}, tags: map[string]any{}}
+func (t *initialTwin) content() *iothub.TwinContent {
+	c := &iothub.TwinContent{Desired: map[string]any{}, Reported: map[string]any{}, Tags: map[string]any{}}
 	if t != nil {
-		c.desired, c.tags = withoutNulls(t.Properties.Desired), withoutNulls(t.Tags)
+		c.Desired, c.Tags = iothub.WithoutNulls(t.Properties.Desired), iothub.WithoutNulls(t.Tags)
 	}
 	return c
 }

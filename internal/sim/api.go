@@ -2,6 +2,7 @@ package sim
 
 import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 )
 
@@ -18,3 +19,72 @@ type Ledger = ledger.Report
 
 // Message is one device-to-cloud message as a hub received it.
 type Message = ledger.Message
+
+// Twin is a device's twin as the service sees it.
+type Twin = iothub.Twin
+
+// C2D is a cloud-to-device message to send.
+type C2D = iothub.C2D
+
+// C2DMessage tells what became of a cloud-to-device message.
+type C2DMessage = iothub.C2DMessage
+
+// Event is one line of what happens in the cloud.
+type Event = iothub.Event
+
+// Fault is what goes wrong with a hub.
+type Fault = iothub.Fault
+
+// MethodResult is a device's answer to a direct method.
+type MethodResult = iothub.MethodResult
+
+// The feedback that a sender gets.
+const (
+	FeedbackSuccess   = iothub.FeedbackSuccess
+	FeedbackExpired   = iothub.FeedbackExpired
+	FeedbackExhausted = iothub.FeedbackExhausted
+	FeedbackRejected  = iothub.FeedbackRejected
+	FeedbackPurged    = iothub.FeedbackPurged
+)
+
+// The states of a cloud-to-device message.
+const (
+	C2DEnqueued     = iothub.C2DEnqueued
+	C2DDelivered    = iothub.C2DDelivered
+	C2DCompleted    = iothub.C2DCompleted
+	C2DExpired      = iothub.C2DExpired
+	C2DPurged       = iothub.C2DPurged
+	C2DDeadLettered = iothub.C2DDeadLettered
+)
+
+// The kinds of events.
+const (
+	EventConnect    = iothub.EventConnect
+	EventDisconnect = iothub.EventDisconnect
+	EventRefuse     = iothub.EventRefuse
+	EventRegister   = iothub.EventRegister
+	EventTelemetry  = iothub.EventTelemetry
+	EventFault      = iothub.EventFault
+	EventHeal       = iothub.EventHeal
+	EventMove       = iothub.EventMove
+	EventMissed     = iothub.EventMissed
+)
+
+// The kinds of hub faults.
+const (
+	FaultKill       = iothub.FaultKill
+	FaultBlackhole  = iothub.FaultBlackhole
+	FaultSYNDrop    = iothub.FaultSYNDrop
+	FaultConnack3   = iothub.FaultConnack3
+	FaultConnack5   = iothub.FaultConnack5
+	FaultClose      = iothub.FaultClose
+	FaultSlow       = iothub.FaultSlow
+	FaultDropPuback = iothub.FaultDropPuback
+	FaultThrottle   = iothub.FaultThrottle
+)
+
+// What happens, at the end of a silence, to the connections that waited.
+const (
+	WaitingAnswer = iothub.WaitingAnswer
+	WaitingReset  = iothub.WaitingReset
+)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 func azFailover(z *az) {
@@ -230,7 +231,7 @@ func azCommand(z *az) {
 	if j := z.application("POST", "/api/devices/dev1/commands/setAlarm"+ga, `{"request": "12:00"}`).judgeCommand(); j.exit != 0 || j.object()["id"] == nil {
 		z.t.Errorf("%+v", j)
 	}
-	if m, err := z.C2DMessages("dev1"); err != nil || len(m) != 1 || m[0].State != C2DEnqueued {
+	if m, err := z.C2DMessages("dev1"); err != nil || len(m) != 1 || m[0].State != iothub.C2DEnqueued {
 		z.t.Errorf("%+v %v", m, err)
 	}
 	z.fails(404, z.application("POST", "/api/devices/nobody/commands/echo"+ga, `{}`))
@@ -260,13 +261,13 @@ func azAttestation(z *az) {
 
 func azSystem(z *az) {
 	z.enter("dev1")
-	_, err := z.SendC2D("dev1", C2D{Body: json.RawMessage(`1`)})
+	_, err := z.SendC2D("dev1", iothub.C2D{Body: json.RawMessage(`1`)})
 	must(z.t, err)
 	purged := z.succeeds(z.application("DELETE", "/system/iothub/devices/dev1/c2d", "empty"))
 	if purged["message"] != "Cloud to device (C2D) message queue purged for device dev1. Total messages purged: 1." {
 		z.t.Errorf("%v", purged)
 	}
-	if m, _ := z.C2DMessages("dev1"); m[0].State != C2DPurged {
+	if m, _ := z.C2DMessages("dev1"); m[0].State != iothub.C2DPurged {
 		z.t.Errorf("%+v", m)
 	}
 	twin := z.succeeds(z.application("GET", "/system/iothub/devices/dev1/get-twin?extendedInfo=true", "none"))

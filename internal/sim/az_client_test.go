@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // az is the CLI on one of its ways to a simulator.
@@ -228,7 +230,7 @@ func (w *world) waitOffline(id string) {
 		return
 	}
 	for e := range events {
-		if e.Kind == EventDisconnect && e.Device == id {
+		if e.Kind == iothub.EventDisconnect && e.Device == id {
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 func azIdentity(z *az) {
@@ -127,7 +128,7 @@ func azModules(z *az) {
 
 func azDeviceHTTP(z *az) {
 	z.enter("dev1")
-	mid, err := z.SendC2D("dev1", C2D{Body: json.RawMessage(`"hi"`)})
+	mid, err := z.SendC2D("dev1", iothub.C2D{Body: json.RawMessage(`"hi"`)})
 	must(z.t, err)
 	token := sasFor(z.key("dev1"), z.hub+"/devices/dev1", time.Now().Add(time.Hour), "")
 	a := z.sendMSREST(z.hub, token, "GET", "/devices/dev1/messages/deviceBound?api-version=2019-10-01", "", "IotHub-MessageLockTimeout: 60")
@@ -138,7 +139,7 @@ func azDeviceHTTP(z *az) {
 	if a := z.sendMSREST(z.hub, token, "DELETE", "/devices/dev1/messages/deviceBound/"+lock+"?api-version=2019-10-01", ""); a.status != 204 {
 		z.t.Errorf("%+v", a)
 	}
-	if m, _ := z.C2DMessages("dev1"); m[0].State != C2DCompleted {
+	if m, _ := z.C2DMessages("dev1"); m[0].State != iothub.C2DCompleted {
 		z.t.Errorf("%+v", m)
 	}
 	if a := z.sendMSREST(z.hub, token, "POST", "/devices/dev1/messages/events?api-version=2019-10-01", `{"id": 1}`); a.status != 204 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // One reader more than the limit is refused with a reason, and is accepted when another reader has
@@ -64,7 +65,7 @@ func TestSlowReaderLearnsHowManyEventsItMissed(t *testing.T) {
 	defer leave()
 	const extra = 500
 	for range watcherBuffer + extra {
-		b.emit(Event{Kind: EventConnect, Device: strings.Repeat("x", 1<<16), Reason: strings.Repeat("y", 1<<16)})
+		b.emit(iothub.Event{Kind: iothub.EventConnect, Device: strings.Repeat("x", 1<<16), Reason: strings.Repeat("y", 1<<16)})
 	}
 	if len(events) != watcherBuffer {
 		t.Fatalf("%d events wait", len(events))
@@ -75,13 +76,13 @@ func TestSlowReaderLearnsHowManyEventsItMissed(t *testing.T) {
 			t.Errorf("an event of %d bytes", len(e.Device)+len(e.Reason))
 		}
 	}
-	b.emit(Event{Kind: EventMove})
-	var last []Event
+	b.emit(iothub.Event{Kind: iothub.EventMove})
+	var last []iothub.Event
 	for len(events) > 0 {
 		last = append(last, <-events)
 	}
 	last = last[len(last)-2:]
-	if last[0].Kind != EventMissed || last[0].Count != extra || last[1].Kind != EventMove {
+	if last[0].Kind != iothub.EventMissed || last[0].Count != extra || last[1].Kind != iothub.EventMove {
 		t.Errorf("%+v", last)
 	}
 }
@@ -99,19 +100,19 @@ func heap() int64 {
 func TestSettledMailAndRegistrationsKeepLittle(t *testing.T) {
 	inWorld(t, func(c *Config) { c.Polls = 1_000_000 }, func(w *world) {
 		w.provisionQuietly("d")
-		i := w.hubs[0].identity("d")
+		i := w.hubs[0].Identity("d")
 		before := heap()
 		text := strings.Repeat("x", 30_000)
 		for range 1000 {
-			_, err := i.post(C2D{Text: &text, Properties: map[string]string{"bulk": text}})
+			_, err := i.Post(iothub.C2D{Text: &text, Properties: map[string]string{"bulk": text}})
 			must(t, err)
-			_, err = i.purge()
+			_, err = i.Purge()
 			must(t, err)
 		}
 		if grown := heap() - before; grown > 2<<20 {
 			t.Errorf("a thousand messages that are over cost %d bytes", grown)
 		}
-		if _, err := w.SendC2D("d", C2D{Text: &text, Properties: map[string]string{"$.mid": strings.Repeat("m", 129)}}); refusal(err) != "400 BadRequest" {
+		if _, err := w.SendC2D("d", iothub.C2D{Text: &text, Properties: map[string]string{"$.mid": strings.Repeat("m", 129)}}); refusal(err) != "400 BadRequest" {
 			t.Errorf("%v", err)
 		}
 		before = heap()
@@ -132,7 +133,7 @@ func TestSettledMailAndRegistrationsKeepLittle(t *testing.T) {
 // provisionQuietly puts a device into hub-a without polling.
 func (w *world) provisionQuietly(id string) {
 	w.t.Helper()
-	must(w.t, w.hubs[0].admit(id, azure.Credentials{Keys: [][]byte{w.key(id)}}, nil, true))
+	must(w.t, w.hubs[0].Admit(id, azure.Credentials{Keys: [][]byte{w.key(id)}}, nil, true))
 }
 
 // The ledger's messages are decoded one by one while they are sent, so showing all of them needs

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
@@ -85,8 +86,8 @@ func (c *central) allow(r *http.Request) error {
 }
 
 // hubIdentifier names a hub without its host: the hub being left, in both directions.
-func hubIdentifier(h *hub) string {
-	sum := sha256.Sum256([]byte(h.host))
+func hubIdentifier(h *iothub.Hub) string {
+	sum := sha256.Sum256([]byte(h.Host()))
 	return hex.EncodeToString(sum[:])
 }
 

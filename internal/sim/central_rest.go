@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // This file is IoT Central's public REST API and the part of its system API that the Azure CLI uses, beside the failover in
@@ -365,7 +366,7 @@ func (c *central) showProperties(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	twin := i.values()
+	twin := i.Values()
 	all := properties(twin.Desired, twin.Reported, twin.DesiredAt, twin.ReportedAt)
 	component := r.PathValue("component")
 	if component == "" {
@@ -384,7 +385,7 @@ func (c *central) writeProperties(r *http.Request, whole bool) (any, error) {
 	if err != nil {
 		return nil, azure.Errorf(http.StatusBadRequest, "BadRequest", "The body cannot be read.")
 	}
-	patch, err := servicePatch(body)
+	patch, err := iothub.ParseServicePatch(body)
 	if err == nil && patch == nil {
 		err = azure.Errorf(http.StatusBadRequest, "BadRequest", "The body is not a JSON object.")
 	}
@@ -402,11 +403,11 @@ func (c *central) writeProperties(r *http.Request, whole bool) (any, error) {
 	}
 	switch {
 	case whole:
-		err = i.replaceDesired(patch, r.PathValue("component"))
+		err = i.ReplaceDesired(patch, r.PathValue("component"))
 	case len(patch) > 0:
-		err = i.patchDesired(patch)
+		err = i.PatchDesired(patch)
 	}
-	if err = serviceTwinError(err); err != nil {
+	if err = iothub.ServiceTwinError(err); err != nil {
 		return nil, err
 	}
 	return c.showProperties(r)
@@ -561,22 +562,22 @@ func parseRun(body []byte) (commandRun, error) {
 	return run, nil
 }
 
-func (c *central) runMethod(ctx context.Context, i *identity, name string, run *commandRun) error {
-	timeout := methodTimeoutDefault
+func (c *central) runMethod(ctx context.Context, i *iothub.Identity, name string, run *commandRun) error {
+	timeout := iothub.MethodTimeout
 	if t := run.ResponseTimeout; t != nil && *t > 0 {
 		timeout = azure.Seconds(*t)
 	}
-	if len(run.Request) > methodMaxBytes {
-		return azure.Errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), methodMaxBytes)
+	if len(run.Request) > iothub.MethodMaxBytes {
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "PayloadTooLarge", "The request has %d bytes, the limit is %d.", len(run.Request), iothub.MethodMaxBytes)
 	}
 	if t := run.ConnectionTimeout; t != nil && *t > 0 {
 		connecting, cancel := context.WithTimeout(ctx, azure.Seconds(*t))
-		i.await(connecting)
+		i.Await(connecting)
 		cancel()
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	result, err := i.invoke(ctx, name, run.Request)
+	result, err := i.Invoke(ctx, name, run.Request)
 	run.Response, run.ResponseCode = result.Payload, result.Status
 	if e, ok := errors.AsType[*azure.Error](err); ok && e.Code == "DeviceNotOnline" {
 		return azure.Errorf(http.StatusNotFound, "NotFound",
@@ -586,13 +587,13 @@ func (c *central) runMethod(ctx context.Context, i *identity, name string, run *
 }
 
 // queueCommand leaves a command with the device's messages; "@" stands for no parameter.
-func queueCommand(i *identity, name string, request json.RawMessage) error {
-	m := C2D{Body: request, Properties: map[string]string{"method-name": name}}
+func queueCommand(i *iothub.Identity, name string, request json.RawMessage) error {
+	m := iothub.C2D{Body: request, Properties: map[string]string{"method-name": name}}
 	if len(request) == 0 || string(request) == "null" {
 		at := "@"
 		m.Body, m.Text = nil, &at
 	}
-	_, err := i.post(m)
+	_, err := i.Post(m)
 	return err
 }
 
@@ -602,7 +603,7 @@ func (c *central) systemTwin(r *http.Request) (any, error) {
 		// The Azure CLI recognises this text, and takes an error object for something else.
 		return nil, azure.Errorf(http.StatusNotFound, "NotFound", "Twin for device %s was not found", r.PathValue("id"))
 	}
-	return i.serviceTwin(), nil
+	return i.ServiceTwin(), nil
 }
 
 func (c *central) purgeC2D(r *http.Request) (any, error) {
@@ -611,7 +612,7 @@ func (c *central) purgeC2D(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := i.purge()
+	n, err := i.Purge()
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 const testTemplate = `[{"@id":"dtmi:Sample:Failover;1","@type":"Interface","displayName":{"en":"Failover"},"contents":[
@@ -231,7 +233,7 @@ func TestCentralSystemRoutesReachTheHub(t *testing.T) {
 	inApplication(t, func(w *world, a *application) {
 		a.want(404, "GET", "/system/iothub/devices/d/get-twin?extendedInfo=true", "")
 		w.provision("d")
-		_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`1`)})
+		_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage(`1`)})
 		must(t, err)
 		if twin := a.want(200, "GET", "/system/iothub/devices/d/get-twin?extendedInfo=true", ""); twin.body["deviceId"] != "d" || twin.body["cloudToDeviceMessageCount"] != 1.0 {
 			t.Errorf("%s", twin.text)

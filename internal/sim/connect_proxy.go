@@ -13,7 +13,7 @@ import (
 // nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
 func (p *dps) nameHub(c claim, s registrationState) registrationState {
 	if h := p.registry.hubNamed(s.AssignedHub); h != nil && c.byAzureName {
-		s.AssignedHub = h.azureName()
+		s.AssignedHub = h.AzureName()
 	}
 	return s
 }
@@ -86,7 +86,7 @@ func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason strin
 		return e, 0, ""
 	}
 	for _, h := range s.hubs {
-		if e := try(h.knownAs(name), h.https, h.mqtt, h.amqp); e != nil {
+		if e := try(h.KnownAs(name), h.HTTPS, h.MQTT, h.AMQP); e != nil {
 			return e, 0, ""
 		}
 	}
@@ -94,7 +94,7 @@ func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason strin
 	case found:
 		return nil, http.StatusForbidden, fmt.Sprintf("%s has the ports 443 (HTTPS) and 8883 (MQTT) here, not %s.", name, port)
 	case strings.HasSuffix(name, azure.DomainHubs):
-		return nil, http.StatusBadGateway, fmt.Sprintf("There is no hub %s here: %s is one.", name, s.hubs[0].azureName())
+		return nil, http.StatusBadGateway, fmt.Sprintf("There is no hub %s here: %s is one.", name, s.hubs[0].AzureName())
 	}
 	return nil, http.StatusForbidden, fmt.Sprintf("%s is refused: this proxy leads to the simulator only, by names that end in %s, %s or %s.",
 		target, azure.DomainDPS, azure.DomainHubs, azure.DomainCentral)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // State is the whole cloud at one moment.
@@ -56,7 +57,7 @@ type Totals struct {
 // State looks at everything. It takes no snapshot: hubs and devices go on while it looks.
 func (s *Sim) State() State {
 	st := State{
-		DPS:     DPSState{Fault: azure.Optional(s.dps.faults.kind())},
+		DPS:     DPSState{Fault: azure.Optional(s.dps.faults.Kind())},
 		Hubs:    []HubState{},
 		Devices: s.registry.states(),
 		Totals: Totals{
@@ -65,7 +66,7 @@ func (s *Sim) State() State {
 		},
 	}
 	for _, h := range s.hubs {
-		st.Hubs = append(st.Hubs, HubState{h.Name(), h.Host(), azure.Optional(h.faultKind()), h.connections()})
+		st.Hubs = append(st.Hubs, HubState{h.Name(), h.Host(), azure.Optional(h.FaultKind()), h.Connections()})
 	}
 	return st
 }
@@ -79,7 +80,7 @@ func (r *registry) states() []DeviceState {
 	}
 	listed := map[string]bool{}
 	for _, h := range r.hubs {
-		for _, i := range h.all() {
+		for _, i := range h.All() {
 			if r.byID[i.ID()] == nil && !listed[i.ID()] {
 				listed[i.ID()] = true
 				states = append(states, describeMade(i))
@@ -96,7 +97,7 @@ func (r *registry) describe(d *device) DeviceState {
 		ID: d.id, Enabled: !r.isDisabled(d) && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
 	}
 	if d.hub != nil {
-		st.AssignedHub = azure.Optional(r.answer(d).name)
+		st.AssignedHub = azure.Optional(r.answer(d).Name())
 	}
 	if i, model := r.newest(d.id); i != nil {
 		st.ConnectedHub = azure.Optional(i.Hub().Name())
@@ -108,8 +109,8 @@ func (r *registry) describe(d *device) DeviceState {
 }
 
 // describeMade describes a device that only its hub knows.
-func describeMade(i *identity) DeviceState {
-	now := i.standing()
+func describeMade(i *iothub.Identity) DeviceState {
+	now := i.Standing()
 	st := DeviceState{ID: i.ID(), Enabled: now.Enabled, Approved: true, ModelID: now.ModelID}
 	if now.Online {
 		st.ConnectedHub = azure.Optional(i.Hub().Name())
@@ -117,9 +118,9 @@ func describeMade(i *identity) DeviceState {
 	return st
 }
 
-func (s *Sim) hub(name string) (*hub, error) {
+func (s *Sim) hub(name string) (*iothub.Hub, error) {
 	for _, h := range s.hubs {
-		if h.name == name {
+		if h.Name() == name {
 			return h, nil
 		}
 	}
@@ -127,12 +128,12 @@ func (s *Sim) hub(name string) (*hub, error) {
 }
 
 // FaultHub makes a hub misbehave; a fault that is already in force is replaced.
-func (s *Sim) FaultHub(name string, f Fault) error {
+func (s *Sim) FaultHub(name string, f iothub.Fault) error {
 	h, err := s.hub(name)
 	if err != nil {
 		return err
 	}
-	return h.fault(f)
+	return h.Fault(f)
 }
 
 // HealHub ends a hub's fault; a healthy hub stays one. It fails if the hub's port has been taken
@@ -142,7 +143,7 @@ func (s *Sim) HealHub(name string) error {
 	if err != nil {
 		return err
 	}
-	return h.heal()
+	return h.Heal()
 }
 
 // FaultDPS makes DPS misbehave; a fault that is already in force is replaced.
@@ -168,7 +169,7 @@ func (s *Sim) Failback(id string) error {
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
 func (s *Sim) Disable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		return azure.Unconfirmed(i.disable("device disabled"))
+		return azure.Unconfirmed(i.Disable("device disabled"))
 	}
 	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
@@ -182,7 +183,7 @@ func (s *Sim) DisableIdentity(id string) error {
 // Enable undoes Disable and DisableIdentity.
 func (s *Sim) Enable(id string) error {
 	if i := s.registry.made(id); i != nil {
-		return azure.Unconfirmed(i.enable())
+		return azure.Unconfirmed(i.Enable())
 	}
 	return s.registry.change(id, "", func(d *device) {
 		d.disabled, d.unusable = false, false
@@ -218,7 +219,7 @@ func (s *Sim) Disconnect(id string) error {
 	if err := s.registry.known(id); err != nil {
 		return err
 	}
-	if i, _ := s.registry.newest(id); i == nil || !i.disconnect("disconnected by the operator") {
+	if i, _ := s.registry.newest(id); i == nil || !i.Disconnect("disconnected by the operator") {
 		return azure.Errorf(404, "DeviceNotOnline", "device %s is not connected", id)
 	}
 	return nil
@@ -226,69 +227,69 @@ func (s *Sim) Disconnect(id string) error {
 
 // Method invokes a direct method on the hub the device is connected to, and waits for the answer
 // until ctx ends, 30 s if it has no deadline. The payload is any JSON value or empty.
-func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (MethodResult, error) {
+func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (iothub.MethodResult, error) {
 	if err := s.registry.known(id); err != nil {
-		return MethodResult{}, err
+		return iothub.MethodResult{}, err
 	}
 	switch {
 	case name == "":
-		return MethodResult{}, azure.Errorf(400, "BadRequest", "a method needs a name")
+		return iothub.MethodResult{}, azure.Errorf(400, "BadRequest", "a method needs a name")
 	case len(payload) > 0 && !json.Valid(payload):
-		return MethodResult{}, azure.Errorf(400, "BadRequest", "the payload is not JSON")
-	case len(payload) > methodMaxBytes:
-		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), methodMaxBytes)
+		return iothub.MethodResult{}, azure.Errorf(400, "BadRequest", "the payload is not JSON")
+	case len(payload) > iothub.MethodMaxBytes:
+		return iothub.MethodResult{}, azure.Errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), iothub.MethodMaxBytes)
 	}
 	i, _ := s.registry.newest(id)
 	if i == nil {
-		return MethodResult{}, deviceNotOnline(id)
+		return iothub.MethodResult{}, iothub.DeviceNotOnline(id)
 	}
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, methodTimeoutDefault)
+		ctx, cancel = context.WithTimeout(ctx, iothub.MethodTimeout)
 		defer cancel()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.running, cancel)()
-	return i.invoke(ctx, name, payload)
+	return i.Invoke(ctx, name, payload)
 }
 
 // PatchDesired merges a JSON object into a device's desired properties, in the hub DPS would assign
 // now.
 func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
-	props, err := parsePatch(patch)
+	props, err := iothub.ParsePatch(patch)
 	if err == nil {
-		var i *identity
+		var i *iothub.Identity
 		if i, err = s.registry.placed(id); err == nil {
-			err = i.patchDesired(props)
+			err = i.PatchDesired(props)
 		}
 	}
-	if t, ok := errors.AsType[*twinError](err); ok {
-		return azure.Errorf(t.status, "ArgumentInvalid", "%s", t.text)
+	if t, ok := errors.AsType[*iothub.TwinError](err); ok {
+		return azure.Errorf(t.Status, "ArgumentInvalid", "%s", t.Text)
 	}
 	return err
 }
 
 // Twin is a device's twin in the hub DPS would assign now. Before the device has been there, that
 // is what would travel along.
-func (s *Sim) Twin(id string) (Twin, error) { return s.twin(id, false) }
+func (s *Sim) Twin(id string) (iothub.Twin, error) { return s.twin(id, false) }
 
-func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
+func (s *Sim) twin(id string, metadata bool) (t iothub.Twin, err error) {
 	if i := s.registry.made(id); i != nil {
-		return i.twin(metadata), nil
+		return i.Twin(metadata), nil
 	}
 	err = s.registry.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
 		}
-		i := s.registry.answer(d).identity(d.id)
+		i := s.registry.answer(d).Identity(d.id)
 		if i == nil {
-			i = d.hub.identity(d.id)
+			i = d.hub.Identity(d.id)
 		}
 		if i == nil {
 			return azure.Errorf(404, "DeviceNotFound", "device %s has no twin", id)
 		}
-		t = i.twin(metadata)
+		t = i.Twin(metadata)
 		return nil
 	})
 	return t, err
@@ -296,27 +297,27 @@ func (s *Sim) twin(id string, metadata bool) (t Twin, err error) {
 
 // SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and
 // returns its message id.
-func (s *Sim) SendC2D(id string, c C2D) (mid string, err error) {
-	if err := c.check(); err != nil {
+func (s *Sim) SendC2D(id string, c iothub.C2D) (mid string, err error) {
+	if err := c.Check(); err != nil {
 		return "", err
 	}
 	i, err := s.registry.placed(id)
 	if err != nil {
 		return "", err
 	}
-	return i.post(c)
+	return i.Post(c)
 }
 
 // C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each
 // hub first.
-func (s *Sim) C2DMessages(id string) ([]C2DMessage, error) {
+func (s *Sim) C2DMessages(id string) ([]iothub.C2DMessage, error) {
 	if err := s.registry.known(id); err != nil {
 		return nil, err
 	}
-	all := []C2DMessage{}
+	all := []iothub.C2DMessage{}
 	for _, h := range s.hubs {
-		if i := h.identity(id); i != nil {
-			all = append(all, i.fates()...)
+		if i := h.Identity(id); i != nil {
+			all = append(all, i.Messages()...)
 		}
 	}
 	return all, nil
@@ -356,7 +357,7 @@ func (s *Sim) ResetLedger() error {
 
 // Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls
 // more than a thousand events behind misses some.
-func (s *Sim) Watch() (events <-chan Event, cancel func()) { return s.events.watch() }
+func (s *Sim) Watch() (events <-chan iothub.Event, cancel func()) { return s.events.watch() }
 
 // DeviceKey is the primary key a device of the enrollment group uses, derived from the group key.
 func (s *Sim) DeviceKey(registrationID string) []byte {

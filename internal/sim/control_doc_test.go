@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // documentedRoute is a section of docs/control-api.md.
@@ -109,8 +110,8 @@ func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 			t.Errorf("listed are\n%s\nthere are\n%s", strings.Join(listed, "\n"), strings.Join(there, "\n"))
 		}
 	})
-	for _, v := range []any{Fault{}, DPSFault{}, C2D{}, C2DMessage{}, Event{}, Ledger{}, Message{}, State{}, DPSState{}, HubState{}, DeviceState{}, Totals{},
-		Twin{}, MethodResult{}, failoverBody{}, disableBody{}, controlRoute{}} {
+	for _, v := range []any{iothub.Fault{}, DPSFault{}, iothub.C2D{}, iothub.C2DMessage{}, iothub.Event{}, Ledger{}, Message{}, State{}, DPSState{}, HubState{}, DeviceState{}, Totals{},
+		iothub.Twin{}, iothub.MethodResult{}, failoverBody{}, disableBody{}, controlRoute{}} {
 		for _, name := range azure.JSONFields(reflect.TypeOf(v)) {
 			if !strings.Contains(doc, `"`+name+`"`) && !strings.Contains(doc, "`"+name+"`") {
 				t.Errorf("%T has a field %q that is not described", v, name)
@@ -118,10 +119,10 @@ func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 		}
 	}
 	for _, word := range []string{
-		EventConnect, EventDisconnect, EventRefuse, EventRegister, EventTelemetry, EventFault, EventHeal, EventMove, EventMissed,
-		FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback, FaultThrottle,
-		DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray, WaitingAnswer, WaitingReset,
-		C2DEnqueued, C2DDelivered, C2DCompleted, C2DExpired, C2DPurged, C2DDeadLettered,
+		iothub.EventConnect, iothub.EventDisconnect, iothub.EventRefuse, iothub.EventRegister, iothub.EventTelemetry, iothub.EventFault, iothub.EventHeal, iothub.EventMove, iothub.EventMissed,
+		iothub.FaultKill, iothub.FaultBlackhole, iothub.FaultSYNDrop, iothub.FaultConnack3, iothub.FaultConnack5, iothub.FaultClose, iothub.FaultSlow, iothub.FaultDropPuback, iothub.FaultThrottle,
+		DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray, iothub.WaitingAnswer, iothub.WaitingReset,
+		iothub.C2DEnqueued, iothub.C2DDelivered, iothub.C2DCompleted, iothub.C2DExpired, iothub.C2DPurged, iothub.C2DDeadLettered,
 	} {
 		if !strings.Contains(doc, "`"+word+"`") {
 			t.Errorf("%s is not described", word)
@@ -141,7 +142,7 @@ func (w *world) runExample(r documentedRoute) {
 	c.telemetry("%24.mid=m1&%24.ct=application%2Fjson&%24.ce=utf-8&color=red", `{"temp":21.5}`, 1)
 	c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"battery":42}`)
 	text := "hi"
-	_, err := w.SendC2D("my-device", C2D{Text: &text, Properties: map[string]string{"$.mid": "m1", "iothub-ack": "full"}})
+	_, err := w.SendC2D("my-device", iothub.C2D{Text: &text, Properties: map[string]string{"$.mid": "m1", "iothub-ack": "full"}})
 	must(t, err)
 	c.wantPublish()
 	c.send([]byte{0xc0, 0})

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // controlRoute is one request of the control API.
@@ -57,7 +58,7 @@ func (s *Sim) controlRoutes() []controlRoute {
 		{Method: "GET", Path: "/api/ledger", About: "what was received: counts, and with messages=1 the messages", answer: s.showLedger},
 		{Method: "DELETE", Path: "/api/ledger", About: "forget what was received", answer: func(*http.Request) (any, error) { return nil, s.ResetLedger() }},
 		{Method: "POST", Path: "/api/hubs/{name}/fault", About: "let a hub misbehave", answer: func(r *http.Request) (any, error) {
-			var f Fault
+			var f iothub.Fault
 			if err := decodeStrict(r, &f); err != nil {
 				return nil, err
 			}
@@ -119,7 +120,7 @@ func (s *Sim) deviceRoutes() []controlRoute {
 			return s.twin(r.PathValue("id"), metadata)
 		}},
 		{Method: "POST", Path: on("c2d"), About: "send it a cloud-to-device message", answer: func(r *http.Request) (any, error) {
-			var c C2D
+			var c iothub.C2D
 			if err := decodeStrict(r, &c); err != nil {
 				return nil, err
 			}
@@ -148,7 +149,7 @@ func (s *Sim) postFailover(r *http.Request) (any, error) {
 	if err := decodeStrict(r, &b); err != nil {
 		return nil, err
 	}
-	if err := checkTimes(b.Seconds, 0); err != nil {
+	if err := iothub.CheckTimes(b.Seconds, 0); err != nil {
 		return nil, err
 	}
 	return nil, s.Failover(r.PathValue("id"), azure.Seconds(b.Seconds))

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // The test makes every request of the contract, with its fields, answers and refusals.
@@ -188,7 +190,7 @@ func TestEventsAreStreamedInOrder(t *testing.T) {
 			t.Error(ct)
 		}
 		lines := bufio.NewScanner(res.Body)
-		next := func() (e Event) {
+		next := func() (e iothub.Event) {
 			t.Helper()
 			for lines.Scan() {
 				if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
@@ -207,23 +209,23 @@ func TestEventsAreStreamedInOrder(t *testing.T) {
 			c.telemetry("", "x", uint16(i+1))
 		}
 		time.Sleep(2 * time.Second)
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		must(t, w.HealHub("hub-a"))
 		must(t, w.FaultDPS(DPSFault{Kind: DPSDown}))
 		must(t, w.HealDPS())
 		w.tryHub(connectOptions{id: "d"}, host)
 		must(t, w.Failover("d", 0))
-		for _, want := range []Event{
-			{Kind: EventRegister, Device: "d", Reason: "assigned"},
-			{Kind: EventConnect, Hub: "hub-a", Device: "d"},
-			{Kind: EventTelemetry, Hub: "hub-a", Count: 5},
-			{Kind: EventDisconnect, Hub: "hub-a", Device: "d", Reason: "fault kill"},
-			{Kind: EventFault, Hub: "hub-a", Reason: "kill"},
-			{Kind: EventHeal, Hub: "hub-a", Reason: "kill"},
-			{Kind: EventFault, Hub: "dps", Reason: "down"},
-			{Kind: EventHeal, Hub: "dps", Reason: "down"},
-			{Kind: EventRefuse, Hub: "hub-a", Device: "d", Reason: "CONNACK 3: malformed user name"},
-			{Kind: EventMove, Hub: "hub-b", Device: "d"},
+		for _, want := range []iothub.Event{
+			{Kind: iothub.EventRegister, Device: "d", Reason: "assigned"},
+			{Kind: iothub.EventConnect, Hub: "hub-a", Device: "d"},
+			{Kind: iothub.EventTelemetry, Hub: "hub-a", Count: 5},
+			{Kind: iothub.EventDisconnect, Hub: "hub-a", Device: "d", Reason: "fault kill"},
+			{Kind: iothub.EventFault, Hub: "hub-a", Reason: "kill"},
+			{Kind: iothub.EventHeal, Hub: "hub-a", Reason: "kill"},
+			{Kind: iothub.EventFault, Hub: "dps", Reason: "down"},
+			{Kind: iothub.EventHeal, Hub: "dps", Reason: "down"},
+			{Kind: iothub.EventRefuse, Hub: "hub-a", Device: "d", Reason: "CONNACK 3: malformed user name"},
+			{Kind: iothub.EventMove, Hub: "hub-b", Device: "d"},
 		} {
 			if got := next(); got != want {
 				t.Errorf("%+v, want %+v", got, want)

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
@@ -32,7 +33,7 @@ type dps struct {
 
 	mqtt, https *wire.Endpoint
 	amqp        *wire.Endpoint // as a hub's
-	faults      faultState[DPSFault]
+	faults      wire.FaultState[DPSFault]
 
 	registrations atomic.Int64 // register requests, whatever became of them
 	polls         atomic.Int64
@@ -127,7 +128,7 @@ type answer struct {
 // register serves a register request.
 func (p *dps) register(c claim, body []byte) answer {
 	p.registrations.Add(1)
-	fault := p.faults.now.Load()
+	fault := p.faults.Now.Load()
 	if a, hit := p.faulty(fault); hit {
 		return p.tell(c, a)
 	}
@@ -172,7 +173,7 @@ func (p *dps) startRegistration(c claim, body []byte) answer {
 // poll serves a request for the status of an operation.
 func (p *dps) poll(c claim, operationID string) answer {
 	p.polls.Add(1)
-	fault := p.faults.now.Load()
+	fault := p.faults.Now.Load()
 	if a, hit := p.faulty(fault); hit {
 		return p.tell(c, a)
 	}
@@ -248,7 +249,7 @@ func (p *dps) finish(op *operation) (*operationStatus, error) {
 // lookup serves a request for the present state of a registration ("Device Registration Status
 // Lookup", HTTPS only).
 func (p *dps) lookup(c claim) answer {
-	fault := p.faults.now.Load()
+	fault := p.faults.Now.Load()
 	if a, hit := p.faulty(fault); hit {
 		return p.tell(c, a)
 	}
@@ -263,11 +264,11 @@ func (p *dps) lookup(c claim) answer {
 }
 
 // faulty returns the answer that a fault gives to every request, and whether there is such a fault.
-func (p *dps) faulty(fault *active[DPSFault]) (a answer, hit bool) {
+func (p *dps) faulty(fault *wire.ActiveFault[DPSFault]) (a answer, hit bool) {
 	switch {
 	case is(fault, DPSThrottle):
 		a = p.throttled(p.config.RetryAfter)
-		if r := fault.fault.RetryAfter; r != nil {
+		if r := fault.Fault.RetryAfter; r != nil {
 			a.retryAfter = fmt.Sprint(*r)
 		}
 		a.refused = "throttled: fault " + DPSThrottle
@@ -318,11 +319,13 @@ func (l *limiter) take(who string) (wait time.Duration) {
 	return 0
 }
 
-func is(fault *active[DPSFault], kind string) bool { return fault != nil && fault.kind == kind }
+func is(fault *wire.ActiveFault[DPSFault], kind string) bool {
+	return fault != nil && fault.Kind == kind
+}
 
-func delayOf(fault *active[DPSFault]) time.Duration {
+func delayOf(fault *wire.ActiveFault[DPSFault]) time.Duration {
 	if is(fault, DPSSlow) {
-		return delayOr(fault.fault.DelayMs, 1000)
+		return iothub.DelayOr(fault.Fault.DelayMs, 1000)
 	}
 	return 0
 }
@@ -350,12 +353,12 @@ func (p *dps) tell(c claim, a answer) answer {
 		return a
 	}
 	device := wire.Shorten(c.registrationID)
-	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: a.refused})
+	p.events.emit(iothub.Event{Kind: iothub.EventRegister, Device: device, Reason: a.refused})
 	level := zerolog.DebugLevel
 	if p.told.IsNew("dps " + device + " " + a.refused) {
 		level = zerolog.InfoLevel
 	}
-	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", EventRegister).Int("status", a.status).Str("reason", a.refused).
+	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", iothub.EventRegister).Int("status", a.status).Str("reason", a.refused).
 		Msg("registration refused")
 	return a
 }
@@ -363,7 +366,7 @@ func (p *dps) tell(c claim, a answer) answer {
 // event emits the event for the end of a registration.
 func (p *dps) event(registrationID string, state *registrationState) {
 	device := wire.Shorten(registrationID)
-	p.events.emit(Event{Kind: EventRegister, Device: device, Reason: state.Status})
+	p.events.emit(iothub.Event{Kind: iothub.EventRegister, Device: device, Reason: state.Status})
 	line, level := "registration", zerolog.DebugLevel
 	if state.Status != statusAssigned {
 		line = "registration refused"
@@ -371,7 +374,7 @@ func (p *dps) event(registrationID string, state *registrationState) {
 			level = zerolog.InfoLevel
 		}
 	}
-	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", EventRegister).Str("status", state.Status).
+	p.log.WithLevel(level).Str("hub", "dps").Str("device", device).Str("kind", iothub.EventRegister).Str("status", state.Status).
 		Str("reason", state.ErrorMessage).Msg(line)
 }
 
@@ -441,14 +444,14 @@ func (p *dps) fault(f DPSFault) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	err := p.faults.begin(f, f.Kind, f.Seconds, func() error {
+	err := iothub.FaultError(p.faults.Begin(f, f.Kind, f.Seconds, func() error {
 		var m wire.Mode
 		how := wire.Keep
 		switch f.Kind {
 		case DPSDown:
 			m.Door, how = wire.DoorShut, wire.RST
 		case DPSBlackhole:
-			m.Mute, m.Resets = true, f.WhenOver == WaitingReset
+			m.Mute, m.Resets = true, f.WhenOver == iothub.WaitingReset
 		}
 		for _, e := range p.endpoints() {
 			if err := e.Enter(m, how, "fault "+f.Kind); err != nil {
@@ -457,9 +460,9 @@ func (p *dps) fault(f DPSFault) error {
 			}
 		}
 		return nil
-	}, p.undo)
+	}, p.undo))
 	if err == nil {
-		faultBegun(p.log, p.events.emit, "dps", f.Kind, f.Seconds)
+		iothub.FaultBegun(p.log, p.events.emit, "dps", f.Kind, f.Seconds)
 	}
 	return err
 }
@@ -473,7 +476,7 @@ func (p *dps) endpoints() []*wire.Endpoint {
 	return all
 }
 
-func (p *dps) heal() error { return p.faults.end(p.undo) }
+func (p *dps) heal() error { return iothub.FaultError(p.faults.End(p.undo)) }
 
 func (p *dps) undo() error {
 	for _, e := range p.endpoints() {

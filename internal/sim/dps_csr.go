@@ -76,8 +76,8 @@ func (r *registry) trustIssued(d *device) error {
 		return nil
 	}
 	d.auth = azure.Credentials{X509: true}
-	if i := d.hub.identity(d.id); i != nil {
-		r.unsaved(i.trust(d.auth))
+	if i := d.hub.Identity(d.id); i != nil {
+		r.unsaved(i.Trust(d.auth))
 	}
 	return r.keep(d)
 }

@@ -78,7 +78,7 @@ func (s *dpsSession) run() {
 	if code == wire.ConnackNotAuthorized && s.dps.config.MalformedDPS == MalformedClose {
 		return
 	}
-	late := delayOf(s.dps.faults.now.Load())
+	late := delayOf(s.dps.faults.Now.Load())
 	s.since = time.Now().Add(late)
 	s.wire.Add(wire.AppendConnack(nil, false, code), late)
 	if code != wire.ConnackAccepted {
@@ -127,7 +127,7 @@ func (s *dpsSession) beforeRead() error {
 }
 
 func (s *dpsSession) handle(first byte, body []byte) error {
-	delay := delayOf(s.dps.faults.now.Load())
+	delay := delayOf(s.dps.faults.Now.Load())
 	switch first >> 4 {
 	case wire.PacketSubscribe:
 		id, filters, err := wire.ParseFilters(first, body, true)
@@ -206,7 +206,7 @@ func (s *dpsSession) reply(a answer, rid string) {
 	if s.granted == 0 {
 		return
 	}
-	stray := is(s.dps.faults.now.Load(), DPSStray)
+	stray := is(s.dps.faults.Now.Load(), DPSStray)
 	if stray {
 		s.publishAnswer(a, azure.NewGUID())
 	}

@@ -12,29 +12,30 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // enrollment is an entry of DPS's enrollment list, in the form of the service API. An individual
 // enrollment has a registration id, a group has a group id. An entry of the list never changes:
 // another one takes its place.
 type enrollment struct {
-	RegistrationID         string             `json:"registrationId,omitempty"`
-	EnrollmentGroupID      string             `json:"enrollmentGroupId,omitempty"`
-	DeviceID               string             `json:"deviceId,omitempty"` // "" means the registration id
-	RegistrationState      *registrationState `json:"registrationState,omitempty"`
-	Attestation            attestation        `json:"attestation"`
-	OptionalDeviceInfo     json.RawMessage    `json:"optionalDeviceInformation,omitempty"`
-	Capabilities           *capabilities      `json:"capabilities,omitempty"`
-	IotHubHostName         string             `json:"iotHubHostName,omitempty"`
-	InitialTwin            *initialTwin       `json:"initialTwin,omitempty"`
-	Etag                   string             `json:"etag,omitempty"`
-	ProvisioningStatus     string             `json:"provisioningStatus,omitempty"`
-	ReprovisionPolicy      *reprovisionPolicy `json:"reprovisionPolicy,omitempty"`
-	CreatedDateTimeUTC     string             `json:"createdDateTimeUtc,omitempty"`
-	LastUpdatedDateTimeUTC string             `json:"lastUpdatedDateTimeUtc,omitempty"`
-	AllocationPolicy       string             `json:"allocationPolicy,omitempty"`
-	IotHubs                []string           `json:"iotHubs,omitempty"` // none means all linked ones
-	CustomAllocation       *customAllocation  `json:"customAllocationDefinition,omitempty"`
+	RegistrationID         string               `json:"registrationId,omitempty"`
+	EnrollmentGroupID      string               `json:"enrollmentGroupId,omitempty"`
+	DeviceID               string               `json:"deviceId,omitempty"` // "" means the registration id
+	RegistrationState      *registrationState   `json:"registrationState,omitempty"`
+	Attestation            attestation          `json:"attestation"`
+	OptionalDeviceInfo     json.RawMessage      `json:"optionalDeviceInformation,omitempty"`
+	Capabilities           *iothub.Capabilities `json:"capabilities,omitempty"`
+	IotHubHostName         string               `json:"iotHubHostName,omitempty"`
+	InitialTwin            *initialTwin         `json:"initialTwin,omitempty"`
+	Etag                   string               `json:"etag,omitempty"`
+	ProvisioningStatus     string               `json:"provisioningStatus,omitempty"`
+	ReprovisionPolicy      *reprovisionPolicy   `json:"reprovisionPolicy,omitempty"`
+	CreatedDateTimeUTC     string               `json:"createdDateTimeUtc,omitempty"`
+	LastUpdatedDateTimeUTC string               `json:"lastUpdatedDateTimeUtc,omitempty"`
+	AllocationPolicy       string               `json:"allocationPolicy,omitempty"`
+	IotHubs                []string             `json:"iotHubs,omitempty"` // none means all linked ones
+	CustomAllocation       *customAllocation    `json:"customAllocationDefinition,omitempty"`
 
 	// These are made from the attestation.
 	keys   [][]byte            // primary, secondary
@@ -183,7 +184,7 @@ func (r *registry) complete(e, old *enrollment) error {
 		for _, half := range []map[string]any{t.Tags, t.Properties.Desired} {
 			delete(half, "$version")
 			delete(half, "$metadata")
-			if err := checkTwin(half); err != nil {
+			if err := iothub.CheckTwin(half); err != nil {
 				return badEnrollment("Invalid initial twin: %v", err)
 			}
 		}
@@ -210,7 +211,7 @@ func (r *registry) completePolicies(e *enrollment) error {
 		return badEnrollment("Invalid provisioning status %q.", e.ProvisioningStatus)
 	}
 	if e.Capabilities == nil {
-		e.Capabilities = &capabilities{}
+		e.Capabilities = &iothub.Capabilities{}
 	}
 	if e.ReprovisionPolicy == nil {
 		e.ReprovisionPolicy = r.config.reprovisionPolicy()

@@ -5,31 +5,8 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
-)
-
-// Event is one thing that happened in the cloud. Events are for pages and people. Take proofs from
-// the ledger, because a slow reader misses events.
-type Event struct {
-	At     time.Time `json:"at"` // by this machine's clock, whatever Config.ClockOffset says
-	Kind   string    `json:"kind"`
-	Hub    string    `json:"hub,omitempty"`
-	Device string    `json:"device,omitempty"`
-	Reason string    `json:"reason,omitempty"` // disconnect, refuse: why; fault, heal: its kind; register: the status DPS answers, or why it refuses
-	Count  int64     `json:"count,omitempty"`  // telemetry: messages since the event before
-}
-
-// The kinds of events.
-const (
-	EventConnect    = "connect"
-	EventDisconnect = "disconnect"
-	EventRefuse     = "refuse"
-	EventRegister   = "register"
-	EventTelemetry  = "telemetry"
-	EventFault      = "fault"
-	EventHeal       = "heal"
-	EventMove       = "move"
-	EventMissed     = "missed" // this reader was too slow, and did not get Count events
 )
 
 // maxReaders bounds the readers of events over HTTP, because each needs the memory of watcherBuffer
@@ -47,7 +24,7 @@ const telemetryPeriod = 250 * time.Millisecond
 // told how many. It calls nobody, so its methods may be called with any mutex held.
 type broadcaster struct {
 	mu       sync.Mutex // guards all below
-	watchers map[chan Event]*watcher
+	watchers map[chan iothub.Event]*watcher
 	readers  int              // watchers over HTTP
 	counts   map[string]int64 // messages per hub since the last telemetry event
 	timer    *time.Timer      // sends counts as events; nil if there are none
@@ -60,21 +37,21 @@ type watcher struct {
 }
 
 // watch returns events from now on, until the function is called or close is.
-func (b *broadcaster) watch() (<-chan Event, func()) {
+func (b *broadcaster) watch() (<-chan iothub.Event, func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.admit()
 }
 
 // admit adds a watcher. mu is held.
-func (b *broadcaster) admit() (<-chan Event, func()) {
-	c := make(chan Event, watcherBuffer)
+func (b *broadcaster) admit() (<-chan iothub.Event, func()) {
+	c := make(chan iothub.Event, watcherBuffer)
 	if b.closed {
 		close(c)
 		return c, func() {}
 	}
 	if b.watchers == nil {
-		b.watchers = map[chan Event]*watcher{}
+		b.watchers = map[chan iothub.Event]*watcher{}
 	}
 	b.watchers[c] = &watcher{}
 	return c, func() {
@@ -88,7 +65,7 @@ func (b *broadcaster) admit() (<-chan Event, func()) {
 }
 
 // read is watch for a reader over HTTP. It returns an error if there are maxReaders already.
-func (b *broadcaster) read() (<-chan Event, func(), error) {
+func (b *broadcaster) read() (<-chan iothub.Event, func(), error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.readers >= maxReaders {
@@ -105,21 +82,21 @@ func (b *broadcaster) read() (<-chan Event, func(), error) {
 }
 
 // emit hands an event to all watchers.
-func (b *broadcaster) emit(e Event) {
+func (b *broadcaster) emit(e iothub.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.send(e)
 }
 
 // send is emit with mu held.
-func (b *broadcaster) send(e Event) {
+func (b *broadcaster) send(e iothub.Event) {
 	if len(b.watchers) == 0 {
 		return
 	}
 	e.At, e.Device, e.Reason = time.Now(), wire.Shorten(e.Device), wire.Shorten(e.Reason)
 	for c, w := range b.watchers {
 		if w.missed > 0 && len(c) < cap(c)-1 {
-			c <- Event{At: e.At, Kind: EventMissed, Count: w.missed} // nobody else sends, so there is room
+			c <- iothub.Event{At: e.At, Kind: iothub.EventMissed, Count: w.missed} // nobody else sends, so there is room
 			w.missed = 0
 		}
 		select {
@@ -147,7 +124,7 @@ func (b *broadcaster) telemetry(hub string, n int64) {
 			defer b.mu.Unlock()
 			b.timer = nil
 			for hub, n := range b.counts {
-				b.send(Event{Kind: EventTelemetry, Hub: hub, Count: n})
+				b.send(iothub.Event{Kind: iothub.EventTelemetry, Hub: hub, Count: n})
 			}
 			clear(b.counts)
 		})

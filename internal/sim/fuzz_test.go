@@ -152,7 +152,7 @@ func FuzzHTTP(f *testing.F) {
 		if on.auth != "" {
 			r.Header.Set("Authorization", on.auth)
 		}
-		if w.hubs[0].identity("d") == nil {
+		if w.hubs[0].Identity("d") == nil {
 			w.settleDevice("d")
 		}
 		rec := httptest.NewRecorder()
@@ -230,7 +230,7 @@ func FuzzSession(f *testing.F) {
 			if atDPS {
 				(&dpsSession{dps: w.dps, wire: at}).run()
 			} else {
-				w.hubs[0].converse(at)
+				w.hubs[0].Converse(at)
 			}
 			at.Close()
 			answers := bufio.NewReader(&client.heard)
@@ -255,7 +255,7 @@ func FuzzSession(f *testing.F) {
 				}
 			}
 		}
-		if w.hubs[0].identity("d").standing().Online {
+		if w.hubs[0].Identity("d").Standing().Online {
 			t.Fatal("still connected")
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // silentListener adds to a listener in memory what [dropSYNs] does to a real one.
@@ -31,23 +32,23 @@ func TestEachFaultOfAHubLooksAsItShould(t *testing.T) {
 		return errors.As(err, &ne) && ne.Timeout()
 	}
 	for name, f := range map[string]struct {
-		fault Fault
+		fault iothub.Fault
 		ends  func(error) bool // how a connection ends; nil if it stays
 		dial  func(error) bool // how TCP and TLS to it fail; nil if they do not
 		code  byte
 	}{
-		"kill":        {Fault{Kind: FaultKill}, isReset, isRefused, 0},
-		"kill rst":    {Fault{Kind: FaultKill, Close: "rst"}, isReset, isRefused, 0},
-		"kill fin":    {Fault{Kind: FaultKill, Close: "fin"}, isEOF, isRefused, 0},
-		"connack3":    {Fault{Kind: FaultConnack3, Close: "fin"}, isEOF, nil, 3},
-		"connack5":    {Fault{Kind: FaultConnack5}, isReset, nil, 5},
-		"close":       {Fault{Kind: FaultClose}, isReset, isReset, 0},
-		"close fin":   {Fault{Kind: FaultClose, Close: "fin"}, isEOF, isClosed, 0},
-		"blackhole":   {Fault{Kind: FaultBlackhole}, nil, isTimeout, 0},
-		"syndrop":     {Fault{Kind: FaultSYNDrop}, nil, isTimeout, 0},
-		"slow":        {Fault{Kind: FaultSlow}, nil, nil, 0},
-		"drop-puback": {Fault{Kind: FaultDropPuback}, nil, nil, 0},
-		"throttle":    {Fault{Kind: FaultThrottle}, nil, nil, 0},
+		"kill":        {iothub.Fault{Kind: iothub.FaultKill}, isReset, isRefused, 0},
+		"kill rst":    {iothub.Fault{Kind: iothub.FaultKill, Close: "rst"}, isReset, isRefused, 0},
+		"kill fin":    {iothub.Fault{Kind: iothub.FaultKill, Close: "fin"}, isEOF, isRefused, 0},
+		"connack3":    {iothub.Fault{Kind: iothub.FaultConnack3, Close: "fin"}, isEOF, nil, 3},
+		"connack5":    {iothub.Fault{Kind: iothub.FaultConnack5}, isReset, nil, 5},
+		"close":       {iothub.Fault{Kind: iothub.FaultClose}, isReset, isReset, 0},
+		"close fin":   {iothub.Fault{Kind: iothub.FaultClose, Close: "fin"}, isEOF, isClosed, 0},
+		"blackhole":   {iothub.Fault{Kind: iothub.FaultBlackhole}, nil, isTimeout, 0},
+		"syndrop":     {iothub.Fault{Kind: iothub.FaultSYNDrop}, nil, isTimeout, 0},
+		"slow":        {iothub.Fault{Kind: iothub.FaultSlow}, nil, nil, 0},
+		"drop-puback": {iothub.Fault{Kind: iothub.FaultDropPuback}, nil, nil, 0},
+		"throttle":    {iothub.Fault{Kind: iothub.FaultThrottle}, nil, nil, 0},
 	} {
 		var n *memnet.Net
 		listen := func(c *Config) {
@@ -106,7 +107,7 @@ func deafToFaults(c *Config) {
 
 func TestSYNDropIsRefusedWhereSocketsCannotDoIt(t *testing.T) {
 	inWorld(t, deafToFaults, func(w *world) {
-		if got := refusal(w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop})); got != "400 " {
+		if got := refusal(w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSYNDrop})); got != "400 " {
 			t.Error(got)
 		}
 		if got := w.State().Hubs[0]; got.Fault != "" {
@@ -126,7 +127,7 @@ func TestSlowAndThrottledHubsDelayTheirAnswers(t *testing.T) {
 			return time.Since(start)
 		}
 		ping := func() { c.send([]byte{0xc0, 0}); c.want("d000") }
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 1500}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 1500}))
 		if d := took(func() { c.telemetry("", "x", 1) }); d != 1500*time.Millisecond {
 			t.Errorf("slow PUBACK took %v", d)
 		}
@@ -145,7 +146,7 @@ func TestSlowAndThrottledHubsDelayTheirAnswers(t *testing.T) {
 		}); d != 1500*time.Millisecond {
 			t.Errorf("slow pipeline took %v", d)
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle}))
 		if d := took(ping); d != 0 {
 			t.Errorf("PINGRESP of a throttled hub took %v", d)
 		}
@@ -155,13 +156,13 @@ func TestSlowAndThrottledHubsDelayTheirAnswers(t *testing.T) {
 		if d := took(func() { w.connect(host, "d") }); d != 5*time.Second {
 			t.Errorf("throttled CONNACK took %v", d)
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 100}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 100}))
 		must(t, w.DisableIdentity("d"))
 		if d := took(func() { w.tryHub(w.hubOptions(host, "d"), host) }); d != 100*time.Millisecond {
 			t.Errorf("slow refusal took %v", d)
 		}
 		must(t, w.Enable("d"))
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultDropPuback}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultDropPuback}))
 		c = w.connect(host, "d")
 		w.ResetLedger()
 		c.send(publishBytes("devices/d/messages/events/", "x", 1, 1))
@@ -178,7 +179,7 @@ func TestSlowAndThrottledHubsDelayTheirAnswers(t *testing.T) {
 func TestLateConnackStaysTheFirstPacket(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle, DelayMs: 4000}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle, DelayMs: 4000}))
 		start := time.Now()
 		c := w.mustDial(w.hubAddr(host))
 		c.send(connectBytes(w.hubOptions(host, "d")))
@@ -202,7 +203,7 @@ func TestBlackholeAnswersLaterWhatStillMakesSense(t *testing.T) {
 		host := w.provision("stays")
 		w.provision("leaves")
 		stays, leaves := w.connect(host, "stays"), w.connect(host, "leaves")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole, Seconds: 20}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole, Seconds: 20}))
 		stays.send(publishBytes("devices/stays/messages/events/", "late", 1, 1))
 		leaves.send(publishBytes("devices/leaves/messages/events/", "never", 1, 1))
 		if l := w.Ledger("", false); l.Received != 0 {
@@ -221,7 +222,7 @@ func TestBlackholeAnswersLaterWhatStillMakesSense(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 		// what the hub ends during the fault, the client learns after it
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 		must(t, w.Disconnect("stays"))
 		if d := w.device("stays"); d.ConnectedHub != "" {
 			t.Errorf("%+v", d)
@@ -233,13 +234,13 @@ func TestBlackholeAnswersLaterWhatStillMakesSense(t *testing.T) {
 		}
 		// the keep-alive runs on: 90 s, and the client is none the wiser
 		stays = w.connect(host, "stays")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 		time.Sleep(91 * time.Second)
 		if d := w.device("stays"); d.ConnectedHub != "" {
 			t.Errorf("%+v", d)
 		}
 		stays.wantSilence(time.Second)
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		if err := stays.howItEnds(); !isReset(err) {
 			t.Errorf("%v", err)
 		}
@@ -251,11 +252,14 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		end := map[string]func(){"healed": func() { must(t, w.HealHub("hub-a")) }, "in time": func() { time.Sleep(20 * time.Second) },
-			"by another fault": func() { must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow})); must(t, w.HealHub("hub-a")) }}
+			"by another fault": func() {
+				must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow}))
+				must(t, w.HealHub("hub-a"))
+			}}
 		for name, end := range end {
-			for _, f := range []Fault{
-				{Kind: FaultBlackhole, Seconds: 20, WhenOver: WaitingReset}, {Kind: FaultSYNDrop, Seconds: 20, WhenOver: WaitingReset},
-				{Kind: FaultBlackhole, Seconds: 20, WhenOver: WaitingAnswer}, {Kind: FaultBlackhole, Seconds: 20},
+			for _, f := range []iothub.Fault{
+				{Kind: iothub.FaultBlackhole, Seconds: 20, WhenOver: iothub.WaitingReset}, {Kind: iothub.FaultSYNDrop, Seconds: 20, WhenOver: iothub.WaitingReset},
+				{Kind: iothub.FaultBlackhole, Seconds: 20, WhenOver: iothub.WaitingAnswer}, {Kind: iothub.FaultBlackhole, Seconds: 20},
 			} {
 				must(t, w.ResetLedger())
 				c := w.connect(host, "d")
@@ -263,7 +267,7 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 				c.send(publishBytes("devices/d/messages/events/", "waits", 1, 1))
 				synctest.Wait()
 				end()
-				if f.WhenOver == WaitingReset {
+				if f.WhenOver == iothub.WaitingReset {
 					if err := c.howItEnds(); !isReset(err) {
 						t.Errorf("%s, %+v: %v", name, f, err)
 					}
@@ -271,14 +275,14 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 					c.want("40020001")
 				}
 				synctest.Wait()
-				if n := w.Ledger("d", false).Received; n != map[bool]int64{true: 0, false: 1}[f.WhenOver == WaitingReset] {
+				if n := w.Ledger("d", false).Received; n != map[bool]int64{true: 0, false: 1}[f.WhenOver == iothub.WaitingReset] {
 					t.Errorf("%s, %+v: %d received", name, f, n)
 				}
 				w.connect(host, "d").telemetry("", "and goes on", 1)
 			}
 		}
 		c := w.dpsConnect("d")
-		must(t, w.FaultDPS(DPSFault{Kind: DPSBlackhole, Seconds: 5, WhenOver: WaitingReset}))
+		must(t, w.FaultDPS(DPSFault{Kind: DPSBlackhole, Seconds: 5, WhenOver: iothub.WaitingReset}))
 		before := w.State().Totals.Registrations
 		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", "{}", 1, 1))
 		time.Sleep(5 * time.Second)
@@ -286,10 +290,10 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 			t.Errorf("DPS: %v", err)
 		}
 		for name, err := range map[string]error{
-			"a word":       w.FaultHub("hub-a", Fault{Kind: FaultBlackhole, WhenOver: "drop"}),
-			"another kind": w.FaultHub("hub-a", Fault{Kind: FaultKill, WhenOver: WaitingReset}),
+			"a word":       w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole, WhenOver: "drop"}),
+			"another kind": w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, WhenOver: iothub.WaitingReset}),
 			"DPS, a word":  w.FaultDPS(DPSFault{Kind: DPSBlackhole, WhenOver: "x"}),
-			"DPS, a kind":  w.FaultDPS(DPSFault{Kind: DPSDown, WhenOver: WaitingAnswer}),
+			"DPS, a kind":  w.FaultDPS(DPSFault{Kind: DPSDown, WhenOver: iothub.WaitingAnswer}),
 		} {
 			if refusal(err) != "400 " || !strings.Contains(err.Error(), "whenOver") {
 				t.Errorf("%s: %v", name, err)
@@ -301,33 +305,33 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 func TestFaultEndsAfterItsSeconds(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		fault := func() string { return string(w.State().Hubs[0].Fault) }
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Seconds: 10}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Seconds: 10}))
 		time.Sleep(5 * time.Second)
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultConnack3, Seconds: 60}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultConnack3, Seconds: 60}))
 		time.Sleep(10 * time.Second)
-		if fault() != FaultConnack3 {
+		if fault() != iothub.FaultConnack3 {
 			t.Errorf("the first fault's timer healed the second: %q", fault())
 		}
 		must(t, w.HealHub("hub-a"))
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		time.Sleep(10 * time.Minute)
-		if fault() != FaultKill {
+		if fault() != iothub.FaultKill {
 			t.Errorf("a healed fault's timer healed the next: %q", fault())
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Seconds: 0.25}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Seconds: 0.25}))
 		time.Sleep(251 * time.Millisecond)
 		if fault() != "" {
 			t.Errorf("%q", fault())
 		}
 		// the port is taken when the time is up: tried again every second
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Seconds: 10}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Seconds: 10}))
 		thief, err := w.net.Listen("tcp", w.hubAddr("hub-a"))
 		must(t, err)
-		if got := refusal(w.HealHub("hub-a")); got != "409 " || fault() != FaultKill {
+		if got := refusal(w.HealHub("hub-a")); got != "409 " || fault() != iothub.FaultKill {
 			t.Errorf("%s, %q", got, fault())
 		}
 		time.Sleep(12500 * time.Millisecond)
-		if fault() != FaultKill {
+		if fault() != iothub.FaultKill {
 			t.Errorf("%q", fault())
 		}
 		_ = thief.Close()
@@ -336,12 +340,12 @@ func TestFaultEndsAfterItsSeconds(t *testing.T) {
 			t.Errorf("%q", fault())
 		}
 		w.connect(w.provision("d"), "d")
-		for _, bad := range []Fault{{}, {Kind: "nuke"}, {Kind: FaultKill, Close: "slam"}, {Kind: FaultKill, Seconds: -1}, {Kind: FaultSlow, DelayMs: -1}, {Kind: FaultKill, DPSLagSeconds: -1}} {
+		for _, bad := range []iothub.Fault{{}, {Kind: "nuke"}, {Kind: iothub.FaultKill, Close: "slam"}, {Kind: iothub.FaultKill, Seconds: -1}, {Kind: iothub.FaultSlow, DelayMs: -1}, {Kind: iothub.FaultKill, DPSLagSeconds: -1}} {
 			if got := refusal(w.FaultHub("hub-a", bad)); got != "400 " {
 				t.Errorf("%+v: %s", bad, got)
 			}
 		}
-		if got := refusal(w.FaultHub("hub-z", Fault{Kind: FaultKill})); got != "404 HubNotFound" {
+		if got := refusal(w.FaultHub("hub-z", iothub.Fault{Kind: iothub.FaultKill})); got != "404 HubNotFound" {
 			t.Error(got)
 		}
 		if got := refusal(w.HealHub("hub-z")); got != "404 HubNotFound" {
@@ -384,13 +388,13 @@ func TestFaultsConnectsAndControlAtOnce(t *testing.T) {
 				}
 			})
 		}
-		kinds := []string{FaultKill, FaultBlackhole, FaultConnack3, FaultClose, FaultSlow, FaultThrottle, FaultDropPuback, FaultConnack5}
+		kinds := []string{iothub.FaultKill, iothub.FaultBlackhole, iothub.FaultConnack3, iothub.FaultClose, iothub.FaultSlow, iothub.FaultThrottle, iothub.FaultDropPuback, iothub.FaultConnack5}
 		for n := range 120 {
 			jobs.Go(func() {
 				time.Sleep(time.Duration(n*37) * time.Millisecond)
 				id, hub := ids[n%4], w.info.Hubs[n%2].Name
-				_ = w.FaultHub(hub, Fault{Kind: kinds[n%len(kinds)], Seconds: 0.05 * float64(n%3), Close: []string{"", "fin"}[n%2]})
-				_, _ = w.SendC2D(id, C2D{})
+				_ = w.FaultHub(hub, iothub.Fault{Kind: kinds[n%len(kinds)], Seconds: 0.05 * float64(n%3), Close: []string{"", "fin"}[n%2]})
+				_, _ = w.SendC2D(id, iothub.C2D{})
 				_ = []func(string) error{w.Disable, w.Enable, w.Block, w.Unblock, w.Disconnect, w.Failback}[n%6](id)
 				_ = w.Failover(id, time.Second)
 				_ = w.HealHub(hub)

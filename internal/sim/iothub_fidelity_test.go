@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // A client may send no api-version, as Node-RED's Azure node and many bridges do. Telemetry and
@@ -36,7 +37,7 @@ func TestClientWithoutAPIVersionHasNoMethodsAndNoTwin(t *testing.T) {
 				t.Errorf("method: %v", err)
 			}
 			text := "hello"
-			_, err := w.SendC2D("d", C2D{Text: &text})
+			_, err := w.SendC2D("d", iothub.C2D{Text: &text})
 			must(t, err)
 			if topic, body := c.wantPublish(); !strings.HasPrefix(topic, "devices/d/messages/devicebound/") || body != text {
 				t.Errorf("%s %s", topic, body)
@@ -160,18 +161,18 @@ func TestNullIsNoValue(t *testing.T) {
 // delivered, or rejected if the cloud was told to. A subscription lives as long as the session that
 // it belongs to.
 func TestMailBeforeTheFirstSubscriptionFollowsThePolicy(t *testing.T) {
-	for policy, want := range map[string]string{"": C2DDelivered, EarlyC2DDeliver: C2DDelivered, EarlyC2DReject: C2DDeadLettered} {
+	for policy, want := range map[string]string{"": iothub.C2DDelivered, EarlyC2DDeliver: iothub.C2DDelivered, EarlyC2DReject: iothub.C2DDeadLettered} {
 		inWorld(t, func(c *Config) { c.C2DBeforeSubscription = policy }, func(w *world) {
 			host := w.provision("d")
 			post := func(text string) {
-				_, err := w.SendC2D("d", C2D{Text: &text, Properties: map[string]string{"iothub-ack": "full"}})
+				_, err := w.SendC2D("d", iothub.C2D{Text: &text, Properties: map[string]string{"iothub-ack": "full"}})
 				must(t, err)
 				time.Sleep(time.Second)
 			}
 			post("early")
 			c := w.connect(host, "d")
 			c.subscribeAll()
-			if want == C2DDelivered {
+			if want == iothub.C2DDelivered {
 				if p := c.next(); p.first>>4 != 3 { // not acknowledged
 					t.Errorf("%s: %s", policy, p)
 				}
@@ -180,10 +181,10 @@ func TestMailBeforeTheFirstSubscriptionFollowsThePolicy(t *testing.T) {
 			}
 			m, err := w.C2DMessages("d")
 			must(t, err)
-			if m[0].State != want || want == C2DDeadLettered && m[0].Feedback != FeedbackRejected {
+			if m[0].State != want || want == iothub.C2DDeadLettered && m[0].Feedback != iothub.FeedbackRejected {
 				t.Errorf("%q: %+v", policy, m[0])
 			}
-			if want == C2DDelivered {
+			if want == iothub.C2DDelivered {
 				return
 			}
 			c.close()

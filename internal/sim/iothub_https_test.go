@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // A message that is posted stands in the ledger, and a refusal says why.
@@ -109,10 +110,10 @@ func TestMailIsReceivedAndSettledOverHTTPS(t *testing.T) {
 			t.Fatalf("%+v", a)
 		}
 		send := func(mid, ack string) {
-			_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`{"n":1}`), Properties: map[string]string{"$.mid": mid, "iothub-ack": ack, "color": "red & blue", "$.cid": "c1"}})
+			_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage(`{"n":1}`), Properties: map[string]string{"$.mid": mid, "iothub-ack": ack, "color": "red & blue", "$.cid": "c1"}})
 			must(t, err)
 		}
-		state := func(n int) C2DMessage {
+		state := func(n int) iothub.C2DMessage {
 			all, err := w.C2DMessages("d")
 			must(t, err)
 			return all[n]
@@ -147,10 +148,10 @@ func TestMailIsReceivedAndSettledOverHTTPS(t *testing.T) {
 		} else if a = w.hubCall(c, "DELETE", box+"/"+strings.Trim(a.header.Get("ETag"), `"`)+"?reject", ""); a.status != 204 {
 			t.Errorf("reject: %+v", a)
 		}
-		if s := state(0); s.State != C2DCompleted || s.Feedback != FeedbackSuccess {
+		if s := state(0); s.State != iothub.C2DCompleted || s.Feedback != iothub.FeedbackSuccess {
 			t.Errorf("%+v", s)
 		}
-		if s := state(1); s.State != C2DDeadLettered || s.Feedback != FeedbackRejected || s.DeliveryCount != 2 {
+		if s := state(1); s.State != iothub.C2DDeadLettered || s.Feedback != iothub.FeedbackRejected || s.DeliveryCount != 2 {
 			t.Errorf("%+v", s)
 		}
 		// the lock is over: the message is there again, the old token is worth nothing
@@ -194,14 +195,14 @@ func TestFaultsOfAHubReachHTTPS(t *testing.T) {
 		c := w.httpClient()
 		defer c.CloseIdleConnections()
 		post := func() httpAnswer { return w.hubCall(c, "POST", "/devices/d/messages/events", "x") }
-		for kind, want := range map[string]int{FaultConnack3: 503, FaultConnack5: 401, FaultThrottle: 429, FaultSlow: 204} {
-			must(t, w.FaultHub("hub-a", Fault{Kind: kind, DelayMs: 1500}))
+		for kind, want := range map[string]int{iothub.FaultConnack3: 503, iothub.FaultConnack5: 401, iothub.FaultThrottle: 429, iothub.FaultSlow: 204} {
+			must(t, w.FaultHub("hub-a", iothub.Fault{Kind: kind, DelayMs: 1500}))
 			start := time.Now()
-			if a := post(); a.status != want || (kind == FaultSlow) != (time.Since(start) == 1500*time.Millisecond) {
+			if a := post(); a.status != want || (kind == iothub.FaultSlow) != (time.Since(start) == 1500*time.Millisecond) {
 				t.Errorf("%s: %+v after %v", kind, a, time.Since(start))
 			}
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultDropPuback}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultDropPuback}))
 		c.Timeout = 10 * time.Second
 		if _, err := w.do(c, "POST", "https://"+w.info.Hubs[0].HTTPS+"/devices/d/messages/events?api-version=1", "x", "Authorization",
 			sasFor(w.key("d"), w.info.Hubs[0].Host+"/devices/d", time.Now().Add(time.Hour), "")); err == nil {
@@ -222,7 +223,7 @@ func TestFaultsOfAHubReachHTTPS(t *testing.T) {
 func TestModuleHasOnlyTelemetryOverHTTPS(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		_, err := w.hubs[0].admitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
+		_, err := w.hubs[0].AdmitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
 		must(t, err)
 		c := w.httpClient()
 		defer c.CloseIdleConnections()

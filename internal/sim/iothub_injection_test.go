@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // injectionTopic asks for a fault as the official SDKs' tests do.
@@ -108,7 +109,7 @@ func TestEmptyHubKnowsNobodyUntilDPSSendsThem(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h := w.hubs[0]
-		_, err := h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
+		_, err := h.AdmitModule("d", "m", azure.Credentials{Keys: [][]byte{[]byte("k")}})
 		must(t, err)
 		c := w.connect(host, "d")
 		c.subscribeAll()
@@ -116,7 +117,7 @@ func TestEmptyHubKnowsNobodyUntilDPSSendsThem(t *testing.T) {
 		c.wantPublish()
 		c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"b":2}`)
 		stays := false
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Seconds: 10, Empty: true, DPSKnows: &stays}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Seconds: 10, Empty: true, DPSKnows: &stays}))
 		c.wantEnd()
 		time.Sleep(11 * time.Second)
 		if _, _, code := w.tryHub(w.hubOptions(host, "d"), host); code != 5 {
@@ -140,15 +141,15 @@ func TestEmptyHubKnowsNobodyUntilDPSSendsThem(t *testing.T) {
 			t.Error(body)
 		}
 		// a second fault does not lose what the first has left
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 1, Empty: true}))
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultDropPuback}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 1, Empty: true}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultDropPuback}))
 		c.send([]byte{0xc0, 0})
 		c.want("d000")
 		must(t, w.HealHub("hub-a"))
 		c.wantEnd()
 		w.provision("d")
 		c = w.connect(host, "d")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultDropPuback}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultDropPuback}))
 		must(t, w.HealHub("hub-a"))
 		c.telemetry("", "still here", 1)
 	})
@@ -184,11 +185,11 @@ func TestNothingIsSentBeforeTheConnack(t *testing.T) {
 func TestMethodCallMayWaitForTheDevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		i := w.hubs[0].identity("d")
+		i := w.hubs[0].Identity("d")
 		waited := make(chan time.Duration)
 		wait := func() {
 			start := time.Now()
-			i.await(w.t.Context())
+			i.Await(w.t.Context())
 			waited <- time.Since(start)
 		}
 		go wait()

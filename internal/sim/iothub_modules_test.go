@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // moduleOptions is a CONNECT of a module with a key of its own.
@@ -24,10 +25,10 @@ func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		h, key := w.hubs[0], []byte("a key of the module's own")
-		m, err := h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
+		m, err := h.AdmitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		for name, id := range map[string][2]string{"409 ModuleAlreadyExistsOnDevice": {"d", "m"}, "404 DeviceNotFound": {"x", "m"}, "400 ArgumentInvalid": {"d", "m/n"}} {
-			if _, err := h.admitModule(id[0], id[1], azure.Credentials{}); refusal(err) != name {
+			if _, err := h.AdmitModule(id[0], id[1], azure.Credentials{}); refusal(err) != name {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -88,7 +89,7 @@ func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 		if topic, _ := c.ask("$iothub/twin/PATCH/properties/reported/?$rid=1", `{"of":"module"}`); topic != "$iothub/twin/res/204/?$rid=1&$version=2" {
 			t.Error(topic)
 		}
-		must(t, m.patchDesired(map[string]any{"x": json.Number("1")}))
+		must(t, m.PatchDesired(map[string]any{"x": json.Number("1")}))
 		if topic, body := c.wantPublish(); topic != "$iothub/twin/PATCH/properties/desired/?$version=2" || body != `{"$version":2,"x":1}` {
 			t.Errorf("%s %s", topic, body)
 		}
@@ -103,14 +104,14 @@ func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 			}
 			c.send(publishBytes("$iothub/methods/res/201/?$rid=1", `"done"`, 0, 0))
 		}()
-		if r, err := m.invoke(w.t.Context(), "comp*go", json.RawMessage("7")); err != nil || r.Status != 201 || string(r.Payload) != `"done"` {
+		if r, err := m.Invoke(w.t.Context(), "comp*go", json.RawMessage("7")); err != nil || r.Status != 201 || string(r.Payload) != `"done"` {
 			t.Errorf("%+v %v", r, err)
 		}
 		// C2D is the device's alone
 		c.send(subscribeBytes(3, 1, "devices/d/messages/devicebound/#"))
 		c.want("9003000301")
 		text := "for the device"
-		_, err = w.SendC2D("d", C2D{Text: &text})
+		_, err = w.SendC2D("d", iothub.C2D{Text: &text})
 		must(t, err)
 		if _, body := device.wantPublish(); body != text {
 			t.Error(body)
@@ -132,19 +133,19 @@ func TestModuleHasAllItsOwnBesideItsDevice(t *testing.T) {
 		}
 		// the module alone
 		w.provision("d")
-		_, err = h.admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
+		_, err = h.AdmitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		c, _, _ = w.tryHub(good, host)
-		if h.deleteModule("d", "m", "gone") != nil || refusal(h.deleteModule("d", "m", "gone")) != "404 ModuleNotFound" || len(h.modulesOf(h.identity("d"))) != 0 {
+		if h.DeleteModule("d", "m", "gone") != nil || refusal(h.DeleteModule("d", "m", "gone")) != "404 ModuleNotFound" || len(h.ModulesOf(h.Identity("d"))) != 0 {
 			t.Error("the module is still there")
 		}
 		c.wantEnd()
 		w.connect(host, "d")
 		for n := range 50 {
-			_, err = h.admitModule("d", fmt.Sprint("m", n), azure.Credentials{})
+			_, err = h.AdmitModule("d", fmt.Sprint("m", n), azure.Credentials{})
 			must(t, err)
 		}
-		if _, err = h.admitModule("d", "more", azure.Credentials{}); refusal(err) != "413 TooManyModulesOnDevice" {
+		if _, err = h.AdmitModule("d", "more", azure.Credentials{}); refusal(err) != "413 TooManyModulesOnDevice" {
 			t.Error(err)
 		}
 	})
@@ -155,7 +156,7 @@ func TestModulePublishesOnlyWhereItMay(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		key := []byte("k")
-		_, err := w.hubs[0].admitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
+		_, err := w.hubs[0].AdmitModule("d", "m", azure.Credentials{Keys: [][]byte{key}})
 		must(t, err)
 		for _, topic := range []string{"devices/d/messages/events/", "devices/d/modules/mm/messages/events/", "devices/d/modules/m/messages/eventsx", "devices/d/modules/m/inputs/a"} {
 			c, _, code := w.tryHub(w.moduleOptions(host, "d", "m", key), host)

@@ -16,10 +16,10 @@ func TestDeviceConnectsWithATokenOfAPolicy(t *testing.T) {
 		}
 		for name, want := range map[string]byte{"iothubowner": 0, "device": 0, "service": 5, "registryRead": 5, "registryReadWrite": 5, "nobody": 5} {
 			keys := [2][]byte{{1}, {1}}
-			if known, ok := w.hubs[0].policyKeys(name); ok {
+			if known, ok := w.hubs[0].PolicyKeys(name); ok {
 				keys = known
 			}
-			other, _ := w.hubs[1].policyKeys(name)
+			other, _ := w.hubs[1].PolicyKeys(name)
 			for _, v := range []struct {
 				sr   string
 				key  []byte

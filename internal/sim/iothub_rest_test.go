@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // service is a client of a hub's service REST.
@@ -29,7 +31,7 @@ func (w *world) service(n int) *service {
 
 func (s *service) as(n int, policy string) *service {
 	other := *s
-	keys, _ := s.hubs[n].policyKeys(policy)
+	keys, _ := s.hubs[n].PolicyKeys(policy)
 	other.policy, other.key = policy, keys[1]
 	return &other
 }
@@ -95,7 +97,7 @@ func TestLifeOfAnIdentityThatDPSDoesNotKnow(t *testing.T) {
 		if code != 0 {
 			t.Fatalf("CONNACK %d", code)
 		}
-		if _, err := w.SendC2D("plain", C2D{Body: json.RawMessage(`1`)}); err != nil {
+		if _, err := w.SendC2D("plain", iothub.C2D{Body: json.RawMessage(`1`)}); err != nil {
 			t.Error(err)
 		}
 		if m, err := w.C2DMessages("plain"); err != nil || len(m) != 1 {
@@ -400,7 +402,7 @@ func TestServicePurgesTheMailOfADevice(t *testing.T) {
 		s := w.service(0)
 		w.provision("d")
 		for range 3 {
-			_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`1`)})
+			_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage(`1`)})
 			must(t, err)
 		}
 		if a := s.want(200, "", "GET", "/devices/d", ""); a.body["cloudToDeviceMessageCount"] != 3.0 {
@@ -410,7 +412,7 @@ func TestServicePurgesTheMailOfADevice(t *testing.T) {
 			t.Errorf("%s", a.text)
 		}
 		messages, err := w.C2DMessages("d")
-		if must(t, err); messages[0].State != C2DPurged {
+		if must(t, err); messages[0].State != iothub.C2DPurged {
 			t.Errorf("%+v", messages)
 		}
 		c := w.connect("hub-a", "d")
@@ -479,7 +481,7 @@ func TestChangesOfServicesAndOperatorsSurvive(t *testing.T) {
 		defer s.http.CloseIdleConnections()
 		defer a.http.CloseIdleConnections()
 		w.provision("d")
-		_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`1`)})
+		_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage(`1`)})
 		must(t, err)
 		for _, step := range []struct{ method, path, body string }{
 			{"PUT", "/devices/plain", `{"status":"disabled","statusReason":"lost"}`},

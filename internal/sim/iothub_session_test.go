@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // deviceCert mints a client certificate of the device CA.
@@ -215,7 +216,7 @@ func TestPersistentSessionKeepsItsSubscriptions(t *testing.T) {
 		c.subscribeAll()
 		c.send([]byte{0xe0, 0})
 		c.wantEnd()
-		_, err := w.SendC2D("d", C2D{Body: json.RawMessage("1")})
+		_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage("1")})
 		must(t, err)
 		c, present, _ = w.tryHub(w.hubOptions(host, "d"), host)
 		if !present {
@@ -231,7 +232,7 @@ func TestPersistentSessionKeepsItsSubscriptions(t *testing.T) {
 		if c, present, _ = w.tryHub(clean, host); present {
 			t.Error("clean session, and one present")
 		}
-		_, err = w.SendC2D("d", C2D{Body: json.RawMessage("2")})
+		_, err = w.SendC2D("d", iothub.C2D{Body: json.RawMessage("2")})
 		must(t, err)
 		c.send([]byte{0xc0, 0})
 		c.want("d000") // and no C2D: not subscribed
@@ -247,7 +248,7 @@ func TestPersistentSessionKeepsItsSubscriptions(t *testing.T) {
 		}
 		c.send(packet(0xa2, []byte{0, 7}, mqttString("devices/d/messages/devicebound/#")))
 		c.want("b0020007")
-		_, err = w.SendC2D("d", C2D{Body: json.RawMessage("3")})
+		_, err = w.SendC2D("d", iothub.C2D{Body: json.RawMessage("3")})
 		must(t, err)
 		c.wantSilence(time.Second)
 	})
@@ -414,8 +415,8 @@ func TestClientThatReadsLateGetsAllAnswers(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		held := 0
 		for _, h := range w.hubs {
-			if s := h.identity("d"); s != nil {
-				held = max(held, s.held())
+			if s := h.Identity("d"); s != nil {
+				held = max(held, s.Held())
 			}
 		}
 		if held > 256<<10 {
@@ -431,7 +432,7 @@ func TestClientThatReadsLateGetsAllAnswers(t *testing.T) {
 			}
 		}
 		// PUBACKs of a slow hub pile up to a bound, then the hub reads no further
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 60_000}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 60_000}))
 		go func() {
 			for range 500 {
 				_, _ = c.tls.Write([]byte(strings.Repeat(string(publishBytes("devices/d/messages/events/", "", 1, 1)), 1000)))
@@ -532,7 +533,7 @@ func TestSelfSignedCertificateIsKnownByItsThumbprint(t *testing.T) {
 		h, host := w.hubs[0], w.hubHost("hub-a")
 		old, young, other := w.deviceCert("whoever", nil), w.deviceCert("whoever", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), w.deviceCert("d", nil)
 		sha1sum, sha256sum := sha1.Sum(old.Certificate[0]), sha256.Sum256(young.Certificate[0])
-		_ = h.admit("d", azure.Credentials{X509: true, Thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
+		_ = h.Admit("d", azure.Credentials{X509: true, Thumbprints: []string{fmt.Sprintf("%X", sha1sum), fmt.Sprintf("%x", sha256sum)}}, nil, true)
 		o := w.hubOptions(host, "d")
 		o.noPassword = true
 		for name, c := range map[string]struct {

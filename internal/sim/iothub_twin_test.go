@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // ask sends a twin request and returns the answer's topic and body.
@@ -105,7 +106,7 @@ func TestDeviceIsNotifiedOfDesiredChanges(t *testing.T) {
 				t.Errorf("%.20s: %v", bad, got)
 			}
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle, DelayMs: 3000}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle, DelayMs: 3000}))
 		if topic, body := c.ask("$iothub/twin/GET/?$rid=1", ""); topic != "$iothub/twin/res/429/?$rid=1" || !strings.Contains(body, "429001") {
 			t.Errorf("%s %s", topic, body)
 		}
@@ -117,7 +118,7 @@ func TestDeviceIsNotifiedOfDesiredChanges(t *testing.T) {
 
 func TestMethodIsCalledAndAnswered(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
-		call := func(name, payload string) (MethodResult, string) {
+		call := func(name, payload string) (iothub.MethodResult, string) {
 			r, err := w.Method(w.t.Context(), "d", name, json.RawMessage(payload))
 			return r, refusal(err)
 		}
@@ -136,7 +137,7 @@ func TestMethodIsCalledAndAnswered(t *testing.T) {
 		if _, got := call("echo", "{"); got != "400 BadRequest" {
 			t.Error(got)
 		}
-		if _, got := call("echo", `"`+strings.Repeat("x", methodMaxBytes)+`"`); got != "413 MessageTooLarge" {
+		if _, got := call("echo", `"`+strings.Repeat("x", iothub.MethodMaxBytes)+`"`); got != "413 MessageTooLarge" {
 			t.Error(got)
 		}
 		var answering sync.WaitGroup
@@ -194,7 +195,7 @@ func TestMailWaitsIsDeliveredAndExpires(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		send := func(text string, ttl int) string {
-			mid, err := w.SendC2D("d", C2D{Text: &text, TTLSeconds: ttl})
+			mid, err := w.SendC2D("d", iothub.C2D{Text: &text, TTLSeconds: ttl})
 			must(t, err)
 			return mid
 		}
@@ -254,7 +255,7 @@ func TestMailWaitsIsDeliveredAndExpires(t *testing.T) {
 		for range 50 {
 			send("x", 0)
 		}
-		if _, err := w.SendC2D("d", C2D{}); refusal(err) != "403 DeviceMaximumQueueDepthExceeded" {
+		if _, err := w.SendC2D("d", iothub.C2D{}); refusal(err) != "403 DeviceMaximumQueueDepthExceeded" {
 			t.Errorf("%v", err)
 		}
 		// QoS 0: completed when sent
@@ -297,11 +298,11 @@ func TestFullMailboxOfLargeMessagesArrivesWhole(t *testing.T) {
 				synctest.Wait()
 				large := strings.Repeat("x", 60_000)
 				for range 50 {
-					_, err := w.SendC2D("d", C2D{Text: &large})
+					_, err := w.SendC2D("d", iothub.C2D{Text: &large})
 					must(t, err)
 				}
 				if c.slow {
-					must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 300}))
+					must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 300}))
 				}
 				d = w.connect(host, "d") // and so behind the CONNACK
 				time.Sleep(5 * time.Second)
@@ -341,21 +342,21 @@ func TestNamesThatAreNoTopicsAreRefused(t *testing.T) {
 
 func TestMailArrivesAsItWasSent(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
-		if _, err := w.SendC2D("d", C2D{}); refusal(err) != "404 DeviceNotFound" {
+		if _, err := w.SendC2D("d", iothub.C2D{}); refusal(err) != "404 DeviceNotFound" {
 			t.Errorf("%v", err)
 		}
 		c := w.connect(w.provision("d"), "d")
 		c.subscribeAll()
 		at := "@"
 		for _, s := range []struct {
-			c           C2D
+			c           iothub.C2D
 			topic, body string
 		}{
-			{C2D{Text: &at, Properties: map[string]string{"$.mid": "m 1", "method-name": "a*b", "iothub-ack": "full"}},
+			{iothub.C2D{Text: &at, Properties: map[string]string{"$.mid": "m 1", "method-name": "a*b", "iothub-ack": "full"}},
 				"devices/d/messages/devicebound/%24.mid=m%201&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&iothub-ack=full&method-name=a%2Ab", "@"},
-			{C2D{Body: json.RawMessage(`1`), Properties: map[string]string{"$.mid": "m", "$.ct": "text/plain", "$.cid": "c", "$.uid": "u", "A": ""}},
+			{iothub.C2D{Body: json.RawMessage(`1`), Properties: map[string]string{"$.mid": "m", "$.ct": "text/plain", "$.cid": "c", "$.uid": "u", "A": ""}},
 				"devices/d/messages/devicebound/%24.mid=m&%24.cid=c&%24.uid=u&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&%24.ct=text%2Fplain&%24.ce=utf-8&iothub-ack=none&A=", "1"},
-			{C2D{Body: json.RawMessage(`{"a":1}`), Properties: map[string]string{"$.mid": "m", "x&y": "1=2"}},
+			{iothub.C2D{Body: json.RawMessage(`{"a":1}`), Properties: map[string]string{"$.mid": "m", "x&y": "1=2"}},
 				"devices/d/messages/devicebound/%24.mid=m&%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&%24.ct=application%2Fjson&%24.ce=utf-8&iothub-ack=none&x%26y=1%3D2", `{"a":1}`},
 		} {
 			_, err := w.SendC2D("d", s.c)
@@ -364,7 +365,7 @@ func TestMailArrivesAsItWasSent(t *testing.T) {
 				t.Errorf("%s %s", topic, body)
 			}
 		}
-		for _, bad := range []C2D{{Properties: map[string]string{"iothub-ack": "maybe"}}, {Body: json.RawMessage("{")}, {Body: json.RawMessage("1"), Text: &at}, {TTLSeconds: -1}, {TTLSeconds: 172801},
+		for _, bad := range []iothub.C2D{{Properties: map[string]string{"iothub-ack": "maybe"}}, {Body: json.RawMessage("{")}, {Body: json.RawMessage("1"), Text: &at}, {TTLSeconds: -1}, {TTLSeconds: 172801},
 			{Body: json.RawMessage(`"` + strings.Repeat("x", 64<<10) + `"`)}} {
 			if _, err := w.SendC2D("d", bad); err == nil {
 				t.Errorf("%.60v: accepted", bad)
@@ -379,7 +380,7 @@ func TestSenderGetsTheFeedbackItAskedFor(t *testing.T) {
 		host := w.provision("d")
 		for _, ack := range []string{"none", "positive", "negative", "full"} {
 			for _, ttl := range []int{60, 3600} {
-				_, err := w.SendC2D("d", C2D{TTLSeconds: ttl, Properties: map[string]string{"iothub-ack": ack}})
+				_, err := w.SendC2D("d", iothub.C2D{TTLSeconds: ttl, Properties: map[string]string{"iothub-ack": ack}})
 				must(t, err)
 			}
 		}
@@ -400,7 +401,7 @@ func TestSenderGetsTheFeedbackItAskedFor(t *testing.T) {
 		if got != "expired: completed: expired: completed:Success expired:Expired completed: expired:Expired completed:Success " {
 			t.Error(got)
 		}
-		_, err = w.SendC2D("d", C2D{Properties: map[string]string{"iothub-ack": "negative"}})
+		_, err = w.SendC2D("d", iothub.C2D{Properties: map[string]string{"iothub-ack": "negative"}})
 		must(t, err)
 		for range 10 {
 			if p := c.next(); p.first>>4 != 3 {
@@ -409,7 +410,7 @@ func TestSenderGetsTheFeedbackItAskedFor(t *testing.T) {
 			c.close()
 			c = w.connect(host, "d")
 		}
-		if all, err = w.C2DMessages("d"); err != nil || all[8].Feedback != FeedbackExhausted {
+		if all, err = w.C2DMessages("d"); err != nil || all[8].Feedback != iothub.FeedbackExhausted {
 			t.Errorf("%+v %v", all[8], err)
 		}
 	})

@@ -31,7 +31,7 @@ func (s *Sim) restore() error {
 	err := s.registry.restore()
 	for _, h := range s.hubs {
 		if err == nil {
-			err = h.restore()
+			err = h.Restore()
 		}
 	}
 	if err == nil { // whose identities are left?

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // diary keeps a log's lines.
@@ -123,7 +124,7 @@ func TestLogNamesHubDeviceKindAndReason(t *testing.T) {
 		defer h.CloseIdleConnections()
 		w.mustDo(h, "POST", "https://"+w.info.Hubs[0].HTTPS+"/devices/d/messages/events?api-version=1", "{}")
 		want(map[string]string{"hub": "hub-a", "device": "d", "kind": "refuse"}, "malformed shared access signature")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle, DelayMs: 1}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle, DelayMs: 1}))
 		online := w.connect(host, "d")
 		online.subscribeAll()
 		online.ask("$iothub/twin/GET/?$rid=1", "")
@@ -135,7 +136,7 @@ func TestLogNamesHubDeviceKindAndReason(t *testing.T) {
 		must(t, w.Failover("d", 0))
 		want(map[string]string{"hub": "hub-b", "device": "d", "kind": "move", "from": "hub-a"})
 		for _, end := range []func() error{func() error { return w.HealHub("hub-b") }, func() error { time.Sleep(time.Minute); return nil }} {
-			must(t, w.FaultHub("hub-b", Fault{Kind: FaultSlow, Seconds: 30}))
+			must(t, w.FaultHub("hub-b", iothub.Fault{Kind: iothub.FaultSlow, Seconds: 30}))
 			must(t, end())
 		}
 		synctest.Wait()
@@ -233,7 +234,7 @@ func TestRefusedCertificateIsNamedInTheLog(t *testing.T) {
 				}
 			}
 		}
-		_ = w.hubs[0].admit("Group", azure.Credentials{X509: true}, nil, true)
+		_ = w.hubs[0].Admit("Group", azure.Credentials{X509: true}, nil, true)
 		for _, c := range []struct {
 			cn     string
 			change func(*x509.Certificate)
@@ -258,7 +259,7 @@ func TestRefusedCertificateIsNamedInTheLog(t *testing.T) {
 func TestKeepAliveWaitsForTheAnswer(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultThrottle, DelayMs: 60_000}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle, DelayMs: 60_000}))
 		must(t, w.FaultDPS(DPSFault{Kind: DPSSlow, DelayMs: 60_000}))
 		o := w.hubOptions(host, "d")
 		o.keepAlive = 20 // so that the hub bears 30 s of silence

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
@@ -22,7 +23,7 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 		const n = 3000
 		e := w.registry.groups[defaultGroup]
 		for i := range n {
-			counts[w.registry.choose(e, fmt.Sprintf("device-%d", i)).name]++
+			counts[w.registry.choose(e, fmt.Sprintf("device-%d", i)).Name()]++
 		}
 		for name, share := range map[string]float64{"hub-a": 0.6, "hub-b": 0.2, "hub-c": 0.2} {
 			if got := float64(counts[name]) / n; math.Abs(got-share) > 0.05 {
@@ -34,8 +35,8 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 		fewer.IotHubs = []string{"hub-a", "hub-b"}
 		for i := range n {
 			id := fmt.Sprintf("device-%d", i)
-			if before, after := w.registry.choose(e, id), w.registry.choose(&fewer, id); before != after && before.name != "hub-c" {
-				t.Fatalf("%s moved from %s to %s", id, before.name, after.name)
+			if before, after := w.registry.choose(e, id), w.registry.choose(&fewer, id); before != after && before.Name() != "hub-c" {
+				t.Fatalf("%s moved from %s to %s", id, before.Name(), after.Name())
 			}
 		}
 	})
@@ -45,13 +46,13 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 		if hub := w.provision("d"); hub != "127.0.0.4" {
 			t.Errorf("%s", hub)
 		}
-		must(t, w.FaultHub("hub-c", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-c", iothub.Fault{Kind: iothub.FaultKill}))
 		for _, id := range []string{"d", "e"} {
 			if hub := w.provision(id); hub != "127.0.0.2" {
 				t.Errorf("%s: %s", id, hub)
 			}
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		if hub := w.provision("d"); hub != "127.0.0.2" { // hub-b is none of the group's
 			t.Errorf("%s", hub)
 		}
@@ -159,8 +160,8 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 		if state["assignedHub"] != "127.0.0.3" || state["substatus"] != "initialAssignment" || fmt.Sprint(state["payload"]) != "map[hello:device]" {
 			t.Errorf("%v", state)
 		}
-		if has := w.hubs[1].identity("d").content(); fmt.Sprint(has.tags, has.desired) != "map[kind:toaster] map[state:ready]" {
-			t.Errorf("%v %v", has.tags, has.desired)
+		if has := w.hubs[1].Identity("d").Content(); fmt.Sprint(has.Tags, has.Desired) != "map[kind:toaster] map[state:ready]" {
+			t.Errorf("%v %v", has.Tags, has.Desired)
 		}
 		if got, want := string(azure.EncodeJSON(asked["deviceRuntimeContext"])), `{"payload":{"modelId":"dtmi:x;1"},"registrationId":"d","symmetricKey":{}}`; got != want {
 			t.Errorf("asked with %s", got)
@@ -189,8 +190,8 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 		if state = register(""); state["substatus"] != "reprovisionedToInitialAssignment" {
 			t.Errorf("%v", state)
 		}
-		if has := w.hubs[1].identity("d").content(); fmt.Sprint(has.tags, has.desired) != "map[] map[only:1]" {
-			t.Errorf("%v %v", has.tags, has.desired)
+		if has := w.hubs[1].Identity("d").Content(); fmt.Sprint(has.Tags, has.Desired) != "map[] map[only:1]" {
+			t.Errorf("%v %v", has.Tags, has.Desired)
 		}
 		// a failed registration leaves the device where it is
 		status = 503
@@ -230,7 +231,7 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 func TestDPSNamesTheOldHubUntilItNoticesAFault(t *testing.T) {
 	inWorld(t, func(c *Config) { c.RetryAfter = 0 }, func(w *world) {
 		w.provision("d")
-		lag := Fault{Kind: FaultKill, DPSLagSeconds: 90}
+		lag := iothub.Fault{Kind: iothub.FaultKill, DPSLagSeconds: 90}
 		must(t, w.FaultHub("hub-a", lag))
 		for _, step := range []struct {
 			wait time.Duration
@@ -254,7 +255,7 @@ func TestDPSNamesTheOldHubUntilItNoticesAFault(t *testing.T) {
 			t.Errorf("healed in time, but DPS says %s", hub)
 		}
 		unknown := false
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, DPSKnows: &unknown}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, DPSKnows: &unknown}))
 		time.Sleep(time.Hour)
 		if hub := w.provision("d"); hub != "127.0.0.2" {
 			t.Errorf("DPS does not know, but says %s", hub)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 func (w *world) substatus(id string) string {
@@ -106,7 +108,7 @@ func TestConnectedDeviceLearnsWhatChangedElsewhere(t *testing.T) {
 		c.subscribeAll()
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1,"b":{"c":1,"d":2},"e":[1]}`)))
 		c.wantPublish()
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":null,"b":{"c":3,"d":null},"f":"new"}`))) // goes to hub-b
 		if d := w.device("d"); d.AssignedHub != "hub-b" || d.ConnectedHub != "hub-a" {
 			t.Errorf("%+v", d)
@@ -145,7 +147,7 @@ func TestSingleHubHasNowhereToFailOverTo(t *testing.T) {
 		if got := refusal(w.Failover("d", 0)); got != "400 SingleHub" {
 			t.Error(got)
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		if again := w.provision("d"); again != host {
 			t.Errorf("DPS says %s", again)
 		}
@@ -155,12 +157,12 @@ func TestSingleHubHasNowhereToFailOverTo(t *testing.T) {
 // When a hub dies and DPS knows it, a device moves when it registers. Its desired properties move
 // along, its old identity stays usable, and it stays on the new hub until a failback.
 func TestDevicesMoveWhenDPSKnowsThatTheirHubIsDead(t *testing.T) {
-	for _, kind := range []string{FaultKill, FaultBlackhole} {
+	for _, kind := range []string{iothub.FaultKill, iothub.FaultBlackhole} {
 		inWorld(t, nil, func(w *world) {
 			host := w.provision("d")
 			w.provision("other")
 			must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
-			must(t, w.FaultHub("hub-a", Fault{Kind: kind, DPSLagSeconds: 20}))
+			must(t, w.FaultHub("hub-a", iothub.Fault{Kind: kind, DPSLagSeconds: 20}))
 			if d := w.device("d"); d.AssignedHub != "hub-a" {
 				t.Errorf("%s: DPS knows too early: %+v", kind, d)
 			}
@@ -207,18 +209,18 @@ func TestDevicesStayWhenDPSDoesNotKnowOfTheFault(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		no, yes := false, true
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, DPSKnows: &no}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, DPSKnows: &no}))
 		if again := w.provision("d"); again != host {
 			t.Errorf("DPS says %s", again)
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DPSKnows: &yes}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DPSKnows: &yes}))
 		if again := w.provision("d"); again == host {
 			t.Errorf("DPS says %s", again)
 		}
 		if _, _, code := w.tryHub(w.hubOptions(host, "d"), host); code != 3 { // a live hub: the identity could be disabled
 			t.Errorf("CONNACK %d", code)
 		}
-		must(t, w.FaultHub("hub-b", Fault{Kind: FaultConnack5})) // all hubs are bad: DPS keeps what it has
+		must(t, w.FaultHub("hub-b", iothub.Fault{Kind: iothub.FaultConnack5})) // all hubs are bad: DPS keeps what it has
 		if again := w.provision("d"); again != "127.0.0.3" {
 			t.Errorf("DPS says %s", again)
 		}
@@ -238,11 +240,11 @@ func TestDevicesStayWhenDPSDoesNotKnowOfTheFault(t *testing.T) {
 func TestOrdersFollowTheAssignment(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.provision("d")
-		_, err := w.SendC2D("d", C2D{Body: json.RawMessage("1")})
+		_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage("1")})
 		must(t, err)
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
-		_, err = w.SendC2D("d", C2D{Body: json.RawMessage("2")})
+		_, err = w.SendC2D("d", iothub.C2D{Body: json.RawMessage("2")})
 		must(t, err)
 		host := w.provision("d")
 		c := w.connect(host, "d")

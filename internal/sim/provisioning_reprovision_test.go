@@ -75,7 +75,7 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 				if c.hub == "127.0.0.3" {
 					here = w.hubs[1]
 				}
-				if tags := here.identity("d").content().tags; fmt.Sprint(tags) != c.tags {
+				if tags := here.Identity("d").Content().Tags; fmt.Sprint(tags) != c.tags {
 					t.Errorf("the tags are %v, want %s", tags, c.tags)
 				}
 				if c.policy != ReprovisionReset {

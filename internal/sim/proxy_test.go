@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // throughProxy dials a name over the CONNECT proxy; the answer to CONNECT comes back if it is a
@@ -92,14 +94,14 @@ func TestDeviceThatKnowsOnlyAzureNamesGetsThroughTheProxy(t *testing.T) {
 			t.Errorf("%d %s", a.status, a.text)
 		}
 		// A fault of the hub reaches through the tunnel, and keeps new ones out.
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		c.wantEnd()
 		if _, refused := w.throughProxy(host + ":8883"); refused != "502 Bad Gateway" {
 			t.Errorf("a killed hub: %s", refused)
 		}
 		must(t, w.HealHub("hub-a"))
 		w.azureClient(host + ":8883")
-		must(t, w.FaultHub("hub-b", Fault{Kind: FaultClose}))
+		must(t, w.FaultHub("hub-b", iothub.Fault{Kind: iothub.FaultClose}))
 		raw, refused := w.throughProxy("hub-b.azure-devices.net:8883")
 		if raw != nil {
 			_ = raw.SetDeadline(time.Now().Add(time.Minute))

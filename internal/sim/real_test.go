@@ -23,6 +23,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // realWorld is a cloud on real sockets of the loopback interface, on addresses of its own in
@@ -91,7 +92,7 @@ func TestFaultsOnRealSockets(t *testing.T) {
 	}{{"rst", isReset}, {"fin", isEOF}} {
 		c := w.realConnect("d")
 		c.telemetry("", "x", 1)
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Close: f.close}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Close: f.close}))
 		if err := c.howItEnds(); !f.ended(err) {
 			t.Errorf("%s: connection ends with %v", f.close, err)
 		}
@@ -101,7 +102,7 @@ func TestFaultsOnRealSockets(t *testing.T) {
 		must(t, w.HealHub("hub-a"))
 	}
 	c := w.realConnect("d")
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 	c.send(publishBytes("devices/d/messages/events/", "late", 1, 7))
 	c.wantSilence(50 * time.Millisecond)
 	raw, err := net.Dial("tcp", hub)
@@ -115,7 +116,7 @@ func TestFaultsOnRealSockets(t *testing.T) {
 	c.want("40020007")
 	// a connection that a client gave up by a reset during the fault leaves nothing behind
 	w.ResetLedger()
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 	c.send(publishBytes("devices/d/messages/events/", "never", 1, 8))
 	_ = c.raw.(*net.TCPConn).SetLinger(0)
 	_ = c.raw.Close()
@@ -126,7 +127,7 @@ func TestFaultsOnRealSockets(t *testing.T) {
 	if l := w.Ledger("d", true); l.Received != 1 {
 		t.Errorf("%+v", l)
 	}
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultClose}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultClose}))
 	if _, err := w.realDial(hub); err == nil {
 		t.Error("close: TLS went through")
 	}
@@ -139,7 +140,7 @@ func TestSYNDropOnRealSockets(t *testing.T) {
 	w := realWorld(t, nil)
 	hub := w.hubAddr("hub-a")
 	c := w.realConnect("d")
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSYNDrop}))
 	c.send([]byte{0xc0, 0})
 	for range 2 {
 		_, err := net.DialTimeout("tcp", hub, 100*time.Millisecond)
@@ -151,12 +152,12 @@ func TestSYNDropOnRealSockets(t *testing.T) {
 	must(t, w.HealHub("hub-a"))
 	c.want("d000")
 	w.realConnect("d").telemetry("", "healed", 1)
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop}))
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSYNDrop}))
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 	if _, err := net.DialTimeout("tcp", hub, 100*time.Millisecond); !isRefused(err) {
 		t.Errorf("dial says %v", err)
 	}
-	must(t, w.FaultHub("hub-a", Fault{Kind: FaultSYNDrop})) // and Close must cope with it
+	must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSYNDrop})) // and Close must cope with it
 }
 
 func TestLayoutsSpreadTheListeners(t *testing.T) {
@@ -288,7 +289,7 @@ func TestPahoWorksAgainstAHub(t *testing.T) {
 	if m := <-got; m.Topic() != "$iothub/twin/res/200/?$rid=1" {
 		t.Errorf("%s", m.Topic())
 	}
-	_, err := w.SendC2D("d", C2D{Body: json.RawMessage(`{"a":1}`)})
+	_, err := w.SendC2D("d", iothub.C2D{Body: json.RawMessage(`{"a":1}`)})
 	must(t, err)
 	if m := <-got; string(m.Payload()) != `{"a":1}` || m.Qos() != 1 {
 		t.Errorf("%s", m.Payload())

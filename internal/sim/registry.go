@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -23,7 +24,7 @@ type registry struct {
 	config    registryOptions
 	log       zerolog.Logger
 	now       func() time.Time // the cloud's clock
-	hubs      []*hub
+	hubs      []*iothub.Hub
 	authority *azure.Authority // of device certificates
 	group     [2][]byte        // primary and secondary group key
 	events    *broadcaster
@@ -56,9 +57,9 @@ type device struct {
 	blocked  bool // by the operator: DPS answers failed 400209
 	disabled bool // by the control API: DPS answers disabled, as if its enrollment were
 
-	hub         *hub // assigned; nil before the first assignment is finished
-	first       *hub // where failback leads
-	visited     []*hub
+	hub         *iothub.Hub // assigned; nil before the first assignment is finished
+	first       *iothub.Hub // where failback leads
+	visited     []*iothub.Hub
 	rule        string // its enrollment's at the last assignment
 	substatus   string
 	payload     json.RawMessage // from the allocation webhook to the device
@@ -75,7 +76,7 @@ type device struct {
 
 // failover is a move that ends by itself.
 type failover struct {
-	from  *hub
+	from  *iothub.Hub
 	until time.Time
 	timer *time.Timer
 }
@@ -308,7 +309,7 @@ func (r *registry) isDisabled(d *device) bool {
 // place makes the answer of DPS come true; called with mu held.
 func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 	d.refused, d.payload = nil, nil
-	var twin *twinContent // nil means the policy decides
+	var twin *iothub.TwinContent // nil means the policy decides
 	if custom != nil {
 		if d.refused = custom.err; d.refused != nil {
 			d.updated, d.etag = r.now(), azure.NewDPSEtag()
@@ -329,25 +330,25 @@ func (r *registry) place(d *device, e *enrollment, custom *allocation) {
 	case first:
 		d.first = target
 		r.assign(d, target, substatusInitial)
-		if target.identity(d.id) != nil {
+		if target.Identity(d.id) != nil {
 			twin = nil // somebody made the device in the hub before: DPS takes it over as it is
 		}
-		r.unsaved(target.admit(d.id, d.auth, twin, !d.unusable))
+		r.unsaved(target.Admit(d.id, d.auth, twin, !d.unusable))
 	case moved:
 		r.move(d, target, twin)
 	default: // credentials may have changed, and the identity may have been deleted from the hub
 		if e.resets() {
 			r.assign(d, target, substatusReset)
-		} else if target.identity(d.id) == nil && twin == nil {
+		} else if target.Identity(d.id) == nil && twin == nil {
 			twin = e.twin()
 		}
-		r.unsaved(target.admit(d.id, d.auth, twin, !d.unusable))
+		r.unsaved(target.Admit(d.id, d.auth, twin, !d.unusable))
 	}
 }
 
 // decide is the hub for a registration: where the device is, unless its enrollment says otherwise since the last time. Called with
 // mu held.
-func (r *registry) decide(d *device, e *enrollment, custom *allocation) *hub {
+func (r *registry) decide(d *device, e *enrollment, custom *allocation) *iothub.Hub {
 	if d.hub != nil && !e.reprovisions() {
 		return d.hub
 	}
@@ -362,8 +363,8 @@ func (r *registry) decide(d *device, e *enrollment, custom *allocation) *hub {
 }
 
 // alive is another hub if DPS knows that the one it would name is of no use.
-func (r *registry) alive(target *hub, e *enrollment) *hub {
-	if target.deadForDPS() {
+func (r *registry) alive(target *iothub.Hub, e *enrollment) *iothub.Hub {
+	if target.DeadForDPS() {
 		if other := otherThan(target, r.hubsOf(e)); other != nil {
 			return other
 		}
@@ -372,14 +373,14 @@ func (r *registry) alive(target *hub, e *enrollment) *hub {
 }
 
 // answer is the hub DPS would name now if nothing but the hubs has changed since the device registered; called with mu held.
-func (r *registry) answer(d *device) *hub {
+func (r *registry) answer(d *device) *iothub.Hub {
 	if e := r.entry(d); e != nil && e.reprovisions() {
 		return r.alive(d.hub, e)
 	}
 	return d.hub
 }
 
-func (r *registry) assign(d *device, to *hub, substatus string) {
+func (r *registry) assign(d *device, to *iothub.Hub, substatus string) {
 	d.hub, d.substatus, d.updated, d.etag = to, substatus, r.now(), azure.NewDPSEtag()
 	if !slices.Contains(d.visited, to) {
 		d.visited = append(d.visited, to)
@@ -389,7 +390,7 @@ func (r *registry) assign(d *device, to *hub, substatus string) {
 // move takes a device to another hub: the identity there comes first, with the whole twin or, if its enrollment says so, with the
 // one it began with; then the old one becomes unusable in the way configured, unless nobody could reach its hub to do that. A twin
 // that is given counts in any case.
-func (r *registry) move(d *device, to *hub, twin *twinContent) {
+func (r *registry) move(d *device, to *iothub.Hub, twin *iothub.TwinContent) {
 	from, substatus := d.hub, substatusMigrated
 	if e := r.entry(d); e != nil && e.resets() {
 		substatus = substatusReset
@@ -398,12 +399,12 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 		}
 	}
 	if twin == nil {
-		twin = &twinContent{}
-		if old := from.identity(d.id); old != nil {
-			twin = old.content()
+		twin = &iothub.TwinContent{}
+		if old := from.Identity(d.id); old != nil {
+			twin = old.Content()
 		}
 	}
-	r.unsaved(to.admit(d.id, d.auth, twin, !d.unusable && !d.blocked && !d.disabled))
+	r.unsaved(to.Admit(d.id, d.auth, twin, !d.unusable && !d.blocked && !d.disabled))
 	if slices.Contains(d.visited, to) {
 		substatus = substatusReturned
 	}
@@ -411,15 +412,15 @@ func (r *registry) move(d *device, to *hub, twin *twinContent) {
 	if d.failedOver != nil && d.failedOver.from == to {
 		d.stayAway()
 	}
-	r.events.emit(Event{Kind: EventMove, Hub: to.name, Device: d.id})
-	r.log.Info().Str("hub", to.name).Str("device", d.id).Str("kind", EventMove).Str("from", from.name).Msg("device moved")
+	r.events.emit(iothub.Event{Kind: iothub.EventMove, Hub: to.Name(), Device: d.id})
+	r.log.Info().Str("hub", to.Name()).Str("device", d.id).Str("kind", iothub.EventMove).Str("from", from.Name()).Msg("device moved")
 	switch {
-	case !from.reachable():
+	case !from.Reachable():
 	case r.config.Move == MoveDelete:
-		r.unsaved(from.delete(d.id, "device moved to "+to.name))
+		r.unsaved(from.Delete(d.id, "device moved to "+to.Name()))
 	default:
-		if old := from.identity(d.id); old != nil {
-			r.unsaved(old.disable("device moved to " + to.name))
+		if old := from.Identity(d.id); old != nil {
+			r.unsaved(old.Disable("device moved to " + to.Name()))
 		}
 	}
 }
@@ -441,7 +442,7 @@ func (r *registry) stateOf(d *device) registrationState {
 		s.Status = statusUnassigned
 	default:
 		s.Status, s.Substatus = statusAssigned, d.substatus
-		s.AssignedHub, s.DeviceID = d.hub.host, d.id
+		s.AssignedHub, s.DeviceID = d.hub.Host(), d.id
 		s.X509, s.Payload = &registrationX509{}, d.payload // the service writes x509 for devices with keys too
 		if d.auth.X509 {
 			s.X509.EnrollmentGroupID = d.group
@@ -458,8 +459,8 @@ func (r *registry) with(id string, f func(*device) error) error {
 	d := r.byID[id]
 	if d == nil {
 		for _, h := range r.hubs {
-			if h.identity(id) != nil {
-				return azure.Errorf(409, "DeviceNotProvisioned", "device %s was made in %s, DPS does not know it", id, h.name)
+			if h.Identity(id) != nil {
+				return azure.Errorf(409, "DeviceNotProvisioned", "device %s was made in %s, DPS does not know it", id, h.Name())
 			}
 		}
 		return azure.Errorf(404, "DeviceNotFound", "device %s is not known", id)
@@ -473,7 +474,7 @@ func (r *registry) with(id string, f func(*device) error) error {
 
 // placed is the identity that orders to a device go to: in the hub DPS would assign now. Giving the order makes the assignment, so
 // that the order is where the device will be sent.
-func (r *registry) placed(id string) (i *identity, err error) {
+func (r *registry) placed(id string) (i *iothub.Identity, err error) {
 	if i := r.made(id); i != nil {
 		return i, nil
 	}
@@ -484,8 +485,8 @@ func (r *registry) placed(id string) (i *identity, err error) {
 		if target := r.answer(d); target != d.hub {
 			r.move(d, target, nil)
 		}
-		if i = d.hub.identity(d.id); i == nil { // the hub has lost it
-			return azure.Errorf(404, "DeviceNotFound", "%s does not know device %s any more, until it registers again", d.hub.name, id)
+		if i = d.hub.Identity(d.id); i == nil { // the hub has lost it
+			return azure.Errorf(404, "DeviceNotFound", "%s does not know device %s any more, until it registers again", d.hub.Name(), id)
 		}
 		return nil
 	})
@@ -493,7 +494,7 @@ func (r *registry) placed(id string) (i *identity, err error) {
 }
 
 // linked are the hubs a device can be in; called with mu held.
-func (r *registry) linked(d *device) []*hub {
+func (r *registry) linked(d *device) []*iothub.Hub {
 	if e := r.entry(d); e != nil {
 		return r.hubsOf(e)
 	}
@@ -505,7 +506,7 @@ func notProvisioned(d *device) error {
 }
 
 // failover moves a device to the next living hub, until ttl is over.
-func (r *registry) failover(id string, ttl time.Duration) (left *hub, until time.Time, err error) {
+func (r *registry) failover(id string, ttl time.Duration) (left *iothub.Hub, until time.Time, err error) {
 	if ttl == 0 {
 		ttl = defaultFailover
 	}
@@ -555,14 +556,14 @@ func (r *registry) returnHome(d *device, f *failover) {
 		return
 	}
 	d.failedOver = nil
-	if d.hub != f.from && !f.from.deadForDPS() {
+	if d.hub != f.from && !f.from.DeadForDPS() {
 		r.move(d, f.from, nil)
 	}
 	_ = r.keep(d) // nobody has asked for it
 }
 
 // failback returns a device to its first hub, whatever moved it; a device that is there stays.
-func (r *registry) failback(id string) (left *hub, err error) {
+func (r *registry) failback(id string) (left *iothub.Hub, err error) {
 	err = r.with(id, func(d *device) error {
 		if d.hub == nil {
 			return notProvisioned(d)
@@ -570,8 +571,8 @@ func (r *registry) failback(id string) (left *hub, err error) {
 		if d.hub == d.first {
 			return nil
 		}
-		if d.first.deadForDPS() {
-			return azure.Errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.name, d.first.faultKind())
+		if d.first.DeadForDPS() {
+			return azure.Errorf(409, "NoHealthyHub", "%s is under fault %s", d.first.Name(), d.first.FaultKind())
 		}
 		left = d.hub
 		d.stayAway()
@@ -588,13 +589,13 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 		d.updated = r.now()
 		if d.blocked || d.disabled || d.unusable {
 			for _, h := range r.hubs {
-				if i := h.identity(d.id); i != nil {
-					r.unsaved(i.disable(reason))
+				if i := h.Identity(d.id); i != nil {
+					r.unsaved(i.Disable(reason))
 				}
 			}
 		} else if d.hub != nil {
-			if i := d.hub.identity(d.id); i != nil {
-				r.unsaved(i.enable())
+			if i := d.hub.Identity(d.id); i != nil {
+				r.unsaved(i.Enable())
 			}
 		}
 		return nil
@@ -604,7 +605,7 @@ func (r *registry) change(id, reason string, set func(*device)) error {
 // delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
 func (r *registry) delete(id string) error {
 	if i := r.made(id); i != nil {
-		return azure.Unconfirmed(i.hub.delete(id, "device deleted"))
+		return azure.Unconfirmed(i.Hub().Delete(id, "device deleted"))
 	}
 	return r.with(id, func(d *device) error {
 		r.drop(d, "device deleted")
@@ -618,17 +619,17 @@ func (r *registry) drop(d *device, reason string) {
 	delete(r.byID, d.id)
 	delete(r.byRegistration, strings.ToLower(d.registrationID))
 	for _, h := range r.hubs {
-		r.unsaved(h.delete(d.id, reason))
+		r.unsaved(h.Delete(d.id, reason))
 	}
 }
 
 // newest returns the identity by which a device is connected, nil if it is not, and the model that it
 // has announced. If a dead hub still holds an older connection, the newest connection counts.
-func (r *registry) newest(id string) (i *identity, modelID string) {
+func (r *registry) newest(id string) (i *iothub.Identity, modelID string) {
 	newest := int64(0)
 	for _, h := range r.hubs {
-		if candidate := h.identity(id); candidate != nil {
-			if number, model := candidate.connection(); number > newest {
+		if candidate := h.Identity(id); candidate != nil {
+			if number, model := candidate.Connection(); number > newest {
 				i, newest, modelID = candidate, number, model
 			}
 		}
@@ -649,7 +650,7 @@ func (r *registry) close() {
 }
 
 // noteIdentity remembers that a service switched the identity of a device DPS has put there, lest the next registration undo it.
-func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
+func (r *registry) noteIdentity(h *iothub.Hub, id string, enabled bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if d := r.byID[id]; d != nil && d.hub == h {
@@ -659,14 +660,14 @@ func (r *registry) noteIdentity(h *hub, id string, enabled bool) {
 }
 
 // made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
-func (r *registry) made(id string) *identity {
+func (r *registry) made(id string) *iothub.Identity {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byID[id] != nil {
 		return nil
 	}
 	for _, h := range r.hubs {
-		if i := h.identity(id); i != nil {
+		if i := h.Identity(id); i != nil {
 			return i
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -73,13 +74,13 @@ func (r *registry) keepRecord(d *device) error {
 		DisplayName: d.central.displayName, Template: d.central.template, Simulated: d.central.simulated, Organizations: d.central.organizations,
 	}
 	for _, h := range d.visited {
-		k.Visited = append(k.Visited, h.name)
+		k.Visited = append(k.Visited, h.Name())
 	}
 	if e := d.refused; e != nil {
 		k.RefusedCode, k.RefusedText = e.code, e.text
 	}
 	if f := d.failedOver; f != nil {
-		k.FailedOverFrom, k.FailedOverTill = f.from.name, f.until
+		k.FailedOverFrom, k.FailedOverTill = f.from.Name(), f.until
 	}
 	text := azure.EncodeJSON(k)
 	if bytes.Equal(text, d.kept) {
@@ -92,11 +93,11 @@ func (r *registry) keepRecord(d *device) error {
 	return err
 }
 
-func nameOfHub(h *hub) string {
+func nameOfHub(h *iothub.Hub) string {
 	if h == nil {
 		return ""
 	}
-	return h.name
+	return h.Name()
 }
 
 // keptEnrollment is an enrollment as a document: in the service API's form a certificate is but a description.
@@ -190,12 +191,12 @@ func (r *registry) restore() error {
 	return err
 }
 
-func (r *registry) restoredHub(name string) (*hub, error) {
+func (r *registry) restoredHub(name string) (*iothub.Hub, error) {
 	if name == "" {
 		return nil, nil
 	}
 	for _, h := range r.hubs {
-		if h.name == name {
+		if h.Name() == name {
 			return h, nil
 		}
 	}

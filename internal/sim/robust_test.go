@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
@@ -236,9 +237,9 @@ func TestNobodyDisturbsADeviceThatBehaves(t *testing.T) {
 func (w *world) allEndpoints() []*wire.Endpoint {
 	all := []*wire.Endpoint{w.dps.mqtt, w.dps.https, w.control, w.proxy}
 	for _, h := range w.hubs {
-		all = append(all, h.mqtt, h.https)
-		if h.amqp != nil {
-			all = append(all, h.amqp)
+		all = append(all, h.MQTT, h.HTTPS)
+		if h.AMQP != nil {
+			all = append(all, h.AMQP)
 		}
 	}
 	return all
@@ -331,12 +332,12 @@ func TestThoseThatNeverReadHoldUpNobody(t *testing.T) {
 		time.Sleep(wire.WriteTimeout / 2)
 		held := 0
 		for i := range lazy {
-			o := w.hubs[0].identity(conns[i].id)
-			if !o.standing().Online {
+			o := w.hubs[0].Identity(conns[i].id)
+			if !o.Standing().Online {
 				t.Errorf("%s is gone already", conns[i].id)
 				continue
 			}
-			held += o.held()
+			held += o.Held()
 		}
 		if held > lazy*4<<20 {
 			t.Errorf("%d bytes are held for %d clients", held, lazy)
@@ -348,7 +349,7 @@ func TestThoseThatNeverReadHoldUpNobody(t *testing.T) {
 			if !open {
 				break
 			}
-			if e.Kind == EventDisconnect && e.Reason == "cannot write: timeout" {
+			if e.Kind == iothub.EventDisconnect && e.Reason == "cannot write: timeout" {
 				cut++
 			}
 		}

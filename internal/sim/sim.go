@@ -87,6 +87,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
@@ -99,7 +100,7 @@ type Sim struct {
 	registry *registry
 	dps      *dps
 	central  *central
-	hubs     []*hub
+	hubs     []*iothub.Hub
 	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
 	events   *broadcaster
@@ -152,19 +153,19 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	told := &wire.Novelty{}
-	o := hubOptions{
+	o := iothub.Options{
 		Listen: c.Listen, Log: c.Logger, Now: now, Grace: c.SASGrace, DisabledRefusal: c.DisabledRefusal,
 		RejectEarlyMail: c.C2DBeforeSubscription == EarlyC2DReject, Devices: deviceCA, Ledger: s.ledger, Store: kept, Told: told,
 		Connects: &s.connects, Sessions: &s.sessions, Tell: s.events.emit, Received: s.events.telemetry,
-		Switched: func(h *hub, id string, enabled bool) { s.registry.noteIdentity(h, id, enabled) },
+		Switched: func(h *iothub.Hub, id string, enabled bool) { s.registry.noteIdentity(h, id, enabled) },
 	}
 	for i := range c.Hubs {
 		o.Name = "hub-" + string(rune('a'+i))
-		if o.TLS, err = ca.ServerTLS(c.certified(i+1, hostNames(o.Name)...)); err != nil {
+		if o.TLS, err = ca.ServerTLS(c.certified(i+1, iothub.HostNames(o.Name)...)); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
-		h := newHub(o)
-		s.servers = append(s.servers, h.front)
+		h := iothub.New(o)
+		s.servers = append(s.servers, h.Front)
 		s.hubs = append(s.hubs, h)
 	}
 	s.registry = &registry{
@@ -193,7 +194,7 @@ func New(c Config) (_ *Sim, err error) {
 	}
 	s.dps = newDPS(s.running, c.dpsOptions(), s.registry, s.events, kept)
 	s.dps.told = told
-	s.dps.faults.over = faultOver(c.Logger, s.events.emit, "dps")
+	s.dps.faults.Over = iothub.FaultOver(c.Logger, s.events.emit, "dps")
 	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -274,19 +275,19 @@ func (s *Sim) listen() error {
 	}
 	all := append(s.dps.endpoints(), s.control)
 	for i, h := range s.hubs {
-		if err := bind(h.mqtt, h.Name()+"/mqtt", i+1, 8883); err != nil {
+		if err := bind(h.MQTT, h.Name()+"/mqtt", i+1, 8883); err != nil {
 			return err
 		}
-		if err := bind(h.https, h.Name()+"/https", i+1, httpsPort); err != nil {
+		if err := bind(h.HTTPS, h.Name()+"/https", i+1, httpsPort); err != nil {
 			return err
 		}
 		host := c.address(i + 1).String()
 		if c.Layout == LayoutPorts {
-			host = h.mqtt.Told()
+			host = h.MQTT.Told()
 		}
-		h.callIt(host, c.told(i+1))
+		h.SetHost(host, c.told(i+1))
 		if c.Layout == LayoutLoopback {
-			amqp(i+1, h.Name(), h.refuseAMQP)
+			amqp(i+1, h.Name(), h.RefuseAMQP)
 		}
 	}
 	if err := s.registry.start(); err != nil {
@@ -320,7 +321,7 @@ func (s *Sim) listen() error {
 		e.Open()
 	}
 	for _, h := range s.hubs {
-		h.open()
+		h.Open()
 	}
 	return nil
 }
@@ -358,9 +359,9 @@ func (s *Sim) closeLocked() error {
 	s.stop()
 	s.registry.close()
 	s.dps.jobs.Wait()
-	s.dps.faults.close()
+	s.dps.faults.Close()
 	for _, h := range s.hubs {
-		h.keepFault()
+		h.KeepFault()
 	}
 	s.events.close()
 	s.control.Stop()
@@ -368,7 +369,7 @@ func (s *Sim) closeLocked() error {
 		e.Stop()
 	}
 	for _, h := range s.hubs {
-		h.stop()
+		h.Stop()
 	}
 	if s.proxy != nil {
 		s.proxy.Stop() // its connections have ended with the endpoints they led to
@@ -432,7 +433,7 @@ func (s *Sim) Info() Info {
 		info.ConnectProxy = "http://" + s.proxy.Told()
 	}
 	for _, h := range s.hubs {
-		info.Hubs = append(info.Hubs, HubInfo{h.name, h.host, h.mqtt.Told(), h.https.Told(), h.connectionString()})
+		info.Hubs = append(info.Hubs, HubInfo{h.Name(), h.Host(), h.MQTT.Told(), h.HTTPS.Told(), h.ConnectionString()})
 	}
 	return info
 }

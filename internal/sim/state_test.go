@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
@@ -174,14 +175,14 @@ func portrait(s *Sim) string {
 		d := s.registry.byID[id]
 		all = append(all, s.registry.stateOf(d), shown(recordOf(d)), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
 		if f := d.failedOver; f != nil {
-			all = append(all, f.from.name, f.until.UTC())
+			all = append(all, f.from.Name(), f.until.UTC())
 		}
 	}
 	s.registry.mu.Unlock()
 	for _, h := range s.hubs {
-		for _, device := range h.all() {
-			for _, i := range append([]*identity{device}, h.modulesOf(device)...) {
-				all = append(all, i.lasting()...)
+		for _, device := range h.All() {
+			for _, i := range append([]*iothub.Identity{device}, h.ModulesOf(device)...) {
+				all = append(all, i.Lasting()...)
 			}
 		}
 	}
@@ -204,7 +205,7 @@ func (w *world) survives(step string) {
 		w.t.Fatalf("after %s: %v", step, err)
 	}
 	for i, h := range again.hubs {
-		h.host = w.hubs[i].host
+		h.SetHost(w.hubs[i].Host(), "")
 	}
 	was, is := strings.Split(portrait(w.Sim), "\n"), strings.Split(portrait(again), "\n")
 	must(w.t, again.Close())
@@ -225,7 +226,7 @@ func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 		c.subscribeAll()
 		w.survives("a connection")
 		text := "hi"
-		_, err := w.SendC2D("dev-1", C2D{Text: &text, Properties: map[string]string{"iothub-ack": "full"}})
+		_, err := w.SendC2D("dev-1", iothub.C2D{Text: &text, Properties: map[string]string{"iothub-ack": "full"}})
 		must(t, err)
 		c.wantPublish()
 		w.survives("a message on its way")
@@ -236,14 +237,14 @@ func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 		w.survives("a desired patch")
 		c.close()
 		w.survives("the end of a connection")
-		_, err = w.SendC2D("dev-1", C2D{Body: json.RawMessage(`{"a":1}`), TTLSeconds: 60})
+		_, err = w.SendC2D("dev-1", iothub.C2D{Body: json.RawMessage(`{"a":1}`), TTLSeconds: 60})
 		must(t, err)
 		time.Sleep(2 * time.Minute)
 		_, err = w.C2DMessages("dev-1")
 		must(t, err)
 		w.survives("an expiry")
-		i := w.hubs[0].identity("dev-1")
-		_, err = i.post(C2D{Text: &text})
+		i := w.hubs[0].Identity("dev-1")
+		_, err = i.Post(iothub.C2D{Text: &text})
 		must(t, err)
 		token := sasFor(w.key("dev-1"), w.info.Hubs[0].Host+"/devices/dev-1", time.Now().Add(time.Hour), "")
 		locked := w.mustDo(w.httpClient(), "GET", "https://"+w.info.Hubs[0].HTTPS+"/devices/dev-1/messages/deviceBound?api-version=2021-04-12", "",
@@ -259,10 +260,10 @@ func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 		w.survives("a device made by a service")
 		s.want(200, "", "PUT", "/devices/by-service", `{"deviceId":"by-service","status":"disabled","statusReason":"lost"}`, "If-Match", "*")
 		w.survives("a device disabled by a service")
-		_, err = w.hubs[0].admitModule("dev-1", "m", azure.Credentials{Keys: [][]byte{[]byte("a key of the module's own")}})
+		_, err = w.hubs[0].AdmitModule("dev-1", "m", azure.Credentials{Keys: [][]byte{[]byte("a key of the module's own")}})
 		must(t, err)
-		m := w.hubs[0].module("dev-1", "m")
-		must(t, m.patchDesired(map[string]any{"z": true}))
+		m := w.hubs[0].Module("dev-1", "m")
+		must(t, m.PatchDesired(map[string]any{"z": true}))
 		w.survives("a module")
 		d := w.dpsService()
 		d.want(200, 0, "PUT", "/enrollments/single", `{"registrationId":"single","deviceId":"other","attestation":{"type":"symmetricKey"},"initialTwin":{"tags":{"a":1},"properties":{"desired":{"b":2.0}}}}`)
@@ -287,7 +288,7 @@ func TestEveryChangeIsWrittenDownWhenItHasHappened(t *testing.T) {
 		w.survives("the end of a failover")
 		d.want(204, 0, "DELETE", "/enrollments/single", "")
 		w.survives("an enrollment's end")
-		must(t, w.hubs[0].deleteModule("dev-1", "m", ""))
+		must(t, w.hubs[0].DeleteModule("dev-1", "m", ""))
 		w.survives("a module's end")
 		s.want(204, "", "DELETE", "/devices/by-service", "", "If-Match", "*")
 		w.survives("a device deleted by a service")
@@ -314,7 +315,7 @@ func TestDeviceDoesNotNoticeThatItsCloudWasKilled(t *testing.T) {
 		must(t, w.PatchDesired("dev-1", json.RawMessage(`{"fanSpeed":1}`)))
 		c.wantPublish()
 		text := "hi"
-		_, err := w.SendC2D("dev-1", C2D{Text: &text})
+		_, err := w.SendC2D("dev-1", iothub.C2D{Text: &text})
 		must(t, err)
 		sent := c.next() // and no PUBACK
 		w.reborn()
@@ -374,7 +375,7 @@ func TestNothingIsConfirmedOnAFullDisk(t *testing.T) {
 		text := "hi"
 		for name, err := range map[string]error{
 			"503 ServiceUnavailable":  w.PatchDesired("dev-1", json.RawMessage(`{"a":1}`)),
-			"503 ServiceUnavailable ": func() error { _, err := w.SendC2D("dev-1", C2D{Text: &text}); return err }(),
+			"503 ServiceUnavailable ": func() error { _, err := w.SendC2D("dev-1", iothub.C2D{Text: &text}); return err }(),
 		} {
 			if refusal(err) != strings.TrimSpace(name) {
 				t.Errorf("%v", err)
@@ -401,11 +402,11 @@ func TestChangesOfIdentitiesFailOnAFullDisk(t *testing.T) {
 		for _, id := range []string{"made", "dies"} {
 			s.want(200, "", "PUT", "/devices/"+id, `{"deviceId":"`+id+`"}`)
 		}
-		_, err := w.hubs[0].admitModule("dev-1", "m", azure.Credentials{})
+		_, err := w.hubs[0].AdmitModule("dev-1", "m", azure.Credentials{})
 		must(t, err)
 		text := "hi"
 		for range 2 {
-			_, err = w.SendC2D("dev-1", C2D{Text: &text})
+			_, err = w.SendC2D("dev-1", iothub.C2D{Text: &text})
 			must(t, err)
 		}
 		mailbox := func(method, path string) httpAnswer {

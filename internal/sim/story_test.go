@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // One device registers, sends telemetry, uses its twin, answers a method and receives a message.
@@ -45,7 +47,7 @@ func TestWholeLifeOfADevice(t *testing.T) {
 		if err != nil || r.Status != 200 || string(r.Payload) != `{"said":"hi"}` {
 			t.Fatalf("%+v %v", r, err)
 		}
-		mid, err := w.SendC2D("dev-1", C2D{Body: json.RawMessage(`"12:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
+		mid, err := w.SendC2D("dev-1", iothub.C2D{Body: json.RawMessage(`"12:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
 		must(t, err)
 		topic, body := c.wantPublish()
 		if body != `"12:00"` || !strings.HasPrefix(topic, "devices/dev-1/messages/devicebound/%24.mid="+mid+"&") || !strings.HasSuffix(topic, "&iothub-ack=none&method-name=setAlarm") {
@@ -53,7 +55,7 @@ func TestWholeLifeOfADevice(t *testing.T) {
 		}
 		c.send([]byte{0xc0, 0})
 		c.want("d000")
-		if m, err := w.C2DMessages("dev-1"); err != nil || len(m) != 1 || m[0].State != C2DCompleted || m[0].DeliveryCount != 1 {
+		if m, err := w.C2DMessages("dev-1"); err != nil || len(m) != 1 || m[0].State != iothub.C2DCompleted || m[0].DeliveryCount != 1 {
 			t.Fatalf("%+v %v", m, err)
 		}
 		c.send([]byte{0xe0, 0})

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // The last frames, byte for byte as the standard has them: open with a container id, close with an
@@ -162,7 +164,7 @@ func TestAMQPClientIsToldWhyItIsRefused(t *testing.T) {
 			t.Errorf("%d %s", a.status, a.text)
 		}
 		// a fault of the hub hits this port too
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		if _, err := w.dial("127.0.0.2:5671"); !isRefused(err) {
 			t.Errorf("%v", err)
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // webSocket is a WebSocket as a client sees it, written from RFC 6455: it masks, and shows nothing
@@ -202,7 +204,7 @@ func TestWebSocketConnectionsEndLikeTCPOnes(t *testing.T) {
 		ended := func(want string) {
 			t.Helper()
 			for e := range events {
-				if e.Kind != EventDisconnect {
+				if e.Kind != iothub.EventDisconnect {
 					continue
 				}
 				if e.Reason != want {
@@ -264,7 +266,7 @@ func TestFaultsOfAHubHitWebSockets(t *testing.T) {
 			ended func(error) bool
 		}{{"rst", isReset}, {"fin", isEOF}} {
 			c, _ := w.webConnect(host, "d")
-			must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill, Close: f.close}))
+			must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, Close: f.close}))
 			if err := c.howItEnds(); !f.ended(err) {
 				t.Errorf("%s: ended with %v", f.close, err)
 			}
@@ -274,7 +276,7 @@ func TestFaultsOfAHubHitWebSockets(t *testing.T) {
 			must(t, w.HealHub("hub-a"))
 		}
 		c, s := w.webConnect(host, "d")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 		c.send(publishBytes("devices/d/messages/events/", "late", 1, 7))
 		s.send(frame(frameFinal|framePing, nil))
 		c.wantSilence(20 * time.Second)
@@ -283,22 +285,22 @@ func TestFaultsOfAHubHitWebSockets(t *testing.T) {
 		}
 		must(t, w.HealHub("hub-a"))
 		c.want("40020007")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultSlow, DelayMs: 3000}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultSlow, DelayMs: 3000}))
 		began := time.Now()
 		c.send([]byte{0xc0, 0})
 		c.want("d000")
 		if d := time.Since(began); d != 3*time.Second {
 			t.Errorf("answered after %v", d)
 		}
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultConnack5}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultConnack5}))
 		c.wantEnd()
 		c, _ = w.webClient(at)
 		c.send(connectBytes(w.hubOptions(host, "d")))
 		c.want("20020005")
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultKill}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		must(t, w.HealHub("hub-a"))
 		w.webConnect(host, "d") // and stays, for Close to end
-		must(t, w.FaultHub("hub-a", Fault{Kind: FaultBlackhole}))
+		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole}))
 	})
 }
 

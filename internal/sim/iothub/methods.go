@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"bytes"
@@ -25,11 +25,11 @@ type methodAnswer struct {
 	body   []byte
 }
 
-// methodTimeoutDefault is what IoT Hub waits for a method's answer if the caller does not say.
-const methodTimeoutDefault = 30 * time.Second
+// MethodTimeout is what IoT Hub waits for a method's answer if the caller does not say.
+const MethodTimeout = 30 * time.Second
 
-// methodMaxBytes is the largest payload of a method, in either direction.
-const methodMaxBytes = 128 << 10
+// MethodMaxBytes is the largest payload of a method, in either direction.
+const MethodMaxBytes = 128 << 10
 
 const (
 	methodNameLimit = 100
@@ -41,8 +41,8 @@ func validMethodName(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("/?#+", r) })
 }
 
-// await waits until the device is there and listens for methods, or until ctx ends.
-func (i *identity) await(ctx context.Context) {
+// Await waits until the device is there and listens for methods, or until ctx ends.
+func (i *Identity) Await(ctx context.Context) {
 	for {
 		i.mu.Lock()
 		ready := i.gone || i.session != nil && i.session.takesMethods()
@@ -67,15 +67,15 @@ func (i *identity) await(ctx context.Context) {
 func (s *session) takesMethods() bool { return s.subs.methods > 0 && !s.oldest }
 
 // arrived tells those who wait for the device to look again; called with mu held.
-func (i *identity) arrived() {
+func (i *Identity) arrived() {
 	if i.arrival != nil {
 		close(i.arrival)
 		i.arrival = nil
 	}
 }
 
-// invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
-func (i *identity) invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
+// Invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
+func (i *Identity) Invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
 	if !validMethodName(name) {
 		return MethodResult{}, azure.Errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
 	}
@@ -86,7 +86,7 @@ func (i *identity) invoke(ctx context.Context, name string, payload json.RawMess
 	s := i.session
 	if s == nil || !s.takesMethods() {
 		i.mu.Unlock()
-		return MethodResult{}, deviceNotOnline(i.id)
+		return MethodResult{}, DeviceNotOnline(i.id)
 	}
 	s.lastRID++
 	rid := strconv.FormatUint(s.lastRID, 16)
@@ -116,8 +116,8 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	switch {
 	case len(a.body) == 0:
 		return MethodResult{a.status, json.RawMessage("null")}, nil
-	case len(a.body) > methodMaxBytes:
-		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "device %s answered with %d bytes, the limit is %d", id, len(a.body), methodMaxBytes)
+	case len(a.body) > MethodMaxBytes:
+		return MethodResult{}, azure.Errorf(413, "MessageTooLarge", "device %s answered with %d bytes, the limit is %d", id, len(a.body), MethodMaxBytes)
 	case !json.Valid(a.body):
 		return MethodResult{}, azure.Errorf(502, "BadDeviceResponse", "device %s answered the method with something that is not JSON", id)
 	}
@@ -135,7 +135,8 @@ func (s *session) answerMethod(rid string, status int, body []byte) {
 	}
 }
 
-func deviceNotOnline(id string) error {
+// DeviceNotOnline is the error of a method of a device that is not there, or does not listen.
+func DeviceNotOnline(id string) error {
 	return azure.Errorf(404, "DeviceNotOnline", "device %s is not online, or does not listen for methods", id)
 }
 

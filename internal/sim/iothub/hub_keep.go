@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 // mutex. Without a state directory it only unlocks. The store has logged the error that it returns;
 // the next change writes again what could not be written. Code that has changed nothing calls
 // mu.Unlock instead.
-func (i *identity) saveAndUnlock() error {
+func (i *Identity) saveAndUnlock() error {
 	defer i.mu.Unlock()
 	return i.keep()
 }
@@ -84,7 +84,7 @@ type letterState struct {
 }
 
 // halves are the documents of a twin by their names in the store.
-func (i *identity) halves() [3]struct {
+func (i *Identity) halves() [3]struct {
 	name string
 	*document
 } {
@@ -94,7 +94,7 @@ func (i *identity) halves() [3]struct {
 	}{{"desired", &i.desired}, {"reported", &i.report}, {"tags", &i.tags}}
 }
 
-func (i *identity) keys() (identity string, half func(name string) string, letter func(seq int) string) {
+func (i *Identity) keys() (identity string, half func(name string) string, letter func(seq int) string) {
 	return "identity/" + i.hub.name + "/" + i.name(),
 		func(name string) string { return "twin/" + i.hub.name + "/" + name + "/" + i.name() },
 		func(seq int) string { return fmt.Sprintf("mail/%s/%s/%012d", i.hub.name, i.name(), seq) }
@@ -102,7 +102,7 @@ func (i *identity) keys() (identity string, half func(name string) string, lette
 
 // keep writes down what has changed since the last time; called with the identity's mutex held. After an error the rest is still to be
 // written, and will be with the next change.
-func (i *identity) keep() error {
+func (i *Identity) keep() error {
 	s, k := i.hub.store, &i.kept
 	if s == nil || k.buried {
 		return nil
@@ -149,7 +149,7 @@ func (i *identity) keep() error {
 	return err
 }
 
-func (i *identity) keepMail(key func(seq int) string) error {
+func (i *Identity) keepMail(key func(seq int) string) error {
 	s, k := i.hub.store, &i.kept
 	for _, m := range i.mail.messages {
 		now := letterState{m.state, m.feedback, m.token, m.deliveryCount}
@@ -185,10 +185,10 @@ func (i *identity) keepMail(key func(seq int) string) error {
 	return nil
 }
 
-// restore brings back the hub's identities from the store.
-func (h *hub) restore() error {
+// Restore brings back the hub's identities from the store.
+func (h *Hub) Restore() error {
 	s := h.store
-	find := func(name string) *identity {
+	find := func(name string) *Identity {
 		device, module, isModule := strings.Cut(name, "/")
 		i := h.identities[device]
 		if i != nil && isModule {
@@ -202,7 +202,7 @@ func (h *hub) restore() error {
 			return err
 		}
 		device, module, isModule := strings.Cut(name, "/")
-		i := &identity{id: device, module: module, parent: h.identities[device], hub: h, generation: k.Generation, enabled: k.Enabled,
+		i := &Identity{id: device, module: module, parent: h.identities[device], hub: h, generation: k.Generation, enabled: k.Enabled,
 			auth: k.Auth, modelID: k.ModelID}
 		i.record = record{revision: k.Revision, statusReason: k.StatusReason, statusAt: k.StatusAt, connectionAt: k.ConnectionAt,
 			edge: k.Edge, scope: k.Scope}
@@ -216,7 +216,7 @@ func (h *hub) restore() error {
 			return errors.New("its device is unknown")
 		default:
 			if i.parent.modules == nil {
-				i.parent.modules = map[string]*identity{}
+				i.parent.modules = map[string]*Identity{}
 			}
 			i.parent.modules[module] = i
 		}
@@ -276,9 +276,9 @@ func documentOf(k keptDocument) document {
 	return document{props: k.Props, written: k.Written, version: k.Version}
 }
 
-// lasting returns everything of an identity that a restart must bring back, to be encoded as JSON. Tests
+// Lasting returns everything of an identity that a restart must bring back, to be encoded as JSON. Tests
 // compare it before and after one.
-func (i *identity) lasting() (all []any) {
+func (i *Identity) Lasting() (all []any) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	d, twin := i.document(), i.twinDocument()

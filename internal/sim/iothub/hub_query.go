@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"encoding/base64"
@@ -69,12 +69,12 @@ func pageOf(r *http.Request) (size, skip int, err error) {
 
 // run evaluates a query over the hub's twins, in the order of their ids.
 func (s *hubService) run(q *query.Query) ([]any, error) {
-	identities := s.all()
+	identities := s.All()
 	if q.Source() == query.Modules {
 		devices := identities
 		identities = nil
 		for _, i := range devices {
-			identities = append(identities, s.modulesOf(i)...)
+			identities = append(identities, s.ModulesOf(i)...)
 		}
 	}
 	return q.Run(func(yield func(json.RawMessage) bool) {

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"encoding/json"
@@ -18,8 +18,8 @@ type C2D struct {
 	TTLSeconds int               `json:"ttlSeconds,omitempty"` // 1 to 172800, 0 means 3600
 }
 
-// check refuses an impossible message, for any receiver.
-func (c C2D) check() error {
+// Check refuses an impossible message, for any receiver.
+func (c C2D) Check() error {
 	switch {
 	case len(c.Body) > 0 && c.Text != nil:
 		return azure.Errorf(400, "BadRequest", "a message has a body or a text, not both")
@@ -39,9 +39,9 @@ func (c C2D) check() error {
 	return nil
 }
 
-// post queues a message for a device and returns its message id.
-func (i *identity) post(c C2D) (mid string, err error) {
-	if err := c.check(); err != nil {
+// Post queues a message for a device and returns its message id.
+func (i *Identity) Post(c C2D) (mid string, err error) {
+	if err := c.Check(); err != nil {
 		return "", err
 	}
 	body := []byte(c.Body)
@@ -55,7 +55,7 @@ func (i *identity) post(c C2D) (mid string, err error) {
 	if mid = c.Properties["$.mid"]; mid == "" {
 		mid = azure.NewGUID()
 	}
-	topic := c2dTopic(i.id, mid, c)
+	topic := mailTopic(i.id, mid, c)
 	if len(body) > c2dMaxBytes || len(topic) > c2dMaxBytes-1 {
 		return "", azure.Errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
 	}
@@ -157,8 +157,8 @@ func (m *letter) release() {
 	}
 }
 
-// c2dTopic puts the system properties first, then the application's in order of their names.
-func c2dTopic(deviceID, mid string, c C2D) string {
+// mailTopic puts the system properties first, then the application's in order of their names.
+func mailTopic(deviceID, mid string, c C2D) string {
 	system := map[string]string{"$.mid": mid, "$.to": "/devices/" + deviceID + "/messages/devicebound", "iothub-ack": "none"}
 	if len(c.Body) > 0 {
 		system["$.ct"], system["$.ce"] = "application/json", "utf-8"
@@ -315,8 +315,8 @@ func (q *mailbox) waiting(now time.Time) (n int) {
 	return n
 }
 
-// purge ends every message that nobody has completed, and returns how many there were.
-func (i *identity) purge() (n int, err error) {
+// Purge ends every message that nobody has completed, and returns how many there were.
+func (i *Identity) Purge() (n int, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	n = i.mail.purge(i.hub.now())
@@ -338,8 +338,8 @@ func (q *mailbox) purge(now time.Time) (n int) {
 	return n
 }
 
-// fates tells what became of the device's messages, the oldest first.
-func (i *identity) fates() (all []C2DMessage) {
+// Messages tells what became of the device's messages, the oldest first.
+func (i *Identity) Messages() (all []C2DMessage) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.mail.expire(i.hub.now())

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"crypto/tls"
@@ -23,27 +23,27 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
-type hub struct {
+// Hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
+type Hub struct {
 	hubDeps
 	name      string   // hub-a
 	host      string   // what DPS hands out: the address, with the port in LayoutPorts
 	hosts     []string // every name clients may use, with and without ports
 	policies  []policy
 	tls       *tls.Config
-	mqtt      *wire.Endpoint
-	https     *wire.Endpoint
-	amqp      *wire.Endpoint   // refuses AMQP clients; nil if its port is taken
-	front     *wire.HTTPFront  // serves https
+	MQTT      *wire.Endpoint
+	HTTPS     *wire.Endpoint
+	AMQP      *wire.Endpoint   // refuses AMQP clients; nil if its port is taken
+	Front     *wire.HTTPFront  // serves https
 	endpoints []*wire.Endpoint // all of them: faults hit every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
 	live    atomic.Int64            // sessions
 
 	mu         sync.Mutex
-	identities map[string]*identity
+	identities map[string]*Identity
 
-	faults   faultState[Fault]
+	faults   wire.FaultState[Fault]
 	losesAll bool // when the fault is over; guarded by faults.changing
 }
 
@@ -59,15 +59,15 @@ type hubDeps struct {
 	store    *store.Store // nil without a state directory
 	tell     func(Event)
 	received func(hub string, n int64)
-	switched func(h *hub, id string, enabled bool)
+	switched func(h *Hub, id string, enabled bool)
 	listen   func(network, addr string) (net.Listener, error)
 	told     *wire.Novelty
 	connects *atomic.Int64
 	order    *atomic.Int64 // numbers the sessions of the whole cloud
 }
 
-// hubOptions is what a hub is given. The hubs of a cloud share everything but Name and TLS.
-type hubOptions struct {
+// Options is what a hub is given. The hubs of a cloud share everything but Name and TLS.
+type Options struct {
 	Name   string // hub-a
 	TLS    *tls.Config
 	Listen func(network, addr string) (net.Listener, error)
@@ -90,31 +90,31 @@ type hubOptions struct {
 	Received func(hub string, n int64) // n messages have been entered into the ledger
 	// Switched says that a service has enabled or disabled the identity of a device. It is called
 	// without a lock of the hub.
-	Switched func(h *hub, id string, enabled bool)
+	Switched func(h *Hub, id string, enabled bool)
 }
 
-// hostNames are the names of a hub that need no listener: the simulator's own and Azure's.
-func hostNames(name string) []string { return []string{name + ".sim.local", name + azure.DomainHubs} }
+// HostNames are the names of a hub that need no listener: the simulator's own and Azure's.
+func HostNames(name string) []string { return []string{name + ".sim.local", name + azure.DomainHubs} }
 
-// newHub makes a hub without identities, which listens nowhere.
-func newHub(o hubOptions) *hub {
-	h := &hub{
+// New makes a hub without identities, which listens nowhere.
+func New(o Options) *Hub {
+	h := &Hub{
 		hubDeps: hubDeps{
 			log: o.Log, now: o.Now, grace: o.Grace, refusal: o.DisabledRefusal, rejects: o.RejectEarlyMail, devices: o.Devices,
 			ledger: o.Ledger, store: o.Store, tell: o.Tell, received: o.Received, switched: o.Switched, listen: o.Listen, told: o.Told,
 			connects: o.Connects, order: o.Sessions,
 		},
-		name: o.Name, hosts: hostNames(o.Name), tls: o.TLS, identities: map[string]*identity{},
+		name: o.Name, hosts: HostNames(o.Name), tls: o.TLS, identities: map[string]*Identity{},
 	}
 	h.policies = newPolicies(func(policy string, size int) []byte { return h.store.Key(h.name+"/"+policy, size) })
-	h.faults.over = faultOver(h.log, h.tell, h.name)
-	h.mqtt = &wire.Endpoint{Listen: h.listen, Serve: h.serve}
+	h.faults.Over = FaultOver(h.log, h.tell, h.name)
+	h.MQTT = &wire.Endpoint{Listen: h.listen, Serve: h.serve}
 	surface := http.NewServeMux()
 	h.routes(surface)
 	(&hubService{h}).routes(surface)
-	h.front = wire.NewHTTPFront(h.listen, wire.WithDate(surface, h.now), h.tls, h.log)
-	h.https = h.front.Endpoint
-	h.endpoints = []*wire.Endpoint{h.mqtt, h.https}
+	h.Front = wire.NewHTTPFront(h.listen, wire.WithDate(surface, h.now), h.tls, h.log)
+	h.HTTPS = h.Front.Endpoint
+	h.endpoints = []*wire.Endpoint{h.MQTT, h.HTTPS}
 	return h
 }
 
@@ -126,14 +126,14 @@ type conduct struct {
 	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
 }
 
-// identity is one device in one hub, or one module of it: a module has a twin, methods, telemetry and a connection of its own, but no
+// Identity is one device in one hub, or one module of it: a module has a twin, methods, telemetry and a connection of its own, but no
 // cloud-to-device messages, and it is of no use while its device is disabled.
-type identity struct {
+type Identity struct {
 	id         string // of the device
 	module     string // "" for the device itself
-	parent     *identity
-	modules    map[string]*identity // of a device; guarded by the hub's mutex
-	hub        *hub
+	parent     *Identity
+	modules    map[string]*Identity // of a device; guarded by the hub's mutex
+	hub        *Hub
 	generation string
 
 	entry sync.Mutex // held by the session that is being let in; before mu
@@ -156,80 +156,80 @@ type identity struct {
 }
 
 // Name is the name of the hub: hub-a.
-func (h *hub) Name() string { return h.name }
+func (h *Hub) Name() string { return h.name }
 
 // Host is what DPS hands out: the hub's address, with the port where all hubs share one.
-func (h *hub) Host() string { return h.host }
+func (h *Hub) Host() string { return h.host }
 
-// azureName is what the hub is called in Azure's own domain.
-func (h *hub) azureName() string { return h.name + azure.DomainHubs }
+// AzureName is what the hub is called in Azure's own domain.
+func (h *Hub) AzureName() string { return h.name + azure.DomainHubs }
 
-// knownAs says whether clients may use the name of a host, with or without a port, for this hub.
-func (h *hub) knownAs(host string) bool {
+// KnownAs says whether clients may use the name of a host, with or without a port, for this hub.
+func (h *Hub) KnownAs(host string) bool {
 	return slices.ContainsFunc(h.hosts, func(own string) bool { return strings.EqualFold(own, host) })
 }
 
-// connections counts the devices and modules that are connected.
-func (h *hub) connections() int { return int(h.live.Load()) }
+// Connections counts the devices and modules that are connected.
+func (h *Hub) Connections() int { return int(h.live.Load()) }
 
-// refuseAMQP binds an address where the hub refuses AMQP clients.
-func (h *hub) refuseAMQP(addr string) error {
+// RefuseAMQP binds an address where the hub refuses AMQP clients.
+func (h *Hub) RefuseAMQP(addr string) error {
 	e, err := (&wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}).Listen(h.listen, addr, h.tls)
 	if err == nil {
-		h.amqp = e
+		h.AMQP = e
 		h.endpoints = append(h.endpoints, e)
 	}
 	return err
 }
 
-// open begins to serve on all addresses.
-func (h *hub) open() {
+// Open begins to serve on all addresses.
+func (h *Hub) Open() {
 	for _, e := range h.endpoints {
 		e.Open()
 	}
 }
 
-// keepFault ends the timed healing of the hub's fault: from now on the fault stays what it is.
-func (h *hub) keepFault() { h.faults.close() }
+// KeepFault ends the timed healing of the hub's fault: from now on the fault stays what it is.
+func (h *Hub) KeepFault() { h.faults.Close() }
 
-// stop resets all connections, and waits until they are gone.
-func (h *hub) stop() {
+// Stop resets all connections, and waits until they are gone.
+func (h *Hub) Stop() {
 	for _, e := range h.endpoints {
 		e.Stop()
 	}
 }
 
 // ID is the id of the device.
-func (i *identity) ID() string { return i.id }
+func (i *Identity) ID() string { return i.id }
 
 // Hub is the hub that has the identity.
-func (i *identity) Hub() *hub { return i.hub }
+func (i *Identity) Hub() *Hub { return i.hub }
 
-// standing is how an identity stands at the moment.
-type standing struct {
+// Standing is how an identity stands at the moment.
+type Standing struct {
 	Enabled bool
 	Online  bool
 	ModelID string // as announced at the last CONNECT that had one
 }
 
-// standing tells how the identity stands at the moment.
-func (i *identity) standing() standing {
+// Standing tells how the identity stands at the moment.
+func (i *Identity) Standing() Standing {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return standing{Enabled: i.enabled, Online: i.session != nil, ModelID: i.modelID}
+	return Standing{Enabled: i.enabled, Online: i.session != nil, ModelID: i.modelID}
 }
 
-// connection returns the number of the live session, which counts all sessions of the cloud, and the
+// Connection returns the number of the live session, which counts all sessions of the cloud, and the
 // model that it announced. It is 0 for a device that is not connected.
-func (i *identity) connection() (number int64, modelID string) {
+func (i *Identity) Connection() (number int64, modelID string) {
 	if s := i.online(); s != nil {
 		return s.number, s.from.ModelID
 	}
 	return 0, ""
 }
 
-// disconnect ends the live session for a reason. It returns false if there is none.
-func (i *identity) disconnect(reason string) bool {
+// Disconnect ends the live session for a reason. It returns false if there is none.
+func (i *Identity) Disconnect(reason string) bool {
 	s := i.online()
 	if s != nil {
 		s.wire.HangUp(reason)
@@ -237,32 +237,32 @@ func (i *identity) disconnect(reason string) bool {
 	return s != nil
 }
 
-// trust replaces the credentials. It does so even if it returns an error, which says that a restart
+// Trust replaces the credentials. It does so even if it returns an error, which says that a restart
 // will not know of it.
-func (i *identity) trust(auth azure.Credentials) error {
+func (i *Identity) Trust(auth azure.Credentials) error {
 	i.mu.Lock()
 	i.auth = auth
 	return i.saveAndUnlock()
 }
 
-// identity returns the identity of a device, nil if the hub has none.
-func (h *hub) identity(id string) *identity {
+// Identity returns the identity of a device, nil if the hub has none.
+func (h *Hub) Identity(id string) *Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.identities[id]
 }
 
-// all returns the hub's identities in order of their ids.
-func (h *hub) all() []*identity {
+// All returns the hub's identities in order of their ids.
+func (h *Hub) All() []*Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.SortedFunc(maps.Values(h.identities), func(a, b *identity) int { return strings.Compare(a.id, b.id) })
+	return slices.SortedFunc(maps.Values(h.identities), func(a, b *Identity) int { return strings.Compare(a.id, b.id) })
 }
 
-// admit creates the identity of a device, or puts an existing one back into service; a twin, unless
+// Admit creates the identity of a device, or puts an existing one back into service; a twin, unless
 // nil, replaces the one it has. A new twin starts at version 1. An error says that the change was
 // made but could not be written down.
-func (h *hub) admit(id string, auth azure.Credentials, twin *twinContent, enabled bool) (err error) {
+func (h *Hub) Admit(id string, auth azure.Credentials, twin *TwinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
 	if i == nil {
@@ -281,21 +281,21 @@ func (h *hub) admit(id string, auth azure.Credentials, twin *twinContent, enable
 }
 
 // create is called with mu held; the twin is empty for nil.
-func (h *hub) create(id string, auth azure.Credentials, twin *twinContent) *identity {
+func (h *Hub) create(id string, auth azure.Credentials, twin *TwinContent) *Identity {
 	now := h.now()
-	i := &identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
+	i := &Identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
 	if twin == nil {
-		twin = &twinContent{}
+		twin = &TwinContent{}
 	}
-	i.desired, i.report, i.edge = newDocument(twin.desired, now), newDocument(twin.reported, now), twin.edge
-	i.tags.props = twin.tags
+	i.desired, i.report, i.edge = newDocument(twin.Desired, now), newDocument(twin.Reported, now), twin.Edge
+	i.tags.props = twin.Tags
 	h.identities[id] = i
 	return i
 }
 
-// disable makes the identity unusable and closes its connection, and those of its modules. It does
+// Disable makes the identity unusable and closes its connection, and those of its modules. It does
 // so even if it returns an error, which says that a restart will not know of it.
-func (i *identity) disable(reason string) error {
+func (i *Identity) Disable(reason string) error {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
 	s := i.session
@@ -303,7 +303,7 @@ func (i *identity) disable(reason string) error {
 	if s != nil {
 		s.wire.HangUp(reason)
 	}
-	for _, m := range i.hub.modulesOf(i) {
+	for _, m := range i.hub.ModulesOf(i) {
 		if s := m.online(); s != nil {
 			s.wire.HangUp(reason)
 		}
@@ -311,23 +311,23 @@ func (i *identity) disable(reason string) error {
 	return lost
 }
 
-// enable undoes disable; its error means the same.
-func (i *identity) enable() error {
+// Enable undoes disable; its error means the same.
+func (i *Identity) Enable() error {
 	i.mu.Lock()
 	i.setEnabled(true, "")
 	return i.saveAndUnlock()
 }
 
-// delete removes the identity with everything it has, and closes its connection. It does so even if
+// Delete removes the identity with everything it has, and closes its connection. It does so even if
 // it returns an error, which says that the identity may be back after a restart.
-func (h *hub) delete(id, reason string) error {
+func (h *Hub) Delete(id, reason string) error {
 	h.mu.Lock()
 	i := h.identities[id]
 	delete(h.identities, id)
 	var live []*session
 	var lost error
 	if i != nil {
-		buried := []*identity{i}
+		buried := []*Identity{i}
 		for _, m := range i.modules {
 			buried = append(buried, m)
 		}
@@ -348,7 +348,7 @@ func (h *hub) delete(id, reason string) error {
 // bury ends an identity that is no longer in the hub's table. It returns the session that the
 // caller must end, nil if there is none. An error says that the identity could not be removed from
 // the store. The hub's mutex is held, so that a new identity of the same name comes later.
-func (i *identity) bury() (live *session, err error) {
+func (i *Identity) bury() (live *session, err error) {
 	i.mu.Lock()
 	i.gone = true
 	i.arrived()
@@ -357,20 +357,20 @@ func (i *identity) bury() (live *session, err error) {
 }
 
 // online is the device's live session, nil without one.
-func (i *identity) online() *session {
+func (i *Identity) online() *session {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.session
 }
 
 // usable is nil if the device may connect.
-func (i *identity) usable() error {
+func (i *Identity) usable() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.usableLocked()
 }
 
-func (i *identity) usableLocked() error {
+func (i *Identity) usableLocked() error {
 	switch {
 	case i.gone:
 		return &refusedError{wire.ConnackNotAuthorized, errors.New("device unknown")}
@@ -434,8 +434,8 @@ func (e *refusedError) Error() string { return fmt.Sprintf("CONNACK %d: %v", e.c
 func (e *refusedError) Unwrap() error { return e.err }
 
 // authenticate finds out who connects. A zero time means that the credentials do not expire.
-func (h *hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *identity, u username, expires time.Time, err error) {
-	refuse := func(code byte, err error) (*identity, username, time.Time, error) {
+func (h *Hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *Identity, u username, expires time.Time, err error) {
+	refuse := func(code byte, err error) (*Identity, username, time.Time, error) {
 		return nil, u, time.Time{}, &refusedError{code, err}
 	}
 	if c.Level != 4 {
@@ -450,11 +450,11 @@ func (h *hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *
 	case !slices.ContainsFunc(h.hosts, func(host string) bool { return strings.EqualFold(host, u.host) }):
 		return refuse(wire.ConnackNotAuthorized, fmt.Errorf("user name is for host %.200q", u.host))
 	}
-	if i = h.identity(u.device); i == nil {
+	if i = h.Identity(u.device); i == nil {
 		return refuse(wire.ConnackNotAuthorized, errors.New("device unknown"))
 	}
 	if u.module != "" {
-		if i = h.module(u.device, u.module); i == nil {
+		if i = h.Module(u.device, u.module); i == nil {
 			return refuse(wire.ConnackNotAuthorized, fmt.Errorf("module %.200q is unknown", u.module))
 		}
 	}
@@ -465,7 +465,7 @@ func (h *hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *
 }
 
 // tellRefused logs why a device was refused, and emits the event.
-func (h *hub) tellRefused(device, reason string) {
+func (h *Hub) tellRefused(device, reason string) {
 	device = wire.Shorten(device)
 	h.tell(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
 	level := zerolog.DebugLevel
@@ -477,7 +477,7 @@ func (h *hub) tellRefused(device, reason string) {
 
 // verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that
 // may connect devices.
-func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
+func (h *Hub) verify(i *Identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
@@ -507,13 +507,13 @@ func (h *hub) verify(i *identity, password string, chain []*x509.Certificate) (e
 }
 
 // serve is one connection over TCP.
-func (h *hub) serve(c *wire.Conn) {
+func (h *Hub) serve(c *wire.Conn) {
 	secure := tls.Server(c, h.tls)
 	h.speak(c, secure, secure)
 }
 
 // speak is one connection from TLS to the end.
-func (h *hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
+func (h *Hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	w := wire.NewMQTT(c, secure, via, hubPacketLimit)
 	s := h.newSession(w)
 	c.OnHangUp(w.HangUp)
@@ -526,26 +526,26 @@ func (h *hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 }
 
 // newSession makes the session of a connection that nothing has been read from.
-func (h *hub) newSession(w *wire.MQTT) *session {
+func (h *Hub) newSession(w *wire.MQTT) *session {
 	s := &session{hub: h, wire: w}
 	w.OnOver = s.detach
 	return s
 }
 
-// converse plays the whole conversation of a connection that needs no handshake.
-func (h *hub) converse(w *wire.MQTT) { h.newSession(w).run() }
+// Converse plays the whole conversation of a connection that needs no handshake.
+func (h *Hub) Converse(w *wire.MQTT) { h.newSession(w).run() }
 
-// reachable says whether a hub takes part in the world: it does not while nobody can talk to it.
-func (h *hub) reachable() bool {
-	switch h.faults.kind() {
+// Reachable says whether a hub takes part in the world: it does not while nobody can talk to it.
+func (h *Hub) Reachable() bool {
+	switch h.faults.Kind() {
 	case FaultKill, FaultBlackhole, FaultSYNDrop:
 		return false
 	}
 	return true
 }
 
-// held returns how many bytes of memory the packets take that wait for the device.
-func (i *identity) held() int {
+// Held returns how many bytes of memory the packets take that wait for the device.
+func (i *Identity) Held() int {
 	if s := i.online(); s != nil {
 		return s.wire.Held()
 	}

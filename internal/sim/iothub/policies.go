@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"encoding/base64"
@@ -41,7 +41,7 @@ func newPolicies(key func(name string, size int) []byte) []policy {
 }
 
 // policy finds the policy a token names, if it has the rights wanted.
-func (h *hub) policy(name string, want rights) (policy, bool) {
+func (h *Hub) policy(name string, want rights) (policy, bool) {
 	for _, p := range h.policies {
 		if p.name == name {
 			return p, p.rights&want == want
@@ -50,9 +50,9 @@ func (h *hub) policy(name string, want rights) (policy, bool) {
 	return policy{}, false
 }
 
-// connectionString is what a service client of the hub is configured with.
-func (h *hub) connectionString() string {
-	host := h.https.Told()
+// ConnectionString is what a service client of the hub is configured with.
+func (h *Hub) ConnectionString() string {
+	host := h.HTTPS.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -60,11 +60,11 @@ func (h *hub) connectionString() string {
 	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
 }
 
-// callIt sets the host that DPS hands out, and the address that clients are told. It is called once the
+// SetHost sets the host that DPS hands out, and the address that clients are told. It is called once the
 // listeners have their ports. From then on the hub answers to all its names: its address, its aliases
 // and, because some clients sign the port along, each of them with a port. Where all hubs share an
 // address, that address without a port names none of them.
-func (h *hub) callIt(host, address string) {
+func (h *Hub) SetHost(host, address string) {
 	h.host = host
 	named := h.hosts
 	var ports []string
@@ -85,12 +85,12 @@ func (h *hub) callIt(host, address string) {
 		named = append(named, address)
 	}
 	join(named, append([]string{"443", "8883"}, ports...))
-	join([]string{address, wire.HostIn(h.mqtt.Address()), "localhost"}, ports)
+	join([]string{address, wire.HostIn(h.MQTT.Address()), "localhost"}, ports)
 	h.hosts = append(named, names...)
 }
 
-// policyKeys returns the primary and the secondary key of a policy.
-func (h *hub) policyKeys(name string) (keys [2][]byte, ok bool) {
+// PolicyKeys returns the primary and the secondary key of a policy.
+func (h *Hub) PolicyKeys(name string) (keys [2][]byte, ok bool) {
 	p, ok := h.policy(name, 0)
 	return p.keys, ok
 }

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"encoding/base64"
@@ -31,9 +31,9 @@ const (
 
 // routes is the hub's device API over HTTPS: telemetry and cloud-to-device messages. Over HTTPS a hub says why it refuses, which MQTT
 // cannot.
-func (h *hub) routes(mux *http.ServeMux) {
+func (h *Hub) routes(mux *http.ServeMux) {
 	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}, h.speak)
-	handle := func(pattern string, f func(i *identity, w http.ResponseWriter, r *http.Request) error) {
+	handle := func(pattern string, f func(i *Identity, w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			i, err := h.deviceOf(r)
 			if err == nil {
@@ -59,17 +59,17 @@ func noSuchPath(r *http.Request) error {
 }
 
 // deviceOf authenticates a request of a device or module.
-func (h *hub) deviceOf(r *http.Request) (*identity, error) {
+func (h *Hub) deviceOf(r *http.Request) (*Identity, error) {
 	id, module := r.PathValue("id"), r.PathValue("module")
 	if err := h.misbehave(r); err != nil {
 		return nil, err
 	}
-	i := h.identity(id)
+	i := h.Identity(id)
 	if i == nil {
 		return nil, azure.Errorf(http.StatusNotFound, "DeviceNotFound", "Device %s is not registered.", id)
 	}
 	if module != "" {
-		if i = h.module(id, module); i == nil {
+		if i = h.Module(id, module); i == nil {
 			return nil, azure.Errorf(http.StatusNotFound, "ModuleNotFound", "Device %s has no module %s.", id, module)
 		}
 	}
@@ -86,7 +86,7 @@ func (h *hub) deviceOf(r *http.Request) (*identity, error) {
 }
 
 // misbehave is what a hub's fault, if it is one of the protocol, means over HTTPS.
-func (h *hub) misbehave(r *http.Request) error {
+func (h *Hub) misbehave(r *http.Request) error {
 	c := h.conduct.Load()
 	if c == nil {
 		return nil
@@ -112,7 +112,7 @@ func (h *hub) misbehave(r *http.Request) error {
 }
 
 // takeEvents enters one message, or all of a batch, into the ledger before anybody is told.
-func (h *hub) takeEvents(i *identity, w http.ResponseWriter, r *http.Request) error {
+func (h *Hub) takeEvents(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 	if err != nil {
 		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The message is larger than %d bytes.", maxEvent)
@@ -205,7 +205,7 @@ func bagOfPairs(properties map[string]string) []byte {
 func isMailbox(r *http.Request) bool { return strings.EqualFold(r.PathValue("box"), "deviceBound") }
 
 // giveMessage hands out the oldest message that waits, locked.
-func (h *hub) giveMessage(i *identity, w http.ResponseWriter, r *http.Request) error {
+func (h *Hub) giveMessage(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	if !isMailbox(r) {
 		return noSuchPath(r)
 	}
@@ -273,7 +273,7 @@ func (m *letter) headers(header http.Header) {
 }
 
 // settleMessage completes, rejects or abandons a message that the device holds the lock of.
-func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request) error {
+func (h *Hub) settleMessage(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	if verb := r.PathValue("verb"); !isMailbox(r) || verb != "" && verb != "abandon" {
 		return noSuchPath(r)
 	}
@@ -307,7 +307,7 @@ func (h *hub) settleMessage(i *identity, w http.ResponseWriter, r *http.Request)
 }
 
 // refuseHTTP writes an error as hubs do: a document with a Message, and the name in a header.
-func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
+func (h *Hub) refuseHTTP(w http.ResponseWriter, err error) {
 	e, ok := errors.AsType[*azure.Error](err)
 	if !ok {
 		e = &azure.Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: err.Error()}
@@ -326,6 +326,6 @@ func (h *hub) refuseHTTP(w http.ResponseWriter, err error) {
 }
 
 // trackingID is what a hub names a refusal with.
-func (h *hub) trackingID() string {
+func (h *Hub) trackingID() string {
 	return azure.RandomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
 }

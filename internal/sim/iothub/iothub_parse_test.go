@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"net/url"
@@ -45,13 +45,13 @@ func FuzzUsername(f *testing.F) {
 func FuzzTwinPatch(f *testing.F) {
 	f.Add([]byte(`{"a":{"b":null,"c":[1,2.5,"x"]},"$version":3}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		patch, err := parsePatch(b)
+		patch, err := ParsePatch(b)
 		if err != nil {
 			return
 		}
 		d := document{version: 1}
 		if d.apply(patch, time.Unix(0, 0)) == nil {
-			if _, err := parsePatch(azure.EncodeJSON(d.view(false))); err != nil {
+			if _, err := ParsePatch(azure.EncodeJSON(d.view(false))); err != nil {
 				t.Fatalf("%s gives a document that is refused: %v", b, err)
 			}
 		}
@@ -78,6 +78,6 @@ func FuzzTopic(f *testing.F) {
 			t.Fatalf("%q reaches topics that begin with $", topic)
 		}
 		var u subscriptions
-		u.set(&identity{id: "d"}, topic, 1)
+		u.set(&Identity{id: "d"}, topic, 1)
 	})
 }

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"bytes"
@@ -49,16 +49,16 @@ const (
 	twinMaxInt    = 4503599627370495
 )
 
-// twinError is a refused patch, with the status a device gets on its res topic.
-type twinError struct {
-	status int
-	text   string
+// TwinError is a refused patch, with the status a device gets on its res topic.
+type TwinError struct {
+	Status int
+	Text   string
 }
 
-func (e *twinError) Error() string { return e.text }
+func (e *TwinError) Error() string { return e.Text }
 
 func badTwin(format string, args ...any) error {
-	return &twinError{400, fmt.Sprintf(format, args...)}
+	return &TwinError{400, fmt.Sprintf(format, args...)}
 }
 
 // decodeObject reads exactly one JSON object, numbers as they are written.
@@ -78,10 +78,10 @@ func decodeObject(b []byte) (map[string]any, error) {
 	return m, nil
 }
 
-// parsePatch decodes a patch and checks it; nothing of a bad patch is applied.
-func parsePatch(body []byte) (map[string]any, error) {
+// ParsePatch decodes a patch and checks it; nothing of a bad patch is applied.
+func ParsePatch(body []byte) (map[string]any, error) {
 	if len(body) > 4*twinMaxBytes {
-		return nil, &twinError{413, "The twin patch is too large."}
+		return nil, &TwinError{413, "The twin patch is too large."}
 	}
 	if !utf8.Valid(body) {
 		return nil, badTwin("The patch is not UTF-8.")
@@ -91,11 +91,11 @@ func parsePatch(body []byte) (map[string]any, error) {
 		return nil, badTwin("The patch is not a JSON object: %s", azure.JSONFault(err, nil))
 	}
 	delete(patch, "$version") // a client that sends back what it got means no harm
-	return patch, checkTwin(patch)
+	return patch, CheckTwin(patch)
 }
 
-// checkTwin refuses what no twin may hold.
-func checkTwin(props map[string]any) error { return checkValue(props, 1) }
+// CheckTwin refuses what no twin may hold.
+func CheckTwin(props map[string]any) error { return checkValue(props, 1) }
 
 func checkValue(v any, depth int) error {
 	switch v := v.(type) {
@@ -154,7 +154,7 @@ func checkTwinKey(key string) error {
 func (d *document) apply(patch map[string]any, now time.Time) error {
 	merged := mergeProps(d.props, patch)
 	if n := twinSize(merged); n > twinMaxBytes || len(azure.EncodeJSON(merged)) > 4*twinMaxBytes { // much can be written that counts for nothing
-		return &twinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
+		return &TwinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
 	}
 	d.props = merged
 	d.version++
@@ -191,8 +191,8 @@ func twinSize(v any) (n int) {
 	return n
 }
 
-// withoutNulls returns a copy without the properties that are null.
-func withoutNulls(props map[string]any) map[string]any { return mergeProps(nil, props) }
+// WithoutNulls returns a copy without the properties that are null.
+func WithoutNulls(props map[string]any) map[string]any { return mergeProps(nil, props) }
 
 // mergeProps returns a new tree and shares what did not change.
 func mergeProps(base, patch map[string]any) map[string]any {
@@ -318,7 +318,7 @@ func (s *session) patchReported(rid string, body []byte) {
 		return
 	}
 	before := i.report
-	patch, err := parsePatch(body)
+	patch, err := ParsePatch(body)
 	if err == nil {
 		err = i.report.apply(patch, s.hub.now())
 	}
@@ -329,8 +329,8 @@ func (s *session) patchReported(rid string, body []byte) {
 	}
 	if err != nil {
 		status := 400
-		if t, ok := errors.AsType[*twinError](err); ok {
-			status = t.status
+		if t, ok := errors.AsType[*TwinError](err); ok {
+			status = t.Status
 		}
 		s.twinResult(status, rid, "", s.twinErrorBody(twinErrorCode(status), err.Error()))
 		return
@@ -377,16 +377,16 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 	s.wire.Add(wire.AppendPublish(nil, topic, body, 0, false), s.conduct().delay)
 }
 
-// patchDesired merges the service's patch and tells the device, if it is there to hear it.
-func (i *identity) patchDesired(patch map[string]any) error {
+// PatchDesired merges the service's patch and tells the device, if it is there to hear it.
+func (i *Identity) PatchDesired(patch map[string]any) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.writeDesired(patch, nil)
 }
 
-// replaceDesired is patchDesired for a service that names all properties, or all of one component: the
+// ReplaceDesired is patchDesired for a service that names all properties, or all of one component: the
 // others go.
-func (i *identity) replaceDesired(whole map[string]any, component string) error {
+func (i *Identity) ReplaceDesired(whole map[string]any, component string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	old := i.desired.props
@@ -399,24 +399,24 @@ func (i *identity) replaceDesired(whole map[string]any, component string) error 
 	return nil
 }
 
-// twinValues are the properties of a twin, and when each was written, in the form of $metadata. They
+// TwinValues are the properties of a twin, and when each was written, in the form of $metadata. They
 // are never changed in place.
-type twinValues struct {
+type TwinValues struct {
 	Desired, Reported     map[string]any
 	DesiredAt, ReportedAt map[string]any
 }
 
-// values returns the properties of the twin.
-func (i *identity) values() twinValues {
+// Values returns the properties of the twin.
+func (i *Identity) Values() TwinValues {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return twinValues{Desired: i.desired.props, Reported: i.report.props, DesiredAt: i.desired.written, ReportedAt: i.report.written}
+	return TwinValues{Desired: i.desired.props, Reported: i.report.props, DesiredAt: i.desired.written, ReportedAt: i.report.written}
 }
 
 // writeDesired merges a patch of the service and tells the device, if it is there to hear it. If the
 // service replaced all properties, whole has them. A hub does not compare values then: it tells the
 // device all new properties, with null for each property that is gone. The identity's mutex is held.
-func (i *identity) writeDesired(patch, whole map[string]any) error {
+func (i *Identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
 		return err
@@ -438,36 +438,36 @@ func (i *identity) writeDesired(patch, whole map[string]any) error {
 }
 
 // replaceTwin makes the twin hold what another one held; versions go on. Called with the identity's mutex held.
-func (i *identity) replaceTwin(t *twinContent) error {
-	i.edge = t.edge
-	if patch := diffProps(i.tags.props, t.tags); len(patch) > 0 {
+func (i *Identity) replaceTwin(t *TwinContent) error {
+	i.edge = t.Edge
+	if patch := diffProps(i.tags.props, t.Tags); len(patch) > 0 {
 		_ = i.tags.apply(patch, i.hub.now()) // it was within the limits where it came from
 	}
-	if patch := diffProps(i.report.props, t.reported); len(patch) > 0 {
+	if patch := diffProps(i.report.props, t.Reported); len(patch) > 0 {
 		_ = i.report.apply(patch, i.hub.now())
 	}
-	if patch := diffProps(i.desired.props, t.desired); len(patch) > 0 {
+	if patch := diffProps(i.desired.props, t.Desired); len(patch) > 0 {
 		return i.writeDesired(patch, nil)
 	}
 	return nil
 }
 
-// twin is the service's view.
-func (i *identity) twin(metadata bool) Twin {
+// Twin is the service's view.
+func (i *Identity) Twin(metadata bool) Twin {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return Twin{Desired: i.desired.view(metadata), Reported: i.report.view(metadata)}
 }
 
-// twinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
-type twinContent struct {
-	desired, reported, tags map[string]any
-	edge                    bool
+// TwinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
+type TwinContent struct {
+	Desired, Reported, Tags map[string]any
+	Edge                    bool
 }
 
-// content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
-func (i *identity) content() *twinContent {
+// Content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
+func (i *Identity) Content() *TwinContent {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return &twinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
+	return &TwinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
 }

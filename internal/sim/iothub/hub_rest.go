@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 // hubService is a hub's REST surface for the cloud's own side: its identity registry, twins, methods and queries, as
 // `az iot hub` and the service SDKs speak it. Who may do what is decided by the hub's shared access policies.
-type hubService struct{ *hub }
+type hubService struct{ *Hub }
 
 const (
 	serviceBodyLimit = 1 << 20
@@ -140,7 +140,7 @@ type deviceDocument struct {
 	LastActivityTime      string          `json:"lastActivityTime"`
 	CommandCount          int             `json:"cloudToDeviceMessageCount"`
 	Authentication        *authentication `json:"authentication"`
-	Capabilities          capabilities    `json:"capabilities"`
+	Capabilities          Capabilities    `json:"capabilities"`
 	DeviceScope           string          `json:"deviceScope,omitempty"`
 }
 
@@ -160,7 +160,8 @@ type thumbprint struct {
 	Secondary *string `json:"secondaryThumbprint"`
 }
 
-type capabilities struct {
+// Capabilities says what a device is for.
+type Capabilities struct {
 	IotEdge bool `json:"iotEdge"`
 }
 
@@ -197,14 +198,14 @@ func timeOr(t time.Time) string {
 }
 
 // status is how the registry writes it; called with mu held.
-func (i *identity) status() string {
+func (i *Identity) status() string {
 	if i.enabled {
 		return "enabled"
 	}
 	return "disabled"
 }
 
-func (i *identity) connectionState() string {
+func (i *Identity) connectionState() string {
 	if i.session != nil {
 		return "Connected"
 	}
@@ -212,12 +213,12 @@ func (i *identity) connectionState() string {
 }
 
 // document is called with mu held.
-func (i *identity) document() deviceDocument {
+func (i *Identity) document() deviceDocument {
 	d := deviceDocument{
 		DeviceID: i.id, GenerationID: i.generation, Etag: i.etag(), ConnectionState: i.connectionState(), Status: i.status(),
 		ConnectionUpdatedTime: timeOr(i.connectionAt), StatusUpdatedTime: timeOr(i.statusAt), LastActivityTime: timeOr(i.connectionAt),
 		CommandCount: i.mail.waiting(i.hub.now()), Authentication: authenticationOf(i.auth),
-		Capabilities: capabilities{i.edge}, DeviceScope: i.scope,
+		Capabilities: Capabilities{i.edge}, DeviceScope: i.scope,
 	}
 	if reason := i.statusReason; reason != "" {
 		d.StatusReason = &reason
@@ -226,7 +227,7 @@ func (i *identity) document() deviceDocument {
 }
 
 // device runs f on the device or module a request names, with its mutex held.
-func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (any, error) {
+func (s *hubService) device(r *http.Request, f func(i *Identity) (any, error)) (any, error) {
 	i, err := s.find(r)
 	if err != nil {
 		return nil, err
@@ -237,7 +238,7 @@ func (s *hubService) device(r *http.Request, f func(i *identity) (any, error)) (
 }
 
 func (s *hubService) getDevice(w http.ResponseWriter, r *http.Request) (any, error) {
-	return s.device(r, func(i *identity) (any, error) {
+	return s.device(r, func(i *Identity) (any, error) {
 		d, etag := i.shown()
 		w.Header().Set("ETag", strconv.Quote(etag))
 		return d, nil
@@ -254,7 +255,7 @@ func (s *hubService) listDevices(_ http.ResponseWriter, r *http.Request) (any, e
 		top = min(n, pageLimit)
 	}
 	devices := []deviceDocument{}
-	for _, i := range s.all() {
+	for _, i := range s.All() {
 		if len(devices) == top {
 			break
 		}
@@ -272,7 +273,7 @@ type wantedDevice struct {
 	Status         *string         `json:"status"`
 	StatusReason   *string         `json:"statusReason"`
 	Authentication *authentication `json:"authentication"`
-	Capabilities   *capabilities   `json:"capabilities"`
+	Capabilities   *Capabilities   `json:"capabilities"`
 	DeviceScope    *string         `json:"deviceScope"`
 }
 
@@ -353,7 +354,7 @@ func (a *authentication) credentials(before azure.Credentials) (azure.Credential
 }
 
 // put creates or updates an identity. With match an existing one is updated, without it a new one is made.
-func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*identity, error) {
+func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*Identity, error) {
 	if err := d.check(id); err != nil {
 		return nil, err
 	}
@@ -372,7 +373,7 @@ func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*ident
 		s.mu.Unlock()
 		return i, s.update(i, d, match)
 	}
-	i := s.identity(id)
+	i := s.Identity(id)
 	if i == nil {
 		return nil, noSuchDevice(id)
 	}
@@ -380,7 +381,7 @@ func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*ident
 }
 
 // update makes an identity what d says. Who loses its credentials or its permission loses the connection too.
-func (s *hubService) update(i *identity, d wantedDevice, match azure.IfMatch) error {
+func (s *hubService) update(i *Identity, d wantedDevice, match azure.IfMatch) error {
 	i.mu.Lock()
 	err := match.Check(i.etag())
 	auth := i.auth
@@ -422,7 +423,7 @@ func (s *hubService) update(i *identity, d wantedDevice, match azure.IfMatch) er
 		live.wire.HangUp("credentials replaced")
 	}
 	if i.module == "" {
-		s.switched(s.hub, i.id, enabled)
+		s.switched(s.Hub, i.id, enabled)
 	}
 	return nil
 }
@@ -433,7 +434,7 @@ func (s *hubService) putDevice(w http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	match := azure.ParseIfMatch(r.Header.Get("If-Match"))
-	var i *identity
+	var i *Identity
 	var err error
 	if module := r.PathValue("module"); module != "" {
 		i, err = s.putModule(r.PathValue("id"), module, d, match)
@@ -459,7 +460,7 @@ func (s *hubService) deleteDevice(_ http.ResponseWriter, r *http.Request) (any, 
 }
 
 func (s *hubService) remove(id string, match azure.IfMatch) error {
-	i := s.identity(id)
+	i := s.Identity(id)
 	if i == nil {
 		return noSuchDevice(id)
 	}
@@ -467,7 +468,7 @@ func (s *hubService) remove(id string, match azure.IfMatch) error {
 	err := match.Check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
-		err = azure.Unconfirmed(s.delete(id, "device deleted"))
+		err = azure.Unconfirmed(s.Delete(id, "device deleted"))
 	}
 	return err
 }
@@ -528,7 +529,7 @@ func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func (s *hubService) bulkOne(d bulkDevice) error {
-	exists := s.identity(d.ID) != nil
+	exists := s.Identity(d.ID) != nil
 	anyVersion := azure.IfMatch{Given: true}
 	put := func(match azure.IfMatch) error {
 		i, err := s.put(d.ID, d.wantedDevice, match)
@@ -555,7 +556,7 @@ func (s *hubService) bulkOne(d bulkDevice) error {
 	case "deleteifmatchetag":
 		return s.remove(d.ID, azure.IfMatch{Given: true, Etag: d.Etag})
 	case "updatetwin", "updatetwinifmatchetag":
-		i := s.identity(d.ID)
+		i := s.Identity(d.ID)
 		if i == nil {
 			return noSuchDevice(d.ID)
 		}
@@ -568,7 +569,7 @@ func (s *hubService) bulkOne(d bulkDevice) error {
 	return badArgument("importMode is %q.", d.ImportMode)
 }
 
-func (s *hubService) bulkTwin(i *identity, d bulkDevice, match azure.IfMatch) error {
+func (s *hubService) bulkTwin(i *Identity, d bulkDevice, match azure.IfMatch) error {
 	wanted := wantedTwin{Tags: d.Tags}
 	if d.Properties != nil {
 		wanted.Properties.Desired = d.Properties.Desired
@@ -596,7 +597,7 @@ type twinDocument struct {
 	Version          int64          `json:"version"`
 	Tags             map[string]any `json:"tags"`
 	Properties       twinProperties `json:"properties"`
-	Capabilities     capabilities   `json:"capabilities"`
+	Capabilities     Capabilities   `json:"capabilities"`
 	DeviceScope      string         `json:"deviceScope,omitempty"`
 }
 
@@ -605,15 +606,15 @@ type twinProperties struct {
 	Reported map[string]any `json:"reported"`
 }
 
-// serviceTwin is the twin in the form of the service's REST, to be encoded as JSON.
-func (i *identity) serviceTwin() any {
+// ServiceTwin is the twin in the form of the service's REST, to be encoded as JSON.
+func (i *Identity) ServiceTwin() any {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.twinDocument()
 }
 
 // twinDocument is called with mu held.
-func (i *identity) twinDocument() twinDocument {
+func (i *Identity) twinDocument() twinDocument {
 	tags := i.tags.props
 	if tags == nil {
 		tags = map[string]any{}
@@ -625,15 +626,15 @@ func (i *identity) twinDocument() twinDocument {
 		CommandCount: i.mail.waiting(i.hub.now()), AuthType: auth.Type, Thumbprint: auth.Thumbprint, ModelID: i.modelID,
 		Version: i.twinVersion(), Tags: tags,
 		Properties:   twinProperties{i.desired.view(true), i.report.view(true)},
-		Capabilities: capabilities{i.edge}, DeviceScope: i.scope,
+		Capabilities: Capabilities{i.edge}, DeviceScope: i.scope,
 	}
 }
 
 func (s *hubService) getTwin(w http.ResponseWriter, r *http.Request) (any, error) {
-	return s.device(r, func(i *identity) (any, error) { return i.twinAnswer(w), nil })
+	return s.device(r, func(i *Identity) (any, error) { return i.twinAnswer(w), nil })
 }
 
-func (i *identity) twinAnswer(w http.ResponseWriter) twinDocument {
+func (i *Identity) twinAnswer(w http.ResponseWriter) twinDocument {
 	t := i.twinDocument()
 	w.Header().Set("ETag", strconv.Quote(t.Etag))
 	return t
@@ -660,7 +661,7 @@ func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace 
 	if err := decodeBody(r, &wanted); err != nil {
 		return nil, err
 	}
-	return s.device(r, func(i *identity) (any, error) {
+	return s.device(r, func(i *Identity) (any, error) {
 		if err := i.writeTwin(wanted, azure.ParseIfMatch(r.Header.Get("If-Match")), replace); err != nil {
 			return nil, err
 		}
@@ -669,15 +670,15 @@ func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace 
 }
 
 // writeTwin changes tags and desired properties, both or neither; called with mu held.
-func (i *identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace bool) error {
+func (i *Identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace bool) error {
 	if err := match.Check(i.twinEtag()); err != nil {
 		return err
 	}
-	tags, err := servicePatch(wanted.Tags)
+	tags, err := ParseServicePatch(wanted.Tags)
 	if err != nil {
 		return err
 	}
-	desired, err := servicePatch(wanted.Properties.Desired)
+	desired, err := ParseServicePatch(wanted.Properties.Desired)
 	if err != nil {
 		return err
 	}
@@ -694,7 +695,7 @@ func (i *identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace boo
 	}
 	if len(desired) > 0 || replace {
 		if err := i.writeDesired(desired, full); err != nil {
-			return serviceTwinError(err)
+			return ServiceTwinError(err)
 		}
 	}
 	if len(tags) > 0 {
@@ -705,7 +706,7 @@ func (i *identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace boo
 			}
 		}
 	}
-	return serviceTwinError(err)
+	return ServiceTwinError(err)
 }
 
 // holdsNull says whether any property is null, at any depth of objects.
@@ -719,8 +720,8 @@ func holdsNull(props map[string]any) bool {
 	return false
 }
 
-// servicePatch reads a part of a twin that may have come back as it was sent, with its versions and metadata.
-func servicePatch(raw json.RawMessage) (map[string]any, error) {
+// ParseServicePatch reads a part of a twin that may have come back as it was sent, with its versions and metadata.
+func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
@@ -730,17 +731,17 @@ func servicePatch(raw json.RawMessage) (map[string]any, error) {
 	}
 	delete(props, "$metadata")
 	delete(props, "$version")
-	return props, serviceTwinError(checkTwin(props))
+	return props, ServiceTwinError(CheckTwin(props))
 }
 
-// serviceTwinError gives the refusal of a twin the form of the service.
-func serviceTwinError(err error) error {
-	if t, ok := errors.AsType[*twinError](err); ok {
+// ServiceTwinError gives the refusal of a twin the form of the service.
+func ServiceTwinError(err error) error {
+	if t, ok := errors.AsType[*TwinError](err); ok {
 		code := "ArgumentInvalid"
-		if t.status == http.StatusRequestEntityTooLarge {
+		if t.Status == http.StatusRequestEntityTooLarge {
 			code = "MessageTooLarge"
 		}
-		return azure.Errorf(t.status, code, "%s", t.text)
+		return azure.Errorf(t.Status, code, "%s", t.Text)
 	}
 	return err
 }
@@ -766,7 +767,7 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	if err := decodeBody(r, &call); err != nil {
 		return nil, err
 	}
-	response, err := between(call.ResponseTimeout, "responseTimeoutInSeconds", 5, 300, methodTimeoutDefault.Seconds())
+	response, err := between(call.ResponseTimeout, "responseTimeoutInSeconds", 5, 300, MethodTimeout.Seconds())
 	if err != nil {
 		return nil, err
 	}
@@ -777,8 +778,8 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	switch {
 	case call.MethodName == "" || len(call.MethodName) > 100:
 		return nil, badArgument("methodName has %d characters, it must have 1 to 100.", len(call.MethodName))
-	case len(call.Payload) > methodMaxBytes:
-		return nil, azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), methodMaxBytes)
+	case len(call.Payload) > MethodMaxBytes:
+		return nil, azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), MethodMaxBytes)
 	}
 	i, err := s.find(r)
 	if err != nil {
@@ -786,12 +787,12 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	}
 	if connect > 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), max(connect-callerPatience, 0))
-		i.await(ctx)
+		i.Await(ctx)
 		cancel()
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), response-callerPatience)
 	defer cancel()
-	result, err := i.invoke(ctx, call.MethodName, call.Payload)
+	result, err := i.Invoke(ctx, call.MethodName, call.Payload)
 	return result, s.methodError(err)
 }
 
@@ -821,7 +822,7 @@ func (s *hubService) purgeCommands(_ http.ResponseWriter, r *http.Request) (any,
 	if err != nil {
 		return nil, err
 	}
-	n, err := i.purge()
+	n, err := i.Purge()
 	return struct {
 		Purged   int     `json:"totalMessagesPurged"`
 		DeviceID string  `json:"deviceId"`
@@ -835,7 +836,7 @@ func (s *hubService) deviceStatistics(http.ResponseWriter, *http.Request) (any, 
 		Enabled  int `json:"enabledDeviceCount"`
 		Disabled int `json:"disabledDeviceCount"`
 	}
-	for _, i := range s.all() {
+	for _, i := range s.All() {
 		count.Total++
 		if i.mu.Lock(); i.enabled {
 			count.Enabled++

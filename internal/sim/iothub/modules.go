@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"cmp"
@@ -20,18 +20,18 @@ func nameOf(device, module string) string {
 	return device + "/" + module
 }
 
-func (i *identity) name() string { return nameOf(i.id, i.module) }
+func (i *Identity) name() string { return nameOf(i.id, i.module) }
 
 // resource is the path of an identity in topics, in the resource of a token, and over HTTPS.
-func (i *identity) resource() string {
+func (i *Identity) resource() string {
 	if i.module == "" {
 		return "devices/" + i.id
 	}
 	return "devices/" + i.id + "/modules/" + i.module
 }
 
-// module returns the identity of a module, nil if the hub has none.
-func (h *hub) module(device, module string) *identity {
+// Module returns the identity of a module, nil if the hub has none.
+func (h *Hub) Module(device, module string) *Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if i := h.identities[device]; i != nil {
@@ -40,15 +40,15 @@ func (h *hub) module(device, module string) *identity {
 	return nil
 }
 
-// modulesOf returns the modules of a device in order of their ids.
-func (h *hub) modulesOf(device *identity) []*identity {
+// ModulesOf returns the modules of a device in order of their ids.
+func (h *Hub) ModulesOf(device *Identity) []*Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.SortedFunc(maps.Values(device.modules), func(a, b *identity) int { return cmp.Compare(a.module, b.module) })
+	return slices.SortedFunc(maps.Values(device.modules), func(a, b *Identity) int { return cmp.Compare(a.module, b.module) })
 }
 
-// admitModule creates a module of a device that the hub has.
-func (h *hub) admitModule(device, module string, auth azure.Credentials) (*identity, error) {
+// AdmitModule creates a module of a device that the hub has.
+func (h *Hub) AdmitModule(device, module string, auth azure.Credentials) (*Identity, error) {
 	if !azure.ValidDeviceID(module) {
 		return nil, azure.Errorf(400, "ArgumentInvalid", "%q is no module id.", module)
 	}
@@ -63,11 +63,11 @@ func (h *hub) admitModule(device, module string, auth azure.Credentials) (*ident
 	case len(i.modules) >= maxModules:
 		return nil, azure.Errorf(413, "TooManyModulesOnDevice", "Device %s has %d modules already.", device, maxModules)
 	}
-	m := &identity{id: device, module: module, parent: i, hub: h, enabled: true, auth: auth,
+	m := &Identity{id: device, module: module, parent: i, hub: h, enabled: true, auth: auth,
 		generation: strconv.FormatInt(h.now().UnixNano()/100, 10)}
 	m.desired.version, m.report.version = 1, 1
 	if i.modules == nil {
-		i.modules = map[string]*identity{}
+		i.modules = map[string]*Identity{}
 	}
 	i.modules[module] = m
 	m.mu.Lock()
@@ -79,13 +79,13 @@ func (h *hub) admitModule(device, module string, auth azure.Credentials) (*ident
 	return m, nil
 }
 
-// deleteModule removes a module with its twin, and closes its connection. An error says that there
+// DeleteModule removes a module with its twin, and closes its connection. An error says that there
 // is no such module, or that the removal was not written down, so that a restart may bring the
 // module back.
-func (h *hub) deleteModule(device, module, reason string) error {
+func (h *Hub) DeleteModule(device, module, reason string) error {
 	err := noSuchModule(device, module)
 	h.mu.Lock()
-	var m *identity
+	var m *Identity
 	var live *session
 	if i := h.identities[device]; i != nil {
 		m = i.modules[module]

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"encoding/base64"
@@ -20,7 +20,7 @@ type record struct {
 }
 
 // setEnabled is called with mu held.
-func (i *identity) setEnabled(enabled bool, reason string) {
+func (i *Identity) setEnabled(enabled bool, reason string) {
 	if i.enabled != enabled {
 		i.statusAt = i.hub.now()
 	}
@@ -29,16 +29,16 @@ func (i *identity) setEnabled(enabled bool, reason string) {
 }
 
 // etag is the version of the identity, in the form hubs have it: a number in base64; called with mu held.
-func (i *identity) etag() string {
+func (i *Identity) etag() string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(i.generation))
 	return base64.StdEncoding.EncodeToString([]byte(strconv.FormatInt(int64(h.Sum32())+i.revision, 10)))
 }
 
 // twinVersion counts every change of the twin; called with mu held.
-func (i *identity) twinVersion() int64 { return i.tags.version + i.desired.version + i.report.version }
+func (i *Identity) twinVersion() int64 { return i.tags.version + i.desired.version + i.report.version }
 
 // twinEtag is the version of what the service may write of the twin; called with mu held.
-func (i *identity) twinEtag() string {
+func (i *Identity) twinEtag() string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.version+i.desired.version)))
 }

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"net/http"
@@ -23,7 +23,7 @@ type moduleDocument struct {
 }
 
 // shown is the document of a device or a module, and its version; called with mu held.
-func (i *identity) shown() (document any, etag string) {
+func (i *Identity) shown() (document any, etag string) {
 	d := i.document()
 	if i.module == "" {
 		return d, d.Etag
@@ -35,16 +35,16 @@ func (i *identity) shown() (document any, etag string) {
 }
 
 // find is the device or the module a request names.
-func (s *hubService) find(r *http.Request) (*identity, error) {
+func (s *hubService) find(r *http.Request) (*Identity, error) {
 	id, module := r.PathValue("id"), r.PathValue("module")
-	i := s.identity(id)
+	i := s.Identity(id)
 	if i == nil {
 		return nil, noSuchDevice(id)
 	}
 	if module == "" {
 		return i, nil
 	}
-	if i = s.module(id, module); i == nil {
+	if i = s.Module(id, module); i == nil {
 		return nil, noSuchModule(id, module)
 	}
 	return i, nil
@@ -60,7 +60,7 @@ func (s *hubService) listModules(_ http.ResponseWriter, r *http.Request) (any, e
 		return nil, err
 	}
 	all := []any{}
-	for _, m := range s.modulesOf(i) {
+	for _, m := range s.ModulesOf(i) {
 		m.mu.Lock()
 		document, _ := m.shown()
 		m.mu.Unlock()
@@ -70,7 +70,7 @@ func (s *hubService) listModules(_ http.ResponseWriter, r *http.Request) (any, e
 }
 
 // putModule creates or updates a module.
-func (s *hubService) putModule(id, module string, d wantedDevice, match azure.IfMatch) (*identity, error) {
+func (s *hubService) putModule(id, module string, d wantedDevice, match azure.IfMatch) (*Identity, error) {
 	if err := d.check(id); err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (s *hubService) putModule(id, module string, d wantedDevice, match azure.If
 		return nil, badArgument("The module id of the body, %q, is not that of the path, %q.", *d.ModuleID, module)
 	}
 	if match.Given {
-		i := s.module(id, module)
+		i := s.Module(id, module)
 		if i == nil {
 			return nil, noSuchModule(id, module)
 		}
@@ -88,11 +88,11 @@ func (s *hubService) putModule(id, module string, d wantedDevice, match azure.If
 	if err != nil {
 		return nil, err
 	}
-	return s.admitModule(id, module, auth)
+	return s.AdmitModule(id, module, auth)
 }
 
 func (s *hubService) removeModule(id, module string, match azure.IfMatch) error {
-	i := s.module(id, module)
+	i := s.Module(id, module)
 	if i == nil {
 		return noSuchModule(id, module)
 	}
@@ -100,7 +100,7 @@ func (s *hubService) removeModule(id, module string, match azure.IfMatch) error 
 	err := match.Check(i.etag())
 	i.mu.Unlock()
 	if err == nil {
-		err = s.deleteModule(id, module, "module deleted")
+		err = s.DeleteModule(id, module, "module deleted")
 	}
 	return err
 }

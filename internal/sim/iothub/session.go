@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"bytes"
@@ -25,9 +25,9 @@ const (
 // session is one device's MQTT connection to one hub. Its run method is the only reader; everything it shares with the outside is
 // guarded by the identity's mutex.
 type session struct {
-	hub      *hub
+	hub      *Hub
 	wire     *wire.MQTT
-	identity *identity
+	identity *Identity
 	from     *ledger.Origin
 	number   int64 // sessions of the whole cloud in order of their CONNECT
 
@@ -41,7 +41,7 @@ type session struct {
 	oldest  bool // the user name has no api-version
 	goodbye bool // DISCONNECT came
 
-	attached atomic.Pointer[identity] // set while the identity's mutex is held, once the device is let in
+	attached atomic.Pointer[Identity] // set while the identity's mutex is held, once the device is let in
 
 	// guarded by identity.mu
 	expiry    *time.Timer
@@ -71,7 +71,7 @@ func (s *session) conduct() conduct {
 		c = *now
 	}
 	if s.identity != nil && s.identity.suffers(injectThrottling) {
-		c.throttle = max(c.throttle, delayOr(0, throttleDelayMs))
+		c.throttle = max(c.throttle, DelayOr(0, throttleDelayMs))
 	}
 	return c
 }
@@ -226,7 +226,7 @@ func (s *session) detach(reason string) {
 	}
 	_ = i.saveAndUnlock() // nobody waits for an answer; a restart also delivers messages under way again
 	h.live.Add(-1)
-	if w := s.will; w != nil && reason != reasonGoodbye && h.reachable() && !h.mqtt.Stopped() {
+	if w := s.will; w != nil && reason != reasonGoodbye && h.Reachable() && !h.MQTT.Stopped() {
 		if bag, ok := s.eventsTopic([]byte(w.Topic)); ok {
 			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.Payload, Retain: w.Retain, Will: true}); err != nil {
 				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
@@ -443,7 +443,7 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 // that covers no topic of the device, for which a hub closes the connection. Wildcards other than
 // the documented ones match as in MQTT, because published samples use them. Topics that the
 // simulator never uses, such as the inputs of a module, are granted.
-func (u *subscriptions) set(i *identity, filter string, level byte) (known bool) {
+func (u *subscriptions) set(i *Identity, filter string, level byte) (known bool) {
 	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
 			*what, known = level, true
@@ -471,7 +471,7 @@ func (u *subscriptions) set(i *identity, filter string, level byte) (known bool)
 
 // isIdleFilter says whether a hub has topics for the filter that the simulator never sends anything
 // to.
-func isIdleFilter(i *identity, filter string) bool {
+func isIdleFilter(i *Identity, filter string) bool {
 	for _, topics := range []string{"$iothub/credentials/", "$iothub/credential/", "$iothub/streams/"} {
 		if strings.HasPrefix(filter, topics) {
 			return true

@@ -1,4 +1,4 @@
-package sim
+package iothub
 
 import (
 	"slices"
@@ -79,13 +79,13 @@ func (s *session) inject(bag []byte) bool {
 }
 
 // suffers says whether the device has brought this fault upon itself.
-func (i *identity) suffers(kind string) bool {
+func (i *Identity) suffers(kind string) bool {
 	f := i.injected.Load()
 	return f != nil && f.kind == kind && time.Now().Before(f.until)
 }
 
 // refusedByInjection is the CONNACK for a device that connects while it suffers, 0 if it may.
-func (i *identity) refusedByInjection() byte {
+func (i *Identity) refusedByInjection() byte {
 	switch {
 	case i.suffers(injectReset), i.suffers(injectShutdown):
 		return wire.ConnackUnavailable

@@ -1,0 +1,246 @@
+package iothub
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/wire"
+)
+
+// Fault is what goes wrong with a hub.
+type Fault struct {
+	Kind          string  `json:"kind"`
+	Close         string  `json:"close,omitempty"`   // how connections end: "rst" (default) or "fin"
+	Seconds       float64 `json:"seconds,omitempty"` // heals by itself; 0 is until healed
+	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
+	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
+	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
+	WhenOver      string  `json:"whenOver,omitempty"`      // blackhole, syndrop: connections that waited are "answer"ed (default) or "reset"
+	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
+}
+
+// The kinds of hub faults. Under the first five DPS knows of the fault unless DPSKnows is false, and assigns other hubs.
+const (
+	FaultKill       = "kill"        // all connections are closed, dials refused
+	FaultBlackhole  = "blackhole"   // connections stay and are accepted, nothing is answered
+	FaultSYNDrop    = "syndrop"     // connections fall silent, new SYNs are not answered
+	FaultConnack3   = "connack3"    // all connections are closed, CONNECTs refused with code 3
+	FaultConnack5   = "connack5"    // the same with code 5
+	FaultClose      = "close"       // all connections are closed, new ones accepted and closed
+	FaultSlow       = "slow"        // every packet is late
+	FaultDropPuback = "drop-puback" // telemetry is received and not acknowledged
+	FaultThrottle   = "throttle"    // CONNACK and PUBACK are late, twin requests get 429
+)
+
+// These values of WhenOver say what happens, at the end of a silence, to the connections that
+// waited.
+const (
+	WaitingAnswer = "answer" // their requests are served, as after some lost packets
+	WaitingReset  = "reset"  // they are reset, and their requests are not served
+)
+
+// MaxFaultSeconds bounds all times of a fault.
+const MaxFaultSeconds = 366 * 24 * 3600
+
+const (
+	throttleDelayMs = 5000
+	maxFaultDelayMs = 10 * 60 * 1000
+)
+
+// CheckKind returns an [azure.Error] unless the kind is one of the known ones.
+func CheckKind(kind string, known ...string) error {
+	switch {
+	case slices.Contains(known, kind):
+		return nil
+	case kind == "":
+		return azure.Errorf(400, "", "a fault needs a kind: %s", strings.Join(known, ", "))
+	default:
+		return azure.Errorf(400, "", "unknown kind of fault %q: there are %s; DELETE ends a fault", kind, strings.Join(known, ", "))
+	}
+}
+
+func (f *Fault) check() error {
+	if err := CheckKind(f.Kind, FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback,
+		FaultThrottle); err != nil {
+		return err
+	}
+	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
+		return azure.Errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
+	}
+	if err := CheckWhenOver(f.WhenOver, f.Kind, FaultBlackhole, FaultSYNDrop); err != nil {
+		return err
+	}
+	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > MaxFaultSeconds {
+		return azure.Errorf(400, "", "dpsLagSeconds is %v, must be 0 to %d", f.DPSLagSeconds, MaxFaultSeconds)
+	}
+	return CheckTimes(f.Seconds, f.DelayMs)
+}
+
+// CheckWhenOver returns an [azure.Error] unless whenOver is empty, or one of its two values in a fault of
+// a silent kind.
+func CheckWhenOver(whenOver, kind string, silent ...string) error {
+	switch {
+	case whenOver == "":
+		return nil
+	case whenOver != WaitingAnswer && whenOver != WaitingReset:
+		return azure.Errorf(400, "", "whenOver is %.64q, must be %q or %q", whenOver, WaitingAnswer, WaitingReset)
+	case !slices.Contains(silent, kind):
+		return azure.Errorf(400, "", "whenOver belongs to %s: under %s nobody waits", strings.Join(silent, " and "), kind)
+	}
+	return nil
+}
+
+// CheckTimes returns an [azure.Error] if a time of a fault is negative or too long.
+func CheckTimes(seconds float64, delayMs int) error {
+	if seconds < 0 || seconds > MaxFaultSeconds {
+		return azure.Errorf(400, "", "seconds is %v, must be 0 to %d", seconds, MaxFaultSeconds)
+	}
+	if delayMs < 0 || delayMs > maxFaultDelayMs {
+		return azure.Errorf(400, "", "delayMs is %d, must be 0 to %d", delayMs, maxFaultDelayMs)
+	}
+	return nil
+}
+
+func (f *Fault) dpsKnows() bool {
+	if f.DPSKnows != nil {
+		return *f.DPSKnows
+	}
+	return slices.Contains([]string{FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5}, f.Kind)
+}
+
+func (f *Fault) hangUp() wire.HangUp {
+	if f.Close == "fin" {
+		return wire.FIN
+	}
+	return wire.RST
+}
+
+// FaultError gives an error of [wire.FaultState] the form of a refusal.
+func FaultError(err error) error {
+	if errors.Is(err, wire.ErrStopped) {
+		return azure.Errorf(409, "", "%v", err)
+	}
+	return err
+}
+
+// DelayOr returns a delay in milliseconds as a duration, the fallback if it is 0.
+func DelayOr(ms, fallback int) time.Duration {
+	if ms == 0 {
+		ms = fallback
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// Fault makes the hub misbehave.
+func (h *Hub) Fault(f Fault) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if f.Kind == FaultSYNDrop {
+		for _, e := range h.endpoints {
+			if !e.CanDropSYNs() {
+				return azure.Errorf(400, "", "%v", wire.ErrNoSYNDrop)
+			}
+		}
+	}
+	err := FaultError(h.faults.Begin(f, f.Kind, f.Seconds, func() error { return h.apply(f) }, h.undo))
+	if err == nil {
+		FaultBegun(h.log, h.tell, h.name, f.Kind, f.Seconds)
+	}
+	return err
+}
+
+func (h *Hub) apply(f Fault) error {
+	var (
+		m   wire.Mode
+		c   conduct
+		how = wire.Keep
+	)
+	switch f.Kind {
+	case FaultKill:
+		m.Door, how = wire.DoorShut, f.hangUp()
+	case FaultBlackhole:
+		m.Mute, m.Resets = true, f.WhenOver == WaitingReset
+	case FaultSYNDrop:
+		m.Mute, m.Door, m.Resets = true, wire.DoorDeaf, f.WhenOver == WaitingReset
+	case FaultConnack3:
+		c.refuse, how = wire.ConnackUnavailable, f.hangUp()
+	case FaultConnack5:
+		c.refuse, how = wire.ConnackNotAuthorized, f.hangUp()
+	case FaultClose:
+		m.TurnAway, how = f.hangUp(), f.hangUp()
+	case FaultSlow:
+		c.delay = DelayOr(f.DelayMs, 1000)
+	case FaultDropPuback:
+		c.dropPuback = true
+	case FaultThrottle:
+		c.throttle = DelayOr(f.DelayMs, throttleDelayMs)
+	}
+	h.conduct.Store(&c)
+	for _, e := range h.endpoints {
+		if err := e.Enter(m, how, "fault "+f.Kind); err != nil {
+			_ = h.undo() // half a fault would be nobody's wish
+			return azure.Errorf(409, "", "%s: %v", h.name, err)
+		}
+	}
+	h.losesAll = h.losesAll || f.Empty // what is lost stays lost, whatever fault comes next
+	return nil
+}
+
+// FaultKind is the kind of the hub's fault, empty if it has none.
+func (h *Hub) FaultKind() string { return h.faults.Kind() }
+
+// Heal ends the hub's fault, if it has one.
+func (h *Hub) Heal() error { return FaultError(h.faults.End(h.undo)) }
+
+func (h *Hub) undo() error {
+	if h.losesAll {
+		h.loseAll()
+	}
+	for _, e := range h.endpoints {
+		if err := e.Enter(wire.Mode{}, wire.Keep, ""); err != nil {
+			return azure.Errorf(409, "", "%s cannot come back: %v", h.name, err)
+		}
+	}
+	h.losesAll = false
+	h.conduct.Store(nil)
+	return nil
+}
+
+// loseAll empties the hub; a device is back when it registers with DPS.
+func (h *Hub) loseAll() {
+	for _, i := range h.All() {
+		_ = h.Delete(i.id, "the hub has lost its identities") // nobody is told that it is done; the store has logged the error
+	}
+}
+
+// FaultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and
+// emits its event.
+func FaultBegun(log zerolog.Logger, tell func(Event), hub, kind string, seconds float64) {
+	tell(Event{Kind: EventFault, Hub: hub, Reason: kind})
+	line := log.Info().Str("hub", hub).Str("kind", kind)
+	if seconds > 0 {
+		line = line.Float64("seconds", seconds)
+	}
+	line.Msg("fault")
+}
+
+// FaultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its
+// event.
+func FaultOver(log zerolog.Logger, tell func(Event), hub string) func(kind string) {
+	return func(kind string) {
+		tell(Event{Kind: EventHeal, Hub: hub, Reason: kind})
+		log.Info().Str("hub", hub).Str("kind", kind).Msg("fault is over")
+	}
+}
+
+// DeadForDPS says whether DPS knows that the hub is of no use.
+func (h *Hub) DeadForDPS() bool {
+	a := h.faults.Now.Load()
+	return a != nil && a.Fault.dpsKnows() && time.Since(a.Since) >= azure.Seconds(a.Fault.DPSLagSeconds)
+}
