@@ -43,9 +43,10 @@ type Shared struct {
 
 // common is what the devices of a process use at the same time.
 type common struct {
-	clock  *clock
-	tls    *tls.Config // of all connections without a client certificate
-	dialer net.Dialer
+	clock   *clock
+	tls     *tls.Config // of all connections without a client certificate
+	dialer  net.Dialer
+	sampler *telemetry.Sampler
 }
 
 // start returns what the devices have in common.
@@ -54,7 +55,7 @@ func (s *Shared) start() *common {
 	defer starting.Unlock()
 	if s.common == nil {
 		k := newClock(s.Clock)
-		s.common = &common{clock: k, tls: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12, Time: k.now,
+		s.common = &common{clock: k, sampler: telemetry.NewSampler(0), tls: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12, Time: k.now,
 			ClientSessionCache: tls.NewLRUClientSessionCache(64)}}
 	}
 	return s.common

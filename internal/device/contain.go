@@ -96,6 +96,11 @@ func (b bulkheads) spawnIn(wg *sync.WaitGroup, path string, f func()) {
 	wg.Go(func() { _ = b.run(path, func() error { f(); return nil }) })
 }
 
+// when runs f once, when ctx ends.
+func (b bulkheads) when(ctx context.Context, path string, f func()) {
+	context.AfterFunc(ctx, func() { _ = b.run(path, func() error { f(); return nil }) })
+}
+
 // after runs f once, after d.
 func (b bulkheads) after(d time.Duration, path string, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { _ = b.run(path, func() error { f(); return nil }) })

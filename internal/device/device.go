@@ -16,7 +16,6 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
-	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -139,16 +138,19 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	defer d.watchClock(life)()
 	var producing sync.WaitGroup
 	var produced error
-	d.spawnIn(&producing, "input", func() {
-		defer end()
-		produced = d.produce(ctx)
-		d.stopping.Store(true)
-		asked := ctx.Err() != nil
-		if asked && !d.c.Once {
-			produced = nil // that is not a failure
-		}
-		d.finish(asked)
-	})
+	conclude := func(produce func() error) { // is called once
+		d.spawnIn(&producing, "input", func() {
+			defer end()
+			produced = produce()
+			d.stopping.Store(true)
+			asked := ctx.Err() != nil
+			if asked && !d.c.Once {
+				produced = nil // that is not a failure
+			}
+			d.finish(asked)
+		})
+	}
+	d.produce(ctx, conclude)
 	_ = d.keep(life, "session", func(ctx context.Context) error {
 		session := d.session()
 		d.current.Store(session)
@@ -157,53 +159,6 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	})
 	producing.Wait()
 	return d.outcome(produced)
-}
-
-// produce is the life of the input. It returns when the input has ended and nothing is queued any more, or when ctx ends.
-func (d *Device) produce(ctx context.Context) error {
-	switch {
-	case d.c.Once:
-		return d.once(ctx)
-	case d.app.Off.Telemetry || len(d.app.Sources) == 0:
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	if err := d.feedOutbox(ctx, d.app.Sources); err != nil {
-		return err
-	}
-	return d.box.WaitEmpty(ctx)
-}
-
-// feedOutbox puts the samples of sources into the outbox, all at once, until each source has ended
-// or one has failed.
-func (d *Device) feedOutbox(ctx context.Context, sources []telemetry.Source) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var feeding sync.WaitGroup
-	for _, src := range sources {
-		d.spawnIn(&feeding, "samples", func() {
-			err := d.keep(ctx, "samples", func(ctx context.Context) error { return d.feedFrom(ctx, src) })
-			if err != nil {
-				stop(err)
-			}
-		})
-	}
-	feeding.Wait()
-	return context.Cause(ctx)
-}
-
-// feedFrom puts the samples of one source into the outbox until the source ends.
-func (d *Device) feedFrom(ctx context.Context, src telemetry.Source) error {
-	return telemetry.Feed(ctx, src, d.box, telemetry.FeedOptions{
-		Model: d.app.Model,
-		Warn:  func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
-		Bad: func(err error) {
-			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
-		},
-		Skipped:  d.skipped,
-		Counters: &d.counters,
-		Contain:  func(f func() error) error { return d.run("samples", f) },
-	})
 }
 
 // openHome opens and locks the device's directory.
