@@ -38,7 +38,7 @@ func (a does) app(chance *mathrand.Rand) App {
 		source = telemetry.Lines(a.Input)
 	}
 	full := 80 + 20*mathrand.Float64()
-	if chance != nil {
+	if chance = split(chance); chance != nil {
 		full = 80 + 20*chance.Float64()
 	}
 	began := time.Now()
