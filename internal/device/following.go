@@ -133,15 +133,12 @@ func (f *following) follow(ctx context.Context) (err error) {
 	}
 }
 
-// takeChanges deals with the changes that wait at the link.
-func (f *following) takeChanges(ctx context.Context) error {
+// takeChanges deals with the changes that wait at the link, and with those that come meanwhile. It
+// reads the document at most once for all of them.
+func (f *following) takeChanges(ctx context.Context) (err error) {
 	t, l := &f.w.d.twin, f.w.l.Link
-	for {
-		all := l.TakeDesired()
-		if all == nil {
-			return nil
-		}
-		missed, ask := false, false // for all changes that wait together, so that the document is read once
+	missed, ask := false, false
+	for all := l.TakeDesired(); all != nil; all = l.TakeDesired() {
 		for _, c := range all {
 			switch {
 			case !c.Missed && c.Version != 0 && c.Version <= f.version: // the document contained this change already
@@ -156,14 +153,12 @@ func (f *following) takeChanges(ctx context.Context) error {
 				ask = ask || more
 			}
 		}
-		if missed {
-			f.version = 0
-		}
-		if missed || ask {
-			var err error
-			if f.version, err = t.reconcile(ctx, l, f.version); err != nil {
-				return err
-			}
-		}
 	}
+	if missed {
+		f.version = 0
+	}
+	if missed || ask {
+		f.version, err = t.reconcile(ctx, l, f.version)
+	}
+	return err
 }
