@@ -5,38 +5,47 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
-	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
 // central is IoT Central's REST surface: the failover here, the devices in central_rest.go. It decides nothing: the registry does.
 type central struct {
-	registry *registry
-	appID    string
-	token    string // accepted verbatim
-
+	registry  *registry
 	ledger    *ledger.Ledger
-	templates templates // those the application was given
+	now       func() time.Time
+	appID     string
+	token     string    // accepted verbatim
+	templates templates // those that the application was given
 	commands  commandBook
 }
 
-func newCentral(r *registry, l *ledger.Ledger, kept *store.Store, now time.Time) (*central, error) {
-	c := &central{registry: r, ledger: l, appID: kept.Secret("central/app"), token: kept.Secret("central/token")}
-	if r.config.Template != nil {
+// centralOptions are what IoT Central is given.
+type centralOptions struct {
+	Template []byte // device templates: a DTDL interface or a list of them; nil means none
+	Registry *registry
+	Ledger   *ledger.Ledger   // the newest telemetry comes from there
+	Store    *store.Store     // nil without a state directory
+	Now      func() time.Time // the cloud's clock
+}
+
+// newCentral returns an application. Its id and its token are those of the state directory, if it has
+// them.
+func newCentral(o centralOptions) (*central, error) {
+	kept, now := o.Store, o.Now()
+	c := &central{registry: o.Registry, ledger: o.Ledger, now: o.Now, appID: kept.Secret("central/app"), token: kept.Secret("central/token")}
+	if o.Template != nil {
 		var err error
-		if c.templates, err = parseTemplates(r.config.Template); err != nil {
+		if c.templates, err = parseTemplates(o.Template); err != nil {
 			return nil, err
 		}
 	}
@@ -52,11 +61,14 @@ func newCentral(r *registry, l *ledger.Ledger, kept *store.Store, now time.Time)
 	return c, nil
 }
 
+// centralBodyLimit is the size of the largest body of a request, in bytes.
+const centralBodyLimit = 1 << 20
+
 // routes adds IoT Central's API to the HTTPS surface of its host.
 func (c *central) routes(mux *http.ServeMux) {
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, controlBodyLimit)
+			r.Body = http.MaxBytesReader(w, r.Body, centralBodyLimit)
 			if err := c.allow(r); err != nil {
 				c.write(w, nil, err)
 				return
@@ -83,52 +95,6 @@ func (c *central) allow(r *http.Request) error {
 		return azure.Errorf(401, "Unauthorized", "This application is simulated and knows no Azure users: use the API token of sim.json, as it stands there.")
 	}
 	return azure.Errorf(401, "Unauthorized", "The authorization token is not valid for this application.")
-}
-
-// hubIdentifier names a hub without its host: the hub being left, in both directions.
-func hubIdentifier(h *iothub.Hub) string {
-	sum := sha256.Sum256([]byte(h.Host()))
-	return hex.EncodeToString(sum[:])
-}
-
-type moveAnswer struct {
-	HubIdentifier string `json:"hubIdentifier"`
-	Message       string `json:"message"`
-}
-
-func (c *central) manualFailover(r *http.Request) (any, error) {
-	var b struct {
-		TTL *float64 `json:"ttl"`
-	}
-	if err := decodeLenient(r, &b); err != nil {
-		return nil, err
-	}
-	ttl := defaultFailover
-	if b.TTL != nil {
-		if minutes := *b.TTL; minutes != float64(int(minutes)) || minutes < 1 || minutes > 30 {
-			return nil, azure.Errorf(400, "BadRequest", "ttl is %s, it must be 1 to 30 minutes.", strconv.FormatFloat(minutes, 'g', -1, 64))
-		}
-		ttl = time.Duration(*b.TTL) * time.Minute
-	}
-	left, until, err := c.registry.failover(r.PathValue("id"), ttl)
-	if err != nil {
-		return nil, err
-	}
-	return moveAnswer{hubIdentifier(left), "Success! This device is now being failed over. You can check your device's status using " +
-		"'iot central device registration-info' command. The device will revert to its original hub at " +
-		until.UTC().Format(http.TimeFormat) + ". You can choose to failback earlier using device-manual-failback command. " +
-		"Learn more: https://aka.ms/iotc-device-test"}, nil
-}
-
-func (c *central) manualFailback(r *http.Request) (any, error) {
-	left, err := c.registry.failback(r.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
-	if left == nil {
-		return nil, azure.Errorf(409, "DeviceNotFailedOver", "Device %s is on its original hub.", r.PathValue("id"))
-	}
-	return moveAnswer{hubIdentifier(left), "Device has successfully failed back to its original hub"}, nil
 }
 
 // decodeLenient reads a JSON object as IoT Central does: fields it does not know are ignored, and so is an empty body.
@@ -164,7 +130,7 @@ func (c *central) write(w http.ResponseWriter, v any, err error) {
 		}
 		status = e.Status
 		v = map[string]any{"error": map[string]string{
-			"code": code, "message": e.Message, "requestId": azure.NewGUID(), "time": c.registry.now().UTC().Format(http.TimeFormat),
+			"code": code, "message": e.Message, "requestId": azure.NewGUID(), "time": c.now().UTC().Format(http.TimeFormat),
 		}}
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")

@@ -124,15 +124,6 @@ type Config struct {
 	Logger zerolog.Logger                                   // the zero value is silent
 }
 
-// DPSLimits are DPS's quotas; 0 is no limit. AzureDPSLimits are those of Azure.
-type DPSLimits struct {
-	RegistrationsPerMinute int // of the whole service
-	PollsPer10s            int // of one device
-}
-
-// AzureDPSLimits returns the limits Azure documents.
-func AzureDPSLimits() DPSLimits { return DPSLimits{RegistrationsPerMinute: 1000, PollsPer10s: 5} }
-
 // Enrollment is an individual enrollment of DPS with symmetric keys.
 type Enrollment struct {
 	RegistrationID string

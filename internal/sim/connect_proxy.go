@@ -82,7 +82,7 @@ func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason strin
 		return nil
 	}
 	dps := strings.HasSuffix(name, azure.DomainDPS) || strings.HasSuffix(name, azure.DomainCentral) || name == "dps.sim.local"
-	if e := try(dps, s.dps.https, s.dps.mqtt, s.dps.amqp); e != nil {
+	if e := try(dps, s.dps.front.Endpoint, s.dps.mqtt, s.dps.amqp); e != nil {
 		return e, 0, ""
 	}
 	for _, h := range s.hubs {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
@@ -56,12 +55,13 @@ type Totals struct {
 
 // State looks at everything. It takes no snapshot: hubs and devices go on while it looks.
 func (s *Sim) State() State {
+	registrations, polls := s.dps.totals()
 	st := State{
-		DPS:     DPSState{Fault: azure.Optional(s.dps.faults.Kind())},
+		DPS:     DPSState{Fault: azure.Optional(s.dps.faultKind())},
 		Hubs:    []HubState{},
-		Devices: s.registry.states(),
+		Devices: s.devices(),
 		Totals: Totals{
-			Connects: s.connects.Load(), Registrations: s.dps.registrations.Load(), Polls: s.dps.polls.Load(),
+			Connects: s.connects.Load(), Registrations: registrations, Polls: polls,
 			Messages: s.ledger.Total(),
 		},
 	}
@@ -71,51 +71,38 @@ func (s *Sim) State() State {
 	return st
 }
 
-func (r *registry) states() []DeviceState {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	states := make([]DeviceState, 0, len(r.byID))
-	for _, d := range r.byID {
-		states = append(states, r.describe(d))
-	}
-	listed := map[string]bool{}
-	for _, h := range r.hubs {
+// devices returns the states of all devices. Those that only a hub knows come from the hubs.
+func (s *Sim) devices() []DeviceState {
+	made := map[string]*iothub.Identity{}
+	for _, h := range s.hubs {
 		for _, i := range h.All() {
-			if r.byID[i.ID()] == nil && !listed[i.ID()] {
-				listed[i.ID()] = true
-				states = append(states, describeMade(i))
+			if made[i.ID()] == nil {
+				made[i.ID()] = i
 			}
 		}
 	}
+	records, _ := s.registry.records("", 0)
+	states := make([]DeviceState, 0, len(records))
+	for _, d := range records {
+		delete(made, d.ID)
+		state := DeviceState{
+			ID: d.ID, AssignedHub: azure.Optional(d.AssignedHub), Enabled: d.Usable, Blocked: d.Blocked, Approved: d.Approved, ModelID: d.ModelID,
+		}
+		if i, model := s.registry.newest(d.ID); i != nil {
+			state.ConnectedHub, state.ModelID = azure.Optional(i.Hub().Name()), cmp.Or(d.ModelID, model)
+		}
+		states = append(states, state)
+	}
+	for id, i := range made {
+		now := i.Standing()
+		state := DeviceState{ID: id, Enabled: now.Enabled, Approved: true, ModelID: now.ModelID}
+		if now.Online {
+			state.ConnectedHub = azure.Optional(i.Hub().Name())
+		}
+		states = append(states, state)
+	}
 	slices.SortFunc(states, func(a, b DeviceState) int { return cmp.Compare(a.ID, b.ID) })
 	return states
-}
-
-// describe is called with mu held.
-func (r *registry) describe(d *device) DeviceState {
-	st := DeviceState{
-		ID: d.id, Enabled: !r.isDisabled(d) && !d.unusable, Blocked: d.blocked, Approved: d.approved, ModelID: d.modelID,
-	}
-	if d.hub != nil {
-		st.AssignedHub = azure.Optional(r.answer(d).Name())
-	}
-	if i, model := r.newest(d.id); i != nil {
-		st.ConnectedHub = azure.Optional(i.Hub().Name())
-		if st.ModelID == "" {
-			st.ModelID = model
-		}
-	}
-	return st
-}
-
-// describeMade describes a device that only its hub knows.
-func describeMade(i *iothub.Identity) DeviceState {
-	now := i.Standing()
-	st := DeviceState{ID: i.ID(), Enabled: now.Enabled, Approved: true, ModelID: now.ModelID}
-	if now.Online {
-		st.ConnectedHub = azure.Optional(i.Hub().Name())
-	}
-	return st
 }
 
 func (s *Sim) hub(name string) (*iothub.Hub, error) {
@@ -167,48 +154,23 @@ func (s *Sim) Failback(id string) error {
 }
 
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
-func (s *Sim) Disable(id string) error {
-	if i := s.registry.made(id); i != nil {
-		return azure.Unconfirmed(i.Disable("device disabled"))
-	}
-	return s.registry.change(id, "device disabled", func(d *device) { d.disabled = true })
-}
+func (s *Sim) Disable(id string) error { return s.registry.disable(id) }
 
 // DisableIdentity disables a device in its hub only: DPS knows nothing of it and goes on assigning
 // the hub that refuses.
-func (s *Sim) DisableIdentity(id string) error {
-	return s.registry.change(id, "device disabled", func(d *device) { d.unusable = true })
-}
+func (s *Sim) DisableIdentity(id string) error { return s.registry.disableIdentity(id) }
 
 // Enable undoes Disable and DisableIdentity.
-func (s *Sim) Enable(id string) error {
-	if i := s.registry.made(id); i != nil {
-		return azure.Unconfirmed(i.Enable())
-	}
-	return s.registry.change(id, "", func(d *device) {
-		d.disabled, d.unusable = false, false
-		if e := s.registry.entry(d); e != nil && !e.group() && e.disabled() {
-			enabled := *e
-			enabled.ProvisioningStatus = enabledStatus
-			s.registry.enrollments[strings.ToLower(e.RegistrationID)] = &enabled
-		}
-	})
-}
+func (s *Sim) Enable(id string) error { return s.registry.enable(id) }
 
 // Block is the operator's block: DPS answers failed 400209, hubs refuse the device.
-func (s *Sim) Block(id string) error {
-	return s.registry.change(id, "device blocked", func(d *device) { d.blocked = true })
-}
+func (s *Sim) Block(id string) error { return s.registry.block(id) }
 
 // Unblock undoes Block.
-func (s *Sim) Unblock(id string) error {
-	return s.registry.change(id, "", func(d *device) { d.blocked = false })
-}
+func (s *Sim) Unblock(id string) error { return s.registry.unblock(id) }
 
 // Approve lets in a device that waits for it, see Config.AutoApprove.
-func (s *Sim) Approve(id string) error {
-	return s.registry.change(id, "", func(d *device) { d.approved = true })
-}
+func (s *Sim) Approve(id string) error { return s.registry.approve(id) }
 
 // Delete removes a device from DPS and all hubs, with its twin and its messages. It comes back as a
 // new one when it registers.
@@ -274,25 +236,12 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 // is what would travel along.
 func (s *Sim) Twin(id string) (iothub.Twin, error) { return s.twin(id, false) }
 
-func (s *Sim) twin(id string, metadata bool) (t iothub.Twin, err error) {
-	if i := s.registry.made(id); i != nil {
-		return i.Twin(metadata), nil
+func (s *Sim) twin(id string, metadata bool) (iothub.Twin, error) {
+	i, err := s.registry.twinIn(id)
+	if err != nil {
+		return iothub.Twin{}, err
 	}
-	err = s.registry.with(id, func(d *device) error {
-		if d.hub == nil {
-			return notProvisioned(d)
-		}
-		i := s.registry.answer(d).Identity(d.id)
-		if i == nil {
-			i = d.hub.Identity(d.id)
-		}
-		if i == nil {
-			return azure.Errorf(404, "DeviceNotFound", "device %s has no twin", id)
-		}
-		t = i.Twin(metadata)
-		return nil
-	})
-	return t, err
+	return i.Twin(metadata), nil
 }
 
 // SendC2D queues a cloud-to-device message in the hub DPS would assign now, where it stays, and
@@ -359,35 +308,12 @@ func (s *Sim) ResetLedger() error {
 // more than a thousand events behind misses some.
 func (s *Sim) Watch() (events <-chan iothub.Event, cancel func()) { return s.events.watch() }
 
-// DeviceKey is the primary key a device of the enrollment group uses, derived from the group key.
-func (s *Sim) DeviceKey(registrationID string) []byte {
-	return azure.DeriveKey(s.registry.group[0], registrationID)
-}
+// DeviceKey returns the primary key of a device of the default enrollment group.
+func (s *Sim) DeviceKey(registrationID string) []byte { return s.registry.deviceKey(registrationID) }
 
 // Enroll adds or replaces an individual enrollment.
-func (s *Sim) Enroll(e Enrollment) error {
-	if e.PrimaryKey == "" {
-		return azure.Errorf(400, "BadRequest", "an enrollment needs a base64 key")
-	}
-	entry := &enrollment{
-		RegistrationID: e.RegistrationID, DeviceID: e.DeviceID, AllocationPolicy: s.config.Allocation,
-		Attestation: attestation{Type: attestKey, SymmetricKey: &symmetricKeys{e.PrimaryKey, e.SecondaryKey}},
-	}
-	if e.Disabled {
-		entry.ProvisioningStatus = disabledStatus
-	}
-	_, err := s.registry.put(entry, "", true)
-	return controlError(err)
-}
+func (s *Sim) Enroll(e Enrollment) error { return s.registry.enroll(e) }
 
 // EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the
 // DPS service API (JSON).
-func (s *Sim) EnrollDocument(doc []byte) error { return controlError(s.registry.enrolDocument(doc)) }
-
-// controlError gives a refusal of DPS the form of the control's.
-func controlError(err error) error {
-	if e, ok := errors.AsType[*dpsError](err); ok {
-		return azure.Errorf(e.code/1000, "BadRequest", "%s", e.text)
-	}
-	return err
-}
+func (s *Sim) EnrollDocument(doc []byte) error { return s.registry.enrollDocument(doc) }

@@ -46,11 +46,11 @@ const issuedDays = 30
 // certificate.
 func (p *dps) issue(op *operation, state *registrationState) error {
 	r := p.registry
-	template := r.authority.Template(op.csr.Subject.CommonName)
+	template := r.config.Authority.Template(op.csr.Subject.CommonName)
 	template.NotAfter = r.now().AddDate(0, 0, issuedDays)
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	der, err := r.authority.Sign(template, op.csr.PublicKey)
+	der, err := r.config.Authority.Sign(template, op.csr.PublicKey)
 	if err != nil {
 		return &dpsError{code: 500000, text: "The certificate cannot be issued: " + err.Error()}
 	}
@@ -61,7 +61,7 @@ func (p *dps) issue(op *operation, state *registrationState) error {
 		state.IssuedClientCertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		return nil
 	}
-	for _, b := range [][]byte{der, r.authority.Certificate.Raw} {
+	for _, b := range [][]byte{der, r.config.Authority.Certificate.Raw} {
 		state.IssuedCertificateChain = append(state.IssuedCertificateChain, base64.StdEncoding.EncodeToString(b))
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 
 // routes adds DPS's device API to the HTTPS surface of its host.
 func (p *dps) routes(mux *http.ServeMux) {
-	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: "dps", Log: p.log, Told: p.told}, p.speakMQTT)
+	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: "dps", Log: p.log, Told: p.config.Told}, p.speakMQTT)
 	mux.HandleFunc("PUT /{scope}/registrations/{id}/register", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, registerLimit))
 		if err != nil {

@@ -46,7 +46,7 @@ func parseDPSUsername(s string) (c claim, ok bool) {
 
 // serveMQTT serves one connection over TCP.
 func (p *dps) serveMQTT(c *wire.Conn) {
-	secure := tls.Server(c, p.tls)
+	secure := tls.Server(c, p.config.TLS)
 	p.speakMQTT(c, secure, secure)
 }
 

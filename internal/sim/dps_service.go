@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -13,34 +12,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
-	"github.com/hubhop-iot/hubhop/internal/sim/store"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // dpsPolicy is the name of the one shared access policy of DPS's service API. It has all rights.
 const dpsPolicy = "provisioningserviceowner"
 
-func newDPS(running context.Context, c dpsOptions, r *registry, events *broadcaster, kept *store.Store) *dps {
-	hooks := c.Hooks
-	if hooks == nil {
-		hooks = &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
-	}
-	p := &dps{
-		log: c.Logger, config: c, registry: r, events: events, operations: map[string]*operation{}, ctx: running,
-		hooks: &http.Client{Transport: hooks, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-	}
-	p.arrivals = limiter{allowed: c.DPSLimits.RegistrationsPerMinute, window: time.Minute}
-	p.questions = limiter{allowed: c.DPSLimits.PollsPer10s, window: 10 * time.Second}
-	p.key = [2][]byte{kept.Key("dps/"+dpsPolicy+"/primary", 32), kept.Key("dps/"+dpsPolicy+"/secondary", 32)}
-	return p
-}
-
 // connectionString returns what a client of the service API is configured with.
 func (p *dps) connectionString() string {
-	host := p.https.Told()
+	host := p.front.Endpoint.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
 		host = name
 	}
@@ -53,7 +35,7 @@ func (p *dps) knownAs(name string) bool {
 		name = host
 	}
 	name = strings.ToLower(name)
-	own := []string{wire.HostIn(p.https.Address()), strings.ToLower(wire.HostIn(p.https.Told())), "localhost", "dps.sim.local"}
+	own := []string{wire.HostIn(p.front.Endpoint.Address()), strings.ToLower(wire.HostIn(p.front.Endpoint.Told())), "localhost", "dps.sim.local"}
 	return slices.Contains(own, name) || strings.HasSuffix(name, ".azure-devices-provisioning.net")
 }
 
@@ -232,63 +214,6 @@ func (e *enrollment) public() *enrollment {
 	return &shown
 }
 
-// withState returns an individual enrollment with the state of its registration. mu is held.
-func (r *registry) withState(e *enrollment) *enrollment {
-	d := r.byRegistration[strings.ToLower(e.RegistrationID)]
-	if e.group() || d == nil || !d.registered {
-		return e
-	}
-	with, state := *e, r.stateOf(d)
-	with.RegistrationState = &state
-	return &with
-}
-
-// enrolled returns all groups, or all individual enrollments, without their keys.
-func (r *registry) enrolled(group bool) []*enrollment {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := []*enrollment{}
-	for _, e := range r.list(group) {
-		all = append(all, r.withState(e).public())
-	}
-	return all
-}
-
-// registrationsOf returns the registrations that a group has made.
-func (r *registry) registrationsOf(group string) ([]registrationState, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.groups[strings.ToLower(group)]
-	if e == nil {
-		return nil, errNoEnrollment
-	}
-	states := []registrationState{}
-	for _, d := range r.byRegistration {
-		if d.registered && d.enrolledBy(e) {
-			states = append(states, r.stateOf(d))
-		}
-	}
-	return states, nil
-}
-
-// deleteRegistration forgets that a device has registered. The device stays in its hub.
-func (r *registry) deleteRegistration(registrationID, ifMatch string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d := r.byRegistration[strings.ToLower(registrationID)]
-	switch {
-	case d == nil || !d.registered:
-		return errNoRegistration
-	case ifMatch != "" && !etagMatches(ifMatch, d.etag):
-		return errEtag
-	}
-	r.forget(d)
-	if r.keep(d) != nil {
-		return errNotKept
-	}
-	return nil
-}
-
 // start checks the hubs that enrollments name, and those of later enrollments are checked at once:
 // before the start the names of the hubs are not all known. It also lets failovers end in time.
 func (r *registry) start() error {
@@ -415,13 +340,4 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 		}
 	}
 	return map[string]any{"isSuccessful": len(failed) == 0, "errors": failed}, nil
-}
-
-// refuseAMQP binds an address where DPS refuses AMQP clients.
-func (p *dps) refuseAMQP(addr string) error {
-	e, err := (&wire.AMQPDesk{Hub: "dps", Log: p.log, Told: p.told}).Listen(p.config.Listen, addr, p.tls)
-	if err == nil {
-		p.amqp = e
-	}
-	return err
 }

@@ -25,7 +25,7 @@ func (w *world) deviceCert(cn string, change func(*x509.Certificate)) tls.Certif
 	w.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(w.t, err)
-	ca := w.registry.authority
+	ca := w.deviceCA
 	template := ca.Template(cn)
 	if change != nil {
 		change(template)
@@ -468,7 +468,7 @@ func TestDeviceConnectsWithACertificateOfTheDeviceCA(t *testing.T) {
 			"other CA": {func() tls.Certificate {
 				other, err := azure.NewAuthority("other", time.Now())
 				must(t, err)
-				w := &world{t: w.t, Sim: &Sim{registry: &registry{authority: other}}}
+				w := &world{t: w.t, Sim: &Sim{deviceCA: other}}
 				return w.deviceCert("x", nil)
 			}()},
 		} {

@@ -26,7 +26,7 @@ import (
 func (s *Sim) restore() error {
 	kept := s.store
 	if kept == nil {
-		return s.registry.enrolDefaults()
+		return s.registry.enrolConfigured()
 	}
 	err := s.registry.restore()
 	for _, h := range s.hubs {
@@ -46,15 +46,7 @@ func (s *Sim) restore() error {
 	if err != nil {
 		return err
 	}
-	// What the configuration says of enrollments counts when it is new: later changes of the list are not undone by a restart.
-	c := s.config
-	wanted := string(azure.EncodeJSON([]any{c.Allocation, c.Reprovision, c.Webhook, c.GroupKey, c.SecondaryGroupKey, c.EnrollmentDocuments}))
-	if kept.Secret("enrollments") == wanted {
-		return nil
-	}
-	err = s.registry.enrolDefaults()
-	kept.SetSecret("enrollments", wanted)
-	return err
+	return s.registry.enrolConfigured()
 }
 
 // keptAuthority returns the certificate authority that the store has under this name, or a new one.

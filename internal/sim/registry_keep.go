@@ -70,8 +70,8 @@ func (r *registry) keepRecord(d *device) error {
 	k := keptDevice{
 		ID: d.id, RegistrationID: d.registrationID, Group: d.group, Auth: d.auth, ModelID: d.modelID, Registered: d.registered,
 		Approved: d.approved, Blocked: d.blocked, Disabled: d.disabled, Unusable: d.unusable, Hub: nameOfHub(d.hub), First: nameOfHub(d.first),
-		Rule: d.rule, Substatus: d.substatus, Payload: d.payload, Etag: d.etag, Created: d.created, Updated: d.updated, CentralEtag: d.centralEtag,
-		DisplayName: d.central.displayName, Template: d.central.template, Simulated: d.central.simulated, Organizations: d.central.organizations,
+		Rule: d.rule, Substatus: d.substatus, Payload: d.payload, Etag: d.etag, Created: d.created, Updated: d.updated, CentralEtag: d.attributesEtag,
+		DisplayName: d.attributes.DisplayName, Template: d.attributes.Template, Simulated: d.attributes.Simulated, Organizations: d.attributes.Organizations,
 	}
 	for _, h := range d.visited {
 		k.Visited = append(k.Visited, h.Name())
@@ -93,6 +93,7 @@ func (r *registry) keepRecord(d *device) error {
 	return err
 }
 
+// nameOfHub returns the name of a hub, "" for none.
 func nameOfHub(h *iothub.Hub) string {
 	if h == nil {
 		return ""
@@ -158,8 +159,8 @@ func (r *registry) restore() error {
 		d := &device{
 			id: k.ID, registrationID: k.RegistrationID, group: k.Group, auth: k.Auth, modelID: k.ModelID, registered: k.Registered, approved: k.Approved,
 			blocked: k.Blocked, disabled: k.Disabled, unusable: k.Unusable, rule: k.Rule, substatus: k.Substatus, payload: k.Payload,
-			etag: k.Etag, created: k.Created, updated: k.Updated, centralEtag: k.CentralEtag, kept: document,
-			central: centralDevice{displayName: k.DisplayName, template: k.Template, simulated: k.Simulated, organizations: k.Organizations},
+			etag: k.Etag, created: k.Created, updated: k.Updated, attributesEtag: k.CentralEtag, kept: document,
+			attributes: Attributes{DisplayName: k.DisplayName, Template: k.Template, Simulated: k.Simulated, Organizations: k.Organizations},
 		}
 		if k.RefusedCode != 0 {
 			d.refused = &dpsError{code: k.RefusedCode, text: k.RefusedText}
@@ -211,13 +212,4 @@ type fewHubsError struct {
 
 func (e *fewHubsError) Error() string {
 	return fmt.Sprintf("the state directory has devices in %s, but there are to be %d hubs only: start with --hubs %d or more", e.hub, e.hubs, int(e.hub[len(e.hub)-1]-'a')+1)
-}
-
-// resume lets failovers of an earlier life end when they would have; called with mu held.
-func (r *registry) resume() {
-	for _, d := range r.byID {
-		if f := d.failedOver; f != nil && f.timer == nil {
-			f.timer = time.AfterFunc(max(0, f.until.Sub(r.now())), func() { r.returnHome(d, f) })
-		}
-	}
 }

@@ -9,8 +9,16 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// This file is how IoT Central reads and changes what the registry has of devices. Every method takes
-// the registry's mutex, and returns copies.
+// This file is how IoT Central and the control API read and change what the registry has of devices.
+// Every method takes the registry's mutex, and returns copies.
+
+// Attributes are what operators say of a device.
+type Attributes struct {
+	DisplayName   string // "" means the id
+	Template      string // "" means the model that the device announced
+	Simulated     bool
+	Organizations []string
+}
 
 // deviceRecord is a copy of what the registry has of a device.
 type deviceRecord struct {
@@ -18,26 +26,34 @@ type deviceRecord struct {
 	RegistrationID string
 	ModelID        string // "" before the device has announced one
 	Provisioned    bool   // it is in a hub
-	Enabled        bool   // it is approved, and neither blocked nor disabled
-	Etag           string // of the attributes
-	centralDevice
+	AssignedHub    string // the name of the hub that DPS would answer now; "" before the first assignment
+	Approved       bool
+	Blocked        bool // by an operator
+	Disabled       bool // by an operator, as if its enrollment were
+	Usable         bool // neither DPS nor its hub refuses it as disabled
+	Attributes
+	Etag string // of the attributes
 }
 
 // recordOf copies the record of a device. mu is held.
-func recordOf(d *device) deviceRecord {
-	r := deviceRecord{
+func (r *registry) recordOf(d *device) deviceRecord {
+	record := deviceRecord{
 		ID: d.id, RegistrationID: d.registrationID, ModelID: d.modelID, Provisioned: d.hub != nil,
-		Enabled: d.approved && !d.blocked && !d.disabled, Etag: d.centralEtag, centralDevice: d.central,
+		Approved: d.approved, Blocked: d.blocked, Disabled: d.disabled, Usable: !r.isDisabled(d) && !d.unusable,
+		Attributes: d.attributes, Etag: d.attributesEtag,
 	}
-	r.organizations = slices.Clone(d.central.organizations)
-	return r
+	if d.hub != nil {
+		record.AssignedHub = r.answer(d).Name()
+	}
+	record.Organizations = slices.Clone(d.attributes.Organizations)
+	return record
 }
 
 // record returns the record of a device. It returns an [Error] with status 404 if nobody knows the
 // device, and 409 if only a hub knows it.
 func (r *registry) record(id string) (record deviceRecord, err error) {
 	err = r.with(id, func(d *device) error {
-		record = recordOf(d)
+		record = r.recordOf(d)
 		return nil
 	})
 	return record, err
@@ -55,13 +71,13 @@ func (r *registry) records(after string, limit int) (records []deviceRecord, mor
 		if limit > 0 && len(records) == limit {
 			return records, true
 		}
-		records = append(records, recordOf(r.byID[id]))
+		records = append(records, r.recordOf(r.byID[id]))
 	}
 	return records, false
 }
 
 // create makes the record of a device that nobody has seen yet. The device is approved.
-func (r *registry) create(id string, enabled bool, attributes centralDevice) (deviceRecord, error) {
+func (r *registry) create(id string, enabled bool, attributes Attributes) (deviceRecord, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byID[id] != nil || r.byRegistration[strings.ToLower(id)] != nil {
@@ -70,30 +86,21 @@ func (r *registry) create(id string, enabled bool, attributes centralDevice) (de
 	now := r.now()
 	d := &device{
 		id: id, registrationID: id, approved: true, blocked: !enabled, created: now, updated: now,
-		central: attributes, centralEtag: azure.NewDPSEtag(),
+		attributes: attributes, attributesEtag: azure.NewDPSEtag(),
 	}
 	r.byID[id], r.byRegistration[strings.ToLower(id)] = d, d
-	return recordOf(d), azure.Unconfirmed(r.keep(d))
+	return r.recordOf(d), azure.Unconfirmed(r.keep(d))
 }
 
 // annotate changes the attributes of a device. change gets the etag that they had, and may refuse.
-func (r *registry) annotate(id string, change func(etag string, attributes *centralDevice) error) error {
+func (r *registry) annotate(id string, change func(etag string, attributes *Attributes) error) error {
 	return r.with(id, func(d *device) error {
-		attributes := d.central
-		if err := change(d.centralEtag, &attributes); err != nil {
+		attributes := d.attributes
+		if err := change(d.attributesEtag, &attributes); err != nil {
 			return err
 		}
-		d.central, d.centralEtag = attributes, azure.NewDPSEtag()
+		d.attributes, d.attributesEtag = attributes, azure.NewDPSEtag()
 		return nil
-	})
-}
-
-// setEnabled blocks a device, or approves and unblocks it and undoes what else keeps it out.
-func (r *registry) setEnabled(id string, enabled bool) error {
-	return r.change(id, "device blocked", func(d *device) {
-		if d.blocked = !enabled; enabled {
-			d.approved, d.disabled, d.unusable = true, false, false
-		}
 	})
 }
 

@@ -96,7 +96,8 @@ import (
 // Sim is one simulated cloud. Its methods may be called from any goroutine.
 type Sim struct {
 	config   Config
-	ca       *azure.Authority
+	ca       *azure.Authority // of all servers
+	deviceCA *azure.Authority // of device certificates
 	registry *registry
 	dps      *dps
 	central  *central
@@ -147,7 +148,7 @@ func New(c Config) (_ *Sim, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s.ca = ca
+	s.ca, s.deviceCA = ca, deviceCA
 	if s.ledger, err = ledger.Open(c.ledgerOptions(kept)); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -157,7 +158,7 @@ func New(c Config) (_ *Sim, err error) {
 		Listen: c.Listen, Log: c.Logger, Now: now, Grace: c.SASGrace, DisabledRefusal: c.DisabledRefusal,
 		RejectEarlyMail: c.C2DBeforeSubscription == EarlyC2DReject, Devices: deviceCA, Ledger: s.ledger, Store: kept, Told: told,
 		Connects: &s.connects, Sessions: &s.sessions, Tell: s.events.emit, Received: s.events.telemetry,
-		Switched: func(h *iothub.Hub, id string, enabled bool) { s.registry.noteIdentity(h, id, enabled) },
+		Switched: func(h *iothub.Hub, id string, enabled bool) { s.registry.switched(h, id, enabled) },
 	}
 	for i := range c.Hubs {
 		o.Name = "hub-" + string(rune('a'+i))
@@ -168,19 +169,11 @@ func New(c Config) (_ *Sim, err error) {
 		s.servers = append(s.servers, h.Front)
 		s.hubs = append(s.hubs, h)
 	}
-	s.registry = &registry{
-		config: c.registryOptions(), log: c.Logger, now: now, hubs: s.hubs, authority: deviceCA, events: s.events, store: kept,
-		enrollments: map[string]*enrollment{}, groups: map[string]*enrollment{},
-		byRegistration: map[string]*device{}, byID: map[string]*device{},
-	}
-	for i, g := range []struct{ name, key string }{{"group/primary", c.GroupKey}, {"group/secondary", c.SecondaryGroupKey}} {
-		if g.key != "" {
-			kept.SetSecret(g.name, g.key)
-			s.registry.group[i], _ = base64.StdEncoding.DecodeString(g.key) // validated
-		} else {
-			s.registry.group[i] = kept.Key(g.name, 64)
-		}
-	}
+	s.registry = newRegistry(registryOptions{
+		IDScope: c.IDScope, GroupKeys: [2]string{c.GroupKey, c.SecondaryGroupKey}, AutoApprove: c.AutoApprove, Allocation: c.Allocation,
+		HubWeights: c.HubWeights, Webhook: c.Webhook, Reprovision: c.Reprovision, Move: c.Move, EnrollmentDocuments: c.EnrollmentDocuments,
+		Hubs: s.hubs, Authority: deviceCA, Store: kept, Log: c.Logger, Now: now, Tell: s.events.emit,
+	})
 	if err := s.restore(); err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
@@ -189,20 +182,21 @@ func New(c Config) (_ *Sim, err error) {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
-	if s.central, err = newCentral(s.registry, s.ledger, kept, now()); err != nil {
+	s.central, err = newCentral(centralOptions{Template: c.Template, Registry: s.registry, Ledger: s.ledger, Store: kept, Now: now})
+	if err != nil {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
-	s.dps = newDPS(s.running, c.dpsOptions(), s.registry, s.events, kept)
-	s.dps.told = told
-	s.dps.faults.Over = iothub.FaultOver(c.Logger, s.events.emit, "dps")
-	if s.dps.tls, err = ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral)); err != nil {
+	dpsTLS, err := ca.ServerTLS(c.certified(0, "dps.sim.local", "*"+azure.DomainDPS, "*"+azure.DomainCentral))
+	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s.dps.mqtt = &wire.Endpoint{Listen: c.Listen, Serve: s.dps.serveMQTT}
-	surface := http.NewServeMux()
-	s.dps.routes(surface)
-	s.central.routes(surface)
-	s.dps.https = s.serveHTTP(wire.WithDate(s.dps.serviceOr(surface), now), s.dps.tls)
+	s.dps = newDPS(dpsOptions{
+		RetryAfter: c.RetryAfter, RetryAfterAbsent: c.RetryAfterAbsent, RetryAfterFirst: c.RetryAfterFirst, Polls: c.Polls,
+		MalformedDPS: c.MalformedDPS, DPSLimits: c.DPSLimits,
+		Registry: s.registry, TLS: dpsTLS, Listen: c.Listen, Hooks: c.Hooks, Running: s.running, Routes: s.central.routes,
+		Store: kept, Log: c.Logger, Told: told, Tell: s.events.emit,
+	})
+	s.servers = append(s.servers, s.dps.front)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
 	if c.ConnectProxy != "" {
 		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
@@ -254,26 +248,26 @@ func (s *Sim) listen() error {
 	if httpsPort == 0 {
 		httpsPort = 443
 		if c.Layout == LayoutLoopback {
-			if err := bind(s.dps.https, "dps/https", 0, 443); err != nil { // taken, or a port that this user may not bind
+			if err := bind(s.dps.front.Endpoint, "dps/https", 0, 443); err != nil { // taken, or a port that this user may not bind
 				httpsPort = 8443
 				c.Logger.Info().Str("hub", "dps").Str("reason", err.Error()).
 					Msg("HTTPS and WebSocket are on port 8443, because 443 cannot be bound; official SDKs know 443 only")
 			}
 		}
 	}
-	if s.dps.https.Address() == "" {
-		if err := bind(s.dps.https, "dps/https", 0, httpsPort); err != nil {
+	if s.dps.front.Endpoint.Address() == "" {
+		if err := bind(s.dps.front.Endpoint, "dps/https", 0, httpsPort); err != nil {
 			return err
 		}
 	}
-	s.dps.host = c.address(0).String()
+	s.dps.callIt(c.address(0).String())
 	if c.Layout == LayoutPorts {
-		s.dps.host = s.dps.mqtt.Told()
+		s.dps.callIt(s.dps.mqtt.Told())
 	}
 	if c.Layout == LayoutLoopback {
 		amqp(0, "dps", s.dps.refuseAMQP)
 	}
-	all := append(s.dps.endpoints(), s.control)
+	own := []*wire.Endpoint{s.control}
 	for i, h := range s.hubs {
 		if err := bind(h.MQTT, h.Name()+"/mqtt", i+1, 8883); err != nil {
 			return err
@@ -312,12 +306,13 @@ func (s *Sim) listen() error {
 		if err := s.proxy.Bind(c.ConnectProxy); err != nil {
 			return err
 		}
-		all = append(all, s.proxy)
+		own = append(own, s.proxy)
 	}
 	if err := s.store.Save(); err != nil {
 		return err
 	}
-	for _, e := range all {
+	s.dps.open()
+	for _, e := range own {
 		e.Open()
 	}
 	for _, h := range s.hubs {
@@ -358,16 +353,13 @@ func (s *Sim) closeLocked() error {
 	s.closed = true
 	s.stop()
 	s.registry.close()
-	s.dps.jobs.Wait()
-	s.dps.faults.Close()
+	s.dps.settle()
 	for _, h := range s.hubs {
 		h.KeepFault()
 	}
 	s.events.close()
 	s.control.Stop()
-	for _, e := range s.dps.endpoints() {
-		e.Stop()
-	}
+	s.dps.stop()
 	for _, h := range s.hubs {
 		h.Stop()
 	}
@@ -419,14 +411,15 @@ type CentralInfo struct {
 
 // Info describes the cloud; addresses are known once Start has returned.
 func (s *Sim) Info() Info {
+	keys := s.registry.groupKeys()
 	info := Info{
 		IDScope:           s.config.IDScope,
-		GroupKey:          base64.StdEncoding.EncodeToString(s.registry.group[0]),
-		SecondaryGroupKey: base64.StdEncoding.EncodeToString(s.registry.group[1]),
+		GroupKey:          base64.StdEncoding.EncodeToString(keys[0]),
+		SecondaryGroupKey: base64.StdEncoding.EncodeToString(keys[1]),
 		ProvisioningHost:  s.dps.host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.Told(), s.dps.https.Told(), s.dps.connectionString()},
-		Central:           CentralInfo{"https://" + s.dps.https.Told(), s.central.appID, s.central.token},
+		DPS:               DPSInfo{s.dps.mqtt.Told(), s.dps.front.Endpoint.Told(), s.dps.connectionString()},
+		Central:           CentralInfo{"https://" + s.dps.front.Endpoint.Told(), s.central.appID, s.central.token},
 		Control:           "http://" + s.control.Told(),
 	}
 	if s.proxy != nil {
@@ -452,7 +445,8 @@ func (s *Sim) CAPool() *x509.CertPool {
 // place, so that a process that sees it finds the rest. Everybody may read the directory, as far as
 // the umask allows; only the owner may read files with keys.
 func (s *Sim) WriteFiles(dir string) error {
-	deviceKey, err := s.registry.authority.KeyPEM()
+	keys := s.registry.groupKeys()
+	deviceKey, err := s.deviceCA.KeyPEM()
 	if err != nil {
 		return err
 	}
@@ -472,9 +466,9 @@ func (s *Sim) WriteFiles(dir string) error {
 		mode os.FileMode
 	}{
 		{"ca.pem", s.ca.CertificatePEM(), 0o644},
-		{"device-ca.pem", s.registry.authority.CertificatePEM(), 0o644},
+		{"device-ca.pem", s.deviceCA.CertificatePEM(), 0o644},
 		{"device-ca-key.pem", deviceKey, 0o600},
-		{"group.key", append(base64.StdEncoding.AppendEncode(nil, s.registry.group[0]), '\n'), 0o600},
+		{"group.key", append(base64.StdEncoding.AppendEncode(nil, keys[0]), '\n'), 0o600},
 		{"sim.json", info.Bytes(), 0o600},
 	} {
 		if err := store.Replace(filepath.Join(dir, f.name), f.data, f.mode); err != nil {

@@ -115,13 +115,13 @@ func (w *world) start() {
 func TestClientsSeeTheSameCloudAfterARestart(t *testing.T) {
 	for _, layout := range []string{LayoutLoopback, LayoutPorts} {
 		inKeptWorld(t, func(c *Config) { c.Layout, c.ControlAddr = layout, "127.0.0.1:0" }, func(w *world) {
-			before, ca, deviceCA := w.info, string(w.ca.CertificatePEM()), string(must2(w.registry.authority.KeyPEM()))
+			before, ca, deviceCA := w.info, string(w.ca.CertificatePEM()), string(must2(w.deviceCA.KeyPEM()))
 			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
 			w.reborn()
 			if was, is := string(azure.EncodeJSON(before)), string(azure.EncodeJSON(w.info)); was != is {
 				t.Errorf("was\n%s\nis\n%s", was, is)
 			}
-			if ca != string(w.ca.CertificatePEM()) || deviceCA != string(must2(w.registry.authority.KeyPEM())) {
+			if ca != string(w.ca.CertificatePEM()) || deviceCA != string(must2(w.deviceCA.KeyPEM())) {
 				t.Error("another authority")
 			}
 			w.connect(w.provision("dev-1"), "dev-1").telemetry("%24.mid=0123456789abcdef-1", "{}", 1)
@@ -173,7 +173,7 @@ func portrait(s *Sim) string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
 		d := s.registry.byID[id]
-		all = append(all, s.registry.stateOf(d), shown(recordOf(d)), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
+		all = append(all, s.registry.stateOf(d), shown(s.registry.recordOf(d)), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
 		if f := d.failedOver; f != nil {
 			all = append(all, f.from.Name(), f.until.UTC())
 		}
