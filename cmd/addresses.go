@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/dps"
-	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/azname"
 )
 
 // tidy removes blanks and line ends around values, which files from Windows and copied lines have,
@@ -63,7 +63,7 @@ func checkHost(key, address string) error {
 	if looksSecret(address) {
 		return fmt.Errorf("%s: what was given looks like a secret; give the host name alone", key)
 	}
-	if err := hub.CheckHost(address); err != nil {
+	if err := azname.CheckHost(address); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
 	}
 	return nil
@@ -85,7 +85,7 @@ func checkListen(key, address string) error {
 	if host == "" {
 		return nil // all addresses; the listener decides whether that is allowed
 	}
-	if err := hub.CheckHost(net.JoinHostPort(host, "1")); err != nil {
+	if err := azname.CheckHost(net.JoinHostPort(host, "1")); err != nil {
 		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quotedAddress(address))
 	}
 	return nil

@@ -4,15 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/azname"
 )
 
 // ErrNonsense is wrapped by an [*Error] when an answer cannot come from DPS as documented: it is
@@ -66,13 +66,13 @@ func parse(a answer) (document, error) {
 		return document{}, err
 	}
 	if d.State.AssignedHub != "" {
-		if err := CheckHub(d.State.AssignedHub); err != nil {
-			return document{}, fmt.Errorf("%w: %w", ErrNonsense, err)
+		if err := azname.CheckHost(d.State.AssignedHub); err != nil {
+			return document{}, fmt.Errorf("%w: the hub %w", ErrNonsense, err)
 		}
 	}
 	if d.State.DeviceID != "" {
-		if err := CheckDeviceID(d.State.DeviceID); err != nil {
-			return document{}, fmt.Errorf("%w: %w", ErrNonsense, err)
+		if err := azname.CheckDeviceID(d.State.DeviceID); err != nil {
+			return document{}, fmt.Errorf("%w: the device id %w", ErrNonsense, err)
 		}
 	}
 	return d, nil
@@ -96,43 +96,6 @@ func plainMessage(s string) string {
 		return inner.Message
 	}
 	return s
-}
-
-// CheckHub returns an error if s cannot be the name of a hub: a DNS name of at most 253 bytes or an
-// IP address, with or without a port. The error quotes at most the first 300 bytes of s.
-func CheckHub(s string) error {
-	host := s
-	if h, port, err := net.SplitHostPort(s); err == nil {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' || port[0] == '+' {
-			return fmt.Errorf("the hub %q has an impossible port", sentence(s))
-		}
-		host = h
-	}
-	if a, err := netip.ParseAddr(host); err == nil && a.Zone() == "" {
-		return nil
-	}
-	if host == "" || len(host) > 253 {
-		return fmt.Errorf("the hub %q is %d bytes long; a host name has 1 to 253", sentence(s), len(host))
-	}
-	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") || !only(label, "-_") {
-			return fmt.Errorf("the hub %q is not a host name", sentence(s))
-		}
-	}
-	return nil
-}
-
-// CheckDeviceID returns an error if s cannot be a device id at a hub over MQTT: 1 to 128 of the
-// characters that IoT Hub allows, without "+" and "#", which no MQTT topic can carry. The error
-// quotes at most the first 300 bytes of s.
-func CheckDeviceID(s string) error {
-	switch {
-	case s == "" || len(s) > 128:
-		return fmt.Errorf("the device id %q has %d bytes; 1 to 128 are allowed", sentence(s), len(s))
-	case !only(s, "-.%_*?!(),:=@$'"):
-		return fmt.Errorf("the device id %q has characters that MQTT topics or IoT Hub do not take", sentence(s))
-	}
-	return nil
 }
 
 // checkOperationID returns an error if s cannot stand in a topic and in a path.

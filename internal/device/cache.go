@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
-	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/azname"
 )
 
 // stateVersion is the version of the format of state.json.
@@ -50,13 +50,13 @@ func credible(s failover.State, limit time.Time) error {
 		if k.Host == "" && i == 0 {
 			continue // no hub is assigned
 		}
-		if err := hub.CheckHost(k.Host); err != nil {
+		if err := azname.CheckHost(k.Host); err != nil {
 			return err
 		}
 		if k.DeviceID == "" {
 			continue // the device id is the registration id
 		}
-		if err := hub.CheckDeviceID(k.DeviceID); err != nil {
+		if err := azname.CheckDeviceID(k.DeviceID); err != nil {
 			return fmt.Errorf("a device id: %w", err)
 		}
 	}
