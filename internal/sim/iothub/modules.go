@@ -12,24 +12,6 @@ import (
 // maxModules is how many modules a device may have.
 const maxModules = 50
 
-// nameOf is how a device or a module of it is called in one text: as the MQTT client id, and in the common name of a certificate.
-func nameOf(device, module string) string {
-	if module == "" {
-		return device
-	}
-	return device + "/" + module
-}
-
-func (i *Identity) name() string { return nameOf(i.id, i.module) }
-
-// resource is the path of an identity in topics, in the resource of a token, and over HTTPS.
-func (i *Identity) resource() string {
-	if i.module == "" {
-		return "devices/" + i.id
-	}
-	return "devices/" + i.id + "/modules/" + i.module
-}
-
 // Module returns the identity of a module, nil if the hub has none.
 func (h *Hub) Module(device, module string) *Identity {
 	h.mu.Lock()
