@@ -78,9 +78,9 @@ Everything goes on running; Ctrl-C ends it. The control API is at %[1]s:
 }
 
 // teller prints the story as it happens.
-func teller(w io.Writer) func(drill.Line) {
+func teller(w io.Writer) func(drill.StoryLine) {
 	var mu sync.Mutex
-	return func(l drill.Line) {
+	return func(l drill.StoryLine) {
 		mu.Lock()
 		defer mu.Unlock()
 		mark := "     "

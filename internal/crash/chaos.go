@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/drill"
 )
 
 // mostMemory is how much memory a device may use at any time, in bytes: 64 MiB, and 16 MiB for the
@@ -24,92 +25,52 @@ const refusal = 20 * time.Second
 // taken for damage.
 type chaos struct {
 	*trial
-	arrived  tally          // the lines that have arrived
+	arrived  *drill.Roll    // the lines that have arrived
 	injected map[string]int // calls that have failed, by name
 	refused  int            // starts that ended at once with an error
 	memory   int64          // the most memory that the device ever used, in bytes
 }
 
-// tally knows which lines have arrived.
-type tally struct {
-	received int64
-	lines    map[uint64]string // number of the line → id of the message that brought it
-	newest   uint64
-	faults   []string
-}
-
-func (t *tally) fault(format string, a ...any) {
-	if len(t.faults) < maxFaults {
-		t.faults = append(t.faults, fmt.Sprintf(format, a...))
-	}
-}
-
-// add enters one message.
-func (t *tally) add(a arrival) {
-	t.received++
-	if gap := a.Properties["gap"]; gap != nil {
-		t.fault("%s announces that %s were given up: no disk was broken for long enough", a.Mid, *gap)
-	}
-	var body line
-	if err := json.Unmarshal(a.Body, &body); err != nil || body.N == 0 || a.Mid == "" {
-		t.fault("message %q with body %s is none of the device's", a.Mid, a.Body)
-		return
-	}
-	if was, ok := t.lines[body.N]; ok && was != a.Mid {
-		t.fault("line %d came as %s and as %s: a consumer cannot tell that they are one sample", body.N, was, a.Mid)
-	}
-	t.lines[body.N] = a.Mid
-	t.newest = max(t.newest, body.N)
-}
-
-// conclude compares the lines that have arrived with the lines that were given, 1 to last.
-func (t *tally) conclude(last uint64) {
-	lost, first := uint64(0), uint64(0)
-	for n := uint64(1); n <= last; n++ {
-		if _, ok := t.lines[n]; ok {
-			continue
-		}
-		if lost++; lost == 1 {
-			first = n
-		}
-	}
-	if lost > 0 {
-		t.fault("%d of %d lines never arrived; the first is line %d", lost, last, first)
-	}
-}
-
 func newChaos(t *trial) *chaos {
-	return &chaos{trial: t, arrived: tally{lines: map[uint64]string{}}, injected: map[string]int{}}
+	return &chaos{trial: t, arrived: drill.NewRoll(), injected: map[string]int{}}
 }
 
-// play runs the whole trial. It returns an error if there is no verdict, or if a program did not
-// behave.
-func (c *chaos) play(ctx context.Context) error {
+// play is the whole run. Its error says why there is no verdict, or which program did not do what it
+// must. Then the verdict has what was found until then.
+func (c *chaos) play(ctx context.Context) (drill.Verdict, error) {
 	c.say("%d bursts of failing system calls, %d samples/s, SEED=%d, in %s", c.bursts, c.rate, c.seed, c.dir)
 	life, end, err := c.begin(ctx)
 	defer end()
+	if err == nil {
+		err = c.strike(life)
+	}
 	if err != nil {
-		return err
+		return c.arrived.Found(), err
 	}
+	return c.finish(life)
+}
+
+// strike does the bursts.
+func (c *chaos) strike(ctx context.Context) error {
 	c.device.args = append(c.device.args, "--drain-timeout", "30s", "--outbox-max-bytes", "2MiB") // small segments, so that many come and go
-	if err := c.census(life); err != nil {
+	if err := c.census(ctx); err != nil {
 		return err
 	}
-	if err := c.startDevice(life); err != nil {
+	if err := c.startDevice(ctx); err != nil {
 		return err
 	}
 	for i := range c.bursts {
-		if err := c.recover(life); err != nil {
+		if err := c.recover(ctx); err != nil {
 			return fmt.Errorf("before burst %d: %w", i, err)
 		}
-		if err := c.burst(life, i); err != nil {
+		if err := c.burst(ctx, i); err != nil {
 			return fmt.Errorf("burst %d: %w", i, err)
 		}
-		if len(c.arrived.faults) > 0 {
-			return errors.New("stopped at the first fault")
+		if c.arrived.Failed() {
+			return errStopped
 		}
 	}
-	return c.finish(life)
+	return nil
 }
 
 // census runs a device once under strace, while its hub dies, and checks that chaos knows every
@@ -124,7 +85,7 @@ func (c *chaos) census(ctx context.Context) error {
 	if err := c.recover(ctx); err != nil {
 		return err
 	}
-	if _, err := c.control.move(ctx, deviceID, 1); err != nil {
+	if _, err := moveAway(ctx, &c.cloud, deviceID, 1); err != nil {
 		return err
 	}
 	if err := c.recover(ctx); err != nil {
@@ -139,7 +100,7 @@ func (c *chaos) census(ctx context.Context) error {
 		return err
 	}
 	if unknown := census(text); len(unknown) > 0 {
-		c.arrived.fault("the device makes system calls that chaos neither fails nor leaves alone for a reason: %v (inject.go)", unknown)
+		c.arrived.Object(drill.Misconduct, "the device makes system calls that chaos neither fails nor leaves alone for a reason: %v (inject.go)", unknown)
 		return errors.New("stopped before the first burst")
 	}
 	return nil
@@ -172,7 +133,7 @@ func (c *chaos) burst(ctx context.Context, i int) error {
 	up := true
 	if moves {
 		var what string
-		what, err = c.control.move(ctx, deviceID, way)
+		what, err = moveAway(ctx, &c.cloud, deviceID, way)
 		text = strings.TrimPrefix(text+"; "+what, "nothing else happens; ")
 	}
 	if err == nil && starts {
@@ -189,8 +150,8 @@ func (c *chaos) burst(ctx context.Context, i int) error {
 		return err
 	}
 	c.injected[b.name] += failed
-	c.say("%4d %s: %d failed; %s; %d lines arrived", i, b, failed, text, len(c.arrived.lines))
-	if err := c.control.heal(ctx); err != nil {
+	c.say("%4d %s: %d failed; %s; %d lines arrived", i, b, failed, text, c.arrived.Distinct())
+	if err := drill.Heal(ctx, &c.cloud); err != nil {
 		return err
 	}
 	if !up { // it could not start, has said so, and has read nothing of its input
@@ -238,7 +199,7 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	code := c.device.cmd.ProcessState.ExitCode()
 	why := strings.Contains(text, "hubhop: ") || strings.Contains(text, `"exitCode":`) // as a sentence, or in a log in JSON
 	if (code != 1 && code != 2 && code != 4) || !why || panicked(text) {
-		c.arrived.fault("a start under %s ended with exit code %d and said %q", b, code, text)
+		c.arrived.Object(drill.Misconduct, "a start under %s ended with exit code %d and said %q", b, code, text)
 	}
 	return false, nil
 }
@@ -289,7 +250,7 @@ func (c *chaos) weigh() {
 	}
 	c.memory = max(c.memory, bytes)
 	if bytes > mostMemory {
-		c.arrived.fault("the device had %d MiB in memory, more than %d", bytes>>20, int64(mostMemory)>>20)
+		c.arrived.Object(drill.Misconduct, "the device had %d MiB in memory, more than %d", bytes>>20, int64(mostMemory)>>20)
 	}
 }
 
@@ -297,10 +258,10 @@ func (c *chaos) weigh() {
 // recovered.
 func (c *chaos) recover(ctx context.Context) error {
 	from := c.feeder.written()
-	if err := c.follow(ctx, c.recovery, func() bool { return c.arrived.newest > from }); err != nil {
+	if err := c.follow(ctx, c.recovery, func() bool { return c.arrived.Newest > from }); err != nil {
 		return err
 	}
-	if c.arrived.newest <= from {
+	if c.arrived.Newest <= from {
 		return fmt.Errorf("no line that was written after the burst has arrived within %v", c.recovery)
 	}
 	c.weigh()
@@ -314,38 +275,39 @@ func (c *chaos) follow(ctx context.Context, d time.Duration, enough func() bool)
 
 // read enters the lines that have arrived since the last call.
 func (c *chaos) read(ctx context.Context) error {
-	l, err := c.behind(ctx, c.arrived.received)
+	l, err := c.behind(ctx, c.arrived.Received)
 	if err != nil {
 		return err
 	}
 	for _, m := range l.Messages {
-		c.arrived.add(m)
+		c.arrived.Add(m)
 	}
 	return nil
 }
 
 // finish waits until everything is sent, ends the device in order, and counts.
-func (c *chaos) finish(ctx context.Context) error {
+func (c *chaos) finish(ctx context.Context) (drill.Verdict, error) {
+	broken := func(err error) (drill.Verdict, error) { return c.arrived.Found(), err }
 	if err := c.recover(ctx); err != nil {
-		return err
+		return broken(err)
 	}
 	if err := c.endDevice(ctx); err != nil {
-		return err
+		return broken(err)
 	}
 	if err := c.read(ctx); err != nil {
-		return err
+		return broken(err)
 	}
-	c.arrived.conclude(c.feeder.written())
+	if _, err := c.holds(&c.arrived.Judge); err != nil {
+		return broken(err)
+	}
 	text, err := os.ReadFile(filepath.Join(c.dir, "device.log"))
 	if err != nil {
-		return err
+		return broken(err)
 	}
 	if panicked(string(text)) {
-		c.arrived.fault("the device's log shows a panic")
+		c.arrived.Object(drill.Misconduct, "the device's log shows a panic")
 	}
-	if err := c.opinion(ctx, false); err != nil {
-		c.arrived.fault("%v", err)
-	}
+	c.opinion(ctx, &c.arrived.Judge, false)
 	total := 0
 	var never []string
 	for _, k := range calls {
@@ -360,10 +322,10 @@ func (c *chaos) finish(ctx context.Context) error {
 		c.say("never failed, because no burst met one: %s", strings.Join(never, " "))
 	}
 	if total == 0 {
-		c.arrived.fault("no system call has failed: this proves nothing")
+		c.arrived.Object(drill.Misconduct, "no system call has failed: this proves nothing")
 	}
 	c.say("%d calls failed in %d bursts; %d lines given, %d arrived; %d messages came twice; %d starts refused with a sentence; "+
-		"%d MiB of memory at most; %v", total, c.bursts, c.feeder.written(), len(c.arrived.lines),
-		c.arrived.received-int64(len(c.arrived.lines)), c.refused, c.memory>>20, time.Since(c.began).Round(time.Second))
-	return nil
+		"%d MiB of memory at most; %v", total, c.bursts, c.feeder.written(), c.arrived.Distinct(),
+		c.arrived.Received-int64(c.arrived.Distinct()), c.refused, c.memory>>20, time.Since(c.began).Round(time.Second))
+	return c.arrived.Conclude(c.feeder.written()), nil
 }

@@ -32,10 +32,10 @@ const arrivalLimit = 10 * time.Second
 // Demo is the story that hubhop tells of itself: a device on a simulated cloud whose hubs are killed,
 // silenced, and healed.
 type Demo struct {
-	Shared device.Shared // how the device behaves; the demo sets where it connects, and its journal
-	App    device.App    // has samples every DemoInterval, the commands echo and setAlarm, the desired property fanSpeed
-	Tell   func(Line)    // hears of everything as it happens, from several goroutines; may be nil
-	Keep   bool          // go on running after the verdict, until ctx ends
+	Shared device.Shared   // how the device behaves; the demo sets where it connects, and its journal
+	App    device.App      // has samples every DemoInterval, the commands echo and setAlarm, the desired property fanSpeed
+	Tell   func(StoryLine) // hears of everything as it happens, from several goroutines; may be nil
+	Keep   bool            // go on running after the verdict, until ctx ends
 
 	// OpenOutbox opens the device's outbox; nil: as every device does it. A test puts one here that
 	// breaks its promise, because a demo that cannot fail proves nothing.
@@ -44,8 +44,8 @@ type Demo struct {
 	simulate func(*sim.Config) // changes the simulator, for tests in virtual time
 }
 
-// Line is one line of the story.
-type Line struct {
+// StoryLine is one line of the story.
+type StoryLine struct {
 	At    time.Duration // since the start
 	Scene bool          // it tells what is done to the cloud, and not what the device does
 	Text  string
@@ -124,7 +124,7 @@ func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 type story struct {
 	cloud  Cloud
 	began  time.Time
-	tell   func(Line)
+	tell   func(StoryLine)
 	hubs   []string          // their names, the device's home first
 	names  map[string]string // of the hubs, by host
 	books  Judge
@@ -200,6 +200,6 @@ func (s *story) scene(text string) { s.line(true, text) }
 
 func (s *story) line(scene bool, text string) {
 	if s.tell != nil {
-		s.tell(Line{At: time.Since(s.began), Scene: scene, Text: text})
+		s.tell(StoryLine{At: time.Since(s.began), Scene: scene, Text: text})
 	}
 }

@@ -52,7 +52,7 @@ func tellDemo(t *testing.T, change func(d *Demo, stop context.CancelFunc)) (out 
 				},
 			},
 			App: sample.App(sample.Options{Model: m, Interval: DemoInterval, ReportedInterval: time.Minute}),
-			Tell: func(l Line) {
+			Tell: func(l StoryLine) {
 				mu.Lock()
 				defer mu.Unlock()
 				fmt.Fprintln(&text, l.Text)

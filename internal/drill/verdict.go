@@ -137,6 +137,14 @@ func (j *Judge) Object(kind Kind, format string, a ...any) { j.open.Object(kind,
 // Failed says whether there is a finding already.
 func (j *Judge) Failed() bool { return len(j.open.Findings) > 0 }
 
+// Found returns the findings so far, without asking for what is missing. It is for a run that has
+// broken off.
+func (j *Judge) Found() Verdict {
+	v := j.open
+	v.Close("nothing was found before the run broke off")
+	return v
+}
+
 // ArrivalOf is a message of the simulator's ledger as a judge wants it.
 func ArrivalOf(m sim.Message) Arrival {
 	a := Arrival{ID: m.Mid, Device: m.Device}
