@@ -183,7 +183,8 @@ func parseResponse(topic string, body []byte, now time.Time) (a answer, rid stri
 		case "$rid", "%24rid":
 			rid = value
 		case "retry-after":
-			if plain, err := url.PathUnescape(value); err == nil { // not QueryUnescape, which takes a plus sign away
+			// Not QueryUnescape, which takes a plus sign away.
+			if plain, err := url.PathUnescape(value); err == nil {
 				value = plain
 			}
 			a.retryAfter = retryAfter(value, now)

@@ -27,17 +27,19 @@ const (
 const DefaultHost = "global.azure-devices-provisioning.net"
 
 const (
-	defaultRetryAfter = 2 * time.Second       // when DPS names none, as the official SDKs do
-	maxRetryAfter     = 300 * time.Second     // a longer one is cut: the C SDK calls it invalid
-	firstPollSpacing  = 50 * time.Millisecond // repeated polls at retry-after 0 are spaced, doubling
-	maxPollSpacing    = 2 * time.Second       // to this
-	maxDocument       = 128 << 10             // DPS limits a message to 96 KB
-	stuckAfter        = 150 * time.Second     // of assigning: a new registration is better than more polls
-	defaultPatience   = 10 * time.Second      // for one answer of DPS
+	defaultRetryAfter = 2 * time.Second   // when DPS names none, as the official SDKs do
+	maxRetryAfter     = 300 * time.Second // a longer one is cut: the C SDK calls it invalid
+	// Repeated polls at retry-after 0 are spaced, doubling.
+	firstPollSpacing = 50 * time.Millisecond
+	maxPollSpacing   = 2 * time.Second // to this
+	maxDocument      = 128 << 10       // DPS limits a message to 96 KB
+	// Of assigning: a new registration is better than more polls.
+	stuckAfter      = 150 * time.Second
+	defaultPatience = 10 * time.Second // for one answer of DPS
 )
 
-// Client knows one device and one DPS. It keeps no state but the connection that Open holds ready; its methods may be called from any
-// goroutine.
+// Client knows one device and one DPS. It keeps no state but the connection that Open holds ready;
+// its methods may be called from any goroutine.
 type Client struct {
 	Host           string // host or host:port; the port defaults by transport (8883, 443)
 	Transport      Transport
@@ -48,8 +50,9 @@ type Client struct {
 	Agent          string // name and version of this client, free text
 	TLS            *tls.Config
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
-	Now            func() time.Time     // the time that tokens are made by; nil: time.Now
-	Heard          func(date time.Time) // is told the Date of each HTTPS answer at which its certificate is good; may be nil
+	Now            func() time.Time // the time that tokens are made by; nil: time.Now
+	// Is told the Date of each HTTPS answer at which its certificate is good; may be nil.
+	Heard func(date time.Time)
 
 	spare atomic.Pointer[spare] // nil: none is held ready
 }
@@ -63,15 +66,17 @@ func (c *Client) now() time.Time {
 
 // Assignment is DPS's decision.
 type Assignment struct {
-	Hub       string // host, or host:port in the simulator's layout "ports"
-	DeviceID  string // the name at the hub; it may differ from the registration id in individual enrollments
-	Substatus string // initialAssignment, deviceDataMigrated, deviceDataReset, reprovisionedToInitialAssignment
+	Hub string // host, or host:port in the simulator's layout "ports"
+	// The name at the hub; it may differ from the registration id in individual enrollments.
+	DeviceID string
+	// InitialAssignment, deviceDataMigrated, deviceDataReset, reprovisionedToInitialAssignment.
+	Substatus string
 }
 
 // Request is what may differ from one registration to the next.
 type Request struct {
-	// Admit is called once, right before the registration is sent, and may wait: here a process keeps to its rate. Connections may
-	// be opened before. Nil admits at once.
+	// Admit is called once, right before the registration is sent, and may wait: here a process
+	// keeps to its rate. Connections may be opened before. Nil admits at once.
 	Admit func(ctx context.Context) error
 	// Patience is how long each step may take as a whole, however many packets or bytes come
 	// meanwhile. The steps are: TCP with TLS; the register request with the packets before it on
@@ -79,7 +84,8 @@ type Request struct {
 	Patience time.Duration
 	// Progress, if set, is called with the step that the client waits for now.
 	Progress func(Step)
-	// Sequential waits for CONNACK and SUBACK before it sends on; otherwise everything goes out in one write (MQTT only).
+	// Sequential waits for CONNACK and SUBACK before it sends on; otherwise everything goes out in
+	// one write (MQTT only).
 	Sequential bool
 }
 
@@ -153,7 +159,8 @@ func (c *Client) negotiate(ctx context.Context, do exchange, progress func(Step)
 		case perr != nil:
 			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: perr}
 		case ans.status >= 300 && step == StepPoll && (ans.status == 429 || ans.status >= 500):
-			// A poll that is throttled says nothing about the registration: it goes on, and so do the polls.
+			// A poll that is throttled says nothing about the registration: it goes on, and so do
+			// the polls.
 			doc.OperationID, doc.Status = operation, "assigning"
 		case ans.status >= 300:
 			return Assignment{}, doc.refusal(step, ans)
@@ -259,7 +266,8 @@ func (c *Client) connect(ctx context.Context, addr string, patience time.Duratio
 	return raw, secure, nil
 }
 
-// payload is the register document (DPS documentation, "Register Device"; IoT Central reads modelId).
+// payload is the register document (DPS documentation, "Register Device"; IoT Central reads
+// modelId).
 func (c *Client) payload() []byte {
 	type model struct {
 		ModelID string `json:"modelId"`

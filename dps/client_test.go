@@ -119,7 +119,8 @@ func (s *scripted) serveMQTT(c net.Conn) {
 			}
 			_, query, _ := strings.Cut(p.TopicName, "$rid=")
 			rid, _, _ := strings.Cut(query, "&")
-			// Late and foreign answers come first: a client that does not look at the rid takes them for its own.
+			// Late and foreign answers come first: a client that does not look at the rid takes
+			// them for its own.
 			s.answer(c, 401, "/?$rid=foreign", `{"errorCode":401000}`)
 			topic := "/?$rid=" + rid
 			if r.retry != "" {
@@ -160,7 +161,8 @@ func (s *scripted) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 var transports = []Transport{MQTT, HTTPS}
 
-// TestRetryAfterIsHonouredExactly: as sent, 0 included; 2 s when it is absent; polls at 0 are spaced, doubling; never more than 300 s.
+// TestRetryAfterIsHonouredExactly: as sent, 0 included; 2 s when it is absent; polls at 0 are
+// spaced, doubling; never more than 300 s.
 func TestRetryAfterIsHonouredExactly(t *testing.T) {
 	for name, v := range map[string]struct {
 		retry []string
@@ -221,8 +223,8 @@ func TestRequestsInTheWordsOfTheProtocol(t *testing.T) {
 	}
 }
 
-// TestRoundTripsOfARegistration: TCP, TLS 1.3, one for the request whatever comes before it, and one for each poll, beside the waits
-// that DPS asks for.
+// TestRoundTripsOfARegistration: TCP, TLS 1.3, one for the request whatever comes before it, and
+// one for each poll, beside the waits that DPS asks for.
 func TestRoundTripsOfARegistration(t *testing.T) {
 	const trip = 50 * time.Millisecond
 	at := func(retry string) reply { return reply{202, retry, assigning} }
@@ -329,7 +331,8 @@ func TestStuckRegistrationEnds(t *testing.T) {
 	}
 }
 
-// TestBrokenConnections: refused, silent, and dropped in the middle, at once noticed and rightly counted.
+// TestBrokenConnections: refused, silent, and dropped in the middle, at once noticed and rightly
+// counted.
 func TestBrokenConnections(t *testing.T) {
 	for _, transport := range transports {
 		t.Run(string(transport), func(t *testing.T) {
@@ -444,7 +447,8 @@ func TestEndOfContextEndsARegistration(t *testing.T) {
 	}
 }
 
-// TestClockIsTold: over HTTPS DPS's answer carries its time, so a refusal can say that the clock is to blame.
+// TestClockIsTold: over HTTPS DPS's answer carries its time, so a refusal can say that the clock is
+// to blame.
 func TestClockIsTold(t *testing.T) {
 	e := &Error{Step: StepRegister, Host: "h", Status: 401, Code: 401000, Skew: 2 * time.Hour}
 	if !strings.Contains(e.Error(), "2h0m0s behind") {

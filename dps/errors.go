@@ -10,7 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// maxSkew is how far two clocks may be apart before it is worth a word: tokens are good five minutes longer than they say.
+// maxSkew is how far two clocks may be apart before it is worth a word: tokens are good five
+// minutes longer than they say.
 const maxSkew = 5 * time.Minute
 
 // Step names the part of a registration that failed.
@@ -18,8 +19,9 @@ type Step string
 
 // The steps of a registration, in their order.
 const (
-	StepDial      Step = "dial"      // TCP
-	StepAdmit     Step = "admit"     // waiting for the rate of this process; no [*Error] has this step
+	StepDial Step = "dial" // TCP
+	// Waiting for the rate of this process; no [*Error] has this step.
+	StepAdmit     Step = "admit"
 	StepTLS       Step = "TLS"       // handshake
 	StepConnect   Step = "connect"   // MQTT CONNECT to CONNACK
 	StepSubscribe Step = "subscribe" // MQTT SUBSCRIBE to SUBACK
@@ -28,8 +30,8 @@ const (
 	StepTime      Step = "time"      // no part of a registration: asking what time it is
 )
 
-// Codes of DPS that decide what to do (DPS documentation, "error codes"; 400209 is also IoT Central's "waiting for approval or
-// blocked by an operator").
+// Codes of DPS that decide what to do (DPS documentation, "error codes"; 400209 is also IoT
+// Central's "waiting for approval or blocked by an operator").
 const (
 	CodeAllocationWebhook = 400207
 	CodeNoHub             = 400208
@@ -48,9 +50,11 @@ var ErrSilent = mqtt.ErrSilent
 
 // Error is any failure of a registration.
 type Error struct {
-	Step       Step
-	Host       string        // the DPS endpoint
-	Status     int           // DPS's status for the answer: 200 for a registration that ended as failed or disabled, 4xx, 5xx; 0 if none came
+	Step Step
+	Host string // the DPS endpoint
+	// DPS's status for the answer: 200 for a registration that ended as failed or disabled, 4xx,
+	// 5xx; 0 if none came.
+	Status     int
 	Code       int           // DPS error code, for example 401000; 0 if none came
 	State      string        // status of the registration where there is one: failed, disabled
 	Connack    byte          // MQTT CONNACK code, 0 if none came or it was good
@@ -59,8 +63,9 @@ type Error struct {
 	RetryAfter time.Duration // what DPS asked for; negative when it did not say
 	Counted    bool          // a registration reached DPS, so it was spent
 	Pipelined  bool          // the requests went out before CONNACK, and none came
-	Skew       time.Duration // how far DPS's clock is ahead of this machine's, where HTTPS told it; else 0
-	Err        error         // the cause below, nil when DPS's answer is the failure
+	// How far DPS's clock is ahead of this machine's, where HTTPS told it; else 0.
+	Skew time.Duration
+	Err  error // the cause below, nil when DPS's answer is the failure
 }
 
 func (e *Error) Error() string {

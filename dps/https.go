@@ -21,7 +21,8 @@ const (
 	maxHeader       = 64 << 10 // of an answer
 )
 
-// httpsExchange is a registration over HTTPS; one connection serves the register request and the polls.
+// httpsExchange is a registration over HTTPS; one connection serves the register request and the
+// polls.
 type httpsExchange struct {
 	c       *Client
 	r       Request
@@ -87,7 +88,8 @@ func (x *httpsExchange) close() {
 }
 
 func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string, body []byte) (answer, error) {
-	ctx, end := context.WithTimeout(ctx, x.r.Patience) // for connection, request, head and body together
+	// For connection, request, head and body together.
+	ctx, end := context.WithTimeout(ctx, x.r.Patience)
 	defer end()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteRequest: func(i httptrace.WroteRequestInfo) { x.counted = x.counted || i.Err == nil },
@@ -98,8 +100,8 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 		return answer{}, &Error{Step: step, RetryAfter: -1, Err: err}
 	}
 	if body == nil {
-		// A body that cannot be had again, though it is empty: else net/http repeats a GET whose connection broke, and a second
-		// layer that retries is one too many.
+		// A body that cannot be had again, though it is empty: else net/http repeats a GET whose
+		// connection broke, and a second layer that retries is one too many.
 		req.Body, req.GetBody = io.NopCloser(strings.NewReader("")), nil
 	}
 	req.Header.Set("User-Agent", x.c.Agent)

@@ -14,11 +14,13 @@ import (
 	"github.com/amenzhinsky/iothub/common"
 )
 
-// MaxRegistrationID is the length limit of a registration id in characters (DPS documentation, "registration ID").
+// MaxRegistrationID is the length limit of a registration id in characters (DPS documentation,
+// "registration ID").
 const MaxRegistrationID = 128
 
-// DeriveKey computes the key of one device from the key of its enrollment group: base64(HMAC-SHA256(group key, registration id)).
-// The registration id is used exactly as given. Errors name what is wrong with the key, never the key.
+// DeriveKey computes the key of one device from the key of its enrollment group:
+// base64(HMAC-SHA256(group key, registration id)). The registration id is used exactly as given.
+// Errors name what is wrong with the key, never the key.
 func DeriveKey(groupKey, registrationID string) (string, error) {
 	secret, err := decodeKey(groupKey)
 	if err != nil {
@@ -32,7 +34,8 @@ func DeriveKey(groupKey, registrationID string) (string, error) {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
 }
 
-// CheckKey reports whether key is a usable symmetric key, without saying anything about its content.
+// CheckKey reports whether key is a usable symmetric key, without saying anything about its
+// content.
 func CheckKey(key string) error {
 	_, err := decodeKey(key)
 	return err
@@ -61,8 +64,9 @@ func decodeKey(key string) ([]byte, error) {
 	return secret, nil
 }
 
-// CheckRegistrationID reports what DPS would refuse: more than 128 characters, anything but letters, digits and - . _ :, or a last
-// character that is neither alphanumeric nor a dash (protocol of DPS, "registration ID").
+// CheckRegistrationID reports what DPS would refuse: more than 128 characters, anything but
+// letters, digits and - . _ :, or a last character that is neither alphanumeric nor a dash
+// (protocol of DPS, "registration ID").
 func CheckRegistrationID(id string) error {
 	switch {
 	case id == "":
@@ -85,19 +89,22 @@ func alphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// token is the SAS token for one registration: resource {idScope}/registrations/{registrationId}, skn=registration.
+// token is the SAS token for one registration: resource {idScope}/registrations/{registrationId},
+// skn=registration.
 func (c *Client) token(now time.Time) (string, error) {
 	if c.Key == "" {
 		return "", nil // X.509: the certificate speaks in the TLS handshake
 	}
 	sas, err := common.NewSharedAccessSignature(c.IDScope+"/registrations/"+c.RegistrationID, "registration", c.Key, now.Add(tokenLife))
 	if err != nil {
-		return "", errors.New("the device key is not base64") // the library's error would quote a part of the key
+		// The library's error would quote a part of the key.
+		return "", errors.New("the device key is not base64")
 	}
 	return sas.String(), nil
 }
 
-// tokenLife is how long a DPS token is good: a registration is over in minutes, and a clock may be a little off.
+// tokenLife is how long a DPS token is good: a registration is over in minutes, and a clock may be
+// a little off.
 const tokenLife = time.Hour
 
 func (c *Client) path(rest string) string {

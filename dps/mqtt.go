@@ -17,8 +17,9 @@ import (
 const (
 	apiVersion     = "2019-03-31" // what every SDK's MQTT client announces
 	responseFilter = "$dps/registrations/res/#"
-	readBuffer     = 4 << 10          // bytes that are read ahead
-	keepAlive      = 10 * time.Minute // longer than any wait between two polls, so that no PINGREQ is needed
+	readBuffer     = 4 << 10 // bytes that are read ahead
+	// Longer than any wait between two polls, so that no PINGREQ is needed.
+	keepAlive = 10 * time.Minute
 )
 
 // mqttExchange is a registration over one MQTT connection. No goroutine runs beside it: the caller
@@ -129,7 +130,8 @@ func (x *mqttExchange) ask(out []byte, step Step, verb, query string, body []byt
 			}
 			return *ans, err
 		}
-		if x.connack && x.step == StepConnect { // everything went out in one write; now DPS has taken it
+		// Everything went out in one write; now DPS has taken it.
+		if x.connack && x.step == StepConnect {
 			x.step, x.counted = step, true
 		}
 	}
@@ -189,11 +191,12 @@ func (x *mqttExchange) send(out []byte) error {
 	return nil
 }
 
-// read takes one packet. It returns an answer if the packet is the one to rid, and nil for any other
-// packet that is in order.
+// read takes one packet. It returns an answer if the packet is the one to rid, and nil for any
+// other packet that is in order.
 func (x *mqttExchange) read(rid string) (*answer, error) {
 	p, err := x.next()
-	if err == nil && !time.Now().Before(x.owed) { // packets that arrive fast enough never meet the deadline of a read
+	// Packets that arrive fast enough never meet the deadline of a read.
+	if err == nil && !time.Now().Before(x.owed) {
 		err = os.ErrDeadlineExceeded
 	}
 	if err != nil {

@@ -21,10 +21,11 @@ type spare struct {
 	idle   error // why the reading ended: a deadline if DPS kept quiet
 }
 
-// Open makes a connection ready for the next registration: TCP and TLS, and not a word on it. One at a time; a second one does
-// nothing. A registration that begins after Open has returned takes this connection and opens none of its own. hold, which the caller
-// must call at once, makes it. It returns when a registration has taken the connection, when there is none to be had, when DPS closes
-// it, or when ctx ends, which closes it.
+// Open makes a connection ready for the next registration: TCP and TLS, and not a word on it. One
+// at a time; a second one does nothing. A registration that begins after Open has returned takes
+// this connection and opens none of its own. hold, which the caller must call at once, makes it. It
+// returns when a registration has taken the connection, when there is none to be had, when DPS
+// closes it, or when ctx ends, which closes it.
 func (c *Client) Open(ctx context.Context) (hold func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &spare{cancel: cancel, opened: make(chan struct{}), quiet: make(chan struct{})}
@@ -54,7 +55,8 @@ func (c *Client) hold(ctx context.Context, s *spare) {
 // hush ends the reading.
 func (s *spare) hush() { _ = s.raw.SetReadDeadline(time.Unix(1, 0)) }
 
-// line is a connection for a registration: the one that Open has made or is about to make, else a new one.
+// line is a connection for a registration: the one that Open has made or is about to make, else a
+// new one.
 func (c *Client) line(ctx context.Context, addr string, patience time.Duration) (net.Conn, *tls.Conn, error) {
 	s := c.spare.Swap(nil)
 	if s == nil {

@@ -13,10 +13,12 @@ import (
 	"time"
 )
 
-// AskTime asks the service what time it is: an HTTPS request without any credential or name, whose answer's Date counts. It is the one
-// thing that a device may ask whose clock no certificate fits. If the chain is good but for its dates, it is looked at, once more, as of a
-// moment inside the leaf's validity that is not before TLS.Time, which is the earliest that it can be. The Date must lie inside the
-// leaf's validity, and the whole chain must be good at it. See docs/adr/0007-trusted-clock.md for what that leaves to an attacker.
+// AskTime asks the service what time it is: an HTTPS request without any credential or name, whose
+// answer's Date counts. It is the one thing that a device may ask whose clock no certificate fits.
+// If the chain is good but for its dates, it is looked at, once more, as of a moment inside the
+// leaf's validity that is not before TLS.Time, which is the earliest that it can be. The Date must
+// lie inside the leaf's validity, and the whole chain must be good at it. See
+// docs/adr/0007-trusted-clock.md for what that leaves to an attacker.
 func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, timePatience)
 	defer cancel()
@@ -37,7 +39,8 @@ func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	return date, err
 }
 
-// anonymousTLS is how the server at an address is known, and nothing else: a client certificate and a session ticket are names.
+// anonymousTLS is how the server at an address is known, and nothing else: a client certificate and
+// a session ticket are names.
 func (c *Client) anonymousTLS(addr string) *tls.Config {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.TLS != nil {
@@ -69,8 +72,8 @@ func (c *Client) askTimeAt(ctx context.Context, addr string, conf *tls.Config, a
 	return date, nil
 }
 
-// beginning is a moment after now at which a chain is good that is not yet good now. A leaf that is over stays over: whoever shows it may
-// have stolen it.
+// beginning is a moment after now at which a chain is good that is not yet good now. A leaf that is
+// over stays over: whoever shows it may have stolen it.
 func beginning(certs []*x509.Certificate, conf *tls.Config, now time.Time) (time.Time, bool) {
 	for _, c := range certs {
 		if at := c.NotBefore; at.After(now) && verify(certs, conf, at) == nil {
@@ -93,7 +96,8 @@ func verify(certs []*x509.Certificate, conf *tls.Config, at time.Time) error {
 // timePatience is how long the whole question may take.
 const timePatience = 5 * time.Second
 
-// TimeAddress is where AskTime asks, which is where HTTPS is spoken: a port that was given is that of the transport.
+// TimeAddress is where AskTime asks, which is where HTTPS is spoken: a port that was given is that
+// of the transport.
 func (c *Client) TimeAddress() string {
 	if host, _, err := net.SplitHostPort(c.host()); err == nil && c.Transport != HTTPS {
 		return net.JoinHostPort(host, "443")

@@ -19,7 +19,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// timeServer is a server with a chain of a root, an authority and a leaf, that answers any request with a Date.
+// timeServer is a server with a chain of a root, an authority and a leaf, that answers any request
+// with a Date.
 type timeServer struct {
 	leaf, between [2]time.Duration // validity, from now
 	name          string
@@ -160,7 +161,8 @@ func TestAskTime(t *testing.T) {
 	}
 }
 
-// TestDateOfARegistration: that of any answer is told, a refusal's too, unless the certificate is not good then.
+// TestDateOfARegistration: that of any answer is told, a refusal's too, unless the certificate is
+// not good then.
 func TestDateOfARegistration(t *testing.T) {
 	for ahead, told := range map[time.Duration]bool{0: true, time.Hour: true, 400 * 24 * time.Hour: false, -400 * 24 * time.Hour: false} {
 		bubble(t, HTTPS, func(t *testing.T, s *scripted) {

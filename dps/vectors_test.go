@@ -14,7 +14,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// The vectors are those of Microsoft's documentation and of the protocol's description, not of this code.
+// The vectors are those of Microsoft's documentation and of the protocol's description, not of this
+// code.
 const (
 	docGroupKey = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
 	testGroup   = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
@@ -80,7 +81,8 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestPacketsByteForByte compares what leaves with the dumps of the protocol's description; only the keep-alive is ours.
+// TestPacketsByteForByte compares what leaves with the dumps of the protocol's description; only
+// the keep-alive is ours.
 func TestPacketsByteForByte(t *testing.T) {
 	x := &mqttExchange{c: testClient()}
 	got := x.appendConnect(nil, vectorPassword)

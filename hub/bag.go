@@ -10,7 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// IoT Hub's names for the fields of a message (docs "System properties of device-to-cloud IoT Hub messages").
+// IoT Hub's names for the fields of a message (docs "System properties of device-to-cloud IoT Hub
+// messages").
 const (
 	midName       = "$.mid"
 	createdName   = "iothub-creation-time-utc"
@@ -23,8 +24,8 @@ const (
 // creationTime is how IoT Hub wants its times: RFC 3339, UTC, milliseconds.
 const creationTime = "2006-01-02T15:04:05.000Z"
 
-// bag writes the property bags of messages. The bag of a message is in two parts: its own, and what it most likely has in common
-// with the message before it, which is then not written again.
+// bag writes the property bags of messages. The bag of a message is in two parts: its own, and what
+// it most likely has in common with the message before it, which is then not written again.
 type bag struct {
 	own     []byte
 	ownSize int // bytes of names and values, unescaped
@@ -38,8 +39,9 @@ type bag struct {
 	keys  []string // of the application's properties, in order
 }
 
-// encode writes the bag of m. Both parts are good until the next call. The application's properties overrule none of the fields that
-// m has. Only the part that follows the first is separated from it by '&', and the caller does that.
+// encode writes the bag of m. Both parts are good until the next call. The application's properties
+// overrule none of the fields that m has. Only the part that follows the first is separated from it
+// by '&', and the caller does that.
 func (b *bag) encode(m *message.Outgoing) (own, common []byte, err error) {
 	if !b.known || m.ContentType != b.contentType || m.ContentEncoding != b.encoding || m.Component != b.resource {
 		if err := b.encodeCommon(m); err != nil {
@@ -101,7 +103,8 @@ func overruled(m *message.Outgoing, key string) bool {
 	return false
 }
 
-// bagWriter writes names and values, escaped. It keeps the first error: a text that IoT Hub would not take.
+// bagWriter writes names and values, escaped. It keeps the first error: a text that IoT Hub would
+// not take.
 type bagWriter struct {
 	out  []byte
 	size int // bytes of names and values, unescaped
@@ -148,7 +151,8 @@ func (w *bagWriter) text(name, part string) {
 	w.out = appendEscaped(w.out, part[n:])
 }
 
-// dates writes creation times, escaped. Times of one second have all but the milliseconds in common.
+// dates writes creation times, escaped. Times of one second have all but the milliseconds in
+// common.
 type dates struct {
 	second int64
 	text   []byte // the last one; empty: none

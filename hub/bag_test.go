@@ -27,7 +27,8 @@ func bagText(t testing.TB, b *bag, m message.Outgoing) string {
 
 var bagTime = time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.FixedZone("", 3600))
 
-// A message's fields have IoT Hub's names and order, and its application's properties overrule none of them.
+// A message's fields have IoT Hub's names and order, and its application's properties overrule none
+// of them.
 func TestBag(t *testing.T) {
 	for want, m := range map[string]message.Outgoing{
 		"":              {},

@@ -12,7 +12,8 @@ import (
 // ConnectionString holds the parts of a device's connection string.
 type ConnectionString struct {
 	HostName string // of the hub: host or host:port
-	Gateway  string // GatewayHostName, host or host:port, which is dialled in the hub's place; may be empty
+	// GatewayHostName, host or host:port, which is dialled in the hub's place; may be empty.
+	Gateway  string
 	DeviceID string
 	Key      string // SharedAccessKey, base64; empty if X509
 	X509     bool   // x509=true: the device proves itself with a certificate
@@ -32,7 +33,8 @@ func ParseConnectionString(s string) (ConnectionString, error) {
 		}
 		name, value, ok := strings.Cut(part, "=")
 		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		if !ok || name == "" || strings.Trim(value, "=") == "" && value != "" { // the last case is a bare base64 key
+		// The last case is a bare base64 key.
+		if !ok || name == "" || strings.Trim(value, "=") == "" && value != "" {
 			return ConnectionString{}, fmt.Errorf("a part of the connection string is not of the form name=value; the whole is of the form %s",
 				connectionStringForm)
 		}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestConnectionStrings(t *testing.T) {
+func TestConnectionStringsAreReadAsPeopleCopyThem(t *testing.T) {
 	const key = "c2VjcmV0LXNlY3JldA=="
 	usual := ConnectionString{HostName: "hub-a.azure-devices.net", DeviceID: "dev-1", Key: key}
 	with := func(change func(*ConnectionString)) ConnectionString { c := usual; change(&c); return c }

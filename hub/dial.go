@@ -21,28 +21,33 @@ const (
 	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
 	MaxKeepAlive = 1177 * time.Second
 
-	renewMargin = 6 * time.Second // before the end of a token: messages in flight are acknowledged in it
+	// Before the end of a token: messages in flight are acknowledged in it.
+	renewMargin = 6 * time.Second
 
 	dialLimit = 10 * time.Second // for TCP, and again for TLS
 )
 
-// Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once and then only read; its
-// methods may be called from any goroutine.
+// Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once
+// and then only read; its methods may be called from any goroutine.
 type Dialer struct {
-	// Token makes the MQTT password for a hub and says when it ends. Nil when TLS carries a client certificate.
+	// Token makes the MQTT password for a hub and says when it ends. Nil when TLS carries a client
+	// certificate.
 	Token       func(host, deviceID string) (password string, expires time.Time, err error)
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	Addresses   func() ([]net.Addr, error) // of this machine; nil asks the system
 	ModelID     string                     // DTDL model to announce; empty for none
 	Agent       string                     // name and version of this client, free text
-	KeepAlive   time.Duration              // 1 s … 1177 s; a link that was silent for so long is tested. If it carries a sample at least each 15 s, that is 2 s
-	Window      int                        // PUBLISHes in flight, 0 means 64
+	// 1 s … 1177 s; a link that was silent for so long is tested. If it carries a sample at least
+	// each 15 s, that is 2 s.
+	KeepAlive time.Duration
+	Window    int // PUBLISHes in flight, 0 means 64
 
-	// What the device wants to hear. What it does not want is unsubscribed, because the hub remembers the subscriptions of the
-	// process before.
+	// What the device wants to hear. What it does not want is unsubscribed, because the hub
+	// remembers the subscriptions of the process before.
 	Desired, Methods, C2D bool
-	// Twin is on when the device reads or reports properties; the first read is then sent with the subscriptions.
+	// Twin is on when the device reads or reports properties; the first read is then sent with the
+	// subscriptions.
 	Twin bool
 
 	// Trace, if set, is called with every packet, sent or received, without its secrets. It must
@@ -61,13 +66,15 @@ type Attempt struct {
 	// Gateway, host or host:port, is dialled in the hub's place, and its certificate must have its
 	// own name. User name and token still name the hub. If it is empty, the hub is dialled.
 	Gateway string
-	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin request leave in one write, with
-	// what Early publishes. It
-	// is the careful way for a hub that drops what comes before its CONNACK.
+	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin
+	// request leave in one write, with what Early publishes. It is the careful way for a hub that
+	// drops what comes before its CONNACK.
 	Sequential bool
-	// Early, if set, is called when TLS is through and before anything is written, unless the attempt is sequential. What it publishes
-	// leaves in one write with CONNECT, as far as it fits (see [ErrNoRoom]). Each of these messages gets its completion like any other,
-	// which may be before Dial returns. If the hub refuses the session it has not seen them. Early must not block.
+	// Early, if set, is called when TLS is through and before anything is written, unless the
+	// attempt is sequential. What it publishes leaves in one write with CONNECT, as far as it fits
+	// (see [ErrNoRoom]). Each of these messages gets its completion like any other, which may be
+	// before Dial returns. If the hub refuses the session it has not seen them. Early must not
+	// block.
 	Early func(l *Link)
 	// Progress, if set, hears of each phase that was completed before the session (dial, TLS).
 	Progress func(Phase)
@@ -86,8 +93,9 @@ func (a Attempt) failed(p Phase, err error) *Error {
 	return &Error{Phase: p, Host: a.Host, Gateway: a.Gateway, Err: err}
 }
 
-// Dial makes one attempt. It returns a link whose session is up and whose subscriptions are granted, or an [*Error]. It gives up
-// when ctx ends, after 10 s without TCP, 10 s without TLS, or when the link is found dead by silence before its CONNACK.
+// Dial makes one attempt. It returns a link whose session is up and whose subscriptions are
+// granted, or an [*Error]. It gives up when ctx ends, after 10 s without TCP, 10 s without TLS, or
+// when the link is found dead by silence before its CONNACK.
 func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	fail := func(p Phase, err error) (*Link, error) { return nil, a.failed(p, err) }
 	password, expires := "", time.Time{}
@@ -121,7 +129,8 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 func (d *Dialer) endpoint(host string) *mqtt.Endpoint {
 	return &mqtt.Endpoint{
 		Address: mqtt.WithPort(host, DefaultPort), TLS: d.TLS, DialContext: d.DialContext, Addresses: d.Addresses, Limit: dialLimit,
-		Renegotiate: d.TLS != nil && len(d.TLS.Certificates) > 0, // some gateways of the service ask for the certificate late
+		// Some gateways of the service ask for the certificate late.
+		Renegotiate: d.TLS != nil && len(d.TLS.Certificates) > 0,
 	}
 }
 
@@ -139,8 +148,8 @@ func (d *Dialer) trace(host string) func(mqtt.Traced) {
 	return func(t mqtt.Traced) { d.Trace(Packet{host, t}) }
 }
 
-// connect follows IoT Hub's grammar ("Communicate with an IoT hub using the MQTT protocol"): host and
-// device id as they are, query values percent-encoded.
+// connect follows IoT Hub's grammar ("Communicate with an IoT hub using the MQTT protocol"): host
+// and device id as they are, query values percent-encoded.
 func (d *Dialer) connect(a Attempt, password string) mqtt.Connect {
 	c := mqtt.Connect{
 		ClientID: a.DeviceID, KeepAlive: min(max(d.KeepAlive, time.Second), MaxKeepAlive), Password: password,
@@ -165,15 +174,16 @@ func renewAfter(life time.Duration) time.Duration {
 }
 
 // remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it
-// there with the same packet id and DUP set. It also keeps how far round trips on this path are to be
-// trusted.
+// there with the same packet id and DUP set. It also keeps how far round trips on this path are to
+// be trusted.
 func (d *Dialer) remember(host string, past mqtt.Past) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if past.Pace.Measured() { // the link has carried telemetry
 		d.pace = past.Pace
 	}
-	if d.left == nil || len(d.left) > 16 { // hubs come and go; a forgotten one only costs the DUP flag, and some patience
+	// Hubs come and go; a forgotten one only costs the DUP flag, and some patience.
+	if d.left == nil || len(d.left) > 16 {
 		d.left = map[string]mqtt.Past{}
 	}
 	d.left[host] = past

@@ -21,11 +21,15 @@ const (
 
 // Causes that are decided here and not by the network. They are wrapped in an [*Error].
 var (
-	ErrSilent       = mqtt.ErrSilent                               // the peer owed an answer and sent nothing
-	ErrUnacked      = mqtt.ErrUnacked                              // the peer lives, but leaves a PUBLISH unacknowledged
-	ErrProtocol     = mqtt.ErrProtocol                             // the peer broke a rule of MQTT, TLS or IoT Hub
-	ErrSubscription = mqtt.ErrSubscription                         // SUBACK 0x80
-	ErrTokenExpired = errors.New("the SAS token had expired")      // the peer closed a link whose token was over
+	// The peer owed an answer and sent nothing.
+	ErrSilent = mqtt.ErrSilent
+	// The peer lives, but leaves a PUBLISH unacknowledged.
+	ErrUnacked = mqtt.ErrUnacked
+	// The peer broke a rule of MQTT, TLS or IoT Hub.
+	ErrProtocol     = mqtt.ErrProtocol
+	ErrSubscription = mqtt.ErrSubscription // SUBACK 0x80
+	// The peer closed a link whose token was over.
+	ErrTokenExpired = errors.New("the SAS token had expired")
 	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
 	ErrClosed       = mqtt.ErrClosed                               // this side ended the link
 )
@@ -38,7 +42,8 @@ var ErrTwin = errors.New("the hub's answer is not a twin")
 // nothing else. It is wrapped in an [*Error].
 type BugError = mqtt.BugError
 
-// ErrNoRoom says that a message does not fit into the write that opens a session. It is good for later.
+// ErrNoRoom says that a message does not fit into the write that opens a session. It is good for
+// later.
 var ErrNoRoom = mqtt.ErrNoRoom
 
 // Error is any failure of a connection to a hub.

@@ -51,7 +51,8 @@ func (d *Desired) Size() int { return len(d.Body) + overhead }
 func (m *Method) Size() int { return len(m.Name) + len(m.Payload) + len(m.rid) + overhead }
 
 // Size implements [Inbound].
-func (m *Message) Size() int { return 2*len(m.Properties) + len(m.Body) + overhead } // the body's memory begins with the topic
+// The body's memory begins with the topic.
+func (m *Message) Size() int { return 2*len(m.Properties) + len(m.Body) + overhead }
 
 func (*Desired) inbound() {}
 func (*Method) inbound()  {}
@@ -64,23 +65,23 @@ const (
 	maxQueuedBytes = 4 << 20
 )
 
-// Handler is told what happens on a link that is at work. The link calls its methods from its reader,
-// from its timer, or in Serve for what happened before. So they must not block. They may call any
-// method of the link but Close, Abort and Settle.
+// Handler is told what happens on a link that is at work. The link calls its methods from its
+// reader, from its timer, or in Serve for what happened before. So they must not block. They may
+// call any method of the link but Close, Abort and Settle.
 type Handler interface {
-	// FirstAck is called once, when the link has its first PUBACK, before the completion of that message: only now telemetry is known
-	// to flow.
+	// FirstAck is called once, when the link has its first PUBACK, before the completion of that
+	// message: only now telemetry is known to flow.
 	FirstAck()
 	// Method is called with each direct method.
 	Method(m *Method)
-	// Desired is called when changes of desired properties wait and nobody takes them. It is called again only after TakeDesired has
-	// returned nil.
+	// Desired is called when changes of desired properties wait and nobody takes them. It is called
+	// again only after TakeDesired has returned nil.
 	Desired()
-	// Messages is called when cloud-to-device messages wait and nobody takes them. It is called again only after TakeMessages has
-	// returned nil.
+	// Messages is called when cloud-to-device messages wait and nobody takes them. It is called
+	// again only after TakeMessages has returned nil.
 	Messages()
-	// Renew is called once, when the SAS token has used up 80 to 90 % of its life, a short one earlier: time for a planned reconnect.
-	// It is never called with a certificate.
+	// Renew is called once, when the SAS token has used up 80 to 90 % of its life, a short one
+	// earlier: time for a planned reconnect. It is never called with a certificate.
 	Renew()
 }
 
@@ -125,10 +126,10 @@ func (l *Link) Serve(h Handler) {
 	l.session.Hold(-held)
 }
 
-// arrived keeps what has come for the handler, and tells it. Each kind has its own policy when there
-// is no room: changes of desired properties are replaced by one that says that the twin must be
-// read, and messages end the link, because no later PUBACK could be sent, as PUBACKs go in order.
-// Methods are the handler's at once.
+// arrived keeps what has come for the handler, and tells it. Each kind has its own policy when
+// there is no room: changes of desired properties are replaced by one that says that the twin must
+// be read, and messages end the link, because no later PUBACK could be sent, as PUBACKs go in
+// order. Methods are the handler's at once.
 func (l *Link) arrived(in Inbound) error {
 	l.mu.Lock()
 	h := l.handler
@@ -175,8 +176,8 @@ func (l *Link) arrived(in Inbound) error {
 }
 
 // TakeDesired returns and removes all changes of desired properties that wait, in order of arrival.
-// If it returns nil, [Handler].Desired is called for the next one. The caller must be done with what
-// it took before: that counts against the bounds until then.
+// If it returns nil, [Handler].Desired is called for the next one. The caller must be done with
+// what it took before: that counts against the bounds until then.
 func (l *Link) TakeDesired() []*Desired {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -186,9 +187,9 @@ func (l *Link) TakeDesired() []*Desired {
 	return l.inbox.desired.take()
 }
 
-// TakeMessages returns and removes all cloud-to-device messages that wait, in order of arrival. If it
-// returns nil, [Handler].Messages is called for the next one. The caller must be done with what it
-// took before: that counts against the bounds until then.
+// TakeMessages returns and removes all cloud-to-device messages that wait, in order of arrival. If
+// it returns nil, [Handler].Messages is called for the next one. The caller must be done with what
+// it took before: that counts against the bounds until then.
 func (l *Link) TakeMessages() []*Message {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,10 +199,12 @@ func (l *Link) TakeMessages() []*Message {
 	return l.inbox.messages.take()
 }
 
-// Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or empty.
+// Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or
+// empty.
 func (l *Link) Respond(m *Method, status int, body []byte) error {
 	return l.session.Publish(&mqtt.Message{Topic: methodAnswer + strconv.Itoa(status) + "/?$rid=" + m.rid, Body: body})
 }
 
-// Complete acknowledges a cloud-to-device message: the hub deletes it. The PUBACK leaves when those of all earlier messages have.
+// Complete acknowledges a cloud-to-device message: the hub deletes it. The PUBACK leaves when those
+// of all earlier messages have.
 func (l *Link) Complete(m *Message) error { return l.session.Ack(m.receipt) }

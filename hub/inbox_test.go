@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
 // served is a handler that hands on what it is told.
@@ -216,3 +218,86 @@ func TestHandlerThatPanicsLosesItsLink(t *testing.T) {
 type panics struct{ served }
 
 func (*panics) Method(*Method) { panic("a handler's bug") }
+
+// TestMessagesAreAcknowledgedInOrder: a hub ignores, or punishes, PUBACKs out of order.
+func TestMessagesAreAcknowledgedInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		got := make(chan uint16, 3)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for pid := range uint16(3) {
+				p.publish("devices/dev-1/messages/devicebound/%24.mid=m&method-name=setAlarm", "x", 1, pid+7)
+			}
+			for {
+				switch q := p.read().(type) {
+				case *packets.PubackPacket:
+					got <- q.MessageID
+				case nil:
+					return
+				}
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		in := serve(l).take(3)
+		_ = l.Complete(in[2])
+		_ = l.Complete(in[1])
+		synctest.Wait()
+		if len(got) != 0 {
+			t.Fatal("a later message was acknowledged before the first")
+		}
+		_ = l.Complete(in[0])
+		for _, want := range []uint16{7, 8, 9} {
+			if pid := <-got; pid != want {
+				t.Errorf("PUBACK %d, not %d", pid, want)
+			}
+		}
+		if err := l.Complete(in[0]); err == nil {
+			t.Error("completed twice")
+		}
+		l.Abort(nil)
+	})
+}
+
+// TestLinkThatIsNotServedStopsReading: nobody serves the link. The link stops reading when its room
+// is used, does not take that for silence of the hub, and goes on when there is room again.
+func TestLinkThatIsNotServedStopsReading(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const messages, size = 40, 100_000
+		sent := 0
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() == nil {
+				t.Error("the hub was probed")
+				return
+			}
+			for n := range messages {
+				p.publish("devices/dev-1/messages/devicebound/", strings.Repeat("x", size), 1, uint16(n+1))
+				sent++
+			}
+			p.acknowledge()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "m-1")
+		time.Sleep(2 * finalLimit) // far beyond what silence may last
+		synctest.Wait()
+		if least, most := maxHeld/size, (maxHeld+maxInbound)/size+4; sent < least || sent > most {
+			t.Errorf("%d messages were read", sent)
+		}
+		if s := l.Stats(); s.Suspicions != 0 {
+			t.Errorf("the hub was suspected %d times", s.Suspicions)
+		}
+		for _, m := range serve(l).take(messages) {
+			if len(m.Body) != size {
+				t.Fatalf("a body of %d bytes", len(m.Body))
+			} else if err := l.Complete(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Settle(t.Context()); err != nil {
+			t.Error(err)
+		}
+		l.Close(t.Context(), nil)
+	})
+}

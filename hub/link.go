@@ -10,14 +10,16 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// Link is one session with one hub, from CONNACK to its end. Its methods may be called from any goroutine.
+// Link is one session with one hub, from CONNACK to its end. Its methods may be called from any
+// goroutine.
 type Link struct {
 	dialer  *Dialer
 	attempt Attempt
 	session *mqtt.Session
 	events  string // the telemetry topic, up to its property bag
 
-	// bag writes property bags. The session's lock guards it, that is, it is used between Begin and End only.
+	// bag writes property bags. The session's lock guards it, that is, it is used between Begin and
+	// End only.
 	bag bag
 
 	mu         sync.Mutex // guards everything below; the session is never called with it
@@ -78,8 +80,8 @@ func (h *listener) Opening() {
 	}
 }
 
-// Message sorts what the hub sends. A QoS 1 packet that nobody has to handle is acknowledged as soon
-// as its turn comes.
+// Message sorts what the hub sends. A QoS 1 packet that nobody has to handle is acknowledged as
+// soon as its turn comes.
 func (h *listener) Message(p *mqtt.Packet, r *mqtt.Receipt) error {
 	l := (*Link)(h)
 	in, answer := parseTopic(l.attempt.DeviceID, p.Topic, p.Body)
@@ -174,7 +176,8 @@ func (l *Link) Expires() time.Time {
 	return l.expires
 }
 
-// Hasten says that the SAS token ends earlier than its maker believed, whose clock was slow. The link asks to be renewed now.
+// Hasten says that the SAS token ends earlier than its maker believed, whose clock was slow. The
+// link asks to be renewed now.
 func (l *Link) Hasten(expires time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,7 +193,8 @@ func (l *Link) Hasten(expires time.Time) {
 // Carried reports whether a PUBACK was received: only then has the link proved that it is of use.
 func (l *Link) Carried() bool { return l.session.Carried() }
 
-// Window is how many PUBLISHes this link wants in flight: the configured number, less while the hub is slow to acknowledge.
+// Window is how many PUBLISHes this link wants in flight: the configured number, less while the hub
+// is slow to acknowledge.
 func (l *Link) Window() int { return l.session.Window() }
 
 // Settle waits until every PUBLISH of this link is acknowledged, or ctx or the link ends.
@@ -201,9 +205,9 @@ func (l *Link) Settle(ctx context.Context) error { return l.session.Settle(ctx) 
 // others.
 func (l *Link) Check() { l.session.Check() }
 
-// Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub keeps the
-// session. It waits for the link's goroutines, and until ctx ends for the writes. why is the reason
-// that Err returns, unless the link had ended before; nil stands for [ErrClosed].
+// Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub keeps
+// the session. It waits for the link's goroutines, and until ctx ends for the writes. why is the
+// reason that Err returns, unless the link had ended before; nil stands for [ErrClosed].
 func (l *Link) Close(ctx context.Context, why error) { l.session.Close(ctx, why) }
 
 // Abort gives the link up at once, with a reset, so that nothing of it arrives later. It waits for

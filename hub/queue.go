@@ -25,8 +25,8 @@ func (q *queue[T]) replace(item T) {
 	q.items, q.bytes = append([]T(nil), item), q.held+item.Size()
 }
 
-// wake reports whether somebody must be told to take: something waits, and nobody was told since the
-// last take that returned nil.
+// wake reports whether somebody must be told to take: something waits, and nobody was told since
+// the last take that returned nil.
 func (q *queue[T]) wake() bool {
 	if q.awake || len(q.items) == 0 {
 		return false

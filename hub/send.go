@@ -5,12 +5,14 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// Send sends messages with QoS 1, in order, and keeps nothing of them but their ids. It returns how many it has taken, as soon as
-// they are queued. Each of those is completed exactly once: with nil on the real PUBACK, or with the reason of the link's end. An
-// error is about the first message that it has not taken. A message no hub would take is a [*MessageError]. While the first write is
+// Send sends messages with QoS 1, in order, and keeps nothing of them but their ids. It returns how
+// many it has taken, as soon as they are queued. Each of those is completed exactly once: with nil
+// on the real PUBACK, or with the reason of the link's end. An error is about the first message
+// that it has not taken. A message no hub would take is a [*MessageError]. While the first write is
 // put together (see [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
 //
-// A completion that waits for a disk is not held against the hub, although the link reads nothing meanwhile.
+// A completion that waits for a disk is not held against the hub, although the link reads nothing
+// meanwhile.
 func (l *Link) Send(messages []message.Outgoing, to message.Completion) (taken int, err error) {
 	b, err := l.session.Begin()
 	if err != nil {

@@ -170,7 +170,8 @@ func printable(s string, most int) string {
 	}, s)
 }
 
-// cutPrefixFold is strings.CutPrefix without regard to case: both devicebound and deviceBound have been seen.
+// cutPrefixFold is strings.CutPrefix without regard to case: both devicebound and deviceBound have
+// been seen.
 func cutPrefixFold(s, prefix string) (string, bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
@@ -224,7 +225,9 @@ func checkSize(topic, body, props int) error {
 }
 
 const (
-	maxMessage = 262143 // bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and throttling")
+	// Bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and
+	// throttling").
+	maxMessage = 262143
 	maxTopic   = 65535
 
 	// Bounds of a peer's texts. IoT Hub stays far below: its ids have at most 128 characters, and a

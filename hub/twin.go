@@ -130,8 +130,8 @@ func takeVersion(props map[string]json.RawMessage) int64 {
 	return n
 }
 
-// Report merges a patch into the reported properties and returns their new version. An answer other than success is a
-// [*TwinError].
+// Report merges a patch into the reported properties and returns their new version. An answer other
+// than success is a [*TwinError].
 func (l *Link) Report(ctx context.Context, patch []byte) (version int64, err error) {
 	a, err := l.call(ctx, twinPatch, patch)
 	if err != nil {

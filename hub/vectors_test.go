@@ -22,8 +22,8 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestConnectByteForByte compares CONNECT with the dump of the protocol's description.
-func TestConnectByteForByte(t *testing.T) {
+// TestConnectIsThatOfTheDocumentation compares CONNECT with the dump of the protocol's description.
+func TestConnectIsThatOfTheDocumentation(t *testing.T) {
 	const password = "SharedAccessSignature sr=hub-a.azure-devices.net%2Fdevices%2Fdev-001&sig=aHEUNvkjF0joS%2FrUmcwJhi7e8YwplZm8UPArWccmuWc%3D&se=1900000000"
 	d := &Dialer{ModelID: "dtmi:Sample:Failover;1", Agent: "go-ha/1.0", KeepAlive: 240 * time.Second}
 	connect := d.connect(Attempt{Host: "hub-a.azure-devices.net", DeviceID: "dev-001"}, password)
@@ -46,7 +46,7 @@ func TestConnectByteForByte(t *testing.T) {
 	}
 }
 
-func TestTokenOfADevice(t *testing.T) {
+func TestTokenIsForTheDeviceAndTellsItsEnd(t *testing.T) {
 	sas, err := common.NewSharedAccessSignature("hub-a.azure-devices.net/devices/dev-001", "", "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw=", time.Unix(1900000000, 0))
 	if err != nil || sas.Sig != "aHEUNvkjF0joS/rUmcwJhi7e8YwplZm8UPArWccmuWc=" {
 		t.Fatalf("%v %v", sas, err)
@@ -58,7 +58,8 @@ func TestTokenOfADevice(t *testing.T) {
 	if left := time.Until(expires); left < 59*time.Minute || left > time.Hour {
 		t.Errorf("expires in %v", left)
 	}
-	// A token ends at a whole second. What is told of its end must not be later: a link that waits until then would be closed before.
+	// A token ends at a whole second. What is told of its end must not be later: a link that waits
+	// until then would be closed before.
 	_, text, _ := strings.Cut(password, "&se=")
 	if se, err := strconv.ParseInt(text, 10, 64); err != nil || expires.After(time.Unix(se, 0)) {
 		t.Errorf("%s is said to end at %v; %v", password, expires, err)
@@ -74,8 +75,8 @@ func appendEvent(topic string, bag, common, body []byte, again bool) []byte {
 	return m.Append(nil, 5, again)
 }
 
-// TestPublishByteForByte compares a telemetry PUBLISH with the dump.
-func TestPublishByteForByte(t *testing.T) {
+// TestTelemetryIsThatOfTheDocumentation compares a telemetry PUBLISH with the dump.
+func TestTelemetryIsThatOfTheDocumentation(t *testing.T) {
 	topic, bag := eventsTopic("dev-001"), []byte("%24.ct=application%2Fjson&%24.ce=utf-8&%24.mid=m1&a=b%20c")
 	got := appendEvent(topic, bag, nil, []byte(`{"temp":21.5}`), false)
 	want := unhex(t, `32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
@@ -105,7 +106,7 @@ func TestPublishByteForByte(t *testing.T) {
 	}
 }
 
-func TestPropertyBags(t *testing.T) {
+func TestPropertyBagsAreReadWithoutAMap(t *testing.T) {
 	for bag, want := range map[Properties]map[string]string{
 		"a&b=&c=%24x":              {"a": "", "b": "", "c": "$x", "d": ""},
 		"%24.mid=m1&a=b%20c":       {"$.mid": "m1", "a": "b c"},
@@ -130,7 +131,7 @@ func TestPropertyBags(t *testing.T) {
 	}
 }
 
-func TestInboundTopics(t *testing.T) {
+func TestInboundTopicsAreSortedAndBounded(t *testing.T) {
 	body := []byte("x")
 	for topic, want := range map[string]Inbound{
 		"devices/dev-1/messages/devicebound/%24.mid=m&iothub-ack=none": &Message{Body: body, Properties: "%24.mid=m&iothub-ack=none"},

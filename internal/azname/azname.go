@@ -1,5 +1,5 @@
-// Package azname says what can be a name at Azure, and says in one line what is wrong with a text that
-// cannot. The texts come from users, from files and from the service.
+// Package azname says what can be a name at Azure, and says in one line what is wrong with a text
+// that cannot. The texts come from users, from files and from the service.
 package azname
 
 import (
@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// CheckHost returns an error of one line if s cannot be the address of a hub or of another service: a
-// DNS name of at most 253 characters or an IP address, with or without a port from 1 to 65535.
+// CheckHost returns an error of one line if s cannot be the address of a hub or of another service:
+// a DNS name of at most 253 characters or an IP address, with or without a port from 1 to 65535.
 func CheckHost(s string) error {
 	host, port := s, ""
 	switch {

@@ -72,7 +72,8 @@ func (a *ahead) fill() error {
 	return io.ErrNoProgress
 }
 
-// kept returns the error that came beside bytes, once: a deadline may be moved, and then all is well.
+// kept returns the error that came beside bytes, once: a deadline may be moved, and then all is
+// well.
 func (a *ahead) kept() error {
 	err := a.err
 	a.err = nil

@@ -10,7 +10,8 @@ import (
 	"testing/iotest"
 )
 
-// TestReadingAheadChangesNothing: whatever pieces the peer's bytes come in, the packets are the same.
+// TestReadingAheadChangesNothing: whatever pieces the peer's bytes come in, the packets are the
+// same.
 func TestReadingAheadChangesNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var all []byte

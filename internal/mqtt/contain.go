@@ -17,9 +17,9 @@ func (e *BugError) Error() string {
 	return fmt.Sprintf("a bug in hubhop while %s: %s", e.Doing, e.Value)
 }
 
-// Contain is deferred in every goroutine of a session and of its user, so that a panic ends this session and not
-// the process. A lock that is held where a panic could happen is released by defer, so Contain can
-// take it.
+// Contain is deferred in every goroutine of a session and of its user, so that a panic ends this
+// session and not the process. A lock that is held where a panic could happen is released by defer,
+// so Contain can take it.
 func (s *Session) Contain(doing string) {
 	if p := recover(); p != nil {
 		s.lose(bug(doing, p))

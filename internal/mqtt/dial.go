@@ -14,13 +14,17 @@ import (
 // Endpoint is a server and the way to it. It is only read, so several goroutines may use it.
 type Endpoint struct {
 	Address string // host:port
-	// TLS is cloned for each connection. Nil stands for the defaults. Without a ServerName in it, the
-	// server must have the host of Address as its name.
-	TLS         *tls.Config
-	Renegotiate bool                                                              // the server may ask for a client certificate late (TLS 1.2)
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the system's
-	Addresses   func() ([]net.Addr, error)                                        // of this machine; nil: the system's
-	Limit       time.Duration                                                     // for TCP, and again for TLS; 0: no limit of its own
+	// TLS is cloned for each connection. Nil stands for the defaults. Without a ServerName in it,
+	// the server must have the host of Address as its name.
+	TLS *tls.Config
+	// The server may ask for a client certificate late (TLS 1.2).
+	Renegotiate bool
+	// Nil: the system's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Of this machine; nil: the system's.
+	Addresses func() ([]net.Addr, error)
+	// For TCP, and again for TLS; 0: no limit of its own.
+	Limit time.Duration
 }
 
 // Conn is a connection to a server over TLS, on which a session can be opened.
@@ -31,8 +35,8 @@ type Conn struct {
 	tcp, tls time.Duration // what they took, for a first measure of the round trip
 }
 
-// Connect opens TCP and TLS. It calls progress, if that is not nil, after each of the two. Its error
-// is a [*Failure].
+// Connect opens TCP and TLS. It calls progress, if that is not nil, after each of the two. Its
+// error is a [*Failure].
 func (e *Endpoint) Connect(ctx context.Context, progress func(Phase)) (*Conn, error) {
 	if progress == nil {
 		progress = func(Phase) {}
@@ -104,8 +108,9 @@ func (e *Endpoint) limited(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeout(ctx, e.Limit)
 }
 
-// probe asks, without a second session, whether the server is there at all: TCP and TLS, and nothing
-// in it. It calls answered in between, and returns the address of this machine that it came from.
+// probe asks, without a second session, whether the server is there at all: TCP and TLS, and
+// nothing in it. It calls answered in between, and returns the address of this machine that it came
+// from.
 func (e *Endpoint) probe(ctx context.Context, answered func()) (from net.Addr, err error) {
 	raw, err := e.Dial(ctx)
 	if err != nil {
@@ -125,7 +130,8 @@ func (e *Endpoint) probe(ctx context.Context, answered func()) (from net.Addr, e
 // one counts as this machine's.
 func (e *Endpoint) has(a net.Addr) bool {
 	local, ok := a.(*net.TCPAddr)
-	if !ok || local.IP.IsLoopback() { // all of 127.0.0.0/8 is this machine, and only one of it is listed
+	// All of 127.0.0.0/8 is this machine, and only one of it is listed.
+	if !ok || local.IP.IsLoopback() {
 		return true
 	}
 	list := e.Addresses
@@ -139,8 +145,8 @@ func (e *Endpoint) has(a net.Addr) bool {
 	})
 }
 
-// Overdue names an error that the end of limited has caused, which is ctx with the given time limit:
-// then the peer was silent. If ctx itself has ended, or limited has not, it returns err.
+// Overdue names an error that the end of limited has caused, which is ctx with the given time
+// limit: then the peer was silent. If ctx itself has ended, or limited has not, it returns err.
 func Overdue(err error, ctx, limited context.Context, limit time.Duration) error {
 	if limited.Err() != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w in %v", ErrSilent, limit)

@@ -83,9 +83,10 @@ func appendPacket(out []byte, p packets.ControlPacket) []byte {
 // Message is a PUBLISH on its way out.
 type Message struct {
 	Topic string
-	Tail  [3][]byte // is appended to the topic, so that its parts need not be put together elsewhere
-	Body  []byte
-	QoS   byte // 0 or 1
+	// Is appended to the topic, so that its parts need not be put together elsewhere.
+	Tail [3][]byte
+	Body []byte
+	QoS  byte // 0 or 1
 }
 
 // TopicLength returns the number of bytes of the topic with its tail.

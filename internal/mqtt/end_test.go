@@ -1,16 +1,21 @@
 package mqtt
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// TestFirstReasonOfAnEndCounts: whoever ends a session says why, and the first one to do so is right.
-// Everybody who waits gets that reason.
+// TestFirstReasonOfAnEndCounts: whoever ends a session says why, and the first one to do so is
+// right. Everybody who waits gets that reason.
 func TestFirstReasonOfAnEndCounts(t *testing.T) {
 	planned, trouble := errors.New("planned"), errors.New("trouble")
 	for name, v := range map[string]struct {
@@ -84,5 +89,76 @@ func TestServerThatClosesOnGoodbyeDoesNotChangeTheReason(t *testing.T) {
 			t.Error(s.Err())
 		}
 		s.Abort(nil)
+	})
+}
+
+// TestCloseSaysGoodbye: what is queued, then DISCONNECT, then FIN. Abort is a reset.
+func TestCloseSaysGoodbye(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var got []string
+		ended := make(chan error, 1)
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for {
+				packet, err := packets.ReadPacket(p.conn)
+				if err != nil {
+					ended <- err
+					return
+				}
+				got = append(got, fmt.Sprintf("%T", packet))
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		offer(t, l, &a, "m")
+		l.Close(t.Context(), nil)
+		if err := <-ended; !errors.Is(err, io.EOF) || !slices.Equal(got, []string{"*packets.PublishPacket", "*packets.DisconnectPacket"}) {
+			t.Errorf("%v, then %v", got, err)
+		}
+		if !errors.Is(l.Err(), ErrClosed) || len(a.of("m")) != 1 {
+			t.Errorf("%v, %v", l.Err(), a.of("m"))
+		}
+		l = w.dial("10.0.0.1")
+		l.Abort(nil)
+		if err := <-ended; errors.Is(err, io.EOF) {
+			t.Error("Abort ended the connection in order")
+		}
+	})
+}
+
+// TestGoodbyeThatNobodyReadsEndsInTime: the hub stops reading. Close waits for its limit and no
+// longer, whether the buffers have room for the whole goodbye, for MQTT's part only, or for
+// nothing.
+func TestGoodbyeThatNobodyReadsEndsInTime(t *testing.T) {
+	for _, size := range []int{100, 200_000} {
+		goodbye(t, size)
+	}
+	for size := 130_400; size < 131_200; size += 10 { // two of them fill the buffers up to a few bytes
+		goodbye(t, size)
+	}
+}
+
+func goodbye(t *testing.T, size int) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			if p.welcome() != nil {
+				time.Sleep(time.Hour)
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		for range 2 {
+			if err := publishOne(l, []byte(strings.Repeat("x", size)), "", func(error) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		l.Close(ctx, nil)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("with two messages of %d bytes unread it took %v", size, took)
+		}
 	})
 }

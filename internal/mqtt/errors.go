@@ -20,7 +20,8 @@ var (
 	ErrSubscription = errors.New("subscription refused")
 	// ErrClosed says that this side ended the connection.
 	ErrClosed = errors.New("closed by this side")
-	// ErrNoRoom says that a message does not fit into the write that opens a session. It may be sent later.
+	// ErrNoRoom says that a message does not fit into the write that opens a session. It may be
+	// sent later.
 	ErrNoRoom = errors.New("no room in the first write")
 )
 

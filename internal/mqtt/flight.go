@@ -16,8 +16,8 @@ type Completion interface {
 //
 // MQTT 5: the receive maximum of the server bounds count.
 type flight struct {
-	// table finds a publish by the low bits of its packet id. Its length is a power of two, and at least twice count. Ids that are
-	// given in turn find their places free.
+	// table finds a publish by the low bits of its packet id. Its length is a power of two, and at
+	// least twice count. Ids that are given in turn find their places free.
 	table  []*publish
 	count  int
 	oldest *publish  // in order of sending
@@ -25,9 +25,10 @@ type flight struct {
 	free   *publish  // used ones, for the next messages
 	turned time.Time // when another message became the oldest
 
-	lastID   uint16
-	again    map[string]uint16 // key → packet id of what an earlier session left, and was not sent on this one yet
-	reserved map[uint16]bool   // the packet ids of those
+	lastID uint16
+	// Key → packet id of what an earlier session left, and was not sent on this one yet.
+	again    map[string]uint16
+	reserved map[uint16]bool // the packet ids of those
 }
 
 // publish is a PUBLISH without its PUBACK.
@@ -83,8 +84,8 @@ func (f *flight) send(key string, ticket uint64, to Completion, now time.Time) *
 	return p
 }
 
-// nextID returns a free packet id: it is not in flight, and not reserved for a message of an earlier
-// session. Three windows of ids at most are taken.
+// nextID returns a free packet id: it is not in flight, and not reserved for a message of an
+// earlier session. Three windows of ids at most are taken.
 func (f *flight) nextID() uint16 {
 	for {
 		f.lastID++
@@ -164,7 +165,8 @@ func (f *flight) taken(id uint16) bool {
 }
 
 func (f *flight) put(p *publish) {
-	for f.count >= len(f.table)/2 || *f.at(p.id) != nil { // with all 65,536 places it is the id that is taken, which send has ruled out
+	// With all 65,536 places it is the id that is taken, which send has ruled out.
+	for f.count >= len(f.table)/2 || *f.at(p.id) != nil {
 		old := f.table
 		f.table = make([]*publish, max(16, 2*len(old)))
 		for _, x := range old {

@@ -18,8 +18,8 @@ func kept(f *flight) (n int) {
 	return n
 }
 
-// TestPacketIDsInFlightAreUnique sends and acknowledges at random, up to all the ids that there are,
-// and compares with a map.
+// TestPacketIDsInFlightAreUnique sends and acknowledges at random, up to all the ids that there
+// are, and compares with a map.
 func TestPacketIDsInFlightAreUnique(t *testing.T) {
 	for _, most := range []int{1, 64, 5000, 65_000} {
 		r := rand.New(rand.NewPCG(1, uint64(most)))

@@ -7,10 +7,11 @@ import "time"
 // not hold up many messages. If messages are rare, the keep-alive tests the session, because a
 // device on a battery, or one that pays for each byte, should send nothing more.
 const (
-	steadyWithin = 16 * time.Second // longest time between two messages of a steady session: 15 s, and a little for late ones
-	steadyPing   = 2 * time.Second  // after the last packet of the peer
-	sameBatch    = time.Second      // messages so soon after each other count as one
-	paceMemory   = 8                // times between messages that are remembered
+	// Longest time between two messages of a steady session: 15 s, and a little for late ones.
+	steadyWithin = 16 * time.Second
+	steadyPing   = 2 * time.Second // after the last packet of the peer
+	sameBatch    = time.Second     // messages so soon after each other count as one
+	paceMemory   = 8               // times between messages that are remembered
 )
 
 // Pace is a measure of how often messages are sent with QoS 1. It is measured because a configured

@@ -32,10 +32,10 @@ func (w *world) pinged(addr string, at *[]time.Duration) (stop func()) {
 	})
 }
 
-// TestSteadyLinkPings: a link that carries a sample at least each 15 s pings 2 s after it last
-// heard the hub. A link with rarer samples, or with bursts, pings after the keep-alive and not
+// TestSteadySessionIsTestedSoon: a link that carries a sample at least each 15 s pings 2 s after it
+// last heard the hub. A link with rarer samples, or with bursts, pings after the keep-alive and not
 // before.
-func TestSteadyLinkPings(t *testing.T) {
+func TestSteadySessionIsTestedSoon(t *testing.T) {
 	s := func(seconds ...int) (all []time.Duration) {
 		for _, n := range seconds {
 			all = append(all, time.Duration(n)*time.Second)
@@ -79,9 +79,9 @@ func TestSteadyLinkPings(t *testing.T) {
 	}
 }
 
-// TestPaceGoesOn: the next link of a device whose samples come steadily is tested as soon as the
-// one before, and before its first sample.
-func TestPaceGoesOn(t *testing.T) {
+// TestPaceGoesOnOnTheNextSession: the next link of a device whose samples come steadily is tested
+// as soon as the one before, and before its first sample.
+func TestPaceGoesOnOnTheNextSession(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var first, second []time.Duration
 		defer w.pinged("10.0.0.1", &first)()
@@ -106,9 +106,9 @@ func TestPaceGoesOn(t *testing.T) {
 	})
 }
 
-// TestSteadyLinkIsFoundDead: a path that breaks at any moment between two samples is noticed two to
-// four seconds later.
-func TestSteadyLinkIsFoundDead(t *testing.T) {
+// TestSteadySessionIsFoundDeadInFourSeconds: a path that breaks at any moment between two samples
+// is noticed two to four seconds later.
+func TestSteadySessionIsFoundDeadInFourSeconds(t *testing.T) {
 	for _, every := range []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second} {
 		for phase := range 20 {
 			bubble(t, func(t *testing.T, w *world) {

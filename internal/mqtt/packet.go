@@ -93,7 +93,8 @@ func (r *Reader) header() (head byte, length, size int, err error) {
 		}
 		size |= int(b[i]&0x7f) << (7 * (i - 1))
 		if b[i]&0x80 == 0 {
-			if i > 1 && b[i] == 0 { // a length with useless bytes: no writer makes it, and pubacks relies on one byte
+			// A length with useless bytes: no writer makes it, and pubacks relies on one byte.
+			if i > 1 && b[i] == 0 {
 				break
 			}
 			if size > r.most {
@@ -182,7 +183,8 @@ func parsePublish(head byte, b []byte) (Packet, error) {
 	if b = b[2+n:]; !utf8.Valid(topic) {
 		return p, malformed("a PUBLISH whose topic is not UTF-8 text")
 	}
-	if bytes.IndexByte(topic, 0) >= 0 { // + and # are wrong too, but harmless, and a property may contain them
+	// + and # are wrong too, but harmless, and a property may contain them.
+	if bytes.IndexByte(topic, 0) >= 0 {
 		return p, malformed("a PUBLISH whose topic has a NUL")
 	}
 	switch p.QoS {

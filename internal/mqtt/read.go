@@ -19,7 +19,8 @@ func (s *Session) read() {
 }
 
 func (s *Session) readPacket() error {
-	waited := s.in.in.buffered() < 4 // else it came together with the one before, and the clock need not be asked again
+	// Else it came together with the one before, and the clock need not be asked again.
+	waited := s.in.in.buffered() < 4
 	head, length, size, err := s.in.header()
 	if err != nil {
 		return err
@@ -27,7 +28,8 @@ func (s *Session) readPacket() error {
 	if waited {
 		s.readAt = time.Now()
 	}
-	if head == byte(Puback)<<4 && size == 2 { // the most frequent packets are parsed in place, all that are buffered
+	// The most frequent packets are parsed in place, all that are buffered.
+	if head == byte(Puback)<<4 && size == 2 {
 		b, err := s.in.in.peek(max(4, s.in.in.buffered()))
 		if err != nil {
 			return noEOF(err)
@@ -61,8 +63,8 @@ func (s *Session) pubacks(b []byte, now time.Time) (n int, err error) {
 	return n, err
 }
 
-// acknowledged fills s.tickets with the messages that the PUBACKs acknowledge. It returns the sender
-// to tell, nil if none is to be told. first says that the session had no PUBACK before.
+// acknowledged fills s.tickets with the messages that the PUBACKs acknowledge. It returns the
+// sender to tell, nil if none is to be told. first says that the session had no PUBACK before.
 func (s *Session) acknowledged(b []byte, now time.Time) (n int, to Completion, first bool, err error) {
 	s.tickets = s.tickets[:0]
 	s.mu.Lock()
@@ -166,9 +168,9 @@ func (s *Session) connackLocked(p *Packet) error {
 	return nil
 }
 
-// Ack acknowledges an inbound message of QoS 1. The PUBACK leaves when those of all earlier messages
-// have: a server ignores, or punishes, PUBACKs out of order. A nil receipt is that of QoS 0, which
-// wants none.
+// Ack acknowledges an inbound message of QoS 1. The PUBACK leaves when those of all earlier
+// messages have: a server ignores, or punishes, PUBACKs out of order. A nil receipt is that of QoS
+// 0, which wants none.
 func (s *Session) Ack(r *Receipt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,7 +210,8 @@ func (s *Session) waitForRoom(now time.Time) {
 	defer s.mu.Unlock()
 	since := int64(now.Sub(s.setupSince)) + 1
 	for !s.ended && (s.held > maxHeld || len(s.out) > maxUnwritten) {
-		if s.held > maxHeld { // this side causes the wait: the watchdog must not take it for silence of the peer
+		// This side causes the wait: the watchdog must not take it for silence of the peer.
+		if s.held > maxHeld {
 			s.telling.Store(since)
 		} else {
 			s.telling.Store(0)

@@ -11,33 +11,42 @@ import (
 )
 
 const (
-	readBuffer    = 512              // bytes that are read ahead
-	maxInbound    = 512 << 10        // bytes of one packet; the largest of Azure's servers have 256 KB
-	maxHeld       = 1 << 20          // bytes that this side holds (see Hold); above it the session reads nothing
-	maxUnsettled  = 1024             // inbound messages without their PUBACK; Azure's servers send 50 at most
-	maxUnwritten  = 1 << 20          // bytes to be written; above it the session reads nothing, because packets may want answers
-	maxQueued     = 4 << 20          // bytes to be written; above it the session takes no messages from this side
+	readBuffer = 512 // bytes that are read ahead
+	// Bytes of one packet; the largest of Azure's servers have 256 KB.
+	maxInbound = 512 << 10
+	// Bytes that this side holds (see Hold); above it the session reads nothing.
+	maxHeld = 1 << 20
+	// Inbound messages without their PUBACK; Azure's servers send 50 at most.
+	maxUnsettled = 1024
+	// Bytes to be written; above it the session reads nothing, because packets may want answers.
+	maxUnwritten = 1 << 20
+	// Bytes to be written; above it the session takes no messages from this side.
+	maxQueued     = 4 << 20
 	writeDeadline = 10 * time.Second // for each write
 	goodbyeLimit  = time.Second      // to end TLS in order
-	writeAtOnce   = 16 << 10         // bytes of one write that may have to wait, so that its deadline is not about more
+	// Bytes of one write that may have to wait, so that its deadline is not about more.
+	writeAtOnce = 16 << 10
 
-	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may send before it hears anything
-	// (RFC 6928: ten segments), less room for the framing of TLS. More would not arrive earlier, and a server that refuses costs no more.
+	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may
+	// send before it hears anything (RFC 6928: ten segments), less room for the framing of TLS.
+	// More would not arrive earlier, and a server that refuses costs no more.
 	firstFlight = 13 << 10
 )
 
 // Options are what a session is opened with. They are only read.
 type Options struct {
-	Connect Connect // KeepAlive is at least 1 s; after so long a silence the server is asked whether it is there
+	// KeepAlive is at least 1 s; after so long a silence the server is asked whether it is there.
+	Connect Connect
 	Handler Handler
-	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise what Handler.Opening sends leaves in one write with
-	// CONNECT. It is the careful way for a server that drops what comes before its CONNACK.
+	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise what Handler.Opening
+	// sends leaves in one write with CONNECT. It is the careful way for a server that drops what
+	// comes before its CONNACK.
 	Sequential bool
 	Window     int       // messages in flight that the session proposes; at least 1
 	Past       Past      // what the session before to the same server left
 	Endpoint   *Endpoint // where a suspected server is probed; nil: it is not probed
-	// Trace, if set, is called with every packet, sent or received, without the password. It must not block, and several goroutines
-	// may call it at once.
+	// Trace, if set, is called with every packet, sent or received, without the password. It must
+	// not block, and several goroutines may call it at once.
 	Trace func(Traced)
 }
 
@@ -45,20 +54,23 @@ type Options struct {
 // methods, except where noted, from its reader: they must not block, and they may call the session
 // but for Close, Abort and Settle.
 type Handler interface {
-	// Opening sends what the session begins with: subscriptions, and messages that may go before the server has accepted the session.
-	// It is called once, from Start unless the session is sequential.
+	// Opening sends what the session begins with: subscriptions, and messages that may go before
+	// the server has accepted the session. It is called once, from Start unless the session is
+	// sequential.
 	Opening()
-	// Message is called with each inbound message. Receipt is nil with QoS 0; otherwise it must be given to Ack, once, at any time.
-	// An error ends the session.
+	// Message is called with each inbound message. Receipt is nil with QoS 0; otherwise it must be
+	// given to Ack, once, at any time. An error ends the session.
 	Message(p *Packet, r *Receipt) error
 	// FirstAck is called once, with the first PUBACK, before its sender's Done.
 	FirstAck()
-	// Idle is called, from any goroutine, when the session gives back memory that only a busy session needs. The session is locked.
+	// Idle is called, from any goroutine, when the session gives back memory that only a busy
+	// session needs. The session is locked.
 	Idle()
-	// Describe turns the end of the session into the error that Err returns and senders get. It is called from any goroutine, for the
-	// end and for messages after it. The session is locked.
+	// Describe turns the end of the session into the error that Err returns and senders get. It is
+	// called from any goroutine, for the end and for messages after it. The session is locked.
 	Describe(f *Failure) error
-	// Ended is called once, from any goroutine, with what the next session to the same server should know.
+	// Ended is called once, from any goroutine, with what the next session to the same server
+	// should know.
 	Ended(past Past)
 }
 
@@ -128,8 +140,8 @@ type Session struct {
 	watch     // the watchdog's
 	stats     Stats
 
-	// telling is the time, from setupSince on, since which the reader does not read because of this side: it tells a sender of
-	// acknowledgements, or the handler holds too much. 0: it reads.
+	// telling is the time, from setupSince on, since which the reader does not read because of this
+	// side: it tells a sender of acknowledgements, or the handler holds too much. 0: it reads.
 	telling atomic.Int64
 }
 
@@ -312,9 +324,9 @@ func (s *Session) join() {
 // lose ends the session for a reason that this side did not choose.
 func (s *Session) lose(err error) { s.end(err, false, true) }
 
-// end is the one place where a session ends, and where its reason is chosen: the first one wins, and
-// everybody who waits gets it. Once Close has sent DISCONNECT, its reason is the first, although the
-// server may be quicker to close the connection.
+// end is the one place where a session ends, and where its reason is chosen: the first one wins,
+// and everybody who waits gets it. Once Close has sent DISCONNECT, its reason is the first,
+// although the server may be quicker to close the connection.
 func (s *Session) end(err error, local, hard bool) {
 	s.mu.Lock()
 	if s.ended {

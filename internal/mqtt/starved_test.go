@@ -33,10 +33,10 @@ func (l *Session) late(by time.Duration) (tick func()) {
 	return l.tick
 }
 
-// TestStarvedProcess: the machine does not let the process run for a while. The PUBACK waits for
-// the reader, and the watchdog comes late, too, and first. It does not take that for the hub's
-// silence.
-func TestStarvedProcess(t *testing.T) {
+// TestProcessThatDidNotRunBlamesNobody: the machine does not let the process run for a while. The
+// PUBACK waits for the reader, and the watchdog comes late, too, and first. It does not take that
+// for the hub's silence.
+func TestProcessThatDidNotRunBlamesNobody(t *testing.T) {
 	for _, by := range []time.Duration{1500 * time.Millisecond, 5 * time.Second, 2 * time.Minute} {
 		t.Run(by.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
@@ -85,9 +85,9 @@ func TestStarvedProcess(t *testing.T) {
 	}
 }
 
-// TestStarvedProcessAndDeadHub: a process that hardly runs still finds a dead hub, later by the
-// time in which it did not run.
-func TestStarvedProcessAndDeadHub(t *testing.T) {
+// TestProcessThatHardlyRunsFindsADeadServer: a process that hardly runs still finds a dead hub,
+// later by the time in which it did not run.
+func TestProcessThatHardlyRunsFindsADeadServer(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.KeepAlive = time.Hour
 		stop := w.hub("10.0.0.1", func(p *peer) {

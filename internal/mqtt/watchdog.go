@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// How a dead session is known. What counts is silence on the session, not the age of one message: a server
-// under traffic shaping delays PUBACKs by design, up to a minute, but it lives. Silence is the time
-// since the later of the last inbound packet and the oldest send that is still owed an answer.
-// After a first, short time the session is suspect: a PINGREQ goes out and a bare TCP and TLS
-// connection to the same server, without CONNECT, so without a second session. If neither is answered
-// by twice that time the session is dead. If either is, the server lives: the session is kept, the window is
-// halved, and only the final limit ends it.
+// How a dead session is known. What counts is silence on the session, not the age of one message: a
+// server under traffic shaping delays PUBACKs by design, up to a minute, but it lives. Silence is
+// the time since the later of the last inbound packet and the oldest send that is still owed an
+// answer. After a first, short time the session is suspect: a PINGREQ goes out and a bare TCP and
+// TLS connection to the same server, without CONNECT, so without a second session. If neither is
+// answered by twice that time the session is dead. If either is, the server lives: the session is
+// kept, the window is halved, and only the final limit ends it.
 //
 // A path that delays or loses the packets of the session may do the same to the probe, so another
 // probe follows every second while there is time. If TCP was answered, TLS gets three times as long
 // as TCP took, as RFC 6298 says for a path of which one round trip is known. On a fast path this is
 // next to nothing; on a path of seconds it separates a slow server from a dead one.
 //
-// A machine may change from one network to another in less than that time. The server then answers the
-// probe, which left from the new address, but cannot answer packets from the old one. So a probe
-// proves nothing for a session whose local address this machine no longer has. The watchdog checks
-// this only on systems that list the address of the probe.
+// A machine may change from one network to another in less than that time. The server then answers
+// the probe, which left from the new address, but cannot answer packets from the old one. So a
+// probe proves nothing for a session whose local address this machine no longer has. The watchdog
+// checks this only on systems that list the address of the probe.
 //
 // A machine may be too busy to let this process run. Packets of the server then wait, just as the
 // watchdog's own timer does. So the time by which the timer is late does not count as silence:
@@ -43,55 +43,61 @@ const (
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
 	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
-	busyFor    = minSuspect / 2        // a reader that was busy with its packets for longer explains a silence
+	// A reader that was busy with its packets for longer explains a silence.
+	busyFor = minSuspect / 2
 )
 
 // watch is the state of the watchdog; the session's lock guards it.
 type watch struct {
-	timer      *time.Timer
-	due        time.Time     // when timer fires
-	missed     time.Duration // part of the present silence in which this process did not run
-	starved    time.Time     // when that was last noticed
-	lastIn     time.Time
-	deaf       time.Time // when the reader was last seen to have heard nothing for long, because it was busy
+	timer   *time.Timer
+	due     time.Time     // when timer fires
+	missed  time.Duration // part of the present silence in which this process did not run
+	starved time.Time     // when that was last noticed
+	lastIn  time.Time
+	// When the reader was last seen to have heard nothing for long, because it was busy.
+	deaf       time.Time
 	lastOut    time.Time
 	setupSince time.Time // CONNECT was sent
 	pingSent   time.Time // zero: no PINGREQ is unanswered
 	srtt       time.Duration
 	rttvar     time.Duration
-	varied     time.Duration // how much round trips differed on the session before, to the same server
-	quick      time.Duration // the shorter one of the dial's round trips
-	measured   time.Time     // the latest measure of a round trip was taken
-	alarms     int           // false alarms since the last PUBACK
-	suspect    bool
-	proved     bool      // while suspect: the server answered a probe
-	listed     bool      // and the system knows the address that this came from
-	moved      bool      // while suspect: this machine has left the session's address
-	patience   time.Time // while suspect: how long a probe that TCP has answered may still take
-	nextProbe  time.Time
-	probing    context.Context // of all probes of one suspicion; nil when only the session itself may answer
-	stopProbe  context.CancelFunc
-	window     int
-	maxWindow  int
+	// How much round trips differed on the session before, to the same server.
+	varied    time.Duration
+	quick     time.Duration // the shorter one of the dial's round trips
+	measured  time.Time     // the latest measure of a round trip was taken
+	alarms    int           // false alarms since the last PUBACK
+	suspect   bool
+	proved    bool      // while suspect: the server answered a probe
+	listed    bool      // and the system knows the address that this came from
+	moved     bool      // while suspect: this machine has left the session's address
+	patience  time.Time // while suspect: how long a probe that TCP has answered may still take
+	nextProbe time.Time
+	// Of all probes of one suspicion; nil when only the session itself may answer.
+	probing   context.Context
+	stopProbe context.CancelFunc
+	window    int
+	maxWindow int
 }
 
-// suspectAfter follows RFC 6298's retransmission timer, with a floor; a quarter of a round trip is left for deviations even where there
-// were none. Each false alarm doubles it, so that a slow server is not probed every second.
+// suspectAfter follows RFC 6298's retransmission timer, with a floor; a quarter of a round trip is
+// left for deviations even where there were none. Each false alarm doubles it, so that a slow
+// server is not probed every second.
 func (w *watch) suspectAfter() time.Duration {
 	d := max(minSuspect, w.answerTime())
 	return min(d<<min(w.alarms, 3), maxSuspect)
 }
 
-// dialled takes the round trips of a dial, TCP's and that of TLS, for a first measure, so that a session over a satellite lives to see the
-// next. Until then the longer one counts, for nothing is known of how much they differ. Then the shorter one does: the DNS may be in the
-// other, or a server that was just coming back.
+// dialled takes the round trips of a dial, TCP's and that of TLS, for a first measure, so that a
+// session over a satellite lives to see the next. Until then the longer one counts, for nothing is
+// known of how much they differ. Then the shorter one does: the DNS may be in the other, or a
+// server that was just coming back.
 func (w *watch) dialled(tcp, secure time.Duration) {
 	w.quick = min(tcp, secure)
 	w.firstMeasure(max(tcp, secure))
 }
 
-// firstMeasure follows RFC 6298, but where the session before has found out how much the round trips of this path differ: one that happens to
-// be short says nothing of the next.
+// firstMeasure follows RFC 6298, but where the session before has found out how much the round
+// trips of this path differ: one that happens to be short says nothing of the next.
 func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, max(rtt/2, w.varied) }
 
 // variedLocked is what the next session should know.
@@ -152,7 +158,9 @@ func (s *Session) ackedLocked(p *publish, now time.Time) {
 	s.alarms = 0
 	s.window = min(s.maxWindow, s.window+1)
 	if p.again || p.sent.Before(s.measured) || p.sent.Before(s.deaf) || p.sent.Before(s.starved) {
-		return // one measure for a round trip, because a burst would weigh too much; none while this machine was the cause
+		// One measure for a round trip, because a burst would weigh too much; none while this
+		// machine was the cause.
+		return
 	}
 	if s.measured.IsZero() {
 		s.firstMeasure(s.quick)
@@ -167,7 +175,8 @@ func (s *Session) ackedLocked(p *publish, now time.Time) {
 	s.srtt = (7*s.srtt + rtt) / 8
 }
 
-// owedLocked is called when something was sent that wants an answer: the timer may stand too far away.
+// owedLocked is called when something was sent that wants an answer: the timer may stand too far
+// away.
 func (s *Session) owedLocked(now time.Time) {
 	if next := now.Add(s.suspectAfter()); next.Before(s.due) {
 		s.setLocked(now, next)
@@ -211,15 +220,18 @@ func (s *Session) look() error {
 	return s.armLocked(now)
 }
 
-// armLocked does what is due at now and sets the timer for what is due next. An error is the end of the session.
+// armLocked does what is due at now and sets the timer for what is due next. An error is the end of
+// the session.
 func (s *Session) armLocked(now time.Time) error {
 	if since := time.Duration(s.telling.Load()); since != 0 && now.Sub(s.setupSince)-since >= busyFor {
-		// What has come from the server waits for the reader: that is not the server's silence. But ours the server would not bear.
+		// What has come from the server waits for the reader: that is not the server's silence. But
+		// ours the server would not bear.
 		s.deaf = now
 		if !now.Before(s.lastOut.Add(s.keepAlive)) {
 			s.pingLocked(now)
 		}
-		s.setLocked(now, now.Add(busyFor)) // well before a silence that begins now would make the session suspect
+		// Well before a silence that begins now would make the session suspect.
+		s.setLocked(now, now.Add(busyFor))
 		return nil
 	}
 	owed, some := s.owedSinceLocked()
@@ -343,9 +355,9 @@ func (s *Session) probeLocked(now time.Time) {
 	})
 }
 
-// Check makes the session suspect at once. A caller uses it when nothing could be heard for a while,
-// as after a suspension. Only an answer on the session itself saves it, not that the server is there for
-// others.
+// Check makes the session suspect at once. A caller uses it when nothing could be heard for a
+// while, as after a suspension. Only an answer on the session itself saves it, not that the server
+// is there for others.
 func (s *Session) Check() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

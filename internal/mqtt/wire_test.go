@@ -11,7 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// What TLS writes by itself, to answer the peer, keeps its place among the records that are gathered.
+// What TLS writes by itself, to answer the peer, keeps its place among the records that are
+// gathered.
 func TestWireKeepsTheOrderOfRecords(t *testing.T) {
 	cert, pool := memnet.Certificate(t, "127.0.0.1")
 	near, far := net.Pipe()

@@ -130,8 +130,8 @@ type peer struct {
 	raw  net.Conn
 }
 
-// bubble runs a test in virtual time. Everything that was started must have ended at its end, or the
-// bubble fails.
+// bubble runs a test in virtual time. Everything that was started must have ended at its end, or
+// the bubble fails.
 func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -146,8 +146,8 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 
 const testWindow = 64
 
-// hub lets script answer each connection to addr, TLS done. The listener ends with the test function
-// f of bubble.
+// hub lets script answer each connection to addr, TLS done. The listener ends with the test
+// function f of bubble.
 func (w *world) hub(addr string, script func(p *peer)) (stop func()) {
 	w.t.Helper()
 	l, err := w.net.Listen("tcp", addr+":8883")

@@ -17,10 +17,11 @@ type Batch struct {
 
 // Delivery is how a message of QoS 1 is completed.
 type Delivery struct {
-	To     Completion // hears of it exactly once: with nil on the PUBACK, or with the reason of the session's end
-	Ticket uint64     // is what To knows it by
-	// Key names the message. If an earlier session to the same server has left a message of this name without PUBACK, this one is
-	// sent under its packet id and with DUP. Empty: it is new.
+	// Hears of it exactly once: with nil on the PUBACK, or with the reason of the session's end.
+	To     Completion
+	Ticket uint64 // is what To knows it by
+	// Key names the message. If an earlier session to the same server has left a message of this
+	// name without PUBACK, this one is sent under its packet id and with DUP. Empty: it is new.
 	Key string
 }
 
@@ -55,8 +56,8 @@ func (b *Batch) Publish(m *Message, d Delivery) error {
 	return nil
 }
 
-// End unlocks the session. If nobody writes at that moment, it writes what the socket takes at once,
-// because that is cheaper than to wake another goroutine. It never waits for the peer.
+// End unlocks the session. If nobody writes at that moment, it writes what the socket takes at
+// once, because that is cheaper than to wake another goroutine. It never waits for the peer.
 func (b *Batch) End() {
 	s := b.s
 	if b.acked > 0 {
@@ -155,9 +156,9 @@ func (s *Session) restLocked() {
 	}
 }
 
-// loseWrite ends the session for a failed write. The reader may know better: a CONNACK that refuses,
-// then a close, is a refusal, though the write noticed the close first. So it waits for the reader
-// for a second, unless the write took too long.
+// loseWrite ends the session for a failed write. The reader may know better: a CONNACK that
+// refuses, then a close, is a refusal, though the write noticed the close first. So it waits for
+// the reader for a second, unless the write took too long.
 func (s *Session) loseWrite(err error) {
 	var timeout net.Error
 	if !errors.As(err, &timeout) || !timeout.Timeout() {

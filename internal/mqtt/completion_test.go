@@ -1,0 +1,163 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/synctest"
+)
+
+// TestOnlyTheRealPubackCompletes is the false ack in all its shapes: none, out of order, for ids
+// never sent, twice, and a hub that dies between PUBLISH and PUBACK.
+func TestOnlyTheRealPubackCompletes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		die := make(chan struct{})
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			var pids []uint16
+			for range 4 {
+				if q := p.telemetry(); q != nil {
+					pids = append(pids, q.MessageID)
+				}
+			}
+			p.puback(60000) // never sent
+			p.puback(pids[2])
+			p.puback(pids[0])
+			p.puback(pids[0]) // again
+			<-die
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for _, mid := range []string{"a", "b", "c", "d"} {
+			offer(t, l, &a, mid)
+		}
+		synctest.Wait()
+		for mid, want := range map[string]int{"a": 1, "b": 0, "c": 1, "d": 0} {
+			if got := a.of(mid); len(got) != want || want == 1 && got[0] != nil {
+				t.Errorf("%s completed with %v", mid, got)
+			}
+		}
+		if s := l.Stats(); s.StrayAcks != 2 || s.Acked != 2 || s.Published != 4 {
+			t.Errorf("%+v", s)
+		}
+		close(die)
+		<-l.Done()
+		for _, mid := range []string{"b", "d"} {
+			if got := a.of(mid); len(got) != 1 || got[0] == nil {
+				t.Errorf("%s completed with %v, though its PUBACK never came", mid, got)
+			}
+		}
+		if err := publishOne(l, nil, "", a.done("late")); err == nil || !errors.Is(err, io.EOF) {
+			t.Errorf("a dead link takes messages: %v", err)
+		}
+		l.Abort(nil)
+	})
+}
+
+// TestMessageInFlightCostsNoGoroutine: a full window in flight is bookkeeping, not goroutines (nor
+// timers) of its own.
+func TestMessageInFlightCostsNoGoroutine(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			for p.telemetry() != nil { // acknowledges nothing
+			}
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		var a acks
+		for i := range l.Window() {
+			offer(t, l, &a, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		if s := l.Stats(); s.Published < 32 || s.Acked != 0 {
+			t.Fatalf("%+v", s)
+		}
+		if n := runtime.NumGoroutine() - before; n > 2 { // one for what is being probed now is fine
+			t.Errorf("%d more goroutines with a window of messages in flight", n)
+		}
+		l.Abort(nil)
+	})
+}
+
+// What is acknowledged is forgotten, also behind a message that is not.
+func TestAcknowledgedMessagesAreForgottenBehindOneThatIsNot(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.telemetry() // is withheld
+			p.acknowledge()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var told ledger
+		for i := range uint64(1000) {
+			if _, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i}}, &told); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		kept := 0
+		l.mu.Lock()
+		for _, p := range []*publish{l.flight.oldest, l.flight.free} {
+			for ; p != nil; p = p.next {
+				kept++
+			}
+		}
+		alone := l.flight.oldest == l.flight.newest && l.flight.oldest.before == nil && l.flight.oldest.next == nil
+		l.mu.Unlock()
+		if kept > 2 || !alone {
+			t.Errorf("%d are kept", kept)
+		}
+		l.Abort(nil)
+		if len(told.told) != 1000 || told.told[999] != "0 false" || told.told[0] != "1 true" {
+			t.Errorf("%d told, the last %s", len(told.told), told.told[len(told.told)-1])
+		}
+	})
+}
+
+// PUBACKs that come together may be for several senders: each hears of its own, once, and of the
+// rest when the link ends.
+func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			var run []byte
+			for i := range 8 {
+				if q := p.telemetry(); i < 4 {
+					run = append(run, 0x40, 2, byte(q.MessageID>>8), byte(q.MessageID))
+				}
+			}
+			run = append(run, 0x40, 2, 0xff, 0xfe) // nobody's
+			_, _ = p.conn.Write(run)
+			p.telemetry()
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a, b ledger
+		for i := uint64(1); i < 9; i += 2 {
+			for k, to := range []*ledger{&a, &b} {
+				if n, err := l.Send([]Outgoing{{Body: []byte("{}"), Ticket: i + uint64(k)}}, to); n != 1 || err != nil {
+					t.Fatal(n, err)
+				}
+			}
+		}
+		synctest.Wait()
+		if s := l.Stats(); s.Acked != 4 || s.StrayAcks != 1 {
+			t.Errorf("%+v", s)
+		}
+		l.Abort(nil)
+		if want := []string{"1 true", "3 true", "5 false", "7 false"}; !slices.Equal(a.told, want) {
+			t.Errorf("the first was told %v", a.told)
+		}
+		if want := []string{"2 true", "4 true", "6 false", "8 false"}; !slices.Equal(b.told, want) {
+			t.Errorf("the second was told %v", b.told)
+		}
+	})
+}
