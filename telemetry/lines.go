@@ -23,7 +23,7 @@ const (
 	readBytes  = 256 << 10
 )
 
-// LineError is a line that was passed over, and why. It holds nothing of the line.
+// LineError says which line was skipped, and why. It holds nothing of the line.
 type LineError struct {
 	Line int // counted from 1, empty lines too
 	Err  error
@@ -37,19 +37,21 @@ var ErrLineTooLong = fmt.Errorf("longer than %d bytes", MaxLine)
 
 var errUnfinished = errors.New("stopped before its end was read, what was read of it is not sent")
 
-// Lines is a source that makes each line of r one sample, at once, byte for byte without the line's end ("\n" or "\r\n"). The last
-// line needs no end. Blank lines are passed over silently; lines that are not a JSON object, or longer than MaxLine, are reported
-// with their number as a *LineError and passed over. A byte order mark before the first line belongs to the encoding, not to the
-// line, and is dropped.
+// Lines is a source that makes each line of r one sample, at once. The sample is the line byte for
+// byte, without its end ("\n" or "\r\n"); the last line needs no end. Blank lines are skipped
+// silently. A line that is not a JSON object, or longer than MaxLine, is skipped and reported as a
+// *LineError. A byte order mark before the first line is dropped.
 //
-// What one read brings goes on in batches of up to 256 lines or 256 KiB, and the next read waits until the outbox has them all. So a
-// full outbox stops the reading, a fast writer pays one fsync for many lines, and a slow one waits for nobody.
+// Lines come in batches of up to 256 lines or 256 KiB of one read. The next read waits until the
+// outbox has them all. So a full outbox stops the reading, and a fast writer pays one fsync for
+// many lines.
 //
-// When Run is stopped while a read is waiting, it ends the read: by a deadline on r if r takes one (a socket, a pipe that this program
-// opened), by waiting for r and the stop together if it is another file (the standard input), else by closing r if it is an
-// io.Closer. Nothing is taken from the input that does not reach the outbox, but for the beginning of a line whose end has not come,
-// which is reported. Only where none of this ends the read (a pipe on Windows, a reader that cannot be closed) the reading
-// goroutine is left behind, and what it still takes from the input is gone.
+// A stop ends a read that is waiting: by a deadline on r if r takes one (a socket, a pipe that this
+// program opened), by waiting for r and the stop together if r is another file (the standard
+// input), else by closing r if it is an io.Closer. What was taken from the input reaches the
+// outbox, except the beginning of a line whose end has not come, which is reported. If none of
+// these ends the read (a pipe on Windows, a reader that cannot be closed), the reading goroutine is
+// left behind, and what it still takes from the input is lost.
 func Lines(r io.Reader) Source { return Source{Run: (&lines{r}).run, Ends: true} }
 
 type lines struct{ r io.Reader }
@@ -68,7 +70,8 @@ func (l *lines) run(ctx context.Context, emit func(...Sample), bad func(error)) 
 			r = c
 		}
 	}
-	// The reader reads when asked, never ahead: what is taken from the input is on its way to the outbox.
+	// The reader never reads ahead, so that what is taken from the input is on its way to the
+	// outbox.
 	ask, got, gone := make(chan struct{}), make(chan chunk, 1), make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -114,7 +117,8 @@ func (l *lines) run(ctx context.Context, emit func(...Sample), bad func(error)) 
 	return ctx.Err()
 }
 
-// needsCancel says whether a read of f may wait for long and takes no deadline: a pipe or a terminal that was there before the program.
+// needsCancel says whether a read of f may wait for long and takes no deadline. That is so for a
+// pipe or a terminal that this program did not open.
 func needsCancel(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && !info.Mode().IsRegular() && f.SetReadDeadline(time.Time{}) != nil
@@ -130,7 +134,8 @@ func readGuarded(r io.Reader, buf []byte) (n int, err error) {
 	return readSome(r, buf)
 }
 
-// readSome reads at least a byte, so that a reader that gives nothing and no error does not keep a processor busy for ever.
+// readSome reads at least a byte. A reader that gives neither a byte nor an error would keep a
+// processor busy for ever, so readSome gives up after a while.
 func readSome(r io.Reader, buf []byte) (int, error) {
 	for range 100 {
 		if n, err := r.Read(buf); n > 0 || err != nil {
@@ -140,7 +145,8 @@ func readSome(r io.Reader, buf []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// interrupt ends the read under way and waits until it has ended. It is false when it had to leave the reader behind.
+// interrupt ends the read under way and waits until it has ended. It returns false if it had to
+// leave the reader behind.
 func interrupt(r io.Reader, gone <-chan struct{}) bool {
 	switch r := r.(type) {
 	case cancelreader.CancelReader:
@@ -159,7 +165,7 @@ func interrupt(r io.Reader, gone <-chan struct{}) bool {
 	default:
 		return false
 	}
-	patience := time.NewTimer(time.Second) // a plain file is read at once, but not every reader notices that it was closed
+	patience := time.NewTimer(time.Second) // not every reader notices that it was closed
 	defer patience.Stop()
 	select {
 	case <-gone:
@@ -180,7 +186,7 @@ type splitter struct {
 	bytes int
 }
 
-// take makes samples of a chunk. The end of the input ends the last line too.
+// take makes samples of a chunk. The end of the input also ends the last line.
 func (s *splitter) take(c chunk) {
 	now, data := time.Now(), c.data
 	for {
@@ -199,7 +205,7 @@ func (s *splitter) take(c chunk) {
 	s.flush()
 }
 
-// stop tells of the beginning of a line that was taken from the input and has no end.
+// stop reports the beginning of a line that was taken from the input and has no end.
 func (s *splitter) stop() {
 	if len(s.rest) > 0 || s.over {
 		s.bad(&LineError{s.line + 1, errUnfinished})
@@ -251,7 +257,7 @@ func (s *splitter) flush() {
 	}
 }
 
-// checkLine says why a line is not a JSON object. A blank one passes.
+// checkLine returns an error for a line that is not a JSON object. A blank line is no error.
 func checkLine(line []byte) error {
 	text := bytes.TrimSpace(line)
 	switch {

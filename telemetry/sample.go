@@ -1,11 +1,12 @@
-// Package telemetry is the road of the data, in two halves that meet in the outbox and never wait for each other.
+// Package telemetry carries samples to the cloud, in two halves that meet in the outbox and never
+// wait for each other.
 //
-// [Feed] puts the samples of a [Source] into the outbox. A source is asked on a schedule ([Every]), or has a pace of its own
-// ([Lines]). What the model does not expect is warned of and sent all the same. A sample is safe once the outbox has it, with or
-// without a link.
+// [Feed] puts the samples of a [Source] into the outbox. A source is asked on a schedule ([Every]),
+// or has a pace of its own ([Lines]). What the model does not expect is warned of and sent all the
+// same. A sample is safe once the outbox has it, with or without a link.
 //
-// [Drain] moves what the outbox holds to the cloud, a window of messages ahead, and lives exactly as long as one link. A record
-// leaves the outbox on the real acknowledgement of the hub and on nothing else.
+// [Drain] sends what is in the outbox to the cloud, a window of messages at a time. It lives as
+// long as one link. A record leaves the outbox only after the hub has acknowledged it.
 package telemetry
 
 import (
@@ -21,13 +22,16 @@ type Sample struct {
 	Properties      map[string]string // application properties; may be nil
 	Created         time.Time         // zero: when Feed gets it
 	Component       string            // empty: the default component
-	// Done, which may be nil, is called once: with nil when the outbox has the sample for good, or with the reason it has not.
+	// Done is called once: with nil when the outbox has the sample for good, else with the reason.
+	// It may be nil.
 	Done func(error)
 }
 
 // Source is one place that samples come from, and how they enter the outbox. It has either a
 // schedule, Read and Interval ([Every]), or a pace of its own, Run ([Lines]).
 type Source struct {
+	Name string // for people, if there are several sources; may be empty
+
 	// Read is asked once at the start and then once per Interval, which must be positive. A slow
 	// Read or a slow outbox does not move later ticks: ticks missed meanwhile are skipped and
 	// counted. A failed Read is reported and costs its tick.

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,9 +53,9 @@ type Request struct {
 	Kind      Kind
 	Name      string          // of the command or property, as the App spells it
 	Device    string          // registration id of the device that is asked
-	MessageID string          // of a queued command, or of the call of a method; empty for properties
+	MessageID string          // of a queued command, or of a call of a method; else empty
 	Attempt   int             // 1 for the first
-	Value     json.RawMessage // the payload or the desired value; nil: none, or the property was removed
+	Value     json.RawMessage // payload or desired value; nil: none, or the property was removed
 	Version   int64           // $version of the desired properties; 0 for other kinds
 }
 
@@ -87,9 +88,9 @@ type Ack struct {
 // The device calls Apply with each value that differs from the last one that was applied, once
 // after a start even if nothing has changed, and with the value nil when the property is removed.
 // Values of one device come one after the other. The context ends after Config.MethodTimeout. An
-// error becomes the code 400, 500 or 504, as for a [Command], and is repeated like a queued command.
-// A value with a code of 400 to 499 is not applied again until it changes; one with a code of 500 or
-// more is applied again when the device next reads its twin.
+// error becomes the code 400, 500 or 504, as for a [Command], and Apply is called again as often as
+// for a queued command. A value with a code of 400 to 499 is not applied again until it changes.
+// One with a code of 500 or more is applied again when the device next reads its twin.
 //
 // Without a Desired in the App, a value that fits the model is acknowledged with 200.
 type Desired struct {
@@ -98,9 +99,10 @@ type Desired struct {
 
 // Reported reads a property that the device sets.
 //
-// The device calls Read when it has read its twin, and then once per Every, and reports a value that
-// differs from the last one. What Read returns must be a value that JSON has; nil, or an error, takes
-// the property out of the twin. The context ends after Config.MethodTimeout.
+// The device calls Read when it has read its twin, and then once per Every. It reports a value that
+// differs from the last one. Read returns a value that encoding/json can write. If it returns nil
+// or an error in between, the device takes the property out of the twin. The context ends after
+// Config.MethodTimeout.
 type Reported struct {
 	Read  func(ctx context.Context, r Request) (any, error)
 	Every time.Duration // 0 or less: the value is read with the twin only
@@ -150,8 +152,9 @@ func (a *App) ending() (all []telemetry.Source) {
 	return all
 }
 
-// command returns the handler of a command. status is 404 for a command that does not exist, and 501
-// for one that the model has and nobody handles; text says so. what is the word for a command.
+// command returns the handler of a command, with the status 200. For a command that does not exist
+// the status is 404, for one that the model has and nobody handles 501; text then says why. what is
+// the word for a command in the text.
 func (a *App) command(what, name string) (c Command, status int, text string) {
 	c = a.Commands[name]
 	exists := c.Handle != nil
@@ -197,6 +200,39 @@ func (a *App) check(name string, c Command, payload json.RawMessage) error {
 		return Invalid(err)
 	}
 	return nil
+}
+
+// Validate returns all faults of the App: a source without exactly one of Read and Run, or without
+// a positive interval for Read; a handler or a reader that is nil. Names that the model does not
+// have are no fault.
+func (a *App) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	for i, src := range a.Sources {
+		name := cmp.Or(src.Name, fmt.Sprintf("number %d", i+1))
+		if (src.Read == nil) == (src.Run == nil) {
+			fault("the source %s must have either Read or Run", name)
+		}
+		if src.Read != nil && src.Interval <= 0 {
+			fault("the interval of the source %s must be more than 0, it is %v", name, src.Interval)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Commands)) {
+		if a.Commands[name].Handle == nil {
+			fault("the command %s has no handler", name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Desired)) {
+		if a.Desired[name].Apply == nil {
+			fault("the desired property %s has no handler", name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Reported)) {
+		if a.Reported[name].Read == nil {
+			fault("the reported property %s has no reader", name)
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // spelled returns the App's name of a property.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -326,6 +327,41 @@ func TestTheModelSaysWhichCommandsExist(t *testing.T) {
 				`C2D vent completed without effect: the model has the command "vent", but this device does not handle it; it handles open, probe*calibrate`,
 				`C2D foreign completed without effect: this device has no command "foreign"`}))
 		})
+}
+
+// TestAnAppIsValidated: a device with a faulty App does not start, and all faults are told.
+func TestAnAppIsValidated(t *testing.T) {
+	read := func(time.Time) ([]byte, error) { return nil, nil }
+	app := device.App{
+		Sources:  []telemetry.Source{{}, {Name: "both", Read: read, Interval: 1, Run: telemetry.Lines(nil).Run}, telemetry.Every(0, read)},
+		Commands: map[string]device.Command{"open": {}},
+		Desired:  map[string]device.Desired{"target": {}},
+		Reported: map[string]device.Reported{"firings": {}},
+	}
+	dir := t.TempDir()
+	err := device.New(&device.Shared{Journal: new(journal.Journal)}, device.Identity{DeviceID: "kiln-1", StateDir: dir}, app).Run(t.Context())
+	want := []string{"the source number 1 must have either Read or Run", "the source both must have either Read or Run",
+		"the interval of the source number 3 must be more than 0, it is 0s", "the command open has no handler",
+		"the desired property target has no handler", "the reported property firings has no reader"}
+	if err == nil || err.Error() != strings.Join(want, "\n") {
+		t.Errorf("%v", err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) > 0 {
+		t.Errorf("its state directory has %v", files)
+	}
+}
+
+// TestEventsNameTheSource they are about, if it has a name.
+func TestEventsNameTheSource(t *testing.T) {
+	bad := telemetry.Every(time.Hour, func(time.Time) ([]byte, error) { return nil, errors.New("no current") })
+	bad.Name = "meter"
+	foreign := telemetry.Every(time.Hour, func(time.Time) ([]byte, error) { return []byte(`{"x":1}`), nil })
+	foreign.Name = "probe"
+	run(t, device.App{Model: parse(t, kilnModel), Sources: []telemetry.Source{bad, foreign}}, func(p *plant) {
+		p.expect("bad", fmt.Sprintf("%q", p.told(journal.BadLine)), `["source meter: no current; skipped"]`)
+		p.expect("warned", fmt.Sprintf("%q", p.told(journal.Warning)),
+			fmt.Sprintf("%q", []string{`source probe: telemetry "x" is not in the model dtmi:test:Kiln;1, which has heat`}))
+	})
 }
 
 // TestADeviceWithoutAModel has what its App handles, and nothing else.

@@ -81,9 +81,9 @@ var (
 	errNotJSON  = errors.New("the answer of its handler is not JSON")
 )
 
-// invoke runs a handler for as long as the method timeout allows. A handler that goes on after that,
-// or after the end of ctx, is left behind: the link, and so the device, must not wait for it. path
-// is the name of what a panic stops.
+// invoke runs a handler for as long as the method timeout allows. A handler that goes on after
+// that, or after the end of ctx, is left behind: the link, and so the device, must not wait for it.
+// path is the name of what a panic stops.
 func invoke[T any](ctx context.Context, d *Device, path string, handle func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.c.MethodTimeout)
 	type outcome struct {
@@ -143,8 +143,8 @@ func (d *Device) messages(ctx context.Context, l *hub.Link) error {
 }
 
 // message handles one message and completes it. MQTT cannot reject a message. So one that nobody
-// handles, or whose handler keeps failing, is completed too, and the journal has the reason: it must
-// not block the messages behind it.
+// handles, or whose handler keeps failing, is completed too, and the journal has the reason: it
+// must not block the messages behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
 	name, mid := m.Properties.Name(methodName), m.Properties.ID()
 	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: named(name), Status: http.StatusOK}
@@ -183,8 +183,8 @@ func describe(name, mid string) string {
 	return "message without name"
 }
 
-// runMessage runs the handler of a queued command, up to three times if it fails. If err is not nil,
-// the command had no effect, and status is what the journal says of it.
+// runMessage runs the handler of a queued command, up to three times if it fails. If err is not
+// nil, the command had no effect, and status is what the journal says of it.
 func (d *Device) runMessage(ctx context.Context, r Request, body []byte) (status int, err error) {
 	if r.Name == "" {
 		return http.StatusBadRequest, fmt.Errorf("it has no property %s, so nobody handles it", methodName)
@@ -218,7 +218,8 @@ func (d *Device) runMessage(ctx context.Context, r Request, body []byte) (status
 	}
 }
 
-// answerError is the error for a handler that answers a queued command with a status of 400 or more.
+// answerError is the error for a handler that answers a queued command with a status of 400 or
+// more.
 type answerError struct {
 	status  int
 	payload json.RawMessage

@@ -78,7 +78,7 @@ type Config struct {
 	MethodTimeout time.Duration // how long a handler of a command may take
 	DrainTimeout  time.Duration // how long a device that is stopped goes on sending what is queued; 0: it does not
 
-	Once bool // send what is queued and, with the source stdin, the input to its end; then stop
+	Once bool // send what is queued, and the inputs that end to their end; then stop
 
 	TracePackets bool // emit a journal event for each MQTT packet
 	TraceBodies  bool // with its content, which may be secret

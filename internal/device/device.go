@@ -54,6 +54,7 @@ type Device struct {
 	stopping atomic.Bool
 	current  atomic.Pointer[failover.Session[*link]] // keeps the device connected
 	counters telemetry.Counters
+	warned   telemetry.Warned
 	badLines flood
 
 	inputEnded atomic.Bool // running once: all of the input is in the outbox

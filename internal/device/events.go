@@ -332,8 +332,8 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 }
 
 // skipped tells of samples that were due but not made.
-func (d *Device) skipped(n int, why telemetry.SkipReason) {
-	d.skips.tell(uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d samples skipped: %s", n, why)})
+func (d *Device) skipped(prefix string, n int, why telemetry.SkipReason) {
+	d.skips.tell(uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%s%d samples skipped: %s", prefix, n, why)})
 }
 
 func (d *Device) moreSkips(n uint64) journal.Event {

@@ -11,8 +11,8 @@ import (
 )
 
 // following keeps both sides of the twin equal while a link is served. Its goroutine runs only when
-// there is something to do: at the beginning, for changes of desired properties, and when a reported
-// property is due.
+// there is something to do: at the beginning, for changes of desired properties, and when a
+// reported property is due.
 type following struct {
 	w       *duty
 	whole   bool  // the document was read on this link, and every change since was dealt with

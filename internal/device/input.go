@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -65,8 +66,11 @@ func (d *Device) feedAll(ctx context.Context, sources []telemetry.Source, ended 
 
 // start begins one source. If a bug stops it, it begins again after a pause.
 func (f *feeding) start(src telemetry.Source, wait time.Duration) {
-	telemetry.StartFeed(f.ctx, src, f.d.box, f.d.feedOptions(), func(err error) {
+	telemetry.StartFeed(f.ctx, src, f.d.box, f.d.feedOptions(src.Name), func(err error) {
 		if _, isBug := errors.AsType[*bug](err); !isBug || f.ctx.Err() != nil {
+			if err != nil && src.Name != "" {
+				err = fmt.Errorf("source %s: %w", src.Name, err)
+			}
 			f.end(err)
 			return
 		}
@@ -96,15 +100,23 @@ func (f *feeding) end(err error) {
 	}
 }
 
-func (d *Device) feedOptions() telemetry.FeedOptions {
+// feedOptions returns how a source is fed. Events about a source that has a name say it.
+func (d *Device) feedOptions(source string) telemetry.FeedOptions {
+	prefix := ""
+	if source != "" {
+		prefix = "source " + source + ": "
+	}
 	return telemetry.FeedOptions{
+		Warned:  &d.warned,
 		Model:   d.app.Model,
 		Sampler: d.shared.start().sampler,
-		Warn:    func(f model.Finding) { d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: f.Text}) },
-		Bad: func(err error) {
-			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: err.Error() + "; skipped"})
+		Warn: func(f model.Finding) {
+			d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: prefix + f.Text})
 		},
-		Skipped:  d.skipped,
+		Bad: func(err error) {
+			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: prefix + err.Error() + "; skipped"})
+		},
+		Skipped:  func(n int, why telemetry.SkipReason) { d.skipped(prefix, n, why) },
 		Counters: &d.counters,
 		Contain:  func(f func() error) error { return d.run("samples", f) },
 	}

@@ -33,6 +33,9 @@ func (d *Device) Open() (Outbox, error) {
 	if box != nil {
 		return box, nil
 	}
+	if err := d.app.Validate(); err != nil {
+		return nil, err
+	}
 	if err := d.open(); err != nil {
 		return nil, err
 	}

@@ -106,7 +106,8 @@ func (t *twin) schedule() {
 	}
 }
 
-// untilDue returns how long it is until a property is due. It is a long time if none has an interval.
+// untilDue returns how long it is until a property is due. It is a long time if none has an
+// interval.
 func (t *twin) untilDue() time.Duration {
 	var next time.Time
 	for _, r := range t.readers {

@@ -9,9 +9,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
-// NewRoom returns a reader of a room that does not exist: temp from 20 to 120 and humidity from 0 to
-// 100, as JSON numbers of at most two decimals. Both wander around a middle with the time that has
-// passed. rnd, which may be nil, is only used before NewRoom returns.
+// NewRoom returns a reader of a room that does not exist: temp from 20 to 120 and humidity from 0
+// to 100, as JSON numbers of at most two decimals. Both wander around a middle with the time that
+// has passed. rnd, which may be nil, is only used before NewRoom returns.
 func NewRoom(rnd *rand.Rand) telemetry.Read {
 	rnd = own(rnd)
 	temp := walk{low: 20, high: 120, spread: 15, memory: 5 * time.Minute}
