@@ -22,9 +22,10 @@ func newConfigShowCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show the effective configuration and where each value comes from",
-		Long: `Show takes every flag of hubhop run. It prints every key with its value and its source. A flag wins over the environment (HUBHOP_ and the key in upper snake case),
-that over the configuration file (--config, else ./hubhop.yaml, else the user's), that over the default. Keys in the file
-are flat and spelled like the flags. Secrets are masked. What is wrong is printed on standard error, and the exit code is 2.` + "\n" + exitHelp,
+		Long: `Show takes every flag of hubhop run. It prints every key with its value and its source. A flag wins over the environment (HUBHOP_
+and the key in upper snake case), the environment over the configuration file (--config, else ./hubhop.yaml, else the
+user's), and the file over the default. Keys in the file are flat and spelled like the flags. Secrets are masked. Faults
+are printed on standard error, and the exit code is then 2.` + "\n" + exitHelp,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return runConfigShow(env, s, asJSON) },
 	}

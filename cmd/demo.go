@@ -20,9 +20,9 @@ func newDemoCommand(env *Env, builtin []byte) *cobra.Command {
 		Use:   "demo",
 		Short: "See a device survive the loss of its hub, offline",
 		Long: `Demo starts a DPS and two hubs on free ports of this machine, and a device that makes ten samples a second. Then the giant lizard
-comes: a hub is killed, healed, silenced; the device is moved by its operator and returns by itself; a method, a queued command
-and a desired change arrive, two of them while there is no hub. At the end the hubs' own ledger decides: exit code 0 only
-if nothing that was made is missing.` + "\n" + exitHelp,
+comes. A hub is killed, healed and silenced. The operator moves the device, and it returns by itself. A method, a queued command
+and a desired change arrive, two of them while there is no hub. At the end the verdict comes from what the hubs have received:
+the exit code is 0 only if no sample is missing.` + "\n" + exitHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runDemo(c.Context(), env, builtin, keep, asJSON) },
 	}
@@ -62,7 +62,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	return err
 }
 
-// kept says how to go on playing with a demo that goes on running.
+// kept tells a person what can be done with a demo that is kept running.
 func kept(w io.Writer, keep bool, control string) error {
 	if !keep {
 		return nil
@@ -77,7 +77,7 @@ Everything goes on running; Ctrl-C ends it. The control API is at %[1]s:
 	return err
 }
 
-// teller prints the story as it happens.
+// teller returns a function that prints the story as it happens.
 func teller(w io.Writer) func(drill.StoryLine) {
 	var mu sync.Mutex
 	return func(l drill.StoryLine) {

@@ -15,9 +15,9 @@ func newExplainCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain [RULE or WORDS]",
 		Short: "Explain what a device does about each failure",
-		Long: `Explain prints the decision table: what happened, what the device does, and why. Each decision in the log carries the rule's name.
-With an argument only the rows that contain it are printed: a rule (H07), a word of an error (CONNACK 5, refused), or an
-action (back off).` + "\n" + exitHelp,
+		Long: `Explain prints the decision table: what happened, what the device does, and why. The log names the rule of each decision.
+With an argument, explain prints only the rows that contain it: the name of a rule (H07), words of an error (CONNACK 5,
+refused), or an action (back off).` + "\n" + exitHelp,
 		Example: `  hubhop explain
   hubhop explain H19
   hubhop explain CONNACK 3`,

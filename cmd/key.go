@@ -19,9 +19,9 @@ func newKeyDeriveCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "derive",
 		Short: "Derive a device's key from the group key",
-		Long: `Derive prints the key of one device, made from the key of its enrollment group: base64(HMAC-SHA256(group key, device id)). With it
-the group key need not be on the device: hubhop run --device-key-file. The group key is read from --group-key-file
-(- is standard input) or HUBHOP_GROUP_KEY; it is not printed.` + "\n" + exitHelp,
+		Long: `Derive prints the key of one device, made from the key of its enrollment group: base64(HMAC-SHA256(group key, device id)). Give it
+to hubhop run --device-key-file, so that the group key need not be on the device. The group key is read from
+--group-key-file (- is standard input) or HUBHOP_GROUP_KEY; it is not printed.` + "\n" + exitHelp,
 		Example: `  hubhop key derive --device-id dev-1 --group-key-file group.key > dev-1.key`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -44,9 +44,6 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 	}
 	if groupKey != "" && file != "" {
 		return usage(errors.New("group-key and group-key-file are given together; one is enough"))
-	}
-	if err := checkRegistrationID(deviceID); err != nil {
-		return usage(fmt.Errorf("device-id: %w", err))
 	}
 	warning := ""
 	switch {

@@ -21,8 +21,8 @@ func newModelCheckCommand(env *Env) *cobra.Command {
 		Short: "Check that a model can be read",
 		Long: `Check reads a DTDL file (version 2 or 3; one interface or an array of them) and
 says whether hubhop can check telemetry, properties and commands against it.
-What is no DTDL, such as a misspelled word, is a warning each, for run passes
-over it; with --strict it is an error. FILE may be - for standard input.` + "\n" + exitHelp,
+Each thing that is not DTDL, such as a misspelled word, gets a warning, because run
+ignores it. With --strict it is an error. FILE may be - for standard input.` + "\n" + exitHelp,
 		Example: `  hubhop model check failover.json
   hubhop model check --strict failover.json`,
 		Args: cobra.ExactArgs(1),

@@ -26,11 +26,11 @@ Or name the directory itself with --dir.
 	return c
 }
 
-const outboxDirHelp = `The outbox is found as run finds it, by --state-dir and --device-id, or named with --dir.
+const outboxDirHelp = `The command finds the outbox as run does, by --state-dir and --device-id. Or name its directory with --dir.
 `
 
-// outboxFlags find the outbox. Every setting of a device is taken, so that its configuration file is understood, but only those that
-// matter are told of.
+// outboxFlags find the outbox. They include every setting of a device, so that its configuration file
+// is understood. The help shows only those that matter.
 type outboxFlags struct {
 	settings
 	dir string

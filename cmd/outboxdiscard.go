@@ -13,10 +13,10 @@ func newOutboxDiscardCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "discard --yes",
 		Short: "Throw away what waits in the outbox",
-		Long: `Discard throws away every message that waits, for a device that is retired or has got another place to send to,
-and prints how many these were. No process may have the outbox open. The ids of what was thrown away are
-never used again, and the next message of this outbox tells that they are missing. What was set aside stays;
-export saves what waits before.
+		Long: `Discard throws away every message that waits, and prints how many there were. Use it for a device that is
+retired or sends to another place now. No process may have the outbox open. The ids of these messages are
+never used again, and the next message of this outbox announces them as missing. Messages that were set
+aside stay. To keep a copy, export the messages first.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl

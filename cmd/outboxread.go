@@ -27,8 +27,8 @@ func newOutboxListCommand(env *Env, builtin []byte) *cobra.Command {
 		Long: `Ls prints a line for each message that waits: its id, when it was made, the bytes of its body, its content type, and the gap that it will
 tell ("gap 5-9": the messages 5 to 9 before it were dropped by policy and may be missing).
 
-With --quarantined it prints those that no hub would ever take, over 256 KB with their properties or with properties that cannot be sent,
-and what the disk has damaged, each with the reason.
+With --quarantined it prints the messages that were set aside, each with the reason. No hub would ever take them, because they have over
+256 KB with their properties or properties that cannot be sent, or the disk has damaged them.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox ls --device-id dev-1 -n 20
@@ -48,7 +48,7 @@ and what the disk has damaged, each with the reason.
 	}
 	o.add(c.Flags())
 	f := c.Flags()
-	f.IntVarP(&limit, "limit", "n", 0, "print so many at most (default all)")
+	f.IntVarP(&limit, "limit", "n", 0, "print at most so many (default all)")
 	f.BoolVar(&newest, "newest", false, "from the newest to the oldest")
 	addQuarantine(f, &quarantine)
 	f.BoolVar(&asJSON, "json", false, "print each as a JSON object in a line")
@@ -171,10 +171,10 @@ func newOutboxExportCommand(env *Env, builtin []byte) *cobra.Command {
      "component","properties","gap","body","bodyIs"}
 
 bodyIs says what body is: json (the body itself, without the white space between its tokens), text (a JSON string), or base64 (a JSON
-string with the bytes). Export takes nothing out of the outbox: a device that runs sends it all the same, under the same ids.
+string with the bytes). Export takes nothing out of the outbox, so the device still sends these messages, under the same ids.
 
-With --quarantined it prints what was set aside instead, with "why" and "at"; damaged bytes have "lost", the ids of the messages that
-they were, and "raw" in base64 instead of a body.
+With --quarantined it prints the messages that were set aside instead, with "why" and "at". Damaged bytes have "lost", the ids of the
+messages that they were, and "raw" in base64 instead of a body.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl

@@ -15,10 +15,11 @@ func newOutboxStatCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stat",
 		Short: "Say how much is in the outbox",
-		Long: `Stat says what the outbox holds: how many messages wait, how old they are, what is missing by policy and not yet told ("gaps"), what was
-set aside because no hub would ever take it ("quarantined"), and whether a process is at work with it.
+		Long: `Stat says what the outbox holds: how many messages wait, and how old they are. "gaps" are the messages that were dropped by policy
+and are not yet announced as missing. "quarantined" messages were set aside because no hub would ever take them. "in use" says
+whether a process has the outbox open.
 
-The outbox id is the first half of every message id, <outbox id>-<seq>; last seq is the second half of the newest.
+A message id is <outbox id>-<seq>. "last seq" is the seq of the newest message.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox stat --device-id dev-1

@@ -22,34 +22,35 @@ func newOutboxVerifyCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify --ledger URL|FILE",
 		Short: "Compare the outbox with what arrived",
-		Long: `Verify holds the outbox to its promise: every message that was ever put in has arrived, or still waits, or is announced as missing. A message
-id is <outbox id>-<seq>, and the seqs have no holes, so a list of the ids that arrived is all it needs. That list, the ledger, is
+		Long: `Verify proves that the outbox lost nothing: every message that was ever put in has arrived, or still waits, or is announced as missing. A
+message id is <outbox id>-<seq>, and the seqs have no holes, so verify needs only a list of the ids that arrived. This list, the
+ledger, is one of
 
-    http://127.0.0.1:8090    the control address of hubhop sim; whose messages is said by --device-id
-    FILE, or - for stdin     that ledger as JSON (GET /api/ledger?device=ID&messages=1), or what an Event Hub, a route or a tool
-                             has written: JSON objects, one a line, or arrays of them
+    http://127.0.0.1:8090    the control address of hubhop sim; --device-id says whose messages count
+    FILE, or - for stdin     the simulator's ledger as JSON (GET /api/ledger?device=ID&messages=1), or the output of an Event Hub,
+                             a message route or a tool: JSON objects, one a line, or arrays of them
 
-In an object the id is called $.mid, mid, messageId, message-id or message_id; the gap that it tells is called gap. Both are looked for in
-the object itself and in its properties, systemProperties (system_properties), applicationProperties, messageProperties and
-annotations, with and without an "event" around it, in any case; not in the body. Objects that name another device (deviceId,
-connectionDeviceId, iothub-connection-device-id, origin) are passed over.
+In an object the field $.mid, mid, messageId, message-id or message_id is the id, and the field gap names messages that are missing. Verify
+looks for both in the object itself and in its properties, systemProperties (system_properties), applicationProperties,
+messageProperties and annotations, with and without an "event" around it, in any letter case, but not in the body. It ignores
+objects that name another device (deviceId, connectionDeviceId, iothub-connection-device-id, origin).
 
 For each outbox id it prints
 
     arrived     different messages in the ledger
     queued      not in the ledger, and still in the outbox
-    announced   in neither, but told: by the gap of a message that arrived, by a gap still to be told, or by the quarantine.
-                The device dropped these by policy, set them aside, or its disk destroyed them
-    in flight   in neither, but newer than the ledger, of a device that runs: they left the outbox after the ledger
-                was written. Write it again to see them; the simulator's own is never older than the outbox
-    lost        in neither, and nobody said so. This must be 0
+    announced   in neither, but announced as missing: by the gap of a message that arrived, by a gap that is still to be sent,
+                or by the quarantine. The device dropped or set aside these messages by policy, or its disk destroyed them
+    in flight   in neither, but newer than the ledger: the device runs, and sent them after the ledger was written. Write the
+                ledger again to see them; the ledger of the simulator is never older than the outbox
+    lost        in neither, and not announced. This must be 0
     duplicated  arrived again (delivery is at least once; drop them by id)
-    reordered   first arrivals behind a later message; --drain-order fresh-first makes them by design
+    reordered   arrived for the first time after a later message; with --drain-order fresh-first this is normal
 
-A ledger that does not begin with the first message (Event Hubs forget) is given with --partial: then nothing below the lowest seq in it
-is asked for; of a device with --drain-order fresh-first, whose newest messages come first, that is only fair if the ledger begins in a
-quiet time. An outbox id that is not the current one (the state directory was moved, or the disk had failed) is judged up to the last
-seq that arrived. While the device runs, what it made after verify began is not judged.
+Use --partial for a ledger that does not begin with the first message, because Event Hubs forget: then verify asks for nothing below the
+lowest seq in it. A device with --drain-order fresh-first sends its newest messages first. Its ledger must begin in a quiet time. An
+outbox id that is not the current one (the state directory was moved, or the disk had failed) is judged up to the last seq that
+arrived. Messages that a running device makes after verify has begun are not judged.
 
 The exit code is 0 only if nothing is lost, and 3 if something is.
 
@@ -65,7 +66,7 @@ The exit code is 0 only if nothing is lost, and 3 if something is.
 	}
 	o.add(c.Flags())
 	f := c.Flags()
-	f.StringVar(&where, "ledger", "", "what arrived: the simulator's control address, an URL, a file, or -")
+	f.StringVar(&where, "ledger", "", "what arrived: the simulator's control address, a URL, a file, or -")
 	f.BoolVar(&partial, "partial", false, "the ledger may lack its beginning")
 	f.BoolVar(&asJSON, "json", false, "print as JSON")
 	return c

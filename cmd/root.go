@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Main runs one command line and returns the exit code. builtinModel is the DTDL model that the binary carries.
+// Main runs one command line and returns the exit code. builtinModel is the DTDL model that the
+// binary carries.
 func Main(env *Env, builtinModel []byte) (code int) {
 	log := newLogQueue(env.Stderr)
 	env.Stderr = log
@@ -41,8 +42,8 @@ func newRootCommand(env *Env, builtinModel []byte) *cobra.Command {
 		Use:   "hubhop",
 		Short: "A device client for Azure IoT that survives the loss of its hub",
 		Long: `hubhop connects a device to Azure IoT Central, or to any Device Provisioning Service (DPS) with two or more
-IoT Hubs, and keeps its data and its commands alive while hubs die, move and come back. It carries the other side
-too: a local DPS with hubs, so that everything can be tried offline.
+IoT Hubs. It keeps data and commands flowing while hubs die, move and come back. It also contains a local DPS with
+hubs, so that everything can be tried offline.
 
     hubhop demo                          see it work, offline, in half a minute
     hubhop sim --out sim                 a DPS and two hubs on this machine

@@ -27,7 +27,7 @@ direct methods and takes cloud-to-device messages. What cannot be sent waits in 
 and power cuts. Stop it with Ctrl-C: it sends what it can within --drain-timeout and keeps the rest for the next start.
 A second Ctrl-C, or another signal a second later, ends it at once.
 
-The switches --telemetry --reported --desired --methods --c2d turn one path off each, for debugging.` + "\n" + exitHelp,
+Each of the switches --telemetry --reported --desired --methods --c2d turns one path off, for debugging.` + "\n" + exitHelp,
 		Example: `  hubhop run --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1
   hubhop run --telemetry-source host --telemetry-interval 1s …
   my-sensor | hubhop run --telemetry-source stdin …`,
@@ -35,7 +35,7 @@ The switches --telemetry --reported --desired --methods --c2d turn one path off 
 		RunE: func(c *cobra.Command, _ []string) error { return runRun(c.Context(), env, s, once) },
 	}
 	s.addFlags(c.Flags())
-	c.Flags().BoolVar(&once, "once", false, "connect, send what is queued and, with stdin, the input to its end; stop")
+	c.Flags().BoolVar(&once, "once", false, "connect, send what is queued and, with stdin, the input to its end; then stop")
 	return c
 }
 
@@ -79,8 +79,8 @@ func newProvisionCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "provision",
 		Short: "Register a device once and print its hub",
-		Long: `Provision asks DPS which hub the device belongs to, prints the answer and keeps it, so that hubhop run finds it. It tries for a
-minute if DPS cannot be reached, and stops at once if a person must act.` + "\n" + exitHelp,
+		Long: `Provision asks DPS which hub the device belongs to, prints the answer and keeps it, so that hubhop run finds it. If DPS cannot
+be reached, it tries again for a minute. If a person must act, it stops at once.` + "\n" + exitHelp,
 		Example: `  hubhop provision --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1`,
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return runProvision(c.Context(), env, s, asJSON) },

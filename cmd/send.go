@@ -21,9 +21,9 @@ func newSendCommand(env *Env, builtin []byte) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "send SAMPLE",
 		Short: "Send one sample by hand",
-		Long: `Send puts one sample, a JSON object, into the device's outbox, sends what is queued there, and ends when the
-hub has acknowledged all of it. With - it reads samples from standard input, one in a line. If they cannot be sent
-within a minute they stay queued, and the next send or run sends them.` + "\n" + exitHelp,
+		Long: `Send puts one sample, a JSON object, into the device's outbox. It sends everything that is queued there, and ends when
+the hub has acknowledged all of it. With - it reads samples from standard input, one in a line. Samples that cannot be
+sent within a minute stay queued, and the next send or run sends them.` + "\n" + exitHelp,
 		Example: `  hubhop send --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1 '{"temp":21}'
   my-sensor | hubhop send -`,
 		Args: cobra.ExactArgs(1),

@@ -29,26 +29,27 @@ func newSimCommand(env *Env) *cobra.Command {
 		Use:   "sim",
 		Short: "Run a local DPS with IoT Hubs",
 		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful
-enough for the official device SDKs. It listens on loopback only. Layout loopback (Linux)
-gives each hub an address of its own with the standard ports; layout ports puts everything
-on 127.0.0.1 with free ports; there, and where HTTPS has 8443, a device can learn the time
-only with --provisioning-transport https --provisioning-host ADDRESS (dps.https in
-sim.json), for over MQTT it asks at port 443.
+enough for the official device SDKs. It listens on loopback addresses only. Layout loopback
+(Linux) gives each hub an address of its own with the standard ports. Layout ports puts
+everything on 127.0.0.1 with free ports. A device that registers over MQTT asks for the time
+at port 443 of DPS. Where HTTPS has another port it can learn the time only with
+--provisioning-transport https --provisioning-host ADDRESS (dps.https in sim.json).
 
 With --out it writes what a client needs: ca.pem (trust it), sim.json (addresses and keys),
 group.key (for --group-key-file), device-ca.pem and device-ca-key.pem (to mint device
 certificates).
 
-With --exec it runs a command against the cloud as soon as it is ready, stops, and ends with
-the command's exit code. The command finds the cloud in SIM_JSON, SIM_DIR, SIM_CONTROL,
-SIM_ID_SCOPE, SIM_PROVISIONING_HOST, SIM_CA_FILE, SIM_GROUP_KEY_FILE and SIM_HUB_A, SIM_HUB_B
-and so on; Node.js trusts it, and hubhop run needs no flags.
+With --exec it runs a command when the cloud is ready, stops the cloud when the command has
+ended, and ends with the command's exit code. The command finds the cloud in SIM_JSON,
+SIM_DIR, SIM_CONTROL, SIM_ID_SCOPE, SIM_PROVISIONING_HOST, SIM_CA_FILE, SIM_GROUP_KEY_FILE,
+SIM_HUB_A, SIM_HUB_B and so on. In that command Node.js trusts the cloud, and hubhop run
+needs no flags.
 
-With --state-dir everything is written down before anybody gets an answer, and the next
-start finds the same cloud there, even after kill -9: its keys and ports, devices, twins,
-messages and the ledger. Faults do not come back.
+With --state-dir the simulator writes everything to disk before it answers. The next start
+finds the same cloud there, even after kill -9: its keys and ports, devices, twins, messages
+and the ledger. Faults do not come back.
 
-The control API breaks things and shows what arrived (docs/control-api.md):
+The control API causes faults and shows what arrived (docs/control-api.md):
     curl -X POST $control/api/hubs/hub-a/fault -d '{"kind":"kill"}'
     curl $control/api/ledger?device=dev-1` + "\n" + exitHelp,
 		Example: `  hubhop sim --out sim
@@ -102,20 +103,20 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 	f.StringVar(&out, "out", "", "directory for ca.pem, group.key, device-ca.pem, device-ca-key.pem and sim.json")
 	f.StringVar(&line, "exec", "", "run a command of the shell when the cloud is ready, stop the cloud when it has ended, and end with its exit code; "+
 		"SIM_JSON, SIM_CONTROL and other variables tell it about the cloud")
-	f.StringVar(&conf.Advertise, "advertise", "", "host name or address that clients are told, as in other containers: in assignedHub, certificates and sim.json; "+
-		"layout ports; listen beyond loopback with --base-address 0.0.0.0 --listen-any")
+	f.StringVar(&conf.Advertise, "advertise", "", "host name or address by which clients reach the simulator, such as clients in other containers; it stands in assignedHub, "+
+		"certificates and sim.json; needs layout ports; add --base-address 0.0.0.0 --listen-any to listen beyond loopback")
 	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
 	f.StringVar(&conf.BaseAddress, "base-address", conf.BaseAddress, "address of DPS; hub i has the i-th one after it (layout loopback)")
 	f.IntVar(&conf.HTTPSPort, "https-port", conf.HTTPSPort, "port of HTTPS (default: 443 where it can be bound, else 8443)")
-	f.StringVar(&conf.ControlAddr, "control", conf.ControlAddr, "address of the control API; a taken port gives a free one")
+	f.StringVar(&conf.ControlAddr, "control", conf.ControlAddr, "address of the control API; if the port is taken, a free one is used")
 	f.StringVar(&conf.ConnectProxy, "connect-proxy", "", "address of an HTTP CONNECT proxy for clients that keep Azure's names: set HTTPS_PROXY=http://ADDR; "+
-		"hub-a.azure-devices.net is hub-a, and DPS assigns that name to who asks it by its own")
+		"hub-a.azure-devices.net leads to hub-a, and a client that asks DPS by Azure's name is assigned such a name")
 	f.BoolVar(&conf.ListenAny, "listen-any", false, "allow addresses that are not loopback")
-	f.IntVar(&conf.Polls, "polls", conf.Polls, "how many polls of a registration DPS answers with 202 before the answer proper")
+	f.IntVar(&conf.Polls, "polls", conf.Polls, "how many polls of a registration DPS answers with 202 before it gives the result")
 	f.BoolVar(&conf.AutoApprove, "auto-approve", conf.AutoApprove, "=false: a new device waits for POST /api/devices/ID/approve, as in IoT Central; DPS answers failed 400209 until then")
 	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
 	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")
-	f.StringVar(&limits, "dps-limits", "", "let DPS answer 429 beyond REGISTRATIONS,POLLS: of all in a minute, of one device in 10 s; without a value Azure's 1000,5")
+	f.StringVar(&limits, "dps-limits", "", "REGISTRATIONS,POLLS: let DPS answer 429 after so many registrations of all devices in a minute, or so many polls of one device in 10 s; without a value 1000,5 as in Azure")
 	f.Lookup("dps-limits").NoOptDefVal = "1000,5"
 	f.StringVar(&conf.Allocation, "allocation", conf.Allocation, "how DPS chooses a hub: static, hashed, geoLatency or custom")
 	f.IntSliceVar(&conf.HubWeights, "hub-weights", nil, "weights of the hubs under --allocation hashed, such as 3,1")
@@ -127,10 +128,10 @@ The control API breaks things and shows what arrived (docs/control-api.md):
 	f.IntVar(&refusal, "disabled-refusal", int(conf.DisabledRefusal), "CONNACK code for a disabled identity: 3 or 5")
 	f.StringVar(&conf.C2DBeforeSubscription, "c2d-before-subscription", conf.C2DBeforeSubscription,
 		"cloud-to-device messages older than the device's subscription on that hub: deliver, or reject as documented")
-	f.StringVar(&conf.StateDir, "state-dir", "", "directory the cloud survives in, even kill -9: keys, devices, twins, C2D messages, ledger (default: memory only)")
-	f.DurationVar(&conf.SASGrace, "sas-grace", conf.SASGrace, "how long after its expiry a token still serves at a hub")
-	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "bodies of messages the ledger keeps; counts are exact for ever")
-	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "run the cloud's clock ahead of this machine's, to try devices with a wrong clock: they ask HTTPS for the time, at 443 unless they register over it")
+	f.StringVar(&conf.StateDir, "state-dir", "", "directory in which the cloud survives even kill -9: keys, devices, twins, C2D messages, ledger (default: memory only)")
+	f.DurationVar(&conf.SASGrace, "sas-grace", conf.SASGrace, "how long after its expiry a hub still accepts a token")
+	f.IntVar(&conf.LedgerKeep, "ledger-keep", conf.LedgerKeep, "how many message bodies the ledger keeps; its counts are always exact")
+	f.DurationVar(&conf.ClockOffset, "clock-offset", 0, "how far the cloud's clock is ahead of this machine's, to try devices with a wrong clock; they ask for the time over HTTPS, at port 443 unless they register over HTTPS")
 	s.addLogFlags(f)
 	return c
 }
