@@ -10,8 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// IoT Hub's names for the fields of a message (docs "System properties of device-to-cloud IoT Hub
-// messages").
+// IoT Hub's names for the fields of a message (Microsoft: "System properties of device-to-cloud IoT
+// Hub messages").
 const (
 	midName       = "$.mid"
 	createdName   = "iothub-creation-time-utc"
@@ -24,8 +24,8 @@ const (
 // creationTime is how IoT Hub wants its times: RFC 3339, UTC, milliseconds.
 const creationTime = "2006-01-02T15:04:05.000Z"
 
-// bag writes the property bags of messages. The bag of a message is in two parts: its own, and what
-// it most likely has in common with the message before it, which is then not written again.
+// bag writes the property bags of messages. The bag of a message has two parts. One is its own. The
+// other most likely equals that of the message before, and is then not written again.
 type bag struct {
 	own     []byte
 	ownSize int // bytes of names and values, unescaped
@@ -39,9 +39,9 @@ type bag struct {
 	keys  []string // of the application's properties, in order
 }
 
-// encode writes the bag of m. Both parts are good until the next call. The application's properties
-// overrule none of the fields that m has. Only the part that follows the first is separated from it
-// by '&', and the caller does that.
+// encode writes the bag of m. Both parts are valid until the next call. The application's
+// properties overrule none of the fields that m has. If neither part is empty, the caller puts '&'
+// between them.
 func (b *bag) encode(m *message.Outgoing) (own, common []byte, err error) {
 	if !b.known || m.ContentType != b.contentType || m.ContentEncoding != b.encoding || m.Component != b.resource {
 		if err := b.encodeCommon(m); err != nil {
@@ -81,10 +81,11 @@ func (b *bag) encodeCommon(m *message.Outgoing) error {
 	return w.err
 }
 
-// size is the bytes of all names and values of the bag that was written last, as they were given.
+// size returns the number of bytes of all names and values in the bag that was written last, before
+// they were escaped.
 func (b *bag) size() int { return b.ownSize + b.commonSize }
 
-// overruled says that an application property has the name of a field that the message has.
+// overruled reports whether an application property has the name of a field that the message has.
 func overruled(m *message.Outgoing, key string) bool {
 	switch key {
 	case midName:

@@ -21,33 +21,36 @@ const (
 	// MaxKeepAlive is the longest a hub grants: 29.45 minutes are 1.5 times it.
 	MaxKeepAlive = 1177 * time.Second
 
-	// Before the end of a token: messages in flight are acknowledged in it.
+	// A token is replaced at least so long before it ends, so that messages in flight are
+	// acknowledged.
 	renewMargin = 6 * time.Second
 
 	dialLimit = 10 * time.Second // for TCP, and again for TLS
 )
 
-// Dialer knows one device: who it is, how it proves it and what it wants to hear. It is set up once
-// and then only read; its methods may be called from any goroutine.
+// Dialer makes links for one device. It knows who the device is, how the device proves it, and what
+// the device wants to hear. Its fields are set once and then only read. Its methods may be called
+// from any goroutine.
 type Dialer struct {
-	// Token makes the MQTT password for a hub and says when it ends. Nil when TLS carries a client
-	// certificate.
+	// Token makes the MQTT password for a hub, and returns when it ends. It is nil if TLS carries a
+	// client certificate.
 	Token       func(host, deviceID string) (password string, expires time.Time, err error)
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	Addresses   func() ([]net.Addr, error) // of this machine; nil asks the system
 	ModelID     string                     // DTDL model to announce; empty for none
 	Agent       string                     // name and version of this client, free text
-	// 1 s … 1177 s; a link that was silent for so long is tested. If it carries a sample at least
-	// each 15 s, that is 2 s.
+	// KeepAlive is 1 s to 1177 s. A link that was silent for so long is tested. If the link carries
+	// a sample at least each 15 s, it is tested after 2 s.
 	KeepAlive time.Duration
-	Window    int // PUBLISHes in flight, 0 means 64
+	Window    int // PUBLISHes in flight; 0 means 64
 
-	// What the device wants to hear. What it does not want is unsubscribed, because the hub
-	// remembers the subscriptions of the process before.
+	// Desired, Methods and C2D are what the device wants to hear: changes of desired properties,
+	// direct methods, cloud-to-device messages. The link unsubscribes from the others, because the
+	// hub remembers the subscriptions of an earlier process.
 	Desired, Methods, C2D bool
-	// Twin is on when the device reads or reports properties; the first read is then sent with the
-	// subscriptions.
+	// Twin is set if the device reads or reports properties. The first request for the twin then
+	// leaves with the subscriptions.
 	Twin bool
 
 	// Trace, if set, is called with every packet, sent or received, without its secrets. It must
@@ -59,24 +62,23 @@ type Dialer struct {
 	pace mqtt.Pace            // of the last link to any hub
 }
 
-// Attempt is one try.
+// Attempt says how one link is to be made.
 type Attempt struct {
 	Host     string // host or host:port
 	DeviceID string
-	// Gateway, host or host:port, is dialled in the hub's place, and its certificate must have its
-	// own name. User name and token still name the hub. If it is empty, the hub is dialled.
+	// Gateway, host or host:port, is dialled in the hub's place. Its certificate must have its own
+	// name. User name and token still name the hub. If Gateway is empty, the hub is dialled.
 	Gateway string
-	// Sequential waits for CONNACK before it sends on; otherwise CONNECT, SUBSCRIBE and the twin
-	// request leave in one write, with what Early publishes. It is the careful way for a hub that
-	// drops what comes before its CONNACK.
+	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise CONNECT, SUBSCRIBE,
+	// the request for the twin and what Early sends leave in one write. Some hubs drop what comes
+	// before their CONNACK; then a sequential attempt is the way in.
 	Sequential bool
-	// Early, if set, is called when TLS is through and before anything is written, unless the
-	// attempt is sequential. What it publishes leaves in one write with CONNECT, as far as it fits
-	// (see [ErrNoRoom]). Each of these messages gets its completion like any other, which may be
-	// before Dial returns. If the hub refuses the session it has not seen them. Early must not
-	// block.
+	// Early, if set, is called after the TLS handshake and before anything is written. It is not
+	// called if the attempt is sequential. What it sends leaves in one write with CONNECT, as far
+	// as it fits (see [ErrNoRoom]). Each of its messages is completed like any other, maybe before
+	// Dial returns. If the hub refuses the session, it has not seen them. Early must not block.
 	Early func(l *Link)
-	// Progress, if set, hears of each phase that was completed before the session (dial, TLS).
+	// Progress, if set, is called after TCP and after TLS were opened.
 	Progress func(Phase)
 }
 
@@ -94,15 +96,14 @@ func (a Attempt) failed(p Phase, err error) *Error {
 }
 
 // Dial makes one attempt. It returns a link whose session is up and whose subscriptions are
-// granted, or an [*Error]. It gives up when ctx ends, after 10 s without TCP, 10 s without TLS, or
-// when the link is found dead by silence before its CONNACK.
+// granted, or an [*Error]. It gives up when ctx ends, after 10 s without TCP, after 10 s without
+// TLS, or when the hub is silent for too long before the link is up.
 func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
-	fail := func(p Phase, err error) (*Link, error) { return nil, a.failed(p, err) }
 	password, expires := "", time.Time{}
 	if d.Token != nil {
 		var err error
 		if password, expires, err = d.Token(a.Host, a.DeviceID); err != nil {
-			return fail(PhaseConnect, err)
+			return nil, a.failed(PhaseConnect, err)
 		}
 	}
 	to := d.endpoint(a.peer())
@@ -161,10 +162,11 @@ func (d *Dialer) connect(a Attempt, password string) mqtt.Connect {
 	return c
 }
 
-// renewAfter returns after which part of its life a token is replaced: 80 to 90 %, but at least
-// renewMargin before its end, so that messages in flight are acknowledged even over a slow path or
-// on a busy machine. A life that is too short for that is used to at most a half. The time is
-// jittered, so that a fleet that connected together does not renew together.
+// renewAfter returns how long a token with this life is used: for 80 to 90 % of it, but at least
+// until renewMargin before its end, so that messages in flight are acknowledged even over a slow
+// path or on a busy machine. If the life is too short for that, half of it is used at most. The
+// result is random within its bounds, so that a fleet that connected together does not renew
+// together.
 func renewAfter(life time.Duration) time.Duration {
 	at, last := life*80/100+rand.N(life/10+1), max(life-renewMargin, life/2)
 	if at > last {
@@ -173,16 +175,16 @@ func renewAfter(life time.Duration) time.Duration {
 	return at
 }
 
-// remember keeps what a link left unacknowledged, for the next link to the same hub: MQTT wants it
-// there with the same packet id and DUP set. It also keeps how far round trips on this path are to
-// be trusted.
+// remember keeps what the next link to the same hub should know: which messages are unacknowledged,
+// because MQTT wants them sent there again with the same packet id and DUP, and how much round
+// trips on this path vary.
 func (d *Dialer) remember(host string, past mqtt.Past) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if past.Pace.Measured() { // the link has carried telemetry
 		d.pace = past.Pace
 	}
-	// Hubs come and go; a forgotten one only costs the DUP flag, and some patience.
+	// Hubs come and go. To forget one costs only the DUP flag, and some patience.
 	if d.left == nil || len(d.left) > 16 {
 		d.left = map[string]mqtt.Past{}
 	}

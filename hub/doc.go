@@ -1,12 +1,10 @@
-// Package hub is one connection to one Azure IoT Hub.
+// Package hub is one connection to one Azure IoT Hub, in IoT Hub's words on internal/mqtt.
 //
-// [Dialer.Dial] opens TCP, TLS and an MQTT 3.1.1 session and returns a [Link], or an [*Error] that
-// says how far it came. A link carries everything a device does: telemetry ([Link.Publish], with a
-// completion per PUBACK), the twin ([Link.Twin], [Link.Report]), and what comes from the cloud
-// ([Link.Receive]: desired properties, direct methods, cloud-to-device messages). It notices by
-// itself that the peer is gone ([Link.Done], [Link.Err]) and never calls its owner: errors are
-// pulled, not pushed.
+// [Dialer.Dial] opens TCP, TLS and an MQTT session and returns a [Link], or an [*Error] that says
+// how far it came. A link carries everything a device does: telemetry ([Link.Send]; each message is
+// completed on its PUBACK), the twin ([Link.Twin], [Link.Report]), and what comes from the cloud,
+// which [Link.Serve] hands to a [Handler]. A link notices by itself that the hub is gone.
+// [Link.Done] is closed then, and [Link.Err] returns the first reason.
 //
-// The link never reconnects and never retries. One failed link is the end of that link; what comes
-// next is decided elsewhere.
+// A link never reconnects and never retries. What follows its end is decided elsewhere.
 package hub

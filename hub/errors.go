@@ -19,19 +19,23 @@ const (
 	PhaseSession   = mqtt.PhaseSession   // afterwards
 )
 
-// Causes that are decided here and not by the network. They are wrapped in an [*Error].
+// Causes that a link finds itself, because the network has no error for them. They are wrapped in
+// an [*Error].
 var (
-	// The peer owed an answer and sent nothing.
+	// ErrSilent says that the hub owed an answer and sent nothing.
 	ErrSilent = mqtt.ErrSilent
-	// The peer lives, but leaves a PUBLISH unacknowledged.
+	// ErrUnacked says that the hub lives but leaves a PUBLISH unacknowledged.
 	ErrUnacked = mqtt.ErrUnacked
-	// The peer broke a rule of MQTT, TLS or IoT Hub.
-	ErrProtocol     = mqtt.ErrProtocol
-	ErrSubscription = mqtt.ErrSubscription // SUBACK 0x80
-	// The peer closed a link whose token was over.
+	// ErrProtocol says that the hub broke a rule of MQTT, TLS or IoT Hub.
+	ErrProtocol = mqtt.ErrProtocol
+	// ErrSubscription says that the hub refused a subscription (SUBACK 0x80).
+	ErrSubscription = mqtt.ErrSubscription
+	// ErrTokenExpired says that the hub closed a link whose token had ended.
 	ErrTokenExpired = errors.New("the SAS token had expired")
-	ErrRenewal      = errors.New("the SAS token is to be renewed") // a planned end
-	ErrClosed       = mqtt.ErrClosed                               // this side ended the link
+	// ErrRenewal is the reason to close a link whose token ends soon.
+	ErrRenewal = errors.New("the SAS token is to be renewed")
+	// ErrClosed says that this side ended the link.
+	ErrClosed = mqtt.ErrClosed
 )
 
 // ErrTwin says that the hub's answer to a request for the twin is not a twin: it is not JSON, is
@@ -42,7 +46,7 @@ var ErrTwin = errors.New("the hub's answer is not a twin")
 // nothing else. It is wrapped in an [*Error].
 type BugError = mqtt.BugError
 
-// ErrNoRoom says that a message does not fit into the write that opens a session. It is good for
+// ErrNoRoom says that a message does not fit into the write that opens a session. It may be sent
 // later.
 var ErrNoRoom = mqtt.ErrNoRoom
 
@@ -69,12 +73,13 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// MessageError is the refusal of one message that no hub would ever take. The link lives on.
+// MessageError refuses one message that no hub would ever take. The link lives on.
 type MessageError struct{ Reason string }
 
 func (e *MessageError) Error() string { return "message refused: " + e.Reason }
 
-// Permanent tells the sender that trying this message again, here or on another hub, is of no use.
+// Permanent tells the sender that it is of no use to send this message again, here or to another
+// hub.
 func (e *MessageError) Permanent() bool { return true }
 
 // TwinError is an answer other than success to a twin request (IoT Hub: 400, 404, 413, 429, 5xx).

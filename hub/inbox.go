@@ -7,23 +7,23 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// Inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
+// inbound is what comes from the cloud: [*Desired], [*Method] or [*Message].
 //
 //sumtype:decl
-type Inbound interface {
+type inbound interface {
 	Size() int // bytes of memory that it holds, so that a queue can bound them
-	inbound()
+	fromCloud()
 }
 
-// Desired is a change of desired properties. It carries the changed part only; a hub repeats none
-// of it.
+// Desired is a change of desired properties. It carries the changed part only, and the hub sends it
+// once.
 type Desired struct {
 	Version int64  // of the desired properties, within this hub's twin
 	Body    []byte // JSON object, with $version; nil if Missed
-	Missed  bool   // the change was too large to be kept: read the twin
+	Missed  bool   // changes were not kept, because they were too many or too large: read the twin
 }
 
-// Method is a direct method call. Its answer must go over the link it came by.
+// Method is a call of a direct method. It must be answered on the link on which it came.
 type Method struct {
 	Name    string // printable text of 256 bytes at most: a longer one, which no hub sends, is cut
 	Payload []byte // any JSON value, or empty
@@ -44,19 +44,19 @@ type Message struct {
 // overhead is roughly the memory of a value beside its texts, in bytes.
 const overhead = 256
 
-// Size implements [Inbound].
+// Size returns about how many bytes of memory the change holds.
 func (d *Desired) Size() int { return len(d.Body) + overhead }
 
-// Size implements [Inbound].
+// Size returns about how many bytes of memory the call holds.
 func (m *Method) Size() int { return len(m.Name) + len(m.Payload) + len(m.rid) + overhead }
 
-// Size implements [Inbound].
-// The body's memory begins with the topic.
+// Size returns about how many bytes of memory the message holds. The properties count twice,
+// because the memory of the body begins with the topic.
 func (m *Message) Size() int { return 2*len(m.Properties) + len(m.Body) + overhead }
 
-func (*Desired) inbound() {}
-func (*Method) inbound()  {}
-func (*Message) inbound() {}
+func (*Desired) fromCloud() {}
+func (*Method) fromCloud()  {}
+func (*Message) fromCloud() {}
 
 // The bounds of a queue, far above what a hub sends: it holds back C2D messages of 64 KB while 50
 // are unacknowledged.
@@ -66,11 +66,11 @@ const (
 )
 
 // Handler is told what happens on a link that is at work. The link calls its methods from its
-// reader, from its timer, or in Serve for what happened before. So they must not block. They may
-// call any method of the link but Close, Abort and Settle.
+// reader, from a timer, or in Serve for what happened before. So they must not block. They may call
+// any method of the link but Close, Abort and Settle.
 type Handler interface {
-	// FirstAck is called once, when the link has its first PUBACK, before the completion of that
-	// message: only now telemetry is known to flow.
+	// FirstAck is called once, with the first PUBACK and before its message is completed. From then
+	// on telemetry is known to flow.
 	FirstAck()
 	// Method is called with each direct method.
 	Method(m *Method)
@@ -80,8 +80,9 @@ type Handler interface {
 	// Messages is called when cloud-to-device messages wait and nobody takes them. It is called
 	// again only after TakeMessages has returned nil.
 	Messages()
-	// Renew is called once, when the SAS token has used up 80 to 90 % of its life, a short one
-	// earlier: time for a planned reconnect. It is never called with a certificate.
+	// Renew is called once, when 80 to 90 % of the life of the SAS token are over, or earlier if
+	// the life is short. It is then time for a planned reconnect. It is never called with a
+	// certificate.
 	Renew()
 }
 
@@ -92,8 +93,8 @@ type inbox struct {
 	messages queue[*Message]
 }
 
-// Serve puts the link to work: h is told of what has come before, and from now on of what comes. It
-// must be called once. Until then the link stops reading when 1 MiB waits here.
+// Serve puts the link to work. It tells h what has come before, and from now on h is told what
+// comes. It must be called once. Until then the link stops reading when 1 MiB waits for h.
 func (l *Link) Serve(h Handler) {
 	l.mu.Lock()
 	l.handler = h
@@ -126,11 +127,11 @@ func (l *Link) Serve(h Handler) {
 	l.session.Hold(-held)
 }
 
-// arrived keeps what has come for the handler, and tells it. Each kind has its own policy when
-// there is no room: changes of desired properties are replaced by one that says that the twin must
-// be read, and messages end the link, because no later PUBACK could be sent, as PUBACKs go in
-// order. Methods are the handler's at once.
-func (l *Link) arrived(in Inbound) error {
+// arrived keeps what has come for the handler, and tells the handler. If there is no room, changes
+// of desired properties are replaced by one that says that the twin must be read. Messages without
+// room end the link: PUBACKs go in order, so without this one no later one could be sent. Methods
+// are not kept; the handler gets them at once.
+func (l *Link) arrived(in inbound) error {
 	l.mu.Lock()
 	h := l.handler
 	if l.inbox == nil {
@@ -176,8 +177,8 @@ func (l *Link) arrived(in Inbound) error {
 }
 
 // TakeDesired returns and removes all changes of desired properties that wait, in order of arrival.
-// If it returns nil, [Handler].Desired is called for the next one. The caller must be done with
-// what it took before: that counts against the bounds until then.
+// If it returns nil, [Handler].Desired is called for the next one. The caller must be done with the
+// changes that it took before, because they count against the bounds until this call.
 func (l *Link) TakeDesired() []*Desired {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -188,8 +189,8 @@ func (l *Link) TakeDesired() []*Desired {
 }
 
 // TakeMessages returns and removes all cloud-to-device messages that wait, in order of arrival. If
-// it returns nil, [Handler].Messages is called for the next one. The caller must be done with what
-// it took before: that counts against the bounds until then.
+// it returns nil, [Handler].Messages is called for the next one. The caller must be done with the
+// messages that it took before, because they count against the bounds until this call.
 func (l *Link) TakeMessages() []*Message {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,12 +200,12 @@ func (l *Link) TakeMessages() []*Message {
 	return l.inbox.messages.take()
 }
 
-// Respond answers a direct method: status is the device's own (200, 404, …), body a JSON value or
-// empty.
+// Respond answers a direct method. status is the device's own (200, 404, …). body is a JSON value
+// or empty.
 func (l *Link) Respond(m *Method, status int, body []byte) error {
 	return l.session.Publish(&mqtt.Message{Topic: methodAnswer + strconv.Itoa(status) + "/?$rid=" + m.rid, Body: body})
 }
 
-// Complete acknowledges a cloud-to-device message: the hub deletes it. The PUBACK leaves when those
-// of all earlier messages have.
+// Complete acknowledges a cloud-to-device message, so that the hub deletes it. Its PUBACK leaves
+// after those of all earlier messages.
 func (l *Link) Complete(m *Message) error { return l.session.Ack(m.receipt) }

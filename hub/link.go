@@ -18,11 +18,11 @@ type Link struct {
 	session *mqtt.Session
 	events  string // the telemetry topic, up to its property bag
 
-	// bag writes property bags. The session's lock guards it, that is, it is used between Begin and
-	// End only.
+	// bag writes property bags. The session's lock guards it: it is used between Begin and End, and
+	// in Idle.
 	bag bag
 
-	mu         sync.Mutex // guards everything below; the session is never called with it
+	mu         sync.Mutex // guards everything below; is never held while the session is called
 	lastRID    uint64
 	calls      map[string]chan *twinAnswer
 	firstTwin  *request    // the request that went out with the subscriptions, until Twin takes it
@@ -39,8 +39,8 @@ type Link struct {
 // not those of the link.
 type listener Link
 
-// Opening asks for what the device wants to hear, in one packet, gives back what it does not, and
-// reads the twin. Then come the messages that may leave before the hub has accepted the session.
+// Opening subscribes to what the device wants to hear, unsubscribes from the rest, and asks for the
+// twin. Then come the messages that may leave before the hub has accepted the session.
 func (h *listener) Opening() {
 	l := (*Link)(h)
 	d, id := l.dialer, l.attempt.DeviceID
@@ -62,7 +62,7 @@ func (h *listener) Opening() {
 			unsub = append(unsub, f.filter)
 		}
 	}
-	// An error of these is the end of the session, which everybody hears of.
+	// An error of these means that the session has ended, and everybody is told that anyway.
 	if len(unsub) > 0 {
 		_ = l.session.Unsubscribe(unsub...)
 	}
@@ -80,7 +80,7 @@ func (h *listener) Opening() {
 	}
 }
 
-// Message sorts what the hub sends. A QoS 1 packet that nobody has to handle is acknowledged as
+// Message sorts what the hub sends. A packet of QoS 1 that nobody has to handle is acknowledged as
 // soon as its turn comes.
 func (h *listener) Message(p *mqtt.Packet, r *mqtt.Receipt) error {
 	l := (*Link)(h)
@@ -103,7 +103,7 @@ func (h *listener) Message(p *mqtt.Packet, r *mqtt.Receipt) error {
 	return nil
 }
 
-// FirstAck tells the handler, or lets Serve tell it.
+// FirstAck tells the handler. If there is none yet, Serve will tell it.
 func (h *listener) FirstAck() {
 	h.mu.Lock()
 	h.acked = true
@@ -117,8 +117,9 @@ func (h *listener) FirstAck() {
 // Idle gives back memory that only a busy link needs.
 func (h *listener) Idle() { h.bag = bag{} }
 
-// Describe gives an end its hub and, where this side knows better than the network, its reason. A
-// reason of the link's user that is no reason of this package stays as it is.
+// Describe makes an [*Error] of the end of the session. It adds that the token had expired, because
+// the network does not know that. A reason that the user of the link gave and that is none of this
+// package's stays as it is.
 func (h *listener) Describe(f *mqtt.Failure) error {
 	if _, described := errors.AsType[*Error](f.Err); described || f.Local && !errors.Is(f.Err, ErrClosed) && !errors.Is(f.Err, ErrRenewal) {
 		return f.Err
@@ -157,7 +158,8 @@ func (l *Link) Done() <-chan struct{} { return l.session.Done() }
 // [*Error], or what Close or Abort was given.
 func (l *Link) Err() error { return l.session.Err() }
 
-// renew tells the handler that the token should be replaced, or lets Serve tell it.
+// renew tells the handler that the token should be replaced. If there is none yet, Serve will tell
+// it.
 func (l *Link) renew() {
 	defer l.session.Contain("asking to be renewed")
 	l.mu.Lock()
@@ -169,15 +171,16 @@ func (l *Link) renew() {
 	}
 }
 
-// Expires is the end of the SAS token, zero with a certificate. A hub closes the link then.
+// Expires returns when the SAS token ends, and the hub closes the link. It returns zero with a
+// certificate.
 func (l *Link) Expires() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.expires
 }
 
-// Hasten says that the SAS token ends earlier than its maker believed, whose clock was slow. The
-// link asks to be renewed now.
+// Hasten says that the SAS token ends earlier than Expires, because the clock that made it was
+// slow. The link asks to be renewed now.
 func (l *Link) Hasten(expires time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,19 +193,19 @@ func (l *Link) Hasten(expires time.Time) {
 	}
 }
 
-// Carried reports whether a PUBACK was received: only then has the link proved that it is of use.
+// Carried reports whether a PUBACK was received. Only then has the link proved that it is of use.
 func (l *Link) Carried() bool { return l.session.Carried() }
 
-// Window is how many PUBLISHes this link wants in flight: the configured number, less while the hub
-// is slow to acknowledge.
+// Window returns how many PUBLISHes this link wants in flight: the configured number, or fewer
+// while the hub is slow to acknowledge.
 func (l *Link) Window() int { return l.session.Window() }
 
 // Settle waits until every PUBLISH of this link is acknowledged, or ctx or the link ends.
 func (l *Link) Settle(ctx context.Context) error { return l.session.Settle(ctx) }
 
 // Check makes the link suspect at once. A caller uses it when nothing could be heard for a while,
-// as after a suspension. Only an answer on the link itself saves it, not that the hub is there for
-// others.
+// as after a suspension of the machine. Then only an answer on the link itself saves the link; that
+// the hub answers on another connection does not.
 func (l *Link) Check() { l.session.Check() }
 
 // Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub keeps

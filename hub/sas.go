@@ -7,19 +7,20 @@ import (
 	"github.com/amenzhinsky/iothub/common"
 )
 
-// KeyToken returns a Dialer's Token function for a symmetric key: SAS tokens for
-// {host}/devices/{deviceId} without a policy name, each good for ttl from the moment it is made, by
-// this machine's clock.
+// KeyToken returns a function for [Dialer].Token that makes SAS tokens of a symmetric key. A token
+// is for {host}/devices/{deviceId}, has no policy name, and is good for ttl from the moment when it
+// is made, by this machine's clock.
 func KeyToken(key string, ttl time.Duration) func(host, deviceID string) (string, time.Time, error) {
 	return KeyTokenBy(time.Now, key, ttl)
 }
 
-// KeyTokenBy is KeyToken by another clock, which the hub agrees with. The end that it tells of a
-// token is nevertheless by time.Now, as a link's own timers are.
+// KeyTokenBy is KeyToken with the clock now, with which the hub agrees. The end of a token that the
+// function returns is nevertheless by time.Now, because a link's own timers are.
 func KeyTokenBy(now func() time.Time, key string, ttl time.Duration) func(host, deviceID string) (string, time.Time, error) {
 	return func(host, deviceID string) (string, time.Time, error) {
 		here, there := time.Now(), now()
-		// As a token says it: a link that waited for more would be closed before.
+		// A token says its end in whole seconds. If the link relied on more, the hub would close it
+		// first.
 		end := there.Add(ttl).Truncate(time.Second)
 		expires := here.Add(end.Sub(there))
 		sas, err := common.NewSharedAccessSignature(host+"/devices/"+deviceID, "", key, end)

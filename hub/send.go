@@ -11,8 +11,8 @@ import (
 // that it has not taken. A message no hub would take is a [*MessageError]. While the first write is
 // put together (see [Attempt].Early), what does not fit into it is refused with [ErrNoRoom].
 //
-// A completion that waits for a disk is not held against the hub, although the link reads nothing
-// meanwhile.
+// If a completion waits for a disk, the link reads nothing meanwhile, but it does not take that for
+// silence of the hub.
 func (l *Link) Send(messages []message.Outgoing, to message.Completion) (taken int, err error) {
 	b, err := l.session.Begin()
 	if err != nil {

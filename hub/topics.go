@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// The topics of IoT Hub (docs "Communicate with an IoT hub using the MQTT protocol").
+// The topics of IoT Hub (Microsoft: "Communicate with an IoT hub using the MQTT protocol").
 const (
 	methodFilter  = "$iothub/methods/POST/#"
 	twinFilter    = "$iothub/twin/res/#"
@@ -66,7 +66,7 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// plainPart is how much of s needs no escaping up to where something does.
+// plainPart returns the length of the part of s, from its start, that needs no escaping.
 func plainPart(s string) (n int) {
 	for n < len(s) && plain[s[n]] {
 		n++
@@ -93,9 +93,9 @@ func unescape(s string) string {
 	return s
 }
 
-// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. The
-// twin's answers are separate: they belong to a call and are not for the inbox.
-func parseTopic(deviceID, topic string, body []byte) (Inbound, *twinAnswer) {
+// parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. An
+// answer about the twin is separate, because it belongs to a request and not to the inbox.
+func parseTopic(deviceID, topic string, body []byte) (inbound, *twinAnswer) {
 	if rest, ok := cutPrefixFold(topic, "devices/"+deviceID+"/messages/devicebound"); ok && (rest == "" || rest[0] == '/') {
 		return &Message{Properties: Properties(strings.TrimSuffix(strings.TrimPrefix(rest, "/"), "/")), Body: body}, nil
 	}
@@ -170,8 +170,8 @@ func printable(s string, most int) string {
 	}, s)
 }
 
-// cutPrefixFold is strings.CutPrefix without regard to case: both devicebound and deviceBound have
-// been seen.
+// cutPrefixFold is strings.CutPrefix without regard to case, because hubs write devicebound and
+// deviceBound.
 func cutPrefixFold(s, prefix string) (string, bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
@@ -210,8 +210,9 @@ func (a *twinAnswer) err() error {
 	return e
 }
 
-// checkSize refuses locally what a hub answers by closing the connection. The lengths are those of
-// the topic, of the body, and of names and values as they were given.
+// checkSize refuses a message for which a hub would close the connection. topic and body are
+// lengths in bytes. props is the length of all names and values of properties, before they were
+// escaped.
 func checkSize(topic, body, props int) error {
 	switch {
 	case body+props > maxMessage:

@@ -12,8 +12,8 @@ type Packet struct {
 	mqtt.Traced
 }
 
-// Peer names the other side in the second way: the IP address if Host is a name, or a name from the
-// certificate if Host is an IP address. It is empty if that is not known.
+// Peer returns the name of the other side that Host is not: the IP address if Host is a name, or a
+// name from the certificate if Host is an IP address. It is empty if that is not known.
 func (l *Link) Peer() string {
 	name, _, err := net.SplitHostPort(mqtt.WithPort(l.attempt.Host, DefaultPort))
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// request is a request about the twin that waits for its answer.
+// request is a request about the twin that waits for an answer.
 type request struct {
 	rid    string
 	answer chan *twinAnswer // buffered, for one answer
@@ -119,7 +119,7 @@ func parseTwin(body []byte) (TwinDocument, error) {
 	return t, nil
 }
 
-// takeVersion reads $version and drops it with whatever else is not a property.
+// takeVersion returns $version, and removes it and everything else that is not a property.
 func takeVersion(props map[string]json.RawMessage) int64 {
 	n := parseVersion(string(props["$version"]))
 	for name := range props {

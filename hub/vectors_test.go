@@ -133,7 +133,7 @@ func TestPropertyBagsAreReadWithoutAMap(t *testing.T) {
 
 func TestInboundTopicsAreSortedAndBounded(t *testing.T) {
 	body := []byte("x")
-	for topic, want := range map[string]Inbound{
+	for topic, want := range map[string]inbound{
 		"devices/dev-1/messages/devicebound/%24.mid=m&iothub-ack=none": &Message{Body: body, Properties: "%24.mid=m&iothub-ack=none"},
 		"devices/dev-1/messages/deviceBound/a=b":                       &Message{Body: body, Properties: "a=b"},
 		"devices/dev-1/messages/devicebound/":                          &Message{Body: body},
