@@ -78,7 +78,7 @@ func parse(a answer) (document, error) {
 	return d, nil
 }
 
-// refusal is the answer as an error.
+// refusal returns the answer as an error.
 func (d document) refusal(step Step, a answer) *Error {
 	e := &Error{Step: step, Status: a.status, Code: d.ErrorCode, Message: d.Message, TrackingID: d.TrackingID,
 		RetryAfter: a.retryAfter, Skew: a.skew, Counted: true}
@@ -183,7 +183,7 @@ func parseResponse(topic string, body []byte, now time.Time) (a answer, rid stri
 		case "$rid", "%24rid":
 			rid = value
 		case "retry-after":
-			// Not QueryUnescape, which takes a plus sign away.
+			// QueryUnescape would turn a plus sign into a space.
 			if plain, err := url.PathUnescape(value); err == nil {
 				value = plain
 			}

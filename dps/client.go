@@ -29,17 +29,21 @@ const DefaultHost = "global.azure-devices-provisioning.net"
 const (
 	defaultRetryAfter = 2 * time.Second   // when DPS names none, as the official SDKs do
 	maxRetryAfter     = 300 * time.Second // a longer one is cut: the C SDK calls it invalid
-	// Repeated polls at retry-after 0 are spaced, doubling.
+
+	// If DPS wants to be polled again at once, the first poll follows at once. The pause before the
+	// next ones begins with firstPollSpacing and doubles up to maxPollSpacing.
 	firstPollSpacing = 50 * time.Millisecond
-	maxPollSpacing   = 2 * time.Second // to this
-	maxDocument      = 128 << 10       // DPS limits a message to 96 KB
-	// Of assigning: a new registration is better than more polls.
+	maxPollSpacing   = 2 * time.Second
+
+	maxDocument = 128 << 10 // bytes; DPS limits a message to 96 KB
+
+	// After so long in the state "assigning", a new registration is better than more polls.
 	stuckAfter      = 150 * time.Second
 	defaultPatience = 10 * time.Second // for one answer of DPS
 )
 
-// Client knows one device and one DPS. It keeps no state but the connection that Open holds ready;
-// its methods may be called from any goroutine.
+// Client registers one device at one DPS. It has no state but the connection that Open holds ready.
+// Its methods may be called from any goroutine.
 type Client struct {
 	Host           string // host or host:port; the port defaults by transport (8883, 443)
 	Transport      Transport
@@ -51,7 +55,8 @@ type Client struct {
 	TLS            *tls.Config
 	DialContext    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now            func() time.Time // the time that tokens are made by; nil: time.Now
-	// Is told the Date of each HTTPS answer at which its certificate is good; may be nil.
+	// Heard, if set, is called with the Date of an HTTPS answer if the server's certificate is
+	// valid at that date.
 	Heard func(date time.Time)
 
 	spare atomic.Pointer[spare] // nil: none is held ready
@@ -67,16 +72,18 @@ func (c *Client) now() time.Time {
 // Assignment is DPS's decision.
 type Assignment struct {
 	Hub string // host, or host:port in the simulator's layout "ports"
-	// The name at the hub; it may differ from the registration id in individual enrollments.
+	// DeviceID is the name at the hub. With an individual enrollment it may differ from the
+	// registration id.
 	DeviceID string
-	// InitialAssignment, deviceDataMigrated, deviceDataReset, reprovisionedToInitialAssignment.
+	// Substatus is initialAssignment, deviceDataMigrated, deviceDataReset or
+	// reprovisionedToInitialAssignment.
 	Substatus string
 }
 
 // Request is what may differ from one registration to the next.
 type Request struct {
-	// Admit is called once, right before the registration is sent, and may wait: here a process
-	// keeps to its rate. Connections may be opened before. Nil admits at once.
+	// Admit is called once, right before the registration is sent, and may wait. A process uses it
+	// to keep to its rate. Connections may be opened before. Nil admits at once.
 	Admit func(ctx context.Context) error
 	// Patience is how long each step may take as a whole, however many packets or bytes come
 	// meanwhile. The steps are: TCP with TLS; the register request with the packets before it on
@@ -84,16 +91,16 @@ type Request struct {
 	Patience time.Duration
 	// Progress, if set, is called with the step that the client waits for now.
 	Progress func(Step)
-	// Sequential waits for CONNACK and SUBACK before it sends on; otherwise everything goes out in
-	// one write (MQTT only).
+	// Sequential waits for CONNACK and SUBACK before it sends on. Otherwise everything leaves in
+	// one write. It counts over MQTT only.
 	Sequential bool
 }
 
-// Register makes one registration and polls until DPS has decided. Between polls it waits for
-// retry-after exactly, 0 included; it waits 2 s if there is none, and at most 300 s. However DPS
-// behaves, Register ends at most 150 s after the first answer; the wait of [Request].Admit, one
-// Patience to connect and one for the first answer come before that. Every failure but the end of
-// ctx is an [*Error].
+// Register makes one registration and polls until DPS has decided. Between polls it waits exactly
+// as long as DPS asks, 0 included, but at most 300 s. It waits 2 s if DPS asks for nothing. However
+// DPS behaves, Register ends at most 150 s after the first answer. Before that come the wait of
+// [Request].Admit, one Patience to connect and one for the first answer. Every failure but the end
+// of ctx is an [*Error].
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	if r.Patience <= 0 {
 		r.Patience = defaultPatience
@@ -124,11 +131,11 @@ func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	return a, err
 }
 
-// exchange is one conversation with DPS: both transports carry the same documents.
+// exchange is one conversation with DPS. Both transports carry the same documents.
 type exchange interface {
 	register(ctx context.Context, body []byte) (answer, error)
 	poll(ctx context.Context, operationID string) (answer, error)
-	// wait passes the time until the next poll, or fails at once when the connection does.
+	// wait waits until the next poll is due. It fails at once when the connection does.
 	wait(ctx context.Context, d time.Duration) error
 	close()
 }
@@ -141,7 +148,7 @@ type answer struct {
 	body       []byte
 }
 
-// negotiate is the conversation itself.
+// negotiate registers, and polls until DPS has decided.
 func (c *Client) negotiate(ctx context.Context, do exchange, progress func(Step)) (Assignment, error) {
 	ans, err := do.register(ctx, c.payload())
 	began := time.Now()
@@ -159,8 +166,7 @@ func (c *Client) negotiate(ctx context.Context, do exchange, progress func(Step)
 		case perr != nil:
 			return Assignment{}, &Error{Step: step, Status: ans.status, RetryAfter: -1, Counted: true, Err: perr}
 		case ans.status >= 300 && step == StepPoll && (ans.status == 429 || ans.status >= 500):
-			// A poll that is throttled says nothing about the registration: it goes on, and so do
-			// the polls.
+			// A poll that is throttled says nothing about the registration, so the polls go on.
 			doc.OperationID, doc.Status = operation, "assigning"
 		case ans.status >= 300:
 			return Assignment{}, doc.refusal(step, ans)
@@ -219,7 +225,7 @@ func (c *Client) host() string {
 	return c.Host
 }
 
-// address is the host, with the port of the transport if the host has none.
+// address returns the host, with the port of the transport if the host has none.
 func (c *Client) address(port string) string { return mqtt.WithPort(c.host(), port) }
 
 // staleAfter is how long a connection may wait for the rate of the process before it is replaced.
@@ -266,8 +272,8 @@ func (c *Client) connect(ctx context.Context, addr string, patience time.Duratio
 	return raw, secure, nil
 }
 
-// payload is the register document (DPS documentation, "Register Device"; IoT Central reads
-// modelId).
+// payload returns the document of the register request (Microsoft: "Device Provisioning Service
+// REST API", "Register Device"). IoT Central reads modelId.
 func (c *Client) payload() []byte {
 	type model struct {
 		ModelID string `json:"modelId"`

@@ -10,8 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// maxSkew is how far two clocks may be apart before it is worth a word: tokens are good five
-// minutes longer than they say.
+// maxSkew is how far two clocks may be apart before an error mentions it. The service accepts
+// tokens for five minutes longer than they say.
 const maxSkew = 5 * time.Minute
 
 // Step names the part of a registration that failed.
@@ -20,7 +20,7 @@ type Step string
 // The steps of a registration, in their order.
 const (
 	StepDial Step = "dial" // TCP
-	// Waiting for the rate of this process; no [*Error] has this step.
+	// StepAdmit waits for the rate of this process. No [*Error] has this step.
 	StepAdmit     Step = "admit"
 	StepTLS       Step = "TLS"       // handshake
 	StepConnect   Step = "connect"   // MQTT CONNECT to CONNACK
@@ -30,8 +30,8 @@ const (
 	StepTime      Step = "time"      // no part of a registration: asking what time it is
 )
 
-// Codes of DPS that decide what to do (DPS documentation, "error codes"; 400209 is also IoT
-// Central's "waiting for approval or blocked by an operator").
+// Codes of DPS that decide what to do (Microsoft: "Device Provisioning Service error codes"). Code
+// 400209 is also IoT Central's "waiting for approval or blocked by an operator".
 const (
 	CodeAllocationWebhook = 400207
 	CodeNoHub             = 400208
@@ -52,8 +52,8 @@ var ErrSilent = mqtt.ErrSilent
 type Error struct {
 	Step Step
 	Host string // the DPS endpoint
-	// DPS's status for the answer: 200 for a registration that ended as failed or disabled, 4xx,
-	// 5xx; 0 if none came.
+	// Status is the status of DPS's answer: 200 if the registration ended as failed or disabled,
+	// else 4xx or 5xx; 0 if no answer came.
 	Status     int
 	Code       int           // DPS error code, for example 401000; 0 if none came
 	State      string        // status of the registration where there is one: failed, disabled
@@ -61,9 +61,9 @@ type Error struct {
 	Message    string        // DPS's own words
 	TrackingID string        // what Azure support asks for
 	RetryAfter time.Duration // what DPS asked for; negative when it did not say
-	Counted    bool          // a registration reached DPS, so it was spent
+	Counted    bool          // a registration reached DPS, so DPS counts it against its limits
 	Pipelined  bool          // the requests went out before CONNACK, and none came
-	// How far DPS's clock is ahead of this machine's, where HTTPS told it; else 0.
+	// Skew is how far DPS's clock is ahead of this machine's. It is known over HTTPS only, else 0.
 	Skew time.Duration
 	Err  error // the cause below, nil when DPS's answer is the failure
 }
@@ -101,7 +101,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// short leaves out what package net says of addresses: the host stands in front already.
+// short leaves out the addresses in an error of package net, because the message begins with the
+// host.
 func short(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
 		return oe.Err

@@ -21,7 +21,7 @@ const (
 	maxHeader       = 64 << 10 // of an answer
 )
 
-// httpsExchange is a registration over HTTPS; one connection serves the register request and the
+// httpsExchange is a registration over HTTPS. One connection carries the register request and the
 // polls.
 type httpsExchange struct {
 	c       *Client
@@ -88,7 +88,7 @@ func (x *httpsExchange) close() {
 }
 
 func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string, body []byte) (answer, error) {
-	// For connection, request, head and body together.
+	// The limit is for connection, request, head and body together.
 	ctx, end := context.WithTimeout(ctx, x.r.Patience)
 	defer end()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -100,8 +100,8 @@ func (x *httpsExchange) ask(ctx context.Context, step Step, method, path string,
 		return answer{}, &Error{Step: step, RetryAfter: -1, Err: err}
 	}
 	if body == nil {
-		// A body that cannot be had again, though it is empty: else net/http repeats a GET whose
-		// connection broke, and a second layer that retries is one too many.
+		// A body that cannot be read twice keeps net/http from repeating a GET whose connection
+		// broke. Only one layer of the program may try again.
 		req.Body, req.GetBody = io.NopCloser(strings.NewReader("")), nil
 	}
 	req.Header.Set("User-Agent", x.c.Agent)

@@ -14,8 +14,8 @@ import (
 	"github.com/amenzhinsky/iothub/common"
 )
 
-// MaxRegistrationID is the length limit of a registration id in characters (DPS documentation,
-// "registration ID").
+// MaxRegistrationID is the length limit of a registration id in characters (Microsoft: "Device
+// Provisioning Service terminology", "Registration ID").
 const MaxRegistrationID = 128
 
 // DeriveKey computes the key of one device from the key of its enrollment group:
@@ -34,7 +34,7 @@ func DeriveKey(groupKey, registrationID string) (string, error) {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
 }
 
-// CheckKey reports whether key is a usable symmetric key, without saying anything about its
+// CheckKey returns an error if key is no usable symmetric key. The error says nothing about its
 // content.
 func CheckKey(key string) error {
 	_, err := decodeKey(key)
@@ -64,9 +64,9 @@ func decodeKey(key string) ([]byte, error) {
 	return secret, nil
 }
 
-// CheckRegistrationID reports what DPS would refuse: more than 128 characters, anything but
-// letters, digits and - . _ :, or a last character that is neither alphanumeric nor a dash
-// (protocol of DPS, "registration ID").
+// CheckRegistrationID returns an error if DPS would refuse id. An id has at most 128 letters,
+// digits and - . _ :, and its last character is a letter, a digit or a dash (Microsoft: "Device
+// Provisioning Service terminology", "Registration ID").
 func CheckRegistrationID(id string) error {
 	switch {
 	case id == "":
@@ -89,8 +89,8 @@ func alphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// token is the SAS token for one registration: resource {idScope}/registrations/{registrationId},
-// skn=registration.
+// token returns the SAS token for one registration. Its resource is
+// {idScope}/registrations/{registrationId}, its policy name is registration.
 func (c *Client) token(now time.Time) (string, error) {
 	if c.Key == "" {
 		return "", nil // X.509: the certificate speaks in the TLS handshake
@@ -103,8 +103,8 @@ func (c *Client) token(now time.Time) (string, error) {
 	return sas.String(), nil
 }
 
-// tokenLife is how long a DPS token is good: a registration is over in minutes, and a clock may be
-// a little off.
+// tokenLife is how long a token for DPS is good. A registration is over in minutes, and a clock may
+// be a little off.
 const tokenLife = time.Hour
 
 func (c *Client) path(rest string) string {

@@ -18,12 +18,13 @@ const (
 	apiVersion     = "2019-03-31" // what every SDK's MQTT client announces
 	responseFilter = "$dps/registrations/res/#"
 	readBuffer     = 4 << 10 // bytes that are read ahead
-	// Longer than any wait between two polls, so that no PINGREQ is needed.
+
+	// keepAlive is longer than any wait between two polls, so that no PINGREQ is needed.
 	keepAlive = 10 * time.Minute
 )
 
-// mqttExchange is a registration over one MQTT connection. No goroutine runs beside it: the caller
-// that waits reads.
+// mqttExchange is a registration over one MQTT connection. It has no goroutine of its own, because
+// whoever waits reads.
 type mqttExchange struct {
 	c    *Client
 	r    Request
@@ -65,7 +66,7 @@ func (x *mqttExchange) register(ctx context.Context, body []byte) (answer, error
 	return x.ask(out, StepRegister, "PUT/iotdps-register/", "", body)
 }
 
-// sequence is the careful beginning: each packet waits for the answer to the one before.
+// sequence begins carefully: each packet waits for the answer to the one before.
 func (x *mqttExchange) sequence(ctx context.Context, password string) error {
 	if err := x.send(x.appendConnect(nil, password)); err != nil {
 		return err
@@ -87,7 +88,7 @@ func (x *mqttExchange) sequence(ctx context.Context, password string) error {
 	return ctx.Err()
 }
 
-// owe sets how long DPS has to answer the next request, however many packets come meanwhile.
+// owe sets when DPS must have answered the next request, however many packets come meanwhile.
 func (x *mqttExchange) owe(ctx context.Context, patience time.Duration) {
 	x.owed = time.Now().Add(patience)
 	if end, ok := ctx.Deadline(); ok && end.Before(x.owed) {
@@ -130,14 +131,14 @@ func (x *mqttExchange) ask(out []byte, step Step, verb, query string, body []byt
 			}
 			return *ans, err
 		}
-		// Everything went out in one write; now DPS has taken it.
+		// Everything left in one write. With its CONNACK, DPS has taken all of it.
 		if x.connack && x.step == StepConnect {
 			x.step, x.counted = step, true
 		}
 	}
 }
 
-// wait passes the time, but notices at once when DPS closes the connection.
+// wait waits, but notices at once when DPS closes the connection.
 func (x *mqttExchange) wait(ctx context.Context, d time.Duration) error {
 	until := time.Now().Add(d)
 	for {
@@ -238,7 +239,7 @@ func (x *mqttExchange) next() (mqtt.Packet, error) {
 	return p, err
 }
 
-// fail gives a network error its place.
+// fail says at which step a network error came.
 func (x *mqttExchange) fail(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("%w in %v", ErrSilent, x.r.Patience)

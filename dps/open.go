@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// spare is a connection that was opened before anybody knew whether a registration would follow.
+// spare is a connection that is opened before it is known whether a registration will follow.
 type spare struct {
 	cancel context.CancelFunc // ends the opening
-	opened chan struct{}      // closed when raw, secure and err stand
-	quiet  chan struct{}      // closed when nobody reads any more; then idle stands
+	opened chan struct{}      // closed when raw, secure and err are set
+	quiet  chan struct{}      // closed when nobody reads any more, and idle is set
 	raw    net.Conn
 	secure *tls.Conn
 	err    error
 	idle   error // why the reading ended: a deadline if DPS kept quiet
 }
 
-// Open makes a connection ready for the next registration: TCP and TLS, and not a word on it. One
-// at a time; a second one does nothing. A registration that begins after Open has returned takes
-// this connection and opens none of its own. hold, which the caller must call at once, makes it. It
-// returns when a registration has taken the connection, when there is none to be had, when DPS
-// closes it, or when ctx ends, which closes it.
+// Open promises the next registration a connection that is ready: TCP and TLS are open, and nothing
+// was sent on it. A registration that begins after Open has returned takes it and opens none of its
+// own. There is one such connection at a time, so a second Open does nothing. The caller must call
+// hold at once. hold makes the connection, and returns when a registration has taken it, when it
+// cannot be made, when DPS closes it, or when ctx ends, which closes it.
 func (c *Client) Open(ctx context.Context) (hold func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &spare{cancel: cancel, opened: make(chan struct{}), quiet: make(chan struct{})}
@@ -40,8 +40,7 @@ func (c *Client) hold(ctx context.Context, s *spare) {
 	s.raw, s.secure, s.err = c.connect(ctx, c.endpoint(), defaultPatience)
 	close(s.opened)
 	if s.err == nil {
-		// The wait reads, so that a connection that DPS has closed meanwhile is noticed and not
-		// used.
+		// Reading notices that DPS has closed the connection, so that nobody uses it then.
 		stop := context.AfterFunc(ctx, s.hush)
 		_, s.idle = s.secure.Read(make([]byte, 1))
 		stop()
@@ -55,8 +54,8 @@ func (c *Client) hold(ctx context.Context, s *spare) {
 // hush ends the reading.
 func (s *spare) hush() { _ = s.raw.SetReadDeadline(time.Unix(1, 0)) }
 
-// line is a connection for a registration: the one that Open has made or is about to make, else a
-// new one.
+// line returns a connection for a registration: the one that Open has made or is about to make,
+// else a new one.
 func (c *Client) line(ctx context.Context, addr string, patience time.Duration) (net.Conn, *tls.Conn, error) {
 	s := c.spare.Swap(nil)
 	if s == nil {
@@ -77,7 +76,7 @@ func (c *Client) line(ctx context.Context, addr string, patience time.Duration) 
 		return nil, nil, ctx.Err()
 	case s.err != nil && short.Err() != nil:
 		return nil, nil, &Error{Step: StepDial, RetryAfter: -1, Err: fmt.Errorf("%w in %v", ErrSilent, patience)}
-	case s.err != nil: // that was then
+	case s.err != nil: // it may work now
 		return c.connect(ctx, addr, left)
 	}
 	s.hush()
@@ -90,7 +89,7 @@ func (c *Client) line(ctx context.Context, addr string, patience time.Duration) 
 	return s.raw, s.secure, nil
 }
 
-// endpoint is DPS's address on the client's transport.
+// endpoint returns DPS's address on the client's transport.
 func (c *Client) endpoint() string {
 	if c.Transport == HTTPS {
 		return c.address("443")

@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// AskTime asks the service what time it is: an HTTPS request without any credential or name, whose
-// answer's Date counts. It is the one thing that a device may ask whose clock no certificate fits.
-// If the chain is good but for its dates, it is looked at, once more, as of a moment inside the
-// leaf's validity that is not before TLS.Time, which is the earliest that it can be. The Date must
-// lie inside the leaf's validity, and the whole chain must be good at it. See
-// docs/adr/0007-trusted-clock.md for what that leaves to an attacker.
+// AskTime asks the service what time it is. It sends an HTTPS request without any credential or
+// name, and returns the Date of the answer. A device whose clock fits no certificate may ask
+// nothing else. TLS.Time is the earliest time that it can be. If the server's chain is good but for
+// its dates, it is verified once more, as of a moment that is inside the leaf's validity and not
+// before TLS.Time. The Date must lie inside the leaf's validity, and the whole chain must be good
+// at it. docs/adr/0007-trusted-clock.md says what that leaves to an attacker.
 func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, timePatience)
 	defer cancel()
@@ -39,8 +39,8 @@ func (c *Client) AskTime(ctx context.Context) (time.Time, error) {
 	return date, err
 }
 
-// anonymousTLS is how the server at an address is known, and nothing else: a client certificate and
-// a session ticket are names.
+// anonymousTLS returns what is needed to verify the server at an address, and nothing else: a
+// client certificate or a session ticket would say which device asks.
 func (c *Client) anonymousTLS(addr string) *tls.Config {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.TLS != nil {
@@ -72,8 +72,8 @@ func (c *Client) askTimeAt(ctx context.Context, addr string, conf *tls.Config, a
 	return date, nil
 }
 
-// beginning is a moment after now at which a chain is good that is not yet good now. A leaf that is
-// over stays over: whoever shows it may have stolen it.
+// beginning returns a moment after now at which a chain is good that is not good yet. A leaf whose
+// validity is over is not helped: whoever shows it may have stolen it.
 func beginning(certs []*x509.Certificate, conf *tls.Config, now time.Time) (time.Time, bool) {
 	for _, c := range certs {
 		if at := c.NotBefore; at.After(now) && verify(certs, conf, at) == nil {
@@ -96,8 +96,8 @@ func verify(certs []*x509.Certificate, conf *tls.Config, at time.Time) error {
 // timePatience is how long the whole question may take.
 const timePatience = 5 * time.Second
 
-// TimeAddress is where AskTime asks, which is where HTTPS is spoken: a port that was given is that
-// of the transport.
+// TimeAddress returns where AskTime asks, which is DPS's port for HTTPS. If the client's transport
+// is MQTT, a port in Host is not that one.
 func (c *Client) TimeAddress() string {
 	if host, _, err := net.SplitHostPort(c.host()); err == nil && c.Transport != HTTPS {
 		return net.JoinHostPort(host, "443")
@@ -105,7 +105,7 @@ func (c *Client) TimeAddress() string {
 	return c.address("443")
 }
 
-// askDate makes the request. The answer may be any: a 404 has a Date as well.
+// askDate makes the request. Any answer will do: a 404 has a Date as well.
 func askDate(ctx context.Context, conn net.Conn, addr string) (time.Time, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+"/", nil)
 	if err != nil {
