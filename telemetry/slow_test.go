@@ -11,20 +11,21 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // slowDisk is the real disk, whose syncs take their time.
 type slowDisk struct {
-	outbox.FS
+	disk.FS
 	sync func() time.Duration
 }
 
 type slowFile struct {
-	outbox.File
+	disk.File
 	disk slowDisk
 }
 
-func (d slowDisk) Open(name string, flag int) (outbox.File, error) {
+func (d slowDisk) Open(name string, flag int) (disk.File, error) {
 	f, err := d.FS.Open(name, flag)
 	return slowFile{f, d}, err
 }
@@ -68,7 +69,7 @@ func TestASlowDiskSwallowsNoTick(t *testing.T) {
 				v.made, v.skipped = 1+maxWaiting, 5000-1-maxWaiting
 			}
 			fast := true
-			box, err := outbox.Open(t.TempDir(), outbox.Options{FS: slowDisk{outbox.Disk(), func() time.Duration {
+			box, err := outbox.Open(t.TempDir(), outbox.Options{FS: slowDisk{disk.Real(), func() time.Duration {
 				if fast {
 					return 0
 				}
@@ -143,7 +144,7 @@ func TestLateTicksAreCounted(t *testing.T) {
 func TestLargeSamplesThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hung := false
-		box, err := outbox.Open(t.TempDir(), outbox.Options{FS: slowDisk{outbox.Disk(), func() time.Duration {
+		box, err := outbox.Open(t.TempDir(), outbox.Options{FS: slowDisk{disk.Real(), func() time.Duration {
 			if hung {
 				return time.Hour
 			}

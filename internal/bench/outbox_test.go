@@ -19,6 +19,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // boxes are the figures of the outbox, each beside a floor that is taken in the same run, on the same disk and over the same network.
@@ -89,7 +90,7 @@ type bareFile struct {
 	t   testing.TB
 	dir string
 	n   int
-	f   outbox.File
+	f   disk.File
 	at  int64
 }
 
@@ -102,7 +103,7 @@ func (b *bareFile) write(buf []byte) {
 		}
 		b.n++
 		b.at = 0
-		b.f, err = outbox.Disk().Open(filepath.Join(b.dir, fmt.Sprint("bare", b.n)), os.O_RDWR|os.O_CREATE)
+		b.f, err = disk.Real().Open(filepath.Join(b.dir, fmt.Sprint("bare", b.n)), os.O_RDWR|os.O_CREATE)
 		must(b.t, err)
 		must(b.t, b.f.Truncate(1<<20))
 	}
@@ -185,16 +186,16 @@ func (x *boxes) manyProducers() {
 
 // countingFS counts what goes to the disk.
 type countingFS struct {
-	outbox.FS
+	disk.FS
 	syncs, written atomic.Int64
 }
 
 type countingFile struct {
-	outbox.File
+	disk.File
 	c *countingFS
 }
 
-func (c *countingFS) Open(name string, flag int) (outbox.File, error) {
+func (c *countingFS) Open(name string, flag int) (disk.File, error) {
 	f, err := c.FS.Open(name, flag)
 	return countingFile{f, c}, err
 }
@@ -221,7 +222,7 @@ func (x *boxes) flash() {
 		{"64 producers", 64, 200_000, 0},
 		{"one at a time, --outbox-sync 1s", 1, 200_000, time.Second},
 	} {
-		disk := &countingFS{FS: outbox.Disk()}
+		disk := &countingFS{FS: disk.Real()}
 		b, _ := x.open(outbox.Options{FS: disk, SyncEvery: v.every})
 		before := blocks()
 		x.produce(b, v.producers, v.n)
@@ -273,7 +274,7 @@ func (x *boxes) drain(b *outbox.Box, n int) {
 
 // backlogs: what it costs to read, acknowledge and truncate does not depend on how much is queued, and a restart does not read it.
 func (x *boxes) backlogs() {
-	cursor, err := outbox.Disk().Open(filepath.Join(x.dir, "cursor"), os.O_RDWR|os.O_CREATE)
+	cursor, err := disk.Real().Open(filepath.Join(x.dir, "cursor"), os.O_RDWR|os.O_CREATE)
 	must(x.t, err)
 	buf := noise(104)
 	const turn = 20_000

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // What was read ahead serves the next calls, and hides nothing that came later.
@@ -144,14 +145,14 @@ type opening struct {
 	opened, read int
 }
 
-func (o *opening) Open(name string, flag int) (File, error) {
+func (o *opening) Open(name string, flag int) (disk.File, error) {
 	o.opened++
 	f, err := o.memFS.Open(name, flag)
 	return countedReads{f, o}, err
 }
 
 type countedReads struct {
-	File
+	disk.File
 	o *opening
 }
 

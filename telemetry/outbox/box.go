@@ -25,6 +25,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // Errors that callers look for.
@@ -32,7 +34,8 @@ var (
 	ErrFull     = errors.New("the outbox is full")
 	ErrClosed   = errors.New("the outbox is closed")
 	ErrTooLarge = errors.New("too large for the outbox") // the error that carries it has a method Permanent() bool that returns true
-	ErrLocked   = errors.New("the outbox is in use by another process")
+	ErrLocked   = disk.ErrLocked                         // another process has it open
+	ErrSpecial  = disk.ErrSpecial                        // a name of the outbox is not a plain file
 	ErrNewer    = errors.New("written by a newer version")
 	ErrOlder    = errors.New("written by an older version")
 	ErrOther    = errors.New("what waits in the outbox was made for another place")
@@ -86,8 +89,8 @@ type Options struct {
 	For      Identity
 	SendHere bool
 
-	Machine string // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
-	FS      FS     // the disk; nil: the real one
+	Machine string  // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
+	FS      disk.FS // the disk; nil: the real one
 
 	// Report, which may be nil, is called without locks in the goroutines that call the box, and in
 	// the timer's that syncs acknowledgements, so also twice at once.
@@ -187,7 +190,7 @@ func Open(dir string, o Options) (*Box, error) {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	if o.FS == nil {
-		o.FS = Disk()
+		o.FS = disk.Real()
 	}
 	b := newBox(o)
 	b.files, b.blind = &files{dir: dir, fs: o.FS, segSize: segmentBytes(b.opt.MaxBytes)}, true

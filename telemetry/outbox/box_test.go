@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // A program that stops may go over the bound with what it has in its hands; the bound holds for everybody else.
@@ -259,7 +260,7 @@ func TestContract(t *testing.T) {
 			equalAll(t, "left", bodiesOf(queued(t, reopen())), []string{body(1)})
 		}},
 	} {
-		run := func(t *testing.T, dir string, disk FS) {
+		run := func(t *testing.T, dir string, disk disk.FS) {
 			o := c.o
 			o.FS = disk
 			o.Report = func(p Problem) {

@@ -13,14 +13,15 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // slowFS takes a millisecond for a sync, as a disk does.
-type slowFS struct{ FS }
+type slowFS struct{ disk.FS }
 
-type slowFile struct{ File }
+type slowFile struct{ disk.File }
 
-func (s slowFS) Open(name string, flag int) (File, error) {
+func (s slowFS) Open(name string, flag int) (disk.File, error) {
 	f, err := s.FS.Open(name, flag)
 	return slowFile{f}, err
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // The format of the cursor file is in docs/outbox.md, section 2.3.
@@ -123,7 +125,7 @@ func readSlot(b []byte) (s slot, ok bool, err error) {
 }
 
 // readSlots returns the newest slot of the file and its number; -1 if there is none.
-func readSlots(f File) (best slot, number int, err error) {
+func readSlots(f disk.File) (best slot, number int, err error) {
 	number = -1
 	b := make([]byte, slots*slotSize)
 	n, err := f.ReadAt(b, 0)
@@ -150,7 +152,7 @@ type cursorFile struct {
 	syncing sync.Mutex // held by the goroutine that syncs; taken before mu
 
 	mu      sync.Mutex
-	file    File          // nil until the disk lets us make it, and while it rests
+	file    disk.File     // nil until the disk lets us make it, and while it rests
 	resting bool          // the file was closed because there is nothing to write; it holds what was synced
 	foreign bool          // another file has the name of ours
 	turn    uint64        // of the slot written last

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 const (
@@ -358,12 +360,12 @@ func TestReadErrors(t *testing.T) {
 }
 
 type readFault struct {
-	FS
+	disk.FS
 	name string
 	fail int
 }
 
-func (f *readFault) Open(name string, flag int) (File, error) {
+func (f *readFault) Open(name string, flag int) (disk.File, error) {
 	if filepath.Base(name) == f.name && f.fail > 0 {
 		f.fail--
 		return nil, errIO

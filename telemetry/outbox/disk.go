@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
@@ -51,7 +52,7 @@ func (s *segment) seqAt(pos uint64) uint64 { return s.baseSeq + (pos - s.base) }
 // writer is the segment that is being written. It belongs to the leader (Box.leading).
 type writer struct {
 	seg  *segment
-	file File
+	file disk.File
 	size int64 // as seg.size; 0 while the header is not written
 	next uint32
 	name string

@@ -2,15 +2,10 @@ package outbox
 
 import (
 	"errors"
-	"io/fs"
-	"slices"
-	"syscall"
 	"time"
-)
 
-// ErrSpecial says that a name of the outbox is not a plain file but a link, a pipe, a directory or
-// a device.
-var ErrSpecial = errors.New("the outbox keeps plain files only")
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+)
 
 // An error of the disk is of one of three kinds, and each is met in its own way:
 //
@@ -26,24 +21,13 @@ var ErrSpecial = errors.New("the outbox keeps plain files only")
 
 // isDamage says that an error means bad data.
 func isDamage(err error) bool {
-	if errors.Is(err, errDamaged) || errors.Is(err, errHeader) || errors.Is(err, ErrSpecial) {
-		return true
-	}
-	return slices.ContainsFunc(damages, func(d error) bool { return errors.Is(err, d) })
+	return errors.Is(err, errDamaged) || errors.Is(err, errHeader) || errors.Is(err, ErrSpecial) || disk.IsDamage(err)
 }
 
 // needsPerson says that an error does not pass by itself: a person must choose another directory,
 // or change this one.
 func needsPerson(err error) bool {
-	for _, e := range []error{
-		fs.ErrPermission, fs.ErrExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP, // the second: a link to nowhere has the name
-		ErrLocked, ErrNewer, ErrOlder, ErrSpecial, ErrOther,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return disk.NeedsPerson(err) || errors.Is(err, ErrOther) || isVersion(err)
 }
 
 const (

@@ -4,13 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+)
+
+// How the outbox opens files.
+const (
+	readOnly  = os.O_RDONLY
+	readWrite = os.O_RDWR
+	create    = os.O_CREATE
+	exclusive = os.O_EXCL
+	truncate  = os.O_TRUNC
 )
 
 // files is what a box has on a disk. Box.mu guards its fields, unless something else is said.
 type files struct {
 	dir     string    // never changes
-	fs      FS        // never changes
+	fs      disk.FS   // never changes
 	segSize int64     // never changes
 	lock    io.Closer // nil until it can be taken; replaced under cur.syncing
 

@@ -231,7 +231,8 @@ func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 		if len(names) > 64+10 {
 			t.Errorf("%d files", len(names))
 		}
-		for _, o.FS = range []FS{disk.killed(), disk.powerCut(rand.New(rand.NewPCG(1, 1)))} {
+		for _, left := range []*memFS{disk.killed(), disk.powerCut(rand.New(rand.NewPCG(1, 1)))} {
+			o.FS = left
 			again := openBox(t, "/box", o)
 			r := queued(t, again)
 			if len(r) < backlog-1 {

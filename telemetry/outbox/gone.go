@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // isMissing says that a file does not exist: its directory can be read and does not list it.
@@ -90,7 +92,7 @@ func (b *Box) remake() bool {
 }
 
 // create opens a file, and makes it or the directory if they are missing. The caller leads.
-func (b *Box) create(name string, flag int) (File, error) {
+func (b *Box) create(name string, flag int) (disk.File, error) {
 	f, err := b.fs.Open(name, flag|create)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err

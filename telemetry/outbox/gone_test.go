@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // Files and directories that vanish, shrink, or are replaced while the outbox is open and between
@@ -97,7 +97,7 @@ func TestFilesVanishWhileItRuns(t *testing.T) {
 		"a segment":                   {2, Missing, func(t *testing.T, _ string, b *Box) { remove(t, b.path(b.segs[4].num)) }, 0},
 		"the segment that is written": {0, Missing, func(t *testing.T, _ string, b *Box) { remove(t, b.path(b.writer.seg.num)) }, 0},
 		"the cursor":                  {0, Missing, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Join(dir, cursorName)) }, 0},
-		"the lock":                    {0, -1, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Join(dir, lockName)) }, 0},
+		"the lock":                    {0, -1, func(t *testing.T, dir string, _ *Box) { remove(t, filepath.Join(dir, disk.LockName)) }, 0},
 		"a segment shrinks": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
 			edit(t, b.path(b.segs[4].num), func(data []byte) []byte { return data[:len(data)/2] })
 		}, 1},
@@ -290,7 +290,7 @@ func TestVanishedBetweenRuns(t *testing.T) {
 // TestSpecialFilesAreNamed: Open names anything that is not a plain file in the place of a file,
 // and does not wait for it.
 func TestSpecialFilesAreNamed(t *testing.T) {
-	for _, file := range []string{cursorName, identityName, segName(1), lockName} {
+	for _, file := range []string{cursorName, identityName, segName(1), disk.LockName} {
 		for kind, put := range map[string]func(name string) error{
 			"a directory":     func(name string) error { return os.Mkdir(name, 0o700) },
 			"a symbolic link": func(name string) error { return os.Symlink("/dev/zero", name) },
@@ -308,7 +308,7 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 			if !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), name+" is "+kind) {
 				t.Errorf("%s as %s: %v", file, kind, err)
 			}
-			if file == lockName { // which nobody looks into
+			if file == disk.LockName { // which nobody looks into
 				continue
 			}
 			if l, err := Inspect(dir); file != identityName && !errors.Is(err, ErrSpecial) || file == identityName && (err != nil || l.Queued != 1) {
@@ -389,49 +389,9 @@ func TestHugeFileIsNamed(t *testing.T) {
 	}
 }
 
-// TestLockWithoutAFile: if no lock file can be made, the lock on the directory is enough.
-func TestLockWithoutAFile(t *testing.T) {
-	dir := t.TempDir()
-	onDir := func() (io.Closer, error) { return lockDir(dir, true) }
-	for _, errno := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {
-		first, err := lockBoth(onDir, func() (io.Closer, error) { return nil, errno })
-		if err != nil {
-			t.Fatalf("%v: %v", errno, err)
-		}
-		if _, err := Disk().Lock(dir); !errors.Is(err, ErrLocked) {
-			t.Errorf("%v: another one gets in: %v", errno, err)
-		}
-		if !isHeld(dir) {
-			t.Errorf("%v: it does not look held", errno)
-		}
-		if err := first.Close(); err != nil || isHeld(dir) {
-			t.Errorf("%v: it is held for ever: %v", errno, err)
-		}
-	}
-	if _, err := lockBoth(onDir, func() (io.Closer, error) { return nil, syscall.EACCES }); !errors.Is(err, syscall.EACCES) {
-		t.Errorf("without permission: %v", err)
-	}
-	if isHeld(dir) {
-		t.Error("it is held after an error")
-	}
-	// If the system cannot lock directories, the lock on the file is enough.
-	none := func() (io.Closer, error) { return nil, errors.ErrUnsupported }
-	onFile := func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) }
-	first, err := lockBoth(none, onFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lockBoth(none, onFile); !errors.Is(err, ErrLocked) {
-		t.Errorf("got %v", err)
-	}
-	if err := first.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 // damagedFS fails the reads of one file with an error of the data, from a byte on.
 type damagedFS struct {
-	FS
+	disk.FS
 	name string
 	from int64
 	err  error
@@ -439,11 +399,11 @@ type damagedFS struct {
 }
 
 type damagedFile struct {
-	File
+	disk.File
 	fs *damagedFS
 }
 
-func (d *damagedFS) Open(name string, flag int) (File, error) {
+func (d *damagedFS) Open(name string, flag int) (disk.File, error) {
 	f, err := d.FS.Open(name, flag)
 	if err == nil && filepath.Base(name) == d.name {
 		f = damagedFile{f, d}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // Identity says whose messages an outbox holds, and where they go. Keys, models and the hub that
@@ -98,7 +100,7 @@ func readIdentity(b []byte) (*Identity, error) {
 	return id, nil
 }
 
-func (l *layout) loadIdentity(disk FS, name string, listed bool) error {
+func (l *layout) loadIdentity(disk disk.FS, name string, listed bool) error {
 	f, err := disk.Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) && (l.as == looking || !listed) {
 		return nil // the outbox is new, or older than identities

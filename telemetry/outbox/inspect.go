@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // Range is a run of seqs of one outbox id, both ends included.
@@ -56,7 +57,7 @@ func Inspect(dir string) (Look, error) {
 	if err != nil {
 		return Look{}, err
 	}
-	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.cursor - v.left.above, Segments: len(v.segs), Held: isHeld(dir)}
+	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.cursor - v.left.above, Segments: len(v.segs), Held: disk.IsHeld(dir)}
 	if v.identity != nil {
 		look.For = v.identity.String()
 	}
@@ -120,12 +121,12 @@ type view struct {
 
 // see finds out what is in the line of a directory.
 func see(dir string) (*view, error) {
-	l, err := load(Disk(), dir, looking)
+	l, err := load(disk.Real(), dir, looking)
 	for range 3 { // a running process may delete a file between our list and our look
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		l, err = load(Disk(), dir, looking)
+		l, err = load(disk.Real(), dir, looking)
 	}
 	if err != nil {
 		return nil, err
@@ -257,7 +258,7 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 // frames opens a segment. One that is gone has left the line.
 func (v *view) frames(s *segment, read func(*scanner) error) error {
 	name := filepath.Join(v.dir, segName(s.num))
-	f, err := Disk().Open(name, readOnly)
+	f, err := disk.Real().Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // memFS is a disk in memory that knows what is on the platter and what is only in the page cache. It can fail any call, cut writes
@@ -162,7 +164,7 @@ func (m *memFS) List(dir string) ([]string, error) {
 	return names, nil
 }
 
-func (m *memFS) Open(name string, flag int) (File, error) {
+func (m *memFS) Open(name string, flag int) (disk.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node := m.names[name]

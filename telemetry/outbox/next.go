@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // maxBodies is how many bytes of bodies Next hands out at once, unless the first body alone is more.
@@ -64,7 +65,7 @@ type ahead struct {
 	at        int64  // where in the file
 	window    []byte
 	decoder   decoder
-	file      File // the segment's; nil: nothing was read from it yet that was not there already
+	file      disk.File // the segment's; nil: nothing was read from it yet that was not there already
 }
 
 // reset forgets the records.

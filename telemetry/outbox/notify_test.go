@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // notices counts the calls of a reader that waits.
@@ -121,12 +123,12 @@ func TestNotifyWaitsForWhoeverTries(t *testing.T) {
 
 // hangingFS takes its time to open a file.
 type hangingFS struct {
-	FS
+	disk.FS
 	pause atomic.Int64
 	opens atomic.Int32
 }
 
-func (h *hangingFS) Open(name string, flag int) (File, error) {
+func (h *hangingFS) Open(name string, flag int) (disk.File, error) {
 	h.opens.Add(1)
 	time.Sleep(time.Duration(h.pause.Load()))
 	return h.FS.Open(name, flag)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // A run of a world is recorded call by call. The disk before each call (what was synced, and every write, truncation, creation, rename
@@ -285,9 +286,9 @@ func TestPowerLossIsNoticed(t *testing.T) {
 // forgetful does not sync segments.
 type forgetful struct{ *memFS }
 
-type unsyncedFile struct{ File }
+type unsyncedFile struct{ disk.File }
 
-func (f forgetful) Open(name string, flag int) (File, error) {
+func (f forgetful) Open(name string, flag int) (disk.File, error) {
 	file, err := f.memFS.Open(name, flag)
 	if err == nil && strings.HasSuffix(name, segSuffix) {
 		file = unsyncedFile{file}

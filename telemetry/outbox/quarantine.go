@@ -8,10 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 const (
@@ -114,12 +115,12 @@ func readLine(in *bufio.Reader) (line []byte, err error) {
 
 // maybeFile is a file that may not be there.
 type maybeFile struct {
-	File
+	disk.File
 	name string
 }
 
 func openIfThere(name string) (maybeFile, error) {
-	f, err := Disk().Open(name, readOnly)
+	f, err := disk.Real().Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) {
 		return maybeFile{}, nil
 	}
@@ -138,12 +139,7 @@ func (f maybeFile) close() {
 // is says whether two files are the same: the newer one may have got the older one's name between
 // two opens.
 func (f maybeFile) is(other maybeFile) bool {
-	if f.File == nil || other.File == nil {
-		return false
-	}
-	a, isDisk := f.File.(diskFile)
-	b, areDisk := other.File.(diskFile)
-	return isDisk && areDisk && os.SameFile(a.info, b.info)
+	return disk.Same(f.File, other.File)
 }
 
 // Quarantine takes the record at pos out of the line because it can never be sent. Before that it

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 func readAll[T any](t testing.TB, items iter.Seq2[T, error]) (all []T) {
@@ -231,7 +232,7 @@ func TestLookingDoesNotLock(t *testing.T) {
 	var looking sync.WaitGroup
 	looking.Go(func() {
 		for ctx.Err() == nil {
-			isHeld(dir)
+			disk.IsHeld(dir)
 		}
 	})
 	for range 100 {

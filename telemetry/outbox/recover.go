@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // layout is what a directory was found to hold. Finding it changes nothing.
@@ -51,7 +53,7 @@ const (
 )
 
 // load finds out what a directory holds.
-func load(disk FS, dir string, as reading) (*layout, error) {
+func load(disk disk.FS, dir string, as reading) (*layout, error) {
 	names, err := disk.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -106,7 +108,7 @@ func load(disk FS, dir string, as reading) (*layout, error) {
 // isBelieved says that an error means bad data and has lasted long enough.
 func (l *layout) isBelieved(err error) bool { return l.as == believing && isDamage(err) }
 
-func (l *layout) loadSlot(disk FS, name string, listed bool) error {
+func (l *layout) loadSlot(disk disk.FS, name string, listed bool) error {
 	f, err := disk.Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) && (l.as == looking || !listed) {
 		return nil
@@ -134,7 +136,7 @@ func (l *layout) loadSlot(disk FS, name string, listed bool) error {
 // it might take for ever.
 const maxSegmentFile = 2 << 30
 
-func (l *layout) loadHeader(disk FS, name string, num uint64) error {
+func (l *layout) loadHeader(disk disk.FS, name string, num uint64) error {
 	f, err := disk.Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) && l.as == looking {
 		return nil // deleted since we listed it, by a running client that we only look at
@@ -206,7 +208,7 @@ func (l *layout) tile() {
 }
 
 // scanNewest finds where the newest segment ends. Steps 5.1 to 5.3 of docs/outbox.md.
-func (l *layout) scanNewest(disk FS, name string, s *segment) error {
+func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 	f, err := disk.Open(name, readOnly)
 	if err != nil {
 		return err
@@ -248,7 +250,7 @@ func (l *layout) scanNewest(disk FS, name string, s *segment) error {
 }
 
 // hasContent says whether there is anything but zeros in a part of a file.
-func hasContent(f File, from, to int64) (bool, error) {
+func hasContent(f disk.File, from, to int64) (bool, error) {
 	sc := scanner{file: f, size: to, most: readAhead}
 	for from < to {
 		b, err := sc.bytes(from, readAhead)
@@ -266,7 +268,7 @@ func hasContent(f File, from, to int64) (bool, error) {
 }
 
 // findLastSeq finds the last seq of the outbox id that goes on. The slot may be older than the segments, and newer.
-func (l *layout) findLastSeq(disk FS, dir string) error {
+func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 	l.lastSeq = l.slot.seq
 	for i := len(l.segs) - 1; i >= 0 && l.hasSlot; i-- {
 		last := *l.segs[i]
@@ -554,7 +556,7 @@ func (b *Box) settled() {
 	b.rouse(0)
 }
 
-func writeAgain(f File, from, to int64) error {
+func writeAgain(f disk.File, from, to int64) error {
 	buf := make([]byte, min(to-from, 256<<10))
 	for ; from < to; from += int64(len(buf)) {
 		buf = buf[:min(to-from, int64(len(buf)))]

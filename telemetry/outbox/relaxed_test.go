@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // segmentSyncs counts the syncs of segments.
@@ -18,7 +20,7 @@ type segmentSyncs struct {
 	n atomic.Int64
 }
 
-func (s *segmentSyncs) Open(name string, flag int) (File, error) {
+func (s *segmentSyncs) Open(name string, flag int) (disk.File, error) {
 	f, err := s.memFS.Open(name, flag)
 	if err == nil && strings.HasSuffix(name, segSuffix) {
 		f = countedSync{f, &s.n}
@@ -27,7 +29,7 @@ func (s *segmentSyncs) Open(name string, flag int) (File, error) {
 }
 
 type countedSync struct {
-	File
+	disk.File
 	n *atomic.Int64
 }
 

@@ -1,4 +1,6 @@
-package outbox
+// Package disk is the directory of an outbox as the system keeps it: plain files, opened without
+// waiting for anybody, locks, and syncs that mean what they say.
+package disk
 
 import (
 	"errors"
@@ -7,13 +9,49 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
 )
 
-// FS is the disk as the outbox uses it: narrow, so that a test can fail each call, cut each write short, or keep a record of what was
-// synced when. Its methods and those of its files may be called at the same time. Errors are those of package os.
+// Errors of a disk. Any other error is one of package os.
+var (
+	// ErrLocked says that another process has the directory locked.
+	ErrLocked = errors.New("the outbox is in use by another process")
+	// ErrSpecial says that a name is not a plain file but a link, a pipe, a directory or a device.
+	ErrSpecial = errors.New("the outbox keeps plain files only")
+)
+
+// IsDamage says whether the system means bad data by an error.
+func IsDamage(err error) bool {
+	return slices.ContainsFunc(damages, func(d error) bool { return errors.Is(err, d) })
+}
+
+// NeedsPerson says whether an error of a disk does not pass by itself: a person must choose another
+// directory, or change this one.
+func NeedsPerson(err error) bool {
+	for _, e := range []error{
+		fs.ErrPermission, fs.ErrExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP, // the second: a link to nowhere has the name
+		ErrLocked, ErrSpecial,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Same says whether two files of the real disk are one.
+func Same(a, b File) bool {
+	x, isReal := a.(realFile)
+	y, areReal := b.(realFile)
+	return isReal && areReal && os.SameFile(x.info, y.info)
+}
+
+// FS is a disk. It is narrow, so that a test can fail each call, cut each write short, or keep a record
+// of what was synced when. Its methods and those of its files may be called at the same time. Errors are those of package os.
 type FS interface {
 	// MkdirAll makes dir and what is missing above it, for this user only.
 	MkdirAll(dir string) error
@@ -47,21 +85,12 @@ type File interface {
 	Sync() error
 }
 
-// How the outbox opens files.
-const (
-	readOnly  = os.O_RDONLY
-	readWrite = os.O_RDWR
-	create    = os.O_CREATE
-	exclusive = os.O_EXCL
-	truncate  = os.O_TRUNC
-)
+// Real returns the real disk.
+func Real() FS { return real{} }
 
-// Disk returns the real disk.
-func Disk() FS { return disk{} }
+type real struct{}
 
-type disk struct{}
-
-func (disk) MkdirAll(dir string) error {
+func (real) MkdirAll(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
@@ -71,14 +100,14 @@ func (disk) MkdirAll(dir string) error {
 	return syncDir(filepath.Dir(filepath.Clean(dir))) // a directory that a power cut takes away takes its files along
 }
 
-// lockName is the file that older versions lock, and that is locked on systems without locks on
+// LockName is the file in a directory that older versions lock, and that is locked on systems without locks on
 // directories.
-const lockName = "lock"
+const LockName = "lock"
 
 // Lock takes two locks where the system has both; one is enough. The lock on the directory needs no
 // room on the disk and cannot be deleted. The lock on the file keeps older versions out.
-func (disk) Lock(dir string) (io.Closer, error) {
-	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, lockName)) })
+func (real) Lock(dir string) (io.Closer, error) {
+	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, LockName)) })
 }
 
 func lockBoth(dir, file func() (io.Closer, error)) (io.Closer, error) {
@@ -90,7 +119,7 @@ func lockBoth(dir, file func() (io.Closer, error)) (io.Closer, error) {
 	switch {
 	case err == nil:
 		return locks{onDir, onFile}, nil
-	case errors.Is(err, errors.ErrUnsupported), onDir != nil && !errors.Is(err, ErrLocked) && !needsPerson(err):
+	case errors.Is(err, errors.ErrUnsupported), onDir != nil && !errors.Is(err, ErrLocked) && !NeedsPerson(err):
 		return locks{onDir}, nil // a full disk, or one that is read-only, has no room for the file
 	}
 	return nil, errors.Join(err, locks{onDir}.Close())
@@ -108,7 +137,7 @@ func (l locks) Close() (err error) {
 	return err
 }
 
-// retryLock tries for a while, because isHeld of another process may hold the lock for a moment.
+// retryLock tries for a while, because IsHeld of another process may hold the lock for a moment.
 func retryLock(try func() (io.Closer, error)) (l io.Closer, err error) {
 	for range lockTries {
 		if l, err = try(); !errors.Is(err, ErrLocked) {
@@ -140,9 +169,9 @@ func lockFile(name string) (io.Closer, error) {
 	return l, nil
 }
 
-// isHeld says whether a process has the outbox in dir open. It takes shared locks and gives them
+// IsHeld says whether a process has the outbox in dir open. It takes shared locks and gives them
 // back at once, because no other way works on every system. It returns false if that is unknown.
-func isHeld(dir string) bool {
+func IsHeld(dir string) bool {
 	l, err := lockDir(dir, false)
 	if l != nil {
 		_ = l.Close()
@@ -150,7 +179,7 @@ func isHeld(dir string) bool {
 	if errors.Is(err, ErrLocked) {
 		return true
 	}
-	name := filepath.Join(dir, lockName)
+	name := filepath.Join(dir, LockName)
 	if checkPlain(name) != nil {
 		return false
 	}
@@ -191,7 +220,7 @@ func specialError(name string, mode fs.FileMode) error {
 	return fmt.Errorf("%s is %s: %w: move it away", name, kind, ErrSpecial)
 }
 
-func (disk) List(dir string) ([]string, error) {
+func (real) List(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -203,7 +232,7 @@ func (disk) List(dir string) ([]string, error) {
 	return names, nil
 }
 
-func (disk) Open(name string, flag int) (File, error) {
+func (real) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|plainOnly, 0o600)
 	if err != nil {
 		if special := checkPlain(name); errors.Is(special, ErrSpecial) {
@@ -222,21 +251,21 @@ func (disk) Open(name string, flag int) (File, error) {
 		_ = f.Close() // the first error is returned
 		return nil, err
 	}
-	return diskFile{f, info}, nil
+	return realFile{f, info}, nil
 }
 
-func (disk) Rename(from, to string) error { return os.Rename(from, to) }
-func (disk) Remove(name string) error     { return os.Remove(name) }
-func (disk) SyncDir(dir string) error     { return syncDir(dir) }
+func (real) Rename(from, to string) error { return os.Rename(from, to) }
+func (real) Remove(name string) error     { return os.Remove(name) }
+func (real) SyncDir(dir string) error     { return syncDir(dir) }
 
-type diskFile struct {
+type realFile struct {
 	*os.File
 	info fs.FileInfo // when it was opened
 }
 
-func (f diskFile) Sync() error { return syncData(f.File) }
+func (f realFile) Sync() error { return syncData(f.File) }
 
-func (f diskFile) Size() (int64, error) {
+func (f realFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return 0, err
@@ -244,6 +273,6 @@ func (f diskFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-func (f diskFile) Is(name string) (bool, error) {
+func (f realFile) Is(name string) (bool, error) {
 	return isFile(f.info, name)
 }

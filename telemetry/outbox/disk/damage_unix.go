@@ -1,6 +1,6 @@
 //go:build !linux && !windows
 
-package outbox
+package disk
 
 import "syscall"
 
