@@ -102,7 +102,7 @@ func TestRoomsAreSmall(t *testing.T) {
 		"cmd":              5700, // to be split
 		"internal/device":  5600, // to be split
 		"internal/sim":     6000, // provisioning and central are on their way into packages of their own
-		"telemetry/outbox": 6200, // at 5000 it may stay: a split would cut one thing, the log, in two
+		"telemetry/outbox": 5500, // at 5000 it may stay: a split would cut one thing, the log, in two
 	}
 	for _, p := range listPackages(t) {
 		lines := 0
@@ -150,7 +150,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},
-		"github.com/gofrs/flock":              {"internal/device", "telemetry/outbox", "internal/sim/store"},
+		"github.com/gofrs/flock":              {"internal/device", "telemetry/outbox/disk", "internal/sim/store"},
 		"github.com/gorilla/websocket":        {"internal/sim/wire"}, // paho brings it along for the client
 		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim", "internal/sim/iothub", "internal/sim/ledger", "internal/sim/store", "internal/sim/wire"},
 		"github.com/rogpeppe/go-internal":     {},

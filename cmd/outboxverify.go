@@ -9,6 +9,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 	"github.com/spf13/cobra"
 )
 
@@ -101,12 +102,12 @@ func runOutboxVerify(ctx context.Context, env *Env, o *outboxFlags, where string
 	}
 	if asJSON {
 		err = printJSON(env.Stdout, struct {
-			Verdict  drill.Outcome    `json:"verdict"`
-			Lost     uint64           `json:"lost"`
-			Messages uint64           `json:"messages"` // in the ledger, of this device
-			Foreign  uint64           `json:"foreign"`  // of those: with ids that no outbox makes
-			Partial  bool             `json:"partial"`
-			Outboxes []outbox.Account `json:"outboxes"`
+			Verdict  drill.Outcome   `json:"verdict"`
+			Lost     uint64          `json:"lost"`
+			Messages uint64          `json:"messages"` // in the ledger, of this device
+			Foreign  uint64          `json:"foreign"`  // of those: with ids that no outbox makes
+			Partial  bool            `json:"partial"`
+			Outboxes []audit.Account `json:"outboxes"`
 		}{v.Outcome, v.Lost, v.Messages, v.Foreign, v.Partial, v.Accounts})
 	} else {
 		err = printVerdict(env.Stdout, &v)

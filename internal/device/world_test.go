@@ -23,6 +23,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
 // TestMain refuses every dial off this test's own wires: whole outages run on the in-memory network.
@@ -174,9 +175,9 @@ func (w *world) nothingLost() {
 }
 
 // nothingUntold holds the cloud's books against what the device has on its disk: what is missing was announced.
-func (w *world) nothingUntold() outbox.Account {
+func (w *world) nothingUntold() audit.Account {
 	w.t.Helper()
-	var a outbox.Audit
+	var a audit.Audit
 	w.must(a.Holds(OutboxDir(w.config.StateDir, "dev-1")))
 	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
 		gap := ""

@@ -18,6 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
 // demoDevice is the id of the demo's device.
@@ -162,7 +163,7 @@ func (s *story) read(ctx context.Context) error {
 	}
 	for _, m := range l.Messages {
 		s.seen = append(s.seen, m)
-		if _, seen := s.books.Arrived(ArrivalOf(m)); seen != outbox.Again {
+		if _, seen := s.books.Arrived(ArrivalOf(m)); seen != audit.Again {
 			s.first++
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
 // Line is one sample of a device that is given numbered lines. Lines are numbered over all lives of
@@ -94,7 +94,7 @@ func (b *Book) Add(m sim.Message) {
 	if was.N != 0 && *was != body {
 		b.Object(Content, "%s names two samples: line %d of life %d and line %d of life %d", m.Mid, was.N, was.Life, body.N, body.Life)
 	}
-	if seen == outbox.Again {
+	if seen == audit.Again {
 		b.repeated()
 		return
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
 // ErrVerdict says that the tool worked and the system under test did not.
@@ -55,14 +56,14 @@ type Verdict struct {
 	Findings []Finding // maxFindings at most
 	More     int       // findings beyond those
 
-	Messages uint64           // that arrived, the repeated and the foreign ones included
-	Distinct uint64           // samples that arrived
-	Repeats  uint64           // messages that had arrived before
-	Lost     uint64           // samples: see the kind of that name
-	Queued   uint64           // samples that wait
-	Foreign  uint64           // messages with ids that no outbox makes
-	Partial  bool             // the beginning of what arrived is not known, and was not judged
-	Accounts []outbox.Account // by outbox id, the current one first
+	Messages uint64          // that arrived, the repeated and the foreign ones included
+	Distinct uint64          // samples that arrived
+	Repeats  uint64          // messages that had arrived before
+	Lost     uint64          // samples: see the kind of that name
+	Queued   uint64          // samples that wait
+	Foreign  uint64          // messages with ids that no outbox makes
+	Partial  bool            // the beginning of what arrived is not known, and was not judged
+	Accounts []audit.Account // by outbox id, the current one first
 }
 
 // maxFindings bounds the findings that a verdict names, because a broken run may have millions.
@@ -110,14 +111,14 @@ type Judge struct {
 	Allow Allowance
 
 	open    Verdict // what was found so far
-	audit   outbox.Audit
+	audit   audit.Audit
 	outbox  string // id of the first message
 	made    uint64
 	counted bool // made is known
 }
 
 // Stale says that the ledger was written before the outbox is looked at, so that the newest samples
-// of a device that runs may be missing in it; see outbox.Audit.
+// of a device that runs may be missing in it; see audit.Audit.
 func (j *Judge) Stale() { j.audit.Stale = true }
 
 // Holds looks into the outbox in dir. It may be called again after the arrivals, for what a running
@@ -156,7 +157,7 @@ func ArrivalOf(m sim.Message) Arrival {
 
 // Arrived takes in one message. It returns the seq of a message that counts: it returns 0 if the
 // message is of no outbox, or of another outbox than the messages before it and that is not allowed.
-func (j *Judge) Arrived(m Arrival) (seq uint64, seen outbox.Seen) {
+func (j *Judge) Arrived(m Arrival) (seq uint64, seen audit.Seen) {
 	j.open.Messages++
 	seen = j.audit.Arrived(m.ID, m.Gap)
 	box, seq, ok := outbox.SplitID(m.ID)
@@ -176,7 +177,7 @@ func (j *Judge) Arrived(m Arrival) (seq uint64, seen outbox.Seen) {
 	if m.Gap != "" && !j.Allow.GivenUp {
 		j.Object(GivenUp, "%s says that %s were given up", m.ID, m.Gap)
 	}
-	if seen == outbox.Late && !j.Allow.Reordered {
+	if seen == audit.Late && !j.Allow.Reordered {
 		j.Object(Reordered, "%s arrived behind samples that are newer", m.ID)
 	}
 	return seq, seen

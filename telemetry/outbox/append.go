@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // retryEvery is how long a disk that failed is left alone.
@@ -308,7 +309,7 @@ func (b *Box) keep(items []item) {
 	r := b.ring
 	for _, it := range items {
 		for b.opt.Full == DropOldest && len(r.items) > 0 && r.bytes+cost(it) > b.ringLimit() {
-			b.drop(span{r.base, r.base}, "for room in memory") // which takes it out of the ring
+			b.drop(runs.Of(r.base, r.base), "for room in memory") // which takes it out of the ring
 		}
 		r.push(it)
 		b.next++

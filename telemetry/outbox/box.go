@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // Errors that callers look for.
@@ -131,7 +132,7 @@ type Box struct {
 	// The line: positions up to diskEnd are in segments and durable, from there on in the ring. Only the leader lets it grow.
 	segs    []*segment // ascending; each ends where the next begins
 	ring    *ring      // nil while the disk works, and before the first message that it does not take
-	acks    acks
+	acks    runs.Set
 	gaps    gaps
 	next    uint64 // the position of the next message; positions start at 1
 	diskEnd uint64
@@ -216,7 +217,7 @@ func newBox(o Options) *Box {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
-	return &Box{opt: o, ended: make(chan struct{}), acks: acks{cursor: 1}, next: 1, diskEnd: 1}
+	return &Box{opt: o, ended: make(chan struct{}), acks: runs.Set{Cursor: 1}, next: 1, diskEnd: 1}
 }
 
 // WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when

@@ -124,7 +124,7 @@ func TestContract(t *testing.T) {
 			equalAll(t, "left after a restart", bodiesOf(queued(t, b)), []string{body(1), body(3), body(6)})
 			ackAll(t, b, r)
 			equal(t, "queued", b.Stats().Queued, 0)
-			equal(t, "spans", len(b.acks.spans), 0)
+			equal(t, "spans", len(b.acks.Spans), 0)
 		}},
 		{"a place that never was is an error", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
 			appendBodies(t, b, body(1))

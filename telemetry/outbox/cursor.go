@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // The format of the cursor file is in docs/outbox.md, section 2.3.
@@ -38,15 +39,15 @@ type slot struct {
 	end     uint64 // every message below this place is synced
 	endID   boxID  // of the message at end-1; 0: there is none on the disk
 	endSeq  uint64
-	spans   []span
+	spans   []runs.Span
 	gaps    []gap
 }
 
 // acks is what has left the line by the slot.
-func (s *slot) acks() acks {
-	a := acks{cursor: s.cursor}
+func (s *slot) acks() runs.Set {
+	a := runs.Set{Cursor: s.cursor}
 	for _, x := range s.spans {
-		a.add(x)
+		a.Add(x)
 	}
 	return a
 }
@@ -76,7 +77,7 @@ func (s *slot) appendTo(b []byte) []byte {
 	b = le.AppendUint32(b, uint32(len(spans)))
 	b = le.AppendUint32(b, uint32(len(told)))
 	for _, x := range spans {
-		b = le.AppendUint64(le.AppendUint64(b, x.first), x.last)
+		b = le.AppendUint64(le.AppendUint64(b, x.First), x.Last)
 	}
 	for _, x := range told {
 		b = le.AppendUint64(le.AppendUint64(le.AppendUint64(b, uint64(x.id)), x.first), x.last)
@@ -112,9 +113,9 @@ func readSlot(b []byte) (s slot, ok bool, err error) {
 	sane := s.id != 0 && s.cursor > 0 && s.cursor <= s.end && s.end < farthest &&
 		s.turn < farthest && s.seq < farthest && s.endSeq < farthest
 	for at := s.cursor; spans > 0; spans-- {
-		x := span{le.Uint64(b), le.Uint64(b[8:])}
-		sane = sane && x.first > at && x.first <= x.last && x.last < s.end
-		s.spans, at, b = append(s.spans, x), x.last, b[16:]
+		x := runs.Of(le.Uint64(b), le.Uint64(b[8:]))
+		sane = sane && x.First > at && x.First <= x.Last && x.Last < s.end
+		s.spans, at, b = append(s.spans, x), x.Last, b[16:]
 	}
 	for ; told > 0; told-- {
 		x := gap{id: boxID(le.Uint64(b)), first: le.Uint64(b[8:]), last: le.Uint64(b[16:])}
@@ -159,7 +160,7 @@ type cursorFile struct {
 	slot    int           // the one being written
 	synced  int           // the slot that is synced; no write touches it
 	end     uint64        // slot.end of the slot written last
-	left    acks          // the places that have left the line, by the synced slot
+	left    runs.Set      // the places that have left the line, by the synced slot
 	dirty   bool          // something was written since the last sync began, or should have been
 	failed  bool          // the last try failed, and Report was told
 	astray  bool          // the file has lost its name, or must be made; a restart would not find what is written
@@ -309,26 +310,26 @@ func (b *Box) newCursor(name string) error {
 func (b *Box) state() slot {
 	s := slot{
 		turn: b.cur.turn, id: b.id, seq: b.seq, machine: b.machine,
-		cursor: min(b.acks.cursor, b.diskEnd), end: b.diskEnd, endID: b.endID, endSeq: b.endSeq, gaps: b.gaps,
+		cursor: min(b.acks.Cursor, b.diskEnd), end: b.diskEnd, endID: b.endID, endSeq: b.endSeq, gaps: b.gaps,
 	}
-	for _, x := range longest(b.acks.spans, maxSlotSpan) {
-		if x.first >= s.end {
+	for _, x := range longest(b.acks.Spans, maxSlotSpan) {
+		if x.First >= s.end {
 			break
 		}
-		s.spans = append(s.spans, span{x.first, min(x.last, s.end-1)})
+		s.spans = append(s.spans, runs.Of(x.First, min(x.Last, s.end-1)))
 	}
 	return s
 }
 
 // longest leaves out the shortest spans if there are more than n: what is left out comes again after a restart.
-func longest(spans []span, n int) []span {
+func longest(spans []runs.Span, n int) []runs.Span {
 	if len(spans) <= n {
 		return spans
 	}
 	all := slices.Clone(spans)
-	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(b.last-b.first, a.last-a.first) })
+	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(b.Last-b.First, a.Last-a.First) })
 	all = all[:n]
-	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(a.First, b.First) })
 	return all
 }
 

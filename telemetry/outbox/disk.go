@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
@@ -46,7 +47,10 @@ func segNum(name string) (num uint64) {
 	return num
 }
 
-// seqAt is the seq of the message at a place.
+// isIn says whether all positions of the segment are in a set.
+func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.base) >= s.end }
+
+// seqAt is the seq of the message at a position.
 func (s *segment) seqAt(pos uint64) uint64 { return s.baseSeq + (pos - s.base) }
 
 // writer is the segment that is being written. It belongs to the leader (Box.leading).
@@ -363,8 +367,8 @@ func (b *Box) used() int64 {
 		return 0
 	}
 	bytes := b.unsyncedBytes
-	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.cursor; i-- {
-		if len(b.acks.spans) == 0 || !b.acks.whole(b.segs[i]) {
+	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.Cursor; i-- {
+		if len(b.acks.Spans) == 0 || !b.segs[i].isIn(&b.acks) {
 			bytes += b.segs[i].size
 		}
 	}
@@ -408,12 +412,12 @@ func (b *Box) makeRoom(need int64) error {
 func (b *Box) queued(s *segment) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return s.end > b.acks.cursor
+	return s.end > b.acks.Cursor
 }
 
 // oldest is the first segment with a queued message, nil if there is none. b.mu is held.
 func (b *Box) oldest() *segment {
-	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.cursor })
+	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.Cursor })
 	if i == len(b.segs) {
 		return nil
 	}
@@ -422,10 +426,10 @@ func (b *Box) oldest() *segment {
 
 // dropSegment lets all messages of the oldest segment leave. b.mu is held.
 func (b *Box) dropSegment(s *segment, why string) {
-	if b.acks.cursor < s.base {
-		b.leave(span{b.acks.cursor, s.base - 1}) // nobody's places
+	if b.acks.Cursor < s.base {
+		b.leave(runs.Of(b.acks.Cursor, s.base-1)) // nobody's places
 	}
-	b.drop(span{max(s.base, b.acks.cursor), s.end - 1}, why)
+	b.drop(runs.Of(max(s.base, b.acks.Cursor), s.end-1), why)
 }
 
 // lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
@@ -443,7 +447,7 @@ func (b *Box) dropAged() (dropped bool) {
 			b.mu.Unlock()
 			return dropped
 		}
-		copied, from := *s, max(s.base, b.acks.cursor)
+		copied, from := *s, max(s.base, b.acks.Cursor)
 		b.mu.Unlock()
 		age := b.youngest(copied, from)
 		b.mu.Lock()
@@ -483,7 +487,7 @@ func (b *Box) youngest(s segment, from uint64) time.Duration {
 // reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
 func (b *Box) reclaimNow() {
 	b.mu.Lock()
-	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], b.acks.whole)
+	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], func(s *segment) bool { return s.isIn(&b.acks) })
 	b.mu.Unlock()
 	if !idle && b.syncAcks(false) == nil {
 		b.reclaim()
@@ -501,7 +505,7 @@ func (b *Box) reclaim() {
 	if n := len(b.segs); n > 0 {
 		newest := b.segs[n-1]
 		b.segs = slices.DeleteFunc(b.segs, func(s *segment) bool {
-			if s == newest || !left.whole(s) {
+			if s == newest || !s.isIn(&left) {
 				return false
 			}
 			b.trash = append(b.trash, waste{s.num, s.aside})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // How the outbox opens files.
@@ -144,8 +145,8 @@ func (b *Box) closeFiles() error {
 	b.mu.Lock()
 	if r := b.ring; r != nil {
 		n := uint64(0)
-		for _, x := range b.acks.open(span{r.base, r.end() - 1}) {
-			n += x.last - x.first + 1
+		for _, x := range b.acks.Open(runs.Of(r.base, r.end()-1)) {
+			n += x.Last - x.First + 1
 		}
 		if n > 0 {
 			errs = append(errs, fmt.Errorf("%d messages were only in memory and are lost: %w", n, b.off))
@@ -183,7 +184,7 @@ func (b *Box) rest() {
 	}
 	b.leading = true
 	b.hints, b.nextHint = [4]hint{}, 0
-	b.acks.spans = nil // it has none
+	b.acks.Spans = nil // it has none
 	b.mu.Unlock()
 	if w := b.writer; w != nil && w.isOn {
 		_ = w.file.Close() // everything in it is synced

@@ -87,7 +87,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 			ackAll(t, b, r)
 			fresh = r[len(r)-1].Pos
 		}
-		equal(t, "spans", len(b.acks.spans), 1)
+		equal(t, "spans", len(b.acks.Spans), 1)
 		equal(t, "queued", b.Stats().Queued, 4984)
 		o.FS = disk.killed()
 		again := openBox(t, "/box", o)

@@ -3,6 +3,8 @@ package outbox
 import (
 	"slices"
 	"strconv"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // gap is a run of seqs that left the line unsent and that no consumer has been told of for sure.
@@ -107,9 +109,9 @@ func (g *gaps) told(pos uint64) {
 }
 
 // untold gives the gaps back whose carriers left the line without arriving.
-func (g gaps) untold(s span) {
+func (g gaps) untold(s runs.Span) {
 	for i := range g {
-		if g[i].by >= s.first && g[i].by <= s.last {
+		if g[i].by >= s.First && g[i].by <= s.Last {
 			g[i].by = 0
 		}
 	}

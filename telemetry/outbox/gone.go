@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // isMissing says that a file does not exist: its directory can be read and does not list it.
@@ -67,7 +68,7 @@ func (b *Box) loseGone() {
 		}
 		copied.end = min(copied.end, end)
 		if isIn && copied.base < copied.end {
-			b.lose(copied, span{copied.base, copied.end - 1}, nil, fmt.Errorf("%s: %w", b.path(s.num), fs.ErrNotExist))
+			b.lose(copied, runs.Of(copied.base, copied.end-1), nil, fmt.Errorf("%s: %w", b.path(s.num), fs.ErrNotExist))
 		}
 	}
 }

@@ -21,6 +21,10 @@ import (
 // runs, on the real disk: what was durable and is gone is told, no seq is used twice, and the line
 // goes on.
 
+// Verify counts what an audit says of an outbox id of which so many seqs have arrived. Package audit
+// imports this one, so a test outside sets it.
+var Verify func(t *testing.T, dir, id string, arrived int) (lost, announced uint64)
+
 // goneBox returns a box on the real disk with 40 messages in several segments, 4 of them
 // acknowledged.
 func goneBox(t *testing.T, got *reports) (dir string, b *Box) {
@@ -236,15 +240,8 @@ func TestVanishedIsFoundWhenReadOnly(t *testing.T) {
 		if l, err := Inspect(dir); err != nil || l.ID != id || l.LastSeq != 40 || len(l.Gaps) != 1 || l.Gaps[0].Count() != 36 {
 			t.Errorf("%+v, %v", l, err)
 		}
-		var a Audit
-		if err := a.Holds(dir); err != nil {
-			t.Fatal(err)
-		}
-		for seq := 1; seq <= 4; seq++ {
-			a.Arrived(fmt.Sprintf("%s-%d", id, seq), "")
-		}
-		if x := a.Accounts(false)[0]; x.Lost != 0 || x.Announced != 36 {
-			t.Errorf("verify: %+v", x)
+		if lost, announced := Verify(t, dir, id, 4); lost != 0 || announced != 36 {
+			t.Errorf("verify: %d are lost, %d announced", lost, announced)
 		}
 		closeBox(t, b)
 	})
@@ -264,14 +261,7 @@ func TestVanishedBetweenRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		var a Audit
-		if err := a.Holds(dir); err != nil {
-			t.Fatal(err)
-		}
-		for seq := 1; seq <= 4; seq++ {
-			a.Arrived(fmt.Sprintf("%s-%d", id, seq), "")
-		}
-		lost := a.Accounts(false)[0].Lost
+		lost, _ := Verify(t, dir, id, 4)
 		if lost < 5 {
 			t.Errorf("verify says that %d are lost", lost)
 		}

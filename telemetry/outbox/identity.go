@@ -71,7 +71,7 @@ func (id Identity) check(l *layout, sendHere bool) error {
 // queued returns how many records are in the line.
 func (l *layout) queued() uint64 {
 	a := l.acks()
-	return l.next() - a.cursor - a.above
+	return l.next() - a.Cursor - a.Above
 }
 
 // The format of the identity file is in docs/outbox.md, section 2.5.

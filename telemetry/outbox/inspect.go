@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // Range is a run of seqs of one outbox id, both ends included.
@@ -57,7 +58,7 @@ func Inspect(dir string) (Look, error) {
 	if err != nil {
 		return Look{}, err
 	}
-	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.cursor - v.left.above, Segments: len(v.segs), Held: disk.IsHeld(dir)}
+	look := Look{LastSeq: v.lastSeq, Queued: v.next() - v.left.Cursor - v.left.Above, Segments: len(v.segs), Held: disk.IsHeld(dir)}
 	if v.identity != nil {
 		look.For = v.identity.String()
 	}
@@ -65,13 +66,13 @@ func Inspect(dir string) (Look, error) {
 		look.ID = v.slot.id.String()
 	}
 	for _, s := range v.segs {
-		if s.end > v.left.cursor {
+		if s.end > v.left.Cursor {
 			look.QueuedBytes += s.size
 		}
 	}
 	if look.Queued > 0 {
-		look.FirstPos, look.LastPos = v.left.next(1), v.next()-1
-		for v.left.has(look.LastPos) {
+		look.FirstPos, look.LastPos = v.left.Next(1), v.next()-1
+		for v.left.Has(look.LastPos) {
 			look.LastPos--
 		}
 		look.Oldest, look.Newest = v.created(v.oldestFirst()), v.created(v.newestFirst())
@@ -115,7 +116,7 @@ func read(dir string, in func(*view) iter.Seq2[Record, error]) iter.Seq2[Record,
 type view struct {
 	*layout
 	dir  string
-	left acks              // places that are not in the line
+	left runs.Set          // places that are not in the line
 	told map[uint64]string // gaps, by the places of the records that would tell them
 }
 
@@ -136,14 +137,14 @@ func see(dir string) (*view, error) {
 	}
 	v := &view{layout: l, dir: dir, left: l.acks()}
 	for _, x := range l.lost {
-		v.left.add(x.span)
+		v.left.Add(x.Span)
 	}
 	if n := len(l.segs); n == 0 {
-		v.left.add(span{1, l.next() - 1})
+		v.left.Add(runs.Of(1, l.next()-1))
 	} else {
-		v.left.add(span{1, l.segs[0].base - 1}) // their files were deleted while we came to look
+		v.left.Add(runs.Of(1, l.segs[0].base-1)) // their files were deleted while we came to look
 		if end := l.segs[n-1].end; end < l.next() {
-			v.left.add(span{end, l.next() - 1})
+			v.left.Add(runs.Of(end, l.next()-1))
 		}
 	}
 	v.announce()
@@ -163,8 +164,8 @@ func (v *view) announce() {
 			if g.last >= s.baseSeq {
 				pos += g.last + 1 - s.baseSeq
 			}
-			for pos = v.left.next(pos); pos < s.end && v.told[pos] != ""; {
-				pos = v.left.next(pos + 1)
+			for pos = v.left.Next(pos); pos < s.end && v.told[pos] != ""; {
+				pos = v.left.Next(pos + 1)
 			}
 			if pos < s.end {
 				v.told[pos] = g.String()
@@ -186,7 +187,7 @@ func (v *view) created(records iter.Seq2[Record, error]) time.Time {
 func (v *view) oldestFirst() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for _, s := range v.segs {
-			if s.end <= v.left.cursor {
+			if s.end <= v.left.Cursor {
 				continue
 			}
 			more := true
@@ -214,7 +215,7 @@ func (v *view) oldestFirst() iter.Seq2[Record, error] {
 func (v *view) newestFirst() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for _, s := range slices.Backward(v.segs) {
-			if s.end <= v.left.cursor {
+			if s.end <= v.left.Cursor {
 				return
 			}
 			more := true
@@ -280,7 +281,7 @@ func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr *frame) bo
 			return err
 		}
 		pos := s.base + uint64(fr.number)
-		if pos >= s.end || !v.left.has(pos) && !each(pos, fr) {
+		if pos >= s.end || !v.left.Has(pos) && !each(pos, fr) {
 			return nil
 		}
 	}

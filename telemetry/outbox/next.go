@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // maxBodies is how many bytes of bodies Next hands out at once, unless the first body alone is more.
@@ -170,7 +171,7 @@ func (b *Box) Newest(n int) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ahead := uint64(max(n, 0)) + 1
-	if b.blind || len(b.acks.spans) >= maxHoles || b.next < b.acks.next(1)+ahead {
+	if b.blind || len(b.acks.Spans) >= maxHoles || b.next < b.acks.Next(1)+ahead {
 		return 0
 	}
 	return b.next - ahead
@@ -263,11 +264,11 @@ func (b *Box) find(pos uint64) (uint64, source) {
 	if b.blind { // messages in memory come after those on the disk
 		return 0, nowhere
 	}
-	if pos = b.unparked(b.acks.next(pos)); pos < b.diskEnd {
+	if pos = b.unparked(b.acks.Next(pos)); pos < b.diskEnd {
 		return pos, onDisk
 	}
 	if r := b.ring; r != nil {
-		if pos = b.unparked(b.acks.next(max(pos, r.base))); pos < r.end() {
+		if pos = b.unparked(b.acks.Next(max(pos, r.base))); pos < r.end() {
 			return pos, inMemory
 		}
 	}
@@ -287,7 +288,7 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
 		seg.end = min(seg.end, b.segs[i].base)
 	}
-	if b.acks.next(s.end) >= seg.end { // what comes between is deleted, and was whole
+	if b.acks.Next(s.end) >= seg.end { // what comes between is deleted, and was whole
 		seg.end = min(seg.end, s.end)
 	}
 	if t := s.trouble; t != nil && pos < t.pos && time.Now().Before(t.again) {
@@ -339,7 +340,7 @@ func (b *Box) remember(h hint, before int64) {
 // fromRing takes records from memory. b.mu is held.
 func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
-	for ; pos < min(r.end(), a.bound()); pos = b.acks.next(pos + 1) {
+	for ; pos < min(r.end(), a.bound()); pos = b.acks.Next(pos + 1) {
 		err := into.ahead.decoder.decode(into.slot(), r.items[pos-r.base].payload)
 		if err != nil || !into.add(pos, r.id, r.seq+pos-r.base, a) {
 			break // there can be no error: we have encoded it ourselves
@@ -411,13 +412,13 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 		}
 		if found < s.end {
 			if err = kept.decoder.decode(m, fr.payload); err != nil {
-				b.lose(s, span{expect, found}, b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
+				b.lose(s, runs.Of(expect, found), b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
 				expect = found + 1
 				continue
 			}
 		}
 		if found > expect {
-			if !s.damaged && b.isLoss(s, span{expect, found - 1}) {
+			if !s.damaged && b.isLoss(s, runs.Of(expect, found-1)) {
 				kept.drop() // the next try must read the disk, not memory
 				return errDamaged
 			}
@@ -425,7 +426,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 			if fr != nil {
 				end = fr.at
 			}
-			b.lose(s, span{expect, found - 1}, b.raw(f, at, end), errDamaged)
+			b.lose(s, runs.Of(expect, found-1), b.raw(f, at, end), errDamaged)
 		}
 		expect = found + 1
 		if found == s.end {
@@ -485,22 +486,22 @@ func (b *Box) raw(f io.ReaderAt, from, to int64) []byte {
 }
 
 // isLoss says whether a message at one of the missing places of a segment has not left the line.
-func (b *Box) isLoss(s segment, missing span) bool {
+func (b *Box) isLoss(s segment, missing runs.Span) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	held := span{missing.first, min(missing.last, b.lastOf(s))}
-	return held.first <= held.last && len(b.acks.open(held)) > 0
+	held := runs.Of(missing.First, min(missing.Last, b.lastOf(s)))
+	return held.First <= held.Last && len(b.acks.Open(held)) > 0
 }
 
 // lose takes damaged messages of a segment out of the line, and reports those that had not left
 // already. The file is kept.
-func (b *Box) lose(s segment, lost span, raw []byte, why error) {
+func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
 	b.mu.Lock()
 	n, first, last := uint64(0), uint64(0), uint64(0)
-	if held := (span{lost.first, min(lost.last, b.lastOf(s))}); held.first <= held.last {
-		n, first, last = b.miss(s.id, s.seqAt(held.first), held)
+	if held := (runs.Of(lost.First, min(lost.Last, b.lastOf(s)))); held.First <= held.Last {
+		n, first, last = b.miss(s.id, s.seqAt(held.First), held)
 	}
 	b.leave(lost) // places that never were a message's: those of memory that a process took with it
 	if n > 0 {
@@ -579,7 +580,7 @@ func (b *Box) unreadable(s segment, pos uint64, err error) {
 	case k == missing:
 		b.loseGone()
 	case !errors.Is(err, errDamaged): // the rest of the segment, because the end of an unreadable part is unknown
-		b.lose(s, span{pos, s.end - 1}, nil, err)
+		b.lose(s, runs.Of(pos, s.end-1), nil, err)
 	}
 }
 
@@ -608,7 +609,7 @@ func (b *Box) handOut(records []Record) []Record {
 	b.mu.Lock()
 	kept := records[:0]
 	for i := 0; i < len(records); i++ {
-		if b.acks.has(records[i].Pos) || b.isParked(records[i].Pos) {
+		if b.acks.Has(records[i].Pos) || b.isParked(records[i].Pos) {
 			continue
 		}
 		if !b.isOld(&records[i]) {
@@ -617,14 +618,14 @@ func (b *Box) handOut(records []Record) []Record {
 			}
 			continue
 		}
-		old := span{records[i].Pos, records[i].Pos} // those behind it are too old as well, mostly
-		id, seq := b.nameOf(old.first)
+		old := runs.Of(records[i].Pos, records[i].Pos) // those behind it are too old as well, mostly
+		id, seq := b.nameOf(old.First)
 		for ; i+1 < len(records) && b.isOld(&records[i+1]); i++ {
 			pos := records[i+1].Pos
-			if nextID, nextSeq := b.nameOf(pos); nextID != id || nextSeq-seq != pos-old.first {
+			if nextID, nextSeq := b.nameOf(pos); nextID != id || nextSeq-seq != pos-old.First {
 				break
 			}
-			old.last = pos
+			old.Last = pos
 		}
 		b.drop(old, "for age")
 		dropped = true
@@ -673,6 +674,9 @@ func (b *Box) nameOf(pos uint64) (boxID, uint64) {
 	return s.id, s.seqAt(pos)
 }
 
+// maxSpans bounds how far out of order a drainer may acknowledge: 64 KiB of memory.
+const maxSpans = 4096
+
 // Ack takes the records at some places out of the line, for good: they have arrived. The order does not matter, and a place that has
 // left already, in whatever way, is left alone. When it returns, the acknowledgements survive the process; they are synced within a
 // second. A place that was never in the line is an error, and so is an acknowledgement too far out of order to be remembered; the other
@@ -685,9 +689,9 @@ func (b *Box) Ack(places ...uint64) error {
 	var failed error
 	before := b.acked
 	for i := 0; i < len(places); {
-		run := span{places[i], places[i]}
-		for i++; i < len(places) && places[i] == run.last+1; i++ { // as a hub acknowledges them
-			run.last++
+		run := runs.Of(places[i], places[i])
+		for i++; i < len(places) && places[i] == run.Last+1; i++ { // as a hub acknowledges them
+			run.Last++
 		}
 		if err := b.ackRun(run); err != nil && failed == nil {
 			failed = err
@@ -702,25 +706,25 @@ func (b *Box) Ack(places ...uint64) error {
 }
 
 // ackRun lets a run of places leave that arrived. b.mu is held.
-func (b *Box) ackRun(run span) error {
+func (b *Box) ackRun(run runs.Span) error {
 	var failed error
-	if run.last >= b.next {
-		failed = b.mayLeave(run.last)
-		run.last = b.next - 1
+	if run.Last >= b.next {
+		failed = b.mayLeave(run.Last)
+		run.Last = b.next - 1
 	}
-	for ; run.first <= run.last; run.first++ {
-		err := b.mayLeave(run.first)
+	for ; run.First <= run.Last; run.First++ {
+		err := b.mayLeave(run.First)
 		if err == nil {
 			break
 		}
 		failed = err
 	}
-	if run.first > run.last {
+	if run.First > run.Last {
 		return failed
 	}
 	if len(b.gaps) > 0 {
-		for pos := run.first; pos <= run.last; pos++ {
-			if !b.acks.has(pos) {
+		for pos := run.First; pos <= run.Last; pos++ {
+			if !b.acks.Has(pos) {
 				b.gaps.told(pos)
 			}
 		}
@@ -736,18 +740,18 @@ func (b *Box) mayLeave(pos uint64) error {
 		return ErrClosed
 	case pos == 0 || pos >= b.next:
 		return fmt.Errorf("outbox: there is no record at place %d: the last one is at %d", pos, b.next-1)
-	case len(b.acks.spans) >= maxSpans && !b.acks.joins(pos):
+	case len(b.acks.Spans) >= maxSpans && !b.acks.Joins(pos):
 		return fmt.Errorf("outbox: the record at place %d cannot leave before older ones do: %d are missing in between", pos, maxSpans)
 	}
 	return nil
 }
 
 // leave takes places out of the line, and tells those who wait for that. It returns how many had not left before. b.mu is held.
-func (b *Box) leave(s span) (fresh uint64) {
+func (b *Box) leave(s runs.Span) (fresh uint64) {
 	before := b.oldest()
-	fresh = b.acks.add(s)
+	fresh = b.acks.Add(s)
 	if b.ring != nil {
-		b.ring.popTo(min(b.acks.next(b.ring.base), b.ring.end()))
+		b.ring.popTo(min(b.acks.Next(b.ring.base), b.ring.end()))
 		b.room.fire()
 	}
 	if b.oldest() != before || b.wholeIn(s) {
@@ -760,9 +764,9 @@ func (b *Box) leave(s span) (fresh uint64) {
 }
 
 // wholeIn says whether all records of one of the segments that a span touches have left. b.mu is held.
-func (b *Box) wholeIn(s span) bool {
-	for i := b.segmentIndex(s.first); i < len(b.segs) && b.segs[i].base <= s.last; i++ {
-		if b.acks.whole(b.segs[i]) {
+func (b *Box) wholeIn(s runs.Span) bool {
+	for i := b.segmentIndex(s.First); i < len(b.segs) && b.segs[i].base <= s.Last; i++ {
+		if b.segs[i].isIn(&b.acks) {
 			return true
 		}
 	}
@@ -771,15 +775,15 @@ func (b *Box) wholeIn(s span) bool {
 
 // miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left
 // before, and the first and the last seq of those. b.mu is held.
-func (b *Box) miss(id boxID, firstSeq uint64, s span) (n, first, last uint64) {
+func (b *Box) miss(id boxID, firstSeq uint64, s runs.Span) (n, first, last uint64) {
 	b.gaps.untold(s)
-	for _, x := range b.acks.open(s) {
-		from, to := firstSeq+(x.first-s.first), firstSeq+(x.last-s.first)
+	for _, x := range b.acks.Open(s) {
+		from, to := firstSeq+(x.First-s.First), firstSeq+(x.Last-s.First)
 		b.gaps.add(id, from, to, b.isDead)
 		if n == 0 {
 			first = from
 		}
-		n, last = n+x.last-x.first+1, to
+		n, last = n+x.Last-x.First+1, to
 	}
 	b.leave(s)
 	return n, first, last
@@ -791,13 +795,13 @@ func (b *Box) isDead(g gap) bool {
 		return false
 	}
 	return !slices.ContainsFunc(b.segs, func(s *segment) bool {
-		return s.id == g.id && s.end > b.acks.cursor && s.end > s.base && s.seqAt(s.end-1) > g.last
+		return s.id == g.id && s.end > b.acks.Cursor && s.end > s.base && s.seqAt(s.end-1) > g.last
 	})
 }
 
 // drop lets places leave by the policy. They belong to one segment, or to the ring. b.mu is held.
-func (b *Box) drop(s span, why string) {
-	id, seq := b.nameOf(s.first)
+func (b *Box) drop(s runs.Span, why string) {
+	id, seq := b.nameOf(s.First)
 	n, first, last := b.miss(id, seq, s)
 	if n == 0 {
 		return
@@ -810,4 +814,4 @@ func (b *Box) drop(s span, why string) {
 }
 
 // count is how many records are in the line. b.mu is held.
-func (b *Box) count() uint64 { return b.next + b.unsynced - b.acks.cursor - b.acks.above }
+func (b *Box) count() uint64 { return b.next + b.unsynced - b.acks.Cursor - b.acks.Above }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 const (
@@ -154,7 +155,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	}
 	b.mu.Lock()
 	err := b.mayLeave(pos)
-	if err != nil || b.acks.has(pos) || b.isParked(pos) {
+	if err != nil || b.acks.Has(pos) || b.isParked(pos) {
 		b.mu.Unlock()
 		return err
 	}
@@ -203,7 +204,7 @@ func (b *Box) isParked(pos uint64) bool {
 // unparked returns the first place from pos on that is neither parked nor has left. b.mu is held.
 func (b *Box) unparked(pos uint64) uint64 {
 	for len(b.parked) > 0 && b.isParked(pos) {
-		pos = b.acks.next(pos + 1)
+		pos = b.acks.Next(pos + 1)
 	}
 	return pos
 }
@@ -231,7 +232,7 @@ func (b *Box) unpark() {
 func (b *Box) putAside(p parked) error {
 	pos := p.pos
 	b.mu.Lock()
-	if b.acks.has(pos) { // it was acknowledged, dropped or found damaged meanwhile
+	if b.acks.Has(pos) { // it was acknowledged, dropped or found damaged meanwhile
 		b.unparkLocked(pos)
 		b.mu.Unlock()
 		return nil
@@ -247,7 +248,7 @@ func (b *Box) putAside(p parked) error {
 	if len(one.records) == 0 || one.records[0].Pos != pos {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.acks.has(pos) {
+		if b.acks.Has(pos) {
 			b.unparkLocked(pos)
 			return nil
 		}
@@ -265,12 +266,12 @@ func (b *Box) putAside(p parked) error {
 	}
 	b.mu.Lock()
 	b.unparkLocked(pos)
-	if b.acks.has(pos) {
+	if b.acks.Has(pos) {
 		b.mu.Unlock()
 		return nil
 	}
 	id, seq := b.nameOf(pos)
-	b.miss(id, seq, span{pos, pos})
+	b.miss(id, seq, runs.Of(pos, pos))
 	b.quarantined++
 	b.problem(Problem{
 		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: p.why,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // layout is what a directory was found to hold. Finding it changes nothing.
@@ -39,7 +40,7 @@ type layout struct {
 
 // loss is a span of places in the newest segment that were synced once and cannot be read.
 type loss struct {
-	span
+	runs.Span
 	from, to int64 // where in the file the damage is
 }
 
@@ -233,7 +234,7 @@ func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 		if pos > s.end {
 			synced := max(s.end, s.base+uint64(fr.commit), min(pos, known))
 			if synced > s.end {
-				l.lost = append(l.lost, loss{span{s.end, synced - 1}, s.size, fr.at})
+				l.lost = append(l.lost, loss{runs.Of(s.end, synced-1), s.size, fr.at})
 				s.end = synced
 			}
 			if synced < pos { // a commit that was never completed
@@ -309,14 +310,14 @@ func (l *layout) next() uint64 {
 }
 
 // acks is what has left the line, as far as is recorded.
-func (l *layout) acks() acks {
+func (l *layout) acks() runs.Set {
 	switch {
 	case l.hasSlot:
 		return l.slot.acks()
 	case len(l.segs) > 0:
-		return acks{cursor: l.segs[0].base}
+		return runs.Set{Cursor: l.segs[0].base}
 	}
-	return acks{cursor: 1}
+	return runs.Set{Cursor: 1}
 }
 
 // adopt makes the layout the box's own: what is lost becomes gaps, and what is not known to be synced waits for settle. It tells
@@ -409,14 +410,14 @@ func (b *Box) tell(l *layout) {
 // have no frame. b.cur.mu is held.
 func (b *Box) loseUnfound(l *layout) (lost bool) {
 	lose := func(id boxID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
-		whole := x.span
-		if x.first < pos && seq <= pos-x.first { // there are no seqs below 1
-			x.first = pos - seq + 1
+		whole := x.Span
+		if x.First < pos && seq <= pos-x.First { // there are no seqs below 1
+			x.First = pos - seq + 1
 		}
 		n, first, last := uint64(0), uint64(0), uint64(0)
 		b.mu.Lock()
-		if x.first <= x.last && id != 0 {
-			n, first, last = b.miss(id, seq+x.first-pos, x.span)
+		if x.First <= x.Last && id != 0 {
+			n, first, last = b.miss(id, seq+x.First-pos, x.Span)
 		}
 		b.leave(whole)
 		if n > 0 {
@@ -432,7 +433,7 @@ func (b *Box) loseUnfound(l *layout) (lost bool) {
 	end := l.slot.cursor
 	if n := len(l.segs); n > 0 {
 		if s := l.segs[0]; l.hasSlot && s.base > l.slot.cursor {
-			lose(s.id, s.base, s.baseSeq, loss{span: span{l.slot.cursor, s.base - 1}}, "the segment files before "+b.path(s.num)+" are gone")
+			lose(s.id, s.base, s.baseSeq, loss{Span: runs.Of(l.slot.cursor, s.base-1)}, "the segment files before "+b.path(s.num)+" are gone")
 		}
 		s := l.segs[n-1]
 		for _, x := range l.lost {
@@ -441,7 +442,7 @@ func (b *Box) loseUnfound(l *layout) (lost bool) {
 		end = s.end
 	}
 	if l.hasSlot && end < l.slot.end {
-		x := loss{span: span{end, l.slot.end - 1}}
+		x := loss{Span: runs.Of(end, l.slot.end-1)}
 		if n := len(l.segs); n > 0 {
 			x.from, x.to = l.segs[n-1].size, l.fileSize
 		}

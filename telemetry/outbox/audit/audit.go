@@ -1,6 +1,12 @@
-package outbox
+// Package audit holds what an outbox knows against what has arrived.
+package audit
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
+)
 
 // Audit holds what an outbox knows against what has arrived, and says what became of every seq. First tell it of the outbox (Holds),
 // then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
@@ -21,7 +27,7 @@ type Audit struct {
 
 // account is what is known of one outbox id. The spans are seqs.
 type account struct {
-	arrived, queued, gaps, aside acks
+	arrived, queued, gaps, aside runs.Set
 	highest                      uint64 // that arrived
 	lowest                       uint64
 	n, duplicated, reordered     uint64
@@ -60,7 +66,7 @@ func (a *Audit) account(id string) *account {
 		if a.accounts == nil {
 			a.accounts = map[string]*account{}
 		}
-		x = &account{arrived: acks{cursor: 1}, queued: acks{cursor: 1}, gaps: acks{cursor: 1}, aside: acks{cursor: 1}}
+		x = &account{arrived: runs.Set{Cursor: 1}, queued: runs.Set{Cursor: 1}, gaps: runs.Set{Cursor: 1}, aside: runs.Set{Cursor: 1}}
 		a.accounts[id] = x
 	}
 	return x
@@ -69,18 +75,18 @@ func (a *Audit) account(id string) *account {
 // Holds takes in the outbox in dir: what is queued, what gaps it has to tell, what its quarantine holds. Like Inspect it changes
 // nothing. It may be called again, after the arrivals, for the gaps that a running process has made meanwhile.
 func (a *Audit) Holds(dir string) error {
-	look, err := Inspect(dir)
+	look, err := outbox.Inspect(dir)
 	if err != nil {
 		return err
 	}
 	if !a.looked { // the first look counts: what came later nobody has asked about
 		a.looked, a.current, a.lastSeq, a.held = true, look.ID, look.LastSeq, look.Held
-		for r, err := range ReadQueue(dir) {
+		for r, err := range outbox.ReadQueue(dir) {
 			if err != nil {
 				return err
 			}
-			if id, seq, ok := SplitID(r.ID); ok {
-				a.account(id).queued.add(span{seq, seq})
+			if id, seq, ok := outbox.SplitID(r.ID); ok {
+				a.account(id).queued.Add(runs.Of(seq, seq))
 			}
 		}
 		if look.ID != "" {
@@ -88,14 +94,14 @@ func (a *Audit) Holds(dir string) error {
 		}
 	}
 	for _, g := range look.Gaps {
-		a.account(g.ID).gaps.add(span{g.First, g.Last})
+		a.account(g.ID).gaps.Add(runs.Of(g.First, g.Last))
 	}
-	for q, err := range ReadQuarantine(dir) {
+	for q, err := range outbox.ReadQuarantine(dir) {
 		if err != nil {
 			return err
 		}
-		if id, seq, ok := SplitID(q.ID); ok {
-			a.account(id).aside.add(span{seq, seq})
+		if id, seq, ok := outbox.SplitID(q.ID); ok {
+			a.account(id).aside.Add(runs.Of(seq, seq))
 		}
 	}
 	return nil
@@ -122,17 +128,17 @@ const (
 // Arrived takes in one message: its id and its property gap, "" if it has none. It counts a message
 // with an id that no outbox makes, and ignores it otherwise.
 func (a *Audit) Arrived(id, gap string) Seen {
-	box, seq, ok := SplitID(id)
+	box, seq, ok := outbox.SplitID(id)
 	if !ok {
 		a.foreign++
 		return Foreign
 	}
 	x := a.account(box)
 	x.n++
-	if first, last, ok := SplitGap(gap); ok {
-		x.gaps.add(span{first, last})
+	if first, last, ok := outbox.SplitGap(gap); ok {
+		x.gaps.Add(runs.Of(first, last))
 	}
-	if x.arrived.add(span{seq, seq}) == 0 {
+	if x.arrived.Add(runs.Of(seq, seq)) == 0 {
 		x.duplicated++
 		if len(x.doubles) < maxNamed {
 			x.doubles = append(x.doubles, id)
@@ -178,7 +184,7 @@ func (a *Audit) Accounts(partial bool) (all []Account) {
 
 func (x *account) close(id string, a *Audit, partial bool) Account {
 	v := Account{
-		Outbox: id, Current: id == a.current, From: 1, Last: max(x.highest, x.queued.last()), Arrived: x.n, Distinct: x.n - x.duplicated,
+		Outbox: id, Current: id == a.current, From: 1, Last: max(x.highest, x.queued.Max()), Arrived: x.n, Distinct: x.n - x.duplicated,
 		Duplicated: x.duplicated, Reordered: x.reordered, DoubleIDs: x.doubles, LateIDs: x.late,
 	}
 	if v.Current && (a.held || a.lastSeq > v.Last) {
@@ -193,30 +199,30 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 			v.From = v.Last + 1
 		}
 	}
-	for _, missing := range x.arrived.open(span{v.From, v.Last}) {
-		queued := missing.count()
-		for _, gone := range x.queued.open(missing) {
-			for _, s := range x.gaps.open(gone) {
-				for _, lost := range x.aside.open(s) {
-					if a.Stale && a.held && v.Current && lost.last > x.highest {
-						moving := span{max(lost.first, x.highest+1), lost.last}
-						v.InFlight += moving.count()
-						if lost.last = moving.first - 1; lost.first > lost.last {
+	for _, missing := range x.arrived.Open(runs.Of(v.From, v.Last)) {
+		queued := missing.Count()
+		for _, gone := range x.queued.Open(missing) {
+			for _, s := range x.gaps.Open(gone) {
+				for _, lost := range x.aside.Open(s) {
+					if a.Stale && a.held && v.Current && lost.Last > x.highest {
+						moving := runs.Of(max(lost.First, x.highest+1), lost.Last)
+						v.InFlight += moving.Count()
+						if lost.Last = moving.First - 1; lost.First > lost.Last {
 							continue
 						}
 					}
-					v.Lost += lost.count()
+					v.Lost += lost.Count()
 					v.LostIDs = name(v.LostIDs, id, lost)
 				}
 			}
-			for _, s := range x.gaps.among(gone) {
+			for _, s := range x.gaps.Among(gone) {
 				v.GapIDs = name(v.GapIDs, id, s)
 			}
-			v.Announced += gone.count()
-			for _, s := range x.aside.among(gone) {
-				v.SetAside += s.count()
+			v.Announced += gone.Count()
+			for _, s := range x.aside.Among(gone) {
+				v.SetAside += s.Count()
 			}
-			queued -= gone.count()
+			queued -= gone.Count()
 		}
 		v.Queued += queued
 	}
@@ -224,32 +230,9 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 	return v
 }
 
-func name(all []string, id string, s span) []string {
+func name(all []string, id string, s runs.Span) []string {
 	if len(all) == maxNamed {
 		return all
 	}
-	return append(all, Range{id, s.first, s.last}.String())
-}
-
-func (s span) count() uint64 { return s.last - s.first + 1 }
-
-// last is the greatest place that has left; 0 if there is none.
-func (a *acks) last() uint64 {
-	if n := len(a.spans); n > 0 {
-		return a.spans[n-1].last
-	}
-	return a.cursor - 1
-}
-
-// among returns the parts of a span that have left.
-func (a *acks) among(s span) []span {
-	var left []span
-	at := s.first
-	for _, open := range append(a.open(s), span{s.last + 1, s.last + 1}) {
-		if open.first > at {
-			left = append(left, span{at, open.first - 1})
-		}
-		at = open.last + 1
-	}
-	return left
+	return append(all, outbox.Range{ID: id, First: s.First, Last: s.Last}.String())
 }
