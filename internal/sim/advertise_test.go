@@ -43,7 +43,7 @@ func TestCloudTellsItsAdvertisedName(t *testing.T) {
 			token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration")
 			c.send(connectBytes(connectOptions{id: "d", user: w.info.IDScope + "/registrations/d/api-version=2019-03-31", password: token, clean: true}))
 			c.want("20020000")
-			c.send(subscribeBytes(1, 1, dpsResponses))
+			c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 			c.want("9003000101")
 			_, body := w.registerAt(c, "d", "")
 			hub := body["registrationState"].(map[string]any)["assignedHub"].(string)

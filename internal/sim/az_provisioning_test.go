@@ -85,7 +85,11 @@ func azRegistration(z *az) {
 	if !strings.HasPrefix(topic, "$dps/registrations/res/202/?$rid="+azRequestID) {
 		z.t.Fatalf("%s %s", topic, body)
 	}
-	var status operationStatus
+	var status struct {
+		OperationID       string
+		Status            string
+		RegistrationState struct{ AssignedHub, DeviceID, Status, Substatus string }
+	}
 	must(z.t, json.Unmarshal([]byte(body), &status))
 	c.send(publishBytes("$dps/registrations/GET/iotdps-get-operationstatus/?$rid=2&operationId="+status.OperationID, " ", 1, 3))
 	c.want("40020003")
@@ -95,7 +99,7 @@ func azRegistration(z *az) {
 	if z.byName {
 		want = "hub-a.azure-devices.net"
 	}
-	if status.Status != "assigned" || status.State.AssignedHub != want {
+	if status.Status != "assigned" || status.RegistrationState.AssignedHub != want {
 		z.t.Errorf("%s", body)
 	}
 	if d := z.device("dev1"); d.ModelID != "dtmi:Sample:Failover;1" {

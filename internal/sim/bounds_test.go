@@ -115,11 +115,13 @@ func TestSettledMailAndRegistrationsKeepLittle(t *testing.T) {
 		if _, err := w.SendC2D("d", iothub.C2D{Text: &text, Properties: map[string]string{"$.mid": strings.Repeat("m", 129)}}); refusal(err) != "400 BadRequest" {
 			t.Errorf("%v", err)
 		}
+		client := w.httpClient()
+		defer client.CloseIdleConnections()
 		before = heap()
 		const n = 2000
 		for range n {
 			token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration") + "&pad=" + strings.Repeat("x", 3000)
-			a := w.dps.register(claim{idScope: w.info.IDScope, registrationID: "d", version: "2021-06-01", token: token}, []byte("{}"))
+			a := w.mustDo(client, "PUT", "https://"+w.info.DPS.HTTPS+"/"+w.info.IDScope+"/registrations/d/register?api-version=2021-06-01", "{}", "Authorization", token)
 			if a.status != 202 {
 				t.Fatalf("%+v", a)
 			}

@@ -247,7 +247,7 @@ func (w *world) dpsConnect(id string) *client {
 	token := sasFor(w.key(id), w.info.IDScope+"/registrations/"+id, time.Now().Add(w.config.ClockOffset).Add(time.Hour), "registration")
 	c.send(connectBytes(connectOptions{id: id, user: w.info.IDScope + "/registrations/" + id + "/api-version=2019-03-31", password: token, clean: true, keepAlive: 120}))
 	c.want("20020000")
-	c.send(subscribeBytes(1, 1, dpsResponses))
+	c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 	c.want("9003000101")
 	return c
 }

@@ -59,8 +59,11 @@ func (p *dps) speakMQTT(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 		p.log.Debug().Str("hub", "dps").Err(err).Msg("TLS handshake failed")
 		return
 	}
-	(&dpsSession{dps: p, wire: w}).run()
+	p.converse(w)
 }
+
+// converse plays the whole conversation of a connection that needs no handshake.
+func (p *dps) converse(w *wire.MQTT) { (&dpsSession{dps: p, wire: w}).run() }
 
 func (s *dpsSession) run() {
 	first, body, err := s.wire.Next()

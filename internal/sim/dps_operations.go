@@ -120,3 +120,10 @@ func (p *dps) remember(op *operation) {
 	p.operations[op.id] = op
 	p.oldest = append(p.oldest, op)
 }
+
+// remembered counts the registrations that can be polled.
+func (p *dps) remembered() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.operations)
+}

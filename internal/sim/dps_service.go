@@ -341,3 +341,6 @@ func (p *dps) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any, er
 	}
 	return map[string]any{"isSuccessful": len(failed) == 0, "errors": failed}, nil
 }
+
+// serviceKeys returns the primary and the secondary key of the policy for the service API.
+func (p *dps) serviceKeys() [2][]byte { return p.key }

@@ -42,9 +42,7 @@ func fuzzWorld(f *testing.F) *world {
 }
 
 func (w *world) settleDevice(id string) {
-	if d, err := w.registry.arrive(id, w.registry.groups[defaultGroup], azure.Credentials{Keys: [][]byte{w.key(id)}}, nil); err == nil {
-		w.registry.settle(d, nil)
-	}
+	_, _ = w.registry.provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
 }
 
 // The surfaces of the cloud in HTTP, with what a client needs to get beyond the first check.
@@ -211,7 +209,7 @@ func FuzzSession(f *testing.F) {
 	}
 	f.Add(false, bytes.Join([][]byte{subscribeBytes(1, 1, "$iothub/twin/res/#", "$iothub/methods/POST/#", "devices/d/messages/devicebound/#"), {0xc0, 0, 0xe0, 0}}, nil))
 	f.Add(false, bytes.Join([][]byte{packet(0xa2, []byte{0, 7}, mqttString("$iothub/twin/res/#")), {0x40, 2, 0, 1, 0xc0, 1, 0}}, nil))
-	f.Add(true, bytes.Join([][]byte{subscribeBytes(1, 1, dpsResponses), {0xc0, 0, 0xe0, 0}}, nil))
+	f.Add(true, bytes.Join([][]byte{subscribeBytes(1, 1, "$dps/registrations/res/#"), {0xc0, 0, 0xe0, 0}}, nil))
 	o := w.hubOptions(w.info.Hubs[0].Host, "d")
 	o.clean = true // one conversation knows nothing of the others
 	hub := connectBytes(o)
@@ -228,7 +226,7 @@ func FuzzSession(f *testing.F) {
 			secure := tls.Server(below, &tls.Config{}) // no handshake takes place
 			at := wire.NewMQTT(below, secure, client, 256<<10)
 			if atDPS {
-				(&dpsSession{dps: w.dps, wire: at}).run()
+				w.dps.converse(at)
 			} else {
 				w.hubs[0].Converse(at)
 			}

@@ -82,7 +82,7 @@ func TestResourceMayBeEscapedTwice(t *testing.T) {
 		token := sasFor(w.key("a:b"), w.info.IDScope+"/registrations/a%3Ab", time.Now().Add(time.Hour), "registration")
 		c.send(connectBytes(connectOptions{id: "a:b", user: w.info.IDScope + "/registrations/a:b/api-version=2019-03-31", password: token, clean: true, keepAlive: 120}))
 		c.want("20020000")
-		c.send(subscribeBytes(1, 1, dpsResponses))
+		c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 		c.want("9003000101")
 		if status, body := w.registerAt(c, "a:b", ""); status != "200" {
 			t.Errorf("%s %v", status, body)

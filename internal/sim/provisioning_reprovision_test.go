@@ -23,12 +23,12 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 		old            byte   // the old hub's CONNACK
 		back, backTwin string // the same on the way back
 	}{
-		{ReprovisionMigrate, MoveDisable, "127.0.0.3", substatusMigrated, fmt.Sprintf(whole, 1, 1), "map[room:7]", 3, substatusReturned, fmt.Sprintf(whole, 2, 2)},
-		{ReprovisionMigrate, MoveDelete, "127.0.0.3", substatusMigrated, fmt.Sprintf(whole, 1, 1), "map[room:7]", 5, substatusReturned, fmt.Sprintf(whole, 1, 1)},
-		{ReprovisionReset, MoveDisable, "127.0.0.3", substatusReset, fmt.Sprintf(initial, 1, 1), "map[room:1]", 3, substatusReturned, fmt.Sprintf(initial, 3, 3)},
-		{ReprovisionReset, MoveDelete, "127.0.0.3", substatusReset, fmt.Sprintf(initial, 1, 1), "map[room:1]", 5, substatusReturned, fmt.Sprintf(initial, 1, 1)},
-		{ReprovisionNever, MoveDisable, "127.0.0.2", substatusInitial, fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, substatusInitial, fmt.Sprintf(whole, 2, 2)},
-		{ReprovisionNever, MoveDelete, "127.0.0.2", substatusInitial, fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, substatusInitial, fmt.Sprintf(whole, 2, 2)},
+		{ReprovisionMigrate, MoveDisable, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 2, 2)},
+		{ReprovisionMigrate, MoveDelete, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 1, 1)},
+		{ReprovisionReset, MoveDisable, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 3, 3)},
+		{ReprovisionReset, MoveDelete, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 1, 1)},
+		{ReprovisionNever, MoveDisable, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
+		{ReprovisionNever, MoveDelete, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
 	} {
 		t.Run(c.policy+" "+c.move, func(t *testing.T) {
 			inWorld(t, func(conf *Config) { conf.RetryAfter, conf.Move, conf.Reprovision = 0, c.move, c.policy }, func(w *world) {

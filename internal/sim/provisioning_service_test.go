@@ -249,15 +249,15 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.dpsService()
 		soon := time.Now().Add(10 * time.Minute)
-		key := w.dps.key[0]
+		key := w.dps.serviceKeys()[0]
 		raw := func(sr string) string {
 			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", sr, soon.Unix())))
-			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&se=%d&skn=%s", sr, url.QueryEscape(sig), soon.Unix(), dpsPolicy)
+			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&se=%d&skn=%s", sr, url.QueryEscape(sig), soon.Unix(), "provisioningserviceowner")
 		}
 		milli := func() string { // azure-iot-provisioning-service signs milliseconds
 			sr, se := s.host, time.Now().UnixMilli()
 			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", url.QueryEscape(sr), se)))
-			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=%s&se=%d", url.QueryEscape(sr), url.QueryEscape(sig), dpsPolicy, se)
+			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=%s&se=%d", url.QueryEscape(sr), url.QueryEscape(sig), "provisioningserviceowner", se)
 		}
 		for name, c := range map[string]struct {
 			token string
@@ -267,7 +267,7 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 			"without port":       {s.token("127.0.0.1", soon), 0},
 			"alias":              {s.token("DPS.sim.local:443", soon), 0},
 			"Azure's name":       {s.token("mine.azure-devices-provisioning.net", soon), 0},
-			"secondary key":      {sasFor(w.dps.key[1], s.host, soon, dpsPolicy), 0},
+			"secondary key":      {sasFor(w.dps.serviceKeys()[1], s.host, soon, "provisioningserviceowner"), 0},
 			"unescaped":          {raw("127.0.0.1:8443"), 0},
 			"lower-case":         {raw("127.0.0.1%3a8443"), 0},
 			"milliseconds":       {milli(), 0},
@@ -277,7 +277,7 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 			"other host":         {s.token("evil.net", soon), 401002},
 			"other policy":       {sasFor(key, s.host, soon, "iothubowner"), 401002},
 			"no policy":          {sasFor(key, s.host, soon, ""), 401002},
-			"wrong key":          {sasFor(w.key("d"), s.host, soon, dpsPolicy), 401002},
+			"wrong key":          {sasFor(w.key("d"), s.host, soon, "provisioningserviceowner"), 401002},
 			"expired":            {s.token(s.host, time.Now().Add(-time.Second)), 401002},
 			"garbage":            {"Bearer x", 401000},
 			"none":               {"", 401000},
@@ -299,7 +299,7 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 		c := w.mustDial(w.info.DPS.MQTT)
 		c.send(connectBytes(connectOptions{id: "d", user: w.info.IDScope + "/registrations/d/api-version=1", password: w.deviceToken("d"), clean: true}))
 		c.want("20020000")
-		c.send(subscribeBytes(1, 1, dpsResponses))
+		c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 		c.want("9003000101")
 		if status, body := w.registerAt(c, "d", ""); status != "400" || body["errorCode"] != 400004.0 {
 			t.Errorf("%s %v", status, body)

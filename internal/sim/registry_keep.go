@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -212,4 +214,28 @@ type fewHubsError struct {
 
 func (e *fewHubsError) Error() string {
 	return fmt.Sprintf("the state directory has devices in %s, but there are to be %d hubs only: start with --hubs %d or more", e.hub, e.hubs, int(e.hub[len(e.hub)-1]-'a')+1)
+}
+
+// lasting returns everything of the registry that a restart must bring back, to be encoded as JSON.
+// Tests compare it before and after one.
+func (r *registry) lasting() (all []any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, group := range []bool{true, false} {
+		list := r.list(group)
+		for _, id := range slices.Sorted(maps.Keys(list)) {
+			e := list[id]
+			all = append(all, e, e.keys, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.byID)) {
+		d := r.byID[id]
+		record := r.recordOf(d)
+		record.AssignedHub = "" // it depends on the faults of the moment
+		all = append(all, r.stateOf(d), record, d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
+		if f := d.failedOver; f != nil {
+			all = append(all, f.from.Name(), f.until.UTC())
+		}
+	}
+	return all
 }

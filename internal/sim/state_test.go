@@ -4,10 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,22 +161,7 @@ func TestNoPubackOnAFullDisk(t *testing.T) {
 // portrait is all that clients and operators can see of a cloud beside connections and the ledger.
 func portrait(s *Sim) string {
 	var all []any
-	s.registry.mu.Lock()
-	for _, group := range []bool{true, false} {
-		list := s.registry.list(group)
-		for _, id := range slices.Sorted(maps.Keys(list)) {
-			e := list[id]
-			all = append(all, e, e.keys, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots))
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(s.registry.byID)) {
-		d := s.registry.byID[id]
-		all = append(all, s.registry.stateOf(d), shown(s.registry.recordOf(d)), d.auth, d.disabled, d.unusable, nameOfHub(d.first), len(d.visited), d.rule)
-		if f := d.failedOver; f != nil {
-			all = append(all, f.from.Name(), f.until.UTC())
-		}
-	}
-	s.registry.mu.Unlock()
+	all = append(all, s.registry.lasting()...)
 	for _, h := range s.hubs {
 		for _, device := range h.All() {
 			for _, i := range append([]*iothub.Identity{device}, h.ModulesOf(device)...) {
@@ -462,15 +445,19 @@ func TestStateOfMoreHubsIsRefused(t *testing.T) {
 func TestFlagsCountForEnrollmentsOnlyWhenTheyAreNew(t *testing.T) {
 	inKeptWorld(t, nil, func(w *world) {
 		d := w.dpsService()
-		d.want(204, 0, "DELETE", "/enrollmentGroups/"+defaultX509Group, "")
+		d.want(204, 0, "DELETE", "/enrollmentGroups/default-x509", "")
 		w.reborn()
-		if r := w.registry; r.groups[defaultX509Group] != nil || r.groups[defaultGroup].AllocationPolicy != AllocateStatic {
-			t.Errorf("%+v", r.groups)
+		d = w.dpsService()
+		d.want(404, 404201, "GET", "/enrollmentGroups/default-x509", "")
+		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != AllocateStatic {
+			t.Errorf("%s", a.text)
 		}
 		w.config.Allocation = AllocateHashed
 		w.reborn()
-		if r := w.registry; r.groups[defaultX509Group] == nil || r.groups[defaultGroup].AllocationPolicy != AllocateHashed {
-			t.Errorf("%+v", r.groups)
+		d = w.dpsService()
+		d.want(200, 0, "GET", "/enrollmentGroups/default-x509", "")
+		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != AllocateHashed {
+			t.Errorf("%s", a.text)
 		}
 	})
 }

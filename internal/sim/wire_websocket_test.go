@@ -137,7 +137,7 @@ func TestMQTTPacketsMaySpanWebSocketFrames(t *testing.T) {
 		token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration")
 		c.send(connectBytes(connectOptions{id: "d", user: w.info.IDScope + "/registrations/d/api-version=2019-03-31", password: token, clean: true}))
 		c.want("20020000")
-		c.send(subscribeBytes(1, 1, dpsResponses))
+		c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 		c.want("9003000101")
 		_, body := w.registerAt(c, "d", "")
 		state, _ := body["registrationState"].(map[string]any)
@@ -310,7 +310,7 @@ func TestCertificatesWorkOverWebSocket(t *testing.T) {
 		c, _ := w.webClient(w.info.DPS.HTTPS, cert)
 		c.send(connectBytes(connectOptions{id: "x", user: w.info.IDScope + "/registrations/x/api-version=2019-03-31", noPassword: true, clean: true}))
 		c.want("20020000")
-		c.send(subscribeBytes(1, 1, dpsResponses))
+		c.send(subscribeBytes(1, 1, "$dps/registrations/res/#"))
 		c.want("9003000101")
 		if status, body := w.registerAt(c, "x", ""); status != "200" {
 			t.Fatalf("%s %v", status, body)
@@ -389,7 +389,7 @@ func TestPahoWorksOverWebSocket(t *testing.T) {
 	keep := func(_ mqtt.Client, m mqtt.Message) { topics <- m }
 	token := sasFor(w.key("d"), w.info.IDScope+"/registrations/d", time.Now().Add(time.Hour), "registration")
 	c := dial(w.info.DPS.HTTPS, "d", w.info.IDScope+"/registrations/d/api-version=2019-03-31", token, keep)
-	wait(t, c.Subscribe(dpsResponses, 1, nil))
+	wait(t, c.Subscribe("$dps/registrations/res/#", 1, nil))
 	wait(t, c.Publish("$dps/registrations/PUT/iotdps-register/?$rid=1", 1, false, `{"registrationId":"d"}`))
 	m := <-topics
 	_, operation, _ := strings.Cut(string(m.Payload()), `"operationId":"`)
