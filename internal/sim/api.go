@@ -4,6 +4,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // This file gives the rooms' types that users of the simulator need their names in this package.
@@ -87,4 +88,56 @@ const (
 const (
 	WaitingAnswer = iothub.WaitingAnswer
 	WaitingReset  = iothub.WaitingReset
+)
+
+// Enrollment is an individual enrollment of DPS with symmetric keys.
+type Enrollment = provisioning.Enrollment
+
+// DPSFault is what goes wrong with DPS.
+type DPSFault = provisioning.DPSFault
+
+// DPSLimits are the limits of DPS that are answered 429.
+type DPSLimits = provisioning.DPSLimits
+
+// AzureDPSLimits are the limits of a DPS in Azure.
+func AzureDPSLimits() DPSLimits { return provisioning.AzureDPSLimits() }
+
+// What happens to the identity in the hub a device moves away from, see Config.Move.
+const (
+	MoveDisable = provisioning.MoveDisable
+	MoveDelete  = provisioning.MoveDelete
+)
+
+// Where a device goes first, see Config.Allocation.
+const (
+	AllocateStatic     = provisioning.AllocateStatic
+	AllocateHashed     = provisioning.AllocateHashed
+	AllocateGeoLatency = provisioning.AllocateGeoLatency
+	AllocateCustom     = provisioning.AllocateCustom
+)
+
+// What becomes of a device that registers again, see Config.Reprovision.
+const (
+	ReprovisionMigrate = provisioning.ReprovisionMigrate
+	ReprovisionReset   = provisioning.ReprovisionReset
+	ReprovisionNever   = provisioning.ReprovisionNever
+)
+
+// What DPS does to a malformed user name, see Config.MalformedDPS.
+const (
+	MalformedRefuse = provisioning.MalformedRefuse
+	MalformedClose  = provisioning.MalformedClose
+)
+
+// The kinds of DPS faults.
+const (
+	DPSDown         = provisioning.DPSDown
+	DPSBlackhole    = provisioning.DPSBlackhole
+	DPSDrop         = provisioning.DPSDrop
+	DPSThrottle     = provisioning.DPSThrottle
+	DPSError500     = provisioning.DPSError500
+	DPSStuck        = provisioning.DPSStuck
+	DPSSlow         = provisioning.DPSSlow
+	DPSUnauthorized = provisioning.DPSUnauthorized
+	DPSStray        = provisioning.DPSStray
 )

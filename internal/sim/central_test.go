@@ -213,7 +213,7 @@ func TestCentralRunsAndQueuesCommands(t *testing.T) {
 			<-done
 		}
 		var history struct {
-			Value []commandRun `json:"value"`
+			Value []struct{ Response json.RawMessage }
 		}
 		must(t, json.Unmarshal([]byte(a.want(200, "GET", "/api/devices/d/commands/echo", "").text), &history))
 		if len(history.Value) != 5 || string(history.Value[0].Response) != `"yes"` {
@@ -255,12 +255,4 @@ func TestCentralSystemRoutesReachTheHub(t *testing.T) {
 		a.want(404, "GET", "/api/deviceTemplates/dtmi:other;1", "")
 		a.want(401, "GET", "/api/devices", "", "Authorization", "Bearer "+a.info.Central.APIToken)
 	})
-}
-
-func TestMalformedTemplatesAreRefused(t *testing.T) {
-	for _, text := range []string{"", "x", "{}", `{"@id":"x"}`, `[1]`} {
-		if _, err := parseTemplates([]byte(text)); err == nil {
-			t.Errorf("%q was taken", text)
-		}
-	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
@@ -30,38 +31,11 @@ const (
 	LayoutPorts = "ports"
 )
 
-// What happens to the identity in the hub a device moves away from, see Config.Move.
-const (
-	MoveDisable = "disable" // IoT Central's way: the old hub answers CONNACK 3
-	MoveDelete  = "delete"  // plain DPS's way: the old hub answers CONNACK 5
-)
-
-// Where a device goes first, see Config.Allocation.
-const (
-	AllocateStatic     = "static"     // hub-a, so that stories are predictable
-	AllocateHashed     = "hashed"     // spread by a hash of the registration id, see Config.HubWeights
-	AllocateGeoLatency = "geoLatency" // the first living hub in the order given
-	AllocateCustom     = "custom"     // a webhook decides, see Config.Webhook
-)
-
-// What becomes of a device that registers again, see Config.Reprovision.
-const (
-	ReprovisionMigrate = "migrate" // it may get another hub, and its twin moves with it
-	ReprovisionReset   = "reset"   // it may get another hub, and begins with its first twin in any case
-	ReprovisionNever   = "never"   // it keeps its hub
-)
-
 // These values of Config.C2DBeforeSubscription say what happens to a cloud-to-device message that
 // is older than the device's subscription.
 const (
 	EarlyC2DDeliver = "deliver" // the device gets it
 	EarlyC2DReject  = "reject"  // it is dead-lettered, and its sender is told Rejected
-)
-
-// What DPS does to a malformed user name, see Config.MalformedDPS.
-const (
-	MalformedRefuse = "refuse" // CONNACK 5
-	MalformedClose  = "close"  // no answer
 )
 
 // Config says what cloud to build. Start from [DefaultConfig]: most zero values stand for the default, but a zero RetryAfter,
@@ -80,28 +54,28 @@ type Config struct {
 	Advertise string
 	ListenAny bool // allow addresses other machines can reach; without it every listener must be on loopback
 
-	RetryAfter       time.Duration // what DPS asks clients to wait, whole seconds; 0 is sent as 0
-	RetryAfterAbsent bool          // leave retry-after out altogether
-	Polls            int           // how many polls are answered 202 before the answer proper
-	RetryAfterFirst  bool          // MQTT: retry-after comes before $rid in the topic
-	Allocation       string        // AllocateStatic and its kin; "" means static
-	HubWeights       []int         // AllocateHashed: 1 to 1000 for each hub; those left out have 1
-	Webhook          string        // AllocateCustom: the URL that DPS asks, in the form of Azure's custom allocation
-	Reprovision      string        // ReprovisionMigrate and its kin; "" means migrate
-	MalformedDPS     string        // MalformedRefuse or MalformedClose; "" means refuse
-	DPSLimits        DPSLimits     // answered 429 when exceeded; the zero value limits nothing
-	AutoApprove      bool          // false: a new device waits for Approve, DPS answers failed 400209 until then
-	Move             string        // MoveDisable or MoveDelete; "" means disable
-	DisabledRefusal  byte          // CONNACK code for a disabled identity, 3 or 5; 0 means 3
+	RetryAfter       time.Duration          // what DPS asks clients to wait, whole seconds; 0 is sent as 0
+	RetryAfterAbsent bool                   // leave retry-after out altogether
+	Polls            int                    // how many polls are answered 202 before the answer proper
+	RetryAfterFirst  bool                   // MQTT: retry-after comes before $rid in the topic
+	Allocation       string                 // AllocateStatic and its kin; "" means static
+	HubWeights       []int                  // AllocateHashed: 1 to 1000 for each hub; those left out have 1
+	Webhook          string                 // AllocateCustom: the URL that DPS asks, in the form of Azure's custom allocation
+	Reprovision      string                 // ReprovisionMigrate and its kin; "" means migrate
+	MalformedDPS     string                 // MalformedRefuse or MalformedClose; "" means refuse
+	DPSLimits        provisioning.DPSLimits // answered 429 when exceeded; the zero value limits nothing
+	AutoApprove      bool                   // false: a new device waits for Approve, DPS answers failed 400209 until then
+	Move             string                 // MoveDisable or MoveDelete; "" means disable
+	DisabledRefusal  byte                   // CONNACK code for a disabled identity, 3 or 5; 0 means 3
 	// C2DBeforeSubscription is EarlyC2DDeliver or EarlyC2DReject; "" means deliver. It affects only
 	// MQTT.
 	C2DBeforeSubscription string
 	SASGrace              time.Duration // how long after its expiry a token still serves at a hub
 
-	IDScope           string       // "" means 0ne00000SIM
-	GroupKey          string       // base64; "" draws 64 random bytes
-	SecondaryGroupKey string       // base64; "" draws 64 random bytes
-	Enrollments       []Enrollment // individual enrollments, beside the group that every device may use
+	IDScope           string                    // "" means 0ne00000SIM
+	GroupKey          string                    // base64; "" draws 64 random bytes
+	SecondaryGroupKey string                    // base64; "" draws 64 random bytes
+	Enrollments       []provisioning.Enrollment // individual enrollments, beside the group that every device may use
 	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API. Hubs may be given by name.
 	EnrollmentDocuments []json.RawMessage
 
@@ -122,15 +96,6 @@ type Config struct {
 	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
 	Hooks  http.RoundTripper                                // how webhooks are called; nil means over the network
 	Logger zerolog.Logger                                   // the zero value is silent
-}
-
-// Enrollment is an individual enrollment of DPS with symmetric keys.
-type Enrollment struct {
-	RegistrationID string
-	DeviceID       string // "" means the registration id
-	PrimaryKey     string // base64
-	SecondaryKey   string // base64, may be ""
-	Disabled       bool   // DPS answers "disabled"
 }
 
 // DefaultConfig is the cloud that `hubhop sim` starts without flags.
@@ -156,10 +121,10 @@ func (c Config) withDefaults() Config {
 	set(&c.Layout, layout)
 	set(&c.BaseAddress, "127.0.0.1")
 	set(&c.ControlAddr, "127.0.0.1:8090")
-	set(&c.Allocation, AllocateStatic)
-	set(&c.Move, MoveDisable)
-	set(&c.Reprovision, ReprovisionMigrate)
-	set(&c.MalformedDPS, MalformedRefuse)
+	set(&c.Allocation, provisioning.AllocateStatic)
+	set(&c.Move, provisioning.MoveDisable)
+	set(&c.Reprovision, provisioning.ReprovisionMigrate)
+	set(&c.MalformedDPS, provisioning.MalformedRefuse)
 	set(&c.C2DBeforeSubscription, EarlyC2DDeliver)
 	set(&c.IDScope, "0ne00000SIM")
 	if c.Hubs == 0 {
@@ -203,13 +168,13 @@ func (c Config) validate() error {
 	}
 	require(c.Hubs >= 1 && c.Hubs <= 26, "%d hubs, must be 1 to 26", c.Hubs)
 	oneOf("layout", c.Layout, LayoutLoopback, LayoutPorts)
-	oneOf("move", c.Move, MoveDisable, MoveDelete)
-	oneOf("allocation", c.Allocation, AllocateStatic, AllocateHashed, AllocateGeoLatency, AllocateCustom)
-	oneOf("reprovision", c.Reprovision, ReprovisionMigrate, ReprovisionReset, ReprovisionNever)
-	oneOf("malformed DPS user name", c.MalformedDPS, MalformedRefuse, MalformedClose)
+	oneOf("move", c.Move, provisioning.MoveDisable, provisioning.MoveDelete)
+	oneOf("allocation", c.Allocation, provisioning.AllocateStatic, provisioning.AllocateHashed, provisioning.AllocateGeoLatency, provisioning.AllocateCustom)
+	oneOf("reprovision", c.Reprovision, provisioning.ReprovisionMigrate, provisioning.ReprovisionReset, provisioning.ReprovisionNever)
+	oneOf("malformed DPS user name", c.MalformedDPS, provisioning.MalformedRefuse, provisioning.MalformedClose)
 	oneOf("C2D before subscription", c.C2DBeforeSubscription, EarlyC2DDeliver, EarlyC2DReject)
-	require(c.Allocation != AllocateCustom || c.Webhook != "", "a custom allocation needs a webhook")
-	require(c.Webhook == "" || validWebhook(c.Webhook), "webhook is %q, must be an http or https URL", c.Webhook)
+	require(c.Allocation != provisioning.AllocateCustom || c.Webhook != "", "a custom allocation needs a webhook")
+	require(c.Webhook == "" || provisioning.ValidWebhook(c.Webhook), "webhook is %q, must be an http or https URL", c.Webhook)
 	require(len(c.HubWeights) == 0 || len(c.HubWeights) <= c.Hubs, "%d hub weights for %d hubs", len(c.HubWeights), c.Hubs)
 	for _, w := range c.HubWeights {
 		require(w >= 1 && w <= 1000, "a hub's weight is %d, must be 1 to 1000", w)

@@ -10,14 +10,6 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
-func (p *dps) nameHub(c claim, s registrationState) registrationState {
-	if h := p.registry.hubNamed(s.AssignedHub); h != nil && c.byAzureName {
-		s.AssignedHub = h.AzureName()
-	}
-	return s
-}
-
 // connectProxy is an HTTP CONNECT proxy that leads Azure's names to this cloud, so that clients work with the names they were built
 // with. It dials nothing: a tunnel is handed to the endpoint as if it had been accepted there, and so faults reach through it.
 func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
@@ -82,7 +74,7 @@ func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason strin
 		return nil
 	}
 	dps := strings.HasSuffix(name, azure.DomainDPS) || strings.HasSuffix(name, azure.DomainCentral) || name == "dps.sim.local"
-	if e := try(dps, s.dps.front.Endpoint, s.dps.mqtt, s.dps.amqp); e != nil {
+	if e := try(dps, s.dps.Front.Endpoint, s.dps.MQTT, s.dps.AMQP); e != nil {
 		return e, 0, ""
 	}
 	for _, h := range s.hubs {

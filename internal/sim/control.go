@@ -11,6 +11,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // State is the whole cloud at one moment.
@@ -55,9 +56,9 @@ type Totals struct {
 
 // State looks at everything. It takes no snapshot: hubs and devices go on while it looks.
 func (s *Sim) State() State {
-	registrations, polls := s.dps.totals()
+	registrations, polls := s.dps.Totals()
 	st := State{
-		DPS:     DPSState{Fault: azure.Optional(s.dps.faultKind())},
+		DPS:     DPSState{Fault: azure.Optional(s.dps.FaultKind())},
 		Hubs:    []HubState{},
 		Devices: s.devices(),
 		Totals: Totals{
@@ -81,14 +82,14 @@ func (s *Sim) devices() []DeviceState {
 			}
 		}
 	}
-	records, _ := s.registry.records("", 0)
+	records, _ := s.registry.Records("", 0)
 	states := make([]DeviceState, 0, len(records))
 	for _, d := range records {
 		delete(made, d.ID)
 		state := DeviceState{
 			ID: d.ID, AssignedHub: azure.Optional(d.AssignedHub), Enabled: d.Usable, Blocked: d.Blocked, Approved: d.Approved, ModelID: d.ModelID,
 		}
-		if i, model := s.registry.newest(d.ID); i != nil {
+		if i, model := s.registry.Newest(d.ID); i != nil {
 			state.ConnectedHub, state.ModelID = azure.Optional(i.Hub().Name()), cmp.Or(d.ModelID, model)
 		}
 		states = append(states, state)
@@ -134,54 +135,54 @@ func (s *Sim) HealHub(name string) error {
 }
 
 // FaultDPS makes DPS misbehave; a fault that is already in force is replaced.
-func (s *Sim) FaultDPS(f DPSFault) error { return s.dps.fault(f) }
+func (s *Sim) FaultDPS(f provisioning.DPSFault) error { return s.dps.Fault(f) }
 
 // HealDPS ends the fault of DPS, if it has one.
-func (s *Sim) HealDPS() error { return s.dps.heal() }
+func (s *Sim) HealDPS() error { return s.dps.Heal() }
 
 // Failover moves a device to another hub as IoT Central does, for ttl (0 means 30 minutes): the
 // identity becomes unusable on the old hub, its connection is closed, DPS answers with the other
 // hub.
 func (s *Sim) Failover(id string, ttl time.Duration) error {
-	_, _, err := s.registry.failover(id, ttl)
+	_, _, err := s.registry.Failover(id, ttl)
 	return err
 }
 
 // Failback returns a device to its first hub, whatever moved it away; a device that is there stays.
 func (s *Sim) Failback(id string) error {
-	_, err := s.registry.failback(id)
+	_, err := s.registry.Failback(id)
 	return err
 }
 
 // Disable disables a device's enrollment and identity: DPS answers "disabled", hubs refuse it.
-func (s *Sim) Disable(id string) error { return s.registry.disable(id) }
+func (s *Sim) Disable(id string) error { return s.registry.Disable(id) }
 
 // DisableIdentity disables a device in its hub only: DPS knows nothing of it and goes on assigning
 // the hub that refuses.
-func (s *Sim) DisableIdentity(id string) error { return s.registry.disableIdentity(id) }
+func (s *Sim) DisableIdentity(id string) error { return s.registry.DisableIdentity(id) }
 
 // Enable undoes Disable and DisableIdentity.
-func (s *Sim) Enable(id string) error { return s.registry.enable(id) }
+func (s *Sim) Enable(id string) error { return s.registry.Enable(id) }
 
 // Block is the operator's block: DPS answers failed 400209, hubs refuse the device.
-func (s *Sim) Block(id string) error { return s.registry.block(id) }
+func (s *Sim) Block(id string) error { return s.registry.Block(id) }
 
 // Unblock undoes Block.
-func (s *Sim) Unblock(id string) error { return s.registry.unblock(id) }
+func (s *Sim) Unblock(id string) error { return s.registry.Unblock(id) }
 
 // Approve lets in a device that waits for it, see Config.AutoApprove.
-func (s *Sim) Approve(id string) error { return s.registry.approve(id) }
+func (s *Sim) Approve(id string) error { return s.registry.Approve(id) }
 
 // Delete removes a device from DPS and all hubs, with its twin and its messages. It comes back as a
 // new one when it registers.
-func (s *Sim) Delete(id string) error { return s.registry.delete(id) }
+func (s *Sim) Delete(id string) error { return s.registry.Delete(id) }
 
 // Disconnect closes a device's connection and nothing else.
 func (s *Sim) Disconnect(id string) error {
-	if err := s.registry.known(id); err != nil {
+	if err := s.registry.Known(id); err != nil {
 		return err
 	}
-	if i, _ := s.registry.newest(id); i == nil || !i.Disconnect("disconnected by the operator") {
+	if i, _ := s.registry.Newest(id); i == nil || !i.Disconnect("disconnected by the operator") {
 		return azure.Errorf(404, "DeviceNotOnline", "device %s is not connected", id)
 	}
 	return nil
@@ -190,7 +191,7 @@ func (s *Sim) Disconnect(id string) error {
 // Method invokes a direct method on the hub the device is connected to, and waits for the answer
 // until ctx ends, 30 s if it has no deadline. The payload is any JSON value or empty.
 func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessage) (iothub.MethodResult, error) {
-	if err := s.registry.known(id); err != nil {
+	if err := s.registry.Known(id); err != nil {
 		return iothub.MethodResult{}, err
 	}
 	switch {
@@ -201,7 +202,7 @@ func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessa
 	case len(payload) > iothub.MethodMaxBytes:
 		return iothub.MethodResult{}, azure.Errorf(413, "MessageTooLarge", "the payload has %d bytes, the limit is %d", len(payload), iothub.MethodMaxBytes)
 	}
-	i, _ := s.registry.newest(id)
+	i, _ := s.registry.Newest(id)
 	if i == nil {
 		return iothub.MethodResult{}, iothub.DeviceNotOnline(id)
 	}
@@ -222,7 +223,7 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 	props, err := iothub.ParsePatch(patch)
 	if err == nil {
 		var i *iothub.Identity
-		if i, err = s.registry.placed(id); err == nil {
+		if i, err = s.registry.Placed(id); err == nil {
 			err = i.PatchDesired(props)
 		}
 	}
@@ -237,7 +238,7 @@ func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
 func (s *Sim) Twin(id string) (iothub.Twin, error) { return s.twin(id, false) }
 
 func (s *Sim) twin(id string, metadata bool) (iothub.Twin, error) {
-	i, err := s.registry.twinIn(id)
+	i, err := s.registry.TwinIn(id)
 	if err != nil {
 		return iothub.Twin{}, err
 	}
@@ -250,7 +251,7 @@ func (s *Sim) SendC2D(id string, c iothub.C2D) (mid string, err error) {
 	if err := c.Check(); err != nil {
 		return "", err
 	}
-	i, err := s.registry.placed(id)
+	i, err := s.registry.Placed(id)
 	if err != nil {
 		return "", err
 	}
@@ -260,7 +261,7 @@ func (s *Sim) SendC2D(id string, c iothub.C2D) (mid string, err error) {
 // C2DMessages is what became of a device's cloud-to-device messages in all hubs, the oldest of each
 // hub first.
 func (s *Sim) C2DMessages(id string) ([]iothub.C2DMessage, error) {
-	if err := s.registry.known(id); err != nil {
+	if err := s.registry.Known(id); err != nil {
 		return nil, err
 	}
 	all := []iothub.C2DMessage{}
@@ -291,7 +292,7 @@ func (s *Sim) knows(device string, received int64) *bool {
 	if device == "" {
 		return nil
 	}
-	known := received > 0 || s.registry.known(device) == nil
+	known := received > 0 || s.registry.Known(device) == nil
 	return &known
 }
 
@@ -309,11 +310,11 @@ func (s *Sim) ResetLedger() error {
 func (s *Sim) Watch() (events <-chan iothub.Event, cancel func()) { return s.events.watch() }
 
 // DeviceKey returns the primary key of a device of the default enrollment group.
-func (s *Sim) DeviceKey(registrationID string) []byte { return s.registry.deviceKey(registrationID) }
+func (s *Sim) DeviceKey(registrationID string) []byte { return s.registry.DeviceKey(registrationID) }
 
 // Enroll adds or replaces an individual enrollment.
-func (s *Sim) Enroll(e Enrollment) error { return s.registry.enroll(e) }
+func (s *Sim) Enroll(e provisioning.Enrollment) error { return s.registry.Enroll(e) }
 
 // EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the
 // DPS service API (JSON).
-func (s *Sim) EnrollDocument(doc []byte) error { return s.registry.enrollDocument(doc) }
+func (s *Sim) EnrollDocument(doc []byte) error { return s.registry.EnrollDocument(doc) }

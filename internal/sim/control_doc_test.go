@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // documentedRoute is a section of docs/control-api.md.
@@ -110,7 +111,7 @@ func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 			t.Errorf("listed are\n%s\nthere are\n%s", strings.Join(listed, "\n"), strings.Join(there, "\n"))
 		}
 	})
-	for _, v := range []any{iothub.Fault{}, DPSFault{}, iothub.C2D{}, iothub.C2DMessage{}, iothub.Event{}, Ledger{}, Message{}, State{}, DPSState{}, HubState{}, DeviceState{}, Totals{},
+	for _, v := range []any{iothub.Fault{}, provisioning.DPSFault{}, iothub.C2D{}, iothub.C2DMessage{}, iothub.Event{}, Ledger{}, Message{}, State{}, DPSState{}, HubState{}, DeviceState{}, Totals{},
 		iothub.Twin{}, iothub.MethodResult{}, failoverBody{}, disableBody{}, controlRoute{}} {
 		for _, name := range azure.JSONFields(reflect.TypeOf(v)) {
 			if !strings.Contains(doc, `"`+name+`"`) && !strings.Contains(doc, "`"+name+"`") {
@@ -121,7 +122,7 @@ func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 	for _, word := range []string{
 		iothub.EventConnect, iothub.EventDisconnect, iothub.EventRefuse, iothub.EventRegister, iothub.EventTelemetry, iothub.EventFault, iothub.EventHeal, iothub.EventMove, iothub.EventMissed,
 		iothub.FaultKill, iothub.FaultBlackhole, iothub.FaultSYNDrop, iothub.FaultConnack3, iothub.FaultConnack5, iothub.FaultClose, iothub.FaultSlow, iothub.FaultDropPuback, iothub.FaultThrottle,
-		DPSDown, DPSBlackhole, DPSDrop, DPSThrottle, DPSError500, DPSStuck, DPSSlow, DPSUnauthorized, DPSStray, iothub.WaitingAnswer, iothub.WaitingReset,
+		provisioning.DPSDown, provisioning.DPSBlackhole, provisioning.DPSDrop, provisioning.DPSThrottle, provisioning.DPSError500, provisioning.DPSStuck, provisioning.DPSSlow, provisioning.DPSUnauthorized, provisioning.DPSStray, iothub.WaitingAnswer, iothub.WaitingReset,
 		iothub.C2DEnqueued, iothub.C2DDelivered, iothub.C2DCompleted, iothub.C2DExpired, iothub.C2DPurged, iothub.C2DDeadLettered,
 	} {
 		if !strings.Contains(doc, "`"+word+"`") {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // controlRoute is one request of the control API.
@@ -68,7 +69,7 @@ func (s *Sim) controlRoutes() []controlRoute {
 			return nil, s.HealHub(r.PathValue("name"))
 		}},
 		{Method: "POST", Path: "/api/dps/fault", About: "let DPS misbehave", answer: func(r *http.Request) (any, error) {
-			var f DPSFault
+			var f provisioning.DPSFault
 			if err := decodeStrict(r, &f); err != nil {
 				return nil, err
 			}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // The test makes every request of the contract, with its fields, answers and refusals.
@@ -211,7 +212,7 @@ func TestEventsAreStreamedInOrder(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill}))
 		must(t, w.HealHub("hub-a"))
-		must(t, w.FaultDPS(DPSFault{Kind: DPSDown}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSDown}))
 		must(t, w.HealDPS())
 		w.tryHub(connectOptions{id: "d"}, host)
 		must(t, w.Failover("d", 0))

@@ -42,7 +42,7 @@ func fuzzWorld(f *testing.F) *world {
 }
 
 func (w *world) settleDevice(id string) {
-	_, _ = w.registry.provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
+	_, _ = w.registry.Provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
 }
 
 // The surfaces of the cloud in HTTP, with what a client needs to get beyond the first check.
@@ -226,7 +226,7 @@ func FuzzSession(f *testing.F) {
 			secure := tls.Server(below, &tls.Config{}) // no handshake takes place
 			at := wire.NewMQTT(below, secure, client, 256<<10)
 			if atDPS {
-				w.dps.converse(at)
+				w.dps.Converse(at)
 			} else {
 				w.hubs[0].Converse(at)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // silentListener adds to a listener in memory what [dropSYNs] does to a real one.
@@ -282,7 +283,7 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 			}
 		}
 		c := w.dpsConnect("d")
-		must(t, w.FaultDPS(DPSFault{Kind: DPSBlackhole, Seconds: 5, WhenOver: iothub.WaitingReset}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSBlackhole, Seconds: 5, WhenOver: iothub.WaitingReset}))
 		before := w.State().Totals.Registrations
 		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", "{}", 1, 1))
 		time.Sleep(5 * time.Second)
@@ -292,8 +293,8 @@ func TestFaultSaysWhatBecomesOfWaitingConnections(t *testing.T) {
 		for name, err := range map[string]error{
 			"a word":       w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultBlackhole, WhenOver: "drop"}),
 			"another kind": w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultKill, WhenOver: iothub.WaitingReset}),
-			"DPS, a word":  w.FaultDPS(DPSFault{Kind: DPSBlackhole, WhenOver: "x"}),
-			"DPS, a kind":  w.FaultDPS(DPSFault{Kind: DPSDown, WhenOver: iothub.WaitingAnswer}),
+			"DPS, a word":  w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSBlackhole, WhenOver: "x"}),
+			"DPS, a kind":  w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSDown, WhenOver: iothub.WaitingAnswer}),
 		} {
 			if refusal(err) != "400 " || !strings.Contains(err.Error(), "whenOver") {
 				t.Errorf("%s: %v", name, err)

@@ -54,7 +54,7 @@ func TestConnackSaysWhyADeviceIsRefused(t *testing.T) {
 			f(&o)
 			return o
 		}
-		secondary := azure.DeriveKey(w.registry.groupKeys()[1], "d")
+		secondary := azure.DeriveKey(w.registry.GroupKeys()[1], "d")
 		d := host + "/devices/d"
 		for name, c := range map[string]struct {
 			o    connectOptions

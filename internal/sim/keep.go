@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
@@ -26,9 +27,9 @@ import (
 func (s *Sim) restore() error {
 	kept := s.store
 	if kept == nil {
-		return s.registry.enrolConfigured()
+		return s.registry.EnrolConfigured()
 	}
-	err := s.registry.restore()
+	err := s.registry.Restore()
 	for _, h := range s.hubs {
 		if err == nil {
 			err = h.Restore()
@@ -37,16 +38,16 @@ func (s *Sim) restore() error {
 	if err == nil { // whose identities are left?
 		err = kept.Take("identity/", func(name string, _ []byte) error {
 			hub, _, _ := strings.Cut(name, "/")
-			return &fewHubsError{hub, len(s.hubs)}
+			return &provisioning.FewHubsError{Hub: hub, Hubs: len(s.hubs)}
 		})
 	}
-	if few, ok := errors.AsType[*fewHubsError](err); ok {
+	if few, ok := errors.AsType[*provisioning.FewHubsError](err); ok {
 		return few
 	}
 	if err != nil {
 		return err
 	}
-	return s.registry.enrolConfigured()
+	return s.registry.EnrolConfigured()
 }
 
 // keptAuthority returns the certificate authority that the store has under this name, or a new one.

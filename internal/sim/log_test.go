@@ -18,6 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // diary keeps a log's lines.
@@ -95,7 +96,7 @@ func TestLogNamesHubDeviceKindAndReason(t *testing.T) {
 			c.wantPublish()
 		}
 		want(map[string]string{"hub": "dps", "device": "d", "kind": "register", "level": "info"}, "throttled: more requests than DPS allows", `"status":429`)
-		must(t, w.FaultDPS(DPSFault{Kind: DPSThrottle, Seconds: 10}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSThrottle, Seconds: 10}))
 		ask()
 		ask() // the same again is not told again
 		want(map[string]string{"hub": "dps", "device": "d", "kind": "register"}, "throttled: fault throttle", `"status":429`)
@@ -260,7 +261,7 @@ func TestKeepAliveWaitsForTheAnswer(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		host := w.provision("d")
 		must(t, w.FaultHub("hub-a", iothub.Fault{Kind: iothub.FaultThrottle, DelayMs: 60_000}))
-		must(t, w.FaultDPS(DPSFault{Kind: DPSSlow, DelayMs: 60_000}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSSlow, DelayMs: 60_000}))
 		o := w.hubOptions(host, "d")
 		o.keepAlive = 20 // so that the hub bears 30 s of silence
 		for addr, o := range map[string]connectOptions{

@@ -13,11 +13,12 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 	inWorld(t, func(c *Config) {
-		c.Hubs, c.RetryAfter, c.Allocation, c.HubWeights = 3, 0, AllocateHashed, []int{3, 1}
+		c.Hubs, c.RetryAfter, c.Allocation, c.HubWeights = 3, 0, provisioning.AllocateHashed, []int{3, 1}
 	}, func(w *world) {
 		counts := map[string]int{}
 		const n = 3000
@@ -44,7 +45,7 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 			}
 		}
 	})
-	inWorld(t, func(c *Config) { c.Hubs, c.RetryAfter, c.Allocation = 3, 0, AllocateGeoLatency }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Hubs, c.RetryAfter, c.Allocation = 3, 0, provisioning.AllocateGeoLatency }, func(w *world) {
 		s := w.dpsService()
 		s.want(200, 0, "PUT", "/enrollmentGroups/default", `{"attestation":{"type":"symmetricKey"},"allocationPolicy":"geoLatency","iotHubs":["hub-c.sim.local","hub-a"]}`, "If-Match", "*")
 		if hub := w.provision("d"); hub != "127.0.0.4" {
@@ -66,7 +67,7 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 		}
 	})
 	for _, bad := range []func(*Config){
-		func(c *Config) { c.Allocation = AllocateCustom }, func(c *Config) { c.Webhook = "hub" }, func(c *Config) { c.HubWeights = []int{0} },
+		func(c *Config) { c.Allocation = provisioning.AllocateCustom }, func(c *Config) { c.Webhook = "hub" }, func(c *Config) { c.HubWeights = []int{0} },
 		func(c *Config) { c.HubWeights = []int{1, 1, 1} }, func(c *Config) { c.Reprovision = "x" }, func(c *Config) { c.MalformedDPS = "x" },
 		func(c *Config) { c.DPSLimits.PollsPer10s = -1 },
 	} {
@@ -79,7 +80,7 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 }
 
 func TestHashedAllocationSpreadsAndIsStable(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Allocation = AllocateHashed; c.Hubs = 3; c.RetryAfter = 0 }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Allocation = provisioning.AllocateHashed; c.Hubs = 3; c.RetryAfter = 0 }, func(w *world) {
 		seen := map[string]string{}
 		for i := range 12 {
 			id := fmt.Sprintf("d%d", i)
@@ -121,7 +122,7 @@ func TestWebhookChoosesTheHub(t *testing.T) {
 	var answer string
 	var asked map[string]any
 	inWorld(t, func(c *Config) {
-		c.RetryAfter, c.Allocation, c.Webhook = time.Second, AllocateCustom, "https://hook.example/api/allocate?code=1"
+		c.RetryAfter, c.Allocation, c.Webhook = time.Second, provisioning.AllocateCustom, "https://hook.example/api/allocate?code=1"
 		c.Hooks = hooks(func(r *http.Request, body map[string]any) (int, string) {
 			if r.Method != "POST" || r.URL.String() != "https://hook.example/api/allocate?code=1" || r.Header.Get("Content-Type") != "application/json; charset=utf-8" {
 				t.Errorf("%s %s %v", r.Method, r.URL, r.Header)

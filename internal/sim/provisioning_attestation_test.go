@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 func (w *world) deviceToken(id string) string {
@@ -253,12 +254,12 @@ func TestDPSSignsCertificateRequests(t *testing.T) {
 func TestDPSTakesOnlyTheRightCredentials(t *testing.T) {
 	individual := bytes.Repeat([]byte{7}, 32)
 	inWorld(t, func(c *Config) {
-		c.Enrollments = []Enrollment{{RegistrationID: "solo", DeviceID: "solo-device", PrimaryKey: base64.StdEncoding.EncodeToString(individual)}}
+		c.Enrollments = []provisioning.Enrollment{{RegistrationID: "solo", DeviceID: "solo-device", PrimaryKey: base64.StdEncoding.EncodeToString(individual)}}
 	}, func(w *world) {
 		hour := time.Now().Add(time.Hour)
 		scope := w.info.IDScope
 		d := scope + "/registrations/d"
-		secondary := azure.DeriveKey(w.registry.groupKeys()[1], "d")
+		secondary := azure.DeriveKey(w.registry.GroupKeys()[1], "d")
 		raw := func(sr string, key []byte) string { // the Node SDK signs the text unescaped, the embedded SDK with %2f
 			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", sr, hour.Unix())))
 			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&skn=registration&se=%d", sr, strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D").Replace(sig), hour.Unix())

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // registerWith registers with the given password and returns the first answer.
@@ -156,7 +158,7 @@ func TestDPSKeepsTheRulesOfMQTT(t *testing.T) {
 		o.wantEnd()
 		time.Sleep(30*time.Minute + time.Second) // operations are forgotten when others begin
 		w.provision("late")
-		if n := w.dps.remembered(); n != 1 {
+		if n := w.dps.Remembered(); n != 1 {
 			t.Errorf("%d operations", n)
 		}
 	})
@@ -192,21 +194,21 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 			return c.wantPublish()
 		}
 		for _, c := range []struct {
-			f     DPSFault
+			f     provisioning.DPSFault
 			topic string
 			code  string
 		}{
-			{DPSFault{Kind: DPSThrottle}, "$dps/registrations/res/429/?$rid=1&retry-after=3", "429001"},
-			{DPSFault{Kind: DPSThrottle, RetryAfter: &five}, "$dps/registrations/res/429/?$rid=1&retry-after=5", "429001"},
-			{DPSFault{Kind: DPSError500}, "$dps/registrations/res/500/?$rid=1", "500000"},
-			{DPSFault{Kind: DPSUnauthorized}, "$dps/registrations/res/401/?$rid=1", "401000"},
+			{provisioning.DPSFault{Kind: provisioning.DPSThrottle}, "$dps/registrations/res/429/?$rid=1&retry-after=3", "429001"},
+			{provisioning.DPSFault{Kind: provisioning.DPSThrottle, RetryAfter: &five}, "$dps/registrations/res/429/?$rid=1&retry-after=5", "429001"},
+			{provisioning.DPSFault{Kind: provisioning.DPSError500}, "$dps/registrations/res/500/?$rid=1", "500000"},
+			{provisioning.DPSFault{Kind: provisioning.DPSUnauthorized}, "$dps/registrations/res/401/?$rid=1", "401000"},
 		} {
 			must(t, w.FaultDPS(c.f))
 			if topic, text := first(); topic != c.topic || !strings.Contains(text, c.code) {
 				t.Errorf("%s: %s %s", c.f.Kind, topic, text)
 			}
 		}
-		must(t, w.FaultDPS(DPSFault{Kind: DPSSlow, DelayMs: 700, Seconds: 60}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSSlow, DelayMs: 700, Seconds: 60}))
 		start := time.Now()
 		c := w.dpsConnect("d") // CONNACK and SUBACK are late
 		if d := time.Since(start); d != 1400*time.Millisecond {
@@ -221,7 +223,7 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 			t.Errorf("fault %q is still there", f)
 		}
 
-		must(t, w.FaultDPS(DPSFault{Kind: DPSStuck}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSStuck}))
 		c = w.dpsConnect("d")
 		c.send(publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0))
 		_, text := c.wantPublish()
@@ -239,7 +241,7 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 			t.Errorf("%s", topic)
 		}
 
-		must(t, w.FaultDPS(DPSFault{Kind: DPSDrop}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSDrop}))
 		if topic, _ := first(); !strings.Contains(topic, "/202/") { // and then the connection is closed
 			t.Errorf("%s", topic)
 		}
@@ -253,7 +255,7 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 
 		must(t, w.HealDPS())
 		c = w.dpsConnect("d")
-		must(t, w.FaultDPS(DPSFault{Kind: DPSDown, Seconds: 10}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSDown, Seconds: 10}))
 		if err := c.howItEnds(); !isReset(err) {
 			t.Errorf("down: ends with %v", err)
 		}
@@ -266,7 +268,7 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 		time.Sleep(10*time.Second + time.Millisecond)
 		c = w.dpsConnect("d")
 
-		must(t, w.FaultDPS(DPSFault{Kind: DPSBlackhole}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSBlackhole}))
 		c.send([]byte{0xc0, 0})
 		c.wantSilence(30 * time.Second)
 		_, err := w.dialBriefly(w.info.DPS.MQTT)
@@ -275,7 +277,7 @@ func TestEachFaultOfDPSLooksAsItShould(t *testing.T) {
 		}
 		must(t, w.HealDPS())
 		c.want("d000") // what was sent into the hole is answered after it
-		for _, bad := range []DPSFault{{}, {Kind: "kill"}, {Kind: DPSDown, Seconds: -1}, {Kind: DPSSlow, DelayMs: -1}} {
+		for _, bad := range []provisioning.DPSFault{{}, {Kind: "kill"}, {Kind: provisioning.DPSDown, Seconds: -1}, {Kind: provisioning.DPSSlow, DelayMs: -1}} {
 			if got := refusal(w.FaultDPS(bad)); got != "400 " {
 				t.Errorf("%+v: %s", bad, got)
 			}
@@ -332,18 +334,18 @@ func TestDeviceRegistersOverHTTPS(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 
-		must(t, w.FaultDPS(DPSFault{Kind: DPSDrop}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSDrop}))
 		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 202 {
 			t.Errorf("%+v", a)
 		}
 		if a, err := w.do(c, "GET", base+"/operations/"+operation+v, "", "Authorization", token); err == nil {
 			t.Errorf("%+v", a)
 		}
-		must(t, w.FaultDPS(DPSFault{Kind: DPSThrottle}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSThrottle}))
 		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 429 || a.header.Get("Retry-After") != "3" {
 			t.Errorf("%+v", a)
 		}
-		must(t, w.FaultDPS(DPSFault{Kind: DPSSlow}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSSlow}))
 		start := time.Now()
 		if a = w.mustDo(c, "PUT", base+"/register"+v, `{}`, "Authorization", token); a.status != 202 || time.Since(start) != time.Second {
 			t.Errorf("%+v after %v", a, time.Since(start))
@@ -368,7 +370,7 @@ func TestHTTPDateIsTheCloudsClock(t *testing.T) {
 
 func TestDPSThrottlesBeyondItsLimits(t *testing.T) {
 	inWorld(t, func(c *Config) {
-		c.Polls, c.RetryAfter, c.DPSLimits = 100, 3*time.Second, DPSLimits{RegistrationsPerMinute: 3, PollsPer10s: 5}
+		c.Polls, c.RetryAfter, c.DPSLimits = 100, 3*time.Second, provisioning.DPSLimits{RegistrationsPerMinute: 3, PollsPer10s: 5}
 	}, func(w *world) {
 		register := func(id string) (topic, text string) {
 			c := w.dpsConnect(id)
@@ -413,14 +415,14 @@ func TestDPSThrottlesBeyondItsLimits(t *testing.T) {
 }
 
 func TestDPSOrdersTopicsAndClosesAsConfigured(t *testing.T) {
-	inWorld(t, func(c *Config) { c.RetryAfterFirst, c.MalformedDPS = true, MalformedClose }, func(w *world) {
+	inWorld(t, func(c *Config) { c.RetryAfterFirst, c.MalformedDPS = true, provisioning.MalformedClose }, func(w *world) {
 		c := w.dpsConnect("d")
 		register := publishBytes("$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, 0, 0)
 		c.send(register)
 		if topic, _ := c.wantPublish(); topic != "$dps/registrations/res/202/?retry-after=3&$rid=1" {
 			t.Errorf("%s", topic)
 		}
-		must(t, w.FaultDPS(DPSFault{Kind: DPSStray}))
+		must(t, w.FaultDPS(provisioning.DPSFault{Kind: provisioning.DPSStray}))
 		c.send(register)
 		first, text := c.wantPublish()
 		second, again := c.wantPublish()
@@ -431,7 +433,7 @@ func TestDPSOrdersTopicsAndClosesAsConfigured(t *testing.T) {
 		bad := w.mustDial(w.info.DPS.MQTT)
 		bad.send(connectBytes(connectOptions{id: "d", user: "x", clean: true}))
 		bad.wantEnd()
-		if n := w.dps.remembered(); n != 2 {
+		if n := w.dps.Remembered(); n != 2 {
 			t.Errorf("%d operations", n)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 func (w *world) substatus(id string) string {
@@ -125,7 +126,7 @@ func TestConnectedDeviceLearnsWhatChangedElsewhere(t *testing.T) {
 }
 
 func TestMoveDeletesTheOldIdentityIfAsked(t *testing.T) {
-	inWorld(t, func(c *Config) { c.Move = MoveDelete }, func(w *world) {
+	inWorld(t, func(c *Config) { c.Move = provisioning.MoveDelete }, func(w *world) {
 		host := w.provision("d")
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
 		must(t, w.Failover("d", 0))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // Each reprovision policy is tried with both ways to leave a hub. After the group of a device
@@ -23,12 +25,12 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 		old            byte   // the old hub's CONNACK
 		back, backTwin string // the same on the way back
 	}{
-		{ReprovisionMigrate, MoveDisable, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 2, 2)},
-		{ReprovisionMigrate, MoveDelete, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 1, 1)},
-		{ReprovisionReset, MoveDisable, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 3, 3)},
-		{ReprovisionReset, MoveDelete, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 1, 1)},
-		{ReprovisionNever, MoveDisable, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
-		{ReprovisionNever, MoveDelete, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
+		{provisioning.ReprovisionMigrate, provisioning.MoveDisable, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 2, 2)},
+		{provisioning.ReprovisionMigrate, provisioning.MoveDelete, "127.0.0.3", "deviceDataMigrated", fmt.Sprintf(whole, 1, 1), "map[room:7]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(whole, 1, 1)},
+		{provisioning.ReprovisionReset, provisioning.MoveDisable, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 3, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 3, 3)},
+		{provisioning.ReprovisionReset, provisioning.MoveDelete, "127.0.0.3", "deviceDataReset", fmt.Sprintf(initial, 1, 1), "map[room:1]", 5, "reprovisionedToInitialAssignment", fmt.Sprintf(initial, 1, 1)},
+		{provisioning.ReprovisionNever, provisioning.MoveDisable, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
+		{provisioning.ReprovisionNever, provisioning.MoveDelete, "127.0.0.2", "initialAssignment", fmt.Sprintf(whole, 2, 2), "map[room:7]", 0, "initialAssignment", fmt.Sprintf(whole, 2, 2)},
 	} {
 		t.Run(c.policy+" "+c.move, func(t *testing.T) {
 			inWorld(t, func(conf *Config) { conf.RetryAfter, conf.Move, conf.Reprovision = 0, c.move, c.policy }, func(w *world) {
@@ -78,7 +80,7 @@ func TestReprovisionPolicyDecidesHubAndTwin(t *testing.T) {
 				if tags := here.Identity("d").Content().Tags; fmt.Sprint(tags) != c.tags {
 					t.Errorf("the tags are %v, want %s", tags, c.tags)
 				}
-				if c.policy != ReprovisionReset {
+				if c.policy != provisioning.ReprovisionReset {
 					before := c.substatus
 					if _, body = w.registerAt(dps, "d", ""); body["registrationState"].(map[string]any)["substatus"] != before {
 						t.Errorf("registered once more: %v", body)
@@ -121,7 +123,7 @@ func TestChangedEnrollmentEndsFailover(t *testing.T) {
 
 // "Re-provision and reset" also resets a device that stays on its hub.
 func TestResetPolicyResetsADeviceThatStays(t *testing.T) {
-	inWorld(t, func(c *Config) { c.RetryAfter, c.Reprovision = 0, ReprovisionReset }, func(w *world) {
+	inWorld(t, func(c *Config) { c.RetryAfter, c.Reprovision = 0, provisioning.ReprovisionReset }, func(w *world) {
 		host := w.provision("d")
 		must(t, w.PatchDesired("d", json.RawMessage(`{"a":1}`)))
 		c := w.dpsConnect("d")
@@ -148,11 +150,11 @@ func TestResetPolicyResetsADeviceThatStays(t *testing.T) {
 // The test tries both ways to leave a hub with both refusals of a disabled identity, with a key and
 // with a certificate.
 func TestLeftHubRefusesAsConfigured(t *testing.T) {
-	for _, move := range []string{MoveDisable, MoveDelete} {
+	for _, move := range []string{provisioning.MoveDisable, provisioning.MoveDelete} {
 		for _, refusal := range []byte{3, 5} {
 			inWorld(t, func(c *Config) { c.RetryAfter, c.Move, c.DisabledRefusal = 0, move, refusal }, func(w *world) {
 				want := refusal
-				if move == MoveDelete {
+				if move == provisioning.MoveDelete {
 					want = 5
 				}
 				w.provision("k")

@@ -249,7 +249,7 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		s := w.dpsService()
 		soon := time.Now().Add(10 * time.Minute)
-		key := w.dps.serviceKeys()[0]
+		key := w.dps.ServiceKeys()[0]
 		raw := func(sr string) string {
 			sig := base64.StdEncoding.EncodeToString(hmacSHA256(key, fmt.Sprintf("%s\n%d", sr, soon.Unix())))
 			return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&se=%d&skn=%s", sr, url.QueryEscape(sig), soon.Unix(), "provisioningserviceowner")
@@ -267,7 +267,7 @@ func TestServiceOfDPSTakesOnlyItsOwnTokens(t *testing.T) {
 			"without port":       {s.token("127.0.0.1", soon), 0},
 			"alias":              {s.token("DPS.sim.local:443", soon), 0},
 			"Azure's name":       {s.token("mine.azure-devices-provisioning.net", soon), 0},
-			"secondary key":      {sasFor(w.dps.serviceKeys()[1], s.host, soon, "provisioningserviceowner"), 0},
+			"secondary key":      {sasFor(w.dps.ServiceKeys()[1], s.host, soon, "provisioningserviceowner"), 0},
 			"unescaped":          {raw("127.0.0.1:8443"), 0},
 			"lower-case":         {raw("127.0.0.1%3a8443"), 0},
 			"milliseconds":       {milli(), 0},

@@ -24,6 +24,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // realWorld is a cloud on real sockets of the loopback interface, on addresses of its own in
@@ -61,7 +62,7 @@ func (w *world) realDial(addr string) (*client, error) {
 // enter registers a device by the default group, asking the registry directly, and returns the host of
 // its hub.
 func (w *world) enter(id string) (host string) {
-	host, err := w.registry.provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
+	host, err := w.registry.Provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
 	must(w.t, err)
 	return host
 }
@@ -195,7 +196,7 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 		"hubs": {Hubs: 27}, "layout": {Layout: "star"}, "base": {BaseAddress: "localhost"}, "foreign base": {BaseAddress: "10.0.0.1"}, "any base": {BaseAddress: "0.0.0.0", ListenAny: true},
 		"foreign hub": {Hubs: 2, Layout: LayoutLoopback, BaseAddress: "127.255.255.254"}, "control": {ControlAddr: "8090"}, "foreign control": {ControlAddr: "0.0.0.0:8090"}, "named control": {ControlAddr: "myhost:8090"},
 		"retry-after": {RetryAfter: time.Millisecond}, "negative": {RetryAfter: -time.Second}, "polls": {Polls: -1}, "move": {Move: "leave"}, "refusal": {DisabledRefusal: 4}, "key": {GroupKey: "?"},
-		"allocation": {Allocation: "random"}, "scope": {IDScope: "a/b"}, "enrollment": {Enrollments: []Enrollment{{RegistrationID: "d"}}}, "ipv6": {BaseAddress: "::1"}, "https": {HTTPSPort: 70000},
+		"allocation": {Allocation: "random"}, "scope": {IDScope: "a/b"}, "enrollment": {Enrollments: []provisioning.Enrollment{{RegistrationID: "d"}}}, "ipv6": {BaseAddress: "::1"}, "https": {HTTPSPort: 70000},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)

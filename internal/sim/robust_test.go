@@ -235,7 +235,7 @@ func TestNobodyDisturbsADeviceThatBehaves(t *testing.T) {
 }
 
 func (w *world) allEndpoints() []*wire.Endpoint {
-	all := []*wire.Endpoint{w.dps.mqtt, w.dps.front.Endpoint, w.control, w.proxy}
+	all := []*wire.Endpoint{w.dps.MQTT, w.dps.Front.Endpoint, w.control, w.proxy}
 	for _, h := range w.hubs {
 		all = append(all, h.MQTT, h.HTTPS)
 		if h.AMQP != nil {

@@ -87,8 +87,10 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/central"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
@@ -98,9 +100,11 @@ type Sim struct {
 	config   Config
 	ca       *azure.Authority // of all servers
 	deviceCA *azure.Authority // of device certificates
-	registry *registry
-	dps      *dps
-	central  *central
+	registry *provisioning.Registry
+	dps      *provisioning.Service
+	central  *central.Application
+	appID    string // of IoT Central
+	apiToken string // of IoT Central
 	hubs     []*iothub.Hub
 	ledger   *ledger.Ledger
 	store    *store.Store // nil without a state directory
@@ -158,7 +162,7 @@ func New(c Config) (_ *Sim, err error) {
 		Listen: c.Listen, Log: c.Logger, Now: now, Grace: c.SASGrace, DisabledRefusal: c.DisabledRefusal,
 		RejectEarlyMail: c.C2DBeforeSubscription == EarlyC2DReject, Devices: deviceCA, Ledger: s.ledger, Store: kept, Told: told,
 		Connects: &s.connects, Sessions: &s.sessions, Tell: s.events.emit, Received: s.events.telemetry,
-		Switched: func(h *iothub.Hub, id string, enabled bool) { s.registry.switched(h, id, enabled) },
+		Switched: func(h *iothub.Hub, id string, enabled bool) { s.registry.Switched(h, id, enabled) },
 	}
 	for i := range c.Hubs {
 		o.Name = "hub-" + string(rune('a'+i))
@@ -169,7 +173,7 @@ func New(c Config) (_ *Sim, err error) {
 		s.servers = append(s.servers, h.Front)
 		s.hubs = append(s.hubs, h)
 	}
-	s.registry = newRegistry(registryOptions{
+	s.registry = provisioning.NewRegistry(provisioning.RegistryOptions{
 		IDScope: c.IDScope, GroupKeys: [2]string{c.GroupKey, c.SecondaryGroupKey}, AutoApprove: c.AutoApprove, Allocation: c.Allocation,
 		HubWeights: c.HubWeights, Webhook: c.Webhook, Reprovision: c.Reprovision, Move: c.Move, EnrollmentDocuments: c.EnrollmentDocuments,
 		Hubs: s.hubs, Authority: deviceCA, Store: kept, Log: c.Logger, Now: now, Tell: s.events.emit,
@@ -182,7 +186,12 @@ func New(c Config) (_ *Sim, err error) {
 			return nil, fmt.Errorf("sim: enrollment %q: %w", e.RegistrationID, err)
 		}
 	}
-	s.central, err = newCentral(centralOptions{Template: c.Template, Registry: s.registry, Ledger: s.ledger, Store: kept, Now: now})
+	if s.appID, s.apiToken = kept.Secret("central/app"), kept.Secret("central/token"); s.appID == "" || s.apiToken == "" {
+		s.appID, s.apiToken = central.NewToken(now())
+		kept.SetSecret("central/app", s.appID)
+		kept.SetSecret("central/token", s.apiToken)
+	}
+	s.central, err = central.New(central.Options{Token: s.apiToken, Template: c.Template, Registry: s.registry, Ledger: s.ledger, Now: now})
 	if err != nil {
 		return nil, fmt.Errorf("sim: template: %w", err)
 	}
@@ -190,13 +199,13 @@ func New(c Config) (_ *Sim, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
-	s.dps = newDPS(dpsOptions{
+	s.dps = provisioning.NewService(provisioning.ServiceOptions{
 		RetryAfter: c.RetryAfter, RetryAfterAbsent: c.RetryAfterAbsent, RetryAfterFirst: c.RetryAfterFirst, Polls: c.Polls,
 		MalformedDPS: c.MalformedDPS, DPSLimits: c.DPSLimits,
-		Registry: s.registry, TLS: dpsTLS, Listen: c.Listen, Hooks: c.Hooks, Running: s.running, Routes: s.central.routes,
+		Registry: s.registry, TLS: dpsTLS, Listen: c.Listen, Hooks: c.Hooks, Running: s.running, Routes: s.central.Routes,
 		Store: kept, Log: c.Logger, Told: told, Tell: s.events.emit,
 	})
-	s.servers = append(s.servers, s.dps.front)
+	s.servers = append(s.servers, s.dps.Front)
 	s.control = s.serveHTTP(s.ControlHandler(), nil)
 	if c.ConnectProxy != "" {
 		s.proxy = s.serveHTTP(http.HandlerFunc(s.connectProxy), nil)
@@ -241,31 +250,31 @@ func (s *Sim) listen() error {
 			c.Logger.Debug().Str("hub", name).Err(err).Msg("AMQP clients are refused by the operating system only")
 		}
 	}
-	if err := bind(s.dps.mqtt, "dps/mqtt", 0, 8883); err != nil {
+	if err := bind(s.dps.MQTT, "dps/mqtt", 0, 8883); err != nil {
 		return err
 	}
 	httpsPort := c.HTTPSPort
 	if httpsPort == 0 {
 		httpsPort = 443
 		if c.Layout == LayoutLoopback {
-			if err := bind(s.dps.front.Endpoint, "dps/https", 0, 443); err != nil { // taken, or a port that this user may not bind
+			if err := bind(s.dps.Front.Endpoint, "dps/https", 0, 443); err != nil { // taken, or a port that this user may not bind
 				httpsPort = 8443
 				c.Logger.Info().Str("hub", "dps").Str("reason", err.Error()).
 					Msg("HTTPS and WebSocket are on port 8443, because 443 cannot be bound; official SDKs know 443 only")
 			}
 		}
 	}
-	if s.dps.front.Endpoint.Address() == "" {
-		if err := bind(s.dps.front.Endpoint, "dps/https", 0, httpsPort); err != nil {
+	if s.dps.Front.Endpoint.Address() == "" {
+		if err := bind(s.dps.Front.Endpoint, "dps/https", 0, httpsPort); err != nil {
 			return err
 		}
 	}
-	s.dps.callIt(c.address(0).String())
+	s.dps.SetHost(c.address(0).String())
 	if c.Layout == LayoutPorts {
-		s.dps.callIt(s.dps.mqtt.Told())
+		s.dps.SetHost(s.dps.MQTT.Told())
 	}
 	if c.Layout == LayoutLoopback {
-		amqp(0, "dps", s.dps.refuseAMQP)
+		amqp(0, "dps", s.dps.RefuseAMQP)
 	}
 	own := []*wire.Endpoint{s.control}
 	for i, h := range s.hubs {
@@ -284,7 +293,7 @@ func (s *Sim) listen() error {
 			amqp(i+1, h.Name(), h.RefuseAMQP)
 		}
 	}
-	if err := s.registry.start(); err != nil {
+	if err := s.registry.Start(); err != nil {
 		return err
 	}
 	host, port, _ := net.SplitHostPort(c.ControlAddr)
@@ -311,7 +320,7 @@ func (s *Sim) listen() error {
 	if err := s.store.Save(); err != nil {
 		return err
 	}
-	s.dps.open()
+	s.dps.Open()
 	for _, e := range own {
 		e.Open()
 	}
@@ -352,14 +361,14 @@ func (s *Sim) closeLocked() error {
 	}
 	s.closed = true
 	s.stop()
-	s.registry.close()
-	s.dps.settle()
+	s.registry.Close()
+	s.dps.Settle()
 	for _, h := range s.hubs {
 		h.KeepFault()
 	}
 	s.events.close()
 	s.control.Stop()
-	s.dps.stop()
+	s.dps.Stop()
 	for _, h := range s.hubs {
 		h.Stop()
 	}
@@ -411,15 +420,15 @@ type CentralInfo struct {
 
 // Info describes the cloud; addresses are known once Start has returned.
 func (s *Sim) Info() Info {
-	keys := s.registry.groupKeys()
+	keys := s.registry.GroupKeys()
 	info := Info{
 		IDScope:           s.config.IDScope,
 		GroupKey:          base64.StdEncoding.EncodeToString(keys[0]),
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(keys[1]),
-		ProvisioningHost:  s.dps.host,
+		ProvisioningHost:  s.dps.Host,
 		CAFile:            "ca.pem",
-		DPS:               DPSInfo{s.dps.mqtt.Told(), s.dps.front.Endpoint.Told(), s.dps.connectionString()},
-		Central:           CentralInfo{"https://" + s.dps.front.Endpoint.Told(), s.central.appID, s.central.token},
+		DPS:               DPSInfo{s.dps.MQTT.Told(), s.dps.Front.Endpoint.Told(), s.dps.ConnectionString()},
+		Central:           CentralInfo{"https://" + s.dps.Front.Endpoint.Told(), s.appID, s.apiToken},
 		Control:           "http://" + s.control.Told(),
 	}
 	if s.proxy != nil {
@@ -445,7 +454,7 @@ func (s *Sim) CAPool() *x509.CertPool {
 // place, so that a process that sees it finds the rest. Everybody may read the directory, as far as
 // the umask allows; only the owner may read files with keys.
 func (s *Sim) WriteFiles(dir string) error {
-	keys := s.registry.groupKeys()
+	keys := s.registry.GroupKeys()
 	deviceKey, err := s.deviceCA.KeyPEM()
 	if err != nil {
 		return err

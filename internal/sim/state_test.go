@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
+	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
@@ -161,7 +162,7 @@ func TestNoPubackOnAFullDisk(t *testing.T) {
 // portrait is all that clients and operators can see of a cloud beside connections and the ledger.
 func portrait(s *Sim) string {
 	var all []any
-	all = append(all, s.registry.lasting()...)
+	all = append(all, s.registry.Lasting()...)
 	for _, h := range s.hubs {
 		for _, device := range h.All() {
 			for _, i := range append([]*iothub.Identity{device}, h.ModulesOf(device)...) {
@@ -449,14 +450,14 @@ func TestFlagsCountForEnrollmentsOnlyWhenTheyAreNew(t *testing.T) {
 		w.reborn()
 		d = w.dpsService()
 		d.want(404, 404201, "GET", "/enrollmentGroups/default-x509", "")
-		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != AllocateStatic {
+		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != provisioning.AllocateStatic {
 			t.Errorf("%s", a.text)
 		}
-		w.config.Allocation = AllocateHashed
+		w.config.Allocation = provisioning.AllocateHashed
 		w.reborn()
 		d = w.dpsService()
 		d.want(200, 0, "GET", "/enrollmentGroups/default-x509", "")
-		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != AllocateHashed {
+		if a := d.want(200, 0, "GET", "/enrollmentGroups/default", ""); a.body["allocationPolicy"] != provisioning.AllocateHashed {
 			t.Errorf("%s", a.text)
 		}
 	})
