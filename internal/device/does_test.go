@@ -37,6 +37,10 @@ func (a does) app(chance *mathrand.Rand) App {
 	if a.Source == "stdin" {
 		source = telemetry.Lines(a.Input)
 	}
+	sources := []telemetry.Source{source}
+	if !a.Telemetry {
+		sources = nil // it may have no interval
+	}
 	full := 80 + 20*mathrand.Float64()
 	if chance = split(chance); chance != nil {
 		full = 80 + 20*chance.Float64()
@@ -44,7 +48,7 @@ func (a does) app(chance *mathrand.Rand) App {
 	began := time.Now()
 	return App{
 		Model:   a.Model,
-		Sources: []telemetry.Source{source},
+		Sources: sources,
 		Commands: map[string]Command{
 			"echo":     {AnyPayload: true, Handle: func(_ context.Context, r Request) (Answer, error) { return Answer{Payload: r.Value}, nil }},
 			"setAlarm": {Handle: func(context.Context, Request) (Answer, error) { return Answer{}, nil }},
