@@ -14,9 +14,9 @@ import (
 
 // username is a hub's MQTT user name: {host}/{device}[/{module}]/[?]api-version=...
 //
-// A hub also takes {host}/{device} and {host}/{device}/, as old samples, bridges and Node-RED's
-// Azure node send it. It then speaks the oldest version of the protocol: it offers no methods and
-// answers twin requests with 400.
+// A hub also accepts {host}/{device} and {host}/{device}/, which old samples, bridges and
+// Node-RED's Azure node send. It then speaks the oldest version of the protocol: it has no methods,
+// and answers twin requests with 400.
 type username struct {
 	host, device, module string
 	modelID              string
@@ -25,6 +25,7 @@ type username struct {
 
 var errUsername = errors.New("malformed user name")
 
+// parseUsername reads a user name. Its only error is errUsername.
 func parseUsername(s string) (u username, err error) {
 	parts := strings.Split(s, "/")
 	query := ""
@@ -43,7 +44,7 @@ func parseUsername(s string) (u username, err error) {
 		if !azure.ValidDeviceID(u.module) {
 			return u, errUsername
 		}
-	default: // a slash within the query breaks it apart too: values are to be percent-encoded
+	default: // a slash within the query breaks it apart, too: values must be percent-encoded
 		return u, errUsername
 	}
 	query = strings.TrimPrefix(query, "?")
@@ -54,7 +55,7 @@ func parseUsername(s string) (u username, err error) {
 	return u, nil
 }
 
-// refusedError is a CONNECT that gets a CONNACK other than 0.
+// refusedError says why a CONNECT gets a CONNACK other than 0.
 type refusedError struct {
 	code byte
 	err  error
@@ -64,7 +65,8 @@ func (e *refusedError) Error() string { return fmt.Sprintf("CONNACK %d: %v", e.c
 
 func (e *refusedError) Unwrap() error { return e.err }
 
-// authenticate finds out who connects. A zero time means that the credentials do not expire.
+// authenticate finds out who connects. Its error is a refusedError. A zero time means that the
+// credentials do not expire.
 func (h *Hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *Identity, u username, expires time.Time, err error) {
 	refuse := func(code byte, err error) (*Identity, username, time.Time, error) {
 		return nil, u, time.Time{}, &refusedError{code, err}
@@ -95,14 +97,14 @@ func (h *Hub) authenticate(c wire.ConnectPacket, chain []*x509.Certificate) (i *
 	return i, u, expires, nil
 }
 
-// verify looks at what a device proves itself with: a certificate, a token of its own key, or one of a policy that
-// may connect devices.
+// verify checks how a device proves who it is: with a certificate, a token of its own key, or a
+// token of a policy that may connect devices.
 func (h *Hub) verify(i *Identity, password string, chain []*x509.Certificate) (expires time.Time, err error) {
 	i.mu.Lock()
 	auth := i.auth
 	i.mu.Unlock()
 	if auth.X509 {
-		return time.Time{}, auth.Verify(chain, h.devices, i.name(), h.now())
+		return time.Time{}, auth.Verify(chain, h.options.Devices, i.name(), h.now())
 	}
 	token, err := azure.ParseSAS(password)
 	keys := auth.Keys
@@ -120,7 +122,7 @@ func (h *Hub) verify(i *Identity, password string, chain []*x509.Certificate) (e
 		err = azure.ErrSASResource
 	case !token.SignedBy(keys...):
 		err = azure.ErrSASSignature
-	case h.now().After(token.Expires.Add(h.grace)):
+	case h.now().After(token.Expires.Add(h.options.Grace)):
 		err = azure.ErrSASExpired
 	}
 	return token.Expires, err

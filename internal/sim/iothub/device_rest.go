@@ -17,22 +17,24 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// maxEvent is the size of one telemetry message or batch over HTTPS (docs "IoT Hub quotas and throttling": 256 KB).
+// maxEvent is the size of the largest message or batch over HTTPS. See Azure's page "IoT Hub quotas
+// and throttling".
 const maxEvent = 256 << 10
 
 // batchType is the content type of a request with several messages.
 const batchType = "application/vnd.microsoft.iothub.json"
 
-// How long a message received over HTTPS is kept from everybody else (docs "Send cloud-to-device messages").
+// How long the lock on a message that was received over HTTPS lasts. See Azure's page "Send
+// cloud-to-device messages".
 const (
 	lockDefault = time.Minute
 	lockMax     = 5 * time.Minute
 )
 
-// routes is the hub's device API over HTTPS: telemetry and cloud-to-device messages. Over HTTPS a hub says why it refuses, which MQTT
-// cannot.
+// routes adds the device API over HTTPS: telemetry and cloud-to-device messages. Unlike over MQTT a
+// hub says why it refuses.
 func (h *Hub) routes(mux *http.ServeMux) {
-	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}, h.speak)
+	wire.HandleWebSocket(mux, &wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.options.Told}, h.speak)
 	handle := func(pattern string, f func(i *Identity, w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			i, err := h.deviceOf(r)
@@ -85,7 +87,7 @@ func (h *Hub) deviceOf(r *http.Request) (*Identity, error) {
 	return i, nil
 }
 
-// misbehave is what a hub's fault, if it is one of the protocol, means over HTTPS.
+// misbehave does over HTTPS what the hub's conduct says.
 func (h *Hub) misbehave(r *http.Request) error {
 	c := h.conduct.Load()
 	if c == nil {
@@ -111,7 +113,7 @@ func (h *Hub) misbehave(r *http.Request) error {
 	return nil
 }
 
-// takeEvents enters one message, or all of a batch, into the ledger before anybody is told.
+// takeEvents commits a message, or all of a batch, to the ledger, and then answers.
 func (h *Hub) takeEvents(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 	if err != nil {
@@ -136,7 +138,7 @@ func (h *Hub) takeEvents(i *Identity, w http.ResponseWriter, r *http.Request) er
 			return azure.Errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "%v", err)
 		}
 	}
-	h.received(h.name, int64(len(arrivals)))
+	h.options.Received(h.name, int64(len(arrivals)))
 	if c := h.conduct.Load(); c != nil && c.dropPuback {
 		<-r.Context().Done()
 		return nil
@@ -145,7 +147,7 @@ func (h *Hub) takeEvents(i *Identity, w http.ResponseWriter, r *http.Request) er
 	return nil
 }
 
-// parseBatch takes a batch apart. A message's body is base64 unless it says that it is not.
+// parseBatch reads a batch. The body of a message is base64 unless the message says that it is not.
 func parseBatch(body []byte) (arrivals []ledger.Arrival, err error) {
 	var batch []struct {
 		Body       string            `json:"body"`
@@ -170,7 +172,8 @@ func parseBatch(body []byte) (arrivals []ledger.Arrival, err error) {
 	return arrivals, nil
 }
 
-// systemHeaders are the headers that stand for system properties; application properties come as iothub-app-{name}.
+// systemHeaders are the headers of system properties. Those of application properties are called
+// iothub-app-{name}.
 var systemHeaders = map[string]string{
 	"iothub-messageid": "$.mid", "iothub-correlationid": "$.cid", "iothub-userid": "$.uid",
 	"iothub-contenttype": "$.ct", "iothub-contentencoding": "$.ce", "iothub-creation-time-utc": "iothub-creation-time-utc",
@@ -178,11 +181,11 @@ var systemHeaders = map[string]string{
 
 const appHeader = "iothub-app-"
 
-// bagOf writes a request's properties as MQTT would have carried them.
+// bagOf returns the properties of a request as a property bag of MQTT.
 func bagOf(header http.Header) []byte {
 	pairs := map[string]string{}
 	for name := range header {
-		pairs[strings.ToLower(name)] = header.Get(name) // HTTP has lost the case of it
+		pairs[strings.ToLower(name)] = header.Get(name) // HTTP does not tell upper from lower case
 	}
 	return bagOfPairs(pairs)
 }
@@ -201,10 +204,11 @@ func bagOfPairs(properties map[string]string) []byte {
 	return []byte(strings.Join(pairs, "&"))
 }
 
-// isMailbox: documents and clients disagree about the case of the path.
+// isMailbox reports whether a path is that of the mailbox. Documents and clients differ in its
+// case.
 func isMailbox(r *http.Request) bool { return strings.EqualFold(r.PathValue("box"), "deviceBound") }
 
-// giveMessage hands out the oldest message that waits, locked.
+// giveMessage answers with the oldest waiting message, and locks it.
 func (h *Hub) giveMessage(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	if !isMailbox(r) {
 		return noSuchPath(r)
@@ -228,14 +232,14 @@ func (h *Hub) giveMessage(i *Identity, w http.ResponseWriter, r *http.Request) e
 	header := http.Header{}
 	m.headers(header)
 	if err := i.saveAndUnlock(); err != nil {
-		return azure.Unconfirmed(err) // the lock on the message ends by itself
+		return azure.Unconfirmed(err) // the lock ends by itself
 	}
 	maps.Copy(w.Header(), header)
 	_, _ = w.Write(body)
 	return nil
 }
 
-// headers are all there even where they are empty: some clients look no further.
+// headers sets the headers of a message. Empty ones are there, too, because some clients need them.
 func (m *letter) headers(header http.Header) {
 	const moment = "1/2/2006 3:04:05 PM"
 	_, bag, _ := strings.Cut(m.topic, "/messages/devicebound/")
@@ -272,7 +276,7 @@ func (m *letter) headers(header http.Header) {
 	}
 }
 
-// settleMessage completes, rejects or abandons a message that the device holds the lock of.
+// settleMessage completes, rejects or abandons a message whose lock the device holds.
 func (h *Hub) settleMessage(i *Identity, w http.ResponseWriter, r *http.Request) error {
 	if verb := r.PathValue("verb"); !isMailbox(r) || verb != "" && verb != "abandon" {
 		return noSuchPath(r)
@@ -301,12 +305,12 @@ func (h *Hub) settleMessage(i *Identity, w http.ResponseWriter, r *http.Request)
 	if abandoned && i.session != nil {
 		i.session.deliverMail()
 	}
-	_ = i.saveAndUnlock() // that it is on its way; a restart would only deliver it again
+	_ = i.saveAndUnlock() // only the delivery may be lost; a restart delivers it again
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// refuseHTTP writes an error as hubs do: a document with a Message, and the name in a header.
+// refuseHTTP writes an error as hubs do: a document with a Message, and the code in a header.
 func (h *Hub) refuseHTTP(w http.ResponseWriter, err error) {
 	e, ok := errors.AsType[*azure.Error](err)
 	if !ok {
@@ -325,7 +329,7 @@ func (h *Hub) refuseHTTP(w http.ResponseWriter, err error) {
 	_, _ = w.Write(azure.EncodeJSON(map[string]string{"Message": text, "ExceptionMessage": "Tracking ID:" + h.trackingID()}))
 }
 
-// trackingID is what a hub names a refusal with.
+// trackingID returns a new id of a refusal, as hubs write it.
 func (h *Hub) trackingID() string {
 	return azure.RandomHex(16) + "-G:0-TimeStamp:" + h.now().UTC().Format("01/02/2006 15:04:05")
 }

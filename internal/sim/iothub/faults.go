@@ -12,11 +12,11 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// Fault is what goes wrong with a hub.
+// Fault says what goes wrong with a hub.
 type Fault struct {
 	Kind          string  `json:"kind"`
 	Close         string  `json:"close,omitempty"`   // how connections end: "rst" (default) or "fin"
-	Seconds       float64 `json:"seconds,omitempty"` // heals by itself; 0 is until healed
+	Seconds       float64 `json:"seconds,omitempty"` // when it ends by itself; 0 means never
 	DelayMs       int     `json:"delayMs,omitempty"` // slow: before every packet, default 1000; throttle: before CONNACK and PUBACK, default 5000
 	DPSKnows      *bool   `json:"dpsKnows,omitempty"`
 	DPSLagSeconds float64 `json:"dpsLagSeconds,omitempty"` // how long DPS needs to notice
@@ -24,7 +24,8 @@ type Fault struct {
 	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
 }
 
-// The kinds of hub faults. Under the first five DPS knows of the fault unless DPSKnows is false, and assigns other hubs.
+// The kinds of faults of a hub. DPS knows of the first five unless DPSKnows is false, and assigns
+// other hubs.
 const (
 	FaultKill       = "kill"        // all connections are closed, dials refused
 	FaultBlackhole  = "blackhole"   // connections stay and are accepted, nothing is answered
@@ -81,8 +82,8 @@ func (f *Fault) check() error {
 	return CheckTimes(f.Seconds, f.DelayMs)
 }
 
-// CheckWhenOver returns an [azure.Error] unless whenOver is empty, or one of its two values in a fault of
-// a silent kind.
+// CheckWhenOver returns an [azure.Error] unless whenOver is empty, or one of its two values in a
+// fault of a silent kind.
 func CheckWhenOver(whenOver, kind string, silent ...string) error {
 	switch {
 	case whenOver == "":
@@ -106,6 +107,7 @@ func CheckTimes(seconds float64, delayMs int) error {
 	return nil
 }
 
+// dpsKnows reports whether DPS learns of the fault.
 func (f *Fault) dpsKnows() bool {
 	if f.DPSKnows != nil {
 		return *f.DPSKnows
@@ -136,7 +138,7 @@ func DelayOr(ms, fallback int) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// Fault makes the hub misbehave.
+// Fault makes the hub misbehave. It replaces the fault in force. Its error is an [azure.Error].
 func (h *Hub) Fault(f Fault) error {
 	if err := f.check(); err != nil {
 		return err
@@ -150,7 +152,7 @@ func (h *Hub) Fault(f Fault) error {
 	}
 	err := FaultError(h.faults.Begin(f, f.Kind, f.Seconds, func() error { return h.apply(f) }, h.undo))
 	if err == nil {
-		FaultBegun(h.log, h.tell, h.name, f.Kind, f.Seconds)
+		FaultBegun(h.log, h.options.Tell, h.name, f.Kind, f.Seconds)
 	}
 	return err
 }
@@ -184,18 +186,18 @@ func (h *Hub) apply(f Fault) error {
 	h.conduct.Store(&c)
 	for _, e := range h.endpoints {
 		if err := e.Enter(m, how, "fault "+f.Kind); err != nil {
-			_ = h.undo() // half a fault would be nobody's wish
+			_ = h.undo() // rather no fault than half a fault
 			return azure.Errorf(409, "", "%s: %v", h.name, err)
 		}
 	}
-	h.losesAll = h.losesAll || f.Empty // what is lost stays lost, whatever fault comes next
+	h.losesAll = h.losesAll || f.Empty // a later fault does not bring back what is lost
 	return nil
 }
 
-// FaultKind is the kind of the hub's fault, empty if it has none.
+// FaultKind returns the kind of the hub's fault, "" if it has none.
 func (h *Hub) FaultKind() string { return h.faults.Kind() }
 
-// Heal ends the hub's fault, if it has one.
+// Heal ends the hub's fault, if it has one. An error says that a listener cannot come back.
 func (h *Hub) Heal() error { return FaultError(h.faults.End(h.undo)) }
 
 func (h *Hub) undo() error {
@@ -212,15 +214,14 @@ func (h *Hub) undo() error {
 	return nil
 }
 
-// loseAll empties the hub; a device is back when it registers with DPS.
+// loseAll empties the hub. A device is back when it registers with DPS.
 func (h *Hub) loseAll() {
 	for _, i := range h.All() {
-		_ = h.Delete(i.id, "the hub has lost its identities") // nobody is told that it is done; the store has logged the error
+		_ = h.Delete(i.id, "the hub has lost its identities") // the store has logged the error
 	}
 }
 
-// FaultBegun logs the beginning of a fault of a hub or of DPS, with its length if it has one, and
-// emits its event.
+// FaultBegun logs that a fault of a hub or of DPS has begun, and tells the event.
 func FaultBegun(log zerolog.Logger, tell func(Event), hub, kind string, seconds float64) {
 	tell(Event{Kind: EventFault, Hub: hub, Reason: kind})
 	line := log.Info().Str("hub", hub).Str("kind", kind)
@@ -230,7 +231,7 @@ func FaultBegun(log zerolog.Logger, tell func(Event), hub, kind string, seconds 
 	line.Msg("fault")
 }
 
-// FaultOver returns a function that logs the end of a fault of a hub or of DPS, and emits its
+// FaultOver returns a function that logs the end of a fault of a hub or of DPS, and tells the
 // event.
 func FaultOver(log zerolog.Logger, tell func(Event), hub string) func(kind string) {
 	return func(kind string) {
@@ -239,7 +240,7 @@ func FaultOver(log zerolog.Logger, tell func(Event), hub string) func(kind strin
 	}
 }
 
-// DeadForDPS says whether DPS knows that the hub is of no use.
+// DeadForDPS reports whether DPS knows that the hub cannot be used.
 func (h *Hub) DeadForDPS() bool {
 	a := h.faults.Now.Load()
 	return a != nil && a.Fault.dpsKnows() && time.Since(a.Since) >= azure.Seconds(a.Fault.DPSLagSeconds)

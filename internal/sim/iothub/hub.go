@@ -18,47 +18,34 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// Hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners. What all hubs share is in hubDeps.
+// Hub is one IoT Hub: its identities with their twins and mailboxes, and its listeners.
 type Hub struct {
-	hubDeps
-	name      string   // hub-a
-	host      string   // what DPS hands out: the address, with the port in LayoutPorts
-	hosts     []string // every name clients may use, with and without ports
-	policies  []policy
-	tls       *tls.Config
+	options  Options
+	name     string
+	log      zerolog.Logger
+	now      func() time.Time // the cloud's clock
+	ledger   *ledger.Ledger
+	store    *store.Store // nil without a state directory
+	policies []policy
+
+	// SetHost writes these two before the first client comes.
+	host  string   // what DPS hands out: the address, with the port where all hubs share one
+	hosts []string // every name that clients may use, with and without ports
+
 	MQTT      *wire.Endpoint
 	HTTPS     *wire.Endpoint
 	AMQP      *wire.Endpoint   // refuses AMQP clients; nil if its port is taken
-	Front     *wire.HTTPFront  // serves https
-	endpoints []*wire.Endpoint // all of them: faults hit every one
+	Front     *wire.HTTPFront  // serves HTTPS
+	endpoints []*wire.Endpoint // all of them: a fault affects every one
 
 	conduct atomic.Pointer[conduct] // how MQTT is served at the moment
-	live    atomic.Int64            // sessions
+	live    atomic.Int64            // the number of sessions
 
-	mu         sync.Mutex
+	mu         sync.Mutex // guards the table, and the tables of modules
 	identities map[string]*Identity
 
 	faults   wire.FaultState[Fault]
-	losesAll bool // when the fault is over; guarded by faults.changing
-}
-
-// hubDeps is what every hub is given.
-type hubDeps struct {
-	log      zerolog.Logger
-	now      func() time.Time // the cloud's clock
-	grace    time.Duration
-	refusal  byte // CONNACK for a disabled identity
-	rejects  bool // dead-letter messages that are older than the device's subscription
-	devices  *azure.Authority
-	ledger   *ledger.Ledger
-	store    *store.Store // nil without a state directory
-	tell     func(Event)
-	received func(hub string, n int64)
-	switched func(h *Hub, id string, enabled bool)
-	listen   func(network, addr string) (net.Listener, error)
-	told     *wire.Novelty
-	connects *atomic.Int64
-	order    *atomic.Int64 // numbers the sessions of the whole cloud
+	losesAll bool // at the end of the fault; the mutex of faults guards it
 }
 
 // Options is what a hub is given. The hubs of a cloud share everything but Name and TLS.
@@ -69,12 +56,12 @@ type Options struct {
 	Log    zerolog.Logger
 	Now    func() time.Time // the cloud's clock
 
-	Grace           time.Duration    // how long a token is still good when it has expired
+	Grace           time.Duration    // how long a token is still accepted when it has expired
 	DisabledRefusal byte             // CONNACK for a disabled identity
-	RejectEarlyMail bool             // dead-letter messages that are older than the device's subscription
-	Devices         *azure.Authority // of devices whose credentials name no CA
+	RejectEarlyMail bool             // messages that are older than the device's subscription are dead-lettered
+	Devices         *azure.Authority // signs for devices whose credentials name no CA
 
-	Ledger   *ledger.Ledger // what devices send goes there
+	Ledger   *ledger.Ledger // gets what devices send
 	Store    *store.Store   // nil without a state directory
 	Told     *wire.Novelty
 	Connects *atomic.Int64 // counts the CONNECTs that are accepted
@@ -88,59 +75,57 @@ type Options struct {
 	Switched func(h *Hub, id string, enabled bool)
 }
 
-// HostNames are the names of a hub that need no listener: the simulator's own and Azure's.
+// HostNames returns the names of a hub that do not depend on its listeners: the simulator's own and
+// Azure's.
 func HostNames(name string) []string { return []string{name + ".sim.local", name + azure.DomainHubs} }
 
-// New makes a hub without identities, which listens nowhere.
+// New returns a hub without identities, which listens nowhere. The caller calls [Hub.Restore],
+// binds MQTT and HTTPS, calls [Hub.SetHost] and then [Hub.Open].
 func New(o Options) *Hub {
 	h := &Hub{
-		hubDeps: hubDeps{
-			log: o.Log, now: o.Now, grace: o.Grace, refusal: o.DisabledRefusal, rejects: o.RejectEarlyMail, devices: o.Devices,
-			ledger: o.Ledger, store: o.Store, tell: o.Tell, received: o.Received, switched: o.Switched, listen: o.Listen, told: o.Told,
-			connects: o.Connects, order: o.Sessions,
-		},
-		name: o.Name, hosts: HostNames(o.Name), tls: o.TLS, identities: map[string]*Identity{},
+		options: o, name: o.Name, log: o.Log, now: o.Now, ledger: o.Ledger, store: o.Store,
+		hosts: HostNames(o.Name), identities: map[string]*Identity{},
 	}
 	h.policies = newPolicies(func(policy string, size int) []byte { return h.store.Key(h.name+"/"+policy, size) })
-	h.faults.Over = FaultOver(h.log, h.tell, h.name)
-	h.MQTT = &wire.Endpoint{Listen: h.listen, Serve: h.serve}
+	h.faults.Over = FaultOver(h.log, h.options.Tell, h.name)
+	h.MQTT = &wire.Endpoint{Listen: h.options.Listen, Serve: h.serve}
 	surface := http.NewServeMux()
 	h.routes(surface)
 	(&hubService{h}).routes(surface)
-	h.Front = wire.NewHTTPFront(h.listen, wire.WithDate(surface, h.now), h.tls, h.log)
+	h.Front = wire.NewHTTPFront(h.options.Listen, wire.WithDate(surface, h.now), h.options.TLS, h.log)
 	h.HTTPS = h.Front.Endpoint
 	h.endpoints = []*wire.Endpoint{h.MQTT, h.HTTPS}
 	return h
 }
 
-// conduct is how a hub serves MQTT while a fault that needs the protocol is in force; the zero value is healthy.
+// conduct is how a hub serves its clients under a fault above TLS. The zero value is healthy.
 type conduct struct {
 	refuse     byte          // CONNACK for everybody
 	delay      time.Duration // before every packet
-	dropPuback bool
+	dropPuback bool          // telemetry is not acknowledged
 	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
 }
 
-// Name is the name of the hub: hub-a.
+// Name returns the name of the hub, such as hub-a.
 func (h *Hub) Name() string { return h.name }
 
-// Host is what DPS hands out: the hub's address, with the port where all hubs share one.
+// Host returns what DPS hands out: the hub's address, with the port where all hubs share one.
 func (h *Hub) Host() string { return h.host }
 
-// AzureName is what the hub is called in Azure's own domain.
+// AzureName returns the hub's name in Azure's own domain.
 func (h *Hub) AzureName() string { return h.name + azure.DomainHubs }
 
-// KnownAs says whether clients may use the name of a host, with or without a port, for this hub.
+// KnownAs reports whether a host, with or without a port, is this hub.
 func (h *Hub) KnownAs(host string) bool {
 	return slices.ContainsFunc(h.hosts, func(own string) bool { return strings.EqualFold(own, host) })
 }
 
-// Connections counts the devices and modules that are connected.
+// Connections returns the number of devices and modules that are connected.
 func (h *Hub) Connections() int { return int(h.live.Load()) }
 
 // RefuseAMQP binds an address where the hub refuses AMQP clients.
 func (h *Hub) RefuseAMQP(addr string) error {
-	e, err := (&wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.told}).Listen(h.listen, addr, h.tls)
+	e, err := (&wire.AMQPDesk{Hub: h.name, Log: h.log, Told: h.options.Told}).Listen(h.options.Listen, addr, h.options.TLS)
 	if err == nil {
 		h.AMQP = e
 		h.endpoints = append(h.endpoints, e)
@@ -148,7 +133,7 @@ func (h *Hub) RefuseAMQP(addr string) error {
 	return err
 }
 
-// Open begins to serve on all addresses.
+// Open lets clients in on all addresses.
 func (h *Hub) Open() {
 	for _, e := range h.endpoints {
 		e.Open()
@@ -165,24 +150,24 @@ func (h *Hub) Stop() {
 	}
 }
 
-// tellRefused logs why a device was refused, and emits the event.
+// tellRefused logs why a device was refused, and tells the event.
 func (h *Hub) tellRefused(device, reason string) {
 	device = wire.Shorten(device)
-	h.tell(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
+	h.options.Tell(Event{Kind: EventRefuse, Hub: h.name, Device: device, Reason: reason})
 	level := zerolog.DebugLevel
-	if h.told.IsNew(h.name + " " + device + " " + reason) {
+	if h.options.Told.IsNew(h.name + " " + device + " " + reason) {
 		level = zerolog.InfoLevel
 	}
 	h.log.WithLevel(level).Str("hub", h.name).Str("device", device).Str("kind", EventRefuse).Str("reason", reason).Msg("device refused")
 }
 
-// serve is one connection over TCP.
+// serve serves one connection over TCP.
 func (h *Hub) serve(c *wire.Conn) {
-	secure := tls.Server(c, h.tls)
+	secure := tls.Server(c, h.options.TLS)
 	h.speak(c, secure, secure)
 }
 
-// speak is one connection from TLS to the end.
+// speak serves one connection from its TLS handshake to its end.
 func (h *Hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	w := wire.NewMQTT(c, secure, via, hubPacketLimit)
 	s := h.newSession(w)
@@ -195,17 +180,17 @@ func (h *Hub) speak(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	s.run()
 }
 
-// newSession makes the session of a connection that nothing has been read from.
+// newSession returns the session of a connection from which nothing was read yet.
 func (h *Hub) newSession(w *wire.MQTT) *session {
 	s := &session{hub: h, wire: w}
 	w.OnOver = s.detach
 	return s
 }
 
-// Converse plays the whole conversation of a connection that needs no handshake.
+// Converse serves a connection that needs no TLS handshake, until it ends. It is for tests.
 func (h *Hub) Converse(w *wire.MQTT) { h.newSession(w).run() }
 
-// Reachable says whether a hub takes part in the world: it does not while nobody can talk to it.
+// Reachable reports whether the hub can be talked to. It cannot under a fault that cuts it off.
 func (h *Hub) Reachable() bool {
 	switch h.faults.Kind() {
 	case FaultKill, FaultBlackhole, FaultSYNDrop:

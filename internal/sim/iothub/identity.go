@@ -17,18 +17,19 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// record is what a hub's registry notes of an identity beside its credentials and its documents; the identity's mutex guards it.
+// record is what the identity registry of a hub notes of an identity beside its credentials and its
+// documents. The identity's mutex guards it.
 type record struct {
 	revision     int64 // counts the changes of the identity, and makes its etag
 	statusReason string
 	statusAt     time.Time // of the last change of enabled; zero if there was none
 	connectionAt time.Time // of the last connect or disconnect
-	edge         bool
-	scope        string
-	tags         document // known to the service only
+	edge         bool      // its capability iotEdge
+	scope        string    // its device scope
+	tags         document  // known to the service only
 }
 
-// setEnabled is called with mu held.
+// setEnabled switches the identity on or off. mu is held.
 func (i *Identity) setEnabled(enabled bool, reason string) {
 	if i.enabled != enabled {
 		i.statusAt = i.hub.now()
@@ -37,23 +38,24 @@ func (i *Identity) setEnabled(enabled bool, reason string) {
 	i.revision++
 }
 
-// etag is the version of the identity, in the form hubs have it: a number in base64; called with mu held.
+// etag returns the version of the identity as hubs write it: a number in base64. mu is held.
 func (i *Identity) etag() string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(i.generation))
 	return base64.StdEncoding.EncodeToString([]byte(strconv.FormatInt(int64(h.Sum32())+i.revision, 10)))
 }
 
-// twinVersion counts every change of the twin; called with mu held.
+// twinVersion returns the number of changes of the twin. mu is held.
 func (i *Identity) twinVersion() int64 { return i.tags.version + i.desired.version + i.report.version }
 
-// twinEtag is the version of what the service may write of the twin; called with mu held.
+// twinEtag returns the version of the parts of the twin that a service may write. mu is held.
 func (i *Identity) twinEtag() string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.version+i.desired.version)))
 }
 
-// Identity is one device in one hub, or one module of it: a module has a twin, methods, telemetry and a connection of its own, but no
-// cloud-to-device messages, and it is of no use while its device is disabled.
+// Identity is one device in one hub, or one module of a device. A module has its own twin, methods,
+// telemetry and connection, but no cloud-to-device messages. It cannot connect while its device is
+// disabled.
 type Identity struct {
 	id         string // of the device
 	module     string // "" for the device itself
@@ -62,10 +64,10 @@ type Identity struct {
 	hub        *Hub
 	generation string
 
-	entry sync.Mutex // held by the session that is being let in; before mu
+	entry sync.Mutex // held by the session that is being let in; taken before mu
 
-	mu      sync.Mutex
-	gone    bool // deleted; a session that still holds it must not attach
+	mu      sync.Mutex // guards all below but injected, and what its session says that it guards
+	gone    bool       // it is deleted, so a session that still holds it must not attach
 	enabled bool
 	auth    azure.Credentials
 	modelID string
@@ -74,35 +76,35 @@ type Identity struct {
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
-	arrival chan struct{}  // closed when the device begins to listen; made by the waiting goroutine
+	arrival chan struct{}  // closed when the device begins to listen; nil if nobody waits
 
-	injected atomic.Pointer[injection] // a fault the device has asked for, over or not
+	injected atomic.Pointer[injection] // a fault that the device has asked for, which may be over
 	record
 	kept keptState
 }
 
-// ID is the id of the device.
+// ID returns the id of the device.
 func (i *Identity) ID() string { return i.id }
 
-// Hub is the hub that has the identity.
+// Hub returns the hub that has the identity.
 func (i *Identity) Hub() *Hub { return i.hub }
 
-// Standing is how an identity stands at the moment.
+// Standing is the state of an identity at one moment.
 type Standing struct {
 	Enabled bool
 	Online  bool
-	ModelID string // as announced at the last CONNECT that had one
+	ModelID string // what the last CONNECT that had one announced
 }
 
-// Standing tells how the identity stands at the moment.
+// Standing returns the state of the identity at this moment.
 func (i *Identity) Standing() Standing {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return Standing{Enabled: i.enabled, Online: i.session != nil, ModelID: i.modelID}
 }
 
-// Connection returns the number of the live session, which counts all sessions of the cloud, and the
-// model that it announced. It is 0 for a device that is not connected.
+// Connection returns the number of the live session and the model that it announced. The sessions
+// of the whole cloud are numbered in order. The number is 0 if the device is not connected.
 func (i *Identity) Connection() (number int64, modelID string) {
 	if s := i.online(); s != nil {
 		return s.number, s.from.ModelID
@@ -110,7 +112,7 @@ func (i *Identity) Connection() (number int64, modelID string) {
 	return 0, ""
 }
 
-// Disconnect ends the live session for a reason. It returns false if there is none.
+// Disconnect ends the live session for a reason. It returns false if there is no session.
 func (i *Identity) Disconnect(reason string) bool {
 	s := i.online()
 	if s != nil {
@@ -119,8 +121,8 @@ func (i *Identity) Disconnect(reason string) bool {
 	return s != nil
 }
 
-// Trust replaces the credentials. It does so even if it returns an error, which says that a restart
-// will not know of it.
+// Trust replaces the credentials. An error says that this was done but not written down, so a
+// restart undoes it.
 func (i *Identity) Trust(auth azure.Credentials) error {
 	i.mu.Lock()
 	i.auth = auth
@@ -134,16 +136,16 @@ func (h *Hub) Identity(id string) *Identity {
 	return h.identities[id]
 }
 
-// All returns the hub's identities in order of their ids.
+// All returns the identities of devices in the order of their ids.
 func (h *Hub) All() []*Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.SortedFunc(maps.Values(h.identities), func(a, b *Identity) int { return strings.Compare(a.id, b.id) })
 }
 
-// Admit creates the identity of a device, or puts an existing one back into service; a twin, unless
-// nil, replaces the one it has. A new twin starts at version 1. An error says that the change was
-// made but could not be written down.
+// Admit creates the identity of a device, or gives an existing one these credentials. A twin that
+// is not nil replaces its twin; a new twin begins at version 1. An error says that this was done
+// but not written down.
 func (h *Hub) Admit(id string, auth azure.Credentials, twin *TwinContent, enabled bool) (err error) {
 	h.mu.Lock()
 	i := h.identities[id]
@@ -162,7 +164,7 @@ func (h *Hub) Admit(id string, auth azure.Credentials, twin *TwinContent, enable
 	return errors.Join(err, i.saveAndUnlock())
 }
 
-// create is called with mu held; the twin is empty for nil.
+// create puts a new identity into the table. A nil twin is an empty one. mu is held.
 func (h *Hub) create(id string, auth azure.Credentials, twin *TwinContent) *Identity {
 	now := h.now()
 	i := &Identity{id: id, hub: h, auth: auth, generation: strconv.FormatInt(now.UnixNano()/100, 10)}
@@ -175,8 +177,8 @@ func (h *Hub) create(id string, auth azure.Credentials, twin *TwinContent) *Iden
 	return i
 }
 
-// Disable makes the identity unusable and closes its connection, and those of its modules. It does
-// so even if it returns an error, which says that a restart will not know of it.
+// Disable makes the identity unusable, and closes its connection and those of its modules. An error
+// says that this was done but not written down, so a restart undoes it.
 func (i *Identity) Disable(reason string) error {
 	i.mu.Lock()
 	i.setEnabled(false, reason)
@@ -193,15 +195,15 @@ func (i *Identity) Disable(reason string) error {
 	return lost
 }
 
-// Enable undoes disable; its error means the same.
+// Enable undoes Disable. Its error means the same.
 func (i *Identity) Enable() error {
 	i.mu.Lock()
 	i.setEnabled(true, "")
 	return i.saveAndUnlock()
 }
 
-// Delete removes the identity with everything it has, and closes its connection. It does so even if
-// it returns an error, which says that the identity may be back after a restart.
+// Delete removes an identity with its modules and all that they have, and closes their connections.
+// An error says that this was done but not written down, so a restart may bring the identity back.
 func (h *Hub) Delete(id, reason string) error {
 	h.mu.Lock()
 	i := h.identities[id]
@@ -228,8 +230,8 @@ func (h *Hub) Delete(id, reason string) error {
 }
 
 // bury ends an identity that is no longer in the hub's table. It returns the session that the
-// caller must end, nil if there is none. An error says that the identity could not be removed from
-// the store. The hub's mutex is held, so that a new identity of the same name comes later.
+// caller must end, nil if there is none. An error says that the identity is still in the store. The
+// hub's mutex is held, so a new identity of the same name comes later.
 func (i *Identity) bury() (live *session, err error) {
 	i.mu.Lock()
 	i.gone = true
@@ -238,26 +240,27 @@ func (i *Identity) bury() (live *session, err error) {
 	return live, i.saveAndUnlock()
 }
 
-// online is the device's live session, nil without one.
+// online returns the live session, nil if there is none.
 func (i *Identity) online() *session {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.session
 }
 
-// usable is nil if the device may connect.
+// usable returns nil if the device may connect.
 func (i *Identity) usable() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.usableLocked()
 }
 
+// usableLocked is usable with mu held.
 func (i *Identity) usableLocked() error {
 	switch {
 	case i.gone:
 		return &refusedError{wire.ConnackNotAuthorized, errors.New("device unknown")}
 	case !i.enabled:
-		return &refusedError{i.hub.refusal, errors.New("device disabled")}
+		return &refusedError{i.hub.options.DisabledRefusal, errors.New("device disabled")}
 	case i.parent != nil:
 		return i.parent.usable()
 	}
@@ -272,7 +275,8 @@ func (i *Identity) Held() int {
 	return 0
 }
 
-// nameOf is how a device or a module of it is called in one text: as the MQTT client id, and in the common name of a certificate.
+// nameOf returns the name of a device or a module in one text. It is the MQTT client id, and the
+// common name of a certificate.
 func nameOf(device, module string) string {
 	if module == "" {
 		return device
@@ -282,7 +286,7 @@ func nameOf(device, module string) string {
 
 func (i *Identity) name() string { return nameOf(i.id, i.module) }
 
-// resource is the path of an identity in topics, in the resource of a token, and over HTTPS.
+// resource returns the path of an identity in topics, in the resource of a token, and over HTTPS.
 func (i *Identity) resource() string {
 	if i.module == "" {
 		return "devices/" + i.id

@@ -10,14 +10,16 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// injection is a fault that a device asks for itself, with application properties of a telemetry message, as the official SDKs' own
-// tests do. It begins after a delay and hits this one device, new connections included, for as long as the device has said.
+// injection is a fault that a device asks for, with application properties of a telemetry message,
+// as the tests of the official SDKs do. It begins after a delay, and affects this device alone, new
+// connections included, for the time that the device has named.
 type injection struct {
 	kind  string
 	until time.Time
 }
 
-// The kinds of injected faults that mean something over MQTT; those of other transports are ordinary messages.
+// The kinds of injected faults that exist over MQTT. Those of other transports are ordinary
+// messages.
 const (
 	injectReset      = "KillTcp"               // the connection is reset
 	injectShutdown   = "ShutDownMqtt"          // the connection is closed
@@ -30,10 +32,11 @@ const injectionProperty = "AzIoTHub_FaultOperation"
 
 var injectionMark = []byte(injectionProperty)
 
-// maxInjection bounds delay and duration.
+// maxInjection bounds the delay and the duration.
 const maxInjection = 24 * time.Hour
 
-// inject reads the properties of a message and lets the fault begin when it is due; false means that they ask for none.
+// inject starts the fault that the properties of a message ask for. It reports whether they ask for
+// one.
 func (s *session) inject(bag []byte) bool {
 	props := azure.ParseBag(string(bag))
 	text := func(name string) string {
@@ -78,13 +81,14 @@ func (s *session) inject(bag []byte) bool {
 	return true
 }
 
-// suffers says whether the device has brought this fault upon itself.
+// suffers reports whether a fault of this kind that the device has asked for is in force.
 func (i *Identity) suffers(kind string) bool {
 	f := i.injected.Load()
 	return f != nil && f.kind == kind && time.Now().Before(f.until)
 }
 
-// refusedByInjection is the CONNACK for a device that connects while it suffers, 0 if it may.
+// refusedByInjection returns the CONNACK for a device that connects under its fault, 0 if it may
+// connect.
 func (i *Identity) refusedByInjection() byte {
 	switch {
 	case i.suffers(injectReset), i.suffers(injectShutdown):

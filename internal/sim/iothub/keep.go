@@ -14,9 +14,9 @@ import (
 )
 
 // saveAndUnlock writes down the changes of an identity before anybody can see them, and unlocks its
-// mutex. Without a state directory it only unlocks. The store has logged the error that it returns;
-// the next change writes again what could not be written. Code that has changed nothing calls
-// mu.Unlock instead.
+// mutex. Without a state directory it only unlocks. The store has logged the error that it returns,
+// and the next change writes what could not be written. Code that has changed nothing calls
+// mu.Unlock.
 func (i *Identity) saveAndUnlock() error {
 	defer i.mu.Unlock()
 	return i.keep()
@@ -53,7 +53,7 @@ type keptDocument struct {
 	Version int64          `json:"version"`
 }
 
-// keptLetter is a message to a device; one that is settled has lost its body.
+// keptLetter is a message to a device as a document. A settled message has no body.
 type keptLetter struct {
 	Mid           string    `json:"mid"`
 	Topic         string    `json:"topic"`
@@ -69,21 +69,21 @@ type keptLetter struct {
 	LockedUntil   time.Time `json:"lockedUntil,omitzero"`
 }
 
-// keptState is what the store has of an identity, so that only changes are written.
+// keptState is what the store has of an identity. With it only changes are written.
 type keptState struct {
-	buried   bool
+	buried   bool // all of it is deleted
 	identity []byte
-	versions [3]int64 // of desired, reported, tags, each plus one
+	versions [3]int64 // of desired, reported and tags, each plus one
 	letters  map[int]letterState
 }
 
-// letterState is what changes in a message.
+// letterState is the part of a message that changes.
 type letterState struct {
 	state, feedback, token string
 	deliveryCount          int
 }
 
-// halves are the documents of a twin by their names in the store.
+// halves returns the documents of a twin by their names in the store.
 func (i *Identity) halves() [3]struct {
 	name string
 	*document
@@ -94,14 +94,16 @@ func (i *Identity) halves() [3]struct {
 	}{{"desired", &i.desired}, {"reported", &i.report}, {"tags", &i.tags}}
 }
 
+// keys returns the key of the identity's record, and functions for those of its documents and
+// messages.
 func (i *Identity) keys() (identity string, half func(name string) string, letter func(seq int) string) {
 	return "identity/" + i.hub.name + "/" + i.name(),
 		func(name string) string { return "twin/" + i.hub.name + "/" + name + "/" + i.name() },
 		func(seq int) string { return fmt.Sprintf("mail/%s/%s/%012d", i.hub.name, i.name(), seq) }
 }
 
-// keep writes down what has changed since the last time; called with the identity's mutex held. After an error the rest is still to be
-// written, and will be with the next change.
+// keep writes down what has changed since the last call. After an error the next call writes the
+// rest. The identity's mutex is held.
 func (i *Identity) keep() error {
 	s, k := i.hub.store, &i.kept
 	if s == nil || k.buried {
@@ -174,7 +176,7 @@ func (i *Identity) keepMail(key func(seq int) string) error {
 	if len(k.letters) == len(i.mail.messages) {
 		return nil
 	}
-	for seq := range k.letters { // some were forgotten
+	for seq := range k.letters { // the mailbox has forgotten some
 		if !slices.ContainsFunc(i.mail.messages, func(m *letter) bool { return m.seq == seq }) {
 			if err := s.Delete(key(seq)); err != nil {
 				return err
@@ -185,7 +187,7 @@ func (i *Identity) keepMail(key func(seq int) string) error {
 	return nil
 }
 
-// Restore brings back the hub's identities from the store.
+// Restore brings the hub's identities back from the store. It is called before the hub listens.
 func (h *Hub) Restore() error {
 	s := h.store
 	find := func(name string) *Identity {
@@ -276,8 +278,8 @@ func documentOf(k keptDocument) document {
 	return document{props: k.Props, written: k.Written, version: k.Version}
 }
 
-// Lasting returns everything of an identity that a restart must bring back, to be encoded as JSON. Tests
-// compare it before and after one.
+// Lasting returns everything of an identity that a restart must bring back, to be encoded as JSON.
+// Tests compare it before and after a restart.
 func (i *Identity) Lasting() (all []any) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -18,7 +18,7 @@ type C2D struct {
 	TTLSeconds int               `json:"ttlSeconds,omitempty"` // 1 to 172800, 0 means 3600
 }
 
-// Check refuses an impossible message, for any receiver.
+// Check returns an [azure.Error] if no device could get the message.
 func (c C2D) Check() error {
 	switch {
 	case len(c.Body) > 0 && c.Text != nil:
@@ -39,7 +39,7 @@ func (c C2D) Check() error {
 	return nil
 }
 
-// Post queues a message for a device and returns its message id.
+// Post queues a message for a device, and returns its message id. Its error is an [azure.Error].
 func (i *Identity) Post(c C2D) (mid string, err error) {
 	if err := c.Check(); err != nil {
 		return "", err
@@ -60,7 +60,7 @@ func (i *Identity) Post(c C2D) (mid string, err error) {
 		return "", azure.Errorf(413, "MessageTooLarge", "the message is larger than %d bytes", c2dMaxBytes)
 	}
 	i.mu.Lock()
-	defer func() { _ = i.saveAndUnlock() }() // that it is on its way; a restart would only deliver it again
+	defer func() { _ = i.saveAndUnlock() }() // only the delivery may be lost; a restart delivers it again
 	now := i.hub.now()
 	if !i.mail.put(&letter{mid: mid, topic: topic, body: body, ack: c.Properties["iothub-ack"], expires: now.Add(ttl)}, now) {
 		return "", azure.Errorf(403, "DeviceMaximumQueueDepthExceeded", "%d messages wait for device %s already", c2dQueueDepth, i.id)
@@ -84,7 +84,7 @@ type C2DMessage struct {
 	Feedback      string `json:"feedback,omitempty"` // what the sender was told, if it had asked for it with iothub-ack
 }
 
-// The feedback a sender gets.
+// The feedback that a sender gets.
 const (
 	FeedbackSuccess   = "Success"
 	FeedbackExpired   = "Expired"
@@ -96,7 +96,7 @@ const (
 // The states of a cloud-to-device message.
 const (
 	C2DEnqueued     = "enqueued"
-	C2DDelivered    = "delivered" // sent, not acknowledged yet
+	C2DDelivered    = "delivered" // sent, and not acknowledged yet
 	C2DCompleted    = "completed"
 	C2DExpired      = "expired"
 	C2DPurged       = "purged"       // by the service
@@ -110,23 +110,24 @@ const (
 	c2dMidLimit    = 128
 	c2dDefaultTTL  = time.Hour
 	c2dMaxTTL      = 48 * time.Hour
-	c2dHistory     = 1000 // finished messages remembered per device and hub
+	c2dHistory     = 1000 // messages that a mailbox remembers, finished ones included
 )
 
-// mailbox is one device's queue in one hub, and the memory of what became of its messages. The identity's mutex guards it.
+// mailbox is a device's queue of messages in one hub, and remembers what became of them. The
+// identity's mutex guards it.
 type mailbox struct {
-	messages []*letter // oldest first; finished ones stay for the record
+	messages []*letter // the oldest first, finished ones included
 	lastSeq  int
 }
 
-// letter is one message in a mailbox. While it is delivered it is locked: over MQTT until the connection ends, over HTTPS for a time
-// and under a token that the device must show to settle it.
+// letter is one message in a mailbox. A delivered message is locked: over MQTT until the connection
+// ends, and over HTTPS for a time, under a token that the device must show to settle the message.
 type letter struct {
 	mid           string
 	topic         string
 	body          []byte
-	seq           int    // in the order of their arrival; makes the packet id
-	ack           string // the feedback the sender wants: positive, negative, full, or none
+	seq           int    // in the order of arrival; makes the packet id
+	ack           string // the feedback that the sender wants: positive, negative, full or none
 	enqueued      time.Time
 	expires       time.Time
 	state         string
@@ -136,12 +137,13 @@ type letter struct {
 	lockedUntil   time.Time // over HTTPS
 }
 
+// pending reports whether nobody has settled the message.
 func (m *letter) pending() bool { return m.state == C2DEnqueued || m.state == C2DDelivered }
 
-// packetID is the same each time the message is delivered, as MQTT wants of one that is delivered again.
+// packetID returns the same id at every delivery, because MQTT wants that of a message sent again.
 func (m *letter) packetID() uint16 { return uint16(m.seq&0x3FFF) + 1 }
 
-// end settles a message for good.
+// end settles a message.
 func (m *letter) end(state, outcome string) {
 	m.state, m.token, m.body, m.topic = state, "", nil, "" // only the end of the message is remembered
 	if m.ack == "full" || m.ack == "positive" && outcome == FeedbackSuccess || m.ack == "negative" && outcome != FeedbackSuccess {
@@ -149,7 +151,7 @@ func (m *letter) end(state, outcome string) {
 	}
 }
 
-// release returns a message that was delivered to the queue, for another try if there is one left.
+// release returns a delivered message to the queue, or ends it if it was delivered too often.
 func (m *letter) release() {
 	m.state, m.token = C2DEnqueued, ""
 	if m.deliveryCount >= c2dMaxDelivery {
@@ -157,7 +159,8 @@ func (m *letter) release() {
 	}
 }
 
-// mailTopic puts the system properties first, then the application's in order of their names.
+// mailTopic returns the topic of a message: the system properties, then those of the application in
+// the order of their names.
 func mailTopic(deviceID, mid string, c C2D) string {
 	system := map[string]string{"$.mid": mid, "$.to": "/devices/" + deviceID + "/messages/devicebound", "iothub-ack": "none"}
 	if len(c.Body) > 0 {
@@ -188,7 +191,7 @@ func mailTopic(deviceID, mid string, c C2D) string {
 	return b.String()
 }
 
-// put appends a message; false means that the queue is full.
+// put appends a message. It returns false if the queue is full.
 func (q *mailbox) put(m *letter, now time.Time) bool {
 	q.expire(now)
 	waiting := 0
@@ -215,7 +218,7 @@ func (q *mailbox) put(m *letter, now time.Time) bool {
 	return true
 }
 
-// expire returns to the queue what was locked for too long, and ends the messages nobody fetched in time.
+// expire returns messages whose lock has ended to the queue, and ends messages whose time is over.
 func (q *mailbox) expire(now time.Time) {
 	for _, m := range q.messages {
 		if m.token != "" && !now.Before(m.lockedUntil) {
@@ -227,8 +230,8 @@ func (q *mailbox) expire(now time.Time) {
 	}
 }
 
-// rejectBefore dead-letters the messages that were sent before the device subscribed, as the
-// documentation says that a hub does.
+// rejectBefore dead-letters the messages from before the device subscribed, as the documentation
+// says that a hub does.
 func (q *mailbox) rejectBefore(subscribed time.Time) {
 	for _, m := range q.messages {
 		if m.state == C2DEnqueued && m.enqueued.Before(subscribed) {
@@ -237,7 +240,8 @@ func (q *mailbox) rejectBefore(subscribed time.Time) {
 	}
 }
 
-// deliver sends what waits, in order, as long as there is room. With QoS 0 a message is done when it is sent.
+// deliver sends the waiting messages in order, as long as there is room. With QoS 0 a message is
+// completed when it is sent.
 func (q *mailbox) deliver(qos byte, now time.Time, room func() bool, send func(topic string, body []byte, id uint16, dup bool)) {
 	q.expire(now)
 	for _, m := range q.messages {
@@ -258,7 +262,8 @@ func (q *mailbox) deliver(qos byte, now time.Time, room func() bool, send func(t
 	}
 }
 
-// complete takes a PUBACK. Only the oldest message under way can be completed: IoT Hub wants PUBACKs in order and ignores others.
+// complete serves a PUBACK. Only the oldest message under way can be completed, because IoT Hub
+// wants PUBACKs in order, and ignores others.
 func (q *mailbox) complete(id uint16) {
 	for _, m := range q.messages {
 		if m.state == C2DDelivered && m.token == "" {
@@ -270,7 +275,7 @@ func (q *mailbox) complete(id uint16) {
 	}
 }
 
-// giveBack returns what was under way over MQTT to the queue, when its connection ended.
+// giveBack returns the messages under way over MQTT to the queue when their connection has ended.
 func (q *mailbox) giveBack(now time.Time) {
 	for _, m := range q.messages {
 		if m.state == C2DDelivered && m.token == "" {
@@ -280,7 +285,7 @@ func (q *mailbox) giveBack(now time.Time) {
 	q.expire(now)
 }
 
-// lock delivers the oldest message that waits over HTTPS, nil if none does.
+// lock delivers the oldest waiting message over HTTPS. It returns nil if none waits.
 func (q *mailbox) lock(now time.Time, timeout time.Duration) *letter {
 	q.expire(now)
 	for _, m := range q.messages {
@@ -293,7 +298,7 @@ func (q *mailbox) lock(now time.Time, timeout time.Duration) *letter {
 	return nil
 }
 
-// locked finds the message that a lock token is for, nil if the lock is lost.
+// locked returns the message of a lock token, nil if the lock is lost.
 func (q *mailbox) locked(token string, now time.Time) *letter {
 	q.expire(now)
 	for _, m := range q.messages {
@@ -304,7 +309,7 @@ func (q *mailbox) locked(token string, now time.Time) *letter {
 	return nil
 }
 
-// waiting counts the messages nobody has completed.
+// waiting returns the number of messages that nobody has settled.
 func (q *mailbox) waiting(now time.Time) (n int) {
 	q.expire(now)
 	for _, m := range q.messages {
@@ -315,7 +320,8 @@ func (q *mailbox) waiting(now time.Time) (n int) {
 	return n
 }
 
-// Purge ends every message that nobody has completed, and returns how many there were.
+// Purge ends every message that nobody has settled, and returns how many there were. An error says
+// that this was done but not written down.
 func (i *Identity) Purge() (n int, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -326,7 +332,7 @@ func (i *Identity) Purge() (n int, err error) {
 	return n, err
 }
 
-// purge ends every message that nobody has completed.
+// purge is Purge of a mailbox.
 func (q *mailbox) purge(now time.Time) (n int) {
 	q.expire(now)
 	for _, m := range q.messages {
@@ -338,7 +344,7 @@ func (q *mailbox) purge(now time.Time) (n int) {
 	return n
 }
 
-// Messages tells what became of the device's messages, the oldest first.
+// Messages returns what became of the device's messages, the oldest first.
 func (i *Identity) Messages() (all []C2DMessage) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

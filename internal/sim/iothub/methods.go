@@ -25,17 +25,17 @@ type methodAnswer struct {
 	body   []byte
 }
 
-// MethodTimeout is what IoT Hub waits for a method's answer if the caller does not say.
+// MethodTimeout is how long IoT Hub waits for the answer of a method if the caller does not say.
 const MethodTimeout = 30 * time.Second
 
-// MethodMaxBytes is the largest payload of a method, in either direction.
+// MethodMaxBytes is the size of the largest payload of a method, in either direction.
 const MethodMaxBytes = 128 << 10
 
 const (
 	methodNameLimit = 100
 )
 
-// validMethodName keeps what becomes part of a topic from being more than that.
+// validMethodName reports whether a name can be a part of a topic.
 func validMethodName(name string) bool {
 	return name != "" && len(name) <= methodNameLimit && utf8.ValidString(name) &&
 		!strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("/?#+", r) })
@@ -62,11 +62,11 @@ func (i *Identity) Await(ctx context.Context) {
 	}
 }
 
-// takesMethods says whether methods reach the device: it has subscribed to them, and its version of
-// the protocol has them. The identity's mutex is held.
+// takesMethods reports whether methods reach the device: it has subscribed to them, and its version
+// of the protocol has them. The identity's mutex is held.
 func (s *session) takesMethods() bool { return s.subs.methods > 0 && !s.oldest }
 
-// arrived tells those who wait for the device to look again; called with mu held.
+// arrived wakes the callers of Await. mu is held.
 func (i *Identity) arrived() {
 	if i.arrival != nil {
 		close(i.arrival)
@@ -74,7 +74,8 @@ func (i *Identity) arrived() {
 	}
 }
 
-// Invoke calls a method of a connected device and waits for the answer or for ctx. The request is QoS 0 and dies with the link.
+// Invoke calls a method of a connected device, and waits for its answer or for the end of ctx. The
+// request is QoS 0, so it is lost with the connection. Its error is an [azure.Error].
 func (i *Identity) Invoke(ctx context.Context, name string, payload json.RawMessage) (MethodResult, error) {
 	if !validMethodName(name) {
 		return MethodResult{}, azure.Errorf(400, "ArgumentInvalid", "a method name has 1 to %d characters, without control characters and / ? # +", methodNameLimit)
@@ -99,7 +100,7 @@ func (i *Identity) Invoke(ctx context.Context, name string, payload json.RawMess
 	i.mu.Unlock()
 	select {
 	case a, ok := <-answers:
-		if !ok { // the connection ended: the caller of a real hub waits for nothing, and learns it late
+		if !ok { // the connection ended: as at a real hub, the caller learns it at the end of its time
 			<-ctx.Done()
 			return MethodResult{}, methodTimeout(i.id)
 		}
@@ -124,8 +125,8 @@ func (a methodAnswer) result(id string) (MethodResult, error) {
 	return MethodResult{a.status, a.body}, nil
 }
 
-// answerMethod takes what the device sent on its res topic; an unknown rid belongs to a caller that
-// has left.
+// answerMethod hands a device's answer to the caller. An unknown rid belongs to a caller that has
+// left.
 func (s *session) answerMethod(rid string, status int, body []byte) {
 	s.identity.mu.Lock()
 	defer s.identity.mu.Unlock()
@@ -135,7 +136,8 @@ func (s *session) answerMethod(rid string, status int, body []byte) {
 	}
 }
 
-// DeviceNotOnline is the error of a method of a device that is not there, or does not listen.
+// DeviceNotOnline returns the error of a method of a device that is not connected, or does not
+// listen.
 func DeviceNotOnline(id string) error {
 	return azure.Errorf(404, "DeviceNotOnline", "device %s is not online, or does not listen for methods", id)
 }

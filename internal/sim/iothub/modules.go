@@ -9,7 +9,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// maxModules is how many modules a device may have.
+// maxModules is the number of modules that a device may have.
 const maxModules = 50
 
 // Module returns the identity of a module, nil if the hub has none.
@@ -22,14 +22,15 @@ func (h *Hub) Module(device, module string) *Identity {
 	return nil
 }
 
-// ModulesOf returns the modules of a device in order of their ids.
+// ModulesOf returns the modules of a device in the order of their ids.
 func (h *Hub) ModulesOf(device *Identity) []*Identity {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.SortedFunc(maps.Values(device.modules), func(a, b *Identity) int { return cmp.Compare(a.module, b.module) })
 }
 
-// AdmitModule creates a module of a device that the hub has.
+// AdmitModule creates a module of a device. Its error is an [azure.Error], and then there is no new
+// module.
 func (h *Hub) AdmitModule(device, module string, auth azure.Credentials) (*Identity, error) {
 	if !azure.ValidDeviceID(module) {
 		return nil, azure.Errorf(400, "ArgumentInvalid", "%q is no module id.", module)
@@ -62,8 +63,8 @@ func (h *Hub) AdmitModule(device, module string, auth azure.Credentials) (*Ident
 }
 
 // DeleteModule removes a module with its twin, and closes its connection. An error says that there
-// is no such module, or that the removal was not written down, so that a restart may bring the
-// module back.
+// is no such module, or that the removal was not written down, so a restart may bring the module
+// back.
 func (h *Hub) DeleteModule(device, module, reason string) error {
 	err := noSuchModule(device, module)
 	h.mu.Lock()

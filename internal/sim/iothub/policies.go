@@ -7,15 +7,15 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// policy is a shared access policy of a hub: one of its keys gives its rights. Policies never
-// change, so nothing guards them.
+// policy is a shared access policy of a hub: a token that one of its keys has signed has its
+// rights. Policies never change, so nothing guards them.
 type policy struct {
 	name   string
 	rights rights
 	keys   [2][]byte // primary, secondary
 }
 
-// rights are what a policy allows, in the words of IoT Hub.
+// rights are what a policy allows, by the names that IoT Hub gives them.
 type rights byte
 
 const (
@@ -25,7 +25,8 @@ const (
 	deviceConnect
 )
 
-// newPolicies are the five policies every new hub has, with keys of their own, as key draws them by name.
+// newPolicies returns the five policies that every new hub has. key draws or returns a key by its
+// name.
 func newPolicies(key func(name string, size int) []byte) []policy {
 	policies := []policy{
 		{name: "iothubowner", rights: registryRead | registryWrite | serviceConnect | deviceConnect},
@@ -40,7 +41,7 @@ func newPolicies(key func(name string, size int) []byte) []policy {
 	return policies
 }
 
-// policy finds the policy a token names, if it has the rights wanted.
+// policy returns the policy of a name, and whether it has the wanted rights.
 func (h *Hub) policy(name string, want rights) (policy, bool) {
 	for _, p := range h.policies {
 		if p.name == name {
@@ -50,7 +51,7 @@ func (h *Hub) policy(name string, want rights) (policy, bool) {
 	return policy{}, false
 }
 
-// ConnectionString is what a service client of the hub is configured with.
+// ConnectionString returns what a service client of the hub is configured with.
 func (h *Hub) ConnectionString() string {
 	host := h.HTTPS.Told()
 	if name, port, err := net.SplitHostPort(host); err == nil && port == "443" {
@@ -60,10 +61,10 @@ func (h *Hub) ConnectionString() string {
 	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
 }
 
-// SetHost sets the host that DPS hands out, and the address that clients are told. It is called once the
-// listeners have their ports. From then on the hub answers to all its names: its address, its aliases
-// and, because some clients sign the port along, each of them with a port. Where all hubs share an
-// address, that address without a port names none of them.
+// SetHost sets the host that DPS hands out, and the address that clients are told. It is called
+// once, when the listeners have their ports and no client has come. From then on the hub answers to
+// all its names: its address, its aliases and, because some clients sign the port along, each of
+// them with a port. Where all hubs share an address, the address without a port names none of them.
 func (h *Hub) SetHost(host, address string) {
 	h.host = host
 	named := h.hosts

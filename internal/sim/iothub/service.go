@@ -12,8 +12,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// hubService is a hub's REST surface for the cloud's own side: its identity registry, twins, methods and queries, as
-// `az iot hub` and the service SDKs speak it. Who may do what is decided by the hub's shared access policies.
+// hubService is a hub's REST for services: the identity registry, twins, methods and queries, as `az iot
+// hub` and the service SDKs use them. The hub's policies decide who may do what.
 type hubService struct{ *Hub }
 
 const (
@@ -22,12 +22,12 @@ const (
 	pageLimit        = 1000 // results in one page
 	pageDefault      = 100
 	tagsMaxBytes     = 8 << 10
-	// callerPatience is how long before the time of a method is over its caller is told so. The Azure CLI reads no longer than that
-	// time, and would see nothing but its own end.
+	// callerPatience is how long before the end of a method's time its caller is told. The Azure
+	// CLI reads until that end only, and would not see the answer.
 	callerPatience = 250 * time.Millisecond
 )
 
-// routes adds the service's surface to that of devices.
+// routes adds the REST for services to the HTTPS surface.
 func (s *hubService) routes(mux *http.ServeMux) {
 	handle := func(pattern string, need rights, f func(w http.ResponseWriter, r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +73,8 @@ func (s *hubService) routes(mux *http.ServeMux) {
 	handle("POST /twins/{id}/modules/{module}/methods", serviceConnect, s.invokeMethod)
 }
 
-// allow checks a request's token: of a policy that has the right, for the hub or a part of it that the request is in.
+// allow checks the token of a request. It must be of a policy that has the right, and for the hub
+// or a prefix of the path.
 func (s *hubService) allow(r *http.Request, need rights) error {
 	unauthorized := func(err error) error {
 		return azure.Errorf(http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized: %v", err)
@@ -109,7 +110,7 @@ func noSuchDevice(id string) error {
 	return azure.Errorf(http.StatusNotFound, "DeviceNotFound", "Device %s not registered.", id)
 }
 
-// decodeBody reads one JSON document; fields that are not known are ignored, as at the service.
+// decodeBody reads a JSON document. As at the service, unknown fields are ignored.
 func decodeBody(r *http.Request, into any) error {
 	b, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {

@@ -34,8 +34,8 @@ type bulkResult struct {
 	Warnings     []string    `json:"warnings"`
 }
 
-// bulk creates, updates and deletes up to a hundred identities. What can be done is done; if something could not, the answer is a 400
-// that says what.
+// bulk creates, updates and deletes up to a hundred identities. It does what it can. If something
+// failed the answer is a 400 that says what.
 func (s *hubService) bulk(w http.ResponseWriter, r *http.Request) (any, error) {
 	var devices []bulkDevice
 	if err := decodeBody(r, &devices); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// deviceDocument is an identity as the registry shows and takes it.
+// deviceDocument is a device's identity as the identity registry shows it.
 type deviceDocument struct {
 	DeviceID              string          `json:"deviceId"`
 	GenerationID          string          `json:"generationId"`
@@ -43,12 +43,12 @@ type thumbprint struct {
 	Secondary *string `json:"secondaryThumbprint"`
 }
 
-// Capabilities says what a device is for.
+// Capabilities say what a device is for.
 type Capabilities struct {
 	IotEdge bool `json:"iotEdge"`
 }
 
-// authenticationOf shows credentials as the registry of a hub does.
+// authenticationOf returns credentials in the form of the identity registry.
 func authenticationOf(c azure.Credentials) *authentication {
 	a := &authentication{Type: c.Kind()}
 	nth := func(n int) *string {
@@ -70,7 +70,7 @@ func authenticationOf(c azure.Credentials) *authentication {
 	return a
 }
 
-// never is how the service writes a time that has not come.
+// never is how the service writes a time that has not come yet.
 const never = "0001-01-01T00:00:00Z"
 
 func timeOr(t time.Time) string {
@@ -80,7 +80,7 @@ func timeOr(t time.Time) string {
 	return azure.UTC7(t)
 }
 
-// status is how the registry writes it; called with mu held.
+// status returns the status in the words of the identity registry. mu is held.
 func (i *Identity) status() string {
 	if i.enabled {
 		return "enabled"
@@ -95,7 +95,7 @@ func (i *Identity) connectionState() string {
 	return "Disconnected"
 }
 
-// document is called with mu held.
+// document returns the identity as the identity registry shows it. mu is held.
 func (i *Identity) document() deviceDocument {
 	d := deviceDocument{
 		DeviceID: i.id, GenerationID: i.generation, Etag: i.etag(), ConnectionState: i.connectionState(), Status: i.status(),
@@ -109,7 +109,7 @@ func (i *Identity) document() deviceDocument {
 	return d
 }
 
-// device runs f on the device or module a request names, with its mutex held.
+// device runs f on the device or module of a request, with its mutex held.
 func (s *hubService) device(r *http.Request, f func(i *Identity) (any, error)) (any, error) {
 	i, err := s.find(r)
 	if err != nil {
@@ -149,7 +149,8 @@ func (s *hubService) listDevices(_ http.ResponseWriter, r *http.Request) (any, e
 	return devices, nil
 }
 
-// wantedDevice is what a request wants an identity to be. What it does not say stays, or is the default.
+// wantedDevice is what a request wants of an identity. What it does not say stays, or is the
+// default.
 type wantedDevice struct {
 	DeviceID       *string         `json:"deviceId"`
 	ModuleID       *string         `json:"moduleId"`
@@ -174,7 +175,8 @@ func (d *wantedDevice) check(id string) error {
 	return nil
 }
 
-// credentials are what the identity will prove itself with; before is what it had. Keys that nobody gave are made here.
+// credentials returns the new credentials of an identity that had the ones before. Keys that the
+// request does not give are drawn.
 func (a *authentication) credentials(before azure.Credentials) (azure.Credentials, error) {
 	if a == nil {
 		a = &authentication{}
@@ -236,7 +238,7 @@ func (a *authentication) credentials(before azure.Credentials) (azure.Credential
 	return azure.Credentials{}, badArgument("authentication.type is %q, it must be %s, %s, %s or %s.", kind, azure.AuthSAS, azure.AuthSelfSigned, azure.AuthCA, azure.AuthNone)
 }
 
-// put creates or updates an identity. With match an existing one is updated, without it a new one is made.
+// put updates an existing identity if the request has an If-Match, else it creates a new one.
 func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*Identity, error) {
 	if err := d.check(id); err != nil {
 		return nil, err
@@ -252,7 +254,7 @@ func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*Ident
 			return nil, azure.Errorf(http.StatusConflict, "DeviceAlreadyExists", "A device with ID '%s' is already registered.", id)
 		}
 		i := s.create(id, auth, nil)
-		i.enabled = true // nobody else knows the identity yet
+		i.enabled = true // without its mutex: nobody else knows it yet
 		s.mu.Unlock()
 		return i, s.update(i, d, match)
 	}
@@ -263,7 +265,8 @@ func (s *hubService) put(id string, d wantedDevice, match azure.IfMatch) (*Ident
 	return i, s.update(i, d, match)
 }
 
-// update makes an identity what d says. Who loses its credentials or its permission loses the connection too.
+// update changes an identity. A device whose credentials change, or that is disabled, loses its
+// connection.
 func (s *hubService) update(i *Identity, d wantedDevice, match azure.IfMatch) error {
 	i.mu.Lock()
 	err := match.Check(i.etag())
@@ -306,7 +309,7 @@ func (s *hubService) update(i *Identity, d wantedDevice, match azure.IfMatch) er
 		live.wire.HangUp("credentials replaced")
 	}
 	if i.module == "" {
-		s.switched(s.Hub, i.id, enabled)
+		s.options.Switched(s.Hub, i.id, enabled)
 	}
 	return nil
 }

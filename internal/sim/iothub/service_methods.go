@@ -10,7 +10,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// between returns the seconds if they are within bounds.
+// between returns a time if it is within bounds, and the time otherwise if it is left out.
 func between(f azure.FlexibleSeconds, name string, low, high, otherwise float64) (time.Duration, error) {
 	if f.Value == nil {
 		return azure.Seconds(otherwise), nil
@@ -60,7 +60,8 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 	return result, s.methodError(err)
 }
 
-// methodError puts a failed call in the form of the gateway that makes it: a document within the document.
+// methodError gives a failed call the form of the gateway that makes it: a document within a
+// document.
 func (s *hubService) methodError(err error) error {
 	e, ok := errors.AsType[*azure.Error](err)
 	if !ok {

@@ -6,9 +6,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// This file is the part of a hub's service REST that is about modules. What a module has in common with a device is in hub_rest.go.
-
-// moduleDocument is a module's identity as the registry shows it.
+// moduleDocument is a module's identity as the identity registry shows it.
 type moduleDocument struct {
 	ModuleID              string          `json:"moduleId"`
 	ManagedBy             *string         `json:"managedBy"`
@@ -22,7 +20,7 @@ type moduleDocument struct {
 	Authentication        *authentication `json:"authentication"`
 }
 
-// shown is the document of a device or a module, and its version; called with mu held.
+// shown returns the document of a device or a module, and its version. mu is held.
 func (i *Identity) shown() (document any, etag string) {
 	d := i.document()
 	if i.module == "" {
@@ -34,7 +32,7 @@ func (i *Identity) shown() (document any, etag string) {
 	}, d.Etag
 }
 
-// find is the device or the module a request names.
+// find returns the device or the module of a request.
 func (s *hubService) find(r *http.Request) (*Identity, error) {
 	id, module := r.PathValue("id"), r.PathValue("module")
 	i := s.Identity(id)

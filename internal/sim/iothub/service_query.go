@@ -46,7 +46,7 @@ func (s *hubService) query(w http.ResponseWriter, r *http.Request) (any, error) 
 	return lines, nil
 }
 
-// pageOf reads the headers that ask for a page: how many results, and after how many.
+// pageOf reads the headers that ask for a page: its size, and the number of results before it.
 func pageOf(r *http.Request) (size, skip int, err error) {
 	size = pageDefault
 	if text := r.Header.Get("X-Ms-Max-Item-Count"); text != "" {

@@ -9,7 +9,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// twinDocument is a twin as the service sees it.
+// twinDocument is a twin as services see it.
 type twinDocument struct {
 	DeviceID         string         `json:"deviceId"`
 	ModuleID         string         `json:"moduleId,omitempty"`
@@ -36,14 +36,14 @@ type twinProperties struct {
 	Reported map[string]any `json:"reported"`
 }
 
-// ServiceTwin is the twin in the form of the service's REST, to be encoded as JSON.
+// ServiceTwin returns the twin in the form of the REST for services, to be encoded as JSON.
 func (i *Identity) ServiceTwin() any {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.twinDocument()
 }
 
-// twinDocument is called with mu held.
+// twinDocument is ServiceTwin with mu held.
 func (i *Identity) twinDocument() twinDocument {
 	tags := i.tags.props
 	if tags == nil {
@@ -70,7 +70,8 @@ func (i *Identity) twinAnswer(w http.ResponseWriter) twinDocument {
 	return t
 }
 
-// wantedTwin is the part of a twin the service may write; the rest of a twin that is sent back is ignored.
+// wantedTwin is the part of a twin that a service may write. The rest of a twin that is sent back
+// is ignored.
 type wantedTwin struct {
 	Tags       json.RawMessage `json:"tags"`
 	Properties struct {
@@ -99,7 +100,7 @@ func (s *hubService) changeTwin(w http.ResponseWriter, r *http.Request, replace 
 	})
 }
 
-// writeTwin changes tags and desired properties, both or neither; called with mu held.
+// writeTwin changes tags and desired properties, after it has checked both. mu is held.
 func (i *Identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace bool) error {
 	if err := match.Check(i.twinEtag()); err != nil {
 		return err
@@ -139,7 +140,7 @@ func (i *Identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace boo
 	return ServiceTwinError(err)
 }
 
-// holdsNull says whether any property is null, at any depth of objects.
+// holdsNull reports whether any property is null, at any depth of objects.
 func holdsNull(props map[string]any) bool {
 	for _, v := range props {
 		child, _ := v.(map[string]any)
@@ -150,7 +151,8 @@ func holdsNull(props map[string]any) bool {
 	return false
 }
 
-// ParseServicePatch reads a part of a twin that may have come back as it was sent, with its versions and metadata.
+// ParseServicePatch reads a part of a twin from a service, which may send back versions and
+// metadata. Its error is an [azure.Error].
 func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
@@ -164,7 +166,7 @@ func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
 	return props, ServiceTwinError(CheckTwin(props))
 }
 
-// ServiceTwinError gives the refusal of a twin the form of the service.
+// ServiceTwinError turns a [TwinError] into an [azure.Error]. Other errors stay as they are.
 func ServiceTwinError(err error) error {
 	if t, ok := errors.AsType[*TwinError](err); ok {
 		code := "ArgumentInvalid"

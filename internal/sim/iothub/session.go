@@ -15,34 +15,34 @@ import (
 )
 
 const (
-	// hubPacketLimit is the largest MQTT packet a hub takes.
+	// hubPacketLimit is the size of the largest MQTT packet, in bytes.
 	hubPacketLimit = 262_144
-	// acksPerFlush bounds the PUBACKs collected while the client's packets keep coming.
+	// acksPerFlush bounds the bytes of PUBACKs that are collected while packets keep coming.
 	acksPerFlush = 4 << 10
 )
 
-// session is one device's MQTT connection to one hub. Its run method is the only reader; everything it shares with the outside is
-// guarded by the identity's mutex.
+// session is one device's MQTT connection to one hub. The goroutine of run owns it, and is its only
+// reader.
 type session struct {
 	hub      *Hub
 	wire     *wire.MQTT
 	identity *Identity
 	from     *ledger.Origin
-	number   int64 // sessions of the whole cloud in order of their CONNECT
+	number   int64 // of the session among those of the whole cloud, in the order of their CONNECTs
 
-	alive   time.Duration // how long silence is borne
+	alive   time.Duration // the longest silence that is allowed
 	since   time.Time     // silence counts from here on, because a client waits for its CONNACK
 	acks    []byte        // PUBACKs of what was read since the last flush
-	batch   *ledger.Batch // messages since the last flush, nil without any
+	batch   *ledger.Batch // messages since the last flush; nil if there are none
 	events  []byte        // "devices/{id}/messages/events", to compare topics with
 	will    *wire.Will
 	clean   bool
 	oldest  bool // the user name has no api-version
-	goodbye bool // DISCONNECT came
+	goodbye bool // a DISCONNECT came
 
-	attached atomic.Pointer[Identity] // set while the identity's mutex is held, once the device is let in
+	attached atomic.Pointer[Identity] // set with the identity's mutex held, when the device is let in
 
-	// guarded by identity.mu
+	// The identity's mutex guards the fields below.
 	expiry    *time.Timer
 	injection *time.Timer
 	subs      subscriptions
@@ -50,9 +50,12 @@ type session struct {
 	calls     map[string]chan<- methodAnswer
 }
 
-// reasonGoodbye ends a session by DISCONNECT, the one end that leaves no will.
+// reasonGoodbye is the reason of a session that ended with a DISCONNECT. Only such a session leaves
+// no will.
 const reasonGoodbye = "disconnected"
 
+// conduct returns how the session is to be served: by the hub's fault, and by a fault that the
+// device has asked for.
 func (s *session) conduct() conduct {
 	var c conduct
 	if now := s.hub.conduct.Load(); now != nil {
@@ -64,6 +67,7 @@ func (s *session) conduct() conduct {
 	return c
 }
 
+// run serves the connection from its CONNECT to its end.
 func (s *session) run() {
 	first, body, err := s.wire.Next()
 	if err != nil || first>>4 != wire.PacketConnect {
@@ -90,13 +94,14 @@ func (s *session) run() {
 		err = lost
 	}
 	reason := s.endReason(err)
-	if wire.BrokeRule(err) && s.hub.told.IsNew(s.hub.name+" "+s.identity.name()+" "+reason) {
+	if wire.BrokeRule(err) && s.hub.options.Told.IsNew(s.hub.name+" "+s.identity.name()+" "+reason) {
 		s.hub.log.Info().Str("hub", s.hub.name).Str("device", s.identity.name()).Str("kind", EventDisconnect).Str("reason", reason).
 			Msg("connection closed, because a hub does not allow this")
 	}
 	s.wire.HangUp(reason)
 }
 
+// endReason returns why the session ended, for the log and the event.
 func (s *session) endReason(err error) string {
 	if s.goodbye {
 		return reasonGoodbye
@@ -113,7 +118,7 @@ func (s *session) endReason(err error) string {
 	return "keep-alive missed"
 }
 
-// connect does what a CONNECT asks for; an error is a refusal.
+// connect lets the device of a CONNECT in. An error is a refusal.
 func (s *session) connect(c wire.ConnectPacket) error {
 	h := s.hub
 	if code := s.conduct().refuse; code != 0 {
@@ -126,7 +131,7 @@ func (s *session) connect(c wire.ConnectPacket) error {
 	s.identity, s.will, s.clean, s.oldest = i, c.Will, c.Clean, user.oldest
 	s.events = []byte(i.resource() + "/messages/events")
 	s.alive = c.Patience()
-	s.number = h.order.Add(1)
+	s.number = h.options.Sessions.Add(1)
 	present, err := s.attach(user.modelID, expires)
 	if err != nil {
 		return err
@@ -135,12 +140,12 @@ func (s *session) connect(c wire.ConnectPacket) error {
 	return nil
 }
 
-// attach makes s the device's session and accepts it; an older one is closed. Other goroutines see
-// the session only after its CONNACK.
+// attach makes s the device's session, queues its CONNACK and closes an older session. Other
+// goroutines see the session only after its CONNACK.
 func (s *session) attach(modelID string, expires time.Time) (present bool, err error) {
 	i, h := s.identity, s.hub
 	s.from = &ledger.Origin{Hub: h.name, Device: i.id, Module: i.module, Generation: i.generation}
-	i.entry.Lock() // one after the other, so that a replaced client that comes back at once finds s in its place
+	i.entry.Lock() // one session at a time, so that a replaced client that comes back at once finds s
 	defer i.entry.Unlock()
 	if err := i.usable(); err != nil {
 		return false, err
@@ -161,7 +166,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	i.session = s
 	i.connectionAt = h.now()
 	s.attached.Store(i)
-	if s.wire.HungUp() { // hung up before it could know of the identity
+	if s.wire.HungUp() { // it was hung up before detach could know of the identity
 		i.session = nil
 		return false, &refusedError{wire.ConnackUnavailable, errors.New("closing")}
 	}
@@ -170,11 +175,11 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	}
 	s.from.AuthType, s.from.ModelID = i.auth.AuthType(), i.modelID
 	if !expires.IsZero() {
-		s.expiry = time.AfterFunc(expires.Add(h.grace).Sub(h.now()), func() { s.wire.HangUp("token expired") })
+		s.expiry = time.AfterFunc(expires.Add(h.options.Grace).Sub(h.now()), func() { s.wire.HangUp("token expired") })
 	}
-	h.connects.Add(1)
+	h.options.Connects.Add(1)
 	h.live.Add(1)
-	h.tell(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
+	h.options.Tell(Event{Kind: EventConnect, Hub: h.name, Device: i.name()})
 	if present = !s.clean && i.stored != nil; present {
 		s.subs = *i.stored
 		i.arrived()
@@ -189,7 +194,7 @@ func (s *session) attach(modelID string, expires time.Time) (present bool, err e
 	return present, nil
 }
 
-// detach ends a session, for any reason. A session that was never let in has nothing to undo.
+// detach ends the session, for any reason. A session that was never let in has nothing to undo.
 func (s *session) detach(reason string) {
 	i, h := s.attached.Load(), s.hub
 	if i == nil {
@@ -219,14 +224,15 @@ func (s *session) detach(reason string) {
 			if err := h.ledger.Enter(s.from, ledger.Arrival{Bag: bag, Body: w.Payload, Retain: w.Retain, Will: true}); err != nil {
 				h.log.Error().Str("hub", h.name).Str("device", i.id).Err(err).Msg("a will is lost")
 			} else {
-				h.received(h.name, 1)
+				h.options.Received(h.name, 1)
 			}
 		}
 	}
-	h.tell(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
+	h.options.Tell(Event{Kind: EventDisconnect, Hub: h.name, Device: i.name(), Reason: reason})
 	h.log.Debug().Str("hub", h.name).Str("device", i.name()).Str("kind", EventDisconnect).Str("reason", reason).Msg("disconnected")
 }
 
+// refuse answers a CONNECT with a CONNACK other than 0.
 func (s *session) refuse(clientID string, err error) {
 	code := byte(wire.ConnackUnavailable)
 	if r, ok := errors.AsType[*refusedError](err); ok {
@@ -238,7 +244,8 @@ func (s *session) refuse(clientID string, err error) {
 	s.wire.Settle()
 }
 
-// beforeRead sends what was answered so far, and gives the client its keep-alive time for the next packet.
+// beforeRead sends the answers so far, and gives the client its keep-alive time for the next
+// packet.
 func (s *session) beforeRead() error {
 	if err := s.flush(); err != nil {
 		return err
@@ -246,6 +253,7 @@ func (s *session) beforeRead() error {
 	return s.wire.ExpectWithin(s.since, s.alive)
 }
 
+// flush commits what was read, and sends all answers.
 func (s *session) flush() error {
 	if err := s.settle(); err != nil {
 		return err
@@ -253,7 +261,8 @@ func (s *session) flush() error {
 	return s.wire.Flush()
 }
 
-// settle enters what was read into the ledger, and only then queues the PUBACKs for it. If that fails there are none.
+// settle commits the messages that were read to the ledger, and then queues their PUBACKs. If the
+// ledger fails there are no PUBACKs.
 func (s *session) settle() error {
 	if b := s.batch; b != nil {
 		s.batch = nil
@@ -263,7 +272,7 @@ func (s *session) settle() error {
 			s.hub.log.Error().Str("hub", s.hub.name).Str("device", s.identity.id).Err(err).Msg("messages are not acknowledged")
 			return wire.Closing("%v", err)
 		}
-		s.hub.received(s.hub.name, n)
+		s.hub.options.Received(s.hub.name, n)
 	}
 	if len(s.acks) > 0 {
 		c := s.conduct()
@@ -273,7 +282,7 @@ func (s *session) settle() error {
 	return nil
 }
 
-// handle serves one packet; an error closes the connection.
+// handle serves one packet. An error closes the connection.
 func (s *session) handle(first byte, body []byte) error {
 	switch first >> 4 {
 	case wire.PacketPublish:
@@ -337,8 +346,8 @@ func (s *session) publish(first byte, body []byte) error {
 	return nil
 }
 
-// eventsTopic recognises the telemetry topic of the connected device or module and returns its property bag. A device does not speak
-// for its modules, nor they for it.
+// eventsTopic returns the property bag of the telemetry topic of the device or module, and whether
+// the topic is that. A device does not speak for its modules, nor a module for its device.
 func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(topic, s.events)
 	if !ok || len(rest) == 0 {
@@ -350,7 +359,7 @@ func (s *session) eventsTopic(topic []byte) (bag []byte, ok bool) {
 	return bytes.TrimSuffix(rest[1:], []byte("/")), true
 }
 
-// request serves the topics below $iothub.
+// request serves a publish to a topic below $iothub.
 func (s *session) request(topic string, body []byte) error {
 	path, query, _ := strings.Cut(topic, "?")
 	rid, _ := azure.QueryRaw(query, "$rid")
@@ -377,20 +386,20 @@ func (s *session) request(topic string, body []byte) error {
 	return wire.Closing("publish to unknown topic %.200q", topic)
 }
 
-// moreMail goes on with what there was no room for. Called without locks.
+// moreMail delivers what there was no room for. It is called without locks.
 func (s *session) moreMail() {
 	s.identity.mu.Lock()
 	s.deliverMail()
 	_ = s.identity.saveAndUnlock() // nobody waits for an answer; a restart would deliver it again
 }
 
-// deliverMail is called with the identity's mutex held. A full mailbox is three times what may wait for one client, so it goes out as
-// fast as the client takes it.
+// deliverMail delivers messages as fast as the client takes them: a full mailbox is three times
+// what may wait for one client. The identity's mutex is held.
 func (s *session) deliverMail() {
 	if s.subs.c2d == 0 || s.identity.session != s {
 		return
 	}
-	if s.hub.rejects {
+	if s.hub.options.RejectEarlyMail {
 		s.identity.mail.rejectBefore(s.subs.c2dSince)
 	}
 	room := func() bool { return s.wire.Room(s.moreMail) }

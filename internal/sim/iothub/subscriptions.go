@@ -8,17 +8,18 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// subscriptions are the four things a device can listen to: 0 is not at all, 1 is QoS 0, 2 is QoS 1; and the filters that were
-// granted without meaning anything.
+// subscriptions are the four things that a device can listen to, and the filters that were granted
+// but mean nothing here. A level is 0 without a subscription, else the QoS plus one.
 type subscriptions struct {
 	c2d, methods, twin, desired byte
-	c2dSince                    time.Time // when c2d began, by the cloud's clock; kept with the persistent session
-	others                      []string  // replaced, never changed in place
+	c2dSince                    time.Time // when c2d began, by the cloud's clock
+	others                      []string  // the other filters; the slice is replaced, never changed
 }
 
-// maxSubscriptions is how many a hub lets one device have.
+// maxSubscriptions is the number of subscriptions that a hub allows a device.
 const maxSubscriptions = 5
 
+// subscribe serves a SUBSCRIBE. The subscription is written down before the SUBACK.
 func (s *session) subscribe(first byte, body []byte) error {
 	id, filters, err := wire.ParseFilters(first, body, true)
 	if err != nil {
@@ -69,10 +70,10 @@ func (s *session) unsubscribe(first byte, body []byte) error {
 	return nil
 }
 
-// set subscribes to a filter, or ends its subscription if level is 0. known is false for a filter
-// that covers no topic of the device, for which a hub closes the connection. Wildcards other than
-// the documented ones match as in MQTT, because published samples use them. Topics that the
-// simulator never uses, such as the inputs of a module, are granted.
+// set subscribes to a filter, or ends its subscription if level is 0. It reports whether the filter
+// covers a topic of the device; if not, a hub closes the connection. Other wildcards than the
+// documented ones match as in MQTT, because published samples use them. Topics that the simulator
+// never uses, such as the inputs of a module, are granted.
 func (u *subscriptions) set(i *Identity, filter string, level byte) (known bool) {
 	match := func(topic string, what *byte) {
 		if filter == topic || filterMatches(filter, topic) {
@@ -99,8 +100,7 @@ func (u *subscriptions) set(i *Identity, filter string, level byte) (known bool)
 	return true
 }
 
-// isIdleFilter says whether a hub has topics for the filter that the simulator never sends anything
-// to.
+// isIdleFilter reports whether a filter covers topics of a hub that the simulator never sends to.
 func isIdleFilter(i *Identity, filter string) bool {
 	for _, topics := range []string{"$iothub/credentials/", "$iothub/credential/", "$iothub/streams/"} {
 		if strings.HasPrefix(filter, topics) {
@@ -110,7 +110,7 @@ func isIdleFilter(i *Identity, filter string) bool {
 	return i.module != "" && (strings.HasPrefix(filter, i.resource()+"/") || filter == "devices/"+i.id+"/messages/devicebound/#")
 }
 
-// count is how many things the device listens to, or thinks it does.
+// count returns the number of subscriptions.
 func (u *subscriptions) count() int {
 	n := len(u.others)
 	for _, level := range []byte{u.c2d, u.methods, u.twin, u.desired} {
@@ -121,7 +121,7 @@ func (u *subscriptions) count() int {
 	return n
 }
 
-// filterMatches says whether an MQTT filter covers all that the narrower filter topic stands for.
+// filterMatches reports whether an MQTT filter covers everything that the filter topic covers.
 func filterMatches(filter, topic string) bool {
 	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
 		return false

@@ -10,14 +10,14 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// Twin is a device's twin as the service sees it; both documents carry "$version".
+// Twin is a device's twin as the control API shows it. Both documents have a "$version".
 type Twin struct {
 	Desired  map[string]any `json:"desired"` // numbers are json.Number
 	Reported map[string]any `json:"reported"`
 }
 
-// getTwin answers a device's request for its whole twin. Holding the mutex until the answer is queued keeps it in order with
-// notifications of later versions.
+// getTwin answers a device's request for its twin. The mutex is held until the answer is queued, so
+// the answer comes before notifications of later versions.
 func (s *session) getTwin(rid string) {
 	i := s.identity
 	i.mu.Lock()
@@ -28,7 +28,7 @@ func (s *session) getTwin(rid string) {
 	s.twinResult(200, rid, "", azure.EncodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
 }
 
-// patchReported merges a device's patch; without a rid there is no answer.
+// patchReported merges a device's patch. Without a rid there is no answer.
 func (s *session) patchReported(rid string, body []byte) {
 	i := s.identity
 	i.mu.Lock()
@@ -57,7 +57,7 @@ func (s *session) patchReported(rid string, body []byte) {
 	s.twinResult(204, rid, fmt.Sprintf("&$version=%d", i.report.version), nil)
 }
 
-// twinErrorCode: ArgumentInvalid, or MessageTooLarge.
+// twinErrorCode returns the code of ArgumentInvalid or MessageTooLarge.
 func twinErrorCode(status int) int {
 	if status == 413 {
 		return 413001
@@ -65,7 +65,7 @@ func twinErrorCode(status int) int {
 	return status*1000 + 4
 }
 
-// refusesTwin answers a request for the twin if the session may not have it, and says whether it
+// refusesTwin answers a request for the twin if the session may not have it. It reports whether it
 // did.
 func (s *session) refusesTwin(rid string) bool {
 	switch {
@@ -81,13 +81,14 @@ func (s *session) refusesTwin(rid string) bool {
 	return true
 }
 
+// twinErrorBody returns the body of a refused twin request.
 func (s *session) twinErrorBody(code int, text string) []byte {
 	now := s.hub.now()
 	tracking := strings.ToUpper(azure.RandomHex(16)) + "-G:10-TimeStamp:" + now.UTC().Format("01/02/2006 15:04:05")
 	return azure.EncodeJSON(azure.ErrorDocument{ErrorCode: code, TrackingID: tracking, Message: text, TimestampUTC: azure.UTC7(now)})
 }
 
-// twinResult answers a twin request if the device listens; called with the identity's mutex held.
+// twinResult answers a twin request, if the device listens. The identity's mutex is held.
 func (s *session) twinResult(status int, rid, more string, body []byte) {
 	if rid == "" || s.subs.twin == 0 {
 		return
@@ -96,15 +97,16 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 	s.wire.Add(wire.AppendPublish(nil, topic, body, 0, false), s.conduct().delay)
 }
 
-// PatchDesired merges the service's patch and tells the device, if it is there to hear it.
+// PatchDesired merges a patch of a service, and notifies the device if it listens. If it returns an
+// error nothing has changed: a [TwinError], or an [azure.Error] if it could not be written down.
 func (i *Identity) PatchDesired(patch map[string]any) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.writeDesired(patch, nil)
 }
 
-// ReplaceDesired is patchDesired for a service that names all properties, or all of one component: the
-// others go.
+// ReplaceDesired is PatchDesired for a service that names all properties, or all of one component.
+// The others are removed.
 func (i *Identity) ReplaceDesired(whole map[string]any, component string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -118,8 +120,8 @@ func (i *Identity) ReplaceDesired(whole map[string]any, component string) error 
 	return nil
 }
 
-// TwinValues are the properties of a twin, and when each was written, in the form of $metadata. They
-// are never changed in place.
+// TwinValues are the properties of a twin, and when each was written, in the form of $metadata.
+// Nobody changes them in place.
 type TwinValues struct {
 	Desired, Reported     map[string]any
 	DesiredAt, ReportedAt map[string]any
@@ -132,9 +134,9 @@ func (i *Identity) Values() TwinValues {
 	return TwinValues{Desired: i.desired.props, Reported: i.report.props, DesiredAt: i.desired.written, ReportedAt: i.report.written}
 }
 
-// writeDesired merges a patch of the service and tells the device, if it is there to hear it. If the
-// service replaced all properties, whole has them. A hub does not compare values then: it tells the
-// device all new properties, with null for each property that is gone. The identity's mutex is held.
+// writeDesired merges a patch of a service, and notifies the device if it listens. If the service
+// replaced all properties, whole has them. A hub does not compare values then: the notification has
+// all new properties, and null for each one that is gone. The identity's mutex is held.
 func (i *Identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
 	if err := i.desired.apply(patch, i.hub.now()); err != nil {
@@ -156,7 +158,8 @@ func (i *Identity) writeDesired(patch, whole map[string]any) error {
 	return nil
 }
 
-// replaceTwin makes the twin hold what another one held; versions go on. Called with the identity's mutex held.
+// replaceTwin makes the twin hold what another one held. Its versions go on. The identity's mutex
+// is held.
 func (i *Identity) replaceTwin(t *TwinContent) error {
 	i.edge = t.Edge
 	if patch := diffProps(i.tags.props, t.Tags); len(patch) > 0 {
@@ -171,20 +174,21 @@ func (i *Identity) replaceTwin(t *TwinContent) error {
 	return nil
 }
 
-// Twin is the service's view.
+// Twin returns the twin, with $metadata if asked for.
 func (i *Identity) Twin(metadata bool) Twin {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return Twin{Desired: i.desired.view(metadata), Reported: i.report.view(metadata)}
 }
 
-// TwinContent is the state of a device that travels with it, without versions and times: its twin and its capabilities.
+// TwinContent is what moves with a device to another hub: its twin without versions and times, and
+// its capabilities.
 type TwinContent struct {
 	Desired, Reported, Tags map[string]any
 	Edge                    bool
 }
 
-// Content is what would travel along if the device left. Documents are never changed in place, so they can be shared.
+// Content returns what would move with the device. Nobody changes it in place, so it can be shared.
 func (i *Identity) Content() *TwinContent {
 	i.mu.Lock()
 	defer i.mu.Unlock()

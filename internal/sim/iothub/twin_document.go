@@ -16,14 +16,15 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// document is one half of a twin, with the time and version at which each of its values was last written.
+// document is one part of a twin, with the time and the version at which each value was last
+// written. Its maps are replaced and never changed, so they can be shared.
 type document struct {
 	props   map[string]any
-	written map[string]any // the $metadata tree; only the service side sees it
+	written map[string]any // the tree of $metadata, which only services see
 	version int64
 }
 
-// newDocument is a half of a new twin: it starts at version 1, whatever is in it.
+// newDocument returns a part of a new twin. It begins at version 1, whatever is in it.
 func newDocument(props map[string]any, now time.Time) document {
 	d := document{props: props, version: 1}
 	if len(props) > 0 {
@@ -42,7 +43,7 @@ const (
 	twinMaxInt    = 4503599627370495
 )
 
-// TwinError is a refused patch, with the status a device gets on its res topic.
+// TwinError says why a patch is refused, and has the status that a device gets.
 type TwinError struct {
 	Status int
 	Text   string
@@ -54,7 +55,7 @@ func badTwin(format string, args ...any) error {
 	return &TwinError{400, fmt.Sprintf(format, args...)}
 }
 
-// decodeObject reads exactly one JSON object, numbers as they are written.
+// decodeObject reads a text that is one JSON object. Its numbers stay as they are written.
 func decodeObject(b []byte) (map[string]any, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
@@ -71,7 +72,7 @@ func decodeObject(b []byte) (map[string]any, error) {
 	return m, nil
 }
 
-// ParsePatch decodes a patch and checks it; nothing of a bad patch is applied.
+// ParsePatch decodes a patch and checks it. Its error is a [TwinError].
 func ParsePatch(body []byte) (map[string]any, error) {
 	if len(body) > 4*twinMaxBytes {
 		return nil, &TwinError{413, "The twin patch is too large."}
@@ -83,11 +84,11 @@ func ParsePatch(body []byte) (map[string]any, error) {
 	if err != nil {
 		return nil, badTwin("The patch is not a JSON object: %s", azure.JSONFault(err, nil))
 	}
-	delete(patch, "$version") // a client that sends back what it got means no harm
+	delete(patch, "$version") // a client may send back what it got
 	return patch, CheckTwin(patch)
 }
 
-// CheckTwin refuses what no twin may hold.
+// CheckTwin returns a [TwinError] if no twin may have these properties.
 func CheckTwin(props map[string]any) error { return checkValue(props, 1) }
 
 func checkValue(v any, depth int) error {
@@ -143,10 +144,11 @@ func checkTwinKey(key string) error {
 	return nil
 }
 
-// apply merges a checked patch: null deletes, objects merge, all else replaces. A document that would grow too large stays as it was.
+// apply merges a checked patch: null deletes, objects merge, all else replaces. If the document
+// would grow too large it stays as it was, and the error is a [TwinError].
 func (d *document) apply(patch map[string]any, now time.Time) error {
 	merged := mergeProps(d.props, patch)
-	if n := twinSize(merged); n > twinMaxBytes || len(azure.EncodeJSON(merged)) > 4*twinMaxBytes { // much can be written that counts for nothing
+	if n := twinSize(merged); n > twinMaxBytes || len(azure.EncodeJSON(merged)) > 4*twinMaxBytes { // much may be written that does not count
 		return &TwinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
 	}
 	d.props = merged
@@ -155,7 +157,8 @@ func (d *document) apply(patch map[string]any, now time.Time) error {
 	return nil
 }
 
-// twinSize counts as IoT Hub says it does: keys and strings by their bytes without control characters, numbers as 8, booleans as 4.
+// twinSize returns the size of a value as IoT Hub counts it: keys and strings by their bytes
+// without control characters, numbers as 8, booleans as 4.
 func twinSize(v any) (n int) {
 	text := func(s string) (n int) {
 		for _, c := range s {
@@ -187,7 +190,7 @@ func twinSize(v any) (n int) {
 // WithoutNulls returns a copy without the properties that are null.
 func WithoutNulls(props map[string]any) map[string]any { return mergeProps(nil, props) }
 
-// mergeProps returns a new tree and shares what did not change.
+// mergeProps returns base with the patch merged in. The result shares what did not change.
 func mergeProps(base, patch map[string]any) map[string]any {
 	merged := maps.Clone(base)
 	if merged == nil {
@@ -204,12 +207,12 @@ func mergeProps(base, patch map[string]any) map[string]any {
 			continue
 		}
 		old, _ := merged[key].(map[string]any)
-		merged[key] = mergeProps(old, child) // also strips nulls of a new object
+		merged[key] = mergeProps(old, child) // this also removes the nulls of a new object
 	}
 	return merged
 }
 
-// diffProps is the patch that makes to out of from.
+// diffProps returns the patch that turns from into to.
 func diffProps(from, to map[string]any) map[string]any {
 	patch := map[string]any{}
 	for key := range from {
@@ -233,7 +236,7 @@ func diffProps(from, to map[string]any) map[string]any {
 	return patch
 }
 
-// withRemoved returns the new properties, with null for each one of the old that is gone.
+// withRemoved returns the new properties, with null for each old one that is gone.
 func withRemoved(old, whole map[string]any) map[string]any {
 	note := maps.Clone(whole)
 	for key, was := range old {
@@ -250,12 +253,14 @@ func withRemoved(old, whole map[string]any) map[string]any {
 	return note
 }
 
+// stamp says when a value was written.
 type stamp struct {
 	LastUpdated        string `json:"$lastUpdated"`
 	LastUpdatedVersion int64  `json:"$lastUpdatedVersion"`
 }
 
-// stampProps returns the $metadata tree after a patch: $lastUpdated and $lastUpdatedVersion beside the names below.
+// stampProps returns the tree of $metadata after a patch: $lastUpdated and $lastUpdatedVersion
+// beside the names below.
 func stampProps(base, patch map[string]any, at stamp) map[string]any {
 	stamped := maps.Clone(base)
 	if stamped == nil {
@@ -277,7 +282,7 @@ func stampProps(base, patch map[string]any, at stamp) map[string]any {
 	return stamped
 }
 
-// view is the document with $version, and with $metadata if asked for.
+// view returns the document with $version, and with $metadata if asked for.
 func (d *document) view(metadata bool) map[string]any {
 	v := maps.Clone(d.props)
 	if v == nil {
