@@ -198,7 +198,7 @@ func TestRetryAfterIsHonouredExactly(t *testing.T) {
 	}
 }
 
-func TestRequestsInTheWordsOfTheProtocol(t *testing.T) {
+func TestRequestsAreThoseOfTheDocumentation(t *testing.T) {
 	for transport, want := range map[Transport][]string{
 		MQTT: {
 			`$dps/registrations/PUT/iotdps-register/?$rid=1 {"registrationId":"dev-001","payload":{"modelId":"dtmi:Sample:Failover;1"}}`,
@@ -223,9 +223,9 @@ func TestRequestsInTheWordsOfTheProtocol(t *testing.T) {
 	}
 }
 
-// TestRoundTripsOfARegistration: TCP, TLS 1.3, one for the request whatever comes before it, and
-// one for each poll, beside the waits that DPS asks for.
-func TestRoundTripsOfARegistration(t *testing.T) {
+// TestRegistrationTakesAsFewRoundTripsAsItCan: TCP, TLS 1.3, one for the request whatever comes
+// before it, and one for each poll, beside the waits that DPS asks for.
+func TestRegistrationTakesAsFewRoundTripsAsItCan(t *testing.T) {
 	const trip = 50 * time.Millisecond
 	at := func(retry string) reply { return reply{202, retry, assigning} }
 	for name, v := range map[string]struct {
@@ -258,7 +258,7 @@ func TestRoundTripsOfARegistration(t *testing.T) {
 	}
 }
 
-func TestSequentialRegistration(t *testing.T) {
+func TestSequentialRegistrationWaitsForEachAnswer(t *testing.T) {
 	bubble(t, MQTT, func(t *testing.T, s *scripted) {
 		s.replies = []reply{{202, "3", assigning}, {200, "", assigned}}
 		if _, err := s.client.Register(t.Context(), Request{Sequential: true}); err != nil {
@@ -331,9 +331,9 @@ func TestStuckRegistrationEnds(t *testing.T) {
 	}
 }
 
-// TestBrokenConnections: refused, silent, and dropped in the middle, at once noticed and rightly
-// counted.
-func TestBrokenConnections(t *testing.T) {
+// TestBrokenConnectionIsNoticedAtOnceAndCountedRightly: refused, silent, and dropped in the middle,
+// at once noticed and rightly counted.
+func TestBrokenConnectionIsNoticedAtOnceAndCountedRightly(t *testing.T) {
 	for _, transport := range transports {
 		t.Run(string(transport), func(t *testing.T) {
 			bubble(t, transport, func(t *testing.T, s *scripted) {
@@ -447,9 +447,9 @@ func TestEndOfContextEndsARegistration(t *testing.T) {
 	}
 }
 
-// TestClockIsTold: over HTTPS DPS's answer carries its time, so a refusal can say that the clock is
-// to blame.
-func TestClockIsTold(t *testing.T) {
+// TestErrorTellsHowFarTheClockIsOff: over HTTPS DPS's answer carries its time, so a refusal can say
+// that the clock is to blame.
+func TestErrorTellsHowFarTheClockIsOff(t *testing.T) {
 	e := &Error{Step: StepRegister, Host: "h", Status: 401, Code: 401000, Skew: 2 * time.Hour}
 	if !strings.Contains(e.Error(), "2h0m0s behind") {
 		t.Error(e)

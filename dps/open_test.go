@@ -16,9 +16,9 @@ import (
 // port is where a transport's DPS listens.
 var port = map[Transport]string{MQTT: "10.0.0.1:8883", HTTPS: "10.0.0.1:443"}
 
-// TestOpenedAhead: a registration takes the connection that was opened before, whether it is up
-// already or not yet, and pays no round trip for it again.
-func TestOpenedAhead(t *testing.T) {
+// TestRegistrationTakesTheConnectionThatWasOpenedAhead: a registration takes the connection that
+// was opened before, whether it is up already or not yet, and pays no round trip for it again.
+func TestRegistrationTakesTheConnectionThatWasOpenedAhead(t *testing.T) {
 	const oneWay = 25 * time.Millisecond
 	for _, transport := range []Transport{MQTT, HTTPS} {
 		for _, before := range []time.Duration{time.Second, oneWay / 5} {
@@ -53,9 +53,9 @@ func TestOpenedAhead(t *testing.T) {
 	}
 }
 
-// TestPromised: a registration that comes before the one who opens has got going waits for that
-// connection.
-func TestPromised(t *testing.T) {
+// TestRegistrationWaitsForThePromisedConnection: a registration that comes before the one who opens
+// has got going waits for that connection.
+func TestRegistrationWaitsForThePromisedConnection(t *testing.T) {
 	bubble(t, MQTT, func(t *testing.T, s *scripted) {
 		s.replies = []reply{{200, "", assigned}}
 		hold := s.client.Open(t.Context())
@@ -72,9 +72,9 @@ func TestPromised(t *testing.T) {
 	})
 }
 
-// TestOpenedForNothing: no registration comes. DPS gets TCP and TLS and not a word, and the
-// connection ends when it is told to.
-func TestOpenedForNothing(t *testing.T) {
+// TestConnectionThatNobodyTakesIsClosedUnused: no registration comes. DPS gets TCP and TLS and not
+// a word, and the connection ends when it is told to.
+func TestConnectionThatNobodyTakesIsClosedUnused(t *testing.T) {
 	for _, transport := range []Transport{MQTT, HTTPS} {
 		t.Run(string(transport), func(t *testing.T) {
 			bubble(t, transport, func(t *testing.T, s *scripted) {
@@ -100,9 +100,9 @@ func TestOpenedForNothing(t *testing.T) {
 	}
 }
 
-// TestOpenedAndNotAdmitted: the registration is given up while it waits for its process's rate. The
-// connection that was ready goes too.
-func TestOpenedAndNotAdmitted(t *testing.T) {
+// TestRegistrationThatIsNotAdmittedClosesItsConnection: the registration is given up while it waits
+// for its process's rate. The connection that was ready goes too.
+func TestRegistrationThatIsNotAdmittedClosesItsConnection(t *testing.T) {
 	for _, transport := range []Transport{MQTT, HTTPS} {
 		t.Run(string(transport), func(t *testing.T) {
 			bubble(t, transport, func(t *testing.T, s *scripted) {
@@ -126,9 +126,9 @@ func TestOpenedAndNotAdmitted(t *testing.T) {
 	}
 }
 
-// TestOpenedAndGone: DPS has closed the connection, or a black hole has swallowed it before it was
-// up: the registration gets another one, or the patience it was given.
-func TestOpenedAndGone(t *testing.T) {
+// TestConnectionThatIsGoneIsReplaced: DPS has closed the connection, or a black hole has swallowed
+// it before it was up: the registration gets another one, or the patience it was given.
+func TestConnectionThatIsGoneIsReplaced(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		bubble(t, MQTT, func(t *testing.T, s *scripted) {
 			s.replies = []reply{{200, "", assigned}}

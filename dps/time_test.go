@@ -102,7 +102,7 @@ func (s *timeServer) ask(t *testing.T, off time.Duration) (date time.Time, err e
 	return c.AskTime(t.Context())
 }
 
-func TestAskTime(t *testing.T) {
+func TestTimeIsBelievedOnlyIfTheWholeChainIsGoodAtIt(t *testing.T) {
 	const day = 24 * time.Hour
 	good := [2]time.Duration{-90 * day, 90 * day}
 	for name, v := range map[string]struct {
@@ -161,9 +161,9 @@ func TestAskTime(t *testing.T) {
 	}
 }
 
-// TestDateOfARegistration: that of any answer is told, a refusal's too, unless the certificate is
-// not good then.
-func TestDateOfARegistration(t *testing.T) {
+// TestDateOfAnAnswerIsToldIfItsCertificateIsGoodAtIt: that of any answer is told, a refusal's too,
+// unless the certificate is not good then.
+func TestDateOfAnAnswerIsToldIfItsCertificateIsGoodAtIt(t *testing.T) {
 	for ahead, told := range map[time.Duration]bool{0: true, time.Hour: true, 400 * 24 * time.Hour: false, -400 * 24 * time.Hour: false} {
 		bubble(t, HTTPS, func(t *testing.T, s *scripted) {
 			s.replies = []reply{{401, "", `{"errorCode":401000}`}}

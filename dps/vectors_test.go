@@ -14,7 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// The vectors are those of Microsoft's documentation and of the protocol's description, not of this
+// The vectors are those of Microsoft's documentation, not of this
 // code.
 const (
 	docGroupKey = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
@@ -22,7 +22,7 @@ const (
 	testKey     = "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw="
 )
 
-func TestDeriveKey(t *testing.T) {
+func TestDerivedKeyIsThatOfTheDocumentation(t *testing.T) {
 	for _, v := range []struct{ group, id, want string }{
 		{docGroupKey, "sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6", "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc="},
 		{testGroup, "dev-001", testKey},
@@ -34,7 +34,7 @@ func TestDeriveKey(t *testing.T) {
 	}
 }
 
-func TestKeysThatAreNone(t *testing.T) {
+func TestUnusableKeysAreRefusedWithoutTheirContent(t *testing.T) {
 	for _, key := range []string{"", "not base64!", "AAEC\nAw==", "AAECAw==", " " + testKey} {
 		err := CheckKey(key)
 		if err == nil {
@@ -48,7 +48,7 @@ func TestKeysThatAreNone(t *testing.T) {
 	}
 }
 
-func TestRegistrationIDs(t *testing.T) {
+func TestRegistrationIDsAreThoseThatDPSTakes(t *testing.T) {
 	for id, ok := range map[string]bool{
 		"dev-001": true, "A.b_c:d-": true, strings.Repeat("x", 128): true, "7": true,
 		"": false, strings.Repeat("x", 129): false, "a b": false, "dev/1": false, "dev.": false, "dev_": false, "dév": false,
@@ -65,7 +65,7 @@ func testClient() *Client {
 
 const vectorPassword = "SharedAccessSignature sr=0ne00ABCDEF%2Fregistrations%2Fdev-001&sig=wqIZmdcsZcqW7zzvu62MuX2YtNuT6%2Fi4yfIXj6rkSjk%3D&se=1900000000&skn=registration"
 
-func TestToken(t *testing.T) {
+func TestTokenIsThatOfTheDocumentation(t *testing.T) {
 	got, err := testClient().token(time.Unix(1900000000, 0).Add(-tokenLife))
 	if err != nil || got != vectorPassword {
 		t.Errorf("token = %q, %v", got, err)
@@ -81,9 +81,9 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestPacketsByteForByte compares what leaves with the dumps of the protocol's description; only
+// TestPacketsAreThoseOfTheDocumentation compares what leaves with dumps of such packets; only
 // the keep-alive is ours.
-func TestPacketsByteForByte(t *testing.T) {
+func TestPacketsAreThoseOfTheDocumentation(t *testing.T) {
 	x := &mqttExchange{c: testClient()}
 	got := x.appendConnect(nil, vectorPassword)
 	want := unhex(t, `10 fb 01 00 04 4d 51 54 54 04 c2 00 78 00 07 64 65 76 2d 30 30 31 00 52`)
@@ -103,7 +103,7 @@ func TestPacketsByteForByte(t *testing.T) {
 	}
 }
 
-func TestResponseTopics(t *testing.T) {
+func TestResponseTopicsAreReadInAnyOrder(t *testing.T) {
 	for _, v := range []struct {
 		topic  string
 		status int
@@ -137,8 +137,9 @@ func TestResponseTopics(t *testing.T) {
 	}
 }
 
-// TestAnswers goes through the documents of the protocol's description, corner cases included.
-func TestAnswers(t *testing.T) {
+// TestAnswersAreReadWithTheirCornerCases goes through the documents of Microsoft's documentation,
+// corner cases included.
+func TestAnswersAreReadWithTheirCornerCases(t *testing.T) {
 	for name, v := range map[string]struct {
 		status  int
 		body    string
@@ -200,9 +201,9 @@ func FuzzReadPacket(f *testing.F) {
 	})
 }
 
-// TestMalformedPackets: a malformed packet is reported as such, and not as the end of the
-// connection.
-func TestMalformedPackets(t *testing.T) {
+// TestMalformedPacketIsNoEndOfTheConnection: a malformed packet is reported as such, and not as the
+// end of the connection.
+func TestMalformedPacketIsNoEndOfTheConnection(t *testing.T) {
 	for _, b := range [][]byte{
 		{0x30, 2, 0, 9}, {0x20, 0}, {0x20, 1, 0}, {0xf0, 0}, {0x20, 0xff, 0xff, 0xff, 0xff, 1}, {0x30, 0xff, 0xff, 0xff, 0x7f},
 	} {
@@ -213,9 +214,9 @@ func TestMalformedPackets(t *testing.T) {
 	}
 }
 
-// TestNamesOfDPS: an impossible hub, device or operation is refused before it is kept, dialled or
-// told, and the error is short.
-func TestNamesOfDPS(t *testing.T) {
+// TestImpossibleNamesOfDPSAreRefused: an impossible hub, device or operation is refused before it
+// is kept, dialled or told, and the error is short.
+func TestImpossibleNamesOfDPSAreRefused(t *testing.T) {
 	long := strings.Repeat("x", 66000)
 	for body, good := range map[string]bool{
 		`{"status":"assigned","registrationState":{"assignedHub":"h.azure-devices.net","deviceId":"d-1"}}`:    true,

@@ -26,6 +26,8 @@ const (
 	renewMargin = 6 * time.Second
 
 	dialLimit = 10 * time.Second // for TCP, and again for TLS
+	maxPacket = 512 << 10        // bytes of one inbound packet; a hub sends 256 KB at most
+	maxOwing  = 1024             // C2D messages without their PUBACK; a hub sends 50 at most
 )
 
 // Dialer makes links for one device. It knows who the device is, how the device proves it, and what
@@ -113,8 +115,8 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	}
 	l := &Link{dialer: d, attempt: a, events: eventsTopic(a.DeviceID), expires: expires}
 	l.session = mqtt.NewSession(conn, mqtt.Options{
-		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(), Past: d.recall(a.Host),
-		Endpoint: to, Trace: d.trace(a.Host),
+		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(),
+		MaxPacket: maxPacket, MaxOwing: maxOwing, Past: d.recall(a.Host), Endpoint: to, Trace: d.trace(a.Host),
 	})
 	if !expires.IsZero() {
 		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), l.renew)

@@ -11,7 +11,6 @@ import (
 const (
 	finalLimit = time.Minute // a PUBLISH may be without PUBACK for so long
 	maxHeld    = 1 << 20     // bytes of inbound messages that wait here before the link stops reading
-	maxInbound = 512 << 10   // bytes of one packet
 )
 
 // Stats returns the counters of the session.

@@ -282,7 +282,7 @@ func TestLinkThatIsNotServedStopsReading(t *testing.T) {
 		offer(t, l, &a, "m-1")
 		time.Sleep(2 * finalLimit) // far beyond what silence may last
 		synctest.Wait()
-		if least, most := maxHeld/size, (maxHeld+maxInbound)/size+4; sent < least || sent > most {
+		if least, most := maxHeld/size, (maxHeld+maxPacket)/size+4; sent < least || sent > most {
 			t.Errorf("%d messages were read", sent)
 		}
 		if s := l.Stats(); s.Suspicions != 0 {

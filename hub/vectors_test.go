@@ -22,7 +22,8 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestConnectIsThatOfTheDocumentation compares CONNECT with the dump of the protocol's description.
+// TestConnectIsThatOfTheDocumentation compares CONNECT with a dump of such a packet (Microsoft:
+// "Communicate with an IoT hub using the MQTT protocol").
 func TestConnectIsThatOfTheDocumentation(t *testing.T) {
 	const password = "SharedAccessSignature sr=hub-a.azure-devices.net%2Fdevices%2Fdev-001&sig=aHEUNvkjF0joS%2FrUmcwJhi7e8YwplZm8UPArWccmuWc%3D&se=1900000000"
 	d := &Dialer{ModelID: "dtmi:Sample:Failover;1", Agent: "go-ha/1.0", KeepAlive: 240 * time.Second}

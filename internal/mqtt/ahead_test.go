@@ -87,8 +87,8 @@ func TestLargeBufferIsThereWhileMuchComes(t *testing.T) {
 		{calmAhead + 1, 1, smallAhead},
 		{100, 1, smallAhead},
 	} {
-		if reads(v.times, v.acks); len(in.in.buf) != v.size {
-			t.Errorf("after %d reads of %d packets the buffer has %d bytes, not %d", v.times, v.acks, len(in.in.buf), v.size)
+		if reads(v.times, v.acks); len(in.ahead.buf) != v.size {
+			t.Errorf("after %d reads of %d packets the buffer has %d bytes, not %d", v.times, v.acks, len(in.ahead.buf), v.size)
 		}
 	}
 }

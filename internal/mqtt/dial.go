@@ -17,13 +17,13 @@ type Endpoint struct {
 	// TLS is cloned for each connection. Nil stands for the defaults. Without a ServerName in it,
 	// the server must have the host of Address as its name.
 	TLS *tls.Config
-	// The server may ask for a client certificate late (TLS 1.2).
+	// Renegotiate lets the server ask for a client certificate after the handshake (TLS 1.2).
 	Renegotiate bool
-	// Nil: the system's.
+	// DialContext opens TCP connections. Nil stands for the system's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Of this machine; nil: the system's.
+	// Addresses returns the addresses of this machine. Nil asks the system.
 	Addresses func() ([]net.Addr, error)
-	// For TCP, and again for TLS; 0: no limit of its own.
+	// Limit is the time for TCP, and again for TLS. 0 stands for that of the context alone.
 	Limit time.Duration
 }
 
@@ -145,8 +145,8 @@ func (e *Endpoint) has(a net.Addr) bool {
 	})
 }
 
-// Overdue names an error that the end of limited has caused, which is ctx with the given time
-// limit: then the peer was silent. If ctx itself has ended, or limited has not, it returns err.
+// Overdue returns an [ErrSilent] if the end of limited has caused err, and err otherwise. limited
+// is ctx with a time limit.
 func Overdue(err error, ctx, limited context.Context, limit time.Duration) error {
 	if limited.Err() != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w in %v", ErrSilent, limit)
@@ -162,8 +162,8 @@ func Reset(c net.Conn) {
 	_ = c.Close()
 }
 
-// Ended takes the cause out of an error of a connection, where the network's own words are long. An
-// error of the peer in TLS becomes an [ErrProtocol].
+// Ended returns the cause inside an error of a connection, without the addresses that package net
+// adds. An error of the peer in TLS becomes an [ErrProtocol].
 func Ended(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
 		if oe.Op == "local error" { // TLS gives this name to faults that it has found itself

@@ -83,7 +83,7 @@ func appendPacket(out []byte, p packets.ControlPacket) []byte {
 // Message is a PUBLISH on its way out.
 type Message struct {
 	Topic string
-	// Is appended to the topic, so that its parts need not be put together elsewhere.
+	// Tail is appended to the topic, so that the parts of a topic need no memory of their own.
 	Tail [3][]byte
 	Body []byte
 	QoS  byte // 0 or 1
@@ -95,7 +95,7 @@ func (m *Message) TopicLength() int {
 }
 
 // Append appends the PUBLISH packet. id is the packet id, which counts with QoS 1 only. again sets
-// DUP. The codec below is not used, because every other cost is measured by this packet's.
+// DUP. It does not use the codec below, because this is the packet that costs most.
 func (m *Message) Append(out []byte, id uint16, again bool) []byte {
 	head := byte(Publish)<<4 | m.QoS<<1
 	topic := m.TopicLength()

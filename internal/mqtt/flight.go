@@ -3,9 +3,9 @@ package mqtt
 import "time"
 
 // Completion is told what became of messages: that they were acknowledged (nil), or why they will
-// not be. The tickets are those of the messages, and are valid until Done returns. Done may send
-// more messages. The session reads nothing until Done returns, so Done should not wait; but a disk
-// that takes its time in it is not taken for silence of the peer.
+// not be. tickets names the messages, and is valid until Done returns. Done may send more messages.
+// The session reads nothing until Done returns, so Done should not wait. If it must wait for a
+// disk, the session does not take that for silence of the peer.
 type Completion interface {
 	Done(tickets []uint64, err error)
 }
@@ -26,9 +26,10 @@ type flight struct {
 	turned time.Time // when another message became the oldest
 
 	lastID uint16
-	// Key → packet id of what an earlier session left, and was not sent on this one yet.
+	// again has the packet id, by key, of each message that an earlier session left and that was
+	// not sent on this one yet.
 	again    map[string]uint16
-	reserved map[uint16]bool // the packet ids of those
+	reserved map[uint16]bool // the packet ids in again
 }
 
 // publish is a PUBLISH without its PUBACK.
@@ -107,7 +108,8 @@ func (f *flight) get(id uint16) *publish {
 	return nil
 }
 
-// acknowledged removes a publish that was got. It may be used for another message from now on.
+// acknowledged removes a publish that get has returned. The publish is used for another message
+// later.
 func (f *flight) acknowledged(p *publish, now time.Time) {
 	*f.at(p.id) = nil
 	f.count--
@@ -137,10 +139,10 @@ func (f *flight) owed() time.Time {
 	return f.turned
 }
 
-// left returns what the server may have without having acknowledged it: key → packet id. If most
-// messages of earlier sessions were not sent again on this one, because another server took them,
-// they are forgotten; that costs only their DUP flag. refused says that the server refused this
-// session, so it has seen only what it had before.
+// left returns the packet id, by key, of each message that the server may have without having
+// acknowledged it. If more than most messages of earlier sessions were not sent again on this one,
+// another server has taken them, and they are forgotten. That costs only their DUP flag. refused
+// says that the server refused this session, so it has seen only what it had before.
 func (f *flight) left(most int, refused bool) map[string]uint16 {
 	left := f.again
 	if left == nil || len(left) > most {
@@ -165,7 +167,7 @@ func (f *flight) taken(id uint16) bool {
 }
 
 func (f *flight) put(p *publish) {
-	// With all 65,536 places it is the id that is taken, which send has ruled out.
+	// A table with all 65,536 places has room, because the id is not in flight.
 	for f.count >= len(f.table)/2 || *f.at(p.id) != nil {
 		old := f.table
 		f.table = make([]*publish, max(16, 2*len(old)))

@@ -52,20 +52,20 @@ func (p *Packet) Refused() byte {
 // Reader reads the packets of a peer. It checks the length of a packet before it takes memory for
 // it, and the form of each packet that a server may send to a client.
 type Reader struct {
-	in   ahead
-	most int
+	ahead ahead
+	most  int
 }
 
 // NewReader returns a Reader that accepts at most most bytes behind the header of one packet. It
 // reads ahead up to buffer bytes when the peer sends much.
 func NewReader(from io.Reader, most, buffer int) *Reader {
-	return &Reader{in: ahead{from: from, large: buffer}, most: most}
+	return &Reader{ahead: ahead{from: from, large: buffer}, most: most}
 }
 
 // Await returns when there is at least one byte of a packet to be read, or with the error of the
 // connection. It takes nothing.
 func (r *Reader) Await() error {
-	_, err := r.in.peek(1)
+	_, err := r.ahead.peek(1)
 	return err
 }
 
@@ -84,7 +84,7 @@ func (r *Reader) Next() (Packet, error) {
 // bytes of the header, size of the rest.
 func (r *Reader) header() (head byte, length, size int, err error) {
 	for i := 1; i <= 4; i++ {
-		b, err := r.in.peek(i + 1)
+		b, err := r.ahead.peek(i + 1)
 		if err != nil {
 			if len(b) > 0 {
 				err = noEOF(err)
@@ -93,7 +93,7 @@ func (r *Reader) header() (head byte, length, size int, err error) {
 		}
 		size |= int(b[i]&0x7f) << (7 * (i - 1))
 		if b[i]&0x80 == 0 {
-			// A length with useless bytes: no writer makes it, and pubacks relies on one byte.
+			// No writer makes a length with useless bytes, and pubacks relies on one byte.
 			if i > 1 && b[i] == 0 {
 				break
 			}
@@ -108,9 +108,9 @@ func (r *Reader) header() (head byte, length, size int, err error) {
 
 // packet reads the packet whose header was read.
 func (r *Reader) packet(head byte, length, size int) (Packet, error) {
-	r.in.discard(length)
+	r.ahead.discard(length)
 	b := make([]byte, size)
-	if err := r.in.read(b); err != nil {
+	if err := r.ahead.read(b); err != nil {
 		return Packet{}, noEOF(err)
 	}
 	return parse(head, b)
@@ -183,7 +183,8 @@ func parsePublish(head byte, b []byte) (Packet, error) {
 	if b = b[2+n:]; !utf8.Valid(topic) {
 		return p, malformed("a PUBLISH whose topic is not UTF-8 text")
 	}
-	// + and # are wrong too, but harmless, and a property may contain them.
+	// A topic of a PUBLISH has no + or # either. But they do no harm, and some servers put
+	// properties into their topics that contain them.
 	if bytes.IndexByte(topic, 0) >= 0 {
 		return p, malformed("a PUBLISH whose topic has a NUL")
 	}

@@ -19,8 +19,9 @@ func (s *Session) read() {
 }
 
 func (s *Session) readPacket() error {
-	// Else it came together with the one before, and the clock need not be asked again.
-	waited := s.in.in.buffered() < 4
+	// A packet that came together with the one before has its time, so that the clock is asked
+	// less.
+	waited := s.in.ahead.buffered() < 4
 	head, length, size, err := s.in.header()
 	if err != nil {
 		return err
@@ -28,15 +29,15 @@ func (s *Session) readPacket() error {
 	if waited {
 		s.readAt = time.Now()
 	}
-	// The most frequent packets are parsed in place, all that are buffered.
+	// PUBACKs are the most frequent packets. All that are here are parsed in place.
 	if head == byte(Puback)<<4 && size == 2 {
-		b, err := s.in.in.peek(max(4, s.in.in.buffered()))
+		b, err := s.in.ahead.peek(max(4, s.in.ahead.buffered()))
 		if err != nil {
 			return noEOF(err)
 		}
 		n, err := s.pubacks(b, s.readAt)
 		s.traceBytes(false, b[:n])
-		s.in.in.discard(n)
+		s.in.ahead.discard(n)
 		return err
 	}
 	p, err := s.in.packet(head, length, size)
@@ -63,8 +64,9 @@ func (s *Session) pubacks(b []byte, now time.Time) (n int, err error) {
 	return n, err
 }
 
-// acknowledged fills s.tickets with the messages that the PUBACKs acknowledge. It returns the
-// sender to tell, nil if none is to be told. first says that the session had no PUBACK before.
+// acknowledged fills s.tickets with the tickets of the messages that the PUBACKs acknowledge. It
+// returns the completion to call, nil if there is none. first says that the session had no PUBACK
+// before.
 func (s *Session) acknowledged(b []byte, now time.Time) (n int, to Completion, first bool, err error) {
 	s.tickets = s.tickets[:0]
 	s.mu.Lock()
@@ -118,7 +120,7 @@ func (s *Session) handle(p *Packet, now time.Time) error {
 	return nil
 }
 
-// received notes a packet. It returns the receipt of a message of QoS 1.
+// received notes a packet. If it is a message of QoS 1, received returns its receipt.
 func (s *Session) received(p *Packet, now time.Time) (*Receipt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +144,7 @@ func (s *Session) received(p *Packet, now time.Time) (*Receipt, error) {
 		if p.QoS == 0 {
 			return nil, nil
 		}
-		if len(s.owing) >= maxUnsettled {
+		if len(s.owing) >= s.maxOwing {
 			return nil, fmt.Errorf("%w: %d inbound messages are waiting for an older one to be settled", ErrProtocol, len(s.owing))
 		}
 		r := &Receipt{id: p.ID}
@@ -168,9 +170,9 @@ func (s *Session) connackLocked(p *Packet) error {
 	return nil
 }
 
-// Ack acknowledges an inbound message of QoS 1. The PUBACK leaves when those of all earlier
-// messages have: a server ignores, or punishes, PUBACKs out of order. A nil receipt is that of QoS
-// 0, which wants none.
+// Ack acknowledges an inbound message. Its PUBACK leaves after those of all earlier messages,
+// because a server ignores, or punishes, PUBACKs out of order. With QoS 0 the receipt is nil, and
+// nothing is sent.
 func (s *Session) Ack(r *Receipt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +212,7 @@ func (s *Session) waitForRoom(now time.Time) {
 	defer s.mu.Unlock()
 	since := int64(now.Sub(s.setupSince)) + 1
 	for !s.ended && (s.held > maxHeld || len(s.out) > maxUnwritten) {
-		// This side causes the wait: the watchdog must not take it for silence of the peer.
+		// If this side causes the wait, the watchdog must not take it for silence of the peer.
 		if s.held > maxHeld {
 			s.telling.Store(since)
 		} else {

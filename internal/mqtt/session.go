@@ -11,21 +11,22 @@ import (
 )
 
 const (
-	readBuffer = 512 // bytes that are read ahead
-	// Bytes of one packet; the largest of Azure's servers have 256 KB.
-	maxInbound = 512 << 10
-	// Bytes that this side holds (see Hold); above it the session reads nothing.
-	maxHeld = 1 << 20
-	// Inbound messages without their PUBACK; Azure's servers send 50 at most.
-	maxUnsettled = 1024
-	// Bytes to be written; above it the session reads nothing, because packets may want answers.
-	maxUnwritten = 1 << 20
-	// Bytes to be written; above it the session takes no messages from this side.
-	maxQueued     = 4 << 20
+	readBuffer    = 512              // bytes that are read ahead when much comes
 	writeDeadline = 10 * time.Second // for each write
 	goodbyeLimit  = time.Second      // to end TLS in order
-	// Bytes of one write that may have to wait, so that its deadline is not about more.
+
+	// writeAtOnce is the number of bytes in one write that may have to wait. So the deadline of a
+	// write is not about more than that.
 	writeAtOnce = 16 << 10
+
+	// The session reads nothing while its handler holds more than maxHeld bytes (see Hold), and
+	// while more than maxUnwritten bytes are to be written, because what it reads may want answers.
+	maxHeld      = 1 << 20
+	maxUnwritten = 1 << 20
+
+	// The session takes no messages from this side while more than maxQueued bytes are to be
+	// written.
+	maxQueued = 4 << 20
 
 	// firstFlight bounds the one write that opens a session. It is what a new TCP connection may
 	// send before it hears anything (RFC 6928: ten segments), less room for the framing of TLS.
@@ -35,42 +36,44 @@ const (
 
 // Options are what a session is opened with. They are only read.
 type Options struct {
-	// KeepAlive is at least 1 s; after so long a silence the server is asked whether it is there.
+	// Connect is the first packet. Its KeepAlive is at least 1 s here: after so long a silence the
+	// session asks whether the server is there.
 	Connect Connect
 	Handler Handler
 	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise what Handler.Opening
-	// sends leaves in one write with CONNECT. It is the careful way for a server that drops what
-	// comes before its CONNACK.
+	// sends leaves in one write with CONNECT. Some servers drop what comes before their CONNACK.
 	Sequential bool
 	Window     int       // messages in flight that the session proposes; at least 1
-	Past       Past      // what the session before to the same server left
+	MaxPacket  int       // bytes of one inbound packet; a larger one ends the session
+	MaxOwing   int       // inbound messages without their Ack; one more ends the session
+	Past       Past      // what an earlier session to the same server left
 	Endpoint   *Endpoint // where a suspected server is probed; nil: it is not probed
 	// Trace, if set, is called with every packet, sent or received, without the password. It must
 	// not block, and several goroutines may call it at once.
 	Trace func(Traced)
 }
 
-// Handler is the side of a session that knows what is sent and received. The session calls its
-// methods, except where noted, from its reader: they must not block, and they may call the session
-// but for Close, Abort and Settle.
+// Handler knows what is sent and received on a session. The session calls its methods from its
+// reader, except where noted. So they must not block. They may call any method of the session but
+// Close, Abort and Settle.
 type Handler interface {
 	// Opening sends what the session begins with: subscriptions, and messages that may go before
 	// the server has accepted the session. It is called once, from Start unless the session is
 	// sequential.
 	Opening()
-	// Message is called with each inbound message. Receipt is nil with QoS 0; otherwise it must be
-	// given to Ack, once, at any time. An error ends the session.
+	// Message is called with each inbound message. With QoS 1, r must be given to Ack, once, at any
+	// time. With QoS 0, r is nil. An error ends the session.
 	Message(p *Packet, r *Receipt) error
-	// FirstAck is called once, with the first PUBACK, before its sender's Done.
+	// FirstAck is called once, with the first PUBACK and before its message is completed.
 	FirstAck()
-	// Idle is called, from any goroutine, when the session gives back memory that only a busy
-	// session needs. The session is locked.
+	// Idle is called when the session gives back memory that only a busy session needs. It is
+	// called from any goroutine, and the session is locked, as between Begin and End.
 	Idle()
-	// Describe turns the end of the session into the error that Err returns and senders get. It is
-	// called from any goroutine, for the end and for messages after it. The session is locked.
+	// Describe makes the error that Err returns and senders get of the end of the session. It is
+	// called at the end and for messages after it, from any goroutine. The session is locked.
 	Describe(f *Failure) error
-	// Ended is called once, from any goroutine, with what the next session to the same server
-	// should know.
+	// Ended is called once, with what the next session to the same server should know. It is called
+	// from any goroutine.
 	Ended(past Past)
 }
 
@@ -104,12 +107,13 @@ type Session struct {
 	endpoint   *Endpoint // nil: the server is not probed
 	trace      func(Traced)
 	sequential bool
+	maxOwing   int
 
 	conn    *Conn
 	in      *Reader   // the reader's own
 	readAt  time.Time // the reader's own: when it last had to wait
 	tickets []uint64  // the reader's own: scratch
-	flusher func()    // flush; kept, because to name a method anew costs an allocation
+	flusher func()    // calls flush; kept, because each new function value is an allocation
 
 	ready chan struct{} // closed when the session is up
 	done  chan struct{} // closed at the end; err is set before
@@ -123,7 +127,7 @@ type Session struct {
 	opened    bool     // it was
 	closing   bool     // no new work: DISCONNECT is next
 	connected bool     // CONNACK 0 was received
-	refused   bool     // another CONNACK was
+	refused   bool     // a CONNACK with another code was received
 	up        bool     // connected, and all subscriptions of the opening are granted
 	asked     []uint16 // the packet ids of SUBSCRIBEs without SUBACK
 	out       []byte
@@ -150,7 +154,8 @@ func NewSession(conn *Conn, o Options) *Session {
 	now := time.Now()
 	o.Window, o.Connect.KeepAlive = max(o.Window, 1), max(o.Connect.KeepAlive, time.Second)
 	s := &Session{
-		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive, conn: conn, in: NewReader(conn, maxInbound, readBuffer), ready: make(chan struct{}), done: make(chan struct{}),
+		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive,
+		conn: conn, in: NewReader(conn, o.MaxPacket, readBuffer), maxOwing: o.MaxOwing, ready: make(chan struct{}), done: make(chan struct{}),
 		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace, opening: true, out: o.Connect.Append(nil),
 		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},
 	}
@@ -176,9 +181,10 @@ func (s *Session) Start() {
 	})
 }
 
-// Await waits until the session is up, and reports whether it was. It ends the session if ctx ends
-// before. A session that was up counts, however soon its peer closed it: that is the end of a
-// session and not of an attempt. After it returns false, nothing of the session runs any more.
+// Await waits until the session is up, and reports whether it was. If ctx ends before, Await ends
+// the session. A session that was up counts even if its peer closed it at once: that is the end of
+// a session and not of an attempt. After Await has returned false, nothing of the session runs any
+// more.
 func (s *Session) Await(ctx context.Context) bool {
 	select {
 	case <-s.ready:

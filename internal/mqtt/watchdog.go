@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// How a dead session is known. What counts is silence on the session, not the age of one message: a
-// server under traffic shaping delays PUBACKs by design, up to a minute, but it lives. Silence is
-// the time since the later of the last inbound packet and the oldest send that is still owed an
-// answer. After a first, short time the session is suspect: a PINGREQ goes out and a bare TCP and
-// TLS connection to the same server, without CONNECT, so without a second session. If neither is
-// answered by twice that time the session is dead. If either is, the server lives: the session is
-// kept, the window is halved, and only the final limit ends it.
+// This is how a dead session is known. What counts is silence on the session, not the age of one
+// message: a server under traffic shaping delays PUBACKs by design, up to a minute, but it lives.
+// Silence is the time since the last inbound packet, or since the oldest packet was sent that still
+// wants an answer, whichever is later. After a first, short time the session is suspect. Then a
+// PINGREQ is sent, and a bare TCP and TLS connection is made to the same server. It carries no
+// CONNECT, so it is no second session. If neither is answered by twice that time, the session is
+// dead. If either is, the server lives: the session is kept, its window is halved, and only the
+// final limit ends it.
 //
 // A path that delays or loses the packets of the session may do the same to the probe, so another
 // probe follows every second while there is time. If TCP was answered, TLS gets three times as long
@@ -30,11 +31,11 @@ import (
 // nothing could be heard in it.
 //
 // If no answer is owed, a ping tests the session: after the keep-alive, or after two seconds if
-// telemetry is sent steadily (see pace).
+// messages are sent steadily (see Pace).
 //
-// The final limit is that of the oldest message, from when it was sent or became the oldest. So a
-// server that acknowledges in order, however slowly, gets on and is kept, although it takes minutes
-// for a whole window; one that withholds a single PUBACK is not.
+// The final limit counts for the oldest message, from when it was sent or became the oldest. So a
+// server that acknowledges in order, however slowly, is kept, although it takes minutes for a whole
+// window. A server that withholds a single PUBACK is not kept.
 const (
 	minSuspect = time.Second
 	maxSuspect = 5 * time.Second
@@ -43,7 +44,7 @@ const (
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
 	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
-	// A reader that was busy with its packets for longer explains a silence.
+	// If the reader was busy for longer with packets that it had, that explains a silence.
 	busyFor = minSuspect / 2
 )
 
@@ -54,14 +55,14 @@ type watch struct {
 	missed  time.Duration // part of the present silence in which this process did not run
 	starved time.Time     // when that was last noticed
 	lastIn  time.Time
-	// When the reader was last seen to have heard nothing for long, because it was busy.
+	// deaf is when the reader was last seen to have heard nothing for long because it was busy.
 	deaf       time.Time
 	lastOut    time.Time
 	setupSince time.Time // CONNECT was sent
 	pingSent   time.Time // zero: no PINGREQ is unanswered
 	srtt       time.Duration
 	rttvar     time.Duration
-	// How much round trips differed on the session before, to the same server.
+	// varied is how much round trips differed on an earlier session to the same server.
 	varied    time.Duration
 	quick     time.Duration // the shorter one of the dial's round trips
 	measured  time.Time     // the latest measure of a round trip was taken
@@ -72,35 +73,35 @@ type watch struct {
 	moved     bool      // while suspect: this machine has left the session's address
 	patience  time.Time // while suspect: how long a probe that TCP has answered may still take
 	nextProbe time.Time
-	// Of all probes of one suspicion; nil when only the session itself may answer.
+	// probing is for all probes of one suspicion. It is nil if only the session itself may answer.
 	probing   context.Context
 	stopProbe context.CancelFunc
 	window    int
 	maxWindow int
 }
 
-// suspectAfter follows RFC 6298's retransmission timer, with a floor; a quarter of a round trip is
-// left for deviations even where there were none. Each false alarm doubles it, so that a slow
-// server is not probed every second.
+// suspectAfter returns how long a silence makes the session suspect. It follows the retransmission
+// timer of RFC 6298, with a floor. Each false alarm doubles it, so that a slow server is not probed
+// every second.
 func (w *watch) suspectAfter() time.Duration {
 	d := max(minSuspect, w.answerTime())
 	return min(d<<min(w.alarms, 3), maxSuspect)
 }
 
-// dialled takes the round trips of a dial, TCP's and that of TLS, for a first measure, so that a
-// session over a satellite lives to see the next. Until then the longer one counts, for nothing is
-// known of how much they differ. Then the shorter one does: the DNS may be in the other, or a
-// server that was just coming back.
+// dialled takes the times that TCP and TLS took as a first measure of the round trip, so that a
+// session over a satellite lives until the next measure. Until then the longer one counts, because
+// it is not known how much round trips differ. Then the shorter one counts, because the longer one
+// may contain the DNS, or a server that was just coming back.
 func (w *watch) dialled(tcp, secure time.Duration) {
 	w.quick = min(tcp, secure)
 	w.firstMeasure(max(tcp, secure))
 }
 
-// firstMeasure follows RFC 6298, but where the session before has found out how much the round
-// trips of this path differ: one that happens to be short says nothing of the next.
+// firstMeasure follows RFC 6298. But if an earlier session has found out how much round trips on
+// this path differ, that counts: a first one that happens to be short says nothing of the next.
 func (w *watch) firstMeasure(rtt time.Duration) { w.srtt, w.rttvar = rtt, max(rtt/2, w.varied) }
 
-// variedLocked is what the next session should know.
+// variedLocked returns how much round trips differ, for the next session.
 func (w *watch) variedLocked() time.Duration {
 	if w.measured.IsZero() {
 		return w.varied
@@ -108,7 +109,8 @@ func (w *watch) variedLocked() time.Duration {
 	return w.rttvar
 }
 
-// answerTime is what an answer on this session may take.
+// answerTime returns how long an answer may take on this session. A quarter of a round trip is left
+// for deviations even if there were none.
 func (w *watch) answerTime() time.Duration {
 	return min(w.srtt+max(4*w.rttvar, w.srtt/4), maxSuspect)
 }
@@ -117,7 +119,8 @@ func (w *watch) deadAfter() time.Duration {
 	return min(max(2*w.suspectAfter(), minDead), maxDead)
 }
 
-// owedSinceLocked is since when an answer has been owed, at the longest; false if none is.
+// owedSinceLocked returns since when the answer is owed that is owed longest. It returns false if
+// none is.
 func (s *Session) owedSinceLocked() (time.Time, bool) {
 	var oldest time.Time
 	for _, t := range []time.Time{s.setupOwed(), s.pingSent, s.flight.owed()} {

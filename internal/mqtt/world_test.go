@@ -60,7 +60,7 @@ func (d *dialer) Dial(ctx context.Context, a attempt) (*Session, error) {
 	past := d.left[a.Host]
 	past.Pace = d.pace
 	h.s = NewSession(conn, Options{Connect: Connect{ClientID: "dev-1", Username: "u", KeepAlive: d.KeepAlive}, Handler: h,
-		Sequential: a.Sequential, Window: d.Window, Past: past, Endpoint: to})
+		Sequential: a.Sequential, Window: d.Window, MaxPacket: maxInbound, MaxOwing: 1024, Past: past, Endpoint: to})
 	h.s.Start()
 	if !h.s.Await(ctx) {
 		return nil, h.s.Err()
@@ -144,7 +144,10 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 	})
 }
 
-const testWindow = 64
+const (
+	testWindow = 64
+	maxInbound = 512 << 10 // bytes of one packet
+)
 
 // hub lets script answer each connection to addr, TLS done. The listener ends with the test
 // function f of bubble.

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Batch sends messages together. It holds the session's lock, so between Begin and End no other
-// method of the session may be called by the same goroutine.
+// Batch sends messages together. It holds the session's lock. So between Begin and End, the
+// goroutine may call no other method of the session.
 type Batch struct {
 	s      *Session
 	now    time.Time
@@ -17,9 +17,9 @@ type Batch struct {
 
 // Delivery is how a message of QoS 1 is completed.
 type Delivery struct {
-	// Hears of it exactly once: with nil on the PUBACK, or with the reason of the session's end.
+	// To is told exactly once: with nil on the PUBACK, or with the reason of the session's end.
 	To     Completion
-	Ticket uint64 // is what To knows it by
+	Ticket uint64 // names the message to To
 	// Key names the message. If an earlier session to the same server has left a message of this
 	// name without PUBACK, this one is sent under its packet id and with DUP. Empty: it is new.
 	Key string
