@@ -60,12 +60,12 @@ type soaked struct {
 	trace   []string
 }
 
-// fault adds a finding, unless it is known.
+// fault adds a finding, unless it is known. It leaves room for the findings of the judge.
 func (v *soaked) fault(format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	text := fmt.Sprintf(format, args...)
-	if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Text == text }) {
+	if len(v.Findings) < maxFindings/2 && !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Text == text }) {
 		v.Object(Misconduct, "%s", text)
 	}
 }
@@ -80,8 +80,9 @@ func (v *soaked) texts() (all []string) {
 
 // soak plays a schedule with the whole client against the whole cloud, with real TLS and MQTT between
 // them, in virtual time. When the schedule ends, everything is healed, and the device must come back.
-// soak never fails t for what it finds, so that a failing schedule can be made smaller.
-func soak(t *testing.T, s Schedule) (v *soaked) {
+// soak never fails t for what it finds, so that a failing schedule can be made smaller. Each of spoil
+// breaks the world before the device starts, so that the soak must find something.
+func soak(t *testing.T, s Schedule, spoil ...func(w *soakWorld)) (v *soaked) {
 	v = &soaked{}
 	dir := virtual.Dir(t)
 	defer func() { _ = os.RemoveAll(dir) }() // now, because there are thousands
@@ -95,7 +96,7 @@ func soak(t *testing.T, s Schedule) (v *soaked) {
 	}()
 	synctest.Test(t, func(t *testing.T) {
 		w := &soakWorld{v: v, dir: dir, s: s, model: m, connected: map[string]map[*soakConn]bool{}, paths: map[string]string{}}
-		w.play(t)
+		w.play(t, spoil)
 	})
 	return v
 }
@@ -119,6 +120,7 @@ type soakWorld struct {
 	gone  int64     // how many samples had left the outbox
 	other *soakLife // the rival: another program with the same identity
 	rates []count
+	spoil []spoiling // what a test breaks later
 
 	mu        sync.Mutex
 	moved     time.Time                     // when DPS last gave the device another hub
@@ -131,6 +133,12 @@ type soakPlan struct {
 	shared device.Shared
 	id     device.Identity
 	app    sample.Options
+}
+
+// spoiling is something that a test breaks, some time after the start.
+type spoiling struct {
+	at time.Duration
+	do func()
 }
 
 // count is how many registrations DPS had counted at a time.
@@ -151,7 +159,7 @@ type soakLife struct {
 	conns map[*soakConn]bool
 }
 
-func (w *soakWorld) play(t *testing.T) {
+func (w *soakWorld) play(t *testing.T, spoil []func(*soakWorld)) {
 	c := w.s.With
 	w.began = time.Now()
 	w.net, w.cloud = virtual.Cloud(t, func(sc *sim.Config) {
@@ -183,6 +191,9 @@ func (w *soakWorld) play(t *testing.T) {
 		}
 		defer func() { _ = l.Close() }()
 		go w.intercept(l, answer)
+	}
+	for _, f := range spoil {
+		f(w)
 	}
 	stage := &Stage{Device: soakDevice, Cloud: Embedded(w.cloud), Network: w, Process: w,
 		Wait:    func(_ context.Context, at time.Time) error { w.until(at); return nil },
@@ -455,9 +466,18 @@ func (w *soakWorld) open() (all []string) {
 	return all
 }
 
+// later breaks something, some time after the start.
+func (w *soakWorld) later(after time.Duration, f func()) {
+	w.spoil = append(w.spoil, spoiling{after, f})
+}
+
 // until lets time pass, and looks at what must hold at any time.
 func (w *soakWorld) until(at time.Time) {
 	for {
+		for len(w.spoil) > 0 && time.Since(w.began) >= w.spoil[0].at {
+			w.spoil[0].do()
+			w.spoil = w.spoil[1:]
+		}
 		synctest.Wait()
 		w.look()
 		left := time.Until(at)
