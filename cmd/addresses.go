@@ -11,6 +11,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/azname"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // tidy removes blanks and line ends around values, which files from Windows and copied lines have,
@@ -22,7 +23,7 @@ func (s *settings) tidy() {
 	} {
 		*text = strings.TrimSpace(*text)
 	}
-	if !looksSecret(*host) { // in small letters it would not be recognised as a secret
+	if !secret.Looks(*host) { // in small letters it would not be recognised as a secret
 		*host = strings.ToLower(*host)
 	}
 }
@@ -41,15 +42,15 @@ func checkIDScope(scope string) error {
 	case idScope.MatchString(scope):
 		return nil
 	case len(scope) > 1 && strings.ContainsAny(scope[:1], "oO") && idScope.MatchString("0"+scope[1:]):
-		return fmt.Errorf("%s begins with the letter %s; an ID scope begins with the digit 0", quoted(scope), scope[:1])
+		return fmt.Errorf("%s begins with the letter %s; an ID scope begins with the digit 0", secret.Quoted(scope), scope[:1])
 	}
-	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", quoted(scope), where)
+	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", secret.Quoted(scope), where)
 }
 
 // checkRegistrationID is dps.CheckRegistrationID for a user's text, which may be a pasted secret.
 func checkRegistrationID(id string) error {
 	err := dps.CheckRegistrationID(id)
-	if err != nil && looksSecret(id) { // after the check, because a legal id may look like a key
+	if err != nil && secret.Looks(id) { // after the check, because a legal id may look like a key
 		return errors.New("what was given looks like a secret; give the id alone")
 	}
 	return err
@@ -60,7 +61,7 @@ func checkHost(key, address string) error {
 	if address == "" {
 		return fmt.Errorf("%s is empty; give a host name, or leave it out", key)
 	}
-	if looksSecret(address) {
+	if secret.Looks(address) {
 		return fmt.Errorf("%s: what was given looks like a secret; give the host name alone", key)
 	}
 	if err := azname.CheckHost(address); err != nil {
@@ -75,18 +76,18 @@ func checkListen(key, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {
 	case strings.Contains(address, "/"):
-		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090, without a scheme or path", key, quotedAddress(address))
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090, without a scheme or path", key, secret.QuotedAddress(address))
 	case err != nil:
-		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090", key, quotedAddress(address))
+		return fmt.Errorf("%s is %s; it must be host:port, such as 127.0.0.1:8090", key, secret.QuotedAddress(address))
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '+' {
-		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, quotedAddress(address))
+		return fmt.Errorf("%s is %s; its port must be a number from 0 (any that is free) to 65535", key, secret.QuotedAddress(address))
 	}
 	if host == "" {
 		return nil // all addresses; the listener decides whether that is allowed
 	}
 	if err := azname.CheckHost(net.JoinHostPort(host, "1")); err != nil {
-		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, quotedAddress(address))
+		return fmt.Errorf("%s is %s; its host must be an address of this machine", key, secret.QuotedAddress(address))
 	}
 	return nil
 }
@@ -94,7 +95,7 @@ func checkListen(key, address string) error {
 // checkBaseAddress returns an error for an impossible first address of the simulator.
 func checkBaseAddress(key, address string) error {
 	if a, err := netip.ParseAddr(address); err != nil || !a.Is4() {
-		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, quotedAddress(address))
+		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, secret.QuotedAddress(address))
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // certificate reads the client certificate and its key. It finds their faults before a hub does,
@@ -41,12 +44,12 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 		if public := publicOf(keys); public != nil {
 			if standsLater(chain, public) {
 				return nil, fmt.Errorf("key %s belongs to a certificate in %s that is not the first; put the device's own first, then the one that signed it",
-					quotable(s.certKey), quotable(s.cert))
+					secret.Quotable(s.certKey), secret.Quotable(s.cert))
 			}
 			return nil, fmt.Errorf("key %s does not fit cert %s: the key is %s, the certificate is for %s; give the two that were made together",
-				quotable(s.certKey), quotable(s.cert), keyKind(public), keyKind(leaf.PublicKey))
+				secret.Quotable(s.certKey), secret.Quotable(s.cert), keyKind(public), keyKind(leaf.PublicKey))
 		}
-		return nil, fmt.Errorf("key %s cannot be used: %s; give a private key in PEM, PKCS #8 best", quotable(s.certKey), strings.TrimPrefix(err.Error(), "tls: "))
+		return nil, fmt.Errorf("key %s cannot be used: %s; give a private key in PEM, PKCS #8 best", secret.Quotable(s.certKey), strings.TrimPrefix(err.Error(), "tls: "))
 	}
 	pair.Leaf = leaf
 	return &pair, nil
@@ -60,14 +63,14 @@ func readPEM(key, path string) ([]byte, error) {
 	}
 	if isPKCS12(data) {
 		return nil, fmt.Errorf("%s: %s is PKCS #12 (.pfx, .p12); take it apart: openssl pkcs12 -in %[2]s -nokeys -out cert.pem, and -nodes -nocerts -out key.pem",
-			key, quotable(path))
+			key, secret.Quotable(path))
 	}
 	if len(data) > 0 && data[0] == 0x30 { // how DER begins
-		return nil, fmt.Errorf("%s: %s is DER; turn it into PEM: openssl x509 -inform der, or openssl pkey -inform der", key, quotable(path))
+		return nil, fmt.Errorf("%s: %s is DER; turn it into PEM: openssl x509 -inform der, or openssl pkey -inform der", key, secret.Quotable(path))
 	}
-	text, err := plainText(data)
+	text, err := configfile.PlainText(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s %w", key, quotable(path), err)
+		return nil, fmt.Errorf("%s: %s %w", key, secret.Quotable(path), err)
 	}
 	return text, nil
 }
@@ -110,14 +113,14 @@ func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
 			if bytes.Contains(chain, []byte("PRIVATE KEY-----")) {
 				hint = "it holds a private key; perhaps --cert and --key are exchanged"
 			}
-			return nil, fmt.Errorf("cert: %s holds no PEM certificate; %s", quotable(s.cert), hint)
+			return nil, fmt.Errorf("cert: %s holds no PEM certificate; %s", secret.Quotable(s.cert), hint)
 		}
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
 		leaf, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("cert: %s: the first certificate cannot be read: %w", quotable(s.cert), err)
+			return nil, fmt.Errorf("cert: %s: the first certificate cannot be read: %w", secret.Quotable(s.cert), err)
 		}
 		return leaf, nil
 	}
@@ -133,11 +136,11 @@ func (s *settings) checkKeyFile(keys []byte) error {
 			if bytes.Contains(keys, []byte("BEGIN CERTIFICATE-----")) {
 				hint = "it holds a certificate; perhaps --cert and --key are exchanged"
 			}
-			return fmt.Errorf("key: %s holds no PEM private key; %s", quotable(s.certKey), hint)
+			return fmt.Errorf("key: %s holds no PEM private key; %s", secret.Quotable(s.certKey), hint)
 		}
 		if strings.Contains(block.Type, "ENCRYPTED") || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 			return fmt.Errorf("key: %s is encrypted, and nobody is there to type its password; take that off: openssl pkey -in %[1]s -out plain.key",
-				quotable(s.certKey))
+				secret.Quotable(s.certKey))
 		}
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			return nil
@@ -151,10 +154,10 @@ func (s *settings) checkKeyFile(keys []byte) error {
 func (s *settings) checkCommonName(c *tls.Certificate, id string) error {
 	switch cn := c.Leaf.Subject.CommonName; {
 	case cn == "":
-		return fmt.Errorf("cert %s has no common name (CN), and DPS takes the device id from it; have one made for CN=%s", quotable(s.cert), id)
+		return fmt.Errorf("cert %s has no common name (CN), and DPS takes the device id from it; have one made for CN=%s", secret.Quotable(s.cert), id)
 	case !strings.EqualFold(cn, id):
 		return fmt.Errorf("device-id is %s, but cert %s is for CN=%s, and DPS takes no other id; leave --device-id out, or give the certificate of %[1]s",
-			quotable(id), quotable(s.cert), quotable(cn))
+			secret.Quotable(id), secret.Quotable(s.cert), secret.Quotable(cn))
 	}
 	return nil
 }
@@ -165,9 +168,9 @@ func (s *settings) checkValidity(c *tls.Certificate, now time.Time) {
 	const next = "DPS and hubs will refuse it: have it renewed, or set this machine's clock"
 	switch {
 	case now.After(c.Leaf.NotAfter):
-		s.warn(fmt.Sprintf("cert %s has ended at %s, and here it is %s; %s", quotable(s.cert), day(c.Leaf.NotAfter), day(now), next))
+		s.warn(fmt.Sprintf("cert %s has ended at %s, and here it is %s; %s", secret.Quotable(s.cert), day(c.Leaf.NotAfter), day(now), next))
 	case now.Before(c.Leaf.NotBefore):
-		s.warn(fmt.Sprintf("cert %s begins at %s only, and here it is %s; %s", quotable(s.cert), day(c.Leaf.NotBefore), day(now), next))
+		s.warn(fmt.Sprintf("cert %s begins at %s only, and here it is %s; %s", secret.Quotable(s.cert), day(c.Leaf.NotBefore), day(now), next))
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 const (
@@ -69,17 +72,17 @@ func (s *settings) load() error {
 		faults = append(faults, err)
 	}
 	unknown := 0
-	for _, key := range sortedByLine(values) {
-		at := fmt.Sprintf("%s:%d", quotable(file), values[key].line)
+	for _, key := range configfile.ByLine(values) {
+		at := fmt.Sprintf("%s:%d", secret.Quotable(file), values[key].Line)
 		if f := s.fs.Lookup(key); f == nil || key == "config" || key == "help" {
-			if unknown++; unknown > maxConfigFaults {
+			if unknown++; unknown > configfile.MaxFaults {
 				faults = append(faults, fmt.Errorf("%s: more keys from here on are unknown; is this hubhop's file?", at))
 				break
 			}
-			faults = append(faults, fmt.Errorf("%s: unknown key %s%s", at, keyName(values[key].key), s.suggest(key)))
+			faults = append(faults, fmt.Errorf("%s: unknown key %s%s", at, secret.KeyName(values[key].Key), s.suggest(key)))
 			continue
 		}
-		set(key, values[key].text, file, at)
+		set(key, values[key].Text, file, at)
 	}
 	s.file = file
 	s.credentials(set)

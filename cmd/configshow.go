@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/sample"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 func newConfigCommand(env *Env, builtin []byte) *cobra.Command {
@@ -51,7 +52,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		if e.Source == "" {
 			e.Value, e.Source = s.resolved(f)
 		}
-		pasted := looksSecret(e.Value) && (f.Name != "device-id" || checkRegistrationID(e.Value) != nil)
+		pasted := secret.Looks(e.Value) && (f.Name != "device-id" || checkRegistrationID(e.Value) != nil)
 		if e.Value != "" && (slices.Contains(secrets, f.Name) || pasted) {
 			e.Value = "********"
 		}
@@ -63,7 +64,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 	} else {
 		w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 		for _, k := range keys {
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", k, oneLine(all[k].Value), oneLine(all[k].Source))
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", k, secret.OneLine(all[k].Value), secret.OneLine(all[k].Source))
 		}
 		err = errors.Join(err, w.Flush())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // fromSystemd names the source of a key that systemd passes to the service.
@@ -106,7 +107,7 @@ func (s *settings) pinned(c *device.Identity, certificate bool) error {
 		return errors.New("cert and connection-string are given together, and the string has a key of its own; leave one out, or give the string with x509=true")
 	}
 	if s.deviceID != "" && s.deviceID != c.DeviceID {
-		return fmt.Errorf("device-id is %s, but the connection string is that of %s; leave one out", quotable(s.deviceID), c.DeviceID)
+		return fmt.Errorf("device-id is %s, but the connection string is that of %s; leave one out", secret.Quotable(s.deviceID), c.DeviceID)
 	}
 	var idle []string
 	for _, key := range []string{"id-scope", "provisioning-host", "provisioning-transport", "known-hubs", "dps-rate", "hedge-delay"} {
@@ -119,7 +120,7 @@ func (s *settings) pinned(c *device.Identity, certificate bool) error {
 	}
 	if certificate && c.Certificate.Leaf != nil && !strings.EqualFold(c.Certificate.Leaf.Subject.CommonName, c.DeviceID) {
 		s.warn(fmt.Sprintf("cert %s has the common name (CN) %s, but the device is %s: a hub takes it by its thumbprint only",
-			quotable(s.cert), quotable(c.Certificate.Leaf.Subject.CommonName), c.DeviceID))
+			secret.Quotable(s.cert), secret.Quotable(c.Certificate.Leaf.Subject.CommonName), c.DeviceID))
 	}
 	return nil
 }
@@ -137,7 +138,7 @@ func (s *settings) secret(way string) (key, from string, err error) {
 		path = s.deviceKeyFile
 	}
 	key, err = readKeyFile(way, path)
-	return key, way + " " + quotable(path), err
+	return key, way + " " + secret.Quotable(path), err
 }
 
 // name returns the device's id and its source, without reading the proof.
@@ -213,7 +214,7 @@ func (s *settings) roots() (*x509.CertPool, error) {
 		return nil, err
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", quotable(s.caFile))
+		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", secret.Quotable(s.caFile))
 	}
 	return pool, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
@@ -40,7 +41,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 	}
 	ctx, stop := env.Notify(ctx)
 	defer stop()
-	result := newLogQueue(env.Stdout) // a slow reader must not hold up the demo
+	result := linequeue.New(env.Stdout) // a slow reader must not hold up the demo
 	defer result.Close(ctx)
 	out := io.Writer(result)
 	if asJSON {

@@ -9,10 +9,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/rs/zerolog"
 	"golang.org/x/term"
+
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Env is every touch point with the process.

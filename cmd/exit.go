@@ -12,6 +12,8 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -120,7 +122,7 @@ func faults(err error) (all []string) {
 			return parts
 		}
 	}
-	return []string{escaped(clip(withoutSecrets(strings.TrimSpace(err.Error()))))}
+	return []string{escaped(clip(secret.Without(strings.TrimSpace(err.Error()))))}
 }
 
 // spawn starts a goroutine. A panic in it is told like one of Main, and ends the process with exit
@@ -130,8 +132,8 @@ func (e *Env) spawn(f func()) {
 		defer func() {
 			if p := recover(); p != nil {
 				e.tellBug(p)
-				if q, ok := e.Stderr.(*logQueue); ok {
-					q.closeSoon()
+				if q, ok := e.Stderr.(*linequeue.Queue); ok {
+					q.CloseSoon()
 				}
 				os.Exit(exitFailure)
 			}

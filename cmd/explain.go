@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 func newExplainCommand(env *Env) *cobra.Command {
@@ -52,7 +53,7 @@ func runExplain(env *Env, words string, asJSON bool) error {
 		return printJSON(env.Stdout, rows)
 	}
 	if len(rows) == 0 {
-		return usage(fmt.Errorf("no rule speaks of %s; hubhop explain prints them all", quoted(words)))
+		return usage(fmt.Errorf("no rule speaks of %s; hubhop explain prints them all", secret.Quoted(words)))
 	}
 	for i, row := range rows {
 		if i > 0 {

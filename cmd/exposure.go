@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // exposures returns warnings of secrets that others on this machine can read or replace. They are
@@ -29,7 +31,7 @@ func (s *settings) exposures() (warnings []string) {
 			continue
 		}
 		if why := exposed(f.path, f.secret); why != "" {
-			warnings = append(warnings, fmt.Sprintf("%s: %s %s", f.key, quotable(f.path), why))
+			warnings = append(warnings, fmt.Sprintf("%s: %s %s", f.key, secret.Quotable(f.path), why))
 		}
 	}
 	return warnings
@@ -48,7 +50,7 @@ func onCommandLine(key string) string {
 // exposed says how others can change a file, put another in its place or, if it holds a secret,
 // read it, and what to do; "" if they cannot. It does not mention a group that may read, because
 // services get their keys that way.
-func exposed(path string, secret bool) string {
+func exposed(path string, holdsSecret bool) string {
 	if runtime.GOOS == "windows" { // Windows has no such modes
 		return ""
 	}
@@ -64,12 +66,12 @@ func exposed(path string, secret bool) string {
 	switch mode := info.Mode().Perm(); {
 	case mode&0o022 != 0:
 		hows = append(hows, fmt.Sprintf("can be changed by others (mode %04o): chmod 600 it", mode))
-	case mode&0o004 != 0 && secret:
+	case mode&0o004 != 0 && holdsSecret:
 		hows = append(hows, fmt.Sprintf("holds a secret and can be read by everybody (mode %04o): chmod 600 it", mode))
 	}
 	for _, dir := range dirs {
 		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			hows = append(hows, fmt.Sprintf("is in %s, where everybody can put another in its place (mode %04o): chmod o-w that", quotable(dir), info.Mode().Perm()))
+			hows = append(hows, fmt.Sprintf("is in %s, where everybody can put another in its place (mode %04o): chmod o-w that", secret.Quotable(dir), info.Mode().Perm()))
 		}
 	}
 	return strings.Join(hows, ", and ")

@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // Bounds of the files that flags name, in bytes, and how long a pipe may be silent.
@@ -42,9 +43,9 @@ func readWithin(key, path string, most int64, patience time.Duration) ([]byte, e
 	data, err := readUpTo(f, most)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fmt.Errorf("%s: nothing came from %s in %v; what should write there?", key, quotable(path), patience)
+		return nil, fmt.Errorf("%s: nothing came from %s in %v; what should write there?", key, secret.Quotable(path), patience)
 	case err != nil:
-		return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
+		return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), cause(err))
 	}
 	return data, nil
 }
@@ -74,7 +75,7 @@ func (noFileError) Is(target error) bool { return target == fs.ErrNotExist }
 // open may wait for ever, or rewind a tape.
 func openNamed(key, path string) (*os.File, error) {
 	info, err := os.Stat(path)
-	if err != nil && looksSecret(path) { // a long name of a file that is there may look like one
+	if err != nil && secret.Looks(path) { // a long name of a file that is there may look like one
 		return nil, fmt.Errorf("%s is the name of a file, and what was given looks like the secret itself; "+
 			"put it in a file and name that%w", key, errNoFile)
 	}
@@ -95,9 +96,9 @@ func openNamed(key, path string) (*os.File, error) {
 		_ = f.Close()
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: there is no file %s%w", key, quotable(path), errNoFile)
+		return nil, fmt.Errorf("%s: there is no file %s%w", key, secret.Quotable(path), errNoFile)
 	}
-	return nil, fmt.Errorf("%s: %s: %w", key, quotable(path), cause(err))
+	return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), cause(err))
 }
 
 // handedOver matches the names that a shell gives to open pipes.
@@ -131,29 +132,18 @@ func cause(err error) error {
 	return err
 }
 
-// plainText returns a file's text without the byte order mark that some editors of Windows write.
-func plainText(data []byte) ([]byte, error) {
-	switch {
-	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
-		return nil, errors.New("is UTF-16 text; save it as UTF-8")
-	case !utf8.Valid(data):
-		return nil, errors.New("is not UTF-8 text; save it as UTF-8")
-	}
-	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
-}
-
 // readKeyFile reads a key from a file, without a byte order mark and without blanks around it.
 func readKeyFile(key, path string) (string, error) {
 	data, err := readNamed(key, path, maxKeyBytes)
 	if err != nil {
 		return "", err
 	}
-	text, err := plainText(data)
+	text, err := configfile.PlainText(data)
 	if err != nil {
-		return "", fmt.Errorf("%s: %s %w", key, quotable(path), err)
+		return "", fmt.Errorf("%s: %s %w", key, secret.Quotable(path), err)
 	}
-	if privateKey.Match(text) {
-		return "", fmt.Errorf("%s: %s holds a private key in PEM, and a SAS key is asked for; a certificate's key is given with --cert and --key", key, quotable(path))
+	if secret.HoldsPrivateKey(text) {
+		return "", fmt.Errorf("%s: %s holds a private key in PEM, and a SAS key is asked for; a certificate's key is given with --cert and --key", key, secret.Quotable(path))
 	}
 	return strings.TrimSpace(string(text)), nil
 }

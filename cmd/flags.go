@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // asWritten is a flag's value that accepts several spellings.
@@ -142,10 +144,10 @@ func flagError(c *cobra.Command, err error) error {
 	switch {
 	case errors.As(err, &missing):
 		name, hint := missing.GetSpecifiedName(), ""
-		text = "there is no flag --" + keyName(name)
+		text = "there is no flag --" + secret.KeyName(name)
 		if short := missing.GetSpecifiedShortnames(); short != "" { // one dash, and a word
 			short, _, _ = strings.Cut(short, "=")
-			name, text = short, "there is no flag -"+keyName(short)
+			name, text = short, "there is no flag -"+secret.KeyName(short)
 		}
 		if best := nearest(name, shownFlags(c)); best != "" {
 			hint = fmt.Sprintf("; did you mean --%s?", best)
@@ -157,7 +159,7 @@ func flagError(c *cobra.Command, err error) error {
 		name := invalid.GetFlag().Name
 		text = fmt.Sprintf("%s is not a value for --%s: %v", valueOf(name, invalid.GetValue()), name, plainParse(invalid.Unwrap()))
 	default:
-		text = quotable(err.Error())
+		text = secret.Quotable(err.Error())
 	}
 	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
 }
@@ -205,13 +207,13 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 		name := strings.TrimLeft(env.Args[at-1], "-")
 		f := c.Flags().Lookup(name)
 		if f != nil && f.NoOptDefVal != "" && !isSwitch(f) {
-			return fmt.Sprintf("--%[2]s takes its value after =, without a blank: --%[2]s=%[1]s", quotable(arg), name)
+			return fmt.Sprintf("--%[2]s takes its value after =, without a blank: --%[2]s=%[1]s", secret.Quotable(arg), name)
 		}
 		if isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
 			if _, err := readSwitch(arg); err == nil {
 				return fmt.Sprintf("--%[2]s is a switch and takes its value after =, without a blank: --%[2]s=%[1]s", arg, name)
 			}
-			return fmt.Sprintf("--%s is a switch: it takes true or false after =, and %s is neither", name, quoted(arg))
+			return fmt.Sprintf("--%s is a switch: it takes true or false after =, and %s is neither", name, secret.Quoted(arg))
 		}
 	}
 	if c.HasAvailableSubCommands() {
@@ -221,7 +223,7 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 				names = append(names, sub.Name())
 			}
 		}
-		text := "there is no command " + quoted(arg)
+		text := "there is no command " + secret.Quoted(arg)
 		if c.HasParent() {
 			text += " of " + c.CommandPath()
 		}
@@ -232,9 +234,9 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 	}
 	name, _, _ := strings.Cut(arg, "=")
 	if c.Flags().Lookup(name) != nil {
-		return fmt.Sprintf("%s takes no argument, and %s is one; did you mean --%[2]s?", c.CommandPath(), quotable(name))
+		return fmt.Sprintf("%s takes no argument, and %s is one; did you mean --%[2]s?", c.CommandPath(), secret.Quotable(name))
 	}
-	return fmt.Sprintf("%s takes no argument, and %s is one", c.CommandPath(), quoted(arg))
+	return fmt.Sprintf("%s takes no argument, and %s is one", c.CommandPath(), secret.Quoted(arg))
 }
 
 // forgottenValue finds a flag that has swallowed the next one in place of its own value.
@@ -247,4 +249,13 @@ func forgottenValue(c *cobra.Command) (err error) {
 		}
 	})
 	return err
+}
+
+// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a
+// secret.
+func valueOf(key, value string) string {
+	if slices.Contains(secrets, key) {
+		return "what was given"
+	}
+	return secret.Quoted(value)
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 const (
@@ -119,7 +121,7 @@ func newHelpCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			about, rest, err := c.Root().Find(args)
 			if err != nil || len(rest) > 0 {
-				return usage(fmt.Errorf("there is no command %s; see %s --help", quoted(strings.Join(args, " ")), c.Root().CommandPath()))
+				return usage(fmt.Errorf("there is no command %s; see %s --help", secret.Quoted(strings.Join(args, " ")), c.Root().CommandPath()))
 			}
 			return about.Help()
 		},

@@ -22,6 +22,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
@@ -104,7 +105,7 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 	for _, key := range []string{"id-scope", "device-id", "provisioning-host", "group-key", "group-key-file", "pipeline", "drain-window", "sas-ttl", "model", "ca-file"} {
 		_, _, err := configure(t, nil, right("--"+key+"=x"+testKey+"=")...)
-		if err == nil || strings.Contains(withoutSecrets(err.Error()), "AAECAw") {
+		if err == nil || strings.Contains(secret.Without(err.Error()), "AAECAw") {
 			t.Errorf("a secret as %s: %v", key, err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 func newKeyCommand(env *Env) *cobra.Command {
@@ -55,7 +57,7 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 			return usage(err)
 		}
 		if why := exposed(file, true); why != "" {
-			warning = fmt.Sprintf("group-key-file: %s %s", quotable(file), why)
+			warning = fmt.Sprintf("group-key-file: %s %s", secret.Quotable(file), why)
 		}
 	default:
 		groupKey, _ = env.lookup(envName("group-key"))
@@ -84,7 +86,7 @@ func readKeyArgument(env *Env, file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	text, err := plainText(data)
+	text, err := configfile.PlainText(data)
 	if err != nil {
 		return "", fmt.Errorf("group-key-file: the standard input %w", err)
 	}

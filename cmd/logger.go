@@ -15,6 +15,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 const (
@@ -30,7 +32,7 @@ const (
 func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(s.logLevel)
 	if err != nil || !slices.Contains(choices["log-level"], s.logLevel) {
-		return zerolog.Nop(), fmt.Errorf("log-level is %s; it must be one of trace, debug, info, warn, error", quoted(s.logLevel))
+		return zerolog.Nop(), fmt.Errorf("log-level is %s; it must be one of trace, debug, info, warn, error", secret.Quoted(s.logLevel))
 	}
 	zerolog.TimeFieldFormat = stampFormat
 	build := func(w io.Writer) zerolog.Logger { return zerolog.New(w).With().Timestamp().Logger() }
@@ -40,13 +42,13 @@ func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 		raw, colours := build, s.env.colours()
 		build = func(w io.Writer) zerolog.Logger { return raw(console(w, colours, hidden)) }
 	default:
-		return zerolog.Nop(), fmt.Errorf("log-format is %s; it must be console or json", quoted(format))
+		return zerolog.Nop(), fmt.Errorf("log-format is %s; it must be console or json", secret.Quoted(format))
 	}
-	if q, ok := s.env.Stderr.(*logQueue); ok {
-		q.tellWith(func(n uint64) []byte {
+	if q, ok := s.env.Stderr.(*linequeue.Queue); ok {
+		q.TellWith(func(n uint64) []byte {
 			var line bytes.Buffer
 			log := build(&line)
-			log.Warn().Uint64("dropped", n).Msg(droppedText(n))
+			log.Warn().Uint64("dropped", n).Msg(linequeue.DroppedText(n))
 			return line.Bytes()
 		})
 	}

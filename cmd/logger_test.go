@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	"github.com/rs/zerolog"
+
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 )
 
 // nasty is a text that a peer may send: it clears the screen, starts a line, turns the direction of
@@ -107,23 +109,40 @@ func TestColours(t *testing.T) {
 	}
 }
 
+// comingReader is the reader of a log that takes the second write only.
+type comingReader struct {
+	got   bytes.Buffer
+	tried chan struct{}
+	here  bool
+}
+
+func (r *comingReader) Write(p []byte) (int, error) {
+	if !r.here {
+		r.here = true
+		r.tried <- struct{}{}
+		return 0, errors.New("broken pipe")
+	}
+	return r.got.Write(p)
+}
+
 // TestDroppedLineHasTheFormatOfTheLog, at whatever level the log is.
 func TestDroppedLineHasTheFormatOfTheLog(t *testing.T) {
-	r := &reader{gone: true}
-	q := newLogQueue(r)
+	reader := &comingReader{tried: make(chan struct{}, 1)}
+	q := linequeue.New(reader)
 	s := &settings{env: &Env{Stderr: q}, logLevel: "error", logFormat: "json"}
 	log, err := s.logger(said)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log.Error().Msg("lost")
-	q.closeSoon()
-	r.gone = false
+	<-reader.tried
+	log.Error().Msg("lost too")
+	q.CloseSoon()
 	var line struct {
 		Level, Message string
 		Dropped        int
 	}
-	if err := json.Unmarshal(q.tell(3), &line); err != nil || line.Level != "warn" || line.Dropped != 3 || line.Message != droppedText(3) {
+	if err := json.Unmarshal(reader.got.Bytes(), &line); err != nil || line.Level != "warn" || line.Dropped != 2 || line.Message != linequeue.DroppedText(2) {
 		t.Errorf("%+v %v", line, err)
 	}
 }

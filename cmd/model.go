@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/model"
 )
 
@@ -42,19 +43,19 @@ func runModelCheck(env *Env, name string, strict bool) error {
 	}
 	m, err := model.Parse(data)
 	if err != nil {
-		return usage(fmt.Errorf("%s: %w", quotable(name), err))
+		return usage(fmt.Errorf("%s: %w", secret.Quotable(name), err))
 	}
 	flaws := model.Flaws(data)
 	if len(flaws) == 0 {
-		_, err = fmt.Fprintf(env.Stdout, "%s is in order: %s\n", quotable(name), m.ID())
+		_, err = fmt.Fprintf(env.Stdout, "%s is in order: %s\n", secret.Quotable(name), m.ID())
 		return err
 	}
 	var lines []error
 	for _, f := range flaws[:min(len(flaws), maxWarnings)] {
-		lines = append(lines, fmt.Errorf("%s: %w", quotable(name), f.At))
+		lines = append(lines, fmt.Errorf("%s: %w", secret.Quotable(name), f.At))
 	}
 	if more := len(flaws) - len(lines); more > 0 {
-		lines = append(lines, fmt.Errorf("%s: and %d more", quotable(name), more))
+		lines = append(lines, fmt.Errorf("%s: and %d more", secret.Quotable(name), more))
 	}
 	if strict {
 		return usage(errors.Join(lines...))
@@ -68,7 +69,7 @@ func runModelCheck(env *Env, name string, strict bool) error {
 	if len(flaws) == 1 {
 		count = "1 warning"
 	}
-	_, err = fmt.Fprintf(env.Stdout, "%s can be read, with %s: %s\n", quotable(name), count, m.ID())
+	_, err = fmt.Fprintf(env.Stdout, "%s can be read, with %s: %s\n", secret.Quotable(name), count, m.ID())
 	return err
 }
 
@@ -103,7 +104,7 @@ func parseModel(env *Env, name string) (*model.Model, error) {
 	}
 	m, err := model.Parse(data)
 	if err != nil {
-		return nil, usage(fmt.Errorf("%s: %w", quotable(name), err))
+		return nil, usage(fmt.Errorf("%s: %w", secret.Quotable(name), err))
 	}
 	return m, nil
 }
@@ -115,7 +116,7 @@ func (s *settings) model() (*model.Model, error) {
 	data, name := s.builtin, "the built-in model"
 	if s.modelFile != "" {
 		var err error
-		name = quotable(s.modelFile)
+		name = secret.Quotable(s.modelFile)
 		if data, err = readNamed("model", s.modelFile, maxModelBytes); err != nil {
 			return nil, err
 		}
@@ -128,7 +129,7 @@ func (s *settings) model() (*model.Model, error) {
 		chosen, ok := m.WithRoot(s.modelID)
 		if !ok {
 			return nil, fmt.Errorf("model-id: %s does not define %s, but %s; name one of these, or with --model the file that defines it",
-				name, quotable(s.modelID), some(m.Interfaces()))
+				name, secret.Quotable(s.modelID), some(m.Interfaces()))
 		}
 		return chosen, nil
 	case len(m.Roots()) > 1:

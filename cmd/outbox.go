@@ -7,10 +7,12 @@ import (
 	"os"
 	"strings"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/secret"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func newOutboxCommand(env *Env, builtin []byte) *cobra.Command {
@@ -56,7 +58,7 @@ func (o *outboxFlags) find() (dir, deviceID string, err error) {
 		return "", "", usage(err)
 	}
 	if o.dir != "" {
-		if _, err := os.Stat(o.dir); err != nil && looksSecret(o.dir) {
+		if _, err := os.Stat(o.dir); err != nil && secret.Looks(o.dir) {
 			return "", "", usage(errors.New("dir is the name of a directory, and what was given looks like a secret"))
 		}
 		return o.dir, o.deviceID, nil

@@ -3,8 +3,9 @@ package cmd
 import (
 	"fmt"
 
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/spf13/cobra"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func newOutboxDiscardCommand(env *Env, builtin []byte) *cobra.Command {

@@ -12,9 +12,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 func newOutboxListCommand(env *Env, builtin []byte) *cobra.Command {

@@ -7,10 +7,11 @@ import (
 	"io"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
-	"github.com/spf13/cobra"
 )
 
 // errLost is the verdict that messages are lost.

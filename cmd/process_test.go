@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 )
 
 // until tries something again and again until it holds, and says whether it did within 30 s.
@@ -101,7 +103,7 @@ func insistCommand(ts *testscript.TestScript, _ bool, args []string) {
 // bugMain is the program bug: hubhop with a panic in a goroutine of its own.
 func bugMain() {
 	env := OSEnv()
-	env.Stderr = newLogQueue(env.Stderr)
+	env.Stderr = linequeue.New(env.Stderr)
 	env.spawn(func() { panic("nobody thought of this") })
 	select {}
 }

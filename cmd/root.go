@@ -6,14 +6,16 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 )
 
 // Main runs one command line and returns the exit code. builtinModel is the DTDL model that the
 // binary carries.
 func Main(env *Env, builtinModel []byte) (code int) {
-	log := newLogQueue(env.Stderr)
+	log := linequeue.New(env.Stderr)
 	env.Stderr = log
-	defer log.closeSoon()
+	defer log.CloseSoon()
 	defer func() {
 		if p := recover(); p != nil {
 			env.tellBug(p)

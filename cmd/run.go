@@ -11,6 +11,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sample"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // agent is how this program introduces itself to the cloud.
@@ -68,7 +69,7 @@ func (s *settings) prepare() (plan, error) {
 		log.Warn().Msg(w)
 	}
 	if s.file != "" {
-		log.Info().Msgf("the configuration file %s is read", quotable(s.file))
+		log.Info().Msgf("the configuration file %s is read", secret.Quotable(s.file))
 	}
 	return p, nil
 }

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 )
 
 // How soon a further signal forces the end. One signal often comes twice: GNU timeout sends it to
@@ -53,12 +55,12 @@ func obey(signals <-chan os.Signal, stop func(), die func(os.Signal)) {
 // die ends the process by the default effect of a signal, so that its parent sees why it ended.
 func (e *Env) die(sig os.Signal) {
 	_, _ = fmt.Fprintln(e.Stderr, "hubhop: stopped at once; what was not sent is kept for the next start")
-	if q, ok := e.Stderr.(*logQueue); ok {
-		q.closeSoon()
+	if q, ok := e.Stderr.(*linequeue.Queue); ok {
+		q.CloseSoon()
 	}
 	signal.Reset(sig)
 	if self, err := os.FindProcess(os.Getpid()); err == nil && self.Signal(sig) == nil {
-		<-time.After(flushLimit) // process 1 of a container has no default effect
+		<-time.After(linequeue.FlushLimit) // process 1 of a container has no default effect
 	}
 	os.Exit(exitFailure)
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -66,7 +68,7 @@ The control API causes faults and shows what arrived (docs/control-api.md):
 			default:
 				d, err := time.ParseDuration(retryAfter)
 				if err != nil || d < 0 || d%time.Second != 0 {
-					return usage(fmt.Errorf("retry-after is %s; it must be whole seconds such as 3s, or none", quoted(retryAfter)))
+					return usage(fmt.Errorf("retry-after is %s; it must be whole seconds such as 3s, or none", secret.Quoted(retryAfter)))
 				}
 				conf.RetryAfter = d
 			}
@@ -146,7 +148,7 @@ func dpsLimits(text string, into *sim.DPSLimits) error {
 	into.RegistrationsPerMinute, errs[0] = strconv.Atoi(registrations)
 	into.PollsPer10s, errs[1] = strconv.Atoi(polls)
 	if !ok || errors.Join(errs[:]...) != nil || into.RegistrationsPerMinute < 0 || into.PollsPer10s < 0 {
-		return fmt.Errorf("dps-limits is %s; it must be two numbers such as 1000,5: registrations per minute, and polls per device in 10 s; 0 is no limit", quoted(text))
+		return fmt.Errorf("dps-limits is %s; it must be two numbers such as 1000,5: registrations per minute, and polls per device in 10 s; 0 is no limit", secret.Quoted(text))
 	}
 	return nil
 }
@@ -164,7 +166,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 		if _, isJSON := errors.AsType[*json.UnmarshalTypeError](err); isJSON { // its text names types of Go
 			err = errors.New("it holds something else")
 		}
-		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", quotable(path), err)
+		return fmt.Errorf("enrollments: %s must hold a JSON array of enrollments: %w", secret.Quotable(path), err)
 	}
 	return nil
 }
@@ -220,8 +222,8 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 		}
 		return err
 	}
-	ready := newLogQueue(env.Stdout)
-	defer ready.closeSoon()
+	ready := linequeue.New(env.Stdout)
+	defer ready.CloseSoon()
 	_, _ = fmt.Fprint(ready, readyLine)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
@@ -244,7 +246,7 @@ func checkChoice(f *pflag.Flag) error {
 	if values == nil || slices.Contains(values, f.Value.String()) {
 		return nil
 	}
-	return fmt.Errorf("%s is %s; it must be one of %s", f.Name, quoted(f.Value.String()), strings.Join(values, ", "))
+	return fmt.Errorf("%s is %s; it must be one of %s", f.Name, secret.Quoted(f.Value.String()), strings.Join(values, ", "))
 }
 
 // checkCounts returns an error for each impossible number. In a Config some of them would mean the
@@ -275,14 +277,14 @@ func checkAddresses(conf *sim.Config) error {
 	if conf.ConnectProxy != "" {
 		faults = append(faults, checkListen("connect-proxy", conf.ConnectProxy))
 	}
-	if conf.Advertise != "" && quotedAddress(conf.Advertise) != strconv.Quote(conf.Advertise) {
-		faults = append(faults, fmt.Errorf("advertise is %s; it must be a host name or an IPv4 address, without a port", quotedAddress(conf.Advertise)))
+	if conf.Advertise != "" && secret.QuotedAddress(conf.Advertise) != strconv.Quote(conf.Advertise) {
+		faults = append(faults, fmt.Errorf("advertise is %s; it must be a host name or an IPv4 address, without a port", secret.QuotedAddress(conf.Advertise)))
 	}
 	if conf.HTTPSPort < 0 || conf.HTTPSPort > 65535 {
 		faults = append(faults, fmt.Errorf("https-port is %d; it must be a number from 1 to 65535", conf.HTTPSPort))
 	}
 	if u, err := url.Parse(conf.Webhook); conf.Webhook != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", quotedAddress(conf.Webhook)))
+		faults = append(faults, fmt.Errorf("webhook is %s; it must be an http or https URL", secret.QuotedAddress(conf.Webhook)))
 	}
 	return errors.Join(faults...)
 }

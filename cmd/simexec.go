@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -68,8 +69,8 @@ func (e *Env) runCommand(ctx context.Context, line string, vars []string) error 
 	c := exec.CommandContext(ctx, shell[0], shell[1:]...) //nolint:gosec // running the command of --exec is what the user asks for
 	c.Env = append(append([]string{}, e.Environ...), vars...)
 	c.Stdin, c.Stdout, c.Stderr = e.Stdin, e.Stdout, e.Stderr
-	if q, ok := e.Stderr.(*logQueue); ok {
-		c.Stderr = q.out // no line of a command may be dropped
+	if q, ok := e.Stderr.(*linequeue.Queue); ok {
+		c.Stderr = q.Out() // no line of a command may be dropped
 	}
 	c.WaitDelay = execGrace
 	in, ok := e.Stdin.(*os.File)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/suggest"
 )
 
@@ -69,7 +70,7 @@ func (s *settings) unknownVariables() (warnings []string) {
 		}
 		key := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
 		if s.fs.Lookup(key) == nil {
-			warnings = append(warnings, fmt.Sprintf("the environment variable %s sets nothing%s", quotable(name), s.suggestVariable(key)))
+			warnings = append(warnings, fmt.Sprintf("the environment variable %s sets nothing%s", secret.Quotable(name), s.suggestVariable(key)))
 		}
 	}
 	return warnings

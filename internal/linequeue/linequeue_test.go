@@ -1,4 +1,4 @@
-package cmd
+package linequeue
 
 import (
 	"bytes"
@@ -49,22 +49,22 @@ func TestStalledReaderStallsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		r := &reader{gate: gate}
-		q := newLogQueue(r)
+		q := New(r)
 		line := strings.Repeat("x", 91)
-		const all = 10 * logRoom / 100
+		const all = 10 * Room / 100
 		for i := range all {
 			_, _ = fmt.Fprintf(q, "%07d %s\n", i, line)
 			if i == 0 {
 				synctest.Wait() // the first one is being written
 			}
 		}
-		if n := cap(q.waiting); n > 2*logRoom {
+		if n := cap(q.waiting); n > 2*Room {
 			t.Errorf("%d bytes are kept for a reader who does not read", n)
 		}
 		close(gate)
 		synctest.Wait()
 		_, _ = fmt.Fprintln(q, "later")
-		if !q.closeSoon() {
+		if !q.CloseSoon() {
 			t.Error("not everything was written")
 		}
 		got := strings.Split(strings.TrimSuffix(r.text(), "\n"), "\n")
@@ -74,7 +74,7 @@ func TestStalledReaderStallsNobody(t *testing.T) {
 				t.Fatalf("line %d is %q", i, l)
 			}
 		}
-		if want := string(plainDropped(uint64(all - kept))); got[kept]+"\n" != want || kept*100 < logRoom-100 {
+		if want := string(plainDropped(uint64(all - kept))); got[kept]+"\n" != want || kept*100 < Room-100 {
 			t.Errorf("%d of %d lines are there, then %q, not %q", kept, all, got[kept], want)
 		}
 		if got[kept+1] != "later" {
@@ -88,10 +88,10 @@ func TestStalledReaderStallsNobody(t *testing.T) {
 func TestEndDoesNotWaitForReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		q := newLogQueue(&reader{gate: gate})
+		q := New(&reader{gate: gate})
 		_, _ = fmt.Fprintln(q, "a line")
 		began := time.Now()
-		if q.closeSoon() || time.Since(began) != flushLimit {
+		if q.CloseSoon() || time.Since(began) != FlushLimit {
 			t.Errorf("it waited for %v", time.Since(began))
 		}
 		close(gate)
@@ -104,7 +104,7 @@ func TestResultWaitsForReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		r := &reader{gate: gate}
-		q := newLogQueue(r)
+		q := New(r)
 		_, _ = fmt.Fprintln(q, "the verdict")
 		time.AfterFunc(time.Hour, func() { close(gate) })
 		if !q.Close(t.Context()) || r.text() != "the verdict\n" {
@@ -113,12 +113,12 @@ func TestResultWaitsForReader(t *testing.T) {
 
 		gate = make(chan struct{})
 		defer close(gate)
-		q = newLogQueue(&reader{gate: gate})
+		q = New(&reader{gate: gate})
 		_, _ = fmt.Fprintln(q, "the verdict")
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 		defer stop()
 		began := time.Now()
-		if q.Close(ctx) || time.Since(began) != time.Minute+flushLimit {
+		if q.Close(ctx) || time.Since(began) != time.Minute+FlushLimit {
 			t.Errorf("it waited for %v", time.Since(began))
 		}
 	})
@@ -129,7 +129,7 @@ func TestResultWaitsForReader(t *testing.T) {
 func TestGoneReaderCostsOnlyLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{gone: true}
-		q := newLogQueue(r)
+		q := New(r)
 		for range 5 {
 			_, _ = fmt.Fprint(q, "first\nsecond\n")
 			synctest.Wait()
@@ -140,7 +140,7 @@ func TestGoneReaderCostsOnlyLines(t *testing.T) {
 		_, _ = fmt.Fprintln(q, "lost as well: only now the way is known to be free")
 		synctest.Wait()
 		_, _ = fmt.Fprintln(q, "there")
-		q.closeSoon()
+		q.CloseSoon()
 		if want := string(plainDropped(11)) + "there\n"; r.text() != want {
 			t.Errorf("written was %q, not %q", r.text(), want)
 		}

@@ -1,4 +1,4 @@
-package cmd
+package secret
 
 import (
 	"strings"
@@ -15,10 +15,10 @@ func TestNoSecretIsQuoted(t *testing.T) {
 		"": false, "dev-1": false, "0ne00ABCDEF": false, "/home/me/keys/Group1/AVeryLongDirectoryName22/x": false, "group.key": false,
 		"dtmi:Sample:Failover;1": false, "global.azure-devices-provisioning.net": false, "hubhop.yaml": false, strings.Repeat("x", 128): false,
 	} {
-		if looksSecret(text) != secret {
+		if Looks(text) != secret {
 			t.Errorf("%q: secret: %v", text, !secret)
 		}
-		if q := quoted(text); secret && strings.Contains(q, text) || !secret && !strings.Contains(q, text) {
+		if q := Quoted(text); secret && strings.Contains(q, text) || !secret && !strings.Contains(q, text) {
 			t.Errorf("%q: %s", text, q)
 		}
 	}
@@ -28,21 +28,14 @@ func TestNoSecretIsQuoted(t *testing.T) {
 		"sig=abc%3D&se=1": "sig=********&se=1",
 		"there is no file /tmp/go-build-script-config/group.key": "there is no file /tmp/go-build-script-config/group.key",
 	} {
-		if got := withoutSecrets(text); got != want {
-			t.Errorf("%q: %q", text, got)
-		}
-		if got := faults(usage(textError(text))); len(got) != 1 || got[0] != want {
+		if got := Without(text); got != want {
 			t.Errorf("%q: %q", text, got)
 		}
 	}
-	if q := quotable(strings.Repeat("ä", 10_000) + "\x1b[2J"); len(q) > 2*maxQuoted || strings.Contains(q, "\x1b") {
+	if q := Quotable(strings.Repeat("ä", 10_000) + "\x1b[2J"); len(q) > 2*maxQuoted || strings.Contains(q, "\x1b") {
 		t.Errorf("%d bytes", len(q))
 	}
-	if q := quotable("a\x1b[2J\nb"); strings.ContainsAny(q, "\x1b\n") {
+	if q := Quotable("a\x1b[2J\nb"); strings.ContainsAny(q, "\x1b\n") {
 		t.Errorf("%q", q)
 	}
 }
-
-type textError string
-
-func (e textError) Error() string { return string(e) }

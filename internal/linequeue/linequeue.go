@@ -1,4 +1,5 @@
-package cmd
+// Package linequeue writes lines for a reader that may be slow, may stall, or may go away.
+package linequeue
 
 import (
 	"bytes"
@@ -10,18 +11,18 @@ import (
 )
 
 const (
-	// logRoom bounds the lines that wait for a reader, in bytes. As much again may be in the write
+	// Room bounds the lines that wait for a reader, in bytes. As much again may be in the write
 	// under way.
-	logRoom = 256 << 10
-	// flushLimit is how long the process waits at its end for a reader that does not read.
-	flushLimit = time.Second
+	Room = 256 << 10
+	// FlushLimit is how long the process waits at its end for a reader that does not read.
+	FlushLimit = time.Second
 )
 
-// logQueue is a writer of lines that never waits for its reader. A pipe whose reader has stalled,
+// Queue is a writer of lines that never waits for its reader. A pipe whose reader has stalled,
 // or a terminal that was stopped with Ctrl-S, must not hold up a device. Each Write is one line, or
 // several whole ones. A line that finds no room is dropped and counted; when the reader is back,
 // one line says how many were. If the reader is gone, only the lines are lost.
-type logQueue struct {
+type Queue struct {
 	out  io.Writer
 	tell func(dropped uint64) []byte // the line that says how many were dropped
 
@@ -34,23 +35,23 @@ type logQueue struct {
 	closing bool
 }
 
-// newLogQueue returns a queue whose lines go to out. The caller must call Close.
-func newLogQueue(out io.Writer) *logQueue {
-	q := &logQueue{out: out, tell: plainDropped, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+// New returns a queue whose lines go to out. The caller must call Close.
+func New(out io.Writer) *Queue {
+	q := &Queue{out: out, tell: plainDropped, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	go q.run()
 	return q
 }
 
-func plainDropped(n uint64) []byte { return fmt.Appendf(nil, "hubhop: %s\n", droppedText(n)) }
+func plainDropped(n uint64) []byte { return fmt.Appendf(nil, "hubhop: %s\n", DroppedText(n)) }
 
-func droppedText(n uint64) string {
+func DroppedText(n uint64) string {
 	return fmt.Sprintf("%d lines are missing here: nobody read them in time", n)
 }
 
 // Write never waits and never fails. It keeps nothing of p.
-func (q *logQueue) Write(p []byte) (int, error) {
+func (q *Queue) Write(p []byte) (int, error) {
 	q.mu.Lock()
-	if q.dropped > 0 || len(q.waiting)+len(p) > logRoom {
+	if q.dropped > 0 || len(q.waiting)+len(p) > Room {
 		q.dropped += lines(p)
 	} else {
 		q.waiting = append(q.waiting, p...)
@@ -60,15 +61,18 @@ func (q *logQueue) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (q *logQueue) hurry() {
+func (q *Queue) hurry() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// tellWith changes the line that says how many were dropped.
-func (q *logQueue) tellWith(tell func(dropped uint64) []byte) {
+// Out returns the writer that the lines go to.
+func (q *Queue) Out() io.Writer { return q.out }
+
+// TellWith changes the line that says how many were dropped.
+func (q *Queue) TellWith(tell func(dropped uint64) []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.tell = tell
@@ -76,7 +80,7 @@ func (q *logQueue) tellWith(tell func(dropped uint64) []byte) {
 
 // run writes the lines that wait. After a failure it tries again only when a new line comes: a
 // reader that is gone does not come back, but a full disk may have room again.
-func (q *logQueue) run() {
+func (q *Queue) run() {
 	defer close(q.ended)
 	var spare []byte
 	for range q.wake {
@@ -118,9 +122,9 @@ func (q *logQueue) run() {
 	}
 }
 
-// Close writes the lines that wait, at most until flushLimit after the end of ctx, and says whether
+// Close writes the lines that wait, at most until FlushLimit after the end of ctx, and says whether
 // all were written. Write must not be called any more.
-func (q *logQueue) Close(ctx context.Context) bool {
+func (q *Queue) Close(ctx context.Context) bool {
 	q.mu.Lock()
 	q.closing = true
 	q.mu.Unlock()
@@ -130,7 +134,7 @@ func (q *logQueue) Close(ctx context.Context) bool {
 		return true
 	case <-ctx.Done():
 	}
-	limit := time.NewTimer(flushLimit)
+	limit := time.NewTimer(FlushLimit)
 	defer limit.Stop()
 	select {
 	case <-q.ended:
@@ -140,8 +144,8 @@ func (q *logQueue) Close(ctx context.Context) bool {
 	}
 }
 
-// closeSoon is Close for at most flushLimit.
-func (q *logQueue) closeSoon() bool {
+// CloseSoon is Close for at most FlushLimit.
+func (q *Queue) CloseSoon() bool {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return q.Close(ctx)

@@ -1,4 +1,4 @@
-package cmd
+package configfile
 
 import (
 	"bytes"
@@ -13,12 +13,14 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
 // yamlWhere matches the line number in an error of the YAML library.
 var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-func (d *fileDecoder) yaml(text []byte) {
+func (d *Decoder) yaml(text []byte) {
 	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	for _, separator := range []string{"\u0085", "\u2028", "\u2029"} { // they end a line in YAML, but in no editor
 		if at := bytes.Index(text, []byte(separator)); at >= 0 {
@@ -62,13 +64,13 @@ func (d *fileDecoder) yaml(text []byte) {
 		case value.Kind != yaml.ScalarNode:
 			d.notFlat(value.Line, key.Value)
 		case value.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", keyName(key.Value))
+			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", secret.KeyName(key.Value))
 		case value.Style == 0 && value.Tag == "!!null":
 			d.noValue(value.Line, key.Value, value.Value)
 		case value.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 && !closedInLine(lines, value):
-			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", keyName(key.Value))
+			d.fault(value.Line, "the value of %s goes over several lines; write it in one line", secret.KeyName(key.Value))
 		case value.Style == 0 && !standsThere(lines, value):
-			d.fault(value.Line, "the value of %s goes over several lines; put it in quotes, in one line", keyName(key.Value))
+			d.fault(value.Line, "the value of %s goes over several lines; put it in quotes, in one line", secret.KeyName(key.Value))
 		default:
 			d.put(key.Value, value.Value, value.Line)
 		}
@@ -77,12 +79,12 @@ func (d *fileDecoder) yaml(text []byte) {
 
 // yamlExtras refuses anchors, aliases and tags, with which a value is not its text. It says whether
 // there is one.
-func (d *fileDecoder) yamlExtras(n *yaml.Node, key string) bool {
+func (d *Decoder) yamlExtras(n *yaml.Node, key string) bool {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
-		d.fault(n.Line, "anchors and aliases (& and *) are not read; write the value of %s itself, in quotes if it begins so", keyName(key))
+		d.fault(n.Line, "anchors and aliases (& and *) are not read; write the value of %s itself, in quotes if it begins so", secret.KeyName(key))
 	case n.Style&yaml.TaggedStyle != 0:
-		d.fault(n.Line, "tags (!) are not read; write the value of %s alone, in quotes if it begins so", keyName(key))
+		d.fault(n.Line, "tags (!) are not read; write the value of %s alone, in quotes if it begins so", secret.KeyName(key))
 	default:
 		return false
 	}
@@ -113,7 +115,7 @@ func closedInLine(lines []string, n *yaml.Node) bool {
 
 // noYAML says why a file is not YAML. It keeps the library's text, except about anchors: there the
 // library quotes the anchor's name, which may be a part of a secret.
-func (d *fileDecoder) noYAML(text []byte, err error) {
+func (d *Decoder) noYAML(text []byte, err error) {
 	where := yamlWhere.FindStringSubmatch(err.Error())
 	line, why := 1, err.Error() // the library leaves line 1 out
 	if where != nil {
@@ -136,7 +138,7 @@ func atoi(digits string) int {
 	return n
 }
 
-func (d *fileDecoder) json(text []byte) {
+func (d *Decoder) json(text []byte) {
 	in := json.NewDecoder(bytes.NewReader(text))
 	in.UseNumber()
 	line := func() int { return lineOf(text, int(in.InputOffset())) }
@@ -176,7 +178,7 @@ func (d *fileDecoder) json(text []byte) {
 	}
 }
 
-func (d *fileDecoder) jsonValue(key string, value json.RawMessage, line int) {
+func (d *Decoder) jsonValue(key string, value json.RawMessage, line int) {
 	switch value[0] {
 	case '{', '[':
 		d.notFlat(line, key)
@@ -185,7 +187,7 @@ func (d *fileDecoder) jsonValue(key string, value json.RawMessage, line int) {
 	case '"':
 		var text string
 		if err := json.Unmarshal(value, &text); err != nil || strings.ContainsRune(text, utf8.RuneError) || strings.ContainsRune(key, utf8.RuneError) {
-			d.fault(line, "the text of %s has an escape that is no character", keyName(key))
+			d.fault(line, "the text of %s has an escape that is no character", secret.KeyName(key))
 			return
 		}
 		d.put(key, text, line)
@@ -212,7 +214,7 @@ func tooNested(text []byte) (line int) {
 	return 0
 }
 
-func (d *fileDecoder) toml(text []byte) {
+func (d *Decoder) toml(text []byte) {
 	if line := tooNested(text); line > 0 {
 		d.fault(line, "there are hundreds of brackets or dots here; keys are flat, and lists and nested keys are not read")
 		return
@@ -237,7 +239,7 @@ func (d *fileDecoder) toml(text []byte) {
 		line := lineOf(text, int(keys.Node().Raw.Offset))
 		switch {
 		case e.Kind != unstable.KeyValue:
-			d.fault(line, "tables ([%s]) are not read; keys are flat", keyName(key))
+			d.fault(line, "tables ([%s]) are not read; keys are flat", secret.KeyName(key))
 			return // what follows belongs to the table
 		case keys.Next():
 			d.notFlat(line, key)
@@ -258,7 +260,7 @@ var envLine = regexp.MustCompile(`^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_-]*)[ \
 // envValue matches a value in single, double or no quotes, and a comment.
 var envValue = regexp.MustCompile("^(?:'([^']*)'|\"([^\"\\\\$`]*)\"|([^'\"\\\\$`#][^'\"\\\\$`]*?)?)(?:[ \t]+#.*)?$")
 
-func (d *fileDecoder) dotenv(text []byte) {
+func (d *Decoder) dotenv(text []byte) {
 	for i, line := range strings.Split(string(text), "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -270,11 +272,11 @@ func (d *fileDecoder) dotenv(text []byte) {
 			continue
 		}
 		key := strings.ToLower(strings.ReplaceAll(parts[1], "_", "-"))
-		key = strings.TrimPrefix(key, strings.ToLower(strings.ReplaceAll(envPrefix, "_", "-")))
+		key = strings.TrimPrefix(key, strings.ToLower(strings.ReplaceAll(d.prefix, "_", "-")))
 		value := envValue.FindStringSubmatch(parts[2])
 		switch {
 		case value == nil:
-			d.fault(i+1, "the value of %s has a quote, a $, a ` or a backslash that is not taken literally everywhere; put it in single quotes", keyName(key))
+			d.fault(i+1, "the value of %s has a quote, a $, a ` or a backslash that is not taken literally everywhere; put it in single quotes", secret.KeyName(key))
 		case value[0] == "" || value[1]+value[2]+value[3] == "" && !strings.ContainsAny(parts[2][:1], `'"`):
 			d.noValue(i+1, key, "")
 		default:

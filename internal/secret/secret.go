@@ -1,4 +1,6 @@
-package cmd
+// Package secret keeps keys out of texts that people read. People paste a key where a file name, an
+// id or a flag belongs, and libraries quote what they were given.
+package secret
 
 import (
 	"regexp"
@@ -11,44 +13,44 @@ import (
 // maxQuoted is how many bytes of a user's text an error repeats.
 const maxQuoted = 200
 
-// quotable makes a text fit for an error or a log: one line, of bounded length. It replaces a text
+// Quotable makes a text fit for an error or a log: one line, of bounded length. It replaces a text
 // that may be a secret, because people paste a key where a file name, an id or a flag belongs.
-func quotable(text string) string {
+func Quotable(text string) string {
 	switch {
-	case looksSecret(text):
+	case Looks(text):
 		return "(what looks like a secret)"
 	case len(text) > maxQuoted:
-		return quotable(strings.ToValidUTF8(text[:maxQuoted], "")) + "…"
+		return Quotable(strings.ToValidUTF8(text[:maxQuoted], "")) + "…"
 	}
-	return oneLine(text)
+	return OneLine(text)
 }
 
-// oneLine escapes a text so that it neither moves the cursor nor begins a line.
-func oneLine(text string) string {
+// OneLine escapes a text so that it neither moves the cursor nor begins a line.
+func OneLine(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(text)
 	}
 	return text
 }
 
-// quotedAddress is quoted for an address or URL. A part of it may be a secret: the text before an @
+// QuotedAddress is Quoted for an address or URL. A part of it may be a secret: the text before an @
 // is often a password.
-func quotedAddress(text string) string {
+func QuotedAddress(text string) string {
 	if at := strings.LastIndexByte(text, '@'); at >= 0 {
 		text = "…" + text[at:]
 	}
 	notBase64 := func(r rune) bool { return !strings.ContainsRune(base64Letters, r) }
-	if slices.ContainsFunc(strings.FieldsFunc(text, notBase64), func(part string) bool { return looksSecret(strings.Trim(part, "/")) }) {
+	if slices.ContainsFunc(strings.FieldsFunc(text, notBase64), func(part string) bool { return Looks(strings.Trim(part, "/")) }) {
 		return "(what looks like a secret)"
 	}
-	return quoted(text)
+	return Quoted(text)
 }
 
 const base64Letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-// quoted is quotable with quotes around the text.
-func quoted(text string) string {
-	if q := quotable(text); q != text {
+// Quoted is Quotable with quotes around the text.
+func Quoted(text string) string {
+	if q := Quotable(text); q != text {
 		return q
 	}
 	return strconv.Quote(text)
@@ -61,8 +63,8 @@ var (
 	privateKey   = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----`)
 )
 
-// looksSecret says whether a text is or holds a key, a token or a connection string.
-func looksSecret(text string) bool {
+// Looks reports whether a text is, or contains, a key, a token or a connection string.
+func Looks(text string) bool {
 	if sharedAccess.MatchString(text) || base64Padded.MatchString(text) || privateKey.MatchString(text) {
 		return true
 	}
@@ -73,26 +75,20 @@ func looksSecret(text string) bool {
 		strings.ContainsFunc(text, unicode.IsDigit)
 }
 
-// withoutSecrets removes from a finished text what looks like a key, from wherever it comes.
-func withoutSecrets(text string) string {
+// HoldsPrivateKey reports whether a text holds a private key in PEM.
+func HoldsPrivateKey(text []byte) bool { return privateKey.Match(text) }
+
+// Without replaces everything in a finished text that looks like a key, from wherever it comes.
+func Without(text string) string {
 	text = sharedAccess.ReplaceAllString(text, "$1=********")
 	return base64Padded.ReplaceAllString(text, "********")
 }
 
-// keyName makes the name of a configuration key fit for an error. In a line without its colon the
+// KeyName makes the name of a configuration key fit for an error. In a line without its colon the
 // name may be a secret; no real name is as long and as mixed as one.
-func keyName(name string) string {
+func KeyName(name string) string {
 	if len(name) > 40 || len(name) > 20 && strings.ContainsFunc(name, unicode.IsUpper) && strings.ContainsFunc(name, unicode.IsLower) {
 		return "(what looks like a secret)"
 	}
-	return quotable(name)
-}
-
-// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a
-// secret.
-func valueOf(key, value string) string {
-	if slices.Contains(secrets, key) {
-		return "what was given"
-	}
-	return quoted(value)
+	return Quotable(name)
 }
