@@ -23,9 +23,8 @@ func TestEnrollmentsAllocationPolicyChoosesTheHub(t *testing.T) {
 		counts := map[string]int{}
 		const n = 3000
 		at := func(i int) string {
-			id := fmt.Sprintf("device-%d", i)
-			w.enter(id)
-			return string(w.device(id).AssignedHub)
+			names := map[string]string{"127.0.0.2": "hub-a", "127.0.0.3": "hub-b", "127.0.0.4": "hub-c"}
+			return names[w.enter(fmt.Sprintf("device-%d", i))]
 		}
 		before := map[int]string{}
 		for i := range n {
