@@ -425,7 +425,7 @@ func (s *Sim) Info() Info {
 		IDScope:           s.config.IDScope,
 		GroupKey:          base64.StdEncoding.EncodeToString(keys[0]),
 		SecondaryGroupKey: base64.StdEncoding.EncodeToString(keys[1]),
-		ProvisioningHost:  s.dps.Host,
+		ProvisioningHost:  s.dps.Host(),
 		CAFile:            "ca.pem",
 		DPS:               DPSInfo{s.dps.MQTT.Told(), s.dps.Front.Endpoint.Told(), s.dps.ConnectionString()},
 		Central:           CentralInfo{"https://" + s.dps.Front.Endpoint.Told(), s.appID, s.apiToken},

@@ -18,8 +18,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
-// Application is an IoT Central application: it serves the REST API. It decides nothing: the registry
-// of DPS does. Only the history of its commands is its own, and a mutex of the history guards that.
+// Application is an IoT Central application: it serves the REST API. It decides nothing: the
+// registry of DPS does. Only the history of its commands is its own, and a mutex of the history
+// guards that.
 type Application struct {
 	registry  *provisioning.Registry
 	ledger    *ledger.Ledger
@@ -50,8 +51,8 @@ func New(o Options) (*Application, error) {
 	return c, nil
 }
 
-// NewToken draws the id of an application and a token for its API, in the form that IoT Central gives
-// them. The token says that it is good for ten years from now.
+// NewToken draws the id of an application and a token for its API, in the form that IoT Central
+// gives them. The token says that it is good for ten years from now.
 func NewToken(now time.Time) (appID, token string) {
 	sig := make([]byte, sha256.Size)
 	_, _ = rand.Read(sig) // never fails since Go 1.24
@@ -96,7 +97,8 @@ func (c *Application) allow(r *http.Request) error {
 	return azure.Errorf(401, "Unauthorized", "The authorization token is not valid for this application.")
 }
 
-// decodeLenient reads a JSON object as IoT Central does: fields it does not know are ignored, and so is an empty body.
+// decodeLenient reads a JSON object as IoT Central does: it ignores fields that it does not know,
+// and an empty body.
 func decodeLenient(r *http.Request, into any) error {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {

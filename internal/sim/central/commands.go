@@ -64,8 +64,9 @@ func (c *Application) commandHistory(r *http.Request) (any, error) {
 // created is an answer with status 201.
 type created struct{ body any }
 
-// runCommand runs a command now, as a direct method; one that the device's template calls durable is queued instead, as a message
-// that waits for the device. Who sends a bare value, as `az` does with whatever it is given, means the request.
+// runCommand runs a command now, as a direct method. A command that the device's template calls
+// durable is queued instead, as a message that waits for the device. A bare value as body is the
+// request of the command: the Azure CLI sends what it is given.
 func (c *Application) runCommand(r *http.Request) (any, error) {
 	body, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {

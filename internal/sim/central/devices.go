@@ -120,7 +120,8 @@ func (w wantedCentralDevice) change(a *provisioning.Attributes) {
 	}
 }
 
-// createDevice makes the record of a device that has not been seen yet. Who makes it by hand has approved it.
+// createDevice makes the record of a device that has not been seen yet. The device is approved by
+// that.
 func (c *Application) createDevice(r *http.Request) (any, error) {
 	var want wantedCentralDevice
 	if err := decodeLenient(r, &want); err != nil {
@@ -139,7 +140,8 @@ func (c *Application) createDevice(r *http.Request) (any, error) {
 	return shown(d), nil
 }
 
-// updateDevice changes a record. To enable a device is to approve and to unblock it, to disable it is to block it.
+// updateDevice changes a record. To enable a device is to approve and to unblock it. To disable it
+// is to block it.
 func (c *Application) updateDevice(r *http.Request) (v any, err error) {
 	var want wantedCentralDevice
 	if err := decodeLenient(r, &want); err != nil {

@@ -20,8 +20,9 @@ type propertyMetadata struct {
 	LastUpdateTime string `json:"lastUpdateTime,omitempty"`
 }
 
-// properties joins the two halves of a twin, or of a component in it, in the form of IoT Central: each name with its value, what the
-// device acknowledged or else what is desired, and the rest under $metadata.
+// properties joins the two halves of a twin, or of a component in it, in the form of IoT Central.
+// Each name has the value that the device acknowledged, else the value that is desired; the rest is
+// under $metadata.
 func properties(desired, reported, desiredAt, reportedAt map[string]any) map[string]any {
 	all, metadata := map[string]any{}, map[string]propertyMetadata{}
 	sub := func(m map[string]any, name string) map[string]any { child, _ := m[name].(map[string]any); return child }

@@ -7,8 +7,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// This file is IoT Central's public REST API and the part of its system API that the Azure CLI uses, beside the failover in
-// central.go. A device's record is the registry's; its values come from its hub and from the ledger.
+// This file has the routes of IoT Central's public REST API, and of the part of its system API that
+// the Azure CLI uses.
 
 const (
 	centralPage    = 25 // devices in one answer

@@ -16,7 +16,8 @@ import (
 // templates are the device templates of an application: DTDL documents by their id.
 type templates map[string]json.RawMessage
 
-// parseTemplates reads a DTDL interface, a list of them, or a device template as IoT Central exports it.
+// parseTemplates reads a DTDL interface, a list of them, or a device template as IoT Central
+// exports it.
 func parseTemplates(doc []byte) (templates, error) {
 	t := templates{}
 	var list []json.RawMessage
@@ -73,7 +74,8 @@ func (t templates) durable(template, component, command string) bool {
 	return slices.ContainsFunc(contents, func(c dtdlContent) bool { return c.Name == command && c.Durable })
 }
 
-// shown is a template in IoT Central's form; of a model that devices only announced, nothing but its id is known.
+// shown returns a template in IoT Central's form. A model that devices only announced has nothing
+// but its id.
 func (t templates) shown(id string) map[string]any {
 	model := t[id]
 	if model == nil {

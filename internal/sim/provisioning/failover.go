@@ -17,7 +17,8 @@ type failover struct {
 // DefaultFailover is how long a failover lasts if nobody says.
 const DefaultFailover = 30 * time.Minute
 
-// Failover moves a device to the next living hub, until ttl is over.
+// Failover moves a device to the next living hub, until ttl is over; 0 means DefaultFailover. It
+// returns the hub that the device has left.
 func (r *Registry) Failover(id string, ttl time.Duration) (left *iothub.Hub, until time.Time, err error) {
 	if ttl == 0 {
 		ttl = DefaultFailover
@@ -50,7 +51,7 @@ func (r *Registry) Failover(id string, ttl time.Duration) (left *iothub.Hub, unt
 	return left, until, err
 }
 
-// stayAway ends a failover without a return; called with the registry's mutex held.
+// stayAway ends a failover without a return. The registry's mutex is held.
 func (d *device) stayAway() {
 	if d.failedOver != nil {
 		if d.failedOver.timer != nil { // it has none before the start
@@ -60,7 +61,8 @@ func (d *device) stayAway() {
 	}
 }
 
-// returnHome ends a failover whose time is up. A hub that is dead by then gets nobody back.
+// returnHome ends a failover whose time is up. The device stays where it is if its hub is dead by
+// then.
 func (r *Registry) returnHome(d *device, f *failover) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,7 +76,8 @@ func (r *Registry) returnHome(d *device, f *failover) {
 	_ = r.keep(d) // nobody has asked for it
 }
 
-// Failback returns a device to its first hub, whatever moved it; a device that is there stays.
+// Failback returns a device to its first hub, whatever moved it. It returns the hub that the device
+// has left, nil if the device was in its first hub.
 func (r *Registry) Failback(id string) (left *iothub.Hub, err error) {
 	err = r.with(id, func(d *device) error {
 		if d.hub == nil {
@@ -94,7 +97,7 @@ func (r *Registry) Failback(id string) (left *iothub.Hub, err error) {
 	return left, err
 }
 
-// resume lets failovers of an earlier life end when they would have; called with mu held.
+// resume lets failovers from before a restart end when they would have. mu is held.
 func (r *Registry) resume() {
 	for _, d := range r.byID {
 		if f := d.failedOver; f != nil && f.timer == nil {

@@ -18,7 +18,8 @@ type DPSFault struct {
 	WhenOver   string  `json:"whenOver,omitempty"`   // blackhole: connections that waited are "answer"ed (default) or "reset"
 }
 
-// The kinds of DPS faults. Down and blackhole hit the whole HTTPS address, so the IoT Central façade goes with them.
+// The kinds of DPS faults. DPSDown and DPSBlackhole hit the whole HTTPS address, and IoT Central is
+// on that, too.
 const (
 	DPSDown         = "down"         // dials are refused
 	DPSBlackhole    = "blackhole"    // connections are accepted, nothing is answered

@@ -103,14 +103,15 @@ func nameOfHub(h *iothub.Hub) string {
 	return h.Name()
 }
 
-// keptEnrollment is an enrollment as a document: in the service API's form a certificate is but a description.
+// keptEnrollment is an enrollment as a document. It has the certificates, which the form of the
+// service API only describes.
 type keptEnrollment struct {
 	*enrollment
 	Leaves [][]byte `json:"hubhopLeaves,omitempty"` // DER
 	Roots  [][]byte `json:"hubhopRoots,omitempty"`
 }
 
-// keepEnrollment writes down the entry of a list, or that there is none any more; called with mu held.
+// keepEnrollment writes down the entry of a list, or that there is none any more. mu is held.
 func (r *Registry) keepEnrollment(group bool, id string) error {
 	key := "enrollment/single/" + id
 	if group {
@@ -123,7 +124,7 @@ func (r *Registry) keepEnrollment(group bool, id string) error {
 	return r.store.Put(key, keptEnrollment{e, azure.RawCertificates(e.leaves), azure.RawCertificates(e.roots)})
 }
 
-// Restore brings back the enrollments and the devices. Timers run from start on.
+// Restore brings back the enrollments and the devices. Timers run from Start on.
 func (r *Registry) Restore() error {
 	for _, group := range []bool{true, false} {
 		prefix := map[bool]string{true: "enrollment/group/", false: "enrollment/single/"}[group]
@@ -206,7 +207,7 @@ func (r *Registry) restoredHub(name string) (*iothub.Hub, error) {
 	return nil, &FewHubsError{name, len(r.hubs)}
 }
 
-// FewHubsError is a state directory that knows more hubs than there are to be.
+// FewHubsError says that a state directory has devices in a hub beyond those there are to be.
 type FewHubsError struct {
 	Hub  string
 	Hubs int

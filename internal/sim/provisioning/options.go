@@ -61,28 +61,28 @@ type ServiceOptions struct {
 	Tell     func(iothub.Event) // is told of registrations and faults; it must not block
 }
 
-// What happens to the identity in the hub a device moves away from, see Config.Move.
+// What happens to the identity in the hub a device moves away from, see RegistryOptions.Move.
 const (
 	MoveDisable = "disable" // IoT Central's way: the old hub answers CONNACK 3
 	MoveDelete  = "delete"  // plain DPS's way: the old hub answers CONNACK 5
 )
 
-// Where a device goes first, see Config.Allocation.
+// Where a device goes first, see RegistryOptions.Allocation.
 const (
 	AllocateStatic     = "static"     // hub-a, so that stories are predictable
-	AllocateHashed     = "hashed"     // spread by a hash of the registration id, see Config.HubWeights
+	AllocateHashed     = "hashed"     // spread by a hash of the registration id, see RegistryOptions.HubWeights
 	AllocateGeoLatency = "geoLatency" // the first living hub in the order given
-	AllocateCustom     = "custom"     // a webhook decides, see Config.Webhook
+	AllocateCustom     = "custom"     // a webhook decides, see RegistryOptions.Webhook
 )
 
-// What becomes of a device that registers again, see Config.Reprovision.
+// What becomes of a device that registers again, see RegistryOptions.Reprovision.
 const (
 	ReprovisionMigrate = "migrate" // it may get another hub, and its twin moves with it
 	ReprovisionReset   = "reset"   // it may get another hub, and begins with its first twin in any case
 	ReprovisionNever   = "never"   // it keeps its hub
 )
 
-// What DPS does to a malformed user name, see Config.MalformedDPS.
+// What DPS does to a malformed user name, see ServiceOptions.MalformedDPS.
 const (
 	MalformedRefuse = "refuse" // CONNACK 5
 	MalformedClose  = "close"  // no answer

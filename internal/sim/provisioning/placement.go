@@ -7,7 +7,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
-// place makes the answer of DPS come true; called with mu held.
+// place puts a device that registers into its hub. mu is held.
 func (r *Registry) place(d *device, e *enrollment, custom *allocation) {
 	d.refused, d.payload = nil, nil
 	var twin *iothub.TwinContent // nil means the policy decides
@@ -47,8 +47,8 @@ func (r *Registry) place(d *device, e *enrollment, custom *allocation) {
 	}
 }
 
-// decide is the hub for a registration: where the device is, unless its enrollment says otherwise since the last time. Called with
-// mu held.
+// decide returns the hub for a registration: the one where the device is, unless its enrollment has
+// changed since the last time. mu is held.
 func (r *Registry) decide(d *device, e *enrollment, custom *allocation) *iothub.Hub {
 	if d.hub != nil && !e.reprovisions() {
 		return d.hub
@@ -63,7 +63,8 @@ func (r *Registry) decide(d *device, e *enrollment, custom *allocation) *iothub.
 	return r.alive(target, e)
 }
 
-// alive is another hub if DPS knows that the one it would name is of no use.
+// alive returns the target, or another hub if DPS knows that the target is dead and there is
+// another.
 func (r *Registry) alive(target *iothub.Hub, e *enrollment) *iothub.Hub {
 	if target.DeadForDPS() {
 		if other := otherThan(target, r.hubsOf(e)); other != nil {
@@ -73,7 +74,8 @@ func (r *Registry) alive(target *iothub.Hub, e *enrollment) *iothub.Hub {
 	return target
 }
 
-// answer is the hub DPS would name now if nothing but the hubs has changed since the device registered; called with mu held.
+// answer returns the hub that DPS would name now if nothing but the hubs had changed since the
+// device registered. mu is held.
 func (r *Registry) answer(d *device) *iothub.Hub {
 	if e := r.entry(d); e != nil && e.reprovisions() {
 		return r.alive(d.hub, e)
@@ -81,6 +83,7 @@ func (r *Registry) answer(d *device) *iothub.Hub {
 	return d.hub
 }
 
+// assign notes the hub of a device. mu is held.
 func (r *Registry) assign(d *device, to *iothub.Hub, substatus string) {
 	d.hub, d.substatus, d.updated, d.etag = to, substatus, r.now(), azure.NewDPSEtag()
 	if !slices.Contains(d.visited, to) {
@@ -88,9 +91,10 @@ func (r *Registry) assign(d *device, to *iothub.Hub, substatus string) {
 	}
 }
 
-// move takes a device to another hub: the identity there comes first, with the whole twin or, if its enrollment says so, with the
-// one it began with; then the old one becomes unusable in the way configured, unless nobody could reach its hub to do that. A twin
-// that is given counts in any case.
+// move takes a device to another hub. The identity there is made first: with the twin that is
+// given, else with the first twin of the enrollment if that resets, else with the whole twin of the
+// old identity. Then the old identity becomes unusable in the way configured, unless nobody could
+// reach its hub. mu is held.
 func (r *Registry) move(d *device, to *iothub.Hub, twin *iothub.TwinContent) {
 	from, substatus := d.hub, substatusMigrated
 	if e := r.entry(d); e != nil && e.resets() {
@@ -126,8 +130,8 @@ func (r *Registry) move(d *device, to *iothub.Hub, twin *iothub.TwinContent) {
 	}
 }
 
-// Placed is the identity that orders to a device go to: in the hub DPS would assign now. Giving the order makes the assignment, so
-// that the order is where the device will be sent.
+// Placed returns the identity that an order to a device goes to: the one in the hub that DPS would
+// assign now. It makes that assignment, so that the order waits where the device will be sent.
 func (r *Registry) Placed(id string) (i *iothub.Identity, err error) {
 	if i := r.made(id); i != nil {
 		return i, nil
@@ -147,7 +151,7 @@ func (r *Registry) Placed(id string) (i *iothub.Identity, err error) {
 	return i, err
 }
 
-// linked are the hubs a device can be in; called with mu held.
+// linked returns the hubs that a device can be in. mu is held.
 func (r *Registry) linked(d *device) []*iothub.Hub {
 	if e := r.entry(d); e != nil {
 		return r.hubsOf(e)
@@ -155,8 +159,8 @@ func (r *Registry) linked(d *device) []*iothub.Hub {
 	return r.hubs
 }
 
-// TwinIn returns the identity whose twin a service sees: in the hub that DPS would assign now, else in
-// the one where the device is, whose twin would travel along. It assigns nothing.
+// TwinIn returns the identity whose twin a service sees: the one in the hub that DPS would assign
+// now, else the one where the device is, whose twin would travel along. It assigns nothing.
 func (r *Registry) TwinIn(id string) (i *iothub.Identity, err error) {
 	if i := r.made(id); i != nil {
 		return i, nil
@@ -176,6 +180,7 @@ func (r *Registry) TwinIn(id string) (i *iothub.Identity, err error) {
 	return i, err
 }
 
+// notProvisioned is the refusal of an order to a device that is in no hub yet.
 func notProvisioned(d *device) error {
 	return azure.Errorf(409, "DeviceNotProvisioned", "device %s has never been assigned to a hub", d.id)
 }

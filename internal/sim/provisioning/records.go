@@ -9,8 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// This file is how IoT Central and the control API read and change what the registry has of devices.
-// Every method takes the registry's mutex, and returns copies.
+// This file is how IoT Central and the control API read and change what the registry has of
+// devices. Every method takes the registry's mutex, and returns copies.
 
 // Attributes are what operators say of a device.
 type Attributes struct {
@@ -59,8 +59,8 @@ func (r *Registry) Record(id string) (record Record, err error) {
 	return record, err
 }
 
-// Records returns at most limit records in the order of their ids, of those behind the id after, and
-// whether there are more. A limit of 0 is none.
+// Records returns at most limit records in the order of their ids, of those behind the id after,
+// and whether there are more. A limit of 0 is none.
 func (r *Registry) Records(after string, limit int) (records []Record, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
-// Registry is what DPS and IoT Central know: who may enrol, which devices there are, and which hub each
-// device belongs to. Only the registry puts devices into hubs, and takes them out.
+// Registry is what DPS and IoT Central know: who may enrol, which devices there are, and which hub
+// each device belongs to. Only the registry puts devices into hubs, and takes them out.
 type Registry struct {
 	config RegistryOptions
 	log    zerolog.Logger
@@ -35,8 +35,8 @@ type Registry struct {
 	lost           error // errors of hubs that could not write since the last keep, see unsaved
 }
 
-// NewRegistry returns a registry without devices. The caller calls restore, and start when the hubs
-// have their addresses.
+// NewRegistry returns a registry without devices. The caller calls Restore and EnrolConfigured, and
+// Start when the hubs have their addresses.
 func NewRegistry(o RegistryOptions) *Registry {
 	r := &Registry{
 		config: o, log: o.Log, now: o.Now, hubs: o.Hubs, store: o.Store,
@@ -69,7 +69,7 @@ func (r *Registry) GroupKeys() [2][]byte { return r.group }
 // and is called before anybody is answered. mu is held.
 func (r *Registry) unsaved(err error) { r.lost = errors.Join(r.lost, err) }
 
-// device is one device as DPS knows it; the registry's mutex guards it.
+// device is one device as DPS knows it. The registry's mutex guards it.
 type device struct {
 	id             string // in the hubs
 	registrationID string // as it was first written
@@ -99,15 +99,7 @@ type device struct {
 	kept           []byte // as the store has it
 }
 
-// The values of registrationState.substatus in use.
-const (
-	substatusInitial  = "initialAssignment"
-	substatusMigrated = "deviceDataMigrated"
-	substatusReset    = "deviceDataReset"
-	substatusReturned = "reprovisionedToInitialAssignment"
-)
-
-// dpsError is a refusal with DPS's own error code; code/1000 is the status.
+// dpsError is a refusal with an error code of DPS. The code divided by 1000 is the HTTP status.
 type dpsError struct {
 	code int
 	text string // the service's own text, which clients may match
@@ -124,104 +116,6 @@ func (e *dpsError) reason() string {
 	return strings.TrimSuffix(e.text, ".") + ": " + e.why
 }
 
-// arrive notes that a device with good credentials has registered by an enrollment, and returns its record.
-func (r *Registry) arrive(registrationID string, by *enrollment, auth azure.Credentials, payload json.RawMessage) (*device, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key, id := strings.ToLower(registrationID), registrationID
-	if by.DeviceID != "" {
-		id = by.DeviceID
-	}
-	d := r.byRegistration[key]
-	if d != nil && by.DeviceID != "" && d.id != id { // the enrollment has got another device id: that is another device
-		r.drop(d, "device has another id now")
-		if r.keep(d) != nil {
-			return nil, errNotKept
-		}
-		d = nil
-	}
-	now := r.now()
-	if d == nil {
-		if r.byID[id] != nil {
-			return nil, &dpsError{code: 409000, text: "The device id belongs to another registration."}
-		}
-		d = &device{id: id, registrationID: registrationID, approved: r.config.AutoApprove, attributesEtag: azure.NewDPSEtag()}
-		r.byRegistration[key] = d
-		r.byID[id] = d
-	}
-	if !d.registered {
-		d.registered, d.created, d.updated, d.etag = true, now, now, azure.NewDPSEtag()
-	}
-	d.auth, d.group = auth, by.EnrollmentGroupID
-	if model := modelIDIn(payload); model != "" {
-		d.modelID = model
-	}
-	if r.keep(d) != nil {
-		return nil, errNotKept
-	}
-	return d, nil
-}
-
-// errNotKept is what DPS answers when it cannot write down what it would have to promise.
-var errNotKept = &dpsError{code: 500000, text: "Internal server error."}
-
-// modelIDIn finds the model id in a registration's payload, which may itself be a string that holds JSON, as the Azure CLI sends it.
-func modelIDIn(payload json.RawMessage) string {
-	var text string
-	if json.Unmarshal(payload, &text) == nil {
-		payload = json.RawMessage(text)
-	}
-	var p struct {
-		ModelID     string `json:"modelId"`
-		IotcModelID string `json:"iotcModelId"`
-	}
-	if json.Unmarshal(payload, &p) != nil {
-		return ""
-	}
-	if p.ModelID != "" {
-		return p.ModelID
-	}
-	return p.IotcModelID
-}
-
-// The states of a registration.
-const (
-	statusUnassigned = "unassigned"
-	statusAssigning  = "assigning"
-	statusAssigned   = "assigned"
-	statusFailed     = "failed"
-	statusDisabled   = "disabled"
-)
-
-// settle finishes a registration: the device is put into the hub that DPS assigns now, if it may be in any. custom is what the
-// webhook said, nil if it was not asked.
-func (r *Registry) settle(d *device, custom *allocation) (registrationState, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.entry(d)
-	if r.byID[d.id] != d || !d.registered || e == nil {
-		return registrationState{}, errNoRegistration // it was deleted meanwhile
-	}
-	if d.approved && !d.blocked && !r.isDisabled(d) {
-		r.place(d, e, custom)
-	}
-	if r.keep(d) != nil {
-		return registrationState{}, errNotKept
-	}
-	return r.stateOf(d), nil
-}
-
-// lookup is settle without the effects.
-func (r *Registry) lookup(registrationID string) (registrationState, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d := r.byRegistration[strings.ToLower(registrationID)]
-	if d == nil || !d.registered {
-		return registrationState{}, false
-	}
-	return r.stateOf(d), true
-}
-
 // disabled says whether DPS refuses the device at once.
 func (r *Registry) disabled(d *device) bool {
 	r.mu.Lock()
@@ -229,40 +123,14 @@ func (r *Registry) disabled(d *device) bool {
 	return r.isDisabled(d)
 }
 
-// isDisabled is called with mu held.
+// isDisabled is disabled with mu held.
 func (r *Registry) isDisabled(d *device) bool {
 	e := r.entry(d)
 	return d.disabled || e != nil && e.disabled()
 }
 
-// stateOf is the registration record; called with mu held.
-func (r *Registry) stateOf(d *device) registrationState {
-	s := registrationState{RegistrationID: d.registrationID}
-	switch {
-	case r.isDisabled(d):
-		s.Status = statusDisabled
-		return s
-	case d.blocked || !d.approved: // IoT Central's allocation webhook refuses
-		s.Status = statusFailed
-		s.ErrorCode, s.ErrorMessage = 400209, "Custom allocation failed with status code: 401"
-	case d.refused != nil:
-		s.Status = statusFailed
-		s.ErrorCode, s.ErrorMessage = d.refused.code, d.refused.text
-	case d.hub == nil:
-		s.Status = statusUnassigned
-	default:
-		s.Status, s.Substatus = statusAssigned, d.substatus
-		s.AssignedHub, s.DeviceID = d.hub.Host(), d.id
-		s.X509, s.Payload = &registrationX509{}, d.payload // the service writes x509 for devices with keys too
-		if d.auth.X509 {
-			s.X509.EnrollmentGroupID = d.group
-		}
-	}
-	s.CreatedDateTimeUTC, s.LastUpdatedDateTimeUTC, s.Etag = azure.UTC7(d.created), azure.UTC7(d.updated), d.etag
-	return s
-}
-
-// with runs f on a device by its id, with mu held.
+// with runs f on the device of this id, with mu held, and writes the device down. It returns an
+// [azure.Error] with status 404 if nobody knows the device, and 409 if only a hub knows it.
 func (r *Registry) with(id string, f func(*device) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -282,7 +150,8 @@ func (r *Registry) with(id string, f func(*device) error) error {
 	return err
 }
 
-// Delete forgets a device everywhere. Its group still enrols it, so it may come back as a new one.
+// Delete forgets a device everywhere. Its group still enrols it, so it may come back as a new
+// device.
 func (r *Registry) Delete(id string) error {
 	if i := r.made(id); i != nil {
 		return azure.Unconfirmed(i.Hub().Delete(id, "device deleted"))
@@ -293,7 +162,7 @@ func (r *Registry) Delete(id string) error {
 	})
 }
 
-// drop is delete with mu held.
+// drop deletes a device. mu is held.
 func (r *Registry) drop(d *device, reason string) {
 	d.stayAway()
 	delete(r.byID, d.id)
@@ -303,33 +172,8 @@ func (r *Registry) drop(d *device, reason string) {
 	}
 }
 
-// Newest returns the identity by which a device is connected, nil if it is not, and the model that it
-// has announced. If a dead hub still holds an older connection, the newest connection counts.
-func (r *Registry) Newest(id string) (i *iothub.Identity, modelID string) {
-	newest := int64(0)
-	for _, h := range r.hubs {
-		if candidate := h.Identity(id); candidate != nil {
-			if number, model := candidate.Connection(); number > newest {
-				i, newest, modelID = candidate, number, model
-			}
-		}
-	}
-	return i, modelID
-}
-
-// Close stops the timers.
-func (r *Registry) Close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = true
-	for _, d := range r.byID {
-		if d.failedOver != nil && d.failedOver.timer != nil {
-			d.failedOver.timer.Stop()
-		}
-	}
-}
-
-// made is the identity of a device that a service made in a hub and DPS knows nothing of, nil if there is none.
+// made returns the identity of a device that a service made in a hub and that DPS does not know. It
+// is nil if DPS knows the device, or no hub has it.
 func (r *Registry) made(id string) *iothub.Identity {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -344,7 +188,33 @@ func (r *Registry) made(id string) *iothub.Identity {
 	return nil
 }
 
-// Known is nil if DPS or a hub has the device.
+// Newest returns the identity by which a device is connected, nil if it is not, and the model that
+// it has announced. If a dead hub still holds an older connection, the newest connection counts.
+func (r *Registry) Newest(id string) (i *iothub.Identity, modelID string) {
+	newest := int64(0)
+	for _, h := range r.hubs {
+		if candidate := h.Identity(id); candidate != nil {
+			if number, model := candidate.Connection(); number > newest {
+				i, newest, modelID = candidate, number, model
+			}
+		}
+	}
+	return i, modelID
+}
+
+// Close stops the timers: from now on no failover ends by itself.
+func (r *Registry) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for _, d := range r.byID {
+		if d.failedOver != nil && d.failedOver.timer != nil {
+			d.failedOver.timer.Stop()
+		}
+	}
+}
+
+// Known returns nil if DPS or a hub has the device, else an [azure.Error] with status 404.
 func (r *Registry) Known(id string) error {
 	if r.made(id) != nil {
 		return nil

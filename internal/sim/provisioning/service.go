@@ -16,13 +16,13 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// Service is the Device Provisioning Service (DPS) as clients see it: its requests and answers, which
-// are the same over MQTT (dps_mqtt.go) and HTTPS (dps_https.go). The registry makes the decisions.
+// Service is the Device Provisioning Service (DPS) as clients see it: its requests and answers,
+// which are the same over MQTT (mqtt.go) and HTTPS (https.go). The registry makes the decisions.
 type Service struct {
 	config   ServiceOptions
 	log      zerolog.Logger
 	registry *Registry
-	Host     string // what clients are told
+	host     string // what clients are told
 	faults   wire.FaultState[DPSFault]
 
 	MQTT  *wire.Endpoint
@@ -66,7 +66,10 @@ func NewService(o ServiceOptions) *Service {
 }
 
 // SetHost tells DPS the host that clients know it by.
-func (p *Service) SetHost(host string) { p.Host = host }
+func (p *Service) SetHost(host string) { p.host = host }
+
+// Host is the host that clients are told.
+func (p *Service) Host() string { return p.host }
 
 // Totals returns the numbers of register requests and of polls since the start.
 func (p *Service) Totals() (registrations, polls int64) {
@@ -80,8 +83,8 @@ func (p *Service) Open() {
 	}
 }
 
-// Settle waits for the webhooks under way, and ends the timed healing of DPS's fault: from now on the
-// fault stays what it is.
+// Settle waits for the webhooks under way, and ends the timed healing of DPS's fault: from now on
+// the fault stays what it is.
 func (p *Service) Settle() {
 	p.jobs.Wait()
 	p.faults.Close()
@@ -281,7 +284,8 @@ func (p *Service) endpoints() []*wire.Endpoint {
 	return all
 }
 
-// nameHub puts Azure's name for the assigned hub in place of its address, for a client that can only have got here by such a name.
+// nameHub puts Azure's name of the assigned hub in place of its address, for a client that asked
+// for DPS by such a name: it can only have got here through the proxy.
 func (p *Service) nameHub(c claim, s registrationState) registrationState {
 	if h := p.registry.hubNamed(s.AssignedHub); h != nil && c.byAzureName {
 		s.AssignedHub = h.AzureName()

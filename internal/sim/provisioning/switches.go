@@ -9,7 +9,8 @@ import (
 
 // This file is how an operator switches devices on and off, beside DPS's own API.
 
-// change changes what stands between a device and its hub. set sets the flags.
+// change changes what keeps a device out of its hub. The function set sets the flags; the
+// identities follow.
 func (r *Registry) change(id, reason string, set func(*device)) error {
 	return r.with(id, func(d *device) error {
 		set(d)
@@ -37,13 +38,13 @@ func (r *Registry) Disable(id string) error {
 	return r.change(id, "device disabled", func(d *device) { d.disabled = true })
 }
 
-// DisableIdentity disables a device in its hub only. DPS does not know, and goes on assigning the hub
-// that refuses the device.
+// DisableIdentity disables a device in its hub only. DPS does not know, and goes on assigning the
+// hub that refuses the device.
 func (r *Registry) DisableIdentity(id string) error {
 	return r.change(id, "device disabled", func(d *device) { d.unusable = true })
 }
 
-// Enable undoes disable and disableIdentity, and enables an individual enrollment that is disabled.
+// Enable undoes Disable and DisableIdentity, and enables an individual enrollment that is disabled.
 func (r *Registry) Enable(id string) error {
 	if i := r.made(id); i != nil {
 		return azure.Unconfirmed(i.Enable())
@@ -63,7 +64,7 @@ func (r *Registry) Block(id string) error {
 	return r.change(id, "device blocked", func(d *device) { d.blocked = true })
 }
 
-// Unblock undoes block.
+// Unblock undoes Block.
 func (r *Registry) Unblock(id string) error {
 	return r.change(id, "", func(d *device) { d.blocked = false })
 }
@@ -82,8 +83,8 @@ func (r *Registry) SetEnabled(id string, enabled bool) error {
 	})
 }
 
-// Switched notes that a service has switched the identity of a device on or off in a hub, so that the
-// next registration does not undo it.
+// Switched notes that a service has switched the identity of a device on or off in a hub, so that
+// the next registration does not undo it.
 func (r *Registry) Switched(h *iothub.Hub, id string, enabled bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

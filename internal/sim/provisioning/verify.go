@@ -12,7 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// claim is what a client says of itself to DPS.
+// claim is what a client tells DPS of itself.
 type claim struct {
 	idScope        string
 	registrationID string
@@ -22,7 +22,8 @@ type claim struct {
 	byAzureName    bool // it asked for DPS by the name Azure gives it
 }
 
-// verify checks a claim. It returns the enrollment that lets the device in, and the credentials it will have in its hub.
+// verify checks a claim. It returns the enrollment that lets the device in, and the credentials
+// that the device will have in its hub. Its errors are refusals of DPS.
 func (r *Registry) verify(c claim) (*enrollment, azure.Credentials, error) {
 	refuse := func(code int, text, why string) (*enrollment, azure.Credentials, error) {
 		return nil, azure.Credentials{}, &dpsError{code, text, why}
@@ -83,7 +84,8 @@ func (r *Registry) verify(c claim) (*enrollment, azure.Credentials, error) {
 	return refuse(401000, "Unauthorized", why)
 }
 
-// candidates are the enrollments a device might come by: the individual one if it has one, else all groups that attest in that way.
+// candidates returns the enrollments that may let a device in: its individual enrollment if it has
+// one, else all groups with this kind of attestation.
 func (r *Registry) candidates(registrationID, attestation string) []*enrollment {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,8 +101,9 @@ func (r *Registry) candidates(registrationID, attestation string) []*enrollment 
 	return groups
 }
 
-// Provision registers a device with the default group and assigns it to a hub, without asking for
-// credentials: it is given these. It returns the host of the hub. Measurements fill a cloud with it.
+// Provision registers a device with the default group and assigns it to a hub, whose host it
+// returns. It checks no credentials: the device is given these. Tests and measurements fill a cloud
+// with it.
 func (r *Registry) Provision(id string, auth azure.Credentials) (host string, err error) {
 	r.mu.Lock()
 	group := r.groups[defaultGroup]

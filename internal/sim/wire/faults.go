@@ -18,8 +18,8 @@ type ActiveFault[F any] struct {
 	timer *time.Timer // heals it; nil if somebody has to
 }
 
-// FaultState is the fault of one service, if it has any. Now may be read without a lock; a mutex is held
-// while a fault begins or ends, and comes before all others.
+// FaultState is the fault of one service, if it has any. Now may be read without a lock; a mutex is
+// held while a fault begins or ends, and comes before all others.
 type FaultState[F any] struct {
 	Over     func(kind string) // called when a fault has ended, while no other can begin
 	changing sync.Mutex        // held while a fault begins or ends
@@ -35,9 +35,9 @@ func (s *FaultState[F]) Kind() string {
 	return ""
 }
 
-// Begin replaces the present fault. The function apply makes the new one felt; if it fails it must have
-// put everything back to healthy. The function undo heals, and is called after secs seconds unless
-// another fault has begun by then; 0 seconds are for ever.
+// Begin replaces the present fault. The function apply makes the new one felt; if it fails it must
+// have put everything back to healthy. The function undo heals, and is called after secs seconds
+// unless another fault has begun by then; 0 seconds are for ever.
 func (s *FaultState[F]) Begin(f F, kind string, secs float64, apply func() error, undo func() error) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -61,8 +61,8 @@ func (s *FaultState[F]) Begin(f F, kind string, secs float64, apply func() error
 	return nil
 }
 
-// expire heals a fault if it is still the present one. If undo fails, because somebody has taken the
-// address meanwhile, it is tried again after a second.
+// expire heals a fault if it is still the present one. If undo fails, because somebody has taken
+// the address meanwhile, it is tried again after a second.
 func (s *FaultState[F]) expire(a *ActiveFault[F], undo func() error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
