@@ -17,7 +17,7 @@ var gallery = []struct {
 }{
 	// The published samples.
 	{"C: keys with stray semicolons do not compile", "", "keys are configuration, checked by TestKeysThatAreNone"},
-	{"C: HMAC key length hard-coded to 64", "TestDeriveKey", ""},
+	{"C: HMAC key length hard-coded to 64", "TestDerivedKeyIsThatOfTheDocumentation", ""},
 	{"C: crash on a message without method-name", "TestHandlerThatFails", ""},
 	{"C: response buffer of 128 bytes", "TestLargePayloads", ""},
 	{"C: unterminated payload parsed as text", "TestMethods FuzzInboundTopic", ""},

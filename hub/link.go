@@ -24,7 +24,7 @@ type Link struct {
 
 	mu         sync.Mutex // guards everything below; is never held while the session is called
 	lastRID    uint64
-	calls      map[string]chan *twinAnswer
+	calls      []*request  // what waits for an answer
 	firstTwin  *request    // the request that went out with the subscriptions, until Twin takes it
 	handler    Handler     // nil before Serve
 	acked      bool        // the first PUBACK was received

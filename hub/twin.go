@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
@@ -19,11 +20,8 @@ type request struct {
 func (l *Link) request(topic string, body []byte) (*request, error) {
 	l.mu.Lock()
 	l.lastRID++
-	if l.calls == nil {
-		l.calls = map[string]chan *twinAnswer{}
-	}
 	r := &request{strconv.FormatUint(l.lastRID, 16), make(chan *twinAnswer, 1)}
-	l.calls[r.rid] = r.answer
+	l.calls = append(l.calls, r)
 	l.mu.Unlock()
 	err := l.session.Publish(&mqtt.Message{Topic: topic + r.rid, Body: body})
 	if err != nil {
@@ -36,9 +34,9 @@ func (l *Link) request(topic string, body []byte) (*request, error) {
 func (l *Link) answered(a *twinAnswer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if waiting := l.calls[a.rid]; waiting != nil {
-		delete(l.calls, a.rid)
-		waiting <- a // it has room for one
+	if i := slices.IndexFunc(l.calls, func(r *request) bool { return r.rid == a.rid }); i >= 0 {
+		l.calls[i].answer <- a // it has room for one
+		l.forgetLocked(i)
 	}
 }
 
@@ -46,7 +44,16 @@ func (l *Link) answered(a *twinAnswer) {
 func (l *Link) forget(r *request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.calls, r.rid)
+	if i := slices.Index(l.calls, r); i >= 0 {
+		l.forgetLocked(i)
+	}
+}
+
+// forgetLocked removes a request. A link that waits for no answer keeps no memory for it.
+func (l *Link) forgetLocked(i int) {
+	if l.calls = slices.Delete(l.calls, i, i+1); len(l.calls) == 0 {
+		l.calls = nil
+	}
 }
 
 // call sends a request about the twin, and waits for its answer.

@@ -8,14 +8,28 @@ import (
 	"time"
 )
 
-// read is the session's one permanent goroutine.
+// read is the session's one permanent goroutine. The stack of a goroutine grows with what it handles
+// and hardly shrinks while it waits in TLS. So before it waits, it lets a new one go on, but at most
+// once a second.
 func (s *Session) read() {
-	for {
+	defer s.wg.Done()
+	defer s.Contain("reading")
+	for began := s.readAt; ; {
 		if err := s.readPacket(); err != nil {
 			s.lose(err)
 			return
 		}
+		if s.in.ahead.buffered() == 0 && s.readAt.Sub(began) > freshAfter {
+			s.startReader()
+			return
+		}
 	}
+}
+
+// startReader lets a new goroutine read.
+func (s *Session) startReader() {
+	s.wg.Add(1)
+	go s.reader()
 }
 
 func (s *Session) readPacket() error {

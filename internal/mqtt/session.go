@@ -14,6 +14,7 @@ const (
 	readBuffer    = 512              // bytes that are read ahead when much comes
 	writeDeadline = 10 * time.Second // for each write
 	goodbyeLimit  = time.Second      // to end TLS in order
+	freshAfter    = time.Second      // a goroutine that has read for longer lets a new one wait
 
 	// writeAtOnce is the number of bytes in one write that may have to wait. So the deadline of a
 	// write is not about more than that.
@@ -113,7 +114,8 @@ type Session struct {
 	in      *Reader   // the reader's own
 	readAt  time.Time // the reader's own: when it last had to wait
 	tickets []uint64  // the reader's own: scratch
-	flusher func()    // calls flush; kept, because each new function value is an allocation
+	reader  func()    // calls read; kept, because each new function value is an allocation
+	flusher func()    // calls flush; likewise
 
 	ready chan struct{} // closed when the session is up
 	done  chan struct{} // closed at the end; err is set before
@@ -155,12 +157,12 @@ func NewSession(conn *Conn, o Options) *Session {
 	o.Window, o.Connect.KeepAlive = max(o.Window, 1), max(o.Connect.KeepAlive, time.Second)
 	s := &Session{
 		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive,
-		conn: conn, in: NewReader(conn, o.MaxPacket, readBuffer), maxOwing: o.MaxOwing, ready: make(chan struct{}), done: make(chan struct{}),
+		readAt: now, conn: conn, in: NewReader(conn, o.MaxPacket, readBuffer), maxOwing: o.MaxOwing, ready: make(chan struct{}), done: make(chan struct{}),
 		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace, opening: true, out: o.Connect.Append(nil),
 		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},
 	}
 	s.room = sync.NewCond(&s.mu)
-	s.flusher = func() { s.flush(false) }
+	s.reader, s.flusher = s.read, func() { s.flush(false) }
 	s.dialled(conn.tcp, conn.tls)
 	return s
 }
@@ -175,10 +177,7 @@ func (s *Session) Start() {
 	s.flushLocked()
 	_ = s.armLocked(s.setupSince) // nothing can be overdue yet
 	s.mu.Unlock()
-	s.wg.Go(func() {
-		defer s.Contain("reading")
-		s.read()
-	})
+	s.startReader()
 }
 
 // Await waits until the session is up, and reports whether it was. If ctx ends before, Await ends

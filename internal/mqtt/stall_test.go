@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,5 +152,40 @@ func TestSilenceBeginsWhenTheReaderListens(t *testing.T) {
 		default:
 		}
 		l.Abort(nil)
+	})
+}
+
+// TestIdleSessionWaitsInAFreshGoroutine: the goroutine that has handled packets does not keep its
+// large stack while it waits. But packets in quick succession have one goroutine.
+func TestIdleSessionWaitsInAFreshGoroutine(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		stop := w.hub("10.0.0.1", func(p *peer) {
+			p.welcome()
+			p.acknowledge()
+		})
+		defer stop()
+		s := w.dial("10.0.0.1")
+		var readers []string // of each PUBACK
+		for _, pause := range []time.Duration{0, 0, 300 * time.Millisecond, 5 * time.Second, 0} {
+			time.Sleep(pause)
+			err := publishOne(s, []byte("{}"), "", func(error) {
+				stack := make([]byte, 32)
+				id, _, _ := strings.Cut(strings.TrimPrefix(string(stack[:runtime.Stack(stack, false)]), "goroutine "), " ")
+				readers = append(readers, id)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if len(readers) != 5 {
+			t.Fatalf("%d PUBACKs", len(readers))
+		}
+		for i, fresh := range []bool{false, false, false, false, true} { // the one that reads after a pause hands over then
+			if i > 0 && (readers[i] != readers[i-1]) != fresh {
+				t.Errorf("PUBACK %d was read in goroutine %s, the one before in %s", i, readers[i], readers[i-1])
+			}
+		}
+		s.Abort(nil)
 	})
 }
