@@ -24,10 +24,12 @@ import (
 
 // The layouts of a simulator: how its endpoints are spread over addresses and ports.
 const (
-	// LayoutLoopback gives every endpoint a loopback address of its own with the standard ports, so that official SDKs work
-	// over every transport: DPS on the base address, hub i on base+i, MQTT on 8883, HTTPS on 443 or 8443.
+	// LayoutLoopback gives every endpoint a loopback address of its own with the standard ports, so
+	// that official SDKs work over every transport: DPS on the base address, hub i on base+i, MQTT
+	// on 8883, HTTPS on 443 or 8443.
 	LayoutLoopback = "loopback"
-	// LayoutPorts puts everything on the base address with free ports; the assigned hub is then "host:port".
+	// LayoutPorts puts everything on the base address with free ports; the assigned hub is then
+	// "host:port".
 	LayoutPorts = "ports"
 )
 
@@ -38,8 +40,8 @@ const (
 	EarlyC2DReject  = "reject"  // it is dead-lettered, and its sender is told Rejected
 )
 
-// Config says what cloud to build. Start from [DefaultConfig]: most zero values stand for the default, but a zero RetryAfter,
-// SASGrace and AutoApprove mean what they say.
+// Config says what cloud to build. Start from [DefaultConfig]: most zero values stand for the
+// default, but a zero RetryAfter, SASGrace and AutoApprove mean what they say.
 type Config struct {
 	Hubs        int    // number of IoT Hubs, 1 to 26; 0 means 2
 	Layout      string // LayoutLoopback or LayoutPorts; "" means loopback on Linux, else ports
@@ -76,7 +78,8 @@ type Config struct {
 	GroupKey          string                    // base64; "" draws 64 random bytes
 	SecondaryGroupKey string                    // base64; "" draws 64 random bytes
 	Enrollments       []provisioning.Enrollment // individual enrollments, beside the group that every device may use
-	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API. Hubs may be given by name.
+	// EnrollmentDocuments are further enrollments and groups in the form of the DPS service API.
+	// Hubs may be given by name.
 	EnrollmentDocuments []json.RawMessage
 
 	ConnectProxy string // address of an HTTP CONNECT proxy that leads Azure's names here; "" means none
@@ -87,8 +90,9 @@ type Config struct {
 	LedgerKeepBytes int64         // bytes of bodies and properties kept; 0 means 256 MB
 	ClockOffset     time.Duration // how far the cloud's clock is ahead of this machine's: certificates, tokens, HTTP dates
 
-	// StateDir is a directory that outlives the process, made if missing: the same cloud comes back from it, with its keys, devices,
-	// twins, messages and ledger, even if the process was killed. "" keeps everything in memory.
+	// StateDir is a directory that outlives the process, made if missing: the same cloud comes back
+	// from it, with its keys, devices, twins, messages and ledger, even if the process was killed.
+	// "" keeps everything in memory.
 	StateDir string
 
 	ledgerSegment, ledgerCounts int64 // sizes of the ledger's files, see ledger.Options; tests make them small
@@ -145,7 +149,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// onLoopbackOnly is where every listener passes, whatever address was computed or configured for it.
+// onLoopbackOnly is where every listener passes, whatever address was computed or configured for
+// it.
 func onLoopbackOnly(listen func(network, addr string) (net.Listener, error)) func(network, addr string) (net.Listener, error) {
 	return func(network, addr string) (net.Listener, error) {
 		if host, _, err := net.SplitHostPort(addr); err != nil || !isLoopbackHost(host) {
@@ -271,8 +276,8 @@ func validHost(host string) bool {
 	return len(host) <= 253
 }
 
-// isLoopbackHost says whether a listener on host can only be reached from this machine. A name other than localhost could mean
-// anything, so it counts as foreign.
+// isLoopbackHost says whether a listener on host can only be reached from this machine. A name
+// other than localhost could mean anything, so it counts as foreign.
 func isLoopbackHost(host string) bool {
 	if host == "localhost" {
 		return true

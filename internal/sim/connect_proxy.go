@@ -10,8 +10,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
-// connectProxy is an HTTP CONNECT proxy that leads Azure's names to this cloud, so that clients work with the names they were built
-// with. It dials nothing: a tunnel is handed to the endpoint as if it had been accepted there, and so faults reach through it.
+// connectProxy is an HTTP CONNECT proxy that leads Azure's names to this cloud, so that clients
+// work with the names they were built with. It dials nothing: a tunnel is handed to the endpoint as
+// if it had been accepted there, and so faults reach through it.
 func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodConnect {
 		http.Error(w, "This is a CONNECT proxy for https and MQTT over TLS; it passes nothing on in the clear.", http.StatusMethodNotAllowed)
@@ -47,8 +48,9 @@ func (s *Sim) connectProxy(w http.ResponseWriter, r *http.Request) {
 	e.AdmitTunnel(l, raw, buffered.Reader)
 }
 
-// proxied finds the endpoint that a name and a port mean, or says why there is none. Beside Azure's names it takes the simulator's
-// own: DPS assigns its hubs' addresses, and a client that has a proxy asks it for them too.
+// proxied finds the endpoint that a name and a port mean, or says why there is none. Beside Azure's
+// names it takes the simulator's own: DPS assigns its hubs' addresses, and a client that has a
+// proxy asks it for them too.
 func (s *Sim) proxied(target string) (e *wire.Endpoint, status int, reason string) {
 	name, port, err := net.SplitHostPort(strings.ToLower(target))
 	if err != nil {

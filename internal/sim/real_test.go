@@ -59,8 +59,8 @@ func (w *world) realDial(addr string) (*client, error) {
 	return newClient(w.t, raw, w.clientTLS(addr))
 }
 
-// enter registers a device by the default group, asking the registry directly, and returns the host of
-// its hub.
+// enter registers a device by the default group, asking the registry directly, and returns the host
+// of its hub.
 func (w *world) enter(id string) (host string) {
 	host, err := w.registry.Provision(id, azure.Credentials{Keys: [][]byte{w.key(id)}})
 	must(w.t, err)
