@@ -50,7 +50,7 @@ func (e *Endpoint) Connect(ctx context.Context, progress func(Phase)) (*Conn, er
 	c := &Conn{raw: raw, wire: &wire{Conn: raw}}
 	dialled := time.Now()
 	if c.Conn, err = e.Secure(ctx, c.wire); err != nil {
-		Reset(raw)
+		reset(raw)
 		return nil, &Failure{Phase: PhaseTLS, Err: err}
 	}
 	c.tcp, c.tls = dialled.Sub(began), time.Since(dialled)
@@ -119,7 +119,7 @@ func (e *Endpoint) probe(ctx context.Context, answered func()) (from net.Addr, e
 	answered()
 	secure, err := e.Secure(ctx, raw)
 	if err != nil {
-		Reset(raw)
+		reset(raw)
 		return nil, err
 	}
 	_ = secure.Close()
@@ -154,17 +154,17 @@ func Overdue(err error, ctx, limited context.Context, limit time.Duration) error
 	return err
 }
 
-// Reset closes a connection so that nothing of it arrives later.
-func Reset(c net.Conn) {
+// reset closes a connection so that nothing of it arrives later.
+func reset(c net.Conn) {
 	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)
 	}
 	_ = c.Close()
 }
 
-// Ended returns the cause inside an error of a connection, without the addresses that package net
+// cause returns the cause inside an error of a connection, without the addresses that package net
 // adds. An error of the peer in TLS becomes an [ErrProtocol].
-func Ended(err error) error {
+func cause(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Err != nil {
 		if oe.Op == "local error" { // TLS gives this name to faults that it has found itself
 			return fmt.Errorf("%w: malformed TLS record: %w", ErrProtocol, oe.Err)

@@ -56,8 +56,8 @@ func AppendSubscribe(out []byte, id uint16, filters ...Filter) []byte {
 	return appendPacket(out, p)
 }
 
-// AppendUnsubscribe appends an UNSUBSCRIBE packet.
-func AppendUnsubscribe(out []byte, id uint16, filters ...string) []byte {
+// appendUnsubscribe appends an UNSUBSCRIBE packet.
+func appendUnsubscribe(out []byte, id uint16, filters ...string) []byte {
 	p := packets.NewControlPacket(packets.Unsubscribe).(*packets.UnsubscribePacket)
 	p.MessageID, p.Topics = id, filters
 	return appendPacket(out, p)
@@ -68,8 +68,8 @@ func AppendPuback(out []byte, id uint16) []byte {
 	return append(out, byte(Puback)<<4, 2, byte(id>>8), byte(id))
 }
 
-// AppendPingreq appends a PINGREQ packet.
-func AppendPingreq(out []byte) []byte { return append(out, packets.Pingreq<<4, 0) }
+// appendPingreq appends a PINGREQ packet.
+func appendPingreq(out []byte) []byte { return append(out, packets.Pingreq<<4, 0) }
 
 // AppendDisconnect appends a DISCONNECT packet.
 func AppendDisconnect(out []byte) []byte { return append(out, packets.Disconnect<<4, 0) }

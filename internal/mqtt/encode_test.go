@@ -41,7 +41,7 @@ func TestSubscriptionsAreReadAsTheyWereWritten(t *testing.T) {
 	if sub.MessageID != 7 || !reflect.DeepEqual(sub.Topics, []string{"a/#", "b"}) || !bytes.Equal(sub.Qoss, []byte{1, 0}) {
 		t.Errorf("%v", sub)
 	}
-	unsub := decoded(t, AppendUnsubscribe(nil, 8, "a/#", "b")).(*packets.UnsubscribePacket)
+	unsub := decoded(t, appendUnsubscribe(nil, 8, "a/#", "b")).(*packets.UnsubscribePacket)
 	if unsub.MessageID != 8 || !reflect.DeepEqual(unsub.Topics, []string{"a/#", "b"}) {
 		t.Errorf("%v", unsub)
 	}
@@ -73,7 +73,7 @@ func TestSmallPacketsAreReadAsTheyWereWritten(t *testing.T) {
 	if p := decoded(t, AppendPuback(nil, 0x1234)).(*packets.PubackPacket); p.MessageID != 0x1234 {
 		t.Errorf("%v", p)
 	}
-	if _, ok := decoded(t, AppendPingreq(nil)).(*packets.PingreqPacket); !ok {
+	if _, ok := decoded(t, appendPingreq(nil)).(*packets.PingreqPacket); !ok {
 		t.Error("no PINGREQ")
 	}
 	if _, ok := decoded(t, AppendDisconnect(nil)).(*packets.DisconnectPacket); !ok {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -222,7 +221,7 @@ func (s *Session) Unsubscribe(filters ...string) error {
 	if err := s.openLocked(); err != nil {
 		return err
 	}
-	s.out = AppendUnsubscribe(s.out, s.flight.nextID(), filters...)
+	s.out = appendUnsubscribe(s.out, s.flight.nextID(), filters...)
 	s.flushLocked()
 	return nil
 }
@@ -259,9 +258,6 @@ func (s *Session) Window() int {
 	defer s.mu.Unlock()
 	return s.window
 }
-
-// RemoteAddr returns the address of the server.
-func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 // Conn returns the connection of the session, for questions about the server's certificate.
 func (s *Session) Conn() *Conn { return s.conn }
@@ -352,9 +348,9 @@ func (s *Session) end(err error, local, hard bool) {
 
 	s.handler.Ended(past)
 	if hard {
-		Reset(s.conn.raw)
+		reset(s.conn.raw)
 	} else {
-		late := time.AfterFunc(goodbyeLimit, func() { Reset(s.conn.raw) })
+		late := time.AfterFunc(goodbyeLimit, func() { reset(s.conn.raw) })
 		_ = s.conn.Close()
 		late.Stop()
 	}
@@ -384,7 +380,7 @@ func (s *Session) failed(to Completion, tickets []uint64) {
 
 // describeLocked returns the error for an end, or for what is refused because of it.
 func (s *Session) describeLocked(err error, local bool) error {
-	f := &Failure{Phase: PhaseSession, Local: local, Err: Ended(err)}
+	f := &Failure{Phase: PhaseSession, Local: local, Err: cause(err)}
 	switch {
 	case !s.connected:
 		f.Phase, f.Pipelined = PhaseConnect, !s.sequential && !s.refused

@@ -378,7 +378,7 @@ func (s *Session) Check() {
 
 func (s *Session) pingLocked(now time.Time) {
 	s.pingSent = now
-	s.out = AppendPingreq(s.out)
+	s.out = appendPingreq(s.out)
 	s.flushLocked()
 }
 
