@@ -63,7 +63,7 @@ soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000,
 	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/drill -run '^TestSoak$$' -count=1 -timeout 24h -v
 
 days: ## days of bad weather and of renewals, in virtual time
-	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestWeather|TestTokenRenewal)$$' -count=1
+	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestUnsteadyLinkIsNeverGivenUp|TestTokenRenewal)$$' -count=1
 
 demo: ## see it work
 	$(GO) run . demo

@@ -29,8 +29,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// TestMain lets this test binary stand for the programs that the scripts run: hubhop itself, api (one request to the control API),
-// az (an Azure CLI that sends what the real one sends, to the simulator), hasty (a hubhop whose demo has a device that loses samples).
+// TestMain lets this test binary act as the programs that the scripts run: hubhop itself, api (one
+// request to the control API), az (an Azure CLI that sends to the simulator what the real one
+// sends), hasty (a hubhop whose demo has a device that loses samples).
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"hubhop": func() { os.Exit(Main(OSEnv(), readModel())) },
@@ -41,8 +42,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// hastyMain is hubhop, but the device of its demo takes a sample out of the outbox as soon as a link
-// has it, before the hub has acknowledged it.
+// hastyMain is hubhop, but the device of its demo takes a sample out of the outbox as soon as a
+// link has it, before the hub has acknowledged it.
 func hastyMain() {
 	env := OSEnv()
 	env.demoOutbox = func(dir string, o outbox.Options) (device.Outbox, error) { return virtual.OpenHasty(dir, o) }
@@ -148,8 +149,8 @@ func program(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// cloudCommand starts `hubhop sim` with free ports and waits until it is ready. It leaves sim/ and group.key, and sets the
-// environment that points a device at it.
+// cloudCommand starts `hubhop sim` with free ports and waits until it is ready. It leaves sim/ and
+// group.key, and sets the environment with which a device finds it.
 func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := program(ts, "hubhop", append([]string{"sim", "--out", "sim", "--layout", "ports", "--control", "127.0.0.1:0", "--retry-after", "1s"}, args...)...)
 	out, err := cmd.StdoutPipe()
@@ -232,7 +233,7 @@ func deviceEnviron(ts *testscript.TestScript) (environ []string) {
 	return environ
 }
 
-// telemetryCommand waits until a message of a device that was not there before comes to a hub: telemetry DEVICE HUB.
+// telemetryCommand waits until a new message of a device comes to a hub: telemetry DEVICE HUB.
 func telemetryCommand(ts *testscript.TestScript, _ bool, args []string) {
 	control := ts.Getenv("CONTROL")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -275,7 +276,8 @@ func onHub(ctx context.Context, ts *testscript.TestScript, device, hub string) i
 	return readLedger(ctx, ts, device, "").Hubs[hub]
 }
 
-// losslessCommand holds the cloud's books to the promise: no hole in the samples of a device up to the last, in order.
+// losslessCommand checks in the cloud's ledger that the samples of a device have no hole up to the
+// last one, and are in order.
 func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -323,8 +325,9 @@ func queuedCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// doctoredCommand writes what arrived from a device as an Event Hub would list it, one message missing, one doubled, two in each
-// other's place: doctored DEVICE FILE. The ids are in MISSING, DOUBLED and SWAPPED.
+// doctoredCommand writes what arrived from a device as an Event Hub would list it, but with one
+// message missing, one doubled, and two in each other's place: doctored DEVICE FILE. The ids are in
+// MISSING, DOUBLED and SWAPPED.
 func doctoredCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -361,7 +364,8 @@ func signalCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(named(ts, args[0]).cmd.Process.Signal(sig))
 }
 
-// endedCommand waits for the end of a process and looks at its exit code: ended NAME CODE. -1 is an end by a signal.
+// endedCommand waits for the end of a process and checks its exit code: ended NAME CODE. -1 means
+// that a signal ended it.
 func endedCommand(ts *testscript.TestScript, _ bool, args []string) {
 	p := named(ts, args[0])
 	select {

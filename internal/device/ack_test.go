@@ -24,7 +24,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// The false ack, on the whole road: a real outbox on a disk, the drain, a real link, and hubs that do with PUBACKs what no hub should.
+// These tests look for false acknowledgements on the whole way: a real outbox on a disk, the drain,
+// a real link, and hubs that treat PUBACKs as no hub should.
 
 const (
 	badHub  = "10.0.0.1"
@@ -131,7 +132,8 @@ type talk struct {
 	bytes int
 }
 
-// serve runs a hub: each connection that says CONNECT is one life of it, told its number; those that do not are probes.
+// serve runs a hub. Each connection with a CONNECT is a life of the hub, and life gets its number.
+// Connections without a CONNECT are probes.
 func (r *road) serve(addr string, life func(c *talk, number int)) (b *books, stop func()) {
 	r.t.Helper()
 	l, err := r.net.Listen("tcp", addr+":8883")
@@ -170,7 +172,8 @@ func (c *talk) packet() packets.ControlPacket {
 	return p
 }
 
-// welcome lets the device in. between is done after CONNACK and before SUBACK, so before the device sends anything of its own.
+// welcome lets the device in. It calls between after CONNACK and before SUBACK, so before the
+// device sends anything of its own.
 func (c *talk) welcome(between func()) {
 	_ = packets.NewControlPacket(packets.Connack).Write(c.conn)
 	if between != nil {
@@ -261,7 +264,8 @@ func honest(c *talk, _ int) {
 	}
 }
 
-// drainTo lets the outbox drain to a hub until the link ends, and returns its reason; to be ended by ctx is none.
+// drainTo lets the outbox drain to a hub until the link ends, and returns why it ended; nil if ctx
+// ended it.
 func (r *road) drainTo(ctx context.Context, host string) error {
 	l, err := r.dialer.Dial(ctx, hub.Attempt{Host: host, DeviceID: "dev-1"})
 	if err != nil {
@@ -275,7 +279,8 @@ func (r *road) drainTo(ctx context.Context, host string) error {
 	return err
 }
 
-// holds wants exactly those messages in the outbox for which there was no PUBACK, now and for the next process.
+// holds checks that the outbox has exactly the messages without a PUBACK, now and for the next
+// process.
 func (r *road) holds(acked map[string]bool) {
 	r.t.Helper()
 	for _, when := range []string{"at once", "after a restart"} {
@@ -292,7 +297,8 @@ func (r *road) holds(acked map[string]bool) {
 	}
 }
 
-// arrives drains what is left to the good hub: exactly that arrives there, once, in order, under the same ids.
+// arrives drains the rest to the good hub, and checks that exactly the rest arrives there, once, in
+// order, under the same ids.
 func (r *road) arrives() {
 	r.t.Helper()
 	held := r.queuedIDs()
@@ -468,8 +474,9 @@ func TestFalseAckIsImpossible(t *testing.T) {
 	}
 }
 
-// A hub that takes its time with PUBACKs is not flooded: never more than the window, and never more than 512 KiB, is unacknowledged; much
-// less when it falls silent in between. Nothing is sent twice, and the link is kept, for as long as it gets on.
+// TestSlowHubIsNotFlooded: a hub that is slow with PUBACKs never has more than the window, and
+// never more than 512 KiB, unacknowledged, and much less when it falls silent in between. Nothing
+// is sent twice, and the link is kept as long as PUBACKs come.
 func TestSlowHubIsNotFlooded(t *testing.T) {
 	for name, v := range map[string]struct {
 		count, size int
@@ -534,8 +541,9 @@ func TestSlowHubIsNotFlooded(t *testing.T) {
 	}
 }
 
-// The hub's quota is used up: for ten minutes every PUBACK comes 45 s late. That is no reason to leave, nor to send anything twice.
-func TestThrottlingHubIsBorne(t *testing.T) {
+// TestThrottlingHubIsKept: the hub's quota is used up, and for ten minutes every PUBACK comes 45 s
+// late. The device neither leaves the hub nor sends anything twice.
+func TestThrottlingHubIsKept(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 200 * time.Millisecond }}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 45_000}))

@@ -21,7 +21,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// names is a DNS that can be changed, and a network in which some addresses lead to the simulator, some are silent and some refuse.
+// names is a DNS that can be changed, and a network: some addresses lead to the simulator, some are
+// silent, and some refuse.
 type names struct {
 	mu    sync.Mutex
 	hosts map[string][]netip.Addr
@@ -73,8 +74,8 @@ func (n *names) DialContext(ctx context.Context, network, addr string) (net.Conn
 	return n.dial(ctx, network, to)
 }
 
-// known starts the device, and starts it again as one that knows its hub, or DPS, by name only: nothing is cached, and f says what the DNS
-// knows.
+// known starts the device, and starts it again as a device that knows its hub, or DPS, by name
+// only. No address is cached, and f says what the DNS knows.
 func known(t *testing.T, host string, prepare func(n *names), f func(t *testing.T, w *world, n *names)) {
 	t.Helper()
 	n := &names{hosts: map[string][]netip.Addr{}, to: map[string]string{}}
@@ -104,8 +105,9 @@ const (
 	dpsName = "dps.sim.local"
 )
 
-// TestHubThatMoves: the name of the hub leads to another address from one connect to the next, and the device follows.
-func TestHubThatMoves(t *testing.T) {
+// TestHubWithANewAddressIsFollowed: between two connects the hub's name gets another address, and
+// the device follows.
+func TestHubWithANewAddressIsFollowed(t *testing.T) {
 	known(t, hubName, func(n *names) {
 		n.set(hubName, "10.0.0.1")
 		n.lead("10.0.0.1:8883", hubA)
@@ -125,9 +127,9 @@ func TestHubThatMoves(t *testing.T) {
 	})
 }
 
-// TestAddresses: an address that is dead costs no more than its head start, one that refuses nothing, in either family, at the hub and at
-// DPS.
-func TestAddresses(t *testing.T) {
+// TestDeadAddressCostsNoMoreThanItsHeadStart: a dead address costs no more than its head start, and
+// an address that refuses costs nothing, in either family, at the hub and at DPS.
+func TestDeadAddressCostsNoMoreThanItsHeadStart(t *testing.T) {
 	for name, v := range map[string]struct {
 		addresses []string
 		good      string
@@ -190,7 +192,8 @@ func TestNoAddressAnswers(t *testing.T) {
 	})
 }
 
-// TestOnlyOneAddressIsUsed: of two that answer, the first connection is used and the other one closed.
+// TestOnlyOneAddressIsUsed: if two addresses answer, the first connection is used and the other one
+// is closed.
 func TestOnlyOneAddressIsUsed(t *testing.T) {
 	known(t, hubName, func(n *names) {
 		n.lead("10.0.0.1:8883", hubA)

@@ -297,8 +297,8 @@ func TestADeviceOfOnesOwn(t *testing.T) {
 }
 
 // TestTheModelSaysWhichCommandsExist: what it does not know is answered with 404, even if somebody
-// handles it; what it names and nobody handles with 501, and a hint. A queued command of either kind
-// is completed without effect.
+// handles it; what it names and nobody handles with 501, and a hint. A queued command of either
+// kind is completed without effect.
 func TestTheModelSaysWhichCommandsExist(t *testing.T) {
 	nothing := device.Command{Handle: func(context.Context, device.Request) (device.Answer, error) { return device.Answer{}, nil }}
 	run(t, device.App{Model: parse(t, kilnModel), Commands: map[string]device.Command{"open": nothing, "probe*calibrate": nothing, "foreign": nothing}},

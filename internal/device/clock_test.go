@@ -54,7 +54,8 @@ func wrong(m **machine, off func() time.Duration, more ...func(*plan)) setup {
 
 func always(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
 
-// created holds the samples that came since to their creation times: right to two seconds, and a sample for every second.
+// created checks the creation times of the samples that came since then: they are right to two
+// seconds, and there is a sample for every second.
 func (w *world) created(since time.Time) {
 	w.t.Helper()
 	n := 0
@@ -86,8 +87,9 @@ func (w *world) heardOf(want string) {
 	}
 }
 
-// TestWrongClock: whatever a device believes when it starts, it is up within seconds, says so once, and its samples have the right times.
-func TestWrongClock(t *testing.T) {
+// TestWrongClockIsCorrectedWithinSeconds: whatever time a device believes when it starts, it is up
+// within seconds, says once that its clock is wrong, and its samples have the right times.
+func TestWrongClockIsCorrectedWithinSeconds(t *testing.T) {
 	https := func(c *plan) { c.ProvisioningTransport = dps.HTTPS }
 	aged := func(c *plan) { c.Outbox.MaxAge = time.Hour }
 	pinned := func(c *plan) { c.PinnedHub = "127.0.0.2" }
@@ -145,9 +147,9 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-// TestWrongClockOfTheProcess: the same where not only the device's clock is wrong but all that this program could ask instead; so whatever
-// looks at certificates or makes tokens must ask the device's.
-func TestWrongClockOfTheProcess(t *testing.T) {
+// TestNothingAsksTheProcessForTheTime: the same if the clock of the whole process is wrong. So
+// everything that checks certificates or makes tokens must ask the device for the time.
+func TestNothingAsksTheProcessForTheTime(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"26 years": 26 * 365 * 24 * time.Hour, "2 h": 2 * time.Hour} {
 		for _, transport := range []dps.Transport{dps.MQTT, dps.HTTPS} {
 			t.Run(name+" "+string(transport), func(t *testing.T) {
@@ -175,8 +177,9 @@ func TestWrongClockOfTheProcess(t *testing.T) {
 	}
 }
 
-// TestTimeGoesOn: the next run knows how far time has come, although nobody has named it, by the links that worked; within an hour.
-func TestTimeGoesOn(t *testing.T) {
+// TestNextRunKnowsHowFarTimeHasCome: nobody has named the time, but the links that worked show how
+// far it has come. The next run knows that, to an hour.
+func TestNextRunKnowsHowFarTimeHasCome(t *testing.T) {
 	var m *machine
 	bubble(t, wrong(&m, always(0), func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
@@ -193,8 +196,9 @@ func TestTimeGoesOn(t *testing.T) {
 	})
 }
 
-// TestClockIsSetRight: a device that goes by the cloud's time goes on so when somebody sets its clock right, and does not correct twice.
-func TestClockIsSetRight(t *testing.T) {
+// TestClockThatIsSetRightIsNotCorrectedTwice: somebody sets the clock of a device that uses the
+// cloud's time. The device goes on with the same time, and does not correct it twice.
+func TestClockThatIsSetRightIsNotCorrectedTwice(t *testing.T) {
 	for name, off := range map[string]func() time.Duration{"from 1970": since1970, "from 2 h fast": always(2 * time.Hour), "from 2 h slow": always(-2 * time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
@@ -216,8 +220,9 @@ func TestClockIsSetRight(t *testing.T) {
 	}
 }
 
-// TestClockIsSetWrong: a system clock that leaps away while the device knows the time is not followed.
-func TestClockIsSetWrong(t *testing.T) {
+// TestClockThatLeapsAwayIsNotFollowed: while the device knows the time, it does not follow a system
+// clock that leaps away.
+func TestClockThatLeapsAwayIsNotFollowed(t *testing.T) {
 	for name, off := range map[string]func() time.Duration{"to 1970": since1970, "ahead": always(2 * time.Hour), "back": always(-2 * time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
@@ -237,8 +242,9 @@ func TestClockIsSetWrong(t *testing.T) {
 	}
 }
 
-// TestClockIsSetBeforeTheCloudIsHeard: before that there is nothing but the system clock to go by; what was stamped by it is corrected.
-func TestClockIsSetBeforeTheCloudIsHeard(t *testing.T) {
+// TestSamplesFromBeforeTheCloudIsHeardAreCorrected: before the cloud names the time, the device has
+// only the system clock. Samples with its time are corrected later.
+func TestSamplesFromBeforeTheCloudIsHeardAreCorrected(t *testing.T) {
 	for _, interval := range []time.Duration{time.Second, 25 * time.Second} { // also if none is made between then and the link
 		t.Run(interval.String(), func(t *testing.T) {
 			var m *machine
@@ -262,9 +268,10 @@ func TestClockIsSetBeforeTheCloudIsHeard(t *testing.T) {
 	}
 }
 
-// TestStampsOutliveTheProcess: samples that a process stamped before it knew the time are corrected by the next one, if the machine has
-// been running since; else nobody knows. Their ids stay.
-func TestStampsOutliveTheProcess(t *testing.T) {
+// TestStampsOfAnEarlierProcessAreCorrected: a process stamped samples before it knew the time. The
+// next process corrects them if the machine has been running since; otherwise nobody knows the
+// difference. The samples keep their ids.
+func TestStampsOfAnEarlierProcessAreCorrected(t *testing.T) {
 	for name, boot := range map[string]string{"the same boot": "boot 1", "another boot": "boot 2"} {
 		t.Run(name, func(t *testing.T) {
 			var m *machine
@@ -298,8 +305,9 @@ func TestStampsOutliveTheProcess(t *testing.T) {
 	}
 }
 
-// TestTrustedTime: a clock that is behind what the program, or the state directory, knows for sure is not believed, and nothing fails for it.
-func TestTrustedTime(t *testing.T) {
+// TestClockBehindTheTrustedTimeIsNotBelieved: the program and the state directory know a time for
+// sure. A clock that is behind that time is not believed, and nothing fails because of it.
+func TestClockBehindTheTrustedTimeIsNotBelieved(t *testing.T) {
 	var m *machine
 	t.Run("state directory", func(t *testing.T) {
 		bubble(t, wrong(&m, always(0)), func(t *testing.T, w *world) {
@@ -344,9 +352,10 @@ func TestTrustedTime(t *testing.T) {
 	})
 }
 
-// TestNoCloudFromThePast: certificates that were over when the program was built do not convince it, whatever its clock says; so a stolen
-// one is of no use against a device that has lost its clock.
-func TestNoCloudFromThePast(t *testing.T) {
+// TestOldCertificatesDoNotSetTheClock: certificates that had ended when the program was built are
+// refused, whatever the clock says. So a stolen one is of no use against a device that has lost its
+// clock.
+func TestOldCertificatesDoNotSetTheClock(t *testing.T) {
 	var m *machine
 	s := wrong(&m, since1970, func(c *plan) { c.Clock.Built = time.Now(); c.Telemetry = false })
 	s.cloud = func(c *sim.Config) { c.ClockOffset = -11 * 365 * 24 * time.Hour }
@@ -358,8 +367,9 @@ func TestNoCloudFromThePast(t *testing.T) {
 	})
 }
 
-// TestQuestionsAreFew: a device that cannot be told the time does not press for it, and one that knows it asks nobody.
-func TestQuestionsAreFew(t *testing.T) {
+// TestTheTimeIsAskedForRarely: a device that gets no answer asks for the time only now and then,
+// and a device that knows the time does not ask.
+func TestTheTimeIsAskedForRarely(t *testing.T) {
 	var m *machine
 	bubble(t, wrong(&m, since1970, func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
@@ -377,8 +387,9 @@ func TestQuestionsAreFew(t *testing.T) {
 	})
 }
 
-// TestSuspension: after it the link is doubted at once, although the keep-alive is long; one that still works is kept.
-func TestSuspension(t *testing.T) {
+// TestLinkIsDoubtedAfterASuspension: after a suspension of the machine the link is doubted at once,
+// although the keep-alive is long. A link that still works is kept.
+func TestLinkIsDoubtedAfterASuspension(t *testing.T) {
 	for name, v := range map[string]struct{ lost, blind bool }{
 		"the hub is gone": {true, false}, "nothing has happened": {false, false}, "the hub is gone, and only the system clock shows it": {true, true},
 	} {
@@ -416,8 +427,9 @@ func TestSuspension(t *testing.T) {
 	}
 }
 
-// TestTimesOfTheSystemClock: what this process has read from it is brought right, also if it was set since; what comes from elsewhere stays.
-func TestTimesOfTheSystemClock(t *testing.T) {
+// TestTimesReadFromTheSystemClockAreCorrected: times that this process has read from the system
+// clock are corrected, also if the clock was set since. Times from elsewhere stay.
+func TestTimesReadFromTheSystemClockAreCorrected(t *testing.T) {
 	m := &machine{began: time.Now()} // no bubble: there, times carry no reading of Go's own clock
 	m.set(-2 * time.Hour)
 	k := own(m.clock(), func(journal.Event) {})

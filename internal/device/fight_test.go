@@ -10,8 +10,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// TestTwoDevicesOfOneIdentity: a hub keeps the newest link of an identity only, so two clients that both come back at once keep each
-// other from working for ever. The first of them that finds out says so once and leaves room for the other. When one is gone, all is well.
+// TestTwoDevicesOfOneIdentity: a hub keeps the newest link of an identity only, so two clients that
+// both come back at once keep each other from working for ever. The first of them that finds out
+// says so once and leaves room for the other. When one is gone, all is well.
 func TestTwoDevicesOfOneIdentity(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(2 * time.Minute)
@@ -36,7 +37,8 @@ func TestTwoDevicesOfOneIdentity(t *testing.T) {
 
 		w.run(9 * time.Minute)
 		after := w.cloud.State().Totals
-		// A few until it is clear, then two a minute: one of the slow client, and one of the other that it has displaced.
+		// A few until it is clear, then two a minute: one of the slow client, and one of the other
+		// that it has displaced.
 		if n := after.Connects - before.Connects; n > 6+2*9 || n < 9 {
 			t.Errorf("%d connects in nine minutes of a fight", n)
 		}

@@ -14,10 +14,12 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// The tests here close the gaps of the gallery of other clients' defects (see gallery_test.go at the root) that no other test covers.
+// gallery_test.go at the root lists the defects of other clients. The tests here cover those
+// defects that no other test covers.
 
-// TestDefaultIntervals: the intervals are what they say they are: telemetry each 5 s, reported properties each 15 s.
-func TestDefaultIntervals(t *testing.T) {
+// TestIntervalsAreWhatTheySay: telemetry comes each 5 s and reported properties each 15 s, as the
+// defaults say.
+func TestIntervalsAreWhatTheySay(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.TelemetryInterval = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
 		version := w.twin("reported")["$version"].(float64)
@@ -47,7 +49,8 @@ func TestLargePayloads(t *testing.T) {
 	})
 }
 
-// TestFailoversLeakNothing: a hundred failovers leave as many goroutines and connections as there were.
+// TestFailoversLeakNothing: a hundred failovers leave as many goroutines and connections as there
+// were.
 func TestFailoversLeakNothing(t *testing.T) {
 	bubble(t, setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
@@ -83,7 +86,8 @@ func TestFailoversLeakNothing(t *testing.T) {
 	})
 }
 
-// TestBurstsOfDesiredChanges: in order, the last value wins, each one acknowledged at its own version or a later one.
+// TestBurstsOfDesiredChanges: changes are applied in order, the last value wins, and each change is
+// acknowledged at its own version or a later one.
 func TestBurstsOfDesiredChanges(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(5 * time.Second)
@@ -106,7 +110,8 @@ func TestBurstsOfDesiredChanges(t *testing.T) {
 	})
 }
 
-// TestEveryPathLivesOnAfterReconnects: after many links, on the same hub and on others, nothing has been forgotten.
+// TestEveryPathLivesOnAfterReconnects: after many links, on the same hub and on others, every path
+// still works.
 func TestEveryPathLivesOnAfterReconnects(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
@@ -142,8 +147,9 @@ func TestEveryPathLivesOnAfterReconnects(t *testing.T) {
 	})
 }
 
-// TestHubWithAForeignCertificate: nobody is believed who cannot prove to be the hub, and the device lives on.
-func TestHubWithAForeignCertificate(t *testing.T) {
+// TestHubWithAForeignCertificateIsNotBelieved: a server that cannot prove to be the hub is not
+// believed, and the device goes on.
+func TestHubWithAForeignCertificateIsNotBelieved(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
 		w.halt()

@@ -13,8 +13,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// TestManyDevicesOfOneProcess: what they ask DPS together, and how often they knock there in advance, stays within the process's rate,
-// also when all start or are disconnected at one moment.
+// TestManyDevicesOfOneProcess: what they ask DPS together, and how often they knock there in
+// advance, stays within the process's rate, also when all start or are disconnected at one moment.
 func TestManyDevicesOfOneProcess(t *testing.T) {
 	const devices, perSecond, burst = 30, 1, 5
 	asks, knocks := rate.NewLimiter(perSecond, burst), rate.NewLimiter(perSecond, burst)

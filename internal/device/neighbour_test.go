@@ -8,7 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// TestNeighbour: however its chance falls, a device does not press a DPS that throttles, nor one that goes on naming a dead hub.
+// TestNeighbour: however its chance falls, a device does not press a DPS that throttles, nor one
+// that goes on naming a dead hub.
 func TestNeighbour(t *testing.T) {
 	t.Parallel()
 	retry := 5

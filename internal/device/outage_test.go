@@ -14,9 +14,11 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
-// TestEightSteps is the published story: start, DPS directs to A, telemetry, A dies, the socket breaks, DPS directs to B, telemetry
-// on B, A is back and the device is moved home, telemetry on A.
-func TestEightSteps(t *testing.T) {
+// TestDeviceFollowsThePublishedStory plays the story that IoT Central has published, in eight
+// steps. The device starts, DPS directs it to A, and it sends telemetry. A dies, and the socket
+// breaks. DPS directs it to B, and it sends telemetry there. A is back, the device is moved home,
+// and sends telemetry to A.
+func TestDeviceFollowsThePublishedStory(t *testing.T) {
 	bubble(t, setup{}, func(_ *testing.T, w *world) {
 		w.on("hub-a", 10*time.Second)
 		w.decided("D01")
@@ -53,8 +55,9 @@ func TestAutomaticReturn(t *testing.T) {
 	})
 }
 
-// outages are faults of a hub that DPS knows of: whatever the device sees, it is on the other hub soon, and nothing is lost.
-func TestOutagesThatDPSKnows(t *testing.T) {
+// outages are faults of a hub that DPS knows of: whatever the device sees, it is on the other hub
+// soon, and nothing is lost.
+func TestDeviceIsSoonOnTheHubThatDPSNames(t *testing.T) {
 	for name, v := range map[string]struct {
 		fault     sim.Fault
 		limit     time.Duration
@@ -86,8 +89,9 @@ func TestOutagesThatDPSKnows(t *testing.T) {
 	}
 }
 
-// TestHubThatAcceptsAndCloses: DPS does not know of it and goes on naming it; the device comes back when the hub does.
-func TestHubThatAcceptsAndCloses(t *testing.T) {
+// TestDeviceWaitsForAHubThatAcceptsAndCloses: DPS does not know of the fault and goes on naming the
+// hub. The device comes back when the hub does.
+func TestDeviceWaitsForAHubThatAcceptsAndCloses(t *testing.T) {
 	bubble(t, setup{}, func(_ *testing.T, w *world) {
 		w.run(2 * time.Minute)
 		w.forget()
@@ -104,9 +108,9 @@ func TestHubThatAcceptsAndCloses(t *testing.T) {
 	})
 }
 
-// TestDeadHubThatDPSStandsBy: DPS goes on naming the dead hub. It is asked within its budget, and the device is back soon after the
-// hub is.
-func TestDeadHubThatDPSStandsBy(t *testing.T) {
+// TestDeadHubThatDPSStandsByIsAwaited: DPS goes on naming the dead hub. The device asks DPS within
+// its budget, and is back soon after the hub is.
+func TestDeadHubThatDPSStandsByIsAwaited(t *testing.T) {
 	bubble(t, setup{}, func(_ *testing.T, w *world) {
 		w.run(2 * time.Minute)
 		before := w.cloud.State().Totals.Registrations
@@ -123,9 +127,10 @@ func TestDeadHubThatDPSStandsBy(t *testing.T) {
 	})
 }
 
-// TestDPSDown: the hub dies while DPS is out of reach. Without another known hub the device waits for both; with one it is there at
-// once, and DPS's answer confirms it later.
-func TestDPSDown(t *testing.T) {
+// TestKnownHubServesWhileDPSIsDown: the hub dies while DPS is out of reach. A device that knows no
+// other hub waits for both. A device that knows another one is there at once, and DPS's answer
+// confirms it later.
+func TestKnownHubServesWhileDPSIsDown(t *testing.T) {
 	t.Run("no other hub is known", func(t *testing.T) {
 		bubble(t, setup{}, func(_ *testing.T, w *world) {
 			w.run(2 * time.Minute)
@@ -165,9 +170,10 @@ func TestDPSDown(t *testing.T) {
 	})
 }
 
-// TestShortTroubles: the hub dies, and something else is amiss for two seconds. Whatever chance says, the device is back within two
-// seconds and a failover of that one's end.
-func TestShortTroubles(t *testing.T) {
+// TestDeviceIsSoonBackAfterAShortTrouble: the hub dies, and DPS or the other hub has a trouble for
+// two seconds. Whatever chance says, the device is back within two seconds and a failover after the
+// end of that trouble.
+func TestDeviceIsSoonBackAfterAShortTrouble(t *testing.T) {
 	const short = 2.0 // s
 	for name, amiss := range map[string]func(w *world) error{
 		"DPS refuses":                      func(w *world) error { return w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown, Seconds: short}) },
@@ -290,8 +296,9 @@ func TestNewHubRefusesAtFirst(t *testing.T) {
 	}
 }
 
-// TestBlockedDevice: the operator has blocked it. It backs off, keeps its assignment, loses nothing, and is back when it may.
-func TestBlockedDevice(t *testing.T) {
+// TestBlockedDeviceKeepsItsAssignment: a device that its operator has blocked backs off, keeps its
+// assignment, loses nothing, and is back when it is unblocked.
+func TestBlockedDeviceKeepsItsAssignment(t *testing.T) {
 	bubble(t, setup{}, func(_ *testing.T, w *world) {
 		w.run(2 * time.Minute)
 		w.forget()
@@ -332,8 +339,9 @@ func TestFlapping(t *testing.T) {
 	})
 }
 
-// TestTwinThatStartsAnew: a hub that comes back with a re-created twin counts from 1 again. Values decide, not versions.
-func TestTwinThatStartsAnew(t *testing.T) {
+// TestTwinThatCountsFromOneAgainIsFollowed: a hub that comes back with a new twin counts its
+// versions from 1 again. The values decide what has changed, not the versions.
+func TestTwinThatCountsFromOneAgainIsFollowed(t *testing.T) {
 	bubble(t, setup{cloud: func(c *sim.Config) { c.Move = sim.MoveDelete }}, func(_ *testing.T, w *world) {
 		w.run(time.Minute)
 		for speed := range 5 {
@@ -362,9 +370,10 @@ func TestTwinThatStartsAnew(t *testing.T) {
 	})
 }
 
-// TestFreshFirst: after an hour without any hub the newest sample is among the first that arrive, and so is every one that is made
-// from then on, although thousands wait. They come behind them, in their order, and nothing is lost.
-func TestFreshFirst(t *testing.T) {
+// TestFreshSamplesGoFirstAfterAnOutage: after an hour without any hub, thousands of samples wait.
+// The newest one is among the first that arrive, and so is every sample that is made from then on.
+// Those that waited come behind them, in their order, and nothing is lost.
+func TestFreshSamplesGoFirstAfterAnOutage(t *testing.T) {
 	fresh := setup{device: func(c *plan) { c.Drain.Order, c.Drain.Window = telemetry.FreshFirst, 8 }}
 	bubble(t, fresh, func(_ *testing.T, w *world) {
 		w.run(time.Minute)

@@ -36,8 +36,9 @@ func last[T any](all []T) (x T) {
 	return x
 }
 
-// TestDropsAreToldEverywhere: an outage that is longer than the outbox. Every sample that the policy drops is counted, journaled in few
-// events, summed up at the return and at the end, and announced to consumers.
+// TestDropsAreToldEverywhere: an outage lasts longer than the outbox has room. Every sample that
+// the policy drops is counted, reported in few events, summed up at the return and at the end, and
+// announced to consumers.
 func TestDropsAreToldEverywhere(t *testing.T) {
 	for name, limit := range map[string]func(*plan){
 		"by size": func(c *plan) { c.Outbox.MaxBytes = 64 << 10 },
@@ -99,8 +100,9 @@ var poisoned = map[string]message.Message{
 	"its packet":     {Body: make([]byte, 220_000), Properties: map[string]string{"n": strings.Repeat("%", 20_000)}},
 }
 
-// TestPoisonDoesNotBlockTheLine: between good messages lie some that no hub takes, one of each kind and one at the end. They go to the
-// quarantine, the line goes on, and consumers are told.
+// TestPoisonDoesNotBlockTheLine: among good messages are some that no hub takes, one of each kind
+// and one at the end. They go to the quarantine, the messages behind them go on, and consumers
+// learn of the gap.
 func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 	kinds := slices.Sorted(maps.Keys(poisoned))
 	fill := func(c *plan) { // what a producer other than a source of telemetry has left
@@ -151,8 +153,9 @@ func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 	})
 }
 
-// TestLineThatNoHubTakes comes from the standard input: what Lines lets through may still be too large with its properties.
-func TestLineThatNoHubTakes(t *testing.T) {
+// TestLineThatNoHubTakesIsSetAside: a line of standard input that Lines accepts may be too large
+// with its properties.
+func TestLineThatNoHubTakesIsSetAside(t *testing.T) {
 	big := `{"x":"` + strings.Repeat("y", telemetry.MaxLine-8) + `"}`
 	bubble(t, setup{device: func(c *plan) {
 		c.Source, c.Input, c.Outbox.Full = "stdin", strings.NewReader("{\"n\":1}\n"+big+"\n{\"n\":3}\n"), outbox.Block
@@ -191,8 +194,9 @@ func TestFloodOfBadLines(t *testing.T) {
 	})
 }
 
-// TestFlood: a span begins with an event, the first ones in it are told, and the rest is one sum at its end or at the device's.
-func TestFlood(t *testing.T) {
+// TestFloodIsAFewEventsAndASum: a span begins with an event. The first events in it are reported,
+// and the others are one sum at the end of the span or of the device.
+func TestFloodIsAFewEventsAndASum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		f := flood{most: 2, span: time.Second, emit: func(e journal.Event) { told = append(told, e.Text) },

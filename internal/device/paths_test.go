@@ -31,8 +31,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// TestSwitches turns one path off at a time and looks at all five: the one is off, the others are on.
-func TestSwitches(t *testing.T) {
+// TestEachPathCanBeTurnedOff turns off one path at a time and looks at all five. The one is off,
+// and the others still work.
+func TestEachPathCanBeTurnedOff(t *testing.T) {
 	for off, set := range map[string]func(*plan){
 		"none":      func(*plan) {},
 		"telemetry": func(c *plan) { c.Telemetry = false },
@@ -42,7 +43,8 @@ func TestSwitches(t *testing.T) {
 		"c2d":       func(c *plan) { c.C2D = false },
 	} {
 		t.Run(off, func(t *testing.T) {
-			// The first life has every path on, so that the hub remembers its subscriptions: a switch must work against them too.
+			// The first life has every path on, so the hub remembers its subscriptions. A path must
+			// be off all the same.
 			bubble(t, setup{}, func(t *testing.T, w *world) {
 				w.run(10 * time.Second)
 				w.halt()
@@ -102,8 +104,8 @@ func TestEveryDesiredKeyIsAcknowledged(t *testing.T) {
 	})
 }
 
-// TestDesiredChangesWhileAway: changed during the outage, several times, on the old hub and on the new: the last value wins, and is
-// acknowledged once.
+// TestDesiredChangesWhileAway: a property changes several times during an outage, on the old hub
+// and on the new one. The last value wins and is acknowledged once.
 func TestDesiredChangesWhileAway(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
@@ -127,8 +129,8 @@ func TestDesiredChangesWhileAway(t *testing.T) {
 	})
 }
 
-// TestDesiredRemovedWhileAway: what is removed while the device is away, or stopped, is removed from the reported part too; a
-// restarted device has nothing but that part to tell it.
+// TestDesiredRemovedWhileAway: a property that is removed while the device is away, or stopped, is
+// removed from the reported part too. A restarted device learns it from that part alone.
 func TestDesiredRemovedWhileAway(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
@@ -165,7 +167,8 @@ func TestDesiredRemovedWhileAway(t *testing.T) {
 	}
 }
 
-// TestReconnectReportsOnlyWhatDiffers: a healthy reconnect finds everything as it left it and writes at most the battery.
+// TestReconnectReportsOnlyWhatDiffers: a healthy reconnect finds everything as the device left it,
+// and reports at most the battery.
 func TestReconnectReportsOnlyWhatDiffers(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Reported = false }}, func(t *testing.T, w *world) {
 		w.must(nil)
@@ -201,8 +204,9 @@ func TestTwinUnderThrottling(t *testing.T) {
 	})
 }
 
-// TestMethods: any JSON value, or none, comes back from echo; what the device does not have is 404; many at once block nothing.
-func TestMethods(t *testing.T) {
+// TestMethodsAreAnswered: echo returns any JSON value, or none. A method that the device does not
+// have gets 404. Many methods at once block nothing.
+func TestMethodsAreAnswered(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(5 * time.Second)
 		call := func(name, payload string) string {
@@ -241,8 +245,9 @@ func TestMethods(t *testing.T) {
 	})
 }
 
-// TestHandlerThatFails: slow, crashing and failing handlers are answered for, and the device lives on.
-func TestHandlerThatFails(t *testing.T) {
+// TestHandlerThatFailsStopsNothing: the caller of a slow, crashing or failing handler gets an
+// answer, and the device goes on.
+func TestHandlerThatFailsStopsNothing(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.MethodTimeout = 2 * time.Second }}, func(t *testing.T, w *world) {
 		w.dev.handle("slow", func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(10 * time.Second)
@@ -316,9 +321,9 @@ func (c *deafConn) SetLinger(sec int) error {
 	return c.Conn.(interface{ SetLinger(int) error }).SetLinger(sec)
 }
 
-// TestMessageThatComesAgain: the PUBACK of a handled command is lost. It comes again and is completed, but not handled again, not even
-// by the next process.
-func TestMessageThatComesAgain(t *testing.T) {
+// TestMessageThatComesAgainIsHandledOnce: the PUBACK of a handled command is lost, so the command
+// comes again. It is completed but not handled again, also not by the next process.
+func TestMessageThatComesAgainIsHandledOnce(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
 			var ear *deaf
@@ -410,8 +415,8 @@ func TestTokenRenewal(t *testing.T) {
 	})
 }
 
-// TestRenewalWaitsForPubacks: a hub that takes its time has messages in flight at every moment; a renewal lets them be acknowledged
-// instead of sending them again.
+// TestRenewalWaitsForPubacks: a slow hub has messages in flight at every moment. A renewal waits
+// until they are acknowledged instead of sending them again.
 func TestRenewalWaitsForPubacks(t *testing.T) {
 	t.Parallel()
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife, c.TelemetryInterval = 10*time.Minute, 100*time.Millisecond }}, func(t *testing.T, w *world) {
@@ -430,9 +435,9 @@ func TestRenewalWaitsForPubacks(t *testing.T) {
 	})
 }
 
-// TestCacheIsUsed: restarts do not ask DPS, not even when it is down; a dead cached hub is left for the one DPS names, and that is
-// cached.
-func TestCacheIsUsed(t *testing.T) {
+// TestRestartUsesTheCachedHub: a restart does not ask DPS, also if DPS is down. A device leaves a
+// dead cached hub for the hub that DPS names, and caches that one.
+func TestRestartUsesTheCachedHub(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.halt()
@@ -465,8 +470,9 @@ func TestCacheIsUsed(t *testing.T) {
 	})
 }
 
-// TestStopDuringAnOutage: what cannot be sent within the drain timeout waits for the next start, under the same ids.
-func TestStopDuringAnOutage(t *testing.T) {
+// TestStopDuringAnOutageKeepsWhatWaits: samples that cannot be sent within the drain timeout wait
+// for the next start, under the same ids.
+func TestStopDuringAnOutageKeepsWhatWaits(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))
@@ -484,8 +490,9 @@ func TestStopDuringAnOutage(t *testing.T) {
 	})
 }
 
-// TestLinesFromStandardInput: byte for byte, in order; the end of the input is the end of the device, with everything sent.
-func TestLinesFromStandardInput(t *testing.T) {
+// TestLinesFromStandardInputAllArrive: lines arrive byte for byte and in order. When the input ends
+// and everything is sent, the device ends.
+func TestLinesFromStandardInputAllArrive(t *testing.T) {
 	input, feed := io.Pipe()
 	bubble(t, setup{device: func(c *plan) {
 		c.Source, c.Input, c.Outbox.Full = "stdin", input, outbox.Block
@@ -581,7 +588,8 @@ func TestCertificate(t *testing.T) {
 	})
 }
 
-// TestWrongKeyNeverStopsADevice: it backs off, says what to do, and works as soon as the cloud agrees. Running once it ends at once.
+// TestWrongKeyNeverStopsADevice: the device backs off, says what to do, and works as soon as the
+// cloud accepts it. A device that runs once ends at once.
 func TestWrongKeyNeverStopsADevice(t *testing.T) {
 	wrong := base64.StdEncoding.EncodeToString(make([]byte, 32))
 	bubble(t, setup{device: func(c *plan) { c.Key = wrong; c.Telemetry = false }}, func(t *testing.T, w *world) {

@@ -8,8 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// listen gives badHub a peer that is no simulator: each connection is handed to serve, in a goroutine
-// of its own, until the returned function is called.
+// listen gives badHub a peer that is no simulator: each connection is handed to serve, in a
+// goroutine of its own, until the returned function is called.
 func listen(t *testing.T, n *memnet.Net, serve func(net.Conn)) (end func()) {
 	t.Helper()
 	listener, err := n.Listen("tcp", badHub+":8883")

@@ -18,7 +18,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// TestTwinThatIsRefused: a hub that refuses to show the twin takes telemetry all the same. The link stays, and the refusal is told.
+// TestTwinThatIsRefused: a hub that refuses to show the twin takes telemetry all the same. The link
+// stays, and the refusal is told.
 func TestTwinThatIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -23,9 +23,10 @@ func (w *world) ages(messages []sim.Message) (all []time.Duration) {
 	return all
 }
 
-// TestThousandRenewals: over a round trip of 50 ms a renewal keeps telemetry back for less than 300 ms. Nothing is sent twice, no
-// link is lost, DPS is not asked, and renewals do not keep in step.
-func TestThousandRenewals(t *testing.T) {
+// TestRenewalHardlyDelaysTelemetry: with a round trip of 50 ms, each of a thousand renewals delays
+// telemetry for less than 300 ms. Nothing is sent twice, no link is lost, DPS is not asked, and the
+// renewals of devices do not fall on the same moments.
+func TestRenewalHardlyDelaysTelemetry(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Second }}, func(t *testing.T, w *world) {
 		w.on("hub-a", 10*time.Second)
 		w.net.SetDelay(25 * time.Millisecond)
@@ -76,8 +77,8 @@ func TestThousandRenewals(t *testing.T) {
 	})
 }
 
-// TestRenewalWaitsForMethods: a method that runs when the token nears its end still answers over the link that it came by, and
-// telemetry does not wait for it.
+// TestRenewalWaitsForMethods: a method that runs when the token nears its end still answers over
+// the link on which it came. Telemetry does not wait for it.
 func TestRenewalWaitsForMethods(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
@@ -102,8 +103,8 @@ func TestRenewalWaitsForMethods(t *testing.T) {
 	})
 }
 
-// TestRenewalBeforeTheTokenEnds: a method outlasts a short token. The link is renewed in time all the same, because the hub would close
-// it at the token's end, and telemetry with it.
+// TestRenewalBeforeTheTokenEnds: a method outlasts a short token. The link is renewed in time all
+// the same, because the hub would close it at the token's end and so interrupt telemetry.
 func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 	for _, ttl := range []time.Duration{10 * time.Second, 30 * time.Second, 2 * time.Minute} {
 		t.Run(ttl.String(), func(t *testing.T) {
@@ -167,8 +168,9 @@ func TestRenewalOfAShortToken(t *testing.T) {
 	}
 }
 
-// TestRenewalWaitsForTheSender: the token is to be renewed while the drain has a record in hand and has not sent it yet. It goes over the
-// old link, which then waits for its PUBACK, and not twice.
+// TestRenewalWaitsForTheSender: the token is to be renewed while the drain has read a record and
+// not sent it yet. The record goes over the old link, which waits for its PUBACK, and is not sent
+// twice.
 func TestRenewalWaitsForTheSender(t *testing.T) {
 	s := setup{device: func(c *plan) {
 		c.TelemetryInterval, c.Outbox.MaxAge, c.Reported, c.Failover.Pipeline = 5*time.Second, 7*time.Second, false, failover.PipelineOff
@@ -182,8 +184,8 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 			if e.Kind != journal.OutboxProblem || held {
 				return
 			}
-			// The drain tells of samples that were too old, in the middle of its look for what to send. Nothing else is told in the next
-			// second, so nobody waits for the journal.
+			// While the drain looks for messages to send, it reports samples that were too old.
+			// Nothing else is reported in the next second, so nobody waits for the journal.
 			w.dev.mu.Lock()
 			l := w.dev.serves()
 			w.dev.mu.Unlock()
@@ -209,8 +211,9 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 	})
 }
 
-// TestLinkThatDiesBeforeItsRenewal: the hub goes while a renewal waits for a method. That is a loss, and DPS is asked as after any.
-func TestLinkThatDiesBeforeItsRenewal(t *testing.T) {
+// TestLinkThatDiesBeforeItsRenewalIsALoss: the hub dies while a renewal waits for a method. That is
+// a loss, and DPS is asked as after any other loss.
+func TestLinkThatDiesBeforeItsRenewalIsALoss(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
 		w.dev.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {

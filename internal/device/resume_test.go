@@ -16,9 +16,10 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// TestTLSResumption: a dialler that is given a session cache, as a device's is, resumes the TLS session of its last link to the same
-// hub, also after it has been elsewhere. The first link to another hub gets a handshake of its own, although the cache is one.
-func TestTLSResumption(t *testing.T) {
+// TestDialerResumesItsTLSSessions: a dialler with a session cache resumes the TLS session of its
+// last link to the same hub, also after it was on another hub. Both hubs share the cache, but the
+// first link to another hub makes a handshake of its own.
+func TestDialerResumesItsTLSSessions(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
 		w.must(w.cloud.Failover("dev-1", 0)) // so that the other hub knows the device too
@@ -40,9 +41,9 @@ func TestTLSResumption(t *testing.T) {
 	})
 }
 
-// TestReconnectsResume: the device itself. Each server's first answer says on the wire whether it resumed a session: the first time at
-// DPS and at each hub it does not, and later it does.
-func TestReconnectsResume(t *testing.T) {
+// TestDeviceResumesItsTLSSessions looks at a whole device. The first answer of each server says on
+// the wire whether it resumed a session. At the first time, DPS and each hub do not; later they do.
+func TestDeviceResumesItsTLSSessions(t *testing.T) {
 	var r handshakes
 	s := setup{cloud: func(c *sim.Config) { c.RetryAfter = 0 }, device: func(c *plan) {
 		r = handshakes{dial: c.DialContext}
@@ -59,7 +60,8 @@ func TestReconnectsResume(t *testing.T) {
 			r.seen = nil
 		}
 		const dps, hubB = "127.0.0.1:8883", "127.0.0.3:8883"
-		// Whether the connection to DPS that is opened in good time had come to TLS before it was known to be needless is chance.
+		// The device opens a connection to DPS ahead. Chance decides whether it comes as far as TLS
+		// before the device knows that it is not needed.
 		butDPS := func() {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -124,8 +126,9 @@ func (c *handshakeConn) SetLinger(sec int) error {
 	return c.Conn.(interface{ SetLinger(int) error }).SetLinger(sec)
 }
 
-// serverHello looks for the extension pre_shared_key in a TLS 1.3 ServerHello (RFC 8446, 4.1.3), which is not encrypted: it stands there
-// when the server takes up a session. ok is false until all of it is there.
+// serverHello looks for the extension pre_shared_key in a TLS 1.3 ServerHello (RFC 8446, section
+// 4.1.3), which is not encrypted. A server that resumes a session sends it. ok is false until the
+// whole ServerHello is there.
 func serverHello(b []byte) (resumed, ok bool) {
 	const record, preSharedKey = 5, 41
 	if len(b) < record || len(b) < record+int(binary.BigEndian.Uint16(b[3:])) {

@@ -32,9 +32,9 @@ func (w *world) warned(word string) (texts []string) {
 	return texts
 }
 
-// TestMaxAgeWithAWrongClock: whatever the clock was when a device started, an outage does not make it drop what is younger than it should
-// keep, and it does drop what is older.
-func TestMaxAgeWithAWrongClock(t *testing.T) {
+// TestMaxAgeHoldsWithAWrongClock: whatever the clock was when a device started, an outage does not
+// make it drop samples that it should keep, and it does drop older ones.
+func TestMaxAgeHoldsWithAWrongClock(t *testing.T) {
 	for name, off := range map[string]func() time.Duration{"2 days fast": always(48 * time.Hour), "2 h fast": always(2 * time.Hour), "2 h slow": always(-2 * time.Hour), "1970": since1970, "right": always(0)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -179,8 +179,9 @@ func TestNoTime(t *testing.T) {
 	}
 }
 
-// TestWrongAnswer: what the cloud has said once is asked again if things fail as with a wrong clock, after minutes; and not without that.
-func TestWrongAnswer(t *testing.T) {
+// TestWrongAnswerIsAskedForAgain: the cloud may have named a wrong time. If things fail minutes
+// later as with a wrong clock, the device asks again; otherwise it does not.
+func TestWrongAnswerIsAskedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := own(newMachine(0).clock(), silent)
 		for _, off := range []time.Duration{3 * time.Hour, 0} {
@@ -221,8 +222,9 @@ func TestTimeBeforeTheProgram(t *testing.T) {
 	})
 }
 
-// TestClockFileIsTheNewest: a write that began earlier does not end later. Meanwhile who only wants to know the time waits for no disk.
-func TestClockFileIsTheNewest(t *testing.T) {
+// TestNewestClockFileIsKept: of two writes of the clock file, the one that began later ends later.
+// Meanwhile a caller that only wants to know the time does not wait for the disk.
+func TestNewestClockFileIsKept(t *testing.T) {
 	m := &machine{began: time.Now(), boot: "boot 1"} // no bubble: there, nobody may wait for a lock
 	k := own(m.clock(), silent)
 	writing, goOn := make(chan struct{}), make(chan struct{})
@@ -293,8 +295,9 @@ func (l aLine) Last() uint64         { return l.last }
 func (l aLine) ID() string           { return l.ids[0] }
 func (l aLine) HasID(id string) bool { return slices.Contains(l.ids, id) }
 
-// TestRestore: only the epochs of samples that were lost are forgotten, and all those of another outbox.
-func TestRestore(t *testing.T) {
+// TestOnlyEpochsOfLostSamplesAreForgotten: only the epochs of lost samples are forgotten, and all
+// epochs of another outbox.
+func TestOnlyEpochsOfLostSamplesAreForgotten(t *testing.T) {
 	const fix = time.Hour
 	epochs := []epoch{{From: 1, Boot: "old", Proved: true, Fix: fix}, {From: 51, Boot: "old", Proved: true}, {From: 101, Boot: "old", Proved: true, Fix: 3 * fix}}
 	for name, v := range map[string]struct {
@@ -343,7 +346,8 @@ func (l asking) Last() uint64 {
 	return l.last
 }
 
-// TestRestoreWaitsForNoAge: a clock file that is read late is taken over while the outbox asks for ages.
+// TestRestoreWaitsForNoAge: the content of a clock file that is read late can be used while the
+// outbox asks for ages.
 func TestRestoreWaitsForNoAge(t *testing.T) {
 	k := own(Clock{}, silent)
 	k.restore(clockFile{Outbox: "a", Epochs: []epoch{{From: 1}}}, asking{aLine{1, []string{"a"}}, k})
@@ -352,9 +356,10 @@ func TestRestoreWaitsForNoAge(t *testing.T) {
 	}
 }
 
-// TestStampsOfManySources: whoever appends at the same time, and however the clock changes meanwhile, a position belongs to the epoch that
-// its sample was stamped in, and the file on the disk says so before the sample is durable.
-func TestStampsOfManySources(t *testing.T) {
+// TestEachSampleBelongsToTheEpochOfItsStamp: several sources append at the same time, and the clock
+// changes meanwhile. Each position belongs to the epoch in which its sample was stamped, and the
+// file on the disk says so before the sample is durable.
+func TestEachSampleBelongsToTheEpochOfItsStamp(t *testing.T) {
 	m := newMachine(0)
 	k := own(m.clock(), silent)
 	var disk atomic.Pointer[clockFile]
@@ -449,8 +454,10 @@ func TestAnotherOutbox(t *testing.T) {
 	})
 }
 
-// TestTokenOfASlowClock: a token that ends earlier than its maker believed is renewed as soon as that is known, and not lost at its end.
-func TestTokenOfASlowClock(t *testing.T) {
+// TestTokenOfASlowClockIsRenewedInTime: a token may end earlier than the device believed when it
+// made the token. It is renewed as soon as the device knows that, and the link is not lost at the
+// token's end.
+func TestTokenOfASlowClockIsRenewedInTime(t *testing.T) {
 	https := func(c *plan) { c.ProvisioningTransport = dps.HTTPS }
 	for name, v := range map[string]struct {
 		more func(*plan)

@@ -49,8 +49,8 @@ func TestRoundTrips(t *testing.T) {
 		halves    int // of a round trip
 		decisions []string
 	}{
-		// The reset takes half of one to be heard. The old hub refuses in one, in which DPS takes TCP; then TLS, register and one
-		// poll; the new hub TCP, TLS, and all the rest.
+		// The reset takes half of one to be heard. The old hub refuses in one, in which DPS takes
+		// TCP; then TLS, register and one poll; the new hub TCP, TLS, and all the rest.
 		"whole failover, refused": {sim.Fault{Kind: sim.FaultKill}, 1 + 2*(1+3+3), []string{"D01", "H02", "H07", "D01"}},
 		// The old hub answers in three, in which DPS takes TCP and TLS; then register and one poll.
 		"whole failover, CONNACK 3": {sim.Fault{Kind: sim.FaultConnack3}, 1 + 2*(3+2+3), []string{"D01", "H02", "H17", "D01"}},

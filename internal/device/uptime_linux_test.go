@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// TestUptime: the machine's uptime goes on, no slower than Go's own clock, and the run that it belongs to has a name.
+// TestUptime: the machine's uptime goes on, no slower than Go's own clock, and the run that it
+// belongs to has a name.
 func TestUptime(t *testing.T) {
 	c := SystemClock()
 	if c.Running == nil || c.Boot == "" {

@@ -33,9 +33,10 @@ func (w *world) lostAt() (times []time.Time, why []string) {
 	return times, why
 }
 
-// TestWeather: a day on a network that delays every segment of either direction by up to two seconds more than the one before it and
-// loses one in twenty. The link is silent for ten seconds and more, hundreds of times; it is never given up.
-func TestWeather(t *testing.T) {
+// TestUnsteadyLinkIsNeverGivenUp: for a day the network delays every segment of either direction by
+// up to two seconds more than the one before it, and loses one in twenty. The link is silent for
+// ten seconds and more, hundreds of times. It is never given up.
+func TestUnsteadyLinkIsNeverGivenUp(t *testing.T) {
 	t.Parallel()
 	for name, v := range map[string]struct {
 		jitter time.Duration
@@ -95,8 +96,9 @@ func (w *world) silentDials() (all []string) {
 	return all
 }
 
-// TestLatePubacks: a day of a hub that delays every PUBACK by 50 s. It carries what comes all the same.
-func TestLatePubacks(t *testing.T) {
+// TestHubWithLatePubacksIsKept: for a day a hub delays every PUBACK by 50 s. The link stays, and
+// carries every sample.
+func TestHubWithLatePubacksIsKept(t *testing.T) {
 	t.Parallel()
 	s := setup{device: func(c *plan) { c.StateDir = inMemory(t); c.Link.TokenLife = 48 * time.Hour }}
 	bubble(t, s, func(t *testing.T, w *world) {
@@ -115,8 +117,9 @@ func TestLatePubacks(t *testing.T) {
 	})
 }
 
-// TestSatellite: a round trip of four seconds, from the first dial on. No measure of it has been taken before.
-func TestSatellite(t *testing.T) {
+// TestSlowPathIsNotMistakenForADeadHub: the round trip takes four seconds from the first dial on,
+// so the device has never measured a shorter one.
+func TestSlowPathIsNotMistakenForADeadHub(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(10 * time.Second)
 		w.halt()
@@ -141,9 +144,10 @@ func TestSatellite(t *testing.T) {
 	})
 }
 
-// TestBlackHole: whatever it is that falls silent, and whenever between two samples that happens, at one sample a second the link is
-// known to be dead two seconds after the first sample that went into the void, so at most three after the last one before.
-func TestBlackHole(t *testing.T) {
+// TestBlackHoleIsNoticedInThreeSeconds: whatever falls silent, and whenever between two samples, a
+// device with one sample a second knows two seconds after the first sample that got no answer that
+// the link is dead. So it knows at most three seconds after the last sample that was answered.
+func TestBlackHoleIsNoticedInThreeSeconds(t *testing.T) {
 	for name, v := range map[string]struct {
 		trip time.Duration
 		harm func(w *world)
@@ -250,8 +254,9 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 	}
 }
 
-// TestBlackHoleWhileIdle: nothing is sent, so the keep-alive asks, and has its answer in two stages like everything else.
-func TestBlackHoleWhileIdle(t *testing.T) {
+// TestBlackHoleIsNoticedByTheKeepAlive: nothing is sent, so only the keep-alive can notice the
+// silence. It waits in two stages, like every other question.
+func TestBlackHoleIsNoticedByTheKeepAlive(t *testing.T) {
 	idle := setup{device: func(c *plan) { c.Telemetry, c.Reported = false, false }}
 	bubble(t, idle, func(t *testing.T, w *world) {
 		chance := rand.New(rand.NewPCG(2, 2))
@@ -277,9 +282,9 @@ func TestBlackHoleWhileIdle(t *testing.T) {
 	})
 }
 
-// TestBlackHoleWhileSending: the send buffer is full and a write waits. It is silence that ends the link, not the ten seconds that a
-// write may take.
-func TestBlackHoleWhileSending(t *testing.T) {
+// TestBlackHoleIsNoticedDuringAWrite: the send buffer is full and a write waits. The silence ends
+// the link, long before the ten seconds that a write may take.
+func TestBlackHoleIsNoticedDuringAWrite(t *testing.T) {
 	var writing atomic.Int64
 	var feed *io.PipeWriter
 	s := setup{device: func(c *plan) {

@@ -26,7 +26,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
-// TestMain refuses every dial off this test's own wires: whole outages run on the in-memory network.
+// TestMain refuses every dial outside of the network in memory, on which whole outages run.
 func TestMain(m *testing.M) {
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, fmt.Errorf("a test asked for the real DNS")
@@ -57,8 +57,8 @@ type setup struct {
 	device func(*plan)
 }
 
-// bubble runs f in a world of its own, stops the device, and holds it to what must always be true: no sample is lost, none comes
-// out of order, and nothing that was started is left.
+// bubble runs f in a world of its own and stops the device. Then it checks what must always be
+// true: no sample is lost, none is out of order, and no goroutine or connection is left.
 func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 	t.Helper()
 	m := withCommands(t, virtual.ModelText(t))
@@ -157,7 +157,8 @@ func (w *world) lastSeq() int64 {
 	return seq
 }
 
-// nothingLost reads the cloud's books: every sequence number up to the last is there, in order, from one outbox.
+// nothingLost checks in the cloud's ledger that every sequence number up to the last has arrived,
+// in order, from one outbox.
 func (w *world) nothingLost() {
 	w.t.Helper()
 	l := w.cloud.Ledger("dev-1", true)
@@ -174,7 +175,8 @@ func (w *world) nothingLost() {
 	}
 }
 
-// nothingUntold holds the cloud's books against what the device has on its disk: what is missing was announced.
+// nothingUntold compares the cloud's ledger with the device's disk: every missing sample was
+// announced.
 func (w *world) nothingUntold() audit.Account {
 	w.t.Helper()
 	var a audit.Audit
@@ -207,7 +209,8 @@ func (w *world) must(err error) {
 	}
 }
 
-// on waits up to limit, in virtual time, until telemetry comes to a hub, and says how long that took by the cloud's books.
+// on waits up to limit, in virtual time, until telemetry comes to a hub. It returns how long that
+// took by the cloud's ledger.
 func (w *world) on(hub string, limit time.Duration) time.Duration {
 	w.t.Helper()
 	began := time.Now()
