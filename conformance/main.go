@@ -1,5 +1,6 @@
-// Conformance runs clients that nobody here wrote against freshly started simulators, compares what each client saw with what the
-// simulator says, prints a table client × scenario and writes docs/conformance.md. It runs from its own folder: make conformance.
+// Conformance runs clients of others against freshly started simulators and compares what each
+// client saw with what the simulator says. It prints a table of clients and scenarios and writes
+// docs/conformance.md. It must run in its own folder, as make conformance does.
 package main
 
 import (
@@ -24,7 +25,8 @@ func main() {
 	}
 }
 
-// The addresses of the two simulators: blocks of their own, so that one that is running already does not get into the way.
+// The addresses of the two simulators. They have blocks of their own, so a simulator that runs
+// already is not in the way.
 const (
 	cloudAddress = "127.46.0.1"
 	plainAddress = "127.46.0.11"
@@ -124,7 +126,8 @@ func run(only string) error {
 	return nil
 }
 
-// prepare brings everything the run needs under work: the simulator, the Node.js packages, mosquitto's clients.
+// prepare puts everything that the run needs into the directory work: the simulator, the Node.js
+// packages, the clients of mosquitto.
 func prepare(root, work string) error {
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return err
@@ -155,7 +158,8 @@ func prepare(root, work string) error {
 	return errors.Join(errs...)
 }
 
-// bindable says what to do on a machine that keeps low ports for root. WebSocket and HTTPS of the official SDKs know no other port.
+// bindable returns an error with what to do if only root may use low ports. WebSocket and HTTPS of
+// Microsoft's SDKs know no other port.
 func bindable(port int) error {
 	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", cloudAddress, port))
 	if err != nil {

@@ -1,6 +1,8 @@
 //go:build linux
 
-// Package bench measures the device, its outbox and the simulator beside floors taken in the same run: `make bench`.
+// Package bench measures the device, its outbox and the simulator (`make bench`). Each figure
+// stands beside a floor that is measured in the same run: the least that anything could need for
+// the same result.
 package bench
 
 import (
@@ -117,7 +119,8 @@ var sections = [][]section{
 	{{"simulator", simulator}},
 }
 
-// section measures something, puts its own table into the file if it has one, and returns its numbers to reach.
+// section measures something. It puts its own table into the file, if it has one, and returns its
+// figures with their goals.
 type section struct {
 	name    string
 	measure func(t *testing.T) []number
@@ -126,7 +129,8 @@ type section struct {
 // order is that of the numbers to reach.
 var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "simulator"}
 
-// TestTables measures everything and writes it down. Each section can be had alone, but for the table of all numbers.
+// TestTables measures everything and writes the tables. Each section can be run alone; only the
+// table of all numbers needs them all.
 func TestTables(t *testing.T) {
 	if *table == "" {
 		t.Skip("it measures for about ten minutes and rewrites the tables of docs/benchmarks.md, which is what make bench is for")
@@ -172,7 +176,8 @@ func write(t *testing.T, name string, out *rows) {
 	}
 }
 
-// best lets clients take turns, so that what else the machine does hits all alike; the best of each counts.
+// best lets clients take turns, so that other work of the machine hits all of them alike. The best
+// result of each client counts.
 func best(t *testing.T, rounds int, job func(role string) job, roles ...string) map[string]figures {
 	t.Helper()
 	best := map[string]figures{}
@@ -229,7 +234,7 @@ func linkFigures(t *testing.T) []number {
 	return drains(t, c)
 }
 
-// drains are the numbers to reach for a backlog that leaves over TLS, towards the least that answers.
+// drains measures how fast a backlog leaves over TLS, to the least that answers MQTT.
 func drains(t *testing.T, c *cloud) []number {
 	host, ca := respond(t)
 	at := func(window int) func(string) job {
@@ -248,7 +253,8 @@ func drains(t *testing.T, c *cloud) []number {
 	}
 }
 
-// respond is the least that answers MQTT over TLS: what a client is measured against when nothing but the client shall count.
+// respond is the least that answers MQTT over TLS. Clients are measured against it, so that only
+// the cost of the client counts.
 func respond(t *testing.T) (host, ca string) {
 	t.Helper()
 	host = near(20)
@@ -283,7 +289,8 @@ func respond(t *testing.T) (host, ca string) {
 	return host, ca
 }
 
-// answer looks at nothing but the identifiers that it has to give back. What came in one read is answered in one write.
+// answer looks only at the packet identifiers that it must return. It answers everything from one
+// read in one write.
 func answer(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	r, w := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriterSize(conn, 64<<10)

@@ -31,7 +31,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// job is what a client process is told. It is a process of its own, so that its memory and its processor time are its own.
+// job says what a client process is to do. The client is a process of its own, so that its memory
+// and its processor time can be measured.
 type job struct {
 	Role     string // bare, paho, link, device, outbox, fresh; growth and memory are measurements of their own
 	Kind     string // of the role growth: bare or outbox
@@ -118,9 +119,10 @@ type client struct {
 	tls *tls.Config
 }
 
-// idle measures what a silent connection costs beside what the process is with one: the first brings code and tables into memory that
-// all share. The garbage of the handshakes is given back before each look, for every kind of client alike: how much of it lies about
-// depends on when the collector last ran.
+// idle measures what a silent connection costs. The first connection does not count, because it
+// brings code and tables into memory that all connections share. Before each look the garbage of
+// the handshakes is returned to the system, for every kind of client, because its amount depends on
+// when the collector last ran.
 func (c *client) idle() (f figures, err error) {
 	var keep []any
 	var rss int64
@@ -144,7 +146,8 @@ func (c *client) idle() (f figures, err error) {
 	return f, nil
 }
 
-// settled is the RSS once the connections have been silent for a while and nothing is left of what they needed before.
+// settled is the resident memory after the connections have been silent for a while and what they
+// needed before is freed.
 func (c *client) settled() int64 {
 	time.Sleep(3 * time.Second) // a link gives back what it does not need when its watchdog looks next
 	debug.FreeOSMemory()
@@ -269,7 +272,8 @@ func publishPacket(topic string, body string) []byte {
 	return out.Bytes()
 }
 
-// sendBare is the floor: one goroutine, packets made once and numbered in place, as many written as acknowledgements have come.
+// sendBare is the floor: one goroutine writes packets that were made once and are numbered in
+// place, one for each acknowledgement that has come.
 func (c *client) sendBare(id string) (count int, cpu, took time.Duration, err error) {
 	conn, err := c.bare(id)
 	if err != nil {

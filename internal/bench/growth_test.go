@@ -24,7 +24,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// growth shows that cost grows as the work: what one message or one link costs is the same however many there are.
+// growth shows that cost grows with the work: one message, or one link, costs the same however many
+// there are.
 func growth(t *testing.T) []number {
 	out := measured("make bench")
 	c := newCloud(t, 0)
@@ -104,7 +105,7 @@ func growth(t *testing.T) []number {
 	return nil
 }
 
-// growth sends a number of messages, as the bare program does or from an outbox that is opened with them.
+// growth sends a number of messages, like the bare program or from an outbox that has them already.
 func (c *client) growth() (f figures, err error) {
 	var id string
 	for id = range c.Devices {
@@ -153,8 +154,10 @@ func (c counting) Done(tickets []uint64, err error) {
 	}
 }
 
-// busy lets many connections send one message each at a rate, and says what all of them cost a second, in milliseconds. What they cost in
-// memory and goroutines is counted from the second one on: what a process needs for the first is not what each needs.
+// busy lets many connections send messages at a rate. It returns how many milliseconds of processor
+// time all of them cost in a second, and what each costs in memory and goroutines. The first
+// connection does not count for the latter, because a process needs more for the first one than for
+// the others.
 func (c *client) busy() (f figures, err error) {
 	var acked atomic.Int64
 	var send []func(n int) error

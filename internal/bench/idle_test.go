@@ -18,8 +18,9 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 )
 
-// idleProcess watches the built program for a minute, with everything on as it is by default, against the built simulator, beside a bare
-// program that holds one connection. Processor time is what the scheduler has counted for each, so that others may run meanwhile.
+// idleProcess watches the built program for a minute, with all defaults, against the built
+// simulator. A bare program that holds one connection runs beside it. Processor time is what the
+// scheduler has counted for each process, so other processes may run meanwhile.
 func idleProcess(t *testing.T) []number {
 	const minute = time.Minute
 	ctx, stop := context.WithCancel(t.Context())

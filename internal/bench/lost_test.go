@@ -17,8 +17,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// failovers moves a hundred devices to and fro, in every way there is, and holds what the cloud has received against what each device
-// has numbered. A device registers with DPS once in five seconds at most, so that many of them are needed.
+// failovers moves a hundred devices to and fro in every possible way, and compares what the cloud
+// has received with what each device has numbered. A device registers with DPS at most once in five
+// seconds, so many devices are needed.
 func failovers(t *testing.T) []number {
 	const devices, rounds, window = 100, 10, 64
 	ways := []sim.Fault{{Kind: sim.FaultKill}, {Kind: sim.FaultKill, Close: "fin"}, {Kind: sim.FaultConnack3}, {Kind: sim.FaultConnack5}, {Kind: sim.FaultBlackhole}}
@@ -33,7 +34,8 @@ func failovers(t *testing.T) []number {
 	for _, r := range runs {
 		r.up(t)
 	}
-	// A hub that is well acknowledges as if it were far away, so that there is mostly something in flight.
+	// A healthy hub acknowledges as late as if it were far away, so something is nearly always in
+	// flight.
 	late := sim.Fault{Kind: sim.FaultThrottle, DelayMs: 6}
 	hubs := []string{"hub-a", "hub-b"}
 	for _, name := range hubs {

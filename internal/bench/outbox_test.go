@@ -22,7 +22,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
-// boxes are the figures of the outbox, each beside a floor that is taken in the same run, on the same disk and over the same network.
+// boxes are the figures of the outbox. Each stands beside a floor from the same run, on the same
+// disk and over the same network.
 type boxes struct {
 	t       *testing.T
 	dir     string
@@ -85,7 +86,7 @@ func (x *boxes) fill(b *outbox.Box, n int) {
 	}
 }
 
-// bareFile is what a durable write costs whoever does it: bytes into a file of a megabyte that is there already, and a sync.
+// bareFile is what any durable write costs: bytes into an existing file of a megabyte, and a sync.
 type bareFile struct {
 	t   testing.TB
 	dir string
@@ -210,7 +211,8 @@ func (f countingFile) WriteAt(p []byte, at int64) (int, error) {
 	return f.File.WriteAt(p, at)
 }
 
-// flash counts what one record costs a flash, from its append to its acknowledgement, beside the 200 bytes that it is.
+// flash counts how many bytes are written to a flash for one record of 200 bytes, from its append
+// to its acknowledgement.
 func (x *boxes) flash() {
 	for _, v := range []struct {
 		name         string
@@ -272,7 +274,8 @@ func (x *boxes) drain(b *outbox.Box, n int) {
 	}
 }
 
-// backlogs: what it costs to read, acknowledge and truncate does not depend on how much is queued, and a restart does not read it.
+// backlogs shows that the cost of reading, acknowledging and truncating does not depend on how much
+// is queued, and that a restart does not read all of it.
 func (x *boxes) backlogs() {
 	cursor, err := disk.Real().Open(filepath.Join(x.dir, "cursor"), os.O_RDWR|os.O_CREATE)
 	must(x.t, err)
@@ -315,7 +318,8 @@ func (x *boxes) backlogs() {
 // large is an outbox with room for every backlog.
 var large = outbox.Options{MaxBytes: 1 << 30}
 
-// reopen takes the time from the opening of an outbox with a backlog to its first record. Its floor is to read a page of each file.
+// reopen measures the time from the opening of an outbox with a backlog to its first record. The
+// floor is the time to read a page of each file.
 func reopen(dir string, backlog int) (floor, took time.Duration, b *outbox.Box, err error) {
 	start := time.Now()
 	names, err := os.ReadDir(dir)
@@ -343,7 +347,8 @@ func reopen(dir string, backlog int) (floor, took time.Duration, b *outbox.Box, 
 	return floor, took, b, err
 }
 
-// memory is the resident set of a process that opens a backlog, drains some of it and appends, beside the same process before.
+// memory compares the resident memory of a process before and after it opens a backlog, drains some
+// of it and appends.
 func (x *boxes) memory() {
 	for _, backlog := range []int{1_000, 1_000_000} {
 		b, dir := x.open(large)

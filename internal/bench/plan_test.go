@@ -8,7 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
-// plan is all that [device.New] is given, so that a measurement can change any part of it by its name.
+// plan holds all arguments of [device.New], so that a measurement can change any part of them by
+// its name.
 type plan struct {
 	device.Shared
 	device.Config

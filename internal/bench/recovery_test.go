@@ -32,7 +32,8 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 func (c *cloud) tls() *tls.Config { return &tls.Config{RootCAs: c.CAPool()} }
 
-// delayed is a network with a round trip: a proxy in this process that passes everything on half a round trip later.
+// delayed is a network with a round trip: a proxy in this process passes everything on half a round
+// trip later.
 func delayed(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	began := time.Now()
@@ -90,7 +91,8 @@ func later(to, from net.Conn) {
 	_ = to.Close()
 }
 
-// floorHub is the least that gets a PUBACK from a hub: TCP, TLS, and CONNECT, SUBSCRIBE and PUBLISH in one write.
+// floorHub does the least that gets a PUBACK from a hub: TCP, TLS, and CONNECT, SUBSCRIBE and
+// PUBLISH in one write.
 func floorHub(c *cloud, id, key, host string, dial dialFunc) (time.Duration, error) {
 	password, _, err := hub.KeyToken(key, time.Hour)(host, id)
 	if err != nil {
@@ -204,11 +206,12 @@ func (r *run) up(t testing.TB) (e journal.Event) {
 	return e
 }
 
-// apart is how much later than one device the next one starts, so that each meets a fault at another moment of its second.
+// apart is how much later each device starts than the one before. So a fault hits each of them at
+// another moment of its second.
 const apart = 20 * time.Millisecond
 
-// recover takes n devices to hub A, does something to the cloud a while later, and says how long each took to know that its link is
-// lost, and to the next one with a PUBACK.
+// recover connects n devices to hub A and causes a fault of the cloud a while later. It returns how
+// long each took to know that its link is lost, and how long until its next link had a PUBACK.
 func (c *cloud) recover(n int, dial dialFunc, change func(*plan), later time.Duration, fault func()) (lost, up []time.Duration) {
 	c.t.Helper()
 	runs := make([]*run, n)
@@ -242,8 +245,9 @@ func times(n int, measure func() time.Duration) (all []time.Duration) {
 	return all
 }
 
-// recovery measures how long no PUBACK comes after a fault. What takes milliseconds is done by one device after the other; what takes
-// seconds, of which it is mostly waiting, by many side by side.
+// recovery measures how long no PUBACK comes after a fault. Faults that cost milliseconds are
+// measured with one device after the other. Faults that cost seconds are mostly waiting, so many
+// devices are measured side by side.
 func recovery(t *testing.T) (numbers []number) {
 	c := newCloud(t, 0)
 	defer func() { _ = c.Close() }()

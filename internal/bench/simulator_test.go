@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// simulator lets the bench of the simulator run, which is a module of its own, and takes over its table.
+// simulator runs the bench of the simulator, which is a module of its own, and uses its table.
 func simulator(t *testing.T) []number {
 	program, err := filepath.Abs(*hubhop)
 	if err != nil {

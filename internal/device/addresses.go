@@ -7,12 +7,15 @@ import (
 	"time"
 )
 
-// headStart is what an address gets before the next one is tried beside it (RFC 8305, "Connection Attempt Delay").
+// headStart is how long an address is tried alone before the next one is tried beside it (RFC 8305,
+// "Connection Attempt Delay").
 const headStart = 250 * time.Millisecond
 
-// dialer reaches a host by name at whichever of its addresses answers first. Names are resolved at every dial and nothing is kept: a hub
-// that has moved is found at its new address as soon as the DNS knows it. [net.Dialer] does the same, but it gives the next address its
-// turn beside the first only where that is of the other family; of two silent IPv4 addresses it waits the first one out.
+// dialer connects to a host by name, at the address that answers first. It resolves the name at
+// every dial and keeps nothing, so it finds a hub with a new address as soon as the DNS knows that
+// address. [net.Dialer] does nearly the same. But it tries a second address beside the first one
+// only if that is of the other family: if the first of two IPv4 addresses is silent, it waits for
+// its end.
 type dialer struct {
 	bulkheads
 	resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -31,7 +34,8 @@ func (d *Device) dialContext(ctx context.Context, network, addr string) (net.Con
 	return by.DialContext(ctx, network, addr)
 }
 
-// DialContext opens one connection. Of the attempts that fail, the last one to do so gives the reason.
+// DialContext opens one connection. If all attempts fail, it returns the error of the one that
+// failed last.
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -99,8 +103,8 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	}
 }
 
-// alternate lets the families take turns and keeps the order otherwise (RFC 8305, section 4): where one family does not work at all, it is
-// the second attempt that does.
+// alternate lets the two families take turns, and keeps the order otherwise (RFC 8305, section 4).
+// If one family does not work at all, then the second attempt works.
 func alternate(all []netip.Addr) []netip.Addr {
 	var first, second []netip.Addr
 	for _, a := range all {

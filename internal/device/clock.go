@@ -11,11 +11,13 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// Clock is what a machine and a program know of time. The zero value is the system clock as Go reads it.
+// Clock is what a machine and a program know of time. The zero value is the system clock as Go
+// reads it.
 type Clock struct {
 	Wall func() time.Time // the system clock, which may be wrong, and may be set at any time; nil: time.Now
-	// Running is how long the machine has been running, suspended or not. Nil: as Go counts, which may stand still meanwhile; a system
-	// clock that leaps ahead is then taken for a suspension.
+	// Running is how long the machine has been running, including suspensions. Nil: the time is
+	// Go's, which may stand still in a suspension. A system clock that leaps ahead then counts as a
+	// suspension.
 	Running func() time.Duration
 	Boot    string    // names the moment that Running counts from; "": it is this process's own
 	Built   time.Time // the program is not older; zero: unknown
@@ -28,8 +30,9 @@ func SystemClock() Clock {
 	return c
 }
 
-// built is a time that this program cannot be older than: that of its newest commit where the build has noted it (go build in a
-// repository), else that of the language it is written in (go run, go test).
+// built is a time before which this program cannot have been built. It is the time of its newest
+// commit if the build has noted that (go build in a repository), else the time of the release of Go
+// that it needs (go run, go test).
 func built() time.Time {
 	at := time.Date(2026, time.February, 1, 0, 0, 0, 0, time.UTC) // Go 1.26
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -58,9 +61,9 @@ const (
 )
 
 // clock is the time that the devices of a process go by. It is the latest of three times: what the
-// system clock says, when the program was built, and what the state directories know; until the cloud
-// has named the time. A system clock that this shows to be wrong is not believed until it agrees
-// again. Until then the time is counted on by how long the machine has been running.
+// system clock says, when the program was built, and what the state directories know; until the
+// cloud has named the time. A system clock that this shows to be wrong is not believed until it
+// agrees again. Until then the time is counted on by how long the machine has been running.
 //
 // A moment is kept as the time at which Running was zero if the moment is now. So clocks that run
 // alike differ by a constant.
@@ -164,8 +167,8 @@ func (k *clock) readLocked() time.Time {
 	return base.Add(running).UTC()
 }
 
-// at is what this clock says of a time that the process took from the system clock. Another time, which comes without a reading of Go's
-// own clock, stays as it is.
+// at corrects a time that the process took from the system clock. A time from elsewhere has no
+// reading of Go's monotonic clock, and stays as it is.
 func (k *clock) at(t time.Time) time.Time {
 	if wall := t.Round(0); t == wall { //nolint:staticcheck // QF1009: the reading is what matters, not the time
 		return t
@@ -173,7 +176,8 @@ func (k *clock) at(t time.Time) time.Time {
 	return k.now().Add(-time.Since(t))
 }
 
-// lookLocked reads the clocks and notices what has happened to them. It returns the beginning that is believed.
+// lookLocked reads the clocks and notices what has happened to them. It returns the base that is
+// believed.
 func (k *clock) lookLocked() (base time.Time, running time.Duration) {
 	running = k.c.Running()
 	system := beginning(k.c.Wall(), running)
@@ -215,7 +219,8 @@ func (k *clock) believedLocked() time.Time {
 	}
 }
 
-// setLocked deals with a system clock that was set, by so much, or that went on while the machine was suspended.
+// setLocked handles a system clock that was set by moved, or that went on while the machine was
+// suspended.
 func (k *clock) setLocked(system time.Time, moved, running time.Duration) {
 	suspended := moved > 0 && !k.counts // perhaps
 	if suspended {
@@ -303,8 +308,9 @@ func (k *clock) turned() int {
 	return k.turns
 }
 
-// wanted says whether the cloud should be asked for the time now. Without a reason that is only while it has never said, or the system
-// clock was set since. With one, it is asked again: what it said may have been wrong.
+// wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
+// time, it should be asked only if it has never answered, or if the system clock was set since.
+// With such a reason it should be asked again, because its answer may have been wrong.
 func (k *clock) wanted(reason bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

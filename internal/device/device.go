@@ -1,5 +1,6 @@
-// Package device puts one device together: identity, state directory, outbox, the session that keeps it connected, and the five
-// paths that live on it (telemetry, reported and desired properties, direct methods, cloud-to-device messages).
+// Package device puts one device together: its identity, its state directory, its outbox, the
+// session that keeps it connected, and the five paths that use the session (telemetry, reported
+// properties, desired properties, direct methods, cloud-to-device messages).
 package device
 
 import (
@@ -20,7 +21,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs once ends with it.
+// ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs
+// once ends with this error.
 var ErrRefused = errors.New("the cloud refuses this device until somebody acts")
 
 const (
@@ -119,8 +121,9 @@ func split(r *rand.Rand) *rand.Rand {
 	return rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
 }
 
-// Run is the device's life. It ends when ctx ends, when its input ends and everything is sent, or, running once, when the queue is
-// empty. A failure of network or cloud never ends it, but running once. It returns when everything it started has ended.
+// Run runs the device until ctx ends, or until its input has ended and everything is sent. A device
+// that runs once ends when nothing waits any more. A failure of the network or the cloud ends only
+// a device that runs once. Run returns when everything that it started has ended.
 func (d *Device) Run(ctx context.Context) (err error) {
 	if _, err := d.Open(); err != nil {
 		return err
@@ -303,7 +306,8 @@ func (d *Device) Status() Status {
 	return s
 }
 
-// Register asks DPS once which hub the device belongs to, as failover.Provision does, and keeps the answer for the next start.
+// Register asks DPS which hub the device belongs to, as failover.Provision does, and keeps the
+// answer for the next start.
 func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.Assignment, error) {
 	d := New(shared, id, app)
 	var err error

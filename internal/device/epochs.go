@@ -136,9 +136,9 @@ func (k *epochs) restore(f clockFile, l line) {
 	k.publishLocked()
 }
 
-// stamp is the Stamp of the outbox: it corrects times that sources have taken from the system clock.
-// When it begins an epoch it writes that down before it returns, so that no sample is durable whose
-// epoch a restart would not know. The outbox waits for it, so it reports nothing.
+// stamp is the Stamp of the outbox: it corrects times that sources have taken from the system
+// clock. When it begins an epoch it writes that down before it returns, so that no sample is
+// durable whose epoch a restart would not know. The outbox waits for it, so it reports nothing.
 func (k *epochs) stamp(first uint64, made []time.Time) {
 	defer k.write()
 	k.mu.Lock()
@@ -217,8 +217,9 @@ func epochOf(epochs []epoch, pos uint64) (e epoch, known bool) {
 	return epoch{}, false
 }
 
-// age is how old the sample at a place is at least: what nobody knows must not cost a sample. The outbox asks, and may hold its lock: so
-// nobody else is told of anything.
+// age is how old the sample at a position is at least. Where nobody knows the age it returns less,
+// because doubt must not cost a sample. The outbox calls it and may hold its lock, so age reports
+// nothing.
 func (k *epochs) age(pos uint64, stamped time.Time) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()

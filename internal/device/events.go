@@ -238,7 +238,8 @@ var waitingFor = map[dps.Step]string{
 	dps.StepPoll:     ", it is still assigning",
 }
 
-// Plain says in a few words what a network error means, without the addresses that stand beside it anyway.
+// Plain says in a few words what a network error means. It leaves out the addresses, because the
+// sentences around it have them.
 func Plain(err error) string {
 	for _, one := range []struct {
 		err  error
@@ -311,7 +312,8 @@ func (d *Device) farewell() journal.Event {
 	return journal.Event{Kind: journal.Stopped, Lost: gone(s), Text: strings.Join(parts, ", ")}
 }
 
-// gone is how many samples the outbox has given up: no hub will ever have them, and consumers are told.
+// gone is how many samples the outbox has given up. No hub will ever receive them, and their
+// absence is announced to consumers.
 func gone(s outbox.Stats) uint64 { return s.Dropped + s.Damaged }
 
 // outboxProblem tells what the outbox reports: it does its best and says what it could not.

@@ -7,8 +7,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// flood lets the first events of a kind through and sums up the others, for what comes by the thousand is one story. It counts
-// nothing that is not told in the end.
+// flood lets the first events of a kind through and sums up the others, because thousands of events
+// of one kind are one piece of news. Every event that it counts is in a sum that is emitted in the
+// end.
 type flood struct {
 	most int           // events that are told one by one in each span
 	span time.Duration // from the first event on

@@ -15,7 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
-// link is a session with a hub and the drain that feeds it, which may have begun before the session was accepted.
+// link is a session with a hub and the drain that feeds it. The drain may have begun before the hub
+// has accepted the session.
 type link struct {
 	*hub.Link
 	drain *telemetry.Drain // nil without telemetry
@@ -23,8 +24,8 @@ type link struct {
 	duty  atomic.Pointer[duty]
 }
 
-// dial makes one attempt. What waits in the outbox leaves with its CONNECT if it may: then the first PUBACK costs no round trip more
-// than the first CONNACK.
+// dial makes one attempt. If it may, it sends samples of the outbox together with CONNECT. Then the
+// first PUBACK needs no more round trips than the CONNACK.
 func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
 	l := new(link)
 	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.id.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
@@ -264,8 +265,8 @@ func (d *Device) await(work context.Context, l *hub.Link, limit time.Duration) b
 	return ctx.Err() == nil
 }
 
-// within is a limit that ends before the token does, because the hub closes the link then: half of what is left, or all but a few
-// seconds of it.
+// within shortens a limit so that it ends before the token does, because the hub then closes the
+// link. It leaves half of the rest of the token's time, or a few seconds.
 func within(l *hub.Link, limit time.Duration) time.Duration {
 	left := max(0, time.Until(l.Expires()))
 	return min(limit, left-min(left/2, swapMargin))

@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// tally counts what is running. Unlike a WaitGroup it may be waited for, with a limit, while more is started.
+// tally counts running goroutines. Unlike with a WaitGroup, a caller may wait with a limit, and
+// more may be started meanwhile.
 type tally struct {
 	bulkheads
 	mu   sync.Mutex

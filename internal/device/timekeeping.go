@@ -24,7 +24,8 @@ type timekeeping struct {
 	looking sync.WaitGroup       // of these goroutines
 }
 
-// openClock sets the clock by what the state directory knows. The outbox may be nil: it is not looked at.
+// openClock sets the clock by the times in the state directory. The outbox may be nil, because
+// openClock does not use it.
 func (d *Device) openClock(l line) failover.State {
 	k := d.time.epochs
 	read := func() error {
@@ -63,15 +64,17 @@ func (d *Device) openClock(l line) failover.State {
 		_, err := d.home.loadState(d.who(), k.horizon)
 		return err
 	})
-	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
+	// Use only times that a certificate has vouched for. Times of samples and files may come from a
+	// clock that was once far ahead.
 	k.notBefore(cached.AssignedAt)
 	d.home.checkContent()
 	k.attach(k)
 	return cached
 }
 
-// corrected makes an error say that it is settled, if it looks like that of a wrong clock and the right time has become known since there
-// were that many turns.
+// corrected wraps failover.ErrClockSet around an error that looks like that of a wrong clock, if
+// the right time has become known since. turns is the number of corrections before the failed call
+// began.
 func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	switch failover.Classify(ctx, err) {
 	case failover.ClockOff, failover.DPSClock, failover.DPSUnauthorized, failover.DPSRefusedConnect:
@@ -156,8 +159,8 @@ func (d *Device) hear(date time.Time) error {
 	return err
 }
 
-// hasten has the link renewed whose token ends earlier than was believed when it was made: the clock was slow, or the machine has been
-// suspended meanwhile.
+// hasten renews the link if its token ends earlier than was believed when the token was made,
+// because the clock was slow or the machine was suspended meanwhile.
 func (d *Device) hasten() {
 	l := d.serves()
 	if l == nil || l.ends.IsZero() {
@@ -216,8 +219,8 @@ func (k *clock) look() {
 }
 
 // look notices what has happened to the clocks and to the link's token. If there is something to do
-// about the device's files, or if the device may ask and the time is wanted, it lets others do that:
-// it does not block. It says whether the device asks.
+// about the device's files, or if the device may ask and the time is wanted, it lets others do
+// that: it does not block. It says whether the device asks.
 func (d *Device) look(may bool) (asks bool) {
 	linked := d.serves() != nil
 	d.hasten()
@@ -245,7 +248,8 @@ func (d *Device) serves() *link { return d.time.current.Load() }
 // serving notes which link is at work, nil for none.
 func (d *Device) serving(l *link) { d.time.current.Store(l) }
 
-// resumed is called when the machine has slept: the other side may have closed the link meanwhile, in words that nobody heard.
+// resumed is called when the machine has slept. The hub may have closed the link meanwhile without
+// the machine hearing it.
 func (d *Device) resumed(slept time.Duration) {
 	l := d.serves()
 	e := journal.Event{Kind: journal.Resumed, Took: slept, Text: fmt.Sprintf("this machine was suspended for %s", size(slept))}

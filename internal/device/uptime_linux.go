@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uptime is how long this machine has been running, and the name of that run; nil where the system does not say.
+// uptime returns a function that says how long this machine has been running, and the id of this
+// boot; nil if the system does not say.
 func uptime() (running func() time.Duration, boot string) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if _, ok := boottime(); err != nil || !ok {

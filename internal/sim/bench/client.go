@@ -62,7 +62,8 @@ type idleFigures struct {
 func (f idleFigures) perConnection() float64 { return float64(f.after-f.before) / float64(f.devices) }
 func (f idleFigures) connectRate() int       { return int(float64(f.devices) / f.took.Seconds()) }
 
-// measureIdle compares the server's memory before it knows of any device with that when all are connected.
+// measureIdle compares the server's memory before it knows any device with its memory when all are
+// connected.
 func (c contestant) measureIdle(dir string, o options) (f idleFigures, err error) {
 	t, err := c.start(dir)
 	if err != nil {
@@ -125,7 +126,8 @@ type speedFigures struct {
 	peak      int64 // RSS
 }
 
-// measureSpeed counts the messages that are acknowledged while n connections send as fast as they can.
+// measureSpeed counts the messages that are acknowledged while n connections send as fast as they
+// can.
 func (c contestant) measureSpeed(dir string, n int, o options) (f speedFigures, err error) {
 	t, err := c.start(dir)
 	if err != nil {
@@ -187,7 +189,8 @@ func pause(d time.Duration, failures <-chan error) error {
 	}
 }
 
-// send is a bare client: it writes batches of messages with ids of their own, and lets window of them be unacknowledged.
+// send is a bare client. It writes batches of messages, each with an id of its own, and has up to
+// window of them unacknowledged.
 func send(conn net.Conn, id string, acked *atomic.Int64, over *atomic.Bool) error {
 	room := make(chan struct{}, window/batchSize)
 	done := make(chan error, 1)
@@ -401,7 +404,8 @@ func publish(topic, body string) []byte {
 	return packet(0x32, text(topic), []byte{0, 1}, []byte(body))
 }
 
-// packets calls f for each packet that comes, with its first byte and its packet identifier where it has one in front.
+// packets calls f for each packet that comes, with its first byte and its body, which begins with
+// the packet identifier if the packet has one.
 func packets(r *bufio.Reader, f func(first byte, body []byte) error) error {
 	var body []byte
 	for {

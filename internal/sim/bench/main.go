@@ -1,10 +1,12 @@
-// Bench measures the simulator from outside, beside two others that do the same in the same run: mochi-mqtt/server, a broker that is
-// known to be fast, and a floor, which is TLS and the least that answers MQTT. Each server is a process of its own, talked to over real
-// TCP and TLS by this one. It is a module of its own, so that what it compares with is no dependency of the product.
+// Bench measures the simulator from outside, beside two other servers in the same run:
+// mochi-mqtt/server, a broker that is known to be fast, and a floor, which is TLS and the least
+// that answers MQTT. Each server is a process of its own; this process talks to it over real TCP
+// and TLS. Bench is a module of its own, so that the product does not depend on the other servers.
 //
 //	go run . -hubhop ../../../hubhop
 //
-// With -json what it prints is for the bench of the whole project, which puts the table into the documentation.
+// With -json it prints for the bench of the whole project, which puts the table into the
+// documentation.
 package main
 
 import (
