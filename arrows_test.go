@@ -100,7 +100,7 @@ func TestRoomsAreSmall(t *testing.T) {
 	const limit = 4500
 	more := map[string]int{ // each for its reason
 		"internal/device":  5600, // to be split
-		"telemetry/outbox": 5500, // at 5000 it may stay: a split would cut one thing, the log, in two
+		"telemetry/outbox": 5000, // at 5000 it may stay: a split would cut one thing, the log, in two
 	}
 	for _, p := range listPackages(t) {
 		lines := 0

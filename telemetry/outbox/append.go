@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -17,7 +18,7 @@ const maxCommit = 1 << 20
 
 // request is one Append on its way.
 type request struct {
-	items []item
+	items []format.Item
 	made  []time.Time // of the items, which have no time yet; nil: they have, because nobody stamps them
 	bytes int64
 	sync  bool          // it wants everything to be durable, although appends are not synced one by one
@@ -53,7 +54,7 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		return nil
 	}
 	defer b.report()
-	r := &request{items: make([]item, len(ms)), bytes: framesStart, wake: make(chan struct{})}
+	r := &request{items: make([]format.Item, len(ms)), bytes: format.FramesStart, wake: make(chan struct{})}
 	if b.opt.Stamp != nil {
 		r.made = make([]time.Time, len(ms))
 	}
@@ -61,9 +62,9 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		if b.opt.Stamp == nil {
 			r.items[i] = encode(&ms[i])
 		} else {
-			r.items[i], r.made[i] = undated(&ms[i]), created(&ms[i])
+			r.items[i], r.made[i] = format.Undated(&ms[i]), created(&ms[i])
 		}
-		if n := len(r.items[i].payload); n > MaxRecord {
+		if n := len(r.items[i].Payload); n > MaxRecord {
 			return tooLargeError(fmt.Sprintf("a message of %d bytes, properties included: at most %d", n, MaxRecord))
 		}
 		r.bytes += cost(r.items[i])
@@ -245,7 +246,7 @@ func (b *Box) syncSoon() {
 // commit writes items, and makes them durable if sync is set, else before long. If the disk does
 // not let it, they go into memory. made has the times of items that have none yet. The caller
 // leads.
-func (b *Box) commit(items []item, made []time.Time, sync bool) {
+func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
 	if b.files == nil {
 		b.stamp(items, made)
 		b.keep(items)
@@ -280,7 +281,7 @@ func (b *Box) commit(items []item, made []time.Time, sync bool) {
 
 // stamp lets Options.Stamp correct the times of the items that are committed next, and writes the
 // times into the items. The caller leads.
-func (b *Box) stamp(items []item, made []time.Time) {
+func (b *Box) stamp(items []format.Item, made []time.Time) {
 	if len(made) == 0 {
 		return
 	}
@@ -292,19 +293,19 @@ func (b *Box) stamp(items []item, made []time.Time) {
 	b.mu.Unlock()
 	b.opt.Stamp(first, made)
 	for i, t := range made {
-		items[i] = items[i].at(t)
+		items[i] = items[i].At(t)
 	}
 }
 
 // keep puts items into the ring.
-func (b *Box) keep(items []item) {
+func (b *Box) keep(items []format.Item) {
 	if len(items) == 0 {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ring == nil {
-		b.ring = &ring{id: newID(), base: b.next, seq: 1}
+		b.ring = &ring{id: format.NewID(), base: b.next, seq: 1}
 	}
 	r := b.ring
 	for _, it := range items {
@@ -409,7 +410,7 @@ func (b *Box) isBlind() bool {
 
 // ringFront copies the oldest items of the ring, about as many as fit into one segment. skipped says that those before them have left
 // the line and will never be on the disk.
-func (b *Box) ringFront() (at place, items []item, skipped bool) {
+func (b *Box) ringFront() (at place, items []format.Item, skipped bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ring == nil {

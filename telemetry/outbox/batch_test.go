@@ -10,6 +10,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // What was read ahead serves the next calls, and hides nothing that came later.
@@ -45,7 +46,7 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 	read(100, 2)
 	equalAll(t, "read", got, bodies(1, 22))
 	for i, id := range ids {
-		equal(t, "id", id, b.id.name(uint64(i+1)))
+		equal(t, "id", id, b.id.Name(uint64(i+1)))
 	}
 	if s := b.Stats(); s.Damaged != 0 || r.count(Corrupt) != 0 {
 		t.Errorf("%+v", s)
@@ -55,7 +56,7 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 // What messages next to each other have in common is decoded once; what they have not is not mixed up.
 func TestDecoderAfterOthers(t *testing.T) {
 	at := time.Date(2026, 3, 1, 8, 30, 0, 123456789, time.UTC)
-	var d decoder
+	var d format.Decoder
 	m := message.Message{Properties: map[string]string{"left": "behind"}}
 	for i, want := range []message.Message{
 		{Body: []byte("1"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: at},
@@ -67,10 +68,10 @@ func TestDecoderAfterOthers(t *testing.T) {
 		{Body: []byte("\x01a\x01b\x01c\x00"), ContentType: "a", ContentEncoding: "b", Component: "c", Created: time.Unix(-1, 5).UTC()},
 		{Body: []byte{}, Properties: map[string]string{"": "", "k": "w"}, Created: at},
 	} {
-		if err := d.decode(&m, encode(&want).payload); err != nil || !reflect.DeepEqual(m, want) {
+		if err := d.Decode(&m, encode(&want).Payload); err != nil || !reflect.DeepEqual(m, want) {
 			t.Errorf("%d: %+v, %v; want %+v", i, m, err, want)
 		}
-		if d.decode(&message.Message{}, []byte("\x00\x00\x01a\x01b\xff")) == nil { // which spoils nothing
+		if d.Decode(&message.Message{}, []byte("\x00\x00\x01a\x01b\xff")) == nil { // which spoils nothing
 			t.Error("nonsense is taken for a message")
 		}
 	}
@@ -80,18 +81,18 @@ func TestDecoderAfterOthers(t *testing.T) {
 func TestNamesAfterOthers(t *testing.T) {
 	var batch Batch
 	for _, v := range []struct {
-		id  boxID
+		id  format.ID
 		seq uint64
 	}{{7, 8}, {7, 9}, {7, 10}, {7, 11}, {8, 12}, {8, 13}, {8, 15}, {7, 16}, {7, 99}, {7, 100}, {7, 101}, {7, 100}} {
 		batch.addName(v.id, v.seq)
 		batch.records = append(batch.records, Record{})
 		batch.name()
-		equal(t, "id", batch.records[len(batch.records)-1].ID, v.id.name(v.seq))
+		equal(t, "id", batch.records[len(batch.records)-1].ID, v.id.Name(v.seq))
 	}
-	equal(t, "the first", batch.records[0].ID, boxID(7).name(8))
+	equal(t, "the first", batch.records[0].ID, format.ID(7).Name(8))
 	batch.reset()
 	batch.addName(7, 101) // nothing is before it now
-	equal(t, "id", string(batch.ids), boxID(7).name(101))
+	equal(t, "id", string(batch.ids), format.ID(7).Name(101))
 }
 
 // A reader may have no use for what it was given, and take it again later, without going through the whole segment for it.

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -37,8 +38,8 @@ var (
 	ErrTooLarge = errors.New("too large for the outbox") // the error that carries it has a method Permanent() bool that returns true
 	ErrLocked   = disk.ErrLocked                         // another process has it open
 	ErrSpecial  = disk.ErrSpecial                        // a name of the outbox is not a plain file
-	ErrNewer    = errors.New("written by a newer version")
-	ErrOlder    = errors.New("written by an older version")
+	ErrNewer    = format.ErrNewer
+	ErrOlder    = format.ErrOlder
 	ErrOther    = errors.New("what waits in the outbox was made for another place")
 )
 
@@ -136,7 +137,7 @@ type Box struct {
 	gaps    gaps
 	next    uint64 // the position of the next message; positions start at 1
 	diskEnd uint64
-	id      boxID     // of the disk; of the ring if the box is in memory
+	id      format.ID // of the disk; of the ring if the box is in memory
 	seq     uint64    // the last one of the disk's id that is durable
 	off     error     // why the disk is not used; nil while it is
 	retryAt time.Time // when it is tried again
@@ -158,7 +159,7 @@ type Box struct {
 	timers   sync.WaitGroup // of readers that wait, and of messages that are not synced
 
 	// Of the leader alone:
-	batch []item
+	batch []format.Item
 	made  []time.Time
 }
 
@@ -304,7 +305,7 @@ func (b *Box) ID() string {
 func (b *Box) HasID(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.id.String() == id || slices.ContainsFunc(b.segs, func(s *segment) bool { return s.id.String() == id })
+	return b.id.String() == id || slices.ContainsFunc(b.segs, func(s *segment) bool { return s.ID.String() == id })
 }
 
 // Last is the place of the newest record that was ever appended, 0 if there was none. Behind it is the next one, if nobody else appends.

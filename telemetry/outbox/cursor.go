@@ -3,6 +3,7 @@ package outbox
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,8 +15,12 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
+
+// le is the byte order of everything here.
+var le = binary.LittleEndian
 
 // The format of the cursor file is in docs/outbox.md, section 2.3.
 const (
@@ -32,12 +37,12 @@ const (
 // slot is the state of a box outside its segments.
 type slot struct {
 	turn    uint64
-	id      boxID    // what new messages get
-	seq     uint64   // the last of it that is synced
-	machine [16]byte // zero: not known
+	id      format.ID // what new messages get
+	seq     uint64    // the last of it that is synced
+	machine [16]byte  // zero: not known
 	cursor  uint64
-	end     uint64 // every message below this place is synced
-	endID   boxID  // of the message at end-1; 0: there is none on the disk
+	end     uint64    // every message below this place is synced
+	endID   format.ID // of the message at end-1; 0: there is none on the disk
 	endSeq  uint64
 	spans   []runs.Span
 	gaps    []gap
@@ -64,7 +69,7 @@ func machineHash(name string) (h [16]byte) {
 func (s *slot) appendTo(b []byte) []byte {
 	start := len(b)
 	spans, told := s.spans[:min(len(s.spans), maxSlotSpan)], s.gaps[:min(len(s.gaps), maxGaps)]
-	b = appendPrefix(b, slotMagic)
+	b = format.AppendPrefix(b, slotMagic)
 	b = le.AppendUint64(b, s.turn)
 	b = le.AppendUint32(b, uint32(slotFixed+16*len(spans)+24*len(told)))
 	b = append(b, 0, 0, 0, 0) // the checksum, below
@@ -87,13 +92,13 @@ func (s *slot) appendTo(b []byte) []byte {
 }
 
 func slotSum(b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(b[16:28], castagnoli), castagnoli, b[32:])
+	return crc32.Update(crc32.Checksum(b[16:28], format.Castagnoli), format.Castagnoli, b[32:])
 }
 
 // readSlot returns false for bytes that are not a slot, and an error for a slot with impossible
 // values.
 func readSlot(b []byte) (s slot, ok bool, err error) {
-	if ours, err := isOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
+	if ours, err := format.IsOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
 		return slot{}, false, err
 	}
 	length := le.Uint32(b[24:])
@@ -105,8 +110,8 @@ func readSlot(b []byte) (s slot, ok bool, err error) {
 		return slot{}, false, nil
 	}
 	s = slot{
-		turn: le.Uint64(b[16:]), id: boxID(le.Uint64(b[32:])), seq: le.Uint64(b[40:]), cursor: le.Uint64(b[64:]),
-		end: le.Uint64(b[72:]), endID: boxID(le.Uint64(b[80:])), endSeq: le.Uint64(b[88:]),
+		turn: le.Uint64(b[16:]), id: format.ID(le.Uint64(b[32:])), seq: le.Uint64(b[40:]), cursor: le.Uint64(b[64:]),
+		end: le.Uint64(b[72:]), endID: format.ID(le.Uint64(b[80:])), endSeq: le.Uint64(b[88:]),
 	}
 	copy(s.machine[:], b[48:])
 	b = b[slotFixed:length]
@@ -118,7 +123,7 @@ func readSlot(b []byte) (s slot, ok bool, err error) {
 		s.spans, at, b = append(s.spans, x), x.Last, b[16:]
 	}
 	for ; told > 0; told-- {
-		x := gap{id: boxID(le.Uint64(b)), first: le.Uint64(b[8:]), last: le.Uint64(b[16:])}
+		x := gap{id: format.ID(le.Uint64(b)), first: le.Uint64(b[8:]), last: le.Uint64(b[16:])}
 		sane = sane && x.first > 0 && x.first <= x.last && x.last < farthest
 		s.gaps, b = append(s.gaps, x), b[24:]
 	}

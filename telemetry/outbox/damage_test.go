@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 const (
@@ -41,14 +42,14 @@ func sample(t testing.TB, commits, closed bool) *memFS {
 func wholeFrames(t testing.TB, disk *memFS, n int) int {
 	t.Helper()
 	data := disk.names["/box/"+segName(1)].data
-	h, _, err := readHeader(&memFile{m: disk, node: &inode{data: data}})
+	h, _, err := format.ReadHeader(&memFile{m: disk, node: &inode{data: data}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sc := scanner{file: &memFile{m: disk, node: &inode{data: data}}, header: h, size: int64(n), at: framesStart, most: readAhead}
+	sc := format.Scanner{File: &memFile{m: disk, node: &inode{data: data}}, Header: h, Size: int64(n), At: format.FramesStart, Most: format.ReadAhead}
 	whole := 0
 	for {
-		if fr, err := sc.next(); err != nil {
+		if fr, err := sc.Next(); err != nil {
 			t.Fatal(err)
 		} else if fr == nil {
 			return whole
@@ -76,7 +77,7 @@ func TestEveryTornTail(t *testing.T) {
 						return data[:n]
 					})
 					kept := 0
-					if n >= headerSize {
+					if n >= format.HeaderSize {
 						kept = wholeFrames(t, whole, n)
 					}
 					name := fmt.Sprintf("cut at %d of %d, commits %v, closed %v, zeroed %v", n, used, commits, closed, zeroed)
@@ -322,11 +323,11 @@ func TestForgedFramesInABody(t *testing.T) {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 		appendBodies(t, b, "first")
-		copied := string(disk.names["/box/"+segName(1)].data[framesStart : framesStart+60])
+		copied := string(disk.names["/box/"+segName(1)].data[format.FramesStart : format.FramesStart+60])
 		appendBodies(t, b, copied+copied, "last")
 		closeBox(t, b)
 		disk.edit("/box/"+segName(1), func(data []byte) []byte {
-			data[framesStart+40+frameSize] ^= 1 // somewhere in the header of the second frame
+			data[format.FramesStart+40+format.FrameSize] ^= 1 // somewhere in the header of the second frame
 			return data
 		})
 		b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})

@@ -14,12 +14,13 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
 type segment struct {
-	header
+	format.Header
 	num uint64 // its name
 
 	end  uint64    // place behind its last message
@@ -48,10 +49,10 @@ func segNum(name string) (num uint64) {
 }
 
 // isIn says whether all positions of the segment are in a set.
-func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.base) >= s.end }
+func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.Base) >= s.end }
 
 // seqAt is the seq of the message at a position.
-func (s *segment) seqAt(pos uint64) uint64 { return s.baseSeq + (pos - s.base) }
+func (s *segment) seqAt(pos uint64) uint64 { return s.BaseSeq + (pos - s.Base) }
 
 // writer is the segment that is being written. It belongs to the leader (Box.leading).
 type writer struct {
@@ -70,14 +71,14 @@ func segmentBytes(maxBytes int64) int64 {
 
 // place is where in the line, and as which, the next message goes.
 type place struct {
-	id  boxID
+	id  format.ID
 	seq uint64
 	pos uint64
 }
 
 // store writes items behind each other, beginning at a place, and returns those that it did not come to. An error means that the
 // segment it was writing to has been given up: neither these are durable nor what is in b.loose. The caller leads.
-func (b *Box) store(at place, items []item) (rest []item, err error) {
+func (b *Box) store(at place, items []format.Item) (rest []format.Item, err error) {
 	for len(items) > 0 {
 		n, err := b.storeSome(at, items)
 		items, at.seq, at.pos = items[n:], at.seq+uint64(n), at.pos+uint64(n)
@@ -92,8 +93,8 @@ func (b *Box) store(at place, items []item) (rest []item, err error) {
 }
 
 // storeSome writes as many as one segment takes, at least one, with one write.
-func (b *Box) storeSome(at place, items []item) (n int, err error) {
-	need := int64(framesStart)
+func (b *Box) storeSome(at place, items []format.Item) (n int, err error) {
+	need := int64(format.FramesStart)
 	for i, it := range items {
 		if i > 0 && need+cost(it) > b.segSize {
 			break
@@ -108,15 +109,15 @@ func (b *Box) storeSome(at place, items []item) (n int, err error) {
 	}
 	w := b.writer
 	buf, first := b.buf[:0], w.next
-	commit := uint32(w.seg.end - w.seg.base) // that of everything since the last sync: if one of them is torn, nobody has seen the others
+	commit := uint32(w.seg.end - w.seg.Base) // that of everything since the last sync: if one of them is torn, nobody has seen the others
 	if w.size == 0 {
-		buf = w.seg.appendTo(buf)
+		buf = w.seg.AppendTo(buf)
 	}
 	for _, it := range items {
 		if n > 0 && w.size+int64(len(buf))+cost(it) > b.segSize {
 			break
 		}
-		buf = w.seg.appendFrame(buf, first+uint32(n), commit, it.payload)
+		buf = w.seg.AppendFrame(buf, first+uint32(n), commit, it.Payload)
 		n++
 	}
 	if cap(buf) <= 2<<20 {
@@ -183,7 +184,7 @@ func (b *Box) abandon(replaced bool) {
 }
 
 // takeLoose returns what was written and is not durable, for it has to be written again.
-func (b *Box) takeLoose() (items []item) {
+func (b *Box) takeLoose() (items []format.Item) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	items = b.loose
@@ -200,15 +201,15 @@ func (b *Box) stored(w *writer) {
 		w.isOn = true
 		b.segs = append(b.segs, s)
 	}
-	s.size, s.end = w.size, s.base+uint64(w.next)
-	b.diskEnd, b.endID, b.endSeq = s.end, s.id, s.seqAt(s.end-1)
+	s.size, s.end = w.size, s.Base+uint64(w.next)
+	b.diskEnd, b.endID, b.endSeq = s.end, s.ID, s.seqAt(s.end-1)
 	if b.ring != nil { // they were in the line before, in memory
 		b.ring.popTo(s.end)
 	} else {
 		b.next = s.end
 		b.appended += uint64(n)
 	}
-	if s.id == b.id {
+	if s.ID == b.id {
 		b.seq = b.endSeq
 	}
 	clear(b.loose)
@@ -227,9 +228,9 @@ func (b *Box) open(at place, need int64) error {
 		}
 	}
 	if w := b.writer; w != nil {
-		pos := w.seg.base + uint64(w.next)
+		pos := w.seg.Base + uint64(w.next)
 		fits := w.size == 0 || w.size+need <= b.segSize
-		if fits && w.seg.id == at.id && pos == at.pos && w.seg.seqAt(pos) == at.seq {
+		if fits && w.seg.ID == at.id && pos == at.pos && w.seg.seqAt(pos) == at.seq {
 			return nil
 		}
 		if err := b.flush(); err != nil { // readers take every segment but the newest for synced
@@ -238,7 +239,7 @@ func (b *Box) open(at place, need int64) error {
 		b.seal()
 	}
 	s := &segment{
-		header: newHeader(at.id, at.pos, at.seq, newSalt()),
+		Header: format.NewHeader(at.id, at.pos, at.seq, format.NewSalt()),
 		num:    b.newest + 1, end: at.pos,
 	}
 	f, err := b.create(b.path(s.num), readWrite|exclusive)
@@ -271,14 +272,14 @@ func (b *Box) openAgain(need int64) error {
 	if err != nil {
 		return err
 	}
-	if h, _, err := readHeader(f); err != nil || h.salt != s.salt {
+	if h, _, err := format.ReadHeader(f); err != nil || h.Salt != s.Salt {
 		_ = f.Close() // nothing was written
 		return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
 	}
 	if !rested {
 		_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 	}
-	b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.base), isOn: true}
+	b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.Base), isOn: true}
 	return nil
 }
 
@@ -426,10 +427,10 @@ func (b *Box) oldest() *segment {
 
 // dropSegment lets all messages of the oldest segment leave. b.mu is held.
 func (b *Box) dropSegment(s *segment, why string) {
-	if b.acks.Cursor < s.base {
-		b.leave(runs.Of(b.acks.Cursor, s.base-1)) // nobody's places
+	if b.acks.Cursor < s.Base {
+		b.leave(runs.Of(b.acks.Cursor, s.Base-1)) // nobody's places
 	}
-	b.drop(runs.Of(max(s.base, b.acks.Cursor), s.end-1), why)
+	b.drop(runs.Of(max(s.Base, b.acks.Cursor), s.end-1), why)
 }
 
 // lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
@@ -447,7 +448,7 @@ func (b *Box) dropAged() (dropped bool) {
 			b.mu.Unlock()
 			return dropped
 		}
-		copied, from := *s, max(s.base, b.acks.Cursor)
+		copied, from := *s, max(s.Base, b.acks.Cursor)
 		b.mu.Unlock()
 		age := b.youngest(copied, from)
 		b.mu.Lock()

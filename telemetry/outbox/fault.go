@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // An error of the disk is of one of three kinds, and each is met in its own way:
@@ -21,13 +22,13 @@ import (
 
 // isDamage says that an error means bad data.
 func isDamage(err error) bool {
-	return errors.Is(err, errDamaged) || errors.Is(err, errHeader) || errors.Is(err, ErrSpecial) || disk.IsDamage(err)
+	return errors.Is(err, errDamaged) || errors.Is(err, format.ErrHeader) || errors.Is(err, ErrSpecial) || disk.IsDamage(err)
 }
 
 // needsPerson says that an error does not pass by itself: a person must choose another directory,
 // or change this one.
 func needsPerson(err error) bool {
-	return disk.NeedsPerson(err) || errors.Is(err, ErrOther) || isVersion(err)
+	return disk.NeedsPerson(err) || errors.Is(err, ErrOther) || format.IsVersion(err)
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -29,7 +30,7 @@ type files struct {
 
 	cur cursorFile
 
-	endID   boxID // of the message at diskEnd-1; 0: it was never on the disk
+	endID   format.ID // of the message at diskEnd-1; 0: it was never on the disk
 	endSeq  uint64
 	machine [16]byte
 
@@ -58,7 +59,7 @@ type files struct {
 	newest      uint64    // the greatest number a segment file ever had
 	buf         []byte
 
-	loose      []item // written behind each other by writer, and not synced; changed under mu where it shrinks
+	loose      []format.Item // written behind each other by writer, and not synced; changed under mu where it shrinks
 	looseBytes int64
 }
 
@@ -89,7 +90,7 @@ func (b *Box) takeOver() error {
 	b.clean(l)
 	if err = b.settle(); err != nil {
 		b.mu.Lock()
-		b.id, b.seq = newID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
+		b.id, b.seq = format.NewID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
 		b.mu.Unlock()
 	} else {
 		err = b.openFiles()
@@ -208,7 +209,7 @@ func (b *Box) trim() {
 	if err != nil {
 		return // the rest is zeros, which readers skip as well
 	}
-	if h, _, err := readHeader(f); err == nil && h.salt == b.reopen.salt {
+	if h, _, err := format.ReadHeader(f); err == nil && h.Salt == b.reopen.Salt {
 		_ = f.Truncate(b.reopen.size)
 	}
 	_ = f.Close()

@@ -6,45 +6,46 @@ import (
 	"testing/synctest"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum vouches for, and numbers go up.
 func FuzzScan(f *testing.F) {
-	h := newHeader(1, 1, 1, 0x1122334455667788)
-	whole := make([]byte, framesStart)
+	h := format.NewHeader(1, 1, 1, 0x1122334455667788)
+	whole := make([]byte, format.FramesStart)
 	for n := range uint32(4) {
 		m := message.Message{Body: []byte(body(int(n))), Properties: map[string]string{"k": "v"}}
-		whole = h.appendFrame(whole, n, n&^1, encode(&m).payload)
+		whole = h.AppendFrame(whole, n, n&^1, encode(&m).Payload)
 	}
 	f.Add(whole, uint16(0), byte(0))
-	f.Add(append(whole, make([]byte, 100)...), uint16(framesStart+30), byte(1))
-	f.Add(append(bytes.Clone(whole), whole[framesStart:]...), uint16(framesStart+5), byte(0x80))
+	f.Add(append(whole, make([]byte, 100)...), uint16(format.FramesStart+30), byte(1))
+	f.Add(append(bytes.Clone(whole), whole[format.FramesStart:]...), uint16(format.FramesStart+5), byte(0x80))
 	f.Fuzz(func(t *testing.T, data []byte, at uint16, flip byte) {
 		data = bytes.Clone(data)
 		if int(at) < len(data) {
 			data[at] ^= flip
 		}
-		sc := scanner{file: bytes.NewReader(data), header: h, size: int64(len(data)), at: framesStart, most: 64}
-		last, end := int64(-1), int64(framesStart)
+		sc := format.Scanner{File: bytes.NewReader(data), Header: h, Size: int64(len(data)), At: format.FramesStart, Most: 64}
+		last, end := int64(-1), int64(format.FramesStart)
 		for {
-			fr, err := sc.next()
+			fr, err := sc.Next()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if fr == nil {
 				return
 			}
-			if int64(fr.number) <= last || fr.commit > fr.number || fr.at < end || fr.end > int64(len(data)) {
+			if int64(fr.Number) <= last || fr.Commit > fr.Number || fr.At < end || fr.End > int64(len(data)) {
 				t.Fatalf("frame %+v behind number %d at %d", fr, last, end)
 			}
-			if again := h.appendFrame(nil, fr.number, fr.commit, fr.payload); !bytes.Equal(again, data[fr.at:fr.end]) {
+			if again := h.AppendFrame(nil, fr.Number, fr.Commit, fr.Payload); !bytes.Equal(again, data[fr.At:fr.End]) {
 				t.Fatalf("frame %+v is not what is in the file", fr)
 			}
-			last, end = int64(fr.number), fr.end
-			var d decoder
+			last, end = int64(fr.Number), fr.End
+			var d format.Decoder
 			var m, again message.Message
-			if d.decode(&m, fr.payload) == nil {
-				if err := d.decode(&again, encode(&m).payload); err != nil {
+			if d.Decode(&m, fr.Payload) == nil {
+				if err := d.Decode(&again, encode(&m).Payload); err != nil {
 					t.Fatalf("%+v cannot be read back", m)
 				}
 			}
@@ -131,7 +132,7 @@ func mendSlot(b []byte) []byte {
 		return b
 	}
 	b = bytes.Clone(b)
-	copy(b, appendPrefix(nil, slotMagic))
+	copy(b, format.AppendPrefix(nil, slotMagic))
 	spans, told := le.Uint32(b[96:])%4, le.Uint32(b[100:])%4
 	length := slotFixed + 16*spans + 24*told
 	b = append(b, make([]byte, length)...)[:max(len(b), int(length))]
@@ -144,21 +145,21 @@ func mendSlot(b []byte) []byte {
 
 // mendSegment makes headers and frames valid.
 func mendSegment(b []byte) []byte {
-	if len(b) < framesStart {
+	if len(b) < format.FramesStart {
 		return b
 	}
 	b = bytes.Clone(b)
-	copy(b, appendPrefix(nil, segMagic))
+	copy(b, format.AppendPrefix(nil, format.SegmentMagic))
 	le.PutUint32(b[60:], checksum(b[:60]))
-	copy(b[headerSize:], b[:headerSize])
-	h := newHeader(0, 0, 0, le.Uint64(b[40:]))
-	for at := framesStart; at+frameSize <= len(b); {
+	copy(b[format.HeaderSize:], b[:format.HeaderSize])
+	h := format.NewHeader(0, 0, 0, le.Uint64(b[40:]))
+	for at := format.FramesStart; at+format.FrameSize <= len(b); {
 		f := b[at:]
-		length := min(int(le.Uint32(f[4:])%256), len(f)-frameSize)
-		le.PutUint32(f, h.marker())
+		length := min(int(le.Uint32(f[4:])%256), len(f)-format.FrameSize)
+		le.PutUint32(f, h.Marker())
 		le.PutUint32(f[4:], uint32(length))
-		le.PutUint32(f[16:], h.sum(f[4:16], f[frameSize:frameSize+length]))
-		at += frameSize + length
+		le.PutUint32(f[16:], h.Sum(f[4:16], f[format.FrameSize:format.FrameSize+length]))
+		at += format.FrameSize + length
 	}
 	return b
 }

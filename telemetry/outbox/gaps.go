@@ -4,12 +4,13 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
 // gap is a run of seqs that left the line unsent and that no consumer has been told of for sure.
 type gap struct {
-	id          boxID
+	id          format.ID
 	first, last uint64
 	by          uint64 // the place of the record that was handed out with it; 0: none. Not kept on disk: after a restart it is told again
 }
@@ -26,7 +27,7 @@ const maxGaps = 64
 
 // add remembers a run of seqs. A gap that grows has to be told anew. dead says of a gap that no record can follow that could tell it;
 // it is asked only when there are too many.
-func (g *gaps) add(id boxID, first, last uint64, dead func(gap) bool) {
+func (g *gaps) add(id format.ID, first, last uint64, dead func(gap) bool) {
 	if first > last {
 		return
 	}
@@ -86,7 +87,7 @@ func (g *gaps) joinNearest() {
 
 // tell returns the gap that the record at pos has to carry, "" if none: the one it carried before, or else the nearest before it that
 // nobody carries.
-func (g gaps) tell(id boxID, seq, pos uint64) string {
+func (g gaps) tell(id format.ID, seq, pos uint64) string {
 	best := -1
 	for i := range g {
 		if g[i].by == pos {

@@ -64,11 +64,11 @@ func (b *Box) loseGone() {
 		isIn := slices.Contains(b.segs, s) // else the box deleted it itself, because all its messages had left
 		b.mu.Unlock()
 		if i+1 < len(before) {
-			end = before[i+1].base
+			end = before[i+1].Base
 		}
 		copied.end = min(copied.end, end)
-		if isIn && copied.base < copied.end {
-			b.lose(copied, runs.Of(copied.base, copied.end-1), nil, fmt.Errorf("%s: %w", b.path(s.num), fs.ErrNotExist))
+		if isIn && copied.Base < copied.end {
+			b.lose(copied, runs.Of(copied.Base, copied.end-1), nil, fmt.Errorf("%s: %w", b.path(s.num), fs.ErrNotExist))
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // Files and directories that vanish, shrink, or are replaced while the outbox is open and between
@@ -422,7 +423,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 				b.seal()
 			}
 			frame := int64(cost(encode(&message.Message{Body: []byte(body(1)), Created: time.Now()})))
-			bad := &damagedFS{FS: disk, name: segName(2), from: framesStart + 2*frame + 5, err: syscall.EIO}
+			bad := &damagedFS{FS: disk, name: segName(2), from: format.FramesStart + 2*frame + 5, err: syscall.EIO}
 			b.fs = bad
 			r := tryNextNow(t, b, 0, 100)
 			equalAll(t, "what can be read", bodiesOf(r), bodies(1, 7))
@@ -483,7 +484,7 @@ func TestWrongChecksumForAWhile(t *testing.T) {
 		b.seal()
 		appendBodies(t, b, "6")
 		flip := func() {
-			disk.edit("/box/"+segName(1), func(data []byte) []byte { data[framesStart+frameSize+3] ^= 1; return data })
+			disk.edit("/box/"+segName(1), func(data []byte) []byte { data[format.FramesStart+format.FrameSize+3] ^= 1; return data })
 		}
 		flip()
 		equal(t, "read at once", len(tryNextNow(t, b, 0, 10)), 0)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 func TestMain(m *testing.M) {
@@ -217,7 +218,7 @@ func (c *consumer) unaccounted() (ids []string) {
 	return ids
 }
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func checksum(b []byte) uint32 { return crc32.Checksum(b, format.Castagnoli) }
 
 // Has says whether there is a record behind a place, so that Next would not have to wait for it.
 func (b *Box) Has(after uint64) bool {

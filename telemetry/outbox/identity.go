@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // Identity says whose messages an outbox holds, and where they go. Keys, models and the hub that
@@ -83,18 +84,18 @@ const (
 
 func (id Identity) appendTo(b []byte) []byte {
 	text, _ := json.Marshal(id) // never fails for strings
-	return fmt.Appendf(b, "%s%d %08x %s\n", identityStart, version, crc32.Checksum(text, castagnoli), text)
+	return fmt.Appendf(b, "%s%d %08x %s\n", identityStart, format.Version, crc32.Checksum(text, format.Castagnoli), text)
 }
 
 func readIdentity(b []byte) (*Identity, error) {
 	rest, isOurs := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), identityStart)
 	number, rest, _ := strings.Cut(rest, " ")
-	if isOurs && number > fmt.Sprint(version) && len(number) < 10 {
-		return nil, fmt.Errorf("%w: its format is %.9q, this program knows %d: use the program that wrote it, or a newer one", ErrNewer, number, version)
+	if isOurs && number > fmt.Sprint(format.Version) && len(number) < 10 {
+		return nil, fmt.Errorf("%w: its format is %.9q, this program knows %d: use the program that wrote it, or a newer one", ErrNewer, number, format.Version)
 	}
 	sum, text, _ := strings.Cut(rest, " ")
 	id := new(Identity)
-	if !isOurs || sum != fmt.Sprintf("%08x", crc32.Checksum([]byte(text), castagnoli)) || json.Unmarshal([]byte(text), id) != nil {
+	if !isOurs || sum != fmt.Sprintf("%08x", crc32.Checksum([]byte(text), format.Castagnoli)) || json.Unmarshal([]byte(text), id) != nil {
 		return nil, errDamaged
 	}
 	return id, nil
@@ -118,7 +119,7 @@ func (l *layout) loadIdentity(disk disk.FS, name string, listed bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errDamaged), l.isBelieved(err), l.as == looking && !isVersion(err):
+	case errors.Is(err, errDamaged), l.isBelieved(err), l.as == looking && !format.IsVersion(err):
 		l.badIdentity = fmt.Errorf("%s: %w", name, err)
 		return nil
 	}

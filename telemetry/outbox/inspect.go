@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -142,7 +143,7 @@ func see(dir string) (*view, error) {
 	if n := len(l.segs); n == 0 {
 		v.left.Add(runs.Of(1, l.next()-1))
 	} else {
-		v.left.Add(runs.Of(1, l.segs[0].base-1)) // their files were deleted while we came to look
+		v.left.Add(runs.Of(1, l.segs[0].Base-1)) // their files were deleted while we came to look
 		if end := l.segs[n-1].end; end < l.next() {
 			v.left.Add(runs.Of(end, l.next()-1))
 		}
@@ -157,12 +158,12 @@ func (v *view) announce() {
 	byLast := slices.SortedFunc(slices.Values(v.slot.gaps), func(a, b gap) int { return cmp.Compare(b.last, a.last) })
 	for _, g := range byLast {
 		for _, s := range v.segs {
-			if s.id != g.id {
+			if s.ID != g.id {
 				continue
 			}
-			pos := s.base
-			if g.last >= s.baseSeq {
-				pos += g.last + 1 - s.baseSeq
+			pos := s.Base
+			if g.last >= s.BaseSeq {
+				pos += g.last + 1 - s.BaseSeq
 			}
 			for pos = v.left.Next(pos); pos < s.end && v.told[pos] != ""; {
 				pos = v.left.Next(pos + 1)
@@ -191,11 +192,11 @@ func (v *view) oldestFirst() iter.Seq2[Record, error] {
 				continue
 			}
 			more := true
-			err := v.frames(s, func(sc *scanner) error {
-				var d decoder
-				return v.walk(s, sc, func(pos uint64, fr *frame) bool {
+			err := v.frames(s, func(sc *format.Scanner) error {
+				var d format.Decoder
+				return v.walk(s, sc, func(pos uint64, fr *format.Frame) bool {
 					var m message.Message
-					if d.decode(&m, fr.payload) == nil { // else another program wrote it
+					if d.Decode(&m, fr.Payload) == nil { // else another program wrote it
 						more = yield(v.record(s, pos, m), nil)
 					}
 					return more
@@ -219,18 +220,18 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 				return
 			}
 			more := true
-			err := v.frames(s, func(sc *scanner) error {
+			err := v.frames(s, func(sc *format.Scanner) error {
 				var starts []int64
-				if err := v.walk(s, sc, func(_ uint64, fr *frame) bool {
-					starts = append(starts, fr.at)
+				if err := v.walk(s, sc, func(_ uint64, fr *format.Frame) bool {
+					starts = append(starts, fr.At)
 					return true
 				}); err != nil {
 					return err
 				}
-				sc.number, sc.most = 0, 0
-				var d decoder
+				sc.Number, sc.Most = 0, 0
+				var d format.Decoder
 				for _, at := range slices.Backward(starts) {
-					ok, err := sc.try(at)
+					ok, err := sc.Try(at)
 					if err != nil {
 						return err
 					}
@@ -238,8 +239,8 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 						continue
 					}
 					var m message.Message
-					if d.decode(&m, sc.found.payload) == nil {
-						if more = yield(v.record(s, s.base+uint64(sc.found.number), m), nil); !more {
+					if d.Decode(&m, sc.Found.Payload) == nil {
+						if more = yield(v.record(s, s.Base+uint64(sc.Found.Number), m), nil); !more {
 							return nil
 						}
 					}
@@ -257,7 +258,7 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 }
 
 // frames opens a segment. One that is gone has left the line.
-func (v *view) frames(s *segment, read func(*scanner) error) error {
+func (v *view) frames(s *segment, read func(*format.Scanner) error) error {
 	name := filepath.Join(v.dir, segName(s.num))
 	f, err := disk.Real().Open(name, readOnly)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -267,20 +268,20 @@ func (v *view) frames(s *segment, read func(*scanner) error) error {
 		return fmt.Errorf("outbox: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	if err := read(&scanner{file: f, header: s.header, size: s.size, at: framesStart, most: readAhead}); err != nil {
+	if err := read(&format.Scanner{File: f, Header: s.Header, Size: s.size, At: format.FramesStart, Most: format.ReadAhead}); err != nil {
 		return fmt.Errorf("outbox: %s: %w", name, err)
 	}
 	return nil
 }
 
 // walk calls each for the frames of a segment that are in the line, until each returns false. What is damaged is passed over.
-func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr *frame) bool) error {
+func (v *view) walk(s *segment, sc *format.Scanner, each func(pos uint64, fr *format.Frame) bool) error {
 	for {
-		fr, err := sc.next()
+		fr, err := sc.Next()
 		if err != nil || fr == nil {
 			return err
 		}
-		pos := s.base + uint64(fr.number)
+		pos := s.Base + uint64(fr.Number)
 		if pos >= s.end || !v.left.Has(pos) && !each(pos, fr) {
 			return nil
 		}
@@ -289,7 +290,7 @@ func (v *view) walk(s *segment, sc *scanner, each func(pos uint64, fr *frame) bo
 
 func (v *view) record(s *segment, pos uint64, m message.Message) Record {
 	m.Body = append([]byte{}, m.Body...) // it is the scanner's
-	return Record{Message: m, Pos: pos, ID: s.id.name(s.seqAt(pos)), Gap: v.told[pos]}
+	return Record{Message: m, Pos: pos, ID: s.ID.Name(s.seqAt(pos)), Gap: v.told[pos]}
 }
 
 // SplitID takes the id of a message apart; false if it is not of the form "<16 hexadecimal digits>-<seq>", lower case and without
@@ -297,11 +298,11 @@ func (v *view) record(s *segment, pos uint64, m message.Message) Record {
 func SplitID(id string) (outboxID string, seq uint64, ok bool) {
 	outboxID, digits, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseUint(outboxID, 16, 64)
-	if err != nil || boxID(n).String() != outboxID {
+	if err != nil || format.ID(n).String() != outboxID {
 		return "", 0, false
 	}
 	seq, err = strconv.ParseUint(digits, 10, 64)
-	if err != nil || seq == 0 || seq >= farthest || boxID(n).name(seq) != id {
+	if err != nil || seq == 0 || seq >= farthest || format.ID(n).Name(seq) != id {
 		return "", 0, false
 	}
 	return outboxID, seq, true

@@ -1,6 +1,10 @@
 package outbox
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
+)
 
 // NewMemory returns an outbox that keeps everything in memory and nothing on a disk, for a fleet
 // that can bear to lose what was not sent when its process ends. It keeps the contract of a box but
@@ -15,7 +19,7 @@ func NewMemory(o Options) (*Box, error) {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	b := newBox(o)
-	b.ring = &ring{id: newID(), base: b.next, seq: 1}
+	b.ring = &ring{id: format.NewID(), base: b.next, seq: 1}
 	b.id = b.ring.id
 	return b, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -51,9 +52,9 @@ func (b *Box) NextOf(ctx context.Context, limit int, parts ...Part) ([]Record, e
 type Batch struct {
 	records []Record
 	bodies  []byte
-	ids     []byte // of the records, one behind the other
-	ends    []int  // of each of them
-	lastID  boxID  // what the last one is made of
+	ids     []byte    // of the records, one behind the other
+	ends    []int     // of each of them
+	lastID  format.ID // what the last one is made of
 	lastSeq uint64
 	lastAt  int // and where it begins
 	ahead   ahead
@@ -65,13 +66,13 @@ type ahead struct {
 	num, salt uint64 // of the segment
 	at        int64  // where in the file
 	window    []byte
-	decoder   decoder
+	decoder   format.Decoder
 	file      disk.File // the segment's; nil: nothing was read from it yet that was not there already
 }
 
 // reset forgets the records.
 func (t *Batch) reset() {
-	if cap(t.bodies) > 2*readAhead {
+	if cap(t.bodies) > 2*format.ReadAhead {
 		t.bodies = nil // large messages are the exception
 	}
 	t.records, t.bodies, t.ids, t.ends = t.records[:0], t.bodies[:0], t.ids[:0], t.ends[:0]
@@ -98,7 +99,7 @@ func (t *Batch) slot() *message.Message {
 }
 
 // add keeps the message in the slot, if the allowance has room for it.
-func (t *Batch) add(pos uint64, id boxID, seq uint64, a *allowance) bool {
+func (t *Batch) add(pos uint64, id format.ID, seq uint64, a *allowance) bool {
 	n := len(t.records)
 	r := &t.records[:n+1][n]
 	if !a.take(&r.Message, n == 0) {
@@ -114,13 +115,13 @@ func (t *Batch) add(pos uint64, id boxID, seq uint64, a *allowance) bool {
 }
 
 // addName writes the id of a record, which is mostly that of the record before it but for the last digit.
-func (t *Batch) addName(id boxID, seq uint64) {
+func (t *Batch) addName(id format.ID, seq uint64) {
 	from := len(t.ids)
 	if from > 0 && t.lastID == id && t.lastSeq+1 == seq && t.ids[from-1] != '9' {
 		t.ids = append(t.ids, t.ids[t.lastAt:]...)
 		t.ids[len(t.ids)-1]++
 	} else {
-		t.ids = id.appendName(t.ids, seq)
+		t.ids = id.AppendName(t.ids, seq)
 	}
 	t.lastID, t.lastSeq, t.lastAt = id, seq, from
 	t.ends = append(t.ends, len(t.ids))
@@ -286,7 +287,7 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 	seg, start := *s, b.hintFor(s, pos)
 	seg.end = min(b.diskEnd, a.bound()) // not what settle has not seen to yet
 	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
-		seg.end = min(seg.end, b.segs[i].base)
+		seg.end = min(seg.end, b.segs[i].Base)
 	}
 	if b.acks.Next(s.end) >= seg.end { // what comes between is deleted, and was whole
 		seg.end = min(seg.end, s.end)
@@ -302,7 +303,7 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 func (b *Box) segmentOf(pos uint64) *segment { return b.segs[b.segmentIndex(pos)] }
 
 func (b *Box) segmentIndex(pos uint64) int {
-	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].base > pos })
+	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].Base > pos })
 	return max(i-1, 0) // the first one begins at or below the cursor
 }
 
@@ -316,7 +317,7 @@ type hint struct {
 
 // hintFor returns where to start reading for a place. b.mu is held.
 func (b *Box) hintFor(s *segment, pos uint64) int64 {
-	best := hint{pos: s.base, at: framesStart}
+	best := hint{pos: s.Base, at: format.FramesStart}
 	for _, h := range b.hints {
 		if h.num == s.num && h.pos <= pos && h.pos > best.pos {
 			best = h
@@ -341,7 +342,7 @@ func (b *Box) remember(h hint, before int64) {
 func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
 	for ; pos < min(r.end(), a.bound()); pos = b.acks.Next(pos + 1) {
-		err := into.ahead.decoder.decode(into.slot(), r.items[pos-r.base].payload)
+		err := into.ahead.decoder.Decode(into.slot(), r.items[pos-r.base].Payload)
 		if err != nil || !into.add(pos, r.id, r.seq+pos-r.base, a) {
 			break // there can be no error: we have encoded it ourselves
 		}
@@ -352,7 +353,7 @@ func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *allowance) {
 	had, end := len(into.records), start
 	err := b.scan(s, pos, start, &into.ahead, into.slot(), func(pos uint64, frameEnd int64) *message.Message {
-		if !into.add(pos, s.id, s.seqAt(pos), a) {
+		if !into.add(pos, s.ID, s.seqAt(pos), a) {
 			return nil
 		}
 		if end = frameEnd; a.records == 0 {
@@ -382,14 +383,14 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
 	}
-	if kept.num != s.num || kept.salt != s.salt {
+	if kept.num != s.num || kept.salt != s.Salt {
 		kept.close()
-		kept.num, kept.salt, kept.window = s.num, s.salt, kept.window[:0]
+		kept.num, kept.salt, kept.window = s.num, s.Salt, kept.window[:0]
 	}
 	f := lazyFile{b, kept}
-	sc := scanner{file: f, header: s.header, size: s.size, at: max(start, framesStart), most: readAhead, window: kept.window, windowAt: kept.at}
+	sc := format.Scanner{File: f, Header: s.Header, Size: s.size, At: max(start, format.FramesStart), Most: format.ReadAhead, Window: kept.window, WindowAt: kept.at}
 	defer func() {
-		if kept.window, kept.at = sc.window, sc.windowAt; cap(sc.window) > readAhead {
+		if kept.window, kept.at = sc.Window, sc.WindowAt; cap(sc.Window) > format.ReadAhead {
 			kept.window = nil // a message larger than that is the exception
 		}
 		if kept.num == 0 {
@@ -398,21 +399,21 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 	}()
 	expect := pos
 	for expect < s.end {
-		at := sc.at
-		fr, err := sc.next()
+		at := sc.At
+		fr, err := sc.Next()
 		if err != nil {
 			return err
 		}
 		found := s.end
 		if fr != nil {
-			found = min(s.base+uint64(fr.number), s.end)
+			found = min(s.Base+uint64(fr.Number), s.end)
 		}
 		if found < expect { // read on to where we want to be
 			continue
 		}
 		if found < s.end {
-			if err = kept.decoder.decode(m, fr.payload); err != nil {
-				b.lose(s, runs.Of(expect, found), b.raw(f, at, fr.end), err) // the checksum is right, so another program wrote it
+			if err = kept.decoder.Decode(m, fr.Payload); err != nil {
+				b.lose(s, runs.Of(expect, found), b.raw(f, at, fr.End), err) // the checksum is right, so another program wrote it
 				expect = found + 1
 				continue
 			}
@@ -424,7 +425,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 			}
 			end := s.size
 			if fr != nil {
-				end = fr.at
+				end = fr.At
 			}
 			b.lose(s, runs.Of(expect, found-1), b.raw(f, at, end), errDamaged)
 		}
@@ -432,7 +433,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 		if found == s.end {
 			return nil
 		}
-		if m = each(found, fr.end); m == nil {
+		if m = each(found, fr.End); m == nil {
 			return nil
 		}
 	}
@@ -501,12 +502,12 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	b.mu.Lock()
 	n, first, last := uint64(0), uint64(0), uint64(0)
 	if held := (runs.Of(lost.First, min(lost.Last, b.lastOf(s)))); held.First <= held.Last {
-		n, first, last = b.miss(s.id, s.seqAt(held.First), held)
+		n, first, last = b.miss(s.ID, s.seqAt(held.First), held)
 	}
 	b.leave(lost) // places that never were a message's: those of memory that a process took with it
 	if n > 0 {
 		b.lost += n
-		p := Problem{Kind: Corrupt, ID: s.id.String(), First: first, Last: last, Messages: n, Err: why}
+		p := Problem{Kind: Corrupt, ID: s.ID.String(), First: first, Last: last, Messages: n, Err: why}
 		if errors.Is(why, fs.ErrNotExist) {
 			p.Kind, p.Text = Missing, fmt.Sprintf("%d messages are lost: their file %s is gone", n, b.path(s.num))
 		} else {
@@ -520,7 +521,7 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	}
 	b.mu.Unlock()
 	if n > 0 {
-		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.id, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
+		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.ID, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
 		b.saveSoon()
 	}
 }
@@ -529,15 +530,15 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 // is held.
 func (b *Box) lastOf(s segment) uint64 {
 	seq := uint64(farthest)
-	if s.id == b.id {
+	if s.ID == b.id {
 		seq = b.seq
 	}
 	for _, x := range b.segs {
-		if x.num > s.num && x.id == s.id {
-			seq = min(seq, x.baseSeq-1)
+		if x.num > s.num && x.ID == s.ID {
+			seq = min(seq, x.BaseSeq-1)
 		}
 	}
-	return s.base + seq - s.baseSeq
+	return s.Base + seq - s.BaseSeq
 }
 
 // unreadable handles a segment that cannot be read from pos on. Reading is tried again with growing
@@ -666,12 +667,12 @@ func (b *Box) age(pos uint64, created time.Time) time.Duration {
 }
 
 // nameOf is the outbox id and the seq of a place in the line. b.mu is held.
-func (b *Box) nameOf(pos uint64) (boxID, uint64) {
+func (b *Box) nameOf(pos uint64) (format.ID, uint64) {
 	if r := b.ring; r != nil && pos >= r.base {
 		return r.id, r.seq + pos - r.base
 	}
 	s := b.segmentOf(pos)
-	return s.id, s.seqAt(pos)
+	return s.ID, s.seqAt(pos)
 }
 
 // maxSpans bounds how far out of order a drainer may acknowledge: 64 KiB of memory.
@@ -765,7 +766,7 @@ func (b *Box) leave(s runs.Span) (fresh uint64) {
 
 // wholeIn says whether all records of one of the segments that a span touches have left. b.mu is held.
 func (b *Box) wholeIn(s runs.Span) bool {
-	for i := b.segmentIndex(s.First); i < len(b.segs) && b.segs[i].base <= s.Last; i++ {
+	for i := b.segmentIndex(s.First); i < len(b.segs) && b.segs[i].Base <= s.Last; i++ {
 		if b.segs[i].isIn(&b.acks) {
 			return true
 		}
@@ -775,7 +776,7 @@ func (b *Box) wholeIn(s runs.Span) bool {
 
 // miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left
 // before, and the first and the last seq of those. b.mu is held.
-func (b *Box) miss(id boxID, firstSeq uint64, s runs.Span) (n, first, last uint64) {
+func (b *Box) miss(id format.ID, firstSeq uint64, s runs.Span) (n, first, last uint64) {
 	b.gaps.untold(s)
 	for _, x := range b.acks.Open(s) {
 		from, to := firstSeq+(x.First-s.First), firstSeq+(x.Last-s.First)
@@ -795,7 +796,7 @@ func (b *Box) isDead(g gap) bool {
 		return false
 	}
 	return !slices.ContainsFunc(b.segs, func(s *segment) bool {
-		return s.id == g.id && s.end > b.acks.Cursor && s.end > s.base && s.seqAt(s.end-1) > g.last
+		return s.ID == g.id && s.end > b.acks.Cursor && s.end > s.Base && s.seqAt(s.end-1) > g.last
 	})
 }
 

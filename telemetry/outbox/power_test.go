@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // A run of a world is recorded call by call. The disk before each call (what was synced, and every write, truncation, creation, rename
@@ -157,7 +158,7 @@ func (p *prefix) check(t *testing.T, disk *memFS, o Options, drops bool, name st
 	t.Helper()
 	o.FS = disk
 	o.Report = func(x Problem) {
-		if x.Kind != TornTail && (!drops || x.Kind != Dropped) && !errors.Is(x.Err, errHeader) && !errors.Is(x.Err, errHalved) { // as if a file's first write did not get through
+		if x.Kind != TornTail && (!drops || x.Kind != Dropped) && !errors.Is(x.Err, format.ErrHeader) && !errors.Is(x.Err, format.ErrHalved) { // as if a file's first write did not get through
 			t.Errorf("%s: %v: %s", name, x.Kind, x.Text)
 		}
 	}

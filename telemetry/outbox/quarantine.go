@@ -177,7 +177,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	id, seq := b.nameOf(pos)
 	b.problem(Problem{
 		Kind: Unreadable, ID: id.String(), First: seq, Last: seq, Err: errors.Join(why, err),
-		Text: fmt.Sprintf("message %s can never be sent, and cannot be set aside in %s now: it is kept, and that is tried again", id.name(seq), filepath.Join(b.dir, quarantineName)),
+		Text: fmt.Sprintf("message %s can never be sent, and cannot be set aside in %s now: it is kept, and that is tried again", id.Name(seq), filepath.Join(b.dir, quarantineName)),
 	})
 	b.parkedUntil = time.Now().Add(retryEvery)
 	if b.isEmpty() {
@@ -275,7 +275,7 @@ func (b *Box) putAside(p parked) error {
 	b.quarantined++
 	b.problem(Problem{
 		Kind: Quarantined, ID: id.String(), First: seq, Last: seq, Messages: 1, Err: p.why,
-		Text: fmt.Sprintf("message %s can never be sent and was %s", id.name(seq), b.asideIn()),
+		Text: fmt.Sprintf("message %s can never be sent and was %s", id.Name(seq), b.asideIn()),
 	})
 	b.mu.Unlock()
 	b.saveSoon()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 func readAll[T any](t testing.TB, items iter.Seq2[T, error]) (all []T) {
@@ -174,7 +175,7 @@ func TestReadQueueOfATornTail(t *testing.T) {
 	}
 	frame := int(cost(encode(&message.Message{Body: []byte(body(3)), Created: made})))
 	for cut := range frame {
-		for _, rest := range []string{"", "\x00\x00\x00", string(whole[framesStart : framesStart+10])} {
+		for _, rest := range []string{"", "\x00\x00\x00", string(whole[format.FramesStart : format.FramesStart+10])} {
 			torn := string(whole[:len(whole)-frame+cut]) + rest
 			if strings.HasPrefix(torn, string(whole)) {
 				continue // what came behind the cut happens to be what was cut off
@@ -205,8 +206,8 @@ func TestReadQueueOfDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame := (len(whole) - framesStart) / 3
-	for at := framesStart + frame; at < framesStart+2*frame; at++ {
+	frame := (len(whole) - format.FramesStart) / 3
+	for at := format.FramesStart + frame; at < format.FramesStart+2*frame; at++ {
 		flipped := slices.Clone(whole)
 		flipped[at] ^= 1
 		if err := os.WriteFile(name, flipped, 0o600); err != nil {

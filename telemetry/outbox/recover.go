@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
@@ -91,7 +92,7 @@ func load(disk disk.FS, dir string, as reading) (*layout, error) {
 			l.segs = l.segs[:len(l.segs)-1]
 			continue
 		}
-		if s.end > s.base {
+		if s.end > s.Base {
 			break
 		}
 		// Nothing in it can be read. It was begun when everything before it was synced, and the slot knows if it ever held something.
@@ -153,23 +154,23 @@ func (l *layout) loadHeader(disk disk.FS, name string, num uint64) error {
 	if err != nil {
 		return l.unreadable(num, fmt.Errorf("outbox: %s: %w", name, err))
 	}
-	h, halved, err := readHeader(f)
+	h, halved, err := format.ReadHeader(f)
 	hasAny := false
-	if errors.Is(err, errHeader) {
+	if errors.Is(err, format.ErrHeader) {
 		var lost error
 		if hasAny, lost = hasContent(f, 0, size); lost != nil {
 			err = lost
 		}
 	}
 	switch {
-	case err == nil && h.id != 0 && h.base > 0 && h.base < farthest && h.baseSeq > 0 && h.baseSeq < farthest:
-		l.segs = append(l.segs, &segment{header: h, num: num, end: h.base, size: size})
+	case err == nil && h.ID != 0 && h.Base > 0 && h.Base < farthest && h.BaseSeq > 0 && h.BaseSeq < farthest:
+		l.segs = append(l.segs, &segment{Header: h, num: num, end: h.Base, size: size})
 		if halved {
 			l.halved = append(l.halved, num)
 		}
-	case errors.Is(err, errHeader) && !hasAny: // made, and never written to
+	case errors.Is(err, format.ErrHeader) && !hasAny: // made, and never written to
 		l.useless = append(l.useless, num)
-	case err == nil, errors.Is(err, errHeader):
+	case err == nil, errors.Is(err, format.ErrHeader):
 		l.headless = append(l.headless, num)
 	default:
 		return l.unreadable(num, fmt.Errorf("outbox: %s: %w", name, err))
@@ -194,12 +195,12 @@ func (l *layout) tile() {
 	var kept []*segment
 	limit := uint64(farthest)
 	for _, s := range slices.Backward(l.segs) {
-		if s.base >= limit {
+		if s.Base >= limit {
 			l.useless = append(l.useless, s.num)
 			continue
 		}
 		s.end = limit
-		limit = s.base
+		limit = s.Base
 		kept = append(kept, s)
 	}
 	for i, s := range kept {
@@ -219,22 +220,22 @@ func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 		return err
 	}
 	l.torn, l.unsynced, l.lost = false, 0, nil
-	s.end, s.size = s.base, framesStart
+	s.end, s.size = s.Base, format.FramesStart
 	known := l.slot.end // 0 if there is no slot
-	sc := scanner{file: f, header: s.header, size: l.fileSize, at: framesStart, most: readAhead}
+	sc := format.Scanner{File: f, Header: s.Header, Size: l.fileSize, At: format.FramesStart, Most: format.ReadAhead}
 	for {
-		fr, err := sc.next()
+		fr, err := sc.Next()
 		if err != nil {
 			return err
 		}
 		if fr == nil {
 			break
 		}
-		pos := s.base + uint64(fr.number)
+		pos := s.Base + uint64(fr.Number)
 		if pos > s.end {
-			synced := max(s.end, s.base+uint64(fr.commit), min(pos, known))
+			synced := max(s.end, s.Base+uint64(fr.Commit), min(pos, known))
 			if synced > s.end {
-				l.lost = append(l.lost, loss{runs.Of(s.end, synced-1), s.size, fr.at})
+				l.lost = append(l.lost, loss{runs.Of(s.end, synced-1), s.size, fr.At})
 				s.end = synced
 			}
 			if synced < pos { // a commit that was never completed
@@ -242,9 +243,9 @@ func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 			}
 		}
 		if pos >= known && l.unsynced == 0 {
-			l.unsynced, l.firstOpen = fr.at, pos
+			l.unsynced, l.firstOpen = fr.At, pos
 		}
-		s.end, s.size = pos+1, fr.end
+		s.end, s.size = pos+1, fr.End
 	}
 	l.torn, err = hasContent(f, s.size, l.fileSize)
 	return err
@@ -252,9 +253,9 @@ func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 
 // hasContent says whether there is anything but zeros in a part of a file.
 func hasContent(f disk.File, from, to int64) (bool, error) {
-	sc := scanner{file: f, size: to, most: readAhead}
+	sc := format.Scanner{File: f, Size: to, Most: format.ReadAhead}
 	for from < to {
-		b, err := sc.bytes(from, readAhead)
+		b, err := sc.Bytes(from, format.ReadAhead)
 		if err != nil || len(b) == 0 {
 			return false, err
 		}
@@ -273,7 +274,7 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 	l.lastSeq = l.slot.seq
 	for i := len(l.segs) - 1; i >= 0 && l.hasSlot; i-- {
 		last := *l.segs[i]
-		if last.id != l.slot.id {
+		if last.ID != l.slot.id {
 			continue
 		}
 		if i < len(l.segs)-1 { // what was in memory was written behind it: only its frames say where it ends
@@ -292,7 +293,7 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 		}
 		// The slot knows all places below its end. A frame at one of them with a later seq was
 		// given up, and what it held has gone another way: its seq was never anybody's.
-		if last.end > max(last.base, l.slot.end) {
+		if last.end > max(last.Base, l.slot.end) {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
 		}
 		return nil
@@ -315,7 +316,7 @@ func (l *layout) acks() runs.Set {
 	case l.hasSlot:
 		return l.slot.acks()
 	case len(l.segs) > 0:
-		return runs.Set{Cursor: l.segs[0].base}
+		return runs.Set{Cursor: l.segs[0].Base}
 	}
 	return runs.Set{Cursor: 1}
 }
@@ -339,14 +340,14 @@ func (b *Box) adopt(l *layout) (changed bool) {
 			b.reopen = s
 		}
 		if s.end > l.slot.end {
-			b.endID, b.endSeq = s.id, s.seqAt(s.end-1)
+			b.endID, b.endSeq = s.ID, s.seqAt(s.end-1)
 		}
 		if l.unsynced > 0 || l.torn {
 			b.tail = &tail{num: s.num, from: s.size, to: s.size, end: b.next}
 		}
 		if l.unsynced > 0 {
 			b.diskEnd, b.tail.from = l.firstOpen, l.unsynced
-			if l.slot.end <= s.base { // then the header may not be synced either
+			if l.slot.end <= s.Base { // then the header may not be synced either
 				b.tail.from = 0
 			}
 		}
@@ -355,14 +356,14 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	var none [16]byte
 	switch {
 	case !l.hasSlot:
-		b.id, b.machine, changed = newID(), mine, true
+		b.id, b.machine, changed = format.NewID(), mine, true
 	case l.unsure:
-		b.id, b.seq, b.machine, changed = newID(), 0, mine, true
+		b.id, b.seq, b.machine, changed = format.NewID(), 0, mine, true
 	case mine == none || mine == b.machine:
 	case b.machine == none:
 		b.machine, changed = mine, true
 	default:
-		b.id, b.seq, b.machine, changed = newID(), 0, mine, true
+		b.id, b.seq, b.machine, changed = format.NewID(), 0, mine, true
 	}
 	if r := b.ring; r != nil { // it was filled while the box was blind, and no message of it was handed out
 		r.base = b.next
@@ -393,13 +394,13 @@ func (b *Box) tell(l *layout) {
 		b.problem(Problem{Kind: Corrupt, Text: "the newest messages in " + b.dir + " cannot be read: their file is set aside, and new messages get another outbox id"})
 	}
 	for _, num := range l.headless {
-		b.problem(Problem{Kind: Corrupt, Err: errHeader, Text: "nothing can be read in " + b.path(num) + ": it is set aside as " + b.path(num) + badSuffix})
+		b.problem(Problem{Kind: Corrupt, Err: format.ErrHeader, Text: "nothing can be read in " + b.path(num) + ": it is set aside as " + b.path(num) + badSuffix})
 	}
 	for _, num := range l.begun {
 		b.problem(Problem{Kind: TornTail, Text: "the first write to " + b.path(num) + " never completed: it is set aside as " + b.path(num) + badSuffix})
 	}
 	for _, num := range l.halved {
-		b.problem(Problem{Kind: Corrupt, Err: errHalved, Text: "one of the two headers of " + b.path(num) + " is damaged: the other one was used"})
+		b.problem(Problem{Kind: Corrupt, Err: format.ErrHalved, Text: "one of the two headers of " + b.path(num) + " is damaged: the other one was used"})
 	}
 	if l.torn {
 		b.problem(Problem{Kind: TornTail, Text: "a write to " + b.path(l.segs[len(l.segs)-1].num) + " that never completed was cut off"})
@@ -409,7 +410,7 @@ func (b *Box) tell(l *layout) {
 // loseUnfound takes out of the line the places that were used, by the slot or the segments, but
 // have no frame. b.cur.mu is held.
 func (b *Box) loseUnfound(l *layout) (lost bool) {
-	lose := func(id boxID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
+	lose := func(id format.ID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
 		whole := x.Span
 		if x.First < pos && seq <= pos-x.First { // there are no seqs below 1
 			x.First = pos - seq + 1
@@ -432,12 +433,12 @@ func (b *Box) loseUnfound(l *layout) (lost bool) {
 	}
 	end := l.slot.cursor
 	if n := len(l.segs); n > 0 {
-		if s := l.segs[0]; l.hasSlot && s.base > l.slot.cursor {
-			lose(s.id, s.base, s.baseSeq, loss{Span: runs.Of(l.slot.cursor, s.base-1)}, "the segment files before "+b.path(s.num)+" are gone")
+		if s := l.segs[0]; l.hasSlot && s.Base > l.slot.cursor {
+			lose(s.ID, s.Base, s.BaseSeq, loss{Span: runs.Of(l.slot.cursor, s.Base-1)}, "the segment files before "+b.path(s.num)+" are gone")
 		}
 		s := l.segs[n-1]
 		for _, x := range l.lost {
-			lose(s.id, s.base, s.baseSeq, x, "their checksums in "+b.path(s.num)+" are wrong")
+			lose(s.ID, s.Base, s.BaseSeq, x, "their checksums in "+b.path(s.num)+" are wrong")
 		}
 		end = s.end
 	}
@@ -518,8 +519,8 @@ func (b *Box) settle() error {
 		if s.num == t.num {
 			s.aside = true
 		}
-		if s.num == t.num && s.id == b.id {
-			b.id, b.seq = newID(), 0
+		if s.num == t.num && s.ID == b.id {
+			b.id, b.seq = format.NewID(), 0
 		}
 	}
 	b.problem(Problem{Kind: Corrupt, Err: err, Text: "the end of " + b.path(t.num) + " cannot be made durable: it is sent as it is, the file is kept, and new messages get another outbox id"})

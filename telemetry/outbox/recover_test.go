@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // A commit whose sync failed, found after a restart in the page cache only: before it is handed out it is written again, for a sync
@@ -39,10 +41,10 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "1", "2")
 	closeBox(t, b)
-	h := newHeader(b.id, 3, 3, newSalt())
+	h := format.NewHeader(b.id, 3, 3, format.NewSalt())
 	f, err := disk.Open("/box/"+segName(2), os.O_RDWR|os.O_CREATE)
 	if err == nil {
-		_, err = f.WriteAt(h.appendTo(nil), 0)
+		_, err = f.WriteAt(h.AppendTo(nil), 0)
 	}
 	if err = errors.Join(err, f.Sync(), disk.SyncDir("/box")); err != nil {
 		t.Fatal(err)

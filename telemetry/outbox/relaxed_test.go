@@ -167,7 +167,7 @@ func TestRelaxedSyncFails(t *testing.T) {
 		synctest.Wait()
 		r := queued(t, b)
 		equalAll(t, "in a new segment", bodiesOf(r), bodies(1, 3))
-		equal(t, "id", r[2].ID, b.id.name(3))
+		equal(t, "id", r[2].ID, b.id.Name(3))
 		equal(t, "degraded", reported.count(Degraded), 0)
 
 		appendBodies(t, b, bodies(4, 6)...)
@@ -217,7 +217,7 @@ func TestRelaxedEverybodyAtOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, x := range r {
-				if last++; x.Pos != last || x.ID != b.id.name(last) {
+				if last++; x.Pos != last || x.ID != b.id.Name(last) {
 					t.Fatalf("%s at %d, want %d", x.ID, x.Pos, last)
 				}
 			}

@@ -581,7 +581,7 @@ func (b *Box) dump() string {
 	defer b.mu.Unlock()
 	s := fmt.Sprintf("next %d diskEnd %d acks %+v tail %+v seq %d", b.next, b.diskEnd, b.acks, b.tail, b.seq)
 	for _, x := range b.segs {
-		s += fmt.Sprintf("\n    seg %x: %v base %d end %d seq %d size %d", x.num, x.id, x.base, x.end, x.baseSeq, x.size)
+		s += fmt.Sprintf("\n    seg %x: %v base %d end %d seq %d size %d", x.num, x.ID, x.Base, x.end, x.BaseSeq, x.size)
 	}
 	if b.ring != nil {
 		s += fmt.Sprintf("\n    ring %v base %d end %d", b.ring.id, b.ring.base, b.ring.end())
