@@ -25,6 +25,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -235,63 +237,31 @@ func deviceEnviron(ts *testscript.TestScript) (environ []string) {
 
 // telemetryCommand waits until a new message of a device comes to a hub: telemetry DEVICE HUB.
 func telemetryCommand(ts *testscript.TestScript, _ bool, args []string) {
-	control := ts.Getenv("CONTROL")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	events := request(ctx, ts, control+"/api/events")
-	defer func() { _ = events.Close() }()
-	had := onHub(ctx, ts, args[0], args[1])
-	lines := bufio.NewScanner(events)
-	for lines.Scan() { // every event is a reason to look again
-		if onHub(ctx, ts, args[0], args[1]) > had {
-			return
-		}
+	had := readLedger(ts, args[0], 0)
+	if !until(func() bool { return readLedger(ts, args[0], had.Received).Hubs[args[1]] > had.Hubs[args[1]] }) {
+		log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+		ts.Fatalf("no telemetry of %s on %s\n%s", args[0], args[1], log)
 	}
-	log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
-	ts.Fatalf("no telemetry of %s on %s: %v\n%s", args[0], args[1], lines.Err(), log)
 }
 
-func request(ctx context.Context, ts *testscript.TestScript, url string) io.ReadCloser {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// readLedger asks the script's cloud for what has arrived from a device, and for the messages behind
+// the first so many.
+func readLedger(ts *testscript.TestScript, device string, behind int64) sim.Ledger {
+	control := drill.Control{URL: ts.Getenv("CONTROL")}
+	l, err := control.Ledger(context.Background(), device, behind)
 	ts.Check(err)
-	resp, err := http.DefaultClient.Do(req)
-	ts.Check(err)
-	return resp.Body
-}
-
-type ledger struct {
-	Received, Distinct, Duplicates, Reordered int64
-	Hubs                                      map[string]int64
-	Messages                                  []struct{ Mid string }
-}
-
-func readLedger(ctx context.Context, ts *testscript.TestScript, device, query string) (l ledger) {
-	body := request(ctx, ts, ts.Getenv("CONTROL")+"/api/ledger?device="+device+query)
-	defer func() { _ = body.Close() }()
-	ts.Check(json.NewDecoder(body).Decode(&l))
 	return l
 }
 
-func onHub(ctx context.Context, ts *testscript.TestScript, device, hub string) int64 {
-	return readLedger(ctx, ts, device, "").Hubs[hub]
-}
-
-// losslessCommand checks in the cloud's ledger that the samples of a device have no hole up to the
-// last one, and are in order.
+// losslessCommand judges what arrived from a device: the samples have no hole up to the last one, are
+// in order, and come from one outbox.
 func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	l := readLedger(ctx, ts, args[0], "&messages=1")
-	var last int64
-	boxes := map[string]bool{}
-	for _, m := range l.Messages {
-		box, digits, _ := strings.Cut(m.Mid, "-")
-		n, err := strconv.ParseInt(digits, 10, 64)
-		ts.Check(err)
-		last, boxes[box] = max(last, n), true
+	var j drill.Judge
+	for _, m := range readLedger(ts, args[0], 0).Messages {
+		j.Arrived(drill.ArrivalOf(m))
 	}
-	if l.Distinct != last || last == 0 || l.Reordered != 0 || len(boxes) != 1 {
-		ts.Fatalf("%d samples arrived, the last is number %d, %d came late, %d outboxes", l.Distinct, last, l.Reordered, len(boxes))
+	if v := j.Verdict(false); v.Outcome != drill.Passed || v.Distinct == 0 {
+		ts.Fatalf("%d samples arrived: %s", v.Distinct, v.Reason)
 	}
 }
 
@@ -329,9 +299,7 @@ func queuedCommand(ts *testscript.TestScript, _ bool, args []string) {
 // message missing, one doubled, and two in each other's place: doctored DEVICE FILE. The ids are in
 // MISSING, DOUBLED and SWAPPED.
 func doctoredCommand(ts *testscript.TestScript, _ bool, args []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	all := readLedger(ctx, ts, args[0], "&messages=1").Messages
+	all := readLedger(ts, args[0], 0).Messages
 	if len(all) < 20 {
 		ts.Fatalf("only %d messages arrived", len(all))
 	}
