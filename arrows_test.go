@@ -143,7 +143,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/pelletier/go-toml/v2":     {"internal/configfile"},
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
-		"golang.org/x/sys":                    {"internal/device"},
+		"golang.org/x/sys":                    {"internal/clock"},
 		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},

@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -53,7 +54,7 @@ func (s *settings) device(agent string) (plan, error) {
 func (s *settings) behaviour(agent string) (plan, error) {
 	p := s.plan
 	c := &p.shared.Config
-	p.shared.Agent, p.shared.DialContext, p.shared.Clock = agent, s.env.DialContext, device.SystemClock()
+	p.shared.Agent, p.shared.DialContext, p.shared.Clock = agent, s.env.DialContext, clock.System()
 	p.sample.Input = s.env.Stdin
 	// The values of a host are not in the built-in model, so a user who named no model must not be
 	// warned of them.

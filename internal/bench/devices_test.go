@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sample"
@@ -99,7 +100,7 @@ func (c *client) devices() (f figures, err error) {
 		default:
 		}
 	})
-	shared := &device.Shared{Agent: "bench", Roots: c.tls.RootCAs, Clock: device.SystemClock(), Journal: j, Config: device.Config{
+	shared := &device.Shared{Agent: "bench", Roots: c.tls.RootCAs, Clock: clock.System(), Journal: j, Config: device.Config{
 		ProvisioningHost: c.DPS, ProvisioningTransport: dps.MQTT,
 		Link:          hub.Options{KeepAlive: time.Minute, TokenLife: time.Hour},
 		Drain:         telemetry.DrainOptions{Window: 64},

@@ -17,6 +17,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -28,7 +29,7 @@ type Shared struct {
 	Config  Config
 	Journal *journal.Journal // hears what happens; may have been given its sinks
 	Agent   string           // name and version of this program, for the cloud
-	Clock   Clock
+	Clock   clock.Machine
 
 	DPSLimit     *rate.Limiter                                                         // registrations of the whole process; nil for no limit
 	DPSOpenLimit *rate.Limiter                                                         // its connections to DPS that no registration uses yet; nil for no limit
@@ -43,7 +44,7 @@ type Shared struct {
 
 // common is what the devices of a process use at the same time.
 type common struct {
-	clock   *clock
+	clock   *clock.Clock
 	tls     *tls.Config // of all connections without a client certificate
 	dialer  net.Dialer
 	sampler *telemetry.Sampler
@@ -54,8 +55,8 @@ func (s *Shared) start() *common {
 	starting.Lock()
 	defer starting.Unlock()
 	if s.common == nil {
-		k := newClock(s.Clock)
-		s.common = &common{clock: k, sampler: telemetry.NewSampler(0), tls: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12, Time: k.now,
+		k := clock.New(s.Clock)
+		s.common = &common{clock: k, sampler: telemetry.NewSampler(0), tls: &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12, Time: k.Now,
 			ClientSessionCache: tls.NewLRUClientSessionCache(64)}}
 	}
 	return s.common

@@ -100,7 +100,7 @@ func New(shared *Shared, id Identity, app App) *Device {
 	d.disk, d.tls = realDisk{}, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
-	d.time.epochs = newEpochs(shared.start().clock, d.emit, d.resumed)
+	d.time.Epochs = shared.start().clock.For(d.emit, d.resumed)
 	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
 	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
 	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
@@ -182,6 +182,7 @@ func (d *Device) Close() error {
 	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.skips, &d.desired, &d.calls, &d.mail} {
 		f.close()
 	}
+	d.time.Close()
 	d.home.close()
 	return err
 }
@@ -208,7 +209,7 @@ func (d *Device) session() *failover.Session[*link] {
 		dialer.Trace = d.tracePacket
 	}
 	if d.id.Key != "" {
-		dialer.Token = hub.KeyTokenBy(d.time.now, d.id.Key, d.c.Link.TokenLife)
+		dialer.Token = hub.KeyTokenBy(d.time.Now, d.id.Key, d.c.Link.TokenLife)
 	}
 	client := d.provisioner()
 	cached, options := d.cached, d.c.Failover
@@ -221,7 +222,7 @@ func (d *Device) session() *failover.Session[*link] {
 		Options: options,
 		Cached:  cached,
 		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
-			turns := d.time.turned()
+			turns := d.time.Turned()
 			var l *link
 			err := d.run("dialling", func() (err error) {
 				l, err = d.dial(ctx, dialer, t)
@@ -243,12 +244,12 @@ func (d *Device) session() *failover.Session[*link] {
 			}
 			d.cached = s // for a session that begins anew after a panic
 			s.KnownHubs = slices.Clone(s.KnownHubs)
-			s.AssignedAt = d.time.at(s.AssignedAt)
+			s.AssignedAt = d.time.At(s.AssignedAt)
 			if !s.RefusedSince.IsZero() {
-				s.RefusedSince = d.time.at(s.RefusedSince)
+				s.RefusedSince = d.time.At(s.RefusedSince)
 			}
 			for i := range s.KnownHubs {
-				s.KnownHubs[i].AssignedAt = d.time.at(s.KnownHubs[i].AssignedAt)
+				s.KnownHubs[i].AssignedAt = d.time.At(s.KnownHubs[i].AssignedAt)
 			}
 			d.cache.save(s)
 		},
@@ -262,7 +263,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 		if d.shared.DPSLimit != nil {
 			r.Admit = d.shared.DPSLimit.Wait
 		}
-		turns := d.time.turned()
+		turns := d.time.Turned()
 		var a dps.Assignment
 		err := d.run("asking DPS", func() (err error) {
 			a, err = client.Register(ctx, r)
@@ -275,7 +276,7 @@ func (d *Device) register(client *dps.Client) func(context.Context, dps.Request)
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.id.IDScope,
 		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tls, DialContext: d.dialContext,
-		Now: d.time.now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
+		Now: d.time.Now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
 }
 
 // who returns the identity of the device whose state is cached.
@@ -316,10 +317,11 @@ func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.As
 	}
 	defer d.home.close()
 	cached := d.openClock(nil)
+	defer d.time.Close()
 	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.proof(), d.observe)
 	if err != nil {
 		return a, err
 	}
-	d.cache.save(cached.WithAssignment(a, d.time.now())) // a failing disk does not spoil the answer
+	d.cache.save(cached.WithAssignment(a, d.time.Now())) // a failing disk does not spoil the answer
 	return a, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -75,13 +76,13 @@ func TestFaultyDisk(t *testing.T) {
 		kept.KnownHubs = append(kept.KnownHubs, failover.KnownHub{Host: "127.0.0.9", DeviceID: "dev-1", AssignedAt: kept.AssignedAt})
 		base[filepath.Join(dir, stateFile)], err = seal(kept)
 		w.must(err)
-		read := func(files map[string][]byte) (s failover.State, f clockFile, keys []string, told []string) {
+		read := func(files map[string][]byte) (s failover.State, f clock.File, keys []string, told []string) {
 			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
 			w.must(h.open())
-			k := own(Clock{}, silent)
-			s, err := h.loadState(w.config.device(new(journal.Journal)).who(), k.horizon)
+			k := clock.New(clock.Machine{})
+			s, err := h.loadState(w.config.device(new(journal.Journal)).who(), k.Horizon)
 			w.must(err)
-			f, err = h.loadClock(k.horizon)
+			f, err = h.loadClock(k.Horizon)
 			w.must(err)
 			l := openHandled(h)
 			return s, f, slices.Collect(maps.Keys(l.seen)), told
@@ -126,7 +127,7 @@ func TestFaultyDisk(t *testing.T) {
 				t.Errorf("%v: nothing is wrong by Status", f)
 			}
 			if len(w.dev.Status().Trouble) > 0 && !forEver {
-				w.run(keepAgain) // the clock takes its time
+				w.run(clock.KeepAgain) // the clock takes its time
 			}
 			if after := w.dev.Status().Trouble; len(after) > 0 && !forEver {
 				t.Errorf("%v: still wrong: %q", f, after)

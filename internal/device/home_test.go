@@ -19,6 +19,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -29,7 +30,7 @@ func (w *world) lived() (files map[string][]byte) {
 	w.on("hub-a", time.Minute)
 	_, err := w.cloud.SendC2D("dev-1", sim.C2D{Body: json.RawMessage(`"08:00:00"`), Properties: map[string]string{"method-name": "setAlarm"}})
 	w.must(err)
-	w.run(2 * noteEvery)
+	w.run(2 * clock.NoteEvery)
 	w.halt()
 	files = map[string][]byte{}
 	for _, name := range []string{homeFile, stateFile, timeFile, handledFile, lockFile} {
@@ -80,7 +81,7 @@ func TestFlippedBits(t *testing.T) {
 		}
 		restore()
 		d, good := open()
-		handled, epochs := maps.Clone(d.handled.seen), slices.Clone(d.time.file.Epochs)
+		handled, epochs := maps.Clone(d.handled.seen), slices.Clone(d.time.Kept().Epochs)
 		d.handled.close()
 		d.home.close()
 		if len(told) > 0 || good.AssignedHub == "" || len(handled) != 1 || len(epochs) == 0 {
@@ -96,7 +97,7 @@ func TestFlippedBits(t *testing.T) {
 				disk.files[filepath.Join(dir, name)] = bent
 				d, cached := open()
 				where := fmt.Sprintf("%s, bit %d of byte %d (%q): told %q", name, i%8, i/8, files[name][i/8], told)
-				if off := time.Until(d.time.now()).Abs(); off > time.Minute {
+				if off := time.Until(d.time.Now()).Abs(); off > time.Minute {
 					t.Errorf("%s: the time is %v off", where, off)
 				}
 				same := cached.AssignedHub == good.AssignedHub && len(cached.KnownHubs) == len(good.KnownHubs) &&
@@ -104,7 +105,7 @@ func TestFlippedBits(t *testing.T) {
 				if !same && (cached.AssignedHub != "" || len(cached.KnownHubs) > 0 || name != stateFile) {
 					t.Errorf("%s: cached %+v", where, cached)
 				}
-				complete := same && maps.Equal(d.handled.seen, handled) && slices.Equal(d.time.file.Epochs, epochs)
+				complete := same && maps.Equal(d.handled.seen, handled) && slices.Equal(d.time.Kept().Epochs, epochs)
 				if !complete && len(told) == 0 {
 					t.Errorf("%s: nothing was told, cached %+v, handled %v", where, cached, d.handled.seen)
 				}
@@ -223,7 +224,7 @@ func TestDoubtfulFiles(t *testing.T) {
 			must(t, h.open())
 			defer h.close()
 			test.put(t, h.path(stateFile))
-			limit := own(Clock{Built: time.Now()}, silent).horizon
+			limit := clock.New(clock.Machine{Built: time.Now()}).Horizon
 			got, err := h.loadState(who, limit)
 			if err != nil || got.AssignedHub != "" || !got.Same(who) {
 				t.Errorf("%+v %v", got, err)
@@ -273,17 +274,17 @@ func TestOlderFiles(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)
 	defer h.close()
-	k := own(Clock{Built: time.Now()}, silent)
+	k := clock.New(clock.Machine{Built: time.Now()})
 	at := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
 	must(t, os.WriteFile(h.path(stateFile), []byte(`{"version":1,"idScope":"s","registrationId":"dev-1","keyFingerprint":"f","assignedHub":"hub-a","deviceId":"",`+
 		`"assignedAt":"`+at+`","knownHubs":[{"host":"hub-a","deviceId":"dev-1","assignedAt":"`+at+`"}]}`), 0o600))
 	must(t, os.WriteFile(h.path(timeFile), []byte(`{"newest":"`+at+`","outbox":"0011","epochs":[{"from":1,"boot":"b","begin":"`+at+`","proved":true,"fixNs":5}]}`), 0o600))
 	must(t, os.WriteFile(h.path(handledFile), []byte(`{"key":"hub-a m 00","at":"`+at+"\"}\n"+`{"key":"hub-a t`), 0o600))
-	s, err := h.loadState(failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}, k.horizon)
+	s, err := h.loadState(failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}, k.Horizon)
 	if err != nil || s.AssignedHub != "hub-a" || len(s.KnownHubs) != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
-	f, err := h.loadClock(k.horizon)
+	f, err := h.loadClock(k.Horizon)
 	if err != nil || len(f.Epochs) != 1 || f.Epochs[0].Fix != 5 || f.Newest.IsZero() {
 		t.Errorf("%+v %v", f, err)
 	}
@@ -293,7 +294,7 @@ func TestOlderFiles(t *testing.T) {
 		t.Errorf("%v", l.seen)
 	}
 	must(t, h.saveState(s))
-	must(t, h.saveClock(f))
+	must(t, h.save(timeFile, f))
 	for _, name := range []string{stateFile, timeFile} {
 		b, err := os.ReadFile(h.path(name))
 		must(t, err)
@@ -348,7 +349,7 @@ func TestUnsafeHomes(t *testing.T) {
 		var told []string
 		h := newHome(realDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
 		must(t, h.open())
-		_, err := h.loadState(failover.State{}, own(Clock{}, silent).horizon)
+		_, err := h.loadState(failover.State{}, clock.New(clock.Machine{}).Horizon)
 		must(t, err)
 		h.close()
 		return strings.Join(told, "\n")

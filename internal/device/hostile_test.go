@@ -15,6 +15,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/model"
@@ -29,6 +30,7 @@ type scriptedHub struct {
 	report func(body []byte) (answer string)   // to a patch of the reported part; nil: 204
 	after  func(send func(topic, body string)) // is called once for each session, after its SUBACK, in a goroutine of its own
 	sink   func(journal.Event)
+	wall   func() time.Time // the device's system clock; nil: the bubble's
 
 	mu                                sync.Mutex
 	links, messages, gets             int
@@ -64,6 +66,7 @@ func (h *scriptedHub) world(t *testing.T, change func(*Device), d time.Duration)
 		})
 		c := plan{
 			Shared: Shared{
+				Clock: clock.Machine{Wall: h.wall},
 				Roots: pool, DialContext: n.DialContext,
 			},
 			Config: Config{

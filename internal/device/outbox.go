@@ -53,7 +53,7 @@ func (d *Device) open() (err error) {
 		}
 	}()
 	o := d.c.Outbox
-	o.Age, o.Stamp, o.For, o.Report = d.time.age, d.time.stamp, d.id.queuesFor(), d.outboxProblem
+	o.Age, o.Stamp, o.For, o.Report = d.time.Age, d.time.Stamp, d.id.queuesFor(), d.outboxProblem
 	open := d.id.OpenOutbox
 	if open == nil {
 		open = func(dir string, o outbox.Options) (Outbox, error) { return outbox.Open(dir, o) }

@@ -39,7 +39,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 			l.drain.Early()
 		}
 	}
-	here, there := time.Now(), d.time.now()
+	here, there := time.Now(), d.time.Now()
 	raw, err := dialer.Dial(ctx, a)
 	if err != nil {
 		d.linkBug(err)
@@ -59,7 +59,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 // equip gives a link its drain.
 func (d *Device) equip(l *link, raw *hub.Link) {
 	options := d.c.Drain
-	options.Created, options.Problem = d.time.made, func(err error) { d.warn(raw.Host(), err.Error()) }
+	options.Created, options.Problem = d.time.Made, func(err error) { d.warn(raw.Host(), err.Error()) }
 	options.Go = func(work func()) {
 		d.spawn("telemetry", func() {
 			defer func() {

@@ -4,19 +4,19 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // timekeeping is what keeps a device's clock right while it runs.
 type timekeeping struct {
-	*epochs
+	*clock.Epochs
 	current atomic.Pointer[link] // the link at work; nil: none
 	life    context.Context      // of the device; set before it looks at the clock
 	tending atomic.Bool          // a goroutine looks after the files
@@ -24,51 +24,42 @@ type timekeeping struct {
 	looking sync.WaitGroup       // of these goroutines
 }
 
+// clockFile keeps what the next run should know of the clock.
+type clockFile struct{ d *Device }
+
+func (f clockFile) Load() (clock.File, error) { return f.d.home.loadClock(f.d.time.Horizon) }
+
+func (f clockFile) Save(file clock.File) error { return f.d.home.save(timeFile, file) }
+
+// Mark notes what is wrong with the file. The clock itself tells it and tries again.
+func (f clockFile) Mark(err error) {
+	f.d.home.mark(timeFile, err, "cannot keep the time for the next start", nil)
+}
+
+// loadClock reads clock.json. horizon returns the latest time that is believed in it.
+func (h *home) loadClock(horizon func(sealed bool) time.Time) (f clock.File, err error) {
+	found, err := h.load(timeFile, &f, func(sealed bool) error { return f.Check(sealed, horizon) })
+	if !found {
+		return clock.File{}, err
+	}
+	return f, nil
+}
+
 // openClock sets the clock by the times in the state directory. The outbox may be nil, because
 // openClock does not use it.
-func (d *Device) openClock(l line) failover.State {
-	k := d.time.epochs
-	read := func() error {
-		file, err := d.home.loadClock(k.horizon)
-		if err == nil {
-			k.restore(file, l)
-		}
-		return err
-	}
-	unread := read() != nil
-	k.keep = func(file clockFile) error {
-		err := error(nil)
-		if unread { // a file that was not read must not be overwritten
-			if err = read(); err == nil {
-				unread = false
-				k.mu.Lock()
-				file = k.file.clone()
-				k.mu.Unlock()
-			}
-		}
-		if err == nil {
-			err = d.home.saveClock(file)
-		}
-		d.home.mark(timeFile, err, "cannot keep the time for the next start", nil) // the clock itself tells it and tries again
-		return err
-	}
-	if unread {
-		k.mu.Lock()
-		k.changed++ // so that it is tried again
-		k.mu.Unlock()
-	}
-	d.cache = &keeper{home: d.home, who: d.who(), limit: k.horizon}
-	cached, err := d.home.loadState(d.who(), k.horizon)
+func (d *Device) openClock(l clock.Line) failover.State {
+	d.time.Open(clockFile{d}, l)
+	limit := d.time.Horizon
+	d.cache = &keeper{home: d.home, who: d.who(), limit: limit}
+	cached, err := d.home.loadState(d.who(), limit)
 	d.cache.unread = err != nil
 	d.home.note(stateFile, err, "cannot read which hub the device was assigned to, so DPS is asked", func() error {
-		_, err := d.home.loadState(d.who(), k.horizon)
+		_, err := d.home.loadState(d.who(), limit)
 		return err
 	})
-	// Use only times that a certificate has vouched for. Times of samples and files may come from a
-	// clock that was once far ahead.
-	k.notBefore(cached.AssignedAt)
+	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
+	d.time.NotBefore(cached.AssignedAt)
 	d.home.checkContent()
-	k.attach(k)
 	return cached
 }
 
@@ -85,45 +76,25 @@ func (d *Device) corrected(ctx context.Context, err error, turns int) error {
 	default:
 		return err
 	}
-	if d.time.turned() == turns {
+	if d.time.Turned() == turns {
 		d.askTime(ctx, true)
 	}
-	if d.time.turned() == turns {
+	if d.time.Turned() == turns {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", err, failover.ErrClockSet)
 }
 
-// askTime asks the cloud for the time, unless the time is known or was asked for just now. If that
-// fails, it warns, once until it works. Without a reason for the question it warns only at the
-// second failure in a row, because a failover may hit DPS for a moment, and only if the clock is
-// suspect, because many networks close that port and most clocks are right.
+// askTime asks the cloud for the time, if it is wanted.
 func (d *Device) askTime(ctx context.Context, reason bool) {
-	select { // a second caller gets the answer to the first one's question
-	case d.time.turn <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
-	defer func() { <-d.time.turn }()
-	if !d.time.due(reason) {
-		return
-	}
 	source := d.timeSource()
-	date, err := source.AskTime(ctx)
-	if err == nil {
-		err = d.hear(date)
-	}
-	switch {
-	case err == nil:
-		d.time.unanswered, d.time.told = 0, false
-		return
-	case ctx.Err() != nil:
-		return
-	}
-	if d.time.unanswered++; !d.time.told && (reason || d.time.unanswered > 1 && d.time.suspect()) {
-		d.time.told = true
-		d.warn("", d.noTime(source, err))
-	}
+	d.time.Ask(ctx, reason, func(ctx context.Context) error {
+		date, err := source.AskTime(ctx)
+		if err != nil {
+			return err
+		}
+		return d.hear(date)
+	}, func(err error) { d.warn("", d.noTime(source, err)) })
 }
 
 // timeSource returns whom the time is asked of: DPS, or the pinned hub.
@@ -154,7 +125,7 @@ func (d *Device) timeOf() string {
 }
 
 func (d *Device) hear(date time.Time) error {
-	err := d.time.hear(date, d.timeOf())
+	err := d.time.Hear(date, d.timeOf())
 	d.hasten()
 	return err
 }
@@ -166,7 +137,7 @@ func (d *Device) hasten() {
 	if l == nil || l.ends.IsZero() {
 		return
 	}
-	if ends := time.Now().Add(l.ends.Sub(d.time.now())); l.Expires().Sub(ends) > rightWithin {
+	if ends := time.Now().Add(l.ends.Sub(d.time.Now())); l.Expires().Sub(ends) > clock.RightWithin {
 		l.Hasten(ends)
 	}
 }
@@ -175,46 +146,16 @@ func (d *Device) hasten() {
 // waits for it.
 func (d *Device) watchClock(ctx context.Context) (end func()) {
 	d.time.life = ctx
-	d.time.watch(d)
-	return func() {
-		d.time.unwatch(d)
-		d.time.looking.Wait()
-	}
-}
-
-// watch lets a device look at the clock every few seconds. One timer serves all devices.
-func (k *clock) watch(d *Device) {
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	if k.watchers = append(k.watchers, d); len(k.watchers) == 1 {
-		k.timer = d.after(lookEvery, "clock", k.look)
-	}
-}
-
-// unwatch ends that. When it returns the device does not look any more.
-func (k *clock) unwatch(d *Device) {
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	k.watchers = slices.DeleteFunc(k.watchers, func(one *Device) bool { return one == d })
-	if len(k.watchers) == 0 {
-		k.timer.Stop()
-	}
-}
-
-// look lets each device look.
-func (k *clock) look() {
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	if len(k.watchers) == 0 {
-		return
-	}
-	defer k.timer.Reset(lookEvery)
-	asks := false // one device asks for all
-	for _, d := range k.watchers {
+	watch := d.time.Watch(func(may bool) (asks bool) {
 		_ = d.run("clock", func() error {
-			asks = d.look(!asks) || asks
+			asks = d.look(may)
 			return nil
 		})
+		return asks
+	})
+	return func() {
+		watch.End()
+		d.time.looking.Wait()
 	}
 }
 
@@ -224,15 +165,15 @@ func (k *clock) look() {
 func (d *Device) look(may bool) (asks bool) {
 	linked := d.serves() != nil
 	d.hasten()
-	if (d.time.stale(linked) || d.home.restless()) && d.time.tending.CompareAndSwap(false, true) {
+	if (d.time.Stale(linked) || d.home.restless()) && d.time.tending.CompareAndSwap(false, true) {
 		d.spawnIn(&d.time.looking, "clock", func() {
 			defer d.time.tending.Store(false)
-			d.time.pass(linked)
+			d.time.Pass(linked)
 			d.home.tend()
 		})
 	}
 	// Without a link others have the network.
-	if !may || !linked || !d.time.wanted(false) || !d.time.asking.CompareAndSwap(false, true) {
+	if !may || !linked || !d.time.Wanted(false) || !d.time.asking.CompareAndSwap(false, true) {
 		return false
 	}
 	d.spawnIn(&d.time.looking, "clock", func() {
@@ -252,7 +193,7 @@ func (d *Device) serving(l *link) { d.time.current.Store(l) }
 // the machine hearing it.
 func (d *Device) resumed(slept time.Duration) {
 	l := d.serves()
-	e := journal.Event{Kind: journal.Resumed, Took: slept, Text: fmt.Sprintf("this machine was suspended for %s", size(slept))}
+	e := journal.Event{Kind: journal.Resumed, Took: slept, Text: fmt.Sprintf("this machine was suspended for %s", clock.Size(slept))}
 	if l != nil {
 		e.Hub = l.Host()
 		e.Text += fmt.Sprintf("; is %s still there?", e.Hub)

@@ -24,6 +24,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
@@ -222,7 +223,7 @@ func (w *soakWorld) plan(c Settings) soakPlan {
 	return soakPlan{
 		device.Shared{
 			Agent: "soak", Roots: w.cloud.CAPool(), Rand: rand.New(rand.NewPCG(c.Seed, 7)),
-			Clock: device.Clock{Wall: w.clock.Wall, Running: w.clock.Running, Boot: "boot 1"},
+			Clock: clock.Machine{Wall: w.clock.Wall, Running: w.clock.Running, Boot: "boot 1"},
 			Config: device.Config{
 				ProvisioningHost: info.ProvisioningHost, ProvisioningTransport: dps.Transport(c.Transport),
 				MethodTimeout: 25 * time.Second,
@@ -562,7 +563,7 @@ func (w *soakWorld) StartRival() {
 		return
 	}
 	c := w.conf
-	c.app.Off.Telemetry, c.id.StateDir, c.shared.Clock = true, filepath.Join(w.dir, "rival"), device.Clock{}
+	c.app.Off.Telemetry, c.id.StateDir, c.shared.Clock = true, filepath.Join(w.dir, "rival"), clock.Machine{}
 	c.shared.Rand = rand.New(rand.NewPCG(w.s.With.Seed, 99))
 	w.other = w.process("  rival", c, true)
 }

@@ -1,4 +1,4 @@
-package device
+package clock
 
 import (
 	"testing"
@@ -8,7 +8,7 @@ import (
 // TestUptime: the machine's uptime goes on, no slower than Go's own clock, and the run that it
 // belongs to has a name.
 func TestUptime(t *testing.T) {
-	c := SystemClock()
+	c := System()
 	if c.Running == nil || c.Boot == "" {
 		t.Fatalf("nobody says how long this machine has been running, in boot %q", c.Boot)
 	}

@@ -1,4 +1,6 @@
-package device
+// Package clock is the time that the devices of a process go by, where the system clock may be wrong,
+// and what each of them keeps of it: which clock has stamped the samples in its outbox.
+package clock
 
 import (
 	"fmt"
@@ -11,9 +13,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// Clock is what a machine and a program know of time. The zero value is the system clock as Go
+// Machine is what a machine and a program know of time. The zero value is the system clock as Go
 // reads it.
-type Clock struct {
+type Machine struct {
 	Wall func() time.Time // the system clock, which may be wrong, and may be set at any time; nil: time.Now
 	// Running is how long the machine has been running, including suspensions. Nil: the time is
 	// Go's, which may stand still in a suspension. A system clock that leaps ahead then counts as a
@@ -23,9 +25,9 @@ type Clock struct {
 	Built   time.Time // the program is not older; zero: unknown
 }
 
-// SystemClock is this machine's, and this program's.
-func SystemClock() Clock {
-	c := Clock{Built: built()}
+// System is this machine's, and this program's.
+func System() Machine {
+	c := Machine{Built: built()}
 	c.Running, c.Boot = uptime()
 	return c
 }
@@ -46,9 +48,9 @@ func built() time.Time {
 }
 
 const (
-	rightWithin = time.Minute     // a clock that is so far off does no harm
+	RightWithin = time.Minute     // a clock that is so far off does no harm
 	leap        = 2 * time.Second // a clock that moves so far against another one was set
-	lookEvery   = 5 * time.Second // how soon it is noticed that the machine was suspended, or its clock set
+	LookEvery   = 5 * time.Second // how soon it is noticed that the machine was suspended, or its clock set
 
 	askEvery   = 30 * time.Second // questions for the time, after failures that a wrong clock would explain
 	firstAsk   = time.Minute      // and without such a reason, while there is no answer; doubles
@@ -56,19 +58,19 @@ const (
 	askAgain   = 6 * time.Hour   // while the system clock is wrong: what counts a machine's uptime is no clock for days
 	doubtAgain = 5 * time.Minute // what the cloud has said once, after failures that a wrong clock would explain
 
-	noteEvery = time.Hour   // how often the state directory is told that time goes on
-	keepAgain = time.Minute // how soon that is tried again
+	NoteEvery = time.Hour   // how often the state directory is told that time goes on
+	KeepAgain = time.Minute // how soon that is tried again
 )
 
-// clock is the time that the devices of a process go by. It is the latest of three times: what the
+// Clock is the time that the devices of a process go by. It is the latest of three times: what the
 // system clock says, when the program was built, and what the state directories know; until the
 // cloud has named the time. A system clock that this shows to be wrong is not believed until it
 // agrees again. Until then the time is counted on by how long the machine has been running.
 //
 // A moment is kept as the time at which Running was zero if the moment is now. So clocks that run
 // alike differ by a constant.
-type clock struct {
-	c      Clock
+type Clock struct {
+	c      Machine
 	boot   string
 	counts bool      // Running goes on while the machine is suspended
 	born   time.Time // by Go's own clock, for durations
@@ -78,7 +80,7 @@ type clock struct {
 	told       bool          // that they are
 
 	mu     sync.Mutex    // also guards the epochs of all devices
-	all    []*epochs     // of the devices that are open
+	all    []*Epochs     // of the devices that are open
 	floor  time.Time     // the beginning, if the time is the earliest that it can be
 	system time.Time     // the beginning by the system clock, when it was last looked at
 	truth  time.Time     // the beginning by the cloud; zero until it has named a time
@@ -95,19 +97,19 @@ type clock struct {
 	news  []news
 	slept time.Duration
 
-	watching sync.Mutex  // held while the devices look at the clock; before mu
-	watchers []*Device   // that run
-	timer    *time.Timer // of their next look; nil: none runs
+	watching sync.Mutex // held while the watchers look at the clock; before mu
+	watches  []*Watch
+	timer    *time.Timer // of their next look; nil: none was started
 }
 
 // news is an event that one device is to tell: that of the epochs, or any if that is nil.
 type news struct {
-	of *epochs
+	of *Epochs
 	e  journal.Event
 }
 
-func newClock(c Clock) *clock {
-	k := &clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), turn: make(chan struct{}, 1)}
+func New(c Machine) *Clock {
+	k := &Clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), turn: make(chan struct{}, 1)}
 	if k.c.Wall == nil {
 		k.c.Wall = time.Now
 	}
@@ -125,8 +127,8 @@ func newClock(c Clock) *clock {
 // beginning is what the time was when Running was zero.
 func beginning(t time.Time, running time.Duration) time.Time { return t.Round(0).Add(-running) }
 
-// notBefore says that it is t already.
-func (k *clock) notBefore(t time.Time) {
+// NotBefore says that it is t already.
+func (k *Clock) NotBefore(t time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if b := beginning(t, k.c.Running()); b.After(k.floor) {
@@ -134,12 +136,12 @@ func (k *clock) notBefore(t time.Time) {
 	}
 }
 
-// horizon returns the latest time that is believed in a file. It depends only on facts that need no
+// Horizon returns the latest time that is believed in a file. It depends only on facts that need no
 // file: the system clock, and when the program was built. With a checksum the limit is ten years
 // later, or none if the build time is unknown, because a machine without a battery has only the
 // file. Without a checksum the limit is one day later, because a single flipped bit could be
 // believed.
-func (k *clock) horizon(sealed bool) time.Time {
+func (k *Clock) Horizon(sealed bool) time.Time {
 	latest := k.c.Wall()
 	if k.c.Built.After(latest) {
 		latest = k.c.Built
@@ -154,31 +156,31 @@ func (k *clock) horizon(sealed bool) time.Time {
 	}
 }
 
-// now is the time.
-func (k *clock) now() time.Time {
+// Now is the time.
+func (k *Clock) Now() time.Time {
 	defer k.share()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.readLocked()
 }
 
-func (k *clock) readLocked() time.Time {
+func (k *Clock) readLocked() time.Time {
 	base, running := k.lookLocked()
 	return base.Add(running).UTC()
 }
 
-// at corrects a time that the process took from the system clock. A time from elsewhere has no
+// At corrects a time that the process took from the system clock. A time from elsewhere has no
 // reading of Go's monotonic clock, and stays as it is.
-func (k *clock) at(t time.Time) time.Time {
+func (k *Clock) At(t time.Time) time.Time {
 	if wall := t.Round(0); t == wall { //nolint:staticcheck // QF1009: the reading is what matters, not the time
 		return t
 	}
-	return k.now().Add(-time.Since(t))
+	return k.Now().Add(-time.Since(t))
 }
 
 // lookLocked reads the clocks and notices what has happened to them. It returns the base that is
 // believed.
-func (k *clock) lookLocked() (base time.Time, running time.Duration) {
+func (k *Clock) lookLocked() (base time.Time, running time.Duration) {
 	running = k.c.Running()
 	system := beginning(k.c.Wall(), running)
 	if lag := running - time.Since(k.born); lag-k.lag >= leap {
@@ -194,7 +196,7 @@ func (k *clock) lookLocked() (base time.Time, running time.Duration) {
 		k.truth = system // somebody keeps it right, in small steps
 	}
 	k.system = system
-	if k.astray && system.Sub(k.truth).Abs() <= rightWithin {
+	if k.astray && system.Sub(k.truth).Abs() <= RightWithin {
 		k.truth, k.astray = system, false
 		k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right now"}})
 	}
@@ -208,7 +210,7 @@ func (k *clock) lookLocked() (base time.Time, running time.Duration) {
 	return base, running
 }
 
-func (k *clock) believedLocked() time.Time {
+func (k *Clock) believedLocked() time.Time {
 	switch {
 	case k.astray:
 		return k.truth
@@ -221,7 +223,7 @@ func (k *clock) believedLocked() time.Time {
 
 // setLocked handles a system clock that was set by moved, or that went on while the machine was
 // suspended.
-func (k *clock) setLocked(system time.Time, moved, running time.Duration) {
+func (k *Clock) setLocked(system time.Time, moved, running time.Duration) {
 	suspended := moved > 0 && !k.counts // perhaps
 	if suspended {
 		k.slept += moved
@@ -232,7 +234,7 @@ func (k *clock) setLocked(system time.Time, moved, running time.Duration) {
 	k.doubt, k.fails, k.casual = true, 0, running
 	switch off := system.Sub(k.truth); {
 	case k.astray:
-	case off.Abs() <= rightWithin:
+	case off.Abs() <= RightWithin:
 		k.truth = system
 	case suspended: // then it is the one clock that went on
 		k.truth = time.Time{}
@@ -243,82 +245,42 @@ func (k *clock) setLocked(system time.Time, moved, running time.Duration) {
 }
 
 // wrongLocked tells that the system clock is ahead of somebody's by off.
-func (k *clock) wrongLocked(off time.Duration, whose string, right time.Time) {
+func (k *Clock) wrongLocked(off time.Duration, whose string, right time.Time) {
 	way := "behind"
 	if off > 0 {
 		way = "ahead of"
 	}
 	k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockWrong, Text: fmt.Sprintf(
 		"this machine's clock is %s %s %s, where it is %s; the device goes on with that time; set the clock (timedatectl set-ntp true)",
-		size(off.Abs()), way, whose, right.UTC().Format(time.RFC3339))}})
+		Size(off.Abs()), way, whose, right.UTC().Format(time.RFC3339))}})
 }
 
-// size says how far a clock is off.
-func size(d time.Duration) string {
+// Size says how far a clock is off.
+func Size(d time.Duration) string {
 	if d >= 72*time.Hour {
 		return fmt.Sprintf("%.0f days", d.Hours()/24)
 	}
 	return d.Round(time.Second).String()
 }
 
-// hear takes the time that the cloud has named just now, to the device of e. It comes over a
-// connection that a good certificate stands for. An error says why it cannot be.
-func (e *epochs) hear(date time.Time, whose string) error {
-	k := e.clock
-	if !k.c.Built.IsZero() && date.Before(k.c.Built.Add(-rightWithin)) {
-		return fmt.Errorf("%s says that it is %s, but this program was made at %s", whose, date.UTC().Format(time.RFC3339), k.c.Built.UTC().Format(time.RFC3339))
-	}
-	defer k.flush()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	before, running := k.lookLocked()
-	named := beginning(date.Add(time.Second/2), running) // a Date is cut to seconds
-	off := k.system.Sub(named)
-	wasAstray := k.astray
-	if k.astray = off.Abs() > rightWithin; k.astray {
-		k.truth = named
-	} else {
-		k.truth = k.system
-	}
-	if before.Sub(k.truth).Abs() > rightWithin {
-		k.turns++
-	}
-	k.doubt, k.fails, k.heard = false, 0, running
-	switch {
-	case k.astray && !wasAstray:
-		k.wrongLocked(off, "that of "+whose, date)
-	case wasAstray && !k.astray: // it had been right, and what was counted on was not
-		k.news = append(k.news, news{e: journal.Event{Kind: journal.ClockRight, Text: "this machine's clock is right"}})
-	}
-	now := k.truth.Add(running).UTC()
-	for _, one := range k.all {
-		dated := one.datedLocked(k.truth, true)
-		if one == e || dated || one.file.Newest.After(now) { // also to an earlier time: the file was wrong
-			one.file.Newest = now
-			one.changed++
-		}
-	}
-	return nil
-}
-
-// turned counts the times the cloud has corrected this clock.
-func (k *clock) turned() int {
+// Turned counts the times the cloud has corrected this clock.
+func (k *Clock) Turned() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.turns
 }
 
-// wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
+// Wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
 // time, it should be asked only if it has never answered, or if the system clock was set since.
 // With such a reason it should be asked again, because its answer may have been wrong.
-func (k *clock) wanted(reason bool) bool {
+func (k *Clock) Wanted(reason bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	_, running := k.lookLocked()
 	return k.wantedLocked(reason, running)
 }
 
-func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
+func (k *Clock) wantedLocked(reason bool, running time.Duration) bool {
 	ago := running - k.heard
 	stale := k.astray && ago >= askAgain || reason && ago >= doubtAgain
 	known := !k.truth.IsZero() && !k.doubt && !stale
@@ -327,7 +289,7 @@ func (k *clock) wantedLocked(reason bool, running time.Duration) bool {
 
 // suspect says whether something speaks against the system clock: somebody set it after the time
 // was known, or it shows a time before one that has certainly passed.
-func (k *clock) suspect() bool {
+func (k *Clock) suspect() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lookLocked()
@@ -335,7 +297,7 @@ func (k *clock) suspect() bool {
 }
 
 // due says whether to ask; the caller then asks.
-func (k *clock) due(reason bool) bool {
+func (k *Clock) due(reason bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	_, running := k.lookLocked()
@@ -347,25 +309,12 @@ func (k *clock) due(reason bool) bool {
 	return true
 }
 
-// attach adds the epochs of one more device, and detach takes them away.
-func (k *clock) attach(e *epochs) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.all = append(k.all, e)
-}
-
-func (k *clock) detach(e *epochs) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.all = slices.DeleteFunc(k.all, func(one *epochs) bool { return one == e })
-}
-
-// flush writes down what the next run of each device should know, and tells what there is to tell.
+// Flush writes down what the next run of each device should know, and tells what there is to tell.
 // It returns when what was changed before is on the disk, unless that fails. It must not be called
 // with a lock held.
-func (k *clock) flush() {
+func (k *Clock) Flush() {
 	k.mu.Lock()
-	all := slices.DeleteFunc(slices.Clone(k.all), func(e *epochs) bool { return !e.dirtyLocked() })
+	all := slices.DeleteFunc(slices.Clone(k.all), func(e *Epochs) bool { return !e.dirtyLocked() })
 	k.mu.Unlock()
 	for _, e := range all {
 		e.write()
@@ -375,7 +324,7 @@ func (k *clock) flush() {
 
 // share reports the news about the clock: what is wrong with it once, that the machine has slept to
 // each device. It must not be called with a lock held.
-func (k *clock) share() {
+func (k *Clock) share() {
 	k.mu.Lock()
 	if len(k.news) == 0 && k.slept == 0 || len(k.all) == 0 {
 		k.mu.Unlock()
