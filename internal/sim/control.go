@@ -220,14 +220,14 @@ func (s *Sim) Method(ctx context.Context, id, name string, payload json.RawMessa
 // PatchDesired merges a JSON object into a device's desired properties, in the hub DPS would assign
 // now.
 func (s *Sim) PatchDesired(id string, patch json.RawMessage) error {
-	props, err := iothub.ParsePatch(patch)
+	props, err := azure.ParseTwinPatch(patch)
 	if err == nil {
 		var i *iothub.Identity
 		if i, err = s.registry.Placed(id); err == nil {
 			err = i.PatchDesired(props)
 		}
 	}
-	if t, ok := errors.AsType[*iothub.TwinError](err); ok {
+	if t, ok := errors.AsType[*azure.TwinError](err); ok {
 		return azure.Errorf(t.Status, "ArgumentInvalid", "%s", t.Text)
 	}
 	return err

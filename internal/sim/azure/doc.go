@@ -6,6 +6,8 @@
 //   - errors.go: refusals, with a status, a code and a sentence
 //   - json.go: JSON texts, and what is wrong with one in words without Go types
 //   - ids.go: GUIDs, etags, keys, times, domain names
+//   - twin_document.go: parts of twins: what they may hold, how a patch is merged, $metadata
+//   - user_name.go: the user name of a device that connects to a hub
 //   - text.go: percent-encoding and the queries of topics
 //
 // Nothing here is guarded by a lock, because nothing here changes.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
-	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
 // propertyMetadata is what IoT Central knows of a property beside its value.
@@ -89,7 +88,7 @@ func (c *Application) writeProperties(r *http.Request, whole bool) (any, error) 
 	if err != nil {
 		return nil, azure.Errorf(http.StatusBadRequest, "BadRequest", "The body cannot be read.")
 	}
-	patch, err := iothub.ParseServicePatch(body)
+	patch, err := azure.ParseServicePatch(body)
 	if err == nil && patch == nil {
 		err = azure.Errorf(http.StatusBadRequest, "BadRequest", "The body is not a JSON object.")
 	}
@@ -111,7 +110,7 @@ func (c *Application) writeProperties(r *http.Request, whole bool) (any, error) 
 	case len(patch) > 0:
 		err = i.PatchDesired(patch)
 	}
-	if err = iothub.ServiceTwinError(err); err != nil {
+	if err = azure.ServiceTwinError(err); err != nil {
 		return nil, err
 	}
 	return c.showProperties(r)

@@ -8,7 +8,7 @@
 //   - hub.go: the hub and its listeners; policies.go: its shared access policies and names
 //   - identity.go, modules.go: identities; auth.go: who may connect
 //   - session.go: one connection over MQTT; subscriptions.go: what it listens to
-//   - twin_document.go: the rules of twins, without state; twin.go: the twin of an identity
+//   - twin.go: the twin of an identity
 //   - mail.go: cloud-to-device messages; methods.go: direct methods
 //   - device_rest.go: devices over HTTPS; service*.go: the REST for services
 //   - faults.go: faults of the hub; injection.go: faults that a device asks for

@@ -22,11 +22,11 @@ import (
 type record struct {
 	revision     int64 // counts the changes of the identity, and makes its etag
 	statusReason string
-	statusAt     time.Time // of the last change of enabled; zero if there was none
-	connectionAt time.Time // of the last connect or disconnect
-	edge         bool      // its capability iotEdge
-	scope        string    // its device scope
-	tags         document  // known to the service only
+	statusAt     time.Time          // of the last change of enabled; zero if there was none
+	connectionAt time.Time          // of the last connect or disconnect
+	edge         bool               // its capability iotEdge
+	scope        string             // its device scope
+	tags         azure.TwinDocument // known to the service only
 }
 
 // setEnabled switches the identity on or off. mu is held.
@@ -46,11 +46,11 @@ func (i *Identity) etag() string {
 }
 
 // twinVersion returns the number of changes of the twin. mu is held.
-func (i *Identity) twinVersion() int64 { return i.tags.version + i.desired.version + i.report.version }
+func (i *Identity) twinVersion() int64 { return i.tags.Version + i.desired.Version + i.report.Version }
 
 // twinEtag returns the version of the parts of the twin that a service may write. mu is held.
 func (i *Identity) twinEtag() string {
-	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.version+i.desired.version)))
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(i.tags.Version+i.desired.Version)))
 }
 
 // Identity is one device in one hub, or one module of a device. A module has its own twin, methods,
@@ -71,8 +71,8 @@ type Identity struct {
 	enabled bool
 	auth    azure.Credentials
 	modelID string
-	desired document
-	report  document
+	desired azure.TwinDocument
+	report  azure.TwinDocument
 	mail    mailbox
 	stored  *subscriptions // the persistent session
 	session *session       // the live one
@@ -171,8 +171,8 @@ func (h *Hub) create(id string, auth azure.Credentials, twin *TwinContent) *Iden
 	if twin == nil {
 		twin = &TwinContent{}
 	}
-	i.desired, i.report, i.edge = newDocument(twin.Desired, now), newDocument(twin.Reported, now), twin.Edge
-	i.tags.props = twin.Tags
+	i.desired, i.report, i.edge = azure.NewTwinDocument(twin.Desired, now), azure.NewTwinDocument(twin.Reported, now), twin.Edge
+	i.tags.Values = twin.Tags
 	h.identities[id] = i
 	return i
 }

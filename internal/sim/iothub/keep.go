@@ -86,11 +86,11 @@ type letterState struct {
 // halves returns the documents of a twin by their names in the store.
 func (i *Identity) halves() [3]struct {
 	name string
-	*document
+	*azure.TwinDocument
 } {
 	return [3]struct {
 		name string
-		*document
+		*azure.TwinDocument
 	}{{"desired", &i.desired}, {"reported", &i.report}, {"tags", &i.tags}}
 }
 
@@ -122,13 +122,13 @@ func (i *Identity) keep() error {
 		return err
 	}
 	for n, d := range i.halves() {
-		if k.versions[n] == d.version+1 {
+		if k.versions[n] == d.Version+1 {
 			continue
 		}
-		if err := s.Put(half(d.name), keptDocument{d.props, d.written, d.version}); err != nil {
+		if err := s.Put(half(d.name), keptDocument{d.Values, d.Metadata, d.Version}); err != nil {
 			return err
 		}
-		k.versions[n] = d.version + 1
+		k.versions[n] = d.Version + 1
 	}
 	if err := i.keepMail(letter); err != nil {
 		return err
@@ -222,7 +222,7 @@ func (h *Hub) Restore() error {
 			}
 			i.parent.modules[module] = i
 		}
-		i.desired.version, i.report.version = 1, 1
+		i.desired.Version, i.report.Version = 1, 1
 		i.kept.identity = document
 		return nil
 	})
@@ -236,7 +236,7 @@ func (h *Hub) Restore() error {
 				return err
 			}
 			if i := find(name); i != nil { // else its identity was still to be written
-				*i.halves()[n].document = documentOf(k)
+				*i.halves()[n].TwinDocument = documentOf(k)
 				i.kept.versions[n] = k.Version + 1
 			}
 			return nil
@@ -274,8 +274,8 @@ func (h *Hub) Restore() error {
 	return err
 }
 
-func documentOf(k keptDocument) document {
-	return document{props: k.Props, written: k.Written, version: k.Version}
+func documentOf(k keptDocument) azure.TwinDocument {
+	return azure.TwinDocument{Values: k.Props, Metadata: k.Written, Version: k.Version}
 }
 
 // Lasting returns everything of an identity that a restart must bring back, to be encoded as JSON.

@@ -48,7 +48,7 @@ func (h *Hub) AdmitModule(device, module string, auth azure.Credentials) (*Ident
 	}
 	m := &Identity{id: device, module: module, parent: i, hub: h, enabled: true, auth: auth,
 		generation: strconv.FormatInt(h.now().UnixNano()/100, 10)}
-	m.desired.version, m.report.version = 1, 1
+	m.desired.Version, m.report.Version = 1, 1
 	if i.modules == nil {
 		i.modules = map[string]*Identity{}
 	}

@@ -2,7 +2,6 @@ package iothub
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 
@@ -45,7 +44,7 @@ func (i *Identity) ServiceTwin() any {
 
 // twinDocument is ServiceTwin with mu held.
 func (i *Identity) twinDocument() twinDocument {
-	tags := i.tags.props
+	tags := i.tags.Values
 	if tags == nil {
 		tags = map[string]any{}
 	}
@@ -55,7 +54,7 @@ func (i *Identity) twinDocument() twinDocument {
 		StatusUpdateTime: timeOr(i.statusAt), ConnectionState: i.connectionState(), LastActivityTime: timeOr(i.connectionAt),
 		CommandCount: i.mail.waiting(i.hub.now()), AuthType: auth.Type, Thumbprint: auth.Thumbprint, ModelID: i.modelID,
 		Version: i.twinVersion(), Tags: tags,
-		Properties:   twinProperties{i.desired.view(true), i.report.view(true)},
+		Properties:   twinProperties{i.desired.View(true), i.report.View(true)},
 		Capabilities: Capabilities{i.edge}, DeviceScope: i.scope,
 	}
 }
@@ -105,75 +104,37 @@ func (i *Identity) writeTwin(wanted wantedTwin, match azure.IfMatch, replace boo
 	if err := match.Check(i.twinEtag()); err != nil {
 		return err
 	}
-	tags, err := ParseServicePatch(wanted.Tags)
+	tags, err := azure.ParseServicePatch(wanted.Tags)
 	if err != nil {
 		return err
 	}
-	desired, err := ParseServicePatch(wanted.Properties.Desired)
+	desired, err := azure.ParseServicePatch(wanted.Properties.Desired)
 	if err != nil {
 		return err
 	}
 	full := map[string]any(nil)
 	if replace {
-		if holdsNull(tags) || holdsNull(desired) {
+		if azure.HoldsNull(tags) || azure.HoldsNull(desired) {
 			return badArgument("A twin that is replaced must not hold null: leave the property out.")
 		}
-		full = mergeProps(nil, desired)
-		tags, desired = diffProps(i.tags.props, mergeProps(nil, tags)), diffProps(i.desired.props, full)
+		full = azure.MergeProperties(nil, desired)
+		tags, desired = azure.DiffProperties(i.tags.Values, azure.MergeProperties(nil, tags)), azure.DiffProperties(i.desired.Values, full)
 	}
-	if next := mergeProps(i.tags.props, tags); twinSize(next) > tagsMaxBytes || len(azure.EncodeJSON(next)) > 4*tagsMaxBytes {
-		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", twinSize(next), tagsMaxBytes)
+	if next := azure.MergeProperties(i.tags.Values, tags); azure.TwinSize(next) > tagsMaxBytes || len(azure.EncodeJSON(next)) > 4*tagsMaxBytes {
+		return azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The tags would have %d bytes, the limit is %d.", azure.TwinSize(next), tagsMaxBytes)
 	}
 	if len(desired) > 0 || replace {
 		if err := i.writeDesired(desired, full); err != nil {
-			return ServiceTwinError(err)
+			return azure.ServiceTwinError(err)
 		}
 	}
 	if len(tags) > 0 {
 		before := i.tags
-		if err = i.tags.apply(tags, i.hub.now()); err == nil {
+		if err = i.tags.Apply(tags, i.hub.now()); err == nil {
 			if err = i.keep(); err != nil {
 				i.tags, err = before, azure.Unconfirmed(err)
 			}
 		}
 	}
-	return ServiceTwinError(err)
-}
-
-// holdsNull reports whether any property is null, at any depth of objects.
-func holdsNull(props map[string]any) bool {
-	for _, v := range props {
-		child, _ := v.(map[string]any)
-		if v == nil || holdsNull(child) {
-			return true
-		}
-	}
-	return false
-}
-
-// ParseServicePatch reads a part of a twin from a service, which may send back versions and
-// metadata. Its error is an [azure.Error].
-func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
-	if len(raw) == 0 || string(raw) == "null" {
-		return nil, nil
-	}
-	props, err := decodeObject(raw)
-	if err != nil {
-		return nil, badArgument("A part of the twin is not a JSON object: %s", azure.JSONFault(err, nil))
-	}
-	delete(props, "$metadata")
-	delete(props, "$version")
-	return props, ServiceTwinError(CheckTwin(props))
-}
-
-// ServiceTwinError turns a [TwinError] into an [azure.Error]. Other errors stay as they are.
-func ServiceTwinError(err error) error {
-	if t, ok := errors.AsType[*TwinError](err); ok {
-		code := "ArgumentInvalid"
-		if t.Status == http.StatusRequestEntityTooLarge {
-			code = "MessageTooLarge"
-		}
-		return azure.Errorf(t.Status, code, "%s", t.Text)
-	}
-	return err
+	return azure.ServiceTwinError(err)
 }

@@ -128,11 +128,11 @@ func (s *session) connect(c wire.ConnectPacket) error {
 	if err != nil {
 		return err
 	}
-	s.identity, s.will, s.clean, s.oldest = i, c.Will, c.Clean, user.oldest
+	s.identity, s.will, s.clean, s.oldest = i, c.Will, c.Clean, user.Oldest
 	s.events = []byte(i.resource() + "/messages/events")
 	s.alive = c.Patience()
 	s.number = h.options.Sessions.Add(1)
-	present, err := s.attach(user.modelID, expires)
+	present, err := s.attach(user.ModelID, expires)
 	if err != nil {
 		return err
 	}

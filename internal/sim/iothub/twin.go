@@ -25,7 +25,7 @@ func (s *session) getTwin(rid string) {
 	if s.refusesTwin(rid) {
 		return
 	}
-	s.twinResult(200, rid, "", azure.EncodeJSON(Twin{Desired: i.desired.view(false), Reported: i.report.view(false)}))
+	s.twinResult(200, rid, "", azure.EncodeJSON(Twin{Desired: i.desired.View(false), Reported: i.report.View(false)}))
 }
 
 // patchReported merges a device's patch. Without a rid there is no answer.
@@ -37,9 +37,9 @@ func (s *session) patchReported(rid string, body []byte) {
 		return
 	}
 	before := i.report
-	patch, err := ParsePatch(body)
+	patch, err := azure.ParseTwinPatch(body)
 	if err == nil {
-		err = i.report.apply(patch, s.hub.now())
+		err = i.report.Apply(patch, s.hub.now())
 	}
 	if err == nil && i.keep() != nil {
 		i.report = before
@@ -48,13 +48,13 @@ func (s *session) patchReported(rid string, body []byte) {
 	}
 	if err != nil {
 		status := 400
-		if t, ok := errors.AsType[*TwinError](err); ok {
+		if t, ok := errors.AsType[*azure.TwinError](err); ok {
 			status = t.Status
 		}
 		s.twinResult(status, rid, "", s.twinErrorBody(twinErrorCode(status), err.Error()))
 		return
 	}
-	s.twinResult(204, rid, fmt.Sprintf("&$version=%d", i.report.version), nil)
+	s.twinResult(204, rid, fmt.Sprintf("&$version=%d", i.report.Version), nil)
 }
 
 // twinErrorCode returns the code of ArgumentInvalid or MessageTooLarge.
@@ -110,11 +110,11 @@ func (i *Identity) PatchDesired(patch map[string]any) error {
 func (i *Identity) ReplaceDesired(whole map[string]any, component string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	old := i.desired.props
+	old := i.desired.Values
 	if component != "" {
 		old = map[string]any{component: old[component]}
 	}
-	if patch := diffProps(old, mergeProps(nil, whole)); len(patch) > 0 {
+	if patch := azure.DiffProperties(old, azure.MergeProperties(nil, whole)); len(patch) > 0 {
 		return i.writeDesired(patch, nil)
 	}
 	return nil
@@ -131,7 +131,7 @@ type TwinValues struct {
 func (i *Identity) Values() TwinValues {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return TwinValues{Desired: i.desired.props, Reported: i.report.props, DesiredAt: i.desired.written, ReportedAt: i.report.written}
+	return TwinValues{Desired: i.desired.Values, Reported: i.report.Values, DesiredAt: i.desired.Metadata, ReportedAt: i.report.Metadata}
 }
 
 // writeDesired merges a patch of a service, and notifies the device if it listens. If the service
@@ -139,7 +139,7 @@ func (i *Identity) Values() TwinValues {
 // all new properties, and null for each one that is gone. The identity's mutex is held.
 func (i *Identity) writeDesired(patch, whole map[string]any) error {
 	before := i.desired
-	if err := i.desired.apply(patch, i.hub.now()); err != nil {
+	if err := i.desired.Apply(patch, i.hub.now()); err != nil {
 		return err
 	}
 	if err := i.keep(); err != nil {
@@ -149,10 +149,10 @@ func (i *Identity) writeDesired(patch, whole map[string]any) error {
 	if s := i.session; s != nil && s.subs.desired != 0 && !s.oldest {
 		note := maps.Clone(patch)
 		if whole != nil {
-			note = withRemoved(before.props, whole)
+			note = azure.WithRemoved(before.Values, whole)
 		}
-		note["$version"] = i.desired.version
-		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.version)
+		note["$version"] = i.desired.Version
+		topic := fmt.Sprintf("$iothub/twin/PATCH/properties/desired/?$version=%d", i.desired.Version)
 		s.wire.Push(wire.AppendPublish(nil, topic, azure.EncodeJSON(note), 0, false), s.conduct().delay)
 	}
 	return nil
@@ -162,13 +162,13 @@ func (i *Identity) writeDesired(patch, whole map[string]any) error {
 // is held.
 func (i *Identity) replaceTwin(t *TwinContent) error {
 	i.edge = t.Edge
-	if patch := diffProps(i.tags.props, t.Tags); len(patch) > 0 {
-		_ = i.tags.apply(patch, i.hub.now()) // it was within the limits where it came from
+	if patch := azure.DiffProperties(i.tags.Values, t.Tags); len(patch) > 0 {
+		_ = i.tags.Apply(patch, i.hub.now()) // it was within the limits where it came from
 	}
-	if patch := diffProps(i.report.props, t.Reported); len(patch) > 0 {
-		_ = i.report.apply(patch, i.hub.now())
+	if patch := azure.DiffProperties(i.report.Values, t.Reported); len(patch) > 0 {
+		_ = i.report.Apply(patch, i.hub.now())
 	}
-	if patch := diffProps(i.desired.props, t.Desired); len(patch) > 0 {
+	if patch := azure.DiffProperties(i.desired.Values, t.Desired); len(patch) > 0 {
 		return i.writeDesired(patch, nil)
 	}
 	return nil
@@ -178,7 +178,7 @@ func (i *Identity) replaceTwin(t *TwinContent) error {
 func (i *Identity) Twin(metadata bool) Twin {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return Twin{Desired: i.desired.view(metadata), Reported: i.report.view(metadata)}
+	return Twin{Desired: i.desired.View(metadata), Reported: i.report.View(metadata)}
 }
 
 // TwinContent is what moves with a device to another hub: its twin without versions and times, and
@@ -192,5 +192,5 @@ type TwinContent struct {
 func (i *Identity) Content() *TwinContent {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return &TwinContent{i.desired.props, i.report.props, i.tags.props, i.edge}
+	return &TwinContent{i.desired.Values, i.report.Values, i.tags.Values, i.edge}
 }

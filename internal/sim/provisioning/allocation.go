@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
@@ -110,7 +111,7 @@ func (e *enrollment) twin() *iothub.TwinContent {
 func (t *initialTwin) content() *iothub.TwinContent {
 	c := &iothub.TwinContent{Desired: map[string]any{}, Reported: map[string]any{}, Tags: map[string]any{}}
 	if t != nil {
-		c.Desired, c.Tags = iothub.WithoutNulls(t.Properties.Desired), iothub.WithoutNulls(t.Tags)
+		c.Desired, c.Tags = azure.WithoutNulls(t.Properties.Desired), azure.WithoutNulls(t.Tags)
 	}
 	return c
 }

@@ -32,7 +32,7 @@ func (r *Registry) complete(e, old *enrollment) error {
 		for _, half := range []map[string]any{t.Tags, t.Properties.Desired} {
 			delete(half, "$version")
 			delete(half, "$metadata")
-			if err := iothub.CheckTwin(half); err != nil {
+			if err := azure.CheckTwin(half); err != nil {
 				return badEnrollment("Invalid initial twin: %v", err)
 			}
 		}

@@ -126,7 +126,7 @@ func (p *Service) callWebhook(ctx context.Context, to string, ask *webhookReques
 	}
 	a := allocation{hub: hub, payload: answer.Payload}
 	if t := answer.InitialTwin; t != nil {
-		if iothub.CheckTwin(t.Tags) != nil || iothub.CheckTwin(t.Properties.Desired) != nil {
+		if azure.CheckTwin(t.Tags) != nil || azure.CheckTwin(t.Properties.Desired) != nil {
 			return failed(400207, "Custom allocation failed: the initial twin is invalid")
 		}
 		a.twin = t.content()

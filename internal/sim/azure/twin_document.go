@@ -1,4 +1,4 @@
-package iothub
+package azure
 
 import (
 	"bytes"
@@ -7,28 +7,27 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"reflect"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// document is one part of a twin, with the time and the version at which each value was last
+// TwinDocument is one part of a twin, with the time and the version at which each value was last
 // written. Its maps are replaced and never changed, so they can be shared.
-type document struct {
-	props   map[string]any
-	written map[string]any // the tree of $metadata, which only services see
-	version int64
+type TwinDocument struct {
+	Values   map[string]any
+	Metadata map[string]any // the tree of $metadata, which only services see
+	Version  int64
 }
 
-// newDocument returns a part of a new twin. It begins at version 1, whatever is in it.
-func newDocument(props map[string]any, now time.Time) document {
-	d := document{props: props, version: 1}
+// NewTwinDocument returns a part of a new twin. It begins at version 1, whatever is in it.
+func NewTwinDocument(props map[string]any, now time.Time) TwinDocument {
+	d := TwinDocument{Values: props, Version: 1}
 	if len(props) > 0 {
-		d.written = stampProps(nil, props, stamp{azure.UTC7(now), 1})
+		d.Metadata = stampProps(nil, props, stamp{UTC7(now), 1})
 	}
 	return d
 }
@@ -72,8 +71,8 @@ func decodeObject(b []byte) (map[string]any, error) {
 	return m, nil
 }
 
-// ParsePatch decodes a patch and checks it. Its error is a [TwinError].
-func ParsePatch(body []byte) (map[string]any, error) {
+// ParseTwinPatch decodes a patch and checks it. Its error is a [TwinError].
+func ParseTwinPatch(body []byte) (map[string]any, error) {
 	if len(body) > 4*twinMaxBytes {
 		return nil, &TwinError{413, "The twin patch is too large."}
 	}
@@ -82,7 +81,7 @@ func ParsePatch(body []byte) (map[string]any, error) {
 	}
 	patch, err := decodeObject(body)
 	if err != nil {
-		return nil, badTwin("The patch is not a JSON object: %s", azure.JSONFault(err, nil))
+		return nil, badTwin("The patch is not a JSON object: %s", JSONFault(err, nil))
 	}
 	delete(patch, "$version") // a client may send back what it got
 	return patch, CheckTwin(patch)
@@ -144,22 +143,22 @@ func checkTwinKey(key string) error {
 	return nil
 }
 
-// apply merges a checked patch: null deletes, objects merge, all else replaces. If the document
+// Apply merges a checked patch: null deletes, objects merge, all else replaces. If the document
 // would grow too large it stays as it was, and the error is a [TwinError].
-func (d *document) apply(patch map[string]any, now time.Time) error {
-	merged := mergeProps(d.props, patch)
-	if n := twinSize(merged); n > twinMaxBytes || len(azure.EncodeJSON(merged)) > 4*twinMaxBytes { // much may be written that does not count
+func (d *TwinDocument) Apply(patch map[string]any, now time.Time) error {
+	merged := MergeProperties(d.Values, patch)
+	if n := TwinSize(merged); n > twinMaxBytes || len(EncodeJSON(merged)) > 4*twinMaxBytes { // much may be written that does not count
 		return &TwinError{413, fmt.Sprintf("The document would have %d bytes, the limit is %d.", n, twinMaxBytes)}
 	}
-	d.props = merged
-	d.version++
-	d.written = stampProps(d.written, patch, stamp{azure.UTC7(now), d.version})
+	d.Values = merged
+	d.Version++
+	d.Metadata = stampProps(d.Metadata, patch, stamp{UTC7(now), d.Version})
 	return nil
 }
 
-// twinSize returns the size of a value as IoT Hub counts it: keys and strings by their bytes
+// TwinSize returns the size of a value as IoT Hub counts it: keys and strings by their bytes
 // without control characters, numbers as 8, booleans as 4.
-func twinSize(v any) (n int) {
+func TwinSize(v any) (n int) {
 	text := func(s string) (n int) {
 		for _, c := range s {
 			if !unicode.IsControl(c) {
@@ -171,11 +170,11 @@ func twinSize(v any) (n int) {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, child := range v {
-			n += text(key) + twinSize(child)
+			n += text(key) + TwinSize(child)
 		}
 	case []any:
 		for _, child := range v {
-			n += twinSize(child)
+			n += TwinSize(child)
 		}
 	case string:
 		n = text(v)
@@ -188,10 +187,10 @@ func twinSize(v any) (n int) {
 }
 
 // WithoutNulls returns a copy without the properties that are null.
-func WithoutNulls(props map[string]any) map[string]any { return mergeProps(nil, props) }
+func WithoutNulls(props map[string]any) map[string]any { return MergeProperties(nil, props) }
 
-// mergeProps returns base with the patch merged in. The result shares what did not change.
-func mergeProps(base, patch map[string]any) map[string]any {
+// MergeProperties returns base with the patch merged in. The result shares what did not change.
+func MergeProperties(base, patch map[string]any) map[string]any {
 	merged := maps.Clone(base)
 	if merged == nil {
 		merged = map[string]any{}
@@ -207,13 +206,13 @@ func mergeProps(base, patch map[string]any) map[string]any {
 			continue
 		}
 		old, _ := merged[key].(map[string]any)
-		merged[key] = mergeProps(old, child) // this also removes the nulls of a new object
+		merged[key] = MergeProperties(old, child) // this also removes the nulls of a new object
 	}
 	return merged
 }
 
-// diffProps returns the patch that turns from into to.
-func diffProps(from, to map[string]any) map[string]any {
+// DiffProperties returns the patch that turns from into to.
+func DiffProperties(from, to map[string]any) map[string]any {
 	patch := map[string]any{}
 	for key := range from {
 		if _, stays := to[key]; !stays {
@@ -226,7 +225,7 @@ func diffProps(from, to map[string]any) map[string]any {
 		oldChild, wasObject := old.(map[string]any)
 		switch {
 		case isObject && wasObject:
-			if child := diffProps(oldChild, newChild); len(child) > 0 {
+			if child := DiffProperties(oldChild, newChild); len(child) > 0 {
 				patch[key] = child
 			}
 		case !had || !reflect.DeepEqual(old, v):
@@ -236,8 +235,8 @@ func diffProps(from, to map[string]any) map[string]any {
 	return patch
 }
 
-// withRemoved returns the new properties, with null for each old one that is gone.
-func withRemoved(old, whole map[string]any) map[string]any {
+// WithRemoved returns the new properties, with null for each old one that is gone.
+func WithRemoved(old, whole map[string]any) map[string]any {
 	note := maps.Clone(whole)
 	for key, was := range old {
 		now, stays := whole[key]
@@ -247,7 +246,7 @@ func withRemoved(old, whole map[string]any) map[string]any {
 		case !stays:
 			note[key] = nil
 		case wasObject && isObject:
-			note[key] = withRemoved(before, after)
+			note[key] = WithRemoved(before, after)
 		}
 	}
 	return note
@@ -282,15 +281,53 @@ func stampProps(base, patch map[string]any, at stamp) map[string]any {
 	return stamped
 }
 
-// view returns the document with $version, and with $metadata if asked for.
-func (d *document) view(metadata bool) map[string]any {
-	v := maps.Clone(d.props)
+// View returns the document with $version, and with $metadata if asked for.
+func (d *TwinDocument) View(metadata bool) map[string]any {
+	v := maps.Clone(d.Values)
 	if v == nil {
 		v = map[string]any{}
 	}
-	v["$version"] = d.version
-	if metadata && d.written != nil {
-		v["$metadata"] = d.written
+	v["$version"] = d.Version
+	if metadata && d.Metadata != nil {
+		v["$metadata"] = d.Metadata
 	}
 	return v
+}
+
+// HoldsNull reports whether any property is null, at any depth of objects.
+func HoldsNull(props map[string]any) bool {
+	for _, v := range props {
+		child, _ := v.(map[string]any)
+		if v == nil || HoldsNull(child) {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseServicePatch reads a part of a twin from a service, which may send back versions and
+// metadata. Its error is an [azure.Error].
+func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	props, err := decodeObject(raw)
+	if err != nil {
+		return nil, Errorf(http.StatusBadRequest, "ArgumentInvalid", "A part of the twin is not a JSON object: %s", JSONFault(err, nil))
+	}
+	delete(props, "$metadata")
+	delete(props, "$version")
+	return props, ServiceTwinError(CheckTwin(props))
+}
+
+// ServiceTwinError turns a [TwinError] into an [azure.Error]. Other errors stay as they are.
+func ServiceTwinError(err error) error {
+	if t, ok := errors.AsType[*TwinError](err); ok {
+		code := "ArgumentInvalid"
+		if t.Status == http.StatusRequestEntityTooLarge {
+			code = "MessageTooLarge"
+		}
+		return Errorf(t.Status, code, "%s", t.Text)
+	}
+	return err
 }
