@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -57,7 +57,7 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 
 // readPEM reads a file that should hold PEM.
 func readPEM(key, path string) ([]byte, error) {
-	data, err := readNamed(key, path, maxPEMBytes)
+	data, err := namedfile.Read(key, path, maxPEMBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func readPEM(key, path string) ([]byte, error) {
 	if len(data) > 0 && data[0] == 0x30 { // how DER begins
 		return nil, fmt.Errorf("%s: %s is DER; turn it into PEM: openssl x509 -inform der, or openssl pkey -inform der", key, secret.Quotable(path))
 	}
-	text, err := configfile.PlainText(data)
+	text, err := namedfile.PlainText(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s %w", key, secret.Quotable(path), err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -33,7 +34,7 @@ func (s *settings) readFile() (path string, values map[string]configfile.Value, 
 	if path == "" {
 		return "", nil, nil
 	}
-	data, err := readNamed("config", path, maxConfigBytes)
+	data, err := namedfile.Read("config", path, maxConfigBytes)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return path, nil, fmt.Errorf("config: there is no file %s; write one or leave --config out", secret.Quotable(path))
@@ -66,7 +67,7 @@ func (s *settings) findFile() string {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			// This is only a warning: a service may be unable to look into a directory that has no
 			// file for it.
-			s.warn(fmt.Sprintf("config: whether there is a file %s cannot be told: %v; name one with --config, or set it right", secret.Quotable(c), cause(err)))
+			s.warn(fmt.Sprintf("config: whether there is a file %s cannot be told: %v; name one with --config, or set it right", secret.Quotable(c), namedfile.Cause(err)))
 		}
 	}
 	return ""

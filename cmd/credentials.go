@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -137,7 +138,7 @@ func (s *settings) secret(way string) (key, from string, err error) {
 	if way == "device-key-file" {
 		path = s.deviceKeyFile
 	}
-	key, err = readKeyFile(way, path)
+	key, err = namedfile.ReadKey(way, path)
 	return key, way + " " + secret.Quotable(path), err
 }
 
@@ -198,7 +199,7 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 // roots returns the trusted roots: the system's and those of --ca-file.
 func (s *settings) roots() (*x509.CertPool, error) {
 	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // Go reads it whole, whatever its size
-		if _, err := readNamed("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := namedfile.Read("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -56,4 +58,24 @@ func (e *Env) lookup(name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// Bounds of the files that flags name, in bytes.
+const (
+	maxPEMBytes   = 4 << 20 // all roots of a system are 250 kB
+	maxModelBytes = 16 << 20
+	maxCloudBytes = 64 << 20 // enrollments and templates of the simulator
+)
+
+// readArgument reads the file that an argument names, or standard input for "-", up to a number of
+// bytes.
+func readArgument(env *Env, key, name string, most int64) ([]byte, error) {
+	if name != "-" {
+		return namedfile.Read(key, name, most)
+	}
+	data, err := namedfile.ReadUpTo(env.Stdin, most)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the standard input: %w", key, err)
+	}
+	return data, nil
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubhop-iot/hubhop/dps"
-	"github.com/hubhop-iot/hubhop/internal/configfile"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -80,13 +80,13 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 // readKeyArgument reads the group key from a file, or from standard input for "-".
 func readKeyArgument(env *Env, file string) (string, error) {
 	if file != "-" {
-		return readKeyFile("group-key-file", file)
+		return namedfile.ReadKey("group-key-file", file)
 	}
-	data, err := readArgument(env, "group-key-file", file, maxKeyBytes)
+	data, err := readArgument(env, "group-key-file", file, namedfile.MaxKeyBytes)
 	if err != nil {
 		return "", err
 	}
-	text, err := configfile.PlainText(data)
+	text, err := namedfile.PlainText(data)
 	if err != nil {
 		return "", fmt.Errorf("group-key-file: the standard input %w", err)
 	}

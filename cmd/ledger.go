@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
 // ledgerPath is where the simulator's control API has its ledger.
@@ -23,7 +24,7 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*drill.L
 		if where == "-" {
 			return &drill.Ledger{Name: "the standard input", ReadCloser: io.NopCloser(env.Stdin)}, nil
 		}
-		f, err := openNamed("ledger", where)
+		f, err := namedfile.Open("ledger", where)
 		if err != nil {
 			return nil, usage(err)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/model"
 )
@@ -117,7 +118,7 @@ func (s *settings) model() (*model.Model, error) {
 	if s.modelFile != "" {
 		var err error
 		name = secret.Quotable(s.modelFile)
-		if data, err = readNamed("model", s.modelFile, maxModelBytes); err != nil {
+		if data, err = namedfile.Read("model", s.modelFile, maxModelBytes); err != nil {
 			return nil, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -81,7 +82,7 @@ The control API causes faults and shows what arrived (docs/control-api.md):
 			}
 			if template != "" {
 				var err error
-				if conf.Template, err = readNamed("template", template, maxCloudBytes); err != nil {
+				if conf.Template, err = namedfile.Read("template", template, maxCloudBytes); err != nil {
 					return usage(err)
 				}
 			}
@@ -158,7 +159,7 @@ func enrollmentFile(path string, into *[]json.RawMessage) error {
 	if path == "" {
 		return nil
 	}
-	b, err := readNamed("enrollments", path, maxCloudBytes)
+	b, err := namedfile.Read("enrollments", path, maxCloudBytes)
 	if err != nil {
 		return err
 	}

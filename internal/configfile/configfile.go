@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -61,7 +61,7 @@ func (d *Decoder) Decode(data []byte, into map[string]any) error {
 	if read == nil {
 		return errors.New("unknown format")
 	}
-	text, err := PlainText(data)
+	text, err := namedfile.PlainText(data)
 	if err != nil {
 		d.faults = append(d.faults, fmt.Errorf("%s %w", secret.Quotable(d.path), err))
 		return nil
@@ -135,15 +135,4 @@ func ByLine(values map[string]Value) []string {
 	}
 	slices.SortFunc(keys, func(a, b string) int { return values[a].Line - values[b].Line })
 	return keys
-}
-
-// PlainText returns a file's text without the byte order mark that some editors of Windows write.
-func PlainText(data []byte) ([]byte, error) {
-	switch {
-	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
-		return nil, errors.New("is UTF-16 text; save it as UTF-8")
-	case !utf8.Valid(data):
-		return nil, errors.New("is not UTF-8 text; save it as UTF-8")
-	}
-	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
 }

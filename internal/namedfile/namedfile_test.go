@@ -1,6 +1,6 @@
 //go:build unix
 
-package cmd
+package namedfile
 
 import (
 	"errors"
@@ -44,7 +44,7 @@ func TestFilesThatFlagsName(t *testing.T) {
 		"/dev/null": "this is a device", huge: "more than 64 kB", filepath.Join(dir, "none"): "there is no file",
 		"AAECAwQFBgcICQoLDA0ODw==": "looks like the secret itself", write("utf16", "\xff\xfea\x00"): "save it as UTF-8",
 	} {
-		_, err := readKeyFile("device-key-file", path)
+		_, err := ReadKey("device-key-file", path)
 		if err == nil || !strings.HasPrefix(err.Error(), "device-key-file") || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "AAECAw") {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -54,11 +54,11 @@ func TestFilesThatFlagsName(t *testing.T) {
 	}
 	keyLike := write("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g", "a2V5")
 	t.Chdir(dir)
-	if key, err := readKeyFile("k", filepath.Base(keyLike)); err != nil || key != "a2V5" {
+	if key, err := ReadKey("k", filepath.Base(keyLike)); err != nil || key != "a2V5" {
 		t.Errorf("a file whose name looks like a key: %q, %v", key, err)
 	}
 	for name, content := range map[string]string{"plain": "a2V5", "lf": "a2V5\n", "windows": "\xef\xbb\xbf a2V5\r\n"} {
-		if key, err := readKeyFile("k", write(name, content)); err != nil || key != "a2V5" {
+		if key, err := ReadKey("k", write(name, content)); err != nil || key != "a2V5" {
 			t.Errorf("%s: %q, %v", name, key, err)
 		}
 	}
@@ -79,7 +79,7 @@ func TestPipesThatTheShellHandsOver(t *testing.T) {
 		_, _ = w.WriteString("a2V5\n")
 		_ = w.Close()
 	}()
-	if key, err := readKeyFile("k", path); err != nil || key != "a2V5" {
+	if key, err := ReadKey("k", path); err != nil || key != "a2V5" {
 		t.Error(key, err)
 	}
 	path, endless := pipe()
@@ -90,7 +90,7 @@ func TestPipesThatTheShellHandsOver(t *testing.T) {
 			}
 		}
 	}()
-	if _, err := readKeyFile("k", path); !errors.Is(err, errTooLarge) {
+	if _, err := ReadKey("k", path); !errors.Is(err, ErrTooLarge) {
 		t.Error(err)
 	}
 	if runtime.GOOS == "linux" { // elsewhere the pipe itself is handed on, and cannot be waited for with an end

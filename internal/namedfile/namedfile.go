@@ -1,6 +1,9 @@
-package cmd
+// Package namedfile reads files that a user names, up to a bound. It never waits for a special file: it
+// names such a file in an error instead.
+package namedfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,53 +14,49 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
-	"github.com/hubhop-iot/hubhop/internal/configfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
-// Bounds of the files that flags name, in bytes, and how long a pipe may be silent.
 const (
-	maxKeyBytes   = 64 << 10 // a key has 88 characters
-	maxPEMBytes   = 4 << 20  // all roots of a system are 250 kB
-	maxModelBytes = 16 << 20
-	maxCloudBytes = 64 << 20 // enrollments and templates of the simulator
-	pipePatience  = 30 * time.Second
+	MaxKeyBytes  = 64 << 10         // of a file with a key, which has 88 characters
+	pipePatience = 30 * time.Second // how long a pipe may be silent
 )
 
-// readNamed reads the whole file that a flag or key names. It returns an error if the file has more
+// Read reads the whole file that a flag or key names. It returns an error if the file has more
 // than most bytes or is a special file. Errors name the key, the file and what to do, and wrap the
 // cause.
-func readNamed(key, path string, most int64) ([]byte, error) {
+func Read(key, path string, most int64) ([]byte, error) {
 	return readWithin(key, path, most, pipePatience)
 }
 
-// readWithin is readNamed with another limit for a silent pipe.
+// readWithin is Read with another limit for a silent pipe.
 func readWithin(key, path string, most int64, patience time.Duration) ([]byte, error) {
-	f, err := openNamed(key, path)
+	f, err := Open(key, path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
 	_ = f.SetReadDeadline(time.Now().Add(patience)) // pipes have one, files have none
-	data, err := readUpTo(f, most)
+	data, err := ReadUpTo(f, most)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("%s: nothing came from %s in %v; what should write there?", key, secret.Quotable(path), patience)
 	case err != nil:
-		return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), cause(err))
+		return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), Cause(err))
 	}
 	return data, nil
 }
 
-// errTooLarge says that a file has too many bytes to be what the flag asks for.
-var errTooLarge = errors.New("too large")
+// ErrTooLarge says that a file has too many bytes to be what the flag asks for.
+var ErrTooLarge = errors.New("too large")
 
-// readUpTo reads to the end. It returns errTooLarge if there are more than most bytes.
-func readUpTo(r io.Reader, most int64) ([]byte, error) {
+// ReadUpTo reads to the end. It returns ErrTooLarge if there are more than most bytes.
+func ReadUpTo(r io.Reader, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(data)) > most {
-		return nil, fmt.Errorf("%w: more than %d kB; this is another file than is asked for here", errTooLarge, most>>10)
+		return nil, fmt.Errorf("%w: more than %d kB; this is another file than is asked for here", ErrTooLarge, most>>10)
 	}
 	return data, err
 }
@@ -70,10 +69,10 @@ type noFileError struct{}
 func (noFileError) Error() string        { return "" }
 func (noFileError) Is(target error) bool { return target == fs.ErrNotExist }
 
-// openNamed opens the file that a flag or key names. It opens a pipe that the shell hands over
+// Open opens the file that a flag or key names. It opens a pipe that the shell hands over
 // (/dev/stdin, or <(command)). It refuses every other special file without opening it, because the
 // open may wait for ever, or rewind a tape.
-func openNamed(key, path string) (*os.File, error) {
+func Open(key, path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil && secret.Looks(path) { // a long name of a file that is there may look like one
 		return nil, fmt.Errorf("%s is the name of a file, and what was given looks like the secret itself; "+
@@ -98,7 +97,7 @@ func openNamed(key, path string) (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: there is no file %s%w", key, secret.Quotable(path), errNoFile)
 	}
-	return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), cause(err))
+	return nil, fmt.Errorf("%s: %s: %w", key, secret.Quotable(path), Cause(err))
 }
 
 // handedOver matches the names that a shell gives to open pipes.
@@ -124,21 +123,21 @@ func refuseSpecial(path string, info fs.FileInfo) error {
 	return fmt.Errorf("this is %s; name a file", what)
 }
 
-// cause returns an error of the system without the file name, which the sentence already has.
-func cause(err error) error {
+// Cause returns an error of the system without the file name, which the sentence already has.
+func Cause(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err
 	}
 	return err
 }
 
-// readKeyFile reads a key from a file, without a byte order mark and without blanks around it.
-func readKeyFile(key, path string) (string, error) {
-	data, err := readNamed(key, path, maxKeyBytes)
+// ReadKey reads a key from a file, without a byte order mark and without blanks around it.
+func ReadKey(key, path string) (string, error) {
+	data, err := Read(key, path, MaxKeyBytes)
 	if err != nil {
 		return "", err
 	}
-	text, err := configfile.PlainText(data)
+	text, err := PlainText(data)
 	if err != nil {
 		return "", fmt.Errorf("%s: %s %w", key, secret.Quotable(path), err)
 	}
@@ -148,15 +147,13 @@ func readKeyFile(key, path string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// readArgument reads the file that an argument names, or standard input for "-", up to a number of
-// bytes.
-func readArgument(env *Env, key, name string, most int64) ([]byte, error) {
-	if name != "-" {
-		return readNamed(key, name, most)
+// PlainText returns a file's text without the byte order mark that some editors of Windows write.
+func PlainText(data []byte) ([]byte, error) {
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return nil, errors.New("is UTF-16 text; save it as UTF-8")
+	case !utf8.Valid(data):
+		return nil, errors.New("is not UTF-8 text; save it as UTF-8")
 	}
-	data, err := readUpTo(env.Stdin, most)
-	if err != nil {
-		return nil, fmt.Errorf("%s: the standard input: %w", key, err)
-	}
-	return data, nil
+	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
 }
