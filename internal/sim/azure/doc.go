@@ -8,6 +8,7 @@
 //   - ids.go: GUIDs, etags, keys, times, domain names
 //   - twin_document.go: parts of twins: what they may hold, how a patch is merged, $metadata
 //   - user_name.go: the user name of a device that connects to a hub
+//   - match.go, seconds.go: versions that a request means, and numbers of seconds
 //   - text.go: percent-encoding and the queries of topics
 //
 // Nothing here is guarded by a lock, because nothing here changes.

@@ -82,7 +82,8 @@ func (c *Application) showProperties(r *http.Request) (any, error) {
 	return part, nil
 }
 
-// writeProperties sets writable properties; with whole, those that are not named go.
+// writeProperties sets writable properties. With whole it removes the properties that the request
+// does not name.
 func (c *Application) writeProperties(r *http.Request, whole bool) (any, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

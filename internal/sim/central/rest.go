@@ -15,7 +15,7 @@ const (
 	centralHistory = 25 // runs remembered of each command of each device
 )
 
-// routesREST adds the API; handle checks the token, and writes what comes back.
+// routesREST adds the API. The function handle checks the token of a request and writes the answer.
 func (c *Application) routesREST(handle func(pattern string, f func(r *http.Request) (any, error))) {
 	api := func(pattern string, f func(r *http.Request) (any, error)) {
 		handle(pattern, func(r *http.Request) (any, error) {

@@ -591,7 +591,7 @@ func (c *Conn) reset() {
 	_ = c.abandon()
 }
 
-// abandon closes the socket; called with mu held.
+// abandon closes the socket. mu is held.
 func (c *Conn) abandon() error {
 	if c.abandoned {
 		return nil
