@@ -267,7 +267,7 @@ func (c *Client) connect(ctx context.Context, addr string, patience time.Duratio
 	}
 	if secure, err = to.Secure(short, raw); err != nil {
 		_ = raw.Close()
-		return nil, nil, &Error{Step: StepTLS, RetryAfter: -1, Err: mqtt.Overdue(err, ctx, short, patience)}
+		return nil, nil, &Error{Step: StepTLS, RetryAfter: -1, Err: mqtt.Overdue(ctx, short, patience, err)}
 	}
 	return raw, secure, nil
 }

@@ -206,7 +206,7 @@ func (x *mqttExchange) read(rid string) (*answer, error) {
 	switch p.Kind {
 	case mqtt.Connack:
 		if p.Code != 0 {
-			return nil, &Error{Step: StepConnect, Connack: p.Code, RetryAfter: -1, Err: &mqtt.Refusal{Code: p.Code}}
+			return nil, &Error{Step: StepConnect, Connack: p.Code, RetryAfter: -1, Err: &mqtt.RefusalError{Code: p.Code}}
 		}
 		x.connack = true
 	case mqtt.Suback:
@@ -226,6 +226,7 @@ func (x *mqttExchange) read(rid string) (*answer, error) {
 		if ok && rid != "" && got == rid { // else a late or foreign answer
 			return &ans, nil
 		}
+	default: // PUBACKs and the like say nothing new
 	}
 	return nil, nil
 }

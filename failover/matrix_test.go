@@ -419,7 +419,7 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 	}
 	dialers := map[string]*hub.Dialer{}
 	for _, host := range []string{hubA, hubB} {
-		dialers[host] = &hub.Dialer{TLS: conf(host), DialContext: c.dial, Token: hub.KeyToken(c.key(), c.ttl), KeepAlive: 20 * time.Second, C2D: true}
+		dialers[host] = &hub.Dialer{TLS: conf(host), DialContext: c.dial, Token: hub.KeyToken(time.Now, c.key(), c.ttl), KeepAlive: 20 * time.Second, C2D: true}
 	}
 	client := c.client(conf(dpsHost))
 	state := failover.State{RegistrationID: "dev-1", RefusedSince: c.refused}
@@ -624,7 +624,7 @@ func (c *cell) refuse(host string, err error) {
 // rival connects with the device's identity so many times, each time two seconds after the device.
 // The hub then closes the device's link.
 func (c *cell) rival(times int) {
-	d := &hub.Dialer{TLS: &tls.Config{RootCAs: c.cloud.CAPool()}, DialContext: c.net.DialContext, Token: hub.KeyToken(c.key(), time.Hour), KeepAlive: time.Minute, C2D: true}
+	d := &hub.Dialer{TLS: &tls.Config{RootCAs: c.cloud.CAPool()}, DialContext: c.net.DialContext, Token: hub.KeyToken(time.Now, c.key(), time.Hour), KeepAlive: time.Minute, C2D: true}
 	ctx, stop := context.WithCancel(c.t.Context())
 	c.ends = append(c.ends, stop)
 	c.wg.Go(func() {

@@ -110,7 +110,7 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	}
 	to := d.endpoint(a.peer())
 	conn, err := to.Connect(ctx, a.Progress)
-	if f, ok := errors.AsType[*mqtt.Failure](err); ok {
+	if f, ok := errors.AsType[*mqtt.Error](err); ok {
 		return nil, a.failed(f.Phase, f.Err)
 	}
 	l := &Link{dialer: d, attempt: a, events: eventsTopic(a.DeviceID), expires: expires}

@@ -128,7 +128,7 @@ func TestTooManyMessagesEndTheLink(t *testing.T) {
 // lost, and it comes once.
 func TestWhatCameBeforeTheLinkWasServedIsHandedOver(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.dialer.Token = KeyToken("AAECAwQFBgcICQoLDA0ODw==", 10*time.Second)
+		w.dialer.Token = KeyToken(time.Now, "AAECAwQFBgcICQoLDA0ODw==", 10*time.Second)
 		stop := w.hub("10.0.0.1", func(p *peer) {
 			p.welcome()
 			p.publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)

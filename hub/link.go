@@ -120,13 +120,13 @@ func (h *listener) Idle() { h.bag = bag{} }
 // Describe makes an [*Error] of the end of the session. It adds that the token had expired, because
 // the network does not know that. A reason that the user of the link gave and that is none of this
 // package's stays as it is.
-func (h *listener) Describe(f *mqtt.Failure) error {
+func (h *listener) Describe(f *mqtt.Error) error {
 	if _, described := errors.AsType[*Error](f.Err); described || f.Local && !errors.Is(f.Err, ErrClosed) && !errors.Is(f.Err, ErrRenewal) {
 		return f.Err
 	}
 	e := h.attempt.failed(f.Phase, f.Err)
 	e.Pipelined = f.Pipelined
-	if refusal, ok := errors.AsType[*mqtt.Refusal](f.Err); ok {
+	if refusal, ok := errors.AsType[*mqtt.RefusalError](f.Err); ok {
 		e.Code = refusal.Code
 	}
 	h.mu.Lock()

@@ -52,7 +52,7 @@ func TestTokenIsForTheDeviceAndTellsItsEnd(t *testing.T) {
 	if err != nil || sas.Sig != "aHEUNvkjF0joS/rUmcwJhi7e8YwplZm8UPArWccmuWc=" {
 		t.Fatalf("%v %v", sas, err)
 	}
-	password, expires, err := KeyToken("E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw=", time.Hour)("127.0.0.1:18884", "dev-001")
+	password, expires, err := KeyToken(time.Now, "E39QatCTEm7t/ejZBZgJQreX8WqJDe8a/oHSRHFfROw=", time.Hour)("127.0.0.1:18884", "dev-001")
 	if err != nil || !strings.HasPrefix(password, "SharedAccessSignature sr=127.0.0.1%3A18884%2Fdevices%2Fdev-001&sig=") || strings.Contains(password, "skn=") {
 		t.Errorf("%q %v", password, err)
 	}
@@ -65,7 +65,7 @@ func TestTokenIsForTheDeviceAndTellsItsEnd(t *testing.T) {
 	if se, err := strconv.ParseInt(text, 10, 64); err != nil || expires.After(time.Unix(se, 0)) {
 		t.Errorf("%s is said to end at %v; %v", password, expires, err)
 	}
-	if _, _, err := KeyToken("secret?", time.Hour)("h", "d"); err == nil || strings.Contains(err.Error(), "secret?") {
+	if _, _, err := KeyToken(time.Now, "secret?", time.Hour)("h", "d"); err == nil || strings.Contains(err.Error(), "secret?") {
 		t.Errorf("%v", err)
 	}
 }

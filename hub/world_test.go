@@ -279,7 +279,6 @@ func (p *peer) every(pause time.Duration, cp packets.ControlPacket) {
 	}
 }
 
-func connack() packets.ControlPacket  { return packets.NewControlPacket(packets.Connack) }
 func pingresp() packets.ControlPacket { return packets.NewControlPacket(packets.Pingresp) }
 
 func downlink(topic string, size int) packets.ControlPacket {

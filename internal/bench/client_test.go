@@ -172,13 +172,13 @@ func (c *client) connect(id string, window int) (any, error) {
 }
 
 func (c *client) link(id string, window int) (*hub.Link, error) {
-	d := &hub.Dialer{Token: hub.KeyToken(c.Devices[id], time.Hour), TLS: c.tls, Agent: "bench", KeepAlive: time.Minute, Window: window,
+	d := &hub.Dialer{Token: hub.KeyToken(time.Now, c.Devices[id], time.Hour), TLS: c.tls, Agent: "bench", KeepAlive: time.Minute, Window: window,
 		Desired: true, Methods: true, C2D: true, Twin: true}
 	return d.Dial(context.Background(), hub.Attempt{Host: c.Host, DeviceID: id})
 }
 
 func (c *client) paho(id string) (mqtt.Client, error) {
-	password, _, err := hub.KeyToken(c.Devices[id], time.Hour)(c.Host, id)
+	password, _, err := hub.KeyToken(time.Now, c.Devices[id], time.Hour)(c.Host, id)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func opening(host, id, password string) []byte {
 const openingAnswer = 4 + 8 // CONNACK and SUBACK
 
 func (c *client) bare(id string) (*tls.Conn, error) {
-	password, _, err := hub.KeyToken(c.Devices[id], time.Hour)(c.Host, id)
+	password, _, err := hub.KeyToken(time.Now, c.Devices[id], time.Hour)(c.Host, id)
 	if err != nil {
 		return nil, err
 	}

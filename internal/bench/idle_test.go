@@ -60,7 +60,7 @@ func idleProcess(t *testing.T) []number {
 	ours := start(nil, program, "run", "--id-scope", c.info.IDScope, "--provisioning-host", c.info.ProvisioningHost, "--ca-file", filepath.Join(out, "ca.pem"),
 		"--group-key-file", filepath.Join(dir, "group.key"), "--device-id", "idle", "--state-dir", filepath.Join(dir, "state"))
 	id, key, host := c.device()
-	password, _, err := hub.KeyToken(key, time.Hour)(host, id)
+	password, _, err := hub.KeyToken(time.Now, key, time.Hour)(host, id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func later(to, from net.Conn) {
 // floorHub does the least that gets a PUBACK from a hub: TCP, TLS, and CONNECT, SUBSCRIBE and
 // PUBLISH in one write.
 func floorHub(c *cloud, id, key, host string, dial dialFunc) (time.Duration, error) {
-	password, _, err := hub.KeyToken(key, time.Hour)(host, id)
+	password, _, err := hub.KeyToken(time.Now, key, time.Hour)(host, id)
 	if err != nil {
 		return 0, err
 	}

@@ -209,7 +209,7 @@ func (d *Device) session() *failover.Session[*link] {
 		dialer.Trace = d.tracePacket
 	}
 	if d.id.Key != "" {
-		dialer.Token = hub.KeyTokenBy(d.time.Now, d.id.Key, d.c.Link.TokenLife)
+		dialer.Token = hub.KeyToken(d.time.Now, d.id.Key, d.c.Link.TokenLife)
 	}
 	client := d.provisioner()
 	cached, options := d.cached, d.c.Failover

@@ -26,7 +26,7 @@ func TestDialerResumesItsTLSSessions(t *testing.T) {
 		w.on("hub-b", 10*time.Second)
 		w.halt()
 		var resumed []bool
-		d := &hub.Dialer{DialContext: w.config.DialContext, KeepAlive: time.Minute, C2D: true, Token: hub.KeyToken(w.config.Key, time.Hour),
+		d := &hub.Dialer{DialContext: w.config.DialContext, KeepAlive: time.Minute, C2D: true, Token: hub.KeyToken(time.Now, w.config.Key, time.Hour),
 			TLS: &tls.Config{RootCAs: w.config.Roots, ClientSessionCache: tls.NewLRUClientSessionCache(16),
 				VerifyConnection: func(s tls.ConnectionState) error { resumed = append(resumed, s.DidResume); return nil }}}
 		for _, host := range []string{"127.0.0.3", "127.0.0.3", "127.0.0.2", "127.0.0.3", "127.0.0.2"} {

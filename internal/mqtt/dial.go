@@ -36,7 +36,7 @@ type Conn struct {
 }
 
 // Connect opens TCP and TLS. It calls progress, if that is not nil, after each of the two. Its
-// error is a [*Failure].
+// error is a [*Error].
 func (e *Endpoint) Connect(ctx context.Context, progress func(Phase)) (*Conn, error) {
 	if progress == nil {
 		progress = func(Phase) {}
@@ -44,14 +44,14 @@ func (e *Endpoint) Connect(ctx context.Context, progress func(Phase)) (*Conn, er
 	began := time.Now()
 	raw, err := e.Dial(ctx)
 	if err != nil {
-		return nil, &Failure{Phase: PhaseDial, Err: err}
+		return nil, &Error{Phase: PhaseDial, Err: err}
 	}
 	progress(PhaseDial)
 	c := &Conn{raw: raw, wire: &wire{Conn: raw}}
 	dialled := time.Now()
 	if c.Conn, err = e.Secure(ctx, c.wire); err != nil {
 		reset(raw)
-		return nil, &Failure{Phase: PhaseTLS, Err: err}
+		return nil, &Error{Phase: PhaseTLS, Err: err}
 	}
 	c.tcp, c.tls = dialled.Sub(began), time.Since(dialled)
 	c.wire.use()
@@ -96,7 +96,7 @@ func (e *Endpoint) Secure(ctx context.Context, raw net.Conn) (*tls.Conn, error) 
 	defer cancel()
 	secure := tls.Client(raw, conf)
 	if err := secure.HandshakeContext(short); err != nil {
-		return nil, Overdue(err, ctx, short, e.Limit)
+		return nil, Overdue(ctx, short, e.Limit, err)
 	}
 	return secure, nil
 }
@@ -147,7 +147,7 @@ func (e *Endpoint) has(a net.Addr) bool {
 
 // Overdue returns an [ErrSilent] if the end of limited has caused err, and err otherwise. limited
 // is ctx with a time limit.
-func Overdue(err error, ctx, limited context.Context, limit time.Duration) error {
+func Overdue(ctx, limited context.Context, limit time.Duration, err error) error {
 	if limited.Err() != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w in %v", ErrSilent, limit)
 	}

@@ -71,7 +71,7 @@ func TestDialGivesUpAtItsLimit(t *testing.T) {
 		w.net.Cut("10.0.0.1:8883")
 		began := time.Now()
 		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
-		e, ok := errors.AsType[*Failure](err)
+		e, ok := errors.AsType[*Error](err)
 		if took := time.Since(began); took != testLimit || !ok || e.Phase != PhaseDial {
 			t.Errorf("after %v: %v", took, err)
 		}
@@ -89,7 +89,7 @@ func TestDialGivesUpAtItsLimit(t *testing.T) {
 		}
 		began = time.Now()
 		_, err = w.dialer.Dial(t.Context(), w.attempt("10.0.0.2"))
-		e, ok = errors.AsType[*Failure](err)
+		e, ok = errors.AsType[*Error](err)
 		if took := time.Since(began); took != testLimit || !ok || e.Phase != PhaseTLS || !errors.Is(err, ErrSilent) {
 			t.Errorf("after %v: %v", took, err)
 		}
@@ -142,7 +142,7 @@ func TestOpeningThatDripsEndsInTime(t *testing.T) {
 				began := time.Now()
 				_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
 				took := time.Since(began)
-				e, ok := errors.AsType[*Failure](err)
+				e, ok := errors.AsType[*Error](err)
 				if !ok || took != finalLimit || e.Phase != v.phase || !errors.Is(err, ErrSilent) {
 					t.Errorf("after %v: %v", took, err)
 				}

@@ -58,7 +58,7 @@ func TestFirstReasonOfAnEndCounts(t *testing.T) {
 				var a acks
 				offer(t, s, &a, "m")
 				v.end(t, s, func() { close(lost); synctest.Wait() })
-				f, ok := errors.AsType[*Failure](s.Err())
+				f, ok := errors.AsType[*Error](s.Err())
 				if !ok || !errors.Is(f, v.want) || f.Local != v.local || f.Phase != PhaseSession {
 					t.Errorf("ended with %+v", s.Err())
 				}

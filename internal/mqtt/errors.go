@@ -37,24 +37,24 @@ const (
 	PhaseSession   Phase = "session"   // afterwards
 )
 
-// Failure is why there is no session, or no more.
-type Failure struct {
+// Error is why there is no session, or no more.
+type Error struct {
 	Phase     Phase
 	Pipelined bool  // more than CONNECT had been sent when the connection ended without a CONNACK
 	Local     bool  // this side ended it
-	Err       error // the cause; never nil. A [*Refusal] if the server refused the session
+	Err       error // the cause; never nil. A [*RefusalError] if the server refused the session
 }
 
-func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) }
+func (f *Error) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) }
 
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *Error) Unwrap() error { return f.Err }
 
-// Refusal is a CONNACK that refuses the session. Its text is the one text for its code.
-type Refusal struct {
+// RefusalError is a CONNACK that refuses the session. Its text is the one text for its code.
+type RefusalError struct {
 	Code byte // 1 to 5 in MQTT 3.1.1; others are accepted here, because a peer may send them
 }
 
-func (r *Refusal) Error() string {
+func (r *RefusalError) Error() string {
 	// The codec's table has texts for errors of its own behind the codes of MQTT 3.1.1.
 	if text, ok := packets.ConnackReturnCodes[r.Code]; ok && r.Code <= packets.ErrRefusedNotAuthorised {
 		_, reason, _ := strings.Cut(strings.ToLower(text), ": ")

@@ -11,7 +11,7 @@ func TestEveryConnackCodeHasItsText(t *testing.T) {
 		4: "username or password in unknown format", 5: "not authorised",
 	}
 	for code := 1; code < 256; code++ {
-		text := (&Refusal{Code: byte(code)}).Error()
+		text := (&RefusalError{Code: byte(code)}).Error()
 		if code > 5 { // 6 and 7 are the first that MQTT 3.1.1 does not define
 			want[code] = fmt.Sprintf("unknown CONNACK code %d", code)
 		}

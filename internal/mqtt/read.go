@@ -166,6 +166,7 @@ func (s *Session) received(p *Packet, now time.Time) (*Receipt, error) {
 		return r, nil
 	case Pingresp:
 		s.pingSent = time.Time{}
+	default: // an UNSUBACK; the other kinds do not come here
 	}
 	return nil, nil
 }
@@ -176,7 +177,7 @@ func (s *Session) connackLocked(p *Packet) error {
 		return fmt.Errorf("%w: a second CONNACK", ErrProtocol)
 	case p.Code != 0:
 		s.refused = true
-		return &Refusal{Code: p.Code}
+		return &RefusalError{Code: p.Code}
 	}
 	s.connected, s.stats.SessionPresent = true, p.Flag
 	s.opening = s.sequential // handle goes on with it

@@ -71,7 +71,7 @@ type Handler interface {
 	Idle()
 	// Describe makes the error that Err returns and senders get of the end of the session. It is
 	// called at the end and for messages after it, from any goroutine. The session is locked.
-	Describe(f *Failure) error
+	Describe(f *Error) error
 	// Ended is called once, with what the next session to the same server should know. It is called
 	// from any goroutine.
 	Ended(past Past)
@@ -380,7 +380,7 @@ func (s *Session) failed(to Completion, tickets []uint64) {
 
 // describeLocked returns the error for an end, or for what is refused because of it.
 func (s *Session) describeLocked(err error, local bool) error {
-	f := &Failure{Phase: PhaseSession, Local: local, Err: cause(err)}
+	f := &Error{Phase: PhaseSession, Local: local, Err: cause(err)}
 	switch {
 	case !s.connected:
 		f.Phase, f.Pipelined = PhaseConnect, !s.sequential && !s.refused
@@ -396,9 +396,9 @@ func (s *Session) openLocked() error {
 	case s.ended:
 		return s.err
 	case s.closing:
-		return s.handler.Describe(&Failure{Phase: PhaseSession, Local: true, Err: s.why})
+		return s.handler.Describe(&Error{Phase: PhaseSession, Local: true, Err: s.why})
 	case len(s.out) > maxQueued:
-		return s.handler.Describe(&Failure{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
+		return s.handler.Describe(&Error{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 		if got := a.of("void"); len(got) != 1 || got[0] == nil {
 			t.Errorf("the message in the void completed with %v", got)
 		}
-		if _, ok := errors.AsType[*Failure](err); !ok {
+		if _, ok := errors.AsType[*Error](err); !ok {
 			t.Errorf("%T", err)
 		}
 		l.Abort(nil)

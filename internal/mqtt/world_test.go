@@ -87,7 +87,7 @@ func (h *handler) Opening() {
 func (h *handler) Message(_ *Packet, r *Receipt) error { return h.s.Ack(r) }
 func (h *handler) FirstAck()                           { h.firsts++ }
 func (h *handler) Idle()                               {}
-func (h *handler) Describe(f *Failure) error           { return f }
+func (h *handler) Describe(f *Error) error             { return f }
 func (h *handler) Ended(p Past)                        { h.ended(p) }
 
 // Outgoing is a message of QoS 1 for Send.
