@@ -17,8 +17,8 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
-	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -53,17 +53,7 @@ func run(t *testing.T, app device.App, f func(p *plant)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		n := memnet.New()
-		conf := sim.DefaultConfig()
-		conf.Layout, conf.Listen = sim.LayoutLoopback, n.Listen
-		cloud, err := sim.New(conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cloud.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = cloud.Close() }()
+		n, cloud := virtual.Cloud(t, nil)
 		p := &plant{t: t, cloud: cloud}
 		shared := &device.Shared{
 			Agent: "test", Roots: cloud.CAPool(), DialContext: n.DialContext, Journal: new(journal.Journal),

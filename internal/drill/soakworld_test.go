@@ -6,17 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +21,6 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
-	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -148,18 +142,6 @@ type count struct {
 	n  int64
 }
 
-// soakLife is one process of the device.
-type soakLife struct {
-	dev   *device.Device
-	stop  context.CancelFunc
-	ended chan error
-
-	rival bool
-	mu    sync.Mutex
-	dead  bool
-	conns map[*soakConn]bool
-}
-
 func (w *soakWorld) play(t *testing.T, spoil []func(*soakWorld)) {
 	c := w.s.With
 	w.began = time.Now()
@@ -253,76 +235,11 @@ func (w *soakWorld) trace(format string, args ...any) {
 	}
 }
 
-// Cut loses whatever is sent to a place.
-func (w *soakWorld) Cut(place string) {
-	for _, addr := range w.addresses(place) {
-		w.net.Cut(addr)
-	}
-}
-
-// Mend ends a cut.
-func (w *soakWorld) Mend(place string) {
-	for _, addr := range w.addresses(place) {
-		w.net.Mend(addr)
-	}
-}
-
-// SetDelay makes all ways longer.
-func (w *soakWorld) SetDelay(oneWay time.Duration) { w.net.SetDelay(oneWay) }
-
-// ResetDelay makes all ways as long as the settings have them.
-func (w *soakWorld) ResetDelay() { w.net.SetDelay(duration(w.s.With.Delay, 0)) }
-
-// SetWeather lets segments come late or get lost.
-func (w *soakWorld) SetWeather(jitter time.Duration, loss float64) {
-	w.net.SetWeather(jitter, loss, w.s.With.Seed)
-}
-
-// SetPath lets new connections fail.
-func (w *soakWorld) SetPath(place, how string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, addr := range w.addresses(place) {
-		w.paths[addr] = how
-	}
-}
-
-// HandOver takes the device's address away: what it sends on old connections does not arrive, for
-// good, and new dials fail.
-func (w *soakWorld) HandOver() {
-	w.SetPath("all", "unreachable")
-	if w.life == nil {
-		return
-	}
-	w.life.mu.Lock()
-	defer w.life.mu.Unlock()
-	for c := range w.life.conns {
-		c.gone.Store(true)
-	}
-}
-
-// SetClock makes the clock of the device's machine wrong.
-func (w *soakWorld) SetClock(ahead time.Duration) { w.clock.Set(ahead) }
-
 // try notes what the cloud refuses to do.
 func (w *soakWorld) try(err error) {
 	if err != nil {
 		w.trace("   not done: %v", err)
 	}
-}
-
-// addresses returns the addresses of a place.
-func (w *soakWorld) addresses(place string) (all []string) {
-	info := w.cloud.Info()
-	if place == "dps" || place == "all" {
-		all = append(all, info.DPS.MQTT, info.DPS.HTTPS)
-	}
-	for _, h := range info.Hubs {
-		if place == h.Name || place == "all" {
-			all = append(all, h.MQTT)
-		}
-	}
-	return all
 }
 
 // heal ends all faults, and starts the device if it does not run.
@@ -512,103 +429,6 @@ func (w *soakWorld) look() {
 	}
 }
 
-// Start runs the device as a process of its own, unless it runs.
-func (w *soakWorld) Start() {
-	if w.life != nil {
-		return
-	}
-	w.life = w.process(strconv.Itoa(w.lives), w.conf, false)
-	w.rates = nil // a new process has a new budget
-	synctest.Wait()
-}
-
-// process runs a device as one of its own. Its journal goes into the trace under a name.
-func (w *soakWorld) process(name string, c soakPlan, rival bool) *soakLife {
-	l := &soakLife{ended: make(chan error, 1), conns: map[*soakConn]bool{}, rival: rival}
-	c.shared.Journal = new(journal.Journal)
-	c.shared.Journal.Sink(func(e journal.Event) { w.trace("%s %s %s %s %s", name, e.Kind, e.Rule, e.Text, e.Error) })
-	c.shared.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return w.dial(ctx, l, network, addr)
-	}
-	c.app.Rand = c.shared.Rand
-	l.dev = device.New(&c.shared, c.id, sample.App(c.app))
-	var ctx context.Context
-	ctx, l.stop = context.WithCancel(context.Background())
-	go func() { l.ended <- l.dev.Run(ctx) }()
-	return l
-}
-
-// Stop stops the device in order, if it runs.
-func (w *soakWorld) Stop() {
-	if w.life == nil {
-		return
-	}
-	synctest.Wait()
-	w.look()
-	w.budget()
-	w.life.stop()
-	if err := <-w.life.ended; err != nil {
-		w.v.fault("the device ended with %v", err)
-	}
-	synctest.Wait()
-	if n := len(w.life.conns); n > 0 {
-		w.v.fault("%d connections are open after the end", n)
-	}
-	w.life = nil
-}
-
-// StartRival starts another device with the same identity, on a machine of its own.
-func (w *soakWorld) StartRival() {
-	if w.other != nil {
-		return
-	}
-	c := w.conf
-	c.app.Off.Telemetry, c.id.StateDir, c.shared.Clock = true, filepath.Join(w.dir, "rival"), clock.Machine{}
-	c.shared.Rand = rand.New(rand.NewPCG(w.s.With.Seed, 99))
-	w.other = w.process("  rival", c, true)
-}
-
-// StopRival ends the rival, if there is one.
-func (w *soakWorld) StopRival() {
-	if w.other != nil {
-		w.other.stop()
-		<-w.other.ended
-		w.other = nil
-	}
-}
-
-// Crash ends the process as a kill does: the system closes its sockets, and the next process finds
-// what is in the files at that moment.
-func (w *soakWorld) Crash(hard bool) {
-	l := w.life
-	if l == nil {
-		return
-	}
-	synctest.Wait() // so that nobody is in the middle of a write
-	w.look()
-	w.budget()
-	w.lives++
-	next := filepath.Join(w.dir, strconv.Itoa(w.lives))
-	if err := os.CopyFS(next, os.DirFS(w.conf.id.StateDir)); err != nil {
-		w.v.fault("copying the state: %v", err)
-	}
-	w.conf.id.StateDir = next
-	w.conf.shared.Rand = rand.New(rand.NewPCG(w.s.With.Seed, uint64(7+w.lives)))
-	l.mu.Lock()
-	l.dead = true
-	conns := slices.Collect(maps.Keys(l.conns))
-	l.mu.Unlock()
-	for _, c := range conns {
-		if hard {
-			_ = c.SetLinger(0)
-		}
-		_ = c.Close()
-	}
-	l.stop() // the rest of it has no network
-	w.old = append(w.old, l)
-	w.life = nil
-}
-
 // budget holds a life to its registrations: five in hand, and one more each five seconds.
 func (w *soakWorld) budget() {
 	if strings.Contains(w.s.String(), "rival") {
@@ -649,123 +469,4 @@ func (w *soakWorld) check(info sim.Info) {
 	if n := w.net.Open(info.DPS.MQTT) + w.net.Open(info.DPS.HTTPS); n > 0 {
 		w.v.fault("%d connections to DPS are left", n)
 	}
-}
-
-// dial is the network of one process.
-func (w *soakWorld) dial(ctx context.Context, l *soakLife, network, addr string) (net.Conn, error) {
-	raw, err := w.path(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	c := &soakConn{Conn: raw, w: w, l: l, addr: addr}
-	l.mu.Lock()
-	dead := l.dead
-	if !dead {
-		l.conns[c] = true
-	}
-	l.mu.Unlock()
-	if dead {
-		_ = raw.Close()
-		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
-	}
-	return c, nil
-}
-
-// path dials, unless something is wrong with the way.
-func (w *soakWorld) path(ctx context.Context, network, addr string) (net.Conn, error) {
-	w.mu.Lock()
-	how := w.paths[addr]
-	w.mu.Unlock()
-	fail := func(err error) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: network, Err: err} }
-	switch how {
-	case "nxdomain":
-		return fail(&net.DNSError{Err: "no such host", Name: addr, IsNotFound: true})
-	case "no-dns":
-		return fail(&net.DNSError{Err: "server misbehaving", Name: addr, IsTemporary: true})
-	case "unreachable":
-		return fail(os.NewSyscallError("connect", syscall.ENETUNREACH))
-	case "refused":
-		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
-	case "hang":
-		<-ctx.Done()
-		return fail(os.ErrDeadlineExceeded)
-	case "portal", "reset":
-		return w.net.DialContext(ctx, network, how+":443")
-	}
-	return w.net.DialContext(ctx, network, addr)
-}
-
-// intercept answers in place of whoever was dialled, until its listener is closed.
-func (w *soakWorld) intercept(l net.Listener, answer string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		_, _ = c.Read(make([]byte, 1<<10))
-		_, _ = c.Write([]byte(answer))
-		_ = c.Close()
-	}
-}
-
-// soakConn notices from outside when a connection becomes a session: with the first application
-// record that is too long for anything but a CONNECT with a token in it.
-type soakConn struct {
-	net.Conn
-	w       *soakWorld
-	l       *soakLife
-	addr    string
-	gone    atomic.Bool // what is written goes nowhere, and TLS does not survive that
-	session bool        // it has sent a CONNECT
-	closed  bool        // guarded by w.mu, as session is
-}
-
-// SetLinger is the connection's own, if it has one.
-func (c *soakConn) SetLinger(sec int) error {
-	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
-		return l.SetLinger(sec)
-	}
-	return nil
-}
-
-func (c *soakConn) Write(p []byte) (int, error) {
-	const applicationData, tooLong = 23, 200
-	if len(p) > tooLong && p[0] == applicationData && !c.l.rival && c.hub() {
-		c.begin()
-	}
-	if c.gone.Load() {
-		return len(p), nil
-	}
-	return c.Conn.Write(p)
-}
-
-// hub says whether this goes to a hub.
-func (c *soakConn) hub() bool { return !slices.Contains(c.w.addresses("dps"), c.addr) }
-
-func (c *soakConn) begin() {
-	w := c.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if c.session || c.closed {
-		return
-	}
-	c.session = true
-	if w.connected[c.addr] == nil {
-		w.connected[c.addr] = map[*soakConn]bool{}
-	}
-	w.connected[c.addr][c] = true
-	if n := len(w.connected[c.addr]); n > 1 {
-		w.v.fault("%d sessions at once with %s", n, c.addr)
-	}
-}
-
-func (c *soakConn) Close() error {
-	c.l.mu.Lock()
-	delete(c.l.conns, c)
-	c.l.mu.Unlock()
-	c.w.mu.Lock()
-	c.closed = true
-	delete(c.w.connected[c.addr], c)
-	c.w.mu.Unlock()
-	return c.Conn.Close()
 }
