@@ -11,40 +11,50 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// Box is the end of the outbox that Drain takes records from. A position names a record for as long as the box is open.
+// Box is the part of an outbox that a Drain uses. A position names a record as long as the box is
+// open.
 type Box interface {
-	// Notify calls wake once, as soon as one of the parts has a record to read, or the box is closed. wake must not block, and may be
-	// called before Notify returns. stop takes the call back; it returns false if wake has been called or is about to be.
+	// Notify calls wake once, as soon as one of the parts has a record to read, or the box is
+	// closed. wake must not block, and may be called before Notify returns. stop takes the call
+	// back. It returns false if wake has been called or is about to be.
 	Notify(wake func(), parts ...outbox.Part) (stop func() bool)
-	// Read gives records of the first of the parts that has some, the oldest unacknowledged first, up to limit of them and bytes of bodies
-	// but one at least; none if no part has any. They are good until the next call with the same batch.
+	// Read returns records of the first part that has any, the oldest unacknowledged one first. It
+	// returns at most limit records, and as many as fit in bytes of bodies, but at least one; none
+	// if no part has any. The records are valid until the next call with the same batch.
 	Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error)
-	// Newest is the position behind which the newest n records are, 0 if all are to go in order.
+	// Newest returns the position behind which the newest n records are, 0 if all must go in order.
 	Newest(n int) uint64
-	// Ack takes records out. It is called in any order, and may be called for some that are gone already.
+	// Ack removes records. It may be called in any order, also for records that are gone already.
 	Ack(positions ...uint64) error
-	// Quarantine takes a record out of the line that no hub will ever take.
+	// Quarantine sets aside a record that no hub will ever take, so that the records behind it go
+	// on.
 	Quarantine(pos uint64, why error) error
 }
 
 // Sender is all that telemetry knows of the cloud.
 type Sender interface {
-	// Send queues messages, in order, and returns how many it has taken; what they are made of is the caller's again. Each that was taken
-	// is completed exactly once, from any goroutine, maybe before Send returns: with nil on the hub's own acknowledgement, or with the
-	// reason why there will be none. The error is about the first that was not taken: one with Permanent() true condemns this message
-	// only; any other means that the link is of no more use.
+	// Send queues messages in order, and returns how many it has accepted. It keeps none of their
+	// memory. Each accepted message is completed exactly once, from any goroutine, maybe before
+	// Send returns: with nil when the hub has acknowledged it, or with the reason why that will not
+	// happen. The error is about the first message that was not accepted. If it has a method
+	// Permanent that returns true, only this message can never be sent; any other error means that
+	// the link is of no use any more.
 	Send(messages []message.Outgoing, to message.Completion) (taken int, err error)
-	// Window is how many messages this link wants unacknowledged now; none when it is 0 or less.
+	// Window is how many messages may be unacknowledged on this link now; none if it is 0 or less.
 	Window() int
 }
 
-// DrainOptions are what a drain may be given; the zero value is the usual one.
+// DrainOptions set how a drain behaves. The zero value is the default behaviour.
 type DrainOptions struct {
-	Window  int // messages in flight at most, up to MaxWindow; 0: DefaultWindow
-	Order   Order
-	Created func(pos uint64, kept time.Time) time.Time // when a record was really made, if more is known now; nil: then
-	Problem func(error)                                // an acknowledgement the outbox could not write down, so that the record will be sent once more; may be nil
-	Go      func(work func())                          // starts work in a goroutine of its own; nil: the go statement
+	Window int // messages in flight at most, up to MaxWindow; 0: DefaultWindow
+	Order  Order
+	// Created returns when a record was really made, which may be known better than when it was
+	// kept. Nil: the kept time.
+	Created func(pos uint64, kept time.Time) time.Time
+	// Problem is told of an acknowledgement that the outbox could not write, so that the record
+	// will be sent once more. It may be nil.
+	Problem func(error)
+	Go      func(work func()) // starts work in a goroutine of its own; nil: the go statement
 }
 
 const (
@@ -52,41 +62,44 @@ const (
 	DefaultWindow = 64
 	MaxWindow     = 4096
 
-	// lookAgain is how long a drain with nothing in flight waits for a closed window to open: no acknowledgement will wake it then.
+	// lookAgain is how long a drain waits before it looks again whether a closed window has opened,
+	// if nothing is in flight. In that case no acknowledgement will wake it.
 	lookAgain = 50 * time.Millisecond
 )
 
-// Drain sends what is in the outbox, and what comes into it, over one link: from Start to Stop or until the link ends, and Early,
-// before that, what may go while the link is being opened. It starts with the oldest record that is not acknowledged (unless told
-// otherwise, see Order) and keeps their order; up to a window of them are under way at any time. Only Done with nil takes a record out
-// of the outbox, even after Stop: an acknowledgement that comes late is one. What is left is sent again, under the same ids, by the
-// next Drain.
+// Drain sends over one link what is in the outbox and what comes into it, from Start to Stop or
+// until the link ends. Before that, Early sends what may go while the link is being opened. A drain
+// begins with the oldest record that is not acknowledged (unless its Order says otherwise) and
+// keeps their order. At any time at most a window of records is in flight. Only Done with nil takes
+// a record out of the outbox, also after Stop, because a late acknowledgement is valid. The next
+// Drain sends the other records again, under the same ids.
 //
-// A drain has no goroutine of its own. Whoever brings acknowledgements sends what there is room for now, in the same call, because to
-// wake another goroutine for it would cost as much as dozens of messages do (docs/adr/0008-acknowledgements-send.md). When nothing is
-// in flight and the outbox gets a message, a goroutine sends it and ends.
+// A drain has no goroutine of its own. The goroutine that brings acknowledgements sends as many
+// messages as there is room for, in the same call: waking another goroutine would cost as much as
+// dozens of messages (docs/adr/0008-acknowledgements-send.md). If the outbox gets a message while
+// nothing is in flight, a goroutine sends it and ends.
 type Drain struct {
 	box     Box
 	sender  Sender
 	options DrainOptions
 
-	asked    atomic.Int64 // how many came to send and were not served yet; the first of them serves all
+	asked    atomic.Int64 // goroutines that want to send and were not served; the first serves all
 	stopping atomic.Bool
 	flight   flight
 
 	turn    sync.Mutex // held by the goroutine that sends; guards the next fields
 	started bool       // and not stopped
-	began   bool       // sending, by Early or Start
+	began   bool       // Early or Start has been called
 	at      streams
 	next    outgoing
 	batch   outbox.Batch
-	needs   int // bytes, of the first message that was read and did not fit; 0: not known
+	needs   int // bytes of the first message that was read and did not fit; 0: not known
 	parts   [2]outbox.Part
-	waiting *waiting    // for records; nil: not yet
-	again   *time.Timer // looks whether a closed window has opened; nil: not yet
+	waiting *waiting    // the newest wait for records; nil: there was none
+	again   *time.Timer // looks again whether a closed window has opened; nil: not yet made
 
 	telling sync.Mutex
-	ended   func(error) // nil before Start, and once it was called
+	ended   func(error) // nil before Start, and after it was called
 }
 
 // waiting is one wait of a drain for a record.
@@ -116,14 +129,15 @@ func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 	return &Drain{box: box, sender: s, options: o}
 }
 
-// Early sends what waits already, until the link refuses more, and waits for nothing. What it leaves is for Start.
+// Early sends records that wait already, until the link refuses more. It waits for nothing, and
+// leaves the rest to Start.
 func (d *Drain) Early() {
 	d.asked.Store(1) // a goroutine that comes meanwhile leaves the work to Start
 	defer d.asked.Store(0)
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.begin()
-	defer d.batch.Release() // there may be no Start: nobody knows yet whether the link comes up
+	defer d.batch.Release() // the link may not come up, and then there is no Start
 	room, bytes, _ := d.room()
 	if room <= 0 {
 		return
@@ -133,12 +147,13 @@ func (d *Drain) Early() {
 		return // Start will see it
 	}
 	d.next.fill(records, d.options.Created)
-	_ = d.send(max(d.next.within(bytes), 1)) // Start will see this, too: also a message that no hub would take
+	_ = d.send(max(d.next.within(bytes), 1)) // Start will see this error too, also that of a message that no hub takes
 }
 
-// Start sends what may go now, and goes on by itself until Stop. ended is called at most once, when the drain cannot go on: with the
-// link's reason or an error of the outbox. It is called without a lock, by any goroutine, and never once Stop has returned. It must
-// neither block nor call the drain. A drain is started once.
+// Start sends what may go now, and goes on by itself until Stop. If the drain cannot go on, it
+// calls ended, at most once, with the reason of the link's end or an error of the outbox. Any
+// goroutine may call ended, but none does after Stop has returned. ended must neither block nor
+// call the drain. A drain may be started only once.
 func (d *Drain) Start(ended func(error)) {
 	d.telling.Lock()
 	d.ended = ended
@@ -150,8 +165,8 @@ func (d *Drain) Start(ended func(error)) {
 	d.pump()
 }
 
-// Stop ends the sending. When it returns nothing new goes out. It does not wait for acknowledgements, and those that come later still
-// count.
+// Stop ends the sending. After it has returned nothing new goes out. Stop does not wait for
+// acknowledgements; those that come later still count.
 func (d *Drain) Stop() {
 	d.stopping.Store(true)
 	d.stopSending()
@@ -173,7 +188,8 @@ func (d *Drain) stopSending() {
 	d.batch.Release()
 }
 
-// Run is Start, and Stop when ctx ends or the drain does. It returns ctx.Err(), the link's reason, or an error of the outbox.
+// Run calls Start, and then Stop when ctx ends or the drain does. It returns ctx.Err(), the reason
+// of the link's end, or an error of the outbox.
 func (d *Drain) Run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -196,7 +212,7 @@ func (d *Drain) begin() {
 	d.began = true
 }
 
-// pump sends what may go. If another goroutine is at it already, that one will look again.
+// pump sends what may go. If another goroutine sends already, that one will look again.
 func (d *Drain) pump() {
 	if d.asked.Add(1) > 1 {
 		return
@@ -215,7 +231,7 @@ func (d *Drain) pump() {
 // pumpLater is pump in a goroutine of its own.
 func (d *Drain) pumpLater() { d.options.Go(d.pump) }
 
-// tell says, once, that the drain cannot go on.
+// tell calls ended, once: the drain cannot go on.
 func (d *Drain) tell(err error) {
 	d.telling.Lock()
 	defer d.telling.Unlock()
@@ -244,16 +260,16 @@ func (d *Drain) push() {
 	}
 }
 
-// obstacle is what is in the way of more messages, and what nobody but the drain looks after.
+// obstacle is a reason why no more messages can be sent, which the drain itself must watch.
 type obstacle int
 
 const (
-	nothing obstacle = iota // or what the next acknowledgement will remove
-	window                  // it is closed, and nothing is in flight
-	empty                   // the outbox has no more
+	nothing obstacle = iota // none, or one that the next acknowledgement removes
+	window                  // the window is closed, and nothing is in flight
+	empty                   // the outbox has no more records
 )
 
-// sendAll sends until something is in the way, and returns what.
+// sendAll sends until there is an obstacle, and returns it.
 func (d *Drain) sendAll() (obstacle, error) {
 	for !d.stopping.Load() && d.flight.end() == nil {
 		room, bytes, inFlight := d.room()
@@ -274,7 +290,7 @@ func (d *Drain) sendAll() (obstacle, error) {
 		}
 		d.next.fill(records, d.options.Created)
 		n := d.next.within(bytes)
-		if d.needs = 0; n < len(records) && d.at.split == 0 { // else what is fresh by then may be smaller
+		if d.needs = 0; n < len(records) && d.at.split == 0 { // with two streams the next message may be a smaller one
 			d.needs = d.next.sizes[n]
 		}
 		if n == 0 && inFlight > 0 {
@@ -287,7 +303,7 @@ func (d *Drain) sendAll() (obstacle, error) {
 			if err = d.box.Quarantine(r.Pos, err); err != nil {
 				err = fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
 			}
-			d.needs = 0 // those behind it are read again: the first of them says now that one is missing
+			d.needs = 0 // the records behind it are read again, because the next one now announces the gap
 		}
 		if err != nil {
 			return nothing, err
@@ -300,7 +316,8 @@ func (d *Drain) room() (messages, bytes, inFlight int) {
 	return d.flight.room(min(d.options.Window, d.sender.Window()))
 }
 
-// send sends the first n of the next records, or as many as the link takes. An error is about the first of those that are left.
+// send sends the first n of the next records, or as many as the link accepts. An error is about the
+// first record that is left.
 func (d *Drain) send(n int) error {
 	d.flight.start(&d.next, n) // before the call: a completion may be quicker than its return
 	out := d.next.out[:n]
@@ -315,7 +332,8 @@ func (d *Drain) send(n int) error {
 	return err
 }
 
-// awaitRecords lets the outbox wake the drain when there is something behind what it has sent. d.turn is held.
+// awaitRecords lets the outbox wake the drain when there is a record that the drain has not sent.
+// d.turn is held.
 func (d *Drain) awaitRecords() {
 	if w := d.waiting; w != nil && !w.over.Load() {
 		if w.behind == d.at {
@@ -331,7 +349,7 @@ func (d *Drain) awaitRecords() {
 	}, d.at.parts(&d.parts)...)
 }
 
-// awaitWindow looks again in a while. d.turn is held.
+// awaitWindow lets the drain look again after lookAgain. d.turn is held.
 func (d *Drain) awaitWindow() {
 	if d.again == nil {
 		d.again = time.AfterFunc(lookAgain, d.pumpLater)

@@ -406,9 +406,10 @@ func TestDrainBeginsEarly(t *testing.T) {
 	})
 }
 
-// Who brings an acknowledgement sends what it made room for, before it returns; after Stop nobody sends any more, and acknowledgements
-// still count.
-func TestAcknowledgementsSend(t *testing.T) {
+// TestAcknowledgementSendsTheNextMessages: the goroutine that brings an acknowledgement sends the
+// messages that there is room for now, before it returns. After Stop nothing is sent, and
+// acknowledgements still count.
+func TestAcknowledgementSendsTheNextMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
 		fill(t, box, 10, 0)
@@ -436,7 +437,8 @@ func TestAcknowledgementsSend(t *testing.T) {
 	})
 }
 
-// An idle drain has no goroutine and no timer; what comes into the outbox is sent all the same, and the end is told once.
+// TestIdleDrainHasNoGoroutine: an idle drain has no goroutine and no timer. A message that comes
+// into the outbox is sent all the same, and the end is reported once.
 func TestIdleDrainHasNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
@@ -476,7 +478,8 @@ func TestIdleDrainHasNoGoroutine(t *testing.T) {
 	})
 }
 
-// A closed window is looked at again while nothing is in flight, and by nobody once it has opened or the drain has stopped.
+// TestClosedWindowIsLookedAtAgain: a drain with nothing in flight looks again at a closed window,
+// until it has opened or the drain has stopped.
 func TestClosedWindowIsLookedAtAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
@@ -574,7 +577,8 @@ func (p *parrot) Send(messages []message.Outgoing, _ message.Completion) (int, e
 	return 1, nil
 }
 
-// An acknowledgement is not missed, whenever it comes: while Run is still sending, when it finds no more room, or when it waits.
+// TestDrainMissesNoAcknowledgement: an acknowledgement counts whenever it comes: while the drain is
+// still sending, when it finds no more room, or when it waits.
 func TestDrainMissesNoAcknowledgement(t *testing.T) {
 	box, link := newFakeBox(), new(parrot)
 	ctx, stop := context.WithCancel(t.Context())
@@ -617,7 +621,8 @@ func (b *hooked) Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part
 	return records, err
 }
 
-// The acknowledgement that makes room comes while the one who sends knows already that there is none.
+// TestDrainLooksAgain: an acknowledgement makes room just after the sending goroutine has seen that
+// there is none. The drain looks again.
 func TestDrainLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := &hooked{fakeBox: newFakeBox()}, newFakeSender()
@@ -633,7 +638,8 @@ func TestDrainLooksAgain(t *testing.T) {
 	})
 }
 
-// A message that does not fit is not read again for each acknowledgement that does not make room enough for it.
+// TestDrainReadsForRoomOnly: a message that does not fit is not read again for each
+// acknowledgement, but when there is room enough for it.
 func TestDrainReadsForRoomOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := &hooked{fakeBox: newFakeBox()}, newFakeSender()
@@ -706,7 +712,8 @@ func TestDrainHoldsNothingBack(t *testing.T) {
 	})
 }
 
-// Acknowledgements that come at once, and samples beside them: nothing is left lying, and the order is kept.
+// TestDrainMissesNoRoom: acknowledgements and samples come at the same time. Everything is sent, in
+// order.
 func TestDrainMissesNoRoom(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {

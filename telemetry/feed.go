@@ -17,8 +17,9 @@ import (
 
 // Intake is the end of the outbox that Feed puts samples into.
 type Intake interface {
-	// Append returns when the messages are durable. Under the policy Block it waits for room until ctx ends, and then fails with
-	// outbox.ErrFull, having taken nothing; ctx has no other influence.
+	// Append returns when the messages are durable. With the policy Block it waits for room until
+	// ctx ends. Then it keeps none of the messages and returns outbox.ErrFull. ctx has no other
+	// effect.
 	Append(ctx context.Context, messages ...message.Message) error
 	// TryAppend is Append that does not wait.
 	TryAppend(messages ...message.Message) error
@@ -57,7 +58,8 @@ const (
 	SkipLate SkipReason = "reading them took longer than the interval, or the process stood still"
 )
 
-// Warned remembers what was warned of. It is bounded, since the names come from outside; past the bound there is one last warning.
+// Warned remembers the warnings that were given. It is bounded, because the names come from
+// outside. At the bound there is one last warning.
 type Warned struct {
 	mu   sync.Mutex
 	seen map[warning]bool

@@ -86,7 +86,8 @@ func TestASampleGetsWhatItLacksFromItsSource(t *testing.T) {
 	}
 }
 
-// A source with a pace of its own may skip too, and one that waits beside it is not touched by that.
+// TestEachSourceHasItsOwnPolicyForAFullOutbox: a source with a pace of its own may skip samples.
+// That does not affect a source beside it that waits.
 func TestEachSourceHasItsOwnPolicyForAFullOutbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := newFakeBox()

@@ -7,10 +7,12 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// MaxInFlight bounds the bytes of bodies and properties in flight, whatever the window; one message alone may always go.
+// MaxInFlight bounds the bytes of bodies and properties in flight, whatever the window is. A single
+// message may have more.
 const MaxInFlight = 512 << 10
 
-// flight is what a drain has sent and what no acknowledgement has come for. Acknowledgements may come from any goroutine.
+// flight holds the messages that a drain has sent and that are not acknowledged. Acknowledgements
+// may come from any goroutine.
 type flight struct {
 	acking   sync.Mutex // guards what an acknowledgement is put together in; before mu
 	finished []uint64   // positions

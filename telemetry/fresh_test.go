@@ -37,9 +37,10 @@ func inTwoStreams(t testing.TB, seqs []int, split int) {
 	}
 }
 
-// After an hour without a link the newest samples are in the first window, new ones go ahead of everything that is not on its way
-// yet, and the backlog arrives behind them.
-func TestFreshFirst(t *testing.T) {
+// TestFreshSamplesGoBeforeTheBacklog: after an hour without a link, the newest samples are in the
+// first window. New samples go before everything that is not sent yet, and the backlog arrives
+// behind them.
+func TestFreshSamplesGoBeforeTheBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := openBox(t, t.TempDir(), outbox.Options{}), newFakeSender()
 		ctx, stop := context.WithCancel(t.Context())
@@ -83,8 +84,9 @@ func TestFreshFirst(t *testing.T) {
 	})
 }
 
-// Links and processes die while a backlog drains behind fresh samples: everything arrives, only what was in flight comes again, and a
-// box that has been left with many holes is drained in order until they are few.
+// TestFreshFirstOverLinksAndRestarts: links and processes die while a backlog drains behind fresh
+// samples. Everything arrives, and only samples that were in flight arrive again. A box with many
+// holes is drained in order until they are few.
 func TestFreshFirstOverLinksAndRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = 8
@@ -142,7 +144,8 @@ func TestFreshFirstOverLinksAndRestarts(t *testing.T) {
 	})
 }
 
-// Under fresh-first a fresh sample tells of what was dropped while it waited, and every seq is accounted for when the line is empty.
+// TestFreshFirstTellsGaps: with fresh-first, a fresh sample announces the samples that were dropped
+// while it waited. When the outbox is empty, every seq is accounted for.
 func TestFreshFirstTellsGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := openBox(t, t.TempDir(), outbox.Options{MaxBytes: 64 << 10}), newFakeSender()

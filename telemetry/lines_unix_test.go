@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TestAStopEndsTheReadOfAStandardInput: a pipe that was there before the program takes no deadline, and yet a stop takes nothing from it.
+// TestAStopEndsTheReadOfAStandardInput: a pipe that was opened before the program started has no
+// deadlines. A stop still ends the read, and takes no data from the pipe.
 func TestAStopEndsTheReadOfAStandardInput(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -8,8 +8,9 @@ type Order int
 // The orders.
 const (
 	FIFO Order = iota // the oldest
-	// FreshFirst lets those go ahead that are made while the link is up, and the newest few of those that it found waiting. The others,
-	// the backlog, take what is left of the window. Each of the two streams keeps its order.
+	// FreshFirst sends two kinds of records first: those that are made while the link is up, and
+	// the newest few of those that waited. The others, the backlog, get the rest of the window.
+	// Each of the two streams keeps its order.
 	FreshFirst
 )
 

@@ -8,7 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// outgoing is what was read from the outbox and is to be sent. All of it serves the next reading, too.
+// outgoing holds the records that were read from the outbox, and the messages that are made of
+// them. The next reading uses its memory again.
 type outgoing struct {
 	records []outbox.Record
 	out     []message.Outgoing

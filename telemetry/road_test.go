@@ -15,7 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// The whole road, on the real outbox: Feed, the disk, Drain, over links that die and a process that starts again.
+// These tests go the whole way on a real outbox: Feed, the disk, and Drain, over links that die and
+// a process that starts again.
 
 func openBox(t testing.TB, dir string, o outbox.Options) *outbox.Box {
 	t.Helper()
@@ -269,7 +270,8 @@ func (s *answering) Send(messages []message.Outgoing, to message.Completion) (in
 	return len(messages), nil
 }
 
-// From the disk to the link, and from the acknowledgement back to the disk, a message costs no allocation; a batch of them may.
+// TestRoadAllocatesNothingPerMessage: from the disk to the link, and from the acknowledgement back
+// to the disk, a message costs no allocation. A batch of messages may cost some.
 func TestRoadAllocatesNothingPerMessage(t *testing.T) {
 	const count = 20_000
 	box := openBox(t, t.TempDir(), outbox.Options{})

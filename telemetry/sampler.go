@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// Sampler asks the scheduled sources of a whole process when they are due. It costs no goroutine between two ticks: one timer waits
-// for the next of them all, and as many workers as are due, up to a bound, ask the sources and end. A source whose Read takes long
-// keeps a worker meanwhile.
+// Sampler asks the scheduled sources of a whole process for their samples when they are due. It
+// costs no goroutine between two ticks. One timer waits for the next tick of all sources. Then as
+// many workers as sources are due, up to a bound, ask the sources and end. A source whose Read
+// takes long occupies a worker meanwhile.
 type Sampler struct {
 	bound int // workers
 

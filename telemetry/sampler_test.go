@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// Many sources share one sampler: each is asked at the exact times of its own grid, and no goroutine waits between the ticks.
+// TestSamplerKeepsEveryGrid: many sources share one sampler. Each is asked at the exact times of
+// its own grid, and no goroutine waits between the ticks.
 func TestSamplerKeepsEveryGrid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sources, ticks = 200, 30
@@ -57,7 +58,8 @@ func TestSamplerKeepsEveryGrid(t *testing.T) {
 	})
 }
 
-// No more sources are asked at once than the sampler may, the others wait for their turn, and ticks that pass meanwhile are skipped.
+// TestSamplerIsBounded: the sampler asks no more sources at once than its bound. The others wait
+// for their turn, and their ticks that pass meanwhile are skipped.
 func TestSamplerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSampler(3)
@@ -116,8 +118,8 @@ func TestStoppedFeedFinishesItsReading(t *testing.T) {
 	})
 }
 
-// A scheduled source that waits for room keeps no worker from the others. Its ticks that pass meanwhile are skipped, and it goes on at
-// its own times.
+// TestWaitingSourceKeepsNoWorker: a scheduled source that waits for room occupies no worker. Its
+// ticks that pass meanwhile are skipped, and it goes on at its own times.
 func TestWaitingSourceKeepsNoWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, box := NewSampler(1), newFakeBox()
@@ -173,7 +175,8 @@ func TestWaitingSourceKeepsNoWorker(t *testing.T) {
 	})
 }
 
-// A source that panics ends its own feed, with what contains the panic has made of it, and no other.
+// TestPanicEndsOneFeed: a source that panics ends its own feed and no other. The error of that feed
+// is what the containment has made of the panic.
 func TestPanicEndsOneFeed(t *testing.T) {
 	contain := func(f func() error) (err error) {
 		defer func() {
@@ -212,8 +215,8 @@ func TestPanicEndsOneFeed(t *testing.T) {
 	})
 }
 
-// noMoreGoroutines fails unless there are about as many goroutines as before, where there would be dozens more. The bubble's own are
-// counted now and then.
+// noMoreGoroutines fails unless there are about as many goroutines as before. A fault would make
+// dozens more. The few that may differ are those of the bubble.
 func noMoreGoroutines(t *testing.T, before int) {
 	t.Helper()
 	n := runtime.NumGoroutine() - before

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// ticks runs a source for d of virtual time and gives the seconds at which samples came. wait is how long each read takes.
+// ticks runs a source for d of virtual time and returns the seconds at which samples came. wait is
+// how long each read takes.
 func ticks(t *testing.T, interval, d time.Duration, wait func(n int) time.Duration) []float64 {
 	t.Helper()
 	var at []float64

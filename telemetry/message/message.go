@@ -1,8 +1,10 @@
-// Package message says what a message is on its way in, on its way out, and how its sender learns what became of it.
+// Package message says what a message is on its way in and on its way out, and how its sender
+// learns what became of it.
 //
-// Sources and flows hand a [Message] to the outbox. The outbox gives it a name, and the drain makes an [Outgoing] of it. A link or
-// an endpoint sends that, and reports to a [Completion]. Each of them writes the fields in its own way: only package hub knows the
-// names that IoT Hub has for them.
+// Sources and flows hand a [Message] to the outbox. The outbox gives it an id, and the drain makes
+// an [Outgoing] of it. A link or an endpoint sends the Outgoing, and reports to a [Completion].
+// Each of them encodes the fields in its own way: only package hub knows the names that IoT Hub has
+// for them.
 package message
 
 import "time"
@@ -12,8 +14,8 @@ type Message struct {
 	Body            []byte // is sent byte for byte
 	ContentType     string // such as application/json; empty: not said
 	ContentEncoding string // such as utf-8; empty: not said
-	// Created is when the sample was taken; zero: not known. The outbox sets a zero time to that of the append, and returns times in
-	// UTC.
+	// Created is when the sample was taken; zero: not known. The outbox sets a zero time to that of
+	// the append, and returns times in UTC.
 	Created    time.Time
 	Properties map[string]string // the application's own; may be nil
 	Component  string            // the part of the device that the sample is of; empty: the device itself
@@ -27,9 +29,10 @@ type Outgoing struct {
 	Ticket uint64 // what the sender of the message calls it; a Completion gets it back
 }
 
-// Completion hears what became of messages: with nil that they were acknowledged, else why they will not be. The tickets are good
-// until Done returns. Done may be called by any goroutine, and may send more messages. Whoever calls it reads no further
-// acknowledgements until it returns, so Done must not wait for a network.
+// Completion is told what became of messages: nil means that they were acknowledged, an error says
+// why they will not be. The tickets are valid until Done returns. Any goroutine may call Done, and
+// Done may send more messages. The caller reads no further acknowledgements until Done returns, so
+// Done must not wait for a network.
 type Completion interface {
 	Done(tickets []uint64, err error)
 }
