@@ -17,7 +17,7 @@ import (
 type SAS struct {
 	rawSR     string
 	Resource  string // sr, unescaped once
-	Signature []byte
+	signature []byte
 	se        string // as signed
 	Expires   time.Time
 	Policy    string // skn: the policy whose key signed it; empty for the key of a device
@@ -60,7 +60,7 @@ func ParseSAS(s string) (SAS, error) {
 	const year9999 = 253402300799 // time.Unix and Duration arithmetic stay exact up to it
 	se = min(se, year9999)        // Node's client of the DPS service API counts milliseconds, which is far ahead
 	return SAS{
-		rawSR: fields["sr"], Resource: Unescape(fields["sr"]), Signature: sig,
+		rawSR: fields["sr"], Resource: Unescape(fields["sr"]), signature: sig,
 		se: fields["se"], Expires: time.Unix(se, 0), Policy: Unescape(fields["skn"]),
 	}, nil
 }
@@ -68,7 +68,7 @@ func ParseSAS(s string) (SAS, error) {
 // SignedBy says whether one of the keys made the token.
 func (t SAS) SignedBy(keys ...[]byte) bool {
 	for _, key := range keys {
-		if len(key) > 0 && hmac.Equal(t.Signature, sign(key, t.rawSR+"\n"+t.se)) {
+		if len(key) > 0 && hmac.Equal(t.signature, sign(key, t.rawSR+"\n"+t.se)) {
 			return true
 		}
 	}

@@ -132,8 +132,8 @@ type AMQPDesk struct {
 	Told *Novelty
 }
 
-// Serve handles one connection to the port of AMQP.
-func (a *AMQPDesk) Serve(c *Conn, config *tls.Config) {
+// serve handles one connection to the port of AMQP.
+func (a *AMQPDesk) serve(c *Conn, config *tls.Config) {
 	secure := tls.Server(c, config)
 	a.speak(c, secure, secure)
 }
@@ -154,6 +154,6 @@ func (a *AMQPDesk) speak(c *Conn, _ *tls.Conn, via Carrier) {
 
 // Listen lets the desk have an address of its own, which is bound and not served yet.
 func (a *AMQPDesk) Listen(listen func(network, addr string) (net.Listener, error), addr string, config *tls.Config) (*Endpoint, error) {
-	e := &Endpoint{Listen: listen, Serve: func(c *Conn) { a.Serve(c, config) }}
+	e := &Endpoint{Listen: listen, Serve: func(c *Conn) { a.serve(c, config) }}
 	return e, e.Bind(addr)
 }
