@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -186,23 +185,6 @@ func (d *Drain) stopSending() {
 		d.again.Stop()
 	}
 	d.batch.Release()
-}
-
-// Run calls Start, and then Stop when ctx ends or the drain does. It returns ctx.Err(), the reason
-// of the link's end, or an error of the outbox.
-func (d *Drain) Run(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	d.Start(func(err error) { ended <- err })
-	defer d.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (d *Drain) begin() {

@@ -322,3 +322,19 @@ type discard struct{}
 func (discard) Append(context.Context, ...message.Message) error { return nil }
 func (discard) TryAppend(...message.Message) error               { return nil }
 func (discard) AppendOver(...message.Message) error              { return nil }
+
+// Run is Start, and Stop when ctx ends or the drain does. It returns ctx.Err(), the link's reason, or an error of the outbox.
+func (d *Drain) Run(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	d.Start(func(err error) { ended <- err })
+	defer d.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

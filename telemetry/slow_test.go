@@ -100,7 +100,7 @@ func TestASlowDiskSwallowsNoTick(t *testing.T) {
 			}
 			start := time.Time{}
 			for i, after := 1, uint64(0); i <= int(v.made); {
-				r, err := box.Next(t.Context(), after, 100)
+				r, err := next(t.Context(), box, after, 100)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -168,4 +168,18 @@ func TestLargeSamplesThatWaitAreBounded(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// next returns the oldest records behind a position, up to limit of them. It waits for one.
+func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+	for {
+		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
+			return nil, err
+		}
+		var once outbox.Batch
+		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		if len(records) > 0 || err != nil {
+			return records, err
+		}
+	}
 }

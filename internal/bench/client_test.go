@@ -373,7 +373,7 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 	ctx, stop := context.WithTimeout(context.Background(), c.Duration)
 	defer stop()
 	began, used := time.Now(), processorTime()
-	if err := telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window}).Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := runDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window})); !errors.Is(err, context.DeadlineExceeded) {
 		return 0, 0, 0, err
 	}
 	cpu, took = processorTime()-used, time.Since(began)
@@ -427,7 +427,7 @@ func (c *client) drain(id string, box *outbox.Box, order telemetry.Order) (cpu, 
 	ended := make(chan error, 1)
 	began, used := time.Now(), processorTime()
 	go func() {
-		ended <- telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window, Order: order}).Run(ctx)
+		ended <- runDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window, Order: order}))
 	}()
 	err = box.WaitEmpty(ctx)
 	cpu, took = processorTime()-used, time.Since(began)
@@ -451,4 +451,18 @@ func resident() int64 {
 		return pages * int64(os.Getpagesize())
 	}
 	return 0
+}
+
+// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of ctx,
+// or what the drain ended with.
+func runDrain(ctx context.Context, d *telemetry.Drain) error {
+	ended := make(chan error, 1)
+	d.Start(func(err error) { ended <- err })
+	defer d.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

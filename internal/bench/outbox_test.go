@@ -265,7 +265,7 @@ func blocks() int64 {
 func (x *boxes) drain(b *outbox.Box, n int) {
 	after := uint64(0)
 	for n > 0 {
-		r, err := b.Next(context.Background(), after, min(n, 64))
+		r, err := next(context.Background(), b, after, min(n, 64))
 		must(x.t, err)
 		for _, y := range r {
 			must(x.t, b.Ack(y.Pos))
@@ -339,7 +339,7 @@ func reopen(dir string, backlog int) (floor, took time.Duration, b *outbox.Box, 
 	if b, err = outbox.Open(dir, large); err != nil {
 		return 0, 0, nil, err
 	}
-	_, err = b.Next(context.Background(), 0, 1)
+	_, err = next(context.Background(), b, 0, 1)
 	took = time.Since(start)
 	if queued := b.Stats().Queued; err == nil && queued != uint64(backlog) {
 		err = fmt.Errorf("%d are queued, not %d", queued, backlog)
@@ -381,7 +381,7 @@ func atWork(dir string) (f figures, err error) {
 		if err := b.Append(context.Background(), figureSample()); err != nil {
 			return f, err
 		}
-		r, err := b.Next(context.Background(), after, 64)
+		r, err := next(context.Background(), b, after, 64)
 		if err != nil {
 			return f, err
 		}
@@ -424,4 +424,18 @@ func (x *boxes) orders() {
 	bare, fifo, fresh := f["bare"].PerSecond, f["outbox"].PerSecond, f["fresh"].PerSecond
 	x.add("messages/s from outbox to cloud, 64 in flight; floor: bare program", whole(bare), whole(fifo), ratio(fifo, bare), "")
 	x.add("the same, --drain-order fresh-first", whole(bare), whole(fresh), ratio(fresh, bare), "")
+}
+
+// next returns the oldest records behind a position, up to limit of them. It waits for one.
+func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+	for {
+		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
+			return nil, err
+		}
+		var once outbox.Batch
+		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		if len(records) > 0 || err != nil {
+			return records, err
+		}
+	}
 }

@@ -93,7 +93,7 @@ func (r *road) reopen() {
 // queued is what is in the outbox, in order.
 func (r *road) queued() (all []outbox.Record) {
 	for after := uint64(0); uint64(len(all)) < r.box.Stats().Queued; after = all[len(all)-1].Pos {
-		more, err := r.box.Next(r.t.Context(), after, 100)
+		more, err := next(r.t.Context(), r.box, after, 100)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func (r *road) drainTo(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	err = telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}).Run(ctx)
+	err = runDrain(ctx, telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}))
 	l.Abort(nil)
 	if ctx.Err() != nil {
 		return nil
@@ -557,4 +557,32 @@ func TestThrottlingHubIsKept(t *testing.T) {
 			t.Errorf("%d are left", left)
 		}
 	})
+}
+
+// next returns the oldest records behind a position, up to limit of them. It waits for one.
+func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+	for {
+		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
+			return nil, err
+		}
+		var once outbox.Batch
+		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		if len(records) > 0 || err != nil {
+			return records, err
+		}
+	}
+}
+
+// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of ctx,
+// or what the drain ended with.
+func runDrain(ctx context.Context, d *telemetry.Drain) error {
+	ended := make(chan error, 1)
+	d.Start(func(err error) { ended <- err })
+	defer d.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

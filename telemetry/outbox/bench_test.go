@@ -79,7 +79,7 @@ func BenchmarkAck(b *testing.B) {
 					fill(b, box, turn)
 					b.StartTimer()
 				}
-				r, err := box.Next(context.Background(), after, 50)
+				r, err := next(context.Background(), box, after, 50)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -109,7 +109,7 @@ func BenchmarkChurn(b *testing.B) {
 			b.Fatal(err)
 		}
 		for n := 0; n < len(ms); {
-			r, err := box.Next(context.Background(), after, 64)
+			r, err := next(context.Background(), box, after, 64)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -36,7 +36,7 @@ func TestAppendOverTheBound(t *testing.T) {
 	}
 	read, last := 0, Record{}
 	for read < n+2 {
-		records, err := box.Next(t.Context(), last.Pos, n+3)
+		records, err := next(t.Context(), box, last.Pos, n+3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,19 +134,19 @@ func TestContract(t *testing.T) {
 				}
 			}
 		}},
-		{"Next: behind a place, up to a limit, always at least one", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
+		{"Read: behind a place, up to a limit, always at least one", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
 			big := strings.Repeat("x", maxBodies+1)
 			appendBodies(t, b, "1", "2", "3", big, "5")
-			r, err := b.Next(t.Context(), 0, 2)
+			r, err := next(t.Context(), b, 0, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
 			equalAll(t, "first", bodiesOf(r), []string{"1", "2"})
-			r, _ = b.Next(t.Context(), r[1].Pos, 100)
+			r, _ = next(t.Context(), b, r[1].Pos, 100)
 			equalAll(t, "second", bodiesOf(r), []string{"3"})
-			r, _ = b.Next(t.Context(), r[0].Pos, 100)
+			r, _ = next(t.Context(), b, r[0].Pos, 100)
 			equal(t, "the big one alone", len(r), 1)
-			r, _ = b.Next(t.Context(), r[0].Pos, 0)
+			r, _ = next(t.Context(), b, r[0].Pos, 0)
 			equalAll(t, "limit 0", bodiesOf(r), []string{"5"})
 		}},
 		{"a quarantined record leaves a file and a gap", Options{}, func(t *testing.T, b *Box, reopen func() *Box) {
@@ -211,8 +211,8 @@ func TestContract(t *testing.T) {
 			if err := b.Append(ctx, message.Message{}); err != nil {
 				t.Error(err)
 			}
-			if _, err := b.Next(ctx, 0, 1); !errors.Is(err, context.Canceled) {
-				t.Errorf("Next: %v", err)
+			if _, err := next(ctx, b, 0, 1); !errors.Is(err, context.Canceled) {
+				t.Errorf("next: %v", err)
 			}
 		}},
 		{"the figures", Options{}, func(t *testing.T, b *Box, _ func() *Box) {
@@ -251,7 +251,7 @@ func TestContract(t *testing.T) {
 			appendBodies(t, b, body(1))
 			closeBox(t, b)
 			closeBox(t, b)
-			_, err := b.Next(t.Context(), 0, 1)
+			_, err := next(t.Context(), b, 0, 1)
 			for _, err := range []error{err, b.Append(t.Context(), message.Message{}), b.TryAppend(message.Message{}), b.Ack(1), b.Quarantine(1, nil), b.WaitEmpty(t.Context())} {
 				if !errors.Is(err, ErrClosed) {
 					t.Errorf("after Close: %v", err)
@@ -366,7 +366,7 @@ func TestNextWaits(t *testing.T) {
 		b := openBox(t, t.TempDir(), Options{})
 		got := make(chan string, 1)
 		go func() {
-			r, err := b.Next(t.Context(), 0, 1)
+			r, err := next(t.Context(), b, 0, 1)
 			if err != nil {
 				t.Error(err)
 			}
@@ -382,7 +382,7 @@ func TestNextWaits(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := time.Now()
-		if _, err := b.Next(ctx, 1, 1); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := next(ctx, b, 1, 1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		equal(t, "waited", time.Since(start), time.Minute)
@@ -418,7 +418,7 @@ func TestCloseUnblocksEverybody(t *testing.T) {
 		errs := make(chan error, 3)
 		go func() { errs <- b.WaitEmpty(t.Context()) }()
 		go func() { errs <- b.Append(t.Context(), message.Message{Body: make([]byte, 1000)}) }()
-		go func() { _, err := b.Next(t.Context(), 1000, 1); errs <- err }()
+		go func() { _, err := next(t.Context(), b, 1000, 1); errs <- err }()
 		synctest.Wait()
 		closeBox(t, b)
 		for range 3 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // slowFS takes a millisecond for a sync, as a disk does.
@@ -107,7 +108,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 	others.Go(func() {
 		after := uint64(0)
 		for turn := 0; ; turn++ {
-			r, err := b.Next(ctx, after, 64)
+			r, err := next(ctx, b, after, 64)
 			if err != nil {
 				if !errors.Is(err, context.Canceled) {
 					t.Error(err)
@@ -141,7 +142,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 	others.Go(func() {
 		after := uint64(0)
 		for {
-			r, err := b.Next(ctx, after, 10)
+			r, err := next(ctx, b, after, 10)
 			if err != nil {
 				return
 			}
@@ -158,7 +159,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 	})
 	producing.Wait()
 	done.Store(true)
-	for range 2 * maxGaps { // so that every gap finds somebody to tell it
+	for range 2 * format.MaxGaps { // so that every gap finds somebody to tell it
 		appendBodies(t, b, "end")
 		if err := b.WaitEmpty(t.Context()); err != nil {
 			t.Fatal(err)
@@ -170,7 +171,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 		t.Errorf("not accounted for: %v", missing)
 	}
 	s := b.Stats()
-	equal(t, "appended", s.Appended, producers*each+2*maxGaps)
+	equal(t, "appended", s.Appended, producers*each+2*format.MaxGaps)
 	equal(t, "left", s.Acked+s.Dropped+s.Quarantined, s.Appended)
 	t.Logf("%+v", s)
 	closeBox(t, b)

@@ -1,16 +1,10 @@
 package outbox
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,137 +12,6 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
-
-// le is the byte order of everything here.
-var le = binary.LittleEndian
-
-// The format of the cursor file is in docs/outbox.md, section 2.3.
-const (
-	cursorName  = "cursor"
-	slotMagic   = "hubhopAK"
-	slotSize    = 4096
-	slots       = 3
-	slotFixed   = 104
-	maxSlotSpan = 128
-	// farthest is above any place and seq that a box will see, and far from overflowing.
-	farthest = 1 << 62
-)
-
-// slot is the state of a box outside its segments.
-type slot struct {
-	turn    uint64
-	id      format.ID // what new messages get
-	seq     uint64    // the last of it that is synced
-	machine [16]byte  // zero: not known
-	cursor  uint64
-	end     uint64    // every message below this place is synced
-	endID   format.ID // of the message at end-1; 0: there is none on the disk
-	endSeq  uint64
-	spans   []runs.Span
-	gaps    []gap
-}
-
-// acks is what has left the line by the slot.
-func (s *slot) acks() runs.Set {
-	a := runs.Set{Cursor: s.cursor}
-	for _, x := range s.spans {
-		a.Add(x)
-	}
-	return a
-}
-
-func machineHash(name string) (h [16]byte) {
-	if name != "" {
-		sum := sha256.Sum256([]byte(name))
-		copy(h[:], sum[:])
-	}
-	return h
-}
-
-// appendTo appends the slot; it takes at most slotSize bytes.
-func (s *slot) appendTo(b []byte) []byte {
-	start := len(b)
-	spans, told := s.spans[:min(len(s.spans), maxSlotSpan)], s.gaps[:min(len(s.gaps), maxGaps)]
-	b = format.AppendPrefix(b, slotMagic)
-	b = le.AppendUint64(b, s.turn)
-	b = le.AppendUint32(b, uint32(slotFixed+16*len(spans)+24*len(told)))
-	b = append(b, 0, 0, 0, 0) // the checksum, below
-	b = le.AppendUint64(b, uint64(s.id))
-	b = le.AppendUint64(b, s.seq)
-	b = append(b, s.machine[:]...)
-	for _, v := range []uint64{s.cursor, s.end, uint64(s.endID), s.endSeq} {
-		b = le.AppendUint64(b, v)
-	}
-	b = le.AppendUint32(b, uint32(len(spans)))
-	b = le.AppendUint32(b, uint32(len(told)))
-	for _, x := range spans {
-		b = le.AppendUint64(le.AppendUint64(b, x.First), x.Last)
-	}
-	for _, x := range told {
-		b = le.AppendUint64(le.AppendUint64(le.AppendUint64(b, uint64(x.id)), x.first), x.last)
-	}
-	le.PutUint32(b[start+28:], slotSum(b[start:]))
-	return b
-}
-
-func slotSum(b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(b[16:28], format.Castagnoli), format.Castagnoli, b[32:])
-}
-
-// readSlot returns false for bytes that are not a slot, and an error for a slot with impossible
-// values.
-func readSlot(b []byte) (s slot, ok bool, err error) {
-	if ours, err := format.IsOurs(b, slotMagic); err != nil || !ours || len(b) < slotFixed {
-		return slot{}, false, err
-	}
-	length := le.Uint32(b[24:])
-	if length < slotFixed || int64(length) > int64(len(b)) || le.Uint32(b[28:]) != slotSum(b[:length]) {
-		return slot{}, false, nil
-	}
-	spans, told := le.Uint32(b[96:]), le.Uint32(b[100:])
-	if spans > maxSlotSpan || told > maxGaps || length != slotFixed+16*spans+24*told {
-		return slot{}, false, nil
-	}
-	s = slot{
-		turn: le.Uint64(b[16:]), id: format.ID(le.Uint64(b[32:])), seq: le.Uint64(b[40:]), cursor: le.Uint64(b[64:]),
-		end: le.Uint64(b[72:]), endID: format.ID(le.Uint64(b[80:])), endSeq: le.Uint64(b[88:]),
-	}
-	copy(s.machine[:], b[48:])
-	b = b[slotFixed:length]
-	sane := s.id != 0 && s.cursor > 0 && s.cursor <= s.end && s.end < farthest &&
-		s.turn < farthest && s.seq < farthest && s.endSeq < farthest
-	for at := s.cursor; spans > 0; spans-- {
-		x := runs.Of(le.Uint64(b), le.Uint64(b[8:]))
-		sane = sane && x.First > at && x.First <= x.Last && x.Last < s.end
-		s.spans, at, b = append(s.spans, x), x.Last, b[16:]
-	}
-	for ; told > 0; told-- {
-		x := gap{id: format.ID(le.Uint64(b)), first: le.Uint64(b[8:]), last: le.Uint64(b[16:])}
-		sane = sane && x.first > 0 && x.first <= x.last && x.last < farthest
-		s.gaps, b = append(s.gaps, x), b[24:]
-	}
-	return s, sane, nil
-}
-
-// readSlots returns the newest slot of the file and its number; -1 if there is none.
-func readSlots(f disk.File) (best slot, number int, err error) {
-	number = -1
-	b := make([]byte, slots*slotSize)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return slot{}, -1, err
-	}
-	for i := 0; i < slots && i*slotSize < n; i++ {
-		s, ok, err := readSlot(b[i*slotSize : min((i+1)*slotSize, n)])
-		if err != nil {
-			return slot{}, -1, err
-		}
-		if ok && (number < 0 || s.turn > best.turn) {
-			best, number = s, i
-		}
-	}
-	return best, number, nil
-}
 
 // syncEvery is how long an acknowledgement may wait for its sync.
 const syncEvery = time.Second
@@ -200,9 +63,9 @@ func (b *Box) wakeCursor() {
 		c.astray = true
 		return
 	}
-	held := make([]byte, slotSize)
-	_, err = f.ReadAt(held, int64(c.synced)*slotSize)
-	if s, ok, bad := readSlot(held); err == nil && (!ok || bad != nil || s.turn != c.turn) {
+	held := make([]byte, format.SlotSize)
+	_, err = f.ReadAt(held, int64(c.synced)*format.SlotSize)
+	if s, ok, bad := format.ReadSlot(held); err == nil && (!ok || bad != nil || s.Turn != c.turn) {
 		c.foreign = true
 	}
 	if c.astray = err != nil || c.foreign; c.astray {
@@ -269,7 +132,7 @@ func (b *Box) renewCursor() error {
 	}
 	if err == nil {
 		// Writing it again makes this sync cover it, even if an earlier process saw its sync fail.
-		if _, err = f.WriteAt(best.appendTo(nil), int64(number)*slotSize); err == nil {
+		if _, err = f.WriteAt(best.AppendTo(nil), int64(number)*format.SlotSize); err == nil {
 			err = f.Sync()
 		}
 	}
@@ -278,8 +141,8 @@ func (b *Box) renewCursor() error {
 		return err
 	}
 	c.trouble = trouble{}
-	c.file, c.synced, c.slot, c.astray = f, number, (number+1)%slots, false
-	c.turn, c.left, c.end = max(c.turn, best.turn), best.acks(), best.end
+	c.file, c.synced, c.slot, c.astray = f, number, (number+1)%format.Slots, false
+	c.turn, c.left, c.end = max(c.turn, best.Turn), best.Left(), best.End
 	return nil
 }
 
@@ -296,7 +159,7 @@ func (b *Box) newCursor(name string) error {
 	b.cur.turn++
 	b.mu.Lock()
 	s := b.state()
-	first := append(s.appendTo(nil), make([]byte, slots*slotSize)...)[:slots*slotSize]
+	first := append(s.AppendTo(nil), make([]byte, format.Slots*format.SlotSize)...)[:format.Slots*format.SlotSize]
 	b.mu.Unlock()
 	_, err = f.WriteAt(first, 0)
 	if err == nil {
@@ -312,52 +175,40 @@ func (b *Box) newCursor(name string) error {
 }
 
 // state is what a slot has to say. b.mu and b.cur.mu are held. Places in the ring are not in it: they die with the process.
-func (b *Box) state() slot {
-	s := slot{
-		turn: b.cur.turn, id: b.id, seq: b.seq, machine: b.machine,
-		cursor: min(b.acks.Cursor, b.diskEnd), end: b.diskEnd, endID: b.endID, endSeq: b.endSeq, gaps: b.gaps,
+func (b *Box) state() format.Slot {
+	s := format.Slot{
+		Turn: b.cur.turn, ID: b.id, Seq: b.seq, Machine: b.machine,
+		Cursor: min(b.acks.Cursor, b.diskEnd), End: b.diskEnd, EndID: b.endID, EndSeq: b.endSeq, Gaps: b.gaps,
 	}
-	for _, x := range longest(b.acks.Spans, maxSlotSpan) {
-		if x.First >= s.end {
+	for _, x := range longest(b.acks.Spans, format.MaxSpans) {
+		if x.First >= s.End {
 			break
 		}
-		s.spans = append(s.spans, runs.Of(x.First, min(x.Last, s.end-1)))
+		s.Spans = append(s.Spans, runs.Of(x.First, min(x.Last, s.End-1)))
 	}
 	return s
 }
 
-// longest leaves out the shortest spans if there are more than n: what is left out comes again after a restart.
-func longest(spans []runs.Span, n int) []runs.Span {
-	if len(spans) <= n {
-		return spans
-	}
-	all := slices.Clone(spans)
-	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(b.Last-b.First, a.Last-a.First) })
-	all = all[:n]
-	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(a.First, b.First) })
-	return all
-}
-
 // save writes the state down, so that it outlives the process. b.cur.mu is held.
-func (b *Box) save() (slot, error) {
+func (b *Box) save() (format.Slot, error) {
 	c := &b.cur
 	c.dirty = true
 	if c.resting {
 		b.wakeCursor()
 	}
 	if c.file == nil {
-		return slot{}, errNoCursor
+		return format.Slot{}, errNoCursor
 	}
 	c.turn++
 	b.mu.Lock()
 	s := b.state()
-	c.buf = s.appendTo(c.buf[:0])
+	c.buf = s.AppendTo(c.buf[:0])
 	b.mu.Unlock()
-	if _, err := c.file.WriteAt(c.buf, int64(c.slot)*slotSize); err != nil {
+	if _, err := c.file.WriteAt(c.buf, int64(c.slot)*format.SlotSize); err != nil {
 		b.cursorFailed(err)
-		return slot{}, err
+		return format.Slot{}, err
 	}
-	c.end = s.end
+	c.end = s.End
 	return s, nil
 }
 
@@ -480,7 +331,7 @@ func (b *Box) syncSlot() error {
 		b.problem(Problem{Kind: AcksSaved, Text: "acknowledgements are written down again in " + b.dir})
 		b.mu.Unlock()
 	}
-	c.synced, c.left, c.failed = number, saved.acks(), false
+	c.synced, c.left, c.failed = number, saved.Left(), false
 	return nil
 }
 

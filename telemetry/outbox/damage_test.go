@@ -222,8 +222,8 @@ func TestEveryFlippedBitOfTheCursor(t *testing.T) {
 		left := idsOf(queued(t, b))
 		id := b.Stats().ID
 		closeBox(t, b)
-		for at := range slots * slotSize {
-			if at%slotSize > 300 && at%97 != 0 { // unused
+		for at := range format.Slots * format.SlotSize {
+			if at%format.SlotSize > 300 && at%97 != 0 { // unused
 				continue
 			}
 			flipped := disk.killed()

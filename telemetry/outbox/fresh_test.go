@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 func TestNextOfParts(t *testing.T) {
@@ -21,7 +22,7 @@ func TestNextOfParts(t *testing.T) {
 	}
 	next := func(parts ...Part) []string {
 		t.Helper()
-		r, err := b.NextOf(context.Background(), 1000, parts...)
+		r, err := nextOf(context.Background(), b, 1000, parts...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +42,7 @@ func TestNextOfParts(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := b.NextOf(ctx, 10, Part{After: 50, Until: 61}); err == nil {
+	if _, err := nextOf(ctx, b, 10, Part{After: 50, Until: 61}); err == nil {
 		t.Error("something came from an empty part")
 	}
 }
@@ -53,7 +54,7 @@ func TestNextOfWaits(t *testing.T) {
 		appendBodies(t, b, bodies(1, 5)...)
 		got := make(chan []Record, 1)
 		go func() {
-			r, _ := b.NextOf(t.Context(), 10, Part{After: 5}, Part{After: 2, Until: 3})
+			r, _ := nextOf(t.Context(), b, 10, Part{After: 5}, Part{After: 2, Until: 3})
 			got <- r
 		}()
 		synctest.Wait()
@@ -80,7 +81,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 		for range 300 {
 			n++
 			appendBodies(t, b, body(n))
-			r, err := b.NextOf(t.Context(), 64, Part{After: fresh}, Part{Until: fresh + 1})
+			r, err := nextOf(t.Context(), b, 64, Part{After: fresh}, Part{Until: fresh + 1})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +103,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 			if after == 0 {
 				continue
 			}
-			r, err := again.Next(t.Context(), after, 10)
+			r, err := next(t.Context(), again, after, 10)
 			if err != nil || len(r) != 4 {
 				t.Fatal(err, idsOf(r))
 			}
@@ -131,7 +132,7 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 			appendBodies(t, b, bodies(n+1, n+100)...)
 			n += 100
 			for b.Has(fresh) {
-				r, err := b.NextOf(t.Context(), 64, Part{After: fresh})
+				r, err := nextOf(t.Context(), b, 64, Part{After: fresh})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -151,7 +152,7 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 		want := b.Stats().Queued
 		o.FS = disk.killed()
 		again := openBox(t, "/box", o)
-		if got := again.Stats().Queued; got < want || got > want+uint64(acked-maxSlotSpan+1) {
+		if got := again.Stats().Queued; got < want || got > want+uint64(acked-format.MaxSpans+1) {
 			t.Errorf("%d records come again", got-want)
 		}
 		equal(t, "damaged", again.Stats().Damaged, 0)
@@ -217,7 +218,7 @@ func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 		for range 4 * backlog { // four times what it holds
 			n++
 			appendBodies(t, b, body(n))
-			r, err := b.Next(t.Context(), fresh, 10)
+			r, err := next(t.Context(), b, fresh, 10)
 			if err != nil {
 				t.Fatal(err)
 			}

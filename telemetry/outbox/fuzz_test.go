@@ -128,18 +128,18 @@ func openAnything(t *testing.T, cursor, one, two []byte, mend bool) {
 
 // mendSlot makes a valid slot of anything.
 func mendSlot(b []byte) []byte {
-	if len(b) < slotFixed {
+	if len(b) < format.SlotFixed {
 		return b
 	}
 	b = bytes.Clone(b)
-	copy(b, format.AppendPrefix(nil, slotMagic))
+	copy(b, format.AppendPrefix(nil, format.SlotMagic))
 	spans, told := le.Uint32(b[96:])%4, le.Uint32(b[100:])%4
-	length := slotFixed + 16*spans + 24*told
+	length := format.SlotFixed + 16*spans + 24*told
 	b = append(b, make([]byte, length)...)[:max(len(b), int(length))]
 	le.PutUint32(b[96:], spans)
 	le.PutUint32(b[100:], told)
 	le.PutUint32(b[24:], length)
-	le.PutUint32(b[28:], slotSum(b[:length]))
+	le.PutUint32(b[28:], format.SlotSum(b[:length]))
 	return b
 }
 

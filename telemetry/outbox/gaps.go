@@ -2,70 +2,55 @@ package outbox
 
 import (
 	"slices"
-	"strconv"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// gap is a run of seqs that left the line unsent and that no consumer has been told of for sure.
-type gap struct {
-	id          format.ID
-	first, last uint64
-	by          uint64 // the place of the record that was handed out with it; 0: none. Not kept on disk: after a restart it is told again
-}
-
-func (g gap) String() string {
-	return strconv.FormatUint(g.first, 10) + "-" + strconv.FormatUint(g.last, 10)
-}
-
 // gaps are few: neighbours are joined.
-type gaps []gap
-
-// maxGaps bounds what is kept, in memory and on disk.
-const maxGaps = 64
+type gaps []format.Gap
 
 // add remembers a run of seqs. A gap that grows has to be told anew. dead says of a gap that no record can follow that could tell it;
 // it is asked only when there are too many.
-func (g *gaps) add(id format.ID, first, last uint64, dead func(gap) bool) {
+func (g *gaps) add(id format.ID, first, last uint64, dead func(format.Gap) bool) {
 	if first > last {
 		return
 	}
-	grown := gap{id: id, first: first, last: last}
+	grown := format.Gap{ID: id, First: first, Last: last}
 	for i := 0; i < len(*g); {
 		old := (*g)[i]
-		if old.id != id || old.last+1 < grown.first || grown.last+1 < old.first {
+		if old.ID != id || old.Last+1 < grown.First || grown.Last+1 < old.First {
 			i++
 			continue
 		}
-		grown.first, grown.last = min(grown.first, old.first), max(grown.last, old.last)
-		if grown.first == old.first && grown.last == old.last {
-			grown.by = old.by // nothing new
+		grown.First, grown.Last = min(grown.First, old.First), max(grown.Last, old.Last)
+		if grown.First == old.First && grown.Last == old.Last {
+			grown.By = old.By // nothing new
 		} else {
-			grown.by = 0
+			grown.By = 0
 		}
 		*g = slices.Delete(*g, i, i+1)
 		i = 0
 	}
 	*g = append(*g, grown)
-	if len(*g) > maxGaps {
+	if len(*g) > format.MaxGaps {
 		*g = slices.DeleteFunc(*g, dead)
 	}
-	if len(*g) > maxGaps {
+	if len(*g) > format.MaxGaps {
 		g.joinNearest()
 	}
 }
 
 // joinNearest makes one of the two gaps that are closest to each other. It then says too much, never too little.
 func (g *gaps) joinNearest() {
-	slices.SortFunc(*g, func(a, b gap) int {
-		if a.id != b.id {
-			if a.id < b.id {
+	slices.SortFunc(*g, func(a, b format.Gap) int {
+		if a.ID != b.ID {
+			if a.ID < b.ID {
 				return -1
 			}
 			return 1
 		}
-		if a.first < b.first {
+		if a.First < b.First {
 			return -1
 		}
 		return 1
@@ -73,7 +58,7 @@ func (g *gaps) joinNearest() {
 	best := -1
 	for i := range len(*g) - 1 {
 		a, b := (*g)[i], (*g)[i+1]
-		if a.id == b.id && (best < 0 || b.first-a.last < (*g)[best+1].first-(*g)[best].last) {
+		if a.ID == b.ID && (best < 0 || b.First-a.Last < (*g)[best+1].First-(*g)[best].Last) {
 			best = i
 		}
 	}
@@ -81,7 +66,7 @@ func (g *gaps) joinNearest() {
 		*g = slices.Delete(*g, 0, 1)
 		return
 	}
-	(*g)[best].last, (*g)[best].by = (*g)[best+1].last, 0
+	(*g)[best].Last, (*g)[best].By = (*g)[best+1].Last, 0
 	*g = slices.Delete(*g, best+1, best+2)
 }
 
@@ -90,30 +75,30 @@ func (g *gaps) joinNearest() {
 func (g gaps) tell(id format.ID, seq, pos uint64) string {
 	best := -1
 	for i := range g {
-		if g[i].by == pos {
+		if g[i].By == pos {
 			return g[i].String()
 		}
-		if g[i].by == 0 && g[i].id == id && g[i].last < seq && (best < 0 || g[i].last > g[best].last) {
+		if g[i].By == 0 && g[i].ID == id && g[i].Last < seq && (best < 0 || g[i].Last > g[best].Last) {
 			best = i
 		}
 	}
 	if best < 0 {
 		return ""
 	}
-	g[best].by = pos
+	g[best].By = pos
 	return g[best].String()
 }
 
 // told forgets the gap that the record at pos carried, for it arrived.
 func (g *gaps) told(pos uint64) {
-	*g = slices.DeleteFunc(*g, func(x gap) bool { return x.by == pos })
+	*g = slices.DeleteFunc(*g, func(x format.Gap) bool { return x.By == pos })
 }
 
 // untold gives the gaps back whose carriers left the line without arriving.
 func (g gaps) untold(s runs.Span) {
 	for i := range g {
-		if g[i].by >= s.First && g[i].by <= s.Last {
-			g[i].by = 0
+		if g[i].By >= s.First && g[i].By <= s.Last {
+			g[i].By = 0
 		}
 	}
 }

@@ -521,7 +521,7 @@ func TestBlindOpen(t *testing.T) {
 			equal(t, op+": handed out", len(tryNextNow(t, b, 0, 10)), 0)
 			came := make(chan []Record)
 			go func() {
-				r, err := b.Next(t.Context(), 0, 10)
+				r, err := next(t.Context(), b, 0, 10)
 				if err != nil {
 					t.Error(err)
 				}

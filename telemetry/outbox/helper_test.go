@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -100,7 +101,30 @@ func queued(t testing.TB, b *Box) (all []Record) {
 	}
 }
 
-// tryNext is Next without waiting for new records. It waits in virtual time until damage is
+// maxBodies is how many bytes of bodies next takes at once, unless the first body alone is more.
+const maxBodies = 512 << 10
+
+// next returns the oldest records behind a position, up to limit of them. It waits for one.
+func next(ctx context.Context, b *Box, after uint64, limit int) ([]Record, error) {
+	return nextOf(ctx, b, limit, Part{After: after})
+}
+
+// nextOf is next for a reader that has more than one place in the line: it returns the oldest
+// records of the first part that has some.
+func nextOf(ctx context.Context, b *Box, limit int, parts ...Part) ([]Record, error) {
+	var once Batch
+	defer once.ahead.release()
+	for {
+		if err := b.Wait(ctx, parts...); err != nil {
+			return nil, err
+		}
+		if records, err := b.Read(&once, limit, maxBodies, parts...); len(records) > 0 || err != nil {
+			return records, err
+		}
+	}
+}
+
+// tryNext is next without waiting for new records. It waits in virtual time until damage is
 // believed.
 func tryNext(t testing.TB, b *Box, after uint64, limit int) []Record {
 	t.Helper()
@@ -112,7 +136,7 @@ func tryNext(t testing.TB, b *Box, after uint64, limit int) []Record {
 			return nil
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		records, err := b.Next(ctx, after, limit)
+		records, err := next(ctx, b, after, limit)
 		cancel()
 		if err == nil {
 			return records
@@ -218,9 +242,11 @@ func (c *consumer) unaccounted() (ids []string) {
 	return ids
 }
 
+var le = binary.LittleEndian
+
 func checksum(b []byte) uint32 { return crc32.Checksum(b, format.Castagnoli) }
 
-// Has says whether there is a record behind a place, so that Next would not have to wait for it.
+// Has says whether there is a record behind a place, so that next would not have to wait for it.
 func (b *Box) Has(after uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

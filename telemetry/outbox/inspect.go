@@ -64,7 +64,7 @@ func Inspect(dir string) (Look, error) {
 		look.For = v.identity.String()
 	}
 	if v.hasSlot {
-		look.ID = v.slot.id.String()
+		look.ID = v.slot.ID.String()
 	}
 	for _, s := range v.segs {
 		if s.end > v.left.Cursor {
@@ -78,8 +78,8 @@ func Inspect(dir string) (Look, error) {
 		}
 		look.Oldest, look.Newest = v.created(v.oldestFirst()), v.created(v.newestFirst())
 	}
-	for _, g := range v.slot.gaps {
-		look.Gaps = append(look.Gaps, Range{g.id.String(), g.first, g.last})
+	for _, g := range v.slot.Gaps {
+		look.Gaps = append(look.Gaps, Range{g.ID.String(), g.First, g.Last})
 	}
 	for _, err := range ReadQuarantine(dir) {
 		if err != nil {
@@ -155,15 +155,15 @@ func see(dir string) (*view, error) {
 // announce finds the records that would tell of the gaps: the first one behind each, nearest gap first, as gaps.tell does.
 func (v *view) announce() {
 	v.told = map[uint64]string{}
-	byLast := slices.SortedFunc(slices.Values(v.slot.gaps), func(a, b gap) int { return cmp.Compare(b.last, a.last) })
+	byLast := slices.SortedFunc(slices.Values(v.slot.Gaps), func(a, b format.Gap) int { return cmp.Compare(b.Last, a.Last) })
 	for _, g := range byLast {
 		for _, s := range v.segs {
-			if s.ID != g.id {
+			if s.ID != g.ID {
 				continue
 			}
 			pos := s.Base
-			if g.last >= s.BaseSeq {
-				pos += g.last + 1 - s.BaseSeq
+			if g.Last >= s.BaseSeq {
+				pos += g.Last + 1 - s.BaseSeq
 			}
 			for pos = v.left.Next(pos); pos < s.end && v.told[pos] != ""; {
 				pos = v.left.Next(pos + 1)
@@ -302,7 +302,7 @@ func SplitID(id string) (outboxID string, seq uint64, ok bool) {
 		return "", 0, false
 	}
 	seq, err = strconv.ParseUint(digits, 10, 64)
-	if err != nil || seq == 0 || seq >= farthest || format.ID(n).Name(seq) != id {
+	if err != nil || seq == 0 || seq >= format.Farthest || format.ID(n).Name(seq) != id {
 		return "", 0, false
 	}
 	return outboxID, seq, true
@@ -316,7 +316,7 @@ func SplitGap(gap string) (first, last uint64, ok bool) {
 		return 0, 0, false
 	}
 	last, err = strconv.ParseUint(to, 10, 64)
-	if err != nil || first == 0 || last < first || last >= farthest {
+	if err != nil || first == 0 || last < first || last >= format.Farthest {
 		return 0, 0, false
 	}
 	return first, last, true

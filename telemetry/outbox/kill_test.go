@@ -70,7 +70,7 @@ func childMain() bool {
 	}
 	after := uint64(0)
 	for turn := 0; ; turn++ {
-		records, err := b.Next(ctx, after, 16)
+		records, err := next(ctx, b, after, 16)
 		if err != nil {
 			say("E " + err.Error())
 			return true

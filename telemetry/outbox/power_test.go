@@ -168,11 +168,11 @@ func (p *prefix) check(t *testing.T, disk *memFS, o Options, drops bool, name st
 		missing.gaps[box] = maps.Clone(seqs)
 	}
 	for _, g := range b.gaps {
-		box := g.id.String()
+		box := g.ID.String()
 		if missing.gaps[box] == nil {
 			missing.gaps[box] = map[uint64]bool{}
 		}
-		for seq := g.first; seq <= g.last; seq++ {
+		for seq := g.First; seq <= g.Last; seq++ {
 			missing.gaps[box][seq] = true
 		}
 	}

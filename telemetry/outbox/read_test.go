@@ -115,7 +115,7 @@ func TestReadQueueBesideARunningBox(t *testing.T) {
 	}
 	others.Go(func() {
 		for after := uint64(0); ; {
-			r, err := b.Next(ctx, after, 7)
+			r, err := next(ctx, b, after, 7)
 			if err != nil {
 				return
 			}

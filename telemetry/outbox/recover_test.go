@@ -166,7 +166,7 @@ func TestThereIsAlwaysASlot(t *testing.T) {
 func TestManyGaps(t *testing.T) {
 	disk := newMemFS()
 	b := openBox(t, "/box", Options{FS: disk})
-	const n = 5 * maxGaps
+	const n = 5 * format.MaxGaps
 	appendBodies(t, b, bodies(1, n)...)
 	far := newConsumer()
 	for _, r := range queued(t, b) {
@@ -181,10 +181,10 @@ func TestManyGaps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	equal(t, "gaps", len(b.gaps), maxGaps)
+	equal(t, "gaps", len(b.gaps), format.MaxGaps)
 	closeBox(t, b)
 	b = openBox(t, "/box", Options{FS: disk})
-	appendBodies(t, b, bodies(1, maxGaps)...)
+	appendBodies(t, b, bodies(1, format.MaxGaps)...)
 	for _, r := range queued(t, b) {
 		far.take(t, r)
 	}

@@ -69,7 +69,7 @@ func TestRelaxedHandsOutOnlyWhatIsSynced(t *testing.T) {
 			t.Errorf("%+v; Has %v", s, b.Has(0))
 		}
 		start := time.Now()
-		r, err := b.Next(t.Context(), 0, 10)
+		r, err := next(t.Context(), b, 0, 10)
 		if waited := time.Since(start); err != nil || len(r) != 3 || waited != time.Minute {
 			t.Errorf("%v after %v: %v", idsOf(r), waited, err)
 		}
@@ -212,7 +212,7 @@ func TestRelaxedEverybodyAtOnce(t *testing.T) {
 		}
 		last := uint64(0)
 		for last < producers*each {
-			r, err := b.Next(context.Background(), last, 64)
+			r, err := next(context.Background(), b, last, 64)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -135,7 +135,7 @@ func (s *sweep) drain(d time.Duration, most int) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	for after := uint64(0); most > 0; {
-		r, err := s.b.Next(ctx, after, min(most, 5))
+		r, err := next(ctx, s.b, after, min(most, 5))
 		if err != nil {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				s.t.Fatal(err)
@@ -190,7 +190,7 @@ func (s *sweep) quarantine() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	r, err := s.b.Next(ctx, 0, 1)
+	r, err := next(ctx, s.b, 0, 1)
 	if err != nil {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // world is a box with a producer and a consumer who remember everything, on a disk that may fail and lose power.
@@ -269,7 +270,7 @@ func (w *world) settle(lossless bool) {
 	if w.b.Stats().Degraded {
 		w.fatalf("degraded on a good disk")
 	}
-	turns := 2 * maxGaps // so that every gap finds somebody to tell it
+	turns := 2 * format.MaxGaps // so that every gap finds somebody to tell it
 	if lossless {
 		turns = 2
 	}

@@ -4,55 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
-	"path/filepath"
-	"slices"
-	"sort"
-	"strings"
 	"syscall"
-	"time"
 
-	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
-
-// segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
-type segment struct {
-	format.Header
-	num uint64 // its name
-
-	end  uint64    // place behind its last message
-	size int64     // where in the file that message ends
-	look time.Time // not before, whether all that waits in it is too old
-
-	trouble *trouble // why it cannot be read now; nil if it can
-	damaged bool     // its damage is believed, so messages that cannot be read leave the line
-	aside   bool     // rename the file instead of deleting it when all its messages have left
-}
-
-const segSuffix = ".seg"
-
-func segName(num uint64) string { return fmt.Sprintf("%016x"+segSuffix, num) }
-
-// segNum is the number in the name of a segment, 0 if it is no such name.
-func segNum(name string) (num uint64) {
-	hex, isSegment := strings.CutSuffix(name, segSuffix)
-	if !isSegment || len(hex) != 16 {
-		return 0
-	}
-	if _, err := fmt.Sscanf(hex, "%016x", &num); err != nil || segName(num) != name {
-		return 0
-	}
-	return num
-}
-
-// isIn says whether all positions of the segment are in a set.
-func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.Base) >= s.end }
-
-// seqAt is the seq of the message at a position.
-func (s *segment) seqAt(pos uint64) uint64 { return s.BaseSeq + (pos - s.Base) }
 
 // writer is the segment that is being written. It belongs to the leader (Box.leading).
 type writer struct {
@@ -62,11 +18,6 @@ type writer struct {
 	next uint32
 	name string
 	isOn bool // the segment is in Box.segs: something of it is durable, which is what seg.size and seg.end are about
-}
-
-// segmentBytes is the size at which a segment is full: small enough that dropping one does not drop much, large enough that they stay few.
-func segmentBytes(maxBytes int64) int64 {
-	return max(min(maxBytes/64, 1<<20), maxBytes/1024, 1)
 }
 
 // place is where in the line, and as which, the next message goes.
@@ -283,8 +234,6 @@ func (b *Box) openAgain(need int64) error {
 	return nil
 }
 
-func (b *Box) path(num uint64) string { return filepath.Join(b.dir, segName(num)) }
-
 // seal closes the segment being written and gives back what it did not use.
 func (b *Box) seal() {
 	w := b.writer
@@ -360,179 +309,4 @@ func (b *Box) cutOffAll() error {
 	}
 	b.remains = nil
 	return nil
-}
-
-// used is the bytes of the segments that hold queued messages. b.mu is held.
-func (b *Box) used() int64 {
-	if b.files == nil {
-		return 0
-	}
-	bytes := b.unsyncedBytes
-	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.Cursor; i-- {
-		if len(b.acks.Spans) == 0 || !b.segs[i].isIn(&b.acks) {
-			bytes += b.segs[i].size
-		}
-	}
-	return bytes
-}
-
-// makeRoom drops segments from the oldest end: those that are too old, and under DropOldest as many as it takes for need bytes. The
-// caller leads.
-func (b *Box) makeRoom(need int64) error {
-	dropped := b.dropAged()
-	b.mu.Lock()
-	if b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes && b.unsynced > 0 {
-		b.mu.Unlock()
-		if err := b.flush(); err != nil { // only what is in the line can be dropped
-			return err
-		}
-		b.mu.Lock()
-	}
-	for b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes {
-		s := b.oldest()
-		if s == nil {
-			break
-		}
-		b.dropSegment(s, "for room")
-		dropped = true
-	}
-	b.mu.Unlock()
-	if !dropped {
-		return nil
-	}
-	if w := b.writer; w != nil && w.isOn && len(b.loose) == 0 && !b.queued(w.seg) {
-		b.seal() // else the bytes of what was dropped would stay
-	}
-	if err := b.syncAcks(true); err != nil { // the gap must be on the disk before its messages are gone from it
-		return err
-	}
-	b.reclaim()
-	return nil
-}
-
-func (b *Box) queued(s *segment) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return s.end > b.acks.Cursor
-}
-
-// oldest is the first segment with a queued message, nil if there is none. b.mu is held.
-func (b *Box) oldest() *segment {
-	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.Cursor })
-	if i == len(b.segs) {
-		return nil
-	}
-	return b.segs[i]
-}
-
-// dropSegment lets all messages of the oldest segment leave. b.mu is held.
-func (b *Box) dropSegment(s *segment, why string) {
-	if b.acks.Cursor < s.Base {
-		b.leave(runs.Of(b.acks.Cursor, s.Base-1)) // nobody's places
-	}
-	b.drop(runs.Of(max(s.Base, b.acks.Cursor), s.end-1), why)
-}
-
-// lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
-const lookAgain = time.Minute
-
-// dropAged drops the oldest segments while each message that waits in them is too old. The newest one is left to Next.
-func (b *Box) dropAged() (dropped bool) {
-	if b.opt.MaxAge <= 0 {
-		return false
-	}
-	for {
-		b.mu.Lock()
-		s := b.oldest()
-		if s == nil || s == b.segs[len(b.segs)-1] || time.Now().Before(s.look) {
-			b.mu.Unlock()
-			return dropped
-		}
-		copied, from := *s, max(s.Base, b.acks.Cursor)
-		b.mu.Unlock()
-		age := b.youngest(copied, from)
-		b.mu.Lock()
-		if age <= b.opt.MaxAge {
-			s.look = time.Now().Add(min(b.opt.MaxAge-age+1, lookAgain))
-			b.mu.Unlock()
-			return dropped
-		}
-		if b.oldest() == s {
-			b.dropSegment(s, "for age")
-			dropped = true
-		}
-		b.mu.Unlock()
-	}
-}
-
-// youngest is the least age of the messages in a segment from a place on; that of the first one will do if it is not too old. A segment
-// that cannot be read is young: Next will deal with it. Each message is asked for its age, since they may have been made by several clocks.
-func (b *Box) youngest(s segment, from uint64) time.Duration {
-	age, found := time.Duration(math.MaxInt64), false
-	var kept ahead
-	defer kept.release()
-	var m message.Message
-	err := b.scan(s, from, 0, &kept, &m, func(pos uint64, _ int64) *message.Message {
-		age, found = min(age, max(b.age(pos, m.Created), 0)), true
-		if pos == from && age <= b.opt.MaxAge {
-			return nil
-		}
-		return &m
-	})
-	if err != nil || !found {
-		return 0
-	}
-	return age
-}
-
-// reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
-func (b *Box) reclaimNow() {
-	b.mu.Lock()
-	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], func(s *segment) bool { return s.isIn(&b.acks) })
-	b.mu.Unlock()
-	if !idle && b.syncAcks(false) == nil {
-		b.reclaim()
-	}
-}
-
-// reclaim deletes the segments whose messages have all left the line by a synced slot, but never
-// the newest segment. It renames a segment of which something could not be read. What fails is
-// tried again at the next call.
-func (b *Box) reclaim() {
-	b.cur.mu.Lock()
-	left := b.cur.left // never changed, only replaced
-	b.cur.mu.Unlock()
-	b.mu.Lock()
-	if n := len(b.segs); n > 0 {
-		newest := b.segs[n-1]
-		b.segs = slices.DeleteFunc(b.segs, func(s *segment) bool {
-			if s == newest || !s.isIn(&left) {
-				return false
-			}
-			b.trash = append(b.trash, waste{s.num, s.aside})
-			return true
-		})
-	}
-	trash := b.trash
-	b.trash = nil
-	b.mu.Unlock()
-	for _, w := range trash {
-		name, err := b.path(w.num), error(nil)
-		if w.keep {
-			err = b.fs.Rename(name, name+badSuffix)
-		} else {
-			err = b.fs.Remove(name)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			b.mu.Lock()
-			b.trash = append(b.trash, w)
-			b.mu.Unlock()
-		}
-	}
-}
-
-// waste is a segment file that is to be deleted, or renamed so that a person can look at it.
-type waste struct {
-	num  uint64
-	keep bool
 }

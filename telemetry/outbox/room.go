@@ -1,0 +1,188 @@
+package outbox
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
+)
+
+// used is the bytes of the segments that hold queued messages. b.mu is held.
+func (b *Box) used() int64 {
+	if b.files == nil {
+		return 0
+	}
+	bytes := b.unsyncedBytes
+	for i := len(b.segs) - 1; i >= 0 && b.segs[i].end > b.acks.Cursor; i-- {
+		if len(b.acks.Spans) == 0 || !b.segs[i].isIn(&b.acks) {
+			bytes += b.segs[i].size
+		}
+	}
+	return bytes
+}
+
+// makeRoom drops segments from the oldest end: those that are too old, and under DropOldest as many as it takes for need bytes. The
+// caller leads.
+func (b *Box) makeRoom(need int64) error {
+	dropped := b.dropAged()
+	b.mu.Lock()
+	if b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes && b.unsynced > 0 {
+		b.mu.Unlock()
+		if err := b.flush(); err != nil { // only what is in the line can be dropped
+			return err
+		}
+		b.mu.Lock()
+	}
+	for b.opt.Full == DropOldest && b.used()+need > b.opt.MaxBytes {
+		s := b.oldest()
+		if s == nil {
+			break
+		}
+		b.dropSegment(s, "for room")
+		dropped = true
+	}
+	b.mu.Unlock()
+	if !dropped {
+		return nil
+	}
+	if w := b.writer; w != nil && w.isOn && len(b.loose) == 0 && !b.queued(w.seg) {
+		b.seal() // else the bytes of what was dropped would stay
+	}
+	if err := b.syncAcks(true); err != nil { // the gap must be on the disk before its messages are gone from it
+		return err
+	}
+	b.reclaim()
+	return nil
+}
+
+func (b *Box) queued(s *segment) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s.end > b.acks.Cursor
+}
+
+// oldest is the first segment with a queued message, nil if there is none. b.mu is held.
+func (b *Box) oldest() *segment {
+	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.Cursor })
+	if i == len(b.segs) {
+		return nil
+	}
+	return b.segs[i]
+}
+
+// dropSegment lets all messages of the oldest segment leave. b.mu is held.
+func (b *Box) dropSegment(s *segment, why string) {
+	if b.acks.Cursor < s.Base {
+		b.leave(runs.Of(b.acks.Cursor, s.Base-1)) // nobody's places
+	}
+	b.drop(runs.Of(max(s.Base, b.acks.Cursor), s.end-1), why)
+}
+
+// lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
+const lookAgain = time.Minute
+
+// dropAged drops the oldest segments while each message that waits in them is too old. The newest one is left to Read.
+func (b *Box) dropAged() (dropped bool) {
+	if b.opt.MaxAge <= 0 {
+		return false
+	}
+	for {
+		b.mu.Lock()
+		s := b.oldest()
+		if s == nil || s == b.segs[len(b.segs)-1] || time.Now().Before(s.look) {
+			b.mu.Unlock()
+			return dropped
+		}
+		copied, from := *s, max(s.Base, b.acks.Cursor)
+		b.mu.Unlock()
+		age := b.youngest(copied, from)
+		b.mu.Lock()
+		if age <= b.opt.MaxAge {
+			s.look = time.Now().Add(min(b.opt.MaxAge-age+1, lookAgain))
+			b.mu.Unlock()
+			return dropped
+		}
+		if b.oldest() == s {
+			b.dropSegment(s, "for age")
+			dropped = true
+		}
+		b.mu.Unlock()
+	}
+}
+
+// youngest is the least age of the messages in a segment from a place on; that of the first one will do if it is not too old. A segment
+// that cannot be read is young: Read will deal with it. Each message is asked for its age, since they may have been made by several clocks.
+func (b *Box) youngest(s segment, from uint64) time.Duration {
+	age, found := time.Duration(math.MaxInt64), false
+	var kept ahead
+	defer kept.release()
+	var m message.Message
+	err := b.scan(s, from, 0, &kept, &m, func(pos uint64, _ int64) *message.Message {
+		age, found = min(age, max(b.age(pos, m.Created), 0)), true
+		if pos == from && age <= b.opt.MaxAge {
+			return nil
+		}
+		return &m
+	})
+	if err != nil || !found {
+		return 0
+	}
+	return age
+}
+
+// reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
+func (b *Box) reclaimNow() {
+	b.mu.Lock()
+	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], func(s *segment) bool { return s.isIn(&b.acks) })
+	b.mu.Unlock()
+	if !idle && b.syncAcks(false) == nil {
+		b.reclaim()
+	}
+}
+
+// reclaim deletes the segments whose messages have all left the line by a synced slot, but never
+// the newest segment. It renames a segment of which something could not be read. What fails is
+// tried again at the next call.
+func (b *Box) reclaim() {
+	b.cur.mu.Lock()
+	left := b.cur.left // never changed, only replaced
+	b.cur.mu.Unlock()
+	b.mu.Lock()
+	if n := len(b.segs); n > 0 {
+		newest := b.segs[n-1]
+		b.segs = slices.DeleteFunc(b.segs, func(s *segment) bool {
+			if s == newest || !s.isIn(&left) {
+				return false
+			}
+			b.trash = append(b.trash, waste{s.num, s.aside})
+			return true
+		})
+	}
+	trash := b.trash
+	b.trash = nil
+	b.mu.Unlock()
+	for _, w := range trash {
+		name, err := b.path(w.num), error(nil)
+		if w.keep {
+			err = b.fs.Rename(name, name+badSuffix)
+		} else {
+			err = b.fs.Remove(name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.mu.Lock()
+			b.trash = append(b.trash, w)
+			b.mu.Unlock()
+		}
+	}
+}
+
+// waste is a segment file that is to be deleted, or renamed so that a person can look at it.
+type waste struct {
+	num  uint64
+	keep bool
+}

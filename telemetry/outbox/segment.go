@@ -1,0 +1,54 @@
+package outbox
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
+)
+
+// segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
+type segment struct {
+	format.Header
+	num uint64 // its name
+
+	end  uint64    // place behind its last message
+	size int64     // where in the file that message ends
+	look time.Time // not before, whether all that waits in it is too old
+
+	trouble *trouble // why it cannot be read now; nil if it can
+	damaged bool     // its damage is believed, so messages that cannot be read leave the line
+	aside   bool     // rename the file instead of deleting it when all its messages have left
+}
+
+const segSuffix = ".seg"
+
+func segName(num uint64) string { return fmt.Sprintf("%016x"+segSuffix, num) }
+
+// segNum is the number in the name of a segment, 0 if it is no such name.
+func segNum(name string) (num uint64) {
+	hex, isSegment := strings.CutSuffix(name, segSuffix)
+	if !isSegment || len(hex) != 16 {
+		return 0
+	}
+	if _, err := fmt.Sscanf(hex, "%016x", &num); err != nil || segName(num) != name {
+		return 0
+	}
+	return num
+}
+
+// isIn says whether all positions of the segment are in a set.
+func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.Base) >= s.end }
+
+// seqAt is the seq of the message at a position.
+func (s *segment) seqAt(pos uint64) uint64 { return s.BaseSeq + (pos - s.Base) }
+
+// segmentBytes is the size at which a segment is full: small enough that dropping one does not drop much, large enough that they stay few.
+func segmentBytes(maxBytes int64) int64 {
+	return max(min(maxBytes/64, 1<<20), maxBytes/1024, 1)
+}
+
+func (b *Box) path(num uint64) string { return filepath.Join(b.dir, segName(num)) }
