@@ -120,7 +120,8 @@ The control API causes faults and shows what arrived (docs/control-api.md):
 	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
 	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")
 	f.StringVar(&limits, "dps-limits", "", "REGISTRATIONS,POLLS: let DPS answer 429 after so many registrations of all devices in a minute, or so many polls of one device in 10 s; without a value 1000,5 as in Azure")
-	f.Lookup("dps-limits").NoOptDefVal = "1000,5"
+	azure := sim.AzureDPSLimits()
+	f.Lookup("dps-limits").NoOptDefVal = fmt.Sprintf("%d,%d", azure.RegistrationsPerMinute, azure.PollsPer10s)
 	f.StringVar(&conf.Allocation, "allocation", conf.Allocation, "how DPS chooses a hub: static, hashed, geoLatency or custom")
 	f.IntSliceVar(&conf.HubWeights, "hub-weights", nil, "weights of the hubs under --allocation hashed, such as 3,1")
 	f.StringVar(&conf.Webhook, "webhook", "", "URL that chooses the hub under --allocation custom")

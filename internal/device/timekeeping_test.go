@@ -13,10 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
-// silent tells nobody.
-func silent(journal.Event) {}
-
-// heard is what the device has warned of that holds a word.
+// warned returns the warnings of the device that contain a word.
 func (w *world) warned(word string) (texts []string) {
 	for _, text := range w.texts(journal.Warning) {
 		if strings.Contains(text, word) {
