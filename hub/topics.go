@@ -48,7 +48,7 @@ func (p Properties) Name(key string) string { return printable(p.Get(key), maxNa
 // ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one
 // that is not printable, counts as none: IoT Hub accepts no such message.
 func (p Properties) ID() string {
-	id := p.Get("$.mid")
+	id := p.Get(midName)
 	if len(id) > maxID || printable(id, maxID) != id {
 		return ""
 	}

@@ -41,7 +41,7 @@ func isLine(t *testing.T, err error) {
 	if err == nil {
 		return
 	}
-	if text := err.Error(); len(text) > 400 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if text := err.Error(); len(text) > 500 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		t.Errorf("an error of %d bytes: %.200q", len(text), text)
 	}
 }
