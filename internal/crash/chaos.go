@@ -35,8 +35,8 @@ func newChaos(t *trial) *chaos {
 	return &chaos{trial: t, arrived: drill.NewRoll(), injected: map[string]int{}}
 }
 
-// play is the whole run. Its error says why there is no verdict, or which program did not do what it
-// must. Then the verdict has what was found until then.
+// play is the whole run. Its error says why there is no verdict, or which program did not do what
+// it must. Then the verdict has what was found until then.
 func (c *chaos) play(ctx context.Context) (drill.Verdict, error) {
 	c.say("%d bursts of failing system calls, %d samples/s, SEED=%d, in %s", c.bursts, c.rate, c.seed, c.dir)
 	life, end, err := c.begin(ctx)

@@ -9,8 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/drill"
 )
 
-// feeder writes numbered lines to the device that lives now. The rate holds for the whole run: lines
-// that were due while there was no device are written later.
+// feeder writes numbered lines to the device that lives now. The rate holds for the whole run:
+// lines that were due while there was no device are written later.
 type feeder struct {
 	rate  int // lines a second
 	began time.Time

@@ -34,10 +34,10 @@ func newKilling(t *trial) *killing {
 	return k
 }
 
-// play is the whole run. Its error says why there is no verdict, or which program did not do what it
-// must. Then the verdict has what was found until then.
+// play is the whole run. Its error says why there is no verdict, or which program did not do what
+// it must. Then the verdict has what was found until then.
 func (k *killing) play(ctx context.Context) (drill.Verdict, error) {
-	k.say("at least %d kills and %d failovers, %d samples/s, SEED=%d, in %s", k.options.kills, k.options.moves, k.rate, k.seed, k.dir)
+	k.say("at least %d kills and %d failovers, %d samples/s, SEED=%d, in %s", k.kills, k.moves, k.rate, k.seed, k.dir)
 	life, end, err := k.begin(ctx)
 	defer end()
 	if err == nil {
@@ -49,8 +49,8 @@ func (k *killing) play(ctx context.Context) (drill.Verdict, error) {
 	return k.finish(life)
 }
 
-// kills is how often a program was killed.
-func (k *killing) kills() int { return k.sim.kills + k.device.kills }
+// killed is how often a program was killed.
+func (k *killing) killed() int { return k.sim.kills + k.device.kills }
 
 // strike kills and moves until it has done so often enough.
 func (k *killing) strike(ctx context.Context) error {
@@ -61,8 +61,8 @@ func (k *killing) strike(ctx context.Context) error {
 	if err := k.recover(ctx, 0); err != nil {
 		return err
 	}
-	for i := 0; k.kills() < k.options.kills || k.book.Moves < k.options.moves; i++ {
-		if i > 20*(k.options.kills+k.options.moves) {
+	for i := 0; k.killed() < k.kills || k.book.Moves < k.moves; i++ {
+		if i > 20*(k.kills+k.moves) {
 			return fmt.Errorf("%d failovers in %d events: the device does not move", k.book.Moves, i)
 		}
 		if err := k.happen(ctx, i); err != nil {
@@ -121,7 +121,7 @@ func (k *killing) happen(ctx context.Context, i int) error {
 		return err
 	}
 	k.say("%4d after %4d ms, with %5d queued: %s. %d kills, %d failovers, %d arrived, %d repeated", i, waited.Milliseconds(), queued, text,
-		k.kills(), k.book.Moves, k.book.Distinct, k.book.Repeats)
+		k.killed(), k.book.Moves, k.book.Distinct, k.book.Repeats)
 	return nil
 }
 
@@ -243,7 +243,7 @@ func (k *killing) finish(ctx context.Context) (drill.Verdict, error) {
 // report prints the figures of a run that came to its end.
 func (k *killing) report(v *drill.Verdict, last uint64, rate float64) {
 	b, l := &k.book, &k.looks
-	k.say("%d kills (device %d, simulator %d) and %d failovers in %v", k.kills(), k.device.kills, k.sim.kills, b.Moves, time.Since(k.began).Round(time.Second))
+	k.say("%d kills (device %d, simulator %d) and %d failovers in %v", k.killed(), k.device.kills, k.sim.kills, b.Moves, time.Since(k.began).Round(time.Second))
 	k.say("%d samples, %.0f a second over the whole run; %d lines died unread in the pipes of killed devices", last, rate, k.feeder.written()-last)
 	k.say("%d lost, %d repeated, at most %d per event (allowed: %d)", v.Lost, b.Repeats, b.Worst, b.Window)
 	k.say("at most %d queued; up to %.0f a second arrived; what was made after an event had arrived within %v (the slowest was %s)", l.most, b.Fastest,
@@ -255,7 +255,7 @@ func (k *killing) tell(v *drill.Verdict, last uint64) error {
 	if k.result == "" {
 		return nil
 	}
-	text, err := json.Marshal(map[string]any{"kills": k.kills(), "failovers": k.book.Moves, "samples": last, "lost": v.Lost,
+	text, err := json.Marshal(map[string]any{"kills": k.killed(), "failovers": k.book.Moves, "samples": last, "lost": v.Lost,
 		"repeated": k.book.Repeats, "worst": k.book.Worst, "window": k.book.Window, "faults": v.Texts()})
 	if err != nil {
 		return err

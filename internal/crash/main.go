@@ -1,8 +1,8 @@
-// Command crash proves that nothing is lost. It runs the built hubhop as two programs: a device, and a
-// simulated cloud with a state directory. It kills one or the other with kill -9 at random moments,
-// again and again, and moves the device from hub to hub meanwhile. In the end it compares three lists:
-// what the cloud has received, what the outbox has numbered, and the lines that the device was given.
-// With -bursts it kills nobody, and lets system calls of the device fail.
+// Command crash proves that nothing is lost. It runs the built hubhop as two programs: a device,
+// and a simulated cloud with a state directory. It kills one or the other with kill -9 at random
+// moments, again and again, and moves the device from hub to hub meanwhile. In the end it compares
+// three lists: what the cloud has received, what the outbox has numbered, and the lines that the
+// device was given. With -bursts it kills nobody, and lets system calls of the device fail.
 //
 // It exits with 0 if the verdict is good, with 3 if it is not, and with 1 or 2 if there is none.
 package main

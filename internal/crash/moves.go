@@ -9,8 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
-// late is how much later than they could hubs acknowledge, as if they were far away. Then something is
-// in flight most of the time, and a backlog takes its time.
+// late is how much later than they could hubs acknowledge, as if they were far away. Then something
+// is in flight most of the time, and a backlog takes its time.
 const late = 6 * time.Millisecond
 
 // distance brings the hubs that are well near, or far away.
@@ -27,11 +27,12 @@ func distance(ctx context.Context, cloud drill.Cloud, far bool) error {
 	return err
 }
 
-// ways are how a device is moved from a hub that is well: by its operator, or by a fault of the hub.
+// ways are how a device is moved from a hub that is well: by its operator, or by a fault of the
+// hub.
 var ways = []string{"failover", sim.FaultKill, sim.FaultBlackhole, sim.FaultConnack3, sim.FaultKill}
 
-// moveAway brings the device to another hub, and says what it has done. A device that is away from its
-// first hub returns; way chooses among the ways to leave it.
+// moveAway brings the device to another hub, and says what it has done. A device that is away from
+// its first hub returns; way chooses among the ways to leave it.
 func moveAway(ctx context.Context, cloud drill.Cloud, device string, way int) (what string, err error) {
 	s, err := cloud.State(ctx)
 	if err != nil {

@@ -25,8 +25,8 @@ type program struct {
 	err   error
 }
 
-// start runs it. It appends its log to <name>.log. Lines of its standard output go to told, if somebody
-// reads that.
+// start runs it. It appends its log to <name>.log. Lines of its standard output go to told, if
+// somebody reads that.
 func (p *program) start(ctx context.Context, told chan<- string) error {
 	log, err := os.OpenFile(filepath.Join(p.home, p.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

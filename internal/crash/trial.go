@@ -66,8 +66,8 @@ func (t *trial) say(format string, a ...any) {
 	_, _ = fmt.Fprintf(t.out, "%7.1fs %s\n", time.Since(t.began).Seconds(), fmt.Sprintf(format, a...))
 }
 
-// begin starts the simulator, and sets how the device is started. end stops both, and waits for their
-// end.
+// begin starts the simulator, and sets how the device is started. end stops both, and waits for
+// their end.
 func (t *trial) begin(ctx context.Context) (life context.Context, end func(), err error) {
 	life, cancel := context.WithCancel(ctx)
 	end = func() {
@@ -166,8 +166,8 @@ const (
 
 func never() bool { return false }
 
-// watch calls read in intervals until enough returns true, or for d. It returns an error if a program
-// has ended.
+// watch calls read in intervals until enough returns true, or for d. It returns an error if a
+// program has ended.
 func (t *trial) watch(ctx context.Context, every, d time.Duration, enough func() bool, read func(context.Context) error) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
@@ -191,8 +191,8 @@ func (t *trial) watch(ctx context.Context, every, d time.Duration, enough func()
 	return nil
 }
 
-// behind returns the messages after the first n that arrived. It returns an error if the ledger lacks
-// one.
+// behind returns the messages after the first n that arrived. It returns an error if the ledger
+// lacks one.
 func (t *trial) behind(ctx context.Context, n int64) (sim.Ledger, error) {
 	l, err := t.cloud.Ledger(ctx, deviceID, n)
 	if err == nil && (l.Truncated || l.Received != n+int64(len(l.Messages))) {

@@ -184,7 +184,8 @@ func (c *Control) Act(ctx context.Context, device string, a Act) error {
 	return c.ask(ctx, http.MethodPost, devicePath(device, string(a)), nil, nil)
 }
 
-// Method calls a direct method, and returns the device's answer. It waits for it as long as ctx lasts.
+// Method calls a direct method, and returns the device's answer. It waits for it as long as ctx
+// lasts.
 func (c *Control) Method(ctx context.Context, device, name string, payload json.RawMessage) (r sim.MethodResult, err error) {
 	var body any // a json.RawMessage of nil would be null
 	if len(payload) > 0 {
@@ -221,8 +222,8 @@ func (c *Control) Mail(ctx context.Context, device string) ([]sim.C2DMessage, er
 	return answer.Messages, err
 }
 
-// Embedded returns a simulator of this process as a [Cloud]. It is asked without HTTP, so it costs no
-// time, also on a network that is slow.
+// Embedded returns a simulator of this process as a [Cloud]. It is asked without HTTP, so it costs
+// no time, also on a network that is slow.
 func Embedded(s *sim.Sim) Cloud { return embedded{s} }
 
 type embedded struct{ sim *sim.Sim }

@@ -24,8 +24,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
-// bothClouds runs f with a simulator that has the device d1, connected: once in the same process, and
-// once behind its control API.
+// bothClouds runs f with a simulator that has the device d1, connected: once in the same process,
+// and once behind its control API.
 func bothClouds(t *testing.T, f func(t *testing.T, c Cloud, s *sim.Sim)) {
 	t.Helper()
 	m := virtual.Model(t)

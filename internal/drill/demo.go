@@ -1,5 +1,5 @@
-// Package drill attacks a hub on purpose and judges what came of it. What it counts is what the hubs
-// have received, never what the device believes.
+// Package drill attacks a hub on purpose and judges what came of it. What it counts is what the
+// hubs have received, never what the device believes.
 //
 // A [Schedule] says what is broken, and when; it is played on a [Stage]. A [Judge] compares what
 // arrived with what an outbox promised, and gives a [Verdict]. A [Cloud] is the simulator, in this
@@ -30,11 +30,12 @@ const DemoInterval = 100 * time.Millisecond
 // arrivalLimit is how long the last samples may take to arrive, once the story is over.
 const arrivalLimit = 10 * time.Second
 
-// Demo is the story that hubhop tells of itself: a device on a simulated cloud whose hubs are killed,
-// silenced, and healed.
+// Demo is the story that hubhop tells of itself: a device on a simulated cloud whose hubs are
+// killed, silenced, and healed. The story needs an App with a sample every DemoInterval, the
+// commands echo and setAlarm, and the desired property fanSpeed.
 type Demo struct {
-	Shared device.Shared   // how the device behaves; the demo sets where it connects, and its journal
-	App    device.App      // has samples every DemoInterval, the commands echo and setAlarm, the desired property fanSpeed
+	Shared device.Shared   // how it behaves; the demo sets where it connects, and the journal
+	App    device.App      // what the device does
 	Tell   func(StoryLine) // hears of everything as it happens, from several goroutines; may be nil
 	Keep   bool            // go on running after the verdict, until ctx ends
 
@@ -53,7 +54,8 @@ type StoryLine struct {
 }
 
 // Run tells the story, and gives the report to done as soon as there is a verdict. It returns an
-// error that wraps ErrVerdict if the verdict is Failed. Another error means that there is no verdict.
+// error that wraps ErrVerdict if the verdict is Failed. Another error means that there is no
+// verdict.
 func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 	conf := sim.DefaultConfig()
 	conf.Layout = sim.LayoutPorts
@@ -175,8 +177,8 @@ func (s *story) read(ctx context.Context) error {
 func (s *story) judge(ctx context.Context, made uint64, dir string, failure error) Verdict {
 	if failure != nil {
 		s.books.Object(Misconduct, "%v", failure)
-	} else {
-		_ = until(ctx, arrivalLimit, func() (bool, error) { return s.first >= made, s.read(ctx) }) // the verdict says what is missing
+	} else { // the verdict says what is missing, so an error does not matter
+		_ = until(ctx, arrivalLimit, func() (bool, error) { return s.first >= made, s.read(ctx) })
 	}
 	s.books.Allow.Waiting = s.first >= made
 	err := errors.Join(s.books.Holds(dir), s.read(ctx))

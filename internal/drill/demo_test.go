@@ -78,7 +78,8 @@ func tellDemo(t *testing.T, change func(d *Demo, stop context.CancelFunc)) (out 
 	return out
 }
 
-// TestDemoPasses tells the story to its good end: all moves are measured, and every command is answered.
+// TestDemoPasses tells the story to its good end: all moves are measured, and every command is
+// answered.
 func TestDemoPasses(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		got := tellDemo(t, func(d *Demo, _ context.CancelFunc) { d.Keep = keep })

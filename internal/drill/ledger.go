@@ -77,9 +77,10 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // Read calls each for every message, in order. It accepts JSON values in a row: messages, arrays of
-// messages, or the simulator's ledger, which is an object with the messages in its field "messages".
-// It holds one message at a time in memory. It returns the number of messages, and partial if the
-// ledger says that its beginning is missing. The error wraps ErrLedger if the text is not a ledger.
+// messages, or the simulator's ledger, which is an object with the messages in its field
+// "messages". It holds one message at a time in memory. It returns the number of messages, and
+// partial if the ledger says that its beginning is missing. The error wraps ErrLedger if the text
+// is not a ledger.
 func (l *Ledger) Read(each func(Arrival)) (n int, partial bool, err error) {
 	in := bufio.NewReaderSize(l.ReadCloser, 64<<10)
 	if mark, _ := in.Peek(3); string(mark) == "\xef\xbb\xbf" { // a byte order mark is not JSON
@@ -196,9 +197,9 @@ func newArrival(fields map[string]json.RawMessage) (a Arrival) {
 }
 
 // find looks at the fields themselves, then into the fields that hold others, up to depth levels.
-// An outer field comes before an inner one. Of two fields, the first in the alphabet counts, so that
-// the same text always gives the same message. The device counts only where the cloud wrote the
-// fields: an application may use the same names.
+// An outer field comes before an inner one. Of two fields, the first in the alphabet counts, so
+// that the same text always gives the same message. The device counts only where the cloud wrote
+// the fields: an application may use the same names.
 func (a *Arrival) find(fields map[string]json.RawMessage, cloud bool, depth int) {
 	keys := slices.Sorted(maps.Keys(fields))
 	for _, key := range keys {

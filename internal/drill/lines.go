@@ -50,8 +50,9 @@ type Book struct {
 	hub     string // of the newest sample
 	pace    time.Time
 
-	// Samples arrive in order, and what is repeated is older than what is new. So when a line arrives
-	// that was written after an event, everything has arrived that the event can have repeated.
+	// Samples arrive in order, and what is repeated is older than what is new. So when a line
+	// arrives that was written after an event, everything has arrived that the event can have
+	// repeated.
 	pending []uint64 // for each event that is not over: the last line that was written before it
 	since   int64    // repeats since the last event that is over
 }
@@ -123,7 +124,8 @@ func (b *Book) repeated() {
 	b.Worst = max(b.Worst, (b.since+int64(n)-1)/int64(max(n, 1)))
 }
 
-// settle ends the events that are over. They overlapped, so what was repeated belongs to all of them.
+// settle ends the events that are over. They overlapped, so what was repeated belongs to all of
+// them.
 func (b *Book) settle() {
 	if len(b.pending) > 0 && b.Newest > b.pending[len(b.pending)-1] {
 		b.pending = nil
@@ -166,8 +168,8 @@ func (b *Book) Conclude(lives []Life) Verdict {
 	return v
 }
 
-// Roll judges a device that is never killed, so each line that it was given must arrive. The lines may
-// come from several outboxes, because a device whose disk fails goes on in memory.
+// Roll judges a device that is never killed, so each line that it was given must arrive. The lines
+// may come from several outboxes, because a device whose disk fails goes on in memory.
 type Roll struct {
 	Judge
 	Received int64

@@ -15,7 +15,8 @@ func lineMessage(seq uint64, hub string, l Line) sim.Message {
 	return sim.Message{Mid: fmt.Sprintf("%s-%d", box, seq), Hub: hub, Body: b}
 }
 
-// good is a run of three lives: what they were given, and what arrived. Lines 101 to 110 and 181 to 185 died in the pipes of killed devices.
+// good is a run of three lives: what they were given, and what arrived. Lines 101 to 110 and 181 to
+// 185 died in the pipes of killed devices.
 func good() (arrived []sim.Message, lives []Life) {
 	seq := uint64(0)
 	for i, l := range []struct{ first, took, last uint64 }{{1, 100, 110}, {111, 180, 185}, {186, 300, 300}} {
@@ -108,7 +109,8 @@ func TestBookOfAMixedRunAllowsAnyOrder(t *testing.T) {
 	}
 }
 
-// lineGone makes a run in which the sample at index i was lost before it had a seq, and the later ones have its and theirs less one.
+// lineGone makes a run in which the sample at index i was lost before it had a seq, and the later
+// ones have its and theirs less one.
 func lineGone(a []sim.Message, i int) []sim.Message {
 	for ; i+1 < len(a); i++ {
 		a[i].Body = a[i+1].Body
@@ -116,8 +118,8 @@ func lineGone(a []sim.Message, i int) []sim.Message {
 	return append(a[:i], lineMessage(uint64(i+1), "hub-a", Line{2, 299}))
 }
 
-// TestRepeatsPerEvent: an event may repeat a window, and events that overlap may repeat one each. When
-// they are over, the count begins anew.
+// TestRepeatsPerEvent: an event may repeat a window, and events that overlap may repeat one each.
+// When they are over, the count begins anew.
 func TestRepeatsPerEvent(t *testing.T) {
 	arrived, _ := good()
 	b := Book{Window: 4}

@@ -250,8 +250,8 @@ func (s Schedule) actions() (all []action, err error) {
 	return all, nil
 }
 
-// Play starts the device and does the steps of a schedule. It returns when the last one has ended, or
-// when ctx ends. What was broken until healed stays broken.
+// Play starts the device and does the steps of a schedule. It returns when the last one has ended,
+// or when ctx ends. What was broken until healed stays broken.
 func (s Schedule) Play(ctx context.Context, stage *Stage) error {
 	all, err := s.actions()
 	if err != nil {

@@ -186,7 +186,8 @@ func (s *story) method(ctx context.Context, text string) error {
 	return nil
 }
 
-// command sends a desired change and a queued command. At this time no device is there to take them.
+// command sends a desired change and a queued command. At this time no device is there to take
+// them.
 func (s *story) command(ctx context.Context, fanSpeed int, alarm string) error {
 	s.report.Commands.Sent += 2
 	if err := s.cloud.Desire(ctx, demoDevice, fmt.Appendf(nil, `{"fanSpeed":%d}`, fanSpeed)); err != nil {
@@ -231,8 +232,8 @@ func (s *story) answered(ctx context.Context, fanSpeed int) error {
 	return nil
 }
 
-// acknowledged returns what a device has reported for a desired property: its value and its code, as
-// texts, "" if there is none.
+// acknowledged returns what a device has reported for a desired property: its value and its code,
+// as texts, "" if there is none.
 func acknowledged(t sim.Twin, name string) (value, code string) {
 	ack, _ := t.Reported[name].(map[string]any)
 	word := func(v any) string {

@@ -30,8 +30,8 @@ import (
 //	55s clock -2h 20s
 //	60s desired
 //
-// The first word of a step is the time since the start, and the last one is how long the step lasts.
-// Steps may overlap.
+// The first word of a step is the time since the start, and the last one is how long the step
+// lasts. Steps may overlap.
 type Schedule struct {
 	With  Settings
 	Steps []Step

@@ -204,8 +204,8 @@ func TestPlayEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestShrinkKeepsWhatTheFaultNeeds gives a schedule that fails because of two of its steps and one of
-// its settings.
+// TestShrinkKeepsWhatTheFaultNeeds gives a schedule that fails because of two of its steps and one
+// of its settings.
 func TestShrinkKeepsWhatTheFaultNeeds(t *testing.T) {
 	var s Schedule
 	for seed := uint64(1); len(s.Steps) < 6; seed++ {

@@ -7,7 +7,14 @@ import "slices"
 // pass three times before it believes that it does. It returns false if the schedule does not fail
 // again.
 func Shrink(s Schedule, fails func(Schedule) bool) (smaller Schedule, again bool) {
-	tried := func(s Schedule) bool { return fails(s) || fails(s) || fails(s) }
+	tried := func(s Schedule) bool {
+		for range 3 {
+			if fails(s) {
+				return true
+			}
+		}
+		return false
+	}
 	if !tried(s) {
 		return s, false
 	}

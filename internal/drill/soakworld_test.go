@@ -73,10 +73,10 @@ func (v *soaked) texts() (all []string) {
 	return all
 }
 
-// soak plays a schedule with the whole client against the whole cloud, with real TLS and MQTT between
-// them, in virtual time. When the schedule ends, everything is healed, and the device must come back.
-// soak never fails t for what it finds, so that a failing schedule can be made smaller. Each of spoil
-// breaks the world before the device starts, so that the soak must find something.
+// soak plays a schedule with the whole client against the whole cloud, with real TLS and MQTT
+// between them, in virtual time. When the schedule ends, everything is healed, and the device must
+// come back. soak never fails t for what it finds, so that a failing schedule can be made smaller.
+// Each of spoil breaks the world before the device starts, so that the soak must find something.
 func soak(t *testing.T, s Schedule, spoil ...func(w *soakWorld)) (v *soaked) {
 	v = &soaked{}
 	dir := virtual.Dir(t)
@@ -96,8 +96,8 @@ func soak(t *testing.T, s Schedule, spoil ...func(w *soakWorld)) (v *soaked) {
 	return v
 }
 
-// soakWorld is the cloud and the device of one soak. It is the Network and the Process of its stage.
-// A field without another guard belongs to the goroutine that plays.
+// soakWorld is the cloud and the device of one soak. It is the Network and the Process of its
+// stage. A field without another guard belongs to the goroutine that plays.
 type soakWorld struct {
 	v     *soaked
 	s     Schedule
@@ -263,9 +263,9 @@ func (w *soakWorld) heal() {
 }
 
 // bound returns how long the first sample may take after everything is healed. The device waits a
-// minute after a refusal, after a silence that a living hub can explain, and after a hub was dead for
-// long. A link that was lost in a handover leaves a hub that answers others, so it is such a silence.
-// After anything else only the waits of DPS and a few seconds are left.
+// minute after a refusal, after a silence that a living hub can explain, and after a hub was dead
+// for long. A link that was lost in a handover leaves a hub that answers others, so it is such a
+// silence. After anything else only the waits of DPS and a few seconds are left.
 func (w *soakWorld) bound() time.Duration {
 	if d := duration(w.s.With.BackWithin, 0); d > 0 {
 		return d

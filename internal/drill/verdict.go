@@ -48,8 +48,8 @@ type Finding struct {
 	Text string // one sentence
 }
 
-// Verdict says whether a device kept its promise: every sample that it made arrives, or waits, or is
-// announced as missing.
+// Verdict says whether a device kept its promise: every sample that it made arrives, or waits, or
+// is announced as missing.
 type Verdict struct {
 	Outcome  Outcome
 	Reason   string    // one sentence: the first finding, or what was proved
@@ -105,8 +105,8 @@ type Allowance struct {
 }
 
 // Judge compares what arrived with what an outbox promised. Tell it of the outbox (Holds or
-// Numbered), then of every message in order of arrival (Arrived), then ask for the Verdict. The zero
-// value allows nothing.
+// Numbered), then of every message in order of arrival (Arrived), then ask for the Verdict. The
+// zero value allows nothing.
 type Judge struct {
 	Allow Allowance
 
@@ -156,7 +156,8 @@ func ArrivalOf(m sim.Message) Arrival {
 }
 
 // Arrived takes in one message. It returns the seq of a message that counts: it returns 0 if the
-// message is of no outbox, or of another outbox than the messages before it and that is not allowed.
+// message is of no outbox, or of another outbox than the messages before it and that is not
+// allowed.
 func (j *Judge) Arrived(m Arrival) (seq uint64, seen audit.Seen) {
 	j.open.Messages++
 	seen = j.audit.Arrived(m.ID, m.Gap)

@@ -26,7 +26,8 @@ func inOrder(n int) (all []Arrival) {
 }
 
 // TestEveryObjectionFailsTheVerdict changes a good run of 20 samples in each way that a device can
-// break its promise, and holds the judge to the finding. Where it can be allowed, it passes with that.
+// break its promise, and holds the judge to the finding. Where it can be allowed, it passes with
+// that.
 func TestEveryObjectionFailsTheVerdict(t *testing.T) {
 	for name, v := range map[string]struct {
 		change func(a []Arrival) []Arrival
@@ -103,8 +104,8 @@ func TestFindingsAreBounded(t *testing.T) {
 	}
 }
 
-// boxed makes an outbox with n samples, of which the first so many have left it, and lets look see it
-// while it is open.
+// boxed makes an outbox with n samples, of which the first so many have left it, and lets look see
+// it while it is open.
 func boxed(t *testing.T, n, left int, look func(dir, id string)) (dir, id string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -234,7 +235,8 @@ func TestVerifyOfNothingIsNoVerdict(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Verify(v.dir, "d1", v.open, false, false)
-			if !errors.Is(err, v.is) || !strings.Contains(err.Error(), v.says) || v.is != ErrLedger && errors.Is(err, ErrLedger) {
+			wants := errors.Is(v.is, ErrLedger)
+			if !errors.Is(err, v.is) || !strings.Contains(err.Error(), v.says) || errors.Is(err, ErrLedger) != wants {
 				t.Errorf("%s, %v", got.Outcome, err)
 			}
 		})

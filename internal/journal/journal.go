@@ -46,7 +46,8 @@ const (
 	Packet        Kind = "packet"  // one MQTT packet, sent or received; only if asked for
 )
 
-// Event is one record. Which fields are set depends on its kind. Text is always a sentence for people.
+// Event is one record. Which fields are set depends on its kind. Text is always a sentence for
+// people.
 type Event struct {
 	Time        time.Time     `json:"time"`
 	Device      string        `json:"device"`

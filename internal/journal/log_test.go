@@ -184,9 +184,9 @@ func TestDevicesHaveStoriesOfTheirOwn(t *testing.T) {
 	})
 }
 
-// TestTwoOutagesAtOnceAreToldOnceAMinuteEach lets two devices fail side by side for five minutes, one
-// of them twice as often. Each has its own line a minute, with its own number of times, and only the
-// one that needs a person has them at error.
+// TestTwoOutagesAtOnceAreToldOnceAMinuteEach lets two devices fail side by side for five minutes,
+// one of them twice as often. Each has its own line a minute, with its own number of times, and
+// only the one that needs a person has them at error.
 func TestTwoOutagesAtOnceAreToldOnceAMinuteEach(t *testing.T) {
 	in(t, zerolog.InfoLevel, func(l *log) {
 		person := refused("b", "hub-b")

@@ -2,8 +2,8 @@ package virtual
 
 import "github.com/hubhop-iot/hubhop/telemetry/outbox"
 
-// HastyBox is an outbox that breaks its promise: it takes a message out as soon as a link is given it,
-// and not when the hub has acknowledged it. What is in flight when a hub dies is lost. Whatever
+// HastyBox is an outbox that breaks its promise: it takes a message out as soon as a link is given
+// it, and not when the hub has acknowledged it. What is in flight when a hub dies is lost. Whatever
 // judges a device must find that.
 type HastyBox struct{ *outbox.Box }
 

@@ -1,7 +1,7 @@
-// Package virtual is the world around a device in a test: a simulated cloud on an in-memory network,
-// a machine whose clocks can be wrong, and directories where syncing costs nothing. With
-// testing/synctest, days of it pass in seconds. It knows nothing of the device, so that the device's
-// own tests can use it. Tests alone use it.
+// Package virtual is the world around a device in a test: a simulated cloud on an in-memory
+// network, a machine whose clocks can be wrong, and directories where syncing costs nothing. With
+// testing/synctest, days of it pass in seconds. It knows nothing of the device, so that the
+// device's own tests can use it. Tests alone use it.
 package virtual
 
 import (
