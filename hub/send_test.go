@@ -258,7 +258,7 @@ func TestMessagesOfOneSendHaveTheirOwnProperties(t *testing.T) {
 // socketHub is a hub on the loopback interface for one connection, with a small buffer on the way
 // there. After the opening it leaves everything to script. It has a real socket, because only there
 // a goroutine that sends also writes.
-func socketHub(t *testing.T, script func(conn *tls.Conn)) *Link {
+func socketHub(t testing.TB, script func(conn *tls.Conn)) *Link {
 	t.Helper()
 	cert, pool := memnet.Certificate(t, "127.0.0.1")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -425,4 +425,28 @@ func TestLinkAllocatesNothingPerMessage(t *testing.T) {
 	if n := testing.AllocsPerRun(200, turn); n > 8 {
 		t.Errorf("%v allocations for %d messages", n, window)
 	}
+}
+
+// BenchmarkSend sends windows of messages over a real socket, each when the one before is
+// acknowledged.
+func BenchmarkSend(b *testing.B) {
+	l := socketHub(b, func(conn *tls.Conn) { answer(conn, func([]byte) {}) })
+	batch := make([]message.Outgoing, DefaultWindow)
+	for i := range batch {
+		batch[i] = outgoing("{}", fmt.Sprintf("0123456789abcdef-%d", i))
+		batch[i].Created, batch[i].ContentType, batch[i].ContentEncoding = bagTime.Add(time.Duration(i)*time.Millisecond), "application/json", "utf-8"
+	}
+	c := &counter{came: make(chan struct{}, 1)}
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range batch {
+			batch[i].Ticket = c.next + uint64(i)
+		}
+		until := c.next + uint64(len(batch))
+		if n, err := l.Send(batch, c); n != len(batch) || err != nil {
+			b.Fatal(n, err)
+		}
+		c.wait(b, until)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(batch)), "ns/message")
 }

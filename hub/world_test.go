@@ -31,7 +31,7 @@ type world struct {
 // peer is the hub's side of one connection, after TLS. Its methods fail the test when the other
 // side does something else.
 type peer struct {
-	t    *testing.T
+	t    testing.TB
 	conn *tls.Conn
 	raw  net.Conn
 }
