@@ -12,6 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -47,13 +48,13 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	code int
 }{
 	{errUsage, exitUsage},
-	{device.ErrStateDir, exitUsage},
+	{home.ErrStateDir, exitUsage},
 	{outbox.ErrOther, exitUsage},
 	{outbox.ErrOlder, exitUsage},
 	{outbox.ErrNewer, exitUsage},
 	{drill.ErrVerdict, exitVerdict},
 	{errLost, exitVerdict},
-	{device.ErrLocked, exitPerson},
+	{home.ErrLocked, exitPerson},
 	{outbox.ErrLocked, exitPerson},
 	{device.ErrRefused, exitPerson},
 	{failover.ErrRefused, exitPerson},

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -70,10 +70,10 @@ func (o *outboxFlags) find() (dir, deviceID string, err error) {
 	if deviceID, _, err = o.name(); err != nil {
 		return "", "", usage(err)
 	}
-	dir = device.OutboxDir(stateDir, deviceID)
+	dir = home.OutboxDir(stateDir, deviceID)
 	if _, err := outbox.Inspect(dir); errors.Is(err, fs.ErrNotExist) {
 		hint := "give the --state-dir and --device-id of hubhop run"
-		if ids := device.OutboxDevices(stateDir); len(ids) > 0 {
+		if ids := home.OutboxDevices(stateDir); len(ids) > 0 {
 			hint = fmt.Sprintf("%s has one of %s: give --device-id", stateDir, strings.Join(ids, ", "))
 		}
 		return "", "", usage(fmt.Errorf("the device %s has no outbox in %s; %s", deviceID, dir, hint))

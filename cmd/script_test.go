@@ -26,6 +26,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -268,7 +269,7 @@ func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
 // queuedCommand waits until the outbox of a device holds at least N messages, N more than now, or
 // none: queued DEVICE N|+N|0.
 func queuedCommand(ts *testscript.TestScript, _ bool, args []string) {
-	dir := device.OutboxDir(ts.MkAbs("state"), args[0])
+	dir := home.OutboxDir(ts.MkAbs("state"), args[0])
 	digits, more := strings.CutPrefix(args[1], "+")
 	want, err := strconv.ParseUint(digits, 10, 64)
 	ts.Check(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -68,7 +69,7 @@ func runSend(ctx context.Context, env *Env, s *settings, sample string) error {
 	err = d.Run(ctx)
 	made := d.Status().Made
 	switch {
-	case errors.Is(err, device.ErrLocked):
+	case errors.Is(err, home.ErrLocked):
 		return fmt.Errorf("%w; a device that runs takes samples by run --telemetry-source stdin", err)
 	case err != nil:
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -164,7 +165,7 @@ func (c *cloud) run(dial dialFunc, change func(*plan)) *run {
 	if change != nil {
 		change(&conf)
 	}
-	r := &run{id: id, dir: device.OutboxDir(conf.StateDir, id), carried: make(chan journal.Event, 100), lost: make(chan journal.Event, 100),
+	r := &run{id: id, dir: home.OutboxDir(conf.StateDir, id), carried: make(chan journal.Event, 100), lost: make(chan journal.Event, 100),
 		renewed: make(chan journal.Event, 1000)}
 	j := new(journal.Journal)
 	j.Sink(func(e journal.Event) {

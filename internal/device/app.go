@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/plain"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
@@ -163,9 +164,9 @@ func (a *App) command(what, name string) (c Command, status int, text string) {
 	}
 	switch {
 	case !exists:
-		return c, http.StatusNotFound, fmt.Sprintf("this device has no %s %q", what, named(name))
+		return c, http.StatusNotFound, fmt.Sprintf("this device has no %s %q", what, plain.Name(name))
 	case c.Handle == nil:
-		return c, http.StatusNotImplemented, fmt.Sprintf("the model has the command %q, but this device does not handle it; %s", named(name), a.handledText())
+		return c, http.StatusNotImplemented, fmt.Sprintf("the model has the command %q, but this device does not handle it; %s", plain.Name(name), a.handledText())
 	}
 	return c, http.StatusOK, ""
 }

@@ -3,10 +3,12 @@ package device
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/azname"
+	"github.com/hubhop-iot/hubhop/internal/home"
 )
 
 // stateVersion is the version of the format of state.json.
@@ -17,10 +19,10 @@ const maxListed = 64 // known hubs in a file; a session keeps fewer
 // loadState reads the cached hub of the device that who describes. It returns a fresh state if the
 // file is missing or belongs to another device or other credentials, because the cache is only a
 // hint. An error means that the disk could not be read.
-func (h *home) loadState(who failover.State, horizon func(sealed bool) time.Time) (failover.State, error) {
+func loadState(h *home.Home, who failover.State, horizon func(sealed bool) time.Time) (failover.State, error) {
 	fresh := failover.State{Version: stateVersion, IDScope: who.IDScope, RegistrationID: who.RegistrationID, KeyFingerprint: who.KeyFingerprint}
 	var s failover.State
-	found, err := h.load(stateFile, &s, func(sealed bool) error {
+	found, err := h.Load(home.StateFile, &s, func(sealed bool) error {
 		if s.Version != stateVersion {
 			return fmt.Errorf("it has format %d, this program knows %d", s.Version, stateVersion)
 		}
@@ -64,7 +66,7 @@ func credible(s failover.State, limit time.Time) error {
 }
 
 // saveState replaces the cached hub. It writes only values that loadState would accept.
-func (h *home) saveState(s failover.State) error {
+func saveState(h *home.Home, s failover.State) error {
 	s.Version = stateVersion
 	s.AssignedAt, s.KnownHubs = s.AssignedAt.UTC(), slices.Clone(s.KnownHubs)
 	if !s.RefusedSince.IsZero() {
@@ -73,35 +75,37 @@ func (h *home) saveState(s failover.State) error {
 	for i := range s.KnownHubs {
 		s.KnownHubs[i].AssignedAt = s.KnownHubs[i].AssignedAt.UTC()
 	}
-	return h.save(stateFile, s)
+	return h.Save(home.StateFile, s)
 }
 
 // keeper keeps the state of a session for the next run.
 type keeper struct {
-	home   *home
-	who    failover.State
-	limit  func(sealed bool) time.Time // the latest time that is believed in a file
+	home  *home.Home
+	who   failover.State
+	limit func(sealed bool) time.Time // the latest time that is believed in a file
+
+	mu     sync.Mutex
 	latest failover.State
 	unread bool // the disk could not read the file yet, so it must not be overwritten
 }
 
 // save writes the state. If the disk fails, home tries again later, with the state of that time.
 func (k *keeper) save(s failover.State) {
-	k.home.io.Lock()
+	k.mu.Lock()
 	k.latest = s
-	k.home.io.Unlock()
-	k.home.note(stateFile, k.write(), "cannot keep the assigned hub for the next start", k.write)
+	k.mu.Unlock()
+	k.home.Note(home.StateFile, k.write(), "cannot keep the assigned hub for the next start", k.write)
 }
 
 func (k *keeper) write() error {
-	k.home.io.Lock()
+	k.mu.Lock()
 	s, unread := k.latest, k.unread
-	k.home.io.Unlock()
+	k.mu.Unlock()
 	if err := credible(s, k.limit(true)); err != nil {
 		return err
 	}
 	if unread {
-		old, err := k.home.loadState(k.who, k.limit)
+		old, err := loadState(k.home, k.who, k.limit)
 		if err != nil {
 			return err
 		}
@@ -110,11 +114,11 @@ func (k *keeper) write() error {
 				s.KnownHubs = append(slices.Clip(s.KnownHubs), known)
 			}
 		}
-		k.home.io.Lock()
+		k.mu.Lock()
 		k.unread = false
-		k.home.io.Unlock()
+		k.mu.Unlock()
 	}
-	return k.home.saveState(s)
+	return saveState(k.home, s)
 }
 
 const maxKnown = 8 // hubs that a session keeps

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/clock"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -188,10 +189,10 @@ func TestNextRunKnowsHowFarTimeHasCome(t *testing.T) {
 	var m *machine
 	bubble(t, wrong(&m, always(0), func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
-		h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
+		h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
 		w.run(10 * time.Second)
 		for range 3 {
-			f, err := h.loadClock(clock.New(clock.Machine{}).Horizon)
+			f, err := loadClock(h, clock.New(clock.Machine{}).Horizon)
 			w.must(err)
 			if age := time.Since(f.Newest); age < 0 || age > clock.NoteEvery+clock.LookEvery {
 				t.Errorf("it knows of a time %v ago", age)
@@ -323,12 +324,12 @@ func TestClockBehindTheTrustedTimeIsNotBelieved(t *testing.T) {
 			m.set(since1970())
 			w.config.Clock = m.clock()
 			for _, name := range []string{"both", "clock.json alone", "state.json alone"} {
-				h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
+				h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
 				switch name {
 				case "clock.json alone":
-					w.must(os.Remove(h.path("state.json")))
+					w.must(os.Remove(h.Path("state.json")))
 				case "state.json alone":
-					w.must(os.Remove(h.path(timeFile)))
+					w.must(os.Remove(h.Path(home.ClockFile)))
 				}
 				w.start()
 				w.run(2 * time.Second)

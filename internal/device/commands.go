@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 const (
@@ -29,11 +31,11 @@ func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
 		status, body = d.callMethod(ctx, m)
 		return nil
 	})
-	e := journal.Event{Kind: journal.MethodCall, Hub: l.Host(), Name: named(m.Name), Status: status,
-		Text: fmt.Sprintf("method %s answered %d", quoted(m.Name), status)}
+	e := journal.Event{Kind: journal.MethodCall, Hub: l.Host(), Name: plain.Name(m.Name), Status: status,
+		Text: fmt.Sprintf("method %s answered %d", plain.Quoted(m.Name), status)}
 	if err := l.Respond(m, status, body); err != nil {
 		e.Error = err.Error()
-		e.Text = fmt.Sprintf("method %s: the link ended before the answer", quoted(m.Name))
+		e.Text = fmt.Sprintf("method %s: the link ended before the answer", plain.Quoted(m.Name))
 	}
 	d.calls.tell(1, e)
 }
@@ -147,9 +149,9 @@ func (d *Device) messages(ctx context.Context, l *hub.Link) error {
 // must not block the messages behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
 	name, mid := m.Properties.Name(methodName), m.Properties.ID()
-	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: named(name), Status: http.StatusOK}
-	key := handledKey(l.Host(), mid, m.Body)
-	if m.Duplicate && mid != "" && d.handled.has(key) {
+	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusOK}
+	key := home.HandledKey(l.Host(), mid, m.Body)
+	if m.Duplicate && mid != "" && d.handled.Has(key) {
 		e.Text = fmt.Sprintf("C2D %s: delivered again, was handled before", describe(name, mid))
 	} else {
 		status, err := d.runMessage(ctx, Request{Kind: KindC2D, Name: name, MessageID: mid}, m.Body)
@@ -160,10 +162,10 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 		e.Text = fmt.Sprintf("C2D %s handled", describe(name, mid))
 		if err != nil {
 			e.Error = err.Error()
-			e.Text = fmt.Sprintf("C2D %s completed without effect: %s", describe(name, mid), oneLine(err.Error(), maxShown))
+			e.Text = fmt.Sprintf("C2D %s completed without effect: %s", describe(name, mid), plain.Line(err.Error(), plain.Most))
 		}
 		if mid != "" {
-			d.handled.add(key, time.Now())
+			d.handled.Add(key, time.Now())
 		}
 	}
 	if err := l.Complete(m); err != nil {
@@ -176,9 +178,9 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 func describe(name, mid string) string {
 	switch {
 	case name != "":
-		return quoted(name)
+		return plain.Quoted(name)
 	case mid != "":
-		return quoted(mid)
+		return plain.Quoted(mid)
 	}
 	return "message without name"
 }
@@ -229,7 +231,7 @@ func (e *answerError) Error() string {
 	if len(e.payload) == 0 {
 		return fmt.Sprintf("its handler answered %d", e.status)
 	}
-	return fmt.Sprintf("its handler answered %d: %s", e.status, shown(e.payload))
+	return fmt.Sprintf("its handler answered %d: %s", e.status, plain.Value(e.payload))
 }
 
 // repeated runs a handler until it succeeds, up to three attempts, with pauses. It returns at once

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 const (
@@ -20,8 +18,6 @@ const (
 	bugPauseMax = time.Minute
 	maxStack    = 4 << 10 // bytes of a stack in an event
 	maxBugText  = 300     // bytes of a panic's text in an event
-	maxShown    = 200     // bytes of a peer's text in an event
-	maxName     = 128     // bytes of a peer's name in an event
 )
 
 // bulkheads keep a panic in one path of the device from stopping the others. So every goroutine of
@@ -54,7 +50,7 @@ func (b bulkheads) run(path string, f func() error) (err error) {
 
 // told emits an event about a panic, and returns it as an error.
 func (b bulkheads) told(path, value string, stack []byte) error {
-	found := &bug{path: path, value: oneLine(value, maxBugText)}
+	found := &bug{path: path, value: plain.Line(value, maxBugText)}
 	b.emit(journal.Event{Kind: journal.Bug, Name: path, Error: string(stack[:min(len(stack), maxStack)]),
 		Text: found.Error() + "; the other paths go on, and this one begins again; please report it"})
 	return found
@@ -111,41 +107,4 @@ func (b bulkheads) linkBug(err error) {
 	if found, ok := errors.AsType[*hub.BugError](err); ok {
 		_ = b.told("link ("+found.Doing+")", found.Value, found.Stack)
 	}
-}
-
-// quoted makes a peer's name fit for a line: a short, plain name stays; another one is cut and
-// quoted.
-func quoted(name string) string {
-	short := named(name)
-	if name != "" && short == name && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
-		return name
-	}
-	return strconv.Quote(short)
-}
-
-// named bounds a name of a peer.
-func named(name string) string {
-	if len(name) > maxName {
-		name = strings.ToValidUTF8(name[:maxName], "") + "…"
-	}
-	return name
-}
-
-// shown makes a JSON value of a peer fit for a line, and bounds it.
-func shown(value []byte) string {
-	return oneLine(string(value[:min(len(value), maxShown+1)]), maxShown)
-}
-
-// oneLine makes a text fit for a line: it cuts it to limit bytes and escapes what would break the
-// line.
-func oneLine(s string, limit int) string {
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(s, "\uFFFD"))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 	"github.com/hubhop-iot/hubhop/model"
 )
 
@@ -59,8 +60,8 @@ func (t *twin) judge(ctx context.Context, l *hub.Link, patch map[string]any, des
 			// It is not acknowledged, because that would overwrite the component's reported
 			// properties.
 			if string(desired[name]) != "null" {
-				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: http.StatusBadRequest,
-					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", quoted(name))})
+				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusBadRequest,
+					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", plain.Quoted(name))})
 			}
 			continue
 		}
@@ -82,18 +83,18 @@ func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, 
 	}
 	t.wanted[path] = true
 	ack := model.Ack{Value: value, Version: version}
-	plain, err := t.d.app.desired(component, name, value)
+	fitting, err := t.d.app.desired(component, name, value)
 	if err != nil {
 		ack.Code, ack.Description = http.StatusBadRequest, err.Error()
 		if ce, ok := errors.AsType[*model.CheckError](err); ok {
 			ack.Code = ce.Code()
 		}
 	} else {
-		a := t.apply(ctx, l, component, name, plain, version)
+		a := t.apply(ctx, l, component, name, fitting, version)
 		if ctx.Err() != nil {
 			return // the link has ended, and the next one will see the value again
 		}
-		ack.Value, ack.Code, ack.Description = plain, a.ack.Code, a.ack.Description
+		ack.Value, ack.Code, ack.Description = fitting, a.ack.Code, a.ack.Description
 		if !a.ok() {
 			err = errors.New(a.ack.Description)
 		}
@@ -102,8 +103,8 @@ func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, 
 		return
 	}
 	if err != nil {
-		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: ack.Code, Error: err.Error(),
-			Text: fmt.Sprintf("desired %s not applied: %s", quoted(name), oneLine(err.Error(), maxShown))})
+		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: ack.Code, Error: err.Error(),
+			Text: fmt.Sprintf("desired %s not applied: %s", plain.Quoted(name), plain.Line(err.Error(), plain.Most))})
 	}
 	patch[name] = ack
 }
@@ -122,8 +123,8 @@ func (t *twin) apply(ctx context.Context, l *hub.Link, component, name string, v
 	}
 	if a.ok() {
 		a.used = true
-		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Status: a.ack.Code,
-			Text: fmt.Sprintf("desired %s set to %s", quoted(name), shown(value))})
+		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: a.ack.Code,
+			Text: fmt.Sprintf("desired %s set to %s", plain.Quoted(name), plain.Value(value))})
 	}
 	t.applied[path] = a
 	return a
@@ -142,10 +143,10 @@ func (t *twin) remove(ctx context.Context, l *hub.Link, component, name string, 
 		return
 	}
 	delete(t.applied, path)
-	e := journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: named(name), Text: fmt.Sprintf("desired %s removed", quoted(name))}
+	e := journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Text: fmt.Sprintf("desired %s removed", plain.Quoted(name))}
 	if ack.Code >= http.StatusBadRequest {
 		e.Status, e.Error = ack.Code, ack.Description
-		e.Text += fmt.Sprintf(", but its handler failed: %s", oneLine(ack.Description, maxShown))
+		e.Text += fmt.Sprintf(", but its handler failed: %s", plain.Line(ack.Description, plain.Most))
 	}
 	if a.used || e.Error != "" {
 		t.d.desired.tell(1, e)
@@ -170,7 +171,7 @@ func (t *twin) handle(ctx context.Context, component, name string, value json.Ra
 		ack = Ack{http.StatusOK, cmp.Or(ack.Description, "completed")}
 	}
 	// There always is a description, because a hub would keep the one before.
-	ack.Description = oneLine(cmp.Or(ack.Description, fmt.Sprintf("the handler of the property answered %d", ack.Code)), maxBugText)
+	ack.Description = plain.Line(cmp.Or(ack.Description, fmt.Sprintf("the handler of the property answered %d", ack.Code)), maxBugText)
 	return ack
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -42,13 +43,13 @@ type Device struct {
 	brain  *rand.Rand // of the session
 
 	tls     *tls.Config
-	disk    disk
-	home    *home
+	disk    home.Disk
+	home    *home.Home
 	cache   *keeper
 	time    timekeeping
 	cached  failover.State
 	box     Outbox
-	handled *handled
+	handled *home.Handled
 	twin    twin
 
 	handlers tally // counts the methods that run
@@ -97,7 +98,7 @@ type Status struct {
 func New(shared *Shared, id Identity, app App) *Device {
 	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		links: make(chan struct{}), refused: make(chan error, 1)}
-	d.disk, d.tls = realDisk{}, d.tlsConfig()
+	d.disk, d.tls = home.RealDisk{}, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
 	d.time.Epochs = shared.start().clock.For(d.emit, d.resumed)
@@ -167,23 +168,23 @@ func (d *Device) Run(ctx context.Context) (err error) {
 
 // openHome opens and locks the device's directory.
 func (d *Device) openHome() error {
-	h := newHome(d.disk, d.id.StateDir, d.id.DeviceID, func(text string) { d.warn("", text) })
+	h := home.New(d.disk, d.id.StateDir, d.id.DeviceID, func(text string) { d.warn("", text) })
 	d.mu.Lock()
 	d.home = h
 	d.mu.Unlock()
-	return h.open()
+	return h.Open()
 }
 
 // Close closes what Open has opened. Run does it too, so it is for a device that is not run.
 func (d *Device) Close() error {
-	d.home.tendNow()
-	d.handled.close()
+	d.home.TendNow()
+	d.handled.Close()
 	err := d.box.Close()
 	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.skips, &d.desired, &d.calls, &d.mail} {
 		f.close()
 	}
 	d.time.Close()
-	d.home.close()
+	d.home.Close()
 	return err
 }
 
@@ -302,7 +303,7 @@ func (d *Device) Status() Status {
 		s.Outbox = box.Stats()
 	}
 	if home != nil {
-		s.Trouble = home.trouble()
+		s.Trouble = home.Trouble()
 	}
 	return s
 }
@@ -315,7 +316,7 @@ func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.As
 	if err = d.openHome(); err != nil {
 		return dps.Assignment{}, err
 	}
-	defer d.home.close()
+	defer d.home.Close()
 	cached := d.openClock(nil)
 	defer d.time.Close()
 	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.proof(), d.observe)

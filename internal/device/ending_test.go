@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -107,7 +109,7 @@ func TestShortRunKeepsItsHub(t *testing.T) {
 				if err := w.over(); err != nil {
 					t.Fatal(err)
 				}
-				b, err := os.ReadFile((&home{dir: homeDir(w.config.StateDir, "dev-1")}).path("state.json"))
+				b, err := os.ReadFile(filepath.Join(home.Dir(w.config.StateDir, "dev-1"), "state.json"))
 				var s failover.State
 				if err != nil || json.Unmarshal(b, &s) != nil || s.AssignedHub == "" {
 					t.Errorf("once %v: %s %v", once, b, err)
@@ -147,7 +149,7 @@ func TestOnceFailsWhenItCannotSend(t *testing.T) {
 				if took := time.Since(began); v.after != 0 && took != v.after || took > time.Minute {
 					t.Errorf("after %v", took)
 				}
-				if look, err := outbox.Inspect(OutboxDir(w.config.StateDir, "dev-1")); err != nil || look.Queued != 2 {
+				if look, err := outbox.Inspect(home.OutboxDir(w.config.StateDir, "dev-1")); err != nil || look.Queued != 2 {
 					t.Errorf("%+v %v", look, err)
 				}
 			})

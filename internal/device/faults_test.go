@@ -15,6 +15,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/clock"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -71,21 +72,21 @@ func TestFaultyDisk(t *testing.T) {
 			base[filepath.Join(dir, name)] = b
 		}
 		var kept failover.State // with one hub more, which DPS will not name again
-		_, err := unseal(base[filepath.Join(dir, stateFile)], &kept)
+		_, err := home.Unseal(base[filepath.Join(dir, home.StateFile)], &kept)
 		w.must(err)
 		kept.KnownHubs = append(kept.KnownHubs, failover.KnownHub{Host: "127.0.0.9", DeviceID: "dev-1", AssignedAt: kept.AssignedAt})
-		base[filepath.Join(dir, stateFile)], err = seal(kept)
+		base[filepath.Join(dir, home.StateFile)], err = home.Seal(kept)
 		w.must(err)
 		read := func(files map[string][]byte) (s failover.State, f clock.File, keys []string, told []string) {
-			h := newHome(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
-			w.must(h.open())
+			h := home.New(&memDisk{files: maps.Clone(files)}, w.config.StateDir, "dev-1", func(text string) { told = append(told, text) })
+			w.must(h.Open())
 			k := clock.New(clock.Machine{})
-			s, err := h.loadState(w.config.device(new(journal.Journal)).who(), k.Horizon)
+			s, err := loadState(h, w.config.device(new(journal.Journal)).who(), k.Horizon)
 			w.must(err)
-			f, err = h.loadClock(k.Horizon)
+			f, err = loadClock(h, k.Horizon)
 			w.must(err)
-			l := openHandled(h)
-			return s, f, slices.Collect(maps.Keys(l.seen)), told
+			l := home.OpenHandled(h)
+			return s, f, l.Keys(), told
 		}
 		was, clockWas, handledWas, _ := read(base)
 		calls := 0
@@ -186,16 +187,16 @@ func TestRefusingDirectory(t *testing.T) {
 		for _, err := range []syscall.Errno{syscall.EACCES, syscall.EPERM, syscall.ENOTDIR, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EIO} {
 			disk := &memDisk{files: map[string][]byte{}}
 			disk.fail = fault{calls: []string{call}, err: err}.on()
-			h := newHome(disk, "/state", "dev-1", nil)
-			got := h.open()
+			h := home.New(disk, "/state", "dev-1", nil)
+			got := h.Open()
 			person := err == syscall.EACCES || err == syscall.EPERM || err == syscall.ENOTDIR
-			if errors.Is(got, ErrStateDir) != person || (got != nil) != person {
+			if errors.Is(got, home.ErrStateDir) != person || (got != nil) != person {
 				t.Errorf("%s at %s: %v", err, call, got)
 			}
 			if person && len(disk.locked) > 0 {
 				t.Errorf("%s at %s: still locked", err, call)
 			}
-			h.close()
+			h.Close()
 		}
 	}
 }
@@ -211,7 +212,7 @@ func TestUnreadableForEver(t *testing.T) {
 		}
 		disk := &memDisk{files: files}
 		disk.fail = func(call, name string) error {
-			if call == "read" && name == handledFile {
+			if call == "read" && name == home.HandledFile {
 				return syscall.EIO
 			}
 			return nil
@@ -227,8 +228,8 @@ func TestUnreadableForEver(t *testing.T) {
 			t.Errorf("after 90 s: %q", got)
 		}
 		w.halt()
-		path := filepath.Join(w.config.StateDir, "dev-1", handledFile)
-		if len(disk.files[path+doubtful]) == 0 {
+		path := filepath.Join(w.config.StateDir, "dev-1", home.HandledFile)
+		if len(disk.files[path+home.Doubtful]) == 0 {
 			t.Errorf("kept: %v", slices.Collect(maps.Keys(disk.files)))
 		}
 		w.config.Telemetry = false

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 // following keeps both sides of the twin equal while a link is served. Its goroutine runs only when
@@ -88,7 +89,7 @@ func (f *following) serve(ctx context.Context) error {
 		if _, ended := errors.AsType[*hub.Error](err); ended || ctx.Err() != nil {
 			return err
 		}
-		if text := fmt.Sprintf("the twin: %s; everything else goes on", oneLine(err.Error(), maxBugText)); text != told {
+		if text := fmt.Sprintf("the twin: %s; everything else goes on", plain.Line(err.Error(), maxBugText)); text != told {
 			told = text
 			f.w.d.warn(f.w.l.Host(), text)
 		}

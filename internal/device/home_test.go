@@ -20,6 +20,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/clock"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -33,15 +34,27 @@ func (w *world) lived() (files map[string][]byte) {
 	w.run(2 * clock.NoteEvery)
 	w.halt()
 	files = map[string][]byte{}
-	for _, name := range []string{homeFile, stateFile, timeFile, handledFile, lockFile} {
+	for _, name := range []string{home.ContentFile, home.StateFile, home.ClockFile, home.HandledFile, home.LockFile} {
 		b, err := os.ReadFile(filepath.Join(w.config.StateDir, "dev-1", name))
 		w.must(err)
-		if len(b) == 0 || bytes.Count(b, []byte("2000-01-01")) == 0 && name != homeFile && name != lockFile {
+		if len(b) == 0 || bytes.Count(b, []byte("2000-01-01")) == 0 && name != home.ContentFile && name != home.LockFile {
 			w.t.Fatalf("%s: %q", name, b)
 		}
 		files[name] = b
 	}
 	return files
+}
+
+// What encloses the checksum of a file.
+const (
+	sumBefore = ",\n  \"sum\": \""
+	sumAfter  = "\"\n}\n"
+)
+
+// openHome opens the home of a device on the real disk.
+func openHome(stateDir, deviceID string) (*home.Home, error) {
+	h := home.New(home.RealDisk{}, stateDir, deviceID, nil)
+	return h, h.Open()
 }
 
 // unsealed returns a file as an older version wrote it.
@@ -69,7 +82,7 @@ func TestFlippedBits(t *testing.T) {
 			d := w.config.device(j)
 			d.disk = disk
 			w.must(d.openHome())
-			d.handled = openHandled(d.home)
+			d.handled = home.OpenHandled(d.home)
 			cached := d.openClock(nil)
 			return d, cached
 		}
@@ -81,9 +94,9 @@ func TestFlippedBits(t *testing.T) {
 		}
 		restore()
 		d, good := open()
-		handled, epochs := maps.Clone(d.handled.seen), slices.Clone(d.time.Kept().Epochs)
-		d.handled.close()
-		d.home.close()
+		handled, epochs := d.handled.Keys(), slices.Clone(d.time.Kept().Epochs)
+		d.handled.Close()
+		d.home.Close()
 		if len(told) > 0 || good.AssignedHub == "" || len(handled) != 1 || len(epochs) == 0 {
 			t.Fatalf("before: %q, %+v, %v, %v", told, good, handled, epochs)
 		}
@@ -102,18 +115,18 @@ func TestFlippedBits(t *testing.T) {
 				}
 				same := cached.AssignedHub == good.AssignedHub && len(cached.KnownHubs) == len(good.KnownHubs) &&
 					cached.AssignedAt.Equal(good.AssignedAt) && cached.KnownHubs[0] == good.KnownHubs[0]
-				if !same && (cached.AssignedHub != "" || len(cached.KnownHubs) > 0 || name != stateFile) {
+				if !same && (cached.AssignedHub != "" || len(cached.KnownHubs) > 0 || name != home.StateFile) {
 					t.Errorf("%s: cached %+v", where, cached)
 				}
-				complete := same && maps.Equal(d.handled.seen, handled) && slices.Equal(d.time.Kept().Epochs, epochs)
+				complete := same && slices.Equal(d.handled.Keys(), handled) && slices.Equal(d.time.Kept().Epochs, epochs)
 				if !complete && len(told) == 0 {
-					t.Errorf("%s: nothing was told, cached %+v, handled %v", where, cached, d.handled.seen)
+					t.Errorf("%s: nothing was told, cached %+v, handled %v", where, cached, d.handled.Keys())
 				}
-				if kept := disk.files[filepath.Join(dir, name+doubtful)]; len(told) > 0 && !bytes.Equal(kept, bent) {
+				if kept := disk.files[filepath.Join(dir, name+home.Doubtful)]; len(told) > 0 && !bytes.Equal(kept, bent) {
 					t.Errorf("%s: it is not kept aside", where)
 				}
-				d.handled.close()
-				d.home.close()
+				d.handled.Close()
+				d.home.Close()
 			}
 		}
 		if bits < 5000 {
@@ -133,7 +146,7 @@ func TestDatesOfTheFuture(t *testing.T) {
 			bubble(t, setup{device: built}, func(t *testing.T, w *world) {
 				files := w.lived()
 				dir := filepath.Join(w.config.StateDir, "dev-1")
-				for _, name := range []string{stateFile, timeFile} {
+				for _, name := range []string{home.StateFile, home.ClockFile} {
 					for _, key := range []string{`"assignedAt": "`, `"newest": "`, `"begin": "`} {
 						at := bytes.Index(files[name], []byte(key))
 						for bit := range 10 * 8 { // year, month and day
@@ -179,7 +192,7 @@ func TestDoubtfulFiles(t *testing.T) {
 			s := fresh.WithAssignment(dps.Assignment{Hub: "hub-a", DeviceID: "dev-1"}, time.Now())
 			s.Version = stateVersion
 			change(&s)
-			b, err := seal(s)
+			b, err := home.Seal(s)
 			if err == nil {
 				err = os.WriteFile(path, b, 0o600)
 			}
@@ -207,7 +220,7 @@ func TestDoubtfulFiles(t *testing.T) {
 		"a wrong sum":           {text("{\n  \"version\": 1" + sumBefore + "00000000" + sumAfter), "checksum"},
 		"a sum that is moved":   {text(`{"sum":"00000000","version":1}`), "checksum"},
 		"a directory":           {func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, "it is no file"},
-		"too large":             {text(strings.Repeat(" ", maxHomeFile+1)), "more than"},
+		"too large":             {text(strings.Repeat(" ", 1<<20+1)), "more than"},
 		"an endless one":        {func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, "it is no file"},
 		"a pipe":                {pipe, "it is no file"},
 		"a hub that is none":    {with(func(s *failover.State) { s.AssignedHub = "https://hub-a/x" }), "scheme"},
@@ -220,33 +233,33 @@ func TestDoubtfulFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var told []string
-			h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
-			must(t, h.open())
-			defer h.close()
-			test.put(t, h.path(stateFile))
+			h := home.New(home.RealDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
+			must(t, h.Open())
+			defer h.Close()
+			test.put(t, h.Path(home.StateFile))
 			limit := clock.New(clock.Machine{Built: time.Now()}).Horizon
-			got, err := h.loadState(who, limit)
+			got, err := loadState(h, who, limit)
 			if err != nil || got.AssignedHub != "" || !got.Same(who) {
 				t.Errorf("%+v %v", got, err)
 			}
 			all := strings.Join(told, "\n")
-			if !strings.Contains(all, test.want) || !strings.Contains(all, h.path(stateFile)) || len(all) > 1000 {
+			if !strings.Contains(all, test.want) || !strings.Contains(all, h.Path(home.StateFile)) || len(all) > 1000 {
 				t.Errorf("told %q", all)
 			}
-			if _, err := os.Lstat(h.path(stateFile + doubtful)); err != nil {
+			if _, err := os.Lstat(h.Path(home.StateFile + home.Doubtful)); err != nil {
 				t.Error(err)
 			}
 			good := fresh.WithAssignment(dps.Assignment{Hub: "hub-b", DeviceID: "D"}, time.Now())
 			good.RefusedSince = time.Now().Add(-time.Minute)
-			must(t, h.saveState(good))
-			got, err = h.loadState(who, limit)
+			must(t, saveState(h, good))
+			got, err = loadState(h, who, limit)
 			if err != nil || got.AssignedHub != "hub-b" || got.DeviceID != "D" || len(got.KnownHubs) != 1 || !got.RefusedSince.Equal(good.RefusedSince) {
 				t.Errorf("%+v %v", got, err)
 			}
-			if left, _ := filepath.Glob(h.path(".*")); len(left) != 0 {
+			if left, _ := filepath.Glob(h.Path(".*")); len(left) != 0 {
 				t.Errorf("left behind: %v", left)
 			}
-			if info, err := os.Stat(h.path(stateFile)); err != nil || info.Mode().Perm() != 0o600 {
+			if info, err := os.Stat(h.Path(home.StateFile)); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("%v %v", info, err)
 			}
 			for what, other := range map[string]failover.State{
@@ -254,7 +267,7 @@ func TestDoubtfulFiles(t *testing.T) {
 				"id":    {IDScope: "s", RegistrationID: "x", KeyFingerprint: "f"},
 				"key":   {IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "x"},
 			} {
-				if got, err := h.loadState(other, limit); err != nil || got.AssignedHub != "" {
+				if got, err := loadState(h, other, limit); err != nil || got.AssignedHub != "" {
 					t.Errorf("a state of another %s was taken: %+v %v", what, got, err)
 				}
 			}
@@ -273,33 +286,33 @@ func must(t *testing.T, err error) {
 func TestOlderFiles(t *testing.T) {
 	h, err := openHome(t.TempDir(), "dev-1")
 	must(t, err)
-	defer h.close()
+	defer h.Close()
 	k := clock.New(clock.Machine{Built: time.Now()})
 	at := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339Nano)
-	must(t, os.WriteFile(h.path(stateFile), []byte(`{"version":1,"idScope":"s","registrationId":"dev-1","keyFingerprint":"f","assignedHub":"hub-a","deviceId":"",`+
+	must(t, os.WriteFile(h.Path(home.StateFile), []byte(`{"version":1,"idScope":"s","registrationId":"dev-1","keyFingerprint":"f","assignedHub":"hub-a","deviceId":"",`+
 		`"assignedAt":"`+at+`","knownHubs":[{"host":"hub-a","deviceId":"dev-1","assignedAt":"`+at+`"}]}`), 0o600))
-	must(t, os.WriteFile(h.path(timeFile), []byte(`{"newest":"`+at+`","outbox":"0011","epochs":[{"from":1,"boot":"b","begin":"`+at+`","proved":true,"fixNs":5}]}`), 0o600))
-	must(t, os.WriteFile(h.path(handledFile), []byte(`{"key":"hub-a m 00","at":"`+at+"\"}\n"+`{"key":"hub-a t`), 0o600))
-	s, err := h.loadState(failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}, k.Horizon)
+	must(t, os.WriteFile(h.Path(home.ClockFile), []byte(`{"newest":"`+at+`","outbox":"0011","epochs":[{"from":1,"boot":"b","begin":"`+at+`","proved":true,"fixNs":5}]}`), 0o600))
+	must(t, os.WriteFile(h.Path(home.HandledFile), []byte(`{"key":"hub-a m 00","at":"`+at+"\"}\n"+`{"key":"hub-a t`), 0o600))
+	s, err := loadState(h, failover.State{IDScope: "s", RegistrationID: "dev-1", KeyFingerprint: "f"}, k.Horizon)
 	if err != nil || s.AssignedHub != "hub-a" || len(s.KnownHubs) != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
-	f, err := h.loadClock(k.Horizon)
+	f, err := loadClock(h, k.Horizon)
 	if err != nil || len(f.Epochs) != 1 || f.Epochs[0].Fix != 5 || f.Newest.IsZero() {
 		t.Errorf("%+v %v", f, err)
 	}
-	l := openHandled(h)
-	defer l.close()
-	if !l.has("hub-a m 00") || len(l.seen) != 1 {
-		t.Errorf("%v", l.seen)
+	l := home.OpenHandled(h)
+	defer l.Close()
+	if !l.Has("hub-a m 00") || len(l.Keys()) != 1 {
+		t.Errorf("%v", l.Keys())
 	}
-	must(t, h.saveState(s))
-	must(t, h.save(timeFile, f))
-	for _, name := range []string{stateFile, timeFile} {
-		b, err := os.ReadFile(h.path(name))
+	must(t, saveState(h, s))
+	must(t, h.Save(home.ClockFile, f))
+	for _, name := range []string{home.StateFile, home.ClockFile} {
+		b, err := os.ReadFile(h.Path(name))
 		must(t, err)
 		var content map[string]json.RawMessage
-		if sealed, err := unseal(b, &content); !sealed || err != nil {
+		if sealed, err := home.Unseal(b, &content); !sealed || err != nil {
 			t.Errorf("%s: %v %v", name, sealed, err)
 		}
 	}
@@ -319,7 +332,7 @@ func TestMissingFiles(t *testing.T) {
 			return all
 		}
 		for name, want := range map[string]string{
-			stateFile: "the device asks DPS", timeFile: "samples that wait", handledFile: "is handled again", homeFile: "is missing, although it was here",
+			home.StateFile: "the device asks DPS", home.ClockFile: "samples that wait", home.HandledFile: "is handled again", home.ContentFile: "is missing, although it was here",
 		} {
 			w.forget()
 			w.must(os.Remove(filepath.Join(w.config.StateDir, "dev-1", name)))
@@ -347,11 +360,11 @@ func TestUnsafeHomes(t *testing.T) {
 	}
 	open := func(stateDir string) string {
 		var told []string
-		h := newHome(realDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
-		must(t, h.open())
-		_, err := h.loadState(failover.State{}, clock.New(clock.Machine{}).Horizon)
+		h := home.New(home.RealDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
+		must(t, h.Open())
+		_, err := loadState(h, failover.State{}, clock.New(clock.Machine{}).Horizon)
 		must(t, err)
-		h.close()
+		h.Close()
 		return strings.Join(told, "\n")
 	}
 	dir := t.TempDir()
@@ -367,7 +380,7 @@ func TestUnsafeHomes(t *testing.T) {
 	}
 	elsewhere := filepath.Join(t.TempDir(), "x")
 	must(t, os.WriteFile(elsewhere, []byte(`{"version":1}`), 0o600))
-	must(t, os.Symlink(elsewhere, filepath.Join(dir, "dev-1", stateFile)))
+	must(t, os.Symlink(elsewhere, filepath.Join(dir, "dev-1", home.StateFile)))
 	if got := open(dir); !strings.Contains(got, "symbolic link") {
 		t.Errorf("%q", got)
 	}
@@ -376,24 +389,6 @@ func TestUnsafeHomes(t *testing.T) {
 	must(t, os.Symlink(filepath.Join(dir, "dev-1"), filepath.Join(link, "dev-1")))
 	if got := open(link); !strings.Contains(got, "symbolic link") {
 		t.Errorf("%q", got)
-	}
-}
-
-// TestLockFileRemoved: a directory whose lock file somebody has removed is still taken.
-func TestLockFileRemoved(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("this system locks files only, and removes none that is open")
-	}
-	dir := t.TempDir()
-	first, err := openHome(dir, "dev-1")
-	must(t, err)
-	defer first.close()
-	if _, err := openHome(dir, "dev-1"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("stop process %d,", os.Getpid())) {
-		t.Errorf("%v", err)
-	}
-	must(t, os.Remove(first.path(lockFile)))
-	if _, err := openHome(dir, "dev-1"); !errors.Is(err, ErrLocked) {
-		t.Errorf("a second one runs: %v", err)
 	}
 }
 
@@ -418,101 +413,17 @@ func TestLockIsNoFile(t *testing.T) {
 		"a directory": func(path string) { must(t, os.Mkdir(path, 0o700)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			home := filepath.Join(t.TempDir(), "dev-1")
-			must(t, os.Mkdir(home, 0o700))
-			put(filepath.Join(home, lockFile))
-			_, err := openHome(filepath.Dir(home), "dev-1")
-			if !errors.Is(err, ErrStateDir) || !strings.Contains(fmt.Sprint(err), filepath.Join(home, lockFile)) {
+			place := filepath.Join(t.TempDir(), "dev-1")
+			must(t, os.Mkdir(place, 0o700))
+			put(filepath.Join(place, home.LockFile))
+			_, err := openHome(filepath.Dir(place), "dev-1")
+			if !errors.Is(err, home.ErrStateDir) || !strings.Contains(fmt.Sprint(err), filepath.Join(place, home.LockFile)) {
 				t.Errorf("%v", err)
 			}
 			if b, err := os.ReadFile(theirs); string(b) != "a file of somebody" {
 				t.Errorf("somebody's file now has %q (%v)", b, err)
 			}
 		})
-	}
-}
-
-// TestLongIDs: an id of 128 characters, none of which is legal in a file name, has a directory of
-// its own, and is listed.
-func TestLongIDs(t *testing.T) {
-	dir := t.TempDir()
-	ids := []string{strings.Repeat("*", 128), strings.Repeat("*", 127) + "?", strings.Repeat("a", 128), strings.Repeat("*", 85)}
-	for _, id := range ids {
-		h, err := openHome(dir, id)
-		must(t, err)
-		must(t, os.Mkdir(h.path(outboxName), 0o700))
-		h.made(outboxName)
-		h.close()
-		if len(filepath.Base(h.dir)) > maxFileName {
-			t.Errorf("%d bytes", len(filepath.Base(h.dir)))
-		}
-	}
-	got := OutboxDevices(dir)
-	slices.Sort(got)
-	slices.Sort(ids)
-	if !slices.Equal(got, ids) {
-		t.Errorf("%q", got)
-	}
-}
-
-// TestHandledKeys: a key is read back as it was written, for any characters of an id.
-func TestHandledKeys(t *testing.T) {
-	h, err := openHome(t.TempDir(), "dev-1")
-	must(t, err)
-	defer h.close()
-	l := openHandled(h)
-	var keys []string
-	for _, mid := range []string{"plain", "\xff\xfe", "a\nb", "\u2028", "\x00", "{\"key\":", strings.Repeat("m", 100_000), strings.Repeat("\xff", 3000)} {
-		key := handledKey("hub-a", mid, []byte("1"))
-		keys = append(keys, key)
-		l.add(key, time.Now())
-	}
-	l.close()
-	l = openHandled(h)
-	defer l.close()
-	for _, key := range keys {
-		if !l.has(key) {
-			t.Errorf("%.100q is forgotten", key)
-		}
-	}
-	if len(l.seen) != len(keys) {
-		t.Errorf("%d of %d", len(l.seen), len(keys))
-	}
-}
-
-// TestHandledListInPart: if some lines of the list make no sense, the file is kept aside and its
-// other lines count.
-func TestHandledListInPart(t *testing.T) {
-	var told []string
-	h := newHome(realDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
-	must(t, h.open())
-	defer h.close()
-	l := openHandled(h)
-	for i := range 3 {
-		l.add(fmt.Sprint("hub-a m", i), time.Now())
-	}
-	l.close()
-	b, err := os.ReadFile(h.path(handledFile))
-	must(t, err)
-	bent := bytes.Replace(b, []byte("m1"), []byte("m9"), 1)
-	bent = append(bent, strings.Repeat("x", 100_000)+"\n"...) // longer than a scanner takes
-	bent = append(bent, lineOf("hub-a m3", time.Now())...)
-	must(t, os.WriteFile(h.path(handledFile), bent, 0o600))
-	l = openHandled(h)
-	defer l.close()
-	for _, key := range []string{"hub-a m0", "hub-a m2", "hub-a m3"} {
-		if !l.has(key) {
-			t.Errorf("%s is forgotten", key)
-		}
-	}
-	if l.has("hub-a m9") || l.has("hub-a m1") {
-		t.Errorf("%v", l.seen)
-	}
-	if kept, err := os.ReadFile(h.path(handledFile + doubtful)); err != nil || !bytes.Equal(kept, bent) {
-		t.Errorf("%d bytes are kept of %d: %v", len(kept), len(bent), err)
-	}
-	if len(told) != 1 || !strings.Contains(told[0], "2 of its lines") {
-		t.Errorf("%q", told)
 	}
 }
 

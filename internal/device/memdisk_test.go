@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/home"
 )
 
 // memDisk is a disk in memory: a test that goes through thousands of starts has no time for a real
@@ -61,13 +63,13 @@ func (d *memDisk) stat(call, name string) (fs.FileInfo, error) {
 	if _, ok := d.files[name]; ok {
 		return memInfo{filepath.Base(name), false}, nil
 	}
-	if filepath.Ext(name) == "" && filepath.Base(name) != lockFile { // a directory
+	if filepath.Ext(name) == "" && filepath.Base(name) != home.LockFile { // a directory
 		return memInfo{filepath.Base(name), true}, nil
 	}
 	return nil, &fs.PathError{Op: call, Path: name, Err: fs.ErrNotExist}
 }
 
-func (d *memDisk) Open(name string, flag int) (file, error) {
+func (d *memDisk) Open(name string, flag int) (home.File, error) {
 	if err := d.call("open", name); err != nil {
 		return nil, err
 	}
@@ -75,7 +77,7 @@ func (d *memDisk) Open(name string, flag int) (file, error) {
 	defer d.mu.Unlock()
 	b, ok := d.files[name]
 	switch {
-	case filepath.Ext(name) == "" && filepath.Base(name) != lockFile:
+	case filepath.Ext(name) == "" && filepath.Base(name) != home.LockFile:
 	case !ok && flag&os.O_CREATE == 0:
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	case ok && flag&os.O_EXCL != 0:
@@ -125,7 +127,7 @@ func (d *memDisk) Lock(name string, directory bool) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.locked[name] {
-		return nil, errTaken
+		return nil, home.ErrTaken
 	}
 	if d.locked == nil {
 		d.locked = map[string]bool{}

@@ -53,7 +53,7 @@ func TestDirectoryOfTheFirstReleaseIsTakenOver(t *testing.T) {
 	bubble(t, old(t), func(t *testing.T, w *world) {
 		w.on("hub-a", 10*time.Second)
 		w.run(10 * time.Second)
-		if !w.dev.handled.has(oldMessage) {
+		if !w.dev.handled.Has(oldMessage) {
 			t.Error("the message that was handled is forgotten")
 		}
 		kept := w.dev.time.Kept()

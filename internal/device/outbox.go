@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -49,7 +50,7 @@ func (d *Device) open() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			d.home.close()
+			d.home.Close()
 		}
 	}()
 	o := d.c.Outbox
@@ -58,21 +59,21 @@ func (d *Device) open() (err error) {
 	if open == nil {
 		open = func(dir string, o outbox.Options) (Outbox, error) { return outbox.Open(dir, o) }
 	}
-	box, err := open(d.home.path(outboxName), o)
+	box, err := open(d.home.Path(home.OutboxName), o)
 	switch {
 	case errors.Is(err, outbox.ErrLocked):
-		return fmt.Errorf("%w: %w", ErrLocked, err)
+		return fmt.Errorf("%w: %w", home.ErrLocked, err)
 	case errors.Is(err, outbox.ErrOther):
 		return fmt.Errorf("%w; give this device another --state-dir, or give --send-queued-here to send what waits here to the new place "+
 			"(hubhop outbox discard throws it away)", err)
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrStateDir, err)
+		return fmt.Errorf("%w: %w", home.ErrStateDir, err)
 	}
 	d.mu.Lock()
 	d.box = box
 	d.mu.Unlock()
-	d.home.made(outboxName)
-	d.handled = openHandled(d.home)
+	d.home.Made(home.OutboxName)
+	d.handled = home.OpenHandled(d.home)
 	d.cached = d.openClock(box)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -106,7 +107,7 @@ var poisoned = map[string]message.Message{
 func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 	kinds := slices.Sorted(maps.Keys(poisoned))
 	fill := func(c *plan) { // what a producer other than a source of telemetry has left
-		box, err := outbox.Open(OutboxDir(c.StateDir, c.DeviceID), outbox.Options{Machine: c.Outbox.Machine})
+		box, err := outbox.Open(home.OutboxDir(c.StateDir, c.DeviceID), outbox.Options{Machine: c.Outbox.Machine})
 		if err != nil {
 			panic(err)
 		}
@@ -133,7 +134,7 @@ func TestPoisonDoesNotBlockTheLine(t *testing.T) {
 			t.Errorf("%+v", account)
 		}
 		i := 0
-		for q, err := range outbox.ReadQuarantine(OutboxDir(w.config.StateDir, "dev-1")) {
+		for q, err := range outbox.ReadQuarantine(home.OutboxDir(w.config.StateDir, "dev-1")) {
 			w.must(err)
 			want := poisoned[kinds[i]]
 			if _, seq, _ := outbox.SplitID(q.ID); seq != uint64(2*i+2) || len(q.Body) != len(want.Body) || !strings.Contains(q.Why, kinds[i]) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 // reader reads one reported property of the App.
@@ -57,7 +58,7 @@ func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
 		r.until = time.Now().Add(r.rest)
 		text = nil
 	case err != nil:
-		if told := fmt.Sprintf("the property %s cannot be read: %s", quoted(r.request.Name), oneLine(err.Error(), maxShown)); told != r.told {
+		if told := fmt.Sprintf("the property %s cannot be read: %s", plain.Quoted(r.request.Name), plain.Line(err.Error(), plain.Most)); told != r.told {
 			r.told = told
 			r.d.warn(l.Host(), told)
 		}

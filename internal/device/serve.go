@@ -12,6 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
@@ -65,7 +66,7 @@ func (d *Device) equip(l *link, raw *hub.Link) {
 			defer func() {
 				if p := recover(); p != nil { // it ends the link, because a drain that has panicked is not used again
 					if w := l.duty.Load(); w != nil {
-						w.fail(&bug{path: "telemetry", value: oneLine(fmt.Sprint(p), maxBugText)})
+						w.fail(&bug{path: "telemetry", value: plain.Line(fmt.Sprint(p), maxBugText)})
 					}
 					panic(p)
 				}

@@ -11,6 +11,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/clock"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
@@ -27,18 +28,18 @@ type timekeeping struct {
 // clockFile keeps what the next run should know of the clock.
 type clockFile struct{ d *Device }
 
-func (f clockFile) Load() (clock.File, error) { return f.d.home.loadClock(f.d.time.Horizon) }
+func (f clockFile) Load() (clock.File, error) { return loadClock(f.d.home, f.d.time.Horizon) }
 
-func (f clockFile) Save(file clock.File) error { return f.d.home.save(timeFile, file) }
+func (f clockFile) Save(file clock.File) error { return f.d.home.Save(home.ClockFile, file) }
 
 // Mark notes what is wrong with the file. The clock itself tells it and tries again.
 func (f clockFile) Mark(err error) {
-	f.d.home.mark(timeFile, err, "cannot keep the time for the next start", nil)
+	f.d.home.Mark(home.ClockFile, err, "cannot keep the time for the next start", nil)
 }
 
 // loadClock reads clock.json. horizon returns the latest time that is believed in it.
-func (h *home) loadClock(horizon func(sealed bool) time.Time) (f clock.File, err error) {
-	found, err := h.load(timeFile, &f, func(sealed bool) error { return f.Check(sealed, horizon) })
+func loadClock(h *home.Home, horizon func(sealed bool) time.Time) (f clock.File, err error) {
+	found, err := h.Load(home.ClockFile, &f, func(sealed bool) error { return f.Check(sealed, horizon) })
 	if !found {
 		return clock.File{}, err
 	}
@@ -51,15 +52,15 @@ func (d *Device) openClock(l clock.Line) failover.State {
 	d.time.Open(clockFile{d}, l)
 	limit := d.time.Horizon
 	d.cache = &keeper{home: d.home, who: d.who(), limit: limit}
-	cached, err := d.home.loadState(d.who(), limit)
+	cached, err := loadState(d.home, d.who(), limit)
 	d.cache.unread = err != nil
-	d.home.note(stateFile, err, "cannot read which hub the device was assigned to, so DPS is asked", func() error {
-		_, err := d.home.loadState(d.who(), limit)
+	d.home.Note(home.StateFile, err, "cannot read which hub the device was assigned to, so DPS is asked", func() error {
+		_, err := loadState(d.home, d.who(), limit)
 		return err
 	})
 	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
 	d.time.NotBefore(cached.AssignedAt)
-	d.home.checkContent()
+	d.home.CheckContent()
 	return cached
 }
 
@@ -165,11 +166,11 @@ func (d *Device) watchClock(ctx context.Context) (end func()) {
 func (d *Device) look(may bool) (asks bool) {
 	linked := d.serves() != nil
 	d.hasten()
-	if (d.time.Stale(linked) || d.home.restless()) && d.time.tending.CompareAndSwap(false, true) {
+	if (d.time.Stale(linked) || d.home.Restless()) && d.time.tending.CompareAndSwap(false, true) {
 		d.spawnIn(&d.time.looking, "clock", func() {
 			defer d.time.tending.Store(false)
 			d.time.Pass(linked)
-			d.home.tend()
+			d.home.Tend()
 		})
 	}
 	// Without a link others have the network.

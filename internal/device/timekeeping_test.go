@@ -10,6 +10,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/clock"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
@@ -95,8 +96,8 @@ func TestAnotherOutbox(t *testing.T) {
 		for _, another := range []bool{false, true} {
 			w.run(20 * time.Second)
 			w.halt()
-			h := newHome(realDisk{}, w.config.StateDir, "dev-1", nil)
-			before, err := h.loadClock(clock.New(clock.Machine{}).Horizon)
+			h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
+			before, err := loadClock(h, clock.New(clock.Machine{}).Horizon)
 			w.must(err)
 			if !slices.ContainsFunc(before.Epochs, func(e clock.Epoch) bool { return e.Fix != 0 }) {
 				t.Fatalf("nothing was corrected: %+v", before)
@@ -106,8 +107,8 @@ func TestAnotherOutbox(t *testing.T) {
 				d.id.StateDir = t.TempDir()
 				w.must(d.open())
 				w.must(d.Close())
-				other := newHome(realDisk{}, d.id.StateDir, "dev-1", nil)
-				w.must(other.save(timeFile, before))
+				other := home.New(home.RealDisk{}, d.id.StateDir, "dev-1", nil)
+				w.must(other.Save(home.ClockFile, before))
 				d = New(d.shared, d.id, d.app)
 			}
 			w.must(d.open())

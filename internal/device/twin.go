@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 const (
@@ -127,7 +128,7 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 func (t *twin) reportEach(ctx context.Context, l *hub.Link, patch map[string]any, why error) error {
 	if len(patch) == 1 {
 		t.d.desired.tell(1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",
-			quoted(slices.Collect(maps.Keys(patch))[0]), oneLine(why.Error(), maxShown))})
+			plain.Quoted(slices.Collect(maps.Keys(patch))[0]), plain.Line(why.Error(), plain.Most))})
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(patch)) {
@@ -159,7 +160,7 @@ func (t *twin) persist(ctx context.Context, l *hub.Link, what string, again func
 		}
 		if isOdd := errors.Is(err, hub.ErrTwin); !isOdd || !odd { // an answer that is no twin is told once in a row
 			odd = isOdd
-			t.d.warn(l.Host(), fmt.Sprintf("%s: %s; trying again in %v; everything else goes on", what, oneLine(err.Error(), maxShown), wait))
+			t.d.warn(l.Host(), fmt.Sprintf("%s: %s; trying again in %v; everything else goes on", what, plain.Line(err.Error(), plain.Most), wait))
 		}
 		timer := time.NewTimer(wait)
 		select {

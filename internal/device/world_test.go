@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -47,7 +48,7 @@ type world struct {
 	stop      context.CancelFunc
 	ended     chan error
 	began     time.Time // when the device started first
-	disk      disk      // of the device's home; nil: the real one
+	disk      home.Disk // of the device's home; nil: the real one
 	continues int64     // the last sample that another cloud has received
 	gives     bool      // the device gives samples up: they must be announced
 }
@@ -187,7 +188,7 @@ func (w *world) nothingLost() {
 func (w *world) nothingUntold() audit.Account {
 	w.t.Helper()
 	var a audit.Audit
-	w.must(a.Holds(OutboxDir(w.config.StateDir, "dev-1")))
+	w.must(a.Holds(home.OutboxDir(w.config.StateDir, "dev-1")))
 	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
 		gap := ""
 		if p := m.Properties["gap"]; p != nil {

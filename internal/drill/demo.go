@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -113,7 +114,7 @@ func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	v := s.judge(ctx, dev.Status().Made, device.OutboxDir(state, demoDevice), failure)
+	v := s.judge(ctx, dev.Status().Made, home.OutboxDir(state, demoDevice), failure)
 	if err := done(s.report); err != nil {
 		return err
 	}

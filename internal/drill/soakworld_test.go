@@ -21,6 +21,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -448,7 +449,7 @@ func (w *soakWorld) budget() {
 // left.
 func (w *soakWorld) check(info sim.Info) {
 	j := Judge{Allow: Allowance{Reordered: w.s.With.FreshFirst}}
-	if err := j.Holds(device.OutboxDir(w.conf.id.StateDir, soakDevice)); err != nil {
+	if err := j.Holds(home.OutboxDir(w.conf.id.StateDir, soakDevice)); err != nil {
 		w.v.fault("the outbox cannot be read: %v", err)
 	}
 	for _, m := range w.cloud.Ledger(soakDevice, true).Messages {

@@ -1,4 +1,4 @@
-package device
+package home
 
 import (
 	"bytes"
@@ -22,8 +22,8 @@ const (
 
 var errSum = errors.New("its checksum does not fit its content")
 
-// seal returns the content of a file with v. v must become a JSON object with at least one member.
-func seal(v any) ([]byte, error) {
+// Seal returns the content of a file with v. v must become a JSON object with at least one member.
+func Seal(v any) ([]byte, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return nil, err
@@ -32,9 +32,9 @@ func seal(v any) ([]byte, error) {
 	return fmt.Appendf(b, "%08x%s", crc32.Checksum(b, castagnoli), sumAfter), nil
 }
 
-// unseal reads a file into v. sealed is false for a file without a checksum, which an older version
+// Unseal reads a file into v. sealed is false for a file without a checksum, which an older version
 // wrote.
-func unseal(b []byte, v any) (sealed bool, err error) {
+func Unseal(b []byte, v any) (sealed bool, err error) {
 	head, tail := len(b)-len(sumAfter)-sumDigits, len(b)-len(sumAfter)
 	if head > 0 && bytes.HasSuffix(b[:head], []byte(sumBefore)) && string(b[tail:]) == sumAfter {
 		if string(b[head:tail]) != fmt.Sprintf("%08x", crc32.Checksum(b[:head], castagnoli)) {

@@ -1,4 +1,4 @@
-package device
+package home
 
 import (
 	"bytes"
@@ -9,27 +9,31 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
 )
 
+// HandledMax is how many messages are remembered.
+const HandledMax = 1024
+
 const (
-	handledMax    = 1024           // messages remembered
 	handledAge    = 48 * time.Hour // the longest life of a message at IoT Hub
 	maxHandledKey = 256            // bytes of a key; a longer key is hashed
 )
 
-// handled is the durable list of cloud-to-device messages that were handled. A message is entered
+// Handled is the durable list of cloud-to-device messages that were handled. A message is entered
 // before its PUBACK, so that a crash or a lost PUBACK does not execute a command twice. The list is
 // a file of JSON lines, appended and synced one by one. While the disk fails, the list is in
 // memory, and it is written as soon as the disk works.
-type handled struct {
-	home *home
+type Handled struct {
+	home *Home
 
 	mu     sync.Mutex
-	file   file // open to append; nil: the file must be written whole first
+	file   File // open to append; nil: the file must be written whole first
 	lines  int
 	seen   map[string]time.Time
 	unread bool // the disk could not read the file yet, so it must not be overwritten
@@ -45,10 +49,10 @@ func (l handledLine) sum() string {
 	return fmt.Sprintf("%08x", crc32.Checksum([]byte(l.Key+" "+l.At.Format(time.RFC3339Nano)), castagnoli))
 }
 
-// handledKey returns the key of a message: its hub, id and body, because ids are unique per hub
+// HandledKey returns the key of a message: its hub, id and body, because ids are unique per hub
 // only and a sender may use one twice for different bodies. The key is at most maxHandledKey bytes
 // of text that JSON does not change.
-func handledKey(host, mid string, body []byte) string {
+func HandledKey(host, mid string, body []byte) string {
 	sum := sha256.Sum256(body)
 	key := host + " " + mid + " " + hex.EncodeToString(sum[:8])
 	if len(key) > maxHandledKey || !utf8.ValidString(key) {
@@ -58,15 +62,15 @@ func handledKey(host, mid string, body []byte) string {
 	return key
 }
 
-// openHandled reads the list and writes it anew. If the disk fails, the list is in memory only.
-func openHandled(h *home) *handled {
-	l := &handled{home: h, seen: map[string]time.Time{}, unread: true}
+// OpenHandled reads the list and writes it anew. If the disk fails, the list is in memory only.
+func OpenHandled(h *Home) *Handled {
+	l := &Handled{home: h, seen: map[string]time.Time{}, unread: true}
 	l.note(l.settle(time.Now()))
 	return l
 }
 
-func (h *handled) note(err error) {
-	h.home.note(handledFile, err, "the list of handled cloud-to-device messages is in memory only; after a restart, a message that comes again is handled again",
+func (h *Handled) note(err error) {
+	h.home.Note(HandledFile, err, "the list of handled cloud-to-device messages is in memory only; after a restart, a message that comes again is handled again",
 		func() error {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -76,7 +80,7 @@ func (h *handled) note(err error) {
 
 // settle makes the file equal to the list: it reads the file if that failed before, then writes
 // what could not be written. mu is held.
-func (h *handled) settle(now time.Time) error {
+func (h *Handled) settle(now time.Time) error {
 	if h.unread {
 		if err := h.read(); err != nil {
 			return err
@@ -91,15 +95,15 @@ func (h *handled) settle(now time.Time) error {
 
 // read adds the messages of the file. It ignores a torn last line, because that message was never
 // acknowledged. If other lines make no sense, the file is kept aside.
-func (h *handled) read() error {
+func (h *Handled) read() error {
 	h.home.io.Lock()
 	defer h.home.io.Unlock()
-	b, err := h.home.read(handledFile)
+	b, err := h.home.read(HandledFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, errDoubtful):
-		return h.home.aside(handledFile, err)
+		return h.home.aside(HandledFile, err)
 	case err != nil:
 		return err
 	}
@@ -117,19 +121,26 @@ func (h *handled) read() error {
 	if bad == 0 {
 		return nil
 	}
-	return h.home.aside(handledFile, fmt.Errorf("%d of its lines; the others are used", bad))
+	return h.home.aside(HandledFile, fmt.Errorf("%d of its lines; the others are used", bad))
 }
 
-// has reports whether a message was handled.
-func (h *handled) has(key string) bool {
+// Has reports whether a message was handled.
+func (h *Handled) Has(key string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_, ok := h.seen[key]
 	return ok
 }
 
-// add enters a message. When add returns the message is on the disk, unless the disk fails.
-func (h *handled) add(key string, now time.Time) {
+// Keys returns the keys of the messages that are remembered, sorted.
+func (h *Handled) Keys() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.seen))
+}
+
+// Add enters a message. When Add returns the message is on the disk, unless the disk fails.
+func (h *Handled) Add(key string, now time.Time) {
 	h.mu.Lock()
 	h.seen[key] = now
 	err := h.append(key, now)
@@ -138,11 +149,11 @@ func (h *handled) add(key string, now time.Time) {
 }
 
 // append writes one line at the end of the file. mu is held.
-func (h *handled) append(key string, at time.Time) error {
+func (h *Handled) append(key string, at time.Time) error {
 	switch {
 	case h.file == nil || h.unread:
 		return h.settle(at)
-	case h.lines >= 2*handledMax:
+	case h.lines >= 2*HandledMax:
 		return h.rewrite(at)
 	}
 	_, err := h.file.Write(lineOf(key, at))
@@ -165,13 +176,13 @@ func lineOf(key string, at time.Time) []byte {
 }
 
 // rewrite replaces the file by what is still worth remembering. mu is held.
-func (h *handled) rewrite(now time.Time) error {
+func (h *Handled) rewrite(now time.Time) error {
 	for key, at := range h.seen {
 		if now.Sub(at) > handledAge {
 			delete(h.seen, key)
 		}
 	}
-	for len(h.seen) > handledMax {
+	for len(h.seen) > HandledMax {
 		oldest := ""
 		for key, at := range h.seen {
 			if oldest == "" || at.Before(h.seen[oldest]) {
@@ -187,26 +198,27 @@ func (h *handled) rewrite(now time.Time) error {
 	h.shut()
 	h.home.io.Lock()
 	defer h.home.io.Unlock()
-	if err := h.home.replace(handledFile, content); err != nil {
+	if err := h.home.replace(HandledFile, content); err != nil {
 		return err
 	}
-	f, err := h.home.disk.Open(h.home.path(handledFile), os.O_WRONLY|os.O_APPEND)
+	f, err := h.home.disk.Open(h.home.Path(HandledFile), os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return err
 	}
 	h.file, h.lines = f, len(h.seen)
-	h.home.has(handledFile)
+	h.home.has(HandledFile)
 	return nil
 }
 
-func (h *handled) shut() {
+func (h *Handled) shut() {
 	if h.file != nil {
 		_ = h.file.Close()
 		h.file = nil
 	}
 }
 
-func (h *handled) close() {
+// Close closes the file.
+func (h *Handled) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.shut()

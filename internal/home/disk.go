@@ -1,4 +1,4 @@
-package device
+package home
 
 import (
 	"errors"
@@ -11,13 +11,13 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// disk is the part of the file system that a device's directory uses. It is narrow, so that a test
+// Disk is the part of the file system that a device's directory uses. It is narrow, so that a test
 // can fail each call. Errors are those of package os.
-type disk interface {
+type Disk interface {
 	MkdirAll(dir string) error // for this user only
 	Lstat(name string) (fs.FileInfo, error)
 	Stat(name string) (fs.FileInfo, error)
-	Open(name string, flag int) (file, error) // os.OpenFile, mode 0600
+	Open(name string, flag int) (File, error) // os.OpenFile, mode 0600
 	Rename(from, to string) error
 	Remove(name string) error
 	// Lock locks a file, which it creates, or a directory, which must exist, until the lock is
@@ -25,14 +25,16 @@ type disk interface {
 	Lock(name string, directory bool) (io.Closer, error)
 }
 
-type file interface {
+// File is an open file of a Disk.
+type File interface {
 	io.Reader
 	io.Writer
 	io.Closer
 	Sync() error
 }
 
-var errTaken = errors.New("taken")
+// ErrTaken says that another process has a lock.
+var ErrTaken = errors.New("taken")
 
 // noWait is a flag of Open. Without it the open of a pipe in the place of a file would wait for
 // ever.
@@ -43,15 +45,15 @@ var noWait = func() int {
 	return syscall.O_NONBLOCK
 }()
 
-// realDisk is the disk of this machine.
-type realDisk struct{}
+// RealDisk is the disk of this machine.
+type RealDisk struct{}
 
-func (realDisk) MkdirAll(dir string) error              { return os.MkdirAll(dir, 0o700) }
-func (realDisk) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
-func (realDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
-func (realDisk) Rename(from, to string) error           { return os.Rename(from, to) }
-func (realDisk) Remove(name string) error               { return os.Remove(name) }
-func (realDisk) Open(name string, flag int) (file, error) {
+func (RealDisk) MkdirAll(dir string) error              { return os.MkdirAll(dir, 0o700) }
+func (RealDisk) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
+func (RealDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
+func (RealDisk) Rename(from, to string) error           { return os.Rename(from, to) }
+func (RealDisk) Remove(name string) error               { return os.Remove(name) }
+func (RealDisk) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|noWait, 0o600)
 	if err != nil {
 		return nil, err
@@ -59,7 +61,7 @@ func (realDisk) Open(name string, flag int) (file, error) {
 	return f, nil
 }
 
-func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
+func (RealDisk) Lock(name string, directory bool) (io.Closer, error) {
 	flag := os.O_CREATE | os.O_RDONLY | noWait
 	if directory {
 		flag = os.O_RDONLY
@@ -69,7 +71,7 @@ func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
 	case err != nil:
 		return nil, err
 	case !ok:
-		return nil, errTaken
+		return nil, ErrTaken
 	}
 	return l, nil
 }

@@ -1,4 +1,7 @@
-package device
+// Package home keeps what a device needs after a restart: a directory below the state directory, with
+// locks, small files with checksums, and the list of messages that were handled. The disk may fail at
+// any call; the device goes on, and the home tries again.
+package home
 
 import (
 	"crypto/sha256"
@@ -18,6 +21,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 // ErrStateDir says that the state directory cannot be used.
@@ -28,13 +33,13 @@ var ErrLocked = errors.New("another hubhop is running this device")
 
 // The names in a home.
 const (
-	homeFile    = "home.json" // which device it belongs to, and which files are in it
-	stateFile   = "state.json"
-	timeFile    = "clock.json"
-	handledFile = "c2d-handled.jsonl"
-	outboxName  = "outbox"
-	lockFile    = "lock"
-	doubtful    = ".doubtful" // ending of a file that is kept aside
+	ContentFile = "home.json" // which device it belongs to, and which files are in it
+	StateFile   = "state.json"
+	ClockFile   = "clock.json"
+	HandledFile = "c2d-handled.jsonl"
+	OutboxName  = "outbox"
+	LockFile    = "lock"
+	Doubtful    = ".doubtful" // ending of a file that is kept aside
 )
 
 const (
@@ -43,14 +48,14 @@ const (
 	doubtAfter  = time.Minute      // a file that has failed for so long with EIO counts as damaged
 )
 
-// home is a device's directory below the state directory, with the lock, the cached hub, the outbox
-// and the handled messages. If the disk fails, home says so once, keeps the data in memory, and
+// Home is a device's directory below the state directory, with the lock, the cached hub, the outbox
+// and the handled messages. If the disk fails, Home says so once, keeps the data in memory, and
 // tries again. It never overwrites a file that it has not read, and keeps a file that makes no
 // sense aside.
-type home struct {
+type Home struct {
 	id   string
 	dir  string
-	disk disk
+	disk Disk
 	tell func(text string) // is given each sentence about a fault; may be nil
 
 	io     sync.Mutex // held while a whole file is read or written
@@ -74,15 +79,11 @@ type homeContent struct {
 	Files    []string `json:"files"`
 }
 
-func newHome(d disk, stateDir, deviceID string, tell func(string)) *home {
-	return &home{id: deviceID, dir: homeDir(stateDir, deviceID), disk: d, tell: tell,
+// New returns the home of a device, which is not open. tell is given each sentence about a fault; it
+// may be nil.
+func New(d Disk, stateDir, deviceID string, tell func(string)) *Home {
+	return &Home{id: deviceID, dir: Dir(stateDir, deviceID), disk: d, tell: tell,
 		troubles: map[string]string{}, since: map[string]time.Time{}, again: map[string]func() error{}, linked: map[string]bool{}}
-}
-
-// openHome makes the directory and takes its lock.
-func openHome(stateDir, deviceID string) (*home, error) {
-	h := newHome(realDisk{}, stateDir, deviceID, nil)
-	return h, h.open()
 }
 
 // refuses says that an error needs a person, who must choose another directory; any other error may
@@ -92,22 +93,22 @@ func refuses(err error) bool {
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENAMETOOLONG)
 }
 
-// open makes the directory and locks it. It returns only errors that need a person; after any other
+// Open makes the directory and locks it. It returns only errors that need a person; after any other
 // failure of the disk it tries again later.
-func (h *home) open() error {
+func (h *Home) Open() error {
 	err := h.lock()
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
-		h.close()
+		h.Close()
 		return err
 	}
 	if err != nil {
 		err = h.lock() // a second try, because an error of a disk may pass at once
 	}
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
-		h.close()
+		h.Close()
 		return err
 	}
-	h.note(lockFile, err, "the directory of this device cannot be locked, so a second process would not be noticed", h.lock)
+	h.Note(LockFile, err, "the directory of this device cannot be locked, so a second process would not be noticed", h.lock)
 	h.inspect()
 	h.readContent()
 	return nil
@@ -116,7 +117,7 @@ func (h *home) open() error {
 // lock makes the directory and takes two locks, of which one is enough. The lock on the directory
 // needs no room on the disk and cannot be deleted. The lock on a file is for systems that lock no
 // directories.
-func (h *home) lock() error {
+func (h *Home) lock() error {
 	const next = "give a directory that this user may write with --state-dir"
 	if err := h.disk.MkdirAll(h.dir); err != nil {
 		if refuses(err) {
@@ -130,20 +131,20 @@ func (h *home) lock() error {
 	if held {
 		return nil
 	}
-	if info, err := h.disk.Lstat(h.path(lockFile)); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.path(lockFile)) // not opened: the open may wait, or change another file
+	if info, err := h.disk.Lstat(h.Path(LockFile)); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.Path(LockFile)) // not opened: the open may wait, or change another file
 	}
 	ofDir, derr := h.disk.Lock(h.dir, true)
-	if errors.Is(derr, errTaken) {
+	if errors.Is(derr, ErrTaken) {
 		return h.taken()
 	}
-	ofFile, ferr := h.disk.Lock(h.path(lockFile), false)
-	refused := ferr != nil && (errors.Is(ferr, errTaken) || refuses(ferr))
+	ofFile, ferr := h.disk.Lock(h.Path(LockFile), false)
+	refused := ferr != nil && (errors.Is(ferr, ErrTaken) || refuses(ferr))
 	if refused && ofDir != nil {
 		_ = ofDir.Close()
 	}
 	switch {
-	case errors.Is(ferr, errTaken):
+	case errors.Is(ferr, ErrTaken):
 		return h.taken()
 	case refused:
 		return fmt.Errorf("%w: %w; %s", ErrStateDir, ferr, next)
@@ -164,17 +165,17 @@ func (h *home) lock() error {
 }
 
 // sign writes the id of this process into the lock file.
-func (h *home) sign() {
-	if f, err := h.disk.Open(h.path(lockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // without the file the message names no process
+func (h *Home) sign() {
+	if f, err := h.disk.Open(h.Path(LockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // without the file the message names no process
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 		_ = f.Close()
 	}
 }
 
 // taken returns the error for a lock that another process has, with the id of that process.
-func (h *home) taken() error {
+func (h *Home) taken() error {
 	who := "that process"
-	if b, err := h.readAll(lockFile); err == nil {
+	if b, err := h.readAll(LockFile); err == nil {
 		if pid := strings.TrimSpace(string(b)); pid != "" && len(pid) < 12 && strings.Trim(pid, "0123456789") == "" {
 			who = "process " + pid
 		}
@@ -183,7 +184,7 @@ func (h *home) taken() error {
 }
 
 // inspect warns if other users can change the directory, or if it is a symbolic link.
-func (h *home) inspect() {
+func (h *Home) inspect() {
 	if runtime.GOOS == "windows" { // its modes do not say who may write
 		return
 	}
@@ -198,11 +199,11 @@ func (h *home) inspect() {
 }
 
 // readContent reads home.json, and tells which of its files are missing.
-func (h *home) readContent() {
+func (h *Home) readContent() {
 	var c homeContent
-	found, err := h.load(homeFile, &c, func(bool) error {
+	found, err := h.Load(ContentFile, &c, func(bool) error {
 		if c.DeviceID != h.id {
-			return fmt.Errorf("it is of the device %s", quoted(c.DeviceID))
+			return fmt.Errorf("it is of the device %s", plain.Quoted(c.DeviceID))
 		}
 		return nil
 	})
@@ -217,7 +218,7 @@ func (h *home) readContent() {
 		if name != filepath.Base(name) || len(name) > 255 {
 			continue
 		}
-		if _, err := h.disk.Lstat(h.path(name)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := h.disk.Lstat(h.Path(name)); errors.Is(err, fs.ErrNotExist) {
 			gone = append(gone, name)
 		}
 	}
@@ -226,24 +227,24 @@ func (h *home) readContent() {
 	}
 }
 
-// checkContent tells that home.json itself is missing. It is called after all other files were
+// CheckContent tells that home.json itself is missing. It is called after all other files were
 // read.
-func (h *home) checkContent() {
+func (h *Home) CheckContent() {
 	h.io.Lock()
 	gone := h.known && !h.found && h.sealed
 	h.io.Unlock()
 	if gone {
-		h.say("%s is missing, although it was here, so hubhop does not know which other files are missing", h.path(homeFile))
+		h.say("%s is missing, although it was here, so hubhop does not know which other files are missing", h.Path(ContentFile))
 	}
 }
 
 // without says what the loss of these files means.
 func without(names ...string) string {
 	says := map[string]string{
-		stateFile:   "the device asks DPS for its hub",
-		timeFile:    "samples that wait keep the times they have",
-		handledFile: "a cloud-to-device message that comes again is handled again",
-		outboxName:  "what waited in it is lost, unless it is put back",
+		StateFile:   "the device asks DPS for its hub",
+		ClockFile:   "samples that wait keep the times they have",
+		HandledFile: "a cloud-to-device message that comes again is handled again",
+		OutboxName:  "what waited in it is lost, unless it is put back",
 	}
 	var all []string
 	for _, name := range names {
@@ -257,20 +258,20 @@ func without(names ...string) string {
 	return strings.Join(all, "; ")
 }
 
-// made is has for callers that do not hold io, such as the outbox. It does nothing if there is no
+// Made is has for callers that do not hold io, such as the outbox. It does nothing if there is no
 // such file.
-func (h *home) made(name string) {
+func (h *Home) Made(name string) {
 	h.io.Lock()
 	defer h.io.Unlock()
-	if _, err := h.disk.Lstat(h.path(name)); err == nil {
+	if _, err := h.disk.Lstat(h.Path(name)); err == nil {
 		h.has(name)
 	}
 }
 
 // has notes in home.json that a file is here, so that a later run can tell if it is gone. io is
 // held.
-func (h *home) has(name string) {
-	if name == homeFile || !h.known {
+func (h *Home) has(name string) {
+	if name == ContentFile || !h.known {
 		return
 	}
 	i, found := slices.BinarySearch(h.files, name)
@@ -278,8 +279,8 @@ func (h *home) has(name string) {
 		return
 	}
 	files := slices.Insert(slices.Clone(h.files), i, name)
-	b, err := seal(homeContent{h.id, files})
-	if err == nil && h.replace(homeFile, b) == nil { // on a failure the next call tries again
+	b, err := Seal(homeContent{h.id, files})
+	if err == nil && h.replace(ContentFile, b) == nil { // on a failure the next call tries again
 		h.files = files
 	}
 }
@@ -288,8 +289,8 @@ func (h *home) has(name string) {
 var errDoubtful = errors.New("doubtful")
 
 // readAll reads a whole file. It returns errDoubtful for a special file or one above maxHomeFile.
-func (h *home) readAll(name string) ([]byte, error) {
-	path := h.path(name)
+func (h *Home) readAll(name string) ([]byte, error) {
+	path := h.Path(name)
 	info, err := h.disk.Lstat(path)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		if !h.linked[name] {
@@ -317,7 +318,7 @@ func (h *home) readAll(name string) ([]byte, error) {
 }
 
 // read is readAll with a second try. It returns errDoubtful if EIO has lasted for doubtAfter.
-func (h *home) read(name string) ([]byte, error) {
+func (h *Home) read(name string) ([]byte, error) {
 	b, err := h.readAll(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDoubtful) {
 		b, err = h.readAll(name)
@@ -337,10 +338,10 @@ func (h *home) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// load reads a file of the home into v, and asks check whether v can be right. If the file makes no
-// sense, load keeps it aside and says so. found is false without a usable file. An error is one of
+// Load reads a file of the home into v, and asks check whether v can be right. If the file makes no
+// sense, Load keeps it aside and says so. found is false without a usable file. An error is one of
 // the disk: the file may be good, so it must not be overwritten.
-func (h *home) load(name string, v any, check func(sealed bool) error) (found bool, err error) {
+func (h *Home) Load(name string, v any, check func(sealed bool) error) (found bool, err error) {
 	h.io.Lock()
 	defer h.io.Unlock()
 	b, err := h.read(name)
@@ -349,7 +350,7 @@ func (h *home) load(name string, v any, check func(sealed bool) error) (found bo
 		return false, nil
 	case err == nil:
 		var sealed bool
-		if sealed, err = unseal(b, v); err == nil {
+		if sealed, err = Unseal(b, v); err == nil {
 			err = check(sealed)
 		}
 		if err == nil {
@@ -364,17 +365,17 @@ func (h *home) load(name string, v any, check func(sealed bool) error) (found bo
 }
 
 // aside renames a file that makes no sense, so that a person can look at it.
-func (h *home) aside(name string, why error) error {
-	path := h.path(name)
-	reason := strings.TrimPrefix(oneLine(why.Error(), maxShown), errDoubtful.Error()+": ")
-	err := h.disk.Rename(path, path+doubtful)
+func (h *Home) aside(name string, why error) error {
+	path := h.Path(name)
+	reason := strings.TrimPrefix(plain.Line(why.Error(), plain.Most), errDoubtful.Error()+": ")
+	err := h.disk.Rename(path, path+Doubtful)
 	for n := 2; inTheWay(err) && n < 10; n++ {
-		err = h.disk.Rename(path, fmt.Sprintf("%s%s-%d", path, doubtful, n))
+		err = h.disk.Rename(path, fmt.Sprintf("%s%s-%d", path, Doubtful, n))
 	}
 	if err != nil {
 		return fmt.Errorf("it makes no sense (%s) and cannot be put aside: %w", reason, err)
 	}
-	h.say("%s makes no sense (%s); it is kept as %s; %s", path, reason, name+doubtful, without(name))
+	h.say("%s makes no sense (%s); it is kept as %s; %s", path, reason, name+Doubtful, without(name))
 	return nil
 }
 
@@ -384,9 +385,9 @@ func inTheWay(err error) bool {
 	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist)
 }
 
-// save replaces a whole file: a reader, or a crash, finds the old content or the new.
-func (h *home) save(name string, v any) error {
-	b, err := seal(v)
+// Save replaces a whole file: a reader, or a crash, finds the old content or the new.
+func (h *Home) Save(name string, v any) error {
+	b, err := Seal(v)
 	if err != nil {
 		return err
 	}
@@ -401,8 +402,8 @@ func (h *home) save(name string, v any) error {
 
 // replace writes a small file so that a crash leaves the old content or the new: it writes a new
 // file in the same directory, syncs it, renames it, and syncs the directory.
-func (h *home) replace(name string, content []byte) (err error) {
-	next := h.path("." + name + ".new")
+func (h *Home) replace(name string, content []byte) (err error) {
+	next := h.Path("." + name + ".new")
 	_ = h.disk.Remove(next) // a crash may have left it
 	f, err := h.disk.Open(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -426,7 +427,7 @@ func (h *home) replace(name string, content []byte) (err error) {
 		err = cerr
 	}
 	if err == nil {
-		err = h.disk.Rename(next, h.path(name))
+		err = h.disk.Rename(next, h.Path(name))
 	}
 	if err == nil {
 		h.syncDir()
@@ -435,29 +436,29 @@ func (h *home) replace(name string, content []byte) (err error) {
 }
 
 // anew makes the directory if somebody has removed it, or if that failed before.
-func (h *home) anew() error {
+func (h *Home) anew() error {
 	h.mu.Lock()
 	had := len(h.locks) > 0
 	h.mu.Unlock()
 	if had {
 		h.say("the directory %s was removed while the device runs; it is made anew, without its old files", h.dir)
 		h.files = nil
-		h.close()
+		h.Close()
 	}
 	return h.lock()
 }
 
-func (h *home) syncDir() {
+func (h *Home) syncDir() {
 	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil { // best effort: some systems cannot sync a directory
 		_ = d.Sync()
 		_ = d.Close()
 	}
 }
 
-// mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if
-// nothing. means says what that costs. again, unless nil, is then called every few seconds. mark
+// Mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if
+// nothing. means says what that costs. again, unless nil, is then called every few seconds. Mark
 // returns whether the file was in trouble before.
-func (h *home) mark(name string, err error, means string, again func() error) (was bool) {
+func (h *Home) Mark(name string, err error, means string, again func() error) (was bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_, was = h.troubles[name]
@@ -476,9 +477,9 @@ func (h *home) mark(name string, err error, means string, again func() error) (w
 	return was
 }
 
-// note is mark with two sentences: one when the trouble begins, and one when the disk works again.
-func (h *home) note(name string, err error, means string, again func() error) {
-	was := h.mark(name, err, means, again)
+// Note is mark with two sentences: one when the trouble begins, and one when the disk works again.
+func (h *Home) Note(name string, err error, means string, again func() error) {
+	was := h.Mark(name, err, means, again)
 	switch {
 	case err != nil && !was:
 		h.say("%s: %v; it is tried again and again", means, err)
@@ -487,15 +488,15 @@ func (h *home) note(name string, err error, means string, again func() error) {
 	}
 }
 
-// restless says whether something has failed that can be tried again now.
-func (h *home) restless() bool {
+// Restless says whether something has failed that can be tried again now.
+func (h *Home) Restless() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.again) > 0 && !time.Now().Before(h.next)
 }
 
-// tend tries again what has failed. It is called every few seconds.
-func (h *home) tend() {
+// Tend tries again what has failed. It is called every few seconds.
+func (h *Home) Tend() {
 	h.mu.Lock()
 	if len(h.again) == 0 || time.Now().Before(h.next) {
 		h.mu.Unlock()
@@ -506,27 +507,27 @@ func (h *home) tend() {
 	h.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(again)) {
 		if err := again[name](); err == nil {
-			h.note(name, nil, "", nil)
+			h.Note(name, nil, "", nil)
 		}
 	}
 }
 
-// tendNow tries once more what has failed, before the device ends.
-func (h *home) tendNow() {
+// TendNow tries once more what has failed, before the device ends.
+func (h *Home) TendNow() {
 	h.mu.Lock()
 	h.next = time.Time{}
 	h.mu.Unlock()
-	h.tend()
+	h.Tend()
 }
 
-// trouble returns a sentence for each file that does not work.
-func (h *home) trouble() []string {
+// Trouble returns a sentence for each file that does not work.
+func (h *Home) Trouble() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Sorted(maps.Values(h.troubles))
 }
 
-func (h *home) say(format string, args ...any) {
+func (h *Home) say(format string, args ...any) {
 	if h.tell != nil {
 		h.tell(fmt.Sprintf(format, args...))
 	}
@@ -534,7 +535,7 @@ func (h *home) say(format string, args ...any) {
 
 // OutboxDir is where a device keeps its outbox.
 func OutboxDir(stateDir, deviceID string) string {
-	return filepath.Join(homeDir(stateDir, deviceID), outboxName)
+	return filepath.Join(Dir(stateDir, deviceID), OutboxName)
 }
 
 // OutboxDevices are the devices that have an outbox in a state directory.
@@ -552,9 +553,11 @@ func OutboxDevices(stateDir string) (ids []string) {
 	return ids
 }
 
-func homeDir(stateDir, deviceID string) string { return filepath.Join(stateDir, fileName(deviceID)) }
+// Dir returns the directory of a device below the state directory.
+func Dir(stateDir, deviceID string) string { return filepath.Join(stateDir, FileName(deviceID)) }
 
-func (h *home) close() {
+// Close gives the locks back.
+func (h *Home) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, l := range h.locks {
@@ -563,17 +566,18 @@ func (h *home) close() {
 	h.locks = nil
 }
 
-func (h *home) path(name string) string { return filepath.Join(h.dir, name) }
+// Path returns the path of a file in the home.
+func (h *Home) Path(name string) string { return filepath.Join(h.dir, name) }
 
 const (
 	maxFileName = 255 // bytes; the limit of most file systems
 	cutMark     = "~" // follows an id that was cut; no other name contains it
 )
 
-// fileName turns a device id into a file name that every system accepts: it writes each byte that
+// FileName turns a device id into a file name that every system accepts: it writes each byte that
 // is not a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and
 // appends a hash of the id; home.json has the id.
-func fileName(id string) string {
+func FileName(id string) string {
 	var b strings.Builder
 	for i := range len(id) {
 		c := id[i]
@@ -594,13 +598,13 @@ func fileName(id string) string {
 // deviceOf returns the device whose directory has this name.
 func deviceOf(stateDir, name string) (id string, ok bool) {
 	if strings.Contains(name, cutMark) {
-		b, err := (&home{dir: filepath.Join(stateDir, name), disk: realDisk{}, linked: map[string]bool{}}).readAll(homeFile)
+		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk{}, linked: map[string]bool{}}).readAll(ContentFile)
 		var c homeContent
 		if err != nil || json.Unmarshal(b, &c) != nil {
 			return "", false
 		}
-		return c.DeviceID, fileName(c.DeviceID) == name
+		return c.DeviceID, FileName(c.DeviceID) == name
 	}
 	id, err := url.PathUnescape(name)
-	return id, err == nil && fileName(id) == name
+	return id, err == nil && FileName(id) == name
 }
