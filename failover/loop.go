@@ -17,6 +17,16 @@ const closeTimeout = 2 * time.Second
 // Run keeps the device connected until ctx ends. It returns when everything that it started has
 // ended, the links in order.
 func (s *Session[L]) Run(ctx context.Context) {
+	r := s.begin(ctx)
+	r.guard(r.run)
+	r.wait()
+}
+
+// begin is not part of Run, because the stack of Run stays small for as long as the session runs, if
+// Run does next to nothing itself.
+//
+//go:noinline
+func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 	life, stop := context.WithCancel(ctx)
 	r := &loop[L]{Session: s, life: life, stop: stop, m: NewMachine(s.Options, s.Cached), do: make(chan func()),
 		ways: map[int]*way[L]{}}
@@ -29,8 +39,12 @@ func (s *Session[L]) Run(ctx context.Context) {
 	if r.Observe == nil {
 		r.Observe = func(Note) {}
 	}
-	r.guard(r.run)
-	stop()
+	return r
+}
+
+// wait ends everything that the session has started.
+func (r *loop[L]) wait() {
+	r.stop()
 	for _, w := range r.ways {
 		r.end(w)
 	}

@@ -37,7 +37,7 @@ func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
 		e.Error = err.Error()
 		e.Text = fmt.Sprintf("method %s: the link ended before the answer", plain.Quoted(m.Name))
 	}
-	d.calls.tell(1, e)
+	d.floods.tell(ofCalls, 1, e)
 }
 
 // callMethod returns the answer to one direct method.
@@ -171,7 +171,7 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 	if err := l.Complete(m); err != nil {
 		return err
 	}
-	d.mail.tell(1, e)
+	d.floods.tell(ofMail, 1, e)
 	return nil
 }
 

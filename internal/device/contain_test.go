@@ -105,10 +105,10 @@ func TestBugsAreContained(t *testing.T) {
 			d.handle("echo", func(context.Context, json.RawMessage) (json.RawMessage, error) { panic("no echo") })
 		}, least: 4 * calls, most: 4 * calls}, // a message is tried three times
 		{path: "methods", change: func(d *Device) {
-			d.calls.emit = func(journal.Event) { panic("no answer") }
+			d.floods.of(ofCalls).emit = func(journal.Event) { panic("no answer") }
 		}, least: calls, most: calls},
 		{path: "messages", change: func(d *Device) {
-			d.mail.emit = func(journal.Event) { panic("no mail") }
+			d.floods.of(ofMail).emit = func(journal.Event) { panic("no mail") }
 		}, least: calls, most: calls},
 		{path: "samples", change: func(d *Device) {
 			read, left := d.app.Sources[0].Read, 5

@@ -60,7 +60,7 @@ func (t *twin) judge(ctx context.Context, l *hub.Link, patch map[string]any, des
 			// It is not acknowledged, because that would overwrite the component's reported
 			// properties.
 			if string(desired[name]) != "null" {
-				t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusBadRequest,
+				t.d.floods.tell(ofDesired, 1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusBadRequest,
 					Error: "not an object", Text: fmt.Sprintf("desired %s not applied: it is a component, so its value must be an object", plain.Quoted(name))})
 			}
 			continue
@@ -103,7 +103,7 @@ func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, 
 		return
 	}
 	if err != nil {
-		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: ack.Code, Error: err.Error(),
+		t.d.floods.tell(ofDesired, 1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: ack.Code, Error: err.Error(),
 			Text: fmt.Sprintf("desired %s not applied: %s", plain.Quoted(name), plain.Line(err.Error(), plain.Most))})
 	}
 	patch[name] = ack
@@ -123,7 +123,7 @@ func (t *twin) apply(ctx context.Context, l *hub.Link, component, name string, v
 	}
 	if a.ok() {
 		a.used = true
-		t.d.desired.tell(1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: a.ack.Code,
+		t.d.floods.tell(ofDesired, 1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: a.ack.Code,
 			Text: fmt.Sprintf("desired %s set to %s", plain.Quoted(name), plain.Value(value))})
 	}
 	t.applied[path] = a
@@ -149,7 +149,7 @@ func (t *twin) remove(ctx context.Context, l *hub.Link, component, name string, 
 		e.Text += fmt.Sprintf(", but its handler failed: %s", plain.Line(ack.Description, plain.Most))
 	}
 	if a.used || e.Error != "" {
-		t.d.desired.tell(1, e)
+		t.d.floods.tell(ofDesired, 1, e)
 	}
 }
 

@@ -57,16 +57,10 @@ type Device struct {
 	stopping atomic.Bool
 	current  atomic.Pointer[failover.Session[*link]] // keeps the device connected
 	counters telemetry.Counters
+	floods   floods
 	warned   telemetry.Warned
-	badLines flood
 
 	inputEnded atomic.Bool // running once: all of the input is in the outbox
-	drops      flood
-	poison     flood
-	skips      flood
-	desired    flood
-	calls      flood
-	mail       flood
 
 	mu          sync.Mutex
 	status      Status
@@ -79,7 +73,8 @@ type Device struct {
 	backlogGoal uint64        // samples that have left the outbox when the backlog is gone
 	links       chan struct{} // closed and replaced when a link comes or ends
 	outage      outage
-	peers       map[string]string // hub → its other name; for hubs that were linked
+	lastPeer    [2]string         // the hub that was linked last, and its other name
+	peers       map[string]string // the same for the hubs before
 	refused     chan error        // one slot: a person must act
 }
 
@@ -102,13 +97,7 @@ func New(shared *Shared, id Identity, app App) *Device {
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
 	d.time.Epochs = shared.start().clock.For(d.emit, d.resumed)
-	d.badLines = flood{most: 5, span: time.Second, emit: d.emit, rest: d.moreBadLines}
-	d.drops = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreDrops}
-	d.poison = flood{most: 5, span: time.Minute, emit: d.emit, rest: d.morePoison}
-	d.skips = flood{most: 1, span: time.Minute, emit: d.emit, rest: d.moreSkips}
-	d.desired = d.cloudFlood(journal.DesiredChange, "desired properties were dealt with")
-	d.calls = d.cloudFlood(journal.MethodCall, "methods were answered")
-	d.mail = d.cloudFlood(journal.CloudMessage, "cloud-to-device messages were dealt with")
+	d.floods.emit = d.emit
 	d.twin = newTwin(d)
 	d.brain = split(shared.Rand)
 	return d
@@ -125,45 +114,77 @@ func split(r *rand.Rand) *rand.Rand {
 // Run runs the device until ctx ends, or until its input has ended and everything is sent. A device
 // that runs once ends when nothing waits any more. A failure of the network or the cloud ends only
 // a device that runs once. Run returns when everything that it started has ended.
-func (d *Device) Run(ctx context.Context) (err error) {
-	if _, err := d.Open(); err != nil {
+func (d *Device) Run(ctx context.Context) error {
+	l, err := d.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, d.Close())
-		d.emit(d.farewell()) // closing may find more to tell
-	}()
+	_ = d.keep(l.ctx, "session", d.runSession)
+	return l.end()
+}
+
+// life is what begins and ends with Run.
+type life struct {
+	d         *Device
+	ctx       context.Context // of the session; it outlives that of Run, because what is queued is sent before the end
+	stop      context.CancelFunc
+	unwatch   func()
+	producing sync.WaitGroup
+	produced  error // of the input
+}
+
+// begin opens the device and begins everything but the session. It is not part of Run, because the
+// stack of Run stays small for as long as the device runs, if Run does next to nothing itself.
+//
+//go:noinline
+func (d *Device) begin(ctx context.Context) (*life, error) {
+	if _, err := d.Open(); err != nil {
+		return nil, err
+	}
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
 	d.outage.begin(d)
-	defer d.outage.end(d)
-
-	// The session outlives ctx: what is queued is sent before the end.
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	defer d.watchClock(life)()
-	var producing sync.WaitGroup
-	var produced error
-	conclude := func(produce func() error) { // is called once
-		d.spawnIn(&producing, "input", func() {
-			defer end()
-			produced = produce()
+	l := &life{d: d}
+	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.unwatch = d.watchClock(l.ctx)
+	d.produce(ctx, func(produce func() error) { // is called once
+		d.spawnIn(&l.producing, "input", func() {
+			defer l.stop()
+			l.produced = produce()
 			d.stopping.Store(true)
 			asked := ctx.Err() != nil
 			if asked && !d.c.Once {
-				produced = nil // that is not a failure
+				l.produced = nil // that is not a failure
 			}
 			d.finish(asked)
 		})
-	}
-	d.produce(ctx, conclude)
-	_ = d.keep(life, "session", func(ctx context.Context) error {
-		session := d.session()
-		d.current.Store(session)
-		session.Run(ctx)
-		return nil
 	})
-	producing.Wait()
-	return d.outcome(produced)
+	return l, nil
+}
+
+// runSession keeps the device connected until ctx ends.
+func (d *Device) runSession(ctx context.Context) error {
+	d.startSession().Run(ctx)
+	return nil
+}
+
+//go:noinline
+func (d *Device) startSession() *failover.Session[*link] {
+	s := d.session()
+	d.current.Store(s)
+	return s
+}
+
+// end ends what begin has begun, and closes the device.
+func (l *life) end() error {
+	d := l.d
+	l.producing.Wait()
+	err := d.outcome(l.produced)
+	l.unwatch()
+	l.stop()
+	d.outage.end(d)
+	err = errors.Join(err, d.Close())
+	d.emit(d.farewell()) // closing may find more to tell
+	return err
 }
 
 // openHome opens and locks the device's directory.
@@ -180,9 +201,7 @@ func (d *Device) Close() error {
 	d.home.TendNow()
 	d.handled.Close()
 	err := d.box.Close()
-	for _, f := range []*flood{&d.badLines, &d.drops, &d.poison, &d.skips, &d.desired, &d.calls, &d.mail} {
-		f.close()
-	}
+	d.floods.close()
 	d.time.Close()
 	d.home.Close()
 	return err

@@ -33,10 +33,25 @@ const maxPeers = 64
 func (d *Device) met(hub, peer string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.peers == nil || len(d.peers) >= maxPeers {
-		d.peers = map[string]string{}
+	if hub == d.lastPeer[0] {
+		d.lastPeer[1] = peer
+		return
 	}
-	d.peers[hub] = peer
+	if d.lastPeer[0] != "" {
+		if d.peers == nil || len(d.peers) >= maxPeers {
+			d.peers = map[string]string{}
+		}
+		d.peers[d.lastPeer[0]] = d.lastPeer[1]
+	}
+	d.lastPeer = [2]string{hub, peer}
+}
+
+// peerLocked returns the other name of a hub; empty if it is not known.
+func (d *Device) peerLocked(hub string) string {
+	if hub == d.lastPeer[0] {
+		return d.lastPeer[1]
+	}
+	return d.peers[hub]
 }
 
 // tracePacket emits an event for one MQTT packet.
@@ -129,7 +144,7 @@ func (d *Device) linkUp(n failover.Note) {
 	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
 	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
-	e.Peer = d.peers[n.Host]
+	e.Peer = d.peerLocked(n.Host)
 	d.outage.overLocked()
 	d.linkChangedLocked()
 	d.mu.Unlock()
@@ -146,7 +161,7 @@ func (d *Device) linkLost(n failover.Note) {
 	d.status.Hub, d.status.Since = "", d.downAt
 	d.outage.beginLocked(d, stats.Acked)
 	d.linkChangedLocked()
-	peer := d.peers[n.Host]
+	peer := d.peerLocked(n.Host)
 	d.mu.Unlock()
 	if renewing || n.Signal == failover.Stopping {
 		return
@@ -324,10 +339,10 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 	}
 	switch p.Kind {
 	case outbox.Dropped:
-		d.drops.tell(p.Messages, e)
+		d.floods.tell(ofDrops, p.Messages, e)
 	case outbox.Quarantined:
 		e.Text += ": " + e.Error
-		d.poison.tell(p.Messages, e)
+		d.floods.tell(ofPoison, p.Messages, e)
 	default:
 		d.emit(e)
 	}
@@ -335,22 +350,29 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 
 // skipped tells of samples that were due but not made.
 func (d *Device) skipped(prefix string, n int, why telemetry.SkipReason) {
-	d.skips.tell(uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%s%d samples skipped: %s", prefix, n, why)})
+	d.floods.tell(ofSkips, uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%s%d samples skipped: %s", prefix, n, why)})
 }
 
-func (d *Device) moreSkips(n uint64) journal.Event {
-	return journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d more samples were skipped since", n)}
-}
-
-func (d *Device) moreDrops(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n, Times: n,
-		Text: fmt.Sprintf("outbox: %d more of the oldest messages were dropped since", n)}
-}
-
-func (d *Device) morePoison(n uint64) journal.Event {
-	return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n, Times: n,
-		Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantined lists them", n)}
-}
+// The kinds of events that may come by the thousand.
+var (
+	ofBadLines = &kind{5, time.Second, func(n uint64) journal.Event {
+		return journal.Event{Kind: journal.BadLine, Times: n, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
+	}}
+	ofDrops = &kind{1, time.Minute, func(n uint64) journal.Event {
+		return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Dropped.String(), Lost: n, Times: n,
+			Text: fmt.Sprintf("outbox: %d more of the oldest messages were dropped since", n)}
+	}}
+	ofPoison = &kind{5, time.Minute, func(n uint64) journal.Event {
+		return journal.Event{Kind: journal.OutboxProblem, Name: outbox.Quarantined.String(), Lost: n, Times: n,
+			Text: fmt.Sprintf("outbox: %d more messages can never be sent and were set aside; hubhop outbox ls --quarantined lists them", n)}
+	}}
+	ofSkips = &kind{1, time.Minute, func(n uint64) journal.Event {
+		return journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%d more samples were skipped since", n)}
+	}}
+	ofDesired = cloudKind(journal.DesiredChange, "desired properties were dealt with")
+	ofCalls   = cloudKind(journal.MethodCall, "methods were answered")
+	ofMail    = cloudKind(journal.CloudMessage, "cloud-to-device messages were dealt with")
+)
 
 // Bounds of the events that the cloud causes: cloudEvents of a kind in each span, then only their
 // number.
@@ -359,13 +381,9 @@ const (
 	cloudSpan   = 10 * time.Second
 )
 
-// cloudFlood bounds the events of one kind that the cloud causes, because it may send at any rate.
-func (d *Device) cloudFlood(kind journal.Kind, what string) flood {
-	return flood{most: cloudEvents, span: cloudSpan, emit: d.emit, rest: func(n uint64) journal.Event {
-		return journal.Event{Kind: kind, Times: n, Text: fmt.Sprintf("%d more %s since", n, what)}
+// cloudKind bounds the events of one kind that the cloud causes, because it may send at any rate.
+func cloudKind(of journal.Kind, what string) *kind {
+	return &kind{cloudEvents, cloudSpan, func(n uint64) journal.Event {
+		return journal.Event{Kind: of, Times: n, Text: fmt.Sprintf("%d more %s since", n, what)}
 	}}
-}
-
-func (d *Device) moreBadLines(n uint64) journal.Event {
-	return journal.Event{Kind: journal.BadLine, Times: n, Text: fmt.Sprintf("%d more inputs were no samples and were skipped", n)}
 }

@@ -1,20 +1,63 @@
 package device
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
+// kind is what the events of a flood have in common.
+type kind struct {
+	most int                          // events that are told one by one in each span
+	span time.Duration                // from the first event on
+	rest func(n uint64) journal.Event // tells of n things that were not told one by one
+}
+
+// floods are the floods of a device. One is made when its first event comes.
+type floods struct {
+	emit func(journal.Event)
+
+	mu     sync.Mutex
+	all    []*flood
+	closed bool
+}
+
+// tell emits an event that is about n things, or keeps their number for the end of the span.
+func (f *floods) tell(k *kind, n uint64, e journal.Event) { f.of(k).tell(n, e) }
+
+// of returns the flood of a kind.
+func (f *floods) of(k *kind) *flood {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, one := range f.all {
+		if one.kind == k {
+			return one
+		}
+	}
+	one := &flood{kind: k, emit: f.emit, closed: f.closed}
+	f.all = append(f.all, one)
+	return one
+}
+
+// close tells what is left. From now on everything is told at once.
+func (f *floods) close() {
+	f.mu.Lock()
+	f.closed = true
+	all := slices.Clone(f.all)
+	f.mu.Unlock()
+	for _, one := range all {
+		one.close()
+	}
+}
+
 // flood lets the first events of a kind through and sums up the others, because thousands of events
 // of one kind are one piece of news. Every event that it counts is in a sum that is emitted in the
 // end.
 type flood struct {
-	most int           // events that are told one by one in each span
-	span time.Duration // from the first event on
+	*kind
 	emit func(journal.Event)
-	rest func(n uint64) journal.Event // tells of n things that were not told one by one
 
 	mu     sync.Mutex
 	timer  *time.Timer // nil: no span has begun

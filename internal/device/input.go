@@ -114,7 +114,7 @@ func (d *Device) feedOptions(source string) telemetry.FeedOptions {
 			d.emit(journal.Event{Kind: journal.Warning, Name: f.Name, Text: prefix + f.Text})
 		},
 		Bad: func(err error) {
-			d.badLines.tell(1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: prefix + err.Error() + "; skipped"})
+			d.floods.tell(ofBadLines, 1, journal.Event{Kind: journal.BadLine, Error: err.Error(), Text: prefix + err.Error() + "; skipped"})
 		},
 		Skipped:  func(n int, why telemetry.SkipReason) { d.skipped(prefix, n, why) },
 		Counters: &d.counters,

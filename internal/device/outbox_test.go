@@ -200,8 +200,8 @@ func TestFloodOfBadLines(t *testing.T) {
 func TestFloodIsAFewEventsAndASum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
-		f := flood{most: 2, span: time.Second, emit: func(e journal.Event) { told = append(told, e.Text) },
-			rest: func(n uint64) journal.Event { return journal.Event{Text: fmt.Sprint("+", n)} }}
+		f := flood{emit: func(e journal.Event) { told = append(told, e.Text) },
+			kind: &kind{2, time.Second, func(n uint64) journal.Event { return journal.Event{Text: fmt.Sprint("+", n)} }}}
 		one := func(n uint64) { f.tell(n, journal.Event{Text: fmt.Sprint(n)}) }
 		expect := func(want ...string) {
 			t.Helper()

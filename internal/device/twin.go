@@ -127,7 +127,7 @@ func (t *twin) report(ctx context.Context, l *hub.Link, patch map[string]any) er
 // It tells which property the hub refuses.
 func (t *twin) reportEach(ctx context.Context, l *hub.Link, patch map[string]any, why error) error {
 	if len(patch) == 1 {
-		t.d.desired.tell(1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",
+		t.d.floods.tell(ofDesired, 1, journal.Event{Kind: journal.Warning, Hub: l.Host(), Text: fmt.Sprintf("the hub refuses the reported property %s: %s",
 			plain.Quoted(slices.Collect(maps.Keys(patch))[0]), plain.Line(why.Error(), plain.Most))})
 		return nil
 	}
