@@ -189,7 +189,7 @@ func TestNextRunKnowsHowFarTimeHasCome(t *testing.T) {
 	var m *machine
 	bubble(t, wrong(&m, always(0), func(c *plan) { c.Telemetry = false }), func(t *testing.T, w *world) {
 		w.net.Cut(w.cloud.Info().DPS.HTTPS)
-		h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
+		h := home.New(home.RealDisk, w.config.StateDir, "dev-1", nil)
 		w.run(10 * time.Second)
 		for range 3 {
 			f, err := loadClock(h, clock.New(clock.Machine{}).Horizon)
@@ -324,7 +324,7 @@ func TestClockBehindTheTrustedTimeIsNotBelieved(t *testing.T) {
 			m.set(since1970())
 			w.config.Clock = m.clock()
 			for _, name := range []string{"both", "clock.json alone", "state.json alone"} {
-				h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
+				h := home.New(home.RealDisk, w.config.StateDir, "dev-1", nil)
 				switch name {
 				case "clock.json alone":
 					w.must(os.Remove(h.Path("state.json")))

@@ -93,7 +93,7 @@ type Status struct {
 func New(shared *Shared, id Identity, app App) *Device {
 	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
 		links: make(chan struct{}), refused: make(chan error, 1)}
-	d.disk, d.tls = home.RealDisk{}, d.tlsConfig()
+	d.disk, d.tls = home.RealDisk, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
 	d.time.Epochs = shared.start().clock.For(d.emit, d.resumed)

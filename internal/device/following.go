@@ -58,13 +58,13 @@ func (f *following) stop() {
 }
 
 // next says what there is to do. If there is nothing, the goroutine must end.
-func (f *following) next() (changes, due, any bool) {
+func (f *following) next() (changes, due, more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changes, due = f.changes, f.due
 	f.changes, f.due = false, false
-	if any = changes || due; any {
-		return changes, due, any
+	if more = changes || due; more {
+		return changes, due, more
 	}
 	f.running, f.whole = false, true
 	left := f.w.d.twin.untilDue()
@@ -114,8 +114,8 @@ func (f *following) follow(ctx context.Context) (err error) {
 		f.mu.Unlock()
 	}
 	for {
-		changes, due, any := f.next()
-		if !any {
+		changes, due, more := f.next()
+		if !more {
 			return nil
 		}
 		if changes {

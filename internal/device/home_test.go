@@ -53,7 +53,7 @@ const (
 
 // openHome opens the home of a device on the real disk.
 func openHome(stateDir, deviceID string) (*home.Home, error) {
-	h := home.New(home.RealDisk{}, stateDir, deviceID, nil)
+	h := home.New(home.RealDisk, stateDir, deviceID, nil)
 	return h, h.Open()
 }
 
@@ -233,7 +233,7 @@ func TestDoubtfulFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var told []string
-			h := home.New(home.RealDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
+			h := home.New(home.RealDisk, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
 			must(t, h.Open())
 			defer h.Close()
 			test.put(t, h.Path(home.StateFile))
@@ -360,7 +360,7 @@ func TestUnsafeHomes(t *testing.T) {
 	}
 	open := func(stateDir string) string {
 		var told []string
-		h := home.New(home.RealDisk{}, stateDir, "dev-1", func(text string) { told = append(told, text) })
+		h := home.New(home.RealDisk, stateDir, "dev-1", func(text string) { told = append(told, text) })
 		must(t, h.Open())
 		_, err := loadState(h, failover.State{}, clock.New(clock.Machine{}).Horizon)
 		must(t, err)

@@ -96,7 +96,7 @@ func TestAnotherOutbox(t *testing.T) {
 		for _, another := range []bool{false, true} {
 			w.run(20 * time.Second)
 			w.halt()
-			h := home.New(home.RealDisk{}, w.config.StateDir, "dev-1", nil)
+			h := home.New(home.RealDisk, w.config.StateDir, "dev-1", nil)
 			before, err := loadClock(h, clock.New(clock.Machine{}).Horizon)
 			w.must(err)
 			if !slices.ContainsFunc(before.Epochs, func(e clock.Epoch) bool { return e.Fix != 0 }) {
@@ -107,7 +107,7 @@ func TestAnotherOutbox(t *testing.T) {
 				d.id.StateDir = t.TempDir()
 				w.must(d.open())
 				w.must(d.Close())
-				other := home.New(home.RealDisk{}, d.id.StateDir, "dev-1", nil)
+				other := home.New(home.RealDisk, d.id.StateDir, "dev-1", nil)
 				w.must(other.Save(home.ClockFile, before))
 				d = New(d.shared, d.id, d.app)
 			}

@@ -46,14 +46,16 @@ var noWait = func() int {
 }()
 
 // RealDisk is the disk of this machine.
-type RealDisk struct{}
+var RealDisk Disk = realDisk{}
 
-func (RealDisk) MkdirAll(dir string) error              { return os.MkdirAll(dir, 0o700) }
-func (RealDisk) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
-func (RealDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
-func (RealDisk) Rename(from, to string) error           { return os.Rename(from, to) }
-func (RealDisk) Remove(name string) error               { return os.Remove(name) }
-func (RealDisk) Open(name string, flag int) (File, error) {
+type realDisk struct{}
+
+func (realDisk) MkdirAll(dir string) error              { return os.MkdirAll(dir, 0o700) }
+func (realDisk) Lstat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
+func (realDisk) Stat(name string) (fs.FileInfo, error)  { return os.Stat(name) }
+func (realDisk) Rename(from, to string) error           { return os.Rename(from, to) }
+func (realDisk) Remove(name string) error               { return os.Remove(name) }
+func (realDisk) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|noWait, 0o600)
 	if err != nil {
 		return nil, err
@@ -61,7 +63,7 @@ func (RealDisk) Open(name string, flag int) (File, error) {
 	return f, nil
 }
 
-func (RealDisk) Lock(name string, directory bool) (io.Closer, error) {
+func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
 	flag := os.O_CREATE | os.O_RDONLY | noWait
 	if directory {
 		flag = os.O_RDONLY

@@ -42,7 +42,7 @@ type Handled struct {
 type handledLine struct {
 	Key string    `json:"key"`
 	At  time.Time `json:"at"`
-	Sum string    `json:"sum,omitempty"` // CRC-32C of the two fields above; a line of an older version has none
+	Sum string    `json:"sum,omitempty"` // CRC-32C of the two above; an older version wrote none
 }
 
 func (l handledLine) sum() string {
@@ -161,7 +161,8 @@ func (h *Handled) append(key string, at time.Time) error {
 		err = h.file.Sync()
 	}
 	if err != nil {
-		h.shut() // half of the line may be in the file, so the file is written anew, now if possible
+		// Half of the line may be in the file, so the file is written anew, now if possible.
+		h.shut()
 		return h.settle(at)
 	}
 	h.lines++

@@ -75,7 +75,7 @@ func TestHandledKeys(t *testing.T) {
 // other lines count.
 func TestHandledListInPart(t *testing.T) {
 	var told []string
-	h := New(RealDisk{}, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
+	h := New(RealDisk, t.TempDir(), "dev-1", func(text string) { told = append(told, text) })
 	must(t, h.Open())
 	defer h.Close()
 	l := OpenHandled(h)

@@ -1,6 +1,6 @@
-// Package home keeps what a device needs after a restart: a directory below the state directory, with
-// locks, small files with checksums, and the list of messages that were handled. The disk may fail at
-// any call; the device goes on, and the home tries again.
+// Package home keeps what a device needs after a restart: a directory below the state directory,
+// with locks, small files with checksums, and the list of messages that were handled. The disk may
+// fail at any call; the device goes on, and the home tries again.
 package home
 
 import (
@@ -79,8 +79,8 @@ type homeContent struct {
 	Files    []string `json:"files"`
 }
 
-// New returns the home of a device, which is not open. tell is given each sentence about a fault; it
-// may be nil.
+// New returns the home of a device, which is not open. tell is given each sentence about a fault;
+// it may be nil.
 func New(d Disk, stateDir, deviceID string, tell func(string)) *Home {
 	return &Home{id: deviceID, dir: Dir(stateDir, deviceID), disk: d, tell: tell,
 		troubles: map[string]string{}, since: map[string]time.Time{}, again: map[string]func() error{}, linked: map[string]bool{}}
@@ -132,7 +132,8 @@ func (h *Home) lock() error {
 		return nil
 	}
 	if info, err := h.disk.Lstat(h.Path(LockFile)); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.Path(LockFile)) // not opened: the open may wait, or change another file
+		// It is not opened, because the open may wait, or change another file.
+		return fmt.Errorf("%w: %s is no plain file; move it away", ErrStateDir, h.Path(LockFile))
 	}
 	ofDir, derr := h.disk.Lock(h.dir, true)
 	if errors.Is(derr, ErrTaken) {
@@ -166,7 +167,8 @@ func (h *Home) lock() error {
 
 // sign writes the id of this process into the lock file.
 func (h *Home) sign() {
-	if f, err := h.disk.Open(h.Path(LockFile), os.O_WRONLY|os.O_TRUNC); err == nil { // without the file the message names no process
+	// Without the file the message of a second process names no process.
+	if f, err := h.disk.Open(h.Path(LockFile), os.O_WRONLY|os.O_TRUNC); err == nil {
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 		_ = f.Close()
 	}
@@ -449,7 +451,8 @@ func (h *Home) anew() error {
 }
 
 func (h *Home) syncDir() {
-	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil { // best effort: some systems cannot sync a directory
+	// An error is ignored, because some systems cannot sync a directory.
+	if d, err := h.disk.Open(h.dir, os.O_RDONLY); err == nil {
 		_ = d.Sync()
 		_ = d.Close()
 	}
@@ -598,7 +601,7 @@ func FileName(id string) string {
 // deviceOf returns the device whose directory has this name.
 func deviceOf(stateDir, name string) (id string, ok bool) {
 	if strings.Contains(name, cutMark) {
-		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk{}, linked: map[string]bool{}}).readAll(ContentFile)
+		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk, linked: map[string]bool{}}).readAll(ContentFile)
 		var c homeContent
 		if err != nil || json.Unmarshal(b, &c) != nil {
 			return "", false

@@ -13,7 +13,7 @@ import (
 
 // opened opens the home of a device on the real disk.
 func opened(stateDir, deviceID string) (*Home, error) {
-	h := New(RealDisk{}, stateDir, deviceID, nil)
+	h := New(RealDisk, stateDir, deviceID, nil)
 	return h, h.Open()
 }
 

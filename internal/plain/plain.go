@@ -1,5 +1,5 @@
-// Package plain makes the texts of peers, and of files that anybody may have written, fit for a line
-// of a log: bounded, and without characters that break the line.
+// Package plain makes the texts of peers, and of files that anybody may have written, fit for a
+// line of a log: bounded, and without characters that break the line.
 package plain
 
 import (
@@ -38,8 +38,8 @@ func Value(value []byte) string {
 	return Line(string(value[:min(len(value), Most+1)]), Most)
 }
 
-// Line returns a text as one line. It cuts the text to limit bytes, and replaces what would break the
-// line by blanks.
+// Line returns a text as one line. It cuts the text to limit bytes, and replaces what would break
+// the line by blanks.
 func Line(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit] + "…"
