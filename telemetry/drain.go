@@ -146,7 +146,7 @@ func (d *Drain) Early() {
 		return // Start will see it
 	}
 	d.next.fill(records, d.options.Created)
-	_ = d.send(max(d.next.within(bytes), 1)) // Start will see this error too, also that of a message that no hub takes
+	_ = d.send(max(d.next.within(bytes), 1)) // Start will see this error, too
 }
 
 // Start sends what may go now, and goes on by itself until Stop. If the drain cannot go on, it
@@ -272,7 +272,7 @@ func (d *Drain) sendAll() (obstacle, error) {
 		}
 		d.next.fill(records, d.options.Created)
 		n := d.next.within(bytes)
-		if d.needs = 0; n < len(records) && d.at.split == 0 { // with two streams the next message may be a smaller one
+		if d.needs = 0; n < len(records) && d.at.split == 0 { // else the next one may be smaller
 			d.needs = d.next.sizes[n]
 		}
 		if n == 0 && inFlight > 0 {
@@ -285,7 +285,7 @@ func (d *Drain) sendAll() (obstacle, error) {
 			if err = d.box.Quarantine(r.Pos, err); err != nil {
 				err = fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
 			}
-			d.needs = 0 // the records behind it are read again, because the next one now announces the gap
+			d.needs = 0 // read again, because the next record now announces the gap
 		}
 		if err != nil {
 			return nothing, err

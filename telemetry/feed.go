@@ -31,11 +31,11 @@ type Intake interface {
 type FeedOptions struct {
 	Model    *model.Model                // checks the samples; nil: no check
 	Warn     func(model.Finding)         // called once per name; the sample is sent unchanged
-	Bad      func(error)                 // called for each input that is no sample, and each sample that the outbox refuses for good
-	Skipped  func(n int, why SkipReason) // called for ticks of a schedule without a sample; may be nil
-	Warned   *Warned                     // names already warned of, shared by the feeds of a process; nil: this feed has its own
+	Bad      func(error)                 // called for each input that is no sample, and each refused sample
+	Skipped  func(n int, why SkipReason) // called for ticks without a sample; may be nil
+	Warned   *Warned                     // names already warned of, shared by feeds; nil: own
 	Counters *Counters                   // may be nil
-	Sampler  *Sampler                    // asks a source that has a schedule; nil: a sampler for this feed alone
+	Sampler  *Sampler                    // asks a scheduled source; nil: a sampler of its own
 	// Contain calls f. If f panics it may return an error, which then ends the feed. nil: a panic
 	// is not contained.
 	Contain func(f func() error) error
@@ -44,8 +44,8 @@ type FeedOptions struct {
 // Counters is what feeds have done, to be read at any time.
 type Counters struct {
 	Made    atomic.Uint64 // samples the outbox has taken
-	Skipped atomic.Uint64 // ticks of a schedule without a sample, for any SkipReason; they used no seq
-	Bad     atomic.Uint64 // failed readings, bad lines, bodies that are not what their content type says
+	Skipped atomic.Uint64 // ticks without a sample, for any SkipReason; they used no seq
+	Bad     atomic.Uint64 // failed readings, bad lines, bodies against their content type
 }
 
 // SkipReason says why a tick has no sample. It is the end of a sentence.
@@ -360,13 +360,13 @@ func (f *feed) emit(samples ...Sample) {
 // store appends samples, and reports those that the outbox refuses.
 func (f *feed) store(taken []Sample, messages []message.Message) {
 	err := f.put(messages)
-	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // one message may have caused it, so each is tried alone
+	if len(messages) > 1 && (isPermanent(err) || errors.Is(err, outbox.ErrFull)) { // perhaps only one is bad
 		for i, m := range messages {
-			f.settle(taken[i:i+1], f.put([]message.Message{m}))
+			f.conclude(taken[i:i+1], f.put([]message.Message{m}))
 		}
 		return
 	}
-	f.settle(taken, err)
+	f.conclude(taken, err)
 }
 
 // message returns the sample as the outbox keeps it. What the sample does not say, its source says.
@@ -428,8 +428,8 @@ func (f *feed) put(messages []message.Message) error {
 	return err
 }
 
-// settle tells what became of samples that were put in together.
-func (f *feed) settle(samples []Sample, err error) {
+// conclude tells what became of samples that were put in together.
+func (f *feed) conclude(samples []Sample, err error) {
 	switch {
 	case err == nil:
 		f.Counters.Made.Add(uint64(len(samples)))

@@ -10,38 +10,41 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// retryEvery is how long a disk that failed is left alone.
+// retryEvery is the pause before a failed disk is tried again.
 const retryEvery = 5 * time.Second
 
-// maxCommit bounds what one commit takes together; one Append alone may be more.
+// maxCommit bounds the bytes of the appends that share a commit. One append alone may have more.
 const maxCommit = 1 << 20
 
-// request is one Append on its way.
+// request is one append under way.
 type request struct {
 	items []format.Item
-	made  []time.Time // of the items, which have no time yet; nil: they have, because nobody stamps them
+	made  []time.Time // times of the items that are to be stamped; nil: the items have theirs
 	bytes int64
-	sync  bool          // it wants everything to be durable, although appends are not synced one by one
+	sync  bool          // it wants everything to be durable
 	wake  chan struct{} // closed when it is done, or when it is its turn to lead
 	leads bool
 }
 
-// Append puts messages into the line, in order and in one commit, and returns when they are durable. Calls at the same time share a
-// write and a sync. If the disk does not work, nil means that they are in memory (see Stats.Degraded).
+// Append puts messages into the line, in order and in one commit, and returns when they are
+// durable. Appends at the same time share a write and a sync. While the disk fails, nil means that
+// the messages are in memory (see Stats.Degraded).
 //
-// Under Block it waits for room until ctx ends, and then returns an error that is ErrFull and has taken nothing; ctx has no other
-// influence. ErrClosed after Close. An error with Permanent() true (ErrTooLarge) says that these messages will never be taken.
+// Under Block it waits for room until ctx ends; then it has taken nothing and its error is ErrFull.
+// ctx has no other influence. After Close the error is ErrClosed. An error with Permanent() true
+// (ErrTooLarge) says that no other try will succeed.
 func (b *Box) Append(ctx context.Context, ms ...message.Message) error {
 	return b.append(ctx.Done(), false, ms)
 }
 
-// TryAppend is Append that fails with ErrFull, having taken nothing, where Append would wait for room.
+// TryAppend is Append without waiting: where Append would wait for room, TryAppend takes nothing
+// and returns ErrFull.
 func (b *Box) TryAppend(ms ...message.Message) error {
 	return b.append(noWait, false, ms)
 }
 
-// AppendOver is Append that never waits: under Block it goes over the bound instead. It is for messages that were taken from an input
-// which cannot take them back, by a program that stops; nobody else should use it.
+// AppendOver is Append that goes over the bound instead of waiting. It is for a program that stops
+// and has messages of an input that cannot take them back; nothing else should use it.
 func (b *Box) AppendOver(ms ...message.Message) error {
 	return b.append(noWait, true, ms)
 }
@@ -69,19 +72,19 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		}
 		r.bytes += cost(r.items[i])
 	}
-	return b.hand(r, done, over)
+	return b.submit(r, done, over)
 }
 
-// Sync returns when what Append has returned nil for is durable, which it is anyway unless SyncEvery is set. If the disk does not
-// work, see Stats.Degraded. ErrClosed after Close, which syncs.
+// Sync returns when every appended message is durable. Only with SyncEvery this is not so anyway.
+// While the disk fails, see Stats.Degraded. After Close the error is ErrClosed.
 func (b *Box) Sync() error {
 	defer b.report()
-	return b.hand(&request{sync: true, wake: make(chan struct{})}, noWait, true)
+	return b.submit(&request{sync: true, wake: make(chan struct{})}, noWait, true)
 }
 
-// hand returns when a request is done.
-func (b *Box) hand(r *request, done <-chan struct{}, over bool) error {
-	leads, err := b.enter(r, done, over)
+// submit returns when a request is done.
+func (b *Box) submit(r *request, done <-chan struct{}, over bool) error {
+	leads, err := b.enqueue(r, done, over)
 	if err != nil {
 		return err
 	}
@@ -95,15 +98,16 @@ func (b *Box) hand(r *request, done <-chan struct{}, over bool) error {
 	return nil
 }
 
-// enter queues the request when there is room, or at once if it may go over the bound. leads says that nobody else commits now.
-func (b *Box) enter(r *request, done <-chan struct{}, over bool) (leads bool, err error) {
+// enqueue queues a request as soon as there is room for it; with over it does not wait. leads says
+// that nobody else commits now, so that the caller must lead.
+func (b *Box) enqueue(r *request, done <-chan struct{}, over bool) (leads bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
 		if b.closed {
 			return false, ErrClosed
 		}
-		if b.regainIfDue() { // also here, because without room no commit comes that would try the disk
+		if b.regainIfDue() { // a full box has no commit that would try the disk
 			continue
 		}
 		used, limit := b.bound()
@@ -140,7 +144,8 @@ func (b *Box) regainIfDue() bool {
 	return true
 }
 
-// awaitRoom returns when it is worth looking again, or false when done is closed. It releases b.mu while it waits.
+// awaitRoom returns when there may be room, or false when done is closed. It releases b.mu while it
+// waits.
 func (b *Box) awaitRoom(done <-chan struct{}) bool {
 	room := b.room.wait()
 	var again <-chan time.Time
@@ -165,7 +170,7 @@ func (b *Box) awaitRoom(done <-chan struct{}) bool {
 	return true
 }
 
-// bound is how many bytes are queued where messages go now, and how many may be. b.mu is held.
+// bound returns how many bytes are queued where new messages go, and how many may be. b.mu is held.
 func (b *Box) bound() (used, limit int64) {
 	if b.ring != nil {
 		return b.ring.bytes, b.ringLimit()
@@ -180,8 +185,8 @@ func (b *Box) ringLimit() int64 {
 	return min(maxRing, b.opt.MaxBytes)
 }
 
-// lead commits what is waiting, the leader's own request among it, wakes those whose requests these were, and hands the lead to the
-// first who came meanwhile.
+// lead commits the requests that wait, the leader's own among them, wakes their goroutines, and
+// passes the lead on.
 func (b *Box) lead() {
 	b.mu.Lock()
 	n, bytes, items, made, sync := 0, int64(0), b.batch[:0], b.made[:0], b.opt.SyncEvery == 0
@@ -227,7 +232,8 @@ func (b *Box) passLead() {
 	close(b.pending[0].wake)
 }
 
-// syncSoon sees to it that what is loose is synced before long. Nothing runs while nothing is. b.mu is held.
+// syncSoon starts the timer that syncs what is loose. No timer runs while nothing is loose. b.mu is
+// held.
 func (b *Box) syncSoon() {
 	if b.unsynced == 0 || b.armed || b.closed {
 		return
@@ -243,13 +249,13 @@ func (b *Box) syncSoon() {
 	})
 }
 
-// commit writes items, and makes them durable if sync is set, else before long. If the disk does
-// not let it, they go into memory. made has the times of items that have none yet. The caller
-// leads.
+// commit writes items. With sync it returns when they are durable, else they are synced before
+// long. If the disk does not take them, they go into memory. made has the times of items that have
+// none yet. The caller leads.
 func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
 	if b.files == nil {
 		b.stamp(items, made)
-		b.keep(items)
+		b.keepInRing(items)
 		return
 	}
 	if degraded, due := b.isDegraded(); degraded && due {
@@ -261,7 +267,7 @@ func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
 			break
 		}
 		loose := uint64(len(b.loose))
-		rest, err := b.store(place{id: b.id, seq: b.seq + 1 + loose, pos: b.next + loose}, items)
+		rest, err := b.store(start{id: b.id, seq: b.seq + 1 + loose, pos: b.next + loose}, items)
 		if err == nil && sync {
 			err = b.flush()
 		}
@@ -276,7 +282,7 @@ func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
 			b.degrade(err)
 		}
 	}
-	b.keep(items)
+	b.keepInRing(items)
 }
 
 // stamp lets Options.Stamp correct the times of the items that are committed next, and writes the
@@ -297,8 +303,8 @@ func (b *Box) stamp(items []format.Item, made []time.Time) {
 	}
 }
 
-// keep puts items into the ring.
-func (b *Box) keep(items []format.Item) {
+// keepInRing puts items into the ring.
+func (b *Box) keepInRing(items []format.Item) {
 	if len(items) == 0 {
 		return
 	}
@@ -325,12 +331,12 @@ func (b *Box) isDegraded() (degraded, due bool) {
 	return b.off != nil, b.isDue()
 }
 
-// isDue says that a disk that failed may be tried again. b.mu is held.
+// isDue says that the pause of a failed disk is over. b.mu is held.
 func (b *Box) isDue() bool { return !time.Now().Before(b.retryAt) }
 
-// degrade turns to memory. The caller leads.
+// degrade makes new messages go into memory. The caller leads.
 func (b *Box) degrade(err error) {
-	b.seal()
+	b.closeSegment()
 	b.reopen = nil
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -365,10 +371,10 @@ func (b *Box) blinded(err error) {
 func (b *Box) regain() {
 	var err error
 	if b.isBlind() {
-		err = b.takeOver()
+		err = b.openDirectory()
 	}
 	if err == nil {
-		err = b.settle()
+		err = b.syncTail()
 	}
 	if err == nil {
 		err = b.cutOffAll()
@@ -408,13 +414,13 @@ func (b *Box) isBlind() bool {
 	return b.blind
 }
 
-// ringFront copies the oldest items of the ring, about as many as fit into one segment. skipped says that those before them have left
-// the line and will never be on the disk.
-func (b *Box) ringFront() (at place, items []format.Item, skipped bool) {
+// ringFront copies the oldest items of the ring, about as many as fit into one segment. skipped
+// says that the positions before them have left the line and will never be on the disk.
+func (b *Box) ringFront() (at start, items []format.Item, skipped bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ring == nil {
-		return place{}, nil, true
+		return start{}, nil, true
 	}
 	if skipped = b.diskEnd != b.ring.base; skipped {
 		b.diskEnd, b.endID, b.endSeq = b.ring.base, 0, 0
@@ -427,5 +433,5 @@ func (b *Box) ringFront() (at place, items []format.Item, skipped bool) {
 		items = append(items, it)
 		bytes += cost(it)
 	}
-	return place{id: b.ring.id, seq: b.ring.seq, pos: b.ring.base}, items, skipped
+	return start{id: b.ring.id, seq: b.ring.seq, pos: b.ring.base}, items, skipped
 }

@@ -53,7 +53,8 @@ func TestReadGoesOnWhereItEnded(t *testing.T) {
 	}
 }
 
-// What messages next to each other have in common is decoded once; what they have not is not mixed up.
+// What messages next to each other have in common is decoded once; what they have not is not mixed
+// up.
 func TestDecoderAfterOthers(t *testing.T) {
 	at := time.Date(2026, 3, 1, 8, 30, 0, 123456789, time.UTC)
 	var d format.Decoder
@@ -95,7 +96,8 @@ func TestNamesAfterOthers(t *testing.T) {
 	equal(t, "id", string(batch.ids), format.ID(7).Name(101))
 }
 
-// A reader may have no use for what it was given, and take it again later, without going through the whole segment for it.
+// A reader may have no use for what it was given, and take it again later, without going through
+// the whole segment for it.
 func TestReadingAgainIsCheap(t *testing.T) {
 	fs := &opening{memFS: newMemFS()}
 	b := openBox(t, "box", Options{FS: fs})
@@ -162,8 +164,8 @@ func (f countedReads) ReadAt(b []byte, at int64) (int, error) {
 	return f.File.ReadAt(b, at)
 }
 
-// One call acknowledges what came together: runs, single ones, what has left already; and what is wrong with one place is no loss to
-// the others.
+// One call acknowledges what came together: runs, single ones, what has left already; and what is
+// wrong with one position is no loss to the others.
 func TestAckOfManyPlaces(t *testing.T) {
 	fs := newMemFS()
 	b := openBox(t, "box", Options{FS: fs})

@@ -1,19 +1,24 @@
-// Package outbox is a durable line of messages on disk: producers append, one drainer takes the oldest, sends them, and acknowledges
-// what arrived. Whatever happens to the process, what Append has returned nil for is handed out until it is acknowledged, and an id
-// names one message for ever.
+// Package outbox is a durable queue of messages. Producers append, and one drainer reads the oldest
+// messages, sends them, and acknowledges what has arrived. Whatever happens to the process, a
+// message that Append has returned nil for is handed out until it is acknowledged, and an id names
+// one message for ever.
 //
 //	box, err := outbox.Open(dir, outbox.Options{})
-//	err = box.Append(ctx, message.Message{Body: []byte(`{"temperature":21.5}`)}) // durable on return
-//	records, err := box.Next(ctx, 0, 64)                                        // the oldest; waits for one
-//	err = box.Ack(records[0].Pos)                                               // it has arrived: never again
+//	err = box.Append(ctx, message.Message{Body: body})         // durable on return
+//	err = box.Wait(ctx, outbox.Part{})                         // or Notify, which does not block
+//	records, err := box.Read(&batch, 64, 1<<20, outbox.Part{}) // the oldest
+//	err = box.Ack(records[0].Pos)                              // it has arrived: never again
 //
-// The contract in full, the format of the files, what recovery does and what it cannot do are in docs/outbox.md.
+// docs/outbox.md has the contract in full, the words that are used here, the format of the files,
+// and what recovery does and cannot do.
 //
-// Read box.go for the contract, append.go for the group commit, disk.go for the segments being written, next.go for reading and
-// leaving the line, cursor.go for what is known beside the segments, recover.go for the beginning.
+// Where to read: box.go has the contract, append.go the commits, write.go the segments, read.go and
+// leave.go the two ends of a record's life, cursor.go what is known beside the segments, load.go
+// and recover.go the beginning.
 //
-// Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, from Append, and hands it on),
-// cursorFile.syncing, cursorFile.mu, Box.mu. Box.mu is never held during a call to the disk.
+// Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and
+// hands it on), cursorFile.syncing, cursorFile.mu, Box.mu. Nobody holds Box.mu while it calls the
+// disk.
 package outbox
 
 import (
@@ -35,7 +40,7 @@ import (
 var (
 	ErrFull     = errors.New("the outbox is full")
 	ErrClosed   = errors.New("the outbox is closed")
-	ErrTooLarge = errors.New("too large for the outbox") // the error that carries it has a method Permanent() bool that returns true
+	ErrTooLarge = errors.New("too large for the outbox") // comes with Permanent() true
 	ErrLocked   = disk.ErrLocked                         // another process has it open
 	ErrSpecial  = disk.ErrSpecial                        // a name of the outbox is not a plain file
 	ErrNewer    = format.ErrNewer
@@ -49,26 +54,29 @@ func (e tooLargeError) Error() string   { return ErrTooLarge.Error() + ": " + st
 func (e tooLargeError) Unwrap() error   { return ErrTooLarge }
 func (e tooLargeError) Permanent() bool { return true }
 
-// Policy is what happens to a message for which there is no room.
+// Policy is what a full box does with a new message.
 type Policy int
 
 // The policies.
 const (
-	DropOldest Policy = iota // the oldest ones go, a segment at a time (1/64 of MaxBytes, at most 1 MiB)
-	Block                    // it has to wait
+	DropOldest Policy = iota // drops the oldest, a segment (at most 1 MiB) at a time
+	Block                    // makes it wait
 )
 
-// DefaultMaxBytes is the bound of a box that is given none.
+// DefaultMaxBytes is the bound of a box whose options have none.
 const DefaultMaxBytes = 256 << 20
 
 // Options are what a box may be given; the zero value is the usual one.
 type Options struct {
-	MaxBytes int64         // of segments on disk with queued records; 0: DefaultMaxBytes. In memory, when the disk fails, 16 MiB at most
-	MaxAge   time.Duration // older messages are dropped when something is read or appended; 0: never
+	// MaxBytes bounds the segments with queued records; 0: DefaultMaxBytes. While the disk fails,
+	// the messages in memory have at most 16 MiB of it.
+	MaxBytes int64
+	MaxAge   time.Duration // a read or an append drops older messages; 0: never
 	Full     Policy
 
-	// Age, which may be nil, says how old the message at a place is at least, for a producer whose clock may have been wrong when it was
-	// created: 0 if nobody knows. It must not call the box.
+	// Age, which may be nil, says how old the message at a position is at least, for a producer
+	// whose clock may have been wrong when it was created: 0 if nobody knows. It must not call the
+	// box.
 	Age func(pos uint64, created time.Time) time.Duration
 
 	// Stamp, which may be nil, may correct the times of messages at the moment when their positions
@@ -79,10 +87,11 @@ type Options struct {
 	// quick, and it must not append, sync or close.
 	Stamp func(first uint64, made []time.Time)
 
-	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them that much later at most (sooner when
-	// they are 1 MiB): it spares a flash that wears out, and loses nothing with a killed process, but a power cut may take what was
-	// appended since the last sync. Only what is synced is handed out, so that an id names one message also then. Acknowledgements are
-	// synced no more often either.
+	// SyncEvery, unless it is 0, lets Append return when its messages are written, and syncs them
+	// that much later at most (sooner when they are 1 MiB): it spares a flash that wears out, and
+	// loses nothing with a killed process, but a power cut may take what was appended since the
+	// last sync. Only what is synced is handed out, so that an id names one message also then.
+	// Acknowledgements are synced no more often either.
 	SyncEvery time.Duration
 
 	// For says for whom the outbox is opened; the zero value is not checked. If messages wait in
@@ -91,7 +100,9 @@ type Options struct {
 	For      Identity
 	SendHere bool
 
-	Machine string  // names this machine; if the directory knows another, new messages get a new outbox id. "": do not compare
+	// Machine names this machine. If the directory knows another one, new messages get a new outbox
+	// id. "": it is not compared.
+	Machine string
 	FS      disk.FS // the disk; nil: the real one
 
 	// Report, which may be nil, is called without locks in the goroutines that call the box, and in
@@ -130,9 +141,10 @@ type Box struct {
 	pending      []*request // waiting for a commit
 	pendingBytes int64      // of those, and of the commit under way
 
-	// The line: positions up to diskEnd are in segments and durable, from there on in the ring. Only the leader lets it grow.
+	// The line: positions up to diskEnd are in segments and durable, from there on in the ring.
+	// Only the leader lets it grow.
 	segs    []*segment // ascending; each ends where the next begins
-	ring    *ring      // nil while the disk works, and before the first message that it does not take
+	ring    *ring      // nil while the disk takes every message
 	acks    runs.Set
 	gaps    gaps
 	next    uint64 // the position of the next message; positions start at 1
@@ -143,7 +155,7 @@ type Box struct {
 	retryAt time.Time // when it is tried again
 	blind   bool      // the disk could not be read yet, so nothing is handed out
 
-	unsynced uint64 // messages that Append has returned nil for and that are written but not synced, so not in the line yet
+	unsynced uint64 // appended messages that are written but not synced, so not in the line yet
 
 	parked      []parked  // records that can never be sent, and cannot be set aside now
 	parkedUntil time.Time // when they are tried again
@@ -163,10 +175,11 @@ type Box struct {
 	made  []time.Time
 }
 
-// signal wakes everybody who waits for a change. It is used under Box.mu.
+// signal wakes all goroutines that wait for a change. Box.mu guards it.
 type signal struct{ ch chan struct{} }
 
-// wait returns a channel that the next fire closes. Take it under the lock that the change was looked for, so that none is missed.
+// wait returns a channel that the next fire closes. The caller looks for the change and calls wait
+// under one lock, so that it misses no fire.
 func (s *signal) wait() <-chan struct{} {
 	if s.ch == nil {
 		s.ch = make(chan struct{})
@@ -182,11 +195,10 @@ func (s *signal) fire() {
 }
 
 // Open opens the outbox in dir, and makes it if there is none. If the disk cannot be written or
-// read, the box opens degraded. The messages on a disk that cannot be read are handed out when it
-// can be, before the messages that are appended meanwhile. Open returns an error only if a person
-// must act, and the error says how: ErrLocked (another process has the outbox open, on systems with
-// such locks), ErrOther, a directory that this user may not use, a special file, or another
-// version's files.
+// read, the box opens degraded. If the disk cannot even be read, its messages are handed out as
+// soon as it can be, before those that are appended meanwhile. Open returns an error only if a
+// person must act, and the error says how: ErrLocked (another process has the outbox open),
+// ErrOther, a directory that this user may not use, a special file, or another version's files.
 func Open(dir string, o Options) (*Box, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -196,9 +208,9 @@ func Open(dir string, o Options) (*Box, error) {
 	}
 	b := newBox(o)
 	b.files, b.blind = &files{dir: dir, fs: o.FS, segSize: segmentBytes(b.opt.MaxBytes)}, true
-	err := b.takeOver()
+	err := b.openDirectory()
 	if b.blind && !needsPerson(err) {
-		err = b.takeOver() // a second try, because an error of a disk may pass at once
+		err = b.openDirectory() // a second try, because an error of a disk may pass at once
 	}
 	if b.blind && needsPerson(err) {
 		_ = b.unlock() // the first error is returned
@@ -221,8 +233,8 @@ func newBox(o Options) *Box {
 	return &Box{opt: o, ended: make(chan struct{}), acks: runs.Set{Cursor: 1}, next: 1, diskEnd: 1}
 }
 
-// WaitEmpty waits until nothing waits to be sent, and returns nil then. It returns ctx.Err() when
-// ctx ends first, and ErrClosed after Close.
+// WaitEmpty returns nil as soon as no record waits to be sent. It returns ctx.Err() when ctx ends
+// first, and ErrClosed after Close.
 func (b *Box) WaitEmpty(ctx context.Context) error {
 	for {
 		b.mu.Lock()
@@ -248,24 +260,24 @@ func (b *Box) WaitEmpty(ctx context.Context) error {
 	}
 }
 
-// Stats is a look at a box.
+// Stats are figures of a box.
 type Stats struct {
 	ID          string // the outbox id of what is appended now
 	LastSeq     uint64 // its last seq; 0: none yet
 	Queued      uint64 // records in the line
-	Unsynced    uint64 // of those, the newest, which are not handed out until they are synced (Options.SyncEvery)
+	Unsynced    uint64 // the newest of those, not handed out yet (Options.SyncEvery)
 	QueuedBytes int64  // of the segments that they are in, and of the ring
 
 	Appended, Acked, Dropped, Quarantined uint64 // records since Open
 	Damaged                               uint64 // records since Open that the disk has destroyed
 
 	Degraded     bool  // the disk does not work; new messages are in memory only
-	Unreadable   bool  // the next message cannot be read now; reading is tried again, and nothing is lost
-	AcksNotSaved bool  // acknowledgements are not on the disk; a restart would send their messages again
+	Unreadable   bool  // the next message cannot be read now; nothing is lost
+	AcksNotSaved bool  // a restart would send acknowledged messages again
 	Err          error // cause of the first of these three that is true; nil if none is
 }
 
-// Stats returns the figures of now.
+// Stats returns the present figures.
 func (b *Box) Stats() Stats {
 	b.lockCursor()
 	unsaved := b.files != nil && b.cur.failed
@@ -294,30 +306,31 @@ func (b *Box) Stats() Stats {
 	return s
 }
 
-// ID is the outbox id of what is appended now, if the disk works.
+// ID returns the outbox id that the disk gives to new messages.
 func (b *Box) ID() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.id.String()
 }
 
-// HasID says whether an outbox id is of this box: what is appended now gets it, or messages got it whose segments are still there.
+// HasID says whether an outbox id is one of this box: new messages get it, or a segment that is
+// still there has it.
 func (b *Box) HasID(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.id.String() == id || slices.ContainsFunc(b.segs, func(s *segment) bool { return s.ID.String() == id })
 }
 
-// Last is the place of the newest record that was ever appended, 0 if there was none. Behind it is the next one, if nobody else appends.
+// Last returns the position of the newest record that was ever appended, 0 if there was none.
 func (b *Box) Last() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.next + b.unsynced - 1
 }
 
-// Close syncs what is to be synced and lets go of the directory. Appends that were under way are completed, everybody else who waits
-// gets ErrClosed. If the box is degraded the disk is tried once more; an error says what is lost if it still does not work. It may be
-// called again, and returns the same.
+// Close syncs everything and unlocks the directory. It completes the appends under way; everybody
+// else who waits gets ErrClosed. It tries a failed disk once more; if that still fails, the error
+// says what is lost. Later calls return the same.
 func (b *Box) Close() error {
 	b.mu.Lock()
 	if b.closed {

@@ -18,7 +18,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
-// A program that stops may go over the bound with what it has in its hands; the bound holds for everybody else.
+// A program that stops may go over the bound with what it has in its hands; the bound holds for
+// everybody else.
 func TestAppendOverTheBound(t *testing.T) {
 	box, err := Open(t.TempDir(), Options{MaxBytes: 1 << 20, Full: Block})
 	if err != nil {
@@ -429,7 +430,8 @@ func TestCloseUnblocksEverybody(t *testing.T) {
 	})
 }
 
-// An acknowledgement is written at once, and synced once after a second, whatever their number; an idle box does nothing.
+// An acknowledgement is written at once, and synced once after a second, whatever their number; an
+// idle box does nothing.
 func TestAckIsWrittenAtOnceAndSyncedSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -576,8 +578,8 @@ func TestDropOldest(t *testing.T) {
 	closeBox(t, b)
 }
 
-// Records that are dropped while they are in flight: their acknowledgement comes late and changes nothing, and if one of them was to
-// tell of a gap, the gap grows.
+// Records that are dropped while they are in flight: their acknowledgement comes late and changes
+// nothing, and if one of them was to tell of a gap, the gap grows.
 func TestDropInFlight(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 64 << 10})
 	pad := strings.Repeat(".", 1000)

@@ -87,8 +87,9 @@ func TestOneAppendIsOneSync(t *testing.T) {
 	closeBox(t, b)
 }
 
-// Everybody at once, on a real disk, in a box that is too small: producers, a drainer that acknowledges out of order, a second reader,
-// somebody who looks at the figures, and poison. Every seq is accounted for.
+// Everybody at once, on a real disk, in a box that is too small: producers, a drainer that
+// acknowledges out of order, a second reader, somebody who looks at the figures, and poison. Every
+// seq is accounted for.
 func TestEverybodyAtOnce(t *testing.T) {
 	b := openBox(t, t.TempDir(), Options{MaxBytes: 40 << 10, Report: func(Problem) {}})
 	const producers, each = 8, 150

@@ -13,7 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// syncEvery is how long an acknowledgement may wait for its sync.
+// syncEvery is the longest time between an acknowledgement and its sync.
 const syncEvery = time.Second
 
 // cursorFile writes the slots. Its lock comes before Box.mu.
@@ -22,16 +22,16 @@ type cursorFile struct {
 
 	mu      sync.Mutex
 	file    disk.File     // nil until the disk lets us make it, and while it rests
-	resting bool          // the file was closed because there is nothing to write; it holds what was synced
+	resting bool          // the file is closed, and holds all that was to be written
 	foreign bool          // another file has the name of ours
 	turn    uint64        // of the slot written last
 	slot    int           // the one being written
 	synced  int           // the slot that is synced; no write touches it
 	end     uint64        // slot.end of the slot written last
-	left    runs.Set      // the places that have left the line, by the synced slot
+	left    runs.Set      // the positions that have left the line, by the synced slot
 	dirty   bool          // something was written since the last sync began, or should have been
 	failed  bool          // the last try failed, and Report was told
-	astray  bool          // the file has lost its name, or must be made; a restart would not find what is written
+	astray  bool          // a restart would not find the file: it lost its name, or is to be made
 	trouble trouble       // why the file cannot be read
 	pause   time.Duration // until the next try after a failure
 	timer   *time.Timer
@@ -100,7 +100,7 @@ func (b *Box) renewCursor() error {
 		if c.file != nil {
 			_ = c.file.Close()
 		}
-		c.file, c.foreign, b.hasSlot, b.badCursor = nil, false, false, true // another file may have its name
+		c.file, c.foreign, b.hasSlot, b.badCursor = nil, false, false, true
 	}
 	c.astray, c.resting = true, false
 	if b.badCursor {
@@ -146,7 +146,7 @@ func (b *Box) renewCursor() error {
 	return nil
 }
 
-// newCursor makes the file whole before it has its name.
+// newCursor writes the whole file before the file gets its name.
 func (b *Box) newCursor(name string) error {
 	making := name + ".tmp"
 	f, err := b.fs.Open(making, readWrite|create|truncate)
@@ -174,7 +174,8 @@ func (b *Box) newCursor(name string) error {
 	return b.fs.SyncDir(b.dir)
 }
 
-// state is what a slot has to say. b.mu and b.cur.mu are held. Places in the ring are not in it: they die with the process.
+// state returns what a slot says now. Positions in the ring are not in it, because they end with
+// the process. b.mu and b.cur.mu are held.
 func (b *Box) state() format.Slot {
 	s := format.Slot{
 		Turn: b.cur.turn, ID: b.id, Seq: b.seq, Machine: b.machine,
@@ -189,7 +190,7 @@ func (b *Box) state() format.Slot {
 	return s
 }
 
-// save writes the state down, so that it outlives the process. b.cur.mu is held.
+// save writes a slot, so that the state survives the process. b.cur.mu is held.
 func (b *Box) save() (format.Slot, error) {
 	c := &b.cur
 	c.dirty = true
@@ -260,8 +261,8 @@ func (b *Box) syncAcksIn(d time.Duration) {
 	})
 }
 
-// syncAcks returns when the state as it was at the call, or later, is on the disk. Unless force is set it does nothing if nothing
-// was saved since the last time.
+// syncAcks returns when the present state, or a later one, is on the disk. Without force it does
+// nothing if nothing was saved since the last sync.
 func (b *Box) syncAcks(force bool) error {
 	c := &b.cur
 	c.syncing.Lock()
@@ -297,12 +298,12 @@ func (b *Box) syncSlot() error {
 	c := &b.cur
 	c.mu.Lock()
 	number := c.slot
-	saved, err := b.save() // also after a sync that failed: what it was about is in doubt, so it is written anew
+	saved, err := b.save() // also after a failed sync, whose data is in doubt
 	if err != nil {
 		c.mu.Unlock()
 		return err
 	}
-	c.slot = 0 + 1 + 2 - c.slot - c.synced // the third: neither this one nor the one we would fall back on
+	c.slot = 0 + 1 + 2 - c.slot - c.synced // neither this slot nor the synced one
 	c.dirty = false
 	f := c.file
 	c.mu.Unlock()
@@ -335,7 +336,7 @@ func (b *Box) syncSlot() error {
 	return nil
 }
 
-// cursorFailed reports the first of a row of failures. b.cur.mu is held.
+// cursorFailed reports the first failure in a row. b.cur.mu is held.
 func (b *Box) cursorFailed(err error) {
 	if b.cur.failed {
 		return

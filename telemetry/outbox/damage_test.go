@@ -17,8 +17,8 @@ const (
 	smallBox       = 256 << 10 // segments of 4 KiB
 )
 
-// sample is a disk with a box of 20 records, each of a commit of its own if commits is set. If it was closed, the cursor knows that
-// everything was synced; if it was killed, it knows nothing.
+// sample is a disk with a box of 20 records, each of a commit of its own if commits is set. If it
+// was closed, the cursor knows that everything was synced; if it was killed, it knows nothing.
 func sample(t testing.TB, commits, closed bool) *memFS {
 	t.Helper()
 	disk := newMemFS()
@@ -58,8 +58,9 @@ func wholeFrames(t testing.TB, disk *memFS, n int) int {
 	}
 }
 
-// The newest segment is cut at every byte, or zeroed from there on. What is whole is kept, new records are taken, and everything is
-// accounted for: if the cursor knows that the rest had been synced, as a gap, else not at all, for nothing of it had been handed out.
+// The newest segment is cut at every byte, or zeroed from there on. What is whole is kept, new
+// records are taken, and everything is accounted for: if the cursor knows that the rest had been
+// synced, as a gap, else not at all, for nothing of it had been handed out.
 func TestEveryTornTail(t *testing.T) {
 	t.Parallel()
 	for _, commits := range []bool{true, false} {
@@ -128,8 +129,8 @@ func sizeOf(t testing.TB, disk *memFS) int64 {
 	return l.segs[len(l.segs)-1].size
 }
 
-// A bit flips, at every byte, in the newest segment or in an older one. Never a wrong body, never a used id for another message,
-// everything else is kept, and every seq is accounted for.
+// A bit flips, at every byte, in the newest segment or in an older one. Never a wrong body, never a
+// used id for another message, everything else is kept, and every seq is accounted for.
 func TestEveryFlippedBit(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -285,7 +286,7 @@ func TestSegmentIsGone(t *testing.T) {
 			disk := newMemFS()
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 			for n := 1; n <= 4; n++ {
-				b.seal()
+				b.closeSegment()
 				b.reopen = nil
 				appendBodies(t, b, bodies(3*n-2, 3*n)...)
 			}
@@ -346,7 +347,7 @@ func TestReadErrors(t *testing.T) {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 		appendBodies(t, b, bodies(1, 3)...)
-		b.seal()
+		b.closeSegment()
 		appendBodies(t, b, "new")
 		broken := &readFault{FS: disk, name: segName(1), fail: 1}
 		b.fs = broken

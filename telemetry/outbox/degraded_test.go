@@ -17,7 +17,8 @@ import (
 
 func allFail(int, string, string) error { return errSpace }
 
-// The disk fails, and works again: ids of memory in between, everything arrives, in order, under ids that do not change.
+// The disk fails, and works again: ids of memory in between, everything arrives, in order, under
+// ids that do not change.
 func TestDegradedAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -151,7 +152,8 @@ func TestRingIsBounded(t *testing.T) {
 	})
 }
 
-// A producer that waits for room in memory goes on when the disk works again, although nobody else calls.
+// A producer that waits for room in memory goes on when the disk works again, although nobody else
+// calls.
 func TestBlockedByAFullRing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -183,7 +185,8 @@ func TestBlockedByAFullRing(t *testing.T) {
 	})
 }
 
-// A disk that cannot be written to at the start: what is there is handed out, what comes is kept in memory.
+// A disk that cannot be written to at the start: what is there is handed out, what comes is kept in
+// memory.
 func TestOpenOnABrokenDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, killed := range []bool{false, true} {

@@ -46,7 +46,7 @@ const (
 
 // trouble is why a segment cannot be read now. Box.mu guards it.
 type trouble struct {
-	pos   uint64    // first place that cannot be read
+	pos   uint64    // first position that cannot be read
 	err   error     // of the last try
 	kind  faultKind // of err
 	since time.Time // the first failure of this kind in a row
@@ -68,7 +68,7 @@ func (t *trouble) fail(pos uint64, k faultKind, err error, now time.Time) (belie
 	if t.pause == 0 || t.kind != k {
 		t.kind, t.since = k, now
 	}
-	if t.pause == 0 || pos < t.pos { // of two readers the one at the earlier place counts
+	if t.pause == 0 || pos < t.pos { // of two readers the one at the earlier position counts
 		t.pos = pos
 	}
 	t.err = err

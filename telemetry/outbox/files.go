@@ -53,19 +53,19 @@ type files struct {
 	badIdentity bool      // the identity file must be set aside before another is made
 	writer      *writer   // nil: the next message needs a new segment, or reopen
 	reopen      *segment  // the newest segment, if it may be written on but is not open
-	rested      bool      // reopen was closed by rest: it is longer than its messages, and no newer file was ever deleted
-	tail        *tail     // what settle has to do
+	rested      bool      // rest has closed reopen: the file is longer than its messages
+	tail        *tail     // what syncTail has to do
 	remains     []remains // of segments that were given up and are not overruled yet
 	newest      uint64    // the greatest number a segment file ever had
 	buf         []byte
 
-	loose      []format.Item // written behind each other by writer, and not synced; changed under mu where it shrinks
+	loose      []format.Item // written and not synced; shrinks under mu
 	looseBytes int64
 }
 
-// takeOver reads the directory and sets the state of the box from it. It changes no file while the
-// box is blind. The caller leads, or nobody else knows the box yet.
-func (b *Box) takeOver() error {
+// openDirectory reads the directory and sets the state of the box from it. It changes no file while
+// the box is blind. The caller leads, or nobody else knows the box yet.
+func (b *Box) openDirectory() error {
 	if b.lock == nil {
 		if err := b.fs.MkdirAll(b.dir); err != nil {
 			return fmt.Errorf("outbox: %w (choose a directory that this user may write to)", err)
@@ -88,9 +88,9 @@ func (b *Box) takeOver() error {
 	}
 	changed := b.adopt(l)
 	b.clean(l)
-	if err = b.settle(); err != nil {
+	if err = b.syncTail(); err != nil {
 		b.mu.Lock()
-		b.id, b.seq = format.NewID(), 0 // what is held back may come late, and must not come behind later seqs of the same id
+		b.id, b.seq = format.NewID(), 0 // held back messages may come behind later ones
 		b.mu.Unlock()
 	} else {
 		err = b.openFiles()
@@ -111,7 +111,7 @@ func (b *Box) openFiles() error {
 	return err
 }
 
-// doubt says how takeOver must treat damage: as an error, until it has lasted for doubtFor.
+// doubt says how openDirectory must treat damage: as an error, until it has lasted for doubtFor.
 func (b *Box) doubt() reading {
 	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
 		return believing
@@ -132,7 +132,7 @@ func (b *Box) closeFiles() error {
 	if degraded, _ := b.isDegraded(); degraded {
 		b.regain()
 	}
-	b.seal()
+	b.closeSegment()
 	b.trim()
 	c := &b.cur
 	c.mu.Lock()

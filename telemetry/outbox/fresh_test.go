@@ -69,8 +69,9 @@ func TestNextOfWaits(t *testing.T) {
 	})
 }
 
-// Fresh records that are acknowledged ahead of a long backlog cost one span, and neither a kill nor a power cut after the sync makes
-// them come again. Readers that leave too many holes are sent to the oldest.
+// Fresh records that are acknowledged ahead of a long backlog cost one span, and neither a kill nor
+// a power cut after the sync makes them come again. Readers that leave too many holes are sent to
+// the oldest.
 func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -119,8 +120,9 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 	})
 }
 
-// A hub that acknowledges a backlog far out of order makes more spans than a slot has room for. Those that are left out come again after
-// a kill; that of the fresh records, whose segments are deleted, must not be one of them.
+// A hub that acknowledges a backlog far out of order makes more spans than a slot has room for.
+// Those that are left out come again after a kill; that of the fresh records, whose segments are
+// deleted, must not be one of them.
 func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()
@@ -162,7 +164,8 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 	})
 }
 
-// Acknowledgements that come in one run and empty a segment behind one that still holds records make room for who waits for it.
+// Acknowledgements that come in one run and empty a segment behind one that still holds records
+// make room for who waits for it.
 func TestRunThatMakesRoomWakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 1 << 20, Full: Block})
@@ -201,8 +204,8 @@ func TestRunThatMakesRoomWakes(t *testing.T) {
 	})
 }
 
-// Segments that left ahead of a backlog are deleted like others, and give their room back: a full outbox need not drop its backlog for
-// what has arrived already.
+// Segments that left ahead of a backlog are deleted like others, and give their room back: a full
+// outbox need not drop its backlog for what has arrived already.
 func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -9,7 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
-// FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum vouches for, and numbers go up.
+// FuzzScan: whatever is in a file, the scanner ends, stays inside, hands out only what its checksum
+// vouches for, and numbers go up.
 func FuzzScan(f *testing.F) {
 	h := format.NewHeader(1, 1, 1, 0x1122334455667788)
 	whole := make([]byte, format.FramesStart)
@@ -53,15 +54,15 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
-// FuzzOpen: whatever is in the files, a box opens or says why not, everything in it can be read and acknowledged, it takes new
-// messages, and what it took is there when it is opened again. With mend set the checksums are made right, so that what is behind
-// them is reached.
+// FuzzOpen: whatever is in the files, a box opens or says why not, everything in it can be read and
+// acknowledged, it takes new messages, and what it took is there when it is opened again. With mend
+// set the checksums are made right, so that what is behind them is reached.
 func FuzzOpen(f *testing.F) {
 	disk := newMemFS()
 	b := openBox(f, "/box", Options{FS: disk, MaxBytes: smallBox})
 	appendBodies(f, b, bodies(1, 5)...)
 	ackAll(f, b, queued(f, b)[1:3])
-	b.seal()
+	b.closeSegment()
 	appendBodies(f, b, bodies(6, 8)...)
 	r := queued(f, b)
 	if err := b.Quarantine(r[1].Pos, nil); err != nil {

@@ -7,11 +7,11 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// gaps are few: neighbours are joined.
+// gaps are few, because neighbours are joined.
 type gaps []format.Gap
 
-// add remembers a run of seqs. A gap that grows has to be told anew. dead says of a gap that no record can follow that could tell it;
-// it is asked only when there are too many.
+// add remembers a run of seqs. A gap that grows is announced again. If there are too many gaps, add
+// forgets those that are dead: no record can come any more that could announce them.
 func (g *gaps) add(id format.ID, first, last uint64, dead func(format.Gap) bool) {
 	if first > last {
 		return
@@ -41,7 +41,8 @@ func (g *gaps) add(id format.ID, first, last uint64, dead func(format.Gap) bool)
 	}
 }
 
-// joinNearest makes one of the two gaps that are closest to each other. It then says too much, never too little.
+// joinNearest makes one gap of the two that are closest to each other. The gap then names too many
+// seqs, never too few.
 func (g *gaps) joinNearest() {
 	slices.SortFunc(*g, func(a, b format.Gap) int {
 		if a.ID != b.ID {
@@ -62,7 +63,7 @@ func (g *gaps) joinNearest() {
 			best = i
 		}
 	}
-	if best < 0 { // each of another outbox id: the one that ended longest ago is not known, any will do
+	if best < 0 { // no two are of one outbox id, so any may go
 		*g = slices.Delete(*g, 0, 1)
 		return
 	}
@@ -70,8 +71,8 @@ func (g *gaps) joinNearest() {
 	*g = slices.Delete(*g, best+1, best+2)
 }
 
-// tell returns the gap that the record at pos has to carry, "" if none: the one it carried before, or else the nearest before it that
-// nobody carries.
+// tell returns the gap that the record at pos announces, "" if none: the one that it announced
+// before, or else the nearest one before it that no record announces.
 func (g gaps) tell(id format.ID, seq, pos uint64) string {
 	best := -1
 	for i := range g {
@@ -89,12 +90,12 @@ func (g gaps) tell(id format.ID, seq, pos uint64) string {
 	return g[best].String()
 }
 
-// told forgets the gap that the record at pos carried, for it arrived.
+// told forgets the gap that the record at pos announced, because the record has arrived.
 func (g *gaps) told(pos uint64) {
 	*g = slices.DeleteFunc(*g, func(x format.Gap) bool { return x.By == pos })
 }
 
-// untold gives the gaps back whose carriers left the line without arriving.
+// untold gives back the gaps whose records have left the line without arriving.
 func (g gaps) untold(s runs.Span) {
 	for i := range g {
 		if g[i].By >= s.First && g[i].By <= s.Last {

@@ -61,7 +61,7 @@ func (b *Box) loseGone() {
 		}
 		b.mu.Lock()
 		copied := *s
-		isIn := slices.Contains(b.segs, s) // else the box deleted it itself, because all its messages had left
+		isIn := slices.Contains(b.segs, s) // else the box itself deleted it
 		b.mu.Unlock()
 		if i+1 < len(before) {
 			end = before[i+1].Base

@@ -22,8 +22,8 @@ import (
 // runs, on the real disk: what was durable and is gone is told, no seq is used twice, and the line
 // goes on.
 
-// Verify counts what an audit says of an outbox id of which so many seqs have arrived. Package audit
-// imports this one, so a test outside sets it.
+// Verify counts what an audit says of an outbox id of which so many seqs have arrived. Package
+// audit imports this one, so a test outside sets it.
 var Verify func(t *testing.T, dir, id string, arrived int) (lost, announced uint64)
 
 // goneBox returns a box on the real disk with 40 messages in several segments, 4 of them
@@ -420,7 +420,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
 			for n := 1; n <= 3; n++ {
 				appendBodies(t, b, bodies(5*n-4, 5*n)...)
-				b.seal()
+				b.closeSegment()
 			}
 			frame := int64(cost(encode(&message.Message{Body: []byte(body(1)), Created: time.Now()})))
 			bad := &damagedFS{FS: disk, name: segName(2), from: format.FramesStart + 2*frame + 5, err: syscall.EIO}
@@ -481,7 +481,7 @@ func TestWrongChecksumForAWhile(t *testing.T) {
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
 		appendBodies(t, b, bodies(1, 5)...)
-		b.seal()
+		b.closeSegment()
 		appendBodies(t, b, "6")
 		flip := func() {
 			disk.edit("/box/"+segName(1), func(data []byte) []byte { data[format.FramesStart+format.FrameSize+3] ^= 1; return data })
@@ -558,7 +558,7 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 			id := Identity{IDScope: "0ne", Device: "d"}
 			b := openBox(t, "/box", Options{FS: disk, For: id})
 			appendBodies(t, b, "1", "2")
-			b.seal()
+			b.closeSegment()
 			b.reopen = nil
 			appendBodies(t, b, "3", "4")
 			tryNextNow(t, b, 0, 10)

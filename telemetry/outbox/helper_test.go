@@ -109,7 +109,7 @@ func next(ctx context.Context, b *Box, after uint64, limit int) ([]Record, error
 	return nextOf(ctx, b, limit, Part{After: after})
 }
 
-// nextOf is next for a reader that has more than one place in the line: it returns the oldest
+// nextOf is next for a reader that has more than one position in the line: it returns the oldest
 // records of the first part that has some.
 func nextOf(ctx context.Context, b *Box, limit int, parts ...Part) ([]Record, error) {
 	var once Batch
@@ -246,7 +246,7 @@ var le = binary.LittleEndian
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, format.Castagnoli) }
 
-// Has says whether there is a record behind a place, so that next would not have to wait for it.
+// Has says whether there is a record behind a position, so that next would not have to wait for it.
 func (b *Box) Has(after uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

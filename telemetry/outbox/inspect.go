@@ -37,13 +37,13 @@ func (r Range) Count() uint64 { return r.Last - r.First + 1 }
 
 // Look is what Inspect sees.
 type Look struct {
-	ID          string // the outbox id of what is appended next; "": not known, for the cursor file cannot be read
+	ID          string // outbox id of the next message; "": the cursor cannot be read
 	LastSeq     uint64 // its last seq; 0: none yet
 	Queued      uint64 // records in the line
 	QueuedBytes int64  // of the segments that they are in
-	FirstPos    uint64 // places of the oldest and the newest record in the line; 0 if there is none
+	FirstPos    uint64 // of the oldest record in the line; 0 if there is none
 	LastPos     uint64
-	Oldest      time.Time // when those two were created; zero if there is none, or it cannot be read
+	Oldest      time.Time // when that record was created; zero if unknown
 	Newest      time.Time
 	Segments    int
 	Gaps        []Range // seqs that are missing and that nobody has been told of for sure
@@ -52,8 +52,8 @@ type Look struct {
 	Held        bool    // a process has it open; always false where the system has no such lock
 }
 
-// Inspect looks at an outbox without keeping a lock, and changes nothing. If a process has it open the picture may be a moment old, and
-// lacks what is in memory only.
+// Inspect looks at an outbox. It keeps no lock and changes nothing. If a process has the outbox
+// open, the picture may be a moment old, and messages in memory are not in it.
 func Inspect(dir string) (Look, error) {
 	v, err := see(dir)
 	if err != nil {
@@ -90,13 +90,14 @@ func Inspect(dir string) (Look, error) {
 	return look, nil
 }
 
-// ReadQueue goes through the records in the line of the outbox in dir, oldest first, without keeping a lock or changing anything, in
-// memory that does not depend on how many there are. It may be used while a process has the outbox open: records that leave the line
-// meanwhile may be seen or not, and those that are appended, or that are in memory only, are not. Those that are written and not
-// synced are: a restart would find them, after a power cut perhaps not. Damaged ones are passed over. A Record's Gap is what the
-// outbox would tell with it after a restart.
+// ReadQueue goes through the records in the line of the outbox in dir, oldest first. It keeps no
+// lock, changes nothing, and its memory does not depend on the number of records. A process may
+// have the outbox open: records that leave the line meanwhile may be seen or not; records that are
+// appended meanwhile, or in memory, are not seen. Records that are written and not synced are seen:
+// a restart would find them, after a power cut perhaps not. Damaged ones are passed over.
+// Record.Gap is what the outbox would announce after a restart.
 //
-// An error comes with no record; behind one of the disk the records of the next segment follow, if there are any.
+// An error comes with no record. After an error of the disk the records of the next segment follow.
 func ReadQueue(dir string) iter.Seq2[Record, error] { return read(dir, (*view).oldestFirst) }
 
 // ReadQueueNewest is ReadQueue from the newest record to the oldest.
@@ -113,12 +114,12 @@ func read(dir string, in func(*view) iter.Seq2[Record, error]) iter.Seq2[Record,
 	}
 }
 
-// view is a directory as it was found, to be read without its owner's knowledge.
+// view is a directory as it was found, for readers that its owner does not know of.
 type view struct {
 	*layout
 	dir  string
-	left runs.Set          // places that are not in the line
-	told map[uint64]string // gaps, by the places of the records that would tell them
+	left runs.Set          // positions that are not in the line
+	told map[uint64]string // gaps, by the positions of the records that would tell them
 }
 
 // see finds out what is in the line of a directory.
@@ -152,7 +153,8 @@ func see(dir string) (*view, error) {
 	return v, nil
 }
 
-// announce finds the records that would tell of the gaps: the first one behind each, nearest gap first, as gaps.tell does.
+// announce finds the records that announce the gaps: the first record behind each gap, the nearest
+// gap first, as gaps.tell does.
 func (v *view) announce() {
 	v.told = map[uint64]string{}
 	byLast := slices.SortedFunc(slices.Values(v.slot.Gaps), func(a, b format.Gap) int { return cmp.Compare(b.Last, a.Last) })
@@ -212,7 +214,7 @@ func (v *view) oldestFirst() iter.Seq2[Record, error] {
 	}
 }
 
-// newestFirst reads each segment twice: first for where the frames are, for they can only be found from the front.
+// newestFirst reads each segment twice, because frames can only be found from the front.
 func (v *view) newestFirst() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for _, s := range slices.Backward(v.segs) {
@@ -257,7 +259,7 @@ func (v *view) newestFirst() iter.Seq2[Record, error] {
 	}
 }
 
-// frames opens a segment. One that is gone has left the line.
+// frames opens a segment. A segment that is gone has left the line.
 func (v *view) frames(s *segment, read func(*format.Scanner) error) error {
 	name := filepath.Join(v.dir, segName(s.num))
 	f, err := disk.Real().Open(name, readOnly)
@@ -274,7 +276,8 @@ func (v *view) frames(s *segment, read func(*format.Scanner) error) error {
 	return nil
 }
 
-// walk calls each for the frames of a segment that are in the line, until each returns false. What is damaged is passed over.
+// walk calls each for the frames of a segment that are in the line, until each returns false.
+// Damaged frames are passed over.
 func (v *view) walk(s *segment, sc *format.Scanner, each func(pos uint64, fr *format.Frame) bool) error {
 	for {
 		fr, err := sc.Next()
@@ -293,8 +296,8 @@ func (v *view) record(s *segment, pos uint64, m message.Message) Record {
 	return Record{Message: m, Pos: pos, ID: s.ID.Name(s.seqAt(pos)), Gap: v.told[pos]}
 }
 
-// SplitID takes the id of a message apart; false if it is not of the form "<16 hexadecimal digits>-<seq>", lower case and without
-// leading zeros, which is the only one that an outbox writes.
+// SplitID takes the id of a message apart. ok is false if an outbox cannot have written it: its
+// form is "<16 hexadecimal digits>-<seq>", in lower case and without leading zeros.
 func SplitID(id string) (outboxID string, seq uint64, ok bool) {
 	outboxID, digits, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseUint(outboxID, 16, 64)
@@ -308,7 +311,7 @@ func SplitID(id string) (outboxID string, seq uint64, ok bool) {
 	return outboxID, seq, true
 }
 
-// SplitGap returns first and last of a Record's Gap; false if the text is not a gap.
+// SplitGap takes a Record's Gap apart. ok is false if the text is not a gap.
 func SplitGap(gap string) (first, last uint64, ok bool) {
 	from, to, _ := strings.Cut(gap, "-")
 	first, err := strconv.ParseUint(from, 10, 64)

@@ -28,8 +28,9 @@ const (
 // killOptions make for many small segments.
 var killOptions = Options{MaxBytes: 4 << 20, Full: Block, Stamp: stampPositions}
 
-// childMain is the process that is going to be killed: four producers and a drainer. On its standard output it says what it knows:
-// "A <body>" when Append has promised a body, "S <id> <body>" when a record is sent, before it is acknowledged.
+// childMain is the process that is going to be killed: four producers and a drainer. On its
+// standard output it says what it knows: "A <body>" when Append has promised a body, "S <id>
+// <body>" when a record is sent, before it is acknowledged.
 func childMain() bool {
 	dir, run := os.Getenv(childDir), os.Getenv(childRun)
 	if dir == "" {
@@ -102,11 +103,12 @@ func isSigned(s string) bool {
 	return i > 0 && fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(s[:i]))) == s[i+1:]
 }
 
-// A real process is killed at random moments, again and again. Nothing that it promised is lost, nothing is made up, and no id ever
-// names two bodies.
+// A real process is killed at random moments, again and again. Nothing that it promised is lost,
+// nothing is made up, and no id ever names two bodies.
 func TestKilledProcess(t *testing.T) { killProcess(t, 60, 0) }
 
-// The same when appends are synced now and then: what was written is the system's, whatever happens to the process.
+// The same when appends are synced now and then: what was written is the system's, whatever happens
+// to the process.
 func TestKilledProcessRelaxed(t *testing.T) { killProcess(t, 30, 30*time.Millisecond) }
 
 func killProcess(t *testing.T, kills int, every time.Duration) {
@@ -143,7 +145,8 @@ func killProcess(t *testing.T, kills int, every time.Duration) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Mostly it dies in the middle of its work, however long it takes to begin with it, and now and then at any moment.
+		// Mostly it dies in the middle of its work, however long it takes to begin with it, and now
+		// and then at any moment.
 		after, blind := rnd.IntN(400), rnd.IntN(5) == 0
 		var dies *time.Timer
 		if blind {
@@ -222,7 +225,8 @@ func killProcess(t *testing.T, kills int, every time.Duration) {
 	t.Logf("%d kills, %d promised, %d came", kills, len(promised), len(came))
 }
 
-// A box that a living process holds is refused to another, and free again when that process has been killed.
+// A box that a living process holds is refused to another, and free again when that process has
+// been killed.
 func TestLockEndsWithTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])

@@ -11,20 +11,21 @@ import (
 // maxSpans bounds how far out of order a drainer may acknowledge: 64 KiB of memory.
 const maxSpans = 4096
 
-// Ack takes the records at some places out of the line, for good: they have arrived. The order does not matter, and a place that has
-// left already, in whatever way, is left alone. When it returns, the acknowledgements survive the process; they are synced within a
-// second. A place that was never in the line is an error, and so is an acknowledgement too far out of order to be remembered; the other
-// places of the call leave all the same.
-func (b *Box) Ack(places ...uint64) error {
+// Ack takes records that have arrived out of the line for good, by their positions. The order does
+// not matter, and a position that has left already is passed over. When Ack returns, the
+// acknowledgements survive the process; they are synced within a second. A position that was never
+// in the line is an error, and so is one that is too far out of order to be remembered. The other
+// positions of the call leave all the same.
+func (b *Box) Ack(positions ...uint64) error {
 	defer b.report()
 	b.lockCursor()
 	defer b.unlockCursor()
 	b.mu.Lock()
 	var failed error
 	before := b.acked
-	for i := 0; i < len(places); {
-		run := runs.Of(places[i], places[i])
-		for i++; i < len(places) && places[i] == run.Last+1; i++ { // as a hub acknowledges them
+	for i := 0; i < len(positions); {
+		run := runs.Of(positions[i], positions[i])
+		for i++; i < len(positions) && positions[i] == run.Last+1; i++ {
 			run.Last++
 		}
 		if err := b.ackRun(run); err != nil && failed == nil {
@@ -39,7 +40,7 @@ func (b *Box) Ack(places ...uint64) error {
 	return failed
 }
 
-// ackRun lets a run of places leave that arrived. b.mu is held.
+// ackRun lets a run of positions leave because their records arrived. b.mu is held.
 func (b *Box) ackRun(run runs.Span) error {
 	var failed error
 	if run.Last >= b.next {
@@ -67,7 +68,7 @@ func (b *Box) ackRun(run runs.Span) error {
 	return failed
 }
 
-// mayLeave says what is wrong with a place that a caller names. b.mu is held.
+// mayLeave returns an error if a caller may not name a position. b.mu is held.
 func (b *Box) mayLeave(pos uint64) error {
 	switch {
 	case b.closed:
@@ -80,7 +81,8 @@ func (b *Box) mayLeave(pos uint64) error {
 	return nil
 }
 
-// leave takes places out of the line, and tells those who wait for that. It returns how many had not left before. b.mu is held.
+// leave takes positions out of the line, and wakes those who wait for that. It returns how many had
+// not left before. b.mu is held.
 func (b *Box) leave(s runs.Span) (fresh uint64) {
 	before := b.oldest()
 	fresh = b.acks.Add(s)
@@ -97,7 +99,7 @@ func (b *Box) leave(s runs.Span) (fresh uint64) {
 	return fresh
 }
 
-// wholeIn says whether all records of one of the segments that a span touches have left. b.mu is held.
+// wholeIn says whether a segment that a span touches has no queued record any more. b.mu is held.
 func (b *Box) wholeIn(s runs.Span) bool {
 	for i := b.segmentIndex(s.First); i < len(b.segs) && b.segs[i].Base <= s.Last; i++ {
 		if b.segs[i].isIn(&b.acks) {
@@ -107,8 +109,8 @@ func (b *Box) wholeIn(s runs.Span) bool {
 	return false
 }
 
-// miss lets places leave that did not arrive, all of one outbox id: the records behind them will tell. It returns how many had not left
-// before, and the first and the last seq of those. b.mu is held.
+// miss lets positions of one outbox id leave whose records did not arrive, and makes a gap of them.
+// It returns how many had not left before, and the first and the last seq of those. b.mu is held.
 func (b *Box) miss(id format.ID, firstSeq uint64, s runs.Span) (n, first, last uint64) {
 	b.gaps.untold(s)
 	for _, x := range b.acks.Open(s) {
@@ -123,7 +125,7 @@ func (b *Box) miss(id format.ID, firstSeq uint64, s runs.Span) (n, first, last u
 	return n, first, last
 }
 
-// isDead says of a gap that no record can follow that could tell it. b.mu is held.
+// isDead says that no record can come any more that could announce a gap. b.mu is held.
 func (b *Box) isDead(g format.Gap) bool {
 	if g.ID == b.id || b.ring != nil && g.ID == b.ring.id {
 		return false
@@ -133,7 +135,8 @@ func (b *Box) isDead(g format.Gap) bool {
 	})
 }
 
-// drop lets places leave by the policy. They belong to one segment, or to the ring. b.mu is held.
+// drop lets positions leave by the policy. They belong to one segment, or to the ring. b.mu is
+// held.
 func (b *Box) drop(s runs.Span, why string) {
 	id, seq := b.nameOf(s.First)
 	n, first, last := b.miss(id, seq, s)
@@ -147,5 +150,5 @@ func (b *Box) drop(s runs.Span, why string) {
 	})
 }
 
-// count is how many records are in the line. b.mu is held.
+// count returns how many records are in the line. b.mu is held.
 func (b *Box) count() uint64 { return b.next + b.unsynced - b.acks.Cursor - b.acks.Above }

@@ -13,7 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// layout is what a directory was found to hold. Finding it changes nothing.
+// layout is what a directory holds. Finding it changes nothing.
 type layout struct {
 	as          reading
 	slot        format.Slot
@@ -32,23 +32,23 @@ type layout struct {
 	// Of the newest segment:
 	fileSize  int64
 	torn      bool   // there is something behind its last message
-	unsynced  int64  // where the first message starts that the slot does not know to be synced; 0: none
-	firstOpen uint64 // its place
+	unsynced  int64  // offset of the first message that the slot does not know as synced
+	firstOpen uint64 // its position
 	lost      []loss
 	lastSeq   uint64 // of slot.id
 }
 
-// loss is a span of places in the newest segment that were synced once and cannot be read.
+// loss is a span of positions in the newest segment that were synced once and cannot be read.
 type loss struct {
 	runs.Span
 	from, to int64 // where in the file the damage is
 }
 
-// reading says for what purpose a directory is read, which decides what an error means.
+// reading is the purpose of a look at a directory. It decides what an error means.
 type reading int
 
 const (
-	looking   reading = iota // to look into another process's outbox, which may delete files meanwhile
+	looking   reading = iota // at an outbox whose process may delete files meanwhile
 	owning                   // to open our own; no error is ignored
 	believing                // to open our own after lasting damage; damaged files are left out
 )
@@ -94,7 +94,8 @@ func load(disk disk.FS, dir string, as reading) (*layout, error) {
 		if s.end > s.Base {
 			break
 		}
-		// Nothing in it can be read. It was begun when everything before it was synced, and the slot knows if it ever held something.
+		// Nothing in it can be read. It was begun when everything before it was synced, and the
+		// slot knows if it ever held something.
 		l.segs = l.segs[:len(l.segs)-1]
 		if l.torn {
 			l.begun = append(l.begun, s.num)
@@ -133,7 +134,7 @@ func (l *layout) loadSlot(disk disk.FS, name string, listed bool) error {
 	return nil
 }
 
-// maxSegmentFile is above the size of any segment, in bytes. A larger file is not ours, and to read
+// maxSegmentFile is above the size of any segment, in bytes. A larger file is not ours, and reading
 // it might take for ever.
 const maxSegmentFile = 2 << 30
 
@@ -189,7 +190,8 @@ func (l *layout) unreadable(num uint64, err error) error {
 	return err
 }
 
-// tile lets every segment end where the next begins. One that begins at or below the beginning of an earlier one replaces it.
+// tile lets every segment end where the next one begins. A segment that begins at or below the
+// beginning of an earlier one replaces it.
 func (l *layout) tile() {
 	var kept []*segment
 	limit := uint64(format.Farthest)
@@ -208,7 +210,7 @@ func (l *layout) tile() {
 	l.segs = l.segs[:len(kept)]
 }
 
-// scanNewest finds where the newest segment ends. Steps 5.1 to 5.3 of docs/outbox.md.
+// scanNewest finds the end of the newest segment: steps 5.1 to 5.3 of docs/outbox.md.
 func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 	f, err := disk.Open(name, readOnly)
 	if err != nil {
@@ -268,7 +270,8 @@ func hasContent(f disk.File, from, to int64) (bool, error) {
 	return false, nil
 }
 
-// findLastSeq finds the last seq of the outbox id that goes on. The slot may be older than the segments, and newer.
+// findLastSeq finds the last seq of the outbox id that goes on. The slot may be older or newer than
+// the segments.
 func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 	l.lastSeq = l.slot.Seq
 	for i := len(l.segs) - 1; i >= 0 && l.hasSlot; i-- {
@@ -276,11 +279,11 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 		if last.ID != l.slot.ID {
 			continue
 		}
-		if i < len(l.segs)-1 { // what was in memory was written behind it: only its frames say where it ends
+		if i < len(l.segs)-1 { // another outbox id is behind it, so only its frames tell its end
 			whole := layout{slot: format.Slot{End: last.end}}
 			err := whole.scanNewest(disk, filepath.Join(dir, segName(last.num)), &last)
 			switch {
-			case l.as == looking && errors.Is(err, fs.ErrNotExist): // deleted meanwhile; the slot says what was in it
+			case l.as == looking && errors.Is(err, fs.ErrNotExist): // deleted meanwhile
 				return nil
 			case l.isBelieved(err):
 				l.unsure = true
@@ -290,7 +293,7 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 			}
 			last.end = min(last.end, l.segs[i].end)
 		}
-		// The slot knows all places below its end. A frame at one of them with a later seq was
+		// The slot knows all positions below its end. A frame at one of them with a later seq was
 		// given up, and what it held has gone another way: its seq was never anybody's.
 		if last.end > max(last.Base, l.slot.End) {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
@@ -300,7 +303,7 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 	return nil
 }
 
-// next is the first place that was never used.
+// next returns the first position that was never used.
 func (l *layout) next() uint64 {
 	next := max(l.slot.End, 1)
 	if n := len(l.segs); n > 0 {
@@ -309,7 +312,7 @@ func (l *layout) next() uint64 {
 	return next
 }
 
-// acks is what has left the line, as far as is recorded.
+// acks returns what has left the line by all records of it.
 func (l *layout) acks() runs.Set {
 	switch {
 	case l.hasSlot:

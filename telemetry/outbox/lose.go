@@ -11,7 +11,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// isLoss says whether a message at one of the missing places of a segment has not left the line.
+// isLoss says whether one of the missing positions of a segment has not left the line.
 func (b *Box) isLoss(s segment, missing runs.Span) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -19,8 +19,8 @@ func (b *Box) isLoss(s segment, missing runs.Span) bool {
 	return held.First <= held.Last && len(b.acks.Open(held)) > 0
 }
 
-// lose takes damaged messages of a segment out of the line, and reports those that had not left
-// already. The file is kept.
+// lose takes damaged messages of a segment out of the line, and reports those that had not left.
+// The file is kept.
 func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
@@ -29,7 +29,7 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	if held := (runs.Of(lost.First, min(lost.Last, b.lastOf(s)))); held.First <= held.Last {
 		n, first, last = b.miss(s.ID, s.seqAt(held.First), held)
 	}
-	b.leave(lost) // places that never were a message's: those of memory that a process took with it
+	b.leave(lost) // also positions of messages that were in memory only when their process ended
 	if n > 0 {
 		b.lost += n
 		p := Problem{Kind: Corrupt, ID: s.ID.String(), First: first, Last: last, Messages: n, Err: why}
@@ -46,13 +46,13 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	}
 	b.mu.Unlock()
 	if n > 0 {
-		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.ID, first, last), Why: why.Error(), Raw: raw}) // reported as damaged in any case
+		_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", s.ID, first, last), Why: why.Error(), Raw: raw})
 		b.saveSoon()
 	}
 }
 
-// lastOf is the last place that can belong to a segment: what its file lacks may be another outbox id's, whose own file is gone. b.mu
-// is held.
+// lastOf returns the last position that can belong to a segment. What its file lacks may have been
+// another outbox id's, whose own file is gone. b.mu is held.
 func (b *Box) lastOf(s segment) uint64 {
 	seq := uint64(format.Farthest)
 	if s.ID == b.id {
@@ -66,8 +66,9 @@ func (b *Box) lastOf(s segment) uint64 {
 	return s.Base + seq - s.BaseSeq
 }
 
-// unreadable handles a segment that cannot be read from pos on. Reading is tried again with growing
-// pauses. No message leaves the line until it is certain that the data is bad or the file is gone.
+// unreadable deals with a segment that cannot be read from pos on. Reading is tried again, with
+// growing pauses. No message leaves the line before it is certain that the data is bad or the file
+// is gone.
 func (b *Box) unreadable(s segment, pos uint64, err error) {
 	k := passing
 	switch {
@@ -105,12 +106,12 @@ func (b *Box) unreadable(s segment, pos uint64, err error) {
 	case !believed:
 	case k == missing:
 		b.loseGone()
-	case !errors.Is(err, errDamaged): // the rest of the segment, because the end of an unreadable part is unknown
+	case !errors.Is(err, errDamaged): // nobody knows where the bad part ends
 		b.lose(s, runs.Of(pos, s.end-1), nil, err)
 	}
 }
 
-// readable ends the trouble of a segment when reading has passed the place of the trouble.
+// readable ends the trouble of a segment when reading has passed the position that had it.
 func (b *Box) readable(num, pos uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

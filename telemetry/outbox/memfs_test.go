@@ -17,8 +17,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
-// memFS is a disk in memory that knows what is on the platter and what is only in the page cache. It can fail any call, cut writes
-// short, and be cut off from power: powerCut returns the disk as the next boot may find it.
+// memFS is a disk in memory that knows what is on the platter and what is only in the page cache.
+// It can fail any call, cut writes short, and be cut off from power: powerCut returns the disk as
+// the next boot may find it.
 type memFS struct {
 	mu     sync.Mutex
 	names  map[string]*inode // as programs see them
@@ -329,7 +330,8 @@ func (f *memFile) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.m.ask("sync", f.name); err != nil {
-		// The worst that systems do: some of it reached the platter, and none of it is dirty any more.
+		// The worst that systems do: some of it reached the platter, and none of it is dirty any
+		// more.
 		f.node.solid = f.node.after(f.m.rnd)
 		f.node.ops = nil
 		return err
@@ -354,7 +356,8 @@ func (op fileOp) changeIn(data []byte) []byte {
 	return data
 }
 
-// after is what may be on the platter: of everything that was not synced any part, sector by sector, and within a sector up to any byte.
+// after is what may be on the platter: of everything that was not synced any part, sector by
+// sector, and within a sector up to any byte.
 func (n *inode) after(rnd *rand.Rand) []byte {
 	data := slices.Clone(n.solid)
 	mode := rnd.IntN(5) // all, nothing, or a mix
@@ -387,8 +390,8 @@ func (m *memFS) powerCut(rnd *rand.Rand) *memFS {
 	return m.boot(func(dirOp) bool { return rnd.IntN(2) == 0 }, func(n *inode) []byte { return n.after(rnd) })
 }
 
-// boot is the disk after a power cut: keep says which changes of names that were not synced are there, after what is in a file. m.mu
-// is held, or nobody else knows m.
+// boot is the disk after a power cut: keep says which changes of names that were not synced are
+// there, after what is in a file. m.mu is held, or nobody else knows m.
 func (m *memFS) boot(keep func(dirOp) bool, after func(*inode) []byte) *memFS {
 	next := newMemFS()
 	names := map[string]*inode{}
@@ -406,7 +409,8 @@ func (m *memFS) boot(keep func(dirOp) bool, after func(*inode) []byte) *memFS {
 	return next
 }
 
-// killed is the disk as the next process finds it: nothing is lost, nothing more is synced, the locks are free.
+// killed is the disk as the next process finds it: nothing is lost, nothing more is synced, the
+// locks are free.
 func (m *memFS) killed() *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()

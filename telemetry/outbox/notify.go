@@ -11,7 +11,7 @@ type watch struct {
 	wake  func()
 	parts []Part
 	room  [2]Part     // of parts, which are seldom more
-	timer *time.Timer // looks again when the disk, a segment or the quarantine is to be tried again; nil: that is not needed
+	timer *time.Timer // looks again when something is to be tried again; nil: nothing is
 }
 
 // Notify calls wake once, as soon as one of the parts has a record to read, or the box is closed.

@@ -23,8 +23,8 @@ func (c *notices) equal(t *testing.T, want int) {
 	}
 }
 
-// A reader is called once when its part has a record: at once, with the append that brings it, or when the box is closed; and not if
-// it has taken the call back.
+// A reader is called once when its part has a record: at once, with the append that brings it, or
+// when the box is closed; and not if it has taken the call back.
 func TestNotify(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: newMemFS()})
 	var now, later, other, never, end notices
@@ -54,7 +54,8 @@ func TestNotify(t *testing.T) {
 	never.equal(t, 0)
 }
 
-// A reader that waits has a failed disk tried again, without an append, and no timer runs on a good one.
+// A reader that waits has a failed disk tried again, without an append, and no timer runs on a good
+// one.
 func TestNotifyTriesTheDiskAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -16,10 +16,11 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
-// A run of a world is recorded call by call. The disk before each call (what was synced, and every write, truncation, creation, rename
-// and removal that was not) is a prefix of the run that a power cut may have ended. From each of them many disks are made: without what
-// was not synced, with all of it, and with parts of it, so that writes are dropped, overtake each other within their sync window, and
-// are torn at sectors. Each of those must open legally.
+// A run of a world is recorded call by call. The disk before each call (what was synced, and every
+// write, truncation, creation, rename and removal that was not) is a prefix of the run that a power
+// cut may have ended. From each of them many disks are made: without what was not synced, with all
+// of it, and with parts of it, so that writes are dropped, overtake each other within their sync
+// window, and are torn at sectors. Each of those must open legally.
 
 // prefix is a moment of a run.
 type prefix struct {
@@ -30,7 +31,8 @@ type prefix struct {
 	gaps     map[string]map[uint64]bool
 }
 
-// unit is the smallest thing that the platter has or has not: a change of a name, a truncation, or a sector of a write.
+// unit is the smallest thing that the platter has or has not: a change of a name, a truncation, or
+// a sector of a write.
 type unit struct {
 	name     int // of dirOps; -1: none
 	node     *inode
@@ -128,8 +130,8 @@ func record(t *testing.T, seed uint64, o Options, steps int, drops bool) (all []
 	return all
 }
 
-// disks makes disks of a prefix: all there are if they are few, else those that differ from everything or nothing in one unit or in a
-// run of them, and some at random.
+// disks makes disks of a prefix: all there are if they are few, else those that differ from
+// everything or nothing in one unit or in a run of them, and some at random.
 func (p *prefix) disks(rnd *rand.Rand, few int, each func(disk *memFS, name string)) {
 	units := p.disk.units()
 	n := len(units)

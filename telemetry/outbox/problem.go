@@ -7,8 +7,8 @@ type Kind int
 
 // The kinds of problems.
 const (
-	TornTail     Kind = iota // bytes of a write that never completed were cut off; nothing of them had been promised
-	Corrupt                  // messages or a file were damaged on the disk; what could not be read is set aside
+	TornTail     Kind = iota // an incomplete write was cut off; nothing of it was promised
+	Corrupt                  // messages or a file are damaged; what cannot be read is set aside
 	Dropped                  // messages left the line by the policy, for room or for age
 	Quarantined              // a message was set aside because it can never be sent
 	Degraded                 // the disk does not work; messages are kept in memory only
@@ -51,9 +51,9 @@ func (k Kind) String() string {
 // Problem is something that a person may want to know.
 type Problem struct {
 	Kind        Kind
-	ID          string // the outbox id that First and Last belong to; "" if it is not about messages
+	ID          string // outbox id of First and Last; "" if it is not about messages
 	First, Last uint64 // seqs, both included; 0 if it is not about messages, or they are not known
-	Messages    uint64 // how many messages; fewer than there are seqs if some of them had left before
+	Messages    uint64 // how many; fewer than seqs if some had left before
 	Err         error  // the cause, if there is one
 	Text        string // one sentence
 }

@@ -19,14 +19,16 @@ import (
 const (
 	quarantineName    = "quarantine.jsonl"
 	quarantineOldName = "quarantine.old.jsonl"
-	// quarantineMax is the size at which the file makes room for a new one; the one before that is deleted.
+	// quarantineMax is the size at which the file makes room for a new one; the one before that is
+	// deleted.
 	quarantineMax = 8 << 20
 )
 
-// SetAside is an entry of the quarantine: a message that could never be sent, or bytes that were damaged on the disk.
+// SetAside is an entry of the quarantine: a message that could never be sent, or bytes that were
+// damaged on the disk.
 type SetAside struct {
 	ID              string            `json:"id,omitempty"`   // of the message
-	Lost            string            `json:"lost,omitempty"` // "<outbox id>-<first>..<last>": the messages that the damaged bytes were
+	Lost            string            `json:"lost,omitempty"` // "<outbox id>-<first>..<last>": damaged messages
 	Why             string            `json:"why"`
 	At              time.Time         `json:"at"` // when it was set aside
 	Created         *time.Time        `json:"created,omitempty"`
@@ -35,18 +37,19 @@ type SetAside struct {
 	Component       string            `json:"component,omitempty"`
 	Properties      map[string]string `json:"properties,omitempty"`
 	Body            []byte            `json:"body,omitempty"`
-	Raw             []byte            `json:"raw,omitempty"` // the damaged bytes, 1 MiB of them at most
+	Raw             []byte            `json:"raw,omitempty"` // damaged bytes, at most 1 MiB
 }
 
-// maxAside is above the longest line that an entry makes: 1 MiB of a message, in escapes of six bytes for one.
+// maxAside is more bytes than any entry has: 1 MiB of a message, in escapes of six bytes.
 const maxAside = 8 << 20
 
-// ReadQuarantine goes through the quarantine of the outbox in dir, oldest first, without a lock or a change. No quarantine is an empty
-// one. A line that is not whole, because a process died or is at work in it,
-// or that no outbox has written, is passed over. An error is one of the disk, and the last.
+// ReadQuarantine goes through the quarantine of the outbox in dir, oldest entry first. It takes no
+// lock and changes nothing. A missing quarantine is an empty one. A line that is not whole, or that
+// no outbox has written, is passed over. An error is one of the disk, and the last.
 func ReadQuarantine(dir string) iter.Seq2[SetAside, error] {
 	return func(yield func(SetAside, error) bool) {
-		// The newer file first: when they change places between our two looks, we have it twice, and not a hole.
+		// The newer file first: when they change positions between our two looks, we have it twice,
+		// and not a hole.
 		newer, err := openIfThere(filepath.Join(dir, quarantineName))
 		if err != nil {
 			yield(SetAside{}, err)
@@ -98,7 +101,7 @@ func entries(r io.Reader) iter.Seq2[SetAside, error] {
 	}
 }
 
-// readLine is the next line, or nothing of it if it is longer than any that an outbox writes.
+// readLine returns the next line; nothing of it if it is longer than any entry.
 func readLine(in *bufio.Reader) (line []byte, err error) {
 	tooLong := false
 	for {
@@ -143,11 +146,10 @@ func (f maybeFile) is(other maybeFile) bool {
 	return disk.Same(f.File, other.File)
 }
 
-// Quarantine takes the record at pos out of the line because it can never be sent. Before that it
-// writes the record with the reason to quarantine.jsonl, and syncs it. The next record carries the
-// gap. If the file cannot be written now, the record stays in the line, this box does not hand it
-// out again, and it is written later; Report says so. Quarantine does nothing for a place that has
-// left already.
+// Quarantine takes the record at pos out of the line because it can never be sent. First it writes
+// the record with the reason to quarantine.jsonl, and syncs it. The next record announces the gap.
+// If the file cannot be written now, the record is parked: it stays in the line, is not handed out,
+// and is written later; Report says so. A position that has left already is passed over.
 func (b *Box) Quarantine(pos uint64, why error) error {
 	defer b.report()
 	if why == nil {
@@ -186,8 +188,7 @@ func (b *Box) Quarantine(pos uint64, why error) error {
 	return nil
 }
 
-// parked is a record that can never be sent and is not in the quarantine yet. It is in the line,
-// but is not handed out any more.
+// parked is a record that can never be sent and is not in the quarantine yet.
 type parked struct {
 	pos uint64
 	why error
@@ -201,7 +202,8 @@ func (b *Box) isParked(pos uint64) bool {
 	return slices.ContainsFunc(b.parked, func(p parked) bool { return p.pos == pos })
 }
 
-// unparked returns the first place from pos on that is neither parked nor has left. b.mu is held.
+// unparked returns the first position from pos on that is neither parked nor has left. b.mu is
+// held.
 func (b *Box) unparked(pos uint64) uint64 {
 	for len(b.parked) > 0 && b.isParked(pos) {
 		pos = b.acks.Next(pos + 1)

@@ -11,12 +11,12 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// Part is a part of the line: the places behind After and, unless it is 0, before Until.
+// Part is a part of the line: the positions behind After and, unless Until is 0, before Until.
 type Part struct{ After, Until uint64 }
 
-// Batch is the memory of one reader. The segment that it is in, what it has read ahead of it, and
-// the room that its records take, serve its next calls. A reader that stops calls Release; a Read
-// that finds nothing does the same.
+// Batch is the memory of one reader, used again by each Read: an open segment, what was read ahead
+// of it, and room for records. A reader that stops calls Release. A Read that finds nothing
+// releases the batch, too.
 type Batch struct {
 	records []Record
 	bodies  []byte
@@ -28,14 +28,14 @@ type Batch struct {
 	ahead   ahead
 }
 
-// ahead is a stretch of a segment. It holds nothing that was not synced when it was read, for no segment's size says more; and what is
-// synced does not change.
+// ahead is a stretch of a segment that was read ahead. All of it was synced when it was read,
+// because the size of a segment covers only what is synced.
 type ahead struct {
 	num, salt uint64 // of the segment
 	at        int64  // where in the file
 	window    []byte
 	decoder   format.Decoder
-	file      disk.File // the segment's; nil: nothing was read from it yet that was not there already
+	file      disk.File // the segment; nil: not opened yet
 }
 
 // reset forgets the records.
@@ -46,7 +46,7 @@ func (t *Batch) reset() {
 	t.records, t.bodies, t.ids, t.ends = t.records[:0], t.bodies[:0], t.ids[:0], t.ends[:0]
 }
 
-// Release gives back what only a busy reader needs. The records are not good any more.
+// Release gives back the memory that only a busy reader needs. The records are no longer valid.
 func (t *Batch) Release() {
 	t.ahead.release()
 	*t = Batch{}
@@ -60,7 +60,7 @@ func (a *ahead) release() {
 	*a = ahead{}
 }
 
-// slot is where the next message is to be decoded.
+// slot returns where the next message is decoded to.
 func (t *Batch) slot() *message.Message {
 	t.records = slices.Grow(t.records, 1)
 	return &t.records[:len(t.records)+1][len(t.records)].Message
@@ -70,7 +70,7 @@ func (t *Batch) slot() *message.Message {
 func (t *Batch) add(pos uint64, id format.ID, seq uint64, a *allowance) bool {
 	n := len(t.records)
 	r := &t.records[:n+1][n]
-	if !a.take(&r.Message, n == 0) {
+	if !a.allows(&r.Message, n == 0) {
 		return false
 	}
 	t.records = t.records[:n+1]
@@ -82,7 +82,8 @@ func (t *Batch) add(pos uint64, id format.ID, seq uint64, a *allowance) bool {
 	return true
 }
 
-// addName writes the id of a record, which is mostly that of the record before it but for the last digit.
+// addName writes the id of a record. Mostly it differs from that of the record before in its last
+// digit only.
 func (t *Batch) addName(id format.ID, seq uint64) {
 	from := len(t.ids)
 	if from > 0 && t.lastID == id && t.lastSeq+1 == seq && t.ids[from-1] != '9' {
@@ -104,10 +105,10 @@ func (t *Batch) name() {
 }
 
 // Read returns the oldest records of the first part that has some: at least one record, at most
-// limit of them, and about bytes of bodies at most. It does not wait: it returns no records if there
-// are none, or none that can be read now. All of them are durable, unless the box is degraded or in
-// memory. The records and bodies are valid until the next call with the same batch. Handing out
-// changes nothing: asked again, Read returns the same records until they are acknowledged.
+// limit of them, and about bytes of bodies at most. It does not wait: it returns no records if
+// there are none, or none that can be read now. All of them are durable, unless the box is degraded
+// or in memory. The records and bodies are valid until the next call with the same batch. Handing
+// out changes nothing: asked again, Read returns the same records until they are acknowledged.
 func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, error) {
 	defer b.report()
 	for {
@@ -131,12 +132,14 @@ func (b *Box) Read(into *Batch, limit, bytes int, parts ...Part) ([]Record, erro
 	}
 }
 
-// maxHoles is how many runs of acknowledged places may lie behind the oldest record for Newest still to open another.
+// maxHoles is how many runs of acknowledged positions may lie behind the oldest record before
+// Newest opens no more of them.
 const maxHoles = 32
 
-// Newest returns the place behind which the newest n records are, for a reader that lets them go ahead of the others. It returns 0,
-// the place behind which all are, if there are no others, and also if readers that went ahead have left so many holes in the line that
-// the oldest should be filled first: a slot of the cursor keeps only so many.
+// Newest returns the position behind which the newest n records are, for a reader that sends them
+// ahead of the others. It returns 0, the position behind which all records are, if there are no
+// others. It also returns 0 if such readers have left too many holes in the line: a slot of the
+// cursor keeps only so many, so the oldest records should go first.
 func (b *Box) Newest(n int) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -147,8 +150,9 @@ func (b *Box) Newest(n int) uint64 {
 	return b.next - ahead
 }
 
-// firstOf returns the first part with a record that may be read now. Without one, again is when a
-// segment that could not be read may be tried again; zero if there is none either. b.mu is held.
+// firstOf returns the first part with a record that may be read now. If there is none, again is
+// when a segment that could not be read may be tried again; zero if there is none either. b.mu is
+// held.
 func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	for _, p := range parts {
 		pos, where := b.find(p.After + 1)
@@ -166,8 +170,8 @@ func (b *Box) firstOf(parts []Part) (first Part, ok bool, again time.Time) {
 	return Part{}, false, again
 }
 
-// troubleAt says why the record that find has found must not be read yet; nil if it may be. b.mu is
-// held.
+// troubleAt returns why the record that find has found must not be read yet; nil if it may be read.
+// b.mu is held.
 func (b *Box) troubleAt(pos uint64, where source) *trouble {
 	if where != onDisk {
 		return nil
@@ -178,10 +182,10 @@ func (b *Box) troubleAt(pos uint64, where source) *trouble {
 	return nil
 }
 
-// allowance is how much a reader may still take. One record may be taken whatever its size if there is none before it.
+// allowance is how much a reader may still read. The first record may have any size.
 type allowance struct {
 	records, bodies int
-	until           uint64 // no place from here on; 0: no bound
+	until           uint64 // no position from here on; 0: no bound
 }
 
 func (a *allowance) bound() uint64 {
@@ -191,7 +195,7 @@ func (a *allowance) bound() uint64 {
 	return a.until
 }
 
-func (a *allowance) take(m *message.Message, isFirst bool) bool {
+func (a *allowance) allows(m *message.Message, isFirst bool) bool {
 	if a.records == 0 || !isFirst && a.bodies < len(m.Body) {
 		a.records = 0
 		return false
@@ -201,7 +205,7 @@ func (a *allowance) take(m *message.Message, isFirst bool) bool {
 	return true
 }
 
-// collect reads records from pos on, from as many segments as it takes.
+// collect reads records from pos on, from as many segments as necessary.
 func (b *Box) collect(into *Batch, pos uint64, a allowance) {
 	into.reset()
 	for a.records > 0 {
@@ -229,7 +233,7 @@ const (
 	onDisk
 )
 
-// find returns the first place from pos on with a record that may be handed out. b.mu is held.
+// find returns the first position from pos on with a record that may be handed out. b.mu is held.
 func (b *Box) find(pos uint64) (uint64, source) {
 	if b.blind { // messages in memory come after those on the disk
 		return 0, nowhere
@@ -245,7 +249,8 @@ func (b *Box) find(pos uint64) (uint64, source) {
 	return 0, nowhere
 }
 
-// readAndUnlock adds records to what was read so far, from where find has found the next one. b.mu is held, and released.
+// readAndUnlock adds records to those that were read so far, beginning with the one that find has
+// found. b.mu is held, and released.
 func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance) {
 	if where == inMemory {
 		b.fromRing(into, pos, a)
@@ -254,7 +259,7 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 	}
 	s := b.segmentOf(pos)
 	seg, start := *s, b.hintFor(s, pos)
-	seg.end = min(b.diskEnd, a.bound()) // not what settle has not seen to yet
+	seg.end = min(b.diskEnd, a.bound()) // not what syncTail has still to sync
 	if i := slices.Index(b.segs, s) + 1; i < len(b.segs) {
 		seg.end = min(seg.end, b.segs[i].Base)
 	}
@@ -268,7 +273,7 @@ func (b *Box) readAndUnlock(into *Batch, pos uint64, where source, a *allowance)
 	b.fromSegment(into, seg, pos, start, a)
 }
 
-// segmentOf is the segment with a place on the disk. b.mu is held.
+// segmentOf returns the segment that has a position. b.mu is held.
 func (b *Box) segmentOf(pos uint64) *segment { return b.segs[b.segmentIndex(pos)] }
 
 func (b *Box) segmentIndex(pos uint64) int {
@@ -276,7 +281,7 @@ func (b *Box) segmentIndex(pos uint64) int {
 	return max(i-1, 0) // the first one begins at or below the cursor
 }
 
-// fromRing takes records from memory. b.mu is held.
+// fromRing reads records from memory. b.mu is held.
 func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	r := b.ring
 	for ; pos < min(r.end(), a.bound()); pos = b.acks.Next(pos + 1) {
@@ -287,7 +292,7 @@ func (b *Box) fromRing(into *Batch, pos uint64, a *allowance) {
 	}
 }
 
-// fromSegment takes records from a segment, from pos on. start is a hint.
+// fromSegment reads records from a segment, from pos on. Reading begins at the offset start.
 func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *allowance) {
 	had, end := len(into.records), start
 	err := b.scan(s, pos, start, &into.ahead, into.slot(), func(pos uint64, frameEnd int64) *message.Message {
@@ -311,7 +316,8 @@ func (b *Box) fromSegment(into *Batch, s segment, pos uint64, start int64, a *al
 	}
 }
 
-// handOut gives records to the caller: those that have not left the line meanwhile and are not too old, with the gaps they have to tell.
+// handOut returns the records that have not left the line meanwhile and are not too old, with the
+// gaps that they announce.
 func (b *Box) handOut(records []Record) []Record {
 	if len(records) == 0 {
 		return nil
@@ -329,7 +335,7 @@ func (b *Box) handOut(records []Record) []Record {
 			}
 			continue
 		}
-		old := runs.Of(records[i].Pos, records[i].Pos) // those behind it are too old as well, mostly
+		old := runs.Of(records[i].Pos, records[i].Pos) // mostly the next ones are too old as well
 		id, seq := b.nameOf(old.First)
 		for ; i+1 < len(records) && b.isOld(&records[i+1]); i++ {
 			pos := records[i+1].Pos
@@ -360,7 +366,7 @@ func (b *Box) handOut(records []Record) []Record {
 	case dropped:
 		b.saveSoon()
 	case last >= b.cur.end:
-		_, _ = b.save() // so that a seq that was sent is known to be used even if its frame is damaged later; reported if it fails
+		_, _ = b.save() // so that the seq is known as used, even without its frame
 	}
 	return kept
 }
@@ -376,7 +382,7 @@ func (b *Box) age(pos uint64, created time.Time) time.Duration {
 	return time.Since(created)
 }
 
-// nameOf is the outbox id and the seq of a place in the line. b.mu is held.
+// nameOf returns the outbox id and the seq of a position. b.mu is held.
 func (b *Box) nameOf(pos uint64) (format.ID, uint64) {
 	if r := b.ring; r != nil && pos >= r.base {
 		return r.id, r.seq + pos - r.base

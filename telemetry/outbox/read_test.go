@@ -30,7 +30,8 @@ func readAll[T any](t testing.TB, items iter.Seq2[T, error]) (all []T) {
 	return all
 }
 
-// TestReadQueue: what is read beside the box is what the box would hand out after a restart, in both directions.
+// TestReadQueue: what is read beside the box is what the box would hand out after a restart, in
+// both directions.
 func TestReadQueue(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{MaxBytes: 64 << 10})
@@ -99,7 +100,8 @@ func TestReadQueueStops(t *testing.T) {
 	}
 }
 
-// TestReadQueueBesideARunningBox: while messages come, go and are dropped, readers see no error, no record that never was, and none twice.
+// TestReadQueueBesideARunningBox: while messages come, go and are dropped, readers see no error, no
+// record that never was, and none twice.
 func TestReadQueueBesideARunningBox(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{MaxBytes: 32 << 10})
@@ -156,8 +158,8 @@ func TestReadQueueBesideARunningBox(t *testing.T) {
 	closeBox(t, b)
 }
 
-// TestReadQueueOfATornTail cuts the file at every byte of its last message, and behind each cut puts what a write under way may have
-// left: readers see whole messages only, and change nothing.
+// TestReadQueueOfATornTail cuts the file at every byte of its last message, and behind each cut
+// puts what a write under way may have left: readers see whole messages only, and change nothing.
 func TestReadQueueOfATornTail(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{})
@@ -195,7 +197,8 @@ func TestReadQueueOfATornTail(t *testing.T) {
 	}
 }
 
-// TestReadQueueOfDamage: a flipped bit costs its message, and files that are gone cost theirs; nothing else.
+// TestReadQueueOfDamage: a flipped bit costs its message, and files that are gone cost theirs;
+// nothing else.
 func TestReadQueueOfDamage(t *testing.T) {
 	dir := t.TempDir()
 	b := openBox(t, dir, Options{})
@@ -243,7 +246,8 @@ func TestLookingDoesNotLock(t *testing.T) {
 	looking.Wait()
 }
 
-// TestReadQuarantine: messages and damaged bytes, over the change of files, and past lines that are not whole.
+// TestReadQuarantine: messages and damaged bytes, over the change of files, and past lines that are
+// not whole.
 func TestReadQuarantine(t *testing.T) {
 	dir := t.TempDir()
 	equal(t, "without a file", len(readAll(t, ReadQuarantine(dir))), 0)

@@ -14,9 +14,11 @@ const MaxRecord = format.MaxPayload
 // Record is a message in the line.
 type Record struct {
 	message.Message
-	Pos uint64 // its place in this box's line, increasing also over restarts, meaningless outside
+	Pos uint64 // position in this box's line; grows, also over restarts
 	ID  string // "<outbox id, 16 hexadecimal digits>-<seq, decimal>", names this message for ever
-	Gap string // "<first>-<last>": seqs of the same outbox id before this one that left the line unsent and are announced by this record; else ""
+	// Gap is "<first>-<last>": seqs of the same outbox id that left the line unsent, and that this
+	// record announces. Else it is empty.
+	Gap string
 }
 
 // encode makes a payload of a message.

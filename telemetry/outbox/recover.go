@@ -8,8 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// adopt makes the layout the box's own: what is lost becomes gaps, and what is not known to be synced waits for settle. It tells
-// whether the state differs from the slot.
+// adopt makes the layout the box's own. Lost messages become gaps, and messages that may not be
+// synced wait for syncTail. adopt says whether the state differs from the slot.
 func (b *Box) adopt(l *layout) (changed bool) {
 	b.cur.mu.Lock()
 	defer b.cur.mu.Unlock()
@@ -23,7 +23,7 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	b.cur.turn = l.slot.Turn
 	if n := len(l.segs); n > 0 {
 		s := l.segs[n-1]
-		if s.num == l.newest { // else a newer file is in the way, which only a still newer one overrules
+		if s.num == l.newest { // else only a still newer segment overrules that file
 			b.reopen = s
 		}
 		if s.end > l.slot.End {
@@ -52,18 +52,19 @@ func (b *Box) adopt(l *layout) (changed bool) {
 	default:
 		b.id, b.seq, b.machine, changed = format.NewID(), 0, mine, true
 	}
-	if r := b.ring; r != nil { // it was filled while the box was blind, and no message of it was handed out
+	if r := b.ring; r != nil { // filled while the box was blind; nothing of it was handed out
 		r.base = b.next
 		b.next = r.end()
 	}
-	b.tell(l)
+	b.reportFound(l)
 	b.rouse(0)
 	b.mu.Unlock()
 	return b.loseUnfound(l) || changed
 }
 
-// tell reports what is not as it should be, except for lost messages. b.mu is held.
-func (b *Box) tell(l *layout) {
+// reportFound reports everything that is wrong with a layout, except for lost messages. b.mu is
+// held.
+func (b *Box) reportFound(l *layout) {
 	if !l.hasSlot && (l.noSlot != nil || len(l.segs) > 0) {
 		p := Problem{
 			Kind: Corrupt, Err: l.noSlot,
@@ -94,10 +95,10 @@ func (b *Box) tell(l *layout) {
 	}
 }
 
-// loseUnfound takes out of the line the places that were used, by the slot or the segments, but
-// have no frame. b.cur.mu is held.
+// loseUnfound takes positions out of the line that were used, by the slot or the segments, but have
+// no frame. b.cur.mu is held.
 func (b *Box) loseUnfound(l *layout) (lost bool) {
-	lose := func(id format.ID, pos, seq uint64, x loss, why string) { // seq is that of the message at pos
+	lose := func(id format.ID, pos, seq uint64, x loss, why string) {
 		whole := x.Span
 		if x.First < pos && seq <= pos-x.First { // there are no seqs below 1
 			x.First = pos - seq + 1
@@ -115,7 +116,7 @@ func (b *Box) loseUnfound(l *layout) (lost bool) {
 		}
 		b.mu.Unlock()
 		if n > 0 {
-			_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", id, first, last), Why: why, Raw: b.rawOf(l, x)}) // reported above as missing
+			_ = b.setAside(SetAside{Lost: fmt.Sprintf("%s-%d..%d", id, first, last), Why: why, Raw: b.rawOf(l, x)})
 		}
 	}
 	end := l.slot.Cursor
@@ -154,7 +155,7 @@ func (b *Box) rawOf(l *layout, x loss) []byte {
 
 const badSuffix = ".bad"
 
-// clean puts away what is of no use. What cannot be put away is in nobody's way either.
+// clean puts useless files away. A file that cannot be put away does no harm.
 func (b *Box) clean(l *layout) {
 	b.mu.Lock()
 	for _, num := range l.headless {

@@ -11,8 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
-// A commit whose sync failed, found after a restart in the page cache only: before it is handed out it is written again, for a sync
-// alone would find nothing to do.
+// A commit whose sync failed, found after a restart in the page cache only: before it is handed out
+// it is written again, for a sync alone would find nothing to do.
 func TestRecoveryDoesNotTrustThePageCache(t *testing.T) {
 	for seed := range uint64(20) {
 		disk := newMemFS()
@@ -35,7 +35,8 @@ func TestRecoveryDoesNotTrustThePageCache(t *testing.T) {
 	}
 }
 
-// A newer segment that never got a message cannot be deleted: what is written now must not be where it would overrule it.
+// A newer segment that never got a message cannot be deleted: what is written now must not be where
+// it would overrule it.
 func TestEmptySegmentInTheWay(t *testing.T) {
 	disk := newMemFS()
 	b := openBox(t, "/box", Options{FS: disk})
@@ -57,7 +58,7 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 	})
 	b = openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "3", "4")
-	b.seal()
+	b.closeSegment()
 	appendBodies(t, b, "5")
 	closeBox(t, b)
 	b = openBox(t, "/box", Options{FS: disk})
@@ -65,13 +66,14 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 	closeBox(t, b)
 }
 
-// A segment that was given up and could not be deleted is overruled by the one that took its place.
+// A segment that was given up and could not be deleted is overruled by the one that took its
+// position.
 func TestOverruledSegment(t *testing.T) {
 	for _, kill := range []bool{true, false} {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "1")
-		b.seal()
+		b.closeSegment()
 		b.reopen = nil
 		failed := false
 		disk.setFault(func(_ int, op, name string) error {
@@ -119,7 +121,8 @@ func TestGapFindsAnotherTeller(t *testing.T) {
 	closeBox(t, b)
 }
 
-// A gap grows after a record was sent with what it was before: that record's arrival does not settle it.
+// A gap grows after a record was sent with what it was before: that record's arrival does not
+// settle it.
 func TestGapGrowsInFlight(t *testing.T) {
 	b := openBox(t, "/box", Options{FS: newMemFS()})
 	appendBodies(t, b, bodies(1, 4)...)
@@ -137,8 +140,8 @@ func TestGapGrowsInFlight(t *testing.T) {
 	closeBox(t, b)
 }
 
-// While one slot of the cursor is being synced, acknowledgements go to another, and never to the one that was synced before: at no
-// moment does a power cut find none.
+// While one slot of the cursor is being synced, acknowledgements go to another, and never to the
+// one that was synced before: at no moment does a power cut find none.
 func TestThereIsAlwaysASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newMemFS()

@@ -99,8 +99,8 @@ func TestRelaxedHandsOutOnlyWhatIsSynced(t *testing.T) {
 	})
 }
 
-// What was not synced survives a kill and may be taken by a power cut, from its end on; Close syncs; and seqs that a power cut gave
-// back name nothing that anybody has seen.
+// What was not synced survives a kill and may be taken by a power cut, from its end on; Close
+// syncs; and seqs that a power cut gave back name nothing that anybody has seen.
 func TestRelaxedCrashes(t *testing.T) {
 	t.Parallel()
 	took := map[int]bool{}
@@ -149,7 +149,8 @@ func TestRelaxedCrashes(t *testing.T) {
 	}
 }
 
-// A disk that fails when it is time to sync does not lose what Append had returned nil for: it goes to memory, and back.
+// A disk that fails when it is time to sync does not lose what Append had returned nil for: it goes
+// to memory, and back.
 func TestRelaxedSyncFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk, reported := newMemFS(), &reports{}
@@ -197,7 +198,8 @@ func TestRelaxedSyncFails(t *testing.T) {
 	})
 }
 
-// Producers, a reader and the timer at once, on a disk that takes its time: what comes is in order and complete.
+// Producers, a reader and the timer at once, on a disk that takes its time: what comes is in order
+// and complete.
 func TestRelaxedEverybodyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: slowFS{newMemFS()}, SyncEvery: 20 * time.Millisecond, MaxBytes: 256 << 10, Full: Block})

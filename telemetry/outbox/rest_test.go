@@ -27,8 +27,8 @@ func resting(t *testing.T, disk *memFS, got *reports) *Box {
 	return b
 }
 
-// A box in which nothing is queued has closed its files; a message wakes it, with no more syncs than one that was awake; and after a
-// restart everything is as it was.
+// A box in which nothing is queued has closed its files; a message wakes it, with no more syncs
+// than one that was awake; and after a restart everything is as it was.
 func TestRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reports
@@ -66,7 +66,8 @@ func TestRest(t *testing.T) {
 	})
 }
 
-// Whatever happens to the files of a box that rests, the next message is durable, and no seq names two of them.
+// Whatever happens to the files of a box that rests, the next message is durable, and no seq names
+// two of them.
 func TestRestWhileFilesChange(t *testing.T) {
 	for name, v := range map[string]struct {
 		change func(t *testing.T, disk *memFS, b *Box)
@@ -145,7 +146,8 @@ func failOnce(disk *memFS, what string) {
 	}
 }
 
-// What an idle box costs: no open file but its lock, and little memory. docs/benchmarks.md has the figures.
+// What an idle box costs: no open file but its lock, and little memory. docs/benchmarks.md has the
+// figures.
 func TestIdleBoxIsCheap(t *testing.T) {
 	const boxes = 200
 	for name, v := range map[string]struct {

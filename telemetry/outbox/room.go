@@ -12,7 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// used is the bytes of the segments that hold queued messages. b.mu is held.
+// used returns the bytes of the segments that hold queued messages. b.mu is held.
 func (b *Box) used() int64 {
 	if b.files == nil {
 		return 0
@@ -26,8 +26,8 @@ func (b *Box) used() int64 {
 	return bytes
 }
 
-// makeRoom drops segments from the oldest end: those that are too old, and under DropOldest as many as it takes for need bytes. The
-// caller leads.
+// makeRoom drops the oldest segments: those that are too old, and under DropOldest as many as make
+// room for need bytes. The caller leads.
 func (b *Box) makeRoom(need int64) error {
 	dropped := b.dropAged()
 	b.mu.Lock()
@@ -51,9 +51,9 @@ func (b *Box) makeRoom(need int64) error {
 		return nil
 	}
 	if w := b.writer; w != nil && w.isOn && len(b.loose) == 0 && !b.queued(w.seg) {
-		b.seal() // else the bytes of what was dropped would stay
+		b.closeSegment() // else the bytes of what was dropped would stay
 	}
-	if err := b.syncAcks(true); err != nil { // the gap must be on the disk before its messages are gone from it
+	if err := b.syncAcks(true); err != nil { // first the gap, then its messages go
 		return err
 	}
 	b.reclaim()
@@ -66,7 +66,7 @@ func (b *Box) queued(s *segment) bool {
 	return s.end > b.acks.Cursor
 }
 
-// oldest is the first segment with a queued message, nil if there is none. b.mu is held.
+// oldest returns the first segment with a queued message, nil if there is none. b.mu is held.
 func (b *Box) oldest() *segment {
 	i := sort.Search(len(b.segs), func(i int) bool { return b.segs[i].end > b.acks.Cursor })
 	if i == len(b.segs) {
@@ -78,15 +78,17 @@ func (b *Box) oldest() *segment {
 // dropSegment lets all messages of the oldest segment leave. b.mu is held.
 func (b *Box) dropSegment(s *segment, why string) {
 	if b.acks.Cursor < s.Base {
-		b.leave(runs.Of(b.acks.Cursor, s.Base-1)) // nobody's places
+		b.leave(runs.Of(b.acks.Cursor, s.Base-1)) // nobody's positions
 	}
 	b.drop(runs.Of(max(s.Base, b.acks.Cursor), s.end-1), why)
 }
 
-// lookAgain is how soon a segment is looked at again whose messages are too young: they may turn out to be older than they seem.
+// lookAgain is the longest pause before a segment is looked at again whose messages are too young:
+// they may turn out to be older than they seem.
 const lookAgain = time.Minute
 
-// dropAged drops the oldest segments while each message that waits in them is too old. The newest one is left to Read.
+// dropAged drops the oldest segments whose waiting messages are all too old. Read deals with the
+// newest one.
 func (b *Box) dropAged() (dropped bool) {
 	if b.opt.MaxAge <= 0 {
 		return false
@@ -115,8 +117,9 @@ func (b *Box) dropAged() (dropped bool) {
 	}
 }
 
-// youngest is the least age of the messages in a segment from a place on; that of the first one will do if it is not too old. A segment
-// that cannot be read is young: Read will deal with it. Each message is asked for its age, since they may have been made by several clocks.
+// youngest returns the least age of the messages in a segment from a position on; if the first one
+// is not too old, its age will do. A segment that cannot be read counts as young, because Read
+// deals with it. Each message is asked for its age, because several clocks may have made them.
 func (b *Box) youngest(s segment, from uint64) time.Duration {
 	age, found := time.Duration(math.MaxInt64), false
 	var kept ahead
@@ -135,7 +138,8 @@ func (b *Box) youngest(s segment, from uint64) time.Duration {
 	return age
 }
 
-// reclaimNow deletes what nobody needs, with a sync of the cursor if there is anything to delete.
+// reclaimNow deletes the segments that nobody needs. It syncs the cursor first if there is one to
+// delete.
 func (b *Box) reclaimNow() {
 	b.mu.Lock()
 	idle := !slices.ContainsFunc(b.segs[:max(len(b.segs), 1)-1], func(s *segment) bool { return s.isIn(&b.acks) })
@@ -145,9 +149,9 @@ func (b *Box) reclaimNow() {
 	}
 }
 
-// reclaim deletes the segments whose messages have all left the line by a synced slot, but never
-// the newest segment. It renames a segment of which something could not be read. What fails is
-// tried again at the next call.
+// reclaim deletes the segments of which all messages have left by a synced slot, but never the
+// newest segment. It renames a segment of which something could not be read. The next call tries
+// again what fails.
 func (b *Box) reclaim() {
 	b.cur.mu.Lock()
 	left := b.cur.left // never changed, only replaced
@@ -181,7 +185,7 @@ func (b *Box) reclaim() {
 	}
 }
 
-// waste is a segment file that is to be deleted, or renamed so that a person can look at it.
+// waste is a segment file to delete, or to rename so that a person can look at it.
 type waste struct {
 	num  uint64
 	keep bool

@@ -11,15 +11,15 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// hint remembers where in a segment a message starts, so that reading on does not begin at the segment's first frame. Several are
-// kept, for readers in different parts of the line.
+// hint is where a message starts in a segment, so that the next read does not begin at the first
+// frame. Several are kept, for readers in different parts of the line.
 type hint struct {
 	num uint64
 	pos uint64
 	at  int64
 }
 
-// hintFor returns where to start reading for a place. b.mu is held.
+// hintFor returns where to start reading for a position. b.mu is held.
 func (b *Box) hintFor(s *segment, pos uint64) int64 {
 	best := hint{pos: s.Base, at: format.FramesStart}
 	for _, h := range b.hints {
@@ -30,7 +30,7 @@ func (b *Box) hintFor(s *segment, pos uint64) int64 {
 	return best.at
 }
 
-// remember keeps a hint, in the place of the one it continues or of the oldest.
+// remember keeps a hint. It replaces the hint that it continues, or the oldest.
 func (b *Box) remember(h hint, before int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -42,12 +42,12 @@ func (b *Box) remember(h hint, before int64) {
 	b.hints[i] = h
 }
 
-// scan reads the messages of a segment from pos on into m and calls each for every one. each
-// returns where the next message goes, nil to stop. A body is valid until each returns. start is
-// the offset where reading begins; 0 is the first frame. kept holds the bytes that were read ahead,
-// before and after. scan returns the disk's error, or errDamaged for a message that cannot be read.
-// If the damage of the segment is believed, such a message leaves the line instead, and the scan
-// goes on after it.
+// scan reads the messages of a segment from pos on into m, and calls each for every message. each
+// returns where the next message goes; nil stops the scan. A body is valid until each returns.
+// Reading begins at the offset start; 0 is the first frame. kept is what was read ahead, before and
+// after. scan returns the error of the disk, or errDamaged for a message that cannot be read. If
+// the damage of the segment is believed, such a message leaves the line instead, and the scan goes
+// on behind it.
 func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.Message, each func(pos uint64, end int64) *message.Message) error {
 	if kept.window == nil {
 		kept.window = *windows.Get().(*[]byte)
@@ -82,7 +82,7 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 		}
 		if found < s.end {
 			if err = kept.decoder.Decode(m, fr.Payload); err != nil {
-				b.lose(s, runs.Of(expect, found), b.raw(f, at, fr.End), err) // the checksum is right, so another program wrote it
+				b.lose(s, runs.Of(expect, found), b.raw(f, at, fr.End), err)
 				expect = found + 1
 				continue
 			}
@@ -109,7 +109,8 @@ func (b *Box) scan(s segment, pos uint64, start int64, kept *ahead, m *message.M
 	return nil
 }
 
-// lazyFile is a segment that is opened when something is read from it, for what was read ahead may do, and anew after an error.
+// lazyFile is a segment that is opened at the first read that needs the disk, and again after an
+// error.
 type lazyFile struct {
 	box  *Box
 	kept *ahead
@@ -143,7 +144,7 @@ func (a *ahead) drop() {
 	a.num = 0
 }
 
-// windows are what scan reads through, so that a reader that comes and goes does not leave one behind each time.
+// windows are buffers for scan, shared by readers that come and go.
 var windows = sync.Pool{New: func() any { return new([]byte) }}
 
 var errDamaged = errors.New("the checksum is wrong")

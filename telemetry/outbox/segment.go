@@ -10,12 +10,13 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// segment is what the box remembers of a segment file. The fields above the line never change; the others are guarded by Box.mu.
+// segment is what the box remembers of a segment file. The fields above the line never change; the
+// others are guarded by Box.mu.
 type segment struct {
 	format.Header
 	num uint64 // its name
 
-	end  uint64    // place behind its last message
+	end  uint64    // position behind its last message
 	size int64     // where in the file that message ends
 	look time.Time // not before, whether all that waits in it is too old
 
@@ -46,7 +47,8 @@ func (s *segment) isIn(set *runs.Set) bool { return set.Next(s.Base) >= s.end }
 // seqAt is the seq of the message at a position.
 func (s *segment) seqAt(pos uint64) uint64 { return s.BaseSeq + (pos - s.Base) }
 
-// segmentBytes is the size at which a segment is full: small enough that dropping one does not drop much, large enough that they stay few.
+// segmentBytes is the size of a full segment: small, so that one drop is not much, and large, so
+// that there are few.
 func segmentBytes(maxBytes int64) int64 {
 	return max(min(maxBytes/64, 1<<20), maxBytes/1024, 1)
 }

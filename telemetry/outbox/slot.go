@@ -42,7 +42,8 @@ func readSlots(f disk.File) (best format.Slot, number int, err error) {
 	return best, number, nil
 }
 
-// longest leaves out the shortest spans if there are more than n: what is left out comes again after a restart.
+// longest returns the n longest spans, in order. After a restart the records of the others are sent
+// again.
 func longest(spans []runs.Span, n int) []runs.Span {
 	if len(spans) <= n {
 		return spans

@@ -10,7 +10,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
 
-// stampPositions is a Stamp that writes the position of each message into the nanoseconds of its time.
+// stampPositions is a Stamp that writes the position of each message into the nanoseconds of its
+// time.
 func stampPositions(first uint64, made []time.Time) {
 	for i, t := range made {
 		made[i] = t.Truncate(time.Second).Add(time.Duration(first + uint64(i)))
@@ -20,8 +21,8 @@ func stampPositions(first uint64, made []time.Time) {
 // isStamped says whether stampPositions was told the position that the record has.
 func isStamped(r Record) bool { return uint64(r.Created.Nanosecond()) == r.Pos }
 
-// Producers that append at the same time, into a box that drops, syncs late, or fails, have their messages stamped with the positions
-// that these get, one commit after the other.
+// Producers that append at the same time, into a box that drops, syncs late, or fails, have their
+// messages stamped with the positions that these get, one commit after the other.
 func TestStampKnowsThePosition(t *testing.T) {
 	for name, o := range map[string]Options{"synced": {}, "relaxed": {SyncEvery: 5 * time.Millisecond}, "full": {MaxBytes: 64 << 10}} {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
-// tail is the end of the newest segment when it is not known to be synced, or when there is something behind it.
+// tail is the end of the newest segment, if it may not be synced or if there is something behind
+// it.
 type tail struct {
 	num  uint64
 	from int64 // where what may not be synced starts
@@ -19,16 +20,17 @@ type tail struct {
 	trouble trouble // why the tail cannot be made durable
 }
 
-// settle makes sure that the tail is on the disk. Writing it again makes the sync cover it even if an earlier sync of the same bytes
-// failed, here or in a process before this one. The caller leads, or nobody else knows the box yet.
-func (b *Box) settle() error {
+// syncTail makes the tail durable. It writes the same bytes again, because a sync that failed
+// earlier, even in a process before this one, may not cover them. The caller leads, or nobody else
+// knows the box yet.
+func (b *Box) syncTail() error {
 	t := b.tail
 	if t == nil {
 		return nil
 	}
-	err := b.settleTail(t)
+	err := b.rewriteTail(t)
 	if err == nil {
-		b.settled()
+		b.tailSynced()
 		return nil
 	}
 	if !isDamage(err) {
@@ -51,11 +53,11 @@ func (b *Box) settle() error {
 	}
 	b.problem(Problem{Kind: Corrupt, Err: err, Text: "the end of " + b.path(t.num) + " cannot be made durable: it is sent as it is, the file is kept, and new messages get another outbox id"})
 	b.mu.Unlock()
-	b.settled()
+	b.tailSynced()
 	return nil
 }
 
-func (b *Box) settleTail(t *tail) error {
+func (b *Box) rewriteTail(t *tail) error {
 	f, err := b.fs.Open(b.path(t.num), readWrite)
 	if errors.Is(err, fs.ErrNotExist) && b.isMissing(b.path(t.num)) {
 		return nil // reading will find that it is gone
@@ -76,7 +78,7 @@ func (b *Box) settleTail(t *tail) error {
 	return err
 }
 
-func (b *Box) settled() {
+func (b *Box) tailSynced() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.diskEnd = max(b.diskEnd, b.tail.end)

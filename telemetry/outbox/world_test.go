@@ -17,7 +17,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
-// world is a box with a producer and a consumer who remember everything, on a disk that may fail and lose power.
+// world is a box with a producer and a consumer who remember everything, on a disk that may fail
+// and lose power.
 type world struct {
 	t    *testing.T
 	seed uint64
@@ -259,7 +260,8 @@ func (w *world) close() {
 	clear(w.soft)
 }
 
-// settle heals the disk, lets everything arrive and balances the account. lossless: nothing may have been dropped.
+// settle heals the disk, lets everything arrive and balances the account. lossless: nothing may
+// have been dropped.
 func (w *world) settle(lossless bool) {
 	w.t.Helper()
 	w.logf("heal")
@@ -318,7 +320,8 @@ func (w *world) settle(lossless bool) {
 	closeBox(w.t, w.b)
 }
 
-// isUntold says of an outbox id that what is dropped of it may be told by nobody: it has ended, and its last records went ahead.
+// isUntold says of an outbox id that what is dropped of it may be told by nobody: it has ended, and
+// its last records went ahead.
 func (w *world) isUntold(box string) bool { return w.ahead && w.rings[box] }
 
 // present checks that what was promised and has not arrived is in the line.
@@ -415,7 +418,8 @@ func seeds(t *testing.T, n int, run func(t *testing.T, seed uint64)) {
 	}
 }
 
-// Whatever happens to process and power, everything promised arrives, under one id, in order, and nothing is said to be missing.
+// Whatever happens to process and power, everything promised arrives, under one id, in order, and
+// nothing is said to be missing.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	seeds(t, 100, func(t *testing.T, seed uint64) {
@@ -428,8 +432,8 @@ func TestCrashes(t *testing.T) {
 	})
 }
 
-// The same when appends are synced now and then: a killed process loses nothing, a power cut no more than was not synced, and an id
-// names one message all the same.
+// The same when appends are synced now and then: a killed process loses nothing, a power cut no
+// more than was not synced, and an id names one message all the same.
 func TestCrashesRelaxed(t *testing.T) {
 	t.Parallel()
 	seeds(t, 100, func(t *testing.T, seed uint64) {
@@ -513,8 +517,9 @@ func (w *world) fail(from, more int) {
 	})
 }
 
-// Every call that changes the disk fails once, in a run that comes by everything there is: segments that fill up and are deleted,
-// acknowledgements and their sync, quarantine, restarts. Then, at every later moment in turn, nothing, a kill, or a power cut.
+// Every call that changes the disk fails once, in a run that comes by everything there is: segments
+// that fill up and are deleted, acknowledgements and their sync, quarantine, restarts. Then, at
+// every later moment in turn, nothing, a kill, or a power cut.
 func TestEveryCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	scenario := func(w *world, crash int) {
@@ -590,9 +595,11 @@ func (b *Box) dump() string {
 	return s
 }
 
-// Every call that changes the disk fails once, in every way it can: with no room and with an input error, and a write also after none,
-// one, half, all but one and all of its bytes. The run comes by everything there is, in two lives and their recovery. Right after the
-// call, the process is killed or the power cut, or the run goes on; what was promised is there, and everything arrives in the end.
+// Every call that changes the disk fails once, in every way it can: with no room and with an input
+// error, and a write also after none, one, half, all but one and all of its bytes. The run comes by
+// everything there is, in two lives and their recovery. Right after the call, the process is killed
+// or the power cut, or the run goes on; what was promised is there, and everything arrives in the
+// end.
 func TestEveryCallFailsEveryWay(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]Options{

@@ -17,19 +17,20 @@ type writer struct {
 	size int64 // as seg.size; 0 while the header is not written
 	next uint32
 	name string
-	isOn bool // the segment is in Box.segs: something of it is durable, which is what seg.size and seg.end are about
+	isOn bool // the segment is in Box.segs; seg.size and seg.end are its durable part
 }
 
-// place is where in the line, and as which, the next message goes.
-type place struct {
+// start is the position and the id of the next message that is written.
+type start struct {
 	id  format.ID
 	seq uint64
 	pos uint64
 }
 
-// store writes items behind each other, beginning at a place, and returns those that it did not come to. An error means that the
-// segment it was writing to has been given up: neither these are durable nor what is in b.loose. The caller leads.
-func (b *Box) store(at place, items []format.Item) (rest []format.Item, err error) {
+// store writes items one behind the other from a position on. It returns the items that it did not
+// come to. After an error the segment is given up: neither these items are durable nor what is
+// loose. The caller leads.
+func (b *Box) store(at start, items []format.Item) (rest []format.Item, err error) {
 	for len(items) > 0 {
 		n, err := b.storeSome(at, items)
 		items, at.seq, at.pos = items[n:], at.seq+uint64(n), at.pos+uint64(n)
@@ -43,8 +44,8 @@ func (b *Box) store(at place, items []format.Item) (rest []format.Item, err erro
 	return nil, nil
 }
 
-// storeSome writes as many as one segment takes, at least one, with one write.
-func (b *Box) storeSome(at place, items []format.Item) (n int, err error) {
+// storeSome writes as many items as one segment takes, at least one, with one write.
+func (b *Box) storeSome(at start, items []format.Item) (n int, err error) {
 	need := int64(format.FramesStart)
 	for i, it := range items {
 		if i > 0 && need+cost(it) > b.segSize {
@@ -60,7 +61,7 @@ func (b *Box) storeSome(at place, items []format.Item) (n int, err error) {
 	}
 	w := b.writer
 	buf, first := b.buf[:0], w.next
-	commit := uint32(w.seg.end - w.seg.Base) // that of everything since the last sync: if one of them is torn, nobody has seen the others
+	commit := uint32(w.seg.end - w.seg.Base) // all since the last sync: nobody has seen any of them
 	if w.size == 0 {
 		buf = w.seg.AppendTo(buf)
 	}
@@ -85,8 +86,8 @@ func (b *Box) storeSome(at place, items []format.Item) (n int, err error) {
 	return n, nil
 }
 
-// flush makes what is loose durable, and part of the line. An error means that it is not, and that its segment has been given up. The
-// caller leads.
+// flush makes what is loose durable, and puts it into the line. After an error nothing of it is
+// durable, and its segment is given up. The caller leads.
 func (b *Box) flush() error {
 	w := b.writer
 	if len(b.loose) == 0 {
@@ -104,8 +105,8 @@ func (b *Box) flush() error {
 			b.abandon(lost == nil)
 			return fmt.Errorf("%s: %w", b.path(w.seg.num), errReplaced)
 		case errors.Is(lost, fs.ErrNotExist), errors.Is(lost, syscall.ENOTDIR):
-			// The directory lists the file, so it may be there; or a file stands in the place of the
-			// directory, and nobody can say whether the segment will be found again.
+			// The directory lists the file, so it may be there; or a file stands in the place of
+			// the directory, and nobody can say whether the segment will be found again.
 			err = lost
 		}
 	}
@@ -121,11 +122,11 @@ func (b *Box) flush() error {
 	return nil
 }
 
-// errReplaced says that a file lost its name while it was written: it was deleted or replaced.
+// errReplaced says that a file lost its name while it was written: somebody deleted or replaced it.
 var errReplaced = errors.New("the file is gone, or another one has its name")
 
-// abandon gives up the segment that is written, because its file has lost its name and a restart
-// would not find it. replaced says that another file, which may be somebody's, has the name now.
+// abandon gives up the open segment because its file has lost its name, so that a restart would not
+// find it. replaced says that another file, perhaps somebody's, has the name now.
 func (b *Box) abandon(replaced bool) {
 	_ = b.writer.file.Close()
 	b.mu.Lock()
@@ -134,7 +135,7 @@ func (b *Box) abandon(replaced bool) {
 	b.writer = nil
 }
 
-// takeLoose returns what was written and is not durable, for it has to be written again.
+// takeLoose returns what is written and not durable, because it must be written again.
 func (b *Box) takeLoose() (items []format.Item) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -143,7 +144,7 @@ func (b *Box) takeLoose() (items []format.Item) {
 	return items
 }
 
-// stored makes what was loose, and has just been synced, part of the line.
+// stored puts what was loose, and is synced now, into the line.
 func (b *Box) stored(w *writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -171,8 +172,8 @@ func (b *Box) stored(w *writer) {
 	b.rouse(0)
 }
 
-// open sees to it that b.writer takes a message of need bytes at a place.
-func (b *Box) open(at place, need int64) error {
+// open makes sure that b.writer takes a message of need bytes at a position.
+func (b *Box) open(at start, need int64) error {
 	if b.writer == nil && b.reopen != nil {
 		if err := b.openAgain(need); err != nil {
 			return err
@@ -187,14 +188,14 @@ func (b *Box) open(at place, need int64) error {
 		if err := b.flush(); err != nil { // readers take every segment but the newest for synced
 			return err
 		}
-		b.seal()
+		b.closeSegment()
 	}
 	s := &segment{
 		Header: format.NewHeader(at.id, at.pos, at.seq, format.NewSalt()),
 		num:    b.newest + 1, end: at.pos,
 	}
 	f, err := b.create(b.path(s.num), readWrite|exclusive)
-	if errors.Is(err, fs.ErrExist) { // somebody has made a file of that name, so use the next number
+	if errors.Is(err, fs.ErrExist) { // somebody else made it: the next try uses the next number
 		b.newest = s.num
 	}
 	if err != nil {
@@ -206,7 +207,7 @@ func (b *Box) open(at place, need int64) error {
 	return nil
 }
 
-// openAgain makes the newest segment the one that is written, if it has room.
+// openAgain opens the newest segment for writing, if it has room.
 func (b *Box) openAgain(need int64) error {
 	s, rested := b.reopen, b.rested
 	b.reopen, b.rested = nil, false
@@ -214,7 +215,8 @@ func (b *Box) openAgain(need int64) error {
 		return nil
 	}
 	if !rested {
-		// A newer file that was deleted must not come back after a power cut: it would overrule what we write now.
+		// A newer file that was deleted must not come back after a power cut: it would overrule
+		// what we write now.
 		if err := b.fs.SyncDir(b.dir); err != nil {
 			return err
 		}
@@ -234,8 +236,8 @@ func (b *Box) openAgain(need int64) error {
 	return nil
 }
 
-// seal closes the segment being written and gives back what it did not use.
-func (b *Box) seal() {
+// closeSegment closes the segment that is written, and gives back the space that it did not use.
+func (b *Box) closeSegment() {
 	w := b.writer
 	b.writer = nil
 	if w == nil {
@@ -248,9 +250,10 @@ func (b *Box) seal() {
 	}
 }
 
-// giveUp ends the segment after a write or sync that failed. What was not durable before must not be trusted now, also not if a later
-// sync of this file were to succeed: the system may have dropped the data and forgotten that it had. It is cut off as well as the disk
-// lets us, so that a restart does not find it. If it does not let us, the next segment overrules it by beginning at the same place.
+// giveUp ends a segment after a failed write or sync. Nothing of it that was not durable before may
+// be trusted now, even if a later sync of the file succeeds, because the system may have dropped
+// the data. So the file is cut behind the durable part, and a restart does not find the rest. If it
+// cannot be cut, the next segment begins at the same position and overrules it.
 func (b *Box) giveUp() {
 	w := b.writer
 	b.writer = nil
@@ -294,8 +297,8 @@ func (b *Box) cutOff(r remains) error {
 	return errors.Join(err, f.Close())
 }
 
-// cutOffAll must succeed before what is in memory is written behind the durable messages: it may begin at a later place, and would not
-// overrule what was given up.
+// cutOffAll cuts all segments that were given up. It must succeed before messages of the ring are
+// written: they may begin at a later position, and then would not overrule these segments.
 func (b *Box) cutOffAll() error {
 	for _, r := range b.remains {
 		if err := b.cutOff(r); err != nil {

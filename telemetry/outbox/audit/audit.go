@@ -8,9 +8,10 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// Audit holds what an outbox knows against what has arrived, and says what became of every seq. First tell it of the outbox (Holds),
-// then of every message that arrived, in order of arrival (Arrived): a message that arrives between the two is then seen twice and not
-// missed. What it remembers is runs of seqs, so it needs little memory for any number of messages.
+// Audit holds what an outbox knows against what has arrived, and says what became of every seq.
+// First tell it of the outbox (Holds), then of every message that arrived, in order of arrival
+// (Arrived): a message that arrives between the two is then seen twice and not missed. What it
+// remembers is runs of seqs, so it needs little memory for any number of messages.
 type Audit struct {
 	// Stale says that the ledger was written before the outbox was read. A message that a process
 	// has sent in between is in neither, and is not lost. So if a process has the outbox open, seqs
@@ -51,10 +52,10 @@ type Account struct {
 	SetAside   uint64   `json:"setAside"`  // of those: in the quarantine
 	InFlight   uint64   `json:"inFlight"`  // not found, but newer than the ledger; see Audit.Stale
 	Lost       uint64   `json:"lost"`      // neither, and nobody says so
-	Reused     uint64   `json:"reused"`    // the greatest arrived seq, if the outbox, which nobody holds, will give it away again; else 0
+	Reused     uint64   `json:"reused"`    // greatest arrived seq that will be given away again; else 0
 	Duplicated uint64   `json:"duplicated"`
 	Reordered  uint64   `json:"reordered"` // first arrivals behind a greater seq
-	LostIDs    []string `json:"lostIds"`   // runs of them, "<outbox id>-<first>..<last>"; here and below 1000 at most
+	LostIDs    []string `json:"lostIds"`   // "<outbox id>-<first>..<last>"; at most 1000, as below
 	GapIDs     []string `json:"announcedIds"`
 	DoubleIDs  []string `json:"duplicatedIds"`
 	LateIDs    []string `json:"reorderedIds"`
@@ -72,8 +73,9 @@ func (a *Audit) account(id string) *account {
 	return x
 }
 
-// Holds takes in the outbox in dir: what is queued, what gaps it has to tell, what its quarantine holds. Like Inspect it changes
-// nothing. It may be called again, after the arrivals, for the gaps that a running process has made meanwhile.
+// Holds takes in the outbox in dir: what is queued, what gaps it has to tell, what its quarantine
+// holds. Like Inspect it changes nothing. It may be called again, after the arrivals, for the gaps
+// that a running process has made meanwhile.
 func (a *Audit) Holds(dir string) error {
 	look, err := outbox.Inspect(dir)
 	if err != nil {
@@ -163,8 +165,8 @@ func (a *Audit) Arrived(id, gap string) Seen {
 // Foreign is how many messages arrived whose ids no outbox makes.
 func (a *Audit) Foreign() uint64 { return a.foreign }
 
-// Accounts are the verdicts, by outbox id, the current one first. partial says that the beginning of what arrived is not known:
-// then nothing below the lowest seq that arrived is asked for.
+// Accounts are the verdicts, by outbox id, the current one first. partial says that the beginning
+// of what arrived is not known: then nothing below the lowest seq that arrived is asked for.
 //
 // While a process has the outbox open, nothing above the last seq of the first look is asked for.
 func (a *Audit) Accounts(partial bool) (all []Account) {
@@ -190,7 +192,7 @@ func (x *account) close(id string, a *Audit, partial bool) Account {
 	if v.Current && (a.held || a.lastSeq > v.Last) {
 		v.Last = a.lastSeq
 	}
-	if v.Current && !a.held && x.highest > a.lastSeq { // an older copy of the directory was put back, most likely
+	if v.Current && !a.held && x.highest > a.lastSeq { // most likely an older copy was put back
 		v.Last, v.Reused = a.lastSeq, x.highest
 	}
 	if partial {

@@ -33,7 +33,7 @@ func IsDamage(err error) bool {
 // directory, or change this one.
 func NeedsPerson(err error) bool {
 	for _, e := range []error{
-		fs.ErrPermission, fs.ErrExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP, // the second: a link to nowhere has the name
+		fs.ErrPermission, fs.ErrExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP, // ErrExist: a link to nowhere
 		ErrLocked, ErrSpecial,
 	} {
 		if errors.Is(err, e) {
@@ -50,8 +50,9 @@ func Same(a, b File) bool {
 	return isReal && areReal && os.SameFile(x.info, y.info)
 }
 
-// FS is a disk. It is narrow, so that a test can fail each call, cut each write short, or keep a record
-// of what was synced when. Its methods and those of its files may be called at the same time. Errors are those of package os.
+// FS is a disk. It is narrow, so that a test can fail each call, cut each write short, or keep a
+// record of what was synced when. Its methods and those of its files may be called at the same
+// time. Errors are those of package os.
 type FS interface {
 	// MkdirAll makes dir and what is missing above it, for this user only.
 	MkdirAll(dir string) error
@@ -97,11 +98,11 @@ func (real) MkdirAll(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(filepath.Clean(dir))) // a directory that a power cut takes away takes its files along
+	return syncDir(filepath.Dir(filepath.Clean(dir))) // else a power cut takes it and its files
 }
 
-// LockName is the file in a directory that older versions lock, and that is locked on systems without locks on
-// directories.
+// LockName is the file in a directory that older versions lock, and that is locked on systems
+// without locks on directories.
 const LockName = "lock"
 
 // Lock takes two locks where the system has both; one is enough. The lock on the directory needs no
@@ -236,7 +237,7 @@ func (real) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|plainOnly, 0o600)
 	if err != nil {
 		if special := checkPlain(name); errors.Is(special, ErrSpecial) {
-			return nil, special // clearer than the system's error for a link, a socket or a directory
+			return nil, special // clearer than the system's error
 		}
 		return nil, err
 	}

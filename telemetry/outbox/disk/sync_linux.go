@@ -6,7 +6,8 @@ import (
 	"syscall"
 )
 
-// syncData leaves out what fsync adds for nothing, the time of the last change: half of the bytes written for a small record.
+// syncData leaves out what fsync adds for nothing, the time of the last change: half of the bytes
+// written for a small record.
 func syncData(f *os.File) error {
 	for {
 		err := syscall.Fdatasync(int(f.Fd()))

@@ -34,7 +34,7 @@ func (id ID) AppendName(b []byte, seq uint64) []byte {
 	return strconv.AppendUint(b, seq, 10)
 }
 
-// Item is a message on its way to the disk.
+// Item is a message in its payload.
 type Item struct{ Payload []byte }
 
 // timeRoom is the most bytes that the time of a payload takes.
@@ -76,13 +76,15 @@ func appendString(b []byte, s string) []byte {
 
 var errPayload = errors.New("the payload is no message")
 
-// Decoder takes messages out of payloads. What a message shares with the one before it, as content types are, is not looked at twice.
+// Decoder takes messages out of payloads. It decodes only once what a message shares with the one
+// before it, such as content types.
 type Decoder struct {
 	before message.Message // the strings of the last one
-	same   []byte          // and how they were written, with the count of properties behind them; empty if there were some
+	same   []byte          // how they were written, with the count 0 of properties; else empty
 }
 
-// Decode fills in m. Its body is that of the payload, the strings are copies, or those of the message before.
+// Decode fills in m. Its body is part of the payload; its strings are copies, or those of the
+// message before.
 func (d *Decoder) Decode(m *message.Message, payload []byte) error {
 	r := reader{b: payload}
 	seconds, nanos := r.varint(), r.uvarint()
@@ -102,7 +104,7 @@ func (d *Decoder) Decode(m *message.Message, payload []byte) error {
 	return nil
 }
 
-// differ takes what is between the time and the body.
+// differ decodes what is between the time and the body.
 func (d *Decoder) differ(r *reader) bool {
 	from := r.b
 	m := message.Message{ContentType: r.string(d.before.ContentType), ContentEncoding: r.string(d.before.ContentEncoding), Component: r.string(d.before.Component)}

@@ -1,5 +1,5 @@
-// Package format is what the files of an outbox look like, byte by byte: docs/outbox.md, section 2. It
-// holds no state and knows no disk.
+// Package format is what the files of an outbox look like, byte by byte: docs/outbox.md, section 2.
+// It holds no state and knows no disk.
 package format
 
 import (
@@ -34,7 +34,7 @@ var le = binary.LittleEndian
 // Header is what all frames of a segment have in common.
 type Header struct {
 	ID      ID
-	Base    uint64 // place of message number 0
+	Base    uint64 // position of message number 0
 	BaseSeq uint64 // its seq
 	Salt    uint64
 	seed    uint32 // what the salt makes of every checksum
@@ -50,7 +50,8 @@ func NewHeader(id ID, base, baseSeq, salt uint64) Header {
 // Marker begins each frame.
 func (h *Header) Marker() uint32 { return uint32(h.Salt) }
 
-// NewSalt is random, so that nothing in a message can pass for a frame, and its marker is not zero, which is what unwritten space is.
+// NewSalt returns a random salt, so that nothing in a message can pass for a frame. Its marker is
+// not zero, because unwritten space is.
 func NewSalt() uint64 {
 	for {
 		if salt := random(); uint32(salt) != 0 {
@@ -74,7 +75,8 @@ func NewID() ID {
 	}
 }
 
-// AppendPrefix appends the 16 bytes that begin every file and slot of every version, so that an old program knows a newer one's.
+// AppendPrefix appends the 16 bytes that begin every file and slot of every version, so that an old
+// program recognizes a newer file.
 func AppendPrefix(b []byte, magic string) []byte {
 	start := len(b)
 	b = append(b, magic...)
@@ -82,8 +84,8 @@ func AppendPrefix(b []byte, magic string) []byte {
 	return le.AppendUint32(b, crc32.Checksum(b[start:], Castagnoli))
 }
 
-// IsOurs says whether b begins a file or slot. An error, of a kind that isVersion knows, says that it is one of another version: whose
-// it is can be told, what it says cannot.
+// IsOurs says whether b begins a file or slot of this version. An error for which IsVersion is true
+// says that it is one of another version.
 func IsOurs(b []byte, magic string) (bool, error) {
 	if len(b) < 16 || string(b[:8]) != magic || le.Uint32(b[12:]) != crc32.Checksum(b[:12], Castagnoli) {
 		return false, nil
@@ -149,7 +151,7 @@ func ReadHeader(r io.ReaderAt) (h Header, damaged bool, err error) {
 	return h, good < 2, nil
 }
 
-// AppendFrame appends one message. commit is the number of the first message of the same write.
+// AppendFrame appends one message. commit is the number of the first message of the same commit.
 func (h *Header) AppendFrame(b []byte, number, commit uint32, payload []byte) []byte {
 	start := len(b)
 	b = le.AppendUint32(b, h.Marker())
@@ -160,20 +162,20 @@ func (h *Header) AppendFrame(b []byte, number, commit uint32, payload []byte) []
 	return append(b, payload...)
 }
 
-// sum is the checksum over the salt, the twelve bytes behind the marker, and the payload.
+// Sum is the checksum over the salt, the twelve bytes behind the marker, and the payload.
 func (h *Header) Sum(fields, payload []byte) uint32 {
 	return crc32.Update(crc32.Update(h.seed, Castagnoli, fields[:12]), Castagnoli, payload)
 }
 
-// Frame is one message as it was found; payload is good until the scanner moves on.
+// Frame is one message as it was found. The payload is valid until the scanner moves on.
 type Frame struct {
 	Number, Commit uint32
 	Payload        []byte
 	At, End        int64 // where in the file
 }
 
-// Scanner walks over the frames of a segment. It trusts no length and accepts nothing but what its checksum vouches for; numbers
-// only ever go up.
+// Scanner walks over the frames of a segment. It trusts no length, and accepts only what a checksum
+// vouches for. Numbers only go up.
 type Scanner struct {
 	File   io.ReaderAt
 	Header Header
@@ -187,8 +189,8 @@ type Scanner struct {
 	Most     int // bytes to read at once
 }
 
-// Next returns the Next frame, good until the Next call; nil if there is none up to the end. One that does not start where the last one
-// ended has damage before it.
+// Next returns the next frame, nil if there is none up to the end. The frame is valid until the
+// next call. A frame that does not start at the end of the one before has damage before it.
 func (s *Scanner) Next() (*Frame, error) {
 	ok, err := s.Try(s.At)
 	if err == nil && !ok {
@@ -201,7 +203,7 @@ func (s *Scanner) Next() (*Frame, error) {
 	return &s.Found, nil
 }
 
-// resync looks for a frame behind the place where none starts.
+// resync looks for a frame behind an offset where none starts.
 func (s *Scanner) resync() (bool, error) {
 	var marker [4]byte
 	le.PutUint32(marker[:], s.Header.Marker())
@@ -227,7 +229,7 @@ func (s *Scanner) resync() (bool, error) {
 	return false, nil
 }
 
-// Try says whether a frame starts there, and finds it.
+// Try says whether a frame starts at an offset, and reads it into Found.
 func (s *Scanner) Try(at int64) (bool, error) {
 	if at+FrameSize > s.Size {
 		return false, nil
@@ -250,7 +252,7 @@ func (s *Scanner) Try(at int64) (bool, error) {
 	return le.Uint32(b[16:]) == s.Header.Sum(b[4:16], f.Payload), nil
 }
 
-// Bytes returns n Bytes of the file, fewer at its end. They are good until the next call.
+// Bytes returns n bytes of the file, fewer at its end. They are valid until the next call.
 func (s *Scanner) Bytes(at int64, n int) ([]byte, error) {
 	n = int(min(int64(n), s.Size-at))
 	if n <= 0 {
@@ -262,7 +264,7 @@ func (s *Scanner) Bytes(at int64, n int) ([]byte, error) {
 			s.Window = make([]byte, want)
 		}
 		got, err := s.File.ReadAt(s.Window[:want], at)
-		if err != nil && !errors.Is(err, io.EOF) && want > n { // the bytes ahead may be bad and the wanted ones good, so read only those
+		if err != nil && !errors.Is(err, io.EOF) && want > n { // the bytes ahead may be bad
 			got, err = s.File.ReadAt(s.Window[:n], at)
 		}
 		if err != nil && !errors.Is(err, io.EOF) {

@@ -23,7 +23,7 @@ const (
 type Gap struct {
 	ID          ID
 	First, Last uint64
-	By          uint64 // the place of the record that was handed out with it; 0: none. Not kept on disk: after a restart it is told again
+	By          uint64 // position of the record that announces it; 0: none. Not in the file
 }
 
 // String is "<first>-<last>".
@@ -31,21 +31,21 @@ func (g Gap) String() string {
 	return strconv.FormatUint(g.First, 10) + "-" + strconv.FormatUint(g.Last, 10)
 }
 
-// Slot is the state of a box outside its segments.
+// Slot is what the cursor says: the state of a box outside its segments.
 type Slot struct {
 	Turn    uint64
 	ID      ID       // what new messages get
 	Seq     uint64   // the last of it that is synced
 	Machine [16]byte // zero: not known
 	Cursor  uint64
-	End     uint64 // every message below this place is synced
+	End     uint64 // every message below this position is synced
 	EndID   ID     // of the message at end-1; 0: there is none on the disk
 	EndSeq  uint64
 	Spans   []runs.Span
 	Gaps    []Gap
 }
 
-// Left is what has left the line by the slot.
+// Left returns what has left the line.
 func (s *Slot) Left() runs.Set {
 	a := runs.Set{Cursor: s.Cursor}
 	for _, x := range s.Spans {

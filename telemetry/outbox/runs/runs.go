@@ -1,5 +1,5 @@
-// Package runs holds sets of numbers that are mostly without gaps: positions in a line, or numbers of
-// messages.
+// Package runs holds sets of numbers that are mostly without gaps: positions in a line, or numbers
+// of messages.
 package runs
 
 import (
