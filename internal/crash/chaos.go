@@ -99,11 +99,17 @@ func (c *chaos) census(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if unknown := census(text); len(unknown) > 0 {
-		c.arrived.Object(drill.Misconduct, "the device makes system calls that chaos neither fails nor leaves alone for a reason: %v (inject.go)", unknown)
-		return errors.New("stopped before the first burst")
+	return c.known(text)
+}
+
+// known objects to system calls in a trace that chaos does not know.
+func (c *chaos) known(trace []byte) error {
+	unknown := census(trace)
+	if len(unknown) == 0 {
+		return nil
 	}
-	return nil
+	c.arrived.Object(drill.Misconduct, "the device makes system calls that chaos neither fails nor leaves alone for a reason: %v (inject.go)", unknown)
+	return errors.New("stopped before the first burst")
 }
 
 // burst fails one system call for a while, mostly while a hub dies, sometimes while the device
@@ -196,12 +202,17 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	code := c.device.cmd.ProcessState.ExitCode()
+	c.refusedWell(b, c.device.cmd.ProcessState.ExitCode(), text)
+	return false, nil
+}
+
+// refusedWell objects to a start that has ended with an unfit exit code, without a sentence, or with
+// a panic. text is its log.
+func (c *chaos) refusedWell(b burst, code int, text string) {
 	why := strings.Contains(text, "hubhop: ") || strings.Contains(text, `"exitCode":`) // as a sentence, or in a log in JSON
 	if (code != 1 && code != 2 && code != 4) || !why || panicked(text) {
 		c.arrived.Object(drill.Misconduct, "a start under %s ended with exit code %d and said %q", b, code, text)
 	}
-	return false, nil
 }
 
 // wait calls come again and again until it returns true. Its error after the limit begins with
@@ -248,6 +259,11 @@ func (c *chaos) weigh() {
 	if err != nil {
 		return // it has just ended
 	}
+	c.bear(bytes)
+}
+
+// bear notes that the device has used so much memory, and objects if that is too much.
+func (c *chaos) bear(bytes int64) {
 	c.memory = max(c.memory, bytes)
 	if bytes > mostMemory {
 		c.arrived.Object(drill.Misconduct, "the device had %d MiB in memory, more than %d", bytes>>20, int64(mostMemory)>>20)
@@ -297,6 +313,12 @@ func (c *chaos) finish(ctx context.Context) (drill.Verdict, error) {
 	if err := c.read(ctx); err != nil {
 		return broken(err)
 	}
+	return c.judge(ctx)
+}
+
+// judge compares all lists, once the device has ended and everything that arrived was read.
+func (c *chaos) judge(ctx context.Context) (drill.Verdict, error) {
+	broken := func(err error) (drill.Verdict, error) { return c.arrived.Found(), err }
 	if _, err := c.holds(&c.arrived.Judge); err != nil {
 		return broken(err)
 	}

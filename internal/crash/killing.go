@@ -192,10 +192,15 @@ func (k *killing) killDevice(ctx context.Context) error {
 	if err := k.read(ctx); err != nil {
 		return err
 	}
+	k.lookAtRest()
+	return k.startDevice(ctx)
+}
+
+// lookAtRest inspects the outbox that a killed device leaves: it must know each seq that has arrived.
+func (k *killing) lookAtRest() {
 	if l, err := outbox.Inspect(k.outbox()); err == nil && l.LastSeq < k.book.Highest {
 		k.book.Object(drill.Reused, "seq %d has arrived, but the outbox of the killed device ends with %d", k.book.Highest, l.LastSeq)
 	}
-	return k.startDevice(ctx)
 }
 
 // killSim kills the simulator, and starts it again.
@@ -224,15 +229,21 @@ func (k *killing) finish(ctx context.Context) (drill.Verdict, error) {
 	if err := k.read(ctx); err != nil {
 		return broken(err)
 	}
+	return k.judge(ctx, float64(distinct)/took.Seconds())
+}
+
+// judge compares all lists, once the device has ended and everything that arrived was read. rate is
+// how many samples arrived in a second.
+func (k *killing) judge(ctx context.Context, rate float64) (drill.Verdict, error) {
 	l, err := k.holds(&k.book.Judge)
 	if err != nil {
-		return broken(err)
+		return k.book.Found(), err
 	}
-	rate := float64(distinct) / took.Seconds()
 	if rate < float64(k.least) {
 		k.book.Object(drill.Misconduct, "%.0f samples a second: at less than %d (-least) this proves too little", rate, k.least)
 	}
-	if keep := int64(k.ledgerKeep); !k.book.Allow.Reordered || k.book.Received <= keep { // a part of the ledger that is out of order cannot be judged
+	// A part of the ledger that is out of order cannot be judged by verify.
+	if keep := int64(k.ledgerKeep); !k.book.Allow.Reordered || k.book.Received <= keep {
 		k.opinion(ctx, &k.book.Judge, k.book.Received > keep)
 	}
 	v := k.book.Conclude(k.feeder.lives)
