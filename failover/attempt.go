@@ -53,6 +53,7 @@ func (a *attempt) linked(id int) bool { return a.phase == up && a.id == id }
 
 // hubMemory is what a machine remembers of one hub until it stops.
 type hubMemory struct {
+	host       string
 	fails      int           // failures in a row since a stable link, without refused dials
 	refusals   int           // refused dials in a row
 	took       time.Duration // the last dial that worked
@@ -66,11 +67,13 @@ type hubMemory struct {
 }
 
 func (m *Machine) hub(host string) *hubMemory {
-	h := m.hubs[host]
-	if h == nil {
-		h = &hubMemory{}
-		m.hubs[host] = h
+	for _, h := range m.hubs {
+		if h.host == host {
+			return h
+		}
 	}
+	h := &hubMemory{host: host}
+	m.hubs = append(m.hubs, h)
 	return h
 }
 

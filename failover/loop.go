@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ func (s *Session[L]) Run(ctx context.Context) {
 func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 	life, stop := context.WithCancel(ctx)
 	r := &loop[L]{Session: s, life: life, stop: stop, m: NewMachine(s.Options, s.Cached), do: make(chan func()),
-		ways: map[int]*way[L]{}}
+		bound: context.WithoutCancel(ctx)}
 	if r.Open == nil {
 		r.Open = func(context.Context) func() { return func() {} }
 	}
@@ -45,7 +46,11 @@ func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 // wait ends everything that the session has started.
 func (r *loop[L]) wait() {
 	r.stop()
+	if r.closeDPS != nil {
+		r.closeDPS()
+	}
 	for _, w := range r.ways {
+		w.cancel()
 		r.end(w)
 	}
 	r.wg.Wait()
@@ -70,12 +75,13 @@ func (p *PanicError) Stack() []byte { return p.stack }
 // While a link is at work and nothing happens, that goroutine is the only one, and no timer runs.
 type loop[L Link] struct {
 	*Session[L]
-	life     context.Context // of everything that the session starts
+	life     context.Context // ends with the session
+	bound    context.Context // of ways, which the loop cancels itself: so they cost life nothing
 	stop     context.CancelFunc
 	m        *Machine
 	do       chan func() // the other goroutines report here; the loop calls each function
 	wg       sync.WaitGroup
-	ways     map[int]*way[L]
+	ways     []*way[L]
 	server   *way[L]                    // the link that is served, or is next when working has ended
 	working  *way[L]                    // the link that Serve was called for, until its work ends
 	panicked atomic.Pointer[PanicError] // the first one
@@ -94,20 +100,31 @@ type way[L Link] struct {
 	isUp        bool // link is set
 	link        L
 	provisional bool
-	over        chan struct{} // one slot: the work wants the link to end
-	stopWork    func() error  // nil: Serve has not been called
+	over        atomic.Bool  // the work wants the link to end
+	stopWork    func() error // nil: Serve has not been called
 	ending      bool
 }
 
 func (r *loop[L]) run() {
 	r.step(Start{})
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	var timer *time.Timer // nil while the machine waits for nothing
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
 	for {
 		next := r.m.NextWake()
 		var wake <-chan time.Time
-		if timer.Stop(); !next.IsZero() {
+		switch {
+		case timer != nil && next.IsZero():
+			timer.Stop()
+			timer = nil
+		case timer != nil:
 			timer.Reset(time.Until(next))
+			wake = timer.C
+		case !next.IsZero():
+			timer = time.NewTimer(time.Until(next))
 			wake = timer.C
 		}
 		if len(r.ways) == 0 {
@@ -115,9 +132,9 @@ func (r *loop[L]) run() {
 		} else {
 			r.sleeps.Store(nil)
 		}
-		var lost, over <-chan struct{}
+		var lost <-chan struct{}
 		if w := r.server; w != nil && !w.ending {
-			lost, over = w.link.Done(), w.over
+			lost = w.link.Done()
 		}
 		select {
 		case f := <-r.do:
@@ -125,8 +142,6 @@ func (r *loop[L]) run() {
 		case <-wake:
 			r.step(Tick{})
 		case <-lost:
-			r.end(r.server)
-		case <-over:
 			r.end(r.server)
 		case <-r.life.Done():
 			return
@@ -179,17 +194,17 @@ func (r *loop[L]) perform(effects []Effect) {
 			r.Observe(Note{Kind: NoteAsking})
 			r.start(func() { r.register(w, e) })
 		case Serve:
-			r.serve(r.ways[e.ID], e.Provisional)
+			r.serve(r.way(e.ID), e.Provisional)
 		case Retire:
-			r.retire(r.ways[e.ID])
+			r.retire(r.way(e.ID))
 		case GiveUp:
-			w := r.ways[e.ID]
+			w := r.way(e.ID)
 			w.givenUp.Store(true)
 			r.retire(w)
 		case CancelRegister:
-			r.retire(r.ways[e.ID])
+			r.retire(r.way(e.ID))
 		case OpenDPS:
-			ctx, cancel := context.WithCancel(r.life)
+			ctx, cancel := context.WithCancel(r.bound)
 			r.closeDPS = cancel
 			hold := r.Open(ctx) // here, so that a Register that follows at once knows of it
 			r.start(func() { defer cancel(); hold() })
@@ -205,8 +220,8 @@ func (r *loop[L]) perform(effects []Effect) {
 
 func (r *loop[L]) open(id int, host string) *way[L] {
 	w := &way[L]{id: id, host: host, began: time.Now()}
-	w.ctx, w.cancel = context.WithCancel(r.life)
-	r.ways[id] = w
+	w.ctx, w.cancel = context.WithCancel(r.bound)
+	r.ways = append(r.ways, w)
 	return w
 }
 
@@ -214,7 +229,17 @@ func (r *loop[L]) forget(w *way[L]) {
 	if w == r.server {
 		r.server = nil
 	}
-	delete(r.ways, w.id)
+	r.ways = slices.DeleteFunc(r.ways, func(other *way[L]) bool { return other == w })
+}
+
+// way returns the way with an id that the machine still knows.
+func (r *loop[L]) way(id int) *way[L] {
+	for _, w := range r.ways {
+		if w.id == id {
+			return w
+		}
+	}
+	return nil
 }
 
 // retire ends a way, and the machine will not speak of it again.
@@ -248,7 +273,7 @@ func (r *loop[L]) up(w *way[L], link L, took time.Duration) {
 		r.start(func() { r.finish(w, link) })
 		return
 	}
-	w.isUp, w.link, w.over = true, link, make(chan struct{}, 1)
+	w.isUp, w.link = true, link
 	r.step(Up{ID: w.id, Took: took})
 }
 
@@ -281,9 +306,8 @@ func (r *loop[L]) work() {
 	r.working = w
 	r.Observe(Note{Kind: NoteUp, Host: w.host, Took: time.Since(w.began), Provisional: w.provisional})
 	w.stopWork = r.Serve(w.ctx, w.link, w.provisional, func() {
-		select {
-		case w.over <- struct{}{}:
-		default:
+		if w.over.CompareAndSwap(false, true) {
+			go r.post(func() { r.end(w) }) // not here, because this may be the loop itself
 		}
 	})
 }
@@ -361,7 +385,7 @@ func (r *loop[L]) register(w *way[L], e Register) {
 		return
 	}
 	r.post(func() {
-		if r.ways[w.id] == nil { // it was cancelled at the last moment
+		if r.way(w.id) == nil { // it was cancelled at the last moment
 			return
 		}
 		r.Observe(Note{Kind: NoteAssigned, Host: a.Hub, Took: took, Unchanged: a.Hub == r.m.home.host})

@@ -49,7 +49,7 @@ type Machine struct {
 	state   State
 	unsaved bool // state has a change that the next Save will keep
 	lastID  int
-	hubs    map[string]*hubMemory
+	hubs    []*hubMemory
 	home    homeWay
 	side    sideWay
 	dps     registrations
@@ -69,7 +69,7 @@ func NewMachine(o Options, cached State) *Machine {
 	if o.Pipeline == "" {
 		o.Pipeline = PipelineAuto
 	}
-	m := &Machine{o: o, state: cached, hubs: map[string]*hubMemory{}, side: newSideWay(), dps: newRegistrations()}
+	m := &Machine{o: o, state: cached, dps: newRegistrations()}
 	m.home.quick = newBudget(quickSize, quickEvery)
 	for _, k := range cached.KnownHubs {
 		m.hub(k.Host).sequential = k.Sequential

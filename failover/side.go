@@ -6,7 +6,7 @@ import "time"
 // other.
 type sideWay struct {
 	attempt
-	tried  map[string]bool // in this round
+	tried  map[string]bool // in this round; nil: none
 	rounds int
 	minded bool // a dial of this round failed in another way than by a refusal
 }
@@ -26,6 +26,9 @@ func (m *Machine) trySide(now time.Time) {
 		}
 		fresh = true
 		if !w.tried[k.Host] {
+			if w.tried == nil {
+				w.tried = map[string]bool{}
+			}
 			w.tried[k.Host] = true
 			w.attempt = attempt{host: k.Host}
 			m.dial(now, &w.attempt)
@@ -109,7 +112,5 @@ func (m *Machine) dropSide(inOrder bool) {
 	case w.phase == up || w.phase == dialing:
 		m.emit(GiveUp{w.id})
 	}
-	m.side = newSideWay()
+	m.side = sideWay{}
 }
-
-func newSideWay() sideWay { return sideWay{tried: map[string]bool{}} }
