@@ -263,7 +263,7 @@ func (c Config) told(i int) string {
 	return c.address(i).String()
 }
 
-// validHost says whether host is an IPv4 address, or a name of letters, digits, dashes and dots.
+// validHost reports whether host is an IPv4 address, or a name of letters, digits, dashes and dots.
 func validHost(host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return a.Is4() && !a.IsUnspecified()
@@ -276,7 +276,7 @@ func validHost(host string) bool {
 	return len(host) <= 253
 }
 
-// isLoopbackHost says whether a listener on host can only be reached from this machine. A name
+// isLoopbackHost reports whether a listener on host can only be reached from this machine. A name
 // other than localhost could mean anything, so it counts as foreign.
 func isLoopbackHost(host string) bool {
 	if host == "localhost" {

@@ -286,8 +286,8 @@ func (s *Sim) Ledger(device string, messages bool) Ledger {
 	return l
 }
 
-// knows says whether DPS, a hub or the ledger has ever known the device. It returns nil if device
-// is "", which means all devices.
+// knows reports whether DPS, a hub or the ledger has ever known the device. It returns nil if
+// device is "", which means all devices.
 func (s *Sim) knows(device string, received int64) *bool {
 	if device == "" {
 		return nil

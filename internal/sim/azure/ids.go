@@ -44,12 +44,12 @@ const (
 	DomainCentral = ".azureiotcentral.com"
 )
 
-// IsDPSName says whether the name that a client asked for in TLS is one of DPS in Azure.
+// IsDPSName reports whether the name that a client asked for in TLS is one of DPS in Azure.
 func IsDPSName(serverName string) bool {
 	return strings.HasSuffix(strings.ToLower(serverName), DomainDPS)
 }
 
-// ValidDeviceID says whether an identity registry takes the id: at most 128 ASCII letters, digits
+// ValidDeviceID reports whether an identity registry takes the id: at most 128 ASCII letters, digits
 // and a set of signs.
 func ValidDeviceID(id string) bool {
 	for i := range len(id) {
@@ -61,7 +61,7 @@ func ValidDeviceID(id string) bool {
 	return id != "" && len(id) <= 128
 }
 
-// ValidRegistrationID says whether DPS takes the id: at most 128 letters, digits, and - . _ :, the
+// ValidRegistrationID reports whether DPS takes the id: at most 128 letters, digits, and - . _ :, the
 // last character a letter, a digit or a dash.
 func ValidRegistrationID(id string) bool {
 	for i := range len(id) {

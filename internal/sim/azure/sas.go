@@ -65,7 +65,7 @@ func ParseSAS(s string) (SAS, error) {
 	}, nil
 }
 
-// SignedBy says whether one of the keys made the token.
+// SignedBy reports whether one of the keys made the token.
 func (t SAS) SignedBy(keys ...[]byte) bool {
 	for _, key := range keys {
 		if len(key) > 0 && hmac.Equal(t.signature, sign(key, t.rawSR+"\n"+t.se)) {
@@ -84,7 +84,7 @@ func sign(key []byte, text string) []byte {
 // DeriveKey derives the key of a device from the key of its enrollment group.
 func DeriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
-// CoversPath says whether the token is good for a resource of a hub, such as /devices/d, that goes
+// CoversPath reports whether the token is good for a resource of a hub, such as /devices/d, that goes
 // by any of these host names: its sr must be the resource or a prefix of it by whole segments. Host
 // names are compared without case, the rest exactly.
 func (t SAS) CoversPath(hosts []string, resource string) bool {
@@ -109,7 +109,7 @@ func (t SAS) resources() []string {
 	return []string{t.Resource}
 }
 
-// CoversRegistration says whether the token is good for a registration at DPS.
+// CoversRegistration reports whether the token is good for a registration at DPS.
 func (t SAS) CoversRegistration(idScope, registrationID string) bool {
 	return slices.ContainsFunc(t.resources(), func(sr string) bool {
 		scope, rest, _ := strings.Cut(sr, "/")

@@ -56,7 +56,7 @@ func contentsOf(model json.RawMessage) []dtdlContent {
 	return m.Contents
 }
 
-// durable says whether a command waits for devices that are away.
+// durable reports whether a command waits for devices that are away.
 func (t templates) durable(template, component, command string) bool {
 	contents := contentsOf(t[template])
 	if component != "" {

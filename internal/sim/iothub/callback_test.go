@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A hub tells that a service has switched an identity when it holds none of its locks. So whoever is
-// told may ask the hub, with locks of its own.
+// A hub tells that a service has switched an identity when it holds none of its locks. So whoever
+// is told may ask the hub, with locks of its own.
 func TestSwitchedIdentitiesAreToldWithoutALock(t *testing.T) {
 	var told []string
 	h := New(Options{

@@ -20,8 +20,8 @@
 //
 //  1. mu of a [Hub] guards the table of identities and the tables of modules.
 //  2. entry of an [Identity] is held by the session that is being let in.
-//  3. mu of an [Identity] guards its state, and that of its session where session says so. That of a
-//     module is taken before that of its device.
+//  3. mu of an [Identity] guards its state, and that of its session where session says so. That of
+//     a module is taken before that of its device.
 //  4. The locks of [wire.MQTT], [ledger.Ledger] and [store.Store], under which nobody is called.
 //
 // A change is written to the store while mu is held, and the client is answered afterwards.

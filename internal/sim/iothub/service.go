@@ -12,8 +12,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
 
-// hubService is a hub's REST for services: the identity registry, twins, methods and queries, as `az iot
-// hub` and the service SDKs use them. The hub's policies decide who may do what.
+// hubService is a hub's REST for services: the identity registry, twins, methods and queries, as
+// the service SDKs and the Azure CLI use them. The hub's policies decide who may do what.
 type hubService struct{ *Hub }
 
 const (

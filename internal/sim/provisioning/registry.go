@@ -116,7 +116,7 @@ func (e *dpsError) reason() string {
 	return strings.TrimSuffix(e.text, ".") + ": " + e.why
 }
 
-// disabled says whether DPS refuses the device at once.
+// disabled reports whether DPS refuses the device at once.
 func (r *Registry) disabled(d *device) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -45,7 +45,7 @@ var (
 	errTooLarge  = errors.New("packet too large")
 )
 
-// ruleError ends a connection whose client broke a rule of the service; its text is the reason.
+// ruleError ends a connection whose client broke a rule of the service. Its text is the reason.
 type ruleError struct{ reason string }
 
 func (e *ruleError) Error() string { return e.reason }
@@ -53,7 +53,7 @@ func (e *ruleError) Error() string { return e.reason }
 // Closing returns the error that ends a connection because the client broke a rule.
 func Closing(format string, args ...any) error { return &ruleError{fmt.Sprintf(format, args...)} }
 
-// BrokeRule says whether a connection ended because its client broke a rule of MQTT or of the
+// BrokeRule reports whether a connection ended because its client broke a rule of MQTT or of the
 // service.
 func BrokeRule(err error) bool {
 	_, rule := errors.AsType[*ruleError](err)
@@ -237,7 +237,7 @@ func validText(b []byte) bool {
 	return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0
 }
 
-// done says whether the packet was well formed up to here and nothing is left over.
+// done reports whether the packet was well formed up to here and nothing is left over.
 func (f *fields) done() bool { return !f.bad && len(f.b) == 0 }
 
 // ConnectPacket is a parsed CONNECT. Its texts are copies.

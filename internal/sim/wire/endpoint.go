@@ -40,7 +40,7 @@ type Endpoint struct {
 	closed   bool
 }
 
-// Mode is how an endpoint treats its clients; the zero mode is healthy.
+// Mode is how an endpoint treats its clients. The zero mode is healthy.
 type Mode struct {
 	Door     Door
 	Mute     bool   // sockets stay open, nothing is read or written
@@ -186,7 +186,7 @@ func (c *Conn) letIn() {
 	c.endpoint.noStranger(c)
 }
 
-// noStranger is called with mu held.
+// noStranger takes a connection off the list of those that have not said who they are. mu is held.
 func (e *Endpoint) noStranger(c *Conn) {
 	if c.place != nil {
 		e.strange.Remove(c.place)
@@ -267,7 +267,7 @@ func (e *Endpoint) Enter(m Mode, how HangUp, reason string) error {
 	return err
 }
 
-// moveDoor is called with mu held.
+// moveDoor opens, shuts or deafens the door. mu is held.
 func (e *Endpoint) moveDoor(to Door) error {
 	from := e.mode.Door
 	if from == to {
@@ -327,7 +327,7 @@ func (e *Endpoint) dropSYNs() (restore func() error, err error) {
 	return nil, ErrNoSYNDrop
 }
 
-// CanDropSYNs says whether DoorDeaf is possible.
+// CanDropSYNs reports whether DoorDeaf is possible.
 func (e *Endpoint) CanDropSYNs() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -351,7 +351,7 @@ func (e *Endpoint) Clients() (connected []net.Addr, strangers int) {
 	return connected, e.strange.Len()
 }
 
-// Stopped says whether Stop was called.
+// Stopped reports whether Stop was called.
 func (e *Endpoint) Stopped() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -514,7 +514,8 @@ func (c *Conn) waitUnmuted(deadline *time.Time) error {
 	}
 }
 
-// changed is called with mu held.
+// changed wakes a read or a write that waits, because a deadline or the state has changed. mu is
+// held.
 func (c *Conn) changed() {
 	if c.wake != nil {
 		close(c.wake)
@@ -634,7 +635,7 @@ func (c *Conn) Close() error {
 	return c.abandon()
 }
 
-// muted says whether a fault keeps the connection silent at the moment.
+// muted reports whether a fault keeps the connection silent at the moment.
 func (c *Conn) muted() bool { return c.endpoint.gate.Load() != nil }
 
 // sayGoodbye sends FIN and for a moment reads and throws away what the client still sends. Closing

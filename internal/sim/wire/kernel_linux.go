@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// dropsSYNs says whether dropSYNs works here.
+// dropsSYNs reports whether dropSYNs works here.
 const dropsSYNs = true
 
-// wasReset says whether the other side has reset the connection. Linux still hands out what arrived
-// before the reset.
+// wasReset reports whether the other side has reset the connection. Linux still hands out what
+// arrived before the reset.
 func wasReset(c net.Conn) bool {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {

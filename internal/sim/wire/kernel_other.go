@@ -4,7 +4,7 @@ package wire
 
 import "net"
 
-// dropsSYNs says whether dropSYNs works here.
+// dropsSYNs reports whether dropSYNs works here.
 const dropsSYNs = false
 
 func dropSYNs(*net.TCPListener) (restore func() error, err error) { return nil, ErrNoSYNDrop }

@@ -76,7 +76,7 @@ func (w *MQTT) LetIn(idle func() error) {
 	w.rd.idle = idle
 }
 
-// HungUp says whether HangUp was called.
+// HungUp reports whether HangUp was called.
 func (w *MQTT) HungUp() bool { return w.over.Load() }
 
 // IsCrowded says that the owner should flush before it reads on.
@@ -120,8 +120,8 @@ func (w *MQTT) Handshake() error {
 	return w.tls.HandshakeContext(context.Background()) // the deadline ends it, without a goroutine to watch
 }
 
-// HangUp ends the connection for a reason; only the first reason counts. It does not block: it
-// wakes the owner, who says goodbye on the socket. OnOver runs before HangUp returns, so that
+// HangUp ends the connection for a reason. Only the first reason counts. It does not block: it
+// wakes the owner, which says goodbye on the socket. OnOver runs before HangUp returns, so that
 // nobody sees the connection as alive afterwards.
 func (w *MQTT) HangUp(reason string) {
 	w.once.Do(func() {
@@ -182,8 +182,8 @@ func (w *MQTT) Push(packet []byte, delay time.Duration) {
 	w.startWriter()
 }
 
-// Room says whether a large packet may be pushed. If not, more is called once, without locks, when
-// the client has taken what waits. On a connection that is given up it is never called.
+// Room reports whether a large packet may be pushed. If not, more is called once, without locks,
+// when the client has taken what waits. On a connection that is given up it is never called.
 func (w *MQTT) Room(more func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -198,7 +198,7 @@ func (w *MQTT) Room(more func()) bool {
 	return false
 }
 
-// fail gives the connection up; the owner finds out by a read error. Called with mu held.
+// fail gives the connection up. The owner finds out by a read error. mu is held.
 func (w *MQTT) fail(cause string) {
 	if !w.dead {
 		w.dead, w.cause, w.out = true, cause, nil
@@ -229,14 +229,14 @@ func (w *MQTT) enqueue(lane int, packet []byte, delay time.Duration) {
 	w.crowd()
 }
 
-// crowd is called with mu held.
+// crowd tells the owner to flush if much is waiting. mu is held.
 func (w *MQTT) crowd() {
 	if len(w.out) > crowdedOutput || w.late != nil && w.late.bytes > maxOutput {
 		w.crowded.Store(true)
 	}
 }
 
-// startWriter is called with mu held.
+// startWriter starts a goroutine that writes what is waiting, unless one runs already. mu is held.
 func (w *MQTT) startWriter() {
 	if w.writing || w.dead || len(w.out) == 0 {
 		return
@@ -268,7 +268,7 @@ func (w *MQTT) Flush() error {
 	return w.drain()
 }
 
-// drain is called with mu held and writing set.
+// drain writes until nothing is waiting. mu is held, but not while it writes, and writing is set.
 func (w *MQTT) drain() (err error) {
 	for len(w.out) > 0 && err == nil {
 		batch := w.out
@@ -314,7 +314,7 @@ type latePacket struct {
 	data []byte
 }
 
-// delay is called with mu held.
+// delay queues a packet that is due after d. mu is held.
 func (w *MQTT) delay(lane int, packet []byte, d time.Duration) {
 	if w.late == nil {
 		w.late = &lateness{}

@@ -21,7 +21,7 @@ type Novelty struct {
 	seen map[string]time.Time
 }
 
-// IsNew says whether a line with this key should be written at info level.
+// IsNew reports whether a line with this key should be written at info level.
 func (n *Novelty) IsNew(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
