@@ -1,4 +1,4 @@
-# make alone lists what there is.
+# make without arguments lists the targets.
 GO      ?= go
 LINT    := $(GO) tool -modfile="$(CURDIR)/tools.mod" golangci-lint
 MODULES := . internal/sim/bench conformance
@@ -35,7 +35,7 @@ lint: ## format, vet and the linters of .golangci.yml, in every module
 fuzz: ## fuzz every parser, FUZZTIME each (5s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-bench: build ## measure everything beside floors, into docs/benchmarks.md (Linux; about 10 minutes)
+bench: build ## measure everything, each figure beside a lower bound, into docs/benchmarks.md (Linux; about 10 minutes)
 	$(BENCH) -run '^TestTables$$'
 
 bench-go: ## run the Go benchmarks
@@ -74,5 +74,5 @@ cross: ## build for every platform, into dist/
 		echo "== $$t"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/hubhop-$$os-$$arch$$ext .; \
 	done
 
-conformance: ## drive the simulator with clients nobody here wrote, and write docs/conformance.md
+conformance: ## run the clients of others against the simulator, and write docs/conformance.md
 	cd conformance && $(GO) test . && $(GO) run .

@@ -9,10 +9,10 @@
 #   DNS_SUFFIX   azureiotcentral.com, unless your cloud has its own; the request goes to
 #                https://APP_ID.DNS_SUFFIX
 #
-# The Azure CLI with its azure-iot extension does the work; AZ names another program in its place.
-# IOTC_TOKEN, if it is set, is an API token of the application: then nobody needs to log in.
-# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of
-# the Azure CLI.
+# The Azure CLI with its azure-iot extension does the work. The variable AZ names another program to
+# use instead. If IOTC_TOKEN has an API token of the application, no login is needed.
+# Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else the exit
+# code of the Azure CLI.
 set -eu
 
 AZ=${AZ:-az}

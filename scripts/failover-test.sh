@@ -3,15 +3,17 @@
 #
 #   failover-test.sh APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]
 #
-# It starts a device, waits for telemetry to flow on its hub, moves it, waits for telemetry to flow on the other hub, moves it back,
-# waits for telemetry on the first hub again, stops the device, and says what it saw. "Flows" means: the hub has acknowledged a
-# message. A test that fails after the failover moves the device back. The arguments, and
-# IOTC_TOKEN, are those of failover.sh. The device takes its credentials from the environment or
-# ./hubhop.yaml:
+# It starts a device and waits until telemetry flows on its hub. It moves the device and waits until
+# telemetry flows on the other hub. It moves the device back and waits until telemetry flows on the
+# first hub again. Then it stops the device and says what it saw. Telemetry flows when the hub has
+# acknowledged a message. If the test fails after the failover, it moves the device back. The
+# arguments, and IOTC_TOKEN, are those of failover.sh. The device takes its credentials from the
+# environment or ./hubhop.yaml:
 #
 #   export HUBHOP_ID_SCOPE=0ne00ABCDEF HUBHOP_GROUP_KEY_FILE=group.key
 #
-# AZ names the Azure CLI (default az), HUBHOP the program (default hubhop), STEP_TIMEOUT the seconds each step may take (default 300).
+# AZ names the Azure CLI (default az), HUBHOP names the program (default hubhop), and STEP_TIMEOUT is how
+# many seconds each step may take (default 300).
 # Exit codes: 0 passed, 1 failed, 2 wrong arguments, 127 a program is missing.
 set -u
 
@@ -54,7 +56,7 @@ stop() {
 trap 'stop; rm -rf "$work"' EXIT
 trap 'fail "interrupted"' INT TERM HUP
 
-# flows waits until the device's telemetry is acknowledged by a hub that the test $1 accepts, and sets hub and seconds.
+# flows waits until a hub that the test $1 accepts has acknowledged telemetry. It sets hub and seconds.
 flows() {
 	local accept=$1 began=$SECONDS line left
 	while left=$((limit - (SECONDS - began))) && [ "$left" -gt 0 ]; do

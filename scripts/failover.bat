@@ -3,9 +3,10 @@ rem Moves one device of an IoT Central application to another hub.
 rem
 rem   failover.bat APP_ID DEVICE_ID APP_HOST DNS_SUFFIX [TTL_MINUTES]
 rem
-rem The Azure CLI with its azure-iot extension does the work; AZ names another program in its place. IOTC_TOKEN, if it is set, is an
-rem API token of the application: then nobody needs to log in.
-rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else that of the Azure CLI.
+rem The Azure CLI with its azure-iot extension does the work. The variable AZ names another program to
+rem use instead. If IOTC_TOKEN has an API token of the application, no login is needed.
+rem Exit codes: 0 done, 2 wrong arguments, 127 no Azure CLI or no azure-iot extension, else the exit
+rem code of the Azure CLI.
 setlocal
 if not defined AZ set "AZ=az"
 if "%~4"=="" goto usage
@@ -22,7 +23,7 @@ if errorlevel 1 (
   echo failover: the Azure CLI ^(%AZ%^) is not installed; see https://aka.ms/azure-cli, then: az extension add --name azure-iot>&2
   exit /b 127
 )
-rem A token holds percent signs, and call expands those once more: so each is doubled.
+rem A token contains percent signs, and call expands them once more. So each is doubled.
 set "TOKEN="
 if not defined IOTC_TOKEN goto run
 setlocal EnableDelayedExpansion

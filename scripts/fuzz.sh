@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Fuzzes every target of the module, FUZZTIME each (default 5s).
 #
-# Up to Go 1.26 the end of -fuzztime may be reported as a failure, "context deadline exceeded", when the machine is busy
-# (https://go.dev/issue/75804). That alone, with no failing input and nothing else to say, is tried again, twice at most.
+# Up to Go 1.26, on a busy machine, the end of -fuzztime may be reported as a failure, "context deadline
+# exceeded" (https://go.dev/issue/75804). Such a failure without a failing input is tried again, at most
+# twice.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
