@@ -18,7 +18,6 @@ type reader struct {
 	d               *Device
 	component, name string
 	property        Reported
-	request         Request
 
 	last  json.RawMessage // what was read last; nil: nothing
 	due   time.Time       // of the next reading on this link; zero: with the twin only
@@ -28,7 +27,7 @@ type reader struct {
 }
 
 func newReader(d *Device, name string, property Reported) *reader {
-	r := &reader{d: d, name: name, property: property, request: Request{Kind: KindReported, Name: name, Attempt: 1}}
+	r := &reader{d: d, name: name, property: property}
 	if component, short, found := strings.Cut(name, "*"); found {
 		r.component, r.name = component, short
 	}
@@ -41,9 +40,7 @@ func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
 		return r.last
 	}
 	value, err := invoke(ctx, r.d, "reported", func(ctx context.Context) (any, error) {
-		request := r.request
-		request.Device = r.d.id.DeviceID
-		return r.property.Read(ctx, request)
+		return r.property.Read(ctx, Request{Kind: KindReported, Name: spelled(r.component, r.name), Device: r.d.id.DeviceID, Attempt: 1})
 	})
 	var text json.RawMessage
 	if err == nil && value != nil {
@@ -58,7 +55,7 @@ func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
 		r.until = time.Now().Add(r.rest)
 		text = nil
 	case err != nil:
-		if told := fmt.Sprintf("the property %s cannot be read: %s", plain.Quoted(r.request.Name), plain.Line(err.Error(), plain.Most)); told != r.told {
+		if told := fmt.Sprintf("the property %s cannot be read: %s", plain.Quoted(spelled(r.component, r.name)), plain.Line(err.Error(), plain.Most)); told != r.told {
 			r.told = told
 			r.d.warn(l.Host(), told)
 		}
