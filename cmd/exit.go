@@ -31,10 +31,10 @@ const exitHelp = `
 Exit codes: 0 ok · 1 other failure (also: DPS unreachable for 60 s) · 2 usage or configuration ·
 3 a verdict failed (demo, outbox verify) · 4 a person must act (credentials refused, state directory locked).`
 
-// errUsage marks what is wrong with the command line or the configuration.
+// errUsage marks a fault of the command line or of the configuration.
 var errUsage = errors.New("usage")
 
-// usageError is such a fault, told without the mark.
+// usageError is such a fault; its text does not show the mark.
 type usageError struct{ err error }
 
 func (e usageError) Error() string        { return e.err.Error() }
@@ -126,7 +126,7 @@ func faults(err error) (all []string) {
 	return []string{escaped(clip(secret.Without(strings.TrimSpace(err.Error()))))}
 }
 
-// spawn starts a goroutine. A panic in it is told like one of Main, and ends the process with exit
+// spawn starts a goroutine. A panic in it is reported like one of Main, and ends the process with exit
 // code 1.
 func (e *Env) spawn(f func()) {
 	go func() {
@@ -143,7 +143,7 @@ func (e *Env) spawn(f func()) {
 	}()
 }
 
-// tellBug tells of a panic, without a stack trace by default.
+// tellBug reports a panic, by default without a stack trace.
 func (e *Env) tellBug(p any) {
 	_, _ = fmt.Fprintf(e.Stderr, "hubhop: this is a bug in hubhop %s: %s; please report it with the command line\n",
 		version(), escaped(clip(fmt.Sprint(p))))

@@ -336,7 +336,8 @@ func (r *loop[L]) windDown(w *way[L]) {
 	}
 	defer w.cancel()
 	carried := w.link.Carried()
-	// The link knows which reason came first: its own, which then caused whatever the work says, or that of the work.
+	// The link knows which reason came first: its own, which then caused the error of the work, or
+	// the error of the work.
 	w.link.Abort(err)
 	err = w.link.Err()
 	signal := Classify(w.ctx, err)

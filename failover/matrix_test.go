@@ -461,7 +461,7 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 	}
 }
 
-// learn is what a device does that is told the time.
+// learn does what a device does when it has learnt the time.
 func (c *cell) learn(ctx context.Context, host string, err error) error {
 	if s := failover.Classify(ctx, err); !c.learns || s != failover.ClockOff && s != failover.DPSClock {
 		return err

@@ -59,7 +59,7 @@ type Session[L Link] struct {
 	// Save keeps the state for the next run. The loop calls it and waits for it, so it may take as
 	// long as a write to a disk, but no longer.
 	Save func(State)
-	// Observe is told of everything that is worth telling, in order. It must not block. Several
+	// Observe is called for everything that is worth telling, in order. It must not block. Several
 	// goroutines may call it at the same time.
 	Observe func(Note)
 

@@ -319,7 +319,7 @@ func TestTheModelSaysWhichCommandsExist(t *testing.T) {
 		})
 }
 
-// TestAnAppIsValidated: a device with a faulty App does not start, and all faults are told.
+// TestAnAppIsValidated: a device with a faulty App does not start, and all faults are reported.
 func TestAnAppIsValidated(t *testing.T) {
 	read := func(time.Time) ([]byte, error) { return nil, nil }
 	app := device.App{

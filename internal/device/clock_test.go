@@ -142,7 +142,7 @@ func TestWrongClockIsCorrectedWithinSeconds(t *testing.T) {
 				}
 				w.run(20 * time.Second)
 				w.created(since)
-				// And it stays so: nobody is told, nobody asks again.
+				// And it stays so: no event follows, and nobody asks again.
 				w.forget()
 				w.run(10 * time.Minute)
 				if n := w.count(journal.ClockWrong) + w.count(journal.ClockRight) + w.count(journal.Lost); n > 0 {

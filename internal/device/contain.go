@@ -34,7 +34,7 @@ func (b *bug) Error() string {
 	return fmt.Sprintf("a bug in hubhop stopped the path %s: %s", b.path, b.value)
 }
 
-// run calls f. A panic in f is told, and returned as an error.
+// run calls f. A panic in f is reported, and returned as an error.
 func (b bulkheads) run(path string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -102,7 +102,7 @@ func (b bulkheads) after(d time.Duration, path string, f func()) *time.Timer {
 	return time.AfterFunc(d, func() { _ = b.run(path, func() error { f(); return nil }) })
 }
 
-// linkBug tells of a panic in a goroutine of a link, which has ended that link.
+// linkBug reports a panic in a goroutine of a link. The panic has ended that link.
 func (b bulkheads) linkBug(err error) {
 	if found, ok := errors.AsType[*hub.BugError](err); ok {
 		_ = b.told("link ("+found.Doing+")", found.Value, found.Stack)

@@ -348,7 +348,7 @@ func (d *Device) outboxProblem(p outbox.Problem) {
 	}
 }
 
-// skipped tells of samples that were due but not made.
+// skipped reports samples that were due but not made.
 func (d *Device) skipped(prefix string, n int, why telemetry.SkipReason) {
 	d.floods.tell(ofSkips, uint64(n), journal.Event{Kind: journal.Warning, Text: fmt.Sprintf("%s%d samples skipped: %s", prefix, n, why)})
 }

@@ -41,7 +41,7 @@ func (f *floods) of(k *kind) *flood {
 	return one
 }
 
-// close tells what is left. From now on everything is told at once.
+// close emits the sums that are left. From now on every event is emitted at once.
 func (f *floods) close() {
 	f.mu.Lock()
 	f.closed = true
@@ -93,7 +93,7 @@ func (f *flood) end() {
 	f.sumUp()
 }
 
-// close tells what is left. From now on everything is told at once.
+// close emits the sums that are left. From now on every event is emitted at once.
 func (f *flood) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -172,7 +172,7 @@ func TestLineThatNoHubTakesIsSetAside(t *testing.T) {
 	})
 }
 
-// TestFloodOfBadLines: each is counted, few are told one by one.
+// TestFloodOfBadLines: each bad line is counted, and only a few have events of their own.
 func TestFloodOfBadLines(t *testing.T) {
 	const bad = 10_000
 	input := io.MultiReader(strings.NewReader(strings.Repeat("not json\n", bad)), strings.NewReader("{}\n"))

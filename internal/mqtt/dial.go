@@ -23,7 +23,7 @@ type Endpoint struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Addresses returns the addresses of this machine. Nil asks the system.
 	Addresses func() ([]net.Addr, error)
-	// Limit is the time for TCP, and again for TLS. 0 stands for that of the context alone.
+	// Limit is the time for TCP, and again for TLS. With 0 only the context limits the time.
 	Limit time.Duration
 }
 

@@ -9,7 +9,7 @@
 // far as the socket takes it; so a session has one goroutine, its reader, and when it is idle it
 // keeps no buffers but those that a read needs.
 //
-// Whoever wants less uses the parts: [Reader] reads the server's packets and bounds them,
+// A caller that wants less uses the parts: [Reader] reads the server's packets and bounds them,
 // [Connect], [Message] and the Append functions make this side's.
 //
 // # Where MQTT 5 fits

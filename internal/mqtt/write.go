@@ -17,7 +17,7 @@ type Batch struct {
 
 // Delivery is how a message of QoS 1 is completed.
 type Delivery struct {
-	// To is told exactly once: with nil on the PUBACK, or with the reason of the session's end.
+	// To is called exactly once: with nil for the PUBACK, or with the reason of the session's end.
 	To     Completion
 	Ticket uint64 // names the message to To
 	// Key names the message. If an earlier session to the same server has left a message of this
