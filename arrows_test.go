@@ -132,7 +132,8 @@ func TestRoomsAreSmall(t *testing.T) {
 // generated matches the line that marks generated code.
 var generated = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
 
-// TestThirdPartyArrows keeps each dependency in the rooms where it has its role. One that has none serves tests alone.
+// TestThirdPartyArrows keeps each dependency in the rooms where it has its role. One that has none
+// serves tests alone.
 func TestThirdPartyArrows(t *testing.T) {
 	only := map[string][]string{
 		"github.com/spf13/cobra":              {"cmd"},

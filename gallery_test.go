@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// gallery is the checklist of defects found in the published samples and in the libraries for this job. Each names the tests that
-// fail if it existed here, or says why it cannot.
+// gallery is the checklist of defects found in the published samples and in the libraries for this
+// job. Each names the tests that fail if it existed here, or says why it cannot.
 var gallery = []struct {
 	defect string
 	tests  string // names, separated by spaces

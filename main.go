@@ -1,4 +1,5 @@
-// Hubhop is a device client for Azure IoT Central and Azure IoT Hub that survives the loss of a hub, and the simulator that proves it.
+// Hubhop is a device client for Azure IoT Central and Azure IoT Hub that survives the loss of a
+// hub, and the simulator that proves it.
 package main
 
 import (

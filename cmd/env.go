@@ -1,4 +1,5 @@
-// Package cmd is the front desk: flags, configuration, exit codes. It builds things and decides nothing.
+// Package cmd is the front desk: flags, configuration, exit codes. It builds things and decides
+// nothing.
 package cmd
 
 import (

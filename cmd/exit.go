@@ -126,8 +126,8 @@ func faults(err error) (all []string) {
 	return []string{escaped(clip(secret.Without(strings.TrimSpace(err.Error()))))}
 }
 
-// spawn starts a goroutine. A panic in it is reported like one of Main, and ends the process with exit
-// code 1.
+// spawn starts a goroutine. A panic in it is reported like one of Main, and ends the process with
+// exit code 1.
 func (e *Env) spawn(f func()) {
 	go func() {
 		defer func() {

@@ -9,7 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 )
 
-// TestExplainPrintsTheTable: every row, and from the very variable that a device decides by: a row that is changed there is printed so.
+// TestExplainPrintsTheTable: every row, and from the very variable that a device decides by: a row
+// that is changed there is printed so.
 func TestExplainPrintsTheTable(t *testing.T) {
 	explain := func() string {
 		var out bytes.Buffer

@@ -58,8 +58,8 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*drill.L
 	return l, err
 }
 
-// isLive says whether a ledger comes from a running simulator, so that it is as new as the outbox. A
-// file is older.
+// isLive says whether a ledger comes from a running simulator, so that it is as new as the outbox.
+// A file is older.
 func isLive(where string) bool {
 	u, err := url.Parse(strings.TrimSpace(where))
 	return err == nil && strings.HasPrefix(strings.ToLower(u.Scheme), "http") && (u.Path == "" || u.Path == "/" || strings.HasSuffix(u.Path, ledgerPath))

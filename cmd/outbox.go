@@ -31,8 +31,8 @@ Or name the directory itself with --dir.
 const outboxDirHelp = `The command finds the outbox as run does, by --state-dir and --device-id. Or name its directory with --dir.
 `
 
-// outboxFlags find the outbox. They include every setting of a device, so that its configuration file
-// is understood. The help shows only those that matter.
+// outboxFlags find the outbox. They include every setting of a device, so that its configuration
+// file is understood. The help shows only those that matter.
 type outboxFlags struct {
 	settings
 	dir string

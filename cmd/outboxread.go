@@ -78,8 +78,8 @@ func queue(dir string, newest bool) iter.Seq2[outbox.Record, error] {
 	return outbox.ReadQueue(dir)
 }
 
-// each writes up to limit items. It prints all items that can be read, and returns an error at the end if
-// some cannot.
+// each writes up to limit items. It prints all items that can be read, and returns an error at the
+// end if some cannot.
 func each[T any](env *Env, items iter.Seq2[T, error], limit int, write func(*bufio.Writer, T) error) error {
 	w := bufio.NewWriterSize(env.Stdout, 64<<10)
 	var faults []error

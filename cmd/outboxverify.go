@@ -85,8 +85,8 @@ func runOutboxVerify(ctx context.Context, env *Env, o *outboxFlags, where string
 	if _, err := inspect(dir); err != nil {
 		return err
 	}
-	// Outbox and ledger are read one after the other. If both change meanwhile, a sample that was on
-	// its way may seem lost. Another reading decides.
+	// Outbox and ledger are read one after the other. If both change meanwhile, a sample that was
+	// on its way may seem lost. Another reading decides.
 	var v drill.Verdict
 	for range 3 {
 		open := func() (*drill.Ledger, error) { return openLedger(ctx, env, where, deviceID) }

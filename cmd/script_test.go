@@ -245,8 +245,8 @@ func telemetryCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// readLedger asks the script's cloud for what has arrived from a device, and for the messages behind
-// the first so many.
+// readLedger asks the script's cloud for what has arrived from a device, and for the messages
+// behind the first so many.
 func readLedger(ts *testscript.TestScript, device string, behind int64) sim.Ledger {
 	control := drill.Control{URL: ts.Getenv("CONTROL")}
 	l, err := control.Ledger(context.Background(), device, behind)
@@ -254,8 +254,8 @@ func readLedger(ts *testscript.TestScript, device string, behind int64) sim.Ledg
 	return l
 }
 
-// losslessCommand judges what arrived from a device: the samples have no hole up to the last one, are
-// in order, and come from one outbox.
+// losslessCommand judges what arrived from a device: the samples have no hole up to the last one,
+// are in order, and come from one outbox.
 func losslessCommand(ts *testscript.TestScript, _ bool, args []string) {
 	var j drill.Judge
 	for _, m := range readLedger(ts, args[0], 0).Messages {

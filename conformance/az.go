@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// azTable has a row for each group of requests the Azure CLI was seen to send: the subtests of TestAz in internal/sim.
+// azTable has a row for each group of requests the Azure CLI was seen to send: the subtests of
+// TestAz in internal/sim.
 var azTable = table{
 	title: "Azure CLI, replayed",
 	clients: []client{
@@ -44,7 +45,8 @@ func azScenarios(ids ...string) (all []scenario) {
 	return all
 }
 
-// az runs the replay, which is a test of the simulator, and takes its subtests for scenarios: TestAz/az/SCENARIO/ROUTE.
+// az runs the replay, which is a test of the simulator, and takes its subtests for scenarios:
+// TestAz/az/SCENARIO/ROUTE.
 func (s *suite) az(root string) {
 	run := "^TestAz$"
 	if s.only != "" {

@@ -342,7 +342,8 @@ func randomKey() string {
 // certificate is a client certificate in two files, the chain up to the CA in the first.
 type certificate struct{ chain, key string }
 
-// mint writes a certificate for a device, signed by the simulator's device CA or, if alone, by itself.
+// mint writes a certificate for a device, signed by the simulator's device CA or, if alone, by
+// itself.
 func (c *cloud) mint(commonName string, alone bool) (certificate, error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

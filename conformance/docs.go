@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// docs runs the code blocks of docs/simulator.md that can be run here, as they are printed, beside the directory sim.
+// docs runs the code blocks of docs/simulator.md that can be run here, as they are printed, beside
+// the directory sim.
 func (s *suite) docs(root, work string) {
 	blocks := func(t *try, language string) string {
 		page, err := readText(filepath.Join(root, "docs", "simulator.md"))

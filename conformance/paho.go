@@ -18,7 +18,8 @@ import (
 
 const modelID = "dtmi:Sample:Failover;1"
 
-// pahoClient is plain paho with what the documentation of IoT Hub says about names, topics and tokens.
+// pahoClient is plain paho with what the documentation of IoT Hub says about names, topics and
+// tokens.
 type pahoClient struct {
 	mqtt.Client
 	lost chan struct{}
@@ -529,7 +530,8 @@ func (t *try) selfReconnecting(c *cloud) *pahoClient {
 	return p
 }
 
-// comesBack wants a second connect on which the first one's subscriptions work: paho has CleanSession=0 and does not subscribe again.
+// comesBack wants a second connect on which the first one's subscriptions work: paho has
+// CleanSession=0 and does not subscribe again.
 func (t *try) comesBack(p *pahoClient, c *cloud) {
 	t.happened("the loss", c, "disconnect", 1)
 	t.happened("a second connect", c, "connect", 2)

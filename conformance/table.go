@@ -24,7 +24,8 @@ type scenario struct {
 	proof string // what is compared on both sides
 }
 
-// table is a group of clients that are asked the same things. Every cell must turn green or have an explanation.
+// table is a group of clients that are asked the same things. Every cell must turn green or have an
+// explanation.
 type table struct {
 	title     string
 	clients   []client

@@ -53,7 +53,8 @@ type suite struct {
 	only   string // run this scenario and no other; "" runs all
 }
 
-// try is one scenario under way. Its methods give the scenario up by a panic that run turns into a red cell.
+// try is one scenario under way. Its methods give the scenario up by a panic that run turns into a
+// red cell.
 type try struct {
 	*suite
 	ctx context.Context

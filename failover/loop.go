@@ -23,8 +23,8 @@ func (s *Session[L]) Run(ctx context.Context) {
 	r.wait()
 }
 
-// begin is not part of Run, because the stack of Run stays small for as long as the session runs, if
-// Run does next to nothing itself.
+// begin is not part of Run, because the stack of Run stays small for as long as the session runs,
+// if Run does next to nothing itself.
 //
 //go:noinline
 func (s *Session[L]) begin(ctx context.Context) *loop[L] {

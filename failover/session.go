@@ -14,8 +14,9 @@ type Link interface {
 	Done() <-chan struct{} // closed when the link has ended
 	Err() error            // waits for the end of the link, and says why it ended
 	Carried() bool         // a PUBACK was received
-	// Close ends the link in order, as far as ctx allows, and Abort ends it with a reset. why is the reason, nil if there is none but
-	// that this side wants it. It counts only if the link has not ended before: Err returns the first reason.
+	// Close ends the link in order, as far as ctx allows, and Abort ends it with a reset. why is
+	// the reason, nil if there is none but that this side wants it. It counts only if the link has
+	// not ended before: Err returns the first reason.
 	Close(ctx context.Context, why error)
 	Abort(why error)
 }

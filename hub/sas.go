@@ -7,9 +7,9 @@ import (
 	"github.com/amenzhinsky/iothub/common"
 )
 
-// KeyToken returns a function for [Dialer].Token that makes SAS tokens of a symmetric key. A token is
-// for {host}/devices/{deviceId}, has no policy name, and is good for ttl from the moment when it is
-// made. That moment is by the clock now, with which the hub agrees. The end of a token that the
+// KeyToken returns a function for [Dialer].Token that makes SAS tokens of a symmetric key. A token
+// is for {host}/devices/{deviceId}, has no policy name, and is good for ttl from the moment when it
+// is made. That moment is by the clock now, with which the hub agrees. The end of a token that the
 // function returns is nevertheless by time.Now, because a link's own timers are.
 func KeyToken(now func() time.Time, key string, ttl time.Duration) func(host, deviceID string) (string, time.Time, error) {
 	return func(host, deviceID string) (string, time.Time, error) {

@@ -323,7 +323,8 @@ func (discard) Append(context.Context, ...message.Message) error { return nil }
 func (discard) TryAppend(...message.Message) error               { return nil }
 func (discard) AppendOver(...message.Message) error              { return nil }
 
-// Run is Start, and Stop when ctx ends or the drain does. It returns ctx.Err(), the link's reason, or an error of the outbox.
+// Run is Start, and Stop when ctx ends or the drain does. It returns ctx.Err(), the link's reason,
+// or an error of the outbox.
 func (d *Drain) Run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

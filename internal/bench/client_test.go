@@ -453,8 +453,8 @@ func resident() int64 {
 	return 0
 }
 
-// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of ctx,
-// or what the drain ended with.
+// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of
+// ctx, or what the drain ended with.
 func runDrain(ctx context.Context, d *telemetry.Drain) error {
 	ended := make(chan error, 1)
 	d.Start(func(err error) { ended <- err })

@@ -8,9 +8,9 @@ import (
 
 // Ask asks the cloud for the time, unless the time is known or was asked for just now. ask puts the
 // question, and hears the answer. If that fails, complain is called, once until it works. Without a
-// reason for the question that is only at the second failure in a row, because a failover may hit DPS
-// for a moment, and only if something speaks against the system clock, because many networks close
-// that port and most clocks are right.
+// reason for the question that is only at the second failure in a row, because a failover may hit
+// DPS for a moment, and only if something speaks against the system clock, because many networks
+// close that port and most clocks are right.
 func (k *Clock) Ask(ctx context.Context, reason bool, ask func(context.Context) error, complain func(error)) {
 	select { // a second caller gets the answer to the first one's question
 	case k.turn <- struct{}{}:
@@ -41,8 +41,8 @@ type Watch struct {
 	look func(may bool) (asks bool)
 }
 
-// Watch begins to call look, one call after the other for all watches. look must not block, and must
-// contain its panics. may says that it may ask for the time; it returns whether it does.
+// Watch begins to call look, one call after the other for all watches. look must not block, and
+// must contain its panics. may says that it may ask for the time; it returns whether it does.
 func (k *Clock) Watch(look func(may bool) (asks bool)) *Watch {
 	w := &Watch{k, look}
 	k.watching.Lock()

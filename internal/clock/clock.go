@@ -1,5 +1,5 @@
-// Package clock is the time that the devices of a process go by, where the system clock may be wrong,
-// and what each of them keeps of it: which clock has stamped the samples in its outbox.
+// Package clock is the time that the devices of a process go by, where the system clock may be
+// wrong, and what each of them keeps of it: which clock has stamped the samples in its outbox.
 package clock
 
 import (

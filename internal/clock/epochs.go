@@ -39,14 +39,14 @@ type Keeper interface {
 	Mark(err error) // what is wrong with the file; nil: nothing
 }
 
-// For returns the clock for one device. tell is told what happens to the clock, and woke how long the
-// machine was suspended; both are called without locks. Before [Epochs.Open] neither is called.
+// For returns the clock for one device. tell is told what happens to the clock, and woke how long
+// the machine was suspended; both are called without locks. Before [Epochs.Open] neither is called.
 func (k *Clock) For(tell func(journal.Event), woke func(slept time.Duration)) *Epochs {
 	return &Epochs{Clock: k, tell: tell, woke: woke, keep: func(File) error { return nil }}
 }
 
-// Open takes over what the last run has kept, now or as soon as the disk can read it. It is followed
-// by [Epochs.Close]. The outbox may be nil: then nobody looks at it.
+// Open takes over what the last run has kept, now or as soon as the disk can read it. It is
+// followed by [Epochs.Close]. The outbox may be nil: then nobody looks at it.
 func (k *Epochs) Open(keeper Keeper, l Line) {
 	read := func() error {
 		file, err := keeper.Load()

@@ -1,5 +1,6 @@
-// Package configfile reads configuration files as text. A file in YAML, JSON, TOML or .env gives flat
-// keys and, for each, the text that stands there. Everything else in a file is a fault with its line.
+// Package configfile reads configuration files as text. A file in YAML, JSON, TOML or .env gives
+// flat keys and, for each, the text that stands there. Everything else in a file is a fault with
+// its line.
 package configfile
 
 import (
@@ -24,9 +25,9 @@ type Value struct {
 	Line int // from 1
 }
 
-// Decoder decodes one configuration file. Other decoders give each value a type and so change texts:
-// 00012345 becomes the number 5349. This one returns every value as its text in the file. It ignores
-// nothing: a value that it cannot return is a fault with its line. No fault quotes a value.
+// Decoder decodes one configuration file. Other decoders give each value a type and so change
+// texts: 00012345 becomes the number 5349. This one returns every value as its text in the file. It
+// ignores nothing: a value that it cannot return is a fault with its line. No fault quotes a value.
 type Decoder struct {
 	path   string
 	prefix string // of environment variables

@@ -206,8 +206,8 @@ func (c *chaos) started(ctx context.Context, b burst) (bool, error) {
 	return false, nil
 }
 
-// refusedWell objects to a start that has ended with an unfit exit code, without a sentence, or with
-// a panic. text is its log.
+// refusedWell objects to a start that has ended with an unfit exit code, without a sentence, or
+// with a panic. text is its log.
 func (c *chaos) refusedWell(b burst, code int, text string) {
 	why := strings.Contains(text, "hubhop: ") || strings.Contains(text, `"exitCode":`) // as a sentence, or in a log in JSON
 	if (code != 1 && code != 2 && code != 4) || !why || panicked(text) {

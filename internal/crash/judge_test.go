@@ -64,7 +64,8 @@ func said(v drill.Verdict, words string) bool {
 	return v.Outcome == drill.Failed && slices.ContainsFunc(v.Texts(), func(s string) bool { return strings.Contains(s, words) })
 }
 
-// TestKillingFindsEveryFault judges a run of 20 samples, spoilt in each way that a killing can notice.
+// TestKillingFindsEveryFault judges a run of 20 samples, spoilt in each way that a killing can
+// notice.
 func TestKillingFindsEveryFault(t *testing.T) {
 	for want, spoil := range map[string]func(k *killing, l *sim.Ledger){
 		"": func(*killing, *sim.Ledger) {},

@@ -196,7 +196,8 @@ func (k *killing) killDevice(ctx context.Context) error {
 	return k.startDevice(ctx)
 }
 
-// lookAtRest inspects the outbox that a killed device leaves: it must know each seq that has arrived.
+// lookAtRest inspects the outbox that a killed device leaves: it must know each seq that has
+// arrived.
 func (k *killing) lookAtRest() {
 	if l, err := outbox.Inspect(k.outbox()); err == nil && l.LastSeq < k.book.Highest {
 		k.book.Object(drill.Reused, "seq %d has arrived, but the outbox of the killed device ends with %d", k.book.Highest, l.LastSeq)

@@ -573,8 +573,8 @@ func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox
 	}
 }
 
-// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of ctx,
-// or what the drain ended with.
+// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of
+// ctx, or what the drain ended with.
 func runDrain(ctx context.Context, d *telemetry.Drain) error {
 	ended := make(chan error, 1)
 	d.Start(func(err error) { ended <- err })

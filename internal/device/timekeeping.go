@@ -58,7 +58,8 @@ func (d *Device) openClock(l clock.Line) failover.State {
 		_, err := loadState(d.home, d.who(), limit)
 		return err
 	})
-	// Only times that a certificate has vouched for: not those of samples and files, which a clock that was once far ahead has made.
+	// Only times that a certificate has vouched for: not those of samples and files, which a clock
+	// that was once far ahead has made.
 	d.time.NotBefore(cached.AssignedAt)
 	d.home.CheckContent()
 	return cached

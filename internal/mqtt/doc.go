@@ -15,8 +15,8 @@
 // # Where MQTT 5 fits
 //
 // The codec below knows 3.1.1 only. For version 5, [Connect] and [Message] get properties behind
-// their variable headers, and [Packet] gets those that a server sends. [RefusalError], the codes of a
-// SUBACK, and a PUBACK with a reason code above 0x7f, which completes its message with an error,
+// their variable headers, and [Packet] gets those that a server sends. [RefusalError], the codes of
+// a SUBACK, and a PUBACK with a reason code above 0x7f, which completes its message with an error,
 // have room for reason codes. The session expiry stands beside [Connect].CleanStart. The receive
 // maximum of a server's CONNACK bounds the window of a session, which so far is a proposal; the
 // receive maximum of this side is what bounds the receipts that a handler may owe. A DISCONNECT of

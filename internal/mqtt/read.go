@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// read is the session's one permanent goroutine. The stack of a goroutine grows with what it handles
-// and hardly shrinks while it waits in TLS. So before it waits, it lets a new one go on, but at most
-// once a second.
+// read is the session's one permanent goroutine. The stack of a goroutine grows with what it
+// handles and hardly shrinks while it waits in TLS. So before it waits, it lets a new one go on,
+// but at most once a second.
 func (s *Session) read() {
 	defer s.wg.Done()
 	defer s.Contain("reading")

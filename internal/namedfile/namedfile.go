@@ -1,5 +1,5 @@
-// Package namedfile reads files that a user names, up to a bound. It never waits for a special file: it
-// names such a file in an error instead.
+// Package namedfile reads files that a user names, up to a bound. It never waits for a special
+// file: it names such a file in an error instead.
 package namedfile
 
 import (

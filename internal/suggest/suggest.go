@@ -1,9 +1,9 @@
 // Package suggest finds the word that a person probably meant.
 package suggest
 
-// Nearest returns the first of the known words that is nearest to word, and nearer than limit slips.
-// It returns "" if none is. Letter case makes a difference, and the work grows with the product of
-// the lengths, so callers bound them.
+// Nearest returns the first of the known words that is nearest to word, and nearer than limit
+// slips. It returns "" if none is. Letter case makes a difference, and the work grows with the
+// product of the lengths, so callers bound them.
 func Nearest(word string, known []string, limit int) (best string) {
 	for _, k := range known {
 		if d := Distance(word, k); d < limit {

@@ -1,5 +1,6 @@
-// Hold is the floor of an idle device process: a bare program that holds one TLS connection to a hub. It is given the hub's address and
-// certificate authority, and on its standard input what it is to write.
+// Hold is the floor of an idle device process: a bare program that holds one TLS connection to a
+// hub. It is given the hub's address and certificate authority, and on its standard input what it
+// is to write.
 package main
 
 import (

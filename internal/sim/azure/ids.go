@@ -49,8 +49,8 @@ func IsDPSName(serverName string) bool {
 	return strings.HasSuffix(strings.ToLower(serverName), DomainDPS)
 }
 
-// ValidDeviceID reports whether an identity registry takes the id: at most 128 ASCII letters, digits
-// and a set of signs.
+// ValidDeviceID reports whether an identity registry takes the id: at most 128 ASCII letters,
+// digits and a set of signs.
 func ValidDeviceID(id string) bool {
 	for i := range len(id) {
 		c := id[i]
@@ -61,8 +61,8 @@ func ValidDeviceID(id string) bool {
 	return id != "" && len(id) <= 128
 }
 
-// ValidRegistrationID reports whether DPS takes the id: at most 128 letters, digits, and - . _ :, the
-// last character a letter, a digit or a dash.
+// ValidRegistrationID reports whether DPS takes the id: at most 128 letters, digits, and - . _ :,
+// the last character a letter, a digit or a dash.
 func ValidRegistrationID(id string) bool {
 	for i := range len(id) {
 		c := id[i]

@@ -84,9 +84,9 @@ func sign(key []byte, text string) []byte {
 // DeriveKey derives the key of a device from the key of its enrollment group.
 func DeriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
-// CoversPath reports whether the token is good for a resource of a hub, such as /devices/d, that goes
-// by any of these host names: its sr must be the resource or a prefix of it by whole segments. Host
-// names are compared without case, the rest exactly.
+// CoversPath reports whether the token is good for a resource of a hub, such as /devices/d, that
+// goes by any of these host names: its sr must be the resource or a prefix of it by whole segments.
+// Host names are compared without case, the rest exactly.
 func (t SAS) CoversPath(hosts []string, resource string) bool {
 	for _, sr := range t.resources() {
 		host, path, _ := strings.Cut(strings.TrimSuffix(sr, "/"), "/")

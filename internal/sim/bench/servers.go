@@ -59,7 +59,8 @@ func serve(role string) error {
 	return nil
 }
 
-// certificate makes a key of the same kind as the simulator's, and leaves its certificate in a file for the client.
+// certificate makes a key of the same kind as the simulator's, and leaves its certificate in a file
+// for the client.
 func certificate(file string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
