@@ -47,9 +47,9 @@ func configure(t *testing.T, environ []string, args ...string) (*settings, plan,
 	return s, c, errors.Join(err, cerr)
 }
 
-// TestAddressesAndIDs: the usual spellings are accepted, and impossible values are refused with
+// TestImpossibleAddressesAndIDsAreRefused: the usual spellings are accepted, and impossible values are refused with
 // their key before anything is dialled.
-func TestAddressesAndIDs(t *testing.T) {
+func TestImpossibleAddressesAndIDsAreRefused(t *testing.T) {
 	right := func(args ...string) []string {
 		return append([]string{"--id-scope=0ne00ABCDEF", "--device-id=dev-1", "--group-key=" + testKey}, args...)
 	}
@@ -139,9 +139,9 @@ func TestAddressesAndIDs(t *testing.T) {
 	}
 }
 
-// TestLedgerAddresses: an address of a ledger that cannot work is a fault of the command line,
+// TestImpossibleLedgerAddressesAreRefused: an address of a ledger that cannot work is a fault of the command line,
 // before anything is dialled.
-func TestLedgerAddresses(t *testing.T) {
+func TestImpossibleLedgerAddressesAreRefused(t *testing.T) {
 	env := &Env{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return nil, errors.New("dialled " + addr) }}
 	for where, says := range map[string]string{
 		"http://127.0.0.1:70000": "from 1 to 65535", "http://127.0.0.1:0/": "from 1 to 65535", "http:///api": "ledger is empty",
@@ -186,9 +186,9 @@ func writePEM(t *testing.T, kind string, der []byte) string {
 	return path
 }
 
-// TestCertificates: a fault of a certificate or its key is named with both values before anything
+// TestFaultsOfCertificatesAreNamed: a fault of a certificate or its key is named with both values before anything
 // is dialled.
-func TestCertificates(t *testing.T) {
+func TestFaultsOfCertificatesAreNamed(t *testing.T) {
 	now := time.Now()
 	cert, key := minted(t, "Dev-1", now.Add(-time.Hour), now.Add(time.Hour))
 	otherCert, otherKey := minted(t, "dev-2", now.Add(-time.Hour), now.Add(time.Hour))
@@ -271,8 +271,8 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestExposedSecrets: each secret that others can read or replace gets one warning, and no more.
-func TestExposedSecrets(t *testing.T) {
+// TestExposedSecretsGetOneWarning: each secret that others can read or replace gets one warning, and no more.
+func TestExposedSecretsGetOneWarning(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("files of Windows have no Unix permission bits, which this test sets and looks at")
 	}

@@ -21,8 +21,8 @@ import (
 // writing, and is not UTF-8.
 const nasty = "a\x1b[2J\nb\r\x7f\u009b1m\u202e\xff\u2028c"
 
-// TestConsoleEscapes holds every part of a console line to one line of printable text.
-func TestConsoleEscapes(t *testing.T) {
+// TestConsoleLinesAreEscaped holds every part of a console line to one line of printable text.
+func TestConsoleLinesAreEscaped(t *testing.T) {
 	var out bytes.Buffer
 	log := zerolog.New(console(&out, false, said)).With().Timestamp().Logger()
 	log.Info().Str("name", nasty).Strs("list", []string{nasty}).Any("map", map[string]string{nasty: nasty}).
@@ -36,8 +36,8 @@ func TestConsoleEscapes(t *testing.T) {
 	}
 }
 
-// TestConsoleBounds sends texts of a megabyte.
-func TestConsoleBounds(t *testing.T) {
+// TestConsoleLinesAreBounded sends texts of a megabyte.
+func TestConsoleLinesAreBounded(t *testing.T) {
 	var out bytes.Buffer
 	log := zerolog.New(console(&out, false, said))
 	long := strings.Repeat("é\x1b", 1<<19)
@@ -47,8 +47,8 @@ func TestConsoleBounds(t *testing.T) {
 	}
 }
 
-// TestConsoleDates shows the date where it changes, and at the beginning.
-func TestConsoleDates(t *testing.T) {
+// TestConsoleShowsTheDateWhereItChanges shows the date where it changes, and at the beginning.
+func TestConsoleShowsTheDateWhereItChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		zerolog.TimeFieldFormat = stampFormat
 		var out bytes.Buffer
@@ -71,8 +71,8 @@ func TestConsoleDates(t *testing.T) {
 	})
 }
 
-// TestLogDurations are numbers for programs and words for people.
-func TestLogDurations(t *testing.T) {
+// TestLogDurationsAreNumbersForPrograms are numbers for programs and words for people.
+func TestLogDurationsAreNumbersForPrograms(t *testing.T) {
 	var out bytes.Buffer
 	log := zerolog.New(console(&out, false, said))
 	log.Info().Int64("waitMs", 2300).Int("status", 200).Msg("it waits")
@@ -81,8 +81,8 @@ func TestLogDurations(t *testing.T) {
 	}
 }
 
-// TestColours are for terminals that show them, and for people who want them.
-func TestColours(t *testing.T) {
+// TestColoursAreForTerminals are for terminals that show them, and for people who want them.
+func TestColoursAreForTerminals(t *testing.T) {
 	for _, test := range []struct {
 		terminal bool
 		environ  []string

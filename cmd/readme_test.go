@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestReadmeTableOfFlags: README's table lists the flags that run --help shows, all of them, with
+// TestReadmeListsTheFlagsOfRun: README's table lists the flags that run --help shows, all of them, with
 // their defaults.
-func TestReadmeTableOfFlags(t *testing.T) {
+func TestReadmeListsTheFlagsOfRun(t *testing.T) {
 	run, _, err := newRootCommand(&Env{}, nil).Find([]string{"run"})
 	if err != nil {
 		t.Fatal(err)
@@ -106,8 +106,8 @@ func shownAnywhere(root *cobra.Command) map[string]bool {
 	return shown
 }
 
-// TestReadmeFlagsExist: every flag in README is one that a help shows, and every command exists.
-func TestReadmeFlagsExist(t *testing.T) {
+// TestFlagsInReadmeExist: every flag in README is one that a help shows, and every command exists.
+func TestFlagsInReadmeExist(t *testing.T) {
 	root := newRootCommand(&Env{}, nil)
 	shown := shownAnywhere(root)
 	shown["--name"] = true // of the Azure CLI

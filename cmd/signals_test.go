@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestSignals holds the process to what each signal means, to the millisecond.
-func TestSignals(t *testing.T) {
+// TestEachSignalEndsTheProcessAsItShould holds the process to what each signal means, to the millisecond.
+func TestEachSignalEndsTheProcessAsItShould(t *testing.T) {
 	const never = -1
 	type sent struct {
 		at  time.Duration

@@ -26,7 +26,7 @@ type transcript struct {
 	m     *Machine
 }
 
-func TestMachineTranscripts(t *testing.T) {
+func TestMachineDoesWhatItsTranscriptsSay(t *testing.T) {
 	files, err := filepath.Glob("testdata/machine/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no transcripts: %v", err)

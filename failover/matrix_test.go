@@ -190,10 +190,10 @@ var flipped = map[failover.Action]failover.Action{
 	failover.AskFirst: failover.Reconnect, failover.SlowDown: failover.DialNow, failover.BackOffDPS: failover.RetryDPS, failover.BackOffKnown: failover.BackOffDPS, failover.Stop: failover.BackOff,
 }
 
-// TestDecisionMatrix injects every fault. It holds the device to the rule, to its action, and to
+// TestEachFaultLeadsToItsAction injects every fault. It holds the device to the rule, to its action, and to
 // the document that says what the device then does. Then it injects the fault once more with the
 // row's action flipped: a row whose flip changes nothing would be an ornament.
-func TestDecisionMatrix(t *testing.T) {
+func TestEachFaultLeadsToItsAction(t *testing.T) {
 	var doc strings.Builder
 	doc.WriteString("# What a device decides\n\n" +
 		"Written by a test (`go test ./failover -run DecisionMatrix -rewrite`) that injects each of these faults into the real client, with the\n" +

@@ -12,7 +12,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-func TestProvision(t *testing.T) {
+func TestProvisionReturnsTheFirstAssignment(t *testing.T) {
 	refused := &dps.Error{Step: dps.StepDial, Host: "d", RetryAfter: -1, Err: syscall.ECONNREFUSED}
 	throttled := &dps.Error{Step: dps.StepRegister, Host: "d", Status: 429, RetryAfter: 7 * time.Second, Counted: true}
 	for name, v := range map[string]struct {

@@ -82,7 +82,7 @@ func opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError("connect", err)}
 }
 
-func TestClassify(t *testing.T) {
+func TestEachErrorHasItsSignal(t *testing.T) {
 	at := func(p hub.Phase, err error) error { return &hub.Error{Phase: p, Host: "h", Err: err} }
 	dpsAt := func(e dps.Error) error { e.RetryAfter = -1; return &e }
 	expired := &tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}
@@ -171,7 +171,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestBudget(t *testing.T) {
+func TestBudgetComesBackOneByOne(t *testing.T) {
 	now := time.Unix(0, 0)
 	b := newBudget(2, 5*time.Second)
 	taken := func(at time.Time) (n int) {

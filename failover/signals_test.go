@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestHintsSpeakOfWhatThereIs: no hint mentions a key to a device without one, or DPS to a device
+// TestHintsNameOnlySettingsThatTheDeviceHas: no hint mentions a key to a device without one, or DPS to a device
 // with a connection string. The signals of DPS never come to the latter.
-func TestHintsSpeakOfWhatThereIs(t *testing.T) {
+func TestHintsNameOnlySettingsThatTheDeviceHas(t *testing.T) {
 	hints := 0
 	for s := range signals {
 		fromDPS := strings.HasPrefix(s.String(), "DPS") || strings.Contains(s.Hint(Proof{}), "--provisioning-host")

@@ -14,10 +14,10 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-// TestWaitingIsTold: a session and Provision tell after ten seconds, and then more and more rarely,
+// TestLongWaitForDPSIsReported: a session and Provision tell after ten seconds, and then more and more rarely,
 // that they wait for DPS and in which step, until the answer comes. Provision ends exactly at its
 // limit, in the middle of a registration too. An assignment says whether it is new.
-func TestWaitingIsTold(t *testing.T) {
+func TestLongWaitForDPSIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		began := time.Now()
@@ -117,10 +117,10 @@ func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial,
 	return dials, asked
 }
 
-// TestWaitsOfAnOutage checks the bounds of waits for a thousand seeds: between registrations that
+// TestWaitsOfAnOutageStayInTheirBounds checks the bounds of waits for a thousand seeds: between registrations that
 // DPS refuses, with the budget and a retry-after, and between dials that the assigned hub refuses.
 // It also checks that the devices of a fleet do not wait equally long.
-func TestWaitsOfAnOutage(t *testing.T) {
+func TestWaitsOfAnOutageStayInTheirBounds(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	home := State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-a", AssignedAt: began}}}
 	for _, s := range []Signal{DPSError, DPSUnauthorized, DPSRefusedConnect, DPSBlocked, DPSNonsense} {
@@ -188,10 +188,10 @@ func TestWaitsOfAnOutage(t *testing.T) {
 	}
 }
 
-// TestRefusedOverARestart: if DPS has refused a device for more than a minute, the device asks as
+// TestRestartDoesNotMakeADeviceAskMoreOften: if DPS has refused a device for more than a minute, the device asks as
 // slowly as before after every restart, because its state keeps that. A device that was refused for
 // a shorter time, or was assigned since, begins anew.
-func TestRefusedOverARestart(t *testing.T) {
+func TestRestartDoesNotMakeADeviceAskMoreOften(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, v := range []struct {
 		since time.Duration

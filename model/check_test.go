@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestCheckTelemetry(t *testing.T) {
+func TestTelemetryThatDoesNotFitIsFound(t *testing.T) {
 	failover, controller := failover(t), parse(t, controller)
 	tests := []struct {
 		model           *Model
@@ -87,7 +87,7 @@ var values = map[string]struct{ good, bad []string }{
 	"absent": {nil, []string{"1"}},
 }
 
-func TestValues(t *testing.T) {
+func TestEachSchemaTakesItsValues(t *testing.T) {
 	m := parse(t, controller)
 	for name, v := range values {
 		for _, good := range v.good {
@@ -103,7 +103,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-func TestIntegral(t *testing.T) {
+func TestWholeNumbersHaveManySpellings(t *testing.T) {
 	for text, want := range map[string]int64{
 		"9223372036854775807": math.MaxInt64, "-9223372036854775808": math.MinInt64, "9007199254740993": 9007199254740993,
 		"9.007199254740993e15": 9007199254740993, "100": 100, "1.00e2": 100, "0.000000000000000000000000000001e32": 100, "1200.0": 1200, "-0.0": 0,
@@ -265,7 +265,7 @@ func TestSentencesRepeatNoValue(t *testing.T) {
 	}
 }
 
-func TestAckOnTheWire(t *testing.T) {
+func TestAckHasItsFormOnTheWire(t *testing.T) {
 	for want, ack := range map[string]Ack{
 		`{"value":1200,"ac":200,"av":5,"ad":"completed"}`:        {json.RawMessage("1200"), AckCompleted, 5, "completed"},
 		`{"value":9007199254740993,"ac":203,"av":0}`:             {json.RawMessage("9007199254740993"), 203, 0, ""},
@@ -278,7 +278,7 @@ func TestAckOnTheWire(t *testing.T) {
 	}
 }
 
-func TestKindInWords(t *testing.T) {
+func TestEachKindHasItsWords(t *testing.T) {
 	for kind, want := range map[Kind]string{Unknown: "unknown", WrongType: "wrong type", NotObject: "not an object",
 		NotWritable: "not writable", Missing: "missing", 0: "Kind(0)"} {
 		if kind.String() != want {

@@ -30,7 +30,7 @@ const rich = `{"@context":["dtmi:dtdl:context;2","dtmi:iotcentral:context;2"],"@
 const base = `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:base;1","@type":"Interface","contents":
  {"@id":"dtmi:base:stop;1","@type":"Command","name":"stop"}}`
 
-func TestNoFlaws(t *testing.T) {
+func TestLegalModelHasNoFlaws(t *testing.T) {
 	data, err := os.ReadFile("../failover.json")
 	if err != nil {
 		t.Fatal(err)

@@ -80,7 +80,7 @@ func parse(t testing.TB, text string) *Model {
 	return m
 }
 
-func TestFailoverModel(t *testing.T) {
+func TestFailoverModelIsThatOfTheSample(t *testing.T) {
 	m := failover(t)
 	if m.ID() != "dtmi:Sample:Failover;1" {
 		t.Errorf("id is %s", m.ID())
@@ -148,7 +148,7 @@ func TestFailoverFileIsImportable(t *testing.T) {
 	}
 }
 
-func TestComponentsAndInheritance(t *testing.T) {
+func TestComponentsAndInheritedContentsAreFound(t *testing.T) {
 	m := parse(t, controller)
 	if m.ID() != "dtmi:test:Controller;2" {
 		t.Errorf("id is %s", m.ID())
@@ -180,7 +180,7 @@ func TestComponentsAndInheritance(t *testing.T) {
 	}
 }
 
-func TestDescribe(t *testing.T) {
+func TestDescriptionListsEveryContent(t *testing.T) {
 	var out strings.Builder
 	if err := parse(t, controller).Describe(&out); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestRootIsWhatNothingRefersTo(t *testing.T) {
 	}
 }
 
-func TestInterfacesAndRoots(t *testing.T) {
+func TestInterfacesAndRootsAreListed(t *testing.T) {
 	m := parse(t, controller)
 	if got := strings.Join(m.Interfaces(), " "); got != "dtmi:test:Controller;2 dtmi:test:Info;1 dtmi:test:Base;1 dtmi:test:Thermostat;1" {
 		t.Errorf("interfaces are %s", got)
@@ -245,7 +245,7 @@ func one(content string) string {
 	return `{"@context":"dtmi:dtdl:context;2","@id":"dtmi:t;1","@type":"Interface","contents":[` + content + `]}`
 }
 
-func TestAcceptedFiles(t *testing.T) {
+func TestUnusualFilesAreAccepted(t *testing.T) {
 	files := map[string]string{
 		"one interface":            one(""),
 		"byte order mark":          "\xef\xbb\xbf" + one(""),
@@ -267,7 +267,7 @@ func TestAcceptedFiles(t *testing.T) {
 	}
 }
 
-func TestWrongFiles(t *testing.T) {
+func TestWrongFilesAreRefusedWithTheirPlace(t *testing.T) {
 	arrays := func(n int) string {
 		return strings.Repeat(`{"@type":"Array","elementSchema":`, n) + `"double"` + strings.Repeat(`}`, n)
 	}

@@ -28,8 +28,8 @@ func TestSinksSeeEveryEventInOrder(t *testing.T) {
 	})
 }
 
-// TestEmitFromManyGoroutines hands each event to a sink once, whoever emits it.
-func TestEmitFromManyGoroutines(t *testing.T) {
+// TestEachEventReachesASinkOnce hands each event to a sink once, whoever emits it.
+func TestEachEventReachesASinkOnce(t *testing.T) {
 	var j Journal
 	n := 0
 	j.Sink(func(Event) { n++ })
@@ -47,8 +47,8 @@ func TestEmitFromManyGoroutines(t *testing.T) {
 	}
 }
 
-// TestDuration writes times as people say them.
-func TestDuration(t *testing.T) {
+// TestDurationsAreWrittenAsPeopleSayThem writes times as people say them.
+func TestDurationsAreWrittenAsPeopleSayThem(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		1560 * time.Microsecond: "1.6 ms", 42 * time.Millisecond: "42 ms", 310 * time.Millisecond: "0.31 s", 1 * time.Second: "1.0 s",
 		12 * time.Second: "12 s", 90 * time.Second: "90 s", 4 * time.Minute: "4 min", 150 * time.Minute: "150 min", 6 * time.Hour: "6 h",
