@@ -19,7 +19,7 @@ const maxName = 128
 // quoted.
 func Quoted(name string) string {
 	short := Name(name)
-	if name != "" && short == name && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
+	if name != "" && short == name && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
 		return name
 	}
 	return strconv.Quote(short)
