@@ -69,7 +69,8 @@ func (s *settings) behaviour(agent string) (plan, error) {
 	}
 	faults := []error{c.Validate(), p.sample.Validate()}
 	for _, key := range []string{"provisioning-transport", "telemetry-source", "drain-order", "pipeline", "outbox-full"} {
-		if f := s.fs.Lookup(key); f.Value.String() != "" {
+		// Without a value, outbox-full goes by the source.
+		if f := s.fs.Lookup(key); key != "outbox-full" || f.Value.String() != "" {
 			faults = append(faults, checkChoice(f))
 		}
 	}
