@@ -28,7 +28,7 @@ func (s *Session[L]) Run(ctx context.Context) {
 //
 //go:noinline
 func (s *Session[L]) begin(ctx context.Context) *loop[L] {
-	life, stop := context.WithCancel(ctx)
+	life, stop := context.WithCancel(ctx) //nolint:gosec // G118: wait calls stop
 	r := &loop[L]{Session: s, life: life, stop: stop, m: NewMachine(s.Options, s.Cached), do: make(chan func()),
 		bound: context.WithoutCancel(ctx)}
 	if r.Open == nil {

@@ -47,6 +47,7 @@ func built() time.Time {
 	return at
 }
 
+// How exact a clock must be, and how often it is looked at and written down.
 const (
 	RightWithin = time.Minute     // a clock that is so far off does no harm
 	leap        = 2 * time.Second // a clock that moves so far against another one was set
@@ -108,6 +109,7 @@ type news struct {
 	e  journal.Event
 }
 
+// New returns a clock that goes by what a machine knows.
 func New(c Machine) *Clock {
 	k := &Clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), turn: make(chan struct{}, 1)}
 	if k.c.Wall == nil {

@@ -345,7 +345,7 @@ func TestEachSampleBelongsToTheEpochOfItsStamp(t *testing.T) {
 // own is a clock that one device alone goes by.
 func own(c Machine, tell func(journal.Event)) *Epochs {
 	k := New(c).For(tell, func(time.Duration) {})
-	k.Clock.all = append(k.Clock.all, k)
+	k.all = append(k.all, k)
 	return k
 }
 

@@ -77,7 +77,7 @@ func (k *Epochs) Open(keeper Keeper, l Line) {
 	if unread {
 		k.changed++ // so that it is tried again
 	}
-	k.Clock.all = append(k.Clock.all, k)
+	k.all = append(k.all, k)
 }
 
 // Kept returns what the next run should know, as it is now.
@@ -91,7 +91,7 @@ func (k *Epochs) Kept() File {
 func (k *Epochs) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.Clock.all = slices.DeleteFunc(k.Clock.all, func(one *Epochs) bool { return one == k })
+	k.all = slices.DeleteFunc(k.all, func(one *Epochs) bool { return one == k })
 }
 
 // Hear takes the time that the cloud has named just now, to the device of e. It comes over a

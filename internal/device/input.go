@@ -48,17 +48,20 @@ func (d *Device) feedOutbox(ctx context.Context, sources []telemetry.Source) err
 type feeding struct {
 	d     *Device
 	ctx   context.Context
-	stop  context.CancelCauseFunc
+	stop  context.CancelFunc
 	ended func(error)
 
 	mu   sync.Mutex
-	left int // sources that have not ended
+	left int   // sources that have not ended
+	err  error // of the first that has failed
 }
 
 // feedAll begins what feedOutbox does, and calls ended when that is done. ended must not block.
 func (d *Device) feedAll(ctx context.Context, sources []telemetry.Source, ended func(error)) {
-	f := &feeding{d: d, ended: ended, left: len(sources)}
-	f.ctx, f.stop = context.WithCancelCause(ctx)
+	f := &feeding{d: d, ctx: ctx, stop: func() {}, ended: ended, left: len(sources)}
+	if len(sources) > 1 { // a source alone stops no other one
+		f.ctx, f.stop = context.WithCancel(ctx)
+	}
 	for _, src := range sources {
 		f.start(src, bugPauseMin)
 	}
@@ -68,7 +71,7 @@ func (d *Device) feedAll(ctx context.Context, sources []telemetry.Source, ended 
 func (f *feeding) start(src telemetry.Source, wait time.Duration) {
 	telemetry.StartFeed(f.ctx, src, f.d.box, f.d.feedOptions(src.Name), func(err error) {
 		if _, isBug := errors.AsType[*bug](err); !isBug || f.ctx.Err() != nil {
-			if err != nil && src.Name != "" {
+			if err != nil && src.Name != "" && f.ctx.Err() == nil {
 				err = fmt.Errorf("source %s: %w", src.Name, err)
 			}
 			f.end(err)
@@ -84,19 +87,20 @@ func (f *feeding) start(src telemetry.Source, wait time.Duration) {
 	})
 }
 
-// end notes that one source has ended.
+// end notes that one source has ended. The first that fails ends the others.
 func (f *feeding) end(err error) {
-	if err != nil {
-		f.stop(err) // the others end too
-	}
 	f.mu.Lock()
+	if f.err == nil {
+		f.err = err
+	}
 	f.left--
-	last := f.left == 0
+	last, failed := f.left == 0, f.err
 	f.mu.Unlock()
+	if last || err != nil {
+		f.stop()
+	}
 	if last {
-		err := context.Cause(f.ctx)
-		f.stop(nil)
-		f.ended(err)
+		f.ended(failed)
 	}
 }
 
