@@ -31,9 +31,9 @@ func (r *repeated) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// TestHugeLedger: a ledger of 128 MiB is read in the memory of a few messages, and one value of
-// that size is refused.
-func TestHugeLedger(t *testing.T) {
+// TestHugeLedgerNeedsLittleMemory: a ledger of 128 MiB is read in the memory of a few messages, and
+// one value of that size is refused.
+func TestHugeLedgerNeedsLittleMemory(t *testing.T) {
 	message := `{"mid":"0123456789abcdef-1","deviceId":"d1","body":"` + strings.Repeat("x", 200<<10) + `"},`
 	times := 128 << 20 / len(message)
 	for name, v := range map[string]struct {
@@ -69,8 +69,9 @@ func TestHugeLedger(t *testing.T) {
 	}
 }
 
-// TestReadLedger: one message in every form in which somebody may have written it down.
-func TestReadLedger(t *testing.T) {
+// TestLedgerIsReadInEverySpelling: one message in every form in which somebody may have written it
+// down.
+func TestLedgerIsReadInEverySpelling(t *testing.T) {
 	const id, gap, device = "0123456789abcdef-42", "3-7", "dev-1"
 	whole := fmt.Sprint([]Arrival{{id, gap, device}})
 	for name, v := range map[string]struct{ text, want string }{
