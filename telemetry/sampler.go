@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 )
@@ -9,15 +10,18 @@ import (
 // Sampler asks the scheduled sources of a whole process for their samples when they are due. It
 // costs no goroutine between two ticks. One timer waits for the next tick of all sources. Then as
 // many workers as sources are due, up to a bound, ask the sources and end. A source whose Read
-// takes long occupies a worker meanwhile.
+// takes long occupies a worker for stuckAfter at most; then another worker takes over. So sources
+// that hang, such as those of a broken bus, do not stop the others.
 type Sampler struct {
 	bound int // workers
 
 	mu      sync.Mutex
 	waiting byDue
-	ready   []*task // their time has come
-	workers int
+	ready   []*task     // their time has come
+	running []*task     // asked now, except those that are stuck
+	workers int         // except those that ask a source that is stuck
 	timer   *time.Timer // for waiting[0]; nil: not needed yet
+	relief  *time.Timer // takes workers from stuck sources; nil: nobody needs them
 }
 
 // task is a function that a Sampler calls when it is due. Sampler.mu guards its fields.
@@ -26,12 +30,18 @@ type task struct {
 	due     time.Time
 	index   int // in Sampler.waiting; -1: it does not wait
 	running bool
+	since   time.Time // running
+	stuck   bool      // running for stuckAfter: its worker does not count any more
+	resumed time.Time // what resume said while it was still running; zero: nothing
 	stopped bool
 	idle    chan struct{} // closed when a run ends after stop; nil: nobody waits for that
 }
 
 // defaultWorkers is how many sources are asked at once, unless a Sampler is told otherwise.
 const defaultWorkers = 16
+
+// stuckAfter is how long a source may take before its worker does not count any more.
+const stuckAfter = 2 * time.Second
 
 // NewSampler returns a sampler that asks at most so many sources at once; 0: 16.
 func NewSampler(workers int) *Sampler {
@@ -47,11 +57,15 @@ func (s *Sampler) start(t *task) {
 	s.resume(t, time.Now())
 }
 
-// resume lets a task go on that did not say when it is due.
+// resume lets a task go on that did not say when it is due. It may be called before run returns.
 func (s *Sampler) resume(t *task, due time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !t.stopped {
+	switch {
+	case t.stopped:
+	case t.running:
+		t.resumed = due
+	default:
 		s.waitLocked(t, due)
 	}
 }
@@ -91,6 +105,9 @@ func (s *Sampler) planLocked() {
 			go s.work()
 		}
 	}
+	if s.workers >= s.bound {
+		s.relieveLocked()
+	}
 	switch {
 	case len(s.waiting) == 0:
 		if s.timer != nil {
@@ -109,7 +126,36 @@ func (s *Sampler) plan() {
 	s.planLocked()
 }
 
-// work runs tasks until none is ready.
+// relieveLocked begins a worker in the place of each that asks a source that is stuck, if sources
+// wait for one. It looks again when the next source may be stuck.
+func (s *Sampler) relieveLocked() {
+	if len(s.ready) == 0 || s.relief != nil {
+		return
+	}
+	now := time.Now()
+	next := now.Add(stuckAfter)
+	s.running = slices.DeleteFunc(s.running, func(t *task) bool {
+		end := t.since.Add(stuckAfter)
+		if t.stuck = !end.After(now); t.stuck {
+			s.workers--
+		} else if end.Before(next) {
+			next = end
+		}
+		return t.stuck
+	})
+	for begun := 0; begun < len(s.ready) && s.workers < s.bound; begun++ {
+		s.workers++
+		go s.work()
+	}
+	s.relief = time.AfterFunc(next.Sub(now), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.relief = nil
+		s.relieveLocked()
+	})
+}
+
+// work runs tasks until none is ready, or until another worker has taken its place.
 func (s *Sampler) work() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,16 +166,27 @@ func (s *Sampler) work() {
 		if t.stopped {
 			continue
 		}
-		t.running = true
+		t.running, t.since, t.resumed = true, time.Now(), time.Time{}
+		s.running = append(s.running, t)
 		s.mu.Unlock()
 		next := t.run()
 		s.mu.Lock()
-		t.running = false
+		stuck := t.stuck
+		t.running, t.stuck = false, false
+		if !stuck {
+			s.running = slices.DeleteFunc(s.running, func(other *task) bool { return other == t })
+		}
+		if next.IsZero() {
+			next = t.resumed
+		}
 		switch {
 		case t.idle != nil:
 			close(t.idle)
 		case !t.stopped && !next.IsZero():
 			s.waitLocked(t, next)
+		}
+		if stuck {
+			return
 		}
 	}
 	s.ready = nil

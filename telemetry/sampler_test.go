@@ -230,3 +230,78 @@ func noMoreGoroutines(t *testing.T, before int) {
 	stacks := make([]byte, 1<<20)
 	t.Errorf("%d goroutines more: %s", n, stacks[:runtime.Stack(stacks, true)])
 }
+
+// TestSourcesThatHangStopNoOther: as many sources as the bound and more are asked and do not
+// answer. The others are asked as before, and those that hang go on when they answer at last.
+func TestSourcesThatHangStopNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hanging, others = 11, 20
+		s, before := NewSampler(3), runtime.NumGoroutine()
+		release := make(chan struct{})
+		var hung, asked atomic.Int64
+		var counters Counters
+		var stops []func()
+		start := func(read Read, c *Counters) {
+			stops = append(stops, StartFeed(t.Context(), Every(5*time.Second, read), discard{}, FeedOptions{Sampler: s, Counters: c}, func(error) {}))
+		}
+		for range hanging {
+			start(func(time.Time) ([]byte, error) {
+				hung.Add(1)
+				<-release
+				return []byte(`{}`), nil
+			}, nil)
+		}
+		for range others {
+			start(func(time.Time) ([]byte, error) {
+				asked.Add(1)
+				return []byte(`{}`), nil
+			}, &counters)
+		}
+		time.Sleep(time.Minute + 2*time.Second)
+		asked.Store(0)
+		counters.Skipped.Store(0)
+		time.Sleep(time.Minute)
+		if n := asked.Load(); n != others*12 || counters.Skipped.Load() != 0 || hung.Load() != hanging {
+			t.Errorf("asked %d times, %d skipped, %d hang", n, counters.Skipped.Load(), hung.Load())
+		}
+		close(release)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := hung.Load(); n != hanging*13 {
+			t.Errorf("those that hung were asked %d times", n)
+		}
+		noMoreGoroutines(t, before)
+		for _, stop := range stops {
+			stop()
+		}
+		if s.workers != 0 || len(s.running) != 0 || len(s.ready) != 0 {
+			t.Errorf("%d workers, %d running, %d ready", s.workers, len(s.running), len(s.ready))
+		}
+	})
+}
+
+// TestTaskIsNeverRunTwiceAtOnce: a task that was resumed before its run has returned is run again
+// only afterwards, and stopping it waits for the run.
+func TestTaskIsNeverRunTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewSampler(0)
+		var now, runs atomic.Int64
+		k := new(task)
+		k.run = func() time.Time {
+			if now.Add(1) > 1 {
+				t.Error("it runs twice at once")
+			}
+			runs.Add(1)
+			s.resume(k, time.Now())
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return time.Time{}
+		}
+		s.start(k)
+		time.Sleep(10*time.Second + 500*time.Millisecond)
+		s.stop(k)
+		if n := runs.Load(); n != 11 || now.Load() != 0 {
+			t.Errorf("%d runs, %d at once", n, now.Load())
+		}
+	})
+}
