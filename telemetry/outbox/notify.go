@@ -112,8 +112,8 @@ func (b *Box) unwatch(i int) {
 
 // tryAgain tries what could not be done before: without appends nobody else tries the disk again.
 func (b *Box) tryAgain(w *watch) {
+	defer b.timers.Done() // last, so that nothing is reported after Close
 	defer b.report()
-	defer b.timers.Done()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w.timer = nil

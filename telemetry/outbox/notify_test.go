@@ -134,3 +134,35 @@ func (h *hangingFS) Open(name string, flag int) (disk.File, error) {
 	time.Sleep(time.Duration(h.pause.Load()))
 	return h.FS.Open(name, flag)
 }
+
+// Close waits for a report of a reader that waits, so that none comes afterwards.
+func TestNoReportAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		var reporting, closed atomic.Bool
+		b := openBox(t, "/box", Options{FS: disk, Report: func(p Problem) {
+			if p.Kind == Recovered {
+				reporting.Store(true)
+				time.Sleep(time.Minute)
+				if closed.Load() {
+					t.Error("it is closed already")
+				}
+			}
+		}})
+		disk.setFault(func(_ int, op, _ string) error {
+			if op == "write" {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		appendBodies(t, b, "1")
+		disk.setFault(nil)
+		b.Notify(func() {}, Part{After: 1})
+		time.Sleep(2 * retryEvery)
+		if !reporting.Load() {
+			t.Error("nothing was reported")
+		}
+		closeBox(t, b)
+		closed.Store(true)
+	})
+}
