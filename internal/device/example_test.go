@@ -11,15 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hubhop-iot/hubhop/dps"
-	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/model"
 	"github.com/hubhop-iot/hubhop/telemetry"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // kiln returns what a kiln does. The model names everything that appears here.
@@ -67,12 +64,12 @@ func kiln(m *model.Model) device.App {
 
 // connect runs a device until ctx ends.
 func connect(ctx context.Context, shared *device.Shared, id device.Identity, app device.App) error {
-	shared.Config = device.Config{
-		ProvisioningHost: shared.Config.ProvisioningHost, ProvisioningTransport: dps.MQTT,
-		Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: time.Hour},
-		Drain:         telemetry.DrainOptions{Window: 64},
-		Outbox:        outbox.Options{MaxBytes: 64 << 20},
-		MethodTimeout: 25 * time.Second, DrainTimeout: 5 * time.Second,
+	host := shared.Config.ProvisioningHost
+	shared.Config = device.DefaultConfig()
+	shared.Config.ProvisioningHost = host
+	shared.Config.Outbox.MaxBytes = 64 << 20
+	if err := shared.Config.Validate(); err != nil {
+		return err
 	}
 	return device.New(shared, id, app).Run(ctx)
 }
