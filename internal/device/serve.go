@@ -86,20 +86,23 @@ type duty struct {
 	renews atomic.Bool
 	twin   following
 
-	work context.Context // ends when the duty must end
-	stop context.CancelCauseFunc
+	ctx context.Context // of the service; the work ends with it
 
 	mu      sync.Mutex
-	closed  bool           // no goroutine is started any more
-	running sync.WaitGroup // the goroutines of the duty
+	cause   error           // why the work ended the link; nil: it has not
+	stopped bool            // the work must end
+	closed  bool            // no goroutine is started any more
+	paths   int             // that run
+	work    context.Context // of these; nil: none runs, and a link at rest needs no context
+	cancel  context.CancelFunc
+	running sync.WaitGroup // the goroutines of the paths
 }
 
 // serve begins to work on a link. It returns a function that ends the work, and returns the reason
 // if it knows one that the link does not.
 func (d *Device) serve(ctx context.Context, l *link, over func()) (end func() error) {
-	w := &duty{d: d, l: l, over: over}
+	w := &duty{d: d, l: l, over: over, ctx: ctx}
 	w.twin.w = w
-	w.work, w.stop = context.WithCancelCause(ctx)
 	l.duty.Store(w)
 	if err := d.run("serving", func() error { w.begin(); return nil }); err != nil {
 		w.fail(err)
@@ -109,7 +112,7 @@ func (d *Device) serve(ctx context.Context, l *link, over func()) (end func() er
 		defer w.wait() // also after a panic, because the paths of two links must not run together
 		defer w.halt()
 		defer w.stop(nil)
-		return d.run("serving", func() error { return w.end(ctx) })
+		return d.run("serving", w.end)
 	}
 }
 
@@ -119,7 +122,52 @@ func (w *duty) fail(err error) {
 	w.over()
 }
 
-// start runs a path of the duty in a goroutine. After a panic the path begins again. An error of it
+// stop ends the work. The first reason that is given to it counts.
+func (w *duty) stop(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.stopped {
+		w.stopped, w.cause = true, why
+	}
+	if w.cancel != nil {
+		w.cancel()
+	}
+}
+
+// ended says whether the work must end.
+func (w *duty) ended() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stopped || w.ctx.Err() != nil
+}
+
+// enter begins a path. Its context ends when the work must end. leave ends the path.
+func (w *duty) enter() context.Context {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.enterLocked()
+}
+
+func (w *duty) enterLocked() context.Context {
+	if w.paths++; w.work == nil {
+		w.work, w.cancel = context.WithCancel(w.ctx)
+	}
+	if w.stopped {
+		w.cancel()
+	}
+	return w.work
+}
+
+func (w *duty) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.paths--; w.paths == 0 {
+		w.cancel()
+		w.work, w.cancel = nil, nil
+	}
+}
+
+// start runs a path of the work in a goroutine. After a panic the path begins again. An error of it
 // ends the link.
 func (w *duty) start(path string, run func(context.Context) error) {
 	w.mu.Lock()
@@ -127,8 +175,10 @@ func (w *duty) start(path string, run func(context.Context) error) {
 	if w.closed {
 		return
 	}
+	ctx := w.enterLocked()
 	w.d.spawnIn(&w.running, path, func() {
-		if err := w.d.keep(w.work, path, run); err != nil && w.work.Err() == nil {
+		defer w.leave()
+		if err := w.d.keep(ctx, path, run); err != nil && ctx.Err() == nil {
 			w.fail(err)
 		}
 	})
@@ -155,7 +205,7 @@ func (w *duty) begin() {
 	w.l.Serve(w)
 	if w.l.drain != nil {
 		w.l.drain.Start(func(err error) {
-			if w.work.Err() == nil {
+			if !w.ended() {
 				w.fail(err)
 			}
 		})
@@ -187,7 +237,7 @@ func (w *duty) Method(m *hub.Method) {
 		defer d.methods.leave(m.Size())
 		// The method does not end with the work: it may still answer while its link is replaced or
 		// the device stops.
-		d.method(context.WithoutCancel(w.work), w.l.Link, m)
+		d.method(context.WithoutCancel(w.ctx), w.l.Link, m)
 	})
 }
 
@@ -206,13 +256,13 @@ func (w *duty) Renew() {
 }
 
 // end winds the duty down, so that the next link need not send again what this one has sent.
-func (w *duty) end(ctx context.Context) error {
+func (w *duty) end() error {
 	d, l := w.d, w.l.Link
 	var err error
 	calm := false
-	if w.renews.Load() && !ended(l) && w.work.Err() == nil {
+	if w.renews.Load() && !ended(l) && !w.ended() {
 		// An hour's token leaves minutes, and telemetry flows on meanwhile.
-		calm = d.await(w.work, l, renewalTimeout)
+		calm = w.await(renewalTimeout)
 		err = &hub.Error{Phase: hub.PhaseSession, Host: l.Host(), Err: hub.ErrRenewal}
 	}
 	// Nothing new goes out from here on. What is under way gets the time for its PUBACK.
@@ -225,7 +275,7 @@ func (w *duty) end(ctx context.Context) error {
 		began := time.Now()
 		d.settle(context.Background(), l, within(l, settleTimeout))
 		if calm { // methods that came in the last moment
-			d.await(w.work, l, settleTimeout-time.Since(began))
+			w.await(settleTimeout - time.Since(began))
 		}
 	}
 	w.stop(nil)
@@ -236,10 +286,12 @@ func (w *duty) end(ctx context.Context) error {
 		l.Close(short, err)
 		return err
 	}
-	if err := context.Cause(w.work); ctx.Err() == nil && err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ctx.Err() != nil || errors.Is(w.cause, context.Canceled) {
+		return nil
 	}
-	return nil
+	return w.cause
 }
 
 func ended(l *hub.Link) bool {
@@ -258,11 +310,12 @@ func (d *Device) settle(ctx context.Context, l *hub.Link, limit time.Duration) {
 	_ = l.Settle(ctx)
 }
 
-// await waits until no method runs, up to limit or the end of the link, and says whether that came.
-func (d *Device) await(work context.Context, l *hub.Link, limit time.Duration) bool {
-	ctx, cancel := context.WithTimeout(work, within(l, limit))
+// await waits until no method runs, up to limit or the end of the work, and says whether that came.
+func (w *duty) await(limit time.Duration) bool {
+	defer w.leave()
+	ctx, cancel := context.WithTimeout(w.enter(), within(w.l.Link, limit))
 	defer cancel()
-	d.handlers.wait(ctx)
+	w.d.handlers.wait(ctx)
 	return ctx.Err() == nil
 }
 
