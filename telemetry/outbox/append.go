@@ -103,23 +103,8 @@ func (b *Box) submit(r *request, done <-chan struct{}, over bool) error {
 func (b *Box) enqueue(r *request, done <-chan struct{}, over bool) (leads bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for {
-		if b.closed {
-			return false, ErrClosed
-		}
-		if b.regainIfDue() { // a full box has no commit that would try the disk
-			continue
-		}
-		used, limit := b.bound()
-		if r.bytes > limit {
-			return false, tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", r.bytes, limit))
-		}
-		if over || b.opt.Full == DropOldest || used+b.pendingBytes+r.bytes <= limit {
-			break
-		}
-		if !b.awaitRoom(done) && !b.closed {
-			return false, fmt.Errorf("%w: %d of %d bytes are taken", ErrFull, used, limit)
-		}
+	if err := b.waitForRoom(r.bytes, done, over); err != nil {
+		return false, err
 	}
 	b.pending = append(b.pending, r)
 	b.pendingBytes += r.bytes
@@ -142,47 +127,6 @@ func (b *Box) regainIfDue() bool {
 	b.mu.Lock()
 	b.passLead()
 	return true
-}
-
-// awaitRoom returns when there may be room, or false when done is closed. It releases b.mu while it
-// waits.
-func (b *Box) awaitRoom(done <-chan struct{}) bool {
-	room := b.room.wait()
-	var again <-chan time.Time
-	if b.off != nil {
-		timer := time.NewTimer(time.Until(b.retryAt))
-		defer timer.Stop()
-		again = timer.C
-	}
-	b.mu.Unlock()
-	defer b.mu.Lock()
-	select {
-	case <-done:
-		return false
-	default:
-	}
-	select {
-	case <-room:
-	case <-again:
-	case <-done:
-		return false
-	}
-	return true
-}
-
-// bound returns how many bytes are queued where new messages go, and how many may be. b.mu is held.
-func (b *Box) bound() (used, limit int64) {
-	if b.ring != nil {
-		return b.ring.bytes, b.ringLimit()
-	}
-	return b.used(), b.opt.MaxBytes
-}
-
-func (b *Box) ringLimit() int64 {
-	if b.files == nil {
-		return b.opt.MaxBytes
-	}
-	return min(maxRing, b.opt.MaxBytes)
 }
 
 // lead commits the requests that wait, the leader's own among them, wakes their goroutines, and

@@ -12,9 +12,9 @@
 // docs/outbox.md has the contract in full, the words that are used here, the format of the files,
 // and what recovery does and cannot do.
 //
-// Where to read: box.go has the contract, append.go the commits, write.go the segments, read.go and
-// leave.go the two ends of a record's life, cursor.go what is known beside the segments, load.go
-// and recover.go the beginning.
+// Where to read: box.go has the contract, append.go the commits, room.go what a full box does,
+// write.go the segments, read.go and leave.go the two ends of a record's life, cursor.go what is
+// known beside the segments, load.go and recover.go the beginning.
 //
 // Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and
 // hands it on), cursorFile.syncing, cursorFile.mu, Box.mu. Nobody holds Box.mu while it calls the

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"slices"
@@ -11,6 +12,71 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
+
+// waitForRoom returns when a request of so many bytes may be queued: under Block as soon as there is
+// room for it, under DropOldest or with over at once. If done is closed before there is room, the
+// error is ErrFull. b.mu is held, and released during waits.
+func (b *Box) waitForRoom(bytes int64, done <-chan struct{}, over bool) error {
+	for {
+		if b.closed {
+			return ErrClosed
+		}
+		if b.regainIfDue() { // a full box has no commit that would try the disk
+			continue
+		}
+		used, limit := b.bound()
+		if bytes > limit {
+			return tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", bytes, limit))
+		}
+		if over || b.opt.Full == DropOldest || used+b.pendingBytes+bytes <= limit {
+			return nil
+		}
+		if !b.awaitRoom(done) && !b.closed {
+			return fmt.Errorf("%w: %d of %d bytes are taken", ErrFull, used, limit)
+		}
+	}
+}
+
+// awaitRoom returns when there may be room, or false when done is closed. It releases b.mu while it
+// waits.
+func (b *Box) awaitRoom(done <-chan struct{}) bool {
+	room := b.room.wait()
+	var again <-chan time.Time
+	if b.off != nil {
+		timer := time.NewTimer(time.Until(b.retryAt))
+		defer timer.Stop()
+		again = timer.C
+	}
+	b.mu.Unlock()
+	defer b.mu.Lock()
+	select {
+	case <-done:
+		return false
+	default:
+	}
+	select {
+	case <-room:
+	case <-again:
+	case <-done:
+		return false
+	}
+	return true
+}
+
+// bound returns how many bytes are queued where new messages go, and how many may be. b.mu is held.
+func (b *Box) bound() (used, limit int64) {
+	if b.ring != nil {
+		return b.ring.bytes, b.ringLimit()
+	}
+	return b.used(), b.opt.MaxBytes
+}
+
+func (b *Box) ringLimit() int64 {
+	if b.files == nil {
+		return b.opt.MaxBytes
+	}
+	return min(maxRing, b.opt.MaxBytes)
+}
 
 // used returns the bytes of the segments that hold queued messages. b.mu is held.
 func (b *Box) used() int64 {
@@ -27,7 +93,7 @@ func (b *Box) used() int64 {
 }
 
 // makeRoom drops the oldest segments: those that are too old, and under DropOldest as many as make
-// room for need bytes. The caller leads.
+// room for need bytes. (keepInRing does the same in memory.) The caller leads.
 func (b *Box) makeRoom(need int64) error {
 	dropped := b.dropAged()
 	b.mu.Lock()
