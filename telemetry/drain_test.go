@@ -485,24 +485,24 @@ func TestClosedWindowIsLookedAtAgain(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
 		link.setWindow(0)
 		fill(t, box, 2, 0)
-		looks := 0
-		d := NewDrain(box, link, DrainOptions{Go: func(work func()) { looks++; go work() }})
+		var looks atomic.Int64
+		d := NewDrain(box, link, DrainOptions{Go: func(work func()) { looks.Add(1); go work() }})
 		d.Start(func(err error) { t.Errorf("ended with %v", err) })
 		time.Sleep(10*lookAgain + lookAgain/2)
-		if looks != 10 || len(link.sent()) != 0 {
-			t.Errorf("%d looks, %d sent", looks, len(link.sent()))
+		if looks.Load() != 10 || len(link.sent()) != 0 {
+			t.Errorf("%d looks, %d sent", looks.Load(), len(link.sent()))
 		}
 		link.setWindow(1)
 		time.Sleep(time.Minute)
-		if looks != 11 || len(link.sent()) != 1 {
-			t.Errorf("%d looks, %d sent through an open window", looks, len(link.sent()))
+		if looks.Load() != 11 || len(link.sent()) != 1 {
+			t.Errorf("%d looks, %d sent through an open window", looks.Load(), len(link.sent()))
 		}
 		link.setWindow(0)
 		link.answer(0, nil)
 		d.Stop()
 		time.Sleep(time.Minute)
-		if looks != 11 || len(link.sent()) != 1 {
-			t.Errorf("%d looks, %d sent by a stopped drain", looks, len(link.sent()))
+		if looks.Load() != 11 || len(link.sent()) != 1 {
+			t.Errorf("%d looks, %d sent by a stopped drain", looks.Load(), len(link.sent()))
 		}
 	})
 }
