@@ -137,25 +137,6 @@ func (m *Machine) homeFailed(now time.Time, e DialFailed) {
 	m.ask(now)
 }
 
-// waitAtHome returns how long to wait before the next dial. A dial that DPS asked for comes ahead
-// of the planned one and does not count: the rest of the planned wait goes on. Otherwise a hub that
-// refuses dials for a second while DPS stands by it would be dialled as seldom as after many
-// failures.
-func (m *Machine) waitAtHome(now time.Time, h *hubMemory, s Signal) time.Duration {
-	planned := m.home.at.Sub(now)
-	switch {
-	case s == DialRefused: // cuts short a longer wait that an earlier failure has left
-		if top := redial(h.refusals, now.Sub(m.home.down)); planned <= 0 || planned > top {
-			h.refusals++
-			return jitter(top, m.o.Rand)
-		}
-	case planned <= 0:
-		h.fails++
-		return backoff(h.fails-1, m.o.Rand)
-	}
-	return planned
-}
-
 // homeLost follows the end of the link to the assigned hub.
 func (m *Machine) homeLost(now time.Time, e Lost) {
 	w := &m.home
@@ -208,17 +189,4 @@ func (m *Machine) homeLost(now time.Time, e Lost) {
 			m.openDPS(now)
 		}
 	}
-}
-
-// waitAfterLink returns how long to wait before the hub of a lost link is dialled again: not at all
-// after a link that carried a PUBACK, as long as quick dials are in hand.
-func (m *Machine) waitAfterLink(now time.Time, h *hubMemory, acked bool) (wait time.Duration) {
-	if acked {
-		wait = m.home.quick.takeAhead(now)
-	} else {
-		wait = backoff(h.fails, m.o.Rand)
-		m.home.quick.takeWithin(now, wait)
-	}
-	h.fails++
-	return wait
 }

@@ -11,18 +11,6 @@ const (
 	minPatience = 5 * time.Second
 	maxPatience = 30 * time.Second
 
-	conflictWait = 2 * time.Second // after a 409, as the SDKs of Microsoft wait
-	defaultRetry = 2 * time.Second // after a 429 without retry-after
-
-	// maxReregister is how often the wait doubles before a registration that replaces a lost one.
-	// That wait stays below 2 s.
-	maxReregister = 2
-
-	// The time between two questions while DPS stands by a dead hub. It doubles, and in the first
-	// minute it is at most staleFirstMin.
-	staleSpacing  = 250 * time.Millisecond
-	staleFirstMin = 2 * time.Second
-
 	// A device may open so many connections to DPS ahead of a registration, and one more every so
 	// often. So a link that comes and goes does not make it connect there all day.
 	aheadSize  = 3
@@ -191,18 +179,6 @@ func (m *Machine) moved(now time.Time, hub string) {
 	m.dps.named = m.home.id
 }
 
-// stoodBy spaces the questions to a DPS that stands by a hub that does not work: asked again at
-// once, it would only say the same again.
-func (m *Machine) stoodBy(now, spoke time.Time) {
-	m.dps.stale++
-	top := staleSpacing << min(m.dps.stale, 8)
-	limit := staleFirstMin
-	if !m.trouble.IsZero() && now.Sub(m.trouble) > time.Minute {
-		limit = backoffMax
-	}
-	m.dps.notBefore = spoke.Add(spread(min(top, limit), m.o.Rand))
-}
-
 // registerFailed follows a registration that has brought no assignment.
 func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	d := &m.dps
@@ -236,47 +212,6 @@ func (m *Machine) registerFailed(now time.Time, e RegisterFailed) {
 	} else if m.side.phase != up {
 		m.dropSide(false)
 	}
-}
-
-// waitAtDPS returns how long to wait before DPS is asked again, and takes note of whether known
-// hubs may be tried meanwhile.
-func (m *Machine) waitAtDPS(now time.Time, action Action, e RegisterFailed) (wait time.Duration) {
-	d, refused := &m.dps, now.Sub(m.state.RefusedSince)
-	switch action {
-	case RetryDPS:
-		if d.since.IsZero() {
-			d.since = now
-		}
-		if e.Signal == DPSSilent {
-			d.silent++
-		}
-		if e.Signal == DPSEarly {
-			d.sequential = m.o.Pipeline == PipelineAuto
-		}
-		d.cannotHelp = true
-		return dpsRetry(now.Sub(d.since), m.o.Rand) // such a DPS has said nothing about a wait
-	case RetryAfter:
-		if wait = defaultRetry; refused >= atFirst {
-			wait = refusal(refused, m.o.Rand)
-		}
-		d.cannotHelp = true
-	case Reregister:
-		// Spread, so that the registrations in hand outlast a short trouble.
-		if wait = spread(backoffMin<<min(d.fails, maxReregister), m.o.Rand); refused >= atFirst {
-			wait = refusal(refused, m.o.Rand)
-		}
-		d.fails++
-		if e.Signal == DPSConflict {
-			wait += conflictWait
-		}
-	default: // BackOffDPS, BackOffKnown, and whatever a changed table may say
-		wait = refusal(refused, m.o.Rand)
-		d.cannotHelp = action == BackOffKnown
-	}
-	if e.RetryAfter >= 0 {
-		wait = e.RetryAfter
-	}
-	return wait
 }
 
 // openDPS opens a connection for a registration that may follow, if one could follow at once.

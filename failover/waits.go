@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// The waits between tries. Two more stand with what they belong to: askFirstWait in home.go,
+// fightEvery in fight.go. Budgets add to them: budget.go, and their sizes in registrations.go and
+// home.go. Package dps bounds the waits that DPS asks for.
 const (
 	backoffMin = 500 * time.Millisecond
 	backoffMax = time.Minute
@@ -21,6 +24,18 @@ const (
 	refusalMin = 1600 * time.Millisecond
 	refusalMax = 2 * time.Second
 
+	conflictWait = 2 * time.Second // after a 409, as the SDKs of Microsoft wait
+	defaultRetry = 2 * time.Second // after a 429 without retry-after
+
+	// maxReregister is how often the wait doubles before a registration that replaces a lost one.
+	// That wait stays below 2 s.
+	maxReregister = 2
+
+	// The time between two questions while DPS stands by a dead hub. It doubles, and in the first
+	// minute it is at most staleFirstMin.
+	staleSpacing  = 250 * time.Millisecond
+	staleFirstMin = 2 * time.Second
+
 	// startSpread is the time within which a new run asks DPS first, if DPS had refused the device
 	// for long before.
 	startSpread = budgetEvery
@@ -29,6 +44,91 @@ const (
 	// back. Chance chooses the moment, so that the devices of a fleet do not ask together.
 	budgetSpread = time.Second
 )
+
+// waitAtDPS returns how long to wait before DPS is asked again, and takes note of whether known
+// hubs may be tried meanwhile.
+func (m *Machine) waitAtDPS(now time.Time, action Action, e RegisterFailed) (wait time.Duration) {
+	d, refused := &m.dps, now.Sub(m.state.RefusedSince)
+	switch action {
+	case RetryDPS:
+		if d.since.IsZero() {
+			d.since = now
+		}
+		if e.Signal == DPSSilent {
+			d.silent++
+		}
+		if e.Signal == DPSEarly {
+			d.sequential = m.o.Pipeline == PipelineAuto
+		}
+		d.cannotHelp = true
+		return dpsRetry(now.Sub(d.since), m.o.Rand) // such a DPS has said nothing about a wait
+	case RetryAfter:
+		if wait = defaultRetry; refused >= atFirst {
+			wait = refusal(refused, m.o.Rand)
+		}
+		d.cannotHelp = true
+	case Reregister:
+		// Spread, so that the registrations in hand outlast a short trouble.
+		if wait = spread(backoffMin<<min(d.fails, maxReregister), m.o.Rand); refused >= atFirst {
+			wait = refusal(refused, m.o.Rand)
+		}
+		d.fails++
+		if e.Signal == DPSConflict {
+			wait += conflictWait
+		}
+	default: // BackOffDPS, BackOffKnown, and whatever a changed table may say
+		wait = refusal(refused, m.o.Rand)
+		d.cannotHelp = action == BackOffKnown
+	}
+	if e.RetryAfter >= 0 {
+		wait = e.RetryAfter
+	}
+	return wait
+}
+
+// stoodBy spaces the questions to a DPS that stands by a hub that does not work: asked again at
+// once, it would only say the same again.
+func (m *Machine) stoodBy(now, spoke time.Time) {
+	m.dps.stale++
+	top := staleSpacing << min(m.dps.stale, 8)
+	limit := staleFirstMin
+	if !m.trouble.IsZero() && now.Sub(m.trouble) > time.Minute {
+		limit = backoffMax
+	}
+	m.dps.notBefore = spoke.Add(spread(min(top, limit), m.o.Rand))
+}
+
+// waitAtHome returns how long to wait before the next dial. A dial that DPS asked for comes ahead
+// of the planned one and does not count: the rest of the planned wait goes on. Otherwise a hub that
+// refuses dials for a second while DPS stands by it would be dialled as seldom as after many
+// failures.
+func (m *Machine) waitAtHome(now time.Time, h *hubMemory, s Signal) time.Duration {
+	planned := m.home.at.Sub(now)
+	switch {
+	case s == DialRefused: // cuts short a longer wait that an earlier failure has left
+		if top := redial(h.refusals, now.Sub(m.home.down)); planned <= 0 || planned > top {
+			h.refusals++
+			return jitter(top, m.o.Rand)
+		}
+	case planned <= 0:
+		h.fails++
+		return backoff(h.fails-1, m.o.Rand)
+	}
+	return planned
+}
+
+// waitAfterLink returns how long to wait before the hub of a lost link is dialled again: not at all
+// after a link that carried a PUBACK, as long as quick dials are in hand.
+func (m *Machine) waitAfterLink(now time.Time, h *hubMemory, acked bool) (wait time.Duration) {
+	if acked {
+		wait = m.home.quick.takeAhead(now)
+	} else {
+		wait = backoff(h.fails, m.o.Rand)
+		m.home.quick.takeWithin(now, wait)
+	}
+	h.fails++
+	return wait
+}
 
 // backoff is full jitter below a doubling cap: below 0.5 s for n = 0, below 60 s from n = 7 on.
 func backoff(n int, rnd *rand.Rand) time.Duration {
