@@ -3,7 +3,9 @@ package hub
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -24,8 +26,9 @@ const (
 // creationTime is how IoT Hub wants its times: RFC 3339, UTC, milliseconds.
 const creationTime = "2006-01-02T15:04:05.000Z"
 
-// bag writes the property bags of messages. The bag of a message has two parts. One is its own. The
-// other most likely equals that of the message before, and is then not written again.
+// bag writes the property bags of messages; [Properties] reads those that arrive. The bag of a
+// message has two parts. One is its own. The other most likely equals that of the message before,
+// and is then not written again.
 type bag struct {
 	own     []byte
 	ownSize int // bytes of names and values, unescaped
@@ -172,4 +175,73 @@ func (d *dates) append(out []byte, t time.Time) []byte {
 	ms := t.Nanosecond() / int(time.Millisecond)
 	out = append(out, d.text[:len(d.text)-len("000Z")]...)
 	return append(out, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
+}
+
+// Properties is the property bag of a message as it arrived: system properties under their wire
+// names ($.mid, $.ct, …), and the application's. Its methods search the text, because a bag of 64
+// KB can hold so many properties that a map of them takes megabytes.
+type Properties string
+
+// Get returns the value of key, "" if key is missing or has none. If key stands twice, the first
+// value counts. Names and values are percent-decoded once, and "+" stays "+". A text that cannot be
+// decoded is taken as it is, because a message must not be lost over the spelling of a property.
+func (p Properties) Get(key string) string {
+	for pair := range strings.SplitSeq(string(p), "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if pair != "" && (name == key || unescape(name) == key) {
+			return unescape(value)
+		}
+	}
+	return ""
+}
+
+// Name returns the value of key as printable text of at most 256 bytes; a longer text is cut.
+func (p Properties) Name(key string) string { return printable(p.Get(key), maxName) }
+
+// ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one
+// that is not printable, counts as none: IoT Hub accepts no such message.
+func (p Properties) ID() string {
+	id := p.Get(midName)
+	if len(id) > maxID || printable(id, maxID) != id {
+		return ""
+	}
+	return id
+}
+
+// escape percent-encodes as the service expects it: a space is %20, never +.
+func escape(s string) string { return string(appendEscaped(nil, s)) }
+
+// plain says of each byte that it needs no escaping.
+var plain = func() (t [256]bool) {
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~" {
+		t[c] = true
+	}
+	return t
+}()
+
+// plainPart returns the length of the part of s, from its start, that needs no escaping.
+func plainPart(s string) (n int) {
+	for n < len(s) && plain[s[n]] {
+		n++
+	}
+	return n
+}
+
+func appendEscaped(out []byte, s string) []byte {
+	for s != "" {
+		n := plainPart(s)
+		if out = append(out, s[:n]...); n == len(s) {
+			break
+		}
+		out = append(out, '%', "0123456789ABCDEF"[s[n]>>4], "0123456789ABCDEF"[s[n]&15])
+		s = s[n+1:]
+	}
+	return out
+}
+
+func unescape(s string) string {
+	if u, err := url.PathUnescape(s); err == nil {
+		return u
+	}
+	return s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -216,3 +217,21 @@ func (l *Link) Close(ctx context.Context, why error) { l.session.Close(ctx, why)
 // Abort gives the link up at once, with a reset, so that nothing of it arrives later. It waits for
 // the link's goroutines. why is as for Close.
 func (l *Link) Abort(why error) { l.session.Abort(why) }
+
+// Peer returns the name of the other side that Host is not: the IP address if Host is a name, or a
+// name from the certificate if Host is an IP address. It is empty if that is not known.
+func (l *Link) Peer() string {
+	name, _, err := net.SplitHostPort(mqtt.WithPort(l.attempt.Host, DefaultPort))
+	if err != nil {
+		return ""
+	}
+	conn := l.session.Conn()
+	if net.ParseIP(name) == nil {
+		ip, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+		return ip
+	}
+	if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 && len(certs[0].DNSNames) > 0 {
+		return certs[0].DNSNames[0]
+	}
+	return ""
+}

@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"fmt"
+
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
@@ -50,4 +52,26 @@ func event(topic string, own, common, body []byte) mqtt.Message {
 		m.Tail[1] = ampersand
 	}
 	return m
+}
+
+const (
+	// Bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and
+	// throttling").
+	maxMessage = 262143
+	maxTopic   = 65535 // bytes of a topic, which holds the property bag
+)
+
+// checkSize refuses a message for which a hub would close the connection. topic and body are
+// lengths in bytes. props is the length of all names and values of properties, before they were
+// escaped.
+func checkSize(topic, body, props int) error {
+	switch {
+	case body+props > maxMessage:
+		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", body+props, maxMessage)}
+	case topic > maxTopic:
+		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", topic, maxTopic)}
+	case topic+body+4 > maxMessage+1:
+		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", topic+body+4, maxMessage+1)}
+	}
+	return nil
 }

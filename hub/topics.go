@@ -1,10 +1,7 @@
 package hub
 
 import (
-	"encoding/json"
-	"fmt"
 	"math"
-	"net/url"
 	"strconv"
 	"strings"
 	"unicode"
@@ -23,75 +20,6 @@ const (
 
 func c2dFilter(deviceID string) string   { return "devices/" + deviceID + "/messages/devicebound/#" }
 func eventsTopic(deviceID string) string { return "devices/" + deviceID + "/messages/events/" }
-
-// Properties is the property bag of a message as it arrived: system properties under their wire
-// names ($.mid, $.ct, …), and the application's. Its methods search the text, because a bag of 64
-// KB can hold so many properties that a map of them takes megabytes.
-type Properties string
-
-// Get returns the value of key, "" if key is missing or has none. If key stands twice, the first
-// value counts. Names and values are percent-decoded once, and "+" stays "+". A text that cannot be
-// decoded is taken as it is, because a message must not be lost over the spelling of a property.
-func (p Properties) Get(key string) string {
-	for pair := range strings.SplitSeq(string(p), "&") {
-		name, value, _ := strings.Cut(pair, "=")
-		if pair != "" && (name == key || unescape(name) == key) {
-			return unescape(value)
-		}
-	}
-	return ""
-}
-
-// Name returns the value of key as printable text of at most 256 bytes; a longer text is cut.
-func (p Properties) Name(key string) string { return printable(p.Get(key), maxName) }
-
-// ID returns the id of the message, "" if it has none. An id of more than 128 characters, or one
-// that is not printable, counts as none: IoT Hub accepts no such message.
-func (p Properties) ID() string {
-	id := p.Get(midName)
-	if len(id) > maxID || printable(id, maxID) != id {
-		return ""
-	}
-	return id
-}
-
-// escape percent-encodes as the service expects it: a space is %20, never +.
-func escape(s string) string { return string(appendEscaped(nil, s)) }
-
-// plain says of each byte that it needs no escaping.
-var plain = func() (t [256]bool) {
-	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~" {
-		t[c] = true
-	}
-	return t
-}()
-
-// plainPart returns the length of the part of s, from its start, that needs no escaping.
-func plainPart(s string) (n int) {
-	for n < len(s) && plain[s[n]] {
-		n++
-	}
-	return n
-}
-
-func appendEscaped(out []byte, s string) []byte {
-	for s != "" {
-		n := plainPart(s)
-		if out = append(out, s[:n]...); n == len(s) {
-			break
-		}
-		out = append(out, '%', "0123456789ABCDEF"[s[n]>>4], "0123456789ABCDEF"[s[n]&15])
-		s = s[n+1:]
-	}
-	return out
-}
-
-func unescape(s string) string {
-	if u, err := url.PathUnescape(s); err == nil {
-		return u
-	}
-	return s
-}
 
 // parseTopic sorts an inbound PUBLISH. It returns nil for a topic that is not one of IoT Hub's. An
 // answer about the twin is separate, because it belongs to a request and not to the inbox.
@@ -186,53 +114,9 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// twinAnswer is what came on $iothub/twin/res for one request.
-type twinAnswer struct {
-	rid     string
-	status  int
-	version int64
-	body    []byte // nil if it is too long
-	size    int    // of the body, as it came
-}
-
-func (a *twinAnswer) err() error {
-	if a.status >= 200 && a.status < 300 {
-		return nil
-	}
-	e := &TwinError{Status: a.status}
-	var doc struct {
-		ErrorCode int    `json:"errorCode"`
-		Message   string `json:"message"`
-	}
-	if json.Unmarshal(a.body, &doc) == nil {
-		e.Code, e.Message = doc.ErrorCode, printable(doc.Message, maxWords)
-	}
-	return e
-}
-
-// checkSize refuses a message for which a hub would close the connection. topic and body are
-// lengths in bytes. props is the length of all names and values of properties, before they were
-// escaped.
-func checkSize(topic, body, props int) error {
-	switch {
-	case body+props > maxMessage:
-		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", body+props, maxMessage)}
-	case topic > maxTopic:
-		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", topic, maxTopic)}
-	case topic+body+4 > maxMessage+1:
-		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", topic+body+4, maxMessage+1)}
-	}
-	return nil
-}
-
+// Bounds of a peer's texts. IoT Hub stays far below: its ids have at most 128 characters, and a
+// desired or reported part 32 KB, which numbers and JSON's own characters may double.
 const (
-	// Bytes of body, property names and values: 256 KB less one (NET SDK, docs "quotas and
-	// throttling").
-	maxMessage = 262143
-	maxTopic   = 65535
-
-	// Bounds of a peer's texts. IoT Hub stays far below: its ids have at most 128 characters, and a
-	// desired or reported part 32 KB, which numbers and JSON's own characters may double.
 	maxID     = 128
 	maxName   = 256
 	maxWords  = 256       // bytes of a peer's text in an error

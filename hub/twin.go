@@ -146,3 +146,27 @@ func (l *Link) Report(ctx context.Context, patch []byte) (version int64, err err
 	}
 	return a.version, nil
 }
+
+// twinAnswer is what came on $iothub/twin/res for one request.
+type twinAnswer struct {
+	rid     string
+	status  int
+	version int64
+	body    []byte // nil if it is too long
+	size    int    // of the body, as it came
+}
+
+func (a *twinAnswer) err() error {
+	if a.status >= 200 && a.status < 300 {
+		return nil
+	}
+	e := &TwinError{Status: a.status}
+	var doc struct {
+		ErrorCode int    `json:"errorCode"`
+		Message   string `json:"message"`
+	}
+	if json.Unmarshal(a.body, &doc) == nil {
+		e.Code, e.Message = doc.ErrorCode, printable(doc.Message, maxWords)
+	}
+	return e
+}
