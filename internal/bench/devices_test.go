@@ -125,7 +125,7 @@ func (c *client) devices() (f figures, err error) {
 			}
 		}
 		if i == 0 {
-			rss, routines, files = c.settled(), runtime.NumGoroutine(), openFiles()
+			rss, routines, files = c.settled(), atRest(), openFiles()
 		}
 	}
 	for range (len(c.Devices) - 1) % 50 {
@@ -139,7 +139,7 @@ func (c *client) devices() (f figures, err error) {
 	each := float64(len(c.Devices) - 1)
 	f.CPU = (processorTime() - used).Seconds() * 1000 / each * (time.Minute.Seconds() / time.Since(began).Seconds())
 	f.KiB = float64(c.settled()-rss) / 1024 / each
-	f.Goroutines, f.Files = float64(runtime.NumGoroutine()-routines)/each, float64(openFiles()-files)/each
+	f.Goroutines, f.Files = float64(atRest()-routines)/each, float64(openFiles()-files)/each
 	return f, nil
 }
 
@@ -158,6 +158,17 @@ func await(ready <-chan string) error {
 	case <-time.After(time.Minute):
 		return fmt.Errorf("no further device in a minute")
 	}
+}
+
+// atRest is how many goroutines there are while nothing happens: in a second, some devices send a
+// sample.
+func atRest() int {
+	least := runtime.NumGoroutine()
+	for range 100 {
+		time.Sleep(10 * time.Millisecond)
+		least = min(least, runtime.NumGoroutine())
+	}
+	return least
 }
 
 // openFiles is how many files and sockets this process has open.
