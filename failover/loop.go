@@ -220,7 +220,7 @@ func (r *loop[L]) perform(effects []Effect) {
 
 func (r *loop[L]) open(id int, host string) *way[L] {
 	w := &way[L]{id: id, host: host, began: time.Now()}
-	w.ctx, w.cancel = context.WithCancel(r.bound)
+	w.ctx, w.cancel = context.WithCancel(r.bound) //nolint:gosec // the way keeps cancel, and its owner calls it when the way ends
 	r.ways = append(r.ways, w)
 	return w
 }

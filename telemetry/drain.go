@@ -57,9 +57,10 @@ type DrainOptions struct {
 }
 
 const (
-	// DefaultWindow is the window of a drain that is given none, and MaxWindow the largest one.
+	// DefaultWindow is the window, in messages, of a drain that is given none.
 	DefaultWindow = 64
-	MaxWindow     = 4096
+	// MaxWindow is the largest window, in messages.
+	MaxWindow = 4096
 
 	// lookAgain is how long a drain waits before it looks again whether a closed window has opened,
 	// if nothing is in flight. In that case no acknowledgement will wake it.

@@ -44,6 +44,7 @@ func New(out io.Writer) *Queue {
 
 func plainDropped(n uint64) []byte { return fmt.Appendf(nil, "hubhop: %s\n", DroppedText(n)) }
 
+// DroppedText is the sentence that stands where n lines are missing.
 func DroppedText(n uint64) string {
 	return fmt.Sprintf("%d lines are missing here: nobody read them in time", n)
 }

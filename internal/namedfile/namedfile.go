@@ -20,7 +20,9 @@ import (
 )
 
 const (
-	MaxKeyBytes  = 64 << 10         // of a file with a key, which has 88 characters
+	// MaxKeyBytes is the most that a file with a key may have. A key has 88 characters.
+	MaxKeyBytes = 64 << 10
+
 	pipePatience = 30 * time.Second // how long a pipe may be silent
 )
 

@@ -87,11 +87,11 @@ type File interface {
 }
 
 // Real returns the real disk.
-func Real() FS { return real{} }
+func Real() FS { return realDisk{} }
 
-type real struct{}
+type realDisk struct{}
 
-func (real) MkdirAll(dir string) error {
+func (realDisk) MkdirAll(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
@@ -107,7 +107,7 @@ const LockName = "lock"
 
 // Lock takes two locks where the system has both; one is enough. The lock on the directory needs no
 // room on the disk and cannot be deleted. The lock on the file keeps older versions out.
-func (real) Lock(dir string) (io.Closer, error) {
+func (realDisk) Lock(dir string) (io.Closer, error) {
 	return lockBoth(func() (io.Closer, error) { return lockDir(dir, true) }, func() (io.Closer, error) { return lockFile(filepath.Join(dir, LockName)) })
 }
 
@@ -221,7 +221,7 @@ func specialError(name string, mode fs.FileMode) error {
 	return fmt.Errorf("%s is %s: %w: move it away", name, kind, ErrSpecial)
 }
 
-func (real) List(dir string) ([]string, error) {
+func (realDisk) List(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -233,7 +233,7 @@ func (real) List(dir string) ([]string, error) {
 	return names, nil
 }
 
-func (real) Open(name string, flag int) (File, error) {
+func (realDisk) Open(name string, flag int) (File, error) {
 	f, err := os.OpenFile(name, flag|plainOnly, 0o600)
 	if err != nil {
 		if special := checkPlain(name); errors.Is(special, ErrSpecial) {
@@ -255,9 +255,9 @@ func (real) Open(name string, flag int) (File, error) {
 	return realFile{f, info}, nil
 }
 
-func (real) Rename(from, to string) error { return os.Rename(from, to) }
-func (real) Remove(name string) error     { return os.Remove(name) }
-func (real) SyncDir(dir string) error     { return syncDir(dir) }
+func (realDisk) Rename(from, to string) error { return os.Rename(from, to) }
+func (realDisk) Remove(name string) error     { return os.Remove(name) }
+func (realDisk) SyncDir(dir string) error     { return syncDir(dir) }
 
 type realFile struct {
 	*os.File
