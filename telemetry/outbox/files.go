@@ -192,9 +192,12 @@ func (b *Box) rest() {
 		b.writer, b.reopen, b.rested = nil, w.seg, true
 	}
 	b.buf, b.batch, b.made, b.loose = nil, nil, nil, nil
-	b.cur.mu.Lock()
-	b.cur.rest()
-	b.cur.mu.Unlock()
+	if b.cur.syncing.TryLock() { // else somebody syncs the file, and rests afterwards
+		b.cur.mu.Lock()
+		b.cur.rest()
+		b.cur.mu.Unlock()
+		b.cur.syncing.Unlock()
+	}
 	b.mu.Lock()
 	b.passLead()
 	b.mu.Unlock()

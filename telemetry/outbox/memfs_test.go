@@ -248,16 +248,37 @@ func (op dirOp) applyTo(names map[string]*inode) {
 }
 
 type memFile struct {
-	m    *memFS
-	node *inode
-	name string
+	m      *memFS
+	node   *inode
+	name   string
+	closed bool
 }
 
-func (f *memFile) Close() error { return nil }
+// Close is as in package os: the file is of no use afterwards.
+func (f *memFile) Close() error {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
+	f.closed = true
+	return nil
+}
+
+// used is asked before every call on the file.
+func (f *memFile) used() error {
+	if f.closed {
+		return &fs.PathError{Op: "use", Path: f.name, Err: fs.ErrClosed}
+	}
+	return nil
+}
 
 func (f *memFile) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return 0, err
+	}
 	if err := f.m.look("size", f.name); err != nil {
 		return 0, err
 	}
@@ -267,6 +288,9 @@ func (f *memFile) Size() (int64, error) {
 func (f *memFile) Is(name string) (bool, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return false, err
+	}
 	if err := f.m.look("stat", name); err != nil {
 		return false, err
 	}
@@ -282,6 +306,9 @@ func (f *memFile) Is(name string) (bool, error) {
 func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return 0, err
+	}
 	if err := f.m.look("read", f.name); err != nil {
 		return 0, err
 	}
@@ -298,6 +325,9 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return 0, err
+	}
 	err := f.m.ask("write", f.name)
 	if err != nil { // a write that fails may have written something
 		n := f.m.rnd.IntN(len(p) + 1)
@@ -317,6 +347,9 @@ func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 func (f *memFile) Truncate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return err
+	}
 	if err := f.m.ask("truncate", f.name); err != nil {
 		return err
 	}
@@ -329,6 +362,9 @@ func (f *memFile) Truncate(size int64) error {
 func (f *memFile) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if err := f.used(); err != nil {
+		return err
+	}
 	if err := f.m.ask("sync", f.name); err != nil {
 		// The worst that systems do: some of it reached the platter, and none of it is dirty any
 		// more.

@@ -7,10 +7,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
 // resting opens a box, lets a message arrive and waits until the box rests.
@@ -200,4 +203,57 @@ func TestIdleBoxIsCheap(t *testing.T) {
 func openFiles() int {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	return len(entries)
+}
+
+// TestBoxRestsNotWhileItsCursorIsSynced: on a slow disk, one sync of the acknowledgements may begin
+// before the box rests after the one before. The file stays open for it.
+func TestBoxRestsNotWhileItsCursorIsSynced(t *testing.T) {
+	slow := &haltedSyncs{memFS: newMemFS(), begun: make(chan struct{}), goOn: make(chan struct{})}
+	var got reports
+	b := openBox(t, "/box", Options{FS: slow, Report: got.add})
+	appendBodies(t, b, "1")
+	ackAll(t, b, queued(t, b))
+	slow.slow.Store(true)
+	synced := make(chan error)
+	go func() { synced <- b.syncAcks(true) }()
+	<-slow.begun
+	b.rest()
+	slow.slow.Store(false)
+	close(slow.goOn)
+	if err := <-synced; err != nil || b.Stats().AcksNotSaved || len(got.all) > 0 {
+		t.Errorf("%v, %+v, %v", err, b.Stats(), got.all)
+	}
+	b.rest()
+	if b.cur.file != nil {
+		t.Error("it does not rest afterwards")
+	}
+	closeBox(t, b)
+}
+
+// haltedSyncs is a disk on which a sync waits once it has begun, if slow.
+type haltedSyncs struct {
+	*memFS
+	slow        atomic.Bool
+	begun, goOn chan struct{}
+}
+
+func (s *haltedSyncs) Open(name string, flag int) (disk.File, error) {
+	f, err := s.memFS.Open(name, flag)
+	if err != nil {
+		return nil, err
+	}
+	return haltedFile{f, s}, nil
+}
+
+type haltedFile struct {
+	disk.File
+	fs *haltedSyncs
+}
+
+func (f haltedFile) Sync() error {
+	if f.fs.slow.Load() {
+		f.fs.begun <- struct{}{}
+		<-f.fs.goOn
+	}
+	return f.File.Sync()
 }
