@@ -49,7 +49,12 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	b.mu.Lock()
 	b.regainIfDue()
 	b.unpark()
+	_, isReady, _ := b.firstOf(parts)
+	isReady = isReady && !b.closed
 	b.mu.Unlock()
+	if isReady {
+		return nil
+	}
 	ready := make(chan struct{})
 	stop := b.Notify(func() { close(ready) }, parts...)
 	select {
