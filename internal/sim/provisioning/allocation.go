@@ -6,11 +6,45 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
+
+// decide returns the hub for a registration: the one where the device is, unless its enrollment has
+// changed since the last time. mu is held.
+func (r *Registry) decide(d *device, e *enrollment, custom *webhookAnswer) *iothub.Hub {
+	if d.hub != nil && !e.reprovisions() {
+		return d.hub
+	}
+	target := d.hub
+	switch {
+	case custom != nil:
+		target = custom.hub
+	case d.hub == nil || d.rule != e.rule():
+		target = r.choose(e, d.registrationID)
+	}
+	return r.alive(target, e)
+}
+
+// alive returns the target, or another hub if DPS knows that the target is dead and there is
+// another.
+func (r *Registry) alive(target *iothub.Hub, e *enrollment) *iothub.Hub {
+	if target.DeadForDPS() {
+		if other := otherThan(target, r.hubsOf(e)); other != nil {
+			return other
+		}
+	}
+	return target
+}
+
+// answer returns the hub that DPS would name now if nothing but the hubs had changed since the
+// device registered. mu is held.
+func (r *Registry) answer(d *device) *iothub.Hub {
+	if e := r.entry(d); e != nil && e.reprovisions() {
+		return r.alive(d.hub, e)
+	}
+	return d.hub
+}
 
 // hubNamed returns the hub that has this name or host name, nil if there is none.
 func (r *Registry) hubNamed(name string) *iothub.Hub {
@@ -93,25 +127,4 @@ func otherThan(h *iothub.Hub, row []*iothub.Hub) *iothub.Hub {
 		}
 	}
 	return nil
-}
-
-const (
-	webhookTimeout = 30 * time.Second
-	webhookLimit   = 128 << 10
-)
-
-// twin returns the twin that a device of the enrollment begins with.
-func (e *enrollment) twin() *iothub.TwinContent {
-	t := e.InitialTwin.content()
-	t.Edge = e.Capabilities.IotEdge
-	return t
-}
-
-// content returns the twin as a device gets it. For nil it is empty.
-func (t *initialTwin) content() *iothub.TwinContent {
-	c := &iothub.TwinContent{Desired: map[string]any{}, Reported: map[string]any{}, Tags: map[string]any{}}
-	if t != nil {
-		c.Desired, c.Tags = azure.WithoutNulls(t.Properties.Desired), azure.WithoutNulls(t.Tags)
-	}
-	return c
 }

@@ -6,8 +6,9 @@
 //   - registry.go: the devices; made, deleted, found
 //   - verify.go: who is asking, and which enrollment lets them in
 //   - registration.go: the two halves of a registration
-//   - placement.go: where a device goes, and how it moves
-//   - allocation.go: the hub that a policy chooses; webhook.go: the hub that somebody else chooses
+//   - allocation.go: which hub a device belongs to: the one where it is, or the choice of a policy
+//   - webhook.go: the choice of somebody else
+//   - placement.go: how a device gets into its hub, and moves to another one
 //   - failover.go: moves that end by themselves
 //   - enrollment.go, enrollment_check.go, enrollment_list.go: enrollments and groups
 //   - lists.go, records.go: what the service API, the control API and IoT Central see

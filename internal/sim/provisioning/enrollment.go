@@ -202,3 +202,19 @@ func thumbprints(certs []*x509.Certificate) (all []string) {
 	}
 	return all
 }
+
+// twin returns the twin that a device of the enrollment begins with.
+func (e *enrollment) twin() *iothub.TwinContent {
+	t := e.InitialTwin.content()
+	t.Edge = e.Capabilities.IotEdge
+	return t
+}
+
+// content returns the twin as a device gets it. For nil it is empty.
+func (t *initialTwin) content() *iothub.TwinContent {
+	c := &iothub.TwinContent{Desired: map[string]any{}, Reported: map[string]any{}, Tags: map[string]any{}}
+	if t != nil {
+		c.Desired, c.Tags = azure.WithoutNulls(t.Properties.Desired), azure.WithoutNulls(t.Tags)
+	}
+	return c
+}

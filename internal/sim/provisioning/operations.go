@@ -16,7 +16,7 @@ type operation struct {
 	created time.Time
 
 	asked  chan struct{} // closed when the webhook has answered; nil if none was asked
-	custom allocation
+	custom webhookAnswer
 
 	settling sync.Mutex // held while the registration takes effect, which it does once
 	final    *operationStatus
@@ -86,7 +86,7 @@ func (p *Service) finish(op *operation) (*operationStatus, error) {
 	if op.final != nil {
 		return op.final, nil
 	}
-	var custom *allocation
+	var custom *webhookAnswer
 	if op.asked != nil {
 		custom = &op.custom
 	}
@@ -101,7 +101,7 @@ func (p *Service) finish(op *operation) (*operationStatus, error) {
 	}
 	p.event(op.device.registrationID, &state)
 	op.final = &operationStatus{op.id, state.Status, &state}
-	op.csr, op.custom = nil, allocation{} // not needed any more; the operation is remembered for long
+	op.csr, op.custom = nil, webhookAnswer{} // not needed any more; the operation is remembered for long
 	if state.Status == statusDisabled {
 		op.final.OperationID = ""
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // place puts a device that registers into its hub. mu is held.
-func (r *Registry) place(d *device, e *enrollment, custom *allocation) {
+func (r *Registry) place(d *device, e *enrollment, custom *webhookAnswer) {
 	d.refused, d.payload = nil, nil
 	var twin *iothub.TwinContent // nil means the policy decides
 	if custom != nil {
@@ -45,42 +45,6 @@ func (r *Registry) place(d *device, e *enrollment, custom *allocation) {
 		}
 		r.unsaved(target.Admit(d.id, d.auth, twin, !d.unusable))
 	}
-}
-
-// decide returns the hub for a registration: the one where the device is, unless its enrollment has
-// changed since the last time. mu is held.
-func (r *Registry) decide(d *device, e *enrollment, custom *allocation) *iothub.Hub {
-	if d.hub != nil && !e.reprovisions() {
-		return d.hub
-	}
-	target := d.hub
-	switch {
-	case custom != nil:
-		target = custom.hub
-	case d.hub == nil || d.rule != e.rule():
-		target = r.choose(e, d.registrationID)
-	}
-	return r.alive(target, e)
-}
-
-// alive returns the target, or another hub if DPS knows that the target is dead and there is
-// another.
-func (r *Registry) alive(target *iothub.Hub, e *enrollment) *iothub.Hub {
-	if target.DeadForDPS() {
-		if other := otherThan(target, r.hubsOf(e)); other != nil {
-			return other
-		}
-	}
-	return target
-}
-
-// answer returns the hub that DPS would name now if nothing but the hubs had changed since the
-// device registered. mu is held.
-func (r *Registry) answer(d *device) *iothub.Hub {
-	if e := r.entry(d); e != nil && e.reprovisions() {
-		return r.alive(d.hub, e)
-	}
-	return d.hub
 }
 
 // assign notes the hub of a device. mu is held.

@@ -88,7 +88,7 @@ func modelIDIn(payload json.RawMessage) string {
 
 // settle is the second half of a registration: it puts the device into the hub that DPS assigns
 // now, if the device may be in any. custom is what the webhook said, nil if it was not asked.
-func (r *Registry) settle(d *device, custom *allocation) (registrationState, error) {
+func (r *Registry) settle(d *device, custom *webhookAnswer) (registrationState, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entry(d)

@@ -10,13 +10,19 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 )
 
-// allocation is the answer of a webhook, or the reason why there is none.
-type allocation struct {
+const (
+	webhookTimeout = 30 * time.Second
+	webhookLimit   = 128 << 10 // bytes of an answer
+)
+
+// webhookAnswer is the answer of a webhook, or the reason why there is none.
+type webhookAnswer struct {
 	hub     *iothub.Hub
 	twin    *iothub.TwinContent // nil if the answer had none
 	payload json.RawMessage
@@ -82,9 +88,9 @@ func ValidWebhook(text string) bool {
 }
 
 // callWebhook asks a webhook. A failure is an answer, too: the registration fails with it.
-func (p *Service) callWebhook(ctx context.Context, to string, ask *webhookRequest) allocation {
-	failed := func(code int, format string, args ...any) allocation {
-		return allocation{err: &dpsError{code: code, text: fmt.Sprintf(format, args...)}}
+func (p *Service) callWebhook(ctx context.Context, to string, ask *webhookRequest) webhookAnswer {
+	failed := func(code int, format string, args ...any) webhookAnswer {
+		return webhookAnswer{err: &dpsError{code: code, text: fmt.Sprintf(format, args...)}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
 	defer cancel()
@@ -124,7 +130,7 @@ func (p *Service) callWebhook(ctx context.Context, to string, ask *webhookReques
 	if hub == nil || !slices.Contains(ask.LinkedHubs, hub.Host()) {
 		return failed(400208, "Custom allocation specified an IoT hub that is not linked: %s", answer.IotHubHostName)
 	}
-	a := allocation{hub: hub, payload: answer.Payload}
+	a := webhookAnswer{hub: hub, payload: answer.Payload}
 	if t := answer.InitialTwin; t != nil {
 		if azure.CheckTwin(t.Tags) != nil || azure.CheckTwin(t.Properties.Desired) != nil {
 			return failed(400207, "Custom allocation failed: the initial twin is invalid")
