@@ -78,7 +78,7 @@ func newModelShowCommand(env *Env, builtin []byte) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show [FILE]",
 		Short: "Show what a model contains",
-		Long: `Show lists the telemetry, properties, commands and components of a DTDL file, or of the model that hubhop carries. FILE may be -
+		Long: `Show lists the telemetry, properties, commands and components of a DTDL file, or of the built-in model. FILE may be -
 for standard input.` + "\n" + exitHelp,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -49,7 +49,7 @@ With --quarantined it prints the messages that were set aside, each with the rea
 	}
 	o.add(c.Flags())
 	f := c.Flags()
-	f.IntVarP(&limit, "limit", "n", 0, "print at most so many (default all)")
+	f.IntVarP(&limit, "limit", "n", 0, "print at most this many (default all)")
 	f.BoolVar(&newest, "newest", false, "from the newest to the oldest")
 	addQuarantine(f, &quarantine)
 	f.BoolVar(&asJSON, "json", false, "print each as a JSON object in a line")

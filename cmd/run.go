@@ -28,7 +28,7 @@ direct methods and takes cloud-to-device messages. What cannot be sent waits in 
 and power cuts. Stop it with Ctrl-C: it sends what it can within --drain-timeout and keeps the rest for the next start.
 A second Ctrl-C, or another signal a second later, ends it at once.
 
-Each of the switches --telemetry --reported --desired --methods --c2d turns one path off, for debugging.` + "\n" + exitHelp,
+For debugging, --telemetry=false, --reported=false, --desired=false, --methods=false and --c2d=false turn one path off each.` + "\n" + exitHelp,
 		Example: `  hubhop run --id-scope 0ne00ABCDEF --group-key-file group.key --device-id dev-1
   hubhop run --telemetry-source host --telemetry-interval 1s …
   my-sensor | hubhop run --telemetry-source stdin …`,

@@ -31,8 +31,8 @@ func newSimCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sim",
 		Short: "Run a local DPS with IoT Hubs",
-		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine, faithful
-enough for the official device SDKs. It listens on loopback addresses only. Layout loopback
+		Long: `Sim is a DPS, two or more IoT Hubs and IoT Central's failover on this machine. The official device
+SDKs work with it over MQTT and HTTPS. It listens on loopback addresses only, unless --listen-any is given. Layout loopback
 (Linux) gives each hub an address of its own with the standard ports. Layout ports puts
 everything on 127.0.0.1 with free ports. A device that registers over MQTT asks for the time
 at port 443 of DPS. Where HTTPS has another port it can learn the time only with
@@ -105,7 +105,7 @@ The control API causes faults and shows what arrived (docs/control-api.md):
 	f.StringVar(&conf.Layout, "layout", conf.Layout, "loopback (one address each, standard ports) or ports (one address, free ports)")
 	f.StringVar(&out, "out", "", "directory for ca.pem, group.key, device-ca.pem, device-ca-key.pem and sim.json")
 	f.StringVar(&line, "exec", "", "run a command of the shell when the cloud is ready, stop the cloud when it has ended, and end with its exit code; "+
-		"SIM_JSON, SIM_CONTROL and other variables tell it about the cloud")
+		"SIM_JSON, SIM_CONTROL and other variables tell the command where the cloud is")
 	f.StringVar(&conf.Advertise, "advertise", "", "host name or address by which clients reach the simulator, such as clients in other containers; it stands in assignedHub, "+
 		"certificates and sim.json; needs layout ports; add --base-address 0.0.0.0 --listen-any to listen beyond loopback")
 	f.StringVar(&retryAfter, "retry-after", "3s", "what DPS asks devices to wait; 0s is sent as 0, none leaves it out")
@@ -119,7 +119,7 @@ The control API causes faults and shows what arrived (docs/control-api.md):
 	f.BoolVar(&conf.AutoApprove, "auto-approve", conf.AutoApprove, "=false: a new device waits for POST /api/devices/ID/approve, as in IoT Central; DPS answers failed 400209 until then")
 	f.BoolVar(&conf.RetryAfterFirst, "retry-after-first", false, "put retry-after before $rid in DPS's answers over MQTT")
 	f.StringVar(&conf.MalformedDPS, "dps-malformed", conf.MalformedDPS, "what DPS does to a malformed user name: refuse (CONNACK 5) or close")
-	f.StringVar(&limits, "dps-limits", "", "REGISTRATIONS,POLLS: let DPS answer 429 after so many registrations of all devices in a minute, or so many polls of one device in 10 s; without a value 1000,5 as in Azure")
+	f.StringVar(&limits, "dps-limits", "", "REGISTRATIONS,POLLS: DPS answers 429 after this many registrations of all devices in a minute, or this many polls of one device in 10 s; without a value 1000,5 as in Azure")
 	azure := sim.AzureDPSLimits()
 	f.Lookup("dps-limits").NoOptDefVal = fmt.Sprintf("%d,%d", azure.RegistrationsPerMinute, azure.PollsPer10s)
 	f.StringVar(&conf.Allocation, "allocation", conf.Allocation, "how DPS chooses a hub: static, hashed, geoLatency or custom")
