@@ -24,8 +24,12 @@ type Fault struct {
 	Empty         bool    `json:"empty,omitempty"`         // the hub comes back without identities, twins and messages
 }
 
-// The kinds of faults of a hub. DPS knows of the first five unless DPSKnows is false, and assigns
-// other hubs.
+// The kinds of faults of a hub.
+//
+// A new kind needs a constant here and in api.go of package sim, a row in faultKinds, what it does
+// (apply: a wire.Mode below TLS, or a conduct above), and a word in docs/control-api.md. Drills
+// draw their faults in schedule.go of internal/drill. A new field of conduct is obeyed where
+// conduct is read: in session.go and the files beside it for MQTT, in device_rest.go for HTTPS.
 const (
 	FaultKill       = "kill"        // all connections are closed, dials refused
 	FaultBlackhole  = "blackhole"   // connections stay and are accepted, nothing is answered
@@ -37,6 +41,55 @@ const (
 	FaultDropPuback = "drop-puback" // telemetry is received and not acknowledged
 	FaultThrottle   = "throttle"    // CONNACK and PUBACK are late, twin requests get 429
 )
+
+// faultKind says what follows from a kind of fault alone.
+type faultKind struct {
+	name     string
+	dpsKnows bool // DPS learns of it and assigns other hubs, unless Fault.DPSKnows says otherwise
+	cutOff   bool // nobody can talk to the hub
+	silent   bool // connections wait, so Fault.WhenOver has a meaning
+}
+
+// faultKinds is all kinds of faults, in the order in which a refusal names them.
+var faultKinds = []faultKind{
+	{name: FaultKill, dpsKnows: true, cutOff: true},
+	{name: FaultBlackhole, dpsKnows: true, cutOff: true, silent: true},
+	{name: FaultSYNDrop, dpsKnows: true, cutOff: true, silent: true},
+	{name: FaultConnack3, dpsKnows: true},
+	{name: FaultConnack5, dpsKnows: true},
+	{name: FaultClose},
+	{name: FaultSlow},
+	{name: FaultDropPuback},
+	{name: FaultThrottle},
+}
+
+// kindsWith returns the names of the kinds of faults that are so.
+func kindsWith(so func(faultKind) bool) (names []string) {
+	for _, k := range faultKinds {
+		if so(k) {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
+// isKind reports whether a kind of fault is so. An unknown kind, or none, is not.
+func isKind(name string, so func(faultKind) bool) bool {
+	return slices.ContainsFunc(faultKinds, func(k faultKind) bool { return k.name == name && so(k) })
+}
+
+func every(faultKind) bool      { return true }
+func dpsKnows(k faultKind) bool { return k.dpsKnows }
+func cutOff(k faultKind) bool   { return k.cutOff }
+func silent(k faultKind) bool   { return k.silent }
+
+// conduct is how a hub serves its clients under a fault above TLS. The zero value is healthy.
+type conduct struct {
+	refuse     byte          // CONNACK for everybody
+	delay      time.Duration // before every packet
+	dropPuback bool          // telemetry is not acknowledged
+	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
+}
 
 // These values of WhenOver say what happens, at the end of a silence, to the connections that
 // waited.
@@ -66,14 +119,13 @@ func CheckKind(kind string, known ...string) error {
 }
 
 func (f *Fault) check() error {
-	if err := CheckKind(f.Kind, FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5, FaultClose, FaultSlow, FaultDropPuback,
-		FaultThrottle); err != nil {
+	if err := CheckKind(f.Kind, kindsWith(every)...); err != nil {
 		return err
 	}
 	if f.Close != "" && f.Close != "rst" && f.Close != "fin" {
 		return azure.Errorf(400, "", `close is %q, must be "rst" or "fin"`, f.Close)
 	}
-	if err := CheckWhenOver(f.WhenOver, f.Kind, FaultBlackhole, FaultSYNDrop); err != nil {
+	if err := CheckWhenOver(f.WhenOver, f.Kind, kindsWith(silent)...); err != nil {
 		return err
 	}
 	if f.DPSLagSeconds < 0 || f.DPSLagSeconds > MaxFaultSeconds {
@@ -112,7 +164,7 @@ func (f *Fault) dpsKnows() bool {
 	if f.DPSKnows != nil {
 		return *f.DPSKnows
 	}
-	return slices.Contains([]string{FaultKill, FaultBlackhole, FaultSYNDrop, FaultConnack3, FaultConnack5}, f.Kind)
+	return isKind(f.Kind, dpsKnows)
 }
 
 func (f *Fault) hangUp() wire.HangUp {
@@ -239,6 +291,9 @@ func FaultOver(log zerolog.Logger, tell func(Event), hub string) func(kind strin
 		log.Info().Str("hub", hub).Str("kind", kind).Msg("fault is over")
 	}
 }
+
+// Reachable reports whether the hub can be talked to. It cannot under a fault that cuts it off.
+func (h *Hub) Reachable() bool { return !isKind(h.faults.Kind(), cutOff) }
 
 // DeadForDPS reports whether DPS knows that the hub cannot be used.
 func (h *Hub) DeadForDPS() bool {

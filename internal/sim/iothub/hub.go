@@ -98,14 +98,6 @@ func New(o Options) *Hub {
 	return h
 }
 
-// conduct is how a hub serves its clients under a fault above TLS. The zero value is healthy.
-type conduct struct {
-	refuse     byte          // CONNACK for everybody
-	delay      time.Duration // before every packet
-	dropPuback bool          // telemetry is not acknowledged
-	throttle   time.Duration // before CONNACK and PUBACK; twin requests get 429
-}
-
 // Name returns the name of the hub, such as hub-a.
 func (h *Hub) Name() string { return h.name }
 
@@ -189,12 +181,3 @@ func (h *Hub) newSession(w *wire.MQTT) *session {
 
 // Converse serves a connection that needs no TLS handshake, until it ends. It is for tests.
 func (h *Hub) Converse(w *wire.MQTT) { h.newSession(w).run() }
-
-// Reachable reports whether the hub can be talked to. It cannot under a fault that cuts it off.
-func (h *Hub) Reachable() bool {
-	switch h.faults.Kind() {
-	case FaultKill, FaultBlackhole, FaultSYNDrop:
-		return false
-	}
-	return true
-}
