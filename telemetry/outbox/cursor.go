@@ -3,6 +3,7 @@ package outbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"sync"
@@ -23,7 +24,7 @@ type cursorFile struct {
 	mu      sync.Mutex
 	file    disk.File     // nil until the disk lets us make it, and while it rests
 	resting bool          // the file is closed, and holds all that was to be written
-	foreign bool          // another file has the name of ours
+	foreign bool          // our file is gone, or another one has its name
 	turn    uint64        // of the slot written last
 	slot    int           // the one being written
 	synced  int           // the slot that is synced; no write touches it
@@ -58,16 +59,17 @@ func (c *cursorFile) rest() {
 func (b *Box) wakeCursor() {
 	c := &b.cur
 	c.resting = false
-	f, err := b.fs.Open(filepath.Join(b.dir, cursorName), readWrite)
+	name := filepath.Join(b.dir, cursorName)
+	f, err := b.fs.Open(name, readWrite)
 	if err != nil {
 		c.astray = true
+		c.foreign = errors.Is(err, fs.ErrNotExist) && b.isMissing(name)
 		return
 	}
 	held := make([]byte, format.SlotSize)
 	_, err = f.ReadAt(held, int64(c.synced)*format.SlotSize)
-	if s, ok, bad := format.ReadSlot(held); err == nil && (!ok || bad != nil || s.Turn != c.turn) {
-		c.foreign = true
-	}
+	s, ok, bad := format.ReadSlot(held)
+	c.foreign = errors.Is(err, io.EOF) || err == nil && (!ok || bad != nil || s.Turn != c.turn)
 	if c.astray = err != nil || c.foreign; c.astray {
 		_ = f.Close()
 		return
@@ -276,7 +278,10 @@ func (b *Box) syncAcks(force bool) error {
 	c.mu.Unlock()
 	if !astray {
 		err := b.syncSlot()
-		if err == nil || !errors.Is(err, errReplaced) {
+		c.mu.Lock()
+		astray = c.astray // the file was not found, or was not to be opened after its rest
+		c.mu.Unlock()
+		if err == nil || !astray {
 			return err
 		}
 	}

@@ -120,6 +120,35 @@ func TestRestWhileFilesChange(t *testing.T) {
 	}
 }
 
+// TestRestingBoxClosesWithItsCursor: whatever has happened to the cursor of a box that rests, Close
+// leaves a good one, and nothing is sent again after a restart.
+func TestRestingBoxClosesWithItsCursor(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, disk *memFS){
+		"it is deleted":               func(t *testing.T, disk *memFS) { must(t, disk.Remove("/box/"+cursorName)) },
+		"it is replaced":              func(t *testing.T, disk *memFS) { replace(t, disk, "/box/"+cursorName) },
+		"it cannot be opened at once": func(_ *testing.T, disk *memFS) { failOnce(disk, "open") },
+		"it cannot be read at once":   func(_ *testing.T, disk *memFS) { failOnce(disk, "read") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got reports
+				disk := newMemFS()
+				b := resting(t, disk, &got)
+				change(t, disk)
+				b.mu.Lock()
+				b.reopen = nil // so that the failure is that of the cursor
+				b.mu.Unlock()
+				closeBox(t, b)
+				again := openBox(t, "/box", Options{FS: disk.killed(), Report: got.add})
+				if s := again.Stats(); s.Queued != 0 || s.ID != b.ID() {
+					t.Errorf("%+v", s)
+				}
+				closeBox(t, again)
+			})
+		})
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
