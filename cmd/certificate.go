@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -217,4 +218,28 @@ func keyKind(public crypto.PublicKey) string {
 		kind += ", SHA-256 " + hex.EncodeToString(sum[:8]) + "…"
 	}
 	return kind
+}
+
+// roots returns the trusted roots: the system's and those of --ca-file.
+func (s *settings) roots() (*x509.CertPool, error) {
+	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // Go reads it whole, whatever its size
+		if _, err := namedfile.Read("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if s.caFile == "" {
+		return pool, nil
+	}
+	pem, err := readPEM("ca-file", s.caFile)
+	if err != nil {
+		return nil, err
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", secret.Quotable(s.caFile))
+	}
+	return pool, nil
 }

@@ -2,10 +2,8 @@ package cmd
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -194,28 +192,4 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 		return "", fmt.Errorf("no legal one can be made of the host name %q; give --device-id", host)
 	}
 	return name, nil
-}
-
-// roots returns the trusted roots: the system's and those of --ca-file.
-func (s *settings) roots() (*x509.CertPool, error) {
-	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // Go reads it whole, whatever its size
-		if _, err := namedfile.Read("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if s.caFile == "" {
-		return pool, nil
-	}
-	pem, err := readPEM("ca-file", s.caFile)
-	if err != nil {
-		return nil, err
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", secret.Quotable(s.caFile))
-	}
-	return pool, nil
 }

@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
@@ -229,26 +227,6 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	_, _ = fmt.Fprint(ready, readyLine)
 	<-ctx.Done()
 	return errors.Join(cloud.Close())
-}
-
-// checkChoices returns an error for each flag whose value is not one of its choices.
-func checkChoices(fs *pflag.FlagSet) error {
-	var all []error
-	fs.VisitAll(func(f *pflag.Flag) {
-		if f.Changed {
-			all = append(all, checkChoice(f))
-		}
-	})
-	return errors.Join(all...)
-}
-
-// checkChoice returns an error for a flag whose value is not one of its choices, if it has some.
-func checkChoice(f *pflag.Flag) error {
-	values := choices[f.Name]
-	if values == nil || slices.Contains(values, f.Value.String()) {
-		return nil
-	}
-	return fmt.Errorf("%s is %s; it must be one of %s", f.Name, secret.Quoted(f.Value.String()), strings.Join(values, ", "))
 }
 
 // checkCounts returns an error for each impossible number. In a Config some of them would mean the

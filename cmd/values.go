@@ -83,11 +83,3 @@ func (u *unless) Set(text string) error {
 func (u *unless) String() string { return strconv.FormatBool(!bool(*u)) }
 
 func (u *unless) Type() string { return "bool" }
-
-// plainParse returns the cause of a strconv error, without its function and its text.
-func plainParse(err error) error {
-	if n, ok := errors.AsType[*strconv.NumError](err); ok {
-		return n.Err
-	}
-	return err
-}

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-
-	"github.com/hubhop-iot/hubhop/dps"
 )
 
 // stateDirectory returns the user's directory for the state of programs: XDG's on Linux, elsewhere
@@ -34,16 +32,4 @@ func (s *settings) stateDirectory() (string, error) {
 		}
 	}
 	return "", errors.New("state-dir: this user has no home directory; give --state-dir")
-}
-
-// machineID returns a text that differs between machines, so that the outbox notices a copied
-// directory.
-func machineID() string {
-	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
-		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
-			return dps.Fingerprint("machine " + strings.TrimSpace(string(b)))
-		}
-	}
-	host, _ := os.Hostname()
-	return dps.Fingerprint("host " + host)
 }
