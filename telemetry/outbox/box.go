@@ -13,7 +13,8 @@
 // and what recovery does and cannot do.
 //
 // Where to read: box.go has the contract, append.go the commits, room.go what a full box does,
-// write.go the segments, read.go and leave.go the two ends of a record's life, cursor.go what is
+// write.go the segments, degraded.go what happens while the disk takes nothing, read.go and
+// leave.go the two ends of a record's life, reclaim.go the end of a segment's, cursor.go what is
 // known beside the segments, load.go and recover.go the beginning.
 //
 // Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and

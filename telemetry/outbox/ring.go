@@ -1,6 +1,9 @@
 package outbox
 
-import "github.com/hubhop-iot/hubhop/telemetry/outbox/format"
+import (
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
+)
 
 // maxRing bounds the memory of messages that the disk does not take.
 const maxRing = 16 << 20
@@ -47,4 +50,33 @@ func (r *ring) pop(n int) {
 	case cap(r.items) > 64 && len(r.items) < cap(r.items)/4:
 		r.items = append(make([]format.Item, 0, 2*len(r.items)), r.items...)
 	}
+}
+
+// keepInRing puts items into the ring.
+func (b *Box) keepInRing(items []format.Item) {
+	if len(items) == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ring == nil {
+		b.ring = &ring{id: format.NewID(), base: b.next, seq: 1}
+	}
+	r := b.ring
+	for _, it := range items {
+		for b.opt.Full == DropOldest && len(r.items) > 0 && r.bytes+cost(it) > b.ringLimit() {
+			b.drop(runs.Of(r.base, r.base), "for room in memory") // which takes it out of the ring
+		}
+		r.push(it)
+		b.next++
+		b.appended++
+	}
+	b.rouse(0)
+}
+
+func (b *Box) ringLimit() int64 {
+	if b.files == nil {
+		return b.opt.MaxBytes
+	}
+	return min(maxRing, b.opt.MaxBytes)
 }
