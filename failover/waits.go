@@ -36,8 +36,8 @@ const (
 	staleSpacing  = 250 * time.Millisecond
 	staleFirstMin = 2 * time.Second
 
-	// startSpread is the time within which a new run asks DPS first, if DPS had refused the device
-	// for long before.
+	// startSpread is the longest time until a new run asks DPS for the first time, if DPS had
+	// refused the device for long before.
 	startSpread = budgetEvery
 
 	// budgetSpread is the time within which a device uses a registration that its budget gives
@@ -168,8 +168,8 @@ func jitter(top time.Duration, rnd *rand.Rand) time.Duration {
 	return time.Duration(rnd.Int64N(int64(top)))
 }
 
-// spread is jitter in the upper half below top. Each answer of DPS costs a registration, and a
-// device has few in hand, so several short waits in a row must not use them up.
+// spread is any time between half of top and top. It is never short, because each answer of DPS
+// costs a registration, and a device has few in hand.
 func spread(top time.Duration, rnd *rand.Rand) time.Duration {
 	return top/2 + jitter(top/2, rnd)
 }

@@ -102,8 +102,8 @@ func (r *Registry) candidates(registrationID, attestation string) []*enrollment 
 }
 
 // Provision registers a device with the default group and assigns it to a hub, whose host it
-// returns. It checks no credentials: the device is given these. Tests and measurements fill a cloud
-// with it.
+// returns. It checks no credentials. The device gets those in auth. Tests and measurements fill a
+// cloud with it.
 func (r *Registry) Provision(id string, auth azure.Credentials) (host string, err error) {
 	r.mu.Lock()
 	group := r.groups[defaultGroup]

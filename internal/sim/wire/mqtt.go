@@ -23,8 +23,8 @@ const (
 
 // MQTT is one MQTT connection as the server sees it. Packets come in through Next; packets go out
 // through a bounded buffer that any goroutine may append to. One goroutine, the owner, reads, and
-// flushes before each read that may block. A goroutine that lives as long as there is something to
-// write carries out the packets of others. So an idle connection costs one goroutine.
+// flushes before each read that may block. What other goroutines append is written by a goroutine
+// that ends when nothing is left to write. So an idle connection costs one goroutine.
 //
 // Its mutex guards the buffer. It comes last: a holder takes no other lock.
 type MQTT struct {
