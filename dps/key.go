@@ -14,10 +14,6 @@ import (
 	"github.com/amenzhinsky/iothub/common"
 )
 
-// MaxRegistrationID is the length limit of a registration id in characters (Microsoft: "Device
-// Provisioning Service terminology", "Registration ID").
-const MaxRegistrationID = 128
-
 // DeriveKey computes the key of one device from the key of its enrollment group:
 // base64(HMAC-SHA256(group key, registration id)). The registration id is used exactly as given.
 // Errors name what is wrong with the key, never the key.
@@ -62,31 +58,6 @@ func decodeKey(key string) ([]byte, error) {
 		return nil, fmt.Errorf("the key has %d bytes only; a key of Azure has at least 16", len(secret))
 	}
 	return secret, nil
-}
-
-// CheckRegistrationID returns an error if DPS would refuse id. An id has at most 128 letters,
-// digits and - . _ :, and its last character is a letter, a digit or a dash (Microsoft: "Device
-// Provisioning Service terminology", "Registration ID").
-func CheckRegistrationID(id string) error {
-	switch {
-	case id == "":
-		return errors.New("the device id is empty")
-	case len(id) > MaxRegistrationID:
-		return fmt.Errorf("the device id has %d characters; DPS takes %d", len(id), MaxRegistrationID)
-	}
-	for _, r := range id {
-		if !alphanumeric(r) && !strings.ContainsRune("-._:", r) {
-			return fmt.Errorf("the device id %q contains %q; DPS takes letters, digits and any of - . _ :, nothing else", id, r)
-		}
-	}
-	if last := rune(id[len(id)-1]); !alphanumeric(last) && last != '-' {
-		return fmt.Errorf("the device id %q ends with %q; its last character must be a letter, a digit or a dash", id, last)
-	}
-	return nil
-}
-
-func alphanumeric(r rune) bool {
-	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
 // token returns the SAS token for one registration. Its resource is

@@ -2,7 +2,6 @@ package drill
 
 import (
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -218,15 +217,4 @@ func (r *Roll) Conclude(last uint64) Verdict {
 	}
 	v.Close(v.Reason)
 	return v
-}
-
-// Texts are the findings as sentences, and how many more there are.
-func (v *Verdict) Texts() (all []string) {
-	for _, f := range v.Findings {
-		all = append(all, f.Text)
-	}
-	if v.More > 0 {
-		all = append(all, fmt.Sprintf("and %d more", v.More))
-	}
-	return all
 }

@@ -277,3 +277,14 @@ func Verify(dir, device string, open func() (*Ledger, error), stale, partial boo
 	}
 	return v, nil
 }
+
+// Texts are the findings as sentences, and how many more there are.
+func (v *Verdict) Texts() (all []string) {
+	for _, f := range v.Findings {
+		all = append(all, f.Text)
+	}
+	if v.More > 0 {
+		all = append(all, fmt.Sprintf("and %d more", v.More))
+	}
+	return all
+}

@@ -4,15 +4,10 @@
 package home
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -458,106 +453,11 @@ func (h *Home) syncDir() {
 	}
 }
 
-// Mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if
-// nothing. means says what that costs. again, unless nil, is then called every few seconds. Mark
-// returns whether the file was in trouble before.
-func (h *Home) Mark(name string, err error, means string, again func() error) (was bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, was = h.troubles[name]
-	if err == nil {
-		delete(h.troubles, name)
-		delete(h.again, name)
-		return was
-	}
-	h.troubles[name] = fmt.Sprintf("%s: %v", means, err)
-	if again != nil {
-		h.again[name] = again
-		if !was {
-			h.next = time.Now().Add(tryAgain)
-		}
-	}
-	return was
-}
-
-// Note is mark with two sentences: one when the trouble begins, and one when the disk works again.
-func (h *Home) Note(name string, err error, means string, again func() error) {
-	was := h.Mark(name, err, means, again)
-	switch {
-	case err != nil && !was:
-		h.say("%s: %v; it is tried again and again", means, err)
-	case err == nil && was:
-		h.say("%s: the disk works again", name)
-	}
-}
-
-// Restless says whether something has failed that can be tried again now.
-func (h *Home) Restless() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.again) > 0 && !time.Now().Before(h.next)
-}
-
-// Tend tries again what has failed. It is called every few seconds.
-func (h *Home) Tend() {
-	h.mu.Lock()
-	if len(h.again) == 0 || time.Now().Before(h.next) {
-		h.mu.Unlock()
-		return
-	}
-	h.next = time.Now().Add(tryAgain)
-	again := maps.Clone(h.again)
-	h.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(again)) {
-		if err := again[name](); err == nil {
-			h.Note(name, nil, "", nil)
-		}
-	}
-}
-
-// TendNow tries once more what has failed, before the device ends.
-func (h *Home) TendNow() {
-	h.mu.Lock()
-	h.next = time.Time{}
-	h.mu.Unlock()
-	h.Tend()
-}
-
-// Trouble returns a sentence for each file that does not work.
-func (h *Home) Trouble() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Sorted(maps.Values(h.troubles))
-}
-
 func (h *Home) say(format string, args ...any) {
 	if h.tell != nil {
 		h.tell(fmt.Sprintf(format, args...))
 	}
 }
-
-// OutboxDir is where a device keeps its outbox.
-func OutboxDir(stateDir, deviceID string) string {
-	return filepath.Join(Dir(stateDir, deviceID), OutboxName)
-}
-
-// OutboxDevices are the devices that have an outbox in a state directory.
-func OutboxDevices(stateDir string) (ids []string) {
-	entries, _ := os.ReadDir(stateDir) // none is none
-	for _, e := range entries {
-		id, ok := deviceOf(stateDir, e.Name())
-		if !ok {
-			continue
-		}
-		if info, err := os.Stat(OutboxDir(stateDir, id)); err == nil && info.IsDir() {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// Dir returns the directory of a device below the state directory.
-func Dir(stateDir, deviceID string) string { return filepath.Join(stateDir, FileName(deviceID)) }
 
 // Close gives the locks back.
 func (h *Home) Close() {
@@ -571,43 +471,3 @@ func (h *Home) Close() {
 
 // Path returns the path of a file in the home.
 func (h *Home) Path(name string) string { return filepath.Join(h.dir, name) }
-
-const (
-	maxFileName = 255 // bytes; the limit of most file systems
-	cutMark     = "~" // follows an id that was cut; no other name contains it
-)
-
-// FileName turns a device id into a file name that every system accepts: it writes each byte that
-// is not a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and
-// appends a hash of the id; home.json has the id.
-func FileName(id string) string {
-	var b strings.Builder
-	for i := range len(id) {
-		c := id[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.' && i > 0:
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	if b.Len() <= maxFileName {
-		return b.String()
-	}
-	sum := sha256.Sum256([]byte(id))
-	return b.String()[:90] + cutMark + hex.EncodeToString(sum[:])
-}
-
-// deviceOf returns the device whose directory has this name.
-func deviceOf(stateDir, name string) (id string, ok bool) {
-	if strings.Contains(name, cutMark) {
-		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk, linked: map[string]bool{}}).readAll(ContentFile)
-		var c homeContent
-		if err != nil || json.Unmarshal(b, &c) != nil {
-			return "", false
-		}
-		return c.DeviceID, FileName(c.DeviceID) == name
-	}
-	id, err := url.PathUnescape(name)
-	return id, err == nil && FileName(id) == name
-}

@@ -5,7 +5,7 @@
 // hub a device belongs to, is not known here: the owner of the hubs admits, disables and deletes
 // identities, and is called back when a service switches one on or off.
 //
-//   - hub.go: the hub and its listeners; policies.go: its shared access policies and names
+//   - hub.go: the hub and its listeners; policies.go: its shared access policies
 //   - identity.go, modules.go: identities; auth.go: who may connect
 //   - session.go: one connection over MQTT; subscriptions.go: what it listens to
 //   - twin.go: the twin of an identity

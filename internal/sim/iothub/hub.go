@@ -181,3 +181,32 @@ func (h *Hub) newSession(w *wire.MQTT) *session {
 
 // Converse serves a connection that needs no TLS handshake, until it ends. It is for tests.
 func (h *Hub) Converse(w *wire.MQTT) { h.newSession(w).run() }
+
+// SetHost sets the host that DPS hands out, and the address that clients are told. It is called
+// once, when the listeners have their ports and no client has come. From then on the hub answers to
+// all its names: its address, its aliases and, because some clients sign the port along, each of
+// them with a port. Where all hubs share an address, the address without a port names none of them.
+func (h *Hub) SetHost(host, address string) {
+	h.host = host
+	named := h.hosts
+	var ports []string
+	for _, e := range h.endpoints {
+		if _, port, err := net.SplitHostPort(e.Address()); err == nil {
+			ports = append(ports, port)
+		}
+	}
+	var names []string
+	join := func(hosts []string, ports []string) {
+		for _, host := range hosts {
+			for _, port := range ports {
+				names = append(names, net.JoinHostPort(host, port))
+			}
+		}
+	}
+	if h.host == address {
+		named = append(named, address)
+	}
+	join(named, append([]string{"443", "8883"}, ports...))
+	join([]string{address, wire.HostIn(h.MQTT.Address()), "localhost"}, ports)
+	h.hosts = append(named, names...)
+}

@@ -3,8 +3,6 @@ package iothub
 import (
 	"encoding/base64"
 	"net"
-
-	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
 // policy is a shared access policy of a hub: a token that one of its keys has signed has its
@@ -59,35 +57,6 @@ func (h *Hub) ConnectionString() string {
 	}
 	owner := h.policies[0]
 	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
-}
-
-// SetHost sets the host that DPS hands out, and the address that clients are told. It is called
-// once, when the listeners have their ports and no client has come. From then on the hub answers to
-// all its names: its address, its aliases and, because some clients sign the port along, each of
-// them with a port. Where all hubs share an address, the address without a port names none of them.
-func (h *Hub) SetHost(host, address string) {
-	h.host = host
-	named := h.hosts
-	var ports []string
-	for _, e := range h.endpoints {
-		if _, port, err := net.SplitHostPort(e.Address()); err == nil {
-			ports = append(ports, port)
-		}
-	}
-	var names []string
-	join := func(hosts []string, ports []string) {
-		for _, host := range hosts {
-			for _, port := range ports {
-				names = append(names, net.JoinHostPort(host, port))
-			}
-		}
-	}
-	if h.host == address {
-		named = append(named, address)
-	}
-	join(named, append([]string{"443", "8883"}, ports...))
-	join([]string{address, wire.HostIn(h.MQTT.Address()), "localhost"}, ports)
-	h.hosts = append(named, names...)
 }
 
 // PolicyKeys returns the primary and the secondary key of a policy.

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -220,4 +221,21 @@ func (r *Registry) Known(id string) error {
 		return nil
 	}
 	return r.with(id, func(*device) error { return nil })
+}
+
+// Start checks the hubs that enrollments name, and those of later enrollments are checked at once:
+// before the start the names of the hubs are not all known. It also lets failovers end in time.
+func (r *Registry) Start() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.started = true
+	r.resume()
+	for _, list := range []map[string]*enrollment{r.enrollments, r.groups} {
+		for _, e := range list {
+			if err := r.completePolicies(e); err != nil {
+				return errors.New("enrollment " + strconv.Quote(e.id()) + ": " + err.Error())
+			}
+		}
+	}
+	return nil
 }

@@ -292,3 +292,6 @@ func (p *Service) nameHub(c claim, s registrationState) registrationState {
 	}
 	return s
 }
+
+// ServiceKeys returns the primary and the secondary key of the policy for the service API.
+func (p *Service) ServiceKeys() [2][]byte { return p.key }

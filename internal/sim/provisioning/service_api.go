@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -214,23 +213,6 @@ func (e *enrollment) public() *enrollment {
 	return &shown
 }
 
-// Start checks the hubs that enrollments name, and those of later enrollments are checked at once:
-// before the start the names of the hubs are not all known. It also lets failovers end in time.
-func (r *Registry) Start() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.started = true
-	r.resume()
-	for _, list := range []map[string]*enrollment{r.enrollments, r.groups} {
-		for _, e := range list {
-			if err := r.completePolicies(e); err != nil {
-				return errors.New("enrollment " + strconv.Quote(e.id()) + ": " + err.Error())
-			}
-		}
-	}
-	return nil
-}
-
 // checkQuery accepts a query for everything. Node's samples ask for "*" alone, and the Azure CLI
 // wraps its query in the text of a Python dictionary. So a query needs only a star or a select.
 func checkQuery(body []byte) error {
@@ -341,6 +323,3 @@ func (p *Service) bulk(_ http.ResponseWriter, _ *http.Request, body []byte) (any
 	}
 	return map[string]any{"isSuccessful": len(failed) == 0, "errors": failed}, nil
 }
-
-// ServiceKeys returns the primary and the secondary key of the policy for the service API.
-func (p *Service) ServiceKeys() [2][]byte { return p.key }
