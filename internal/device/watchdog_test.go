@@ -245,7 +245,9 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 				}
 				slices.Sort(all)
 				t.Logf("dead after: least %v, median %v, most %v", all[0], all[20], all[39])
-				if all[39] > v.most || all[0] < 2*time.Second-v.trip {
+				// What the hub sent just before the cut still arrives half a round trip after it, and
+				// the silence begins with that.
+				if all[39] > v.most+v.trip/2 || all[0] < 2*time.Second-v.trip {
 					t.Errorf("from %v to %v", all[0], all[39])
 				}
 				w.net.SetDelay(0)
