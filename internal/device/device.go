@@ -1,6 +1,18 @@
 // Package device puts one device together: its identity, its state directory, its outbox, the
 // session that keeps it connected, and the five paths that use the session (telemetry, reported
 // properties, desired properties, direct methods, cloud-to-device messages).
+//
+// An idle device has two goroutines of its own: the one that called [Device.Run], which waits in
+// the loop of package failover, and the reader of its link (internal/mqtt). Nothing else waits in a
+// goroutine. The ticks of all sources of a process share the timer of one [telemetry.Sampler], and
+// the looks at the clock one timer of internal/clock. A link has timers for its silence, for the
+// end of its token and for the next reported property. A source with a pace of its own, such as
+// [telemetry.Lines], has a goroutine for as long as its input lasts.
+//
+// Other goroutines live for as long as their work: a dial or a registration (package failover), a
+// change of the twin, waiting cloud-to-device messages, a method or a handler, a batch of the
+// drain, a write that the network does not take at once, and the end of a link. Those of this
+// package are started in contain.go only, so that a panic in one does not stop the others.
 package device
 
 import (

@@ -11,7 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/audit"
 )
 
-// ErrVerdict says that the tool worked and the system under test did not.
+// ErrVerdict says that the tool worked and the system under test did not. A command that ends with
+// it has the exit code 3 (cmd/exit.go).
 var ErrVerdict = errors.New("the verdict is: failed")
 
 // Outcome is a verdict in one word.

@@ -1,7 +1,8 @@
 // Package sample is the application that hubhop runs when it is given no other one. It is made for
 // the model in failover.json, and built like any application of package device: telemetry temp and
 // humidity, the reported property battery, the desired property fanSpeed, the commands echo and
-// setAlarm.
+// setAlarm. A further command must also be in the model, else calls of it are answered 404.
+// docs/app.md says how to build another application.
 package sample
 
 import (
