@@ -191,27 +191,28 @@ var flipped = map[failover.Action]failover.Action{
 }
 
 // TestEachFaultLeadsToItsAction injects every fault. It holds the device to the rule, to its action, and to
-// the document that says what the device then does. Then it injects the fault once more with the
-// row's action flipped: a row whose flip changes nothing would be an ornament.
+// the document that says what the device then does. Then it injects the fault once more with another
+// action in the row: if the device then did the same, the row would decide nothing.
 func TestEachFaultLeadsToItsAction(t *testing.T) {
 	var doc strings.Builder
 	doc.WriteString("# What a device decides\n\n" +
-		"Written by a test (`go test ./failover -run DecisionMatrix -rewrite`) that injects each of these faults into the real client, with the\n" +
-		"simulator at the other end of an in-memory network, in virtual time. The device has been up on hub-a for two minutes and knows hub-b;\n" +
-		"each way over the network takes 5 ms; chance always gives the longest wait. Rules and reasons: `hubhop explain`, which prints the same\n" +
-		"table. For each row the test also flips the action, and the device then does something else.\n\n" +
-		"The table shows the first wait of each kind. How they go on:\n\n" +
-		"* **A device has five registrations in hand, and gets one back every 5 s**, up to a second later, so that a fleet that began together does not\n" +
-		"  ask together. Whatever else is said here, DPS never gets more. All devices of one process together are held to `--dps-rate` (900 a minute,\n" +
-		"  100 at once). A connection to DPS that is refused, silent, or answered by a CONNACK other than 0 costs none.\n" +
+		"A test writes this page: `go test ./failover -run " + t.Name() + " -rewrite`. It injects each of these faults into the real client,\n" +
+		"with the simulator at the other end of an in-memory network, in virtual time. The device has been up on hub-a for two minutes and knows hub-b.\n" +
+		"Each way over the network takes 5 ms, and chance always gives the longest wait. `hubhop explain` prints the rules and their reasons. The test\n" +
+		"also gives each rule a wrong action, and checks that the device then does something else.\n\n" +
+		"The table shows the first wait of each kind. These rules say how the waits go on:\n\n" +
+		"* **A device has five registrations in hand, and gets one back every 5 s.** Chance adds up to a second to that, so that a fleet that began\n" +
+		"  together does not ask together. DPS never gets more registrations, whatever the other rules say. All devices of one process together are\n" +
+		"  held to `--dps-rate` (900 a minute, 100 at once). A connection to DPS that is refused, silent, or answered by a CONNACK other than 0 costs\n" +
+		"  no registration.\n" +
 		"* A `retry-after` of DPS is kept exactly, 0 included, up to 300 s.\n" +
-		"* Without one, after 5xx, 401, a refusing CONNACK and other refusals, the wait is 1.6 to 2 s in the first minute; then it doubles, up to 60 s.\n" +
-		"  Only an assignment or a link ends this; a restart does not.\n" +
+		"* If an answer of DPS has no `retry-after` (5xx, 401, a refusing CONNACK and other refusals), the wait is 1.6 to 2 s in the first minute. Then it\n" +
+		"  doubles, up to 60 s. Only an assignment, or a link that comes up, ends these waits; a restart does not.\n" +
 		"* A hub that answers a dial by a reset is dialled again within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
 		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n\n" +
 		"The names that DPS gives are checked before they are used, because DPS may make mistakes. A hub must be a host name or an address, with or without\n" +
 		"a port. A device id has 1 to 128 of the characters that IoT Hub allows, without `+` and `#`, which no topic can carry. An operation id has at most\n" +
-		"256 letters, digits and `-._:~`. An answer with another name is refused (D26), and texts of DPS are cut before they are told. No stranger can give\n" +
+		"256 letters, digits and `-._:~`. An answer with another name is refused (D26), and texts of DPS are cut before they are logged. No stranger can give\n" +
 		"these names: TLS proves that the server has DPS's certificate. TLS also proves the hub: its server must have a certificate for the name that DPS\n" +
 		"gave, from a root that this machine trusts.\n\n" +
 		"| fault | rule | what the device sees | action | at once | and then, in the first minute |\n|---|---|---|---|---|---|\n")
@@ -288,7 +289,7 @@ func confusion(doc *strings.Builder, taken map[failover.Action]map[failover.Acti
 			actions = append(actions, a)
 		}
 	}
-	doc.WriteString("\nFaults by the action expected (down) and taken (across):\n\n| |")
+	doc.WriteString("\nHow many faults led to each action: expected (down) and taken (across):\n\n| |")
 	for _, a := range actions {
 		fmt.Fprintf(doc, " %s |", a)
 	}
