@@ -14,7 +14,7 @@
 //
 // Where to read: box.go has the contract, append.go the commits, room.go what a full box does,
 // write.go the segments, degraded.go what happens while the disk takes nothing, read.go and
-// leave.go the two ends of a record's life, reclaim.go the end of a segment's, cursor.go what is
+// leave.go the two ends of a record's life, segment.go the end of a segment's, cursor.go what is
 // known beside the segments, load.go and recover.go the beginning.
 //
 // Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and
@@ -127,6 +127,22 @@ func (o *Options) validate() error {
 		errs = append(errs, fmt.Errorf("the policy Full is %d: DropOldest or Block", o.Full))
 	}
 	return errors.Join(errs...)
+}
+
+// MinMaxBytes is the smallest bound of an outbox that a user may choose. Open takes smaller ones.
+const MinMaxBytes = 1 << 20
+
+// Validate returns an error for each option that is out of the bounds that a user may choose. Each
+// text begins with the option's name as it is spelled on the command line.
+func (o Options) Validate() error {
+	var faults []error
+	if o.MaxBytes < MinMaxBytes {
+		faults = append(faults, fmt.Errorf("outbox-max-bytes must be at least 1MiB, it is %d", o.MaxBytes))
+	}
+	if o.MaxAge < 0 {
+		faults = append(faults, fmt.Errorf("outbox-max-age must not be negative, it is %v", o.MaxAge))
+	}
+	return errors.Join(faults...)
 }
 
 // Box is an open outbox. Its methods may be called from any goroutine.
