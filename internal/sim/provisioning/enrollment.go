@@ -218,3 +218,10 @@ func (t *initialTwin) content() *iothub.TwinContent {
 	}
 	return c
 }
+
+// public returns the enrollment without its keys, which are shown only if a request asks for them.
+func (e *enrollment) public() *enrollment {
+	shown := *e
+	shown.Attestation.SymmetricKey = nil
+	return &shown
+}

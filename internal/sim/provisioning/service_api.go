@@ -206,13 +206,6 @@ func decodeEnrollmentFor(body []byte, id string, group bool) (*enrollment, error
 	return e, nil
 }
 
-// public returns the enrollment without its keys, which are shown only if a request asks for them.
-func (e *enrollment) public() *enrollment {
-	shown := *e
-	shown.Attestation.SymmetricKey = nil
-	return &shown
-}
-
 // checkQuery accepts a query for everything. Node's samples ask for "*" alone, and the Azure CLI
 // wraps its query in the text of a Python dictionary. So a query needs only a star or a select.
 func checkQuery(body []byte) error {
