@@ -103,6 +103,46 @@ func TestDecisionRecords(t *testing.T) {
 	}
 }
 
+// goFileName matches the name of a Go file in a text, with the directories before it.
+var goFileName = regexp.MustCompile(`(?:[a-z0-9_]+/)*[a-z0-9_]+\.go\b`)
+
+// Package comments and documents name the files to read. A file that was renamed leaves a reader
+// looking, so each name must be that of a file: beside the Go file that names it, or from the root.
+func TestFilesThatAreNamedExist(t *testing.T) {
+	names := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && path != "." && skippedDir(entry.Name()) {
+			return filepath.SkipDir
+		}
+		if entry.IsDir() || filepath.Ext(path) != ".md" && filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		for line := range strings.Lines(readDocument(t, path)) {
+			if filepath.Ext(path) == ".go" && !strings.Contains(line, "//") {
+				continue
+			}
+			for _, name := range goFileName.FindAllString(line, -1) {
+				names++
+				_, beside := os.Stat(filepath.Join(filepath.Dir(path), name))
+				_, below := os.Stat(name)
+				if beside != nil && below != nil {
+					t.Errorf("%s names %s, which does not exist", path, name)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names < 50 {
+		t.Errorf("found the names of %d files: the pattern no longer recognises them", names)
+	}
+}
+
 func skippedDir(name string) bool {
 	return strings.HasPrefix(name, ".") || name == "node_modules" || name == "testdata"
 }

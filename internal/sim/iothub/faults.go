@@ -26,10 +26,10 @@ type Fault struct {
 
 // The kinds of faults of a hub.
 //
-// A new kind needs a constant here and in api.go of package sim, a row in faultKinds, what it does
+// A new kind needs a constant here and in internal/sim/api.go, a row in faultKinds, what it does
 // (apply: a wire.Mode below TLS, or a conduct above), and a word in docs/control-api.md. Drills
-// draw their faults in schedule.go of internal/drill. A new field of conduct is obeyed where
-// conduct is read: in session.go and the files beside it for MQTT, in device_rest.go for HTTPS.
+// draw their faults in internal/drill/schedule.go. A new field of conduct is obeyed where conduct
+// is read: in session.go and the files beside it for MQTT, in device_rest.go for HTTPS.
 const (
 	FaultKill       = "kill"        // all connections are closed, dials refused
 	FaultBlackhole  = "blackhole"   // connections stay and are accepted, nothing is answered
