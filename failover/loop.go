@@ -19,7 +19,7 @@ const closeTimeout = 2 * time.Second
 // ended, the links in order.
 func (s *Session[L]) Run(ctx context.Context) {
 	r := s.begin(ctx)
-	r.guard(r.run)
+	r.run()
 	r.wait()
 }
 
@@ -46,6 +46,9 @@ func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 // wait ends everything that the session has started.
 func (r *loop[L]) wait() {
 	r.stop()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
 	if r.closeDPS != nil {
 		r.closeDPS()
 	}
@@ -80,6 +83,7 @@ type loop[L Link] struct {
 	stop     context.CancelFunc
 	m        *Machine
 	do       chan func() // the other goroutines report here; the loop calls each function
+	timer    *time.Timer // fires at the machine's next wake; nil while it waits for nothing
 	wg       sync.WaitGroup
 	ways     []*way[L]
 	server   *way[L]                    // the link that is served, or is next when working has ended
@@ -105,48 +109,57 @@ type way[L Link] struct {
 	ending      bool
 }
 
+// run is the loop. It stays in the leanest frames while it waits, because a stack shrinks only as
+// far as its waiting goroutine uses little of it.
 func (r *loop[L]) run() {
+	defer r.contain()
 	r.step(Start{})
-	var timer *time.Timer // nil while the machine waits for nothing
-	defer func() {
-		if timer != nil {
-			timer.Stop()
-		}
-	}()
-	for {
-		next := r.m.NextWake()
-		var wake <-chan time.Time
-		switch {
-		case timer != nil && next.IsZero():
-			timer.Stop()
-			timer = nil
-		case timer != nil:
-			timer.Reset(time.Until(next))
-			wake = timer.C
-		case !next.IsZero():
-			timer = time.NewTimer(time.Until(next))
-			wake = timer.C
-		}
-		if len(r.ways) == 0 {
-			r.sleeps.Store(&next)
-		} else {
-			r.sleeps.Store(nil)
-		}
-		var lost <-chan struct{}
-		if w := r.server; w != nil && !w.ending {
-			lost = w.link.Done()
-		}
-		select {
-		case f := <-r.do:
-			f()
-		case <-wake:
-			r.step(Tick{})
-		case <-lost:
-			r.end(r.server)
-		case <-r.life.Done():
-			return
-		}
+	for r.turn() {
 	}
+}
+
+// turn waits for one thing and deals with it. It returns false when the session ends.
+func (r *loop[L]) turn() bool {
+	wake, lost := r.plan()
+	select {
+	case f := <-r.do:
+		f()
+	case <-wake:
+		r.step(Tick{})
+	case <-lost:
+		r.end(r.server)
+	case <-r.life.Done():
+		return false
+	}
+	return true
+}
+
+// plan sets the timer to when the machine wants to be woken. It returns the channels of the timer
+// and of the served link's end, nil for one that there is not.
+//
+//go:noinline
+func (r *loop[L]) plan() (wake <-chan time.Time, lost <-chan struct{}) {
+	next := r.m.NextWake()
+	switch {
+	case r.timer != nil && next.IsZero():
+		r.timer.Stop()
+		r.timer = nil
+	case r.timer != nil:
+		r.timer.Reset(time.Until(next))
+		wake = r.timer.C
+	case !next.IsZero():
+		r.timer = time.NewTimer(time.Until(next))
+		wake = r.timer.C
+	}
+	if len(r.ways) == 0 {
+		r.sleeps.Store(&next)
+	} else {
+		r.sleeps.Store(nil)
+	}
+	if w := r.server; w != nil && !w.ending {
+		lost = w.link.Done()
+	}
+	return wake, lost
 }
 
 func (r *loop[L]) step(e Event) { r.perform(r.m.Step(time.Now(), e)) }
@@ -160,13 +173,16 @@ func (r *loop[L]) last(w *way[L], e Event) {
 
 // guard calls f. A panic in f ends the session.
 func (r *loop[L]) guard(f func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
-			r.stop()
-		}
-	}()
+	defer r.contain()
 	f()
+}
+
+// contain is deferred. It ends the session if there is a panic.
+func (r *loop[L]) contain() {
+	if p := recover(); p != nil {
+		r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
+		r.stop()
+	}
 }
 
 // start runs f in a goroutine of the session.

@@ -38,14 +38,19 @@ func (b *bug) Error() string {
 func (b bulkheads) run(path string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			stack := debug.Stack()
-			if other, ok := p.(interface{ Stack() []byte }); ok { // it comes from another goroutine
-				stack = other.Stack()
-			}
-			err = b.told(path, fmt.Sprint(p), stack)
+			err = b.recovered(path, p)
 		}
 	}()
 	return f()
+}
+
+// recovered reports a panic that was recovered, and returns it as an error.
+func (b bulkheads) recovered(path string, p any) error {
+	stack := debug.Stack()
+	if other, ok := p.(interface{ Stack() []byte }); ok { // it comes from another goroutine
+		stack = other.Stack()
+	}
+	return b.told(path, fmt.Sprint(p), stack)
 }
 
 // told emits an event about a panic, and returns it as an error.

@@ -131,7 +131,8 @@ func (d *Device) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_ = d.keep(l.ctx, "session", d.runSession)
+	for l.session() {
+	}
 	return l.end()
 }
 
@@ -140,6 +141,7 @@ type life struct {
 	d         *Device
 	ctx       context.Context // of the session; it outlives that of Run, because what is queued is sent before the end
 	stop      context.CancelFunc
+	pause     time.Duration // after the last panic of the session
 	unwatch   func()
 	producing sync.WaitGroup
 	produced  error // of the input
@@ -173,10 +175,22 @@ func (d *Device) begin(ctx context.Context) (*life, error) {
 	return l, nil
 }
 
-// runSession keeps the device connected until ctx ends.
-func (d *Device) runSession(ctx context.Context) error {
-	d.startSession().Run(ctx)
-	return nil
+// session keeps the device connected until its context ends. After a panic, and after the pause of
+// [bulkheads.keep], it returns true: then the session begins again. It does not use keep itself,
+// because the stack shrinks to 4 KiB only if less than about 1.2 KiB of it are in use.
+func (l *life) session() (again bool) {
+	defer l.contain(&again)
+	l.d.startSession().Run(l.ctx)
+	return false
+}
+
+// contain is deferred by session.
+func (l *life) contain(again *bool) {
+	if p := recover(); p != nil {
+		l.d.recovered("session", p)
+		l.pause = min(max(2*l.pause, bugPauseMin), bugPauseMax)
+		*again = pause(l.ctx, l.pause) == nil
+	}
 }
 
 //go:noinline

@@ -58,12 +58,12 @@ type Home struct {
 	known  bool       // home.json was read, or does not exist
 	found  bool       // home.json existed
 	sealed bool       // a file had a checksum, so a version that writes home.json has run here
-	linked map[string]bool
+	linked []string   // names of the files that were told to be symbolic links
 
 	mu       sync.Mutex
 	locks    []io.Closer
-	troubles map[string]string // file → sentence about what the disk does not do
-	since    map[string]time.Time
+	troubles map[string]string       // file → sentence about what the disk does not do; this and the next two are nil on a disk that works
+	since    map[string]time.Time    // file → when the disk first could not read it
 	again    map[string]func() error // file → what to try again
 	next     time.Time
 }
@@ -77,8 +77,7 @@ type homeContent struct {
 // New returns the home of a device, which is not open. tell is given each sentence about a fault;
 // it may be nil.
 func New(d Disk, stateDir, deviceID string, tell func(string)) *Home {
-	return &Home{id: deviceID, dir: Dir(stateDir, deviceID), disk: d, tell: tell,
-		troubles: map[string]string{}, since: map[string]time.Time{}, again: map[string]func() error{}, linked: map[string]bool{}}
+	return &Home{id: deviceID, dir: Dir(stateDir, deviceID), disk: d, tell: tell}
 }
 
 // refuses says that an error needs a person, who must choose another directory; any other error may
@@ -290,8 +289,8 @@ func (h *Home) readAll(name string) ([]byte, error) {
 	path := h.Path(name)
 	info, err := h.disk.Lstat(path)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		if !h.linked[name] {
-			h.linked[name] = true
+		if !slices.Contains(h.linked, name) {
+			h.linked = append(h.linked, name)
 			h.say("%s is a symbolic link; it is read, and replaced by a file when it is written", path)
 		}
 		info, err = h.disk.Stat(path)
@@ -325,6 +324,9 @@ func (h *Home) read(name string) ([]byte, error) {
 	if !errors.Is(err, syscall.EIO) {
 		delete(h.since, name)
 		return b, err
+	}
+	if h.since == nil {
+		h.since = map[string]time.Time{}
 	}
 	if h.since[name].IsZero() {
 		h.since[name] = time.Now()

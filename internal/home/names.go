@@ -63,7 +63,7 @@ func FileName(id string) string {
 // deviceOf returns the device whose directory has this name.
 func deviceOf(stateDir, name string) (id string, ok bool) {
 	if strings.Contains(name, cutMark) {
-		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk, linked: map[string]bool{}}).readAll(ContentFile)
+		b, err := (&Home{dir: filepath.Join(stateDir, name), disk: RealDisk}).readAll(ContentFile)
 		var c homeContent
 		if err != nil || json.Unmarshal(b, &c) != nil {
 			return "", false

@@ -19,6 +19,9 @@ func (h *Home) Mark(name string, err error, means string, again func() error) (w
 		delete(h.again, name)
 		return was
 	}
+	if h.troubles == nil {
+		h.troubles, h.again = map[string]string{}, map[string]func() error{}
+	}
 	h.troubles[name] = fmt.Sprintf("%s: %v", means, err)
 	if again != nil {
 		h.again[name] = again
