@@ -91,8 +91,7 @@ type Drain struct {
 	started bool       // and not stopped
 	began   bool       // Early or Start has been called
 	at      streams
-	next    outgoing
-	batch   outbox.Batch
+	*busy       // nil while there is nothing to send
 	needs   int // bytes of the first message that was read and did not fit; 0: not known
 	parts   [2]outbox.Part
 	waiting *waiting    // the newest wait for records; nil: there was none
@@ -100,6 +99,33 @@ type Drain struct {
 
 	telling sync.Mutex
 	ended   func(error) // nil before Start, and after it was called
+}
+
+// busy is the memory of a drain that sends. An idle drain has none.
+type busy struct {
+	next  outgoing
+	batch outbox.Batch
+}
+
+// busies are shared by all drains, because most of them are idle most of the time.
+var busies = sync.Pool{New: func() any { return new(busy) }}
+
+// work gets the memory for sending. d.turn is held.
+func (d *Drain) work() {
+	if d.busy == nil {
+		d.busy = busies.Get().(*busy)
+	}
+}
+
+// rest gives back the memory that only a busy drain needs. d.turn is held.
+func (d *Drain) rest() {
+	if d.busy == nil {
+		return
+	}
+	d.batch.Release()
+	d.next.rest()
+	busies.Put(d.busy)
+	d.busy = nil
 }
 
 // waiting is one wait of a drain for a record.
@@ -137,11 +163,12 @@ func (d *Drain) Early() {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.begin()
-	defer d.batch.Release() // the link may not come up, and then there is no Start
+	defer d.rest() // the link may not come up, and then there is no Start
 	room, bytes, _ := d.room()
 	if room <= 0 {
 		return
 	}
+	d.work()
 	records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.parts)...)
 	if err != nil || len(records) == 0 {
 		return // Start will see it
@@ -185,7 +212,7 @@ func (d *Drain) stopSending() {
 	if d.again != nil {
 		d.again.Stop()
 	}
-	d.batch.Release()
+	d.rest()
 }
 
 func (d *Drain) begin() {
@@ -262,12 +289,13 @@ func (d *Drain) sendAll() (obstacle, error) {
 		case room <= 0 || bytes < max(d.needs, 1) && inFlight > 0:
 			return nothing, nil
 		}
+		d.work()
 		records, err := d.box.Read(&d.batch, room, bytes, d.at.parts(&d.parts)...)
 		if err != nil {
 			return nothing, err
 		}
 		if len(records) == 0 {
-			d.next.rest()
+			d.rest()
 			d.flight.rest()
 			return empty, nil
 		}

@@ -769,6 +769,7 @@ func TestDrainAllocatesNothingPerMessage(t *testing.T) {
 		records[i] = outbox.Record{Message: message.Message{Body: []byte("{}"), ContentType: "application/json", Created: time.Now()}, ID: "box-1"}
 	}
 	batch := func() {
+		d.work()
 		d.next.fill(records, nil)
 		if err := d.send(len(records)); err != nil {
 			t.Error(err)

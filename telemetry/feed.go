@@ -103,7 +103,8 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 		return f.run()
 	}
 	ended := make(chan error, 1)
-	f.schedule(func(err error) { ended <- err })
+	f.ended = func(err error) { ended <- err }
+	f.schedule()
 	return <-ended
 }
 
@@ -113,19 +114,15 @@ func Feed(ctx context.Context, src Source, box Intake, o FeedOptions) error {
 // feed and returns after ended has; ended must not call it.
 func StartFeed(ctx context.Context, src Source, box Intake, o FeedOptions, ended func(error)) (stop func()) {
 	f := newFeed(ctx, src, box, o)
-	over := make(chan struct{})
-	tell := func(err error) {
-		defer close(over)
-		ended(err)
-	}
+	f.ended = ended
 	if src.Run != nil {
-		go func() { tell(f.run()) }()
+		go func() { f.tell(f.run()) }()
 	} else {
-		f.schedule(tell)
+		f.schedule()
 	}
 	return func() {
 		f.stop()
-		<-over
+		f.untold.Wait()
 	}
 }
 
@@ -134,8 +131,11 @@ type feed struct {
 	FeedOptions
 	src  Source
 	ctx  context.Context // a feed is a call that may outlive the one that began it
-	stop context.CancelFunc
+	stop func()          // ends the feed, and waits for nothing
 	box  Intake
+
+	ended  func(error)
+	untold sync.WaitGroup // until ended has returned
 
 	// Of a source with a schedule:
 	task  task
@@ -162,9 +162,18 @@ func newFeed(ctx context.Context, src Source, box Intake, o FeedOptions) *feed {
 	if src.Unmodelled {
 		o.Model = nil
 	}
-	f := &feed{FeedOptions: o, src: src, box: box}
-	f.ctx, f.stop = context.WithCancel(ctx)
+	f := &feed{FeedOptions: o, src: src, box: box, ctx: ctx}
+	f.untold.Add(1)
+	if src.Run != nil || src.Full != Skip { // else nothing waits for the end of a context
+		f.ctx, f.stop = context.WithCancel(ctx)
+	}
 	return f
+}
+
+// tell tells the caller how the feed has ended.
+func (f *feed) tell(err error) {
+	defer f.untold.Done()
+	f.ended(err)
 }
 
 // run is the life of a source with a pace of its own.
@@ -175,16 +184,19 @@ func (f *feed) run() error {
 	return f.outcome(err)
 }
 
-// schedule begins the life of a source with a schedule.
-func (f *feed) schedule(ended func(error)) {
+// schedule begins the life of a source with a schedule. The feed has no context of its own unless
+// it needs one, because a context costs more than the rest of an idle feed.
+func (f *feed) schedule() {
+	err := f.ctx.Err()
 	if f.src.Interval <= 0 {
-		f.stop()
-		ended(fmt.Errorf("a sampling interval must be positive, this is %v", f.src.Interval))
-		return
+		err = fmt.Errorf("a sampling interval must be positive, this is %v", f.src.Interval)
 	}
-	if err := f.ctx.Err(); err != nil {
+	if err != nil {
+		if f.stop == nil {
+			f.stop = func() {}
+		}
 		f.stop()
-		ended(err)
+		f.tell(err)
 		return
 	}
 	if f.Sampler == nil {
@@ -192,12 +204,22 @@ func (f *feed) schedule(ended func(error)) {
 	}
 	f.began = time.Now()
 	f.task.run = f.tick
+	detach := context.AfterFunc(f.ctx, func() { f.finish(f.ctx.Err()) })
+	if f.stop == nil {
+		f.stop = func() {
+			if detach() {
+				go f.finish(context.Canceled)
+			}
+		}
+	}
 	f.Sampler.start(&f.task)
-	context.AfterFunc(f.ctx, func() {
-		f.Sampler.stop(&f.task)
-		f.putting.Wait()
-		ended(f.outcome(f.ctx.Err()))
-	})
+}
+
+// finish ends the life of a source with a schedule.
+func (f *feed) finish(err error) {
+	f.Sampler.stop(&f.task)
+	f.putting.Wait()
+	f.tell(f.outcome(err))
 }
 
 // tick asks the source once, and returns when the next tick is due. A source that waits for room in

@@ -49,9 +49,12 @@ func (o *outgoing) within(bytes int) (n int) {
 	return n
 }
 
-// rest gives back the memory that only a backlog needs.
+// rest forgets the messages, and gives back the memory that only a backlog needs.
 func (o *outgoing) rest() {
 	if cap(o.out) > 8 {
 		*o = outgoing{}
+		return
 	}
+	clear(o.out[:cap(o.out)])
+	o.records = nil
 }

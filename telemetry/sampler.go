@@ -28,7 +28,7 @@ type Sampler struct {
 type task struct {
 	run     func() (next time.Time) // when it is due again; zero: resume will say
 	due     time.Time
-	index   int // in Sampler.waiting; -1: it does not wait
+	index   int // its place in Sampler.waiting, counted from 1; 0: it does not wait
 	running bool
 	since   time.Time // running
 	stuck   bool      // running for stuckAfter: its worker does not count any more
@@ -53,7 +53,6 @@ func NewSampler(workers int) *Sampler {
 
 // start calls t.run now, and then whenever that says, until stop. It is never called twice at once.
 func (s *Sampler) start(t *task) {
-	t.index = -1
 	s.resume(t, time.Now())
 }
 
@@ -74,8 +73,8 @@ func (s *Sampler) resume(t *task, due time.Time) {
 func (s *Sampler) stop(t *task) {
 	s.mu.Lock()
 	t.stopped = true
-	if t.index >= 0 {
-		heap.Remove(&s.waiting, t.index)
+	if t.index > 0 {
+		heap.Remove(&s.waiting, t.index-1)
 		s.planLocked()
 	}
 	if !t.running {
@@ -201,14 +200,14 @@ func (h byDue) Less(i, k int) bool { return h[i].due.Before(h[k].due) }
 
 func (h byDue) Swap(i, k int) {
 	h[i], h[k] = h[k], h[i]
-	h[i].index, h[k].index = i, k
+	h[i].index, h[k].index = i+1, k+1
 }
 
 // Push is for package heap.
 func (h *byDue) Push(x any) {
 	t := x.(*task)
-	t.index = len(*h)
 	*h = append(*h, t)
+	t.index = len(*h)
 }
 
 // Pop is for package heap.
@@ -217,6 +216,6 @@ func (h *byDue) Pop() any {
 	t := (*h)[last]
 	(*h)[last] = nil
 	*h = (*h)[:last]
-	t.index = -1
+	t.index = 0
 	return t
 }

@@ -169,7 +169,7 @@ func (b *Box) syncSoon() {
 	b.timer = time.AfterFunc(b.opt.SyncEvery, func() {
 		defer b.timers.Done()
 		b.mu.Lock()
-		b.armed = false
+		b.armed, b.timer = false, nil
 		b.mu.Unlock()
 		_ = b.Sync() // ErrClosed: Close does it
 	})

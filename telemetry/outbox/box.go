@@ -148,12 +148,12 @@ func (o Options) Validate() error {
 // Box is an open outbox. Its methods may be called from any goroutine.
 type Box struct {
 	opt    Options
-	*files               // nil: the box is in memory
-	ended  chan struct{} // closed when Close has done its work
-	endErr error         // what Close returns; set before ended is closed
+	*files // nil: the box is in memory
 
 	mu           sync.Mutex
 	closed       bool
+	over         bool       // Close has done its work
+	endErr       error      // what Close returns; set before over
 	leading      bool       // somebody has the lead
 	pending      []*request // waiting for a commit
 	pendingBytes int64      // of those, and of the commit under way
@@ -179,7 +179,9 @@ type Box struct {
 
 	appended, acked, dropped, quarantined, lost uint64 // since Open
 
-	room, empty, idle signal // less is queued, nothing is queued, nobody has the lead
+	// They fire when less is queued, when nothing is queued, when nobody has the lead, and when
+	// Close has done its work.
+	room, empty, idle, ended signal
 
 	watches  []*watch       // readers that wait
 	wakes    []func()       // of watches, to be called
@@ -247,7 +249,7 @@ func newBox(o Options) *Box {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
-	return &Box{opt: o, ended: make(chan struct{}), acks: runs.Set{Cursor: 1}, next: 1, diskEnd: 1}
+	return &Box{opt: o, acks: runs.Set{Cursor: 1}, next: 1, diskEnd: 1}
 }
 
 // WaitEmpty returns nil as soon as no record waits to be sent. It returns ctx.Err() when ctx ends
@@ -351,8 +353,13 @@ func (b *Box) Last() uint64 {
 func (b *Box) Close() error {
 	b.mu.Lock()
 	if b.closed {
+		for !b.over {
+			ended := b.ended.wait()
+			b.mu.Unlock()
+			<-ended
+			b.mu.Lock()
+		}
 		b.mu.Unlock()
-		<-b.ended
 		return b.endErr
 	}
 	b.closed = true
@@ -374,7 +381,12 @@ func (b *Box) Close() error {
 	}
 	b.mu.Unlock()
 	defer b.report() // last, so that Report may call Close too
-	defer close(b.ended)
+	defer func() {
+		b.mu.Lock()
+		b.over = true
+		b.ended.fire()
+		b.mu.Unlock()
+	}()
 
 	b.timers.Wait()
 	if b.files != nil {

@@ -36,7 +36,7 @@ type cursorFile struct {
 	dirty   bool          // something was written since the last sync began, or should have been
 	failed  bool          // the last try failed, and Report was told
 	astray  bool          // a restart would not find the file: it lost its name, or is to be made
-	trouble trouble       // why the file cannot be read
+	trouble *trouble      // why the file cannot be read; nil if it can
 	pause   time.Duration // until the next try after a failure
 	timer   *time.Timer
 	armed   bool
@@ -128,8 +128,13 @@ func (b *Box) renewCursor() error {
 		return err
 	}
 	best, number, err := readSlots(f)
-	if err != nil && isDamage(err) && c.trouble.fail(0, damage, err, time.Now()) {
-		b.hasSlot, b.badCursor = false, true // the next try makes another
+	if err != nil && isDamage(err) {
+		if c.trouble == nil {
+			c.trouble = new(trouble)
+		}
+		if c.trouble.fail(0, damage, err, time.Now()) {
+			b.hasSlot, b.badCursor = false, true // the next try makes another
+		}
 	}
 	if err == nil && number < 0 {
 		b.hasSlot, b.badCursor = false, true
@@ -145,7 +150,7 @@ func (b *Box) renewCursor() error {
 		_ = f.Close() // the first error is the one that tells
 		return err
 	}
-	c.trouble = trouble{}
+	c.trouble = nil
 	c.file, c.synced, c.slot, c.astray = f, number, (number+1)%format.Slots, false
 	c.turn, c.left, c.end = max(c.turn, best.Turn), best.Left(), best.End
 	return nil
@@ -248,7 +253,7 @@ func (b *Box) syncAcksIn(d time.Duration) {
 	c.timer = time.AfterFunc(d, func() {
 		defer c.timers.Done()
 		c.mu.Lock()
-		c.armed = false
+		c.armed, c.timer = false, nil
 		c.mu.Unlock()
 		err := b.syncAcks(false)
 		if err == nil {

@@ -62,6 +62,9 @@ func (b *Box) blinded(err error) {
 	if isDamage(err) {
 		k = damage
 	}
+	if b.blindness == nil {
+		b.blindness = new(trouble)
+	}
 	b.blindness.fail(0, k, err, time.Now())
 }
 

@@ -39,15 +39,15 @@ type files struct {
 	armed         bool
 
 	trash    []waste // segment files to delete or rename
-	hints    [4]hint
-	nextHint int
+	hints    []hint  // maxHints at most
+	nextHint int     // the one to be replaced next
 
 	// cur.syncing guards these:
 	hasSlot   bool // there is a cursor file
 	badCursor bool // the cursor file must be set aside before another is made
 
 	// Of the leader alone:
-	blindness   trouble   // why the box is blind
+	blindness   *trouble  // why the box is blind; nil: no try has failed
 	claimed     bool      // the identity file names Options.For
 	identity    *Identity // content of the identity file; nil: there is none
 	badIdentity bool      // the identity file must be set aside before another is made
@@ -113,7 +113,7 @@ func (b *Box) openFiles() error {
 
 // doubt says how openDirectory must treat damage: as an error, until it has lasted for doubtFor.
 func (b *Box) doubt() reading {
-	if t := b.blindness; t.pause > 0 && t.kind == damage && time.Since(t.since) >= doubtFor {
+	if t := b.blindness; t != nil && t.kind == damage && time.Since(t.since) >= doubtFor {
 		return believing
 	}
 	return owning
@@ -184,7 +184,7 @@ func (b *Box) rest() {
 		return
 	}
 	b.leading = true
-	b.hints, b.nextHint = [4]hint{}, 0
+	b.hints, b.nextHint = nil, 0
 	b.acks.Spans = nil // it has none
 	b.mu.Unlock()
 	if w := b.writer; w != nil && w.isOn {

@@ -19,6 +19,9 @@ type hint struct {
 	at  int64
 }
 
+// maxHints is how many hints a box keeps.
+const maxHints = 4
+
 // hintFor returns where to start reading for a position. b.mu is held.
 func (b *Box) hintFor(s *segment, pos uint64) int64 {
 	best := hint{pos: s.Base, at: format.FramesStart}
@@ -34,12 +37,16 @@ func (b *Box) hintFor(s *segment, pos uint64) int64 {
 func (b *Box) remember(h hint, before int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	i := slices.IndexFunc(b.hints[:], func(old hint) bool { return old.num == h.num && old.at == before })
-	if i < 0 {
-		i = b.nextHint
-		b.nextHint = (b.nextHint + 1) % len(b.hints)
+	i := slices.IndexFunc(b.hints, func(old hint) bool { return old.num == h.num && old.at == before })
+	switch {
+	case i >= 0:
+		b.hints[i] = h
+	case len(b.hints) < maxHints:
+		b.hints = append(b.hints, h)
+	default:
+		b.hints[b.nextHint] = h
+		b.nextHint = (b.nextHint + 1) % maxHints
 	}
-	b.hints[i] = h
 }
 
 // scan reads the messages of a segment from pos on into m, and calls each for every message. each
