@@ -18,6 +18,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 	"github.com/hubhop-iot/hubhop/internal/sim/wire"
 )
 
@@ -198,7 +199,7 @@ func (nowhere) SetWriteDeadline(time.Time) error { return nil }
 // in the end nobody is connected.
 func FuzzSession(f *testing.F) {
 	w := fuzzWorld(f)
-	for _, dump := range []string{vectorHubConnect, vectorHubSubscribe, vectorTelemetry, vectorDPSConnect, vectorDPSSubscribe, vectorRegister, vectorPoll} {
+	for _, dump := range []string{simtest.VectorHubConnect, simtest.VectorHubSubscribe, simtest.VectorTelemetry, simtest.VectorDPSConnect, simtest.VectorDPSSubscribe, simtest.VectorRegister, simtest.VectorPoll} {
 		b, _ := hex.DecodeString(strings.Join(strings.Fields(dump), ""))
 		f.Add(false, b)
 		f.Add(true, b)

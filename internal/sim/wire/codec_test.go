@@ -7,53 +7,15 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/hubhop-iot/hubhop/internal/sim/simtest"
 )
 
-// These are published packets, byte for byte.
-const (
-	wireConnect = `
-10 98 02 00 04 4d 51 54 54 04 c0 00 f0 00 07 64 65 76 2d 30 30 31 00 7a
-68 75 62 2d 61 2e 61 7a 75 72 65 2d 64 65 76 69 63 65 73 2e 6e 65 74 2f
-64 65 76 2d 30 30 31 2f 3f 61 70 69 2d 76 65 72 73 69 6f 6e 3d 32 30 32
-31 2d 30 34 2d 31 32 26 44 65 76 69 63 65 43 6c 69 65 6e 74 54 79 70 65
-3d 67 6f 2d 68 61 25 32 46 31 2e 30 26 6d 6f 64 65 6c 2d 69 64 3d 64 74
-6d 69 25 33 41 53 61 6d 70 6c 65 25 33 41 46 61 69 6c 6f 76 65 72 25 33
-42 31 00 87 53 68 61 72 65 64 41 63 63 65 73 73 53 69 67 6e 61 74 75 72
-65 20 73 72 3d 68 75 62 2d 61 2e 61 7a 75 72 65 2d 64 65 76 69 63 65 73
-2e 6e 65 74 25 32 46 64 65 76 69 63 65 73 25 32 46 64 65 76 2d 30 30 31
-26 73 69 67 3d 61 48 45 55 4e 76 6b 6a 46 30 6a 6f 53 25 32 46 72 55 6d
-63 77 4a 68 69 37 65 38 59 77 70 6c 5a 6d 38 55 50 41 72 57 63 63 6d 75
-57 63 25 33 44 26 73 65 3d 31 39 30 30 30 30 30 30 30 30`
-	wireSubscribe = `
-82 83 01 00 01 00 26 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d
-65 73 73 61 67 65 73 2f 64 65 76 69 63 65 62 6f 75 6e 64 2f 23 01 00 16
-24 69 6f 74 68 75 62 2f 6d 65 74 68 6f 64 73 2f 50 4f 53 54 2f 23 00 00
-12 24 69 6f 74 68 75 62 2f 74 77 69 6e 2f 72 65 73 2f 23 00 00 27 24 69
-6f 74 68 75 62 2f 74 77 69 6e 2f 50 41 54 43 48 2f 70 72 6f 70 65 72 74
-69 65 73 2f 64 65 73 69 72 65 64 2f 23 00`
-	wireTelemetry = `
-32 6a 00 59 64 65 76 69 63 65 73 2f 64 65 76 2d 30 30 31 2f 6d 65 73 73
-61 67 65 73 2f 65 76 65 6e 74 73 2f 25 32 34 2e 63 74 3d 61 70 70 6c 69
-63 61 74 69 6f 6e 25 32 46 6a 73 6f 6e 26 25 32 34 2e 63 65 3d 75 74 66
-2d 38 26 25 32 34 2e 6d 69 64 3d 6d 31 26 61 3d 62 25 32 30 63 00 05 7b
-22 74 65 6d 70 22 3a 32 31 2e 35 7d`
-)
-
-func dumped(t *testing.T, dump string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.Join(strings.Fields(dump), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// The whole conversation of the appendix against a simulator with its keys and names.
 // Packets must be the same however the bytes arrive.
 func TestPacketReaderInPieces(t *testing.T) {
-	stream := append(append(dumped(t, wireConnect), dumped(t, wireSubscribe)...), dumped(t, wireTelemetry)...)
+	stream := append(append(simtest.Vector(t, simtest.VectorHubConnect), simtest.Vector(t, simtest.VectorHubSubscribe)...), simtest.Vector(t, simtest.VectorTelemetry)...)
 	big := append([]byte("\x32\xbe\x8d\x06\x00\x1adevices/d/messages/events/\x00\x4d"), strings.Repeat("x", 100_000)...)
-	stream = append(append(stream, big...), dumped(t, wireTelemetry)...)
+	stream = append(append(stream, big...), simtest.Vector(t, simtest.VectorTelemetry)...)
 	for name, r := range map[string]io.Reader{
 		"whole": strings.NewReader(string(stream)), "bytes": iotest.OneByteReader(strings.NewReader(string(stream))),
 		"half": iotest.HalfReader(strings.NewReader(string(stream))), "with error": iotest.DataErrReader(strings.NewReader(string(stream))),
@@ -96,7 +58,7 @@ func TestPacketReaderLimits(t *testing.T) {
 
 func TestMalformedPackets(t *testing.T) {
 	connect := func(change func([]byte) []byte) error {
-		b := change(dumped(t, wireConnect)[3:])
+		b := change(simtest.Vector(t, simtest.VectorHubConnect)[3:])
 		_, err := ParseConnect(0x10, b)
 		return err
 	}
@@ -117,10 +79,10 @@ func TestMalformedPackets(t *testing.T) {
 			t.Errorf("CONNECT, %s: accepted", name)
 		}
 	}
-	if c, err := ParseConnect(0x10, set(6, 5)(dumped(t, wireConnect)[3:])); err != nil || c.Level != 5 {
+	if c, err := ParseConnect(0x10, set(6, 5)(simtest.Vector(t, simtest.VectorHubConnect)[3:])); err != nil || c.Level != 5 {
 		t.Errorf("level 5: %+v %v", c, err)
 	}
-	telemetry := dumped(t, wireTelemetry)[2:]
+	telemetry := simtest.Vector(t, simtest.VectorTelemetry)[2:]
 	for name, c := range map[string]struct {
 		first byte
 		body  []byte
@@ -145,7 +107,7 @@ func TestMalformedPackets(t *testing.T) {
 }
 
 func FuzzPacketReader(f *testing.F) {
-	for _, v := range []string{wireConnect, wireSubscribe, wireTelemetry} {
+	for _, v := range []string{simtest.VectorHubConnect, simtest.VectorHubSubscribe, simtest.VectorTelemetry} {
 		b, _ := hex.DecodeString(strings.Join(strings.Fields(v), ""))
 		f.Add(b)
 	}
