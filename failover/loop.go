@@ -28,8 +28,7 @@ func (s *Session[L]) Run(ctx context.Context) {
 //
 //go:noinline
 func (s *Session[L]) begin(ctx context.Context) *loop[L] {
-	life, stop := context.WithCancel(ctx) //nolint:gosec // G118: wait calls stop
-	r := &loop[L]{Session: s, life: life, stop: stop, m: NewMachine(s.Options, s.Cached), do: make(chan func()),
+	r := &loop[L]{Session: s, life: ctx, m: NewMachine(s.Options, s.Cached), do: make(chan func()), over: make(chan struct{}),
 		bound: context.WithoutCancel(ctx)}
 	if r.Open == nil {
 		r.Open = func(context.Context) func() { return func() {} }
@@ -42,6 +41,9 @@ func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 	}
 	return r
 }
+
+// stop ends the session.
+func (r *loop[L]) stop() { r.stopOnce.Do(func() { close(r.over) }) }
 
 // wait ends everything that the session has started.
 func (r *loop[L]) wait() {
@@ -74,13 +76,14 @@ func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
 // Stack returns the stack of the goroutine that panicked.
 func (p *PanicError) Stack() []byte { return p.stack }
 
-// loop is a running session. The goroutine of Run owns all fields but do, wg, stop and panicked.
+// loop is a running session. The goroutine of Run owns all fields but do, wg, over and panicked.
 // While a link is at work and nothing happens, that goroutine is the only one, and no timer runs.
 type loop[L Link] struct {
 	*Session[L]
-	life     context.Context // ends with the session
+	life     context.Context // of Run; the session ends with it
+	over     chan struct{}   // closed by stop: the session ends, too; a context below life would cost an idle device more
+	stopOnce sync.Once
 	bound    context.Context // of ways, which the loop cancels itself: so they cost life nothing
-	stop     context.CancelFunc
 	m        *Machine
 	do       chan func() // the other goroutines report here; the loop calls each function
 	timer    *time.Timer // fires at the machine's next wake; nil while it waits for nothing
@@ -129,6 +132,8 @@ func (r *loop[L]) turn() bool {
 	case <-lost:
 		r.end(r.server)
 	case <-r.life.Done():
+		return false
+	case <-r.over:
 		return false
 	}
 	return true
@@ -195,6 +200,18 @@ func (r *loop[L]) post(f func()) bool {
 		return true
 	case <-r.life.Done():
 		return false
+	case <-r.over:
+		return false
+	}
+}
+
+// ends says whether the session ends.
+func (r *loop[L]) ends() bool {
+	select {
+	case <-r.over:
+		return true
+	default:
+		return r.life.Err() != nil
 	}
 }
 
@@ -377,7 +394,7 @@ func (r *loop[L]) idle(w *way[L]) {
 // finish ends a link that is not needed any more: with a reset if it was given up, else in order.
 func (r *loop[L]) finish(w *way[L], link L) {
 	defer w.cancel()
-	if w.givenUp.Load() && r.life.Err() == nil {
+	if w.givenUp.Load() && !r.ends() {
 		link.Abort(nil)
 		return
 	}

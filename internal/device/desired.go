@@ -43,7 +43,7 @@ func (t *twin) judge(ctx context.Context, l *hub.Link, patch map[string]any, des
 				known = map[string]json.RawMessage{}
 				_ = json.Unmarshal(reported[name], &known) // absent or foreign: nothing is known
 			}
-			t.parts[name] = true
+			put(&t.parts, name, true)
 			acks := map[string]any{}
 			for _, prop := range slices.Sorted(maps.Keys(inner)) {
 				if prop != componentTag {
@@ -81,7 +81,7 @@ func (t *twin) judgeOne(ctx context.Context, l *hub.Link, patch map[string]any, 
 		}
 		return
 	}
-	t.wanted[path] = true
+	put(&t.wanted, path, true)
 	ack := model.Ack{Value: value, Version: version}
 	fitting, err := t.d.app.desired(component, name, value)
 	if err != nil {
@@ -126,7 +126,7 @@ func (t *twin) apply(ctx context.Context, l *hub.Link, component, name string, v
 		t.d.floods.tell(ofDesired, 1, journal.Event{Kind: journal.DesiredChange, Hub: l.Host(), Name: plain.Name(name), Status: a.ack.Code,
 			Text: fmt.Sprintf("desired %s set to %s", plain.Quoted(name), plain.Value(value))})
 	}
-	t.applied[path] = a
+	put(&t.applied, path, a)
 	return a
 }
 

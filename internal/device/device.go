@@ -59,7 +59,7 @@ type Device struct {
 	home    *home.Home
 	cache   *keeper
 	time    timekeeping
-	cached  failover.State
+	cached  *failover.State // what the last run has left; nil once a session has it
 	box     Outbox
 	handled *home.Handled
 	twin    twin
@@ -75,7 +75,7 @@ type Device struct {
 	inputEnded atomic.Bool // running once: all of the input is in the outbox
 
 	mu          sync.Mutex
-	status      Status
+	status      standing
 	lastText    string    // sentence of the last failure, for a device that runs once
 	downAt      time.Time // when the last link ended; zero while there is a link
 	gone        uint64    // samples that the outbox had dropped or quarantined when the link ended
@@ -99,6 +99,13 @@ type Status struct {
 	Made        uint64    // samples made since the start
 	Outbox      outbox.Stats
 	Trouble     []string // a sentence for each file of the state directory that cannot be read or written now; Outbox has the outbox's own
+}
+
+// standing is what Status tells of the link.
+type standing struct {
+	Hub         string
+	Provisional bool
+	Since       time.Time
 }
 
 // New returns a device that has not started. shared is the same for all devices of a process.
@@ -258,13 +265,14 @@ func (d *Device) session() *failover.Session[*link] {
 		dialer.Token = hub.KeyToken(d.time.Now, d.id.Key, d.c.Link.TokenLife)
 	}
 	client := d.provisioner()
-	cached, options := d.cached, d.c.Failover
+	cached, options := d.leftState(), d.c.Failover
 	options.Rand = d.brain
 	if d.id.PinnedHub != "" {
 		options.NoDPS = true
 		cached.AssignedHub, cached.KnownHubs = d.id.PinnedHub, nil
 	}
-	return &failover.Session[*link]{
+	var s *failover.Session[*link]
+	s = &failover.Session[*link]{
 		Options: options,
 		Cached:  cached,
 		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
@@ -284,23 +292,35 @@ func (d *Device) session() *failover.Session[*link] {
 			return func() {}
 		},
 		Serve: func(ctx context.Context, l *link, _ bool, over func()) func() error { return d.serve(ctx, l, over) },
-		Save: func(s failover.State) {
+		Save: func(state failover.State) {
 			if d.id.PinnedHub != "" {
 				return
 			}
-			d.cached = s // for a session that begins anew after a panic
-			s.KnownHubs = slices.Clone(s.KnownHubs)
-			s.AssignedAt = d.time.At(s.AssignedAt)
-			if !s.RefusedSince.IsZero() {
-				s.RefusedSince = d.time.At(s.RefusedSince)
+			s.Cached = state // for a session that begins anew after a panic
+			state.KnownHubs = slices.Clone(state.KnownHubs)
+			state.AssignedAt = d.time.At(state.AssignedAt)
+			if !state.RefusedSince.IsZero() {
+				state.RefusedSince = d.time.At(state.RefusedSince)
 			}
-			for i := range s.KnownHubs {
-				s.KnownHubs[i].AssignedAt = d.time.At(s.KnownHubs[i].AssignedAt)
+			for i := range state.KnownHubs {
+				state.KnownHubs[i].AssignedAt = d.time.At(state.KnownHubs[i].AssignedAt)
 			}
-			d.cache.save(s)
+			d.cache.save(state)
 		},
 		Observe: d.observe,
 	}
+	return s
+}
+
+// leftState returns what a new session should know: what the session before it has saved, or what
+// the last run has left.
+func (d *Device) leftState() (s failover.State) {
+	if d.cached != nil {
+		s, d.cached = *d.cached, nil
+	} else if before := d.current.Load(); before != nil {
+		s = before.Cached
+	}
+	return s
 }
 
 // register is one registration, within the rate of the process.
@@ -341,9 +361,9 @@ func (d *Device) fingerprint() string {
 // Status returns a snapshot. It may be called at any time, also before Run and after it.
 func (d *Device) Status() Status {
 	d.mu.Lock()
-	s, box, home := d.status, d.box, d.home
+	link, box, home := d.status, d.box, d.home
 	d.mu.Unlock()
-	s.Device, s.Made = d.id.DeviceID, d.counters.Made.Load()
+	s := Status{Device: d.id.DeviceID, Hub: link.Hub, Provisional: link.Provisional, Since: link.Since, Made: d.counters.Made.Load()}
 	if box != nil {
 		s.Outbox = box.Stats()
 	}

@@ -18,7 +18,7 @@ const (
 
 // outage is what a device remembers of the time without a link. It is guarded by Device.mu.
 type outage struct {
-	timer  *time.Timer // fires at the next reminder; nil if the device does not run
+	timer  *time.Timer // fires at the next reminder; nil if there is a link, or the device does not run
 	wait   time.Duration
 	began  time.Time
 	failed string          // the hub that failed last
@@ -46,9 +46,7 @@ func (o *outage) beginLocked(d *Device, acked uint64) {
 
 // overLocked is called when a link is at work.
 func (o *outage) overLocked() {
-	if o.timer != nil {
-		o.timer.Stop()
-	}
+	o.stopLocked()
 	o.failed, o.signal, o.at = "", failover.Unknown, ""
 }
 
@@ -56,8 +54,14 @@ func (o *outage) overLocked() {
 func (o *outage) end(d *Device) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	o.timer.Stop()
-	o.timer = nil
+	o.stopLocked()
+}
+
+func (o *outage) stopLocked() {
+	if o.timer != nil {
+		o.timer.Stop()
+		o.timer = nil
+	}
 }
 
 // stillDown tells that there is still no link, how much waits, and what a person can do.

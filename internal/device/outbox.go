@@ -74,6 +74,6 @@ func (d *Device) open() (err error) {
 	d.mu.Unlock()
 	d.home.Made(home.OutboxName)
 	d.handled = home.OpenHandled(d.home)
-	d.cached = d.openClock(box)
+	d.cached = new(d.openClock(box))
 	return nil
 }

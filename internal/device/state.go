@@ -81,7 +81,7 @@ func saveState(h *home.Home, s failover.State) error {
 // keeper keeps the state of a session for the next run.
 type keeper struct {
 	home  *home.Home
-	who   failover.State
+	who   func() failover.State
 	limit func(sealed bool) time.Time // the latest time that is believed in a file
 
 	mu     sync.Mutex
@@ -105,7 +105,7 @@ func (k *keeper) write() error {
 		return err
 	}
 	if unread {
-		old, err := loadState(k.home, k.who, k.limit)
+		old, err := loadState(k.home, k.who(), k.limit)
 		if err != nil {
 			return err
 		}

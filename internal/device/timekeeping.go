@@ -51,7 +51,7 @@ func loadClock(h *home.Home, horizon func(sealed bool) time.Time) (f clock.File,
 func (d *Device) openClock(l clock.Line) failover.State {
 	d.time.Open(clockFile{d}, l)
 	limit := d.time.Horizon
-	d.cache = &keeper{home: d.home, who: d.who(), limit: limit}
+	d.cache = &keeper{home: d.home, who: d.who, limit: limit}
 	cached, err := loadState(d.home, d.who(), limit)
 	d.cache.unread = err != nil
 	d.home.Note(home.StateFile, err, "cannot read which hub the device was assigned to, so DPS is asked", func() error {

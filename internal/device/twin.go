@@ -35,9 +35,18 @@ type twin struct {
 	readers []*reader          // of the reported properties, sorted by name
 }
 
+// put sets a value of a map that is made when its first value comes: a twin without such values
+// needs none.
+func put[V any](m *map[string]V, key string, v V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = v
+}
+
 // newTwin returns a twin that knows nothing yet.
 func newTwin(d *Device) twin {
-	t := twin{d: d, applied: map[string]applied{}, wanted: map[string]bool{}, parts: map[string]bool{}}
+	t := twin{d: d}
 	for _, name := range slices.Sorted(maps.Keys(d.app.Reported)) {
 		t.readers = append(t.readers, newReader(d, name, d.app.Reported[name]))
 	}
@@ -59,7 +68,7 @@ func (t *twin) reconcile(ctx context.Context, l *hub.Link, upTo int64) (version 
 	clear(t.wanted)
 	clear(t.parts)
 	for name := range doc.Reported {
-		t.parts[name] = isTagged(doc.Reported[name])
+		put(&t.parts, name, isTagged(doc.Reported[name]))
 	}
 	if !t.d.app.Off.Desired {
 		t.addRemoved("", doc.Desired, doc.Reported)

@@ -33,7 +33,8 @@ type Handled struct {
 	home *Home
 
 	mu     sync.Mutex
-	file   File // open to append; nil: the file must be written whole first
+	file   File // open to append; nil: it is not open
+	whole  bool // the file equals the list, so a line can be appended; else it must be written whole first
 	lines  int
 	seen   map[string]time.Time
 	unread bool // the disk could not read the file yet, so it must not be overwritten
@@ -87,7 +88,7 @@ func (h *Handled) settle(now time.Time) error {
 		}
 		h.unread = false
 	}
-	if h.file != nil {
+	if h.whole {
 		return nil
 	}
 	return h.rewrite(now)
@@ -151,12 +152,15 @@ func (h *Handled) Add(key string, now time.Time) {
 // append writes one line at the end of the file. mu is held.
 func (h *Handled) append(key string, at time.Time) error {
 	switch {
-	case h.file == nil || h.unread:
+	case !h.whole || h.unread:
 		return h.settle(at)
 	case h.lines >= 2*HandledMax:
 		return h.rewrite(at)
 	}
-	_, err := h.file.Write(lineOf(key, at))
+	err := h.open()
+	if err == nil {
+		_, err = h.file.Write(lineOf(key, at))
+	}
 	if err == nil {
 		err = h.file.Sync()
 	}
@@ -167,6 +171,18 @@ func (h *Handled) append(key string, at time.Time) error {
 	}
 	h.lines++
 	return nil
+}
+
+// open opens the file to append, if it is not open. A device that never gets a message needs no
+// open file.
+func (h *Handled) open() (err error) {
+	if h.file == nil {
+		h.file, err = h.home.disk.Open(h.home.Path(HandledFile), os.O_WRONLY|os.O_APPEND)
+	}
+	if err != nil {
+		h.file = nil
+	}
+	return err
 }
 
 func lineOf(key string, at time.Time) []byte {
@@ -202,16 +218,13 @@ func (h *Handled) rewrite(now time.Time) error {
 	if err := h.home.replace(HandledFile, content); err != nil {
 		return err
 	}
-	f, err := h.home.disk.Open(h.home.Path(HandledFile), os.O_WRONLY|os.O_APPEND)
-	if err != nil {
-		return err
-	}
-	h.file, h.lines = f, len(h.seen)
+	h.whole, h.lines = true, len(h.seen)
 	h.home.has(HandledFile)
 	return nil
 }
 
 func (h *Handled) shut() {
+	h.whole = false
 	if h.file != nil {
 		_ = h.file.Close()
 		h.file = nil
