@@ -18,7 +18,7 @@ import (
 const modulePath = "github.com/hubhop-iot/hubhop"
 
 // aside are the packages that are not rooms of the house: they serve tests and measurements alone.
-var aside = []string{"internal/bench", "internal/bench/hold", "internal/memnet", "internal/sim/simtest", "internal/virtual"}
+var aside = []string{"internal/bench", "internal/bench/hold", "internal/memnet", "internal/mqtt/mqtttest", "internal/sim/simtest", "internal/virtual"}
 
 // TestArrows holds the code to the drawings in README.md: a room imports what is drawn, and nothing
 // else. Rooms go by their whole paths.
@@ -144,7 +144,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
 		"golang.org/x/sys":                    {"internal/clock"},
-		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt"},
+		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt", "internal/mqtt/mqtttest"},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},

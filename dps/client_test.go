@@ -17,6 +17,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // reply is one scripted answer of DPS.
@@ -97,22 +98,15 @@ func (s *scripted) next(request string) (reply, int) {
 
 func (s *scripted) serveMQTT(c net.Conn) {
 	defer func() { _ = c.Close() }()
+	peer := mqtttest.Peer{T: s.t, Conn: c}
 	for {
-		packet, err := packets.ReadPacket(c)
-		if err != nil {
-			return
-		}
-		switch p := packet.(type) {
+		switch p := peer.Read().(type) {
 		case *packets.ConnectPacket:
-			_ = packets.NewControlPacket(packets.Connack).Write(c)
+			peer.Send(mqtttest.Connack())
 		case *packets.SubscribePacket:
-			a := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-			a.MessageID, a.ReturnCodes = p.MessageID, []byte{1}
-			_ = a.Write(c)
+			peer.Suback(p, 1)
 		case *packets.PublishPacket:
-			a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
-			a.MessageID = p.MessageID
-			_ = a.Write(c)
+			peer.Puback(p.MessageID)
 			r, n := s.next(p.TopicName + " " + string(p.Payload))
 			if s.before != nil && !s.before(c, n) {
 				return
@@ -121,23 +115,21 @@ func (s *scripted) serveMQTT(c net.Conn) {
 			rid, _, _ := strings.Cut(query, "&")
 			// Late and foreign answers come first: a client that does not look at the rid takes
 			// them for its own.
-			s.answer(c, 401, "/?$rid=foreign", `{"errorCode":401000}`)
+			respond(&peer, 401, "/?$rid=foreign", `{"errorCode":401000}`)
 			topic := "/?$rid=" + rid
 			if r.retry != "" {
 				topic = "/?retry-after=" + r.retry + "&$rid=" + rid
 			}
-			s.answer(c, r.status, topic, r.body)
-		case *packets.DisconnectPacket:
+			respond(&peer, r.status, topic, r.body)
+		case *packets.DisconnectPacket, nil:
 			return
 		}
 	}
 }
 
-func (s *scripted) answer(c net.Conn, status int, query, body string) {
-	m := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	m.Qos, m.MessageID = 1, 1
-	m.TopicName, m.Payload = fmt.Sprintf("$dps/registrations/res/%d%s", status, query), []byte(body)
-	_ = m.Write(c)
+// respond sends an answer of DPS.
+func respond(p *mqtttest.Peer, status int, query, body string) {
+	p.Publish(fmt.Sprintf("$dps/registrations/res/%d%s", status, query), body, 1, 1)
 }
 
 func (s *scripted) serveHTTP(w http.ResponseWriter, req *http.Request) {

@@ -1,7 +1,6 @@
 package dps
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -13,9 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/eclipse/paho.mqtt.golang/packets"
-
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // peer is a DPS that never ends an exchange. It works on a connection from the end of TCP's
@@ -54,11 +52,7 @@ func every(c net.Conn, b []byte) {
 // mqttAnswer is a PUBLISH of DPS.
 func mqttAnswer(rid int, status int, query, body string) []byte {
 	topic := fmt.Sprintf("$dps/registrations/res/%d/?$rid=%d%s", status, rid, query)
-	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	p.TopicName, p.Payload = topic, []byte(body)
-	var out bytes.Buffer
-	_ = p.Write(&out)
-	return out.Bytes()
+	return mqtttest.Bytes(mqtttest.Downlink(topic, []byte(body)))
 }
 
 var (
@@ -168,8 +162,7 @@ var endless = map[string]peer{
 func (p peer) serve(t *testing.T, n *memnet.Net, conf *tls.Config) (end func()) {
 	t.Helper()
 	var wg sync.WaitGroup
-	var all []io.Closer
-	var mu sync.Mutex
+	var stops []func()
 	for _, addr := range port {
 		if p.tcp {
 			n.Cut(addr)
@@ -178,36 +171,22 @@ func (p peer) serve(t *testing.T, n *memnet.Net, conf *tls.Config) (end func()) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, l)
-		wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				mu.Lock()
-				all = append(all, c)
-				mu.Unlock()
-				wg.Go(func() {
-					if p.raw != nil {
-						p.raw(c)
-						_, _ = io.Copy(io.Discard, c)
-						return
-					}
-					s := tls.Server(c, conf)
-					buf := make([]byte, 8<<10)
-					p.secure(s, func() { _, _ = s.Read(buf) })
-					_, _ = io.Copy(io.Discard, s)
-				})
+		stops = append(stops, mqtttest.Accept(l, &wg, func(c net.Conn) {
+			if p.raw != nil {
+				p.raw(c)
+				_, _ = io.Copy(io.Discard, c)
+				return
 			}
-		})
+			s := tls.Server(c, conf)
+			buf := make([]byte, 8<<10)
+			p.secure(s, func() { _, _ = s.Read(buf) })
+			_, _ = io.Copy(io.Discard, s)
+		}))
 	}
 	return func() {
-		mu.Lock()
-		for _, c := range all {
-			_ = c.Close()
+		for _, stop := range stops {
+			stop()
 		}
-		mu.Unlock()
 		wg.Wait()
 	}
 }

@@ -17,17 +17,17 @@ import (
 func TestOpeningIsOneWrite(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var got []string
-		stop := w.hub("10.0.0.1", func(p *peer) {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
 			// Nothing is answered until everything has arrived: a client that waits for CONNACK
 			// would wait for ever.
 			for range 3 {
-				got = append(got, fmt.Sprintf("%T", p.read()))
+				got = append(got, fmt.Sprintf("%T", p.Read()))
 			}
-			p.send(packets.NewControlPacket(packets.Connack))
+			p.Send(packets.NewControlPacket(packets.Connack))
 			q := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
 			q.MessageID, q.Topics = 1, make([]string, 4)
-			p.suback(q, 1)
-			p.read()
+			p.Suback(q, 1)
+			p.Read()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -40,22 +40,22 @@ func TestOpeningIsOneWrite(t *testing.T) {
 
 func TestSequentialWaitsForEachAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.read() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Read() == nil {
 				return // the probe of a client that hears nothing
 			}
-			_ = p.conn.SetReadDeadline(time.Now().Add(3 * time.Second))
-			if n, err := p.conn.Read(make([]byte, 1)); n > 0 || err == nil {
+			_ = p.Conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+			if n, err := p.Conn.Read(make([]byte, 1)); n > 0 || err == nil {
 				t.Error("something came before CONNACK")
 			}
-			_ = p.conn.SetReadDeadline(time.Time{})
-			p.send(packets.NewControlPacket(packets.Connack))
-			if q, ok := p.read().(*packets.SubscribePacket); ok {
-				p.suback(q, 1)
+			_ = p.Conn.SetReadDeadline(time.Time{})
+			p.Send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.Read().(*packets.SubscribePacket); ok {
+				p.Suback(q, 1)
 			} else {
 				t.Error("no SUBSCRIBE after CONNACK")
 			}
-			p.read()
+			p.Read()
 		})
 		defer stop()
 		a := w.attempt("10.0.0.1")
@@ -77,11 +77,11 @@ func TestSequentialWaitsForEachAnswer(t *testing.T) {
 func TestRefusalKeepsItsCode(t *testing.T) {
 	for _, code := range []byte{1, 2, 3, 4, 5} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.read()
+			stop := w.Serve("10.0.0.1", func(p *peer) {
+				p.Read()
 				ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
 				ack.ReturnCode = code
-				p.send(ack)
+				p.Send(ack)
 			})
 			defer stop()
 			_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
@@ -95,7 +95,7 @@ func TestRefusalKeepsItsCode(t *testing.T) {
 
 func TestCloseBeforeConnackSaysWhetherMoreWasSent(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) { p.read() })
+		stop := w.Serve("10.0.0.1", func(p *peer) { p.Read() })
 		defer stop()
 		for _, sequential := range []bool{false, true} {
 			a := w.attempt("10.0.0.1")
@@ -111,13 +111,13 @@ func TestCloseBeforeConnackSaysWhetherMoreWasSent(t *testing.T) {
 
 func TestRefusedSubscriptionEndsTheAttempt(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.read()
-			p.send(packets.NewControlPacket(packets.Connack))
-			if q, ok := p.read().(*packets.SubscribePacket); ok {
-				p.suback(q, 0x80)
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Read()
+			p.Send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.Read().(*packets.SubscribePacket); ok {
+				p.Suback(q, 0x80)
 			}
-			p.read()
+			p.Read()
 		})
 		defer stop()
 		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
@@ -132,12 +132,9 @@ func TestRefusedSubscriptionEndsTheAttempt(t *testing.T) {
 func TestFirstPubackTakesThreeRoundTrips(t *testing.T) {
 	for _, sequential := range []bool{false, true} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.welcome()
-				p.acknowledge()
-			})
+			stop := w.Serve("10.0.0.1", (*peer).Obey)
 			defer stop()
-			w.net.SetDelay(25 * time.Millisecond)
+			w.Net.SetDelay(25 * time.Millisecond)
 			began, took := time.Now(), time.Duration(0)
 			publish := func(l *Link) {
 				err := l.Publish(outgoing("{}", "m"), func(err error) {
@@ -176,14 +173,14 @@ func TestGatewayIsDialledInTheHubsPlace(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var user string
 		probes := 0
-		stop := w.hub("10.0.0.2", func(p *peer) {
-			c := p.welcome()
+		stop := w.Serve("10.0.0.2", func(p *peer) {
+			c := p.Welcome()
 			if c == nil {
 				probes++
 				return
 			}
 			user = c.Username
-			_, _ = io.Copy(io.Discard, p.conn)
+			_, _ = io.Copy(io.Discard, p.Conn)
 		})
 		defer stop()
 		var tokenFor string
@@ -234,17 +231,17 @@ func TestUnwantedPathsAreGivenBack(t *testing.T) {
 				v.set(w.dialer)
 				var sub, unsub []string
 				twin := false
-				stop := w.hub("10.0.0.1", func(p *peer) {
+				stop := w.Serve("10.0.0.1", func(p *peer) {
 					for {
-						switch q := p.read().(type) {
+						switch q := p.Read().(type) {
 						case *packets.ConnectPacket:
 							if q.CleanSession {
 								t.Error("the session is not kept")
 							}
-							p.send(packets.NewControlPacket(packets.Connack))
+							p.Send(packets.NewControlPacket(packets.Connack))
 						case *packets.SubscribePacket:
 							sub = q.Topics
-							p.suback(q, 1)
+							p.Suback(q, 1)
 						case *packets.UnsubscribePacket:
 							unsub = q.Topics
 						case *packets.PublishPacket:

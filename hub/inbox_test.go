@@ -47,26 +47,26 @@ func (s *served) take(n int) (all []*Message) {
 
 // flooding lets a hub send n packets to a link that takes nothing, after it was let in.
 func (w *world) flooding(n int, topic string, qos byte, size int, after func(l *Link)) {
-	w.t.Helper()
-	stop := w.hub("10.0.0.1", func(p *peer) {
-		if p.welcome() == nil {
+	w.T.Helper()
+	stop := w.Serve("10.0.0.1", func(p *peer) {
+		if p.Welcome() == nil {
 			return
 		}
-		p.telemetry()
+		p.Telemetry()
 		for i := range n {
-			p.publish(fmt.Sprintf(topic, i+1), strings.Repeat("x", size), qos, uint16(i+1))
+			p.Publish(fmt.Sprintf(topic, i+1), strings.Repeat("x", size), qos, uint16(i+1))
 		}
-		_, _ = io.Copy(io.Discard, p.conn)
+		_, _ = io.Copy(io.Discard, p.Conn)
 	})
 	defer stop()
 	l := w.dial("10.0.0.1")
 	var a acks
 	s := serve(l)
-	offer(w.t, l, &a, "go")
+	offer(w.T, l, &a, "go")
 	synctest.Wait()
 	after(l)
 	if len(s.desired) > 1 || len(s.messages) > 1 {
-		w.t.Errorf("told %d times of changes and %d times of messages that nobody took", len(s.desired), len(s.messages))
+		w.T.Errorf("told %d times of changes and %d times of messages that nobody took", len(s.desired), len(s.messages))
 	}
 	l.Abort(nil)
 }
@@ -129,19 +129,19 @@ func TestTooManyMessagesEndTheLink(t *testing.T) {
 func TestWhatCameBeforeTheLinkWasServedIsHandedOver(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.Token = KeyToken(time.Now, "AAECAwQFBgcICQoLDA0ODw==", 10*time.Second)
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
-			p.publish("$iothub/twin/PATCH/properties/desired/?$version=5", "{}", 0, 0)
-			p.publish("devices/dev-1/messages/devicebound/%24.mid=m", "x", 1, 7)
-			if q := p.telemetry(); q != nil {
-				p.puback(q.MessageID)
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
+			p.Publish("$iothub/twin/PATCH/properties/desired/?$version=5", "{}", 0, 0)
+			p.Publish("devices/dev-1/messages/devicebound/%24.mid=m", "x", 1, 7)
+			if q := p.Telemetry(); q != nil {
+				p.Puback(q.MessageID)
 			}
-			p.telemetry()
+			p.Telemetry()
 			for i := range 2 {
-				p.publish(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=later-%d", i), "x", 1, uint16(i+8))
+				p.Publish(fmt.Sprintf("devices/dev-1/messages/devicebound/%%24.mid=later-%d", i), "x", 1, uint16(i+8))
 			}
-			p.telemetry()
+			p.Telemetry()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -171,10 +171,7 @@ func TestWhatCameBeforeTheLinkWasServedIsHandedOver(t *testing.T) {
 
 func TestFirstPubackIsToldOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.acknowledge()
-		})
+		stop := w.Serve("10.0.0.1", (*peer).Obey)
 		defer stop()
 		l := w.dial("10.0.0.1")
 		s := serve(l)
@@ -196,11 +193,11 @@ func TestFirstPubackIsToldOnce(t *testing.T) {
 // TestHandlerThatPanicsLosesItsLink: and nothing more.
 func TestHandlerThatPanicsLosesItsLink(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry()
-			p.publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
-			_, _ = io.Copy(io.Discard, p.conn)
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry()
+			p.Publish("$iothub/methods/POST/echo/?$rid=1", "1", 0, 0)
+			_, _ = io.Copy(io.Discard, p.Conn)
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -223,13 +220,13 @@ func (*panics) Method(*Method) { panic("a handler's bug") }
 func TestMessagesAreAcknowledgedInOrder(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		got := make(chan uint16, 3)
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			for pid := range uint16(3) {
-				p.publish("devices/dev-1/messages/devicebound/%24.mid=m&method-name=setAlarm", "x", 1, pid+7)
+				p.Publish("devices/dev-1/messages/devicebound/%24.mid=m&method-name=setAlarm", "x", 1, pid+7)
 			}
 			for {
-				switch q := p.read().(type) {
+				switch q := p.Read().(type) {
 				case *packets.PubackPacket:
 					got <- q.MessageID
 				case nil:
@@ -265,16 +262,16 @@ func TestLinkThatIsNotServedStopsReading(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		const messages, size = 40, 100_000
 		sent := 0
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				t.Error("the hub was probed")
 				return
 			}
 			for n := range messages {
-				p.publish("devices/dev-1/messages/devicebound/", strings.Repeat("x", size), 1, uint16(n+1))
+				p.Publish("devices/dev-1/messages/devicebound/", strings.Repeat("x", size), 1, uint16(n+1))
 				sent++
 			}
-			p.acknowledge()
+			p.Acknowledge()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")

@@ -10,13 +10,13 @@ import (
 func TestExpiredTokenIsNamed(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.Token = KeyToken(time.Now, "AAECAwQFBgcICQoLDA0ODw==", time.Minute)
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			go func() {
 				time.Sleep(2 * time.Minute)
-				_ = p.raw.Close()
+				_ = p.Raw.Close()
 			}()
-			p.telemetry()
+			p.Telemetry()
 		})
 		defer stop()
 		began := time.Now()
@@ -41,7 +41,7 @@ func TestReasonsOfTheUserStayAsTheyAre(t *testing.T) {
 		{disk, disk}, {before, before}, {nil, ErrClosed}, {ErrRenewal, ErrRenewal}, {&Error{Phase: PhaseSession, Host: "10.0.0.1", Err: ErrRenewal}, ErrRenewal},
 	} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", (*peer).mute)
+			stop := w.Serve("10.0.0.1", (*peer).Mute)
 			defer stop()
 			l := w.dial("10.0.0.1")
 			l.Abort(v.why)

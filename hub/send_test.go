@@ -35,9 +35,9 @@ func TestDuplicatesAreMarkedOnTheSameHubOnly(t *testing.T) {
 		var mu sync.Mutex
 		var log []sent
 		for _, host := range []string{"10.0.0.1", "10.0.0.2"} {
-			stop := w.hub(host, func(p *peer) {
-				p.welcome()
-				for q := p.telemetry(); q != nil; q = p.telemetry() {
+			stop := w.Serve(host, func(p *peer) {
+				p.Welcome()
+				for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 					mu.Lock()
 					log = append(log, sent{host, q.Dup, q.MessageID, Properties(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid")})
 					mu.Unlock()
@@ -81,10 +81,10 @@ func TestMessagesThatArrivedElsewhereAreForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.Window = 4096
 		var pid uint16 // of the message that came last
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			for range w.dialer.Window {
-				q := p.telemetry()
+				q := p.Telemetry()
 				if q == nil {
 					return
 				}
@@ -135,27 +135,27 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 		}
 		script := make(chan string, 1)
 		var log []sent
-		stop := w.hub("10.0.0.1", func(p *peer) {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
 			todo := <-script
-			if p.read() == nil {
+			if p.Read() == nil {
 				return
 			}
 			ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
 			if todo == "refuse" {
 				ack.ReturnCode = 5
-				p.send(ack)
+				p.Send(ack)
 				return
 			}
 			if todo == "welcome" {
-				p.send(ack)
+				p.Send(ack)
 			}
 			for range 2 { // SUBSCRIBE and the twin request
-				if q, ok := p.read().(*packets.SubscribePacket); ok && todo == "welcome" {
-					p.suback(q, 1)
+				if q, ok := p.Read().(*packets.SubscribePacket); ok && todo == "welcome" {
+					p.Suback(q, 1)
 				}
 			}
 			for range 2 {
-				if q := p.telemetry(); q != nil {
+				if q := p.Telemetry(); q != nil {
 					log = append(log, sent{Properties(q.TopicName[strings.LastIndex(q.TopicName, "/")+1:]).Get("$.mid"), q.Dup, q.MessageID})
 				}
 			}
@@ -191,7 +191,7 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 			t.Errorf("packet ids %+v", log)
 		}
 		for _, mid := range []string{"m1", "m2"} {
-			for _, err := range a.of(mid) {
+			for _, err := range a.Of(mid) {
 				if err == nil {
 					t.Errorf("%s was acknowledged by nobody", mid)
 				}
@@ -205,11 +205,11 @@ func TestRefusedSessionHasSeenNothing(t *testing.T) {
 func TestMessagesOfOneSendHaveTheirOwnProperties(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var topics []string
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 				topics = append(topics, q.TopicName[strings.LastIndex(q.TopicName, "/")+1:])
-				p.puback(q.MessageID)
+				p.Puback(q.MessageID)
 			}
 		})
 		defer stop()
@@ -273,7 +273,7 @@ func socketHub(t testing.TB, script func(conn *tls.Conn)) *Link {
 		}
 		conn := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}})
 		defer func() { _ = conn.Close() }()
-		(&peer{t, conn, raw}).welcome()
+		(&peer{T: t, Conn: conn, Raw: raw, Hello: "$iothub/twin/GET/"}).Welcome()
 		script(conn)
 	})
 	var out *net.TCPConn

@@ -9,15 +9,17 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // TestRequestThatIsGivenUpIsForgotten: what nobody waits for any more is forgotten, and its answer,
 // should it come, is nobody's.
 func TestRequestThatIsGivenUpIsForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -39,25 +41,25 @@ func TestRequestThatIsGivenUpIsForgotten(t *testing.T) {
 func TestTwinIsReadAndReportedAndMethodsAreAnswered(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		response := make(chan string, 1)
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
-			p.publish("$iothub/twin/res/200/?$rid=1", `{"desired":{"fanSpeed":5,"$version":4},"reported":{"battery":1,"$version":12}}`, 0, 0)
+			p.Publish("$iothub/twin/res/200/?$rid=1", `{"desired":{"fanSpeed":5,"$version":4},"reported":{"battery":1,"$version":12}}`, 0, 0)
 			for {
-				q, ok := p.read().(*packets.PublishPacket)
+				q, ok := p.Read().(*packets.PublishPacket)
 				if !ok {
 					return
 				}
 				_, rid, _ := strings.Cut(q.TopicName, "$rid=")
 				switch {
 				case strings.HasPrefix(q.TopicName, "$iothub/twin/GET/"):
-					p.publish("$iothub/twin/res/429/?$rid="+rid, `{"errorCode":429001,"message":"throttled"}`, 0, 0)
+					p.Publish("$iothub/twin/res/429/?$rid="+rid, `{"errorCode":429001,"message":"throttled"}`, 0, 0)
 				case strings.Contains(q.TopicName, "/PATCH/") && bytes.Contains(q.Payload, []byte("bad")):
-					p.publish("$iothub/twin/res/400/?$rid="+rid, `{"errorCode":400004,"message":"Property name is invalid"}`, 0, 0)
+					p.Publish("$iothub/twin/res/400/?$rid="+rid, `{"errorCode":400004,"message":"Property name is invalid"}`, 0, 0)
 				case strings.Contains(q.TopicName, "/PATCH/"):
-					p.publish("$iothub/twin/res/204/?$version=13&$rid="+rid, "", 0, 0)
-					p.publish("$iothub/methods/POST/echo/?$rid=a7", `"hi"`, 0, 0)
+					p.Publish("$iothub/twin/res/204/?$version=13&$rid="+rid, "", 0, 0)
+					p.Publish("$iothub/methods/POST/echo/?$rid=a7", `"hi"`, 0, 0)
 				default:
 					response <- q.TopicName + " " + string(q.Payload)
 				}
@@ -105,21 +107,23 @@ func TestTwinIsReadAndReportedAndMethodsAreAnswered(t *testing.T) {
 // the twin, the wait for PUBACKs, the goodbye.
 func TestHubThatDripsKeepsNoCallWaitingBeyondItsLimit(t *testing.T) {
 	for name, instead := range map[string]func(p *peer){
-		"PINGRESPs":          func(p *peer) { p.every(time.Second, pingresp()) },
-		"messages":           func(p *peer) { p.every(time.Second, downlink("x", 10)) },
-		"answers for nobody": func(p *peer) { p.every(time.Second, downlink("$iothub/twin/res/200/?$rid=77", 10)) },
+		"PINGRESPs": func(p *peer) { p.Every(time.Second, mqtttest.Pingresp()) },
+		"messages":  func(p *peer) { p.Every(time.Second, mqtttest.Downlink("x", make([]byte, 10))) },
+		"answers for nobody": func(p *peer) {
+			p.Every(time.Second, mqtttest.Downlink("$iothub/twin/res/200/?$rid=77", make([]byte, 10)))
+		},
 		"PUBACKs for nothing": func(p *peer) {
 			a := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
 			a.MessageID = 999
-			p.every(time.Second, a)
+			p.Every(time.Second, a)
 		},
-		"a packet without end":   func(p *peer) { _ = p.drip(downlink("x", 2000), 100*time.Millisecond) },
-		"the PUBACK, but slowly": func(p *peer) { _ = p.drip(packets.NewControlPacket(packets.Puback), 20*time.Second) },
+		"a packet without end":   func(p *peer) { _ = p.Drip(mqtttest.Downlink("x", make([]byte, 2000)), 100*time.Millisecond) },
+		"the PUBACK, but slowly": func(p *peer) { _ = p.Drip(packets.NewControlPacket(packets.Puback), 20*time.Second) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					if p.welcome() != nil {
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					if p.Welcome() != nil {
 						instead(p)
 					}
 				})

@@ -51,15 +51,15 @@ func TestProbeSpeaksOnlyForAnAddressOfThisMachine(t *testing.T) {
 				}
 				from := v.link
 				w.dialer.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					c, err := w.net.DialContext(ctx, network, addr)
+					c, err := w.Net.DialContext(ctx, network, addr)
 					if err != nil {
 						return nil, err
 					}
 					defer func() { from = v.probe }()
 					return placed{c, &net.TCPAddr{IP: net.ParseIP(from), Port: 40000}}, nil
 				}
-				w.net.SetDelay(v.delay)
-				stop := w.hub("10.0.0.1", (*peer).mute)
+				w.Net.SetDelay(v.delay)
+				stop := w.Serve("10.0.0.1", (*peer).Mute)
 				defer stop()
 				l := w.dial("10.0.0.1")
 				var a acks

@@ -15,18 +15,18 @@ import (
 func TestOnlyTheRealPubackCompletes(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		die := make(chan struct{})
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			var pids []uint16
 			for range 4 {
-				if q := p.telemetry(); q != nil {
+				if q := p.Telemetry(); q != nil {
 					pids = append(pids, q.MessageID)
 				}
 			}
-			p.puback(60000) // never sent
-			p.puback(pids[2])
-			p.puback(pids[0])
-			p.puback(pids[0]) // again
+			p.Puback(60000) // never sent
+			p.Puback(pids[2])
+			p.Puback(pids[0])
+			p.Puback(pids[0]) // again
 			<-die
 		})
 		defer stop()
@@ -37,7 +37,7 @@ func TestOnlyTheRealPubackCompletes(t *testing.T) {
 		}
 		synctest.Wait()
 		for mid, want := range map[string]int{"a": 1, "b": 0, "c": 1, "d": 0} {
-			if got := a.of(mid); len(got) != want || want == 1 && got[0] != nil {
+			if got := a.Of(mid); len(got) != want || want == 1 && got[0] != nil {
 				t.Errorf("%s completed with %v", mid, got)
 			}
 		}
@@ -47,11 +47,11 @@ func TestOnlyTheRealPubackCompletes(t *testing.T) {
 		close(die)
 		<-l.Done()
 		for _, mid := range []string{"b", "d"} {
-			if got := a.of(mid); len(got) != 1 || got[0] == nil {
+			if got := a.Of(mid); len(got) != 1 || got[0] == nil {
 				t.Errorf("%s completed with %v, though its PUBACK never came", mid, got)
 			}
 		}
-		if err := publishOne(l, nil, "", a.done("late")); err == nil || !errors.Is(err, io.EOF) {
+		if err := publishOne(l, nil, "", a.Done("late")); err == nil || !errors.Is(err, io.EOF) {
 			t.Errorf("a dead link takes messages: %v", err)
 		}
 		l.Abort(nil)
@@ -62,9 +62,9 @@ func TestOnlyTheRealPubackCompletes(t *testing.T) {
 // timers) of its own.
 func TestMessageInFlightCostsNoGoroutine(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			for p.telemetry() != nil { // acknowledges nothing
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			for p.Telemetry() != nil { // acknowledges nothing
 			}
 		})
 		defer stop()
@@ -89,10 +89,10 @@ func TestMessageInFlightCostsNoGoroutine(t *testing.T) {
 // What is acknowledged is forgotten, also behind a message that is not.
 func TestAcknowledgedMessagesAreForgottenBehindOneThatIsNot(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry() // is withheld
-			p.acknowledge()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry() // is withheld
+			p.Acknowledge()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -116,8 +116,8 @@ func TestAcknowledgedMessagesAreForgottenBehindOneThatIsNot(t *testing.T) {
 			t.Errorf("%d are kept", kept)
 		}
 		l.Abort(nil)
-		if len(told.told) != 1000 || told.told[999] != "0 false" || told.told[0] != "1 true" {
-			t.Errorf("%d told, the last %s", len(told.told), told.told[len(told.told)-1])
+		if len(told.Told) != 1000 || told.Told[999] != "0 false" || told.Told[0] != "1 true" {
+			t.Errorf("%d told, the last %s", len(told.Told), told.Told[len(told.Told)-1])
 		}
 	})
 }
@@ -126,17 +126,17 @@ func TestAcknowledgedMessagesAreForgottenBehindOneThatIsNot(t *testing.T) {
 // rest when the link ends.
 func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			var run []byte
 			for i := range 8 {
-				if q := p.telemetry(); i < 4 {
+				if q := p.Telemetry(); i < 4 {
 					run = append(run, 0x40, 2, byte(q.MessageID>>8), byte(q.MessageID))
 				}
 			}
 			run = append(run, 0x40, 2, 0xff, 0xfe) // nobody's
-			_, _ = p.conn.Write(run)
-			p.telemetry()
+			_, _ = p.Conn.Write(run)
+			p.Telemetry()
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -153,11 +153,11 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		l.Abort(nil)
-		if want := []string{"1 true", "3 true", "5 false", "7 false"}; !slices.Equal(a.told, want) {
-			t.Errorf("the first was told %v", a.told)
+		if want := []string{"1 true", "3 true", "5 false", "7 false"}; !slices.Equal(a.Told, want) {
+			t.Errorf("the first was told %v", a.Told)
 		}
-		if want := []string{"2 true", "4 true", "6 false", "8 false"}; !slices.Equal(b.told, want) {
-			t.Errorf("the second was told %v", b.told)
+		if want := []string{"2 true", "4 true", "6 false", "8 false"}; !slices.Equal(b.Told, want) {
+			t.Errorf("the second was told %v", b.Told)
 		}
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // TestFirstWriteIsBounded: a hub that refuses costs no more than a first flight, and what does not
@@ -17,11 +19,11 @@ import (
 func TestFirstWriteIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		size := make(chan int, 1)
-		stop := w.hub("10.0.0.1", func(p *peer) {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
 			n, total := 0, 0
-			_ = p.conn.SetReadDeadline(time.Now().Add(time.Second))
+			_ = p.Conn.SetReadDeadline(time.Now().Add(time.Second))
 			for err := error(nil); err == nil; total += n {
-				n, err = p.conn.Read(make([]byte, 4096))
+				n, err = p.Conn.Read(make([]byte, 4096))
 			}
 			if total > 0 { // else it is the watchdog's probe
 				size <- total
@@ -41,7 +43,7 @@ func TestFirstWriteIsBounded(t *testing.T) {
 			t.Errorf("%d bytes before CONNACK", n)
 		}
 		for _, mid := range *fitted {
-			if got := a.of(mid); len(got) != 1 || got[0] == nil {
+			if got := a.Of(mid); len(got) != 1 || got[0] == nil {
 				t.Errorf("%s completed with %v", mid, got)
 			}
 		}
@@ -51,7 +53,7 @@ func TestFirstWriteIsBounded(t *testing.T) {
 // TestSessionThatEndsAtOnceWasUp: a session that the hub grants and closes at once was one.
 func TestSessionThatEndsAtOnceWasUp(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) { p.welcome() })
+		stop := w.Serve("10.0.0.1", func(p *peer) { p.Welcome() })
 		defer stop()
 		l := w.dial("10.0.0.1")
 		<-l.Done()
@@ -66,20 +68,20 @@ func TestSessionThatEndsAtOnceWasUp(t *testing.T) {
 
 func TestDialGivesUpAtItsLimit(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(*peer) {})
+		stop := w.Serve("10.0.0.1", func(*peer) {})
 		defer stop()
-		w.net.Cut("10.0.0.1:8883")
+		w.Net.Cut("10.0.0.1:8883")
 		began := time.Now()
 		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
 		e, ok := errors.AsType[*Error](err)
 		if took := time.Since(began); took != testLimit || !ok || e.Phase != PhaseDial {
 			t.Errorf("after %v: %v", took, err)
 		}
-		w.net.Mend("10.0.0.1:8883")
+		w.Net.Mend("10.0.0.1:8883")
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		mute, err := w.net.Listen("tcp", "10.0.0.2:8883") // accepts, says nothing
+		mute, err := w.Net.Listen("tcp", "10.0.0.2:8883") // accepts, says nothing
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,24 +119,27 @@ func TestOpeningThatDripsEndsInTime(t *testing.T) {
 		script func(p *peer)
 		phase  Phase
 	}{
-		"CONNACK":                     {func(p *peer) { _ = p.drip(connack(), 20*time.Second) }, PhaseConnect},
-		"SUBACK":                      {func(p *peer) { p.send(connack()); _ = p.drip(suback, 9*time.Second) }, PhaseSubscribe},
+		"CONNACK":                     {func(p *peer) { _ = p.Drip(mqtttest.Connack(), 20*time.Second) }, PhaseConnect},
+		"SUBACK":                      {func(p *peer) { p.Send(mqtttest.Connack()); _ = p.Drip(suback, 9*time.Second) }, PhaseSubscribe},
 		"nothing":                     {func(*peer) { time.Sleep(90 * time.Second) }, PhaseConnect},
-		"PINGRESPs instead of SUBACK": {func(p *peer) { p.send(connack()); p.every(3*time.Second, pingresp()) }, PhaseSubscribe},
+		"PINGRESPs instead of SUBACK": {func(p *peer) { p.Send(mqtttest.Connack()); p.Every(3*time.Second, mqtttest.Pingresp()) }, PhaseSubscribe},
 		"messages instead of SUBACK": {func(p *peer) {
-			p.send(connack())
-			p.every(500*time.Millisecond, downlink("in/1", 10))
+			p.Send(mqtttest.Connack())
+			p.Every(500*time.Millisecond, mqtttest.Downlink("in/1", make([]byte, 10)))
 		}, PhaseSubscribe},
 		"changes instead of SUBACK": {func(p *peer) {
-			p.send(connack())
-			p.every(500*time.Millisecond, downlink("in/2", 10))
+			p.Send(mqtttest.Connack())
+			p.Every(500*time.Millisecond, mqtttest.Downlink("in/2", make([]byte, 10)))
 		}, PhaseSubscribe},
-		"a packet without end instead of SUBACK": {func(p *peer) { p.send(connack()); _ = p.drip(downlink("x", 1000), time.Second) }, PhaseSubscribe},
+		"a packet without end instead of SUBACK": {func(p *peer) {
+			p.Send(mqtttest.Connack())
+			_ = p.Drip(mqtttest.Downlink("x", make([]byte, 1000)), time.Second)
+		}, PhaseSubscribe},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					if _, ok := p.read().(*packets.ConnectPacket); ok { // else it is a probe, which is answered
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					if _, ok := p.Read().(*packets.ConnectPacket); ok { // else it is a probe, which is answered
 						v.script(p)
 					}
 				})
@@ -151,14 +156,14 @@ func TestOpeningThatDripsEndsInTime(t *testing.T) {
 	}
 	t.Run("TLS", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
-			l, err := w.net.Listen("tcp", "10.0.0.1:8883")
+			l, err := w.Net.Listen("tcp", "10.0.0.1:8883")
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.wg.Go(func() {
+			w.Running.Go(func() {
 				raw, err := l.Accept()
 				if err == nil {
-					_ = tls.Server(dripping{raw}, w.server).Handshake()
+					_ = tls.Server(dripping{raw}, w.Config).Handshake()
 					_ = raw.Close()
 				}
 			})

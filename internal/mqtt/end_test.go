@@ -37,11 +37,11 @@ func TestFirstReasonOfAnEndCounts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				lost := make(chan struct{})
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					p.welcome()
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					p.Welcome()
 					over := make(chan struct{})
 					go func() {
-						for q := p.read(); q != nil; q = p.read() {
+						for q := p.Read(); q != nil; q = p.Read() {
 							if _, goodbye := q.(*packets.DisconnectPacket); goodbye && name == "the server closes at once" {
 								break
 							}
@@ -62,7 +62,7 @@ func TestFirstReasonOfAnEndCounts(t *testing.T) {
 				if !ok || !errors.Is(f, v.want) || f.Local != v.local || f.Phase != PhaseSession {
 					t.Errorf("ended with %+v", s.Err())
 				}
-				if got := a.of("m"); len(got) != 1 || !errors.Is(got[0], v.want) {
+				if got := a.Of("m"); len(got) != 1 || !errors.Is(got[0], v.want) {
 					t.Errorf("the message completed with %v", got)
 				}
 				if _, err := s.Begin(); !errors.Is(err, v.want) {
@@ -77,7 +77,7 @@ func TestFirstReasonOfAnEndCounts(t *testing.T) {
 // of DISCONNECT, also if it is noticed before the goodbye is over.
 func TestServerThatClosesOnGoodbyeDoesNotChangeTheReason(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) { p.mute() })
+		stop := w.Serve("10.0.0.1", func(p *peer) { p.Mute() })
 		defer stop()
 		s := w.dial("10.0.0.1")
 		planned := errors.New("planned")
@@ -97,10 +97,10 @@ func TestCloseSaysGoodbye(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var got []string
 		ended := make(chan error, 1)
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
 			for {
-				packet, err := packets.ReadPacket(p.conn)
+				packet, err := packets.ReadPacket(p.Conn)
 				if err != nil {
 					ended <- err
 					return
@@ -116,8 +116,8 @@ func TestCloseSaysGoodbye(t *testing.T) {
 		if err := <-ended; !errors.Is(err, io.EOF) || !slices.Equal(got, []string{"*packets.PublishPacket", "*packets.DisconnectPacket"}) {
 			t.Errorf("%v, then %v", got, err)
 		}
-		if !errors.Is(l.Err(), ErrClosed) || len(a.of("m")) != 1 {
-			t.Errorf("%v, %v", l.Err(), a.of("m"))
+		if !errors.Is(l.Err(), ErrClosed) || len(a.Of("m")) != 1 {
+			t.Errorf("%v, %v", l.Err(), a.Of("m"))
 		}
 		l = w.dial("10.0.0.1")
 		l.Abort(nil)
@@ -141,8 +141,8 @@ func TestGoodbyeThatNobodyReadsEndsInTime(t *testing.T) {
 
 func goodbye(t *testing.T, size int) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() != nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() != nil {
 				time.Sleep(time.Hour)
 			}
 		})

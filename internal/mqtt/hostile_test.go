@@ -41,10 +41,10 @@ func TestNonsenseEndsTheSession(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					p.welcome()
-					_, _ = p.conn.Write(v.bytes)
-					_, _ = io.Copy(io.Discard, p.conn)
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					p.Welcome()
+					_, _ = p.Conn.Write(v.bytes)
+					_, _ = io.Copy(io.Discard, p.Conn)
 				})
 				defer stop()
 				l, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
@@ -60,9 +60,9 @@ func TestNonsenseEndsTheSession(t *testing.T) {
 	}
 	t.Run("end inside a packet", func(t *testing.T) { // which says nothing of what was to come
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.welcome()
-				_, _ = p.conn.Write([]byte{0x30, 3, 0})
+			stop := w.Serve("10.0.0.1", func(p *peer) {
+				p.Welcome()
+				_, _ = p.Conn.Write([]byte{0x30, 3, 0})
 			})
 			defer stop()
 			l := w.dial("10.0.0.1")
@@ -74,10 +74,10 @@ func TestNonsenseEndsTheSession(t *testing.T) {
 	})
 	t.Run("no TLS any more", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.welcome()
-				_, _ = p.raw.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-				_, _ = io.Copy(io.Discard, p.raw)
+			stop := w.Serve("10.0.0.1", func(p *peer) {
+				p.Welcome()
+				_, _ = p.Raw.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+				_, _ = io.Copy(io.Discard, p.Raw)
 			})
 			defer stop()
 			l := w.dial("10.0.0.1")
@@ -88,10 +88,10 @@ func TestNonsenseEndsTheSession(t *testing.T) {
 		})
 	})
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.read()
-			p.publish("in/1", "", 0, 0)
-			_, _ = io.Copy(io.Discard, p.conn)
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Read()
+			p.Publish("in/1", "", 0, 0)
+			_, _ = io.Copy(io.Discard, p.Conn)
 		})
 		defer stop()
 		if _, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1")); !errors.Is(err, ErrProtocol) {
@@ -106,8 +106,8 @@ func TestNonsenseEndsTheSession(t *testing.T) {
 func TestServerThatReadsNothingIsNotAnsweredForEver(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		taken := 0
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
 			var b bytes.Buffer
@@ -117,7 +117,7 @@ func TestServerThatReadsNothingIsNotAnsweredForEver(t *testing.T) {
 				_ = m.Write(&b)
 			}
 			for taken < 32*maxUnwritten {
-				n, err := p.conn.Write(b.Bytes())
+				n, err := p.Conn.Write(b.Bytes())
 				if taken += n; err != nil {
 					return
 				}
@@ -161,15 +161,15 @@ func TestSenderThatPanicsLosesItsSession(t *testing.T) {
 	}{{"over an acknowledgement", true}, {"over the end of the link", false}} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					p.welcome()
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					p.Welcome()
 					for {
-						m, ok := p.read().(*packets.PublishPacket)
+						m, ok := p.Read().(*packets.PublishPacket)
 						if !ok {
 							return
 						}
 						if test.acked {
-							p.puback(m.MessageID)
+							p.Puback(m.MessageID)
 						}
 					}
 				})
@@ -192,8 +192,8 @@ func TestSenderThatPanicsLosesItsSession(t *testing.T) {
 				if !ok || !strings.Contains(found.Error(), "a sender's bug") || !strings.Contains(string(found.Stack), "Done") {
 					t.Errorf("the link ended with %v", l.Err())
 				}
-				if sender.told != 1 || len(other.of("2")) != 1 {
-					t.Errorf("told %d times, the other sender %d times", sender.told, len(other.of("2")))
+				if sender.told != 1 || len(other.Of("2")) != 1 {
+					t.Errorf("told %d times, the other sender %d times", sender.told, len(other.Of("2")))
 				}
 				if _, err := l.Send([]Outgoing{{Body: []byte("3")}}, sender); err == nil {
 					t.Error("a link that has ended takes a message")

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // keeper is a handler of a broker's client that keeps what comes.
@@ -34,17 +36,17 @@ func (k *keeper) Message(p *Packet, r *Receipt) error {
 
 // open makes a session with the given options on a connection to 10.0.0.1.
 func (w *world) open(k *keeper, o Options) *Session {
-	w.t.Helper()
+	w.T.Helper()
 	k.ended = func(Past) {}
-	conn, err := w.dialer.endpoint("10.0.0.1").Connect(w.t.Context(), nil)
+	conn, err := w.dialer.endpoint("10.0.0.1").Connect(w.T.Context(), nil)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	o.Handler, o.MaxPacket, o.Connect.ClientID, o.Connect.KeepAlive = k, maxInbound, "c-1", time.Minute
 	k.s = NewSession(conn, o)
 	k.s.Start()
-	if !k.s.Await(w.t.Context()) {
-		w.t.Fatal(k.s.Err())
+	if !k.s.Await(w.T.Context()) {
+		w.T.Fatal(k.s.Err())
 	}
 	return k.s
 }
@@ -52,17 +54,17 @@ func (w *world) open(k *keeper, o Options) *Session {
 func TestInboundMessagesAreAcknowledgedByHandInOrder(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var acked []uint16
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			c := p.welcome()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			c := p.Welcome()
 			if !c.CleanSession || !c.WillFlag || c.WillTopic != "gone" || c.ClientIdentifier != "c-1" {
 				t.Errorf("%v", c)
 			}
-			p.publish("in/0", "x", 0, 0)
+			p.Publish("in/0", "x", 0, 0)
 			for id := range uint16(3) {
-				p.publish("in/1", "x", 1, id+7)
+				p.Publish("in/1", "x", 1, id+7)
 			}
 			for {
-				switch q := p.read().(type) {
+				switch q := p.Read().(type) {
 				case *packets.PubackPacket:
 					acked = append(acked, q.MessageID)
 				case nil:
@@ -100,13 +102,13 @@ func TestInboundMessagesAreAcknowledgedByHandInOrder(t *testing.T) {
 
 func TestServerThatIgnoresTheBoundOfUnacknowledgedMessagesIsLeft(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry()
 			for id := range uint16(3) {
-				p.publish("in/1", "x", 1, id+7)
+				p.Publish("in/1", "x", 1, id+7)
 			}
-			p.mute()
+			p.Mute()
 		})
 		defer stop()
 		k := new(keeper)
@@ -126,15 +128,15 @@ func TestServerThatIgnoresTheBoundOfUnacknowledgedMessagesIsLeft(t *testing.T) {
 func TestReaderWaitsWhileTheHandlerHoldsTooMuch(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		const messages, size = 40, 100_000
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				t.Error("the server was probed")
 				return
 			}
 			for range messages {
-				p.publish("in/1", strings.Repeat("x", size), 0, 0)
+				p.Publish("in/1", strings.Repeat("x", size), 0, 0)
 			}
-			p.acknowledge()
+			p.Acknowledge()
 		})
 		defer stop()
 		k := &keeper{hold: true}
@@ -165,9 +167,9 @@ func TestReaderWaitsWhileTheHandlerHoldsTooMuch(t *testing.T) {
 }
 
 // subscription reads on to the next SUBSCRIBE; nil at the end of the connection.
-func (p *peer) subscription() *packets.SubscribePacket {
+func subscription(p *peer) *packets.SubscribePacket {
 	for {
-		switch q := p.read().(type) {
+		switch q := p.Read().(type) {
 		case *packets.SubscribePacket:
 			return q
 		case nil:
@@ -181,27 +183,27 @@ func (p *peer) subscription() *packets.SubscribePacket {
 func TestSubscriptionsOfTheOpeningMustBeGranted(t *testing.T) {
 	for _, sequential := range []bool{false, true} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				if p.read() == nil {
+			stop := w.Serve("10.0.0.1", func(p *peer) {
+				if p.Read() == nil {
 					return // a probe
 				}
-				p.send(connack())
-				first, ok := p.read().(*packets.SubscribePacket)
+				p.Send(mqtttest.Connack())
+				first, ok := p.Read().(*packets.SubscribePacket)
 				if !ok {
 					t.Error("no SUBSCRIBE")
 					return
 				}
 				stray := *first
 				stray.MessageID++
-				p.suback(&stray, 1)
+				p.Suback(&stray, 1)
 				time.Sleep(900 * time.Millisecond)
-				p.suback(first, 1)
-				later := p.subscription()
+				p.Suback(first, 1)
+				later := subscription(p)
 				if later == nil || !slices.Equal(later.Topics, []string{"more/#"}) {
 					t.Errorf("%v", later)
 				}
-				p.suback(later, 0x80)
-				p.telemetry()
+				p.Suback(later, 0x80)
+				p.Telemetry()
 			})
 			defer stop()
 			began := time.Now()

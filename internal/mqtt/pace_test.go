@@ -13,18 +13,18 @@ import (
 // pinged lets a hub acknowledge everything and note when it was pinged.
 func (w *world) pinged(addr string, at *[]time.Duration) (stop func()) {
 	began := time.Now()
-	return w.hub(addr, func(p *peer) {
-		if p.welcome() == nil {
-			w.t.Error("the hub was probed")
+	return w.Serve(addr, func(p *peer) {
+		if p.Welcome() == nil {
+			w.T.Error("the hub was probed")
 			return
 		}
 		for {
-			switch q := p.read().(type) {
+			switch q := p.Read().(type) {
 			case *packets.PublishPacket:
-				p.puback(q.MessageID)
+				p.Puback(q.MessageID)
 			case *packets.PingreqPacket:
 				*at = append(*at, time.Since(began))
-				p.send(packets.NewControlPacket(packets.Pingresp))
+				p.Send(packets.NewControlPacket(packets.Pingresp))
 			case nil:
 				return
 			}
@@ -121,7 +121,7 @@ func TestSteadySessionIsFoundDeadInFourSeconds(t *testing.T) {
 					offer(t, l, &a, "m")
 				}
 				time.Sleep(every * time.Duration(phase) / 20)
-				w.net.Cut("10.0.0.1:8883")
+				w.Net.Cut("10.0.0.1:8883")
 				cut := time.Now()
 				var took time.Duration
 				known := make(chan struct{})
@@ -137,7 +137,7 @@ func TestSteadySessionIsFoundDeadInFourSeconds(t *testing.T) {
 					<-known
 				}
 				l.Abort(nil)
-				w.net.Mend("10.0.0.1:8883")
+				w.Net.Mend("10.0.0.1:8883")
 				if took < 2*time.Second || took > 4*time.Second || !errors.Is(l.Err(), ErrSilent) {
 					t.Errorf("a sample each %v, phase %d: after %v: %v", every, phase, took, l.Err())
 				}

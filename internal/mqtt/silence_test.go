@@ -14,10 +14,7 @@ import (
 // the first send into it.
 func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.acknowledge()
-		})
+		stop := w.Serve("10.0.0.1", (*peer).Obey)
 		defer stop()
 		l := w.dial("10.0.0.1")
 		var a acks
@@ -25,21 +22,21 @@ func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 			offer(t, l, &a, fmt.Sprint(i))
 			time.Sleep(time.Second)
 		}
-		w.net.Cut("10.0.0.1:8883")
+		w.Net.Cut("10.0.0.1:8883")
 		cut := time.Now()
 		offer(t, l, &a, "void")
 		err := l.Err()
 		if took := time.Since(cut); took != 2*time.Second || !errors.Is(err, ErrSilent) {
 			t.Errorf("after %v: %v", took, err)
 		}
-		if got := a.of("void"); len(got) != 1 || got[0] == nil {
+		if got := a.Of("void"); len(got) != 1 || got[0] == nil {
 			t.Errorf("the message in the void completed with %v", got)
 		}
 		if _, ok := errors.AsType[*Error](err); !ok {
 			t.Errorf("%T", err)
 		}
 		l.Abort(nil)
-		w.net.Mend("10.0.0.1:8883")
+		w.Net.Mend("10.0.0.1:8883")
 	})
 }
 
@@ -47,9 +44,9 @@ func TestBlackHoleIsFoundInTwoSeconds(t *testing.T) {
 // two stages.
 func TestIdleSessionIsTestedAfterTheKeepAlive(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry() // answers PINGREQ
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry() // answers PINGREQ
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
@@ -62,14 +59,14 @@ func TestIdleSessionIsTestedAfterTheKeepAlive(t *testing.T) {
 		if s := l.Stats(); s.Suspicions != 0 {
 			t.Errorf("%d suspicions of a healthy link", s.Suspicions)
 		}
-		w.net.Cut("10.0.0.1:8883")
+		w.Net.Cut("10.0.0.1:8883")
 		cut := time.Now()
 		err := l.Err()
 		if took := time.Since(cut); took > 22*time.Second || took < 2*time.Second || !errors.Is(err, ErrSilent) {
 			t.Errorf("after %v: %v", took, err)
 		}
 		l.Abort(nil)
-		w.net.Mend("10.0.0.1:8883")
+		w.Net.Mend("10.0.0.1:8883")
 	})
 }
 
@@ -77,19 +74,19 @@ func TestIdleSessionIsTestedAfterTheKeepAlive(t *testing.T) {
 // the window shrinks.
 func TestSlowServerIsNotDead(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
 			var late sync.WaitGroup
 			defer late.Wait()
 			var mu sync.Mutex
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
+			for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 				late.Go(func() {
 					time.Sleep(50 * time.Second)
 					mu.Lock()
 					defer mu.Unlock()
-					p.puback(q.MessageID)
+					p.Puback(q.MessageID)
 				})
 			}
 		})
@@ -110,10 +107,10 @@ func TestSlowServerIsNotDead(t *testing.T) {
 		if smallest >= testWindow {
 			t.Error("the window did not shrink under suspicion")
 		}
-		if probes := w.net.Dials("10.0.0.1:8883") - 1; probes > 200 {
+		if probes := w.Net.Dials("10.0.0.1:8883") - 1; probes > 200 {
 			t.Errorf("%d probes in ten minutes", probes)
 		}
-		if a.of("0") == nil {
+		if a.Of("0") == nil {
 			t.Error("the first message is not acknowledged")
 		}
 		l.Abort(nil)
@@ -124,11 +121,11 @@ func TestSlowServerIsNotDead(t *testing.T) {
 // acknowledges nothing.
 func TestWithheldPubacksEndTheSessionAtTheFinalLimit(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
-			for p.telemetry() != nil {
+			for p.Telemetry() != nil {
 			}
 		})
 		defer stop()
@@ -148,14 +145,14 @@ func TestWithheldPubacksEndTheSessionAtTheFinalLimit(t *testing.T) {
 // never is. It must not be forgotten.
 func TestOneWithheldPubackEndsTheSession(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
 			n := 0
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
+			for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 				if n++; n != 10 {
-					p.puback(q.MessageID)
+					p.Puback(q.MessageID)
 				}
 			}
 		})
@@ -164,7 +161,7 @@ func TestOneWithheldPubackEndsTheSession(t *testing.T) {
 		var a acks
 		began := time.Now()
 		for i := 0; ; i++ {
-			if publishOne(l, []byte("{}"), fmt.Sprint(i), a.done(fmt.Sprint(i))) != nil {
+			if publishOne(l, []byte("{}"), fmt.Sprint(i), a.Done(fmt.Sprint(i))) != nil {
 				break
 			}
 			time.Sleep(time.Second)
@@ -172,7 +169,7 @@ func TestOneWithheldPubackEndsTheSession(t *testing.T) {
 		if took := time.Since(began); took < finalLimit+9*time.Second || took > finalLimit+10*time.Second || !errors.Is(l.Err(), ErrUnacked) {
 			t.Errorf("after %v: %v", took, l.Err())
 		}
-		if got := a.of("9"); len(got) != 1 || got[0] == nil {
+		if got := a.Of("9"); len(got) != 1 || got[0] == nil {
 			t.Errorf("the message completed with %v", got)
 		}
 		l.Abort(nil)
@@ -183,18 +180,18 @@ func TestOneWithheldPubackEndsTheSession(t *testing.T) {
 // minutes, but the hub is at work.
 func TestServerThatGetsOnIsKept(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() == nil {
 				return
 			}
 			pids := make(chan uint16, testWindow)
-			w.wg.Go(func() {
+			w.Running.Go(func() {
 				for pid := range pids {
 					time.Sleep(20 * time.Second)
-					p.puback(pid)
+					p.Puback(pid)
 				}
 			})
-			for q := p.telemetry(); q != nil; q = p.telemetry() {
+			for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 				pids <- q.MessageID
 			}
 			close(pids)
@@ -220,7 +217,7 @@ func TestServerThatGetsOnIsKept(t *testing.T) {
 // limit.
 func TestMuteServerThatAnswersTheProbeIsKeptForAMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", (*peer).mute)
+		stop := w.Serve("10.0.0.1", (*peer).Mute)
 		defer stop()
 		l := w.dial("10.0.0.1")
 		var a acks
@@ -248,14 +245,11 @@ func TestMuteServerThatAnswersTheProbeIsKeptForAMinute(t *testing.T) {
 func TestNextSessionKnowsHowMuchThePathVaries(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		for _, host := range []string{"10.0.0.1", "10.0.0.2"} {
-			stop := w.hub(host, func(p *peer) {
-				p.welcome()
-				p.acknowledge()
-			})
+			stop := w.Serve(host, (*peer).Obey)
 			defer stop()
 		}
 		var a acks
-		w.net.SetWeather(2*time.Second, 0, 1)
+		w.Net.SetWeather(2*time.Second, 0, 1)
 		l := w.dial("10.0.0.1")
 		for i := range 200 {
 			offer(t, l, &a, fmt.Sprint(i))
@@ -263,7 +257,7 @@ func TestNextSessionKnowsHowMuchThePathVaries(t *testing.T) {
 		}
 		l.Close(t.Context(), nil)
 		varied := l.rttvar
-		w.net.SetWeather(0, 0, 0)
+		w.Net.SetWeather(0, 0, 0)
 		if varied < 200*time.Millisecond {
 			t.Fatalf("round trips differed by %v", varied)
 		}
@@ -292,22 +286,22 @@ func TestOnlyAnAnswerOnTheSessionEndsADoubt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				w.dialer.KeepAlive = time.Hour
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					if p.welcome() == nil {
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					if p.Welcome() == nil {
 						return
 					}
 					for {
-						if packet, err := packets.ReadPacket(p.conn); err != nil {
+						if packet, err := packets.ReadPacket(p.Conn); err != nil {
 							return
 						} else if _, is := packet.(*packets.PingreqPacket); is && !mute {
-							p.send(packets.NewControlPacket(packets.Pingresp))
+							p.Send(packets.NewControlPacket(packets.Pingresp))
 						}
 					}
 				})
 				defer stop()
 				l := w.dial("10.0.0.1")
 				time.Sleep(5 * time.Minute)
-				w.net.SetDelay(time.Millisecond) // so that no answer comes in between
+				w.Net.SetDelay(time.Millisecond) // so that no answer comes in between
 				began := time.Now()
 				l.Check()
 				l.Check() // once is enough
@@ -336,16 +330,16 @@ func TestOnlyAnAnswerOnTheSessionEndsADoubt(t *testing.T) {
 // noticed in two seconds all the same.
 func TestSlowConnackIsAwaited(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.read() == nil {
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Read() == nil {
 				return // the probe
 			}
 			time.Sleep(45 * time.Second)
-			p.send(packets.NewControlPacket(packets.Connack))
-			if q, ok := p.read().(*packets.SubscribePacket); ok {
-				p.suback(q, 1)
+			p.Send(packets.NewControlPacket(packets.Connack))
+			if q, ok := p.Read().(*packets.SubscribePacket); ok {
+				p.Suback(q, 1)
 			}
-			p.telemetry()
+			p.Telemetry()
 		})
 		defer stop()
 		began := time.Now()
@@ -358,12 +352,12 @@ func TestSlowConnackIsAwaited(t *testing.T) {
 		began = time.Now()
 		go func() {
 			time.Sleep(100 * time.Millisecond)
-			w.net.Cut("10.0.0.1:8883")
+			w.Net.Cut("10.0.0.1:8883")
 		}()
 		_, err := w.dialer.Dial(t.Context(), w.attempt("10.0.0.1"))
 		if took := time.Since(began); took != 2*time.Second || !errors.Is(err, ErrSilent) {
 			t.Errorf("after %v: %v", took, err)
 		}
-		w.net.Mend("10.0.0.1:8883")
+		w.Net.Mend("10.0.0.1:8883")
 	})
 }

@@ -22,10 +22,7 @@ func (s slowly) Done([]uint64, error) { time.Sleep(s.d) }
 func TestSlowDiskIsNoSilence(t *testing.T) {
 	for _, stall := range []time.Duration{5 * time.Second, 90 * time.Second} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.welcome()
-				p.acknowledge()
-			})
+			stop := w.Serve("10.0.0.1", (*peer).Obey)
 			defer stop()
 			l := w.dial("10.0.0.1")
 			send := func(to Completion) {
@@ -43,14 +40,14 @@ func TestSlowDiskIsNoSilence(t *testing.T) {
 			if s := l.Stats(); s.Acked != 2 || s.Suspicions != 0 {
 				t.Fatalf("stalled for %v: %+v", stall, s)
 			}
-			w.net.Cut("10.0.0.1:8883")
+			w.Net.Cut("10.0.0.1:8883")
 			cut := time.Now()
 			send(&later)
 			if err := l.Err(); time.Since(cut) != 2*time.Second || !errors.Is(err, ErrSilent) {
 				t.Errorf("after %v: %v", time.Since(cut), err)
 			}
 			l.Abort(nil)
-			w.net.Mend("10.0.0.1:8883")
+			w.Net.Mend("10.0.0.1:8883")
 		})
 	}
 }
@@ -60,13 +57,13 @@ func TestSlowDiskSendsKeepAlives(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.KeepAlive = 4 * time.Second
 		pings := 0
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			if q := p.telemetry(); q != nil {
-				p.puback(q.MessageID)
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			if q := p.Telemetry(); q != nil {
+				p.Puback(q.MessageID)
 			}
 			for {
-				switch p.read().(type) {
+				switch p.Read().(type) {
 				case *packets.PingreqPacket:
 					pings++
 				case nil:
@@ -106,12 +103,12 @@ func (g *goesOn) Done(_ []uint64, err error) {
 func TestBusySenderHidesNoWithheldPuback(t *testing.T) {
 	for _, d := range []time.Duration{0, 5 * time.Millisecond, 100 * time.Millisecond} {
 		bubble(t, func(t *testing.T, w *world) {
-			stop := w.hub("10.0.0.1", func(p *peer) {
-				p.welcome()
-				p.telemetry() // is withheld
-				for q := p.telemetry(); q != nil; q = p.telemetry() {
+			stop := w.Serve("10.0.0.1", func(p *peer) {
+				p.Welcome()
+				p.Telemetry() // is withheld
+				for q := p.Telemetry(); q != nil; q = p.Telemetry() {
 					time.Sleep(time.Millisecond)
-					p.puback(q.MessageID)
+					p.Puback(q.MessageID)
 				}
 			})
 			defer stop()
@@ -132,10 +129,10 @@ func TestBusySenderHidesNoWithheldPuback(t *testing.T) {
 // it could have heard.
 func TestSilenceBeginsWhenTheReaderListens(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.telemetry()         // is not acknowledged
-			for p.read() != nil { // PINGREQs
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			p.Welcome()
+			p.Telemetry()         // is not acknowledged
+			for p.Read() != nil { // PINGREQs
 			}
 		})
 		defer stop()
@@ -159,10 +156,7 @@ func TestSilenceBeginsWhenTheReaderListens(t *testing.T) {
 // large stack while it waits. But packets in quick succession have one goroutine.
 func TestIdleSessionWaitsInAFreshGoroutine(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			p.welcome()
-			p.acknowledge()
-		})
+		stop := w.Serve("10.0.0.1", (*peer).Obey)
 		defer stop()
 		s := w.dial("10.0.0.1")
 		var readers []string // of each PUBACK

@@ -45,12 +45,12 @@ func TestProcessThatDidNotRunBlamesNobody(t *testing.T) {
 				close(open)
 				gate := open
 				w.dialer.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					c, err := w.net.DialContext(ctx, network, addr)
+					c, err := w.Net.DialContext(ctx, network, addr)
 					return gated{c, &gate}, err
 				}
-				stop := w.hub("10.0.0.1", func(p *peer) {
-					if p.welcome() != nil {
-						p.acknowledge()
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					if p.Welcome() != nil {
+						p.Acknowledge()
 					}
 				})
 				defer stop()
@@ -64,7 +64,7 @@ func TestProcessThatDidNotRunBlamesNobody(t *testing.T) {
 				synctest.Wait()
 				close(gate)
 				synctest.Wait()
-				if got := a.of("m"); len(got) != 1 || got[0] != nil {
+				if got := a.Of("m"); len(got) != 1 || got[0] != nil {
 					t.Errorf("acknowledged with %v", got)
 				}
 				select {
@@ -72,14 +72,14 @@ func TestProcessThatDidNotRunBlamesNobody(t *testing.T) {
 					t.Errorf("the link was given up: %v", l.Err())
 				default:
 				}
-				w.net.Cut("10.0.0.1:8883") // and it judges as before, once the process runs again
+				w.Net.Cut("10.0.0.1:8883") // and it judges as before, once the process runs again
 				cut := time.Now()
 				offer(t, l, &a, "n")
 				if err := l.Err(); time.Since(cut) != 2*time.Second || !errors.Is(err, ErrSilent) {
 					t.Errorf("after %v: %v", time.Since(cut), err)
 				}
 				l.Abort(nil)
-				w.net.Mend("10.0.0.1:8883")
+				w.Net.Mend("10.0.0.1:8883")
 			})
 		})
 	}
@@ -90,15 +90,15 @@ func TestProcessThatDidNotRunBlamesNobody(t *testing.T) {
 func TestProcessThatHardlyRunsFindsADeadServer(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.dialer.KeepAlive = time.Hour
-		stop := w.hub("10.0.0.1", func(p *peer) {
-			if p.welcome() != nil {
-				p.acknowledge()
+		stop := w.Serve("10.0.0.1", func(p *peer) {
+			if p.Welcome() != nil {
+				p.Acknowledge()
 			}
 		})
 		defer stop()
 		l := w.dial("10.0.0.1")
 		synctest.Wait()
-		w.net.Cut("10.0.0.1:8883")
+		w.Net.Cut("10.0.0.1:8883")
 		cut := time.Now()
 		var a acks
 		offer(t, l, &a, "m")
@@ -114,6 +114,6 @@ func TestProcessThatHardlyRunsFindsADeadServer(t *testing.T) {
 			t.Errorf("after %v: %v", took, l.Err())
 		}
 		l.Abort(nil)
-		w.net.Mend("10.0.0.1:8883")
+		w.Net.Mend("10.0.0.1:8883")
 	})
 }
