@@ -33,8 +33,9 @@ type Handled struct {
 	home *Home
 
 	mu     sync.Mutex
-	file   File // open to append; nil: it is not open
-	whole  bool // the file equals the list, so a line can be appended; else it must be written whole first
+	file   File  // open to append; nil: it is not open
+	whole  bool  // the file equals the list, so a line can be appended; else it must be written whole first
+	size   int64 // bytes of the file when it was written whole
 	lines  int
 	seen   map[string]time.Time
 	unread bool // the disk could not read the file yet, so it must not be overwritten
@@ -174,15 +175,26 @@ func (h *Handled) append(key string, at time.Time) error {
 }
 
 // open opens the file to append, if it is not open. A device that never gets a message needs no
-// open file.
-func (h *Handled) open() (err error) {
-	if h.file == nil {
-		h.file, err = h.home.disk.Open(h.home.Path(HandledFile), os.O_WRONLY|os.O_APPEND)
+// open file. What is no longer the file that was written is not opened, because the open may wait,
+// or change another file; the caller then writes the file anew.
+func (h *Handled) open() error {
+	if h.file != nil {
+		return nil
 	}
+	path := h.home.Path(HandledFile)
+	info, err := h.home.disk.Lstat(path)
 	if err != nil {
-		h.file = nil
+		return err
 	}
-	return err
+	if !info.Mode().IsRegular() || info.Size() != h.size {
+		return fmt.Errorf("%s was changed by somebody else", path)
+	}
+	f, err := h.home.disk.Open(path, os.O_WRONLY|os.O_APPEND)
+	if err != nil {
+		return err
+	}
+	h.file = f
+	return nil
 }
 
 func lineOf(key string, at time.Time) []byte {
@@ -218,7 +230,7 @@ func (h *Handled) rewrite(now time.Time) error {
 	if err := h.home.replace(HandledFile, content); err != nil {
 		return err
 	}
-	h.whole, h.lines = true, len(h.seen)
+	h.whole, h.size, h.lines = true, int64(len(content)), len(h.seen)
 	h.home.has(HandledFile)
 	return nil
 }

@@ -106,3 +106,38 @@ func TestHandledListInPart(t *testing.T) {
 		t.Errorf("%q", told)
 	}
 }
+
+// TestHandledListOutlivesItsFile: whatever becomes of the file before the first message comes, the
+// message is remembered on the disk.
+func TestHandledListOutlivesItsFile(t *testing.T) {
+	for name, spoil := range map[string]func(*Home) error{
+		"the directory is removed": func(h *Home) error { return os.RemoveAll(h.Path("")) },
+		"the file is removed":      func(h *Home) error { return os.Remove(h.Path(HandledFile)) },
+		"the file is torn":         func(h *Home) error { return os.WriteFile(h.Path(HandledFile), []byte(`{"key":"to`), 0o600) },
+		"the file is a link": func(h *Home) error {
+			_ = os.Remove(h.Path(HandledFile))
+			return os.Symlink(h.Path("other"), h.Path(HandledFile))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			place, err := opened(virtual.Dir(t), "dev-1")
+			must(t, err)
+			defer func() { place.Close() }()
+			l := OpenHandled(place)
+			must(t, spoil(place))
+			l.Add("key", time.Now())
+			l.Close()
+			if trouble := place.Trouble(); len(trouble) > 0 {
+				t.Error(trouble)
+			}
+			l = OpenHandled(place)
+			defer l.Close()
+			if !l.Has("key") {
+				t.Error("the message is forgotten")
+			}
+			if _, err := os.Lstat(place.Path("other")); err == nil {
+				t.Error("a file that a link names was written")
+			}
+		})
+	}
+}
