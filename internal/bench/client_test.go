@@ -34,7 +34,7 @@ import (
 // job says what a client process is to do. The client is a process of its own, so that its memory
 // and its processor time can be measured.
 type job struct {
-	Role     string // bare, paho, link, device, outbox, fresh; growth and memory are measurements of their own
+	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth and memory are measurements of their own
 	Kind     string // of the role growth: bare or outbox
 	Dir      string // of the outbox of the role memory
 	Messages int    // to send: of the role growth all, otherwise a second over each connection
@@ -91,7 +91,7 @@ func work(text string) error {
 	roots.AppendCertsFromPEM(pem)
 	c := &client{job: j, tls: &tls.Config{RootCAs: roots, ServerName: j.Host}}
 	switch {
-	case j.Role == "device":
+	case j.Role == "device", j.Role == deviceInMemory:
 		return tell(c.devices())
 	case j.Role == "growth":
 		return tell(c.growth())

@@ -38,9 +38,9 @@ func deviceFigures(t *testing.T) []number {
 	c := newCloud(t, 0)
 	defer func() { _ = c.Close() }()
 	out.head(fmt.Sprintf("%d in one process, TLS, subscribed; a device with all five paths on, and a sample each %v", idleDevices, idleInterval),
-		"bare program", "paho's client", "link alone", "device", "device to link")
+		"bare program", "paho's client", "link alone", "device", "device, outbox in memory", "device to link")
 	line := map[string]figures{}
-	for _, role := range []string{"bare", "paho", "link", "device"} {
+	for _, role := range []string{"bare", "paho", "link", "device", deviceInMemory} {
 		j := c.job(role, idleDevices, 0, 20*time.Second)
 		j.Scope, j.DPS = c.info.IDScope, c.info.ProvisioningHost
 		f, err := inProcess(j)
@@ -59,7 +59,7 @@ func deviceFigures(t *testing.T) []number {
 		{"ms of processor time each, a minute", func(f figures) float64 { return f.CPU }},
 	} {
 		cells := []string{row.what}
-		for _, role := range []string{"bare", "paho", "link", "device"} {
+		for _, role := range []string{"bare", "paho", "link", "device", deviceInMemory} {
 			cells = append(cells, short(row.value(line[role])))
 		}
 		out.add(append(cells, ratio(row.value(line["device"]), row.value(line["link"])))...)
@@ -72,6 +72,9 @@ func deviceFigures(t *testing.T) []number {
 		{"goroutines of each", idleDevices, figure{link.Goroutines}, figure{ours.Goroutines}, atMost(2)},
 	}
 }
+
+// deviceInMemory is the role of a device of a fleet: its outbox is in memory.
+const deviceInMemory = "device in memory"
 
 // devices runs idle devices and says what each of them costs, but for the first: what a process
 // needs for that one is not what each needs.
@@ -115,7 +118,11 @@ func (c *client) devices() (f figures, err error) {
 	var rss int64
 	var routines, files int
 	for i, id := range slices.Sorted(maps.Keys(c.Devices)) {
-		d := device.New(shared, device.Identity{DeviceID: id, IDScope: c.Scope, Key: c.Devices[id], StateDir: dir}, sample.App(options))
+		who := device.Identity{DeviceID: id, IDScope: c.Scope, Key: c.Devices[id], StateDir: dir}
+		if c.Role == deviceInMemory {
+			who.OpenOutbox = func(_ string, o outbox.Options) (device.Outbox, error) { return outbox.NewMemory(o) }
+		}
+		d := device.New(shared, who, sample.App(options))
 		running.Go(func() { err = cmp.Or(d.Run(ctx), err) })
 		if i%50 == 0 { // as many at once as a machine of two cores can connect
 			for range min(50, i) + btoi(i == 0) {
