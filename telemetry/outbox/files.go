@@ -81,7 +81,7 @@ func (b *Box) openDirectory() error {
 	}
 	l, err := load(b.fs, b.dir, b.doubt())
 	if err == nil {
-		err = b.opt.For.check(l, b.opt.SendHere)
+		err = l.isFor(b.opt.For, b.opt.SendHere)
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 func TestIdentityMatches(t *testing.T) {
@@ -32,9 +34,9 @@ func TestIdentityMatches(t *testing.T) {
 		{hubs("d", "a", "b"), hubs("d", "b", "c"), true},
 		{hubs("d"), hubs("d"), false},
 	} {
-		equal(t, fmt.Sprintf("%v and %v", v.a, v.b), v.a.matches(v.b), v.want)
-		equal(t, fmt.Sprintf("%v and %v", v.b, v.a), v.b.matches(v.a), v.want)
-		back, err := readIdentity(v.a.appendTo(nil))
+		equal(t, fmt.Sprintf("%v and %v", v.a, v.b), v.a.Matches(v.b), v.want)
+		equal(t, fmt.Sprintf("%v and %v", v.b, v.a), v.b.Matches(v.a), v.want)
+		back, err := format.ReadIdentity(v.a.AppendTo(nil))
 		if err != nil || fmt.Sprint(*back) != fmt.Sprint(v.a) {
 			t.Errorf("read back: %v, %v", back, err)
 		}
@@ -116,8 +118,8 @@ func TestHubsOfAConnectionString(t *testing.T) {
 func TestIdentityFileIsDamaged(t *testing.T) {
 	id := Identity{IDScope: "0ne1", Device: "d"}
 	for name, text := range map[string]string{
-		"empty": "", "short": "hubhop", "flipped": strings.Replace(string(id.appendTo(nil)), "0ne1", "0ne2", 1),
-		"long": strings.Repeat("x", 2*maxIdentity), "no JSON": "hubhop outbox identity 1 00000000 ",
+		"empty": "", "short": "hubhop", "flipped": strings.Replace(string(id.AppendTo(nil)), "0ne1", "0ne2", 1),
+		"long": strings.Repeat("x", 2*format.MaxIdentity), "no JSON": "hubhop outbox identity 1 00000000 ",
 	} {
 		disk := newMemFS()
 		b := openBox(t, "/box", Options{FS: disk, For: id})
@@ -162,7 +164,7 @@ func TestNoRoomForAnIdentity(t *testing.T) {
 		appendBodies(t, b, "2")
 		equal(t, "degraded", b.Stats().Degraded, false)
 		closeBox(t, b)
-		equal(t, "the file", string(disk.file("/box/"+identityName).data), string(id.appendTo(nil)))
+		equal(t, "the file", string(disk.file("/box/"+identityName).data), string(id.AppendTo(nil)))
 	})
 }
 
