@@ -113,7 +113,9 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	if f, ok := errors.AsType[*mqtt.Error](err); ok {
 		return nil, a.failed(f.Phase, f.Err)
 	}
-	l := &Link{dialer: d, attempt: a, events: eventsTopic(a.DeviceID), expires: expires}
+	early := a.Early
+	a.Early, a.Progress = nil, nil
+	l := &Link{dialer: d, attempt: a, early: early, events: eventsTopic(a.DeviceID), expires: expires}
 	l.session = mqtt.NewSession(conn, mqtt.Options{
 		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(),
 		MaxPacket: maxPacket, MaxOwing: maxOwing, Past: d.recall(a.Host), Endpoint: to, Trace: d.trace(a.Host),

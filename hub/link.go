@@ -15,7 +15,8 @@ import (
 // goroutine.
 type Link struct {
 	dialer  *Dialer
-	attempt Attempt
+	attempt Attempt       // without its functions
+	early   func(l *Link) // of the attempt; nil once Opening has begun
 	session *mqtt.Session
 	events  string // the telemetry topic, up to its property bag
 
@@ -76,7 +77,9 @@ func (h *listener) Opening() {
 		l.firstTwin = r
 		l.mu.Unlock()
 	}
-	if early := l.attempt.Early; early != nil && !l.attempt.Sequential {
+	early := l.early
+	l.early = nil // it may hold much memory
+	if early != nil && !l.attempt.Sequential {
 		early(l)
 	}
 }

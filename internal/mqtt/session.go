@@ -138,7 +138,7 @@ type Session struct {
 	settled   chan struct{} // closed when nothing is in flight; nil when nobody waits
 	flight    flight
 	held      int        // bytes that the handler holds
-	room      *sync.Cond // signalled when the reader may have room to go on
+	room      sync.Cond  // signalled when the reader may have room to go on
 	owing     []*Receipt // of inbound QoS 1 packets, in order of arrival
 	keepAlive time.Duration
 	pace      Pace
@@ -160,7 +160,7 @@ func NewSession(conn *Conn, o Options) *Session {
 		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace, opening: true, out: o.Connect.Append(nil),
 		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},
 	}
-	s.room = sync.NewCond(&s.mu)
+	s.room.L = &s.mu
 	s.reader, s.flusher = s.read, func() { s.flush(false) }
 	s.dialled(conn.tcp, conn.tls)
 	return s
