@@ -87,7 +87,7 @@ type Device struct {
 	outage      outage
 	lastPeer    [2]string         // the hub that was linked last, and its other name
 	peers       map[string]string // the same for the hubs before
-	refused     chan error        // one slot: a person must act
+	refused     chan error        // one slot: a person must act; nil: nobody waits for it, because the device does not run once
 }
 
 // Status is what a device looks like from outside.
@@ -111,7 +111,10 @@ type standing struct {
 // New returns a device that has not started. shared is the same for all devices of a process.
 func New(shared *Shared, id Identity, app App) *Device {
 	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
-		links: make(chan struct{}), refused: make(chan error, 1)}
+		links: make(chan struct{})}
+	if d.c.Once {
+		d.refused = make(chan error, 1)
+	}
 	d.disk, d.tls = home.RealDisk, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
