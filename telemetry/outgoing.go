@@ -51,7 +51,7 @@ func (o *outgoing) within(bytes int) (n int) {
 
 // rest forgets the messages, and gives back the memory that only a backlog needs.
 func (o *outgoing) rest() {
-	if cap(o.out) > 8 {
+	if cap(o.out) > DefaultWindow {
 		*o = outgoing{}
 		return
 	}

@@ -42,6 +42,9 @@ func (b *Box) remember(h hint, before int64) {
 	case i >= 0:
 		b.hints[i] = h
 	case len(b.hints) < maxHints:
+		if b.hints == nil {
+			b.hints = make([]hint, 0, maxHints)
+		}
 		b.hints = append(b.hints, h)
 	default:
 		b.hints[b.nextHint] = h
