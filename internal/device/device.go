@@ -197,7 +197,7 @@ func (l *life) session() (again bool) {
 // contain is deferred by session.
 func (l *life) contain(again *bool) {
 	if p := recover(); p != nil {
-		l.d.recovered("session", p)
+		_ = l.d.recovered("session", p) // it has been reported
 		l.pause = min(max(2*l.pause, bugPauseMin), bugPauseMax)
 		*again = pause(l.ctx, l.pause) == nil
 	}
