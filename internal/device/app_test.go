@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -516,5 +517,26 @@ func TestAReportedPropertyThatCannotBeRead(t *testing.T) {
 		p.expect("a value that JSON does not have", p.reported("probe"), "")
 		p.expect("the journal", fmt.Sprintf("%q", p.told(journal.Warning)), fmt.Sprintf("%q", []string{
 			"the property probe*serial cannot be read: json: unsupported type: func()", "the property firings cannot be read: no counter"}))
+	})
+}
+
+// TestAReportedPropertyThatHangs is read once until its reader returns, so a reader that hangs
+// costs one goroutine and not one at each interval.
+func TestAReportedPropertyThatHangs(t *testing.T) {
+	var calls atomic.Int64
+	run(t, device.App{Model: parse(t, kilnModel), Reported: map[string]device.Reported{
+		"firings": {Every: time.Second, Read: func(context.Context, device.Request) (any, error) {
+			if calls.Add(1) == 2 {
+				time.Sleep(10 * time.Minute) // whatever becomes of its context
+			}
+			return 7, nil
+		}},
+	}}, func(p *plant) {
+		p.expect("firings", p.reported("firings"), "7")
+		p.pass(9 * time.Minute)
+		p.expect("calls", fmt.Sprint(calls.Load()), "2")
+		p.expect("firings without an answer", p.reported("firings"), "")
+		p.pass(2 * time.Minute)
+		p.expect("firings again", p.reported("firings"), "7")
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/hub"
@@ -24,7 +25,11 @@ type reader struct {
 	told  string          // the last error that was told; "" after a success
 	rest  time.Duration   // pause after the last bug
 	until time.Time       // end of that pause: last is used instead
+
+	asked atomic.Bool // Read runs, perhaps left behind by a reading before
 }
+
+var errStillRead = errors.New("the reading before this one has not returned yet")
 
 func newReader(d *Device, name string, property Reported) *reader {
 	r := &reader{d: d, name: name, property: property}
@@ -40,6 +45,10 @@ func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
 		return r.last
 	}
 	value, err := invoke(ctx, r.d, "reported", func(ctx context.Context) (any, error) {
+		if !r.asked.CompareAndSwap(false, true) { // else a Read that hangs would cost a goroutine at each interval
+			return nil, errStillRead
+		}
+		defer r.asked.Store(false)
 		return r.property.Read(ctx, Request{Kind: KindReported, Name: spelled(r.component, r.name), Device: r.d.id.DeviceID, Attempt: 1})
 	})
 	var text json.RawMessage
