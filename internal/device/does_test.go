@@ -10,6 +10,7 @@ import (
 	mathrand "math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/model"
@@ -60,8 +61,10 @@ func (a does) app(chance *mathrand.Rand) App {
 	}
 }
 
-// handle gives a running device a handler of one more command, which takes any payload.
+// handle gives a running device a handler of one more command, which takes any payload. It waits
+// until the device has checked its App, because a device expects no change of it.
 func (d *Device) handle(name string, f func(context.Context, json.RawMessage) (json.RawMessage, error)) {
+	synctest.Wait()
 	d.app.Commands[name] = Command{AnyPayload: true, Handle: func(ctx context.Context, r Request) (Answer, error) {
 		payload, err := f(ctx, r.Value)
 		return Answer{Payload: payload}, err
