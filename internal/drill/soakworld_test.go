@@ -301,14 +301,7 @@ func (w *soakWorld) comeBack() {
 	}
 	w.v.back = time.Since(healed)
 	w.trace("== back")
-	underWay := 2 + uint64(4*duration(w.s.With.Delay, 0)/w.conf.app.Interval)
-	for drained := time.Now(); w.life.dev.Status().Outbox.Queued > underWay; {
-		if time.Since(drained) > drainedWithin {
-			w.v.fault("%d samples still wait %v after the first one came", w.life.dev.Status().Outbox.Queued, drainedWithin)
-			break
-		}
-		w.until(time.Now().Add(250 * time.Millisecond))
-	}
+	w.drain()
 	w.until(time.Now().Add(10 * time.Second))                                                 // it must stay there
 	for since := time.Now(); w.life.dev.Status().Hub == "" || w.state().ConnectedHub == ""; { // a token may just be renewed
 		if time.Since(since) > 5*time.Second {
@@ -317,6 +310,7 @@ func (w *soakWorld) comeBack() {
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
 	}
+	w.drain() // a hub that withheld a PUBACK is given up a minute later, and nothing more may be sent until then
 	if n := w.sessions(); n > 1 {
 		w.v.fault("%d sessions at once, when all was quiet", n)
 	}
@@ -329,6 +323,18 @@ func (w *soakWorld) comeBack() {
 			w.v.fault("%s", strings.Join(open, "; "))
 			break
 		}
+	}
+}
+
+// drain waits until only samples wait that may be under way.
+func (w *soakWorld) drain() {
+	underWay := 2 + uint64(4*duration(w.s.With.Delay, 0)/w.conf.app.Interval)
+	for drained := time.Now(); w.life.dev.Status().Outbox.Queued > underWay; {
+		if time.Since(drained) > drainedWithin {
+			w.v.fault("%d samples still wait %v after the first one came", w.life.dev.Status().Outbox.Queued, drainedWithin)
+			break
+		}
+		w.until(time.Now().Add(250 * time.Millisecond))
 	}
 }
 
