@@ -66,8 +66,8 @@ func manyProperties(size int) string {
 	return b.String()
 }
 
-// TestFloodedProcessKeepsItsMemoryBounded: a real process and a hub that sends as fast as it can, on each path. The
-// process lives, and its memory stays bounded.
+// TestFloodedProcessKeepsItsMemoryBounded: a real process and a hub that sends as fast as it can,
+// on each path. The process lives, and its memory stays bounded.
 func TestFloodedProcessKeepsItsMemoryBounded(t *testing.T) {
 	const c2d, empty = "devices/dev-1/messages/devicebound/", `{"desired":{"$version":1},"reported":{"$version":1}}`
 	big, half := bytes.Repeat([]byte("x"), 500_000), bytes.Repeat([]byte("1"), 250_000)

@@ -36,8 +36,8 @@ func TestHelpFitsATerminal(t *testing.T) {
 	}
 }
 
-// TestHelpIsFilledAndKeepsItsTables: paragraphs are filled, tables keep their columns, commands break where a shell
-// allows.
+// TestHelpIsFilledAndKeepsItsTables: paragraphs are filled, tables keep their columns, commands
+// break where a shell allows.
 func TestHelpIsFilledAndKeepsItsTables(t *testing.T) {
 	long := strings.Repeat("word ", 30)
 	got := reflow("One\ntwo.\n\n    term    " + long + "\n            more\n    command " + strings.Repeat("--flag value ", 8) + "\n")

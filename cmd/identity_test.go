@@ -47,8 +47,8 @@ func configure(t *testing.T, environ []string, args ...string) (*settings, plan,
 	return s, c, errors.Join(err, cerr)
 }
 
-// TestImpossibleAddressesAndIDsAreRefused: the usual spellings are accepted, and impossible values are refused with
-// their key before anything is dialled.
+// TestImpossibleAddressesAndIDsAreRefused: the usual spellings are accepted, and impossible values
+// are refused with their key before anything is dialled.
 func TestImpossibleAddressesAndIDsAreRefused(t *testing.T) {
 	right := func(args ...string) []string {
 		return append([]string{"--id-scope=0ne00ABCDEF", "--device-id=dev-1", "--group-key=" + testKey}, args...)
@@ -139,8 +139,8 @@ func TestImpossibleAddressesAndIDsAreRefused(t *testing.T) {
 	}
 }
 
-// TestImpossibleLedgerAddressesAreRefused: an address of a ledger that cannot work is a fault of the command line,
-// before anything is dialled.
+// TestImpossibleLedgerAddressesAreRefused: an address of a ledger that cannot work is a fault of
+// the command line, before anything is dialled.
 func TestImpossibleLedgerAddressesAreRefused(t *testing.T) {
 	env := &Env{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return nil, errors.New("dialled " + addr) }}
 	for where, says := range map[string]string{
@@ -186,8 +186,8 @@ func writePEM(t *testing.T, kind string, der []byte) string {
 	return path
 }
 
-// TestFaultsOfCertificatesAreNamed: a fault of a certificate or its key is named with both values before anything
-// is dialled.
+// TestFaultsOfCertificatesAreNamed: a fault of a certificate or its key is named with both values
+// before anything is dialled.
 func TestFaultsOfCertificatesAreNamed(t *testing.T) {
 	now := time.Now()
 	cert, key := minted(t, "Dev-1", now.Add(-time.Hour), now.Add(time.Hour))
@@ -271,7 +271,8 @@ func TestFaultsOfCertificatesAreNamed(t *testing.T) {
 	}
 }
 
-// TestExposedSecretsGetOneWarning: each secret that others can read or replace gets one warning, and no more.
+// TestExposedSecretsGetOneWarning: each secret that others can read or replace gets one warning,
+// and no more.
 func TestExposedSecretsGetOneWarning(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("files of Windows have no Unix permission bits, which this test sets and looks at")

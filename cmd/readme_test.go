@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestReadmeListsTheFlagsOfRun: README's table lists the flags that run --help shows, all of them, with
-// their defaults.
+// TestReadmeListsTheFlagsOfRun: README's table lists the flags that run --help shows, all of them,
+// with their defaults.
 func TestReadmeListsTheFlagsOfRun(t *testing.T) {
 	run, _, err := newRootCommand(&Env{}, nil).Find([]string{"run"})
 	if err != nil {

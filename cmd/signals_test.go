@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestEachSignalEndsTheProcessAsItShould holds the process to what each signal means, to the millisecond.
+// TestEachSignalEndsTheProcessAsItShould holds the process to what each signal means, to the
+// millisecond.
 func TestEachSignalEndsTheProcessAsItShould(t *testing.T) {
 	const never = -1
 	type sent struct {

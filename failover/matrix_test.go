@@ -190,9 +190,10 @@ var flipped = map[failover.Action]failover.Action{
 	failover.AskFirst: failover.Reconnect, failover.SlowDown: failover.DialNow, failover.BackOffDPS: failover.RetryDPS, failover.BackOffKnown: failover.BackOffDPS, failover.Stop: failover.BackOff,
 }
 
-// TestEachFaultLeadsToItsAction injects every fault. It holds the device to the rule, to its action, and to
-// the document that says what the device then does. Then it injects the fault once more with another
-// action in the row: if the device then did the same, the row would decide nothing.
+// TestEachFaultLeadsToItsAction injects every fault. It holds the device to the rule, to its
+// action, and to the document that says what the device then does. Then it injects the fault once
+// more with another action in the row: if the device then did the same, the row would decide
+// nothing.
 func TestEachFaultLeadsToItsAction(t *testing.T) {
 	var doc strings.Builder
 	doc.WriteString("# What a device decides\n\n" +

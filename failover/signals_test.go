@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestHintsNameOnlySettingsThatTheDeviceHas: no hint mentions a key to a device without one, or DPS to a device
-// with a connection string. The signals of DPS never come to the latter.
+// TestHintsNameOnlySettingsThatTheDeviceHas: no hint mentions a key to a device without one, or DPS
+// to a device with a connection string. The signals of DPS never come to the latter.
 func TestHintsNameOnlySettingsThatTheDeviceHas(t *testing.T) {
 	hints := 0
 	for s := range signals {

@@ -14,9 +14,9 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-// TestLongWaitForDPSIsReported: a session and Provision tell after ten seconds, and then more and more rarely,
-// that they wait for DPS and in which step, until the answer comes. Provision ends exactly at its
-// limit, in the middle of a registration too. An assignment says whether it is new.
+// TestLongWaitForDPSIsReported: a session and Provision tell after ten seconds, and then more and
+// more rarely, that they wait for DPS and in which step, until the answer comes. Provision ends
+// exactly at its limit, in the middle of a registration too. An assignment says whether it is new.
 func TestLongWaitForDPSIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
@@ -117,9 +117,9 @@ func play(seed uint64, cached State, began time.Time, lasts time.Duration, dial,
 	return dials, asked
 }
 
-// TestWaitsOfAnOutageStayInTheirBounds checks the bounds of waits for a thousand seeds: between registrations that
-// DPS refuses, with the budget and a retry-after, and between dials that the assigned hub refuses.
-// It also checks that the devices of a fleet do not wait equally long.
+// TestWaitsOfAnOutageStayInTheirBounds checks the bounds of waits for a thousand seeds: between
+// registrations that DPS refuses, with the budget and a retry-after, and between dials that the
+// assigned hub refuses. It also checks that the devices of a fleet do not wait equally long.
 func TestWaitsOfAnOutageStayInTheirBounds(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	home := State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-a", AssignedAt: began}}}
@@ -188,9 +188,9 @@ func TestWaitsOfAnOutageStayInTheirBounds(t *testing.T) {
 	}
 }
 
-// TestRestartDoesNotMakeADeviceAskMoreOften: if DPS has refused a device for more than a minute, the device asks as
-// slowly as before after every restart, because its state keeps that. A device that was refused for
-// a shorter time, or was assigned since, begins anew.
+// TestRestartDoesNotMakeADeviceAskMoreOften: if DPS has refused a device for more than a minute,
+// the device asks as slowly as before after every restart, because its state keeps that. A device
+// that was refused for a shorter time, or was assigned since, begins anew.
 func TestRestartDoesNotMakeADeviceAskMoreOften(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, v := range []struct {

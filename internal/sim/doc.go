@@ -44,7 +44,7 @@
 //
 //   - A device that is blocked or not approved may register; the poll then answers failed 400209. A
 //     device that is disabled gets that answer to its register request.
-//   - [Sim.Disable] disables the enrollment and the identity. [Sim.Block] is IoT Central's operator.
+//   - [Sim.Disable] disables enrollment and identity. [Sim.Block] is IoT Central's operator.
 //   - A changed enrollment counts from the next registration on. If the change names other hubs or
 //     another policy, it ends a failover.
 //   - A device that registers again in the same hub keeps its substatus.

@@ -136,7 +136,7 @@ func TestFaultsOnRealSockets(t *testing.T) {
 
 func TestSYNDropOnRealSockets(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("the kernel's part of it is Linux")
+		t.Skip("it drops a SYN by a socket filter of the kernel, which only Linux has")
 	}
 	w := realWorld(t, nil)
 	hub := w.hubAddr("hub-a")
@@ -310,7 +310,7 @@ func TestPahoWorksAgainstAHub(t *testing.T) {
 func TestOfficialNodeSDKWorks(t *testing.T) {
 	dir := os.Getenv("HUBHOP_NODE_DIR")
 	if dir == "" {
-		t.Skip("HUBHOP_NODE_DIR is not set")
+		t.Skip("HUBHOP_NODE_DIR is not set; it names a directory with the official Node.js SDK; make conformance installs and drives that SDK without it")
 	}
 	base := fmt.Sprintf("127.%d.%d.1", 64+rand.IntN(128), rand.IntN(255))
 	w := realWorld(t, func(c *Config) {

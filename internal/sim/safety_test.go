@@ -46,7 +46,7 @@ func listening(t *testing.T) (addrs []string) {
 // too.
 func TestNothingListensBeyondLoopback(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("reads /proc")
+		t.Skip("only Linux lists the listening sockets of a process, in /proc/net")
 	}
 	w := realWorld(t, func(c *Config) { c.Hubs, c.ConnectProxy = 3, "127.0.0.1:0" })
 	addrs := listening(t)

@@ -250,7 +250,7 @@ func TestOpenWithoutRoomForACursor(t *testing.T) {
 // A real directory that loses its permission to write, and a real file system without room.
 func TestReadOnlyDirectory(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("root may write everywhere")
+		t.Skip("root may write in every directory, so no write would fail")
 	}
 	dir := filepath.Join(t.TempDir(), "box")
 	b := openBox(t, dir, Options{})

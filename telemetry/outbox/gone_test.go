@@ -115,13 +115,13 @@ func TestFilesVanishWhileItRuns(t *testing.T) {
 		"a segment is a pipe": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
 			remove(t, b.path(b.segs[4].num))
 			if err := mkfifo(b.path(b.segs[4].num)); err != nil {
-				t.Skip(err)
+				t.Skipf("this system makes no pipes in directories: %v", err)
 			}
 		}, 1},
 		"a segment is a link": {2, Corrupt, func(t *testing.T, _ string, b *Box) {
 			remove(t, b.path(b.segs[4].num))
 			if err := os.Symlink("/dev/zero", b.path(b.segs[4].num)); err != nil {
-				t.Skip(err)
+				t.Skipf("this user may not make links here: %v", err)
 			}
 		}, 1},
 		"the cursor is another": {0, Missing, func(t *testing.T, dir string, _ *Box) {
@@ -293,7 +293,7 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 			closeBox(t, b)
 			name := filepath.Join(dir, file)
 			if err := errors.Join(os.Remove(name), put(name)); err != nil {
-				t.Skip(err)
+				t.Skipf("this system makes no such file: %v", err)
 			}
 			_, err := Open(dir, Options{})
 			if !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), name+" is "+kind) {
@@ -309,7 +309,7 @@ func TestSpecialFilesAreNamed(t *testing.T) {
 	}
 	dir := t.TempDir()
 	if err := mkfifo(filepath.Join(dir, quarantineName)); err != nil {
-		t.Skip(err)
+		t.Skipf("this system makes no pipes in directories: %v", err)
 	}
 	for _, err := range ReadQuarantine(dir) {
 		if !errors.Is(err, ErrSpecial) {
@@ -325,7 +325,7 @@ func TestDirectoryReplacedByAFile(t *testing.T) {
 		var got reports
 		dir, b := goneBox(t, &got)
 		if err := os.Rename(dir, dir+".away"); err != nil {
-			t.Skip(err)
+			t.Skipf("this system moves no directory that is in use: %v", err)
 		}
 		if err := os.WriteFile(dir, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -354,7 +354,7 @@ func TestDirectoryIsALinkToNowhere(t *testing.T) {
 	for kind, target := range map[string]string{"dangling": filepath.Join(t.TempDir(), "gone"), "a loop": "box"} {
 		dir := filepath.Join(t.TempDir(), "box")
 		if err := os.Symlink(target, dir); err != nil {
-			t.Skip(err)
+			t.Skipf("this user may not make links here: %v", err)
 		}
 		b, err := Open(dir, Options{})
 		if err == nil {
@@ -373,7 +373,7 @@ func TestHugeFileIsNamed(t *testing.T) {
 	appendBodies(t, b, "1")
 	closeBox(t, b)
 	if err := os.Truncate(b.path(1), 1<<40); err != nil {
-		t.Skip(err) // this file system has no files of that size
+		t.Skipf("this file system has no files of a terabyte: %v", err)
 	}
 	if _, err := Open(dir, Options{}); !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), "1099511627776 bytes") {
 		t.Errorf("got %v", err)

@@ -10,9 +10,9 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// waitForRoom returns when a request of so many bytes may be queued: under Block as soon as there is
-// room for it, under DropOldest or with over at once. If done is closed before there is room, the
-// error is ErrFull. b.mu is held, and released during waits.
+// waitForRoom returns when a request of so many bytes may be queued: under Block as soon as there
+// is room for it, under DropOldest or with over at once. If done is closed before there is room,
+// the error is ErrFull. b.mu is held, and released during waits.
 func (b *Box) waitForRoom(bytes int64, done <-chan struct{}, over bool) error {
 	for {
 		if b.closed {

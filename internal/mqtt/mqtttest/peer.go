@@ -32,8 +32,8 @@ func (p *Peer) Read() packets.ControlPacket {
 // Send writes a packet. It ignores errors: the client may be gone.
 func (p *Peer) Send(cp packets.ControlPacket) { _ = cp.Write(p.Conn) }
 
-// Welcome reads CONNECT and what came with it, up to the PUBLISH that ends the opening, and lets the
-// client in. It returns nil if the connection sends no CONNECT, which is what a probe does.
+// Welcome reads CONNECT and what came with it, up to the PUBLISH that ends the opening, and lets
+// the client in. It returns nil if the connection sends no CONNECT, which is what a probe does.
 func (p *Peer) Welcome() *packets.ConnectPacket {
 	c, ok := p.Read().(*packets.ConnectPacket)
 	if !ok {
@@ -117,7 +117,8 @@ func (p *Peer) Telemetry() *packets.PublishPacket {
 	}
 }
 
-// Drip sends a packet byte by byte, with a pause before each byte. It returns the first error.
+// Drip sends a packet byte by byte, with a pause of virtual time before each byte. It returns the
+// first error.
 func (p *Peer) Drip(cp packets.ControlPacket, pause time.Duration) error {
 	for _, c := range Bytes(cp) {
 		time.Sleep(pause)
@@ -128,8 +129,8 @@ func (p *Peer) Drip(cp packets.ControlPacket, pause time.Duration) error {
 	return nil
 }
 
-// Every sends a packet again and again, with a pause before each, until the connection fails. It
-// reads nothing of what comes.
+// Every sends a packet again and again, with a pause of virtual time before each, until the
+// connection fails. It reads nothing of what comes.
 func (p *Peer) Every(pause time.Duration, cp packets.ControlPacket) {
 	for {
 		time.Sleep(pause)

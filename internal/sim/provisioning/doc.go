@@ -17,7 +17,7 @@
 //
 // [Service] is DPS on the network. It changes nothing but through the registry:
 //
-//   - service.go, register.go, operations.go, limits.go: requests and answers, whatever they come by
+//   - service.go, register.go, operations.go, limits.go: requests and answers, by any transport
 //   - mqtt.go, https.go: the API for devices
 //   - csr.go: certificates for devices
 //   - service_api.go: the API for services

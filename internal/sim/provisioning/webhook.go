@@ -99,7 +99,7 @@ func (p *Service) callWebhook(ctx context.Context, to string, ask *webhookReques
 		return failed(400207, "Custom allocation failed: %v", err)
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
-	res, err := p.hooks.Do(req) //nolint:gosec // as above
+	res, err := p.hooks.Do(req) //nolint:gosec // the enrollment names the address
 	if err != nil {
 		return failed(400207, "Custom allocation failed: %v", err)
 	}
