@@ -108,13 +108,7 @@ func checkOperationID(s string) error {
 
 // only reports whether s consists of ASCII letters, ASCII digits and the characters of others.
 func only(s, others string) bool {
-	for i := range len(s) {
-		b := s[i]
-		if (b < '0' || b > '9') && (b < 'A' || b > 'Z') && (b < 'a' || b > 'z') && strings.IndexByte(others, b) < 0 {
-			return false
-		}
-	}
-	return true
+	return !strings.ContainsFunc(s, func(r rune) bool { return !azname.IsAlphanumeric(r) && !strings.ContainsRune(others, r) })
 }
 
 // word returns s if it is a short word, else an empty text.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/azname"
 )
 
 // MaxRegistrationID is the length limit of a registration id in characters (Microsoft: "Device
@@ -21,16 +23,12 @@ func CheckRegistrationID(id string) error {
 		return fmt.Errorf("the device id has %d characters; DPS takes %d", len(id), MaxRegistrationID)
 	}
 	for _, r := range id {
-		if !alphanumeric(r) && !strings.ContainsRune("-._:", r) {
+		if !azname.IsAlphanumeric(r) && !strings.ContainsRune("-._:", r) {
 			return fmt.Errorf("the device id %q contains %q; DPS takes letters, digits and any of - . _ :, nothing else", id, r)
 		}
 	}
-	if last := rune(id[len(id)-1]); !alphanumeric(last) && last != '-' {
+	if last := rune(id[len(id)-1]); !azname.IsAlphanumeric(last) && last != '-' {
 		return fmt.Errorf("the device id %q ends with %q; its last character must be a letter, a digit or a dash", id, last)
 	}
 	return nil
-}
-
-func alphanumeric(r rune) bool {
-	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }

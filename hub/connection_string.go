@@ -77,13 +77,11 @@ func partName(name string) (string, error) {
 			return "", fmt.Errorf("the connection string has %s: %s", unused, why)
 		}
 	}
-	if len(name) > 32 || strings.ContainsFunc(name, func(r rune) bool { return !isASCIILetter(r) && (r < '0' || r > '9') }) {
+	if len(name) > 32 || strings.ContainsFunc(name, func(r rune) bool { return !azname.IsAlphanumeric(r) }) {
 		return "", fmt.Errorf("a part of the connection string has an impossible name; the whole is of the form %s", connectionStringForm)
 	}
 	return "", fmt.Errorf("the connection string has %s, which hubhop does not know; the whole is of the form %s", name, connectionStringForm)
 }
-
-func isASCIILetter(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' }
 
 func (c ConnectionString) check(parts map[string]string) error {
 	for _, name := range []string{"HostName", "DeviceId"} {

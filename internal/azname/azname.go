@@ -43,7 +43,7 @@ func CheckHost(s string) error {
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, func(r rune) bool {
-			return !isAlphanumeric(r) && r != '-' && r != '_'
+			return !IsAlphanumeric(r) && r != '-' && r != '_'
 		}) {
 			return fmt.Errorf("%s is not a host name", quoteShort(s))
 		}
@@ -64,14 +64,15 @@ func CheckDeviceID(id string) error {
 		return fmt.Errorf("%s has a + or #, which no MQTT topic can carry; give the device an id without them", quoteShort(id))
 	}
 	for _, r := range id {
-		if !isAlphanumeric(r) && !strings.ContainsRune("-:.%_*?!(),=@$'", r) {
+		if !IsAlphanumeric(r) && !strings.ContainsRune("-:.%_*?!(),=@$'", r) {
 			return fmt.Errorf("%s has the character %q; an id has letters, digits and - : . %% _ * ? ! ( ) , = @ $ '", quoteShort(id), r)
 		}
 	}
 	return nil
 }
 
-func isAlphanumeric(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' }
+// IsAlphanumeric reports whether r is an ASCII letter or digit.
+func IsAlphanumeric(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' }
 
 // keyLike matches a key in base64, or a long part of one.
 var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}`)
