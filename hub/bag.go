@@ -33,10 +33,11 @@ type bag struct {
 	own     []byte
 	ownSize int // bytes of names and values, unescaped
 
-	common                          []byte
-	commonSize                      int
-	contentType, encoding, resource string // what common was made of
-	known                           bool   // common is of these
+	common     []byte
+	commonSize int
+	// What common was made of. It counts only if known is set, which says that this succeeded.
+	contentType, encoding, component string
+	known                            bool
 
 	dates dates
 	keys  []string // of the application's properties, in order
@@ -46,7 +47,7 @@ type bag struct {
 // properties overrule none of the fields that m has. If neither part is empty, the caller puts '&'
 // between them.
 func (b *bag) encode(m *message.Outgoing) (own, common []byte, err error) {
-	if !b.known || m.ContentType != b.contentType || m.ContentEncoding != b.encoding || m.Component != b.resource {
+	if !b.known || m.ContentType != b.contentType || m.ContentEncoding != b.encoding || m.Component != b.component {
 		if err := b.encodeCommon(m); err != nil {
 			return nil, nil, err
 		}
@@ -80,7 +81,7 @@ func (b *bag) encodeCommon(m *message.Outgoing) error {
 	w.pair(encodingName, m.ContentEncoding)
 	w.pair(componentName, m.Component)
 	b.common, b.commonSize = w.out, w.size
-	b.contentType, b.encoding, b.resource, b.known = m.ContentType, m.ContentEncoding, m.Component, w.err == nil
+	b.contentType, b.encoding, b.component, b.known = m.ContentType, m.ContentEncoding, m.Component, w.err == nil
 	return w.err
 }
 
