@@ -20,9 +20,9 @@ type Step string
 // The steps of a registration, in their order.
 const (
 	StepDial Step = "dial" // TCP
+	StepTLS  Step = "TLS"  // handshake
 	// StepAdmit waits for the rate of this process. No [*Error] has this step.
 	StepAdmit     Step = "admit"
-	StepTLS       Step = "TLS"       // handshake
 	StepConnect   Step = "connect"   // MQTT CONNECT to CONNACK
 	StepSubscribe Step = "subscribe" // MQTT SUBSCRIBE to SUBACK
 	StepRegister  Step = "register"  // the register request
@@ -33,13 +33,8 @@ const (
 // Codes of DPS that decide what to do (Microsoft: "Device Provisioning Service error codes"). Code
 // 400209 is also IoT Central's "waiting for approval or blocked by an operator".
 const (
-	CodeAllocationWebhook = 400207
-	CodeNoHub             = 400208
-	CodeBlocked           = 400209
-	CodeUnauthorized      = 401000
-	CodeInvalidCredential = 401002
-	CodeNotEnrolled       = 404201
-	CodeUnknownOperation  = 404202
+	CodeBlocked          = 400209
+	CodeUnknownOperation = 404202
 )
 
 // ErrStuck is wrapped when DPS was still assigning at the end of the patience of one registration.
