@@ -103,17 +103,12 @@ func TestAcknowledgedMessagesAreForgottenBehindOneThatIsNot(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		kept := 0
 		l.mu.Lock()
-		for _, p := range []*publish{l.flight.oldest, l.flight.free} {
-			for ; p != nil; p = p.next {
-				kept++
-			}
-		}
+		n := kept(&l.flight)
 		alone := l.flight.oldest == l.flight.newest && l.flight.oldest.before == nil && l.flight.oldest.next == nil
 		l.mu.Unlock()
-		if kept > 2 || !alone {
-			t.Errorf("%d are kept", kept)
+		if n > 2 || !alone {
+			t.Errorf("%d are kept", n)
 		}
 		l.Abort(nil)
 		if len(told.Told) != 1000 || told.Told[999] != "0 false" || told.Told[0] != "1 true" {

@@ -37,7 +37,7 @@ const (
 	PhaseSession   Phase = "session"   // afterwards
 )
 
-// Error is why there is no session, or no more.
+// Error says why a session did not come up, or why it has ended.
 type Error struct {
 	Phase     Phase
 	Pipelined bool  // more than CONNECT had been sent when the connection ended without a CONNACK
@@ -45,11 +45,11 @@ type Error struct {
 	Err       error // the cause; never nil. A [*RefusalError] if the server refused the session
 }
 
-func (f *Error) Error() string { return fmt.Sprintf("%s: %v", f.Phase, f.Err) }
+func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
 
-func (f *Error) Unwrap() error { return f.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
-// RefusalError is a CONNACK that refuses the session. Its text is the one text for its code.
+// RefusalError is a CONNACK that refuses the session. Its text depends on its code alone.
 type RefusalError struct {
 	Code byte // 1 to 5 in MQTT 3.1.1; others are accepted here, because a peer may send them
 }

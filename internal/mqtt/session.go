@@ -90,7 +90,7 @@ type Receipt struct {
 	given bool
 }
 
-// Stats counts what one session has carried.
+// Stats counts what one session has carried. Only tests read it.
 type Stats struct {
 	SessionPresent bool          // the server had kept the session
 	Published      uint64        // PUBLISHes sent with QoS 1
@@ -233,7 +233,7 @@ func (s *Session) Done() <-chan struct{} { return s.done }
 // Describe has put it.
 func (s *Session) Err() error { <-s.done; return s.err }
 
-// Stats returns a snapshot of the session's counters.
+// Stats returns a snapshot of the session's counters. Only tests call it.
 func (s *Session) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()

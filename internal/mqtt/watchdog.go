@@ -54,25 +54,25 @@ type watch struct {
 	due     time.Time     // when timer fires
 	missed  time.Duration // part of the present silence in which this process did not run
 	starved time.Time     // when that was last noticed
-	lastIn  time.Time
+	lastIn  time.Time     // when the reader last had something of the peer
 	// deaf is when the reader was last seen to have heard nothing for long because it was busy.
 	deaf       time.Time
-	lastOut    time.Time
-	setupSince time.Time // CONNECT was sent
-	pingSent   time.Time // zero: no PINGREQ is unanswered
+	lastOut    time.Time // when a write last began
+	setupSince time.Time // when CONNECT was sent
+	pingSent   time.Time // of the PINGREQ that is unanswered; zero: none is
 	srtt       time.Duration
 	rttvar     time.Duration
 	// varied is how much round trips differed on an earlier session to the same server.
 	varied    time.Duration
 	quick     time.Duration // the shorter one of the dial's round trips
-	measured  time.Time     // the latest measure of a round trip was taken
+	measured  time.Time     // when the latest measure of a round trip was taken
 	alarms    int           // false alarms since the last PUBACK
 	suspect   bool
 	proved    bool      // while suspect: the server answered a probe
-	listed    bool      // and the system knows the address that this came from
+	listed    bool      // the system lists the local address of the probe that proved it
 	moved     bool      // while suspect: this machine has left the session's address
-	patience  time.Time // while suspect: how long a probe that TCP has answered may still take
-	nextProbe time.Time
+	patience  time.Time // while suspect: until when TLS may take, of a probe whose TCP was answered
+	nextProbe time.Time // while suspect: when the next probe is due
 	// probing is for all probes of one suspicion. It is nil if only the session itself may answer.
 	probing   context.Context
 	stopProbe context.CancelFunc
@@ -161,8 +161,8 @@ func (s *Session) ackedLocked(p *publish, now time.Time) {
 	s.alarms = 0
 	s.window = min(s.maxWindow, s.window+1)
 	if p.again || p.sent.Before(s.measured) || p.sent.Before(s.deaf) || p.sent.Before(s.starved) {
-		// One measure for a round trip, because a burst would weigh too much; none while this
-		// machine was the cause.
+		// Only one measure counts for each round trip, because a burst would weigh too much. A
+		// measure during which this machine was busy does not count at all.
 		return
 	}
 	if s.measured.IsZero() {
@@ -227,8 +227,8 @@ func (s *Session) look() error {
 // the session.
 func (s *Session) armLocked(now time.Time) error {
 	if since := time.Duration(s.telling.Load()); since != 0 && now.Sub(s.setupSince)-since >= busyFor {
-		// What has come from the server waits for the reader: that is not the server's silence. But
-		// ours the server would not bear.
+		// The server's packets wait for the reader, so the server is not silent. This side must not
+		// be silent for long either, so it still sends pings.
 		s.deaf = now
 		if !now.Before(s.lastOut.Add(s.keepAlive)) {
 			s.pingLocked(now)
@@ -286,7 +286,8 @@ func (s *Session) armLocked(now time.Time) error {
 	switch {
 	case s.moved:
 		s.proved = false
-	case s.proved && s.listed: // it may yet lose it: the new network comes before the old one goes
+	case s.proved && s.listed:
+		// This machine may yet lose the address: a new network comes before the old one goes.
 		s.setLocked(now, earlier(last, now.Add(probeEvery)))
 		return nil
 	case s.proved:
@@ -342,7 +343,8 @@ func (s *Session) probeLocked(now time.Time) {
 	s.wg.Go(func() {
 		defer s.Contain("probing")
 		from, err := s.endpoint.probe(ctx, func() {
-			note(func() { // the watchdog looks at it when the session would be dead without
+			// The watchdog looks at patience when the session would be dead without it.
+			note(func() {
 				answered := time.Now()
 				s.patience = answered.Add(max(s.answerTime(), 3*answered.Sub(now)))
 			})
