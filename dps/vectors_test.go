@@ -14,8 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt"
 )
 
-// The vectors are those of Microsoft's documentation, not of this
-// code.
+// The vectors are those of Microsoft's documentation, not of this code.
 const (
 	docGroupKey = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
 	testGroup   = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="

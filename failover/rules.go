@@ -167,7 +167,8 @@ var Rules = []Rule{
 	{"D05", DPSSilent, Always, RetryDPS, "", "a connection that is silent costs no registration"},
 	{"D06", DPSEarly, Always, RetryDPS, "", "perhaps DPS minds what came before its CONNACK; the next try is the careful way"},
 	{"D07", DPSDropped, Always, Reregister, "", "the registration is gone; a new one is cheap, within the budget"},
-	// Only for a registration that ends with 429. A poll that is throttled goes on in dps/client.go.
+	// Only for a registration that ends with 429. Package dps itself goes on after a poll that is
+	// throttled.
 	{"D08", DPSThrottled, Always, RetryAfter, "", "DPS says when"},
 	{"D09", DPSError, Always, BackOffKnown, "internal error 500", "DPS is in trouble: keep the assignment and wait; most such troubles are over within seconds"},
 	{"D10", DPSUnauthorized, Always, BackOffDPS, "", "wrong key, wrong ID scope or wrong clock: a person must act; keep trying, slowly"},
