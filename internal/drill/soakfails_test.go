@@ -23,14 +23,15 @@ func TestSoakFindsEveryFault(t *testing.T) {
 		schedule string
 		spoil    func(w *soakWorld)
 	}{
-		"have left the outbox":             {dies, func(w *soakWorld) { w.conf.id.OpenOutbox = hasty }},
-		"samples never arrived at any hub": {dies, func(w *soakWorld) { w.conf.id.OpenOutbox = hasty }},
-		"nothing came within":              {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
-		"nothing came at all":              {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
-		"samples still wait in the outbox": {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
-		"samples still wait 2m0s after":    {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = forgetful }},
-		"the outbox gave something up":     {dies, func(w *soakWorld) { w.conf.shared.Config.Outbox.MaxAge = time.Second }},
-		"were given up":                    {dies, func(w *soakWorld) { w.conf.shared.Config.Outbox.MaxAge = time.Second }},
+		"have left the outbox":                        {dies, func(w *soakWorld) { w.conf.id.OpenOutbox = hasty }},
+		"samples never arrived at any hub":            {dies, func(w *soakWorld) { w.conf.id.OpenOutbox = hasty }},
+		"nothing came within":                         {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
+		"nothing came at all":                         {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
+		"samples still wait in the outbox":            {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = deaf }},
+		"samples still wait 2m0s after the first":     {"1s c2d", func(w *soakWorld) { w.conf.id.OpenOutbox = forgetful }},
+		"samples still wait 2m0s after the queue had": {"1s c2d", deafLater},
+		"the outbox gave something up":                {dies, func(w *soakWorld) { w.conf.shared.Config.Outbox.MaxAge = time.Second }},
+		"were given up":                               {dies, func(w *soakWorld) { w.conf.shared.Config.Outbox.MaxAge = time.Second }},
 		"behind samples that are newer": {dies, func(w *soakWorld) {
 			w.conf.shared.Config.Drain.Order = telemetry.FreshFirst
 			w.conf.app.Interval = 100 * time.Millisecond
@@ -94,6 +95,17 @@ func deaf(dir string, o outbox.Options) (device.Outbox, error) {
 	h := &hoard{Box: b}
 	h.full.Store(true)
 	return h, err
+}
+
+// deafLater makes the outbox deaf, after everything is healed and the queue has been empty.
+func deafLater(w *soakWorld) {
+	h := &hoard{}
+	w.conf.id.OpenOutbox = func(dir string, o outbox.Options) (device.Outbox, error) {
+		var err error
+		h.Box, err = outbox.Open(dir, o)
+		return h, err
+	}
+	w.later(6*time.Second, func() { h.full.Store(true) })
 }
 
 // forgetful opens an outbox that does not hear of acknowledgements.

@@ -39,7 +39,7 @@ const (
 	// minute, and what may follow it.
 	backWithin = 100 * time.Second
 
-	// drainedWithin is how long the queue may take to empty after that.
+	// drainedWithin is how long the queue may take to empty after that, and again after a while.
 	drainedWithin = 2 * time.Minute
 
 	// twinWithin is how long a twin may take to come to rest: the answer to a request got lost, and
@@ -301,7 +301,7 @@ func (w *soakWorld) comeBack() {
 	}
 	w.v.back = time.Since(healed)
 	w.trace("== back")
-	w.drain()
+	w.drain("the first one came")
 	w.until(time.Now().Add(10 * time.Second))                                                 // it must stay there
 	for since := time.Now(); w.life.dev.Status().Hub == "" || w.state().ConnectedHub == ""; { // a token may just be renewed
 		if time.Since(since) > 5*time.Second {
@@ -310,7 +310,9 @@ func (w *soakWorld) comeBack() {
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
 	}
-	w.drain() // a hub that withheld a PUBACK is given up a minute later, and nothing more may be sent until then
+	// A hub that withheld a PUBACK is given up a minute later, and nothing more may be sent until
+	// then.
+	w.drain("the queue had been empty")
 	if n := w.sessions(); n > 1 {
 		w.v.fault("%d sessions at once, when all was quiet", n)
 	}
@@ -326,12 +328,13 @@ func (w *soakWorld) comeBack() {
 	}
 }
 
-// drain waits until only samples wait that may be under way.
-func (w *soakWorld) drain() {
+// drain waits until only samples wait that may be under way. event, which has just come about,
+// stands in the finding if that takes too long.
+func (w *soakWorld) drain(event string) {
 	underWay := 2 + uint64(4*duration(w.s.With.Delay, 0)/w.conf.app.Interval)
 	for drained := time.Now(); w.life.dev.Status().Outbox.Queued > underWay; {
 		if time.Since(drained) > drainedWithin {
-			w.v.fault("%d samples still wait %v after the first one came", w.life.dev.Status().Outbox.Queued, drainedWithin)
+			w.v.fault("%d samples still wait %v after %s", w.life.dev.Status().Outbox.Queued, drainedWithin, event)
 			break
 		}
 		w.until(time.Now().Add(250 * time.Millisecond))
