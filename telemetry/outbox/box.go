@@ -137,7 +137,7 @@ const MinMaxBytes = 1 << 20
 func (o Options) Validate() error {
 	var faults []error
 	if o.MaxBytes < MinMaxBytes {
-		faults = append(faults, fmt.Errorf("outbox-max-bytes must be at least 1MiB, it is %d", o.MaxBytes))
+		faults = append(faults, fmt.Errorf("outbox-max-bytes must be at least 1MiB, it is %d bytes", o.MaxBytes))
 	}
 	if o.MaxAge < 0 {
 		faults = append(faults, fmt.Errorf("outbox-max-age must not be negative, it is %v", o.MaxAge))
