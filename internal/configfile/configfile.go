@@ -5,8 +5,10 @@ package configfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -128,12 +130,10 @@ func lineOf(text []byte, offset int) int {
 	return 1 + bytes.Count(text[:min(max(offset, 0), len(text))], []byte{'\n'})
 }
 
-// ByLine returns the keys of a file in the order of their lines.
+// ByLine returns the keys of a file in the order of their lines. Keys of one line are in
+// alphabetical order, so that the same file always gives the same errors.
 func ByLine(values map[string]Value) []string {
-	keys := make([]string, 0, len(values))
-	for key := range values {
-		keys = append(keys, key)
-	}
-	slices.SortFunc(keys, func(a, b string) int { return values[a].Line - values[b].Line })
-	return keys
+	return slices.SortedFunc(maps.Keys(values), func(a, b string) int {
+		return cmp.Or(values[a].Line-values[b].Line, strings.Compare(a, b))
+	})
 }

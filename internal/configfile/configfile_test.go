@@ -6,6 +6,19 @@ import (
 	"testing"
 )
 
+// TestKeysHaveOneOrder: keys come by their lines, and those of one line by the alphabet.
+func TestKeysHaveOneOrder(t *testing.T) {
+	values := map[string]Value{"z": {Line: 1}}
+	want := []string{"z"}
+	for key := 'a'; key < 'm'; key++ {
+		values[string(key)] = Value{Line: 2}
+		want = append(want, string(key))
+	}
+	if got := ByLine(values); !slices.Equal(got, want) {
+		t.Errorf("%q, not %q", got, want)
+	}
+}
+
 // FuzzConfigFile: no content of a file ends the process. A value that is read is text of the file,
 // in one piece if it has no quotes. Every fault names its file, and is one short line.
 func FuzzConfigFile(f *testing.F) {
