@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -141,6 +142,44 @@ func TestFilesThatAreNamedExist(t *testing.T) {
 	if names < 50 {
 		t.Errorf("found the names of %d files: the pattern no longer recognises them", names)
 	}
+}
+
+// go test passes when -run matches nothing. So a test that is renamed would leave its target of the
+// Makefile without a test, and nobody would notice.
+func TestMakefileRunsTestsThatExist(t *testing.T) {
+	names, pattern := 0, regexp.MustCompile(`\./([\w/]+) -run '([^'/]+)`)
+	makefile := strings.NewReplacer("$(BENCH)", "./internal/bench", "$$", "$").Replace(readDocument(t, "Makefile"))
+	for _, run := range pattern.FindAllStringSubmatch(makefile, -1) {
+		tests, dir, want := testsIn(t, run[1]), run[1], run[2]
+		whole := strings.HasPrefix(want, "^") && strings.HasSuffix(want, "$")
+		for name := range strings.SplitSeq(strings.Trim(want, "^$()"), "|") {
+			names++
+			if !slices.ContainsFunc(tests, func(test string) bool { return test == name || !whole && strings.Contains(test, name) }) {
+				t.Errorf("the Makefile runs %s of %s, and there is no such test", name, dir)
+			}
+		}
+	}
+	if names < 12 {
+		t.Errorf("found %d names of tests: the pattern no longer recognises them", names)
+	}
+}
+
+// testFunction matches the beginning of a test in Go: its name is group 1.
+var testFunction = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+
+// testsIn returns the names of the tests in a directory.
+func testsIn(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		for _, m := range testFunction.FindAllStringSubmatch(readDocument(t, file), -1) {
+			names = append(names, m[1])
+		}
+	}
+	return names
 }
 
 func skippedDir(name string) bool {
