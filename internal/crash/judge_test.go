@@ -181,3 +181,14 @@ func TestChaosFindsEveryFault(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentDeviceIsToldWithTheEvent: the error names the event after which nothing came.
+func TestSilentDeviceIsToldWithTheEvent(t *testing.T) {
+	for i, want := range []string{"after the start has arrived", "after event 0 has arrived", "after event 1 has arrived"} {
+		k := newKilling(&trial{options: options{recovery: time.Millisecond}})
+		k.book.Event(0)
+		if err := k.recover(t.Context(), eventBefore(i)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, not %q", err, want)
+		}
+	}
+}

@@ -58,7 +58,7 @@ func (k *killing) strike(ctx context.Context) error {
 		return err
 	}
 	k.book.Event(0)
-	if err := k.recover(ctx, 0); err != nil {
+	if err := k.recover(ctx, "the start"); err != nil {
 		return err
 	}
 	for i := 0; k.killed() < k.kills || k.book.Moves < k.moves; i++ {
@@ -95,7 +95,7 @@ func (k *killing) happen(ctx context.Context, i int) error {
 	var err error
 	switch when {
 	case patient:
-		err = k.recover(ctx, i)
+		err = k.recover(ctx, eventBefore(i))
 	case eager:
 		before := k.book.Received
 		wait /= 20
@@ -125,17 +125,26 @@ func (k *killing) happen(ctx context.Context, i int) error {
 	return nil
 }
 
-// recover waits until a sample has arrived that was made after everything that has happened.
-func (k *killing) recover(ctx context.Context, i int) error {
+// eventBefore names what happened last before an event.
+func eventBefore(event int) string {
+	if event == 0 {
+		return "the start"
+	}
+	return fmt.Sprintf("event %d", event-1)
+}
+
+// recover waits until a sample has arrived that was made after everything that has happened. last
+// names the last of that.
+func (k *killing) recover(ctx context.Context, last string) error {
 	began := time.Now()
 	if err := k.follow(ctx, pollEvery, k.recovery, k.book.Calm); err != nil {
 		return err
 	}
 	if !k.book.Calm() {
-		return fmt.Errorf("no sample that was made after event %d has arrived within %v", i-1, k.recovery)
+		return fmt.Errorf("no sample that was made after %s has arrived within %v", last, k.recovery)
 	}
 	if took := time.Since(began); took > k.looks.longest {
-		k.looks.longest, k.looks.slowest = took, fmt.Sprintf("before event %d", i)
+		k.looks.longest, k.looks.slowest = took, last
 	}
 	return nil
 }
@@ -220,7 +229,7 @@ func (k *killing) finish(ctx context.Context) (drill.Verdict, error) {
 	if err := drill.Heal(ctx, &k.cloud); err != nil {
 		return broken(err)
 	}
-	if err := k.recover(ctx, -1); err != nil {
+	if err := k.recover(ctx, "the last event"); err != nil {
 		return broken(err)
 	}
 	took, distinct := time.Since(k.feeder.began), k.book.Distinct
@@ -258,7 +267,7 @@ func (k *killing) report(v *drill.Verdict, last uint64, rate float64) {
 	k.say("%d kills (device %d, simulator %d) and %d failovers in %v", k.killed(), k.device.kills, k.sim.kills, b.Moves, time.Since(k.began).Round(time.Second))
 	k.say("%d samples, %.0f a second over the whole run; %d lines died unread in the pipes of killed devices", last, rate, k.feeder.written()-last)
 	k.say("%d lost, %d repeated, at most %d per event (allowed: %d)", v.Lost, b.Repeats, b.Worst, b.Window)
-	k.say("at most %d queued; up to %.0f a second arrived; what was made after an event had arrived within %v (the slowest was %s)", l.most, b.Fastest,
+	k.say("at most %d queued; up to %.0f a second arrived; what was made after an event had arrived within %v (the slowest was after %s)", l.most, b.Fastest,
 		l.longest.Round(10*time.Millisecond), l.slowest)
 }
 
