@@ -1,9 +1,10 @@
 // Package drill attacks a hub on purpose and judges what came of it. What it counts is what the
 // hubs have received, never what the device believes.
 //
-// A [Schedule] says what is broken, and when; it is played on a [Stage]. A [Judge] compares what
-// arrived with what an outbox promised, and gives a [Verdict]. A [Cloud] is the simulator, in this
-// process or behind its control API.
+// A [Schedule] says what is broken, and when; it is played on a [Stage]. So far only the soak plays
+// schedules, which is a test of this package. A [Judge] compares what arrived with what an outbox
+// promised, and gives a [Verdict]. A [Cloud] is the simulator, in this process or behind its
+// control API.
 package drill
 
 import (

@@ -127,7 +127,7 @@ func (j *Judge) Stale() { j.audit.Stale = true }
 func (j *Judge) Holds(dir string) error { return j.audit.Holds(dir) }
 
 // Numbered names an outbox whose directory is not there: its id, and the last seq that it gave to a
-// message.
+// message. So far only tests use it.
 func (j *Judge) Numbered(id string, last uint64) { j.audit.Numbered(id, last) }
 
 // Made tells how many samples the device says that it has made. Then all of them are asked for,
