@@ -306,7 +306,8 @@ func (s *Sim) ResetLedger() error {
 }
 
 // Watch returns events from now on, until cancel or Close closes the channel. A watcher that falls
-// more than a thousand events behind misses some.
+// more than a thousand events behind misses some. It is for tests: other processes read GET
+// /api/events.
 func (s *Sim) Watch() (events <-chan iothub.Event, cancel func()) { return s.events.watch() }
 
 // DeviceKey returns the primary key of a device of the default enrollment group.
@@ -316,5 +317,5 @@ func (s *Sim) DeviceKey(registrationID string) []byte { return s.registry.Device
 func (s *Sim) Enroll(e provisioning.Enrollment) error { return s.registry.Enroll(e) }
 
 // EnrollDocument adds or replaces an enrollment or an enrollment group, given in the form of the
-// DPS service API (JSON).
+// DPS service API (JSON). It is for tests.
 func (s *Sim) EnrollDocument(doc []byte) error { return s.registry.EnrollDocument(doc) }

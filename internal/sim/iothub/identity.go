@@ -267,7 +267,7 @@ func (i *Identity) usableLocked() error {
 	return nil
 }
 
-// Held returns how many bytes of memory the packets take that wait for the device.
+// Held returns how many bytes of memory the packets take that wait for the device. It is for tests.
 func (i *Identity) Held() int {
 	if s := i.online(); s != nil {
 		return s.wire.Held()

@@ -279,7 +279,7 @@ func documentOf(k keptDocument) azure.TwinDocument {
 }
 
 // Lasting returns everything of an identity that a restart must bring back, to be encoded as JSON.
-// Tests compare it before and after a restart.
+// It is for tests, which compare it before and after a restart.
 func (i *Identity) Lasting() (all []any) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

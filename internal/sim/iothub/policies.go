@@ -59,7 +59,7 @@ func (h *Hub) ConnectionString() string {
 	return "HostName=" + host + ";SharedAccessKeyName=" + owner.name + ";SharedAccessKey=" + base64.StdEncoding.EncodeToString(owner.keys[0])
 }
 
-// PolicyKeys returns the primary and the secondary key of a policy.
+// PolicyKeys returns the primary and the secondary key of a policy. It is for tests.
 func (h *Hub) PolicyKeys(name string) (keys [2][]byte, ok bool) {
 	p, ok := h.policy(name, 0)
 	return p.keys, ok

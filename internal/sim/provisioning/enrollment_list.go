@@ -142,7 +142,7 @@ func (r *Registry) enrolDocument(doc []byte) error {
 	return err
 }
 
-// EnrollDocument is enrolDocument with the errors of the control API.
+// EnrollDocument is enrolDocument with the errors of the control API. It is for tests.
 func (r *Registry) EnrollDocument(doc []byte) error { return controlError(r.enrolDocument(doc)) }
 
 // EnrolConfigured brings the enrollments of the options into the list, if they are not those of the

@@ -218,7 +218,7 @@ func (e *FewHubsError) Error() string {
 }
 
 // Lasting returns everything of the registry that a restart must bring back, to be encoded as JSON.
-// Tests compare it before and after one.
+// It is for tests, which compare it before and after a restart.
 func (r *Registry) Lasting() (all []any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -62,7 +62,8 @@ func (p *Service) speakMQTT(c *wire.Conn, secure *tls.Conn, via wire.Carrier) {
 	p.Converse(w)
 }
 
-// Converse plays the whole conversation of a connection that needs no handshake.
+// Converse serves a connection that needs no TLS handshake any more, until it ends. Outside this
+// package it is for tests.
 func (p *Service) Converse(w *wire.MQTT) { (&dpsSession{dps: p, wire: w}).run() }
 
 func (s *dpsSession) run() {

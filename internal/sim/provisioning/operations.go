@@ -121,7 +121,7 @@ func (p *Service) remember(op *operation) {
 	p.oldest = append(p.oldest, op)
 }
 
-// Remembered counts the registrations that can be polled.
+// Remembered counts the registrations that can be polled. It is for tests.
 func (p *Service) Remembered() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

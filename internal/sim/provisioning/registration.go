@@ -143,7 +143,7 @@ func (r *Registry) stateOf(d *device) registrationState {
 }
 
 // Provision registers a device with the default group and assigns it to a hub, whose host it
-// returns. It checks no credentials. The device gets those in auth. Tests and measurements fill a
+// returns. It checks no credentials. The device gets those in auth. It is for tests, which fill a
 // cloud with it.
 func (r *Registry) Provision(id string, auth azure.Credentials) (host string, err error) {
 	r.mu.Lock()

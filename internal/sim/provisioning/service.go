@@ -293,5 +293,6 @@ func (p *Service) nameHub(c claim, s registrationState) registrationState {
 	return s
 }
 
-// ServiceKeys returns the primary and the secondary key of the policy for the service API.
+// ServiceKeys returns the primary and the secondary key of the policy for the service API. It is
+// for tests.
 func (p *Service) ServiceKeys() [2][]byte { return p.key }

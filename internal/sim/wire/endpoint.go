@@ -341,7 +341,7 @@ func (e *Endpoint) CanDropSYNs() bool {
 }
 
 // Clients returns the addresses of all that are connected, and how many of them have not said who
-// they are.
+// they are. It is for tests.
 func (e *Endpoint) Clients() (connected []net.Addr, strangers int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -407,6 +407,7 @@ type Conn struct {
 }
 
 // NewConn makes the connection of an endpoint from a socket. The endpoint does not know it yet.
+// Outside this package it is for tests.
 func NewConn(socket net.Conn, of *Endpoint) *Conn { return &Conn{inner: socket, endpoint: of} }
 
 // Read reads what the client sent. It waits while the endpoint is mute.

@@ -121,7 +121,7 @@ func (c *signalConn) Close() error {
 	return err
 }
 
-// Handler answers the requests. Tests call it without a connection.
+// Handler answers the requests. It is for tests, which call it without a connection.
 func (f *HTTPFront) Handler() http.Handler { return f.server.Handler }
 
 // Start begins to serve.

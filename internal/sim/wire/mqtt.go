@@ -85,7 +85,7 @@ func (w *MQTT) IsCrowded() bool { return w.crowded.Load() }
 // ServerName is the name that the client asked for in TLS.
 func (w *MQTT) ServerName() string { return w.tls.ConnectionState().ServerName }
 
-// Held returns how many bytes the buffer of waiting packets takes.
+// Held returns how many bytes the buffer of waiting packets takes. It is for tests.
 func (w *MQTT) Held() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
