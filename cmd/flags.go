@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
 // choices maps each flag that takes one of a few values to these values.
@@ -15,13 +17,13 @@ var choices = map[string][]string{
 	"outbox-full":             {"drop-oldest", "block"},
 	"log-level":               {"trace", "debug", "info", "warn", "error"},
 	"log-format":              {"console", "json"},
-	"layout":                  {"loopback", "ports"},
-	"move":                    {"disable", "delete"},
-	"allocation":              {"static", "hashed", "geoLatency", "custom"},
-	"reprovision":             {"migrate", "reset", "never"},
-	"dps-malformed":           {"refuse", "close"},
+	"layout":                  {sim.LayoutLoopback, sim.LayoutPorts},
+	"move":                    {sim.MoveDisable, sim.MoveDelete},
+	"allocation":              {sim.AllocateStatic, sim.AllocateHashed, sim.AllocateGeoLatency, sim.AllocateCustom},
+	"reprovision":             {sim.ReprovisionMigrate, sim.ReprovisionReset, sim.ReprovisionNever},
+	"dps-malformed":           {sim.MalformedRefuse, sim.MalformedClose},
 	"disabled-refusal":        {"3", "5"},
-	"c2d-before-subscription": {"deliver", "reject"},
+	"c2d-before-subscription": {sim.EarlyC2DDeliver, sim.EarlyC2DReject},
 }
 
 // files are the flags that name a file; dirs are the flags that name a directory.

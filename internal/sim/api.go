@@ -1,19 +1,12 @@
 package sim
 
 import (
-	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
 )
 
 // This file gives the rooms' types that users of the simulator need their names in this package.
-
-// Error is what every method of [Sim] returns when it refuses.
-type Error = azure.Error
-
-// Optional is a string that is null in JSON when it is empty.
-type Optional = azure.Optional
 
 // Ledger is what the cloud received from one device, or from all of them.
 type Ledger = ledger.Report
@@ -38,15 +31,6 @@ type Fault = iothub.Fault
 
 // MethodResult is a device's answer to a direct method.
 type MethodResult = iothub.MethodResult
-
-// The feedback that a sender gets.
-const (
-	FeedbackSuccess   = iothub.FeedbackSuccess
-	FeedbackExpired   = iothub.FeedbackExpired
-	FeedbackExhausted = iothub.FeedbackExhausted
-	FeedbackRejected  = iothub.FeedbackRejected
-	FeedbackPurged    = iothub.FeedbackPurged
-)
 
 // The states of a cloud-to-device message.
 const (
@@ -83,15 +67,6 @@ const (
 	FaultDropPuback = iothub.FaultDropPuback
 	FaultThrottle   = iothub.FaultThrottle
 )
-
-// What happens, at the end of a silence, to the connections that waited.
-const (
-	WaitingAnswer = iothub.WaitingAnswer
-	WaitingReset  = iothub.WaitingReset
-)
-
-// Enrollment is an individual enrollment of DPS with symmetric keys.
-type Enrollment = provisioning.Enrollment
 
 // DPSFault is what goes wrong with DPS.
 type DPSFault = provisioning.DPSFault
