@@ -38,7 +38,7 @@ func (s *Sim) isOwnHost(hostport string) bool {
 		host = h
 	}
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	own, _, _ := net.SplitHostPort(s.controlAddress())
+	own, _, _ := net.SplitHostPort(s.control.Address())
 	if isLoopbackHost(host) || host != "" && (host == own || strings.EqualFold(host, wire.HostIn(s.control.Told()))) {
 		return true
 	}

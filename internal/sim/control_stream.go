@@ -27,9 +27,7 @@ func (s *Sim) showLedger(r *http.Request) (any, error) {
 	}
 	device := r.URL.Query().Get("device")
 	if !messages {
-		l := s.ledger.Sum(device)
-		l.Known = s.knows(device, l.Received)
-		return l, nil
+		return s.Ledger(device, false), nil
 	}
 	l, kept := s.ledger.Read(device, after)
 	l.Known = s.knows(device, l.Received)

@@ -72,8 +72,6 @@ func (s *Sim) Info() Info {
 	return info
 }
 
-func (s *Sim) controlAddress() string { return s.control.Address() }
-
 // CAPool holds the CA of all the simulator's certificates.
 func (s *Sim) CAPool() *x509.CertPool {
 	pool := x509.NewCertPool()

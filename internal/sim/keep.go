@@ -10,13 +10,13 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
 
-// This file writes the state of the hubs and of the registry to the state directory, and reads it
-// back. The keys of its records are
+// This file brings a cloud back from its state directory. Each room writes and reads its own
+// records. Their keys are
 //
 //	device/{device}                         the registry's record of a device
 //	enrollment/{group or single}/{id}       an entry of DPS's enrollment list
 //	identity/{hub}/{device}[/{module}]      credentials and subscriptions
-//	twin/{hub}/{half}/{device}[/{module}]   desired, reported, tags
+//	twin/{hub}/{part}/{device}[/{module}]   desired, reported, tags
 //	mail/{hub}/{device}/{number}            a cloud-to-device message
 //	ledger/segments                         numbers of the ledger's oldest and newest file
 //

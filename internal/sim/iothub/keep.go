@@ -83,8 +83,8 @@ type letterState struct {
 	deliveryCount          int
 }
 
-// halves returns the documents of a twin by their names in the store.
-func (i *Identity) halves() [3]struct {
+// parts returns the documents of a twin by their names in the store.
+func (i *Identity) parts() [3]struct {
 	name string
 	*azure.TwinDocument
 } {
@@ -96,7 +96,7 @@ func (i *Identity) halves() [3]struct {
 
 // keys returns the key of the identity's record, and functions for those of its documents and
 // messages.
-func (i *Identity) keys() (identity string, half func(name string) string, letter func(seq int) string) {
+func (i *Identity) keys() (identity string, part func(name string) string, letter func(seq int) string) {
 	return "identity/" + i.hub.name + "/" + i.name(),
 		func(name string) string { return "twin/" + i.hub.name + "/" + name + "/" + i.name() },
 		func(seq int) string { return fmt.Sprintf("mail/%s/%s/%012d", i.hub.name, i.name(), seq) }
@@ -109,23 +109,23 @@ func (i *Identity) keep() error {
 	if s == nil || k.buried {
 		return nil
 	}
-	identityKey, half, letter := i.keys()
+	identityKey, part, letter := i.keys()
 	if i.gone {
 		k.buried = true
 		err := s.Delete(identityKey)
-		for _, d := range i.halves() {
-			err = errors.Join(err, s.Delete(half(d.name)))
+		for _, d := range i.parts() {
+			err = errors.Join(err, s.Delete(part(d.name)))
 		}
 		for seq := range k.letters {
 			err = errors.Join(err, s.Delete(letter(seq)))
 		}
 		return err
 	}
-	for n, d := range i.halves() {
+	for n, d := range i.parts() {
 		if k.versions[n] == d.Version+1 {
 			continue
 		}
-		if err := s.Put(half(d.name), keptDocument{d.Values, d.Metadata, d.Version}); err != nil {
+		if err := s.Put(part(d.name), keptDocument{d.Values, d.Metadata, d.Version}); err != nil {
 			return err
 		}
 		k.versions[n] = d.Version + 1
@@ -229,14 +229,14 @@ func (h *Hub) Restore() error {
 	if err != nil {
 		return err
 	}
-	for n, half := range []string{"desired", "reported", "tags"} {
-		err := s.Take("twin/"+h.name+"/"+half+"/", func(name string, document []byte) error {
+	for n, part := range (&Identity{}).parts() {
+		err := s.Take("twin/"+h.name+"/"+part.name+"/", func(name string, document []byte) error {
 			var k keptDocument
 			if err := store.Decode(document, &k); err != nil {
 				return err
 			}
 			if i := find(name); i != nil { // else its identity was still to be written
-				*i.halves()[n].TwinDocument = documentOf(k)
+				*i.parts()[n].TwinDocument = documentOf(k)
 				i.kept.versions[n] = k.Version + 1
 			}
 			return nil

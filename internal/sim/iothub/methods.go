@@ -31,9 +31,8 @@ const MethodTimeout = 30 * time.Second
 // MethodMaxBytes is the size of the largest payload of a method, in either direction.
 const MethodMaxBytes = 128 << 10
 
-const (
-	methodNameLimit = 100
-)
+// methodNameLimit is the length of the longest name of a method, in bytes.
+const methodNameLimit = 100
 
 // validMethodName reports whether a name can be a part of a topic.
 func validMethodName(name string) bool {

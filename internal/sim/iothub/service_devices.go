@@ -3,6 +3,7 @@ package iothub
 import (
 	"encoding/base64"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -278,7 +279,7 @@ func (s *hubService) update(i *Identity, d wantedDevice, match azure.IfMatch) er
 		i.mu.Unlock()
 		return err
 	}
-	changed := authenticationOf(i.auth).Type != authenticationOf(auth).Type || string(azure.EncodeJSON(authenticationOf(i.auth))) != string(azure.EncodeJSON(authenticationOf(auth)))
+	changed := !reflect.DeepEqual(authenticationOf(i.auth), authenticationOf(auth))
 	i.auth = auth
 	enabled, reason := i.enabled, i.statusReason
 	if d.Status != nil {

@@ -40,8 +40,8 @@ func (s *hubService) invokeMethod(_ http.ResponseWriter, r *http.Request) (any, 
 		return nil, err
 	}
 	switch {
-	case call.MethodName == "" || len(call.MethodName) > 100:
-		return nil, badArgument("methodName has %d characters, it must have 1 to 100.", len(call.MethodName))
+	case call.MethodName == "" || len(call.MethodName) > methodNameLimit:
+		return nil, badArgument("methodName has %d characters, it must have 1 to %d.", len(call.MethodName), methodNameLimit)
 	case len(call.Payload) > MethodMaxBytes:
 		return nil, azure.Errorf(http.StatusRequestEntityTooLarge, "MessageTooLarge", "The payload has %d bytes, the limit is %d.", len(call.Payload), MethodMaxBytes)
 	}

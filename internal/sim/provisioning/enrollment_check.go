@@ -29,10 +29,10 @@ func (r *Registry) complete(e, old *enrollment) error {
 		return err
 	}
 	if t := e.InitialTwin; t != nil {
-		for _, half := range []map[string]any{t.Tags, t.Properties.Desired} {
-			delete(half, "$version")
-			delete(half, "$metadata")
-			if err := azure.CheckTwin(half); err != nil {
+		for _, part := range []map[string]any{t.Tags, t.Properties.Desired} {
+			delete(part, "$version")
+			delete(part, "$metadata")
+			if err := azure.CheckTwin(part); err != nil {
 				return badEnrollment("Invalid initial twin: %v", err)
 			}
 		}

@@ -111,12 +111,17 @@ type keptEnrollment struct {
 	Roots  [][]byte `json:"hubhopRoots,omitempty"`
 }
 
+// enrollmentPrefix returns what the keys of a list's entries begin with.
+func enrollmentPrefix(group bool) string {
+	if group {
+		return "enrollment/group/"
+	}
+	return "enrollment/single/"
+}
+
 // keepEnrollment writes down the entry of a list, or that there is none any more. mu is held.
 func (r *Registry) keepEnrollment(group bool, id string) error {
-	key := "enrollment/single/" + id
-	if group {
-		key = "enrollment/group/" + id
-	}
+	key := enrollmentPrefix(group) + id
 	e := r.list(group)[id]
 	if e == nil {
 		return r.store.Delete(key)
@@ -127,8 +132,7 @@ func (r *Registry) keepEnrollment(group bool, id string) error {
 // Restore brings back the enrollments and the devices. Timers run from Start on.
 func (r *Registry) Restore() error {
 	for _, group := range []bool{true, false} {
-		prefix := map[bool]string{true: "enrollment/group/", false: "enrollment/single/"}[group]
-		err := r.store.Take(prefix, func(id string, document []byte) (err error) {
+		err := r.store.Take(enrollmentPrefix(group), func(id string, document []byte) (err error) {
 			k := keptEnrollment{enrollment: &enrollment{}}
 			if err := store.Decode(document, &k); err != nil {
 				return err

@@ -35,7 +35,7 @@ func (p *Service) knownAs(name string) bool {
 	}
 	name = strings.ToLower(name)
 	own := []string{wire.HostIn(p.Front.Endpoint.Address()), strings.ToLower(wire.HostIn(p.Front.Endpoint.Told())), "localhost", "dps.sim.local"}
-	return slices.Contains(own, name) || strings.HasSuffix(name, ".azure-devices-provisioning.net")
+	return slices.Contains(own, name) || azure.IsDPSName(name)
 }
 
 // authorize checks the token of a request to the service API. Its resource is the host, or a prefix

@@ -33,7 +33,6 @@ var ErrFull = errors.New("no space left on device")
 // DiskFile is the part of an [os.File] that the rooms write through.
 type DiskFile = interface {
 	WriteAt(b []byte, at int64) (int, error)
-	ReadAt(b []byte, at int64) (int, error)
 	Truncate(size int64) error
 	Close() error
 }

@@ -10,7 +10,6 @@ import (
 // DiskFile is the part of an [os.File] that a [File] needs.
 type DiskFile = interface {
 	WriteAt(b []byte, at int64) (int, error)
-	ReadAt(b []byte, at int64) (int, error)
 	Truncate(size int64) error
 	Close() error
 }

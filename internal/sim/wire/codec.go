@@ -242,14 +242,13 @@ func (f *fields) done() bool { return !f.bad && len(f.b) == 0 }
 
 // ConnectPacket is a parsed CONNECT. Its texts are copies.
 type ConnectPacket struct {
-	Level       byte
-	Clean       bool
-	keepAlive   uint16
-	ClientID    string
-	Username    string
-	Password    string
-	Will        *Will
-	hasPassword bool
+	Level     byte
+	Clean     bool
+	keepAlive uint16
+	ClientID  string
+	Username  string
+	Password  string
+	Will      *Will
 }
 
 // maxKeepAlive is the longest that a server waits for a sign of life: 1.5 times the largest
@@ -293,7 +292,7 @@ func ParseConnect(first byte, body []byte) (ConnectPacket, error) {
 	if flags&0x80 != 0 {
 		c.Username = string(f.text())
 	}
-	if c.hasPassword = flags&0x40 != 0; c.hasPassword {
+	if flags&0x40 != 0 {
 		c.Password = string(f.binary())
 	}
 	switch willQoS := flags >> 3 & 3; {
