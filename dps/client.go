@@ -99,8 +99,8 @@ type Request struct {
 // Register makes one registration and polls until DPS has decided. Between polls it waits exactly
 // as long as DPS asks, 0 included, but at most 300 s. It waits 2 s if DPS asks for nothing. However
 // DPS behaves, Register ends at most 150 s after the first answer. Before that come the wait of
-// [Request].Admit, one Patience to connect and one for the first answer. Every failure but the end
-// of ctx is an [*Error].
+// [Request].Admit, one Patience to connect and one for the first answer. Every failure is an
+// [*Error], except the end of ctx, an error of Admit and an unknown Transport.
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	if r.Patience <= 0 {
 		r.Patience = defaultPatience
