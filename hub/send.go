@@ -70,8 +70,10 @@ func checkSize(topic, body, props int) error {
 		return &MessageError{fmt.Sprintf("%d bytes with its properties; IoT Hub takes %d", body+props, maxMessage)}
 	case topic > maxTopic:
 		return &MessageError{fmt.Sprintf("its properties make a topic of %d bytes; MQTT takes %d", topic, maxTopic)}
-	case topic+body+4 > maxMessage+1:
-		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", topic+body+4, maxMessage+1)}
+	}
+	// Beside topic and body the packet has the length of the topic and the packet id.
+	if packet := topic + body + 4; packet > maxMessage+1 {
+		return &MessageError{fmt.Sprintf("its packet has %d bytes; IoT Hub takes %d", packet, maxMessage+1)}
 	}
 	return nil
 }

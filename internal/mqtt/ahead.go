@@ -59,7 +59,7 @@ func (a *ahead) fill() error {
 		return a.kept()
 	}
 	a.choose()
-	for range 100 { // a reader that returns nothing is no reader
+	for range 100 { // an io.Reader may return nothing now and then, but not for ever
 		n, err := a.from.Read(a.buf[a.w:])
 		if n > 0 {
 			a.w, a.last, a.err = a.w+n, n, err
@@ -72,8 +72,8 @@ func (a *ahead) fill() error {
 	return io.ErrNoProgress
 }
 
-// kept returns the error that came beside bytes, once: a deadline may be moved, and then all is
-// well.
+// kept returns the error that came together with bytes, and forgets it. If it was a deadline that
+// the caller moves then, reading goes on.
 func (a *ahead) kept() error {
 	err := a.err
 	a.err = nil

@@ -94,6 +94,10 @@ func (m *Message) TopicLength() int {
 	return len(m.Topic) + len(m.Tail[0]) + len(m.Tail[1]) + len(m.Tail[2])
 }
 
+// publishFrame is how many bytes a PUBLISH of QoS 1 has at most beside its topic and body: 5 of the
+// header, 2 of the length of the topic, 2 of the packet id.
+const publishFrame = 9
+
 // Append appends the PUBLISH packet. id is the packet id, which counts with QoS 1 only. again sets
 // DUP. It does not use the codec below, because this is the packet that costs most.
 func (m *Message) Append(out []byte, id uint16, again bool) []byte {

@@ -9,10 +9,10 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// FuzzFrames reads any bytes as packets. Each packet is accepted, or is a violation of the
+// FuzzPackets reads any bytes as packets. Each packet is accepted, or is a violation of the
 // protocol, or ends too early, and none is larger than its bound. A packet that a hub may send is
 // read as another codec reads it.
-func FuzzFrames(f *testing.F) {
+func FuzzPackets(f *testing.F) {
 	for _, seed := range [][]byte{
 		{0x20, 2, 1, 0},
 		{0x90, 6, 0, 1, 1, 0, 0, 0x80},

@@ -51,8 +51,8 @@ func (w *wire) SetLinger(sec int) error {
 	return nil
 }
 
-// seal makes records of b, which is written to conn, the TLS connection above. They stay here until
-// try or write.
+// seal writes b to conn, the TLS connection above. The records that conn makes of it stay here
+// until try or write sends them.
 func (w *wire) seal(conn net.Conn, b []byte) error {
 	w.mu.Lock()
 	w.gathering = true

@@ -46,7 +46,7 @@ func (b *Batch) Publish(m *Message, d Delivery) error {
 		s.out = m.Append(s.out, 0, false)
 		return nil
 	}
-	if s.opening && len(s.out)+m.TopicLength()+len(m.Body)+9 > firstFlight {
+	if s.opening && len(s.out)+m.TopicLength()+len(m.Body)+publishFrame > firstFlight {
 		return ErrNoRoom
 	}
 	p := s.flight.send(d.Key, d.Ticket, d.To, b.now)
