@@ -10,6 +10,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/azname"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
@@ -182,7 +183,7 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 		return "", fmt.Errorf("this machine's host name is unknown (%w); give --device-id", err)
 	}
 	name := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._:", r) {
+		if azname.IsAlphanumeric(r) || strings.ContainsRune("-._:", r) {
 			return r
 		}
 		return '-'
