@@ -46,6 +46,7 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	defer b.report()
 	b.mu.Lock()
 	b.regainIfDue()
 	b.unpark()

@@ -1,13 +1,17 @@
 package outbox
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 )
 
@@ -87,6 +91,55 @@ func TestNotifyTriesTheDiskAgain(t *testing.T) {
 		c.equal(t, 1)
 		closeBox(t, b)
 	})
+}
+
+// Whoever finds that the disk can be read again wakes the readers that wait, and does so before it
+// waits itself: a producer without room waits for these readers.
+func TestWhoeverFindsTheDiskWakesReaders(t *testing.T) {
+	for name, find := range map[string]func(ctx context.Context, b *Box) error{
+		"producer without room": func(ctx context.Context, b *Box) error {
+			if err := b.Append(ctx, message.Message{Body: make([]byte, 6<<10)}); !errors.Is(err, ErrFull) {
+				return fmt.Errorf("it had room: %w", err)
+			}
+			return nil
+		},
+		"reader": func(ctx context.Context, b *Box) error { return b.Wait(ctx, Part{}) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			disk := newMemFS()
+			o := Options{FS: disk, MaxBytes: 8 << 10, Full: Block}
+			b := openBox(t, "/box", o)
+			appendBodies(t, b, strings.Repeat("x", 6<<10))
+			closeBox(t, b)
+			disk.setDeny(func(op, _ string) error {
+				if op == "list" {
+					return syscall.EIO
+				}
+				return nil
+			})
+			b = openBox(t, "/box", o)
+			appendBodies(t, b, strings.Repeat("y", 6<<10))
+			var c notices
+			b.Notify(c.wake, Part{})
+			c.equal(t, 0)
+			disk.setDeny(nil)
+			b.mu.Lock()
+			b.retryAt = time.Now() // before the timer of the reader that waits
+			b.mu.Unlock()
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- find(ctx, b) }()
+			time.Sleep(time.Hour)
+			if b.Stats().Degraded || c.n.Load() != 1 {
+				t.Errorf("%s: degraded: %v; the reader was called %d times", name, b.Stats().Degraded, c.n.Load())
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			closeBox(t, b)
+		})
+	}
 }
 
 // A disk that is slow to fail is not asked again and again meanwhile.

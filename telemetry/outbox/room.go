@@ -46,6 +46,7 @@ func (b *Box) awaitRoom(done <-chan struct{}) bool {
 	}
 	b.mu.Unlock()
 	defer b.mu.Lock()
+	b.report() // a try of the disk may have found records, and their readers make the room
 	select {
 	case <-done:
 		return false
