@@ -100,7 +100,7 @@ func TestASlowDiskSwallowsNoTick(t *testing.T) {
 			}
 			start := time.Time{}
 			for i, after := 1, uint64(0); i <= int(v.made); {
-				r, err := next(t.Context(), box, after, 100)
+				r, err := next(t, box, after, 100)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -170,14 +170,16 @@ func TestLargeSamplesThatWaitAreBounded(t *testing.T) {
 	})
 }
 
-// next returns the oldest records behind a position, up to limit of them. It waits for one.
-func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+// next returns the oldest records behind a position, up to limit of them. It waits for one. They are
+// valid until t ends.
+func next(t *testing.T, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+	batch := new(outbox.Batch)
+	t.Cleanup(batch.Release)
 	for {
-		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
+		if err := b.Wait(t.Context(), outbox.Part{After: after}); err != nil {
 			return nil, err
 		}
-		var once outbox.Batch
-		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		records, err := b.Read(batch, limit, 512<<10, outbox.Part{After: after})
 		if len(records) > 0 || err != nil {
 			return records, err
 		}

@@ -263,9 +263,11 @@ func blocks() int64 {
 
 // drain reads and acknowledges n records.
 func (x *boxes) drain(b *outbox.Box, n int) {
+	var batch outbox.Batch
+	defer batch.Release()
 	after := uint64(0)
 	for n > 0 {
-		r, err := next(context.Background(), b, after, min(n, 64))
+		r, err := next(context.Background(), b, &batch, after, min(n, 64))
 		must(x.t, err)
 		for _, y := range r {
 			must(x.t, b.Ack(y.Pos))
@@ -339,8 +341,10 @@ func reopen(dir string, backlog int) (floor, took time.Duration, b *outbox.Box, 
 	if b, err = outbox.Open(dir, large); err != nil {
 		return 0, 0, nil, err
 	}
-	_, err = next(context.Background(), b, 0, 1)
+	var first outbox.Batch
+	_, err = next(context.Background(), b, &first, 0, 1)
 	took = time.Since(start)
+	first.Release()
 	if queued := b.Stats().Queued; err == nil && queued != uint64(backlog) {
 		err = fmt.Errorf("%d are queued, not %d", queued, backlog)
 	}
@@ -376,12 +380,14 @@ func atWork(dir string) (f figures, err error) {
 	if err != nil {
 		return f, err
 	}
+	var batch outbox.Batch
+	defer batch.Release()
 	after := uint64(0)
 	for drained := 0; drained < 200_000; {
 		if err := b.Append(context.Background(), figureSample()); err != nil {
 			return f, err
 		}
-		r, err := next(context.Background(), b, after, 64)
+		r, err := next(context.Background(), b, &batch, after, 64)
 		if err != nil {
 			return f, err
 		}
@@ -426,14 +432,14 @@ func (x *boxes) orders() {
 	x.add("the same, --drain-order fresh-first", whole(bare), whole(fresh), ratio(fresh, bare), "")
 }
 
-// next returns the oldest records behind a position, up to limit of them. It waits for one.
-func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+// next returns the oldest records behind a position, up to limit of them. It waits for one. The
+// records are valid until the next call with the same batch, which the caller releases.
+func next(ctx context.Context, b *outbox.Box, into *outbox.Batch, after uint64, limit int) ([]outbox.Record, error) {
 	for {
 		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
 			return nil, err
 		}
-		var once outbox.Batch
-		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		records, err := b.Read(into, limit, 512<<10, outbox.Part{After: after})
 		if len(records) > 0 || err != nil {
 			return records, err
 		}

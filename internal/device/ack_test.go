@@ -93,7 +93,7 @@ func (r *road) reopen() {
 // queued is what is in the outbox, in order.
 func (r *road) queued() (all []outbox.Record) {
 	for after := uint64(0); uint64(len(all)) < r.box.Stats().Queued; after = all[len(all)-1].Pos {
-		more, err := next(r.t.Context(), r.box, after, 100)
+		more, err := next(r.t, r.box, after, 100)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -559,14 +559,16 @@ func TestThrottlingHubIsKept(t *testing.T) {
 	})
 }
 
-// next returns the oldest records behind a position, up to limit of them. It waits for one.
-func next(ctx context.Context, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+// next returns the oldest records behind a position, up to limit of them. It waits for one. They are
+// valid until t ends.
+func next(t *testing.T, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
+	batch := new(outbox.Batch)
+	t.Cleanup(batch.Release)
 	for {
-		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
+		if err := b.Wait(t.Context(), outbox.Part{After: after}); err != nil {
 			return nil, err
 		}
-		var once outbox.Batch
-		records, err := b.Read(&once, limit, 512<<10, outbox.Part{After: after})
+		records, err := b.Read(batch, limit, 512<<10, outbox.Part{After: after})
 		if len(records) > 0 || err != nil {
 			return records, err
 		}

@@ -32,7 +32,9 @@ func appendSome(t *testing.T, b *outbox.Box, n int) []outbox.Record {
 	if err := b.Append(t.Context(), make([]message.Message, n)...); err != nil {
 		t.Fatal(err)
 	}
-	records, err := b.Read(new(outbox.Batch), n, 1<<20, outbox.Part{})
+	batch := new(outbox.Batch)
+	t.Cleanup(batch.Release)
+	records, err := b.Read(batch, n, 1<<20, outbox.Part{})
 	if err != nil {
 		t.Fatal(err)
 	}
