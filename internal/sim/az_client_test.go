@@ -184,8 +184,7 @@ func (z *az) sendMSREST(host, token, method, target, body string, more ...string
 func (z *az) hubRequest(method, path, body string, more ...string) azAnswer {
 	z.t.Helper()
 	_, policy, key := connectionParts(z.t, z.info.Hubs[0].ConnectionString)
-	separator := "?"
-	return z.resource(z.hub, policy, key, method, path+separator+"api-version=2021-04-12", body, more...)
+	return z.resource(z.hub, policy, key, method, path+"?api-version=2021-04-12", body, more...)
 }
 
 func (z *az) dpsRequest(method, path, body string, more ...string) azAnswer {

@@ -51,8 +51,7 @@ type Config struct {
 	// Advertise is the host, a name or an IPv4 address, that clients are told in place of
 	// BaseAddress: in assignedHub, in certificates and in sim.json. It is for clients that reach
 	// this machine by another name, as from other containers. It needs LayoutPorts, because it is
-	// one host; BaseAddress may then be
-	// 0.0.0.0. "" means BaseAddress.
+	// one host; BaseAddress may then be 0.0.0.0. "" means BaseAddress.
 	Advertise string
 	ListenAny bool // allow addresses other machines can reach; without it every listener must be on loopback
 

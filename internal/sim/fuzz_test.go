@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"io"
@@ -53,25 +52,17 @@ type surface struct {
 	auth    string
 }
 
-func (w *world) surfaces() []surface {
+func (w *world) surfaces(f *testing.F) []surface {
+	f.Helper()
 	soon := time.Now().Add(24 * time.Hour)
-	policyToken := func(connection string) string {
-		parts := map[string]string{}
-		for part := range strings.SplitSeq(connection, ";") {
-			k, v, _ := strings.Cut(part, "=")
-			parts[k] = v
-		}
-		key, _ := base64.StdEncoding.DecodeString(parts["SharedAccessKey"])
-		return sasFor(key, parts["HostName"], soon, parts["SharedAccessKeyName"])
-	}
 	host := w.info.Hubs[0].Host
 	hub, dps, control := w.servers[0].Handler(), w.servers[2].Handler(), w.servers[3].Handler()
 	return []surface{
 		{"control", control, ""},
-		{"hub, as its owner", hub, policyToken(w.info.Hubs[0].ConnectionString)},
+		{"hub, as its owner", hub, tokenFor(f, w.info.Hubs[0].ConnectionString, soon)},
 		{"hub, as a device", hub, sasFor(w.key("d"), host+"/devices/d", soon, "")},
 		{"hub, as anybody", hub, ""},
-		{"DPS, as its owner", dps, policyToken(w.info.DPS.ConnectionString)},
+		{"DPS, as its owner", dps, tokenFor(f, w.info.DPS.ConnectionString, soon)},
 		{"DPS, as a device", dps, sasFor(w.key("d"), w.info.IDScope+"/registrations/d", soon, "registration")},
 		{"IoT Central", dps, w.info.Central.APIToken},
 	}
@@ -136,7 +127,7 @@ func FuzzHTTP(f *testing.F) {
 		}
 	}
 	w := fuzzWorld(f)
-	surfaces := w.surfaces()
+	surfaces := w.surfaces(f)
 	f.Fuzz(func(t *testing.T, n byte, head, body string) {
 		on := surfaces[int(n)%len(surfaces)]
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head)))

@@ -74,8 +74,7 @@ func TestStateOfAnEarlierVersionIsReadWhole(t *testing.T) {
 func (w *world) again(r recorded) httpAnswer {
 	w.t.Helper()
 	token := func(connection string) string {
-		host, policy, key := connectionParts(w.t, connection)
-		return sasFor(key, host, time.Now().Add(w.config.ClockOffset).Add(time.Hour), policy)
+		return tokenFor(w.t, connection, time.Now().Add(w.config.ClockOffset).Add(time.Hour))
 	}
 	var base, auth, version string
 	switch r.Of {

@@ -61,7 +61,7 @@ func (w *world) mustDo(c *http.Client, method, url, body string, header ...strin
 }
 
 // connectionParts takes a connection string apart.
-func connectionParts(t *testing.T, s string) (host, policy string, key []byte) {
+func connectionParts(t testing.TB, s string) (host, policy string, key []byte) {
 	t.Helper()
 	fields := map[string]string{}
 	for part := range strings.SplitSeq(s, ";") {
@@ -73,4 +73,11 @@ func connectionParts(t *testing.T, s string) (host, policy string, key []byte) {
 		t.Fatalf("connection string %s", s)
 	}
 	return fields["HostName"], fields["SharedAccessKeyName"], key
+}
+
+// tokenFor returns a token that a service client makes from a connection string.
+func tokenFor(t testing.TB, connection string, until time.Time) string {
+	t.Helper()
+	host, policy, key := connectionParts(t, connection)
+	return sasFor(key, host, until, policy)
 }

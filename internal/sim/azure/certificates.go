@@ -120,7 +120,7 @@ func (a *Authority) CertificatePEM() []byte {
 func (a *Authority) KeyPEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
-		return nil, fmt.Errorf("sim: device CA key: %w", err)
+		return nil, fmt.Errorf("the key of a CA: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }

@@ -306,7 +306,7 @@ func HoldsNull(props map[string]any) bool {
 }
 
 // ParseServicePatch reads a part of a twin from a service, which may send back versions and
-// metadata. Its error is an [azure.Error].
+// metadata. Its error is an [Error].
 func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
@@ -320,7 +320,7 @@ func ParseServicePatch(raw json.RawMessage) (map[string]any, error) {
 	return props, ServiceTwinError(CheckTwin(props))
 }
 
-// ServiceTwinError turns a [TwinError] into an [azure.Error]. Other errors stay as they are.
+// ServiceTwinError turns a [TwinError] into an [Error]. Other errors stay as they are.
 func ServiceTwinError(err error) error {
 	if t, ok := errors.AsType[*TwinError](err); ok {
 		code := "ArgumentInvalid"

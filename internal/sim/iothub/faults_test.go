@@ -59,7 +59,7 @@ func TestFaultsAreThoseOfTheDocumentation(t *testing.T) {
 		{"dpsKnows", "Default: true under ", " |", kindsWith(dpsKnows)},
 		{"whenOver", "", ":", kindsWith(silent)},
 	} {
-		_, row, found := strings.Cut(section, "\n| `"+v.field+"` | "+"")
+		_, row, found := strings.Cut(section, "\n| `"+v.field+"` | ")
 		row, _, _ = strings.Cut(row, "\n")
 		_, row, ok := strings.Cut(row, v.after)
 		row, _, _ = strings.Cut(row, v.before)

@@ -98,7 +98,8 @@ func (s *session) twinResult(status int, rid, more string, body []byte) {
 }
 
 // PatchDesired merges a patch of a service, and notifies the device if it listens. If it returns an
-// error nothing has changed: a [TwinError], or an [azure.Error] if it could not be written down.
+// error nothing has changed: an [azure.TwinError], or an [azure.Error] if it could not be written
+// down.
 func (i *Identity) PatchDesired(patch map[string]any) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -188,7 +188,8 @@ func decodeEnrollment(doc []byte) (*enrollment, error) {
 	return e, nil
 }
 
-// controlError gives a refusal of DPS the form of an [Error]. Other errors stay as they are.
+// controlError gives a refusal of DPS the form of an [azure.Error]. Other errors stay as they
+// are.
 func controlError(err error) error {
 	if e, ok := errors.AsType[*dpsError](err); ok {
 		return azure.Errorf(e.code/1000, "BadRequest", "%s", e.text)

@@ -211,10 +211,11 @@ func (r *Registry) restoredHub(name string) (*iothub.Hub, error) {
 	return nil, &FewHubsError{name, len(r.hubs)}
 }
 
-// FewHubsError says that a state directory has devices in a hub beyond those there are to be.
+// FewHubsError says that a state directory has devices in a hub that the cloud no longer has,
+// because it was started with fewer hubs.
 type FewHubsError struct {
-	Hub  string
-	Hubs int
+	Hub  string // its name
+	Hubs int    // how many there are now
 }
 
 func (e *FewHubsError) Error() string {

@@ -49,8 +49,8 @@ func (r *Registry) recordOf(d *device) Record {
 	return record
 }
 
-// Record returns the record of a device. It returns an [Error] with status 404 if nobody knows the
-// device, and 409 if only a hub knows it.
+// Record returns the record of a device. It returns an [azure.Error] with status 404 if nobody
+// knows the device, and 409 if only a hub knows it.
 func (r *Registry) Record(id string) (record Record, err error) {
 	err = r.with(id, func(d *device) error {
 		record = r.recordOf(d)
@@ -132,8 +132,8 @@ func (r *Registry) keysOf(d *device) (keys [2][]byte) {
 	return keys
 }
 
-// OwnAttestation returns the attestation of a device's individual enrollment. It returns an [Error]
-// with status 404 if the device has none.
+// OwnAttestation returns the attestation of a device's individual enrollment. It returns an
+// [azure.Error] with status 404 if the device has none.
 func (r *Registry) OwnAttestation(id string) (a Attestation, err error) {
 	err = r.with(id, func(d *device) error {
 		e := r.enrollments[strings.ToLower(d.registrationID)]

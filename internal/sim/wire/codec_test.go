@@ -27,7 +27,7 @@ func TestPacketReaderInPieces(t *testing.T) {
 			var first byte
 			var body []byte
 			if first, body, err = p.next(); err == nil {
-				got = append(append(appendLength(append(got, first), len(body)), body...), nil...)
+				got = append(appendLength(append(got, first), len(body)), body...)
 			}
 		}
 		if !errors.Is(err, io.EOF) || string(got) != string(stream) {
