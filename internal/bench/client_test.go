@@ -26,6 +26,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -373,7 +374,7 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 	ctx, stop := context.WithTimeout(context.Background(), c.Duration)
 	defer stop()
 	began, used := time.Now(), processorTime()
-	if err := runDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window})); !errors.Is(err, context.DeadlineExceeded) {
+	if err := virtual.RunDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window})); !errors.Is(err, context.DeadlineExceeded) {
 		return 0, 0, 0, err
 	}
 	cpu, took = processorTime()-used, time.Since(began)
@@ -427,7 +428,7 @@ func (c *client) drain(id string, box *outbox.Box, order telemetry.Order) (cpu, 
 	ended := make(chan error, 1)
 	began, used := time.Now(), processorTime()
 	go func() {
-		ended <- runDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window, Order: order}))
+		ended <- virtual.RunDrain(ctx, telemetry.NewDrain(box, l, telemetry.DrainOptions{Window: c.Window, Order: order}))
 	}()
 	err = box.WaitEmpty(ctx)
 	cpu, took = processorTime()-used, time.Since(began)
@@ -451,18 +452,4 @@ func resident() int64 {
 		return pages * int64(os.Getpagesize())
 	}
 	return 0
-}
-
-// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of
-// ctx, or what the drain ended with.
-func runDrain(ctx context.Context, d *telemetry.Drain) error {
-	ended := make(chan error, 1)
-	d.Start(func(err error) { ended <- err })
-	defer d.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

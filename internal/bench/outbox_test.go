@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
@@ -267,7 +268,7 @@ func (x *boxes) drain(b *outbox.Box, n int) {
 	defer batch.Release()
 	after := uint64(0)
 	for n > 0 {
-		r, err := next(context.Background(), b, &batch, after, min(n, 64))
+		r, err := virtual.Next(context.Background(), b, &batch, after, min(n, 64))
 		must(x.t, err)
 		for _, y := range r {
 			must(x.t, b.Ack(y.Pos))
@@ -342,7 +343,7 @@ func reopen(dir string, backlog int) (floor, took time.Duration, b *outbox.Box, 
 		return 0, 0, nil, err
 	}
 	var first outbox.Batch
-	_, err = next(context.Background(), b, &first, 0, 1)
+	_, err = virtual.Next(context.Background(), b, &first, 0, 1)
 	took = time.Since(start)
 	first.Release()
 	if queued := b.Stats().Queued; err == nil && queued != uint64(backlog) {
@@ -387,7 +388,7 @@ func atWork(dir string) (f figures, err error) {
 		if err := b.Append(context.Background(), figureSample()); err != nil {
 			return f, err
 		}
-		r, err := next(context.Background(), b, &batch, after, 64)
+		r, err := virtual.Next(context.Background(), b, &batch, after, 64)
 		if err != nil {
 			return f, err
 		}
@@ -430,18 +431,4 @@ func (x *boxes) orders() {
 	bare, fifo, fresh := f["bare"].PerSecond, f["outbox"].PerSecond, f["fresh"].PerSecond
 	x.add("messages/s from outbox to cloud, 64 in flight; floor: bare program", whole(bare), whole(fifo), ratio(fifo, bare), "")
 	x.add("the same, --drain-order fresh-first", whole(bare), whole(fresh), ratio(fresh, bare), "")
-}
-
-// next returns the oldest records behind a position, up to limit of them. It waits for one. The
-// records are valid until the next call with the same batch, which the caller releases.
-func next(ctx context.Context, b *outbox.Box, into *outbox.Batch, after uint64, limit int) ([]outbox.Record, error) {
-	for {
-		if err := b.Wait(ctx, outbox.Part{After: after}); err != nil {
-			return nil, err
-		}
-		records, err := b.Read(into, limit, 512<<10, outbox.Part{After: after})
-		if len(records) > 0 || err != nil {
-			return records, err
-		}
-	}
 }

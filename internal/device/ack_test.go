@@ -19,6 +19,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -93,7 +94,9 @@ func (r *road) reopen() {
 // queued is what is in the outbox, in order.
 func (r *road) queued() (all []outbox.Record) {
 	for after := uint64(0); uint64(len(all)) < r.box.Stats().Queued; after = all[len(all)-1].Pos {
-		more, err := next(r.t, r.box, after, 100)
+		batch := new(outbox.Batch)
+		r.t.Cleanup(batch.Release)
+		more, err := virtual.Next(r.t.Context(), r.box, batch, after, 100)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -271,7 +274,7 @@ func (r *road) drainTo(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	err = runDrain(ctx, telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}))
+	err = virtual.RunDrain(ctx, telemetry.NewDrain(r.box, l, telemetry.DrainOptions{Problem: func(err error) { r.t.Error(err) }}))
 	l.Abort(nil)
 	if ctx.Err() != nil {
 		return nil
@@ -557,34 +560,4 @@ func TestThrottlingHubIsKept(t *testing.T) {
 			t.Errorf("%d are left", left)
 		}
 	})
-}
-
-// next returns the oldest records behind a position, up to limit of them. It waits for one. They are
-// valid until t ends.
-func next(t *testing.T, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
-	batch := new(outbox.Batch)
-	t.Cleanup(batch.Release)
-	for {
-		if err := b.Wait(t.Context(), outbox.Part{After: after}); err != nil {
-			return nil, err
-		}
-		records, err := b.Read(batch, limit, 512<<10, outbox.Part{After: after})
-		if len(records) > 0 || err != nil {
-			return records, err
-		}
-	}
-}
-
-// runDrain starts a drain, and stops it when ctx ends or the drain does. It returns the error of
-// ctx, or what the drain ended with.
-func runDrain(ctx context.Context, d *telemetry.Drain) error {
-	ended := make(chan error, 1)
-	d.Start(func(err error) { ended <- err })
-	defer d.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
