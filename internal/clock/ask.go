@@ -7,10 +7,12 @@ import (
 )
 
 // Ask asks the cloud for the time, unless the time is known or was asked for just now. ask puts the
-// question, and hears the answer. If that fails, complain is called, once until it works. Without a
-// reason for the question that is only at the second failure in a row, because a failover may hit
-// DPS for a moment, and only if something speaks against the system clock, because many networks
-// close that port and most clocks are right.
+// question, and hears the answer. reason says that something has failed as with a wrong clock.
+//
+// If ask fails, complain is called, once until ask works. Without a reason, two conditions must
+// hold too. It is the second failure in a row, because a failover may hit DPS for a moment. And
+// something speaks against the system clock, because many networks close that port and most clocks
+// are right.
 func (k *Clock) Ask(ctx context.Context, reason bool, ask func(context.Context) error, complain func(error)) {
 	select { // a second caller gets the answer to the first one's question
 	case k.turn <- struct{}{}:

@@ -47,7 +47,8 @@ func built() time.Time {
 	return at
 }
 
-// How exact a clock must be, and how often it is looked at and written down.
+// How exact a clock must be, and how often it is looked at and written down. LookEvery, NoteEvery
+// and KeepAgain are exported for the tests of the device.
 const (
 	RightWithin = time.Minute     // a clock that is so far off does no harm
 	leap        = 2 * time.Second // a clock that moves so far against another one was set
@@ -311,10 +312,10 @@ func (k *Clock) due(reason bool) bool {
 	return true
 }
 
-// Flush writes down what the next run of each device should know, and tells what there is to tell.
+// flush writes down what the next run of each device should know, and tells what there is to tell.
 // It returns when what was changed before is on the disk, unless that fails. It must not be called
 // with a lock held.
-func (k *Clock) Flush() {
+func (k *Clock) flush() {
 	k.mu.Lock()
 	all := slices.DeleteFunc(slices.Clone(k.all), func(e *Epochs) bool { return !e.dirtyLocked() })
 	k.mu.Unlock()

@@ -104,7 +104,7 @@ func TestAge(t *testing.T) {
 				if v.epoch != nil {
 					f.Epochs = []Epoch{v.epoch(now)}
 				}
-				k.Restore(f, nil)
+				k.restore(f, nil)
 				if v.heard {
 					_ = k.Hear(now.Add(-time.Second/2), "DPS")
 				}
@@ -243,13 +243,13 @@ func TestOnlyEpochsOfLostSamplesAreForgotten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := own(Machine{}, silent)
-			k.Restore(File{Outbox: v.of, Epochs: slices.Clone(epochs)}, v.line)
+			k.restore(File{Outbox: v.of, Epochs: slices.Clone(epochs)}, v.line)
 			if got := k.Made(50, time.Unix(0, 0)).Sub(time.Unix(0, 0)); got != v.first || len(k.file.Epochs) != v.left {
 				t.Errorf("corrected by %v; %d epochs are left", got, len(k.file.Epochs))
 			}
 			var kept File
 			k.keep = func(f File) error { kept = f; return nil }
-			k.Flush()
+			k.flush()
 			if id := v.line.ids[0]; id != v.of && kept.Outbox != id {
 				t.Errorf("the next run will not know outbox %s: %+v", id, kept)
 			}
@@ -277,7 +277,7 @@ func (l asking) Last() uint64 {
 // outbox asks for ages.
 func TestRestoreWaitsForNoAge(t *testing.T) {
 	k := own(Machine{}, silent)
-	k.Restore(File{Outbox: "a", Epochs: []Epoch{{From: 1}}}, asking{aLine{1, []string{"a"}}, k})
+	k.restore(File{Outbox: "a", Epochs: []Epoch{{From: 1}}}, asking{aLine{1, []string{"a"}}, k})
 	if n := len(k.file.Epochs); n != 1 {
 		t.Errorf("%d epochs", n)
 	}

@@ -51,7 +51,7 @@ func (k *Epochs) Open(keeper Keeper, l Line) {
 	read := func() error {
 		file, err := keeper.Load()
 		if err == nil {
-			k.Restore(file, l)
+			k.restore(file, l)
 		}
 		return err
 	}
@@ -80,7 +80,7 @@ func (k *Epochs) Open(keeper Keeper, l Line) {
 	k.all = append(k.all, k)
 }
 
-// Kept returns what the next run should know, as it is now.
+// Kept returns what the next run should know, as it is now. Tests alone use it.
 func (k *Epochs) Kept() File {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -101,7 +101,7 @@ func (e *Epochs) Hear(date time.Time, whose string) error {
 	if !k.c.Built.IsZero() && date.Before(k.c.Built.Add(-RightWithin)) {
 		return fmt.Errorf("%s says that it is %s, but this program was made at %s", whose, date.UTC().Format(time.RFC3339), k.c.Built.UTC().Format(time.RFC3339))
 	}
-	defer k.Flush()
+	defer k.flush()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	before, running := k.lookLocked()
@@ -191,9 +191,9 @@ type Line interface {
 	HasID(id string) bool
 }
 
-// Restore takes over the file of the last run. If the disk was read late, it puts the old entries
+// restore takes over the file of the last run. If the disk was read late, it puts the old entries
 // before those of this run.
-func (k *Epochs) Restore(f File, l Line) {
+func (k *Epochs) restore(f File, l Line) {
 	k.NotBefore(f.Newest)
 	id := f.Outbox
 	if l != nil { // it is asked without k.mu, because it asks for ages under its own lock
@@ -308,7 +308,7 @@ func epochOf(epochs []Epoch, pos uint64) (e Epoch, known bool) {
 }
 
 // Age is how old the sample at a position is at least. Where nobody knows the age it returns less,
-// because doubt must not cost a sample. The outbox calls it and may hold its lock, so age reports
+// because doubt must not cost a sample. The outbox calls it and may hold its lock, so Age reports
 // nothing.
 func (k *Epochs) Age(pos uint64, stamped time.Time) time.Duration {
 	k.mu.Lock()
@@ -329,7 +329,7 @@ func (k *Epochs) Age(pos uint64, stamped time.Time) time.Duration {
 	}
 }
 
-// Stale says whether pass has something to do.
+// Stale says whether [Epochs.Pass] has something to do. vouched is as for Pass.
 func (k *Epochs) Stale(vouched bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

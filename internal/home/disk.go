@@ -21,7 +21,7 @@ type Disk interface {
 	Rename(from, to string) error
 	Remove(name string) error
 	// Lock locks a file, which it creates, or a directory, which must exist, until the lock is
-	// closed. It does not wait: it returns errTaken if another process has the lock.
+	// closed. It does not wait: it returns [ErrTaken] if another process has the lock.
 	Lock(name string, directory bool) (io.Closer, error)
 }
 

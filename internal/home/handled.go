@@ -17,8 +17,8 @@ import (
 	"unicode/utf8"
 )
 
-// HandledMax is how many messages are remembered.
-const HandledMax = 1024
+// handledMax is how many messages are remembered.
+const handledMax = 1024
 
 const (
 	handledAge    = 48 * time.Hour // the longest life of a message at IoT Hub
@@ -134,7 +134,7 @@ func (h *Handled) Has(key string) bool {
 	return ok
 }
 
-// Keys returns the keys of the messages that are remembered, sorted.
+// Keys returns the keys of the messages that are remembered, sorted. Tests alone use it.
 func (h *Handled) Keys() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -155,7 +155,7 @@ func (h *Handled) append(key string, at time.Time) error {
 	switch {
 	case !h.whole || h.unread:
 		return h.settle(at)
-	case h.lines >= 2*HandledMax:
+	case h.lines >= 2*handledMax:
 		return h.rewrite(at)
 	}
 	err := h.open()
@@ -211,7 +211,7 @@ func (h *Handled) rewrite(now time.Time) error {
 			delete(h.seen, key)
 		}
 	}
-	for len(h.seen) > HandledMax {
+	for len(h.seen) > handledMax {
 		oldest := ""
 		for key, at := range h.seen {
 			if oldest == "" || at.Before(h.seen[oldest]) {

@@ -35,7 +35,7 @@ func TestHandledList(t *testing.T) {
 	_ = f.Close()
 	h = OpenHandled(place)
 	defer h.Close()
-	if !h.Has("key 2999") || h.Has("key 100") || len(h.Keys()) > HandledMax {
+	if !h.Has("key 2999") || h.Has("key 100") || len(h.Keys()) > handledMax {
 		t.Errorf("%d remembered", len(h.Keys()))
 	}
 	if info, _ := os.Stat(path); info.Size() > 200_000 {

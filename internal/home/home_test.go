@@ -56,7 +56,7 @@ func TestSecondProcess(t *testing.T) {
 
 func TestFileNames(t *testing.T) {
 	for id, want := range map[string]string{"dev-001": "dev-001", "A.b_c": "A.b_c", "a:b/c": "a%3Ab%2Fc", "..": "%2E.", "": ""} {
-		if got := FileName(id); got != want {
+		if got := fileName(id); got != want {
 			t.Errorf("%q: %q", id, got)
 		}
 	}

@@ -32,17 +32,17 @@ func OutboxDevices(stateDir string) (ids []string) {
 }
 
 // Dir returns the directory of a device below the state directory.
-func Dir(stateDir, deviceID string) string { return filepath.Join(stateDir, FileName(deviceID)) }
+func Dir(stateDir, deviceID string) string { return filepath.Join(stateDir, fileName(deviceID)) }
 
 const (
 	maxFileName = 255 // bytes; the limit of most file systems
 	cutMark     = "~" // follows an id that was cut; no other name contains it
 )
 
-// FileName turns a device id into a file name that every system accepts: it writes each byte that
+// fileName turns a device id into a file name that every system accepts: it writes each byte that
 // is not a letter, a digit, '-', '_' or '.' as %XX. It cuts a name that would be too long, and
 // appends a hash of the id; home.json has the id.
-func FileName(id string) string {
+func fileName(id string) string {
 	var b strings.Builder
 	for i := range len(id) {
 		c := id[i]
@@ -68,8 +68,8 @@ func deviceOf(stateDir, name string) (id string, ok bool) {
 		if err != nil || json.Unmarshal(b, &c) != nil {
 			return "", false
 		}
-		return c.DeviceID, FileName(c.DeviceID) == name
+		return c.DeviceID, fileName(c.DeviceID) == name
 	}
 	id, err := url.PathUnescape(name)
-	return id, err == nil && FileName(id) == name
+	return id, err == nil && fileName(id) == name
 }

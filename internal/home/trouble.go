@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Mark notes for [Device.Status] whether a file works: err is what is wrong with it, nil if
-// nothing. means says what that costs. again, unless nil, is then called every few seconds. Mark
-// returns whether the file was in trouble before.
+// Mark notes for [Home.Trouble] whether a file works: err is what is wrong with it, nil if nothing.
+// means says what that costs. again, unless nil, is called every few seconds while the file does
+// not work. Mark returns whether the file was in trouble before.
 func (h *Home) Mark(name string, err error, means string, again func() error) (was bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -32,7 +32,8 @@ func (h *Home) Mark(name string, err error, means string, again func() error) (w
 	return was
 }
 
-// Note is mark with two sentences: one when the trouble begins, and one when the disk works again.
+// Note is [Home.Mark] with two sentences: one when the trouble begins, and one when the disk works
+// again.
 func (h *Home) Note(name string, err error, means string, again func() error) {
 	was := h.Mark(name, err, means, again)
 	switch {
