@@ -73,7 +73,7 @@ type Config struct {
 
 	Failover failover.Options       // Rand and NoDPS are set by the device
 	Link     hub.Options            // of the link to a hub
-	Drain    telemetry.DrainOptions // Created and Problem are set by the device
+	Drain    telemetry.DrainOptions // Created, Problem and Go are set by the device
 	Outbox   outbox.Options         // Age, Stamp, For and Report are set by the device
 
 	MethodTimeout time.Duration // how long a handler of a command may take

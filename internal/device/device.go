@@ -380,8 +380,7 @@ func (d *Device) Status() Status {
 // answer for the next start.
 func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.Assignment, error) {
 	d := New(shared, id, app)
-	var err error
-	if err = d.openHome(); err != nil {
+	if err := d.openHome(); err != nil {
 		return dps.Assignment{}, err
 	}
 	defer d.home.Close()

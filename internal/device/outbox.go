@@ -25,8 +25,9 @@ type Outbox interface {
 
 // Open locks the device's directory, reads what the last run has left there, and opens the outbox.
 // It returns the outbox, so that others can append to it until Run returns. Run calls Open if
-// nobody has; it closes what Open has opened. An error is one that a person must act on: ErrLocked,
-// ErrStateDir, or an outbox that holds samples for another identity.
+// nobody has; it closes what Open has opened. An error is one that a person must act on:
+// [home.ErrLocked], [home.ErrStateDir], an outbox that holds samples for another identity, or a
+// fault of the App.
 func (d *Device) Open() (Outbox, error) {
 	d.mu.Lock()
 	box := d.box

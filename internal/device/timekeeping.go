@@ -46,8 +46,8 @@ func loadClock(h *home.Home, horizon func(sealed bool) time.Time) (f clock.File,
 	return f, nil
 }
 
-// openClock sets the clock by the times in the state directory. The outbox may be nil, because
-// openClock does not use it.
+// openClock sets the clock by the times in the state directory, and returns the cached state of the
+// session. l is the outbox; nil: it is not open.
 func (d *Device) openClock(l clock.Line) failover.State {
 	d.time.Open(clockFile{d}, l)
 	limit := d.time.Horizon
