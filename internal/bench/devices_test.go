@@ -113,8 +113,15 @@ func (c *client) devices() (f figures, err error) {
 	options := sample.Options{Model: m, Interval: idleInterval, ReportedInterval: time.Minute}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	defer running.Wait()
-	defer stop()
+	failed := make(chan error, len(c.Devices))
+	defer func() {
+		stop()
+		running.Wait()
+		close(failed)
+		for one := range failed {
+			err = cmp.Or(err, one)
+		}
+	}()
 	var rss int64
 	var routines, files int
 	for i, id := range slices.Sorted(maps.Keys(c.Devices)) {
@@ -123,10 +130,14 @@ func (c *client) devices() (f figures, err error) {
 			who.OpenOutbox = func(_ string, o outbox.Options) (device.Outbox, error) { return outbox.NewMemory(o) }
 		}
 		d := device.New(shared, who, sample.App(options))
-		running.Go(func() { err = cmp.Or(d.Run(ctx), err) })
+		running.Go(func() {
+			if err := d.Run(ctx); err != nil {
+				failed <- err
+			}
+		})
 		if i%50 == 0 { // as many at once as a machine of two cores can connect
-			for range min(50, i) + btoi(i == 0) {
-				if err := await(ready); err != nil {
+			for range max(1, min(50, i)) {
+				if err := await(ready, failed); err != nil {
 					return f, err
 				}
 			}
@@ -136,7 +147,7 @@ func (c *client) devices() (f figures, err error) {
 		}
 	}
 	for range (len(c.Devices) - 1) % 50 {
-		if err := await(ready); err != nil {
+		if err := await(ready, failed); err != nil {
 			return f, err
 		}
 	}
@@ -150,18 +161,13 @@ func (c *client) devices() (f figures, err error) {
 	return f, nil
 }
 
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// await waits for one more device whose telemetry flows.
-func await(ready <-chan string) error {
+// await waits for one more device whose telemetry flows. It returns at once if a device has ended.
+func await(ready <-chan string, failed <-chan error) error {
 	select {
 	case <-ready:
 		return nil
+	case err := <-failed:
+		return fmt.Errorf("a device has ended: %w", err)
 	case <-time.After(time.Minute):
 		return fmt.Errorf("no further device in a minute")
 	}
