@@ -211,18 +211,14 @@ func (h *Handled) rewrite(now time.Time) error {
 			delete(h.seen, key)
 		}
 	}
-	for len(h.seen) > handledMax {
-		oldest := ""
-		for key, at := range h.seen {
-			if oldest == "" || at.Before(h.seen[oldest]) {
-				oldest = key
-			}
-		}
-		delete(h.seen, oldest)
+	keys := slices.SortedFunc(maps.Keys(h.seen), func(a, b string) int { return h.seen[a].Compare(h.seen[b]) }) // oldest first
+	for len(keys) > handledMax {
+		delete(h.seen, keys[0])
+		keys = keys[1:]
 	}
 	var content []byte
-	for key, at := range h.seen {
-		content = append(content, lineOf(key, at)...)
+	for _, key := range keys {
+		content = append(content, lineOf(key, h.seen[key])...)
 	}
 	h.shut()
 	h.home.io.Lock()

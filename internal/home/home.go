@@ -90,15 +90,12 @@ func refuses(err error) bool {
 // Open makes the directory and locks it. It returns only errors that need a person; after any other
 // failure of the disk it tries again later.
 func (h *Home) Open() error {
+	needsPerson := func(err error) bool { return errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) }
 	err := h.lock()
-	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
-		h.Close()
-		return err
-	}
-	if err != nil {
+	if err != nil && !needsPerson(err) {
 		err = h.lock() // a second try, because an error of a disk may pass at once
 	}
-	if errors.Is(err, ErrLocked) || errors.Is(err, ErrStateDir) {
+	if needsPerson(err) {
 		h.Close()
 		return err
 	}
