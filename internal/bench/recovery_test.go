@@ -22,7 +22,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/sim"
-	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -136,15 +136,7 @@ type run struct {
 func (c *cloud) run(dial dialFunc, change func(*plan)) *run {
 	c.t.Helper()
 	c.next++
-	text, err := os.ReadFile("../../failover.json")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	m, err := model.Parse(text)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	id := fmt.Sprintf("device-%04d", c.next)
+	m, id := virtual.Model(c.t), fmt.Sprintf("device-%04d", c.next)
 	conf := plan{
 		Shared: device.Shared{
 			Agent: "bench", Roots: c.CAPool(), DialContext: dial,

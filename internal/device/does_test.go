@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	mathrand "math/rand/v2"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,11 +73,8 @@ func (d *Device) handle(name string, f func(context.Context, json.RawMessage) (j
 // withCommands returns a model with the commands that tests handle beside its own.
 func withCommands(t testing.TB, text []byte) *model.Model {
 	t.Helper()
-	var more strings.Builder
 	for _, name := range []string{"slow", "crash", "fail", "hang"} {
-		fmt.Fprintf(&more, `"contents": [ {"@type":"Command","name":%q},`, name)
-		text = bytes.Replace(text, []byte(`"contents": [`), []byte(more.String()), 1)
-		more.Reset()
+		text = bytes.Replace(text, []byte(`"contents": [`), fmt.Appendf(nil, `"contents": [ {"@type":"Command","name":%q},`, name), 1)
 	}
 	m, err := model.Parse(text)
 	if err != nil {

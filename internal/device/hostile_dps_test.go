@@ -15,6 +15,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 )
 
 // TestOddDPS lets DPS give a wrong answer and then the right one. No wrong answer ends the device,
@@ -48,7 +49,7 @@ func TestOddDPS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := inMemory(t)
+			dir := virtual.Dir(t)
 			synctest.Test(t, func(t *testing.T) {
 				cert, pool := memnet.Certificate(t, badHub)
 				n := memnet.New()

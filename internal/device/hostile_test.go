@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +17,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
-	"github.com/hubhop-iot/hubhop/model"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -40,15 +39,7 @@ type scriptedHub struct {
 // world runs the device d against the hub for a time, and returns its events.
 func (h *scriptedHub) world(t *testing.T, change func(*Device), d time.Duration) (told []journal.Event) {
 	t.Helper()
-	builtin, err := os.ReadFile("../../failover.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := model.Parse(builtin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := inMemory(t)
+	m, dir := virtual.Model(t), virtual.Dir(t)
 	synctest.Test(t, func(t *testing.T) {
 		cert, pool := memnet.Certificate(t, badHub)
 		h.cert = cert

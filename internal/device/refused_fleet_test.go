@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 )
 
 // TestAThousandRefusedDevices: a thousand devices of one process start while DPS answers 500, and
@@ -22,7 +23,7 @@ func TestAThousandRefusedDevices(t *testing.T) {
 	t.Parallel()
 	const devices, perMinute, burst = 1000, 900, 100
 	quiet := setup{device: func(c *plan) { c.Telemetry, c.Reported = false, false }}
-	dir := inMemory(t)
+	dir := virtual.Dir(t)
 	bubble(t, quiet, func(t *testing.T, w *world) {
 		w.run(time.Second)
 		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSError500}))

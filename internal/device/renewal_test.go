@@ -11,6 +11,7 @@ import (
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 )
 
 // ages says how long each sample of the given messages was on its way, from its making to the hub.
@@ -148,7 +149,7 @@ func TestRenewalOfAShortToken(t *testing.T) {
 	for _, ttl := range []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {
 			bubble(t, setup{cloud: func(c *sim.Config) { c.SASGrace = 0 }, device: func(c *plan) {
-				c.StateDir, c.Link.TokenLife, c.TelemetryInterval = inMemory(t), ttl, 100*time.Millisecond
+				c.StateDir, c.Link.TokenLife, c.TelemetryInterval = virtual.Dir(t), ttl, 100*time.Millisecond
 			}}, func(t *testing.T, w *world) {
 				w.on("hub-a", 10*time.Second)
 				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 900}))

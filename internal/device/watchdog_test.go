@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -48,7 +49,7 @@ func TestUnsteadyLinkIsNeverGivenUp(t *testing.T) {
 	} {
 		for seed := range weatherSeeds() {
 			t.Run(fmt.Sprintf("%s, seed %d", name, seed), func(t *testing.T) {
-				s := setup{device: func(c *plan) { c.StateDir = inMemory(t); c.Outbox.SyncEvery = v.every }}
+				s := setup{device: func(c *plan) { c.StateDir = virtual.Dir(t); c.Outbox.SyncEvery = v.every }}
 				bubble(t, s, func(t *testing.T, w *world) {
 					w.run(10 * time.Second)
 					w.halt()
@@ -100,7 +101,7 @@ func (w *world) silentDials() (all []string) {
 // carries every sample.
 func TestHubWithLatePubacksIsKept(t *testing.T) {
 	t.Parallel()
-	s := setup{device: func(c *plan) { c.StateDir = inMemory(t); c.Link.TokenLife = 48 * time.Hour }}
+	s := setup{device: func(c *plan) { c.StateDir = virtual.Dir(t); c.Link.TokenLife = 48 * time.Hour }}
 	bubble(t, s, func(t *testing.T, w *world) {
 		w.run(time.Minute)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultThrottle, DelayMs: 50_000}))
@@ -206,7 +207,7 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var feed *io.PipeWriter
 			s := setup{device: func(c *plan) {
-				c.StateDir, c.TelemetryInterval, c.Reported = inMemory(t), v.every, false
+				c.StateDir, c.TelemetryInterval, c.Reported = virtual.Dir(t), v.every, false
 				if v.stdin {
 					var input *io.PipeReader
 					input, feed = io.Pipe()

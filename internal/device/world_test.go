@@ -67,7 +67,7 @@ type setup struct {
 func bubble(t *testing.T, s setup, f func(t *testing.T, w *world)) {
 	t.Helper()
 	m := withCommands(t, virtual.ModelText(t))
-	dir := inMemory(t) // a second of virtual time has dozens of syncs; the outbox is held to a real disk by its own tests
+	dir := virtual.Dir(t) // a second of virtual time has dozens of syncs; the outbox is held to a real disk by its own tests
 	synctest.Test(t, func(t *testing.T) {
 		if !s.start.IsZero() {
 			time.Sleep(time.Until(s.start))
@@ -337,9 +337,6 @@ func aDay() time.Duration {
 }
 
 func no() *bool { return new(false) }
-
-// inMemory is a directory where syncing costs nothing, for tests that sync for days.
-func inMemory(t *testing.T) string { return virtual.Dir(t) }
 
 // plan is all that [New] is given, so that a test can change any part of it by its name.
 type plan struct {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 )
 
 // The machine the test runs on, with a processor at work.
@@ -46,7 +48,7 @@ func TestThisMachine(t *testing.T) {
 		t.Errorf("temperature in %s", body)
 	}
 	// The model knows temp; the others are told of once and sent all the same.
-	for _, f := range failover(t).CheckTelemetry("", body) {
+	for _, f := range virtual.Model(t).CheckTelemetry("", body) {
 		if f.Name == "temp" {
 			t.Errorf("%+v", f)
 		}

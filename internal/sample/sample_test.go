@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
 
 // TestTheModelKnowsTheSample: every command and property of the sample is in failover.json, and its
 // values fit.
 func TestTheModelKnowsTheSample(t *testing.T) {
-	m := failover(t)
+	m := virtual.Model(t)
 	app := App(Options{Model: m, Interval: time.Second, ReportedInterval: time.Minute, Off: device.Paths{C2D: true}, Rand: rand.New(rand.NewPCG(1, 2))})
 	if app.Model != m || app.Off != (device.Paths{C2D: true}) {
 		t.Errorf("%+v", app)

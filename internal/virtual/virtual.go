@@ -39,7 +39,7 @@ func Cloud(t *testing.T, change func(*sim.Config)) (*memnet.Net, *sim.Sim) {
 }
 
 // ModelText returns the model of the published sample, failover.json.
-func ModelText(t *testing.T) []byte {
+func ModelText(t testing.TB) []byte {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
 	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "..", "..", "failover.json"))
@@ -50,7 +50,7 @@ func ModelText(t *testing.T) []byte {
 }
 
 // Model returns that model, read.
-func Model(t *testing.T) *model.Model {
+func Model(t testing.TB) *model.Model {
 	t.Helper()
 	m, err := model.Parse(ModelText(t))
 	if err != nil {
