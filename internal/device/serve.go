@@ -205,10 +205,10 @@ func (w *duty) end() error {
 	switch {
 	case d.stopping.Load(): // it has waited already
 	case err == nil:
-		d.settle(context.Background(), l, retireTimeout)
+		settle(l, retireTimeout)
 	default:
 		began := time.Now()
-		d.settle(context.Background(), l, within(l, settleTimeout))
+		settle(l, within(l, settleTimeout))
 		if calm { // methods that came in the last moment
 			w.await(settleTimeout - time.Since(began))
 		}
@@ -239,8 +239,8 @@ func ended(l *hub.Link) bool {
 }
 
 // settle waits for PUBACKs.
-func (d *Device) settle(ctx context.Context, l *hub.Link, limit time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func settle(l *hub.Link, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	_ = l.Settle(ctx)
 }
