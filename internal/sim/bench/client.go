@@ -104,7 +104,7 @@ func (c contestant) measureIdle(dir string, o options) (f idleFigures, err error
 	if err != nil {
 		return f, err
 	}
-	_ = pause(o.settle, nil) // until the server has given back what the handshakes took: nobody sends, so nobody can fail, and no state can show
+	_ = pause(o.settle, nil) // the server gives back what the handshakes took, and has nothing to tell when it has done so
 	if f.after, err = t.memory("VmRSS"); err != nil {
 		return f, err
 	}

@@ -28,7 +28,7 @@
 // The registry alone puts devices into hubs and takes them out. It reaches a hub by its methods
 // Admit, Delete and Identity, asks it for Name, Host, AzureName and KnownAs, and for FaultKind,
 // Reachable and DeadForDPS; it reaches an identity by Enable, Disable and Trust, and asks it for
-// Content and Connection. In the other direction a hub calls back: [Registry.Switched] is the
+// Content, Connection and Hub. In the other direction a hub calls back: [Registry.Switched] is the
 // function that a hub is given for identities that a service has switched.
 //
 // # Locks
