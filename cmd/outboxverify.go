@@ -54,7 +54,8 @@ lowest seq in it. A device with --drain-order fresh-first sends its newest messa
 outbox id that is not the current one (the state directory was moved, or the disk had failed) is judged up to the last seq that
 arrived. Messages that a running device makes after verify has begun are not judged.
 
-The exit code is 0 only if nothing is lost, and 3 if something is.
+The exit code is 3 if something is lost, or if ids will be used again because the outbox is an older copy. It is 0 only if neither
+is so.
 
 ` + outboxDirHelp + exitHelp,
 		Example: `  hubhop outbox verify --device-id dev-1 --ledger http://127.0.0.1:8090
