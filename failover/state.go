@@ -7,10 +7,10 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 )
 
-const (
-	maxKnown    = 8
-	maxKnownAge = 30 * 24 * time.Hour
-)
+// MaxKnownHubs is how many hubs a session knows at most, with the one that DPS has assigned.
+const MaxKnownHubs = 8
+
+const maxKnownAge = 30 * 24 * time.Hour // of an assignment
 
 // State is what survives a restart: the hub that DPS has assigned to a device, and those that it
 // had assigned before. It holds no secret.
@@ -23,7 +23,7 @@ type State struct {
 	DeviceID       string     `json:"deviceId"`
 	Substatus      string     `json:"substatus,omitempty"`
 	AssignedAt     time.Time  `json:"assignedAt"`
-	KnownHubs      []KnownHub `json:"knownHubs"` // newest assignment first, at most 8
+	KnownHubs      []KnownHub `json:"knownHubs"` // newest assignment first, at most MaxKnownHubs
 	// RefusedSince is the time of DPS's first answer without an assignment since its last
 	// assignment or link; zero if there was none.
 	RefusedSince time.Time `json:"refusedSince,omitzero"`
@@ -80,8 +80,8 @@ func (m *Machine) know(now time.Time, e Assigned) {
 	known := slices.DeleteFunc(m.state.KnownHubs, func(k KnownHub) bool { return k.Host == e.Hub })
 	k := KnownHub{Host: e.Hub, DeviceID: e.DeviceID, AssignedAt: now, Sequential: m.state.sequential(e.Hub)}
 	m.state.KnownHubs = append([]KnownHub{k}, known...)
-	if len(m.state.KnownHubs) > maxKnown {
-		m.state.KnownHubs = m.state.KnownHubs[:maxKnown]
+	if len(m.state.KnownHubs) > MaxKnownHubs {
+		m.state.KnownHubs = m.state.KnownHubs[:MaxKnownHubs]
 	}
 	m.state.Substatus = e.Substatus
 	m.forgetOld(now)

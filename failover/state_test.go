@@ -13,7 +13,7 @@ func TestKnownHubsAreFewAndRecent(t *testing.T) {
 	for i := range 12 {
 		s = s.WithAssignment(dps.Assignment{Hub: "hub-" + string(rune('a'+i))}, now.Add(time.Duration(i)*time.Hour))
 	}
-	if len(s.KnownHubs) != maxKnown || s.KnownHubs[0].Host != "hub-l" {
+	if len(s.KnownHubs) != MaxKnownHubs || s.KnownHubs[0].Host != "hub-l" {
 		t.Errorf("%d known, first %s", len(s.KnownHubs), s.KnownHubs[0].Host)
 	}
 	s = s.WithAssignment(dps.Assignment{Hub: "hub-new"}, now.Add(maxKnownAge+9*time.Hour))

@@ -110,7 +110,7 @@ func (k *keeper) write() error {
 			return err
 		}
 		for _, known := range old.KnownHubs {
-			if !slices.ContainsFunc(s.KnownHubs, func(k failover.KnownHub) bool { return k.Host == known.Host }) && len(s.KnownHubs) < maxKnown {
+			if !slices.ContainsFunc(s.KnownHubs, func(k failover.KnownHub) bool { return k.Host == known.Host }) && len(s.KnownHubs) < failover.MaxKnownHubs {
 				s.KnownHubs = append(slices.Clip(s.KnownHubs), known)
 			}
 		}
@@ -120,5 +120,3 @@ func (k *keeper) write() error {
 	}
 	return saveState(k.home, s)
 }
-
-const maxKnown = 8 // hubs that a session keeps
