@@ -62,11 +62,10 @@ func kiln(m *model.Model) device.App {
 	}
 }
 
-// connect runs a device until ctx ends.
-func connect(ctx context.Context, shared *device.Shared, id device.Identity, app device.App) error {
-	host := shared.Config.ProvisioningHost
+// connect runs a device until ctx ends. dpsHost is where it asks for its hub.
+func connect(ctx context.Context, shared *device.Shared, dpsHost string, id device.Identity, app device.App) error {
 	shared.Config = device.DefaultConfig()
-	shared.Config.ProvisioningHost = host
+	shared.Config.ProvisioningHost = dpsHost
 	shared.Config.Outbox.MaxBytes = 64 << 20
 	if err := shared.Config.Validate(); err != nil {
 		return err
@@ -105,12 +104,11 @@ func ExampleApp() {
 		}
 	})
 	shared := &device.Shared{Agent: "kiln/1.0", Roots: cloud.CAPool(), DialContext: net.DialContext, Journal: heard}
-	shared.Config.ProvisioningHost = cloud.Info().ProvisioningHost
 	id := device.Identity{DeviceID: "kiln-1", IDScope: cloud.Info().IDScope, StateDir: dir,
 		Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("kiln-1"))}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- connect(ctx, shared, id, kiln(m)) }()
+	go func() { ended <- connect(ctx, shared, cloud.Info().ProvisioningHost, id, kiln(m)) }()
 	<-connected
 
 	for _, payload := range []string{"30", "0", `"far"`} {
