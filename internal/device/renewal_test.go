@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
@@ -84,7 +83,6 @@ func TestRenewalHardlyDelaysTelemetry(t *testing.T) {
 func TestRenewalWaitsForMethods(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
-		synctest.Wait()                  // the device has looked at its app
 		w.dev.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(20 * time.Second)
 			return json.RawMessage(`"done"`), nil
@@ -116,7 +114,6 @@ func TestRenewalBeforeTheTokenEnds(t *testing.T) {
 			}}, func(t *testing.T, w *world) {
 				w.net.SetDelay(time.Millisecond)
 				hang := make(chan struct{})
-				synctest.Wait() // the device has looked at its app
 				w.dev.handle("hang", func(context.Context, json.RawMessage) (json.RawMessage, error) { <-hang; return nil, nil })
 				w.on("hub-a", 10*time.Second)
 				w.run(time.Second)
@@ -220,7 +217,6 @@ func TestRenewalWaitsForTheSender(t *testing.T) {
 func TestLinkThatDiesBeforeItsRenewalIsALoss(t *testing.T) {
 	bubble(t, setup{device: func(c *plan) { c.Link.TokenLife = 5 * time.Minute }}, func(t *testing.T, w *world) {
 		w.net.SetDelay(time.Millisecond) // so that the old link is read to its end before the new one is there, as on any real network
-		synctest.Wait()                  // the device has looked at its app
 		w.dev.handle("slow", func(context.Context, json.RawMessage) (json.RawMessage, error) {
 			time.Sleep(24 * time.Second)
 			return nil, nil
