@@ -76,7 +76,7 @@ type Config struct {
 	Drain    telemetry.DrainOptions // Created, Problem and Go are set by the device
 	Outbox   outbox.Options         // Age, Stamp, For and Report are set by the device
 
-	MethodTimeout time.Duration // how long a handler of a command may take
+	MethodTimeout time.Duration // how long a handler of the App, or a reader of a reported property, may take
 	DrainTimeout  time.Duration // how long a device that is stopped goes on sending what is queued; 0: it does not
 
 	Once bool // send what is queued, and the inputs that end to their end; then stop
