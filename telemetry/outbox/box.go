@@ -14,8 +14,9 @@
 //
 // Where to read: box.go has the contract, append.go the commits, room.go what a full box does,
 // write.go the segments, degraded.go what happens while the disk takes nothing, read.go and
-// leave.go the two ends of a record's life, segment.go the end of a segment's, cursor.go what is
-// known beside the segments, load.go and recover.go the beginning.
+// leave.go the two ends of a record's life, notify.go how a reader waits, segment.go the end of a
+// segment's life, cursor.go what is known beside the segments, load.go and recover.go the
+// beginning, memory.go a box without a disk.
 //
 // Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and
 // hands it on), cursorFile.syncing, cursorFile.mu, Box.mu. Nobody holds Box.mu while it calls the
@@ -106,8 +107,8 @@ type Options struct {
 	Machine string
 	FS      disk.FS // the disk; nil: the real one
 
-	// Report, which may be nil, is called without locks in the goroutines that call the box, and in
-	// the timer's that syncs acknowledgements, so also twice at once.
+	// Report, which may be nil, is called in the goroutines that call the box and in those of its
+	// timers, without a lock of the box, and perhaps by several of them at once.
 	Report func(Problem)
 }
 

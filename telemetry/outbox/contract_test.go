@@ -265,6 +265,29 @@ var contract = map[string]func(t *testing.T, open func(o Options) *Box){
 			t.Errorf("not accounted for: %v; gaps %v", missing, far.gaps)
 		}
 	},
+	"discarded": func(t *testing.T, open func(o Options) *Box) {
+		b := open(Options{})
+		for range 2 {
+			n, err := b.Discard()
+			if n != 0 || err != nil {
+				t.Errorf("dropped %d of none: %v", n, err)
+			}
+		}
+		appendBodies(t, b, bodies(1, 5)...)
+		ackAll(t, b, queued(t, b)[:2])
+		n, err := b.Discard()
+		if n != 3 || err != nil || b.Stats().Queued != 0 || b.Stats().Dropped != 3 {
+			t.Errorf("dropped %d: %v; %+v", n, err, b.Stats())
+		}
+		appendBodies(t, b, "6")
+		r := queued(t, b)
+		equal(t, "left", fmt.Sprint(seqsOf(t, r)), "[6]")
+		equal(t, "gap", r[0].Gap, "3-5")
+		closeBox(t, b)
+		if _, err := b.Discard(); !errors.Is(err, ErrClosed) {
+			t.Errorf("closed: %v", err)
+		}
+	},
 	"closed": func(t *testing.T, open func(o Options) *Box) {
 		b := open(Options{})
 		appendBodies(t, b, "1")

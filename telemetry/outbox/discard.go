@@ -1,16 +1,21 @@
 package outbox
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
+)
 
 // Discard drops all records that wait in the line, and returns how many they were. Their ids are
 // never used again, and the next message carries them as a gap. When Discard returns nil, that is
-// on the disk. While the box is degraded, Discard drops nothing and returns an error.
+// on the disk, unless the box is in memory. While the box is degraded, Discard drops nothing and
+// returns an error.
 func (b *Box) Discard() (n uint64, err error) {
 	defer b.report()
 	if err := b.Sync(); err != nil { // records that are not synced are not in the line yet
 		return 0, err
 	}
-	b.cur.mu.Lock()
+	b.lockCursor()
 	b.mu.Lock()
 	if b.off != nil {
 		err = b.off
@@ -19,9 +24,15 @@ func (b *Box) Discard() (n uint64, err error) {
 	for s := b.oldest(); s != nil && err == nil; s = b.oldest() {
 		b.dropSegment(s, "on purpose")
 	}
+	if r := b.ring; b.files == nil && len(r.items) > 0 {
+		b.drop(runs.Of(r.base, r.end()-1), "on purpose")
+	}
 	n = b.dropped - before
 	b.mu.Unlock()
-	b.cur.mu.Unlock()
+	b.unlockCursor()
+	if b.files == nil {
+		return n, nil
+	}
 	if err == nil {
 		err = b.syncAcks(true)
 	}

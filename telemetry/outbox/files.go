@@ -147,7 +147,7 @@ func (b *Box) closeFiles() error {
 	if r := b.ring; r != nil {
 		n := uint64(0)
 		for _, x := range b.acks.Open(runs.Of(r.base, r.end()-1)) {
-			n += x.Last - x.First + 1
+			n += x.Count()
 		}
 		if n > 0 {
 			errs = append(errs, fmt.Errorf("%d messages were only in memory and are lost: %w", n, b.off))

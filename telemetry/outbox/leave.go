@@ -119,7 +119,7 @@ func (b *Box) miss(id format.ID, firstSeq uint64, s runs.Span) (n, first, last u
 		if n == 0 {
 			first = from
 		}
-		n, last = n+x.Last-x.First+1, to
+		n, last = n+x.Count(), to
 	}
 	b.leave(s)
 	return n, first, last

@@ -26,7 +26,7 @@ func (b *Box) lose(s segment, lost runs.Span, raw []byte, why error) {
 	defer b.cur.mu.Unlock()
 	b.mu.Lock()
 	n, first, last := uint64(0), uint64(0), uint64(0)
-	if held := (runs.Of(lost.First, min(lost.Last, b.lastOf(s)))); held.First <= held.Last {
+	if held := runs.Of(lost.First, min(lost.Last, b.lastOf(s))); held.First <= held.Last {
 		n, first, last = b.miss(s.ID, s.seqAt(held.First), held)
 	}
 	b.leave(lost) // also positions of messages that were in memory only when their process ended

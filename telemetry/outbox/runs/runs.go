@@ -34,7 +34,7 @@ func (a *Set) Next(n uint64) uint64 {
 	return n
 }
 
-// Has says whether a position is in the set.
+// Has says whether a number is in the set.
 func (a *Set) Has(n uint64) bool { return a.Next(n) != n }
 
 // Open returns the parts of a span that are not in the set.
@@ -63,12 +63,12 @@ func (a *Set) Add(s Span) (fresh uint64) {
 	if s.First > s.Last {
 		return 0
 	}
-	fresh = s.Last - s.First + 1
+	fresh = s.Count()
 	i := sort.Search(len(a.Spans), func(i int) bool { return a.Spans[i].Last+1 >= s.First })
 	j := i
 	for ; j < len(a.Spans) && a.Spans[j].First <= s.Last+1; j++ {
 		old := a.Spans[j]
-		a.Above -= old.Last - old.First + 1
+		a.Above -= old.Count()
 		if both := min(s.Last, old.Last) + 1; both > max(s.First, old.First) {
 			fresh -= both - max(s.First, old.First)
 		}
@@ -81,7 +81,7 @@ func (a *Set) Add(s Span) (fresh uint64) {
 		a.Spans = slices.Delete(a.Spans, i, j)
 		return fresh
 	}
-	a.Above += s.Last - s.First + 1
+	a.Above += s.Count()
 	a.Spans = slices.Replace(a.Spans, i, j, s)
 	return fresh
 }
