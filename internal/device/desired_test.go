@@ -1,6 +1,7 @@
 package device
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -89,6 +90,39 @@ func fifty() (all []string) {
 		all = append(all, fmt.Sprintf(`{"fanSpeed":%d,"$version":%d}`, i+1, i+4))
 	}
 	return all
+}
+
+// TestEachStartAppliesWhatIsDesired: a device gives its handler the desired value once after each
+// start, although the value has not changed and is acknowledged. A new link is no start.
+func TestEachStartAppliesWhatIsDesired(t *testing.T) {
+	applied := 0
+	handled := func(c *plan) {
+		c.also = func(a *App) {
+			a.Desired = map[string]Desired{"fanSpeed": {Apply: func(_ context.Context, r Request) (Ack, error) {
+				if applied++; string(r.Value) != "7" {
+					t.Errorf("applied %s", r.Value)
+				}
+				return Ack{}, nil
+			}}}
+		}
+	}
+	bubble(t, setup{device: handled}, func(t *testing.T, w *world) {
+		expect := func(times int) {
+			t.Helper()
+			w.run(20 * time.Second)
+			if applied != times || w.acknowledged("fanSpeed") != "7 200 2" {
+				t.Errorf("applied %d times, not %d; acknowledged %s", applied, times, w.acknowledged("fanSpeed"))
+			}
+		}
+		w.run(5 * time.Second)
+		w.must(w.cloud.PatchDesired("dev-1", []byte(`{"fanSpeed":7}`)))
+		expect(1)
+		w.must(w.cloud.Disconnect("dev-1"))
+		expect(1)
+		w.halt()
+		w.start()
+		expect(2)
+	})
 }
 
 // TestCloudFloods: a hub sends as fast as it can. The device's events about it are bounded, and say

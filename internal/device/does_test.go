@@ -25,6 +25,8 @@ type does struct {
 	Input             io.Reader // of the source stdin
 	TelemetryInterval time.Duration
 	ReportedInterval  time.Duration
+
+	also func(*App) // changes the App before the device has it; may be nil
 }
 
 // app returns an App that no other device has.
@@ -46,7 +48,7 @@ func (a does) app(chance *mathrand.Rand) App {
 		full = 80 + 20*chance.Float64()
 	}
 	began := time.Now()
-	return App{
+	app := App{
 		Model:   a.Model,
 		Sources: sources,
 		Commands: map[string]Command{
@@ -58,6 +60,10 @@ func (a does) app(chance *mathrand.Rand) App {
 		}}},
 		Off: Paths{Telemetry: !a.Telemetry, Reported: !a.Reported, Desired: !a.Desired, Methods: !a.Methods, C2D: !a.C2D},
 	}
+	if a.also != nil {
+		a.also(&app)
+	}
+	return app
 }
 
 // handle gives a running device a handler of one more command, which takes any payload. It waits

@@ -16,6 +16,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -96,6 +97,27 @@ func TestOnceSendsItsInput(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOnceReadsOnlyInputsThatEnd: of several sources a run with Once reads those that end, and each
+// of them to its end.
+func TestOnceReadsOnlyInputsThatEnd(t *testing.T) {
+	more := func(c *plan) {
+		c.also = func(a *App) {
+			a.Sources = append(a.Sources,
+				telemetry.Every(time.Second, func(time.Time) ([]byte, error) { return []byte(`{"n":0}`), nil }),
+				telemetry.Lines(&lineByLine{lines: []string{`{"n":2}`, `{"n":3}`}, pause: time.Minute}))
+		}
+	}
+	bubble(t, fed(strings.NewReader(`{"n":1}`), more), func(t *testing.T, w *world) {
+		defer time.AfterFunc(time.Hour, w.stop).Stop() // a run that reads more never ends
+		if err := w.over(); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(w.bodies()); got != `[{"n":1} {"n":2} {"n":3}]` {
+			t.Errorf("%s arrived", got)
+		}
+	})
 }
 
 // TestShortRunKeepsItsHub looks at the state file of runs that are as short as can be: their one
