@@ -170,8 +170,8 @@ func TestLargeSamplesThatWaitAreBounded(t *testing.T) {
 	})
 }
 
-// next returns the oldest records behind a position, up to limit of them. It waits for one. They are
-// valid until t ends.
+// next returns the oldest records behind a position, up to limit of them. It waits for one. The
+// records are valid until t ends.
 func next(t *testing.T, b *outbox.Box, after uint64, limit int) ([]outbox.Record, error) {
 	batch := new(outbox.Batch)
 	t.Cleanup(batch.Release)
