@@ -72,8 +72,10 @@ func tellDemo(t *testing.T, change func(d *Demo, stop context.CancelFunc)) (out 
 			}
 			return nil
 		})
-		out.lines = text.String()
 		time.Sleep(d.Shared.Config.MethodTimeout) // for handlers that do not answer
+		mu.Lock()
+		defer mu.Unlock()
+		out.lines = text.String()
 	})
 	return out
 }
