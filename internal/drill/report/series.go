@@ -1,0 +1,91 @@
+package report
+
+import "time"
+
+// maxPoints bounds a series, because a drill may last for weeks.
+const maxPoints = 720
+
+// Series is how the rate and the backlog went over time, in points of equal width. When there would
+// be more than maxPoints, two points become one.
+type Series struct {
+	StepMs int64   `json:"stepMs"` // width of a point
+	Points []Point `json:"points"` // from offset 0 on
+}
+
+// Point is one piece of the time.
+type Point struct {
+	Arrived uint64 `json:"arrived"` // messages
+	Backlog uint64 `json:"backlog"` // the most that waited
+}
+
+// firstStep is the width of a point at first.
+const firstStep = 200 * time.Millisecond
+
+// at returns the point of an offset. It returns nil for an offset before the start.
+func (s *Series) at(offset time.Duration) *Point {
+	ms := offset.Milliseconds()
+	if ms < 0 {
+		return nil
+	}
+	if s.StepMs <= 0 {
+		s.StepMs = firstStep.Milliseconds()
+	}
+	for ms/s.StepMs >= maxPoints {
+		s.halve()
+	}
+	i := int(ms / s.StepMs)
+	for len(s.Points) <= i {
+		last := Point{}
+		if n := len(s.Points); n > 0 {
+			last.Backlog = s.Points[n-1].Backlog // nobody has said otherwise
+		}
+		s.Points = append(s.Points, last)
+	}
+	return &s.Points[i]
+}
+
+// halve makes one point of two.
+func (s *Series) halve() {
+	s.StepMs *= 2
+	n := 0
+	for i := 0; i < len(s.Points); i += 2 {
+		p := s.Points[i]
+		if i+1 < len(s.Points) {
+			q := s.Points[i+1]
+			p.Arrived += q.Arrived
+			p.Backlog = max(p.Backlog, q.Backlog)
+		}
+		s.Points[n] = p
+		n++
+	}
+	s.Points = s.Points[:n]
+}
+
+// Arrive counts messages that arrived between two offsets. It spreads them evenly.
+func (s *Series) Arrive(from, until time.Duration, n uint64) {
+	if until < from {
+		until = from
+	}
+	s.at(until) // now the width is settled
+	step := time.Duration(s.StepMs) * time.Millisecond
+	first, last := from/step, until/step
+	pieces := uint64(last-first) + 1
+	for i := range pieces {
+		if p := s.at(time.Duration(first+time.Duration(i)) * step); p != nil {
+			p.Arrived += n*(i+1)/pieces - n*i/pieces
+		}
+	}
+}
+
+// Wait notes how many samples wait at an offset.
+func (s *Series) Wait(offset time.Duration, backlog uint64) {
+	before := len(s.Points)
+	p := s.at(offset)
+	if p == nil {
+		return
+	}
+	if len(s.Points) > before { // the first word on this point
+		p.Backlog = backlog
+	}
+	p.Backlog = max(p.Backlog, backlog)
+}
