@@ -202,3 +202,60 @@ func TestSenderThatPanicsLosesItsSession(t *testing.T) {
 		})
 	}
 }
+
+// clumsy is a handler that panics when its session has ended.
+type clumsy struct {
+	handler
+	describe bool // in Describe, else in Ended
+}
+
+func (h *clumsy) Describe(f *Error) error {
+	if h.describe {
+		panic("a handler's bug")
+	}
+	return f
+}
+
+func (h *clumsy) Ended(Past) {
+	if !h.describe {
+		panic("a handler's bug")
+	}
+}
+
+// TestHandlerThatPanicsAtTheEndHoldsUpNobody: a handler that panics when its session ends makes
+// nobody wait for ever. The session ends, its senders are told, and the error names the panic.
+func TestHandlerThatPanicsAtTheEndHoldsUpNobody(t *testing.T) {
+	for name, describe := range map[string]bool{"in Describe": true, "in Ended": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				stop := w.Serve("10.0.0.1", func(p *peer) { p.Mute() })
+				defer stop()
+				to := w.dialer.endpoint("10.0.0.1")
+				conn, err := to.Connect(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h := &clumsy{describe: describe}
+				s := NewSession(conn, Options{Connect: Connect{ClientID: "dev-1"}, Handler: h, MaxPacket: maxInbound})
+				h.s = s
+				s.Start()
+				if !s.Await(t.Context()) {
+					t.Fatal(s.Err())
+				}
+				var a acks
+				offer(t, s, &a, "m")
+				s.Abort(errors.New("planned"))
+				found, ok := errors.AsType[*BugError](s.Err())
+				if !ok || !strings.Contains(found.Error(), "a handler's bug") {
+					t.Errorf("the session ended with %v", s.Err())
+				}
+				if got := a.Of("m"); len(got) != 1 || got[0] == nil {
+					t.Errorf("the message completed with %v", got)
+				}
+				if _, err := s.Begin(); err == nil {
+					t.Error("a session that has ended takes a message")
+				}
+			})
+		})
+	}
+}

@@ -329,24 +329,12 @@ func (s *Session) lose(err error) { s.end(err, false, true) }
 // and everybody who waits gets it. Once Close has sent DISCONNECT, its reason is the first,
 // although the server may be quicker to close the connection.
 func (s *Session) end(err error, local, hard bool) {
-	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
+	pending, past, first := s.over(err, local)
+	if !first {
 		return
 	}
-	s.ended = true
-	if s.closing {
-		err, local = s.why, true
-	}
-	s.err = s.describeLocked(err, local)
-	pending := s.flight.oldest
-	past := Past{Unacked: s.flight.left(s.maxWindow, s.refused), Varied: s.variedLocked(), Pace: s.pace.next()}
-	s.flight, s.owing, s.out = flight{}, nil, nil
-	s.room.Broadcast()
-	s.stopLocked()
-	s.mu.Unlock()
-
-	s.handler.Ended(past)
+	defer close(s.done)
+	s.toldAtEnd("keeping what the next session should know", func() { s.handler.Ended(past) })
 	if hard {
 		reset(s.conn.raw)
 	} else {
@@ -354,28 +342,48 @@ func (s *Session) end(err error, local, hard bool) {
 		_ = s.conn.Close()
 		late.Stop()
 	}
-	defer close(s.done)
 	var tickets []uint64
 	for p := pending; p != nil; p = p.next {
 		tickets = append(tickets, p.ticket)
 		if p.next == nil || p.next.to != p.to {
-			s.failed(p.to, tickets)
+			s.toldAtEnd("telling a sender", func() { p.to.Done(tickets, s.err) })
 			tickets = tickets[:0]
 		}
 	}
 }
 
-// failed tells a sender that the session has ended. If the sender panics, the others are told all
-// the same.
-func (s *Session) failed(to Completion, tickets []uint64) {
+// over notes the end of the session. It returns the messages that are left, and what the next
+// session should know. first is false if the session had ended before.
+func (s *Session) over(err error, local bool) (pending *publish, past Past, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, Past{}, false
+	}
+	s.ended = true
+	if s.closing {
+		err, local = s.why, true
+	}
+	s.err = s.describeLocked(err, local)
+	pending = s.flight.oldest
+	past = Past{Unacked: s.flight.left(s.maxWindow, s.refused), Varied: s.variedLocked(), Pace: s.pace.next()}
+	s.flight, s.owing, s.out = flight{}, nil, nil
+	s.room.Broadcast()
+	s.stopLocked()
+	return pending, past, true
+}
+
+// toldAtEnd makes a call that belongs to the end of the session. If it panics, the end goes on all
+// the same, and the panic is its reason.
+func (s *Session) toldAtEnd(doing string, call func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.err = s.describeLocked(bug("telling a sender", p), false)
+			s.err = s.describeLocked(bug(doing, p), false)
 		}
 	}()
-	to.Done(tickets, s.err)
+	call()
 }
 
 // describeLocked returns the error for an end, or for what is refused because of it.
@@ -387,6 +395,18 @@ func (s *Session) describeLocked(err error, local bool) error {
 	case !s.up:
 		f.Phase = PhaseSubscribe
 	}
+	return s.described(f)
+}
+
+// described asks the handler for the error. If the handler panics, that is the reason of the end:
+// nobody may wait for ever for a session that has ended, and none of its locks may stay locked.
+func (s *Session) described(f *Error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f.Local, f.Err = false, bug("describing an end", p)
+			err = f
+		}
+	}()
 	return s.handler.Describe(f)
 }
 
@@ -396,9 +416,9 @@ func (s *Session) openLocked() error {
 	case s.ended:
 		return s.err
 	case s.closing:
-		return s.handler.Describe(&Error{Phase: PhaseSession, Local: true, Err: s.why})
+		return s.described(&Error{Phase: PhaseSession, Local: true, Err: s.why})
 	case len(s.out) > maxQueued:
-		return s.handler.Describe(&Error{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
+		return s.described(&Error{Phase: PhaseSession, Err: errors.New("the peer reads nothing any more")})
 	}
 	return nil
 }
