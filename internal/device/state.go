@@ -87,20 +87,22 @@ type keeper struct {
 	mu     sync.Mutex
 	latest failover.State
 	unread bool // the disk could not read the file yet, so it must not be overwritten
+	// late are the known hubs of a file that was read after the session had begun. The session does
+	// not know them, so each file that is written must get them from here.
+	late []failover.KnownHub
 }
 
 // save writes the state. If the disk fails, home tries again later, with the state of that time.
 func (k *keeper) save(s failover.State) {
 	k.mu.Lock()
 	k.latest = s
+	k.forgetLocked()
 	k.mu.Unlock()
 	k.home.Note(home.StateFile, k.write(), "cannot keep the assigned hub for the next start", k.write)
 }
 
 func (k *keeper) write() error {
-	k.mu.Lock()
-	s, unread := k.latest, k.unread
-	k.mu.Unlock()
+	s, unread := k.state()
 	if err := credible(s, k.limit(true)); err != nil {
 		return err
 	}
@@ -109,14 +111,35 @@ func (k *keeper) write() error {
 		if err != nil {
 			return err
 		}
-		for _, known := range old.KnownHubs {
-			if !slices.ContainsFunc(s.KnownHubs, func(k failover.KnownHub) bool { return k.Host == known.Host }) && len(s.KnownHubs) < failover.MaxKnownHubs {
-				s.KnownHubs = append(slices.Clip(s.KnownHubs), known)
-			}
-		}
-		k.mu.Lock()
-		k.unread = false
-		k.mu.Unlock()
+		k.read(old)
+		s, _ = k.state()
 	}
 	return saveState(k.home, s)
+}
+
+// state returns what is to be written: the latest state, and behind its known hubs the late ones.
+func (k *keeper) state() (s failover.State, unread bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s = k.latest
+	if room := failover.MaxKnownHubs - len(s.KnownHubs); room > 0 {
+		s.KnownHubs = append(slices.Clip(s.KnownHubs), k.late[:min(room, len(k.late))]...)
+	}
+	return s, k.unread
+}
+
+// read takes over what the file knew.
+func (k *keeper) read(old failover.State) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.unread, k.late = false, old.KnownHubs
+	k.forgetLocked()
+}
+
+// forgetLocked drops late hubs that the session knows by now. From then on the session alone
+// decides whether such a hub is known, because it learns which hub refuses the device.
+func (k *keeper) forgetLocked() {
+	k.late = slices.DeleteFunc(k.late, func(late failover.KnownHub) bool {
+		return slices.ContainsFunc(k.latest.KnownHubs, func(known failover.KnownHub) bool { return known.Host == late.Host })
+	})
 }
