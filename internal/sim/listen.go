@@ -76,9 +76,13 @@ func (s *Sim) listen() error {
 	if port == "0" && s.bindFree(s.control, "control", host) == nil {
 		port = ""
 	}
-	if port != "" && s.control.Bind(c.ControlAddr) != nil { // taken
-		if err := s.control.Bind(net.JoinHostPort(host, "0")); err != nil {
-			return err
+	if port != "" {
+		if taken := s.control.Bind(c.ControlAddr); taken != nil {
+			if err := s.control.Bind(net.JoinHostPort(host, "0")); err != nil {
+				return err
+			}
+			c.Logger.Warn().Str("address", s.control.Address()).Str("reason", taken.Error()).
+				Msg("the control API is on a free port, because the one asked for cannot be bound; give its clients this address")
 		}
 	}
 	if !isLoopbackHost(wire.HostIn(c.ControlAddr)) {

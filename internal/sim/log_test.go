@@ -184,6 +184,28 @@ func TestHTTPSFallsBackTo8443(t *testing.T) {
 	}
 }
 
+// TestControlPortThatIsTakenIsTold: if the port of the control API is taken, the API is on another
+// one, and the log says so, whatever the layout.
+func TestControlPortThatIsTakenIsTold(t *testing.T) {
+	for _, layout := range []string{LayoutPorts, LayoutLoopback} {
+		log := &diary{}
+		network := memnet.New()
+		c := DefaultConfig()
+		c.Layout, c.Listen, c.Logger = layout, network.Listen, zerolog.New(log).Level(zerolog.InfoLevel)
+		other, err := network.Listen("tcp", "127.0.0.1:8090")
+		must(t, err)
+		s, err := New(c)
+		must(t, err)
+		must(t, s.Start())
+		control := strings.TrimPrefix(s.Info().Control, "http://")
+		if control == "127.0.0.1:8090" || log.holds(map[string]string{"level": "warn", "address": control}, "control API", "address already in use") != 1 {
+			t.Errorf("%s: the API is at %s\n%s", layout, control, log)
+		}
+		must(t, s.Close())
+		must(t, other.Close())
+	}
+}
+
 // A certificate that is not the device's, without a name, expired, or not
 // yet valid is refused by DPS and by hubs in their own forms, and the log says what is wrong with
 // it. Case does not count.
