@@ -45,10 +45,11 @@ var (
 	errEtag           = &dpsError{code: 412000, text: "Precondition failed: the etag is another one."}
 )
 
-// etagMatches reports whether a condition is a star or the etag. Some clients put quotes around it.
+// etagMatches reports whether a condition that was given is a star or the etag. A condition with
+// nothing between its quotes matches none.
 func etagMatches(condition, etag string) bool {
-	bare := strings.Trim(condition, `"`)
-	return bare == "*" || bare == strings.Trim(etag, `"`)
+	match := azure.ParseIfMatch(condition)
+	return match.Given && match.Matches(etag)
 }
 
 // remove takes an enrollment out of the list, and forgets the registrations that it has made.
