@@ -43,7 +43,7 @@ func TestSoak(t *testing.T) {
 					}
 					if len(v.Findings) > 0 {
 						failures.Add(1)
-						report(t, seed, Draw(seed), v)
+						tellShrunk(t, seed, Draw(seed), v)
 					}
 					mu.Lock()
 					backs = append(backs, soakBack{seed, v.back})
@@ -67,8 +67,8 @@ type soakBack struct {
 
 func (b soakBack) String() string { return fmt.Sprintf("%v (seed %d)", b.back, b.seed) }
 
-// report fails the test with the smallest schedule that still fails.
-func report(t *testing.T, seed uint64, s Schedule, v *soaked) {
+// tellShrunk fails the test with the smallest schedule that still fails.
+func tellShrunk(t *testing.T, seed uint64, s Schedule, v *soaked) {
 	t.Helper()
 	t.Errorf("seed %d: %s\n%s", seed, strings.Join(v.texts(), "\n  "), s)
 	var last *soaked // of a schedule that failed

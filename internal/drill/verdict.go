@@ -41,6 +41,9 @@ const (
 	Content     Kind = "content"      // a message holds what it should not
 	Unanswered  Kind = "unanswered"   // a command has no answer
 	Misconduct  Kind = "misconduct"   // a program did not do what it must
+	NotBack     Kind = "not-back"     // the device did not come back from a fault
+	TooSlow     Kind = "too-slow"     // it came back later than its budget allows
+	Unmet       Kind = "unmet"        // a scenario expected something else
 )
 
 // Finding is one reason why a verdict is not good.
@@ -125,6 +128,9 @@ func (j *Judge) Stale() { j.audit.Stale = true }
 // Holds looks into the outbox in dir. It may be called again after the arrivals, for what a running
 // device has announced meanwhile.
 func (j *Judge) Holds(dir string) error { return j.audit.Holds(dir) }
+
+// Contains is Holds with a look into an outbox that was taken earlier.
+func (j *Judge) Contains(c audit.Contents) { j.audit.Take(c) }
 
 // Numbered names an outbox whose directory is not there: its id, and the last seq that it gave to a
 // message. So far only tests use it.

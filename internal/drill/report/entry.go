@@ -1,6 +1,10 @@
 package report
 
 import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
@@ -60,8 +64,15 @@ type Entry struct {
 	End         *End           `json:"end,omitempty"`
 }
 
+// HistoryFile is the name of a history in the directory of a report.
+const HistoryFile = "history.jsonl"
+
+// Format is the version of the history. Another one is refused.
+const Format = 1
+
 // Begin says what is run, and by which measure it is judged.
 type Begin struct {
+	Format      int               `json:"format"` // of the history: [Format]
 	Scenario    string            `json:"scenario"`
 	Title       string            `json:"title,omitempty"`
 	Description string            `json:"description,omitempty"`
@@ -79,6 +90,18 @@ type Begin struct {
 	Allow       Allowance         `json:"allow"`
 	Versions    map[string]string `json:"versions,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
+}
+
+// Short writes the names of the hubs instead of their hosts.
+func (b *Begin) Short(text string) string {
+	hosts := slices.Collect(maps.Keys(b.Names))
+	slices.SortFunc(hosts, func(x, y string) int { return cmp.Or(cmp.Compare(len(y), len(x)), cmp.Compare(x, y)) }) // 127.0.0.22 before 127.0.0.2
+	for _, host := range hosts {
+		if host != "" {
+			text = strings.ReplaceAll(text, host, b.Names[host])
+		}
+	}
+	return text
 }
 
 // Allowance says what a run may do to its samples and still be good, as drill.Allowance does.

@@ -21,19 +21,20 @@ type Point struct {
 // firstStep is the width of a point at first.
 const firstStep = 200 * time.Millisecond
 
-// at returns the point of an offset. It returns nil for an offset before the start.
-func (s *Series) at(offset time.Duration) *Point {
-	ms := offset.Milliseconds()
-	if ms < 0 {
-		return nil
-	}
+// settle makes the points wide enough for an offset, and returns the number of its point.
+func (s *Series) settle(offset time.Duration) int {
+	ms := max(offset.Milliseconds(), 0)
 	if s.StepMs <= 0 {
 		s.StepMs = firstStep.Milliseconds()
 	}
 	for ms/s.StepMs >= maxPoints {
 		s.halve()
 	}
-	i := int(ms / s.StepMs)
+	return int(ms / s.StepMs)
+}
+
+// point returns the point of a number.
+func (s *Series) point(i int) *Point {
 	for len(s.Points) <= i {
 		last := Point{}
 		if n := len(s.Points); n > 0 {
@@ -63,29 +64,21 @@ func (s *Series) halve() {
 
 // Arrive counts messages that arrived between two offsets. It spreads them evenly.
 func (s *Series) Arrive(from, until time.Duration, n uint64) {
-	if until < from {
-		until = from
-	}
-	s.at(until) // now the width is settled
-	step := time.Duration(s.StepMs) * time.Millisecond
-	first, last := from/step, until/step
+	last := s.settle(max(from, until)) // now the width is settled
+	first := s.settle(from)
 	pieces := uint64(last-first) + 1
 	for i := range pieces {
-		if p := s.at(time.Duration(first+time.Duration(i)) * step); p != nil {
-			p.Arrived += n*(i+1)/pieces - n*i/pieces
-		}
+		s.point(first + int(i)).Arrived += n*(i+1)/pieces - n*i/pieces
 	}
 }
 
 // Wait notes how many samples wait at an offset.
 func (s *Series) Wait(offset time.Duration, backlog uint64) {
-	before := len(s.Points)
-	p := s.at(offset)
-	if p == nil {
-		return
-	}
-	if len(s.Points) > before { // the first word on this point
-		p.Backlog = backlog
+	i := s.settle(offset)
+	fresh := i >= len(s.Points) // it is the first word on this point
+	p := s.point(i)
+	if fresh {
+		p.Backlog = 0
 	}
 	p.Backlog = max(p.Backlog, backlog)
 }

@@ -3,6 +3,7 @@ package audit
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
@@ -73,40 +74,97 @@ func (a *Audit) account(id string) *account {
 	return x
 }
 
+// Contents are what one look into an outbox found. They can be kept, so that an audit can be
+// repeated when the outbox is gone.
+type Contents struct {
+	ID      string         // outbox id of the next message; "": not known
+	LastSeq uint64         // the last seq that it gave away
+	Held    bool           // a process has the outbox open
+	Queued  []outbox.Range // what waits
+	Gaps    []outbox.Range // what is announced as missing
+	Aside   []outbox.Range // what the quarantine holds
+}
+
+// SplitRange reads what the String of a Range has written.
+func SplitRange(text string) (r outbox.Range, ok bool) {
+	first, to, several := strings.Cut(text, "..")
+	if r.ID, r.First, ok = outbox.SplitID(first); !ok || !several {
+		r.Last = r.First
+		return r, ok
+	}
+	_, r.Last, ok = outbox.SplitID(r.ID + "-" + to)
+	return r, ok && r.First < r.Last
+}
+
+// Look looks into the outbox in dir. Like Inspect it changes nothing.
+func Look(dir string) (Contents, error) { return look(dir, true) }
+
+// look is Look, with or without what waits.
+func look(dir string, queued bool) (c Contents, err error) {
+	l, err := outbox.Inspect(dir)
+	if err != nil {
+		return c, err
+	}
+	c = Contents{ID: l.ID, LastSeq: l.LastSeq, Held: l.Held, Gaps: l.Gaps}
+	if queued {
+		for r, err := range outbox.ReadQueue(dir) {
+			if err != nil {
+				return c, err
+			}
+			c.Queued = extend(c.Queued, r.ID)
+		}
+	}
+	for q, err := range outbox.ReadQuarantine(dir) {
+		if err != nil {
+			return c, err
+		}
+		c.Aside = extend(c.Aside, q.ID)
+	}
+	return c, nil
+}
+
+// extend adds the seq of a message to the last range if it is the next one.
+func extend(all []outbox.Range, id string) []outbox.Range {
+	box, seq, ok := outbox.SplitID(id)
+	if !ok {
+		return all
+	}
+	if n := len(all); n > 0 && all[n-1].ID == box && all[n-1].Last+1 == seq {
+		all[n-1].Last = seq
+		return all
+	}
+	return append(all, outbox.Range{ID: box, First: seq, Last: seq})
+}
+
 // Holds takes in the outbox in dir: what is queued, what gaps it has to tell, what its quarantine
 // holds. Like Inspect it changes nothing. It may be called again, after the arrivals, for the gaps
 // that a running process has made meanwhile.
 func (a *Audit) Holds(dir string) error {
-	look, err := outbox.Inspect(dir)
+	c, err := look(dir, !a.looked)
 	if err != nil {
 		return err
 	}
+	a.Take(c)
+	return nil
+}
+
+// Take takes in what a look into the outbox has found, as Holds does.
+func (a *Audit) Take(c Contents) {
 	if !a.looked { // the first look counts: what came later nobody has asked about
-		a.looked, a.current, a.lastSeq, a.held = true, look.ID, look.LastSeq, look.Held
-		for r, err := range outbox.ReadQueue(dir) {
-			if err != nil {
-				return err
-			}
-			if id, seq, ok := outbox.SplitID(r.ID); ok {
-				a.account(id).queued.Add(runs.Of(seq, seq))
-			}
+		a.looked, a.current, a.lastSeq, a.held = true, c.ID, c.LastSeq, c.Held
+		for _, r := range c.Queued {
+			a.account(r.ID).queued.Add(runs.Of(r.First, r.Last))
 		}
-		if look.ID != "" {
-			a.account(look.ID)
+		if c.ID != "" {
+			a.account(c.ID)
 		}
 	}
-	for _, g := range look.Gaps {
+	for _, g := range c.Gaps {
 		a.account(g.ID).gaps.Add(runs.Of(g.First, g.Last))
 	}
-	for q, err := range outbox.ReadQuarantine(dir) {
-		if err != nil {
-			return err
-		}
-		if id, seq, ok := outbox.SplitID(q.ID); ok {
-			a.account(id).aside.Add(runs.Of(seq, seq))
-		}
+	for _, q := range c.Aside {
+		a.account(q.ID).aside.Add(runs.Of(q.First, q.Last))
 	}
-	return nil
 }
 
 // Numbered takes in an outbox without its directory: its outbox id, and the last seq that it gave
