@@ -141,6 +141,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/spf13/viper":              {"cmd"},
 		"go.yaml.in/yaml/v3":                  {"internal/configfile"},
 		"github.com/pelletier/go-toml/v2":     {"internal/configfile"},
+		"github.com/prometheus/client_golang": {"internal/status"},
 		"golang.org/x/term":                   {"cmd"},
 		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
 		"golang.org/x/sys":                    {"internal/clock"},

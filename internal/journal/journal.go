@@ -54,7 +54,8 @@ type Event struct {
 	Kind        Kind          `json:"kind"`
 	Hub         string        `json:"hub,omitempty"`
 	Peer        string        `json:"peer,omitempty"`   // Connected, Renewed, Lost: the hub's name if Hub is an address, its address if Hub is a name
-	Rule        string        `json:"rule,omitempty"`   // of the decision table
+	From        string        `json:"from,omitempty"`   // Connected: the hub before, if the device has moved
+	Rule        string        `json:"rule,omitempty"`   // of the decision table; Connected with From: what began the move
 	Signal      string        `json:"signal,omitempty"` // what happened
 	Action      string        `json:"action,omitempty"` // what is done about it
 	Name        string        `json:"name,omitempty"`   // of a method, property, field

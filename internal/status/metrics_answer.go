@@ -1,0 +1,68 @@
+package status
+
+import (
+	"bytes"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// sharedFor is how long the answer to a scrape is given to further ones. So however many ask, they
+// cost the device no more than four scrapes a second.
+const sharedFor = 250 * time.Millisecond
+
+// answers gives the same answer to scrapes that come shortly one after the other. A reader that is
+// slow gets bytes that exist already, so it holds up nobody.
+type answers struct {
+	make http.Handler
+
+	mu  sync.Mutex
+	all [2]*answer // in the text format, and as OpenMetrics; nil: nobody has asked yet
+}
+
+// answer is a scrape's answer. It is not changed once it is made.
+type answer struct {
+	at     time.Time
+	status int
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header { return a.header }
+
+func (a *answer) WriteHeader(status int) { a.status = status }
+
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+// ServeHTTP answers as OpenMetrics if the client takes that, else in the text format.
+func (s *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	format := 0
+	if strings.Contains(r.Header.Get("Accept"), "application/openmetrics-text") {
+		format = 1
+	}
+	a := s.of(format, r)
+	header := w.Header()
+	header.Set("Content-Type", a.header.Get("Content-Type"))
+	header.Set("Content-Length", strconv.Itoa(a.body.Len()))
+	header.Set("Cache-Control", "no-store")
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body.Bytes()) // the reader may have gone
+}
+
+// of returns the answer in a format.
+func (s *answers) of(format int, r *http.Request) *answer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if a := s.all[format]; a != nil && now.Sub(a.at) < sharedFor && a.status == http.StatusOK {
+		return a
+	}
+	fresh := &answer{at: now, status: http.StatusOK, header: http.Header{}}
+	ask := r.Clone(r.Context())
+	ask.Header = http.Header{"Accept": {[]string{"text/plain", "application/openmetrics-text;version=1.0.0"}[format]}}
+	s.make.ServeHTTP(fresh, ask)
+	s.all[format] = fresh
+	return fresh
+}
