@@ -136,8 +136,8 @@ var generated = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
 // serves tests alone.
 func TestThirdPartyArrows(t *testing.T) {
 	only := map[string][]string{
-		"github.com/spf13/cobra":              {"cmd"},
-		"github.com/spf13/pflag":              {"cmd"},
+		"github.com/spf13/cobra":              {"cmd", "cmd/cli"},
+		"github.com/spf13/pflag":              {"cmd", "cmd/cli"},
 		"github.com/spf13/viper":              {"cmd"},
 		"go.yaml.in/yaml/v3":                  {"internal/configfile"},
 		"github.com/pelletier/go-toml/v2":     {"internal/configfile"},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/configfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
@@ -56,7 +57,7 @@ func (s *settings) load() error {
 		f := s.fs.Lookup(key)
 		if err := f.Value.Set(value); err != nil {
 			_ = f.Value.Set(f.DefValue) // one fault is enough: a parser leaves zero behind
-			faults = append(faults, fmt.Errorf("%s: %s is not a value for %s: %w", at, valueOf(key, value), key, plainParse(err)))
+			faults = append(faults, fmt.Errorf("%s: %s is not a value for %s: %w", at, rules.ValueOf(key, value), key, cli.PlainParse(err)))
 			return
 		}
 		s.sources[key] = from

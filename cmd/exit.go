@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hubhop-iot/hubhop/failover"
+	"github.com/hubhop-iot/hubhop/internal/central"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/home"
@@ -59,6 +60,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	{outbox.ErrLocked, exitPerson},
 	{device.ErrRefused, exitPerson},
 	{failover.ErrRefused, exitPerson},
+	{central.ErrRefused, exitPerson},
 }
 
 func exitCode(err error) int {

@@ -5,8 +5,13 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
+
+// rules are what there is to know of all flags, of whatever command.
+var rules = &cli.Rules{Choices: choices, Files: files, Dirs: dirs, Secrets: secrets, Usage: usage,
+	Verbatim: []string{"connection-string"}} // which may be copied in several lines
 
 // choices maps each flag that takes one of a few values to these values.
 var choices = map[string][]string{
@@ -17,6 +22,7 @@ var choices = map[string][]string{
 	"outbox-full":             {"drop-oldest", "block"},
 	"log-level":               {"trace", "debug", "info", "warn", "error"},
 	"log-format":              {"console", "json"},
+	"via":                     {"rest", "az"},
 	"layout":                  {sim.LayoutLoopback, sim.LayoutPorts},
 	"move":                    {sim.MoveDisable, sim.MoveDelete},
 	"allocation":              {sim.AllocateStatic, sim.AllocateHashed, sim.AllocateGeoLatency, sim.AllocateCustom},
@@ -29,7 +35,7 @@ var choices = map[string][]string{
 // files are the flags that name a file; dirs are the flags that name a directory.
 var (
 	files = []string{
-		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger",
+		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "sim",
 	}
 	dirs = []string{"state-dir", "out", "dir"}
 )
@@ -49,7 +55,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	s.fs, s.plan = f, defaultPlan()
 	p, c := &s.plan, &s.plan.shared.Config
 	off := func(turnedOff *bool, name, usage string) {
-		f.VarPF((*unless)(turnedOff), name, "", usage).NoOptDefVal = "true"
+		f.VarPF((*cli.Unless)(turnedOff), name, "", usage).NoOptDefVal = "true"
 	}
 	f.StringVar(&p.id.IDScope, "id-scope", "", "DPS ID scope, such as 0ne00ABCDEF")
 	f.StringVar(&s.groupKey, "group-key", "", "group SAS key, base64; better: --group-key-file or HUBHOP_GROUP_KEY")
@@ -81,10 +87,10 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Link.KeepAlive, "keep-alive", c.Link.KeepAlive, "how long a link may be idle before it is tested")
 	f.DurationVar(&c.Link.TokenLife, "sas-ttl", c.Link.TokenLife, "life of a SAS token")
 	f.DurationVar(&c.MethodTimeout, "method-timeout", c.MethodTimeout, "how long a direct method may take")
-	f.Var((*byteSize)(&c.Outbox.MaxBytes), "outbox-max-bytes", "largest size of the outbox on disk")
+	f.Var((*cli.ByteSize)(&c.Outbox.MaxBytes), "outbox-max-bytes", "largest size of the outbox on disk")
 	f.DurationVar(&c.Outbox.MaxAge, "outbox-max-age", 0, "drop samples older than this (default off)")
 	f.StringVar(&s.outboxFull, "outbox-full", "", "what happens when the outbox is full: drop-oldest, or block, where the source waits (default: drop-oldest, for stdin block)")
-	f.Var((*syncEvery)(&c.Outbox.SyncEvery), "outbox-sync", "always: a sample is on the disk before it counts as taken. A duration such as 1s writes less often, which spares flash; a power cut may then lose the samples of that time")
+	f.Var((*cli.SyncEvery)(&c.Outbox.SyncEvery), "outbox-sync", "always: a sample is on the disk before it counts as taken. A duration such as 1s writes less often, which spares flash; a power cut may then lose the samples of that time")
 	f.IntVar(&c.Drain.Window, "drain-window", c.Drain.Window, "messages in flight")
 	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go before those that waited")
 	f.BoolVar(&c.Outbox.SendHere, "send-queued-here", false, "send what waits in the outbox to this place, although it was queued for another")
@@ -92,7 +98,7 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
 	f.BoolVar(&c.TraceBodies, "log-bodies", false, "also log what MQTT packets carry (needs --log-level trace); it may be secret")
-	readAsWritten(f)
+	rules.ReadAsWritten(f)
 }
 
 func (s *settings) addLogFlags(f *pflag.FlagSet) {

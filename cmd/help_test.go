@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 )
 
 // TestHelpFitsATerminal: no line of any help is longer than 80 characters, and no flag that is
@@ -19,9 +21,9 @@ func TestHelpFitsATerminal(t *testing.T) {
 	}
 	for _, c := range all {
 		var b bytes.Buffer
-		help(&b, c)
+		cli.Help(&b, c, flagGroups)
 		for line := range strings.SplitSeq(b.String(), "\n") {
-			if n := utf8.RuneCountInString(line); n > helpWidth || strings.Contains(line, "\t") {
+			if n := utf8.RuneCountInString(line); n > cli.HelpWidth || strings.Contains(line, "\t") {
 				t.Errorf("%s --help has a line of %d characters: %q", c.CommandPath(), n, line)
 			}
 		}
@@ -32,18 +34,6 @@ func TestHelpFitsATerminal(t *testing.T) {
 		})
 		if c.Runnable() && !strings.Contains(b.String(), "Usage:\n  hubhop") {
 			t.Errorf("%s --help does not say how it is used", c.CommandPath())
-		}
-	}
-}
-
-// TestHelpIsFilledAndKeepsItsTables: paragraphs are filled, tables keep their columns, commands
-// break where a shell allows.
-func TestHelpIsFilledAndKeepsItsTables(t *testing.T) {
-	long := strings.Repeat("word ", 30)
-	got := reflow("One\ntwo.\n\n    term    " + long + "\n            more\n    command " + strings.Repeat("--flag value ", 8) + "\n")
-	for _, want := range []string{"One two.\n\n    term    word", "\n            word", "word more\n", " \\\n        --flag value"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
 }

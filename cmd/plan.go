@@ -74,7 +74,7 @@ func (s *settings) behaviour(agent string) (plan, error) {
 	for _, key := range []string{"provisioning-transport", "telemetry-source", "drain-order", "pipeline", "outbox-full"} {
 		// Without a value, outbox-full goes by the source.
 		if f := s.fs.Lookup(key); key != "outbox-full" || f.Value.String() != "" {
-			faults = append(faults, checkChoice(f))
+			faults = append(faults, rules.CheckChoice(f))
 		}
 	}
 	if c.TraceBodies && !c.TracePackets {

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 )
 
 // printJSON writes one indented JSON document.
@@ -26,7 +28,7 @@ type failure struct {
 // wantsJSON says whether --json was given, also if the command line could not be parsed.
 func wantsJSON(env *Env, c *cobra.Command) bool {
 	f := c.Flags().Lookup("json")
-	if f == nil || !isSwitch(f) {
+	if f == nil || !cli.IsSwitch(f) {
 		return false
 	}
 	return f.Value.String() == "true" || slices.Contains(env.Args, "--json")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 )
 
@@ -57,15 +58,17 @@ hubs, so that everything can be tried offline.
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(rules.FlagError)
 	root.InitDefaultVersionFlag()
 	root.Flags().Lookup("version").Usage = "print what hubhop version prints"
 	root.SetVersionTemplate(thisBuild().String() + "\n")
-	root.SetHelpFunc(func(c *cobra.Command, _ []string) { help(c.OutOrStdout(), c) })
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { cli.Help(c.OutOrStdout(), c, flagGroups) })
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
 		newSendCommand(env, builtinModel),
 		newProvisionCommand(env, builtinModel),
+		newFailoverCommand(env, builtinModel),
+		newFailbackCommand(env, builtinModel),
 		newSimCommand(env),
 		newDemoCommand(env, builtinModel),
 		newKeyCommand(env),
@@ -84,13 +87,13 @@ hubs, so that everything can be tried offline.
 		}
 		c.InitDefaultHelpFlag()
 		c.Flags().Lookup("help").Usage = "print this help"
-		readAsWritten(c.Flags())
-		completeFlags(c)
+		rules.ReadAsWritten(c.Flags())
+		rules.Complete(c)
 		check := c.Args
 		if check == nil {
 			check = cobra.ArbitraryArgs
 		}
-		c.Args = func(c *cobra.Command, args []string) error { return checkArgs(env, c, args, check) }
+		c.Args = func(c *cobra.Command, args []string) error { return rules.CheckArgs(env.Args, c, args, check) }
 	}
 	return root
 }

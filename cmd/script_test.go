@@ -85,7 +85,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
-			"piped": pipedCommand, "logged": loggedCommand, "insist": insistCommand,
+			"piped": pipedCommand, "logged": loggedCommand, "token": tokenCommand, "insist": insistCommand,
 		},
 	})
 }
@@ -190,6 +190,11 @@ func useCloud(ts *testscript.TestScript) {
 	ts.Setenv("HUBHOP_GROUP_KEY_FILE", ts.MkAbs("group.key"))
 	ts.Setenv("HUBHOP_CA_FILE", ts.MkAbs("sim/ca.pem"))
 	ts.Setenv("HUBHOP_STATE_DIR", ts.MkAbs("state"))
+}
+
+// tokenCommand writes the token of the cloud's IoT Central into a file: token FILE.
+func tokenCommand(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(ts.Getenv("CENTRAL_TOKEN")+"\n"), 0o600))
 }
 
 // keptCommand starts `hubhop demo --keep --json`, waits for its verdict and points api at it.

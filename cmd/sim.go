@@ -58,7 +58,7 @@ The control API causes faults and shows what arrived (docs/control-api.md):
   hubhop sim --exec 'npm test'`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := errors.Join(checkAddresses(&conf), checkChoices(c.Flags()), checkCounts(conf)); err != nil {
+			if err := errors.Join(checkAddresses(&conf), rules.CheckChoices(c.Flags()), checkCounts(conf)); err != nil {
 				return usage(err)
 			}
 			switch retryAfter {

@@ -66,7 +66,13 @@ func (c *Client) token(now time.Time) (string, error) {
 	if c.Key == "" {
 		return "", nil // X.509: the certificate speaks in the TLS handshake
 	}
-	sas, err := common.NewSharedAccessSignature(c.IDScope+"/registrations/"+c.RegistrationID, "registration", c.Key, now.Add(tokenLife))
+	return Token(c.IDScope, c.RegistrationID, c.Key, now)
+}
+
+// Token returns a SAS token for the registration of one device, which is good for [TokenLife] from
+// now on. With it DPS registers the device, and also answers its status lookup over HTTPS.
+func Token(idScope, registrationID, key string, now time.Time) (string, error) {
+	sas, err := common.NewSharedAccessSignature(idScope+"/registrations/"+registrationID, "registration", key, now.Add(TokenLife))
 	if err != nil {
 		// The library's error would quote a part of the key.
 		return "", errors.New("the device key is not base64")
@@ -74,9 +80,9 @@ func (c *Client) token(now time.Time) (string, error) {
 	return sas.String(), nil
 }
 
-// tokenLife is how long a token for DPS is good. A registration is over in minutes, and a clock may
+// TokenLife is how long a token for DPS is good. A registration is over in minutes, and a clock may
 // be a little off.
-const tokenLife = time.Hour
+const TokenLife = time.Hour
 
 func (c *Client) path(rest string) string {
 	return "/" + url.PathEscape(c.IDScope) + "/registrations/" + url.PathEscape(c.RegistrationID) + rest

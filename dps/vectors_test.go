@@ -65,7 +65,7 @@ func testClient() *Client {
 const vectorPassword = "SharedAccessSignature sr=0ne00ABCDEF%2Fregistrations%2Fdev-001&sig=wqIZmdcsZcqW7zzvu62MuX2YtNuT6%2Fi4yfIXj6rkSjk%3D&se=1900000000&skn=registration"
 
 func TestTokenIsThatOfTheDocumentation(t *testing.T) {
-	got, err := testClient().token(time.Unix(1900000000, 0).Add(-tokenLife))
+	got, err := testClient().token(time.Unix(1900000000, 0).Add(-TokenLife))
 	if err != nil || got != vectorPassword {
 		t.Errorf("token = %q, %v", got, err)
 	}

@@ -1,4 +1,4 @@
-package cmd
+package cli
 
 import (
 	"errors"
@@ -28,10 +28,10 @@ func (v *asWritten) Set(text string) error {
 	return v.Value.Set(known)
 }
 
-// readAsWritten makes every flag of a set accept what people write: on and off for booleans,
+// ReadAsWritten makes every flag of a set accept what people write: on and off for booleans,
 // decimal numbers (010 is ten), choices in any letter case, and texts with the line end of a copied
 // line. For a duration without a unit it suggests one.
-func readAsWritten(fs *pflag.FlagSet) {
+func (r *Rules) ReadAsWritten(fs *pflag.FlagSet) {
 	readers := map[string]func(string) (string, error){
 		"bool": readSwitch, "int": readDecimal, "duration": readDuration, "string": readText, "intSlice": readDecimals,
 	}
@@ -39,14 +39,14 @@ func readAsWritten(fs *pflag.FlagSet) {
 		if _, done := f.Value.(*asWritten); done {
 			return
 		}
-		if values := choices[f.Name]; values != nil {
+		if values := r.Choices[f.Name]; values != nil {
 			f.Value = &asWritten{f.Value, readChoice(values)}
 			return
 		}
 		switch {
-		case f.Name == "connection-string": // may be copied in several lines
+		case slices.Contains(r.Verbatim, f.Name):
 			return
-		case slices.Contains(files, f.Name), slices.Contains(dirs, f.Name):
+		case slices.Contains(r.Files, f.Name), slices.Contains(r.Dirs, f.Name):
 			f.Value = &asWritten{f.Value, readPath}
 			return
 		}
@@ -131,23 +131,23 @@ func readDuration(text string) (string, error) {
 	return d.String(), nil
 }
 
-// isSwitch says whether a flag is a boolean, which takes its value behind = only.
-func isSwitch(f *pflag.Flag) bool { return f != nil && f.Value.Type() == "bool" }
+// IsSwitch says whether a flag is a boolean, which takes its value behind = only.
+func IsSwitch(f *pflag.Flag) bool { return f != nil && f.Value.Type() == "bool" }
 
-// checkChoices returns an error for each flag whose value is not one of its choices.
-func checkChoices(fs *pflag.FlagSet) error {
+// CheckChoices returns an error for each flag whose value is not one of its choices.
+func (r *Rules) CheckChoices(fs *pflag.FlagSet) error {
 	var all []error
 	fs.VisitAll(func(f *pflag.Flag) {
 		if f.Changed {
-			all = append(all, checkChoice(f))
+			all = append(all, r.CheckChoice(f))
 		}
 	})
 	return errors.Join(all...)
 }
 
-// checkChoice returns an error for a flag whose value is not one of its choices, if it has some.
-func checkChoice(f *pflag.Flag) error {
-	values := choices[f.Name]
+// CheckChoice returns an error for a flag whose value is not one of its choices, if it has some.
+func (r *Rules) CheckChoice(f *pflag.Flag) error {
+	values := r.Choices[f.Name]
 	if values == nil || slices.Contains(values, f.Value.String()) {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package cmd
+package cli
 
 import (
 	"errors"
@@ -13,8 +13,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
-// flagError returns a sentence about a wrong flag, with the flag that was probably meant.
-func flagError(c *cobra.Command, err error) error {
+// FlagError returns a sentence about a wrong flag, with the flag that was probably meant.
+func (r *Rules) FlagError(c *cobra.Command, err error) error {
 	var missing *pflag.NotExistError
 	var empty *pflag.ValueRequiredError
 	var invalid *pflag.InvalidValueError
@@ -27,7 +27,7 @@ func flagError(c *cobra.Command, err error) error {
 			short, _, _ = strings.Cut(short, "=")
 			name, text = short, "there is no flag -"+secret.KeyName(short)
 		}
-		if best := nearest(name, shownFlags(c)); best != "" {
+		if best := Nearest(name, shownFlags(c)); best != "" {
 			hint = fmt.Sprintf("; did you mean --%s?", best)
 		}
 		text += hint
@@ -35,11 +35,11 @@ func flagError(c *cobra.Command, err error) error {
 		text = fmt.Sprintf("--%s needs a value", empty.GetFlag().Name)
 	case errors.As(err, &invalid):
 		name := invalid.GetFlag().Name
-		text = fmt.Sprintf("%s is not a value for --%s: %v", valueOf(name, invalid.GetValue()), name, plainParse(invalid.Unwrap()))
+		text = fmt.Sprintf("%s is not a value for --%s: %v", r.ValueOf(name, invalid.GetValue()), name, PlainParse(invalid.Unwrap()))
 	default:
 		text = secret.Quotable(err.Error())
 	}
-	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
+	return r.Usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
 }
 
 // seeHelp ends a sentence about a mistyped command line with the help to read.
@@ -60,10 +60,10 @@ func shownFlags(c *cobra.Command) (names []string) {
 	return names
 }
 
-// checkArgs returns an error for wrong arguments, with a guess. An argument too many is most often
+// CheckArgs returns an error for wrong arguments, with a guess. An argument too many is most often
 // the value of a flag, a flag without its dashes, or a mistyped command.
-func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.PositionalArgs) error {
-	if err := forgottenValue(c); err != nil {
+func (r *Rules) CheckArgs(line []string, c *cobra.Command, args []string, check cobra.PositionalArgs) error {
+	if err := r.forgottenValue(c); err != nil {
 		return err
 	}
 	if err := check(c, args); err == nil {
@@ -75,19 +75,19 @@ func checkArgs(env *Env, c *cobra.Command, args []string, check cobra.Positional
 	}
 	text += "; write " + c.UseLine()
 	if len(args) > 0 && c.Args != nil && !strings.ContainsAny(c.Use, " ") {
-		text = strayArgument(env, c, args[0])
+		text = strayArgument(line, c, args[0])
 	}
-	return usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
+	return r.Usage(fmt.Errorf("%s%s", text, seeHelp(text, c)))
 }
 
-func strayArgument(env *Env, c *cobra.Command, arg string) string {
-	if at := slices.Index(env.Args, arg); at > 0 {
-		name := strings.TrimLeft(env.Args[at-1], "-")
+func strayArgument(line []string, c *cobra.Command, arg string) string {
+	if at := slices.Index(line, arg); at > 0 {
+		name := strings.TrimLeft(line[at-1], "-")
 		f := c.Flags().Lookup(name)
-		if f != nil && f.NoOptDefVal != "" && !isSwitch(f) {
+		if f != nil && f.NoOptDefVal != "" && !IsSwitch(f) {
 			return fmt.Sprintf("--%[2]s takes its value after =, without a blank: --%[2]s=%[1]s", secret.Quotable(arg), name)
 		}
-		if isSwitch(f) && strings.HasPrefix(env.Args[at-1], "--") {
+		if IsSwitch(f) && strings.HasPrefix(line[at-1], "--") {
 			if _, err := readSwitch(arg); err == nil {
 				return fmt.Sprintf("--%[2]s is a switch and takes its value after =, without a blank: --%[2]s=%[1]s", arg, name)
 			}
@@ -105,7 +105,7 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 		if c.HasParent() {
 			text += " of " + c.CommandPath()
 		}
-		if best := nearest(arg, names); best != "" {
+		if best := Nearest(arg, names); best != "" {
 			text += fmt.Sprintf("; did you mean %s?", best)
 		}
 		return text
@@ -118,28 +118,28 @@ func strayArgument(env *Env, c *cobra.Command, arg string) string {
 }
 
 // forgottenValue finds a flag that has swallowed the next one in place of its own value.
-func forgottenValue(c *cobra.Command) (err error) {
+func (r *Rules) forgottenValue(c *cobra.Command) (err error) {
 	c.Flags().Visit(func(f *pflag.Flag) {
 		name, isFlag := strings.CutPrefix(f.Value.String(), "--")
 		name, _, _ = strings.Cut(name, "=")
 		if isFlag && err == nil && c.Flags().Lookup(name) != nil {
-			err = usage(fmt.Errorf("--%s has no value: the next flag, --%s, stands in its place; see %s --help", f.Name, name, c.CommandPath()))
+			err = r.Usage(fmt.Errorf("--%s has no value: the next flag, --%s, stands in its place; see %s --help", f.Name, name, c.CommandPath()))
 		}
 	})
 	return err
 }
 
-// valueOf makes the value of a key fit for an error. It never shows the value of a key that is a
+// ValueOf makes the value of a key fit for an error. It never shows the value of a key that is a
 // secret.
-func valueOf(key, value string) string {
-	if slices.Contains(secrets, key) {
+func (r *Rules) ValueOf(key, value string) string {
+	if slices.Contains(r.Secrets, key) {
 		return "what was given"
 	}
 	return secret.Quoted(value)
 }
 
-// plainParse returns the cause of a strconv error, without its function and its text.
-func plainParse(err error) error {
+// PlainParse returns the cause of a strconv error, without its function and its text.
+func PlainParse(err error) error {
 	if n, ok := errors.AsType[*strconv.NumError](err); ok {
 		return n.Err
 	}

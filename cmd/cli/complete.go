@@ -1,4 +1,4 @@
-package cmd
+package cli
 
 import (
 	"slices"
@@ -7,17 +7,17 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// completeFlags tells the shell what may follow each flag: file names, the values of a choice, or
+// Complete tells the shell what may follow each flag: file names, the values of a choice, or
 // nothing.
-func completeFlags(c *cobra.Command) {
+func (r *Rules) Complete(c *cobra.Command) {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
-		values, directive := choices[f.Name], cobra.ShellCompDirectiveNoFileComp
+		values, directive := r.Choices[f.Name], cobra.ShellCompDirectiveNoFileComp
 		switch {
-		case isSwitch(f):
+		case IsSwitch(f):
 			values = []string{"true", "false"}
-		case slices.Contains(files, f.Name):
+		case slices.Contains(r.Files, f.Name):
 			directive = cobra.ShellCompDirectiveDefault
-		case slices.Contains(dirs, f.Name):
+		case slices.Contains(r.Dirs, f.Name):
 			directive = cobra.ShellCompDirectiveFilterDirs
 		}
 		_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(values, directive)) // fails if it is there already
