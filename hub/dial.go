@@ -58,6 +58,9 @@ type Dialer struct {
 	// Trace, if set, is called with every packet, sent or received, without its secrets. It must
 	// not block, and several goroutines may call it at once.
 	Trace func(Packet)
+	// Acked, if set, is told of each PUBACK how long after its PUBLISH it came, unless a link
+	// before had sent the message too. It must be quick, and it must not call the link.
+	Acked func(took time.Duration)
 
 	mu   sync.Mutex
 	left map[string]mqtt.Past // hub → what the last link to it left
@@ -118,7 +121,7 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 	l := &Link{dialer: d, attempt: a, early: early, events: eventsTopic(a.DeviceID), expires: expires}
 	l.session = mqtt.NewSession(conn, mqtt.Options{
 		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(),
-		MaxPacket: maxPacket, MaxOwing: maxOwing, Past: d.recall(a.Host), Endpoint: to, Trace: d.trace(a.Host),
+		MaxPacket: maxPacket, MaxOwing: maxOwing, Past: d.recall(a.Host), Endpoint: to, Trace: d.trace(a.Host), Acked: d.Acked,
 	})
 	if !expires.IsZero() {
 		l.renewTimer = time.AfterFunc(renewAfter(max(0, time.Until(expires))), l.renew)

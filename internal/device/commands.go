@@ -23,6 +23,7 @@ const (
 
 // method answers one direct method.
 func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
+	began := time.Now()
 	status, body := http.StatusInternalServerError, explain("a bug stopped the method")
 	_ = d.run("methods", func() error {
 		status, body = d.callMethod(ctx, m)
@@ -33,8 +34,17 @@ func (d *Device) method(ctx context.Context, l *hub.Link, m *hub.Method) {
 	if err := l.Respond(m, status, body); err != nil {
 		e.Error = err.Error()
 		e.Text = fmt.Sprintf("method %s: the link ended before the answer", plain.Quoted(m.Name))
+		status = 0
 	}
+	d.answered(m, status, time.Since(began))
 	d.floods.tell(ofCalls, 1, e)
+}
+
+// answered tells how long a direct method took. status is 0 if nobody has got the answer.
+func (d *Device) answered(m *hub.Method, status int, took time.Duration) {
+	if told := d.shared.Timings.Answered; told != nil {
+		told(m.Name, status, took)
+	}
 }
 
 // callMethod returns the answer to one direct method.

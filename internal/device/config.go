@@ -37,9 +37,19 @@ type Shared struct {
 	DialContext  func(ctx context.Context, network, addr string) (net.Conn, error)     // addr has an IP address; nil: the system's
 	Resolve      func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's
 
+	Timings Timings
+
 	Rand *rand.Rand // nil: real chance. With it, New must not be called twice at once
 
 	common *common // nil until the first New
+}
+
+// Timings are told how long things took, for metrics. Each may be nil. They must be quick, and must
+// not call a device. Those of the outbox are in Config.Outbox.
+type Timings struct {
+	Dialled  func(took time.Duration, up bool)                 // a dial has become a session with a hub, or has failed
+	Acked    func(took time.Duration)                          // a message that was sent for the first time got its PUBACK
+	Answered func(name string, status int, took time.Duration) // a direct method; status 0: the link ended before the answer
 }
 
 // common is what the devices of a process use at the same time.

@@ -259,7 +259,7 @@ func (d *Device) tlsConfig() *tls.Config {
 func (d *Device) session() *failover.Session[*link] {
 	dialer := &hub.Dialer{
 		TLS: d.tls, DialContext: d.dialContext, ModelID: d.app.modelID(), Agent: d.shared.Agent, KeepAlive: d.c.Link.KeepAlive, Window: d.c.Drain.Window,
-		Desired: !d.app.Off.Desired, Methods: !d.app.Off.Methods, C2D: !d.app.Off.C2D, Twin: !d.app.Off.Desired || !d.app.Off.Reported,
+		Desired: !d.app.Off.Desired, Methods: !d.app.Off.Methods, C2D: !d.app.Off.C2D, Twin: !d.app.Off.Desired || !d.app.Off.Reported, Acked: d.shared.Timings.Acked,
 	}
 	if d.c.TracePackets {
 		dialer.Trace = d.tracePacket

@@ -38,6 +38,9 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 	}
 	here, there := time.Now(), d.time.Now()
 	raw, err := dialer.Dial(ctx, a)
+	if told := d.shared.Timings.Dialled; told != nil {
+		told(time.Since(here), err == nil)
+	}
 	if err != nil {
 		d.linkBug(err)
 		return nil, err

@@ -165,7 +165,11 @@ func (w *duty) FirstAck() {
 func (w *duty) Method(m *hub.Method) {
 	d := w.d
 	if !d.methods.enter(m.Size()) {
-		_ = w.l.Respond(m, http.StatusServiceUnavailable, explain("too many methods are running"))
+		status := http.StatusServiceUnavailable
+		if err := w.l.Respond(m, status, explain("too many methods are running")); err != nil {
+			status = 0
+		}
+		d.answered(m, status, 0)
 		return
 	}
 	d.handlers.run(func() {

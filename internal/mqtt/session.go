@@ -51,6 +51,9 @@ type Options struct {
 	// Trace, if set, is called with every packet, sent or received, without the password. It must
 	// not block, and several goroutines may call it at once.
 	Trace func(Traced)
+	// Acked, if set, is told of each PUBACK how long after its PUBLISH it came, unless a session
+	// before had sent the message too. The session is locked, so it must be quick.
+	Acked func(took time.Duration)
 }
 
 // Handler knows what is sent and received on a session. The session calls its methods from its
@@ -106,6 +109,7 @@ type Session struct {
 	handler    Handler
 	endpoint   *Endpoint // nil: the server is not probed
 	trace      func(Traced)
+	acked      func(took time.Duration)
 	sequential bool
 	maxOwing   int
 
@@ -155,7 +159,7 @@ func NewSession(conn *Conn, o Options) *Session {
 	now := time.Now()
 	o.Window, o.Connect.KeepAlive = max(o.Window, 1), max(o.Connect.KeepAlive, time.Second)
 	s := &Session{
-		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive,
+		handler: o.Handler, endpoint: o.Endpoint, trace: o.Trace, acked: o.Acked, sequential: o.Sequential, keepAlive: o.Connect.KeepAlive,
 		readAt: now, conn: conn, in: NewReader(conn, o.MaxPacket, readBuffer), maxOwing: o.MaxOwing, ready: make(chan struct{}), done: make(chan struct{}),
 		flight: newFlight(o.Past.Unacked), pace: o.Past.Pace, opening: true, out: o.Connect.Append(nil),
 		watch: watch{maxWindow: o.Window, window: o.Window, lastIn: now, lastOut: now, setupSince: now, varied: o.Past.Varied},

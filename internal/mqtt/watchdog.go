@@ -160,6 +160,9 @@ func (s *Session) clearLocked() {
 func (s *Session) ackedLocked(p *publish, now time.Time) {
 	s.alarms = 0
 	s.window = min(s.maxWindow, s.window+1)
+	if s.acked != nil && !p.again {
+		s.acked(now.Sub(p.sent))
+	}
 	if p.again || p.sent.Before(s.measured) || p.sent.Before(s.deaf) || p.sent.Before(s.starved) {
 		// Only one measure counts for each round trip, because a burst would weigh too much. A
 		// measure during which this machine was busy does not count at all.

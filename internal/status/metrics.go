@@ -117,7 +117,7 @@ func NewMetrics(k Known) *Metrics {
 	m.recovery = m.histogram("recovery_seconds", "Time from the loss of a link to the next link; renewals of tokens do not count.", slowBuckets)
 	m.backlog = m.histogram("backlog_sent_seconds", "Time from a link's begin until what had waited for it was sent; only of backlogs that are worth a line in the log.", slowBuckets)
 	m.assigning = m.histogram("dps_assign_seconds", "Time that DPS took to assign a hub.", slowBuckets)
-	m.puback = m.histogram("puback_seconds", "Time from the sending of a message to its PUBACK, of the first message of each batch.", slowBuckets)
+	m.puback = m.histogram("puback_seconds", "Time from the sending of a message to its PUBACK; messages that were sent before do not count.", slowBuckets)
 	m.method = m.histogram("method_seconds", "Time from the arrival of a direct method to its answer.", slowBuckets)
 	m.append = m.histogram("outbox_append_seconds", "Time that an append to the outbox took, waits for room included.", fastBuckets)
 	m.fsync = m.histogram("outbox_fsync_seconds", "Time that a sync of a segment of the outbox took.", fastBuckets)

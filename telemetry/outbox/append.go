@@ -53,6 +53,10 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		return nil
 	}
 	defer b.report()
+	if b.opt.Appended != nil {
+		began := time.Since(base)
+		defer b.timed(began)
+	}
 	r := &request{items: make([]format.Item, len(ms)), bytes: format.FramesStart, wake: make(chan struct{})}
 	if b.opt.Stamp != nil {
 		r.made = make([]time.Time, len(ms))
@@ -70,6 +74,12 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 	}
 	return b.submit(r, done, over)
 }
+
+// base is a time to count from: the time since then costs half of what the time of day costs.
+var base = time.Now()
+
+// timed tells how long an append took that began so long after base.
+func (b *Box) timed(began time.Duration) { b.opt.Appended(time.Since(base) - began) }
 
 // Sync returns when every appended message is durable. Only with SyncEvery this is not so anyway.
 // While the disk fails, see Stats.Degraded. After Close the error is ErrClosed.

@@ -107,6 +107,11 @@ type Options struct {
 	Machine string
 	FS      disk.FS // the disk; nil: the real one
 
+	// Appended and Synced, which may be nil, are told how long an append took, waits for room
+	// included, and how long a sync of new messages to the disk took. They must be quick, and they
+	// must not call the box.
+	Appended, Synced func(took time.Duration)
+
 	// Report, which may be nil, is called in the goroutines that call the box and in those of its
 	// timers, without a lock of the box, and perhaps by several of them at once.
 	Report func(Problem)

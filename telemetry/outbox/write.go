@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
@@ -94,9 +95,13 @@ func (b *Box) flush() error {
 		return nil
 	}
 	isNew := !w.isOn
+	began := b.clock()
 	err := w.file.Sync()
 	if err == nil && isNew {
 		err = b.fs.SyncDir(b.dir)
+	}
+	if b.opt.Synced != nil {
+		b.opt.Synced(time.Since(began))
 	}
 	if err == nil {
 		is, lost := w.file.Is(w.name)
@@ -120,6 +125,14 @@ func (b *Box) flush() error {
 		b.reclaimNow()
 	}
 	return nil
+}
+
+// clock returns the time if somebody wants to know how long syncs take.
+func (b *Box) clock() (now time.Time) {
+	if b.opt.Synced != nil {
+		now = time.Now()
+	}
+	return now
 }
 
 // errReplaced says that a file lost its name while it was written: somebody deleted or replaced it.
