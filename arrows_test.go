@@ -154,6 +154,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/rs/zerolog":               {"cmd", "internal/journal", "internal/sim", "internal/sim/iothub", "internal/sim/ledger", "internal/sim/provisioning", "internal/sim/store", "internal/sim/wire"},
 		"github.com/rogpeppe/go-internal":     {},
 		"go.uber.org/goleak":                  {},
+		"github.com/chromedp/chromedp":        {},
+		"github.com/chromedp/cdproto":         {},
 	}
 	used := map[string][]string{}
 	for _, p := range listPackages(t) {

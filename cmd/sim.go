@@ -16,6 +16,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
+	"github.com/hubhop-iot/hubhop/internal/page"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -50,7 +51,8 @@ With --state-dir the simulator writes everything to disk before it answers. The 
 finds the same cloud there, even after kill -9: its keys and ports, devices, twins, messages
 and the ledger. Faults do not come back.
 
-The control API causes faults and shows what arrived (docs/control-api.md):
+The control address is a page for a browser: hubs to attack, devices that move, what arrived.
+It is also the control API, which does the same for scripts (docs/control-api.md):
     curl -X POST $control/api/hubs/hub-a/fault -d '{"kind":"kill"}'
     curl $control/api/ledger?device=dev-1` + "\n" + exitHelp,
 		Example: `  hubhop sim --out sim
@@ -178,7 +180,7 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	if err != nil {
 		return usage(err)
 	}
-	conf.Logger = log
+	conf.Logger, conf.Page = log, page.Simulator()
 	cloud, err := sim.New(conf)
 	if err != nil {
 		if s.logFormat != "json" { // nothing has been logged

@@ -96,6 +96,8 @@ type Config struct {
 
 	ledgerSegment, ledgerCounts int64 // sizes of the ledger's files, see ledger.Options; tests make them small
 
+	Page http.Handler // what the control API serves to browsers at / and below /page/; nil means nothing
+
 	Listen func(network, addr string) (net.Listener, error) // nil means net.Listen
 	Hooks  http.RoundTripper                                // how webhooks are called; nil means over the network
 	Logger zerolog.Logger                                   // the zero value is silent

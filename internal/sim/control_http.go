@@ -39,6 +39,10 @@ func (s *Sim) ControlHandler() http.Handler {
 		}
 		handle(route.Method+" "+route.Path, route.answer)
 	}
+	if s.config.Page != nil {
+		mux.Handle("GET /{$}", s.config.Page)
+		mux.Handle("GET /page/", s.config.Page)
+	}
 	handle("/", func(r *http.Request) (any, error) {
 		return nil, azure.Errorf(404, "", "there is no %s %.128s in the control API; GET /api lists what there is", r.Method, r.URL.Path)
 	})

@@ -40,7 +40,7 @@ func TestEveryRequestOfTheControlAPI(t *testing.T) {
 		if a := want(200, "GET", "/api/state", ""); strings.TrimSpace(a.text) != `{"dps":{"fault":null},"hubs":[{"name":"hub-a","host":"127.0.0.2","fault":null,"connections":0},{"name":"hub-b","host":"127.0.0.3","fault":null,"connections":0}],"devices":[],"totals":{"connects":0,"registrations":0,"polls":0,"messages":0}}` {
 			t.Errorf("%s", a.text)
 		}
-		if a := want(200, "GET", "/api/ledger?device=nobody", ""); strings.TrimSpace(a.text) != `{"received":0,"distinct":0,"duplicates":0,"reordered":0,"hubs":{},"firstAt":null,"lastAt":null,"maxGapMs":0,"known":false}` {
+		if a := want(200, "GET", "/api/ledger?device=nobody", ""); strings.TrimSpace(a.text) != `{"received":0,"distinct":0,"duplicates":0,"reordered":0,"missing":0,"hubs":{},"firstAt":null,"lastAt":null,"maxGapMs":0,"known":false}` {
 			t.Errorf("%s", a.text)
 		}
 		want(400, "GET", "/api/ledger?device=d&messages=yes", "")

@@ -79,10 +79,12 @@ func TestNothingListensBeyondLoopback(t *testing.T) {
 
 // A web page may let its own name point at this machine. It reads nothing and changes nothing.
 func TestReboundPageReadsAndChangesNothing(t *testing.T) {
-	w := realWorld(t, nil)
+	w := realWorld(t, func(c *Config) {
+		c.Page = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, "the page") })
+	})
 	own := strings.TrimPrefix(w.info.Control, "http://")
 	_, port, _ := net.SplitHostPort(own)
-	requests := []string{"GET /api/state", "GET /api/events", "GET /api/ledger", "GET /", "HEAD /api/state", "POST /api/devices/d/enable", "DELETE /api/ledger",
+	requests := []string{"GET /api/state", "GET /api/events", "GET /api/ledger", "GET /", "GET /page/style.css", "HEAD /api/state", "POST /api/devices/d/enable", "DELETE /api/ledger",
 		"PATCH /api/devices/d/desired", "OPTIONS /api/state"}
 	for _, host := range []string{"evil.example", "evil.example:" + port, "", ":" + port, "10.0.0.1:" + port, "localhost.evil.example:" + port,
 		"127.0.0.1.evil.example", "0.0.0.0:" + port, "[::]", "127.0.0.1@evil.example", "localhost:80:80"} {
@@ -103,6 +105,14 @@ func TestReboundPageReadsAndChangesNothing(t *testing.T) {
 		rec := httptest.NewRecorder()
 		if w.ControlHandler().ServeHTTP(rec, r); rec.Code != http.StatusOK {
 			t.Errorf("%q: %d %s", host, rec.Code, rec.Body)
+		}
+	}
+	for path, want := range map[string]string{"/": "the page", "/page/style.css": "the page", "/other": `"error"`} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		r.Host = own
+		rec := httptest.NewRecorder()
+		if w.ControlHandler().ServeHTTP(rec, r); !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("%s: %d %s", path, rec.Code, rec.Body)
 		}
 	}
 	// where everybody may connect an address will do, but a name may still be anybody's

@@ -220,7 +220,7 @@ func (d *publisher) check(p *simProcess) {
 			p.t.Fatalf("%s: %s was acknowledged and is lost, of %d", d.id, mid, d.acked)
 		}
 	}
-	if l.Truncated || l.Received != seen.Received || l.Duplicates != seen.Duplicates || l.Reordered != seen.Reordered || l.Distinct != int64(len(seen.Seen)) || l.Hubs["hub-a"] != l.Received {
+	if l.Truncated || l.Received != seen.Received || l.Duplicates != seen.Duplicates || l.Reordered != seen.Reordered || l.Missing != seen.Missing() || l.Distinct != int64(len(seen.Seen)) || l.Hubs["hub-a"] != l.Received {
 		p.t.Fatalf("%s: the ledger counts %d, %d distinct, %d twice, %d late; its messages say %+v", d.id, l.Received, l.Distinct, l.Duplicates, l.Reordered, seen.Received)
 	}
 }

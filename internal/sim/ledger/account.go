@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"crypto/sha256"
+	"math"
 	"slices"
 	"time"
 
@@ -101,6 +102,15 @@ func (s *stream) add(seq uint64) bool {
 }
 
 func (s *stream) highest() uint64 { return s.ranges[len(s.ranges)-1].to }
+
+// missing returns how many numbers lie between the ranges.
+func (s *stream) missing() int64 {
+	n := uint64(0)
+	for i := 1; i < len(s.ranges); i++ {
+		n += s.ranges[i].from - s.ranges[i-1].to - 1
+	}
+	return int64(min(n, math.MaxInt64))
+}
 
 // splitMid recognises <16 lower-case hex digits>-<decimal without leading zeros>. It is as strict
 // as that so that no two texts mean the same number.

@@ -17,6 +17,7 @@ type Report struct {
 	Distinct   int64            `json:"distinct"`
 	Duplicates int64            `json:"duplicates"` // arrivals of a $.mid already seen; a message without one is always distinct
 	Reordered  int64            `json:"reordered"`  // first arrivals below a sequence number already seen
+	Missing    int64            `json:"missing"`    // numbers of a sequence that have not arrived, although higher and lower ones have
 	Hubs       map[string]int64 `json:"hubs"`       // received, by hub name
 	FirstAt    *time.Time       `json:"firstAt"`
 	LastAt     *time.Time       `json:"lastAt"`
@@ -166,6 +167,9 @@ func (a *account) addTo(r *Report) {
 	r.Received += a.received
 	r.Duplicates += a.duplicates
 	r.Reordered += a.reordered
+	for _, s := range a.streams {
+		r.Missing += s.missing()
+	}
 	for hub, n := range a.hubs {
 		r.Hubs[hub] += n
 	}

@@ -41,7 +41,7 @@ func TestLedgerCountsExactly(t *testing.T) {
 			want.Enter(mid)
 		}
 		r := l.Sum("d")
-		ok := r.Received == want.Received && r.Duplicates == want.Duplicates && r.Reordered == want.Reordered && r.Distinct == want.Received-want.Duplicates && r.Hubs["hub-a"] == want.Received
+		ok := r.Received == want.Received && r.Duplicates == want.Duplicates && r.Reordered == want.Reordered && r.Missing == want.Missing() && r.Distinct == want.Received-want.Duplicates && r.Hubs["hub-a"] == want.Received
 		if !ok {
 			t.Logf("seed %d: %+v, want %+v", seed, r, want)
 		}

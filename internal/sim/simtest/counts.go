@@ -13,7 +13,7 @@ type Counts struct {
 	Received, Duplicates, Reordered int64
 	Seen                            map[string]bool // the message ids
 
-	highest map[string]uint64 // sequence number, by outbox
+	highest, lowest, numbers map[string]uint64 // sequence numbers, and how many there are, by outbox
 }
 
 // Enter counts a message. Its mid is "" if it has no message id.
@@ -27,7 +27,7 @@ func (c *Counts) Enter(mid string) {
 		return
 	}
 	if c.Seen == nil {
-		c.Seen, c.highest = map[string]bool{}, map[string]uint64{}
+		c.Seen, c.highest, c.lowest, c.numbers = map[string]bool{}, map[string]uint64{}, map[string]uint64{}, map[string]uint64{}
 	}
 	c.Seen[mid] = true
 	if m := outboxMid.FindStringSubmatch(mid); m != nil {
@@ -36,5 +36,17 @@ func (c *Counts) Enter(mid string) {
 			c.Reordered++
 		}
 		c.highest[m[1]] = max(c.highest[m[1]], seq)
+		if c.numbers[m[1]]++; c.numbers[m[1]] == 1 {
+			c.lowest[m[1]] = seq
+		}
+		c.lowest[m[1]] = min(c.lowest[m[1]], seq)
 	}
+}
+
+// Missing returns how many numbers between the lowest and the highest of an outbox have not come.
+func (c *Counts) Missing() (n int64) {
+	for outbox, numbers := range c.numbers {
+		n += int64(c.highest[outbox] - c.lowest[outbox] + 1 - numbers)
+	}
+	return n
 }
