@@ -341,7 +341,8 @@ func (c *client) sendPaho(id string) (count int, cpu, took time.Duration, err er
 	return count, processorTime() - used, time.Since(began), err
 }
 
-// endless is an outbox that costs nothing: the drain and the link alone.
+// endless is an outbox that costs nothing: the drain and the link alone. Like the real one, it hands
+// out as many messages as it is asked for.
 type endless struct {
 	records []outbox.Record
 	pos     uint64
@@ -366,7 +367,7 @@ func (c *client) sendLink(id string) (count int, cpu, took time.Duration, err er
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	box := &endless{records: make([]outbox.Record, 64)}
+	box := &endless{records: make([]outbox.Record, telemetry.MaxWindow)}
 	for i := range box.records {
 		box.records[i] = outbox.Record{ID: "0123456789abcdef-" + strconv.Itoa(1000+i), Message: message.Message{Body: []byte(sampleBody),
 			ContentType: "application/json", ContentEncoding: "utf-8", Created: time.Now()}}

@@ -1,6 +1,11 @@
 package mqtt
 
-import "io"
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+)
 
 const (
 	smallAhead = 64 // bytes: the answers of a server with little to say
@@ -70,6 +75,32 @@ func (a *ahead) fill() error {
 		}
 	}
 	return io.ErrNoProgress
+}
+
+// longAgo is a deadline with which a read waits for nothing.
+var longAgo = time.Unix(1, 0)
+
+// gather reads what came together with the bytes that fill the small buffer, as far as TLS has it
+// already. It waits for nothing. from reads of conn.
+//
+// Without it, the first answers of a burst would be handled alone. A sender then sends as many
+// messages as it got answers, so the burst would go to and fro in two parts, and then in more, each
+// with its own writes and reads.
+func (a *ahead) gather(conn interface{ SetReadDeadline(t time.Time) error }) {
+	if len(a.buf) != smallAhead || a.w < smallAhead || a.err != nil || conn.SetReadDeadline(longAgo) != nil {
+		return
+	}
+	a.choose()
+	n, err := a.from.Read(a.buf[a.w:])
+	if n > 0 {
+		a.w, a.last = a.w+n, n
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		a.err = err
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil && a.err == nil {
+		a.err = err
+	}
 }
 
 // kept returns the error that came together with bytes, and forgets it. If it was a deadline that

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestOnlyTheRealPubackCompletes is the false ack in all its shapes: none, out of order, for ids
@@ -155,4 +156,56 @@ func TestRunsOfPubacksFindTheirSenders(t *testing.T) {
 			t.Errorf("the second was told %v", b.Told)
 		}
 	})
+}
+
+// calls counts what each call of Done tells.
+type calls []int
+
+func (c *calls) Done(tickets []uint64, _ error) { *c = append(*c, len(tickets)) }
+
+// TestAnswersThatComeTogetherAreToldTogether: the PUBACKs that a server has sent in one write are
+// told in one call, also the first ones after a silence. Else a sender would answer each part with
+// a write of its own, for as long as the burst lasts.
+func TestAnswersThatComeTogetherAreToldTogether(t *testing.T) {
+	for _, count := range []int{1, smallAhead/4 - 1, smallAhead / 4, smallAhead/4 + 1, testWindow} {
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				stop := w.Serve("10.0.0.1", func(p *peer) {
+					p.Welcome()
+					for range 3 {
+						var answers []byte
+						for range count {
+							if q := p.Telemetry(); q != nil {
+								answers = AppendPuback(answers, q.MessageID)
+							}
+						}
+						if _, err := p.Conn.Write(answers); err != nil {
+							t.Error(err)
+						}
+					}
+					p.Acknowledge()
+				})
+				defer stop()
+				s := w.dial("10.0.0.1")
+				messages := make([]Outgoing, count)
+				var told calls
+				for range 3 {
+					if _, err := s.Send(messages, &told); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+				}
+				if !slices.Equal(told, []int{count, count, count}) {
+					t.Errorf("told of %v messages, not three times of %d", told, count)
+				}
+				time.Sleep(time.Minute) // and the session hears its server all the time
+				select {
+				case <-s.Done():
+					t.Error(s.Err())
+				default:
+				}
+				s.Abort(nil)
+			})
+		})
+	}
 }

@@ -45,6 +45,7 @@ func (s *Session) readPacket() error {
 	}
 	// PUBACKs are the most frequent packets. All that are here are parsed in place.
 	if head == byte(Puback)<<4 && size == 2 {
+		s.in.ahead.gather(s.conn)
 		b, err := s.in.ahead.peek(max(4, s.in.ahead.buffered()))
 		if err != nil {
 			return noEOF(err)
