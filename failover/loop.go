@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
+	"github.com/hubhop-iot/hubhop/internal/leash"
 )
 
 // closeTimeout is how long an orderly end of a link may take.
@@ -18,18 +19,20 @@ const closeTimeout = 2 * time.Second
 // Run keeps the device connected until ctx ends. It returns when everything that it started has
 // ended, the links in order.
 func (s *Session[L]) Run(ctx context.Context) {
-	r := s.begin(ctx)
-	r.run()
-	r.wait()
+	ended := make(chan *PanicError, 1)
+	stop := s.Start(func(p *PanicError) { ended <- p })
+	defer context.AfterFunc(ctx, stop)()
+	if p := <-ended; p != nil {
+		panic(p)
+	}
 }
 
-// begin is not part of Run, because the stack of Run stays small for as long as the session runs,
-// if Run does next to nothing itself.
-//
-//go:noinline
-func (s *Session[L]) begin(ctx context.Context) *loop[L] {
-	r := &loop[L]{Session: s, life: ctx, m: NewMachine(s.Options, s.Cached), do: make(chan func()), over: make(chan struct{}),
-		bound: context.WithoutCancel(ctx)}
+// Start keeps the device connected until stop is called, and returns at once. It calls ended once,
+// in a goroutine of its own, when everything that it started has ended, the links in order. p is
+// the panic that has ended the session, nil if there was none. stop may be called more than once,
+// by any goroutine.
+func (s *Session[L]) Start(ended func(p *PanicError)) (stop func()) {
+	r := &loop[L]{Session: s, m: NewMachine(s.Options, s.Cached), ended: ended}
 	if r.Open == nil {
 		r.Open = func(context.Context) func() { return func() {} }
 	}
@@ -39,32 +42,11 @@ func (s *Session[L]) begin(ctx context.Context) *loop[L] {
 	if r.Observe == nil {
 		r.Observe = func(Note) {}
 	}
-	return r
+	r.post(func() { r.step(Start{}) })
+	return r.stop
 }
 
-// stop ends the session.
-func (r *loop[L]) stop() { r.stopOnce.Do(func() { close(r.over) }) }
-
-// wait ends everything that the session has started.
-func (r *loop[L]) wait() {
-	r.stop()
-	if r.timer != nil {
-		r.timer.Stop()
-	}
-	if r.closeDPS != nil {
-		r.closeDPS()
-	}
-	for _, w := range r.ways {
-		w.cancel()
-		r.end(w)
-	}
-	r.wg.Wait()
-	if p := r.panicked.Load(); p != nil {
-		panic(p)
-	}
-}
-
-// PanicError is a panic in a goroutine of a session. It ends the session: Run panics with it in the
+// PanicError is a panic in a goroutine of a session. It ends the session. Run panics with it in the
 // goroutine of its caller, because only there can the caller recover.
 type PanicError struct {
 	Value any
@@ -76,23 +58,27 @@ func (p *PanicError) Error() string { return fmt.Sprint(p.Value) }
 // Stack returns the stack of the goroutine that panicked.
 func (p *PanicError) Stack() []byte { return p.stack }
 
-// loop is a running session. The goroutine of Run owns all fields but do, wg, over and panicked.
-// While a link is at work and nothing happens, that goroutine is the only one, and no timer runs.
+// loop is a running session. It is a mailbox: all other goroutines and timers put in what has
+// happened, and whoever puts in the first event starts the goroutine that deals with all of them
+// and then ends. That goroutine alone uses the fields below mu's. So while a link is at work and
+// nothing happens, the session has no goroutine and no timer.
 type loop[L Link] struct {
 	*Session[L]
-	life     context.Context // of Run; the session ends with it
-	over     chan struct{}   // closed by stop: the session ends, too; a context below life would cost an idle device more
-	stopOnce sync.Once
-	bound    context.Context // of ways, which the loop cancels itself: so they cost life nothing
+	ended func(*PanicError)
+	wg    sync.WaitGroup // of all other goroutines of the session
+
+	mu       sync.Mutex
+	events   []event // what has happened and was not dealt with
+	works    bool    // the goroutine runs
+	over     bool    // the session ends: no event is taken any more
+	panicked *PanicError
+
 	m        *Machine
-	do       chan func() // the other goroutines report here; the loop calls each function
-	timer    *time.Timer // fires at the machine's next wake; nil while it waits for nothing
-	wg       sync.WaitGroup
+	timer    *time.Timer // of the machine's next wake; nil while it waits for nothing
 	ways     []*way[L]
-	server   *way[L]                    // the link that is served, or is next when working has ended
-	working  *way[L]                    // the link that Serve was called for, until its work ends
-	panicked atomic.Pointer[PanicError] // the first one
-	closeDPS context.CancelFunc         // ends the connection to DPS that was opened ahead, if any
+	server   *way[L]            // the link that is served, or is next when working has ended
+	working  *way[L]            // the link that Serve was called for, until its work ends
+	closeDPS context.CancelFunc // ends the connection to DPS that was opened ahead, if any
 }
 
 // way is an attempt and then the link that it becomes, or a registration.
@@ -100,9 +86,8 @@ type way[L Link] struct {
 	id      int
 	host    string
 	began   time.Time
-	ctx     context.Context
-	cancel  context.CancelFunc
-	givenUp atomic.Bool // the link is to be reset, not closed in order; set before cancel is called
+	life    leash.Leash
+	givenUp atomic.Bool // the link is to be reset, not closed in order; set before life ends
 
 	isUp        bool // link is set
 	link        L
@@ -112,38 +97,124 @@ type way[L Link] struct {
 	ending      bool
 }
 
-// run is the loop. It stays in the leanest frames while it waits, because a stack shrinks only as
-// far as its waiting goroutine uses little of it.
-func (r *loop[L]) run() {
-	defer r.contain()
-	r.step(Start{})
-	for r.turn() {
+// event is something that has happened. forget, unless it is nil, is called in do's place if the
+// session ends before.
+type event struct{ do, forget func() }
+
+// post puts in an event that may be forgotten if the session ends.
+func (r *loop[L]) post(do func()) { r.put(event{do: do}) }
+
+// put puts in an event.
+func (r *loop[L]) put(e event) {
+	if !r.take(e) && e.forget != nil {
+		e.forget()
 	}
 }
 
-// turn waits for one thing and deals with it. It returns false when the session ends.
-func (r *loop[L]) turn() bool {
-	wake, lost := r.plan()
-	select {
-	case f := <-r.do:
-		f()
-	case <-wake:
-		r.step(Tick{})
-	case <-lost:
-		r.end(r.server)
-	case <-r.life.Done():
-		return false
-	case <-r.over:
+// take returns false if the session ends.
+func (r *loop[L]) take(e event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
 		return false
 	}
+	r.events = append(r.events, e)
+	r.wakeLocked()
 	return true
 }
 
-// plan sets the timer to when the machine wants to be woken. It returns the channels of the timer
-// and of the served link's end, nil for one that there is not.
-//
-//go:noinline
-func (r *loop[L]) plan() (wake <-chan time.Time, lost <-chan struct{}) {
+// stop ends the session.
+func (r *loop[L]) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopLocked()
+}
+
+func (r *loop[L]) stopLocked() {
+	if !r.over {
+		r.over = true
+		r.wakeLocked()
+	}
+}
+
+// ends says whether the session ends.
+func (r *loop[L]) ends() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
+}
+
+func (r *loop[L]) wakeLocked() {
+	if !r.works {
+		r.works = true
+		go r.run()
+	}
+}
+
+// run deals with events until there is none, or the session ends.
+func (r *loop[L]) run() {
+	for {
+		events, over := r.next()
+		if over {
+			r.wait(events)
+			return
+		}
+		if len(events) == 0 {
+			return
+		}
+		for i, e := range events {
+			if r.ends() {
+				r.wait(events[i:])
+				return
+			}
+			r.guard(func() {
+				e.do()
+				r.plan()
+			})
+		}
+	}
+}
+
+// next returns the events that have come. If there is none, the goroutine must end.
+func (r *loop[L]) next() (events []event, over bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events, r.events = r.events, nil
+	r.works = r.over || len(events) > 0
+	return events, r.over
+}
+
+// wait ends everything that the session has started, and tells that the session has ended. left are
+// events that nobody has dealt with.
+func (r *loop[L]) wait(left []event) {
+	r.mu.Lock()
+	left = append(left, r.events...)
+	r.events = nil
+	r.mu.Unlock()
+	for _, e := range left {
+		if e.forget != nil {
+			r.start(e.forget)
+		}
+	}
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	if r.closeDPS != nil {
+		r.closeDPS()
+	}
+	for _, w := range r.ways {
+		w.life.End()
+		r.end(w)
+	}
+	r.wg.Wait()
+	r.mu.Lock()
+	p := r.panicked
+	r.mu.Unlock()
+	r.ended(p)
+}
+
+// plan sets the timer to when the machine wants to be woken.
+func (r *loop[L]) plan() {
 	next := r.m.NextWake()
 	switch {
 	case r.timer != nil && next.IsZero():
@@ -151,20 +222,15 @@ func (r *loop[L]) plan() (wake <-chan time.Time, lost <-chan struct{}) {
 		r.timer = nil
 	case r.timer != nil:
 		r.timer.Reset(time.Until(next))
-		wake = r.timer.C
 	case !next.IsZero():
-		r.timer = time.NewTimer(time.Until(next))
-		wake = r.timer.C
+		r.timer = time.AfterFunc(time.Until(next), func() { r.post(func() { r.step(Tick{}) }) })
 	}
-	if len(r.ways) == 0 {
-		r.sleeps.Store(&next)
-	} else {
+	if len(r.ways) > 0 {
 		r.sleeps.Store(nil)
+		return
 	}
-	if w := r.server; w != nil && !w.ending {
-		lost = w.link.Done()
-	}
-	return wake, lost
+	at := next
+	r.sleeps.Store(&at)
 }
 
 func (r *loop[L]) step(e Event) { r.perform(r.m.Step(time.Now(), e)) }
@@ -185,35 +251,17 @@ func (r *loop[L]) guard(f func()) {
 // contain is deferred. It ends the session if there is a panic.
 func (r *loop[L]) contain() {
 	if p := recover(); p != nil {
-		r.panicked.CompareAndSwap(nil, &PanicError{p, debug.Stack()})
-		r.stop()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.panicked == nil {
+			r.panicked = &PanicError{p, debug.Stack()}
+		}
+		r.stopLocked()
 	}
 }
 
 // start runs f in a goroutine of the session.
 func (r *loop[L]) start(f func()) { r.wg.Go(func() { r.guard(f) }) }
-
-// post lets the loop call f. It returns false if the loop has ended.
-func (r *loop[L]) post(f func()) bool {
-	select {
-	case r.do <- f:
-		return true
-	case <-r.life.Done():
-		return false
-	case <-r.over:
-		return false
-	}
-}
-
-// ends says whether the session ends.
-func (r *loop[L]) ends() bool {
-	select {
-	case <-r.over:
-		return true
-	default:
-		return r.life.Err() != nil
-	}
-}
 
 func (r *loop[L]) perform(effects []Effect) {
 	for _, e := range effects {
@@ -237,7 +285,7 @@ func (r *loop[L]) perform(effects []Effect) {
 		case CancelRegister:
 			r.retire(r.way(e.ID))
 		case OpenDPS:
-			ctx, cancel := context.WithCancel(r.bound)
+			ctx, cancel := context.WithCancel(context.Background())
 			r.closeDPS = cancel
 			hold := r.Open(ctx) // here, so that a Register that follows at once knows of it
 			r.start(func() { defer cancel(); hold() })
@@ -253,7 +301,6 @@ func (r *loop[L]) perform(effects []Effect) {
 
 func (r *loop[L]) open(id int, host string) *way[L] {
 	w := &way[L]{id: id, host: host, began: time.Now()}
-	w.ctx, w.cancel = context.WithCancel(r.bound) //nolint:gosec // the way keeps cancel, and its owner calls it when the way ends
 	r.ways = append(r.ways, w)
 	return w
 }
@@ -277,32 +324,32 @@ func (r *loop[L]) way(id int) *way[L] {
 
 // retire ends a way, and the machine will not speak of it again.
 func (r *loop[L]) retire(w *way[L]) {
-	w.cancel()
+	w.life.End()
 	r.end(w)
 	r.forget(w)
 }
 
 // dial makes one attempt. It ends when the attempt has failed, or has become a link.
 func (r *loop[L]) dial(w *way[L], e Dial) {
-	link, err := r.Dial(w.ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential, Early: e.Early,
+	ctx, cancel := leash.Under(&w.life)
+	defer cancel()
+	link, err := r.Dial(ctx, Target{Host: e.Host, DeviceID: e.DeviceID, Sequential: e.Sequential, Early: e.Early,
 		TLSUp: func() { r.post(func() { r.step(TLSUp{ID: e.ID}) }) }})
 	if err != nil {
-		defer w.cancel()
-		if w.ctx.Err() == nil {
-			signal := Classify(w.ctx, err)
+		defer w.life.End()
+		if w.life.Err() == nil {
+			signal := Classify(&w.life, err)
 			r.post(func() { r.last(w, DialFailed{ID: e.ID, Signal: signal, Err: err}) })
 		}
 		return
 	}
 	took := time.Since(w.began)
-	if !r.post(func() { r.up(w, link, took) }) {
-		r.finish(w, link)
-	}
+	r.put(event{do: func() { r.up(w, link, took) }, forget: func() { r.finish(w, link) }})
 }
 
 // up takes over a new link.
 func (r *loop[L]) up(w *way[L], link L, took time.Duration) {
-	if w.ctx.Err() != nil { // given up at the last moment
+	if w.life.Err() != nil { // given up at the last moment
 		r.start(func() { r.finish(w, link) })
 		return
 	}
@@ -317,10 +364,11 @@ func (r *loop[L]) serve(w *way[L], provisional bool) {
 		return
 	}
 	if old := r.server; old != nil {
-		old.cancel()
+		old.life.End()
 		r.end(old)
 	}
 	r.server, w.provisional = w, provisional
+	w.link.OnEnd(func() { r.post(func() { r.end(w) }) })
 	r.work()
 }
 
@@ -338,9 +386,9 @@ func (r *loop[L]) work() {
 	}
 	r.working = w
 	r.Observe(Note{Kind: NoteUp, Host: w.host, Took: time.Since(w.began), Provisional: w.provisional})
-	w.stopWork = r.Serve(w.ctx, w.link, w.provisional, func() {
+	w.stopWork = r.Serve(&w.life, w.link, w.provisional, func() {
 		if w.over.CompareAndSwap(false, true) {
-			go r.post(func() { r.end(w) }) // not here, because this may be the loop itself
+			r.post(func() { r.end(w) })
 		}
 	})
 }
@@ -362,18 +410,18 @@ func (r *loop[L]) windDown(w *way[L]) {
 	if served {
 		err = w.stopWork()
 	}
-	if w.ctx.Err() != nil { // ended by us
+	if w.life.Err() != nil { // ended by us
 		r.post(func() { r.idle(w) })
 		r.finish(w, w.link)
 		return
 	}
-	defer w.cancel()
+	defer w.life.End()
 	carried := w.link.Carried()
 	// The link knows which reason came first: its own, which then caused the error of the work, or
 	// the error of the work.
 	w.link.Abort(err)
 	err = w.link.Err()
-	signal := Classify(w.ctx, err)
+	signal := Classify(&w.life, err)
 	r.post(func() {
 		if served {
 			r.Observe(Note{Kind: NoteLost, Host: w.host, Err: err, Signal: signal})
@@ -393,7 +441,7 @@ func (r *loop[L]) idle(w *way[L]) {
 
 // finish ends a link that is not needed any more: with a reset if it was given up, else in order.
 func (r *loop[L]) finish(w *way[L], link L) {
-	defer w.cancel()
+	defer w.life.End()
 	if w.givenUp.Load() && !r.ends() {
 		link.Abort(nil)
 		return
@@ -405,16 +453,18 @@ func (r *loop[L]) finish(w *way[L], link L) {
 
 // register makes one registration.
 func (r *loop[L]) register(w *way[L], e Register) {
-	defer w.cancel()
+	defer w.life.End()
+	ctx, cancel := leash.Under(&w.life)
+	defer cancel()
 	progress, stop := stillWaiting(r.Observe)
-	a, err := r.Register(w.ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential, Progress: progress})
+	a, err := r.Register(ctx, dps.Request{Patience: e.Patience, Sequential: e.Sequential, Progress: progress})
 	stop()
 	took := time.Since(w.began)
-	if w.ctx.Err() != nil {
+	if w.life.Err() != nil {
 		return
 	}
 	if err != nil {
-		f := failed(w.ctx, e.ID, err)
+		f := failed(&w.life, e.ID, err)
 		r.post(func() { r.last(w, f) })
 		return
 	}

@@ -12,8 +12,11 @@ import (
 // Link is what a session needs of a connection to a hub; *hub.Link fits.
 type Link interface {
 	Done() <-chan struct{} // closed when the link has ended
-	Err() error            // waits for the end of the link, and says why it ended
-	Carried() bool         // a PUBACK was received
+	// OnEnd calls f when the link has ended, at once if it has. f does not block. It is called once
+	// for a link.
+	OnEnd(f func())
+	Err() error    // waits for the end of the link, and says why it ended
+	Carried() bool // a PUBACK was received
 	// Close ends the link in order, as far as ctx allows, and Abort ends it with a reset. why is
 	// the reason, nil if there is none but that this side wants it. It counts only if the link has
 	// not ended before: Err returns the first reason.

@@ -26,6 +26,8 @@ type standing struct {
 	done    chan struct{}
 	carried bool
 	why     error // the reason that ended it; nil: none was given
+	mu      sync.Mutex
+	ended   func()
 }
 
 func (l *standing) Done() <-chan struct{} { return l.done }
@@ -36,7 +38,26 @@ func (l *standing) Err() error {
 func (l *standing) Carried() bool                      { return l.carried }
 func (l *standing) Close(_ context.Context, why error) { l.Abort(why) }
 func (l *standing) Abort(why error) {
-	l.once.Do(func() { l.why = why; close(l.done) })
+	l.once.Do(func() {
+		l.why = why
+		close(l.done)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.ended != nil {
+			l.ended()
+		}
+	})
+}
+
+func (l *standing) OnEnd(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.done:
+		f()
+	default:
+		l.ended = f
+	}
 }
 
 // serving makes a function for Session.Serve of one that works on a link until it returns, in the
@@ -267,6 +288,103 @@ func TestShortLinkThatCarriedIsRedialledAtOnce(t *testing.T) {
 		s.Run(ctx)
 		if took := time.Since(began); dials != 5 || took != 0 {
 			t.Errorf("%d dials, the last one after %v", dials, took)
+		}
+	})
+}
+
+// TestStartedSessionAtRestHasNoGoroutine: while a link is at work and nothing happens, a session
+// that was begun with Start has no goroutine. When the link ends, the next one is made.
+func TestStartedSessionAtRestHasNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var links []*standing
+		served := 0
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a"},
+			Dial: func(context.Context, Target) (*standing, error) {
+				l := &standing{done: make(chan struct{}), carried: true}
+				links = append(links, l)
+				return l, nil
+			},
+			Serve: func(context.Context, *standing, bool, func()) func() error {
+				served++
+				return func() error { return nil }
+			},
+			Register: func(ctx context.Context, _ dps.Request) (dps.Assignment, error) {
+				<-ctx.Done()
+				return dps.Assignment{}, ctx.Err()
+			},
+		}
+		before, ended := runtime.NumGoroutine(), make(chan *PanicError, 1)
+		stop := s.Start(func(p *PanicError) { ended <- p })
+		for want := 1; want <= 3; want++ {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if n := runtime.NumGoroutine() - before; n != 0 || served != want {
+				t.Errorf("%d goroutines, %d links were put to work, not %d", n, served, want)
+			}
+			links[len(links)-1].Abort(nil)
+		}
+		stop()
+		stop()
+		if p := <-ended; p != nil {
+			t.Error(p)
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 0 {
+			t.Errorf("%d goroutines are left", n)
+		}
+	})
+}
+
+// TestPanicEndsAStartedSession: whoever has started a session is told of a panic in it.
+func TestPanicEndsAStartedSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &standing{done: make(chan struct{})}
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a"},
+			Dial:   func(context.Context, Target) (*standing, error) { return up, nil },
+			Serve:  func(context.Context, *standing, bool, func()) func() error { panic("no server") },
+		}
+		ended := make(chan *PanicError, 1)
+		s.Start(func(p *PanicError) { ended <- p })
+		if p := <-ended; p == nil || p.Value != "no server" {
+			t.Errorf("ended with %v", p)
+		}
+		<-up.done
+	})
+}
+
+// TestLinkThatComesTooLateIsClosed: a dial may bring a link when the session has ended already.
+// Whoever started the session is told of its end only when that link is closed.
+func TestLinkThatComesTooLateIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := &standing{done: make(chan struct{})}
+		s := &Session[*standing]{
+			Cached: State{AssignedHub: "hub-a"},
+			Dial: func(context.Context, Target) (*standing, error) {
+				time.Sleep(time.Second)
+				return late, nil
+			},
+			Register: func(ctx context.Context, _ dps.Request) (dps.Assignment, error) {
+				<-ctx.Done()
+				return dps.Assignment{}, ctx.Err()
+			},
+			Serve: func(context.Context, *standing, bool, func()) func() error {
+				t.Error("it was put to work")
+				return func() error { return nil }
+			},
+		}
+		ended := make(chan *PanicError, 1)
+		stop := s.Start(func(p *PanicError) { ended <- p })
+		time.Sleep(100 * time.Millisecond)
+		stop()
+		if p := <-ended; p != nil {
+			t.Error(p)
+		}
+		select {
+		case <-late.done:
+		default:
+			t.Error("the link is open")
 		}
 	})
 }

@@ -130,11 +130,17 @@ func (c *client) devices() (f figures, err error) {
 			who.OpenOutbox = func(_ string, o outbox.Options) (device.Outbox, error) { return outbox.NewMemory(o) }
 		}
 		d := device.New(shared, who, sample.App(options))
-		running.Go(func() {
-			if err := d.Run(ctx); err != nil {
+		running.Add(1)
+		err := d.Start(ctx, func(err error) {
+			defer running.Done()
+			if err != nil {
 				failed <- err
 			}
 		})
+		if err != nil {
+			running.Done()
+			return f, err
+		}
 		if i%50 == 0 { // as many at once as a machine of two cores can connect
 			for range max(1, min(50, i)) {
 				if err := await(ready, failed); err != nil {

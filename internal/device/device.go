@@ -2,9 +2,9 @@
 // session that keeps it connected, and the five paths that use the session (telemetry, reported
 // properties, desired properties, direct methods, cloud-to-device messages).
 //
-// An idle device has two goroutines of its own: the one that called [Device.Run], which waits in
-// the loop of package failover, and the reader of its link (internal/mqtt). Nothing else waits in a
-// goroutine. The ticks of all sources of a process share the timer of one [telemetry.Sampler], and
+// An idle device has one goroutine of its own, the reader of its link (internal/mqtt), and that of
+// the caller if [Device.Run] was called and not [Device.Start]. Nothing else waits in a goroutine.
+// The session (package failover) runs when something has happened. The ticks of all sources of a process share the timer of one [telemetry.Sampler], and
 // the looks at the clock one timer of internal/clock. A link has timers for its silence, for the
 // end of its token and for the next reported property. A source with a pace of its own, such as
 // [telemetry.Lines], has a goroutine for as long as its input lasts.
@@ -30,6 +30,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/leash"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -45,7 +46,7 @@ const (
 	swapMargin     = 3 * time.Second // before the end of a token its link has been replaced, however the clocks of the two sides differ
 )
 
-// Device is one device, from Run to its end.
+// Device is one device, from Start to its end.
 type Device struct {
 	bulkheads
 	shared *Shared
@@ -137,39 +138,24 @@ func split(r *rand.Rand) *rand.Rand {
 // that runs once ends when nothing waits any more. A failure of the network or the cloud ends only
 // a device that runs once. Run returns when everything that it started has ended.
 func (d *Device) Run(ctx context.Context) error {
-	l, err := d.begin(ctx)
-	if err != nil {
+	ended := make(chan error, 1)
+	if err := d.Start(ctx, func(err error) { ended <- err }); err != nil {
 		return err
 	}
-	for l.session() {
-	}
-	return l.end()
+	return <-ended
 }
 
-// life is what begins and ends with Run.
-type life struct {
-	d         *Device
-	ctx       context.Context // of the session; it outlives that of Run, because what is queued is sent before the end
-	stop      context.CancelFunc
-	pause     time.Duration // after the last panic of the session
-	unwatch   func()
-	producing sync.WaitGroup
-	produced  error // of the input
-}
-
-// begin opens the device and begins everything but the session. It is not part of Run, because the
-// stack of Run stays small for as long as the device runs, if Run does next to nothing itself.
-//
-//go:noinline
-func (d *Device) begin(ctx context.Context) (*life, error) {
+// Start is Run for a caller that does not wait, such as a fleet: an idle device then costs no
+// goroutine but that of its link. It returns an error if the device cannot be opened; see
+// [Device.Open]. Else it calls ended once, in a goroutine of its own, with what Run would return.
+func (d *Device) Start(ctx context.Context, ended func(error)) error {
 	if _, err := d.Open(); err != nil {
-		return nil, err
+		return err
 	}
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
 	d.outage.begin(d)
-	l := &life{d: d}
-	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.unwatch = d.watchClock(l.ctx)
+	l := &life{d: d, ended: ended}
+	l.unwatch = d.watchClock(&l.over)
 	d.produce(ctx, func(produce func() error) { // is called once
 		d.spawnIn(&l.producing, "input", func() {
 			defer l.stop()
@@ -182,41 +168,87 @@ func (d *Device) begin(ctx context.Context) (*life, error) {
 			d.finish(asked)
 		})
 	})
-	return l, nil
+	l.connect()
+	return nil
 }
 
-// session keeps the device connected until its context ends. After a panic, and after the pause of
-// [bulkheads.keep], it returns true: then the session begins again. It does not use keep itself,
-// because the stack shrinks to 4 KiB only if less than about 1.2 KiB of it are in use.
-func (l *life) session() (again bool) {
-	defer l.contain(&again)
-	l.d.startSession().Run(l.ctx)
-	return false
+// life is what begins with Start, and how it ends.
+type life struct {
+	d         *Device
+	ended     func(error)
+	over      leash.Leash   // of the session; it outlives the context of Start, because what is queued is sent before the end
+	pause     time.Duration // after the last panic of the session
+	unwatch   func()
+	producing sync.WaitGroup
+	produced  error // of the input
+
+	mu     sync.Mutex
+	hangUp func() // ends the session; nil: there is none
 }
 
-// contain is deferred by session.
-func (l *life) contain(again *bool) {
-	if p := recover(); p != nil {
-		_ = l.d.recovered("session", p) // it has been reported
-		l.pause = min(max(2*l.pause, bugPauseMin), bugPauseMax)
-		*again = pause(l.ctx, l.pause) == nil
+// stop ends the session, and then the device.
+func (l *life) stop() {
+	l.over.End()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hangUp != nil {
+		l.hangUp()
 	}
 }
 
-//go:noinline
-func (d *Device) startSession() *failover.Session[*link] {
-	s := d.session()
-	d.current.Store(s)
-	return s
+// connect begins a session, which keeps the device connected until stop.
+func (l *life) connect() {
+	err := l.d.run("session", func() error {
+		s := l.d.session()
+		l.d.current.Store(s)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.hangUp = s.Start(l.disconnected)
+		if l.over.Err() != nil {
+			l.hangUp()
+		}
+		return nil
+	})
+	if err != nil {
+		l.d.spawn("session", l.reconnect)
+	}
 }
 
-// end ends what begin has begun, and closes the device.
+// disconnected is called when the session has ended: because of stop, or after a panic.
+func (l *life) disconnected(p *failover.PanicError) {
+	if p == nil {
+		l.conclude()
+		return
+	}
+	_ = l.d.recovered("session", p) // it has been reported
+	l.reconnect()
+}
+
+// reconnect begins another session after a panic and a pause, as [bulkheads.keep] does.
+func (l *life) reconnect() {
+	l.pause = min(max(2*l.pause, bugPauseMin), bugPauseMax)
+	if pause(&l.over, l.pause) != nil {
+		l.conclude()
+		return
+	}
+	l.connect()
+}
+
+// conclude ends the device, and tells so.
+func (l *life) conclude() {
+	var err error
+	if bug := l.d.run("stopping", func() error { err = l.end(); return nil }); bug != nil {
+		err = bug
+	}
+	l.ended(err)
+}
+
+// end ends what Start has begun, and closes the device.
 func (l *life) end() error {
 	d := l.d
 	l.producing.Wait()
 	err := d.outcome(l.produced)
 	l.unwatch()
-	l.stop()
 	d.outage.end(d)
 	err = errors.Join(err, d.Close())
 	d.emit(d.farewell()) // closing may find more to tell

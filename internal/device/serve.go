@@ -10,6 +10,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/leash"
 )
 
 // duty is what a device does on the link that it serves: the outbox drains, properties are brought
@@ -85,7 +86,7 @@ func (w *duty) enter() context.Context {
 
 func (w *duty) enterLocked() context.Context {
 	if w.paths++; w.work == nil {
-		w.work, w.cancel = context.WithCancel(w.ctx)
+		w.work, w.cancel = leash.Under(w.ctx)
 	}
 	if w.stopped {
 		w.cancel()

@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/leash"
 )
 
 // timekeeping is what keeps a device's clock right while it runs.
@@ -180,7 +181,9 @@ func (d *Device) look(may bool) (asks bool) {
 	}
 	d.spawnIn(&d.time.looking, "clock", func() {
 		defer d.time.asking.Store(false)
-		d.askTime(d.time.life, false)
+		ctx, cancel := leash.Under(d.time.life)
+		defer cancel()
+		d.askTime(ctx, false)
 	})
 	return true
 }

@@ -126,7 +126,8 @@ type Session struct {
 
 	mu        sync.Mutex // guards everything below
 	err       error
-	why       error // the reason that Close has given
+	why       error  // the reason that Close has given
+	onEnd     func() // called after done is closed; nil: nobody waits for that
 	ended     bool
 	opening   bool     // the opening is being put together: nothing is written yet
 	opened    bool     // it was
@@ -233,6 +234,31 @@ func (s *Session) Unsubscribe(filters ...string) error {
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
+// OnEnd calls f when the session has ended, at once if it has. f must not block. It may be called
+// once.
+func (s *Session) OnEnd(f func()) {
+	s.mu.Lock()
+	select {
+	case <-s.done:
+		s.mu.Unlock()
+		f()
+	default:
+		s.onEnd = f
+		s.mu.Unlock()
+	}
+}
+
+// tellEnd closes done.
+func (s *Session) tellEnd() {
+	s.mu.Lock()
+	close(s.done)
+	f := s.onEnd
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
 // Err waits for the end of the session and returns its reason, which is always the first one, as
 // Describe has put it.
 func (s *Session) Err() error { <-s.done; return s.err }
@@ -337,7 +363,7 @@ func (s *Session) end(err error, local, hard bool) {
 	if !first {
 		return
 	}
-	defer close(s.done)
+	defer s.tellEnd()
 	s.toldAtEnd("keeping what the next session should know", func() { s.handler.Ended(past) })
 	if hard {
 		reset(s.conn.raw)
