@@ -20,8 +20,8 @@ const closeTimeout = 2 * time.Second
 // ended, the links in order.
 func (s *Session[L]) Run(ctx context.Context) {
 	ended := make(chan *PanicError, 1)
-	stop := s.Start(func(p *PanicError) { ended <- p })
-	defer context.AfterFunc(ctx, stop)()
+	r := s.begin(ctx, func(p *PanicError) { ended <- p })
+	defer context.AfterFunc(ctx, r.stop)()
 	if p := <-ended; p != nil {
 		panic(p)
 	}
@@ -32,7 +32,11 @@ func (s *Session[L]) Run(ctx context.Context) {
 // the panic that has ended the session, nil if there was none. stop may be called more than once,
 // by any goroutine.
 func (s *Session[L]) Start(ended func(p *PanicError)) (stop func()) {
-	r := &loop[L]{Session: s, m: NewMachine(s.Options, s.Cached), ended: ended}
+	return s.begin(context.Background(), ended).stop
+}
+
+func (s *Session[L]) begin(life context.Context, ended func(p *PanicError)) *loop[L] {
+	r := &loop[L]{Session: s, m: NewMachine(s.Options, s.Cached), life: life, ended: ended}
 	if r.Open == nil {
 		r.Open = func(context.Context) func() { return func() {} }
 	}
@@ -43,7 +47,7 @@ func (s *Session[L]) Start(ended func(p *PanicError)) (stop func()) {
 		r.Observe = func(Note) {}
 	}
 	r.post(func() { r.step(Start{}) })
-	return r.stop
+	return r
 }
 
 // PanicError is a panic in a goroutine of a session. It ends the session. Run panics with it in the
@@ -64,6 +68,7 @@ func (p *PanicError) Stack() []byte { return p.stack }
 // nothing happens, the session has no goroutine and no timer.
 type loop[L Link] struct {
 	*Session[L]
+	life  context.Context // of Run; no event is dealt with after its end
 	ended func(*PanicError)
 	wg    sync.WaitGroup // of all other goroutines of the session
 
@@ -115,7 +120,7 @@ func (r *loop[L]) put(e event) {
 func (r *loop[L]) take(e event) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.over {
+	if r.endsLocked() {
 		return false
 	}
 	r.events = append(r.events, e)
@@ -141,8 +146,10 @@ func (r *loop[L]) stopLocked() {
 func (r *loop[L]) ends() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.over
+	return r.endsLocked()
 }
+
+func (r *loop[L]) endsLocked() bool { return r.over || r.life.Err() != nil }
 
 func (r *loop[L]) wakeLocked() {
 	if !r.works {
@@ -180,8 +187,9 @@ func (r *loop[L]) next() (events []event, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	events, r.events = r.events, nil
-	r.works = r.over || len(events) > 0
-	return events, r.over
+	over = r.endsLocked()
+	r.works = over || len(events) > 0
+	return events, over
 }
 
 // wait ends everything that the session has started, and tells that the session has ended. left are
