@@ -51,7 +51,7 @@ func (e *Events) Emit(event journal.Event) {
 	}
 	frame := encode(event)
 	e.mu.Lock()
-	frame = append(fmt.Appendf(nil, "id: %d\n", e.first+uint64(len(e.frames))), frame...)
+	frame = append(fmt.Appendf(nil, "id: %d\nevent: %s\n", e.first+uint64(len(e.frames)), event.Kind), frame...)
 	e.frames = append(e.frames, frame)
 	e.bytes += len(frame)
 	for len(e.frames) > KeptEvents || e.bytes > keptBytes && len(e.frames) > 1 {
@@ -104,13 +104,13 @@ func (e *Events) from(after uint64, known bool) cursor {
 	}
 }
 
-// take returns the next events as the stream has them, and moves the place behind them. lost says
+// take returns the next events as the stream has them, and moves the place behind them. missed says
 // how many the reader has missed before them. If there are none, more is closed when there is one.
-func (e *Events) take(p *cursor, into [][]byte) (frames [][]byte, lost uint64, more <-chan struct{}) {
+func (e *Events) take(p *cursor, into [][]byte) (frames [][]byte, missed uint64, more <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if p.next < e.first {
-		lost = e.first - p.next
+		missed = e.first - p.next
 		p.next = e.first
 	}
 	for _, frame := range e.frames[p.next-e.first:] {
@@ -123,8 +123,10 @@ func (e *Events) take(p *cursor, into [][]byte) (frames [][]byte, lost uint64, m
 	if len(into) == 0 && e.more == nil {
 		e.more = make(chan struct{})
 	}
-	return into, lost, e.more
+	return into, missed, e.more
 }
 
-// lostFrame tells a reader how many events it has missed.
-func lostFrame(n uint64) []byte { return fmt.Appendf(nil, "event: lost\ndata: {\"lost\":%d}\n\n", n) }
+// missedFrame tells a reader how many events it has missed, as the simulator does.
+func missedFrame(n uint64) []byte {
+	return fmt.Appendf(nil, "event: missed\ndata: {\"count\":%d}\n\n", n)
+}

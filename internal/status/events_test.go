@@ -117,12 +117,12 @@ func TestASlowReaderIsToldWhatItHasMissed(t *testing.T) {
 	seen, missed, told, last := 0, 0, uint64(0), uint64(0)
 	for last < all {
 		_, data := next(t, lines)
-		var e struct{ Lost uint64 }
+		var e struct{ Lost, Count uint64 }
 		if err := json.Unmarshal([]byte(data), &e); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(data, "kind") {
-			missed, told = missed+1, told+e.Lost
+			missed, told = missed+1, told+e.Count
 			continue
 		}
 		seen, last = seen+1, e.Lost

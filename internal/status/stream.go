@@ -127,8 +127,8 @@ func (e *Events) pass(conn net.Conn, at *cursor) (more <-chan struct{}, ok bool)
 		scratches.Put(scratch)
 	}()
 	for {
-		frames, lost, more := e.take(at, scratch[:0])
-		if lost > 0 && !write(conn, net.Buffers{lostFrame(lost)}) {
+		frames, missed, more := e.take(at, scratch[:0])
+		if missed > 0 && !write(conn, net.Buffers{missedFrame(missed)}) {
 			return nil, false
 		}
 		if len(frames) == 0 {
