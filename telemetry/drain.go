@@ -53,6 +53,7 @@ type DrainOptions struct {
 	// Problem is told of an acknowledgement that the outbox could not write, so that the record
 	// will be sent once more. It may be nil.
 	Problem func(error)
+	Traffic *Traffic          // counts what is sent, for all drains of a device; nil: nobody counts
 	Go      func(work func()) // starts work in a goroutine of its own; nil: the go statement
 }
 
@@ -333,6 +334,7 @@ func (d *Drain) send(n int) error {
 	d.flight.start(&d.next, n) // before the call: a completion may be quicker than its return
 	out := d.next.out[:n]
 	taken, err := d.sender.Send(out, d)
+	d.options.Traffic.sent(taken)
 	if taken > 0 {
 		d.at.passed(d.next.records[taken-1].Pos)
 	}

@@ -48,9 +48,13 @@ func (d *Drain) done(tickets []uint64, err error) {
 	}
 	f.mu.Unlock()
 	if err != nil {
+		d.options.Traffic.failed(len(tickets))
 		f.fail(err)
-	} else if err := d.box.Ack(f.finished...); err != nil && d.options.Problem != nil {
-		d.options.Problem(fmt.Errorf("%d messages arrived, but that could not be written down: %w", len(tickets), err))
+	} else {
+		if err := d.box.Ack(f.finished...); err != nil && d.options.Problem != nil {
+			d.options.Problem(fmt.Errorf("%d messages arrived, but that could not be written down: %w", len(tickets), err))
+		}
+		d.options.Traffic.acknowledged(len(tickets))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

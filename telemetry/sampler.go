@@ -154,6 +154,21 @@ func (s *Sampler) relieveLocked() {
 	})
 }
 
+// Due returns when the next source is to be asked; zero if none waits for its time. A time that has
+// passed means that no worker was free since.
+func (s *Sampler) Due() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.ready) > 0:
+		return s.ready[0].due
+	case len(s.waiting) > 0:
+		return s.waiting[0].due
+	default:
+		return time.Time{}
+	}
+}
+
 // work runs tasks until none is ready, or until another worker has taken its place.
 func (s *Sampler) work() {
 	s.mu.Lock()

@@ -83,7 +83,7 @@ type Config struct {
 
 	Failover failover.Options       // Rand and NoDPS are set by the device
 	Link     hub.Options            // of the link to a hub
-	Drain    telemetry.DrainOptions // Created, Problem and Go are set by the device
+	Drain    telemetry.DrainOptions // Created, Problem, Traffic and Go are set by the device
 	Outbox   outbox.Options         // Age, Stamp, For and Report are set by the device
 
 	MethodTimeout time.Duration // how long a handler of the App, or a reader of a reported property, may take

@@ -32,7 +32,6 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/leash"
 	"github.com/hubhop-iot/hubhop/telemetry"
-	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // ErrRefused says that the cloud refuses this device until a person acts. Only a device that runs
@@ -76,7 +75,8 @@ type Device struct {
 	inputEnded atomic.Bool // running once: all of the input is in the outbox
 
 	mu          sync.Mutex
-	status      standing
+	standing    standing
+	traffic     telemetry.Traffic
 	lastText    string    // sentence of the last failure, for a device that runs once
 	downAt      time.Time // when the last link ended; zero while there is a link
 	gone        uint64    // samples that the outbox had dropped or quarantined when the link ended
@@ -86,27 +86,10 @@ type Device struct {
 	backlogGoal uint64        // samples that have left the outbox when the backlog is gone
 	links       chan struct{} // closed and replaced when a link comes or ends
 	outage      outage
+	oldest      *oldest           // nil: nobody has asked for it
 	lastPeer    [2]string         // the hub that was linked last, and its other name
 	peers       map[string]string // the same for the hubs before
 	refused     chan error        // one slot: a person must act; nil: nobody waits for it, because the device does not run once
-}
-
-// Status is what a device looks like from outside.
-type Status struct {
-	Device      string
-	Hub         string // of the link that is up, else empty
-	Provisional bool
-	Since       time.Time // of the link, or of its loss
-	Made        uint64    // samples made since the start
-	Outbox      outbox.Stats
-	Trouble     []string // a sentence for each file of the state directory that cannot be read or written now; Outbox has the outbox's own
-}
-
-// standing is what Status tells of the link.
-type standing struct {
-	Hub         string
-	Provisional bool
-	Since       time.Time
 }
 
 // New returns a device that has not started. shared is the same for all devices of a process.
@@ -153,6 +136,7 @@ func (d *Device) Start(ctx context.Context, ended func(error)) error {
 		return err
 	}
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
+	d.standing.begin(d)
 	d.outage.begin(d)
 	l := &life{d: d, ended: ended}
 	l.unwatch = d.watchClock(&l.over)
@@ -391,21 +375,6 @@ func (d *Device) fingerprint() string {
 		return dps.Fingerprint(string(d.id.Certificate.Certificate[0]))
 	}
 	return dps.Fingerprint(d.id.Key)
-}
-
-// Status returns a snapshot. It may be called at any time, also before Run and after it.
-func (d *Device) Status() Status {
-	d.mu.Lock()
-	link, box, home := d.status, d.box, d.home
-	d.mu.Unlock()
-	s := Status{Device: d.id.DeviceID, Hub: link.Hub, Provisional: link.Provisional, Since: link.Since, Made: d.counters.Made.Load()}
-	if box != nil {
-		s.Outbox = box.Stats()
-	}
-	if home != nil {
-		s.Trouble = home.Trouble()
-	}
-	return s
 }
 
 // Register asks DPS which hub the device belongs to, as failover.Provision does, and keeps the

@@ -61,7 +61,7 @@ func (d *Device) sendAll(ctx context.Context) error {
 func (d *Device) linked() (up bool, changes <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.status.Hub != "", d.links
+	return d.standing.Hub != "", d.links
 }
 
 // linkChangedLocked wakes the goroutines that wait for a link or for its end.
@@ -200,7 +200,7 @@ func (d *Device) drainWhile(ctx context.Context, hope func() bool) {
 // come earlier. Then the session has saved the hub, and the next start need not ask DPS.
 func (d *Device) awaitStanding() {
 	d.mu.Lock()
-	carried := d.status.Hub == "" && d.box.Stats().Acked > d.outage.acked
+	carried := d.standing.Hub == "" && d.box.Stats().Acked > d.outage.acked
 	d.mu.Unlock()
 	if carried {
 		ctx, cancel := context.WithTimeout(context.Background(), standLimit)

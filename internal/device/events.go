@@ -81,6 +81,9 @@ func (d *Device) observe(n failover.Note) {
 	case failover.NoteDialing:
 		d.emit(journal.Event{Kind: journal.Dialing, Hub: n.Host, Text: "dialling " + n.Host})
 	case failover.NoteAsking:
+		d.mu.Lock()
+		d.standing.registrations++
+		d.mu.Unlock()
 		d.emit(journal.Event{Kind: journal.Asking, Text: "asking DPS"})
 	case failover.NoteWaiting:
 		d.emit(journal.Event{Kind: journal.Waiting, Name: string(n.Step), Took: n.Took,
@@ -91,7 +94,7 @@ func (d *Device) observe(n failover.Note) {
 		d.linkUp(n)
 	case failover.NoteConfirmed:
 		d.mu.Lock()
-		d.status.Provisional = false
+		d.standing.Provisional = false
 		d.mu.Unlock()
 		d.emit(journal.Event{Kind: journal.Confirmed, Hub: n.Host, Text: "DPS confirms " + n.Host})
 	case failover.NoteLost:
@@ -106,6 +109,7 @@ func (d *Device) observe(n failover.Note) {
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed
+	d.standing.assigned = time.Now()
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,
 		Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))}
@@ -143,7 +147,7 @@ func (d *Device) linkUp(n failover.Note) {
 	}
 	d.renewed = d.renewing
 	d.downAt, d.renewing = time.Time{}, false
-	d.status.Hub, d.status.Provisional, d.status.Since = n.Host, n.Provisional, now
+	e.From, e.Rule = d.standing.upLocked(n, now, e.Outage)
 	e.Peer = d.peerLocked(n.Host)
 	d.outage.overLocked()
 	d.linkChangedLocked()
@@ -158,7 +162,7 @@ func (d *Device) linkLost(n failover.Note) {
 	d.gone = gone(stats)
 	d.renewing = n.Signal == failover.TokenRenewal
 	renewing := d.renewing
-	d.status.Hub, d.status.Since = "", d.downAt
+	d.standing.lostLocked(d.downAt)
 	d.outage.beginLocked(d, stats.Acked)
 	d.linkChangedLocked()
 	peer := d.peerLocked(n.Host)
@@ -223,6 +227,9 @@ func (d *Device) decided(n failover.Note) {
 		default:
 		}
 	}
+	d.mu.Lock()
+	d.standing.decidedLocked(n, &e, d.advice(r.Signal))
+	d.mu.Unlock()
 	d.emit(e)
 	if n.Decision.Anew {
 		d.emit(journal.Event{Kind: journal.Warning, Hub: n.Host, Person: true, Text: fmt.Sprintf("two clients use the identity %s: "+

@@ -3,6 +3,7 @@ package device
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
@@ -19,13 +20,18 @@ type kind struct {
 type floods struct {
 	emit func(journal.Event)
 
+	counted atomic.Pointer[commandCounts] // nil: there was no command
+
 	mu     sync.Mutex
 	all    []*flood
 	closed bool
 }
 
 // tell emits an event that is about n things, or keeps their number for the end of the span.
-func (f *floods) tell(k *kind, n uint64, e journal.Event) { f.of(k).tell(n, e) }
+func (f *floods) tell(k *kind, n uint64, e journal.Event) {
+	f.count(&e)
+	f.of(k).tell(n, e)
+}
 
 // of returns the flood of a kind.
 func (f *floods) of(k *kind) *flood {

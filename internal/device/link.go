@@ -60,6 +60,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 func (d *Device) equip(l *link, raw *hub.Link) {
 	options := d.c.Drain
 	options.Created, options.Problem = d.time.Made, func(err error) { d.warn(raw.Host(), err.Error()) }
+	options.Traffic = &d.traffic
 	options.Go = func(work func()) {
 		d.spawn("telemetry", func() {
 			defer func() {

@@ -48,6 +48,7 @@ func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error
 	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusOK}
 	key := home.HandledKey(l.Host(), mid, m.Body)
 	if m.Duplicate && mid != "" && d.handled.Has(key) {
+		e.Unchanged = true
 		e.Text = fmt.Sprintf("C2D %s: delivered again, was handled before", describe(name, mid))
 	} else {
 		status, err := d.runMessage(ctx, Request{Kind: KindC2D, Name: name, MessageID: mid}, m.Body)

@@ -69,7 +69,7 @@ func (d *Device) stillDown() {
 	s := d.box.Stats()
 	d.mu.Lock()
 	o := &d.outage
-	if o.timer == nil || d.status.Hub != "" {
+	if o.timer == nil || d.standing.Hub != "" {
 		d.mu.Unlock()
 		return
 	}

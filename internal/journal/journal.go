@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -69,7 +70,7 @@ type Event struct {
 	Provisional bool          `json:"provisional,omitempty"`
 	Person      bool          `json:"person,omitempty"`    // the trouble goes on until a person acts
 	Routine     bool          `json:"routine,omitempty"`   // Acknowledged: a renewal of the token made the link
-	Unchanged   bool          `json:"unchanged,omitempty"` // Assigned: DPS named the same hub as before
+	Unchanged   bool          `json:"unchanged,omitempty"` // Assigned: DPS named the same hub as before; CloudMessage: it was handled before
 	Error       string        `json:"error,omitempty"`
 	Body        string        `json:"body,omitempty"` // Packet: its content; only if asked for
 	Text        string        `json:"text"`
@@ -79,6 +80,7 @@ type Event struct {
 type Journal struct {
 	mu    sync.Mutex
 	sinks []func(Event)
+	busy  atomic.Pointer[time.Time]
 }
 
 // Sink adds a function that is called with every event. It must be quick, and must not emit.
@@ -95,9 +97,21 @@ func (j *Journal) Emit(e Event) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	now := time.Now()
+	j.busy.Store(&now)
+	defer j.busy.Store(nil)
 	for _, sink := range j.sinks {
 		sink(e)
 	}
+}
+
+// Busy returns since when the sinks have been taking an event; zero if they take none. It does not
+// wait for them.
+func (j *Journal) Busy() time.Time {
+	if since := j.busy.Load(); since != nil {
+		return *since
+	}
+	return time.Time{}
 }
 
 // Duration writes a time in words: 3.2 ms, 0.31 s, 12 s, 4 min, 6 h, 4 d.

@@ -289,6 +289,14 @@ func (s *Session) Window() int {
 	return s.window
 }
 
+// Traffic returns the smoothed time from PUBLISH to PUBACK, 0 before the first; how many PUBLISHes
+// are in flight; and how many may be.
+func (s *Session) Traffic() (rtt time.Duration, inFlight, window int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srtt, s.flight.count, s.window
+}
+
 // Conn returns the connection of the session, for questions about the server's certificate.
 func (s *Session) Conn() *Conn { return s.conn }
 

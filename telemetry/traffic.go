@@ -1,0 +1,85 @@
+package telemetry
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Traffic counts what the drains of a device have sent, from link to link. It may be read at any
+// time. The zero value is ready.
+type Traffic struct {
+	repeated atomic.Uint64
+	owed     atomic.Uint64 // messages that were sent on a link, and whose acknowledgement will not come
+
+	mu     sync.Mutex
+	span   int64  // the number of the present one since 1970
+	during uint64 // messages acknowledged in it
+	before uint64 // and in the one before
+}
+
+// rateSpan is the time over which PerSecond is an average.
+const rateSpan = 10 * time.Second
+
+// Repeated returns how many messages were sent once more, because the link before had ended without
+// an acknowledgement of them.
+func (t *Traffic) Repeated() uint64 { return t.repeated.Load() }
+
+// PerSecond returns how many messages were acknowledged in a second, over about the last ten.
+func (t *Traffic) PerSecond() float64 {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn(now)
+	gone := now.Sub(now.Truncate(rateSpan))
+	before := float64(t.before) * (rateSpan - gone).Seconds() / rateSpan.Seconds()
+	return (float64(t.during) + before) / rateSpan.Seconds()
+}
+
+// turn begins a new span if it is time. t.mu is held.
+func (t *Traffic) turn(now time.Time) {
+	span := now.Unix() / int64(rateSpan/time.Second)
+	switch span - t.span {
+	case 0:
+		return
+	case 1:
+		t.before = t.during
+	default:
+		t.before = 0
+	}
+	t.span, t.during = span, 0
+}
+
+// acknowledged counts messages that have arrived.
+func (t *Traffic) acknowledged(n int) {
+	if t == nil {
+		return
+	}
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn(now)
+	t.during += uint64(n)
+}
+
+// failed counts messages that were sent and will not be acknowledged: they will be sent again.
+func (t *Traffic) failed(n int) {
+	if t != nil {
+		t.owed.Add(uint64(n))
+	}
+}
+
+// sent counts messages that a link has taken. Those of a link that has ended go first, because they
+// are the oldest.
+func (t *Traffic) sent(n int) {
+	if t == nil || n <= 0 {
+		return
+	}
+	for owed := t.owed.Load(); owed > 0; owed = t.owed.Load() {
+		again := min(owed, uint64(n))
+		if t.owed.CompareAndSwap(owed, owed-again) {
+			t.repeated.Add(again)
+			return
+		}
+	}
+}
