@@ -59,6 +59,11 @@ func (r *Record) keep(e report.Entry) {
 func (r *Record) Take(e report.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if e.Begin != nil && e.Begin.RanAt.IsZero() {
+		b := *e.Begin
+		b.RanAt = r.began
+		e.Begin = &b
+	}
 	if r.watch != nil {
 		r.watch(e)
 	}
@@ -89,7 +94,13 @@ func (r *Record) Close(at, wall time.Time) (report.Report, error) {
 		return rep, nil
 	}
 	part := filepath.Join(r.dir, unfinished)
-	err := errors.Join(r.history.Close(), r.file.Sync(), r.file.Close())
+	err := r.history.Close()
+	if err == nil {
+		err = r.file.Sync()
+	}
+	if closed := r.file.Close(); err == nil {
+		err = closed
+	}
 	if err == nil {
 		err = os.Rename(part, filepath.Join(r.dir, report.HistoryFile))
 	}

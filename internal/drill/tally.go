@@ -34,7 +34,7 @@ type Tally struct {
 	now      time.Time // of the newest entry
 	rep      report.Report
 	counted  bool
-	made     uint64
+	last     report.State // if counted
 	spoiled  string
 	unheld   []report.Expectation
 	open     []*recovery // in order of their faults
@@ -97,8 +97,7 @@ func (t *Tally) Take(e report.Entry) {
 	case report.Gauge:
 		t.rep.Series.Wait(e.At.Sub(t.began), e.State.Backlog)
 		if e.State.Counted {
-			t.counted, t.made = true, e.State.Made
-			t.judge.Made(t.made)
+			t.counted, t.last = true, *e.State
 		}
 	case report.Asked:
 		t.rep.Commands.Sent++
@@ -132,7 +131,7 @@ func (t *Tally) start(e report.Entry) {
 	t.judge.Allow = Allowance{Reordered: a.Reordered, GivenUp: a.GivenUp, Waiting: a.Waiting, Outboxes: a.Outboxes, Foreign: a.Foreign}
 	t.rep = report.Report{
 		Scenario: b.Scenario, Seed: b.Seed, StartedAt: e.At, Device: b.Device, Target: b.Target, Title: b.Title, Description: b.Description,
-		Speed: b.Speed, Client: b.Client, Versions: b.Versions, Environment: b.Environment, Hubs: slices.Clone(b.Hubs),
+		Speed: b.Speed, RanAt: b.RanAt, Proof: cmp.Or(b.Proof, report.ByLedger), Client: b.Client, Versions: b.Versions, Environment: b.Environment, Hubs: slices.Clone(b.Hubs),
 		Recoveries: []report.Recovery{}, Expectations: []report.Expectation{}, Series: &report.Series{},
 		RTO: report.RTO{BudgetMs: b.RTOMs}, RPO: report.RPO{Budget: b.RPO},
 	}
@@ -324,6 +323,7 @@ func (t *Tally) arrived(e report.Entry) {
 			again++
 		case audit.Late:
 			late++
+		default:
 		}
 		end = id
 		if box, _, ok := outbox.SplitID(id); ok && seq > 0 {
@@ -433,7 +433,7 @@ func (t *Tally) Report() report.Report {
 		t.start(report.Entry{At: t.now, Begin: &report.Begin{}})
 		t.spoil("nothing was run")
 	}
-	v := t.judge.Verdict(false)
+	v := t.verdict()
 	v.Findings = slices.DeleteFunc(v.Findings, func(f Finding) bool { return f.Kind == Lost && v.Lost <= t.begin.RPO })
 	r := t.rep
 	r.EndedAt = t.now
@@ -457,9 +457,38 @@ func (t *Tally) Report() report.Report {
 	return r
 }
 
+// verdict asks the judge. Without a ledger it can only believe what the device counts.
+func (t *Tally) verdict() Verdict {
+	j := t.judge
+	switch {
+	case t.begin.Proof != report.ByAcknowledgements:
+		if t.counted {
+			j.Made(t.last.Made)
+		}
+		return j.Verdict(false)
+	case !t.counted:
+		t.spoil("nobody has said how many samples were made and acknowledged")
+		return j.Found()
+	}
+	v, s := j.Found(), t.last
+	v.Findings = slices.Clone(v.Findings)
+	v.Messages, v.Distinct, v.Queued = s.Acked, s.Acked, s.Backlog
+	if known := s.Acked + s.Backlog; known < s.Made {
+		v.Lost = s.Made - known
+		v.Object(Lost, "%d of %d samples were never acknowledged by any hub", v.Lost, s.Made)
+	}
+	if s.Made == 0 {
+		v.Object(NoSamples, "no sample was made")
+	}
+	if v.Queued > 0 && !j.Allow.Waiting {
+		v.Object(Waiting, "%d of %d samples still wait in the outbox", v.Queued, s.Made)
+	}
+	return v
+}
+
 // count fills in what was made and what arrived.
 func (t *Tally) count(r *report.Report, v *Verdict) {
-	s := report.Samples{Made: t.made, Received: v.Messages, Lost: v.Lost, Duplicated: v.Repeats}
+	s := report.Samples{Made: t.last.Made, Received: v.Messages, Lost: v.Lost, Duplicated: v.Repeats}
 	if !t.counted {
 		s.Made = v.Distinct + v.Lost + v.Queued
 	}
@@ -536,6 +565,8 @@ func words(ms int64) string { return journal.Duration(time.Duration(ms) * time.M
 func (t *Tally) conclude(r *report.Report, v *Verdict) {
 	passed := fmt.Sprintf("%d samples made, every one of them received", r.Samples.Made)
 	switch {
+	case r.Proof == report.ByAcknowledgements && r.Samples.Lost == 0:
+		passed = fmt.Sprintf("%d samples made, none of them lost, as the device counts its acknowledgements", r.Samples.Made)
 	case r.Samples.Lost > 0:
 		passed = fmt.Sprintf("%d samples made, %d lost of the %d that may be", r.Samples.Made, r.Samples.Lost, r.RPO.Budget)
 	case r.Samples.Made > r.Samples.Received-r.Samples.Duplicated:

@@ -88,6 +88,8 @@ type Begin struct {
 	RTOMs       int64             `json:"rtoMs"` // budget; 0: none
 	RPO         uint64            `json:"rpo"`   // budget, samples
 	Allow       Allowance         `json:"allow"`
+	Proof       string            `json:"proof,omitempty"` // [ByLedger] if empty
+	RanAt       time.Time         `json:"ranAt,omitzero"`  // on the wall clock; drill.Record sets it
 	Versions    map[string]string `json:"versions,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
 }
@@ -117,6 +119,7 @@ type Allowance struct {
 type State struct {
 	Made    uint64 `json:"made"`              // samples so far, over all lives of the device
 	Backlog uint64 `json:"backlog"`           // samples that wait
+	Acked   uint64 `json:"acked,omitempty"`   // samples that hubs have acknowledged, for [ByAcknowledgements]
 	Counted bool   `json:"counted,omitempty"` // Made is final: each of them is asked for in the verdict
 }
 

@@ -50,7 +50,12 @@ func (h *History) line(line []byte) {
 }
 
 // Close writes what is buffered. It returns the first error since the beginning.
-func (h *History) Close() error { return errors.Join(h.err, h.out.Flush()) }
+func (h *History) Close() error {
+	if h.err == nil {
+		h.err = h.out.Flush()
+	}
+	return h.err
+}
 
 // Proof names the history as it is now.
 func (h *History) Proof() Proof { return Proof{Lines: h.n, Sum: h.sum} }

@@ -17,7 +17,13 @@ const (
 	Unknown Outcome = "unknown" // the proof itself failed: no ledger, no device
 )
 
-// Report is what a drill found. Its JSON form is a promise to scripts: scripts/report.schema.json.
+// What samples can be judged by.
+const (
+	ByLedger           = "ledger"           // the list of what the hubs have received
+	ByAcknowledgements = "acknowledgements" // what the device says that the hubs have acknowledged
+)
+
+// Report is what a drill found. Its JSON form is a promise to scripts: docs/drill-report.schema.json.
 // Times that end with Ms are milliseconds. Offsets count from StartedAt. The fields from Title on
 // are optional, so a report of an earlier version can be read and compared.
 type Report struct {
@@ -39,7 +45,9 @@ type Report struct {
 	Description string            `json:"description,omitempty"` // what the scenario is about
 	EndedAt     time.Time         `json:"endedAt,omitzero"`
 	Speed       string            `json:"speed,omitempty"`       // virtual, real
+	RanAt       time.Time         `json:"ranAt,omitzero"`        // on the wall clock
 	WallMs      int64             `json:"wallMs,omitempty"`      // how long the run took on the wall clock
+	Proof       string            `json:"proof,omitempty"`       // what the samples were judged by: [ByLedger], [ByAcknowledgements]
 	Client      string            `json:"client,omitempty"`      // the program under test: "hubhop 1.2.0", "azure-iot-device 1.18.4 (Node.js)"
 	Versions    map[string]string `json:"versions,omitempty"`    // of hubhop, Go, SDKs
 	Environment map[string]string `json:"environment,omitempty"` // os, arch, cpus
@@ -185,6 +193,7 @@ type Run struct {
 	Client    string    `json:"client,omitempty"`
 	Target    string    `json:"target"`
 	StartedAt time.Time `json:"startedAt"`
+	RanAt     time.Time `json:"ranAt,omitzero"`
 }
 
 // Row is one line of a comparison.

@@ -10,6 +10,8 @@ const maxPoints = 720
 type Series struct {
 	StepMs int64   `json:"stepMs"` // width of a point
 	Points []Point `json:"points"` // from offset 0 on
+
+	told int // points whose backlog somebody has told; in the others it is that of the point before
 }
 
 // Point is one piece of the time.
@@ -48,6 +50,7 @@ func (s *Series) point(i int) *Point {
 // halve makes one point of two.
 func (s *Series) halve() {
 	s.StepMs *= 2
+	s.told = (s.told + 1) / 2
 	n := 0
 	for i := 0; i < len(s.Points); i += 2 {
 		p := s.Points[i]
@@ -75,10 +78,9 @@ func (s *Series) Arrive(from, until time.Duration, n uint64) {
 // Wait notes how many samples wait at an offset.
 func (s *Series) Wait(offset time.Duration, backlog uint64) {
 	i := s.settle(offset)
-	fresh := i >= len(s.Points) // it is the first word on this point
 	p := s.point(i)
-	if fresh {
-		p.Backlog = 0
+	if i >= s.told { // the first word on this point
+		p.Backlog, s.told = 0, i+1
 	}
 	p.Backlog = max(p.Backlog, backlog)
 }
