@@ -71,6 +71,7 @@ hubs, so that everything can be tried offline.
 		newFailbackCommand(env, builtinModel),
 		newSimCommand(env),
 		newDemoCommand(env, builtinModel),
+		newDrillCommand(env),
 		newKeyCommand(env),
 		newModelCommand(env, builtinModel),
 		newOutboxCommand(env, builtinModel),

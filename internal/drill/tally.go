@@ -34,7 +34,7 @@ type Tally struct {
 	now      time.Time // of the newest entry
 	rep      report.Report
 	counted  bool
-	last     report.State // if counted
+	made     uint64 // if counted
 	spoiled  string
 	unheld   []report.Expectation
 	open     []*recovery // in order of their faults
@@ -89,8 +89,6 @@ func (t *Tally) Take(e report.Entry) {
 		t.faultOn(e)
 	case report.FaultOff:
 		t.faultOff(e)
-	case report.Returned:
-		t.returned(e)
 	case report.Happened:
 		t.speaks = true
 		t.event(e.At, *e.Event)
@@ -99,7 +97,8 @@ func (t *Tally) Take(e report.Entry) {
 	case report.Gauge:
 		t.rep.Series.Wait(e.At.Sub(t.began), e.State.Backlog)
 		if e.State.Counted {
-			t.counted, t.last = true, *e.State
+			t.counted, t.made = true, e.State.Made
+			t.judge.Made(t.made)
 		}
 	case report.Asked:
 		t.rep.Commands.Sent++
@@ -217,16 +216,6 @@ func (t *Tally) faultOff(e report.Entry) {
 	for _, r := range t.open {
 		if r.Step == e.Step && r.Fault == e.Fault && r.where == e.Where && r.over.IsZero() {
 			r.over = e.At
-		}
-	}
-}
-
-// returned ends the recoveries of a step. Not every fault ends the link, and a device that was killed
-// does not tell of its end.
-func (t *Tally) returned(e report.Entry) {
-	for _, r := range t.open {
-		if r.Step == e.Step && !r.done && !e.At.Before(r.at) {
-			r.done, r.To, r.FirstPubackMs = true, cmp.Or(e.Hub, r.To), e.At.Sub(r.at).Milliseconds()
 		}
 	}
 }
@@ -445,7 +434,7 @@ func (t *Tally) Report() report.Report {
 		t.start(report.Entry{At: t.now, Begin: &report.Begin{}})
 		t.spoil("nothing was run")
 	}
-	v := t.verdict()
+	v := t.judge.Verdict(false)
 	v.Findings = slices.DeleteFunc(v.Findings, func(f Finding) bool { return f.Kind == Lost && v.Lost <= t.begin.RPO })
 	r := t.rep
 	r.EndedAt = t.now
@@ -469,38 +458,9 @@ func (t *Tally) Report() report.Report {
 	return r
 }
 
-// verdict asks the judge. Without a ledger it can only believe what the device counts.
-func (t *Tally) verdict() Verdict {
-	j := t.judge
-	switch {
-	case t.begin.Proof != report.ByAcknowledgements:
-		if t.counted {
-			j.Made(t.last.Made)
-		}
-		return j.Verdict(false)
-	case !t.counted:
-		t.spoil("nobody has said how many samples were made and acknowledged")
-		return j.Found()
-	}
-	v, s := j.Found(), t.last
-	v.Findings = slices.Clone(v.Findings)
-	v.Messages, v.Distinct, v.Queued = s.Acked, s.Acked, s.Backlog
-	if known := s.Acked + s.Backlog; known < s.Made {
-		v.Lost = s.Made - known
-		v.Object(Lost, "%d of %d samples were never acknowledged by any hub", v.Lost, s.Made)
-	}
-	if s.Made == 0 {
-		v.Object(NoSamples, "no sample was made")
-	}
-	if v.Queued > 0 && !j.Allow.Waiting {
-		v.Object(Waiting, "%d of %d samples still wait in the outbox", v.Queued, s.Made)
-	}
-	return v
-}
-
 // count fills in what was made and what arrived.
 func (t *Tally) count(r *report.Report, v *Verdict) {
-	s := report.Samples{Made: t.last.Made, Received: v.Messages, Lost: v.Lost, Duplicated: v.Repeats}
+	s := report.Samples{Made: t.made, Received: v.Messages, Lost: v.Lost, Duplicated: v.Repeats}
 	if !t.counted {
 		s.Made = v.Distinct + v.Lost + v.Queued
 	}

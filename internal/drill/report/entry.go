@@ -20,7 +20,6 @@ const (
 	StepOff  EntryKind = "step-over"   // Step
 	FaultOn  EntryKind = "fault"       // Step, Where, Fault, Text. Move says that the device has to come back
 	FaultOff EntryKind = "fault-over"  // Step, Where, Fault
-	Returned EntryKind = "back"        // Step, Hub: a hub has a sample again, so the recoveries of the step are over
 	Happened EntryKind = "event"       // Event: one event of the device's journal
 	Arrived  EntryKind = "arrived"     // Hub, ID, Gap; Until and Last if it stands for several messages
 	Gauge    EntryKind = "gauge"       // State: what the device shows of itself
@@ -120,7 +119,6 @@ type Allowance struct {
 type State struct {
 	Made    uint64 `json:"made"`              // samples so far, over all lives of the device
 	Backlog uint64 `json:"backlog"`           // samples that wait
-	Acked   uint64 `json:"acked,omitempty"`   // samples that hubs have acknowledged, for [ByAcknowledgements]
 	Counted bool   `json:"counted,omitempty"` // Made is final: each of them is asked for in the verdict
 }
 

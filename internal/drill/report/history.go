@@ -106,7 +106,7 @@ func ReadHistory(r io.Reader, each func(Entry)) (p Proof, err error) {
 		if last == Ended {
 			return p, broken(n, "stands behind the end")
 		}
-		e, sum, err := readLine(p.Sum, bytes.TrimSuffix(line, []byte("\n")))
+		e, sum, err := readLine(n, p.Sum, bytes.TrimSuffix(line, []byte("\n")))
 		if err == nil {
 			err = orderly(e, n)
 		}
@@ -118,8 +118,8 @@ func ReadHistory(r io.Reader, each func(Entry)) (p Proof, err error) {
 	}
 }
 
-// readLine reads one line that stands behind a line with the sum before.
-func readLine(before string, line []byte) (e Entry, sum string, err error) {
+// readLine reads line n, which stands behind a line with the sum before.
+func readLine(n uint64, before string, line []byte) (e Entry, sum string, err error) {
 	cut := len(line) - len(sumField) - sumChars - len(`"}`)
 	if cut < 1 || string(line[cut:cut+len(sumField)]) != sumField || !bytes.HasSuffix(line, []byte(`"}`)) {
 		return e, "", errors.New(`does not end with the field "sum"`)
@@ -129,8 +129,11 @@ func readLine(before string, line []byte) (e Entry, sum string, err error) {
 	if err := json.Unmarshal(body, &e); err != nil {
 		return e, "", fmt.Errorf("is no entry: %w", err)
 	}
-	if chain(before, body) != sum {
-		return e, "", fmt.Errorf("has the sum %s, which does not fit: it, or a line before it, was changed, moved or taken away", plain.Line(sum, plain.Most))
+	switch {
+	case e.N != n:
+		return e, "", fmt.Errorf("has the number %d: a line is missing, or was moved", e.N)
+	case chain(before, body) != sum:
+		return e, "", errors.New("was changed: its sum does not fit")
 	}
 	return e, sum, nil
 }
@@ -138,8 +141,6 @@ func readLine(before string, line []byte) (e Entry, sum string, err error) {
 // orderly says what is wrong with the place or the content of an entry.
 func orderly(e Entry, n uint64) error {
 	switch {
-	case e.N != n:
-		return fmt.Errorf("has the number %d", e.N)
 	case (e.Kind == Began) != (n == 1):
 		return fmt.Errorf("has the kind %q: the kind %q belongs to line 1", plain.Line(string(e.Kind), plain.Most), Began)
 	case n == 1 && e.Begin == nil:

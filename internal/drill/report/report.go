@@ -20,7 +20,7 @@ const (
 // What samples can be judged by.
 const (
 	ByLedger           = "ledger"           // the list of what the hubs have received
-	ByAcknowledgements = "acknowledgements" // what the device says that the hubs have acknowledged
+	ByAcknowledgements = "acknowledgements" // what the device says that the hubs have acknowledged: its outbox does not hold it any more
 )
 
 // Report is what a drill found. Its JSON form is a promise to scripts: docs/drill-report.schema.json.
