@@ -231,10 +231,7 @@ type embedded struct{ sim *sim.Sim }
 func (e embedded) State(context.Context) (sim.State, error) { return e.sim.State(), nil }
 
 func (e embedded) Ledger(_ context.Context, device string, behind int64) (sim.Ledger, error) {
-	l := e.sim.Ledger(device, true)
-	forgotten := l.Received - int64(len(l.Messages)) // the oldest ones, if there were too many
-	l.Truncated = behind < forgotten
-	l.Messages = l.Messages[min(max(behind-forgotten, 0), int64(len(l.Messages))):]
+	l := e.sim.LedgerAfter(device, behind)
 	return l, nil
 }
 

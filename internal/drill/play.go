@@ -31,7 +31,7 @@ type Stage struct {
 	// its moment, such as a disconnect of a device that is offline.
 	Refused func(error)
 
-	began time.Time
+	Began time.Time // when the first step began; Play sets it
 }
 
 // Network is what a schedule does to the way between a device and its cloud. A place is the name of
@@ -66,27 +66,27 @@ type Process interface {
 	StopRival()
 }
 
-// deed is what a step does.
-type deed struct {
-	begin func(context.Context, *Stage) error
-	end   func(context.Context, *Stage) error // nil: it ends by itself
-	lasts time.Duration
-	times int // how often it begins; each time it lasts its share of lasts
+// Deed is what a step does.
+type Deed struct {
+	Begin func(context.Context, *Stage) error
+	End   func(context.Context, *Stage) error // nil: it ends by itself
+	Lasts time.Duration
+	Times int // how often it begins; each time it lasts its share of Lasts
 }
 
 // errStep is a step that nobody understands.
 var errStep = errors.New("this is no step of a schedule")
 
-// deed reads the words of a step.
-func (st Step) deed() (deed, error) {
+// Deed reads the words of a step.
+func (st Step) Deed() (Deed, error) {
 	words := strings.Fields(st.What)
 	if len(words) == 0 {
-		return deed{}, errStep
+		return Deed{}, errStep
 	}
 	verb, args := words[0], words[1:]
 	lasts := time.Duration(0)
 	if len(args) > 0 {
-		lasts = duration(args[len(args)-1], 0)
+		lasts = Span(args[len(args)-1], 0)
 	}
 	_, doc, _ := strings.Cut(st.What, " ")
 	arg := func(i int) string {
@@ -105,10 +105,10 @@ func (st Step) deed() (deed, error) {
 	case verb == "storm":
 		times, err := strconv.Atoi(arg(0))
 		if err != nil || len(args) != 2 {
-			return deed{}, errStep
+			return Deed{}, errStep
 		}
-		return deed{begin: func(ctx context.Context, s *Stage) error { return s.Cloud.Act(ctx, s.Device, Disconnect) },
-			lasts: time.Duration(times) * lasts, times: times}, nil
+		return Deed{Begin: func(ctx context.Context, s *Stage) error { return s.Cloud.Act(ctx, s.Device, Disconnect) },
+			Lasts: time.Duration(times) * lasts, Times: times}, nil
 	case verb == "clock":
 		return clockDeed(arg(0), lasts), nil
 	case verb == "crash" || verb == "restart" || verb == "rival":
@@ -118,113 +118,113 @@ func (st Step) deed() (deed, error) {
 }
 
 // faultDeed is a fault of a hub or of DPS, as the control API has it. The cloud heals it by itself.
-func faultDeed(where, doc string) (deed, error) {
+func faultDeed(where, doc string) (Deed, error) {
 	if where == "dps" {
 		var f sim.DPSFault
 		if err := json.Unmarshal([]byte(doc), &f); err != nil {
-			return deed{}, err
+			return Deed{}, err
 		}
-		return deed{begin: func(ctx context.Context, s *Stage) error { return s.Cloud.FaultDPS(ctx, f) }, lasts: seconds(f.Seconds)}, nil
+		return Deed{Begin: func(ctx context.Context, s *Stage) error { return s.Cloud.FaultDPS(ctx, f) }, Lasts: seconds(f.Seconds)}, nil
 	}
 	var f sim.Fault
 	if err := json.Unmarshal([]byte(doc), &f); err != nil {
-		return deed{}, err
+		return Deed{}, err
 	}
-	return deed{begin: func(ctx context.Context, s *Stage) error { return s.Cloud.FaultHub(ctx, where, f) }, lasts: seconds(f.Seconds)}, nil
+	return Deed{Begin: func(ctx context.Context, s *Stage) error { return s.Cloud.FaultHub(ctx, where, f) }, Lasts: seconds(f.Seconds)}, nil
 }
 
 // deviceDeed is what an operator does to a device.
-func deviceDeed(what string, lasts time.Duration) (deed, error) {
+func deviceDeed(what string, lasts time.Duration) (Deed, error) {
 	act := func(a Act) func(context.Context, *Stage) error {
 		return func(ctx context.Context, s *Stage) error { return s.Cloud.Act(ctx, s.Device, a) }
 	}
 	switch what {
 	case "failover":
-		return deed{begin: func(ctx context.Context, s *Stage) error { return s.Cloud.Failover(ctx, s.Device, lasts) }, lasts: lasts}, nil
+		return Deed{Begin: func(ctx context.Context, s *Stage) error { return s.Cloud.Failover(ctx, s.Device, lasts) }, Lasts: lasts}, nil
 	case "failback":
-		return deed{begin: act(Failback)}, nil
+		return Deed{Begin: act(Failback)}, nil
 	case "disconnect":
-		return deed{begin: act(Disconnect)}, nil
+		return Deed{Begin: act(Disconnect)}, nil
 	case "delete":
-		return deed{begin: act(Delete)}, nil
+		return Deed{Begin: act(Delete)}, nil
 	case "disable":
-		return deed{begin: act(Disable), end: act(Enable), lasts: lasts}, nil
+		return Deed{Begin: act(Disable), End: act(Enable), Lasts: lasts}, nil
 	case "identity":
-		return deed{begin: act(DisableIdentity), end: act(Enable), lasts: lasts}, nil
+		return Deed{Begin: act(DisableIdentity), End: act(Enable), Lasts: lasts}, nil
 	case "block":
-		return deed{begin: act(Block), end: act(Unblock), lasts: lasts}, nil
+		return Deed{Begin: act(Block), End: act(Unblock), Lasts: lasts}, nil
 	}
-	return deed{}, errStep
+	return Deed{}, errStep
 }
 
 // commandDeed is a command or a desired change. What becomes of it is looked at in the end.
-func commandDeed(verb string) deed {
+func commandDeed(verb string) Deed {
 	switch verb {
 	case "desired": // each time another value
-		return deed{begin: func(ctx context.Context, s *Stage) error {
-			return s.Cloud.Desire(ctx, s.Device, fmt.Appendf(nil, `{"fanSpeed":%d}`, time.Since(s.began).Milliseconds()))
+		return Deed{Begin: func(ctx context.Context, s *Stage) error {
+			return s.Cloud.Desire(ctx, s.Device, fmt.Appendf(nil, `{"fanSpeed":%d}`, time.Since(s.Began).Milliseconds()))
 		}}
 	case "c2d":
-		return deed{begin: func(ctx context.Context, s *Stage) error {
+		return Deed{Begin: func(ctx context.Context, s *Stage) error {
 			_, err := s.Cloud.Send(ctx, s.Device, sim.C2D{Body: json.RawMessage(`true`), Properties: map[string]string{"method-name": "setAlarm"}})
 			return err
 		}}
 	}
-	return deed{begin: func(ctx context.Context, s *Stage) error {
+	return Deed{Begin: func(ctx context.Context, s *Stage) error {
 		go func() { _, _ = s.Cloud.Method(ctx, s.Device, "setAlarm", json.RawMessage(`true`)) }() // steps go on meanwhile
 		return nil
 	}}
 }
 
-func clockDeed(how string, lasts time.Duration) deed {
-	return deed{
-		begin: func(_ context.Context, s *Stage) error {
-			ahead := duration(how, 0)
+func clockDeed(how string, lasts time.Duration) Deed {
+	return Deed{
+		Begin: func(_ context.Context, s *Stage) error {
+			ahead := Span(how, 0)
 			if how == "1970" { // as a clock without a battery starts
 				ahead = time.Until(time.Unix(20, 0))
 			}
 			s.Process.SetClock(ahead)
 			return nil
 		},
-		end:   func(_ context.Context, s *Stage) error { s.Process.SetClock(0); return nil },
-		lasts: lasts,
+		End:   func(_ context.Context, s *Stage) error { s.Process.SetClock(0); return nil },
+		Lasts: lasts,
 	}
 }
 
-func processDeed(verb, how string, lasts time.Duration) deed {
+func processDeed(verb, how string, lasts time.Duration) Deed {
 	do := func(f func(Process)) func(context.Context, *Stage) error {
 		return func(_ context.Context, s *Stage) error { f(s.Process); return nil }
 	}
 	switch verb {
 	case "crash":
-		return deed{do(func(p Process) { p.Crash(how == "rst") }), do(Process.Start), lasts, 1}
+		return Deed{do(func(p Process) { p.Crash(how == "rst") }), do(Process.Start), lasts, 1}
 	case "restart":
-		return deed{do(Process.Stop), do(Process.Start), lasts, 1}
+		return Deed{do(Process.Stop), do(Process.Start), lasts, 1}
 	}
-	return deed{do(Process.StartRival), do(Process.StopRival), lasts, 1}
+	return Deed{do(Process.StartRival), do(Process.StopRival), lasts, 1}
 }
 
-func networkDeed(verb string, args []string, lasts time.Duration) (deed, error) {
+func networkDeed(verb string, args []string, lasts time.Duration) (Deed, error) {
 	do := func(f func(Network)) func(context.Context, *Stage) error {
 		return func(_ context.Context, s *Stage) error { f(s.Network); return nil }
 	}
 	switch {
 	case verb == "cut" && len(args) == 2:
-		return deed{do(func(n Network) { n.Cut(args[0]) }), do(func(n Network) { n.Mend(args[0]) }), lasts, 1}, nil
+		return Deed{do(func(n Network) { n.Cut(args[0]) }), do(func(n Network) { n.Mend(args[0]) }), lasts, 1}, nil
 	case verb == "delay" && len(args) == 2:
-		return deed{do(func(n Network) { n.SetDelay(duration(args[0], 0)) }), do(Network.ResetDelay), lasts, 1}, nil
+		return Deed{do(func(n Network) { n.SetDelay(Span(args[0], 0)) }), do(Network.ResetDelay), lasts, 1}, nil
 	case verb == "weather" && len(args) == 3:
 		loss, err := strconv.ParseFloat(args[1], 64)
 		if err != nil {
-			return deed{}, err
+			return Deed{}, err
 		}
-		return deed{do(func(n Network) { n.SetWeather(duration(args[0], 0), loss) }), do(func(n Network) { n.SetWeather(0, 0) }), lasts, 1}, nil
+		return Deed{do(func(n Network) { n.SetWeather(Span(args[0], 0), loss) }), do(func(n Network) { n.SetWeather(0, 0) }), lasts, 1}, nil
 	case verb == "handover":
-		return deed{do(Network.HandOver), do(func(n Network) { n.SetPath("all", "") }), lasts, 1}, nil
+		return Deed{do(Network.HandOver), do(func(n Network) { n.SetPath("all", "") }), lasts, 1}, nil
 	case verb == "path" && len(args) == 3:
-		return deed{do(func(n Network) { n.SetPath(args[0], args[1]) }), do(func(n Network) { n.SetPath(args[0], "") }), lasts, 1}, nil
+		return Deed{do(func(n Network) { n.SetPath(args[0], args[1]) }), do(func(n Network) { n.SetPath(args[0], "") }), lasts, 1}, nil
 	}
-	return deed{}, errStep
+	return Deed{}, errStep
 }
 
 // action is something that is done at a time: a step begins, or ends.
@@ -237,14 +237,14 @@ type action struct {
 // actions returns the beginnings and ends of all steps, in order of time.
 func (s Schedule) actions() (all []action, err error) {
 	for _, st := range s.Steps {
-		d, err := st.deed()
+		d, err := st.Deed()
 		if err != nil {
 			return nil, fmt.Errorf("%v %s: %w", st.At, st.What, err)
 		}
-		for n := range max(1, d.times) {
-			all = append(all, action{st.At + time.Duration(n)*d.lasts/time.Duration(max(1, d.times)), st.What, d.begin})
+		for n := range max(1, d.Times) {
+			all = append(all, action{st.At + time.Duration(n)*d.Lasts/time.Duration(max(1, d.Times)), st.What, d.Begin})
 		}
-		all = append(all, action{st.At + d.lasts, "end of " + st.What, d.end})
+		all = append(all, action{st.At + d.Lasts, "end of " + st.What, d.End})
 	}
 	slices.SortStableFunc(all, func(a, b action) int { return int(a.at - b.at) })
 	return all, nil
@@ -257,7 +257,7 @@ func (s Schedule) Play(ctx context.Context, stage *Stage) error {
 	if err != nil {
 		return err
 	}
-	stage.began = time.Now()
+	stage.Began = time.Now()
 	do := func(a action) {
 		if a.do == nil {
 			return
@@ -273,7 +273,7 @@ func (s Schedule) Play(ctx context.Context, stage *Stage) error {
 	}
 	stage.Process.Start()
 	for _, a := range all {
-		if err := stage.Wait(ctx, stage.began.Add(a.at)); err != nil {
+		if err := stage.Wait(ctx, stage.Began.Add(a.at)); err != nil {
 			return err
 		}
 		stage.Before(a.what)
@@ -282,8 +282,8 @@ func (s Schedule) Play(ctx context.Context, stage *Stage) error {
 	return nil
 }
 
-// duration reads a duration, and is otherwise if the text is none.
-func duration(text string, otherwise time.Duration) time.Duration {
+// Span reads a duration, and is otherwise if the text is none.
+func Span(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
 	}

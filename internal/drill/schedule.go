@@ -55,6 +55,10 @@ type Settings struct {
 	Refusal    byte   `json:"refusal,omitempty"`    // the CONNACK for a disabled identity
 	Delay      string `json:"delay,omitempty"`      // one way, a duration
 	BackWithin string `json:"backWithin,omitempty"` // how long the first sample may take in the end, a duration
+
+	OutboxBytes int64  `json:"outboxBytes,omitempty"`
+	Certificate string `json:"certificate,omitempty"` // life of the device's X.509 certificate, a duration; "": it has a key
+	Paced       bool   `json:"paced,omitempty"`       // the rate of the samples is changed while the device runs
 }
 
 // Step is one line of a schedule.
@@ -88,7 +92,7 @@ func ParseSchedule(text string) (s Schedule, err error) {
 		default:
 			st := Step{What: rest}
 			if st.At, err = time.ParseDuration(first); err == nil {
-				_, err = st.deed()
+				_, err = st.Deed()
 			}
 			s.Steps = append(s.Steps, st)
 		}
@@ -102,8 +106,8 @@ func ParseSchedule(text string) (s Schedule, err error) {
 // Lasts returns how long all steps last together.
 func (s Schedule) Lasts() (sum time.Duration) {
 	for _, st := range s.Steps {
-		if d, err := st.deed(); err == nil {
-			sum += d.lasts
+		if d, err := st.Deed(); err == nil {
+			sum += d.Lasts
 		}
 	}
 	return sum

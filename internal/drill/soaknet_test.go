@@ -28,7 +28,7 @@ func (w *soakWorld) Mend(place string) {
 func (w *soakWorld) SetDelay(oneWay time.Duration) { w.net.SetDelay(oneWay) }
 
 // ResetDelay makes all ways as long as the settings have them.
-func (w *soakWorld) ResetDelay() { w.net.SetDelay(duration(w.s.With.Delay, 0)) }
+func (w *soakWorld) ResetDelay() { w.net.SetDelay(Span(w.s.With.Delay, 0)) }
 
 // SetWeather lets segments come late or get lost.
 func (w *soakWorld) SetWeather(jitter time.Duration, loss float64) {

@@ -212,8 +212,8 @@ func (w *soakWorld) plan(c Settings) soakPlan {
 				MethodTimeout: 25 * time.Second,
 				DrainTimeout:  30 * time.Second,
 				Failover:      failover.Options{Pipeline: failover.Pipeline(c.Pipeline), NoKnown: c.NoKnown},
-				Outbox:        outbox.Options{MaxBytes: 4 << 20, SyncEvery: duration(c.SyncEvery, 0), Machine: "soak"},
-				Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: duration(c.SASTTL, time.Hour)},
+				Outbox:        outbox.Options{MaxBytes: 4 << 20, SyncEvery: Span(c.SyncEvery, 0), Machine: "soak"},
+				Link:          hub.Options{KeepAlive: 20 * time.Second, TokenLife: Span(c.SASTTL, time.Hour)},
 				Drain:         telemetry.DrainOptions{Window: c.Window, Order: order},
 			},
 		},
@@ -222,7 +222,7 @@ func (w *soakWorld) plan(c Settings) soakPlan {
 			Key:      base64.StdEncoding.EncodeToString(w.cloud.DeviceKey(soakDevice)),
 			StateDir: filepath.Join(w.dir, "0"),
 		},
-		sample.Options{Model: w.model, Interval: duration(c.Interval, time.Second), ReportedInterval: 15 * time.Second},
+		sample.Options{Model: w.model, Interval: Span(c.Interval, time.Second), ReportedInterval: 15 * time.Second},
 	}
 }
 
@@ -268,7 +268,7 @@ func (w *soakWorld) heal() {
 // for long. A link that was lost in a handover leaves a hub that answers others, so it is such a
 // silence. After anything else only the waits of DPS and a few seconds are left.
 func (w *soakWorld) bound() time.Duration {
-	if d := duration(w.s.With.BackWithin, 0); d > 0 {
+	if d := Span(w.s.With.BackWithin, 0); d > 0 {
 		return d
 	}
 	text := w.s.String()
@@ -331,7 +331,7 @@ func (w *soakWorld) comeBack() {
 // drain waits until only samples wait that may be under way. event, which has just come about,
 // stands in the finding if that takes too long.
 func (w *soakWorld) drain(event string) {
-	underWay := 2 + uint64(4*duration(w.s.With.Delay, 0)/w.conf.app.Interval)
+	underWay := 2 + uint64(4*Span(w.s.With.Delay, 0)/w.conf.app.Interval)
 	for drained := time.Now(); w.life.dev.Status().Outbox.Queued > underWay; {
 		if time.Since(drained) > drainedWithin {
 			w.v.fault("%d samples still wait %v after %s", w.life.dev.Status().Outbox.Queued, drainedWithin, event)

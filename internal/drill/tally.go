@@ -89,6 +89,8 @@ func (t *Tally) Take(e report.Entry) {
 		t.faultOn(e)
 	case report.FaultOff:
 		t.faultOff(e)
+	case report.Returned:
+		t.returned(e)
 	case report.Happened:
 		t.speaks = true
 		t.event(e.At, *e.Event)
@@ -216,6 +218,16 @@ func (t *Tally) faultOff(e report.Entry) {
 	for _, r := range t.open {
 		if r.Step == e.Step && r.Fault == e.Fault && r.where == e.Where && r.over.IsZero() {
 			r.over = e.At
+		}
+	}
+}
+
+// returned ends the recoveries of a step. Not every fault ends the link, and a device that was killed
+// does not tell of its end.
+func (t *Tally) returned(e report.Entry) {
+	for _, r := range t.open {
+		if r.Step == e.Step && !r.done && !e.At.Before(r.at) {
+			r.done, r.To, r.FirstPubackMs = true, cmp.Or(e.Hub, r.To), e.At.Sub(r.at).Milliseconds()
 		}
 	}
 }

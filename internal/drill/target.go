@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -37,15 +38,16 @@ const (
 	NeedMethods    Need = "direct methods"
 	NeedMail       Need = "cloud-to-device messages"
 	NeedTwin       Need = "desired properties"
-	NeedProcess    Need = "a device that can be stopped, killed and started"
+	NeedProcess    Need = "a device that can be stopped and started"
+	NeedKill       Need = "a device that can be killed"
+	NeedOutbox     Need = "a device that says what waits in its outbox, and what it decides"
+	NeedCerts      Need = "a device with a certificate that can be replaced"
 	NeedClock      Need = "a device whose clock can be wrong"
 	NeedRival      Need = "another program with the same identity"
 	NeedLoad       Need = "a device whose rate of samples can be changed"
 	NeedOthers     Need = "further devices in the same ID scope"
 	NeedVirtual    Need = "virtual time"
 	NeedCloudSetup Need = "a cloud that is set up as the scenario says" // only the embedded one can
-	NeedDevice     Need = "a device that is set up as the scenario says"
-	NeedLedger     Need = "a ledger of what has arrived"
 )
 
 // Plan says what world a target sets up.
@@ -65,9 +67,10 @@ type Plan struct {
 
 // World is what a scenario is played on: a target that has been set up.
 type World struct {
-	Devices []Party // the device under test, and then the others
-	Cloud   Cloud   // a method that needs what the target lacks returns an error
-	Hubs    []string
+	Devices []Party           // the device under test, and then the others
+	Cloud   Cloud             // a method that needs what the target lacks returns an error
+	Hubs    []string          // names
+	Names   map[string]string // of the hubs, by host
 
 	// Network is nil if the target lacks NeedPaths.
 	Network Network
@@ -106,6 +109,12 @@ type Look struct {
 	Outbox  outbox.Stats
 	Dir     string // of its outbox; "" for an outbox in memory
 	Err     error  // how its last process has ended, if that was no stop and no crash
+}
+
+// Certified is a party whose X.509 certificate can be replaced.
+type Certified interface {
+	// Certify gives the device a new certificate that lives so long. It is used from the next start.
+	Certify(life time.Duration) error
 }
 
 // Paced is a party whose rate of samples can be changed while it runs.

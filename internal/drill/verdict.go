@@ -44,6 +44,7 @@ const (
 	NotBack     Kind = "not-back"     // the device did not come back from a fault
 	TooSlow     Kind = "too-slow"     // it came back later than its budget allows
 	Unmet       Kind = "unmet"        // a scenario expected something else
+	Stopped     Kind = "stopped"      // a condition that ends the run came true
 )
 
 // Finding is one reason why a verdict is not good.

@@ -145,3 +145,51 @@ func TestSteadySessionIsFoundDeadInFourSeconds(t *testing.T) {
 		}
 	}
 }
+
+// TestWatchdogWakesForPingsOnly: while a server answers, the watchdog's timer fires when a ping is
+// due and at no other time. A timer that fires to find that all is answered would wake the process
+// of an idle device, and that is most of what such a device costs.
+func TestWatchdogWakesForPingsOnly(t *testing.T) {
+	for name, v := range map[string]struct {
+		every time.Duration // between two messages; 0: none is sent
+		pings uint64        // in ten minutes
+	}{
+		"no messages":            {0, 29},
+		"a message each second":  {time.Second, 0},
+		"a message each 5 s":     {5 * time.Second, 240},
+		"a message each 11 s":    {11 * time.Second, 270},
+		"a message each 1500 ms": {1500 * time.Millisecond, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				stop := w.Serve("10.0.0.1", func(p *peer) { p.Obey() })
+				defer stop()
+				s := w.dial("10.0.0.1")
+				var a acks
+				if v.every > 0 { // so that the session is steady before it is measured
+					for range 4 {
+						time.Sleep(v.every)
+						offer(t, s, &a, "m")
+					}
+				}
+				synctest.Wait()
+				before := s.Stats()
+				for began := time.Now(); time.Since(began) < 10*time.Minute-v.every; {
+					if v.every == 0 {
+						time.Sleep(10*time.Minute - 5*time.Second)
+						break
+					}
+					time.Sleep(v.every)
+					offer(t, s, &a, "m")
+				}
+				synctest.Wait()
+				after := s.Stats()
+				looks, pings := after.Looks-before.Looks, after.Pings-before.Pings
+				if looks != pings || pings > v.pings || pings < v.pings*9/10 {
+					t.Errorf("the timer fired %d times for %d pings; %d are due", looks, pings, v.pings)
+				}
+				s.Abort(nil)
+			})
+		})
+	}
+}

@@ -110,6 +110,7 @@ func (s *Session) acknowledged(b []byte, now time.Time) (n int, to Completion, f
 		close(s.settled)
 		s.settled = nil
 	}
+	s.calmLocked(now)
 	return n, to, first, nil
 }
 
@@ -154,6 +155,7 @@ func (s *Session) received(p *Packet, now time.Time) (*Receipt, error) {
 		if i := slices.Index(s.asked, p.ID); i >= 0 {
 			s.asked = slices.Delete(s.asked, i, i+1)
 			s.upLocked()
+			s.calmLocked(now)
 		}
 	case Publish:
 		if p.QoS == 0 {
@@ -167,6 +169,7 @@ func (s *Session) received(p *Packet, now time.Time) (*Receipt, error) {
 		return r, nil
 	case Pingresp:
 		s.pingSent = time.Time{}
+		s.calmLocked(now)
 	default: // an UNSUBACK; the other kinds do not come here
 	}
 	return nil, nil

@@ -100,6 +100,8 @@ type Stats struct {
 	Acked          uint64        // PUBACKs received for them
 	StrayAcks      uint64        // PUBACKs for packet ids that were not in flight
 	Suspicions     uint64        // times the server was suspected to be gone
+	Looks          uint64        // times the watchdog's timer has fired
+	Pings          uint64        // PINGREQs sent
 	RTT            time.Duration // smoothed time from PUBLISH to PUBACK
 }
 

@@ -45,13 +45,15 @@ const (
 	probeEvery = time.Second
 	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
 	// If the reader was busy for longer with packets that it had, that explains a silence.
-	busyFor = minSuspect / 2
+	busyFor   = minSuspect / 2
+	calmAgain = minSuspect / 2 // how often the timer is moved away because all is answered
 )
 
 // watch is the state of the watchdog; the session's lock guards it.
 type watch struct {
 	timer   *time.Timer
 	due     time.Time     // when timer fires
+	calmed  time.Time     // when it was last moved away because all is answered
 	missed  time.Duration // part of the present silence in which this process did not run
 	starved time.Time     // when that was last noticed
 	lastIn  time.Time     // when the reader last had something of the peer
@@ -213,17 +215,40 @@ func (s *Session) tick() {
 }
 
 func (s *Session) look() error {
+	b := Batch{s: s}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer b.End() // writes the ping, if one is due
 	if s.ended {
 		return nil
 	}
+	s.stats.Looks++
 	now := time.Now()
 	if late := now.Sub(s.due); late > lateBy {
 		s.missed += late
 		s.starved = now
 	}
-	return s.armLocked(now)
+	sent := len(s.out)
+	err := s.armLocked(now)
+	b.queued = len(s.out) - sent
+	return err
+}
+
+// calmLocked is called when something was answered. If no answer is owed any more, it moves the
+// timer to when there is something to do. The timer would else fire early to find that out, and
+// wake the process of an idle device for nothing. A busy session does not pay for that with each
+// answer.
+func (s *Session) calmLocked(now time.Time) {
+	if s.flight.count > 0 || now.Sub(s.calmed) < calmAgain {
+		return
+	}
+	if _, some := s.owedSinceLocked(); some {
+		return
+	}
+	s.calmed = now
+	_ = s.armLocked(now) // nothing can be overdue: the peer was heard just now
+	if len(s.out) > 0 {  // a ping, because this side was silent for long
+		s.flushLocked()
+	}
 }
 
 // armLocked does what is due at now and sets the timer for what is due next. An error is the end of
@@ -377,14 +402,16 @@ func (s *Session) Check() {
 	s.stats.Suspicions++
 	if s.pingSent.IsZero() {
 		s.pingLocked(now)
+		s.flushLocked()
 	}
 	s.setLocked(now, now.Add(s.deadAfter()-s.suspectAfter()))
 }
 
+// pingLocked queues a PINGREQ. The caller sees to it that it is written.
 func (s *Session) pingLocked(now time.Time) {
 	s.pingSent = now
+	s.stats.Pings++
 	s.out = appendPingreq(s.out)
-	s.flushLocked()
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -201,6 +201,9 @@ func (b *tab) until(expression string) {
 	}
 }
 
+// reload loads the page again.
+var reload = chromedp.Reload()
+
 // click clicks the middle of what a selector finds, as a mouse does.
 func (b *tab) click(selector string) {
 	b.t.Helper()

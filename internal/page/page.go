@@ -1,9 +1,10 @@
 // Package page has the pages that a browser shows of a device and of the simulator.
 //
 // The pages are files of this package: HTML, style sheets and JavaScript modules, used as they are.
-// They load nothing from elsewhere. They learn everything from the server that serves them, the
-// simulator's page from its control API (docs/control-api.md). That server says who may read and
-// change something; a page has no secrets.
+// They load nothing from elsewhere. They learn everything from the server that serves them: the
+// device's page from GET /status and GET /events of internal/status, the simulator's from its
+// control API (docs/control-api.md). That server says who may read and change something; a page has
+// no secrets.
 package page
 
 import (
@@ -26,6 +27,9 @@ var assets embed.FS
 // own server, and from nowhere else. Nothing inline runs, and no text becomes a script or markup.
 const Policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// Device serves the page of a device at / and its files below /page/. It answers 404 to other paths.
+func Device() http.Handler { return serve("device.html") }
 
 // Simulator serves the page of the simulator at / and its files below /page/. It answers 404 to
 // other paths.

@@ -14,7 +14,7 @@ import (
 )
 
 // pages are the handlers, by the name of their page.
-var pages = map[string]http.Handler{"simulator": page.Simulator()}
+var pages = map[string]http.Handler{"device": page.Device(), "simulator": page.Simulator()}
 
 // ask asks a page's handler.
 func ask(h http.Handler, method, path string, header map[string]string) *http.Response {
@@ -35,7 +35,7 @@ func TestEveryAnswerHasThePolicy(t *testing.T) {
 		t.Fatal(assets, err)
 	}
 	for name, h := range pages {
-		paths := map[string]int{"/": 200, "/page/": 404, "/page/simulator.html": 404, "/page/../page.go": 404, "/nothing": 404, "/page/style.css/": 404}
+		paths := map[string]int{"/": 200, "/page/": 404, "/page/simulator.html": 404, "/page/device.html": 404, "/page/../page.go": 404, "/nothing": 404, "/page/style.css/": 404}
 		for _, a := range assets {
 			if filepath.Ext(a.Name()) != ".html" {
 				paths["/page/"+a.Name()] = 200

@@ -286,6 +286,14 @@ func (s *Sim) Ledger(device string, messages bool) Ledger {
 	return l
 }
 
+// LedgerAfter is the ledger of a device with the messages behind the first so many that it has
+// sent, as GET /api/ledger?messages=1&after=N returns it.
+func (s *Sim) LedgerAfter(device string, after int64) Ledger {
+	l, kept := s.ledger.Read(device, after)
+	l.Known, l.Messages = s.knows(device, l.Received), kept.Messages()
+	return l
+}
+
 // knows reports whether DPS, a hub or the ledger has ever known the device. It returns nil if
 // device is "", which means all devices.
 func (s *Sim) knows(device string, received int64) *bool {

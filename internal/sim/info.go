@@ -2,12 +2,17 @@ package sim
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
 )
@@ -77,6 +82,29 @@ func (s *Sim) CAPool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.ca.Certificate)
 	return pool
+}
+
+// DeviceCertificate makes an X.509 certificate for a device of the ready enrollment group: the
+// device CA signs it, and its common name is the device id. It is valid from an hour ago until life
+// from now.
+func (s *Sim) DeviceCertificate(id string, life time.Duration) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("sim: %w", err)
+	}
+	now := time.Now().Add(s.config.ClockOffset)
+	template := s.deviceCA.Template(id)
+	template.NotBefore, template.NotAfter = now.Add(-time.Hour), now.Add(life)
+	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	der, err := s.deviceCA.Sign(template, key.Public())
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("sim: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("sim: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // WriteFiles writes what other processes need into dir, made if missing: ca.pem, device-ca.pem,

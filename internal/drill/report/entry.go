@@ -20,6 +20,7 @@ const (
 	StepOff  EntryKind = "step-over"   // Step
 	FaultOn  EntryKind = "fault"       // Step, Where, Fault, Text. Move says that the device has to come back
 	FaultOff EntryKind = "fault-over"  // Step, Where, Fault
+	Returned EntryKind = "back"        // Step, Hub: a hub has a sample again, so the recoveries of the step are over
 	Happened EntryKind = "event"       // Event: one event of the device's journal
 	Arrived  EntryKind = "arrived"     // Hub, ID, Gap; Until and Last if it stands for several messages
 	Gauge    EntryKind = "gauge"       // State: what the device shows of itself

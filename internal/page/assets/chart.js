@@ -64,7 +64,8 @@ export class Chart {
     }
     c.textBaseline = "alphabetic";
     const minutes = this.#span / 60_000;
-    for (let i = 0; i <= minutes; i++) {
+    const every = [1, 2, 5, 10].find((n) => ((right - left) / minutes) * n > 58) ?? minutes;
+    for (let i = 0; i <= minutes; i += every) {
       c.textAlign = i === 0 ? "right" : i === minutes ? "left" : "center";
       c.fillText(i === 0 ? "now" : `−${i} min`, x(now - i * 60_000), h - 4);
     }

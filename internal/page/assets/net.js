@@ -4,10 +4,13 @@
 export class Refusal extends Error {}
 
 /**
- * Sends a request and returns the JSON of the answer, or null without one. It throws a Refusal with
- * the server's own sentence, or one that says that the server does not answer.
+ * ask sends a request and returns the JSON of the answer, or null without one. It throws a Refusal
+ * with the server's own sentence, or one that says that the server does not answer.
  */
-export async function ask(method, path, body) {
+export const ask = async (method, path, body) => (await askDated(method, path, body)).value;
+
+/** askDated is ask, and also returns the server's time in ms as far as it tells it, else null. */
+export async function askDated(method, path, body) {
   let answer;
   try {
     answer = await fetch(path, {
@@ -28,7 +31,8 @@ export async function ask(method, path, body) {
     if (answer.ok) throw new Refusal(`The answer to ${method} ${path} is not JSON.`);
   }
   if (!answer.ok) throw new Refusal(value?.error ?? `The server answered ${answer.status}.`);
-  return value;
+  const date = Date.parse(answer.headers.get("Date") ?? "");
+  return { value, date: Number.isNaN(date) ? null : date };
 }
 
 const silence = 45_000; // ms without a byte; servers send a comment each 30 s

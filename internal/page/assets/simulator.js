@@ -5,13 +5,13 @@
 import { Chart } from "./chart.js";
 import { describe, mood } from "./cloudevents.js";
 import { Devices } from "./devices.js";
+import { dpsFaults, faultWords, hubFaults } from "./faults.js";
+import { Log } from "./log.js";
 import { ask, Refresher, Refusal, Stream } from "./net.js";
 import { Stage } from "./stage.js";
-import { announce, attribute, byId, clock, clone, count, eachFrame, make, plural, rate, text } from "./ui.js";
-import { dpsFaults, faultWords, hubFaults } from "./faults.js";
+import { announce, attribute, byId, clone, count, eachFrame, make, plural, presence, rate, text } from "./ui.js";
 
 const span = 180_000; // ms of the chart
-const mostEvents = 200;
 
 const stage = new Stage(byId("stage"), byId("dots"));
 stage.pad("", byId("pad-away"));
@@ -248,28 +248,10 @@ function verdict(away) {
 
 // Events.
 
-const events = []; // the newest first
-const drawEvents = eachFrame(() => {
-  const only = byId("only-moves").checked;
-  const shown = events.filter((e) => !only || e.loud).slice(0, 60);
-  const rows = byId("events");
-  while (rows.children.length < shown.length) rows.append(make("li", "", make("time", ""), make("span", "")));
-  while (rows.children.length > shown.length) rows.lastElementChild.remove();
-  shown.forEach((e, i) => {
-    const row = rows.children[i];
-    const [time, sentence] = row.children;
-    text(time, clock(e.at));
-    text(sentence, e.sentence);
-    attribute(row, "data-mood", e.mood);
-    attribute(row, "data-loud", e.loud);
-  });
-});
-byId("only-moves").addEventListener("change", drawEvents);
+const log = new Log("events", "only-moves");
 
 function record(kind, e) {
-  events.unshift({ at: e.at, sentence: describe(kind, e), mood: mood(kind, e), loud: ["fault", "heal", "move", "missed"].includes(kind) });
-  if (events.length > mostEvents) events.length = mostEvents;
-  drawEvents();
+  log.add({ at: e.at, sentence: describe(kind, e), mood: mood(kind, e), loud: ["fault", "heal", "move", "missed"].includes(kind) });
 }
 
 function hear(kind, e) {
@@ -333,9 +315,7 @@ setInterval(second, 1_000);
 function server(isUp) {
   up = isUp;
   counted = performance.now();
-  attribute(byId("server"), "data-up", isUp);
-  text(byId("server-text"), isUp ? "Live" : "Server away");
-  byId("away").hidden = isUp;
+  presence(isUp);
 }
 
 new Stream("/api/events", {

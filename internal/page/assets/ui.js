@@ -99,3 +99,10 @@ export function announce(sentence) {
   const live = byId("live");
   live.textContent = live.textContent === sentence ? `${sentence}\u00a0` : sentence;
 }
+
+/** presence shows whether the server answers. */
+export function presence(up) {
+  attribute(byId("server"), "data-up", up);
+  text(byId("server-text"), up ? "Live" : "Server away");
+  byId("away").hidden = up;
+}

@@ -102,14 +102,15 @@ func (l *Ledger) Read(device string, after int64) (Report, Kept) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r, kept := l.sum(device), Kept{ahead: l.ahead}
-	for i := range l.count {
+	wanted := max(0, r.Received-max(0, after)) // the newest so many, so a reader that comes often costs little
+	for i := l.count - 1; i >= 0 && int64(len(kept.entries)) < wanted; i-- {
 		if e := l.ring[(l.head+i)%len(l.ring)]; device == "" || e.from.Device == device {
 			kept.entries = append(kept.entries, e)
 		}
 	}
-	if skip := after - (r.Received - int64(len(kept.entries))); after > 0 {
-		kept.entries = kept.entries[min(max(skip, 0), int64(len(kept.entries))):]
-		r.Truncated = skip < 0
+	slices.Reverse(kept.entries)
+	if after > 0 {
+		r.Truncated = int64(len(kept.entries)) < wanted
 	}
 	return r, kept
 }
