@@ -186,6 +186,25 @@ func TestDevicePageComesBackWithItsServer(t *testing.T) {
 	b.until(`document.querySelector("#verdict-text").textContent === "Connected to hub-c" && document.querySelector("#events").textContent.includes("started v2.0.0")`)
 }
 
+// TestLongRunningDeviceIsShownFromWhatIsKept opens the page of a device that has had more events than
+// are kept. The page says so, and knows of the last failover from the status alone.
+func TestLongRunningDeviceIsShownFromWhatIsKept(t *testing.T) {
+	s := stage(t)
+	s.killHub()
+	s.recover()
+	for i := range status.KeptEvents {
+		s.set(func(*status.View) {}, journal.Event{Kind: journal.MethodCall, Name: "echo", Status: 200, Text: fmt.Sprint("method echo, call ", i)})
+	}
+	b := openPage(t, "http://"+s.addr+"/", desktop)
+	b.until(`document.querySelector("#events").textContent.includes("method echo, call 999")`)
+	b.until(`document.querySelector("#moves tr")?.children[2].textContent === "hub-b.azure-devices.net"`)
+	if n := value[int](b, `document.querySelectorAll("#events li").length + document.querySelectorAll("#commands li").length`); n != 90 {
+		t.Errorf("%d entries", n)
+	}
+	b.do(reload)
+	b.until(`document.querySelectorAll("#timeline .span").length === 1 && document.querySelectorAll("#timeline .cut").length === 1`)
+}
+
 // TestMarkupOfADeviceStaysText shows the device's page markup in every text of the status and of the
 // events.
 func TestMarkupOfADeviceStaysText(t *testing.T) {

@@ -2,6 +2,7 @@ package page_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,14 @@ func TestClickMovesADevice(t *testing.T) {
 	b.until(`document.querySelector('[data-hub="hub-a"]').dataset.fault === ""`)
 	b.click(`[data-act="failback"]`)
 	b.until(`document.querySelector('[data-hub="hub-a"]').dataset.devices === "1"`)
+
+	for _, what := range []string{"block", "unblock"} { // by somebody else
+		r, err := http.Post(cloud.Info().Control+"/api/devices/pump-1/"+what, "", nil)
+		if err != nil || r.StatusCode != http.StatusNoContent {
+			t.Fatal(r, err)
+		}
+		b.until(fmt.Sprintf(`document.querySelector("#rows .tag").hidden === %t`, what == "unblock"))
+	}
 
 	stop() // so that the numbers stand still
 	b.until(`document.querySelector('#rows tr').children[1].textContent === "no link"`)

@@ -52,6 +52,7 @@ const (
 	EventFault      = iothub.EventFault
 	EventHeal       = iothub.EventHeal
 	EventMove       = iothub.EventMove
+	EventOperator   = iothub.EventOperator
 	EventMissed     = iothub.EventMissed
 )
 

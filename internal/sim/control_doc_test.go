@@ -120,7 +120,7 @@ func TestControlDocumentMatchesTheRoutes(t *testing.T) {
 		}
 	}
 	for _, word := range []string{
-		iothub.EventConnect, iothub.EventDisconnect, iothub.EventRefuse, iothub.EventRegister, iothub.EventTelemetry, iothub.EventFault, iothub.EventHeal, iothub.EventMove, iothub.EventMissed,
+		iothub.EventConnect, iothub.EventDisconnect, iothub.EventRefuse, iothub.EventRegister, iothub.EventTelemetry, iothub.EventFault, iothub.EventHeal, iothub.EventMove, iothub.EventOperator, iothub.EventMissed,
 		iothub.FaultKill, iothub.FaultBlackhole, iothub.FaultSYNDrop, iothub.FaultConnack3, iothub.FaultConnack5, iothub.FaultClose, iothub.FaultSlow, iothub.FaultDropPuback, iothub.FaultThrottle,
 		provisioning.DPSDown, provisioning.DPSBlackhole, provisioning.DPSDrop, provisioning.DPSThrottle, provisioning.DPSError500, provisioning.DPSStuck, provisioning.DPSSlow, provisioning.DPSUnauthorized, provisioning.DPSStray, iothub.WaitingAnswer, iothub.WaitingReset,
 		iothub.C2DEnqueued, iothub.C2DDelivered, iothub.C2DCompleted, iothub.C2DExpired, iothub.C2DPurged, iothub.C2DDeadLettered,

@@ -99,15 +99,18 @@ func (s *Sim) deviceRoutes() []controlRoute {
 			return nil, act(r.PathValue("id"))
 		}}
 	}
+	told := func(name string, act func(id string) error) func(id string) error {
+		return func(id string) error { return s.tellOperator(name, id, act(id)) }
+	}
 	return []controlRoute{
 		{Method: "POST", Path: on("failover"), About: "move it to another hub, as IoT Central does", answer: s.postFailover},
 		simple("failback", "return it to its first hub", s.Failback),
 		{Method: "POST", Path: on("disable"), About: "disable it in DPS and its hub, or in the hub only", answer: s.postDisable},
-		simple("enable", "undo disable", s.Enable),
-		simple("block", "block it as an operator of IoT Central", s.Block),
-		simple("unblock", "undo block", s.Unblock),
-		simple("approve", "let in a device that waits for approval", s.Approve),
-		simple("delete", "delete it from DPS and all hubs", s.Delete),
+		simple("enable", "undo disable", told("enable", s.Enable)),
+		simple("block", "block it as an operator of IoT Central", told("block", s.Block)),
+		simple("unblock", "undo block", told("unblock", s.Unblock)),
+		simple("approve", "let in a device that waits for approval", told("approve", s.Approve)),
+		simple("delete", "delete it from DPS and all hubs", told("delete", s.Delete)),
 		simple("disconnect", "close its connection", s.Disconnect),
 		{Method: "POST", Path: on("methods/{name}"), About: "invoke a direct method; the body is its payload", answer: s.postMethod},
 		{Method: "PATCH", Path: on("desired"), About: "merge the body into the desired properties", answer: func(r *http.Request) (any, error) {
@@ -166,9 +169,17 @@ func (s *Sim) postDisable(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if b.DPSKnows != nil && !*b.DPSKnows {
-		return nil, s.DisableIdentity(r.PathValue("id"))
+		return nil, s.tellOperator("disable", r.PathValue("id"), s.DisableIdentity(r.PathValue("id")))
 	}
-	return nil, s.Disable(r.PathValue("id"))
+	return nil, s.tellOperator("disable", r.PathValue("id"), s.Disable(r.PathValue("id")))
+}
+
+// tellOperator tells the watchers what an operator has done to a device, unless it failed.
+func (s *Sim) tellOperator(what, id string, err error) error {
+	if err == nil {
+		s.events.emit(iothub.Event{Kind: iothub.EventOperator, Device: id, Reason: what})
+	}
+	return err
 }
 
 func (s *Sim) postMethod(r *http.Request) (any, error) {

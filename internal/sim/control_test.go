@@ -216,6 +216,11 @@ func TestEventsAreStreamedInOrder(t *testing.T) {
 		must(t, w.HealDPS())
 		w.tryHub(connectOptions{id: "d"}, host)
 		must(t, w.Failover("d", 0))
+		operator := w.httpClient()
+		defer operator.CloseIdleConnections()
+		for _, what := range []string{"block", "unblock", "disable", "enable", "approve", "delete"} {
+			w.mustDo(operator, "POST", w.info.Control+"/api/devices/d/"+what, "")
+		}
 		for _, want := range []iothub.Event{
 			{Kind: iothub.EventRegister, Device: "d", Reason: "assigned"},
 			{Kind: iothub.EventConnect, Hub: "hub-a", Device: "d"},
@@ -227,6 +232,12 @@ func TestEventsAreStreamedInOrder(t *testing.T) {
 			{Kind: iothub.EventHeal, Hub: "dps", Reason: "down"},
 			{Kind: iothub.EventRefuse, Hub: "hub-a", Device: "d", Reason: "CONNACK 3: malformed user name"},
 			{Kind: iothub.EventMove, Hub: "hub-b", Device: "d"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "block"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "unblock"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "disable"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "enable"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "approve"},
+			{Kind: iothub.EventOperator, Device: "d", Reason: "delete"},
 		} {
 			if got := next(); got != want {
 				t.Errorf("%+v, want %+v", got, want)

@@ -24,6 +24,8 @@ export function describe(kind, e) {
       return e.reason === "kill" ? `The giant lizard: ${where(e.hub)} is killed` : `${where(e.hub)}: ${faultWords(e.reason)}`;
     case "heal":
       return `${where(e.hub)} is healed`;
+    case "operator":
+      return `An operator changes ${device}${because(e)}`;
     case "missed":
       return `This page was too slow for ${plural(e.count, "event")}`;
     default:

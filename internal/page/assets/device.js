@@ -236,11 +236,14 @@ const commands = new Map([
   ["desired", "Desired"],
 ]);
 
+let heard = false; // whether an event has come
 function hear(kind, e) {
-  if (kind === "lost") {
-    log.add({ at: Date.now(), sentence: `This page has missed ${plural(e.lost, "event")}`, mood: "warn", loud: true });
+  if (kind === "missed") {
+    const sentence = heard ? `This page was too slow for ${plural(e.count, "event")}` : `${plural(e.count, "earlier event")} are not kept any more`;
+    log.add({ at: now(), sentence, mood: heard ? "warn" : "quiet", loud: false });
     return;
   }
+  heard = true;
   history.hear(e);
   const mood = bad.includes(e.kind) || e.person ? "bad" : e.kind === "connected" ? "good" : e.kind === "decision" && e.error ? "warn" : e.status >= 400 ? "warn" : "quiet";
   log.add({ at: e.time, sentence: [e.text, e.rule && `[${e.rule}]`].filter(Boolean).join(" "), mood, loud: loud.includes(e.kind) });

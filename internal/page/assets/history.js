@@ -72,9 +72,14 @@ export class History {
     this.#lost(at);
     this.#open(hub, at);
     const open = this.moves[0];
-    if (open === undefined || open.to !== null) return;
-    open.to = hub;
-    open.took = e.outageNs ? e.outageNs / 1e6 : at - open.at;
+    const took = e.outageNs ? e.outageNs / 1e6 : 0;
+    if (open !== undefined && open.to === null) {
+      open.to = hub;
+      open.took = took || at - open.at;
+      open.rule ||= e.rule ?? "";
+    } else if (e.from && e.from !== hub) {
+      this.#move({ at: at - took, from: e.from, to: hub, rule: e.rule ?? "", cause: "", took }); // its loss is not kept any more
+    }
   }
 
   #open(hub, from) {

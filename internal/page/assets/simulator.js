@@ -20,7 +20,6 @@ stage.pad("", byId("pad-away"));
 const hubs = new Map();
 const devices = new Map();
 let dpsFault = null;
-let totals = null;
 let sum = null; // the ledger of all devices
 let began = false; // whether a state has been seen
 
@@ -28,19 +27,21 @@ const list = new Devices({ act, devices, hue, choose: (id) => stage.choose(id) }
 
 // What the cloud says of itself.
 
-async function refresh() {
+const refresher = new Refresher(async () => {
   const asked = performance.now();
-  const state = await ask("GET", "/api/state");
-  take(state, asked);
+  take(await ask("GET", "/api/state"), asked);
+  books.poke();
+}, 400);
+
+// The ledgers change with each message, and the state does not.
+const books = new Refresher(async () => {
   sum = await ask("GET", "/api/ledger");
   draw();
   await list.readLedgers();
-}
-const refresher = new Refresher(refresh, 400);
+}, 800);
 
 function take(state, asked) {
   dpsFault = state.dps.fault;
-  totals = state.totals;
   for (const h of state.hubs) hub(h.name, h.host).fault = h.fault;
   const there = new Set();
   for (const d of state.devices) {
@@ -251,14 +252,14 @@ function verdict(away) {
 const log = new Log("events", "only-moves");
 
 function record(kind, e) {
-  log.add({ at: e.at, sentence: describe(kind, e), mood: mood(kind, e), loud: ["fault", "heal", "move", "missed"].includes(kind) });
+  log.add({ at: e.at, sentence: describe(kind, e), mood: mood(kind, e), loud: ["fault", "heal", "move", "operator", "missed"].includes(kind) });
 }
 
 function hear(kind, e) {
   switch (kind) {
     case "telemetry":
       if (hubs.has(e.hub)) hubs.get(e.hub).heard += e.count;
-      refresher.poke();
+      books.poke();
       return;
     case "connect":
     case "disconnect": {

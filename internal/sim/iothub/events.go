@@ -11,7 +11,7 @@ type Event struct {
 	Kind   string    `json:"kind"`
 	Hub    string    `json:"hub,omitempty"`
 	Device string    `json:"device,omitempty"`
-	Reason string    `json:"reason,omitempty"` // disconnect, refuse: why; fault, heal: its kind; register: the status DPS answers, or why it refuses
+	Reason string    `json:"reason,omitempty"` // disconnect, refuse: why; fault, heal: its kind; register: the status DPS answers, or why it refuses; operator: what is done to the device
 	Count  int64     `json:"count,omitempty"`  // telemetry: messages since the event before
 }
 
@@ -25,5 +25,6 @@ const (
 	EventFault      = "fault"
 	EventHeal       = "heal"
 	EventMove       = "move"
+	EventOperator   = "operator"
 	EventMissed     = "missed" // this reader was too slow, and did not get Count events
 )
