@@ -79,7 +79,7 @@ type World struct {
 	// the device, and what the hubs have acknowledged.
 	Ledger bool
 
-	// Arrival says what a message of the ledger is to the judge. A program that numbers its
+	// Arrival says what a message of the ledger is to the judge. One without an ID is no sample. A program that numbers its
 	// messages in its own way gets ids of an outbox here, "<id>-<number>". nil: ArrivalOf.
 	Arrival func(sim.Message) Arrival
 
@@ -97,7 +97,7 @@ type Party interface {
 	ID() string
 
 	// Look returns what the device says of itself. It returns false if the device says nothing:
-	// then the ledger alone is the proof.
+	// then the ledger alone is the proof, and only Running and Err count.
 	Look() (Look, bool)
 }
 

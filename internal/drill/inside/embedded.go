@@ -67,7 +67,9 @@ func (t *Target) Lacks(n drill.Need) string {
 // Open sets up cloud, network and devices.
 func (t *Target) Open(_ context.Context, p drill.Plan) (*drill.World, error) {
 	wire := memnet.New()
-	cloud, err := sim.New(cloudConfig(p.With, wire))
+	conf := CloudConfig(p.With)
+	conf.Layout, conf.Listen = sim.LayoutLoopback, wire.Listen
+	cloud, err := sim.New(conf)
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +83,9 @@ func (t *Target) Open(_ context.Context, p drill.Plan) (*drill.World, error) {
 	return w.made, nil
 }
 
-// cloudConfig is the cloud as the settings want it.
-func cloudConfig(c drill.Settings, wire *memnet.Net) sim.Config {
+// CloudConfig is the cloud as the settings want it.
+func CloudConfig(c drill.Settings) sim.Config {
 	conf := sim.DefaultConfig()
-	conf.Layout, conf.Listen = sim.LayoutLoopback, wire.Listen
 	conf.Hubs, conf.Move, conf.DisabledRefusal, conf.Polls = max(2, c.Hubs), c.Move, c.Refusal, c.Polls
 	conf.SASGrace = 10 * time.Second
 	if conf.RetryAfterAbsent = c.RetryAfter == nil; !conf.RetryAfterAbsent {
@@ -168,7 +169,7 @@ func (w *world) options(t *Target, p drill.Plan, id string, n int) (LocalOptions
 		o.Heard = func(e journal.Event) { p.Heard(e) }
 	}
 	o.Shared.Roots, o.Shared.Config.ProvisioningHost = w.sim.CAPool(), info.ProvisioningHost
-	configure(&o.Shared.Config, c)
+	Configure(&o.Shared.Config, c)
 	if life := drill.Span(c.Certificate, 0); life > 0 {
 		cert, err := w.sim.DeviceCertificate(id, life)
 		o.Identity.Certificate = &cert
@@ -178,8 +179,8 @@ func (w *world) options(t *Target, p drill.Plan, id string, n int) (LocalOptions
 	return o, nil
 }
 
-// configure makes a device as the settings want it.
-func configure(conf *device.Config, c drill.Settings) {
+// Configure makes a device as the settings want it.
+func Configure(conf *device.Config, c drill.Settings) {
 	conf.ProvisioningTransport = dps.Transport(c.Transport)
 	conf.DrainTimeout = 30 * time.Second
 	conf.Failover.Pipeline, conf.Failover.NoKnown = failover.Pipeline(c.Pipeline), c.NoKnown

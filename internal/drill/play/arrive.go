@@ -14,6 +14,10 @@ import (
 
 // arrived takes in one message.
 func (p *player) arrived(m *member, a drill.Arrival, hub string, at time.Time) {
+	if a.ID == "" { // it is no sample
+		m.others++
+		return
+	}
 	seen := m.books.Arrived(a.ID, a.Gap)
 	box, seq, _ := outbox.SplitID(a.ID)
 	switch {
@@ -256,6 +260,9 @@ func (p *player) finish() {
 		for _, f := range v.Findings {
 			p.object(f.Kind, "%s: %s", m.party.ID(), f.Text)
 		}
+	}
+	if m := p.main(); m.total == 0 && m.others > 0 {
+		p.spoil("none of the %d messages of %s is a sample that can be counted: they do not have the field with their number", m.others, m.party.ID())
 	}
 	p.lateHopes()
 }

@@ -135,6 +135,7 @@ type member struct {
 	again  uint64
 	moves  uint64
 	total  uint64
+	others uint64 // messages that are no samples
 }
 
 // emit tells an entry. Entries before the beginning wait for it.
@@ -458,10 +459,9 @@ func (p *player) main() *member { return p.members[0] }
 // gauge tells what the device shows of itself, and looks whether it still runs.
 func (p *player) gauge() {
 	look, ok := p.main().party.Look()
-	if !ok {
-		return
+	if ok {
+		p.emit(report.Entry{Kind: report.Gauge, State: &report.State{Made: look.Made, Backlog: look.Outbox.Queued}})
 	}
-	p.emit(report.Entry{Kind: report.Gauge, State: &report.State{Made: look.Made, Backlog: look.Outbox.Queued}})
 	if look.Err != nil {
 		p.object(drill.Misconduct, "%v", look.Err)
 		p.failed = true
