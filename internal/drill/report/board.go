@@ -30,10 +30,9 @@ type board struct {
 
 // place is a hub, DPS, or the network.
 type place struct {
-	name   string
-	fault  string // "" while it works
-	since  time.Time
-	linked bool
+	name  string
+	fault string // "" while it works
+	since time.Time
 }
 
 // liveStep is one step of the scenario.

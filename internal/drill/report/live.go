@@ -228,10 +228,13 @@ func columns(b *strings.Builder, cells [][]string) {
 	}
 	b.WriteString("\n")
 	for _, r := range cells {
-		line := ""
 		for i, c := range r {
-			line += c + strings.Repeat(" ", wide[i]-utf8.RuneCountInString(c)+2)
+			b.WriteString(c)
+			if rest := strings.Join(r[i+1:], ""); rest == "" { // no blanks at the end of a line
+				break
+			}
+			b.WriteString(strings.Repeat(" ", wide[i]-utf8.RuneCountInString(c)+2))
 		}
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
+		b.WriteString("\n")
 	}
 }

@@ -174,11 +174,12 @@ func TestTheLiveViewDrawsOverItself(t *testing.T) {
 		began := time.Now()
 		story(began, func(e Entry) {
 			time.Sleep(time.Until(e.At))
-			switch {
-			case e.Kind == FaultOn:
+			switch e.Kind {
+			case FaultOn:
 				s.resize(40)
-			case e.Kind == Gauge:
+			case Gauge:
 				s.resize(120)
+			default:
 			}
 			for range 50 { // many entries between two pictures
 				l.Take(Entry{At: e.At, Kind: StepOff, Step: "none"})
