@@ -284,8 +284,8 @@ func (r *recovery) event(at time.Time, e journal.Event, hub string) {
 }
 
 func (r *recovery) detect(since int64) {
-	if r.DetectedMs == 0 {
-		r.DetectedMs = since
+	if !r.down { // else there was nothing left to notice
+		r.DetectedMs = max(since, 1)
 	}
 	r.down = true
 }

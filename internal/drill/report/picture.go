@@ -167,9 +167,20 @@ func describe(r Report) string {
 			fmt.Fprintf(&b, " %s on %s: not back.", x.Fault, x.From)
 			continue
 		}
-		fmt.Fprintf(&b, " %s: from %s to %s in %s.", x.Fault, x.From, x.To, ms(x.FirstPubackMs))
+		fmt.Fprintf(&b, " %s: from %s to %s in %s.", x.Fault, x.From, x.To, back(x))
 	}
 	return b.String()
+}
+
+// back writes the time of a recovery.
+func back(x Recovery) string {
+	switch {
+	case x.Open:
+		return "never"
+	case x.FirstPubackMs == 0:
+		return "at once"
+	}
+	return ms(x.FirstPubackMs)
 }
 
 func ms(n int64) string { return journal.Duration(time.Duration(n) * time.Millisecond) }
@@ -199,8 +210,8 @@ func (p *picture) timeline() {
 	}
 	p.decisions()
 	chartsAt := p.y
-	p.chart("rate", "messages/s", rateHigh, p.rates())
-	p.chart("stock", "waiting", stockHigh, p.stocks())
+	p.chart("rate", "messages/s", rateHigh, p.rates(), true)
+	p.chart("stock", "waiting", stockHigh, p.stocks(), false)
 	bottom := p.y - between + 8
 	p.axis(bottom)
 	rows := p.canvas
@@ -228,14 +239,9 @@ func (p *picture) lane(name string) {
 	mid := p.y + laneHigh/2
 	p.canvas.text("", picLeft-12, mid+4, "end", fit(name, picLeft-16, 6.8))
 	p.line("grid", p.left, mid, p.left+p.width, mid)
-	for _, s := range p.joined(p.r.Faults, name) {
-		x, w := p.x(s.FromMs), max(p.x(s.UntilMs)-p.x(s.FromMs), 3)
-		p.rect("fault", x, mid-11, w, 22, 2, fmt.Sprintf("%s: %s, from %s for %s", s.Where, s.What, ms(s.FromMs), ms(s.UntilMs-s.FromMs)))
-		label := plainText(s.What, p.most)
-		if wide := widthOf(label, charWide) + 10; wide < w { // a plate keeps the words readable on the hatch
-			p.rect("card", x+w/2-wide/2, mid-8, wide, 16, 3, "")
-			p.canvas.text("f", x+w/2, mid+4, "middle", label)
-		}
+	faults := p.joined(p.r.Faults, name)
+	for _, s := range faults {
+		p.rect("fault", p.x(s.FromMs), mid-11, p.wide(s), 22, 2, fmt.Sprintf("%s: %s, from %s for %s", s.Where, s.What, ms(s.FromMs), ms(s.UntilMs-s.FromMs)))
 	}
 	for _, s := range p.joined(p.r.Links, name) {
 		class := "link"
@@ -244,8 +250,26 @@ func (p *picture) lane(name string) {
 		}
 		p.rect(class, p.x(s.FromMs), mid-5, max(p.x(s.UntilMs)-p.x(s.FromMs), 1.5), 10, 2, fmt.Sprintf("link to %s, from %s for %s", s.Where, ms(s.FromMs), ms(s.UntilMs-s.FromMs)))
 	}
+	for i, s := range faults { // the words come last, and a plate keeps them readable
+		x, w, label := p.x(s.FromMs), p.wide(s), plainText(s.What, p.most)
+		wide := widthOf(label, charWide) + 10
+		end := p.left + p.width
+		if i+1 < len(faults) {
+			end = p.x(faults[i+1].FromMs)
+		}
+		switch {
+		case wide < w:
+			p.rect("card", x+w/2-wide/2, mid-8, wide, 16, 3, "")
+			p.canvas.text("f", x+w/2, mid+4, "middle", label)
+		case x+w+wide < end:
+			p.canvas.text("f", x+w+4, mid+4, "start", label)
+		}
+	}
 	p.y += laneHigh
 }
+
+// wide is how wide the bar of a fault is. One that is over at once can still be seen.
+func (p *picture) wide(s Span) float64 { return max(p.x(s.UntilMs)-p.x(s.FromMs), 3) }
 
 // joined are the spans of one row. Where there are too many, spans that nobody could tell apart
 // become one.
@@ -276,14 +300,17 @@ func (p *picture) decisions() {
 	mid := p.y + laneHigh/2
 	p.canvas.text("", picLeft-12, mid+4, "end", "decisions")
 	free, shown := p.left-100, p.left-100
-	for _, d := range p.r.Decisions {
-		x := p.x(d.AtMs)
+	for i, d := range p.r.Decisions {
+		x, next := p.x(d.AtMs), p.left+p.width
+		if i+1 < len(p.r.Decisions) {
+			next = p.x(p.r.Decisions[i+1].AtMs) - 5
+		}
 		if x-shown < 2 {
 			continue
 		}
 		shown = x
 		p.raw(`<path class="mark" d="M%s %sl4 5l-4 5l-4 -5z"><title>%s</title></path>`+"\n", num(x), num(mid-5), escape(fmt.Sprintf("%s after %s: %s", d.Rule, ms(d.AtMs), d.Text), p.most))
-		if label := fit(d.Rule, 60, charWide); x-6 >= free && label != "" && x+8+widthOf(label, charWide) < p.left+p.width {
+		if label := fit(d.Rule, 60, charWide); x-6 >= free && label != "" && x+8+widthOf(label, charWide) < next {
 			p.canvas.text("s", x+7, mid+4, "start", label)
 			free = x + 14 + widthOf(label, charWide)
 		}
@@ -298,7 +325,7 @@ func (p *picture) shades(top, bottom, chartsAt float64) {
 		if i == p.drawn {
 			break
 		}
-		end, word := x.AtMs+x.FirstPubackMs, ms(x.FirstPubackMs)
+		end, word := x.AtMs+x.FirstPubackMs, back(x)
 		if x.Open {
 			end, word = p.total, "not back"
 		}
@@ -351,11 +378,11 @@ func (p *picture) columns(value func([]Point, int64) float64) (all []float64) {
 	return all
 }
 
-// chart draws one series as an area with steps.
-func (p *picture) chart(class, label string, high float64, values []float64) {
+// chart draws one series as an area with steps. mayCut says that peaks matter less than the rest.
+func (p *picture) chart(class, label string, high float64, values []float64, mayCut bool) {
 	base := p.y + high
 	p.line("grid", p.left, base, p.left+p.width, base)
-	top, cut := ceiling(values)
+	top, cut := ceiling(values, mayCut)
 	p.canvas.text("", picLeft-12, p.y+high/2+4, "end", label)
 	p.canvas.text("s", picLeft-6, base+4, "end", "0")
 	if len(values) == 0 || top == 0 {
@@ -380,7 +407,7 @@ func (p *picture) chart(class, label string, high float64, values []float64) {
 	p.raw(`<path class="%s" d="%s"/>`+"\n", class, d.String())
 	if cut {
 		i := slices.Index(values, slices.Max(values))
-		p.canvas.text("s", min(p.x(int64(i)*step)+8, p.left+p.width-60), p.y+1, "start", "↑ "+short(values[i]))
+		p.canvas.text("s", min(p.x(int64(i)*step)+8, p.left+p.width-60), p.y+15, "start", "↑ "+short(values[i]))
 	}
 	p.y = base + between
 }
@@ -397,7 +424,7 @@ func (p *picture) columnMs() int64 {
 
 // ceiling is the value at the top of a chart. One peak must not make the rest flat: a chart is cut
 // above four times its middle, and cut says so.
-func ceiling(values []float64) (top float64, cut bool) {
+func ceiling(values []float64, mayCut bool) (top float64, cut bool) {
 	var some []float64
 	for _, v := range values {
 		top = max(top, v)
@@ -405,7 +432,7 @@ func ceiling(values []float64) (top float64, cut bool) {
 			some = append(some, v)
 		}
 	}
-	if len(some) > 4 {
+	if len(some) > 4 && mayCut {
 		slices.Sort(some)
 		if mid := some[len(some)/2]; top > 8*mid {
 			return nice(4 * mid), true

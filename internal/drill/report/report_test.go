@@ -424,7 +424,7 @@ func TestAComparisonSaysWhatIsBetter(t *testing.T) {
 // TestReadTakesWhatJSONWrites reads a report back, and refuses what is none.
 func TestReadTakesWhatJSONWrites(t *testing.T) {
 	for _, r := range []Report{sample(), brokenSample()} {
-		r.Series.told = 0
+		r.Series.told, r.Series.waiting = 0, 0
 		back, err := Read(strings.NewReader(text(t, JSON, r)))
 		if err != nil || !reflect.DeepEqual(back, r) {
 			t.Errorf("%v", err)
@@ -555,10 +555,11 @@ func TestASeriesCountsEverything(t *testing.T) {
 		}
 	}
 	var s Series
-	s.Wait(0, 30)
+	s.Wait(0, 40)
+	s.Wait(time.Millisecond, 30)
 	s.Arrive(time.Second, time.Second, 30)
 	s.Wait(time.Second, 0)
-	if n := len(s.Points); s.Points[n-1].Backlog != 0 || s.Points[n-2].Backlog != 30 {
+	if n := len(s.Points); s.Points[n-1].Backlog != 0 || s.Points[n-2].Backlog != 30 || s.Points[0].Backlog != 40 {
 		t.Errorf("%+v", s.Points)
 	}
 }

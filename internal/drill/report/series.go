@@ -11,7 +11,8 @@ type Series struct {
 	StepMs int64   `json:"stepMs"` // width of a point
 	Points []Point `json:"points"` // from offset 0 on
 
-	told int // points whose backlog somebody has told; in the others it is that of the point before
+	told    int    // points whose backlog somebody has told
+	waiting uint64 // what was told last; it holds until somebody tells otherwise
 }
 
 // Point is one piece of the time.
@@ -38,11 +39,7 @@ func (s *Series) settle(offset time.Duration) int {
 // point returns the point of a number.
 func (s *Series) point(i int) *Point {
 	for len(s.Points) <= i {
-		last := Point{}
-		if n := len(s.Points); n > 0 {
-			last.Backlog = s.Points[n-1].Backlog // nobody has said otherwise
-		}
-		s.Points = append(s.Points, last)
+		s.Points = append(s.Points, Point{Backlog: s.waiting})
 	}
 	return &s.Points[i]
 }
@@ -82,5 +79,5 @@ func (s *Series) Wait(offset time.Duration, backlog uint64) {
 	if i >= s.told { // the first word on this point
 		p.Backlog, s.told = 0, i+1
 	}
-	p.Backlog = max(p.Backlog, backlog)
+	p.Backlog, s.waiting = max(p.Backlog, backlog), backlog
 }

@@ -215,11 +215,8 @@ func faultRows(r Report) (rows []faultRow) {
 	}
 	for _, x := range r.Recoveries {
 		budget := cmp.Or(x.BudgetMs, r.RTO.BudgetMs)
-		row := faultRow{Recovery: x, Detected: known(x.DetectedMs), Assigned: known(x.AssignedMs), Connected: known(x.ConnectedMs), Back: known(x.FirstPubackMs),
+		row := faultRow{Recovery: x, Detected: known(x.DetectedMs), Assigned: known(x.AssignedMs), Connected: known(x.ConnectedMs), Back: back(x),
 			Budget: known(budget), OK: !x.Open && (budget == 0 || x.FirstPubackMs <= budget) && x.Lost == 0}
-		if x.Open {
-			row.Back = "never"
-		}
 		row.Bar = bar(x, budget, longest)
 		rows = append(rows, row)
 	}
