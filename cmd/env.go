@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/drill/inside"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -37,6 +38,9 @@ type Env struct {
 	// demoOutbox opens the outbox of the demo's device; nil: as every device does it. Tests put one
 	// here that loses samples.
 	demoOutbox func(dir string, o outbox.Options) (device.Outbox, error)
+
+	// spoilDrill breaks the embedded target of drills; nil: nothing does. Tests put something here.
+	spoilDrill func(*inside.Spoilt)
 }
 
 // OSEnv is the real process.

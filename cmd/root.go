@@ -71,7 +71,7 @@ hubs, so that everything can be tried offline.
 		newFailbackCommand(env, builtinModel),
 		newSimCommand(env),
 		newDemoCommand(env, builtinModel),
-		newDrillCommand(env),
+		newDrillCommand(env, builtinModel),
 		newKeyCommand(env),
 		newModelCommand(env, builtinModel),
 		newOutboxCommand(env, builtinModel),
