@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -74,6 +75,7 @@ type Attempt struct {
 	// Gateway, host or host:port, is dialled in the hub's place. Its certificate must have its own
 	// name. User name and token still name the hub. If Gateway is empty, the hub is dialled.
 	Gateway string
+	TLS     *tls.Config // for this attempt; nil: that of the Dialer
 	// Sequential waits for CONNACK before anything follows CONNECT. Otherwise CONNECT, SUBSCRIBE,
 	// the request for the twin and what Early sends leave in one write. Some hubs drop what comes
 	// before their CONNACK; then a sequential attempt is the way in.
@@ -111,13 +113,13 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 			return nil, a.failed(PhaseConnect, err)
 		}
 	}
-	to := d.endpoint(a.peer())
+	to := d.endpoint(a)
 	conn, err := to.Connect(ctx, a.Progress)
 	if f, ok := errors.AsType[*mqtt.Error](err); ok {
 		return nil, a.failed(f.Phase, f.Err)
 	}
 	early := a.Early
-	a.Early, a.Progress = nil, nil
+	a.Early, a.Progress, a.TLS = nil, nil, nil
 	l := &Link{dialer: d, attempt: a, early: early, events: eventsTopic(a.DeviceID), expires: expires}
 	l.session = mqtt.NewSession(conn, mqtt.Options{
 		Connect: d.connect(a, password), Handler: (*listener)(l), Sequential: a.Sequential, Window: d.window(),
@@ -134,11 +136,12 @@ func (d *Dialer) Dial(ctx context.Context, a Attempt) (*Link, error) {
 }
 
 // endpoint returns the way to a hub or gateway.
-func (d *Dialer) endpoint(host string) *mqtt.Endpoint {
+func (d *Dialer) endpoint(a Attempt) *mqtt.Endpoint {
+	conf := cmp.Or(a.TLS, d.TLS)
 	return &mqtt.Endpoint{
-		Address: mqtt.WithPort(host, DefaultPort), TLS: d.TLS, DialContext: d.DialContext, Addresses: d.Addresses, Limit: dialLimit,
+		Address: mqtt.WithPort(a.peer(), DefaultPort), TLS: conf, DialContext: d.DialContext, Addresses: d.Addresses, Limit: dialLimit,
 		// Some gateways of the service ask for the certificate late.
-		Renegotiate: d.TLS != nil && len(d.TLS.Certificates) > 0,
+		Renegotiate: conf != nil && len(conf.Certificates) > 0,
 	}
 }
 

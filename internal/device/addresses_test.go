@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/addresses"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
@@ -137,11 +138,11 @@ func TestDeadAddressCostsNoMoreThanItsHeadStart(t *testing.T) {
 		within    time.Duration
 	}{
 		"one":                                  {[]string{"10.0.0.1"}, "10.0.0.1", "", 0},
-		"the first of two is silent":           {[]string{"10.0.0.1", "10.0.0.2"}, "10.0.0.2", "", headStart},
+		"the first of two is silent":           {[]string{"10.0.0.1", "10.0.0.2"}, "10.0.0.2", "", addresses.HeadStart},
 		"the first of two refuses":             {[]string{"10.0.0.1", "10.0.0.2"}, "10.0.0.2", "refused", 0},
-		"three are silent":                     {[]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}, "10.0.0.4", "", 3 * headStart},
-		"IPv6 is silent, with all its servers": {[]string{"fd00::1", "fd00::2", "fd00::3", "10.0.0.1"}, "10.0.0.1", "", headStart},
-		"IPv4 is silent, with all its servers": {[]string{"10.0.0.1", "10.0.0.2", "fd00::1"}, "fd00::1", "", headStart},
+		"three are silent":                     {[]string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}, "10.0.0.4", "", 3 * addresses.HeadStart},
+		"IPv6 is silent, with all its servers": {[]string{"fd00::1", "fd00::2", "fd00::3", "10.0.0.1"}, "10.0.0.1", "", addresses.HeadStart},
+		"IPv4 is silent, with all its servers": {[]string{"10.0.0.1", "10.0.0.2", "fd00::1"}, "fd00::1", "", addresses.HeadStart},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for host, to := range map[string]string{hubName: hubA, dpsName: "127.0.0.1:8883"} {
@@ -176,7 +177,9 @@ func TestNoAddressAnswers(t *testing.T) {
 		n.set("both", "10.0.0.1", "10.0.0.3")
 		n.set("late", "10.0.0.3", "10.0.0.1")
 		n.set("none")
-		d := &hub.Dialer{DialContext: (&dialer{resolve: n.resolve, dial: n.DialContext}).DialContext, KeepAlive: time.Minute}
+		by := &addresses.Dialer{Resolve: n.resolve, Dial: n.DialContext, Spawn: func(f func()) { go f() },
+			Contain: func(f func() error) error { return f() }}
+		d := &hub.Dialer{DialContext: by.DialContext, KeepAlive: time.Minute}
 		for host, want := range map[string]failover.Signal{"refused": failover.DialRefused, "both": failover.DialSilent, "late": failover.DialSilent,
 			"unheard-of": failover.NameNotFound, "none": failover.NameNotFound} {
 			_, err := d.Dial(t.Context(), hub.Attempt{Host: host, DeviceID: "dev-1"})
@@ -201,7 +204,7 @@ func TestOnlyOneAddressIsUsed(t *testing.T) {
 		n.set(hubName, "10.0.0.1", "10.0.0.2")
 	}, func(t *testing.T, w *world, n *names) {
 		w.run(10 * time.Second)
-		w.net.SetDelay(headStart) // the answer of the first comes when the second has been asked
+		w.net.SetDelay(addresses.HeadStart) // the answer of the first comes when the second has been asked
 		n.dials = nil
 		w.must(w.cloud.Disconnect("dev-1"))
 		w.run(10 * time.Second)

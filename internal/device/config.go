@@ -19,6 +19,7 @@ import (
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/thrift"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -58,6 +59,8 @@ type common struct {
 	tls     *tls.Config // of all connections without a client certificate
 	dialer  net.Dialer
 	sampler *telemetry.Sampler
+	names   thrift.ServerNames
+	heap    thrift.Heap
 }
 
 // start returns what the devices have in common.

@@ -55,6 +55,7 @@ type Device struct {
 	brain  *rand.Rand // of the session
 
 	tls     *tls.Config
+	dps     atomic.Pointer[dps.Client] // asks or is about to; nil: none
 	disk    home.Disk
 	home    *home.Home
 	cache   *keeper
@@ -84,7 +85,7 @@ type Device struct {
 	renewed     bool          // the newest link was made by a renewal of the token
 	backlog     uint64        // samples that waited when the link came up, if enough for a line
 	backlogGoal uint64        // samples that have left the outbox when the backlog is gone
-	links       chan struct{} // closed and replaced when a link comes or ends
+	links       chan struct{} // closed when a link comes or ends; nil: nobody waits for that
 	outage      outage
 	oldest      *oldest           // nil: nobody has asked for it
 	lastPeer    [2]string         // the hub that was linked last, and its other name
@@ -94,8 +95,7 @@ type Device struct {
 
 // New returns a device that has not started. shared is the same for all devices of a process.
 func New(shared *Shared, id Identity, app App) *Device {
-	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads},
-		links: make(chan struct{})}
+	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads}}
 	if d.c.Once {
 		d.refused = make(chan error, 1)
 	}
@@ -138,6 +138,7 @@ func (d *Device) Start(ctx context.Context, ended func(error)) error {
 	d.emit(journal.Event{Kind: journal.Started, Text: d.startText()})
 	d.standing.begin(d)
 	d.outage.begin(d)
+	d.shared.start().heap.Devices.Add(1)
 	l := &life{d: d, ended: ended}
 	l.unwatch = d.watchClock(&l.over)
 	d.produce(ctx, func(produce func() error) { // is called once
@@ -236,6 +237,7 @@ func (l *life) end() error {
 	d.outage.end(d)
 	err = errors.Join(err, d.Close())
 	d.emit(d.farewell()) // closing may find more to tell
+	d.shared.start().heap.Devices.Add(-1)
 	return err
 }
 
@@ -271,6 +273,15 @@ func (d *Device) tlsConfig() *tls.Config {
 	return conf
 }
 
+// tlsFor is tlsConfig for a server, host or host:port. A clone for each connection would cost a
+// fleet memory.
+func (d *Device) tlsFor(server string) *tls.Config {
+	if d.id.Certificate != nil {
+		return d.tls
+	}
+	return d.shared.start().names.Of(d.tls, server)
+}
+
 // session wires the brain to the network rooms.
 func (d *Device) session() *failover.Session[*link] {
 	dialer := &hub.Dialer{
@@ -283,7 +294,6 @@ func (d *Device) session() *failover.Session[*link] {
 	if d.id.Key != "" {
 		dialer.Token = hub.KeyToken(d.time.Now, d.id.Key, d.c.Link.TokenLife)
 	}
-	client := d.provisioner()
 	cached, options := d.leftState(), d.c.Failover
 	options.Rand = d.brain
 	if d.id.PinnedHub != "" {
@@ -303,12 +313,17 @@ func (d *Device) session() *failover.Session[*link] {
 			})
 			return l, d.corrected(ctx, err, turns)
 		},
-		Register: d.register(client),
+		Register: d.register,
 		Open: func(ctx context.Context) func() {
-			if d.shared.DPSOpenLimit == nil || d.shared.DPSOpenLimit.Allow() {
-				return client.Open(ctx)
+			if d.shared.DPSOpenLimit != nil && !d.shared.DPSOpenLimit.Allow() {
+				return func() {}
 			}
-			return func() {}
+			client := d.client()
+			hold := client.Open(ctx)
+			return func() {
+				hold()
+				d.dps.CompareAndSwap(client, nil)
+			}
 		},
 		Serve: func(ctx context.Context, l *link, _ bool, over func()) func() error { return d.serve(ctx, l, over) },
 		Save: func(state failover.State) {
@@ -343,24 +358,38 @@ func (d *Device) leftState() (s failover.State) {
 }
 
 // register is one registration, within the rate of the process.
-func (d *Device) register(client *dps.Client) func(context.Context, dps.Request) (dps.Assignment, error) {
-	return func(ctx context.Context, r dps.Request) (dps.Assignment, error) {
-		if d.shared.DPSLimit != nil {
-			r.Admit = d.shared.DPSLimit.Wait
-		}
-		turns := d.time.Turned()
-		var a dps.Assignment
-		err := d.run("asking DPS", func() (err error) {
-			a, err = client.Register(ctx, r)
-			return err
-		})
-		return a, d.corrected(ctx, err, turns)
+func (d *Device) register(ctx context.Context, r dps.Request) (dps.Assignment, error) {
+	client := d.client()
+	defer d.dps.CompareAndSwap(client, nil)
+	if d.shared.DPSLimit != nil {
+		r.Admit = d.shared.DPSLimit.Wait
 	}
+	turns := d.time.Turned()
+	var a dps.Assignment
+	err := d.run("asking DPS", func() (err error) {
+		a, err = client.Register(ctx, r)
+		return err
+	})
+	if err == nil {
+		d.handshake()
+	}
+	return a, d.corrected(ctx, err, turns)
+}
+
+// client returns the client that holds a connection to DPS ready, or a new one. A device at rest
+// has none.
+func (d *Device) client() *dps.Client {
+	if client := d.dps.Load(); client != nil {
+		return client
+	}
+	client := d.provisioner()
+	d.dps.Store(client)
+	return client
 }
 
 func (d *Device) provisioner() *dps.Client {
 	return &dps.Client{Host: d.c.ProvisioningHost, Transport: d.c.ProvisioningTransport, IDScope: d.id.IDScope,
-		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tls, DialContext: d.dialContext,
+		RegistrationID: d.id.DeviceID, Key: d.id.Key, ModelID: d.app.modelID(), Agent: d.shared.Agent, TLS: d.tlsFor(d.c.ProvisioningHost), DialContext: d.dialContext,
 		Now: d.time.Now, Heard: func(date time.Time) { _ = d.hear(date) }} // an impossible time is ignored
 }
 
@@ -387,7 +416,7 @@ func Register(ctx context.Context, shared *Shared, id Identity, app App) (dps.As
 	defer d.home.Close()
 	cached := d.openClock(nil)
 	defer d.time.Close()
-	a, err := failover.Provision(ctx, d.register(d.provisioner()), onceLimit, d.proof(), d.observe)
+	a, err := failover.Provision(ctx, d.register, onceLimit, d.proof(), d.observe)
 	if err != nil {
 		return a, err
 	}

@@ -61,13 +61,18 @@ func (d *Device) sendAll(ctx context.Context) error {
 func (d *Device) linked() (up bool, changes <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.links == nil {
+		d.links = make(chan struct{})
+	}
 	return d.standing.Hub != "", d.links
 }
 
 // linkChangedLocked wakes the goroutines that wait for a link or for its end.
 func (d *Device) linkChangedLocked() {
-	close(d.links)
-	d.links = make(chan struct{})
+	if d.links != nil {
+		close(d.links)
+		d.links = nil
+	}
 }
 
 // awaitLink waits until a link is at work.

@@ -1,13 +1,16 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/addresses"
 	"github.com/hubhop-iot/hubhop/internal/plain"
 	"github.com/hubhop-iot/hubhop/telemetry"
 )
@@ -25,11 +28,12 @@ type link struct {
 // first PUBACK needs no more round trips than the CONNACK.
 func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target) (*link, error) {
 	l := new(link)
-	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.id.Gateway, Sequential: t.Sequential, Progress: func(p hub.Phase) {
-		if p == hub.PhaseTLS {
-			t.TLSUp()
-		}
-	}}
+	a := hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Gateway: d.id.Gateway, Sequential: t.Sequential,
+		TLS: d.tlsFor(cmp.Or(d.id.Gateway, t.Host)), Progress: func(p hub.Phase) {
+			if p == hub.PhaseTLS {
+				t.TLSUp()
+			}
+		}}
 	if t.Early && !d.app.Off.Telemetry {
 		a.Early = func(raw *hub.Link) {
 			d.equip(l, raw)
@@ -45,6 +49,7 @@ func (d *Device) dial(ctx context.Context, dialer *hub.Dialer, t failover.Target
 		d.linkBug(err)
 		return nil, err
 	}
+	d.handshake()
 	d.met(raw.Host(), raw.Peer())
 	if ends := raw.Expires(); !ends.IsZero() {
 		l.ends = there.Add(ends.Sub(here))
@@ -75,4 +80,23 @@ func (d *Device) equip(l *link, raw *hub.Link) {
 		})
 	}
 	l.drain = telemetry.NewDrain(d.box, raw, options)
+}
+
+// dialContext opens one connection of the device.
+func (d *Device) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	by := &addresses.Dialer{Resolve: d.shared.Resolve, Dial: d.shared.DialContext,
+		Spawn:   func(f func()) { d.spawn("dialling", f) },
+		Contain: func(f func() error) error { return d.run("dialling", f) }}
+	if by.Resolve == nil {
+		by.Resolve = net.DefaultResolver.LookupNetIP
+	}
+	if by.Dial == nil {
+		by.Dial = d.shared.start().dialer.DialContext
+	}
+	return by.DialContext(ctx, network, addr)
+}
+
+// handshake notes that a connection was made.
+func (d *Device) handshake() {
+	d.shared.start().heap.Handshake(func(f func()) { d.spawn("memory", f) })
 }

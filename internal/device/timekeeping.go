@@ -105,6 +105,7 @@ func (d *Device) timeSource() *dps.Client {
 	c := d.provisioner()
 	if d.id.PinnedHub != "" {
 		c.Host, c.Transport = cmp.Or(d.id.Gateway, d.id.PinnedHub), dps.MQTT
+		c.TLS = d.tlsFor(c.Host)
 	}
 	return c
 }

@@ -14,7 +14,8 @@ import (
 // Endpoint is a server and the way to it. It is only read, so several goroutines may use it.
 type Endpoint struct {
 	Address string // host:port
-	// TLS is cloned for each connection. Nil stands for the defaults. Without a ServerName in it,
+	// TLS is cloned for a connection unless it has a ServerName and a MinVersion of 1.2 or more, and
+	// Renegotiate is not set. Nil stands for the defaults. Without a ServerName in it,
 	// the server must have the host of Address as its name.
 	TLS *tls.Config
 	// Renegotiate lets the server ask for a client certificate after the handshake (TLS 1.2).
@@ -81,6 +82,21 @@ func (e *Endpoint) Dial(ctx context.Context) (net.Conn, error) {
 // Secure makes a TLS connection, 1.2 or newer, of a TCP connection. The server must prove that it
 // has the name. After an error the TCP connection is the caller's to close.
 func (e *Endpoint) Secure(ctx context.Context, raw net.Conn) (*tls.Conn, error) {
+	conf := e.config()
+	short, cancel := e.limited(ctx)
+	defer cancel()
+	secure := tls.Client(raw, conf)
+	if err := secure.HandshakeContext(short); err != nil {
+		return nil, Overdue(ctx, short, e.Limit, err)
+	}
+	return secure, nil
+}
+
+// config returns TLS as it is, if that says all that is needed, else a clone with the rest.
+func (e *Endpoint) config() *tls.Config {
+	if c := e.TLS; c != nil && c.ServerName != "" && c.MinVersion >= tls.VersionTLS12 && !e.Renegotiate {
+		return c
+	}
 	conf := e.TLS.Clone()
 	if conf == nil {
 		conf = &tls.Config{}
@@ -92,13 +108,7 @@ func (e *Endpoint) Secure(ctx context.Context, raw net.Conn) (*tls.Conn, error) 
 	if conf.ServerName == "" {
 		conf.ServerName, _, _ = net.SplitHostPort(e.Address)
 	}
-	short, cancel := e.limited(ctx)
-	defer cancel()
-	secure := tls.Client(raw, conf)
-	if err := secure.HandshakeContext(short); err != nil {
-		return nil, Overdue(ctx, short, e.Limit, err)
-	}
-	return secure, nil
+	return conf
 }
 
 func (e *Endpoint) limited(ctx context.Context) (context.Context, context.CancelFunc) {

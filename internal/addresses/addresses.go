@@ -1,4 +1,5 @@
-package device
+// Package addresses connects to a host by name, at the address that answers first.
+package addresses
 
 import (
 	"context"
@@ -7,44 +8,33 @@ import (
 	"time"
 )
 
-// headStart is how long an address is tried alone before the next one is tried beside it (RFC 8305,
+// HeadStart is how long an address is tried alone before the next one is tried beside it (RFC 8305,
 // "Connection Attempt Delay").
-const headStart = 250 * time.Millisecond
+const HeadStart = 250 * time.Millisecond
 
-// dialer connects to a host by name, at the address that answers first. It resolves the name at
+// Dialer connects to a host by name, at the address that answers first. It resolves the name at
 // every dial and keeps nothing, so it finds a hub with a new address as soon as the DNS knows that
 // address. [net.Dialer] does nearly the same. But it tries a second address beside the first one
 // only if that is of the other family: if the first of two IPv4 addresses is silent, it waits for
 // its end.
-type dialer struct {
-	bulkheads
-	resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
-	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
-}
-
-// dialContext opens one connection of the device.
-func (d *Device) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	by := &dialer{bulkheads: d.bulkheads, resolve: d.shared.Resolve, dial: d.shared.DialContext}
-	if by.resolve == nil {
-		by.resolve = net.DefaultResolver.LookupNetIP
-	}
-	if by.dial == nil {
-		by.dial = d.shared.start().dialer.DialContext
-	}
-	return by.DialContext(ctx, network, addr)
+type Dialer struct {
+	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // addr has an IP address
+	Spawn   func(f func())                                                    // runs f in a goroutine of its own
+	Contain func(f func() error) error                                        // calls f, and returns a panic in it as an error
 }
 
 // DialContext opens one connection. If all attempts fail, it returns the error of the one that
 // failed last.
-func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return d.dial(ctx, network, addr) // which says what is wrong with it
+		return d.Dial(ctx, network, addr) // which says what is wrong with it
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
-		return d.dial(ctx, network, addr)
+		return d.Dial(ctx, network, addr)
 	}
-	all, err := d.resolve(ctx, "ip", host)
+	all, err := d.Resolve(ctx, "ip", host)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
@@ -62,7 +52,7 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		d.spawn("dialling", func() { // closes the connections that came too late
+		d.Spawn(func() { // closes the connections that came too late
 			for range running {
 				if r := <-results; r.err == nil {
 					_ = r.conn.Close()
@@ -80,11 +70,11 @@ func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 			}
 			to := net.JoinHostPort(left[0].String(), port)
 			left, running = left[1:], running+1
-			next.Reset(headStart)
-			d.spawn("dialling", func() {
+			next.Reset(HeadStart)
+			d.Spawn(func() {
 				var r result
-				r.err = d.run("dialling", func() (err error) {
-					r.conn, err = d.dial(ctx, network, to)
+				r.err = d.Contain(func() (err error) {
+					r.conn, err = d.Dial(ctx, network, to)
 					return err
 				})
 				results <- r
