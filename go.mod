@@ -27,6 +27,7 @@ require (
 )
 
 require (
+	github.com/Azure/go-amqp v0.18.1 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/ebitengine/purego v0.11.2 // indirect

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 	"github.com/hubhop-iot/hubhop/internal/sim/iothub"
 	"github.com/hubhop-iot/hubhop/internal/sim/ledger"
 	"github.com/hubhop-iot/hubhop/internal/sim/provisioning"
@@ -31,6 +32,9 @@ type Fault = iothub.Fault
 
 // MethodResult is a device's answer to a direct method.
 type MethodResult = iothub.MethodResult
+
+// Optional is a text that is null in JSON when it is empty.
+type Optional = azure.Optional
 
 // The states of a cloud-to-device message.
 const (

@@ -1,0 +1,232 @@
+package target
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+)
+
+// Outer is a program in any language. The ledger of the simulator alone says what it did, so it
+// must number its samples: 1, 2, 3 and so on, without a hole, also over a restart of the program.
+type Outer struct {
+	Args    []string  // the program and its arguments; nil: somebody else runs it
+	Environ []string  // what it gets beside the variables of its site
+	Output  io.Writer // where its standard output and error go
+
+	// Sequence is where the number of a sample is in the body of its message: the name of a field,
+	// or names with dots between them. With "" the message id is the number, or ends in it.
+	Sequence string
+}
+
+func (o *Outer) lacks(n drill.Need) string {
+	switch n {
+	case drill.NeedProcess, drill.NeedKill:
+		if o.Args == nil {
+			return "somebody else runs the program; let the drill start it with --exec"
+		}
+	case drill.NeedOutbox:
+		return "an external program shows nothing of itself"
+	case drill.NeedClock:
+		return "the clock of an external program cannot be changed"
+	case drill.NeedRival:
+		return "two of an external program cannot be started"
+	case drill.NeedLoad:
+		return "an external program makes samples at its own pace"
+	default:
+	}
+	return ""
+}
+
+// arrival numbers the messages as an outbox does. A program that the drill starts begins with 1.
+// One that runs already is judged from the first message on that arrives.
+func (o *Outer) arrival() func(sim.Message) drill.Arrival {
+	before := map[string]uint64{} // by series: the number before the first one that counts
+	return func(m sim.Message) drill.Arrival {
+		series, n, ok := o.number(m)
+		if !ok {
+			return drill.Arrival{Device: m.Device}
+		}
+		h := fnv.New64a()
+		_, _ = io.WriteString(h, m.Device+"\x00"+series)
+		base, known := before[series]
+		if !known && o.Args == nil && len(before) < maxSeries {
+			base = n - 1
+			before[series] = base
+		}
+		if n <= base {
+			return drill.Arrival{Device: m.Device}
+		}
+		return drill.Arrival{ID: fmt.Sprintf("%016x-%d", h.Sum64(), n-base), Device: m.Device}
+	}
+}
+
+// maxSeries bounds the series of numbers that are told apart.
+const maxSeries = 1000
+
+// number returns the number of a sample, and in which series of numbers it stands.
+func (o *Outer) number(m sim.Message) (series string, n uint64, ok bool) {
+	if o.Sequence == "" {
+		digits := len(m.Mid)
+		for digits > 0 && m.Mid[digits-1] >= '0' && m.Mid[digits-1] <= '9' {
+			digits--
+		}
+		n, err := strconv.ParseUint(m.Mid[digits:], 10, 63)
+		return m.Mid[:digits], n, err == nil && n > 0
+	}
+	value := m.Body
+	for name := range strings.SplitSeq(o.Sequence, ".") {
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(value, &fields) != nil {
+			return "", 0, false
+		}
+		value = fields[name]
+	}
+	n, err := strconv.ParseUint(strings.Trim(string(value), `"`), 10, 63)
+	return "", n, err == nil && n > 0
+}
+
+func (o *Outer) party(_ drill.Plan, at Site) (party, error) {
+	if at.DeviceID == "" {
+		return nil, errors.New("the device has no id; give --device-id")
+	}
+	p := &outer{o: o, id: at.DeviceID}
+	p.environ = append(p.environ, o.Environ...)
+	for _, name := range slices.Sorted(maps.Keys(at.Variables)) {
+		p.environ = append(p.environ, name+"="+at.Variables[name])
+	}
+	p.environ = append(p.environ, "SIM_DEVICE_ID="+p.id, "HUBHOP_DEVICE_ID="+p.id)
+	if o.Args != nil {
+		if _, err := exec.LookPath(o.Args[0]); err != nil {
+			return nil, fmt.Errorf("the program of the device: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// endGrace is how long a program that was asked to end may take before it is killed.
+const endGrace = 10 * time.Second
+
+// outer is a program under test.
+type outer struct {
+	o       *Outer
+	id      string
+	environ []string
+
+	mu   sync.Mutex
+	run  *running // the newest process; nil before the first start
+	last error    // how its last process has ended, if nobody asked it to
+}
+
+// running is one process.
+type running struct {
+	cmd   *exec.Cmd
+	asked bool          // to end; the mutex of outer guards it
+	ended chan struct{} // closed when it has ended; err is set before
+	err   error
+}
+
+// runs says whether the process has not ended.
+func (r *running) runs() bool {
+	if r == nil {
+		return false
+	}
+	select {
+	case <-r.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+func (p *outer) ID() string { return p.id }
+
+// Start starts the program, unless it runs.
+func (p *outer) Start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.o.Args == nil || p.run.runs() {
+		return
+	}
+	r := &running{cmd: exec.Command(p.o.Args[0], p.o.Args[1:]...), ended: make(chan struct{})} //nolint:gosec,noctx // running this program is what the user asks for; Stop and Crash end it
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr, r.cmd.WaitDelay = p.environ, p.o.Output, p.o.Output, endGrace
+	together(r.cmd)
+	if err := r.cmd.Start(); err != nil {
+		p.last = fmt.Errorf("the program does not start: %w", err)
+		return
+	}
+	p.run, p.last = r, nil
+	go func() {
+		r.err = r.cmd.Wait()
+		p.mu.Lock()
+		if !r.asked {
+			p.last = fmt.Errorf("the program has ended by itself: %s", r.cmd.ProcessState)
+		}
+		close(r.ended)
+		p.mu.Unlock()
+	}()
+}
+
+// ask marks the end of the process as wanted, and returns the process. It returns nil if there is
+// none.
+func (p *outer) ask() *running {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.run.runs() {
+		return nil
+	}
+	p.run.asked = true
+	return p.run
+}
+
+// Stop asks the program to end, and kills it if it does not.
+func (p *outer) Stop() {
+	r := p.ask()
+	if r == nil {
+		return
+	}
+	terminate(r.cmd)
+	late := time.NewTimer(endGrace)
+	defer late.Stop()
+	select {
+	case <-r.ended:
+	case <-late.C:
+		kill(r.cmd)
+		<-r.ended
+	}
+}
+
+// Crash kills the program. The system closes its connections, and hard makes no difference.
+func (p *outer) Crash(bool) {
+	if r := p.ask(); r != nil {
+		kill(r.cmd)
+		<-r.ended
+	}
+}
+
+func (*outer) SetClock(time.Duration) {}
+func (*outer) StartRival()            {}
+func (*outer) StopRival()             {}
+
+// Look says only whether the program runs, and how it has ended.
+func (p *outer) Look() (drill.Look, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return drill.Look{Running: p.run.runs() || p.o.Args == nil, Err: p.last}, false
+}
+
+func (p *outer) close() error {
+	p.Stop()
+	return nil
+}

@@ -1,0 +1,91 @@
+package target
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/central"
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/drill/play"
+	"github.com/hubhop-iot/hubhop/internal/drill/report"
+	"github.com/hubhop-iot/hubhop/internal/drill/scenario"
+)
+
+// fast is planned-failover without its waits, because here time is real.
+const fast = `
+name: fast
+title: moves only
+device: {interval: 100ms}
+steady: {lasts: 1s}
+budget: {rto: 20s, rpo: 0}
+steps:
+  - name: away
+    do: [{failover: {}}]
+    expect: {back: 20s, drained: 20s, lost: 0}
+  - name: home
+    do: [failback]
+    expect: {back: 20s, lost: 0}
+`
+
+func parsed(t *testing.T, text string) *scenario.Scenario {
+	t.Helper()
+	s, err := scenario.Parse("fast.yaml", []byte(text))
+	ok(t, "scenario", err)
+	return s
+}
+
+// played plays a scenario on a target, and returns its report.
+func played(t *testing.T, s *scenario.Scenario, target drill.Target, device string) report.Report {
+	t.Helper()
+	ok(t, "check", play.Check(s, "fast.yaml", target, false, 1))
+	rec, err := drill.NewRecord("", nil, time.Now())
+	ok(t, "record", err)
+	r := play.Run{Scenario: s, Target: target, Device: device, Seed: 1, Take: rec.Take}
+	began := time.Now()
+	rep, err := rec.Close(r.Play(t.Context()), began)
+	ok(t, "report", err)
+	return rep
+}
+
+// TestMovesArePlayedOnEveryTarget: a scenario of moves passes on plain hubs, on IoT Central and on a
+// simulator that runs, with the device of this process. On the first two there is no ledger, and the
+// device's outbox is the proof.
+func TestMovesArePlayedOnEveryTarget(t *testing.T) {
+	c := newCloud(t)
+	info := c.Info()
+	app := &central.Application{Host: strings.TrimPrefix(info.Central.URL, "https://"), Token: info.Central.APIToken, Client: c.client}
+	for id, target := range map[string]drill.Target{
+		"on-hubs":      plainHubs(t, c, "on-hubs"),
+		"on-central":   &Central{Mover: app, Host: app.Host, Who: insider(t), Site: c.site("on-central")},
+		"on-simulator": &Simulator{Control: &drill.Control{URL: info.Control}, Who: insider(t), Site: c.site("on-simulator")},
+	} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			rep := played(t, parsed(t, fast), target, "")
+			if rep.Verdict != report.Passed || len(rep.Recoveries) != 2 || rep.Samples.Received == 0 || rep.Samples.Lost != 0 {
+				t.Errorf("%s: %s; %+v %+v", rep.Verdict, rep.Reason, rep.Samples, rep.Recoveries)
+			}
+		})
+	}
+}
+
+// TestWhatATargetLacksIsRefusedWithItsLine: before the run begins.
+func TestWhatATargetLacksIsRefusedWithItsLine(t *testing.T) {
+	s := parsed(t, strings.Replace(fast, "do: [failback]", "do: [{fault: {hub: hub-a, kind: kill}}]", 1))
+	for _, target := range []drill.Target{&Central{Who: &Inner{}}, &Hubs{Who: &Inner{}}} {
+		err := play.Check(s, "fast.yaml", target, false, 1)
+		if err == nil || !strings.Contains(err.Error(), "fast.yaml:12: it needs faults of hubs, and the target "+target.Name()+" has none: ") {
+			t.Errorf("%v", err)
+		}
+		if err := play.Check(parsed(t, fast), "fast.yaml", target, true, 1); err == nil || !strings.Contains(err.Error(), "virtual time") {
+			t.Errorf("%v", err)
+		}
+	}
+	text, err := os.ReadFile("../../../scripts/scenarios/planned-failover.yaml")
+	ok(t, "planned-failover", err)
+	for _, target := range []drill.Target{&Central{Who: &Inner{}}, &Hubs{Who: &Inner{}}, &Simulator{Who: &Outer{}}} {
+		ok(t, target.Name(), play.Check(parsed(t, string(text)), "planned-failover.yaml", target, false, 1))
+	}
+}

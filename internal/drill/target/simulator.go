@@ -1,0 +1,239 @@
+package target
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/drill/inside"
+	"github.com/hubhop-iot/hubhop/internal/sim"
+)
+
+// Simulator is a simulator on real sockets: one that runs in another process, behind its control
+// API, or one that it starts for each run.
+type Simulator struct {
+	Control *drill.Control // of the one that runs; nil: a simulator is started for each run
+	Who     Who
+	Site    Site // of a simulator that runs; of one that is started, only the device id counts
+}
+
+// Name is the target's name in reports.
+func (t *Simulator) Name() string {
+	if t.Control == nil {
+		return "embedded"
+	}
+	return t.Control.URL
+}
+
+// Lacks says what the target cannot do.
+func (t *Simulator) Lacks(n drill.Need) string {
+	switch n {
+	case drill.NeedHubFaults, drill.NeedDPSFaults, drill.NeedMoves, drill.NeedOperator, drill.NeedMethods, drill.NeedMail, drill.NeedTwin:
+		return ""
+	case drill.NeedCloudSetup:
+		if t.Control == nil {
+			return ""
+		}
+		return "a simulator that runs is as it was started"
+	default:
+		return elsewhere(n, t.Who)
+	}
+}
+
+// Open finds the simulator, or starts it, and makes the device.
+func (t *Simulator) Open(ctx context.Context, p drill.Plan) (*drill.World, error) {
+	if t.Control == nil {
+		return t.start(p)
+	}
+	state, err := t.Control.State(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w; does hubhop sim run, and is %s its control address?", err, t.Control.URL)
+	}
+	site := t.Site
+	if p.Device != "" {
+		site.DeviceID = p.Device
+	}
+	before, err := t.Control.Ledger(ctx, site.DeviceID, 0)
+	if err != nil {
+		return nil, err
+	}
+	w := &drill.World{Cloud: &since{t.Control, before.Received}, Ledger: true, Arrival: t.Who.arrival(), Names: map[string]string{},
+		Facts: map[string]string{"simulator": t.Control.URL}}
+	for _, h := range state.Hubs {
+		w.Hubs, w.Names[h.Host] = append(w.Hubs, h.Name), h.Name
+	}
+	device, err := t.Who.party(p, site)
+	if err != nil {
+		return nil, err
+	}
+	w.Devices = []drill.Party{device}
+	stop := func() {}
+	if p.Seen != nil {
+		if stop, err = listen(t.Control, p.Seen); err != nil {
+			return nil, errors.Join(err, device.close())
+		}
+	}
+	w.Close = func() error {
+		err := device.close()
+		stop()
+		within, cancel := afterwards(ctx)
+		defer cancel()
+		return errors.Join(err, t.putBack(within, state))
+	}
+	return w, nil
+}
+
+// putBack ends the faults that the simulator did not have before.
+func (t *Simulator) putBack(ctx context.Context, before sim.State) error {
+	now, err := t.Control.State(ctx)
+	if err != nil {
+		return err
+	}
+	had := map[string]bool{}
+	for _, h := range before.Hubs {
+		had[h.Name] = h.Fault != ""
+	}
+	for _, h := range now.Hubs {
+		if h.Fault != "" && !had[h.Name] {
+			err = errors.Join(err, t.Control.HealHub(ctx, h.Name))
+		}
+	}
+	if now.DPS.Fault != "" && before.DPS.Fault == "" {
+		err = errors.Join(err, t.Control.HealDPS(ctx))
+	}
+	return err
+}
+
+// since is a simulator whose ledger begins where it stood when the drill began.
+type since struct {
+	*drill.Control
+	received int64
+}
+
+func (s *since) Ledger(ctx context.Context, device string, behind int64) (sim.Ledger, error) {
+	l, err := s.Control.Ledger(ctx, device, behind+s.received)
+	l.Received -= s.received
+	return l, err
+}
+
+// listen tells seen of everything that happens in a simulator, until stop is called.
+func listen(c *drill.Control, seen func(sim.Event)) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+"/api/events", nil)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp, err := c.Client.Do(r)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		err = fmt.Errorf("GET /api/events: %s", resp.Status)
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer func() { _ = resp.Body.Close() }()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			var e sim.Event
+			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok && json.Unmarshal([]byte(text), &e) == nil {
+				seen(e)
+			}
+		}
+	})
+	return func() { cancel(); reading.Wait() }, nil
+}
+
+// start starts a simulator for one run, on loopback addresses that no other one has.
+func (t *Simulator) start(p drill.Plan) (*drill.World, error) {
+	conf := inside.CloudConfig(p.With)
+	conf.ControlAddr = "127.0.0.1:0"
+	if conf.Layout = sim.DefaultConfig().Layout; conf.Layout == sim.LayoutLoopback {
+		conf.BaseAddress = fmt.Sprintf("127.%d.%d.1", 100+os.Getpid()/250%100, 1+os.Getpid()%250)
+	}
+	cloud, err := sim.New(conf)
+	if err != nil {
+		return nil, err
+	}
+	if err := cloud.Start(); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(p.Dir, "cloud")
+	if err := errors.Join(os.MkdirAll(dir, 0o700), cloud.WriteFiles(dir)); err != nil {
+		return nil, errors.Join(err, cloud.Close())
+	}
+	info := cloud.Info()
+	site := t.Site
+	site.DeviceID = p.Device
+	if site.DeviceID == "" {
+		site.DeviceID = startedDevice
+	}
+	site.IDScope, site.ProvisioningHost, site.Roots = info.IDScope, info.ProvisioningHost, cloud.CAPool()
+	if site.Variables, err = Variables(info, dir); err != nil {
+		return nil, errors.Join(err, cloud.Close())
+	}
+	device, err := t.Who.party(p, site)
+	if err != nil {
+		return nil, errors.Join(err, cloud.Close())
+	}
+	w := &drill.World{Devices: []drill.Party{device}, Cloud: drill.Embedded(cloud), Ledger: true, Arrival: t.Who.arrival(),
+		Names: map[string]string{}, Facts: map[string]string{"network": "loopback", "control": info.Control}}
+	for _, h := range info.Hubs {
+		w.Hubs, w.Names[h.Host] = append(w.Hubs, h.Name), h.Name
+	}
+	unwatch, watched := func() {}, sync.WaitGroup{}
+	if p.Seen != nil {
+		var events <-chan sim.Event
+		events, unwatch = cloud.Watch()
+		watched.Go(func() {
+			for e := range events {
+				p.Seen(e)
+			}
+		})
+	}
+	w.Close = func() error {
+		err := device.close()
+		unwatch()
+		err = errors.Join(err, cloud.Close())
+		watched.Wait()
+		return err
+	}
+	return w, nil
+}
+
+// startedDevice is the id of the device under test of a simulator that was started for it.
+const startedDevice = "drill-1"
+
+// Variables returns the environment that tells a program in any language where a simulator is. dir
+// has the files of the simulator. With the HUBHOP_ variables hubhop itself needs no flags.
+// NODE_EXTRA_CA_CERTS adds the CA for Node.js.
+func Variables(info sim.Info, dir string) (map[string]string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	ca, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "group.key")
+	vars := map[string]string{
+		"SIM_DIR": dir, "SIM_JSON": filepath.Join(dir, "sim.json"), "SIM_CA_FILE": ca, "SIM_GROUP_KEY_FILE": key,
+		"SIM_ID_SCOPE": info.IDScope, "SIM_PROVISIONING_HOST": info.ProvisioningHost, "SIM_CONTROL": info.Control,
+		"HUBHOP_ID_SCOPE": info.IDScope, "HUBHOP_PROVISIONING_HOST": info.ProvisioningHost,
+		"HUBHOP_CA_FILE": ca, "HUBHOP_GROUP_KEY_FILE": key, "NODE_EXTRA_CA_CERTS": ca,
+	}
+	for _, other := range []string{"GROUP_KEY", "DEVICE_KEY", "DEVICE_KEY_FILE", "CERT", "KEY", "CONNECTION_STRING"} {
+		vars["HUBHOP_"+other] = "" // unset, because two proofs of one device would be an error
+	}
+	for _, h := range info.Hubs {
+		vars["SIM_"+strings.ToUpper(strings.ReplaceAll(h.Name, "-", "_"))] = h.Host
+	}
+	return vars, nil
+}
