@@ -12,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/page"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 )
 
@@ -48,7 +49,7 @@ func runDemo(ctx context.Context, env *Env, builtin []byte, keep, asJSON bool) e
 		out = env.Stderr
 	}
 	p.sample.Interval = drill.DemoInterval
-	demo := drill.Demo{Shared: p.shared, App: sample.App(p.sample), Keep: keep, Tell: teller(out), OpenOutbox: env.demoOutbox}
+	demo := drill.Demo{Shared: p.shared, App: sample.App(p.sample), Keep: keep, Page: page.Simulator(), Tell: teller(out), OpenOutbox: env.demoOutbox}
 	err = demo.Run(ctx, func(r drill.Report) error {
 		if asJSON {
 			err := printJSON(result, r)
@@ -69,7 +70,7 @@ func kept(w io.Writer, keep bool, control string) error {
 		return nil
 	}
 	_, err := fmt.Fprintf(w, `
-Everything goes on running; Ctrl-C ends it. The control API is at %[1]s:
+Everything goes on running; Ctrl-C ends it. Open %[1]s in a browser, or use the control API there:
   curl %[1]s/api/state
   curl -X POST %[1]s/api/hubs/hub-a/fault -d '{"kind":"kill"}'
   curl -X DELETE %[1]s/api/hubs/hub-a/fault

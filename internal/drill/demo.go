@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ type Demo struct {
 	App    device.App      // what the device does
 	Tell   func(StoryLine) // hears of everything as it happens, from several goroutines; may be nil
 	Keep   bool            // go on running after the verdict, until ctx ends
+	Page   http.Handler    // what the simulator serves to browsers; may be nil
 
 	// OpenOutbox opens the device's outbox; nil: as every device does it. A test puts one here that
 	// breaks its promise, because a demo that cannot fail proves nothing.
@@ -63,6 +65,7 @@ func (d *Demo) Run(ctx context.Context, done func(Report) error) error {
 	conf.Layout = sim.LayoutPorts
 	conf.ControlAddr = "127.0.0.1:0"
 	conf.RetryAfter = time.Second
+	conf.Page = d.Page
 	if d.simulate != nil {
 		d.simulate(&conf)
 	}

@@ -54,11 +54,11 @@ func startDevices(t *testing.T, cloud *sim.Sim, interval time.Duration, ids ...s
 	if len(ids) > 100 {
 		shared.Config.Outbox.SyncEvery = time.Second // the disk of a test need not bear a thousand devices
 	}
-	app := sample.App(sample.Options{Model: virtual.Model(t), Interval: interval, ReportedInterval: time.Minute})
+	options := sample.Options{Model: virtual.Model(t), Interval: interval, ReportedInterval: time.Minute}
 	for _, id := range ids {
 		d := device.New(&shared, device.Identity{
 			DeviceID: id, IDScope: cloud.Info().IDScope, StateDir: state, Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey(id)),
-		}, app)
+		}, sample.App(options))
 		running.Go(func() {
 			if err := d.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				t.Errorf("%s: %v", id, err)
