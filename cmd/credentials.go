@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/azname"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
+	"github.com/hubhop-iot/hubhop/internal/pemfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
@@ -56,7 +58,7 @@ func (s *settings) identity(c *device.Identity) error {
 	var faults []error
 	if given["cert"] {
 		var err error
-		if c.Certificate, err = s.certificate(); err != nil {
+		if c.Certificate, err = pemfile.Pair(s.cert, s.certKey); err != nil {
 			faults = append(faults, err)
 		}
 	}
@@ -73,7 +75,7 @@ func (s *settings) identity(c *device.Identity) error {
 	}
 	if given["cert"] {
 		if c.Certificate != nil && err == nil {
-			faults = append(faults, s.checkCommonName(c.Certificate, id))
+			faults = append(faults, pemfile.CheckCommonName(c.Certificate, s.cert, id))
 		}
 		return errors.Join(faults...)
 	}
@@ -156,7 +158,7 @@ func (s *settings) name() (name, source string, err error) {
 	}
 	var certificate *tls.Certificate
 	if s.deviceID == "" {
-		if certificate, err = s.certificate(); err != nil {
+		if certificate, err = pemfile.Pair(s.cert, s.certKey); err != nil {
 			return "", "", err
 		}
 	}
@@ -193,4 +195,10 @@ func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 		return "", fmt.Errorf("no legal one can be made of the host name %q; give --device-id", host)
 	}
 	return name, nil
+}
+
+// roots returns the trusted roots: the system's and those of --ca-file.
+func (s *settings) roots() (*x509.CertPool, error) {
+	bundle, _ := s.env.lookup("SSL_CERT_FILE")
+	return pemfile.Roots(s.caFile, bundle)
 }

@@ -67,7 +67,6 @@ func (e *Env) lookup(name string) (string, bool) {
 
 // Bounds of the files that flags name, in bytes.
 const (
-	maxPEMBytes   = 4 << 20 // all roots of a system are 250 kB
 	maxModelBytes = 16 << 20
 	maxCloudBytes = 64 << 20 // enrollments and templates of the simulator
 )

@@ -13,6 +13,7 @@ import (
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/pemfile"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -42,7 +43,9 @@ func (s *settings) device(agent string) (plan, error) {
 		faults = append(faults, checkHost("provisioning-host", p.shared.Config.ProvisioningHost))
 	}
 	if p.id.Certificate != nil {
-		s.checkValidity(p.id.Certificate, time.Now())
+		if why := pemfile.Invalid(p.id.Certificate, s.cert, time.Now()); why != "" {
+			s.warn(why)
+		}
 	}
 	if p.shared.Roots, err = s.roots(); err != nil {
 		faults = append(faults, err)

@@ -1,4 +1,6 @@
-package cmd
+// Package pemfile reads certificates, keys and trusted roots that a user names, and finds their
+// faults before a hub does, because the hub would only say "not authorized".
+package pemfile
 
 import (
 	"bytes"
@@ -22,22 +24,25 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
-// certificate reads the client certificate and its key. It finds their faults before a hub does,
-// because the hub would only say "not authorized". Without --cert and --key it returns nil.
-func (s *settings) certificate() (*tls.Certificate, error) {
-	if s.cert == "" && s.certKey == "" {
+// maxBytes bounds a file. All roots of a system are 250 kB.
+const maxBytes = 4 << 20
+
+// Pair reads a client certificate with its chain, and its key, from the files cert and key. Errors
+// name the flag and the file. Without both files it returns nil.
+func Pair(cert, key string) (*tls.Certificate, error) {
+	if cert == "" && key == "" {
 		return nil, nil //nolint:nilnil // no certificate and no error: a device may prove itself with a key
 	}
-	if s.cert == "" || s.certKey == "" {
+	if cert == "" || key == "" {
 		return nil, errors.New("cert and key belong together; give both")
 	}
-	chain, cerr := readPEM("cert", s.cert)
-	keys, kerr := readPEM("key", s.certKey)
+	chain, cerr := readPEM("cert", cert)
+	keys, kerr := readPEM("key", key)
 	if err := errors.Join(cerr, kerr); err != nil {
 		return nil, err
 	}
-	leaf, err := s.leaf(chain)
-	if err := errors.Join(err, s.checkKeyFile(keys)); err != nil {
+	leaf, err := leafOf(chain, cert)
+	if err := errors.Join(err, checkKey(keys, key)); err != nil {
 		return nil, err
 	}
 	pair, err := tls.X509KeyPair(chain, keys)
@@ -45,12 +50,12 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 		if public := publicOf(keys); public != nil {
 			if standsLater(chain, public) {
 				return nil, fmt.Errorf("key %s belongs to a certificate in %s that is not the first; put the device's own first, then the one that signed it",
-					secret.Quotable(s.certKey), secret.Quotable(s.cert))
+					secret.Quotable(key), secret.Quotable(cert))
 			}
 			return nil, fmt.Errorf("key %s does not fit cert %s: the key is %s, the certificate is for %s; give the two that were made together",
-				secret.Quotable(s.certKey), secret.Quotable(s.cert), keyKind(public), keyKind(leaf.PublicKey))
+				secret.Quotable(key), secret.Quotable(cert), keyKind(public), keyKind(leaf.PublicKey))
 		}
-		return nil, fmt.Errorf("key %s cannot be used: %s; give a private key in PEM, PKCS #8 best", secret.Quotable(s.certKey), strings.TrimPrefix(err.Error(), "tls: "))
+		return nil, fmt.Errorf("key %s cannot be used: %s; give a private key in PEM, PKCS #8 best", secret.Quotable(key), strings.TrimPrefix(err.Error(), "tls: "))
 	}
 	pair.Leaf = leaf
 	return &pair, nil
@@ -58,7 +63,7 @@ func (s *settings) certificate() (*tls.Certificate, error) {
 
 // readPEM reads a file that should hold PEM.
 func readPEM(key, path string) ([]byte, error) {
-	data, err := namedfile.Read(key, path, maxPEMBytes)
+	data, err := namedfile.Read(key, path, maxBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +110,8 @@ func standsLater(chain []byte, public crypto.PublicKey) bool {
 	}
 }
 
-// leaf is the first certificate of a chain, the device's own.
-func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
+// leafOf is the first certificate of a chain, the device's own. path is for errors.
+func leafOf(chain []byte, path string) (*x509.Certificate, error) {
 	for rest := chain; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -114,22 +119,22 @@ func (s *settings) leaf(chain []byte) (*x509.Certificate, error) {
 			if bytes.Contains(chain, []byte("PRIVATE KEY-----")) {
 				hint = "it holds a private key; perhaps --cert and --key are exchanged"
 			}
-			return nil, fmt.Errorf("cert: %s holds no PEM certificate; %s", secret.Quotable(s.cert), hint)
+			return nil, fmt.Errorf("cert: %s holds no PEM certificate; %s", secret.Quotable(path), hint)
 		}
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
 		leaf, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("cert: %s: the first certificate cannot be read: %w", secret.Quotable(s.cert), err)
+			return nil, fmt.Errorf("cert: %s: the first certificate cannot be read: %w", secret.Quotable(path), err)
 		}
 		return leaf, nil
 	}
 }
 
-// checkKeyFile finds a missing key and a key with a password, for which the library has no clear
-// error.
-func (s *settings) checkKeyFile(keys []byte) error {
+// checkKey finds a missing key and a key with a password, for which the library has no clear error.
+// path is for errors.
+func checkKey(keys []byte, path string) error {
 	for rest := keys; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -137,11 +142,11 @@ func (s *settings) checkKeyFile(keys []byte) error {
 			if bytes.Contains(keys, []byte("BEGIN CERTIFICATE-----")) {
 				hint = "it holds a certificate; perhaps --cert and --key are exchanged"
 			}
-			return fmt.Errorf("key: %s holds no PEM private key; %s", secret.Quotable(s.certKey), hint)
+			return fmt.Errorf("key: %s holds no PEM private key; %s", secret.Quotable(path), hint)
 		}
 		if strings.Contains(block.Type, "ENCRYPTED") || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 			return fmt.Errorf("key: %s is encrypted, and nobody is there to type its password; take that off: openssl pkey -in %[1]s -out plain.key",
-				secret.Quotable(s.certKey))
+				secret.Quotable(path))
 		}
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			return nil
@@ -149,30 +154,31 @@ func (s *settings) checkKeyFile(keys []byte) error {
 	}
 }
 
-// checkCommonName compares the certificate with the device id, because DPS takes only the common
-// name as registration id, in any letter case. It only warns of a certificate that has ended or not
-// begun: the machine's clock may be wrong, and a wrong clock must not keep a device from starting.
-func (s *settings) checkCommonName(c *tls.Certificate, id string) error {
+// CheckCommonName compares a certificate with a device id, because DPS takes only the common name as
+// registration id, in any letter case. path is the file of the certificate.
+func CheckCommonName(c *tls.Certificate, path, id string) error {
 	switch cn := c.Leaf.Subject.CommonName; {
 	case cn == "":
-		return fmt.Errorf("cert %s has no common name (CN), and DPS takes the device id from it; have one made for CN=%s", secret.Quotable(s.cert), id)
+		return fmt.Errorf("cert %s has no common name (CN), and DPS takes the device id from it; have one made for CN=%s", secret.Quotable(path), id)
 	case !strings.EqualFold(cn, id):
 		return fmt.Errorf("device-id is %s, but cert %s is for CN=%s, and DPS takes no other id; leave --device-id out, or give the certificate of %[1]s",
-			secret.Quotable(id), secret.Quotable(s.cert), secret.Quotable(cn))
+			secret.Quotable(id), secret.Quotable(path), secret.Quotable(cn))
 	}
 	return nil
 }
 
-// checkValidity warns of a certificate that is not valid now.
-func (s *settings) checkValidity(c *tls.Certificate, now time.Time) {
+// Invalid says why a certificate is not valid now, "" if it is. That is only worth a warning: the
+// machine's clock may be wrong, and a wrong clock must not keep a device from starting.
+func Invalid(c *tls.Certificate, path string, now time.Time) string {
 	day := func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 	const next = "DPS and hubs will refuse it: have it renewed, or set this machine's clock"
 	switch {
 	case now.After(c.Leaf.NotAfter):
-		s.warn(fmt.Sprintf("cert %s has ended at %s, and here it is %s; %s", secret.Quotable(s.cert), day(c.Leaf.NotAfter), day(now), next))
+		return fmt.Sprintf("cert %s has ended at %s, and here it is %s; %s", secret.Quotable(path), day(c.Leaf.NotAfter), day(now), next)
 	case now.Before(c.Leaf.NotBefore):
-		s.warn(fmt.Sprintf("cert %s begins at %s only, and here it is %s; %s", secret.Quotable(s.cert), day(c.Leaf.NotBefore), day(now), next))
+		return fmt.Sprintf("cert %s begins at %s only, and here it is %s; %s", secret.Quotable(path), day(c.Leaf.NotBefore), day(now), next)
 	}
+	return ""
 }
 
 // publicOf returns the public half of the first private key in a PEM text, nil if there is none.
@@ -220,10 +226,11 @@ func keyKind(public crypto.PublicKey) string {
 	return kind
 }
 
-// roots returns the trusted roots: the system's and those of --ca-file.
-func (s *settings) roots() (*x509.CertPool, error) {
-	if bundle, _ := s.env.lookup("SSL_CERT_FILE"); bundle != "" { // Go reads it whole, whatever its size
-		if _, err := namedfile.Read("SSL_CERT_FILE", bundle, maxPEMBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// Roots returns the trusted roots: the system's and those of the file of --ca-file, "" for none.
+// bundle is what SSL_CERT_FILE says, where the system's roots are.
+func Roots(caFile, bundle string) (*x509.CertPool, error) {
+	if bundle != "" { // Go reads it whole, whatever its size
+		if _, err := namedfile.Read("SSL_CERT_FILE", bundle, maxBytes); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -231,15 +238,15 @@ func (s *settings) roots() (*x509.CertPool, error) {
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
-	if s.caFile == "" {
+	if caFile == "" {
 		return pool, nil
 	}
-	pem, err := readPEM("ca-file", s.caFile)
+	pem, err := readPEM("ca-file", caFile)
 	if err != nil {
 		return nil, err
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", secret.Quotable(s.caFile))
+		return nil, fmt.Errorf("ca-file: %s holds no PEM certificate; it must be a text with -----BEGIN CERTIFICATE-----", secret.Quotable(caFile))
 	}
 	return pool, nil
 }
