@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/cmd/cli"
+	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/configfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
@@ -31,6 +33,11 @@ type settings struct {
 	outboxFull, drainOrder                           string
 	logLevel, logFormat                              string
 	config                                           string
+	http, httpTokenFile                              string
+
+	log        zerolog.Logger // set by prepare
+	levels     *window.Levels // of the log; set by logger
+	credential string         // what proves the device's identity; set by identity
 
 	fs       *pflag.FlagSet
 	file     string            // the configuration file that was read, "" for none

@@ -55,6 +55,10 @@ func (s *settings) identity(c *device.Identity) error {
 	case len(ways) > 1:
 		return fmt.Errorf("%s are given together; one of them must prove who the device is", strings.Join(ways, " and "))
 	}
+	s.credential = strings.TrimSuffix(ways[0], "-file")
+	if given["cert"] {
+		s.credential = "certificate"
+	}
 	var faults []error
 	if given["cert"] {
 		var err error

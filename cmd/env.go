@@ -27,6 +27,7 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // results on the first, logs on the second, never mixed
 	Terminal       bool      // Stderr is one
+	StdoutTerminal bool
 	Hostname       func() (string, error)
 	// Notify returns a context that ends when the process is asked to stop. A second request ends
 	// the process at once.
@@ -47,7 +48,7 @@ type Env struct {
 func OSEnv() *Env {
 	e := &Env{
 		Args: os.Args[1:], Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Terminal:    term.IsTerminal(int(os.Stderr.Fd())),
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())), StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 		Hostname:    os.Hostname,
 		DialContext: new(net.Dialer).DialContext,
 	}

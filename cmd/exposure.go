@@ -25,6 +25,7 @@ func (s *settings) exposures() (warnings []string) {
 		secret    bool
 	}{
 		{"group-key-file", s.groupKeyFile, true}, {"device-key-file", s.deviceKeyFile, true}, {"key", s.certKey, true},
+		{"http-token-file", s.httpTokenFile, true},
 		{"config", s.file, slices.ContainsFunc(secrets, func(key string) bool { return s.sources[key] == s.file })},
 	} {
 		if f.path == "" || s.sources[f.key] == fromSystemd {

@@ -35,7 +35,7 @@ var choices = map[string][]string{
 // files are the flags that name a file; dirs are the flags that name a directory.
 var (
 	files = []string{
-		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "sim",
+		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "http-token-file", "sim",
 	}
 	dirs = []string{"state-dir", "out", "dir"}
 )
@@ -95,6 +95,8 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.drainOrder, "drain-order", "fifo", "fifo, or fresh-first: after an outage new samples go before those that waited")
 	f.BoolVar(&c.Outbox.SendHere, "send-queued-here", false, "send what waits in the outbox to this place, although it was queued for another")
 	f.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long a device that is stopped goes on sending what is queued")
+	f.StringVar(&s.http, "http", "", "address on which the status, the metrics and the page are served over HTTP, such as 127.0.0.1:9100 (default: on the control socket only)")
+	f.StringVar(&s.httpTokenFile, "http-token-file", "", "file with the token that opens all of an --http address that is no loopback one (Authorization: Bearer); without it there are only /healthz, /readyz and /metrics")
 	f.StringVar(&s.config, "config", "", "configuration file (default: ./hubhop.yaml, then the user's)")
 	s.addLogFlags(f)
 	f.BoolVar(&c.TraceBodies, "log-bodies", false, "also log what MQTT packets carry (needs --log-level trace); it may be secret")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/secret"
@@ -52,7 +53,8 @@ func (s *settings) logger(hidden []string) (zerolog.Logger, error) {
 			return line.Bytes()
 		})
 	}
-	log := build(s.env.Stderr).Level(level)
+	s.levels = window.NewLevels(level)
+	log := build(s.env.Stderr).Hook(s.levels)
 	if s.logFormat == "json" || s.logFormat == "" && !s.env.Terminal {
 		s.env.jsonLog = &log
 	}

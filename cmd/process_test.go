@@ -107,3 +107,25 @@ func bugMain() {
 	env.spawn(func() { panic("nobody thought of this") })
 	select {}
 }
+
+// watchingCommand starts `hubhop status --watch` of a device in the background, as the process
+// watch, and waits until it has written something: watching DEVICE. What it writes goes to
+// DEVICE.watch.
+func watchingCommand(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := program(ts, "hubhop", "status", "--watch", "--device-id", args[0])
+	cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
+	out, err := os.Create(ts.MkAbs(args[0] + ".watch"))
+	ts.Check(err)
+	cmd.Stdout, cmd.Stderr = out, out
+	start(ts, "watch", cmd)
+	watchedCommand(ts, false, []string{args[0], "."})
+}
+
+// watchedCommand waits until `hubhop status --watch` has written a line that fits: watched DEVICE
+// PATTERN.
+func watchedCommand(ts *testscript.TestScript, _ bool, args []string) {
+	line := regexp.MustCompile(args[1])
+	if !until(func() bool { return line.MatchString(ts.ReadFile(args[0] + ".watch")) }) {
+		ts.Fatalf("no line %s in\n%s", args[1], ts.ReadFile(args[0]+".watch"))
+	}
+}

@@ -65,6 +65,7 @@ hubs, so that everything can be tried offline.
 	root.SetHelpFunc(func(c *cobra.Command, _ []string) { cli.Help(c.OutOrStdout(), c, flagGroups) })
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
+		newStatusCommand(env, builtinModel),
 		newSendCommand(env, builtinModel),
 		newProvisionCommand(env, builtinModel),
 		newFailoverCommand(env, builtinModel),

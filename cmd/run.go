@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/sample"
@@ -47,7 +48,18 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 		return err
 	}
 	p.shared.Config.Once = once
-	return device.New(&p.shared, p.id, sample.App(p.sample)).Run(ctx)
+	runtimeDir, _ := env.lookup("XDG_RUNTIME_DIR")
+	w, err := window.Open(ctx, &p.shared, p.id, window.Options{Version: version(), Credential: s.credential, HTTP: s.http, TokenFile: s.httpTokenFile,
+		RuntimeDir: runtimeDir, Log: s.log, Levels: s.levels})
+	if err != nil {
+		return usage(err)
+	}
+	d := device.New(&p.shared, p.id, sample.App(p.sample))
+	if _, err := d.Open(); err != nil { // before the socket is made, because it locks the directory
+		return errors.Join(err, w.Close())
+	}
+	defer w.Serve(ctx, d)()
+	return d.Run(ctx)
 }
 
 // prepare reads the settings, checks them all and builds what a device needs. The journal writes to
@@ -62,6 +74,7 @@ func (s *settings) prepare() (plan, error) {
 		}
 		return p, usage(err)
 	}
+	s.log = log
 	p.shared.Journal = new(journal.Journal)
 	p.shared.Journal.Sink(journal.Log(log))
 	for _, w := range slices.Concat(s.unknownVariables(), s.exposures(), s.warnings) {

@@ -174,10 +174,12 @@ func (r *loop[L]) run() {
 				r.wait(events[i:])
 				return
 			}
+			r.beat.begin()
 			r.guard(func() {
 				e.do()
 				r.plan()
 			})
+			r.beat.rest()
 		}
 	}
 }
@@ -207,6 +209,7 @@ func (r *loop[L]) wait(left []event) {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	r.beat.plan(time.Time{})
 	if r.closeDPS != nil {
 		r.closeDPS()
 	}
@@ -233,6 +236,7 @@ func (r *loop[L]) plan() {
 	case !next.IsZero():
 		r.timer = time.AfterFunc(time.Until(next), func() { r.post(func() { r.step(Tick{}) }) })
 	}
+	r.beat.plan(next)
 	if len(r.ways) > 0 {
 		r.sleeps.Store(nil)
 		return
@@ -300,7 +304,9 @@ func (r *loop[L]) perform(effects []Effect) {
 		case CloseDPS:
 			r.closeDPS()
 		case Save:
+			r.beat.rest()
 			r.Save(r.m.State())
+			r.beat.begin()
 		case Decided:
 			r.Observe(Note{Kind: NoteDecision, Host: e.Host, Err: e.Err, Decision: e.Decision})
 		}

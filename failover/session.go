@@ -68,6 +68,7 @@ type Session[L Link] struct {
 	Observe func(Note)
 
 	sleeps atomic.Pointer[time.Time]
+	beat   beat
 }
 
 // Sleeps returns when the session wakes up by itself if it has no link and tries nothing now; else

@@ -81,9 +81,6 @@ func (d *Device) observe(n failover.Note) {
 	case failover.NoteDialing:
 		d.emit(journal.Event{Kind: journal.Dialing, Hub: n.Host, Text: "dialling " + n.Host})
 	case failover.NoteAsking:
-		d.mu.Lock()
-		d.standing.registrations++
-		d.mu.Unlock()
 		d.emit(journal.Event{Kind: journal.Asking, Text: "asking DPS"})
 	case failover.NoteWaiting:
 		d.emit(journal.Event{Kind: journal.Waiting, Name: string(n.Step), Took: n.Took,
@@ -109,6 +106,7 @@ func (d *Device) observe(n failover.Note) {
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed
+	d.standing.registrations++
 	d.standing.assigned = time.Now()
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,

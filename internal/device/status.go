@@ -1,8 +1,10 @@
 package device
 
 import (
+	"errors"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -35,7 +37,7 @@ type Status struct {
 	Failovers    uint64 // how often a link came up on another hub than the one before
 	LastFailover *Failover
 
-	Registrations uint64    // that were begun
+	Registrations uint64    // that DPS has answered or counted; one that did not reach DPS is none
 	AssignedAt    time.Time // when DPS last named a hub; zero: it has not
 
 	Made        uint64 // samples made
@@ -135,6 +137,9 @@ func (s *standing) decidedLocked(n failover.Note, e *journal.Event, hint string)
 	if !isFailure {
 		return
 	}
+	if e, ok := errors.AsType[*dps.Error](n.Err); ok && n.Host == "" && e.Counted {
+		s.registrations++
+	}
 	s.down = true
 	s.why = &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
 }
@@ -200,10 +205,17 @@ type Beat struct {
 	Due  time.Time // when it wants to go on by itself, at rest; zero: when something happens
 }
 
-// Beats returns the beats of the device's loops. It takes no lock that a loop holds while it works.
+// Beats returns the beats of the device's loops. None of them turns by a timer of its own: a loop at
+// rest waits on purpose, also for as long as an outage lasts. Beats takes no lock that a loop holds
+// while it works.
 func (d *Device) Beats() []Beat {
-	return []Beat{
+	beats := []Beat{
 		{Loop: "samples", Due: d.shared.start().sampler.Due()},
 		{Loop: "journal", Busy: d.shared.Journal.Busy()},
 	}
+	if s := d.current.Load(); s != nil {
+		busy, due := s.Beat()
+		beats = append(beats, Beat{Loop: "session", Busy: busy, Due: due})
+	}
+	return beats
 }

@@ -218,7 +218,7 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 		Hub     string     `json:"hub,omitempty"`
 		Why     *Why       `json:"why,omitempty"`
 		NextTry *time.Time `json:"nextTry,omitempty"`
-	}{Ready: v.Hub != "", State: v.State, Hub: v.Hub}
+	}{Ready: v.State.Linked(), State: v.State, Hub: v.Hub}
 	code := http.StatusOK
 	if !body.Ready {
 		code, body.Why, body.NextTry = http.StatusServiceUnavailable, v.Why, v.NextTry

@@ -110,8 +110,8 @@ type Link struct {
 
 // DPS counts registrations since the start.
 type DPS struct {
-	Registrations uint64     `json:"registrations"`
-	LastAt        *time.Time `json:"lastAt"`
+	Registrations uint64     `json:"registrations"` // that have reached DPS
+	LastAt        *time.Time `json:"lastAt"`        // when DPS last named a hub
 }
 
 // Clock says whether this machine's clock is believed.

@@ -1,0 +1,73 @@
+package window
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/device"
+	"github.com/hubhop-iot/hubhop/internal/status"
+)
+
+// shown is a device as a server of its status sees it.
+type shown struct {
+	d *device.Device
+	o Options
+}
+
+// View is for GET /status.
+func (s shown) View() status.View {
+	d := s.d.Status()
+	v := status.View{
+		Version: s.o.Version, Device: d.Device, State: status.State(d.State), Started: d.Started, Hub: d.Hub, Since: d.Since, Transport: "mqtt",
+		NextTry: moment(d.NextTry), Failovers: d.Failovers,
+		Outbox: status.Outbox{
+			Queued: d.Outbox.Queued, Bytes: d.Outbox.QueuedBytes, OldestAgeSeconds: rounded(d.OldestAge.Seconds(), 1000), LastSeq: d.Outbox.LastSeq,
+			Dropped: d.Outbox.Dropped + d.Outbox.Damaged, Quarantined: d.Outbox.Quarantined,
+			Degraded: d.Outbox.Degraded || d.Outbox.Unreadable || d.Outbox.AcksNotSaved,
+		},
+		Telemetry: status.Telemetry{Made: d.Made, Acknowledged: d.Outbox.Acked, Repeated: d.Repeated, PerSecond: rounded(d.PerSecond, 100)},
+		Commands: status.Commands{
+			Methods: d.Commands.Methods,
+			C2D:     d.Commands.C2DHandled + d.Commands.C2DFailed + d.Commands.C2DRepeated,
+			Desired: d.Commands.DesiredApplied + d.Commands.DesiredFailed + d.Commands.DesiredRemoved,
+			Failed:  d.Commands.MethodsFailed + d.Commands.C2DFailed + d.Commands.DesiredFailed,
+		},
+		Link:       status.Link{RTTMs: rounded(d.RTT.Seconds()*1000, 1000), InFlight: d.InFlight, Window: d.Window},
+		DPS:        status.DPS{Registrations: d.Registrations, LastAt: moment(d.AssignedAt)},
+		Clock:      status.Clock{Trusted: d.ClockTrusted, OffsetMs: d.ClockOffset.Milliseconds()},
+		Credential: status.Credential{Kind: s.o.Credential, Expires: moment(d.Expires)},
+		Flows:      []status.Flow{}, Assets: []status.Asset{},
+	}
+	if w := d.Why; w != nil {
+		v.Why = &status.Why{Rule: w.Rule, Signal: w.Signal, Action: w.Action, Text: w.Text, Hint: w.Hint, Evidence: w.Evidence, At: w.At}
+	}
+	if f := d.LastFailover; f != nil {
+		v.LastFailover = &status.Failover{From: f.From, To: f.To, Rule: f.Rule, TookMs: f.Took.Milliseconds(), At: f.At}
+	}
+	faults := d.Trouble
+	if d.Outbox.Err != nil {
+		faults = append([]string{d.Outbox.Err.Error()}, faults...)
+	}
+	v.Outbox.Text = strings.Join(faults, "; ")
+	return v
+}
+
+// Beats is for GET /healthz.
+func (s shown) Beats() (all []status.Beat) {
+	for _, b := range s.d.Beats() {
+		all = append(all, status.Beat(b))
+	}
+	return all
+}
+
+// moment is nil for no time.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// rounded cuts a number to parts of one.
+func rounded(f, parts float64) float64 { return math.Round(f*parts) / parts }
