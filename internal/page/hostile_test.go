@@ -17,6 +17,8 @@ var markups = []string{
 	`</title><svg onload="window.hacked=1">`,
 	`javascript:window.hacked=1`,
 	`'-alert(3)-'{{constructor.constructor('window.hacked=1')()}}`,
+	`__proto__`,
+	`constructor`,
 }
 
 // hostileCloud serves the simulator's page over a control API whose every text is markup. A real
@@ -73,7 +75,7 @@ func hostileCloud(t *testing.T) *httptest.Server {
 // text comes from outside. They are shown as they are, and nothing runs.
 func TestMarkupFromOutsideStaysText(t *testing.T) {
 	b := openPage(t, hostileCloud(t).URL+"/", desktop)
-	b.until(`document.querySelectorAll("#rows tr:not([hidden])").length === 5`)
+	b.until(`document.querySelectorAll("#rows tr:not([hidden])").length === 7`)
 	b.until(`document.querySelectorAll("#events li").length > 30`)
 	b.click(`[data-id^="<img"] button`)
 	b.until(`!document.querySelector("#device-body").hidden`)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/hubhop-iot/hubhop/internal/sim"
@@ -203,4 +204,31 @@ func TestThousandDevicesMoveOnThePage(t *testing.T) {
 		t.Errorf("%d elements, %d before", more, elements)
 	}
 	b.picture("thousand-moved")
+}
+
+// TestPageTellsThatTheEventsAreRefused opens the page when all places of readers are taken. It says
+// so in the server's words, and goes on when a place is free.
+func TestPageTellsThatTheEventsAreRefused(t *testing.T) {
+	cloud := startCloud(t, nil)
+	var readers []*http.Response
+	for {
+		r, err := http.Get(cloud.Info().Control + "/api/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Body.Close() })
+		if r.StatusCode != http.StatusOK {
+			break
+		}
+		readers = append(readers, r)
+	}
+	b := openPage(t, "about:blank", desktop)
+	b.serverAway(true) // the refusal is logged as a failed request
+	b.do(chromedp.Navigate(cloud.Info().Control + "/"))
+	b.until(`!document.querySelector("#no-events").hidden && document.querySelector("#away").hidden`)
+	if got := b.text("#no-events"); !strings.Contains(got, "readers have the events already") {
+		t.Error(got)
+	}
+	_ = readers[0].Body.Close()
+	b.until(`document.querySelector("#no-events").hidden && document.querySelector("#server-text").textContent === "Live"`)
 }

@@ -86,25 +86,40 @@ export class Chart {
     c.setLineDash([]);
     c.lineJoin = "round";
     for (const line of this.lines) {
-      const points = line.points.filter((p) => p.at >= from - 2_000);
-      if (points.length === 0) continue;
-      const stroke = new Path2D();
-      points.forEach((p, i) => (i === 0 ? stroke.moveTo(x(p.at), y(p.value)) : stroke.lineTo(x(p.at), y(p.value))));
       c.strokeStyle = color(line.color);
-      if (this.#area) {
-        const fill = new Path2D(stroke);
-        fill.lineTo(x(points.at(-1).at), base);
-        fill.lineTo(x(points[0].at), base);
-        c.globalAlpha = 0.16;
-        c.fillStyle = c.strokeStyle;
-        c.fill(fill);
-        c.globalAlpha = 1;
-      }
+      c.fillStyle = c.strokeStyle;
       c.lineWidth = 2;
-      c.stroke(stroke);
+      for (const points of runs(line.points, from - 2_000)) {
+        const stroke = new Path2D();
+        for (const p of points) stroke.lineTo(x(p.at), y(p.value));
+        if (this.#area) {
+          const fill = new Path2D(stroke);
+          fill.lineTo(x(points.at(-1).at), base);
+          fill.lineTo(x(points[0].at), base);
+          c.globalAlpha = 0.16;
+          c.fill(fill);
+          c.globalAlpha = 1;
+        }
+        c.stroke(stroke);
+      }
     }
     c.restore();
   }
+}
+
+const gap = 10_000; // ms without a point; then nothing is known, and no line is drawn
+
+// runs cuts points into runs without gaps, from a moment on.
+function runs(points, from) {
+  const all = [];
+  let last = null;
+  for (const p of points) {
+    if (p.at < from) continue;
+    if (last === null || p.at - last.at > gap) all.push([]);
+    all.at(-1).push(p);
+    last = p;
+  }
+  return all;
 }
 
 // round returns the end of a scale: 1, 2 or 5 times a power of ten, and at least 1.

@@ -6,7 +6,7 @@ import { History } from "./history.js";
 import { Log } from "./log.js";
 import { askDated, Refresher, Stream } from "./net.js";
 import { drawTimeline } from "./timeline.js";
-import { announce, attribute, byId, bytes, clock, count, duration, eachFrame, make, plural, presence, rate, text } from "./ui.js";
+import { announce, attribute, byId, bytes, clock, count, doing, duration, eachFrame, make, plural, presence, rate, text } from "./ui.js";
 
 const chartSpan = 600_000;
 
@@ -82,7 +82,7 @@ function ticking() {
   const o = v.outbox;
   const age = o.oldestAgeSeconds + (Date.now() - seen) / 1000;
   if (o.queued === 0) answer("a-oldest", "None", "Nothing waits.", "good");
-  else answer("a-oldest", duration(age), `${plural(o.queued, "sample")} ${o.queued === 1 ? "waits" : "wait"}, ${bytes(o.bytes)}`, linked(v) ? "quiet" : "warn");
+  else answer("a-oldest", duration(age), `${doing(o.queued, "sample", "waits", "wait")}, ${bytes(o.bytes)}`, linked(v) ? "quiet" : "warn");
 
   if (linked(v)) answer("a-next", "Not needed", "There is a link.", "good");
   else if (v.nextTry === null) answer("a-next", "Now", "A try is under way.", "quiet");
@@ -108,7 +108,7 @@ function fourAnswers() {
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
   if (!v.clock.trusted) advice.push("This machine's clock is wrong. Set it.");
-  if (v.outbox.quarantined > 0) advice.push(`${plural(v.outbox.quarantined, "sample")} were refused by the hub and put aside: hubhop outbox list --quarantined shows them.`);
+  if (v.outbox.quarantined > 0) advice.push(`${doing(v.outbox.quarantined, "sample", "was", "were")} put aside, because no hub would take them: hubhop outbox list --quarantined shows them.`);
   if (!linked(v) && v.state !== "stopping" && w?.hint) advice.unshift(w.hint);
   if (advice.length > 0) answer("a-do", advice[0], advice.slice(1).join(" "), linked(v) ? "warn" : "bad");
   else if (linked(v)) answer("a-do", "Nothing", "All is well.", "good");
@@ -208,7 +208,9 @@ const draw = eachFrame(() => {
   text(byId("f-dropped"), count(v.outbox.dropped));
   attribute(byId("f-dropped"), "data-bad", v.outbox.dropped > 0);
   text(byId("f-rtt"), linked(v) && v.link.rttMs > 0 ? duration(v.link.rttMs / 1000) : "–");
-  text(byId("f-flight"), linked(v) ? `${count(v.link.inFlight)} of ${count(v.link.window)}` : "–");
+  const [flying, most] = byId("f-flight").children;
+  text(flying, linked(v) ? count(v.link.inFlight) : "–");
+  text(most, linked(v) ? `of ${count(v.link.window)}` : "");
   text(byId("backlog-text"), v.outbox.queued === 0 ? "none" : `${count(v.outbox.queued)}, ${bytes(v.outbox.bytes)}`);
   text(byId("rate-text"), `${rate(v.telemetry.perSecond)} now`);
   const c = v.commands;
@@ -239,7 +241,7 @@ const commands = new Map([
 let heard = false; // whether an event has come
 function hear(kind, e) {
   if (kind === "missed") {
-    const sentence = heard ? `This page was too slow for ${plural(e.count, "event")}` : `${plural(e.count, "earlier event")} are not kept any more`;
+    const sentence = heard ? `This page was too slow for ${plural(e.count, "event")}` : `${doing(e.count, "earlier event", "is", "are")} not kept any more`;
     log.add({ at: now(), sentence, mood: heard ? "warn" : "quiet", loud: false });
     return;
   }
@@ -282,9 +284,9 @@ new Stream(
       presence(true);
       refresher.poke();
     },
-    away() {
+    away(refusal) {
       up = false;
-      presence(false);
+      presence(false, refusal);
     },
     event: hear,
   },

@@ -94,7 +94,7 @@ export class Devices {
     const [head, hub, ...numbers] = row.children;
     const [button, tag] = head.children;
     row.dataset.id = device.id;
-    attribute(row, "aria-selected", device.id === this.#chosen);
+    attribute(row, "aria-current", device.id === this.#chosen ? "true" : null);
     text(button, device.id);
     const bars = barred(device);
     tag.hidden = bars === "";

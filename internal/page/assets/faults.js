@@ -42,4 +42,4 @@ const words = {
 };
 
 /** faultWords returns what a person calls a kind of fault. */
-export const faultWords = (kind) => words[kind] ?? String(kind);
+export const faultWords = (kind) => (Object.hasOwn(words, kind) ? words[kind] : String(kind));

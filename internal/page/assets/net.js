@@ -55,15 +55,16 @@ export class Stream {
   #abort = null;
 
   /**
-   * hear has three functions: open(), away(), and event(kind, value). from is the event id to
-   * resume behind; undefined means that only new events are wanted.
+   * hear has three functions: open(); away(refusal), with the sentence of a server that refuses, or
+   * "" if none answers; and event(kind, value). from is the event id to resume behind; undefined
+   * means that only new events are wanted.
    */
   constructor(url, hear, from) {
     this.#url = url;
     this.#hear = hear;
     this.#last = from;
     document.addEventListener("visibilitychange", () => this.#look());
-    addEventListener("online", () => this.#soon());
+    addEventListener("online", () => this.#look());
     addEventListener("pagehide", () => this.#stop());
     addEventListener("pageshow", () => this.#look());
     this.#look();
@@ -91,11 +92,16 @@ export class Stream {
     clearTimeout(this.#timer);
     const abort = new AbortController();
     this.#abort = abort;
+    let refusal = "";
     try {
       const headers = { Accept: "text/event-stream" };
       if (this.#last !== undefined) headers["Last-Event-ID"] = String(this.#last);
       const answer = await fetch(this.#url, { headers, cache: "no-store", signal: abort.signal });
-      if (!answer.ok || answer.body === null) throw new Refusal(`events: ${answer.status}`);
+      if (!answer.ok) {
+        const said = await answer.json().catch(() => null);
+        refusal = String(said?.error ?? `The server answers ${answer.status}.`);
+        throw new Refusal(refusal);
+      }
       this.#wait = firstWait;
       this.#hear.open();
       await this.#frames(answer.body.pipeThrough(new TextDecoderStream()).getReader(), abort);
@@ -104,7 +110,7 @@ export class Stream {
     }
     if (this.#abort !== abort) return; // stopped on purpose
     this.#abort = null;
-    this.#hear.away();
+    this.#hear.away(refusal);
     this.#timer = setTimeout(() => this.#read(), this.#wait);
     this.#wait = Math.min(this.#wait * 2, longestWait);
   }

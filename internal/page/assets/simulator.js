@@ -9,7 +9,7 @@ import { dpsFaults, faultWords, hubFaults } from "./faults.js";
 import { Log } from "./log.js";
 import { ask, Refresher, Refusal, Stream } from "./net.js";
 import { Stage } from "./stage.js";
-import { announce, attribute, byId, clone, count, eachFrame, make, plural, presence, rate, text } from "./ui.js";
+import { announce, attribute, byId, clone, count, doing, eachFrame, make, plural, presence, rate, text } from "./ui.js";
 
 const span = 180_000; // ms of the chart
 
@@ -206,7 +206,9 @@ const draw = eachFrame(() => {
 
 function figures(away) {
   const all = devices.size;
-  text(byId("f-connected"), `${count(all - away)} of ${count(all)}`);
+  const [connected, known] = byId("f-connected").children;
+  text(connected, count(all - away));
+  text(known, `of ${count(all)}`);
   let messages = 0;
   for (const h of hubs.values()) messages += h.now;
   text(byId("f-rate"), rate(messages));
@@ -236,7 +238,7 @@ function verdict(away) {
     tone = away === all ? "bad" : "warn";
   }
   if (faults.length > 0 && tone === "good") tone = "warn";
-  const missing = sum === null || sum.received === 0 ? "" : sum.missing === 0 ? "No sample is missing. " : `${plural(sum.missing, "sample")} have not arrived yet. `;
+  const missing = sum === null || sum.received === 0 ? "" : sum.missing === 0 ? "No sample is missing. " : `${doing(sum.missing, "sample", "has", "have")} not arrived yet. `;
   const broke = faults.length === 0 ? "Nothing is under attack." : `Under attack: ${faults.join("; ")}.`;
   text(byId("verdict-text"), sentence);
   text(byId("verdict-more"), missing + broke);
@@ -313,10 +315,10 @@ function second() {
 }
 setInterval(second, 1_000);
 
-function server(isUp) {
+function server(isUp, refusal) {
   up = isUp;
   counted = performance.now();
-  presence(isUp);
+  presence(isUp, refusal);
 }
 
 new Stream("/api/events", {
@@ -325,8 +327,8 @@ new Stream("/api/events", {
     for (const h of hubs.values()) h.heard = 0;
     refresher.poke();
   },
-  away() {
-    server(false);
+  away(refusal) {
+    server(false, refusal);
   },
   event: hear,
 });

@@ -37,6 +37,9 @@ export const rate = (n) => (n > 0 && n < 100 ? tenth.format(n) : whole.format(n)
 /** plural writes a number with its noun. */
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
+/** doing writes a number with its noun and verb: 1 sample waits, 2 samples wait. */
+export const doing = (n, noun, does, they) => `${plural(n, noun)} ${n === 1 ? does : they}`;
+
 /** bytes writes a size, such as 1.2 MB. */
 export function bytes(n) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
@@ -100,9 +103,11 @@ export function announce(sentence) {
   live.textContent = live.textContent === sentence ? `${sentence}\u00a0` : sentence;
 }
 
-/** presence shows whether the server answers. */
-export function presence(up) {
+/** presence shows whether the server sends events, and the sentence with which it refuses. */
+export function presence(up, refusal = "") {
   attribute(byId("server"), "data-up", up);
-  text(byId("server-text"), up ? "Live" : "Server away");
-  byId("away").hidden = up;
+  text(byId("server-text"), up ? "Live" : refusal === "" ? "Server away" : "No events");
+  byId("away").hidden = up || refusal !== "";
+  byId("no-events").hidden = refusal === "";
+  text(byId("no-events-text"), refusal);
 }
