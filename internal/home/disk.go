@@ -1,14 +1,13 @@
 package home
 
 import (
-	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
 	"syscall"
 
-	"github.com/gofrs/flock"
+	"github.com/hubhop-iot/hubhop/internal/lock"
 )
 
 // Disk is the part of the file system that a device's directory uses. It is narrow, so that a test
@@ -34,7 +33,7 @@ type File interface {
 }
 
 // ErrTaken says that another process has a lock.
-var ErrTaken = errors.New("taken")
+var ErrTaken = lock.ErrTaken
 
 // noWait is a flag of Open. Without it the open of a pipe in the place of a file would wait for
 // ever.
@@ -68,12 +67,5 @@ func (realDisk) Lock(name string, directory bool) (io.Closer, error) {
 	if directory {
 		flag = os.O_RDONLY
 	}
-	l := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(flag))
-	switch ok, err := l.TryLock(); {
-	case err != nil:
-		return nil, err
-	case !ok:
-		return nil, ErrTaken
-	}
-	return l, nil
+	return lock.Try(name, flag, 0o600)
 }

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/hubhop-iot/hubhop/internal/lock"
 )
 
 // plainOnly are flags of Open: it must not wait for the other end of a pipe, nor follow a link.
@@ -43,29 +45,16 @@ func isFile(info fs.FileInfo, name string) (bool, error) {
 // lockDir locks a directory, alone or shared. It returns errors.ErrUnsupported if the file system
 // cannot.
 func lockDir(dir string, alone bool) (io.Closer, error) {
-	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	how := syscall.LOCK_SH
+	try := lock.TryShared
 	if alone {
-		how = syscall.LOCK_EX
+		try = lock.Try
 	}
-	for {
-		err = syscall.Flock(int(d.Fd()), how|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err == nil {
-		return d, nil
-	}
-	_ = d.Close()
+	l, err := try(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	switch {
-	case errors.Is(err, syscall.EWOULDBLOCK):
+	case errors.Is(err, lock.ErrTaken):
 		return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
 	case errors.Is(err, syscall.EBADF), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENOLCK), errors.Is(err, errors.ErrUnsupported):
 		return nil, errors.ErrUnsupported // as network file systems answer
 	}
-	return nil, &os.PathError{Op: "flock", Path: dir, Err: err}
+	return l, err
 }

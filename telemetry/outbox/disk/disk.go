@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/hubhop-iot/hubhop/internal/lock"
 )
 
 // Errors of a disk. Any other error is one of package os.
@@ -159,15 +159,11 @@ func lockFile(name string) (io.Closer, error) {
 	if err := checkPlain(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l := flock.New(name, flock.SetPermissions(0o600))
-	ok, err := l.TryLock()
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
+	l, err := lock.Try(name, os.O_CREATE|os.O_RDONLY, 0o600)
+	if errors.Is(err, lock.ErrTaken) {
 		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
 	}
-	return l, nil
+	return l, err
 }
 
 // IsHeld says whether a process has the outbox in dir open. It takes shared locks and gives them
@@ -184,12 +180,10 @@ func IsHeld(dir string) bool {
 	if checkPlain(name) != nil {
 		return false
 	}
-	f := flock.New(name, flock.SetFlag(os.O_RDONLY))
-	ok, err := f.TryRLock()
-	if ok {
-		_ = f.Unlock()
+	if l, err = lock.TryShared(name, os.O_RDONLY, 0); l != nil {
+		_ = l.Close()
 	}
-	return err == nil && !ok
+	return errors.Is(err, lock.ErrTaken)
 }
 
 // checkPlain returns ErrSpecial, with the kind of the file, if name is not a plain file.
