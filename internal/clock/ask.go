@@ -2,84 +2,113 @@ package clock
 
 import (
 	"context"
-	"slices"
 	"time"
 )
 
-// Ask asks the cloud for the time, unless the time is known or was asked for just now. ask puts the
-// question, and hears the answer. reason says that something has failed as with a wrong clock.
+// source is a server that is asked for the time. All devices that would ask the same one share it,
+// so that one question serves them all. Each source has its own pauses, because one that never
+// answers must not keep devices from another one that does.
+type source struct {
+	turn       chan struct{} // held by the goroutine that asks; guards the next two
+	unanswered int           // questions in a row
+	told       bool          // that they are
+
+	round uint64 // of looks in which somebody has begun to ask; Clock.watching guards it
+
+	// Clock.mu guards these.
+	users  int           // open devices
+	asked  time.Duration // Running at the last question; 0: there was none
+	urgent time.Duration // Running before which nobody asks
+	casual time.Duration // and nobody without a reason
+	fails  int           // questions without an answer, in a row
+}
+
+func newSource() *source { return &source{turn: make(chan struct{}, 1)} }
+
+// openLocked lets the device share its source with others.
+func (e *Epochs) openLocked() {
+	k := e.Clock
+	if k.sources == nil {
+		k.sources = map[string]*source{}
+	}
+	if shared := k.sources[e.whom]; shared != nil {
+		e.source = shared
+	}
+	k.sources[e.whom] = e.source
+	e.source.users++
+}
+
+// closeLocked takes that back.
+func (e *Epochs) closeLocked() {
+	if e.source.users--; e.source.users <= 0 {
+		delete(e.sources, e.whom)
+	}
+}
+
+// Ask asks the cloud for the time, unless the time is known or the same source was asked just now.
+// ask puts the question, and hears the answer. reason says that something has failed as with a
+// wrong clock.
 //
 // If ask fails, complain is called, once until ask works. Without a reason, two conditions must
 // hold too. It is the second failure in a row, because a failover may hit DPS for a moment. And
 // something speaks against the system clock, because many networks close that port and most clocks
 // are right.
-func (k *Clock) Ask(ctx context.Context, reason bool, ask func(context.Context) error, complain func(error)) {
+func (e *Epochs) Ask(ctx context.Context, reason bool, ask func(context.Context) error, complain func(error)) {
+	s := e.source
 	select { // a second caller gets the answer to the first one's question
-	case k.turn <- struct{}{}:
+	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return
 	}
-	defer func() { <-k.turn }()
-	if !k.due(reason) {
+	defer func() { <-s.turn }()
+	if !e.due(reason) {
 		return
 	}
 	err := ask(ctx)
 	switch {
 	case err == nil:
-		k.unanswered, k.told = 0, false
+		s.unanswered, s.told = 0, false
 		return
 	case ctx.Err() != nil:
 		return
 	}
-	if k.unanswered++; !k.told && (reason || k.unanswered > 1 && k.suspect()) {
-		k.told = true
+	if s.unanswered++; !s.told && (reason || s.unanswered > 1 && e.suspect()) {
+		s.told = true
 		complain(err)
 	}
 }
 
-// Watch lets somebody look at the clock every few seconds. One timer serves all who do.
-type Watch struct {
-	k    *Clock
-	look func(may bool) (asks bool)
+// Wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
+// time, it should be asked only if it has never answered, or if the system clock was set since.
+// With such a reason it should be asked again, because its answer may have been wrong.
+func (e *Epochs) Wanted(reason bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, running := e.lookLocked()
+	return e.wantedLocked(reason, running)
 }
 
-// Watch begins to call look, one call after the other for all watches. look must not block, and
-// must contain its panics. may says that it may ask for the time; it returns whether it does.
-func (k *Clock) Watch(look func(may bool) (asks bool)) *Watch {
-	w := &Watch{k, look}
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	if k.watches = append(k.watches, w); len(k.watches) > 1 {
-		return w
-	}
-	if k.timer == nil {
-		k.timer = time.AfterFunc(LookEvery, k.lookAll)
-	} else {
-		k.timer.Reset(LookEvery)
-	}
-	return w
+func (e *Epochs) wantedLocked(reason bool, running time.Duration) bool {
+	k, s := e.Clock, e.source
+	ago := running - k.heard
+	stale := k.astray && ago >= askAgain || reason && ago >= doubtAgain
+	known := !k.truth.IsZero() && !k.doubt && !stale
+	return !known && running >= s.urgent && (reason || running >= s.casual || s.asked < k.anew)
 }
 
-// End ends the watch. When it returns, look is not called any more.
-func (w *Watch) End() {
-	k := w.k
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	k.watches = slices.DeleteFunc(k.watches, func(one *Watch) bool { return one == w })
-	if len(k.watches) == 0 {
-		k.timer.Stop()
+// due says whether to ask; the caller then asks.
+func (e *Epochs) due(reason bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, running := e.lookLocked()
+	if !e.wantedLocked(reason, running) {
+		return false
 	}
-}
-
-// lookAll lets everybody look.
-func (k *Clock) lookAll() {
-	k.watching.Lock()
-	defer k.watching.Unlock()
-	asks := false // one asks for all
-	for _, w := range k.watches {
-		asks = w.look(!asks) || asks
+	s := e.source
+	if s.asked < e.anew {
+		s.fails = 0
 	}
-	if len(k.watches) > 0 {
-		k.timer.Reset(LookEvery)
-	}
+	s.asked, s.urgent, s.casual = running, running+askEvery, running+min(firstAsk<<min(s.fails, 10), maxAskWait)
+	s.fails++
+	return true
 }

@@ -77,30 +77,27 @@ type Clock struct {
 	counts bool      // Running goes on while the machine is suspended
 	born   time.Time // by Go's own clock, for durations
 
-	turn       chan struct{} // held by the goroutine that asks the cloud for the time; guards the next two
-	unanswered int           // questions in a row
-	told       bool          // that they are
-
-	mu     sync.Mutex    // also guards the epochs of all devices
-	all    []*Epochs     // of the devices that are open
-	floor  time.Time     // the beginning, if the time is the earliest that it can be
-	system time.Time     // the beginning by the system clock, when it was last looked at
-	truth  time.Time     // the beginning by the cloud; zero until it has named a time
-	astray bool          // the system clock is wrong
-	doubt  bool          // it was set since the cloud named the time
-	dated  time.Time     // the beginning that samples were dated by last
-	lag    time.Duration // how far Running is ahead of Go's own clock
-	turns  int           // how often the cloud has changed what is believed
-	heard  time.Duration // Running when the cloud last named the time
-	urgent time.Duration // Running before which nobody asks
-	casual time.Duration // and nobody without a reason
-	fails  int           // questions without an answer, in a row
+	mu      sync.Mutex         // also guards the epochs of all devices
+	all     []*Epochs          // of the devices that are open
+	sources map[string]*source // of these devices, by address
+	floor   time.Time          // the beginning, if the time is the earliest that it can be
+	system  time.Time          // the beginning by the system clock, when it was last looked at
+	truth   time.Time          // the beginning by the cloud; zero until it has named a time
+	astray  bool               // the system clock is wrong
+	doubt   bool               // it was set since the cloud named the time
+	dated   time.Time          // the beginning that samples were dated by last
+	lag     time.Duration      // how far Running is ahead of Go's own clock
+	turns   int                // how often the cloud has changed what is believed
+	heard   time.Duration      // Running when the cloud last named the time
+	anew    time.Duration      // Running since which the pauses between questions count
 	// What is to be told, without the lock:
 	news  []news
 	slept time.Duration
 
 	watching sync.Mutex // held while the watchers look at the clock; before mu
 	watches  []*Watch
+	rounds   uint64      // of looks
+	early    time.Time   // when they last looked before it was due
 	timer    *time.Timer // of their next look; nil: none was started
 }
 
@@ -112,7 +109,7 @@ type news struct {
 
 // New returns a clock that goes by what a machine knows.
 func New(c Machine) *Clock {
-	k := &Clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now(), turn: make(chan struct{}, 1)}
+	k := &Clock{c: c, boot: c.Boot, counts: c.Running != nil, born: time.Now()}
 	if k.c.Wall == nil {
 		k.c.Wall = time.Now
 	}
@@ -234,7 +231,7 @@ func (k *Clock) setLocked(system time.Time, moved, running time.Duration) {
 	if k.truth.IsZero() {
 		return // whatever it is now, the cloud has not said
 	}
-	k.doubt, k.fails, k.casual = true, 0, running
+	k.doubt, k.anew = true, running
 	switch off := system.Sub(k.truth); {
 	case k.astray:
 	case off.Abs() <= RightWithin:
@@ -273,23 +270,6 @@ func (k *Clock) Turned() int {
 	return k.turns
 }
 
-// Wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
-// time, it should be asked only if it has never answered, or if the system clock was set since.
-// With such a reason it should be asked again, because its answer may have been wrong.
-func (k *Clock) Wanted(reason bool) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	_, running := k.lookLocked()
-	return k.wantedLocked(reason, running)
-}
-
-func (k *Clock) wantedLocked(reason bool, running time.Duration) bool {
-	ago := running - k.heard
-	stale := k.astray && ago >= askAgain || reason && ago >= doubtAgain
-	known := !k.truth.IsZero() && !k.doubt && !stale
-	return !known && running >= k.urgent && (reason || running >= k.casual)
-}
-
 // suspect says whether something speaks against the system clock: somebody set it after the time
 // was known, or it shows a time before one that has certainly passed.
 func (k *Clock) suspect() bool {
@@ -297,19 +277,6 @@ func (k *Clock) suspect() bool {
 	defer k.mu.Unlock()
 	k.lookLocked()
 	return k.doubt || k.astray || k.system.Before(k.floor)
-}
-
-// due says whether to ask; the caller then asks.
-func (k *Clock) due(reason bool) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	_, running := k.lookLocked()
-	if !k.wantedLocked(reason, running) {
-		return false
-	}
-	k.urgent, k.casual = running+askEvery, running+min(firstAsk<<min(k.fails, 10), maxAskWait)
-	k.fails++
-	return true
 }
 
 // flush writes down what the next run of each device should know, and tells what there is to tell.

@@ -344,7 +344,7 @@ func TestEachSampleBelongsToTheEpochOfItsStamp(t *testing.T) {
 
 // own is a clock that one device alone goes by.
 func own(c Machine, tell func(journal.Event)) *Epochs {
-	k := New(c).For(tell, func(time.Duration) {})
+	k := New(c).For("dps:443", tell, func(time.Duration) {})
 	k.all = append(k.all, k)
 	return k
 }

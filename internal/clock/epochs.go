@@ -19,9 +19,11 @@ import (
 // them. The clock's mu guards what has no other guard.
 type Epochs struct {
 	*Clock
-	tell func(journal.Event)
-	woke func(slept time.Duration) // the machine has slept
-	keep func(File) error          // writes the file
+	whom   string  // the address that the device asks for the time
+	source *source // and what all devices know of it
+	tell   func(journal.Event)
+	woke   func(slept time.Duration) // the machine has slept
+	keep   func(File) error          // writes the file
 
 	fixes   atomic.Pointer[[]Epoch] // see made
 	file    File
@@ -39,10 +41,11 @@ type Keeper interface {
 	Mark(err error) // what is wrong with the file; nil: nothing
 }
 
-// For returns the clock for one device. tell is told what happens to the clock, and woke how long
+// For returns the clock for one device. whom is the address where the device asks for the time:
+// devices with the same one ask together. tell is told what happens to the clock, and woke how long
 // the machine was suspended; both are called without locks. Before [Epochs.Open] neither is called.
-func (k *Clock) For(tell func(journal.Event), woke func(slept time.Duration)) *Epochs {
-	return &Epochs{Clock: k, tell: tell, woke: woke, keep: func(File) error { return nil }}
+func (k *Clock) For(whom string, tell func(journal.Event), woke func(slept time.Duration)) *Epochs {
+	return &Epochs{Clock: k, whom: whom, source: newSource(), tell: tell, woke: woke, keep: func(File) error { return nil }}
 }
 
 // Open takes over what the last run has kept, now or as soon as the disk can read it. It is
@@ -78,6 +81,7 @@ func (k *Epochs) Open(keeper Keeper, l Line) {
 		k.changed++ // so that it is tried again
 	}
 	k.all = append(k.all, k)
+	k.openLocked()
 }
 
 // Kept returns what the next run should know, as it is now. Tests alone use it.
@@ -91,7 +95,10 @@ func (k *Epochs) Kept() File {
 func (k *Epochs) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.all = slices.DeleteFunc(k.all, func(one *Epochs) bool { return one == k })
+	if i := slices.Index(k.all, k); i >= 0 {
+		k.all = slices.Delete(k.all, i, i+1)
+		k.closeLocked()
+	}
 }
 
 // Hear takes the time that the cloud has named just now, to the device of e. It comes over a
@@ -116,7 +123,7 @@ func (e *Epochs) Hear(date time.Time, whose string) error {
 	if before.Sub(k.truth).Abs() > RightWithin {
 		k.turns++
 	}
-	k.doubt, k.fails, k.heard = false, 0, running
+	k.doubt, k.anew, k.heard = false, running, running
 	switch {
 	case k.astray && !wasAstray:
 		k.wrongLocked(off, "that of "+whose, date)
@@ -230,6 +237,7 @@ func (k *Epochs) restore(f File, l Line) {
 // clock. When it begins an epoch it writes that down before it returns, so that no sample is
 // durable whose epoch a restart would not know. The outbox waits for it, so it reports nothing.
 func (k *Epochs) Stamp(first uint64, made []time.Time) {
+	defer k.lookEarly()
 	defer k.write()
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -102,7 +102,7 @@ func New(shared *Shared, id Identity, app App) *Device {
 	d.disk, d.tls = home.RealDisk, d.tlsConfig()
 	d.bulkheads = bulkheads{d.emit}
 	d.handlers.bulkheads = d.bulkheads
-	d.time.Epochs = shared.start().clock.For(d.emit, d.resumed)
+	d.time.Epochs = shared.start().clock.For(d.timeAddress(), d.emit, d.resumed)
 	d.floods.emit = d.emit
 	d.twin = newTwin(d)
 	d.brain = split(shared.Rand)

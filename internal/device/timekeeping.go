@@ -103,11 +103,23 @@ func (d *Device) askTime(ctx context.Context, reason bool) {
 // timeSource returns whom the time is asked of: DPS, or the pinned hub.
 func (d *Device) timeSource() *dps.Client {
 	c := d.provisioner()
-	if d.id.PinnedHub != "" {
-		c.Host, c.Transport = cmp.Or(d.id.Gateway, d.id.PinnedHub), dps.MQTT
-		c.TLS = d.tlsFor(c.Host)
-	}
+	c.Host, c.Transport = d.timeHost()
+	c.TLS = d.tlsFor(c.Host)
 	return c
+}
+
+func (d *Device) timeHost() (string, dps.Transport) {
+	if d.id.PinnedHub != "" {
+		return cmp.Or(d.id.Gateway, d.id.PinnedHub), dps.MQTT
+	}
+	return d.c.ProvisioningHost, d.c.ProvisioningTransport
+}
+
+// timeAddress returns where that is.
+func (d *Device) timeAddress() string {
+	var c dps.Client
+	c.Host, c.Transport = d.timeHost()
+	return c.TimeAddress()
 }
 
 // noTime says that the cloud could not be asked for the time, and what to do.
