@@ -1,0 +1,93 @@
+package status
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestFourAnswersStandFirst prints devices in all kinds of states, and reads the first lines as an
+// operator does.
+func TestFourAnswersStandFirst(t *testing.T) {
+	now := time.Date(2026, time.November, 30, 3, 0, 0, 0, time.UTC)
+	next, ends := now.Add(12*time.Second), now.Add(time.Hour)
+	why := &Why{Rule: "H07", Signal: "connection refused", Action: "reprovision", Text: "hub-a: connection refused; reprovision; ask the hub's owner",
+		Hint: "ask the hub's owner", Evidence: "dial tcp 10.0.0.1:8883: connection refused", At: now.Add(-2 * time.Second)}
+	down := View{Version: "v1", Device: "dev-1", State: Waiting, Since: now.Add(-3 * time.Minute), Why: why, NextTry: &next, Outbox: Outbox{Queued: 178, Bytes: 21_500, OldestAgeSeconds: 179},
+		Clock: Clock{Trusted: true}, Credential: Credential{Kind: "certificate", Expires: &ends}}
+	up := down
+	up.State, up.Hub, up.NextTry, up.Since, up.Outbox = Connected, "hub-b", nil, now.Add(-time.Second), Outbox{}
+	up.LastFailover, up.Failovers = &Failover{From: "hub-a", To: "hub-b", Rule: "H07", TookMs: 312, At: now.Add(-time.Second)}, 1
+	fresh := View{Device: "dev-1", State: Connecting, Since: now, Outbox: Outbox{Queued: 1}}
+	old := *why
+	old.At = now.Add(-time.Hour)
+	again := down
+	again.Why, again.State, again.NextTry = &old, Connecting, nil
+	refused := down
+	refused.State = Refused
+	stopping := down
+	stopping.State = Stopping
+	sick := up
+	sick.Outbox = Outbox{Degraded: true, Text: "no space left"}
+	sick.Clock = Clock{OffsetMs: 3_600_000}
+	provisional := up
+	provisional.State = Provisional
+	for name, c := range map[string]struct {
+		v    View
+		want []string
+	}{
+		"an outage": {down, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB",
+			"why no link       hub-a: connection refused; reprovision [H07]: dial tcp 10.0.0.1:8883:", "                  connection refused (2.0 s ago)",
+			"next try          in 12 s, at " + next.Local().Format("15:04:05"), "what can I do     ask the hub's owner", "",
+		}},
+		"a link": {up, []string{
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
+			"what can I do     nothing", "",
+		}},
+		"the first moment": {fresh, []string{
+			"dev-1 has had no link for less than a second", "", "oldest unsent     1 message waits, of an age that is not known", "why no link       the first try is under way",
+			"next try          now: a try is under way", "what can I do     wait: the device is on its way", "",
+		}},
+		"a loss that nothing was decided about yet": {again, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB", "why no link       the first try is under way",
+		}},
+		"a refusal":       {refused, []string{"dev-1 is refused by the cloud until a person acts"}},
+		"a device's stop": {stopping, []string{"dev-1 is stopping"}},
+		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
+		"an unconfirmed link": {provisional, []string{
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s; DPS has not confirmed this hub",
+		}},
+	} {
+		var b bytes.Buffer
+		must(t, c.v.Print(&b, now, plainly))
+		got := strings.Split(b.String(), "\n")
+		for i, want := range c.want {
+			if got[i] != want {
+				t.Errorf("%s: line %d is\n%s, not\n%s", name, i, got[i], want)
+			}
+		}
+	}
+}
+
+func plainly(s string) string { return s }
+
+// TestNoTextMovesTheCursor prints a device whose every text is hostile.
+func TestNoTextMovesTheCursor(t *testing.T) {
+	evil := "\x1b[2J\nfake line\r"
+	v := View{Version: evil, Device: evil, State: Connected, Hub: evil, Transport: evil, Why: &Why{Rule: evil, Signal: evil, Text: evil, Hint: evil, Evidence: evil},
+		LastFailover: &Failover{From: evil, To: evil, Rule: evil}, Outbox: Outbox{Text: evil, Degraded: true}, Credential: Credential{Kind: evil},
+		Flows: []Flow{{Name: evil, State: evil, Text: evil}}, Assets: []Asset{{Name: evil, State: evil, Text: evil}}}
+	clean := func(s string) string { return strings.NewReplacer("\x1b", "", "\n", "", "\r", "").Replace(s) }
+	down := v
+	down.State, down.Hub = Waiting, ""
+	for _, v := range []View{v, down} {
+		var b bytes.Buffer
+		must(t, v.Print(&b, time.Now(), clean))
+		b.WriteString(v.Line(time.Now(), clean))
+		if strings.ContainsAny(b.String(), "\x1b\r") || strings.Contains(b.String(), "\nfake") {
+			t.Errorf("%q", b.String())
+		}
+	}
+}
