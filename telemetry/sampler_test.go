@@ -305,3 +305,39 @@ func TestTaskIsNeverRunTwiceAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestDueIsWhenTheNextSourceIsAsked: a sampler with sources that wait, then with one that hangs and
+// one that waits for its worker.
+func TestDueIsWhenTheNextSourceIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewSampler(1)
+		if due := s.Due(); !due.IsZero() {
+			t.Errorf("without sources it is due %v", due)
+		}
+		hang := make(chan struct{})
+		began := time.Now()
+		hanging := &task{run: func() time.Time { <-hang; return time.Time{} }}
+		s.start(&task{run: func() time.Time { return time.Now().Add(time.Minute) }})
+		synctest.Wait()
+		if due := s.Due(); !due.Equal(began.Add(time.Minute)) {
+			t.Errorf("it is due %v", due)
+		}
+		time.Sleep(time.Minute - time.Second)
+		s.start(hanging)
+		time.Sleep(time.Second) // the first source is due, and the only worker hangs
+		synctest.Wait()
+		if due := s.Due(); !due.Equal(began.Add(time.Minute)) {
+			t.Errorf("while no worker is free it is due %v", due)
+		}
+		time.Sleep(stuckAfter)
+		synctest.Wait()
+		if due := s.Due(); !due.After(time.Now()) {
+			t.Errorf("after another worker has taken over it is due %v", due)
+		}
+		close(hang)
+		synctest.Wait()
+		s.mu.Lock()
+		s.timer.Stop()
+		s.mu.Unlock()
+	})
+}

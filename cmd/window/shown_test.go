@@ -355,7 +355,7 @@ func names(v reflect.Value) (all []string) {
 				value = value.Elem()
 			}
 		}
-		if _, isTime := value.Interface().(time.Time); value.Kind() != reflect.Struct || isTime {
+		if _, isTime := reflect.TypeAssert[time.Time](value); value.Kind() != reflect.Struct || isTime {
 			all = append(all, name)
 			continue
 		}

@@ -59,3 +59,26 @@ func TestDurationsAreWrittenAsPeopleSayThem(t *testing.T) {
 		}
 	}
 }
+
+// TestBusyTellsOfASinkThatHangs looks while a sink takes an event, and after it.
+func TestBusyTellsOfASinkThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j Journal
+		hang := make(chan struct{})
+		j.Sink(func(Event) { <-hang })
+		if !j.Busy().IsZero() {
+			t.Error("it is busy before the first event")
+		}
+		began := time.Now()
+		go j.Emit(Event{Kind: Warning})
+		time.Sleep(time.Minute)
+		if !j.Busy().Equal(began) {
+			t.Errorf("it is busy since %v", j.Busy())
+		}
+		close(hang)
+		synctest.Wait()
+		if !j.Busy().IsZero() {
+			t.Error("it is busy for ever")
+		}
+	})
+}
