@@ -14,6 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
+	"github.com/hubhop-iot/hubhop/internal/page"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/status"
 )
@@ -45,7 +46,7 @@ type Window struct {
 // on. An error is about the options.
 func Open(ctx context.Context, shared *device.Shared, id device.Identity, o Options) (*Window, error) {
 	w := &Window{o: o, socket: status.Socket{Dir: home.Dir(id.StateDir, id.DeviceID), Short: status.ShortDir(o.RuntimeDir)}}
-	w.server = status.Server{Events: status.NewEvents(), SetLevel: o.Levels.Set, Report: func(text string) {
+	w.server = status.Server{Events: status.NewEvents(), Page: page.Device(), SetLevel: o.Levels.Set, Report: func(text string) {
 		shared.Journal.Emit(journal.Event{Kind: journal.Warning, Device: id.DeviceID, Text: text})
 	}}
 	var err error

@@ -201,6 +201,13 @@ func (b *tab) until(expression string) {
 	}
 }
 
+// reaches goes to a page, and reports whether its server answers.
+func (b *tab) reaches(url string) bool {
+	ctx, cancel := context.WithTimeout(b.ctx, limit)
+	defer cancel()
+	return chromedp.Do(ctx, chromedp.Navigate(url)) == nil
+}
+
 // reload loads the page again.
 var reload = chromedp.Reload()
 

@@ -93,7 +93,7 @@ func (s *staged) killHub() {
 	s.set(func(v *status.View) {
 		v.State, v.Hub, v.Since, v.NextTry = status.Waiting, "", lost, &next
 		v.Link = status.Link{}
-		v.Why = &status.Why{Rule: "H07", Signal: "dial refused", Action: "reprovision", Text: "hub-a refuses connections: nobody listens there.", Hint: "Check in the portal whether the hub is down.",
+		v.Why = &status.Why{Rule: "H07", Signal: "dial refused", Action: "reprovision", Text: "hub-a refuses connections: nobody listens there; reprovision; check in the portal whether the hub is down", Hint: "check in the portal whether the hub is down",
 			Evidence: "dial tcp 10.1.2.3:8883: connect: connection refused", At: lost.Add(time.Second)}
 		v.Outbox.Queued, v.Outbox.Bytes, v.Outbox.OldestAgeSeconds, v.Telemetry.PerSecond = 750, 96_000, 75, 0
 	}, journal.Event{Time: lost, Kind: journal.Decision, Hub: "hub-a.azure-devices.net", Rule: "H02", Signal: "link reset", Action: "reconnect", Error: "reset", Text: "hub-a.azure-devices.net: reconnect"})
@@ -133,13 +133,13 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 	s.killHub()
 	b.until(`document.querySelector("#verdict-text").textContent === "No link"`)
 	b.until(`/^75|76|77|78 s$/.test(document.querySelector("#a-oldest b").textContent)`)
-	if got := b.text("#a-why b"); got != "hub-a refuses connections: nobody listens there." {
+	if got := b.text("#a-why b"); got != "Hub-a refuses connections: nobody listens there" {
 		t.Error(got)
 	}
 	if got := b.text("#a-why code"); got != "dial tcp 10.1.2.3:8883: connect: connection refused" {
 		t.Error(got)
 	}
-	if got := b.text("#a-do b"); got != "Check in the portal whether the hub is down." {
+	if got := b.text("#a-do b"); got != "Check in the portal whether the hub is down" {
 		t.Error(got)
 	}
 	b.until(`document.querySelector("#live").textContent.includes("No link. hub-a refuses connections")`)

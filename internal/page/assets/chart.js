@@ -8,16 +8,16 @@ import { color, onScheme } from "./ui.js";
  */
 export class Chart {
   #canvas;
-  #span;
   #write;
   #area;
+  span;
   lines = [];
   marks = [];
 
-  /** span is how many ms are shown; write writes a value of the scale; area fills below the lines. */
+  /** span is how many ms are shown, whole minutes; write writes a value of the scale; area fills below the lines. */
   constructor(canvas, span, write, area = false) {
     this.#canvas = canvas;
-    this.#span = span;
+    this.span = span;
     this.#write = write;
     this.#area = area;
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -37,7 +37,7 @@ export class Chart {
     const c = canvas.getContext("2d");
     c.setTransform(scale, 0, 0, scale, 0, 0);
     c.clearRect(0, 0, w, h);
-    const from = now - this.#span;
+    const from = now - this.span;
     let top = 0;
     for (const line of this.lines) for (const p of line.points) if (p.at >= from && p.value > top) top = p.value;
     top = round(top);
@@ -45,7 +45,7 @@ export class Chart {
     const right = w - 6;
     const base = h - 20;
     const head = 10;
-    const x = (at) => left + ((at - from) / this.#span) * (right - left);
+    const x = (at) => left + ((at - from) / this.span) * (right - left);
     const y = (value) => base - (value / top) * (base - head);
 
     c.font = `11px ${color("--sans") || "sans-serif"}`;
@@ -63,7 +63,7 @@ export class Chart {
       c.fillText(this.#write(top * share), left - 6, at);
     }
     c.textBaseline = "alphabetic";
-    const minutes = this.#span / 60_000;
+    const minutes = this.span / 60_000;
     const every = [1, 2, 5, 10].find((n) => ((right - left) / minutes) * n > 58) ?? minutes;
     for (let i = 0; i <= minutes; i += every) {
       c.textAlign = i === 0 ? "right" : i === minutes ? "left" : "center";

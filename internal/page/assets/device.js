@@ -6,9 +6,11 @@ import { History } from "./history.js";
 import { Log } from "./log.js";
 import { askDated, Refresher, Stream } from "./net.js";
 import { drawTimeline } from "./timeline.js";
-import { announce, attribute, byId, bytes, clock, count, doing, duration, eachFrame, make, plural, presence, rate, text } from "./ui.js";
+import { announce, attribute, byId, bytes, clock, count, doing, duration, eachFrame, fitting, make, plural, presence, rate, text } from "./ui.js";
 
-const chartSpan = 600_000;
+const chartSpans = [60_000, 120_000, 300_000, 600_000]; // ms; a picture shows the shortest that fits
+const lineSpans = [60_000, 300_000, 1_800_000, 7_200_000, 86_400_000];
+const chartSpan = chartSpans.at(-1);
 
 let view = null;
 let seen = 0; // when the view was asked for, in ms of this browser
@@ -74,8 +76,8 @@ function answer(id, big, small, mood) {
 function ticking() {
   if (view === null) return;
   const v = view;
-  const { mood, sentence, more } = verdict();
-  text(byId("verdict-text"), sentence);
+  const { mood, sentence: head, more } = verdict();
+  text(byId("verdict-text"), head);
   text(byId("verdict-more"), more);
   attribute(byId("verdict"), "data-mood", mood);
 
@@ -94,6 +96,15 @@ function ticking() {
 
 const countdown = (s) => (s < 10 ? `${s.toFixed(1)} s` : duration(s));
 
+const sentence = (s) => s.charAt(0).toUpperCase() + s.slice(1);
+
+// cause returns the sentence of a failure without what the other answers say.
+function cause(w) {
+  let s = w.text || w.signal;
+  for (const tail of [w.hint, w.action]) if (tail && s.endsWith(`; ${tail}`)) s = s.slice(0, -tail.length - 2);
+  return s;
+}
+
 function fourAnswers() {
   const v = view;
   const w = v.why;
@@ -103,13 +114,13 @@ function fourAnswers() {
   const reason = w === null ? "" : `${w.rule}: ${w.signal}${w.action ? `; ${w.action}` : ""}`;
   if (linked(v)) answer("a-why", "There is a link", w === null ? "It has never failed." : `The last failure, ${clock(w.at)}, ${reason}`, "good");
   else if (w === null) answer("a-why", "Not known yet", "The device has just begun.", "quiet");
-  else answer("a-why", w.text || w.signal, `${reason} (since ${clock(w.at)})`, "bad");
+  else answer("a-why", sentence(cause(w)), `${reason} (at ${clock(w.at)})`, "bad");
 
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
   if (!v.clock.trusted) advice.push("This machine's clock is wrong. Set it.");
   if (v.outbox.quarantined > 0) advice.push(`${doing(v.outbox.quarantined, "sample", "was", "were")} put aside, because no hub would take them: hubhop outbox list --quarantined shows them.`);
-  if (!linked(v) && v.state !== "stopping" && w?.hint) advice.unshift(w.hint);
+  if (!linked(v) && v.state !== "stopping" && w?.hint) advice.unshift(sentence(w.hint));
   if (advice.length > 0) answer("a-do", advice[0], advice.slice(1).join(" "), linked(v) ? "warn" : "bad");
   else if (linked(v)) answer("a-do", "Nothing", "All is well.", "good");
   else answer("a-do", "Nothing", "The device goes on trying by itself, and keeps its samples.", "quiet");
@@ -181,16 +192,20 @@ function flows() {
   );
 }
 
-const backlogChart = new Chart(byId("backlog"), chartSpan, (n) => count(n), true);
-const rateChart = new Chart(byId("rate"), chartSpan, rate, true);
+const backlogChart = new Chart(byId("backlog"), chartSpans[0], (n) => count(n), true);
+const rateChart = new Chart(byId("rate"), chartSpans[0], rate, true);
 backlogChart.lines = [{ color: "--hub-1", points: backlog }];
 rateChart.lines = [{ color: "--hub-0", points: rates }];
 rateChart.marks = backlogChart.marks;
 
 function pictures() {
-  drawTimeline(byId("timeline"), history, Number(byId("span").value), now());
-  backlogChart.draw();
-  rateChart.draw();
+  const known = now() - (history.known ?? now());
+  drawTimeline(byId("timeline"), history, Number(byId("span").value) || fitting(known, lineSpans), now());
+  const shown = fitting(backlog.length === 0 ? 0 : Date.now() - backlog[0].at, chartSpans);
+  for (const chart of [backlogChart, rateChart]) {
+    chart.span = shown;
+    chart.draw();
+  }
 }
 byId("span").addEventListener("change", pictures);
 new ResizeObserver(pictures).observe(byId("timeline"));
@@ -219,11 +234,10 @@ const draw = eachFrame(() => {
   moves();
   flows();
   pictures();
-  const { sentence } = verdict();
-  document.title = `${v.device}: ${sentence}`;
+  document.title = `${v.device}: ${verdict().sentence}`;
   const change = `${v.state} ${v.hub}`;
   if (change !== said) {
-    if (said !== "") announce(`${v.device}: ${sentence}. ${linked(v) || v.why === null ? "" : v.why.text}`);
+    if (said !== "") announce(`${v.device}: ${verdict().sentence}. ${linked(v) || v.why === null ? "" : cause(v.why)}`);
     said = change;
   }
 });
@@ -241,8 +255,8 @@ const commands = new Map([
 let heard = false; // whether an event has come
 function hear(kind, e) {
   if (kind === "missed") {
-    const sentence = heard ? `This page was too slow for ${plural(e.count, "event")}` : `${doing(e.count, "earlier event", "is", "are")} not kept any more`;
-    log.add({ at: now(), sentence, mood: heard ? "warn" : "quiet", loud: false });
+    const told = heard ? `This page was too slow for ${plural(e.count, "event")}` : `${doing(e.count, "earlier event", "is", "are")} not kept any more`;
+    log.add({ at: now(), sentence: told, mood: heard ? "warn" : "quiet", loud: false });
     return;
   }
   heard = true;

@@ -9,9 +9,10 @@ import { dpsFaults, faultWords, hubFaults } from "./faults.js";
 import { Log } from "./log.js";
 import { ask, Refresher, Refusal, Stream } from "./net.js";
 import { Stage } from "./stage.js";
-import { announce, attribute, byId, clone, count, doing, eachFrame, make, plural, presence, rate, text } from "./ui.js";
+import { announce, attribute, byId, clone, count, doing, eachFrame, fitting, make, plural, presence, rate, text } from "./ui.js";
 
-const span = 180_000; // ms of the chart
+const spans = [60_000, 180_000]; // ms of the chart
+const longest = spans.at(-1);
 
 const stage = new Stage(byId("stage"), byId("dots"));
 stage.pad("", byId("pad-away"));
@@ -171,7 +172,7 @@ byId("heal-all").addEventListener("click", async () => {
 
 // What is drawn.
 
-const chart = new Chart(byId("rate"), span, rate, true);
+const chart = new Chart(byId("rate"), spans[0], rate, true);
 
 const draw = eachFrame(() => {
   if (!began) return;
@@ -292,6 +293,7 @@ function hear(kind, e) {
 }
 
 // The rates of the last second, for as long as the page is visible.
+const opened = Date.now();
 let counted = performance.now();
 let up = false;
 function second() {
@@ -306,9 +308,10 @@ function second() {
       // A device that sends once in five seconds should not make the number flicker.
       h.now = measured === 0 && h.now < 0.05 ? 0 : h.now * 0.5 + measured * 0.5;
       h.points.push({ at: Date.now(), value: h.now });
-      while (h.points.length > 0 && h.points[0].at < Date.now() - span - 5_000) h.points.shift();
+      while (h.points.length > 0 && h.points[0].at < Date.now() - longest - 5_000) h.points.shift();
       moved ||= h.now > 0;
     }
+    chart.span = fitting(Date.now() - opened, spans);
     chart.draw();
     if (moved) draw();
   }

@@ -74,6 +74,9 @@ export function clock(at) {
   return Math.abs(Date.now() - date.getTime()) < 43_200_000 ? clockFormat.format(date) : dayFormat.format(date);
 }
 
+/** fitting returns the first of some spans that is long enough, else the last. */
+export const fitting = (span, spans) => spans.find((s) => s >= span) ?? spans.at(-1);
+
 /** eachFrame calls a function at most once in a frame, however often the returned function is called. */
 export function eachFrame(work) {
   let due = false;
