@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills demo cross conformance
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills picture demo cross conformance
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ days: ## days of bad weather and of renewals, in virtual time
 
 drills: ## every scenario of scripts/scenarios in virtual time, also the long ones (two minutes)
 	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^TestLibrary' -count=1 -timeout 20m -v
+
+picture: ## draw docs/failover.svg again, with a drill in virtual time
+	$(GO) test ./internal/drill/play -run TestThePictureInTheReadmeIsUpToDate -count=1 -update
 
 demo: ## see it work
 	$(GO) run . demo

@@ -36,7 +36,7 @@ another device or SDK; that changes no verdict.
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "report", "", "directory to write the report into: report.html, report.md, report.json, junit.xml")
+	f.StringVar(&dir, "report", "", "directory to write the report into: report.html, report.md, report.json, junit.xml, timeline.svg")
 	f.StringVar(&earlier, "compare", "", "report.json of an earlier run")
 	f.BoolVar(&asJSON, "json", false, "print report.json")
 	return c

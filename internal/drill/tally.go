@@ -40,6 +40,9 @@ type Tally struct {
 	open     []*recovery // in order of their faults
 	faults   map[string]int
 	link     int  // index of the link that is up, -1: none
+	fell     bool // the link was lost, and no decision is known since
+	outages  int  // that are over
+	marked   int  // outages before the newest mark
 	speaks   bool // the device has a journal that we read
 	hubs     map[string]*report.Account
 	boxes    map[string]*ends
@@ -240,12 +243,15 @@ func (t *Tally) event(at time.Time, e journal.Event) {
 	switch e.Kind {
 	case journal.Connected:
 		t.linkUp(t.ms(at), t.name(e.Hub), e.Provisional)
+		t.outages++
 	case journal.Lost, journal.Stopped:
 		t.linkDown(t.ms(at))
+		t.fell = true
 	case journal.Decision:
-		if e.Error != "" {
+		if e.Error != "" || t.fell { // the others only name the next step
 			t.mark(at, e)
 		}
+		t.fell = false
 	default:
 	}
 	for _, r := range t.open {
@@ -265,6 +271,8 @@ func (r *recovery) event(at time.Time, e journal.Event, hub string) {
 	case journal.Decision:
 		if e.Error != "" {
 			r.detect(since)
+		}
+		if r.down {
 			r.Rule = cmp.Or(r.Rule, e.Rule)
 		}
 	case journal.Assigned, journal.AssignedAgain:
@@ -290,16 +298,17 @@ func (r *recovery) detect(since int64) {
 	r.down = true
 }
 
-// mark notes a decision. Decisions that repeat themselves become one mark.
+// mark notes a decision. Decisions that repeat themselves in one outage become one mark.
 func (t *Tally) mark(at time.Time, e journal.Event) {
 	hub := t.name(e.Hub)
 	if n := len(t.rep.Decisions); n > 0 {
 		last := &t.rep.Decisions[n-1]
-		if n == mostMarks || last.Hub == hub && last.Rule == e.Rule && last.Action == e.Action {
+		if n == mostMarks || t.marked == t.outages && last.Hub == hub && last.Rule == e.Rule && last.Action == e.Action {
 			last.Times = max(last.Times, 1) + max(e.Times, 1)
 			return
 		}
 	}
+	t.marked = t.outages
 	t.rep.Decisions = append(t.rep.Decisions, report.Mark{AtMs: t.ms(at), Hub: hub, Rule: e.Rule, Action: e.Action, Text: t.short(e.Text), Times: e.Times})
 }
 

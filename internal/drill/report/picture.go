@@ -302,8 +302,11 @@ func (p *picture) decisions() {
 	free, shown := p.left-100, p.left-100
 	for i, d := range p.r.Decisions {
 		x, next := p.x(d.AtMs), p.left+p.width
-		if i+1 < len(p.r.Decisions) {
-			next = p.x(p.r.Decisions[i+1].AtMs) - 5
+		for _, after := range p.r.Decisions[i+1:] {
+			if at := p.x(after.AtMs); at-x >= 2 { // it has a mark of its own
+				next = at - 5
+				break
+			}
 		}
 		if x-shown < 2 {
 			continue
@@ -447,7 +450,7 @@ func nice(v float64) float64 {
 		return 0
 	}
 	p := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, m := range []float64{1, 1.5, 2, 3, 5, 10} {
+	for _, m := range []float64{1, 1.5, 2, 3, 4, 5, 6, 8, 10} {
 		if v <= m*p*1.0001 {
 			return m * p
 		}

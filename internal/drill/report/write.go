@@ -17,18 +17,24 @@ func JSON(w io.Writer, r Report) error {
 	return e.Encode(r)
 }
 
-// Files are the names of what Write writes, beside [HistoryFile].
-var Files = []string{"report.html", "report.md", "report.json", "junit.xml"}
+// SVG writes the time line as a picture; see [Picture].
+func SVG(w io.Writer, r Report) error {
+	_, err := w.Write(Picture(r))
+	return err
+}
 
-// Write writes the report into dir, which it makes: report.html, report.md, report.json and
-// junit.xml. A file is there whole or not at all, and an earlier one stays until then. Write tries
+// Files are the names of what Write writes, beside [HistoryFile].
+var Files = []string{"report.html", "report.md", "report.json", "junit.xml", "timeline.svg"}
+
+// Write writes the report into dir, which it makes: report.html, report.md, report.json,
+// junit.xml and timeline.svg. A file is there whole or not at all, and an earlier one stays until then. Write tries
 // each file, and returns what went wrong with each.
 func Write(dir string, r Report) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("report: %w; name another directory", err)
 	}
 	var all []error
-	for i, write := range []func(io.Writer, Report) error{HTML, Markdown, JSON, JUnit} {
+	for i, write := range []func(io.Writer, Report) error{HTML, Markdown, JSON, JUnit, SVG} {
 		if err := replace(filepath.Join(dir, Files[i]), func(w io.Writer) error { return write(w, r) }); err != nil {
 			all = append(all, fmt.Errorf("report: %s is not written: %w", Files[i], err))
 		}
