@@ -105,3 +105,17 @@ func envName(key string) string {
 
 // warn keeps a sentence for the log about a setting that is used all the same.
 func (s *settings) warn(text string) { s.warnings = append(s.warnings, text) }
+
+// tidy removes blanks and line ends around values, which files from Windows and copied lines have,
+// and writes host names in small letters.
+func (s *settings) tidy() {
+	host := &s.plan.shared.Config.ProvisioningHost
+	for _, text := range []*string{
+		&s.plan.id.IDScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, host,
+	} {
+		*text = strings.TrimSpace(*text)
+	}
+	if !secret.Looks(*host) { // in small letters it would not be recognised as a secret
+		*host = strings.ToLower(*host)
+	}
+}

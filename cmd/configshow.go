@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/sample"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
@@ -52,7 +53,7 @@ func runConfigShow(env *Env, s *settings, asJSON bool) error {
 		if e.Source == "" {
 			e.Value, e.Source = s.resolved(f)
 		}
-		pasted := secret.Looks(e.Value) && (f.Name != "device-id" || checkRegistrationID(e.Value) != nil)
+		pasted := secret.Looks(e.Value) && (f.Name != "device-id" || cli.CheckRegistrationID(e.Value) != nil)
 		if e.Value != "" && (slices.Contains(secrets, f.Name) || pasted) {
 			e.Value = "********"
 		}

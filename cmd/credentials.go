@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
 	"github.com/hubhop-iot/hubhop/internal/azname"
@@ -74,7 +75,7 @@ func (s *settings) identity(c *device.Identity) error {
 		faults = append(faults, fmt.Errorf("device-id: %w", err))
 	}
 	c.DeviceID = id
-	if err := checkIDScope(c.IDScope); err != nil {
+	if err := cli.CheckIDScope(c.IDScope); err != nil {
 		faults = append(faults, fmt.Errorf("id-scope %w", err))
 	}
 	if given["cert"] {
@@ -178,7 +179,7 @@ func (s *settings) name() (name, source string, err error) {
 func (s *settings) deviceName(certificate *tls.Certificate) (string, error) {
 	switch {
 	case s.deviceID != "":
-		return s.deviceID, checkRegistrationID(s.deviceID)
+		return s.deviceID, cli.CheckRegistrationID(s.deviceID)
 	case certificate != nil && certificate.Leaf.Subject.CommonName != "":
 		return certificate.Leaf.Subject.CommonName, dps.CheckRegistrationID(certificate.Leaf.Subject.CommonName)
 	case s.cert != "" || s.certKey != "":

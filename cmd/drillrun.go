@@ -83,13 +83,14 @@ embedded target cannot do. It plays nothing. docs/drill.md describes the languag
 
 // drillFlags are the flags of drill run.
 type drillFlags struct {
-	device, speed, dir, earlier string
-	seed                        uint64
-	asJSON, quiet               bool
+	targetFlags
+	speed, dir, earlier string
+	seed                uint64
+	asJSON, quiet       bool
 }
 
 func newDrillRunCommand(env *Env, builtin []byte) *cobra.Command {
-	var f drillFlags
+	f := drillFlags{targetFlags: targetFlags{moveFlags: moveFlags{settings: settings{env: env, builtin: builtin}}}}
 	c := &cobra.Command{
 		Use:   "run FILE-OR-NAME",
 		Short: "Play a scenario, and prove what came of it",
@@ -97,15 +98,25 @@ func newDrillRunCommand(env *Env, builtin []byte) *cobra.Command {
 or one of those that hubhop drill list names. Everything that it has changed is put back, also after Ctrl-C and after a step that fails.
 
 The verdict is passed, failed, or unknown, if the proof itself failed: then there was no device, or nobody knows what has arrived. The exit code
-is 0 only if it is passed. Time is virtual unless --speed or the scenario says otherwise, so an hour passes in seconds.` + "\n" + exitHelp,
+is 0 only if it is passed. Time is virtual unless --speed or the scenario says otherwise, so an hour passes in seconds.` + "\n" + targetHelp + exitHelp,
 		Example: `  hubhop drill run giant-lizard
   hubhop drill run seeded-chaos --seed 42 --report out
-  hubhop drill run my-scenario.yaml --speed real`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return runDrill(c.Context(), env, builtin, args[0], f) },
+  hubhop drill run my-scenario.yaml --speed real
+  hubhop drill run planned-failover --target central --app myapp.azureiotcentral.com --token-file token --id-scope 0ne00ABCDEF --group-key-file group.key
+  hubhop drill run my-scenario.yaml --device external --sequence-field seq --exec 'node app.js'`,
+		Args: func(c *cobra.Command, args []string) error {
+			if at := c.ArgsLenAtDash(); at >= 0 {
+				args = args[:at]
+			}
+			return cobra.ExactArgs(1)(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			f.args = args[1:]
+			return runDrill(c.Context(), env, builtin, args[0], &f)
+		},
 	}
 	fs := c.Flags()
-	fs.StringVar(&f.device, "device-id", "", "id of the device under test")
+	f.add(fs)
 	fs.StringVar(&f.speed, "speed", "", "virtual or real; the default is what the scenario says, else virtual where that is possible")
 	fs.Uint64Var(&f.seed, "seed", 1, "of everything that chance decides; the same seed gives the same schedule of faults")
 	fs.StringVar(&f.dir, "report", "", "directory to write the report into: report.html, report.md, report.json, junit.xml, history.jsonl")
@@ -115,7 +126,7 @@ is 0 only if it is passed. Time is virtual unless --speed or the scenario says o
 	return c
 }
 
-func runDrill(ctx context.Context, env *Env, builtin []byte, name string, f drillFlags) error {
+func runDrill(ctx context.Context, env *Env, builtin []byte, name string, f *drillFlags) error {
 	s, file, err := readScenario(env, name)
 	if err != nil {
 		return err
@@ -128,9 +139,14 @@ func runDrill(ctx context.Context, env *Env, builtin []byte, name string, f dril
 		return usage(fmt.Errorf("speed must be virtual or real, it is %s", secret.Quoted(f.speed)))
 	}
 	speed := cmp.Or(f.speed, s.Speed)
-	target, err := insideTarget(env, builtin, speed == "real")
+	target, err := f.choose(f.dir)
 	if err != nil {
-		return usage(err)
+		return err
+	}
+	if target == nil {
+		if target, err = insideTarget(env, builtin, speed == "real"); err != nil {
+			return usage(err)
+		}
 	}
 	virtual := speed == "virtual" || speed == "" && target.Lacks(drill.NeedVirtual) == ""
 	if err := play.Check(s, file, target, virtual, f.seed); err != nil {
@@ -146,8 +162,8 @@ func runDrill(ctx context.Context, env *Env, builtin []byte, name string, f dril
 		return err
 	}
 	run := play.Run{
-		Scenario: s, Target: target, Device: f.device, Seed: f.seed, Virtual: virtual, Began: began, Take: record.Take,
-		Client: "hubhop " + version(), Versions: map[string]string{"hubhop": version(), "go": runtime.Version()},
+		Scenario: s, Target: target, Device: f.deviceID, Seed: f.seed, Virtual: virtual, Began: began, Take: record.Take,
+		Client: f.named(), Versions: map[string]string{"hubhop": version(), "go": runtime.Version()},
 		Environment: map[string]string{"os": runtime.GOOS, "arch": runtime.GOARCH, "cpus": strconv.Itoa(runtime.NumCPU())},
 	}
 	ended := run.Play(ctx)

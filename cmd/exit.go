@@ -15,6 +15,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
+	"github.com/hubhop-iot/hubhop/internal/program"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -68,8 +69,8 @@ func exitCode(err error) int {
 	if err == nil {
 		return exitOK
 	}
-	if ended, ok := errors.AsType[*commandError](err); ok {
-		return ended.code
+	if ended, ok := errors.AsType[*program.Error](err); ok {
+		return ended.Code
 	}
 	for _, c := range exitCodes {
 		if errors.Is(err, c.is) {

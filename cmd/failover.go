@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/central"
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
@@ -103,15 +105,20 @@ func (m *moveFlags) command(name, short, long string) *cobra.Command {
 	own.Lookup("device-id").Usage = "the device that is to move"
 	own.Lookup("provisioning-host").Usage = "DPS of the application, host or host:port of its HTTPS; --wait asks there"
 	f.AddFlagSet(own)
-	f.StringVar(&m.app, "app", "", "host of the IoT Central application, such as myapp.azureiotcentral.com")
-	f.StringVar(&m.tokenFile, "token-file", "", "file with the application's API token, or a token of Entra ID (default: the variable IOTC_TOKEN)")
-	f.StringVar(&m.via, "via", "rest", "who asks IoT Central: rest (hubhop itself) or az (the Azure CLI)")
-	f.StringVar(&m.appID, "app-id", "", "id of the application, for --via az (default: what --app begins with)")
+	m.addApplication(f)
 	f.StringVar(&m.sim, "sim", "", "a running hubhop sim instead of IoT Central: its control address, or its --out directory")
 	f.BoolVar(&m.wait, "wait", false, "wait until the device is seen on the other hub")
 	f.DurationVar(&m.timeout, "timeout", 5*time.Minute, "how long --wait waits")
 	f.BoolVar(&m.asJSON, "json", false, "print the answer as JSON")
 	return c
+}
+
+// addApplication defines the flags that name an IoT Central application.
+func (m *moveFlags) addApplication(f *pflag.FlagSet) {
+	f.StringVar(&m.app, "app", "", "host of the IoT Central application, such as myapp.azureiotcentral.com")
+	f.StringVar(&m.tokenFile, "token-file", "", "file with the application's API token, or a token of Entra ID (default: the variable IOTC_TOKEN)")
+	f.StringVar(&m.via, "via", "rest", "who asks IoT Central: rest (hubhop itself) or az (the Azure CLI)")
+	f.StringVar(&m.appID, "app-id", "", "id of the application, for --via az (default: what --app begins with)")
 }
 
 func (m *moveFlags) run(ctx context.Context, operation string) error {
@@ -177,7 +184,7 @@ func (m *moveFlags) prepare() (mover, central.Watch, error) {
 	faults := []error{m.load()}
 	if m.deviceID == "" {
 		faults = append(faults, fmt.Errorf("device-id is missing: which device is to move? Give --device-id"))
-	} else if err := checkRegistrationID(m.deviceID); err != nil {
+	} else if err := cli.CheckRegistrationID(m.deviceID); err != nil {
 		faults = append(faults, fmt.Errorf("device-id: %w", err))
 	}
 	if most := int(central.MaxFailover / time.Minute); m.ttlMinutes < 0 || m.ttlMinutes > most {
@@ -195,7 +202,7 @@ func (m *moveFlags) prepare() (mover, central.Watch, error) {
 		err = errors.New("app and sim are given together; which of them is to move the device?")
 	case m.sim != "":
 		var control string
-		control, err = controlAddress("sim", m.sim)
+		control, _, _, err = findSim("sim", m.sim)
 		at := &drill.Mover{Control: &drill.Control{URL: control, Client: http.Client{Transport: &http.Transport{DialContext: m.env.DialContext}}}}
 		who, watch = at, at
 	default:
@@ -222,20 +229,16 @@ func (m *moveFlags) application() (mover, central.Watch, error) {
 		return nil, nil, errors.New("app is missing: give the host of the IoT Central application with --app, or a simulator with --sim")
 	}
 	name, suffix, dotted := strings.Cut(m.app, ".")
-	faults := []error{checkHost("app", m.app)}
+	faults := []error{cli.CheckHost("app", m.app)}
 	if !dotted {
 		faults = append(faults, fmt.Errorf("app is %s; it must be a whole host name, such as myapp.azureiotcentral.com", secret.Quoted(m.app)))
 	}
-	token, err := m.token()
-	faults = append(faults, err)
+	token, tokenErr := m.token()
 	roots, err := m.roots()
-	faults = append(faults, err, checkHost("provisioning-host", m.plan.shared.Config.ProvisioningHost))
+	faults = append(faults, tokenErr, err, cli.CheckHost("provisioning-host", m.plan.shared.Config.ProvisioningHost))
 	rest := &central.Application{
 		Host: m.app, Token: token, ProvisioningHost: m.plan.shared.Config.ProvisioningHost,
-		Client: &http.Client{Transport: &http.Transport{
-			DialContext: m.env.DialContext, Proxy: http.ProxyFromEnvironment,
-			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 15 * time.Second,
-		}},
+		Client: m.client(roots),
 		Waiting: func(d time.Duration, why error) {
 			_, _ = fmt.Fprintf(m.env.Stderr, "hubhop: %s; asked to wait %v\n", escaped(clip(why.Error())), d)
 		},
@@ -251,7 +254,7 @@ func (m *moveFlags) application() (mover, central.Watch, error) {
 		}
 		who = &central.CLI{Program: program, Environ: m.env.Environ, AppID: name, Host: m.app, Suffix: suffix, Token: token}
 	}
-	if token == "" && err == nil {
+	if token == "" && tokenErr == nil {
 		switch {
 		case m.via != "az":
 			faults = append(faults, errors.New("token-file is missing: IoT Central makes API tokens under Permissions, API tokens; put one in a file that --token-file names, or in IOTC_TOKEN"))
@@ -260,6 +263,14 @@ func (m *moveFlags) application() (mover, central.Watch, error) {
 		}
 	}
 	return who, rest, errors.Join(faults...)
+}
+
+// client asks services over HTTPS.
+func (m *moveFlags) client(roots *x509.CertPool) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: m.env.DialContext, Proxy: http.ProxyFromEnvironment,
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 15 * time.Second,
+	}}
 }
 
 // token returns the token of the application, "" if none is given.

@@ -23,6 +23,7 @@ var choices = map[string][]string{
 	"log-level":               {"trace", "debug", "info", "warn", "error"},
 	"log-format":              {"console", "json"},
 	"via":                     {"rest", "az"},
+	"device":                  {"embedded", "external"},
 	"layout":                  {sim.LayoutLoopback, sim.LayoutPorts},
 	"move":                    {sim.MoveDisable, sim.MoveDelete},
 	"allocation":              {sim.AllocateStatic, sim.AllocateHashed, sim.AllocateGeoLatency, sim.AllocateCustom},
@@ -35,7 +36,7 @@ var choices = map[string][]string{
 // files are the flags that name a file; dirs are the flags that name a directory.
 var (
 	files = []string{
-		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "http-token-file", "sim",
+		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "http-token-file", "sim", "dps-service-file", "hub-service-file",
 	}
 	dirs = []string{"state-dir", "out", "dir"}
 )

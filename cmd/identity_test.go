@@ -22,6 +22,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -133,7 +134,7 @@ func TestImpossibleAddressesAndIDsAreRefused(t *testing.T) {
 		"127.0.0.1:8090": true, "localhost:0": true, "[::1]:8090": true, ":8090": true, "127.0.0.1": false, "127.0.0.1:70000": false,
 		"127.0.0.1:abc": false, "127.0.0.1:": false, "http://127.0.0.1:8090": false, "127.0.0.1:8090/": false, "a b:1": false, "": false,
 	} {
-		if err := checkListen("control", address); (err == nil) != right {
+		if err := cli.CheckListen("control", address); (err == nil) != right {
 			t.Errorf("%q: %v", address, err)
 		}
 	}

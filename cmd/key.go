@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
@@ -41,7 +42,7 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 	if deviceID == "" {
 		return usage(errors.New("device-id is missing; the key is made for one device"))
 	}
-	if err := checkRegistrationID(deviceID); err != nil {
+	if err := cli.CheckRegistrationID(deviceID); err != nil {
 		return usage(fmt.Errorf("device-id: %w", err))
 	}
 	if groupKey != "" && file != "" {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
@@ -34,7 +35,7 @@ func openLedger(ctx context.Context, env *Env, where, deviceID string) (*drill.L
 	if err != nil {
 		return nil, usage(fmt.Errorf("ledger: %w", err))
 	}
-	if err := checkHost("ledger", u.Host); err != nil {
+	if err := cli.CheckHost("ledger", u.Host); err != nil {
 		return nil, usage(err)
 	}
 	if u.Path == "" || u.Path == "/" {

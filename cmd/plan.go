@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/device"
@@ -40,7 +41,7 @@ func (s *settings) device(agent string) (plan, error) {
 	p, err := s.behaviour(agent)
 	faults := []error{err, s.identity(&p.id)}
 	if p.id.PinnedHub == "" {
-		faults = append(faults, checkHost("provisioning-host", p.shared.Config.ProvisioningHost))
+		faults = append(faults, cli.CheckHost("provisioning-host", p.shared.Config.ProvisioningHost))
 	}
 	if p.id.Certificate != nil {
 		if why := pemfile.Invalid(p.id.Certificate, s.cert, time.Now()); why != "" {

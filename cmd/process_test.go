@@ -34,7 +34,7 @@ func until(holds func() bool) bool {
 // sim) is waited for, and devices are pointed at it.
 func pipedCommand(ts *testscript.TestScript, _ bool, args []string) {
 	name, how, args := args[0], args[1], args[2:]
-	cmd := program(ts, "hubhop", args...)
+	cmd := programOf(ts, "hubhop", args...)
 	r, w, err := os.Pipe()
 	ts.Check(err)
 	if how == "stall" {
@@ -112,7 +112,7 @@ func bugMain() {
 // watch, and waits until it has written something: watching DEVICE. What it writes goes to
 // DEVICE.watch.
 func watchingCommand(ts *testscript.TestScript, _ bool, args []string) {
-	cmd := program(ts, "hubhop", "status", "--watch", "--device-id", args[0])
+	cmd := programOf(ts, "hubhop", "status", "--watch", "--device-id", args[0])
 	cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
 	out, err := os.Create(ts.MkAbs(args[0] + ".watch"))
 	ts.Check(err)

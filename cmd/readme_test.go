@@ -78,7 +78,7 @@ func TestMessagesNameFlagsThatExist(t *testing.T) {
 	}
 	for _, dir := range []string{
 		".", "../internal/device", "../internal/journal", "../failover", "../hub", "../dps", "../telemetry", "../telemetry/outbox", "../model",
-		"cli", "../internal/azname", "../internal/central", "../internal/clock", "../internal/configfile", "../internal/drill", "../internal/home", "../internal/mqtt", "../internal/namedfile", "../internal/pemfile",
+		"cli", "../internal/azname", "../internal/central", "../internal/clock", "../internal/configfile", "../internal/drill", "../internal/drill/target", "../internal/drill/play", "../internal/program", "../internal/home", "../internal/mqtt", "../internal/namedfile", "../internal/pemfile",
 		"../internal/sample", "../internal/secret", "../telemetry/message", "../telemetry/outbox/audit", "../telemetry/outbox/disk", "../telemetry/outbox/format",
 	} {
 		files, err := filepath.Glob(dir + "/*.go")

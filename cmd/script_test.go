@@ -133,8 +133,8 @@ func named(ts *testscript.TestScript, name string) *process {
 	return p
 }
 
-// program is a command in the script's world.
-func program(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
+// programOf is a command in the script's world.
+func programOf(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 	path := ""
 	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -156,7 +156,7 @@ func program(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 // cloudCommand starts `hubhop sim` with free ports and waits until it is ready. It leaves sim/ and
 // group.key, and sets the environment with which a device finds it.
 func cloudCommand(ts *testscript.TestScript, _ bool, args []string) {
-	cmd := program(ts, "hubhop", append([]string{"sim", "--out", "sim", "--layout", "ports", "--control", "127.0.0.1:0", "--retry-after", "1s"}, args...)...)
+	cmd := programOf(ts, "hubhop", append([]string{"sim", "--out", "sim", "--layout", "ports", "--control", "127.0.0.1:0", "--retry-after", "1s"}, args...)...)
 	out, err := cmd.StdoutPipe()
 	ts.Check(err)
 	log, err := os.Create(ts.MkAbs("sim.log"))
@@ -200,7 +200,7 @@ func tokenCommand(ts *testscript.TestScript, _ bool, args []string) {
 
 // keptCommand starts `hubhop demo --keep --json`, waits for its verdict and points api at it.
 func keptCommand(ts *testscript.TestScript, _ bool, _ []string) {
-	cmd := program(ts, "hubhop", "demo", "--keep", "--json")
+	cmd := programOf(ts, "hubhop", "demo", "--keep", "--json")
 	out, err := cmd.StdoutPipe()
 	ts.Check(err)
 	start(ts, "demo", cmd)
@@ -220,7 +220,7 @@ func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
 		args = args[1:]
 	}
 	name := args[0]
-	cmd := program(ts, "hubhop", append([]string{"run", "--device-id", name, "--log-format", "console"}, args[1:]...)...)
+	cmd := programOf(ts, "hubhop", append([]string{"run", "--device-id", name, "--log-format", "console"}, args[1:]...)...)
 	if nohup {
 		path, err := exec.LookPath("nohup")
 		ts.Check(err)

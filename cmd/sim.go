@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/cmd/cli"
 	"github.com/hubhop-iot/hubhop/internal/linequeue"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/page"
@@ -214,11 +215,7 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	readyLine := fmt.Sprintf("ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	if line != "" {
 		_, _ = fmt.Fprint(env.Stderr, readyLine) // standard output is the command's
-		vars, err := env.simVariables(info, out)
-		if err != nil {
-			return err
-		}
-		err = env.runCommand(ctx, line, vars)
+		err = env.runBeside(ctx, info, out, line)
 		if closing := cloud.Close(); err == nil {
 			err = closing
 		}
@@ -255,9 +252,9 @@ func checkAddresses(conf *sim.Config) error {
 	for _, text := range []*string{&conf.ControlAddr, &conf.ConnectProxy, &conf.BaseAddress, &conf.Webhook} {
 		*text = strings.TrimSpace(*text)
 	}
-	faults := []error{checkListen("control", conf.ControlAddr), checkBaseAddress("base-address", conf.BaseAddress)}
+	faults := []error{cli.CheckListen("control", conf.ControlAddr), cli.CheckBaseAddress("base-address", conf.BaseAddress)}
 	if conf.ConnectProxy != "" {
-		faults = append(faults, checkListen("connect-proxy", conf.ConnectProxy))
+		faults = append(faults, cli.CheckListen("connect-proxy", conf.ConnectProxy))
 	}
 	if conf.Advertise != "" && secret.QuotedAddress(conf.Advertise) != strconv.Quote(conf.Advertise) {
 		faults = append(faults, fmt.Errorf("advertise is %s; it must be a host name or an IPv4 address, without a port", secret.QuotedAddress(conf.Advertise)))

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/store"
@@ -75,6 +76,30 @@ func (s *Sim) Info() Info {
 		info.Hubs = append(info.Hubs, HubInfo{h.Name(), h.Host(), h.MQTT.Told(), h.HTTPS.Told(), h.ConnectionString()})
 	}
 	return info
+}
+
+// Environ returns the environment that tells a program where the cloud is. dir has the files that
+// WriteFiles has written. The SIM_ variables are for any program. With the HUBHOP_ variables
+// `hubhop run` needs no flags. NODE_EXTRA_CA_CERTS makes Node.js trust the cloud.
+func (i Info) Environ(dir string) ([]string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	ca, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "group.key")
+	vars := []string{
+		"SIM_DIR=" + dir, "SIM_JSON=" + filepath.Join(dir, "sim.json"), "SIM_CA_FILE=" + ca, "SIM_GROUP_KEY_FILE=" + key,
+		"SIM_ID_SCOPE=" + i.IDScope, "SIM_PROVISIONING_HOST=" + i.ProvisioningHost, "SIM_CONTROL=" + i.Control,
+		"HUBHOP_ID_SCOPE=" + i.IDScope, "HUBHOP_PROVISIONING_HOST=" + i.ProvisioningHost,
+		"HUBHOP_CA_FILE=" + ca, "HUBHOP_GROUP_KEY_FILE=" + key, "NODE_EXTRA_CA_CERTS=" + ca,
+	}
+	for _, other := range []string{"GROUP_KEY", "DEVICE_KEY", "DEVICE_KEY_FILE", "CERT", "KEY", "CONNECTION_STRING"} {
+		vars = append(vars, "HUBHOP_"+other+"=") // unset, because two proofs of one device would be an error
+	}
+	for _, h := range i.Hubs {
+		vars = append(vars, "SIM_"+strings.ToUpper(strings.ReplaceAll(h.Name, "-", "_"))+"="+h.Host)
+	}
+	return vars, nil
 }
 
 // CAPool holds the CA of all the simulator's certificates.

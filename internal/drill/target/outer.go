@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
-	"maps"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/program"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -33,7 +34,7 @@ type Outer struct {
 func (o *Outer) lacks(n drill.Need) string {
 	switch n {
 	case drill.NeedProcess, drill.NeedKill:
-		if o.Args == nil {
+		if len(o.Args) == 0 {
 			return "somebody else runs the program; let the drill start it with --exec"
 		}
 	case drill.NeedOutbox:
@@ -61,7 +62,7 @@ func (o *Outer) arrival() func(sim.Message) drill.Arrival {
 		h := fnv.New64a()
 		_, _ = io.WriteString(h, m.Device+"\x00"+series)
 		base, known := before[series]
-		if !known && o.Args == nil && len(before) < maxSeries {
+		if !known && len(o.Args) == 0 && len(before) < maxSeries {
 			base = n - 1
 			before[series] = base
 		}
@@ -97,26 +98,20 @@ func (o *Outer) number(m sim.Message) (series string, n uint64, ok bool) {
 	return "", n, err == nil && n > 0
 }
 
-func (o *Outer) party(_ drill.Plan, at Site) (party, error) {
+func (o *Outer) party(plan drill.Plan, at Site) (party, error) {
 	if at.DeviceID == "" {
 		return nil, errors.New("the device has no id; give --device-id")
 	}
 	p := &outer{o: o, id: at.DeviceID}
-	p.environ = append(p.environ, o.Environ...)
-	for _, name := range slices.Sorted(maps.Keys(at.Variables)) {
-		p.environ = append(p.environ, name+"="+at.Variables[name])
-	}
-	p.environ = append(p.environ, "SIM_DEVICE_ID="+p.id, "HUBHOP_DEVICE_ID="+p.id)
-	if o.Args != nil {
+	p.environ = slices.Concat(o.Environ, at.Environ, []string{
+		"SIM_DEVICE_ID=" + p.id, "HUBHOP_DEVICE_ID=" + p.id, "HUBHOP_STATE_DIR=" + filepath.Join(plan.Dir, "state")})
+	if len(o.Args) > 0 {
 		if _, err := exec.LookPath(o.Args[0]); err != nil {
 			return nil, fmt.Errorf("the program of the device: %w", err)
 		}
 	}
 	return p, nil
 }
-
-// endGrace is how long a program that was asked to end may take before it is killed.
-const endGrace = 10 * time.Second
 
 // outer is a program under test.
 type outer struct {
@@ -156,12 +151,12 @@ func (p *outer) ID() string { return p.id }
 func (p *outer) Start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.o.Args == nil || p.run.runs() {
+	if len(p.o.Args) == 0 || p.run.runs() {
 		return
 	}
 	r := &running{cmd: exec.Command(p.o.Args[0], p.o.Args[1:]...), ended: make(chan struct{})} //nolint:gosec,noctx // running this program is what the user asks for; Stop and Crash end it
-	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr, r.cmd.WaitDelay = p.environ, p.o.Output, p.o.Output, endGrace
-	together(r.cmd)
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr, r.cmd.WaitDelay = p.environ, p.o.Output, p.o.Output, program.Grace
+	program.Together(r.cmd)
 	if err := r.cmd.Start(); err != nil {
 		p.last = fmt.Errorf("the program does not start: %w", err)
 		return
@@ -196,13 +191,13 @@ func (p *outer) Stop() {
 	if r == nil {
 		return
 	}
-	terminate(r.cmd)
-	late := time.NewTimer(endGrace)
+	program.Terminate(r.cmd)
+	late := time.NewTimer(program.Grace)
 	defer late.Stop()
 	select {
 	case <-r.ended:
 	case <-late.C:
-		kill(r.cmd)
+		program.Kill(r.cmd)
 		<-r.ended
 	}
 }
@@ -210,7 +205,7 @@ func (p *outer) Stop() {
 // Crash kills the program. The system closes its connections, and hard makes no difference.
 func (p *outer) Crash(bool) {
 	if r := p.ask(); r != nil {
-		kill(r.cmd)
+		program.Kill(r.cmd)
 		<-r.ended
 	}
 }
@@ -223,7 +218,7 @@ func (*outer) StopRival()             {}
 func (p *outer) Look() (drill.Look, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return drill.Look{Running: p.run.runs() || p.o.Args == nil, Err: p.last}, false
+	return drill.Look{Running: p.run.runs() || len(p.o.Args) == 0, Err: p.last}, false
 }
 
 func (p *outer) close() error {

@@ -179,7 +179,7 @@ func (t *Simulator) start(p drill.Plan) (*drill.World, error) {
 		site.DeviceID = startedDevice
 	}
 	site.IDScope, site.ProvisioningHost, site.Roots = info.IDScope, info.ProvisioningHost, cloud.CAPool()
-	if site.Variables, err = Variables(info, dir); err != nil {
+	if site.Environ, err = info.Environ(dir); err != nil {
 		return nil, errors.Join(err, cloud.Close())
 	}
 	device, err := t.Who.party(p, site)
@@ -213,27 +213,3 @@ func (t *Simulator) start(p drill.Plan) (*drill.World, error) {
 
 // startedDevice is the id of the device under test of a simulator that was started for it.
 const startedDevice = "drill-1"
-
-// Variables returns the environment that tells a program in any language where a simulator is. dir
-// has the files of the simulator. With the HUBHOP_ variables hubhop itself needs no flags.
-// NODE_EXTRA_CA_CERTS adds the CA for Node.js.
-func Variables(info sim.Info, dir string) (map[string]string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
-	ca, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "group.key")
-	vars := map[string]string{
-		"SIM_DIR": dir, "SIM_JSON": filepath.Join(dir, "sim.json"), "SIM_CA_FILE": ca, "SIM_GROUP_KEY_FILE": key,
-		"SIM_ID_SCOPE": info.IDScope, "SIM_PROVISIONING_HOST": info.ProvisioningHost, "SIM_CONTROL": info.Control,
-		"HUBHOP_ID_SCOPE": info.IDScope, "HUBHOP_PROVISIONING_HOST": info.ProvisioningHost,
-		"HUBHOP_CA_FILE": ca, "HUBHOP_GROUP_KEY_FILE": key, "NODE_EXTRA_CA_CERTS": ca,
-	}
-	for _, other := range []string{"GROUP_KEY", "DEVICE_KEY", "DEVICE_KEY_FILE", "CERT", "KEY", "CONNECTION_STRING"} {
-		vars["HUBHOP_"+other] = "" // unset, because two proofs of one device would be an error
-	}
-	for _, h := range info.Hubs {
-		vars["SIM_"+strings.ToUpper(strings.ReplaceAll(h.Name, "-", "_"))] = h.Host
-	}
-	return vars, nil
-}

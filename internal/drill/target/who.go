@@ -15,10 +15,10 @@ import (
 
 // Site says where the device finds its cloud, and who it is there.
 type Site struct {
-	device.Identity                    // StateDir is set for each run
-	ProvisioningHost string            // host or host:port
-	Roots            *x509.CertPool    // that the device trusts
-	Variables        map[string]string // that tell a program in another language all this
+	device.Identity                 // StateDir is set for each run
+	ProvisioningHost string         // host or host:port
+	Roots            *x509.CertPool // that the device trusts
+	Environ          []string       // that tells a program in any language all this
 }
 
 // Who runs the device under test.

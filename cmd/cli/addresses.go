@@ -1,4 +1,4 @@
-package cmd
+package cli
 
 import (
 	"errors"
@@ -14,27 +14,13 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
 
-// tidy removes blanks and line ends around values, which files from Windows and copied lines have,
-// and writes host names in small letters.
-func (s *settings) tidy() {
-	host := &s.plan.shared.Config.ProvisioningHost
-	for _, text := range []*string{
-		&s.plan.id.IDScope, &s.groupKey, &s.deviceKey, &s.connectionString, &s.deviceID, &s.modelID, host,
-	} {
-		*text = strings.TrimSpace(*text)
-	}
-	if !secret.Looks(*host) { // in small letters it would not be recognised as a secret
-		*host = strings.ToLower(*host)
-	}
-}
-
 // idScope matches the ID scopes of Azure: 0ne in the public cloud, two other letters in other
 // clouds, then letters and digits, 11 characters in all. Other lengths match too, because only DPS
 // knows them.
 var idScope = regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`)
 
-// checkIDScope returns an error for an impossible ID scope, before DPS is asked.
-func checkIDScope(scope string) error {
+// CheckIDScope returns an error for an impossible ID scope, before DPS is asked.
+func CheckIDScope(scope string) error {
 	const where = "IoT Central shows it under Device connection groups, DPS on its overview page, the simulator in sim.json"
 	switch {
 	case scope == "":
@@ -47,8 +33,8 @@ func checkIDScope(scope string) error {
 	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", secret.Quoted(scope), where)
 }
 
-// checkRegistrationID is dps.CheckRegistrationID for a user's text, which may be a pasted secret.
-func checkRegistrationID(id string) error {
+// CheckRegistrationID is dps.CheckRegistrationID for a user's text, which may be a pasted secret.
+func CheckRegistrationID(id string) error {
 	err := dps.CheckRegistrationID(id)
 	if err != nil && secret.Looks(id) { // after the check, because a legal id may look like a key
 		return errors.New("what was given looks like a secret; give the id alone")
@@ -56,8 +42,8 @@ func checkRegistrationID(id string) error {
 	return err
 }
 
-// checkHost returns an error for an impossible address of a service, host or host:port.
-func checkHost(key, address string) error {
+// CheckHost returns an error for an impossible address of a service, host or host:port.
+func CheckHost(key, address string) error {
 	if address == "" {
 		return fmt.Errorf("%s is empty; give a host name, or leave it out", key)
 	}
@@ -70,9 +56,9 @@ func checkHost(key, address string) error {
 	return nil
 }
 
-// checkListen returns an error for an impossible address to listen at, host:port. Port 0 is any
+// CheckListen returns an error for an impossible address to listen at, host:port. Port 0 is any
 // free port.
-func checkListen(key, address string) error {
+func CheckListen(key, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	switch {
 	case strings.Contains(address, "/"):
@@ -92,8 +78,8 @@ func checkListen(key, address string) error {
 	return nil
 }
 
-// checkBaseAddress returns an error for an impossible first address of the simulator.
-func checkBaseAddress(key, address string) error {
+// CheckBaseAddress returns an error for an impossible first address of the simulator.
+func CheckBaseAddress(key, address string) error {
 	if a, err := netip.ParseAddr(address); err != nil || !a.Is4() {
 		return fmt.Errorf("%s is %s; it must be an IPv4 address without a port, such as 127.0.0.1", key, secret.QuotedAddress(address))
 	}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package cmd
+package program
 
 import (
 	"errors"
@@ -36,3 +36,12 @@ func endTogether(c *exec.Cmd, terminal bool) (finish func()) {
 		}
 	}
 }
+
+// Together makes a program and all that it starts one group, so that none of them is left behind.
+func Together(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
+// Terminate asks a program and all that it has started to end.
+func Terminate(c *exec.Cmd) { _ = syscall.Kill(-c.Process.Pid, syscall.SIGTERM) }
+
+// Kill ends a program and all that it has started.
+func Kill(c *exec.Cmd) { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
