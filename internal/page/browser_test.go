@@ -232,13 +232,24 @@ func (b *tab) text(selector string) string {
 // picture writes a picture of the whole page if PAGE_PICTURES names a directory.
 func (b *tab) picture(name string) {
 	b.t.Helper()
+	b.write(name, chromedp.FullScreenshot(100))
+}
+
+// pictureOf writes a picture of one element.
+func (b *tab) pictureOf(name, selector string) {
+	b.t.Helper()
+	b.write(name, chromedp.Screenshot(chromedp.CSS(selector)))
+}
+
+func (b *tab) write(name string, take chromedp.Action[[]byte]) {
+	b.t.Helper()
 	dir := os.Getenv("PAGE_PICTURES")
 	if dir == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, limit)
 	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	png, err := chromedp.Run(ctx, take)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
+
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/page"
 	"github.com/hubhop-iot/hubhop/internal/status"
@@ -114,7 +116,7 @@ func (s *staged) recover() {
 // and the time line shows both.
 func TestFourAnswersTellAnOutage(t *testing.T) {
 	s := stage(t)
-	b := openPage(t, "http://"+s.addr+"/", desktop)
+	b := openPage(t, "http://"+s.addr+"/", look{width: 1280, height: 560})
 	b.until(`document.querySelector("#verdict-text").textContent === "Connected to hub-a.azure-devices.net"`)
 	answers := func(want ...string) {
 		t.Helper()
@@ -133,7 +135,7 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 	s.killHub()
 	b.until(`document.querySelector("#verdict-text").textContent === "No link"`)
 	b.until(`/^75|76|77|78 s$/.test(document.querySelector("#a-oldest b").textContent)`)
-	if got := b.text("#a-why b"); got != "Hub-a refuses connections: nobody listens there" {
+	if got := b.text("#a-why b"); got != "hub-a refuses connections: nobody listens there" {
 		t.Error(got)
 	}
 	if got := b.text("#a-why code"); got != "dial tcp 10.1.2.3:8883: connect: connection refused" {
@@ -148,6 +150,7 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 	before := b.text("#a-next b")
 	b.until(fmt.Sprintf(`document.querySelector("#a-next b").textContent !== %s`, quoted(before)))
 	b.picture("device-outage")
+	b.write("device-answers", chromedp.CaptureScreenshot()) // docs/page.md shows it
 
 	s.recover()
 	b.until(`document.querySelector("#verdict-text").textContent === "Connected to hub-b.azure-devices.net"`)

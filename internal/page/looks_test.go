@@ -30,15 +30,19 @@ func TestPagesLookRight(t *testing.T) {
 		})
 		t.Run("simulator-"+name, func(t *testing.T) {
 			cloud := startCloud(t, nil)
-			startDevices(t, cloud, 100*time.Millisecond, names("pump", 20)...)
+			startDevices(t, cloud, 100*time.Millisecond, names("pump", 40)...)
 			b := openPage(t, cloud.Info().Control+"/", how)
-			b.until(`document.querySelector('[data-hub="hub-a"]')?.dataset.devices === "20" && dots.dataset.moving === "0"`)
+			b.until(`document.querySelector('[data-hub="hub-a"]')?.dataset.devices === "40" && dots.dataset.moving === "0"`)
 			b.right("simulator-" + name + "-calm")
 			b.click(place("hub-a") + " .attack")
+			if name == "desktop-light" {
+				b.until(`Number(dots.dataset.moving) > 15`)
+				b.pictureOf("simulator-stage", "#stage") // docs/page.md shows it
+			}
 			if how.still {
 				value[bool](b, `{ window.moved = false; new MutationObserver(() => { moved ||= dots.dataset.moving !== "0"; }).observe(dots, {attributes: true}); true }`)
 			}
-			b.until(`document.querySelector('[data-hub="hub-b"]').dataset.devices === "20" && dots.dataset.moving === "0"`)
+			b.until(`document.querySelector('[data-hub="hub-b"]').dataset.devices === "40" && dots.dataset.moving === "0"`)
 			if how.still && value[bool](b, `moved || document.getAnimations().length > 0`) {
 				t.Error("something moves although the person wants no motion")
 			}

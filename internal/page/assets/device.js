@@ -114,7 +114,7 @@ function fourAnswers() {
   const reason = w === null ? "" : `${w.rule}: ${w.signal}${w.action ? `; ${w.action}` : ""}`;
   if (linked(v)) answer("a-why", "There is a link", w === null ? "It has never failed." : `The last failure, ${clock(w.at)}, ${reason}`, "good");
   else if (w === null) answer("a-why", "Not known yet", "The device has just begun.", "quiet");
-  else answer("a-why", sentence(cause(w)), `${reason} (at ${clock(w.at)})`, "bad");
+  else answer("a-why", cause(w), `${reason} (at ${clock(w.at)})`, "bad");
 
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
