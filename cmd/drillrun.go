@@ -177,18 +177,23 @@ func (f *drillFlags) shown(env *Env) (watch report.Watch, done func()) {
 	switch {
 	case f.quiet || f.asJSON:
 		return nil, func() {}
-	case !env.Terminal:
+	case !env.Terminal || dumb(env):
 		return report.Lines(env.Stderr), func() {}
 	}
-	_, plain := env.lookup("NO_COLOR")
 	live := report.NewLive(env.Stderr, func() (columns, lines int) {
 		columns, lines, err := term.GetSize(2)
 		if err != nil {
 			return 0, 0
 		}
 		return columns, lines
-	}, !plain)
+	}, env.colours())
 	return live.Take, live.Close
+}
+
+// dumb says that the terminal cannot draw over what is there.
+func dumb(env *Env) bool {
+	kind, _ := env.lookup("TERM")
+	return kind == "dumb"
 }
 
 // insideTarget is the embedded target, with the sample as the application of its device.

@@ -18,6 +18,7 @@ type board struct {
 	steps   []liveStep
 	at      string // hub of the link, "" for none
 	since   time.Time
+	stopped bool // the device has ended
 	made    uint64
 	backlog uint64
 	got     uint64 // messages
@@ -62,8 +63,8 @@ func (b *board) take(e Entry) {
 		for _, h := range e.Begin.Hubs {
 			b.place(h)
 		}
-		for _, s := range e.Begin.Steps {
-			b.step(s)
+		for _, s := range e.Begin.Steps[:min(len(e.Begin.Steps), mostLiveSteps)] {
+			b.steps = append(b.steps, liveStep{name: s})
 		}
 	case StepOn:
 		b.step(e.Step).state = stepRuns
@@ -98,10 +99,13 @@ func (b *board) take(e Entry) {
 
 const mostPlaces = 40
 
+// device is the place of what is done to the device: it has a row of its own.
+const device = "device"
+
 func (b *board) place(name string) *place {
 	i := slices.IndexFunc(b.places, func(p place) bool { return p.name == name })
 	if i < 0 {
-		if name == "" || len(b.places) == mostPlaces {
+		if name == "" || name == device || len(b.places) == mostPlaces {
 			return nil
 		}
 		i = len(b.places)
@@ -119,7 +123,10 @@ func (b *board) step(name string) *liveStep {
 			return &liveStep{}
 		}
 		i = len(b.steps)
-		b.steps = append(b.steps, liveStep{name: name})
+		for i > 0 && b.steps[i-1].state == stepAhead { // it begins before those
+			i--
+		}
+		b.steps = slices.Insert(b.steps, i, liveStep{name: name})
 	}
 	return &b.steps[i]
 }
@@ -129,7 +136,7 @@ func (b *board) event(e journal.Event, at time.Time) {
 	case journal.Connected:
 		b.at, b.since = b.begin.Short(e.Hub), at
 	case journal.Lost, journal.Stopped:
-		b.at, b.since = "", at
+		b.at, b.since, b.stopped = "", at, e.Kind == journal.Stopped
 	case journal.Decision:
 		if e.Error != "" {
 			b.last = fmt.Sprintf("%s  %s [%s]", offset(at.Sub(b.began).Milliseconds()), b.begin.Short(e.Text), e.Rule)
@@ -198,7 +205,9 @@ func (b *board) rows(high int, elapsed time.Duration) (all []row) {
 	}
 	if b.at == "" && !b.began.IsZero() {
 		text := "no link"
-		if !b.since.IsZero() {
+		if b.stopped {
+			text = "stopped"
+		} else if !b.since.IsZero() {
 			text += " for " + journal.Duration(b.now.Sub(b.since))
 		}
 		add(piece{"", fmt.Sprintf("%-10s", "device")}, piece{yellow, "○ " + text})
@@ -230,13 +239,14 @@ func (b *board) progress(elapsed time.Duration) row {
 	if lasts <= 0 {
 		return row{{"", offset(done.Milliseconds())}}
 	}
-	part := min(max(float64(done)/float64(lasts), 0), 1)
+	lasts = max(lasts, b.expected(done), time.Millisecond)
+	part := min(float64(done)/float64(lasts), 0.99)
 	if b.end != nil {
-		part = 1
+		part, lasts = 1, done
 	}
 	const wide = 30
 	full := int(part * wide)
-	text := fmt.Sprintf("  %3.0f %%  %s of %s", 100*part, offset(done.Milliseconds()), offset(b.begin.LastsMs))
+	text := fmt.Sprintf("  %3.0f %%  %s of about %s", 100*part, offset(done.Milliseconds()), offset(lasts.Milliseconds()))
 	if part > 0.02 && part < 1 {
 		left := time.Duration(float64(elapsed) * (1 - part) / part)
 		if b.begin.Speed != "virtual" {
@@ -245,6 +255,25 @@ func (b *board) progress(elapsed time.Duration) row {
 		text += ", " + journal.Duration(max(left, 0).Round(time.Second)) + " left"
 	}
 	return row{{cyan, strings.Repeat("█", full)}, {dim, strings.Repeat("░", wide-full)}, {"", text}}
+}
+
+// expected estimates how long the run takes, when some of its steps are over. A scenario says only
+// how long its steps take at least.
+func (b *board) expected(done time.Duration) time.Duration {
+	over, ahead := 0, 0
+	for _, s := range b.steps {
+		switch s.state {
+		case stepAhead:
+			ahead++
+		case stepRuns:
+		default:
+			over++
+		}
+	}
+	if over == 0 {
+		return done
+	}
+	return done + time.Duration(ahead)*(done/time.Duration(over+1))
 }
 
 // shown draws the row of a hub or another place.

@@ -139,7 +139,9 @@ func Lines(w io.Writer) Watch {
 		case FaultOn:
 			mark, text = "  !! ", e.Where+": "+e.Fault
 		case FaultOff:
-			text = e.Where + " works again (" + e.Fault + ")"
+			if e.Where != device { // an act on the device is over at once
+				text = e.Where + " works again (" + e.Fault + ")"
+			}
 		case Happened:
 			text = lineOf(e.Event, &said)
 		case Expected:
