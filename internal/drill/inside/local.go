@@ -31,6 +31,7 @@ type Local struct {
 	pace  *pace
 	began time.Time
 	ahead atomic.Int64 // of the device's system clock
+	dials atomic.Uint64
 
 	mu    sync.Mutex
 	id    device.Identity
@@ -126,6 +127,7 @@ func (l *Local) process(id device.Identity, stream uint64, heard func(journal.Ev
 		shared.Journal.Sink(heard)
 	}
 	shared.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		l.dials.Add(1)
 		return p.dial(ctx, l.o.Dial, network, addr)
 	}
 	if !l.o.Real {
@@ -301,7 +303,7 @@ func (l *Local) Look() (drill.Look, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	look := l.last
-	look.Made, look.Dir = l.made, home.OutboxDir(l.id.StateDir, l.id.DeviceID)
+	look.Made, look.Dials, look.Dir = l.made, l.dials.Load(), home.OutboxDir(l.id.StateDir, l.id.DeviceID)
 	if p := l.life; p != nil {
 		s := p.dev.Status()
 		look.Running, look.Hub, look.Err = true, s.Hub, nil

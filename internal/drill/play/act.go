@@ -46,6 +46,7 @@ type standing struct {
 	newest uint64 // that had arrived
 	again  uint64
 	moves  uint64
+	dials  uint64
 }
 
 // arrival is where and when a sample arrived.
@@ -139,7 +140,7 @@ func (p *player) start(a *act) {
 func (p *player) standing(m *member) standing {
 	s := standing{newest: m.newest, again: m.again, moves: m.moves, made: m.newest}
 	if look, ok := m.party.Look(); ok {
-		s.made = max(s.made, look.Outbox.LastSeq)
+		s.made, s.dials = max(s.made, look.Outbox.LastSeq), look.Dials
 	}
 	return s
 }

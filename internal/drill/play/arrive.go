@@ -58,7 +58,7 @@ func (a *act) arrived(m *member, seq uint64, where arrival) {
 			if !where.at.Before(a.over) && seq > a.before[i].newest {
 				a.returned[i] = where
 			}
-		case seq > a.before[i].made && !where.at.Before(a.began):
+		case seq > a.before[i].made && where.at.After(a.struck):
 			a.returned[i] = where
 		}
 	}
@@ -78,7 +78,14 @@ func (a *act) back() (last arrival, ok bool) {
 }
 
 // steadyLasts is how long a steady state must hold.
-func (p *player) steadyLasts() time.Duration { return orElse(p.s.Steady.Lasts, 5*time.Second) }
+func (p *player) steadyLasts() time.Duration {
+	return orElse(p.s.Steady.Lasts, max(5*time.Second, p.steadyGap()))
+}
+
+// steadyGap is the longest time without a sample in a steady state.
+func (p *player) steadyGap() time.Duration {
+	return orElse(p.s.Steady.Gap, max(3*drill.Span(p.c.Interval, time.Second), 3*time.Second))
+}
 
 // orElse is d, unless that is 0.
 func orElse(d, otherwise time.Duration) time.Duration {
@@ -92,10 +99,9 @@ func orElse(d, otherwise time.Duration) time.Duration {
 // expectation of its own step.
 func (p *player) steady(name string) bool {
 	s := p.s.Steady
-	interval := drill.Span(p.c.Interval, time.Second)
-	gap := orElse(s.Gap, max(3*interval, 3*time.Second))
+	gap := p.steadyGap()
 	backlog := p.fewWait()
-	within, lasts := orElse(s.Within, time.Minute), p.steadyLasts()
+	within, lasts := orElse(s.Within, 2*time.Minute), p.steadyLasts()
 	p.emit(report.Entry{Kind: report.StepOn, Step: name, Text: "nothing is broken"})
 	defer func() { p.emit(report.Entry{Kind: report.StepOff, Step: name}) }()
 	began := time.Now()
@@ -130,7 +136,9 @@ func (p *player) fewWait() uint64 {
 	if p.s.Steady.Backlog > 0 {
 		return p.s.Steady.Backlog
 	}
-	return max(few, uint64(time.Second/max(time.Millisecond, drill.Span(p.c.Interval, time.Second))))
+	const trips = 4 // of which a sample may need two there and two back, if the hub is slow
+	span := time.Second + trips*drill.Span(p.c.Delay, 0)
+	return few + uint64(span/max(time.Millisecond, drill.Span(p.c.Interval, time.Second)))
 }
 
 // unsteady says what is wrong with one of the devices now; "" for nothing.
@@ -142,6 +150,8 @@ func (p *player) unsteady(gap time.Duration, backlog uint64) string {
 			return "no sample has arrived"
 		case time.Since(m.last) > gap:
 			return fmt.Sprintf("no sample has arrived for %s", short(time.Since(m.last).Round(10*time.Millisecond)))
+		case ok && look.Hub == "":
+			return "there is no link"
 		case ok && look.Outbox.Queued > backlog:
 			return fmt.Sprintf("%d samples wait", look.Outbox.Queued)
 		}

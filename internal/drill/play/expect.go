@@ -99,6 +99,7 @@ func (p *player) hopes(a *act) (all []*hope) {
 	most("moves to another hub", e.Moves, func() uint64 { return a.who[0].moves - a.before[0].moves })
 	most("questions to DPS", e.Registrations, func() uint64 { n, _ := p.totals(a); return n })
 	most("connections to hubs", e.Connects, func() uint64 { _, n := p.totals(a); return n })
+	most("dials", e.Dials, func() uint64 { look, _ := a.who[0].party.Look(); return look.Dials - a.before[0].dials })
 	for _, rule := range e.Rules {
 		add(true, "the decision "+rule, func() (fate, string) {
 			p.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -93,11 +92,7 @@ func TestLibraryPasses(t *testing.T) {
 				t.Skip("it takes long; make drills plays it")
 			}
 			if rep := drilled(t, s, insideTarget(t)); rep.Verdict != report.Passed {
-				var all []string
-				for _, f := range rep.Findings {
-					all = append(all, f.Text)
-				}
-				t.Errorf("%s: %s\n%s", rep.Verdict, rep.Reason, strings.Join(all, "\n"))
+				t.Errorf("%s: %s\n%s", rep.Verdict, rep.Reason, findings(rep))
 			}
 		})
 	}

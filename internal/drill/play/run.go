@@ -355,9 +355,10 @@ func (p *player) steps() bool {
 		if !p.look() {
 			return false
 		}
-		for next < len(p.acts) && p.due(next) <= 0 {
+		if next < len(p.acts) && p.due(next) <= 0 {
 			p.start(p.acts[next])
 			next++
+			continue // it may have taken time
 		}
 		ended := p.settle()
 		if p.failed {

@@ -313,7 +313,7 @@ func processScene(a *scenario.Action) (s scene, mine bool, err error) {
 
 // needsOf are the needs of what a step expects.
 func needsOf(e *scenario.Expect) (all []drill.Need) {
-	if e.Drained > 0 || len(e.Rules) > 0 {
+	if e.Drained > 0 || len(e.Rules) > 0 || e.Dials != nil {
 		all = append(all, drill.NeedOutbox)
 	}
 	return all
@@ -343,6 +343,7 @@ func settings(s *scenario.Scenario, seed uint64) (c drill.Settings, chaos drill.
 	text(&c.SyncEvery, s.Device.SyncEvery)
 	text(&c.Certificate, s.Device.Certificate)
 	text(&c.Delay, s.Cloud.Delay)
+	c.Delay = cmp.Or(c.Delay, "1ms") // where nothing takes time, a device that tries again at once would stop the clock
 	word(&c.Move, s.Cloud.Move)
 	word(&c.Pipeline, s.Device.Pipeline)
 	word(&c.Transport, s.Device.Transport)

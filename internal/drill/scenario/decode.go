@@ -440,8 +440,8 @@ func wanted(t reflect.Type, tag reflect.StructTag) string {
 		return "the name of a hub, such as hub-a"
 	case tag.Get("place") != "":
 		return "the name of a hub, such as hub-a, or dps, or all"
-	case t.Kind() == reflect.String && tag.Get("pattern") != "":
-		return tag.Get("about")
+	case t.Kind() == reflect.String && tag.Get("form") != "":
+		return tag.Get("form")
 	case t.Kind() == reflect.String:
 		return "a text that is not empty"
 	case t.Kind() == reflect.Bool:

@@ -13,7 +13,7 @@ import (
 
 // Scenario is one file.
 type Scenario struct {
-	Name        string `key:"name" must:"yes" pattern:"^[a-z0-9][a-z0-9-]{0,63}$" about:"what the scenario is called on the command line and in reports: small letters, digits and hyphens"`
+	Name        string `key:"name" must:"yes" pattern:"^[a-z0-9][a-z0-9-]{0,63}$" form:"small letters, digits and hyphens, at most 64" about:"what the scenario is called on the command line and in reports: small letters, digits and hyphens"`
 	Title       string `key:"title" must:"yes" about:"one line that says what happens"`
 	Description string `key:"description" about:"why one would run it, and what it shows"`
 	Speed       string `key:"speed" one:"virtual,real" about:"how fast time runs, unless --speed says otherwise: virtual (default), in which days pass in seconds, or real"`
@@ -36,7 +36,7 @@ type Cloud struct {
 	Hubs       int           `key:"hubs" min:"2" max:"26" about:"how many hubs there are: hub-a, hub-b and so on (default 2)"`
 	RetryAfter RetryAfter    `key:"retryAfter" about:"what DPS asks devices to wait, whole seconds (default 3s), or none"`
 	Polls      int           `key:"polls" min:"0" max:"100" about:"how often DPS answers assigning first"`
-	Delay      time.Duration `key:"delay" max:"10s" about:"of the network, one way"`
+	Delay      time.Duration `key:"delay" max:"10s" about:"of the network, one way (default 1ms)"`
 	Move       string        `key:"move" one:"disable,delete" about:"what happens to the identity in the hub that a device leaves (default disable)"`
 	Refusal    string        `key:"refusal" one:"connack3,connack5" about:"how a hub refuses a disabled identity (default connack3)"`
 }
@@ -57,10 +57,10 @@ type Device struct {
 
 // Steady says what is true when nothing is broken.
 type Steady struct {
-	Within  time.Duration `key:"within" min:"1s" about:"how long it may take to come about (default 1m)"`
-	Lasts   time.Duration `key:"lasts" min:"1s" about:"how long it must hold without a break (default 5s)"`
+	Within  time.Duration `key:"within" min:"1s" about:"how long it may take to come about (default 2m)"`
+	Lasts   time.Duration `key:"lasts" min:"1s" about:"how long it must hold without a break (default: the gap, at least 5s)"`
 	Gap     time.Duration `key:"gap" min:"1ms" about:"the longest time without a sample meanwhile (default three intervals, at least 3s)"`
-	Backlog uint64        `key:"backlog" about:"samples that wait at most (default: those of a second, at least 5)"`
+	Backlog uint64        `key:"backlog" about:"samples that wait at most (default: 5, and those of a second)"`
 }
 
 // Budget says what the run may cost.
@@ -212,7 +212,7 @@ type Crash struct {
 
 // Clock makes the clock of the device wrong.
 type Clock struct {
-	Ahead string        `key:"ahead" must:"yes" pattern:"^(1970|-?[0-9].*)$" about:"by how much it is ahead, such as -2h; or 1970, where a clock without a battery starts"`
+	Ahead string        `key:"ahead" must:"yes" pattern:"^(1970|-?[0-9].*)$" form:"a duration such as -2h, or 1970" about:"by how much it is ahead, such as -2h; or 1970, where a clock without a battery starts"`
 	For   time.Duration `key:"for" min:"1ms" must:"yes" about:"how long"`
 }
 
@@ -236,6 +236,7 @@ type Expect struct {
 	Moves         *uint64       `key:"moves" about:"how often samples may come to another hub than the one before"`
 	Registrations *uint64       `key:"registrations" about:"how often devices may ask DPS"`
 	Connects      *uint64       `key:"connects" about:"how often devices may connect to hubs"`
+	Dials         *uint64       `key:"dials" about:"how often the device may open a connection, to hubs and to DPS, also in vain"`
 	Rules         []string      `key:"rules" about:"rows of the decision table that the device must have taken, such as H07; hubhop explain lists them"`
 
 	Pos
