@@ -10,12 +10,12 @@ import (
 // time. The zero value is ready.
 type Traffic struct {
 	repeated atomic.Uint64
-	owed     atomic.Uint64 // messages that were sent on a link, and whose acknowledgement will not come
+	owed     atomic.Uint32 // messages that were sent on a link, and whose acknowledgement will not come
 
 	mu     sync.Mutex
-	span   int64  // the number of the present one since 1970
-	during uint64 // messages acknowledged in it
-	before uint64 // and in the one before
+	span   uint32 // the number of the present one since 1970
+	during uint32 // messages acknowledged in it
+	before uint32 // and in the one before
 }
 
 // rateSpan is the time over which PerSecond is an average.
@@ -38,7 +38,7 @@ func (t *Traffic) PerSecond() float64 {
 
 // turn begins a new span if it is time. t.mu is held.
 func (t *Traffic) turn(now time.Time) {
-	span := now.Unix() / int64(rateSpan/time.Second)
+	span := uint32(now.Unix() / int64(rateSpan/time.Second))
 	switch span - t.span {
 	case 0:
 		return
@@ -59,13 +59,13 @@ func (t *Traffic) acknowledged(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turn(now)
-	t.during += uint64(n)
+	t.during += uint32(n)
 }
 
 // failed counts messages that were sent and will not be acknowledged: they will be sent again.
 func (t *Traffic) failed(n int) {
 	if t != nil {
-		t.owed.Add(uint64(n))
+		t.owed.Add(uint32(n))
 	}
 }
 
@@ -76,9 +76,9 @@ func (t *Traffic) sent(n int) {
 		return
 	}
 	for owed := t.owed.Load(); owed > 0; owed = t.owed.Load() {
-		again := min(owed, uint64(n))
+		again := min(owed, uint32(n))
 		if t.owed.CompareAndSwap(owed, owed-again) {
-			t.repeated.Add(again)
+			t.repeated.Add(uint64(again))
 			return
 		}
 	}

@@ -107,7 +107,7 @@ func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed
 	d.standing.registrations++
-	d.standing.assigned = time.Now()
+	d.standing.assigned.set(time.Now())
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,
 		Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))}

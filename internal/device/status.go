@@ -89,26 +89,38 @@ type standing struct {
 	Hub         string // of the link at work
 	Provisional bool
 	down        bool // why is of this outage
+	failed      bool // rule is of a failure
+	failovers   uint32
 	Since       time.Time
-	started     time.Time
+	started     moment
 
 	last         string // the hub of the link before, or of this one
 	why          *Why
 	rule         string // of the last decision since the last link, or of the last failure of a hub
-	failed       bool   // rule is of a failure
-	failovers    uint32
 	lastFailover *Failover
 
+	assigned      moment
 	registrations uint32
-	assigned      time.Time
+}
+
+// moment is a time in eight bytes; 0: there is none.
+type moment int64
+
+func (m *moment) set(t time.Time) { *m = moment(t.UnixNano()) }
+
+func (m moment) time() time.Time {
+	if m == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(m))
 }
 
 // begin notes the start of a device.
 func (s *standing) begin(d *Device) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.started = time.Now()
-	s.Since = s.started
+	s.Since = time.Now()
+	s.started.set(s.Since)
 }
 
 // upLocked notes a link that is at work. It returns the hub before and the rule that began the move
@@ -151,8 +163,8 @@ func (d *Device) Status() Status {
 	st, box, home := d.standing, d.box, d.home
 	d.mu.Unlock()
 	s := Status{
-		Device: d.id.DeviceID, Started: st.started, Hub: st.Hub, Provisional: st.Provisional, Since: st.Since, Why: st.why,
-		Failovers: uint64(st.failovers), LastFailover: st.lastFailover, Registrations: uint64(st.registrations), AssignedAt: st.assigned,
+		Device: d.id.DeviceID, Started: st.started.time(), Hub: st.Hub, Provisional: st.Provisional, Since: st.Since, Why: st.why,
+		Failovers: uint64(st.failovers), LastFailover: st.lastFailover, Registrations: uint64(st.registrations), AssignedAt: st.assigned.time(),
 		Made: d.counters.Made.Load(), Skipped: d.counters.Skipped.Load(), Bad: d.counters.Bad.Load(),
 		Repeated: d.traffic.Repeated(), PerSecond: d.traffic.PerSecond(), OutboxBytes: d.c.Outbox.MaxBytes, Commands: d.floods.commands(),
 	}
