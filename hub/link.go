@@ -215,6 +215,11 @@ func (l *Link) Settle(ctx context.Context) error { return l.session.Settle(ctx) 
 // the hub answers on another connection does not.
 func (l *Link) Check() { l.session.Check() }
 
+// Hurry says that the device is about to stop. Until the time until, the link gives up if a PUBACK
+// is overdue, although the hub lives, so that the message can go by another link. See
+// [mqtt.Session.Hurry].
+func (l *Link) Hurry(until time.Time) { l.session.Hurry(until) }
+
 // Close ends the link in order: what is queued is written, then DISCONNECT, so that the hub keeps
 // the session. It waits for the link's goroutines, and until ctx ends for the writes. why is the
 // reason that Err returns, unless the link had ended before; nil stands for [ErrClosed].

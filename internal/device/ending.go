@@ -22,6 +22,7 @@ var ErrUnsent = errors.New("not everything was sent")
 const (
 	onceLimit  = time.Minute // without a link, in a row, when running once
 	standLimit = 2 * time.Second
+	anotherGo  = time.Second // what a stopping device leaves for another link
 	lookAgain  = 100 * time.Millisecond
 )
 
@@ -166,6 +167,12 @@ func (d *Device) finish(asked bool) {
 		d.emit(journal.Event{Kind: journal.Stopping, Queued: queued, Text: d.stoppingText(queued, drains, d.sleeping())})
 	}
 	if drains {
+		// A hub that withholds a PUBACK may be a minute away from being given up. Another link may
+		// still bring what is in flight: it would be sent again after the next start anyway. Only
+		// this one link is given up, so at most its window is sent twice.
+		if l := d.serves(); l != nil {
+			l.Hurry(end.Add(-anotherGo))
+		}
 		d.drainWhile(ctx, func() bool { return !hopeless() })
 	}
 	d.handlers.wait(ctx)

@@ -309,3 +309,56 @@ func TestStopDoesNotWaitForHubThatIsNotTried(t *testing.T) {
 		w.config.Telemetry = false
 	})
 }
+
+// TestStopGivesUpALinkThatWithholdsAPuback: a hub has withheld PUBACKs and lives on. A device that
+// stops gives up this link as soon as they are overdue, and another link brings the samples. The
+// hub gets at most the window twice. If there is no time for another link, or the hub withholds
+// there too, the samples wait for the next start, after one more link at most.
+func TestStopGivesUpALinkThatWithholdsAPuback(t *testing.T) {
+	for name, v := range map[string]struct {
+		drain   time.Duration
+		faulty  time.Duration // that the hub withholds PUBACKs, a sample each second
+		before  time.Duration // that passes between that and the stop
+		always  bool          // the hub never acknowledges again
+		waiting bool          // samples are left
+		most    time.Duration // that the stop takes
+	}{
+		"just now":                  {5 * time.Second, time.Second, 0, false, false, 1500 * time.Millisecond},
+		"half a minute ago":         {5 * time.Second, 3 * time.Second, 30 * time.Second, false, false, 0},
+		"and again":                 {5 * time.Second, 3 * time.Second, 0, true, true, 5 * time.Second},
+		"no time for another":       {2 * time.Second, time.Second, 0, false, true, 2 * time.Second},
+		"a short time is enough":    {1500 * time.Millisecond, 3 * time.Second, 30 * time.Second, false, false, 0},
+		"it does not wait for them": {0, 3 * time.Second, 30 * time.Second, false, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, setup{device: func(c *plan) { c.DrainTimeout = v.drain }}, func(t *testing.T, w *world) {
+				w.run(5500 * time.Millisecond)
+				w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultDropPuback}))
+				w.run(v.faulty)
+				if !v.always {
+					w.must(w.cloud.HealHub("hub-a"))
+				}
+				w.run(v.before)
+				before, dev := w.cloud.Ledger("dev-1", false), w.dev
+				w.forget()
+				began := time.Now()
+				w.halt()
+				if took := time.Since(began); took > v.most+10*time.Millisecond {
+					t.Errorf("the stop took %v", took)
+				}
+				after := w.cloud.Ledger("dev-1", false)
+				if more := after.Duplicates - before.Duplicates; more > int64(v.faulty/time.Second) {
+					t.Errorf("%d samples came twice, more than were in flight", more)
+				}
+				left := dev.box.Stats().Queued
+				if left > 0 != v.waiting {
+					t.Errorf("%d samples are left", left)
+				}
+				if n := w.count(journal.Connected); n > 1 {
+					t.Errorf("%d more links", n)
+				}
+				w.config.Telemetry = !v.waiting // what is queued is not lost
+			})
+		})
+	}
+}

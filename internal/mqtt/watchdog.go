@@ -35,7 +35,8 @@ import (
 //
 // The final limit counts for the oldest message, from when it was sent or became the oldest. So a
 // server that acknowledges in order, however slowly, is kept, although it takes minutes for a whole
-// window. A server that withholds a single PUBACK is not kept.
+// window. A server that withholds a single PUBACK is not kept. A session in a hurry (see Hurry) does
+// not wait for that limit.
 const (
 	minSuspect = time.Second
 	maxSuspect = 5 * time.Second
@@ -54,6 +55,7 @@ type watch struct {
 	timer   *time.Timer
 	due     time.Time     // when timer fires
 	calmed  time.Time     // when it was last moved away because all is answered
+	hurry   time.Time     // until when a PUBACK that is overdue ends the session; zero: it does not
 	missed  time.Duration // part of the present silence in which this process did not run
 	starved time.Time     // when that was last noticed
 	lastIn  time.Time     // when the reader last had something of the peer
@@ -119,6 +121,12 @@ func (w *watch) answerTime() time.Duration {
 
 func (w *watch) deadAfter() time.Duration {
 	return min(max(2*w.suspectAfter(), minDead), maxDead)
+}
+
+// overdueAfter returns the time after which a PUBACK is overdue. It is that of deadAfter as if there
+// had been no false alarm, because a withheld PUBACK is what may have raised the alarms.
+func (w *watch) overdueAfter() time.Duration {
+	return min(max(2*w.answerTime(), minDead), maxDead)
 }
 
 // owedSinceLocked returns since when the answer is owed that is owed longest. It returns false if
@@ -287,12 +295,16 @@ func (s *Session) armLocked(now time.Time) error {
 		s.pingLocked(now)
 		owed = now
 	}
-	last := now.Add(finalLimit)
-	if limit := owed.Add(finalLimit + s.missed); !now.Before(limit) {
+	final := finalLimit
+	if s.up && now.Before(s.hurry) {
+		final = s.overdueAfter()
+	}
+	last := now.Add(final)
+	if limit := owed.Add(final + s.missed); !now.Before(limit) {
 		if s.up {
-			return fmt.Errorf("%w for %v", ErrUnacked, finalLimit)
+			return fmt.Errorf("%w for %v", ErrUnacked, now.Sub(owed).Round(time.Millisecond))
 		}
-		return fmt.Errorf("%w in %v", ErrSilent, finalLimit)
+		return fmt.Errorf("%w in %v", ErrSilent, final)
 	} else if limit.Before(last) {
 		last = limit
 	}
@@ -405,6 +417,30 @@ func (s *Session) Check() {
 		s.flushLocked()
 	}
 	s.setLocked(now, now.Add(s.deadAfter()-s.suspectAfter()))
+}
+
+// Hurry says that the user of the session is about to stop. Until the time until, a PUBACK that is
+// overdue ends the session with ErrUnacked, although the server lives: there is no time to wait for
+// the final limit, and on another session the message may still arrive. A PUBACK is overdue after
+// twice the time that answers take on this session, at least 2 s and at most 10 s.
+func (s *Session) Hurry(until time.Time) {
+	if err := s.hurried(until); err != nil {
+		s.lose(err)
+	}
+}
+
+func (s *Session) hurried(until time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || !s.up {
+		return nil
+	}
+	s.hurry = until
+	err := s.armLocked(time.Now())
+	if len(s.out) > 0 { // a ping that is due
+		s.flushLocked()
+	}
+	return err
 }
 
 // pingLocked queues a PINGREQ. The caller sees to it that it is written.
