@@ -309,6 +309,9 @@ func (t *Tally) mark(at time.Time, e journal.Event) {
 		}
 	}
 	t.marked = t.outages
+	if e.Error == "" && e.Signal != "" { // the loss of the link has told why
+		e.Text = fmt.Sprintf("%s: %s; %s", hub, e.Signal, e.Action)
+	}
 	t.rep.Decisions = append(t.rep.Decisions, report.Mark{AtMs: t.ms(at), Hub: hub, Rule: e.Rule, Action: e.Action, Text: t.short(e.Text), Times: e.Times})
 }
 

@@ -19,6 +19,7 @@ type board struct {
 	at      string // hub of the link, "" for none
 	since   time.Time
 	stopped bool // the device has ended
+	fell    bool // the link was lost, and no decision is known since
 	made    uint64
 	backlog uint64
 	got     uint64 // messages
@@ -136,11 +137,12 @@ func (b *board) event(e journal.Event, at time.Time) {
 	case journal.Connected:
 		b.at, b.since = b.begin.Short(e.Hub), at
 	case journal.Lost, journal.Stopped:
-		b.at, b.since, b.stopped = "", at, e.Kind == journal.Stopped
+		b.at, b.since, b.stopped, b.fell = "", at, e.Kind == journal.Stopped, true
 	case journal.Decision:
-		if e.Error != "" {
+		if e.Error != "" || b.fell { // the others only name the next step
 			b.last = fmt.Sprintf("%s  %s [%s]", offset(at.Sub(b.began).Milliseconds()), b.begin.Short(e.Text), e.Rule)
 		}
+		b.fell = false
 	default:
 	}
 }

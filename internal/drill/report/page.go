@@ -14,7 +14,7 @@ const maxPage = 1 << 20
 var pageText string
 
 // page is the page of a report. The template escapes each text from outside for its place.
-var page = template.Must(template.New("page").Funcs(template.FuncMap{"count": count}).Parse(pageText))
+var page = template.Must(template.New("page").Funcs(template.FuncMap{"count": count, "ms": ms}).Parse(pageText))
 
 // HTML writes the report as one page. It needs no other file, no network and no script, and has less
 // than 1 MB.

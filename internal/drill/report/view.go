@@ -30,6 +30,7 @@ type view struct {
 	Picture  template.HTML
 	Caption  string
 	Faults   []faultRow
+	Budgets  bool // some faults have budgets of their own
 	Expected []Expectation
 	Steps    []stepRow
 	Hubs     []Account
@@ -93,6 +94,7 @@ func newView(r Report, l limits) view {
 	v.Picture = template.HTML(inline(r, l)) //nolint:gosec // Picture escapes each text itself; a test holds it to that
 	v.Caption = caption(r)
 	v.Faults = faultRows(r)
+	v.Budgets = slices.ContainsFunc(r.Recoveries, func(x Recovery) bool { return x.BudgetMs > 0 })
 	v.leave("faults", len(v.Faults), l.rows)
 	v.Faults = v.Faults[:min(len(v.Faults), l.rows)]
 	v.Expected = expected(r)
