@@ -108,6 +108,9 @@ func (d *Device) assigned(n failover.Note) {
 	again := n.Host == d.outage.failed
 	d.standing.registrations++
 	d.standing.assigned.set(time.Now())
+	if d.standing.refused {
+		d.standing.refused, d.standing.down = false, false
+	}
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.Assigned, Hub: n.Host, Took: n.Took, Unchanged: n.Unchanged,
 		Text: fmt.Sprintf("DPS assigned %s after %s", n.Host, journal.Duration(n.Took))}

@@ -90,6 +90,7 @@ type standing struct {
 	Provisional bool
 	down        bool // why is of this outage
 	failed      bool // rule is of a failure
+	refused     bool // DPS has refused the device until a person acts, and has not named a hub since
 	failovers   uint32
 	Since       time.Time
 	started     moment
@@ -132,7 +133,7 @@ func (s *standing) upLocked(n failover.Note, now time.Time, outage time.Duration
 		s.lastFailover = &Failover{From: from, To: n.Host, Rule: rule, Took: outage, At: now}
 	}
 	s.Hub, s.last, s.Provisional, s.Since = n.Host, n.Host, n.Provisional, now
-	s.rule, s.failed, s.down = "", false, false
+	s.rule, s.failed, s.down, s.refused = "", false, false, false
 	return from, rule
 }
 
@@ -151,6 +152,11 @@ func (s *standing) decidedLocked(n failover.Note, e *journal.Event, hint string)
 	}
 	if e, ok := errors.AsType[*dps.Error](n.Err); ok && n.Host == "" && e.Counted {
 		s.registrations++
+	}
+	if n.Host == "" {
+		s.refused = e.Person
+	} else if s.refused && !e.Person {
+		return // the hubs refuse it too, and that is no news
 	}
 	s.down = true
 	s.why = &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
