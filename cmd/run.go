@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -48,13 +49,14 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 		return err
 	}
 	p.shared.Config.Once = once
+	app := sample.App(p.sample)
 	runtimeDir, _ := env.lookup("XDG_RUNTIME_DIR")
 	w, err := window.Open(ctx, &p.shared, p.id, window.Options{Version: version(), Credential: s.credential, HTTP: s.http, TokenFile: s.httpTokenFile,
-		RuntimeDir: runtimeDir, Log: s.log, Levels: s.levels})
+		Methods: slices.Sorted(maps.Keys(app.Commands)), RuntimeDir: runtimeDir, Log: s.log, Levels: s.levels})
 	if err != nil {
 		return usage(err)
 	}
-	d := device.New(&p.shared, p.id, sample.App(p.sample))
+	d := device.New(&p.shared, p.id, app)
 	if _, err := d.Open(); err != nil { // before the socket is made, because it locks the directory
 		return errors.Join(err, w.Close())
 	}

@@ -86,6 +86,7 @@ func TestScripts(t *testing.T) {
 			"cloud": cloudCommand, "device": deviceCommand, "telemetry": telemetryCommand, "signal": signalCommand,
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
 			"piped": pipedCommand, "logged": loggedCommand, "token": tokenCommand, "insist": insistCommand,
+			"needs": needsCommand, "scrape": scrapeCommand, "prometheus": prometheusCommand, "answered": answeredCommand,
 			"watching": watchingCommand, "watched": watchedCommand,
 		},
 	})

@@ -16,8 +16,15 @@ type shown struct {
 }
 
 // View is for GET /status.
-func (s shown) View() status.View {
+func (s shown) View() status.View { return s.view(s.d.Status()) }
+
+// reading is for GET /metrics.
+func (s shown) reading() (status.View, status.Figures) {
 	d := s.d.Status()
+	return s.view(d), figures(d)
+}
+
+func (s shown) view(d device.Status) status.View {
 	v := status.View{
 		Version: s.o.Version, Device: d.Device, State: status.State(d.State), Started: d.Started, Hub: d.Hub, Since: d.Since, Transport: "mqtt",
 		NextTry: moment(d.NextTry), Failovers: d.Failovers,

@@ -25,21 +25,23 @@ const minToken = 16
 // Options say what is shown of a device, and where.
 type Options struct {
 	Version    string
-	Credential string // what proves the device's identity, as [status.Credential] has it
-	HTTP       string // address with port; empty: only the control socket is served
-	TokenFile  string // holds the token for an address of the network; empty: there is none
-	RuntimeDir string // of the user, for sockets whose path would be too long; may be empty
+	Credential string   // what proves the device's identity, as [status.Credential] has it
+	HTTP       string   // address with port; empty: only the control socket is served
+	TokenFile  string   // holds the token for an address of the network; empty: there is none
+	Methods    []string // direct methods that the device handles
+	RuntimeDir string   // of the user, for sockets whose path would be too long; may be empty
 	Log        zerolog.Logger
 	Levels     *Levels // of the log
 }
 
 // Window is the server of a device's status, and where it listens.
 type Window struct {
-	o      Options
-	server status.Server
-	socket status.Socket
-	tcp    net.Listener // nil: only the control socket is served
-	reach  status.Reach // of tcp
+	o       Options
+	server  status.Server
+	metrics *status.Metrics
+	socket  status.Socket
+	tcp     net.Listener // nil: only the control socket is served
+	reach   status.Reach // of tcp
 }
 
 // Open listens on the TCP address, if there is one, and keeps the events of the journal from now
@@ -57,6 +59,8 @@ func Open(ctx context.Context, shared *device.Shared, id device.Identity, o Opti
 		return nil, errors.Join(err, w.Close())
 	}
 	shared.Journal.Sink(w.server.Events.Emit)
+	w.metrics = newMetrics(shared, o)
+	w.server.Metrics = w.metrics.Handler()
 	return w, nil
 }
 
@@ -102,7 +106,9 @@ func (w *Window) Close() error {
 // Serve shows a device, whose directory this process has locked, until end is called: also while
 // the device stops.
 func (w *Window) Serve(ctx context.Context, d *device.Device) (end func()) {
-	w.server.Shown = shown{d, w.o}
+	s := shown{d, w.o}
+	w.server.Shown = s
+	w.metrics.Show(s.reading)
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
 	serving.Go(func() { w.server.ServeSocket(ctx, w.socket) })

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"strings"
@@ -38,6 +39,7 @@ type Figures struct {
 	Invalid     uint64 // inputs that were no samples
 
 	OutboxMax    int64 // bytes that the outbox may hold; 0: it is not known
+	Degraded     bool  // the disk takes no messages
 	Unreadable   bool  // the outbox cannot read its next message now
 	AcksNotSaved bool  // the outbox cannot write acknowledgements down
 	Troubles     int   // files of the state directory that cannot be read or written now
@@ -183,7 +185,7 @@ func (m *Metrics) histogram(name, help string, buckets []float64) prometheus.His
 }
 
 // Handler serves GET /metrics, as OpenMetrics if the client asks for it. An answer is at most
-// 250 ms old. It is not compressed, because that would cost more than all the rest.
+// 500 ms old. It is not compressed, because that would cost more than all the rest.
 func (m *Metrics) Handler() http.Handler { return &m.answers }
 
 // Show says where the figures of a scrape come from. The function is called for each scrape, from
@@ -204,16 +206,11 @@ func (m *Metrics) Take(e journal.Event) {
 		if e.Outage > 0 {
 			m.recovery.Observe(e.Outage.Seconds())
 		}
-		if e.From != "" {
-			rule := e.Rule
-			if rule == "" {
-				rule = noName
-			}
-			m.failovers.WithLabelValues(rule).Inc()
-		}
+		m.moved(e)
 	case journal.Renewed:
 		m.links.Inc()
 		m.renewals.Inc()
+		m.moved(e)
 	case journal.Lost:
 		m.drops.WithLabelValues(e.Signal).Inc()
 	case journal.Decision:
@@ -233,6 +230,13 @@ func (m *Metrics) Take(e journal.Event) {
 	case journal.Bug:
 		m.bugs.Inc()
 	default:
+	}
+}
+
+// moved counts a failover if a link has come up on another hub.
+func (m *Metrics) moved(e journal.Event) {
+	if e.From != "" {
+		m.failovers.WithLabelValues(cmp.Or(e.Rule, noName)).Inc()
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 )
 
 // sharedFor is how long the answer to a scrape is given to further ones. So however many ask, they
-// cost the device no more than four scrapes a second.
-const sharedFor = 250 * time.Millisecond
+// cost the device no more than two scrapes a second.
+const sharedFor = 500 * time.Millisecond
 
 // answers gives the same answer to scrapes that come shortly one after the other. A reader that is
 // slow gets bytes that exist already, so it holds up nobody.
@@ -56,10 +56,14 @@ func (s *answers) of(format int, r *http.Request) *answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if a := s.all[format]; a != nil && now.Sub(a.at) < sharedFor && a.status == http.StatusOK {
-		return a
+	before := s.all[format]
+	if before != nil && now.Sub(before.at) < sharedFor && before.status == http.StatusOK {
+		return before
 	}
 	fresh := &answer{at: now, status: http.StatusOK, header: http.Header{}}
+	if before != nil {
+		fresh.body.Grow(before.body.Len() + before.body.Len()/16)
+	}
 	ask := r.Clone(r.Context())
 	ask.Header = http.Header{"Accept": {[]string{"text/plain", "application/openmetrics-text;version=1.0.0"}[format]}}
 	s.make.ServeHTTP(fresh, ask)

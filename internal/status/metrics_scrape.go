@@ -106,7 +106,7 @@ var figures = []figure{
 	one("backlog_oldest_age_seconds", "Age of the oldest of them; 0 if none waits.", gauge, func(r *reading) float64 { return r.Outbox.OldestAgeSeconds }),
 	one("outbox_max_bytes", "Bytes that the outbox may hold.", gauge, func(r *reading) float64 { return float64(r.OutboxMax) }),
 	one("outbox_last_seq", "Sequence number of the newest message.", gauge, func(r *reading) float64 { return float64(r.Outbox.LastSeq) }),
-	one("outbox_degraded", "1 while the disk takes no messages: new ones are kept in memory only.", gauge, func(r *reading) float64 { return yes(r.Outbox.Degraded) }),
+	one("outbox_degraded", "1 while the disk takes no messages: new ones are kept in memory only.", gauge, func(r *reading) float64 { return yes(r.Degraded) }),
 	one("outbox_unreadable", "1 while the next message cannot be read from the disk.", gauge, func(r *reading) float64 { return yes(r.Unreadable) }),
 	one("outbox_acks_unsaved", "1 while acknowledgements cannot be written: a restart would send messages again.", gauge, func(r *reading) float64 { return yes(r.AcksNotSaved) }),
 	one("state_dir_troubles", "Files of the state directory, the outbox excepted, that cannot be read or written now.", gauge, func(r *reading) float64 { return float64(r.Troubles) }),

@@ -151,6 +151,8 @@ func TestEachRecordCountsWhereItBelongs(t *testing.T) {
 			map[string]float64{"hubhop_links_total": 1, "hubhop_recovery_seconds": 1, "hubhop_failovers_total H07": 1}},
 		{journal.Event{Kind: journal.Connected, From: "a"}, map[string]float64{"hubhop_links_total": 1, "hubhop_failovers_total none": 1}},
 		{journal.Event{Kind: journal.Renewed, Outage: time.Second}, map[string]float64{"hubhop_links_total": 1, "hubhop_token_renewals_total": 1}},
+		{journal.Event{Kind: journal.Renewed, From: "a", Rule: "D01"},
+			map[string]float64{"hubhop_links_total": 1, "hubhop_token_renewals_total": 1, "hubhop_failovers_total D01": 1}},
 		{journal.Event{Kind: journal.Lost, Signal: "link reset"}, map[string]float64{"hubhop_link_drops_total link reset": 1}},
 		{journal.Event{Kind: journal.Decision, Rule: "H07", Hub: "a", Signal: "connection refused", Error: "x"}, map[string]float64{"hubhop_decisions_total H07": 1}},
 		{journal.Event{Kind: journal.Decision, Rule: "D08", Signal: "DPS 429", Error: "x"},
