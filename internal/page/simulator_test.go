@@ -72,7 +72,7 @@ func TestClickMovesADevice(t *testing.T) {
 // TestPageComesBackWithItsServer stops the server under the page, and starts another one at the
 // same port. The page says so meanwhile, and then shows the new cloud, without being loaded again.
 func TestPageComesBackWithItsServer(t *testing.T) {
-	cloud := startCloud(t, nil)
+	cloud := startCloud(t, func(c *sim.Config) { c.Hubs = 3 })
 	stop := startDevices(t, cloud, time.Second, "pump-1")
 	control := strings.TrimPrefix(cloud.Info().Control, "http://")
 	b := openPage(t, cloud.Info().Control+"/", desktop)
@@ -99,6 +99,9 @@ func TestPageComesBackWithItsServer(t *testing.T) {
 	b.until(`document.querySelector('[data-hub="hub-a"]').dataset.devices === "1"`)
 	b.click(place("hub-a") + " .attack")
 	b.until(`document.querySelector('[data-hub="hub-b"]').dataset.devices === "1" && document.querySelector("#refused").hidden`)
+	if got := value[string](b, `[...document.querySelectorAll("[data-hub], #keys li")].map((n) => n.dataset.hub ?? n.children[1].textContent).join()`); got != "hub-a,hub-b,hub-a,hub-b" {
+		t.Errorf("the page has %s", got)
+	}
 	if !value[bool](b, `window.sameDocument === true`) {
 		t.Error("the page was loaded again")
 	}

@@ -20,6 +20,7 @@ stage.pad("", byId("pad-away"));
 /** The hubs in order, each with its elements; and the devices by id. */
 const hubs = new Map();
 const devices = new Map();
+let numbered = 0; // hubs that were ever seen, for ids of elements
 let dpsFault = null;
 let sum = null; // the ledger of all devices
 let began = false; // whether a state has been seen
@@ -60,6 +61,7 @@ function take(state, asked) {
     devices.delete(id);
     stage.remove(id);
   }
+  for (const h of [...hubs.values()]) if (!state.hubs.some((s) => s.name === h.name)) drop(h);
   began = true;
   draw();
 }
@@ -71,8 +73,9 @@ function hub(name, host) {
   const node = clone("t-hub");
   const [title, badge, note] = node.querySelector(".place-head").children;
   const hue = hubs.size % 8;
+  const id = ++numbered;
   h = { name, hue, fault: null, node, badge, note, counts: node.querySelector(".counts"), heal: node.querySelector(".heal"), points: [], now: 0, heard: 0, devices: 0, close: "rst" };
-  node.id = `hub-${hubs.size}`;
+  node.id = `hub-${id}`;
   title.id = `${node.id}-title`;
   node.setAttribute("aria-labelledby", title.id);
   node.dataset.hub = name;
@@ -111,6 +114,17 @@ function hub(name, host) {
   chart.lines.push({ color: `--hub-${hue}`, points: h.points });
   stage.measure();
   return h;
+}
+
+// drop takes a hub away that the cloud does not have any more, as after a restart.
+function drop(h) {
+  hubs.delete(h.name);
+  for (const d of devices.values()) if (d.hub === h.name) put(d, null);
+  stage.drop(h.name);
+  h.node.remove();
+  h.key.parentElement.remove();
+  chart.lines = chart.lines.filter((line) => line.points !== h.points);
+  stage.measure();
 }
 
 function hue(name) {

@@ -8,6 +8,7 @@ import { attribute, color, onScheme, still } from "./ui.js";
 const hopTime = 720; // ms
 const hopSpread = 260; // ms by which hops of the same moment differ
 const slideTime = 260; // ms
+const mostPixels = 12_000_000;
 const golden = Math.PI * (3 - Math.sqrt(5));
 
 /** Pad is one place on the stage. Dots keep their slots, so that nobody moves when another leaves. */
@@ -92,11 +93,18 @@ export class Stage {
     this.#pads.set(name, new Pad(element));
   }
 
+  /** drop takes away the place with a name. Dots that still stand there leave the stage. */
+  drop(name) {
+    for (const dot of this.#pads.get(name).slots) if (dot !== undefined) this.remove(dot.id);
+    this.#pads.delete(name);
+  }
+
   /** measure reads where the pads are. Call it when the layout may have changed. */
   measure() {
     const area = this.#area.getBoundingClientRect();
-    const scale = Math.min(devicePixelRatio || 1, 2);
     const { width, height } = area;
+    // Browsers bound the pixels of a canvas, and a phone shows many hubs below each other.
+    const scale = Math.min(devicePixelRatio || 1, 2, Math.sqrt(mostPixels / Math.max(1, width * height)));
     if (this.#canvas.width !== Math.round(width * scale) || this.#canvas.height !== Math.round(height * scale)) {
       this.#canvas.width = Math.round(width * scale);
       this.#canvas.height = Math.round(height * scale);
