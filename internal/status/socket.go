@@ -52,14 +52,15 @@ func ShortDir(runtimeDir string) string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("hubhop-%d", os.Getuid()))
 }
 
-// path returns where the socket is to be. short says that it is not in Dir.
+// path returns where the socket is to be. short says that it is not in Dir. It goes by the absolute
+// path, so that everybody comes to the same result, from whatever directory.
 func (k Socket) path() (path string, short bool) {
 	path = filepath.Join(k.Dir, SocketName)
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
 	if len(path) <= maxSocketPath {
 		return path, false
-	}
-	if abs, err := filepath.Abs(k.Dir); err == nil {
-		path = filepath.Join(abs, SocketName)
 	}
 	sum := sha256.Sum256([]byte(path))
 	return filepath.Join(k.Short, hex.EncodeToString(sum[:8])+".sock"), true
@@ -209,13 +210,15 @@ func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string
 // it.
 func FindSocket(dir string) (string, error) {
 	path, short := Socket{Dir: dir}.path()
+	var missing error
 	if !short {
-		_, err := os.Lstat(path)
-		return path, err
+		if _, missing = os.Lstat(path); missing == nil {
+			return path, nil
+		}
 	}
-	b, err := os.ReadFile(filepath.Join(dir, SocketPathName))
+	b, err := os.ReadFile(filepath.Join(dir, SocketPathName)) // also if the device came here by a longer path
 	if err != nil {
-		return "", err
+		return "", cmp.Or(missing, err)
 	}
 	path = strings.TrimSpace(string(b))
 	if !filepath.IsAbs(path) || len(path) > maxSocketPath {
