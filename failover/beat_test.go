@@ -19,7 +19,7 @@ func TestBeatTellsWorkFromRest(t *testing.T) {
 		observing, saving := make(chan struct{}), make(chan struct{})
 		var slow, up atomic.Bool
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				if !up.Load() {
 					return nil, errors.New("away")

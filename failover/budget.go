@@ -9,16 +9,19 @@ import (
 // budget limits how often something is done: size times at once, and then once more each interval.
 // It starts full, and costs no memory before its first use.
 type budget struct {
-	size    int
-	every   time.Duration
+	allowed *allowance
 	limiter *rate.Limiter // nil: not used yet
 }
 
-func newBudget(size int, every time.Duration) budget { return budget{size: size, every: every} }
+// allowance is how large a budget is, and how often one is given back.
+type allowance struct {
+	size  int
+	every time.Duration
+}
 
 func (b *budget) limit() *rate.Limiter {
 	if b.limiter == nil {
-		b.limiter = rate.NewLimiter(rate.Every(b.every), b.size)
+		b.limiter = rate.NewLimiter(rate.Every(b.allowed.every), b.allowed.size)
 	}
 	return b.limiter
 }

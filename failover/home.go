@@ -16,6 +16,8 @@ const (
 	quickEvery = 2 * time.Second
 )
 
+var quickAllowed = allowance{quickSize, quickEvery}
+
 // homeWay is the way to the hub that DPS named last, or to the cached one.
 type homeWay struct {
 	attempt

@@ -36,7 +36,11 @@ func (s *Session[L]) Start(ended func(p *PanicError)) (stop func()) {
 }
 
 func (s *Session[L]) begin(life context.Context, ended func(p *PanicError)) *loop[L] {
-	r := &loop[L]{Session: s, m: NewMachine(s.Options, s.Cached), life: life, ended: ended}
+	var cached State
+	if s.Cached != nil {
+		cached, s.Cached = *s.Cached, nil
+	}
+	r := &loop[L]{Session: s, m: newMachine(&s.Options, cached), life: life, ended: ended}
 	if r.Open == nil {
 		r.Open = func(context.Context) func() { return func() {} }
 	}
@@ -54,6 +58,7 @@ func (s *Session[L]) begin(life context.Context, ended func(p *PanicError)) *loo
 // goroutine of its caller, because only there can the caller recover.
 type PanicError struct {
 	Value any
+	State State // what the next session should know
 	stack []byte
 }
 
@@ -221,6 +226,9 @@ func (r *loop[L]) wait(left []event) {
 	r.mu.Lock()
 	p := r.panicked
 	r.mu.Unlock()
+	if p != nil {
+		p.State = r.m.State()
+	}
 	r.ended(p)
 }
 
@@ -266,7 +274,7 @@ func (r *loop[L]) contain() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.panicked == nil {
-			r.panicked = &PanicError{p, debug.Stack()}
+			r.panicked = &PanicError{Value: p, stack: debug.Stack()}
 		}
 		r.stopLocked()
 	}

@@ -45,7 +45,7 @@ const (
 // one). side is the way to a known hub; it is tried only while DPS cannot help. Registrations run
 // beside both. Exactly one link is served; a link to home always takes over from one to side.
 type Machine struct {
-	o       Options
+	o       *Options
 	state   State
 	unsaved bool // state has a change that the next Save will keep
 	lastID  int
@@ -59,7 +59,10 @@ type Machine struct {
 }
 
 // NewMachine returns a machine that knows what the last run left.
-func NewMachine(o Options, cached State) *Machine {
+func NewMachine(o Options, cached State) *Machine { return newMachine(&o, cached) }
+
+// newMachine keeps o, and puts the defaults into it.
+func newMachine(o *Options, cached State) *Machine {
 	if o.Table == nil {
 		o.Table = Rules
 	}
@@ -70,7 +73,7 @@ func NewMachine(o Options, cached State) *Machine {
 		o.Pipeline = PipelineAuto
 	}
 	m := &Machine{o: o, state: cached, dps: newRegistrations()}
-	m.home.quick = newBudget(quickSize, quickEvery)
+	m.home.quick = budget{allowed: &quickAllowed}
 	for _, k := range cached.KnownHubs {
 		m.hub(k.Host).sequential = k.Sequential
 	}
@@ -152,7 +155,9 @@ func (m *Machine) Step(now time.Time, e Event) []Effect {
 	case Tick:
 		m.tick(now)
 	}
-	return m.out
+	out := m.out
+	m.out = nil
+	return out
 }
 
 func (m *Machine) start(now time.Time) {

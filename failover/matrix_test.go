@@ -431,7 +431,7 @@ func (c *cell) session() *failover.Session[*hub.Link] {
 		state.KnownHubs = []failover.KnownHub{{Host: hubA, AssignedAt: now}, {Host: hubB, AssignedAt: now}}
 	}
 	return &failover.Session[*hub.Link]{
-		Options: c.options, Cached: state,
+		Options: c.options, Cached: &state,
 		Dial: func(ctx context.Context, t failover.Target) (*hub.Link, error) {
 			c.note(deed{what: "dial " + map[string]string{hubA: "hub-a", hubB: "hub-b"}[t.Host] + careful(t.Sequential && c.options.Pipeline != failover.PipelineOff)})
 			l, err := dialers[t.Host].Dial(ctx, hub.Attempt{Host: t.Host, DeviceID: t.DeviceID, Sequential: t.Sequential, Progress: func(p hub.Phase) {

@@ -47,8 +47,13 @@ type registrations struct {
 	heldUntil  time.Time // until when such a connection is held; zero: none is
 }
 
+var (
+	registrationsAllowed = allowance{budgetSize, budgetEvery}
+	aheadAllowed         = allowance{aheadSize, aheadEvery}
+)
+
 func newRegistrations() registrations {
-	return registrations{budget: newBudget(budgetSize, budgetEvery), ahead: newBudget(aheadSize, aheadEvery)}
+	return registrations{budget: budget{allowed: &registrationsAllowed}, ahead: budget{allowed: &aheadAllowed}}
 }
 
 // rest ends what is under way.

@@ -173,7 +173,7 @@ func TestEachErrorHasItsSignal(t *testing.T) {
 
 func TestBudgetComesBackOneByOne(t *testing.T) {
 	now := time.Unix(0, 0)
-	b := newBudget(2, 5*time.Second)
+	b := budget{allowed: &allowance{2, 5 * time.Second}}
 	taken := func(at time.Time) (n int) {
 		for b.take(at) {
 			n++

@@ -36,7 +36,7 @@ type Target struct {
 // and Observe may be nil.
 type Session[L Link] struct {
 	Options Options
-	Cached  State
+	Cached  *State // what the last run left; nil: nothing. The session forgets it when it begins
 
 	// Dial makes one attempt. ctx bounds the attempt. It also ends when the link is retired, so a
 	// link must not depend on it.

@@ -76,7 +76,7 @@ func TestWorkThatFailsIsWhyALinkEnds(t *testing.T) {
 	defer stop()
 	var lost []Note
 	s := &Session[*standing]{
-		Options: Options{NoDPS: true}, Cached: State{AssignedHub: "hub-a"},
+		Options: Options{NoDPS: true}, Cached: &State{AssignedHub: "hub-a"},
 		Dial: func(context.Context, Target) (*standing, error) { return &standing{done: make(chan struct{})}, nil },
 		Register: func(context.Context, dps.Request) (dps.Assignment, error) {
 			return dps.Assignment{}, errors.New("nobody")
@@ -102,7 +102,7 @@ func TestWorkThatFailsIsWhyALinkEnds(t *testing.T) {
 func TestPanicEndsTheSession(t *testing.T) {
 	up := &standing{done: make(chan struct{})}
 	s := &Session[*standing]{
-		Options: Options{NoDPS: true}, Cached: State{AssignedHub: "hub-a"},
+		Options: Options{NoDPS: true}, Cached: &State{AssignedHub: "hub-a"},
 		Dial: func(context.Context, Target) (*standing, error) { return up, nil },
 		Register: func(context.Context, dps.Request) (dps.Assignment, error) {
 			return dps.Assignment{}, errors.New("nobody")
@@ -125,7 +125,7 @@ func TestPanicEndsTheSession(t *testing.T) {
 func TestServeThatPanicsEndsTheSession(t *testing.T) {
 	up := &standing{done: make(chan struct{})}
 	s := &Session[*standing]{
-		Options: Options{NoDPS: true}, Cached: State{AssignedHub: "hub-a"},
+		Options: Options{NoDPS: true}, Cached: &State{AssignedHub: "hub-a"},
 		Dial:  func(context.Context, Target) (*standing, error) { return up, nil },
 		Serve: func(context.Context, *standing, bool, func()) func() error { panic("no server") },
 	}
@@ -151,7 +151,7 @@ func TestServedLinkNeedsNoGoroutine(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		served := false
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				return &standing{done: make(chan struct{})}, nil
 			},
@@ -190,7 +190,7 @@ func TestLinksAreServedOneAtATime(t *testing.T) {
 		}
 		var tried atomic.Bool // hub-a has been dialled
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-b", AssignedAt: began}}},
+			Cached: &State{AssignedHub: "hub-a", KnownHubs: []KnownHub{{Host: "hub-b", AssignedAt: began}}},
 			Dial: func(ctx context.Context, to Target) (*standing, error) {
 				if to.Host == "hub-a" && tried.CompareAndSwap(false, true) {
 					select {
@@ -232,7 +232,7 @@ func TestConnectionToDPSIsPromisedBeforeARegistration(t *testing.T) {
 		defer stop()
 		dials, promised := 0, false
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				if dials++; dials > 1 {
 					return nil, &hub.Error{Phase: hub.PhaseDial, Host: "hub-a", Err: syscall.ECONNREFUSED}
@@ -270,7 +270,7 @@ func TestShortLinkThatCarriedIsRedialledAtOnce(t *testing.T) {
 		defer stop()
 		dials, began := 0, time.Now()
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				if dials++; dials == 5 {
 					stop()
@@ -299,7 +299,7 @@ func TestStartedSessionAtRestHasNoGoroutine(t *testing.T) {
 		var links []*standing
 		served := 0
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				l := &standing{done: make(chan struct{}), carried: true}
 				links = append(links, l)
@@ -341,7 +341,7 @@ func TestPanicEndsAStartedSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := &standing{done: make(chan struct{})}
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial:   func(context.Context, Target) (*standing, error) { return up, nil },
 			Serve:  func(context.Context, *standing, bool, func()) func() error { panic("no server") },
 		}
@@ -360,7 +360,7 @@ func TestLinkThatComesTooLateIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		late := &standing{done: make(chan struct{})}
 		s := &Session[*standing]{
-			Cached: State{AssignedHub: "hub-a"},
+			Cached: &State{AssignedHub: "hub-a"},
 			Dial: func(context.Context, Target) (*standing, error) {
 				time.Sleep(time.Second)
 				return late, nil

@@ -68,7 +68,7 @@ func TestLongWaitForDPSIsReported(t *testing.T) {
 		for cached, unchanged := range map[string]bool{"hub-a": true, "hub-b": false} {
 			ctx, stop := context.WithCancel(t.Context())
 			s := &Session[*standing]{
-				Cached: State{AssignedHub: cached},
+				Cached: &State{AssignedHub: cached},
 				Dial: func(ctx context.Context, _ Target) (*standing, error) {
 					<-ctx.Done()
 					return nil, ctx.Err()

@@ -100,7 +100,7 @@ func invoke[T any](ctx context.Context, d *Device, path string, handle func(cont
 		err    error
 	}
 	done := make(chan outcome, 1)
-	d.handlers.run(func() {
+	d.handlers.run(d.bulkheads, func() {
 		defer cancel()
 		var o outcome
 		o.err = d.run(path, func() (err error) {

@@ -60,20 +60,19 @@ type Device struct {
 	home    *home.Home
 	cache   *keeper
 	time    timekeeping
-	cached  *failover.State // what the last run has left; nil once a session has it
+	cached  *failover.State // what the last run, or the last session, has left; nil once a session has it
 	box     Outbox
 	handled *home.Handled
 	twin    twin
 
-	handlers tally // counts the methods that run
-	methods  slots // bounds the methods that run
-	stopping atomic.Bool
-	current  atomic.Pointer[failover.Session[*link]] // keeps the device connected
-	counters telemetry.Counters
-	floods   floods
-	warned   telemetry.Warned
-
-	inputEnded atomic.Bool // running once: all of the input is in the outbox
+	handlers   tally // counts the methods that run
+	methods    slots // bounds the methods that run
+	stopping   atomic.Bool
+	inputEnded atomic.Bool                             // running once: all of the input is in the outbox
+	current    atomic.Pointer[failover.Session[*link]] // keeps the device connected
+	counters   telemetry.Counters
+	floods     floods
+	warned     telemetry.Warned
 
 	mu          sync.Mutex
 	standing    standing
@@ -95,15 +94,14 @@ type Device struct {
 
 // New returns a device that has not started. shared is the same for all devices of a process.
 func New(shared *Shared, id Identity, app App) *Device {
-	d := &Device{shared: shared, c: &shared.Config, id: id, app: app, methods: slots{most: maxMethods, mostBytes: maxPayloads}}
+	d := &Device{shared: shared, c: &shared.Config, id: id, app: app}
 	if d.c.Once {
 		d.refused = make(chan error, 1)
 	}
 	d.disk, d.tls = home.RealDisk, d.tlsConfig()
-	d.bulkheads = bulkheads{d.emit}
-	d.handlers.bulkheads = d.bulkheads
-	d.time.Epochs = shared.start().clock.For(d.timeAddress(), d.emit, d.resumed)
-	d.floods.emit = d.emit
+	emit := d.emit
+	d.bulkheads, d.floods.emit = bulkheads{emit}, emit
+	d.time.Epochs = shared.start().clock.For(d.timeAddress(), emit, d.resumed)
 	d.twin = newTwin(d)
 	d.brain = split(shared.Rand)
 	return d
@@ -206,6 +204,7 @@ func (l *life) disconnected(p *failover.PanicError) {
 		return
 	}
 	_ = l.d.recovered("session", p) // it has been reported
+	l.d.cached = &p.State
 	l.reconnect()
 }
 
@@ -300,10 +299,9 @@ func (d *Device) session() *failover.Session[*link] {
 		options.NoDPS = true
 		cached.AssignedHub, cached.KnownHubs = d.id.PinnedHub, nil
 	}
-	var s *failover.Session[*link]
-	s = &failover.Session[*link]{
+	return &failover.Session[*link]{
 		Options: options,
-		Cached:  cached,
+		Cached:  &cached,
 		Dial: func(ctx context.Context, t failover.Target) (*link, error) {
 			turns := d.time.Turned()
 			var l *link
@@ -330,7 +328,6 @@ func (d *Device) session() *failover.Session[*link] {
 			if d.id.PinnedHub != "" {
 				return
 			}
-			s.Cached = state // for a session that begins anew after a panic
 			state.KnownHubs = slices.Clone(state.KnownHubs)
 			state.AssignedAt = d.time.At(state.AssignedAt)
 			if !state.RefusedSince.IsZero() {
@@ -343,16 +340,12 @@ func (d *Device) session() *failover.Session[*link] {
 		},
 		Observe: d.observe,
 	}
-	return s
 }
 
-// leftState returns what a new session should know: what the session before it has saved, or what
-// the last run has left.
+// leftState returns what a new session should know.
 func (d *Device) leftState() (s failover.State) {
 	if d.cached != nil {
 		s, d.cached = *d.cached, nil
-	} else if before := d.current.Load(); before != nil {
-		s = before.Cached
 	}
 	return s
 }

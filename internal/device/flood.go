@@ -23,7 +23,7 @@ type floods struct {
 	counted atomic.Pointer[commandCounts] // nil: there was no command
 
 	mu     sync.Mutex
-	all    []*flood
+	all    *flood // the newest
 	closed bool
 }
 
@@ -37,23 +37,25 @@ func (f *floods) tell(k *kind, n uint64, e journal.Event) {
 func (f *floods) of(k *kind) *flood {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, one := range f.all {
+	for one := f.all; one != nil; one = one.next {
 		if one.kind == k {
 			return one
 		}
 	}
-	one := &flood{kind: k, emit: f.emit, closed: f.closed}
-	f.all = append(f.all, one)
-	return one
+	f.all = &flood{kind: k, emit: f.emit, closed: f.closed, next: f.all}
+	return f.all
 }
 
 // close emits the sums that are left. From now on every event is emitted at once.
 func (f *floods) close() {
 	f.mu.Lock()
 	f.closed = true
-	all := slices.Clone(f.all)
+	var all []*flood
+	for one := f.all; one != nil; one = one.next {
+		all = append(all, one)
+	}
 	f.mu.Unlock()
-	for _, one := range all {
+	for _, one := range slices.Backward(all) {
 		one.close()
 	}
 }
@@ -64,6 +66,7 @@ func (f *floods) close() {
 type flood struct {
 	*kind
 	emit func(journal.Event)
+	next *flood // in floods.all; set once
 
 	mu     sync.Mutex
 	timer  *time.Timer // nil: no span has begun

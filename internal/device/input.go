@@ -62,14 +62,14 @@ func (d *Device) feedAll(ctx context.Context, sources []telemetry.Source, ended 
 	if len(sources) > 1 { // a source alone stops no other one
 		f.ctx, f.stop = context.WithCancel(ctx)
 	}
-	for _, src := range sources {
-		f.start(src, bugPauseMin)
+	for i := range sources {
+		f.start(&sources[i], bugPauseMin)
 	}
 }
 
 // start begins one source. If a bug stops it, it begins again after a pause.
-func (f *feeding) start(src telemetry.Source, wait time.Duration) {
-	telemetry.StartFeed(f.ctx, src, f.d.box, f.d.feedOptions(src.Name), func(err error) {
+func (f *feeding) start(src *telemetry.Source, wait time.Duration) {
+	telemetry.StartFeed(f.ctx, *src, f.d.box, f.d.feedOptions(src.Name), func(err error) {
 		if _, isBug := errors.AsType[*bug](err); !isBug || f.ctx.Err() != nil {
 			if err != nil && src.Name != "" && f.ctx.Err() == nil {
 				err = fmt.Errorf("source %s: %w", src.Name, err)

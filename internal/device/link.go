@@ -93,6 +93,7 @@ func (d *Device) dialContext(ctx context.Context, network, addr string) (net.Con
 	if by.Dial == nil {
 		by.Dial = d.shared.start().dialer.DialContext
 	}
+	d.shared.start().heap.Pace(ctx)
 	return by.DialContext(ctx, network, addr)
 }
 

@@ -38,6 +38,7 @@ func (d *Device) Open() (Outbox, error) {
 	if err := d.app.Validate(); err != nil {
 		return nil, err
 	}
+	d.app.Reported = nil // the twin has them
 	if err := d.open(); err != nil {
 		return nil, err
 	}

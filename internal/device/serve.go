@@ -173,7 +173,7 @@ func (w *duty) Method(m *hub.Method) {
 		d.answered(m, status, 0)
 		return
 	}
-	d.handlers.run(func() {
+	d.handlers.run(d.bulkheads, func() {
 		defer d.methods.leave(m.Size())
 		// The method does not end with the work: it may still answer while its link is replaced or
 		// the device stops.

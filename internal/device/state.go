@@ -85,8 +85,8 @@ type keeper struct {
 	limit func(sealed bool) time.Time // the latest time that is believed in a file
 
 	mu     sync.Mutex
-	latest failover.State
-	unread bool // the disk could not read the file yet, so it must not be overwritten
+	latest *failover.State // that was not written yet; nil: none
+	unread bool            // the disk could not read the file yet, so it must not be overwritten
 	// late are the known hubs of a file that was read after the session had begun. The session does
 	// not know them, so each file that is written must get them from here.
 	late []failover.KnownHub
@@ -95,14 +95,17 @@ type keeper struct {
 // save writes the state. If the disk fails, home tries again later, with the state of that time.
 func (k *keeper) save(s failover.State) {
 	k.mu.Lock()
-	k.latest = s
+	k.latest = &s
 	k.forgetLocked()
 	k.mu.Unlock()
 	k.home.Note(home.StateFile, k.write(), "cannot keep the assigned hub for the next start", k.write)
 }
 
 func (k *keeper) write() error {
-	s, unread := k.state()
+	latest, s, unread := k.state()
+	if latest == nil {
+		return nil
+	}
 	if err := credible(s, k.limit(true)); err != nil {
 		return err
 	}
@@ -112,20 +115,30 @@ func (k *keeper) write() error {
 			return err
 		}
 		k.read(old)
-		s, _ = k.state()
+		latest, s, _ = k.state()
 	}
-	return saveState(k.home, s)
+	err := saveState(k.home, s)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil && k.latest == latest {
+		k.latest = nil
+	}
+	return err
 }
 
 // state returns what is to be written: the latest state, and behind its known hubs the late ones.
-func (k *keeper) state() (s failover.State, unread bool) {
+// latest is nil if there is nothing to be written.
+func (k *keeper) state() (latest *failover.State, s failover.State, unread bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s = k.latest
+	if latest = k.latest; latest == nil {
+		return nil, s, false
+	}
+	s = *latest
 	if room := failover.MaxKnownHubs - len(s.KnownHubs); room > 0 {
 		s.KnownHubs = append(slices.Clip(s.KnownHubs), k.late[:min(room, len(k.late))]...)
 	}
-	return s, k.unread
+	return latest, s, k.unread
 }
 
 // read takes over what the file knew.
@@ -139,6 +152,9 @@ func (k *keeper) read(old failover.State) {
 // forgetLocked drops late hubs that the session knows by now. From then on the session alone
 // decides whether such a hub is known, because it learns which hub refuses the device.
 func (k *keeper) forgetLocked() {
+	if k.latest == nil {
+		return
+	}
 	k.late = slices.DeleteFunc(k.late, func(late failover.KnownHub) bool {
 		return slices.ContainsFunc(k.latest.KnownHubs, func(known failover.KnownHub) bool { return known.Host == late.Host })
 	})

@@ -8,17 +8,16 @@ import (
 // tally counts running goroutines. Unlike with a WaitGroup, a caller may wait with a limit, and
 // more may be started meanwhile.
 type tally struct {
-	bulkheads
 	mu   sync.Mutex
 	n    int
 	idle chan struct{} // closed when n falls to 0; nil when nobody waits
 }
 
-func (t *tally) run(f func()) {
+func (t *tally) run(b bulkheads, f func()) {
 	t.mu.Lock()
 	t.n++
 	t.mu.Unlock()
-	t.spawn("methods", func() {
+	b.spawn("methods", func() {
 		defer t.done()
 		f()
 	})
@@ -58,10 +57,8 @@ func (t *tally) wait(ctx context.Context) {
 	}
 }
 
-// slots bounds the work that runs at a time, by number and by bytes.
+// slots bounds the methods that run at a time, by number and by bytes.
 type slots struct {
-	most, mostBytes int
-
 	mu    sync.Mutex
 	n     int
 	bytes int
@@ -71,7 +68,7 @@ type slots struct {
 func (s *slots) enter(bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.n > 0 && (s.n >= s.most || s.bytes+bytes > s.mostBytes) {
+	if s.n > 0 && (s.n >= maxMethods || s.bytes+bytes > maxPayloads) {
 		return false
 	}
 	s.n++

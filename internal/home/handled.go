@@ -37,8 +37,8 @@ type Handled struct {
 	whole  bool  // the file equals the list, so a line can be appended; else it must be written whole first
 	size   int64 // bytes of the file when it was written whole
 	lines  int
-	seen   map[string]time.Time
-	unread bool // the disk could not read the file yet, so it must not be overwritten
+	seen   map[string]time.Time // nil: no message yet
+	unread bool                 // the disk could not read the file yet, so it must not be overwritten
 }
 
 type handledLine struct {
@@ -66,9 +66,17 @@ func HandledKey(host, mid string, body []byte) string {
 
 // OpenHandled reads the list and writes it anew. If the disk fails, the list is in memory only.
 func OpenHandled(h *Home) *Handled {
-	l := &Handled{home: h, seen: map[string]time.Time{}, unread: true}
+	l := &Handled{home: h, unread: true}
 	l.note(l.settle(time.Now()))
 	return l
+}
+
+// enter makes the map when the first message comes. mu is held.
+func (h *Handled) enter(key string, at time.Time) {
+	if h.seen == nil {
+		h.seen = map[string]time.Time{}
+	}
+	h.seen[key] = at
 }
 
 func (h *Handled) note(err error) {
@@ -114,7 +122,7 @@ func (h *Handled) read() error {
 		var l handledLine
 		switch whole := bytes.ContainsAny(line, "}\n"); {
 		case json.Unmarshal(line, &l) == nil && l.Key != "" && len(l.Key) <= 2*maxHandledKey && (l.Sum == "" || l.Sum == l.sum()):
-			h.seen[l.Key] = l.At
+			h.enter(l.Key, l.At)
 			h.home.sealed = h.home.sealed || l.Sum != ""
 		case whole:
 			bad++
@@ -144,7 +152,7 @@ func (h *Handled) Keys() []string {
 // Add enters a message. When Add returns the message is on the disk, unless the disk fails.
 func (h *Handled) Add(key string, now time.Time) {
 	h.mu.Lock()
-	h.seen[key] = now
+	h.enter(key, now)
 	err := h.append(key, now)
 	h.mu.Unlock()
 	h.note(err)

@@ -13,16 +13,27 @@ import (
 // to 100, as JSON numbers of at most two decimals. Both wander around a middle with the time that
 // has passed. rnd, which may be nil, is only used before NewRoom returns.
 func NewRoom(rnd *rand.Rand) telemetry.Read {
-	rnd = own(rnd)
-	temp := walk{low: 20, high: 120, spread: 15, memory: 5 * time.Minute}
-	humidity := walk{low: 0, high: 100, spread: 12, memory: 10 * time.Minute}
-	return func(now time.Time) ([]byte, error) {
-		body := append([]byte(nil), `{"temp":`...)
-		body = appendNumber(body, temp.at(now, rnd))
-		body = append(body, `,"humidity":`...)
-		body = appendNumber(body, humidity.at(now, rnd))
-		return append(body, '}'), nil
+	r := &room{
+		temp:     walk{low: 20, high: 120, spread: 15, memory: 5 * time.Minute},
+		humidity: walk{low: 0, high: 100, spread: 12, memory: 10 * time.Minute},
 	}
+	r.seed(rnd)
+	return r.read
+}
+
+// room is one value, because a fleet has many rooms.
+type room struct {
+	chance
+	temp, humidity walk
+}
+
+func (r *room) read(now time.Time) ([]byte, error) {
+	rnd := r.rand()
+	body := append([]byte(nil), `{"temp":`...)
+	body = appendNumber(body, r.temp.at(now, rnd))
+	body = append(body, `,"humidity":`...)
+	body = appendNumber(body, r.humidity.at(now, rnd))
+	return append(body, '}'), nil
 }
 
 // walk is a random walk that is pulled back to its middle (Ornstein and Uhlenbeck's). So its steps
@@ -54,34 +65,48 @@ type Battery func(now time.Time) (float64, error)
 // charged again in half an hour. It begins with at least 80 percent. rnd, which may be nil, is only
 // used before NewSimulatedBattery returns.
 func NewSimulatedBattery(rnd *rand.Rand) Battery {
-	rnd = own(rnd)
-	level, perMinute := 80+20*rnd.Float64(), -0.8
-	var last time.Time
-	return func(now time.Time) (float64, error) {
-		if !last.IsZero() {
-			level += perMinute * max(0, now.Sub(last)).Minutes() * (0.8 + 0.4*rnd.Float64())
-		}
-		last = now
-		if level <= 20 {
-			perMinute = 2.7
-		}
-		if level >= 100 {
-			perMinute = -0.8
-		}
-		level = min(max(level, 0), 100)
-		return math.Round(level*100) / 100, nil
-	}
+	b := &cell{perMinute: -0.8}
+	b.seed(rnd)
+	b.level = 80 + 20*b.rand().Float64()
+	return b.charge
 }
 
-// own gives a reader a generator of its own, seeded from rnd at once. Readers run in different
-// goroutines, and they cannot share a generator.
-func own(rnd *rand.Rand) *rand.Rand {
+// cell is a battery that does not exist.
+type cell struct {
+	chance
+	level, perMinute float64
+	last             time.Time
+}
+
+func (b *cell) charge(now time.Time) (float64, error) {
+	if !b.last.IsZero() {
+		b.level += b.perMinute * max(0, now.Sub(b.last)).Minutes() * (0.8 + 0.4*b.rand().Float64())
+	}
+	b.last = now
+	if b.level <= 20 {
+		b.perMinute = 2.7
+	}
+	if b.level >= 100 {
+		b.perMinute = -0.8
+	}
+	b.level = min(max(b.level, 0), 100)
+	return math.Round(b.level*100) / 100, nil
+}
+
+// chance is a reader's own generator. Readers run in different goroutines, so they cannot share
+// one.
+type chance struct{ pcg rand.PCG }
+
+// seed seeds the generator from rnd, or from real chance if that is nil.
+func (c *chance) seed(rnd *rand.Rand) {
 	seed := rand.Uint64
 	if rnd != nil {
 		seed = rnd.Uint64
 	}
-	return rand.New(rand.NewPCG(seed(), seed()))
+	c.pcg.Seed(seed(), seed())
 }
+
+func (c *chance) rand() *rand.Rand { return rand.New(&c.pcg) }
 
 // appendNumber writes a JSON number of at most two decimals.
 func appendNumber(b []byte, v float64) []byte {

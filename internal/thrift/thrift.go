@@ -2,6 +2,7 @@
 package thrift
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"runtime"
@@ -12,7 +13,7 @@ import (
 
 const (
 	fleetFrom  = 64 // devices in a process, from which on this matters
-	leastApart = 16 // handshakes between two collections at least
+	leastApart = 12 // handshakes between two collections at least
 	devicesPer = 64 // devices for each further handshake between two collections
 )
 
@@ -25,21 +26,39 @@ type Heap struct {
 	Devices atomic.Int64 // that run
 
 	mu         sync.Mutex
-	handshakes int  // since the last collection
-	collecting bool // a collection is under way
+	handshakes int           // since the last collection began
+	collected  chan struct{} // closed at the end of the collection under way; nil: none is
 }
+
+// Pace is called before a connection is made. It waits if that would come too early: if so many
+// were made since the collection under way began that the next one should begin. It waits for ctx
+// at most.
+func (h *Heap) Pace(ctx context.Context) {
+	h.mu.Lock()
+	collected := h.collected
+	early := collected != nil && h.handshakes >= h.most()
+	h.mu.Unlock()
+	if early {
+		select {
+		case <-collected:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// most is how many connections are made between two collections.
+func (h *Heap) most() int { return leastApart + int(h.Devices.Load())/devicesPer }
 
 // Handshake notes that a connection was made. It does not block: if the garbage is to be collected,
 // it gives spawn a function that must run in a goroutine of its own.
 func (h *Heap) Handshake(spawn func(f func())) {
-	devices := int(h.Devices.Load())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.handshakes++
-	if devices < fleetFrom || h.collecting || h.handshakes < leastApart+devices/devicesPer {
+	if h.Devices.Load() < fleetFrom || h.collected != nil || h.handshakes < h.most() {
 		return
 	}
-	h.handshakes, h.collecting = 0, true
+	h.handshakes, h.collected = 0, make(chan struct{})
 	spawn(h.collect)
 }
 
@@ -47,7 +66,8 @@ func (h *Heap) collect() {
 	runtime.GC()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.collecting = false
+	close(h.collected)
+	h.collected = nil
 }
 
 // maxNames bounds the servers of which a process keeps a configuration.

@@ -1,6 +1,7 @@
 package thrift
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"runtime"
@@ -37,7 +38,13 @@ func TestFleetCollectsEarly(t *testing.T) {
 		if len(pending) != 1 {
 			t.Errorf("%d devices: %d collections at once", v.devices, len(pending))
 		}
+		tooEarly, cancel := context.WithCancel(t.Context())
+		cancel()
+		h.Pace(tooEarly) // it waits for that context only
+		paced := make(chan struct{})
+		go func() { h.Pace(t.Context()); close(paced) }()
 		pending[0]()
+		<-paced
 		if collections() == before {
 			t.Errorf("%d devices: nothing was collected", v.devices)
 		}
