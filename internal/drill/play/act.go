@@ -207,7 +207,11 @@ func (p *player) play(ctx context.Context, a *act, s *scene, move bool) {
 		p.endFaults(func(f openFault) bool {
 			return f.where == s.where || s.where == "all" && f.where != "device" && f.where != "network"
 		})
-	case s.where == "device":
+	case s.what == "enable" || s.what == "unblock":
+		p.endFaults(func(f openFault) bool {
+			return f.where == s.where && (s.what == "enable" && (f.what == "disable" || f.what == "identity") || s.what == "unblock" && f.what == "block")
+		})
+	case s.where == "device" && s.End == nil:
 		end(ctx)
 	}
 }

@@ -47,7 +47,8 @@ var everything = []string{
 	"- {name: storm, after: 5s, do: [storm: {times: 3, every: 2s}], expect: {gap: 10s}}",
 	"- {name: disable, after: 5s, do: [disable: {for: 10s}], expect: {silent: 10s, backOnceOver: 90s}}",
 	"- {name: identity, after: 5s, do: [disableIdentity: {for: 10s}], expect: {silent: 10s, backOnceOver: 90s}}",
-	"- {name: enable, after: 5s, do: [enable, unblock], lasts: 5s, expect: {gap: 2s}}",
+	"- {name: out, after: 5s, do: [block, disable], expect: {silent: 10s}}",
+	"- {name: enable, do: [enable, unblock], expect: {back: 90s}}",
 	"- {name: block, after: 5s, do: [block: {for: 10s}], expect: {silent: 10s, backOnceOver: 90s}}",
 	"- {name: delete, after: 5s, do: [delete], expect: {back: 90s}}",
 	"- {name: commands, after: 5s, do: [method: {name: echo, payload: [1, 2]}, message: {name: setAlarm, payload: '07:30:00'}, desired: {fanSpeed: 7}], expect: {answered: 5s, acknowledged: 5s}}",
@@ -294,9 +295,9 @@ func TestWhatATargetLacksIsRefusedWithItsLine(t *testing.T) {
 		drill.NeedVirtual: ":1: it needs virtual time", drill.NeedOthers: ":1: it needs further devices", drill.NeedCerts: ":1: it needs a device with a certificate",
 		drill.NeedHubFaults: ":6: it needs faults of hubs", drill.NeedOutbox: ":6: it needs a device that says", drill.NeedDPSFaults: ":7: it needs faults of DPS",
 		drill.NeedPaths: ":9: it needs faults of the way", drill.NeedWeather: ":10: it needs delayed", drill.NeedMoves: ":7: it needs moves",
-		drill.NeedOperator: ":13: it needs acts", drill.NeedMethods: ":21: it needs direct", drill.NeedMail: ":21: it needs cloud-to-device", drill.NeedTwin: ":21: it needs desired",
-		drill.NeedLoad: ":22: it needs a device whose rate", drill.NeedKill: ":26: it needs a device that can be killed", drill.NeedProcess: ":26: it needs a device that can be stopped",
-		drill.NeedClock: ":30: it needs", drill.NeedRival: ":31: it needs another program",
+		drill.NeedOperator: ":13: it needs acts", drill.NeedMethods: ":22: it needs direct", drill.NeedMail: ":22: it needs cloud-to-device", drill.NeedTwin: ":22: it needs desired",
+		drill.NeedLoad: ":23: it needs a device whose rate", drill.NeedKill: ":27: it needs a device that can be killed", drill.NeedProcess: ":27: it needs a device that can be stopped",
+		drill.NeedClock: ":31: it needs", drill.NeedRival: ":32: it needs another program",
 	} {
 		err := Check(s, "test.yaml", unable{insideTarget(t), []drill.Need{need}}, true, 1)
 		if err == nil || !strings.Contains(err.Error(), "test.yaml"+want) || !strings.Contains(err.Error(), "it is not made for that") {

@@ -80,8 +80,13 @@ func (a *Action) lasts() bool {
 	case a.DPS != nil:
 		return a.DPS.For > 0
 	}
-	for _, l := range []*Lasting{a.Handover, a.Disable, a.DisableIdentity, a.Block, a.Restart, a.Rival} {
+	for _, l := range []*Lasting{a.Handover, a.Restart, a.Rival} {
 		if l != nil {
+			return true
+		}
+	}
+	for _, b := range []*Ban{a.Disable, a.DisableIdentity, a.Block} {
+		if b != nil && b.For > 0 {
 			return true
 		}
 	}

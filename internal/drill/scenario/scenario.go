@@ -50,7 +50,7 @@ type Device struct {
 	TokenLife   time.Duration `key:"tokenLife" min:"1m" about:"of its SAS tokens (default 1h)"`
 	Order       string        `key:"order" one:"fifo,fresh-first" about:"in which order a backlog is sent (default fifo)"`
 	SyncEvery   time.Duration `key:"syncEvery" max:"1h" about:"how late the outbox may sync (default: at once)"`
-	OutboxBytes Bytes         `key:"outboxBytes" about:"bound of the outbox, such as 64MiB (default 64MiB)"`
+	OutboxBytes Bytes         `key:"outboxBytes" about:"bound of the outbox, such as 64MiB (default 256MiB)"`
 	Certificate time.Duration `key:"certificate" min:"1m" about:"the device has an X.509 certificate instead of a key, and it lives so long"`
 	Others      int           `key:"others" min:"0" max:"200" about:"how many further devices there are in the ID scope"`
 }
@@ -65,7 +65,7 @@ type Steady struct {
 
 // Budget says what the run may cost.
 type Budget struct {
-	RTO        time.Duration `key:"rto" min:"1ms" about:"the longest recovery: from a fault to the first sample that a hub has; a step's own bound comes before it"`
+	RTO        time.Duration `key:"rto" min:"1ms" about:"the longest recovery: from a fault to the first sample that a hub has; a step's own bound counts beside it"`
 	RPO        uint64        `key:"rpo" about:"samples that may be lost or given up, in all (default 0)"`
 	Duplicates *uint64       `key:"duplicates" about:"messages that may come again, in all (default: any number)"`
 }
@@ -106,10 +106,10 @@ type Action struct {
 	Failback        *Members        `key:"failback" about:"return the device to its first hub"`
 	Disconnect      *struct{}       `key:"disconnect" about:"close the device's connection"`
 	Storm           *Storm          `key:"storm" about:"close the device's connection again and again"`
-	Disable         *Lasting        `key:"disable" about:"disable the device in DPS and in its hub"`
-	DisableIdentity *Lasting        `key:"disableIdentity" about:"disable the device in its hub only; DPS does not know"`
+	Disable         *Ban            `key:"disable" about:"disable the device in DPS and in its hub"`
+	DisableIdentity *Ban            `key:"disableIdentity" about:"disable the device in its hub only; DPS does not know"`
 	Enable          *struct{}       `key:"enable" about:"undo disable and disableIdentity"`
-	Block           *Lasting        `key:"block" about:"block the device as an operator of IoT Central"`
+	Block           *Ban            `key:"block" about:"block the device as an operator of IoT Central"`
 	Unblock         *struct{}       `key:"unblock" about:"undo block"`
 	Delete          *struct{}       `key:"delete" about:"delete the device from DPS and all hubs; it comes back as a new one"`
 	Method          *Command        `key:"method" about:"call a direct method; while the device is away, again and again"`
@@ -131,6 +131,11 @@ type Action struct {
 // Lasting is something that lasts for a while.
 type Lasting struct {
 	For time.Duration `key:"for" min:"1ms" must:"yes" about:"how long"`
+}
+
+// Ban keeps a device out for a while, or until somebody lets it in again.
+type Ban struct {
+	For time.Duration `key:"for" min:"1ms" about:"how long; without it until enable or unblock, or the end of the run"`
 }
 
 // Fault is a fault of a hub.

@@ -111,7 +111,7 @@ func TestEachFaultIsToldWithItsLine(t *testing.T) {
 		{16, "      - dps: {kind: down, delay: 1s}", "dps.delay belongs to slow"},
 		{16, "      - dps: {kind: down, whenOver: reset}", "dps.whenOver belongs to blackhole"},
 		{16, "      - heal: hub-d", "there is no hub-d"},
-		{16, "      - block", "block needs more than its name"},
+		{16, "      - handover", "handover needs more than its name"},
 		{16, "      - fly", `"fly" is no key in steps[1].do[1]`},
 		{16, "      - {failback: {}, disconnect: {}}", "must have exactly one key, one action; it has 2"},
 		{16, "      - weather: {loss: 0.95, for: 1s}", "weather.loss must be a number from 0 to 0.9"},
@@ -237,7 +237,7 @@ func TestTheSchemaRefusesWhatTheReaderRefuses(t *testing.T) {
 	schema := schemaOf(t)
 	for _, bad := range []string{
 		"name: A", "titel: x", "speed: fast", "cloud: {hubs: 1}", "cloud: {retryAfter: 2}", "cloud: {more: 1}", "device: {interval: 100}", "device: {outboxBytes: 5}",
-		"budget: {rpo: -1}", "steps: []", "steps: [{lasts: 1s}]", "steps: [{name: x, do: [fly]}]", "steps: [{name: x, do: [block]}]", "steps: [{name: x, do: [{fault: {hub: hub-a}}]}]",
+		"budget: {rpo: -1}", "steps: []", "steps: [{lasts: 1s}]", "steps: [{name: x, do: [fly]}]", "steps: [{name: x, do: [handover]}]", "steps: [{name: x, do: [{fault: {hub: hub-a}}]}]",
 		"steps: [{name: x, do: [{fault: {hub: a, kind: kill}}]}]", "steps: [{name: x, do: [{failback: {}, disconnect: {}}]}]", "steps: [{name: x, do: [{heal: here}]}]",
 		"steps: [{name: x, repeat: 0, lasts: 1s}]", "steps: [{name: x, do: [{desired: {}}]}]", "steps: [{name: x, do: [{weather: {loss: 2, for: 1s}}]}]",
 	} {
