@@ -15,6 +15,8 @@ import (
 const (
 	textWidth  = 90 // characters of a line, if its words allow
 	textColumn = 18 // where the values begin
+
+	patience = time.Minute // most outages are over by then, and nobody need do anything
 )
 
 // Answers are the four things that an operator wants to know at night, in words.
@@ -44,6 +46,9 @@ func (v View) Answers(now time.Time) (a Answers) {
 		a.Why, a.Next, a.Todo = v.whyDown(now), v.nextTry(now), "wait: the device is on its way"
 		if v.Why != nil && !v.Why.At.Before(v.Since) && v.Why.Hint != "" {
 			a.Todo = v.Why.Hint
+			if v.State != Refused && now.Sub(v.Since) < patience {
+				a.Todo = "nothing yet; if it lasts: " + a.Todo
+			}
 		}
 	}
 	if v.State == Stopping {

@@ -26,6 +26,8 @@ func TestFourAnswersStandFirst(t *testing.T) {
 	again.Why, again.State, again.NextTry = &old, Connecting, nil
 	refused := down
 	refused.State = Refused
+	short := down
+	short.Since = now.Add(-59 * time.Second)
 	stopping := down
 	stopping.State = Stopping
 	sick := up
@@ -41,6 +43,11 @@ func TestFourAnswersStandFirst(t *testing.T) {
 			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB",
 			"why no link       hub-a: connection refused; reprovision [H07]: dial tcp 10.0.0.1:8883:", "                  connection refused (2.0 s ago)",
 			"next try          in 12 s, at " + next.Local().Format("15:04:05"), "what can I do     ask the hub's owner", "",
+		}},
+		"an outage that is short yet": {short, []string{
+			"dev-1 has had no link for 59 s", "", "oldest unsent     3 min old; 178 messages wait, 21 kB",
+			"why no link       hub-a: connection refused; reprovision [H07]: dial tcp 10.0.0.1:8883:", "                  connection refused (2.0 s ago)",
+			"next try          in 12 s, at " + next.Local().Format("15:04:05"), "what can I do     nothing yet; if it lasts: ask the hub's owner", "",
 		}},
 		"a link": {up, []string{
 			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
