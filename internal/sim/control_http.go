@@ -47,6 +47,7 @@ func (s *Sim) ControlHandler() http.Handler {
 		return nil, azure.Errorf(404, "", "there is no %s %.128s in the control API; GET /api lists what there is", r.Method, r.URL.Path)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff") // what devices sent is data, and never a page
 		if err := s.guard(r); err != nil {
 			writeControl(w, nil, err)
 			return

@@ -94,6 +94,9 @@ func TestReboundPageReadsAndChangesNothing(t *testing.T) {
 			r.Host = host
 			rec := httptest.NewRecorder()
 			w.ControlHandler().ServeHTTP(rec, r)
+			if rec.Header().Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s as %q: %v", request, host, rec.Header())
+			}
 			if rec.Code != http.StatusForbidden || !strings.Contains(rec.Body.String(), `"error"`) {
 				t.Errorf("%s as %q: %d %s", request, host, rec.Code, rec.Body)
 			}

@@ -35,7 +35,7 @@ export async function askDated(method, path, body) {
   return { value, date: Number.isNaN(date) ? null : date };
 }
 
-const silence = 45_000; // ms without a byte; servers send a comment each 30 s
+const signs = 45_000; // ms; servers send a comment at least each 30 s
 const firstWait = 300;
 const longestWait = 3_000;
 
@@ -53,13 +53,16 @@ export class Stream {
   #wait = firstWait;
   #timer = 0;
   #abort = null;
+  #silence;
 
   /**
    * hear has three functions: open(); away(refusal), with the sentence of a server that refuses, or
    * "" if none answers; and event(kind, value). from is the event id to resume behind; undefined
-   * means that only new events are wanted.
+   * means that only new events are wanted. silence is after how many ms without a byte the server
+   * counts as away.
    */
-  constructor(url, hear, from) {
+  constructor(url, hear, from, silence = signs) {
+    this.#silence = silence;
     this.#url = url;
     this.#hear = hear;
     this.#last = from;
@@ -120,7 +123,7 @@ export class Stream {
     let quiet = 0;
     const listen = () => {
       clearTimeout(quiet);
-      quiet = setTimeout(() => abort.abort(), silence);
+      quiet = setTimeout(() => abort.abort(), this.#silence);
     };
     try {
       for (listen(); ; listen()) {
