@@ -26,9 +26,11 @@ const (
 	// for it, with a zero at the end.
 	maxSocketPath = 103
 
-	// lookEvery is how often a socket is looked for that somebody may have deleted, and how soon a
-	// failed one is tried again.
-	lookEvery = 2 * time.Second
+	// lookEvery is how often a socket is looked for that somebody may have deleted. Each look wakes
+	// the process of an idle device.
+	lookEvery = 30 * time.Second
+	// retryEvery is how soon a socket is tried again that could not be made.
+	retryEvery = 2 * time.Second
 
 	dialLimit = time.Second // to learn whether somebody serves a socket
 )
@@ -40,7 +42,7 @@ type Socket struct {
 	// exist yet.
 	Short string
 
-	every time.Duration // instead of lookEvery, for tests; 0: lookEvery
+	every time.Duration // instead of lookEvery and retryEvery, for tests; 0: these
 }
 
 // ShortDir returns the directory for sockets whose own path would be too long: below the user's
@@ -153,8 +155,6 @@ func replaceFile(path, content string) error {
 // somebody deletes it or its directory, and tries again if it cannot be made. What is wrong is
 // reported once; nothing of it ends the device.
 func (s *Server) ServeSocket(ctx context.Context, k Socket) {
-	look := time.NewTicker(cmp.Or(k.every, lookEvery))
-	defer look.Stop()
 	told := ""
 	for ctx.Err() == nil {
 		l, path, err := k.listen(ctx)
@@ -164,13 +164,13 @@ func (s *Server) ServeSocket(ctx context.Context, k Socket) {
 				s.report(fmt.Sprintf("hubhop status cannot reach this device: its control socket cannot be made (%s); everything else goes on", text))
 			}
 			select {
-			case <-look.C:
+			case <-time.After(cmp.Or(k.every, retryEvery)):
 			case <-ctx.Done():
 			}
 			continue
 		}
 		told = ""
-		s.serveUntilGone(ctx, l, path, look.C)
+		s.serveUntilGone(ctx, l, path, cmp.Or(k.every, lookEvery))
 		if _, short := k.path(); short {
 			_ = os.Remove(filepath.Join(k.Dir, SocketPathName))
 		}
@@ -178,7 +178,9 @@ func (s *Server) ServeSocket(ctx context.Context, k Socket) {
 }
 
 // serveUntilGone serves a socket until ctx ends or the socket is not at its path any more.
-func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string, look <-chan time.Time) {
+func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string, every time.Duration) {
+	look := time.NewTicker(every)
+	defer look.Stop()
 	made, err := os.Lstat(path)
 	ended := make(chan struct{})
 	go func() {
@@ -191,7 +193,7 @@ func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string
 	}
 	for waiting := true; waiting; {
 		select {
-		case <-look:
+		case <-look.C:
 			waiting = isThere()
 		case <-ended:
 			waiting = false
