@@ -30,6 +30,14 @@ import (
 // maxScenarioBytes bounds a file with a scenario.
 const maxScenarioBytes = 1 << 20
 
+// listedScenario is a scenario as drill list prints it with --json.
+type listedScenario struct {
+	Name        string `json:"name"`
+	Title       string `json:"title"`
+	Description string `json:"description"`
+	Steps       int    `json:"steps"`
+}
+
 func newDrillListCommand(env *Env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -42,7 +50,11 @@ func newDrillListCommand(env *Env) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(env.Stdout, all)
+				shown := make([]listedScenario, len(all))
+				for i, s := range all {
+					shown[i] = listedScenario{s.Name, s.Title, s.Description, len(s.Steps)}
+				}
+				return printJSON(env.Stdout, shown)
 			}
 			t := tabwriter.NewWriter(env.Stdout, 0, 0, 3, ' ', 0)
 			for _, s := range all {

@@ -6,6 +6,7 @@ package play
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -432,7 +433,11 @@ func (p *player) wait(d time.Duration) {
 // its end.
 func (p *player) look() bool {
 	if err := p.outer.Err(); err != nil {
-		p.spoil("the run was broken off: %v", context.Cause(p.outer))
+		why := ""
+		if cause := context.Cause(p.outer); !errors.Is(cause, context.Canceled) {
+			why = ": " + cause.Error()
+		}
+		p.spoil("the run was broken off before its end%s", why)
 	}
 	if p.spoiled() {
 		return false
