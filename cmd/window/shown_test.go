@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -364,4 +367,56 @@ func names(v reflect.Value) (all []string) {
 		}
 	}
 	return all
+}
+
+// TestAnOutageIsHealthyAndNotReady asks a real server over a network in memory, each second of an
+// hour without hubs and DPS.
+func TestAnOutageIsHealthyAndNotReady(t *testing.T) {
+	bubble(t, 0, func(w *world) {
+		w.inState(status.Connected, 10*time.Second)
+		l, err := w.net.Listen("tcp", "10.9.9.9:80")
+		w.must(err)
+		ctx, stop := context.WithCancel(w.t.Context())
+		served := make(chan error, 1)
+		server := &status.Server{Shown: w.shown, Events: status.NewEvents()}
+		go func() { served <- server.Serve(ctx, l, status.OnMachine) }()
+		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return w.net.DialContext(ctx, "tcp", "10.9.9.9:80")
+		}}}
+		ask := func(path string, want int) {
+			w.t.Helper()
+			r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://localhost"+path, http.NoBody)
+			w.must(err)
+			a, err := client.Do(r)
+			w.must(err)
+			body, err := io.ReadAll(a.Body)
+			w.must(err)
+			_ = a.Body.Close()
+			if a.StatusCode != want {
+				w.t.Errorf("%s: %s %s", path, a.Status, body)
+			}
+		}
+		ask("/healthz", http.StatusOK)
+		ask("/readyz", http.StatusOK)
+		for _, hub := range []string{"hub-a", "hub-b"} {
+			w.must(w.cloud.FaultHub(hub, sim.Fault{Kind: sim.FaultBlackhole}))
+		}
+		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSBlackhole}))
+		w.until("without a link", time.Minute, func(v status.View) bool { return v.Hub == "" })
+		for range 3600 {
+			time.Sleep(time.Second)
+			ask("/healthz", http.StatusOK)
+			ask("/readyz", http.StatusServiceUnavailable)
+		}
+		for _, hub := range []string{"hub-a", "hub-b"} {
+			w.must(w.cloud.HealHub(hub))
+		}
+		w.must(w.cloud.HealDPS())
+		w.inState(status.Connected, 5*time.Minute)
+		ask("/healthz", http.StatusOK)
+		ask("/readyz", http.StatusOK)
+		client.CloseIdleConnections()
+		stop()
+		w.must(<-served)
+	})
 }

@@ -80,7 +80,7 @@ func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
@@ -164,6 +164,10 @@ func foreign(r *http.Request) string {
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
+	} else if inner, bracketed := strings.CutPrefix(host, "["); bracketed {
+		if host, bracketed = strings.CutSuffix(inner, "]"); !bracketed {
+			host = ""
+		}
 	}
 	if !isLoopback(host) {
 		return "the request names a foreign host; use localhost or 127.0.0.1"
