@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills picture demo cross conformance
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills picture demo cross conformance league
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,3 +82,6 @@ cross: ## build for every platform, into dist/
 
 conformance: ## run the clients of others against the simulator, and write docs/conformance.md
 	cd conformance && $(GO) test . && $(GO) run .
+
+league: ## play faults against the official SDK for Node.js and against hubhop, into docs/benchmarks.md (Linux; about 15 minutes)
+	cd conformance && $(GO) run . -league

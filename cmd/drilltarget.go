@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -134,7 +135,7 @@ func (t *targetFlags) elsewhere(where, dir string) (drill.Target, error) {
 	case "embedded":
 		return &target.Simulator{Who: who, Site: site}, nil
 	case "central":
-		mover, _, err := t.application()
+		mover, _, err := t.application(context.Background())
 		return &target.Central{Mover: mover, Host: t.app, Who: who, Site: site}, err
 	case "hubs":
 		return t.hubs(who, site)

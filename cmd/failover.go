@@ -14,8 +14,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/hubhop-iot/hubhop/cmd/cli"
+	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/central"
 	"github.com/hubhop-iot/hubhop/internal/drill"
+	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 	"github.com/hubhop-iot/hubhop/internal/secret"
 )
@@ -58,10 +60,11 @@ const moveHelp = `It asks one of
                    token. The variable AZ names another program to use instead of az
     --sim WHERE    hubhop sim, without any account: its control address, or the directory of its --out
 
-With --wait the command ends when the device has a link to another hub than before, and says how long that took. IoT Central
-tells nobody which hub a device is on. So the command asks DPS for the assigned hub, with the device's key that IoT Central hands
-out, and the device's twin for its link, each 2 s. It needs a token for that, also with --via az. A device with an X.509
-certificate cannot be seen so. A simulator is asked directly.
+With --wait the command ends when the device has a link to another hub than before, and says how long that took. If hubhop run
+keeps the device connected on this machine, its status tells; the device is found by the same --state-dir as run. Else there is a
+way around, because IoT Central tells nobody which hub a device is on: DPS is asked for the assigned hub, with the device's key
+that IoT Central hands out, and the device's twin for its link, each 2 s. That needs a token, also with --via az, and cannot see a
+device with an X.509 certificate. A simulator is asked directly.
 
 A request is sent again only if the service says when to come back. If no answer comes, it is not known whether the device was
 moved: look before you repeat it.
@@ -101,7 +104,7 @@ func (m *moveFlags) command(name, short, long string) *cobra.Command {
 	m.all = f
 	own := pflag.NewFlagSet("", pflag.ContinueOnError) // the keys of the configuration are these alone
 	m.addFlags(own)
-	m.show("device-id", "provisioning-host", "ca-file", "config")
+	m.show("device-id", "state-dir", "provisioning-host", "ca-file", "config")
 	own.Lookup("device-id").Usage = "the device that is to move"
 	own.Lookup("provisioning-host").Usage = "DPS of the application, host or host:port of its HTTPS; --wait asks there"
 	f.AddFlagSet(own)
@@ -124,7 +127,7 @@ func (m *moveFlags) addApplication(f *pflag.FlagSet) {
 func (m *moveFlags) run(ctx context.Context, operation string) error {
 	ctx, stop := m.env.Notify(ctx)
 	defer stop()
-	who, watch, err := m.prepare()
+	who, watch, err := m.prepare(ctx)
 	if err != nil {
 		return err
 	}
@@ -180,7 +183,7 @@ func (m *moveFlags) run(ctx context.Context, operation string) error {
 
 // prepare returns who moves the device, and with --wait who tells where it is. It reports every
 // fault of the command line.
-func (m *moveFlags) prepare() (mover, central.Watch, error) {
+func (m *moveFlags) prepare(ctx context.Context) (mover, central.Watch, error) {
 	faults := []error{m.load()}
 	if m.deviceID == "" {
 		faults = append(faults, fmt.Errorf("device-id is missing: which device is to move? Give --device-id"))
@@ -206,7 +209,7 @@ func (m *moveFlags) prepare() (mover, central.Watch, error) {
 		at := &drill.Mover{Control: &drill.Control{URL: control, Client: http.Client{Transport: &http.Transport{DialContext: m.env.DialContext}}}}
 		who, watch = at, at
 	default:
-		who, watch, err = m.application()
+		who, watch, err = m.application(ctx)
 	}
 	if err = errors.Join(append(faults, err)...); err != nil {
 		return nil, nil, usage(err)
@@ -220,7 +223,7 @@ func (m *moveFlags) prepare() (mover, central.Watch, error) {
 }
 
 // application is IoT Central, asked over REST or by the Azure CLI.
-func (m *moveFlags) application() (mover, central.Watch, error) {
+func (m *moveFlags) application(ctx context.Context) (mover, central.Watch, error) {
 	m.app = strings.ToLower(strings.TrimSpace(m.app))
 	for _, pasted := range []string{"https://", "http://"} { // as the address line of a browser has it
 		m.app = strings.TrimSuffix(strings.TrimPrefix(m.app, pasted), "/")
@@ -254,15 +257,25 @@ func (m *moveFlags) application() (mover, central.Watch, error) {
 		}
 		who = &central.CLI{Program: program, Environ: m.env.Environ, AppID: name, Host: m.app, Suffix: suffix, Token: token}
 	}
+	var watch central.Watch = rest
+	here := false
+	if m.wait {
+		if stateDir, err := m.stateDirectory(); err == nil {
+			var at *window.Place
+			if at, here = window.Locate(ctx, home.Dir(stateDir, m.deviceID)); here {
+				watch = at
+			}
+		}
+	}
 	if token == "" && tokenErr == nil {
 		switch {
 		case m.via != "az":
 			faults = append(faults, errors.New("token-file is missing: IoT Central makes API tokens under Permissions, API tokens; put one in a file that --token-file names, or in IOTC_TOKEN"))
-		case m.wait:
-			faults = append(faults, errors.New("wait needs a token, also with --via az, because the Azure CLI does not say where a device is; give --token-file"))
+		case m.wait && !here:
+			faults = append(faults, errors.New("wait needs a token, also with --via az, unless the device runs on this machine: the Azure CLI does not say where a device is; give --token-file, or the --state-dir of hubhop run"))
 		}
 	}
-	return who, rest, errors.Join(faults...)
+	return who, watch, errors.Join(faults...)
 }
 
 // client asks services over HTTPS.

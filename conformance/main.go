@@ -1,6 +1,7 @@
 // Conformance runs clients of others against freshly started simulators and compares what each
 // client saw with what the simulator says. It prints a table of clients and scenarios and writes
-// docs/conformance.md. It must run in its own folder, as make conformance does.
+// docs/conformance.md. It must run in its own folder, as make conformance does. With -league it measures
+// how soon the official SDK comes back from faults, beside hubhop, as make league does.
 package main
 
 import (
@@ -18,8 +19,13 @@ import (
 
 func main() {
 	only := flag.String("only", "", "run CLIENT or CLIENT/SCENARIO and write nothing")
+	measure := flag.Bool("league", false, "play faults against the official SDK and against hubhop, and write the table into docs/benchmarks.md")
 	flag.Parse()
-	if err := run(*only); err != nil {
+	play := func() error { return run(*only) }
+	if *measure {
+		play = league
+	}
+	if err := play(); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}

@@ -23,7 +23,7 @@ func installNode(source, work string) error {
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"package.json", "package-lock.json", "lib.js", "device.js", "hub-service.js", "dps-service.js"} {
+	for _, name := range []string{"package.json", "package-lock.json", "lib.js", "device.js", "drill.js", "hub-service.js", "dps-service.js"} {
 		b, err := os.ReadFile(filepath.Join(source, name))
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package target
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,5 +88,21 @@ func TestWhatATargetLacksIsRefusedWithItsLine(t *testing.T) {
 	ok(t, "planned-failover", err)
 	for _, target := range []drill.Target{&Central{Who: &Inner{}}, &Hubs{Who: &Inner{}}, &Simulator{Who: &Outer{}}} {
 		ok(t, target.Name(), play.Check(parsed(t, string(text)), "planned-failover.yaml", target, false, 1))
+	}
+}
+
+// TestTheLeagueCanBePlayed: its scenarios are right, and a program in another language can play
+// them.
+func TestTheLeagueCanBePlayed(t *testing.T) {
+	files, err := filepath.Glob("../../../conformance/league/*.yaml")
+	if err != nil || len(files) < 5 {
+		t.Fatal(err, files)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		ok(t, file, err)
+		s, err := scenario.Parse(filepath.Base(file), text)
+		ok(t, file, err)
+		ok(t, file, play.Check(s, file, &Simulator{Who: &Outer{Args: []string{"node"}}}, false, 1))
 	}
 }
