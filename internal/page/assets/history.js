@@ -94,6 +94,7 @@ export class History {
   }
 
   #move(move) {
+    this.known = Math.min(this.known ?? move.at, move.at);
     this.moves.unshift(move);
     this.moves.sort((a, b) => b.at - a.at);
     if (this.moves.length > keptMoves) this.moves.length = keptMoves;
