@@ -13,10 +13,12 @@ import (
 // Box is the part of an outbox that a Drain uses. A position names a record as long as the box is
 // open.
 type Box interface {
-	// Notify calls wake once, as soon as one of the parts has a record to read, or the box is
-	// closed. wake must not block, and may be called before Notify returns. stop takes the call
-	// back. It returns false if wake has been called or is about to be.
-	Notify(wake func(), parts ...outbox.Part) (stop func() bool)
+	// Watch calls w.Wake once, as soon as one of the parts has a record to read, or the box is
+	// closed. That may come before Watch returns. If w waits already, it waits for these parts from
+	// now on.
+	Watch(w *outbox.Watch, parts ...outbox.Part)
+	// Unwatch takes a Watch back. It returns false if Wake has been called or is about to be.
+	Unwatch(w *outbox.Watch) bool
 	// Read returns records of the first part that has any, the oldest unacknowledged one first. It
 	// returns at most limit records, and as many as fit in bytes of bodies, but at least one; none
 	// if no part has any. The records are valid until the next call with the same batch.
@@ -86,6 +88,7 @@ type Drain struct {
 
 	asked    atomic.Int64 // goroutines that want to send and were not served; the first serves all
 	stopping atomic.Bool
+	waits    atomic.Bool // for records: the watch was set and has not called
 	flight   flight
 
 	turn    sync.Mutex // held by the goroutine that sends; guards the next fields
@@ -95,8 +98,9 @@ type Drain struct {
 	*busy       // nil while there is nothing to send
 	needs   int // bytes of the first message that was read and did not fit; 0: not known
 	parts   [2]outbox.Part
-	waiting *waiting    // the newest wait for records; nil: there was none
-	again   *time.Timer // looks again whether a closed window has opened; nil: not yet made
+	watch   outbox.Watch // the newest wait for records
+	behind  streams      // where the drain had come to then
+	again   *time.Timer  // looks again whether a closed window has opened; nil: not yet made
 
 	telling sync.Mutex
 	ended   func(error) // nil before Start, and after it was called
@@ -129,13 +133,6 @@ func (d *Drain) rest() {
 	d.busy = nil
 }
 
-// waiting is one wait of a drain for a record.
-type waiting struct {
-	behind streams // where the drain had come to
-	over   atomic.Bool
-	stop   func() bool
-}
-
 // Validate returns an error for each option that is out of its bounds. The text begins with the
 // option's name as it is spelled on the command line.
 func (o DrainOptions) Validate() error {
@@ -153,7 +150,9 @@ func NewDrain(box Box, s Sender, o DrainOptions) *Drain {
 	if o.Go == nil {
 		o.Go = func(work func()) { go work() }
 	}
-	return &Drain{box: box, sender: s, options: o}
+	d := &Drain{box: box, sender: s, options: o}
+	d.watch.Wake = d.woken
+	return d
 }
 
 // Early sends records that wait already, until the link refuses more. It waits for nothing, and
@@ -207,9 +206,7 @@ func (d *Drain) stopSending() {
 	d.turn.Lock()
 	defer d.turn.Unlock()
 	d.started = false
-	if d.waiting != nil {
-		d.waiting.stop()
-	}
+	d.box.Unwatch(&d.watch)
 	if d.again != nil {
 		d.again.Stop()
 	}
@@ -348,18 +345,19 @@ func (d *Drain) send(n int) error {
 // awaitRecords lets the outbox wake the drain when there is a record that the drain has not sent.
 // d.turn is held.
 func (d *Drain) awaitRecords() {
-	if w := d.waiting; w != nil && !w.over.Load() {
-		if w.behind == d.at {
-			return
-		}
-		w.stop()
+	if d.waits.Load() && d.behind == d.at {
+		return
 	}
-	w := &waiting{behind: d.at}
-	d.waiting = w
-	w.stop = d.box.Notify(func() {
-		w.over.Store(true)
-		d.pumpLater()
-	}, d.at.parts(&d.parts)...)
+	d.behind = d.at
+	d.waits.Store(true)
+	d.box.Watch(&d.watch, d.at.parts(&d.parts)...)
+}
+
+// woken is called when there is a record that the drain has not sent. It may come late, for a wait
+// that a newer one has followed; the drain then waits anew for the newer one.
+func (d *Drain) woken() {
+	d.waits.Store(false)
+	d.pumpLater()
 }
 
 // awaitWindow lets the drain look again after lookAgain. d.turn is held.

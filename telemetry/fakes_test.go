@@ -89,23 +89,24 @@ func (b *fakeBox) Append(ctx context.Context, messages ...message.Message) error
 
 // fakeWatch is a reader that waits.
 type fakeWatch struct {
-	wake  func()
+	watch *outbox.Watch
 	parts []outbox.Part
 }
 
-func (b *fakeBox) Notify(wake func(), parts ...outbox.Part) (stop func() bool) {
-	w := &fakeWatch{wake, slices.Clone(parts)}
+func (b *fakeBox) Watch(w *outbox.Watch, parts ...outbox.Part) {
+	b.Unwatch(w)
 	b.mu.Lock()
-	b.watches = append(b.watches, w)
+	b.watches = append(b.watches, &fakeWatch{w, slices.Clone(parts)})
 	b.mu.Unlock()
 	b.callReaders()
-	return func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		n := len(b.watches)
-		b.watches = slices.DeleteFunc(b.watches, func(x *fakeWatch) bool { return x == w })
-		return len(b.watches) < n
-	}
+}
+
+func (b *fakeBox) Unwatch(w *outbox.Watch) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := len(b.watches)
+	b.watches = slices.DeleteFunc(b.watches, func(x *fakeWatch) bool { return x.watch == w })
+	return len(b.watches) < n
 }
 
 // callReaders calls the readers that have something to read.
@@ -121,7 +122,7 @@ func (b *fakeBox) callReaders() {
 	})
 	b.mu.Unlock()
 	for _, w := range ready {
-		w.wake()
+		w.watch.Wake()
 	}
 }
 

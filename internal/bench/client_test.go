@@ -349,7 +349,8 @@ type endless struct {
 	acked   int
 }
 
-func (e *endless) Notify(func(), ...outbox.Part) func() bool { return func() bool { return true } }
+func (e *endless) Watch(*outbox.Watch, ...outbox.Part) {}
+func (e *endless) Unwatch(*outbox.Watch) bool          { return true }
 func (e *endless) Read(_ *outbox.Batch, limit, _ int, _ ...outbox.Part) ([]outbox.Record, error) {
 	limit = min(limit, len(e.records))
 	for i := range e.records[:limit] {

@@ -185,11 +185,10 @@ type hoard struct {
 	full atomic.Bool
 }
 
-func (h *hoard) Notify(wake func(), parts ...outbox.Part) (stop func() bool) {
-	if h.full.Load() {
-		return func() bool { return true }
+func (h *hoard) Watch(w *outbox.Watch, parts ...outbox.Part) {
+	if !h.full.Load() {
+		h.Box.Watch(w, parts...)
 	}
-	return h.Box.Notify(wake, parts...)
 }
 
 func (h *hoard) Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error) {

@@ -271,7 +271,7 @@ func (h *Home) has(name string) {
 	if found {
 		return
 	}
-	files := slices.Insert(slices.Clone(h.files), i, name)
+	files := append(append(append(make([]string, 0, len(h.files)+1), h.files[:i]...), name), h.files[i:]...)
 	b, err := Seal(homeContent{h.id, files})
 	if err == nil && h.replace(ContentFile, b) == nil { // on a failure the next call tries again
 		h.files = files

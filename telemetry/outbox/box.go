@@ -5,7 +5,7 @@
 //
 //	box, err := outbox.Open(dir, outbox.Options{})
 //	err = box.Append(ctx, message.Message{Body: body})         // durable on return
-//	err = box.Wait(ctx, outbox.Part{})                         // or Notify, which does not block
+//	err = box.Wait(ctx, outbox.Part{})                         // or Watch, which does not block
 //	records, err := box.Read(&batch, 64, 1<<20, outbox.Part{}) // the oldest
 //	err = box.Ack(records[0].Pos)                              // it has arrived: never again
 //
@@ -189,7 +189,7 @@ type Box struct {
 	// Close has done its work.
 	room, empty, idle, ended signal
 
-	watches  []*watch       // readers that wait
+	watches  []*Watch       // readers that wait
 	wakes    []func()       // of watches, to be called
 	problems []Problem      // to be reported
 	news     atomic.Bool    // there are some of these two

@@ -6,41 +6,41 @@ import (
 	"time"
 )
 
-// watch is a reader that waits for a record in one of its parts. Box.mu guards it.
-type watch struct {
-	wake  func()
+// Watch is a reader that waits for a record in one of some parts. A reader keeps one and uses it
+// again and again, so that a wait costs no memory.
+type Watch struct {
+	// Wake is called without a lock of the box, by the goroutine that appended or by that of a timer.
+	// It must not block. It is set once.
+	Wake func()
+
+	// The box's own; Box.mu guards them:
 	parts []Part
 	room  [2]Part     // of parts, which are seldom more
 	timer *time.Timer // looks again when something is to be tried again; nil: nothing is
 }
 
-// Notify calls wake once, as soon as one of the parts has a record to read, or the box is closed.
+// Watch calls w.Wake once, as soon as one of the parts has a record to read, or the box is closed.
+// It may be called before Watch returns. If w waits already, it waits for these parts from now on.
 // Read may still find that the record is damaged, too old, or cannot be read now; after that, the
-// next Notify waits until it is time to try again.
-//
-// The goroutine that appended calls wake, or that of a timer, without a lock of the box; it may
-// happen before Notify returns. So wake must not block. stop takes the call back; it returns false
-// if wake has been called or is about to be.
-func (b *Box) Notify(wake func(), parts ...Part) (stop func() bool) {
-	w := &watch{wake: wake}
-	w.parts = append(w.room[:0], parts...)
+// next Watch waits until it is time to try again.
+func (b *Box) Watch(w *Watch, parts ...Part) {
 	b.mu.Lock()
+	b.unwatch(slices.Index(b.watches, w))
+	w.parts = append(w.room[:0], parts...)
 	b.watches = append(b.watches, w)
 	b.rouse(len(b.watches) - 1)
 	b.mu.Unlock()
 	b.report()
-	return func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		i := slices.Index(b.watches, w)
-		if i >= 0 {
-			b.unwatch(i)
-		}
-		return i >= 0
-	}
 }
 
-// Wait waits as long as Notify does, and tries a failed disk again first. It returns ctx.Err() when
+// Unwatch takes back a Watch. It returns false if Wake has been called or is about to be.
+func (b *Box) Unwatch(w *Watch) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unwatch(slices.Index(b.watches, w))
+}
+
+// Wait waits as long as Watch does, and tries a failed disk again first. It returns ctx.Err() when
 // ctx ends first, and ErrClosed after Close.
 func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 	if err := ctx.Err(); err != nil {
@@ -57,11 +57,12 @@ func (b *Box) Wait(ctx context.Context, parts ...Part) error {
 		return nil
 	}
 	ready := make(chan struct{})
-	stop := b.Notify(func() { close(ready) }, parts...)
+	w := &Watch{Wake: func() { close(ready) }}
+	b.Watch(w, parts...)
 	select {
 	case <-ready:
 	case <-ctx.Done():
-		stop()
+		b.Unwatch(w)
 		return ctx.Err()
 	}
 	b.mu.Lock()
@@ -81,7 +82,7 @@ func (b *Box) rouse(n int) {
 		_, ok, again := b.firstOf(w.parts)
 		if ok || b.closed {
 			b.unwatch(i)
-			b.wakes = append(b.wakes, w.wake)
+			b.wakes = append(b.wakes, w.Wake)
 			b.news.Store(true)
 			continue
 		}
@@ -108,16 +109,20 @@ func (b *Box) nextTry(again time.Time) time.Time {
 	return again
 }
 
-// unwatch takes the i-th watch out. b.mu is held.
-func (b *Box) unwatch(i int) {
+// unwatch takes the i-th watch out; below 0 there is none. b.mu is held.
+func (b *Box) unwatch(i int) bool {
+	if i < 0 {
+		return false
+	}
 	if t := b.watches[i].timer; t != nil && t.Stop() {
 		b.timers.Done()
 	}
 	b.watches = slices.Delete(b.watches, i, i+1)
+	return true
 }
 
 // tryAgain tries what could not be done before: without appends nobody else tries the disk again.
-func (b *Box) tryAgain(w *watch) {
+func (b *Box) tryAgain(w *Watch) {
 	defer b.timers.Done() // last, so that nothing is reported after Close
 	defer b.report()
 	b.mu.Lock()

@@ -219,3 +219,52 @@ func TestNoReportAfterClose(t *testing.T) {
 		closed.Store(true)
 	})
 }
+
+// TestWatchIsUsedAgain: a watch waits again after its call, a watch that waits already waits for the
+// new parts only, and none of that costs memory.
+func TestWatchIsUsedAgain(t *testing.T) {
+	b, err := NewMemory(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	calls := 0
+	w := Watch{Wake: func() { calls++ }}
+	add := func(want int) {
+		t.Helper()
+		if err := b.TryAppend(message.Message{Body: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+		if calls != want {
+			t.Errorf("%d calls, not %d", calls, want)
+		}
+	}
+	b.Watch(&w, Part{After: 0})
+	add(1)
+	add(1)
+	b.Watch(&w, Part{After: 3})
+	b.Watch(&w, Part{After: 2})
+	b.Watch(&w, Part{After: 4})
+	add(1)
+	add(1)
+	add(2)
+	b.Watch(&w, Part{After: 5})
+	if !b.Unwatch(&w) || b.Unwatch(&w) {
+		t.Error("the wait was taken back never, or twice")
+	}
+	add(2)
+	if n := testing.AllocsPerRun(100, func() {
+		b.Watch(&w, Part{After: 100})
+		b.Watch(&w, Part{After: 101}, Part{After: 100, Until: 101})
+		b.Unwatch(&w)
+	}); n != 0 {
+		t.Errorf("a wait costs %v allocations", n)
+	}
+}
+
+// Notify is Watch for a single wait. stop takes the call of wake back, as Unwatch does.
+func (b *Box) Notify(wake func(), parts ...Part) (stop func() bool) {
+	w := &Watch{Wake: wake}
+	b.Watch(w, parts...)
+	return func() bool { return b.Unwatch(w) }
+}
