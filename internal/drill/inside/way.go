@@ -51,6 +51,9 @@ const (
 	pathHang        = "hang"
 )
 
+// failureTakes is how long a dial takes that fails on this side of the network.
+const failureTakes = time.Millisecond
+
 // Close ends what answers in place of the cloud.
 func (w *Way) Close() {
 	for _, l := range w.traps {
@@ -121,7 +124,17 @@ func (w *Way) path(ctx context.Context, network, addr string) (net.Conn, error) 
 	w.mu.Lock()
 	how := w.paths[addr]
 	w.mu.Unlock()
-	fail := func(err error) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: network, Err: err} }
+	fail := func(err error) (net.Conn, error) {
+		// It takes some time, as everywhere: a device that dials again at once would stop the virtual
+		// clock.
+		timer := time.NewTimer(failureTakes)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
 	switch how {
 	case pathNoName:
 		return fail(&net.DNSError{Err: "no such host", Name: addr, IsNotFound: true})

@@ -107,3 +107,17 @@ func findings(rep report.Report) string {
 	}
 	return strings.Join(all, "\n")
 }
+
+// TestADeviceThatNeverPausesDoesNotStopTheClock plays every way in which a dial can fail with a
+// device that dials again at once.
+func TestADeviceThatNeverPausesDoesNotStopTheClock(t *testing.T) {
+	lines := []string{"device: {interval: 1s}", "steps:"}
+	for _, how := range []string{"nxdomain", "no-dns", "unreachable", "refused", "portal", "reset", "hang"} {
+		lines = append(lines, "- {name: "+how+", do: [path: {place: all, how: "+how+", for: 2s}, disconnect], expect: {backOnceOver: 2m}}")
+	}
+	target := insideTarget(t)
+	target.Spoil = cripples["no backoff"]
+	if rep := played(t, t.Context(), written(t, lines...), target); len(rep.Steps) != 9 {
+		t.Errorf("%d steps: %s", len(rep.Steps), findings(rep))
+	}
+}
