@@ -54,14 +54,15 @@ func (c *Client) Status(ctx context.Context) (v View, raw []byte, err error) {
 	return v, raw, nil
 }
 
-// Watch calls tell with the kind of each event, until ctx ends or the server goes away. The stream
-// begins with what comes next.
+// Watch calls tell for each event, until ctx ends or the server goes away. It calls tell also when
+// the stream has begun, because something may have happened since its caller looked.
 func (c *Client) Watch(ctx context.Context, tell func()) error {
 	body, err := c.get(ctx, "/events")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = body.Close() }()
+	tell()
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxAnswer)
 	for lines.Scan() {
