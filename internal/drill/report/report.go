@@ -3,6 +3,14 @@
 //
 // A drill tells everything that happens as a stream of entries ([Entry]). The live view, the
 // history and the [Report] are made from that one stream.
+//
+//   - entry.go: the stream; fold.go: how it stays small
+//   - report.go, series.go: what was found; compare.go: what changed since another run
+//   - write.go: the files of a report
+//   - history.go: the stream as a file, each line chained to the one before
+//   - page.go, page.html, view.go: the page; markdown.go, junit.go: the other documents
+//   - picture.go: the picture; timeline.go: the time line in it; canvas.go: the SVG they draw on
+//   - live.go, board.go: what a terminal shows meanwhile
 package report
 
 import "time"
