@@ -14,9 +14,9 @@
 //
 // Where to read: box.go has the contract, append.go the commits, room.go what a full box does,
 // write.go the segments, degraded.go what happens while the disk takes nothing, read.go and
-// leave.go the two ends of a record's life, notify.go how a reader waits, segment.go the end of a
-// segment's life, cursor.go what is known beside the segments, load.go and recover.go the
-// beginning, memory.go a box without a disk.
+// leave.go the two ends of a record's life, format/scan.go the check of its checksum, notify.go how
+// a reader waits, segment.go the end of a segment's life, cursor.go what is known beside the
+// segments, load.go and recover.go the beginning, memory.go a box without a disk.
 //
 // Locks, in this order: the lead (Box.leading: one goroutine at a time owns the writing side, and
 // hands it on), cursorFile.syncing, cursorFile.mu, Box.mu. Nobody holds Box.mu while it calls the
