@@ -8,7 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// The topics of IoT Hub (Microsoft: "Communicate with an IoT hub using the MQTT protocol").
+// The topics of IoT Hub (Microsoft: "Communicate with an IoT hub using the MQTT protocol"). That of
+// telemetry ends in the properties of the message: properties.go writes them, send.go appends them.
 const (
 	methodFilter  = "$iothub/methods/POST/#"
 	twinFilter    = "$iothub/twin/res/#"
