@@ -18,7 +18,8 @@ import (
 // learnt the right time since then wraps it around that failure.
 var ErrClockSet = errors.New("the time is known now")
 
-// Classify says what an error of package hub or dps means. ctx is the session's own. Only its end
+// Classify says what an error of package hub or dps means. What a device does about it is decided
+// by [Rules], in rules.go. ctx is the session's own. Only its end
 // means that this side is stopping: a dial that timed out also claims to be a context's deadline.
 // An error that Classify does not recognise is [Unknown], and that never stops a device.
 func Classify(ctx context.Context, err error) Signal {

@@ -59,9 +59,9 @@ const (
 )
 
 // Metrics counts what happens to a device, for Prometheus. Rare facts come from the journal, of
-// which it is a sink. Figures that have an owner are read from him at each scrape. Durations come
-// by the methods that observe one. All of them may be called from any goroutine, and none waits for
-// a scrape.
+// which it is a sink (Take). Figures that have an owner are read from him at each scrape
+// (metrics_scrape.go). Durations come by the methods that observe one. All of them may be called
+// from any goroutine, and none waits for a scrape.
 //
 // The series have no label for the device: a process is one device, and Prometheus tells processes
 // apart by the label instance. docs/metrics.md lists them all.

@@ -93,6 +93,11 @@ type Step struct {
 }
 
 // Action is one thing that a step does: exactly one of its fields is set.
+//
+// A new kind needs a field here, and a case in each function of check.go that it is about: lasts
+// (it takes time), place (it names a hub), checkAction (values that must not come together). What
+// it does is a case in internal/drill/play/script.go, in one of the functions that newScene calls.
+// Then go test ./internal/drill/scenario -update writes the schema and the tables of docs/drill.md.
 type Action struct {
 	Fault           *Fault          `key:"fault" about:"break a hub"`
 	DPS             *DPSFault       `key:"dps" about:"break DPS"`
