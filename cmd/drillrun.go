@@ -87,7 +87,11 @@ embedded target cannot do. It plays nothing. docs/drill.md describes the languag
 			if err != nil {
 				return usage(err)
 			}
-			_, err = fmt.Fprintf(env.Stdout, "%s is right: %s, %d steps\n", secret.Quotable(file), s.Name, len(s.Steps))
+			steps := fmt.Sprintf("%d steps", len(s.Steps))
+			if len(s.Steps) == 1 {
+				steps = "1 step"
+			}
+			_, err = fmt.Fprintf(env.Stdout, "%s is right: %s, %s\n", secret.Quotable(file), s.Name, steps)
 			return err
 		},
 	}

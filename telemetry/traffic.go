@@ -16,6 +16,7 @@ type Traffic struct {
 	span   uint32 // the number of the present one since 1970
 	during uint32 // messages acknowledged in it
 	before uint32 // and in the one before
+	first  int64  // when the first one was acknowledged, in Unix milliseconds; 0 is never
 }
 
 // rateSpan is the time over which PerSecond is an average.
@@ -32,8 +33,15 @@ func (t *Traffic) PerSecond() float64 {
 	defer t.mu.Unlock()
 	t.turn(now)
 	gone := now.Sub(now.Truncate(rateSpan))
-	before := float64(t.before) * (rateSpan - gone).Seconds() / rateSpan.Seconds()
-	return (float64(t.during) + before) / rateSpan.Seconds()
+	// A device that has just begun has been counted for less than a span. Its rate must not look as
+	// if it were still rising.
+	age := min(max(now.Sub(time.UnixMilli(t.first)), time.Second), rateSpan)
+	counted := min(max(age-gone, 0), rateSpan-gone) // how much of the span before is in the average
+	before := float64(t.before)
+	if whole := min(now.Sub(time.UnixMilli(t.first))-gone, rateSpan); whole > counted {
+		before *= counted.Seconds() / whole.Seconds()
+	}
+	return (float64(t.during) + before) / age.Seconds()
 }
 
 // turn begins a new span if it is time. t.mu is held.
@@ -60,6 +68,9 @@ func (t *Traffic) acknowledged(n int) {
 	defer t.mu.Unlock()
 	t.turn(now)
 	t.during += uint32(n)
+	if t.first == 0 {
+		t.first = now.UnixMilli()
+	}
 }
 
 // failed counts messages that were sent and will not be acknowledged: they will be sent again.

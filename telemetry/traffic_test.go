@@ -31,6 +31,24 @@ func TestRateIsOfTheLastTenSeconds(t *testing.T) {
 	})
 }
 
+// TestRateOfADeviceThatHasJustBegunIsNotTooLow acknowledges five messages a second from the first
+// second on, begun at different moments of the spans in which they are counted.
+func TestRateOfADeviceThatHasJustBegunIsNotTooLow(t *testing.T) {
+	for wait := range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Duration(wait) * time.Second)
+			var traffic Traffic
+			for i := range 150 {
+				traffic.acknowledged(1)
+				time.Sleep(200 * time.Millisecond)
+				if got := traffic.PerSecond(); i >= 5 && (got < 4.5 || got > 5.5) {
+					t.Errorf("begun at %d s, after %d messages: %.2f messages a second, not 5", wait, i+1, got)
+				}
+			}
+		})
+	}
+}
+
 // TestRepeatedCountsWhatIsSentOnceMore sends messages on links that end without acknowledgements.
 func TestRepeatedCountsWhatIsSentOnceMore(t *testing.T) {
 	var traffic Traffic

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/central"
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 // Mover moves a device of a simulator in another process, and watches it move. It does what
@@ -30,7 +31,7 @@ func (m *Mover) Failover(ctx context.Context, device string, ttl time.Duration) 
 	if ttl == 0 {
 		ttl = central.MaxFailover
 	}
-	return central.Answer{Message: fmt.Sprintf("the simulator moves it, and moves it back after %v", ttl)}, nil
+	return central.Answer{Message: "the simulator moves it, and moves it back after " + journal.Duration(ttl)}, nil
 }
 
 // Failback moves the device back to its first hub.

@@ -570,7 +570,9 @@ func (t *Tally) conclude(r *report.Report, v *Verdict) {
 	case r.Samples.Reordered == 0:
 		passed += ", in order"
 	}
-	if n := len(r.Recoveries); n > 0 {
+	if n := len(r.Recoveries); n == 1 {
+		passed += "; back after the fault in " + words(r.RTO.WorstMs)
+	} else if n > 1 {
 		passed += fmt.Sprintf("; back after each of %d faults, at the latest in %s", n, words(r.RTO.WorstMs))
 	}
 	v.Close(passed)

@@ -99,7 +99,7 @@ func (r *run) record(t *testing.T) (string, report.Report) {
 // TestATallyMeasuresARecovery reads each time and count of a run off its report.
 func TestATallyMeasuresARecovery(t *testing.T) {
 	_, r := oneKill().record(t)
-	if r.Verdict != report.Passed || r.Reason != "120 samples made, every one of them received, in order; back after each of 1 faults, at the latest in 1.2 s" {
+	if r.Verdict != report.Passed || r.Reason != "120 samples made, every one of them received, in order; back after the fault in 1.2 s" {
 		t.Errorf("%s: %s", r.Verdict, r.Reason)
 	}
 	want := report.Recovery{Step: "kill", Fault: "kill rst", From: "hub-a", To: "hub-b", DetectedMs: 2, AssignedMs: 1002, ConnectedMs: 1152, FirstPubackMs: 1200,
@@ -295,6 +295,32 @@ func TestNewSumsDoNotHideALostSample(t *testing.T) {
 				t.Errorf("%s: %s, %v", rep.Verdict, rep.Reason, err)
 			}
 		})
+	}
+}
+
+// TestAHistoryIsProvedThoughItsSentenceIsWordedInAnotherWay writes the end as another version of
+// the program words it.
+func TestAHistoryIsProvedThoughItsSentenceIsWordedInAnotherWay(t *testing.T) {
+	text, _ := oneKill().record(t)
+	var b bytes.Buffer
+	h := report.NewHistory(&b)
+	if _, err := report.ReadHistory(strings.NewReader(text), func(e report.Entry) {
+		if e.End != nil {
+			e.End.Reason = "all is well"
+		}
+		h.Take(e)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "all is well") {
+		t.Fatal("the history has no end")
+	}
+	rep, err := Repeat(&b)
+	if err != nil || rep.Verdict != report.Passed || !strings.Contains(rep.Reason, "every one of them received") {
+		t.Errorf("%s: %s, %v", rep.Verdict, rep.Reason, err)
 	}
 }
 

@@ -136,7 +136,7 @@ func (v View) Print(to io.Writer, now time.Time, clean func(string) string) erro
 		row("last trouble", fmt.Sprintf("%s, %s [%s]: %s", ago(v.Why.At, now), v.Why.Signal, v.Why.Rule, v.Why.Text))
 	}
 	row("failovers", v.failovers(now))
-	row("telemetry", fmt.Sprintf("%d made, %d acknowledged, %s a second, %d repeated", v.Telemetry.Made, v.Telemetry.Acknowledged, number(v.Telemetry.PerSecond), v.Telemetry.Repeated))
+	row("telemetry", fmt.Sprintf("%d made, %d acknowledged (%s a second), %d sent again", v.Telemetry.Made, v.Telemetry.Acknowledged, number(v.Telemetry.PerSecond), v.Telemetry.Repeated))
 	if v.Outbox.Dropped+v.Outbox.Quarantined > 0 {
 		row("lost", fmt.Sprintf("%d dropped or damaged, %d set aside (hubhop outbox ls --quarantined)", v.Outbox.Dropped, v.Outbox.Quarantined))
 	}

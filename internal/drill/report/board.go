@@ -254,7 +254,9 @@ func (b *board) progress(elapsed time.Duration) row {
 		if b.begin.Speed != "virtual" {
 			left = lasts - done
 		}
-		text += ", " + journal.Duration(max(left, 0).Round(time.Second)) + " left"
+		if left = left.Round(time.Second); left > 0 { // else it takes longer than it was thought to
+			text += ", " + journal.Duration(left) + " left"
+		}
 	}
 	return row{{cyan, strings.Repeat("█", full)}, {dim, strings.Repeat("░", wide-full)}, {"", text}}
 }

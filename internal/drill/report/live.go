@@ -123,6 +123,9 @@ func (l *Live) line(r row, most int) (text string, wide int) {
 	return b.String(), wide
 }
 
+// isOver is true for a mark that says when a fault was over; it is no fault itself.
+func isOver(e Entry) bool { return strings.HasSuffix(e.Fault, " over") }
+
 // Lines returns a Watch that writes what happens as lines, for a log or a pipe.
 func Lines(w io.Writer) Watch {
 	var begin Begin
@@ -137,9 +140,11 @@ func Lines(w io.Writer) Watch {
 		case StepOn:
 			mark, text = "  >> ", e.Step+": "+e.Text
 		case FaultOn:
-			mark, text = "  !! ", e.Where+": "+e.Fault
+			if mark, text = "  !! ", e.Where+": "+e.Fault; isOver(e) {
+				mark, text = "     ", text+"; the recovery counts from here"
+			}
 		case FaultOff:
-			if e.Where != device { // an act on the device is over at once
+			if e.Where != device && !isOver(e) { // an act on the device is over at once
 				text = e.Where + " works again (" + e.Fault + ")"
 			}
 		case Happened:
