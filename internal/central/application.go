@@ -133,6 +133,8 @@ func (e *Error) next() string {
 		return "a device can be moved if it is provisioned and no IoT Edge device, and if the application has two hubs"
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return "try again later"
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return "it sends the request to another address, where the token must not go; is this the host of an IoT Central application?"
 	}
 	return ""
 }
@@ -174,6 +176,10 @@ func (a *Application) ask(ctx context.Context, r request) error {
 	}
 }
 
+// stay makes a redirection an answer like any other. If it were followed, the token would go where
+// the answer says, also without TLS, and what answers there would count as IoT Central.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // once sends a request one time. If it fails, again is when the service asks to come back, and
 // negative if it does not.
 func (a *Application) once(ctx context.Context, r request) (again time.Duration, err error) {
@@ -195,7 +201,9 @@ func (a *Application) once(ctx context.Context, r request) (again time.Duration,
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := a.Client.Do(req)
+	client := *a.Client
+	client.CheckRedirect = stay
+	resp, err := client.Do(req)
 	if err != nil {
 		if refused, ok := errors.AsType[*url.Error](err); ok { // its text repeats the whole address
 			err = refused.Err

@@ -117,6 +117,28 @@ func TestAnswersThatAreNone(t *testing.T) {
 	}
 }
 
+// TestARedirectionIsNotFollowed: the token would go to whatever address the answer names, and what
+// answers there would count as a move that was accepted.
+func TestARedirectionIsNotFollowed(t *testing.T) {
+	elsewhere := make(chan string, 10)
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		elsewhere <- r.Method + " " + r.Header.Get("Authorization")
+	}))
+	defer other.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		a, asked := served(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, status) })
+		_, err := a.Failover(t.Context(), "d", 0)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Status != status || len(*asked) != 1 || !strings.Contains(err.Error(), "another address") {
+			t.Errorf("%d: %d requests, %v", status, len(*asked), err)
+		}
+	}
+	select {
+	case got := <-elsewhere:
+		t.Errorf("the other address was asked: %s", got)
+	default:
+	}
+}
+
 // TestTokens: a token is taken as people have it, and what is none is refused before it is sent.
 func TestTokens(t *testing.T) {
 	for text, want := range map[string]string{

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -153,6 +154,33 @@ func TestAnIndividualEnrollmentIsPutBack(t *testing.T) {
 	ok(t, "close", w.Close())
 	if after := enrollment(); !reflect.DeepEqual(after, before) {
 		t.Errorf("before %v\nafter  %v", before, after)
+	}
+}
+
+// TestARedirectionOfAServiceIsNotFollowed: the token of a policy would go to whatever address the
+// answer names.
+func TestARedirectionOfAServiceIsNotFollowed(t *testing.T) {
+	elsewhere := make(chan string, 10)
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { elsewhere <- r.Method + " " + r.URL.Path }))
+	defer other.Close()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+	}))
+	defer server.Close()
+	s, err := newService("HostName="+strings.TrimPrefix(server.URL, "https://")+";SharedAccessKeyName=a;SharedAccessKey=QUJD", server.Client())
+	ok(t, "service", err)
+	if err := s.ask(t.Context(), http.MethodGet, "/enrollments/d", dpsVersion, "", nil, nil); err == nil || !strings.Contains(err.Error(), "answers 307") {
+		t.Errorf("DPS: %v", err)
+	}
+	registry, err := s.registry()
+	ok(t, "registry", err)
+	if _, err := registry.GetDevice(t.Context(), "d"); err == nil {
+		t.Error("a hub: a redirection is an answer")
+	}
+	select {
+	case got := <-elsewhere:
+		t.Errorf("the other address was asked: %s", got)
+	default:
 	}
 }
 

@@ -42,8 +42,14 @@ func newService(text string, client *http.Client) (*service, error) {
 	if _, err := key.Token(key.HostName, time.Minute); err != nil {
 		return nil, errors.New("its SharedAccessKey is not base64; copy it again")
 	}
-	return &service{key, client}, nil
+	careful := *client
+	careful.CheckRedirect = stay
+	return &service{key, &careful}, nil
 }
+
+// stay makes a redirection an answer like any other. If it were followed, the token would go where
+// the answer says, also without TLS, and what answers there would count as the service.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // refusal is what a service answers to a request that it does not fulfil.
 type refusal struct {
@@ -161,7 +167,7 @@ func (s *service) registry() (*iotservice.Client, error) {
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
-	return iotservice.New(s.key, iotservice.WithHTTPClient(&http.Client{Transport: bounded{transport}, Timeout: askLimit}),
+	return iotservice.New(s.key, iotservice.WithHTTPClient(&http.Client{Transport: bounded{transport}, Timeout: askLimit, CheckRedirect: stay}),
 		iotservice.WithLogger(logger.New(logger.LevelOff, nil)))
 }
 
