@@ -139,6 +139,28 @@ func TestARedirectionIsNotFollowed(t *testing.T) {
 	}
 }
 
+// TestToolThatSaysMuchCostsLittle: exec copies the output of a program by io.Copy, which prefers a
+// ReadFrom to Write.
+func TestToolThatSaysMuchCostsLittle(t *testing.T) {
+	for name, pieces := range map[string][]string{
+		"at once":   {strings.Repeat("x", 3*maxAnswer) + "end"},
+		"by and by": {strings.Repeat("x", maxAnswer), strings.Repeat("y", maxAnswer-1), "end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var kept tail
+			for _, piece := range pieces {
+				said := struct{ io.Reader }{strings.NewReader(piece)}
+				if n, err := io.Copy(&kept, said); n != int64(len(piece)) || err != nil {
+					t.Fatalf("%d of %d bytes, %v", n, len(piece), err)
+				}
+			}
+			if got := kept.kept.String(); len(got) != maxAnswer || !strings.HasSuffix(got, "end") {
+				t.Errorf("%d bytes are kept of a program that says much, and %d may be; the last are %q", len(got), maxAnswer, got[len(got)-3:])
+			}
+		})
+	}
+}
+
 // TestTokens: a token is taken as people have it, and what is none is refused before it is sent.
 func TestTokens(t *testing.T) {
 	for text, want := range map[string]string{

@@ -98,20 +98,20 @@ func (c *CLI) start(ctx context.Context, args []string) (out []byte, words strin
 	if errors.Is(err, exec.ErrWaitDelay) { // a child of it still holds the pipes
 		err = nil
 	}
-	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-	return stdout.Bytes(), plain.Line(strings.TrimSpace(lines[len(lines)-1]), maxShown), err
+	lines := strings.Split(strings.TrimSpace(stderr.kept.String()), "\n")
+	return stdout.kept.Bytes(), plain.Line(strings.TrimSpace(lines[len(lines)-1]), maxShown), err
 }
 
 // tail keeps the newest bytes that are written to it, so that a program that says much costs
-// little.
-type tail struct{ bytes.Buffer }
+// little. The buffer is not embedded: io.Copy would find its ReadFrom, which knows no bound.
+type tail struct{ kept bytes.Buffer }
 
 func (t *tail) Write(b []byte) (int, error) {
 	n := len(b)
-	if t.Len()+n > maxAnswer {
-		t.Next(t.Len() + min(n, maxAnswer) - maxAnswer)
+	if t.kept.Len()+n > maxAnswer {
+		t.kept.Next(t.kept.Len() + min(n, maxAnswer) - maxAnswer)
 		b = b[max(0, n-maxAnswer):]
 	}
-	_, err := t.Buffer.Write(b)
+	_, err := t.kept.Write(b)
 	return n, err
 }
