@@ -10,7 +10,7 @@ import (
 )
 
 // sharedFor is how long the answer to a scrape is given to further ones. So however many ask, they
-// cost the device no more than two scrapes a second.
+// cost the device no more than two scrapes a second in each of the two formats.
 const sharedFor = 500 * time.Millisecond
 
 // answers gives the same answer to scrapes that come shortly one after the other. A reader that is

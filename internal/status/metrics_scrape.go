@@ -74,7 +74,7 @@ var figures = []figure{
 	one("started_timestamp_seconds", "When the device started in this process.", gauge, func(r *reading) float64 { return unix(r.Started) }),
 	one("link_since_timestamp_seconds", "Since when there is a link, or since when there is none.", gauge, func(r *reading) float64 { return unix(r.Since) }),
 	one("outage_seconds", "How long there has been no link; 0 while there is one.", gauge, func(r *reading) float64 {
-		if r.State.Linked() || r.Since.IsZero() {
+		if r.Hub != "" || r.Since.IsZero() {
 			return 0
 		}
 		return max(0, r.now.Sub(r.Since).Seconds())

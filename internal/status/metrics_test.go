@@ -102,6 +102,28 @@ func TestDocumentHasEverySeriesAndNoOther(t *testing.T) {
 	}
 }
 
+// TestOutageIsTheTimeWithoutALink, also while the device stops: then it may still have its link.
+func TestOutageIsTheTimeWithoutALink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		time.Sleep(time.Minute)
+		for _, x := range []struct {
+			state State
+			hub   string
+			want  float64
+		}{
+			{Connected, "hub-a", 0}, {Provisional, "hub-a", 0}, {Stopping, "hub-a", 0},
+			{Connecting, "", 60}, {Waiting, "", 60}, {Refused, "", 60}, {Stopping, "", 60},
+		} {
+			m := NewMetrics(known)
+			m.Show(func() (View, Figures) { return View{State: x.state, Hub: x.hub, Since: began}, Figures{} })
+			if got := families(t, m)["hubhop_outage_seconds"].series[""]; got != x.want {
+				t.Errorf("%s on %q: %g s, not %g", x.state, x.hub, got, x.want)
+			}
+		}
+	})
+}
+
 // TestFirstScrapeHasEverySeriesOfKnownLabels compares the first scrape with one after everything
 // that is known has happened: no series is new.
 func TestFirstScrapeHasEverySeriesOfKnownLabels(t *testing.T) {
