@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 // HelpWidth is how many characters a line of a help has at most.
@@ -115,28 +117,12 @@ func describe(f *pflag.Flag) string {
 
 // hang writes a term and its description, which begins at a column and goes on there.
 func hang(term, text string, column int) string {
-	lines := wrap(text, HelpWidth-column)
+	lines := plain.Wrap(text, HelpWidth-column)
 	first := term + strings.Repeat(" ", max(0, column-utf8.RuneCountInString(term)))
 	if utf8.RuneCountInString(term) > column-2 {
 		first = term + "\n" + strings.Repeat(" ", column)
 	}
 	return first + strings.Join(lines, "\n"+strings.Repeat(" ", column)) + "\n"
-}
-
-// wrap breaks a text into lines of at most so many characters, where its words allow.
-func wrap(text string, width int) (lines []string) {
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
-			line += " " + word
-		default:
-			lines, line = append(lines, line), word
-		}
-	}
-	return append(lines, line)
 }
 
 // row is a line of a table in a help text: a term, and behind two blanks what it means.
@@ -150,7 +136,7 @@ func reflow(text string) string {
 	term, meaning, column := "", "", 0
 	flush := func() {
 		if len(paragraph) > 0 {
-			out = append(out, wrap(strings.Join(paragraph, " "), HelpWidth)...)
+			out = append(out, plain.Wrap(strings.Join(paragraph, " "), HelpWidth)...)
 		}
 		if term != "" {
 			out = append(out, strings.TrimSuffix(hang(term, meaning, column), "\n"))

@@ -1,5 +1,6 @@
 // Package plain makes the texts of peers, and of files that anybody may have written, fit for a
-// line of a log: bounded, and without characters that break the line.
+// line of a log: bounded, and without characters that break the line. It also breaks long texts of
+// this program into lines.
 package plain
 
 import (
@@ -50,4 +51,21 @@ func Line(s string, limit int) string {
 		}
 		return ' '
 	}, strings.ToValidUTF8(s, string(utf8.RuneError)))
+}
+
+// Wrap breaks a text into lines of at most width characters. A word that is longer has a line of
+// its own. There is always a line; it is empty for a text without words.
+func Wrap(text string, width int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+			line += " " + word
+		default:
+			lines, line = append(lines, line), word
+		}
+	}
+	return append(lines, line)
 }

@@ -1,6 +1,7 @@
 package plain
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -28,5 +29,21 @@ func TestTextsOfPeersFitALine(t *testing.T) {
 	}
 	if got := Line("a\tb\u00a0c", 3); got != "a b…" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestWrapBreaksBetweenWords: no line is too long but that of a long word, and no word is lost.
+func TestWrapBreaksBetweenWords(t *testing.T) {
+	for text, want := range map[string][]string{
+		"":                     {""},
+		"  one\n two  ":        {"one two"},
+		"one two three":        {"one two", "three"},
+		"über alle":            {"über", "alle"}, // it counts characters: 9 of them are too many
+		"übers ü":              {"übers ü"},      // and 9 bytes are not
+		"a incomprehensible b": {"a", "incomprehensible", "b"},
+	} {
+		if got := Wrap(text, 8); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, not %q", text, got, want)
+		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
 const (
@@ -114,7 +114,7 @@ func (v View) Print(to io.Writer, now time.Time, clean func(string) string) erro
 		if text == "" {
 			return
 		}
-		for i, line := range wrap(clean(text), textWidth-textColumn) {
+		for i, line := range plain.Wrap(clean(text), textWidth-textColumn) {
 			if i > 0 {
 				name = ""
 			}
@@ -266,20 +266,4 @@ func size(bytes int64) string {
 	default:
 		return fmt.Sprintf("%d MB", bytes/1_000_000)
 	}
-}
-
-// wrap breaks a text into lines, where its words allow.
-func wrap(text string, width int) (lines []string) {
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
-			line += " " + word
-		default:
-			lines, line = append(lines, line), word
-		}
-	}
-	return append(lines, line)
 }
