@@ -80,9 +80,9 @@ func earlierReport(path string) (*report.Report, error) {
 	return &r, nil
 }
 
-// tellReport prints the report of a drill, and writes its files into dir unless that is "". If there
-// is an earlier report, it compares the two. It returns the error of the verdict. The verdict is
-// printed whatever becomes of the files.
+// tellReport prints the report of a drill, and writes its files into dir unless that is "". If
+// there is an earlier report, it compares the two. It returns the error of the verdict. The verdict
+// is printed whatever becomes of the files.
 func tellReport(env *Env, r report.Report, dir string, earlier *report.Report, asJSON bool) error {
 	if earlier != nil {
 		c := report.Compare(*earlier, r)

@@ -1,7 +1,7 @@
 // Conformance runs clients of others against freshly started simulators and compares what each
 // client saw with what the simulator says. It prints a table of clients and scenarios and writes
-// docs/conformance.md. It must run in its own folder, as make conformance does. With -league it measures
-// how soon the official SDK comes back from faults, beside hubhop, as make league does.
+// docs/conformance.md. It must run in its own folder, as make conformance does. With -league it
+// measures how soon the official SDK comes back from faults, beside hubhop, as make league does.
 package main
 
 import (

@@ -158,7 +158,8 @@ func (l *Link) Host() string { return l.attempt.Host }
 // Done is closed when the link has ended.
 func (l *Link) Done() <-chan struct{} { return l.session.Done() }
 
-// OnEnd calls f when the link has ended, at once if it has. f must not block. It may be called once.
+// OnEnd calls f when the link has ended, at once if it has. f must not block. It may be called
+// once.
 func (l *Link) OnEnd(f func()) { l.session.OnEnd(f) }
 
 // Err waits for the end of the link and returns why it ended, which is always the first reason: an

@@ -341,8 +341,8 @@ func (c *client) sendPaho(id string) (count int, cpu, took time.Duration, err er
 	return count, processorTime() - used, time.Since(began), err
 }
 
-// endless is an outbox that costs nothing: the drain and the link alone. Like the real one, it hands
-// out as many messages as it is asked for.
+// endless is an outbox that costs nothing: the drain and the link alone. Like the real one, it
+// hands out as many messages as it is asked for.
 type endless struct {
 	records []outbox.Record
 	pos     uint64

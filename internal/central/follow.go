@@ -18,9 +18,9 @@ type Watch interface {
 // ErrNotSeen says that the device has not come to another hub in the given time.
 var ErrNotSeen = errors.New("the device was not seen on another hub")
 
-// Follow waits until a device has a link to another hub than before, and returns that hub. Errors of
-// single questions do not end it: a service may be out of reach for a moment while hubs fail. When
-// ctx ends, the error is ErrNotSeen and the last error of a question, if there was one.
+// Follow waits until a device has a link to another hub than before, and returns that hub. Errors
+// of single questions do not end it: a service may be out of reach for a moment while hubs fail.
+// When ctx ends, the error is ErrNotSeen and the last error of a question, if there was one.
 func Follow(ctx context.Context, w Watch, device, before string) (hub string, err error) {
 	var last error
 	for {

@@ -83,8 +83,8 @@ func TestSourceThatNeverAnswersKeepsTheTimeFromNobody(t *testing.T) {
 	})
 }
 
-// TestLooksComeWithSamples: a device that makes a sample each 5 s or oftener is not woken to look at
-// the clock. A device with rarer samples looks each 5 s all the same.
+// TestLooksComeWithSamples: a device that makes a sample each 5 s or oftener is not woken to look
+// at the clock. A device with rarer samples looks each 5 s all the same.
 func TestLooksComeWithSamples(t *testing.T) {
 	for _, every := range []time.Duration{time.Second, 4 * time.Second, LookEvery, 2 * LookEvery} {
 		for phase := range 10 {

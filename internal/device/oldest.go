@@ -20,8 +20,8 @@ type oldest struct {
 	reading chan struct{} // closed when the disk has been read; nil: nobody reads it
 }
 
-// oldestAge returns how old the sample is that waits longest; 0 if none waits. The answer comes soon
-// also if the disk does not; then it is about the sample that was the oldest before.
+// oldestAge returns how old the sample is that waits longest; 0 if none waits. The answer comes
+// soon also if the disk does not; then it is about the sample that was the oldest before.
 func (d *Device) oldestAge(box Outbox) time.Duration {
 	d.mu.Lock()
 	if d.oldest == nil {

@@ -12,8 +12,8 @@ import (
 )
 
 // TestHubsOfAFileThatIsReadLateAreKept: the disk cannot read state.json when the device starts. The
-// known hubs that the file has are then kept for the next start in every file that is written, until
-// the session knows them itself: it alone can say that a hub is not to be tried any more.
+// known hubs that the file has are then kept for the next start in every file that is written,
+// until the session knows them itself: it alone can say that a hub is not to be tried any more.
 func TestHubsOfAFileThatIsReadLateAreKept(t *testing.T) {
 	for name, tries := range map[string]int{"the disk reads it at the first save": 0, "and fails to write at that one": 1} {
 		t.Run(name, func(t *testing.T) {

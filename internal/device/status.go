@@ -223,9 +223,9 @@ type Beat struct {
 	Due  time.Time // when it wants to go on by itself, at rest; zero: when something happens
 }
 
-// Beats returns the beats of the device's loops. None of them turns by a timer of its own: a loop at
-// rest waits on purpose, also for as long as an outage lasts. Beats takes no lock that a loop holds
-// while it works.
+// Beats returns the beats of the device's loops. None of them turns by a timer of its own: a loop
+// at rest waits on purpose, also for as long as an outage lasts. Beats takes no lock that a loop
+// holds while it works.
 func (d *Device) Beats() []Beat {
 	beats := []Beat{
 		{Loop: "samples", Due: d.shared.start().sampler.Due()},

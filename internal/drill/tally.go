@@ -225,8 +225,8 @@ func (t *Tally) faultOff(e report.Entry) {
 	}
 }
 
-// returned ends the recoveries of a step. Not every fault ends the link, and a device that was killed
-// does not tell of its end.
+// returned ends the recoveries of a step. Not every fault ends the link, and a device that was
+// killed does not tell of its end.
 func (t *Tally) returned(e report.Entry) {
 	for _, r := range t.open {
 		if r.Step == e.Step && !r.done && !e.At.Before(r.at) {

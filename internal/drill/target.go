@@ -79,8 +79,9 @@ type World struct {
 	// the device, and what the hubs have acknowledged.
 	Ledger bool
 
-	// Arrival says what a message of the ledger is to the judge. One without an ID is no sample. A program that numbers its
-	// messages in its own way gets ids of an outbox here, "<id>-<number>". nil: ArrivalOf.
+	// Arrival says what a message of the ledger is to the judge. One without an ID is no sample. A
+	// program that numbers its messages in its own way gets ids of an outbox here, "<id>-<number>".
+	// nil: ArrivalOf.
 	Arrival func(sim.Message) Arrival
 
 	// Facts describe the surroundings for the report: versions, addresses, the command of an

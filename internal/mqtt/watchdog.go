@@ -35,8 +35,8 @@ import (
 //
 // The final limit counts for the oldest message, from when it was sent or became the oldest. So a
 // server that acknowledges in order, however slowly, is kept, although it takes minutes for a whole
-// window. A server that withholds a single PUBACK is not kept. A session in a hurry (see Hurry) does
-// not wait for that limit.
+// window. A server that withholds a single PUBACK is not kept. A session in a hurry (see Hurry)
+// does not wait for that limit.
 const (
 	minSuspect = time.Second
 	maxSuspect = 5 * time.Second
@@ -123,8 +123,8 @@ func (w *watch) deadAfter() time.Duration {
 	return min(max(2*w.suspectAfter(), minDead), maxDead)
 }
 
-// overdueAfter returns the time after which a PUBACK is overdue. It is that of deadAfter as if there
-// had been no false alarm, because a withheld PUBACK is what may have raised the alarms.
+// overdueAfter returns the time after which a PUBACK is overdue. It is that of deadAfter as if
+// there had been no false alarm, because a withheld PUBACK is what may have raised the alarms.
 func (w *watch) overdueAfter() time.Duration {
 	return min(max(2*w.answerTime(), minDead), maxDead)
 }

@@ -56,8 +56,9 @@ func (b *Batch) Publish(m *Message, d Delivery) error {
 	return nil
 }
 
-// End unlocks the session. If there is something to write and nobody writes at that moment, it writes what the socket takes at
-// once, because that is cheaper than to wake another goroutine. It never waits for the peer.
+// End unlocks the session. If there is something to write and nobody writes at that moment, it
+// writes what the socket takes at once, because that is cheaper than to wake another goroutine. It
+// never waits for the peer.
 func (b *Batch) End() {
 	s := b.s
 	if b.acked > 0 {

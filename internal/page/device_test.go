@@ -112,8 +112,8 @@ func (s *staged) recover() {
 	}, journal.Event{Kind: journal.Connected, Hub: "hub-b.azure-devices.net", Outage: 75 * time.Second, Text: "up again on hub-b.azure-devices.net after 75 s, 0 lost"})
 }
 
-// TestFourAnswersTellAnOutage lets a hub go away and another one take over. The answers stand first,
-// and the time line shows both.
+// TestFourAnswersTellAnOutage lets a hub go away and another one take over. The answers stand
+// first, and the time line shows both.
 func TestFourAnswersTellAnOutage(t *testing.T) {
 	s := stage(t)
 	b := openPage(t, "http://"+s.addr+"/", look{width: 1280, height: 560})
@@ -189,8 +189,8 @@ func TestDevicePageComesBackWithItsServer(t *testing.T) {
 	b.until(`document.querySelector("#verdict-text").textContent === "Connected to hub-c" && document.querySelector("#events").textContent.includes("started v2.0.0")`)
 }
 
-// TestLongRunningDeviceIsShownFromWhatIsKept opens the page of a device that has had more events than
-// are kept. The page says so, and knows of the last failover from the status alone.
+// TestLongRunningDeviceIsShownFromWhatIsKept opens the page of a device that has had more events
+// than are kept. The page says so, and knows of the last failover from the status alone.
 func TestLongRunningDeviceIsShownFromWhatIsKept(t *testing.T) {
 	s := stage(t)
 	s.killHub()
@@ -208,8 +208,8 @@ func TestLongRunningDeviceIsShownFromWhatIsKept(t *testing.T) {
 	b.until(`document.querySelectorAll("#timeline .span").length === 1 && document.querySelectorAll("#timeline .cut").length === 1`)
 }
 
-// TestMarkupOfADeviceStaysText shows the device's page markup in every text of the status and of the
-// events.
+// TestMarkupOfADeviceStaysText shows the device's page markup in every text of the status and of
+// the events.
 func TestMarkupOfADeviceStaysText(t *testing.T) {
 	s := stage(t)
 	m := markups

@@ -28,7 +28,8 @@ var assets embed.FS
 const Policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-// Device serves the page of a device at / and its files below /page/. It answers 404 to other paths.
+// Device serves the page of a device at / and its files below /page/. It answers 404 to other
+// paths.
 func Device() http.Handler { return serve("device.html") }
 
 // Simulator serves the page of the simulator at / and its files below /page/. It answers 404 to

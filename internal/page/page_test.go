@@ -67,8 +67,8 @@ func TestEveryAnswerHasThePolicy(t *testing.T) {
 	}
 }
 
-// TestPagesAreWholeAndSafe reads the files: nothing inline, nothing from elsewhere, no way from text
-// to markup, every file that is named exists, and every file is used.
+// TestPagesAreWholeAndSafe reads the files: nothing inline, nothing from elsewhere, no way from
+// text to markup, every file that is named exists, and every file is used.
 func TestPagesAreWholeAndSafe(t *testing.T) {
 	files, _ := filepath.Glob("assets/*")
 	used := map[string]bool{}

@@ -154,8 +154,8 @@ func checkKey(keys []byte, path string) error {
 	}
 }
 
-// CheckCommonName compares a certificate with a device id, because DPS takes only the common name as
-// registration id, in any letter case. path is the file of the certificate.
+// CheckCommonName compares a certificate with a device id, because DPS takes only the common name
+// as registration id, in any letter case. path is the file of the certificate.
 func CheckCommonName(c *tls.Certificate, path, id string) error {
 	switch cn := c.Leaf.Subject.CommonName; {
 	case cn == "":

@@ -32,8 +32,8 @@ var enqueued = regexp.MustCompile(`"iothub-enqueuedtime":"[^"]*"`)
 var later = regexp.MustCompile(`"missing":\d+,`)
 
 // A state directory that an earlier version wrote is read whole: the cloud tells its clients what
-// it told them before, it answers every question byte for byte as before, new fields aside, and a device that was
-// there goes on with its session.
+// it told them before, it answers every question byte for byte as before, new fields aside, and a
+// device that was there goes on with its session.
 func TestStateOfAnEarlierVersionIsReadWhole(t *testing.T) {
 	const from = "testdata/state-v1"
 	state := simtest.Killed(t, filepath.Join(from, "state"))

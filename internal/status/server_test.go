@@ -357,8 +357,8 @@ func TestSlowClientsAreEnded(t *testing.T) {
 }
 
 // TestAReaderThatTakesNothingIsEnded opens a stream in virtual time, takes nothing of it while much
-// happens, and is gone after writeLimit. A reader that takes what it gets stays, and hears a sign of
-// life while nothing happens.
+// happens, and is gone after writeLimit. A reader that takes what it gets stays, and hears a sign
+// of life while nothing happens.
 func TestAReaderThatTakesNothingIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newServer()

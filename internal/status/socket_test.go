@@ -174,8 +174,8 @@ func TestAFileInThePlaceOfTheSocketStays(t *testing.T) {
 	}
 }
 
-// TestALongPathHasAShortSocket uses a directory whose path is too long for a socket, twice in a row,
-// and refuses a directory for sockets that others can enter.
+// TestALongPathHasAShortSocket uses a directory whose path is too long for a socket, twice in a
+// row, and refuses a directory for sockets that others can enter.
 func TestALongPathHasAShortSocket(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, strings.Repeat("long", 30))

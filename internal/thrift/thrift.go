@@ -80,7 +80,8 @@ type ServerNames struct {
 	tls map[string]*tls.Config
 }
 
-// Of returns base for one server, host or host:port. base is always the same, and has no ServerName.
+// Of returns base for one server, host or host:port. base is always the same, and has no
+// ServerName.
 func (n *ServerNames) Of(base *tls.Config, server string) *tls.Config {
 	name, _, err := net.SplitHostPort(server)
 	if err != nil {

@@ -220,8 +220,8 @@ func TestNoReportAfterClose(t *testing.T) {
 	})
 }
 
-// TestWatchIsUsedAgain: a watch waits again after its call, a watch that waits already waits for the
-// new parts only, and none of that costs memory.
+// TestWatchIsUsedAgain: a watch waits again after its call, a watch that waits already waits for
+// the new parts only, and none of that costs memory.
 func TestWatchIsUsedAgain(t *testing.T) {
 	b, err := NewMemory(Options{})
 	if err != nil {

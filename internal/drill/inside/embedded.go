@@ -1,6 +1,6 @@
-// Package inside is the target of drills that needs nothing but this process: a simulated cloud, the
-// devices, and a network in memory between them, with real TLS and MQTT. Its time may be virtual.
-// Its [Local] is a device of this process for other targets, too.
+// Package inside is the target of drills that needs nothing but this process: a simulated cloud,
+// the devices, and a network in memory between them, with real TLS and MQTT. Its time may be
+// virtual. Its [Local] is a device of this process for other targets, too.
 package inside
 
 import (

@@ -12,7 +12,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// Way is the way between the devices of this process and a cloud in memory. It is a [drill.Network].
+// Way is the way between the devices of this process and a cloud in memory. It is a
+// [drill.Network].
 type Way struct {
 	net    *memnet.Net
 	places map[string][]string // addresses, by the name of a hub, "dps" and "all"

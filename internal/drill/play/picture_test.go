@@ -18,7 +18,8 @@ import (
 var update = flag.Bool("update", false, "write docs/failover.svg")
 
 // TestThePictureInTheReadmeIsUpToDate plays the scenario of docs/failover.svg in virtual time, and
-// compares the pictures. Each link, fault, decision and word must be there. The flag -update writes the picture.
+// compares the pictures. Each link, fault, decision and word must be there. The flag -update writes
+// the picture.
 func TestThePictureInTheReadmeIsUpToDate(t *testing.T) {
 	text, err := os.ReadFile("testdata/failover.yaml")
 	if err != nil {
@@ -59,7 +60,8 @@ var (
 	number = regexp.MustCompile(`\d+(?:\.\d+)?`)
 )
 
-// differs says how two pictures differ, apart from a few hundredths of a second and a sample: what happens at the same instant of virtual time happens in any order.
+// differs says how two pictures differ, apart from a few hundredths of a second and a sample: what
+// happens at the same instant of virtual time happens in any order.
 func differs(a, b string) string {
 	lines := func(s string) []string { return strings.Split(chart.ReplaceAllString(s, "<chart>"), "\n") }
 	x, y := lines(a), lines(b)

@@ -45,8 +45,8 @@ type Run struct {
 }
 
 // Play plays the scenario, and puts everything back, whatever happens: also when ctx ends, and when
-// a step fails or panics. It tells Take what came of it, and returns the time of the run at its end.
-// What is wrong is in the report that is made of the entries.
+// a step fails or panics. It tells Take what came of it, and returns the time of the run at its
+// end. What is wrong is in the report that is made of the entries.
 func (r *Run) Play(ctx context.Context) (ended time.Time) {
 	p := &player{r: r, s: r.Scenario, outer: ctx, rules: map[string]bool{}}
 	p.c, p.chaos = settings(r.Scenario, r.Seed)
@@ -286,8 +286,8 @@ func (p *player) open() bool {
 	return true
 }
 
-// workDir makes the directory for the files of a run. A directory in memory spares a virtual run the
-// waits for a disk, if it has the room.
+// workDir makes the directory for the files of a run. A directory in memory spares a virtual run
+// the waits for a disk, if it has the room.
 func workDir(s *scenario.Scenario) (string, error) {
 	need := cmp.Or(int64(s.Device.OutboxBytes), outbox.DefaultMaxBytes)
 	return os.MkdirTemp(memoryDir(need*2), "hubhop-drill-")

@@ -187,8 +187,8 @@ type row []piece
 
 type piece struct{ colour, text string }
 
-// rows draws the board for a terminal of so many lines. elapsed is how long the run has taken on the
-// wall clock.
+// rows draws the board for a terminal of so many lines. elapsed is how long the run has taken on
+// the wall clock.
 func (b *board) rows(high int, elapsed time.Duration) (all []row) {
 	add := func(p ...piece) { all = append(all, p) }
 	name := b.begin.Title

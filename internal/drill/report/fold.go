@@ -13,8 +13,8 @@ const (
 	openRun = 0
 )
 
-// Fold makes fewer entries of many, so that the history of days stays small. Messages that arrive at
-// one hub one after the other become one entry, which still names each of them. Of what a device
+// Fold makes fewer entries of many, so that the history of days stays small. Messages that arrive
+// at one hub one after the other become one entry, which still names each of them. Of what a device
 // shows of itself it keeps about one a second. It loses nothing that a verdict depends on.
 type Fold struct {
 	Out func(Entry)

@@ -14,9 +14,9 @@ import (
 )
 
 // History writes entries as lines of JSON. Each line ends with the field sum. It is made from the
-// line and from the sum before it: the first 16 hexadecimal digits of the SHA-256 of both. So a line
-// that is changed, missing, doubled or moved breaks the chain, and [ReadHistory] names it. The sums
-// are no signature: who can write the file can make new ones.
+// line and from the sum before it: the first 16 hexadecimal digits of the SHA-256 of both. So a
+// line that is changed, missing, doubled or moved breaks the chain, and [ReadHistory] names it. The
+// sums are no signature: who can write the file can make new ones.
 type History struct {
 	out *bufio.Writer
 	sum string

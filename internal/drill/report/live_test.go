@@ -180,8 +180,9 @@ func TestTheBoardOfNothing(t *testing.T) {
 	}
 }
 
-// TestTheLiveViewDrawsOverItself runs a story for 20 s on a terminal that becomes narrower and wider.
-// It redraws at most ten times a second, keeps to the lines, and leaves the last state there.
+// TestTheLiveViewDrawsOverItself runs a story for 20 s on a terminal that becomes narrower and
+// wider. It redraws at most ten times a second, keeps to the lines, and leaves the last state
+// there.
 func TestTheLiveViewDrawsOverItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &screen{columns: 90}

@@ -16,8 +16,8 @@ var pageText string
 // page is the page of a report. The template escapes each text from outside for its place.
 var page = template.Must(template.New("page").Funcs(template.FuncMap{"count": count, "ms": ms}).Parse(pageText))
 
-// HTML writes the report as one page. It needs no other file, no network and no script, and has less
-// than 1 MB.
+// HTML writes the report as one page. It needs no other file, no network and no script, and has
+// less than 1 MB.
 func HTML(w io.Writer, r Report) error {
 	var b bytes.Buffer
 	for _, l := range bounds {

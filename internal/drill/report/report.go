@@ -1,5 +1,5 @@
-// Package report holds what a drill found, and shows it: as a page, a picture, Markdown, JSON, JUnit
-// XML, lines on a terminal, and a history from which the verdict can be repeated.
+// Package report holds what a drill found, and shows it: as a page, a picture, Markdown, JSON,
+// JUnit XML, lines on a terminal, and a history from which the verdict can be repeated.
 //
 // A drill tells everything that happens as a stream of entries ([Entry]). The live view, the
 // history and the [Report] are made from that one stream.
@@ -31,9 +31,10 @@ const (
 	ByAcknowledgements = "acknowledgements" // what the device says that the hubs have acknowledged: its outbox does not hold it any more
 )
 
-// Report is what a drill found. Its JSON form is a promise to scripts: docs/drill-report.schema.json.
-// Times that end with Ms are milliseconds. Offsets count from StartedAt. The fields from Title on
-// are optional, so a report of an earlier version can be read and compared.
+// Report is what a drill found. Its JSON form is a promise to scripts:
+// docs/drill-report.schema.json. Times that end with Ms are milliseconds. Offsets count from
+// StartedAt. The fields from Title on are optional, so a report of an earlier version can be read
+// and compared.
 type Report struct {
 	Verdict      Outcome       `json:"verdict"`
 	Reason       string        `json:"reason"` // one sentence

@@ -152,8 +152,8 @@ func TestThePageNeedsNothingElse(t *testing.T) {
 	}
 }
 
-// TestThePageBeginsWithTheVerdict finds the verdict, the reason and the four figures before anything
-// else, and each recovery and expectation behind them.
+// TestThePageBeginsWithTheVerdict finds the verdict, the reason and the four figures before
+// anything else, and each recovery and expectation behind them.
 func TestThePageBeginsWithTheVerdict(t *testing.T) {
 	for _, r := range []Report{sample(), brokenSample()} {
 		_, body, _ := strings.Cut(text(t, HTML, r), "<body>")
@@ -221,8 +221,8 @@ func TestThePictureIsTheSameEachTime(t *testing.T) {
 	}
 }
 
-// TestJUnitNamesAreStable compares the names of a run that passed with those of one that failed, and
-// counts what the attributes say.
+// TestJUnitNamesAreStable compares the names of a run that passed with those of one that failed,
+// and counts what the attributes say.
 func TestJUnitNamesAreStable(t *testing.T) {
 	type suites struct {
 		Tests    int `xml:"tests,attr"`

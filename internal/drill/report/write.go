@@ -27,8 +27,8 @@ func SVG(w io.Writer, r Report) error {
 var Files = []string{"report.html", "report.md", "report.json", "junit.xml", "timeline.svg"}
 
 // Write writes the report into dir, which it makes: report.html, report.md, report.json,
-// junit.xml and timeline.svg. A file is there whole or not at all, and an earlier one stays until then. Write tries
-// each file, and returns what went wrong with each.
+// junit.xml and timeline.svg. A file is there whole or not at all, and an earlier one stays until
+// then. Write tries each file, and returns what went wrong with each.
 func Write(dir string, r Report) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("report: %w; name another directory", err)

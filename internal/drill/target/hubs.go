@@ -25,9 +25,9 @@ import (
 // another hub, and because the hub where it is disables its identity. Azure cannot be told to break
 // a hub, so moves and what an operator does are all that can be played here.
 //
-// An individual enrollment of the device is changed and put back. A device that came by a group gets
-// an individual enrollment with its own key for the time of the drill, so that no other device of
-// the group is touched.
+// An individual enrollment of the device is changed and put back. A device that came by a group
+// gets an individual enrollment with its own key for the time of the drill, so that no other device
+// of the group is touched.
 type Hubs struct {
 	DPS    string   // connection string of a policy that may write enrollments
 	Hubs   []string // connection strings of policies that may write identities and call methods; the first is the device's home

@@ -50,9 +50,9 @@ func played(t *testing.T, s *scenario.Scenario, target drill.Target, device stri
 	return rep
 }
 
-// TestMovesArePlayedOnEveryTarget: a scenario of moves passes on plain hubs, on IoT Central and on a
-// simulator that runs, with the device of this process. On the first two there is no ledger, and the
-// device's outbox is the proof.
+// TestMovesArePlayedOnEveryTarget: a scenario of moves passes on plain hubs, on IoT Central and on
+// a simulator that runs, with the device of this process. On the first two there is no ledger, and
+// the device's outbox is the proof.
 func TestMovesArePlayedOnEveryTarget(t *testing.T) {
 	c := newCloud(t)
 	info := c.Info()
