@@ -44,7 +44,7 @@ class Pad {
     }
   }
 
-  // roomy reports whether the spacing has changed.
+  // fit makes the spacing for the dots of the pad, and returns whether it has changed.
   fit() {
     const least = 12; // a single device does not fill its pad
     let room = Math.max(this.room, least);
@@ -80,7 +80,7 @@ export class Stage {
   #ring = "";
   #ink = "";
 
-  /** hue returns the name of the custom property with the color of a group of devices. */
+  /** area holds the pads, and canvas lies over it. */
   constructor(area, canvas) {
     this.#area = area;
     this.#canvas = canvas;
