@@ -60,9 +60,6 @@ type Plan struct {
 	// Heard hears what a device of this process tells, in order, and possibly from several
 	// goroutines. The event names the device.
 	Heard func(journal.Event)
-
-	// Seen hears what happens in the cloud, as far as the target can see that.
-	Seen func(sim.Event)
 }
 
 // World is what a scenario is played on: a target that has been set up.

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/dps"
@@ -99,8 +98,6 @@ type world struct {
 	sim     *sim.Sim
 	way     *Way
 	devices []*Local
-	unwatch func()
-	watched sync.WaitGroup
 	made    *drill.World
 }
 
@@ -119,15 +116,6 @@ func (w *world) open(t *Target, p drill.Plan, wire *memnet.Net) (err error) {
 		return err
 	}
 	w.made.Network = w.way
-	if p.Seen != nil {
-		events, cancel := w.sim.Watch()
-		w.unwatch = cancel
-		w.watched.Go(func() {
-			for e := range events {
-				p.Seen(e)
-			}
-		})
-	}
 	spoilt := &Spoilt{Sim: w.sim, Net: wire}
 	for i := range 1 + p.Others {
 		id := p.Device
@@ -205,12 +193,7 @@ func (w *world) close() error {
 	if w.way != nil {
 		w.way.Close()
 	}
-	if w.unwatch != nil {
-		w.unwatch()
-	}
-	err := w.sim.Close()
-	w.watched.Wait()
-	return err
+	return w.sim.Close()
 }
 
 // party is a device of [Target].

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -320,9 +319,4 @@ func around(r Report) (all []fact) {
 		}
 	}
 	return all
-}
-
-// Surroundings says on what the drill runs, for [Begin].
-func Surroundings() map[string]string {
-	return map[string]string{"operating system": runtime.GOOS, "architecture": runtime.GOARCH, "processors": fmt.Sprint(runtime.NumCPU())}
 }

@@ -1,16 +1,11 @@
 package target
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/drill/inside"
@@ -75,15 +70,8 @@ func (t *Simulator) Open(ctx context.Context, p drill.Plan) (*drill.World, error
 		return nil, err
 	}
 	w.Devices = []drill.Party{device}
-	stop := func() {}
-	if p.Seen != nil {
-		if stop, err = listen(t.Control, p.Seen); err != nil {
-			return nil, errors.Join(err, device.close())
-		}
-	}
 	w.Close = func() error {
 		err := device.close()
-		stop()
 		within, cancel := afterwards(ctx)
 		defer cancel()
 		return errors.Join(err, t.putBack(within, state))
@@ -124,36 +112,6 @@ func (s *since) Ledger(ctx context.Context, device string, behind int64) (sim.Le
 	return l, err
 }
 
-// listen tells seen of everything that happens in a simulator, until stop is called.
-func listen(c *drill.Control, seen func(sim.Event)) (stop func(), err error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+"/api/events", nil)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	resp, err := c.Client.Do(r)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		_ = resp.Body.Close()
-		err = fmt.Errorf("GET /api/events: %s", resp.Status)
-	}
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer func() { _ = resp.Body.Close() }()
-		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-			var e sim.Event
-			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok && json.Unmarshal([]byte(text), &e) == nil {
-				seen(e)
-			}
-		}
-	})
-	return func() { cancel(); reading.Wait() }, nil
-}
-
 // start starts a simulator for one run, on loopback addresses that no other one has.
 func (t *Simulator) start(p drill.Plan) (*drill.World, error) {
 	conf := inside.CloudConfig(p.With)
@@ -191,23 +149,7 @@ func (t *Simulator) start(p drill.Plan) (*drill.World, error) {
 	for _, h := range info.Hubs {
 		w.Hubs, w.Names[h.Host] = append(w.Hubs, h.Name), h.Name
 	}
-	unwatch, watched := func() {}, sync.WaitGroup{}
-	if p.Seen != nil {
-		var events <-chan sim.Event
-		events, unwatch = cloud.Watch()
-		watched.Go(func() {
-			for e := range events {
-				p.Seen(e)
-			}
-		})
-	}
-	w.Close = func() error {
-		err := device.close()
-		unwatch()
-		err = errors.Join(err, cloud.Close())
-		watched.Wait()
-		return err
-	}
+	w.Close = func() error { return errors.Join(device.close(), cloud.Close()) }
 	return w, nil
 }
 
