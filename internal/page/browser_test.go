@@ -25,7 +25,7 @@ var browsers = []string{"chromium", "chromium-browser", "google-chrome"}
 
 // limit is how long a page may take for anything. Tests wait for states of the page, and so end as
 // soon as they are there.
-const limit = 60 * time.Second
+const limit = 3 * time.Minute
 
 // browser is the one browser of all tests. It is nil until the first test needs it.
 var browser struct {
