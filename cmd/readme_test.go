@@ -133,9 +133,41 @@ func TestFlagsInReadmeExist(t *testing.T) {
 		t.Fatalf("only %d commands in README", len(calls))
 	}
 	for _, call := range calls {
-		words := strings.Fields(call[1])
-		if c, rest, err := root.Find(words); err != nil || c == root || len(rest) > 0 && c.HasAvailableSubCommands() {
+		if !isCommand(root, call[1]) {
 			t.Errorf("README calls hubhop %s, which is no command", call[1])
+		}
+	}
+}
+
+func isCommand(root *cobra.Command, words string) bool {
+	c, rest, err := root.Find(strings.Fields(words))
+	return err == nil && c != root && (len(rest) == 0 || !c.HasAvailableSubCommands())
+}
+
+// TestCommandsInTextsExist reads the pages for browsers, and the rooms whose sentences name commands.
+func TestCommandsInTextsExist(t *testing.T) {
+	root := newRootCommand(&Env{}, nil)
+	shown := shownAnywhere(root)
+	call := regexp.MustCompile(`hubhop ([a-z]+(?: [a-z]+)?)(?: (--[a-z-]+)|</code>|\))`)
+	for _, files := range []string{"../internal/page/assets/*.js", "../internal/page/assets/*.html", "../internal/status/*.go", "../internal/device/*.go"} {
+		paths, err := filepath.Glob(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range call.FindAllStringSubmatch(string(text), -1) {
+				if found++; !isCommand(root, c[1]) || c[2] != "" && !shown[c[2]] {
+					t.Errorf("%s names hubhop %s %s, which is no command", path, c[1], c[2])
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s name no command", files)
 		}
 	}
 }
