@@ -144,7 +144,7 @@ func isCommand(root *cobra.Command, words string) bool {
 	return err == nil && c != root && (len(rest) == 0 || !c.HasAvailableSubCommands())
 }
 
-// TestCommandsInTextsExist reads the pages for browsers, and the rooms whose sentences name commands.
+// TestCommandsInTextsExist reads the pages for browsers, and rooms whose sentences name commands.
 func TestCommandsInTextsExist(t *testing.T) {
 	root := newRootCommand(&Env{}, nil)
 	shown := shownAnywhere(root)
