@@ -240,34 +240,15 @@ func (p *player) endFaults(which func(openFault) bool) {
 // touch notes what a scene may leave behind.
 func (p *player) touch(s *scene) {
 	for _, n := range s.needs {
-		switch n {
-		case drill.NeedHubFaults:
-			if p.touched.hubs == nil {
-				p.touched.hubs = map[string]bool{}
-			}
-			hub := "all" // a schedule of chaos may break anything
-			if strings.HasPrefix(s.where, "hub-") {
-				hub = s.where
-			}
-			p.touched.hubs[hub] = true
-		case drill.NeedDPSFaults:
-			p.touched.dps = true
-		case drill.NeedPaths:
-			p.touched.network = true
-		case drill.NeedWeather:
-			p.touched.weather = true
-		case drill.NeedClock:
-			p.touched.clock = true
-		case drill.NeedOperator:
-			p.touched.operator = true
-		case drill.NeedMoves:
-			p.touched.moves = true
-		case drill.NeedRival:
-			p.touched.rival = true
-		case drill.NeedProcess:
-			p.touched.off = true
-		default:
+		p.touched.by[n] = true
+		if n != drill.NeedHubFaults {
+			continue
 		}
+		hub := "all" // a schedule of chaos may break anything
+		if strings.HasPrefix(s.where, "hub-") {
+			hub = s.where
+		}
+		p.touched.hubs[hub] = true
 	}
 }
 

@@ -203,10 +203,10 @@ func (p *player) restore() {
 			failed(hub, c.HealHub(ctx, hub))
 		}
 	}
-	if t.dps {
+	if t.by[drill.NeedDPSFaults] {
 		failed("DPS", c.HealDPS(ctx))
 	}
-	if n := p.w.Network; n != nil && (t.network || t.weather) {
+	if n := p.w.Network; n != nil && (t.by[drill.NeedPaths] || t.by[drill.NeedWeather]) {
 		n.Mend("all")
 		n.SetPath("all", "")
 		n.ResetDelay()
@@ -221,16 +221,16 @@ func (p *player) restore() {
 // restoreDevice puts back what was done to a device.
 func (p *player) restoreDevice(ctx context.Context, m *member, failed func(string, error)) {
 	t, id := p.touched, m.party.ID()
-	if t.operator {
+	if t.by[drill.NeedOperator] {
 		failed("the device "+id, errors.Join(p.w.Cloud.Act(ctx, id, drill.Enable), p.w.Cloud.Act(ctx, id, drill.Unblock)))
 	}
-	if t.clock {
+	if t.by[drill.NeedClock] {
 		m.party.SetClock(0)
 	}
-	if t.rival {
+	if t.by[drill.NeedRival] {
 		m.party.StopRival()
 	}
-	if t.off && m == p.main() {
+	if t.by[drill.NeedProcess] && m == p.main() {
 		m.party.Start()
 	}
 	home, known := p.homes[id]

@@ -48,7 +48,7 @@ type Run struct {
 // a step fails or panics. It tells Take what came of it, and returns the time of the run at its
 // end. What is wrong is in the report that is made of the entries.
 func (r *Run) Play(ctx context.Context) (ended time.Time) {
-	p := &player{r: r, s: r.Scenario, outer: ctx, rules: map[string]bool{}}
+	p := &player{r: r, s: r.Scenario, outer: ctx, rules: map[string]bool{}, touched: touched{map[string]bool{}, map[drill.Need]bool{}}}
 	p.c, p.chaos = settings(r.Scenario, r.Seed)
 	if !r.Virtual {
 		p.ctx = ctx
@@ -116,9 +116,8 @@ type openFault struct{ step, where, what string }
 
 // touched says what may have to be put back.
 type touched struct {
-	hubs                         map[string]bool
-	dps, network, weather, clock bool
-	operator, moves, rival, off  bool
+	hubs map[string]bool     // by name; "all" stands for all of them
+	by   map[drill.Need]bool // by what the scenes have used
 }
 
 // member is one device of the run.
