@@ -124,3 +124,36 @@ func BenchmarkChurn(b *testing.B) {
 	b.ReportMetric(float64(64*b.N)/b.Elapsed().Seconds(), "records/s")
 	closeBox(b, box)
 }
+
+// BenchmarkSlowDevice is one message in, read and acknowledged by a device whose box rests between
+// two of them, while most of a segment has left.
+func BenchmarkSlowDevice(b *testing.B) {
+	disk, m := newMemFS(), sample200()
+	box := openBox(b, "/box", Options{FS: disk})
+	take := func(n int) {
+		for n > 0 {
+			r, err := next(context.Background(), box, 0, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, x := range r {
+				if err := box.Ack(x.Pos); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n -= len(r)
+		}
+	}
+	fill(b, box, 4000)
+	take(4000)
+	read := disk.count("bytes read")
+	for b.Loop() {
+		box.rest()
+		if err := box.Append(context.Background(), m); err != nil {
+			b.Fatal(err)
+		}
+		take(1)
+	}
+	b.ReportMetric(float64(disk.count("bytes read")-read)/float64(b.N), "read-B/op")
+	closeBox(b, box)
+}

@@ -1,14 +1,12 @@
 package outbox
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -127,7 +125,7 @@ func (b *Box) renewCursor() error {
 	if err != nil {
 		return err
 	}
-	best, number, err := readSlots(f)
+	best, number, err := format.ReadSlots(f)
 	if err != nil && isDamage(err) {
 		if c.trouble == nil {
 			c.trouble = new(trouble)
@@ -191,7 +189,8 @@ func (b *Box) state() format.Slot {
 		Turn: b.cur.turn, ID: b.id, Seq: b.seq, Machine: b.machine,
 		Cursor: min(b.acks.Cursor, b.diskEnd), End: b.diskEnd, EndID: b.endID, EndSeq: b.endSeq, Gaps: b.gaps,
 	}
-	for _, x := range longest(b.acks.Spans, format.MaxSpans) {
+	// After a restart the records of the shorter ones are sent again.
+	for _, x := range runs.Longest(b.acks.Spans, format.MaxSpans) {
 		if x.First >= s.End {
 			break
 		}
@@ -371,37 +370,4 @@ func machineHash(name string) (h [16]byte) {
 		copy(h[:], sum[:])
 	}
 	return h
-}
-
-// readSlots returns the newest slot of the file and its number; -1 if there is none.
-func readSlots(f disk.File) (best format.Slot, number int, err error) {
-	number = -1
-	b := make([]byte, format.Slots*format.SlotSize)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return format.Slot{}, -1, err
-	}
-	for i := 0; i < format.Slots && i*format.SlotSize < n; i++ {
-		s, ok, err := format.ReadSlot(b[i*format.SlotSize : min((i+1)*format.SlotSize, n)])
-		if err != nil {
-			return format.Slot{}, -1, err
-		}
-		if ok && (number < 0 || s.Turn > best.Turn) {
-			best, number = s, i
-		}
-	}
-	return best, number, nil
-}
-
-// longest returns the n longest spans, in order. After a restart the records of the others are sent
-// again.
-func longest(spans []runs.Span, n int) []runs.Span {
-	if len(spans) <= n {
-		return spans
-	}
-	all := slices.Clone(spans)
-	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(b.Last-b.First, a.Last-a.First) })
-	all = all[:n]
-	slices.SortFunc(all, func(a, b runs.Span) int { return cmp.Compare(a.First, b.First) })
-	return all
 }

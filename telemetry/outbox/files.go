@@ -185,6 +185,10 @@ func (b *Box) rest() {
 	}
 	b.leading = true
 	b.hints, b.nextHint = nil, 0
+	if n := len(b.segs); n > 0 { // so that the next read does not walk over what has left
+		s := b.segs[n-1]
+		b.hints = []hint{{num: s.num, pos: s.end, at: s.size}}
+	}
 	b.acks.Spans = nil // it has none
 	b.mu.Unlock()
 	if w := b.writer; w != nil && w.isOn {

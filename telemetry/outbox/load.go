@@ -123,7 +123,7 @@ func (l *layout) loadSlot(disk disk.FS, name string, listed bool) error {
 		return fmt.Errorf("outbox: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	best, number, err := readSlots(f)
+	best, number, err := format.ReadSlots(f)
 	if err != nil && !l.isBelieved(err) {
 		return fmt.Errorf("outbox: %s: %w", name, err)
 	}
@@ -158,7 +158,7 @@ func (l *layout) loadHeader(disk disk.FS, name string, num uint64) error {
 	hasAny := false
 	if errors.Is(err, format.ErrHeader) {
 		var lost error
-		if hasAny, lost = hasContent(f, 0, size); lost != nil {
+		if hasAny, lost = format.HasContent(f, 0, size); lost != nil {
 			err = lost
 		}
 	}
@@ -248,26 +248,8 @@ func (l *layout) scanNewest(disk disk.FS, name string, s *segment) error {
 		}
 		s.end, s.size = pos+1, fr.End
 	}
-	l.torn, err = hasContent(f, s.size, l.fileSize)
+	l.torn, err = format.HasContent(f, s.size, l.fileSize)
 	return err
-}
-
-// hasContent says whether there is anything but zeros in a part of a file.
-func hasContent(f disk.File, from, to int64) (bool, error) {
-	sc := format.Scanner{File: f, Size: to, Most: format.ReadAhead}
-	for from < to {
-		b, err := sc.Bytes(from, format.ReadAhead)
-		if err != nil || len(b) == 0 {
-			return false, err
-		}
-		for _, x := range b {
-			if x != 0 {
-				return true, nil
-			}
-		}
-		from += int64(len(b))
-	}
-	return false, nil
 }
 
 // findLastSeq finds the last seq of the outbox id that goes on. The slot may be older or newer than

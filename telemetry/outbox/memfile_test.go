@@ -88,6 +88,7 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(p, f.node.data[at:])
+	f.m.counts["bytes read"] += n
 	if n < len(p) {
 		return n, io.EOF
 	}

@@ -153,7 +153,7 @@ func TestThereIsAlwaysASlot(t *testing.T) {
 					t.Fatal(err)
 				}
 				for range 10 {
-					_, number, err := readSlots(&memFile{m: disk, node: disk.powerCut(disk.rnd).names["/box/"+cursorName]})
+					_, number, err := format.ReadSlots(&memFile{m: disk, node: disk.powerCut(disk.rnd).names["/box/"+cursorName]})
 					if err != nil || number < 0 {
 						t.Fatalf("no slot after acknowledgement %d: %v", pos+2*i, err)
 					}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // resting opens a box, lets a message arrive and waits until the box rests.
@@ -285,4 +286,44 @@ func (f haltedFile) Sync() error {
 		<-f.fs.goOn
 	}
 	return f.File.Sync()
+}
+
+// TestARestingBoxReadsOnlyWhatIsNew counts the bytes that are read from the disk for one message,
+// with a segment that holds many messages that have left, before and after a restart.
+func TestARestingBoxReadsOnlyWhatIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMemFS()
+		b := openBox(t, "/box", Options{FS: disk})
+		appendBodies(t, b, bodies(1, 2000)...)
+		for b.Stats().Queued > 0 {
+			ackAll(t, b, queued(t, b))
+		}
+		one := func(n int) {
+			time.Sleep(2 * syncEvery)
+			synctest.Wait()
+			if b.writer != nil {
+				t.Fatal("it does not rest")
+			}
+			before := disk.count("bytes read")
+			appendBodies(t, b, body(n))
+			r := queued(t, b)
+			if len(r) != 1 || string(r[0].Body) != body(n) {
+				t.Fatalf("%d: it hands out %+v", n, r)
+			}
+			ackAll(t, b, r)
+			if read := disk.count("bytes read") - before; read == 0 || read > format.SlotSize+format.FramesStart+1000 {
+				t.Errorf("%d bytes were read for message %d", read, n)
+			}
+		}
+		for n := range 3 {
+			one(2001 + n)
+		}
+		closeBox(t, b)
+		b = openBox(t, "/box", Options{FS: disk})
+		one(2004)
+		if len(b.segs) != 1 || b.segs[0].size < 60_000 {
+			t.Errorf("%d segments, the first one of %d bytes: this test is about a long one", len(b.segs), b.segs[0].size)
+		}
+		closeBox(t, b)
+	})
 }

@@ -65,7 +65,7 @@ func (b *Box) rewriteTail(t *tail) error {
 	if err != nil {
 		return err
 	}
-	err = writeAgain(f, t.from, t.to)
+	err = disk.WriteAgain(f, t.from, t.to)
 	if err == nil {
 		err = f.Truncate(t.to)
 	}
@@ -84,18 +84,4 @@ func (b *Box) tailSynced() {
 	b.diskEnd = max(b.diskEnd, b.tail.end)
 	b.tail = nil
 	b.rouse(0)
-}
-
-func writeAgain(f disk.File, from, to int64) error {
-	buf := make([]byte, min(to-from, 256<<10))
-	for ; from < to; from += int64(len(buf)) {
-		buf = buf[:min(to-from, int64(len(buf)))]
-		if _, err := f.ReadAt(buf, from); err != nil {
-			return err
-		}
-		if _, err := f.WriteAt(buf, from); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -271,3 +271,18 @@ func (f realFile) Size() (int64, error) {
 func (f realFile) Is(name string) (bool, error) {
 	return isFile(f.info, name)
 }
+
+// WriteAgain writes the same bytes of a part of a file again.
+func WriteAgain(f File, from, to int64) error {
+	buf := make([]byte, min(to-from, 256<<10))
+	for ; from < to; from += int64(len(buf)) {
+		buf = buf[:min(to-from, int64(len(buf)))]
+		if _, err := f.ReadAt(buf, from); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(buf, from); err != nil {
+			return err
+		}
+	}
+	return nil
+}

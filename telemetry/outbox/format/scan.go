@@ -115,3 +115,21 @@ func (s *Scanner) Bytes(at int64, n int) ([]byte, error) {
 	b := s.Window[at-s.WindowAt:]
 	return b[:min(n, len(b))], nil
 }
+
+// HasContent says whether there is anything but zeros in a part of a file.
+func HasContent(f io.ReaderAt, from, to int64) (bool, error) {
+	sc := Scanner{File: f, Size: to, Most: ReadAhead}
+	for from < to {
+		b, err := sc.Bytes(from, ReadAhead)
+		if err != nil || len(b) == 0 {
+			return false, err
+		}
+		for _, x := range b {
+			if x != 0 {
+				return true, nil
+			}
+		}
+		from += int64(len(b))
+	}
+	return false, nil
+}

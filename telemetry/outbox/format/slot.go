@@ -1,7 +1,9 @@
 package format
 
 import (
+	"errors"
 	"hash/crc32"
+	"io"
 	"strconv"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
@@ -118,4 +120,24 @@ func ReadSlot(b []byte) (s Slot, ok bool, err error) {
 		s.Gaps, b = append(s.Gaps, x), b[24:]
 	}
 	return s, sane, nil
+}
+
+// ReadSlots returns the newest slot of a cursor file and its number; -1 if there is none.
+func ReadSlots(f io.ReaderAt) (best Slot, number int, err error) {
+	number = -1
+	b := make([]byte, Slots*SlotSize)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Slot{}, -1, err
+	}
+	for i := 0; i < Slots && i*SlotSize < n; i++ {
+		s, ok, err := ReadSlot(b[i*SlotSize : min((i+1)*SlotSize, n)])
+		if err != nil {
+			return Slot{}, -1, err
+		}
+		if ok && (number < 0 || s.Turn > best.Turn) {
+			best, number = s, i
+		}
+	}
+	return best, number, nil
 }

@@ -3,6 +3,7 @@
 package runs
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 )
@@ -105,4 +106,16 @@ func (a *Set) Among(s Span) []Span {
 		at = open.Last + 1
 	}
 	return left
+}
+
+// Longest returns the n longest spans, in order.
+func Longest(spans []Span, n int) []Span {
+	if len(spans) <= n {
+		return spans
+	}
+	all := slices.Clone(spans)
+	slices.SortFunc(all, func(a, b Span) int { return cmp.Compare(b.Last-b.First, a.Last-a.First) })
+	all = all[:n]
+	slices.SortFunc(all, func(a, b Span) int { return cmp.Compare(a.First, b.First) })
+	return all
 }
