@@ -196,7 +196,7 @@ func (t *Tally) faultOn(e report.Entry) {
 		t.spoil("the run has more than %d faults that a device has to come back from, and they cannot all be judged", mostRecoveries)
 		return
 	}
-	r := &recovery{Recovery: report.Recovery{Step: e.Step, Fault: e.Fault, From: t.at(), AtMs: t.ms(e.At)}, at: e.At, where: e.Where, before: map[string]uint64{}}
+	r := &recovery{Recovery: report.Recovery{Step: e.Step, Fault: e.Fault, From: t.at(), AtMs: t.ms(e.At), BudgetMs: e.BudgetMs}, at: e.At, where: e.Where, before: map[string]uint64{}}
 	r.down = t.speaks && t.link < 0
 	for box, x := range t.boxes {
 		r.before[box] = x.newest
@@ -230,7 +230,7 @@ func (t *Tally) faultOff(e report.Entry) {
 func (t *Tally) returned(e report.Entry) {
 	for _, r := range t.open {
 		if r.Step == e.Step && !r.done && !e.At.Before(r.at) {
-			r.done, r.To, r.FirstPubackMs = true, cmp.Or(e.Hub, r.To), e.At.Sub(r.at).Milliseconds()
+			r.done, r.To, r.FirstPubackMs = true, cmp.Or(e.Hub, r.To), r.since(e.At)
 		}
 	}
 }
@@ -261,9 +261,13 @@ func (t *Tally) event(at time.Time, e journal.Event) {
 	}
 }
 
+// since returns the milliseconds from the fault to a time, at least 1: 0 says that something did not
+// happen.
+func (r *recovery) since(at time.Time) int64 { return max(at.Sub(r.at).Milliseconds(), 1) }
+
 // event takes in what the device did after the fault.
 func (r *recovery) event(at time.Time, e journal.Event, hub string) {
-	since := at.Sub(r.at).Milliseconds()
+	since := r.since(at)
 	switch e.Kind {
 	case journal.Lost:
 		r.detect(since)
@@ -293,7 +297,7 @@ func (r *recovery) event(at time.Time, e journal.Event, hub string) {
 
 func (r *recovery) detect(since int64) {
 	if !r.down { // else there was nothing left to notice
-		r.DetectedMs = max(since, 1)
+		r.DetectedMs = since
 	}
 	r.down = true
 }
@@ -520,7 +524,7 @@ func (t *Tally) recoveries(r *report.Report, v *Verdict) {
 	for i, x := range t.open {
 		one := x.Recovery
 		one.Lost, one.Open = lost[i], !x.done
-		budget := cmp.Or(one.BudgetMs, r.RTO.BudgetMs)
+		budget := r.RTO.BudgetMs // a step's own bound is an expectation, which is judged as such
 		took := one.FirstPubackMs
 		if one.Open {
 			took = t.ms(t.now) - one.AtMs

@@ -96,6 +96,51 @@ func (r *run) record(t *testing.T) (string, report.Report) {
 	return string(text), rep
 }
 
+// TestAStepsOwnBoundStandsBesideTheRTO gives the recovery of 1.2 s bounds of its own. The verdict
+// goes by the RTO, and by the expectation that the step's bound is.
+func TestAStepsOwnBoundStandsBesideTheRTO(t *testing.T) {
+	for own, rto := range map[int64]int64{12_000: 5000, 1000: 5000, 2000: 0, 12_001: 1000} {
+		kill := oneKill()
+		kill.all[0].Begin.RTOMs = rto
+		for i := range kill.all {
+			if kill.all[i].Kind == report.FaultOn {
+				kill.all[i].BudgetMs = own
+			}
+		}
+		_, r := kill.record(t)
+		if len(r.Recoveries) != 1 || r.Recoveries[0].BudgetMs != own || r.RTO.BudgetMs != rto {
+			t.Errorf("own %d, RTO %d: %+v", own, rto, r.Recoveries)
+		}
+		if slow := rto > 0 && rto < 1200; slow != (r.Verdict == report.Failed) {
+			t.Errorf("own %d, RTO %d: %s: %s", own, rto, r.Verdict, r.Reason)
+		}
+	}
+}
+
+// TestWhatHappensAtOnceIsNotTakenForNever loses the link in the same millisecond as the fault, or
+// never.
+func TestWhatHappensAtOnceIsNotTakenForNever(t *testing.T) {
+	for want, events := range map[int64][]journal.Event{
+		1: {{Kind: journal.Lost, Hub: "127.0.0.2", Error: "reset"}, {Kind: journal.Assigned, Hub: "127.0.0.3"}, {Kind: journal.Connected, Hub: "127.0.0.3"}, {Kind: journal.Acknowledged, Hub: "127.0.0.3"}},
+		0: nil,
+	} {
+		r := newRun()
+		r.event(time.Second, journal.Event{Kind: journal.Connected, Hub: "127.0.0.2"})
+		r.add(report.Entry{Kind: report.FaultOn, Step: "kill", Where: "hub-a", Fault: "kill rst", Move: true})
+		for _, e := range events {
+			r.event(0, e)
+		}
+		_, rep := r.record(t)
+		if len(rep.Recoveries) != 1 {
+			t.Fatalf("%+v", rep.Recoveries)
+		}
+		x := rep.Recoveries[0]
+		if got := [4]int64{x.DetectedMs, x.AssignedMs, x.ConnectedMs, x.FirstPubackMs}; got != [4]int64{want, want, want, want} {
+			t.Errorf("%v, want %d", got, want)
+		}
+	}
+}
+
 // TestATallyMeasuresARecovery reads each time and count of a run off its report.
 func TestATallyMeasuresARecovery(t *testing.T) {
 	_, r := oneKill().record(t)

@@ -151,9 +151,9 @@ func (p *player) overNow(a *act) {
 	if len(a.scenes) > 0 {
 		where, what = a.scenes[0].where, a.scenes[0].what
 	}
-	e := report.Entry{Kind: report.FaultOn, Step: a.name, Where: where, Fault: what + " over", Move: true}
+	e := report.Entry{Kind: report.FaultOn, Step: a.name, Where: where, Fault: what + " over", Move: true, BudgetMs: a.step.Expect.BackOnceOver.Milliseconds()}
 	p.emit(e)
-	e.Kind, e.Move = report.FaultOff, false
+	e.Kind, e.Move, e.BudgetMs = report.FaultOff, false, 0
 	p.emit(e)
 }
 
@@ -165,6 +165,9 @@ func (p *player) play(ctx context.Context, a *act, s *scene, move bool) {
 	}
 	p.touch(s)
 	e := report.Entry{Kind: report.FaultOn, Step: a.name, Where: s.where, Fault: s.what, Text: s.text, Move: move}
+	if move {
+		e.BudgetMs = a.step.Expect.Back.Milliseconds()
+	}
 	if s.fault || move {
 		p.emit(e)
 		p.faults = append(p.faults, openFault{e.Step, e.Where, e.Fault})

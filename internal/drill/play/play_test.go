@@ -331,6 +331,12 @@ func TestTheHistoryRepeatsTheVerdict(t *testing.T) {
 		if err = errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
+		for _, x := range rep.Recoveries {
+			i := slices.IndexFunc(r.Scenario.Steps, func(s scenario.Step) bool { return s.Name == x.Step })
+			if asked := r.Scenario.Steps[i].Expect.Back.Milliseconds(); asked == 0 || x.BudgetMs != asked {
+				t.Errorf("%s: the step asks for %d ms, and the report says %d", x.Step, asked, x.BudgetMs)
+			}
+		}
 		a, b := asJSON(t, rep), asJSON(t, again)
 		if a != b || (rep.Verdict == report.Passed) != (cripple == "") {
 			t.Errorf("%q: the run says\n%s\nthe history says\n%s", cripple, a, b)

@@ -18,7 +18,7 @@ const (
 	Began    EntryKind = "began"       // Begin. It comes first, and once
 	StepOn   EntryKind = "step"        // Step, Text: what is done. A step begins
 	StepOff  EntryKind = "step-over"   // Step
-	FaultOn  EntryKind = "fault"       // Step, Where, Fault, Text. Move says that the device has to come back
+	FaultOn  EntryKind = "fault"       // Step, Where, Fault, Text. Move says that the device has to come back, BudgetMs how soon
 	FaultOff EntryKind = "fault-over"  // Step, Where, Fault
 	Returned EntryKind = "back"        // Step, Hub: a hub has a sample again, so the recoveries of the step are over
 	Happened EntryKind = "event"       // Event: one event of the device's journal
@@ -47,6 +47,9 @@ type Entry struct {
 	Hub   string `json:"hub,omitempty"`   // name
 	Name  string `json:"name,omitempty"`
 	Text  string `json:"text,omitempty"`
+
+	// FaultOn with Move: how long the step lets the recovery take; 0: it does not say.
+	BudgetMs int64 `json:"budgetMs,omitempty"`
 
 	// Arrived: one message, by the id that its outbox gave it ("<outbox id>-<seq>"). Last says that
 	// the messages up to that seq arrived too, one after the other, without a gap, until Until.

@@ -84,7 +84,7 @@ func JUnit(w io.Writer, r Report) error {
 		case !f.OK && f.Lost > 0:
 			why = fmt.Sprintf("%d samples were lost", f.Lost)
 		case !f.OK:
-			why = fmt.Sprintf("telemetry flowed again after %s, and the budget is %s", f.Back, f.Budget)
+			why = fmt.Sprintf("telemetry flowed again after %s, and the budget is %s", f.Back, f.Limit)
 		}
 		c.add(f.Step+": back after "+f.Fault, seconds(f.FirstPubackMs), why)
 	}

@@ -95,7 +95,7 @@ type RPO struct {
 }
 
 // Recovery is how the device came back after one fault. The times count from the fault; 0 says that
-// this did not happen.
+// this did not happen, and what happened at once counts as 1.
 type Recovery struct {
 	Step          string `json:"step"`
 	Fault         string `json:"fault"` // "kill rst", "blackhole", "failover"
@@ -109,7 +109,7 @@ type Recovery struct {
 	Duplicated    uint64 `json:"duplicated"`
 
 	AtMs     int64  `json:"atMs,omitempty"`     // offset of the fault
-	BudgetMs int64  `json:"budgetMs,omitempty"` // of this fault; 0: that of the report
+	BudgetMs int64  `json:"budgetMs,omitempty"` // what the step itself asks for, beside the RTO; 0: nothing
 	Rule     string `json:"rule,omitempty"`     // of the first decision after the fault
 	Open     bool   `json:"open,omitempty"`     // the device was not back when the run ended
 }

@@ -272,6 +272,13 @@ func TestJUnitNamesAreStable(t *testing.T) {
 	if len(none) > 0 || !slices.Equal(failed, want) {
 		t.Errorf("%q and %q", none, failed)
 	}
+	own := sample()
+	own.Recoveries[0].BudgetMs, own.Recoveries[1].BudgetMs, own.RTO.BudgetMs = 2000, 20_000, 3100
+	want = []string{"kill hub-a: back after kill rst: telemetry flowed again after 3.01 s, and the budget is 2.0 s",
+		"silence: back after blackhole: telemetry flowed again after 3.41 s, and the budget is 3.1 s"}
+	if _, _, failed, _ := read(own); !slices.Equal(failed, want) {
+		t.Errorf("with bounds of their own: %q", failed)
+	}
 	u := sample()
 	u.Verdict = Unknown
 	if _, _, failed, faulty := read(u); faulty != 1 || len(failed) != 0 {

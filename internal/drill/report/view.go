@@ -52,6 +52,7 @@ type tile struct {
 type faultRow struct {
 	Recovery
 	Detected, Assigned, Connected, Back, Budget string
+	Limit                                       string // the shorter of its own bound and the RTO
 	OK                                          bool
 	Bar                                         template.HTML
 }
@@ -215,9 +216,12 @@ func faultRows(r Report) (rows []faultRow) {
 		longest = max(longest, x.FirstPubackMs, x.BudgetMs)
 	}
 	for _, x := range r.Recoveries {
-		budget := cmp.Or(x.BudgetMs, r.RTO.BudgetMs)
+		budget, limit := cmp.Or(x.BudgetMs, r.RTO.BudgetMs), r.RTO.BudgetMs
+		if x.BudgetMs > 0 && (limit == 0 || x.BudgetMs < limit) {
+			limit = x.BudgetMs
+		}
 		row := faultRow{Recovery: x, Detected: known(x.DetectedMs), Assigned: known(x.AssignedMs), Connected: known(x.ConnectedMs), Back: back(x),
-			Budget: known(budget), OK: !x.Open && (budget == 0 || x.FirstPubackMs <= budget) && x.Lost == 0}
+			Budget: known(budget), Limit: known(limit), OK: !x.Open && (limit == 0 || x.FirstPubackMs <= limit) && x.Lost == 0}
 		row.Bar = bar(x, budget, longest)
 		rows = append(rows, row)
 	}
