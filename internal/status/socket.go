@@ -29,7 +29,7 @@ const (
 	// lookEvery is how often a socket is looked for that somebody may have deleted. Each look wakes
 	// the process of an idle device.
 	lookEvery = 30 * time.Second
-	// retryEvery is how soon a socket is tried again that could not be made.
+	// retryEvery is how soon a socket is tried again that could not be made, or has failed.
 	retryEvery = 2 * time.Second
 
 	dialLimit = time.Second // to learn whether somebody serves a socket
@@ -42,7 +42,8 @@ type Socket struct {
 	// exist yet.
 	Short string
 
-	every time.Duration // instead of lookEvery and retryEvery, for tests; 0: these
+	every time.Duration                   // instead of lookEvery and retryEvery, for tests; 0: these
+	wrap  func(net.Listener) net.Listener // what is served instead, for tests; nil: the socket itself
 }
 
 // ShortDir returns the directory for sockets whose own path would be too long: below the user's
@@ -152,51 +153,60 @@ func replaceFile(path, content string) error {
 }
 
 // ServeSocket serves the control socket until ctx ends, and removes it. It makes the socket anew if
-// somebody deletes it or its directory, and tries again if it cannot be made. What is wrong is
-// reported once; nothing of it ends the device.
+// somebody deletes it or its directory, and tries again after a pause if it cannot be made or fails.
+// What is wrong is reported once; nothing of it ends the device.
 func (s *Server) ServeSocket(ctx context.Context, k Socket) {
 	told := ""
 	for ctx.Err() == nil {
+		what := "cannot be made"
 		l, path, err := k.listen(ctx)
-		if err != nil {
-			if text := err.Error(); text != told && ctx.Err() == nil {
-				told = text
-				s.report(fmt.Sprintf("hubhop status cannot reach this device: its control socket cannot be made (%s); everything else goes on", text))
+		if err == nil {
+			if k.wrap != nil {
+				l = k.wrap(l)
 			}
-			select {
-			case <-time.After(cmp.Or(k.every, retryEvery)):
-			case <-ctx.Done():
+			what, err = "has failed", s.serveUntilGone(ctx, l, path, cmp.Or(k.every, lookEvery))
+			if _, short := k.path(); short {
+				_ = os.Remove(filepath.Join(k.Dir, SocketPathName))
 			}
+		}
+		if err == nil {
+			told = ""
 			continue
 		}
-		told = ""
-		s.serveUntilGone(ctx, l, path, cmp.Or(k.every, lookEvery))
-		if _, short := k.path(); short {
-			_ = os.Remove(filepath.Join(k.Dir, SocketPathName))
+		if text := err.Error(); text != told && ctx.Err() == nil {
+			told = text
+			s.report(fmt.Sprintf("hubhop status cannot reach this device: its control socket %s (%s); everything else goes on", what, text))
+		}
+		select {
+		case <-time.After(cmp.Or(k.every, retryEvery)):
+		case <-ctx.Done():
 		}
 	}
 }
 
-// serveUntilGone serves a socket until ctx ends or the socket is not at its path any more.
-func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string, every time.Duration) {
+// serveUntilGone serves a socket until ctx ends or the socket is not at its path any more. It
+// returns an error if the socket fails before that.
+func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string, every time.Duration) error {
 	look := time.NewTicker(every)
 	defer look.Stop()
 	made, err := os.Lstat(path)
 	ended := make(chan struct{})
+	var failure error // set before ended
 	go func() {
 		defer close(ended)
-		_ = s.Serve(ctx, l, OnSocket) // it is made anew, whatever the reason
+		failure = s.Serve(ctx, l, OnSocket)
 	}()
 	isThere := func() bool {
 		now, nerr := os.Lstat(path)
 		return err == nil && nerr == nil && os.SameFile(made, now)
 	}
+	failed := false
 	for waiting := true; waiting; {
 		select {
 		case <-look.C:
 			waiting = isThere()
 		case <-ended:
-			waiting = false
+			waiting, failed = false, true
 		case <-ctx.Done():
 			waiting = false
 		}
@@ -206,6 +216,10 @@ func (s *Server) serveUntilGone(ctx context.Context, l net.Listener, path string
 	}
 	_ = l.Close()
 	<-ended
+	if failed {
+		return failure // nil if ctx has ended
+	}
+	return nil // what Serve says of the close is no news
 }
 
 // FindSocket returns the path of the control socket of the device in dir, as ServeSocket has made

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -218,4 +219,44 @@ func TestALongPathHasAShortSocket(t *testing.T) {
 	if text := <-told; !strings.Contains(text, "only this user may enter") {
 		t.Error(text)
 	}
+}
+
+// failing is a listener that accepts nothing.
+type failing struct{ net.Listener }
+
+func (failing) Accept() (net.Conn, error) { return nil, errors.New("no buffer space") }
+
+// TestASocketThatFailsIsTriedAgainAfterAPause lets the socket fail as soon as it is served. It
+// is told of once.
+func TestASocketThatFailsIsTriedAgainAfterAPause(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newServer()
+		told := make(chan string, 1000)
+		s.Report = func(text string) { told <- text }
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		made := 0
+		wrap := func(l net.Listener) net.Listener {
+			if made++; made >= 100 {
+				cancel() // else it never rests
+			}
+			return failing{l}
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); s.ServeSocket(ctx, Socket{Dir: dir, wrap: wrap}) }()
+		time.Sleep(5*retryEvery - retryEvery/2)
+		synctest.Wait()
+		if made != 5 {
+			t.Errorf("the socket was made %d times in five pauses", made)
+		}
+		if len(told) != 1 || !strings.Contains(<-told, "its control socket has failed (no buffer space)") {
+			t.Errorf("it was reported %d times", len(told))
+		}
+		cancel()
+		<-ended
+		if _, err := os.Lstat(filepath.Join(dir, SocketName)); err == nil {
+			t.Error("the socket is left behind")
+		}
+	})
 }
