@@ -123,7 +123,11 @@ func (t *targetFlags) elsewhere(where, dir string) (drill.Target, error) {
 		}
 	}
 	who, site, err := t.party(where, dir)
-	if err != nil {
+	switch {
+	case err != nil && control != "" && files == "":
+		return nil, fmt.Errorf("%w; a control address does not say where DPS is nor which key the device has: give --id-scope, --provisioning-host, --ca-file and "+
+			"--group-key-file, or as --target the directory that hubhop sim --out has written", err)
+	case err != nil:
 		return nil, err
 	}
 	if files != "" && t.who == "external" {

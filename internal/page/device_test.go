@@ -161,6 +161,9 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 		"hub-a.azure-devices.net | hub-b.azure-devices.net | H02: link reset | 75 s" {
 		t.Error(cells)
 	}
+	if keys := value[string](b, `[...document.querySelectorAll("#keys li")].map((k) => k.textContent).join(" | ")`); keys != "hub-a.azure-devices.net | hub-b.azure-devices.net | no link" {
+		t.Errorf("the keys of the time line: %s", keys)
+	}
 	if n := value[int](b, `document.querySelectorAll("#timeline .span").length`); n != 2 {
 		t.Errorf("%d links on the time line", n)
 	}

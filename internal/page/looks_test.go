@@ -58,6 +58,9 @@ func (b *tab) right(name string) {
 	if wide := value[string](b, `document.documentElement.scrollWidth > innerWidth ? document.documentElement.scrollWidth + " of " + innerWidth : ""`); wide != "" {
 		b.t.Errorf("%s is too wide: %s", name, wide)
 	}
+	if cut := value[string](b, `((t) => t !== null && t.scrollWidth > t.parentElement.clientWidth ? t.scrollWidth + " of " + t.parentElement.clientWidth : "")(document.querySelector(".moves, .devices"))`); cut != "" {
+		b.t.Errorf("%s: the table is cut off: %s", name, cut)
+	}
 	for _, fault := range value[[]string](b, fmt.Sprintf("(%s)()", faultsOfLooks)) {
 		b.t.Errorf("%s: %s", name, fault)
 	}

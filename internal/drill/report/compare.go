@@ -42,9 +42,9 @@ func runOf(r Report) Run {
 func (r Run) name() string { return cmp.Or(r.Client, r.Device, "device") }
 
 // Compare sets a report beside an earlier one, which may be of another device or SDK. It changes no
-// verdict.
+// verdict. Runs of two scenarios are put side by side, but neither is better.
 func Compare(then, now Report) Comparison {
-	c := Comparison{With: runOf(then)}
+	c := Comparison{With: runOf(then), apart: then.Scenario != now.Scenario}
 	other := func(what, a, b string) {
 		if a != b {
 			c.add(Row{What: what, Then: a, Now: b, Note: "differs"})
@@ -80,6 +80,9 @@ func Compare(then, now Report) Comparison {
 }
 
 func (c *Comparison) add(r Row) {
+	if c.apart && r.Note == "" && r.Then != r.Now { // other faults say nothing about better or worse
+		r.Sign, r.Note = 0, "differs"
+	}
 	if c.Rows = append(c.Rows, r); r.Sign > 0 {
 		c.Better++
 	} else if r.Sign < 0 {

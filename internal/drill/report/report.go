@@ -191,6 +191,8 @@ type Comparison struct {
 	Rows   []Row `json:"rows"`
 	Better int   `json:"better"` // rows
 	Worse  int   `json:"worse"`
+
+	apart bool // the two played different scenarios
 }
 
 // Run says which run a report is of.

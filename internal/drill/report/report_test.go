@@ -628,3 +628,26 @@ func TestAFoldKeepsTheLastWord(t *testing.T) {
 		t.Errorf("%d are left, the last one counted: %v", n, counted)
 	}
 }
+
+// TestNeitherOfTwoScenariosIsBetter compares a run with a worse one of another scenario.
+func TestNeitherOfTwoScenariosIsBetter(t *testing.T) {
+	other := brokenSample()
+	other.Scenario = "rolling-restart"
+	c := Compare(other, sample())
+	if c.Better != 0 || c.Worse != 0 || len(c.Rows) < 6 {
+		t.Errorf("%d better and %d worse in %d rows", c.Better, c.Worse, len(c.Rows))
+	}
+	for _, r := range c.Rows {
+		if (r.Then != r.Now) != (r.Note == "differs") {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestNothingIsClaimedOfARunOfWhichNothingIsKnown looks at the tiles of an unreadable history.
+func TestNothingIsClaimedOfARunOfWhichNothingIsKnown(t *testing.T) {
+	all := tiles(Report{Verdict: Unknown})
+	if lost, met := all[1], all[3]; lost.Value != "–" || lost.Note != "nothing is known of any sample" || met.Note != "no command was sent" {
+		t.Errorf("%+v, %+v", lost, met)
+	}
+}

@@ -184,6 +184,9 @@ func tiles(r Report) []tile {
 	}
 	lost := tile{Name: "Samples lost", Value: count(r.RPO.Lost), Share: -1, Bad: r.RPO.Lost > r.RPO.Budget,
 		Note: fmt.Sprintf("of %s made; budget (RPO) %s", count(r.Samples.Made), count(r.RPO.Budget))}
+	if r.Verdict == Unknown && r.Samples.Made == 0 {
+		lost.Value, lost.Note = "–", "nothing is known of any sample"
+	}
 	twice := tile{Name: "Arrived again", Value: count(r.Samples.Duplicated), Share: -1, Note: "same message id, so a consumer can drop them"}
 	if r.Samples.Reordered > 0 {
 		twice.Note = fmt.Sprintf("%s samples arrived behind newer ones", count(r.Samples.Reordered))
@@ -196,6 +199,9 @@ func tiles(r Report) []tile {
 	}
 	met := tile{Name: "Expectations met", Value: fmt.Sprintf("%d of %d", held, len(r.Expectations)), Share: -1, Bad: held < len(r.Expectations),
 		Note: fmt.Sprintf("%d of %d commands answered", r.Commands.Answered, r.Commands.Sent)}
+	if r.Commands.Sent == 0 {
+		met.Note = "no command was sent"
+	}
 	return []tile{worst, lost, twice, met}
 }
 

@@ -60,7 +60,9 @@ export class Chart {
       c.moveTo(left, at);
       c.lineTo(right, at);
       c.stroke();
-      c.fillText(this.#write(top * share), left - 6, at);
+      const label = this.#write(top * share);
+      // Half of a whole number may have no label of its own: 2.5 samples would be called 3.
+      if (Number(label.replaceAll(",", "")) === top * share) c.fillText(label, left - 6, at);
     }
     c.textBaseline = "alphabetic";
     const minutes = this.span / 60_000;

@@ -173,9 +173,9 @@ function moves() {
     history.moves.slice(0, 8).map((m) => [[clock(m.at)], [short(m.from)], [m.to === null ? "none yet" : m.to === m.from ? "the same" : short(m.to)], [[m.rule, m.cause].filter(Boolean).join(": ")], [m.took === null ? "lasts" : duration(m.took / 1000), "n"]]),
   );
   const keys = byId("keys");
-  while (keys.children.length < history.hubs.length) {
-    const i = keys.children.length;
-    keys.append(make("li", `hue-${i % 8}`, make("span", "swatch"), make("span", "", history.hubs[i])));
+  while (keys.children.length <= history.hubs.length) { // the last one is that of a time without a link
+    const i = keys.children.length - 1;
+    keys.lastElementChild.before(make("li", `hue-${i % 8}`, make("span", "swatch"), make("span", "", history.hubs[i])));
   }
 }
 

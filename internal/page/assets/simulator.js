@@ -226,7 +226,8 @@ function figures(away) {
   text(known, `of ${count(all)}`);
   let messages = 0;
   for (const h of hubs.values()) messages += h.now;
-  text(byId("f-rate"), rate(messages));
+  const measured = [...hubs.values()].some((h) => h.points.length > 0);
+  text(byId("f-rate"), measured ? rate(messages) : "–");
   if (sum === null) return;
   text(byId("f-received"), count(sum.received));
   for (const name of ["missing", "duplicates", "reordered"]) {

@@ -32,7 +32,7 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 export const count = (n) => whole.format(n);
-export const rate = (n) => (n > 0 && n < 100 ? tenth.format(n) : whole.format(n));
+export const rate = (n) => (n >= 0.05 && n < 100 ? tenth.format(n) : whole.format(n));
 
 /** plural writes a number with its noun. */
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
