@@ -126,8 +126,8 @@ type State struct {
 	Counted bool   `json:"counted,omitempty"` // Made is final: each of them is asked for in the verdict
 }
 
-// Outbox is what one look into an outbox found. The texts are ranges, "<outbox
-// id>-<first>..<last>".
+// Outbox is what one look into an outbox found. The texts are ranges,
+// "<outbox id>-<first>..<last>".
 type Outbox struct {
 	ID      string   `json:"id"` // of what is appended next
 	LastSeq uint64   `json:"lastSeq"`
