@@ -11,6 +11,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/drill/inside"
 	"github.com/hubhop-iot/hubhop/internal/drill/report"
+	"github.com/hubhop-iot/hubhop/internal/drill/scenario"
 	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
@@ -78,10 +79,24 @@ func TestEveryScenarioCanFail(t *testing.T) {
 		{"giant-lizard", "methods ignored", "expected method echo answered within 2s, but device drill-1 is not online, or does not listen for methods"},
 		{"giant-lizard", "messages ignored", "expected message setAlarm answered within 5s, but the message is still enqueued"},
 		{"giant-lizard", "fresh first", "arrived behind samples that are newer"},
-		{"dps-outage-during-hub-outage", "known hub forgotten", "expected back on hub-a within 20s, but nothing came for 20s"},
+		{"dps-outage-during-hub-outage", "known hub forgotten", "expected back on hub-a within 12s, but nothing came for 12s"},
 		{"dps-outage-during-hub-outage", "no backoff", "expected at most 300 dials, but there were"},
 		{"flapping-hub", "no backoff", "expected at most 40 dials, but there were"},
+		{"giant-lizard", "no backoff", "the lizard kills hub-a: expected at most 60 dials, but there were"},
+		{"mobile-black-hole", "no backoff", "another network: expected at most 60 dials, but there were"},
+		{"rolling-restart", "no backoff", "expected at most 60 dials, but there were"},
+		{"scope-move", "no backoff", "expected at most 60 dials, but there were"},
+		{"throttling", "no backoff", "expected at most 140 dials, but there were"},
+		{"dps-outage-during-hub-outage", "hedge off", "expected back on hub-a within 12s, but"},
+		{"flapping-hub", "hedge off", "the hub falls silent: expected back on hub-b within 10s, but"},
+		{"mobile-black-hole", "hedge off", "the hub falls silent, and the link works: expected back on hub-b within 12s, but"},
+		{"rolling-restart", "hedge off", "vanishes: expected a sample at least every 8s, but"},
 		{"operator-block-unblock", "an outbox of a second", "were given up"},
+	}
+	for name, s := range all {
+		if desires(s) && name != "giant-lizard" && (!slow[name] || os.Getenv("LONG_TESTS") != "") {
+			trials = append(trials, trial{name, "desired ignored", `expected desired {"fanSpeed":1100} acknowledged within`})
+		}
 	}
 	for name := range all {
 		if !slow[name] || os.Getenv("LONG_TESTS") != "" && name != "72-hours-dark" {
@@ -98,6 +113,18 @@ func TestEveryScenarioCanFail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// desires says whether a scenario changes desired properties.
+func desires(s *scenario.Scenario) bool {
+	for _, step := range s.Steps {
+		for _, a := range step.Do {
+			if a.Desired != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // findings are the reasons why a verdict is not good, a line each.
