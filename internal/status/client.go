@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
 const (
@@ -30,6 +33,7 @@ func NewClient(path string) *Client {
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", c.path)
 	}}
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return c
 }
 
@@ -50,6 +54,9 @@ func (c *Client) Status(ctx context.Context) (v View, raw []byte, err error) {
 	}
 	if err = json.Unmarshal(raw, &v); err != nil {
 		return v, nil, fmt.Errorf("the answer is no status: %w", err)
+	}
+	if !slices.Contains(States, v.State) {
+		return v, nil, fmt.Errorf("the answer is no status that this hubhop knows: its state is %q", journal.Clip(string(v.State), maxName))
 	}
 	return v, raw, nil
 }

@@ -192,7 +192,7 @@ func TestThereIsABoundOfReaders(t *testing.T) {
 	s, _ := newServer()
 	addr := serve(t, s, OnMachine)
 	s.mu.Lock()
-	s.streams = maxStreams
+	s.places[OnMachine].streams = maxStreams
 	s.mu.Unlock()
 	if code, _, h := ask(t, http.MethodGet, addr, "/events"); code != http.StatusServiceUnavailable || h.Get("Retry-After") == "" {
 		t.Errorf("%d %v", code, h)

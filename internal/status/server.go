@@ -30,8 +30,8 @@ const (
 
 	maxHeader  = 8 << 10 // bytes of a header
 	maxBody    = 4 << 10 // of a request
-	maxConns   = 256     // connections that have not become a stream
-	maxStreams = 1024    // readers of GET /events
+	maxConns   = 256     // connections of one reach that have not become a stream
+	maxStreams = 1024    // readers of GET /events of one reach
 )
 
 // Server serves the status of one device. Its fields must not change after the first call.
@@ -53,7 +53,12 @@ type Server struct {
 	// Report is told of troubles, in sentences for a log; nil: nobody is.
 	Report func(text string)
 
-	mu      sync.Mutex
+	mu     sync.Mutex
+	places [OnNetwork + 1]places // by reach: whoever fills those of TCP leaves the socket alone
+}
+
+// places are the connections of one reach.
+type places struct {
 	conns   int // that have not become a stream
 	streams int
 }
@@ -97,7 +102,7 @@ func (s *Server) Handler(reach Reach) http.Handler {
 	get("/readyz", s.ready)
 	get("/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Shown.View()) })
 	if s.Events != nil {
-		get("/events", s.stream)
+		get("/events", func(w http.ResponseWriter, r *http.Request) { s.stream(w, r, reach) })
 	}
 	if s.Metrics != nil {
 		routes.Handle("GET /metrics", s.Metrics)
@@ -281,7 +286,7 @@ func (s *Server) report(text string) {
 // Serve serves a listener until ctx ends, and closes it. It returns when its connections have
 // ended. Several listeners may be served at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener, reach Reach) error {
-	b := &bounded{Listener: l, s: s, ctx: ctx}
+	b := &bounded{Listener: l, s: s, reach: reach, ctx: ctx}
 	server := &http.Server{
 		Handler:           s.Handler(reach),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: readLimit, WriteTimeout: writeLimit, IdleTimeout: idleLimit,
@@ -315,6 +320,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, reach Reach) error {
 type bounded struct {
 	net.Listener
 	s       *Server
+	reach   Reach
 	ctx     context.Context // of Serve; the streams end with it
 	streams sync.WaitGroup
 }
@@ -326,9 +332,10 @@ func (b *bounded) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		b.s.mu.Lock()
-		full := b.s.conns >= maxConns
+		taken := &b.s.places[b.reach].conns
+		full := *taken >= maxConns
 		if !full {
-			b.s.conns++
+			*taken++
 		}
 		b.s.mu.Unlock()
 		if !full {
@@ -354,6 +361,6 @@ func (p *place) leave() {
 	p.left.Do(func() {
 		p.of.s.mu.Lock()
 		defer p.of.s.mu.Unlock()
-		p.of.s.conns--
+		p.of.s.places[p.of.reach].conns--
 	})
 }

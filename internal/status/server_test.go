@@ -286,6 +286,34 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// TestClientsOfTheNetworkLeaveTheSocketAlone takes all places of TCP, by connections that say
+// nothing and by readers of the events. The control socket answers all the same.
+func TestClientsOfTheNetworkLeaveTheSocketAlone(t *testing.T) {
+	for _, reach := range []Reach{OnMachine, OnNetwork} {
+		s, _ := newServer()
+		addr := serve(t, s, reach)
+		for range maxConns {
+			dial(t, addr)
+		}
+		if _, err := dial(t, addr).Read(make([]byte, 1)); err == nil {
+			t.Error("there is room left: the test proves nothing")
+		}
+		s.mu.Lock()
+		s.places[reach].streams = maxStreams
+		s.mu.Unlock()
+		socket := serve(t, s, OnSocket)
+		if code, _, _ := ask(t, http.MethodGet, socket, "/status"); code != http.StatusOK {
+			t.Errorf("the socket answers %d", code)
+		}
+		conn := dial(t, socket)
+		_, err := io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: hubhop\r\n\r\n")
+		must(t, err)
+		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(line, " 200 ") {
+			t.Errorf("the events of the socket: %q, %v", line, err)
+		}
+	}
+}
+
 // TestAPanicOfAPageIsContained answers 500 and reports it.
 func TestAPanicOfAPageIsContained(t *testing.T) {
 	s, _ := newServer()
@@ -333,7 +361,7 @@ func TestSlowClientsAreEnded(t *testing.T) {
 			over := func() bool {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				return s.conns == 0
+				return s.places[OnMachine].conns == 0
 			}
 			synctest.Wait()
 			if over() {
@@ -372,7 +400,7 @@ func TestAReaderThatTakesNothingIsEnded(t *testing.T) {
 			synctest.Wait()
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return s.streams
+			return s.places[OnMachine].streams
 		}
 		open := func() io.ReadWriteCloser {
 			conn, err := net.DialContext(t.Context(), "tcp", "10.0.0.1:80")

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -232,13 +233,32 @@ func FindSocket(dir string) (string, error) {
 			return path, nil
 		}
 	}
-	b, err := os.ReadFile(filepath.Join(dir, SocketPathName)) // also if the device came here by a longer path
+	path, err := readPath(filepath.Join(dir, SocketPathName)) // also if the device came here by a longer path
 	if err != nil {
-		return "", cmp.Or(missing, err)
+		if missing != nil && errors.Is(err, fs.ErrNotExist) {
+			err = missing
+		}
+		return "", err
 	}
-	path = strings.TrimSpace(string(b))
 	if !filepath.IsAbs(path) || len(path) > maxSocketPath {
 		return "", fmt.Errorf("%s has no path of a socket", filepath.Join(dir, SocketPathName))
 	}
 	return path, nil
+}
+
+// readPath returns what a file says of a path. Of another file it reads no more than is needed to
+// refuse it, also if that one never ends.
+func readPath(name string) (string, error) {
+	if info, err := os.Stat(name); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, 2*maxSocketPath))
+	return strings.TrimSpace(string(b)), err
 }

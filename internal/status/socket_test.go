@@ -260,3 +260,45 @@ func TestASocketThatFailsIsTriedAgainAfterAPause(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatIsNoStatusIsRefused: the file with the path of the socket may be another one, and
+// who answers on the socket may be no hubhop.
+func TestWhatIsNoStatusIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, SocketPathName)
+	for _, text := range []string{"", "junk", strings.Repeat("/x", 1<<20)} {
+		must(t, os.WriteFile(name, []byte(text), 0o600))
+		if path, err := FindSocket(dir); err == nil || !strings.Contains(err.Error(), "has no path of a socket") {
+			t.Errorf("%.10q: %.200q, %v", text, path, err)
+		}
+	}
+	if runtime.GOOS != "windows" {
+		must(t, os.Remove(name))
+		must(t, os.Symlink("/dev/zero", name)) // it never ends
+		if _, err := FindSocket(dir); err == nil || !strings.Contains(err.Error(), "is no file") {
+			t.Error(err)
+		}
+	}
+	for what, answer := range map[string]http.HandlerFunc{
+		"null": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("null")) },
+		"{}":   func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) },
+		"307 Temporary": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		},
+		`its state is "what"`: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"state":"what"}`)) },
+	} {
+		dir := t.TempDir()
+		l, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, SocketName))
+		must(t, err)
+		server := http.Server{Handler: answer, ReadHeaderTimeout: time.Minute}
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = server.Serve(l) }()
+		c := NewClient(filepath.Join(dir, SocketName))
+		if v, _, err := c.Status(t.Context()); err == nil || strings.Contains(what, " ") && !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %+v %v", what, v, err)
+		}
+		c.Close()
+		_ = server.Close()
+		<-ended
+	}
+}

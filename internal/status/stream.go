@@ -25,51 +25,52 @@ const signFrame = ": beat\n\n"
 
 // stream is GET /events. It takes the connection out of the hands of net/http, which would keep
 // more than 20 kB for each reader. A reader then costs a small goroutine, a timer and its socket.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, reach Reach) {
 	after, known, ok := lastSeen(r)
 	if !ok {
 		refuse(w, http.StatusBadRequest, "after and Last-Event-ID are the id of an event, which is a number")
 		return
 	}
-	if !s.mayStream() {
+	if !s.mayStream(reach) {
 		w.Header().Set("Retry-After", "10")
 		refuse(w, http.StatusServiceUnavailable, "the events have "+strconv.Itoa(maxStreams)+" readers already")
 		return
 	}
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		s.streamOver()
+		s.streamOver(reach)
 		refuse(w, http.StatusHTTPVersionNotSupported, "ask with HTTP/1.1")
 		return
 	}
 	p, ours := conn.(*place)
 	if !ours {
-		s.streamOver()
+		s.streamOver(reach)
 		_ = conn.Close()
 		return
 	}
 	p.leave()
 	at := s.Events.from(after, known)
 	p.of.streams.Go(func() {
-		defer s.streamOver()
+		defer s.streamOver(reach)
 		s.Events.feed(p.of.ctx, p.Conn, at)
 	})
 }
 
-func (s *Server) mayStream() bool {
+func (s *Server) mayStream(reach Reach) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams >= maxStreams {
+	taken := &s.places[reach].streams
+	if *taken >= maxStreams {
 		return false
 	}
-	s.streams++
+	*taken++
 	return true
 }
 
-func (s *Server) streamOver() {
+func (s *Server) streamOver(reach Reach) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.streams--
+	s.places[reach].streams--
 }
 
 // lastSeen returns the id that a reader has seen last, from the header that a browser sends when it
