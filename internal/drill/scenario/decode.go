@@ -314,6 +314,9 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 
 // json reads any value as JSON.
 func (d *decoder) json(n *yaml.Node, v reflect.Value, path string) {
+	if d.hasNumberTooLarge(n) {
+		return
+	}
 	var value any
 	err := n.Decode(&value)
 	var text []byte
@@ -521,4 +524,20 @@ func some(known []string) string {
 		return strings.Join(known[:most], ", ") + ", …"
 	}
 	return strings.Join(known, ", ")
+}
+
+// looksLikeNumber matches what a person who writes no quotes means as a number.
+var looksLikeNumber = regexp.MustCompile(`^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`)
+
+// hasNumberTooLarge notes a number that YAML reads as a text, because no computer holds it.
+func (d *decoder) hasNumberTooLarge(n *yaml.Node) bool {
+	if n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!str" && looksLikeNumber.MatchString(n.Value) {
+		d.fault(n.Line, "the number %s is too large; put it in quotes if it is a text", quoted(n.Value))
+		return true
+	}
+	found := false
+	for _, c := range n.Content {
+		found = d.hasNumberTooLarge(c) || found
+	}
+	return found
 }

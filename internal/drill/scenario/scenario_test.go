@@ -119,6 +119,8 @@ func TestEachFaultIsToldWithItsLine(t *testing.T) {
 		{16, "      - newCertificate: {life: 1h}", "newCertificate needs a device with a certificate"},
 		{17, "      - desired: {}", "desired must be an object with at least one key"},
 		{17, "      - desired: {a: .inf}", "cannot be written as JSON"},
+		{17, "      - desired: {a: 1e309}", `the number "1e309" is too large`},
+		{17, "      - desired: {a: {b: [-1.5E+999]}}", `the number "-1.5E+999" is too large`},
 		{17, "      - clock: {ahead: 3 days, for: 1s}", "clock.ahead must be a duration such as -2h, or 1970"},
 		{20, "    expect: {on: hub-a}", "expect.on says which hub has the first sample again; it needs back or backOnceOver"},
 		{20, "    expect: {back: 1s, backOnceOver: 2s}", "back and backOnceOver are two ways to count the same"},
