@@ -80,7 +80,9 @@ func broken(line uint64, format string, a ...any) error {
 	return fmt.Errorf("%w: line %d %s", ErrHistory, line, fmt.Sprintf(format, a...))
 }
 
-const maxLine = 1 << 20 // bytes of a line; a drill writes lines of a few hundred
+// maxLine bounds a line, in bytes. A drill writes lines of a few hundred, but the names of all steps
+// stand in the first one: a scenario has 1 MiB, and JSON writes a character with six at most.
+const maxLine = 16 << 20
 
 // ReadHistory hands the entries of a history to each, in order. It returns an error that wraps
 // ErrHistory and names the line if a line is changed, missing or none of a history, or if the last

@@ -651,3 +651,18 @@ func TestNothingIsClaimedOfARunOfWhichNothingIsKnown(t *testing.T) {
 		t.Errorf("%+v, %+v", lost, met)
 	}
 }
+
+// TestAHistoryOfLongNamesCanBeRead: JSON writes each character of the longest step name that a
+// scenario can have with six.
+func TestAHistoryOfLongNamesCanBeRead(t *testing.T) {
+	var b bytes.Buffer
+	h := NewHistory(&b)
+	h.Take(Entry{Kind: Began, Begin: &Begin{Format: Format, Steps: []string{strings.Repeat("<", 1<<20)}}})
+	h.Take(Entry{Kind: Ended, End: &End{}})
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := ReadHistory(&b, func(Entry) {}); err != nil || p != h.Proof() {
+		t.Errorf("%+v %v", p, err)
+	}
+}
