@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type Outer struct {
 	Args    []string  // the program and its arguments; nil: somebody else runs it
 	Environ []string  // what it gets beside the variables of its site
 	Output  io.Writer // where its standard output and error go
+
+	grace time.Duration // instead of program.Grace, for tests; 0: that
 
 	// Sequence is where the number of a sample is in the body of its message: the name of a field,
 	// or names with dots between them. With "" the message id is the number, or ends in it.
@@ -155,7 +158,8 @@ func (p *outer) Start() {
 		return
 	}
 	r := &running{cmd: exec.Command(p.o.Args[0], p.o.Args[1:]...), ended: make(chan struct{})} //nolint:gosec,noctx // running this program is what the user asks for; Stop and Crash end it
-	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr, r.cmd.WaitDelay = p.environ, p.o.Output, p.o.Output, program.Grace
+	out := piped{p.o.Output}
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr, r.cmd.WaitDelay = p.environ, out, out, p.o.patience()
 	program.Together(r.cmd)
 	if err := r.cmd.Start(); err != nil {
 		p.last = fmt.Errorf("the program does not start: %w", err)
@@ -164,6 +168,7 @@ func (p *outer) Start() {
 	p.run, p.last = r, nil
 	go func() {
 		r.err = r.cmd.Wait()
+		program.Kill(r.cmd) // what it has started and left behind
 		p.mu.Lock()
 		if !r.asked {
 			p.last = fmt.Errorf("the program has ended by itself: %s", r.cmd.ProcessState)
@@ -172,6 +177,14 @@ func (p *outer) Start() {
 		p.mu.Unlock()
 	}()
 }
+
+// patience is how long the program may take to end.
+func (o *Outer) patience() time.Duration { return cmp.Or(o.grace, program.Grace) }
+
+// piped is a writer that a program reaches through a pipe, even if it is a file. All that the program
+// has started have the pipe too, so Wait waits for their ends: a shell that is asked to end does so at
+// once, and leaves behind the program that it has started, which still has work to do.
+type piped struct{ io.Writer }
 
 // ask marks the end of the process as wanted, and returns the process. It returns nil if there is
 // none.
@@ -192,7 +205,7 @@ func (p *outer) Stop() {
 		return
 	}
 	program.Terminate(r.cmd)
-	late := time.NewTimer(program.Grace)
+	late := time.NewTimer(p.o.patience())
 	defer late.Stop()
 	select {
 	case <-r.ended:
