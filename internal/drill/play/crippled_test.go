@@ -84,6 +84,7 @@ func TestEveryScenarioCanFail(t *testing.T) {
 		{"flapping-hub", "no backoff", "expected at most 40 dials, but there were"},
 		{"giant-lizard", "no backoff", "the lizard kills hub-a: expected at most 60 dials, but there were"},
 		{"mobile-black-hole", "no backoff", "another network: expected at most 60 dials, but there were"},
+		{"operator-block-unblock", "no backoff", "the device is blocked for 10 min: expected at most 120 dials, but there were"},
 		{"rolling-restart", "no backoff", "expected at most 60 dials, but there were"},
 		{"scope-move", "no backoff", "expected at most 60 dials, but there were"},
 		{"throttling", "no backoff", "expected at most 140 dials, but there were"},
@@ -134,6 +135,32 @@ func findings(rep report.Report) string {
 		all = append(all, f.Text)
 	}
 	return strings.Join(all, "\n")
+}
+
+// TestABoundThatIsExceededEndsTheRunAtOnce: the step would last for weeks.
+func TestABoundThatIsExceededEndsTheRunAtOnce(t *testing.T) {
+	for bound, do := range map[string]string{
+		"dials: 50":         "block: {for: 500h}",
+		"registrations: 20": "block: {for: 500h}",
+		"connects: 5":       "storm: {times: 1000, every: 1h}",
+		"moves: 0":          "failover: {for: 500h}",
+	} {
+		t.Run(bound, func(t *testing.T) {
+			s := written(t, "steps:", "- {name: weeks, lasts: 500h, do: ["+do+"], expect: {"+bound+"}}", "- {name: never, lasts: 1h}")
+			target := insideTarget(t)
+			if strings.HasPrefix(bound, "dials") {
+				target.Spoil = cripples["no backoff"]
+			}
+			rep := played(t, t.Context(), s, target)
+			_, n, _ := strings.Cut(bound, ": ")
+			if text := findings(rep); rep.Verdict != report.Failed || !strings.Contains(text, "weeks: expected at most "+n+" ") {
+				t.Errorf("%s: %s", rep.Verdict, text)
+			}
+			if took := rep.EndedAt.Sub(rep.StartedAt); took > 20*time.Hour {
+				t.Errorf("the run lasted %v after all", took)
+			}
+		})
+	}
 }
 
 // TestADeviceThatNeverPausesDoesNotStopTheClock plays every way in which a dial can fail with a

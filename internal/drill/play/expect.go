@@ -29,7 +29,8 @@ const (
 // hope is one expectation of a step.
 type hope struct {
 	text  string
-	bound bool      // it is a bound for the whole step, so it is looked at when all others are decided
+	bound bool      // it is a bound for the whole step, so it holds only when all others are decided
+	count bool      // it is a bound that counts, so what exceeds it stays: it fails at once
 	from  time.Time // before this time there is nothing to see
 	look  func() (f fate, seen string)
 	done  bool
@@ -87,6 +88,7 @@ func (p *player) hopes(a *act) (all []*hope) {
 				n := now()
 				return fateOf(n <= *bound), fmt.Sprintf("there were %d", n)
 			})
+			all[len(all)-1].count = true
 		}
 	}
 	if e.Gap > 0 {
@@ -160,6 +162,32 @@ func (p *player) settle() (ended bool) {
 	return ended
 }
 
+// countEvery is how often the bounds that count are looked at. Some targets have to be asked.
+const countEvery = time.Second
+
+// exceeded says whether more has happened than may. It tells of the bounds that fail. A device that
+// never pauses would otherwise keep the drill busy until its step ends, which may be a day away.
+func (p *player) exceeded() bool {
+	if time.Since(p.counted) < countEvery {
+		return false
+	}
+	p.counted = time.Now()
+	if d := p.s.Budget.Duplicates; d != nil && p.main().again > *d {
+		p.failed = true // lateHopes tells it
+	}
+	for _, a := range p.running {
+		for _, h := range a.hopes {
+			if !h.count || h.done {
+				continue
+			}
+			if f, _ := h.look(); f == unmet {
+				p.decide(a, h)
+			}
+		}
+	}
+	return p.failed
+}
+
 // decide looks at one expectation, and tells what became of it.
 func (p *player) decide(a *act, h *hope) {
 	f, seen := h.look()
@@ -168,7 +196,7 @@ func (p *player) decide(a *act, h *hope) {
 	}
 	h.done = true
 	p.expected(a.name, h.text, f == held, seen)
-	if f == unmet && !h.bound {
+	if f == unmet && (h.count || !h.bound) {
 		p.failed = true // what follows would begin in the wrong state
 	}
 }

@@ -91,8 +91,9 @@ type player struct {
 	plan    []timed           // what is to be done, in order of time
 	faults  []openFault       // that have not ended
 	touched touched
-	failed  bool // the rest of the steps is not played
-	putBack bool // everything has been put back
+	counted time.Time // when the bounds that count were looked at
+	failed  bool      // the rest of the steps is not played
+	putBack bool      // everything has been put back
 	working sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows, and the calls of Take
@@ -418,14 +419,31 @@ func (p *player) tick() time.Duration {
 	return tick
 }
 
-// wait lets time pass, or returns when the run is broken off.
+// wait lets time pass. It returns early when the run is broken off, and when more has happened than
+// may.
 func (p *player) wait(d time.Duration) {
-	timer := time.NewTimer(max(d, time.Millisecond))
+	end := time.Now().Add(max(d, time.Millisecond))
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-p.ctx.Done():
+	for p.outer.Err() == nil && !p.exceeded() {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		timer.Reset(min(left, p.glance()))
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+		}
 	}
+}
+
+// glance is how long the player may be away without a look at the real world, whose Ctrl-C cannot
+// wake a virtual time: that of some samples, because a time in which many are made takes long.
+func (p *player) glance() time.Duration {
+	const samples = 100
+	many := samples * drill.Span(p.c.Interval, time.Second) / time.Duration(1+p.s.Device.Others)
+	return min(max(many, fineTick), 2*countEvery)
 }
 
 // look takes in what has happened, and does what is due. It returns false if the run is over before
