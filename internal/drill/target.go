@@ -116,6 +116,12 @@ type Certified interface {
 	Certify(life time.Duration) error
 }
 
+// Leaver is a party that need not be waited for.
+type Leaver interface {
+	// Leave stops the device, and takes its network away: what is queued is not sent.
+	Leave()
+}
+
 // Paced is a party whose rate of samples can be changed while it runs.
 type Paced interface {
 	// SetRate makes the device take so many samples a second from now on. 0 means none.

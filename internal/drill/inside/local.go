@@ -196,13 +196,20 @@ func (c *localConn) SetLinger(sec int) error {
 }
 
 // Stop stops the device in order, if it runs.
-func (l *Local) Stop() {
+func (l *Local) Stop() { l.end(func(*localLife) {}) }
+
+// Leave stops the device, if it runs, and takes its network away, so that it sends nothing more.
+func (l *Local) Leave() { l.end(func(p *localLife) { p.cutOff(true) }) }
+
+// end stops the device after something was done to its life.
+func (l *Local) end(first func(*localLife)) {
 	l.mu.Lock()
 	life := l.life
 	l.mu.Unlock()
 	if life == nil {
 		return
 	}
+	first(life)
 	life.stop()
 	<-life.ended
 	l.mu.Lock()
@@ -237,6 +244,13 @@ func (l *Local) Crash(hard bool) {
 		l.last.Err = fmt.Errorf("what the killed process has left cannot be copied: %w", err)
 	}
 	l.id.StateDir = next
+	p.cutOff(hard)
+	p.stop() // the rest of it has no network
+	l.old = append(l.old, p)
+}
+
+// cutOff takes the network of a process away.
+func (p *localLife) cutOff(hard bool) {
 	p.mu.Lock()
 	p.dead = true
 	conns := slices.Collect(maps.Keys(p.conns))
@@ -247,8 +261,6 @@ func (l *Local) Crash(hard bool) {
 		}
 		_ = c.Close()
 	}
-	p.stop() // the rest of it has no network
-	l.old = append(l.old, p)
 }
 
 // StartRival starts another device with the same identity, on a machine of its own.

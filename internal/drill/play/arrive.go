@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
@@ -247,9 +248,14 @@ func (p *player) restoreDevice(ctx context.Context, m *member, failed func(strin
 
 // finish stops the devices, and tells what they have left.
 func (p *player) finish() {
+	brokenOff := p.outer.Err() != nil
+	if brokenOff {
+		p.hangUp()
+	}
 	p.working.Wait()
-	for _, m := range p.members {
-		m.party.Stop()
+	p.halt(brokenOff)
+	if brokenOff { // there is no proof, so the further devices need not be judged
+		p.members = p.members[:1]
 	}
 	for _, m := range p.members {
 		look, ok := m.party.Look()
@@ -277,6 +283,20 @@ func (p *player) finish() {
 	p.lateHopes()
 }
 
+// halt stops all devices, all at once: while one of a fleet sends its backlog, the others would make
+// theirs longer. When the run is broken off, virtual time does not wait for any backlog.
+func (p *player) halt(brokenOff bool) {
+	var all sync.WaitGroup
+	for _, m := range p.members {
+		stop := m.party.Stop
+		if l, ok := m.party.(drill.Leaver); ok && brokenOff && p.r.Virtual {
+			stop = l.Leave
+		}
+		all.Go(stop)
+	}
+	all.Wait()
+}
+
 // holds tells what the outbox of the device holds at the end.
 func (p *player) holds(look drill.Look) {
 	if look.Err != nil {
@@ -301,9 +321,7 @@ func (p *player) holds(look drill.Look) {
 func (p *player) close() {
 	p.working.Wait()
 	if p.w != nil {
-		for _, m := range p.members {
-			m.party.Stop()
-		}
+		p.halt(p.outer.Err() != nil)
 		if err := p.w.Close(); err != nil {
 			p.object(drill.Misconduct, "the target could not be closed: %v", err)
 		}

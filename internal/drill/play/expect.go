@@ -284,7 +284,7 @@ func (p *player) order(a *act, c *command) {
 	}
 	p.emit(report.Entry{Kind: report.Asked, Step: a.name, Name: c.name})
 	p.working.Go(func() {
-		ctx, cancel := context.WithTimeout(p.ctx, within)
+		ctx, cancel := context.WithTimeout(p.calls, within)
 		defer cancel()
 		err := p.ask(ctx, c)
 		p.mu.Lock()

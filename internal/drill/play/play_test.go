@@ -194,6 +194,42 @@ func TestEverythingIsPutBackWhenTheRunIsBrokenOff(t *testing.T) {
 	}
 }
 
+// TestARunThatIsBrokenOffWaitsForNoBacklog: a fleet makes more samples than it can send. One device
+// after the other would send for as long as it may, while the others go on. A command is under way,
+// too, and has an hour.
+func TestARunThatIsBrokenOffWaitsForNoBacklog(t *testing.T) {
+	s := written(t, "device: {interval: 10ms, window: 1, others: 4}", "cloud: {delay: 20ms}", "steady: {backlog: 100000, lasts: 5s}",
+		"steps:", "- {name: a command, at: 0s, do: [cut: {place: hub-a, for: 100h}, method: {name: echo}], expect: {answered: 1h}}",
+		"- {name: all breaks, at: 1s, do: [dps: {kind: down}]}")
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &watched{Target: insideTarget(t)}
+	w.cloud = func(c drill.Cloud) drill.Cloud { return &hooked{Cloud: c, fault: cancel} }
+	var off time.Time
+	late := 0
+	rec, err := drill.NewRecord("", func(e report.Entry) {
+		switch {
+		case e.Kind == report.Spoiled:
+			off = e.At
+		case e.Kind == report.Arrived && !off.IsZero() && e.At.After(off.Add(time.Second)):
+			late++
+		}
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Run{Scenario: s, Target: w, Seed: 1, Virtual: true, Take: rec.Take}
+	took := r.Play(ctx).Sub(off)
+	if off.IsZero() || took > 35*time.Second || late > 0 {
+		t.Errorf("broken off at %v, it went on for %v, and %d samples arrived", off, took, late)
+	}
+	if _, err := rec.Close(off, off); err != nil {
+		t.Error(err)
+	}
+	if len(w.left) > 0 {
+		t.Errorf("not put back: %q", w.left)
+	}
+}
+
 func TestEverythingIsPutBackAfterAPanic(t *testing.T) {
 	w := &watched{Target: insideTarget(t)}
 	w.cloud = func(c drill.Cloud) drill.Cloud {

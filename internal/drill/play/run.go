@@ -73,13 +73,15 @@ func (r *Run) Play(ctx context.Context) (ended time.Time) {
 
 // player plays one run. A field without another guard belongs to the goroutine that plays.
 type player struct {
-	r     *Run
-	s     *scenario.Scenario
-	c     drill.Settings
-	chaos drill.Schedule
-	outer context.Context // whose end breaks the run off; it may be of the real world
-	ctx   context.Context // of the world
-	shift time.Duration   // between the clock and what is told
+	r      *Run
+	s      *scenario.Scenario
+	c      drill.Settings
+	chaos  drill.Schedule
+	outer  context.Context // whose end breaks the run off; it may be of the real world
+	ctx    context.Context // of the world
+	calls  context.Context // of the commands
+	hangUp func()          // ends the commands under way
+	shift  time.Duration   // between the clock and what is told
 
 	w       *drill.World
 	dir     string
@@ -223,7 +225,9 @@ func (p *player) run() {
 			p.spoil("the drill itself failed: %v\n%s", bug, debug.Stack())
 		}
 	}()
+	p.calls, p.hangUp = context.WithCancel(p.ctx)
 	defer p.close()
+	defer p.hangUp()
 	defer func() { // after a panic, too
 		if bug := recover(); bug != nil {
 			p.spoil("the drill itself failed: %v\n%s", bug, debug.Stack())
