@@ -234,6 +234,12 @@ func (p *player) restoreDevice(ctx context.Context, m *member, failed func(strin
 	if t.by[drill.NeedProcess] && m == p.main() {
 		m.party.Start()
 	}
+	p.returnHome(ctx, id, failed)
+	failed("the desired properties of "+id, p.kept.putBack(ctx, id)) // where it is at home
+}
+
+// returnHome moves a device to the hub where it was in the beginning.
+func (p *player) returnHome(ctx context.Context, id string, failed func(string, error)) {
 	home, known := p.homes[id]
 	state, err := p.w.Cloud.State(ctx)
 	if !known || err != nil {

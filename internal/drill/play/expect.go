@@ -353,7 +353,7 @@ func (p *player) ask(ctx context.Context, c *command) error {
 		if !sent {
 			err := p.w.Cloud.Desire(ctx, id, patch)
 			sent = err == nil
-			return false, err
+			return errors.Is(err, errPutBack), err
 		}
 		t, err := p.w.Cloud.Twin(ctx, id)
 		if err != nil {

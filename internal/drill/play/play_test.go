@@ -89,10 +89,11 @@ func TestEachActionAndExpectationWorks(t *testing.T) {
 // watched is a target that looks at its cloud before it is closed.
 type watched struct {
 	*inside.Target
-	cloud func(drill.Cloud) drill.Cloud // changes the cloud; nil: nothing does
-	world func(*drill.World)            // changes the world; nil: nothing does
-	spoil func(*inside.Spoilt)
-	left  []string // what was not put back
+	cloud   func(drill.Cloud) drill.Cloud // changes the cloud; nil: nothing does
+	world   func(*drill.World)            // changes the world; nil: nothing does
+	spoil   func(*inside.Spoilt)
+	closing func()   // is called before the world is closed; may be nil
+	left    []string // what was not put back
 }
 
 func (w *watched) Open(ctx context.Context, p drill.Plan) (*drill.World, error) {
@@ -109,6 +110,9 @@ func (w *watched) Open(ctx context.Context, p drill.Plan) (*drill.World, error) 
 	}
 	made.Close = func() error {
 		w.look(cloud)
+		if w.closing != nil {
+			w.closing()
+		}
 		return closing()
 	}
 	return made, nil

@@ -84,6 +84,7 @@ type player struct {
 	shift  time.Duration   // between the clock and what is told
 
 	w       *drill.World
+	kept    *keeper // the cloud of w
 	dir     string
 	members []*member
 	homes   map[string]string // hub that DPS had assigned in the beginning, by device
@@ -261,6 +262,8 @@ func (p *player) open() bool {
 		p.spoil("the target %s could not be set up: %v", p.r.Target.Name(), err)
 		return false
 	}
+	p.kept = &keeper{Cloud: p.w.Cloud}
+	p.w.Cloud = p.kept
 	if len(p.w.Devices) == 0 {
 		p.spoil("there is no device to look at")
 		return false

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,6 +68,45 @@ func TestMovesArePlayedOnEveryTarget(t *testing.T) {
 			rep := played(t, parsed(t, fast), target, "")
 			if rep.Verdict != report.Passed || len(rep.Recoveries) != 2 || rep.Samples.Received == 0 || rep.Samples.Lost != 0 {
 				t.Errorf("%s: %s; %+v %+v", rep.Verdict, rep.Reason, rep.Samples, rep.Recoveries)
+			}
+		})
+	}
+}
+
+// desires changes what the device should do.
+const desires = `
+name: fast
+title: another speed
+device: {interval: 100ms}
+steady: {lasts: 1s}
+steps:
+  - name: faster
+    do: [{desired: {fanSpeed: 9}}]
+    expect: {acknowledged: 20s}
+`
+
+// TestDesiredPropertiesOfACloudThatStaysArePutBack: first one that was not there, then one that
+// was.
+func TestDesiredPropertiesOfACloudThatStaysArePutBack(t *testing.T) {
+	c := newCloud(t)
+	for id, target := range map[string]drill.Target{
+		"on-hubs":      plainHubs(t, c, "on-hubs"),
+		"on-simulator": &Simulator{Control: &drill.Control{URL: c.Info().Control}, Who: insider(t), Site: c.site("on-simulator")},
+	} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			for _, want := range []any{nil, json.Number("1234567")} {
+				if want != nil {
+					ok(t, "desire", c.PatchDesired(id, json.RawMessage(`{"fanSpeed":1234567}`)))
+				}
+				if rep := played(t, parsed(t, desires), target, ""); rep.Verdict != report.Passed {
+					t.Errorf("%s: %s", rep.Verdict, rep.Reason)
+				}
+				twin, err := c.Twin(id)
+				ok(t, "twin", err)
+				if got := twin.Desired["fanSpeed"]; got != want {
+					t.Errorf("fanSpeed is %v, and was %v", got, want)
+				}
 			}
 		})
 	}
