@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -34,42 +35,65 @@ func (f slowSync) Sync() error {
 	return f.File.Sync()
 }
 
+// times keeps what a box tells in several goroutines.
+type times struct {
+	mu   sync.Mutex
+	told []time.Duration
+}
+
+func (l *times) add(took time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, took)
+}
+
+// take returns what was told since the last call.
+func (l *times) take() []time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	told := l.told
+	l.told = nil
+	return told
+}
+
 // TestAppendsAndSyncsAreTimed appends to a slow disk in virtual time, durably, relaxed, and where
 // there is no room.
 func TestAppendsAndSyncsAreTimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var appends, syncs []time.Duration
+		var appended, synced times
 		disk := &slowSyncs{memFS: newMemFS(), takes: 20 * time.Millisecond}
 		o := Options{FS: disk, Full: Block, MaxBytes: 4 << 10,
-			Appended: func(took time.Duration) { appends = append(appends, took) }, Synced: func(took time.Duration) { syncs = append(syncs, took) }}
+			Appended: appended.add, Synced: synced.add}
 		b := openBox(t, "/box", o)
 		appendBodies(t, b, body(1))
+		synctest.Wait()
+		appends, syncs := appended.take(), synced.take()
 		if len(appends) != 1 || len(syncs) != 1 || syncs[0] != disk.takes || appends[0] != disk.takes {
 			t.Errorf("appends took %v, syncs %v", appends, syncs)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		for err := error(nil); err == nil; { // the last one waits for room
-			appends = nil
+			appended.take()
 			if err = b.Append(ctx, sample200()); err != nil && !errors.Is(err, ErrFull) {
 				t.Fatal(err)
 			}
 		}
-		if len(appends) != 1 || appends[0] < 2*time.Second {
+		if appends = appended.take(); len(appends) != 1 || appends[0] < 2*time.Second {
 			t.Errorf("an append that waits for room took %v", appends)
 		}
 		closeBox(t, b)
 
-		appends, syncs = nil, nil
+		synced.take()
 		o.SyncEvery, o.MaxBytes = time.Second, 1<<20
 		b = openBox(t, "/relaxed", o)
 		appendBodies(t, b, body(1))
-		if len(appends) != 1 || appends[0] != 0 || len(syncs) != 0 {
+		if appends, syncs = appended.take(), synced.take(); len(appends) != 1 || appends[0] != 0 || len(syncs) != 0 {
 			t.Errorf("a relaxed append took %v, with syncs %v", appends, syncs)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if len(syncs) != 1 || syncs[0] != disk.takes {
+		if syncs = synced.take(); len(syncs) != 1 || syncs[0] != disk.takes {
 			t.Errorf("the sync of a relaxed append took %v", syncs)
 		}
 		closeBox(t, b)
