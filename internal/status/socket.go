@@ -89,7 +89,7 @@ func (k Socket) listen(ctx context.Context) (net.Listener, string, error) {
 		return nil, path, err
 	}
 	config := net.ListenConfig{Control: private}
-	l, err := config.Listen(ctx, "unix", path)
+	l, err := listenUnix(ctx, config, path)
 	if err != nil {
 		return nil, path, err
 	}
@@ -103,6 +103,17 @@ func (k Socket) listen(ctx context.Context) (net.Listener, string, error) {
 		return nil, path, err
 	}
 	return l, path, nil
+}
+
+// listenUnix is config.Listen. Package net panics if the kernel cannot name a new socket, such as
+// with ENOBUFS from getsockname; that is an error here like others.
+func listenUnix(ctx context.Context, config net.ListenConfig, path string) (l net.Listener, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			l, err = nil, fmt.Errorf("the socket %s has no name: %v", path, p)
+		}
+	}()
+	return config.Listen(ctx, "unix", path)
 }
 
 // removeStale removes the socket of a dead process.

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,5 +301,15 @@ func TestWhatIsNoStatusIsRefused(t *testing.T) {
 		c.Close()
 		_ = server.Close()
 		<-ended
+	}
+}
+
+// TestASocketThatPackageNetCannotNameIsAnError: package net panics if the kernel does not name a new
+// socket. The process goes on, and the error names the path.
+func TestASocketThatPackageNetCannotNameIsAnError(t *testing.T) {
+	config := net.ListenConfig{Control: func(string, string, syscall.RawConn) error { panic("no name") }}
+	path := filepath.Join(t.TempDir(), "s")
+	if l, err := listenUnix(t.Context(), config, path); err == nil || l != nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v, %v", l, err)
 	}
 }
