@@ -9,46 +9,21 @@ import (
 )
 
 // read is the session's one permanent goroutine. The stack of a goroutine grows with what it
-// handles and hardly shrinks while it waits in TLS. So a packet after a calm second is handled in a
-// goroutine of its own, and the stack of an idle session stays as small and where it is. After a
-// burst, which the reader handles itself, it lets a new one go on, but at most once a second.
+// handles and hardly shrinks while it waits in TLS. So before it waits, it lets a new one go on,
+// but at most once a second.
 func (s *Session) read() {
 	defer s.wg.Done()
 	defer s.Contain("reading")
-	for began, last, deep := s.readAt, s.readAt, !s.calm; ; {
-		head, length, size, err := s.next()
-		switch {
-		case err != nil:
-		case head == byte(Pingresp)<<4: // needs little stack
-			err = s.process(head, length, size)
-		case s.readAt.Sub(last) > freshAfter:
-			last = s.readAt
-			err = s.apart(func() error { return s.process(head, length, size) })
-		default:
-			last, deep = s.readAt, true
-			err = s.process(head, length, size)
-		}
-		if err != nil {
+	for began := s.readAt; ; {
+		if err := s.readPacket(); err != nil {
 			s.lose(err)
 			return
 		}
-		if deep && s.in.ahead.buffered() == 0 && s.readAt.Sub(began) > freshAfter {
-			s.calm = true
+		if s.in.ahead.buffered() == 0 && s.readAt.Sub(began) > freshAfter {
 			s.startReader()
 			return
 		}
 	}
-}
-
-// apart calls f in another goroutine and waits for it. If f panics, the session has ended.
-func (s *Session) apart(f func() error) error {
-	done := make(chan error, 1)
-	s.wg.Go(func() {
-		defer close(done)
-		defer s.Contain("reading")
-		done <- f()
-	})
-	return <-done
 }
 
 // startReader lets a new goroutine read.
@@ -57,20 +32,17 @@ func (s *Session) startReader() {
 	go s.reader()
 }
 
-// next waits for a packet, and returns its header.
-func (s *Session) next() (head byte, length, size int, err error) {
+func (s *Session) readPacket() error {
 	// A packet that came together with the one before has its time, so that the clock is asked
 	// less.
 	waited := s.in.ahead.buffered() < 4
-	head, length, size, err = s.in.header()
-	if err == nil && waited {
+	head, length, size, err := s.in.header()
+	if err != nil {
+		return err
+	}
+	if waited {
 		s.readAt = time.Now()
 	}
-	return head, length, size, err
-}
-
-// process handles the packet of a header.
-func (s *Session) process(head byte, length, size int) error {
 	// PUBACKs are the most frequent packets. All that are here are parsed in place.
 	if head == byte(Puback)<<4 && size == 2 {
 		s.in.ahead.gather(s.conn)

@@ -118,7 +118,6 @@ type Session struct {
 	conn    *Conn
 	in      *Reader   // the reader's own
 	readAt  time.Time // the reader's own: when it last had to wait
-	calm    bool      // the reader's own: its stack is fresh
 	tickets []uint64  // the reader's own: scratch
 	reader  func()    // calls read; kept, because each new function value is an allocation
 	flusher func()    // calls flush; likewise
