@@ -18,6 +18,8 @@ type request struct {
 	made  []time.Time // times of the items that are to be stamped; nil: the items have theirs
 	bytes int64
 	sync  bool          // it wants everything to be durable
+	onto  bool          // the disk, and never memory, see AppendDurable
+	left  int           // of those: the last items that the disk did not take
 	wake  chan struct{} // closed when it is done, or when it is its turn to lead
 	leads bool
 }
@@ -30,25 +32,34 @@ type request struct {
 // ctx has no other influence. After Close the error is ErrClosed. An error with Permanent() true
 // (ErrTooLarge) says that no other try will succeed.
 func (b *Box) Append(ctx context.Context, ms ...message.Message) error {
-	return b.append(ctx.Done(), false, ms)
+	return b.append(ctx.Done(), false, false, ms)
+}
+
+// AppendDurable is Append for a producer that can wait as long as it takes: nil means that the
+// messages are synced, whatever the options say. Where Append would drop others or keep messages in
+// memory, AppendDurable waits until ctx ends. Its error then says what it waited for, and the first
+// of the messages may be in the line. In a box without a disk (NewMemory) memory is where the
+// messages are kept.
+func (b *Box) AppendDurable(ctx context.Context, ms ...message.Message) error {
+	return b.append(ctx.Done(), false, true, ms)
 }
 
 // TryAppend is Append without waiting: where Append would wait for room, TryAppend takes nothing
 // and returns ErrFull.
 func (b *Box) TryAppend(ms ...message.Message) error {
-	return b.append(noWait, false, ms)
+	return b.append(noWait, false, false, ms)
 }
 
 // AppendOver is Append that goes over the bound instead of waiting. It is for a program that stops
 // and has messages of an input that cannot take them back; nothing else should use it.
 func (b *Box) AppendOver(ms ...message.Message) error {
-	return b.append(noWait, true, ms)
+	return b.append(noWait, true, false, ms)
 }
 
 // noWait is the Done channel of a caller that does not wait.
 var noWait = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) error {
+func (b *Box) append(done <-chan struct{}, over, onto bool, ms []message.Message) error {
 	if len(ms) == 0 {
 		return nil
 	}
@@ -57,7 +68,8 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		began := time.Since(base)
 		defer b.timed(began)
 	}
-	r := &request{items: make([]format.Item, len(ms)), bytes: format.FramesStart, wake: make(chan struct{})}
+	onto = onto && b.files != nil
+	r := &request{items: make([]format.Item, len(ms)), bytes: format.FramesStart, sync: onto, onto: onto, wake: make(chan struct{})}
 	if b.opt.Stamp != nil {
 		r.made = make([]time.Time, len(ms))
 	}
@@ -72,7 +84,14 @@ func (b *Box) append(done <-chan struct{}, over bool, ms []message.Message) erro
 		}
 		r.bytes += cost(r.items[i])
 	}
-	return b.submit(r, done, over)
+	err := b.submit(r, done, over)
+	for err == nil && r.left > 0 {
+		n := len(r.items) - r.left
+		r.items, r.made, r.left = r.items[n:], r.made[min(n, len(r.made)):], 0
+		r.wake, r.leads = make(chan struct{}), false
+		err = b.submit(r, done, over)
+	}
+	return err
 }
 
 // base is a time to count from: the time since then costs half of what the time of day costs.
@@ -109,7 +128,7 @@ func (b *Box) submit(r *request, done <-chan struct{}, over bool) error {
 func (b *Box) enqueue(r *request, done <-chan struct{}, over bool) (leads bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.waitForRoom(r.bytes, done, over); err != nil {
+	if err := b.waitForRoom(r, done, over); err != nil {
 		return false, err
 	}
 	b.pending = append(b.pending, r)
@@ -126,7 +145,8 @@ func (b *Box) enqueue(r *request, done <-chan struct{}, over bool) (leads bool, 
 func (b *Box) lead() {
 	b.mu.Lock()
 	n, bytes, items, made, sync := 0, int64(0), b.batch[:0], b.made[:0], b.opt.SyncEvery == 0
-	for n < len(b.pending) && (n == 0 || bytes+b.pending[n].bytes <= maxCommit) {
+	onto := b.pending[0].onto
+	for n < len(b.pending) && (n == 0 || bytes+b.pending[n].bytes <= maxCommit && b.pending[n].onto == onto) {
 		bytes += b.pending[n].bytes
 		items, made = append(items, b.pending[n].items...), append(made, b.pending[n].made...)
 		sync = sync || b.pending[n].sync
@@ -136,7 +156,11 @@ func (b *Box) lead() {
 	b.pending = b.pending[n:]
 	b.mu.Unlock()
 
-	b.commit(items, made, sync)
+	left := b.commit(items, made, sync, onto)
+	for i := n - 1; left > 0; i-- {
+		done[i].left = min(left, len(done[i].items))
+		left -= done[i].left
+	}
 
 	clear(items)
 	if cap(items) <= 4096 {
@@ -144,9 +168,7 @@ func (b *Box) lead() {
 	}
 	b.mu.Lock()
 	b.pendingBytes -= bytes
-	if b.opt.Full == Block {
-		b.room.fire() // frames were counted twice while they were both pending and used
-	}
+	b.room.fire() // frames were counted twice while they were both pending and used
 	b.syncSoon()
 	b.passLead()
 	b.mu.Unlock()
@@ -186,18 +208,22 @@ func (b *Box) syncSoon() {
 }
 
 // commit writes items. With sync it returns when they are durable, else they are synced before
-// long. If the disk does not take them, they go into memory. made has the times of items that have
-// none yet. The caller leads.
-func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
+// long. If the disk does not take them, they go into memory; with onto, commit returns how many of
+// the last ones it did not take. made has the times of items that have none yet. The caller leads.
+func (b *Box) commit(items []format.Item, made []time.Time, sync, onto bool) (left int) {
 	if b.files == nil {
 		b.stamp(items, made)
 		b.keepInRing(items)
-		return
+		return 0
 	}
 	if degraded, due := b.isDegraded(); degraded && due {
 		b.regain() // before the stamps, because positions are counted anew when a disk is read late
 	}
+	if degraded, _ := b.isDegraded(); degraded && onto {
+		return len(items)
+	}
 	b.stamp(items, made)
+	n := len(items)
 	for try := range 2 { // the second time in a new segment
 		if degraded, _ := b.isDegraded(); degraded {
 			break
@@ -211,14 +237,18 @@ func (b *Box) commit(items []format.Item, made []time.Time, sync bool) {
 			b.mu.Lock()
 			b.unsynced, b.unsyncedBytes = uint64(len(b.loose)), b.looseBytes
 			b.mu.Unlock()
-			return
+			return 0
 		}
 		items = append(b.takeLoose(), rest...)
 		if try == 1 {
 			b.degrade(err)
 		}
 	}
-	b.keepInRing(items)
+	if onto { // before them may be others, that are not synced yet
+		left = min(n, len(items))
+	}
+	b.keepInRing(items[:len(items)-left])
+	return left
 }
 
 // stamp lets Options.Stamp correct the times of the items that are committed next, and writes the

@@ -103,6 +103,7 @@ func (b *Box) regain() {
 		return
 	}
 	b.ring, b.off = nil, nil
+	b.room.fire()
 	if b.diskEnd != b.next { // the last ones left while that was synced
 		b.diskEnd, b.endID, b.endSeq = b.next, 0, 0
 	}

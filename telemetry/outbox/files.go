@@ -128,7 +128,7 @@ func (b *Box) unlock() error {
 
 // closeFiles is the end of Close. The caller leads.
 func (b *Box) closeFiles() error {
-	b.commit(nil, nil, true)
+	b.commit(nil, nil, true, false)
 	if degraded, _ := b.isDegraded(); degraded {
 		b.regain()
 	}

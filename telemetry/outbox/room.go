@@ -10,10 +10,11 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/runs"
 )
 
-// waitForRoom returns when a request of so many bytes may be queued: under Block as soon as there
-// is room for it, under DropOldest or with over at once. If done is closed before there is room,
-// the error is ErrFull. b.mu is held, and released during waits.
-func (b *Box) waitForRoom(bytes int64, done <-chan struct{}, over bool) error {
+// waitForRoom returns when a request may be queued: under Block as soon as there is room for it,
+// under DropOldest or with over at once, but never before the disk works that it wants to be on. If
+// done is closed before there is room, the error is ErrFull. b.mu is held, and released during
+// waits.
+func (b *Box) waitForRoom(r *request, done <-chan struct{}, over bool) error {
 	for {
 		if b.closed {
 			return ErrClosed
@@ -21,11 +22,17 @@ func (b *Box) waitForRoom(bytes int64, done <-chan struct{}, over bool) error {
 		if b.regainIfDue() { // a full box has no commit that would try the disk
 			continue
 		}
-		used, limit := b.bound()
-		if bytes > limit {
-			return tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", bytes, limit))
+		if r.onto && b.off != nil {
+			if !b.awaitRoom(done) && !b.closed {
+				return fmt.Errorf("the disk does not take messages: %w", b.off)
+			}
+			continue
 		}
-		if over || b.opt.Full == DropOldest || used+b.pendingBytes+bytes <= limit {
+		used, limit := b.bound()
+		if r.bytes > limit {
+			return tooLargeError(fmt.Sprintf("messages of %d bytes together: this outbox holds %d", r.bytes, limit))
+		}
+		if over || b.opt.Full == DropOldest && !r.onto || used+b.pendingBytes+r.bytes <= limit {
 			return nil
 		}
 		if !b.awaitRoom(done) && !b.closed {
@@ -40,7 +47,7 @@ func (b *Box) awaitRoom(done <-chan struct{}) bool {
 	room := b.room.wait()
 	var again <-chan time.Time
 	if b.off != nil {
-		timer := time.NewTimer(time.Until(b.retryAt))
+		timer := time.NewTimer(max(time.Until(b.retryAt), firstPause)) // somebody may try it just now
 		defer timer.Stop()
 		again = timer.C
 	}
