@@ -224,8 +224,8 @@ func requirements(t *testing.T) (direct []string) {
 func drawing(t *testing.T) map[string][]string {
 	t.Helper()
 	pictures := regexp.MustCompile("(?s)```mermaid\n(.*?)```").FindAllStringSubmatch(readDocument(t, "README.md"), -1)
-	if len(pictures) != 2 {
-		t.Fatalf("README.md has %d drawings, it should have one of the house and one of the simulator", len(pictures))
+	if len(pictures) != 3 {
+		t.Fatalf("README.md has %d drawings, it should have one of the house, one of the edge and one of the simulator", len(pictures))
 	}
 	arrow := regexp.MustCompile(`^    ([\w/]+) --> ([\w/]+(?: & [\w/]+)*)$`)
 	arrows := map[string][]string{}
