@@ -151,7 +151,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},
 		"github.com/gofrs/flock":              {"internal/sim/store"},
-		"github.com/gorilla/websocket":        {"internal/sim/wire"}, // paho brings it along for the client
+		"github.com/gorilla/websocket":        {"internal/flow/endpoint/mqtt", "internal/sim/wire"}, // paho brings it along for the client
 		"github.com/rs/zerolog":               {"cmd", "cmd/window", "internal/journal", "internal/sim", "internal/sim/iothub", "internal/sim/ledger", "internal/sim/provisioning", "internal/sim/store", "internal/sim/wire"},
 		"github.com/rogpeppe/go-internal":     {},
 		"go.uber.org/goleak":                  {},

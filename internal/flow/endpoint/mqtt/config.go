@@ -1,0 +1,132 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Config says how a broker is reached, and what is done with messages. The zero value of a field has
+// no default here, unless its comment says so: start with [Defaults].
+type Config struct {
+	Name      string // of the endpoint, for errors, and as the target in a CloudEvents source
+	Host      string // host:port, with WebSocket also host:port/path
+	WebSocket bool   // subprotocol mqtt
+	PlainText bool   // no TLS
+	CADir     string // every file in it is a PEM bundle of trusted roots; empty: the system's roots
+	Auth      Auth
+
+	KeepAlive     time.Duration // whole seconds up to 65,535; 0: none
+	SessionExpiry time.Duration // whole seconds; how long the broker keeps a session without us
+	MaxInflight   int           // 1 to 65,535: the receive maximum of a source, the unacknowledged messages of a destination
+	QoS           byte          // 0 or 1
+	NeverRetain   bool          // the retain flag is cleared
+	ClientID      string        // from [ClientID]: it must not change, because the broker's session belongs to it
+	CloudEvents   CloudEvents   // of a destination
+
+	// StampID makes a destination add the id of a message as the user property "id", unless the
+	// message has such a property.
+	StampID bool
+	// StateFile is where a source remembers what it has subscribed to, so that a later run can take
+	// back what is not wanted any more. Empty: nothing is remembered.
+	StateFile string
+	// MaxPayload is the most bytes of a message's payload; a larger one is dropped by a source.
+	MaxPayload int
+	// MaxProperties and MaxName bound the user properties of a message that a source takes: how many
+	// there are, and the bytes of a name.
+	MaxProperties, MaxName int
+	// Linger is how long a source that is stopped waits for acknowledgements of what it has handed in.
+	Linger time.Duration
+
+	// Log, if set, is told in one sentence what a person may want to know.
+	Log func(text string)
+	// DialContext opens TCP connections. Nil stands for the system's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Defaults returns the settings that an endpoint has when its manifest says nothing.
+func Defaults() Config {
+	return Config{
+		KeepAlive: time.Minute, SessionExpiry: time.Hour, MaxInflight: 100, QoS: 1,
+		MaxPayload: 1 << 20, MaxProperties: 1000, MaxName: 1024, Linger: time.Second,
+	}
+}
+
+// CloudEvents says what a destination does with CloudEvents attributes, which are user properties in
+// the binary mode (Microsoft's page "Configure MQTT data flow endpoints", "CloudEvents").
+type CloudEvents byte
+
+// The ways to treat CloudEvents attributes.
+const (
+	CloudEventsAsTheyAre     CloudEvents = iota // nothing is added, changed or removed
+	CloudEventsPropagate                        // a message that is a CloudEvent stays one
+	CloudEventsCreateOrRemap                    // a message that is none becomes one
+)
+
+// maxClientID is how many bytes a client id may have; Event Grid takes no more.
+const maxClientID = 128
+
+// ClientID returns the client id of a node of a graph: the prefix, or hubhop, with the names. One
+// that would be longer than 128 bytes ends in a hash instead.
+func ClientID(prefix, graph, node string) string {
+	if prefix == "" {
+		prefix = "hubhop"
+	}
+	id := prefix + "-" + graph + "-" + node
+	if len(id) <= maxClientID {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return strings.ToValidUTF8(id[:maxClientID-33], "") + "-" + hex.EncodeToString(sum[:16])
+}
+
+// check returns every fault of a configuration.
+func (c *Config) check() error {
+	var faults []error
+	bad := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("MQTT endpoint %q: "+format, append([]any{c.Name}, args...)...))
+	}
+	host, path, slash := strings.Cut(c.Host, "/")
+	name, port, err := net.SplitHostPort(host)
+	if n, e := strconv.Atoi(port); err != nil || name == "" || e != nil || n < 1 || n > 65535 {
+		bad("host %q is not host:port; write for example broker:8883", c.Host)
+	}
+	if slash && !c.WebSocket {
+		bad("host %q has the path /%s, which only WebSockets have; take the path away or set protocol: WebSockets", c.Host, path)
+	}
+	if c.MaxInflight < 1 || c.MaxInflight > 65535 {
+		bad("maxInflightMessages is %d; it must be 1 to 65535", c.MaxInflight)
+	}
+	if c.KeepAlive < 0 || c.KeepAlive > 65535*time.Second {
+		bad("keepAliveSeconds is %d; it must be 0 to 65535", c.KeepAlive/time.Second)
+	}
+	if c.SessionExpiry < 0 || c.SessionExpiry > (1<<32-1)*time.Second {
+		bad("sessionExpirySeconds is %d; it must be 0 to 4294967295", c.SessionExpiry/time.Second)
+	}
+	if c.QoS > 1 {
+		bad("qos is %d; it must be 0 or 1", c.QoS)
+	}
+	if c.ClientID == "" || len(c.ClientID) > 65535 {
+		bad("the client id has %d bytes; shorten clientIdPrefix and the names of the graph and its node", len(c.ClientID))
+	}
+	if err := c.Auth.check(); err != nil {
+		bad("%w", err)
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Config) log(format string, args ...any) {
+	if c.Log != nil {
+		c.Log(fmt.Sprintf("MQTT endpoint %q: %s", c.Name, fmt.Sprintf(format, args...)))
+	}
+}
+
+// maxPacket is the largest packet that this side takes: topic and properties come on top of the
+// payload.
+func (c *Config) maxPacket() int { return c.MaxPayload + 256<<10 }

@@ -1,0 +1,190 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+)
+
+// collector is the graph behind a source.
+type collector struct {
+	mu      sync.Mutex
+	got     []node.Delivery
+	changed chan struct{}
+	hold    bool // messages are not acknowledged
+}
+
+func newCollector() *collector { return &collector{changed: make(chan struct{}, 1)} }
+
+func (c *collector) take(d node.Delivery) bool {
+	c.mu.Lock()
+	c.got = append(c.got, d)
+	hold := c.hold
+	c.mu.Unlock()
+	if !hold && d.From != nil {
+		d.From.Acked([]uint64{d.Ticket})
+	}
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (c *collector) all() []node.Delivery {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]node.Delivery(nil), c.got...)
+}
+
+// until waits until ok holds for what has come.
+func (c *collector) until(t testing.TB, what string, ok func(got []node.Delivery) bool) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for !ok(c.all()) {
+		select {
+		case <-c.changed:
+		case <-late:
+			t.Fatalf("%s: %d messages have come", what, len(c.all()))
+		}
+	}
+}
+
+// completions counts what a destination completes.
+type completions struct {
+	mu      sync.Mutex
+	done    []uint64
+	errs    []error
+	changed chan struct{}
+}
+
+func newCompletions() *completions { return &completions{changed: make(chan struct{}, 1)} }
+
+func (c *completions) Done(tickets []uint64, err error) {
+	c.mu.Lock()
+	c.done = append(c.done, tickets...)
+	for range tickets {
+		c.errs = append(c.errs, err)
+	}
+	c.mu.Unlock()
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (c *completions) until(t testing.TB, n int) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for {
+		c.mu.Lock()
+		have := len(c.done)
+		c.mu.Unlock()
+		if have >= n {
+			return
+		}
+		select {
+		case <-c.changed:
+		case <-late:
+			t.Fatalf("%d of %d messages are completed", have, n)
+		}
+	}
+}
+
+// running is something with a Run, until stop.
+type running struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func start(t testing.TB, run func(ctx context.Context) error) *running {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		if err := run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *running) stop() {
+	r.cancel()
+	<-r.ended
+}
+
+func plainConfig(t testing.TB, port int, client string) Config {
+	c := Defaults()
+	c.Name, c.Host, c.PlainText, c.ClientID = "local", fmt.Sprintf("127.0.0.1:%d", port), true, client
+	c.Log = func(text string) { t.Log(client + ": " + text) }
+	return c
+}
+
+// numbered returns n messages whose payloads are numbers.
+func numbered(topic string, from, n int) ([]node.Message, []uint64) {
+	ms, tickets := make([]node.Message, n), make([]uint64, n)
+	for i := range n {
+		ms[i] = node.Message{Topic: topic, Payload: strconv.AppendInt(nil, int64(from+i), 10)}
+		tickets[i] = uint64(from + i)
+	}
+	return ms, tickets
+}
+
+func TestMessagesGoThroughMosquittoInOrder(t *testing.T) {
+	port := freePort(t)
+	newMosquitto(t, plainListener(port))
+	s, err := NewSource(plainConfig(t, port, "in"), []string{"a/#"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := newCollector()
+	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+	waitFor(t, "the subscription", func() bool { return s.subscribed() })
+	d, err := NewDestination(plainConfig(t, port, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, d.Run)
+	const n = 10000
+	done := newCompletions()
+	ms, tickets := numbered("a/b", 0, n)
+	if took, err := d.Send(t.Context(), ms, done, tickets); took != n || err != nil {
+		t.Fatal(took, err)
+	}
+	done.until(t, n)
+	got.until(t, "all messages", func(got []node.Delivery) bool { return len(got) >= n })
+	for i, d := range got.all() {
+		if string(d.Message.Payload) != strconv.Itoa(i) || d.Message.Topic != "a/b" {
+			t.Fatalf("message %d is %q on %q", i, d.Message.Payload, d.Message.Topic)
+		}
+	}
+}
+
+// subscribed reports whether the broker has granted all filters.
+func (s *Source) subscribed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session != nil && len(s.asked) == 0 && len(s.granted) == len(s.filters)
+}
+
+// waitFor waits for a state that nobody announces.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt5"
+	"github.com/hubhop-iot/hubhop/internal/plain"
+)
+
+// The schedule of reconnects. Where a person must act, or another client has the session, there is
+// no haste.
+const (
+	firstPause   = 250 * time.Millisecond
+	firstRefused = 5 * time.Second
+	longestPause = time.Minute
+	steady       = 30 * time.Second // a connection that lasted so long starts the schedule anew
+)
+
+// State is how an endpoint's connection is.
+type State string
+
+// The states of a connection.
+const (
+	Connecting State = "connecting"
+	Connected  State = "connected"
+	Waiting    State = "waiting" // for the next attempt
+	Refused    State = "refused" // waiting too, but a person must probably act
+	Stopped    State = "stopped"
+)
+
+// Status is a snapshot of an endpoint.
+type Status struct {
+	State State
+	Since time.Time // of the state
+	Text  string    // what is wrong, and the next step; empty: nothing
+
+	Connects uint64 // connections that the broker accepted
+	Gaps     uint64 // times the broker had lost the session, so that messages may be missing
+	InFlight int    // messages that were taken or sent, and are not acknowledged
+	Messages uint64 // taken from the broker, or acknowledged by it
+	Again    uint64 // messages that the broker, or this side, has sent again
+	Dropped  uint64 // messages that were refused, or had expired
+}
+
+// link keeps one endpoint connected.
+type link struct {
+	c *Config
+
+	mu     sync.Mutex
+	status Status
+	warned map[string]bool // what was said once
+}
+
+func (l *link) set(s State, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.State, l.status.Since, l.status.Text = s, time.Now(), text
+}
+
+func (l *link) count(f func(s *Status)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f(&l.status)
+}
+
+func (l *link) snapshot() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+// once logs what happens with each message, or at each connect, a single time.
+func (l *link) once(key, format string, args ...any) {
+	l.mu.Lock()
+	said := l.warned[key]
+	if l.warned == nil {
+		l.warned = map[string]bool{}
+	}
+	l.warned[key] = true
+	l.mu.Unlock()
+	if !said {
+		l.c.log(format, args...)
+	}
+}
+
+// run connects and serves, again and again, until ctx ends. serve returns when the session has
+// ended, with its reason.
+func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5.Session) error) {
+	defer l.set(Stopped, "")
+	tries := 0
+	for ctx.Err() == nil {
+		l.set(Connecting, l.snapshot().Text)
+		began := time.Now()
+		s, err := l.c.open(ctx)
+		if err == nil {
+			l.set(Connected, "")
+			l.count(func(s *Status) { s.Connects++ })
+			l.granted(&s.Grant)
+			err = serve(ctx, s)
+			if time.Since(began) >= steady {
+				tries = 0
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		pause, state := schedule(err, tries)
+		tries++
+		text := l.c.describe(err)
+		l.set(state, text)
+		if tries == 1 || state == Refused {
+			l.c.log("%s", text)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// granted notes where the broker does less than was asked for.
+func (l *link) granted(g *mqtt5.Grant) {
+	if asked := uint32(l.c.SessionExpiry / time.Second); g.HasExpiry && g.SessionExpiry < asked {
+		l.once("expiry", "the broker keeps the session for %d s only, not for %d s: what it holds is lost after a longer outage", g.SessionExpiry, asked)
+	}
+}
+
+// schedule returns how long to wait before the next attempt.
+func schedule(err error, tries int) (time.Duration, State) {
+	first, state := firstPause, Waiting
+	if needsPerson(err) {
+		first, state = firstRefused, Refused
+	}
+	pause := min(longestPause, first<<min(tries, 10))
+	return pause/2 + rand.N(pause/2+1), state
+}
+
+// needsPerson reports whether trying again soon is of little use.
+func needsPerson(err error) bool {
+	if r, ok := errors.AsType[*mqtt5.ReasonError](err); ok {
+		switch r.Reason {
+		case mqtt5.BadVersion, mqtt5.BadClientID, mqtt5.BadPassword, mqtt5.NotAuthorized, mqtt5.Banned, mqtt5.BadAuthMethod,
+			mqtt5.TakenOver, mqtt5.QuotaExceeded, mqtt5.UseAnother, mqtt5.Moved, mqtt5.NoRetain, mqtt5.NoQoS, mqtt5.PacketTooLarge,
+			mqtt5.NotSupported, mqtt5.NoShared, mqtt5.NoWildcards:
+			return true
+		default:
+			return false
+		}
+	}
+	if _, ok := errors.AsType[*localError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*upgradeError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*tlsError](err)
+	return ok && certificateFault(err)
+}
+
+func certificateFault(err error) bool {
+	_, alert := errors.AsType[tls.AlertError](err)
+	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
+	_, header := errors.AsType[tls.RecordHeaderError](err)
+	return alert || verify || header
+}
+
+// describe makes the sentence for a person: what is wrong with which endpoint, and the next step.
+func (c *Config) describe(err error) string {
+	text := plain.Line(err.Error(), 400)
+	if hint := c.hint(err); hint != "" {
+		text += "; " + hint
+	}
+	return fmt.Sprintf("%s: %s", c.Host, text)
+}
+
+func (c *Config) hint(err error) string {
+	if r, ok := errors.AsType[*mqtt5.ReasonError](err); ok {
+		return c.reasonHint(r)
+	}
+	if r, ok := errors.AsType[*upgradeError](err); ok {
+		if r.code == 404 || r.path == "/" {
+			return "write the broker's path behind the port, such as " + c.Host + "/mqtt"
+		}
+		return "check host, port and path, and whether the broker has a WebSocket listener there"
+	}
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && e.Cert != nil {
+		return "set tls.trustedCaCertificateConfigMapRef to a config map with the CA that has signed the broker's certificate"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "use a host name that the broker's certificate has"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "the port seems to be one without TLS: set tls.mode: Disabled, or use the broker's TLS port"
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok {
+		return "the broker refuses the TLS session: check the client certificate and its chain"
+	}
+	return ""
+}
+
+func (c *Config) reasonHint(r *mqtt5.ReasonError) string {
+	switch r.Reason {
+	case mqtt5.BadVersion:
+		return "the broker does not speak MQTT 5"
+	case mqtt5.BadClientID:
+		return fmt.Sprintf("the broker does not take the client id %q: change clientIdPrefix", c.ClientID)
+	case mqtt5.BadPassword, mqtt5.NotAuthorized:
+		return fmt.Sprintf("check the credentials (method %s) and what the broker allows the client id %q", c.Auth.name(), c.ClientID)
+	case mqtt5.BadAuthMethod:
+		return fmt.Sprintf("the broker does not know the authentication method %s", c.Auth.name())
+	case mqtt5.TakenOver:
+		return fmt.Sprintf("another client has connected with the client id %q: give each process its own clientIdPrefix", c.ClientID)
+	case mqtt5.UseAnother, mqtt5.Moved:
+		if r.Server != "" {
+			return fmt.Sprintf("the broker names %q: change host", plain.Line(r.Server, 200))
+		}
+		return "ask for the broker's new address, and change host"
+	case mqtt5.QuotaExceeded:
+		return "the broker allows no more connections or sessions: raise its limit"
+	case mqtt5.NoRetain:
+		return "the broker keeps no retained messages: set retain: Never"
+	case mqtt5.NoQoS:
+		return "the broker has no QoS 1: set qos: 0"
+	case mqtt5.NoShared:
+		return "the broker has no shared subscriptions: write the filter without $shared/<group>/"
+	case mqtt5.NoWildcards:
+		return "the broker has no wildcards: name each topic"
+	case mqtt5.Busy, mqtt5.Unavailable:
+		return "nothing to do here: hubhop tries again"
+	case mqtt5.KeepAliveTimeout:
+		return "the broker has heard nothing for too long: check the network"
+	default:
+		return ""
+	}
+}
+
+func (a *Auth) name() Method {
+	if a.Method == "" {
+		return Anonymous
+	}
+	return a.Method
+}

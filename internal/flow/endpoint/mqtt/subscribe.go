@@ -1,0 +1,234 @@
+package mqtt
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt5"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
+)
+
+// maxAsk is how many filters one SUBSCRIBE names, so that the packet stays small.
+const maxAsk = 64
+
+// SetFilters changes what the source is subscribed to, without a new connection. Filters that stay
+// are not touched. What the broker had already queued for a removed filter still comes.
+func (s *Source) SetFilters(filters []string) error {
+	wire, err := s.c.wire(filters)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var added, removed []string
+	for _, f := range wire {
+		if !slices.Contains(s.filters, f) {
+			added = append(added, f)
+		}
+	}
+	for _, f := range s.filters {
+		if !slices.Contains(wire, f) {
+			removed = append(removed, f)
+			delete(s.refused, f)
+		}
+	}
+	s.filters = wire
+	if s.session != nil {
+		s.unsubscribeLocked(removed)
+		s.subscribeLocked(added)
+	}
+	return nil
+}
+
+func (s *Source) subscribeLocked(filters []string) {
+	for part := range slices.Chunk(filters, maxAsk) {
+		id := s.idLocked(request{filters: part})
+		ask := make([]mqtt5.Filter, len(part))
+		for i, f := range part {
+			ask[i] = mqtt5.Filter{Topic: f, QoS: s.c.QoS}
+		}
+		s.session.Send(func(out []byte) []byte { return mqtt5.AppendSubscribe(out, id, ask...) })
+	}
+}
+
+func (s *Source) unsubscribeLocked(filters []string) {
+	for part := range slices.Chunk(filters, maxAsk) {
+		id := s.idLocked(request{filters: part, remove: true})
+		s.session.Send(func(out []byte) []byte { return mqtt5.AppendUnsubscribe(out, id, part...) })
+	}
+}
+
+// idLocked notes a request and returns its packet id.
+func (s *Source) idLocked(r request) uint16 {
+	id := s.nextID
+	for {
+		if _, taken := s.asked[id]; id != 0 && !taken {
+			break
+		}
+		id++
+	}
+	s.nextID = id + 1
+	s.asked[id] = r
+	return id
+}
+
+// answered handles SUBACK and UNSUBACK.
+func (s *Source) answered(p *mqtt5.Packet) error {
+	granted, changed, err := s.answer(p)
+	if changed {
+		s.remember(granted)
+	}
+	return err
+}
+
+// answer notes the answer. It returns what the broker's session has now, and whether that is news.
+func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.asked[p.ID]
+	if !ok || r.remove != (p.Kind == mqtt5.Unsuback) || len(p.Reasons) != len(r.filters) {
+		return nil, false, mqtt5.Faulty(mqtt5.ProtocolError, "a %v that answers nothing, or has not one reason for each filter", p.Kind)
+	}
+	delete(s.asked, p.ID)
+	before := slices.Clone(s.granted)
+	for i, f := range r.filters {
+		reason := mqtt5.Reason(p.Reasons[i])
+		switch {
+		case r.remove && reason.Failed():
+			s.c.log("the broker does not end the subscription to %q: %v", f, reason)
+		case r.remove:
+			s.granted = slices.DeleteFunc(s.granted, func(g string) bool { return g == f })
+		case reason.Failed():
+			s.refuseLocked(f, reason)
+		default:
+			delete(s.refused, f)
+			if !slices.Contains(s.granted, f) {
+				s.granted = append(s.granted, f)
+			}
+			if byte(reason) < s.c.QoS {
+				s.once("qos "+f, "the broker grants QoS %d for %q: its messages can be lost", reason, f)
+			}
+		}
+	}
+	return slices.Clone(s.granted), !slices.Equal(before, s.granted), nil
+}
+
+// refuseLocked notes a refused filter. The others go on, and this one is asked for again later.
+func (s *Source) refuseLocked(f string, reason mqtt5.Reason) {
+	if s.refused == nil {
+		s.refused = map[string]mqtt5.Reason{}
+	}
+	s.refused[f] = reason
+	s.c.log("%s", s.refusalsLocked())
+	if s.again != nil {
+		s.again.Stop()
+	}
+	session := s.session
+	s.again = time.AfterFunc(askAgain, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.session != session || session == nil {
+			return
+		}
+		var ask []string
+		for f := range s.refused {
+			if slices.Contains(s.filters, f) {
+				ask = append(ask, f)
+			}
+		}
+		slices.Sort(ask)
+		s.subscribeLocked(ask)
+	})
+}
+
+// refusalsLocked is the sentence about refused filters.
+func (s *Source) refusalsLocked() string {
+	var parts []string
+	for f, reason := range s.refused {
+		next := "ask for the right to subscribe to it"
+		if hint := s.c.reasonHint(&mqtt5.ReasonError{Reason: reason}); hint != "" && reason != mqtt5.NotAuthorized {
+			next = hint
+		}
+		parts = append(parts, fmt.Sprintf("the broker refuses the filter %q: %v; %s", f, reason, next))
+	}
+	slices.Sort(parts)
+	return s.c.Host + ": " + strings.Join(parts, "; ")
+}
+
+// memory is the file of Config.StateFile.
+type memory struct {
+	ClientID string   `json:"clientId"`
+	Host     string   `json:"host"`
+	Filters  []string `json:"filters"`
+}
+
+// maxMemory is how many bytes the file may have.
+const maxMemory = 16 << 20
+
+// remembered returns what an earlier run has subscribed to under this client id, nil if nothing is
+// known.
+func (s *Source) remembered() []string {
+	if s.c.StateFile == "" {
+		return nil
+	}
+	b, err := namedfile.Read("the subscriptions of an earlier run", s.c.StateFile, maxMemory)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			s.c.log("%v", err)
+		}
+		return nil
+	}
+	var m memory
+	if err := json.Unmarshal(b, &m); err != nil {
+		s.c.log("%s is not readable: filters of an earlier run may go on at the broker; it is written anew", s.c.StateFile)
+		return nil
+	}
+	if m.ClientID != s.c.ClientID || m.Host != s.c.Host {
+		s.c.log("the client id was %q at %s, and is %q at %s now: messages that wait in the old session do not come; set the names back to get them",
+			m.ClientID, m.Host, s.c.ClientID, s.c.Host)
+		return nil
+	}
+	return m.Filters
+}
+
+// remember writes the file, as a whole or not at all.
+func (s *Source) remember(granted []string) {
+	if s.c.StateFile == "" {
+		return
+	}
+	b, err := json.Marshal(memory{ClientID: s.c.ClientID, Host: s.c.Host, Filters: granted})
+	if err == nil {
+		err = replace(s.c.StateFile, b)
+	}
+	if err != nil {
+		s.once("state file", "the subscriptions could not be remembered: %v; a filter that a later run does not want goes on at the broker", err)
+	}
+}
+
+func replace(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".subscriptions-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,340 @@
+package mqtt5
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	writeLimit   = 30 * time.Second       // for one write; a server that takes nothing so long is gone
+	answerLimit  = 20 * time.Second       // at most, for a PINGRESP
+	goodbyeLimit = 500 * time.Millisecond // for the last write
+	maxSpare     = 64 << 10               // bytes of a buffer that is kept for the next write
+)
+
+// Session is one session on one connection, from CONNACK to its end. Its methods may be called from
+// any goroutine, but Serve only once.
+type Session struct {
+	Grant Grant // what the server allows; only read
+
+	conn      net.Conn
+	in        *Reader
+	began     time.Time
+	keepAlive time.Duration // 0: none
+	answer    time.Duration // how long the server may owe a PINGRESP
+
+	heard  atomic.Int64 // when the server was heard last, since began
+	busy   atomic.Bool  // the handler has a packet
+	wake   chan struct{}
+	done   chan struct{} // closed at the end
+	writer sync.WaitGroup
+
+	mu     sync.Mutex // guards everything below
+	out    []byte
+	spare  []byte
+	room   func()        // told when out was taken; nil: nobody wants to know
+	full   bool          // somebody waits until out is taken
+	sent   time.Duration // when something was written last, since began
+	asked  time.Duration // when PINGREQ was sent that nothing has answered, since began; 0: none
+	timer  *time.Timer
+	ended  bool
+	reason error
+}
+
+// Open sends CONNECT on conn, and waits for CONNACK until ctx ends. most is the largest packet in
+// bytes that the session reads. After an error conn is closed. A refusal is a [*ReasonError].
+func Open(ctx context.Context, conn net.Conn, h *Hello, most int) (*Session, error) {
+	s := &Session{conn: conn, in: NewReader(conn, most), began: time.Now(), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	p, err := s.connect(h)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	s.Grant = p.grant
+	alive := h.KeepAlive
+	if s.Grant.HasKeepAlive {
+		alive = s.Grant.ServerKeepAlive
+	}
+	s.keepAlive = time.Duration(alive) * time.Second
+	s.answer = min(answerLimit, max(s.keepAlive/2, time.Second))
+	s.mu.Lock()
+	s.heard.Store(int64(time.Since(s.began)))
+	s.sent = time.Since(s.began)
+	if s.keepAlive > 0 {
+		s.timer = time.AfterFunc(s.pause(), s.watch)
+	}
+	s.mu.Unlock()
+	s.writer.Go(s.write)
+	return s, nil
+}
+
+func (s *Session) connect(h *Hello) (*Packet, error) {
+	if _, err := s.conn.Write(AppendConnect(nil, h)); err != nil {
+		return nil, err
+	}
+	p, err := s.in.Next()
+	switch {
+	case err != nil:
+		return nil, err
+	case p.Kind == Connack && !p.Reason.Failed():
+		return p, nil
+	case p.Kind == Connack || p.Kind == Disconnect:
+		return nil, p.Refusal()
+	case p.Kind == Auth:
+		_, _ = s.conn.Write(AppendDisconnect(nil, BadAuthMethod))
+		return nil, fmt.Errorf("%w: the server asks for a further step of %q, which has none", ErrProtocol, h.AuthMethod)
+	}
+	return nil, faulty(ProtocolError, "a %v before CONNACK", p.Kind)
+}
+
+// Refusal returns what a CONNACK or a DISCONNECT says as an error.
+func (p *Packet) Refusal() *ReasonError {
+	return &ReasonError{Packet: p.Kind, Reason: p.Reason, Text: string(p.ReasonText), Server: string(p.Server)}
+}
+
+// Serve reads packets until the session ends, and gives each to handle, which may block: then
+// nothing is read, so that TCP slows the server down. drained is called before Serve waits for the
+// network, so that a caller can collect what belongs together. An error of handle ends the session.
+// Serve returns why the session has ended; after Close that is its reason.
+func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
+	for {
+		if !s.in.Buffered() {
+			drained()
+		}
+		p, err := s.in.Next()
+		if err != nil {
+			return s.end(err)
+		}
+		s.heard.Store(int64(time.Since(s.began)))
+		switch p.Kind {
+		case Pingresp:
+			s.mu.Lock()
+			s.asked = 0
+			s.mu.Unlock()
+		case Disconnect:
+			return s.end(p.Refusal())
+		case Connack:
+			return s.end(faulty(ProtocolError, "a second CONNACK"))
+		default:
+			s.busy.Store(true)
+			err = handle(p)
+			s.busy.Store(false)
+			if err != nil {
+				return s.end(err)
+			}
+		}
+	}
+}
+
+// Send queues what add appends. add is called with the session locked. It reports whether the
+// session lives. What is queued may be lost with the session.
+func (s *Session) Send(add func(out []byte) []byte) bool {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	idle := len(s.out) == 0
+	s.out = add(s.out)
+	s.mu.Unlock()
+	if idle {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return true
+}
+
+// OnRoom names a function that the writer calls when it has taken what was queued, if HasRoom has
+// said no before. It is called before anything is sent.
+func (s *Session) OnRoom(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room = f
+}
+
+// HasRoom reports whether less than most bytes are queued.
+func (s *Session) HasRoom(most int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = len(s.out) >= most
+	return !s.full
+}
+
+// write is the writer.
+func (s *Session) write() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.done:
+			return
+		}
+		if err := s.flush(); err != nil {
+			_ = s.end(err)
+			return
+		}
+	}
+}
+
+// flush writes until nothing is queued.
+func (s *Session) flush() error {
+	for {
+		s.mu.Lock()
+		buf := s.out
+		if len(buf) == 0 || s.ended {
+			s.mu.Unlock()
+			return nil
+		}
+		s.out, s.spare = s.spare, nil
+		s.sent = time.Since(s.began)
+		var tell func()
+		if s.full {
+			tell, s.full = s.room, false
+		}
+		s.mu.Unlock()
+		if tell != nil {
+			tell()
+		}
+		_ = s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+		if _, err := s.conn.Write(buf); err != nil {
+			return err
+		}
+		if cap(buf) <= maxSpare {
+			s.mu.Lock()
+			s.spare = buf[:0]
+			s.mu.Unlock()
+		}
+	}
+}
+
+// pause is how often the session looks whether the server is there.
+func (s *Session) pause() time.Duration { return max(s.keepAlive/4, time.Second) }
+
+// watch sends PINGREQ when nothing was sent or heard for most of the keep alive, and ends the
+// session when the server owes an answer for too long. While the handler has a packet, the silence
+// is this side's.
+func (s *Session) watch() {
+	now := time.Since(s.began)
+	heard := time.Duration(s.heard.Load())
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	if s.asked != 0 && (heard > s.asked || s.busy.Load()) {
+		s.asked = 0
+	}
+	if s.asked != 0 && now-s.asked >= s.answer {
+		s.mu.Unlock()
+		_ = s.end(fmt.Errorf("%w in %v", ErrSilent, now-s.asked))
+		return
+	}
+	next := s.pause()
+	if s.asked != 0 {
+		next = min(next, s.answer-(now-s.asked))
+	} else if s.keepAlive == 0 { // somebody has asked, and was answered
+		s.mu.Unlock()
+		return
+	} else if now-s.sent >= s.keepAlive/2 || now-heard >= s.keepAlive/2 && !s.busy.Load() {
+		s.asked = now
+		next = min(next, s.answer)
+		s.out = appendPingreq(s.out)
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	s.timer.Reset(max(next, time.Millisecond))
+	s.mu.Unlock()
+}
+
+// Ask sends a PINGREQ unless one is unanswered, so that a server that is gone is noticed. It is for
+// a caller that misses an answer of its own.
+func (s *Session) Ask() {
+	s.mu.Lock()
+	if s.ended || s.asked != 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.asked = time.Since(s.began)
+	s.out = appendPingreq(s.out)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.answer, s.watch)
+	} else {
+		s.timer.Reset(s.answer)
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Close ends the session: it writes what is queued and DISCONNECT with r, closes the connection and
+// waits for the writer. It waits at most half a second for the network. why is what Serve returns if
+// the session had not ended before; nil stands for [ErrClosed].
+func (s *Session) Close(r Reason, why error) {
+	if why == nil {
+		why = ErrClosed
+	}
+	s.goodbye(r, why)
+	s.writer.Wait()
+}
+
+// end ends the session and returns the reason, which is the first one.
+func (s *Session) end(err error) error {
+	r, say := Reason(0), false
+	if f, ok := errors.AsType[*fault](err); ok {
+		r, say = f.reason, true
+	}
+	if say {
+		s.goodbye(r, err)
+	} else {
+		s.over(err)
+		_ = s.conn.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason
+}
+
+// over notes the end. It returns what was not written, and whether this is the first call.
+func (s *Session) over(err error) (left []byte, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, false
+	}
+	s.ended, s.reason = true, err
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	left, s.out, s.spare = s.out, nil, nil
+	close(s.done)
+	return left, true
+}
+
+// goodbye writes the last bytes, and closes the connection.
+func (s *Session) goodbye(r Reason, why error) {
+	left, first := s.over(why)
+	if !first {
+		return
+	}
+	late := time.AfterFunc(goodbyeLimit, func() { _ = s.conn.Close() })
+	_, _ = s.conn.Write(AppendDisconnect(left, r))
+	late.Stop()
+	_ = s.conn.Close()
+}
