@@ -64,6 +64,7 @@ type Device struct {
 	cached  *failover.State // what the last run, or the last session, has left; nil once a session has it
 	box     Outbox
 	handled *home.Handled
+	kept    *home.Reported // properties that others report through the device
 	twin    twin
 
 	handlers   tally // counts the methods that run

@@ -75,7 +75,7 @@ func (d *Device) open() (err error) {
 	d.box = box
 	d.mu.Unlock()
 	d.home.Made(home.OutboxName)
-	d.handled = home.OpenHandled(d.home)
+	d.handled, d.kept = home.OpenHandled(d.home), home.OpenReported(d.home)
 	d.cached = new(d.openClock(box))
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ type reader struct {
 	component, name string
 	property        Reported
 
+	kept  bool            // others report it through the device
 	last  json.RawMessage // what was read last; nil: nothing
 	due   time.Time       // of the next reading on this link; zero: with the twin only
 	told  string          // the last error that was told; "" after a success
@@ -41,6 +43,9 @@ func newReader(d *Device, name string, property Reported) *reader {
 
 // read returns the value as JSON; nil if there is none.
 func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
+	if r.kept {
+		return r.d.kept.Value(spelled(r.component, r.name))
+	}
 	if time.Now().Before(r.until) {
 		return r.last
 	}
@@ -107,7 +112,7 @@ func (t *twin) schedule() {
 	now := time.Now()
 	for _, r := range t.readers {
 		r.due = time.Time{}
-		if r.property.Every > 0 {
+		if r.property.Every > 0 && !r.kept {
 			r.due = now.Add(r.property.Every)
 		}
 	}
@@ -136,11 +141,14 @@ func (t *twin) reportDue(ctx context.Context, l *hub.Link) error {
 		return nil
 	}
 	patch, now := map[string]any{}, time.Now()
+	t.adopt()
 	for _, r := range t.readers {
-		if r.due.IsZero() || r.due.After(now) {
+		if (r.due.IsZero() || r.due.After(now)) && !r.kept {
 			continue
 		}
-		r.due = r.due.Add((now.Sub(r.due)/r.property.Every + 1) * r.property.Every) // no tick is made up for
+		if !r.kept {
+			r.due = r.due.Add((now.Sub(r.due)/r.property.Every + 1) * r.property.Every) // no tick is made up for
+		}
 		if value := r.read(ctx, l); !bytes.Equal(value, r.last) {
 			r.last = value
 			r.put(patch, value)
@@ -154,10 +162,36 @@ func (t *twin) addReported(ctx context.Context, l *hub.Link, patch map[string]an
 	if t.d.app.Off.Reported {
 		return
 	}
+	t.adopt()
 	for _, r := range t.readers {
 		r.last = r.read(ctx, l)
-		if r.last != nil && !sameJSON(r.reported(part), r.last) {
+		if (r.last != nil || r.kept) && !sameJSON(r.reported(part), r.last) {
 			r.put(patch, r.last)
 		}
+	}
+}
+
+// Report sets reported properties. It returns when they are on the disk, and the device then brings
+// them to the twin of whatever hub it has, also after a restart; of several values of one property
+// it reports the last. A property of a component is spelled as in an App, and one that the App has
+// is the App's no more. The value null takes a property out of the twin. It may be called from Open
+// until Run returns. An error that a repetition cannot mend has a method Permanent that returns
+// true.
+func (d *Device) Report(values map[string]json.RawMessage) error {
+	err := d.kept.Set(values)
+	if l := d.serves(); err == nil && l != nil && !d.app.Off.Reported {
+		l.duty.Load().twin.tick()
+	}
+	return err
+}
+
+// adopt takes over the names of the properties that others report.
+func (t *twin) adopt() {
+	for _, name := range t.d.kept.Names() {
+		i := slices.IndexFunc(t.readers, func(r *reader) bool { return spelled(r.component, r.name) == name })
+		if i < 0 {
+			i, t.readers = len(t.readers), append(t.readers, newReader(t.d, name, Reported{}))
+		}
+		t.readers[i].kept, t.readers[i].due = true, time.Time{}
 	}
 }

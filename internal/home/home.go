@@ -32,9 +32,11 @@ const (
 	StateFile   = "state.json"
 	ClockFile   = "clock.json"
 	HandledFile = "c2d-handled.jsonl"
-	OutboxName  = "outbox"
-	LockFile    = "lock"
-	Doubtful    = ".doubtful" // ending of a file that is kept aside
+	// ReportedFile has the reported properties that data flows have set.
+	ReportedFile = "reported.json"
+	OutboxName   = "outbox"
+	LockFile     = "lock"
+	Doubtful     = ".doubtful" // ending of a file that is kept aside
 )
 
 const (
@@ -237,7 +239,10 @@ func without(names ...string) string {
 		StateFile:   "the device asks DPS for its hub",
 		ClockFile:   "samples that wait keep the times they have",
 		HandledFile: "a cloud-to-device message that comes again is handled again",
-		OutboxName:  "what waited in it is lost, unless it is put back",
+
+		ReportedFile: "what data flows reported before is not reported to a new hub",
+
+		OutboxName: "what waited in it is lost, unless it is put back",
 	}
 	var all []string
 	for _, name := range names {
