@@ -73,8 +73,9 @@ func (m *Message) Get(key string) (value string, ok bool) {
 	return "", false
 }
 
-// The kinds of operators. One goroutine calls an operator at a time. An error says that this message
-// failed: the graph drops it, counts it, and goes on. An operator that is also an io.Closer is
+// The kinds of operators. One goroutine calls an operator at a time. A message is the operator's until
+// its method returns; what it keeps, it copies, but it may keep the bytes of Payload. An error says
+// that this message failed: the graph drops it, counts it, and goes on. An operator that is also an io.Closer is
 // closed when its graph stops. An operator that is also [Stateful] takes part in checkpoints.
 type (
 	// Map changes a message.
@@ -118,7 +119,8 @@ type (
 
 	// Stateful is an operator that remembers something from one message to the next. Save appends
 	// all that it remembers to out. Restore puts it back, in an operator of the same configuration
-	// that has seen no message; its error says that the bytes are not those of Save.
+	// that has seen no message; its error says that the bytes are not those of Save, and that nothing
+	// has changed.
 	Stateful interface {
 		Save(out []byte) []byte
 		Restore(saved []byte) error
@@ -141,11 +143,15 @@ type Delivery struct {
 	Source  int      // which subscription or partition it is of; order is kept within each
 	From    Receiver // learns that the message is safe; nil: nobody wants to know
 	Ticket  uint64   // what From calls the message
+
+	// Position is what the source calls the message for ever, such as topic, partition and offset of
+	// a Kafka record; empty: it has no such name. It becomes part of the ids of outputs.
+	Position string
 }
 
 // Receiver acknowledges messages to their source. Acked is called once for each message that was
 // taken, unless the graph stops before the message is safe, and in any order. It must not block, and
-// any goroutine may call it.
+// any goroutine may call it. The tickets are valid until Acked returns.
 type Receiver interface {
 	Acked(tickets []uint64)
 }
