@@ -227,6 +227,7 @@ func (d *Document) object(self, pos, depth int) (int, error) {
 			pos = skip(text, pos+1)
 		case '}':
 			if twice {
+				d.Nodes[self].Next = int32(len(d.Nodes))
 				d.shadow(self, count)
 			}
 			return pos + 1, nil

@@ -45,8 +45,6 @@ func TestPublishedExamples(t *testing.T) {
 	for _, c := range file.Cases {
 		t.Run(c.Name, func(t *testing.T) {
 			switch c.Transform {
-			case "window":
-				t.Skip("windows are not built yet")
 			case "destination":
 				var input, output string
 				json.Unmarshal(c.Config["metadataTopic"], &output)

@@ -2,7 +2,6 @@ package transform
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"slices"
 
@@ -256,18 +255,15 @@ func (r *mapRule) failed(err error) error {
 // copy puts the text of a value where a rule wants it.
 func (t *mapper) copy(r *mapRule) error {
 	in := &r.inputs[0]
-	if in.last || in.fallback || in.from != fromPayload && in.from != fromContext {
-		var v expr.Value
-		s, err := t.load(in, &v)
-		switch {
-		case err != nil:
-			return &RuleError{r.number, 1, err}
-		case s == skipped:
-			return nil
-		case s == missing:
-			return &RuleError{r.number, 1, errMissing}
+	if in.from != fromPayload && in.from != fromContext {
+		s, err := t.loadMetadata(in, &t.value)
+		if err == nil && s == missing {
+			err = errMissing
 		}
-		return r.failed(t.write(&r.out.path, &v))
+		if err != nil {
+			return &RuleError{r.number, 1, err}
+		}
+		return r.failed(t.write(&r.out.path, &t.value))
 	}
 	d := &t.doc
 	if in.from == fromContext {
@@ -276,13 +272,23 @@ func (t *mapper) copy(r *mapRule) error {
 			return r.failed(err)
 		}
 	}
+	var text []byte
 	at := find(d, 0, in.path.keys)
-	if at < 0 {
+	switch suffix := in.last || in.fallback; {
+	case at >= 0 && (!suffix || d.Nodes[at].Kind != jsonscan.Null):
+		if text = d.Raw(at); in.last {
+			in.known = append(in.known[:0], text...)
+		}
+	case in.known != nil:
+		text = in.known
+	case in.fallback:
+		return r.failed(t.write(&r.out.path, &in.value))
+	default:
 		return &RuleError{r.number, 1, errMissing}
 	}
 	n, err := t.out.walk(0, &r.out.path, 0, len(r.out.path.keys))
 	if err == nil {
-		err = t.out.put(n, d.Raw(at))
+		err = t.out.put(n, text)
 	}
 	return r.failed(err)
 }
@@ -537,6 +543,9 @@ func (t *mapper) resolve(in *input) int {
 // the more specific one, and stands for the wildcard there.
 func (t *mapper) replaced(number int) bool {
 	r := &t.rules[number]
+	if slices.Contains(t.stack, -1) {
+		return false
+	}
 	if len(t.stack) == 1 && t.marks[t.stack[0]] != 0 {
 		return true
 	}
@@ -615,76 +624,8 @@ func (t *mapper) leaf(at int) bool {
 	return n.Kind != jsonscan.Object || n.Empty()
 }
 
-// memory is what rules remember of earlier messages: the last known values of inputs.
-type memory struct {
-	fingerprint uint64
-	inputs      []*input
-}
-
-// remembers returns the inputs of rules, and of data sets, with ? $last.
-func (w *work) remembers(rules func(yield func(*rule) bool)) (inputs []*input) {
-	for r := range rules {
-		for i := range r.inputs {
-			if r.inputs[i].last {
-				inputs = append(inputs, &r.inputs[i])
-			}
-		}
-	}
-	return inputs
-}
-
 // statefulMap is a map that remembers last known values.
 type statefulMap struct {
 	*mapper
 	memory
-}
-
-var errSaved = errors.New("the saved state is not of this configuration, or is damaged")
-
-// Save appends the last known values.
-func (m *memory) Save(out []byte) []byte {
-	out = binary.BigEndian.AppendUint64(out, m.fingerprint)
-	for _, in := range m.inputs {
-		if in.known == nil {
-			out = binary.AppendUvarint(out, 0)
-			continue
-		}
-		out = append(binary.AppendUvarint(out, uint64(len(in.known))+1), in.known...)
-	}
-	return out
-}
-
-// Restore puts saved values back.
-func (m *memory) Restore(saved []byte) error {
-	rest, err := m.restore(saved)
-	if err == nil && len(rest) > 0 {
-		err = errSaved
-	}
-	return err
-}
-
-func (m *memory) restore(saved []byte) (rest []byte, err error) {
-	if len(saved) < 8 || binary.BigEndian.Uint64(saved) != m.fingerprint {
-		return nil, errSaved
-	}
-	rest = saved[8:]
-	for _, in := range m.inputs {
-		n, size := binary.Uvarint(rest)
-		if size <= 0 || n > uint64(len(rest)-size)+1 {
-			return nil, errSaved
-		}
-		rest = rest[size:]
-		in.known = nil
-		if n == 0 {
-			continue
-		}
-		known := rest[:n-1]
-		rest = rest[n-1:]
-		var d jsonscan.Document
-		if d.Scan(known) != nil {
-			return nil, errSaved
-		}
-		in.known = bytes.Clone(known)
-	}
-	return rest, nil
 }
