@@ -157,6 +157,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"go.uber.org/goleak":                  {},
 		"github.com/chromedp/chromedp":        {},
 		"github.com/chromedp/cdproto":         {},
+		"go.opentelemetry.io/proto/otlp":      {"internal/flow/endpoint/otlp"},
+		"google.golang.org/grpc":              {"internal/flow/endpoint/otlp"},
 
 		"github.com/santhosh-tekuri/jsonschema/v6": {"internal/flow/transform"}, // the blank line keeps the columns above
 	}

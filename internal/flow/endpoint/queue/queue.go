@@ -36,8 +36,9 @@ type Queue struct {
 
 	mu      sync.Mutex
 	waiting []Item
-	count   int // of messages in hand, waiting or taken
-	bytes   int // of those
+	count   int  // of messages in hand, waiting or taken
+	bytes   int  // of those
+	refused bool // a message had no room since the last Complete
 	ready   chan struct{}
 	room    chan struct{}
 }
@@ -76,6 +77,8 @@ func (q *Queue) put(ms []node.Message, to node.Completion, tickets []uint64) (n 
 	for i := range ms {
 		size := ms[i].Size()
 		if q.count > 0 && (q.count >= q.limits.Messages || q.bytes+size > q.limits.Bytes) {
+			q.refused = true
+			signal(q.ready)
 			break
 		}
 		q.waiting = append(q.waiting, Item{Message: ms[i], To: to, Ticket: tickets[i], size: size})
@@ -108,6 +111,14 @@ func (q *Queue) Take(into []Item, most int) []Item {
 	return into
 }
 
+// Full says whether nothing more can be put before something is completed. A destination that waits
+// for more messages would wait in vain.
+func (q *Queue) Full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting) == 0 && (q.count >= q.limits.Messages || q.refused)
+}
+
 // Complete says what became of messages that were taken, and makes their room free. It calls a
 // Completion once for all its messages that stand side by side.
 func (q *Queue) Complete(items []Item, err error) {
@@ -124,6 +135,7 @@ func (q *Queue) Complete(items []Item, err error) {
 	q.mu.Lock()
 	q.count -= len(items)
 	q.bytes -= bytes
+	q.refused = false
 	q.mu.Unlock()
 	signal(q.room)
 }
