@@ -1,13 +1,19 @@
 package mqtt
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/internal/mqtt/mqtttest"
 )
 
 // TestBlackHoleIsFoundInTwoSeconds: at one sample a second, silence ends the link two seconds after
@@ -235,6 +241,46 @@ func TestMuteServerThatAnswersTheProbeIsKeptForAMinute(t *testing.T) {
 		_ = l.Err()
 		if took := time.Since(began); took != finalLimit {
 			t.Errorf("after %v", took)
+		}
+		l.Abort(nil)
+	})
+}
+
+// TestASlowServerThatHangsIsFound: answers took 2 s, and then there are none. The system of the server
+// still answers TCP, also that of each probe, and nobody answers TLS.
+func TestASlowServerThatHangsIsFound(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var hangs atomic.Bool
+		listener, err := w.Net.Listen("tcp", "10.0.0.1:8883")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := mqtttest.Accept(listener, &w.Running, func(raw net.Conn) {
+			if conn := tls.Server(raw, w.Config); !hangs.Load() && conn.Handshake() == nil {
+				p := &peer{T: t, Conn: conn, Raw: raw, Hello: "hello"}
+				if p.Welcome() == nil {
+					return
+				}
+				for q := p.Telemetry(); q != nil && !hangs.Load(); q = p.Telemetry() {
+					time.Sleep(2 * time.Second)
+					p.Puback(q.MessageID)
+				}
+			}
+			_, _ = io.Copy(io.Discard, raw)
+		})
+		defer stop()
+		l := w.dial("10.0.0.1")
+		var a acks
+		for i := range 30 {
+			offer(t, l, &a, fmt.Sprint(i))
+			time.Sleep(5 * time.Second)
+		}
+		hangs.Store(true)
+		began := time.Now()
+		offer(t, l, &a, "void")
+		err = l.Err()
+		if took := time.Since(began); took > maxDead || !errors.Is(err, ErrSilent) {
+			t.Errorf("after %v: %v", took, err)
 		}
 		l.Abort(nil)
 	})

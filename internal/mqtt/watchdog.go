@@ -19,7 +19,8 @@ import (
 // A path that delays or loses the packets of the session may do the same to the probe, so another
 // probe follows every second while there is time. If TCP was answered, TLS gets three times as long
 // as TCP took, as RFC 6298 says for a path of which one round trip is known. On a fast path this is
-// next to nothing; on a path of seconds it separates a slow server from a dead one.
+// next to nothing; on a path of seconds it separates a slow server from a dead one. Only the first
+// answer of TCP gives that time: the system of a server that hangs answers it each second.
 //
 // A machine may change from one network to another in less than that time. The server then answers
 // the probe, which left from the new address, but cannot answer packets from the old one. So a
@@ -75,7 +76,7 @@ type watch struct {
 	proved    bool      // while suspect: the server answered a probe
 	listed    bool      // the system lists the local address of the probe that proved it
 	moved     bool      // while suspect: this machine has left the session's address
-	patience  time.Time // while suspect: until when TLS may take, of a probe whose TCP was answered
+	patience  time.Time // while suspect: until when TLS may take, of the first probe whose TCP was answered; zero: none was
 	nextProbe time.Time // while suspect: when the next probe is due
 	// probing is for all probes of one suspicion. It is nil if only the session itself may answer.
 	probing   context.Context
@@ -385,6 +386,9 @@ func (s *Session) probeLocked(now time.Time) {
 		from, err := s.endpoint.probe(ctx, func() {
 			// The watchdog looks at patience when the session would be dead without it.
 			note(func() {
+				if !s.patience.IsZero() { // it is that of an earlier probe
+					return
+				}
 				answered := time.Now()
 				s.patience = answered.Add(max(s.answerTime(), 3*answered.Sub(now)))
 			})
