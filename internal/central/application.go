@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -144,6 +143,9 @@ func (e *Error) Is(target error) bool {
 	return target == ErrRefused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden)
 }
 
+// serviceDPS is how errors call the device provisioning service.
+const serviceDPS = "DPS"
+
 const (
 	maxAnswer    = 1 << 20          // bytes of an answer that are read
 	requestLimit = 60 * time.Second // for one request and its answer
@@ -176,48 +178,22 @@ func (a *Application) ask(ctx context.Context, r request) error {
 	}
 }
 
-// stay makes a redirection an answer like any other. If it were followed, the token would go where
-// the answer says, also without TLS, and what answers there would count as IoT Central.
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
 // once sends a request one time. If it fails, again is when the service asks to come back, and
 // negative if it does not.
 func (a *Application) once(ctx context.Context, r request) (again time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
-	var body io.Reader
+	header := map[string]string{"Authorization": r.token}
 	if r.body != nil {
-		text, err := json.Marshal(r.body)
-		if err != nil {
-			return -1, err
-		}
-		body = bytes.NewReader(text)
+		header["Content-Type"] = "application/json"
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, "https://"+r.host+r.path, body)
+	resp, text, err := Exchange{Method: r.method, Host: r.host, Path: r.path, Header: header, Body: r.body, Most: maxAnswer}.Send(ctx, a.Client)
 	if err != nil {
-		return -1, fmt.Errorf("%s: %w", r.host, err)
-	}
-	req.Header.Set("Authorization", r.token)
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	client := *a.Client
-	client.CheckRedirect = stay
-	resp, err := client.Do(req)
-	if err != nil {
-		if refused, ok := errors.AsType[*url.Error](err); ok { // its text repeats the whole address
-			err = refused.Err
-		}
-		return -1, fmt.Errorf("no answer from https://%s: %w", r.host, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return -1, fmt.Errorf("the answer of https://%s broke off: %w", r.host, err)
+		return -1, err
 	}
 	service := "IoT Central"
 	if r.host != a.Host {
-		service = "DPS"
+		service = serviceDPS
 	}
 	if failure := judge(service, resp, text); failure != nil {
 		return retryAfter(resp, time.Now()), failure
@@ -233,30 +209,51 @@ func (a *Application) once(ctx context.Context, r request) (again time.Duration,
 }
 
 // judge returns the error of an answer, nil for a good one. An object with the key "error" is an
-// error whatever its status, as the Azure CLI has it.
+// error whatever its status and whatever stands in it, as the Azure CLI has it. So is one with the
+// key "errorCode", except of DPS, whose answers have a status of their own.
 func judge(service string, resp *http.Response, text []byte) error {
-	var said struct {
-		Error *struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-		ErrorCode int    `json:"errorCode"` // of DPS
-		Message   string `json:"message"`
+	var said map[string]json.RawMessage
+	isObject := json.Unmarshal(text, &said) == nil
+	failure, code := said["error"], shown(said["errorCode"])
+	if string(failure) == "null" {
+		failure = nil
 	}
-	isJSON := json.Unmarshal(text, &said) == nil
-	if resp.StatusCode/100 == 2 && (!isJSON || said.Error == nil) {
+	if code == "0" {
+		code = ""
+	}
+	if resp.StatusCode/100 == 2 && failure == nil && (code == "" || service == serviceDPS) {
 		return nil
 	}
-	e := &Error{Service: service, Status: resp.StatusCode, Message: plain.Line(said.Message, maxShown)}
+	e := &Error{Service: service, Status: resp.StatusCode, Code: code, Message: shown(said["message"])}
 	switch {
-	case said.Error != nil:
-		e.Code, e.Message = plain.Line(said.Error.Code, maxShown), plain.Line(said.Error.Message, maxShown)
-	case said.ErrorCode != 0:
-		e.Code = strconv.Itoa(said.ErrorCode)
-	case !isJSON:
+	case failure != nil:
+		e.Code, e.Message = sentence(failure, "code"), sentence(failure, "message")
+		if e.Code+e.Message == "" {
+			e.Message = shown(failure)
+		}
+	case !isObject:
 		e.Message = plain.Line(strings.TrimSpace(string(text)), maxShown)
 	}
 	return e
+}
+
+// sentence is the value of a key of a JSON object, as shown writes it.
+func sentence(object json.RawMessage, key string) string {
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(object, &fields) // what is no object has no key
+	return shown(fields[key])
+}
+
+// shown writes a JSON value for people, in one line: a text without its quotes, nothing for null.
+func shown(value json.RawMessage) string {
+	var text string
+	switch {
+	case len(value) == 0 || string(value) == "null":
+		return ""
+	case json.Unmarshal(value, &text) == nil:
+		return plain.Line(text, maxShown)
+	}
+	return plain.Line(string(value), maxShown)
 }
 
 // retryAfter returns when a service that has refused asks to come back, and -1 if it does not.

@@ -96,6 +96,9 @@ func TestAnswersThatAreNone(t *testing.T) {
 	for _, x := range []struct{ name, body, want string }{
 		{"a page", "<html>\n\x1b[2Jlog in", `is 127.0.0.1`},
 		{"an error with 200", `{"error":{"code":"Gone","message":"no\nhub\u001b"}}`, "IoT Central answers 200 Gone: no hub "},
+		{"an error with a number and 200", `{"error":{"code":40401,"message":"no such device"}}`, "IoT Central answers 200 40401: no such device"},
+		{"an error that is a text", `{"error":"no such device"}`, "IoT Central answers 200: no such device"},
+		{"an error code and 200", `{"errorCode":404001,"trackingId":"t","message":"no such device"}`, "IoT Central answers 200 404001: no such device"},
 		{"an error without words", `{"error":{}}`, "IoT Central answers 200"},
 		{"something long", `"` + strings.Repeat("x", 10_000), "not the JSON asked for"},
 	} {
@@ -110,6 +113,12 @@ func TestAnswersThatAreNone(t *testing.T) {
 	a, _ := served(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	if _, err := a.Failback(t.Context(), "d"); err != nil {
 		t.Errorf("204: %v", err)
+	}
+	a, _ = served(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"error":null,"errorCode":0,"message":"moved"}`)
+	})
+	if answer, err := a.Failback(t.Context(), "d"); err != nil || answer.Message != "moved" {
+		t.Errorf("an error that is null: %+v, %v", answer, err)
 	}
 	a, _ = served(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	if _, err := a.Failover(t.Context(), "d", 0); err == nil || !strings.Contains(err.Error(), "it is not known whether the device was moved") {

@@ -1,14 +1,12 @@
 package target
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/amenzhinsky/iothub/iotservice"
 	"github.com/amenzhinsky/iothub/logger"
 
+	"github.com/hubhop-iot/hubhop/internal/central"
 	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
@@ -42,14 +41,8 @@ func newService(text string, client *http.Client) (*service, error) {
 	if _, err := key.Token(key.HostName, time.Minute); err != nil {
 		return nil, errors.New("its SharedAccessKey is not base64; copy it again")
 	}
-	careful := *client
-	careful.CheckRedirect = stay
-	return &service{key, &careful}, nil
+	return &service{key, client}, nil
 }
-
-// stay makes a redirection an answer like any other. If it were followed, the token would go where
-// the answer says, also without TLS, and what answers there would count as the service.
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // refusal is what a service answers to a request that it does not fulfil.
 type refusal struct {
@@ -84,37 +77,17 @@ func missing(err error) bool {
 func (s *service) ask(ctx context.Context, method, path, version, match string, body, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	var text []byte
-	if body != nil {
-		var err error
-		if text, err = json.Marshal(body); err != nil {
-			return err
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+s.key.HostName+path+"?api-version="+version, bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
 	token, err := s.key.Token(s.key.HostName, time.Hour)
 	if err != nil {
 		return errors.New("the key of the policy is not base64") // the library's error would quote a part of it
 	}
-	req.Header.Set("Authorization", token.String())
-	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	header := map[string]string{"Authorization": token.String(), "Content-Type": "application/json; charset=utf-8"}
 	if match != "" {
-		req.Header.Set("If-Match", match)
+		header["If-Match"] = match
 	}
-	resp, err := s.client.Do(req)
+	resp, b, err := central.Exchange{Method: method, Host: s.key.HostName, Path: path + "?api-version=" + version, Header: header, Body: body, Most: maxAnswer}.Send(ctx, s.client)
 	if err != nil {
-		if failed, ok := errors.AsType[*url.Error](err); ok { // its text repeats the whole address
-			err = failed.Err
-		}
-		return fmt.Errorf("no answer from https://%s: %w", s.key.HostName, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("the answer of https://%s broke off: %w", s.key.HostName, err)
+		return err
 	}
 	if resp.StatusCode/100 != 2 {
 		return s.refused(resp.StatusCode, b)
@@ -167,7 +140,7 @@ func (s *service) registry() (*iotservice.Client, error) {
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
-	return iotservice.New(s.key, iotservice.WithHTTPClient(&http.Client{Transport: bounded{transport}, Timeout: askLimit, CheckRedirect: stay}),
+	return iotservice.New(s.key, iotservice.WithHTTPClient(&http.Client{Transport: bounded{transport}, Timeout: askLimit, CheckRedirect: central.Stay}),
 		iotservice.WithLogger(logger.New(logger.LevelOff, nil)))
 }
 
