@@ -150,7 +150,7 @@ func (d *Device) Start(ctx context.Context, ended func(error)) error {
 			if asked && !d.c.Once {
 				l.produced = nil // that is not a failure
 			}
-			d.finish(asked)
+			d.finish(asked, errors.Is(context.Cause(ctx), ErrLeave))
 		})
 	})
 	l.connect()

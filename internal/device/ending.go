@@ -19,6 +19,10 @@ var ErrUnreachable = errors.New("no hub could be reached")
 // ErrUnsent says that a device with Once ended before all its samples were sent.
 var ErrUnsent = errors.New("not everything was sent")
 
+// ErrLeave is the cause of the end of Run's context, as in context.WithCancelCause, if the device is
+// to end at once: what is queued stays queued for the next start, whatever the drain timeout is.
+var ErrLeave = errors.New("leave at once")
+
 const (
 	onceLimit  = time.Minute // without a link, in a row, when running once
 	standLimit = 2 * time.Second
@@ -155,14 +159,18 @@ func (d *Device) outcome(err error) error {
 
 // finish waits at most the drain timeout for queued samples and running methods, and says so. It
 // does not wait for samples if no hub will be tried in that time. It leaves a handler that hangs
-// behind.
-func (d *Device) finish(asked bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
+// behind. A device that is to leave waits for nothing.
+func (d *Device) finish(asked, leaves bool) {
+	limit := d.c.DrainTimeout
+	if leaves {
+		limit = 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	end := time.Now().Add(d.c.DrainTimeout)
+	end := time.Now().Add(limit)
 	hopeless := func() bool { return d.sleeping().After(end) }
 	queued := d.box.Stats().Queued
-	drains := asked && !d.app.Off.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
+	drains := asked && !d.app.Off.Telemetry && queued > 0 && limit > 0 && !hopeless()
 	if asked {
 		d.emit(journal.Event{Kind: journal.Stopping, Queued: queued, Text: d.stoppingText(queued, drains, d.sleeping())})
 	}
@@ -176,7 +184,9 @@ func (d *Device) finish(asked bool) {
 		d.drainWhile(ctx, func() bool { return !hopeless() })
 	}
 	d.handlers.wait(ctx)
-	d.awaitStanding()
+	if !leaves {
+		d.awaitStanding()
+	}
 }
 
 // sleeping returns when the session will try something next; zero if it does something now.

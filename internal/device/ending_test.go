@@ -267,6 +267,8 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 		{"a hub may come back", nil, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
 			"stopping: 3 samples wait, sending them for at most 5s; Ctrl-C again to stop at once", 5 * time.Second},
 		{"without telemetry", func(c *plan) { c.Telemetry = false }, func(w *world) { dead(w); w.run(time.Minute) }, "stopping", 0},
+		{"it leaves", nil, func(w *world) { dead(w); w.run(3500 * time.Millisecond); w.stop = w.leave },
+			"stopping: 3 samples wait for the next start", 0},
 		{"no time for it", func(c *plan) { c.DrainTimeout = 0 }, func(w *world) { dead(w); w.run(3500 * time.Millisecond) },
 			"stopping: 3 samples wait for the next start", 0},
 	} {

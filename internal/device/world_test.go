@@ -46,6 +46,7 @@ type world struct {
 	mu        sync.Mutex
 	events    []journal.Event
 	stop      context.CancelFunc
+	leave     context.CancelFunc // stop, but at once
 	ended     chan error
 	began     time.Time // when the device started first
 	disk      home.Disk // of the device's home; nil: the real one
@@ -134,8 +135,8 @@ func (w *world) start() {
 	if w.disk != nil {
 		w.dev.disk = w.disk
 	}
-	var ctx context.Context
-	ctx, w.stop = context.WithCancel(w.t.Context())
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	w.stop, w.leave = func() { cancel(nil) }, func() { cancel(ErrLeave) }
 	ended := make(chan error, 1)
 	w.ended = ended
 	dev := w.dev

@@ -66,8 +66,8 @@ type LocalOptions struct {
 // localLife is one process of the device.
 type localLife struct {
 	dev   *device.Device
-	stop  context.CancelFunc
-	ended chan struct{} // closed when it has ended; err is set before
+	stop  context.CancelCauseFunc // nil: it sends what it holds before
+	ended chan struct{}           // closed when it has ended; err is set before
 	err   error
 
 	mu    sync.Mutex
@@ -141,7 +141,7 @@ func (l *Local) process(id device.Identity, stream uint64, heard func(journal.Ev
 	}
 	p.dev = device.New(&shared, id, app)
 	var ctx context.Context
-	ctx, p.stop = context.WithCancel(context.Background())
+	ctx, p.stop = context.WithCancelCause(context.Background())
 	go func() {
 		defer close(p.ended)
 		defer func() {
@@ -196,21 +196,25 @@ func (c *localConn) SetLinger(sec int) error {
 }
 
 // Stop stops the device in order, if it runs.
-func (l *Local) Stop() { l.end(func(*localLife) {}) }
+func (l *Local) Stop() { l.end(func(p *localLife) { p.stop(nil) }) }
 
 // Leave stops the device, if it runs, and takes its network away, so that it sends nothing more.
-func (l *Local) Leave() { l.end(func(p *localLife) { p.cutOff(true) }) }
+func (l *Local) Leave() {
+	l.end(func(p *localLife) {
+		p.cutOff(true)
+		p.stop(device.ErrLeave)
+	})
+}
 
-// end stops the device after something was done to its life.
-func (l *Local) end(first func(*localLife)) {
+// end stops the device, if it runs, and waits for its end.
+func (l *Local) end(stop func(*localLife)) {
 	l.mu.Lock()
 	life := l.life
 	l.mu.Unlock()
 	if life == nil {
 		return
 	}
-	first(life)
-	life.stop()
+	stop(life)
 	<-life.ended
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,7 +249,7 @@ func (l *Local) Crash(hard bool) {
 	}
 	l.id.StateDir = next
 	p.cutOff(hard)
-	p.stop() // the rest of it has no network
+	p.stop(device.ErrLeave) // the rest of it has no network
 	l.old = append(l.old, p)
 }
 
@@ -292,7 +296,7 @@ func (l *Local) StopRival() {
 	l.rival = nil
 	l.mu.Unlock()
 	if r != nil {
-		r.stop()
+		r.stop(nil)
 		<-r.ended
 	}
 }
