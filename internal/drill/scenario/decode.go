@@ -220,7 +220,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 		i := slices.Index(known, n.Value)
 		switch {
 		case i < 0:
-			d.unknown(n, path, n.Value, known)
+			d.unknown(n, path, n.Value, known, nil)
 		case !bare(fields[i].Type):
 			d.fault(n.Line, "%s needs more than its name; write %s: and behind it what it needs", n.Value, n.Value)
 		default:
@@ -242,7 +242,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 		case twice:
 			d.fault(key.Line, "%s is given twice, first in line %d; leave one out", joined(path, key.Value), first)
 		case at < 0:
-			d.unknown(key, path, key.Value, known)
+			d.unknown(key, path, key.Value, known, places(fields, key.Value))
 		case isNull(value) && bare(fields[at].Type):
 			v.FieldByIndex(fields[at].Index).Set(reflect.New(fields[at].Type.Elem()))
 		case isNull(value):
@@ -262,11 +262,30 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// unknown notes the fault of a key that nobody knows.
-func (d *decoder) unknown(n *yaml.Node, path, key string, known []string) {
+// places are the fields whose own objects have a key.
+func places(fields []reflect.StructField, key string) (all []string) {
+	for _, f := range fields {
+		inner := f.Type
+		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct && slices.ContainsFunc(fieldsOf(inner), func(f reflect.StructField) bool { return f.Tag.Get("key") == key }) {
+			all = append(all, f.Tag.Get("key"))
+		}
+	}
+	return all
+}
+
+// unknown notes the fault of a key that nobody knows here. under are the keys under which it could
+// stand.
+func (d *decoder) unknown(n *yaml.Node, path, key string, known, under []string) {
 	where := ""
 	if path != "" {
 		where = " in " + path
+	}
+	if len(under) > 0 {
+		d.fault(n.Line, "%s is no key%s; it belongs under %s", quoted(key), where, strings.Join(under, " or "))
+		return
 	}
 	if len(key) < 40 {
 		if near := suggest.Nearest(key, known, 3); near != "" {

@@ -32,11 +32,11 @@ func TestTheDocumentSaysWhatTheCodeSays(t *testing.T) {
 	doc := string(text)
 	head, rest, ok := strings.Cut(doc, libraryMark)
 	old, tail, ok2 := strings.Cut(rest, "\n`make drills`")
-	middle, reference, ok3 := strings.Cut(tail, tableMark)
+	middle, tables, ok3 := strings.Cut(tail, tableMark)
 	if !ok || !ok2 || !ok3 {
 		t.Fatal("docs/drill.md lacks one of its marks")
 	}
-	want := head + libraryMark + list + "\n`make drills`" + middle + tableMark + Reference()
+	want := head + libraryMark + list + "\n`make drills`" + middle + tableMark + reference()
 	if *update {
 		if err := os.WriteFile(docFile, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -46,7 +46,7 @@ func TestTheDocumentSaysWhatTheCodeSays(t *testing.T) {
 	if old != list {
 		t.Error("the list of scenarios is not that of the library; go test ./internal/drill/scenario -update writes it")
 	}
-	if reference != Reference() {
+	if tables != reference() {
 		t.Error("the tables are not what the types say; go test ./internal/drill/scenario -update writes them")
 	}
 }

@@ -33,6 +33,7 @@ type Pos struct{ Line int }
 
 // Cloud says how the simulated cloud is set up.
 type Cloud struct {
+	Pos
 	Hubs       int           `key:"hubs" min:"2" max:"26" about:"how many hubs there are: hub-a, hub-b and so on (default 2)"`
 	RetryAfter RetryAfter    `key:"retryAfter" about:"what DPS asks devices to wait, whole seconds (default 3s), or none"`
 	Polls      int           `key:"polls" min:"0" max:"100" about:"how often DPS answers assigning first"`

@@ -49,7 +49,7 @@ func TestAScenarioIsReadAsItIsWritten(t *testing.T) {
 	one, two := s.Steps[0], s.Steps[1]
 	for what, right := range map[string]bool{
 		"name":       s.Name == "a-name" && s.Description == "Why.\n" && s.Line == 1,
-		"cloud":      s.Cloud == Cloud{Hubs: 3, RetryAfter: RetryAfter{Given: true, None: true}, Polls: 1, Delay: 20 * time.Millisecond, Move: "delete", Refusal: "connack5"},
+		"cloud":      s.Cloud == Cloud{Pos: Pos{6}, Hubs: 3, RetryAfter: RetryAfter{Given: true, None: true}, Polls: 1, Delay: 20 * time.Millisecond, Move: "delete", Refusal: "connack5"},
 		"device":     s.Device.OutboxBytes == 2<<30 && s.Device.Pipeline == "on" && s.Device.Others == 3,
 		"budget":     s.Budget.RPO == 3 && *s.Budget.Duplicates == 0 && s.Budget.RTO == 10*time.Second,
 		"stop":       s.Stop.Lasts == 24*time.Hour && *s.Stop.GivenUp == 0,
@@ -112,6 +112,10 @@ func TestEachFaultIsToldWithItsLine(t *testing.T) {
 		{16, "      - dps: {kind: down, whenOver: reset}", "dps.whenOver belongs to blackhole"},
 		{16, "      - heal: hub-d", "there is no hub-d"},
 		{16, "      - handover", "handover needs more than its name"},
+		{12, "  - name: one\n    fault: {hub: hub-a, kind: kill}", `"fault" is no key in steps[1]; it belongs under do`},
+		{12, "  - name: one\n    back: 10s", `"back" is no key in steps[1]; it belongs under expect`},
+		{3, "hubs: 3", `"hubs" is no key; it belongs under cloud`},
+		{16, "      - kind: kill", `"kind" is no key in steps[1].do[1]; it belongs under fault or dps`},
 		{16, "      - fly", `"fly" is no key in steps[1].do[1]`},
 		{16, "      - {failback: {}, disconnect: {}}", "must have exactly one key, one action; it has 2"},
 		{16, "      - weather: {loss: 0.95, for: 1s}", "weather.loss must be a number from 0 to 0.9"},

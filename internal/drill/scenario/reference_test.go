@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Reference returns the tables of docs/drill.md: each key of the language, what its value may be,
+// reference returns the tables of docs/drill.md: each key of the language, what its value may be,
 // and what it is about.
-func Reference() string {
+func reference() string {
 	var b strings.Builder
 	for _, part := range []struct {
 		title string
