@@ -80,7 +80,7 @@ embedded target cannot do. It plays nothing. docs/drill.md describes the languag
 			if err != nil {
 				return err
 			}
-			t, err := insideTarget(env, builtin, false)
+			t, err := insideTarget(env, builtin)
 			if err == nil {
 				err = play.Check(s, file, t, s.Speed != "real", 1)
 			}
@@ -155,18 +155,24 @@ func runDrill(ctx context.Context, env *Env, builtin []byte, name string, f *dri
 		return usage(fmt.Errorf("speed must be virtual or real, it is %s", secret.Quoted(f.speed)))
 	}
 	speed := cmp.Or(f.speed, s.Speed)
-	target, err := f.choose(f.dir)
+	target, elsewhere, err := f.choose(f.dir)
 	if err != nil {
 		return err
 	}
-	if target == nil {
-		if target, err = insideTarget(env, builtin, speed == "real"); err != nil {
+	if !elsewhere {
+		here, err := insideTarget(env, builtin)
+		if err != nil {
 			return usage(err)
 		}
+		here.Real = speed == "real"
+		target = here
 	}
 	virtual := speed == "virtual" || speed == "" && target.Lacks(drill.NeedVirtual) == ""
 	if err := play.Check(s, file, target, virtual, f.seed); err != nil {
 		return usage(err)
+	}
+	if note := play.CloudNote(s, file, target); note != "" {
+		_, _ = fmt.Fprintf(env.Stderr, "hubhop: %s\n", escaped(note))
 	}
 	ctx, stop := env.Notify(ctx)
 	defer stop()
@@ -212,8 +218,9 @@ func dumb(env *Env) bool {
 	return kind == "dumb"
 }
 
-// insideTarget is the embedded target, with the sample as the application of its device.
-func insideTarget(env *Env, builtin []byte, real bool) (*inside.Target, error) { //nolint:revive // time is real or virtual
+// insideTarget is the embedded target, with the sample as the application of its device. Its time is
+// virtual.
+func insideTarget(env *Env, builtin []byte) (*inside.Target, error) {
 	s := &settings{env: env, builtin: builtin}
 	s.addFlags(pflag.NewFlagSet("drill", pflag.ContinueOnError)) // for the defaults
 	p, err := s.behaviour(agent())
@@ -221,7 +228,7 @@ func insideTarget(env *Env, builtin []byte, real bool) (*inside.Target, error) {
 		return nil, err
 	}
 	p.shared.DPSLimit, p.shared.DPSOpenLimit = nil, nil // their clock is that of the real world
-	return &inside.Target{Shared: p.shared, Real: real, Spoil: env.spoilDrill, App: func(interval time.Duration, chance *rand.Rand) device.App {
+	return &inside.Target{Shared: p.shared, Spoil: env.spoilDrill, App: func(interval time.Duration, chance *rand.Rand) device.App {
 		o := p.sample
 		o.Interval, o.Rand = interval, chance
 		return sample.App(o)

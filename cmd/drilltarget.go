@@ -75,9 +75,9 @@ func (t *targetFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.hubsFile, "hub-service-file", "", "file with a connection string for each hub, one a line, the device's home first; the policies may write identities and call methods")
 }
 
-// choose returns the target, nil for the embedded one with an embedded device. dir is the directory
-// of the report.
-func (t *targetFlags) choose(dir string) (drill.Target, error) {
+// choose returns the target. elsewhere is false for the embedded one with an embedded device, which
+// is the caller's. dir is the directory of the report.
+func (t *targetFlags) choose(dir string) (chosen drill.Target, elsewhere bool, err error) {
 	faults := []error{rules.CheckChoice(t.all.Lookup("device")), rules.CheckChoice(t.all.Lookup("via"))}
 	external := t.who == "external"
 	if !external {
@@ -94,17 +94,16 @@ func (t *targetFlags) choose(dir string) (drill.Target, error) {
 		faults = append(faults, errors.New("exec and words after -- are given together; how is the device started?"))
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, usage(err)
+		return nil, false, usage(err)
 	}
 	where := strings.ToLower(strings.TrimSpace(t.where))
 	if where == "embedded" && !external {
-		return nil, nil //nolint:nilnil // the embedded target is the caller's
+		return nil, false, nil
 	}
-	chosen, err := t.elsewhere(where, dir)
-	if err != nil {
-		return nil, usage(err)
+	if chosen, err = t.elsewhere(where, dir); err != nil {
+		return nil, true, usage(err)
 	}
-	return chosen, nil
+	return chosen, true, nil
 }
 
 // elsewhere is a target outside of this process, or one with an external device.

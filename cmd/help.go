@@ -25,6 +25,7 @@ var flagGroups = []cli.Group{
 	}},
 	{Title: "What waits", Prefixes: []string{"outbox-", "drain-", "send-"}},
 	{Title: "Who moves the device", Names: []string{"app", "token-file", "via", "app-id", "sim", "ttl-minutes"}},
+	{Title: "Policies of a DPS and its hubs", Names: []string{"dps-service-file", "hub-service-file"}},
 	{Title: "Where the simulator listens", Names: []string{"layout", "base-address", "https-port", "control", "connect-proxy", "listen-any", "advertise"}},
 	{Title: "What DPS does", Names: []string{
 		"allocation", "webhook", "reprovision", "retry-after", "retry-after-first", "polls", "auto-approve", "enrollments",

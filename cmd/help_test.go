@@ -37,3 +37,25 @@ func TestHelpFitsATerminal(t *testing.T) {
 		}
 	}
 }
+
+// TestPoliciesOfServicesAreNoBehaviourOfASimulator: the flags of drill run that name the policies of a
+// DPS and its hubs stand under a heading of their own.
+func TestPoliciesOfServicesAreNoBehaviourOfASimulator(t *testing.T) {
+	c, _, err := newRootCommand(&Env{}, nil).Find([]string{"drill", "run"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	cli.Help(&b, c, flagGroups)
+	_, policies, ok := strings.Cut(b.String(), "Policies of a DPS and its hubs")
+	for _, flag := range []string{"--dps-service-file", "--hub-service-file"} {
+		if !ok || !strings.Contains(policies, flag) {
+			t.Errorf("%s does not stand there:\n%s", flag, b.String())
+		}
+	}
+	for _, heading := range []string{"What DPS does", "What the hubs do"} {
+		if strings.Contains(b.String(), heading) {
+			t.Errorf("the help has the heading %q", heading)
+		}
+	}
+}

@@ -105,6 +105,7 @@ func (r *Record) Close(at, wall time.Time) (report.Report, error) {
 		err = os.Rename(part, filepath.Join(r.dir, report.HistoryFile))
 	}
 	if err != nil {
+		_ = os.Remove(part) // it would prove nothing, and its room may be what is missing
 		return rep, fmt.Errorf("report: the history is not written: %w", err)
 	}
 	proof := r.history.Proof()

@@ -3,6 +3,7 @@ package drill
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -387,4 +388,24 @@ func FuzzRepeat(f *testing.F) {
 		}
 		_ = again.Report()
 	})
+}
+
+// TestAHistoryThatIsNotWrittenLeavesNothingBehind: what is half written proves nothing, and takes
+// room.
+func TestAHistoryThatIsNotWrittenLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, report.HistoryFile, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := NewRecord(dir, nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Take(report.Entry{At: time.Now(), Kind: report.Began, Begin: &report.Begin{Format: report.Format}})
+	if _, err := rec.Close(time.Now(), time.Now()); err == nil || !strings.Contains(err.Error(), "the history is not written") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, unfinished)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is there: %v", unfinished, err)
+	}
 }

@@ -47,7 +47,7 @@ const (
 	NeedLoad       Need = "a device whose rate of samples can be changed"
 	NeedOthers     Need = "further devices in the same ID scope"
 	NeedVirtual    Need = "virtual time"
-	NeedCloudSetup Need = "a cloud that is set up as the scenario says" // only the embedded one can
+	NeedCloudSetup Need = "a cloud that is set up as the scenario says" // a target that lacks it plays the scenario all the same
 )
 
 // Plan says what world a target sets up.

@@ -3,6 +3,7 @@ package play
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -151,10 +152,20 @@ func (p *player) overNow(a *act) {
 	if len(a.scenes) > 0 {
 		where, what = a.scenes[0].where, a.scenes[0].what
 	}
-	e := report.Entry{Kind: report.FaultOn, Step: a.name, Where: where, Fault: what + " over", Move: true, BudgetMs: a.step.Expect.BackOnceOver.Milliseconds()}
+	e := report.Entry{Kind: report.FaultOn, Step: a.name, Where: where, Fault: what + " over", Move: true, BudgetMs: a.step.Expect.BackOnceOver.Milliseconds(), Early: p.works(a)}
 	p.emit(e)
-	e.Kind, e.Move, e.BudgetMs = report.FaultOff, false, 0
+	e.Kind, e.Move, e.BudgetMs, e.Early = report.FaultOff, false, 0, false
 	p.emit(e)
+}
+
+// works says that the device has come back while the step goes on, or was never away: its samples
+// have arrived since the step began, and the next one is not late.
+func (p *player) works(a *act) bool {
+	p.read(p.ctx)
+	m := a.who[0]
+	look, speaks := m.party.Look()
+	due := 2 * drill.Span(p.c.Interval, time.Second)
+	return m.last.After(a.struck) && time.Since(m.last) <= max(due, time.Second) && (!speaks || look.Hub != "")
 }
 
 // play does one scene.
@@ -267,6 +278,7 @@ func (p *player) read(ctx context.Context) {
 		case err != nil && ctx.Err() != nil:
 			return
 		case err != nil:
+			p.away = errors.Is(err, drill.ErrAway)
 			p.spoil("the ledger cannot be read: %v", err)
 			return
 		case l.Truncated && m.behind > 0:

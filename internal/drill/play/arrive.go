@@ -254,13 +254,8 @@ func (p *player) returnHome(ctx context.Context, id string, failed func(string, 
 
 // finish stops the devices, and tells what they have left.
 func (p *player) finish() {
-	brokenOff := p.outer.Err() != nil
-	if brokenOff {
-		p.hangUp()
-	}
-	p.working.Wait()
-	p.halt(brokenOff)
-	if brokenOff { // there is no proof, so the further devices need not be judged
+	p.halt()
+	if p.brokenOff() { // there is no proof, so the further devices need not be judged
 		p.members = p.members[:1]
 	}
 	for _, m := range p.members {
@@ -289,13 +284,21 @@ func (p *player) finish() {
 	p.lateHopes()
 }
 
-// halt stops all devices, all at once: while one of a fleet sends its backlog, the others would make
-// theirs longer. When the run is broken off, virtual time does not wait for any backlog.
-func (p *player) halt(brokenOff bool) {
+// brokenOff says that there is no use in waiting: nobody wants to know what comes, or nothing comes.
+func (p *player) brokenOff() bool { return p.away || p.outer.Err() != nil }
+
+// halt waits for the commands under way, and stops all devices, all at once: while one of a fleet
+// sends its backlog, the others would make theirs longer. A run that is broken off does not wait for
+// a backlog if the cloud is gone or time is virtual.
+func (p *player) halt() {
+	if p.brokenOff() {
+		p.hangUp()
+	}
+	p.working.Wait()
 	var all sync.WaitGroup
 	for _, m := range p.members {
 		stop := m.party.Stop
-		if l, ok := m.party.(drill.Leaver); ok && brokenOff && p.r.Virtual {
+		if l, ok := m.party.(drill.Leaver); ok && p.brokenOff() && (p.away || p.r.Virtual) {
 			stop = l.Leave
 		}
 		all.Go(stop)
@@ -325,9 +328,8 @@ func (p *player) holds(look drill.Look) {
 
 // close ends the world.
 func (p *player) close() {
-	p.working.Wait()
 	if p.w != nil {
-		p.halt(p.outer.Err() != nil)
+		p.halt()
 		if err := p.w.Close(); err != nil {
 			p.object(drill.Misconduct, "the target could not be closed: %v", err)
 		}

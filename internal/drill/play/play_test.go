@@ -431,3 +431,109 @@ func TestARunTakesRealTimeWhereItSaysSo(t *testing.T) {
 		t.Errorf("%s, %s: %s (%v)", rep.Speed, rep.Verdict, findings(rep), err)
 	}
 }
+
+// TestATargetThatKeepsItsOwnCloudIsSaidSo: the scenario is played all the same, and a person knows
+// what to start for the cloud that it describes.
+func TestATargetThatKeepsItsOwnCloudIsSaidSo(t *testing.T) {
+	last := "steps: [{name: one, lasts: 1s}]"
+	described := written(t, "cloud: {hubs: 3, retryAfter: none, polls: 2, delay: 20ms, move: delete, refusal: connack5}", last)
+	running := unable{insideTarget(t), []drill.Need{drill.NeedCloudSetup}}
+	azure := unable{insideTarget(t), []drill.Need{drill.NeedCloudSetup, drill.NeedHubFaults}}
+	for _, x := range []struct {
+		name string
+		s    *scenario.Scenario
+		t    drill.Target
+		want string
+	}{
+		{"a simulator", described, running, "test.yaml:3: the cloud is not set up as the scenario says: it is not made for that; " +
+			"start it with hubhop sim --hubs 3 --retry-after none --polls 2 --move delete --disabled-refusal 5; only the embedded target has a network with a delay"},
+		{"a simulator and a time", written(t, "cloud: {retryAfter: 3s}", last), running, "test.yaml:3: the cloud is not set up as the scenario says: it is not made for that; " +
+			"start it with hubhop sim --retry-after 3s"},
+		{"a cloud of Azure", described, azure, "test.yaml:3: the cloud is not set up as the scenario says: it is not made for that; the embedded target sets it up, or leave it out"},
+		{"the embedded target", described, insideTarget(t), ""},
+		{"a scenario that says nothing", written(t, last), running, ""},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			if got := CloudNote(x.s, "test.yaml", x.t); got != x.want {
+				t.Errorf("%q, not %q", got, x.want)
+			}
+			if err := Check(x.s, "test.yaml", x.t, true, 1); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// mortal is a target whose cloud is killed in the middle of the run.
+type mortal struct {
+	*inside.Target
+	killed *time.Time
+}
+
+func (m mortal) Open(ctx context.Context, p drill.Plan) (*drill.World, error) {
+	w, err := m.Target.Open(ctx, p)
+	if err == nil {
+		w.Cloud = mortalCloud{w.Cloud, m.killed}
+	}
+	return w, err
+}
+
+type mortalCloud struct {
+	drill.Cloud
+	killed *time.Time
+}
+
+func (m mortalCloud) FaultDPS(ctx context.Context, f sim.DPSFault) error {
+	defer func() { *m.killed = time.Now() }()
+	return m.Cloud.FaultDPS(ctx, f)
+}
+
+func (m mortalCloud) Ledger(ctx context.Context, device string, behind int64) (sim.Ledger, error) {
+	if !m.killed.IsZero() {
+		return sim.Ledger{}, drill.ErrAway
+	}
+	return m.Cloud.Ledger(ctx, device, behind)
+}
+
+// TestARunWhoseCloudIsKilledEndsAtOnce: nobody will take what the device holds, nor answer a
+// command, so nothing is waited for.
+func TestARunWhoseCloudIsKilledEndsAtOnce(t *testing.T) {
+	s := written(t, "device: {interval: 1s}", "steps:",
+		"- {name: all hubs are gone, do: [fault: {hub: hub-a, kind: kill}, fault: {hub: hub-b, kind: kill}], lasts: 10s}",
+		"- {name: and now all, do: [method: {name: echo}, dps: {kind: down}], lasts: 10m}")
+	var killed time.Time
+	rep := played(t, t.Context(), s, mortal{insideTarget(t), &killed})
+	if rep.Verdict != report.Unknown || !strings.Contains(rep.Reason, "the simulator does not answer") {
+		t.Errorf("%s: %s", rep.Verdict, rep.Reason)
+	}
+	if took := rep.EndedAt.Sub(killed); took > 3*time.Second {
+		t.Errorf("the run ended %v after its cloud", took)
+	}
+}
+
+// TestADeviceThatIsBackBeforeTheEndHasNoRecoveryTime: it fled to the other hub, so the time from the
+// end of the fault to its next sample says nothing.
+func TestADeviceThatIsBackBeforeTheEndHasNoRecoveryTime(t *testing.T) {
+	for name, x := range map[string]struct {
+		dpsKnows string
+		early    bool
+		reason   string
+	}{
+		"it has fled":    {"true", true, "every one of them received, in order"},
+		"it had to wait": {"false", false, "back after the fault in "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rep := played(t, t.Context(), written(t, "device: {interval: 1s}", "steps:",
+				"- {name: away, do: [fault: {hub: hub-a, kind: kill, for: 30s, dpsKnows: "+x.dpsKnows+"}], expect: {backOnceOver: 20s}}"), insideTarget(t))
+			if rep.Verdict != report.Passed || len(rep.Recoveries) != 1 || !strings.Contains(rep.Reason, x.reason) {
+				t.Fatalf("%s: %s; %+v", rep.Verdict, rep.Reason, rep.Recoveries)
+			}
+			if r := rep.Recoveries[0]; r.Early != x.early || (r.FirstPubackMs == 0) != x.early || (rep.RTO.WorstMs == 0) != x.early {
+				t.Errorf("%+v, worst %d ms", r, rep.RTO.WorstMs)
+			}
+			if x.early && strings.Contains(rep.Reason, "back after") {
+				t.Error(rep.Reason)
+			}
+		})
+	}
+}

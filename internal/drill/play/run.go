@@ -97,6 +97,7 @@ type player struct {
 	counted time.Time // when the bounds that count were looked at
 	failed  bool      // the rest of the steps is not played
 	putBack bool      // everything has been put back
+	away    bool      // the cloud is gone, so nobody takes what the devices hold
 	working sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows, and the calls of Take
@@ -104,7 +105,7 @@ type player struct {
 	early  []report.Entry // told before the run began
 	latest time.Time
 	rules  map[string]bool // rows of the decision table that were taken since the step began
-	why    string          // what the device said of its last failure
+	why    string          // what the device has said of its last failure since it was connected
 	broken string          // why there is no proof; "" while there is one
 }
 
@@ -178,15 +179,21 @@ func (p *player) emit(e report.Entry) {
 // heard hears the journal of the device under test.
 func (p *player) heard(e journal.Event) {
 	p.emit(report.Entry{At: e.Time, Kind: report.Happened, Event: &e})
-	if e.Kind == journal.Decision {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e.Kind {
+	case journal.Connected: // what was wrong before is over
+		p.why = ""
+	case journal.Lost:
+		p.why = e.Text
+	case journal.Decision:
 		if e.Rule != "" {
 			p.rules[e.Rule] = true
 		}
 		if e.Error != "" {
 			p.why = e.Text
 		}
+	default:
 	}
 }
 

@@ -408,3 +408,38 @@ func Check(s *scenario.Scenario, file string, t drill.Target, virtual bool, seed
 	}
 	return errors.Join(all...)
 }
+
+// CloudNote says in one line that a target does not set up the cloud as the scenario says, why, and
+// what to do about it. It is empty if the target does, and if the scenario says nothing. That is no
+// reason to refuse a scenario: its expectations say what counts.
+func CloudNote(s *scenario.Scenario, file string, t drill.Target) string {
+	why := t.Lacks(drill.NeedCloudSetup)
+	if s.Cloud.Line == 0 || why == "" {
+		return ""
+	}
+	advice := "the embedded target sets it up, or leave it out"
+	if t.Lacks(drill.NeedHubFaults) == "" { // it is a simulator
+		advice = simAdvice(&s.Cloud)
+	}
+	return fmt.Sprintf("%s:%d: the cloud is not set up as the scenario says: %s; %s", file, s.Cloud.Line, why, advice)
+}
+
+// simAdvice says how a simulator is started that is what the scenario says.
+func simAdvice(c *scenario.Cloud) string {
+	text := "start it with hubhop sim"
+	flag := func(given bool, name string, value any) {
+		if given {
+			text += fmt.Sprintf(" --%s %v", name, value)
+		}
+	}
+	flag(c.Hubs > 0, "hubs", c.Hubs)
+	flag(c.RetryAfter.None, "retry-after", "none")
+	flag(c.RetryAfter.Given && !c.RetryAfter.None, "retry-after", c.RetryAfter.Wait)
+	flag(c.Polls > 0, "polls", c.Polls)
+	flag(c.Move != "", "move", c.Move)
+	flag(c.Refusal != "", "disabled-refusal", strings.TrimPrefix(c.Refusal, "connack"))
+	if c.Delay > 0 {
+		text += "; only the embedded target has a network with a delay"
+	}
+	return text
+}

@@ -51,6 +51,9 @@ type Entry struct {
 	// FaultOn with Move: how long the step lets the recovery take; 0: it does not say.
 	BudgetMs int64 `json:"budgetMs,omitempty"`
 
+	// FaultOn with Move: the device is back already; see [Recovery.Early].
+	Early bool `json:"early,omitempty"`
+
 	// Arrived: one message, by the id that its outbox gave it ("<outbox id>-<seq>"). Last says that
 	// the messages up to that seq arrived too, one after the other, without a gap, until Until.
 	// For a device that has no outbox of ours the target makes such an id from the sequence field.

@@ -125,7 +125,7 @@ func title(r Report) string {
 // headline says the result in one line.
 func headline(r Report) string {
 	parts := []string{fmt.Sprintf("%s samples made, %s lost, %s duplicated", count(r.Samples.Made), count(r.Samples.Lost), count(r.Samples.Duplicated))}
-	if n := len(r.Recoveries); n > 0 {
+	if n := r.Timed(); n > 0 {
 		parts = append(parts, fmt.Sprintf("telemetry flowed again after each of %s in %s at most", faults(n), ms(r.RTO.WorstMs)))
 		if open := openOnes(r); open > 0 {
 			parts[1] = fmt.Sprintf("after %d of %s telemetry never flowed again", open, faults(n))
@@ -163,6 +163,10 @@ func describe(r Report) string {
 			fmt.Fprintf(&b, " %s on %s: not back.", x.Fault, x.From)
 			continue
 		}
+		if x.Early {
+			fmt.Fprintf(&b, " %s: on %s, where it was before.", x.Fault, x.To)
+			continue
+		}
 		fmt.Fprintf(&b, " %s: from %s to %s in %s.", x.Fault, x.From, x.To, back(x))
 	}
 	return b.String()
@@ -173,6 +177,8 @@ func back(x Recovery) string {
 	switch {
 	case x.Open:
 		return "never"
+	case x.Early:
+		return "before its end"
 	case x.FirstPubackMs == 0:
 		return "at once"
 	}

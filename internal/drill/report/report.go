@@ -112,6 +112,20 @@ type Recovery struct {
 	BudgetMs int64  `json:"budgetMs,omitempty"` // what the step itself asks for, beside the RTO; 0: nothing
 	Rule     string `json:"rule,omitempty"`     // of the first decision after the fault
 	Open     bool   `json:"open,omitempty"`     // the device was not back when the run ended
+
+	// Early says that the recovery is counted from the end of a fault, and the device was back before
+	// it: it had gone elsewhere, or the fault did not keep it out. Then no time is known.
+	Early bool `json:"early,omitempty"`
+}
+
+// Timed says how many recoveries have a time: those that are not early.
+func (r Report) Timed() (n int) {
+	for _, x := range r.Recoveries {
+		if !x.Early {
+			n++
+		}
+	}
+	return n
 }
 
 // Commands are methods, desired changes and queued commands.

@@ -137,6 +137,9 @@ func (p *picture) shades(top, bottom, chartsAt float64) {
 		if i == p.drawn {
 			break
 		}
+		if x.Early && !x.Open {
+			continue
+		}
 		end, word := x.AtMs+x.FirstPubackMs, back(x)
 		if x.Open {
 			end, word = p.total, "not back"

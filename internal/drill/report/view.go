@@ -178,6 +178,8 @@ func tiles(r Report) []tile {
 	case openOnes(r) > 0:
 		worst.Value, worst.Bad = "never", true
 		worst.Note = fmt.Sprintf("not back after %d of %s", openOnes(r), faults(len(r.Recoveries)))
+	case r.Timed() == 0:
+		worst.Value, worst.Note = "–", "the device was back before the end of each fault"
 	case r.RTO.BudgetMs > 0:
 		worst.Share = 100 * float64(r.RTO.WorstMs) / float64(r.RTO.BudgetMs)
 		worst.Note, worst.Bad = "budget (RTO) "+ms(r.RTO.BudgetMs), r.RTO.WorstMs > r.RTO.BudgetMs

@@ -131,8 +131,7 @@ type outer struct {
 type running struct {
 	cmd   *exec.Cmd
 	asked bool          // to end; the mutex of outer guards it
-	ended chan struct{} // closed when it has ended; err is set before
-	err   error
+	ended chan struct{} // closed when it has ended
 }
 
 // runs says whether the process has not ended.
@@ -167,7 +166,7 @@ func (p *outer) Start() {
 	}
 	p.run, p.last = r, nil
 	go func() {
-		r.err = r.cmd.Wait()
+		_ = r.cmd.Wait()    // how it has ended is in its ProcessState
 		program.Kill(r.cmd) // what it has started and left behind
 		p.mu.Lock()
 		if !r.asked {

@@ -95,6 +95,11 @@ func TestDesiredPropertiesOfACloudThatStaysArePutBack(t *testing.T) {
 	} {
 		t.Run(id, func(t *testing.T) {
 			t.Parallel()
+			if s, running := target.(*Simulator); running { // else the device is gone after the drill
+				known := opened(t, s)
+				c.telemetry(id, "hub-a")
+				known.Devices[0].Stop()
+			}
 			for _, want := range []any{nil, json.Number("1234567")} {
 				if want != nil {
 					ok(t, "desire", c.PatchDesired(id, json.RawMessage(`{"fanSpeed":1234567}`)))
@@ -145,4 +150,38 @@ func TestTheLeagueCanBePlayed(t *testing.T) {
 		ok(t, file, err)
 		ok(t, file, play.Check(s, file, &Simulator{Who: &Outer{Args: []string{"node"}}}, false, 1))
 	}
+}
+
+// TestADeviceThatADrillHasBroughtIsGoneAfterIt: the simulator that runs knows the devices that it
+// knew before, and no other.
+func TestADeviceThatADrillHasBroughtIsGoneAfterIt(t *testing.T) {
+	c := newCloud(t)
+	target := func(id string) *Simulator {
+		return &Simulator{Control: &drill.Control{URL: c.Info().Control}, Who: insider(t), Site: c.site(id)}
+	}
+	resident := opened(t, target("resident"))
+	c.telemetry("resident", "hub-a")
+	for _, id := range []string{"guest", "resident"} {
+		if id == "resident" {
+			resident.Devices[0].Stop() // it plays in a drill now, and stays known
+		}
+		w := opened(t, target(id))
+		c.telemetry(id, "hub-a")
+		w.Devices[0].Stop()
+		ok(t, "close", w.Close())
+		if got := c.State().Devices; len(got) != 1 || got[0].ID != "resident" {
+			t.Errorf("after a drill with %s the simulator knows %+v", id, got)
+		}
+	}
+	// Somebody has started the device meanwhile, and uses it.
+	w := opened(t, target("another"))
+	c.telemetry("another", "hub-a")
+	w.Devices[0].Stop()
+	theirs := opened(t, target("another"))
+	c.telemetry("another", "hub-a")
+	ok(t, "close", w.Close())
+	if got := c.State().Devices; len(got) != 2 {
+		t.Errorf("the simulator knows %+v", got)
+	}
+	theirs.Devices[0].Stop()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/drill/inside"
@@ -74,13 +75,15 @@ func (t *Simulator) Open(ctx context.Context, p drill.Plan) (*drill.World, error
 		err := device.close()
 		within, cancel := afterwards(ctx)
 		defer cancel()
-		return errors.Join(err, t.putBack(within, state))
+		return errors.Join(err, t.putBack(within, state, site.DeviceID))
 	}
 	return w, nil
 }
 
-// putBack ends the faults that the simulator did not have before.
-func (t *Simulator) putBack(ctx context.Context, before sim.State) error {
+// putBack ends the faults that the simulator did not have before, and deletes the device if the
+// drill has brought it there. A device that has a link now is somebody else's: the program of the
+// drill has ended.
+func (t *Simulator) putBack(ctx context.Context, before sim.State, device string) error {
 	now, err := t.Control.State(ctx)
 	if err != nil {
 		return err
@@ -96,6 +99,13 @@ func (t *Simulator) putBack(ctx context.Context, before sim.State) error {
 	}
 	if now.DPS.Fault != "" && before.DPS.Fault == "" {
 		err = errors.Join(err, t.Control.HealDPS(ctx))
+	}
+	isIt := func(d sim.DeviceState) bool { return d.ID == device }
+	if slices.ContainsFunc(before.Devices, isIt) {
+		return err
+	}
+	if i := slices.IndexFunc(now.Devices, isIt); i >= 0 && now.Devices[i].ConnectedHub == "" {
+		err = errors.Join(err, t.Control.Act(ctx, device, drill.Delete))
 	}
 	return err
 }
