@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills picture demo cross conformance league
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles crash chaos soak days drills drills-all picture demo cross conformance league
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,11 @@ soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000,
 days: ## days of bad weather and of renewals, in virtual time
 	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestUnsteadyLinkIsNeverGivenUp|TestTokenRenewal)$$' -count=1
 
-drills: ## every scenario of scripts/scenarios in virtual time, also the long ones (two minutes)
-	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^TestLibrary' -count=1 -timeout 20m -v
+drills: ## every scenario of scripts/scenarios in virtual time, also the long ones, and with crippled devices (about five minutes)
+	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^(TestLibraryPasses|TestEveryScenarioCanFail)$$' -count=1 -timeout 20m -v
+
+drills-all: ## the same, and the one trial that takes minutes by itself: 72-hours-dark with a device that acknowledges early
+	LONG_TESTS=all $(GO) test ./internal/drill/play -run '^(TestLibraryPasses|TestEveryScenarioCanFail)$$' -count=1 -timeout 30m -v
 
 picture: ## draw docs/failover.svg again, with a drill in virtual time
 	$(GO) test ./internal/drill/play -run TestThePictureInTheReadmeIsUpToDate -count=1 -update
