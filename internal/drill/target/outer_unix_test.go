@@ -25,7 +25,7 @@ func TestNothingOfAnExternalProgramIsLeftBehind(t *testing.T) {
 	}{
 		{"a child that does not end", `(trap "" TERM; echo up; exec sleep 600) & wait`, 100 * time.Millisecond, "up\n"},
 		{"a child that still has work", `sh -c 'trap "echo bye; exit" TERM; echo up; while :; do sleep 0.01; done' & wait`, 0, "up\nbye\n"},
-		{"a shell that goes away", `(trap "" TERM; echo up; exec sleep 600) &`, time.Millisecond, "up\n"},
+		{"a shell that goes away", `(trap "" TERM; echo up; : >"$MARK"; exec sleep 600) & while ! [ -e "$MARK" ]; do sleep 0.01; done`, time.Millisecond, "up\n"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -34,7 +34,7 @@ func TestNothingOfAnExternalProgramIsLeftBehind(t *testing.T) {
 			log, err := os.Create(filepath.Join(dir, "log"))
 			ok(t, "log", err)
 			defer func() { _ = log.Close() }()
-			o := &Outer{Args: []string{"sh", "-c", "exec 3>&1 >" + fifo + "; " + x.line}, Environ: os.Environ(), Output: log, grace: x.grace}
+			o := &Outer{Args: []string{"sh", "-c", "exec 3>&1 >" + fifo + "; " + x.line}, Environ: append(os.Environ(), "MARK="+filepath.Join(dir, "mark")), Output: log, grace: x.grace}
 			p, err := o.party(drill.Plan{}, Site{Identity: deviceNamed("x")})
 			ok(t, "party", err)
 			p.Start()
