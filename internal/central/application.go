@@ -187,7 +187,7 @@ func (a *Application) once(ctx context.Context, r request) (again time.Duration,
 	if r.body != nil {
 		header["Content-Type"] = "application/json"
 	}
-	resp, text, err := Exchange{Method: r.method, Host: r.host, Path: r.path, Header: header, Body: r.body, Most: maxAnswer}.Send(ctx, a.Client)
+	reply, err := Exchange{Method: r.method, Host: r.host, Path: r.path, Header: header, Body: r.body, Most: maxAnswer}.Send(ctx, a.Client)
 	if err != nil {
 		return -1, err
 	}
@@ -195,15 +195,15 @@ func (a *Application) once(ctx context.Context, r request) (again time.Duration,
 	if r.host != a.Host {
 		service = serviceDPS
 	}
-	if failure := judge(service, resp, text); failure != nil {
-		return retryAfter(resp, time.Now()), failure
+	if failure := judge(service, reply); failure != nil {
+		return retryAfter(reply, time.Now()), failure
 	}
-	if len(bytes.TrimSpace(text)) == 0 {
+	if len(bytes.TrimSpace(reply.Body)) == 0 {
 		return -1, nil
 	}
-	if err := json.Unmarshal(text, r.into); err != nil {
+	if err := json.Unmarshal(reply.Body, r.into); err != nil {
 		return -1, fmt.Errorf("%s answers %d with something that is not the JSON asked for, %q; is %s the host of an IoT Central application?",
-			service, resp.StatusCode, plain.Line(string(text), 80), r.host)
+			service, reply.Status, plain.Line(string(reply.Body), 80), r.host)
 	}
 	return -1, nil
 }
@@ -211,9 +211,9 @@ func (a *Application) once(ctx context.Context, r request) (again time.Duration,
 // judge returns the error of an answer, nil for a good one. An object with the key "error" is an
 // error whatever its status and whatever stands in it, as the Azure CLI has it. So is one with the
 // key "errorCode", except of DPS, whose answers have a status of their own.
-func judge(service string, resp *http.Response, text []byte) error {
+func judge(service string, reply Reply) error {
 	var said map[string]json.RawMessage
-	isObject := json.Unmarshal(text, &said) == nil
+	isObject := json.Unmarshal(reply.Body, &said) == nil
 	failure, code := said["error"], shown(said["errorCode"])
 	if string(failure) == "null" {
 		failure = nil
@@ -221,10 +221,10 @@ func judge(service string, resp *http.Response, text []byte) error {
 	if code == "0" {
 		code = ""
 	}
-	if resp.StatusCode/100 == 2 && failure == nil && (code == "" || service == serviceDPS) {
+	if reply.Status/100 == 2 && failure == nil && (code == "" || service == serviceDPS) {
 		return nil
 	}
-	e := &Error{Service: service, Status: resp.StatusCode, Code: code, Message: shown(said["message"])}
+	e := &Error{Service: service, Status: reply.Status, Code: code, Message: shown(said["message"])}
 	switch {
 	case failure != nil:
 		e.Code, e.Message = sentence(failure, "code"), sentence(failure, "message")
@@ -232,7 +232,7 @@ func judge(service string, resp *http.Response, text []byte) error {
 			e.Message = shown(failure)
 		}
 	case !isObject:
-		e.Message = plain.Line(strings.TrimSpace(string(text)), maxShown)
+		e.Message = plain.Line(strings.TrimSpace(string(reply.Body)), maxShown)
 	}
 	return e
 }
@@ -257,9 +257,9 @@ func shown(value json.RawMessage) string {
 }
 
 // retryAfter returns when a service that has refused asks to come back, and -1 if it does not.
-func retryAfter(resp *http.Response, now time.Time) time.Duration {
-	text := resp.Header.Get("Retry-After")
-	if text == "" || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+func retryAfter(reply Reply, now time.Time) time.Duration {
+	text := reply.Header.Get("Retry-After")
+	if text == "" || reply.Status != http.StatusTooManyRequests && reply.Status != http.StatusServiceUnavailable {
 		return -1
 	}
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {

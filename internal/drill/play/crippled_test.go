@@ -204,7 +204,9 @@ func weaknesses(t *testing.T) string {
 			}
 			row += " | " + cell
 		}
-		if more := slices.ContainsFunc(trials, func(x trial) bool { return x.scenario == name && !slices.Contains([]string{ackEarly, hedgeOff, noBackoff, desiredIgnored}, x.cripple) }); found < 2 && !more || (found == 4) == (blind[name] != "") {
+		if more := slices.ContainsFunc(trials, func(x trial) bool {
+			return x.scenario == name && !slices.Contains([]string{ackEarly, hedgeOff, noBackoff, desiredIgnored}, x.cripple)
+		}); found < 2 && !more || (found == 4) == (blind[name] != "") {
 			t.Errorf("%s finds %d weaknesses, and blind says %q", name, found, blind[name])
 		}
 		b.WriteString(row + " |\n")

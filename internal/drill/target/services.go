@@ -85,18 +85,18 @@ func (s *service) ask(ctx context.Context, method, path, version, match string, 
 	if match != "" {
 		header["If-Match"] = match
 	}
-	resp, b, err := central.Exchange{Method: method, Host: s.key.HostName, Path: path + "?api-version=" + version, Header: header, Body: body, Most: maxAnswer}.Send(ctx, s.client)
+	reply, err := central.Exchange{Method: method, Host: s.key.HostName, Path: path + "?api-version=" + version, Header: header, Body: body, Most: maxAnswer}.Send(ctx, s.client)
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode/100 != 2 {
-		return s.refused(resp.StatusCode, b)
+	if reply.Status/100 != 2 {
+		return s.refused(reply.Status, reply.Body)
 	}
-	if answer == nil || len(b) == 0 {
+	if answer == nil || len(reply.Body) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(b, answer); err != nil {
-		return fmt.Errorf("%s answers %d with something that is not the JSON asked for: %q", s.key.HostName, resp.StatusCode, plain.Line(string(b), 80))
+	if err := json.Unmarshal(reply.Body, answer); err != nil {
+		return fmt.Errorf("%s answers %d with something that is not the JSON asked for: %q", s.key.HostName, reply.Status, plain.Line(string(reply.Body), 80))
 	}
 	return nil
 }
