@@ -19,9 +19,8 @@ var ErrUnreachable = errors.New("no hub could be reached")
 // ErrUnsent says that a device with Once ended before all its samples were sent.
 var ErrUnsent = errors.New("not everything was sent")
 
-// ErrLeave is the cause of the end of Run's context, as in context.WithCancelCause, if the device is
-// to end at once: what is queued stays queued for the next start, whatever the drain timeout is.
-var ErrLeave = errors.New("leave at once")
+// ErrLeave is the cause of the end of Run's context if what is queued is to stay queued.
+var ErrLeave = errors.New("leave without sending")
 
 const (
 	onceLimit  = time.Minute // without a link, in a row, when running once
@@ -159,18 +158,14 @@ func (d *Device) outcome(err error) error {
 
 // finish waits at most the drain timeout for queued samples and running methods, and says so. It
 // does not wait for samples if no hub will be tried in that time. It leaves a handler that hangs
-// behind. A device that is to leave waits for nothing.
+// behind. A device that leaves sends nothing more.
 func (d *Device) finish(asked, leaves bool) {
-	limit := d.c.DrainTimeout
-	if leaves {
-		limit = 0
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), d.c.DrainTimeout)
 	defer cancel()
-	end := time.Now().Add(limit)
+	end := time.Now().Add(d.c.DrainTimeout)
 	hopeless := func() bool { return d.sleeping().After(end) }
 	queued := d.box.Stats().Queued
-	drains := asked && !d.app.Off.Telemetry && queued > 0 && limit > 0 && !hopeless()
+	drains := asked && !leaves && !d.app.Off.Telemetry && queued > 0 && d.c.DrainTimeout > 0 && !hopeless()
 	if asked {
 		d.emit(journal.Event{Kind: journal.Stopping, Queued: queued, Text: d.stoppingText(queued, drains, d.sleeping())})
 	}
@@ -184,9 +179,7 @@ func (d *Device) finish(asked, leaves bool) {
 		d.drainWhile(ctx, func() bool { return !hopeless() })
 	}
 	d.handlers.wait(ctx)
-	if !leaves {
-		d.awaitStanding()
-	}
+	d.awaitStanding()
 }
 
 // sleeping returns when the session will try something next; zero if it does something now.
@@ -233,8 +226,7 @@ func (d *Device) awaitStanding() {
 
 // stoppingText says what the end waits for, and how to end at once.
 func (d *Device) stoppingText(queued uint64, drains bool, next time.Time) string {
-	text := "stopping"
-	running := d.handlers.running()
+	text, running := "stopping", d.handlers.running()
 	switch {
 	case drains:
 		text += fmt.Sprintf(": %s, sending them for at most %v", wait(queued), d.c.DrainTimeout)
