@@ -80,7 +80,7 @@ func checkMqtt(d *strict.Decoder, m *Mqtt, hostType string) {
 	if strings.Contains(m.Host, "://") {
 		host, hasPath = m.Host, false
 	}
-	if !m.Has("host") {
+	if !m.Has("host") && m.Has("authentication") {
 		d.Warn(m.Pos(), "mqtt-host", "without host this is the broker of Azure IoT Operations, %s; write the name and port of your broker", m.Host)
 	} else if m.Host != "" {
 		checkHost(d, m.Where, host, "broker.local:8883")
@@ -89,8 +89,7 @@ func checkMqtt(d *strict.Decoder, m *Mqtt, hostType string) {
 		d.Error(m.At("host"), "mqtt-path", "host has the path %s, and only WebSockets have one; write protocol: WebSockets, or remove the path", strict.Quoted("/"+path))
 	}
 	checkTLS(d, &m.TLS)
-	checkAuthentication(d, &m.Authentication, "Mqtt", Anonymous, X509Certificate, ServiceAccountToken, SystemAssigned, UserAssigned, UsernamePassword)
-	checkProtected(d, &m.Authentication, &m.TLS)
+	checkAuthentication(d, &m.Authentication, &m.TLS, "Mqtt", Anonymous, X509Certificate, ServiceAccountToken, SystemAssigned, UserAssigned, UsernamePassword)
 	if m.eventGrid(hostType) {
 		if m.KeepAliveSeconds > 1160 {
 			d.Error(m.At("keepAliveSeconds"), "event-grid", "Event Grid takes a keep alive of at most 1160 seconds; write a smaller number")
@@ -124,8 +123,7 @@ func checkKafka(d *strict.Decoder, k *Kafka, hostType string) {
 		d.Error(k.At("compression"), "kafka-compression", "Event Hubs takes no %s; write Gzip or None", k.Compression)
 	}
 	checkTLS(d, &k.TLS)
-	checkAuthentication(d, &k.Authentication, "Kafka", Anonymous, X509Certificate, SystemAssigned, UserAssigned, Sasl)
-	checkProtected(d, &k.Authentication, &k.TLS)
+	checkAuthentication(d, &k.Authentication, &k.TLS, "Kafka", Anonymous, X509Certificate, SystemAssigned, UserAssigned, Sasl)
 }
 
 func checkOpenTelemetry(d *strict.Decoder, o *OpenTelemetry) {
@@ -145,12 +143,11 @@ func checkOpenTelemetry(d *strict.Decoder, o *OpenTelemetry) {
 		checkHost(d, o.Where, o.Host, "collector.local:4317")
 	}
 	checkTLS(d, &o.TLS)
-	checkAuthentication(d, &o.Authentication, "OpenTelemetry", Anonymous, X509Certificate, ServiceAccountToken)
 	tls := o.TLS
 	if strings.HasPrefix(o.Host, "http://") {
 		tls.Mode = "Disabled"
 	}
-	checkProtected(d, &o.Authentication, &tls)
+	checkAuthentication(d, &o.Authentication, &tls, "OpenTelemetry", Anonymous, X509Certificate, ServiceAccountToken)
 }
 
 // UsesTLS says whether the collector is reached by TLS.
@@ -183,7 +180,7 @@ func checkProtected(d *strict.Decoder, a *Authentication, t *TLS) {
 }
 
 // checkAuthentication checks the method, and that exactly its block is there.
-func checkAuthentication(d *strict.Decoder, a *Authentication, of string, allowed ...Method) {
+func checkAuthentication(d *strict.Decoder, a *Authentication, t *TLS, of string, allowed ...Method) {
 	if a.Method == "" {
 		return
 	}
@@ -194,6 +191,9 @@ func checkAuthentication(d *strict.Decoder, a *Authentication, of string, allowe
 		}
 		d.Error(a.At("method"), "method-of-another", "%s has no method %s; write %s", of, a.Method, strict.Listed(words))
 		return
+	}
+	if t != nil {
+		checkProtected(d, a, t)
 	}
 	if a.Method == UsernamePassword && d.Strict {
 		d.Error(a.At("method"), "strict-method", "the method UsernamePassword is an addition of hubhop's, and Azure IoT Operations does not know it; use another")
@@ -277,7 +277,7 @@ func checkRegistry(d *strict.Decoder, r *Registry) {
 	}
 	switch {
 	case r.Authentication != nil:
-		checkAuthentication(d, r.Authentication, "a registry", Anonymous, SystemAssigned, UserAssigned, ArtifactPullSecret)
+		checkAuthentication(d, r.Authentication, nil, "a registry", Anonymous, SystemAssigned, UserAssigned, ArtifactPullSecret)
 	case !local:
 		d.Error(r.Pos(), "missing-key", "spec has no authentication; write authentication with its method, such as method: Anonymous")
 	}

@@ -181,7 +181,7 @@ const definitionSchema = "https://www.schemastore.org/aio-wasm-graph-config-"
 func (c *definitionChecker) metadata() {
 	m, r := &c.def.Metadata, &c.def.Requirements
 	if v := c.version(); v == "" && m.Schema != "" {
-		c.Warn(m.At("$schema"), "definition-schema", "the schema %s is not known; %s1.0.0.json and %s1.1.0.json are", strict.Quoted(m.Schema), definitionSchema, definitionSchema)
+		c.Warn(m.At("$schema"), "definition-schema", "the schema %s is not known; write %s1.0.0.json or %s1.1.0.json", strict.Quoted(m.Schema), definitionSchema, definitionSchema)
 	}
 	for _, v := range []struct{ key, value string }{{"apiVersion", r.APIVersion}, {"runtimeVersion", r.RuntimeVersion}} {
 		if v.value != "" && !strings.HasPrefix(v.value, "1.") {
@@ -292,7 +292,7 @@ func (c *definitionChecker) connections() {
 		case from == to:
 			c.Error(k.To.At("name"), "connection-self", "%s leads to itself; remove the connection", a.Name)
 			continue
-		case branch && k.From.Arm == "":
+		case branch && !k.From.Has("arm"):
 			c.Error(k.From.Pos(), "arm-missing", "%s is a branch; write arm: \"True\" or arm: \"False\"", a.Name)
 		case !branch && k.From.Arm != "":
 			c.Error(k.From.At("arm"), "arm-of-no-branch", "%s is no branch, and has no arms; remove arm", a.Name)
@@ -355,7 +355,7 @@ func (c *definitionChecker) reach(n *ways) {
 	forth, back := reach(n.out, sources, nil), reach(n.in, sinks, nil)
 	for i, o := range c.def.Operations {
 		switch {
-		case o.Type == "":
+		case o.Type == "" || c.index[o.Name] != i:
 		case !forth[i]:
 			c.Error(o.At("name"), "operation-unreachable", "no source leads to %s; connect it, or remove it", o.Name)
 		case !back[i]:

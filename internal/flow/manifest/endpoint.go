@@ -117,7 +117,7 @@ type Authentication struct {
 	Sasl                *SaslSecret `key:"saslSettings" about:"user name and password for Kafka"`
 	AccessToken         *SecretRef  `key:"accessTokenSettings" about:"a token for Data Lake Storage"`
 	PullSecret          *SecretRef  `key:"artifactPullSecretSettings" about:"the key .dockerconfigjson of the secret"`
-	UsernamePassword    *SecretRef  `key:"usernamePasswordSettings" own:"usernamePasswordSettings" about:"hubhop's own: the keys username and password of the secret"`
+	UsernamePassword    *SecretRef  `key:"usernamePasswordSettings" own:"yes" about:"hubhop's own: the keys username and password of the secret"`
 }
 
 // Secret returns the name of the secret that the method reads; empty: none.

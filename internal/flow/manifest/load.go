@@ -46,8 +46,8 @@ var otherKinds = []string{
 
 // Bounds of a directory. They are far above what Kubernetes stores.
 const (
-	maxTotalBytes = 64 << 20
-	maxFiles      = 10_000
+	maxTotalBytes = 16 << 20
+	maxFiles      = 2_000
 	maxPerFile    = 500 // faults of a file that are told
 )
 
@@ -108,7 +108,7 @@ type loader struct {
 	faults
 	strict bool
 	set    *Set
-	pipes  map[string]Pos // names of graphs and data flows
+	names  map[string]Pos // of documents, by what shares them
 }
 
 // directory reads the files of a directory.
@@ -324,7 +324,7 @@ func (l *loader) document(doc strict.Document, path string) {
 			return
 		}
 	}
-	l.put(d, object, name, spec)
+	l.object(d, object, name, spec)
 }
 
 // kind reads the kind of a custom resource. It returns false if the document is none that is read.
@@ -386,8 +386,8 @@ func (l *loader) resource(d *strict.Decoder, root *yaml.Node, o Object) Pos {
 	return r.At("name")
 }
 
-// put decodes a spec, and puts the object into the set.
-func (l *loader) put(d *strict.Decoder, o Object, name Pos, spec *yaml.Node) {
+// object decodes a spec, and puts the object into the set.
+func (l *loader) object(d *strict.Decoder, o Object, name Pos, spec *yaml.Node) {
 	var more []string
 	if o.APIVersion == "" {
 		more = []string{"provisioningState", "healthState"} // what Azure adds
@@ -396,47 +396,43 @@ func (l *loader) put(d *strict.Decoder, o Object, name Pos, spec *yaml.Node) {
 		d.Error(name, "name-form", "%s is no name for a %s; take 3 to 63 small letters, digits and hyphens, with a letter or digit at both ends", strict.Quoted(o.Name), o.Kind)
 	}
 	read := func(v any) { d.Object(spec, v, "spec", more...) }
-	twice := func(has bool, first Pos) {
-		if has {
-			d.Error(name, "name-twice", "there is a %s %s already, in %s; give one of them another name", o.Kind, o.Name, first)
-		}
-	}
+	first := l.once(d, o, name)
 	switch o.Kind {
 	case KindEndpoint:
 		e := &Endpoint{}
 		read(e)
 		checkEndpoint(d, e, o, name)
 		e.Object = finished(o, d)
-		putOnce(l.set.Endpoints, o.Name, e, twice)
+		put(l.set.Endpoints, o.Name, e, first)
 	case KindRegistry:
 		r := &Registry{}
 		read(r)
 		checkRegistry(d, r)
 		r.Object = finished(o, d)
-		putOnce(l.set.Registries, o.Name, r, twice)
+		put(l.set.Registries, o.Name, r, first)
 	case KindProfile:
 		p := &Profile{}
 		read(p)
 		p.Object = finished(o, d)
-		putOnce(l.set.Profiles, o.Name, p, twice)
+		put(l.set.Profiles, o.Name, p, first)
 	case KindGraph:
 		g := &DataflowGraph{}
 		read(g)
-		if l.pipe(d, o, name) {
+		if first {
 			g.Object = finished(o, d)
 			l.set.dataflowGraphs = append(l.set.dataflowGraphs, g)
 		}
 	case KindDataflow:
 		f := &Dataflow{}
 		read(f)
-		if l.pipe(d, o, name) {
+		if first {
 			f.Object = finished(o, d)
 			l.set.dataflows = append(l.set.dataflows, f)
 		}
 	case KindDevice, KindAsset, KindConnector:
 		r := &Raw{Where: strict.Begin(d.Pos(spec)), Spec: d.Free(spec, "spec")}
 		r.Object = finished(o, d)
-		putOnce(map[Kind]map[string]*Raw{KindDevice: l.set.Devices, KindAsset: l.set.Assets, KindConnector: l.set.Connectors}[o.Kind], o.Name, r, twice)
+		put(map[Kind]map[string]*Raw{KindDevice: l.set.Devices, KindAsset: l.set.Assets, KindConnector: l.set.Connectors}[o.Kind], o.Name, r, first)
 	}
 }
 
@@ -445,26 +441,29 @@ func finished(o Object, d *strict.Decoder) Object {
 	return o
 }
 
-// putOnce puts an object into a map, or says that its name is taken.
-func putOnce[T interface{ Pos() Pos }](all map[string]T, name string, v T, twice func(bool, Pos)) {
-	if first, ok := all[name]; ok {
-		twice(true, first.Pos())
-		return
+// put puts an object into a map if it is the first of its name.
+func put[T any](all map[string]T, name string, v T, first bool) {
+	if first {
+		all[name] = v
 	}
-	all[name] = v
 }
 
-// pipe takes the name of a graph or data flow: both share their names, because journals and commands
-// go by them.
-func (l *loader) pipe(d *strict.Decoder, o Object, name Pos) bool {
-	if first, ok := l.pipes[o.Name]; ok {
-		d.Error(name, "name-twice", "there is a graph or data flow %s already, in %s; give one of them another name", o.Name, first)
+// once takes a name, or says that it is taken. Graphs and data flows share their names, because
+// journals and commands go by them.
+func (l *loader) once(d *strict.Decoder, o Object, name Pos) bool {
+	what := string(o.Kind)
+	if o.Kind == KindGraph || o.Kind == KindDataflow {
+		what = "graph or data flow"
+	}
+	key := what + " " + o.Name
+	if first, ok := l.names[key]; ok {
+		d.Error(name, "name-twice", "there is a %s already, in %s; give one of them another name", key, first)
 		return false
 	}
-	if l.pipes == nil {
-		l.pipes = map[string]Pos{}
+	if l.names == nil {
+		l.names = map[string]Pos{}
 	}
-	l.pipes[o.Name] = name
+	l.names[key] = name
 	return true
 }
 

@@ -9,8 +9,8 @@ type DataflowGraph struct {
 	RequestDiskPersistence string            `key:"requestDiskPersistence" one:"Enabled,Disabled" def:"Disabled" about:"asks the broker to keep messages on its disk; hubhop's journal does not depend on it"`
 	Nodes                  []Node            `key:"nodes" must:"list the sources, operators and destinations" about:"sources, operators and destinations"`
 	Connections            []GraphConnection `key:"nodeConnections" must:"list which node leads to which" about:"which node leads to which"`
-	DeadLetter             *DeadLetter       `key:"deadLetter" own:"deadLetter" about:"hubhop's own: keeps messages that fail, with the reason"`
-	FileStores             *Free             `key:"fileStores" about:"read and refused"`
+	DeadLetter             *DeadLetter       `key:"deadLetter" own:"yes" about:"hubhop's own: keeps messages that fail, with the reason"`
+	FileStores             []Free            `key:"fileStores" about:"read and refused"`
 }
 
 // DeadLetter says where messages are kept that fail in an operator. It is hubhop's own addition.
@@ -106,7 +106,7 @@ type Dataflow struct {
 	ProfileRef             string      `key:"profileRef" def:"default" about:"the profile; default always exists"`
 	RequestDiskPersistence string      `key:"requestDiskPersistence" one:"Enabled,Disabled" def:"Disabled" about:"asks the broker to keep messages on its disk; hubhop's journal does not depend on it"`
 	Operations             []Operation `key:"operations" must:"list a source, a transformation if there is one, and a destination" about:"one source, at most one transformation, one destination"`
-	DeadLetter             *DeadLetter `key:"deadLetter" own:"deadLetter" about:"hubhop's own: keeps messages that fail, with the reason"`
+	DeadLetter             *DeadLetter `key:"deadLetter" own:"yes" about:"hubhop's own: keeps messages that fail, with the reason"`
 }
 
 // Operation is a part of a Dataflow. Exactly the block of its type is set.

@@ -167,7 +167,7 @@ func (r *resolver) source(w Where, name string, ref string, topics []string, ass
 	if ref == EndpointLocal && asset == "" {
 		r.Error(w.Pos(), "asset-missing", "the endpoint local gives the messages of an asset; write assetRef")
 	}
-	if len(topics) == 0 {
+	if len(topics) == 0 && (topics != nil || !w.Has("dataSources")) {
 		r.Error(w.Pos(), "source-topics", "the source has no dataSources; list the topics that it takes, such as sensors/#")
 	}
 	seen := map[string]bool{}
@@ -292,12 +292,12 @@ func (r *resolver) topicOf(at Pos, to string) {
 		r.Error(at, "destination-topic", "%s is no topic for a destination: %v; mend it", strict.Quoted(to), err)
 		return
 	}
-	foreign := "${inputTopic"
+	foreign, own := "${inputTopic", "${outputTopic"
 	if r.graph.Kind == KindDataflow {
-		foreign = "${outputTopic"
+		foreign, own = own, foreign
 	}
 	if r.strict && strings.Contains(to, foreign) {
-		r.Error(at, "strict-variable", "Azure IoT Operations knows %s} not in a %s; use the variable of its own", foreign, r.graph.Kind)
+		r.Error(at, "strict-variable", "in a %s Azure IoT Operations does not know %s}; use %s}", r.graph.Kind, foreign, own)
 	}
 }
 

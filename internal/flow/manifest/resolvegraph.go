@@ -38,7 +38,7 @@ var nativeSettings = map[Native]struct{ must, may []string }{
 // dataflowGraph resolves a DataflowGraph.
 func (r *resolver) dataflowGraph(d *DataflowGraph) {
 	r.base(d.Where, d.ProfileRef)
-	if d.FileStores != nil {
+	if d.Has("fileStores") {
 		r.Error(d.At("fileStores"), "file-stores", "fileStores is of a preview, and hubhop has none; remove it")
 	}
 	r.index, r.count = map[string]int{}, len(d.Nodes)
@@ -218,7 +218,7 @@ func (r *resolver) settingJSON(c *Setting) {
 			case errors.Is(err, io.EOF) && !first && depth == 0:
 				return
 			case errors.As(err, &syntax):
-				at = max(int(syntax.Offset)-1, 0)
+				at = strict.SyntaxAt(c.Value, syntax)
 			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 				at, err = len(strings.TrimRight(c.Value, " \t\r\n")), errors.New("it ends too early")
 			}
@@ -264,6 +264,7 @@ func (r *resolver) graphConnections(d *DataflowGraph) *ways {
 			continue
 		}
 		if !r.output(&k, c, output) {
+			n.edge(from, to) // its fault is told, and nodes behind it are no others
 			continue
 		}
 		id := strings.Join([]string{name, string(k.Arm), k.Output, c.To.Name}, "\x00")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -218,8 +219,8 @@ func (d *Decoder) object(n *yaml.Node, v reflect.Value, path string, more ...str
 		}
 		f := fields[at]
 		where.set(key.Value, d.mark(value))
-		if own := f.Tag.Get("own"); own != "" && d.Strict {
-			d.Error(d.Pos(key), "strict-"+own, "%s is an addition of hubhop's, and Azure IoT Operations does not know it; remove it", Joined(path, key.Value))
+		if f.Tag.Get("own") != "" && d.Strict {
+			d.Error(d.Pos(key), "strict-key", "%s is an addition of hubhop's, and Azure IoT Operations does not know it; remove it", Joined(path, key.Value))
 		}
 		d.value(value, v.FieldByIndex(f.Index), Joined(path, key.Value), key.Value, f.Tag, where)
 	}
@@ -319,11 +320,12 @@ func (d *Decoder) unique(n *yaml.Node, path string) {
 		seen := map[string]bool{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			d.key(n.Content[i], seen, nil, path)
+			d.unique(n.Content[i+1], Joined(path, QuotedKey(n.Content[i].Value)))
 		}
 	}
 	for i, c := range n.Content {
-		if n.Kind == yaml.SequenceNode || i%2 == 1 {
-			d.unique(c, path)
+		if n.Kind == yaml.SequenceNode {
+			d.unique(c, path+"["+strconv.Itoa(i)+"]")
 		}
 	}
 }
@@ -341,11 +343,13 @@ func (d *Decoder) text(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 			d.Error(d.Pos(n), "empty-text", "%s is empty; write its value, or remove the key", path)
 		}
 		v.SetString(n.Value)
-	case n.Tag == "!!bool":
-		d.Error(d.Pos(n), "wrong-type", "%s is a text, and without quotes %s is a truth value; write %q", path, n.Value, n.Value)
 	default:
 		words := strings.Split(one, ",")
 		i := slices.IndexFunc(words, func(word string) bool { return strings.EqualFold(word, n.Value) })
+		if i >= 0 && n.Tag == "!!bool" {
+			d.Error(d.Pos(n), "wrong-type", "%s is a text, and without quotes %s is a truth value; write %q", path, n.Value, words[i])
+			return
+		}
 		if i < 0 && tag.Get("old") != "" { // old=<word>:<new word>
 			if old, now, _ := strings.Cut(tag.Get("old"), ":"); strings.EqualFold(old, n.Value) {
 				d.Warn(d.Pos(n), "old-word", "%s is %s, an old form; write %s", path, Quoted(n.Value), now)
@@ -369,13 +373,17 @@ func (d *Decoder) text(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 	}
 }
 
+// digits matches a whole number.
+var digits = regexp.MustCompile(`^[-+]?[0-9]+$`)
+
 // number reads a whole number within the bounds of the tag.
 func (d *Decoder) number(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	if tag.Get("unbounded") != "" && n.Tag == "!!str" && n.Value == "unbounded" {
 		v.SetInt(-1)
 		return
 	}
-	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" {
+	long := n.Tag == "!!float" && n.Style == 0 && digits.MatchString(n.Value) // more digits than an int64 has
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" && !long {
 		more := ""
 		if _, err := strconv.Atoi(n.Value); err == nil && n.Kind == yaml.ScalarNode {
 			more = "; remove the quotes"
@@ -386,7 +394,11 @@ func (d *Decoder) number(n *yaml.Node, v reflect.Value, path string, tag reflect
 	low, high := Bounds(tag)
 	x, err := strconv.ParseInt(n.Value, 0, 64)
 	if err != nil || x < low || x > high {
-		d.Error(d.Pos(n), "out-of-bounds", "%s is %s, and must be from %d to %d; write a number within them", path, Clip(n.Value), low, high)
+		allowed := fmt.Sprintf("from %d to %d", low, high)
+		if low == high {
+			allowed = strconv.FormatInt(low, 10)
+		}
+		d.Error(d.Pos(n), "out-of-bounds", "%s is %s, and must be %s; change it", path, Clip(n.Value), allowed)
 		return
 	}
 	v.SetInt(x)

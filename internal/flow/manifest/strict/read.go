@@ -16,9 +16,11 @@ import (
 
 // Bounds of what is read. They are far above what Kubernetes stores.
 const (
-	MaxFileBytes = 4 << 20 // of a file
-	maxValues    = 100_000 // of a document, aliases counted each time
+	// MaxFileBytes and MaxDepth bound a file, and how deep its values are nested.
+	MaxFileBytes = 2 << 20 // of a file
 	MaxDepth     = 64      // of nested values
+	maxDocuments = 1000    // of a file
+	maxValues    = 100_000 // of a document, aliases counted each time
 )
 
 // Checked returns the source of a text, or notes why it cannot be read.
@@ -26,7 +28,7 @@ func Checked(f *Faults, file string, text []byte) *Source {
 	at := Pos{file, 1, 1}
 	switch {
 	case len(text) > MaxFileBytes:
-		f.Error(at, "file-too-large", "the file has %d bytes, and at most %d are read; split it", len(text), MaxFileBytes)
+		f.Error(at, "file-too-large", "the file has more than %d bytes; split it", MaxFileBytes)
 		return nil
 	case bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}):
 		f.Error(at, "file-not-utf8", "the file is UTF-16 text; save it as UTF-8")
@@ -55,13 +57,23 @@ type Document struct {
 // boundary matches the lines between YAML documents.
 var boundary = regexp.MustCompile(`(?m)^(?:---|\.\.\.)(?:[ \t\r].*)?$`)
 
+// blank matches a document that holds nothing.
+var blank = regexp.MustCompile(`^(?:---|\.\.\.)?\s*$`)
+
 // Documents reads all documents of a file. whole is false if one of them could not be read.
 func Documents(f *Faults, src *Source) (all []Document, whole bool) {
 	whole = true
 	from := 0
+	documents := 0
 	read := func(to int) {
 		chunk := src.text[from:to]
-		if strings.Trim(chunk, " \t\r\n-.") == "" {
+		if blank.MatchString(chunk) {
+			return
+		}
+		if documents++; documents > maxDocuments {
+			if whole = false; documents == maxDocuments+1 {
+				f.Error(src.pos(from), "too-many-documents", "the file has more than %d documents; split it", maxDocuments)
+			}
 			return
 		}
 		root, ok := yamlDocument(f, src, chunk, src.pos(from).Line-1)
@@ -118,7 +130,7 @@ func yamlDocument(f *Faults, src *Source, chunk string, before int) (root *yaml.
 		if strings.Contains(text, "cannot start any token") {
 			text += "; YAML takes blanks for indentation, and no tabs"
 		}
-		f.Error(Pos{src.File, before + line, 1}, "yaml-syntax", "this is no YAML: %.300s", text)
+		f.Error(Pos{src.File, before + line, 1}, "yaml-syntax", "this is no YAML: %.300s; compare quotes, brackets and indentation up to this line", text)
 		return nil, false
 	}
 	if n.Kind != yaml.DocumentNode || len(n.Content) != 1 {
@@ -248,7 +260,7 @@ func (r *jsonReader) token() (json.Token, int, bool) {
 		text := err.Error()
 		switch {
 		case errors.As(err, &syntax):
-			at = max(int(syntax.Offset)-1, 0)
+			at = SyntaxAt(r.src.text, syntax)
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			at, text = len(r.src.text), "it ends too early"
 		}
@@ -259,6 +271,19 @@ func (r *jsonReader) token() (json.Token, int, bool) {
 		from++
 	}
 	return t, from, true
+}
+
+// SyntaxAt returns the offset of the character that an error of encoding/json is about. The library
+// counts it in for some errors, and not for others.
+func SyntaxAt(text string, err *json.SyntaxError) int {
+	at := min(max(int(err.Offset), 0), len(text))
+	_, quoted, _ := strings.Cut(err.Error(), "invalid character ")
+	if quoted, e := strconv.QuotedPrefix(quoted); e == nil && at < len(text) {
+		if c, e := strconv.Unquote(quoted); e == nil && strings.HasPrefix(text[at:], c) {
+			return at
+		}
+	}
+	return max(at-1, 0)
 }
 
 func (r *jsonReader) value(depth int) *yaml.Node {
