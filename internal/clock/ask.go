@@ -78,16 +78,18 @@ func (e *Epochs) Ask(ctx context.Context, reason bool, ask func(context.Context)
 	}
 }
 
-// Wanted reports whether the cloud should be asked for the time now. Without a reason to doubt the
-// time, it should be asked only if it has never answered, or if the system clock was set since.
-// With such a reason it should be asked again, because its answer may have been wrong.
-func (e *Epochs) Wanted(reason bool) bool {
+// Wanted reports at a look whether the cloud should be asked for the time, although there is no
+// reason to doubt it.
+func (e *Epochs) Wanted(r *Round) bool {
+	r.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, running := e.lookLocked()
-	return e.wantedLocked(reason, running)
+	return e.wantedLocked(false, r.running)
 }
 
+// wantedLocked reports whether the cloud should be asked for the time. Without a reason to doubt the
+// time, it should be asked only if it has never answered, or if the system clock was set since.
+// With such a reason it should be asked again, because its answer may have been wrong.
 func (e *Epochs) wantedLocked(reason bool, running time.Duration) bool {
 	k, s := e.Clock, e.source
 	ago := running - k.heard

@@ -150,7 +150,7 @@ func TestTimeBeforeTheProgram(t *testing.T) {
 		if err := k.Hear(c.Built.AddDate(-1, 0, 0), "DPS"); err == nil || !strings.Contains(err.Error(), "DPS says that it is 1999-01-01T00:00:00Z, but this program was made at 2000-01-01T00:00:00Z") {
 			t.Errorf("said %v", err)
 		}
-		if now := k.Now(); now.Before(c.Built) || k.Turned() > 0 || !k.Wanted(true) {
+		if now := k.Now(); now.Before(c.Built) || k.Turned() > 0 || !k.due(true) {
 			t.Errorf("it is %v, and that was the cloud's word", now)
 		}
 		if err := k.Hear(c.Built.Add(-RightWithin), "DPS"); err != nil {

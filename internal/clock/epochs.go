@@ -337,11 +337,11 @@ func (k *Epochs) Age(pos uint64, stamped time.Time) time.Duration {
 	}
 }
 
-// Stale says whether [Epochs.Pass] has something to do. vouched is as for Pass.
-func (k *Epochs) Stale(vouched bool) bool {
+// Stale says at a look whether [Epochs.Pass] has something to do. vouched is as for Pass.
+func (k *Epochs) Stale(r *Round, vouched bool) bool {
+	now := r.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.readLocked()
 	return k.dirtyLocked() || vouched && now.Sub(k.file.Newest) >= NoteEvery || len(k.news) > 0 || k.slept > 0
 }
 

@@ -8,13 +8,32 @@ import (
 // Watch lets a device look at the clock every few seconds. One timer serves all devices.
 type Watch struct {
 	of   *Epochs
-	look func(may bool) (asks bool)
+	look func(r *Round, may bool) (asks bool)
+}
+
+// Round is one look of all devices. The clocks are read once for all of them, because a reading is
+// a system call, and a process may have thousands of devices. Only a look uses it.
+type Round struct {
+	k       *Clock
+	base    time.Time // zero: nobody has read the clocks yet
+	running time.Duration
+}
+
+// Now returns the time of the round.
+func (r *Round) Now() time.Time {
+	if r.base.IsZero() {
+		defer r.k.share()
+		r.k.mu.Lock()
+		defer r.k.mu.Unlock()
+		r.base, r.running = r.k.lookLocked()
+	}
+	return r.base.Add(r.running).UTC()
 }
 
 // Watch begins to call look, one call after the other for all watches. look must not block, and
 // must contain its panics. may says that the device may ask for the time, because no other one has
 // begun to ask the same source; look returns whether the device asks.
-func (e *Epochs) Watch(look func(may bool) (asks bool)) *Watch {
+func (e *Epochs) Watch(look func(r *Round, may bool) (asks bool)) *Watch {
 	w, k := &Watch{e, look}, e.Clock
 	k.watching.Lock()
 	defer k.watching.Unlock()
@@ -45,8 +64,9 @@ func (k *Clock) lookAll() {
 	k.watching.Lock()
 	defer k.watching.Unlock()
 	k.rounds++
+	r := &Round{k: k}
 	for _, w := range k.watches {
-		if w.look(w.of.source.round != k.rounds) {
+		if w.look(r, w.of.source.round != k.rounds) {
 			w.of.source.round = k.rounds
 		}
 	}

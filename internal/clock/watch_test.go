@@ -23,8 +23,8 @@ func (a *asker) watch(t *testing.T) {
 	began := time.Now()
 	a.Open(noFile{}, nil)
 	var asking sync.WaitGroup
-	w := a.Watch(func(may bool) bool {
-		if !may || !a.Wanted(false) {
+	w := a.Watch(func(r *Round, may bool) bool {
+		if !may || !a.Wanted(r) {
 			return false
 		}
 		asking.Go(func() {
@@ -94,7 +94,7 @@ func TestLooksComeWithSamples(t *testing.T) {
 				defer k.Close()
 				began := time.Now()
 				var looks []time.Duration
-				w := k.Watch(func(bool) bool { looks = append(looks, time.Since(began)); return false })
+				w := k.Watch(func(*Round, bool) bool { looks = append(looks, time.Since(began)); return false })
 				first := time.Duration(phase)*every/10 + time.Millisecond
 				time.Sleep(first)
 				for n := range 100 {
@@ -119,4 +119,32 @@ func TestLooksComeWithSamples(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestClocksAreReadOnceForAllDevices: a process with many devices does not read the clocks of the
+// machine for each of them at each look.
+func TestClocksAreReadOnceForAllDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, readings := facts(virtual.NewMachine(0)), 0
+		running := c.Running
+		c.Running = func() time.Duration { readings++; return running() }
+		k, began := New(c), time.Now()
+		var told []time.Duration
+		for range 3 {
+			e := k.For("dps:443", silent, func(time.Duration) {})
+			e.Open(noFile{}, nil)
+			defer e.Close()
+			defer e.Watch(func(r *Round, _ bool) bool {
+				_, _ = e.Stale(r, true), e.Wanted(r)
+				told = append(told, r.Now().Sub(began))
+				return false
+			}).End()
+		}
+		readings = 0
+		time.Sleep(2*LookEvery + time.Second)
+		want := []time.Duration{LookEvery, LookEvery, LookEvery, 2 * LookEvery, 2 * LookEvery, 2 * LookEvery}
+		if !slices.Equal(told, want) || readings != 2 {
+			t.Errorf("%d readings; the devices were told %v, not %v", readings, told, want)
+		}
+	})
 }

@@ -142,18 +142,18 @@ func (d *Device) timeOf() string {
 
 func (d *Device) hear(date time.Time) error {
 	err := d.time.Hear(date, d.timeOf())
-	d.hasten()
+	d.hasten(d.time.Now())
 	return err
 }
 
 // hasten renews the link if its token ends earlier than was believed when the token was made,
-// because the clock was slow or the machine was suspended meanwhile.
-func (d *Device) hasten() {
+// because the clock was slow or the machine was suspended meanwhile. now is the time.
+func (d *Device) hasten(now time.Time) {
 	l := d.serves()
 	if l == nil || l.ends.IsZero() {
 		return
 	}
-	if ends := time.Now().Add(l.ends.Sub(d.time.Now())); l.Expires().Sub(ends) > clock.RightWithin {
+	if ends := time.Now().Add(l.ends.Sub(now)); l.Expires().Sub(ends) > clock.RightWithin {
 		l.Hasten(ends)
 	}
 }
@@ -162,9 +162,9 @@ func (d *Device) hasten() {
 // waits for it.
 func (d *Device) watchClock(ctx context.Context) (end func()) {
 	d.time.life = ctx
-	watch := d.time.Watch(func(may bool) (asks bool) {
+	watch := d.time.Watch(func(r *clock.Round, may bool) (asks bool) {
 		_ = d.run("clock", func() error {
-			asks = d.look(may)
+			asks = d.look(r, may)
 			return nil
 		})
 		return asks
@@ -178,10 +178,10 @@ func (d *Device) watchClock(ctx context.Context) (end func()) {
 // look notices what has happened to the clocks and to the link's token. If there is something to do
 // about the device's files, or if the device may ask and the time is wanted, it lets others do
 // that: it does not block. It says whether the device asks.
-func (d *Device) look(may bool) (asks bool) {
+func (d *Device) look(r *clock.Round, may bool) (asks bool) {
 	linked := d.serves() != nil
-	d.hasten()
-	if (d.time.Stale(linked) || d.home.Restless()) && d.time.tending.CompareAndSwap(false, true) {
+	d.hasten(r.Now())
+	if (d.time.Stale(r, linked) || d.home.Restless()) && d.time.tending.CompareAndSwap(false, true) {
 		d.spawnIn(&d.time.looking, "clock", func() {
 			defer d.time.tending.Store(false)
 			d.time.Pass(linked)
@@ -189,7 +189,7 @@ func (d *Device) look(may bool) (asks bool) {
 		})
 	}
 	// Without a link others have the network.
-	if !may || !linked || !d.time.Wanted(false) || !d.time.asking.CompareAndSwap(false, true) {
+	if !may || !linked || !d.time.Wanted(r) || !d.time.asking.CompareAndSwap(false, true) {
 		return false
 	}
 	d.spawnIn(&d.time.looking, "clock", func() {
