@@ -1,11 +1,13 @@
 package outbox
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,15 +32,15 @@ type segment struct {
 
 const segSuffix = ".seg"
 
-func segName(num uint64) string { return fmt.Sprintf("%016x"+segSuffix, num) }
+func segName(num uint64) string {
+	return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, num)) + segSuffix
+}
 
 // segNum is the number in the name of a segment, 0 if it is no such name.
-func segNum(name string) (num uint64) {
-	hex, isSegment := strings.CutSuffix(name, segSuffix)
-	if !isSegment || len(hex) != 16 {
-		return 0
-	}
-	if _, err := fmt.Sscanf(hex, "%016x", &num); err != nil || segName(num) != name {
+func segNum(name string) uint64 {
+	digits, isSegment := strings.CutSuffix(name, segSuffix)
+	num, err := strconv.ParseUint(digits, 16, 64)
+	if !isSegment || err != nil || segName(num) != name {
 		return 0
 	}
 	return num
