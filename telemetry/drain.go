@@ -88,7 +88,7 @@ type Drain struct {
 
 	asked    atomic.Int64 // goroutines that want to send and were not served; the first serves all
 	stopping atomic.Bool
-	waits    atomic.Bool // for records: the watch was set and has not called
+	waits    atomic.Bool // for records behind at: the watch was set there and has not called
 	flight   flight
 
 	turn    sync.Mutex // held by the goroutine that sends; guards the next fields
@@ -99,7 +99,6 @@ type Drain struct {
 	needs   int // bytes of the first message that was read and did not fit; 0: not known
 	parts   [2]outbox.Part
 	watch   outbox.Watch // the newest wait for records
-	behind  streams      // where the drain had come to then
 	again   *time.Timer  // looks again whether a closed window has opened; nil: not yet made
 
 	telling sync.Mutex
@@ -308,7 +307,7 @@ func (d *Drain) sendAll() (obstacle, error) {
 		err = d.send(max(n, 1))
 		if isPermanent(err) {
 			r := &d.next.records[0]
-			d.at.passed(r.Pos)
+			d.passed(r.Pos)
 			if err = d.box.Quarantine(r.Pos, err); err != nil {
 				err = fmt.Errorf("taking message %s out of the line: %w", r.ID, err)
 			}
@@ -333,7 +332,7 @@ func (d *Drain) send(n int) error {
 	taken, err := d.sender.Send(out, d)
 	d.options.Traffic.sent(taken)
 	if taken > 0 {
-		d.at.passed(d.next.records[taken-1].Pos)
+		d.passed(d.next.records[taken-1].Pos)
 	}
 	if taken < n {
 		d.flight.land(out[taken:])
@@ -342,14 +341,18 @@ func (d *Drain) send(n int) error {
 	return err
 }
 
+// passed notes that the drain has come to a position. d.turn is held.
+func (d *Drain) passed(pos uint64) {
+	d.at.passed(pos)
+	d.waits.Store(false)
+}
+
 // awaitRecords lets the outbox wake the drain when there is a record that the drain has not sent.
 // d.turn is held.
 func (d *Drain) awaitRecords() {
-	if d.waits.Load() && d.behind == d.at {
+	if d.waits.Swap(true) {
 		return
 	}
-	d.behind = d.at
-	d.waits.Store(true)
 	d.box.Watch(&d.watch, d.at.parts(&d.parts)...)
 }
 

@@ -138,9 +138,8 @@ type feed struct {
 	untold sync.WaitGroup // until ended has returned
 
 	// Of a source with a schedule:
-	task  task
-	began time.Time
-	next  time.Duration // the tick that is due, counted from the beginning
+	task task
+	due  time.Time // the tick that is due
 
 	mu      sync.Mutex
 	failed  error // the error that ended the feed, unless the source did
@@ -202,7 +201,7 @@ func (f *feed) schedule() {
 	if f.Sampler == nil {
 		f.Sampler = NewSampler(1)
 	}
-	f.began = time.Now()
+	f.due = time.Now()
 	f.task.run = f.tick
 	detach := context.AfterFunc(f.ctx, func() { f.finish(f.ctx.Err()) })
 	if f.stop == nil {
@@ -249,13 +248,10 @@ func (f *feed) tick() (next time.Time) {
 
 // nextTick returns when the next tick is due. Those that were missed are skipped.
 func (f *feed) nextTick() time.Time {
-	elapsed := time.Since(f.began)
-	if late := elapsed.Truncate(f.src.Interval) - f.next; late > 0 {
-		f.skip(int(late/f.src.Interval), SkipLate)
-		f.next += late
-	}
-	f.next += f.src.Interval
-	return f.began.Add(f.next)
+	late := max(0, time.Since(f.due)/f.src.Interval) // ticks
+	f.skip(int(late), SkipLate)
+	f.due = f.due.Add((late + 1) * f.src.Interval)
+	return f.due
 }
 
 // contained calls one step of the feed. If it panics, and that is contained, the feed ends.

@@ -18,7 +18,7 @@ type Sampler struct {
 	mu      sync.Mutex
 	waiting byDue
 	ready   []*task     // their time has come
-	running []*task     // asked now, except those that are stuck
+	running []turn      // asked now, except those that are stuck
 	workers int         // except those that ask a source that is stuck
 	timer   *time.Timer // for waiting[0]; nil: not needed yet
 	relief  *time.Timer // takes workers from stuck sources; nil: nobody needs them
@@ -30,11 +30,15 @@ type task struct {
 	due     time.Time
 	index   int // its place in Sampler.waiting, counted from 1; 0: it does not wait
 	running bool
-	since   time.Time // running
-	stuck   bool      // running for stuckAfter: its worker does not count any more
-	resumed time.Time // what resume said while it was still running; zero: nothing
 	stopped bool
+	resumed time.Time     // what resume said while it was still running; zero: nothing
 	idle    chan struct{} // closed when a run ends after stop; nil: nobody waits for that
+}
+
+// turn is a task that runs. After stuckAfter it is stuck, and its worker does not count any more.
+type turn struct {
+	of    *task
+	since time.Time
 }
 
 // defaultWorkers is how many sources are asked at once, unless a Sampler is told otherwise.
@@ -133,14 +137,14 @@ func (s *Sampler) relieveLocked() {
 	}
 	now := time.Now()
 	next := now.Add(stuckAfter)
-	s.running = slices.DeleteFunc(s.running, func(t *task) bool {
+	s.running = slices.DeleteFunc(s.running, func(t turn) (isStuck bool) {
 		end := t.since.Add(stuckAfter)
-		if t.stuck = !end.After(now); t.stuck {
+		if isStuck = !end.After(now); isStuck {
 			s.workers--
 		} else if end.Before(next) {
 			next = end
 		}
-		return t.stuck
+		return isStuck
 	})
 	for begun := 0; begun < len(s.ready) && s.workers < s.bound; begun++ {
 		s.workers++
@@ -180,15 +184,16 @@ func (s *Sampler) work() {
 		if t.stopped {
 			continue
 		}
-		t.running, t.since, t.resumed = true, time.Now(), time.Time{}
-		s.running = append(s.running, t)
+		t.running, t.resumed = true, time.Time{}
+		s.running = append(s.running, turn{t, time.Now()})
 		s.mu.Unlock()
 		next := t.run()
 		s.mu.Lock()
-		stuck := t.stuck
-		t.running, t.stuck = false, false
+		t.running = false
+		i := slices.IndexFunc(s.running, func(other turn) bool { return other.of == t })
+		stuck := i < 0
 		if !stuck {
-			s.running = slices.DeleteFunc(s.running, func(other *task) bool { return other == t })
+			s.running = slices.Delete(s.running, i, i+1)
 		}
 		if next.IsZero() {
 			next = t.resumed

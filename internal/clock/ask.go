@@ -9,6 +9,7 @@ import (
 // so that one question serves them all. Each source has its own pauses, because one that never
 // answers must not keep devices from another one that does.
 type source struct {
+	whom       string        // its address; never changes
 	turn       chan struct{} // held by the goroutine that asks; guards the next two
 	unanswered int           // questions in a row
 	told       bool          // that they are
@@ -23,7 +24,7 @@ type source struct {
 	fails  int           // questions without an answer, in a row
 }
 
-func newSource() *source { return &source{turn: make(chan struct{}, 1)} }
+func newSource(whom string) *source { return &source{whom: whom, turn: make(chan struct{}, 1)} }
 
 // openLocked lets the device share its source with others.
 func (e *Epochs) openLocked() {
@@ -31,17 +32,17 @@ func (e *Epochs) openLocked() {
 	if k.sources == nil {
 		k.sources = map[string]*source{}
 	}
-	if shared := k.sources[e.whom]; shared != nil {
+	if shared := k.sources[e.source.whom]; shared != nil {
 		e.source = shared
 	}
-	k.sources[e.whom] = e.source
+	k.sources[e.source.whom] = e.source
 	e.source.users++
 }
 
 // closeLocked takes that back.
 func (e *Epochs) closeLocked() {
 	if e.source.users--; e.source.users <= 0 {
-		delete(e.sources, e.whom)
+		delete(e.sources, e.source.whom)
 	}
 }
 

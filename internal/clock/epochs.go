@@ -19,8 +19,7 @@ import (
 // them. The clock's mu guards what has no other guard.
 type Epochs struct {
 	*Clock
-	whom   string  // the address that the device asks for the time
-	source *source // and what all devices know of it
+	source *source // whom the device asks for the time
 	tell   func(journal.Event)
 	woke   func(slept time.Duration) // the machine has slept
 	keep   func(File) error          // writes the file
@@ -45,7 +44,7 @@ type Keeper interface {
 // devices with the same one ask together. tell is told what happens to the clock, and woke how long
 // the machine was suspended; both are called without locks. Before [Epochs.Open] neither is called.
 func (k *Clock) For(whom string, tell func(journal.Event), woke func(slept time.Duration)) *Epochs {
-	return &Epochs{Clock: k, whom: whom, source: newSource(), tell: tell, woke: woke, keep: func(File) error { return nil }}
+	return &Epochs{Clock: k, source: newSource(whom), tell: tell, woke: woke, keep: func(File) error { return nil }}
 }
 
 // Open takes over what the last run has kept, now or as soon as the disk can read it. It is

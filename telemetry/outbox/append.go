@@ -193,15 +193,14 @@ func (b *Box) passLead() {
 // syncSoon starts the timer that syncs what is loose. No timer runs while nothing is loose. b.mu is
 // held.
 func (b *Box) syncSoon() {
-	if b.unsynced == 0 || b.armed || b.closed {
+	if b.unsynced == 0 || b.timer != nil || b.closed {
 		return
 	}
-	b.armed = true
 	b.timers.Add(1)
 	b.timer = time.AfterFunc(b.opt.SyncEvery, func() {
 		defer b.timers.Done()
 		b.mu.Lock()
-		b.armed, b.timer = false, nil
+		b.timer = nil
 		b.mu.Unlock()
 		_ = b.Sync() // ErrClosed: Close does it
 	})

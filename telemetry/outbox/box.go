@@ -382,7 +382,7 @@ func (b *Box) Close() error {
 		b.mu.Lock()
 	}
 	b.leading = true
-	if b.files != nil && b.armed && b.timer.Stop() {
+	if b.files != nil && b.timer != nil && b.timer.Stop() {
 		b.timers.Done()
 	}
 	b.mu.Unlock()

@@ -23,23 +23,22 @@ type cursorFile struct {
 	syncing sync.Mutex // held by the goroutine that syncs; taken before mu
 
 	mu      sync.Mutex
-	file    disk.File     // nil until the disk lets us make it, and while it rests
-	resting bool          // the file is closed, and holds all that was to be written
-	foreign bool          // our file is gone, or another one has its name
-	turn    uint64        // of the slot written last
-	slot    int           // the one being written
-	synced  int           // the slot that is synced; no write touches it
-	end     uint64        // slot.end of the slot written last
-	left    runs.Set      // the positions that have left the line, by the synced slot
-	dirty   bool          // something was written since the last sync began, or should have been
-	failed  bool          // the last try failed, and Report was told
-	astray  bool          // a restart would not find the file: it lost its name, or is to be made
-	trouble *trouble      // why the file cannot be read; nil if it can
-	pause   time.Duration // until the next try after a failure
-	timer   *time.Timer
-	armed   bool
-	timers  sync.WaitGroup // those armed and not yet stopped or done
-	closing bool           // no timer is armed any more
+	file    disk.File      // nil until the disk lets us make it, and while it rests
+	resting bool           // the file is closed, and holds all that was to be written
+	foreign bool           // our file is gone, or another one has its name
+	turn    uint64         // of the slot written last
+	slot    int            // the one being written
+	synced  int            // the slot that is synced; no write touches it
+	end     uint64         // slot.end of the slot written last
+	left    runs.Set       // the positions that have left the line, by the synced slot
+	dirty   bool           // something was written since the last sync began, or should have been
+	failed  bool           // the last try failed, and Report was told
+	astray  bool           // a restart would not find the file: it lost its name, or is to be made
+	trouble *trouble       // why the file cannot be read; nil if it can
+	pause   time.Duration  // until the next try after a failure
+	timer   *time.Timer    // of the next sync; nil: none is due
+	timers  sync.WaitGroup // those started and not yet stopped or done
+	closing bool           // no timer is started any more
 	buf     []byte
 }
 
@@ -244,15 +243,14 @@ func (b *Box) saveSoon() {
 // syncAcksIn starts the timer that syncs. The timer starts again after a failure. b.cur.mu is held.
 func (b *Box) syncAcksIn(d time.Duration) {
 	c := &b.cur
-	if c.armed || c.closing || !c.has() {
+	if c.timer != nil || c.closing || !c.has() {
 		return
 	}
-	c.armed = true
 	c.timers.Add(1)
 	c.timer = time.AfterFunc(d, func() {
 		defer c.timers.Done()
 		c.mu.Lock()
-		c.armed, c.timer = false, nil
+		c.timer = nil
 		c.mu.Unlock()
 		err := b.syncAcks(false)
 		if err == nil {

@@ -35,8 +35,7 @@ type files struct {
 	machine [16]byte
 
 	unsyncedBytes int64       // of the unsynced messages
-	timer         *time.Timer // that will sync them
-	armed         bool
+	timer         *time.Timer // that will sync them; nil: none will
 
 	trash    []waste // segment files to delete or rename
 	hints    []hint  // maxHints at most
@@ -137,7 +136,7 @@ func (b *Box) closeFiles() error {
 	c := &b.cur
 	c.mu.Lock()
 	c.closing = true
-	if c.armed && c.timer.Stop() {
+	if c.timer != nil && c.timer.Stop() {
 		c.timers.Done()
 	}
 	c.mu.Unlock()
