@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,9 +126,10 @@ func TestLooksComeWithSamples(t *testing.T) {
 // machine for each of them at each look.
 func TestClocksAreReadOnceForAllDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, readings := facts(virtual.NewMachine(0)), 0
+		var readings atomic.Int64
+		c := facts(virtual.NewMachine(0))
 		running := c.Running
-		c.Running = func() time.Duration { readings++; return running() }
+		c.Running = func() time.Duration { readings.Add(1); return running() }
 		k, began := New(c), time.Now()
 		var told []time.Duration
 		for range 3 {
@@ -140,11 +142,12 @@ func TestClocksAreReadOnceForAllDevices(t *testing.T) {
 				return false
 			}).End()
 		}
-		readings = 0
+		before := readings.Load()
 		time.Sleep(2*LookEvery + time.Second)
+		synctest.Wait()
 		want := []time.Duration{LookEvery, LookEvery, LookEvery, 2 * LookEvery, 2 * LookEvery, 2 * LookEvery}
-		if !slices.Equal(told, want) || readings != 2 {
-			t.Errorf("%d readings; the devices were told %v, not %v", readings, told, want)
+		if n := readings.Load() - before; !slices.Equal(told, want) || n != 2 {
+			t.Errorf("%d readings; the devices were told %v, not %v", n, told, want)
 		}
 	})
 }
