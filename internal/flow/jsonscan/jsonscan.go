@@ -191,7 +191,7 @@ func (d *Document) object(self, pos, depth int) (int, error) {
 		d.Nodes[self].flags |= empty
 		return pos + 1, nil
 	}
-	var seen uint64
+	var seen [4]uint64 // which hashes there have been, roughly
 	twice, count := false, 0
 	for {
 		if pos >= len(text) || text[pos] != '"' {
@@ -217,8 +217,11 @@ func (d *Document) object(self, pos, depth int) (int, error) {
 		} else {
 			n.hash = hash(text[keyStart : end-1])
 		}
-		bit := uint64(1) << (n.hash * 0x9E3779B1 >> 26)
-		twice, seen, count = twice || seen&bit != 0, seen|bit, count+1
+		mixed := n.hash * 0x9E3779B1 >> 24
+		bit := uint64(1) << (mixed & 63)
+		twice = twice || seen[mixed>>6]&bit != 0
+		seen[mixed>>6] |= bit
+		count++
 		if pos = skip(text, pos); pos >= len(text) {
 			return 0, &SyntaxError{"the text ends inside of an object", pos}
 		}

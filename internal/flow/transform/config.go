@@ -72,7 +72,7 @@ func (f *config) inside(node, rule, column int, text string) {
 		if raw[at] == '\\' {
 			if size = 2; raw[at+1] == 'u' {
 				size = 6
-				if decoded := jsonscan.Unescape(nil, raw[at:min(len(raw), at+12)]); len(decoded) == 4 {
+				if raw[at+2]|0x20 == 'd' && raw[at+3] >= '8' {
 					size = 12 // a surrogate pair
 				}
 			}

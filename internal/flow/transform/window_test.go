@@ -392,3 +392,10 @@ func (r records) Get(key string) (value []byte, revision uint64, ok bool, err er
 	text, ok := r[key]
 	return []byte(text), uint64(len(text)), ok, nil
 }
+
+// single is a state store with one value.
+type single []byte
+
+func (s single) Get(string) (value []byte, revision uint64, ok bool, err error) {
+	return s, 1, true, nil
+}
