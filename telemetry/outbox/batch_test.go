@@ -10,12 +10,13 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // What was read ahead serves the next calls, and hides nothing that came later.
 func TestReadGoesOnWhereItEnded(t *testing.T) {
-	fs := &opening{memFS: newMemFS()}
+	fs := &opening{FS: memdisk.New()}
 	var r reports
 	b := openBox(t, "box", Options{FS: fs, Report: r.add})
 	defer closeBox(t, b)
@@ -99,7 +100,7 @@ func TestNamesAfterOthers(t *testing.T) {
 // A reader may have no use for what it was given, and take it again later, without going through
 // the whole segment for it.
 func TestReadingAgainIsCheap(t *testing.T) {
-	fs := &opening{memFS: newMemFS()}
+	fs := &opening{FS: memdisk.New()}
 	b := openBox(t, "box", Options{FS: fs})
 	defer closeBox(t, b)
 	large := strings.Repeat("x", 30<<10)
@@ -121,7 +122,7 @@ func TestReadingAgainIsCheap(t *testing.T) {
 
 // A batch's memory serves one record after the other, and none tells the gap of another.
 func TestReadTellsOnlyItsOwnGap(t *testing.T) {
-	b := openBox(t, "box", Options{FS: newMemFS()})
+	b := openBox(t, "box", Options{FS: memdisk.New()})
 	defer closeBox(t, b)
 	appendBodies(t, b, bodies(1, 4)...)
 	if err := b.Quarantine(1, errDamaged); err != nil {
@@ -144,13 +145,13 @@ func TestReadTellsOnlyItsOwnGap(t *testing.T) {
 
 // opening counts the files that are opened, and how often they are read.
 type opening struct {
-	*memFS
+	*memdisk.FS
 	opened, read int
 }
 
 func (o *opening) Open(name string, flag int) (disk.File, error) {
 	o.opened++
-	f, err := o.memFS.Open(name, flag)
+	f, err := o.FS.Open(name, flag)
 	return countedReads{f, o}, err
 }
 
@@ -167,7 +168,7 @@ func (f countedReads) ReadAt(b []byte, at int64) (int, error) {
 // One call acknowledges what came together: runs, single ones, what has left already; and what is
 // wrong with one position is no loss to the others.
 func TestAckOfManyPlaces(t *testing.T) {
-	fs := newMemFS()
+	fs := memdisk.New()
 	b := openBox(t, "box", Options{FS: fs})
 	appendBodies(t, b, bodies(1, 20)...)
 	if err := b.Quarantine(4, errDamaged); err != nil {
@@ -186,7 +187,7 @@ func TestAckOfManyPlaces(t *testing.T) {
 	equalAll(t, "left", bodiesOf(queued(t, b)), want)
 	equal(t, "acknowledged", b.Stats().Acked, 12)
 	equal(t, "gaps still to be told", len(b.gaps), 0)
-	fs = fs.killed()
+	fs = fs.Killed()
 	b = openBox(t, "box", Options{FS: fs})
 	equalAll(t, "left after a kill", bodiesOf(queued(t, b)), want)
 	if slices.ContainsFunc(queued(t, b), func(r Record) bool { return r.Gap != "" }) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // sample200 is a message that takes about 200 bytes on the disk with its frame.
@@ -128,7 +129,7 @@ func BenchmarkChurn(b *testing.B) {
 // BenchmarkSlowDevice is one message in, read and acknowledged by a device whose box rests between
 // two of them, while most of a segment has left.
 func BenchmarkSlowDevice(b *testing.B) {
-	disk, m := newMemFS(), sample200()
+	disk, m := memdisk.New(), sample200()
 	box := openBox(b, "/box", Options{FS: disk})
 	take := func(n int) {
 		for n > 0 {
@@ -146,7 +147,7 @@ func BenchmarkSlowDevice(b *testing.B) {
 	}
 	fill(b, box, 4000)
 	take(4000)
-	read := disk.count("bytes read")
+	read := disk.Count("bytes read")
 	for b.Loop() {
 		box.rest()
 		if err := box.Append(context.Background(), m); err != nil {
@@ -154,6 +155,6 @@ func BenchmarkSlowDevice(b *testing.B) {
 		}
 		take(1)
 	}
-	b.ReportMetric(float64(disk.count("bytes read")-read)/float64(b.N), "read-B/op")
+	b.ReportMetric(float64(disk.Count("bytes read")-read)/float64(b.N), "read-B/op")
 	closeBox(b, box)
 }

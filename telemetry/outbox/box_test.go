@@ -15,6 +15,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // The contract, one promise per line. Each runs on a disk in memory and on the real one.
@@ -246,7 +247,7 @@ func TestContract(t *testing.T) {
 		}
 		t.Run(c.promise, func(t *testing.T) {
 			run(t, filepath.Join(t.TempDir(), "new", "box"), nil)
-			run(t, "/box", newMemFS())
+			run(t, "/box", memdisk.New())
 		})
 	}
 }
@@ -302,7 +303,7 @@ func TestWaitEmpty(t *testing.T) {
 
 func TestCloseUnblocksEverybody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 2000, Full: Block})
+		b := openBox(t, "/box", Options{FS: memdisk.New(), MaxBytes: 2000, Full: Block})
 		for b.TryAppend(message.Message{Body: make([]byte, 100)}) == nil {
 		}
 		errs := make(chan error, 3)
@@ -323,39 +324,39 @@ func TestCloseUnblocksEverybody(t *testing.T) {
 // idle box does nothing.
 func TestAckIsWrittenAtOnceAndSyncedSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, bodies(1, 50)...)
 		r := queued(t, b)
-		syncs, writes := disk.count("sync"), disk.count("write")
+		syncs, writes := disk.Count("sync"), disk.Count("write")
 		ackAll(t, b, r[:40])
-		equal(t, "syncs at once", disk.count("sync")-syncs, 0)
-		equal(t, "writes at once", disk.count("write")-writes, 40)
+		equal(t, "syncs at once", disk.Count("sync")-syncs, 0)
+		equal(t, "writes at once", disk.Count("write")-writes, 40)
 
-		killed := openBox(t, "/box", Options{FS: disk.killed()})
+		killed := openBox(t, "/box", Options{FS: disk.Killed()})
 		equal(t, "queued after a kill", killed.Stats().Queued, 10)
 		closeBox(t, killed)
 
 		time.Sleep(syncEvery - time.Millisecond)
 		synctest.Wait()
-		equal(t, "syncs before the second is over", disk.count("sync")-syncs, 0)
+		equal(t, "syncs before the second is over", disk.Count("sync")-syncs, 0)
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		equal(t, "syncs after it", disk.count("sync")-syncs, 1)
-		cut := openBox(t, "/box", Options{FS: disk.powerCut(disk.rnd)})
+		equal(t, "syncs after it", disk.Count("sync")-syncs, 1)
+		cut := openBox(t, "/box", Options{FS: disk.PowerCut(disk.Rand)})
 		equal(t, "queued after a power cut", cut.Stats().Queued, 10)
 		closeBox(t, cut)
 
-		calls := disk.calls
+		calls := disk.Calls
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		equal(t, "calls while idle", disk.calls-calls, 0)
+		equal(t, "calls while idle", disk.Calls-calls, 0)
 		closeBox(t, b)
 	})
 }
 
 func TestAckFarOutOfOrder(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS()})
+	b := openBox(t, "/box", Options{FS: memdisk.New()})
 	ms := make([]message.Message, 2*maxSpans+10)
 	if err := b.Append(t.Context(), ms...); err != nil {
 		t.Fatal(err)

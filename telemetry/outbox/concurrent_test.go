@@ -14,6 +14,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -35,10 +36,10 @@ func (f slowFile) Sync() error {
 // Producers that append at the same time share syncs, and all of one Append stays together.
 func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: slowFS{disk}})
 		appendBodies(t, b, "first")
-		syncs := disk.count("sync")
+		syncs := disk.Count("sync")
 		const producers, rounds = 64, 10
 		var wg sync.WaitGroup
 		for p := range producers {
@@ -52,7 +53,7 @@ func TestGroupCommit(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := disk.count("sync") - syncs; n > 3*rounds {
+		if n := disk.Count("sync") - syncs; n > 3*rounds {
 			t.Errorf("%d syncs for %d appends", n, producers*rounds)
 		}
 		r := queued(t, b)[1:]
@@ -75,15 +76,15 @@ func TestGroupCommit(t *testing.T) {
 
 // One producer alone: an Append is a write and a sync, nothing else.
 func TestOneAppendIsOneSync(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "first")
-	calls, syncs := disk.calls, disk.count("sync")
+	calls, syncs := disk.Calls, disk.Count("sync")
 	for range 100 {
 		appendBodies(t, b, "next")
 	}
-	equal(t, "syncs", disk.count("sync")-syncs, 100)
-	equal(t, "calls", disk.calls-calls, 200)
+	equal(t, "syncs", disk.Count("sync")-syncs, 100)
+	equal(t, "calls", disk.Calls-calls, 200)
 	closeBox(t, b)
 }
 

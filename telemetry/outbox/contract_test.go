@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // What a box promises whatever it keeps its messages in, docs/outbox.md section 1.
@@ -309,7 +310,7 @@ var contract = map[string]func(t *testing.T, open func(o Options) *Box){
 
 func TestDiskAndMemoryKeepTheContract(t *testing.T) {
 	kinds := map[string]func(t *testing.T, o Options) (*Box, error){
-		"disk":   func(_ *testing.T, o Options) (*Box, error) { o.FS = newMemFS(); return Open("/box", o) },
+		"disk":   func(_ *testing.T, o Options) (*Box, error) { o.FS = memdisk.New(); return Open("/box", o) },
 		"memory": func(_ *testing.T, o Options) (*Box, error) { return NewMemory(o) },
 	}
 	for kind, open := range kinds {

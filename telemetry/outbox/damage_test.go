@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -19,9 +20,9 @@ const (
 
 // sample is a disk with a box of 20 records, each of a commit of its own if commits is set. If it
 // was closed, the cursor knows that everything was synced; if it was killed, it knows nothing.
-func sample(t testing.TB, commits, closed bool) *memFS {
+func sample(t testing.TB, commits, closed bool) *memdisk.FS {
 	t.Helper()
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 	if commits {
 		for n := 1; n <= damagedRecords; n++ {
@@ -30,23 +31,23 @@ func sample(t testing.TB, commits, closed bool) *memFS {
 	} else {
 		appendBodies(t, b, bodies(1, damagedRecords)...)
 	}
-	killed := disk.killed()
+	killed := disk.Killed()
 	closeBox(t, b)
 	if closed {
-		return disk.killed()
+		return disk.Killed()
 	}
 	return killed
 }
 
 // wholeFrames is how many records end within the first n bytes of the segment of sample.
-func wholeFrames(t testing.TB, disk *memFS, n int) int {
+func wholeFrames(t testing.TB, disk *memdisk.FS, n int) int {
 	t.Helper()
-	data := disk.names["/box/"+segName(1)].data
-	h, _, err := format.ReadHeader(&memFile{m: disk, node: &inode{data: data}})
+	data := disk.Names["/box/"+segName(1)].Data
+	h, _, err := format.ReadHeader(memdisk.Bytes(data))
 	if err != nil {
 		t.Fatal(err)
 	}
-	sc := format.Scanner{File: &memFile{m: disk, node: &inode{data: data}}, Header: h, Size: int64(n), At: format.FramesStart, Most: format.ReadAhead}
+	sc := format.Scanner{File: memdisk.Bytes(data), Header: h, Size: int64(n), At: format.FramesStart, Most: format.ReadAhead}
 	whole := 0
 	for {
 		if fr, err := sc.Next(); err != nil {
@@ -69,8 +70,8 @@ func TestEveryTornTail(t *testing.T) {
 			used := int(sizeOf(t, whole))
 			for n := range used + 1 {
 				for _, zeroed := range []bool{false, true} {
-					disk := whole.killed()
-					disk.edit("/box/"+segName(1), func(data []byte) []byte {
+					disk := whole.Killed()
+					disk.Edit("/box/"+segName(1), func(data []byte) []byte {
 						if zeroed {
 							clear(data[n:])
 							return data
@@ -89,7 +90,7 @@ func TestEveryTornTail(t *testing.T) {
 	}
 }
 
-func reopenTorn(t *testing.T, name string, disk *memFS, kept int, known bool) {
+func reopenTorn(t *testing.T, name string, disk *memdisk.FS, kept int, known bool) {
 	t.Helper()
 	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 	appendBodies(t, b, "new")
@@ -120,9 +121,9 @@ func reopenTorn(t *testing.T, name string, disk *memFS, kept int, known bool) {
 	}
 }
 
-func sizeOf(t testing.TB, disk *memFS) int64 {
+func sizeOf(t testing.TB, disk *memdisk.FS) int64 {
 	t.Helper()
-	l, err := load(disk.killed(), "/box", owning)
+	l, err := load(disk.Killed(), "/box", owning)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,13 +154,13 @@ func TestEveryFlippedBit(t *testing.T) {
 				closeBox(t, b)
 				want = append(want, "newer")
 			}
-			size := len(disk.names["/box/"+segName(1)].data)
+			size := len(disk.Names["/box/"+segName(1)].Data)
 			if !c.closed {
 				size = int(sizeOf(t, disk)) + 20 // and a little of what is still unwritten
 			}
 			for at := range size {
-				flipped := disk.killed()
-				flipped.edit("/box/"+segName(1), func(data []byte) []byte {
+				flipped := disk.Killed()
+				flipped.Edit("/box/"+segName(1), func(data []byte) []byte {
 					data[at] ^= 1 << (at % 8)
 					return data
 				})
@@ -173,7 +174,7 @@ func TestEveryFlippedBit(t *testing.T) {
 }
 
 // openFlipped checks what is left of records 1 to len(want) when one bit of them is wrong.
-func openFlipped(t *testing.T, name string, disk *memFS, want []string, known, commits bool) {
+func openFlipped(t *testing.T, name string, disk *memdisk.FS, want []string, known, commits bool) {
 	t.Helper()
 	var got reports
 	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
@@ -207,7 +208,7 @@ func openFlipped(t *testing.T, name string, disk *memFS, want []string, known, c
 // The same for the cursor: the worst that happens is that something is sent again.
 func TestEveryFlippedBitOfTheCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		far := newConsumer()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Machine: "m"})
 		pad := strings.Repeat(".", 500)
@@ -227,8 +228,8 @@ func TestEveryFlippedBitOfTheCursor(t *testing.T) {
 			if at%format.SlotSize > 300 && at%97 != 0 { // unused
 				continue
 			}
-			flipped := disk.killed()
-			flipped.edit("/box/"+cursorName, func(data []byte) []byte {
+			flipped := disk.Killed()
+			flipped.Edit("/box/"+cursorName, func(data []byte) []byte {
 				data[at] ^= 1 << (at % 8)
 				return data
 			})
@@ -249,7 +250,7 @@ func TestEveryFlippedBitOfTheCursor(t *testing.T) {
 func TestCursorIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, how := range []string{"deleted", "garbage"} {
-			disk := newMemFS()
+			disk := memdisk.New()
 			var got reports
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 			appendBodies(t, b, bodies(1, 5)...)
@@ -257,11 +258,11 @@ func TestCursorIsGone(t *testing.T) {
 			id := b.Stats().ID
 			closeBox(t, b)
 			if how == "deleted" {
-				delete(disk.names, "/box/"+cursorName)
+				delete(disk.Names, "/box/"+cursorName)
 			} else {
-				disk.edit("/box/"+cursorName, func(data []byte) []byte { return make([]byte, len(data)) })
+				disk.Edit("/box/"+cursorName, func(data []byte) []byte { return make([]byte, len(data)) })
 				defer func() {
-					if disk.names["/box/"+cursorName+badSuffix] == nil {
+					if disk.Names["/box/"+cursorName+badSuffix] == nil {
 						t.Error("the old file was not kept")
 					}
 				}()
@@ -283,7 +284,7 @@ func TestCursorIsGone(t *testing.T) {
 func TestSegmentIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for gone := uint64(1); gone <= 4; gone++ {
-			disk := newMemFS()
+			disk := memdisk.New()
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 			for n := 1; n <= 4; n++ {
 				b.closeSegment()
@@ -293,7 +294,7 @@ func TestSegmentIsGone(t *testing.T) {
 			equal(t, "segments", len(b.segs), 4)
 			first := queued(t, b)[0].ID
 			closeBox(t, b)
-			delete(disk.names, "/box/"+segName(gone))
+			delete(disk.Names, "/box/"+segName(gone))
 			var got reports
 			b = openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
 			appendBodies(t, b, "new")
@@ -321,13 +322,13 @@ func TestSegmentIsGone(t *testing.T) {
 // for records.
 func TestForgedFramesInABody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 		appendBodies(t, b, "first")
-		copied := string(disk.names["/box/"+segName(1)].data[format.FramesStart : format.FramesStart+60])
+		copied := string(disk.Names["/box/"+segName(1)].Data[format.FramesStart : format.FramesStart+60])
 		appendBodies(t, b, copied+copied, "last")
 		closeBox(t, b)
-		disk.edit("/box/"+segName(1), func(data []byte) []byte {
+		disk.Edit("/box/"+segName(1), func(data []byte) []byte {
 			data[format.FramesStart+40+format.FrameSize] ^= 1 // somewhere in the header of the second frame
 			return data
 		})
@@ -344,7 +345,7 @@ func TestForgedFramesInABody(t *testing.T) {
 // A segment that cannot be read is given a second chance, and then the line goes on without it.
 func TestReadErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 		appendBodies(t, b, bodies(1, 3)...)
 		b.closeSegment()
@@ -370,7 +371,7 @@ type readFault struct {
 func (f *readFault) Open(name string, flag int) (disk.File, error) {
 	if filepath.Base(name) == f.name && f.fail > 0 {
 		f.fail--
-		return nil, errIO
+		return nil, memdisk.ErrIO
 	}
 	return f.FS.Open(name, flag)
 }

@@ -13,20 +13,21 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
-func allFail(int, string, string) error { return errSpace }
+func allFail(int, string, string) error { return memdisk.ErrSpace }
 
 // The disk fails, and works again: ids of memory in between, everything arrives, in order, under
 // ids that do not change.
 func TestDegradedAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
 		appendBodies(t, b, "1", "2")
 		id := b.Stats().ID
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		appendBodies(t, b, "3", "4")
 		s := b.Stats()
 		if !s.Degraded || s.ID == id || s.LastSeq != 2 || s.Queued != 4 {
@@ -41,7 +42,7 @@ func TestDegradedAndBack(t *testing.T) {
 		ackAll(t, b, before[2:3]) // the first one in memory
 		appendBodies(t, b, "5")
 
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		appendBodies(t, b, "6")
 		if !b.Stats().Degraded {
 			t.Error("the disk was tried again at once")
@@ -63,7 +64,7 @@ func TestDegradedAndBack(t *testing.T) {
 			}
 		}
 		check(b)
-		killed := openBox(t, "/box", Options{FS: disk.killed()})
+		killed := openBox(t, "/box", Options{FS: disk.Killed()})
 		check(killed)
 		appendBodies(t, killed, "8")
 		equal(t, "seq goes on", killed.Stats().LastSeq, 4)
@@ -75,19 +76,19 @@ func TestDegradedAndBack(t *testing.T) {
 
 func TestDegradedUntilClose(t *testing.T) {
 	for _, heal := range []bool{true, false} {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "1")
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		appendBodies(t, b, "2", "3")
 		if heal {
-			disk.setFault(nil)
+			disk.SetFault(nil)
 		}
 		err := b.Close()
 		if heal && err != nil || !heal && (!errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "2 messages")) {
 			t.Errorf("Close: %v", err)
 		}
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		b = openBox(t, "/box", Options{FS: disk})
 		left := bodiesOf(queued(t, b))
 		if heal {
@@ -101,14 +102,14 @@ func TestDegradedUntilClose(t *testing.T) {
 
 // One failing sync is not the end: the batch goes to another segment, under the ids that it had.
 func TestSyncFailsOnce(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "1")
 	failed := false
-	disk.setFault(func(_ int, op, name string) error {
+	disk.SetFault(func(_ int, op, name string) error {
 		if op == "sync" && segNum(name) > 0 && !failed {
 			failed = true
-			return errIO
+			return memdisk.ErrIO
 		}
 		return nil
 	})
@@ -117,7 +118,7 @@ func TestSyncFailsOnce(t *testing.T) {
 	if !failed || s.Degraded || s.LastSeq != 3 || len(b.segs) != 2 {
 		t.Errorf("%+v, %d segments", s, len(b.segs))
 	}
-	for _, after := range []*memFS{disk.killed(), disk.powerCut(disk.rnd)} {
+	for _, after := range []*memdisk.FS{disk.Killed(), disk.PowerCut(disk.Rand)} {
 		b := openBox(t, "/box", Options{FS: after})
 		equalAll(t, "left", bodiesOf(queued(t, b)), []string{"1", "2", "3"})
 		closeBox(t, b)
@@ -127,10 +128,10 @@ func TestSyncFailsOnce(t *testing.T) {
 
 func TestRingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		for range 200 {
 			if err := b.Append(t.Context(), message.Message{Body: make([]byte, 200<<10)}); err != nil {
 				t.Fatal(err)
@@ -143,7 +144,7 @@ func TestRingIsBounded(t *testing.T) {
 		equal(t, "queued and dropped", s.Queued+s.Dropped, 200)
 		r := tryNext(t, b, 0, 1)
 		equal(t, "gap", r[0].Gap, fmt.Sprintf("1-%d", s.Dropped))
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		time.Sleep(retryEvery)
 		appendBodies(t, b, "new")
 		equal(t, "gap when it is on the disk", tryNext(t, b, 0, 1)[0].Gap, fmt.Sprintf("1-%d", s.Dropped))
@@ -156,9 +157,9 @@ func TestRingIsBounded(t *testing.T) {
 // calls.
 func TestBlockedByAFullRing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 20, Full: Block})
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		m := message.Message{Body: make([]byte, 1000<<10)}
 		n := 0
 		for ; b.TryAppend(m) == nil; n++ {
@@ -173,7 +174,7 @@ func TestBlockedByAFullRing(t *testing.T) {
 			t.Fatalf("it did not wait: %v", <-done)
 		}
 		start := time.Now()
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		if err := <-done; err != nil || time.Since(start) > retryEvery {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
@@ -190,18 +191,18 @@ func TestBlockedByAFullRing(t *testing.T) {
 func TestOpenOnABrokenDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, killed := range []bool{false, true} {
-			disk := newMemFS()
+			disk := memdisk.New()
 			b := openBox(t, "/box", Options{FS: disk})
 			appendBodies(t, b, "1", "2")
 			tryNext(t, b, 0, 1) // so that the cursor knows that they are synced
 			appendBodies(t, b, "3")
 			id := b.Stats().ID
 			if killed {
-				disk = disk.killed()
+				disk = disk.Killed()
 			} else {
 				closeBox(t, b)
 			}
-			disk.setFault(allFail)
+			disk.SetFault(allFail)
 			var got reports
 			b = openBox(t, "/box", Options{FS: disk, Report: got.add})
 			equal(t, "degraded", got.count(Degraded), 1)
@@ -214,7 +215,7 @@ func TestOpenOnABrokenDisk(t *testing.T) {
 			equalAll(t, "handed out", bodiesOf(r), want)
 			ackAll(t, b, r[:1])
 
-			disk.setFault(nil)
+			disk.SetFault(nil)
 			time.Sleep(retryEvery)
 			appendBodies(t, b, "5")
 			r = queued(t, b)
@@ -230,13 +231,13 @@ func TestOpenOnABrokenDisk(t *testing.T) {
 
 func TestOpenWithoutRoomForACursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
-		disk.setFault(allFail)
+		disk := memdisk.New()
+		disk.SetFault(allFail)
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "1")
 		ackAll(t, b, queued(t, b))
 		appendBodies(t, b, "2")
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		time.Sleep(retryEvery)
 		appendBodies(t, b, "3")
 		equal(t, "degraded", b.Stats().Degraded, false)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -51,7 +52,7 @@ func (f damagedFile) ReadAt(b []byte, at int64) (int, error) {
 func TestDamageIsBelievedInTheEnd(t *testing.T) {
 	for _, mends := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			disk := newMemFS()
+			disk := memdisk.New()
 			var got reports
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
 			for n := 1; n <= 3; n++ {
@@ -84,7 +85,7 @@ func TestDamageIsBelievedInTheEnd(t *testing.T) {
 			}
 			ackAll(t, b, r)
 			time.Sleep(2 * time.Second)
-			if kept := disk.file("/box/" + segName(2) + badSuffix); (kept != nil) == mends {
+			if kept := disk.File("/box/" + segName(2) + badSuffix); (kept != nil) == mends {
 				t.Errorf("kept: %v", kept != nil)
 			}
 			closeBox(t, b)
@@ -113,14 +114,14 @@ func tryNextNow(t *testing.T, b *Box, after uint64, limit int) []Record {
 // anything up.
 func TestWrongChecksumForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox, Report: got.add})
 		appendBodies(t, b, bodies(1, 5)...)
 		b.closeSegment()
 		appendBodies(t, b, "6")
 		flip := func() {
-			disk.edit("/box/"+segName(1), func(data []byte) []byte { data[format.FramesStart+format.FrameSize+3] ^= 1; return data })
+			disk.Edit("/box/"+segName(1), func(data []byte) []byte { data[format.FramesStart+format.FrameSize+3] ^= 1; return data })
 		}
 		flip()
 		equal(t, "read at once", len(tryNextNow(t, b, 0, 10)), 0)
@@ -137,12 +138,12 @@ func TestWrongChecksumForAWhile(t *testing.T) {
 func TestBlindOpen(t *testing.T) {
 	for _, op := range []string{"list", "open", "read", "size"} {
 		synctest.Test(t, func(t *testing.T) {
-			disk := newMemFS()
+			disk := memdisk.New()
 			b := openBox(t, "/box", Options{FS: disk})
 			appendBodies(t, b, "1", "2")
 			id := b.ID()
 			closeBox(t, b)
-			disk.setDeny(func(o, _ string) error {
+			disk.SetDeny(func(o, _ string) error {
 				if o == op {
 					return syscall.EMFILE
 				}
@@ -168,7 +169,7 @@ func TestBlindOpen(t *testing.T) {
 				t.Errorf("%s: it did not wait", op)
 			}
 			start := time.Now()
-			disk.setDeny(nil)
+			disk.SetDeny(nil)
 			r := <-came
 			if d := time.Since(start); d > retryEvery {
 				t.Errorf("%s: it came after %v", op, d)
@@ -190,7 +191,7 @@ func TestBlindOpen(t *testing.T) {
 func TestBlindOpenOfADamagedDisk(t *testing.T) {
 	for _, file := range []string{cursorName, identityName, segName(1), segName(2)} {
 		synctest.Test(t, func(t *testing.T) {
-			disk := newMemFS()
+			disk := memdisk.New()
 			id := Identity{IDScope: "0ne", Device: "d"}
 			b := openBox(t, "/box", Options{FS: disk, For: id})
 			appendBodies(t, b, "1", "2")
@@ -238,7 +239,7 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 			ackAll(t, b, queued(t, b))
 			time.Sleep(2 * time.Second)
 			closeBox(t, b)
-			if disk.file("/box/"+file+badSuffix) == nil {
+			if disk.File("/box/"+file+badSuffix) == nil {
 				t.Errorf("%s was not kept", file)
 			}
 		})
@@ -249,11 +250,11 @@ func TestBlindOpenOfADamagedDisk(t *testing.T) {
 // message, and is not lost.
 func TestPoisonOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		var got reports
 		b := openBox(t, "/box", Options{FS: disk, Report: got.add})
 		appendBodies(t, b, "1", "poison", "3")
-		disk.setDeny(func(_, name string) error {
+		disk.SetDeny(func(_, name string) error {
 			if name == quarantineName {
 				return syscall.ENOSPC
 			}
@@ -271,16 +272,16 @@ func TestPoisonOnAFullDisk(t *testing.T) {
 		if err := b.WaitEmpty(t.Context()); err != nil { // nothing waits to be sent
 			t.Error(err)
 		}
-		killed := openBox(t, "/box", Options{FS: disk.killed()})
+		killed := openBox(t, "/box", Options{FS: disk.Killed()})
 		equalAll(t, "after a restart", bodiesOf(queued(t, killed)), []string{"poison"})
 		closeBox(t, killed)
-		disk.setDeny(nil)
+		disk.SetDeny(nil)
 		time.Sleep(retryEvery)
 		equal(t, "handed out", len(tryNextNow(t, b, 0, 10)), 0)
 		if s := b.Stats(); s.Queued != 0 || s.Quarantined != 1 {
 			t.Errorf("%+v", s)
 		}
-		for q := range entries(strings.NewReader(string(disk.file("/box/" + quarantineName).data))) {
+		for q := range entries(strings.NewReader(string(disk.File("/box/" + quarantineName).Data))) {
 			equal(t, "set aside", string(q.Body)+": "+q.Why, "poison: too large")
 		}
 		appendBodies(t, b, "4")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 func messagesOf(bodies ...string) (ms []message.Message) {
@@ -23,12 +24,12 @@ func TestAppendDurableWaitsForADiskThatFailsAndUsesNoMemory(t *testing.T) {
 	for _, o := range []Options{{}, {Full: Block}, {SyncEvery: time.Minute}} {
 		t.Run(fmt.Sprintf("%v %v", o.Full, o.SyncEvery), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				disk := newMemFS()
+				disk := memdisk.New()
 				o.FS = disk
 				b := openBox(t, "/box", o)
 				appendBodies(t, b, "1")
 				id := b.Stats().ID
-				disk.setFault(allFail)
+				disk.SetFault(allFail)
 
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -44,14 +45,14 @@ func TestAppendDurableWaitsForADiskThatFailsAndUsesNoMemory(t *testing.T) {
 					t.Errorf("AppendDurable returned %v while the disk failed", err)
 				default:
 				}
-				disk.setFault(nil)
+				disk.SetFault(nil)
 				if err := <-done; err != nil {
 					t.Error(err)
 				}
 				if s := b.Stats(); s.Degraded || s.ID != id || s.Unsynced != 0 {
 					t.Errorf("afterwards: %+v", s)
 				}
-				killed := openBox(t, "/box", Options{FS: disk.killed()})
+				killed := openBox(t, "/box", Options{FS: disk.Killed()})
 				equalAll(t, "bodies", bodiesOf(queued(t, killed)), []string{"1", "memory", "2", "3"})
 				closeBox(t, killed)
 				closeBox(t, b)
@@ -62,7 +63,7 @@ func TestAppendDurableWaitsForADiskThatFailsAndUsesNoMemory(t *testing.T) {
 
 func TestAppendDurableBlocksWhateverAFullBoxDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 64 << 10, Full: DropOldest})
+		b := openBox(t, "/box", Options{FS: memdisk.New(), MaxBytes: 64 << 10, Full: DropOldest})
 		big := message.Message{Body: make([]byte, 4<<10)}
 		done := make(chan error)
 		go func() {
@@ -97,7 +98,7 @@ func TestAppendDurableBlocksWhateverAFullBoxDoes(t *testing.T) {
 func TestAppendDurableWritesNothingTwice(t *testing.T) {
 	for fails := 1; fails < 60; fails++ {
 		synctest.Test(t, func(t *testing.T) {
-			disk := newMemFS()
+			disk := memdisk.New()
 			b := openBox(t, "/box", Options{FS: disk, MaxBytes: 1 << 20, Full: Block})
 			var ms []message.Message
 			var want []string
@@ -106,9 +107,9 @@ func TestAppendDurableWritesNothingTwice(t *testing.T) {
 				ms, want = append(ms, message.Message{Body: []byte(text)}), append(want, text)
 			}
 			calls, from := 0, time.Now()
-			disk.setFault(func(int, string, string) error {
+			disk.SetFault(func(int, string, string) error {
 				if calls++; calls >= fails && time.Since(from) < time.Minute {
-					return errSpace
+					return memdisk.ErrSpace
 				}
 				return nil
 			})

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // TestFailingDiskRelaxed: appends are synced now and then, on a disk that fails now and then.
@@ -17,7 +19,7 @@ func TestFailingDiskRelaxed(t *testing.T) {
 		w.open()
 		for range 200 {
 			if w.rnd.IntN(10) == 0 {
-				w.fail(w.disk.calls+1+w.rnd.IntN(10), w.rnd.IntN(30)*w.rnd.IntN(2))
+				w.fail(w.disk.Calls+1+w.rnd.IntN(10), w.rnd.IntN(30)*w.rnd.IntN(2))
 			}
 			w.step(false)
 			if w.rnd.IntN(25) == 0 {
@@ -42,7 +44,7 @@ func TestFailingDisk(t *testing.T) {
 		w.open()
 		for range 200 {
 			if w.rnd.IntN(10) == 0 {
-				w.fail(w.disk.calls+1+w.rnd.IntN(10), w.rnd.IntN(30)*w.rnd.IntN(2))
+				w.fail(w.disk.Calls+1+w.rnd.IntN(10), w.rnd.IntN(30)*w.rnd.IntN(2))
 			}
 			w.step(drops)
 			if !drops && w.rnd.IntN(25) == 0 {
@@ -56,15 +58,15 @@ func TestFailingDisk(t *testing.T) {
 // fail lets calls from the given one on fail.
 func (w *world) fail(from, more int) {
 	w.logf("calls %d to %d fail", from, from+more)
-	w.disk.setFault(func(call int, op, name string) error {
+	w.disk.SetFault(func(call int, op, name string) error {
 		if call < from || call > from+more {
 			return nil
 		}
 		w.logf("  call %d, %s %s, fails", call, op, name)
 		if call%2 == 0 {
-			return errSpace
+			return memdisk.ErrSpace
 		}
-		return errIO
+		return memdisk.ErrIO
 	})
 }
 
@@ -104,7 +106,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 		w := newWorld(t, 1, Options{MaxBytes: 16 << 10})
 		w.open()
 		scenario(w, 100)
-		last = w.disk.calls
+		last = w.disk.Calls
 		w.settle(true)
 	})
 	if last < 80 {
@@ -176,7 +178,7 @@ func everyCallFails(t *testing.T, o Options) {
 				}
 				w.log = append(w.log, fmt.Sprintf("  %s %s fails", op, name))
 				failed = true
-				w.disk.short = short
+				w.disk.Short = short
 				return err
 			}
 			w.open()
@@ -235,9 +237,9 @@ func everyCallFails(t *testing.T, o Options) {
 		}
 		for i, short := range ways {
 			for j, crash := range []string{"", "kill", "power"} {
-				err := error(errSpace)
+				err := error(memdisk.ErrSpace)
 				if (failing+i+j)%2 == 0 {
-					err = errIO
+					err = memdisk.ErrIO
 				}
 				run(t, failing, err, short, crash)
 				if t.Failed() {

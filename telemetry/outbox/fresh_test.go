@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 func TestNextOfParts(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk, MaxBytes: smallBox})
 	defer func() { closeBox(t, b) }()
 	appendBodies(t, b, bodies(1, 200)...) // several segments
@@ -50,7 +51,7 @@ func TestNextOfParts(t *testing.T) {
 // A reader in an empty part waits, and what is appended ends its wait, in whichever part it is.
 func TestNextOfWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS()})
+		b := openBox(t, "/box", Options{FS: memdisk.New()})
 		appendBodies(t, b, bodies(1, 5)...)
 		got := make(chan []Record, 1)
 		go func() {
@@ -74,7 +75,7 @@ func TestNextOfWaits(t *testing.T) {
 // the oldest.
 func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		o := Options{FS: disk}
 		b := openBox(t, "/box", o)
 		appendBodies(t, b, bodies(1, 5000)...)
@@ -91,7 +92,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 		}
 		equal(t, "spans", len(b.acks.Spans), 1)
 		equal(t, "queued", b.Stats().Queued, 4984)
-		o.FS = disk.killed()
+		o.FS = disk.Killed()
 		again := openBox(t, "/box", o)
 		equal(t, "queued after a kill", again.Stats().Queued, 4984)
 
@@ -111,7 +112,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 			ackAll(t, again, r)
 		}
 		queued := again.Stats().Queued
-		o.FS = o.FS.(*memFS).killed()
+		o.FS = o.FS.(*memdisk.FS).Killed()
 		third := openBox(t, "/box", o)
 		equal(t, "queued after the holes", third.Stats().Queued, queued)
 		for _, x := range []*Box{b, again, third} {
@@ -125,7 +126,7 @@ func TestAcknowledgedAheadOfABacklog(t *testing.T) {
 // deleted, must not be one of them.
 func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		o := Options{FS: disk, MaxBytes: 4 << 20}
 		b := openBox(t, "/box", o)
 		appendBodies(t, b, bodies(1, 5000)...)
@@ -152,7 +153,7 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		want := b.Stats().Queued
-		o.FS = disk.killed()
+		o.FS = disk.Killed()
 		again := openBox(t, "/box", o)
 		if got := again.Stats().Queued; got < want || got > want+uint64(acked-format.MaxSpans+1) {
 			t.Errorf("%d records come again", got-want)
@@ -168,7 +169,7 @@ func TestFarOutOfOrderBehindFreshOnes(t *testing.T) {
 // make room for who waits for it.
 func TestRunThatMakesRoomWakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 1 << 20, Full: Block})
+		b := openBox(t, "/box", Options{FS: memdisk.New(), MaxBytes: 1 << 20, Full: Block})
 		m := message.Message{Body: make([]byte, 4000)}
 		for b.TryAppend(m) == nil {
 		}
@@ -208,7 +209,7 @@ func TestRunThatMakesRoomWakes(t *testing.T) {
 // outbox need not drop its backlog for what has arrived already.
 func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		o := Options{FS: disk, MaxBytes: smallBox}
 		b := openBox(t, "/box", o)
 		n := 0
@@ -235,7 +236,7 @@ func TestRoomComesBackAheadOfABacklog(t *testing.T) {
 		if len(names) > 64+10 {
 			t.Errorf("%d files", len(names))
 		}
-		for _, left := range []*memFS{disk.killed(), disk.powerCut(rand.New(rand.NewPCG(1, 1)))} {
+		for _, left := range []*memdisk.FS{disk.Killed(), disk.PowerCut(rand.New(rand.NewPCG(1, 1)))} {
 			o.FS = left
 			again := openBox(t, "/box", o)
 			r := queued(t, again)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // TestAppendOverTheBound: a program that stops may go over the bound with what it has in its
@@ -49,7 +50,7 @@ func TestAppendOverTheBound(t *testing.T) {
 
 func TestBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Full: Block})
 		m := message.Message{Body: make([]byte, 1000)}
 		n := uint64(0)
@@ -94,7 +95,7 @@ func TestBlock(t *testing.T) {
 }
 
 func TestDropOldest(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	var got reports
 	b := openBox(t, "/box", Options{FS: disk, MaxBytes: 64 << 10, Report: got.add})
 	pad := strings.Repeat(".", 1000)
@@ -117,9 +118,9 @@ func TestDropOldest(t *testing.T) {
 		t.Error("nobody was told")
 	}
 	size := 0
-	for name, node := range disk.names {
+	for name, node := range disk.Names {
 		if segNum(filepath.Base(name)) > 0 {
-			size += len(node.data)
+			size += len(node.Data)
 		}
 	}
 	if size > 68<<10 {
@@ -140,7 +141,7 @@ func TestDropOldest(t *testing.T) {
 // TestDropInFlight: records are dropped while they are in flight. Their acknowledgement comes
 // late and changes nothing, and if one of them was to tell of a gap, the gap grows.
 func TestDropInFlight(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS(), MaxBytes: 64 << 10})
+	b := openBox(t, "/box", Options{FS: memdisk.New(), MaxBytes: 64 << 10})
 	pad := strings.Repeat(".", 1000)
 	fill := func(n int) {
 		for range n {
@@ -175,7 +176,7 @@ func TestDropInFlight(t *testing.T) {
 
 func TestMaxAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS(), MaxAge: time.Hour, MaxBytes: 64 << 10})
+		b := openBox(t, "/box", Options{FS: memdisk.New(), MaxAge: time.Hour, MaxBytes: 64 << 10})
 		appendBodies(t, b, "1", "2")
 		time.Sleep(40 * time.Minute)
 		appendBodies(t, b, "3")
@@ -207,7 +208,7 @@ func TestMaxAge(t *testing.T) {
 // each.
 func TestMaxAgeOverSeveralIDs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		for _, machine := range []string{"a", "b"} {
 			b := openBox(t, "/box", Options{FS: disk, Machine: machine})
 			appendBodies(t, b, bodies(1, 3)...)
@@ -229,7 +230,7 @@ func TestMaxAgeOverSeveralIDs(t *testing.T) {
 
 // TestClockGoesBack: a clock that goes back makes nobody older.
 func TestClockGoesBack(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS(), MaxAge: time.Hour})
+	b := openBox(t, "/box", Options{FS: memdisk.New(), MaxAge: time.Hour})
 	if err := b.Append(t.Context(), message.Message{Created: time.Now().Add(24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}

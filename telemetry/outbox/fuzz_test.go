@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -58,7 +59,7 @@ func FuzzScan(f *testing.F) {
 // acknowledged, it takes new messages, and what it took is there when it is opened again. With mend
 // set the checksums are made right, so that what is behind them is reached.
 func FuzzOpen(f *testing.F) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(f, "/box", Options{FS: disk, MaxBytes: smallBox})
 	appendBodies(f, b, bodies(1, 5)...)
 	ackAll(f, b, queued(f, b)[1:3])
@@ -69,7 +70,7 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	closeBox(f, b)
-	cursor, one, two := disk.names["/box/"+cursorName].data, disk.names["/box/"+segName(1)].data, disk.names["/box/"+segName(2)].data
+	cursor, one, two := disk.Names["/box/"+cursorName].Data, disk.Names["/box/"+segName(1)].Data, disk.Names["/box/"+segName(2)].Data
 	f.Add(cursor[:700], one, two, false)
 	f.Add(cursor[:700], one, two, true)
 	f.Add(cursor[:700], two, one, true)
@@ -81,11 +82,11 @@ func FuzzOpen(f *testing.F) {
 }
 
 func openAnything(t *testing.T, cursor, one, two []byte, mend bool) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	put := func(name string, data []byte) {
 		data = bytes.Clone(data)
-		disk.names["/box/"+name] = &inode{data: data, solid: data}
-		disk.solid["/box/"+name] = disk.names["/box/"+name]
+		disk.Names["/box/"+name] = &memdisk.Node{Data: data, Solid: data}
+		disk.Solid["/box/"+name] = disk.Names["/box/"+name]
 	}
 	if mend {
 		cursor, one, two = mendSlot(cursor), mendSegment(one), mendSegment(two)

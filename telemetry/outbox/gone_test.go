@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // Files and directories that vanish, shrink, or are replaced while the outbox is open and between
@@ -186,12 +187,12 @@ func TestFilesVanishWhileItRuns(t *testing.T) {
 func TestSegmentComesBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "one", "two")
 		ackAll(t, b, tryNext(t, b, 0, 2))
 		name := b.path(b.writer.seg.num)
-		disk.setDeny(func(op, _ string) error {
+		disk.SetDeny(func(op, _ string) error {
 			if op == "create" {
 				return syscall.ENOSPC // so what was written goes into memory
 			}
@@ -208,7 +209,7 @@ func TestSegmentComesBack(t *testing.T) {
 		if err := disk.Rename("/elsewhere", name); err != nil {
 			t.Fatal(err)
 		}
-		disk.setDeny(nil)
+		disk.SetDeny(nil)
 		time.Sleep(2 * retryEvery)
 		closeBox(t, b)
 		b = openBox(t, "/box", Options{FS: disk})

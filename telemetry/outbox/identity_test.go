@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -46,7 +47,7 @@ func TestIdentityMatches(t *testing.T) {
 // TestAnotherPlaceIsRefused: messages for one place do not go to another, unless SendHere says so,
 // and ids go on without a gap.
 func TestAnotherPlaceIsRefused(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	one, two := Identity{IDScope: "0ne1", Device: "d"}, Identity{IDScope: "0ne2", Device: "d"}
 	open := func(id Identity, here bool) *Box {
 		return openBox(t, "/box", Options{FS: disk, For: id, SendHere: here})
@@ -58,12 +59,12 @@ func TestAnotherPlaceIsRefused(t *testing.T) {
 	appendBodies(t, b, "1")
 	closeBox(t, b)
 	for range 2 {
-		before := disk.calls
+		before := disk.Calls
 		_, err := Open("/box", Options{FS: disk, For: two})
 		if !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), "2 messages wait for device d in ID scope 0ne1, and this is device d in ID scope 0ne2") {
 			t.Errorf("got %v", err)
 		}
-		equal(t, "calls that change something", disk.calls, before)
+		equal(t, "calls that change something", disk.Calls, before)
 	}
 	b = open(one, false)
 	closeBox(t, b)
@@ -91,7 +92,7 @@ func TestAnotherPlaceIsRefused(t *testing.T) {
 
 // TestHubsOfAConnectionString: while messages wait, every hub that was listed is accepted.
 func TestHubsOfAConnectionString(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	at := func(hubs ...string) Identity { return Identity{Device: "d", Hubs: hubs} }
 	b := openBox(t, "/box", Options{FS: disk, For: at("a", "b")})
 	appendBodies(t, b, "1")
@@ -121,23 +122,23 @@ func TestIdentityFileIsDamaged(t *testing.T) {
 		"empty": "", "short": "hubhop", "flipped": strings.Replace(string(id.AppendTo(nil)), "0ne1", "0ne2", 1),
 		"long": strings.Repeat("x", 2*format.MaxIdentity), "no JSON": "hubhop outbox identity 1 00000000 ",
 	} {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk, For: id})
 		appendBodies(t, b, "1")
 		closeBox(t, b)
-		disk.edit("/box/"+identityName, func([]byte) []byte { return []byte(text) })
+		disk.Edit("/box/"+identityName, func([]byte) []byte { return []byte(text) })
 		var got reports
 		b = openBox(t, "/box", Options{FS: disk, For: Identity{IDScope: "0ne3", Device: "d"}, Report: got.add})
 		equal(t, name+": reported", got.count(Corrupt), 1)
 		equal(t, name+": left", len(queued(t, b)), 1)
 		closeBox(t, b)
-		if kept := disk.file("/box/" + identityName + badSuffix); kept == nil || string(kept.data) != text {
+		if kept := disk.File("/box/" + identityName + badSuffix); kept == nil || string(kept.Data) != text {
 			t.Errorf("%s: it was not kept", name)
 		}
 		if _, err := Open("/box", Options{FS: disk, For: id}); !errors.Is(err, ErrOther) {
 			t.Errorf("%s: the new one counts: %v", name, err)
 		}
-		disk.edit("/box/"+identityName, func([]byte) []byte { return []byte("hubhop outbox identity 2 what ever") })
+		disk.Edit("/box/"+identityName, func([]byte) []byte { return []byte("hubhop outbox identity 2 what ever") })
 		if _, err := Open("/box", Options{FS: disk, For: id}); !errors.Is(err, ErrNewer) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -147,9 +148,9 @@ func TestIdentityFileIsDamaged(t *testing.T) {
 // TestNoRoomForAnIdentity: messages stay in memory until the identity can be written.
 func TestNoRoomForAnIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		closeBox(t, openBox(t, "/box", Options{FS: disk, For: Identity{IDScope: "0ne1", Device: "d"}}))
-		disk.setDeny(func(_, name string) error {
+		disk.SetDeny(func(_, name string) error {
 			if strings.HasPrefix(name, identityName+".") {
 				return syscall.ENOSPC
 			}
@@ -159,12 +160,12 @@ func TestNoRoomForAnIdentity(t *testing.T) {
 		b := openBox(t, "/box", Options{FS: disk, For: id})
 		appendBodies(t, b, "1")
 		equal(t, "degraded", b.Stats().Degraded, true)
-		disk.setDeny(nil)
+		disk.SetDeny(nil)
 		time.Sleep(retryEvery)
 		appendBodies(t, b, "2")
 		equal(t, "degraded", b.Stats().Degraded, false)
 		closeBox(t, b)
-		equal(t, "the file", string(disk.file("/box/"+identityName).data), string(id.AppendTo(nil)))
+		equal(t, "the file", string(disk.File("/box/"+identityName).Data), string(id.AppendTo(nil)))
 	})
 }
 
@@ -206,16 +207,16 @@ func TestDiscard(t *testing.T) {
 
 // TestDiscardOnAFullDisk throws nothing away.
 func TestDiscardOnAFullDisk(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "1")
 	closeBox(t, b)
-	disk.setFault(allFail)
+	disk.SetFault(allFail)
 	b = openBox(t, "/box", Options{FS: disk})
 	if n, err := b.Discard(); n != 0 || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%d, %v", n, err)
 	}
-	disk.setFault(nil)
+	disk.SetFault(nil)
 	closeBox(t, b)
 	b = openBox(t, "/box", Options{FS: disk})
 	equal(t, "left", len(queued(t, b)), 1)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // notices counts the calls of a reader that waits.
@@ -30,7 +31,7 @@ func (c *notices) equal(t *testing.T, want int) {
 // A reader is called once when its part has a record: at once, with the append that brings it, or
 // when the box is closed; and not if it has taken the call back.
 func TestNotify(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS()})
+	b := openBox(t, "/box", Options{FS: memdisk.New()})
 	var now, later, other, never, end notices
 	appendBodies(t, b, "1")
 	b.Notify(now.wake, Part{After: 1}, Part{})
@@ -62,9 +63,9 @@ func TestNotify(t *testing.T) {
 // one.
 func TestNotifyTriesTheDiskAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
-		disk.setFault(func(_ int, op, _ string) error {
+		disk.SetFault(func(_ int, op, _ string) error {
 			if op == "write" {
 				return syscall.ENOSPC
 			}
@@ -78,14 +79,14 @@ func TestNotifyTriesTheDiskAgain(t *testing.T) {
 		if !b.Stats().Degraded {
 			t.Error("not degraded")
 		}
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		time.Sleep(2 * retryEvery)
 		if b.Stats().Degraded {
 			t.Error("the disk was not tried again")
 		}
-		calls := disk.count("open")
+		calls := disk.Count("open")
 		time.Sleep(time.Hour)
-		equal(t, "opens of an idle box", disk.count("open"), calls)
+		equal(t, "opens of an idle box", disk.Count("open"), calls)
 		c.equal(t, 0)
 		appendBodies(t, b, "2")
 		c.equal(t, 1)
@@ -106,12 +107,12 @@ func TestWhoeverFindsTheDiskWakesReaders(t *testing.T) {
 		"reader": func(ctx context.Context, b *Box) error { return b.Wait(ctx, Part{}) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			disk := newMemFS()
+			disk := memdisk.New()
 			o := Options{FS: disk, MaxBytes: 8 << 10, Full: Block}
 			b := openBox(t, "/box", o)
 			appendBodies(t, b, strings.Repeat("x", 6<<10))
 			closeBox(t, b)
-			disk.setDeny(func(op, _ string) error {
+			disk.SetDeny(func(op, _ string) error {
 				if op == "list" {
 					return syscall.EIO
 				}
@@ -122,7 +123,7 @@ func TestWhoeverFindsTheDiskWakesReaders(t *testing.T) {
 			var c notices
 			b.Notify(c.wake, Part{})
 			c.equal(t, 0)
-			disk.setDeny(nil)
+			disk.SetDeny(nil)
 			b.mu.Lock()
 			b.retryAt = time.Now() // before the timer of the reader that waits
 			b.mu.Unlock()
@@ -145,10 +146,10 @@ func TestWhoeverFindsTheDiskWakesReaders(t *testing.T) {
 // A disk that is slow to fail is not asked again and again meanwhile.
 func TestNotifyWaitsForWhoeverTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk, fails := newMemFS(), new(atomic.Bool)
+		disk, fails := memdisk.New(), new(atomic.Bool)
 		slow := &hangingFS{FS: disk}
 		b := openBox(t, "/box", Options{FS: slow})
-		disk.setFault(func(_ int, op, _ string) error {
+		disk.SetFault(func(_ int, op, _ string) error {
 			if fails.Load() && op != "lock" {
 				return errors.New("no")
 			}
@@ -191,7 +192,7 @@ func (h *hangingFS) Open(name string, flag int) (disk.File, error) {
 // Close waits for a report of a reader that waits, so that none comes afterwards.
 func TestNoReportAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		var reporting, closed atomic.Bool
 		b := openBox(t, "/box", Options{FS: disk, Report: func(p Problem) {
 			if p.Kind == Recovered {
@@ -202,14 +203,14 @@ func TestNoReportAfterClose(t *testing.T) {
 				}
 			}
 		}})
-		disk.setFault(func(_ int, op, _ string) error {
+		disk.SetFault(func(_ int, op, _ string) error {
 			if op == "write" {
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 		appendBodies(t, b, "1")
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		b.Notify(func() {}, Part{After: 1})
 		time.Sleep(2 * retryEvery)
 		if !reporting.Load() {

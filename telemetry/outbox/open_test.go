@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 func TestOptions(t *testing.T) {
@@ -54,11 +56,11 @@ func TestDirectoryIsPrivate(t *testing.T) {
 // TestOtherFormatIsRefused: a directory of a newer format is left exactly as it is.
 func TestOtherFormatIsRefused(t *testing.T) {
 	refuse := func(t *testing.T, file string, version byte, want error) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "x")
 		closeBox(t, b)
-		disk.edit("/box/"+file, func(data []byte) []byte {
+		disk.Edit("/box/"+file, func(data []byte) []byte {
 			magic := string(data[:8])
 			newer := append([]byte(magic), version, 0, 0, 0)
 			newer = le.AppendUint32(newer, checksum(newer))
@@ -69,12 +71,12 @@ func TestOtherFormatIsRefused(t *testing.T) {
 			}
 			return data
 		})
-		before := disk.calls
+		before := disk.Calls
 		_, err := Open("/box", Options{FS: disk})
 		if !errors.Is(err, want) || !strings.Contains(err.Error(), file) {
 			t.Errorf("got %v", err)
 		}
-		equal(t, "calls that change something", disk.calls, before)
+		equal(t, "calls that change something", disk.Calls, before)
 		if _, err := Open("/box", Options{FS: disk}); errors.Is(err, ErrLocked) {
 			t.Error("the lock was kept")
 		}

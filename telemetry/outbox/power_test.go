@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -24,90 +24,28 @@ import (
 
 // prefix is a moment of a run.
 type prefix struct {
-	disk     *memFS
+	disk     *memdisk.FS
 	promised map[string]string // what Append has promised to keep over a power cut, with ids where they are known
 	received map[string]string // what has arrived
 	acked    map[string]bool   // bodies whose Ack was called
 	gaps     map[string]map[uint64]bool
 }
 
-// unit is the smallest thing that the platter has or has not: a change of a name, a truncation, or
-// a sector of a write.
-type unit struct {
-	name     int // of dirOps; -1: none
-	node     *inode
-	op       int
-	from, to int64
-}
-
-// units are those that were not synced.
-func (m *memFS) units() (all []unit) {
-	for i := range m.dirOps {
-		all = append(all, unit{name: i})
-	}
-	nodes := map[*inode]bool{}
-	of := func(n *inode) {
-		if nodes[n] {
-			return
-		}
-		nodes[n] = true
-		for i, op := range n.ops {
-			if op.truncate {
-				all = append(all, unit{name: -1, node: n, op: i})
-				continue
-			}
-			for at, end := op.at, op.at+int64(len(op.data)); at < end; {
-				to := min((at/sector+1)*sector, end)
-				all = append(all, unit{name: -1, node: n, op: i, from: at, to: to})
-				at = to
-			}
-		}
-	}
-	for _, names := range []map[string]*inode{m.names, m.solid} {
-		for _, name := range slices.Sorted(maps.Keys(names)) {
-			of(names[name])
-		}
-	}
-	return all
-}
-
-// cut is the disk that has some of the units.
-func (m *memFS) cut(units []unit, has func(i int) bool) *memFS {
-	name, kept := 0, map[*inode][]fileOp{}
-	for i, u := range units {
-		if u.node == nil || !has(i) {
-			continue
-		}
-		op := u.node.ops[u.op]
-		if !op.truncate {
-			op = fileOp{at: u.from, data: op.data[u.from-op.at : u.to-op.at]}
-		}
-		kept[u.node] = append(kept[u.node], op)
-	}
-	return m.boot(func(dirOp) bool { name++; return has(name - 1) }, func(n *inode) []byte {
-		data := slices.Clone(n.solid)
-		for _, op := range kept[n] {
-			data = op.changeIn(data)
-		}
-		return data
-	})
-}
-
 // record runs a world and returns its prefixes.
 func record(t *testing.T, seed uint64, o Options, steps int, drops bool) (all []prefix) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, seed, o)
-		var watched *memFS
+		var watched *memdisk.FS
 		watch := func() {
 			if watched == w.disk {
 				return
 			}
 			disk := w.disk
 			watched = disk
-			disk.setFault(func(int, string, string) error {
+			disk.SetFault(func(int, string, string) error {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				p := prefix{disk: disk.copied(), promised: maps.Clone(w.safe), received: maps.Clone(w.far.received), acked: maps.Clone(w.acked), gaps: map[string]map[uint64]bool{}}
+				p := prefix{disk: disk.Copied(), promised: maps.Clone(w.safe), received: maps.Clone(w.far.received), acked: maps.Clone(w.acked), gaps: map[string]map[uint64]bool{}}
 				for _, text := range w.loose {
 					delete(p.promised, text)
 				}
@@ -124,39 +62,14 @@ func record(t *testing.T, seed uint64, o Options, steps int, drops bool) (all []
 			w.step(drops)
 			watch()
 		}
-		watched.setFault(nil)
+		watched.SetFault(nil)
 		w.settle(!drops)
 	})
 	return all
 }
 
-// disks makes disks of a prefix: all there are if they are few, else those that differ from
-// everything or nothing in one unit or in a run of them, and some at random.
-func (p *prefix) disks(rnd *rand.Rand, few int, each func(disk *memFS, name string)) {
-	units := p.disk.units()
-	n := len(units)
-	build := func(name string, has func(i int) bool) { each(p.disk.cut(units, has), name) }
-	if n <= few {
-		for set := range 1 << n {
-			build(fmt.Sprintf("units %b of %d", set, n), func(i int) bool { return set>>i&1 == 1 })
-		}
-		return
-	}
-	build("nothing", func(int) bool { return false })
-	build("everything", func(int) bool { return true })
-	for range 6 {
-		one, odds := rnd.IntN(n), rnd.IntN(4)
-		build(fmt.Sprintf("only %d of %d", one, n), func(i int) bool { return i == one })
-		build(fmt.Sprintf("all but %d of %d", one, n), func(i int) bool { return i != one })
-		build(fmt.Sprintf("the first %d of %d", one, n), func(i int) bool { return i < one })
-		build(fmt.Sprintf("all but the first %d of %d", one, n), func(i int) bool { return i >= one })
-		build(fmt.Sprintf("some of %d", n), func(int) bool { return rnd.IntN(4) <= odds })
-	}
-	each(p.disk.powerCut(rnd), "torn within a sector")
-}
-
 // check opens what a power cut has left.
-func (p *prefix) check(t *testing.T, disk *memFS, o Options, drops bool, name string) {
+func (p *prefix) check(t *testing.T, disk *memdisk.FS, o Options, drops bool, name string) {
 	t.Helper()
 	o.FS = disk
 	o.Report = func(x Problem) {
@@ -252,8 +165,8 @@ func powerLoss(t *testing.T, runs uint64, steps, few int) {
 				rnd := rand.New(rand.NewPCG(seed, 3))
 				for i, p := range record(t, seed, v.o, steps, v.drops) {
 					prefixes++
-					most = max(most, len(p.disk.units()))
-					p.disks(rnd, few, func(disk *memFS, cut string) {
+					most = max(most, p.disk.Units())
+					p.disk.Disks(rnd, few, func(disk *memdisk.FS, cut string) {
 						disks++
 						p.check(t, disk, v.o, v.drops, fmt.Sprintf("seed %d, prefix %d, %s", seed, i, cut))
 					})
@@ -267,12 +180,12 @@ func powerLoss(t *testing.T, runs uint64, steps, few int) {
 // The test must be able to fail: an outbox that forgot to sync loses what it promised.
 func TestPowerLossIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: forgetful{disk}})
 		appendBodies(t, b, bodies(1, 3)...)
-		p := prefix{disk: disk.copied()}
+		p := prefix{disk: disk.Copied()}
 		lost := 0
-		p.disks(rand.New(rand.NewPCG(1, 1)), 10, func(disk *memFS, _ string) {
+		p.disk.Disks(rand.New(rand.NewPCG(1, 1)), 10, func(disk *memdisk.FS, _ string) {
 			again := openBox(t, "/box", Options{FS: disk})
 			if n := len(queued(t, again)); n != 3 {
 				lost++
@@ -287,12 +200,12 @@ func TestPowerLossIsNoticed(t *testing.T) {
 }
 
 // forgetful does not sync segments.
-type forgetful struct{ *memFS }
+type forgetful struct{ *memdisk.FS }
 
 type unsyncedFile struct{ disk.File }
 
 func (f forgetful) Open(name string, flag int) (disk.File, error) {
-	file, err := f.memFS.Open(name, flag)
+	file, err := f.FS.Open(name, flag)
 	if err == nil && strings.HasSuffix(name, segSuffix) {
 		file = unsyncedFile{file}
 	}

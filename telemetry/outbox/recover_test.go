@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -15,21 +16,21 @@ import (
 // it is written again, for a sync alone would find nothing to do.
 func TestRecoveryDoesNotTrustThePageCache(t *testing.T) {
 	for seed := range uint64(20) {
-		disk := newMemFS()
-		disk.rnd = rand.New(rand.NewPCG(seed, 0))
+		disk := memdisk.New()
+		disk.Rand = rand.New(rand.NewPCG(seed, 0))
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "1")
-		disk.setFault(func(_ int, op, _ string) error {
+		disk.SetFault(func(_ int, op, _ string) error {
 			if op != "write" {
-				return errIO
+				return memdisk.ErrIO
 			}
 			return nil
 		})
 		appendBodies(t, b, "2") // to memory, in the end; but its frame stays where it was
-		disk = disk.killed()
+		disk = disk.Killed()
 		b = openBox(t, "/box", Options{FS: disk})
 		equalAll(t, "handed out", bodiesOf(queued(t, b)), []string{"1", "2"})
-		b = openBox(t, "/box", Options{FS: disk.powerCut(disk.rnd)})
+		b = openBox(t, "/box", Options{FS: disk.PowerCut(disk.Rand)})
 		equalAll(t, "after a power cut", bodiesOf(queued(t, b)), []string{"1", "2"})
 		closeBox(t, b)
 	}
@@ -38,7 +39,7 @@ func TestRecoveryDoesNotTrustThePageCache(t *testing.T) {
 // A newer segment that never got a message cannot be deleted: what is written now must not be where
 // it would overrule it.
 func TestEmptySegmentInTheWay(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
 	appendBodies(t, b, "1", "2")
 	closeBox(t, b)
@@ -50,9 +51,9 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 	if err = errors.Join(err, f.Sync(), disk.SyncDir("/box")); err != nil {
 		t.Fatal(err)
 	}
-	disk.setFault(func(_ int, op, _ string) error {
+	disk.SetFault(func(_ int, op, _ string) error {
 		if op == "remove" {
-			return errIO
+			return memdisk.ErrIO
 		}
 		return nil
 	})
@@ -70,29 +71,29 @@ func TestEmptySegmentInTheWay(t *testing.T) {
 // position.
 func TestOverruledSegment(t *testing.T) {
 	for _, kill := range []bool{true, false} {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, "1")
 		b.closeSegment()
 		b.reopen = nil
 		failed := false
-		disk.setFault(func(_ int, op, name string) error {
+		disk.SetFault(func(_ int, op, name string) error {
 			if op == "sync" && segNum(name) > 0 && !failed {
 				failed = true
-				return errIO
+				return memdisk.ErrIO
 			}
 			if op == "remove" {
-				return errIO
+				return memdisk.ErrIO
 			}
 			return nil
 		})
 		appendBodies(t, b, "2")
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		appendBodies(t, b, "3")
 		if kill {
-			disk = disk.killed()
+			disk = disk.Killed()
 		} else {
-			disk = disk.powerCut(disk.rnd)
+			disk = disk.PowerCut(disk.Rand)
 		}
 		again := openBox(t, "/box", Options{FS: disk})
 		r := queued(t, again)
@@ -105,7 +106,7 @@ func TestOverruledSegment(t *testing.T) {
 
 // A record that was to tell of a gap far before it leaves the line itself: another one tells.
 func TestGapFindsAnotherTeller(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS()})
+	b := openBox(t, "/box", Options{FS: memdisk.New()})
 	appendBodies(t, b, bodies(1, 5)...)
 	r := queued(t, b)
 	ackAll(t, b, r[2:3])
@@ -124,7 +125,7 @@ func TestGapFindsAnotherTeller(t *testing.T) {
 // A gap grows after a record was sent with what it was before: that record's arrival does not
 // settle it.
 func TestGapGrowsInFlight(t *testing.T) {
-	b := openBox(t, "/box", Options{FS: newMemFS()})
+	b := openBox(t, "/box", Options{FS: memdisk.New()})
 	appendBodies(t, b, bodies(1, 4)...)
 	r := queued(t, b)
 	poison := func(i int) {
@@ -144,7 +145,7 @@ func TestGapGrowsInFlight(t *testing.T) {
 // one that was synced before: at no moment does a power cut find none.
 func TestThereIsAlwaysASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: slowFS{disk}})
 		appendBodies(t, b, bodies(1, 200)...)
 		for pos := uint64(2); pos <= 200; pos += 4 { // out of order, so that a slot is larger than a sector
@@ -153,7 +154,7 @@ func TestThereIsAlwaysASlot(t *testing.T) {
 					t.Fatal(err)
 				}
 				for range 10 {
-					_, number, err := format.ReadSlots(&memFile{m: disk, node: disk.powerCut(disk.rnd).names["/box/"+cursorName]})
+					_, number, err := format.ReadSlots(memdisk.Bytes(disk.PowerCut(disk.Rand).Names["/box/"+cursorName].Data))
 					if err != nil || number < 0 {
 						t.Fatalf("no slot after acknowledgement %d: %v", pos+2*i, err)
 					}
@@ -167,7 +168,7 @@ func TestThereIsAlwaysASlot(t *testing.T) {
 
 // More gaps than are kept are joined; nothing is forgotten.
 func TestManyGaps(t *testing.T) {
-	disk := newMemFS()
+	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
 	const n = 5 * format.MaxGaps
 	appendBodies(t, b, bodies(1, n)...)

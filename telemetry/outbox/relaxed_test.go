@@ -12,16 +12,17 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // segmentSyncs counts the syncs of segments.
 type segmentSyncs struct {
-	*memFS
+	*memdisk.FS
 	n atomic.Int64
 }
 
 func (s *segmentSyncs) Open(name string, flag int) (disk.File, error) {
-	f, err := s.memFS.Open(name, flag)
+	f, err := s.FS.Open(name, flag)
 	if err == nil && strings.HasSuffix(name, segSuffix) {
 		f = countedSync{f, &s.n}
 	}
@@ -40,7 +41,7 @@ func (f countedSync) Sync() error {
 
 func TestRelaxedSyncsOncePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := &segmentSyncs{memFS: newMemFS()}
+		disk := &segmentSyncs{FS: memdisk.New()}
 		b := openBox(t, "/box", Options{FS: disk, SyncEvery: 10 * time.Second})
 		for n := range 1000 { // in 100 s
 			appendBodies(t, b, body(n))
@@ -63,7 +64,7 @@ func TestRelaxedSyncsOncePerInterval(t *testing.T) {
 
 func TestRelaxedHandsOutOnlyWhatIsSynced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: newMemFS(), SyncEvery: time.Minute})
+		b := openBox(t, "/box", Options{FS: memdisk.New(), SyncEvery: time.Minute})
 		appendBodies(t, b, bodies(1, 3)...)
 		if s := b.Stats(); s.Queued != 3 || s.Unsynced != 3 || s.LastSeq != 3 || b.Has(0) || b.Ack(1) == nil {
 			t.Errorf("%+v; Has %v", s, b.Has(0))
@@ -107,7 +108,7 @@ func TestRelaxedCrashes(t *testing.T) {
 	for seed := range uint64(100 * *moreSeeds) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 5))
-			disk := newMemFS()
+			disk := memdisk.New()
 			o := Options{FS: disk, SyncEvery: time.Second}
 			b := openBox(t, "/box", o)
 			appendBodies(t, b, bodies(1, 3)...)
@@ -116,12 +117,12 @@ func TestRelaxedCrashes(t *testing.T) {
 			appendBodies(t, b, bodies(4, 6)...)
 			appendBodies(t, b, bodies(7, 9)...)
 
-			o.FS = disk.killed()
+			o.FS = disk.Killed()
 			killed := openBox(t, "/box", o)
 			equalAll(t, "after a kill", bodiesOf(queued(t, killed)), bodies(1, 9))
 			closeBox(t, killed)
 
-			o.FS = disk.powerCut(rnd)
+			o.FS = disk.PowerCut(rnd)
 			o.Report = func(p Problem) {
 				if p.Kind != TornTail {
 					t.Errorf("%v: %s", p.Kind, p.Text)
@@ -133,7 +134,7 @@ func TestRelaxedCrashes(t *testing.T) {
 			took[9-len(left)] = true
 			appendBodies(t, cut, "new")
 			closeBox(t, cut)
-			o.FS = o.FS.(*memFS).powerCut(rnd)
+			o.FS = o.FS.(*memdisk.FS).PowerCut(rnd)
 			o.Report = nil
 			again := openBox(t, "/box", o)
 			r := queued(t, again)
@@ -153,14 +154,14 @@ func TestRelaxedCrashes(t *testing.T) {
 // to memory, and back.
 func TestRelaxedSyncFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk, reported := newMemFS(), &reports{}
+		disk, reported := memdisk.New(), &reports{}
 		b := openBox(t, "/box", Options{FS: disk, SyncEvery: time.Second, Report: reported.add})
 		appendBodies(t, b, bodies(1, 3)...)
 		failed := false
-		disk.setFault(func(_ int, op, name string) error {
+		disk.SetFault(func(_ int, op, name string) error {
 			if op == "sync" && strings.HasSuffix(name, segSuffix) && !failed {
 				failed = true
-				return errIO
+				return memdisk.ErrIO
 			}
 			return nil
 		})
@@ -172,14 +173,14 @@ func TestRelaxedSyncFails(t *testing.T) {
 		equal(t, "degraded", reported.count(Degraded), 0)
 
 		appendBodies(t, b, bodies(4, 6)...)
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if s := b.Stats(); !s.Degraded || s.Unsynced != 0 || s.Queued != 6 {
 			t.Errorf("%+v", s)
 		}
 		equalAll(t, "from memory", bodiesOf(queued(t, b)), bodies(1, 6))
-		disk.setFault(nil)
+		disk.SetFault(nil)
 		time.Sleep(retryEvery)
 		appendBodies(t, b, body(7))
 		if err := b.Sync(); err != nil {
@@ -188,7 +189,7 @@ func TestRelaxedSyncFails(t *testing.T) {
 		equalAll(t, "back", bodiesOf(queued(t, b)), bodies(1, 7))
 
 		appendBodies(t, b, body(8))
-		disk.setFault(allFail)
+		disk.SetFault(allFail)
 		if err := b.Close(); err == nil || !strings.Contains(err.Error(), "1 messages") {
 			t.Errorf("Close: %v", err)
 		}
@@ -202,7 +203,7 @@ func TestRelaxedSyncFails(t *testing.T) {
 // and complete.
 func TestRelaxedEverybodyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := openBox(t, "/box", Options{FS: slowFS{newMemFS()}, SyncEvery: 20 * time.Millisecond, MaxBytes: 256 << 10, Full: Block})
+		b := openBox(t, "/box", Options{FS: slowFS{memdisk.New()}, SyncEvery: 20 * time.Millisecond, MaxBytes: 256 << 10, Full: Block})
 		const producers, each = 8, 100
 		for range producers {
 			go func() {

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
 // resting opens a box, lets a message arrive and waits until the box rests.
-func resting(t *testing.T, disk *memFS, got *reports) *Box {
+func resting(t *testing.T, disk *memdisk.FS, got *reports) *Box {
 	t.Helper()
 	b := openBox(t, "/box", Options{FS: disk, Report: got.add})
 	appendBodies(t, b, "1")
@@ -36,9 +37,9 @@ func resting(t *testing.T, disk *memFS, got *reports) *Box {
 func TestRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reports
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := resting(t, disk, &got)
-		syncs, dirs := disk.count("sync"), disk.count("syncdir")
+		syncs, dirs := disk.Count("sync"), disk.Count("syncdir")
 		for n := 2; n < 5; n++ {
 			appendBodies(t, b, body(n))
 			ackAll(t, b, queued(t, b))
@@ -48,14 +49,14 @@ func TestRest(t *testing.T) {
 				t.Errorf("it does not rest after %d messages", n)
 			}
 		}
-		equal(t, "syncs, of three messages and three acknowledgements", disk.count("sync")-syncs, 6)
-		equal(t, "syncs of the directory", disk.count("syncdir")-dirs, 0)
-		if names := disk.count("create"); names > 3 {
+		equal(t, "syncs, of three messages and three acknowledgements", disk.Count("sync")-syncs, 6)
+		equal(t, "syncs of the directory", disk.Count("syncdir")-dirs, 0)
+		if names := disk.Count("create"); names > 3 {
 			t.Errorf("%d files were made", names)
 		}
-		size := int64(len(disk.file(b.path(1)).data))
+		size := int64(len(disk.File(b.path(1)).Data))
 		closeBox(t, b)
-		if now := int64(len(disk.file(b.path(1)).data)); now >= size || now != b.segs[0].size {
+		if now := int64(len(disk.File(b.path(1)).Data)); now >= size || now != b.segs[0].size {
 			t.Errorf("the segment has %d bytes, of %d", now, size)
 		}
 		again := openBox(t, "/box", Options{FS: disk, Report: got.add})
@@ -74,24 +75,24 @@ func TestRest(t *testing.T) {
 // two of them.
 func TestRestWhileFilesChange(t *testing.T) {
 	for name, v := range map[string]struct {
-		change func(t *testing.T, disk *memFS, b *Box)
+		change func(t *testing.T, disk *memdisk.FS, b *Box)
 		kinds  string // of the reports
 	}{
-		"the segment is deleted": {func(t *testing.T, disk *memFS, b *Box) { must(t, disk.Remove(b.path(1))) }, ""},
-		"the cursor is deleted":  {func(t *testing.T, disk *memFS, _ *Box) { must(t, disk.Remove("/box/"+cursorName)) }, ""},
-		"both are deleted": {func(t *testing.T, disk *memFS, b *Box) {
+		"the segment is deleted": {func(t *testing.T, disk *memdisk.FS, b *Box) { must(t, disk.Remove(b.path(1))) }, ""},
+		"the cursor is deleted":  {func(t *testing.T, disk *memdisk.FS, _ *Box) { must(t, disk.Remove("/box/"+cursorName)) }, ""},
+		"both are deleted": {func(t *testing.T, disk *memdisk.FS, b *Box) {
 			must(t, disk.Remove(b.path(1)))
 			must(t, disk.Remove("/box/"+cursorName))
 		}, ""},
-		"the segment is replaced":    {func(t *testing.T, disk *memFS, b *Box) { replace(t, disk, b.path(1)) }, ""},
-		"the cursor is replaced":     {func(t *testing.T, disk *memFS, _ *Box) { replace(t, disk, "/box/"+cursorName) }, ""},
-		"no file can be opened once": {func(_ *testing.T, disk *memFS, _ *Box) { failOnce(disk, "open") }, ""},
-		"no file can be read once":   {func(_ *testing.T, disk *memFS, _ *Box) { failOnce(disk, "read") }, ""},
+		"the segment is replaced":    {func(t *testing.T, disk *memdisk.FS, b *Box) { replace(t, disk, b.path(1)) }, ""},
+		"the cursor is replaced":     {func(t *testing.T, disk *memdisk.FS, _ *Box) { replace(t, disk, "/box/"+cursorName) }, ""},
+		"no file can be opened once": {func(_ *testing.T, disk *memdisk.FS, _ *Box) { failOnce(disk, "open") }, ""},
+		"no file can be read once":   {func(_ *testing.T, disk *memdisk.FS, _ *Box) { failOnce(disk, "read") }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var got reports
-				disk := newMemFS()
+				disk := memdisk.New()
 				b := resting(t, disk, &got)
 				v.change(t, disk, b)
 				appendBodies(t, b, "2", "3")
@@ -104,7 +105,7 @@ func TestRestWhileFilesChange(t *testing.T) {
 				if s := b.Stats(); s.Degraded || s.AcksNotSaved || s.Err != nil || s.ID != b.ID() {
 					t.Errorf("%+v", s)
 				}
-				disk = disk.killed()
+				disk = disk.Killed()
 				again := openBox(t, "/box", Options{FS: disk, Report: got.add})
 				r = append(r[:1], queued(t, again)...)
 				equal(t, "ids after a kill", strings.Join(idsOf(r), " "), fmt.Sprintf("%s-2 %s-3", b.ID(), b.ID()))
@@ -114,7 +115,7 @@ func TestRestWhileFilesChange(t *testing.T) {
 					}
 				}
 				closeBox(t, again)
-				b.fs = newMemFS()
+				b.fs = memdisk.New()
 				_ = b.Close()
 			})
 		})
@@ -124,23 +125,23 @@ func TestRestWhileFilesChange(t *testing.T) {
 // TestRestingBoxClosesWithItsCursor: whatever has happened to the cursor of a box that rests, Close
 // leaves a good one, and nothing is sent again after a restart.
 func TestRestingBoxClosesWithItsCursor(t *testing.T) {
-	for name, change := range map[string]func(t *testing.T, disk *memFS){
-		"it is deleted":               func(t *testing.T, disk *memFS) { must(t, disk.Remove("/box/"+cursorName)) },
-		"it is replaced":              func(t *testing.T, disk *memFS) { replace(t, disk, "/box/"+cursorName) },
-		"it cannot be opened at once": func(_ *testing.T, disk *memFS) { failOnce(disk, "open") },
-		"it cannot be read at once":   func(_ *testing.T, disk *memFS) { failOnce(disk, "read") },
+	for name, change := range map[string]func(t *testing.T, disk *memdisk.FS){
+		"it is deleted":               func(t *testing.T, disk *memdisk.FS) { must(t, disk.Remove("/box/"+cursorName)) },
+		"it is replaced":              func(t *testing.T, disk *memdisk.FS) { replace(t, disk, "/box/"+cursorName) },
+		"it cannot be opened at once": func(_ *testing.T, disk *memdisk.FS) { failOnce(disk, "open") },
+		"it cannot be read at once":   func(_ *testing.T, disk *memdisk.FS) { failOnce(disk, "read") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var got reports
-				disk := newMemFS()
+				disk := memdisk.New()
 				b := resting(t, disk, &got)
 				change(t, disk)
 				b.mu.Lock()
 				b.reopen = nil // so that the failure is that of the cursor
 				b.mu.Unlock()
 				closeBox(t, b)
-				again := openBox(t, "/box", Options{FS: disk.killed(), Report: got.add})
+				again := openBox(t, "/box", Options{FS: disk.Killed(), Report: got.add})
 				if s := again.Stats(); s.Queued != 0 || s.ID != b.ID() {
 					t.Errorf("%+v", s)
 				}
@@ -158,7 +159,7 @@ func must(t *testing.T, err error) {
 }
 
 // replace puts another file in the place of one, with bytes that are nobody's.
-func replace(t *testing.T, disk *memFS, name string) {
+func replace(t *testing.T, disk *memdisk.FS, name string) {
 	t.Helper()
 	must(t, disk.Rename(name, name+".away"))
 	f, err := disk.Open(name, readWrite|create)
@@ -168,9 +169,9 @@ func replace(t *testing.T, disk *memFS, name string) {
 	must(t, f.Close())
 }
 
-func failOnce(disk *memFS, what string) {
+func failOnce(disk *memdisk.FS, what string) {
 	failed := false
-	disk.deny = func(op, _ string) error {
+	disk.Deny = func(op, _ string) error {
 		if op == what && !failed {
 			failed = true
 			return syscall.EMFILE
@@ -238,7 +239,7 @@ func openFiles() int {
 // TestBoxRestsNotWhileItsCursorIsSynced: on a slow disk, one sync of the acknowledgements may begin
 // before the box rests after the one before. The file stays open for it.
 func TestBoxRestsNotWhileItsCursorIsSynced(t *testing.T) {
-	slow := &haltedSyncs{memFS: newMemFS(), begun: make(chan struct{}), goOn: make(chan struct{})}
+	slow := &haltedSyncs{FS: memdisk.New(), begun: make(chan struct{}), goOn: make(chan struct{})}
 	var got reports
 	b := openBox(t, "/box", Options{FS: slow, Report: got.add})
 	appendBodies(t, b, "1")
@@ -262,13 +263,13 @@ func TestBoxRestsNotWhileItsCursorIsSynced(t *testing.T) {
 
 // haltedSyncs is a disk on which a sync waits once it has begun, if slow.
 type haltedSyncs struct {
-	*memFS
+	*memdisk.FS
 	slow        atomic.Bool
 	begun, goOn chan struct{}
 }
 
 func (s *haltedSyncs) Open(name string, flag int) (disk.File, error) {
-	f, err := s.memFS.Open(name, flag)
+	f, err := s.FS.Open(name, flag)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +293,7 @@ func (f haltedFile) Sync() error {
 // with a segment that holds many messages that have left, before and after a restart.
 func TestARestingBoxReadsOnlyWhatIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newMemFS()
+		disk := memdisk.New()
 		b := openBox(t, "/box", Options{FS: disk})
 		appendBodies(t, b, bodies(1, 2000)...)
 		for b.Stats().Queued > 0 {
@@ -304,14 +305,14 @@ func TestARestingBoxReadsOnlyWhatIsNew(t *testing.T) {
 			if b.writer != nil {
 				t.Fatal("it does not rest")
 			}
-			before := disk.count("bytes read")
+			before := disk.Count("bytes read")
 			appendBodies(t, b, body(n))
 			r := queued(t, b)
 			if len(r) != 1 || string(r[0].Body) != body(n) {
 				t.Fatalf("%d: it hands out %+v", n, r)
 			}
 			ackAll(t, b, r)
-			if read := disk.count("bytes read") - before; read == 0 || read > format.SlotSize+format.FramesStart+1000 {
+			if read := disk.Count("bytes read") - before; read == 0 || read > format.SlotSize+format.FramesStart+1000 {
 				t.Errorf("%d bytes were read for message %d", read, n)
 			}
 		}

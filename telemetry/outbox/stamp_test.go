@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // stampPositions is a Stamp that writes the position of each message into the nanoseconds of its
@@ -35,8 +36,8 @@ func TestStampKnowsThePosition(t *testing.T) {
 				stampPositions(first, made)
 			}
 			const producers, each = 8, 60
-			disk := newMemFS()
-			disk.setFault(func(call int, op, _ string) error {
+			disk := memdisk.New()
+			disk.SetFault(func(call int, op, _ string) error {
 				if op == "sync" && call%7 == 0 {
 					return syscall.ENOSPC
 				}
@@ -61,7 +62,7 @@ func TestStampKnowsThePosition(t *testing.T) {
 					t.Fatalf("%s at %d was stamped %v", r.ID, r.Pos, r.Created)
 				}
 			}
-			disk.setFault(nil)
+			disk.SetFault(nil)
 			closeBox(t, b)
 			b = openBox(t, "/box", o)
 			for _, r := range queued(t, b) {
@@ -77,7 +78,7 @@ func TestStampKnowsThePosition(t *testing.T) {
 // A message that is as large as can be may be stamped with any time.
 func TestStampOfTheLargest(t *testing.T) {
 	far := time.Date(290_000_000_000, 1, 1, 0, 0, 0, 999_999_999, time.UTC)
-	b := openBox(t, "/box", Options{FS: newMemFS(), Stamp: func(_ uint64, made []time.Time) { made[0] = far }})
+	b := openBox(t, "/box", Options{FS: memdisk.New(), Stamp: func(_ uint64, made []time.Time) { made[0] = far }})
 	body := make([]byte, MaxRecord)
 	for b.Append(t.Context(), message.Message{Body: body}) != nil {
 		body = body[1:]

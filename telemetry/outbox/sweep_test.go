@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // Every call of the disk, in every path of the outbox, fails with every errno that says nothing
@@ -30,7 +31,7 @@ var passingErrnos = []syscall.Errno{
 // sweep is one run: a life in which a call fails, what it promised, and what came out in the end.
 type sweep struct {
 	t     *testing.T
-	disk  *memFS
+	disk  *memdisk.FS
 	got   reports
 	b     *Box
 	safe  map[string]bool // bodies that Append has promised
@@ -276,7 +277,7 @@ func (s *sweep) settle() {
 			s.t.Errorf("reported: %v %s (%v)", p.Kind, p.Text, p.Err)
 		}
 	}
-	for name := range s.disk.names {
+	for name := range s.disk.Names {
 		if strings.HasSuffix(name, badSuffix) {
 			s.t.Errorf("%s was set aside", name)
 		}
@@ -312,8 +313,8 @@ func holes(t *testing.T, came map[string]string, gap string) (missing []string) 
 // poison returns the content of the quarantine.
 func (s *sweep) poison() map[string]bool {
 	all := map[string]bool{}
-	if f := s.disk.file("/box/" + quarantineName); f != nil {
-		for q := range entries(strings.NewReader(string(f.data))) {
+	if f := s.disk.File("/box/" + quarantineName); f != nil {
+		for q := range entries(strings.NewReader(string(f.Data))) {
 			all[string(q.Body)] = true
 		}
 	}
@@ -322,11 +323,11 @@ func (s *sweep) poison() map[string]bool {
 
 func runSweep(t *testing.T, fault int, errno syscall.Errno, length time.Duration) (calls []string) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &sweep{t: t, disk: newMemFS(), safe: map[string]bool{}, came: map[string]string{}, fault: fault, errno: errno, length: length, wait: 2 * doubtFor}
+		s := &sweep{t: t, disk: memdisk.New(), safe: map[string]bool{}, came: map[string]string{}, fault: fault, errno: errno, length: length, wait: 2 * doubtFor}
 		if fault%50 == 0 {
 			s.wait = 3 * time.Hour
 		}
-		s.disk.deny = s.deny
+		s.disk.Deny = s.deny
 		s.live()
 		s.settle()
 		s.mu.Lock()

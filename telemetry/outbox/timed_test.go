@@ -10,18 +10,19 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // slowSyncs is a disk whose segments take a while to sync.
 type slowSyncs struct {
-	*memFS
+	*memdisk.FS
 	takes time.Duration
 }
 
 func (s *slowSyncs) Create(name string) (disk.File, error) { return s.Open(name, readWrite|exclusive) }
 
 func (s *slowSyncs) Open(name string, flag int) (disk.File, error) {
-	f, err := s.memFS.Open(name, flag)
+	f, err := s.FS.Open(name, flag)
 	return slowSync{f, s}, err
 }
 
@@ -61,7 +62,7 @@ func (l *times) take() []time.Duration {
 func TestAppendsAndSyncsAreTimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var appended, synced times
-		disk := &slowSyncs{memFS: newMemFS(), takes: 20 * time.Millisecond}
+		disk := &slowSyncs{FS: memdisk.New(), takes: 20 * time.Millisecond}
 		o := Options{FS: disk, Full: Block, MaxBytes: 4 << 10,
 			Appended: appended.add, Synced: synced.add}
 		b := openBox(t, "/box", o)

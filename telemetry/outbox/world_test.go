@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/telemetry/message"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/format"
 )
 
@@ -23,7 +24,7 @@ type world struct {
 	t    *testing.T
 	seed uint64
 	rnd  *rand.Rand
-	disk *memFS
+	disk *memdisk.FS
 	o    Options
 	b    *Box
 	far  *consumer
@@ -45,7 +46,7 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64, o Options) *world {
 	w := &world{
-		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 77)), disk: newMemFS(), o: o, far: newConsumer(),
+		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 77)), disk: memdisk.New(), o: o, far: newConsumer(),
 		safe: map[string]string{}, soft: map[string]string{}, rings: map[string]bool{}, acked: map[string]bool{},
 	}
 	w.o.Stamp = stampPositions
@@ -76,7 +77,7 @@ func (w *world) fatalf(format string, args ...any) {
 func (w *world) open() {
 	w.t.Helper()
 	if w.fault != nil {
-		w.disk.setFault(w.fault)
+		w.disk.SetFault(w.fault)
 	}
 	w.o.FS = w.disk
 	b, err := Open("/box", w.o)
@@ -229,19 +230,19 @@ func (w *world) ackAll() {
 func (w *world) crash(power bool) {
 	w.logf("crash, power %v", power)
 	old := w.b
-	w.disk.setFault(nil) // what its owner does from now on is no part of the run
+	w.disk.SetFault(nil) // what its owner does from now on is no part of the run
 	if power {
 		for _, text := range w.loose {
 			delete(w.safe, text)
 		}
 		w.loose = nil
-		w.disk = w.disk.powerCut(w.rnd)
+		w.disk = w.disk.PowerCut(w.rnd)
 	} else {
-		w.disk = w.disk.killed()
+		w.disk = w.disk.Killed()
 	}
 	w.crashed = true
 	clear(w.soft)
-	old.fs = newMemFS() // the dead write nothing
+	old.fs = memdisk.New() // the dead write nothing
 	_ = old.Close()
 	w.open()
 }
@@ -266,7 +267,7 @@ func (w *world) settle(lossless bool) {
 	w.t.Helper()
 	w.logf("heal")
 	w.fault = nil
-	w.disk.setFault(nil)
+	w.disk.SetFault(nil)
 	w.close()
 	w.open()
 	if w.b.Stats().Degraded {

@@ -1,4 +1,4 @@
-package outbox
+package memdisk
 
 import (
 	"io"
@@ -7,9 +7,10 @@ import (
 	"slices"
 )
 
-type inode struct {
-	data  []byte // page cache
-	solid []byte // platter
+// Node is what a file has, whatever its name is.
+type Node struct {
+	Data  []byte // page cache
+	Solid []byte // platter
 	ops   []fileOp
 }
 
@@ -19,15 +20,15 @@ type fileOp struct {
 	truncate bool
 }
 
-type memFile struct {
-	m      *memFS
-	node   *inode
+type file struct {
+	m      *FS
+	node   *Node
 	name   string
 	closed bool
 }
 
 // Close is as in package os: the file is of no use afterwards.
-func (f *memFile) Close() error {
+func (f *file) Close() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if f.closed {
@@ -38,14 +39,14 @@ func (f *memFile) Close() error {
 }
 
 // used is asked before every call on the file.
-func (f *memFile) used() error {
+func (f *file) used() error {
 	if f.closed {
 		return &fs.PathError{Op: "use", Path: f.name, Err: fs.ErrClosed}
 	}
 	return nil
 }
 
-func (f *memFile) Size() (int64, error) {
+func (f *file) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -54,10 +55,10 @@ func (f *memFile) Size() (int64, error) {
 	if err := f.m.look("size", f.name); err != nil {
 		return 0, err
 	}
-	return int64(len(f.node.data)), nil
+	return int64(len(f.node.Data)), nil
 }
 
-func (f *memFile) Is(name string) (bool, error) {
+func (f *file) Is(name string) (bool, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -66,7 +67,7 @@ func (f *memFile) Is(name string) (bool, error) {
 	if err := f.m.look("stat", name); err != nil {
 		return false, err
 	}
-	switch f.m.names[name] {
+	switch f.m.Names[name] {
 	case nil:
 		return false, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 	case f.node:
@@ -75,7 +76,7 @@ func (f *memFile) Is(name string) (bool, error) {
 	return false, nil
 }
 
-func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
+func (f *file) ReadAt(p []byte, at int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -84,10 +85,10 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 	if err := f.m.look("read", f.name); err != nil {
 		return 0, err
 	}
-	if at >= int64(len(f.node.data)) {
+	if at >= int64(len(f.node.Data)) {
 		return 0, io.EOF
 	}
-	n := copy(p, f.node.data[at:])
+	n := copy(p, f.node.Data[at:])
 	f.m.counts["bytes read"] += n
 	if n < len(p) {
 		return n, io.EOF
@@ -95,7 +96,7 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 	return n, nil
 }
 
-func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
+func (f *file) WriteAt(p []byte, at int64) (int, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -103,21 +104,21 @@ func (f *memFile) WriteAt(p []byte, at int64) (int, error) {
 	}
 	err := f.m.ask("write", f.name)
 	if err != nil { // a write that fails may have written something
-		n := f.m.rnd.IntN(len(p) + 1)
-		if f.m.short != nil {
-			n = f.m.short(len(p))
+		n := f.m.Rand.IntN(len(p) + 1)
+		if f.m.Short != nil {
+			n = f.m.Short(len(p))
 		}
 		p = p[:n]
 	}
 	op := fileOp{at: at, data: slices.Clone(p)}
 	if len(p) > 0 {
-		f.node.data = op.changeIn(f.node.data)
+		f.node.Data = op.changeIn(f.node.Data)
 		f.node.ops = append(f.node.ops, op)
 	}
 	return len(p), err
 }
 
-func (f *memFile) Truncate(size int64) error {
+func (f *file) Truncate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -127,12 +128,12 @@ func (f *memFile) Truncate(size int64) error {
 		return err
 	}
 	op := fileOp{at: size, truncate: true}
-	f.node.data = op.changeIn(f.node.data)
+	f.node.Data = op.changeIn(f.node.Data)
 	f.node.ops = append(f.node.ops, op)
 	return nil
 }
 
-func (f *memFile) Sync() error {
+func (f *file) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.used(); err != nil {
@@ -141,12 +142,12 @@ func (f *memFile) Sync() error {
 	if err := f.m.ask("sync", f.name); err != nil {
 		// The worst that systems do: some of it reached the platter, and none of it is dirty any
 		// more.
-		f.node.solid = f.node.after(f.m.rnd)
+		f.node.Solid = f.node.after(f.m.Rand)
 		f.node.ops = nil
 		return err
 	}
 	for _, op := range f.node.ops { // and not what an earlier sync failed to write: that is not dirty any more
-		f.node.solid = op.changeIn(f.node.solid)
+		f.node.Solid = op.changeIn(f.node.Solid)
 	}
 	f.node.ops = nil
 	return nil
@@ -167,8 +168,8 @@ func (op fileOp) changeIn(data []byte) []byte {
 
 // after is what may be on the platter: of everything that was not synced any part, sector by
 // sector, and within a sector up to any byte.
-func (n *inode) after(rnd *rand.Rand) []byte {
-	data := slices.Clone(n.solid)
+func (n *Node) after(rnd *rand.Rand) []byte {
+	data := slices.Clone(n.Solid)
 	mode := rnd.IntN(5) // all, nothing, or a mix
 	for _, op := range n.ops {
 		if op.truncate {
