@@ -1,7 +1,6 @@
 package graph
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -142,33 +141,18 @@ type position struct {
 }
 
 func (p position) appendTo(b []byte) []byte {
-	switch {
-	case p.text != "":
+	if p.text != "" {
 		return append(b, p.text...)
-	case p.box != "":
-		b = append(append(b, p.box...), '-')
-		return strconv.AppendUint(b, p.seq, 10)
 	}
-	return append(b, randomName()...)
+	b = append(append(b, p.box...), '-')
+	return strconv.AppendUint(b, p.seq, 10)
 }
 
-// run is drawn anew by each process, so that the names of its messages are its own.
+// A message that nothing else names is named after the process and a count. run is drawn anew by each process, so that the names of its messages are its own.
 var (
-	run      = func() string { return hex.EncodeToString(binaryAppend(nil, rand.Uint64(), rand.Uint64())) }()
+	run      = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
 	numbered atomic.Uint64
 )
-
-func binaryAppend(b []byte, ns ...uint64) []byte {
-	for _, n := range ns {
-		for i := range 8 {
-			b = append(b, byte(n>>(8*i)))
-		}
-	}
-	return b
-}
-
-// randomName names a message that nothing else names.
-func randomName() string { return run + "-" + strconv.FormatUint(numbered.Add(1), 10) }
 
 // arena is memory for copies of messages, for one event.
 type arena struct {
@@ -405,7 +389,7 @@ func (c *core) finish() {
 			b = append(b, o.base...)
 		} else {
 			if isZero(o.at) && c.pos.text == "" && c.pos.box == "" {
-				c.pos.text = randomName() // one for all outputs of the message
+				c.pos = position{box: run, seq: numbered.Add(1)} // one for all outputs of the message
 			}
 			b = append(append(append(b, c.name...), '/'), c.vertices[o.vertex].name...)
 			b = append(b, '/')

@@ -71,6 +71,8 @@ type Graph struct {
 	acks    []ack              // of the operators
 	tickets []uint64           // of the operators
 	quit    context.CancelFunc // ends Run; set by Run
+	busy    time.Time          // the last turn
+	fat     bool               // there is memory to give back
 
 	mu        sync.Mutex
 	room      sync.Cond // there is room, or someone who waits for it must look
@@ -438,11 +440,10 @@ func (g *Graph) operate(ctx context.Context) {
 			g.j.checkpoint()
 		}
 		if len(batch) > 0 {
+			g.busy = g.now()
 			continue
 		}
-		if cap(g.spare) > maxTurn {
-			g.spare = nil // a graph that has nothing to do needs no memory
-		}
+		g.rest()
 		if at, ok := g.nextLook(); ok {
 			timer.Reset(max(at.Sub(g.now()), 0))
 		} else {
@@ -453,6 +454,31 @@ func (g *Graph) operate(ctx context.Context) {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// restAfter is how long a graph has had nothing to do when it gives its memory back.
+const restAfter = time.Second
+
+// rest gives back the memory of a graph that has nothing to do, so that many idle ones cost nothing.
+func (g *Graph) rest() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.fat = cap(g.inbox) > maxTurn || cap(g.spare) > maxTurn || cap(g.roots) > maxTurn || cap(g.outputs) > maxTurn
+	for _, q := range g.queues {
+		g.fat = g.fat || cap(q.items) > maxTurn
+	}
+	if !g.fat || len(g.inbox) > 0 || g.inFlight > 0 || g.now().Sub(g.busy) < restAfter {
+		return
+	}
+	g.fat = false
+	if g.j != nil {
+		g.j.rest()
+	}
+	g.inbox, g.spare, g.roots, g.free, g.outputs, g.acks, g.tickets = nil, nil, nil, nil, nil, nil, nil
+	for _, q := range g.queues {
+		q.base += uint64(len(q.items))
+		q.items, q.first, q.next = nil, 0, 0
 	}
 }
 
@@ -469,36 +495,44 @@ func (g *Graph) turn(ctx context.Context, batch []arrival) bool {
 		}
 	}
 	for len(batch) > 0 {
-		n := min(len(batch), maxTurn)
+		n, ok := len(batch), true
 		if g.j != nil {
-			var ok bool
-			if n, ok = g.j.append(ctx, batch[:n]); !ok {
-				return false
-			}
+			n, ok = g.j.append(ctx, batch)
 		}
-		began := g.clock()
-		for i := range batch[:n] {
-			a := &batch[i]
-			g.current = int32(i)
-			if a.lost {
-				continue
-			}
-			p := position{text: a.Position}
-			if g.j != nil {
-				p = g.j.position(i)
-			}
-			g.feed(a, p)
+		if !ok {
+			return false
 		}
-		if g.opt.Stage != nil {
-			each := g.now().Sub(began) / time.Duration(n)
-			for range n {
-				g.opt.Stage("operators", each)
-			}
+		for from := 0; from < n; from += maxTurn {
+			g.process(batch[from:min(from+maxTurn, n)], from)
 		}
-		g.publish(batch[:n])
 		batch = batch[n:]
 	}
 	return true
+}
+
+// process lets the operators process some messages, and hands the outputs on. The first of them was
+// the from-th that was appended to the journal.
+func (g *Graph) process(turn []arrival, from int) {
+	began := g.clock()
+	for i := range turn {
+		a := &turn[i]
+		g.current = int32(i)
+		if a.lost {
+			continue
+		}
+		p := position{text: a.Position}
+		if g.j != nil {
+			p = g.j.position(from + i)
+		}
+		g.feed(a, p)
+	}
+	if g.opt.Stage != nil {
+		each := g.now().Sub(began) / time.Duration(len(turn))
+		for range turn {
+			g.opt.Stage("operators", each)
+		}
+	}
+	g.publish(turn)
 }
 
 // feed processes one message.
@@ -557,9 +591,6 @@ func (g *Graph) publish(turn []arrival) {
 	g.mu.Unlock()
 	clear(g.outputs)
 	g.outputs = g.outputs[:0]
-	if cap(g.outputs) > 4*maxTurn {
-		g.outputs = nil
-	}
 	g.tickets = acknowledge(g.acks, g.tickets)
 	clear(g.acks)
 	g.acks = g.acks[:0]
@@ -590,9 +621,6 @@ func (g *Graph) complete(at int32, acks *[]ack) {
 	g.settle(r, acks)
 	*r = root{}
 	g.free = append(g.free, at)
-	if g.inFlight == 0 && cap(g.roots) > maxTurn {
-		g.roots, g.free = nil, nil
-	}
 }
 
 // settle counts a message out. g.mu is held.

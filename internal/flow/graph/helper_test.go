@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,8 +35,7 @@ func (f foldFunc) Accumulate(s *node.Message, items []node.Message) error  { ret
 
 // hand is a source that hands in what a test gives it, and notes what is acknowledged.
 type hand struct {
-	in   chan node.Delivery
-	live func() bool
+	in chan node.Delivery
 
 	mu    sync.Mutex
 	acked []uint64
@@ -249,3 +249,6 @@ func equalAll(t testing.TB, what string, got []string, want ...string) {
 }
 
 var errTest = errors.New("no good")
+
+// testJournal is a directory on a disk in memory.
+func testJournal(testing.TB) Options { return Options{Dir: "/g", FS: memdisk.New()} }

@@ -38,8 +38,9 @@ type journal struct {
 
 	buf  []byte
 	ms   []message.Message
-	id   string          // of the box
-	seqs [maxTurn]uint64 // of the messages that were appended last
+	id   string   // of the box
+	seqs []uint64 // of the messages that were appended last
+	ends []int    // of those in buf
 }
 
 // snapshot is a checkpoint that is not written yet.
@@ -364,36 +365,35 @@ func (j *journal) covered() {
 func (j *journal) append(ctx context.Context, turn []arrival) (n int, ok bool) {
 	g := j.g
 	began := g.clock()
-	j.buf, j.ms = j.buf[:0], j.ms[:0]
-	var starts [maxTurn + 1]int
-	k := 0
+	j.buf, j.ms, j.seqs, j.ends = j.buf[:0], j.ms[:0], j.seqs[:0], j.ends[:0]
 	for n < len(turn) && (n == 0 || len(j.buf) < 1<<20) {
 		a := &turn[n]
 		n++
+		j.seqs = append(j.seqs, uint64(len(j.ends)))
 		if why := g.set.check(&a.Message); why != nil {
 			g.core.lose(g.core.sources[a.src], TooLarge, why, &a.Message)
 			a.lost = true
 			continue
 		}
-		starts[k] = len(j.buf)
+		start := len(j.buf)
 		j.buf = appendMessage(j.buf, g.plan.Sources[a.src].Name, &a.Message)
-		if size := len(j.buf) - starts[k]; size > outbox.MaxRecord-64 {
+		if size := len(j.buf) - start; size > outbox.MaxRecord-64 {
 			g.core.lose(g.core.sources[a.src], TooLarge, fmt.Errorf("the message has %d bytes: the journal takes at most %d", size, outbox.MaxRecord-64), &a.Message)
 			a.lost = true
-			j.buf = j.buf[:starts[k]]
+			j.buf = j.buf[:start]
 			continue
 		}
-		j.seqs[n-1] = uint64(k)
-		k++
+		j.ends = append(j.ends, len(j.buf))
 	}
-	starts[k] = len(j.buf)
-	for i := range k {
-		j.ms = append(j.ms, message.Message{Body: j.buf[starts[i]:starts[i+1]]})
+	start := 0
+	for _, end := range j.ends {
+		j.ms = append(j.ms, message.Message{Body: j.buf[start:end]})
+		start = end
 	}
 	if !j.store(ctx) {
 		return 0, false
 	}
-	first := j.firstSeq(k)
+	first := j.firstSeq(len(j.ends))
 	for i := range turn[:n] {
 		a := &turn[i]
 		j.seqs[i] += first
@@ -439,12 +439,12 @@ func (j *journal) store(ctx context.Context) bool {
 	}
 	j.total += int64(len(j.buf))
 	clear(j.ms)
-	if cap(j.buf) > 256<<10 {
-		j.buf = nil
-	}
 	j.covered()
 	return true
 }
+
+// rest gives back the memory that only a busy journal needs.
+func (j *journal) rest() { j.buf, j.ms, j.seqs, j.ends = nil, nil, nil, nil }
 
 // position names the i-th message of the last append.
 func (j *journal) position(i int) position { return position{box: j.id, seq: j.seqs[i]} }

@@ -61,9 +61,6 @@ func (q *queue) trim() {
 	case q.first == len(q.items):
 		q.base += uint64(q.first)
 		q.items = q.items[:0]
-		if cap(q.items) > maxTurn {
-			q.items = nil
-		}
 	case q.first >= maxTurn && q.first > len(q.items)/2:
 		q.base += uint64(q.first)
 		n := copy(q.items, q.items[q.first:])

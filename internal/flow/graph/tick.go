@@ -83,6 +83,9 @@ func (g *Graph) nextTick(now time.Time) (next time.Time, ok bool) {
 func (g *Graph) nextLook() (next time.Time, ok bool) {
 	now := g.now()
 	next, ok = g.nextTick(now)
+	if rest := g.busy.Add(restAfter); g.fat && rest.After(now) && (!ok || rest.Before(next)) {
+		next, ok = rest, true
+	}
 	if g.j != nil {
 		if at, due := g.j.nextCheckpoint(); due && (!ok || at.Before(next)) {
 			next, ok = at, true
