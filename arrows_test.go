@@ -147,6 +147,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"golang.org/x/time":                   {"cmd", "failover", "internal/device"},
 		"golang.org/x/sys":                    {"internal/clock"},
 		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt", "internal/mqtt/mqtttest"},
+		"github.com/eclipse/paho.golang":      {},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps", "internal/drill/target"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},

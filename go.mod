@@ -6,6 +6,7 @@ require (
 	github.com/amenzhinsky/iothub v0.9.1
 	github.com/chromedp/cdproto v0.160.2
 	github.com/chromedp/chromedp v0.23.1
+	github.com/eclipse/paho.golang v0.23.0
 	github.com/eclipse/paho.mqtt.golang v1.5.1
 	github.com/gofrs/flock v0.13.1
 	github.com/gorilla/websocket v1.5.3

@@ -176,6 +176,7 @@ func (d *Destination) prepare(out *mqtt5.Message, m *node.Message) error {
 // serve serves one connection.
 func (d *Destination) serve(ctx context.Context, session *mqtt5.Session) error {
 	session.OnRoom(d.drained)
+	session.Moderate(min(d.c.MaxInflight, int(session.Grant.ReceiveMaximum)))
 	d.connected(session)
 	stop := context.AfterFunc(ctx, func() { session.Close(mqtt5.Success, nil) })
 	defer stop()

@@ -57,7 +57,7 @@ func newMosquitto(t testing.TB, conf string) *mosquitto {
 	b := &mosquitto{t: t, dir: t.TempDir()}
 	b.conf = filepath.Join(b.dir, "mosquitto.conf")
 	text := "per_listener_settings false\nset_tcp_nodelay true\nmax_queued_messages 0\n" +
-		"persistence true\npersistence_location " + b.dir + "/\nlog_type all\n" + conf
+		"persistence true\npersistence_location " + b.dir + "/\nlog_type error\nlog_type warning\nlog_type notice\nlog_type information\n" + conf
 	if os.Getuid() == 0 {
 		text += "user root\n"
 	}

@@ -135,6 +135,7 @@ func (s *Source) serve(ctx context.Context, session *mqtt5.Session) error {
 			<-left
 		}
 	}()
+	session.Moderate(s.c.MaxInflight)
 	err := session.Serve(s.packet, func() {})
 	s.mu.Lock()
 	s.session = nil
@@ -157,9 +158,7 @@ func (s *Source) connected(session *mqtt5.Session) {
 		s.carryLocked()
 	}
 	s.base, s.head = s.tail, s.tail
-	if s.ring == nil {
-		s.ring = make([]owed, s.c.MaxInflight)
-	}
+	s.ring = make([]owed, s.c.MaxInflight)
 	s.session, s.asked, s.refused = session, map[uint16]request{}, nil
 	known := s.granted
 	if known == nil {
@@ -194,6 +193,22 @@ func (s *Source) carryLocked() {
 		s.waiting[o.ticket] = o.id
 		delete(s.where, o.ticket)
 	}
+}
+
+// growLocked makes room for more messages than the receive maximum. Mosquitto 2.0 sends more after a
+// reconnect: all that it has sent before, and the receive maximum beside it. There are at most as
+// many as there are packet ids.
+func (s *Source) growLocked() error {
+	if len(s.ring) == 65535 {
+		return mqtt5.Faulty(mqtt5.ReceiveMaxExceeded, "more than 65535 messages without a PUBACK")
+	}
+	s.once("receive maximum", "the broker sends more than %d messages without an acknowledgement, although it must not", s.c.MaxInflight)
+	next := make([]owed, min(2*len(s.ring), 65535))
+	for t := s.head; t < s.tail; t++ {
+		next[t%uint64(len(next))] = *s.slot(t)
+	}
+	s.ring = next
+	return nil
 }
 
 func (s *Source) slot(t uint64) *owed { return &s.ring[t%uint64(len(s.ring))] }
@@ -284,7 +299,9 @@ func (s *Source) receive(p *mqtt5.Packet, sum uint64) (ticket uint64, fresh bool
 		return 0, true, nil
 	}
 	if int(s.tail-s.head) == len(s.ring) {
-		return 0, false, mqtt5.Faulty(mqtt5.ReceiveMaxExceeded, "more than %d messages without a PUBACK", len(s.ring))
+		if err := s.growLocked(); err != nil {
+			return 0, false, err
+		}
 	}
 	t := s.tail
 	o := owed{id: p.ID, sum: sum, ticket: t}
