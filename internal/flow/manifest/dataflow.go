@@ -154,11 +154,14 @@ func (r *resolver) transformation(t *Transformation, beta bool) (nodes []string)
 			rules["datasets"] = datasets
 			maps.Copy(own, parts)
 		}
-		text, _ := json.Marshal(rules) // lists of texts can always be written
+		var text strings.Builder
+		e := json.NewEncoder(&text)
+		e.SetEscapeHTML(false) // for those who read a setting
+		_ = e.Encode(rules)    // lists of texts can always be written
 		r.graph.Operators = append(r.graph.Operators, Operator{
 			Where: t.Where, Name: name, Native: native, Registry: r.set.Registries["default"], Dialect: true,
 			Artifact: "azureiotoperations/graph-dataflow-" + string(native), Version: "1.0.0",
-			Configuration: []Setting{{Where: t.Where, Key: "rules", Value: string(text), parts: own}},
+			Configuration: []Setting{{Where: t.Where, Key: "rules", Value: strings.TrimSpace(text.String()), parts: own}},
 		})
 		nodes = append(nodes, name)
 	}

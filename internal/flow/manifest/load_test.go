@@ -190,7 +190,7 @@ spec:
 		t.Errorf("%+v", g)
 	}
 	filter, rules := &g.Operators[0].Configuration[0], &g.Operators[1].Configuration[0]
-	if filter.Value != `{"datasets":[{"key":"lines","inputs":["$source.id","$context.id"],"expression":"$1 == $2"}],"filter":[{"inputs":["temperature ? $last"],"expression":"$1 \u003e 1000"}]}` {
+	if filter.Value != `{"datasets":[{"key":"lines","inputs":["$source.id","$context.id"],"expression":"$1 == $2"}],"filter":[{"inputs":["temperature ? $last"],"expression":"$1 > 1000"}]}` {
 		t.Errorf("%s", filter.Value)
 	}
 	for path, want := range map[string]string{"filter[0].expression@6": "18:15", "filter[0].inputs[0]@1": "15:17", "datasets[0].key@1": "12:19", "filter[0]@0": "14:13", "filter[1].x@3": "1:1"} {
@@ -200,6 +200,15 @@ spec:
 		}
 		if got := filter.Inside(path, int(column[0]-'0')); fmt.Sprint(got.Line, ":", got.Column) != want {
 			t.Errorf("%s: %v, want %s", path, got, want)
+		}
+	}
+	for text, want := range map[string]string{"> 1000": "17:18", "1000": "18:15", "$source.id": "12:35", "nothing": ""} {
+		got := filter.Offset(strings.Index(filter.Value, text))
+		if want == "" {
+			want = fmt.Sprint(filter.Pos().Line, ":", filter.Pos().Column)
+		}
+		if fmt.Sprint(got.Line, ":", got.Column) != want {
+			t.Errorf("%s: %v, want %s", text, got, want)
 		}
 	}
 	if got := rules.Inside("map[1].expression", 7); got.Line != 21 || got.Column != 81 {

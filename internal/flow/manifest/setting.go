@@ -8,10 +8,27 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 )
 
-// Offset returns where a byte of the setting's value stands in the file.
+// Offset returns where a byte of the setting's value stands in the file. It works for settings in JSON
+// and for those that a Dataflow became.
 func (s *Setting) Offset(n int) Pos {
 	if m, ok := s.Mark("value"); ok && s.parts == nil {
 		return m.Offset(n)
+	}
+	for path, p := range s.parts {
+		if p.text == (strict.Mark{}) {
+			continue
+		}
+		start := jsonPlace(s.Value, path, 1)
+		if start > n || start == 0 || s.Value[start-1] != '"' {
+			continue
+		}
+		at, column := start, 1
+		for ; at < n && at < len(s.Value) && s.Value[at] != '"'; column++ {
+			at += jsonUnit(s.Value[at:])
+		}
+		if at >= n {
+			return p.text.Place(1, column)
+		}
 	}
 	return s.Pos()
 }
