@@ -96,7 +96,7 @@ func CloudConfig(c drill.Settings) sim.Config {
 // world is a world of [Target].
 type world struct {
 	sim     *sim.Sim
-	way     *Way
+	way     *way
 	devices []*Local
 	made    *drill.World
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// Way is the way between the devices of this process and a cloud in memory. It is a
+// way is the way between the devices of this process and a cloud in memory. It is a
 // [drill.Network].
-type Way struct {
+type way struct {
 	net    *memnet.Net
 	places map[string][]string // addresses, by the name of a hub, "dps" and "all"
 	delay  time.Duration       // one way, when nothing is done to it
@@ -27,8 +27,8 @@ type Way struct {
 }
 
 // newWay opens the way over a network. Close must be called.
-func newWay(n *memnet.Net, places map[string][]string, delay time.Duration, seed uint64) (*Way, error) {
-	w := &Way{net: n, places: places, delay: delay, seed: seed, paths: map[string]string{}, mine: map[*wayConn]bool{}}
+func newWay(n *memnet.Net, places map[string][]string, delay time.Duration, seed uint64) (*way, error) {
+	w := &way{net: n, places: places, delay: delay, seed: seed, paths: map[string]string{}, mine: map[*wayConn]bool{}}
 	for how, answer := range map[string]string{pathPortal: "HTTP/1.1 302 Found\r\nLocation: http://portal/\r\n\r\n", pathReset: ""} {
 		l, err := n.Listen("tcp", how+":443")
 		if err != nil {
@@ -56,37 +56,37 @@ const (
 const failureTakes = time.Millisecond
 
 // Close ends what answers in place of the cloud.
-func (w *Way) Close() {
+func (w *way) Close() {
 	for _, l := range w.traps {
 		_ = l.Close()
 	}
 }
 
 // Cut loses whatever is sent to a place.
-func (w *Way) Cut(place string) {
+func (w *way) Cut(place string) {
 	for _, addr := range w.places[place] {
 		w.net.Cut(addr)
 	}
 }
 
 // Mend ends a cut.
-func (w *Way) Mend(place string) {
+func (w *way) Mend(place string) {
 	for _, addr := range w.places[place] {
 		w.net.Mend(addr)
 	}
 }
 
 // SetDelay makes all ways longer.
-func (w *Way) SetDelay(oneWay time.Duration) { w.net.SetDelay(oneWay) }
+func (w *way) SetDelay(oneWay time.Duration) { w.net.SetDelay(oneWay) }
 
 // ResetDelay makes all ways as long as they were in the beginning.
-func (w *Way) ResetDelay() { w.net.SetDelay(w.delay) }
+func (w *way) ResetDelay() { w.net.SetDelay(w.delay) }
 
 // SetWeather lets segments come late or get lost.
-func (w *Way) SetWeather(jitter time.Duration, loss float64) { w.net.SetWeather(jitter, loss, w.seed) }
+func (w *way) SetWeather(jitter time.Duration, loss float64) { w.net.SetWeather(jitter, loss, w.seed) }
 
 // SetPath lets new connections fail.
-func (w *Way) SetPath(place, how string) {
+func (w *way) SetPath(place, how string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, addr := range w.places[place] {
@@ -96,7 +96,7 @@ func (w *Way) SetPath(place, how string) {
 
 // HandOver takes the address of the device under test away: what it sends on old connections does
 // not arrive, for good, and new dials of all devices fail.
-func (w *Way) HandOver() {
+func (w *way) HandOver() {
 	w.SetPath("all", pathUnreachable)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,7 +106,7 @@ func (w *Way) HandOver() {
 }
 
 // dial is a device's dial. mine says that it is the device under test.
-func (w *Way) dial(ctx context.Context, network, addr string, mine bool) (net.Conn, error) {
+func (w *way) dial(ctx context.Context, network, addr string, mine bool) (net.Conn, error) {
 	raw, err := w.path(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (w *Way) dial(ctx context.Context, network, addr string, mine bool) (net.Co
 }
 
 // path dials, unless something is wrong with the way.
-func (w *Way) path(ctx context.Context, network, addr string) (net.Conn, error) {
+func (w *way) path(ctx context.Context, network, addr string) (net.Conn, error) {
 	w.mu.Lock()
 	how := w.paths[addr]
 	w.mu.Unlock()
@@ -171,7 +171,7 @@ func trap(l net.Listener, answer string) {
 // not survive that.
 type wayConn struct {
 	net.Conn
-	way  *Way
+	way  *way
 	gone atomic.Bool
 }
 
