@@ -16,6 +16,7 @@ import (
 const (
 	maxRules  = 10_000
 	maxInputs = 1_000
+	maxWild   = 100     // rules with *; each is compared with the rules after it
 	maxConfig = 4 << 20 // bytes of one setting
 )
 

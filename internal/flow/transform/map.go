@@ -18,7 +18,8 @@ type mapRule struct {
 	reads bool // all inputs are fields of the payload
 	first bool // no earlier rule writes the same user property
 
-	nodes []int // where the inputs are in the payload, for a rule without *
+	nodes  []int // where the inputs are in the payload, for a rule without *
+	rivals []int // for one with *: later rules that may read the same inputs, and are not marked
 }
 
 // mapper is the operator map.
@@ -53,7 +54,7 @@ func (c *compiler) mapping(settings map[string]string) any {
 	}
 	t := &mapper{work: newWork(&c.o, f.readDatasets(fields))}
 	t.out.max = 4 * c.o.MaxBytes
-	specific := 0
+	specific, wild := 0, 0
 	keys := c.ruleKeys("inputs", "output", "expression")
 	for i, element := range f.list(fields["map"], 0, "map", maxRules) {
 		r := f.mapRule(element, i+1, f.fields(element, i+1, keys...), t.datasets)
@@ -68,8 +69,14 @@ func (c *compiler) mapping(settings map[string]string) any {
 		}
 		r.first = !slices.ContainsFunc(t.rules, func(o mapRule) bool { return o.out.to == fromProperty && o.out.property == r.out.property })
 		t.wild = t.wild || r.wild
+		if r.wild {
+			if wild++; wild == maxWild+1 {
+				f.at(element, i+1, "there are more than %d rules with *", maxWild)
+			}
+		}
 		t.rules = append(t.rules, r)
 	}
+	t.findRivals()
 	t.identity = len(t.rules) > 0 && t.rules[0].copiesAll()
 	for i := range t.rules[min(1, len(t.rules)):] {
 		t.identity = t.identity && t.rules[i+1].out.to != fromPayload
@@ -549,22 +556,26 @@ func (t *mapper) replaced(number int) bool {
 	if len(t.stack) == 1 && t.marks[t.stack[0]] != 0 {
 		return true
 	}
-	for i := number + 1; i < len(t.rules); i++ {
-		s := &t.rules[i]
-		if !s.reads || s.out.to != fromPayload || len(s.inputs) != len(r.inputs) {
-			continue
-		}
-		if !s.wild {
-			if len(t.stack) > 1 && slices.Equal(s.nodes, t.stack) {
-				return true
-			}
-			continue
-		}
-		if t.covers(s, r) {
+	for _, i := range r.rivals {
+		if s := &t.rules[i]; s.wild && t.covers(s, r) || !s.wild && slices.Equal(s.nodes, t.stack) {
 			return true
 		}
 	}
 	return false
+}
+
+// findRivals notes which later rules may replace a rule with a wildcard. Those of one input without a
+// wildcard are found by their marks.
+func (t *mapper) findRivals() {
+	for i := range t.rules {
+		r := &t.rules[i]
+		for k := i + 1; k < len(t.rules) && r.wild && r.reads; k++ {
+			s := &t.rules[k]
+			if s.reads && s.out.to == fromPayload && len(s.inputs) == len(r.inputs) && (s.wild || len(s.inputs) > 1) {
+				r.rivals = append(r.rivals, k)
+			}
+		}
+	}
 }
 
 // covers says whether the wildcard rule s finds what r has captured, with fewer segments for its *.

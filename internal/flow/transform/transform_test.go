@@ -431,6 +431,7 @@ func TestFaultyConfigurationsAreRefused(t *testing.T) {
 		{"map", "", oneMap(`{"inputs":["a","*"],"output":"b","expression":"$1"}`), "the first input has none"},
 		{"map", "", oneMap(`{"inputs":["*.*"],"output":"*"}`), "one * at most"},
 		{"map", "", oneMap(`{"inputs":["a"],"output":"b"},{"inputs":["*"],"output":"*"}`), "move it above rule 1"},
+		{"map", "", oneMap(strings.Repeat(`{"inputs":["*"],"output":"*"},`, maxWild) + `{"inputs":["*"],"output":"*"}`), "rule 101: there are more than 100"},
 		{"map", "", oneMap(`{"inputs":["* ? $last"],"output":"*"}`), "no last known value"},
 		{"map", "", oneMap(`{"inputs":["a ?? x"],"output":"b"}`), "after ?? comes"},
 		{"map", "", oneMap(`{"inputs":["a ?? {}"],"output":"b"}`), "after ?? comes"},
