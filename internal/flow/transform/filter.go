@@ -111,7 +111,7 @@ func (t *filter) Filter(m *node.Message) (pass bool, err error) {
 		}
 	}
 	for i := range t.rules {
-		if yes, _, err := t.holds(&t.rules[i]); err != nil || yes {
+		if yes, err := t.holds(&t.rules[i]); err != nil || yes {
 			return false, err
 		}
 	}
@@ -124,8 +124,7 @@ func (t *branch) Branch(m *node.Message, _ node.Time) (arm bool, err error) {
 	if err := t.begin(m); err != nil {
 		return false, err
 	}
-	yes, _, err := t.holds(&t.rule)
-	return yes, err
+	return t.holds(&t.rule)
 }
 
 // maxSchemas bounds how many schemas a filter knows at a time.

@@ -74,8 +74,8 @@ const (
 	skipped        // a data set has no record for the message
 )
 
-// bind gives the inputs of a rule their values. For a wildcard, captured has the values of the inputs
-// that have been looked for already; it is nil otherwise.
+// bind gives the inputs of a rule their values. A field that is missing is an error, but to an
+// expression that asks for it with ().
 func (w *work) bind(r *rule) (status, error) {
 	if cap(w.env.In) < len(r.inputs) {
 		w.env.In = make([]expr.Value, len(r.inputs))
@@ -167,17 +167,17 @@ func (w *work) loadMissing(in *input, v *expr.Value) (status, error) {
 }
 
 // holds says whether the expression of a rule is true for the message. A rule whose data set has no
-// record is skipped: ok is false.
-func (w *work) holds(r *rule) (yes, ok bool, err error) {
+// record for it is not.
+func (w *work) holds(r *rule) (bool, error) {
 	s, err := w.bind(r)
 	if err != nil || s == skipped {
-		return false, false, err
+		return false, err
 	}
 	if err := r.program.Run(&w.env, &w.value); err != nil {
-		return false, false, &RuleError{Rule: r.number, Err: err}
+		return false, &RuleError{Rule: r.number, Err: err}
 	}
 	if w.value.Kind != expr.Bool {
-		return false, false, &RuleError{Rule: r.number, Err: errBoolean}
+		return false, &RuleError{Rule: r.number, Err: errBoolean}
 	}
-	return w.value.True(), true, nil
+	return w.value.True(), nil
 }

@@ -309,6 +309,22 @@ func TestDataSetsGiveTheFirstRecordThatFits(t *testing.T) {
 	}
 }
 
+func TestConditionsWithoutARecordDoNotHold(t *testing.T) {
+	sets := `"datasets":[{"key":"k as d","inputs":["$source.id","$context.id"],"expression":"$1 == $2"}]`
+	o := Options{Store: records{"k": `{"id":"a","limit":5}`}}
+	filter := compile[node.Filter](t, "filter", o, "rules", `{`+sets+`,"filter":[{"inputs":["v","$context(d).limit"],"expression":"$1 > $2"}]}`)
+	branch := compile[node.Branch](t, "branch", o, "rules", `{`+sets+`,"branch":{"inputs":["v","$context(d).limit"],"expression":"$1 > $2"}}`)
+	for in, above := range map[string]bool{`{"id":"a","v":6}`: true, `{"id":"a","v":5}`: false, `{"id":"b","v":6}`: false, `{"v":6}`: false} {
+		m := node.Message{Payload: []byte(in)}
+		if pass, err := filter.Filter(&m); err != nil || pass == above {
+			t.Errorf("%s: the filter passes it: %v, %v", in, pass, err)
+		}
+		if arm, err := branch.Branch(&m, node.Time{}); err != nil || arm != above {
+			t.Errorf("%s: the arm is %v, %v", in, arm, err)
+		}
+	}
+}
+
 func TestTheIndexOfADataSetFindsWhatAScanFinds(t *testing.T) {
 	values := []string{"1", "1.0", "1e0", "-0.0", "0", "true", "null", `"1"`, `"\u0061"`, `"a"`, "[1,2]", "[1.0, 2]", "9007199254740993", "9007199254740992.0", "9007199254740992", `{"x":1}`, "2.5"}
 	random := rand.New(rand.NewPCG(1, 2))
