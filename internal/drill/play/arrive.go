@@ -107,14 +107,13 @@ func (p *player) steady(name string) bool {
 	defer func() { p.emit(report.Entry{Kind: report.StepOff, Step: name}) }()
 	began := time.Now()
 	good := began // since when nothing was wrong
-	wrong := ""
 	for {
 		if !p.look() {
 			return false
 		}
 		now := time.Now()
 		if text := p.unsteady(gap, backlog); text != "" {
-			wrong, good = text, now
+			p.wrong, good = text, now
 		}
 		held := now.Sub(good) >= lasts
 		if !held && now.Sub(began) < within+lasts {
@@ -124,7 +123,7 @@ func (p *player) steady(name string) bool {
 		x := report.Expectation{Step: name, Held: held, Seen: "so it was",
 			Text: fmt.Sprintf("a sample at least every %s and at most %d waiting, for %s", short(gap), backlog, short(lasts))}
 		if !held {
-			x.Seen = fmt.Sprintf("it was not so within %s: %s (%s)", short(within), wrong, p.troubles())
+			x.Seen = fmt.Sprintf("it was not so within %s: %s (%s)", short(within), p.wrong, p.troubles())
 		}
 		p.emit(report.Entry{Kind: report.Expected, Step: name, Expectation: &x})
 		return held

@@ -97,6 +97,7 @@ type player struct {
 	counted time.Time // when the bounds that count were looked at
 	failed  bool      // the rest of the steps is not played
 	putBack bool      // everything has been put back
+	wrong   string    // with the steady state that was waited for last
 	away    bool      // the cloud is gone, so nobody takes what the devices hold
 	working sync.WaitGroup
 
@@ -292,7 +293,8 @@ func (p *player) open() bool {
 	}
 	if !p.steady("steady state before") {
 		if !p.spoiled() {
-			p.spoil("there was no steady state before the first step, so nothing was broken, and nothing is proved: %s", p.troubles())
+			p.spoil("there was no steady state before the first step, so nothing was broken, and nothing is proved: a sample must come at least every %s, and %s (%s)",
+				short(p.steadyGap()), p.wrong, p.troubles())
 		}
 		return false
 	}
