@@ -160,6 +160,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/chromedp/cdproto":         {},
 		"go.opentelemetry.io/proto/otlp":      {"internal/flow/endpoint/otlp"},
 		"google.golang.org/grpc":              {"internal/flow/endpoint/otlp"},
+		"github.com/twmb/franz-go":            {"internal/flow/endpoint/kafka"},
+		"github.com/twmb/franz-go/pkg/kfake":  {},
 
 		"github.com/santhosh-tekuri/jsonschema/v6": {"internal/flow/transform"}, // the blank line keeps the columns above
 	}

@@ -1,0 +1,164 @@
+// Package kafka is Apache Kafka as source and destination of a data flow graph (Microsoft's page
+// "Configure Azure Event Hubs and Kafka data flow endpoints").
+//
+// A source is a member of a consumer group. It commits the offset below which every record is safe,
+// so a crash repeats records and loses none. A destination produces in order, and a message is safe
+// when the brokers have acknowledged it as kafkaAcks asks.
+//
+// Where to read: source.go and destination.go have the two sides, headers.go what becomes of
+// properties and headers.
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+)
+
+// Mechanism is a way to prove who we are.
+type Mechanism string
+
+// The mechanisms.
+const (
+	Anonymous Mechanism = ""
+	Plain     Mechanism = "Plain"
+	Scram256  Mechanism = "ScramSha256"
+	Scram512  Mechanism = "ScramSha512"
+	OAuth     Mechanism = "OAuthBearer" // with which Event Hubs takes the token of a managed identity
+)
+
+// Connection says where the brokers are, and who we are.
+type Connection struct {
+	Host     string // host:port of a bootstrap server
+	ClientID string
+	// TLS returns the configuration of a connection, and is called before each; nil: connections
+	// are not encrypted.
+	TLS func() (*tls.Config, error)
+	// Secret returns user and password, or "" and a token. It is called at each authentication, so
+	// that a new secret is taken up. It may be nil if Mechanism is Anonymous.
+	Mechanism Mechanism
+	Secret    func() (user, password string, err error)
+	// Report, which may be nil, is told why nothing moves, once until it does again, and then gets
+	// nil.
+	Report func(err error)
+}
+
+// options returns the options of a client. What the client says of its troubles goes to s.
+func (c *Connection) options(s *state) ([]kgo.Opt, error) {
+	s.of = c
+	o := []kgo.Opt{kgo.SeedBrokers(c.Host), kgo.ClientID(c.ClientID), kgo.Dialer(c.dial), kgo.WithLogger(s), kgo.WithHooks(s), kgo.MetadataMinAge(time.Second)}
+	var m sasl.Mechanism
+	switch c.Mechanism {
+	case Anonymous:
+		return o, nil
+	case Plain:
+		m = plain.Plain(func(context.Context) (plain.Auth, error) {
+			user, password, err := c.Secret()
+			return plain.Auth{User: user, Pass: password}, err
+		})
+	case Scram256, Scram512:
+		auth := func(context.Context) (scram.Auth, error) {
+			user, password, err := c.Secret()
+			return scram.Auth{User: user, Pass: password}, err
+		}
+		if m = scram.Sha256(auth); c.Mechanism == Scram512 {
+			m = scram.Sha512(auth)
+		}
+	case OAuth:
+		m = oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			_, token, err := c.Secret()
+			return oauth.Auth{Token: token}, err
+		})
+	default:
+		return nil, fmt.Errorf("%q is no way to authenticate with Kafka", c.Mechanism)
+	}
+	return append(o, kgo.SASL(m)), nil
+}
+
+// dial opens a connection to a broker.
+func (c *Connection) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second}
+	if c.TLS == nil {
+		return d.DialContext(ctx, network, host)
+	}
+	config, err := c.TLS()
+	if err != nil {
+		return nil, err
+	}
+	return (&tls.Dialer{NetDialer: &d, Config: config}).DialContext(ctx, network, host)
+}
+
+// state says once that something fails, and once that it works again. It is the log of the client,
+// too, because the client tries some failures again for ever, and only its log tells of them.
+type state struct {
+	of *Connection
+
+	mu      sync.Mutex
+	failing bool
+}
+
+// set says what is the matter; nil: nothing is.
+func (s *state) set(err error) {
+	s.mu.Lock()
+	same := s.failing == (err != nil)
+	s.failing = err != nil
+	s.mu.Unlock()
+	if same || s.of.Report == nil {
+		return
+	}
+	if err != nil {
+		err = s.of.explain(err)
+	}
+	s.of.Report(err)
+}
+
+// Level is how much the client tells.
+func (*state) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+// Log takes a line of the client's log. One with an error is a trouble.
+func (s *state) Log(_ kgo.LogLevel, _ string, keyvals ...any) {
+	for i := 1; i < len(keyvals); i += 2 {
+		if err, ok := keyvals[i].(error); ok && !errors.Is(err, context.Canceled) {
+			s.set(err)
+		}
+	}
+}
+
+// OnBrokerRead sees a broker that hangs up instead of an answer to the authentication, as brokers do
+// with a wrong password. The client's log does not tell of it.
+func (s *state) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	if err != nil && (key == saslHandshake || key == saslAuthenticate) {
+		s.set(fmt.Errorf("%w: the broker hung up: %w", kerr.SaslAuthenticationFailed, err))
+	}
+}
+
+// The keys of the requests of an authentication, as the Kafka protocol numbers them.
+const (
+	saslHandshake    = 17
+	saslAuthenticate = 36
+)
+
+// explain adds the next step to an error of the client.
+func (c *Connection) explain(err error) error {
+	next := "check that the brokers run, and that the listener they advertise is reachable from here"
+	switch {
+	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
+		next = "check the authentication of the endpoint"
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed):
+		next = "give this user the right to the topic and the consumer group"
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		next = "create the topic"
+	}
+	return fmt.Errorf("kafka %s: %w; %s", c.Host, err, next)
+}
