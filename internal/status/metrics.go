@@ -91,7 +91,8 @@ var (
 func NewMetrics(k Known) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), hubs: newNames(maxNames), methodNames: newNames(maxNames), statuses: newNames(maxStatuses)}
 	m.answers.make = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, DisableCompression: true})
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	process := &remembered{Collector: collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), span: processFor}
+	m.registry.MustRegister(collectors.NewGoCollector(), process)
 
 	m.events = m.counters("events_total", "Records of the journal, by kind.", "kind", kindNames()...)
 	m.kinds = map[journal.Kind]prometheus.Counter{}

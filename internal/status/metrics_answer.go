@@ -7,7 +7,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
+
+// processFor is how old the figures of the process (process_…) may be.
+const processFor = 5 * time.Second
 
 // sharedFor is how long the answer to a scrape is given to further ones. So however many ask, they
 // cost the device no more than two scrapes a second in each of the two formats.
@@ -69,4 +74,42 @@ func (s *answers) of(format int, r *http.Request) *answer {
 	s.make.ServeHTTP(fresh, ask)
 	s.all[format] = fresh
 	return fresh
+}
+
+// remembered is a collector of figures that cost much to read. It reads them anew only after a
+// while: those of the process are in five files of the system, and to read them costs more than
+// all other figures of a scrape.
+type remembered struct {
+	prometheus.Collector
+	span time.Duration
+
+	mu   sync.Mutex
+	at   time.Time // of the reading; zero: there was none
+	kept []prometheus.Metric
+}
+
+// Collect gives the figures of the last reading, if that is not too old.
+func (r *remembered) Collect(to chan<- prometheus.Metric) {
+	for _, m := range r.read() {
+		to <- m
+	}
+}
+
+func (r *remembered) read() []prometheus.Metric {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if !r.at.IsZero() && now.Sub(r.at) < r.span {
+		return r.kept
+	}
+	fresh := make(chan prometheus.Metric)
+	go func() {
+		defer close(fresh)
+		r.Collector.Collect(fresh)
+	}()
+	r.at, r.kept = now, nil
+	for m := range fresh {
+		r.kept = append(r.kept, m)
+	}
+	return r.kept
 }

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hubhop-iot/hubhop/internal/journal"
 )
 
@@ -324,6 +326,30 @@ func TestScrapesOfOneMomentReadTheDeviceOnce(t *testing.T) {
 		time.Sleep(sharedFor)
 		if text, _ := scraped(t, m.Handler(), ""); !strings.Contains(text, "\nhubhop_backlog_messages 2\n") {
 			t.Error("a later scrape is old")
+		}
+	})
+}
+
+// TestFiguresOfTheProcessAreReadSeldom scrapes again and again: the costly figures are read once in
+// their span, and all of them are in every answer.
+func TestFiguresOfTheProcessAreReadSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		desc := prometheus.NewDesc("process_reads", "How often it was read.", nil, nil)
+		source := prometheus.CollectorFunc(func(to chan<- prometheus.Metric) {
+			reads++
+			to <- prometheus.MustNewConstMetric(desc, gauge, float64(reads))
+		})
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(&remembered{Collector: source, span: processFor})
+		reads = 0 // the registry has read it to know what there is
+		for i := range 11 {
+			families, err := registry.Gather()
+			must(t, err)
+			if want, got := float64(1+i/5), families[0].GetMetric()[0].GetGauge().GetValue(); got != want {
+				t.Errorf("after %d s the figure is %v, not %v", i, got, want)
+			}
+			time.Sleep(time.Second)
 		}
 	})
 }
