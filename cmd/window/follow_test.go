@@ -138,12 +138,12 @@ func TestFollowerShowsChangesAlone(t *testing.T) {
 	lines.await(t, "connected  on hub-a")
 	screen.await(t, "a is connected to hub-a")
 	v.set(func(v *status.View) {
-		v.State, v.Hub, v.Why = status.Waiting, "", &status.Why{Rule: "H07", Text: "hub-a is dead", At: time.Now()}
+		v.State, v.Hub, v.Why = status.Waiting, "", &status.Why{Rule: "H07", Cause: "hub-a is dead", At: time.Now()}
 	})
 	for range 3 {
 		events.Emit(journal.Event{Kind: journal.Lost})
 	}
-	all := lines.await(t, "hub-a is dead [H07]")
+	all := lines.await(t, "hub-a is dead")
 	screen.await(t, clearScreen+"a has had no link")
 	if n := strings.Count(all, "\n"); n != 2 {
 		t.Errorf("%d lines for two states: %s", n, all)

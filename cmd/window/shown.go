@@ -41,13 +41,13 @@ func (s shown) view(d device.Status) status.View {
 			Failed:  d.Commands.MethodsFailed + d.Commands.C2DFailed + d.Commands.DesiredFailed,
 		},
 		Link:       status.Link{RTTMs: rounded(d.RTT.Seconds()*1000, 1000), InFlight: d.InFlight, Window: d.Window},
-		DPS:        status.DPS{Registrations: d.Registrations, LastAt: moment(d.AssignedAt)},
+		DPS:        status.DPS{Registrations: d.Registrations, LastAt: moment(d.AssignedAt), StillNames: d.StillNamed},
 		Clock:      status.Clock{Trusted: d.ClockTrusted, OffsetMs: d.ClockOffset.Milliseconds()},
 		Credential: status.Credential{Kind: s.o.Credential, Expires: moment(d.Expires)},
 		Flows:      []status.Flow{}, Assets: []status.Asset{},
 	}
 	if w := d.Why; w != nil {
-		v.Why = &status.Why{Rule: w.Rule, Signal: w.Signal, Action: w.Action, Text: w.Text, Hint: w.Hint, Evidence: w.Evidence, At: w.At}
+		v.Why = &status.Why{Rule: w.Rule, Signal: w.Signal, Action: w.Action, Text: w.Text, Cause: w.Cause, Hint: w.Hint, Evidence: w.Evidence, At: w.At}
 	}
 	if f := d.LastFailover; f != nil {
 		v.LastFailover = &status.Failover{From: f.From, To: f.To, Rule: f.Rule, TookMs: f.Took.Milliseconds(), At: f.At}

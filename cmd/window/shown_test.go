@@ -180,14 +180,15 @@ func TestStatusTellsAnOutageAndItsEnd(t *testing.T) {
 			t.Errorf("the states were %v", seen)
 		}
 		w.check(v, "why", v.Why.Rule == "H07" && v.Why.Signal == "connection refused" && v.Why.Action == "reprovision" && strings.Contains(v.Why.Evidence, "connection refused") &&
-			strings.Contains(v.Why.Text, "127.0.0.2") && strings.Contains(v.Why.Hint, "DPS does not watch hubs") && v.Why.At.After(died))
+			strings.Contains(v.Why.Text, "127.0.0.2") && v.Why.Cause == "127.0.0.2: connection refused" && strings.Contains(v.Why.Hint, "DPS does not watch hubs") && v.Why.At.After(died))
+		w.check(v, "the dead hub that DPS still names", v.DPS.StillNames == first && strings.Contains(v.Why.Hint, "mend "+first))
 		w.check(v, "the backlog", v.Outbox.Queued == 40 && v.Outbox.Bytes > 0 && v.Outbox.OldestAgeSeconds > 38.9 && v.Outbox.OldestAgeSeconds < 40.1 && v.Telemetry.PerSecond < 0.01 && v.Failovers == 0)
 
 		// DPS moves the device.
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
 		v = w.inState(status.Connected, 20*time.Second)
 		w.check(v, "the failover", v.Hub == "127.0.0.3" && v.Failovers == 1 && v.LastFailover.From == first && v.LastFailover.To == v.Hub && v.LastFailover.Rule == "H07" &&
-			v.LastFailover.At.Equal(v.Since) && v.Since.Sub(died).Milliseconds()-v.LastFailover.TookMs < 10 && v.Why.Rule == "H07" && v.DPS.Registrations > 2)
+			v.LastFailover.At.Equal(v.Since) && v.Since.Sub(died).Milliseconds()-v.LastFailover.TookMs < 10 && v.Why.Rule == "H07" && v.DPS.Registrations > 2 && v.DPS.StillNames == "")
 		v = w.until("free of its backlog", time.Minute, func(v status.View) bool { return v.Outbox.Queued == 0 })
 		l := w.cloud.Ledger("dev-1", false)
 		w.check(v, "what arrived", int64(v.Telemetry.Acknowledged) <= l.Received && v.Telemetry.Acknowledged == v.Telemetry.Made)
@@ -327,10 +328,10 @@ func TestEveryFieldHasItsName(t *testing.T) {
 	full := status.View{Why: &status.Why{}, NextTry: new(time.Time), LastFailover: &status.Failover{}, DPS: status.DPS{LastAt: new(time.Time)},
 		Credential: status.Credential{Expires: new(time.Time)}, Flows: []status.Flow{{}}, Assets: []status.Asset{{}}}
 	got := names(reflect.ValueOf(full))
-	want := strings.Fields(`version device state started hub since transport why.rule why.signal why.action why.text why.hint why.evidence why.at nextTry failovers
+	want := strings.Fields(`version device state started hub since transport why.rule why.signal why.action why.text why.cause why.hint why.evidence why.at nextTry failovers
 		lastFailover.from lastFailover.to lastFailover.rule lastFailover.tookMs lastFailover.at outbox.queued outbox.bytes outbox.oldestAgeSeconds outbox.lastSeq
 		outbox.dropped outbox.quarantined outbox.degraded outbox.text telemetry.made telemetry.acknowledged telemetry.repeated telemetry.perSecond commands.methods
-		commands.c2d commands.desired commands.failed link.rttMs link.inFlight link.window dps.registrations dps.lastAt clock.trusted clock.offsetMs credential.kind
+		commands.c2d commands.desired commands.failed link.rttMs link.inFlight link.window dps.registrations dps.lastAt dps.stillNames clock.trusted clock.offsetMs credential.kind
 		credential.expires flows.name flows.state flows.in flows.out flows.dropped flows.errors flows.inFlight flows.oldestAgeSeconds flows.text assets.name assets.state
 		assets.text`)
 	if !slices.Equal(got, want) {

@@ -105,7 +105,11 @@ func (d *Device) observe(n failover.Note) {
 // success.
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
-	again := n.Host == d.outage.failed
+	again := n.Host == d.outage.failed || n.Host == d.standing.stillNamed
+	d.standing.stillNamed = ""
+	if again {
+		d.standing.stillNamed = n.Host
+	}
 	d.standing.registrations++
 	d.standing.assigned.set(time.Now())
 	if d.standing.refused {
@@ -196,9 +200,11 @@ func (d *Device) decided(n failover.Note) {
 		}
 		d.mu.Unlock()
 	}
+	cause := ""
 	switch {
 	case n.Err == nil:
 	case r.Signal.EndsLink():
+		cause = fmt.Sprintf("%s: link lost, %s", where, Plain(n.Err))
 		e.Text = fmt.Sprintf("%s: %s", where, action)                       // the event Lost has told the reason
 		if r.Action == failover.SlowDown || r.Action == failover.AskFirst { // the wait is long, so the text gives its reason
 			e.Error = n.Err.Error()
@@ -212,7 +218,8 @@ func (d *Device) decided(n failover.Note) {
 		}
 	default:
 		e.Error = n.Err.Error()
-		e.Text = fmt.Sprintf("%s: %s; %s", where, Plain(n.Err), action)
+		cause = fmt.Sprintf("%s: %s", where, Plain(n.Err))
+		e.Text = fmt.Sprintf("%s; %s", cause, action)
 		if hint := r.Signal.Hint(d.proof()); hint != "" {
 			e.Text += "; " + hint
 		}
@@ -229,7 +236,7 @@ func (d *Device) decided(n failover.Note) {
 		}
 	}
 	d.mu.Lock()
-	d.standing.decidedLocked(n, &e, d.advice(r.Signal))
+	d.standing.decidedLocked(n, &e, cause, d.advice(r.Signal, d.standing.stillNamed))
 	d.mu.Unlock()
 	d.emit(e)
 	if n.Decision.Anew {

@@ -76,6 +76,7 @@ func (d *Device) stillDown() {
 	o.timer.Reset(o.wait)
 	o.wait = min(2*o.wait, longWord)
 	since, signal, at, next, last := time.Since(o.began), o.signal, o.at, time.Until(o.next), d.lastText
+	stillNamed := d.standing.stillNamed
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
 	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
@@ -90,7 +91,7 @@ func (d *Device) stillDown() {
 		e.Text += fmt.Sprintf(", again in %s at the latest", journal.Duration(next))
 		e.Wait = next
 	}
-	e.Text += "; " + d.advice(signal)
+	e.Text += "; " + d.advice(signal, stillNamed)
 	d.emit(e)
 }
 
@@ -102,8 +103,9 @@ func failureOf(at string, signal failover.Signal) string {
 	return at + ": " + signal.String()
 }
 
-// advice is what a person can do in an outage.
-func (d *Device) advice(s failover.Signal) string {
+// advice is what a person can do in an outage. stillNamed is the dead hub that DPS goes on naming,
+// if there is one.
+func (d *Device) advice(s failover.Signal, stillNamed string) string {
 	if hint := s.Hint(d.proof()); hint != "" {
 		return hint
 	}
@@ -116,6 +118,9 @@ func (d *Device) advice(s failover.Signal) string {
 	}
 	if d.id.PinnedHub != "" {
 		return "check that the hub is well; with DPS the device would find another one"
+	}
+	if stillNamed != "" {
+		return fmt.Sprintf("mend %s, or assign the device to another hub (hubhop failover does so in IoT Central): DPS does not watch hubs", stillNamed)
 	}
 	return "check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"
 }

@@ -39,6 +39,7 @@ type Status struct {
 
 	Registrations uint64    // that DPS has answered or counted; one that did not reach DPS is none
 	AssignedAt    time.Time // when DPS last named a hub; zero: it has not
+	StillNamed    string    // that hub, if it had failed since the last link and none has come up since; else empty
 
 	Made        uint64 // samples made
 	Skipped     uint64 // samples that were due and not made
@@ -69,6 +70,7 @@ type Why struct {
 	Signal   string // what happened
 	Action   string // what the device does about it
 	Text     string // a sentence
+	Cause    string // the part of it that says where it happened and what
 	Hint     string // what a person can do
 	Evidence string // the error as it came
 	Person   bool   // it goes on until a person acts
@@ -98,6 +100,7 @@ type standing struct {
 	last         string // the hub of the link before, or of this one
 	why          *Why
 	rule         string // of the last decision since the last link, or of the last failure of a hub
+	stillNamed   string // the hub that DPS has named although it had failed since the last link
 	lastFailover *Failover
 
 	assigned      moment
@@ -133,7 +136,7 @@ func (s *standing) upLocked(n failover.Note, now time.Time, outage time.Duration
 		s.lastFailover = &Failover{From: from, To: n.Host, Rule: rule, Took: outage, At: now}
 	}
 	s.Hub, s.last, s.Provisional, s.Since = n.Host, n.Host, n.Provisional, now
-	s.rule, s.failed, s.down, s.refused = "", false, false, false
+	s.rule, s.stillNamed, s.failed, s.down, s.refused = "", "", false, false, false
 	return from, rule
 }
 
@@ -141,7 +144,7 @@ func (s *standing) upLocked(n failover.Note, now time.Time, outage time.Duration
 func (s *standing) lostLocked(now time.Time) { s.Hub, s.Since = "", now }
 
 // decidedLocked notes a decision. e is the event that tells it.
-func (s *standing) decidedLocked(n failover.Note, e *journal.Event, hint string) {
+func (s *standing) decidedLocked(n failover.Note, e *journal.Event, cause, hint string) {
 	r := n.Decision.Rule
 	isFailure := n.Err != nil && r.Signal != failover.TokenRenewal
 	if isFailure && n.Host != "" || !s.failed {
@@ -159,7 +162,7 @@ func (s *standing) decidedLocked(n failover.Note, e *journal.Event, hint string)
 		return // the hubs refuse it too, and that is no news
 	}
 	s.down = true
-	s.why = &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
+	s.why = &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Cause: cause, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
 }
 
 // Status returns a snapshot. It may be called at any time, also before Run and after it. It waits
@@ -170,7 +173,7 @@ func (d *Device) Status() Status {
 	d.mu.Unlock()
 	s := Status{
 		Device: d.id.DeviceID, Started: st.started.time(), Hub: st.Hub, Provisional: st.Provisional, Since: st.Since, Why: st.why,
-		Failovers: uint64(st.failovers), LastFailover: st.lastFailover, Registrations: uint64(st.registrations), AssignedAt: st.assigned.time(),
+		Failovers: uint64(st.failovers), LastFailover: st.lastFailover, Registrations: uint64(st.registrations), AssignedAt: st.assigned.time(), StillNamed: st.stillNamed,
 		Made: d.counters.Made.Load(), Skipped: d.counters.Skipped.Load(), Bad: d.counters.Bad.Load(),
 		Repeated: d.traffic.Repeated(), PerSecond: d.traffic.PerSecond(), OutboxBytes: d.c.Outbox.MaxBytes, Commands: d.floods.commands(),
 	}

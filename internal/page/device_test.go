@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -95,7 +96,8 @@ func (s *staged) killHub() {
 	s.set(func(v *status.View) {
 		v.State, v.Hub, v.Since, v.NextTry = status.Waiting, "", lost, &next
 		v.Link = status.Link{}
-		v.Why = &status.Why{Rule: "H07", Signal: "dial refused", Action: "reprovision", Text: "hub-a refuses connections: nobody listens there; reprovision; check in the portal whether the hub is down", Hint: "check in the portal whether the hub is down",
+		v.Why = &status.Why{Rule: "H07", Signal: "dial refused", Action: "reprovision", Text: "hub-a refuses connections: nobody listens there; reprovision; check in the portal whether the hub is down",
+			Cause: "hub-a refuses connections: nobody listens there", Hint: "check in the portal whether the hub is down",
 			Evidence: "dial tcp 10.1.2.3:8883: connect: connection refused", At: lost.Add(time.Second)}
 		v.Outbox.Queued, v.Outbox.Bytes, v.Outbox.OldestAgeSeconds, v.Telemetry.PerSecond = 750, 96_000, 75, 0
 	}, journal.Event{Time: lost, Kind: journal.Decision, Hub: "hub-a.azure-devices.net", Rule: "H02", Signal: "link reset", Action: "reconnect", Error: "reset", Text: "hub-a.azure-devices.net: reconnect"})
@@ -139,6 +141,9 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 		t.Error(got)
 	}
 	if got := b.text("#a-why code"); got != "dial tcp 10.1.2.3:8883: connect: connection refused" {
+		t.Error(got)
+	}
+	if got := b.text("#a-why span"); !strings.HasSuffix(got, ". More: hubhop explain H07") || strings.Contains(got, "refuse") {
 		t.Error(got)
 	}
 	if got := b.text("#a-do b"); got != "Check in the portal whether the hub is down" {
@@ -218,7 +223,8 @@ func TestMarkupOfADeviceStaysText(t *testing.T) {
 	m := markups
 	s.set(func(v *status.View) {
 		v.Device, v.Version, v.Hub, v.Transport, v.State = m[0], m[1], "", m[2], status.Refused
-		v.Why = &status.Why{Rule: m[0], Signal: m[1], Action: m[2], Text: m[0], Hint: m[0], Evidence: m[1]}
+		v.Why = &status.Why{Rule: m[0], Signal: m[1], Action: m[2], Text: m[0], Cause: m[0], Hint: m[0], Evidence: m[1]}
+		v.DPS.StillNames = m[0]
 		v.LastFailover = &status.Failover{From: m[0], To: m[1], Rule: m[2], At: time.Now(), TookMs: 10}
 		v.Outbox.Degraded, v.Outbox.Text, v.Credential.Kind = true, m[0], m[1]
 		v.Flows = []status.Flow{{Name: m[0], State: m[1], Text: m[2]}}

@@ -103,7 +103,7 @@ func TestRealDeviceIsShown(t *testing.T) {
 	}
 	b.until(`document.querySelector("#verdict").dataset.mood === "bad"`)
 	b.until(`Number(document.querySelector("#f-waiting").textContent) >= 20 && parseFloat(document.querySelector("#a-oldest b").textContent) >= 2`)
-	b.until(`/^[HD][0-9]+: /.test(document.querySelector("#a-why span").textContent) && !document.querySelector("#a-why code").hidden`)
+	b.until(`/ More: hubhop explain [HD][0-9]+$/.test(document.querySelector("#a-why span").textContent)`)
 	b.until(`/^(in [0-9.]+ s|Now)$/.test(document.querySelector("#a-next b").textContent)`)
 	b.picture("device-real-outage")
 	for _, fault := range []error{cloud.HealHub("hub-a"), cloud.HealHub("hub-b"), cloud.HealDPS()} {

@@ -2,6 +2,7 @@ package status
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -37,6 +38,7 @@ func (v View) Answers(now time.Time) (a Answers) {
 	default:
 		a.Oldest = fmt.Sprintf("%s old; %s", spell(time.Duration(v.Outbox.OldestAgeSeconds*float64(time.Second))), waiting(v.Outbox))
 	}
+	a.Oldest += "; " + lost(v.Outbox)
 	if v.Hub != "" {
 		a.Why, a.Next, a.Todo = fmt.Sprintf("there is a link to %s, up for %s", v.Hub, spell(now.Sub(v.Since))), "none is needed", "nothing"
 		if v.State == Provisional {
@@ -67,18 +69,32 @@ func waiting(o Outbox) string {
 	return fmt.Sprintf("%d messages wait, %s", o.Queued, size(o.Bytes))
 }
 
+func lost(o Outbox) string {
+	text := "nothing is lost"
+	if o.Dropped > 0 {
+		text = fmt.Sprintf("%d lost since the start", o.Dropped)
+	}
+	if o.Quarantined > 0 {
+		text += fmt.Sprintf(", %d set aside", o.Quarantined)
+	}
+	return text
+}
+
+// whyDown says where what happened, whom DPS names all the same, and where there is more to read.
+// What the device does about it is the next try, and the error as it came is in the JSON.
 func (v View) whyDown(now time.Time) string {
 	if v.Why == nil || v.Why.At.Before(v.Since) {
 		return "the first try is under way"
 	}
-	text := fmt.Sprintf("%s [%s]", v.Why.Text, v.Why.Rule)
-	if hint := "; " + v.Why.Hint; v.Why.Hint != "" && strings.Contains(text, hint) { // it stands by itself
-		text = strings.Replace(text, hint, "", 1)
+	text := fmt.Sprintf("%s, %s", cmp.Or(v.Why.Cause, v.Why.Signal), ago(v.Why.At, now))
+	switch hub := v.DPS.StillNames; {
+	case hub == "":
+	case strings.HasPrefix(v.Why.Cause, hub+": "):
+		text += "; DPS still names this hub"
+	default:
+		text += fmt.Sprintf("; DPS still names %s, which has failed", hub)
 	}
-	if v.Why.Evidence != "" && !strings.Contains(text, v.Why.Evidence) {
-		text += ": " + v.Why.Evidence
-	}
-	return fmt.Sprintf("%s (%s)", text, ago(v.Why.At, now))
+	return fmt.Sprintf("%s; more: hubhop explain %s", text, v.Why.Rule)
 }
 
 func (v View) nextTry(now time.Time) string {
@@ -133,12 +149,12 @@ func (v View) Print(to io.Writer, now time.Time, clean func(string) string) erro
 		row("link", fmt.Sprintf("%s, round trip %s, %d of %d messages in flight", v.Transport, milliseconds(v.Link.RTTMs), v.Link.InFlight, v.Link.Window))
 	}
 	if v.Why != nil && (v.Hub != "" || v.Why.At.Before(v.Since)) {
-		row("last trouble", fmt.Sprintf("%s, %s [%s]: %s", ago(v.Why.At, now), v.Why.Signal, v.Why.Rule, v.Why.Text))
+		row("last trouble", fmt.Sprintf("%s, %s; more: hubhop explain %s", cmp.Or(v.Why.Cause, v.Why.Signal), ago(v.Why.At, now), v.Why.Rule))
 	}
 	row("failovers", v.failovers(now))
 	row("telemetry", fmt.Sprintf("%d made, %d acknowledged (%s a second), %d sent again", v.Telemetry.Made, v.Telemetry.Acknowledged, number(v.Telemetry.PerSecond), v.Telemetry.Repeated))
-	if v.Outbox.Dropped+v.Outbox.Quarantined > 0 {
-		row("lost", fmt.Sprintf("%d dropped or damaged, %d set aside (hubhop outbox ls --quarantined)", v.Outbox.Dropped, v.Outbox.Quarantined))
+	if v.Outbox.Quarantined > 0 {
+		row("set aside", "hubhop outbox ls --quarantined shows what no hub has taken")
 	}
 	row("commands", fmt.Sprintf("%d methods, %d cloud-to-device messages, %d desired properties, %d failed", v.Commands.Methods, v.Commands.C2D, v.Commands.Desired, v.Commands.Failed))
 	if v.DPS.Registrations > 0 {

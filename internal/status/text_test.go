@@ -12,7 +12,7 @@ import (
 func TestFourAnswersStandFirst(t *testing.T) {
 	now := time.Date(2026, time.November, 30, 3, 0, 0, 0, time.UTC)
 	next, ends := now.Add(12*time.Second), now.Add(time.Hour)
-	why := &Why{Rule: "H07", Signal: "connection refused", Action: "reprovision", Text: "hub-a: connection refused; reprovision; ask the hub's owner",
+	why := &Why{Rule: "H07", Signal: "connection refused", Action: "reprovision", Text: "hub-a: connection refused; reprovision; ask the hub's owner", Cause: "hub-a: connection refused",
 		Hint: "ask the hub's owner", Evidence: "dial tcp 10.0.0.1:8883: connection refused", At: now.Add(-2 * time.Second)}
 	down := View{Version: "v1", Device: "dev-1", State: Waiting, Since: now.Add(-3 * time.Minute), Why: why, NextTry: &next, Outbox: Outbox{Queued: 178, Bytes: 21_500, OldestAgeSeconds: 179},
 		Clock: Clock{Trusted: true}, Credential: Credential{Kind: "certificate", Expires: &ends}}
@@ -33,6 +33,14 @@ func TestFourAnswersStandFirst(t *testing.T) {
 	sick := up
 	sick.Outbox = Outbox{Degraded: true, Text: "no space left"}
 	sick.Clock = Clock{OffsetMs: 3_600_000}
+	named, other := down, down
+	named.DPS.StillNames, other.DPS.StillNames = "hub-a", "hub-b"
+	robbed := down
+	robbed.Outbox.Dropped, robbed.Outbox.Quarantined = 3, 2
+	before := *why
+	before.Cause = "" // of a device of an earlier version
+	earlier := down
+	earlier.Why = &before
 	provisional := up
 	provisional.State = Provisional
 	for name, c := range map[string]struct {
@@ -40,31 +48,46 @@ func TestFourAnswersStandFirst(t *testing.T) {
 		want []string
 	}{
 		"an outage": {down, []string{
-			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB",
-			"why no link       hub-a: connection refused; reprovision [H07]: dial tcp 10.0.0.1:8883:", "                  connection refused (2.0 s ago)",
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       hub-a: connection refused, 2.0 s ago; more: hubhop explain H07",
 			"next try          in 12 s, at " + next.Local().Format("15:04:05"), "what can I do     ask the hub's owner", "",
 		}},
 		"an outage that is short yet": {short, []string{
-			"dev-1 has had no link for 59 s", "", "oldest unsent     3 min old; 178 messages wait, 21 kB",
-			"why no link       hub-a: connection refused; reprovision [H07]: dial tcp 10.0.0.1:8883:", "                  connection refused (2.0 s ago)",
+			"dev-1 has had no link for 59 s", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       hub-a: connection refused, 2.0 s ago; more: hubhop explain H07",
 			"next try          in 12 s, at " + next.Local().Format("15:04:05"), "what can I do     nothing yet; if it lasts: ask the hub's owner", "",
 		}},
 		"a link": {up, []string{
-			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
 			"what can I do     nothing", "",
 		}},
 		"the first moment": {fresh, []string{
-			"dev-1 has had no link for less than a second", "", "oldest unsent     1 message waits, of an age that is not known", "why no link       the first try is under way",
+			"dev-1 has had no link for less than a second", "", "oldest unsent     1 message waits, of an age that is not known; nothing is lost", "why no link       the first try is under way",
 			"next try          now: a try is under way", "what can I do     wait: the device is on its way", "",
 		}},
 		"a loss that nothing was decided about yet": {again, []string{
-			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB", "why no link       the first try is under way",
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost", "why no link       the first try is under way",
+		}},
+		"a dead hub that DPS still names": {named, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       hub-a: connection refused, 2.0 s ago; DPS still names this hub; more:", "                  hubhop explain H07",
+		}},
+		"another dead hub that DPS still names": {other, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       hub-a: connection refused, 2.0 s ago; DPS still names hub-b, which has", "                  failed; more: hubhop explain H07",
+		}},
+		"a loss": {robbed, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; 3 lost since the start, 2 set aside",
+		}},
+		"a device of an earlier version": {earlier, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       connection refused, 2.0 s ago; more: hubhop explain H07",
 		}},
 		"a refusal":       {refused, []string{"dev-1 is refused by the cloud until a person acts"}},
 		"a device's stop": {stopping, []string{"dev-1 is stopping"}},
-		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
+		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
 		"an unconfirmed link": {provisional, []string{
-			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits", "why no link       there is a link to hub-b, up for 1.0 s; DPS has not confirmed this hub",
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s; DPS has not confirmed this hub",
 		}},
 	} {
 		var b bytes.Buffer
@@ -83,7 +106,7 @@ func plainly(s string) string { return s }
 // TestNoTextMovesTheCursor prints a device whose every text is hostile.
 func TestNoTextMovesTheCursor(t *testing.T) {
 	evil := "\x1b[2J\nfake line\r"
-	v := View{Version: evil, Device: evil, State: Connected, Hub: evil, Transport: evil, Why: &Why{Rule: evil, Signal: evil, Text: evil, Hint: evil, Evidence: evil},
+	v := View{Version: evil, Device: evil, State: Connected, Hub: evil, Transport: evil, DPS: DPS{StillNames: evil}, Why: &Why{Rule: evil, Signal: evil, Text: evil, Cause: evil, Hint: evil, Evidence: evil},
 		LastFailover: &Failover{From: evil, To: evil, Rule: evil}, Outbox: Outbox{Text: evil, Degraded: true}, Credential: Credential{Kind: evil},
 		Flows: []Flow{{Name: evil, State: evil, Text: evil}}, Assets: []Asset{{Name: evil, State: evil, Text: evil}}}
 	clean := func(s string) string { return strings.NewReplacer("\x1b", "", "\n", "", "\r", "").Replace(s) }

@@ -59,6 +59,7 @@ type Why struct {
 	Signal   string    `json:"signal"`   // what happened, in the words of the table
 	Action   string    `json:"action"`   // what the device does about it
 	Text     string    `json:"text"`     // a sentence
+	Cause    string    `json:"cause"`    // the part of it that says where it happened and what
 	Hint     string    `json:"hint"`     // what a person can do
 	Evidence string    `json:"evidence"` // the error as it came
 	At       time.Time `json:"at"`
@@ -112,6 +113,7 @@ type Link struct {
 type DPS struct {
 	Registrations uint64     `json:"registrations"` // that have reached DPS
 	LastAt        *time.Time `json:"lastAt"`        // when DPS last named a hub
+	StillNames    string     `json:"stillNames"`    // that hub, if it had failed and there is no link since; else empty
 }
 
 // Clock says whether this machine's clock is believed.

@@ -98,23 +98,28 @@ const countdown = (s) => (s < 10 ? `${s.toFixed(1)} s` : duration(s));
 
 const sentence = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 
-// cause returns the sentence of a failure without what the other answers say.
-function cause(w) {
-  let s = w.text || w.signal;
-  for (const tail of [w.hint, w.action]) if (tail && s.endsWith(`; ${tail}`)) s = s.slice(0, -tail.length - 2);
-  return s;
+// cause says where it happened and what.
+const cause = (w) => w.cause || w.signal;
+
+// names says which dead hub DPS goes on naming.
+function names(hub, w) {
+  if (!hub) return "";
+  return w.cause?.startsWith(`${hub}: `) ? "DPS still names this hub. " : `DPS still names ${hub}, which has failed. `;
 }
+
+// saysMore is whether an error has more to say than the cause that was made of it.
+const saysMore = (w) => w.evidence !== "" && !w.evidence.endsWith(cause(w).split(": ").pop());
 
 function fourAnswers() {
   const v = view;
   const w = v.why;
   const code = byId("a-why").querySelector("code");
-  code.hidden = linked(v) || w === null || !w.evidence;
+  code.hidden = linked(v) || w === null || !saysMore(w);
   text(code, w?.evidence ?? "");
   const reason = w === null ? "" : `${w.rule}: ${w.signal}${w.action ? `; ${w.action}` : ""}`;
   if (linked(v)) answer("a-why", "There is a link", w === null ? "It has never failed." : `The last failure, ${clock(w.at)}, ${reason}`, "good");
   else if (w === null) answer("a-why", "Not known yet", "The device has just begun.", "quiet");
-  else answer("a-why", cause(w), `${reason} (at ${clock(w.at)})`, "bad");
+  else answer("a-why", cause(w), `${names(v.dps.stillNames, w)}At ${clock(w.at)}. More: hubhop explain ${w.rule}`, "bad");
 
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
