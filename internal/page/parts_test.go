@@ -11,7 +11,7 @@ import (
 )
 
 // openParts opens a page whose modules a test imports. /silent is a stream of events that says
-// nothing after its beginning.
+// nothing after its beginning, and /mute takes a request and never answers.
 func openParts(t *testing.T) *tab {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -24,6 +24,7 @@ func openParts(t *testing.T) *tab {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})
+	mux.HandleFunc("/mute", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	t.Cleanup(s.CloseClientConnections)
@@ -40,6 +41,21 @@ func TestSilentServerCountsAsAway(t *testing.T) {
 		new Stream("/silent", { open: () => tell("open"), away: () => tell("away"), event: () => tell("event") }, undefined, 50);
 	}))`)
 	if !reflect.DeepEqual(told, []string{"open", "away", "open"}) {
+		t.Error(told)
+	}
+}
+
+// TestMuteServerIsTold reads a stream whose server takes the request and never answers. The page
+// says so, hangs up and asks again.
+func TestMuteServerIsTold(t *testing.T) {
+	b := openParts(t)
+	told := value[[]string](b, `import("/page/net.js").then(({ Stream }) => new Promise((done) => {
+		const told = [];
+		const tell = (what) => { told.push(what); if (told.length === 2) done(told); };
+		new Stream("/mute", { open: () => tell("open"), away: tell, event: () => tell("event") }, undefined, 60_000, 50);
+	}))`)
+	sentence := "The server takes requests and does not answer within 0.05 s."
+	if !reflect.DeepEqual(told, []string{sentence, sentence}) {
 		t.Error(told)
 	}
 }

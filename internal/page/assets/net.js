@@ -1,5 +1,8 @@
 // Requests to the page's own server, and its stream of events.
 
+const answerLimit = 15_000; // ms until the beginning of an answer; servers here need a few
+const mute = (ms) => `The server takes requests and does not answer within ${ms / 1000} s.`;
+
 /** An error whose text is a sentence for the person at the page. */
 export class Refusal extends Error {}
 
@@ -18,10 +21,10 @@ export async function askDated(method, path, body) {
       cache: "no-store",
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
-      signal: AbortSignal.timeout(15_000),
+      signal: AbortSignal.timeout(answerLimit),
     });
-  } catch {
-    throw new Refusal("The server does not answer.");
+  } catch (error) {
+    throw new Refusal(error?.name === "TimeoutError" ? mute(answerLimit) : "The server does not answer.");
   }
   const text = await answer.text().catch(() => "");
   let value = null;
@@ -54,15 +57,17 @@ export class Stream {
   #timer = 0;
   #abort = null;
   #silence;
+  #limit;
 
   /**
    * hear has three functions: open(); away(refusal), with the sentence of a server that refuses, or
    * "" if none answers; and event(kind, value). from is the event id to resume behind; undefined
    * means that only new events are wanted. silence is after how many ms without a byte the server
-   * counts as away.
+   * counts as away, and limit after how many without an answer.
    */
-  constructor(url, hear, from, silence = signs) {
+  constructor(url, hear, from, silence = signs, limit = answerLimit) {
     this.#silence = silence;
+    this.#limit = limit;
     this.#url = url;
     this.#hear = hear;
     this.#last = from;
@@ -96,13 +101,18 @@ export class Stream {
     const abort = new AbortController();
     this.#abort = abort;
     let refusal = "";
+    const late = setTimeout(() => {
+      refusal = mute(this.#limit);
+      abort.abort();
+    }, this.#limit);
     try {
       const headers = { Accept: "text/event-stream" };
       if (this.#last !== undefined) headers["Last-Event-ID"] = String(this.#last);
       const answer = await fetch(this.#url, { headers, cache: "no-store", signal: abort.signal });
+      if (answer.ok) clearTimeout(late); // else the sentence of the refusal must come in time, too
       if (!answer.ok) {
         const said = await answer.json().catch(() => null);
-        refusal = String(said?.error ?? `The server answers ${answer.status}.`);
+        refusal ||= String(said?.error ?? `The server answers ${answer.status}.`);
         throw new Refusal(refusal);
       }
       this.#wait = firstWait;
@@ -110,6 +120,8 @@ export class Stream {
       await this.#frames(answer.body.pipeThrough(new TextDecoderStream()).getReader(), abort);
     } catch {
       // The stream has broken, or never began. Both mean the same here.
+    } finally {
+      clearTimeout(late);
     }
     if (this.#abort !== abort) return; // stopped on purpose
     this.#abort = null;
