@@ -116,6 +116,7 @@ var sections = [][]section{
 	{{"link", linkFigures}},
 	{{"devices", deviceFigures}},
 	{{"growth", growth}},
+	{{"status", statusServer}},
 	{{"simulator", simulator}},
 }
 
@@ -127,7 +128,7 @@ type section struct {
 }
 
 // order is that of the numbers to reach.
-var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "simulator"}
+var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "status", "simulator"}
 
 // TestTables measures everything and writes the tables. Each section can be run alone; only the
 // table of all numbers needs them all.

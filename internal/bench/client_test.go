@@ -35,10 +35,10 @@ import (
 // job says what a client process is to do. The client is a process of its own, so that its memory
 // and its processor time can be measured.
 type job struct {
-	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth and memory are measurements of their own
+	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth, memory and answering are measurements of their own
 	Kind     string // of the role growth: bare or outbox
 	Dir      string // of the outbox of the role memory
-	Messages int    // to send: of the role growth all, otherwise a second over each connection
+	Messages int    // to send: of the role growth all, of answering the bytes of an answer, otherwise a second over each connection
 	Host, CA string
 	Scope    string            // ID scope, of the role device
 	DPS      string            // its host, of the role device
@@ -81,8 +81,11 @@ func work(text string) error {
 	if err := json.Unmarshal([]byte(text), &j); err != nil {
 		return err
 	}
-	if j.Role == "memory" {
+	switch j.Role {
+	case "memory":
 		return tell(atWork(j.Dir))
+	case answering:
+		return answerAll(j)
 	}
 	pem, err := os.ReadFile(j.CA)
 	if err != nil {
