@@ -212,7 +212,7 @@ func runSim(ctx context.Context, env *Env, s *settings, conf sim.Config, out, li
 	info := cloud.Info()
 	ctx, stop := env.Notify(ctx) // before the ready line: a reader that closes the pipe after it must not end the simulator
 	defer stop()
-	readyLine := fmt.Sprintf("ready: DPS %s, ID scope %s, %d hubs, control %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
+	readyLine := fmt.Sprintf("ready: DPS %s, ID scope %s, %d hubs, control and page %s\n", info.DPS.MQTT, info.IDScope, len(info.Hubs), info.Control)
 	if line != "" {
 		_, _ = fmt.Fprint(env.Stderr, readyLine) // standard output is the command's
 		err = env.runBeside(ctx, info, out, line)

@@ -284,9 +284,12 @@ func (s *Server) report(text string) {
 }
 
 // Serve serves a listener until ctx ends, and closes it. It returns when its connections have
-// ended. Several listeners may be served at once.
+// ended, those that have become streams too. If the listener fails before that, its connections are
+// ended at once, and the error names the address. Several listeners may be served at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener, reach Reach) error {
-	b := &bounded{Listener: l, s: s, reach: reach, ctx: ctx}
+	streaming, endStreams := context.WithCancel(ctx)
+	defer endStreams()
+	b := &bounded{Listener: l, s: s, reach: reach, ctx: streaming}
 	server := &http.Server{
 		Handler:           s.Handler(reach),
 		ReadHeaderTimeout: headerLimit, ReadTimeout: readLimit, WriteTimeout: writeLimit, IdleTimeout: idleLimit,
@@ -308,11 +311,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, reach Reach) error {
 	} else {
 		<-ended
 	}
+	endStreams()
+	b.streams.Wait()
 	if ctx.Err() != nil {
-		b.streams.Wait()
 		return nil
 	}
-	return err
+	return fmt.Errorf("%s takes no more connections: %w", l.Addr(), err)
 }
 
 // bounded is a listener that closes connections beyond maxConns at once: so nobody can make the

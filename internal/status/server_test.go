@@ -3,6 +3,7 @@ package status
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -311,6 +312,59 @@ func TestClientsOfTheNetworkLeaveTheSocketAlone(t *testing.T) {
 		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(line, " 200 ") {
 			t.Errorf("the events of the socket: %q, %v", line, err)
 		}
+	}
+}
+
+// breaking is a listener that fails when it is told to.
+type breaking struct {
+	net.Listener
+	now   chan struct{}
+	fault error
+}
+
+func (b breaking) Accept() (net.Conn, error) {
+	type accepted struct {
+		conn net.Conn
+		err  error
+	}
+	next := make(chan accepted, 1)
+	go func() {
+		conn, err := b.Listener.Accept()
+		next <- accepted{conn, err}
+	}()
+	select {
+	case a := <-next:
+		return a.conn, a.err
+	case <-b.now:
+		return nil, b.fault
+	}
+}
+
+// TestAListenerThatFailsEndsItsStreams lets a listener fail while a reader has a stream of events:
+// the error names the address, and the stream ends with it, also while the device goes on.
+func TestAListenerThatFailsEndsItsStreams(t *testing.T) {
+	s, _ := newServer()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	broken := breaking{l, make(chan struct{}), errors.New("no buffer space")}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(t.Context(), broken, OnMachine) }()
+	conn := dial(t, l.Addr().String())
+	_, err = io.WriteString(conn, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	must(t, err)
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), ":") {
+	}
+	close(broken.now)
+	if err := <-ended; !errors.Is(err, broken.fault) || !strings.Contains(err.Error(), l.Addr().String()+" takes no more connections") {
+		t.Error(err)
+	}
+	for lines.Scan() { // until the end
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := s.places[OnMachine]; left != (places{}) {
+		t.Errorf("%+v are left", left)
 	}
 }
 

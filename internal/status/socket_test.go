@@ -251,7 +251,7 @@ func TestASocketThatFailsIsTriedAgainAfterAPause(t *testing.T) {
 		if made != 5 {
 			t.Errorf("the socket was made %d times in five pauses", made)
 		}
-		if len(told) != 1 || !strings.Contains(<-told, "its control socket has failed (no buffer space)") {
+		if len(told) != 1 || !strings.Contains(<-told, "its control socket has failed ("+filepath.Join(dir, SocketName)+" takes no more connections: no buffer space)") {
 			t.Errorf("it was reported %d times", len(told))
 		}
 		cancel()
