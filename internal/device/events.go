@@ -106,8 +106,7 @@ func (d *Device) observe(n failover.Note) {
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed || n.Host == d.standing.stillNamed
-	d.standing.stillNamed = ""
-	if again {
+	if d.standing.stillNamed = ""; again {
 		d.standing.stillNamed = n.Host
 	}
 	d.standing.registrations++
@@ -144,14 +143,12 @@ func (d *Device) linkUp(n failover.Note) {
 		e.Text += " (provisional: DPS has not confirmed it)"
 	}
 	d.backlog = 0
-	// Samples that left together with CONNECT may be acknowledged before this event, and had waited
-	// too.
+	// Samples that left with CONNECT may be acknowledged before this event, and had waited too.
 	waited := stats.Queued + stats.Acked - d.outage.acked
 	if !d.renewing && (waited >= backlogFrom || waited > 0 && now.Sub(d.outage.began) >= backlogAfter) {
 		d.backlog, d.backlogGoal = waited, stats.Acked+gone(stats)+stats.Quarantined+stats.Queued
 	}
-	d.renewed = d.renewing
-	d.downAt, d.renewing = time.Time{}, false
+	d.renewed, d.downAt, d.renewing = d.renewing, time.Time{}, false
 	e.From, e.Rule = d.standing.upLocked(n, now, e.Outage)
 	e.Peer = d.peerLocked(n.Host)
 	d.outage.overLocked()
@@ -217,8 +214,7 @@ func (d *Device) decided(n failover.Note) {
 			}
 		}
 	default:
-		e.Error = n.Err.Error()
-		cause = fmt.Sprintf("%s: %s", where, Plain(n.Err))
+		e.Error, cause = n.Err.Error(), fmt.Sprintf("%s: %s", where, Plain(n.Err))
 		e.Text = fmt.Sprintf("%s; %s", cause, action)
 		if hint := r.Signal.Hint(d.proof()); hint != "" {
 			e.Text += "; " + hint
@@ -236,7 +232,7 @@ func (d *Device) decided(n failover.Note) {
 		}
 	}
 	d.mu.Lock()
-	d.standing.decidedLocked(n, &e, cause, d.advice(r.Signal, d.standing.stillNamed))
+	d.standing.decidedLocked(n, &e, cause, d.adviceLocked(r.Signal))
 	d.mu.Unlock()
 	d.emit(e)
 	if n.Decision.Anew {

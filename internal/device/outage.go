@@ -75,8 +75,7 @@ func (d *Device) stillDown() {
 	}
 	o.timer.Reset(o.wait)
 	o.wait = min(2*o.wait, longWord)
-	since, signal, at, next, last := time.Since(o.began), o.signal, o.at, time.Until(o.next), d.lastText
-	stillNamed := d.standing.stillNamed
+	since, signal, at, next, last, advice := time.Since(o.began), o.signal, o.at, time.Until(o.next), d.lastText, d.adviceLocked(o.signal)
 	d.mu.Unlock()
 	e := journal.Event{Kind: journal.StillDown, Outage: since, Signal: signal.String(), Queued: s.Queued, Error: last, Person: signal.NeedsPerson()}
 	e.Text = fmt.Sprintf("still no link after %s", journal.Duration(since))
@@ -84,28 +83,19 @@ func (d *Device) stillDown() {
 		e.Text += fmt.Sprintf(": %s, the outbox is %s full", wait(s.Queued), percent(s.QueuedBytes, d.c.Outbox.MaxBytes))
 	}
 	if at != "" {
-		e.Text += "; the last failure: " + failureOf(at, signal)
+		e.Text += "; the last failure: " + strings.Replace(at+": "+signal.String(), "DPS: DPS ", "DPS ", 1)
 	}
 	e.Text += "; the device goes on trying"
 	if next > 0 {
 		e.Text += fmt.Sprintf(", again in %s at the latest", journal.Duration(next))
 		e.Wait = next
 	}
-	e.Text += "; " + d.advice(signal, stillNamed)
+	e.Text += "; " + advice
 	d.emit(e)
 }
 
-// failureOf says what failed, and names DPS once.
-func failureOf(at string, signal failover.Signal) string {
-	if text := signal.String(); strings.HasPrefix(text, at+" ") {
-		return text
-	}
-	return at + ": " + signal.String()
-}
-
-// advice is what a person can do in an outage. stillNamed is the dead hub that DPS goes on naming,
-// if there is one.
-func (d *Device) advice(s failover.Signal, stillNamed string) string {
+// adviceLocked is what a person can do in an outage.
+func (d *Device) adviceLocked(s failover.Signal) string {
 	if hint := s.Hint(d.proof()); hint != "" {
 		return hint
 	}
@@ -119,8 +109,8 @@ func (d *Device) advice(s failover.Signal, stillNamed string) string {
 	if d.id.PinnedHub != "" {
 		return "check that the hub is well; with DPS the device would find another one"
 	}
-	if stillNamed != "" {
-		return fmt.Sprintf("mend %s, or assign the device to another hub (hubhop failover does so in IoT Central): DPS does not watch hubs", stillNamed)
+	if hub := d.standing.stillNamed; hub != "" {
+		return fmt.Sprintf("mend %s, or assign the device to another hub (hubhop failover does so in IoT Central): DPS does not watch hubs", hub)
 	}
 	return "check that the hub is well; DPS does not watch hubs: if this one is gone for good, somebody must assign the device to another"
 }
