@@ -26,6 +26,7 @@ type moment struct {
 	disk     *memdisk.FS
 	acked    map[uint64]bool
 	received map[string]string // payloads by id
+	safe     []string          // ids of those that will not be lost, because the destination has said so
 }
 
 // memory is a graph of each kind that remembers something.
@@ -51,6 +52,9 @@ func record(t *testing.T, ops func() []any) (all []moment, whole map[string]stri
 		p.Settings.Idle = time.Hour // only messages move the time
 		disk.SetFault(func(_ int, op, name string) error {
 			m := moment{call: op + " " + name, disk: disk.Copied(), acked: map[uint64]bool{}, received: out.byID()}
+			out.mu.Lock()
+			m.safe = slices.Clone(out.safe)
+			out.mu.Unlock()
 			in.mu.Lock()
 			for _, n := range in.acked {
 				m.acked[n] = true
@@ -70,7 +74,7 @@ func record(t *testing.T, ops func() []any) (all []moment, whole map[string]stri
 			}
 			in.give(crashMessage(n))
 			synctest.Wait()
-			if n%5 == 0 {
+			if n%4 == 0 {
 				time.Sleep(2 * time.Second) // time for a checkpoint
 			}
 		}
@@ -139,8 +143,8 @@ func (m *moment) check(t *testing.T, out []node.Message) {
 		return first
 	}
 	ids := maps.Clone(m.received)
-	for _, payload := range m.received {
-		note(payload)
+	for _, id := range m.safe {
+		note(m.received[id])
 	}
 	top := uint64(0)
 	for i := range out {
@@ -168,6 +172,9 @@ func TestAGraphThatIsKilledGoesOnWithTheSameOutputs(t *testing.T) {
 			all, whole := record(t, ops)
 			for i := range all {
 				m := &all[i]
+				if testing.Short() && i%4 > 0 {
+					continue
+				}
 				out := m.goOn(t, m.disk.Killed(), ops(), nil)
 				m.check(t, out)
 				// Unless the last message was in the journal and not yet acknowledged, so that it came

@@ -90,6 +90,7 @@ type far struct {
 	mu     sync.Mutex
 	cond   *sync.Cond
 	got    []node.Message
+	safe   []string // ids of those that were completed
 	owed   []func()
 	shut   bool // nothing is completed
 	window int  // most that is owed; 0: no bound
@@ -132,8 +133,15 @@ func (f *far) Send(ctx context.Context, ms []node.Message, to node.Completion, t
 		f.got = append(f.got, ms[i])
 		ticket := tickets[i]
 		if f.shut {
-			f.owed = append(f.owed, func() { to.Done([]uint64{ticket}, nil) })
+			id := ms[i].ID
+			f.owed = append(f.owed, func() {
+				f.mu.Lock()
+				f.safe = append(f.safe, id)
+				f.mu.Unlock()
+				to.Done([]uint64{ticket}, nil)
+			})
 		} else {
+			f.safe = append(f.safe, ms[i].ID)
 			now = append(now, ticket)
 		}
 	}
