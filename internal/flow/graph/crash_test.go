@@ -349,29 +349,37 @@ func TestAChangedGraphTakesWhatTheOldOneLeft(t *testing.T) {
 }
 
 func TestACheckpointThatIsDamagedIsSetAside(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		disk, in, out := memdisk.New(), newHand(), newFar()
-		_, stop := start(t, chain(in, out, &lastSeen{}), crashOptions(disk))
-		in.give(text("1"))
-		time.Sleep(5 * time.Second)
-		in.give(text("2"))
-		synctest.Wait()
-		killed := disk.Killed()
-		stop()
-		killed.Edit("/g/checkpoint", func(b []byte) []byte { b[len(b)-1]++; return b })
-		var said logs
-		o := crashOptions(killed)
-		o.Log = said.add
-		next := newFar()
-		_, stop = start(t, chain(newHand(), next, &lastSeen{}), o)
-		synctest.Wait()
-		equalAll(t, "out", next.bodies(), "2<")
-		equal(t, "said", said.count("damaged"), 1)
-		stop()
-		if killed.File("/g/checkpoint.bad") == nil {
-			t.Error("the file is gone")
-		}
-	})
+	for name, damage := range map[string]func([]byte) []byte{
+		"a bit":   func(b []byte) []byte { b[len(b)-1]++; return b },
+		"its end": func(b []byte) []byte { return b[:len(b)-1] },
+		"all":     func([]byte) []byte { return nil },
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { damagedCheckpoint(t, damage) }) })
+	}
+}
+
+func damagedCheckpoint(t *testing.T, damage func([]byte) []byte) {
+	disk, in, out := memdisk.New(), newHand(), newFar()
+	_, stop := start(t, chain(in, out, &lastSeen{}), crashOptions(disk))
+	in.give(text("1"))
+	time.Sleep(5 * time.Second)
+	in.give(text("2"))
+	synctest.Wait()
+	killed := disk.Killed()
+	stop()
+	killed.Edit("/g/checkpoint", damage)
+	var said logs
+	o := crashOptions(killed)
+	o.Log = said.add
+	next := newFar()
+	_, stop = start(t, chain(newHand(), next, &lastSeen{}), o)
+	synctest.Wait()
+	equalAll(t, "out", next.bodies(), "2<")
+	equal(t, "said", said.count("damaged"), 1)
+	stop()
+	if killed.File("/g/checkpoint.bad") == nil {
+		t.Error("the file is gone")
+	}
 }
 
 func TestAJournalIsGivenBackAsItIsCheckpointed(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -217,7 +218,9 @@ func (j *journal) read() (at uint64, state []byte, err error) {
 	size, err := file.Size()
 	if err == nil {
 		state = make([]byte, size)
-		_, err = file.ReadAt(state, 0)
+		if _, err = file.ReadAt(state, 0); errors.Is(err, io.EOF) {
+			err = nil // it is shorter than it says, or empty: its checksum tells
+		}
 	}
 	if err2 := file.Close(); err == nil {
 		err = err2
