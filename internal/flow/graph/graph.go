@@ -64,6 +64,7 @@ type Graph struct {
 	outputs []output           // of the messages under way, for the operators alone
 	last    []time.Time        // when each source handed in its last message
 	anchor  []time.Time        // when each source's frontier was where it is
+	dead    []time.Time        // since when a source is not live; zero: it is
 	live    []func() bool      // of sources that say so; nil: not
 	refs    [maxTurn]int32     // outputs of each message of a turn
 	current int32              // the message of the turn
@@ -143,7 +144,7 @@ func New(p Plan, o Options) (*Graph, error) {
 	g := &Graph{
 		plan: p, opt: o, core: c, set: c.set, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		state: Stopped, trouble: map[string]string{},
-		last: make([]time.Time, len(p.Sources)), anchor: make([]time.Time, len(p.Sources)), live: make([]func() bool, len(p.Sources)), blocked: make([]int, len(p.Sources)),
+		last: make([]time.Time, len(p.Sources)), anchor: make([]time.Time, len(p.Sources)), live: make([]func() bool, len(p.Sources)), dead: make([]time.Time, len(p.Sources)), blocked: make([]int, len(p.Sources)),
 	}
 	g.room.L = &g.mu
 	for i, s := range p.Sources {

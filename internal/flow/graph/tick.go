@@ -21,8 +21,17 @@ func (g *Graph) reach(src int, at node.Time, now time.Time) (when time.Time, ok 
 		g.last[src], g.anchor[src] = now, now
 		return now.Add(g.set.Idle), false
 	}
-	if live := g.live[src]; live != nil && now.Sub(g.last[src]) < patience && !live() {
-		return now.Add(g.set.Idle), false
+	if live := g.live[src]; live != nil {
+		switch dead := !live(); {
+		case !dead && !g.dead[src].IsZero():
+			g.dead[src], g.last[src] = time.Time{}, now // what has waited comes now
+		case dead && g.dead[src].IsZero():
+			g.dead[src] = now
+		}
+		if d := g.dead[src]; !d.IsZero() && now.Sub(d) < patience {
+			g.last[src], g.anchor[src] = now, now
+			return now.Add(g.set.Idle), false
+		}
 	}
 	when = at.Wall()
 	if front := g.core.fronts[src]; !isZero(front) {
