@@ -120,7 +120,7 @@ func (e *encoder) message(m *node.Message) {
 	e.bit(&flags, 4, !m.Expires.IsZero())
 	e.uint(flags)
 	e.time(m.Time)
-	for _, s := range [...]string{m.Topic, m.ContentType, m.Schema, m.ID, m.ResponseTopic} {
+	for _, s := range [...]string{m.Topic, m.InputTopic, m.ContentType, m.Schema, m.ID, m.ResponseTopic} {
 		e.text(s)
 	}
 	e.bytes(m.Correlation)
@@ -148,7 +148,7 @@ func (d *decoder) message() (m node.Message) {
 	flags := d.uint()
 	m.TopicSet, m.Retain, m.Text = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	m.Time = d.time()
-	for _, s := range [...]*string{&m.Topic, &m.ContentType, &m.Schema, &m.ID, &m.ResponseTopic} {
+	for _, s := range [...]*string{&m.Topic, &m.InputTopic, &m.ContentType, &m.Schema, &m.ID, &m.ResponseTopic} {
 		*s = d.text()
 	}
 	m.Correlation, m.Key = d.bytes(), d.bytes()

@@ -21,6 +21,7 @@ type Message struct {
 	Time        Time   // logical time: of the event, or of the arrival if the message does not say
 	Topic       string // the input topic until an operator writes another one
 	TopicSet    bool   // an operator has written Topic; ${outputTopic} is unset without it
+	InputTopic  string // the input topic, once Topic is another one; whoever writes Topic first sets it
 	ContentType string // empty: not said
 	Payload     []byte
 	Properties  []Property // MQTT user properties or Kafka headers, in order; keys may repeat
@@ -52,7 +53,7 @@ type Snapshot struct {
 // Size returns how many bytes of memory a message is counted with where memory is bounded: its texts
 // and bytes, and a fixed part.
 func (m *Message) Size() int {
-	n := 256 + len(m.Topic) + len(m.ContentType) + len(m.Payload) + len(m.Schema) + len(m.ID) +
+	n := 256 + len(m.Topic) + len(m.InputTopic) + len(m.ContentType) + len(m.Payload) + len(m.Schema) + len(m.ID) +
 		len(m.ResponseTopic) + len(m.Correlation) + len(m.Key)
 	for _, p := range m.Properties {
 		n += 32 + len(p.Key) + len(p.Value)

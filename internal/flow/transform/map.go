@@ -217,6 +217,9 @@ func (t *mapper) Map(m *node.Message) error {
 		}
 	}
 	if t.topicSet {
+		if m.InputTopic == "" {
+			m.InputTopic = m.Topic
+		}
 		m.Topic, m.TopicSet = t.topic, t.topic != ""
 	}
 	if t.contentTypeSet {
