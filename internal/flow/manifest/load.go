@@ -78,7 +78,11 @@ type Set struct {
 
 	dataflowGraphs []*DataflowGraph
 	dataflows      []*Dataflow
+	files          map[string]string // of the faulty ones, by name
 }
+
+// FileOf returns the file of a graph that is among the faulty; empty: it is not.
+func (s *Set) FileOf(name string) string { return s.files[name] }
 
 // Graph returns a graph by its name; nil: there is none without an error.
 func (s *Set) Graph(name string) *Graph {
@@ -97,7 +101,7 @@ func (s *Set) Graph(name string) *Graph {
 func Load(dir string, o Options) (*Set, []Fault) {
 	l := &loader{strict: o.StrictAIO, set: &Set{
 		Dir: dir, Endpoints: map[string]*Endpoint{}, Registries: map[string]*Registry{}, Profiles: map[string]*Profile{},
-		Devices: map[string]*Raw{}, Assets: map[string]*Raw{}, Connectors: map[string]*Raw{}, Definitions: map[string]*Definition{},
+		Devices: map[string]*Raw{}, Assets: map[string]*Raw{}, Connectors: map[string]*Raw{}, Definitions: map[string]*Definition{}, files: map[string]string{},
 	}}
 	l.directory(dir)
 	l.check()

@@ -50,6 +50,7 @@ func (l *loader) finish(r *resolver) {
 	g := r.graph
 	if r.broken || g.broken || Errors(r.All) {
 		l.set.Faulty = append(l.set.Faulty, g.Name)
+		l.set.files[g.Name] = g.File
 		return
 	}
 	// A struct without functions, channels and cycles can always be written.
