@@ -40,9 +40,8 @@ func (d *Device) messages(ctx context.Context, l *hub.Link) error {
 	}
 }
 
-// message handles one message and completes it. MQTT cannot reject a message. So one that nobody
-// handles, or whose handler keeps failing, is completed too, and the journal has the reason: it
-// must not block the messages behind it.
+// message handles one message and completes it. One that nobody handles, or whose handler keeps
+// failing, is completed too, and the journal has the reason: it must not block those behind it.
 func (d *Device) message(ctx context.Context, l *hub.Link, m *hub.Message) error {
 	name, mid := m.Properties.Name(methodName), m.Properties.ID()
 	e := journal.Event{Kind: journal.CloudMessage, Hub: l.Host(), Name: plain.Name(name), Status: http.StatusOK}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/telemetry"
+	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
@@ -17,17 +18,16 @@ type Outbox interface {
 	Stats() outbox.Stats
 	WaitEmpty(ctx context.Context) error
 	Close() error
-
+	AppendDurable(ctx context.Context, messages ...message.Message) error
 	Last() uint64 // position of the newest sample
 	ID() string
 	HasID(id string) bool
 }
 
 // Open locks the device's directory, reads what the last run has left there, and opens the outbox.
-// It returns the outbox, so that others can append to it until Run returns. Run calls Open if
-// nobody has; it closes what Open has opened. An error is one that a person must act on:
-// [home.ErrLocked], [home.ErrStateDir], an outbox that holds samples for another identity, or a
-// fault of the App.
+// It returns that, so that others can append to it until Run returns. Run calls Open if nobody has,
+// and closes what it has opened. An error is one that a person must act on: [home.ErrLocked],
+// [home.ErrStateDir], an outbox with samples for another identity, or a fault of the App.
 func (d *Device) Open() (Outbox, error) {
 	d.mu.Lock()
 	box := d.box
@@ -43,6 +43,15 @@ func (d *Device) Open() (Outbox, error) {
 		return nil, err
 	}
 	return d.box, nil
+}
+
+// Append is AppendDurable of [outbox.Box], from Open to the end of Run.
+func (d *Device) Append(ctx context.Context, messages ...message.Message) error {
+	err := d.box.AppendDurable(ctx, messages...)
+	if err == nil {
+		d.counters.Made.Add(uint64(len(messages)))
+	}
+	return err
 }
 
 // open takes the state directory and what is in it.

@@ -38,14 +38,14 @@ func (w *world) reported() string {
 // TestWhatIsReportedThroughTheDeviceReachesTheTwin at once, and every value of a component beside
 // its mark.
 func TestWhatIsReportedThroughTheDeviceReachesTheTwin(t *testing.T) {
-	bubble(t, setup{}, func(_ *testing.T, w *world) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(20 * time.Second)
-		w.must(w.dev.Report(values("firmware", `{"version": "1.2"}`, "pump*speed", "5")))
+		w.must(w.dev.Report(t.Context(), values("firmware", `{"version": "1.2"}`, "pump*speed", "5")))
 		w.run(time.Second)
 		if got := w.reported(); got != `{"firmware":{"version":"1.2"},"pump":{"__t":"c","speed":5}}` {
 			t.Errorf("the twin has %s", got)
 		}
-		w.must(w.dev.Report(values("firmware", "null", "pump*speed", "6")))
+		w.must(w.dev.Report(t.Context(), values("firmware", "null", "pump*speed", "6")))
 		w.run(time.Second)
 		if got := w.reported(); got != `{"pump":{"__t":"c","speed":6}}` {
 			t.Errorf("the twin has %s", got)
@@ -58,7 +58,7 @@ func TestWhatIsReportedThroughTheDeviceReachesTheTwin(t *testing.T) {
 func TestWhatWasReportedGoesToEachHub(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(20 * time.Second)
-		w.must(w.dev.Report(values("firmware", `"1.2"`)))
+		w.must(w.dev.Report(t.Context(), values("firmware", `"1.2"`)))
 		w.run(time.Second)
 		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill}))
 		w.on("hub-b", time.Minute)
@@ -83,7 +83,7 @@ func TestAReportIsOnTheDiskBeforeAnyLink(t *testing.T) {
 		if w.count(journal.Connected) != 0 {
 			t.Fatal("the device has a link already")
 		}
-		w.must(w.dev.Report(values("firmware", `"1.2"`)))
+		w.must(w.dev.Report(t.Context(), values("firmware", `"1.2"`)))
 		b, err := os.ReadFile(w.dev.home.Path(home.ReportedFile))
 		w.must(err)
 		if !strings.Contains(string(b), `"firmware": "1.2"`) {
@@ -96,8 +96,8 @@ func TestAReportIsOnTheDiskBeforeAnyLink(t *testing.T) {
 func TestTooManyReportedPropertiesAreRefused(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(20 * time.Second)
-		w.must(w.dev.Report(values("a", "1")))
-		err := w.dev.Report(values("a", "2", "b", `"`+strings.Repeat("x", 32<<10)+`"`))
+		w.must(w.dev.Report(t.Context(), values("a", "1")))
+		err := w.dev.Report(t.Context(), values("a", "2", "b", `"`+strings.Repeat("x", 32<<10)+`"`))
 		refused, ok := errors.AsType[*home.ReportError](err)
 		if !ok || !refused.Permanent() {
 			t.Errorf("got %v", err)
@@ -113,7 +113,7 @@ func TestTooManyReportedPropertiesAreRefused(t *testing.T) {
 func TestAReportedPropertyOfTheAppBelongsToWhoReportsIt(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.run(20 * time.Second)
-		w.must(w.dev.Report(values("battery", "1.5")))
+		w.must(w.dev.Report(t.Context(), values("battery", "1.5")))
 		w.run(time.Minute)
 		if got := w.twin("reported")["battery"]; got != 1.5 {
 			t.Errorf("the battery is %v", got)

@@ -15,13 +15,12 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/plain"
 )
 
-// reader reads one reported property of the App.
+// reader reads one reported property.
 type reader struct {
 	d               *Device
 	component, name string
-	property        Reported
+	property        Reported // without Read: others report it through the device
 
-	kept  bool            // others report it through the device
 	last  json.RawMessage // what was read last; nil: nothing
 	due   time.Time       // of the next reading on this link; zero: with the twin only
 	told  string          // the last error that was told; "" after a success
@@ -43,7 +42,7 @@ func newReader(d *Device, name string, property Reported) *reader {
 
 // read returns the value as JSON; nil if there is none.
 func (r *reader) read(ctx context.Context, l *hub.Link) json.RawMessage {
-	if r.kept {
+	if r.property.Read == nil {
 		return r.d.kept.Value(spelled(r.component, r.name))
 	}
 	if time.Now().Before(r.until) {
@@ -112,7 +111,7 @@ func (t *twin) schedule() {
 	now := time.Now()
 	for _, r := range t.readers {
 		r.due = time.Time{}
-		if r.property.Every > 0 && !r.kept {
+		if r.property.Every > 0 {
 			r.due = now.Add(r.property.Every)
 		}
 	}
@@ -143,11 +142,10 @@ func (t *twin) reportDue(ctx context.Context, l *hub.Link) error {
 	patch, now := map[string]any{}, time.Now()
 	t.adopt()
 	for _, r := range t.readers {
-		if (r.due.IsZero() || r.due.After(now)) && !r.kept {
-			continue
-		}
-		if !r.kept {
+		if due := !r.due.IsZero() && !r.due.After(now); due {
 			r.due = r.due.Add((now.Sub(r.due)/r.property.Every + 1) * r.property.Every) // no tick is made up for
+		} else if r.property.Read != nil {
+			continue
 		}
 		if value := r.read(ctx, l); !bytes.Equal(value, r.last) {
 			r.last = value
@@ -165,19 +163,15 @@ func (t *twin) addReported(ctx context.Context, l *hub.Link, patch map[string]an
 	t.adopt()
 	for _, r := range t.readers {
 		r.last = r.read(ctx, l)
-		if (r.last != nil || r.kept) && !sameJSON(r.reported(part), r.last) {
+		if (r.last != nil || r.property.Read == nil) && !sameJSON(r.reported(part), r.last) {
 			r.put(patch, r.last)
 		}
 	}
 }
 
-// Report sets reported properties. It returns when they are on the disk, and the device then brings
-// them to the twin of whatever hub it has, also after a restart; of several values of one property
-// it reports the last. A property of a component is spelled as in an App, and one that the App has
-// is the App's no more. The value null takes a property out of the twin. It may be called from Open
-// until Run returns. An error that a repetition cannot mend has a method Permanent that returns
-// true.
-func (d *Device) Report(values map[string]json.RawMessage) error {
+// Report sets reported properties from Open to the end of Run. It returns when they are on the disk.
+// Each hub of the device gets them. null takes one out of the twin. See home.ReportError.
+func (d *Device) Report(_ context.Context, values map[string]json.RawMessage) error {
 	err := d.kept.Set(values)
 	if l := d.serves(); err == nil && l != nil && !d.app.Off.Reported {
 		l.duty.Load().twin.tick()
@@ -192,6 +186,6 @@ func (t *twin) adopt() {
 		if i < 0 {
 			i, t.readers = len(t.readers), append(t.readers, newReader(t.d, name, Reported{}))
 		}
-		t.readers[i].kept, t.readers[i].due = true, time.Time{}
+		t.readers[i].property, t.readers[i].due = Reported{}, time.Time{}
 	}
 }
