@@ -23,11 +23,12 @@ const (
 	Simulated = "simulated" // a room that does not exist
 	Host      = "host"      // this machine
 	Stdin     = "stdin"     // JSON lines of Input
+	None      = "none"      // there are no samples
 )
 
 // Options say where the values of the sample come from.
 type Options struct {
-	Source     string        // Simulated, Host or Stdin
+	Source     string        // Simulated, Host, Stdin or None
 	Input      io.Reader     // of Stdin
 	Interval   time.Duration // between two samples of Simulated and Host; positive
 	Unmodelled bool          // the samples are not described by the model, so they are not checked
@@ -72,9 +73,13 @@ func App(o Options) device.App {
 		source = telemetry.Every(o.Interval, NewRoom(o.Rand))
 	}
 	source.Unmodelled = o.Unmodelled
+	sources := []telemetry.Source{source}
+	if o.Source == None {
+		sources = nil
+	}
 	return device.App{
 		Model:    o.Model,
-		Sources:  []telemetry.Source{source},
+		Sources:  sources,
 		Commands: commands,
 		Desired:  desired,
 		Reported: map[string]device.Reported{"battery": {Read: charge(battery), Every: o.ReportedInterval}},

@@ -53,6 +53,9 @@ func (v View) Answers(now time.Time) (a Answers) {
 			}
 		}
 	}
+	if v.State == Local {
+		a.Why, a.Next, a.Todo = "no hub is wanted (--hub=false)", "none is needed", "nothing"
+	}
 	if v.State == Stopping {
 		a.Next, a.Todo = "none: the device stops", "start it again (hubhop run)"
 	}
@@ -115,6 +118,8 @@ func (v View) heading(now time.Time) string {
 		return fmt.Sprintf("%s is connected to %s", v.Device, v.Hub)
 	case Refused:
 		return fmt.Sprintf("%s is refused by the cloud until a person acts", v.Device)
+	case Local:
+		return fmt.Sprintf("%s runs data flows without a hub", v.Device)
 	case Waiting, Connecting:
 		return fmt.Sprintf("%s has had no link for %s", v.Device, spell(now.Sub(v.Since)))
 	default:

@@ -19,14 +19,15 @@ const (
 	Waiting     State = "waiting"     // no link; the next try has its time
 	Refused     State = "refused"     // no link; the cloud refuses the device until a person acts
 	Stopping    State = "stopping"    // the device is to stop
+	Local       State = "local"       // data flows run without a hub, as they shall
 )
 
 // States are all states.
-var States = []State{Connected, Provisional, Connecting, Waiting, Refused, Stopping}
+var States = []State{Connected, Provisional, Connecting, Waiting, Refused, Stopping, Local}
 
-// Linked says whether a link is at work: then the device is ready. A device that stops has still
+// Linked says whether a link is at work, or none is wanted: then the device is ready. A device that stops has still
 // its link if View.Hub is not empty.
-func (s State) Linked() bool { return s == Connected || s == Provisional }
+func (s State) Linked() bool { return s == Connected || s == Provisional || s == Local }
 
 // View is the JSON of GET /status. Its names are a promise to scripts. Times are those of this
 // machine's clock. A pointer is null where there is nothing to say, and a list is never null.

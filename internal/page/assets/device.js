@@ -58,6 +58,8 @@ function verdict() {
       return { mood: "bad", sentence: "No link", more: `${lasts(v.since)}. The device waits for its next try.` };
     case "refused":
       return { mood: "bad", sentence: "The cloud refuses this device", more: `No link ${lasts(v.since)}. The device goes on asking, but a person must act.` };
+    case "local":
+      return { mood: "good", sentence: "Data flows run without a hub", more: `They have run ${lasts(v.started)}.` };
     case "stopping":
       return { mood: "quiet", sentence: "The device is stopping", more: linked(v) ? "It sends what still waits." : "It has no link." };
     default:
