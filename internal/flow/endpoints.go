@@ -1,0 +1,181 @@
+package flow
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/file"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/hub"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
+	"github.com/hubhop-iot/hubhop/internal/flow/graph"
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+)
+
+// The broker of Azure IoT Operations, which an endpoint without a host means (Microsoft's page
+// "Configure MQTT data flow endpoints").
+const (
+	localBroker      = "aio-broker:18883"
+	localBrokerRoots = "azure-iot-operations-aio-ca-trust-bundle"
+)
+
+// defaultAudience is who the token of a managed identity is for unless a manifest says otherwise.
+const defaultAudience = "https://eventgrid.azure.net"
+
+// ends gives the sources and destinations of a plan their endpoints. It returns what each of them
+// has to say of its connection.
+func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []func() string) {
+	for i := range g.Sources {
+		s := &g.Sources[i]
+		switch {
+		case s.Settings == nil:
+			b.fault(s.At("endpointRef"), manifest.Error, "the endpoint local is for assets, and this version of hubhop runs none; name an MQTT endpoint")
+		case s.Settings.Mqtt != nil:
+			c := m.mqtt(g, s.Settings, s.Name)
+			c.StateFile = filepath.Join(graphDir(m.o.StateDir, g.Name), s.Name+".subscriptions.json")
+			source, err := mqtt.NewSource(c, filtersOf(s))
+			if err != nil {
+				b.fault(s.Pos(), manifest.Error, "%v", err)
+				continue
+			}
+			p.Sources[i].Source = source
+			says = append(says, func() string { return connection(source.Status()) })
+		default:
+			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT endpoint", s.Settings.Type)
+		}
+	}
+	for i := range g.Destinations {
+		d := &g.Destinations[i]
+		switch {
+		case d.Settings == nil:
+			if m.o.Hub == nil {
+				b.fault(d.At("endpointRef"), manifest.Error, "the destination is iothub, and this process has no hub; run it without --hub=false, or name another endpoint")
+				continue
+			}
+			to, err := hub.New(hub.Options{Intake: m.o.Hub, Twin: m.o.Hub, Place: d.To, Log: func(text string) { m.o.log(true, g.Name, text) }})
+			if err != nil {
+				b.fault(d.At("dataDestination"), manifest.Error, "%v", err)
+				continue
+			}
+			p.Destinations[i].Destination = to
+			says = append(says, func() string {
+				if n := to.Lost(); n > 0 {
+					return fmt.Sprintf("%d properties were left out, because a hub cannot carry them", n)
+				}
+				return ""
+			})
+		case d.Settings.Mqtt != nil:
+			c := m.mqtt(g, d.Settings, d.Name)
+			c.StampID = true
+			to, err := mqtt.NewDestination(c)
+			if err != nil {
+				b.fault(d.Pos(), manifest.Error, "%v", err)
+				continue
+			}
+			p.Destinations[i].Destination = to
+			says = append(says, func() string { return connection(to.Status()) })
+		case d.Settings.LocalStorage != nil:
+			to, err := file.New(file.Options{Volume: manifest.VolumePath(m.o.Dir, d.Settings.LocalStorage.Claim), Folder: d.To, Name: g.Name, Report: func(err error) {
+				if err != nil {
+					m.o.log(true, g.Name, err.Error())
+				}
+			}})
+			if err != nil {
+				b.fault(d.At("dataDestination"), manifest.Error, "%v", err)
+				continue
+			}
+			p.Destinations[i].Destination = to
+		default:
+			b.fault(d.At("endpointRef"), manifest.Error, "this version of hubhop has no destination of the type %s; use an MQTT endpoint, LocalStorage or iothub", d.Settings.Type)
+		}
+	}
+	return says
+}
+
+// filtersOf returns the topic filters of a source as they were written.
+func filtersOf(s *manifest.Source) (all []string) {
+	for _, t := range s.Topics {
+		if t.Group != "" {
+			all = append(all, "$shared/"+t.Group+"/"+t.Filter)
+			continue
+		}
+		all = append(all, t.Filter)
+	}
+	return all
+}
+
+// connection says what is wrong with a connection; empty: nothing.
+func connection(s mqtt.Status) string {
+	if s.State == mqtt.Connected || s.State == mqtt.Stopped {
+		return ""
+	}
+	return cmp.Or(s.Text, "the broker is being connected")
+}
+
+// mqtt returns how a node reaches its broker.
+func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqtt.Config {
+	c, s := mqtt.Defaults(), e.Mqtt
+	c.Name, c.Host, c.WebSocket, c.PlainText = e.Name, s.Host, s.Protocol == "WebSockets", !s.TLS.Enabled()
+	roots := s.TLS.CAsConfigMap
+	if c.Host == "" {
+		c.Host = localBroker
+		if roots == "" {
+			roots = localBrokerRoots
+		}
+	}
+	if roots != "" {
+		c.CADir = manifest.ConfigMapPath(m.o.Dir, roots)
+	}
+	c.KeepAlive, c.SessionExpiry = time.Duration(s.KeepAliveSeconds)*time.Second, time.Duration(s.SessionExpirySeconds)*time.Second
+	c.MaxInflight, c.QoS, c.NeverRetain = s.MaxInflightMessages, byte(s.QoS), s.Retain == "Never"
+	c.ClientID = mqtt.ClientID(s.ClientIDPrefix, g.Name, node)
+	switch s.CloudEvents {
+	case "Propagate":
+		c.CloudEvents = mqtt.CloudEventsPropagate
+	case "CreateOrRemap":
+		c.CloudEvents = mqtt.CloudEventsCreateOrRemap
+	}
+	c.Auth = m.auth(&s.Authentication)
+	c.DialContext = m.o.DialContext
+	c.Log = func(text string) { m.o.log(false, g.Name, text) }
+	return c
+}
+
+// auth returns how a node proves who it is to a broker.
+func (m *Manager) auth(a *manifest.Authentication) mqtt.Auth {
+	out := mqtt.Auth{Method: mqtt.Anonymous}
+	if name := a.Secret(); name != "" {
+		out.SecretDir = manifest.SecretPath(m.o.Dir, name)
+	}
+	switch a.Method {
+	case manifest.X509Certificate:
+		out.Method = mqtt.X509Certificate
+	case manifest.ServiceAccountToken:
+		out.Method, out.TokenFile = mqtt.ServiceAccountToken, manifest.ServiceAccountTokenPath(m.o.Dir)
+	case manifest.UsernamePassword:
+		out.Method = mqtt.UsernamePassword
+	case manifest.SystemAssigned, manifest.UserAssigned:
+		audience, client := defaultAudience, ""
+		if s := a.SystemAssigned; s != nil && s.Audience != "" {
+			audience = s.Audience
+		}
+		if u := a.UserAssigned; u != nil {
+			client = u.ClientID
+			if u.Scope != "" {
+				audience = u.Scope
+			}
+		}
+		out.Method = mqtt.ManagedIdentity
+		out.Token = func(ctx context.Context) (string, error) {
+			if m.o.Token == nil {
+				return "", errors.New("this machine gives no tokens of managed identities")
+			}
+			return m.o.Token(ctx, audience, client)
+		}
+	default: // Anonymous; the others are of Kafka and of registries
+	}
+	return out
+}

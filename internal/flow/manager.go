@@ -1,0 +1,391 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/graph"
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+	"github.com/hubhop-iot/hubhop/internal/flow/state"
+	"github.com/hubhop-iot/hubhop/internal/flow/transform"
+)
+
+// Manager runs the flows of a directory.
+type Manager struct {
+	o     Options
+	store *state.Store
+
+	mu      sync.Mutex
+	flows   map[string]*running
+	rows    map[string]Status // of those that do not run
+	told    map[string]bool   // faults that were told
+	trouble string            // what is wrong with the directory
+	busy    time.Time         // since when the loop works; zero: it rests
+	due     time.Time
+}
+
+// running is a flow that runs.
+type running struct {
+	g      *manifest.Graph
+	digest string
+	graph  *graph.Graph
+	says   []func() string
+	note   string // why a change of its file was not taken over; empty: there is none
+	ended  chan struct{}
+}
+
+// State is what a flow does.
+type State string
+
+// The states.
+const (
+	Running State = "running"
+	Stopped State = "stopped" // its manifest says that it is disabled
+	Failed  State = "failed"  // it cannot run, or something of it is tried again
+)
+
+// Status is what a flow does, and what it has done since it was started or changed.
+type Status struct {
+	Name      string
+	State     State
+	In        uint64
+	Out       uint64
+	Dropped   uint64
+	Errors    uint64
+	InFlight  int
+	OldestAge time.Duration
+	Text      string // what a person should know; empty: nothing
+}
+
+// New returns a manager of a directory. It opens the state store. An error is one that a person must
+// act on: the directory is none, or the state directory cannot be used.
+func New(o Options) (*Manager, error) {
+	if o.Drain <= 0 {
+		o.Drain = DefaultDrain
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := isDirectory(dir); err != nil {
+		return nil, err
+	}
+	o.Dir = dir
+	store, err := state.Open(filepath.Join(o.StateDir, "store"), state.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("the state store of the flows: %w", err)
+	}
+	return &Manager{o: o, store: store, flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}}, nil
+}
+
+// storeOf is the state store as data sets see it.
+type storeOf struct{ *state.Store }
+
+// Get is that of transform.Store.
+func (s storeOf) Get(key string) ([]byte, uint64, bool, error) {
+	v, ok := s.Store.Get(key)
+	return v.Data, v.Revision, ok, nil
+}
+
+// Run starts the flows, takes over changes of the directory, and stops all flows when ctx has ended.
+// It returns when they have stopped. It must be called once.
+func (m *Manager) Run(ctx context.Context) error {
+	defer func() { _ = m.store.Close() }() // what the flows use of it is in memory
+	w := watch(m.o.Dir, func(text string) { m.o.log(true, "", text) })
+	defer w.close()
+	m.reload(ctx)
+	for w.changed(ctx, m.rest) {
+		m.reload(ctx)
+	}
+	m.stopAll()
+	return nil
+}
+
+// rest notes that the loop waits until due.
+func (m *Manager) rest(due time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.busy, m.due = time.Time{}, due
+}
+
+// Beat says since when the loop that takes over changes has worked on one thing, zero if it rests,
+// and when it wants to go on.
+func (m *Manager) Beat() (busy, due time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.busy, m.due
+}
+
+// reload reads the directory, and makes the flows that run equal to it. A flow whose manifests have
+// an error goes on as it is.
+func (m *Manager) reload(ctx context.Context) {
+	m.mu.Lock()
+	m.busy = time.Now()
+	m.mu.Unlock()
+	set, faults := manifest.Load(m.o.Dir, manifest.Options{})
+	faults = append(faults, manifest.Lacks(set, m.o.Dir, manifest.Machine{Identity: m.o.Token != nil, AnyMode: onWindows})...)
+	names := map[string]bool{}
+	rows := map[string]Status{}
+	var gone, changed []*running
+	var start []*manifest.Graph
+	b := m.builder()
+	for _, g := range set.Graphs {
+		names[g.Name] = true
+		old := m.running(g.Name)
+		switch {
+		case !g.Enabled:
+			rows[g.Name] = Status{Name: g.Name, State: Stopped, Text: "its manifest says mode: Disabled"}
+			if old != nil {
+				gone = append(gone, old)
+			}
+		case old == nil:
+			start = append(start, g)
+		case old.digest == b.digest(g):
+			m.note(old, "")
+		default:
+			p, bad := m.try(g)
+			closeOperators(p)
+			faults = append(faults, bad...)
+			if text := firstError(bad); text != "" {
+				m.note(old, "the change is not taken over: "+text)
+				continue
+			}
+			m.note(old, "")
+			changed, start = append(changed, old), append(start, g)
+		}
+	}
+	for _, name := range set.Faulty {
+		names[name] = true
+		text := errorOf(faults, name, set)
+		if old := m.running(name); old != nil {
+			m.note(old, "the change is not taken over: "+text)
+			continue
+		}
+		rows[name] = Status{Name: name, State: Failed, Text: text}
+	}
+	for name, old := range m.all() {
+		if names[name] {
+			continue
+		}
+		if slices.Contains(set.Unread, filepath.Base(old.g.File)) {
+			m.note(old, "the change is not taken over: "+firstError(of(faults, filepath.Base(old.g.File))))
+			continue
+		}
+		gone = append(gone, old)
+	}
+	m.stop(append(gone, changed...))
+	for _, old := range gone {
+		m.o.log(false, old.g.Name, "the flow is stopped, because its manifest is gone or says so")
+	}
+	for _, g := range start {
+		if ctx.Err() != nil {
+			break
+		}
+		bad := m.start(ctx, b, g)
+		faults = append(faults, bad...)
+		if text := firstError(bad); text != "" {
+			rows[g.Name] = Status{Name: g.Name, State: Failed, Text: text}
+		}
+	}
+	m.mu.Lock()
+	m.rows, m.trouble = rows, ""
+	if len(set.Graphs)+len(set.Faulty) == 0 && manifest.Errors(faults) {
+		m.trouble = firstError(faults)
+	}
+	m.mu.Unlock()
+	m.tell(manifest.Sort(faults))
+}
+
+// builder returns what makes plans for this process.
+func (m *Manager) builder() *builder {
+	return &builder{dir: m.o.Dir, modules: m.o.Modules, store: transform.Store(storeOf{m.store}),
+		log: func(flow, text string) { m.o.log(true, flow, text) }}
+}
+
+// try makes the plan of a graph with its endpoints, and says what is wrong with it.
+func (m *Manager) try(g *manifest.Graph) (graph.Plan, []manifest.Fault) {
+	b := m.builder()
+	p := b.plan(g)
+	if !manifest.Errors(b.faults) {
+		m.ends(b, g, &p)
+	}
+	return p, b.faults
+}
+
+// start starts a flow. With an error among the faults it does not run.
+func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph) []manifest.Fault {
+	b := m.builder()
+	p := b.plan(g)
+	var says []func() string
+	if !manifest.Errors(b.faults) {
+		says = m.ends(b, g, &p)
+	}
+	if manifest.Errors(b.faults) {
+		closeOperators(p)
+		return b.faults
+	}
+	o := graph.Options{Dir: graphDir(m.o.StateDir, g.Name), Log: func(text string) { m.o.log(true, g.Name, text) }, Stage: m.o.Stage}
+	closeDead := func() {}
+	if dead := g.DeadLetter; dead != nil {
+		letters, err := graph.OpenDeadLetters(filepath.Join(m.o.StateDir, dead.Directory, g.Name), int64(dead.MaxBytes), o.Log)
+		if err != nil {
+			b.fault(dead.Pos(), manifest.Error, "the dead letters cannot be kept: %v", err)
+			closeOperators(p)
+			return b.faults
+		}
+		o.DeadLetters, closeDead = letters, func() { _ = letters.Close() } // it has logged what failed
+	}
+	gr, err := graph.New(p, o)
+	if err != nil {
+		b.fault(g.Pos(), manifest.Error, "%v", err)
+		closeOperators(p)
+		closeDead()
+		return b.faults
+	}
+	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, ended: make(chan struct{})}
+	m.mu.Lock()
+	m.flows[g.Name] = r
+	m.mu.Unlock()
+	go func() {
+		defer close(r.ended)
+		defer closeDead()
+		_ = gr.Run(context.WithoutCancel(ctx)) // it ends by stop alone
+	}()
+	m.o.log(false, g.Name, "the flow runs: "+Way(g))
+	return b.faults
+}
+
+// stop stops flows, all at once.
+func (m *Manager) stop(all []*running) {
+	ctx, cancel := context.WithTimeout(context.Background(), m.o.Drain)
+	defer cancel()
+	var stopping sync.WaitGroup
+	for _, r := range all {
+		stopping.Go(func() {
+			r.graph.Stop(ctx)
+			<-r.ended
+		})
+	}
+	stopping.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range all {
+		if m.flows[r.g.Name] == r {
+			delete(m.flows, r.g.Name)
+		}
+	}
+}
+
+func (m *Manager) stopAll() { m.stop(slices.Collect(maps.Values(m.all()))) }
+
+func (m *Manager) running(name string) *running {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.flows[name]
+}
+
+func (m *Manager) all() map[string]*running {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.flows)
+}
+
+func (m *Manager) note(r *running, text string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.note = text
+}
+
+// Status returns what the flows do, sorted by name.
+func (m *Manager) Status() (all []Status) {
+	m.mu.Lock()
+	flows, rows := maps.Clone(m.flows), maps.Clone(m.rows)
+	notes := map[string]string{}
+	for name, r := range flows {
+		notes[name] = r.note
+	}
+	m.mu.Unlock()
+	for name, r := range flows {
+		g := r.graph.Status()
+		s := Status{Name: name, State: Running, In: g.In, Out: g.Out, Dropped: g.Dropped, Errors: g.Errors, InFlight: g.InFlight, OldestAge: g.OldestAge}
+		if g.State == graph.Failing {
+			s.State = Failed
+		}
+		texts := []string{notes[name], g.Text}
+		for _, say := range r.says {
+			texts = append(texts, say())
+		}
+		s.Text = strings.Join(slices.DeleteFunc(texts, func(text string) bool { return text == "" }), "; ")
+		rows[name] = s
+	}
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		all = append(all, rows[name])
+	}
+	return all
+}
+
+// Trouble says what is wrong with the directory as a whole; empty: nothing.
+func (m *Manager) Trouble() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.trouble
+}
+
+// maxTold bounds the faults that are remembered.
+const maxTold = 10_000
+
+// tell logs the faults that were not there before.
+func (m *Manager) tell(faults []manifest.Fault) {
+	now := map[string]bool{}
+	for _, f := range faults {
+		text := f.String()
+		if len(now) >= maxTold || now[text] {
+			continue
+		}
+		now[text] = true
+		if !m.told[text] {
+			m.o.log(true, "", text)
+		}
+	}
+	m.told = now
+}
+
+// firstError returns the text of the first error; empty: there is none.
+func firstError(faults []manifest.Fault) string {
+	for _, f := range faults {
+		if f.Severity == manifest.Error {
+			return f.String()
+		}
+	}
+	return ""
+}
+
+// of returns the faults of a file.
+func of(faults []manifest.Fault, base string) (all []manifest.Fault) {
+	for _, f := range faults {
+		if filepath.Base(f.File) == base {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// errorOf returns the error that keeps a flow from running: one of its own file, or any.
+func errorOf(faults []manifest.Fault, name string, set *manifest.Set) string {
+	if file := set.FileOf(name); file != "" {
+		if text := firstError(of(faults, filepath.Base(file))); text != "" {
+			return text
+		}
+	}
+	if text := firstError(faults); text != "" {
+		return text
+	}
+	return errors.New("its manifest has an error").Error()
+}

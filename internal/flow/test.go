@@ -1,0 +1,330 @@
+package flow
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+)
+
+// Tested is what became of a test.
+type Tested struct {
+	File   string        `json:"file"`
+	Name   string        `json:"name"`
+	OK     bool          `json:"ok"`
+	Text   string        `json:"text"` // why it failed, in several lines; empty if it did not
+	Took   time.Duration `json:"-"`
+	TookMs int64         `json:"tookMs"`
+}
+
+// The topics on which the files of a test come, as in Microsoft's samples.
+const (
+	topicOfJSON  = "sensors"
+	topicOfOther = "snapshot_simulation"
+)
+
+const (
+	maxTestFile  = 16 << 20 // bytes of a file of a test
+	maxTestFiles = 100_000
+)
+
+// RunTest runs a file *.test.yaml. registry, which may be empty, is where modules come from.
+func RunTest(file string, modules Modules) (r Tested) {
+	r = Tested{File: file, Name: filepath.Base(file)}
+	began := time.Now()
+	err := r.run(modules)
+	r.Took = time.Since(began)
+	r.TookMs = r.Took.Milliseconds()
+	if err != nil {
+		r.Text = err.Error()
+	}
+	r.OK = err == nil
+	return r
+}
+
+func (r *Tested) run(modules Modules) error {
+	text, err := readBounded(r.File, maxTestFile)
+	if err != nil {
+		return err
+	}
+	test, faults := manifest.ParseTest(r.File, text)
+	if err := faultsOf(faults); err != nil {
+		return err
+	}
+	r.Name = test.Name
+	base := filepath.Dir(r.File)
+	if test.Graph != "" {
+		return errors.New("the test runs a graph of WebAssembly modules, and this version of hubhop runs none; flow and dir test a flow of a directory")
+	}
+	dir := filepath.Join(base, test.Dir)
+	set, faults := manifest.Load(dir, manifest.Options{})
+	g := set.Graph(test.Flow)
+	if g == nil {
+		if err := faultsOf(faults); err != nil {
+			return err
+		}
+		return fmt.Errorf("there is no flow %q in %s", test.Flow, dir)
+	}
+	var got []any
+	var drops []string
+	o := TrialOptions{Dir: dir, Modules: modules, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		Out: func(_ string, m node.Message) { got = append(got, compared(&m)) },
+		Drop: func(line int, node, reason string, failed bool) {
+			if failed {
+				drops = append(drops, fmt.Sprintf("message %d: node %s: %s", line, node, reason))
+			}
+		}}
+	if o.Store, err = testStore(filepath.Join(base, test.Input)); err != nil {
+		return err
+	}
+	t, faults := NewTrial(g, o)
+	if err := faultsOf(faults); err != nil {
+		return err
+	}
+	if err := feedDir(t, filepath.Join(base, test.Input)); err != nil {
+		return err
+	}
+	t.Close()
+	want, err := expectation(filepath.Join(base, test.Expected))
+	if err != nil {
+		return err
+	}
+	chosen := test.Select
+	if len(chosen) == 0 {
+		chosen = []string{"payload"}
+	}
+	diff := differ(pick(want, chosen, test.Ignores), pick(got, chosen, test.Ignores))
+	if diff == "" {
+		return nil
+	}
+	if len(drops) > 0 {
+		diff += "\nmessages that failed:\n  " + strings.Join(drops, "\n  ")
+	}
+	return errors.New(diff)
+}
+
+// faultsOf returns the errors among faults.
+func faultsOf(faults []manifest.Fault) error {
+	var all []error
+	for _, f := range faults {
+		if f.Severity == manifest.Error {
+			all = append(all, errors.New(f.String()))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// storeFile fills the state store of a test; it stands in the directory of the input or above it.
+const storeFile = "statestore.json"
+
+func testStore(input string) (fixedStore, error) {
+	for _, dir := range []string{input, filepath.Dir(input)} {
+		text, err := readBounded(filepath.Join(dir, storeFile), maxTestFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s, err := ParseStore(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, storeFile), err)
+		}
+		return s.(fixedStore), nil
+	}
+	return fixedStore{}, nil
+}
+
+// feedDir feeds the files of a directory, sorted by name: a file *.jsonl has messages as flow run
+// takes them, and every other file is the payload of one message.
+func feedDir(t *Trial, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("the input: %w", err)
+	}
+	if len(entries) > maxTestFiles {
+		return fmt.Errorf("the input has more than %d files", maxTestFiles)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if e.IsDir() || strings.HasPrefix(e.Name(), ".") || e.Name() == storeFile {
+			continue
+		}
+		text, err := readBounded(path, maxTestFile)
+		if err != nil {
+			return err
+		}
+		if filepath.Ext(e.Name()) != ".jsonl" {
+			m := Input{Message: node.Message{Topic: topicOfOther, Payload: text}}
+			if filepath.Ext(e.Name()) == ".json" {
+				m.Topic = topicOfJSON
+			}
+			if len(t.Takes(m.Topic)) == 0 { // a flow is not asked to take the topics of the samples
+				m.Topic = ""
+			}
+			if err := t.Feed(m); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			continue
+		}
+		n := 0
+		for l := range bytes.Lines(text) {
+			n++
+			if l = bytes.TrimSpace(l); len(l) == 0 {
+				continue
+			}
+			m, err := ParseInput(l)
+			if err == nil {
+				err = t.Feed(m)
+			}
+			if err != nil {
+				return fmt.Errorf("%s:%d: %w", path, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+// expectation reads what a test wants to come out: a JSON object, or an array of them.
+func expectation(path string) ([]any, error) {
+	text, err := readBounded(path, maxTestFile)
+	if err != nil {
+		return nil, fmt.Errorf("the expected messages: %w", err)
+	}
+	v, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	switch v := v.(type) {
+	case []any:
+		return v, nil
+	case map[string]any:
+		return []any{v}, nil
+	}
+	return nil, fmt.Errorf("%s must have a JSON object or an array of them", path)
+}
+
+// parse reads JSON with its numbers as they are written.
+func parse(text []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	if dec.More() {
+		return nil, errors.New("something follows the JSON")
+	}
+	return v, nil
+}
+
+// compared returns a message in the form of an expectation.
+func compared(m *node.Message) map[string]any {
+	users := map[string]any{}
+	for _, p := range m.Properties {
+		if _, ok := users[p.Key]; !ok {
+			users[p.Key] = p.Value
+		}
+	}
+	return map[string]any{"topic": m.Topic, "payload": string(m.Payload), "contentType": m.ContentType, "retain": m.Retain,
+		"properties": map[string]any{"user-properties": users, "content-type": m.ContentType}}
+}
+
+// pick returns what of messages is compared.
+func pick(all []any, chosen, ignored []string) (out []map[string]any) {
+	for _, one := range all {
+		picked := map[string]any{}
+		for _, path := range chosen {
+			v, ok := at(one, strings.SplitN(path, ".", 3))
+			if !ok {
+				continue
+			}
+			if s, isText := v.(string); isText && path == "payload" {
+				if doc, err := parse([]byte(s)); err == nil {
+					v = doc
+				}
+			}
+			picked[path] = v
+		}
+		for _, path := range ignored {
+			first, rest, _ := strings.Cut(path, ".")
+			if rest == "" {
+				delete(picked, first)
+			} else {
+				remove(picked[first], strings.Split(rest, "."))
+			}
+		}
+		out = append(out, picked)
+	}
+	return out
+}
+
+// at returns the value at a path.
+func at(v any, path []string) (any, bool) {
+	for _, key := range path {
+		object, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if v, ok = object[key]; !ok {
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+func remove(v any, path []string) {
+	for len(path) > 1 {
+		object, _ := v.(map[string]any)
+		v, path = object[path[0]], path[1:]
+	}
+	if object, ok := v.(map[string]any); ok {
+		delete(object, path[0])
+	}
+}
+
+// differ says how two lists of messages differ; empty: they do not.
+func differ(want, got []map[string]any) string {
+	if len(want) == len(got) && (len(want) == 0 || reflect.DeepEqual(want, got)) {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d messages are expected, and %d came out", len(want), len(got))
+	show := func(sign string, m map[string]any) {
+		text, _ := json.Marshal(m) // it was JSON before
+		for _, l := range slices.Collect(strings.SplitSeq(string(text), "\n")) {
+			fmt.Fprintf(&b, "\n%s %s", sign, l)
+		}
+	}
+	const most = 20
+	shown := 0
+	for i := range max(len(want), len(got)) {
+		if i < len(want) && i < len(got) && reflect.DeepEqual(want[i], got[i]) {
+			continue
+		}
+		if shown++; shown > most {
+			b.WriteString("\n…")
+			break
+		}
+		if i < len(want) {
+			show("-", want[i])
+		}
+		if i < len(got) {
+			show("+", got[i])
+		}
+	}
+	return b.String()
+}
+
+// onWindows says that file modes mean nothing here.
+var onWindows = runtime.GOOS == "windows"

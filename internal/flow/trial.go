@@ -1,0 +1,278 @@
+package flow
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/graph"
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/internal/flow/topic"
+	"github.com/hubhop-iot/hubhop/internal/flow/transform"
+)
+
+// Trial runs one flow without endpoints: messages are fed to it, and it gives out what would go to
+// its destinations. Time is that of the messages, and nothing is kept. One goroutine may use it at a
+// time.
+type Trial struct {
+	g    *manifest.Graph
+	off  *graph.Offline
+	plan graph.Plan
+	now  time.Time
+	line int
+	o    TrialOptions
+}
+
+// TrialOptions say what a trial works with.
+type TrialOptions struct {
+	Dir     string          // of the manifests
+	Store   transform.Store // nil: an empty one
+	Modules Modules         // nil: graphs with modules are refused
+	Start   time.Time       // the time of a message that has none is this and 1 ms for each line
+	Out     func(destination string, m node.Message)
+	// Drop hears of each message that leaves the flow without an output; it may be nil. line is
+	// that of the message that was fed last. failed says that it was not dropped on purpose.
+	Drop func(line int, node, reason string, failed bool)
+	Log  func(text string) // what operators say of themselves; may be nil
+}
+
+// NewTrial returns a trial of a flow. It is nil if there is an error among the faults.
+func NewTrial(g *manifest.Graph, o TrialOptions) (*Trial, []manifest.Fault) {
+	if o.Store == nil {
+		o.Store = fixedStore{}
+	}
+	t := &Trial{g: g, o: o, now: o.Start}
+	b := &builder{dir: o.Dir, modules: o.Modules, store: o.Store, now: func() time.Time { return t.now }}
+	if o.Log != nil {
+		b.log = func(_, text string) { o.Log(text) }
+	}
+	t.plan = b.plan(g)
+	if !manifest.Errors(b.faults) {
+		var err error
+		if t.off, err = graph.NewOffline(t.plan, o.Out, t.drop); err != nil {
+			b.fault(g.Pos(), manifest.Error, "%v", err)
+		}
+	}
+	if manifest.Errors(b.faults) {
+		closeOperators(t.plan)
+		return nil, b.faults
+	}
+	return t, b.faults
+}
+
+func (t *Trial) drop(d graph.Drop, _ node.Message) {
+	if t.o.Drop == nil {
+		return
+	}
+	reason := d.Reason.String()
+	if d.Err != nil {
+		reason += ": " + d.Err.Error()
+	}
+	t.o.Drop(t.line, d.Node, reason, d.Reason.IsError())
+}
+
+// Takes returns the sources that take a topic.
+func (t *Trial) Takes(name string) (sources []string) {
+	for i := range t.g.Sources {
+		s := &t.g.Sources[i]
+		isTopic := s.Settings == nil || s.Settings.Mqtt != nil
+		if slices.ContainsFunc(s.Topics, func(f manifest.TopicFilter) bool {
+			return f.Filter == name || isTopic && topic.Match(f.Filter, name)
+		}) {
+			sources = append(sources, s.Name)
+		}
+	}
+	return sources
+}
+
+// Feed processes the next message, see FeedAt.
+func (t *Trial) Feed(m Input) error { return t.FeedAt(t.line+1, m) }
+
+// FeedAt processes the message of a line. It goes to each source that takes its topic; a message
+// without a topic goes to all of them. The error says that nobody takes it.
+func (t *Trial) FeedAt(line int, m Input) error {
+	t.line = line
+	arrival := t.o.Start.Add(time.Duration(t.line) * time.Millisecond)
+	if m.Said.IsZero() {
+		m.Time = node.Time{}
+		m.Time, _ = graph.EventTime(&m.Message, arrival)
+	} else {
+		m.Time = node.TimeOf(m.Said)
+	}
+	t.now = m.Time.Wall()
+	sources := t.Takes(m.Topic)
+	if m.Topic == "" {
+		sources = nil
+		for i := range t.g.Sources {
+			sources = append(sources, t.g.Sources[i].Name)
+		}
+	}
+	if len(sources) == 0 {
+		return fmt.Errorf("no source of %s takes the topic %q", t.g.Name, m.Topic)
+	}
+	for _, name := range sources {
+		if err := t.off.Feed(name, m.Message, strconv.Itoa(t.line)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close is the end of the input: it closes all windows.
+func (t *Trial) Close() {
+	t.off.Close()
+	closeOperators(t.plan)
+}
+
+// Input is a message of a trial.
+type Input struct {
+	node.Message
+	Said time.Time // the time that the line says; zero: it says none
+}
+
+// line is a message as a line of JSON.
+type line struct {
+	Destination   string          `json:"destination,omitempty"`
+	Topic         string          `json:"topic"`
+	Payload       json.RawMessage `json:"payload,omitempty"`
+	PayloadText   *string         `json:"payloadText,omitempty"`
+	PayloadBase64 *string         `json:"payloadBase64,omitempty"`
+	ContentType   string          `json:"contentType,omitempty"`
+	Properties    map[string]text `json:"properties,omitempty"`
+	Time          *time.Time      `json:"time,omitempty"`
+	Retain        bool            `json:"retain,omitempty"`
+}
+
+// text is the value of a property, or of several with the same name.
+type text []string
+
+func (t text) MarshalJSON() ([]byte, error) {
+	if len(t) == 1 {
+		return json.Marshal(t[0])
+	}
+	return json.Marshal([]string(t))
+}
+
+func (t *text) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '[' {
+		return json.Unmarshal(b, (*[]string)(t))
+	}
+	*t = make(text, 1)
+	return json.Unmarshal(b, &(*t)[0])
+}
+
+// ParseInput reads a message from a line: a JSON object with topic, payload (any JSON) or
+// payloadText or payloadBase64, contentType, properties, time (RFC 3339) and retain. A line of hubhop
+// outbox export is understood too.
+func ParseInput(b []byte) (m Input, err error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var l struct {
+		line
+		exported
+	}
+	if err := dec.Decode(&l); err != nil {
+		return m, fmt.Errorf("it is no message: %w; write {\"topic\": …, \"payload\": …}", err)
+	}
+	if dec.More() {
+		return m, errors.New("something follows the message; write one message in a line")
+	}
+	m.Topic, m.ContentType, m.Retain = l.Topic, l.ContentType, l.Retain
+	said := 0
+	if l.Payload != nil {
+		m.Payload, said = l.Payload, said+1
+	}
+	if l.PayloadText != nil {
+		m.Payload, said = []byte(*l.PayloadText), said+1
+	}
+	if l.PayloadBase64 != nil {
+		if m.Payload, err = base64.StdEncoding.DecodeString(*l.PayloadBase64); err != nil {
+			return m, fmt.Errorf("payloadBase64 is not base64: %w", err)
+		}
+		said++
+	}
+	if l.BodyIs != "" {
+		if m.Payload, err = l.body(); err != nil {
+			return m, err
+		}
+		said++
+	}
+	if said > 1 {
+		return m, errors.New("it has more than one payload; write payload, payloadText or payloadBase64")
+	}
+	for _, key := range slices.Sorted(maps.Keys(l.Properties)) {
+		for _, v := range l.Properties[key] {
+			m.Properties = append(m.Properties, node.Property{Key: key, Value: v})
+		}
+	}
+	if l.Time != nil {
+		m.Said = *l.Time
+	} else if l.Created != nil {
+		m.Said = *l.Created
+	}
+	return m, nil
+}
+
+// exported is what a line of hubhop outbox export has beside that.
+type exported struct {
+	ID              string          `json:"id"`
+	Seq             uint64          `json:"seq"`
+	Created         *time.Time      `json:"created"`
+	ContentEncoding string          `json:"contentEncoding"`
+	Component       string          `json:"component"`
+	Gap             string          `json:"gap"`
+	Body            json.RawMessage `json:"body"`
+	BodyIs          string          `json:"bodyIs"`
+}
+
+func (x *exported) body() (body []byte, err error) {
+	switch x.BodyIs {
+	case "json":
+		return x.Body, nil
+	case "text":
+		var s string
+		err = json.Unmarshal(x.Body, &s)
+		return []byte(s), err
+	case "base64":
+		err = json.Unmarshal(x.Body, &body)
+		return body, err
+	}
+	return nil, fmt.Errorf("bodyIs is %q; it is json, text or base64", x.BodyIs)
+}
+
+// Line writes a message that came out as a line of JSON, without the end of the line.
+func Line(destination string, m *node.Message) []byte {
+	l := line{Destination: destination, Topic: m.Topic, ContentType: m.ContentType, Retain: m.Retain}
+	switch {
+	case len(m.Payload) > 0 && json.Valid(m.Payload):
+		l.Payload = m.Payload
+	case utf8.Valid(m.Payload):
+		l.PayloadText = new(string(m.Payload))
+	default:
+		l.PayloadBase64 = new(base64.StdEncoding.EncodeToString(m.Payload))
+	}
+	for _, p := range m.Properties {
+		if l.Properties == nil {
+			l.Properties = map[string]text{}
+		}
+		l.Properties[p.Key] = append(l.Properties[p.Key], p.Value)
+	}
+	if m.Time != (node.Time{}) {
+		l.Time = new(m.Time.Wall())
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(l); err != nil { // a property that is not UTF-8 is written as well as it can be
+		return fmt.Appendf(nil, `{"destination":%q}`, destination)
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
+}
