@@ -137,8 +137,9 @@ var generated = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
 // serves tests alone.
 func TestThirdPartyArrows(t *testing.T) {
 	only := map[string][]string{
-		"github.com/spf13/cobra":              {"cmd", "cmd/cli"},
-		"github.com/spf13/pflag":              {"cmd", "cmd/cli"},
+		"github.com/spf13/cobra":              {"cmd", "cmd/cli", "cmd/flow"},
+		"github.com/spf13/pflag":              {"cmd", "cmd/cli", "cmd/flow"},
+		"github.com/fsnotify/fsnotify":        {"internal/flow"},
 		"github.com/spf13/viper":              {"cmd"},
 		"go.yaml.in/yaml/v3":                  {"internal/configfile", "internal/drill/scenario", "internal/flow/manifest", "internal/flow/manifest/strict"},
 		"github.com/pelletier/go-toml/v2":     {"internal/configfile"},
@@ -153,7 +154,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/muesli/cancelreader":      {"telemetry"},
 		"github.com/gofrs/flock":              {"internal/sim/store"},
 		"github.com/gorilla/websocket":        {"internal/flow/endpoint/mqtt", "internal/sim/wire"}, // paho brings it along for the client
-		"github.com/rs/zerolog":               {"cmd", "cmd/window", "internal/journal", "internal/sim", "internal/sim/iothub", "internal/sim/ledger", "internal/sim/provisioning", "internal/sim/store", "internal/sim/wire"},
+		"github.com/rs/zerolog":               {"cmd", "cmd/flow", "cmd/window", "internal/journal", "internal/sim", "internal/sim/iothub", "internal/sim/ledger", "internal/sim/provisioning", "internal/sim/store", "internal/sim/wire"},
 		"github.com/rogpeppe/go-internal":     {},
 		"go.uber.org/goleak":                  {},
 		"github.com/chromedp/chromedp":        {},

@@ -34,6 +34,9 @@ type settings struct {
 	logLevel, logFormat                              string
 	config                                           string
 	http, httpTokenFile                              string
+	flows                                            string
+	hub                                              bool
+	runs                                             bool // the command is run, the only one that can do without a hub
 
 	log        zerolog.Logger // set by prepare
 	levels     *window.Levels // of the log; set by logger

@@ -245,7 +245,7 @@ func (t *targetFlags) hubs(who target.Who, site target.Site) (drill.Target, erro
 		return nil, err
 	}
 	for _, f := range []string{t.dpsFile, t.hubsFile} {
-		if why := exposed(f, true); why != "" {
+		if why := cli.Exposed(f, true); why != "" {
 			_, _ = fmt.Fprintf(t.env.Stderr, "hubhop: %s %s\n", secret.Quotable(f), why)
 		}
 	}

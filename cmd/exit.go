@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/cmd/flow"
 	"github.com/hubhop-iot/hubhop/failover"
 	"github.com/hubhop-iot/hubhop/internal/central"
 	"github.com/hubhop-iot/hubhop/internal/device"
@@ -57,6 +58,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	{outbox.ErrNewer, exitUsage},
 	{drill.ErrVerdict, exitVerdict},
 	{errLost, exitVerdict},
+	{flow.ErrFailed, exitVerdict},
 	{errNotReady, exitVerdict},
 	{home.ErrLocked, exitPerson},
 	{outbox.ErrLocked, exitPerson},

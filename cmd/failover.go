@@ -295,7 +295,7 @@ func (m *moveFlags) token() (string, error) {
 			return "", err
 		}
 		from = "token-file " + secret.Quotable(m.tokenFile)
-		if why := exposed(m.tokenFile, true); why != "" {
+		if why := cli.Exposed(m.tokenFile, true); why != "" {
 			_, _ = fmt.Fprintf(m.env.Stderr, "hubhop: token-file: %s %s\n", secret.Quotable(m.tokenFile), why)
 		}
 	} else if text, _ = m.env.lookup("IOTC_TOKEN"); text == "" {

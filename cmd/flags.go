@@ -16,7 +16,7 @@ var rules = &cli.Rules{Choices: choices, Files: files, Dirs: dirs, Secrets: secr
 // choices maps each flag that takes one of a few values to these values.
 var choices = map[string][]string{
 	"provisioning-transport":  {"mqtt", "https"},
-	"telemetry-source":        {"simulated", "host", "stdin"},
+	"telemetry-source":        {"simulated", "host", "stdin", "none"},
 	"drain-order":             {"fifo", "fresh-first"},
 	"pipeline":                {"auto", "on", "off"},
 	"outbox-full":             {"drop-oldest", "block"},
@@ -38,7 +38,7 @@ var (
 	files = []string{
 		"group-key-file", "device-key-file", "cert", "key", "model", "ca-file", "config", "enrollments", "template", "ledger", "token-file", "http-token-file", "sim", "dps-service-file", "hub-service-file",
 	}
-	dirs = []string{"state-dir", "out", "dir"}
+	dirs = []string{"state-dir", "out", "dir", "flows"}
 )
 
 // defaultDPSRate is how many registrations a minute a process may make. It stays below the limit of
@@ -80,7 +80,9 @@ func (s *settings) addFlags(f *pflag.FlagSet) {
 	off(&p.sample.Off.C2D, "c2d", "take cloud-to-device messages")
 	f.DurationVar(&p.sample.Interval, "telemetry-interval", p.sample.Interval, "time between samples")
 	f.DurationVar(&p.sample.ReportedInterval, "reported-interval", p.sample.ReportedInterval, "time between reported properties")
-	f.StringVar(&p.sample.Source, "telemetry-source", p.sample.Source, "simulated, host (this machine), or stdin (JSON lines)")
+	f.StringVar(&p.sample.Source, "telemetry-source", p.sample.Source, "simulated, host (this machine), stdin (JSON lines), or none, which is the default with --flows")
+	f.StringVar(&s.flows, "flows", "", "directory with manifests of Azure IoT Operations; its data flows run beside the device, and changes are taken over")
+	f.BoolVar(&s.hub, "hub", true, "connect to a hub; =false: the data flows of --flows run alone, without credentials")
 	f.DurationVar(&c.Failover.HedgeDelay, "hedge-delay", 0, "how long a dial may be slow before DPS is asked too (default: 250ms or 3 × the hub's last dial)")
 	off(&c.Failover.NoKnown, "known-hubs", "while DPS cannot be reached, try hubs that it assigned before")
 	f.StringVar((*string)(&c.Failover.Pipeline), "pipeline", string(c.Failover.Pipeline), "send CONNECT and the packets after it in one write: auto, on, off")

@@ -23,6 +23,7 @@ var flagGroups = []cli.Group{
 	{Title: "What it does", Names: []string{
 		"once", "telemetry", "reported", "desired", "methods", "c2d", "telemetry-source", "telemetry-interval", "reported-interval", "method-timeout",
 	}},
+	{Title: "Data flows", Names: []string{"flows", "hub"}},
 	{Title: "What waits", Prefixes: []string{"outbox-", "drain-", "send-"}},
 	{Title: "Who moves the device", Names: []string{"app", "token-file", "via", "app-id", "sim", "ttl-minutes"}},
 	{Title: "Policies of a DPS and its hubs", Names: []string{"dps-service-file", "hub-service-file"}},

@@ -312,7 +312,7 @@ func TestExposedSecretsGetOneWarning(t *testing.T) {
 	if err := os.Symlink(file(0o755, 0o600), link); err != nil {
 		t.Fatal(err)
 	}
-	if why := exposed(link, true); !strings.Contains(why, "where everybody can put") {
+	if why := cli.Exposed(link, true); !strings.Contains(why, "where everybody can put") {
 		t.Errorf("a link that everybody can replace: %q", why)
 	}
 	for _, args := range [][]string{{"--group-key=" + testKey}, {"--device-key", testKey}, {"--connection-string=HostName=h;DeviceId=d;SharedAccessKey=" + testKey}} {

@@ -57,7 +57,7 @@ func runKeyDerive(env *Env, groupKey, file, deviceID string) error {
 		if groupKey, err = readKeyArgument(env, file); err != nil {
 			return usage(err)
 		}
-		if why := exposed(file, true); why != "" {
+		if why := cli.Exposed(file, true); why != "" {
 			warning = fmt.Sprintf("group-key-file: %s %s", secret.Quotable(file), why)
 		}
 	default:

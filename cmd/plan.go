@@ -39,7 +39,16 @@ func defaultPlan() plan {
 // and the next step.
 func (s *settings) device(agent string) (plan, error) {
 	p, err := s.behaviour(agent)
-	faults := []error{err, s.identity(&p.id)}
+	faults := []error{err}
+	switch {
+	case s.hub || !s.runs:
+		faults = append(faults, s.identity(&p.id))
+	case s.flows == "":
+		faults = append(faults, errors.New("hub is false, so there is nothing to run; give --flows with a directory of data flows"))
+	default:
+		p.id.DeviceID, _, err = s.name()
+		faults = append(faults, err)
+	}
 	if p.id.PinnedHub == "" {
 		faults = append(faults, cli.CheckHost("provisioning-host", p.shared.Config.ProvisioningHost))
 	}
@@ -66,6 +75,12 @@ func (s *settings) behaviour(agent string) (plan, error) {
 	// The values of a host are not in the built-in model, so a user who named no model must not be
 	// warned of them.
 	p.sample.Unmodelled = p.sample.Source == sample.Host && s.modelFile == ""
+	if s.flows != "" { // what the flows append is always sent, and never dropped for room
+		if s.sources["telemetry-source"] == "" || p.sample.Off.Telemetry {
+			p.sample.Source = sample.None
+		}
+		p.sample.Off.Telemetry, c.Outbox.Full = false, outbox.Block
+	}
 	c.TracePackets = s.logLevel == zerolog.LevelTraceValue
 	c.Outbox.Machine = machineID()
 	if s.drainOrder == "fresh-first" {

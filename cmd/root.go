@@ -23,13 +23,13 @@ func Main(env *Env, builtinModel []byte) (code int) {
 			code = exitFailure
 		}
 	}()
+	stdout := &counted{Writer: env.Stdout}
+	env.Stdout = stdout
 	root := newRootCommand(env, builtinModel)
 	root.SetArgs(env.Args)
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	stdout := &counted{Writer: env.Stdout}
-	env.Stdout = stdout
 	c, err := root.ExecuteContextC(context.Background())
 	if err != nil {
 		env.tellEnd(err)
@@ -66,6 +66,7 @@ hubs, so that everything can be tried offline.
 	root.AddCommand(
 		newRunCommand(env, builtinModel),
 		newStatusCommand(env, builtinModel),
+		newFlowCommand(env, builtinModel),
 		newSendCommand(env, builtinModel),
 		newProvisionCommand(env, builtinModel),
 		newFailoverCommand(env, builtinModel),

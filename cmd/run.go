@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hubhop-iot/hubhop/cmd/flow"
 	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/journal"
@@ -19,7 +20,7 @@ import (
 func agent() string { return "hubhop/" + version() }
 
 func newRunCommand(env *Env, builtin []byte) *cobra.Command {
-	s := &settings{env: env, builtin: builtin}
+	s := &settings{env: env, builtin: builtin, runs: true}
 	var once bool
 	c := &cobra.Command{
 		Use:   "run",
@@ -45,6 +46,9 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 	ctx, stop := env.Notify(ctx) // first of all, so that an early signal ends the command in order too
 	defer stop()
 	p, err := s.prepare()
+	if once && s.flows != "" {
+		err = errors.Join(err, usage(errors.New("once: data flows have no end; leave out --once or --flows")))
+	}
 	if err != nil {
 		return err
 	}
@@ -56,11 +60,18 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 	if err != nil {
 		return usage(err)
 	}
+	flows := flow.LiveOptions{Dir: s.flows, StateDir: p.id.StateDir, Device: p.id.DeviceID, Log: s.log, DialContext: env.DialContext, Usage: usage}
+	if !s.hub {
+		return flow.Alone(ctx, w, flows)
+	}
 	d := device.New(&p.shared, p.id, app)
 	if _, err := d.Open(); err != nil { // before the socket is made, because it locks the directory
 		return errors.Join(err, w.Close())
 	}
-	defer w.Serve(ctx, d)()
+	if s.flows != "" {
+		return flow.Beside(ctx, d, w, flows)
+	}
+	defer w.Serve(ctx, d, nil)()
 	return d.Run(ctx)
 }
 

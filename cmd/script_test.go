@@ -71,6 +71,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("BUILTIN_MODEL", filepath.Join(root, "failover.json"))
 			e.Setenv("SCRIPTS", filepath.Join(root, "scripts"))
+			e.Setenv("EXAMPLES", filepath.Join(root, "examples", "flows"))
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
 			e.Values["processes"] = &processes{all: map[string]*process{}}
@@ -87,7 +88,7 @@ func TestScripts(t *testing.T) {
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
 			"piped": pipedCommand, "logged": loggedCommand, "token": tokenCommand, "insist": insistCommand,
 			"needs": needsCommand, "scrape": scrapeCommand, "prometheus": prometheusCommand, "answered": answeredCommand,
-			"watching": watchingCommand, "watched": watchedCommand,
+			"watching": watchingCommand, "watched": watchedCommand, "broker": brokerCommand, "publish": publishCommand, "arrived": arrivedCommand, "eventually": eventuallyCommand, "flowing": flowingCommand,
 		},
 	})
 }

@@ -60,7 +60,7 @@ func measure(t *testing.T, f func(m *measured)) {
 		m.metrics = newMetrics(shared, options)
 		m.dev = device.New(shared, device.Identity{DeviceID: "dev-1", IDScope: info.IDScope, StateDir: dir,
 			Key: base64.StdEncoding.EncodeToString(cloud.DeviceKey("dev-1"))}, app)
-		m.metrics.Show(shown{m.dev, options}.reading)
+		m.metrics.Show(shown{m.dev, options, nil}.reading)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- m.dev.Run(ctx) }()

@@ -11,8 +11,9 @@ import (
 
 // shown is a device as a server of its status sees it.
 type shown struct {
-	d *device.Device
-	o Options
+	d     *device.Device
+	o     Options
+	flows Flows // nil: there are none
 }
 
 // View is for GET /status.
@@ -57,6 +58,9 @@ func (s shown) view(d device.Status) status.View {
 		faults = append([]string{d.Outbox.Err.Error()}, faults...)
 	}
 	v.Outbox.Text = strings.Join(faults, "; ")
+	if s.flows != nil {
+		v.Flows = s.flows.Flows()
+	}
 	return v
 }
 
@@ -65,8 +69,30 @@ func (s shown) Beats() (all []status.Beat) {
 	for _, b := range s.d.Beats() {
 		all = append(all, status.Beat(b))
 	}
+	if s.flows != nil {
+		all = append(all, s.flows.Beat())
+	}
 	return all
 }
+
+// alone is a process that runs data flows and has no hub, as a server of its status sees it.
+type alone struct {
+	name    string
+	started time.Time
+	o       Options
+	flows   Flows
+}
+
+// View is for GET /status.
+func (a alone) View() status.View {
+	return status.View{Version: a.o.Version, Device: a.name, State: status.Local, Started: a.started, Since: a.started, Transport: "none",
+		Clock: status.Clock{Trusted: true}, Credential: status.Credential{Kind: "none"}, Flows: a.flows.Flows(), Assets: []status.Asset{}}
+}
+
+func (a alone) reading() (status.View, status.Figures) { return a.View(), status.Figures{} }
+
+// Beats is for GET /healthz.
+func (a alone) Beats() []status.Beat { return []status.Beat{a.flows.Beat()} }
 
 // moment is nil for no time.
 func moment(t time.Time) *time.Time {

@@ -85,7 +85,7 @@ func bubble(t *testing.T, machine time.Duration, f func(w *world)) {
 			o := sample.DefaultOptions()
 			o.Interval, o.Model, o.Rand = time.Second, m, rand.New(rand.NewPCG(1, 1))
 			ctx, stop := context.WithCancel(t.Context())
-			w.running = &running{shown{device.New(&s, w.id, sample.App(o)), Options{Version: "v1", Credential: "group-key"}}, stop, make(chan error, 1)}
+			w.running = &running{shown{device.New(&s, w.id, sample.App(o)), Options{Version: "v1", Credential: "group-key"}, nil}, stop, make(chan error, 1)}
 			go func(r *running) { r.ended <- r.d.Run(ctx) }(w.running)
 		}
 		defer func() {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -32,6 +33,12 @@ type Options struct {
 	RuntimeDir string   // of the user, for sockets whose path would be too long; may be empty
 	Log        zerolog.Logger
 	Levels     *Levels // of the log
+}
+
+// Flows are the data flows of a process.
+type Flows interface {
+	Flows() []status.Flow // for the status; never nil
+	Beat() status.Beat    // of the loop that takes over changes of their files
 }
 
 // Window is the server of a device's status, and where it listens.
@@ -103,10 +110,27 @@ func (w *Window) Close() error {
 	return w.tcp.Close()
 }
 
-// Serve shows a device, whose directory this process has locked, until end is called: also while
-// the device stops.
-func (w *Window) Serve(ctx context.Context, d *device.Device) (end func()) {
-	s := shown{d, w.o}
+// FlowStage counts a message that has left a stage of a data flow.
+func (w *Window) FlowStage(stage string, took time.Duration) { w.metrics.FlowStage(stage, took) }
+
+// Serve shows a device, whose directory this process has locked, and the data flows beside it until
+// end is called: also while the device stops. flows is nil if there are none.
+func (w *Window) Serve(ctx context.Context, d *device.Device, flows Flows) (end func()) {
+	return w.serve(ctx, shown{d, w.o, flows})
+}
+
+// ServeFlows is Serve for data flows without a device. name is what the status calls the process.
+func (w *Window) ServeFlows(ctx context.Context, name string, flows Flows) (end func()) {
+	return w.serve(ctx, alone{name, time.Now(), w.o, flows})
+}
+
+// showing is what a window shows.
+type showing interface {
+	status.Shown
+	reading() (status.View, status.Figures)
+}
+
+func (w *Window) serve(ctx context.Context, s showing) (end func()) {
 	w.server.Shown = s
 	w.metrics.Show(s.reading)
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -1,0 +1,210 @@
+package flow
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hubhop-iot/hubhop/internal/flow"
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+)
+
+const (
+	maxLine  = 4 << 20  // bytes of a line of input
+	maxStore = 64 << 20 // bytes of the file of --store
+)
+
+// errMessages says that messages failed, with --strict.
+var errMessages = errors.New("messages failed")
+
+// trying are the flags of a flow that is tried.
+type trying struct {
+	topic, store string
+	strict       bool
+}
+
+func newRun(e *Env) *cobra.Command {
+	var t trying
+	c := &cobra.Command{
+		Use:   "run DIR NAME",
+		Short: "Run one data flow on messages of standard input",
+		Long: `Run puts messages of standard input through one flow and prints what comes out, without a broker and a hub. Windows close at the end of
+the input.
+
+With --topic each line of input is a payload. Without it each line is a message:
+
+    {"topic", "payload" (any JSON) or "payloadText" or "payloadBase64", "contentType", "properties": {…}, "time": RFC 3339, "retain"}
+
+A message has its time, or that of its property __ts, or the start of the run and 1 ms for each line; a throttle goes by it too. It goes to every
+source whose filter takes its topic. Lines of output are of the same form, with "destination". What is dropped, and why, goes to standard error as
+line N: node X: reason.` + "\n" + e.Help + `
+Of this command: 2 the manifests are faulty, or no source takes --topic · 1 with --strict: a message failed.`,
+		Example: `  echo '{"temp": 21.5}' | hubhop flow run examples/flows/units units --topic sensors/1
+  hubhop flow run flows averages < messages.jsonl`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error { return e.run(args[0], args[1], t) },
+	}
+	c.Flags().StringVar(&t.topic, "topic", "", "each line of input is a payload on this topic")
+	c.Flags().StringVar(&t.store, "store", "", "file with a JSON object of keys and texts that fills the state store")
+	c.Flags().BoolVar(&t.strict, "strict", false, "end with 1 if any message failed")
+	return c
+}
+
+// trial is a flow that is tried, and what became of the messages.
+type trial struct {
+	*flow.Trial
+	out    *bufio.Writer
+	err    error // of out
+	failed int
+}
+
+func (e *Env) trial(dir, name, store string) (*trial, error) {
+	g, err := e.find(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	t := &trial{out: bufio.NewWriter(e.Stdout)}
+	o := flow.TrialOptions{Dir: dir, Start: time.Now(),
+		Out: func(destination string, m node.Message) {
+			_, err := t.out.Write(append(flow.Line(destination, &m), '\n'))
+			t.err = errors.Join(t.err, err)
+		},
+		Drop: func(line int, node, reason string, failed bool) {
+			if failed {
+				t.failed++
+			}
+			fmt.Fprintf(e.Stderr, "line %d: node %s: %s\n", line, node, e.Clean(reason))
+		},
+		Log: func(text string) { fmt.Fprintln(e.Stderr, e.Clean(text)) },
+	}
+	if store != "" {
+		text, err := e.ReadFile("store", store, maxStore)
+		if err != nil {
+			return nil, e.Usage(err)
+		}
+		if o.Store, err = flow.ParseStore(text); err != nil {
+			return nil, e.Usage(err)
+		}
+	}
+	var faults []manifest.Fault
+	if t.Trial, faults = flow.NewTrial(g, o); t.Trial == nil {
+		return nil, e.Usage(errorsOf(faults))
+	}
+	e.warn(faults)
+	return t, nil
+}
+
+func (e *Env) run(dir, name string, o trying) error {
+	t, err := e.trial(dir, name, o.store)
+	if err != nil {
+		return err
+	}
+	if o.topic != "" && len(t.Takes(o.topic)) == 0 {
+		return e.Usage(fmt.Errorf("no source of %s takes the topic %q; hubhop flow show says which topics they take", name, o.topic))
+	}
+	return e.feed(t, e.Stdin, o)
+}
+
+// feed puts the lines of an input through a trial.
+func (e *Env) feed(t *trial, in io.Reader, o trying) error {
+	lines := bufio.NewReaderSize(in, 64<<10)
+	for n := 1; ; n++ {
+		l, err := readLine(lines)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("line %d: %w", n, err), t.out.Flush())
+		}
+		var m flow.Input
+		switch {
+		case o.topic != "":
+			m.Topic, m.Payload = o.topic, l
+		case len(bytes.TrimSpace(l)) == 0:
+			continue
+		default:
+			m, err = flow.ParseInput(l)
+		}
+		if err == nil {
+			err = t.FeedAt(n, m)
+		}
+		if err != nil {
+			t.failed++
+			fmt.Fprintf(e.Stderr, "line %d: %s\n", n, e.Clean(err.Error()))
+		}
+		if lines.Buffered() == 0 { // a person types
+			t.err = errors.Join(t.err, t.out.Flush())
+		}
+	}
+	t.Close()
+	if err := errors.Join(t.err, t.out.Flush()); err != nil {
+		return err
+	}
+	if o.strict && t.failed > 0 {
+		return fmt.Errorf("%w: %d", errMessages, t.failed)
+	}
+	return nil
+}
+
+// readLine reads a line without its end. A line that is too long is an error.
+func readLine(r *bufio.Reader) (line []byte, err error) {
+	for {
+		part, more, err := r.ReadLine()
+		if err != nil {
+			return nil, err
+		}
+		if len(line)+len(part) > maxLine {
+			return nil, fmt.Errorf("the line has more than %d bytes", maxLine)
+		}
+		line = append(line, part...)
+		if !more {
+			return line, nil
+		}
+	}
+}
+
+func newReplay(e *Env) *cobra.Command {
+	var from, store string
+	c := &cobra.Command{
+		Use:   "replay DIR NAME --from FILE",
+		Short: "Run one data flow on messages that were exported",
+		Long: `Replay puts messages through one flow and prints what comes out, as hubhop flow run does. Nothing is sent and nothing is changed. The messages
+come from a file that hubhop outbox export has printed, or from one with lines of hubhop flow run. Messages without a topic, such as those of an outbox,
+go to every source of the flow. - is standard input.` + "\n" + e.Help,
+		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl
+  hubhop flow replay flows averages --from queued.jsonl`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if from == "" {
+				return e.Usage(errors.New("from is missing; name the file with the messages, such as --from queued.jsonl"))
+			}
+			t, err := e.trial(args[0], args[1], store)
+			if err != nil {
+				return err
+			}
+			if from == "-" {
+				return e.feed(t, e.Stdin, trying{})
+			}
+			f, err := os.Open(filepath.Clean(from))
+			if err != nil {
+				return e.Usage(fmt.Errorf("from: %w", err))
+			}
+			defer func() { _ = f.Close() }() // it was only read
+			if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+				return e.Usage(fmt.Errorf("from: %s is no plain file", e.Clean(from)))
+			}
+			return e.feed(t, f, trying{})
+		},
+	}
+	c.Flags().StringVar(&from, "from", "", "file with the messages")
+	c.Flags().StringVar(&store, "store", "", "file with a JSON object of keys and texts that fills the state store")
+	return c
+}

@@ -1,0 +1,164 @@
+package cmd
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hubhop-iot/hubhop/internal/sim"
+	"github.com/hubhop-iot/hubhop/internal/status"
+)
+
+// freePort returns a port of a loopback address that nobody listens on.
+func freePort(ts *testscript.TestScript) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer func() { _ = l.Close() }()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	return port
+}
+
+// brokerCommand starts mosquitto on a free port, or again on the same one, and waits until it
+// listens: broker. The port is in BROKER_PORT. Every file of a manifest that names
+// 127.0.0.1:1883 is changed to name that port.
+func brokerCommand(ts *testscript.TestScript, _ bool, _ []string) {
+	port := ts.Getenv("BROKER_PORT")
+	if port == "" {
+		port = freePort(ts)
+		ts.Setenv("BROKER_PORT", port)
+		ts.Check(os.WriteFile(ts.MkAbs("mosquitto.conf"), fmt.Appendf(nil,
+			"listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nuser root\n", port), 0o600))
+	}
+	log, err := os.Create(ts.MkAbs("mosquitto.log"))
+	ts.Check(err)
+	path, err := exec.LookPath("mosquitto")
+	ts.Check(err)
+	cmd := exec.Command(path, "-c", ts.MkAbs("mosquitto.conf"))
+	cmd.Stderr, cmd.Stdout = log, log
+	start(ts, "broker", cmd)
+	if !until(func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}) {
+		ts.Fatalf("mosquitto does not listen")
+	}
+	ts.Check(filepath.Walk(ts.MkAbs("."), func(path string, info os.FileInfo, err error) error {
+		if err != nil || info.IsDir() || filepath.Ext(path) != ".yaml" {
+			return nil //nolint:nilerr // the state of a device that runs comes and goes
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "127.0.0.1:1883") {
+			return err
+		}
+		return os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "127.0.0.1:1883", "127.0.0.1:"+port)), 0o600)
+	}))
+}
+
+// publishCommand publishes numbered messages {"n": N} with QoS 1: publish TOPIC FROM TO.
+func publishCommand(ts *testscript.TestScript, _ bool, args []string) {
+	from, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	to, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	var lines strings.Builder
+	for n := from; n <= to; n++ {
+		fmt.Fprintf(&lines, "{\"n\":%d}\n", n)
+	}
+	path, err := exec.LookPath("mosquitto_pub")
+	ts.Check(err)
+	cmd := exec.Command(path, "-h", "127.0.0.1", "-p", ts.Getenv("BROKER_PORT"), "-V", "mqttv5", "-q", "1", "-t", args[0], "-l")
+	cmd.Stdin = strings.NewReader(lines.String())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		ts.Fatalf("mosquitto_pub: %v %s", err, out)
+	}
+}
+
+// arrivedCommand waits until the numbers FROM to TO have come from a device to a hub, each in the
+// place that its order wants: arrived DEVICE FROM TO. A repetition of a message is allowed.
+func arrivedCommand(ts *testscript.TestScript, _ bool, args []string) {
+	from, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	to, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	var why string
+	if !until(func() bool {
+		next := from
+		why = ""
+		for _, m := range readLedger(ts, args[0], 0).Messages {
+			n, ok := numberOf(m)
+			switch {
+			case !ok || n < next: // another message, or a repetition
+			case n > next:
+				why = fmt.Sprintf("%d came before %d", n, next)
+				return false
+			default:
+				next++
+			}
+		}
+		why = fmt.Sprintf("%d has not come", next)
+		return next > to
+	}) {
+		log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+		ts.Fatalf("%s\n%s", why, log)
+	}
+}
+
+// numberOf returns the number in the body of a message that publishCommand has published.
+func numberOf(m sim.Message) (n int, ok bool) {
+	_, err := fmt.Sscanf(string(m.Body), `{"n":%d}`, &n)
+	return n, err == nil
+}
+
+// eventuallyCommand runs a program until its output contains a text: eventually TEXT PROGRAM [ARG…].
+func eventuallyCommand(ts *testscript.TestScript, _ bool, args []string) {
+	var out []byte
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for limit := time.After(30 * time.Second); ; {
+		cmd := programOf(ts, args[1], args[2:]...)
+		cmd.Env = append(cmd.Env, "CONTROL="+ts.Getenv("CONTROL"))
+		cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
+		out, _ = cmd.CombinedOutput() // it may fail until then
+		if strings.Contains(string(out), args[0]) {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-limit:
+			ts.Fatalf("%q is not in the output of %s: %s", args[0], strings.Join(args[1:], " "), out)
+		}
+	}
+}
+
+// flowingCommand waits until a flow of a device runs, and is connected: flowing DEVICE FLOW.
+func flowingCommand(ts *testscript.TestScript, _ bool, args []string) {
+	var out []byte
+	if !until(func() bool {
+		cmd := programOf(ts, "hubhop", "flow", "status", "--json", "--device-id", args[0])
+		cmd.Env = append(cmd.Env, deviceEnviron(ts)...)
+		var err error
+		if out, err = cmd.Output(); err != nil { // it does not answer yet
+			return false
+		}
+		var rows []status.Flow
+		ts.Check(json.Unmarshal(out, &rows))
+		return slices.ContainsFunc(rows, func(f status.Flow) bool { return f.Name == args[1] && f.State == "running" && f.Text == "" })
+	}) {
+		log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
+		ts.Fatalf("%s does not run: %s\n%s", args[1], out, log)
+	}
+}
