@@ -169,8 +169,7 @@ func (t *twin) addReported(ctx context.Context, l *hub.Link, patch map[string]an
 	}
 }
 
-// Report sets reported properties from Open to the end of Run. It returns when they are on the disk.
-// Each hub of the device gets them. null takes one out of the twin. See home.ReportError.
+// Report puts reported properties on the disk, and into the twin of each hub; null takes one out.
 func (d *Device) Report(_ context.Context, values map[string]json.RawMessage) error {
 	err := d.kept.Set(values)
 	if l := d.serves(); err == nil && l != nil && !d.app.Off.Reported {

@@ -158,6 +158,7 @@ func (m *Manager) reload(ctx context.Context) {
 				continue
 			}
 			m.note(old, "")
+			m.o.log(false, g.Name, "a change of its manifests is taken over")
 			changed, start = append(changed, old), append(start, g)
 		}
 	}
