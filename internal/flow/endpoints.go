@@ -3,7 +3,6 @@ package flow
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -43,6 +42,13 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			}
 			p.Sources[i].Source = source
 			says = append(says, func() string { return connection(source.Status()) })
+		case s.Settings.Kafka != nil:
+			source, err := m.kafkaSource(g, s)
+			if err != nil {
+				b.fault(s.Pos(), manifest.Error, "%v", err)
+				continue
+			}
+			p.Sources[i].Source = source
 		default:
 			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT endpoint", s.Settings.Type)
 		}
@@ -88,8 +94,22 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Destinations[i].Destination = to
+		case d.Settings.Kafka != nil:
+			to, err := m.kafkaDestination(g, d)
+			if err != nil {
+				b.fault(d.Pos(), manifest.Error, "%v", err)
+				continue
+			}
+			p.Destinations[i].Destination = to
+		case d.Settings.OpenTelemetry != nil:
+			to, err := m.collector(g, d)
+			if err != nil {
+				b.fault(d.Pos(), manifest.Error, "%v", err)
+				continue
+			}
+			p.Destinations[i].Destination = to
 		default:
-			b.fault(d.At("endpointRef"), manifest.Error, "this version of hubhop has no destination of the type %s; use an MQTT endpoint, LocalStorage or iothub", d.Settings.Type)
+			b.fault(d.At("endpointRef"), manifest.Error, "this version of hubhop has no destination of the type %s; use an MQTT endpoint, Kafka, OpenTelemetry, LocalStorage or iothub", d.Settings.Type)
 		}
 	}
 	return says
@@ -158,23 +178,8 @@ func (m *Manager) auth(a *manifest.Authentication) mqtt.Auth {
 	case manifest.UsernamePassword:
 		out.Method = mqtt.UsernamePassword
 	case manifest.SystemAssigned, manifest.UserAssigned:
-		audience, client := defaultAudience, ""
-		if s := a.SystemAssigned; s != nil && s.Audience != "" {
-			audience = s.Audience
-		}
-		if u := a.UserAssigned; u != nil {
-			client = u.ClientID
-			if u.Scope != "" {
-				audience = u.Scope
-			}
-		}
 		out.Method = mqtt.ManagedIdentity
-		out.Token = func(ctx context.Context) (string, error) {
-			if m.o.Token == nil {
-				return "", errors.New("this machine gives no tokens of managed identities")
-			}
-			return m.o.Token(ctx, audience, client)
-		}
+		out.Token = func(ctx context.Context) (string, error) { return m.token(ctx, a, defaultAudience) }
 	default: // Anonymous; the others are of Kafka and of registries
 	}
 	return out

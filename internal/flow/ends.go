@@ -1,0 +1,155 @@
+package flow
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/kafka"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/otlp"
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
+)
+
+// maxSecret bounds a file of a secret or of a config map.
+const maxSecret = 1 << 20
+
+// failing returns what logs why an end does not move.
+func (m *Manager) failing(flow, node string) func(error) {
+	return func(err error) {
+		if err != nil {
+			m.o.log(true, flow, "node "+node+": "+err.Error())
+		}
+	}
+}
+
+// tls returns what makes the configuration of a connection; nil: it is not encrypted. Certificates
+// are read anew for each connection.
+func (m *Manager) tls(t *manifest.TLS, a *manifest.Authentication) func() (*tls.Config, error) {
+	if !t.Enabled() {
+		return nil
+	}
+	return func() (*tls.Config, error) {
+		c := &tls.Config{MinVersion: tls.VersionTLS12}
+		if t.CAsConfigMap != "" {
+			dir := manifest.ConfigMapPath(m.o.Dir, t.CAsConfigMap)
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				return nil, err
+			}
+			c.RootCAs = x509.NewCertPool()
+			for _, e := range entries {
+				if strings.HasPrefix(e.Name(), ".") {
+					continue
+				}
+				text, err := readBounded(filepath.Join(dir, e.Name()), maxSecret)
+				if err != nil {
+					return nil, err
+				}
+				c.RootCAs.AppendCertsFromPEM(text)
+			}
+		}
+		if a.Method != manifest.X509Certificate {
+			return c, nil
+		}
+		dir := manifest.SecretPath(m.o.Dir, a.Secret())
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "client_cert.pem"), filepath.Join(dir, "client_key.pem"))
+		if errors.Is(err, os.ErrNotExist) {
+			pair, err = tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+		}
+		c.Certificates = []tls.Certificate{pair}
+		return c, err
+	}
+}
+
+// secretText reads a key of a secret.
+func (m *Manager) secretText(name, key string) (string, error) {
+	text, err := readBounded(filepath.Join(manifest.SecretPath(m.o.Dir, name), key), maxSecret)
+	return strings.TrimSpace(string(text)), err
+}
+
+// kafka returns how a node reaches Kafka.
+func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, node string) kafka.Connection {
+	s := e.Kafka
+	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", g.Name, node), TLS: m.tls(&s.TLS, &s.Authentication), Report: m.failing(g.Name, node)}
+	switch a := &s.Authentication; a.Method {
+	case manifest.Sasl:
+		c.Mechanism = kafka.Mechanism(a.Sasl.SaslType)
+		c.Secret = func() (user, password string, err error) {
+			if user, err = m.secretText(a.Sasl.SecretRef, "username"); err == nil {
+				password, err = m.secretText(a.Sasl.SecretRef, "password")
+			}
+			return user, password, err
+		}
+	case manifest.SystemAssigned, manifest.UserAssigned:
+		host, _, _ := strings.Cut(s.Host, ":")
+		c.Mechanism, c.Secret = kafka.OAuth, func() (string, string, error) {
+			token, err := m.token(context.Background(), a, "https://"+host)
+			return "", token, err
+		}
+	default: // Anonymous, or a certificate
+	}
+	return c
+}
+
+func (m *Manager) kafkaSource(g *manifest.Graph, s *manifest.Source) (*kafka.Source, error) {
+	o := kafka.SourceOptions{Connection: m.kafka(g, s.Settings, s.Name), Group: s.Settings.Kafka.ConsumerGroupID}
+	for _, t := range s.Topics {
+		o.Topics = append(o.Topics, t.Filter)
+	}
+	return kafka.NewSource(o)
+}
+
+func (m *Manager) kafkaDestination(g *manifest.Graph, d *manifest.Destination) (*kafka.Destination, error) {
+	s := d.Settings.Kafka
+	o := kafka.DestinationOptions{Connection: m.kafka(g, d.Settings, d.Name), Endpoint: d.Endpoint, Topic: d.To,
+		Compression: map[string]kafka.Compression{"Gzip": kafka.Gzip, "Snappy": kafka.Snappy, "Lz4": kafka.Lz4}[s.Compression],
+		Single:      s.Batching.Mode == "Disabled", Latency: time.Duration(s.Batching.LatencyMs) * time.Millisecond, MaxMessages: s.Batching.MaxMessages, MaxBytes: s.Batching.MaxBytes,
+		Acks:         map[string]kafka.Acks{"One": kafka.AcksOne, "Zero": kafka.AcksZero, "None": kafka.AcksZero}[s.KafkaAcks],
+		Partition:    map[string]kafka.Partition{"Static": kafka.Static, "Topic": kafka.ByTopic, "Property": kafka.ByProperty}[s.PartitionStrategy],
+		PartitionKey: s.PartitionKeyProperty, CopyProperties: s.CopyMqttProperties != "Disabled",
+		CloudEvents: map[string]cloudevents.Mode{"Propagate": cloudevents.Propagate, "CreateOrRemap": cloudevents.CreateOrRemap}[s.CloudEvents]}
+	return kafka.NewDestination(o)
+}
+
+func (m *Manager) collector(g *manifest.Graph, d *manifest.Destination) (*otlp.Destination, error) {
+	s := d.Settings.OpenTelemetry
+	o := otlp.Options{Host: s.Host, Latency: time.Duration(s.Batching.LatencySeconds) * time.Second, MaxMessages: s.Batching.MaxMessages, Report: m.failing(g.Name, d.Name),
+		Log: func(text string) { m.o.log(true, g.Name, text) }}
+	if s.UsesTLS() {
+		o.TLS = m.tls(&manifest.TLS{Mode: "Enabled", CAsConfigMap: s.TLS.CAsConfigMap}, &s.Authentication)
+	}
+	if s.Authentication.Method == manifest.ServiceAccountToken {
+		o.Token = func() (string, error) {
+			text, err := readBounded(manifest.ServiceAccountTokenPath(m.o.Dir), maxSecret)
+			return strings.TrimSpace(string(text)), err
+		}
+	}
+	return otlp.New(o)
+}
+
+// token returns an access token of a managed identity. audience is the one of an endpoint that says
+// none.
+func (m *Manager) token(ctx context.Context, a *manifest.Authentication, audience string) (string, error) {
+	client := ""
+	if s := a.SystemAssigned; s != nil && s.Audience != "" {
+		audience = s.Audience
+	}
+	if u := a.UserAssigned; u != nil {
+		client = u.ClientID
+		if u.Scope != "" {
+			audience = u.Scope
+		}
+	}
+	if m.o.Token == nil {
+		return "", fmt.Errorf("this machine gives no tokens of managed identities for %s", audience)
+	}
+	return m.o.Token(ctx, audience, client)
+}
