@@ -19,8 +19,9 @@ import (
 // A path that delays or loses the packets of the session may do the same to the probe, so another
 // probe follows every second while there is time. If TCP was answered, TLS gets three times as long
 // as TCP took, as RFC 6298 says for a path of which one round trip is known. On a fast path this is
-// next to nothing; on a path of seconds it separates a slow server from a dead one. Only the first
-// answer of TCP gives that time: the system of a server that hangs answers it each second.
+// next to nothing; on a path of seconds it separates a slow server from a dead one. A path that
+// loses packets may lose TLS of one probe and answer the next, so the first few answers of TCP give
+// that time anew. More do not: the system of a server that hangs answers TCP each second.
 //
 // A machine may change from one network to another in less than that time. The server then answers
 // the probe, which left from the new address, but cannot answer packets from the old one. So a
@@ -45,7 +46,9 @@ const (
 	maxDead    = 10 * time.Second
 	finalLimit = 60 * time.Second
 	probeEvery = time.Second
-	lateBy     = 50 * time.Millisecond // a timer that is not later than that was on time
+	// maxRenewals is how many probes of one suspicion give TLS time.
+	maxRenewals = 3
+	lateBy      = 50 * time.Millisecond // a timer that is not later than that was on time
 	// If the reader was busy for longer with packets that it had, that explains a silence.
 	busyFor   = minSuspect / 2
 	calmAgain = minSuspect / 2 // how often the timer is moved away because all is answered
@@ -76,7 +79,8 @@ type watch struct {
 	proved    bool      // while suspect: the server answered a probe
 	listed    bool      // the system lists the local address of the probe that proved it
 	moved     bool      // while suspect: this machine has left the session's address
-	patience  time.Time // while suspect: until when TLS may take, of the first probe whose TCP was answered; zero: none was
+	patience  time.Time // while suspect: until when TLS may take, of a probe whose TCP was answered
+	renewals  int       // while suspect: how many probes have set patience
 	nextProbe time.Time // while suspect: when the next probe is due
 	// probing is for all probes of one suspicion. It is nil if only the session itself may answer.
 	probing   context.Context
@@ -160,7 +164,7 @@ func (s *Session) heardLocked(now time.Time) {
 }
 
 func (s *Session) clearLocked() {
-	s.suspect, s.proved, s.listed, s.moved, s.patience = false, false, false, false, time.Time{}
+	s.suspect, s.proved, s.listed, s.moved, s.patience, s.renewals = false, false, false, false, time.Time{}, 0
 	if s.stopProbe != nil {
 		s.stopProbe()
 		s.probing, s.stopProbe = nil, nil
@@ -386,9 +390,10 @@ func (s *Session) probeLocked(now time.Time) {
 		from, err := s.endpoint.probe(ctx, func() {
 			// The watchdog looks at patience when the session would be dead without it.
 			note(func() {
-				if !s.patience.IsZero() { // it is that of an earlier probe
+				if s.renewals == maxRenewals {
 					return
 				}
+				s.renewals++
 				answered := time.Now()
 				s.patience = answered.Add(max(s.answerTime(), 3*answered.Sub(now)))
 			})
