@@ -149,6 +149,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"golang.org/x/sys":                    {"internal/clock"},
 		"github.com/eclipse/paho.mqtt.golang": {"internal/mqtt", "internal/mqtt/mqtttest"},
 		"github.com/eclipse/paho.golang":      {},
+		"github.com/mochi-mqtt/server/v2":     {},
 		"github.com/amenzhinsky/iothub":       {"hub", "dps", "internal/drill/target"},
 		"github.com/shirou/gopsutil/v4":       {"internal/sample"},
 		"github.com/muesli/cancelreader":      {"telemetry"},

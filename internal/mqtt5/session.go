@@ -122,7 +122,10 @@ func (s *Session) moderate(n int) {
 	s.gap += (gap - s.gap) / 8
 	// If the server would have to wait for this side meanwhile, nothing would gather.
 	if s.gap < dense && 2*gather/max(s.gap, 1) < time.Duration(s.window) {
-		time.Sleep(gather)
+		select {
+		case <-time.After(gather):
+		case <-s.done:
+		}
 	}
 }
 

@@ -48,6 +48,9 @@ type Config struct {
 	Log func(text string)
 	// DialContext opens TCP connections. Nil stands for the system's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// schedule stands for the function of the same name if it is set, for tests in real time.
+	schedule func(err error, tries int) (time.Duration, State)
 }
 
 // Defaults returns the settings that an endpoint has when its manifest says nothing.
@@ -119,6 +122,14 @@ func (c *Config) check() error {
 		bad("%w", err)
 	}
 	return errors.Join(faults...)
+}
+
+// pause returns how long to wait before the next attempt.
+func (c *Config) pause(err error, tries int) (time.Duration, State) {
+	if c.schedule != nil {
+		return c.schedule(err, tries)
+	}
+	return schedule(err, tries)
 }
 
 func (c *Config) log(format string, args ...any) {

@@ -347,7 +347,7 @@ func (d *Destination) refuseLocked(f *flying, p *mqtt5.Packet) {
 	}
 	d.resting = true
 	d.refused++
-	pause, _ := schedule(&mqtt5.ReasonError{Reason: p.Reason}, d.refused-1)
+	pause, _ := d.c.pause(&mqtt5.ReasonError{Reason: p.Reason}, d.refused-1)
 	err := fmt.Errorf("the broker refuses a message to %q: %v", clip(f.m.Topic), p.Reason)
 	text := d.c.describe(err)
 	if p.Reason == mqtt5.NotAuthorized {

@@ -22,9 +22,8 @@ import (
 )
 
 const (
-	connectLimit  = 30 * time.Second // from the dial to CONNACK
-	maxCAFile     = 4 << 20
-	aliasesFromUs = 32 // topic aliases that a broker may use towards us
+	connectLimit = 30 * time.Second // from the dial to CONNACK
+	maxCAFile    = 4 << 20
 )
 
 // open connects, and opens a session.
@@ -33,7 +32,7 @@ func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
 	defer cancel()
 	h := &mqtt5.Hello{
 		ClientID: c.ClientID, KeepAlive: uint16(c.KeepAlive / time.Second), SessionExpiry: uint32(c.SessionExpiry / time.Second),
-		ReceiveMaximum: uint16(c.MaxInflight), MaximumPacket: uint32(c.maxPacket()), AliasMaximum: aliasesFromUs,
+		ReceiveMaximum: uint16(c.MaxInflight), MaximumPacket: uint32(c.maxPacket()),
 	}
 	host, path, _ := strings.Cut(c.Host, "/")
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -102,16 +101,10 @@ func (c *Config) dial(ctx context.Context, host, path string, conf *tls.Config) 
 	secure := tls.Client(raw, conf)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, &tlsError{err}
+		return nil, fmt.Errorf("TLS: %w", err)
 	}
 	return secure, nil
 }
-
-// tlsError is a handshake that failed.
-type tlsError struct{ err error }
-
-func (e *tlsError) Error() string { return "TLS: " + e.err.Error() }
-func (e *tlsError) Unwrap() error { return e.err }
 
 // localError is a fault on this machine: no packet was sent because of it.
 type localError struct{ err error }

@@ -48,25 +48,14 @@ func (t *texts) of(b []byte) (text string, ok bool) {
 
 func valid(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
 
-// topic returns the topic of a PUBLISH, and learns its alias. A topic that is no text is "".
+// topic returns the topic of a PUBLISH. A topic that is no text is "". A broker is not allowed to use
+// topic aliases towards a source: it gains little, and mochi-mqtt uses them in messages that it sends
+// again on another connection, where they mean nothing.
 func (s *Source) topic(p *mqtt5.Packet) (string, error) {
-	if p.Alias > aliasesFromUs {
-		return "", mqtt5.Faulty(mqtt5.BadAlias, "the topic alias %d; at most %d are accepted", p.Alias, aliasesFromUs)
-	}
-	if len(p.Topic) == 0 {
-		name := s.alias[p.Alias]
-		if name == "" {
-			return "", mqtt5.Faulty(mqtt5.ProtocolError, "the topic alias %d, which has no topic", p.Alias)
-		}
-		return name, nil
-	}
-	name, ok := s.texts.of(p.Topic)
-	if !ok {
-		name = ""
-	}
 	if p.Alias > 0 {
-		s.alias[p.Alias] = name
+		return "", mqtt5.Faulty(mqtt5.BadAlias, "the topic alias %d, although none was allowed", p.Alias)
 	}
+	name, _ := s.texts.of(p.Topic)
 	return name, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 
@@ -94,7 +95,7 @@ func (l *link) once(key, format string, args ...any) {
 // ended, with its reason.
 func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5.Session) error) {
 	defer l.set(Stopped, "")
-	tries := 0
+	tries, said := 0, ""
 	for ctx.Err() == nil {
 		l.set(Connecting, l.snapshot().Text)
 		began := time.Now()
@@ -111,12 +112,13 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 		if ctx.Err() != nil {
 			return
 		}
-		pause, state := schedule(err, tries)
+		pause, state := l.c.pause(err, tries)
 		tries++
 		text := l.c.describe(err)
 		l.set(state, text)
-		if tries == 1 || state == Refused {
+		if tries == 1 || text != said {
 			l.c.log("%s", text)
+			said = text
 		}
 		select {
 		case <-ctx.Done():
@@ -160,12 +162,18 @@ func needsPerson(err error) bool {
 	if _, ok := errors.AsType[*upgradeError](err); ok {
 		return true
 	}
-	_, ok := errors.AsType[*tlsError](err)
-	return ok && certificateFault(err)
+	return certificateFault(err)
+}
+
+// alerted reports whether the broker has ended TLS with an alert. With TLS 1.3 that comes after the
+// handshake.
+func alerted(err error) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "remote error"
 }
 
 func certificateFault(err error) bool {
-	_, alert := errors.AsType[tls.AlertError](err)
+	alert := alerted(err)
 	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
 	_, header := errors.AsType[tls.RecordHeaderError](err)
 	return alert || verify || header
@@ -199,7 +207,7 @@ func (c *Config) hint(err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "the port seems to be one without TLS: set tls.mode: Disabled, or use the broker's TLS port"
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
+	if alerted(err) {
 		return "the broker refuses the TLS session: check the client certificate and its chain"
 	}
 	return ""

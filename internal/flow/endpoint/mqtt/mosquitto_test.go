@@ -106,16 +106,11 @@ func (b *mosquitto) start() {
 }
 
 // stop ends the broker in order: it writes its queues to the disk.
-func (b *mosquitto) stop() { b.end(os.Interrupt) }
-
-// kill ends the broker at once.
-func (b *mosquitto) kill() { b.end(os.Kill) }
-
-func (b *mosquitto) end(how os.Signal) {
+func (b *mosquitto) stop() {
 	if b.cmd == nil {
 		return
 	}
-	_ = b.cmd.Process.Signal(how)
+	_ = b.cmd.Process.Signal(os.Interrupt)
 	_ = b.cmd.Wait()
 	b.cmd = nil
 	if b.t.Failed() {

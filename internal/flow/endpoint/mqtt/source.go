@@ -24,12 +24,11 @@ type Source struct {
 	take  func(node.Delivery) bool
 	seed  maphash.Seed
 	texts texts
-	alias [aliasesFromUs + 1]string
 
 	mu       sync.Mutex // guards everything below; it comes before that of link and of the session
 	filters  []string   // in the form of MQTT
 	session  *mqtt5.Session
-	nextID   uint16
+	lastID   uint16
 	asked    map[uint16]request // SUBSCRIBE and UNSUBSCRIBE without an answer
 	refused  map[string]mqtt5.Reason
 	granted  []string // what the broker's session has, as far as is known; nil: not known
@@ -66,7 +65,7 @@ func NewSource(c Config, filters []string) (*Source, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	s := &Source{seed: maphash.MakeSeed(), nextID: 1}
+	s := &Source{seed: maphash.MakeSeed()}
 	s.c = &c
 	var err error
 	s.filters, err = c.wire(filters)
@@ -148,7 +147,6 @@ func (s *Source) serve(ctx context.Context, session *mqtt5.Session) error {
 // sends it again.
 func (s *Source) connected(session *mqtt5.Session) {
 	present := session.Grant.SessionPresent
-	s.alias = [aliasesFromUs + 1]string{}
 	earlier := s.remembered()
 	s.mu.Lock()
 	defer s.mu.Unlock()

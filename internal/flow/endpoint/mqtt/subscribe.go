@@ -65,18 +65,16 @@ func (s *Source) unsubscribeLocked(filters []string) {
 	}
 }
 
-// idLocked notes a request and returns its packet id.
+// idLocked notes a request and returns its packet id. The ids run down, because mochi-mqtt takes an id
+// for used that one of its own messages has, and those run up.
 func (s *Source) idLocked(r request) uint16 {
-	id := s.nextID
 	for {
-		if _, taken := s.asked[id]; id != 0 && !taken {
-			break
+		s.lastID--
+		if _, taken := s.asked[s.lastID]; s.lastID != 0 && !taken {
+			s.asked[s.lastID] = r
+			return s.lastID
 		}
-		id++
 	}
-	s.nextID = id + 1
-	s.asked[id] = r
-	return id
 }
 
 // answered handles SUBACK and UNSUBACK.

@@ -1,0 +1,554 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/mqtt5"
+)
+
+// script is a small broker in memory for one client, written on the codec of somebody else. It keeps
+// the session, has a queue for the client, and checks what the client may do.
+type script struct {
+	t   testing.TB
+	net *memnet.Net
+	l   net.Listener
+
+	mu       sync.Mutex
+	refuse   byte // a CONNACK with this reason; 0: none
+	lose     bool // the session is lost at the next connection
+	session  bool
+	queue    []string // payloads to come
+	flying   []flight // sent, without PUBACK
+	nextID   uint16
+	filters  map[string]bool
+	got      []string        // payloads of the client, each once
+	seen     map[uint16]bool // packet ids of the client's messages that were not acknowledged
+	withhold bool            // no PUBACK for the client's messages
+	puback   func(n int) byte
+	conn     net.Conn
+	connects int
+	most     int    // window of the client
+	raw      []byte // follows each CONNACK
+	rawID    uint16 // of a message in it that has to be acknowledged; 0: none
+}
+
+type flight struct {
+	id   uint16
+	body string
+}
+
+const scriptAddress = "broker.test:1883"
+
+func newScript(t testing.TB) *script {
+	b := &script{t: t, net: memnet.New(), filters: map[string]bool{}, seen: map[uint16]bool{}}
+	var err error
+	if b.l, err = b.net.Listen("tcp", scriptAddress); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := b.l.Accept()
+			if err != nil {
+				return
+			}
+			go b.serve(c)
+		}
+	}()
+	return b
+}
+
+func (b *script) config(client string) Config {
+	c := Defaults()
+	c.Name, c.Host, c.PlainText, c.ClientID, c.DialContext = "script", scriptAddress, true, client, b.net.DialContext
+	return c
+}
+
+func (b *script) close() {
+	b.l.Close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conn != nil {
+		b.conn.Close()
+	}
+}
+
+func (b *script) serve(c net.Conn) {
+	defer c.Close()
+	for {
+		p, err := packets.ReadPacket(c)
+		if err != nil {
+			return
+		}
+		b.mu.Lock()
+		ok := b.packet(c, p)
+		b.mu.Unlock()
+		if !ok {
+			return
+		}
+	}
+}
+
+func (b *script) send(c net.Conn, content packets.Packet) { _, _ = content.WriteTo(c) }
+
+func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
+	switch p := p.Content.(type) {
+	case *packets.Connect:
+		b.connects++
+		if p.CleanStart || p.Properties.SessionExpiryInterval == nil || p.Properties.MaximumPacketSize == nil {
+			b.t.Error("a CONNECT with clean start, or without session expiry or maximum packet size")
+		}
+		if b.refuse != 0 {
+			b.send(c, &packets.Connack{ReasonCode: b.refuse, Properties: &packets.Properties{}})
+			return false
+		}
+		if b.conn != nil {
+			b.conn.Close()
+		}
+		if b.lose {
+			b.lose, b.session, b.flying, b.filters = false, false, nil, map[string]bool{}
+		}
+		b.conn, b.most = c, int(*p.Properties.ReceiveMaximum)
+		b.send(c, &packets.Connack{SessionPresent: b.session, Properties: &packets.Properties{}})
+		b.session = true
+		for _, f := range b.flying {
+			b.publish(c, f, true)
+		}
+		_, _ = c.Write(b.raw)
+		if b.rawID != 0 {
+			b.flying = append(b.flying, flight{id: b.rawID})
+		}
+	case *packets.Subscribe:
+		var reasons []byte
+		for _, s := range p.Subscriptions {
+			if !s.RetainAsPublished || s.RetainHandling != 1 {
+				b.t.Error("a SUBSCRIBE without Retain as Published, or without Retain Handling 1")
+			}
+			b.filters[s.Topic] = true
+			reasons = append(reasons, s.QoS)
+		}
+		b.send(c, &packets.Suback{PacketID: p.PacketID, Reasons: reasons, Properties: &packets.Properties{}})
+	case *packets.Unsubscribe:
+		for _, f := range p.Topics {
+			delete(b.filters, f)
+		}
+		b.send(c, &packets.Unsuback{PacketID: p.PacketID, Reasons: make([]byte, len(p.Topics)), Properties: &packets.Properties{}})
+	case *packets.Puback:
+		if c != b.conn {
+			return true
+		}
+		if len(b.flying) == 0 || b.flying[0].id != p.PacketID {
+			b.t.Errorf("a PUBACK out of order: %d", p.PacketID)
+			return false
+		}
+		b.flying = b.flying[1:]
+	case *packets.Publish:
+		if p.QoS > 0 && !p.Duplicate || !b.seen[p.PacketID] {
+			b.got = append(b.got, string(p.Payload))
+		}
+		b.seen[p.PacketID] = true
+		if b.withhold {
+			return true
+		}
+		var reason byte
+		if b.puback != nil {
+			reason = b.puback(len(b.got))
+		}
+		if reason >= 0x80 {
+			b.got = b.got[:len(b.got)-1]
+		}
+		delete(b.seen, p.PacketID)
+		b.send(c, &packets.Puback{PacketID: p.PacketID, ReasonCode: reason, Properties: &packets.Properties{}})
+	case *packets.Pingreq:
+		b.send(c, &packets.Pingresp{})
+	case *packets.Disconnect:
+		return false
+	}
+	b.pump()
+	return true
+}
+
+func (b *script) publish(c net.Conn, f flight, again bool) {
+	b.send(c, &packets.Publish{Topic: "a", QoS: 1, PacketID: f.id, Duplicate: again, Payload: []byte(f.body), Properties: &packets.Properties{}})
+}
+
+// pump sends what the window allows.
+func (b *script) pump() {
+	for len(b.filters) > 0 && len(b.flying) < b.most && len(b.queue) > 0 {
+		if b.nextID++; b.nextID == 0 {
+			b.nextID = 1
+		}
+		f := flight{b.nextID, b.queue[0]}
+		b.queue, b.flying = b.queue[1:], append(b.flying, f)
+		b.publish(b.conn, f, false)
+	}
+}
+
+// kick closes the connection.
+func (b *script) kick() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conn != nil {
+		b.conn.Close()
+	}
+}
+
+// pass lets virtual time pass, and everything come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func inBubble(t *testing.T, f func(t *testing.T, b *script)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newScript(t)
+		defer b.close()
+		f(t, b)
+	})
+}
+
+func TestAcknowledgementsKeepTheOrderOfReceiptWhateverTheGraphDoes(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		const n = 2000
+		for i := range n {
+			b.queue = append(b.queue, strconv.Itoa(i))
+		}
+		s, err := NewSource(b.config("in"), []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := newCollector()
+		held.hold = true
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
+		given := 0
+		for round := 0; ; round++ {
+			pass(time.Second)
+			synctest.Wait()
+			all := held.all()
+			part := all[given:]
+			given = len(all)
+			if len(part) > 100 {
+				t.Fatalf("%d messages without an acknowledgement", len(part))
+			}
+			rand.Shuffle(len(part), func(i, k int) { part[i], part[k] = part[k], part[i] })
+			if round%3 == 1 { // the connection goes while all of them are in the graph
+				b.kick()
+				pass(10 * time.Second)
+				synctest.Wait()
+			}
+			for _, d := range part {
+				d.From.Acked([]uint64{d.Ticket})
+			}
+			pass(time.Second)
+			b.mu.Lock()
+			done := len(b.queue) == 0 && len(b.flying) == 0
+			b.mu.Unlock()
+			if done {
+				break
+			}
+			if round > 1000 {
+				t.Fatal("it does not end")
+			}
+		}
+		// The graph had all of them when the connections went, so none came twice.
+		if got := held.all(); len(got) != n {
+			t.Errorf("%d messages, not %d", len(got), n)
+		} else {
+			checkOrder(t, got, n)
+		}
+		if s.Status().Again == 0 {
+			t.Error("the broker has sent nothing again")
+		}
+		r.stop()
+	})
+}
+
+func TestARefusedEndpointTriesWithPatience(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.refuse = byte(mqtt5.NotAuthorized)
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		pass(time.Hour)
+		st := d.Status()
+		if b.connects < 60 || b.connects > 140 {
+			t.Errorf("%d attempts in an hour", b.connects)
+		}
+		if st.State != Refused || !strings.Contains(st.Text, "not authorized (0x87)") || !strings.Contains(st.Text, "credentials") {
+			t.Errorf("%+v", st)
+		}
+		b.mu.Lock()
+		b.refuse = 0
+		b.mu.Unlock()
+		pass(2 * time.Minute)
+		if st := d.Status(); st.State != Connected || st.Text != "" {
+			t.Errorf("%+v", st)
+		}
+		r.stop()
+	})
+}
+
+func TestASilentNetworkIsNoticedAndNothingIsLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		for i := range 5 {
+			ms, tickets := numbered("a", i*20, 20)
+			if i > 0 {
+				b.net.Cut(scriptAddress)
+			}
+			if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+				t.Fatal(err)
+			}
+			pass(90 * time.Second) // more than the keep alive and the wait for its answer
+			if i > 0 && d.Status().State == Connected {
+				t.Error("the silence was not noticed in 90 s")
+			}
+			b.net.Mend(scriptAddress)
+			pass(2 * time.Minute)
+			synctest.Wait()
+		}
+		if len(done.done) != 100 || d.Status().InFlight != 0 {
+			t.Fatalf("%d completed, %+v", len(done.done), d.Status())
+		}
+		for i, body := range b.got {
+			if body != strconv.Itoa(i) {
+				t.Fatalf("message %d is %s", i, body)
+			}
+		}
+		r.stop()
+	})
+}
+
+func TestAnIdleSessionStaysOverADay(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		s, err := NewSource(b.config("in"), []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+		pass(24 * time.Hour)
+		if b.connects != 1 {
+			t.Errorf("%d connections", b.connects)
+		}
+		r.stop()
+	})
+}
+
+func TestALostSessionIsCountedAndSubscribedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		s, err := NewSource(b.config("in"), []string{"a", "$shared/g/b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := newCollector()
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+		pass(time.Second)
+		if !b.filters["a"] || !b.filters["$share/g/b"] {
+			t.Errorf("%v", b.filters)
+		}
+		b.mu.Lock()
+		b.lose = true
+		b.mu.Unlock()
+		b.kick()
+		pass(time.Minute)
+		if st := s.Status(); st.Gaps != 1 || len(b.filters) != 2 {
+			t.Errorf("%+v, %v", st, b.filters)
+		}
+		if err := s.SetFilters([]string{"a", "c"}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if fmt.Sprint(b.filters) != "map[a:true c:true]" {
+			t.Errorf("%v", b.filters)
+		}
+		r.stop()
+	})
+}
+
+func TestALaterRunTakesBackTheFiltersThatItDoesNotWant(t *testing.T) {
+	file := t.TempDir() + "/subscriptions"
+	inBubble(t, func(t *testing.T, b *script) {
+		for _, filters := range [][]string{{"a", "b"}, {"b", "c"}} {
+			c := b.config("in")
+			c.StateFile = file
+			s, err := NewSource(c, filters)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+			pass(time.Second)
+			r.stop()
+		}
+		if fmt.Sprint(b.filters) != "map[b:true c:true]" {
+			t.Errorf("%v", b.filters)
+		}
+	})
+}
+
+func TestAMessageThatTheBrokerRefusesForNowIsSentAgainInItsPlace(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		refusals := 0
+		b.puback = func(n int) byte {
+			if n == 5 && refusals < 3 {
+				refusals++
+				return byte(mqtt5.QuotaExceeded)
+			}
+			return 0
+		}
+		c := b.config("out")
+		c.MaxInflight = 1
+		d, err := NewDestination(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		go func() {
+			ms, tickets := numbered("a", 0, 10)
+			_, _ = d.Send(t.Context(), ms, done, tickets)
+		}()
+		pass(10 * time.Minute)
+		if fmt.Sprint(b.got) != "[0 1 2 3 4 5 6 7 8 9]" || len(done.done) != 10 {
+			t.Errorf("%v, %d", b.got, len(done.done))
+		}
+		b.puback = func(int) byte { return byte(mqtt5.BadTopic) }
+		ms, tickets := numbered("a", 10, 1)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if err := done.errs[10]; err == nil || !strings.Contains(err.Error(), "topic name invalid (0x90)") {
+			t.Errorf("a message at fault: %v", err)
+		}
+		r.stop()
+	})
+}
+
+func TestExpiryCountsTheTimeHere(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.refuse = byte(mqtt5.Busy)
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 2)
+		ms[0].Expires, ms[1].Expires = time.Now().Add(time.Minute), time.Now().Add(time.Hour)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(10 * time.Minute)
+		b.mu.Lock()
+		b.refuse = 0
+		b.mu.Unlock()
+		pass(2 * time.Minute)
+		if fmt.Sprint(b.got) != "[1]" || len(done.done) != 2 || errors.Join(done.errs...) != nil || d.Status().Dropped != 1 {
+			t.Errorf("%v %v %+v", b.got, done.errs, d.Status())
+		}
+		r.stop()
+	})
+}
+
+// TestAHostileBrokerIsBounded sends what no broker may send: the connection ends with a reason, or
+// the message is dropped with one, and the next one is tried.
+func TestAHostileBrokerIsBounded(t *testing.T) {
+	user := func(n int, key, value string) *packets.Properties {
+		p := &packets.Properties{}
+		for range n {
+			p.User = append(p.User, packets.User{Key: key, Value: value})
+		}
+		return p
+	}
+	publish := func(topic, body string, p *packets.Properties) []byte {
+		var b strings.Builder
+		_, _ = (&packets.Publish{Topic: topic, Payload: []byte(body), QoS: 1, PacketID: 1, Properties: p}).WriteTo(&b)
+		return []byte(b.String())
+	}
+	long := strings.Repeat("n", 65535)
+	for _, c := range []struct {
+		name    string
+		raw     []byte
+		dropped bool   // else the connection ends
+		says    string // in the log
+	}{
+		{"10,000 user properties", publish("a", "x", user(10000, "k", "v")), true, "too many properties: 10000"},
+		{"names of 64 KB", publish("a", "x", user(3, long, "v")), true, "name of a property is too long: 65535"},
+		{"invalid UTF-8 in a topic", publish("a\xff", "x", user(0, "", "")), true, "topic is not valid text"},
+		{"invalid UTF-8 in a property", publish("a", "x", user(1, "k", "\xff")), true, "not valid text"},
+		{"a payload of more than 1 MB", publish("a", strings.Repeat("x", 1<<20+1), user(0, "", "")), true, "too large: 1048577"},
+		{"a packet beyond the maximum", []byte{0x30, 0xff, 0xff, 0xff, 0x7f}, false, "bytes; at most"},
+		{"a length that does not end", []byte{0x30, 0xff, 0xff, 0xff, 0xff, 0xff}, false, "length of a packet is not valid"},
+		{"QoS 2", []byte{0x34, 6, 0, 1, 'a', 0, 1, 0}, false, "QoS 2"},
+		{"a second CONNACK", []byte{0x20, 3, 0, 0, 0}, false, "second CONNACK"},
+		{"a PUBREL", []byte{0x62, 2, 0, 1}, false, "malformed|unexpected|first byte"},
+		{"an unknown alias", []byte{0x30, 6, 0, 0, 3, 0x23, 0, 9}, false, "topic alias 9, although none was allowed"},
+		{"a SUBACK for nothing", []byte{0x90, 4, 9, 9, 0, 0}, false, "answers nothing"},
+		{"a property twice", []byte{0x30, 9, 0, 1, 'a', 4, 1, 1, 1, 1}, false, "twice|malformed"},
+		{"type 0", []byte{0, 0}, false, "unexpected packet of type 0"},
+		{"DISCONNECT with a reason", []byte{0xe0, 2, 0x8e, 0}, false, "session taken over (0x8e)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, b *script) {
+				var mu sync.Mutex
+				var said []string
+				b.raw = c.raw
+				config := b.config("in")
+				config.Log = func(text string) {
+					mu.Lock()
+					defer mu.Unlock()
+					said = append(said, text)
+				}
+				s, err := NewSource(config, []string{"a"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.dropped {
+					b.rawID = 1
+				}
+				got := newCollector()
+				r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+				pass(4 * time.Minute)
+				r.stop()
+				mu.Lock()
+				defer mu.Unlock()
+				found := false
+				for word := range strings.SplitSeq(c.says, "|") {
+					found = found || strings.Contains(strings.Join(said, "\n"), word)
+				}
+				if !found {
+					t.Errorf("the log does not say %q: %.2000q", c.says, said)
+				}
+				if c.dropped != (b.connects == 1) {
+					t.Errorf("%d connections", b.connects)
+				}
+				if b.connects > 40 {
+					t.Errorf("%d connections in four minutes", b.connects)
+				}
+			})
+		})
+	}
+}
+
+var _ node.Source = (*Source)(nil)
+var _ node.Destination = (*Destination)(nil)
