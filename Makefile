@@ -14,7 +14,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status crash chaos soak days drills drills-all picture demo cross conformance league
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status bench-flows crash chaos soak days drills drills-all picture demo cross conformance league
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-troubles: ## measure how soon a device is back from short troubles, in vir
 
 bench-status: build ## measure what scrapes and readers of the events cost a device, into docs/benchmarks.md (Linux; two minutes)
 	$(BENCH) -run '^TestTables$$//^status$$'
+
+bench-flows: build ## measure data flows beside other programs, into docs/benchmarks.md (Linux, mosquitto; six minutes)
+	$(BENCH) -run '^TestTables$$//^flows$$'
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
 	$(BENCH) -run '^TestTables$$//^outbox$$'

@@ -117,6 +117,7 @@ var sections = [][]section{
 	{{"devices", deviceFigures}},
 	{{"growth", growth}},
 	{{"status", statusServer}},
+	{{"flows", flows}},
 	{{"simulator", simulator}},
 }
 
@@ -128,7 +129,7 @@ type section struct {
 }
 
 // order is that of the numbers to reach.
-var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "status", "simulator"}
+var order = []string{"recovery", "troubles", "renewal", "failovers", "kills", "outbox", "link", "devices", "idle", "status", "flows", "simulator"}
 
 // TestTables measures everything and writes the tables. Each section can be run alone; only the
 // table of all numbers needs them all.

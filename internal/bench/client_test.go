@@ -35,9 +35,9 @@ import (
 // job says what a client process is to do. The client is a process of its own, so that its memory
 // and its processor time can be measured.
 type job struct {
-	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth, memory and answering are measurements of their own
+	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth, memory, answering and bareflow are measurements of their own
 	Kind     string // of the role growth: bare or outbox
-	Dir      string // of the outbox of the role memory
+	Dir      string // of the outbox of the role memory, of the file of bareflow
 	Messages int    // to send: of the role growth all, of answering the bytes of an answer, otherwise a second over each connection
 	Host, CA string
 	Scope    string            // ID scope, of the role device
@@ -86,6 +86,8 @@ func work(text string) error {
 		return tell(atWork(j.Dir))
 	case answering:
 		return answerAll(j)
+	case bareFlow:
+		return keepAll(j)
 	}
 	pem, err := os.ReadFile(j.CA)
 	if err != nil {
