@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"encoding/json"
 	"fmt"
 	"mime"
 	"strings"
@@ -76,14 +75,16 @@ func Carries(key string) bool {
 	return !strings.ContainsFunc(key, unicode.IsControl)
 }
 
-// convert makes a message for the outbox. lost are the keys that it had to leave out.
-func convert(m *node.Message, component string, arrived time.Time) (out message.Message, lost []string, err error) {
-	out = message.Message{Body: m.Payload, Component: component, Created: m.Time.Wall()}
+// convert makes a message for the outbox of m, in out, whose map it uses again. lost are the keys that
+// it had to leave out.
+func (d *Destination) convert(out *message.Message, m *node.Message, arrived time.Time) (lost []string, err error) {
+	*out = message.Message{Body: m.Payload, Component: d.p.component, Created: m.Time.Wall(), Properties: out.Properties}
+	clear(out.Properties)
 	if m.Time == (node.Time{}) {
 		out.Created = arrived
 	}
-	out.ContentType, out.ContentEncoding = contentType(m)
-	if n := len(m.Properties); n > 0 || m.ID != "" {
+	out.ContentType, out.ContentEncoding = d.contentType(m)
+	if n := len(m.Properties); out.Properties == nil && (n > 0 || m.ID != "") {
 		out.Properties = make(map[string]string, n+1)
 	}
 	if m.ID != "" {
@@ -100,15 +101,15 @@ func convert(m *node.Message, component string, arrived time.Time) (out message.
 			out.Properties[key] = value
 		}
 	}
-	return out, lost, fits(&out)
+	return lost, fits(out)
 }
 
 // contentType returns what a hub is told of the payload.
-func contentType(m *node.Message) (kind, encoding string) {
+func (d *Destination) contentType(m *node.Message) (kind, encoding string) {
 	switch {
 	case m.ContentType != "" && utf8.ValidString(m.ContentType):
 		return m.ContentType, charset(m.ContentType)
-	case looksJSON(m.Payload):
+	case d.looksJSON(m.Payload):
 		return "application/json", "utf-8"
 	case m.Text:
 		return "", "utf-8"
@@ -135,12 +136,12 @@ func charset(contentType string) string {
 
 // looksJSON says whether a payload is an object or an array of JSON: a bare number or word may be
 // anything.
-func looksJSON(payload []byte) bool {
+func (d *Destination) looksJSON(payload []byte) bool {
 	for _, c := range payload {
 		switch c {
 		case ' ', '\t', '\r', '\n':
 		case '{', '[':
-			return json.Valid(payload)
+			return d.json.Scan(payload) == nil
 		default:
 			return false
 		}

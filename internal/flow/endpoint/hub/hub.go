@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/jsonscan"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 )
@@ -20,6 +21,7 @@ type Intake interface {
 	// Append returns nil when the messages are synced to the disk, and not before: while the disk
 	// takes nothing or the outbox is full, it waits until ctx ends. Then it has taken none of them.
 	// An error with a method Permanent() that returns true says that no other try will succeed.
+	// When Append returns, the messages and their maps are the caller's again.
 	Append(ctx context.Context, messages ...message.Message) error
 }
 
@@ -39,6 +41,9 @@ const (
 	maxQueuedBytes = 4 << 20
 	maxBatch       = 1024
 	maxBatchBytes  = 1 << 20
+
+	maxSpare           = 256 // messages for which room is kept while none is in hand
+	maxSpareProperties = 16  // of a message whose room is kept for another one
 )
 
 // retry is the pause after an error of the outbox that may pass.
@@ -66,6 +71,11 @@ type Destination struct {
 	room   chan struct{} // closed when the queue has been emptied; nil: nobody waits
 	warned map[string]bool
 	lost   uint64
+	spare  []item // room for the next queue
+
+	// Run's own:
+	messages []message.Message // room for those of a commit
+	json     jsonscan.Document
 }
 
 type item struct {
@@ -140,7 +150,8 @@ func (d *Destination) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		for batch := d.take(); len(batch) > 0; {
+		all := d.take()
+		for batch := all; len(batch) > 0; {
 			n := cut(batch)
 			var err error
 			if d.p.property {
@@ -153,6 +164,12 @@ func (d *Destination) Run(ctx context.Context) error {
 			}
 			batch = batch[n:]
 		}
+		clear(all)
+		if cap(all) <= maxSpare {
+			d.mu.Lock()
+			d.spare = all[:0]
+			d.mu.Unlock()
+		}
 	}
 }
 
@@ -161,7 +178,7 @@ func (d *Destination) take() []item {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	batch := d.queue
-	d.queue, d.bytes = nil, 0
+	d.queue, d.spare, d.bytes = d.spare, nil, 0
 	if d.room != nil {
 		close(d.room)
 		d.room = nil
@@ -181,34 +198,64 @@ func cut(batch []item) (n int) {
 
 // commit puts messages into the outbox, and completes them.
 func (d *Destination) commit(ctx context.Context, batch []item) error {
-	good, messages, now := make([]item, 0, len(batch)), make([]message.Message, 0, len(batch)), d.o.Now()
+	now := d.o.Now()
+	messages, good := d.messages[:0], 0
 	for i := range batch {
-		m, lost, err := convert(&batch[i].m, d.p.component, now)
+		if len(messages) == cap(messages) {
+			messages = append(messages, message.Message{})
+		} else {
+			messages = messages[:len(messages)+1]
+		}
+		lost, err := d.convert(&messages[len(messages)-1], &batch[i].m, now)
 		d.leftOut(lost)
 		if err != nil {
+			messages[len(messages)-1] = message.Message{}
+			messages = messages[:len(messages)-1]
 			done(batch[i:i+1], err)
 			continue
 		}
-		good, messages = append(good, batch[i]), append(messages, m)
+		if good != i {
+			batch[good] = batch[i]
+		}
+		good++
 	}
-	if len(good) == 0 {
+	d.messages = messages
+	batch = batch[:good]
+	if good == 0 {
 		return nil
 	}
+	defer d.release()
 	err := d.persist(ctx, func() error { return d.o.Intake.Append(ctx, messages...) })
 	if !isPermanent(err) {
 		if err == nil {
-			done(good, nil)
+			done(batch, nil)
 		}
 		return err
 	}
-	for i := range good { // perhaps only one is bad
+	for i := range batch { // perhaps only one is bad
 		err := d.persist(ctx, func() error { return d.o.Intake.Append(ctx, messages[i]) })
 		if err != nil && !isPermanent(err) {
 			return err
 		}
-		done(good[i:i+1], err)
+		done(batch[i:i+1], err)
 	}
 	return nil
+}
+
+// release keeps the room of the messages of a commit for the next one, but nothing of their contents.
+func (d *Destination) release() {
+	if cap(d.messages) > maxSpare {
+		d.messages = nil
+	}
+	for i := range d.messages {
+		m := &d.messages[i]
+		properties := m.Properties
+		if len(properties) > maxSpareProperties {
+			properties = nil
+		}
+		clear(properties)
+		*m = message.Message{Properties: properties}
+	}
 }
 
 // report makes reported properties of messages. Of several values of one property the last one
