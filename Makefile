@@ -68,8 +68,9 @@ outbox-belt: ## the outbox's tests with four times their seeds, and every errno 
 soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000, or from:to); one that fails is shrunk
 	SOAK_SEEDS=$(SEEDS) $(GO) test ./internal/drill -run '^TestSoak$$' -count=1 -timeout 24h -v
 
-days: ## days of bad weather and of renewals, in virtual time
+days: ## days of bad weather, of renewals, and of a data flow whose hub and broker change, in virtual time
 	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestUnsteadyLinkIsNeverGivenUp|TestTokenRenewal)$$' -count=1
+	LONG_TESTS=1 $(GO) test ./internal/flow -run '^TestEveryWindowOfADayArrives$$' -count=1
 
 drills: ## every scenario of scripts/scenarios in virtual time, also the long ones, and with crippled devices (about five minutes)
 	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^(TestLibraryPasses|TestEveryScenarioCanFail)$$' -count=1 -timeout 20m -v

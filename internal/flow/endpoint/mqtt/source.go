@@ -41,6 +41,7 @@ type Source struct {
 	where    map[uint64]uint64 // ticket that the graph knows → ticket of the connection, where they differ
 	waiting  map[uint64]uint16 // ticket that the graph knows → packet id in carried
 	leaving  bool
+	ready    time.Time     // when the broker had answered all that was asked at first; zero: it has not
 	settled  chan struct{} // closed when nothing is owed any more; nil: nobody waits
 	received uint64
 }
@@ -121,6 +122,19 @@ func (s *Source) Status() Status {
 	return st
 }
 
+// calm is how long a source has been connected and subscribed when what the broker kept for it has
+// begun to come, or there is nothing.
+const calm = time.Second
+
+// Live says that nothing older waits at the broker, as far as can be told: the source is connected,
+// has its subscriptions, and has had them for a second. A graph whose source is not live does not let
+// the clock close its windows for the time being.
+func (s *Source) Live() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session != nil && !s.ready.IsZero() && time.Since(s.ready) >= calm
+}
+
 // serve serves one connection.
 func (s *Source) serve(ctx context.Context, session *mqtt5.Session) error {
 	s.connected(session)
@@ -158,6 +172,7 @@ func (s *Source) connected(session *mqtt5.Session) {
 	s.base, s.head = s.tail, s.tail
 	s.ring = make([]owed, s.c.MaxInflight)
 	s.session, s.asked, s.refused = session, map[uint16]request{}, nil
+	s.ready = time.Time{}
 	known := s.granted
 	if known == nil {
 		known = earlier

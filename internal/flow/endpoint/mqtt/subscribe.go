@@ -95,6 +95,9 @@ func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err er
 		return nil, false, mqtt5.Faulty(mqtt5.ProtocolError, "a %v that answers nothing, or has not one reason for each filter", p.Kind)
 	}
 	delete(s.asked, p.ID)
+	if len(s.asked) == 0 && s.ready.IsZero() {
+		s.ready = time.Now()
+	}
 	before := slices.Clone(s.granted)
 	for i, f := range r.filters {
 		reason := mqtt5.Reason(p.Reasons[i])
