@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type Destination struct {
 	session  *mqtt5.Session
 	window   int
 	most     int // bytes of a PUBLISH that the broker takes; 0: no limit
+	learned  int // the same, found by a refusal; 0: none was refused
 	noRetain bool
 	aliases  map[string]uint16
 	aliasMax int
@@ -184,10 +186,25 @@ func (d *Destination) serve(ctx context.Context, session *mqtt5.Session) error {
 	err := session.Serve(d.packet, d.drained)
 	d.mu.Lock()
 	d.session = nil
+	if r, ok := errors.AsType[*mqtt5.ReasonError](err); ok && r.Reason == mqtt5.PacketTooLarge {
+		d.learnLocked()
+	}
 	d.mu.Unlock()
 	session.Close(mqtt5.Success, err) // waits for the writer
 	d.tell()
 	return err
+}
+
+// learnLocked notes that the largest message in flight was too large for the broker, which does not
+// announce its limit. Otherwise that message would end each session.
+func (d *Destination) learnLocked() {
+	largest := 0
+	for n := d.head; n < d.next; n++ {
+		if f := d.slot(n); f.state == sent {
+			largest = max(largest, f.m.Size())
+		}
+	}
+	d.learned = max(largest-1, 0)
 }
 
 // connected begins a connection: what the one before has left is sent again first.
@@ -200,6 +217,9 @@ func (d *Destination) connected(session *mqtt5.Session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session, d.window, d.most, d.noRetain = session, min(d.c.MaxInflight, int(g.ReceiveMaximum)), int(g.MaximumPacket), g.NoRetain
+	if d.learned > 0 && (d.most == 0 || d.learned < d.most) {
+		d.most = d.learned
+	}
 	d.aliases, d.aliasMax = nil, min(int(g.AliasMaximum), maxAliases)
 	for n := d.head; n < d.next; n++ {
 		f := d.slot(n)

@@ -37,7 +37,7 @@ type script struct {
 	filters  map[string]bool
 	got      []string        // payloads of the client, each once
 	seen     map[uint16]bool // packet ids of the client's messages that were not acknowledged
-	withhold bool            // no PUBACK for the client's messages
+	limit    int             // bytes of a payload; 0: none
 	puback   func(n int) byte
 	conn     net.Conn
 	connects int
@@ -156,13 +156,14 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 		}
 		b.flying = b.flying[1:]
 	case *packets.Publish:
+		if b.limit > 0 && len(p.Payload) > b.limit {
+			b.send(c, &packets.Disconnect{ReasonCode: byte(mqtt5.PacketTooLarge), Properties: &packets.Properties{}})
+			return false
+		}
 		if p.QoS > 0 && !p.Duplicate || !b.seen[p.PacketID] {
 			b.got = append(b.got, string(p.Payload))
 		}
 		b.seen[p.PacketID] = true
-		if b.withhold {
-			return true
-		}
 		var reason byte
 		if b.puback != nil {
 			reason = b.puback(len(b.got))
@@ -439,6 +440,28 @@ func TestAMessageThatTheBrokerRefusesForNowIsSentAgainInItsPlace(t *testing.T) {
 		pass(time.Second)
 		if err := done.errs[10]; err == nil || !strings.Contains(err.Error(), "topic name invalid (0x90)") {
 			t.Errorf("a message at fault: %v", err)
+		}
+		r.stop()
+	})
+}
+
+func TestAMessageThatEndsTheSessionByItsSizeIsFoundOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.limit = 1000
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 3)
+		ms[1].Payload = make([]byte, 2000)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Minute)
+		if fmt.Sprint(b.got) != "[0 2]" || len(done.done) != 3 || b.connects > 3 {
+			t.Errorf("%v %v, %d connections", b.got, done.errs, b.connects)
 		}
 		r.stop()
 	})

@@ -47,8 +47,21 @@ func (s *Source) SetFilters(filters []string) error {
 	return nil
 }
 
+// subscribeLocked asks for filters. What the broker has excluded in its CONNACK is not asked for,
+// because it would end the session.
 func (s *Source) subscribeLocked(filters []string) {
-	for part := range slices.Chunk(filters, maxAsk) {
+	var ask []string
+	for _, f := range filters {
+		switch g := &s.session.Grant; {
+		case g.NoShared && strings.HasPrefix(f, "$share/"):
+			s.refuseLocked(f, mqtt5.NoShared)
+		case g.NoWildcards && strings.ContainsAny(f, "+#"):
+			s.refuseLocked(f, mqtt5.NoWildcards)
+		default:
+			ask = append(ask, f)
+		}
+	}
+	for part := range slices.Chunk(ask, maxAsk) {
 		id := s.idLocked(request{filters: part})
 		ask := make([]mqtt5.Filter, len(part))
 		for i, f := range part {
