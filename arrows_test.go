@@ -161,7 +161,8 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/chromedp/chromedp":        {},
 		"github.com/chromedp/cdproto":         {},
 		"go.opentelemetry.io/proto/otlp":      {"internal/flow/endpoint/otlp"},
-		"google.golang.org/grpc":              {"internal/flow/endpoint/otlp"},
+		"google.golang.org/grpc":              {},
+		"google.golang.org/protobuf":          {"internal/flow/endpoint/otlp"},
 		"github.com/twmb/franz-go":            {"internal/flow/endpoint/kafka"},
 		"github.com/twmb/franz-go/pkg/kfake":  {},
 

@@ -3,8 +3,6 @@ package otlp
 import (
 	"time"
 
-	collectorlogs "go.opentelemetry.io/proto/otlp/collector/logs/v1"
-	collectormetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	logspb "go.opentelemetry.io/proto/otlp/logs/v1"
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
@@ -49,8 +47,10 @@ func newBatch(items []queue.Item, q *queue.Queue) *batch {
 // done says whether nothing is left to be sent.
 func (b *batch) done() bool { return len(b.items) == 0 }
 
-// metrics returns the request with the metrics, nil if there are none to be sent.
-func (b *batch) metrics() *collectormetrics.ExportMetricsServiceRequest {
+// metrics returns the request with the metrics, nil if there are none to be sent. On the wire,
+// MetricsData is an ExportMetricsServiceRequest, and LogsData an ExportLogsServiceRequest. The
+// packages of those come with a gateway that nobody needs here.
+func (b *batch) metrics() *metricspb.MetricsData {
 	var all []*metricspb.Metric
 	for i := range b.items {
 		all = append(all, b.items[i].metrics...)
@@ -58,13 +58,13 @@ func (b *batch) metrics() *collectormetrics.ExportMetricsServiceRequest {
 	if len(all) == 0 || b.haveMetrics {
 		return nil
 	}
-	return &collectormetrics.ExportMetricsServiceRequest{ResourceMetrics: []*metricspb.ResourceMetrics{{
+	return &metricspb.MetricsData{ResourceMetrics: []*metricspb.ResourceMetrics{{
 		Resource: us, ScopeMetrics: []*metricspb.ScopeMetrics{{Scope: scope, Metrics: all}},
 	}}}
 }
 
 // logs is metrics for log records.
-func (b *batch) logs() *collectorlogs.ExportLogsServiceRequest {
+func (b *batch) logs() *logspb.LogsData {
 	var all []*logspb.LogRecord
 	for i := range b.items {
 		all = append(all, b.items[i].logs...)
@@ -72,7 +72,7 @@ func (b *batch) logs() *collectorlogs.ExportLogsServiceRequest {
 	if len(all) == 0 {
 		return nil
 	}
-	return &collectorlogs.ExportLogsServiceRequest{ResourceLogs: []*logspb.ResourceLogs{{
+	return &logspb.LogsData{ResourceLogs: []*logspb.ResourceLogs{{
 		Resource: us, ScopeLogs: []*logspb.ScopeLogs{{Scope: scope, LogRecords: all}},
 	}}}
 }

@@ -15,15 +15,6 @@ import (
 	"strings"
 	"time"
 
-	collectorlogs "go.opentelemetry.io/proto/otlp/collector/logs/v1"
-	collectormetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
-
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/queue"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
@@ -46,8 +37,8 @@ type Options struct {
 	Latency     time.Duration // how long a message waits for others; 0: DefaultLatency
 	MaxMessages int           // of one request; 0: DefaultMaxMessages
 	Limits      queue.Limits
-	// TLS returns the configuration of a connection; nil: the connection is not encrypted. It is
-	// called when Run begins and after each refusal, so that a new certificate is taken up.
+	// TLS returns the configuration of the connections; nil: they are not encrypted. It is called when
+	// Run begins.
 	TLS func() (*tls.Config, error)
 	// Token returns a bearer token, and is called before each request; nil: none is sent.
 	Token func() (string, error)
@@ -112,36 +103,26 @@ func (d *Destination) Send(ctx context.Context, ms []node.Message, to node.Compl
 // Run connects and sends until ctx ends, see [node.Destination].
 func (d *Destination) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		conn, err := d.dial()
-		if err != nil {
-			d.fails(err)
-			if !sleep(ctx, longestWait) {
-				break
+		var config *tls.Config
+		if d.opt.TLS != nil {
+			var err error
+			if config, err = d.opt.TLS(); err != nil {
+				d.fails(err)
+				if !sleep(ctx, longestWait) {
+					break
+				}
+				continue
 			}
-			continue
 		}
-		d.serve(ctx, conn)
-		_ = conn.Close()
+		c := connect(d.target, config)
+		d.serve(ctx, c)
+		c.close()
 	}
 	return nil
 }
 
-// dial makes a connection, which is opened by its first request.
-func (d *Destination) dial() (*grpc.ClientConn, error) {
-	secure := insecure.NewCredentials()
-	if d.opt.TLS != nil {
-		config, err := d.opt.TLS()
-		if err != nil {
-			return nil, err
-		}
-		secure = credentials.NewTLS(config)
-	}
-	return grpc.NewClient("passthrough:///"+d.target, grpc.WithTransportCredentials(secure), grpc.WithUserAgent("hubhop"))
-}
-
-// serve sends batches until ctx ends or the collector refuses this connection.
-func (d *Destination) serve(ctx context.Context, conn *grpc.ClientConn) {
-	metrics, logs := collectormetrics.NewMetricsServiceClient(conn), collectorlogs.NewLogsServiceClient(conn)
+// serve sends batches until ctx ends.
+func (d *Destination) serve(ctx context.Context, c *connection) {
 	for {
 		items := d.collect(ctx)
 		if len(items) == 0 {
@@ -149,7 +130,7 @@ func (d *Destination) serve(ctx context.Context, conn *grpc.ClientConn) {
 		}
 		b := newBatch(items, d.queue)
 		for wait := firstWait; !b.done(); {
-			err := d.export(ctx, metrics, logs, b)
+			err := d.export(ctx, c, b)
 			if err == nil {
 				d.works()
 				break
@@ -159,7 +140,7 @@ func (d *Destination) serve(ctx context.Context, conn *grpc.ClientConn) {
 			}
 			switch {
 			case isFaultOfRequest(err) && len(b.items) > 1:
-				b = d.oneByOne(ctx, metrics, logs, b)
+				b = d.oneByOne(ctx, c, b)
 				continue
 			case isFaultOfRequest(err):
 				b.fail(err)
@@ -211,33 +192,33 @@ func (d *Destination) collect(ctx context.Context) (items []queue.Item) {
 }
 
 // export sends what of a batch was not accepted yet, and completes its messages.
-func (d *Destination) export(ctx context.Context, metrics collectormetrics.MetricsServiceClient, logs collectorlogs.LogsServiceClient, b *batch) error {
+func (d *Destination) export(ctx context.Context, c *connection, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
+	token := ""
 	if d.opt.Token != nil {
-		token, err := d.opt.Token()
-		if err != nil {
+		var err error
+		if token, err = d.opt.Token(); err != nil {
 			return err
 		}
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	}
-	if request := b.metrics(); request != nil {
-		answer, err := metrics.Export(ctx, request)
+	if m := b.metrics(); m != nil {
+		answer, err := c.call(ctx, exportMetrics, token, m)
 		if err != nil {
 			return err
 		}
 		b.haveMetrics = true
-		if p := answer.GetPartialSuccess(); p.GetRejectedDataPoints() > 0 {
-			d.opt.Log(fmt.Sprintf("the collector rejected %d data points: %.200s", p.GetRejectedDataPoints(), p.GetErrorMessage()))
+		if n, why := rejected(answer); n > 0 {
+			d.opt.Log(fmt.Sprintf("the collector rejected %d data points: %.200s", n, why))
 		}
 	}
-	if request := b.logs(); request != nil {
-		answer, err := logs.Export(ctx, request)
+	if m := b.logs(); m != nil {
+		answer, err := c.call(ctx, exportLogs, token, m)
 		if err != nil {
 			return err
 		}
-		if p := answer.GetPartialSuccess(); p.GetRejectedLogRecords() > 0 {
-			d.opt.Log(fmt.Sprintf("the collector rejected %d log records: %.200s", p.GetRejectedLogRecords(), p.GetErrorMessage()))
+		if n, why := rejected(answer); n > 0 {
+			d.opt.Log(fmt.Sprintf("the collector rejected %d log records: %.200s", n, why))
 		}
 	}
 	b.complete()
@@ -246,10 +227,10 @@ func (d *Destination) export(ctx context.Context, metrics collectormetrics.Metri
 
 // oneByOne sends the messages of a batch that the collector calls faulty in requests of their own,
 // so that only the faulty ones are lost. It returns those that are still to be sent.
-func (d *Destination) oneByOne(ctx context.Context, metrics collectormetrics.MetricsServiceClient, logs collectorlogs.LogsServiceClient, b *batch) *batch {
+func (d *Destination) oneByOne(ctx context.Context, c *connection, b *batch) *batch {
 	for i := range b.items {
 		one := b.only(i)
-		err := d.export(ctx, metrics, logs, one)
+		err := d.export(ctx, c, one)
 		switch {
 		case err == nil:
 		case isFaultOfRequest(err):
@@ -265,8 +246,8 @@ func (d *Destination) oneByOne(ctx context.Context, metrics collectormetrics.Met
 // specification, "Failures": the codes that are not retryable). A refusal of the caller is no such
 // error: a person can mend it, and the messages wait.
 func isFaultOfRequest(err error) bool {
-	switch status.Code(err) {
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists, codes.Internal, codes.NotFound:
+	switch codeOf(err) {
+	case codeInvalidArgument, codeFailedPrecondition, codeAlreadyExists, codeInternal, codeNotFound:
 		return true
 	default:
 		return false
@@ -279,12 +260,11 @@ func (d *Destination) fails(err error) {
 	}
 	d.failing = true
 	text := "check that the collector runs and listens for OTLP/gRPC there"
-	switch status.Code(err) {
-	case codes.Unauthenticated, codes.PermissionDenied:
+	switch codeOf(err) {
+	case codeUnauthenticated, codePermissionDenied:
 		text = "check the authentication of the endpoint"
-	case codes.Unimplemented:
+	case codeUnimplemented:
 		text = "the server there speaks gRPC, but has no OTLP receiver for this signal"
-	default:
 	}
 	d.opt.Report(fmt.Errorf("collector %s: %w; %s", d.target, err, text))
 }

@@ -2,8 +2,12 @@ package otlp
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -194,6 +198,59 @@ func TestOneFaultyMessageDoesNotTakeTheOthersOfItsBatchAlong(t *testing.T) {
 	}
 }
 
+func TestTheConnectionIsEncryptedWhenTheEndpointSaysSo(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	server.EnableHTTP2 = true
+	server.StartTLS() // makes a certificate, and a client that trusts it
+	defer server.Close()
+	c := &collector{}
+	s := grpc.NewServer()
+	collectormetrics.RegisterMetricsServiceServer(s, c)
+	server.Config.Handler = s
+	trusted := server.Client().Transport.(*http.Transport).TLSClientConfig
+	all := send(t, Options{Host: server.Listener.Addr().String(), TLS: func() (*tls.Config, error) { return trusted.Clone(), nil }}, gauge("a"))
+	if all[0] != nil || !slices.Equal(c.got, []string{"a"}) {
+		t.Errorf("%v, the collector has %q", all[0], c.got)
+	}
+}
+
+func TestAServerThatIsNoCollectorIsNamedAndTheMessagesWait(t *testing.T) {
+	answers := 0
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		switch answers++; answers {
+		case 1:
+			http.NotFound(w, nil)
+		case 2:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case 3: // a proxy's login page
+			_, _ = io.WriteString(w, "<html>")
+		default:
+			w.Header().Set("Trailer", "Grpc-Status")
+			_, _ = w.Write([]byte{0, 0, 0, 0, 8, 0x0a, 6, 8, 2, 0x12, 2, 'n', 'o'})
+			w.Header().Set("Grpc-Status", "0")
+		}
+	}))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	defer server.Close()
+	var said, logged []string
+	all := send(t, Options{
+		Host:   server.URL,
+		Report: func(err error) { said = append(said, fmt.Sprint(err)) },
+		Log:    func(text string) { logged = append(logged, text) },
+	}, gauge("a"))
+	if all[0] != nil || answers != 4 {
+		t.Errorf("%v after %d answers", all[0], answers)
+	}
+	if len(said) != 2 || !strings.Contains(said[0], "no OTLP receiver") {
+		t.Errorf("said %q", said)
+	}
+	if want := []string{"the collector rejected 2 data points: no"}; !slices.Equal(logged, want) {
+		t.Errorf("logged %q", logged)
+	}
+}
+
 func TestPayloadsThatDoNotFitAreFaultsThatNameTheKey(t *testing.T) {
 	for payload, want := range map[string]string{
 		`{}`:                                   "neither",
@@ -292,4 +349,9 @@ func FuzzConvert(f *testing.F) {
 			t.Error("nothing was made, and there is no error")
 		}
 	})
+}
+
+func FuzzRejected(f *testing.F) {
+	f.Add([]byte{0x0a, 6, 8, 2, 0x12, 2, 'n', 'o'})
+	f.Fuzz(func(_ *testing.T, answer []byte) { rejected(answer) })
 }

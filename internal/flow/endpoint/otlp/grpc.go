@@ -1,0 +1,194 @@
+package otlp
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// The package google.golang.org/grpc would do this, and make the program 5 MB larger: all that OTLP
+// needs of gRPC is one request and one answer over HTTP/2 (the document "gRPC over HTTP2").
+
+// The codes of gRPC that matter here.
+const (
+	codeOK                 = 0
+	codeUnknown            = 2
+	codeInvalidArgument    = 3
+	codeNotFound           = 5
+	codeAlreadyExists      = 6
+	codePermissionDenied   = 7
+	codeFailedPrecondition = 9
+	codeUnimplemented      = 12
+	codeInternal           = 13
+	codeUnavailable        = 14
+	codeUnauthenticated    = 16
+)
+
+// The methods, with the names of OTLP's services.
+const (
+	exportMetrics = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+	exportLogs    = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+)
+
+// maxAnswer bounds the answer of a collector.
+const maxAnswer = 1 << 20
+
+// statusError is the refusal of a collector.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%s (gRPC code %d)", e.text, e.code) }
+
+// codeOf returns the code of an error; codeUnavailable if it is none of gRPC's.
+func codeOf(err error) int {
+	if s, ok := errors.AsType[*statusError](err); ok {
+		return s.code
+	}
+	return codeUnavailable
+}
+
+// connection sends requests to a collector.
+type connection struct {
+	client http.Client
+	base   string
+}
+
+// connect returns a connection, which is opened by its first request. config is nil for one that is
+// not encrypted.
+func connect(target string, config *tls.Config) *connection {
+	c, scheme := &connection{}, "http"
+	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols), DisableCompression: true, IdleConnTimeout: 2 * time.Minute}
+	if config == nil {
+		transport.Protocols.SetUnencryptedHTTP2(true)
+	} else {
+		transport.Protocols.SetHTTP2(true)
+		scheme = "https"
+	}
+	c.client = http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	c.base = (&url.URL{Scheme: scheme, Host: target}).String()
+	return c
+}
+
+// close closes what is open.
+func (c *connection) close() { c.client.CloseIdleConnections() }
+
+// call sends a request and returns the answer, or a *statusError, or an error of the network.
+func (c *connection) call(ctx context.Context, method, token string, m proto.Message) (answer []byte, err error) {
+	body, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHead), m)
+	if err != nil {
+		return nil, &statusError{codeInvalidArgument, err.Error()}
+	}
+	binary.BigEndian.PutUint32(body[1:], uint32(len(body)-frameHead))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+method, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "User-Agent": {"hubhop"}}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := c.client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(answer) > maxAnswer:
+		return nil, fmt.Errorf("the collector answers with more than %d bytes", maxAnswer)
+	}
+	if err := outcome(res); err != nil {
+		return nil, err
+	}
+	if len(answer) < frameHead || answer[0] != 0 || int64(binary.BigEndian.Uint32(answer[1:])) != int64(len(answer)-frameHead) {
+		return nil, errors.New("the collector answers with something that is no message of gRPC")
+	}
+	return answer[frameHead:], nil
+}
+
+// frameHead is how many bytes stand before a message: whether it is compressed, and its length.
+const frameHead = 5
+
+// outcome returns the error that an answer tells of; nil: there is none.
+func outcome(res *http.Response) error {
+	status, text := res.Trailer.Get("Grpc-Status"), res.Trailer.Get("Grpc-Message")
+	if status == "" { // an answer without a message has them in its header
+		status, text = res.Header.Get("Grpc-Status"), res.Header.Get("Grpc-Message")
+	}
+	if code, err := strconv.Atoi(status); err == nil {
+		if code == codeOK {
+			return nil
+		}
+		if plain, err := url.PathUnescape(text); err == nil {
+			text = plain
+		}
+		return &statusError{code, fmt.Sprintf("%.200s", text)}
+	}
+	// A proxy answers, or a server that speaks no gRPC. Its codes mean what gRPC's document
+	// "HTTP to gRPC Status Code Mapping" says.
+	text = "HTTP status " + res.Status
+	switch res.StatusCode {
+	case http.StatusUnauthorized:
+		return &statusError{codeUnauthenticated, text}
+	case http.StatusForbidden:
+		return &statusError{codePermissionDenied, text}
+	case http.StatusNotFound:
+		return &statusError{codeUnimplemented, text}
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return &statusError{codeUnavailable, text}
+	default:
+		return &statusError{codeUnknown, text}
+	}
+}
+
+// rejected reads the answer of a collector: how many points or records it did not take, and why.
+func rejected(answer []byte) (n int64, why string) {
+	partial, _ := field(answer, 1)
+	count, number := field(partial, 1)
+	if count != nil {
+		return 0, ""
+	}
+	text, _ := field(partial, 2)
+	return int64(number), string(text)
+}
+
+// field returns a field of a message of Protocol Buffers: its bytes, or its number.
+func field(m []byte, want protowire.Number) (text []byte, number uint64) {
+	for len(m) > 0 {
+		num, kind, n := protowire.ConsumeTag(m)
+		if n < 0 {
+			return nil, 0
+		}
+		m = m[n:]
+		size := protowire.ConsumeFieldValue(num, kind, m)
+		if size < 0 {
+			return nil, 0
+		}
+		if num == want {
+			switch kind {
+			case protowire.BytesType:
+				text, _ = protowire.ConsumeBytes(m)
+			case protowire.VarintType:
+				number, _ = protowire.ConsumeVarint(m)
+			default:
+			}
+		}
+		m = m[size:]
+	}
+	return text, number
+}
