@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,8 +42,17 @@ func NewCommand(e Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "flow",
 		Short: "Check, show and try data flows, and ask those that run",
-		Long: `Flow works with directories of manifests of Azure IoT Operations: data flow endpoints, data flow graphs and data flows. hubhop run --flows DIR
-runs them. docs/flows.md is the guide.` + "\n" + e.Help,
+		Long: `A data flow takes messages from a broker, changes them, and sends them on: to the hub of the device, to a broker, or to a file. Its files, which
+are called manifests, are those of Azure IoT Operations: data flow endpoints, data flow graphs and data flows. DIR is a directory with manifests.
+hubhop run --flows DIR runs its data flows; the commands here need no broker and no hub, except status, which asks a hubhop run.
+docs/flows.md is the guide.
+
+    hubhop flow check DIR                is it right?
+    hubhop flow show DIR                 what does it do?
+    hubhop flow run DIR --topic T        what becomes of these messages?
+    hubhop flow test DIR                 is it still what its tests say?
+    hubhop flow status                   how does it run?
+    hubhop flow replay DIR --from FILE   what becomes of messages that wait, or have failed?` + "\n" + e.Help,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -48,10 +60,11 @@ runs them. docs/flows.md is the guide.` + "\n" + e.Help,
 	return c
 }
 
-// find returns a flow of a directory. The error has the faults that keep it from running.
+// find returns a flow of a directory; without a name, the only one. The error has the faults that
+// keep it from running.
 func (e *Env) find(dir, name string) (*manifest.Graph, error) {
 	set, faults := manifest.Load(dir, manifest.Options{})
-	if g := set.Graph(name); g != nil {
+	if g := set.Graph(name); g != nil && name != "" {
 		return g, nil
 	}
 	if err := errorsOf(faults); err != nil {
@@ -61,10 +74,34 @@ func (e *Env) find(dir, name string) (*manifest.Graph, error) {
 	for _, g := range set.Graphs {
 		names = append(names, g.Name)
 	}
-	if len(names) == 0 {
-		return nil, e.Usage(fmt.Errorf("%s has no data flow", e.Clean(dir)))
+	switch {
+	case len(names) == 0:
+		return nil, e.Usage(errors.New(e.nothingIn(dir)))
+	case name == "" && len(names) == 1:
+		return set.Graphs[0], nil
+	case name == "":
+		return nil, e.Usage(fmt.Errorf("%s has several data flows; name one of %s", e.Clean(dir), strings.Join(names, ", ")))
 	}
 	return nil, e.Usage(fmt.Errorf("%s has no data flow %q; it has %s", e.Clean(dir), name, strings.Join(names, ", ")))
+}
+
+// nothingIn says that a directory has no data flow, and which directory below has manifests.
+func (e *Env) nothingIn(dir string) string {
+	text := "there is no data flow in " + e.Clean(dir)
+	below, _ := os.ReadDir(dir) // it was read before
+	for _, d := range below {
+		files, err := os.ReadDir(filepath.Join(dir, d.Name()))
+		if err == nil && slices.ContainsFunc(files, func(f os.DirEntry) bool { return isManifest(f.Name()) }) {
+			return fmt.Sprintf("%s; directories below it are not read: name one of them, such as %s", text, e.Clean(filepath.Join(dir, d.Name())))
+		}
+	}
+	return text
+}
+
+// isManifest reports whether a file has the name of a manifest in YAML.
+func isManifest(name string) bool {
+	ext := filepath.Ext(name)
+	return (ext == ".yaml" || ext == ".yml") && filepath.Ext(strings.TrimSuffix(name, ext)) != ".test"
 }
 
 // errorsOf returns the errors among faults, one for each.
@@ -127,7 +164,7 @@ func (e *Env) check(dir string, o flow.CheckOptions, asJSON bool) error {
 		if err := e.printJSON(r); err != nil {
 			return err
 		}
-	} else if err := e.printCheck(r); err != nil {
+	} else if err := e.printCheck(dir, r); err != nil {
 		return err
 	}
 	switch n {
@@ -139,7 +176,7 @@ func (e *Env) check(dir string, o flow.CheckOptions, asJSON bool) error {
 	return e.Usage(fmt.Errorf("the manifests have %d errors", n))
 }
 
-func (e *Env) printCheck(r flow.Report) error {
+func (e *Env) printCheck(dir string, r flow.Report) error {
 	var b strings.Builder
 	for _, f := range r.Faults {
 		fmt.Fprintln(&b, e.Clean(f.String()))
@@ -161,7 +198,7 @@ func (e *Env) printCheck(r flow.Report) error {
 		fmt.Fprintf(&b, "%s: %s\n    needs %s\n", g.Name, e.Clean(g.Way), text)
 	}
 	if len(r.Graphs) == 0 && r.OK {
-		fmt.Fprintln(&b, "there is no data flow")
+		fmt.Fprintln(&b, e.nothingIn(dir))
 	}
 	_, err := io.WriteString(e.Stdout, b.String())
 	return err
@@ -200,7 +237,7 @@ func (e *Env) show(args []string, format string) error {
 		if err := errorsOf(faults); err != nil {
 			return e.Usage(err)
 		}
-		return e.Usage(fmt.Errorf("%s has no data flow", e.Clean(args[0])))
+		return e.Usage(errors.New(e.nothingIn(args[0])))
 	}
 	for i, g := range graphs {
 		text := flow.Text(g)

@@ -34,23 +34,28 @@ type trying struct {
 func newRun(e *Env) *cobra.Command {
 	var t trying
 	c := &cobra.Command{
-		Use:   "run DIR NAME",
+		Use:   "run DIR [NAME]",
 		Short: "Run one data flow on messages of standard input",
-		Long: `Run puts messages of standard input through one flow and prints what comes out, without a broker and a hub. Windows close at the end of
-the input.
+		Long: `Run puts messages of standard input through one flow and prints what comes out, without a broker and a hub. NAME may be left out if the
+directory has one flow. Windows close at the end of the input.
 
-With --topic each line of input is a payload. Without it each line is a message:
+With --topic each line of input is the payload of a message on this topic. Without it each line is a message in JSON:
 
-    {"topic", "payload" (any JSON) or "payloadText" or "payloadBase64", "contentType", "properties": {…}, "time": RFC 3339, "retain"}
+    {"topic": "sensors/1", "payload": {"temp": 21.5}}
 
-A message has its time, or that of its property __ts, or the start of the run and 1 ms for each line; a throttle goes by it too. It goes to every
-source whose filter takes its topic. Lines of output are of the same form, with "destination". What is dropped, and why, goes to standard error as
-line N: node X: reason.` + "\n" + e.Help + `
+payload is any JSON. payloadText, for text that is no JSON, or payloadBase64 may stand in its place. contentType, properties (an object of keys and
+texts), time (RFC 3339, such as 2026-01-31T10:00:00Z) and retain (true or false) may follow.
+
+The time of a message decides to which window it belongs, and what a throttle lets through. It is the time of the line, else that of the property
+__ts, else the start of the run and 1 ms more for each line.
+
+A message goes to every source whose filter takes its topic. Each line of output is a message too, and destination says which node it reached. A
+message that is dropped is told on standard error, as line N: node X: reason.` + "\n" + e.Help + `
 Of this command: 2 the manifests are faulty, or no source takes --topic · 1 with --strict: a message failed.`,
-		Example: `  echo '{"temp": 21.5}' | hubhop flow run examples/flows/units units --topic sensors/1
+		Example: `  echo '{"temperature": 212, "pressure": 14.5}' | hubhop flow run examples/flows/units --topic sensors/1
   hubhop flow run flows averages < messages.jsonl`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error { return e.run(args[0], args[1], t) },
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(_ *cobra.Command, args []string) error { return e.run(args, t) },
 	}
 	c.Flags().StringVar(&t.topic, "topic", "", "each line of input is a payload on this topic")
 	c.Flags().StringVar(&t.store, "store", "", "file with a JSON object of keys and texts that fills the state store")
@@ -61,17 +66,23 @@ Of this command: 2 the manifests are faulty, or no source takes --topic · 1 wit
 // trial is a flow that is tried, and what became of the messages.
 type trial struct {
 	*flow.Trial
+	name   string
 	out    *bufio.Writer
 	err    error // of out
 	failed int
 }
 
-func (e *Env) trial(dir, name, store string) (*trial, error) {
+// trial begins the trial of a flow: args are its directory and, if there are several, its name.
+func (e *Env) trial(args []string, store string) (*trial, error) {
+	dir, name := args[0], ""
+	if len(args) > 1 {
+		name = args[1]
+	}
 	g, err := e.find(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	t := &trial{out: bufio.NewWriter(e.Stdout)}
+	t := &trial{name: g.Name, out: bufio.NewWriter(e.Stdout)}
 	o := flow.TrialOptions{Dir: dir, Start: time.Now(),
 		Out: func(destination string, m node.Message) {
 			_, err := t.out.Write(append(flow.Line(destination, &m), '\n'))
@@ -102,13 +113,13 @@ func (e *Env) trial(dir, name, store string) (*trial, error) {
 	return t, nil
 }
 
-func (e *Env) run(dir, name string, o trying) error {
-	t, err := e.trial(dir, name, o.store)
+func (e *Env) run(args []string, o trying) error {
+	t, err := e.trial(args, o.store)
 	if err != nil {
 		return err
 	}
 	if o.topic != "" && len(t.Takes(o.topic)) == 0 {
-		return e.Usage(fmt.Errorf("no source of %s takes the topic %q; hubhop flow show says which topics they take", name, o.topic))
+		return e.Usage(fmt.Errorf("no source of %s takes the topic %q; hubhop flow show says which topics they take", t.name, o.topic))
 	}
 	return e.feed(t, e.Stdin, o)
 }
@@ -131,7 +142,9 @@ func (e *Env) feed(t *trial, in io.Reader, o trying) error {
 		case len(bytes.TrimSpace(l)) == 0:
 			continue
 		default:
-			m, err = flow.ParseInput(l)
+			if m, err = flow.ParseInput(l); err != nil {
+				err = fmt.Errorf("%w, or name the topic with --topic if each line is a payload", err)
+			}
 		}
 		if err == nil {
 			err = t.FeedAt(n, m)
@@ -174,19 +187,19 @@ func readLine(r *bufio.Reader) (line []byte, err error) {
 func newReplay(e *Env) *cobra.Command {
 	var from, store string
 	c := &cobra.Command{
-		Use:   "replay DIR NAME --from FILE",
-		Short: "Run one data flow on messages that were exported",
-		Long: `Replay puts messages through one flow and prints what comes out, as hubhop flow run does. Nothing is sent and nothing is changed. The messages
-come from a file that hubhop outbox export has printed, or from one with lines of hubhop flow run. Messages without a topic, such as those of an outbox,
-go to every source of the flow. - is standard input.` + "\n" + e.Help,
+		Use:   "replay DIR [NAME] --from FILE",
+		Short: "Run one data flow on messages that wait, or that have failed",
+		Long: `Replay puts messages through one flow and prints what comes out, as hubhop flow run does. Nothing is sent and nothing is changed. The file has lines of
+hubhop outbox export, dead letters (deadletter.jsonl), or lines of hubhop flow run; - is standard input. A message without a topic, such as one of an
+outbox, goes to every source of the flow.` + "\n" + e.Help,
 		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl
   hubhop flow replay flows averages --from queued.jsonl`,
-		Args: cobra.ExactArgs(2),
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if from == "" {
 				return e.Usage(errors.New("from is missing; name the file with the messages, such as --from queued.jsonl"))
 			}
-			t, err := e.trial(args[0], args[1], store)
+			t, err := e.trial(args, store)
 			if err != nil {
 				return err
 			}

@@ -22,18 +22,20 @@ func newTest(e *Env) *cobra.Command {
 		Use:   "test PATH…",
 		Short: "Run the tests of data flows",
 		Long: `Test runs files *.test.yaml, and those in directories. A test names a flow and its directory, a directory with messages, and a file with
-what shall come out:
+what should come out:
 
     name: hot rooms ring                  # for people
     flow: alarms                          # a data flow graph or a data flow …
     dir: ..                               # … of this directory
-    input: hot                            # each file is a payload; a file *.jsonl has lines as hubhop flow run takes them
+    input: hot                            # a directory with the messages
     expected: hot.json                    # a JSON object, or an array of them: {"topic": …, "payload": …}
     select: [topic, payload]              # what is compared; payload if it is missing
     ignores: [payload.at]                 # what is not
 
-Paths are relative to the file. A state store is filled from statestore.json in or above the input. Tests of Azure IoT Operations name a graph
-definition with the key graph instead of flow and dir; they need WebAssembly modules.` + "\n" + e.Help + `
+Paths are relative to the file. In the directory with the messages a file *.jsonl has lines as hubhop flow run takes them. Each other file is the
+payload of one message without a topic; write a file *.jsonl if the topic matters. What comes out is compared in its order. Numbers are compared as
+they are written: 95 is not 95.0. A state store is filled from statestore.json in or above the input. Tests of Azure IoT Operations have the key
+graph instead of flow and dir, which names a graph definition; they need WebAssembly modules.` + "\n" + e.Help + `
 Of this command: 3 a test failed.`,
 		Example: `  hubhop flow test examples/flows
   hubhop flow test flows/alarms.test.yaml --junit junit.xml`,
@@ -94,6 +96,9 @@ func (e *Env) test(paths []string, asJSON bool, junit string) error {
 func testFiles(paths []string) (files []string, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no file or directory %s; name a file *.test.yaml, or a directory that has some", path)
+		}
 		if err != nil {
 			return nil, err
 		}

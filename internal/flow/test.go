@@ -299,7 +299,7 @@ func differ(want, got []map[string]any) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d messages are expected, and %d came out", len(want), len(got))
+	fmt.Fprintf(&b, "%s expected, and %d came out", expected(len(want)), len(got))
 	show := func(sign string, m map[string]any) {
 		text, _ := json.Marshal(m) // it was JSON before
 		for _, l := range slices.Collect(strings.SplitSeq(string(text), "\n")) {
@@ -324,6 +324,16 @@ func differ(want, got []map[string]any) string {
 		}
 	}
 	return b.String()
+}
+
+func expected(n int) string {
+	switch n {
+	case 0:
+		return "no message is"
+	case 1:
+		return "1 message is"
+	}
+	return fmt.Sprintf("%d messages are", n)
 }
 
 // onWindows says that file modes mean nothing here.

@@ -146,13 +146,32 @@ type line struct {
 	PayloadText   *string         `json:"payloadText,omitempty"`
 	PayloadBase64 *string         `json:"payloadBase64,omitempty"`
 	ContentType   string          `json:"contentType,omitempty"`
-	Properties    map[string]text `json:"properties,omitempty"`
+	Properties    properties      `json:"properties,omitempty"`
 	Time          *time.Time      `json:"time,omitempty"`
 	Retain        bool            `json:"retain,omitempty"`
 }
 
 // text is the value of a property, or of several with the same name.
 type text []string
+
+// properties are those of a message by their keys.
+type properties map[string]text
+
+// UnmarshalJSON reads an object of keys and values, or a list of pairs as dead letters have it.
+func (p *properties) UnmarshalJSON(b []byte) error {
+	if len(b) == 0 || b[0] != '[' {
+		return json.Unmarshal(b, (*map[string]text)(p))
+	}
+	var pairs []struct{ Key, Value string }
+	if err := json.Unmarshal(b, &pairs); err != nil {
+		return err
+	}
+	*p = properties{}
+	for _, pair := range pairs {
+		(*p)[pair.Key] = append((*p)[pair.Key], pair.Value)
+	}
+	return nil
+}
 
 func (t text) MarshalJSON() ([]byte, error) {
 	if len(t) == 1 {
@@ -171,13 +190,14 @@ func (t *text) UnmarshalJSON(b []byte) error {
 
 // ParseInput reads a message from a line: a JSON object with topic, payload (any JSON) or
 // payloadText or payloadBase64, contentType, properties, time (RFC 3339) and retain. A line of hubhop
-// outbox export is understood too.
+// outbox export and a dead letter are understood too.
 func ParseInput(b []byte) (m Input, err error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	var l struct {
 		line
 		exported
+		failed
 	}
 	if err := dec.Decode(&l); err != nil {
 		return m, fmt.Errorf("it is no message: %w; write {\"topic\": …, \"payload\": …}", err)
@@ -233,6 +253,16 @@ type exported struct {
 	BodyIs          string          `json:"bodyIs"`
 }
 
+// failed is what a dead letter has beside that. It says why the message failed, and that may be
+// different now.
+type failed struct {
+	At     time.Time `json:"at"`
+	Graph  string    `json:"graph"`
+	Node   string    `json:"node"`
+	Reason string    `json:"reason"`
+	Error  string    `json:"error"`
+}
+
 func (x *exported) body() (body []byte, err error) {
 	switch x.BodyIs {
 	case "json":
@@ -261,7 +291,7 @@ func Line(destination string, m *node.Message) []byte {
 	}
 	for _, p := range m.Properties {
 		if l.Properties == nil {
-			l.Properties = map[string]text{}
+			l.Properties = properties{}
 		}
 		l.Properties[p.Key] = append(l.Properties[p.Key], p.Value)
 	}
