@@ -12,12 +12,12 @@ import (
 // throttle is the operator throttle: it passes no more messages of a topic filter than a rate allows.
 // Its time is that of the processing.
 type throttle struct {
-	now   func() time.Time
-	rules []pace
+	now    func() time.Time
+	rules  []pace
+	filter topic.Index // of the rules, by their place
 }
 
 type pace struct {
-	filter   string
 	interval time.Duration // 0: nothing passes
 	last     time.Time     // when a message passed
 	passed   bool
@@ -44,16 +44,18 @@ func (c *compiler) throttle(settings map[string]string) any {
 	for i, element := range f.list(at, 0, "perTopicThrottles", maxRules) {
 		values := f.fields(element, i+1, "topic", "maxMessagesPerSecond", "description")
 		var p pace
+		var filter string
 		if at, ok := values["topic"]; !ok {
 			f.at(element, i+1, "topic is missing: a topic filter")
-		} else if p.filter, ok = f.text(at, i+1, "topic"); ok {
-			if err := topic.ValidFilter(p.filter); err != nil {
+		} else if filter, ok = f.text(at, i+1, "topic"); ok {
+			if err := topic.ValidFilter(filter); err != nil {
 				f.at(at, i+1, "topic: %v", err)
 			}
-			if first, ok := seen[p.filter]; ok {
+			t.filter.Add(filter, i)
+			if first, ok := seen[filter]; ok {
 				f.at(at, i+1, "the topic filter is that of rule %d", first)
 			}
-			seen[p.filter] = i + 1
+			seen[filter] = i + 1
 		}
 		p.interval = f.interval(values, element, i+1)
 		t.rules = append(t.rules, p)
@@ -85,20 +87,18 @@ func (f *config) interval(values map[string]int, element, number int) time.Durat
 // Filter says whether a message passes: the first rule that its topic fits decides, and a message that
 // fits none passes. It never fails.
 func (t *throttle) Filter(m *node.Message) (pass bool, err error) {
-	for i := range t.rules {
-		p := &t.rules[i]
-		if !topic.Match(p.filter, m.Topic) {
-			continue
-		}
-		if p.interval == 0 {
-			return false, nil
-		}
-		now := t.now()
-		if p.passed && now.Sub(p.last) < p.interval {
-			return false, nil
-		}
-		p.last, p.passed = now, true
+	i, fits := t.filter.First(m.Topic)
+	if !fits {
 		return true, nil
 	}
+	p := &t.rules[i]
+	if p.interval == 0 {
+		return false, nil
+	}
+	now := t.now()
+	if p.passed && now.Sub(p.last) < p.interval {
+		return false, nil
+	}
+	p.last, p.passed = now, true
 	return true, nil
 }
