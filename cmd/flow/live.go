@@ -7,7 +7,11 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -15,6 +19,7 @@ import (
 	"github.com/hubhop-iot/hubhop/cmd/window"
 	"github.com/hubhop-iot/hubhop/internal/device"
 	"github.com/hubhop-iot/hubhop/internal/flow"
+	"github.com/hubhop-iot/hubhop/internal/flow/identity"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/status"
 )
@@ -40,7 +45,7 @@ type live struct {
 // open opens the directory of flows.
 func open(w *window.Window, hub flow.Hub, o LiveOptions) (*live, error) {
 	m, err := flow.New(flow.Options{Dir: o.Dir, StateDir: filepath.Join(home.Dir(o.StateDir, o.Device), "flows"), Hub: hub, Stage: w.FlowStage,
-		DialContext: o.DialContext, Log: func(warning bool, name, text string) {
+		Token: tokens(os.Getenv, os.Environ()).Token, DialContext: o.DialContext, Log: func(warning bool, name, text string) {
 			e := o.Log.Info()
 			if warning {
 				e = o.Log.Warn()
@@ -57,6 +62,25 @@ func open(w *window.Window, hub flow.Hub, o LiveOptions) (*live, error) {
 		return nil, err
 	}
 	return &live{m: m, ballast: make([]byte, 8<<20)}, nil
+}
+
+// tokens is where access tokens of managed identities come from: the program that the environment
+// names, or the identity endpoint of this machine.
+func tokens(getenv func(string) string, environ []string) *identity.Source {
+	// What hubhop reads from its environment may be a secret that the program need not know.
+	environ = slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, "HUBHOP_") })
+	s := &identity.Source{
+		Environ: environ,
+		Program: strings.Fields(getenv("HUBHOP_TOKEN_PROGRAM")), Endpoint: getenv("IDENTITY_ENDPOINT"), Header: getenv("IDENTITY_HEADER"),
+		SecretDir: "/var/opt/azcmagent/tokens",
+	}
+	if runtime.GOOS == "windows" {
+		s.SecretDir = filepath.Join(getenv("ProgramData"), "AzureConnectedMachineAgent", "Tokens")
+	}
+	if s.Endpoint == "" {
+		s.Endpoint = identity.OfVM
+	}
+	return s
 }
 
 // Beside runs data flows beside a device that is open, until ctx ends. The flows stop first, so that

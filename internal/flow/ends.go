@@ -15,6 +15,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/kafka"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/otlp"
+	"github.com/hubhop-iot/hubhop/internal/flow/identity"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
 
@@ -138,18 +139,15 @@ func (m *Manager) collector(g *manifest.Graph, d *manifest.Destination) (*otlp.D
 // token returns an access token of a managed identity. audience is the one of an endpoint that says
 // none.
 func (m *Manager) token(ctx context.Context, a *manifest.Authentication, audience string) (string, error) {
-	client := ""
+	r := identity.Request{Audience: audience}
 	if s := a.SystemAssigned; s != nil && s.Audience != "" {
-		audience = s.Audience
+		r.Audience = s.Audience
 	}
 	if u := a.UserAssigned; u != nil {
-		client = u.ClientID
-		if u.Scope != "" {
-			audience = u.Scope
-		}
+		r.ClientID, r.TenantID, r.Scope = u.ClientID, u.TenantID, u.Scope
 	}
 	if m.o.Token == nil {
-		return "", fmt.Errorf("this machine gives no tokens of managed identities for %s", audience)
+		return "", fmt.Errorf("this machine gives no tokens of managed identities for %s", r.Audience)
 	}
-	return m.o.Token(ctx, audience, client)
+	return m.o.Token(ctx, r)
 }

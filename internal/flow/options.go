@@ -7,6 +7,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/hub"
 	"github.com/hubhop-iot/hubhop/internal/flow/graph"
+	"github.com/hubhop-iot/hubhop/internal/flow/identity"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
 
@@ -18,9 +19,8 @@ type Options struct {
 	Hub     Hub     // the outbox behind the endpoint iothub; nil: this process has no hub
 	Modules Modules // nil: graphs with modules are refused
 
-	// Token returns an access token of a managed identity for an audience. clientID is empty for the
-	// identity of the machine. nil: this machine has none.
-	Token func(ctx context.Context, audience, clientID string) (string, error)
+	// Token returns an access token of a managed identity. nil: this machine has none.
+	Token func(ctx context.Context, r identity.Request) (string, error)
 
 	// Log takes what a person should read about a flow, a sentence each. flow is empty for what
 	// concerns the directory. It may be nil.
