@@ -418,6 +418,7 @@ type pipe struct {
 	rclosed  bool      // the reading side closed it itself
 	wclosed  bool      // the writing side closed it itself
 	lost     bool      // something was swallowed, so everything behind it is swallowed too
+	writing  bool      // somebody writes, and others wait: a write is never parted by another one
 	rdl, wdl deadline
 }
 
@@ -486,6 +487,10 @@ func (p *pipe) early(t time.Time) bool {
 func (p *pipe) write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.begin(); err != nil {
+		return 0, err
+	}
+	defer p.finish()
 	written := 0
 	for {
 		if err := p.writeError(); err != nil {
@@ -506,6 +511,24 @@ func (p *pipe) write(b []byte) (int, error) {
 	}
 }
 
+// begin waits until no other write is under way. p.mu is held, and released meanwhile.
+func (p *pipe) begin() error {
+	for p.writing {
+		if err := p.writeError(); err != nil {
+			return err
+		}
+		p.cond.Wait()
+	}
+	p.writing = true
+	return nil
+}
+
+// finish ends what begin has begun. p.mu is held.
+func (p *pipe) finish() {
+	p.writing = false
+	p.cond.Broadcast()
+}
+
 func (p *pipe) isLost() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -518,6 +541,10 @@ func (p *pipe) swallow(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = true
+	if err := p.begin(); err != nil {
+		return 0, err
+	}
+	defer p.finish()
 	written := 0
 	for {
 		if err := p.writeError(); err != nil {

@@ -1,6 +1,7 @@
 package memnet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -247,6 +248,44 @@ func TestWeatherKeepsTheOrder(t *testing.T) {
 		}
 		if late < 25 {
 			t.Errorf("%d of 250 came late: with one in ten lost it is these and those behind them", late)
+		}
+	})
+}
+
+// TestAWriteIsNotPartedByAnother as with a socket, also if it waits for room in the middle.
+func TestAWriteIsNotPartedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := connect(t, New())
+		long, short := bytes.Repeat([]byte("a"), 3*bufferBytes), []byte("b")
+		go func() { _, _ = server.Write(long) }()
+		synctest.Wait()
+		go func() { _, _ = server.Write(short) }()
+		synctest.Wait()
+		got := make([]byte, len(long)+len(short))
+		if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, append(long, short...)) {
+			t.Errorf("the short write stands at %d of %d, %v", bytes.IndexByte(got, 'b'), len(long), err)
+		}
+		_, _ = client.Close(), server.Close()
+	})
+}
+
+// TestAWriteThatWaitsForAnotherEndsWithTheConnection although the other one still waits for room.
+func TestAWriteThatWaitsForAnotherEndsWithTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, server := connect(t, New())
+		ended := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := server.Write(make([]byte, 2*bufferBytes))
+				ended <- err
+			}()
+			synctest.Wait()
+		}
+		_ = server.Close()
+		for range 2 {
+			if err := <-ended; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the write ended with %v", err)
+			}
 		}
 	})
 }
