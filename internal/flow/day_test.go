@@ -127,8 +127,9 @@ func (w *world) sever(away bool) {
 	}
 }
 
-// inWorld runs f in a world of its own. The flows are those of the manifests.
-func inWorld(t *testing.T, manifests string, f func(w *world)) {
+// inWorld runs f in a world of its own. The flows are those of the manifests; change, which may be
+// nil, changes the device before it starts.
+func inWorld(t *testing.T, manifests string, change func(*device.Config), f func(t *testing.T, w *world)) {
 	t.Helper()
 	dir, state := t.TempDir(), virtual.Dir(t)
 	if err := os.WriteFile(filepath.Join(dir, "flows.yaml"), []byte(manifests), 0o600); err != nil {
@@ -149,6 +150,9 @@ func inWorld(t *testing.T, manifests string, f func(w *world)) {
 			},
 		}
 		id := device.Identity{DeviceID: "dev-1", IDScope: info.IDScope, Key: base64.StdEncoding.EncodeToString(w.cloud.DeviceKey("dev-1")), StateDir: state}
+		if change != nil {
+			change(&shared.Config)
+		}
 		w.dev = device.New(shared, id, device.App{})
 		if _, err := w.dev.Open(); err != nil {
 			t.Fatal(err)
@@ -176,7 +180,7 @@ func inWorld(t *testing.T, manifests string, f func(w *world)) {
 				}
 			}
 		}()
-		f(w)
+		f(t, w)
 	})
 }
 
@@ -286,7 +290,7 @@ const every = 2
 // for ten, while a window should close. Nothing grows meanwhile but the ledger.
 func TestEveryWindowOfADayArrives(t *testing.T) {
 	hours := hours()
-	inWorld(t, dayManifests, func(w *world) {
+	inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
 		p, stop := w.publisher("generator")
 		defer stop()
 		began := time.Now()

@@ -41,7 +41,10 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Sources[i].Source = source
-			says = append(says, func() string { return connection(source.Status()) })
+			says = append(says, func() string {
+				st := source.Status()
+				return cmp.Or(connection(st), unfit(st.Dropped))
+			})
 		case s.Settings.Kafka != nil:
 			source, err := m.kafkaSource(g, s)
 			if err != nil {
@@ -125,6 +128,14 @@ func filtersOf(s *manifest.Source) (all []string) {
 		all = append(all, t.Filter)
 	}
 	return all
+}
+
+// unfit says that a source has left out messages; empty: it has not.
+func unfit(dropped uint64) string {
+	if dropped == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d messages were dropped before they came into the flow, because they are too large or no valid text; the log has the first of each kind", dropped)
 }
 
 // connection says what is wrong with a connection; empty: nothing.

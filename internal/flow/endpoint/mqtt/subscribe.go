@@ -219,6 +219,9 @@ func (s *Source) remember(granted []string) {
 	}
 	b, err := json.Marshal(memory{ClientID: s.c.ClientID, Host: s.c.Host, Filters: granted})
 	if err == nil {
+		err = os.MkdirAll(filepath.Dir(s.c.StateFile), 0o700)
+	}
+	if err == nil {
 		err = replace(s.c.StateFile, b)
 	}
 	if err != nil {
