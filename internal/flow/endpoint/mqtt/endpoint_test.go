@@ -3,6 +3,8 @@ package mqtt
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -186,5 +188,20 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 		case <-late:
 			t.Fatalf("%s does not come", what)
 		}
+	}
+}
+
+// TestSubscriptionsAreRememberedWhereNoDirectoryIsYet: a graph that keeps no journal has no directory
+// before its source writes there.
+func TestSubscriptionsAreRememberedWhereNoDirectoryIsYet(t *testing.T) {
+	c := plainConfig(t, 1, "in")
+	c.StateFile = filepath.Join(t.TempDir(), "graphs", "bridge", "in.subscriptions.json")
+	s, err := NewSource(c, []string{"a/#"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.remember([]string{"a/#"})
+	if got := s.remembered(); !slices.Equal(got, []string{"a/#"}) {
+		t.Errorf("remembered: %q", got)
 	}
 }

@@ -230,6 +230,10 @@ func (s *Source) remember(granted []string) {
 }
 
 func replace(path string, b []byte) error {
+	// The directory of a graph that keeps no journal is nobody else's.
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".subscriptions-*")
 	if err != nil {
 		return err
