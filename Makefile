@@ -10,11 +10,14 @@ KILLS ?= 200
 FAILOVERS ?= 20
 SEED ?= 0
 BURSTS ?= 150
+MESSAGES ?= 1000000
+BROKER_KILLS ?= 20
+DISKS ?= 5
 CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status bench-flows crash chaos soak days drills drills-all picture demo cross conformance league
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status bench-flows crash crash-flows chaos soak days drills drills-all picture demo cross conformance league
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +49,9 @@ bench-sim: build ## measure the simulator beside others, into docs/benchmarks.md
 
 crash: build ## kill -9 device and simulator KILLS times (200) during FAILOVERS (20) and more, and prove that nothing is lost; SEED repeats a run
 	$(GO) run ./internal/crash -hubhop ./hubhop -kills $(KILLS) -failovers $(FAILOVERS) -seed $(SEED) $(CRASH)
+
+crash-flows: build ## MESSAGES numbered messages (1000000) through mosquitto, two data flow graphs and the outbox, with KILLS of hubhop, BROKER_KILLS (20), FAILOVERS and DISKS full disks (5): nothing is lost, each window is right (Linux)
+	$(GO) run ./internal/crash -hubhop ./hubhop -messages $(MESSAGES) -rate 2000 -kills $(KILLS) -broker-kills $(BROKER_KILLS) -failovers $(FAILOVERS) -full-disks $(DISKS) -seed $(SEED) $(CRASH)
 
 chaos: build ## fail system calls of the device BURSTS times (150) while hubs die, and prove that nothing is lost (Linux, strace)
 	$(GO) run ./internal/crash -hubhop ./hubhop -bursts $(BURSTS) -rate 300 -seed $(SEED) $(CRASH)

@@ -2,7 +2,9 @@
 // and a simulated cloud with a state directory. It kills one or the other with kill -9 at random
 // moments, again and again, and moves the device from hub to hub meanwhile. In the end it compares
 // three lists: what the cloud has received, what the outbox has numbered, and the lines that the
-// device was given. With -bursts it kills nobody, and lets system calls of the device fail.
+// device was given. With -bursts it kills nobody, and lets system calls of the device fail. With
+// -messages the samples are messages on a broker, which two data flow graphs of the device take, and
+// the broker is killed too.
 //
 // It exits with 0 if the verdict is good, with 3 if it is not, and with 1 or 2 if there is none.
 package main
@@ -27,6 +29,9 @@ type options struct {
 	order, sync        string
 	kills, moves, rate int
 	bursts             int
+	messages           int // of a trial of flows
+	brokerKills, disks int
+	ackEarly           bool
 	window, ledgerKeep int
 	least              int // samples per second
 	seed               uint64
@@ -56,6 +61,10 @@ func run(args []string, out io.Writer) int {
 	f.StringVar(&o.dir, "dir", "", "where the directories of this run are made (default: the system's temporary directory)")
 	f.IntVar(&o.kills, "kills", 200, "of either program, together")
 	f.IntVar(&o.bursts, "bursts", 0, "instead of kills: so many times a system call of the device fails for a while, as strace makes it (Linux)")
+	f.IntVar(&o.messages, "messages", 0, "instead of samples of the device: so many messages through mosquitto and two data flow graphs")
+	f.IntVar(&o.brokerKills, "broker-kills", 4, "of mosquitto, with -messages")
+	f.IntVar(&o.disks, "full-disks", 2, "so many times the disk of the device is full for a while, with -messages (Linux)")
+	f.BoolVar(&o.ackEarly, "acknowledge-early", false, "cripple hubhop: each message is acknowledged to mosquitto before hubhop has it; the verdict must be failed")
 	f.IntVar(&o.moves, "failovers", 20, "from hub to hub, both ways, at least")
 	f.IntVar(&o.rate, "rate", 2500, "samples a second")
 	f.IntVar(&o.window, "window", 64, "messages in flight")
@@ -83,7 +92,10 @@ func run(args []string, out io.Writer) int {
 		return exitError
 	}
 	play := newKilling(t).play
-	if o.bursts > 0 {
+	switch {
+	case o.messages > 0:
+		play = newFlows(t).play
+	case o.bursts > 0:
 		play = newChaos(t).play
 	}
 	v, err := play(ctx)
