@@ -151,9 +151,9 @@ func (b *flowBook) map1(m sim.Message, id string, body *flowBody) {
 // <graph>/<node>/<end>/<n>.
 func (b *flowBook) window(m sim.Message, id string, sum uint64, body *flowBody) {
 	end, err := time.Parse(time.RFC3339Nano, path.Base(path.Dir(id)))
-	at := int64(end.Sub(b.base)/time.Second) - 1
+	at := int64(end.Sub(b.base)/window) - 1
 	var places map[string]any
-	if err != nil || at < 0 || !end.Equal(b.base.Add(time.Duration(at+1)*time.Second)) || json.Unmarshal(m.Body, &places) != nil {
+	if err != nil || at < 0 || !end.Equal(b.base.Add(time.Duration(at+1)*window)) || json.Unmarshal(m.Body, &places) != nil {
 		b.Object(drill.Content, "the window %s with id %q and body %s is none of the stream", m.Mid, id, m.Body)
 		return
 	}
@@ -171,8 +171,11 @@ func (b *flowBook) window(m sim.Message, id string, sum uint64, body *flowBody) 
 	}
 	*was = seenWindow{id, sum}
 	b.closed++
-	if at < b.lastEnd {
+	switch {
+	case at < b.lastEnd:
 		b.Object(drill.Reordered, "window %d arrived behind window %d", at, b.lastEnd)
+	case at > b.lastEnd+1: // a window that lacks a message gives out nothing
+		b.Object(drill.Lost, "windows %d to %d have not arrived before window %d", b.lastEnd+1, at-1, at)
 	}
 	b.lastEnd = max(b.lastEnd, at)
 	b.count(m, at, body, places)

@@ -106,7 +106,7 @@ spec:
         artifact: azureiotoperations/graph-dataflow-window:1.0.0
         configuration:
           - key: delay
-            value: '{"type": "duration", "delaySeconds": 1}'
+            value: '{"type": "duration", "delaySeconds": %[5]d}'
           - key: rules
             value: |
               {"accumulate": [
@@ -122,7 +122,7 @@ spec:
   nodeConnections:
     - {from: {name: samples}, to: {name: second}}
     - {from: {name: second}, to: {name: cloud}}
-`, address, inFlight, topics, strings.Join(rules, ",\n                "))
+`, address, inFlight, topics, strings.Join(rules, ",\n                "), int(window.Seconds()))
 }
 
 // writeFlows writes the broker's settings into its directory, and the manifests.

@@ -19,7 +19,7 @@ import (
 
 // arrivedFlows is what arrives of a stream of 40 messages when all is well.
 func arrivedFlows() (s stream, all []sim.Message) {
-	s = stream{sources: 4, last: 40, base: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	s = stream{sources: 4, last: 40, base: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)}
 	for g := uint64(1); g <= s.last; g++ {
 		if !s.drops(g) {
 			n := (g-1)/s.sources + 1
@@ -45,7 +45,7 @@ func windowMessage(s stream, at uint64, count int, places map[string]any) sim.Me
 	}
 	maps.Copy(body, places)
 	text, _ := json.Marshal(body)
-	return flowMessage("windows/second/"+s.base.Add(time.Duration(at+1)*time.Second).Format(time.RFC3339Nano)+"/0", string(text))
+	return flowMessage("windows/second/"+s.base.Add(time.Duration(at+1)*window).Format(time.RFC3339Nano)+"/0", string(text))
 }
 
 // number gives messages the ids of an outbox.
@@ -73,6 +73,9 @@ func TestFlowsAreJudged(t *testing.T) {
 		"1 of 36 messages never arrived; the first is 7": func(_ stream, all []sim.Message) []sim.Message { return without(all, "7") },
 		"1 of 2 windows never arrived; the first is window 1": func(s stream, all []sim.Message) []sim.Message {
 			return without(all, *windowMessage(s, 1, 20, nil).Properties["id"])
+		},
+		"windows 0 to 0 have not arrived before window 1": func(s stream, all []sim.Message) []sim.Message {
+			return without(all, *windowMessage(s, 0, 20, nil).Properties["id"])
 		},
 		"samples never arrived at any hub": func(_ stream, all []sim.Message) []sim.Message { return slices.Delete(all, 3, 4) },
 		"message 1 of source 1 arrived behind message 2": func(_ stream, all []sim.Message) []sim.Message {

@@ -12,15 +12,18 @@ import (
 
 // stream says what the messages of a run of flows are. They are numbered from 1 to last, over all
 // sources in turn. Each has a time that follows from its number, so it is known which window it
-// belongs to.
+// belongs to. From one to the next it is minutes: the clock of a graph goes on while nothing comes,
+// so a run that stands still for less than that brings nothing too late for its window. One more
+// message behind the last closes the last window.
 type stream struct {
 	sources uint64
 	last    uint64
-	base    time.Time // the time of the window in which the first message is; a whole second
+	base    time.Time // the time of the window in which the first message is; a whole hour
 }
 
 const (
-	perWindow = 20 // messages in a window of one second
+	perWindow = 20 // messages in a window
+	window    = time.Hour
 	dropEvery = 10 // every tenth message is dropped by the filter
 	topics    = "crash/"
 )
@@ -32,7 +35,7 @@ func (s *stream) message(g uint64) mqtt5.Message {
 	if s.drops(g) {
 		drop = 1
 	}
-	when := s.base.Add(time.Duration(g-1) * time.Second / perWindow)
+	when := s.base.Add(time.Duration(g-1) * (window / perWindow))
 	var user []byte
 	user = mqtt5.AppendUser(user, "id", fmt.Sprint(g))
 	user = mqtt5.AppendUser(user, "specversion", "1.0")
@@ -49,7 +52,7 @@ func (s *stream) message(g uint64) mqtt5.Message {
 func (s *stream) number(source, n uint64) uint64 { return (n-1)*s.sources + source + 1 }
 
 // drops says whether the filter drops a message.
-func (s *stream) drops(g uint64) bool { return g%dropEvery == 0 }
+func (s *stream) drops(g uint64) bool { return g%dropEvery == 0 || g > s.last }
 
 // generator publishes a stream with QoS 1, at a rate. It is never more than ahead messages ahead of
 // what has arrived downstream, and then waits until nearly all has arrived: a broker that writes its
@@ -174,7 +177,7 @@ func (g *generator) send(session *mqtt5.Session, due int) (n int) {
 		if g.waits = g.waits && g.next > g.arrived+g.ahead/8 || g.next > g.arrived+g.ahead; g.waits {
 			return out
 		}
-		for n < due && g.next <= g.last && g.next-1-g.acked < unacknowledged && g.next <= g.arrived+g.ahead {
+		for n < due && g.next <= g.last+1 && g.next-1-g.acked < unacknowledged && g.next <= g.arrived+g.ahead {
 			m := g.message(g.next)
 			out = m.Append(out, uint16(g.next%65535)+1, false)
 			g.most = max(g.most, g.next)
