@@ -72,7 +72,7 @@ func tokens(getenv func(string) string, environ []string) *identity.Source {
 	s := &identity.Source{
 		Environ: environ,
 		Program: strings.Fields(getenv("HUBHOP_TOKEN_PROGRAM")), Endpoint: getenv("IDENTITY_ENDPOINT"), Header: getenv("IDENTITY_HEADER"),
-		SecretDir: "/var/opt/azcmagent/tokens",
+		SecretDir: filepath.FromSlash("/var/opt/azcmagent/tokens"),
 	}
 	if runtime.GOOS == "windows" {
 		s.SecretDir = filepath.Join(getenv("ProgramData"), "AzureConnectedMachineAgent", "Tokens")

@@ -16,7 +16,7 @@ func TestTokensComeFromWhatTheEnvironmentNames(t *testing.T) {
 	if !slices.Equal(s.Environ, []string{"PATH=/bin"}) {
 		t.Errorf("the program gets %q", s.Environ)
 	}
-	if s := tokens(func(string) string { return "" }, nil); s.Program != nil && len(s.Program) > 0 || s.Endpoint != identity.OfVM {
+	if s := tokens(func(string) string { return "" }, nil); len(s.Program) > 0 || s.Endpoint != identity.OfVM {
 		t.Errorf("%+v", s)
 	}
 }
