@@ -62,9 +62,11 @@ func (f *flows) play(ctx context.Context) (drill.Verdict, error) {
 	f.say("%d messages of %d sources at %d a second, through mosquitto, two graphs and the outbox to the simulator; SEED=%d, in %s", f.gen.last, flowSources,
 		f.rate, f.seed, f.dir)
 	life, cancel := context.WithCancel(ctx)
-	defer cancel()
 	end, err := f.setUp(life)
-	defer end()
+	defer func() {
+		cancel() // a program that was started again lives as long
+		end()
+	}()
 	if err == nil {
 		err = f.strike(life)
 	}
@@ -77,7 +79,7 @@ func (f *flows) play(ctx context.Context) (drill.Verdict, error) {
 	return f.judge(life)
 }
 
-// setUp starts everything but the generator.
+// setUp starts everything but the generator. Before end is called, ctx must have ended.
 func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 	var ends []func()
 	end = func() {
@@ -126,9 +128,7 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 		return end, err
 	}
 	f.broker = program{name: "broker", path: path, home: f.dir, args: []string{"-c", f.brokerDir + "/mosquitto.conf"}}
-	life, cancel := context.WithCancel(ctx)
 	ends = append(ends, func() {
-		cancel()
 		f.gen.end()
 		for _, p := range []*program{&f.device, &f.broker, &f.sim} {
 			if p.ended != nil {
@@ -136,17 +136,17 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 			}
 		}
 	})
-	if err := f.startBroker(life); err != nil {
+	if err := f.startBroker(ctx); err != nil {
 		return end, err
 	}
-	if err := f.startSim(life); err != nil {
+	if err := f.startSim(ctx); err != nil {
 		return end, err
 	}
 	if err := f.readyDevice(); err != nil {
 		return end, err
 	}
 	f.device.args = append(f.device.args, "--telemetry-source", "none", "--flows", f.path("flows"), "--state-dir", f.state(), "--outbox-max-bytes", "32MiB")
-	return end, f.device.start(life, nil)
+	return end, f.device.start(ctx, nil)
 }
 
 // state is the device's directory.
