@@ -36,7 +36,7 @@ import (
 // and its processor time can be measured.
 type job struct {
 	Role     string // bare, paho, link, device, deviceInMemory, outbox, fresh; growth, memory, answering and bareflow are measurements of their own
-	Kind     string // of the role growth: bare or outbox
+	Kind     string // of the role growth: bare or outbox; of bareflow the topic filter
 	Dir      string // of the outbox of the role memory, of the file of bareflow
 	Messages int    // to send: of the role growth all, of answering the bytes of an answer, otherwise a second over each connection
 	Host, CA string

@@ -27,8 +27,9 @@ type subject struct {
 	name  string
 	rules []string
 	// start runs it in a directory of its own, with the broker at an address. It returns nil if the
-	// program is not installed.
-	start func(t *testing.T, dir, broker, rule string) *exec.Cmd
+	// program is not installed. Each has a topic filter of its own: mosquitto goes on gathering messages
+	// for those that have gone.
+	start func(t *testing.T, dir, broker, filter, rule string) *exec.Cmd
 }
 
 // put writes a file, and makes its directory.
@@ -48,9 +49,9 @@ func environment(dir string, more ...string) []string {
 }
 
 // startBare runs the floor.
-func startBare(t *testing.T, dir, broker, _ string) *exec.Cmd {
+func startBare(t *testing.T, dir, broker, filter, _ string) *exec.Cmd {
 	t.Helper()
-	return startProcess(t, os.Args[0], []string{jobVariable + "=" + fmt.Sprintf(`{"Role":%q,"Host":%q,"Dir":%q}`, bareFlow, broker, dir)})
+	return startProcess(t, os.Args[0], []string{jobVariable + "=" + fmt.Sprintf(`{"Role":%q,"Host":%q,"Dir":%q,"Kind":%q}`, bareFlow, broker, dir, filter)})
 }
 
 // endpointFile is the broker for hubhop.
@@ -106,14 +107,14 @@ func ruleFile(name, filter, rule string) string {
 	return flowFile(name, filter, "map", "rules", fiveRules)
 }
 
-func startOurs(t *testing.T, dir, broker, rule string) *exec.Cmd {
+func startOurs(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	t.Helper()
-	return edge(t, dir, broker, nil, map[string]string{"flow": ruleFile("flow", "sensors/+/t", rule)})
+	return edge(t, dir, broker, nil, map[string]string{"flow": ruleFile("flow", filter, rule)})
 }
 
 // startTelegraf runs Telegraf, which writes to a file whenever 100 messages are there, or a tenth of
 // a second has gone by: it acknowledges then.
-func startTelegraf(t *testing.T, dir, broker, rule string) *exec.Cmd {
+func startTelegraf(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	t.Helper()
 	program, err := exec.LookPath("telegraf")
 	if err != nil {
@@ -128,9 +129,9 @@ func startTelegraf(t *testing.T, dir, broker, rule string) *exec.Cmd {
   data_format = "json"
 [[inputs.mqtt_consumer]]
   servers = ["tcp://` + broker + `"]
-  topics = ["sensors/+/t"]
+  topics = ["` + filter + `"]
   qos = 1
-  client_id = "telegraf"
+  client_id = "` + filter[:7] + `"
   persistent_session = true
 `
 	if rule == passthrough {
@@ -171,7 +172,7 @@ def apply(m):
 
 // startNodeRED runs Node-RED, which appends each message to a file. It acknowledges when it has
 // handed a message to its first node, before anything is kept.
-func startNodeRED(t *testing.T, dir, broker, rule string) *exec.Cmd {
+func startNodeRED(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	t.Helper()
 	program, err := exec.LookPath("node-red")
 	if err != nil {
@@ -180,10 +181,10 @@ func startNodeRED(t *testing.T, dir, broker, rule string) *exec.Cmd {
 	host, port, _ := strings.Cut(broker, ":")
 	type list = []any
 	type object = map[string]any
-	in := object{"id": "in", "type": "mqtt in", "z": "tab", "topic": "sensors/+/t", "qos": "1", "datatype": "utf8", "broker": "broker", "wires": list{list{"out"}}}
+	in := object{"id": "in", "type": "mqtt in", "z": "tab", "topic": filter, "qos": "1", "datatype": "utf8", "broker": "broker", "wires": list{list{"out"}}}
 	out := object{"id": "out", "type": "file", "z": "tab", "filename": filepath.Join(dir, "kept"), "filenameType": "str", "appendNewline": true, "overwriteFile": "false", "createDir": false, "encoding": "none", "wires": list{list{}}}
 	all := list{object{"id": "tab", "type": "tab", "label": "flow"},
-		object{"id": "broker", "type": "mqtt-broker", "broker": host, "port": port, "clientid": "nodered", "autoConnect": true, "protocolVersion": "4", "keepalive": "60", "cleansession": false}, in, out}
+		object{"id": "broker", "type": "mqtt-broker", "broker": host, "port": port, "clientid": filter[:7], "autoConnect": true, "protocolVersion": "4", "keepalive": "60", "cleansession": false}, in, out}
 	if rule != passthrough {
 		in["datatype"], in["wires"] = "json", list{list{"map"}}
 		all = append(all, object{"id": "map", "type": "function", "z": "tab", "outputs": 1, "wires": list{list{"out"}},

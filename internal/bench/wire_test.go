@@ -293,7 +293,7 @@ func keepAll(j job) error {
 		return err
 	}
 	connect := "\x00\x04MQTT\x05\x02\x00\x00\x03\x21\x00" + string(rune(inFlight)) + "\x00\x04bare"
-	subscribe := "\x00\x01\x00\x00\x0bsensors/+/t\x01"
+	subscribe := "\x00\x01\x00\x00" + string(rune(len(j.Kind))) + j.Kind + "\x01"
 	if _, err := fmt.Fprintf(conn, "\x10%c%s\x82%c%s", len(connect), connect, len(subscribe), subscribe); err != nil {
 		return err
 	}
