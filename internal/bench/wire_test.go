@@ -151,7 +151,7 @@ func (w *watch) fromClient(packet []byte) {
 	w.mu.Lock()
 	if w.sent != nil {
 		id := binary.BigEndian.Uint16(rest(packet))
-		if n, ok := w.number[id]; ok {
+		if n, ok := w.number[id]; ok && !w.sent[n].IsZero() {
 			w.took = append(w.took, time.Since(w.sent[n]).Seconds()*1000)
 			delete(w.number, id)
 		}
