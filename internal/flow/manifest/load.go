@@ -113,6 +113,7 @@ type loader struct {
 	strict bool
 	set    *Set
 	names  map[string]Pos // of documents, by what shares them
+	twice  map[string]Pos // names that another document has too, and where that is
 }
 
 // directory reads the files of a directory.
@@ -169,6 +170,7 @@ func (l *loader) file(path string, total *int64) ([]byte, bool) {
 		return nil, false
 	case !info.Mode().IsRegular():
 		l.Error(at, "file", "this is no plain file; remove it, or give it another name")
+		l.unread(path)
 		return nil, false
 	}
 	f, err := os.Open(path)
@@ -452,15 +454,48 @@ func put[T any](all map[string]T, name string, v T, first bool) {
 	}
 }
 
-// once takes a name, or says that it is taken. Graphs and data flows share their names, because
+// nameKey is a name together with what shares it. Graphs and data flows share their names, because
 // journals and commands go by them.
-func (l *loader) once(d *strict.Decoder, o Object, name Pos) bool {
-	what := string(o.Kind)
+func nameKey(o Object) string {
 	if o.Kind == KindGraph || o.Kind == KindDataflow {
-		what = "graph or data flow"
+		return "graph or data flow " + o.Name
 	}
-	key := what + " " + o.Name
+	return string(o.Kind) + " " + o.Name
+}
+
+// ambiguous marks the objects whose name another document has too: the order of files must not say
+// which of them is meant.
+func (l *loader) ambiguous() {
+	mark := func(o *Object) {
+		if _, ok := l.twice[nameKey(*o)]; ok {
+			o.broken = true
+		}
+	}
+	for _, e := range l.set.Endpoints {
+		mark(&e.Object)
+	}
+	for _, r := range l.set.Registries {
+		mark(&r.Object)
+	}
+	for _, p := range l.set.Profiles {
+		mark(&p.Object)
+	}
+	for _, g := range l.set.dataflowGraphs {
+		mark(&g.Object)
+	}
+	for _, f := range l.set.dataflows {
+		mark(&f.Object)
+	}
+}
+
+// once takes a name, or says that it is taken.
+func (l *loader) once(d *strict.Decoder, o Object, name Pos) bool {
+	key := nameKey(o)
 	if first, ok := l.names[key]; ok {
+		if l.twice == nil {
+			l.twice = map[string]Pos{}
+		}
+		l.twice[key] = name
 		d.Error(name, "name-twice", "there is a %s already, in %s; give one of them another name", key, first)
 		return false
 	}

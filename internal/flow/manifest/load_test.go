@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -105,6 +106,39 @@ func TestAnErrorConcernsOnlyWhatItIsAbout(t *testing.T) {
 	}
 	if s := fmt.Sprint(set.Faulty, set.Unread); s != "[other third] [c.yaml]" {
 		t.Errorf("%s", s)
+	}
+}
+
+func TestTheNameOfWhatIsNoPlainFileIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink(os.DevNull, filepath.Join(dir, "flow.yaml")); err != nil {
+		t.Skipf("this system makes no symbolic links for everybody: %v", err)
+	}
+	set, all := Load(dir, Options{})
+	if !Errors(all) || !slices.Equal(set.Unread, []string{"flow.yaml"}) {
+		t.Errorf("unread %v, faults %v", set.Unread, all)
+	}
+}
+
+func TestWhatTwoFilesDefineIsTakenFromNeither(t *testing.T) {
+	renamed := strings.NewReplacer("name: broker", "name: second", "endpointRef: broker", "endpointRef: second", "name: flow", "name: user")
+	for _, test := range []struct {
+		what   string
+		files  map[string]string
+		faulty string
+	}{
+		{"a graph", map[string]string{"0.yaml": broker, "a.yaml": pipeline, "b.yaml": pipeline}, "flow"},
+		{"an endpoint", map[string]string{
+			"0.yaml": broker + "---\n" + renamed.Replace(broker), "1.yaml": renamed.Replace(broker), "a.yaml": pipeline, "b.yaml": renamed.Replace(pipeline),
+		}, "user"},
+	} {
+		set, all := load(t, test.files)
+		if !Errors(all) || !slices.Contains(set.Faulty, test.faulty) || set.Graph(test.faulty) != nil {
+			t.Errorf("%s: faulty %v, faults %v", test.what, set.Faulty, all)
+		}
+		if test.faulty == "user" && set.Graph("flow") == nil {
+			t.Errorf("%s: a graph without it is faulty too", test.what)
+		}
 	}
 }
 
@@ -344,7 +378,7 @@ func FuzzLoad(f *testing.F) {
 		if asJSON {
 			name = "f.DataflowGraph.json"
 		}
-		l := &loader{set: &Set{Endpoints: map[string]*Endpoint{}, Registries: map[string]*Registry{}, Profiles: map[string]*Profile{}, Devices: map[string]*Raw{}, Assets: map[string]*Raw{}, Connectors: map[string]*Raw{}, Definitions: map[string]*Definition{}}}
+		l := &loader{set: &Set{Endpoints: map[string]*Endpoint{}, Registries: map[string]*Registry{}, Profiles: map[string]*Profile{}, Devices: map[string]*Raw{}, Assets: map[string]*Raw{}, Connectors: map[string]*Raw{}, Definitions: map[string]*Definition{}, files: map[string]string{}}}
 		l.text(name, []byte(text))
 		l.check()
 		lines := strings.Count(text, "\n") + 1

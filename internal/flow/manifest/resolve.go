@@ -17,6 +17,7 @@ import (
 // check adds what always exists, and turns the documents of graphs and data flows into graphs.
 func (l *loader) check() {
 	s := l.set
+	l.ambiguous()
 	if s.Registries["default"] == nil {
 		s.Registries["default"] = &Registry{
 			Object: Object{Kind: KindRegistry, Name: "default"}, Host: "mcr.microsoft.com", Authentication: &Authentication{Method: Anonymous},
@@ -51,6 +52,9 @@ func (l *loader) finish(r *resolver) {
 	if r.broken || g.broken || Errors(r.All) {
 		l.set.Faulty = append(l.set.Faulty, g.Name)
 		l.set.files[g.Name] = g.File
+		if other, ok := l.twice[nameKey(g.Object)]; ok {
+			l.set.files[g.Name] = other.File // the fault stands there
+		}
 		return
 	}
 	// A struct without functions, channels and cycles can always be written.
