@@ -85,7 +85,7 @@ func (o *statusFlags) find(ctx context.Context) (dir, who string, err error) {
 // newFlowCommand returns hubhop flow, whose status finds a device as hubhop status does.
 func newFlowCommand(env *Env, builtin []byte) *cobra.Command {
 	o := &statusFlags{settings: settings{env: env, builtin: builtin}}
-	return flow.NewCommand(flow.Env{Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr, Usage: usage, Clean: escaped, ReadFile: namedfile.Read, Flags: o.own(), Help: exitHelp,
+	return flow.NewCommand(flow.Env{Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr, Usage: usage, Clean: escaped, ReadFile: namedfile.Read, OpenFile: namedfile.Open, Flags: o.own(), Help: exitHelp,
 		Ask: func(ctx context.Context) (status.View, error) {
 			dir, who, err := o.find(ctx)
 			if err != nil {

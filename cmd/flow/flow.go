@@ -31,6 +31,7 @@ type Env struct {
 	Usage          func(error) error                                  // marks an error as one of usage or configuration
 	Clean          func(string) string                                // makes a text fit for a terminal
 	ReadFile       func(key, path string, most int64) ([]byte, error) // of a file that a flag names
+	OpenFile       func(key, path string) (*os.File, error)           // that a flag names
 	// Ask returns the status of the client that runs. Flags finds it.
 	Ask   func(ctx context.Context) (status.View, error)
 	Flags *pflag.FlagSet

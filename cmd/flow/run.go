@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,7 +66,7 @@ type trial struct {
 	*flow.Trial
 	name   string
 	out    *bufio.Writer
-	err    error // of out
+	err    error // of out, which keeps its first one
 	failed int
 }
 
@@ -85,8 +83,7 @@ func (e *Env) trial(args []string, store string) (*trial, error) {
 	t := &trial{name: g.Name, out: bufio.NewWriter(e.Stdout)}
 	o := flow.TrialOptions{Dir: dir, Start: time.Now(),
 		Out: func(destination string, m node.Message) {
-			_, err := t.out.Write(append(flow.Line(destination, &m), '\n'))
-			t.err = errors.Join(t.err, err)
+			_, t.err = t.out.Write(append(flow.Line(destination, &m), '\n'))
 		},
 		Drop: func(line int, node, reason string, failed bool) {
 			if failed {
@@ -132,11 +129,12 @@ func (e *Env) feed(t *trial, in io.Reader, o trying) error {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errLong) {
 			return errors.Join(fmt.Errorf("line %d: %w", n, err), t.out.Flush())
 		}
 		var m flow.Input
 		switch {
+		case err != nil:
 		case o.topic != "":
 			m.Topic, m.Payload = o.topic, l
 		case len(bytes.TrimSpace(l)) == 0:
@@ -154,11 +152,14 @@ func (e *Env) feed(t *trial, in io.Reader, o trying) error {
 			fmt.Fprintf(e.Stderr, "line %d: %s\n", n, e.Clean(err.Error()))
 		}
 		if lines.Buffered() == 0 { // a person types
-			t.err = errors.Join(t.err, t.out.Flush())
+			t.err = t.out.Flush()
+		}
+		if t.err != nil {
+			break // nobody sees what comes out
 		}
 	}
 	t.Close()
-	if err := errors.Join(t.err, t.out.Flush()); err != nil {
+	if err := t.out.Flush(); err != nil {
 		return err
 	}
 	if o.strict && t.failed > 0 {
@@ -167,19 +168,23 @@ func (e *Env) feed(t *trial, in io.Reader, o trying) error {
 	return nil
 }
 
-// readLine reads a line without its end. A line that is too long is an error.
+// errLong says that a line was too long, and was passed over.
+var errLong = fmt.Errorf("the line has more than %d bytes", maxLine)
+
+// readLine reads a line without its end. With errLong the next call reads the line after it.
 func readLine(r *bufio.Reader) (line []byte, err error) {
 	for {
-		part, more, err := r.ReadLine()
-		if err != nil {
-			return nil, err
+		part, more, e := r.ReadLine()
+		switch {
+		case e != nil:
+			return nil, e
+		case len(line)+len(part) > maxLine:
+			line, err = nil, errLong
+		case err == nil:
+			line = append(line, part...)
 		}
-		if len(line)+len(part) > maxLine {
-			return nil, fmt.Errorf("the line has more than %d bytes", maxLine)
-		}
-		line = append(line, part...)
 		if !more {
-			return line, nil
+			return line, err
 		}
 	}
 }
@@ -206,14 +211,11 @@ outbox, goes to every source of the flow.` + "\n" + e.Help,
 			if from == "-" {
 				return e.feed(t, e.Stdin, trying{})
 			}
-			f, err := os.Open(filepath.Clean(from))
+			f, err := e.OpenFile("from", from)
 			if err != nil {
-				return e.Usage(fmt.Errorf("from: %w", err))
+				return e.Usage(err)
 			}
 			defer func() { _ = f.Close() }() // it was only read
-			if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-				return e.Usage(fmt.Errorf("from: %s is no plain file", e.Clean(from)))
-			}
 			return e.feed(t, f, trying{})
 		},
 	}

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -85,7 +87,7 @@ func (t *Trial) Takes(name string) (sources []string) {
 		s := &t.g.Sources[i]
 		isTopic := s.Settings == nil || s.Settings.Mqtt != nil
 		if slices.ContainsFunc(s.Topics, func(f manifest.TopicFilter) bool {
-			return f.Filter == name || isTopic && topic.Match(f.Filter, name)
+			return isTopic && topic.Match(f.Filter, name) && !strings.ContainsAny(name, "+#") || !isTopic && f.Filter == name
 		}) {
 			sources = append(sources, s.Name)
 		}
@@ -199,10 +201,17 @@ func ParseInput(b []byte) (m Input, err error) {
 		exported
 		failed
 	}
-	if err := dec.Decode(&l); err != nil {
-		return m, fmt.Errorf("it is no message: %w; write {\"topic\": …, \"payload\": …}", err)
+	const next = "write {\"topic\": …, \"payload\": …}"
+	if first := bytes.TrimLeft(b, " \t\r\n"); len(first) > 0 && first[0] != '{' {
+		return m, errors.New("it is no message, because it is no JSON object; " + next)
 	}
-	if dec.More() {
+	if err := dec.Decode(&l); err != nil {
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = fmt.Errorf("%s is a %s, which it must not be", e.Field[strings.LastIndexByte(e.Field, '.')+1:], e.Value)
+		}
+		return m, fmt.Errorf("it is no message: %w; %s", err, next)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) { // More takes a closing bracket for the end
 		return m, errors.New("something follows the message; write one message in a line")
 	}
 	m.Topic, m.ContentType, m.Retain = l.Topic, l.ContentType, l.Retain
