@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -182,6 +183,9 @@ func certificateFault(err error) bool {
 // describe makes the sentence for a person: what is wrong with which endpoint, and the next step.
 func (c *Config) describe(err error) string {
 	text := plain.Line(err.Error(), 400)
+	if errors.Is(err, io.EOF) {
+		text = "the broker closed the connection without a reason"
+	}
 	if hint := c.hint(err); hint != "" {
 		text += "; " + hint
 	}
@@ -191,6 +195,10 @@ func (c *Config) describe(err error) string {
 func (c *Config) hint(err error) string {
 	if r, ok := errors.AsType[*mqtt5.ReasonError](err); ok {
 		return c.reasonHint(r)
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Sprintf("if it does so again and again: the port may be one with TLS, another client may have the client id %q "+
+			"(give each process its own clientIdPrefix), or the broker's log says why", c.ClientID)
 	}
 	if r, ok := errors.AsType[*upgradeError](err); ok {
 		if r.code == 404 || r.path == "/" {
