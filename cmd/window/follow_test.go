@@ -215,6 +215,10 @@ func TestLevelComesBackByItself(t *testing.T) {
 		set("debug", 0)
 		time.Sleep(24 * time.Hour)
 		says("diw")
+		set("warn", 10*time.Minute)
+		time.Sleep(10 * time.Minute) // the end of a span brings back what was set for ever
+		synctest.Wait()
+		says("diw")
 		for _, bad := range []string{"", "loud", "INFO", "fatal", "trace"} {
 			if err := l.Set(bad, 0); err == nil || !strings.Contains(err.Error(), "debug, info, warn, error") {
 				t.Errorf("%q: %v", bad, err)

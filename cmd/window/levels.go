@@ -17,13 +17,14 @@ type Levels struct {
 	atStart zerolog.Level
 	now     atomic.Int32
 
-	mu    sync.Mutex
-	timer *time.Timer // brings atStart back; nil: nothing is to be brought back
+	mu       sync.Mutex
+	standing zerolog.Level // what holds when no span is under way
+	timer    *time.Timer   // brings standing back; nil: nothing is to be brought back
 }
 
 // NewLevels returns the level that a log starts with.
 func NewLevels(at zerolog.Level) *Levels {
-	l := &Levels{atStart: at}
+	l := &Levels{atStart: at, standing: at}
 	l.now.Store(int32(at))
 	return l
 }
@@ -35,7 +36,8 @@ func (l *Levels) Run(e *zerolog.Event, level zerolog.Level, _ string) {
 	}
 }
 
-// Set changes the level for a span, for ever if that is 0.
+// Set changes the level for a span, for ever if that is 0. After a span the level is again what was
+// last set for ever, or what the log started with.
 func (l *Levels) Set(name string, span time.Duration) error {
 	known := []string{zerolog.LevelDebugValue, zerolog.LevelInfoValue, zerolog.LevelWarnValue, zerolog.LevelErrorValue}
 	if l.atStart == zerolog.TraceLevel { // else the events of that level are not even made
@@ -56,13 +58,15 @@ func (l *Levels) Set(name string, span time.Duration) error {
 		l.timer = nil
 	}
 	l.now.Store(int32(level))
-	if span > 0 {
+	if span <= 0 {
+		l.standing = level
+	} else {
 		var timer *time.Timer
 		timer = time.AfterFunc(span, func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			if l.timer == timer { // else the level was changed meanwhile
-				l.now.Store(int32(l.atStart))
+				l.now.Store(int32(l.standing))
 				l.timer = nil
 			}
 		})
