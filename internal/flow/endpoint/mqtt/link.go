@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
@@ -96,16 +97,20 @@ func (l *link) once(key, format string, args ...any) {
 // ended, with its reason.
 func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5.Session) error) {
 	defer l.set(Stopped, "")
-	tries, said := 0, ""
+	tries, said, trouble := 0, "", false
 	for ctx.Err() == nil {
 		l.set(Connecting, l.snapshot().Text)
 		began := time.Now()
 		s, err := l.c.open(ctx)
 		if err == nil {
 			l.set(Connected, "")
+			if trouble {
+				l.c.log("%s: connected again", l.c.Host)
+				trouble = false
+			}
 			l.count(func(s *Status) { s.Connects++ })
 			l.granted(&s.Grant)
-			err = serve(ctx, s)
+			err = ended(serve(ctx, s))
 			if time.Since(began) >= steady {
 				tries = 0
 			}
@@ -119,7 +124,7 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 		l.set(state, text)
 		if tries == 1 || text != said {
 			l.c.log("%s", text)
-			said = text
+			said, trouble = text, true
 		}
 		select {
 		case <-ctx.Done():
@@ -180,16 +185,43 @@ func certificateFault(err error) bool {
 	return alert || verify || header
 }
 
+// endedError says that the broker has ended a session without a reason, as brokers do that stop, and
+// some when another client takes over the session.
+type endedError struct{ err error }
+
+func (e *endedError) Error() string { return "the broker has ended the connection without a reason" }
+func (e *endedError) Unwrap() error { return e.err }
+
+func ended(err error) error {
+	if brokenOff(err) {
+		return &endedError{err}
+	}
+	return err
+}
+
+// brokenOff reports whether the other side has ended the connection below MQTT.
+func brokenOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
 // describe makes the sentence for a person: what is wrong with which endpoint, and the next step.
 func (c *Config) describe(err error) string {
-	text := plain.Line(err.Error(), 400)
-	if errors.Is(err, io.EOF) {
-		text = "the broker closed the connection without a reason"
+	text := err.Error()
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		text = "no connection: " + op.Err.Error() // without the address, which stands before it
+	} else if brokenOff(err) && !isEnded(err) {
+		text = "the broker has ended the connection before its answer"
 	}
+	text = plain.Line(text, 400)
 	if hint := c.hint(err); hint != "" {
 		text += "; " + hint
 	}
 	return fmt.Sprintf("%s: %s", c.Host, text)
+}
+
+func isEnded(err error) bool {
+	_, ok := errors.AsType[*endedError](err)
+	return ok
 }
 
 func (c *Config) hint(err error) string {
@@ -205,6 +237,21 @@ func (c *Config) hint(err error) string {
 			return "write the broker's path behind the port, such as " + c.Host + "/mqtt"
 		}
 		return "check host, port and path, and whether the broker has a WebSocket listener there"
+	}
+	if isEnded(err) {
+		return fmt.Sprintf("if it goes on, read the broker's log, and look for another client with the client id %q: each process needs its own clientIdPrefix", c.ClientID)
+	}
+	if brokenOff(err) && c.PlainText {
+		return "a port with TLS does this to a client without: set tls.mode: Enabled, or use the broker's port without TLS"
+	}
+	if brokenOff(err) {
+		return "a port without TLS does this to a client with TLS: set tls.mode: Disabled, or use the broker's TLS port"
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "nobody listens there: start the broker, or change host"
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return "check the name in host"
 	}
 	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && e.Cert != nil {
 		return "set tls.trustedCaCertificateConfigMapRef to a config map with the CA that has signed the broker's certificate"
