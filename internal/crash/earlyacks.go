@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 )
@@ -18,6 +19,9 @@ type earlyAcks struct {
 	l  net.Listener
 	to string
 }
+
+// afterDeath is how long the broker does not notice that hubhop was killed.
+const afterDeath = 200 * time.Millisecond
 
 func newEarlyAcks(ctx context.Context, broker string) (*earlyAcks, error) {
 	var c net.ListenConfig
@@ -59,7 +63,6 @@ func (e *earlyAcks) serve(ctx context.Context, client net.Conn) {
 		return err == nil
 	}
 	go func() {
-		defer func() { _ = broker.Close() }()
 		for in := bufio.NewReader(client); ; {
 			p, _, err := readPacket(in)
 			if err != nil || mqtt5.Kind(p[0]>>4) != mqtt5.Puback && !toBroker(p) {
@@ -67,6 +70,7 @@ func (e *earlyAcks) serve(ctx context.Context, client net.Conn) {
 			}
 		}
 	}()
+	var gone time.Time // of hubhop; what the broker still sends is acknowledged all the same
 	for in := bufio.NewReader(broker); ; {
 		p, head, err := readPacket(in)
 		if err != nil {
@@ -75,8 +79,9 @@ func (e *earlyAcks) serve(ctx context.Context, client net.Conn) {
 		if id, ok := idOf(p, head); ok && !toBroker(mqtt5.AppendPuback(nil, id)) {
 			return
 		}
-		if _, err := client.Write(p); err != nil {
-			return
+		if _, err := client.Write(p); err != nil && gone.IsZero() {
+			gone = time.Now()
+			_ = broker.SetReadDeadline(gone.Add(afterDeath))
 		}
 	}
 }
