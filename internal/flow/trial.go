@@ -203,7 +203,7 @@ func ParseInput(b []byte) (m Input, err error) {
 	}
 	const next = "write {\"topic\": …, \"payload\": …}"
 	if first := bytes.TrimLeft(b, " \t\r\n"); len(first) > 0 && first[0] != '{' {
-		return m, errors.New("it is no message, because it is no JSON object; " + next)
+		return m, errors.New("it is no message: it must be a JSON object; " + next)
 	}
 	if err := dec.Decode(&l); err != nil {
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
