@@ -228,10 +228,6 @@ func (c *Config) hint(err error) string {
 	if r, ok := errors.AsType[*mqtt5.ReasonError](err); ok {
 		return c.reasonHint(r)
 	}
-	if errors.Is(err, io.EOF) {
-		return fmt.Sprintf("if it does so again and again: the port may be one with TLS, another client may have the client id %q "+
-			"(give each process its own clientIdPrefix), or the broker's log says why", c.ClientID)
-	}
 	if r, ok := errors.AsType[*upgradeError](err); ok {
 		if r.code == 404 || r.path == "/" {
 			return "write the broker's path behind the port, such as " + c.Host + "/mqtt"
