@@ -30,11 +30,11 @@ func (x *Index) Add(filter string, number int) {
 	at.note(&at.least, number)
 	for {
 		end := levelEnd(filter)
-		switch name := filter[:end]; {
-		case name == "#":
+		switch name := filter[:end]; name {
+		case "#":
 			at.note(&at.below, number)
 			return
-		case name == "+":
+		case "+":
 			if at.any == nil {
 				at.any = &fork{}
 			}
