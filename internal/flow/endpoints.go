@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/file"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/hub"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
@@ -165,9 +166,9 @@ func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqt
 	c.ClientID = mqtt.ClientID(s.ClientIDPrefix, g.Name, node)
 	switch s.CloudEvents {
 	case "Propagate":
-		c.CloudEvents = mqtt.CloudEventsPropagate
+		c.CloudEvents = cloudevents.Propagate
 	case "CreateOrRemap":
-		c.CloudEvents = mqtt.CloudEventsCreateOrRemap
+		c.CloudEvents = cloudevents.CreateOrRemap
 	}
 	c.Auth = m.auth(&s.Authentication)
 	c.DialContext = m.o.DialContext

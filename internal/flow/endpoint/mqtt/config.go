@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
 )
 
 // Config says how a broker is reached, and what is done with messages. The zero value of a field has
@@ -22,13 +24,13 @@ type Config struct {
 	CADir     string // every file in it is a PEM bundle of trusted roots; empty: the system's roots
 	Auth      Auth
 
-	KeepAlive     time.Duration // whole seconds up to 65,535; 0: none
-	SessionExpiry time.Duration // whole seconds; how long the broker keeps a session without us
-	MaxInflight   int           // 1 to 65,535: the receive maximum of a source, the unacknowledged messages of a destination
-	QoS           byte          // 0 or 1
-	NeverRetain   bool          // the retain flag is cleared
-	ClientID      string        // from [ClientID]: it must not change, because the broker's session belongs to it
-	CloudEvents   CloudEvents   // of a destination
+	KeepAlive     time.Duration    // whole seconds up to 65,535; 0: none
+	SessionExpiry time.Duration    // whole seconds; how long the broker keeps a session without us
+	MaxInflight   int              // 1 to 65,535: the receive maximum of a source, the unacknowledged messages of a destination
+	QoS           byte             // 0 or 1
+	NeverRetain   bool             // the retain flag is cleared
+	ClientID      string           // from [ClientID]: it must not change, because the broker's session belongs to it
+	CloudEvents   cloudevents.Mode // of a destination
 
 	// StampID makes a destination add the id of a message as the user property "id", unless the
 	// message has such a property.
@@ -60,17 +62,6 @@ func Defaults() Config {
 		MaxPayload: 1 << 20, MaxProperties: 1000, MaxName: 1024, Linger: time.Second,
 	}
 }
-
-// CloudEvents says what a destination does with CloudEvents attributes, which are user properties in
-// the binary mode (Microsoft's page "Configure MQTT data flow endpoints", "CloudEvents").
-type CloudEvents byte
-
-// The ways to treat CloudEvents attributes.
-const (
-	CloudEventsAsTheyAre     CloudEvents = iota // nothing is added, changed or removed
-	CloudEventsPropagate                        // a message that is a CloudEvent stays one
-	CloudEventsCreateOrRemap                    // a message that is none becomes one
-)
 
 // maxClientID is how many bytes a client id may have; Event Grid takes no more.
 const maxClientID = 128
