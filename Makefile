@@ -17,7 +17,7 @@ CRASH ?=
 SEEDS ?= 1000
 BENCH = $(GO) test ./internal/bench -v -count=1 -timeout 30m -parallel 3 -table ../../docs/benchmarks.md
 
-.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status bench-flows crash crash-flows chaos soak days drills drills-all picture demo cross conformance league
+.PHONY: help build test race lint fuzz bench bench-go bench-sim bench-outbox bench-troubles bench-status bench-flows crash crash-flows chaos soak days drills-whole drills drills-all picture demo cross conformance league
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ soak: ## client and cloud in virtual time under SEEDS schedules of faults (1000,
 days: ## days of bad weather, of renewals, and of a data flow whose hub and broker change, in virtual time
 	LONG_TESTS=1 $(GO) test ./internal/device -run '^(TestUnsteadyLinkIsNeverGivenUp|TestTokenRenewal)$$' -count=1
 	LONG_TESTS=1 $(GO) test ./internal/flow -run '^TestEveryWindowOfADayArrives$$' -count=1
+
+drills-whole: ## every scenario of scripts/scenarios in virtual time, also the long ones, with a device that nobody has crippled (about two minutes)
+	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^TestLibraryPasses$$' -count=1 -timeout 20m -v
 
 drills: ## every scenario of scripts/scenarios in virtual time, also the long ones, and with crippled devices (about five minutes)
 	LONG_TESTS=1 $(GO) test ./internal/drill/play -run '^(TestLibraryPasses|TestEveryScenarioCanFail)$$' -count=1 -timeout 20m -v
