@@ -295,28 +295,6 @@ func (s *Session) watch() {
 	s.mu.Unlock()
 }
 
-// Ask sends a PINGREQ unless one is unanswered, so that a server that is gone is noticed. It is for
-// a caller that misses an answer of its own.
-func (s *Session) Ask() {
-	s.mu.Lock()
-	if s.ended || s.asked != 0 {
-		s.mu.Unlock()
-		return
-	}
-	s.asked = time.Since(s.began)
-	s.out = appendPingreq(s.out)
-	if s.timer == nil {
-		s.timer = time.AfterFunc(s.answer, s.watch)
-	} else {
-		s.timer.Reset(s.answer)
-	}
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
