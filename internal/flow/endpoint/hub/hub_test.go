@@ -309,12 +309,9 @@ func TestAnOutboxThatRefusesForNowIsAskedAgain(t *testing.T) {
 			return nil
 		}}, &completed{}
 		d := start(t, Options{Intake: box, Place: "telemetry"})
-		began := time.Now()
 		send(t, d, to, 0, "1")
-		for len(to.safe) == 0 && time.Since(began) < time.Minute {
-			time.Sleep(time.Second)
-			synctest.Wait()
-		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		if tries != 4 || len(to.safe) != 1 || to.bad != nil {
 			t.Errorf("%d tries, safe %v, bad %v", tries, to.safe, to.bad)
 		}
