@@ -148,7 +148,7 @@ func TestMessagesGoThroughMosquittoInOrder(t *testing.T) {
 	}
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
-	waitFor(t, "the subscription", func() bool { return s.subscribed() })
+	waitFor(t, "the subscription", s.subscribed)
 	d, err := NewDestination(plainConfig(t, port, "out"))
 	if err != nil {
 		t.Fatal(err)
@@ -169,11 +169,11 @@ func TestMessagesGoThroughMosquittoInOrder(t *testing.T) {
 	}
 }
 
-// subscribed reports whether the broker has granted all filters.
+// subscribed reports whether the broker has granted all filters that it does not refuse.
 func (s *Source) subscribed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.session != nil && len(s.asked) == 0 && len(s.granted) == len(s.filters)
+	return s.session != nil && len(s.asked) == 0 && len(s.granted)+len(s.refused) == len(s.filters)
 }
 
 // waitFor waits for a state that nobody announces.
