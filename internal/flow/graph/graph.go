@@ -211,7 +211,6 @@ func (g *Graph) Run(ctx context.Context) error {
 	g.mu.Unlock()
 	defer close(g.done)
 	defer g.close()
-	defer context.AfterFunc(taking, g.rouse)() // whoever waits for room looks again
 
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -375,23 +374,31 @@ func (g *Graph) take(ctx context.Context, src int, d node.Delivery) bool {
 // waitForRoom returns when so many bytes may be taken; false when ctx has ended. src is the source
 // that waits; -1: the journal. g.mu is held, and released meanwhile.
 func (g *Graph) waitForRoom(ctx context.Context, src, size int) bool {
-	for ctx.Err() == nil {
-		if src < 0 || g.crowded == "" {
-			if g.inFlight == 0 || g.inFlight < g.set.MaxMessages && g.bytes+size <= g.set.MaxBytes {
-				return true
-			}
-		}
-		g.waiting++
-		if src >= 0 {
-			g.blocked[src]++
-		}
-		g.room.Wait()
-		g.waiting--
-		if src >= 0 {
-			g.blocked[src]--
-		}
+	return g.waitUntil(ctx, src, func() bool {
+		return (src < 0 || g.crowded == "") &&
+			(g.inFlight == 0 || g.inFlight < g.set.MaxMessages && g.bytes+size <= g.set.MaxBytes)
+	})
+}
+
+// waitUntil returns when something is so that g.mu guards; false when ctx has ended. src is the
+// source that waits; -1: the journal. g.mu is held, and released meanwhile.
+func (g *Graph) waitUntil(ctx context.Context, src int, isSo func() bool) bool {
+	if ctx.Err() != nil || isSo() {
+		return ctx.Err() == nil
 	}
-	return false
+	// The end of ctx itself must wake us: one that it comes of ends a moment earlier, and whoever
+	// looks at ctx in between waits for ever.
+	defer context.AfterFunc(ctx, g.rouse)()
+	g.waiting++
+	defer func() { g.waiting-- }()
+	if src >= 0 {
+		g.blocked[src]++
+		defer func() { g.blocked[src]-- }()
+	}
+	for ctx.Err() == nil && !isSo() {
+		g.room.Wait()
+	}
+	return ctx.Err() == nil
 }
 
 // wakeLocked wakes the operators. g.mu is held.

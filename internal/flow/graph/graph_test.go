@@ -371,6 +371,43 @@ func TestStopLeavesWhatCannotBeCompleted(t *testing.T) {
 	})
 }
 
+func TestSourcesThatWaitForRoomEndWithTheGraph(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			out := newFar()
+			out.shut = true
+			p := Plan{Name: "g", Destinations: []DestinationNode{{Name: "out", Destination: out}}}
+			p.Settings.MaxMessages = 1
+			for i := range 100 {
+				in := &flood{hand: newHand(), make: func(int) node.Message { return text("x") }}
+				p.Sources = append(p.Sources, SourceNode{Name: strconv.Itoa(i), Source: in})
+				p.Edges = append(p.Edges, Edge{From: strconv.Itoa(i), To: "out"})
+			}
+			g, stop := start(t, p, Options{})
+			synctest.Wait()
+			equal(t, "sources that wait", g.waiting, 100)
+			stop() // hangs if one of them does not hear of it
+		})
+	}
+}
+
+func TestASourceThatWaitsForRoomEndsWithItsOwnContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := newHand(), newFar()
+		out.shut = true
+		p := chain(in, out)
+		p.Settings.MaxMessages = 1
+		g, stop := start(t, p, Options{})
+		defer stop()
+		in.give(text("1"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if g.take(ctx, 0, node.Delivery{Message: text("2")}) {
+			t.Error("a message was taken without room")
+		}
+	})
+}
+
 // flood hands in messages as fast as it can.
 type flood struct {
 	*hand

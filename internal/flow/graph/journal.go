@@ -106,13 +106,9 @@ func (j *journal) isLeft() bool {
 func (j *journal) leave(ctx context.Context) bool {
 	g := j.g
 	g.mu.Lock()
-	for g.inFlight > 0 && ctx.Err() == nil {
-		g.waiting++
-		g.room.Wait()
-		g.waiting--
-	}
+	isDone := g.waitUntil(ctx, -1, func() bool { return g.inFlight == 0 })
 	g.mu.Unlock()
-	if ctx.Err() != nil {
+	if !isDone {
 		return false
 	}
 	j.ack(j.saved, j.pos)
