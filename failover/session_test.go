@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/hub"
+	"github.com/hubhop-iot/hubhop/internal/bubble"
 )
 
 // standing is a link that lives until this side ends it.
@@ -160,13 +160,13 @@ func TestServedLinkNeedsNoGoroutine(t *testing.T) {
 				return func() error { return nil }
 			},
 		}
-		before, ended := runtime.NumGoroutine(), make(chan struct{})
+		before, ended := bubble.Goroutines(), make(chan struct{})
 		go func() { s.Run(ctx); close(ended) }()
 		synctest.Wait()
 		if !served {
 			t.Error("the link was not put to work")
 		}
-		if n := runtime.NumGoroutine() - before; n != 1 {
+		if n := bubble.Goroutines() - before; n != 1 {
 			t.Errorf("%d goroutines", n)
 		}
 		stop()
@@ -314,12 +314,12 @@ func TestStartedSessionAtRestHasNoGoroutine(t *testing.T) {
 				return dps.Assignment{}, ctx.Err()
 			},
 		}
-		before, ended := runtime.NumGoroutine(), make(chan *PanicError, 1)
+		before, ended := bubble.Goroutines(), make(chan *PanicError, 1)
 		stop := s.Start(func(p *PanicError) { ended <- p })
 		for want := 1; want <= 3; want++ {
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if n := runtime.NumGoroutine() - before; n != 0 || served != want {
+			if n := bubble.Goroutines() - before; n != 0 || served != want {
 				t.Errorf("%d goroutines, %d links were put to work, not %d", n, served, want)
 			}
 			links[len(links)-1].Abort(nil)
@@ -330,7 +330,7 @@ func TestStartedSessionAtRestHasNoGoroutine(t *testing.T) {
 			t.Error(p)
 		}
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
+		if n := bubble.Goroutines() - before; n != 0 {
 			t.Errorf("%d goroutines are left", n)
 		}
 	})

@@ -4,7 +4,9 @@
 package bubble
 
 import (
+	"bytes"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"testing"
 	"testing/synctest"
@@ -39,3 +41,25 @@ func Run(f func()) (err error) {
 // Settle waits until every other goroutine of the bubble waits for something. It must be called in
 // a bubble.
 func Settle() { synctest.Wait() }
+
+// Goroutines returns how many goroutines the bubble of the caller has. Unlike
+// runtime.NumGoroutine it does not count those of the world outside, which come and go at any
+// time. It must be called in a bubble.
+func Goroutines() int {
+	stacks := make([]byte, 64<<10)
+	for {
+		n := runtime.Stack(stacks, true)
+		if n < len(stacks) {
+			stacks = stacks[:n]
+			break
+		}
+		stacks = make([]byte, 2*len(stacks))
+	}
+	// The stack of the caller comes first: "goroutine 7 [running, synctest bubble 6]:".
+	first, _, _ := bytes.Cut(stacks, []byte("\n"))
+	_, id, found := bytes.Cut(first, []byte("synctest bubble "))
+	if !found {
+		panic("bubble.Goroutines is called outside a bubble")
+	}
+	return bytes.Count(stacks, append([]byte("synctest bubble "), id...))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -71,5 +72,41 @@ func TestAProgramThatIsNoTestCanUseIt(t *testing.T) {
 	want := "2000-02-11 16:00:00 +0000 UTC\n<nil>\nvirtual time cannot go on: deadlock: main bubble goroutine has exited but blocked goroutines remain\ntrue\n"
 	if err != nil || string(out) != want {
 		t.Errorf("error %v, output\n%s", err, out)
+	}
+}
+
+// TestOnlyTheBubblesGoroutinesAreCounted: goroutines outside do not count, and those of the bubble
+// do, more of them than fit into the first buffer.
+func TestOnlyTheBubblesGoroutinesAreCounted(t *testing.T) {
+	outside, began := make(chan struct{}), make(chan struct{})
+	defer close(outside)
+	go func() { // starts others all the while
+		close(began)
+		for {
+			select {
+			case <-outside:
+				return
+			default:
+				go func() { runtime.Gosched() }()
+				runtime.Gosched()
+			}
+		}
+	}()
+	<-began
+	var before, with, after int
+	err := Run(func() {
+		before = Goroutines()
+		end := make(chan struct{})
+		for range 500 {
+			go func() { <-end }()
+		}
+		Settle()
+		with = Goroutines()
+		close(end)
+		Settle()
+		after = Goroutines()
+	})
+	if err != nil || with != before+500 || after != before {
+		t.Errorf("%d, %d, %d goroutines, %v", before, with, after, err)
 	}
 }

@@ -348,8 +348,8 @@ func TestClockBehindTheTrustedTimeIsNotBelieved(t *testing.T) {
 	t.Run("build", func(t *testing.T) {
 		bubble(t, wrong(&m, since1970, func(c *plan) { c.Clock.Built = time.Now().Add(-10 * time.Minute) }), func(t *testing.T, w *world) {
 			w.on("hub-a", 5*time.Second)
-			w.decided("D01")
 			w.run(20 * time.Second)
+			w.decided("D01", "H05") // the program is ten minutes old, so the first token ends ten minutes early
 			w.heardOf("days behind")
 			since := time.Now()
 			w.run(10 * time.Second)
