@@ -25,104 +25,68 @@ func brokerConfig(dir, address string) string {
 	return text
 }
 
+// operator is an operator of a graph.
+type operator struct{ name, transform, settings string }
+
+// graphOf is the manifest of a graph that takes the stream, and sends what its operators make of it
+// to the hub.
+func graphOf(name string, operators ...operator) string {
+	var nodes, ways strings.Builder
+	before := "samples"
+	lead := func(to string) {
+		fmt.Fprintf(&ways, "    - {from: {name: %s}, to: {name: %s}}\n", before, to)
+		before = to
+	}
+	for _, o := range operators {
+		fmt.Fprintf(&nodes, `    - nodeType: Graph
+      name: %s
+      graphSettings:
+        registryEndpointRef: default
+        artifact: azureiotoperations/graph-dataflow-%s:1.0.0
+        configuration: [%s]
+`, o.name, o.transform, o.settings)
+		lead(o.name)
+	}
+	lead("cloud")
+	return fmt.Sprintf(`---
+apiVersion: connectivity.iotoperations.azure.com/v1
+kind: DataflowGraph
+metadata: {name: %s}
+spec:
+  nodes:
+    - {nodeType: Source, name: samples, sourceSettings: {endpointRef: default, dataSources: [%s+]}}
+%s    - {nodeType: Destination, name: cloud, destinationSettings: {endpointRef: iothub, dataDestination: telemetry}}
+  nodeConnections:
+%s`, name, topics, nodes.String(), ways.String())
+}
+
+// setting is a setting of an operator, whose value is JSON.
+func setting(key, value string) string { return fmt.Sprintf("{key: %s, value: '%s'}", key, value) }
+
 // manifests are the two graphs on one broker.
 func manifests(address string) string {
-	var rules []string
+	rules := []string{`{"inputs": ["g"], "output": "count", "expression": "count($1)"}`, `{"inputs": ["g"], "output": "average", "expression": "average($1)"}`}
 	for i := range perWindow {
 		rules = append(rules, fmt.Sprintf(`{"inputs": ["x%d"], "output": "m%d", "expression": "max($1)"}`, i, i))
 	}
 	return fmt.Sprintf(`apiVersion: connectivity.iotoperations.azure.com/v1
 kind: DataflowEndpoint
-metadata:
-  name: default
+metadata: {name: default}
 spec:
   endpointType: Mqtt
   mqttSettings:
     host: %s
     maxInflightMessages: %d
-    tls:
-      mode: Disabled
-    authentication:
-      method: Anonymous
-      anonymousSettings: {}
----
-apiVersion: connectivity.iotoperations.azure.com/v1
-kind: DataflowGraph
-metadata:
-  name: mapped
-spec:
-  nodes:
-    - nodeType: Source
-      name: samples
-      sourceSettings:
-        endpointRef: default
-        dataSources: [%[3]s+]
-    - nodeType: Graph
-      name: wanted
-      graphSettings:
-        registryEndpointRef: default
-        artifact: azureiotoperations/graph-dataflow-filter:1.0.0
-        configuration:
-          - key: rules
-            value: '{"filter": [{"inputs": ["drop"], "expression": "$1 == 1"}]}'
-    - nodeType: Graph
-      name: twice
-      graphSettings:
-        registryEndpointRef: default
-        artifact: azureiotoperations/graph-dataflow-map:1.0.0
-        configuration:
-          - key: rules
-            value: |
-              {"map": [
-                {"inputs": ["s"], "output": "s"},
-                {"inputs": ["n"], "output": "n"},
-                {"inputs": ["n"], "output": "twice", "expression": "$1 * 2"}
-              ]}
-    - nodeType: Destination
-      name: cloud
-      destinationSettings:
-        endpointRef: iothub
-        dataDestination: telemetry
-  nodeConnections:
-    - {from: {name: samples}, to: {name: wanted}}
-    - {from: {name: wanted}, to: {name: twice}}
-    - {from: {name: twice}, to: {name: cloud}}
----
-apiVersion: connectivity.iotoperations.azure.com/v1
-kind: DataflowGraph
-metadata:
-  name: windows
-spec:
-  nodes:
-    - nodeType: Source
-      name: samples
-      sourceSettings:
-        endpointRef: default
-        dataSources: [%[3]s+]
-    - nodeType: Graph
-      name: second
-      graphSettings:
-        registryEndpointRef: default
-        artifact: azureiotoperations/graph-dataflow-window:1.0.0
-        configuration:
-          - key: delay
-            value: '{"type": "duration", "delaySeconds": %[5]d}'
-          - key: rules
-            value: |
-              {"accumulate": [
-                {"inputs": ["g"], "output": "count", "expression": "count($1)"},
-                {"inputs": ["g"], "output": "average", "expression": "average($1)"},
-                %[4]s
-              ]}
-    - nodeType: Destination
-      name: cloud
-      destinationSettings:
-        endpointRef: iothub
-        dataDestination: telemetry
-  nodeConnections:
-    - {from: {name: samples}, to: {name: second}}
-    - {from: {name: second}, to: {name: cloud}}
-`, address, inFlight, topics, strings.Join(rules, ",\n                "), int(window.Seconds()))
+    tls: {mode: Disabled}
+    authentication: {method: Anonymous, anonymousSettings: {}}
+`, address, inFlight) +
+		graphOf(graphs[mappedGraph],
+			operator{"wanted", "filter", setting("rules", `{"filter": [{"inputs": ["drop"], "expression": "$1 == 1"}]}`)},
+			operator{"twice", "map", setting("rules", `{"map": [{"inputs": ["s"], "output": "s"}, {"inputs": ["n"], "output": "n"}, `+
+				`{"inputs": ["n"], "output": "twice", "expression": "$1 * 2"}]}`)}) +
+		graphOf(graphs[windowsGraph],
+			operator{"second", "window", setting("delay", fmt.Sprintf(`{"type": "duration", "delaySeconds": %d}`, int(window.Seconds()))) + ", " +
+				setting("rules", `{"accumulate": [`+strings.Join(rules, ", ")+`]}`)})
 }
 
 // writeFlows writes the broker's settings into its directory, and the manifests.

@@ -18,7 +18,7 @@ import (
 type flows struct {
 	*trial
 	broker program
-	early  *earlyAcks // between broker and device; nil: nobody
+	relay  *relay // between broker and device
 	gen    generator
 	book   *flowBook
 	disk   *smallDisk // nil: strace makes the disk full
@@ -46,7 +46,7 @@ const (
 	// ahead is how many messages may be between the generator and the cloud. After a kill of hubhop,
 	// mosquitto 2.0 sends all that it has sent before, and the receive maximum beside it. It also reads
 	// an acknowledgement only between two writes of its file, so it does not know of as many again. So
-	// what may come again is not bounded by the receive maximum, but by twice this.
+	// what mosquitto sends again is not bounded by the receive maximum, but by twice this.
 	ahead = 1000
 )
 
@@ -91,12 +91,8 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 	if err != nil {
 		return end, err
 	}
-	toBroker := broker
-	if f.ackEarly {
-		if f.early, err = newEarlyAcks(ctx, broker); err != nil {
-			return end, err
-		}
-		toBroker = f.early.address()
+	if f.relay, err = newRelay(ctx, f.gen.stream, broker, f.ackEarly); err != nil {
+		return end, err
 	}
 	for _, dir := range []string{"device", "broker", "flows"} {
 		if err := os.MkdirAll(f.path(dir), 0o700); err != nil {
@@ -119,7 +115,7 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 		ends = append(ends, memory.close)
 		f.brokerDir = memory.path
 	}
-	if err := writeFlows(f.dir, f.brokerDir, broker, toBroker); err != nil {
+	if err := writeFlows(f.dir, f.brokerDir, broker, f.relay.address()); err != nil {
 		return end, err
 	}
 	f.gen.address = broker
@@ -241,7 +237,7 @@ func (f *flows) subscribed(ctx context.Context) error {
 	began := time.Now()
 	for time.Since(began) < f.recovery {
 		n := 0
-		for _, graph := range []string{"mapped", "windows"} {
+		for _, graph := range graphs {
 			if _, err := os.Stat(f.state() + "/" + deviceID + "/flows/graphs/" + graph + "/samples.subscriptions.json"); err == nil {
 				n++
 			}
@@ -378,17 +374,20 @@ func (f *flows) finish(ctx context.Context) error {
 	return f.read(ctx)
 }
 
-// allowed is how much may have come again. After a kill of hubhop or of the broker the broker sends
-// again what was in flight, and at a kill of hubhop the journal of the windows is played again from
-// the last checkpoint on.
+// allowed is how much may have come again. What arrives again as another message of the outbox is
+// what the broker has sent again, no more: hubhop itself repeats nothing. The broker sends again what
+// it knows no acknowledgement of, after a kill of hubhop or of itself. At a kill of hubhop the
+// journal of the windows is played again from the last checkpoint on.
 func (f *flows) allowed() allowance {
 	kills, broker := int64(f.device.kills), int64(f.broker.kills)
 	const journalPerKill = 2 << 20 // bytes: what waits for a checkpoint while one waits for its outputs
 	const record = 150             // bytes, at least
-	_, again := f.gen.published()
+	_, published := f.gen.published()
+	toMapped, toWindows := f.relay.again()
 	return allowance{
 		resent:   int64(f.window) * (kills + int64(f.moved) + 1),
-		again:    2*ahead*(kills+broker) + again,
+		broker:   2*ahead*(kills+broker) + published,
+		toMapped: toMapped, toWindows: toWindows,
 		replayed: kills * journalPerKill / record / perWindow,
 	}
 }
@@ -407,8 +406,12 @@ func (f *flows) judge(ctx context.Context) (drill.Verdict, error) {
 		f.broker.kills, f.moved, b.moves, f.filled, time.Since(f.began).Round(time.Second))
 	f.say("%d of %d mapped messages and %d of %d windows arrived; %d messages were published again", b.distinct, b.last-b.last/dropEvery, b.closed,
 		len(b.windows), again)
-	f.say("again: %d of %d allowed by the link, %d of %d mapped, %d counted in windows, %d of %d windows, %d windows behind the last", b.resent, may.resent,
-		b.again, may.again, b.doubled, b.replayed, may.replayed, b.leftovers)
+	f.say("mosquitto sent %d messages again to mapped and %d to windows; its window explains at most %d for each: %d after each of %d kills, and the %d published again",
+		may.toMapped, may.toWindows, may.broker, 2*ahead, f.device.kills+f.broker.kills, again)
+	f.say("of these %d were mapped and %d counted again: hubhop may repeat no more than mosquitto has", b.again, b.doubled)
+	f.say("again under the same id: %d messages by the link (at most %d, its window of %d for each kill and failover), %d windows from the journal (at most %d)",
+		b.resent, may.resent, f.window, b.replayed, may.replayed)
+	f.say("%d windows behind the last hold repetitions alone", b.leftovers)
 	f.say("the longest time without anything new: %v", f.longest.Round(10*time.Millisecond))
 	return v, nil
 }

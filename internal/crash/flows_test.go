@@ -8,6 +8,10 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -112,7 +116,7 @@ func TestFlowsAreJudged(t *testing.T) {
 			return append(all, other)
 		},
 		"5 messages were mapped again, more than the 4": func(_ stream, all []sim.Message) []sim.Message { return again(all, all[:5]...) },
-		"5 messages were counted again in windows": func(s stream, all []sim.Message) []sim.Message {
+		"5 messages were counted again in windows, more than the 4": func(s stream, all []sim.Message) []sim.Message {
 			return change(all, windowMessage(s, 1, 25, nil))
 		},
 		"2 windows were given out again, more than the 1": func(s stream, all []sim.Message) []sim.Message {
@@ -125,9 +129,27 @@ func TestFlowsAreJudged(t *testing.T) {
 		for _, m := range spoil(s, all) {
 			b.Add(m)
 		}
-		v := b.Conclude(allowance{resent: 2, again: 4, replayed: 1})
+		v := b.Conclude(allowance{resent: 2, broker: 4, toMapped: 4, toWindows: 4, replayed: 1})
 		if want == "" && (v.Outcome != drill.Passed || !b.complete() || b.downstream() != 36) || want != "" && !said(v, want) {
 			t.Errorf("want %q: %s %q, downstream %d", want, v.Outcome, v.Texts(), b.downstream())
+		}
+	}
+}
+
+// TestABrokerThatRepeatsTooMuchIsNoticed: hubhop that acknowledges nothing lets the broker send
+// everything again.
+func TestABrokerThatRepeatsTooMuchIsNoticed(t *testing.T) {
+	for want, may := range map[string]allowance{
+		"5 messages were sent again to mapped by the broker, more than the 4":  {broker: 4, toMapped: 5},
+		"6 messages were sent again to windows by the broker, more than the 4": {broker: 4, toWindows: 6},
+	} {
+		s, all := arrivedFlows()
+		b := newFlowBook(s)
+		for _, m := range all {
+			b.Add(m)
+		}
+		if v := b.Conclude(may); !said(v, want) {
+			t.Errorf("want %q: %q", want, v.Texts())
 		}
 	}
 }
@@ -156,48 +178,106 @@ func TestGeneratorGoesBack(t *testing.T) {
 	}
 }
 
-// TestEarlyAcksAcknowledgeForHubhop plays broker and client on both sides of the cripple.
-func TestEarlyAcksAcknowledgeForHubhop(t *testing.T) {
-	var c net.ListenConfig
-	l, err := c.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	e, err := newEarlyAcks(t.Context(), l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d net.Dialer
-	client, err := d.DialContext(t.Context(), "tcp", e.address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = client.Close() }()
-	broker, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = broker.Close() }()
-	m := mqtt5.Message{Topic: "a", Payload: bytes.Repeat([]byte("x"), 300), QoS: 1}
-	sent := m.Append(nil, 77, false)
-	if _, err := broker.Write(sent); err != nil {
-		t.Fatal(err)
-	}
-	// The acknowledgement of the client goes nowhere; the request behind it arrives.
-	ask := mqtt5.AppendSubscribe(nil, 9, mqtt5.Filter{Topic: "b", QoS: 1})
-	if _, err := client.Write(append(mqtt5.AppendPuback(nil, 77), ask...)); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, len(sent))
-	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, sent) {
-		t.Errorf("the client gets %x, %v", got, err)
-	}
-	in, want := bufio.NewReader(broker), [][]byte{mqtt5.AppendPuback(nil, 77), ask}
-	for range want {
-		p, _, err := readPacket(in)
-		if err != nil || !slices.ContainsFunc(want, func(w []byte) bool { return bytes.Equal(w, p) }) {
-			t.Errorf("the broker gets %x, %v", p, err)
+// TestRelayCountsAndAcknowledges plays broker and client on both sides of the relay: as it is, and
+// crippled.
+func TestRelayCountsAndAcknowledges(t *testing.T) {
+	s := stream{sources: 4, last: 40, base: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)}
+	for _, early := range []bool{false, true} {
+		var c net.ListenConfig
+		l, err := c.Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer func() { _ = l.Close() }()
+		r, err := newRelay(t.Context(), s, l.Addr().String(), early)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d net.Dialer
+		client, err := d.DialContext(t.Context(), "tcp", r.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = client.Close() }()
+		broker, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = broker.Close() }()
+		hello := mqtt5.AppendConnect(nil, &mqtt5.Hello{ClientID: "hubhop-windows-samples"})
+		ack, ask := mqtt5.AppendPuback(nil, 77), mqtt5.AppendSubscribe(nil, 9, mqtt5.Filter{Topic: "b", QoS: 1})
+		if _, err := client.Write(slices.Concat(hello, ack, ask)); err != nil {
+			t.Fatal(err)
+		}
+		var sent []byte
+		for _, g := range []uint64{1, 2, 1, 1, 41, 41} { // 41 is behind the last
+			m := s.message(g)
+			sent = m.Append(sent, 77, false)
+		}
+		if _, err := broker.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, sent) {
+			t.Errorf("the client gets %x, %v", got, err)
+		}
+		if mapped, windows := r.again(); mapped != 0 || windows != 2 {
+			t.Errorf("%d and %d messages were sent again, not 0 and 2", mapped, windows)
+		}
+		// Early, the acknowledgement of the client goes nowhere; the request behind it arrives.
+		want := map[string]int{string(hello): 1, string(ack): 1, string(ask): 1}
+		if early {
+			want[string(ack)] = 6
+		}
+		in, arrived := bufio.NewReader(broker), map[string]int{}
+		for range want[string(ack)] + 2 {
+			p, _, err := readPacket(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			arrived[string(p)]++
+		}
+		if !maps.Equal(arrived, want) {
+			t.Errorf("early %v: the broker gets %v, not %v", early, arrived, want)
+		}
+	}
+}
+
+// TestOnlyAPublishIsCounted gives packets that are cut off, or are no message with an acknowledgement.
+func TestOnlyAPublishIsCounted(t *testing.T) {
+	m := mqtt5.Message{Topic: "a", Payload: []byte("x"), QoS: 1, ContentType: "text/plain"}
+	whole := m.Append(nil, 77, false)
+	if id, payload, ok := publishOf(whole, 2); !ok || id != 77 || string(payload) != "x" {
+		t.Errorf("%d %q %v", id, payload, ok)
+	}
+	for n := 2; n < len(whole)-1; n++ {
+		if _, _, ok := publishOf(whole[:n], 2); ok {
+			t.Errorf("%x is a message", whole[:n])
+		}
+	}
+	m.QoS = 0
+	for _, p := range [][]byte{m.Append(nil, 0, false), mqtt5.AppendPuback(nil, 77)} {
+		if _, _, ok := publishOf(p, 2); ok {
+			t.Errorf("%x is a message with an acknowledgement", p)
+		}
+	}
+}
+
+// TestACrippledRunFails runs the whole trial with a hubhop that loses what it has in hand when it is
+// killed. A trial that does not notice that proves nothing.
+func TestACrippledRunFails(t *testing.T) {
+	if _, err := mosquitto(); err != nil || runtime.GOOS != "linux" {
+		t.Skip("it needs mosquitto, and on Linux all of 127.0.0.0/8")
+	}
+	bin := filepath.Join(t.TempDir(), "hubhop")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../..").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var out bytes.Buffer
+	code := run([]string{"-hubhop", bin, "-dir", t.TempDir(), "-base-address", "127.53.0.1", "-messages", "6000", "-rate", "2000", "-kills", "3",
+		"-broker-kills", "0", "-failovers", "0", "-full-disks", "0", "-acknowledge-early", "-recovery", "6s"}, &out)
+	lost := regexp.MustCompile(`have not arrived before|never arrived|lacks the messages`)
+	if code != exitFailed || !lost.MatchString(out.String()) {
+		t.Errorf("exit code %d, not %d because something was lost\n%s", code, exitFailed, out.String())
 	}
 }

@@ -31,58 +31,58 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// dayManifests are an endpoint and a window of a minute, for the iothub.
-const dayManifests = `apiVersion: connectivity.iotoperations.azure.com/v1
+// endpointOf is the manifest of an endpoint that is a broker.
+func endpointOf(name, address string) string {
+	return `---
+apiVersion: connectivity.iotoperations.azure.com/v1
 kind: DataflowEndpoint
-metadata:
-  name: default
+metadata: {name: ` + name + `}
 spec:
   endpointType: Mqtt
   mqttSettings:
-    host: ` + brokerAddress + `
+    host: ` + address + `
     maxInflightMessages: 2000
-    tls:
-      mode: Disabled
-    authentication:
-      method: Anonymous
-      anonymousSettings: {}
----
+    tls: {mode: Disabled}
+    authentication: {method: Anonymous, anonymousSettings: {}}
+`
+}
+
+// graphOf is the manifest of a graph with one operator, for the iothub. settings are pairs of a key
+// and its JSON.
+func graphOf(name, endpoint, topics, operator, transform string, settings ...string) string {
+	var configuration strings.Builder
+	for i := 0; i < len(settings); i += 2 {
+		fmt.Fprintf(&configuration, "          - {key: %s, value: '%s'}\n", settings[i], settings[i+1])
+	}
+	return `---
 apiVersion: connectivity.iotoperations.azure.com/v1
 kind: DataflowGraph
-metadata:
-  name: minutes
+metadata: {name: ` + name + `}
 spec:
   nodes:
-    - nodeType: Source
-      name: sensors
-      sourceSettings:
-        endpointRef: default
-        dataSources:
-          - sensors/+
+    - {nodeType: Source, name: in, sourceSettings: {endpointRef: ` + endpoint + `, dataSources: [` + topics + `]}}
     - nodeType: Graph
-      name: minute
+      name: ` + operator + `
       graphSettings:
         registryEndpointRef: default
-        artifact: azureiotoperations/graph-dataflow-window:1.0.0
+        artifact: azureiotoperations/graph-dataflow-` + transform + `:1.0.0
         configuration:
-          - key: delay
-            value: '{"type": "duration", "delaySeconds": 60}'
-          - key: rules
-            value: |
-              {"accumulate": [
-                {"inputs": ["n"], "output": "first", "expression": "min($1)"},
-                {"inputs": ["n"], "output": "last", "expression": "max($1)"},
-                {"inputs": ["n"], "output": "count", "expression": "count($1)"}
-              ]}
-    - nodeType: Destination
-      name: cloud
-      destinationSettings:
-        endpointRef: iothub
-        dataDestination: telemetry
+` + configuration.String() + `    - {nodeType: Destination, name: cloud, destinationSettings: {endpointRef: iothub, dataDestination: telemetry}}
   nodeConnections:
-    - {from: {name: sensors}, to: {name: minute}}
-    - {from: {name: minute}, to: {name: cloud}}
+    - {from: {name: in}, to: {name: ` + operator + `}}
+    - {from: {name: ` + operator + `}, to: {name: cloud}}
 `
+}
+
+// minutes is the manifest of a graph that counts what comes in a minute.
+func minutes(topics string) string {
+	return graphOf("minutes", "default", topics, "minute", "window", "delay", `{"type": "duration", "delaySeconds": 60}`, "rules", `{"accumulate": [`+
+		`{"inputs": ["n"], "output": "first", "expression": "min($1)"}, {"inputs": ["n"], "output": "last", "expression": "max($1)"}, `+
+		`{"inputs": ["n"], "output": "count", "expression": "count($1)"}]}`)
+}
+
+// dayManifests are an endpoint and a window of a minute, for the iothub.
+var dayManifests = endpointOf("default", brokerAddress) + minutes("sensors/+")
 
 // world is a broker, flows, a device and a cloud in one process, in virtual time.
 type world struct {

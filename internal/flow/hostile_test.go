@@ -27,40 +27,12 @@ const hostileAddress = "127.0.0.1:1884"
 
 // hostileManifests are a flow that copies and one that counts, both behind the hostile broker, and
 // one behind a broker that does nothing wrong.
-var hostileManifests = strings.NewReplacer("sensors/+", "rough/+", brokerAddress, hostileAddress).Replace(dayManifests) + `---
-apiVersion: connectivity.iotoperations.azure.com/v1
-kind: DataflowEndpoint
-metadata: {name: steady}
-spec:
-  endpointType: Mqtt
-  mqttSettings:
-    host: ` + brokerAddress + `
-    maxInflightMessages: 2000
-    tls: {mode: Disabled}
-    authentication: {method: Anonymous, anonymousSettings: {}}
----
-` + copying("rough", "default") + "---\n" + copying("steady", "steady")
+var hostileManifests = endpointOf("default", hostileAddress) + minutes("rough/+") + copying("rough", "default") +
+	endpointOf("steady", brokerAddress) + copying("steady", "steady")
 
 // copying is the manifest of a flow that copies what is JSON.
 func copying(name, endpoint string) string {
-	return `apiVersion: connectivity.iotoperations.azure.com/v1
-kind: DataflowGraph
-metadata: {name: ` + name + `}
-spec:
-  nodes:
-    - {nodeType: Source, name: in, sourceSettings: {endpointRef: ` + endpoint + `, dataSources: [` + name + `/+]}}
-    - nodeType: Graph
-      name: copy
-      graphSettings:
-        registryEndpointRef: default
-        artifact: azureiotoperations/graph-dataflow-map:1.0.0
-        configuration:
-          - {key: rules, value: '{"map": [{"inputs": ["*"], "output": "*"}, {"inputs": ["n"], "output": "` + name + `"}]}'}
-    - {nodeType: Destination, name: cloud, destinationSettings: {endpointRef: iothub, dataDestination: telemetry}}
-  nodeConnections:
-    - {from: {name: in}, to: {name: copy}}
-    - {from: {name: copy}, to: {name: cloud}}
-`
+	return graphOf(name, endpoint, name+"/+", "copy", "map", "rules", `{"map": [{"inputs": ["*"], "output": "*"}, {"inputs": ["n"], "output": "`+name+`"}]}`)
 }
 
 // hostile is a broker that sends what it likes to each client that has subscribed.
