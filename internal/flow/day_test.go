@@ -204,7 +204,7 @@ type publisher struct {
 func (w *world) publisher(name string) (p *publisher, stop func()) {
 	w.t.Helper()
 	c := mqtt.Defaults()
-	c.Name, c.Host, c.PlainText, c.ClientID, c.DialContext, c.MaxInflight = name, brokerAddress, true, name, w.wire.DialContext, 1000
+	c.Name, c.Host, c.ClientID, c.DialContext, c.MaxInflight = name, brokerAddress, name, w.wire.DialContext, 1000
 	d, err := mqtt.NewDestination(c)
 	if err != nil {
 		w.t.Fatal(err)

@@ -150,16 +150,13 @@ func connection(s mqtt.Status) string {
 // mqtt returns how a node reaches its broker.
 func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqtt.Config {
 	c, s := mqtt.Defaults(), e.Mqtt
-	c.Name, c.Host, c.WebSocket, c.PlainText = e.Name, s.Host, s.Protocol == "WebSockets", !s.TLS.Enabled()
+	c.Name, c.Host, c.WebSocket = e.Name, s.Host, s.Protocol == "WebSockets"
 	roots := s.TLS.CAsConfigMap
 	if c.Host == "" {
-		c.Host = localBroker
-		if roots == "" {
-			roots = localBrokerRoots
-		}
+		c.Host, roots = localBroker, cmp.Or(roots, localBrokerRoots)
 	}
-	if roots != "" {
-		c.CADir = manifest.ConfigMapPath(m.o.Dir, roots)
+	if s.TLS.Enabled() {
+		c.TLS = m.tls(roots, &s.Authentication)
 	}
 	c.KeepAlive, c.SessionExpiry = time.Duration(s.KeepAliveSeconds)*time.Second, time.Duration(s.SessionExpirySeconds)*time.Second
 	c.MaxInflight, c.QoS, c.NeverRetain = s.MaxInflightMessages, byte(s.QoS), s.Retain == "Never"
@@ -178,21 +175,16 @@ func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqt
 
 // auth returns how a node proves who it is to a broker.
 func (m *Manager) auth(a *manifest.Authentication) mqtt.Auth {
-	out := mqtt.Auth{Method: mqtt.Anonymous}
-	if name := a.Secret(); name != "" {
-		out.SecretDir = manifest.SecretPath(m.o.Dir, name)
-	}
 	switch a.Method {
 	case manifest.X509Certificate:
-		out.Method = mqtt.X509Certificate
+		return mqtt.Auth{Method: mqtt.X509Certificate}
 	case manifest.ServiceAccountToken:
-		out.Method, out.TokenFile = mqtt.ServiceAccountToken, manifest.ServiceAccountTokenPath(m.o.Dir)
+		return mqtt.Auth{Method: mqtt.ServiceAccountToken, Token: func(context.Context) (string, error) { return m.serviceAccount() }}
 	case manifest.UsernamePassword:
-		out.Method = mqtt.UsernamePassword
+		return mqtt.Auth{Method: mqtt.UsernamePassword, Password: m.password(a)}
 	case manifest.SystemAssigned, manifest.UserAssigned:
-		out.Method = mqtt.ManagedIdentity
-		out.Token = func(ctx context.Context) (string, error) { return m.token(ctx, a, defaultAudience) }
+		return mqtt.Auth{Method: mqtt.ManagedIdentity, Token: func(ctx context.Context) (string, error) { return m.token(ctx, a, defaultAudience) }}
 	default: // Anonymous; the others are of Kafka and of registries
+		return mqtt.Auth{Method: mqtt.Anonymous}
 	}
-	return out
 }

@@ -3,24 +3,18 @@ package flow
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/kafka"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/otlp"
 	"github.com/hubhop-iot/hubhop/internal/flow/identity"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
-
-// maxSecret bounds a file of a secret or of a config map.
-const maxSecret = 1 << 20
 
 // failing returns what logs why an end does not move.
 func (m *Manager) failing(flow, node string) func(error) {
@@ -31,64 +25,40 @@ func (m *Manager) failing(flow, node string) func(error) {
 	}
 }
 
-// tls returns what makes the configuration of a connection; nil: it is not encrypted. Certificates
-// are read anew for each connection.
-func (m *Manager) tls(t *manifest.TLS, a *manifest.Authentication) func() (*tls.Config, error) {
-	if !t.Enabled() {
-		return nil
+// tls returns what makes the configuration of a connection: with the roots of a config map, unless
+// it is empty, and with the client certificate of the method X509Certificate.
+func (m *Manager) tls(roots string, a *manifest.Authentication) func() (*tls.Config, error) {
+	secret := ""
+	if roots != "" {
+		roots = manifest.ConfigMapPath(m.o.Dir, roots)
 	}
-	return func() (*tls.Config, error) {
-		c := &tls.Config{MinVersion: tls.VersionTLS12}
-		if t.CAsConfigMap != "" {
-			dir := manifest.ConfigMapPath(m.o.Dir, t.CAsConfigMap)
-			entries, err := os.ReadDir(dir)
-			if err != nil {
-				return nil, err
-			}
-			c.RootCAs = x509.NewCertPool()
-			for _, e := range entries {
-				if strings.HasPrefix(e.Name(), ".") {
-					continue
-				}
-				text, err := readBounded(filepath.Join(dir, e.Name()), maxSecret)
-				if err != nil {
-					return nil, err
-				}
-				c.RootCAs.AppendCertsFromPEM(text)
-			}
-		}
-		if a.Method != manifest.X509Certificate {
-			return c, nil
-		}
-		dir := manifest.SecretPath(m.o.Dir, a.Secret())
-		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "client_cert.pem"), filepath.Join(dir, "client_key.pem"))
-		if errors.Is(err, os.ErrNotExist) {
-			pair, err = tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-		}
-		c.Certificates = []tls.Certificate{pair}
-		return c, err
+	if a.Method == manifest.X509Certificate {
+		secret = manifest.SecretPath(m.o.Dir, a.Secret())
 	}
+	return func() (*tls.Config, error) { return credentials.TLS(roots, secret) }
 }
 
-// secretText reads a key of a secret.
-func (m *Manager) secretText(name, key string) (string, error) {
-	text, err := readBounded(filepath.Join(manifest.SecretPath(m.o.Dir, name), key), maxSecret)
-	return strings.TrimSpace(string(text)), err
+// password returns what reads user name and password of a method.
+func (m *Manager) password(a *manifest.Authentication) func() (user, password string, err error) {
+	dir := manifest.SecretPath(m.o.Dir, a.Secret())
+	return func() (user, password string, err error) { return credentials.Password(dir) }
+}
+
+// serviceAccount reads the token of the service account.
+func (m *Manager) serviceAccount() (string, error) {
+	return credentials.Token(manifest.ServiceAccountTokenPath(m.o.Dir))
 }
 
 // kafka returns how a node reaches Kafka.
 func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, node string) kafka.Connection {
 	s := e.Kafka
-	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", g.Name, node), TLS: m.tls(&s.TLS, &s.Authentication), Report: m.failing(g.Name, node)}
+	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", g.Name, node), Report: m.failing(g.Name, node)}
+	if s.TLS.Enabled() {
+		c.TLS = m.tls(s.TLS.CAsConfigMap, &s.Authentication)
+	}
 	switch a := &s.Authentication; a.Method {
 	case manifest.Sasl:
-		c.Mechanism = kafka.Mechanism(a.Sasl.SaslType)
-		c.Secret = func() (user, password string, err error) {
-			if user, err = m.secretText(a.Sasl.SecretRef, "username"); err == nil {
-				password, err = m.secretText(a.Sasl.SecretRef, "password")
-			}
-			return user, password, err
-		}
+		c.Mechanism, c.Secret = kafka.Mechanism(a.Sasl.SaslType), m.password(a)
 	case manifest.SystemAssigned, manifest.UserAssigned:
 		host, _, _ := strings.Cut(s.Host, ":")
 		c.Mechanism, c.Secret = kafka.OAuth, func() (string, string, error) {
@@ -125,13 +95,10 @@ func (m *Manager) collector(g *manifest.Graph, d *manifest.Destination) (*otlp.D
 	o := otlp.Options{Host: s.Host, Latency: time.Duration(s.Batching.LatencySeconds) * time.Second, MaxMessages: s.Batching.MaxMessages, Report: m.failing(g.Name, d.Name),
 		Log: func(text string) { m.o.log(true, g.Name, text) }}
 	if s.UsesTLS() {
-		o.TLS = m.tls(&manifest.TLS{Mode: "Enabled", CAsConfigMap: s.TLS.CAsConfigMap}, &s.Authentication)
+		o.TLS = m.tls(s.TLS.CAsConfigMap, &s.Authentication)
 	}
 	if s.Authentication.Method == manifest.ServiceAccountToken {
-		o.Token = func() (string, error) {
-			text, err := readBounded(manifest.ServiceAccountTokenPath(m.o.Dir), maxSecret)
-			return strings.TrimSpace(string(text)), err
-		}
+		o.Token = m.serviceAccount
 	}
 	return otlp.New(o)
 }
@@ -149,5 +116,9 @@ func (m *Manager) token(ctx context.Context, a *manifest.Authentication, audienc
 	if m.o.Token == nil {
 		return "", fmt.Errorf("this machine gives no tokens of managed identities for %s", r.Audience)
 	}
-	return m.o.Token(ctx, r)
+	token, err := m.o.Token(ctx, r)
+	if err != nil {
+		return "", fmt.Errorf("no token of the managed identity: %w", err)
+	}
+	return token, nil
 }

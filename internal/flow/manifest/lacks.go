@@ -67,13 +67,13 @@ func Lacks(s *Set, dir string, m Machine) []Fault {
 		switch {
 		case e.Mqtt != nil:
 			l.tls(&e.Mqtt.TLS)
-			l.authentication(&e.Mqtt.Authentication, []string{"client_cert.pem", "client_key.pem"}, nil)
+			l.authentication(&e.Mqtt.Authentication)
 		case e.Kafka != nil:
 			l.tls(&e.Kafka.TLS)
-			l.authentication(&e.Kafka.Authentication, []string{"client_cert.pem", "client_key.pem"}, nil)
+			l.authentication(&e.Kafka.Authentication)
 		case e.OpenTelemetry != nil:
 			l.tls(&e.OpenTelemetry.TLS)
-			l.authentication(&e.OpenTelemetry.Authentication, []string{"client_cert.pem", "client_key.pem"}, []string{"tls.crt", "tls.key"})
+			l.authentication(&e.OpenTelemetry.Authentication)
 		case e.LocalStorage != nil && kubeName.MatchString(e.LocalStorage.Claim):
 			path := VolumePath(dir, e.LocalStorage.Claim)
 			if !isDir(path) {
@@ -83,7 +83,7 @@ func Lacks(s *Set, dir string, m Machine) []Fault {
 	}
 	for _, r := range s.Registries {
 		if r.Authentication != nil {
-			l.authentication(r.Authentication, nil, nil)
+			l.authentication(r.Authentication)
 		}
 		if local, _, ok := r.Local(); ok && !isDir(filepath.Join(dir, local)) {
 			l.Warn(r.At("host"), "lacks-registry", "the directory %s is not there; make it, and put the artifacts in it", filepath.Join(dir, local))
@@ -132,13 +132,12 @@ func visible(path string) (names []string) {
 	return names
 }
 
-// authentication checks the secret of a method. x509 are the keys of a client certificate, or those
-// of another spelling of them.
-func (l *lacks) authentication(a *Authentication, x509, orElse []string) {
+// authentication checks the secret of a method. A client certificate has two spellings of its keys.
+func (l *lacks) authentication(a *Authentication) {
 	switch a.Method {
 	case X509Certificate:
 		if a.X509 != nil {
-			l.secret(a.X509.Where, a.X509.SecretRef, x509, orElse)
+			l.secret(a.X509.Where, a.X509.SecretRef, []string{"client_cert.pem", "client_key.pem"}, []string{"tls.crt", "tls.key"})
 		}
 	case Sasl:
 		if a.Sasl != nil {

@@ -24,6 +24,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 )
 
 // Mechanism is a way to prove who we are.
@@ -65,12 +67,12 @@ func (c *Connection) options(s *state) ([]kgo.Opt, error) {
 	case Plain:
 		m = plain.Plain(func(context.Context) (plain.Auth, error) {
 			user, password, err := c.Secret()
-			return plain.Auth{User: user, Pass: password}, err
+			return plain.Auth{User: user, Pass: password}, credentials.Local(err)
 		})
 	case Scram256, Scram512:
 		auth := func(context.Context) (scram.Auth, error) {
 			user, password, err := c.Secret()
-			return scram.Auth{User: user, Pass: password}, err
+			return scram.Auth{User: user, Pass: password}, credentials.Local(err)
 		}
 		if m = scram.Sha256(auth); c.Mechanism == Scram512 {
 			m = scram.Sha512(auth)
@@ -78,7 +80,7 @@ func (c *Connection) options(s *state) ([]kgo.Opt, error) {
 	case OAuth:
 		m = oauth.Oauth(func(context.Context) (oauth.Auth, error) {
 			_, token, err := c.Secret()
-			return oauth.Auth{Token: token}, err
+			return oauth.Auth{Token: token}, credentials.Local(err)
 		})
 	default:
 		return nil, fmt.Errorf("%q is no way to authenticate with Kafka", c.Mechanism)
@@ -94,7 +96,7 @@ func (c *Connection) dial(ctx context.Context, network, host string) (net.Conn, 
 	}
 	config, err := c.TLS()
 	if err != nil {
-		return nil, err
+		return nil, credentials.Local(err)
 	}
 	return (&tls.Dialer{NetDialer: &d, Config: config}).DialContext(ctx, network, host)
 }
@@ -153,6 +155,10 @@ const (
 func (c *Connection) explain(err error) error {
 	next := "check that the brokers run, and that the listener they advertise is reachable from here"
 	switch {
+	case credentials.IsLocal(err):
+		return fmt.Errorf("kafka %s: %w", c.Host, err)
+	case credentials.IsTLS(err):
+		next = credentials.Hint(err)
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
 		next = "check the authentication of the endpoint"
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed):

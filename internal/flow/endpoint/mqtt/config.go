@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,9 +21,10 @@ type Config struct {
 	Name      string // of the endpoint, for errors, and as the target in a CloudEvents source
 	Host      string // host:port, with WebSocket also host:port/path
 	WebSocket bool   // subprotocol mqtt
-	PlainText bool   // no TLS
-	CADir     string // every file in it is a PEM bundle of trusted roots; empty: the system's roots
-	Auth      Auth
+	// TLS returns the configuration of a connection, and is called before each; nil: connections are
+	// not encrypted.
+	TLS  func() (*tls.Config, error)
+	Auth Auth
 
 	KeepAlive     time.Duration    // whole seconds up to 65,535; 0: none
 	SessionExpiry time.Duration    // whole seconds; how long the broker keeps a session without us
@@ -109,7 +111,7 @@ func (c *Config) check() error {
 	if c.ClientID == "" || len(c.ClientID) > 65535 {
 		bad("the client id has %d bytes; shorten clientIdPrefix and the names of the graph and its node", len(c.ClientID))
 	}
-	if err := c.Auth.check(); err != nil {
+	if err := c.checkAuth(); err != nil {
 		bad("%w", err)
 	}
 	return errors.Join(faults...)

@@ -3,28 +3,23 @@ package mqtt
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
-	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
-const (
-	connectLimit = 30 * time.Second // from the dial to CONNACK
-	maxCAFile    = 4 << 20
-)
+// connectLimit bounds the time from the dial to CONNACK.
+const connectLimit = 30 * time.Second
 
 // open connects, and opens a session.
 func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
@@ -35,15 +30,18 @@ func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
 		ReceiveMaximum: uint16(c.MaxInflight), MaximumPacket: uint32(c.maxPacket()),
 	}
 	host, path, _ := strings.Cut(c.Host, "/")
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	conf.ServerName, _, _ = net.SplitHostPort(host)
-	if err := c.Auth.apply(ctx, h, conf); err != nil {
-		return nil, &localError{err}
-	}
-	if !c.PlainText {
-		if err := c.roots(conf); err != nil {
-			return nil, &localError{err}
+	var conf *tls.Config
+	if c.TLS != nil {
+		var err error
+		if conf, err = c.TLS(); err != nil {
+			return nil, credentials.Local(err)
 		}
+		if conf.ServerName == "" {
+			conf.ServerName, _, _ = net.SplitHostPort(host)
+		}
+	}
+	if err := c.Auth.apply(ctx, h); err != nil {
+		return nil, credentials.Local(err)
 	}
 	conn, err := c.dial(ctx, host, "/"+path, conf)
 	if err != nil {
@@ -55,37 +53,7 @@ func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
 	return mqtt5.Open(ctx, conn, h, c.maxPacket())
 }
 
-// roots reads the trusted roots.
-func (c *Config) roots(conf *tls.Config) error {
-	if c.CADir == "" {
-		return nil
-	}
-	files, err := os.ReadDir(c.CADir)
-	if err != nil {
-		return fmt.Errorf("the trusted certificates of config map %s: %w; put PEM files there", c.CADir, namedfile.Cause(err))
-	}
-	conf.RootCAs = x509.NewCertPool()
-	found := false
-	for _, f := range files {
-		if f.IsDir() || strings.HasPrefix(f.Name(), ".") {
-			continue
-		}
-		pem, err := namedfile.Read("the trusted certificates", filepath.Join(c.CADir, f.Name()), maxCAFile)
-		if err != nil {
-			return err
-		}
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("%s has no certificate in PEM; take the file away or write one", filepath.Join(c.CADir, f.Name()))
-		}
-		found = true
-	}
-	if !found {
-		return fmt.Errorf("the config map %s has no file; put the broker's CA certificates there in PEM", c.CADir)
-	}
-	return nil
-}
-
-// dial opens TCP, and what is above it.
+// dial opens TCP, and what is above it. conf is nil for a connection that is not encrypted.
 func (c *Config) dial(ctx context.Context, host, path string, conf *tls.Config) (net.Conn, error) {
 	dial := c.DialContext
 	if dial == nil {
@@ -95,7 +63,7 @@ func (c *Config) dial(ctx context.Context, host, path string, conf *tls.Config) 
 		return c.dialWebSocket(ctx, dial, host, path, conf)
 	}
 	raw, err := dial(ctx, "tcp", host)
-	if err != nil || c.PlainText {
+	if err != nil || conf == nil {
 		return raw, err
 	}
 	secure := tls.Client(raw, conf)
@@ -106,16 +74,10 @@ func (c *Config) dial(ctx context.Context, host, path string, conf *tls.Config) 
 	return secure, nil
 }
 
-// localError is a fault on this machine: no packet was sent because of it.
-type localError struct{ err error }
-
-func (e *localError) Error() string { return e.err.Error() }
-func (e *localError) Unwrap() error { return e.err }
-
 func (c *Config) dialWebSocket(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), host, path string, conf *tls.Config) (net.Conn, error) {
 	d := websocket.Dialer{NetDialContext: dial, TLSClientConfig: conf, Subprotocols: []string{"mqtt"}, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10}
 	scheme := "wss://"
-	if c.PlainText {
+	if conf == nil {
 		scheme = "ws://"
 	}
 	ws, answer, err := d.DialContext(ctx, scheme+host+path, http.Header{})

@@ -2,8 +2,6 @@ package mqtt
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 	"github.com/hubhop-iot/hubhop/internal/plain"
 )
@@ -162,27 +161,8 @@ func needsPerson(err error) bool {
 			return false
 		}
 	}
-	if _, ok := errors.AsType[*localError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*upgradeError](err); ok {
-		return true
-	}
-	return certificateFault(err)
-}
-
-// alerted reports whether the broker has ended TLS with an alert. With TLS 1.3 that comes after the
-// handshake.
-func alerted(err error) bool {
-	e, ok := errors.AsType[*net.OpError](err)
-	return ok && e.Op == "remote error"
-}
-
-func certificateFault(err error) bool {
-	alert := alerted(err)
-	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
-	_, header := errors.AsType[tls.RecordHeaderError](err)
-	return alert || verify || header
+	_, upgrade := errors.AsType[*upgradeError](err)
+	return upgrade || credentials.IsLocal(err) || credentials.IsTLS(err)
 }
 
 // endedError says that the broker has ended a session without a reason, as brokers do that stop, and
@@ -237,7 +217,7 @@ func (c *Config) hint(err error) string {
 	if isEnded(err) {
 		return fmt.Sprintf("if it goes on, read the broker's log, and look for another client with the client id %q: each process needs its own clientIdPrefix", c.ClientID)
 	}
-	if brokenOff(err) && c.PlainText {
+	if brokenOff(err) && c.TLS == nil {
 		return "a port with TLS does this to a client without: set tls.mode: Enabled, or use the broker's port without TLS"
 	}
 	if brokenOff(err) {
@@ -249,19 +229,7 @@ func (c *Config) hint(err error) string {
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return "check the name in host"
 	}
-	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && e.Cert != nil {
-		return "set tls.trustedCaCertificateConfigMapRef to a config map with the CA that has signed the broker's certificate"
-	}
-	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "use a host name that the broker's certificate has"
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the port seems to be one without TLS: set tls.mode: Disabled, or use the broker's TLS port"
-	}
-	if alerted(err) {
-		return "the broker refuses the TLS session: check the client certificate and its chain"
-	}
-	return ""
+	return credentials.Hint(err)
 }
 
 func (c *Config) reasonHint(r *mqtt5.ReasonError) string {

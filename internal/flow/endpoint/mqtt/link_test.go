@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +37,10 @@ func TestLostConnectionSaysWhatToDo(t *testing.T) {
 			[]string{"the broker has ended the connection without a reason", `the client id "hubhop-f-in"`, "clientIdPrefix"}},
 		{"the session is reset", ended(reset), false, []string{"without a reason", "clientIdPrefix"}},
 	} {
-		config := &Config{Host: "b:1883", ClientID: "hubhop-f-in", PlainText: c.plain}
+		config := &Config{Host: "b:1883", ClientID: "hubhop-f-in"}
+		if !c.plain {
+			config.TLS = func() (*tls.Config, error) { return &tls.Config{}, nil }
+		}
 		for _, want := range c.want {
 			if got := config.describe(c.err); !strings.Contains(got, want) {
 				t.Errorf("%s: %q does not say %q", c.name, got, want)

@@ -24,6 +24,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
@@ -129,7 +131,7 @@ func (p *proxy) mend() {
 }
 
 // mosquittoRig returns "" or why mosquitto cannot do a row.
-func mosquittoRig(t *testing.T, transport, method string, pki *authority) (*rig, string) {
+func mosquittoRig(t *testing.T, transport, method string, pki *endtest.Authority) (*rig, string) {
 	if method == "token" {
 		return nil, "mosquitto has enhanced authentication only by a plugin"
 	}
@@ -140,7 +142,7 @@ func mosquittoRig(t *testing.T, transport, method string, pki *authority) (*rig,
 		conf += "protocol websockets\n"
 	}
 	if transport == "tls" || transport == "wss" {
-		pki.write(t, dir)
+		pki.WriteServer(t, dir)
 		conf += fmt.Sprintf("cafile %[1]s/ca.pem\ncertfile %[1]s/server.pem\nkeyfile %[1]s/server.key\n", dir)
 	}
 	switch method {
@@ -149,7 +151,7 @@ func mosquittoRig(t *testing.T, transport, method string, pki *authority) (*rig,
 	case "password":
 		conf += "allow_anonymous false\npassword_file " + filepath.Join(dir, "passwords") + "\n"
 		// mosquitto_passwd makes this of the line me:right.
-		writeFile(t, filepath.Join(dir, "passwords"), mosquittoPassword(t, dir, "me", "right"))
+		endtest.WriteFile(t, filepath.Join(dir, "passwords"), mosquittoPassword(t, dir, "me", "right"))
 	case "X.509":
 		conf += "allow_anonymous true\nrequire_certificate true\nuse_identity_as_username true\n"
 	}
@@ -185,7 +187,7 @@ func (c *checker) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) boo
 }
 
 // mochiRig starts a broker of other hands in this process.
-func mochiRig(t *testing.T, transport, method string, pki *authority) (*rig, string) {
+func mochiRig(t *testing.T, transport, method string, pki *endtest.Authority) (*rig, string) {
 	r := &rig{name: "mochi", listen: freePort(t), admin: freePort(t)}
 	var server *mochi.Server
 	r.start = func() {
@@ -193,9 +195,9 @@ func mochiRig(t *testing.T, transport, method string, pki *authority) (*rig, str
 		server = mochi.New(o)
 		c := listeners.Config{ID: "test", Address: fmt.Sprintf("127.0.0.1:%d", r.listen)}
 		if transport == "tls" || transport == "wss" {
-			c.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pki.server}}
+			c.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pki.Server}}
 			if method == "X.509" {
-				c.TLSConfig.ClientAuth, c.TLSConfig.ClientCAs = tls.RequireAndVerifyClientCert, pki.pool
+				c.TLSConfig.ClientAuth, c.TLSConfig.ClientCAs = tls.RequireAndVerifyClientCert, pki.Pool
 			}
 		}
 		var l listeners.Listener = listeners.NewTCP(c)
@@ -228,8 +230,8 @@ func TestMatrix(t *testing.T) {
 	cells := map[row][]string{}
 	var mu sync.Mutex
 	var rows []row
-	pki := newAuthority(t)
-	brokers := map[string]func(*testing.T, string, string, *authority) (*rig, string){"mosquitto": mosquittoRig, "mochi": mochiRig}
+	pki := endtest.New(t)
+	brokers := map[string]func(*testing.T, string, string, *endtest.Authority) (*rig, string){"mosquitto": mosquittoRig, "mochi": mochiRig}
 	t.Run("rows", func(t *testing.T) {
 		for _, broker := range []string{"mosquitto", "mochi"} {
 			for _, transport := range transports {
@@ -265,7 +267,7 @@ func TestMatrix(t *testing.T) {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, path, b.String())
+		endtest.WriteFile(t, path, b.String())
 	}
 	if want, err := os.ReadFile(path); err != nil || string(want) != b.String() {
 		t.Errorf("%s is not what was found (%v); run with -update:\n%s", path, err, b.String())
@@ -273,43 +275,51 @@ func TestMatrix(t *testing.T) {
 }
 
 // matrixRow returns what became of each fault.
-func matrixRow(t *testing.T, g *rig, transport, method string, pki *authority) []string {
+func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Authority) []string {
 	p := newProxy(t, g.listen)
 	secret := t.TempDir()
 	config := func(client string) Config {
 		c := plainConfig(t, p.port, client)
-		c.PlainText, c.WebSocket = transport == "tcp" || transport == "ws", strings.HasPrefix(transport, "ws")
+		c.WebSocket = strings.HasPrefix(transport, "ws")
 		if c.WebSocket {
 			c.Host += "/mqtt"
 		}
-		c.CADir = filepath.Join(secret, "ca")
+		if transport == "tls" || transport == "wss" {
+			shown := ""
+			if method == "X.509" {
+				shown = secret
+			}
+			c.TLS = func() (*tls.Config, error) { return credentials.TLS(filepath.Join(secret, "ca"), shown) }
+		}
 		c.schedule = func(err error, _ int) (time.Duration, State) {
 			_, state := schedule(err, 0)
 			return 20 * time.Millisecond, state
 		}
 		switch method {
 		case "password":
-			c.Auth = Auth{Method: UsernamePassword, SecretDir: secret}
+			c.Auth = Auth{Method: UsernamePassword, Password: func() (string, string, error) { return credentials.Password(secret) }}
 		case "X.509":
-			c.Auth = Auth{Method: X509Certificate, SecretDir: secret}
+			c.Auth = Auth{Method: X509Certificate}
 		case "token":
-			c.Auth = Auth{Method: ServiceAccountToken, TokenFile: filepath.Join(secret, "token")}
+			c.Auth = Auth{Method: ServiceAccountToken, Token: func(context.Context) (string, error) {
+				return credentials.Token(filepath.Join(secret, "token"))
+			}}
 		}
 		return c
 	}
 	if err := os.Mkdir(filepath.Join(secret, "ca"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(secret, "ca", "root.pem"), pki.pem)
+	endtest.WriteFile(t, filepath.Join(secret, "ca", "root.pem"), pki.PEM)
 	credentials := func(right bool) {
 		word := "wrong"
 		if right {
 			word = "right"
 		}
-		writeFile(t, filepath.Join(secret, "username"), "me\n")
-		writeFile(t, filepath.Join(secret, "password"), word)
-		writeFile(t, filepath.Join(secret, "token"), word)
-		pki.client(t, secret, right)
+		endtest.WriteFile(t, filepath.Join(secret, "username"), "me\n")
+		endtest.WriteFile(t, filepath.Join(secret, "password"), word)
+		endtest.WriteFile(t, filepath.Join(secret, "token"), word)
+		pki.WriteClient(t, secret, right)
 	}
 	var out []string
 

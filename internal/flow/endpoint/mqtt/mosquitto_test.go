@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 )
 
 // mosquitto is a broker as a process of its own, on loopback ports.
@@ -123,4 +125,19 @@ func (b *mosquitto) stop() {
 // plain is a configuration with one listener without TLS for everybody.
 func plainListener(port int) string {
 	return fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\n", port)
+}
+
+// mosquittoPassword returns the text of a password file.
+func mosquittoPassword(t testing.TB, dir, name, word string) string {
+	t.Helper()
+	path := filepath.Join(dir, "made")
+	endtest.WriteFile(t, path, name+":"+word+"\n")
+	if out, err := exec.Command("mosquitto_passwd", "-U", path).CombinedOutput(); err != nil {
+		t.Fatalf("mosquitto_passwd: %v: %s", err, out)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

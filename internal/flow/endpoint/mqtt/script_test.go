@@ -73,7 +73,7 @@ func newScript(t testing.TB) *script {
 
 func (b *script) config(client string) Config {
 	c := Defaults()
-	c.Name, c.Host, c.PlainText, c.ClientID, c.DialContext = "script", scriptAddress, true, client, b.net.DialContext
+	c.Name, c.Host, c.ClientID, c.DialContext = "script", scriptAddress, client, b.net.DialContext
 	return c
 }
 

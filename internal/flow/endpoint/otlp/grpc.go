@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,6 +16,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 )
 
 // The package google.golang.org/grpc would do this, and make the program 5 MB larger: all that OTLP
@@ -66,20 +69,41 @@ type connection struct {
 	base   string
 }
 
-// connect returns a connection, which is opened by its first request. config is nil for one that is
-// not encrypted.
-func connect(target string, config *tls.Config) *connection {
+// connect returns a connection, which is opened by its first request, and anew when it was lost.
+// config makes the configuration of each; nil: they are not encrypted.
+func connect(target string, config func() (*tls.Config, error)) *connection {
 	c, scheme := &connection{}, "http"
-	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols), DisableCompression: true, IdleConnTimeout: 2 * time.Minute}
+	transport := &http.Transport{Protocols: new(http.Protocols), DisableCompression: true, IdleConnTimeout: 2 * time.Minute}
 	if config == nil {
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	} else {
 		transport.Protocols.SetHTTP2(true)
+		transport.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dialTLS(ctx, network, addr, config)
+		}
 		scheme = "https"
 	}
 	c.client = http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	c.base = (&url.URL{Scheme: scheme, Host: target}).String()
 	return c
+}
+
+// dialTLS opens one connection. The certificates are those of this moment.
+func dialTLS(ctx context.Context, network, addr string, config func() (*tls.Config, error)) (net.Conn, error) {
+	conf, err := config()
+	if err != nil {
+		return nil, credentials.Local(err)
+	}
+	conf.NextProtos = []string{"h2"}
+	conn, err := (&tls.Dialer{Config: conf}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if conn.(*tls.Conn).ConnectionState().NegotiatedProtocol != "h2" {
+		_ = conn.Close()
+		return nil, errors.New("the server there speaks TLS, but no HTTP/2, which OTLP/gRPC needs")
+	}
+	return conn, nil
 }
 
 // close closes what is open.
@@ -101,6 +125,9 @@ func (c *connection) call(ctx context.Context, method, token string, m proto.Mes
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := c.client.Do(r)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // without the address, which the sentence has already
+	}
 	if err != nil {
 		return nil, err
 	}

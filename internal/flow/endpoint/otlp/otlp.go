@@ -8,6 +8,7 @@
 package otlp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/credentials"
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/queue"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
@@ -37,8 +39,8 @@ type Options struct {
 	Latency     time.Duration // how long a message waits for others; 0: DefaultLatency
 	MaxMessages int           // of one request; 0: DefaultMaxMessages
 	Limits      queue.Limits
-	// TLS returns the configuration of the connections; nil: they are not encrypted. It is called when
-	// Run begins.
+	// TLS returns the configuration of a connection, and is called before each; nil: connections are
+	// not encrypted.
 	TLS func() (*tls.Config, error)
 	// Token returns a bearer token, and is called before each request; nil: none is sent.
 	Token func() (string, error)
@@ -100,33 +102,14 @@ func (d *Destination) Send(ctx context.Context, ms []node.Message, to node.Compl
 	return d.queue.Put(ctx, ms, to, tickets)
 }
 
-// Run connects and sends until ctx ends, see [node.Destination].
+// Run connects and sends batches until ctx ends, see [node.Destination].
 func (d *Destination) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		var config *tls.Config
-		if d.opt.TLS != nil {
-			var err error
-			if config, err = d.opt.TLS(); err != nil {
-				d.fails(err)
-				if !sleep(ctx, longestWait) {
-					break
-				}
-				continue
-			}
-		}
-		c := connect(d.target, config)
-		d.serve(ctx, c)
-		c.close()
-	}
-	return nil
-}
-
-// serve sends batches until ctx ends.
-func (d *Destination) serve(ctx context.Context, c *connection) {
+	c := connect(d.target, d.opt.TLS)
+	defer c.close()
 	for {
 		items := d.collect(ctx)
 		if len(items) == 0 {
-			return
+			return nil
 		}
 		b := newBatch(items, d.queue)
 		for wait := firstWait; !b.done(); {
@@ -136,7 +119,7 @@ func (d *Destination) serve(ctx context.Context, c *connection) {
 				break
 			}
 			if ctx.Err() != nil {
-				return
+				return nil
 			}
 			switch {
 			case isFaultOfRequest(err) && len(b.items) > 1:
@@ -148,7 +131,7 @@ func (d *Destination) serve(ctx context.Context, c *connection) {
 			}
 			d.fails(err)
 			if !sleep(ctx, wait) {
-				return
+				return nil
 			}
 			wait = min(2*wait, longestWait)
 		}
@@ -199,7 +182,7 @@ func (d *Destination) export(ctx context.Context, c *connection, b *batch) error
 	if d.opt.Token != nil {
 		var err error
 		if token, err = d.opt.Token(); err != nil {
-			return err
+			return credentials.Local(err)
 		}
 	}
 	if m := b.metrics(); m != nil {
@@ -259,6 +242,10 @@ func (d *Destination) fails(err error) {
 		return
 	}
 	d.failing = true
+	if credentials.IsLocal(err) {
+		d.opt.Report(fmt.Errorf("collector %s: %w", d.target, err))
+		return
+	}
 	text := "check that the collector runs and listens for OTLP/gRPC there"
 	switch codeOf(err) {
 	case codeUnauthenticated, codePermissionDenied:
@@ -266,6 +253,7 @@ func (d *Destination) fails(err error) {
 	case codeUnimplemented:
 		text = "the server there speaks gRPC, but has no OTLP receiver for this signal"
 	}
+	text = cmp.Or(credentials.Hint(err), text)
 	d.opt.Report(fmt.Errorf("collector %s: %w; %s", d.target, err, text))
 }
 

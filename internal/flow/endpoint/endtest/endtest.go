@@ -1,4 +1,5 @@
-package mqtt
+// Package endtest makes the certificates of the tests of endpoints.
+package endtest
 
 import (
 	"crypto/ecdsa"
@@ -11,17 +12,17 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 )
 
-// authority signs the certificates of a test: a broker's, and a client's by way of an intermediate.
-type authority struct {
-	pem          string
-	pool         *x509.CertPool
-	server       tls.Certificate
+// Authority signs the certificates of a test: a server's, and a client's by way of an intermediate.
+type Authority struct {
+	PEM    string         // of the root
+	Pool   *x509.CertPool // with the root
+	Server tls.Certificate
+
 	serverPEM    string
 	serverKey    string
 	intermediate *issuer
@@ -74,56 +75,44 @@ func (i *issuer) keyPEM(t testing.TB) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-func newAuthority(t testing.TB) *authority {
+// New makes an authority. Its server is at 127.0.0.1.
+func New(t testing.TB) *Authority {
 	root := issue(t, "root", nil, true)
-	server := issue(t, "broker", root, false)
-	a := &authority{pem: root.pem, pool: x509.NewCertPool(), serverPEM: server.pem, serverKey: server.keyPEM(t),
+	server := issue(t, "server", root, false)
+	a := &Authority{PEM: root.pem, Pool: x509.NewCertPool(), serverPEM: server.pem, serverKey: server.keyPEM(t),
 		intermediate: issue(t, "intermediate", root, true), stranger: issue(t, "stranger", nil, true)}
-	a.pool.AddCert(root.cert)
+	a.Pool.AddCert(root.cert)
 	var err error
-	if a.server, err = tls.X509KeyPair([]byte(a.serverPEM), []byte(a.serverKey)); err != nil {
+	if a.Server, err = tls.X509KeyPair([]byte(a.serverPEM), []byte(a.serverKey)); err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
-// write writes the files of a broker.
-func (a *authority) write(t testing.TB, dir string) {
-	writeFile(t, filepath.Join(dir, "ca.pem"), a.pem)
-	writeFile(t, filepath.Join(dir, "server.pem"), a.serverPEM)
-	writeFile(t, filepath.Join(dir, "server.key"), a.serverKey)
+// WriteServer writes ca.pem, server.pem and server.key into dir.
+func (a *Authority) WriteServer(t testing.TB, dir string) {
+	WriteFile(t, filepath.Join(dir, "ca.pem"), a.PEM)
+	WriteFile(t, filepath.Join(dir, "server.pem"), a.serverPEM)
+	WriteFile(t, filepath.Join(dir, "server.key"), a.serverKey)
 }
 
-// client writes a client's secret. A wrong one is signed by a stranger.
-func (a *authority) client(t testing.TB, dir string, right bool) {
+// WriteClient writes a client's secret into dir, with the file names of Azure IoT Operations. A wrong
+// one is signed by a stranger.
+func (a *Authority) WriteClient(t testing.TB, dir string, right bool) {
 	by := a.stranger
 	if right {
 		by = a.intermediate
 	}
 	c := issue(t, "client", by, false)
-	writeFile(t, filepath.Join(dir, "client_key.pem"), c.keyPEM(t))
-	writeFile(t, filepath.Join(dir, "client_intermediate_certs.pem"), by.pem)
-	writeFile(t, filepath.Join(dir, "client_cert.pem"), c.pem)
+	WriteFile(t, filepath.Join(dir, "client_key.pem"), c.keyPEM(t))
+	WriteFile(t, filepath.Join(dir, "client_intermediate_certs.pem"), by.pem)
+	WriteFile(t, filepath.Join(dir, "client_cert.pem"), c.pem)
 }
 
-func writeFile(t testing.TB, path, text string) {
+// WriteFile writes a file that only its owner can read.
+func WriteFile(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// mosquittoPassword returns the text of a password file.
-func mosquittoPassword(t testing.TB, dir, name, word string) string {
-	t.Helper()
-	path := filepath.Join(dir, "made")
-	writeFile(t, path, name+":"+word+"\n")
-	if out, err := exec.Command("mosquitto_passwd", "-U", path).CombinedOutput(); err != nil {
-		t.Fatalf("mosquitto_passwd: %v: %s", err, out)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
