@@ -166,13 +166,50 @@ func (m *moment) check(t *testing.T, out []node.Message) {
 	}
 }
 
+// few says of how many cases one is played: of more with -short, and of far more under the race
+// detector, which has seen the goroutines when it has seen a life of each kind.
+func few(usual, underRace int) int {
+	switch {
+	case raced:
+		return underRace
+	case testing.Short():
+		return 4 * usual
+	}
+	return usual
+}
+
+// sample picks some of many cases: one of so many, and the first of each kind.
+type sample struct {
+	every       int
+	kinds       map[string]bool
+	seen, taken int
+}
+
+// has says whether the next case, which has some kinds, is one of the sample.
+func (s *sample) has(kinds ...string) bool {
+	s.seen++
+	has := s.seen%s.every == 0 || slices.ContainsFunc(kinds, func(k string) bool { return !s.kinds[k] })
+	if !has {
+		return false
+	}
+	s.taken++
+	if s.kinds == nil {
+		s.kinds = map[string]bool{}
+	}
+	for _, k := range kinds {
+		s.kinds[k] = true
+	}
+	return true
+}
+
 func TestAGraphThatIsKilledGoesOnWithTheSameOutputs(t *testing.T) {
 	for name, ops := range memory {
 		t.Run(name, func(t *testing.T) {
 			all, whole := record(t, ops)
+			some := sample{every: few(1, 37)}
 			for i := range all {
 				m := &all[i]
-				if testing.Short() && i%4 > 0 {
+				if !some.has(m.call) {
 					continue
 				}
 				out := m.goOn(t, m.disk.Killed(), ops(), nil)
@@ -195,7 +232,7 @@ func TestAGraphThatIsKilledGoesOnWithTheSameOutputs(t *testing.T) {
 					t.Fatalf("moment %d of %d, before %s", i, len(all), m.call)
 				}
 			}
-			t.Logf("%d moments", len(all))
+			t.Logf("%d moments of %d", some.taken, len(all))
 		})
 	}
 }
@@ -229,15 +266,14 @@ func TestAGraphSurvivesPowerCuts(t *testing.T) {
 			t.Parallel()
 			all, _ := record(t, ops)
 			rnd := rand.New(rand.NewPCG(1, 2))
-			disks := 0
+			moments, disks := sample{every: few(1, 37)}, sample{every: few(3, 7)}
 			for i := range all {
 				m := &all[i]
-				few := 0
-				if testing.Short() && i%4 > 0 {
+				if !moments.has(m.call) {
 					continue
 				}
-				m.disk.Disks(rnd, few, func(disk *memdisk.FS, cut string) {
-					if disks++; disks%3 > 0 {
+				m.disk.Disks(rnd, 0, func(disk *memdisk.FS, cut string) {
+					if !disks.has(m.call, strings.TrimRight(cut, "0123456789of ")) {
 						return
 					}
 					m.check(t, m.goOn(t, disk, ops(), func(text string) {
@@ -250,7 +286,7 @@ func TestAGraphSurvivesPowerCuts(t *testing.T) {
 					}
 				})
 			}
-			t.Logf("%d moments, %d disks", len(all), disks/3)
+			t.Logf("%d moments of %d, %d disks of %d", moments.taken, moments.seen, disks.taken, disks.seen)
 		})
 	}
 }
