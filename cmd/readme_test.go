@@ -1,9 +1,13 @@
 package cmd
 
 import (
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,6 +70,31 @@ func TestReadmeListsTheFlagsOfRun(t *testing.T) {
 	})
 	for name := range defaults {
 		t.Errorf("README's table has --%s, and run --help has not", name)
+	}
+}
+
+// TestReadmeSaysHowLargeTheBinaryIs: the size that README names is right to a megabyte, and the
+// binary keeps within 30 MB.
+func TestReadmeSaysHowLargeTheBinaryIs(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("README names the size for Linux on amd64")
+	}
+	said := regexp.MustCompile(`static binary of about (\d+) MB`).FindStringSubmatch(readme(t))
+	if said == nil {
+		t.Fatal("README does not say how large the binary is")
+	}
+	// Without -trimpath, which changes the size by little, all but the linking is in the cache.
+	binary := filepath.Join(t.TempDir(), "hubhop")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", binary, "..").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	info, err := os.Stat(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mb := float64(info.Size()) / 1e6
+	if want, _ := strconv.ParseFloat(said[1], 64); math.Abs(mb-want) > 1 || mb > 30 {
+		t.Errorf("the binary has %.1f MB; README says about %v MB, and 30 MB are the limit", mb, want)
 	}
 }
 

@@ -3,6 +3,7 @@
 package flow
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,12 +126,27 @@ func (e *Env) warn(faults []manifest.Fault) {
 	}
 }
 
+// cleanLines makes a text of several lines fit for a terminal.
+func (e *Env) cleanLines(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		bare := strings.TrimSuffix(line, "\n")
+		b.WriteString(e.Clean(bare) + line[len(bare):])
+	}
+	return b.String()
+}
+
 // printJSON writes one indented JSON document.
 func (e *Env) printJSON(v any) error {
-	enc := json.NewEncoder(e.Stdout)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := e.Stdout.Write(flow.Printable(b.Bytes()))
+	return err
 }
 
 func newCheck(e *Env) *cobra.Command {
@@ -140,8 +156,8 @@ func newCheck(e *Env) *cobra.Command {
 		Use:   "check DIR",
 		Short: "Say all that is wrong with the manifests of a directory",
 		Long: `Check reads the manifests of a directory and compiles their flows. It uses no network. It prints each fault as file:line:column, what is
-wrong and what to do, and then the way of a message through each flow, with what the flow needs: a journal, because it remembers something from
-one message to the next; the hub; a registry. What this machine lacks, such as a secret, is a warning.` + "\n" + e.Help + `
+wrong and what to do, and then the ways of a message through each flow, in lines: from the sources, and from each arm of a branch. At last it says
+what the flow needs: a journal, because it remembers something from one message to the next; the hub; a registry. What this machine lacks, such as a secret, is a warning.` + "\n" + e.Help + `
 Of this command: 0 there is no error · 2 there is one.`,
 		Example: `  hubhop flow check examples/flows/averages
   hubhop flow check flows --strict-aio --json`,
@@ -196,7 +212,11 @@ func (e *Env) printCheck(dir string, r flow.Report) error {
 		if len(needs) > 0 {
 			text = strings.Join(needs, ", ")
 		}
-		fmt.Fprintf(&b, "%s: %s\n    needs %s\n", g.Name, e.Clean(g.Way), text)
+		lines := make([]string, len(g.Ways))
+		for i, way := range g.Ways {
+			lines[i] = e.Clean(way)
+		}
+		fmt.Fprintf(&b, "%s: %s\n    needs %s\n", e.Clean(g.Name), strings.Join(lines, "\n    "), text)
 	}
 	if len(r.Graphs) == 0 && r.OK {
 		fmt.Fprintln(&b, e.nothingIn(dir))
@@ -248,7 +268,7 @@ func (e *Env) show(args []string, format string) error {
 		if i > 0 {
 			text = "\n" + text
 		}
-		if _, err := io.WriteString(e.Stdout, text); err != nil {
+		if _, err := io.WriteString(e.Stdout, e.cleanLines(text)); err != nil {
 			return err
 		}
 	}

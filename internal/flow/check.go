@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -23,9 +22,9 @@ type Described struct {
 	Destinations []string `json:"destinations"` // endpoint and place
 	Journal      bool     `json:"journal"`      // it remembers something, so it writes a journal
 
-	Hub      bool   `json:"-"` // it sends to the outbox of the device
-	Registry bool   `json:"-"` // it runs modules
-	Way      string `json:"-"` // of a message
+	Hub      bool     `json:"-"` // it sends to the outbox of the device
+	Registry bool     `json:"-"` // it runs modules
+	Ways     []string `json:"-"` // of a message, see [Ways]
 }
 
 // CheckOptions say how strict Check is.
@@ -59,7 +58,7 @@ func Check(dir string, o CheckOptions) Report {
 
 // Describe says what a flow is. Journal is left to the caller.
 func Describe(g *manifest.Graph) Described {
-	d := Described{Name: g.Name, Kind: string(g.Kind), Sources: []string{}, Destinations: []string{}, Hub: g.NeedsHub(), Registry: g.NeedsRegistry(), Way: Way(g)}
+	d := Described{Name: g.Name, Kind: string(g.Kind), Sources: []string{}, Destinations: []string{}, Hub: g.NeedsHub(), Registry: g.NeedsRegistry(), Ways: Ways(g)}
 	for i := range g.Sources {
 		for _, f := range filtersOf(&g.Sources[i]) {
 			d.Sources = append(d.Sources, g.Sources[i].Endpoint+": "+f)
@@ -71,23 +70,110 @@ func Describe(g *manifest.Graph) Described {
 	return d
 }
 
-// Way says in a line how a message goes through a flow: the sources, the operators in their order,
-// and the destinations.
-func Way(g *manifest.Graph) string {
-	d := make([]string, 0, 8)
-	var parts []string
+// Ways says how a message goes through a flow, each way in a line: from the sources, from each arm
+// of a branch, and from where it is copied. A way ends at a destination, or where it divides.
+func Ways(g *manifest.Graph) []string {
+	w := ways{next: map[string][]string{}, ends: map[string]string{}}
+	for i := range g.Destinations {
+		d := &g.Destinations[i]
+		w.ends[d.Name] = d.Endpoint + " " + d.To
+	}
+	for i := range g.Connections {
+		from := fromOf(&g.Connections[i])
+		w.next[from] = append(w.next[from], g.Connections[i].To)
+	}
+	var sources []string
 	for i := range g.Sources {
 		for _, f := range filtersOf(&g.Sources[i]) {
-			parts = append(parts, fmt.Sprintf("%s %s", g.Sources[i].Endpoint, f))
+			sources = append(sources, g.Sources[i].Endpoint+" "+f)
+		}
+		this := w.next[g.Sources[i].Name]
+		if i+1 == len(g.Sources) || !slices.Equal(this, w.next[g.Sources[i+1].Name]) {
+			w.walk(strings.Join(sources, " + "), this)
+			sources = nil
 		}
 	}
-	d = append(d, strings.Join(parts, " + "))
-	d = append(d, ordered(g)...)
-	parts = nil
-	for i := range g.Destinations {
-		parts = append(parts, fmt.Sprintf("%s %s", g.Destinations[i].Endpoint, g.Destinations[i].To))
+	for _, name := range ordered(g) {
+		var seen []string
+		for i := range g.Connections {
+			from := fromOf(&g.Connections[i])
+			if g.Connections[i].From != name || slices.Contains(seen, from) {
+				continue
+			}
+			seen = append(seen, from)
+			if from != name || w.divides(w.next[name]) {
+				w.walk(from, w.next[from])
+			}
+		}
 	}
-	return strings.Join(append(d, strings.Join(parts, " + ")), " → ")
+	return w.lines
+}
+
+// fromOf returns where a connection begins: a node, or one of its outputs.
+func fromOf(c *manifest.Connection) string {
+	return strings.TrimSpace(c.From + " " + string(c.Arm) + c.Output)
+}
+
+// ways are the lines of Ways.
+type ways struct {
+	next  map[string][]string // of a node, or of one of its outputs
+	ends  map[string]string   // what destinations are
+	lines []string
+}
+
+// What nobody reads is left out: the lines behind so many, and the nodes of a line.
+const (
+	maxWays   = 1000
+	maxOnAWay = 100
+)
+
+// end returns the text of nodes that are all destinations.
+func (w *ways) end(nodes []string) (text string, ok bool) {
+	var ends []string
+	for _, name := range nodes {
+		end, ok := w.ends[name]
+		if !ok {
+			return "", false
+		}
+		ends = append(ends, end)
+	}
+	return strings.Join(ends, " + "), true
+}
+
+func (w *ways) divides(nodes []string) bool {
+	_, ok := w.end(nodes)
+	return len(nodes) > 1 && !ok
+}
+
+// walk adds the way that has come so far, and goes on to some nodes. A branch ends it, since its arms
+// are ways of their own.
+func (w *ways) walk(text string, nodes []string) {
+	if w.divides(nodes) {
+		for _, name := range nodes {
+			w.walk(text, []string{name})
+		}
+		return
+	}
+	for n := 0; len(nodes) > 0; n++ {
+		if end, ok := w.end(nodes); ok {
+			text += " → " + end
+			break
+		}
+		if n == maxOnAWay {
+			text += " → …"
+			break
+		}
+		text += " → " + nodes[0]
+		if nodes = w.next[nodes[0]]; w.divides(nodes) {
+			break
+		}
+	}
+	switch {
+	case len(w.lines) < maxWays:
+		w.lines = append(w.lines, text)
+	case len(w.lines) == maxWays:
+		w.lines = append(w.lines, "…")
+	}
 }
 
 // ordered returns the operators so that each stands behind those that lead to it.

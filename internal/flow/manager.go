@@ -259,7 +259,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 		defer closeDead()
 		_ = gr.Run(context.WithoutCancel(ctx)) // it ends by stop alone
 	}()
-	m.o.log(false, g.Name, "the flow runs: "+Way(g))
+	m.o.log(false, g.Name, "the flow runs: "+strings.Join(Ways(g), "; "))
 	return b.faults
 }
 

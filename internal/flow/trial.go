@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/graph"
@@ -291,7 +292,7 @@ func (x *exported) body() (body []byte, err error) {
 func Line(destination string, m *node.Message) []byte {
 	l := line{Destination: destination, Topic: m.Topic, ContentType: m.ContentType, Retain: m.Retain}
 	switch {
-	case len(m.Payload) > 0 && json.Valid(m.Payload):
+	case json.Valid(m.Payload) && utf8.Valid(m.Payload):
 		l.Payload = m.Payload
 	case utf8.Valid(m.Payload):
 		l.PayloadText = new(string(m.Payload))
@@ -313,5 +314,27 @@ func Line(destination string, m *node.Message) []byte {
 	if err := enc.Encode(l); err != nil { // a property that is not UTF-8 is written as well as it can be
 		return fmt.Appendf(nil, `{"destination":%q}`, destination)
 	}
-	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
+	return Printable(bytes.TrimSuffix(out.Bytes(), []byte("\n")))
+}
+
+// Printable writes characters of JSON that a terminal might obey, or that hide what is written, as
+// escapes. It is the same JSON.
+func Printable(text []byte) []byte {
+	special := func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }
+	if bytes.IndexFunc(text, special) < 0 {
+		return text
+	}
+	out := make([]byte, 0, len(text)+64)
+	for _, r := range string(text) {
+		switch {
+		case !special(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
