@@ -44,7 +44,7 @@ type live struct {
 
 // open opens the directory of flows.
 func open(w *window.Window, hub flow.Hub, o LiveOptions) (*live, error) {
-	m, err := flow.New(flow.Options{Dir: o.Dir, StateDir: filepath.Join(home.Dir(o.StateDir, o.Device), "flows"), Hub: hub, Stage: w.FlowStage,
+	m, err := flow.New(flow.Options{Dir: o.Dir, StateDir: filepath.Join(home.Dir(o.StateDir, o.Device), "flows"), Device: o.Device, Hub: hub, Stage: w.FlowStage,
 		Token: tokens(os.Getenv, os.Environ()).Token, DialContext: o.DialContext, Log: func(warning bool, name, text string) {
 			e := o.Log.Info()
 			if warning {
@@ -124,7 +124,7 @@ func (l *live) Flows() []status.Flow {
 	rows := []status.Flow{}
 	for _, s := range l.m.Status() {
 		rows = append(rows, status.Flow{Name: s.Name, State: string(s.State), In: s.In, Out: s.Out, Dropped: s.Dropped, Errors: s.Errors,
-			InFlight: s.InFlight, OldestAgeSeconds: math.Round(s.OldestAge.Seconds()*1000) / 1000, Text: s.Text})
+			InFlight: s.InFlight, OldestAgeSeconds: math.Round(s.OldestAge.Seconds()*1000) / 1000, Text: s.Text, ClientIDs: append([]string{}, s.ClientIDs...)})
 	}
 	return rows
 }

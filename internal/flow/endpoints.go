@@ -160,7 +160,7 @@ func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqt
 	}
 	c.KeepAlive, c.SessionExpiry = time.Duration(s.KeepAliveSeconds)*time.Second, time.Duration(s.SessionExpirySeconds)*time.Second
 	c.MaxInflight, c.QoS, c.NeverRetain = s.MaxInflightMessages, byte(s.QoS), s.Retain == "Never"
-	c.ClientID = mqtt.ClientID(s.ClientIDPrefix, g.Name, node)
+	c.ClientID = mqtt.ClientID(s.ClientIDPrefix, m.o.Device, g.Name, node)
 	switch s.CloudEvents {
 	case "Propagate":
 		c.CloudEvents = cloudevents.Propagate
@@ -171,6 +171,35 @@ func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqt
 	c.DialContext = m.o.DialContext
 	c.Log = func(text string) { m.o.log(false, g.Name, text) }
 	return c
+}
+
+// clientIDs returns the client ids of a graph, in the order of its nodes.
+func (m *Manager) clientIDs(g *manifest.Graph) (ids []string) {
+	for _, name := range nodesOf(g) {
+		if id := clientID(g, name, m.o.Device); id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// clientID returns the client id of a node at its broker; empty: the node has none.
+func clientID(g *manifest.Graph, node, device string) string {
+	var e *manifest.Endpoint
+	for i := range g.Sources {
+		if g.Sources[i].Name == node {
+			e = g.Sources[i].Settings
+		}
+	}
+	for i := range g.Destinations {
+		if g.Destinations[i].Name == node {
+			e = g.Destinations[i].Settings
+		}
+	}
+	if e == nil || e.Mqtt == nil {
+		return ""
+	}
+	return mqtt.ClientID(e.Mqtt.ClientIDPrefix, device, g.Name, node)
 }
 
 // auth returns how a node proves who it is to a broker.

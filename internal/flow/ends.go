@@ -52,7 +52,7 @@ func (m *Manager) serviceAccount() (string, error) {
 // kafka returns how a node reaches Kafka.
 func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, node string) kafka.Connection {
 	s := e.Kafka
-	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", g.Name, node), Report: m.failing(g.Name, node)}
+	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", m.o.Device, g.Name, node), Report: m.failing(g.Name, node)}
 	if s.TLS.Enabled() {
 		c.TLS = m.tls(s.TLS.CAsConfigMap, &s.Authentication)
 	}

@@ -62,6 +62,8 @@ type Status struct {
 	InFlight  int
 	OldestAge time.Duration
 	Text      string // what a person should know; empty: nothing
+
+	ClientIDs []string // at MQTT brokers, in the order of the nodes; nil: the flow does not run, or has none
 }
 
 // New returns a manager of a directory. It opens the state store. An error is one that a person must
@@ -315,7 +317,8 @@ func (m *Manager) Status() (all []Status) {
 	m.mu.Unlock()
 	for name, r := range flows {
 		g := r.graph.Status()
-		s := Status{Name: name, State: Running, In: g.In, Out: g.Out, Dropped: g.Dropped, Errors: g.Errors, InFlight: g.InFlight, OldestAge: g.OldestAge}
+		s := Status{Name: name, State: Running, In: g.In, Out: g.Out, Dropped: g.Dropped, Errors: g.Errors, InFlight: g.InFlight, OldestAge: g.OldestAge,
+			ClientIDs: m.clientIDs(r.g)}
 		if g.State == graph.Failing {
 			s.State = Failed
 		}

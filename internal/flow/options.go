@@ -15,6 +15,9 @@ import (
 type Options struct {
 	Dir      string // the manifests, and below it secrets, config maps, schemas and local registries
 	StateDir string // journals, dead letters and the state store
+	// Device is the id of the device whose process this is. It is part of the client ids at
+	// brokers.
+	Device string
 
 	Hub     Hub     // the outbox behind the endpoint iothub; nil: this process has no hub
 	Modules Modules // nil: graphs with modules are refused

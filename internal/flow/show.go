@@ -30,7 +30,8 @@ func label(g *manifest.Graph, name string) (kind, text string) {
 	return "", ""
 }
 
-// Text draws a flow as lines of text: each node, and what it leads to.
+// Text draws a flow as lines of text: each node with its client id, and what it leads to. Which device
+// runs the flow is open.
 func Text(g *manifest.Graph) string {
 	var b strings.Builder
 	mode := ""
@@ -48,6 +49,9 @@ func Text(g *manifest.Graph) string {
 			fmt.Fprintf(&b, " %s", text)
 		}
 		b.WriteString("\n")
+		if id := clientID(g, name, "DEVICE"); id != "" {
+			fmt.Fprintf(&b, "    client id %s\n", id)
+		}
 		for i := range g.Connections {
 			if c := &g.Connections[i]; c.From == name {
 				arm := ""

@@ -140,6 +140,8 @@ type Flow struct {
 	InFlight         int     `json:"inFlight"`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds"`
 	Text             string  `json:"text"`
+
+	ClientIDs []string `json:"clientIds"` // at MQTT brokers
 }
 
 // Asset is one asset of a connector.

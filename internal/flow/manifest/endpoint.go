@@ -73,7 +73,7 @@ type Mqtt struct {
 	MaxInflightMessages  int            `key:"maxInflightMessages" min:"1" max:"65535" def:"100" about:"receive maximum of a source; most unacknowledged messages of a destination"`
 	QoS                  int            `key:"qos" min:"0" max:"1" def:"1" about:"quality of service of subscriptions and messages"`
 	Retain               string         `key:"retain" one:"Keep,Never" def:"Keep" about:"whether the retain flag is kept from MQTT to MQTT"`
-	ClientIDPrefix       string         `key:"clientIdPrefix" about:"what the client id begins with"`
+	ClientIDPrefix       string         `key:"clientIdPrefix" about:"what client ids begin with; absent: hubhop- and the device"`
 	CloudEvents          string         `key:"cloudEventAttributes" one:"Propagate,CreateOrRemap" about:"what happens to the attributes of CloudEvents; absent: nothing"`
 	TLS                  TLS            `key:"tls" about:"transport security"`
 	Authentication       Authentication `key:"authentication" must:"write authentication with its method, such as method: Anonymous" about:"how the client proves who it is"`

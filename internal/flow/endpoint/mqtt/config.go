@@ -68,18 +68,41 @@ func Defaults() Config {
 // maxClientID is how many bytes a client id may have; Event Grid takes no more.
 const maxClientID = 128
 
-// ClientID returns the client id of a node of a graph: the prefix, or hubhop, with the names. One
-// that would be longer than 128 bytes ends in a hash instead.
-func ClientID(prefix, graph, node string) string {
-	if prefix == "" {
+// ClientID returns the client id of a node of a graph: the prefix with the names of both, such as
+// plant-1.minutes.sensors. Without a prefix it begins with hubhop- and the device, so that several
+// devices can run the same flows on one broker. Two different nodes never get the same id. The id of
+// a node is always the same, since the broker's session belongs to it. It has at most 128 bytes; one
+// that would be longer ends in a hash instead.
+func ClientID(prefix, device, graph, node string) string {
+	switch {
+	case prefix != "":
+	case device != "":
+		prefix = "hubhop-" + legible(device)
+	default:
 		prefix = "hubhop"
 	}
-	id := prefix + "-" + graph + "-" + node
+	id := prefix + "." + graph + "." + node // names of graphs and nodes have no dot
 	if len(id) <= maxClientID {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
 	return strings.ToValidUTF8(id[:maxClientID-33], "") + "-" + hex.EncodeToString(sum[:16])
+}
+
+// legible replaces the characters of a device's id that brokers refuse in a client id, such as + and #,
+// which are wildcards in their access rules. A hash then tells the device from others.
+func legible(device string) string {
+	out := strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("-._:", r) {
+			return r
+		}
+		return '_'
+	}, device)
+	if out == device {
+		return device
+	}
+	sum := sha256.Sum256([]byte(device))
+	return out + "_" + hex.EncodeToString(sum[:8])
 }
 
 // check returns every fault of a configuration.

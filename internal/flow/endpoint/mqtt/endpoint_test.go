@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -203,5 +204,29 @@ func TestSubscriptionsAreRememberedWhereNoDirectoryIsYet(t *testing.T) {
 	s.remember([]string{"a/#"})
 	if got := s.remembered(); !slices.Equal(got, []string{"a/#"}) {
 		t.Errorf("remembered: %q", got)
+	}
+}
+
+// TestClientIDsTellDevicesFlowsAndNodesApart, also where the parts could be read in two ways.
+func TestClientIDsTellDevicesFlowsAndNodesApart(t *testing.T) {
+	long := strings.Repeat("d", 200)
+	seen := map[string][4]string{}
+	for _, parts := range [][4]string{
+		{"", "dev-1", "minutes", "sensors"}, {"", "dev-2", "minutes", "sensors"}, {"", "", "minutes", "sensors"}, {"plant-1", "dev-1", "minutes", "sensors"},
+		{"", "a", "b-c", "d"}, {"", "a-b", "c", "d"}, {"", "a", "b", "c-d"}, {"", "a.b", "c", "d"},
+		{"", "dev+1", "g", "n"}, {"", "dev#1", "g", "n"}, {"", "dev_1", "g", "n"}, {"", "dev/1", "g", "n"}, {"", "gerät", "g", "n"},
+		{"", long, "g", "n"}, {"", long, "g", "m"}, {long, "", "g", "n"},
+	} {
+		id := ClientID(parts[0], parts[1], parts[2], parts[3])
+		if other, ok := seen[id]; ok {
+			t.Errorf("%q and %q both have the client id %s", parts, other, id)
+		}
+		seen[id] = parts
+		if id != ClientID(parts[0], parts[1], parts[2], parts[3]) || len(id) > 128 || strings.ContainsAny(id, "+#/ ä") {
+			t.Errorf("%q: %q", parts, id)
+		}
+	}
+	if id := ClientID("", "dev-1", "minutes", "sensors"); id != "hubhop-dev-1.minutes.sensors" {
+		t.Error(id)
 	}
 }

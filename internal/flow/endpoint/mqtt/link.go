@@ -215,7 +215,7 @@ func (c *Config) hint(err error) string {
 		return "check host, port and path, and whether the broker has a WebSocket listener there"
 	}
 	if isEnded(err) {
-		return fmt.Sprintf("if it goes on, read the broker's log, and look for another client with the client id %q: each process needs its own clientIdPrefix", c.ClientID)
+		return fmt.Sprintf("if it goes on, read the broker's log, and look for another client with the client id %q: each process needs its own device id or clientIdPrefix", c.ClientID)
 	}
 	if brokenOff(err) && c.TLS == nil {
 		return "a port with TLS does this to a client without: set tls.mode: Enabled, or use the broker's port without TLS"
@@ -243,7 +243,7 @@ func (c *Config) reasonHint(r *mqtt5.ReasonError) string {
 	case mqtt5.BadAuthMethod:
 		return fmt.Sprintf("the broker does not know the authentication method %s", c.Auth.name())
 	case mqtt5.TakenOver:
-		return fmt.Sprintf("another client has connected with the client id %q: give each process its own clientIdPrefix", c.ClientID)
+		return fmt.Sprintf("another client has connected with the client id %q: give each process its own device id or clientIdPrefix", c.ClientID)
 	case mqtt5.UseAnother, mqtt5.Moved:
 		if r.Server != "" {
 			return fmt.Sprintf("the broker names %q: change host", plain.Line(r.Server, 200))
