@@ -2,9 +2,11 @@ package target
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,3 +187,33 @@ func TestADeviceThatADrillHasBroughtIsGoneAfterIt(t *testing.T) {
 	}
 	theirs.Devices[0].Stop()
 }
+
+// TestADeviceWhoseLinkEndsLateIsGoneAfterTheDrill: a simulator may see the end of a program a moment
+// after it. Here the program ends once the drill watches its link.
+func TestADeviceWhoseLinkEndsLateIsGoneAfterTheDrill(t *testing.T) {
+	c := newCloud(t)
+	const id = "late"
+	w := opened(t, &Simulator{Control: &drill.Control{URL: c.Info().Control}, Who: insider(t), Site: c.site(id)})
+	before := c.State()
+	before.Devices = nil
+	c.telemetry(id, "hub-a")
+	watched := &Simulator{Control: &drill.Control{URL: c.Info().Control}}
+	var stopping sync.WaitGroup
+	watched.Control.Client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if r.URL.Path == "/api/events" {
+			stopping.Go(w.Devices[0].Stop)
+		}
+		return resp, err
+	})
+	ok(t, "put back", watched.putBack(within(t), before, id))
+	stopping.Wait()
+	if got := c.State().Devices; len(got) != 0 {
+		t.Errorf("the simulator knows %+v", got)
+	}
+}
+
+// roundTrip is a way to a server.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

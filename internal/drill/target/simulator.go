@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/drill/inside"
@@ -81,7 +82,7 @@ func (t *Simulator) Open(ctx context.Context, p drill.Plan) (*drill.World, error
 }
 
 // putBack ends the faults that the simulator did not have before, and deletes the device if the
-// drill has brought it there. A device that has a link now is somebody else's: the program of the
+// drill has brought it there. A device that keeps its link is somebody else's: the program of the
 // drill has ended.
 func (t *Simulator) putBack(ctx context.Context, before sim.State, device string) error {
 	now, err := t.Control.State(ctx)
@@ -101,13 +102,38 @@ func (t *Simulator) putBack(ctx context.Context, before sim.State, device string
 		err = errors.Join(err, t.Control.HealDPS(ctx))
 	}
 	isIt := func(d sim.DeviceState) bool { return d.ID == device }
-	if slices.ContainsFunc(before.Devices, isIt) {
+	if slices.ContainsFunc(before.Devices, isIt) || !slices.ContainsFunc(now.Devices, isIt) {
 		return err
 	}
-	if i := slices.IndexFunc(now.Devices, isIt); i >= 0 && now.Devices[i].ConnectedHub == "" {
-		err = errors.Join(err, t.Control.Act(ctx, device, drill.Delete))
+	used, failed := t.used(ctx, device)
+	if failed == nil && !used {
+		failed = t.Control.Act(ctx, device, drill.Delete)
 	}
-	return err
+	return errors.Join(err, failed)
+}
+
+// linkEnds is how long a simulator may take to see that a link of a program that has ended is over.
+const linkEnds = 5 * time.Second
+
+// used says whether a device keeps its link for linkEnds.
+func (t *Simulator) used(ctx context.Context, device string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkEnds)
+	defer cancel()
+	watch := &drill.Mover{Control: t.Control}
+	for {
+		at, err := watch.Where(ctx, device)
+		if err == nil && at.Connected {
+			err = watch.Changed(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return true, nil
+		case err != nil:
+			return false, err
+		case !at.Connected:
+			return false, nil
+		}
+	}
 }
 
 // since is a simulator whose ledger begins where it stood when the drill began.
