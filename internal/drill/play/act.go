@@ -134,6 +134,11 @@ func (p *player) start(a *act) {
 		p.later(a.over, false, func(context.Context) { p.overNow(a) })
 	}
 	a.struck = time.Now()
+	if !p.w.Ledger { // it is not known when a sample arrived, so only those count that are made from now on
+		for i, m := range a.who {
+			a.before[i].made = p.standing(m).made
+		}
+	}
 	p.running = append(p.running, a)
 }
 
@@ -300,14 +305,26 @@ func (p *player) read(ctx context.Context) {
 	}
 }
 
-// readAcks takes what has left the outbox for what has arrived, where there is no ledger.
+// readAcks takes what has left the outbox for what has arrived, where there is no ledger. What the
+// outbox has given up has not: it drops the oldest samples.
 func (p *player) readAcks(m *member) {
 	look, ok := m.party.Look()
-	if !ok || look.Outbox.ID == "" {
+	box := look.Outbox
+	if !ok || box.ID == "" {
 		return
 	}
-	hub := cmp.Or(p.w.Names[look.Hub], look.Hub)
-	for n := m.newest + 1; n <= look.Outbox.LastSeq-min(look.Outbox.LastSeq, look.Outbox.Queued); n++ {
-		p.arrived(m, drill.Arrival{ID: fmt.Sprintf("%s-%d", look.Outbox.ID, n)}, hub, time.Now())
+	gone := box.Dropped + box.Quarantined // since the device was started
+	m.missing += gone - min(gone, m.gone)
+	m.gone = gone
+	hub := cmp.Or(p.w.Names[look.Hub], look.Hub, m.hub) // a link that is lost has not moved
+	last := box.LastSeq - min(box.LastSeq, box.Queued)
+	first := m.newest + 1
+	next := first + min(m.missing, last+1-min(first, last+1))
+	for n := next; n <= last; n++ {
+		a := drill.Arrival{ID: fmt.Sprintf("%s-%d", box.ID, n)}
+		if m.missing > 0 {
+			a.Gap, m.missing = fmt.Sprintf("%d-%d", first, n-1), 0
+		}
+		p.arrived(m, a, hub, time.Now())
 	}
 }

@@ -333,11 +333,12 @@ func TestWhatATargetLacksIsRefusedWithItsLine(t *testing.T) {
 	s := written(t, everything...)
 	for need, want := range map[drill.Need]string{
 		drill.NeedVirtual: ":1: it needs virtual time", drill.NeedOthers: ":1: it needs further devices", drill.NeedCerts: ":1: it needs a device with a certificate",
-		drill.NeedHubFaults: ":6: it needs faults of hubs", drill.NeedOutbox: ":6: it needs a device that says", drill.NeedDPSFaults: ":7: it needs faults of DPS",
+		drill.NeedHubFaults: ":6: it needs faults of hubs", drill.NeedOutbox: ":6: expect.drained needs a device that says", drill.NeedDPSFaults: ":7: it needs faults of DPS",
 		drill.NeedPaths: ":9: it needs faults of the way", drill.NeedWeather: ":10: it needs delayed", drill.NeedMoves: ":7: it needs moves",
 		drill.NeedOperator: ":13: it needs acts", drill.NeedMethods: ":22: it needs direct", drill.NeedMail: ":22: it needs cloud-to-device", drill.NeedTwin: ":22: it needs desired",
 		drill.NeedLoad: ":23: it needs a device whose rate", drill.NeedKill: ":27: it needs a device that can be killed", drill.NeedProcess: ":27: it needs a device that can be stopped",
-		drill.NeedClock: ":31: it needs", drill.NeedRival: ":32: it needs another program",
+		drill.NeedClock: ":31: it needs", drill.NeedRival: ":32: it needs another program", drill.NeedNamedHubs: ":6: expect.on needs hubs",
+		drill.NeedLedger: ":6: expect.duplicates needs a ledger", drill.NeedCounts: ":8: expect.registrations needs a cloud that counts",
 	} {
 		err := Check(s, "test.yaml", unable{insideTarget(t), []drill.Need{need}}, true, 1)
 		if err == nil || !strings.Contains(err.Error(), "test.yaml"+want) || !strings.Contains(err.Error(), "it is not made for that") {

@@ -142,6 +142,9 @@ type member struct {
 	moves  uint64
 	total  uint64
 	others uint64 // messages that are no samples
+
+	gone    uint64 // samples that its outbox has given up since its start; for a cloud without a ledger
+	missing uint64 // of those, which no arrival has told yet
 }
 
 // emit tells an entry. Entries before the beginning wait for it.
@@ -321,6 +324,9 @@ func (p *player) begin() {
 		b.Speed = "virtual"
 	}
 	if p.w != nil {
+		if !p.w.Ledger {
+			b.Proof = report.ByAcknowledgements
+		}
 		b.Hubs, b.Names = p.w.Hubs, p.w.Names
 		for key, value := range p.w.Facts {
 			if b.Environment == nil {

@@ -311,14 +311,6 @@ func processScene(a *scenario.Action) (s scene, mine bool, err error) {
 	return s, true, err
 }
 
-// needsOf are the needs of what a step expects.
-func needsOf(e *scenario.Expect) (all []drill.Need) {
-	if e.Drained > 0 || len(e.Rules) > 0 || e.Dials != nil {
-		all = append(all, drill.NeedOutbox)
-	}
-	return all
-}
-
 // settings are how a scenario sets the world up. chaos is what the seed's schedule wants.
 func settings(s *scenario.Scenario, seed uint64) (c drill.Settings, chaos drill.Schedule) {
 	c.Seed = seed
@@ -373,22 +365,22 @@ func settings(s *scenario.Scenario, seed uint64) (c drill.Settings, chaos drill.
 // scenario's file.
 func Check(s *scenario.Scenario, file string, t drill.Target, virtual bool, seed uint64) error {
 	var all []error
-	lacks := func(line int, needs ...drill.Need) {
+	lacks := func(line int, who string, needs ...drill.Need) {
 		for _, n := range needs {
 			if why := t.Lacks(n); why != "" {
-				all = append(all, fmt.Errorf("%s:%d: it needs %s, and the target %s has none: %s", file, max(1, line), n, t.Name(), why))
+				all = append(all, fmt.Errorf("%s:%d: %s needs %s, and the target %s has none: %s", file, max(1, line), who, n, t.Name(), why))
 			}
 		}
 	}
 	if virtual {
-		lacks(s.Line, drill.NeedVirtual)
+		lacks(s.Line, "it", drill.NeedVirtual)
 	}
 	_, chaos := settings(s, seed)
 	if s.Device.Others > 0 {
-		lacks(s.Line, drill.NeedOthers)
+		lacks(s.Line, "it", drill.NeedOthers)
 	}
 	if s.Device.Certificate > 0 {
-		lacks(s.Line, drill.NeedCerts)
+		lacks(s.Line, "it", drill.NeedCerts)
 	}
 	for i := range s.Steps {
 		step := &s.Steps[i]
@@ -402,9 +394,13 @@ func Check(s *scenario.Scenario, file string, t drill.Target, virtual bool, seed
 			for _, n := range p.needs {
 				seen[n] = true
 			}
-			lacks(p.line, p.needs...)
+			lacks(p.line, "it", p.needs...)
 		}
-		lacks(cmp.Or(step.Expect.Line, step.Line), needsOf(&step.Expect)...)
+	}
+	for _, a := range asks(s) {
+		if need := judgedBy[a.key]; need != anywhere {
+			lacks(a.line, a.key, need)
+		}
 	}
 	return errors.Join(all...)
 }

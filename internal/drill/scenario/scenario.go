@@ -62,6 +62,8 @@ type Steady struct {
 	Lasts   time.Duration `key:"lasts" min:"1s" about:"how long it must hold without a break (default: the gap, at least 5s)"`
 	Gap     time.Duration `key:"gap" min:"1ms" about:"the longest time without a sample meanwhile (default three intervals, at least 3s)"`
 	Backlog uint64        `key:"backlog" about:"samples that wait at most (default: 5, and those of a second)"`
+
+	Pos
 }
 
 // Budget says what the run may cost.
@@ -69,6 +71,8 @@ type Budget struct {
 	RTO        time.Duration `key:"rto" min:"1ms" about:"the longest recovery: from a fault to the first sample that a hub has; a step's own bound counts beside it"`
 	RPO        uint64        `key:"rpo" about:"samples that may be lost or given up, in all (default 0)"`
 	Duplicates *uint64       `key:"duplicates" about:"messages that may come again, in all (default: any number)"`
+
+	Pos
 }
 
 // Stop are the conditions that end a run at once.
@@ -77,6 +81,8 @@ type Stop struct {
 	Backlog uint64        `key:"backlog" about:"more samples than this wait"`
 	GivenUp *uint64       `key:"givenUp" about:"the outbox has dropped or set aside more samples than this"`
 	Lasts   time.Duration `key:"lasts" min:"1s" about:"the run has lasted so long"`
+
+	Pos
 }
 
 // Step is one step. It begins At, or After the end of the step before. It ends when what it does is
@@ -232,7 +238,8 @@ type Renewal struct {
 	Life time.Duration `key:"life" min:"1m" must:"yes" about:"how long it lives"`
 }
 
-// Expect is what must come about in a step. All of it must hold.
+// Expect is what must come about in a step. All of it must hold. A new one needs an entry in judgedBy
+// of internal/drill/play/judged.go, which says who can judge it.
 type Expect struct {
 	Back          time.Duration `key:"back" min:"1ms" about:"within this time a hub has a sample again that was made after the step began"`
 	BackOnceOver  time.Duration `key:"backOnceOver" min:"1ms" about:"the same, counted from the end of what the step does"`

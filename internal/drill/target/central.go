@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func (t *Central) Lacks(n drill.Need) string {
 	case drill.NeedOperator, drill.NeedMethods, drill.NeedMail, drill.NeedTwin:
 		return "of IoT Central a drill uses moves only"
 	default:
-		return elsewhere(n, t.Who)
+		return cmp.Or(unseen(n), elsewhere(n, t.Who))
 	}
 }
 

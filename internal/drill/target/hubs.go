@@ -50,7 +50,7 @@ func (h *Hubs) Lacks(n drill.Need) string {
 	case drill.NeedMoves, drill.NeedOperator, drill.NeedMethods, drill.NeedTwin:
 		return ""
 	default:
-		return elsewhere(n, h.Who)
+		return cmp.Or(unseen(n), elsewhere(n, h.Who))
 	}
 }
 

@@ -41,7 +41,7 @@ func (o *Outer) lacks(n drill.Need) string {
 			return "somebody else runs the program; let the drill start it with --exec"
 		}
 	case drill.NeedOutbox:
-		return "an external program shows nothing of itself"
+		return "an external program shows nothing of itself; the device of hubhop can be judged by it (--device embedded)"
 	case drill.NeedClock:
 		return "the clock of an external program cannot be changed"
 	case drill.NeedRival:

@@ -2,9 +2,11 @@ package target
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,16 +42,20 @@ func parsed(t *testing.T, text string) *scenario.Scenario {
 	return s
 }
 
-// played plays a scenario on a target, and returns its report.
+// played plays a scenario on a target, and returns its report. It may be called by any goroutine.
 func played(t *testing.T, s *scenario.Scenario, target drill.Target, device string) report.Report {
 	t.Helper()
-	ok(t, "check", play.Check(s, "fast.yaml", target, false, 1))
 	rec, err := drill.NewRecord("", nil, time.Now())
-	ok(t, "record", err)
+	if err = errors.Join(err, play.Check(s, "fast.yaml", target, false, 1)); err != nil {
+		t.Error(err)
+		return report.Report{}
+	}
 	r := play.Run{Scenario: s, Target: target, Device: device, Seed: 1, Take: rec.Take}
 	began := time.Now()
 	rep, err := rec.Close(r.Play(t.Context()), began)
-	ok(t, "report", err)
+	if err != nil {
+		t.Error(err)
+	}
 	return rep
 }
 
@@ -71,7 +77,61 @@ func TestMovesArePlayedOnEveryTarget(t *testing.T) {
 			if rep.Verdict != report.Passed || len(rep.Recoveries) != 2 || rep.Samples.Received == 0 || rep.Samples.Lost != 0 {
 				t.Errorf("%s: %s; %+v %+v", rep.Verdict, rep.Reason, rep.Samples, rep.Recoveries)
 			}
+			if by := map[bool]string{true: report.ByLedger, false: report.ByAcknowledgements}[id == "on-simulator"]; rep.Proof != by {
+				t.Errorf("it says that it was judged by %s", rep.Proof)
+			}
 		})
+	}
+}
+
+// TestWhatIsNotRefusedIsJudged: each expectation that cannot hold fails on every real target, or it
+// is refused there with its key. None holds because nobody looks.
+func TestWhatIsNotRefusedIsJudged(t *testing.T) {
+	c := newCloud(t)
+	info := c.Info()
+	app := &central.Application{Host: strings.TrimPrefix(info.Central.URL, "https://"), Token: info.Central.APIToken, Client: c.client}
+	targets := map[string]func(id string) drill.Target{
+		"hubs": func(id string) drill.Target { return plainHubs(t, c, id) },
+		"central": func(id string) drill.Target {
+			return &Central{Mover: app, Host: app.Host, Who: insider(t), Site: c.site(id)}
+		},
+		"simulator": func(id string) drill.Target {
+			return &Simulator{Control: &drill.Control{URL: info.Control}, Who: insider(t), Site: c.site(id)}
+		},
+	}
+	var playing sync.WaitGroup // all at once: they wait most of the time
+	defer playing.Wait()
+	for key, x := range map[string]struct{ step, unmet, refused string }{
+		"back":          {"do: [{failover: {}}], expect: {back: 1ms}", "expected back within 1ms", ""},
+		"backOnceOver":  {"do: [{restart: {for: 100ms}}], expect: {backOnceOver: 1ms}", "expected back once it is over within 1ms", ""},
+		"on":            {"do: [{failover: {}}], expect: {back: 20s, on: hub-a}", "it came back on hub-b", "hubs central"},
+		"silent":        {"lasts: 5s, expect: {silent: 5s}", "expected no sample for 5s", ""},
+		"gap":           {"lasts: 1s, expect: {gap: 1ms}", "expected a sample at least every 1ms", ""},
+		"answered":      {"do: [{method: {name: nobody}}], expect: {answered: 20s}", "but the device answered 404", "central"},
+		"acknowledged":  {"do: [{desired: {fanSpeed: 7}}], expect: {acknowledged: 1ms}", "acknowledged within 1ms, but", "central"},
+		"moves":         {"do: [{failover: {}}], expect: {back: 20s, moves: 0}", "expected at most 0 moves", ""},
+		"registrations": {"do: [{failover: {}}], expect: {back: 20s, registrations: 0}", "expected at most 0 questions to DPS", "hubs central"},
+		"connects":      {"do: [{failover: {}}], expect: {back: 20s, connects: 0}", "expected at most 0 connections to hubs", "hubs central"},
+		"dials":         {"do: [{failover: {}}], expect: {back: 20s, dials: 0}", "expected at most 0 dials", ""},
+		"rules":         {"lasts: 1s, expect: {rules: [H99]}", "expected the decision H99", ""},
+	} {
+		for name, open := range targets {
+			s := parsed(t, "name: fast\ntitle: what cannot be\ndevice: {interval: 100ms}\nsteady: {lasts: 1s}\nsteps:\n- {name: one, "+x.step+"}\n")
+			target := open(strings.ToLower(key) + "-on-" + name)
+			if strings.Contains(x.refused, name) {
+				if err := play.Check(s, "fast.yaml", target, false, 1); err == nil || !strings.Contains(err.Error(), "fast.yaml:6: ") {
+					t.Errorf("%s on %s is not refused: %v", key, name, err)
+				}
+				continue
+			}
+			playing.Go(func() {
+				rep := played(t, s, target, "")
+				unmet := slices.ContainsFunc(rep.Findings, func(f report.Finding) bool { return strings.Contains(f.Text, x.unmet) })
+				if rep.Verdict != report.Failed || !unmet {
+					t.Errorf("%s on %s: %s %+v", key, name, rep.Verdict, rep.Findings)
+				}
+			})
+		}
 	}
 }
 

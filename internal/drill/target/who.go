@@ -57,6 +57,22 @@ func elsewhere(n drill.Need, who Who) string {
 	}
 }
 
+// unseen says why Azure cannot judge what only a simulator counts. It returns "" for everything else.
+func unseen(n drill.Need) string {
+	why := ""
+	switch n {
+	case drill.NeedNamedHubs:
+		why = "Azure calls its hubs by other names"
+	case drill.NeedLedger:
+		why = "Azure does not say which messages have arrived"
+	case drill.NeedCounts:
+		why = "Azure does not say how often devices ask it"
+	default:
+		return ""
+	}
+	return why + "; the embedded target and a hubhop sim that runs can judge it"
+}
+
 // Inner is a device of this process, in real time.
 type Inner struct {
 	Shared device.Shared // how it behaves; where it connects is the target's business
