@@ -102,12 +102,17 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer func() { _ = m.store.Close() }() // what the flows use of it is in memory
 	w := watch(m.o.Dir, func(text string) { m.o.log(true, "", text) })
 	defer w.close()
+	m.follow(ctx, w)
+	m.stopAll()
+	return nil
+}
+
+// follow takes over the directory, and each change of it until ctx has ended.
+func (m *Manager) follow(ctx context.Context, w *watcher) {
 	m.reload(ctx)
 	for w.changed(ctx, m.rest) {
 		m.reload(ctx)
 	}
-	m.stopAll()
-	return nil
 }
 
 // rest notes that the loop waits until due.
@@ -174,14 +179,15 @@ func (m *Manager) reload(ctx context.Context) {
 		rows[name] = Status{Name: name, State: Failed, Text: text}
 	}
 	for name, old := range m.all() {
-		if names[name] {
-			continue
+		switch base := filepath.Base(old.g.File); {
+		case names[name]:
+		case set.Partial:
+			m.note(old, "the change is not taken over: "+firstError(faults))
+		case slices.Contains(set.Unread, base):
+			m.note(old, "the change is not taken over: "+worst(of(faults, base)))
+		default:
+			gone = append(gone, old)
 		}
-		if slices.Contains(set.Unread, filepath.Base(old.g.File)) {
-			m.note(old, "the change is not taken over: "+firstError(of(faults, filepath.Base(old.g.File))))
-			continue
-		}
-		gone = append(gone, old)
 	}
 	m.stop(append(gone, changed...))
 	for _, old := range gone {
@@ -369,6 +375,14 @@ func firstError(faults []manifest.Fault) string {
 		}
 	}
 	return ""
+}
+
+// worst returns the text of the first error, or else of the first warning; empty: there is none.
+func worst(faults []manifest.Fault) string {
+	if text := firstError(faults); text != "" || len(faults) == 0 {
+		return text
+	}
+	return faults[0].String()
 }
 
 // of returns the faults of a file.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	settle    = 200 * time.Millisecond
 	settleMax = 2 * time.Second
 	lookEvery = 10 * time.Second
+	seekEvery = time.Second // while there is no directory: nobody gives notice of a new one
 )
 
 // watched are the directories below that belong to the manifests. Secrets and config maps do not:
@@ -30,20 +32,21 @@ var watched = []string{"schemas", "graphs", "modules"}
 // watcher notices changes of a directory.
 type watcher struct {
 	dir    string
+	every  time.Duration     // between two looks
 	notify *fsnotify.Watcher // nil: the system gives no notices
 	seen   uint64            // what the files looked like
-	target string            // what the directory is, if it is a symbolic link
+	is     os.FileInfo       // the directory that is watched; nil: there is none at the moment
 }
 
 // watch begins to notice changes. tell hears that the system does not help.
 func watch(dir string, tell func(text string)) *watcher {
-	w := &watcher{dir: dir}
+	w := &watcher{dir: dir, every: lookEvery}
 	var err error
 	if w.notify, err = fsnotify.NewWatcher(); err != nil {
 		w.notify = nil
 	}
-	if err == nil {
-		err = w.add()
+	if added := w.add(); err == nil {
+		err = added
 	}
 	if err != nil {
 		tell(fmt.Sprintf("changes of %s are noticed within %v, because the system gives no notices: %v", dir, lookEvery, err))
@@ -52,12 +55,19 @@ func watch(dir string, tell func(text string)) *watcher {
 	return w
 }
 
-// add watches what the directory is now. A rollout may replace it as a whole.
+// add watches what the directory is now. A rollout may replace it as a whole: with another one, with
+// another target of a symbolic link, or with a new one that has the number of the old one.
 func (w *watcher) add() error {
-	if w.notify == nil {
+	was := w.is
+	var err error
+	if w.is, err = os.Stat(w.dir); err != nil {
+		w.is = nil
+		return err
+	}
+	if w.notify == nil || was != nil && os.SameFile(was, w.is) && slices.Contains(w.notify.WatchList(), w.dir) {
 		return nil
 	}
-	w.target, _ = filepath.EvalSymlinks(w.dir) // "" if there is none at the moment
+	_ = w.notify.Remove(w.dir) // what is watched under this name may be gone already
 	return w.notify.Add(w.dir)
 }
 
@@ -71,28 +81,31 @@ func (w *watcher) close() {
 // when it waits.
 func (w *watcher) changed(ctx context.Context, rest func(due time.Time)) bool {
 	for {
-		rest(time.Now().Add(lookEvery))
-		timer := time.NewTimer(lookEvery)
-		noticed := w.wait(ctx, timer.C)
-		timer.Stop()
+		pause := w.every
+		if w.is == nil {
+			pause = min(pause, seekEvery)
+		}
+		rest(time.Now().Add(pause))
+		noticed := w.wait(ctx, pause)
 		if ctx.Err() != nil {
 			return false
 		}
-		if noticed && !w.calm(ctx) {
+		now := w.look()
+		if !noticed && now == w.seen {
+			continue
+		}
+		if now = w.calm(ctx, now); ctx.Err() != nil {
 			return false
 		}
-		if now, _ := filepath.EvalSymlinks(w.dir); now != w.target && now != "" {
-			_ = w.add() // without it, the next look notices
-		}
-		if now := w.look(); now != w.seen || noticed {
-			w.seen = now
-			return true
-		}
+		w.seen = now
+		return true
 	}
 }
 
-// wait returns true with a notice that counts.
-func (w *watcher) wait(ctx context.Context, timeout <-chan time.Time) bool {
+// wait returns true with a notice that counts, and false after the pause or when ctx has ended.
+func (w *watcher) wait(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
 	var events chan fsnotify.Event
 	var errs chan error
 	if w.notify != nil {
@@ -112,7 +125,7 @@ func (w *watcher) wait(ctx context.Context, timeout <-chan time.Time) bool {
 			} else {
 				return true
 			}
-		case <-timeout:
+		case <-timer.C:
 			return false
 		case <-ctx.Done():
 			return false
@@ -120,25 +133,25 @@ func (w *watcher) wait(ctx context.Context, timeout <-chan time.Time) bool {
 	}
 }
 
-// calm waits until no notice has come for a moment. It returns false when ctx has ended.
-func (w *watcher) calm(ctx context.Context) bool {
+// calm waits until the files have looked the same for a moment, with or without notices, and returns
+// how they look. A file that is written all the time does not hold up the others for long.
+func (w *watcher) calm(ctx context.Context, was uint64) (now uint64) {
 	for began := time.Now(); time.Since(began) < settleMax; {
-		timer := time.NewTimer(settle)
-		noticed := w.wait(ctx, timer.C)
-		timer.Stop()
-		if ctx.Err() != nil {
-			return false
+		if w.wait(ctx, settle) {
+			continue
 		}
-		if !noticed {
-			return true
+		if now = w.look(); now == was || ctx.Err() != nil {
+			return now
 		}
+		was = now
 	}
-	return true
+	return w.look()
 }
 
 // look returns a number that changes with the files: their names, sizes and times, behind symbolic
-// links.
+// links. From before it on, the directory that is there now is watched.
 func (w *watcher) look() uint64 {
+	_ = w.add() // without it, a later look notices
 	h := fnv.New64a()
 	note := func(path string) {
 		info, err := os.Stat(path)
@@ -156,7 +169,11 @@ func (w *watcher) look() uint64 {
 		}
 	}
 	for _, sub := range watched {
-		_ = filepath.WalkDir(filepath.Join(w.dir, sub), func(path string, d fs.DirEntry, err error) error {
+		root := filepath.Join(w.dir, sub)
+		if target, err := filepath.EvalSymlinks(root); err == nil {
+			root = target // else a walk would not go in
+		}
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
 				note(path)
 			}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -71,10 +72,12 @@ type Set struct {
 
 	// Graphs are the DataflowGraphs and Dataflows that no error concerns, sorted by name, also those
 	// that are not enabled. Faulty are the names of the others. Unread are the files that hold a
-	// document which could not be read, so that even its name is not known.
-	Graphs []*Graph
-	Faulty []string
-	Unread []string
+	// document which could not be read, so that even its name is not known. Partial says that what
+	// is missing may be there all the same, because the directory could not be read to its end.
+	Graphs  []*Graph
+	Faulty  []string
+	Unread  []string
+	Partial bool
 
 	dataflowGraphs []*DataflowGraph
 	dataflows      []*Dataflow
@@ -122,6 +125,7 @@ func (l *loader) directory(dir string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		l.Error(at, "directory", "the directory cannot be read: %v; name a directory with manifests", cause(err))
+		l.set.Partial = true
 		return
 	}
 	files, total := 0, int64(0)
@@ -144,6 +148,7 @@ func (l *loader) directory(dir string) {
 		}
 		if files++; files > maxFiles {
 			l.Error(at, "too-many-files", "the directory has more than %d manifests; split it", maxFiles)
+			l.set.Partial = true
 			return
 		}
 		before := len(l.All)
@@ -234,6 +239,11 @@ func (l *loader) nearKind(path string) {
 
 // text reads the documents of one file.
 func (l *loader) text(path string, text []byte) {
+	if len(bytes.TrimSpace(text)) == 0 { // perhaps somebody is about to write it
+		l.Warn(strict.Start(path), "file-empty", "the file is empty; write a manifest, or remove the file")
+		l.unread(path)
+		return
+	}
 	src := strict.Checked(&l.faults, path, text)
 	if src == nil {
 		l.unread(path)
