@@ -165,6 +165,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"google.golang.org/protobuf":          {"internal/flow/endpoint/otlp"},
 		"github.com/twmb/franz-go":            {"internal/flow/endpoint/kafka"},
 		"github.com/twmb/franz-go/pkg/kfake":  {},
+		"github.com/twmb/franz-go/pkg/kmsg":   {},
 
 		"github.com/santhosh-tekuri/jsonschema/v6": {"internal/flow/transform"}, // the blank line keeps the columns above
 	}

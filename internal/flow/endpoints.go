@@ -47,12 +47,14 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				return cmp.Or(connection(st), unfit(st.Dropped))
 			})
 		case s.Settings.Kafka != nil:
-			source, err := m.kafkaSource(g, s)
+			t := &trouble{m: m, flow: g.Name, node: s.Name}
+			source, err := m.kafkaSource(g, s, t)
 			if err != nil {
 				b.fault(s.Pos(), manifest.Error, "%v", err)
 				continue
 			}
 			p.Sources[i].Source = source
+			says = append(says, t.say)
 		default:
 			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT endpoint", s.Settings.Type)
 		}
@@ -99,19 +101,23 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			}
 			p.Destinations[i].Destination = to
 		case d.Settings.Kafka != nil:
-			to, err := m.kafkaDestination(g, d)
+			t := &trouble{m: m, flow: g.Name, node: d.Name}
+			to, err := m.kafkaDestination(g, d, t)
 			if err != nil {
 				b.fault(d.Pos(), manifest.Error, "%v", err)
 				continue
 			}
 			p.Destinations[i].Destination = to
+			says = append(says, t.say)
 		case d.Settings.OpenTelemetry != nil:
-			to, err := m.collector(g, d)
+			t := &trouble{m: m, flow: g.Name, node: d.Name}
+			to, err := m.collector(g, d, t)
 			if err != nil {
 				b.fault(d.Pos(), manifest.Error, "%v", err)
 				continue
 			}
 			p.Destinations[i].Destination = to
+			says = append(says, t.say)
 		default:
 			b.fault(d.At("endpointRef"), manifest.Error, "this version of hubhop has no destination of the type %s; use an MQTT endpoint, Kafka, OpenTelemetry, LocalStorage or iothub", d.Settings.Type)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
@@ -16,13 +17,34 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
 
-// failing returns what logs why an end does not move.
-func (m *Manager) failing(flow, node string) func(error) {
-	return func(err error) {
-		if err != nil {
-			m.o.log(true, flow, "node "+node+": "+err.Error())
-		}
+// trouble is why an end does not move.
+type trouble struct {
+	m          *Manager
+	flow, node string
+
+	mu   sync.Mutex
+	text string
+}
+
+// report logs a trouble, and keeps it until it is over, which nil says.
+func (t *trouble) report(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
 	}
+	t.mu.Lock()
+	t.text = text
+	t.mu.Unlock()
+	if text != "" {
+		t.m.o.log(true, t.flow, "node "+t.node+": "+text)
+	}
+}
+
+// say returns the trouble for a person; empty: there is none.
+func (t *trouble) say() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text
 }
 
 // tls returns what makes the configuration of a connection: with the roots of a config map, unless
@@ -50,9 +72,9 @@ func (m *Manager) serviceAccount() (string, error) {
 }
 
 // kafka returns how a node reaches Kafka.
-func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, node string) kafka.Connection {
+func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, t *trouble) kafka.Connection {
 	s := e.Kafka
-	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", m.o.Device, g.Name, node), Report: m.failing(g.Name, node)}
+	c := kafka.Connection{Host: s.Host, ClientID: mqtt.ClientID("", m.o.Device, g.Name, t.node), Report: t.report}
 	if s.TLS.Enabled() {
 		c.TLS = m.tls(s.TLS.CAsConfigMap, &s.Authentication)
 	}
@@ -70,17 +92,17 @@ func (m *Manager) kafka(g *manifest.Graph, e *manifest.Endpoint, node string) ka
 	return c
 }
 
-func (m *Manager) kafkaSource(g *manifest.Graph, s *manifest.Source) (*kafka.Source, error) {
-	o := kafka.SourceOptions{Connection: m.kafka(g, s.Settings, s.Name), Group: s.Settings.Kafka.ConsumerGroupID}
-	for _, t := range s.Topics {
-		o.Topics = append(o.Topics, t.Filter)
+func (m *Manager) kafkaSource(g *manifest.Graph, s *manifest.Source, t *trouble) (*kafka.Source, error) {
+	o := kafka.SourceOptions{Connection: m.kafka(g, s.Settings, t), Group: s.Settings.Kafka.ConsumerGroupID}
+	for _, topic := range s.Topics {
+		o.Topics = append(o.Topics, topic.Filter)
 	}
 	return kafka.NewSource(o)
 }
 
-func (m *Manager) kafkaDestination(g *manifest.Graph, d *manifest.Destination) (*kafka.Destination, error) {
+func (m *Manager) kafkaDestination(g *manifest.Graph, d *manifest.Destination, t *trouble) (*kafka.Destination, error) {
 	s := d.Settings.Kafka
-	o := kafka.DestinationOptions{Connection: m.kafka(g, d.Settings, d.Name), Endpoint: d.Endpoint, Topic: d.To,
+	o := kafka.DestinationOptions{Connection: m.kafka(g, d.Settings, t), Endpoint: d.Endpoint, Topic: d.To,
 		Compression: map[string]kafka.Compression{"Gzip": kafka.Gzip, "Snappy": kafka.Snappy, "Lz4": kafka.Lz4}[s.Compression],
 		Single:      s.Batching.Mode == "Disabled", Latency: time.Duration(s.Batching.LatencyMs) * time.Millisecond, MaxMessages: s.Batching.MaxMessages, MaxBytes: s.Batching.MaxBytes,
 		Acks:         map[string]kafka.Acks{"One": kafka.AcksOne, "Zero": kafka.AcksZero, "None": kafka.AcksZero}[s.KafkaAcks],
@@ -90,9 +112,9 @@ func (m *Manager) kafkaDestination(g *manifest.Graph, d *manifest.Destination) (
 	return kafka.NewDestination(o)
 }
 
-func (m *Manager) collector(g *manifest.Graph, d *manifest.Destination) (*otlp.Destination, error) {
+func (m *Manager) collector(g *manifest.Graph, d *manifest.Destination, t *trouble) (*otlp.Destination, error) {
 	s := d.Settings.OpenTelemetry
-	o := otlp.Options{Host: s.Host, Latency: time.Duration(s.Batching.LatencySeconds) * time.Second, MaxMessages: s.Batching.MaxMessages, Report: m.failing(g.Name, d.Name),
+	o := otlp.Options{Host: s.Host, Latency: time.Duration(s.Batching.LatencySeconds) * time.Second, MaxMessages: s.Batching.MaxMessages, Report: t.report,
 		Log: func(text string) { m.o.log(true, g.Name, text) }}
 	if s.UsesTLS() {
 		o.TLS = m.tls(s.TLS.CAsConfigMap, &s.Authentication)

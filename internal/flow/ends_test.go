@@ -90,7 +90,7 @@ spec:
 
 // run runs the flows until the test ends, as hubhop run --flows does. await waits until the log says
 // a text.
-func (d manifestsOf) run() (await func(text string)) {
+func (d manifestsOf) run() (m *Manager, await func(text string)) {
 	var mu sync.Mutex
 	var all []string
 	more := make(chan struct{}, 1)
@@ -116,7 +116,7 @@ func (d manifestsOf) run() (await func(text string)) {
 			d.t.Logf("%+v\n%s", m.Status(), strings.Join(all, "\n"))
 		}
 	})
-	return func(text string) {
+	return m, func(text string) {
 		d.t.Helper()
 		late := time.After(time.Minute)
 		for {
@@ -192,8 +192,11 @@ func TestKafkaIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
 			d.endpoint("kafka", "Kafka", "kafkaSettings", "    host: "+cluster.ListenAddrs()[0]+"\n    consumerGroupId: g\n"+security+"    authentication:\n"+c.authentication)
 			d.flow("kafka", "kafka")
 			c.secret(d, false)
-			await := d.run()
+			m, await := d.run()
 			await(c.says)
+			if st := m.Status(); !strings.Contains(st[0].Text, c.says) {
+				t.Errorf("the status does not say %q: %+v", c.says, st)
+			}
 			c.secret(d, true)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -270,8 +273,11 @@ func TestACollectorIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
 				"\n    batching:\n      maxMessages: 1\n    tls:\n      mode: Enabled\n      trustedCaCertificateConfigMapRef: ca\n    authentication:\n"+c.authentication)
 			d.flow("kafka", "collector")
 			c.secret(d, false)
-			await := d.run()
+			m, await := d.run()
 			await(c.says)
+			if st := m.Status(); !strings.Contains(st[0].Text, c.says) {
+				t.Errorf("the status does not say %q: %+v", c.says, st)
+			}
 			c.secret(d, true)
 			select {
 			case got := <-collector.got:

@@ -107,14 +107,17 @@ type state struct {
 	of *Connection
 
 	mu      sync.Mutex
-	failing bool
+	why     error               // nil: nothing fails
+	since   time.Time           // when why was heard last
+	fetched time.Time           // the last answer to a fetch
+	cut     map[int32]time.Time // brokers whose connection broke while they owed an answer to a fetch
 }
 
 // set says what is the matter; nil: nothing is.
 func (s *state) set(err error) {
 	s.mu.Lock()
-	same := s.failing == (err != nil)
-	s.failing = err != nil
+	same := (s.why != nil) == (err != nil)
+	s.why, s.since = err, time.Now()
 	s.mu.Unlock()
 	if same || s.of.Report == nil {
 		return
@@ -137,16 +140,56 @@ func (s *state) Log(_ kgo.LogLevel, _ string, keyvals ...any) {
 	}
 }
 
-// OnBrokerRead sees a broker that hangs up instead of an answer to the authentication, as brokers do
-// with a wrong password. The client's log does not tell of it.
-func (s *state) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
-	if err != nil && (key == saslHandshake || key == saslAuthenticate) {
+// OnBrokerRead sees what the client's log does not tell of: a broker that hangs up instead of an answer
+// to the authentication, as brokers do with a wrong password, and how fetches go.
+func (s *state) OnBrokerRead(b kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	switch {
+	case err != nil && (key == saslHandshake || key == saslAuthenticate):
 		s.set(fmt.Errorf("%w: the broker hung up: %w", kerr.SaslAuthenticationFailed, err))
+	case key == fetch:
+		s.answered(b.NodeID, err)
 	}
 }
 
-// The keys of the requests of an authentication, as the Kafka protocol numbers them.
+// answered notes the answer to a fetch, or that the connection broke before it. Answers also end a
+// trouble of the network: there may be no record to tell that it is over.
+func (s *state) answered(broker int32, err error) {
+	s.mu.Lock()
+	if err != nil {
+		if s.cut == nil {
+			s.cut = map[int32]time.Time{}
+		}
+		s.cut[broker] = time.Now()
+		s.mu.Unlock()
+		return
+	}
+	delete(s.cut, broker)
+	s.fetched = time.Now()
+	_, refused := errors.AsType[*kerr.Error](s.why)
+	over := s.why != nil && !refused && time.Since(s.since) > 2*fetchWait
+	s.mu.Unlock()
+	if over {
+		s.set(nil)
+	}
+}
+
+// fetches reports whether the brokers have answered fetches since a time, and no connection to one of
+// them is broken. A broker that has not come back in a minute has lost its partitions to others.
+func (s *state) fetches(since time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for broker, at := range s.cut {
+		if time.Since(at) < time.Minute {
+			return false
+		}
+		delete(s.cut, broker)
+	}
+	return s.fetched.After(since) && time.Since(s.fetched) < fetchWait+time.Second
+}
+
+// The keys of requests, as the Kafka protocol numbers them.
 const (
+	fetch            = 1
 	saslHandshake    = 17
 	saslAuthenticate = 36
 )

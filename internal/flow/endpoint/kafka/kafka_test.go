@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
@@ -331,4 +336,122 @@ func TestAStaticPartitionIsAlwaysTheSame(t *testing.T) {
 			t.Errorf("partition %d, then %d", first, got)
 		}
 	}
+}
+
+// until waits for a state that nobody announces.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("%s does not come", what)
+		}
+	}
+}
+
+// TestASourceIsLiveWhenItsBrokersAnswer: while it cannot fetch, what waits there may be older than the
+// clock.
+func TestASourceIsLiveWhenItsBrokersAnswer(t *testing.T) {
+	c, host := cluster(t, kfake.SeedTopics(1, "t"))
+	var refusing atomic.Bool
+	var refused atomic.Int64
+	refusing.Store(true)
+	c.ControlKey(fetch, func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if !refusing.Load() {
+			return nil, nil, false
+		}
+		refused.Add(1)
+		return nil, errors.New("refused"), true
+	})
+	o := SourceOptions{Connection: Connection{Host: host}, Group: "g", Topics: []string{"t"}}
+	s, err := NewSource(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Live() {
+		t.Error("a source that does not run is live")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, got := make(chan error, 1), make(chan string, 10)
+	go func() {
+		ended <- s.Run(ctx, func(d node.Delivery) bool {
+			s.Acked([]uint64{d.Ticket})
+			got <- string(d.Message.Payload)
+			return true
+		})
+	}()
+	again := func() {
+		t.Helper()
+		before := refused.Load()
+		until(t, "another fetch", func() bool { return refused.Load() >= before+2 })
+	}
+	again()
+	if s.Live() {
+		t.Error("a source that cannot fetch is live")
+	}
+	produce(t, DestinationOptions{Connection: o.Connection, Topic: "t"}, numbered(1)...)
+	refusing.Store(false)
+	until(t, "the source", s.Live)
+	if first := <-got; first != "0" {
+		t.Errorf("got %q", first)
+	}
+	refusing.Store(true)
+	again()
+	until(t, "the end of being live", func() bool { return !s.Live() })
+	produce(t, DestinationOptions{Connection: o.Connection, Topic: "t"}, numbered(1)...)
+	refusing.Store(false)
+	until(t, "the source, after the refusals", s.Live)
+	cancel()
+	if err := <-ended; err != nil || s.Live() {
+		t.Errorf("%v, or a source that has stopped is live", err)
+	}
+}
+
+// TestATroubleOfTheNetworkIsOverWhenFetchesAreAnswered, although no record comes.
+func TestATroubleOfTheNetworkIsOverWhenFetchesAreAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			why  error
+			over bool
+		}{{io.EOF, true}, {kerr.TopicAuthorizationFailed, false}} {
+			var said []error
+			s := &state{of: &Connection{Report: func(err error) { said = append(said, err) }}}
+			s.set(c.why)
+			s.answered(1, nil)
+			if len(said) != 1 {
+				t.Errorf("%v: said %v at once", c.why, said)
+			}
+			time.Sleep(time.Minute)
+			s.answered(1, nil)
+			if over := len(said) == 2 && said[1] == nil; over != c.over {
+				t.Errorf("%v: said %v after a minute", c.why, said)
+			}
+		}
+	})
+}
+
+func TestABrokerThatDoesNotComeBackDoesNotCountForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, began := &state{of: &Connection{}}, time.Now()
+		time.Sleep(time.Second)
+		s.answered(1, nil)
+		s.answered(2, io.EOF)
+		if s.fetches(began) {
+			t.Error("a broker with a broken connection does not count")
+		}
+		time.Sleep(time.Minute)
+		s.answered(1, nil)
+		if !s.fetches(began) {
+			t.Error("a broker that is gone counts after a minute")
+		}
+		time.Sleep(2 * fetchWait)
+		if s.fetches(began) {
+			t.Error("a broker that has stopped to answer counts")
+		}
+	})
 }

@@ -22,6 +22,7 @@ type SourceOptions struct {
 const (
 	commitEvery = time.Second
 	pollAtMost  = 1000
+	fetchWait   = 5 * time.Second // how long a broker without a record waits before it says so
 	leaving     = 2 * time.Second // how long a source that stops waits for what it has handed in
 	fetchBytes  = 8 << 20         // of one answer of a broker
 )
@@ -37,6 +38,8 @@ type Source struct {
 	parts  []*part         // by the number that tickets have; nil: the partition went to another member
 	byName map[partKey]int // the number of a partition that this member has
 	owed   int             // records handed in and not acknowledged, of partitions that it has
+	has    int             // partitions that this member was assigned
+	joined time.Time       // when that changed; zero: it is no member yet
 	empty  chan<- struct{} // closed when owed is 0; nil: nobody waits
 }
 
@@ -69,8 +72,8 @@ func NewSource(o SourceOptions) (*Source, error) {
 		return nil, err
 	}
 	s.kgo = append(opts, kgo.ConsumerGroup(o.Group), kgo.ConsumeTopics(o.Topics...), kgo.AutoCommitMarks(), kgo.AutoCommitInterval(commitEvery),
-		kgo.BlockRebalanceOnPoll(), kgo.OnPartitionsRevoked(s.lose), kgo.OnPartitionsLost(s.lose),
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes/8), kgo.MaxConcurrentFetches(2))
+		kgo.BlockRebalanceOnPoll(), kgo.OnPartitionsAssigned(s.gain), kgo.OnPartitionsRevoked(s.lose), kgo.OnPartitionsLost(s.lose),
+		kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes/8), kgo.MaxConcurrentFetches(2))
 	return s, nil
 }
 
@@ -91,7 +94,7 @@ func (s *Source) Run(ctx context.Context, take func(node.Delivery) bool) error {
 	client.AllowRebalance()
 	client.CloseAllowingRebalance()
 	s.mu.Lock()
-	s.client, s.parts, s.byName, s.owed = nil, nil, map[partKey]int{}, 0
+	s.client, s.parts, s.byName, s.owed, s.has, s.joined = nil, nil, map[partKey]int{}, 0, 0, time.Time{}
 	s.mu.Unlock()
 	return nil
 }
@@ -183,12 +186,33 @@ func (s *Source) mark(p *part) {
 	p.first += uint64(n)
 }
 
+// Live says that nothing older waits at the brokers, as far as can be told: the source is a member of
+// its group, and the brokers have answered since it got its partitions, with records or without. A graph
+// whose source is not live does not let the clock close its windows for the time being.
+func (s *Source) Live() bool {
+	s.mu.Lock()
+	joined, has := s.joined, s.has
+	s.mu.Unlock()
+	return !joined.IsZero() && (has == 0 || s.state.fetches(joined))
+}
+
+// gain notes partitions that this member has got.
+func (s *Source) gain(_ context.Context, _ *kgo.Client, got map[string][]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.joined = time.Now()
+	for _, partitions := range got {
+		s.has += len(partitions)
+	}
+}
+
 // lose forgets partitions that go to another member. What is safe of them is committed first.
 func (s *Source) lose(ctx context.Context, client *kgo.Client, lost map[string][]int32) {
 	_ = client.CommitMarkedOffsets(ctx) // without it, the other member repeats records
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for topic, partitions := range lost {
+		s.has -= len(partitions)
 		for _, partition := range partitions {
 			n, ok := s.byName[partKey{topic, partition}]
 			if !ok {
