@@ -74,7 +74,8 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
-// One producer alone: an Append is a write and a sync, nothing else.
+// One producer alone: an Append is a write and a sync, nothing else, but when what is written has
+// doubled: then as many zeros are laid out in front of it.
 func TestOneAppendIsOneSync(t *testing.T) {
 	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
@@ -84,7 +85,7 @@ func TestOneAppendIsOneSync(t *testing.T) {
 		appendBodies(t, b, "next")
 	}
 	equal(t, "syncs", disk.Count("sync")-syncs, 100)
-	equal(t, "calls", disk.Calls-calls, 200)
+	equal(t, "calls", disk.Calls-calls, 200+4)
 	closeBox(t, b)
 }
 
@@ -176,5 +177,34 @@ func TestEverybodyAtOnce(t *testing.T) {
 	equal(t, "appended", s.Appended, producers*each+2*format.MaxGaps)
 	equal(t, "left", s.Acked+s.Dropped+s.Quarantined, s.Appended)
 	t.Logf("%+v", s)
+	closeBox(t, b)
+}
+
+// Small commits find zeros in front of them, so that their syncs wait for no journal. Large ones,
+// and the end of a segment, do without, and the disk never has more than twice the records.
+func TestSmallCommitsFindZeros(t *testing.T) {
+	disk := memdisk.New()
+	b := openBox(t, "/box", Options{FS: disk})
+	laid := func(do func(), appends int) int {
+		before := disk.Count("write")
+		do()
+		return disk.Count("write") - before - appends
+	}
+	small := strings.Repeat("s", 200)
+	equal(t, "zeros before 64 small commits", laid(func() {
+		for range 64 {
+			appendBodies(t, b, small)
+		}
+	}, 64), 6)
+	equal(t, "zeros before large commits", laid(func() {
+		for range 8 {
+			appendBodies(t, b, strings.Repeat("l", 20<<10))
+		}
+	}, 8), 0)
+	equal(t, "zeros in a segment that is far ahead: each 64 KiB", laid(func() {
+		for range 1024 {
+			appendBodies(t, b, small)
+		}
+	}, 1024), 4)
 	closeBox(t, b)
 }

@@ -16,6 +16,7 @@ type writer struct {
 	seg  *segment
 	file disk.File
 	size int64 // as seg.size; 0 while the header is not written
+	laid int64 // where the zeros of layAhead end
 	next uint32
 	name string
 	isOn bool // the segment is in Box.segs; seg.size and seg.end are its durable part
@@ -82,9 +83,32 @@ func (b *Box) storeSome(at start, items []format.Item) (n int, err error) {
 	}
 	w.size += int64(len(buf))
 	w.next += uint32(n)
+	b.layAhead(len(buf))
 	b.loose = append(b.loose, items[:n]...)
 	b.looseBytes += int64(len(buf))
 	return n, nil
+}
+
+// A sync of new blocks makes a file system with a journal commit it, which waits for all that others
+// do at the disk. A large commit comes to new blocks anyway; a small one finds zeros in its place.
+const (
+	small    = 4 << 10  // bytes of a commit
+	farthest = 64 << 10 // of zeros
+)
+
+var zeros [farthest]byte
+
+// layAhead writes zeros behind the records if a small commit has come to the end of the last ones: as
+// many as there are records, so that the disk is never given more than twice as much.
+func (b *Box) layAhead(commit int) {
+	w := b.writer
+	if commit >= small || w.size <= w.laid {
+		return
+	}
+	w.laid = min(w.size+min(w.size, farthest), b.segSize)
+	if w.laid > w.size {
+		_, _ = w.file.WriteAt(zeros[:w.laid-w.size], w.size) // only makes the syncs cheaper
+	}
 }
 
 // flush makes what is loose durable, and puts it into the line. After an error nothing of it is
