@@ -31,8 +31,8 @@ func compileOperator(t *testing.T, kind string, settings ...string) any {
 }
 
 // operators measures the native operators and the engine without any endpoint.
-func operators(t *testing.T, out *rows) (all []number) {
-	t.Helper()
+func (b *flowBench) operators(t *testing.T) (all []number) {
+	out := b.out
 	const calls = 200_000
 	message := node.Message{Topic: "sensors/1/t", Payload: []byte(reading + "7}")}
 	must := func(err error) {
@@ -146,9 +146,8 @@ func (everything) Send(_ context.Context, ms []node.Message, to node.Completion,
 }
 
 // throttles shows what more rules cost a message. The last rule is the one that fits.
-func throttles(t *testing.T, out *rows) {
-	t.Helper()
-	out.head("rules of throttle, for a message that the last one fits", "µs", "for a message that none fits")
+func (b *flowBench) throttles(t *testing.T) []number {
+	b.out.head("rules of throttle, for a message that the last one fits", "µs", "for a message that none fits")
 	for _, n := range []int{1, 10, 100, 1000} {
 		var rules []string
 		for i := range n {
@@ -161,13 +160,13 @@ func throttles(t *testing.T, out *rows) {
 			cpu, _ := each(20_000, func(int) { _, _ = op.Filter(&m) })
 			times = append(times, fmt.Sprintf("%.3f", cpu))
 		}
-		out.add(append([]string{fmt.Sprint(n)}, times...)...)
+		b.out.add(append([]string{fmt.Sprint(n)}, times...)...)
 	}
+	return nil
 }
 
 // stateStore measures gets and durable sets.
 func stateStore(t *testing.T) []number {
-	t.Helper()
 	s, err := state.Open(t.TempDir(), state.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -88,7 +88,7 @@ func edge(t *testing.T, dir, broker string, c *cloud, flows map[string]string) *
 		t.Fatal(err)
 	}
 	key := filepath.Join(dir, "group.key")
-	args := []string{"run", "--device-id", "edge", "--group-key-file", key, "--state-dir", filepath.Join(dir, "state"), "--flows", filepath.Join(dir, "flows"), "--outbox-max-bytes", "2GiB"}
+	args := []string{"run", "--device-id", fmt.Sprintf("edge-%d", used), "--group-key-file", key, "--state-dir", filepath.Join(dir, "state"), "--flows", filepath.Join(dir, "flows"), "--outbox-max-bytes", "2GiB"}
 	if c == nil {
 		put(t, key, "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
 		args = append(args, "--id-scope", "0ne00ABCDEF", "--provisioning-host", near(79))
@@ -107,9 +107,15 @@ func ruleFile(name, filter, rule string) string {
 	return flowFile(name, filter, "map", "rules", fiveRules)
 }
 
+// oneFlow is one flow, with a name that no other process has: the broker keeps a session for each.
+func oneFlow(filter, rule string) map[string]string {
+	name := "flow-" + filter[:7]
+	return map[string]string{name: ruleFile(name, filter, rule)}
+}
+
 func startOurs(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	t.Helper()
-	return edge(t, dir, broker, nil, map[string]string{"flow": ruleFile("flow", filter, rule)})
+	return edge(t, dir, broker, nil, oneFlow(filter, rule))
 }
 
 // startTelegraf runs Telegraf, which writes to a file whenever 100 messages are there, or a tenth of

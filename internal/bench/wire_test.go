@@ -73,14 +73,14 @@ type watch struct {
 	took   figure         // ms from a PUBLISH of the generator to the PUBACK of the client
 }
 
-func newWatch(t *testing.T, address, broker string) *watch {
+func newWatch(t *testing.T, broker string) *watch {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("tcp", near(71)+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	w := &watch{t: t, address: address, broker: broker, number: map[uint16]int{}}
+	w := &watch{t: t, address: l.Addr().String(), broker: broker, number: map[uint16]int{}}
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -191,6 +191,12 @@ func (w *watch) until(what string, limit time.Duration, f func() bool) bool {
 	return false
 }
 
+// subscribes waits until a program has its subscriptions.
+func (w *watch) subscribes(name string, n int) bool {
+	w.t.Helper()
+	return w.until(name+" subscribes", 30*time.Second, func() bool { return w.subscribed.Load() >= int64(n) })
+}
+
 // generator publishes with QoS 1.
 type generator struct {
 	t    *testing.T
@@ -260,9 +266,12 @@ func (g *generator) burst(n int, topic func(i int) string) {
 	g.write(0)
 }
 
-// paced publishes so many messages a second, one after the other, and notes when.
-func (g *generator) paced(w *watch, perSecond, n int, topic func(i int) string) {
+// paced publishes n messages, so many a second, one after the other. It returns how long it took
+// from just before a PUBLISH was written to the broker until the watch had the program's PUBACK of
+// it, in ms.
+func (g *generator) paced(w *watch, perSecond, n int, topic func(i int) string) figure {
 	g.t.Helper()
+	acked := w.acked.Load()
 	w.mu.Lock()
 	w.sent, w.took = make([]time.Time, n), nil
 	w.mu.Unlock()
@@ -276,6 +285,13 @@ func (g *generator) paced(w *watch, perSecond, n int, topic func(i int) string) 
 		g.write(1000)
 	}
 	g.write(0)
+	w.until("the last acknowledgement", 30*time.Second, func() bool { return w.acked.Load() >= acked+int64(n) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	took := w.took
+	w.sent, w.took = nil, nil
+	clear(w.number)
+	return took
 }
 
 // bareFlow is the role of a bare program that keeps what a broker has for it.
@@ -292,7 +308,7 @@ func keepAll(j job) error {
 	if err != nil {
 		return err
 	}
-	connect := "\x00\x04MQTT\x05\x02\x00\x00\x03\x21\x00" + string(rune(inFlight)) + "\x00\x04bare"
+	connect := "\x00\x04MQTT\x05\x02\x00\x00\x03\x21\x00" + string(rune(inFlight)) + "\x00\x07" + j.Kind[:7]
 	subscribe := "\x00\x01\x00\x00" + string(rune(len(j.Kind))) + j.Kind + "\x01"
 	if _, err := fmt.Fprintf(conn, "\x10%c%s\x82%c%s", len(connect), connect, len(subscribe), subscribe); err != nil {
 		return err
