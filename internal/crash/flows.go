@@ -43,10 +43,10 @@ const (
 const (
 	flowSources = 4
 
-	// ahead is how many messages may be between the generator and the cloud. After a kill of hubhop,
-	// mosquitto 2.0 sends all that it has sent before, and the receive maximum beside it. It also reads
-	// an acknowledgement only between two writes of its file, so it does not know of as many again. So
-	// what mosquitto sends again is not bounded by the receive maximum, but by twice this.
+	// ahead is how many messages may be between the generator and the cloud, and how many mosquitto may
+	// have sent without having read an acknowledgement: it reads one only between two writes of its
+	// file. After a kill of hubhop mosquitto 2.0 sends all of those again, whatever the receive maximum
+	// is. So what it sends again is bounded by twice this: those, and as many that waited behind them.
 	ahead = 1000
 )
 
@@ -115,6 +115,7 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 		ends = append(ends, memory.close)
 		f.brokerDir = memory.path
 	}
+	f.gen.unread = f.relay.unread
 	if err := writeFlows(f.dir, f.brokerDir, broker, f.relay.address()); err != nil {
 		return end, err
 	}
@@ -383,7 +384,8 @@ func (f *flows) allowed() allowance {
 	const journalPerKill = 2 << 20 // bytes: what waits for a checkpoint while one waits for its outputs
 	const record = 150             // bytes, at least
 	_, published := f.gen.published()
-	toMapped, toWindows := f.relay.again()
+	toMapped, _ := f.relay.again(mappedGraph)
+	toWindows, _ := f.relay.again(windowsGraph)
 	return allowance{
 		resent:   int64(f.window) * (kills + int64(f.moved) + 1),
 		broker:   2*ahead*(kills+broker) + published,
@@ -406,9 +408,11 @@ func (f *flows) judge(ctx context.Context) (drill.Verdict, error) {
 		f.broker.kills, f.moved, b.moves, f.filled, time.Since(f.began).Round(time.Second))
 	f.say("%d of %d mapped messages and %d of %d windows arrived; %d messages were published again", b.distinct, b.last-b.last/dropEvery, b.closed,
 		len(b.windows), again)
-	f.say("mosquitto sent %d messages again to mapped and %d to windows; its window explains at most %d for each: %d after each of %d kills, and the %d published again",
-		may.toMapped, may.toWindows, may.broker, 2*ahead, f.device.kills+f.broker.kills, again)
-	f.say("of these %d were mapped and %d counted again: hubhop may repeat no more than mosquitto has", b.again, b.doubled)
+	for graph, repeated := range [...]int64{mappedGraph: b.again, windowsGraph: b.doubled} {
+		all, own := f.relay.again(graph)
+		f.say("%s: mosquitto sent %d messages again (at most %d for each of %d kills, and %d published again), %d of them although hubhop had acknowledged them; "+
+			"%d of these %d count twice, and hubhop may add none", graphs[graph], all, 2*ahead, f.device.kills+f.broker.kills, again, own, repeated, all)
+	}
 	f.say("again under the same id: %d messages by the link (at most %d, its window of %d for each kill and failover), %d windows from the journal (at most %d)",
 		b.resent, may.resent, f.window, b.replayed, may.replayed)
 	f.say("%d windows behind the last hold repetitions alone", b.leftovers)

@@ -206,7 +206,7 @@ func TestRelayCountsAndAcknowledges(t *testing.T) {
 		defer func() { _ = broker.Close() }()
 		hello := mqtt5.AppendConnect(nil, &mqtt5.Hello{ClientID: "hubhop-windows-samples"})
 		ack, ask := mqtt5.AppendPuback(nil, 77), mqtt5.AppendSubscribe(nil, 9, mqtt5.Filter{Topic: "b", QoS: 1})
-		if _, err := client.Write(slices.Concat(hello, ack, ask)); err != nil {
+		if _, err := client.Write(append(hello, ask...)); err != nil {
 			t.Fatal(err)
 		}
 		var sent []byte
@@ -221,8 +221,12 @@ func TestRelayCountsAndAcknowledges(t *testing.T) {
 		if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("the client gets %x, %v", got, err)
 		}
-		if mapped, windows := r.again(); mapped != 0 || windows != 2 {
-			t.Errorf("%d and %d messages were sent again, not 0 and 2", mapped, windows)
+		if _, err := client.Write(ack); err != nil {
+			t.Fatal(err)
+		}
+		all, own := r.again(windowsGraph)
+		if none, _ := r.again(mappedGraph); none != 0 || all != 2 || (own == 2) != early {
+			t.Errorf("early %v: %d messages were sent again, %d of them acknowledged; %d to the other graph", early, all, own, none)
 		}
 		// Early, the acknowledgement of the client goes nowhere; the request behind it arrives.
 		want := map[string]int{string(hello): 1, string(ack): 1, string(ask): 1}
@@ -230,17 +234,61 @@ func TestRelayCountsAndAcknowledges(t *testing.T) {
 			want[string(ack)] = 6
 		}
 		in, arrived := bufio.NewReader(broker), map[string]int{}
-		for range want[string(ack)] + 2 {
+		for n := 0; n < want[string(ack)]+2; {
 			p, _, err := readPacket(in)
 			if err != nil {
 				t.Fatal(err)
 			}
-			arrived[string(p)]++
+			if !bytes.Equal(p, ping) { // of the relay
+				arrived[string(p)]++
+				n++
+			}
 		}
 		if !maps.Equal(arrived, want) {
 			t.Errorf("early %v: the broker gets %v, not %v", early, arrived, want)
 		}
 	}
+}
+
+// TestTheRelayKnowsWhatTheBrokerHasRead: a sign of life says which acknowledgements the broker has
+// read. The ones that hubhop asks for are passed on.
+func TestTheRelayKnowsWhatTheBrokerHasRead(t *testing.T) {
+	r := &relay{stream: stream{sources: 4, last: 40}}
+	for i := range r.sent {
+		r.sent[i].seen, r.sent[i].acked = make([]bool, 41), make([]bool, 41)
+	}
+	r.begin(mappedGraph)
+	r.begin(windowsGraph)
+	for id := range uint16(3) {
+		r.came(windowsGraph, id+1, fmt.Appendf(nil, `{"g":%d}`, id+1))
+	}
+	unread := func(want int64) {
+		t.Helper()
+		if n := r.unread(); n != want {
+			t.Errorf("%d messages are unread, not %d", n, want)
+		}
+	}
+	unread(3)
+	if r.asks(windowsGraph) {
+		t.Error("it asks although nothing is acknowledged")
+	}
+	r.passed(windowsGraph, mqtt5.AppendPuback(nil, 1))
+	r.passed(windowsGraph, mqtt5.AppendPuback(nil, 9)) // of no message
+	r.passed(windowsGraph, ping)
+	if r.asks(windowsGraph) || r.answered(windowsGraph) {
+		t.Error("it takes the ping of hubhop for its own")
+	}
+	unread(3)
+	if !r.asks(windowsGraph) || r.asks(windowsGraph) {
+		t.Error("it does not ask once")
+	}
+	r.passed(windowsGraph, mqtt5.AppendPuback(nil, 2))
+	if !r.answered(windowsGraph) || r.answered(windowsGraph) {
+		t.Error("it does not know its own ping")
+	}
+	unread(2)
+	r.begin(windowsGraph)
+	unread(0)
 }
 
 // TestOnlyAPublishIsCounted gives packets that are cut off, or are no message with an acknowledgement.

@@ -55,14 +55,16 @@ func (s *stream) number(source, n uint64) uint64 { return (n-1)*s.sources + sour
 func (s *stream) drops(g uint64) bool { return g%dropEvery == 0 || g > s.last }
 
 // generator publishes a stream with QoS 1, at a rate. It is never more than ahead messages ahead of
-// what has arrived downstream, and then waits until nearly all has arrived: a broker that writes its
-// whole file at every change slows down with what waits in it, and takes one message for each that
-// it is rid of.
+// what has arrived downstream, nor of the acknowledgements that the broker has read, and then waits
+// until nearly all has: a broker that writes its whole file at every change slows down with what
+// waits in it, and takes one message for each that it is rid of. What it has not read of a program
+// that is killed is lost, so it sends all that again.
 type generator struct {
 	stream
 	address string
 	rate    int // messages a second
 	ahead   uint64
+	unread  func() int64 // messages that the broker has sent without having read an acknowledgement
 
 	mu      sync.Mutex
 	next    uint64 // number of the message that is published next
@@ -171,10 +173,12 @@ func (g *generator) life(ctx context.Context) {
 
 // send publishes up to due messages, and returns how many it was.
 func (g *generator) send(session *mqtt5.Session, due int) (n int) {
+	unread := uint64(g.unread())
 	session.Send(func(out []byte) []byte {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.waits = g.waits && g.next > g.arrived+g.ahead/8 || g.next > g.arrived+g.ahead; g.waits {
+		behind := max(unread, g.next-min(g.next, g.arrived))
+		if g.waits = behind > g.ahead || g.waits && behind > g.ahead/8; g.waits {
 			return out
 		}
 		for n < due && g.next <= g.last+1 && g.next-1-g.acked < unacknowledged && g.next <= g.arrived+g.ahead {
