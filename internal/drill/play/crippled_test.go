@@ -142,10 +142,15 @@ func finds(scenario, hedge, backoff, desired string) (all []trial) {
 func TestEveryScenarioCanFail(t *testing.T) {
 	long := os.Getenv("LONG_TESTS")
 	all := library(t)
+	played := map[string]bool{} // scenarios and weaknesses
 	for _, c := range trials {
 		if slow[c.scenario] && long == "" || c.scenario == "72-hours-dark" && c.cripple == ackEarly && long != "all" {
 			continue // make drills and make drills-all play it
 		}
+		if raced && played[c.scenario] && played[c.cripple] {
+			continue
+		}
+		played[c.scenario], played[c.cripple] = true, true
 		t.Run(c.scenario+", "+c.cripple, func(t *testing.T) {
 			target := insideTarget(t)
 			target.Spoil = cripples[c.cripple]

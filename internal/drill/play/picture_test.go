@@ -75,7 +75,7 @@ func differs(a, b string) string {
 		return "it has other parts"
 	}
 	for i := range charts {
-		was, is := charts[i][1], others[i][1]
+		was, is := parts(charts[i][1]), parts(others[i][1])
 		if at := apart(was, is) + apart(is, was); at != "" {
 			return "chart " + strconv.Itoa(i+1) + " differs at " + at
 		}
@@ -85,7 +85,7 @@ func differs(a, b string) string {
 
 // apart returns where a chart has a height that the other one has nowhere near, or "". What is told
 // once a second may be told a second later.
-func apart(chart, other string) string {
+func apart(chart, other []part) string {
 	const seconds, samples = 22, 18 // pixels: two seconds, and what a device makes in one
 	for at := 140.0; at < 915; at += 4 {
 		least, most := math.Inf(1), math.Inf(-1)
@@ -120,17 +120,32 @@ func num(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }
 
 var pathPart = regexp.MustCompile(`([MVHZ])([\d.]*)(?: ([\d.]*))?`)
 
-// height returns where a path of horizontal and vertical lines is at x.
-func height(path string, x float64) (y float64) {
+// part is one part of a path: its verb and its numbers.
+type part struct {
+	verb string
+	a, b float64
+}
+
+// parts reads a path of horizontal and vertical lines.
+func parts(path string) (all []part) {
 	for _, c := range pathPart.FindAllStringSubmatch(path, -1) {
-		to, _ := strconv.ParseFloat(c[2], 64)
-		switch c[1] {
+		a, _ := strconv.ParseFloat(c[2], 64)
+		b, _ := strconv.ParseFloat(c[3], 64)
+		all = append(all, part{c[1], a, b})
+	}
+	return all
+}
+
+// height returns where a path is at x.
+func height(path []part, x float64) (y float64) {
+	for _, p := range path {
+		switch p.verb {
 		case "M":
-			y, _ = strconv.ParseFloat(c[3], 64)
+			y = p.b
 		case "V":
-			y = to
+			y = p.a
 		case "H":
-			if to >= x {
+			if p.a >= x {
 				return y
 			}
 		default:
