@@ -19,7 +19,7 @@ import (
 const modulePath = "github.com/hubhop-iot/hubhop"
 
 // aside are the packages that are not rooms of the house: they serve tests and measurements alone.
-var aside = []string{"internal/bench", "internal/bench/hold", "internal/flow/endpoint/endtest", "internal/mqtt/mqtttest", "internal/sim/simtest", "internal/virtual", "telemetry/outbox/disk/memdisk"}
+var aside = []string{"internal/bench", "internal/bench/hold", "internal/flow/endpoint/endtest", "internal/mqtt/mqtttest", "internal/racing", "internal/sim/simtest", "internal/virtual", "telemetry/outbox/disk/memdisk"}
 
 // TestArrows holds the code to the drawings in README.md: a room imports what is drawn, and nothing
 // else. Rooms go by their whole paths.

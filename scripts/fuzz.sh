@@ -6,19 +6,29 @@
 # twice. What only looks interesting is minimised ten times at most, or that takes all the time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
-# Only these packages are built: the test of every other would be linked for nothing.
-packages=$(go list $(grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^./internal/sim/bench/\|^./conformance/' | xargs -n1 dirname | sort -u)) || exit 1
-for p in $packages; do
-	targets=$(go test -list '^Fuzz' "$p") || { echo "$targets" >&2; exit 1; }
-	for f in $(grep '^Fuzz' <<<"$targets"); do
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+corpus=$(go env GOCACHE)/fuzz || exit 1
+# Only these packages are built, each once: linking is what takes the time.
+folders=$(grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^./internal/sim/bench/\|^./conformance/' | xargs -n1 dirname | sort -u)
+targets=0
+for folder in $folders; do
+	package=$(go list "$folder") && go test -c -fuzz '^Fuzz' -o "$work/test" "$folder" || exit 1
+	cd "$folder"
+	listed=$("$work/test" -test.list '^Fuzz') || { echo "$listed" >&2; exit 1; }
+	for f in $(grep '^Fuzz' <<<"$listed"); do
+		targets=$((targets + 1))
 		for try in 1 2 3; do
-			echo "== $p $f"
-			go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-5s}" -fuzzminimizetime 10x "$p" 2>&1 | tee "$out" && continue 2
-			grep -q '^    context deadline exceeded$' "$out" && ! grep -qE 'Failing input|panic|\.go:[0-9]+:' "$out" && [ "$try" -lt 3 ] || exit 1
+			echo "== $folder $f"
+			"$work/test" -test.run '^$' -test.fuzz "^$f\$" -test.fuzztime "${FUZZTIME:-5s}" -test.fuzzminimizetime 10x \
+				-test.fuzzcachedir "$corpus/$package" 2>&1 | tee "$work/out" && continue 2
+			grep -q '^    context deadline exceeded$' "$work/out" && ! grep -qE 'Failing input|panic|\.go:[0-9]+:' "$work/out" && [ "$try" -lt 3 ] || exit 1
 			echo "   (the end of the time was reported as a failure; again)"
 		done
 	done
+	cd "$root"
 done
+echo "$targets targets"
+[ "$targets" -gt 0 ]

@@ -22,6 +22,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/clock"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/internal/racing"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 )
 
@@ -150,7 +151,7 @@ func TestDatesOfTheFuture(t *testing.T) {
 					for _, key := range []string{`"assignedAt": "`, `"newest": "`, `"begin": "`} {
 						at := bytes.Index(files[name], []byte(key))
 						for bit := range 10 * 8 { // year, month and day
-							if at < 0 || bit%3 != 0 && bit >= 4*8 {
+							if at < 0 || bit%3 != 0 && bit >= 4*8 || racing.On && bit%5 != 0 {
 								continue
 							}
 							for other, b := range files {

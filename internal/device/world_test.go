@@ -20,6 +20,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
 	"github.com/hubhop-iot/hubhop/internal/memnet"
+	"github.com/hubhop-iot/hubhop/internal/racing"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/internal/virtual"
 	"github.com/hubhop-iot/hubhop/telemetry"
@@ -331,8 +332,11 @@ func (w *world) acknowledged(name string) string {
 // aDay is how long tests live that wait for what is rare: a day with LONG_TESTS (make days), else 6
 // hours.
 func aDay() time.Duration {
-	if os.Getenv("LONG_TESTS") != "" {
+	switch {
+	case os.Getenv("LONG_TESTS") != "":
 		return 24 * time.Hour
+	case racing.On:
+		return 2 * time.Hour
 	}
 	return 6 * time.Hour
 }

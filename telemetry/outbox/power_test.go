@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/racing"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
@@ -150,6 +151,9 @@ func TestPowerLoss(t *testing.T) {
 func powerLoss(t *testing.T, runs uint64, steps, few int) {
 	if testing.Short() {
 		runs = max(runs/4, 1)
+	}
+	if racing.On {
+		steps /= 3
 	}
 	for name, v := range map[string]struct {
 		o     Options

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/internal/racing"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
@@ -170,7 +171,7 @@ func (m *moment) check(t *testing.T, out []node.Message) {
 // detector, which has seen the goroutines when it has seen a life of each kind.
 func few(usual, underRace int) int {
 	switch {
-	case raced:
+	case racing.On:
 		return underRace
 	case testing.Short():
 		return 4 * usual
