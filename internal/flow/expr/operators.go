@@ -180,30 +180,28 @@ func multiply(_ *Env, a, b, out *Value) error {
 
 func divide(_ *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int {
-		switch {
-		case b.Int == 0:
-			return errDivision
-		case a.Int == math.MinInt64 && b.Int == -1:
-			return errOverflow
-		}
-		*out = Value{Kind: Int, Int: a.Int / b.Int}
-		return nil
+		return quotient(a, b, out, func(x, y int64) int64 { return x / y })
 	}
 	return float(a, b, out, func(x, y float64) float64 { return x / y })
 }
 
 func modulo(_ *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int {
-		switch {
-		case b.Int == 0:
-			return errDivision
-		case a.Int == math.MinInt64 && b.Int == -1:
-			return errOverflow
-		}
-		*out = Value{Kind: Int, Int: a.Int % b.Int}
-		return nil
+		return quotient(a, b, out, func(x, y int64) int64 { return x % y })
 	}
 	return float(a, b, out, math.Mod)
+}
+
+// quotient divides integers, unless the result is none.
+func quotient(a, b, out *Value, compute func(x, y int64) int64) error {
+	switch {
+	case b.Int == 0:
+		return errDivision
+	case a.Int == math.MinInt64 && b.Int == -1:
+		return errOverflow
+	}
+	*out = Value{Kind: Int, Int: compute(a.Int, b.Int)}
+	return nil
 }
 
 func power(_ *Env, a, b, out *Value) error { return float(a, b, out, math.Pow) }

@@ -29,7 +29,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
-var update = flag.Bool("update", false, "write testdata/matrix.md")
+var update = flag.Bool("update", false, "write testdata/matrix.md, and the table in docs/flows.md")
 
 // The rows and columns of the matrix.
 var (
@@ -272,6 +272,70 @@ func TestMatrix(t *testing.T) {
 	if want, err := os.ReadFile(path); err != nil || string(want) != b.String() {
 		t.Errorf("%s is not what was found (%v); run with -update:\n%s", path, err, b.String())
 	}
+}
+
+// TestTheMatrixStandsInTheGuide for those who write flows: docs/flows.md has it, with transports of
+// which all is the same in one row.
+func TestTheMatrixStandsInTheGuide(t *testing.T) {
+	matrix, err := os.ReadFile(filepath.Join("testdata", "matrix.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("..", "..", "..", "..", "docs", "flows.md")
+	guide, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, hasBegin := strings.Cut(string(guide), "<!-- brokers: begin -->\n")
+	table, after, hasEnd := strings.Cut(rest, "<!-- brokers: end -->")
+	if !hasBegin || !hasEnd {
+		t.Fatalf("%s has no place for the matrix, between <!-- brokers: begin --> and end", path)
+	}
+	want := joined(t, string(matrix))
+	if *update {
+		endtest.WriteFile(t, path, before+"<!-- brokers: begin -->\n"+want+"<!-- brokers: end -->"+after)
+	} else if table != want {
+		t.Errorf("%s does not have what was found; run with -update:\n%s", path, want)
+	}
+}
+
+// joined returns the matrix with the transports of a broker and method joined that have the same
+// cells, and with what cannot be tried said once.
+func joined(t *testing.T, matrix string) string {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(matrix), "\n")
+	if len(lines) != 2+2*len(transports)*len(methods) {
+		t.Fatalf("the matrix has %d lines", len(lines))
+	}
+	out := lines[:2:2]
+	for _, broker := range []string{"mosquitto", "mochi"} {
+		for _, method := range methods {
+			var order []string // cells
+			over := map[string][]string{}
+			for _, line := range lines[2:] {
+				cells := strings.Split(strings.Trim(line, "| "), " | ")
+				if len(cells) != 3+len(faults) {
+					t.Fatalf("%q has %d cells", line, len(cells))
+				}
+				if cells[0] != broker || cells[2] != method {
+					continue
+				}
+				found := cells[3:]
+				if len(slices.Compact(slices.Clone(found))) == 1 {
+					found = append([]string{"not tried: " + found[0]}, slices.Repeat([]string{""}, len(faults)-1)...)
+				}
+				same := strings.Join(found, " | ")
+				if over[same] == nil {
+					order = append(order, same)
+				}
+				over[same] = append(over[same], cells[1])
+			}
+			for _, same := range order {
+				out = append(out, fmt.Sprintf("| %s | %s | %s | %s |", broker, strings.Join(over[same], ", "), method, same))
+			}
+		}
+	}
+	return strings.Join(out, "\n") + "\n"
 }
 
 // matrixRow returns what became of each fault.
