@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/graph"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 	"github.com/hubhop-iot/hubhop/internal/flow/transform"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
 // maxSchema bounds a schema, in bytes.
@@ -185,28 +185,7 @@ func (b *builder) schema(ref string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is no reference of a schema; it is aio-sr://[<namespace>/]<name>:<version>", ref)
 	}
-	return readBounded(manifest.SchemaPath(b.dir, r), maxSchema)
-}
-
-// readBounded reads a small plain file.
-func readBounded(path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no plain file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", path, most)
-	}
-	return text, err
+	return namedfile.Read("schema "+ref, manifest.SchemaPath(b.dir, r), maxSchema)
 }
 
 // digest changes with whatever decides what a graph does: its manifests and the schemas that it

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
 // Tested is what became of a test.
@@ -55,7 +56,7 @@ func RunTest(file string, modules Modules) (r Tested) {
 }
 
 func (r *Tested) run(modules Modules) error {
-	text, err := readBounded(r.File, maxTestFile)
+	text, err := namedfile.Read("test", r.File, maxTestFile)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ const storeFile = "statestore.json"
 
 func testStore(input string) (fixedStore, error) {
 	for _, dir := range []string{input, filepath.Dir(input)} {
-		text, err := readBounded(filepath.Join(dir, storeFile), maxTestFile)
+		text, err := namedfile.Read("store", filepath.Join(dir, storeFile), maxTestFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -162,7 +163,7 @@ func feedDir(t *Trial, dir string) error {
 		if e.IsDir() || strings.HasPrefix(e.Name(), ".") || e.Name() == storeFile {
 			continue
 		}
-		text, err := readBounded(path, maxTestFile)
+		text, err := namedfile.Read("file of a test", path, maxTestFile)
 		if err != nil {
 			return err
 		}
@@ -199,7 +200,7 @@ func feedDir(t *Trial, dir string) error {
 
 // expectation reads what a test wants to come out: a JSON object, or an array of them.
 func expectation(path string) ([]any, error) {
-	text, err := readBounded(path, maxTestFile)
+	text, err := namedfile.Read("file of a test", path, maxTestFile)
 	if err != nil {
 		return nil, fmt.Errorf("the expected messages: %w", err)
 	}

@@ -13,9 +13,8 @@ import (
 
 // steadyManifests are one flow that copies. Its messages have a member rev<n>.
 func steadyManifests(rev int) string {
-	endpoint := strings.NewReplacer("name: default", "name: steady").Replace(dayManifests[:strings.Index(dayManifests, "---\n")])
-	more := fmt.Sprintf(`, {"inputs": ["n"], "output": "rev%d"}]}`, rev)
-	return endpoint + "---\n" + strings.Replace(copying("steady", "steady"), "]}'}", more+"'}", 1)
+	rules := `{"map": [{"inputs": ["n"], "output": "steady"}, {"inputs": ["n"], "output": "rev%d"}]}`
+	return endpointOf("steady", brokerAddress) + graphOf("steady", "steady", "steady/+", "copy", "map", "rules", fmt.Sprintf(rules, rev))
 }
 
 // put writes a file, or ends the test.
@@ -77,8 +76,8 @@ type way struct {
 	silent bool
 }
 
-// ways are those that the field knows.
-var ways = []way{
+// changes are the ways that the field knows.
+var changes = []way{
 	{name: "an editor writes another file and renames it", change: func(t *testing.T, dir string, rev int, between func()) {
 		put(t, filepath.Join(dir, ".flows.yaml.swp"), steadyManifests(rev))
 		between()
@@ -104,7 +103,7 @@ var ways = []way{
 	}},
 	{name: "the first document of two is there for long", stops: true, change: func(t *testing.T, dir string, rev int, between func()) {
 		path, text := filepath.Join(dir, "flows.yaml"), steadyManifests(rev)
-		put(t, path, text[:strings.Index(text, "---\n")])
+		put(t, path, text[:strings.LastIndex(text, "---\n")])
 		between()
 		put(t, path, text)
 	}},
@@ -170,7 +169,7 @@ func TestNoChangeOfAFileCostsASample(t *testing.T) {
 		defer cancel()
 		time.Sleep(settle / 2) // no message comes at the moment of a look, so that the broker cannot take one twice
 		stop := w.steady()
-		for i, way := range ways {
+		for i, way := range changes {
 			rev := i + 1
 			time.Sleep(5 * lookEvery)
 			way.change(t, w.flows.o.Dir, rev, func() {
@@ -203,7 +202,7 @@ func TestEachWayOfChangeIsNoticed(t *testing.T) {
 	w.every = time.Hour
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // only a test that fails takes that long
 	defer cancel()
-	for i, way := range ways {
+	for i, way := range changes {
 		if way.silent {
 			continue
 		}

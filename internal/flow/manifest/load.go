@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
 const (
@@ -124,7 +125,7 @@ func (l *loader) directory(dir string) {
 	at := strict.Start(dir)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		l.Error(at, "directory", "the directory cannot be read: %v; name a directory with manifests", cause(err))
+		l.Error(at, "directory", "the directory cannot be read: %v; name a directory with manifests", namedfile.Cause(err))
 		l.set.Partial = true
 		return
 	}
@@ -168,7 +169,7 @@ func (l *loader) file(path string, total *int64) ([]byte, bool) {
 	case errors.Is(err, fs.ErrNotExist): // it went away, or is a link to nowhere
 		return nil, false
 	case err != nil:
-		l.Error(at, "file", "the file cannot be read: %v", cause(err))
+		l.Error(at, "file", "the file cannot be read: %v", namedfile.Cause(err))
 		l.unread(path)
 		return nil, false
 	case info.IsDir():
@@ -178,14 +179,19 @@ func (l *loader) file(path string, total *int64) ([]byte, bool) {
 		l.unread(path)
 		return nil, false
 	}
-	f, err := os.Open(path)
+	f, err := namedfile.Open("manifest", path) // it looks again at what it has opened
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false
+	}
 	var text []byte
 	if err == nil {
 		text, err = io.ReadAll(io.LimitReader(f, strict.MaxFileBytes+1))
 		_ = f.Close() // it was only read
+	} else if inner := errors.Unwrap(err); inner != nil {
+		err = inner // the fault has the name
 	}
 	if err != nil {
-		l.Error(at, "file", "the file cannot be read: %v", cause(err))
+		l.Error(at, "file", "the file cannot be read: %v", namedfile.Cause(err))
 		l.unread(path)
 		return nil, false
 	}
@@ -195,14 +201,6 @@ func (l *loader) file(path string, total *int64) ([]byte, bool) {
 		return nil, false
 	}
 	return text, true
-}
-
-// cause returns an error of the system without the file name, which the fault has.
-func cause(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
 }
 
 func (l *loader) unread(path string) {
