@@ -1,12 +1,14 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,5 +161,77 @@ func flowingCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}) {
 		log, _ := os.ReadFile(ts.MkAbs(args[0] + ".log"))
 		ts.Fatalf("%s does not run: %s\n%s", args[1], out, log)
+	}
+}
+
+// ownNetwork is a program in a network and a space of processes of its own, so that its ports are
+// free and nothing outlives it. It is of use on Linux, where namespaces are allowed.
+func ownNetwork(ctx context.Context, name string, args ...string) *exec.Cmd {
+	how := []string{"--net", "--pid", "--fork", "--kill-child"}
+	if os.Getuid() != 0 {
+		how = append(how, "--map-current-user", "--keep-caps")
+	}
+	return exec.CommandContext(ctx, "unshare", append(append(how, name), args...)...)
+}
+
+// loopback makes the addresses of an own network work.
+const loopback = "ip link set lo up"
+
+// guideCommand gives the five commands of docs/flows.md to a shell as they stand there, and waits
+// where the guide says so: guide. Its output is in guide.log.
+func guideCommand(ts *testscript.TestScript, _ bool, _ []string) {
+	guide, err := os.ReadFile(filepath.Join(ts.Getenv("SCRIPTS"), "../docs/flows.md"))
+	ts.Check(err)
+	_, block, _ := strings.Cut(string(guide), "\n```sh\n")
+	block, rest, _ := strings.Cut(block, "\n```\n")
+	commands := strings.Split(block, "\n")
+	if len(commands) != 5 {
+		ts.Fatalf("docs/flows.md has %d commands, not 5", len(commands))
+	}
+	shell := ownNetwork(context.Background(), "bash")
+	shell.Dir, shell.Env = ts.MkAbs("."), programOf(ts, "hubhop").Env
+	log, err := os.Create(ts.MkAbs("guide.log"))
+	ts.Check(err)
+	shell.Stdout, shell.Stderr = log, log
+	in, err := shell.StdinPipe()
+	ts.Check(err)
+	start(ts, "guide", shell)
+	enter := func(line string) {
+		_, err := fmt.Fprintln(in, line)
+		ts.Check(err)
+	}
+	said := func(text string) bool { return strings.Contains(ts.ReadFile("guide.log"), text) }
+	waitFor := func(text string) {
+		if !strings.Contains(string(guide), "`"+text+"`") {
+			ts.Fatalf("docs/flows.md does not say to wait for %q", text)
+		}
+		if !until(func() bool { return said(text) }) {
+			ts.Fatalf("nothing says %q:\n%s", text, ts.ReadFile("guide.log"))
+		}
+	}
+	enter(loopback)
+	enter(commands[0])
+	enter(commands[1])
+	waitFor("ready")
+	enter(commands[2])
+	waitFor("connected to")
+	enter(commands[3])
+	// The guide says what the ledger shows, and to ask it again if it is empty.
+	body := regexp.MustCompile("\n`(\\{.*\\})`").FindStringSubmatch(rest)
+	if body == nil {
+		ts.Fatalf("docs/flows.md does not say what arrives")
+	}
+	if !until(func() bool { enter(commands[4]); return said(`"body":` + body[1]) }) {
+		ts.Fatalf("%s does not arrive:\n%s", body[1], ts.ReadFile("guide.log"))
+	}
+	for _, then := range []string{"hubhop flow status --device-id dev-1", "kill %2 %1"} {
+		if !strings.Contains(rest, "`"+then+"`") {
+			ts.Fatalf("docs/flows.md does not name %s", then)
+		}
+		enter(then)
+	}
+	enter("wait; echo both are gone")
+	if !until(func() bool { return said("both are gone") }) {
+		ts.Fatalf("they go on:\n%s", ts.ReadFile("guide.log"))
 	}
 }

@@ -84,7 +84,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond != "mounts" {
+			switch cond {
+			case "networks":
+				return ownNetwork(t.Context(), "sh", "-c", loopback).Run() == nil, nil
+			case "mounts":
+			default:
 				return false, fmt.Errorf("there is no condition %s", cond)
 			}
 			return exec.CommandContext(t.Context(), "unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt").Run() == nil, nil
@@ -94,7 +98,7 @@ func TestScripts(t *testing.T) {
 			"ended": endedCommand, "lossless": losslessCommand, "kept": keptCommand, "queued": queuedCommand, "doctored": doctoredCommand,
 			"piped": pipedCommand, "logged": loggedCommand, "token": tokenCommand, "insist": insistCommand,
 			"needs": needsCommand, "scrape": scrapeCommand, "prometheus": prometheusCommand, "answered": answeredCommand,
-			"watching": watchingCommand, "watched": watchedCommand, "broker": brokerCommand, "publish": publishCommand, "arrived": arrivedCommand, "eventually": eventuallyCommand, "flowing": flowingCommand,
+			"watching": watchingCommand, "watched": watchedCommand, "broker": brokerCommand, "publish": publishCommand, "arrived": arrivedCommand, "eventually": eventuallyCommand, "flowing": flowingCommand, "guide": guideCommand,
 		},
 	})
 }
