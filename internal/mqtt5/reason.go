@@ -9,6 +9,8 @@ import (
 var (
 	// ErrSilent says that the server owed an answer and sent nothing.
 	ErrSilent = errors.New("no answer")
+	// ErrWithheld says that the server is there, and gives none of the answers that it owes.
+	ErrWithheld = errors.New("the server withholds its acknowledgements")
 	// ErrProtocol says that the server broke a rule of MQTT.
 	ErrProtocol = errors.New("protocol violation")
 	// ErrClosed says that this side ended the session.
@@ -24,6 +26,7 @@ const (
 	NoMatchingSub      Reason = 0x10
 	ContinueAuth       Reason = 0x18
 	Reauthenticate     Reason = 0x19
+	Unspecified        Reason = 0x80
 	MalformedPacket    Reason = 0x81
 	ProtocolError      Reason = 0x82
 	NotSupported       Reason = 0x83 // "implementation specific error"

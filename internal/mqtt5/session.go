@@ -1,6 +1,7 @@
 package mqtt5
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,12 @@ const (
 	goodbyeLimit = 500 * time.Millisecond // for the last write
 	maxSpare     = 64 << 10               // bytes of a buffer that is kept for the next write
 )
+
+// AnswerLimit is how long a server that owes answers may give none of them, although the connection is
+// up and pings are answered. MQTT sets no limit, and lets a client send a message again on another
+// connection only (MQTT 5 section 4.4), so the session ends then. It is longer than a server takes
+// for one message on a busy disk, and each answer starts it anew.
+const AnswerLimit = time.Minute
 
 // Session is one session on one connection, from CONNACK to its end. Its methods may be called from
 // any goroutine, but Serve only once.
@@ -33,6 +40,9 @@ type Session struct {
 
 	heard  atomic.Int64 // when the server was heard last, since began
 	busy   atomic.Bool  // the handler has a packet
+	owed   atomic.Int64 // answers, see Owes
+	given  atomic.Int64 // answers that have come
+	renews atomic.Bool  // AUTH was sent, and not answered
 	wake   chan struct{}
 	done   chan struct{} // closed at the end
 	writer sync.WaitGroup
@@ -44,6 +54,8 @@ type Session struct {
 	full   bool          // somebody waits until out is taken
 	sent   time.Duration // when something was written last, since began
 	asked  time.Duration // when PINGREQ was sent that nothing has answered, since began; 0: none
+	waits  time.Duration // since when the server owes answers and gives none, since began
+	had    int64         // given at that time
 	timer  *time.Timer
 	ended  bool
 	reason error
@@ -72,9 +84,7 @@ func Open(ctx context.Context, conn net.Conn, h *Hello, most int) (*Session, err
 	s.mu.Lock()
 	s.heard.Store(int64(time.Since(s.began)))
 	s.sent = time.Since(s.began)
-	if s.keepAlive > 0 {
-		s.timer = time.AfterFunc(s.pause(), s.watch)
-	}
+	s.timer = time.AfterFunc(s.pause(), s.watch)
 	s.mu.Unlock()
 	s.writer.Go(s.write)
 	return s, nil
@@ -161,7 +171,14 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 			return s.end(p.Refusal())
 		case Connack:
 			return s.end(faulty(ProtocolError, "a second CONNACK"))
+		case Auth:
+			if err := s.renewed(p); err != nil {
+				return s.end(err)
+			}
 		default:
+			if p.Kind != Publish {
+				s.given.Add(1)
+			}
 			s.busy.Store(true)
 			err = handle(p)
 			s.busy.Store(false)
@@ -170,6 +187,37 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 			}
 		}
 	}
+}
+
+// Owes says how many answers the server owes now: PUBACK, SUBACK, UNSUBACK. If it owes some and gives
+// none for [AnswerLimit], the session ends with [ErrWithheld].
+func (s *Session) Owes(n int) {
+	if s.owed.Swap(int64(n)) == 0 && n > 0 {
+		s.mu.Lock()
+		s.waits, s.had = time.Since(s.began), s.given.Load()
+		s.mu.Unlock()
+	}
+}
+
+// Reauthenticate gives the server new credentials, in a session that was opened with the same
+// authentication method (MQTT 5 section 4.12.1). A server that does not accept them ends the session.
+func (s *Session) Reauthenticate(method string, data []byte) {
+	s.renews.Store(true)
+	s.mu.Lock()
+	s.waits, s.had = time.Since(s.began), s.given.Load()
+	s.mu.Unlock()
+	s.Send(func(out []byte) []byte { return AppendAuth(out, Reauthenticate, method, data) })
+}
+
+// renewed handles the answer to Reauthenticate.
+func (s *Session) renewed(p *Packet) error {
+	switch {
+	case !s.renews.Swap(false):
+		return faulty(ProtocolError, "an AUTH that answers nothing")
+	case p.Reason != Success:
+		return faulty(BadAuthMethod, "the server asks for a further step of the authentication (%v), which has none", p.Reason)
+	}
+	return nil
 }
 
 // Send queues what add appends. add is called with the session locked. It reports whether the
@@ -255,44 +303,71 @@ func (s *Session) flush() error {
 }
 
 // pause is how often the session looks whether the server is there.
-func (s *Session) pause() time.Duration { return max(s.keepAlive/4, time.Second) }
+func (s *Session) pause() time.Duration {
+	if s.keepAlive == 0 {
+		return AnswerLimit / 4
+	}
+	return max(s.keepAlive/4, time.Second)
+}
 
-// watch sends PINGREQ when nothing was sent or heard for most of the keep alive, and ends the
-// session when the server owes an answer for too long. While the handler has a packet, the silence
-// is this side's.
+// watch ends the session when the server owes an answer for too long. While the handler has a packet,
+// the silence is this side's.
 func (s *Session) watch() {
 	now := time.Since(s.began)
-	heard := time.Duration(s.heard.Load())
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
 		return
 	}
+	ping, silent := s.pingLocked(now)
+	answer, withheld := s.answersLocked(now)
+	if err := cmp.Or(silent, withheld); err != nil {
+		s.mu.Unlock()
+		_ = s.end(err)
+		return
+	}
+	s.timer.Reset(max(min(s.pause(), ping, answer), time.Millisecond))
+	s.mu.Unlock()
+}
+
+// pingLocked sends PINGREQ when nothing was sent or heard for most of the keep alive. It returns when
+// to look again, and an error if the last one is not answered.
+func (s *Session) pingLocked(now time.Duration) (next time.Duration, err error) {
+	heard := time.Duration(s.heard.Load())
 	if s.asked != 0 && (heard > s.asked || s.busy.Load()) {
 		s.asked = 0
 	}
-	if s.asked != 0 && now-s.asked >= s.answer {
-		s.mu.Unlock()
-		_ = s.end(fmt.Errorf("%w in %v", ErrSilent, now-s.asked))
-		return
-	}
-	next := s.pause()
-	if s.asked != 0 {
-		next = min(next, s.answer-(now-s.asked))
-	} else if s.keepAlive == 0 { // somebody has asked, and was answered
-		s.mu.Unlock()
-		return
-	} else if now-s.sent >= s.keepAlive/2 || now-heard >= s.keepAlive/2 && !s.busy.Load() {
+	switch {
+	case s.asked != 0 && now-s.asked >= s.answer:
+		return 0, fmt.Errorf("%w in %v", ErrSilent, now-s.asked)
+	case s.asked != 0:
+		return s.answer - (now - s.asked), nil
+	case s.keepAlive > 0 && (now-s.sent >= s.keepAlive/2 || now-heard >= s.keepAlive/2 && !s.busy.Load()):
 		s.asked = now
-		next = min(next, s.answer)
 		s.out = appendPingreq(s.out)
 		select {
 		case s.wake <- struct{}{}:
 		default:
 		}
+		return s.answer, nil
 	}
-	s.timer.Reset(max(next, time.Millisecond))
-	s.mu.Unlock()
+	return s.pause(), nil
+}
+
+// answersLocked returns when to look again for answers, and an error if they are withheld.
+func (s *Session) answersLocked(now time.Duration) (next time.Duration, err error) {
+	owed, given := s.owed.Load(), s.given.Load()
+	if s.renews.Load() {
+		owed++
+	}
+	if owed == 0 || given != s.had || s.busy.Load() {
+		s.waits, s.had = now, given
+	}
+	left := AnswerLimit - (now - s.waits)
+	if left <= 0 {
+		return 0, fmt.Errorf("%w: %d in %v", ErrWithheld, owed, now-s.waits)
+	}
+	return left, nil
 }
 
 // Done is closed when the session has ended.
@@ -314,6 +389,8 @@ func (s *Session) end(err error) error {
 	r, say := Reason(0), false
 	if f, ok := errors.AsType[*fault](err); ok {
 		r, say = f.reason, true
+	} else if errors.Is(err, ErrWithheld) {
+		r, say = Unspecified, true
 	}
 	if say {
 		s.goodbye(r, err)

@@ -2,7 +2,11 @@ package mqtt
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 )
@@ -89,4 +93,64 @@ func (a *Auth) token(ctx context.Context) (method, token string, err error) {
 		return "", "", fmt.Errorf("the token for %s has %d bytes; it must have 1 to 65535", a.Method, len(token))
 	}
 	return method, token, nil
+}
+
+// The schedule of a new token: it is asked for when the old one ends soon, and again and again until
+// there is another. Kubernetes writes a new token when a fifth of the old one's life is left.
+const (
+	longestLead  = 5 * time.Minute
+	leadPart     = 5 // of what is left of the life
+	shortestLook = time.Second
+)
+
+// renew gives the broker a new token before the one of a session ends, until ctx or the session ends.
+// The brokers of Azure IoT Operations and Event Grid end a session with its token otherwise. One that
+// does not know such an AUTH ends the session as well, and the next one begins with the new token.
+func (l *link) renew(ctx context.Context, s *mqtt5.Session, h *mqtt5.Hello) {
+	token := string(h.AuthData)
+	for h.AuthMethod != "" {
+		end, ok := expiry(token)
+		left := time.Until(end)
+		if !ok || left <= 0 {
+			return
+		}
+		lead := min(longestLead, left/leadPart)
+		for wait := left - lead; ; wait = max(lead/8, shortestLook) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.Done():
+				return
+			case <-time.After(wait):
+			}
+			method, next, err := l.c.Auth.token(ctx)
+			if err == nil && next != token {
+				s.Reauthenticate(method, []byte(next))
+				token = next
+				break
+			}
+			if time.Until(end) <= 0 {
+				return
+			}
+		}
+	}
+}
+
+// expiry returns when a token ends, if it is a JSON Web Token that says so (RFC 7519, section 4.1.4).
+func expiry(token string) (end time.Time, ok bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}, false
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, false
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	if json.Unmarshal(text, &claims) != nil || claims.Exp <= 0 || claims.Exp > 1<<40 {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(claims.Exp), 0), true
 }

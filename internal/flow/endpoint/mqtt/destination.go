@@ -236,8 +236,14 @@ func (d *Destination) connected(session *mqtt5.Session) {
 
 // pumpLocked sends what may go now.
 func (d *Destination) pumpLocked() {
-	s := d.session
-	if s == nil || d.resting || d.next == d.tail || d.c.QoS > 0 && d.inFlight >= d.window {
+	if d.session != nil {
+		d.sendLocked(d.session)
+		d.session.Owes(d.inFlight)
+	}
+}
+
+func (d *Destination) sendLocked(s *mqtt5.Session) {
+	if d.resting || d.next == d.tail || d.c.QoS > 0 && d.inFlight >= d.window {
 		return
 	}
 	if d.c.QoS == 0 && !s.HasRoom(maxUnwritten) {

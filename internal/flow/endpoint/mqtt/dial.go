@@ -21,8 +21,8 @@ import (
 // connectLimit bounds the time from the dial to CONNACK.
 const connectLimit = 30 * time.Second
 
-// open connects, and opens a session.
-func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
+// open connects, and opens a session. It returns what the CONNECT has said, too.
+func (c *Config) open(ctx context.Context) (*mqtt5.Session, *mqtt5.Hello, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectLimit, fmt.Errorf("%w in %v", mqtt5.ErrSilent, connectLimit))
 	defer cancel()
 	h := &mqtt5.Hello{
@@ -34,23 +34,24 @@ func (c *Config) open(ctx context.Context) (*mqtt5.Session, error) {
 	if c.TLS != nil {
 		var err error
 		if conf, err = c.TLS(); err != nil {
-			return nil, credentials.Local(err)
+			return nil, nil, credentials.Local(err)
 		}
 		if conf.ServerName == "" {
 			conf.ServerName, _, _ = net.SplitHostPort(host)
 		}
 	}
 	if err := c.Auth.apply(ctx, h); err != nil {
-		return nil, credentials.Local(err)
+		return nil, nil, credentials.Local(err)
 	}
 	conn, err := c.dial(ctx, host, "/"+path, conf)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	return mqtt5.Open(ctx, conn, h, c.maxPacket())
+	s, err := mqtt5.Open(ctx, conn, h, c.maxPacket())
+	return s, h, err
 }
 
 // dial opens TCP, and what is above it. conf is nil for a connection that is not encrypted.

@@ -100,7 +100,7 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 	for ctx.Err() == nil {
 		l.set(Connecting, l.snapshot().Text)
 		began := time.Now()
-		s, err := l.c.open(ctx)
+		s, hello, err := l.c.open(ctx)
 		if err == nil {
 			l.set(Connected, "")
 			if trouble {
@@ -109,8 +109,13 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 			}
 			l.count(func(s *Status) { s.Connects++ })
 			l.granted(&s.Grant)
+			renewing, stop := context.WithCancel(ctx)
+			var renewer sync.WaitGroup
+			renewer.Go(func() { l.renew(renewing, s, hello) })
 			err = ended(serve(ctx, s))
-			if time.Since(began) >= steady {
+			stop()
+			renewer.Wait()
+			if time.Since(began) >= steady && !errors.Is(err, mqtt5.ErrWithheld) {
 				tries = 0
 			}
 		}
@@ -213,6 +218,9 @@ func (c *Config) hint(err error) string {
 			return "write the broker's path behind the port, such as " + c.Host + "/mqtt"
 		}
 		return "check host, port and path, and whether the broker has a WebSocket listener there"
+	}
+	if errors.Is(err, mqtt5.ErrWithheld) {
+		return "hubhop connects anew, and sends again what is not acknowledged; look whether the broker is overloaded or its disk is full"
 	}
 	if isEnded(err) {
 		return fmt.Sprintf("if it goes on, read the broker's log, and look for another client with the client id %q: each process needs its own device id or clientIdPrefix", c.ClientID)

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -39,11 +40,15 @@ type script struct {
 	seen     map[uint16]bool // packet ids of the client's messages that were not acknowledged
 	limit    int             // bytes of a payload; 0: none
 	puback   func(n int) byte
+	mute     bool // no PUBACK and no SUBACK is sent, but pings are answered
 	conn     net.Conn
 	connects int
-	most     int    // window of the client
-	raw      []byte // follows each CONNACK
-	rawID    uint16 // of a message in it that has to be acknowledged; 0: none
+	most     int      // window of the client
+	raw      []byte   // follows each CONNACK
+	rawID    uint16   // of a message in it that has to be acknowledged; 0: none
+	tokens   []string // of each CONNECT and AUTH
+	end      *time.Timer
+	noRenew  bool // AUTH is answered with DISCONNECT
 }
 
 type flight struct {
@@ -81,6 +86,9 @@ func (b *script) close() {
 	b.l.Close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.end != nil {
+		b.end.Stop()
+	}
 	if b.conn != nil {
 		b.conn.Close()
 	}
@@ -122,6 +130,10 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 			b.lose, b.session, b.flying, b.filters = false, false, nil, map[string]bool{}
 		}
 		b.conn, b.most = c, int(*p.Properties.ReceiveMaximum)
+		if p.Properties.AuthMethod != "" && !b.token(c, p.Properties.AuthMethod, p.Properties.AuthData) {
+			b.send(c, &packets.Connack{ReasonCode: byte(mqtt5.NotAuthorized), Properties: &packets.Properties{}})
+			return false
+		}
 		b.send(c, &packets.Connack{SessionPresent: b.session, Properties: &packets.Properties{}})
 		b.session = true
 		for _, f := range b.flying {
@@ -139,6 +151,9 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 			}
 			b.filters[s.Topic] = true
 			reasons = append(reasons, s.QoS)
+		}
+		if b.mute {
+			return true
 		}
 		b.send(c, &packets.Suback{PacketID: p.PacketID, Reasons: reasons, Properties: &packets.Properties{}})
 	case *packets.Unsubscribe:
@@ -164,6 +179,9 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 			b.got = append(b.got, string(p.Payload))
 		}
 		b.seen[p.PacketID] = true
+		if b.mute {
+			return true
+		}
 		var reason byte
 		if b.puback != nil {
 			reason = b.puback(len(b.got))
@@ -173,12 +191,45 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 		}
 		delete(b.seen, p.PacketID)
 		b.send(c, &packets.Puback{PacketID: p.PacketID, ReasonCode: reason, Properties: &packets.Properties{}})
+	case *packets.Auth:
+		if b.noRenew {
+			b.send(c, &packets.Disconnect{ReasonCode: byte(mqtt5.ProtocolError), Properties: &packets.Properties{}})
+			return false
+		}
+		if p.ReasonCode != byte(mqtt5.Reauthenticate) {
+			b.t.Errorf("an AUTH with the reason %d", p.ReasonCode)
+		}
+		if !b.token(c, p.Properties.AuthMethod, p.Properties.AuthData) {
+			return false
+		}
+		b.send(c, &packets.Auth{Properties: &packets.Properties{AuthMethod: p.Properties.AuthMethod}})
 	case *packets.Pingreq:
 		b.send(c, &packets.Pingresp{})
 	case *packets.Disconnect:
 		return false
 	}
 	b.pump()
+	return true
+}
+
+// token takes a token, and ends the connection when the token ends. It returns false for one that has
+// ended.
+func (b *script) token(c net.Conn, method string, token []byte) bool {
+	end, ok := expiry(string(token))
+	if !ok || method != methodServiceAccount {
+		b.t.Errorf("a token without an end: %s %s", method, token)
+	}
+	b.tokens = append(b.tokens, string(token))
+	if b.end != nil {
+		b.end.Stop()
+	}
+	if time.Until(end) <= 0 {
+		return false
+	}
+	b.end = time.AfterFunc(time.Until(end), func() {
+		b.send(c, &packets.Disconnect{ReasonCode: byte(mqtt5.NotAuthorized), Properties: &packets.Properties{}})
+		c.Close()
+	})
 	return true
 }
 
@@ -196,6 +247,13 @@ func (b *script) pump() {
 		b.queue, b.flying = b.queue[1:], append(b.flying, f)
 		b.publish(b.conn, f, false)
 	}
+}
+
+// connections returns how often the client has connected.
+func (b *script) connections() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.connects
 }
 
 // kick closes the connection.
@@ -493,6 +551,199 @@ func TestExpiryCountsTheTimeHere(t *testing.T) {
 	})
 }
 
+// TestWithheldAcknowledgementsEndTheSession: the broker answers pings, so the network is fine.
+func TestWithheldAcknowledgementsEndTheSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.mute = true
+		c := b.config("out")
+		var said string
+		c.Log = func(text string) { said += text + "\n" }
+		d, err := NewDestination(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 3)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(mqtt5.AnswerLimit - time.Second)
+		if b.connections() != 1 {
+			t.Errorf("%d connections before the limit", b.connections())
+		}
+		pass(20 * time.Minute)
+		if b.connections() < 5 || b.connections() > 20 || len(done.done) != 0 {
+			t.Errorf("%d connections, %d completed", b.connections(), len(done.done))
+		}
+		b.mu.Lock()
+		b.mute = false
+		b.mu.Unlock()
+		pass(3 * time.Minute)
+		connects := b.connections()
+		if fmt.Sprint(b.got) != "[0 1 2]" || len(done.done) != 3 || d.Status().State != Connected {
+			t.Errorf("%v, %d completed, %+v", b.got, len(done.done), d.Status())
+		}
+		pass(24 * time.Hour)
+		if b.connections() != connects {
+			t.Errorf("%d connections more, with nothing owed", b.connections()-connects)
+		}
+		r.stop()
+		if !strings.Contains(said, "withholds its acknowledgements: 3 in 1m0s; hubhop connects anew") {
+			t.Errorf("said %q", said)
+		}
+	})
+}
+
+// TestASlowBrokerKeepsItsSession: each answer begins the wait for the next one anew.
+func TestASlowBrokerKeepsItsSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.puback = func(int) byte { time.Sleep(50 * time.Second); return 0 }
+		c := b.config("out")
+		c.KeepAlive = 0 // the broker answers no pings meanwhile
+		d, err := NewDestination(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 20)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(20 * time.Minute)
+		if b.connections() != 1 || len(done.done) != 20 {
+			t.Errorf("%d connections, %d completed", b.connections(), len(done.done))
+		}
+		r.stop()
+	})
+}
+
+// TestAFullGraphIsNoWithheldAnswer: what the broker has answered waits on this side.
+func TestAFullGraphIsNoWithheldAnswer(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.queue = []string{"0", "1", "2"}
+		s, err := NewSource(b.config("in"), []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		room, took := make(chan struct{}), 0
+		r := start(t, func(ctx context.Context) error {
+			return s.Run(ctx, func(d node.Delivery) bool {
+				if took++; took == 1 {
+					if err := s.SetFilters([]string{"a", "b"}); err != nil { // its answer is not read before there is room
+						t.Error(err)
+					}
+				}
+				select {
+				case <-room:
+				case <-ctx.Done():
+					return false
+				}
+				s.Acked([]uint64{d.Ticket})
+				return true
+			})
+		})
+		pass(time.Hour)
+		if b.connections() != 1 {
+			t.Errorf("%d connections", b.connections())
+		}
+		close(room)
+		pass(time.Second)
+		if took != 3 || !s.subscribed() {
+			t.Errorf("%d messages, subscribed: %v", took, s.subscribed())
+		}
+		b.mu.Lock()
+		b.mute = true
+		b.mu.Unlock()
+		if err := s.SetFilters([]string{"a", "b", "c"}); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Minute)
+		if b.connections() < 2 {
+			t.Error("a SUBACK that is withheld is not noticed")
+		}
+		r.stop()
+	})
+}
+
+// jwt is a token that ends at a time.
+func jwt(end time.Time) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, end.Unix())) + ".sig"
+}
+
+// TestTokensAreRenewedWithinTheSession: with tokens of an hour, as Kubernetes writes them, a day needs
+// one connection. A broker that does not know the renewal gets the new token with the next connection.
+func TestTokensAreRenewedWithinTheSession(t *testing.T) {
+	for _, knows := range []bool{true, false} {
+		t.Run(fmt.Sprint("the broker knows it: ", knows), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, b *script) {
+				b.noRenew = !knows
+				token, written := "", time.Time{}
+				kubelet := func(context.Context) (string, error) { // writes a new token at 80 % of the old one's life
+					if time.Since(written) >= 48*time.Minute {
+						written = time.Now()
+						token = jwt(written.Add(time.Hour))
+					}
+					return token, nil
+				}
+				c := b.config("in")
+				c.Auth = Auth{Method: ServiceAccountToken, Token: kubelet}
+				var said []string
+				c.Log = func(text string) { said = append(said, text) }
+				s, err := NewSource(c, []string{"a"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+				pass(24 * time.Hour)
+				r.stop()
+				if knows && (b.connections() != 1 || len(said) > 0) || !knows && (b.connections() < 20 || b.connections() > 30) {
+					t.Errorf("%d connections; said %q", b.connections(), said)
+				}
+				if n := len(b.tokens); n < 24 || n > 30 || s.Status().Gaps != 0 {
+					t.Errorf("%d tokens, %+v", n, s.Status())
+				}
+				if strings.Contains(strings.Join(said, " "), "not authorized") {
+					t.Errorf("a token has ended: %q", said)
+				}
+			})
+		})
+	}
+}
+
+// TestATokenThatNobodyRenewsEndsTheSession, and the next one is asked for with patience.
+func TestATokenThatNobodyRenewsEndsTheSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		asked, end := 0, time.Now().Add(time.Hour)
+		c := b.config("in")
+		c.Auth = Auth{Method: ServiceAccountToken, Token: func(context.Context) (string, error) { asked++; return jwt(end), nil }}
+		s, err := NewSource(c, []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+		pass(2 * time.Hour)
+		if st := s.Status(); st.State != Refused || !strings.Contains(st.Text, "check the credentials (method ServiceAccountToken)") || asked > 120 {
+			t.Errorf("%+v, asked %d times", st, asked)
+		}
+		r.stop()
+	})
+}
+
+func TestTheEndOfATokenIsReadWhereThereIsOne(t *testing.T) {
+	for token, want := range map[string]int64{
+		jwt(time.Unix(1234567890, 0)): 1234567890, "": 0, "a.b": 0, "a.b.c": 0, "a.!.c": 0, "e30.e30.x": 0,
+		"e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1e300}`)) + ".x": 0,
+		"e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":"1"}`)) + ".x":   0,
+	} {
+		end, ok := expiry(token)
+		if ok != (want != 0) || ok && end.Unix() != want {
+			t.Errorf("%q: %v, %v", token, end, ok)
+		}
+	}
+}
+
 // TestAHostileBrokerIsBounded sends what no broker may send: the connection ends with a reason, or
 // the message is dropped with one, and the next one is tried.
 func TestAHostileBrokerIsBounded(t *testing.T) {
@@ -529,6 +780,8 @@ func TestAHostileBrokerIsBounded(t *testing.T) {
 		{"a SUBACK for nothing", []byte{0x90, 4, 9, 9, 0, 0}, false, "answers nothing"},
 		{"a property twice", []byte{0x30, 9, 0, 1, 'a', 4, 1, 1, 1, 1}, false, "twice|malformed"},
 		{"type 0", []byte{0, 0}, false, "unexpected packet of type 0"},
+		{"an AUTH that nobody has asked for", []byte{0xf0, 0}, false, "an AUTH that answers nothing"},
+		{"the topic alias 0", []byte{0x30, 8, 0, 1, 'a', 3, 0x23, 0, 0, 'x'}, false, "topic alias 0"},
 		{"DISCONNECT with a reason", []byte{0xe0, 2, 0x8e, 0}, false, "session taken over (0x8e)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

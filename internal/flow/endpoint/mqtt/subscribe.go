@@ -69,6 +69,7 @@ func (s *Source) subscribeLocked(filters []string) {
 		}
 		s.session.Send(func(out []byte) []byte { return mqtt5.AppendSubscribe(out, id, ask...) })
 	}
+	s.session.Owes(len(s.asked))
 }
 
 func (s *Source) unsubscribeLocked(filters []string) {
@@ -76,6 +77,7 @@ func (s *Source) unsubscribeLocked(filters []string) {
 		id := s.idLocked(request{filters: part, remove: true})
 		s.session.Send(func(out []byte) []byte { return mqtt5.AppendUnsubscribe(out, id, part...) })
 	}
+	s.session.Owes(len(s.asked))
 }
 
 // idLocked notes a request and returns its packet id. The ids run down, because mochi-mqtt takes an id
@@ -108,6 +110,9 @@ func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err er
 		return nil, false, mqtt5.Faulty(mqtt5.ProtocolError, "a %v that answers nothing, or has not one reason for each filter", p.Kind)
 	}
 	delete(s.asked, p.ID)
+	if s.session != nil {
+		s.session.Owes(len(s.asked))
+	}
 	if len(s.asked) == 0 && s.ready.IsZero() {
 		s.ready = time.Now()
 	}
