@@ -210,7 +210,10 @@ func TestEachFaultLeadsToItsAction(t *testing.T) {
 		"* If an answer of DPS has no `retry-after` (5xx, 401, a refusing CONNACK and other refusals), the wait is 1.6 to 2 s in the first minute. Then it\n" +
 		"  doubles, up to 60 s. Only an assignment, or a link that comes up, ends these waits; a restart does not.\n" +
 		"* A hub that answers a dial by a reset is dialled again within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
-		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n\n" +
+		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n" +
+		"* What a hub's other failures have cost counts until a link to it has held for a minute and carried a PUBACK: a hub in trouble lets devices in for\n" +
+		"  moments. So a device that was refused by CONNACK for five minutes and then worked for ten seconds dials at once when it loses its link, and if\n" +
+		"  that fails too, waits up to 60 s again. The short waits behind a reset and behind DPS begin anew with each link.\n\n" +
 		"The names that DPS gives are checked before they are used, because DPS may make mistakes. A hub must be a host name or an address, with or without\n" +
 		"a port. A device id has 1 to 128 of the characters that IoT Hub allows, without `+` and `#`, which no topic can carry. An operation id has at most\n" +
 		"256 letters, digits and `-._:~`. An answer with another name is refused (D26), and texts of DPS are cut before they are logged. No stranger can give\n" +

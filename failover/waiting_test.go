@@ -188,6 +188,62 @@ func TestWaitsOfAnOutageStayInTheirBounds(t *testing.T) {
 	}
 }
 
+// TestOnlyALinkThatHoldsEndsTheLongWaits: a hub in trouble lets devices in for moments, so what it has
+// cost before counts until a link has held for a minute and carried a PUBACK. The waits behind dials
+// that are answered by a reset, which cost next to nothing, are short again after any link.
+func TestOnlyALinkThatHoldsEndsTheLongWaits(t *testing.T) {
+	for _, x := range []struct {
+		failure  Signal
+		lived    time.Duration
+		acked    bool
+		shortest time.Duration // of the longest waits that chance gives
+		longest  time.Duration
+	}{
+		{Connack3, 10 * time.Second, true, 50 * time.Second, time.Minute},
+		{Connack3, 59 * time.Second, true, 50 * time.Second, time.Minute},
+		{Connack3, time.Minute, false, 50 * time.Second, time.Minute},
+		{Connack3, time.Minute, true, 900 * time.Millisecond, time.Second},
+		{DialRefused, 10 * time.Second, true, 400 * time.Millisecond, 500 * time.Millisecond},
+	} {
+		most := time.Duration(0)
+		for seed := range uint64(200) {
+			now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			well := now.Add(5 * time.Minute)
+			m := NewMachine(Options{NoDPS: true, Rand: rand.New(rand.NewPCG(seed, 1))}, State{AssignedHub: "hub-a"})
+			// tell returns the dial that follows, and how long the machine waits for it.
+			tell := func(e Event) (dial int, wait time.Duration) {
+				for {
+					for _, e := range m.Step(now, e) {
+						switch e := e.(type) {
+						case Dial:
+							dial = e.ID
+						case Decided:
+							wait = e.Decision.Wait
+						default:
+						}
+					}
+					if dial != 0 {
+						return dial, wait
+					}
+					now, e = m.NextWake(), Tick{}
+				}
+			}
+			dial, _ := tell(Start{})
+			for now.Before(well) {
+				dial, _ = tell(DialFailed{ID: dial, Signal: x.failure})
+			}
+			m.Step(now, Up{ID: dial})
+			now = now.Add(x.lived)
+			dial, _ = tell(Lost{ID: dial, Signal: LinkReset, Acked: x.acked})
+			_, wait := tell(DialFailed{ID: dial, Signal: x.failure})
+			most = max(most, wait)
+		}
+		if most < x.shortest || most > x.longest {
+			t.Errorf("%+v: the longest wait of 200 is %v", x, most)
+		}
+	}
+}
+
 // TestRestartDoesNotMakeADeviceAskMoreOften: if DPS has refused a device for more than a minute,
 // the device asks as slowly as before after every restart, because its state keeps that. A device
 // that was refused for a shorter time, or was assigned since, begins anew.
