@@ -48,7 +48,10 @@ func (s shown) view(d device.Status) status.View {
 		Flows:      []status.Flow{}, Assets: []status.Asset{},
 	}
 	if w := d.Why; w != nil {
-		v.Why = &status.Why{Rule: w.Rule, Signal: w.Signal, Action: w.Action, Text: w.Text, Cause: w.Cause, Hint: w.Hint, Evidence: w.Evidence, At: w.At}
+		if d.State == device.Refused {
+			d.Also = "" // the hubs refuse it because DPS does
+		}
+		v.Why = &status.Why{Rule: w.Rule, Signal: w.Signal, Action: w.Action, Text: w.Text, Cause: w.Cause, Also: d.Also, Hint: w.Hint, Evidence: w.Evidence, At: w.At}
 	}
 	if f := d.LastFailover; f != nil {
 		v.LastFailover = &status.Failover{From: f.From, To: f.To, Rule: f.Rule, TookMs: f.Took.Milliseconds(), At: f.At}

@@ -195,6 +195,44 @@ func TestStatusTellsAnOutageAndItsEnd(t *testing.T) {
 	})
 }
 
+// TestStatusTellsThatHubAndDPSAreAway: the hub dies, and a minute later DPS goes down, too. Whichever
+// was tried last, both are named until DPS answers again. With a link nothing of it is left.
+func TestStatusTellsThatHubAndDPSAreAway(t *testing.T) {
+	bubble(t, 0, func(w *world) {
+		w.inState(status.Connected, 10*time.Second)
+		no := false
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: &no}))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		v := w.View()
+		w.check(v, "only the hub is away", v.Why.Also == "" && v.DPS.StillNames != "")
+		w.must(w.cloud.FaultDPS(sim.DPSFault{Kind: sim.DPSDown}))
+		v = w.until("told that DPS is away", 2*time.Minute, func(v status.View) bool { return strings.HasPrefix(v.Why.Cause, "DPS: ") })
+		last := map[string]int{}
+		for range 3000 {
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			v = w.View()
+			last[v.Why.Cause]++
+			why := v.Answers(time.Now()).Why
+			for _, cause := range []string{"127.0.0.2: connection refused", "DPS: connection refused"} {
+				if !strings.Contains(why, cause) {
+					t.Fatalf("%q does not tell %q", why, cause)
+				}
+			}
+		}
+		if len(last) != 2 {
+			t.Errorf("not both were tried last, at some time: %v", last)
+		}
+		w.must(w.cloud.HealDPS())
+		v = w.until("told that the hub alone is away", 3*time.Minute, func(v status.View) bool { return v.Why.Also == "" })
+		w.check(v, "the hub", strings.HasPrefix(v.Why.Cause, "127.0.0.2: ") && v.DPS.StillNames == "127.0.0.2")
+		w.must(w.cloud.HealHub("hub-a"))
+		v = w.inState(status.Connected, 5*time.Minute)
+		w.check(v, "after it", v.Why != nil && v.Why.Also == "")
+	})
+}
+
 // TestStatusTellsOfALinkThatDPSHasNotConfirmed: DPS and the hub are away, and a known hub serves.
 func TestStatusTellsOfALinkThatDPSHasNotConfirmed(t *testing.T) {
 	bubble(t, 0, func(w *world) {
@@ -326,13 +364,13 @@ func TestStatusTellsTroublesOfDiskAndClock(t *testing.T) {
 // TestEveryFieldHasItsName holds the JSON to the contract: the names in their order.
 func TestEveryFieldHasItsName(t *testing.T) {
 	full := status.View{Why: &status.Why{}, NextTry: new(time.Time), LastFailover: &status.Failover{}, DPS: status.DPS{LastAt: new(time.Time)},
-		Credential: status.Credential{Expires: new(time.Time)}, Flows: []status.Flow{{}}, Assets: []status.Asset{{}}}
+		Credential: status.Credential{Expires: new(time.Time)}, Flows: []status.Flow{{ClientIDs: []string{""}}}, Assets: []status.Asset{{}}}
 	got := names(reflect.ValueOf(full))
-	want := strings.Fields(`version device state started hub since transport why.rule why.signal why.action why.text why.cause why.hint why.evidence why.at nextTry failovers
+	want := strings.Fields(`version device state started hub since transport why.rule why.signal why.action why.text why.cause why.also why.hint why.evidence why.at nextTry failovers
 		lastFailover.from lastFailover.to lastFailover.rule lastFailover.tookMs lastFailover.at outbox.queued outbox.bytes outbox.oldestAgeSeconds outbox.lastSeq
 		outbox.dropped outbox.quarantined outbox.degraded outbox.text telemetry.made telemetry.acknowledged telemetry.repeated telemetry.perSecond commands.methods
 		commands.c2d commands.desired commands.failed link.rttMs link.inFlight link.window dps.registrations dps.lastAt dps.stillNames clock.trusted clock.offsetMs credential.kind
-		credential.expires flows.name flows.state flows.in flows.out flows.dropped flows.errors flows.inFlight flows.oldestAgeSeconds flows.text assets.name assets.state
+		credential.expires flows.name flows.state flows.in flows.out flows.dropped flows.errors flows.inFlight flows.oldestAgeSeconds flows.text flows.clientIds assets.name assets.state
 		assets.text`)
 	if !slices.Equal(got, want) {
 		t.Errorf("the names are %q", got)

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -106,7 +107,7 @@ func (d *Device) observe(n failover.Note) {
 func (d *Device) assigned(n failover.Note) {
 	d.mu.Lock()
 	again := n.Host == d.outage.failed || n.Host == d.standing.stillNamed
-	if d.standing.stillNamed = ""; again {
+	if d.standing.stillNamed, d.standing.ofDPS = "", ""; again {
 		d.standing.stillNamed = n.Host
 	}
 	d.standing.registrations++
@@ -164,7 +165,7 @@ func (d *Device) linkLost(n failover.Note) {
 	d.gone = gone(stats)
 	d.renewing = n.Signal == failover.TokenRenewal
 	renewing := d.renewing
-	d.standing.lostLocked(d.downAt)
+	d.standing.Hub, d.standing.Since = "", d.downAt
 	d.outage.beginLocked(d, stats.Acked)
 	d.linkChangedLocked()
 	peer := d.peerLocked(n.Host)
@@ -182,16 +183,13 @@ func (d *Device) decided(n failover.Note) {
 	if r.Action == failover.Stop {
 		return
 	}
-	where := n.Host
-	if where == "" {
-		where = "DPS"
-	}
+	where := cmp.Or(n.Host, "DPS")
 	e := journal.Event{Kind: journal.Decision, Hub: n.Host, Rule: r.ID, Signal: r.Signal.String(), Action: r.Action.String(), Wait: n.Decision.Wait}
 	action := d.inWords(r.Action)
 	e.Text = fmt.Sprintf("%s: %s; %s", where, r.Signal, action)
 	if n.Err != nil {
 		d.mu.Lock()
-		d.outage.signal, d.outage.at, d.outage.next = r.Signal, where, time.Now().Add(n.Decision.Wait)
+		d.outage.signal, d.outage.at, d.outage.next, d.lastText = r.Signal, where, time.Now().Add(n.Decision.Wait), n.Err.Error()
 		if n.Host != "" {
 			d.outage.failed = n.Host
 		}
@@ -219,9 +217,6 @@ func (d *Device) decided(n failover.Note) {
 		if hint := r.Signal.Hint(d.proof()); hint != "" {
 			e.Text += "; " + hint
 		}
-		d.mu.Lock()
-		d.lastText = n.Err.Error()
-		d.mu.Unlock()
 	}
 	pinnedRefusal := d.id.PinnedHub != "" && r.Signal == failover.Connack5 && r.Action == failover.Reprovision
 	e.Person = n.Err != nil && (r.Signal.NeedsPerson() || pinnedRefusal)

@@ -32,6 +32,7 @@ type Status struct {
 	Provisional bool
 	Since       time.Time // of the link, or of its loss; before the first link, of the start
 	Why         *Why      // the last failure, also after the recovery; nil: there was none
+	Also        string    // in an outage: the cause of the other one of hub and DPS, if that fails too; else empty
 	NextTry     time.Time // zero: there is a link, or a try is under way
 
 	Failovers    uint64 // how often a link came up on another hub than the one before
@@ -101,6 +102,7 @@ type standing struct {
 	why          *Why
 	rule         string // of the last decision since the last link, or of the last failure of a hub
 	stillNamed   string // the hub that DPS has named although it had failed since the last link
+	ofHub, ofDPS string // the causes in this outage: of the hub that failed last, and of DPS until it names one
 	lastFailover *Failover
 
 	assigned      moment
@@ -136,12 +138,9 @@ func (s *standing) upLocked(n failover.Note, now time.Time, outage time.Duration
 		s.lastFailover = &Failover{From: from, To: n.Host, Rule: rule, Took: outage, At: now}
 	}
 	s.Hub, s.last, s.Provisional, s.Since = n.Host, n.Host, n.Provisional, now
-	s.rule, s.stillNamed, s.failed, s.down, s.refused = "", "", false, false, false
+	s.rule, s.stillNamed, s.ofHub, s.ofDPS, s.failed, s.down, s.refused = "", "", "", "", false, false, false
 	return from, rule
 }
-
-// lostLocked notes the end of the link.
-func (s *standing) lostLocked(now time.Time) { s.Hub, s.Since = "", now }
 
 // decidedLocked notes a decision. e is the event that tells it.
 func (s *standing) decidedLocked(n failover.Note, e *journal.Event, cause, hint string) {
@@ -156,13 +155,15 @@ func (s *standing) decidedLocked(n failover.Note, e *journal.Event, cause, hint 
 	if e, ok := errors.AsType[*dps.Error](n.Err); ok && n.Host == "" && e.Counted {
 		s.registrations++
 	}
-	if n.Host == "" {
-		s.refused = e.Person
-	} else if s.refused && !e.Person {
+	switch {
+	case n.Host == "":
+		s.refused, s.ofDPS = e.Person, cause
+	case s.refused && !e.Person:
 		return // the hubs refuse it too, and that is no news
+	case !r.Signal.EndsLink(): // else the next dial shows whether the hub fails too
+		s.ofHub = cause
 	}
-	s.down = true
-	s.why = &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Cause: cause, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
+	s.down, s.why = true, &Why{Rule: r.ID, Signal: e.Signal, Action: e.Action, Text: e.Text, Cause: cause, Hint: hint, Evidence: n.Err.Error(), Person: e.Person, At: time.Now()}
 }
 
 // Status returns a snapshot. It may be called at any time, also before Run and after it. It waits
@@ -179,6 +180,9 @@ func (d *Device) Status() Status {
 	}
 	if st.Hub == "" {
 		s.NextTry = d.sleeping()
+	}
+	if s.Also = st.ofHub; st.why != nil && st.why.Cause == s.Also {
+		s.Also = st.ofDPS
 	}
 	s.State = st.state(d.stopping.Load(), s.NextTry)
 	if box != nil {

@@ -223,7 +223,7 @@ func TestMarkupOfADeviceStaysText(t *testing.T) {
 	m := markups
 	s.set(func(v *status.View) {
 		v.Device, v.Version, v.Hub, v.Transport, v.State = m[0], m[1], "", m[2], status.Refused
-		v.Why = &status.Why{Rule: m[0], Signal: m[1], Action: m[2], Text: m[0], Cause: m[0], Hint: m[0], Evidence: m[1]}
+		v.Why = &status.Why{Rule: m[0], Signal: m[1], Action: m[2], Text: m[0], Cause: m[0], Also: m[1], Hint: m[0], Evidence: m[1]}
 		v.DPS.StillNames = m[0]
 		v.LastFailover = &status.Failover{From: m[0], To: m[1], Rule: m[2], At: time.Now(), TookMs: 10}
 		v.Outbox.Degraded, v.Outbox.Text, v.Credential.Kind = true, m[0], m[1]

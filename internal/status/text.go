@@ -83,7 +83,8 @@ func lost(o Outbox) string {
 	return text
 }
 
-// whyDown says where what happened, whom DPS names all the same, and where there is more to read.
+// whyDown says where what happened, what fails beside it or whom DPS names all the same, and where
+// there is more to read.
 // What the device does about it is the next try, and the error as it came is in the JSON.
 func (v View) whyDown(now time.Time) string {
 	if v.Why == nil || v.Why.At.Before(v.Since) {
@@ -91,6 +92,8 @@ func (v View) whyDown(now time.Time) string {
 	}
 	text := fmt.Sprintf("%s, %s", cmp.Or(v.Why.Cause, v.Why.Signal), ago(v.Why.At, now))
 	switch hub := v.DPS.StillNames; {
+	case v.Why.Also != "":
+		text += "; also " + v.Why.Also
 	case hub == "":
 	case strings.HasPrefix(v.Why.Cause, hub+": "):
 		text += "; DPS still names this hub"

@@ -35,6 +35,13 @@ func TestFourAnswersStandFirst(t *testing.T) {
 	sick.Clock = Clock{OffsetMs: 3_600_000}
 	named, other := down, down
 	named.DPS.StillNames, other.DPS.StillNames = "hub-a", "hub-b"
+	both, blind := down, down
+	also := *why
+	also.Also = "DPS: connection refused"
+	both.Why, both.DPS.StillNames = &also, "hub-a" // as DPS said before it was away
+	deaf := also
+	deaf.Cause, deaf.Also, deaf.Rule = "DPS: connection refused", "hub-a: connection refused", "D04"
+	blind.Why = &deaf
 	robbed := down
 	robbed.Outbox.Dropped, robbed.Outbox.Quarantined = 3, 2
 	before := *why
@@ -72,6 +79,14 @@ func TestFourAnswersStandFirst(t *testing.T) {
 			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
 			"why no link       hub-a: connection refused, 2.0 s ago; DPS still names this hub; more:", "                  hubhop explain H07",
 		}},
+		"a dead hub, and DPS is away too": {both, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       hub-a: connection refused, 2.0 s ago; also DPS: connection refused;", "                  more: hubhop explain H07",
+		}},
+		"DPS is away, and a dead hub": {blind, []string{
+			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
+			"why no link       DPS: connection refused, 2.0 s ago; also hub-a: connection refused;", "                  more: hubhop explain D04",
+		}},
 		"another dead hub that DPS still names": {other, []string{
 			"dev-1 has had no link for 3 min", "", "oldest unsent     3 min old; 178 messages wait, 21 kB; nothing is lost",
 			"why no link       hub-a: connection refused, 2.0 s ago; DPS still names hub-b, which has", "                  failed; more: hubhop explain H07",
@@ -106,7 +121,7 @@ func plainly(s string) string { return s }
 // TestNoTextMovesTheCursor prints a device whose every text is hostile.
 func TestNoTextMovesTheCursor(t *testing.T) {
 	evil := "\x1b[2J\nfake line\r"
-	v := View{Version: evil, Device: evil, State: Connected, Hub: evil, Transport: evil, DPS: DPS{StillNames: evil}, Why: &Why{Rule: evil, Signal: evil, Text: evil, Cause: evil, Hint: evil, Evidence: evil},
+	v := View{Version: evil, Device: evil, State: Connected, Hub: evil, Transport: evil, DPS: DPS{StillNames: evil}, Why: &Why{Rule: evil, Signal: evil, Text: evil, Cause: evil, Also: evil, Hint: evil, Evidence: evil},
 		LastFailover: &Failover{From: evil, To: evil, Rule: evil}, Outbox: Outbox{Text: evil, Degraded: true}, Credential: Credential{Kind: evil},
 		Flows: []Flow{{Name: evil, State: evil, Text: evil}}, Assets: []Asset{{Name: evil, State: evil, Text: evil}}}
 	clean := func(s string) string { return strings.NewReplacer("\x1b", "", "\n", "", "\r", "").Replace(s) }

@@ -61,6 +61,7 @@ type Why struct {
 	Action   string    `json:"action"`   // what the device does about it
 	Text     string    `json:"text"`     // a sentence
 	Cause    string    `json:"cause"`    // the part of it that says where it happened and what
+	Also     string    `json:"also"`     // without a link: the cause of the other one of hub and DPS, if that fails too; else empty
 	Hint     string    `json:"hint"`     // what a person can do
 	Evidence string    `json:"evidence"` // the error as it came
 	At       time.Time `json:"at"`

@@ -103,8 +103,9 @@ const sentence = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 // cause says where it happened and what.
 const cause = (w) => w.cause || w.signal;
 
-// names says which dead hub DPS goes on naming.
-function names(hub, w) {
+// beside says what fails beside the cause, or which dead hub DPS goes on naming.
+function beside(hub, w) {
+  if (w.also) return `Also ${w.also}. `;
   if (!hub) return "";
   return w.cause?.startsWith(`${hub}: `) ? "DPS still names this hub. " : `DPS still names ${hub}, which has failed. `;
 }
@@ -121,7 +122,7 @@ function fourAnswers() {
   const reason = w === null ? "" : `${w.rule}: ${w.signal}${w.action ? `; ${w.action}` : ""}`;
   if (linked(v)) answer("a-why", "There is a link", w === null ? "It has never failed." : `The last failure, ${clock(w.at)}, ${reason}`, "good");
   else if (w === null) answer("a-why", "Not known yet", "The device has just begun.", "quiet");
-  else answer("a-why", cause(w), `${names(v.dps.stillNames, w)}At ${clock(w.at)}. More: hubhop explain ${w.rule}`, "bad");
+  else answer("a-why", cause(w), `${beside(v.dps.stillNames, w)}At ${clock(w.at)}. More: hubhop explain ${w.rule}`, "bad");
 
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
