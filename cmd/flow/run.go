@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -158,14 +159,19 @@ func (e *Env) feed(t *trial, in io.Reader, o trying) error {
 			break // nobody sees what comes out
 		}
 	}
-	t.Close()
-	if err := t.out.Flush(); err != nil {
+	if err := t.end(); err != nil {
 		return err
 	}
 	if o.strict && t.failed > 0 {
 		return fmt.Errorf("%w: %d", errMessages, t.failed)
 	}
 	return nil
+}
+
+// end is the end of the input. Its error is that of the output.
+func (t *trial) end() error {
+	t.Close()
+	return t.out.Flush()
 }
 
 // errLong says that a line was too long, and was passed over.
@@ -196,9 +202,13 @@ func newReplay(e *Env) *cobra.Command {
 		Short: "Run one data flow on messages that wait, or that have failed",
 		Long: `Replay puts messages through one flow and prints what comes out, as hubhop flow run does. Nothing is sent and nothing is changed. The file has lines of
 hubhop outbox export, dead letters (deadletter.jsonl), or lines of hubhop flow run; - is standard input. A message without a topic, such as one of an
-outbox, goes to every source of the flow.` + "\n" + e.Help,
+outbox, goes to every source of the flow.
+
+The directory of a flow that writes a journal, flows/graphs/NAME in the directory of the device, may stand for the file. The messages are then those
+that came in since the last checkpoint, at the sources and the times that they had. The flow may run meanwhile.` + "\n" + e.Help,
 		Example: `  hubhop outbox export --device-id dev-1 > queued.jsonl
-  hubhop flow replay flows averages --from queued.jsonl`,
+  hubhop flow replay flows averages --from queued.jsonl
+  hubhop flow replay flows averages --from ~/.local/state/hubhop/dev-1/flows/graphs/averages`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if from == "" {
@@ -211,6 +221,9 @@ outbox, goes to every source of the flow.` + "\n" + e.Help,
 			if from == "-" {
 				return e.feed(t, e.Stdin, trying{})
 			}
+			if info, err := os.Stat(from); err == nil && info.IsDir() {
+				return e.replayJournal(t, from)
+			}
 			f, err := e.OpenFile("from", from)
 			if err != nil {
 				return e.Usage(err)
@@ -219,7 +232,16 @@ outbox, goes to every source of the flow.` + "\n" + e.Help,
 			return e.feed(t, f, trying{})
 		},
 	}
-	c.Flags().StringVar(&from, "from", "", "file with the messages")
+	c.Flags().StringVar(&from, "from", "", "file with the messages, or the directory of a flow that writes a journal")
 	c.Flags().StringVar(&store, "store", "", "file with a JSON object of keys and texts that fills the state store")
 	return c
+}
+
+// replayJournal puts the messages of a journal through a trial.
+func (e *Env) replayJournal(t *trial, dir string) error {
+	err := t.FeedJournal(dir, func(line int, err error) { fmt.Fprintf(e.Stderr, "line %d: %s\n", line, e.Clean(err.Error())) })
+	if err != nil {
+		return e.Usage(fmt.Errorf("from: %w; name a file with messages, or flows/graphs/NAME of the directory of a device", err))
+	}
+	return t.end()
 }

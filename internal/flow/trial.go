@@ -129,6 +129,27 @@ func (t *Trial) FeedAt(line int, m Input) error {
 	return nil
 }
 
+// FeedJournal processes the messages in the journal of a graph, in the directory of that graph or
+// its journal: those that no checkpoint covers. They go to the sources that took them, at their own
+// times. fault hears of each record that is no message for this flow. The error says that there is
+// no journal.
+func (t *Trial) FeedJournal(dir string, fault func(line int, err error)) error {
+	for m, err := range graph.ReadJournal(dir) {
+		if errors.Is(err, graph.ErrNoJournal) {
+			return err
+		}
+		t.line++
+		if err == nil {
+			t.now = m.Message.Time.Wall()
+			err = t.off.Feed(m.Source, m.Message, strconv.Itoa(t.line))
+		}
+		if err != nil {
+			fault(t.line, err)
+		}
+	}
+	return nil
+}
+
 // Close is the end of the input: it closes all windows.
 func (t *Trial) Close() {
 	t.off.Close()

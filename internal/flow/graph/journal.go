@@ -52,6 +52,7 @@ type snapshot struct {
 }
 
 const (
+	journalName     = "journal" // a directory
 	checkpointName  = "checkpoint"
 	checkpointMagic = "hubhopCP"
 	checkpointEvery = 1 << 20 // bytes of the journal
@@ -98,7 +99,7 @@ func (j *journal) start(ctx context.Context) bool {
 
 // isLeft says whether an older plan of a graph that remembers nothing now has left a journal.
 func (j *journal) isLeft() bool {
-	names, err := j.g.opt.FS.List(j.path("journal"))
+	names, err := j.g.opt.FS.List(j.path(journalName))
 	return err == nil && len(names) > 0
 }
 
@@ -139,7 +140,7 @@ func (j *journal) open() (after uint64, err error) {
 		return 0, err
 	}
 	if j.box == nil {
-		j.box, err = outbox.Open(j.path("journal"), outbox.Options{
+		j.box, err = outbox.Open(j.path(journalName), outbox.Options{
 			MaxBytes: 2*g.set.JournalBytes + int64(g.set.MaxBytes) + 4<<20, // never full: take waits before
 			Full:     outbox.Block, FS: g.opt.FS, Report: j.report,
 		})

@@ -1,10 +1,16 @@
 package graph
 
 import (
+	"errors"
 	"fmt"
+	"iter"
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Offline runs a graph without endpoints, goroutines, clocks and disks: for a trial, a test, or a
@@ -57,3 +63,46 @@ func (o *Offline) Close() {
 
 // Late returns how many messages came behind the frontier so far.
 func (o *Offline) Late() uint64 { return o.c.late.Load() }
+
+// Journaled is a message of a journal.
+type Journaled struct {
+	Source  string // that took it
+	Message node.Message
+}
+
+// ErrNoJournal says that a directory has no journal.
+var ErrNoJournal = errors.New("there is no journal")
+
+// ReadJournal returns the messages in the journal of a graph, oldest first: those that no checkpoint
+// covers. dir is the directory of the graph ([Options].Dir), or its journal. Nothing is changed, and
+// the graph may run.
+func ReadJournal(dir string) iter.Seq2[Journaled, error] {
+	return func(yield func(Journaled, error) bool) {
+		if below := filepath.Join(dir, journalName); isDir(below) {
+			dir = below
+		}
+		if segments, _ := filepath.Glob(filepath.Join(dir, "*.seg")); len(segments) == 0 {
+			yield(Journaled{}, fmt.Errorf("%w in %s", ErrNoJournal, dir))
+			return
+		}
+		for r, err := range outbox.ReadQueue(dir) {
+			var e event
+			if err == nil {
+				if e, err = decodeEvent(slices.Clone(r.Body)); err != nil {
+					err = fmt.Errorf("record %s of the journal: %w", r.ID, err)
+				}
+			}
+			if err == nil && e.fronts != nil {
+				continue // time went on
+			}
+			if !yield(Journaled{Source: e.source, Message: e.m}, err) {
+				return
+			}
+		}
+	}
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
