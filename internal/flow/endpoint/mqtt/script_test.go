@@ -44,6 +44,7 @@ type script struct {
 	conn     net.Conn
 	connects int
 	most     int      // window of the client
+	greedy   bool     // three windows are sent
 	raw      []byte   // follows each CONNACK
 	rawID    uint16   // of a message in it that has to be acknowledged; 0: none
 	tokens   []string // of each CONNECT and AUTH
@@ -239,7 +240,11 @@ func (b *script) publish(c net.Conn, f flight, again bool) {
 
 // pump sends what the window allows.
 func (b *script) pump() {
-	for len(b.filters) > 0 && len(b.flying) < b.most && len(b.queue) > 0 {
+	most := b.most
+	if b.greedy {
+		most *= 3
+	}
+	for len(b.filters) > 0 && len(b.flying) < most && len(b.queue) > 0 {
 		if b.nextID++; b.nextID == 0 {
 			b.nextID = 1
 		}
@@ -332,6 +337,71 @@ func TestAcknowledgementsKeepTheOrderOfReceiptWhateverTheGraphDoes(t *testing.T)
 			t.Error("the broker has sent nothing again")
 		}
 		r.stop()
+	})
+}
+
+// Mosquitto 2.0 sends more than it may. The graph has no more than the receive maximum all the same,
+// and gets each message once.
+func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		const n = 1000
+		for i := range n {
+			b.queue = append(b.queue, strconv.Itoa(i))
+		}
+		b.greedy = true
+		c := b.config("in")
+		c.MaxInflight = 10
+		s, err := NewSource(c, []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := newCollector()
+		held.hold = true
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
+		given := 0
+		for range n/c.MaxInflight + 5 {
+			pass(time.Second)
+			part := held.all()[given:]
+			given += len(part)
+			if len(part) > c.MaxInflight {
+				t.Fatalf("the graph has %d messages without an acknowledgement", len(part))
+			}
+			for _, d := range part {
+				d.From.Acked([]uint64{d.Ticket})
+			}
+		}
+		checkOrder(t, held.all(), n)
+		if x := s.Status(); x.Connects != 1 || x.Again != 0 || x.InFlight != 0 {
+			t.Errorf("at the end %+v", x)
+		}
+		r.stop()
+	})
+}
+
+// The end of a source that waits for acknowledgements, as in the test above, is quick.
+func TestASourceThatWaitsForAcknowledgementsEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		for i := range 50 {
+			b.queue = append(b.queue, strconv.Itoa(i))
+		}
+		b.greedy = true
+		c := b.config("in")
+		c.MaxInflight = 10
+		s, err := NewSource(c, []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := newCollector()
+		held.hold = true
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
+		pass(time.Second)
+		if got := len(held.all()); got != c.MaxInflight {
+			t.Errorf("the graph has %d messages", got)
+		}
+		r.stop()
+		if got := len(held.all()); got != c.MaxInflight {
+			t.Errorf("the graph was given %d messages at the end", got)
+		}
 	})
 }
 

@@ -42,6 +42,7 @@ type Source struct {
 	waiting  map[uint64]uint16 // ticket that the graph knows → packet id in carried
 	leaving  bool
 	ready    time.Time     // when the broker had answered all that was asked at first; zero: it has not
+	room     chan struct{} // closed when less is owed; nil: nobody waits
 	settled  chan struct{} // closed when nothing is owed any more; nil: nobody waits
 	received uint64
 }
@@ -208,19 +209,29 @@ func (s *Source) carryLocked() {
 	}
 }
 
-// growLocked makes room for more messages than the receive maximum. Mosquitto 2.0 sends more after a
-// reconnect: all that it has sent before, and the receive maximum beside it. There are at most as
-// many as there are packet ids.
-func (s *Source) growLocked() error {
-	if len(s.ring) == 65535 {
-		return mqtt5.Faulty(mqtt5.ReceiveMaxExceeded, "more than 65535 messages without a PUBACK")
+// waitLocked returns when fewer messages than the receive maximum wait for their PUBACK; with an
+// error when the session has ended before. Mosquitto 2.0 sends more than the receive maximum, in a
+// burst and after a reconnect: what is too much stays in the network and in the broker. s.mu is
+// released meanwhile.
+func (s *Source) waitLocked() error {
+	for int(s.tail-s.head) >= len(s.ring) {
+		s.once("receive maximum", "the broker sends more than %d messages without an acknowledgement, although it must not: the source waits", s.c.MaxInflight)
+		if s.room == nil {
+			s.room = make(chan struct{})
+		}
+		room, session := s.room, s.session
+		s.mu.Unlock()
+		select {
+		case <-room:
+		case <-session.Done():
+		}
+		s.mu.Lock()
+		select {
+		case <-session.Done():
+			return mqtt5.ErrClosed
+		default:
+		}
 	}
-	s.once("receive maximum", "the broker sends more than %d messages without an acknowledgement, although it must not", s.c.MaxInflight)
-	next := make([]owed, min(2*len(s.ring), 65535))
-	for t := s.head; t < s.tail; t++ {
-		next[t%uint64(len(next))] = *s.slot(t)
-	}
-	s.ring = next
 	return nil
 }
 
@@ -311,10 +322,8 @@ func (s *Source) receive(p *mqtt5.Packet, sum uint64) (ticket uint64, fresh bool
 	if p.QoS == 0 {
 		return 0, true, nil
 	}
-	if int(s.tail-s.head) == len(s.ring) {
-		if err := s.growLocked(); err != nil {
-			return 0, false, err
-		}
+	if err := s.waitLocked(); err != nil {
+		return 0, false, err
 	}
 	t := s.tail
 	o := owed{id: p.ID, sum: sum, ticket: t}
@@ -395,8 +404,12 @@ func (s *Source) acknowledgeLocked() {
 	s.settleLocked()
 }
 
-// settleLocked wakes who waits until nothing is owed.
+// settleLocked wakes who waits for room, or until nothing is owed.
 func (s *Source) settleLocked() {
+	if s.room != nil {
+		close(s.room)
+		s.room = nil
+	}
 	if s.settled != nil && s.head == s.tail {
 		close(s.settled)
 		s.settled = nil
