@@ -2,9 +2,10 @@ package mqtt5
 
 import "encoding/binary"
 
-// Hello is what CONNECT says (MQTT 5 section 3.1). The session is always to be kept: Clean Start is 0.
+// Hello is what CONNECT says (MQTT 5 section 3.1).
 type Hello struct {
 	ClientID       string
+	CleanStart     bool   // the server forgets the session of earlier connections
 	Username       string // empty: none is sent
 	Password       []byte // nil: none is sent
 	KeepAlive      uint16 // seconds; 0: none
@@ -66,6 +67,9 @@ func appendPacket(out []byte, head byte, body []byte) []byte {
 // AppendConnect appends a CONNECT packet.
 func AppendConnect(out []byte, h *Hello) []byte {
 	var flags byte
+	if h.CleanStart {
+		flags |= 0x02
+	}
 	if h.Username != "" {
 		flags |= 0x80
 	}

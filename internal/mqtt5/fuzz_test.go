@@ -124,4 +124,8 @@ func TestPacketsOfTheClientAreReadByOthers(t *testing.T) {
 	if d := next().(*packets.Disconnect); d.ReasonCode != 0x8e {
 		t.Errorf("%+v", d)
 	}
+	in = bytes.NewReader(AppendConnect(nil, &Hello{ClientID: "id", CleanStart: true, ReceiveMaximum: 1, MaximumPacket: 100}))
+	if c := next().(*packets.Connect); !c.CleanStart || c.UsernameFlag || c.PasswordFlag || c.WillFlag {
+		t.Errorf("%+v", c)
+	}
 }

@@ -265,7 +265,10 @@ func (s *Session) write() {
 			return
 		}
 		if err := s.flush(); err != nil {
-			_ = s.end(err)
+			// The server may have said before why it hangs up: the reader may have that yet to come.
+			late := time.AfterFunc(goodbyeLimit, func() { _ = s.end(err) })
+			<-s.done
+			late.Stop()
 			return
 		}
 	}

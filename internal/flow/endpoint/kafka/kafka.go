@@ -113,9 +113,14 @@ type state struct {
 	cut     map[int32]time.Time // brokers whose connection broke while they owed an answer to a fetch
 }
 
-// set says what is the matter; nil: nothing is.
+// set says what is the matter; nil: nothing is. A partition that has stopped stays the matter until a
+// person acts, whatever comes of others.
 func (s *state) set(err error) {
 	s.mu.Lock()
+	if isTooLarge(s.why) {
+		s.mu.Unlock()
+		return
+	}
 	same := (s.why != nil) == (err != nil)
 	s.why, s.since = err, time.Now()
 	s.mu.Unlock()
@@ -194,6 +199,12 @@ const (
 	saslAuthenticate = 36
 )
 
+// isTooLarge reports whether a batch would become too large in memory.
+func isTooLarge(err error) bool {
+	_, ok := errors.AsType[*kgo.ErrDecompressTooLarge](err)
+	return ok || errors.Is(err, kgo.ErrMaxDecompress)
+}
+
 // explain adds the next step to an error of the client.
 func (c *Connection) explain(err error) error {
 	next := "check that the brokers run, and that the listener they advertise is reachable from here"
@@ -206,6 +217,9 @@ func (c *Connection) explain(err error) error {
 		next = "check the authentication of the endpoint"
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed):
 		next = "give this user the right to the topic and the consumer group"
+	case isTooLarge(err):
+		next = fmt.Sprintf("a batch of a partition becomes more than %d MiB in memory, so nothing more of that partition comes: "+
+			"set the offset of the consumer group behind it with Kafka's tools while hubhop is stopped, and have its producer make smaller batches", batchBytes>>20)
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		next = "create the topic"
 	}

@@ -455,3 +455,47 @@ func TestABrokerThatDoesNotComeBackDoesNotCountForEver(t *testing.T) {
 		}
 	})
 }
+
+// TestABatchThatBurstsTheMemoryStopsItsPartitionOnly, and a person is told.
+func TestABatchThatBurstsTheMemoryStopsItsPartitionOnly(t *testing.T) {
+	_, host := cluster(t, kfake.SeedTopics(2, "t"))
+	attacker, err := kgo.NewClient(kgo.SeedBrokers(host), kgo.ProducerBatchMaxBytes(80<<20), kgo.BrokerMaxWriteBytes(100<<20),
+		kgo.ProducerBatchCompression(kgo.GzipCompression()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attacker.Close()
+	if err := attacker.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Partition: 0, Value: make([]byte, 48<<20)}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan error, 10)
+	s, err := NewSource(SourceOptions{Connection: Connection{Host: host, Report: func(err error) { said <- err }}, Group: "g", Topics: []string{"t"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, got := make(chan error, 1), make(chan int, 10)
+	go func() {
+		ended <- s.Run(ctx, func(d node.Delivery) bool {
+			s.Acked([]uint64{d.Ticket})
+			got <- len(d.Message.Payload)
+			return true
+		})
+	}()
+	if err := <-said; err == nil || !strings.Contains(err.Error(), "more than 32 MiB in memory") {
+		t.Errorf("said %v", err)
+	}
+	if err := attacker.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Partition: 1, Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-got; n != 1 {
+		t.Errorf("a record of %d bytes came", n)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if len(said) > 0 {
+		t.Errorf("said %v, although the partition has stopped", <-said)
+	}
+}

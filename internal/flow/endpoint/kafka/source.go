@@ -25,6 +25,9 @@ const (
 	fetchWait   = 5 * time.Second // how long a broker without a record waits before it says so
 	leaving     = 2 * time.Second // how long a source that stops waits for what it has handed in
 	fetchBytes  = 8 << 20         // of one answer of a broker
+	// batchBytes bounds what a compressed batch may become in memory. Whoever may write to a topic could
+	// otherwise fill the memory of this machine with a batch of a few kilobytes.
+	batchBytes = 32 << 20
 )
 
 // Source consumes topics as a member of a group. Make one with NewSource.
@@ -73,7 +76,7 @@ func NewSource(o SourceOptions) (*Source, error) {
 	}
 	s.kgo = append(opts, kgo.ConsumerGroup(o.Group), kgo.ConsumeTopics(o.Topics...), kgo.AutoCommitMarks(), kgo.AutoCommitInterval(commitEvery),
 		kgo.BlockRebalanceOnPoll(), kgo.OnPartitionsAssigned(s.gain), kgo.OnPartitionsRevoked(s.lose), kgo.OnPartitionsLost(s.lose),
-		kgo.FetchMaxWait(fetchWait), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes/8), kgo.MaxConcurrentFetches(2))
+		kgo.FetchMaxWait(fetchWait), kgo.MaxDecompressBatchBytes(batchBytes), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes/8), kgo.MaxConcurrentFetches(2))
 	return s, nil
 }
 

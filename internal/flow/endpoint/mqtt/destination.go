@@ -49,6 +49,9 @@ type Destination struct {
 	dropped  uint64
 }
 
+// errLeftover ends a session that has subscriptions, although this is a destination.
+var errLeftover = errors.New("the broker's session has subscriptions of an earlier use of the client id; it is begun anew without them")
+
 // flying is a message that the destination has in hand.
 type flying struct {
 	m      mqtt5.Message
@@ -336,6 +339,12 @@ func (d *Destination) advanceLocked() {
 
 // packet handles one packet of the broker.
 func (d *Destination) packet(p *mqtt5.Packet) error {
+	if p.Kind == mqtt5.Publish {
+		// A destination subscribes to nothing. It may have the client id that a source had once: then
+		// only a new session ends the subscriptions. All in hand is sent again, so nothing is lost.
+		d.setClean(true)
+		return errLeftover
+	}
 	if p.Kind != mqtt5.Puback {
 		return mqtt5.Faulty(mqtt5.ProtocolError, "an unexpected %v", p.Kind)
 	}

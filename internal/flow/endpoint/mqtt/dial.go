@@ -21,12 +21,13 @@ import (
 // connectLimit bounds the time from the dial to CONNACK.
 const connectLimit = 30 * time.Second
 
-// open connects, and opens a session. It returns what the CONNECT has said, too.
-func (c *Config) open(ctx context.Context) (*mqtt5.Session, *mqtt5.Hello, error) {
+// open connects, and opens a session, with clean without what the broker has kept of it. It returns
+// what the CONNECT has said, too.
+func (c *Config) open(ctx context.Context, clean bool) (*mqtt5.Session, *mqtt5.Hello, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectLimit, fmt.Errorf("%w in %v", mqtt5.ErrSilent, connectLimit))
 	defer cancel()
 	h := &mqtt5.Hello{
-		ClientID: c.ClientID, KeepAlive: uint16(c.KeepAlive / time.Second), SessionExpiry: uint32(c.SessionExpiry / time.Second),
+		ClientID: c.ClientID, CleanStart: clean, KeepAlive: uint16(c.KeepAlive / time.Second), SessionExpiry: uint32(c.SessionExpiry / time.Second),
 		ReceiveMaximum: uint16(c.MaxInflight), MaximumPacket: uint32(c.maxPacket()),
 	}
 	host, path, _ := strings.Cut(c.Host, "/")

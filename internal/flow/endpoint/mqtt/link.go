@@ -58,12 +58,25 @@ type link struct {
 	mu     sync.Mutex
 	status Status
 	warned map[string]bool // what was said once
+	clean  bool            // the next connection begins without what the broker has kept
 }
 
 func (l *link) set(s State, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.State, l.status.Since, l.status.Text = s, time.Now(), text
+}
+
+func (l *link) isClean() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clean
+}
+
+func (l *link) setClean(clean bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clean = clean
 }
 
 func (l *link) count(f func(s *Status)) {
@@ -100,8 +113,9 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 	for ctx.Err() == nil {
 		l.set(Connecting, l.snapshot().Text)
 		began := time.Now()
-		s, hello, err := l.c.open(ctx)
+		s, hello, err := l.c.open(ctx, l.isClean())
 		if err == nil {
+			l.setClean(false)
 			l.set(Connected, "")
 			if trouble {
 				l.c.log("%s: connected again", l.c.Host)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,11 +44,13 @@ type script struct {
 	mute     bool // no PUBACK and no SUBACK is sent, but pings are answered
 	conn     net.Conn
 	connects int
-	most     int      // window of the client
-	greedy   bool     // three windows are sent
-	raw      []byte   // follows each CONNACK
-	rawID    uint16   // of a message in it that has to be acknowledged; 0: none
-	tokens   []string // of each CONNECT and AUTH
+	most     int                // window of the client
+	greedy   bool               // three windows are sent
+	raw      []byte             // follows each CONNACK
+	rawID    uint16             // of a message in it that has to be acknowledged; 0: none
+	cleans   []bool             // clean start of each CONNECT
+	grant    packets.Properties // of each CONNACK
+	tokens   []string           // of each CONNECT and AUTH
 	end      *time.Timer
 	noRenew  bool // AUTH is answered with DISCONNECT
 }
@@ -117,8 +120,9 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 	switch p := p.Content.(type) {
 	case *packets.Connect:
 		b.connects++
-		if p.CleanStart || p.Properties.SessionExpiryInterval == nil || p.Properties.MaximumPacketSize == nil {
-			b.t.Error("a CONNECT with clean start, or without session expiry or maximum packet size")
+		b.cleans = append(b.cleans, p.CleanStart)
+		if p.Properties.SessionExpiryInterval == nil || p.Properties.MaximumPacketSize == nil {
+			b.t.Error("a CONNECT without session expiry or maximum packet size")
 		}
 		if b.refuse != 0 {
 			b.send(c, &packets.Connack{ReasonCode: b.refuse, Properties: &packets.Properties{}})
@@ -127,7 +131,7 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 		if b.conn != nil {
 			b.conn.Close()
 		}
-		if b.lose {
+		if b.lose || p.CleanStart {
 			b.lose, b.session, b.flying, b.filters = false, false, nil, map[string]bool{}
 		}
 		b.conn, b.most = c, int(*p.Properties.ReceiveMaximum)
@@ -135,7 +139,8 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 			b.send(c, &packets.Connack{ReasonCode: byte(mqtt5.NotAuthorized), Properties: &packets.Properties{}})
 			return false
 		}
-		b.send(c, &packets.Connack{SessionPresent: b.session, Properties: &packets.Properties{}})
+		grant := b.grant
+		b.send(c, &packets.Connack{SessionPresent: b.session, Properties: &grant})
 		b.session = true
 		for _, f := range b.flying {
 			b.publish(c, f, true)
@@ -734,6 +739,212 @@ func TestAFullGraphIsNoWithheldAnswer(t *testing.T) {
 			t.Error("a SUBACK that is withheld is not noticed")
 		}
 		r.stop()
+	})
+}
+
+// TestADestinationEndsSubscriptionsOfAnEarlierUse of its client id: what comes of them is not for it.
+func TestADestinationEndsSubscriptionsOfAnEarlierUse(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.session, b.filters["a"], b.queue = true, true, []string{"x", "y"}
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 5)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		b.kick()
+		pass(time.Minute)
+		r.stop()
+		if got := fmt.Sprint(b.cleans); got != "[false true false]" || len(b.filters) != 0 {
+			t.Errorf("clean starts %s, filters %v", got, b.filters)
+		}
+		if len(done.done) != 5 || errors.Join(done.errs...) != nil {
+			t.Errorf("%d completed: %v", len(done.done), done.errs)
+		}
+	})
+}
+
+// TestAWindowOfOneIsKeptInBothDirections, whoever has set it.
+func TestAWindowOfOneIsKeptInBothDirections(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		one := uint16(1)
+		b.grant.ReceiveMaximum = &one
+		b.mute = true
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 50)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(10 * time.Second)
+		b.mu.Lock()
+		if fmt.Sprint(b.got) != "[0]" {
+			t.Errorf("%v were sent without an acknowledgement, although one was allowed", b.got)
+		}
+		b.mute = false
+		b.mu.Unlock()
+		b.kick()
+		pass(time.Minute)
+		r.stop()
+		if len(b.got) != 50 || len(done.done) != 50 {
+			t.Errorf("%d came, %d completed", len(b.got), len(done.done))
+		}
+	})
+	inBubble(t, func(t *testing.T, b *script) {
+		for i := range 50 {
+			b.queue = append(b.queue, strconv.Itoa(i))
+		}
+		c := b.config("in")
+		c.MaxInflight = 1
+		s, err := NewSource(c, []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := newCollector()
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+		pass(time.Minute)
+		r.stop()
+		checkOrder(t, got.all(), 50)
+	})
+}
+
+// TestABrokerThatLiesAboutTheSessionLosesNothing: it says that it has kept a session, and has neither
+// the subscriptions nor the messages in flight; or it says that it has not, and sends them again.
+func TestABrokerThatLiesAboutTheSessionLosesNothing(t *testing.T) {
+	for _, has := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, b *script) {
+			for i := range 100 {
+				b.queue = append(b.queue, strconv.Itoa(i))
+			}
+			s, err := NewSource(b.config("in"), []string{"a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newCollector()
+			got.hold = true
+			r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+			for range 4 {
+				pass(10 * time.Second)
+				b.mu.Lock()
+				if b.session = has; has { // the messages in flight are gone, and come as new ones
+					for i, f := range b.flying {
+						b.queue = append(b.queue[:i:i], append([]string{f.body}, b.queue[i:]...)...)
+					}
+					b.flying, b.filters = nil, map[string]bool{}
+				}
+				b.mu.Unlock()
+				b.kick()
+			}
+			got.mu.Lock()
+			got.hold = false
+			got.mu.Unlock()
+			for _, d := range got.all() {
+				d.From.Acked([]uint64{d.Ticket})
+			}
+			pass(time.Minute)
+			r.stop()
+			have := map[string]bool{}
+			for _, d := range got.all() {
+				have[string(d.Message.Payload)] = true
+			}
+			if len(have) != 100 || len(b.flying) != 0 || len(b.queue) != 0 {
+				t.Errorf("session kept: %v: %d of 100 messages, %d not acknowledged, %d waiting", has, len(have), len(b.flying), len(b.queue))
+			}
+		})
+	}
+}
+
+// TestABrokerThatIsFasterThanTheGraphWaits: what comes is not held here.
+func TestABrokerThatIsFasterThanTheGraphWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		c := b.config("in")
+		c.KeepAlive = 0 // a PINGRESP would come into the middle of a message
+		s, err := NewSource(c, []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		room, got := make(chan struct{}), newCollector()
+		r := start(t, func(ctx context.Context) error {
+			return s.Run(ctx, func(d node.Delivery) bool {
+				select {
+				case <-room:
+				case <-ctx.Done():
+					return false
+				}
+				return got.take(d)
+			})
+		})
+		pass(time.Second)
+		const n = 5000
+		var written atomic.Int64
+		b.mu.Lock()
+		conn := b.conn
+		b.mu.Unlock()
+		go func() {
+			for i := range n {
+				p := &packets.Publish{Topic: "a", Payload: append(strconv.AppendInt(nil, int64(i), 10), make([]byte, 2000)...), Properties: &packets.Properties{}}
+				if size, err := p.WriteTo(conn); err == nil {
+					written.Add(size)
+				}
+			}
+		}()
+		pass(time.Hour)
+		if w := written.Load(); w > 2<<20 {
+			t.Errorf("%d bytes were taken from the broker while the graph took nothing", w)
+		}
+		close(room)
+		pass(time.Minute)
+		r.stop()
+		if all := got.all(); len(all) != n {
+			t.Errorf("%d of %d messages came", len(all), n)
+		}
+	})
+}
+
+// TestTopicsOfTheGreatestLengthPass, and a longer one is a fault of its message.
+func TestTopicsOfTheGreatestLengthPass(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		d, err := NewDestination(b.config("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, d.Run)
+		done := newCompletions()
+		ms, tickets := numbered("a", 0, 2)
+		ms[0].Topic, ms[1].Topic = strings.Repeat("t", 65535), strings.Repeat("t", 65536)
+		if _, err := d.Send(t.Context(), ms, done, tickets); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		r.stop()
+		if fmt.Sprint(b.got) != "[0]" || len(done.errs) != 2 || errors.Join(done.errs...) == nil {
+			t.Errorf("%v, %.300v", b.got, done.errs)
+		}
+	})
+	inBubble(t, func(t *testing.T, b *script) {
+		var p strings.Builder
+		_, _ = (&packets.Publish{Topic: strings.Repeat("t", 65535), Payload: []byte("x"), QoS: 1, PacketID: 1, Properties: &packets.Properties{}}).WriteTo(&p)
+		b.raw, b.rawID = []byte(p.String()), 1
+		s, err := NewSource(b.config("in"), []string{"#"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := newCollector()
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+		pass(time.Second)
+		r.stop()
+		if all := got.all(); len(all) != 1 || len(all[0].Message.Topic) != 65535 {
+			t.Errorf("%d messages came", len(all))
+		}
 	})
 }
 
