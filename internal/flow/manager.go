@@ -80,7 +80,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	o.Dir = dir
-	store, err := state.Open(filepath.Join(o.StateDir, "store"), state.Options{})
+	store, err := state.Open(filepath.Join(o.StateDir, "store"), state.Options{Log: func(text string) { o.log(true, "", text) }})
 	if err != nil {
 		return nil, fmt.Errorf("the state store of the flows: %w", err)
 	}

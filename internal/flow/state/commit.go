@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -44,27 +45,33 @@ type line struct {
 	stop    func()        // set by the leader: gives up the append under way
 }
 
-// do answers a request. It returns when the answer is durable, or when ctx ends.
-func (s *Store) do(ctx context.Context, r *request) error {
+// do answers a request. It returns when the answer is durable, or when ctx ends. The caller may then
+// write to the value again, although the request may still be under way.
+func (s *Store) do(ctx context.Context, r *request) (count int, version node.Time, err error) {
 	if r.key == "" {
-		return ErrKeyLength
+		return 0, node.Time{}, ErrKeyLength
 	}
-	if n := len(r.key) + len(r.value); n > MaxEntry {
-		return fmt.Errorf("%w: key and value have %d bytes, the most is %d", ErrQuota, n, MaxEntry)
+	n := len(r.key) + len(r.value)
+	if r.set.Fence != nil {
+		n += len(r.set.Fence.Node)
+	}
+	if n > MaxEntry {
+		return 0, node.Time{}, fmt.Errorf("%w: key, value and fencing token have %d bytes, the most is %d", ErrQuota, n, MaxEntry)
 	}
 	if r.set.At.Wall().After(time.Now().Add(skew)) {
-		return ErrFuture
+		return 0, node.Time{}, ErrFuture
 	}
+	r.value = append([]byte{}, r.value...)
 	r.done = make(chan struct{})
 	if !s.line.enter(r, s.lead) {
-		return ErrClosed
+		return 0, node.Time{}, ErrClosed
 	}
 	select {
 	case <-r.done:
-		return r.err
+		return r.count, r.version, r.err
 	case <-ctx.Done():
 		s.line.leave(r)
-		return ctx.Err()
+		return 0, node.Time{}, ctx.Err()
 	}
 }
 
@@ -182,6 +189,10 @@ func (s *Store) appendAll(ctx context.Context, changes []change) error {
 	err := s.log.AppendDurable(ctx, ms...)
 	switch {
 	case err == nil:
+		first := s.log.Last() - uint64(len(changes)) + 1 // nobody else appends
+		for i := range changes {
+			changes[i].pos = first + uint64(i)
+		}
 		return nil
 	case errors.Is(err, outbox.ErrClosed) || ctx.Err() != nil:
 		return ErrClosed
@@ -219,12 +230,15 @@ func (s *Store) apply(c *change) {
 	if old := s.entries[c.key]; old != nil {
 		s.bytes -= size(c.key, old)
 	}
+	if !c.version.Before(s.newest.version) {
+		s.newest = change{kind: c.kind, key: c.key, version: c.version, pos: c.pos}
+	}
 	if c.kind == opDel {
 		delete(s.entries, c.key)
 		return
 	}
 	s.revision++
-	e := &entry{data: c.data, version: c.version, fence: c.fence, expires: c.expires, revision: s.revision}
+	e := &entry{data: c.data, version: c.version, fence: c.fence, expires: c.expires, revision: s.revision, pos: c.pos}
 	s.entries[c.key] = e
 	s.bytes += size(c.key, e)
 }
@@ -236,6 +250,7 @@ type pending struct {
 	changed map[string]*entry // nil: deleted
 	changes []change
 	bytes   int64
+	swept   bool // what has expired was deleted already
 }
 
 // get returns the entry of a key as the next request sees it, nil if there is none.
@@ -287,16 +302,13 @@ func (p *pending) decide(r *request) {
 
 // put notes a Set, unless there is no room for it.
 func (p *pending) put(r *request) {
-	n := entry{data: bytes.Clone(r.value)}
+	n := entry{data: r.value}
 	if r.set.Fence != nil {
 		fence := *r.set.Fence
 		n.fence = &fence
 	}
-	if n.data == nil {
-		n.data = []byte{}
-	}
-	if r.set.Expires > 0 {
-		n.expires = p.now.Add(r.set.Expires).UnixNano()
+	if now := p.now.UnixNano(); r.set.Expires > 0 && int64(r.set.Expires) <= math.MaxInt64-now { // else it is for ever
+		n.expires = now + int64(r.set.Expires)
 	}
 	if p.bytes+size(r.key, &n)-p.counted(r.key) > p.store.most {
 		p.sweep()
@@ -332,8 +344,12 @@ func (p *pending) note(c change, e *entry) {
 	p.changes = append(p.changes, c)
 }
 
-// sweep deletes all that has expired.
+// sweep deletes all that has expired, once in a commit.
 func (p *pending) sweep() {
+	if p.swept {
+		return
+	}
+	p.swept = true
 	for key, e := range p.store.entries {
 		if _, ok := p.changed[key]; !ok && e.dead(p.now) {
 			p.note(change{kind: opDel, key: key, version: p.store.clock.next(p.now, node.Time{})}, nil)

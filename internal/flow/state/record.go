@@ -28,6 +28,7 @@ type change struct {
 	version node.Time
 	fence   *node.Time
 	expires int64
+	pos     uint64 // in the log
 }
 
 // append appends the change: form, kind, whether there is a fence, then key, data, version, fence

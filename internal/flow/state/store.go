@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +26,7 @@ var (
 const (
 	// DefaultMaxBytes bounds keys and values unless Options say otherwise.
 	DefaultMaxBytes = 16 << 20
-	// MaxEntry is how many bytes a key and its value may have together.
+	// MaxEntry is how many bytes a key, its value and the name in its fencing token may have together.
 	MaxEntry = outbox.MaxRecord - 1024
 	// overhead is what an entry is counted with beside its key and value.
 	overhead = 160
@@ -41,7 +39,9 @@ type Options struct {
 	MaxBytes int64 // of keys and values, each entry counted with 160 bytes more; 0: DefaultMaxBytes
 	// Outbox is what the log is opened with. FS and Report count; the store sets the rest.
 	Outbox outbox.Options
-	Node   string // names this store in the versions that it makes; "": "hubhop"
+	Log    func(text string) // what a person should know of the log, unless Outbox.Report hears it; may be nil
+	Node   string            // names this store in the versions that it makes; "": "hubhop"
+	spare  int64             // how far the log may outgrow the values before it is made short; 0: the usual
 }
 
 // Condition says when a Set takes place.
@@ -85,19 +85,30 @@ type entry struct {
 	fence    *node.Time // the newest fencing token; nil: the key is not protected
 	expires  int64      // nanoseconds since 1970; 0: never
 	revision uint64
+	pos      uint64 // of its change in the log
 }
 
 // dead says whether the entry has expired.
 func (e *entry) dead(now time.Time) bool { return e.expires != 0 && now.UnixNano() >= e.expires }
 
 // size is what an entry counts.
-func size(key string, e *entry) int64 { return int64(len(key) + len(e.data) + overhead) }
+func size(key string, e *entry) int64 {
+	n := len(key) + len(e.data) + overhead
+	if e.fence != nil {
+		n += len(e.fence.Node)
+	}
+	return int64(n)
+}
 
 // Store is an open state store. Its methods may be called from any goroutine.
 type Store struct {
 	most  int64
+	spare int64       // how far the log may outgrow the values before it is made short
 	log   *outbox.Box // nil: in memory only
 	clock clock
+	// newest is the change with the highest version, without its data. A deletion leaves no other trace
+	// of its version.
+	newest change
 
 	mu       sync.RWMutex // guards the fields below, and is never held while the disk is called
 	entries  map[string]*entry
@@ -115,9 +126,12 @@ type watcher struct {
 
 // NewMemory returns a store that keeps nothing on a disk.
 func NewMemory(o Options) *Store {
-	s := &Store{most: o.MaxBytes, entries: map[string]*entry{}, watchers: map[*watcher]struct{}{}}
+	s := &Store{most: o.MaxBytes, spare: o.spare, entries: map[string]*entry{}, watchers: map[*watcher]struct{}{}}
 	if s.most == 0 {
 		s.most = DefaultMaxBytes
+	}
+	if s.spare == 0 {
+		s.spare = spare
 	}
 	s.clock.node = o.Node
 	if s.clock.node == "" {
@@ -131,8 +145,17 @@ func NewMemory(o Options) *Store {
 // [outbox.Open] does.
 func Open(dir string, o Options) (*Store, error) {
 	s := NewMemory(o)
+	if o.Outbox.Report == nil && o.Log != nil {
+		o.Outbox.Report = func(p outbox.Problem) {
+			text := "state store: " + p.Text
+			if p.Err != nil {
+				text += ": " + p.Err.Error()
+			}
+			o.Log(text)
+		}
+	}
 	box, err := outbox.Open(dir, outbox.Options{
-		MaxBytes: 4*s.most + 16<<20, // the values, the values again while they are rewritten, and what came since
+		MaxBytes: 4 * (s.most + s.spare), // what the log has when it is made short, and room to do it
 		Full:     outbox.Block,
 		FS:       o.Outbox.FS,
 		Report:   o.Outbox.Report,
@@ -167,43 +190,24 @@ func (s *Store) Get(key string) (v Value, ok bool) {
 	return Value{Data: e.data, Version: e.version, Revision: e.revision}, true
 }
 
-// Len returns how many keys there are, and how many bytes they count.
-func (s *Store) Len() (keys int, bytes int64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return len(s.entries), s.bytes
-}
-
-// Keys returns the keys in their order.
-func (s *Store) Keys() []string {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return slices.Sorted(maps.Keys(s.entries))
-}
-
 // Set gives a key a value. set is false if the condition did not hold; then version is that of the
 // value that stands. When err is nil, the change is durable. While the disk refuses, Set waits until
 // ctx ends. After that, or after ErrClosed, the change may still take place, also at the next Open.
 func (s *Store) Set(ctx context.Context, key string, value []byte, o SetOptions) (set bool, version node.Time, err error) {
-	r := &request{kind: opSet, key: key, value: value, set: o}
-	err = s.do(ctx, r)
-	return r.count == 1, r.version, err
+	n, version, err := s.do(ctx, &request{kind: opSet, key: key, value: value, set: o})
+	return n == 1, version, err
 }
 
 // Del deletes a key. It returns 1, or 0 if there was none. The fencing token and the time of the
 // request mean what they mean in [SetOptions].
 func (s *Store) Del(ctx context.Context, key string, fence *node.Time, at node.Time) (n int, version node.Time, err error) {
-	r := &request{kind: opDel, key: key, set: SetOptions{Fence: fence, At: at}}
-	err = s.do(ctx, r)
-	return r.count, r.version, err
+	return s.do(ctx, &request{kind: opDel, key: key, set: SetOptions{Fence: fence, At: at}})
 }
 
 // DelIf deletes a key if it has this value (VDEL). It returns 1, 0 if there was no such key, and -1
 // if the value is another.
 func (s *Store) DelIf(ctx context.Context, key string, value []byte, fence *node.Time, at node.Time) (n int, version node.Time, err error) {
-	r := &request{kind: opDelIf, key: key, value: value, set: SetOptions{Fence: fence, At: at}}
-	err = s.do(ctx, r)
-	return r.count, r.version, err
+	return s.do(ctx, &request{kind: opDelIf, key: key, value: value, set: SetOptions{Fence: fence, At: at}})
 }
 
 // Watch calls tell after each durable change of a key, in the order of the changes, until stop is

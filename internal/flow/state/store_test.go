@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
 // must fails the test if a Set did not take place.
@@ -246,6 +248,105 @@ func TestARestartKeepsValuesVersionsFencesAndExpiry(t *testing.T) {
 	}
 	if next := must(t, s, "k", "2", SetOptions{}); !version.Before(next) {
 		t.Errorf("after the restart version %v follows %v", next, version)
+	}
+}
+
+// TestWhatAGuestMakesUpHarmsNoOther: modules give times, tokens and lifetimes of their own.
+func TestWhatAGuestMakesUpHarmsNoOther(t *testing.T) {
+	s := open(t, t.TempDir())
+	at := node.TimeOf(time.Now().Add(30 * time.Second))
+	at.Counter = math.MaxUint64
+	if version := must(t, s, "k", "1", SetOptions{At: at}); !at.Before(version) {
+		t.Errorf("version %v is not above %v", version, at)
+	}
+	must(t, s, "long", "1", SetOptions{Expires: math.MaxInt64})
+	want(t, s, "long", "1")
+	fence := node.Time{Nanos: 1, Node: strings.Repeat("x", MaxEntry)}
+	if _, _, err := s.Set(t.Context(), "k", nil, SetOptions{Fence: &fence}); !errors.Is(err, ErrQuota) {
+		t.Errorf("a fencing token of a megabyte: %v", err)
+	}
+	fence.Node = fence.Node[:MaxEntry/2]
+	before := s.bytes
+	must(t, s, "fenced", "1", SetOptions{Fence: &fence})
+	if s.bytes-before < MaxEntry/2 {
+		t.Errorf("the token counts %d bytes", s.bytes-before)
+	}
+}
+
+// TestAValueIsTheCallersAgainAfterItsContext: a change that is given up while the disk is away takes
+// place later as it was asked for, although the caller has used its memory for something else.
+func TestAValueIsTheCallersAgainAfterItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := memdisk.New()
+		s := openSmall(t, disk, "the start")
+		disk.SetFault(func(int, string, string) error { return memdisk.ErrIO })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		value := []byte("asked for")
+		if set, version, err := s.Set(ctx, "k", value, SetOptions{}); set || version != (node.Time{}) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Set: %v, %v, %v", set, version, err)
+		}
+		copy(value, "something")
+		disk.SetFault(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want(t, s, "k", "asked for")
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestALogThatCannotBeReadIsNoEmptyOne: a store without its values would let go of them for good.
+func TestALogThatCannotBeReadIsNoEmptyOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := memdisk.New()
+		s := openSmall(t, disk, "the start")
+		for i := range 20 {
+			must(t, s, fmt.Sprint("k", i), strings.Repeat("x", 20), SetOptions{})
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for fail := range 40 {
+			reads := 0
+			disk.SetDeny(func(op, _ string) error {
+				if op == "read" {
+					if reads++; reads > fail {
+						return memdisk.ErrIO
+					}
+				}
+				return nil
+			})
+			s, err := Open("/store", small(disk))
+			disk.SetDeny(nil)
+			if err != nil {
+				continue
+			}
+			for i := range 20 {
+				want(t, s, fmt.Sprint("k", i), strings.Repeat("x", 20))
+			}
+			if err := s.Close(); err != nil || t.Failed() {
+				t.Fatalf("the disk fails after %d reads: %v", fail, err)
+			}
+		}
+	})
+}
+
+// TestAStoreThatIsFullSweepsOnceInACommit, however many requests it has.
+func TestAStoreThatIsFullSweepsOnceInACommit(t *testing.T) {
+	s := NewMemory(Options{MaxBytes: 1000})
+	must(t, s, "k", strings.Repeat("x", 800), SetOptions{})
+	p := pending{store: s, now: time.Now(), changed: map[string]*entry{}, bytes: s.bytes}
+	for range 3 {
+		r := &request{kind: opSet, key: "l", value: []byte("1")}
+		if p.decide(r); !errors.Is(r.err, ErrQuota) {
+			t.Error(r.err)
+		}
+		s.entries["dead"] = &entry{expires: 1} // a sweep would delete it
+	}
+	if len(p.changes) > 0 {
+		t.Error("there was another sweep")
 	}
 }
 

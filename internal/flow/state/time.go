@@ -1,6 +1,7 @@
 package state
 
 import (
+	"math"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
@@ -21,6 +22,9 @@ func (c *clock) next(now time.Time, at node.Time) node.Time {
 			t.Nanos, t.Counter = o.Nanos, o.Counter+1
 		} else if o.Nanos == t.Nanos && o.Counter >= t.Counter && o != (node.Time{}) {
 			t.Counter = o.Counter + 1
+		}
+		if o.Counter == math.MaxUint64 && t.Counter == 0 && o.Nanos == t.Nanos { // the counter has run over
+			t.Nanos += int64(time.Millisecond)
 		}
 	}
 	c.last = t
