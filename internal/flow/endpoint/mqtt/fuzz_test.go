@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,14 +68,21 @@ func FuzzBroker(f *testing.F) {
 			t.Fatal(err)
 		}
 		taken, acked := 0, map[uint64]bool{}
+		var held []uint64 // stay with the graph for a while, and do not fill the window
 		s.take = func(v node.Delivery) bool {
 			taken++
 			if v.Message.Topic == "" || len(v.Message.Payload) > c.MaxPayload || v.From != nil && acked[v.Ticket] {
 				t.Errorf("%+v was taken", v)
 			}
-			if v.From != nil && taken%3 != 0 { // some stay with the graph
-				acked[v.Ticket] = true
-				v.From.Acked([]uint64{v.Ticket})
+			if v.From == nil {
+				return true
+			}
+			if held = append(held, v.Ticket); len(held) == c.MaxInflight-1 {
+				for _, ticket := range slices.Backward(held) {
+					acked[ticket] = true
+					v.From.Acked([]uint64{ticket})
+				}
+				held = nil
 			}
 			return true
 		}
