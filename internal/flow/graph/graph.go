@@ -430,6 +430,12 @@ func (g *Graph) operate(ctx context.Context) {
 		g.inbox, g.spare = g.spare, nil
 		g.asleep = len(batch) == 0
 		isDrained := g.draining && g.sources == 0 && len(batch) == 0 && g.inFlight == 0
+		now := g.now()
+		for src := range g.blocked {
+			if g.isBusyLocked(src) {
+				g.spoke(src, now)
+			}
+		}
 		g.mu.Unlock()
 		if isDrained {
 			return
@@ -441,7 +447,7 @@ func (g *Graph) operate(ctx context.Context) {
 			clear(batch)
 			g.spare = batch[:0]
 		}
-		if len(g.core.timed) > 0 && !g.tick(ctx) {
+		if len(g.core.timed) > 0 && !g.tick(ctx, now) {
 			return
 		}
 		if g.j != nil {
@@ -452,15 +458,20 @@ func (g *Graph) operate(ctx context.Context) {
 			continue
 		}
 		g.rest()
-		if at, ok := g.nextLook(); ok {
-			timer.Reset(max(at.Sub(g.now()), 0))
+		pause, ok := g.nextLook()
+		if ok {
+			timer.Reset(pause)
 		} else {
 			timer.Stop()
 		}
+		began := g.now()
 		select {
 		case <-g.wake:
 		case <-timer.C:
 		case <-ctx.Done():
+		}
+		if ok {
+			g.slept(began.Add(pause))
 		}
 	}
 }
@@ -521,7 +532,7 @@ func (g *Graph) turn(ctx context.Context, batch []arrival) bool {
 // process lets the operators process some messages, and hands the outputs on. The first of them was
 // the from-th that was appended to the journal.
 func (g *Graph) process(turn []arrival, from int) {
-	began := g.clock()
+	now := g.now()
 	for i := range turn {
 		a := &turn[i]
 		g.current = int32(i)
@@ -532,10 +543,10 @@ func (g *Graph) process(turn []arrival, from int) {
 		if g.j != nil {
 			p = g.j.position(from + i)
 		}
-		g.feed(a, p)
+		g.feed(a, p, now)
 	}
 	if g.opt.Stage != nil {
-		each := g.now().Sub(began) / time.Duration(len(turn))
+		each := g.now().Sub(now) / time.Duration(len(turn))
 		for range turn {
 			g.opt.Stage("operators", each)
 		}
@@ -543,15 +554,15 @@ func (g *Graph) process(turn []arrival, from int) {
 	g.publish(turn)
 }
 
-// feed processes one message.
-func (g *Graph) feed(a *arrival, p position) {
-	if src := a.src; len(g.core.timed) > 0 {
-		g.last[src] = time.Unix(0, a.taken)
-		if g.core.fronts[src].Before(a.Message.Time) {
-			g.anchor[src] = g.last[src]
-		}
+// feed processes one message. Its source begins to be silent now, and not when the message was taken:
+// until the journal had it, the source may have had no more than it could leave unacknowledged.
+func (g *Graph) feed(a *arrival, p position, now time.Time) {
+	src := int(a.src)
+	g.last[src] = now
+	if g.core.fronts[src].Before(a.Message.Time) || now.UnixNano()-a.taken > int64(g.set.Idle/2) {
+		g.anchor[src] = now
 	}
-	g.core.feed(int(a.src), &a.Message, p)
+	g.core.feed(src, &a.Message, p)
 }
 
 // clock returns the time if somebody wants to know how long things take.

@@ -86,8 +86,10 @@ type Settings struct {
 	MaxHeader     int // bytes of all properties of a message together; default 256 KiB
 
 	// A source that has handed in nothing for so long is idle: then the wall clock moves its
-	// logical time; default 1 s. A source with a method Live() bool that returns false is not idle
-	// for another minute, because what waits behind a broken connection is older than the clock.
+	// logical time; default 1 s. What holds up the graph does not count: a disk, a slow operator, no
+	// room, a machine that sleeps. A source that has failed, or with a method Live() bool that returns
+	// false, is not idle for another minute, because what waits behind a broken connection is older
+	// than the clock.
 	Idle time.Duration
 	Late LatePolicy
 

@@ -18,20 +18,18 @@ const patience = time.Minute
 // then it is to be asked again at the time that is returned.
 func (g *Graph) reach(src int, at node.Time, now time.Time) (when time.Time, ok bool) {
 	if g.isBusy(src) {
-		g.last[src], g.anchor[src] = now, now
+		g.spoke(src, now)
 		return now.Add(g.set.Idle), false
 	}
-	if live := g.live[src]; live != nil {
-		switch dead := !live(); {
-		case !dead && !g.dead[src].IsZero():
-			g.dead[src], g.last[src] = time.Time{}, now // what has waited comes now
-		case dead && g.dead[src].IsZero():
-			g.dead[src] = now
-		}
-		if d := g.dead[src]; !d.IsZero() && now.Sub(d) < patience {
-			g.last[src], g.anchor[src] = now, now
-			return now.Add(g.set.Idle), false
-		}
+	switch isDead := g.isDead(src); {
+	case !isDead && !g.dead[src].IsZero():
+		g.dead[src], g.last[src] = time.Time{}, now // what has waited comes now
+	case isDead && g.dead[src].IsZero():
+		g.dead[src] = now
+	}
+	if d := g.dead[src]; !d.IsZero() && now.Sub(d) < patience {
+		g.spoke(src, now)
+		return now.Add(g.set.Idle), false
 	}
 	when = at.Wall()
 	if front := g.core.fronts[src]; !isZero(front) {
@@ -42,6 +40,22 @@ func (g *Graph) reach(src int, at node.Time, now time.Time) (when time.Time, ok 
 	}
 	return when, true
 }
+
+// isDead says that a source has failed and is to be started again, or that it has no connection.
+func (g *Graph) isDead(src int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.trouble[g.plan.Sources[src].Name] != "" || g.live[src] != nil && !g.live[src]()
+}
+
+func (g *Graph) isDraining() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.draining
+}
+
+// spoke notes that a source is not silent, whatever its last message was.
+func (g *Graph) spoke(src int, now time.Time) { g.last[src], g.anchor[src] = now, now }
 
 // sub subtracts without overflow.
 func sub(a, b int64) int64 {
@@ -58,11 +72,17 @@ func sub(a, b int64) int64 {
 func (g *Graph) isBusy(src int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.blocked[src] > 0 && g.crowded != "held"
+	return g.isBusyLocked(src)
 }
 
-// nextTick returns when the wall clock lets something out that is held, if no message comes.
+func (g *Graph) isBusyLocked(src int) bool { return g.blocked[src] > 0 && g.crowded != "held" }
+
+// nextTick returns when the wall clock lets something out that is held, if no message comes. While
+// the graph is being stopped it lets out nothing: the sources are silent because they were told to.
 func (g *Graph) nextTick(now time.Time) (next time.Time, ok bool) {
+	if g.isDraining() {
+		return next, false
+	}
 	for _, i := range g.core.timed {
 		v := &g.core.vertices[i]
 		at, pass, isOpen := v.due()
@@ -88,10 +108,10 @@ func (g *Graph) nextTick(now time.Time) (next time.Time, ok bool) {
 	return next, ok
 }
 
-// nextLook returns when the operators must look at the clock although nothing comes.
-func (g *Graph) nextLook() (next time.Time, ok bool) {
+// nextLook returns how long it is until the operators must look at the clock although nothing comes.
+func (g *Graph) nextLook() (pause time.Duration, ok bool) {
 	now := g.now()
-	next, ok = g.nextTick(now)
+	next, ok := g.nextTick(now)
 	if rest := g.busy.Add(restAfter); g.fat && rest.After(now) && (!ok || rest.Before(next)) {
 		next, ok = rest, true
 	}
@@ -100,13 +120,26 @@ func (g *Graph) nextLook() (next time.Time, ok bool) {
 			next, ok = at, true
 		}
 	}
-	return next, ok
+	return max(next.Sub(now), 0), ok
 }
 
-// tick moves the logical time of idle sources to what the wall clock says, if that lets something
-// out. It returns false when ctx has ended.
-func (g *Graph) tick(ctx context.Context) bool {
+// slept learns that the operators were to wake up at a time. If they wake up much later, the process
+// was held up, and so were the sources: what they have to say comes now.
+func (g *Graph) slept(until time.Time) {
 	now := g.now()
+	late := now.Sub(until)
+	if late <= g.set.Idle/2 {
+		return
+	}
+	for src := range g.last {
+		g.last[src], g.anchor[src] = now, g.anchor[src].Add(late)
+	}
+}
+
+// tick moves the logical time of idle sources to what the wall clock said at a moment, if that lets
+// something out. All that was taken by then has been processed: what a source has handed in since is
+// no silence. It returns false when ctx has ended.
+func (g *Graph) tick(ctx context.Context, now time.Time) bool {
 	if at, ok := g.nextTick(now); !ok || at.After(now) {
 		return true
 	}
