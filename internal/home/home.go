@@ -374,7 +374,7 @@ func (h *Home) aside(name string, why error) error {
 		err = h.disk.Rename(path, fmt.Sprintf("%s%s-%d", path, Doubtful, n))
 	}
 	if err != nil {
-		return fmt.Errorf("it makes no sense (%s) and cannot be put aside: %w", reason, err)
+		return fmt.Errorf("it makes no sense (%s) and cannot be set aside: %w", reason, err)
 	}
 	h.say("%s makes no sense (%s); it is kept as %s; %s", path, reason, name+Doubtful, without(name))
 	return nil

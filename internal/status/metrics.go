@@ -114,11 +114,11 @@ func NewMetrics(k Known) *Metrics {
 	m.knowMethods(k.Methods)
 
 	dials := prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "hubhop", Name: "dial_seconds",
-		Help: "Time from the begin of a dial to the session with the hub, or to the failure.", Buckets: slowBuckets}, []string{"result"})
+		Help: "Time from the beginning of a dial to the session with the hub, or to the failure.", Buckets: slowBuckets}, []string{"result"})
 	m.registry.MustRegister(dials)
 	m.dials = map[bool]prometheus.Observer{true: dials.WithLabelValues("up"), false: dials.WithLabelValues("failed")}
 	m.recovery = m.histogram("recovery_seconds", "Time from the loss of a link to the next link; renewals of tokens do not count.", slowBuckets)
-	m.backlog = m.histogram("backlog_sent_seconds", "Time from a link's begin until what had waited for it was sent; only of backlogs that are worth a line in the log.", slowBuckets)
+	m.backlog = m.histogram("backlog_sent_seconds", "Time from the beginning of a link until all that had waited for it was sent; only of 64 messages and more, or after 10 s without a link.", slowBuckets)
 	m.assigning = m.histogram("dps_assign_seconds", "Time that DPS took to assign a hub.", slowBuckets)
 	m.puback = m.histogram("puback_seconds", "Time from the sending of a message to its PUBACK; messages that were sent before do not count.", slowBuckets)
 	m.method = m.histogram("method_seconds", "Time from the arrival of a direct method to its answer.", slowBuckets)

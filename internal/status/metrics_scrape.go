@@ -102,8 +102,8 @@ var figures = []figure{
 	}),
 
 	one("backlog_messages", "Messages that no hub has acknowledged.", gauge, func(r *reading) float64 { return float64(r.Outbox.Queued) }),
-	one("backlog_bytes", "Bytes of the outbox that they take.", gauge, func(r *reading) float64 { return float64(r.Outbox.Bytes) }),
-	one("backlog_oldest_age_seconds", "Age of the oldest of them; 0 if none waits.", gauge, func(r *reading) float64 { return r.Outbox.OldestAgeSeconds }),
+	one("backlog_bytes", "Bytes of the outbox that messages take which no hub has acknowledged.", gauge, func(r *reading) float64 { return float64(r.Outbox.Bytes) }),
+	one("backlog_oldest_age_seconds", "Age of the oldest message that no hub has acknowledged; 0 if none waits.", gauge, func(r *reading) float64 { return r.Outbox.OldestAgeSeconds }),
 	one("outbox_max_bytes", "Bytes that the outbox may hold.", gauge, func(r *reading) float64 { return float64(r.OutboxMax) }),
 	one("outbox_last_seq", "Sequence number of the newest message.", gauge, func(r *reading) float64 { return float64(r.Outbox.LastSeq) }),
 	one("outbox_degraded", "1 while the disk takes no messages: new ones are kept in memory only.", gauge, func(r *reading) float64 { return yes(r.Degraded) }),
@@ -154,7 +154,7 @@ var flowFigures = []figure{
 	flow("flow_dropped_total", "Messages that a flow has dropped on purpose.", counter, func(f Flow) float64 { return float64(f.Dropped) }),
 	flow("flow_errors_total", "Messages that failed in a flow.", counter, func(f Flow) float64 { return float64(f.Errors) }),
 	flow("flow_in_flight_messages", "Messages that a flow has taken and not acknowledged.", gauge, func(f Flow) float64 { return float64(f.InFlight) }),
-	flow("flow_oldest_age_seconds", "Age of the oldest of them.", gauge, func(f Flow) float64 { return f.OldestAgeSeconds }),
+	flow("flow_oldest_age_seconds", "Age of the oldest message that a flow has taken and not acknowledged.", gauge, func(f Flow) float64 { return f.OldestAgeSeconds }),
 	flow("flow_running", "1 while a flow runs.", gauge, func(f Flow) float64 { return yes(f.State == "running") }),
 	{"assets", "Assets, by state.", gauge, []string{"state"}, func(r *reading, put func(float64, ...string)) {
 		if len(r.Assets) == 0 {

@@ -104,6 +104,21 @@ func TestDocumentHasEverySeriesAndNoOther(t *testing.T) {
 	}
 }
 
+// TestEachSeriesIsExplainedAlone: Prometheus shows the help of one series without that of the one
+// before it.
+func TestEachSeriesIsExplainedAlone(t *testing.T) {
+	pointing := regexp.MustCompile(`(?i)^[^:;,]*\b(they|them|those|these|the same)\b`) // behind a comma it means what stands before
+	all, err := full().registry.Gather()
+	if err != nil || len(all) < 35 {
+		t.Fatal(len(all), err)
+	}
+	for _, f := range all {
+		if strings.HasPrefix(f.GetName(), "hubhop_") && (f.GetHelp() == "" || pointing.MatchString(f.GetHelp())) {
+			t.Errorf("%s: %q", f.GetName(), f.GetHelp())
+		}
+	}
+}
+
 // TestOutageIsTheTimeWithoutALink, also while the device stops: then it may still have its link.
 func TestOutageIsTheTimeWithoutALink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

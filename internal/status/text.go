@@ -171,7 +171,7 @@ func (v View) Print(to io.Writer, now time.Time, clean func(string) string) erro
 			text = "1 registration"
 		}
 		if v.DPS.LastAt != nil {
-			text += ", the last answer " + ago(*v.DPS.LastAt, now)
+			text += "; it last named a hub " + ago(*v.DPS.LastAt, now)
 		}
 		row("DPS", text)
 	}

@@ -7,6 +7,17 @@ import (
 	"time"
 )
 
+// TestTheStatusSaysWhenDPSNamedAHub, and does not call that its last answer: a refusal is one, too.
+func TestTheStatusSaysWhenDPSNamedAHub(t *testing.T) {
+	now := time.Now()
+	named := now.Add(-100 * time.Second)
+	v := View{State: Refused, Since: now, Why: &Why{Cause: "DPS: blocked", At: now}, DPS: DPS{Registrations: 5, LastAt: &named}}
+	var out strings.Builder
+	if err := v.Print(&out, now, func(s string) string { return s }); err != nil || !strings.Contains(out.String(), "DPS               5 registrations; it last named a hub 100 s ago\n") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
 // TestFourAnswersStandFirst prints devices in all kinds of states, and reads the first lines as an
 // operator does.
 func TestFourAnswersStandFirst(t *testing.T) {

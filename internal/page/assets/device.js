@@ -127,7 +127,7 @@ function fourAnswers() {
   const advice = [];
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
   if (!v.clock.trusted) advice.push("This machine's clock is wrong. Set it.");
-  if (v.outbox.quarantined > 0) advice.push(`${doing(v.outbox.quarantined, "sample", "was", "were")} put aside, because no hub would take them: hubhop outbox ls --quarantined shows them.`);
+  if (v.outbox.quarantined > 0) advice.push(`${doing(v.outbox.quarantined, "sample", "was", "were")} set aside, because no hub would take them: hubhop outbox ls --quarantined shows them.`);
   if (!linked(v) && v.state !== "stopping" && w?.hint) advice.unshift(sentence(w.hint));
   if (advice.length > 0) answer("a-do", advice[0], advice.slice(1).join(" "), linked(v) ? "warn" : "bad");
   else if (linked(v)) answer("a-do", "Nothing", "All is well.", "good");
@@ -154,11 +154,11 @@ function facts() {
     ["Hub", v.hub || "no link"],
     ["Transport", v.transport],
     ["Failovers", count(v.failovers)],
-    ["Registrations with DPS", `${count(v.dps.registrations)}${v.dps.lastAt ? `, last ${clock(v.dps.lastAt)}` : ""}`],
+    ["Registrations with DPS", `${count(v.dps.registrations)}${v.dps.lastAt ? `; a hub named at ${clock(v.dps.lastAt)}` : ""}`],
     ["Samples made", count(v.telemetry.made)],
     ["Sent again", count(v.telemetry.repeated)],
     ["Last sequence number", count(v.outbox.lastSeq)],
-    ["Put aside", count(v.outbox.quarantined)],
+    ["Set aside", count(v.outbox.quarantined)],
     ["Disk", v.outbox.degraded ? v.outbox.text || "does not work" : "works"],
     ["Clock", !v.clock.trusted ? "not believed" : v.clock.offsetMs === 0 ? "believed" : `believed, corrected by ${duration(Math.abs(v.clock.offsetMs) / 1000)}`],
     ["Credential", `${v.credential.kind}${v.credential.expires ? `, until ${clock(v.credential.expires)}` : ""}`],
