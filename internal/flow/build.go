@@ -28,6 +28,7 @@ type builder struct {
 	now     func() time.Time        // of throttles; nil: time.Now
 	log     func(flow, text string) // what operators say of themselves; may be nil
 	faults  []manifest.Fault
+	unfit   []func() uint64 // how many messages each source has dropped before they came into the graph
 }
 
 func (b *builder) fault(at manifest.Pos, severity manifest.Severity, format string, a ...any) {

@@ -42,6 +42,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Sources[i].Source = source
+			b.unfit = append(b.unfit, func() uint64 { return source.Status().Dropped })
 			says = append(says, func() string {
 				st := source.Status()
 				return cmp.Or(connection(st), unfit(st.Dropped))

@@ -250,6 +250,9 @@ func TestHostileInputDisturbsNothing(t *testing.T) {
 			if s.State != Running || s.InFlight > 0 {
 				t.Errorf("the flow is %+v", s)
 			}
+			if s.Name == "rough" && (s.In != uint64(id) || s.In != s.Out+s.Dropped+s.Errors) || s.Name == "minutes" && s.In != uint64(id) {
+				t.Errorf("%d messages were sent, and the flow is %+v", id, s)
+			}
 			if said := strings.Contains(s.Text, "6 messages were dropped before they came into the flow"); said == (s.Name == "steady") {
 				t.Errorf("the status of %s says %q", s.Name, s.Text)
 			}

@@ -37,6 +37,7 @@ type running struct {
 	digest string
 	graph  *graph.Graph
 	says   []func() string
+	unfit  []func() uint64
 	note   string // why a change of its file was not taken over; empty: there is none
 	ended  chan struct{}
 }
@@ -258,7 +259,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 		closeDead()
 		return b.faults
 	}
-	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, ended: make(chan struct{})}
+	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, unfit: b.unfit, ended: make(chan struct{})}
 	m.mu.Lock()
 	m.flows[g.Name] = r
 	m.mu.Unlock()
@@ -327,6 +328,10 @@ func (m *Manager) Status() (all []Status) {
 			ClientIDs: m.clientIDs(r.g)}
 		if g.State == graph.Failing {
 			s.State = Failed
+		}
+		for _, unfit := range r.unfit { // its source has taken those too, and they failed
+			n := unfit()
+			s.In, s.Errors = s.In+n, s.Errors+n
 		}
 		texts := []string{notes[name], g.Text}
 		for _, say := range r.says {

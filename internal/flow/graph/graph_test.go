@@ -239,6 +239,22 @@ func TestWhatIsExpiredIsNotSent(t *testing.T) {
 	})
 }
 
+// TestWhatADestinationFindsExpiredIsDroppedOnPurpose: it is neither safe nor an error.
+func TestWhatADestinationFindsExpiredIsDroppedOnPurpose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := newHand(), newFar()
+		g, stop := start(t, chain(in, out), Options{})
+		defer stop()
+		out.broken = fmt.Errorf("broker: %w", node.ErrExpired)
+		in.give(text("1"))
+		synctest.Wait()
+		equal(t, "acknowledged", in.ackedCount(), 1)
+		if s := g.Status(); s.Out != 0 || s.Dropped != 1 || s.Errors != 0 || len(s.Drops) != 1 || s.Drops[0] != (Count{"out", Expired, 1}) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestADestinationThatRefusesAMessageLosesOnlyThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, out := newHand(), newFar()

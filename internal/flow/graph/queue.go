@@ -159,11 +159,14 @@ func (q *queue) await(ctx context.Context) bool {
 
 // Done learns from the destination what became of outputs.
 func (q *queue) Done(tickets []uint64, err error) {
-	if err != nil {
+	switch {
+	case err == nil:
+		q.finish(tickets, 0, nil)
+	case errors.Is(err, node.ErrExpired):
+		q.finish(tickets, Expired, nil)
+	default:
 		q.finish(tickets, Refused, err)
-		return
 	}
-	q.finish(tickets, 0, nil)
 }
 
 // scratch is room for one call of finish.

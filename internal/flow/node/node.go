@@ -11,6 +11,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -169,10 +170,13 @@ type Destination interface {
 	Send(ctx context.Context, ms []Message, to Completion, tickets []uint64) (n int, err error)
 }
 
+// ErrExpired says that a message was not sent, because nobody wants it any more.
+var ErrExpired = errors.New("the message has expired")
+
 // Completion learns what became of messages that a destination took: nil says that they are safe
 // where they were to go. An error says that they never will be, whoever tries again: the message is
-// at fault. A destination that cannot be reached is no such error. The tickets are valid until Done
-// returns. Done must not block, and any goroutine may call it.
+// at fault, or it is [ErrExpired]. A destination that cannot be reached is no such error. The tickets
+// are valid until Done returns. Done must not block, and any goroutine may call it.
 type Completion interface {
 	Done(tickets []uint64, err error)
 }

@@ -270,7 +270,7 @@ func (d *Destination) publishLocked(out []byte, f *flying) []byte {
 		left := time.Until(f.expiry)
 		if left <= 0 {
 			d.dropped++
-			d.completeLocked(f, nil)
+			d.completeLocked(f, node.ErrExpired)
 			return out
 		}
 		m.Expiry = uint32(min((left+time.Second-1)/time.Second, 1<<32-1))

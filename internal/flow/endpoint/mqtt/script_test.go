@@ -619,7 +619,7 @@ func TestExpiryCountsTheTimeHere(t *testing.T) {
 		b.refuse = 0
 		b.mu.Unlock()
 		pass(2 * time.Minute)
-		if fmt.Sprint(b.got) != "[1]" || len(done.done) != 2 || errors.Join(done.errs...) != nil || d.Status().Dropped != 1 {
+		if fmt.Sprint(b.got) != "[1]" || len(done.done) != 2 || !errors.Is(errors.Join(done.errs...), node.ErrExpired) || d.Status().Dropped != 1 {
 			t.Errorf("%v %v %+v", b.got, done.errs, d.Status())
 		}
 		r.stop()
