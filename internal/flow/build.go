@@ -214,6 +214,21 @@ func closeOperators(p graph.Plan) {
 	}
 }
 
+// notes returns what says what a person should know of the operators of a plan.
+func notes(p graph.Plan) (says []func() string) {
+	for _, o := range p.Operators {
+		if op, ok := o.Op.(interface{ Says() string }); ok {
+			says = append(says, func() string {
+				if text := op.Says(); text != "" {
+					return "node " + o.Name + ": " + text
+				}
+				return ""
+			})
+		}
+	}
+	return says
+}
+
 // fixedStore is a state store that a file has filled.
 type fixedStore map[string][]byte
 

@@ -235,7 +235,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 	p := b.plan(g)
 	var says []func() string
 	if !manifest.Errors(b.faults) {
-		says = m.ends(b, g, &p)
+		says = append(m.ends(b, g, &p), notes(p)...)
 	}
 	if manifest.Errors(b.faults) {
 		closeOperators(p)

@@ -79,14 +79,15 @@ func (r *Tested) run(modules Modules) error {
 		return fmt.Errorf("there is no flow %q in %s", test.Flow, dir)
 	}
 	var got []any
-	var drops []string
+	var drops, said []string
 	o := TrialOptions{Dir: dir, Modules: modules, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		Out: func(_ string, m node.Message) { got = append(got, compared(&m)) },
 		Drop: func(line int, node, reason string, failed bool) {
 			if failed {
 				drops = append(drops, fmt.Sprintf("message %d: node %s: %s", line, node, reason))
 			}
-		}}
+		},
+		Log: func(text string) { said = append(said, text) }}
 	if o.Store, err = testStore(filepath.Join(base, test.Input)); err != nil {
 		return err
 	}
@@ -112,6 +113,9 @@ func (r *Tested) run(modules Modules) error {
 	}
 	if len(drops) > 0 {
 		diff += "\nmessages that failed:\n  " + strings.Join(drops, "\n  ")
+	}
+	if len(said) > 0 {
+		diff += "\nwhat nodes say:\n  " + strings.Join(said, "\n  ")
 	}
 	return errors.New(diff)
 }

@@ -153,6 +153,11 @@ func (t *Trial) FeedJournal(dir string, fault func(line int, err error)) error {
 // Close is the end of the input: it closes all windows.
 func (t *Trial) Close() {
 	t.off.Close()
+	for _, o := range t.plan.Operators {
+		if w, ok := o.Op.(interface{ Unused() bool }); ok && w.Unused() && t.o.Log != nil {
+			t.o.Log("node " + o.Name + ": no message has come into a window, so no result has come out")
+		}
+	}
 	closeOperators(t.plan)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/expr"
 	"github.com/hubhop-iot/hubhop/internal/flow/jsonscan"
@@ -29,10 +30,48 @@ type dataset struct {
 	source   int              // the input of the message in that comparison; -1: there is no index
 	buffer   []byte
 
+	lack atomic.Uint32 // why it has no record at all; others than the operator read it
+
 	turn   uint64 // of the message that asked last
 	found  bool
 	err    error
 	record jsonscan.Document
+}
+
+// Why a data set has no record.
+const (
+	lacksNothing uint32 = iota
+	lacksKey
+	lacksRecords
+)
+
+// note notes whether there are records at all, and tells when there are none any more: each rule
+// that asks for one is passed over, which nobody sees in what comes out.
+func (s *dataset) note(w *work, lack uint32) {
+	if s.lack.Swap(lack) != lack && lack != lacksNothing {
+		w.o.Log(s.says(lack))
+	}
+}
+
+func (s *dataset) says(lack uint32) string {
+	switch lack {
+	case lacksKey:
+		return fmt.Sprintf("data set %.40q has no record, because the state store has no key %.40q: rules that need one are passed over", s.alias, s.key)
+	case lacksRecords:
+		return fmt.Sprintf("data set %.40q has no record, because the value of the key %.40q has none: rules that need one are passed over", s.alias, s.key)
+	}
+	return ""
+}
+
+// Says returns what a person should know of the data sets; empty: nothing. Any goroutine may call it.
+func (w *work) Says() string {
+	var all []string
+	for _, s := range w.datasets {
+		if text := s.says(s.lack.Load()); text != "" {
+			all = append(all, text)
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // readDatasets reads the data sets of a setting.
@@ -115,6 +154,7 @@ func (s *dataset) search(w *work) (found bool, err error) {
 	}
 	if !ok {
 		s.loaded, s.records, s.index = false, nil, nil
+		s.note(w, lacksKey)
 		return false, nil
 	}
 	if !s.loaded || revision != s.revision {
@@ -168,6 +208,7 @@ func (s *dataset) load(w *work, value []byte) {
 	s.records, s.index = nil, nil
 	if len(value) > maxDataset {
 		w.o.Log(fmt.Sprintf("data set %.40q is ignored: it has more than %d bytes", s.alias, maxDataset))
+		s.note(w, lacksRecords)
 		return
 	}
 	if s.source >= 0 {
@@ -199,6 +240,11 @@ func (s *dataset) load(w *work, value []byte) {
 		if _, ok := s.index[string(s.buffer)]; !ok {
 			s.index[string(s.buffer)] = int32(len(s.records) - 1)
 		}
+	}
+	if len(s.records) > 0 {
+		s.note(w, lacksNothing)
+	} else {
+		s.note(w, lacksRecords)
 	}
 	if bad > 0 {
 		w.o.Log(fmt.Sprintf("data set %.40q: %d lines are no JSON object, the first is line %d; they are left out", s.alias, bad, first))

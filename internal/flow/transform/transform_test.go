@@ -309,6 +309,33 @@ func TestDataSetsGiveTheFirstRecordThatFits(t *testing.T) {
 	}
 }
 
+// TestADataSetWithoutARecordSaysSo once, and not any more when it has one.
+func TestADataSetWithoutARecordSaysSo(t *testing.T) {
+	store := &changing{missing: true}
+	var logs []string
+	op := compile[node.Map](t, "map", Options{Store: store, Log: func(text string) { logs = append(logs, text) }}, "rules", fmt.Sprintf(enrich, "$1 == $2"))
+	after := func(want string) {
+		t.Helper()
+		for range 2 {
+			if err := op.Map(&node.Message{Payload: []byte(`{"id":"c","v":1}`)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said := op.(interface{ Says() string }).Says()
+		if (said == "") != (want == "") || !strings.Contains(said, want) || want != "" && (len(logs) != 1 || logs[0] != said) || want == "" && len(logs) > 0 {
+			t.Errorf("it says %q and has logged %q; want %q", said, logs, want)
+		}
+		logs = nil
+	}
+	after(`data set "d" has no record, because the state store has no key "devices"`)
+	store.missing = false
+	after(`data set "d" has no record, because the value of the key "devices" has none`)
+	store.value, store.revision = `{"id":"a"}`, 1 // one of another message
+	after("")
+	store.missing = true
+	after(`the state store has no key "devices"`)
+}
+
 func TestConditionsWithoutARecordDoNotHold(t *testing.T) {
 	sets := `"datasets":[{"key":"k as d","inputs":["$source.id","$context.id"],"expression":"$1 == $2"}]`
 	o := Options{Store: records{"k": `{"id":"a","limit":5}`}}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/expr"
@@ -38,6 +39,10 @@ type window struct {
 	open     []*pane // by their ends
 	spare    []*pane
 	frontier int64 // windows that end by then are closed
+
+	used    bool                   // a message has come into a window
+	barren  atomic.Uint64          // windows without a result
+	because atomic.Pointer[string] // the last of them has none
 
 	values []expr.Value // of the fields of this message; absent ones are expr.Absent
 	inputs []expr.Value // of the triggers
@@ -504,6 +509,7 @@ func (h *held) get(v *expr.Value) {
 
 // add takes a message into the window.
 func (p *pane) add(t *window, m *node.Message) {
+	t.used = true
 	p.count++
 	p.size += int64(len(m.Payload))
 	p.topic, p.topicSet = m.Topic, m.TopicSet
@@ -533,18 +539,41 @@ func (t *window) close(p *pane, at node.Time, emit func(*node.Message)) {
 			err = t.write(&r.out)
 		}
 		if err != nil {
-			t.o.Log(fmt.Sprintf("a window of %d messages has no result: %v", p.count, &RuleError{Rule: r.number, Err: err}))
+			t.fail(p, &RuleError{Rule: r.number, Err: err})
 			return
 		}
 	}
 	t.buffer = t.out.appendJSON(t.buffer[:0], 0)
 	if len(t.buffer) > t.o.MaxBytes {
 		t.buffer = nil
-		t.o.Log(fmt.Sprintf("a window of %d messages has no result: %v", p.count, errOutput))
+		t.fail(p, errOutput)
 		return
 	}
 	emit(&node.Message{Time: at, Topic: p.topic, TopicSet: p.topicSet, ContentType: "application/json", Payload: bytes.Clone(t.buffer)})
 }
+
+// fail tells that a window has no result.
+func (t *window) fail(p *pane, err error) {
+	text := fmt.Sprintf("a window of %d messages has no result: %v", p.count, err)
+	t.o.Log(text)
+	t.because.Store(&text)
+	t.barren.Add(1)
+}
+
+// Says returns what a person should know of the windows; empty: nothing. Any goroutine may call it.
+func (t *window) Says() string {
+	text := t.work.Says()
+	if n := t.barren.Load(); n > 0 {
+		if text != "" {
+			text += "; "
+		}
+		text += fmt.Sprintf("%d times %s", n, *t.because.Load())
+	}
+	return text
+}
+
+// Unused says that no message has come into a window, so none can have a result.
+func (t *window) Unused() bool { return !t.used }
 
 func (t *window) write(p *path) error {
 	n, err := t.out.walk(0, p, 0, len(p.keys))
