@@ -145,8 +145,8 @@ func (w *ways) divides(nodes []string) bool {
 	return len(nodes) > 1 && !ok
 }
 
-// walk adds the way that has come so far, and goes on to some nodes. A branch ends it, since its arms
-// are ways of their own.
+// walk adds the way that has come so far, and goes on to some nodes. A branch ends it, since its
+// arms are ways of their own.
 func (w *ways) walk(text string, nodes []string) {
 	if w.divides(nodes) {
 		for _, name := range nodes {

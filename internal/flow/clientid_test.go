@@ -11,8 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/memnet"
 )
 
-// TestDevicesWithTheSameFilesShareABroker: with equal client ids the broker would end the connection
-// of one of them whenever the other one connects.
+// TestDevicesWithTheSameFilesShareABroker: with equal client ids the broker would end the
+// connection of one of them whenever the other one connects.
 func TestDevicesWithTheSameFilesShareABroker(t *testing.T) {
 	d := manifestsOf{t, t.TempDir()}
 	d.endpoint("default", "Mqtt", "mqttSettings", "    host: "+brokerAddress+"\n    tls:\n      mode: Disabled\n    authentication:\n      method: Anonymous\n")

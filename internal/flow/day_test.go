@@ -331,7 +331,8 @@ func TestEveryWindowOfADayArrives(t *testing.T) {
 		if last.goroutines != first.goroutines {
 			t.Errorf("%d goroutines after an hour, %d at the end", first.goroutines, last.goroutines)
 		}
-		// The ledger keeps each window, in less than 2 kB; a leak of 100 bytes a message is 4 MB in a day.
+		// The ledger keeps each window, in less than 2 kB; a leak of 100 bytes a message is 4 MB in
+		// a day.
 		if grown := last.heap - first.heap - int64(hours)*60*2000; grown > 1<<20 {
 			t.Errorf("the memory has grown by %d bytes", grown)
 		}
@@ -347,8 +348,8 @@ func TestEveryWindowOfADayArrives(t *testing.T) {
 	})
 }
 
-// windows checks the ledger: each minute has its window with all its messages, in order, under an id
-// of its own. What the device has sent to two hubs has the same id.
+// windows checks the ledger: each minute has its window with all its messages, in order, under an
+// id of its own. What the device has sent to two hubs has the same id.
 func (w *world) windows(minutes int) {
 	w.t.Helper()
 	type window struct{ First, Last, Count int }

@@ -1,6 +1,6 @@
 // Package flow runs the data flows of a directory of manifests: it reads DataflowGraphs and
-// Dataflows (package manifest), compiles their operators (package transform), starts their endpoints
-// (packages below endpoint), and lets package graph carry the messages.
+// Dataflows (package manifest), compiles their operators (package transform), starts their
+// endpoints (packages below endpoint), and lets package graph carry the messages.
 //
 // A [Manager] runs all flows of a directory, and takes over changes of its files while they run:
 // only what has changed stops and starts. A [Trial] runs one flow without endpoints, for flow run,

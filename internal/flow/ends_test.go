@@ -88,8 +88,8 @@ spec:
 `, from, to))
 }
 
-// run runs the flows until the test ends, as hubhop run --flows does. await waits until the log says
-// a text.
+// run runs the flows until the test ends, as hubhop run --flows does. await waits until the log
+// says a text.
 func (d manifestsOf) run() (m *Manager, await func(text string)) {
 	var mu sync.Mutex
 	var all []string

@@ -61,8 +61,8 @@ not JSON
 	})
 }
 
-// trial feeds the lines of messages to a flow, and returns what came of them. ok is false if the flow
-// does not start.
+// trial feeds the lines of messages to a flow, and returns what came of them. ok is false if the
+// flow does not start.
 func trial(t *testing.T, dir string, g *manifest.Graph, messages []byte, key, value string) (outcome string, ok bool) {
 	var b strings.Builder
 	run, faults := NewTrial(g, TrialOptions{

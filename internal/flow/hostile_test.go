@@ -309,9 +309,9 @@ func (w *world) steady() (stop func()) {
 	}
 }
 
-// TestAFloodIsBoundedAndLosesNothing: a broker sends faster than the flows run. In one case the cloud
-// is away, so that the outbox is full and nothing is acknowledged any more, until it is back. All
-// messages arrive in order.
+// TestAFloodIsBoundedAndLosesNothing: a broker sends faster than the flows run. In one case the
+// cloud is away, so that the outbox is full and nothing is acknowledged any more, until it is back.
+// All messages arrive in order.
 func TestAFloodIsBoundedAndLosesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name           string

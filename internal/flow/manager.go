@@ -67,8 +67,8 @@ type Status struct {
 	ClientIDs []string // at MQTT brokers, in the order of the nodes; nil: the flow does not run, or has none
 }
 
-// New returns a manager of a directory. It opens the state store. An error is one that a person must
-// act on: the directory is none, or the state directory cannot be used.
+// New returns a manager of a directory. It opens the state store. An error is one that a person
+// must act on: the directory is none, or the state directory cannot be used.
 func New(o Options) (*Manager, error) {
 	if o.Drain <= 0 {
 		o.Drain = DefaultDrain
@@ -97,8 +97,8 @@ func (s storeOf) Get(key string) ([]byte, uint64, bool, error) {
 	return v.Data, v.Revision, ok, nil
 }
 
-// Run starts the flows, takes over changes of the directory, and stops all flows when ctx has ended.
-// It returns when they have stopped. It must be called once.
+// Run starts the flows, takes over changes of the directory, and stops all flows when ctx has
+// ended. It returns when they have stopped. It must be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	defer func() { _ = m.store.Close() }() // what the flows use of it is in memory
 	w := watch(m.o.Dir, func(text string) { m.o.log(true, "", text) })

@@ -30,8 +30,8 @@ func label(g *manifest.Graph, name string) (kind, text string) {
 	return "", ""
 }
 
-// Text draws a flow as lines of text: each node with its client id, and what it leads to. Which device
-// runs the flow is open.
+// Text draws a flow as lines of text: each node with its client id, and what it leads to. Which
+// device runs the flow is open.
 func Text(g *manifest.Graph) string {
 	var b strings.Builder
 	mode := ""

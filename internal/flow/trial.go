@@ -23,8 +23,8 @@ import (
 )
 
 // Trial runs one flow without endpoints: messages are fed to it, and it gives out what would go to
-// its destinations. Time is that of the messages, and nothing is kept. One goroutine may use it at a
-// time.
+// its destinations. Time is that of the messages, and nothing is kept. One goroutine may use it at
+// a time.
 type Trial struct {
 	g    *manifest.Graph
 	off  *graph.Offline
@@ -218,8 +218,8 @@ func (t *text) UnmarshalJSON(b []byte) error {
 }
 
 // ParseInput reads a message from a line: a JSON object with topic, payload (any JSON) or
-// payloadText or payloadBase64, contentType, properties, time (RFC 3339) and retain. A line of hubhop
-// outbox export and a dead letter are understood too.
+// payloadText or payloadBase64, contentType, properties, time (RFC 3339) and retain. A line of
+// hubhop outbox export and a dead letter are understood too.
 func ParseInput(b []byte) (m Input, err error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()

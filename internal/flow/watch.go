@@ -55,8 +55,8 @@ func watch(dir string, tell func(text string)) *watcher {
 	return w
 }
 
-// add watches what the directory is now. A rollout may replace it as a whole: with another one, with
-// another target of a symbolic link, or with a new one that has the number of the old one.
+// add watches what the directory is now. A rollout may replace it as a whole: with another one,
+// with another target of a symbolic link, or with a new one that has the number of the old one.
 func (w *watcher) add() error {
 	was := w.is
 	var err error
@@ -133,8 +133,8 @@ func (w *watcher) wait(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// calm waits until the files have looked the same for a moment, with or without notices, and returns
-// how they look. A file that is written all the time does not hold up the others for long.
+// calm waits until the files have looked the same for a moment, with or without notices, and
+// returns how they look. A file that is written all the time does not hold up the others for long.
 func (w *watcher) calm(ctx context.Context, was uint64) (now uint64) {
 	for began := time.Now(); time.Since(began) < settleMax; {
 		if w.wait(ctx, settle) {

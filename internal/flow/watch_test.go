@@ -191,8 +191,8 @@ func TestNoChangeOfAFileCostsASample(t *testing.T) {
 	})
 }
 
-// TestEachWayOfChangeIsNoticed by the kernel's notices alone, also by those of a directory that takes
-// the place of another.
+// TestEachWayOfChangeIsNoticed by the kernel's notices alone, also by those of a directory that
+// takes the place of another.
 func TestEachWayOfChangeIsNoticed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "flows")
 	do(t, os.Mkdir(dir, 0o700))

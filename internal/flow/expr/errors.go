@@ -41,8 +41,8 @@ const (
 	errNoValue  = reason("no message of the window has a value for an aggregate")
 )
 
-// Error says why an expression has no value for one message, and at which character. Its text is put
-// together only when somebody reads it.
+// Error says why an expression has no value for one message, and at which character. Its text is
+// put together only when somebody reads it.
 type Error struct {
 	Column int
 	Reason error

@@ -93,8 +93,8 @@ func order(op string, column int, left, right node) fn {
 	}
 }
 
-// Compare returns -1, 0 or 1 as a is before, at or after b, and 2 if a NaN is among them. ok is false
-// unless both are numbers or both strings.
+// Compare returns -1, 0 or 1 as a is before, at or after b, and 2 if a NaN is among them. ok is
+// false unless both are numbers or both strings.
 func Compare(a, b *Value) (c int, ok bool) {
 	switch {
 	case a.Kind == Int && b.Kind == Int:

@@ -626,7 +626,8 @@ func (p *parser) unknown(start int, name string) *SyntaxError {
 	return p.fault(start, text)
 }
 
-// aggregates reduce the values of a window to one; running functions look at earlier messages of one.
+// aggregates reduce the values of a window to one; running functions look at earlier messages of
+// one.
 var (
 	aggregates = []string{"average", "sum", "min", "max", "count", "first", "last"}
 	running    = []string{"running_sum", "running_avg", "running_min", "running_max", "running_count", "first", "changed", "prev"}

@@ -1,9 +1,9 @@
-// Package expr is the expression language of data flows (Microsoft's page "Expressions reference for
-// data flows"): it compiles an expression once, and computes it for one message after another.
+// Package expr is the expression language of data flows (Microsoft's page "Expressions reference
+// for data flows"): it compiles an expression once, and computes it for one message after another.
 //
-// Where the page leaves something open, the language follows the Rust crate evalexpr, whose names the
-// functions have: ^ binds tighter than a unary minus, so that -2^2 is -4. What a program computes
-// depends on its inputs alone.
+// Where the page leaves something open, the language follows the Rust crate evalexpr, whose names
+// the functions have: ^ binds tighter than a unary minus, so that -2^2 is -4. What a program
+// computes depends on its inputs alone.
 package expr
 
 import (
@@ -17,8 +17,8 @@ import (
 // Kind is the type of a value.
 type Kind byte
 
-// The types of values. A JSON value is an object, or an array that has more than primitive values in
-// it: it can be copied, and not be computed with.
+// The types of values. A JSON value is an object, or an array that has more than primitive values
+// in it: it can be copied, and not be computed with.
 const (
 	Empty Kind = iota
 	Bool
@@ -35,14 +35,14 @@ func (k Kind) String() string {
 	return [...]string{"empty", "boolean", "int", "float", "string", "tuple", "json", "absent"}[k]
 }
 
-// Value is one value. It may share memory with the message that it comes from, and with the Env that
-// has computed it: Clone one that must last.
+// Value is one value. It may share memory with the message that it comes from, and with the Env
+// that has computed it: Clone one that must last.
 type Value struct {
 	Kind  Kind
 	Int   int64   // of an Int; of a Bool, 1 for true
 	Float float64 // of a Float
-	// Text is what a String says. Of a number, Tuple or JSON it is the text as it was published; nil
-	// for one that was computed.
+	// Text is what a String says. Of a number, Tuple or JSON it is the text as it was published;
+	// nil for one that was computed.
 	Text  []byte
 	Tuple []Value
 }
@@ -82,8 +82,8 @@ func (v *Value) Number() (f float64, ok bool) {
 	}
 }
 
-// Equal says whether two values are equal: of one type, or two numbers of the same size. JSON values
-// are equal if their texts are.
+// Equal says whether two values are equal: of one type, or two numbers of the same size. JSON
+// values are equal if their texts are.
 func (v *Value) Equal(o *Value) bool {
 	if v.Kind != o.Kind {
 		a, ok := v.Number()
@@ -175,8 +175,8 @@ func (v *Value) AppendText(dst []byte) []byte {
 	}
 }
 
-// Env is what a program computes with: its inputs, and memory that is used again. It must not be used
-// by several goroutines at a time.
+// Env is what a program computes with: its inputs, and memory that is used again. It must not be
+// used by several goroutines at a time.
 type Env struct {
 	In       []Value // $1 is In[0]
 	Results  []Value // of the aggregates, or of the running functions, in the order of the Program's Uses
@@ -270,8 +270,8 @@ func (e *Env) bindArray(d *jsonscan.Document, i int, v *Value) error {
 	return nil
 }
 
-// frame returns room for n values that are needed until a result is known. The caller gives it back by
-// taking n from depth, and need not if it fails.
+// frame returns room for n values that are needed until a result is known. The caller gives it back
+// by taking n from depth, and need not if it fails.
 func (e *Env) frame(n int) []Value {
 	if e.depth+n > len(e.stack) { // frames that are in use stay where they are
 		e.stack = make([]Value, max(2*len(e.stack), e.depth+n, 16))

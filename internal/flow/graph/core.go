@@ -148,7 +148,8 @@ func (p position) appendTo(b []byte) []byte {
 	return strconv.AppendUint(b, p.seq, 10)
 }
 
-// A message that nothing else names is named after the process and a count. run is drawn anew by each process, so that the names of its messages are its own.
+// A message that nothing else names is named after the process and a count. run is drawn anew by
+// each process, so that the names of its messages are its own.
 var (
 	run      = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
 	numbered atomic.Uint64
@@ -296,8 +297,8 @@ func (c *core) forward(v *vertex, arm int, it item) {
 	}
 }
 
-// sweep processes everything that waits, in topological order. If c.until is set, vertices also give
-// out what is due by then.
+// sweep processes everything that waits, in topological order. If c.until is set, vertices also
+// give out what is due by then.
 func (c *core) sweep(first int) {
 	for i := first; i < len(c.vertices); i++ {
 		v := &c.vertices[i]

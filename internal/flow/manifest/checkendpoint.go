@@ -239,7 +239,8 @@ func checkAuthentication(d *strict.Decoder, a *Authentication, t *TLS, of string
 	}
 }
 
-// checkRef checks the name of a secret, config map or volume: it is a directory below the manifests.
+// checkRef checks the name of a secret, config map or volume: it is a directory below the
+// manifests.
 func checkRef(d *strict.Decoder, w Where, key, name string) {
 	if name != "" && (len(name) > maxKubeName || !kubeName.MatchString(name)) {
 		d.Error(w.At(key), "ref-form", "%s is no name for %s; take small letters, digits, hyphens and dots", strict.Quoted(name), key)

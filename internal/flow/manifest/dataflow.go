@@ -9,8 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 )
 
-// The names of the nodes that a Dataflow becomes. They do not depend on the names of its operations,
-// because client ids and journals go by them.
+// The names of the nodes that a Dataflow becomes. They do not depend on the names of its
+// operations, because client ids and journals go by them.
 const (
 	nodeSource      = "source"
 	nodeFilter      = "filter"

@@ -10,9 +10,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 )
 
-// Definition is a graph definition: the file of an artifact that says which modules a graph runs, and
-// how they are connected (Microsoft's page "Configure WebAssembly graph definitions for data flow
-// graphs", and the JSON schemas aio-wasm-graph-config 1.0.0 and 1.1.0 of schemastore.org).
+// Definition is a graph definition: the file of an artifact that says which modules a graph runs,
+// and how they are connected (Microsoft's page "Configure WebAssembly graph definitions for data
+// flow graphs", and the JSON schemas aio-wasm-graph-config 1.0.0 and 1.1.0 of schemastore.org).
 type Definition struct {
 	Where
 	File           string
@@ -67,7 +67,8 @@ const (
 // Unbounded is the arity of an operation that takes any number of inputs.
 const Unbounded = -1
 
-// ModuleOperation is an operation: an operator of a module, or the beginning or an end of the graph.
+// ModuleOperation is an operation: an operator of a module, or the beginning or an end of the
+// graph.
 type ModuleOperation struct {
 	Where
 	Name   string        `key:"name" must:"connections need it" about:"the name, by convention <module>/<operator>"`
@@ -127,8 +128,8 @@ func isDefinition(root *yaml.Node) bool {
 	return strict.Child(root, "operations") != nil && (strict.Child(root, "moduleRequirements") != nil || strict.Child(root, "connections") != nil)
 }
 
-// ParseGraph reads a graph definition. file is its name in faults. The definition is nil if the text
-// is none at all; with an error among the faults it must not be run.
+// ParseGraph reads a graph definition. file is its name in faults. The definition is nil if the
+// text is none at all; with an error among the faults it must not be run.
 func ParseGraph(file string, text []byte) (*Definition, []Fault) {
 	d, root := single(file, text, "a graph definition")
 	if root == nil {
@@ -381,11 +382,11 @@ func (c *definitionChecker) configurations() {
 // Value is a setting as a module gets it.
 type Value struct{ Key, Value string }
 
-// Configure returns what each operation of a graph definition gets of a node's configuration, by the
-// operations' names, sorted by key. A setting counts for each parameter whose key or name it has, and
-// the module gets it under the parameter's key. What a node does not say has its default. Faults are
-// a required parameter that is missing, at the node, and a setting that fits no parameter: that goes
-// to every operation.
+// Configure returns what each operation of a graph definition gets of a node's configuration, by
+// the operations' names, sorted by key. A setting counts for each parameter whose key or name it
+// has, and the module gets it under the parameter's key. What a node does not say has its default.
+// Faults are a required parameter that is missing, at the node, and a setting that fits no
+// parameter: that goes to every operation.
 func (d *Definition) Configure(node Operator) (map[string][]Value, []Fault) {
 	f := &faults{}
 	used := map[string]bool{}

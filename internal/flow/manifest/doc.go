@@ -1,7 +1,7 @@
 // Package manifest reads the manifests of Azure IoT Operations: data flow endpoints, data flow
-// graphs, data flows, profiles and registry endpoints, as custom resources or as the bodies of Azure
-// Resource Manager, in YAML or JSON; and the graph definitions and tests that belong to them. It
-// needs no Kubernetes.
+// graphs, data flows, profiles and registry endpoints, as custom resources or as the bodies of
+// Azure Resource Manager, in YAML or JSON; and the graph definitions and tests that belong to them.
+// It needs no Kubernetes.
 //
 // The package is strict, and tells all faults of all files at once. Each fault has file, line and
 // column, says what is wrong, and what to do. [Load] reads a directory, [ParseGraph] a graph

@@ -150,8 +150,8 @@ type Audience struct {
 	Audience string `key:"audience" must:"it says who the token is for" about:"who the token is for"`
 }
 
-// SystemID are the settings of a system-assigned managed identity. ExtensionName and TenantID are of
-// registry endpoints.
+// SystemID are the settings of a system-assigned managed identity. ExtensionName and TenantID are
+// of registry endpoints.
 type SystemID struct {
 	Where
 	Audience      string `key:"audience" about:"who the token is for; absent: the default of the endpoint"`
@@ -200,8 +200,8 @@ type KafkaBatching struct {
 	MaxBytes    int    `key:"maxBytes" min:"1" max:"4294967295" def:"1000000" about:"bytes of a batch"`
 }
 
-// OpenTelemetry are the settings of a collector (Microsoft's page "Configure OpenTelemetry data flow
-// endpoints").
+// OpenTelemetry are the settings of a collector (Microsoft's page "Configure OpenTelemetry data
+// flow endpoints").
 type OpenTelemetry struct {
 	Where
 	Host           string         `key:"host" must:"it is the collector, such as https://collector:4317 or collector:4317" about:"the collector: name:port, or a URL with http or https"`

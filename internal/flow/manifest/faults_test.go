@@ -101,8 +101,8 @@ func faultsOf(t *testing.T, fixture, text string) (all []Fault) {
 	return all
 }
 
-// made are the rules whose fixtures are made by tests below, because they are too large for a file of
-// the repository, no text, or a matter of this machine.
+// made are the rules whose fixtures are made by tests below, because they are too large for a file
+// of the repository, no text, or a matter of this machine.
 var made = map[string]string{
 	"file-too-large": "", "file-not-utf8": "", "too-deep": "", "too-many-values": "", "too-many-faults": "", "too-many-documents": "", "too-many-files": "",
 	"directory": "", "directory-too-large": "", "file": "", "strict-profile": "",

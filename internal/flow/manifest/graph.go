@@ -38,8 +38,8 @@ type Graph struct {
 	Destinations []Destination
 	Connections  []Connection
 
-	// Digest changes with the meaning of the graph, of its endpoints, registries and profile. It does
-	// not depend on files, lines or comments.
+	// Digest changes with the meaning of the graph, of its endpoints, registries and profile. It
+	// does not depend on files, lines or comments.
 	Digest string `json:"-"`
 }
 

@@ -38,8 +38,8 @@ func SchemaPath(dir string, ref SchemaRef) string {
 	return filepath.Join(dir, "schemas", ref.Namespace, ref.Name, ref.Version+".json")
 }
 
-// ArtifactPaths are the files that may hold an artifact of a registry dir:, the best first. registry
-// is its directory, name and version are those of the artifact; the version may be empty.
+// ArtifactPaths are the files that may hold an artifact of a registry dir:, the best first.
+// registry is its directory, name and version are those of the artifact; the version may be empty.
 func ArtifactPaths(registry, name, version string) (paths []string) {
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	var names []string
@@ -57,10 +57,10 @@ func ArtifactPaths(registry, name, version string) (paths []string) {
 	return paths
 }
 
-// Lacks says what the manifests need of this machine and do not find: secrets, config maps, volumes,
-// tokens, schemas, artifacts of local registries. It also says which secrets others can read. All
-// are warnings at the value that needs the thing: the flows start, and wait for it. dir is the
-// directory of the manifests.
+// Lacks says what the manifests need of this machine and do not find: secrets, config maps,
+// volumes, tokens, schemas, artifacts of local registries. It also says which secrets others can
+// read. All are warnings at the value that needs the thing: the flows start, and wait for it. dir
+// is the directory of the manifests.
 func Lacks(s *Set, dir string, m Machine) []Fault {
 	l := &lacks{dir: dir, machine: m}
 	for _, e := range s.Endpoints {

@@ -55,8 +55,9 @@ const (
 
 // Options say how strict [Load] is.
 type Options struct {
-	// StrictAIO refuses what Azure IoT Operations does not know: the endpoints iothub and local, the
-	// method UsernamePassword, deadLetter, local registries, and what else hubhop allows beyond it.
+	// StrictAIO refuses what Azure IoT Operations does not know: the endpoints iothub and local,
+	// the method UsernamePassword, deadLetter, local registries, and what else hubhop allows beyond
+	// it.
 	StrictAIO bool
 }
 
@@ -71,10 +72,11 @@ type Set struct {
 	Connectors  map[string]*Raw
 	Definitions map[string]*Definition // graph definitions in the directory itself, by file name
 
-	// Graphs are the DataflowGraphs and Dataflows that no error concerns, sorted by name, also those
-	// that are not enabled. Faulty are the names of the others. Unread are the files that hold a
-	// document which could not be read, so that even its name is not known. Partial says that what
-	// is missing may be there all the same, because the directory could not be read to its end.
+	// Graphs are the DataflowGraphs and Dataflows that no error concerns, sorted by name, also
+	// those that are not enabled. Faulty are the names of the others. Unread are the files that
+	// hold a document which could not be read, so that even its name is not known. Partial says
+	// that what is missing may be there all the same, because the directory could not be read to
+	// its end.
 	Graphs  []*Graph
 	Faulty  []string
 	Unread  []string
@@ -100,8 +102,8 @@ func (s *Set) Graph(name string) *Graph {
 
 // Load reads the manifests of a directory: every file *.yaml and *.yml with all its documents, and
 // every <name>.<Kind>.json, which may hold the body of a resource of Azure Resource Manager. Other
-// files, directories below, files *.test.yaml and hidden files are left out. All faults are told, in
-// the order of files and lines; the set has what they do not concern.
+// files, directories below, files *.test.yaml and hidden files are left out. All faults are told,
+// in the order of files and lines; the set has what they do not concern.
 func Load(dir string, o Options) (*Set, []Fault) {
 	l := &loader{strict: o.StrictAIO, set: &Set{
 		Dir: dir, Endpoints: map[string]*Endpoint{}, Registries: map[string]*Registry{}, Profiles: map[string]*Profile{},

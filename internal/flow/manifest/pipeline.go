@@ -137,8 +137,8 @@ type DataflowDestination struct {
 	Headers         []Header `key:"headers" about:"changes of user properties, in order"`
 }
 
-// Transformation is what a Dataflow does with a message: it adds data sets, drops, and maps, in this
-// order.
+// Transformation is what a Dataflow does with a message: it adds data sets, drops, and maps, in
+// this order.
 type Transformation struct {
 	Where
 	Datasets  []Dataset    `key:"datasets" about:"records of the state store that are added"`

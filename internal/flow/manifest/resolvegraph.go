@@ -317,8 +317,8 @@ func (r *resolver) edge(from, to *Node, c *GraphConnection) bool {
 	return false
 }
 
-// output reads what follows the node's name in from: the arm of a branch, or the output of a graph of
-// modules.
+// output reads what follows the node's name in from: the arm of a branch, or the output of a graph
+// of modules.
 func (r *resolver) output(k *Connection, c *GraphConnection, output string) bool {
 	at := c.From.At("name")
 	i := slices.IndexFunc(r.graph.Operators, func(o Operator) bool { return o.Name == k.From })
@@ -394,8 +394,8 @@ func (r *resolver) nodesReached(d *DataflowGraph, n *ways) {
 	}
 }
 
-// branches checks that both arms of every branch are connected, and meet in a concatenate before any
-// destination.
+// branches checks that both arms of every branch are connected, and meet in a concatenate before
+// any destination.
 func (r *resolver) branches(d *DataflowGraph, n *ways) {
 	var ends []int
 	for i := range d.Nodes {

@@ -17,9 +17,9 @@ const (
 	SchemaTest  = "flow-test.schema.json"  // a test
 )
 
-// Schemas returns the JSON schemas of what is accepted, for editors and other programs, by the names
-// of their files. They say what a file may hold, value by value. [Load], [ParseGraph] and [ParseTest]
-// are stricter: they also know which values belong together.
+// Schemas returns the JSON schemas of what is accepted, for editors and other programs, by the
+// names of their files. They say what a file may hold, value by value. [Load], [ParseGraph] and
+// [ParseTest] are stricter: they also know which values belong together.
 func Schemas() (map[string][]byte, error) {
 	all := map[string][]byte{}
 	for name, root := range map[string]func(s *schema) map[string]any{

@@ -8,8 +8,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 )
 
-// Offset returns where a byte of the setting's value stands in the file. It works for settings in JSON
-// and for those that a Dataflow became.
+// Offset returns where a byte of the setting's value stands in the file. It works for settings in
+// JSON and for those that a Dataflow became.
 func (s *Setting) Offset(n int) Pos {
 	if m, ok := s.Mark("value"); ok && s.parts == nil {
 		return m.Offset(n)
@@ -44,8 +44,8 @@ func (s *Setting) PlaceValue(line, column int) Pos {
 
 // Inside returns where something of a native operator's rules stands in the file: path is like
 // "map[0].expression" or "filter[2].inputs[1]", and column counts the characters of that text from
-// 1; 0 is the value itself. Where the rules do not have the path, it is the last value on the way. It
-// works for settings in JSON and for those that a Dataflow became.
+// 1; 0 is the value itself. Where the rules do not have the path, it is the last value on the way.
+// It works for settings in JSON and for those that a Dataflow became.
 func (s *Setting) Inside(path string, column int) Pos {
 	if s.parts == nil {
 		return s.Offset(jsonPlace(s.Value, path, column))

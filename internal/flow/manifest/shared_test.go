@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// published is where the public manifests of others are: beside the checkout, because none of them is
-// copied into it.
+// published is where the public manifests of others are: beside the checkout, because none of them
+// is copied into it.
 var published = filepath.Join("..", "..", "..", "..", "shared", "data", "aio")
 
 // publishedFiles lists published files by a pattern, and says so if they are not there.

@@ -45,8 +45,8 @@ func (n *ways) cycle() []int {
 	return nil
 }
 
-// reach returns which nodes can be reached from some nodes, the nodes themselves among them, by ways
-// that do not lead through the nodes without.
+// reach returns which nodes can be reached from some nodes, the nodes themselves among them, by
+// ways that do not lead through the nodes without.
 func reach(edges [][]int, from []int, without []bool) []bool {
 	seen := make([]bool, len(edges))
 	var queue []int

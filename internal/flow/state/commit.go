@@ -45,8 +45,8 @@ type line struct {
 	stop    func()        // set by the leader: gives up the append under way
 }
 
-// do answers a request. It returns when the answer is durable, or when ctx ends. The caller may then
-// write to the value again, although the request may still be under way.
+// do answers a request. It returns when the answer is durable, or when ctx ends. The caller may
+// then write to the value again, although the request may still be under way.
 func (s *Store) do(ctx context.Context, r *request) (count int, version node.Time, err error) {
 	if r.key == "" {
 		return 0, node.Time{}, ErrKeyLength

@@ -11,7 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
-// spare is how far the log may outgrow the values before it is made short, unless Options say otherwise.
+// spare is how far the log may outgrow the values before it is made short, unless Options say
+// otherwise.
 const spare = 4 << 20
 
 // load reads the log into memory. The last change of a key counts: that is the one with the highest
@@ -45,9 +46,9 @@ func (s *Store) load() error {
 }
 
 // shrink makes the log short once it has far more than the values need. It appends the values that
-// stand first in the log again, some at a time, and lets go of what came before the next of them. So
-// it needs room for some values only, and a crash costs none of the work. If it fails, the log is
-// only longer than it need be, and the next commit goes on.
+// stand first in the log again, some at a time, and lets go of what came before the next of them.
+// So it needs room for some values only, and a crash costs none of the work. If it fails, the log
+// is only longer than it need be, and the next commit goes on.
 func (s *Store) shrink(ctx context.Context) {
 	if s.log == nil || s.log.Stats().QueuedBytes < 2*s.bytes+s.spare {
 		return

@@ -47,7 +47,8 @@ type moment struct {
 	top    node.Time
 }
 
-// small makes a store whose log is made short every few changes, over segments of a few hundred bytes.
+// small makes a store whose log is made short every few changes, over segments of a few hundred
+// bytes.
 func small(disk *memdisk.FS) Options {
 	return Options{MaxBytes: 4000, spare: 3000, Outbox: outbox.Options{FS: disk}}
 }

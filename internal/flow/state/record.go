@@ -14,7 +14,8 @@ const (
 	opDelIf byte = 3 // a request only: the log has opDel
 )
 
-// form is the first byte of a change in the log. Another form of a later version gets another number.
+// form is the first byte of a change in the log. Another form of a later version gets another
+// number.
 const form byte = 1
 
 // errForm says that the bytes of a change are not of this form.

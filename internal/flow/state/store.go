@@ -26,7 +26,8 @@ var (
 const (
 	// DefaultMaxBytes bounds keys and values unless Options say otherwise.
 	DefaultMaxBytes = 16 << 20
-	// MaxEntry is how many bytes a key, its value and the name in its fencing token may have together.
+	// MaxEntry is how many bytes a key, its value and the name in its fencing token may have
+	// together.
 	MaxEntry = outbox.MaxRecord - 1024
 	// overhead is what an entry is counted with beside its key and value.
 	overhead = 160
@@ -106,8 +107,8 @@ type Store struct {
 	spare int64       // how far the log may outgrow the values before it is made short
 	log   *outbox.Box // nil: in memory only
 	clock clock
-	// newest is the change with the highest version, without its data. A deletion leaves no other trace
-	// of its version.
+	// newest is the change with the highest version, without its data. A deletion leaves no other
+	// trace of its version.
 	newest change
 
 	mu       sync.RWMutex // guards the fields below, and is never held while the disk is called
@@ -191,8 +192,9 @@ func (s *Store) Get(key string) (v Value, ok bool) {
 }
 
 // Set gives a key a value. set is false if the condition did not hold; then version is that of the
-// value that stands. When err is nil, the change is durable. While the disk refuses, Set waits until
-// ctx ends. After that, or after ErrClosed, the change may still take place, also at the next Open.
+// value that stands. When err is nil, the change is durable. While the disk refuses, Set waits
+// until ctx ends. After that, or after ErrClosed, the change may still take place, also at the next
+// Open.
 func (s *Store) Set(ctx context.Context, key string, value []byte, o SetOptions) (set bool, version node.Time, err error) {
 	n, version, err := s.do(ctx, &request{kind: opSet, key: key, value: value, set: o})
 	return n == 1, version, err

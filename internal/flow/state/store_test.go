@@ -273,8 +273,9 @@ func TestWhatAGuestMakesUpHarmsNoOther(t *testing.T) {
 	}
 }
 
-// TestAValueIsTheCallersAgainAfterItsContext: a change that is given up while the disk is away takes
-// place later as it was asked for, although the caller has used its memory for something else.
+// TestAValueIsTheCallersAgainAfterItsContext: a change that is given up while the disk is away
+// takes place later as it was asked for, although the caller has used its memory for something
+// else.
 func TestAValueIsTheCallersAgainAfterItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := memdisk.New()

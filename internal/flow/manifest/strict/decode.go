@@ -35,7 +35,8 @@ func (f Free) Decode(v any) error {
 func (f Free) MarshalJSON() ([]byte, error) { return json.Marshal(plainValue(f.node)) }
 
 // At returns the place of a value by its path, such as "endpoints", "inbound", "my-endpoint". An
-// item of a list is its number from 0. Where the path ends early, it is the place of the last value.
+// item of a list is its number from 0. Where the path ends early, it is the place of the last
+// value.
 func (f Free) At(path ...string) Pos {
 	if f.node == nil {
 		return Pos{Line: 1, Column: 1}
@@ -168,8 +169,8 @@ func defaults(v reflect.Value) {
 	}
 }
 
-// Object reads a mapping into the struct that into points to. path names it for people. The keys more
-// are known too, and left to the caller.
+// Object reads a mapping into the struct that into points to. path names it for people. The keys
+// more are known too, and left to the caller.
 func (d *Decoder) Object(n *yaml.Node, into any, path string, more ...string) {
 	d.object(n, reflect.ValueOf(into).Elem(), path, more...)
 }

@@ -34,9 +34,9 @@ func (w Where) Has(key string) bool {
 }
 
 // Place returns where a character of a text value stands in the file. line and column count from 1
-// within the text, a column in characters. It knows all styles of YAML and JSON: blocks behind | and
-// >, quotes with escapes, folded lines. For white space between two lines that YAML joins it is the
-// end of the word before.
+// within the text, a column in characters. It knows all styles of YAML and JSON: blocks behind |
+// and >, quotes with escapes, folded lines. For white space between two lines that YAML joins it is
+// the end of the word before.
 func (w Where) Place(key string, line, column int) Pos {
 	if m, ok := w.keys[key]; ok {
 		return m.Place(line, column)

@@ -69,8 +69,8 @@ func (m *FS) cut(units []unit, has func(i int) bool) *FS {
 	})
 }
 
-// Disks makes the disks that a power cut may leave: all there are if they are few, else those that differ from
-// everything or nothing in one unit or in a run of them, and some at random.
+// Disks makes the disks that a power cut may leave: all there are if they are few, else those that
+// differ from everything or nothing in one unit or in a run of them, and some at random.
 func (m *FS) Disks(rnd *rand.Rand, few int, each func(disk *FS, name string)) {
 	units := m.units()
 	n := len(units)

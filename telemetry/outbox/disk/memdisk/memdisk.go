@@ -1,5 +1,5 @@
-// Package memdisk is a disk in memory for tests: it fails where a test wants it to, and it can be cut
-// off from power.
+// Package memdisk is a disk in memory for tests: it fails where a test wants it to, and it can be
+// cut off from power.
 package memdisk
 
 import (
