@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	mochi "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -175,7 +179,7 @@ func TestKafkaIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
 		}, "set tls.trustedCaCertificateConfigMapRef", true},
 		{"X509Certificate", "      method: X509Certificate\n      x509CertificateSettings:\n        secretRef: cert\n", []kfake.Opt{kfake.TLS(mutual)},
 			[]kgo.Opt{kgo.DialTLSConfig(&tls.Config{RootCAs: pki.Pool, Certificates: []tls.Certificate{pki.Server}})},
-			func(d manifestsOf, right bool) { d.client(pki, right) }, "check the client certificate", true},
+			func(d manifestsOf, right bool) { d.client(pki, right) }, "the client certificate", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -231,7 +235,7 @@ func TestACollectorIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
 			d.write("configmaps/ca/root.pem", map[bool]string{true: pki.PEM, false: endtest.New(t).PEM}[right])
 		}, "set tls.trustedCaCertificateConfigMapRef", seen{"m", "", 0}},
 		{"X509Certificate", "      method: X509Certificate\n      x509CertificateSettings:\n        secretRef: cert\n", tls.RequireAndVerifyClientCert,
-			func(d manifestsOf, right bool) { d.client(pki, right) }, "check the client certificate", seen{"m", "", 2}},
+			func(d manifestsOf, right bool) { d.client(pki, right) }, "the client certificate", seen{"m", "", 2}},
 		{"ServiceAccountToken", "      method: ServiceAccountToken\n      serviceAccountTokenSettings:\n        audience: a\n", tls.NoClientCert, func(d manifestsOf, right bool) {
 			if right {
 				d.write("secrets/serviceaccount/token", "sat\n")
@@ -286,6 +290,88 @@ func TestACollectorIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
 				}
 			case <-time.After(time.Minute):
 				t.Error("nothing comes to the collector")
+			}
+		})
+	}
+}
+
+// doorman lets clients into a broker.
+type doorman struct {
+	mochi.HookBase
+	lets func(p packets.Packet) bool
+}
+
+func (*doorman) ID() string { return "doorman" }
+func (*doorman) Provides(b byte) bool {
+	return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck
+}
+
+func (d *doorman) OnConnectAuthenticate(_ *mochi.Client, p packets.Packet) bool { return d.lets(p) }
+func (*doorman) OnACLCheck(*mochi.Client, string, bool) bool                    { return true }
+
+// TestABrokerIsReachedWithEachMethodThroughItsManifest.
+func TestABrokerIsReachedWithEachMethodThroughItsManifest(t *testing.T) {
+	pki := endtest.New(t)
+	everybody := func(packets.Packet) bool { return true }
+	for _, c := range []struct {
+		name, authentication string
+		client               tls.ClientAuthType
+		lets                 func(p packets.Packet) bool
+		secret               func(d manifestsOf, right bool)
+		says                 string // with what does not fit
+	}{
+		{"Anonymous", "      method: Anonymous\n", tls.NoClientCert, everybody, func(d manifestsOf, right bool) {
+			d.write("configmaps/ca/root.pem", map[bool]string{true: pki.PEM, false: endtest.New(t).PEM}[right])
+		}, "set tls.trustedCaCertificateConfigMapRef"},
+		{"X509Certificate", "      method: X509Certificate\n      x509CertificateSettings:\n        secretRef: cert\n", tls.RequireAndVerifyClientCert, everybody,
+			func(d manifestsOf, right bool) { d.client(pki, right) }, "the client certificate"},
+		{"UsernamePassword", "      method: UsernamePassword\n      usernamePasswordSettings:\n        secretRef: me\n", tls.NoClientCert, func(p packets.Packet) bool {
+			return string(p.Connect.Username) == "u" && string(p.Connect.Password) == "right"
+		}, func(d manifestsOf, right bool) {
+			d.write("secrets/me/username", "u\n")
+			d.write("secrets/me/password", map[bool]string{true: "right\n", false: "wrong\n"}[right])
+		}, "check the credentials (method UsernamePassword)"},
+		{"ServiceAccountToken", "      method: ServiceAccountToken\n      serviceAccountTokenSettings:\n        audience: a\n", tls.NoClientCert, func(p packets.Packet) bool {
+			return p.Properties.AuthenticationMethod == "K8S-SAT" && string(p.Properties.AuthenticationData) == "right"
+		}, func(d manifestsOf, right bool) {
+			d.write("secrets/serviceaccount/token", map[bool]string{true: "right\n", false: "wrong\n"}[right])
+		}, "check the credentials (method ServiceAccountToken)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler), Capabilities: mochi.NewDefaultServerCapabilities(), InlineClient: true})
+			l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pki.Server}, ClientAuth: c.client, ClientCAs: pki.Pool, MinVersion: tls.VersionTLS12})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range []error{server.AddHook(&doorman{lets: c.lets}, nil), server.AddListener(listeners.NewNet("tls", l)), server.Serve()} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(func() { _ = server.Close() })
+			got := make(chan string, 10)
+			if err := server.Subscribe("out", 1, func(_ *mochi.Client, _ packets.Subscription, p packets.Packet) { got <- string(p.Payload) }); err != nil {
+				t.Fatal(err)
+			}
+			if err := server.Publish("in", []byte("body"), true, 1); err != nil { // retained, for who comes later
+				t.Fatal(err)
+			}
+			d := newManifests(t, pki)
+			d.endpoint("broker", "Mqtt", "mqttSettings", "    host: "+l.Addr().String()+
+				"\n    tls:\n      mode: Enabled\n      trustedCaCertificateConfigMapRef: ca\n    authentication:\n"+c.authentication)
+			d.flow("broker", "broker")
+			c.secret(d, false)
+			_, await := d.run()
+			await(c.says)
+			c.secret(d, true)
+			select {
+			case body := <-got:
+				if body != "body" {
+					t.Errorf("%q came through the flow", body)
+				}
+			case <-time.After(time.Minute):
+				t.Error("nothing comes through the flow")
 			}
 		})
 	}

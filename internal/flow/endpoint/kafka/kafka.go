@@ -10,12 +10,14 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -51,15 +53,15 @@ type Connection struct {
 	// that a new secret is taken up. It may be nil if Mechanism is Anonymous.
 	Mechanism Mechanism
 	Secret    func() (user, password string, err error)
-	// Report, which may be nil, is told why nothing moves, once until it does again, and then gets
-	// nil.
+	// Report, which may be nil, is told why nothing moves: at first, when more is known, and nil when
+	// it moves again.
 	Report func(err error)
 }
 
 // options returns the options of a client. What the client says of its troubles goes to s.
 func (c *Connection) options(s *state) ([]kgo.Opt, error) {
 	s.of = c
-	o := []kgo.Opt{kgo.SeedBrokers(c.Host), kgo.ClientID(c.ClientID), kgo.Dialer(c.dial), kgo.WithLogger(s), kgo.WithHooks(s), kgo.MetadataMinAge(time.Second)}
+	o := []kgo.Opt{kgo.SeedBrokers(c.Host), kgo.ClientID(c.ClientID), kgo.Dialer(s.dial), kgo.WithLogger(s), kgo.WithHooks(s), kgo.MetadataMinAge(time.Second)}
 	var m sasl.Mechanism
 	switch c.Mechanism {
 	case Anonymous:
@@ -89,25 +91,28 @@ func (c *Connection) options(s *state) ([]kgo.Opt, error) {
 }
 
 // dial opens a connection to a broker.
-func (c *Connection) dial(ctx context.Context, network, host string) (net.Conn, error) {
+func (s *state) dial(ctx context.Context, network, host string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
-	if c.TLS == nil {
+	if s.of.TLS == nil {
 		return d.DialContext(ctx, network, host)
 	}
-	config, err := c.TLS()
+	config, err := s.of.TLS()
 	if err != nil {
 		return nil, credentials.Local(err)
 	}
+	s.shows.Store(len(config.Certificates) > 0)
 	return (&tls.Dialer{NetDialer: &d, Config: config}).DialContext(ctx, network, host)
 }
 
-// state says once that something fails, and once that it works again. It is the log of the client,
+// state says that something fails, again when more is known, and once that it works again. It is the log of the client,
 // too, because the client tries some failures again for ever, and only its log tells of them.
 type state struct {
-	of *Connection
+	of    *Connection
+	shows atomic.Bool // a client certificate
 
 	mu      sync.Mutex
 	why     error               // nil: nothing fails
+	said    string              // the next step that was told
 	since   time.Time           // when why was heard last
 	fetched time.Time           // the last answer to a fetch
 	cut     map[int32]time.Time // brokers whose connection broke while they owed an answer to a fetch
@@ -121,14 +126,21 @@ func (s *state) set(err error) {
 		s.mu.Unlock()
 		return
 	}
-	same := (s.why != nil) == (err != nil)
+	next, same := "", (s.why != nil) == (err != nil)
+	if err != nil {
+		next = s.next(err)
+		same = same && (next == "" || next == s.said)
+	}
 	s.why, s.since = err, time.Now()
+	if !same {
+		s.said = next
+	}
 	s.mu.Unlock()
 	if same || s.of.Report == nil {
 		return
 	}
 	if err != nil {
-		err = s.of.explain(err)
+		err = fmt.Errorf("kafka %s: %w; %s", s.of.Host, err, cmp.Or(next, "check that the brokers run, and that the listener they advertise is reachable from here"+credentials.Shown(s.shows.Load())))
 	}
 	s.of.Report(err)
 }
@@ -205,23 +217,23 @@ func isTooLarge(err error) bool {
 	return ok || errors.Is(err, kgo.ErrMaxDecompress)
 }
 
-// explain adds the next step to an error of the client.
-func (c *Connection) explain(err error) error {
-	next := "check that the brokers run, and that the listener they advertise is reachable from here"
-	switch {
+// next returns the next step after an error of the client; empty: it is not known.
+func (s *state) next(err error) string {
+	switch hint := credentials.Hint(err); {
 	case credentials.IsLocal(err):
-		return fmt.Errorf("kafka %s: %w", c.Host, err)
-	case credentials.IsTLS(err):
-		next = credentials.Hint(err)
+		return "nothing was sent"
+	case hint != "":
+		return hint
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
-		next = "check the authentication of the endpoint"
+		return "check the authentication of the endpoint"
 	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.GroupAuthorizationFailed):
-		next = "give this user the right to the topic and the consumer group"
+		return "give this user the right to the topic and the consumer group"
 	case isTooLarge(err):
-		next = fmt.Sprintf("a batch of a partition becomes more than %d MiB in memory, so nothing more of that partition comes: "+
+		return fmt.Sprintf("a batch of a partition becomes more than %d MiB in memory, so nothing more of that partition comes: "+
 			"set the offset of the consumer group behind it with Kafka's tools while hubhop is stopped, and have its producer make smaller batches", batchBytes>>20)
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		next = "create the topic"
+		return "create the topic"
+	default:
+		return ""
 	}
-	return fmt.Errorf("kafka %s: %w; %s", c.Host, err, next)
 }

@@ -499,3 +499,15 @@ func TestABatchThatBurstsTheMemoryStopsItsPartitionOnly(t *testing.T) {
 		t.Errorf("said %v, although the partition has stopped", <-said)
 	}
 }
+
+// TestATroubleIsToldAgainWhenMoreIsKnown, and not whenever it changes back.
+func TestATroubleIsToldAgainWhenMoreIsKnown(t *testing.T) {
+	var said []string
+	s := &state{of: &Connection{Host: "h", Report: func(err error) { said = append(said, fmt.Sprint(err)) }}}
+	for _, err := range []error{io.EOF, io.EOF, kerr.SaslAuthenticationFailed, io.EOF, kerr.SaslAuthenticationFailed, nil, nil} {
+		s.set(err)
+	}
+	if len(said) != 3 || !strings.Contains(said[0], "check that the brokers run") || !strings.Contains(said[1], "check the authentication") || said[2] != "<nil>" {
+		t.Errorf("said %q", said)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -67,6 +68,7 @@ func codeOf(err error) int {
 type connection struct {
 	client http.Client
 	base   string
+	shows  atomic.Bool // a client certificate
 }
 
 // connect returns a connection, which is opened by its first request, and anew when it was lost.
@@ -79,7 +81,7 @@ func connect(target string, config func() (*tls.Config, error)) *connection {
 	} else {
 		transport.Protocols.SetHTTP2(true)
 		transport.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return dialTLS(ctx, network, addr, config)
+			return c.dialTLS(ctx, network, addr, config)
 		}
 		scheme = "https"
 	}
@@ -89,12 +91,13 @@ func connect(target string, config func() (*tls.Config, error)) *connection {
 }
 
 // dialTLS opens one connection. The certificates are those of this moment.
-func dialTLS(ctx context.Context, network, addr string, config func() (*tls.Config, error)) (net.Conn, error) {
+func (c *connection) dialTLS(ctx context.Context, network, addr string, config func() (*tls.Config, error)) (net.Conn, error) {
 	conf, err := config()
 	if err != nil {
 		return nil, credentials.Local(err)
 	}
 	conf.NextProtos = []string{"h2"}
+	c.shows.Store(len(conf.Certificates) > 0)
 	conn, err := (&tls.Dialer{Config: conf}).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err

@@ -44,8 +44,8 @@ type Options struct {
 	TLS func() (*tls.Config, error)
 	// Token returns a bearer token, and is called before each request; nil: none is sent.
 	Token func() (string, error)
-	// Report, which may be nil, is told why nothing is sent, once until it works again, and then
-	// gets nil.
+	// Report, which may be nil, is told why nothing is sent: at first, when more is known, and nil
+	// when it works again.
 	Report func(err error)
 	// Log, which may be nil, is told what the collector says of requests that it took in part.
 	Log func(text string)
@@ -74,6 +74,7 @@ type Destination struct {
 	target  string
 	queue   *queue.Queue
 	failing bool
+	said    string // the next step that was told
 }
 
 // New returns a destination. It connects when Run begins.
@@ -129,7 +130,7 @@ func (d *Destination) Run(ctx context.Context) error {
 				b.fail(err)
 				continue
 			}
-			d.fails(err)
+			d.fails(c, err)
 			if !sleep(ctx, wait) {
 				return nil
 			}
@@ -237,24 +238,24 @@ func isFaultOfRequest(err error) bool {
 	}
 }
 
-func (d *Destination) fails(err error) {
-	if d.failing {
+// fails says why nothing is sent: the first time, and when more is known.
+func (d *Destination) fails(c *connection, err error) {
+	next := ""
+	switch hint := credentials.Hint(err); {
+	case credentials.IsLocal(err):
+		next = "nothing was sent"
+	case hint != "":
+		next = hint
+	case codeOf(err) == codeUnauthenticated, codeOf(err) == codePermissionDenied:
+		next = "check the authentication of the endpoint"
+	case codeOf(err) == codeUnimplemented:
+		next = "the server there speaks gRPC, but has no OTLP receiver for this signal"
+	}
+	if d.failing && (next == "" || next == d.said) {
 		return
 	}
-	d.failing = true
-	if credentials.IsLocal(err) {
-		d.opt.Report(fmt.Errorf("collector %s: %w", d.target, err))
-		return
-	}
-	text := "check that the collector runs and listens for OTLP/gRPC there"
-	switch codeOf(err) {
-	case codeUnauthenticated, codePermissionDenied:
-		text = "check the authentication of the endpoint"
-	case codeUnimplemented:
-		text = "the server there speaks gRPC, but has no OTLP receiver for this signal"
-	}
-	text = cmp.Or(credentials.Hint(err), text)
-	d.opt.Report(fmt.Errorf("collector %s: %w; %s", d.target, err, text))
+	d.failing, d.said = true, next
+	d.opt.Report(fmt.Errorf("collector %s: %w; %s", d.target, err, cmp.Or(next, "check that the collector runs and listens for OTLP/gRPC there"+credentials.Shown(c.shows.Load()))))
 }
 
 func (d *Destination) works() {

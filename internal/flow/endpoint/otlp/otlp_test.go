@@ -340,6 +340,24 @@ func TestExpiredMessagesAreNotSent(t *testing.T) {
 	}
 }
 
+// TestATroubleIsToldAgainWhenMoreIsKnown, and not whenever it changes back.
+func TestATroubleIsToldAgainWhenMoreIsKnown(t *testing.T) {
+	var said []string
+	d, err := New(Options{Host: "h:1", Report: func(err error) { said = append(said, fmt.Sprint(err)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, refused := &connection{}, &statusError{codeUnauthenticated, "no"}
+	for _, err := range []error{io.EOF, io.EOF, refused, io.EOF, refused} {
+		d.fails(c, err)
+	}
+	d.works()
+	d.works()
+	if len(said) != 3 || !strings.Contains(said[0], "check that the collector runs") || !strings.Contains(said[1], "check the authentication") || said[2] != "<nil>" {
+		t.Errorf("said %q", said)
+	}
+}
+
 func FuzzConvert(f *testing.F) {
 	f.Add([]byte(gauge("a")))
 	f.Add([]byte(`{"logs":[{"value":"x","level":"info","timestamp":1}]}`))
