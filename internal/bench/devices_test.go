@@ -124,12 +124,22 @@ func (c *client) devices() (f figures, err error) {
 	}()
 	var rss int64
 	var routines, files int
+	// The devices start evenly over two intervals, those of the second between those of the first.
+	// So each sample wakes the process by itself, however long it takes to connect. That is the
+	// dearest case.
+	n := time.Duration(len(c.Devices))
+	step := 2 * (idleInterval + idleInterval/n) / n
+	var starts time.Time
 	for i, id := range slices.Sorted(maps.Keys(c.Devices)) {
 		who := device.Identity{DeviceID: id, IDScope: c.Scope, Key: c.Devices[id], StateDir: dir}
 		if c.Role == deviceInMemory {
 			who.OpenOutbox = func(_ string, o outbox.Options) (device.Outbox, error) { return outbox.NewMemory(o) }
 		}
 		d := device.New(shared, who, sample.App(options))
+		if i == 1 {
+			starts = time.Now()
+		}
+		time.Sleep(time.Until(starts.Add(time.Duration(i) * step)))
 		running.Add(1)
 		err := d.Start(ctx, func(err error) {
 			defer running.Done()
@@ -141,18 +151,14 @@ func (c *client) devices() (f figures, err error) {
 			running.Done()
 			return f, err
 		}
-		if i%50 == 0 { // as many at once as a machine of two cores can connect
-			for range max(1, min(50, i)) {
-				if err := await(ready, failed); err != nil {
-					return f, err
-				}
-			}
-		}
 		if i == 0 {
+			if err := await(ready, failed); err != nil {
+				return f, err
+			}
 			rss, routines, files = c.settled(), atRest(), openFiles()
 		}
 	}
-	for range (len(c.Devices) - 1) % 50 {
+	for range len(c.Devices) - 1 {
 		if err := await(ready, failed); err != nil {
 			return f, err
 		}
