@@ -86,8 +86,7 @@ type Grant struct {
 	AliasMaximum    uint16
 	NoWildcards     bool
 	NoShared        bool
-	ServerKeepAlive uint16 // seconds; only with HasKeepAlive
-	HasKeepAlive    bool
+	ServerKeepAlive uint16 // seconds; 0: none, or it does not say
 }
 
 // Reader reads the packets of a server. It never takes more memory than twice what has arrived of
@@ -452,7 +451,7 @@ func (p *Packet) property(id byte, num uint32, text, value []byte) error {
 	case propAssignedID:
 		g.AssignedID = string(text)
 	case propServerKeepAlive:
-		g.ServerKeepAlive, g.HasKeepAlive = uint16(num), true
+		g.ServerKeepAlive = uint16(num)
 	case propReceiveMaximum:
 		if g.ReceiveMaximum = uint16(num); num == 0 {
 			return faulty(ProtocolError, "a CONNACK with the receive maximum 0")

@@ -75,9 +75,11 @@ func Open(ctx context.Context, conn net.Conn, h *Hello, most int) (*Session, err
 		return nil, err
 	}
 	s.Grant = p.grant
+	// The server's keep alive binds this side to send as often (MQTT 5 section 3.2.2.3.14). A longer one,
+	// or none, does not: this side wants to know as soon as ever whether the server is there.
 	alive := h.KeepAlive
-	if s.Grant.HasKeepAlive {
-		alive = s.Grant.ServerKeepAlive
+	if g := s.Grant.ServerKeepAlive; g > 0 && (alive == 0 || g < alive) {
+		alive = g
 	}
 	s.keepAlive = time.Duration(alive) * time.Second
 	s.answer = min(answerLimit, max(s.keepAlive/2, time.Second))

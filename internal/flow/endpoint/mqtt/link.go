@@ -206,8 +206,12 @@ func brokenOff(err error) bool {
 // describe makes the sentence for a person: what is wrong with which endpoint, and the next step.
 func (c *Config) describe(err error) string {
 	text := err.Error()
+	// Without the addresses: that of the broker stands before it, and the own port is another one each
+	// time, so that the log would have a line for each attempt.
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		text = "no connection: " + op.Err.Error() // without the address, which stands before it
+		text = "no connection: " + op.Err.Error()
+	} else if ok && !brokenOff(err) && (op.Op == "read" || op.Op == "write") {
+		text = "the connection broke: " + op.Err.Error()
 	} else if brokenOff(err) && !isEnded(err) {
 		text = "the broker has ended the connection before its answer"
 	}

@@ -35,6 +35,8 @@ func TestLostConnectionSaysWhatToDo(t *testing.T) {
 		{"TLS towards a port without TLS", fmt.Errorf("TLS: %w", reset), false, []string{"a port without TLS does this", "tls.mode: Disabled"}},
 		{"the session is ended", ended(fmt.Errorf("read: %w", io.EOF)), true,
 			[]string{"the broker has ended the connection without a reason", `the client id "hubhop-f-in"`, "clientIdPrefix"}},
+		{"a write breaks", &net.OpError{Op: "write", Net: "tcp", Source: &net.TCPAddr{Port: 40001}, Addr: &net.TCPAddr{Port: 1883}, Err: os.NewSyscallError("write", syscall.EPIPE)}, true,
+			[]string{"b:1883: the connection broke: write: broken pipe"}},
 		{"the session is reset", ended(reset), false, []string{"without a reason", "clientIdPrefix"}},
 	} {
 		config := &Config{Host: "b:1883", ClientID: "hubhop-f-in"}

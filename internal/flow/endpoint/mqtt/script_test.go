@@ -155,6 +155,10 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 			if !s.RetainAsPublished || s.RetainHandling != 1 {
 				b.t.Error("a SUBSCRIBE without Retain as Published, or without Retain Handling 1")
 			}
+			if strings.HasPrefix(s.Topic, "secret/") {
+				reasons = append(reasons, byte(mqtt5.NotAuthorized))
+				continue
+			}
 			b.filters[s.Topic] = true
 			reasons = append(reasons, s.QoS)
 		}
@@ -944,6 +948,54 @@ func TestTopicsOfTheGreatestLengthPass(t *testing.T) {
 		r.stop()
 		if all := got.all(); len(all) != 1 || len(all[0].Message.Topic) != 65535 {
 			t.Errorf("%d messages came", len(all))
+		}
+	})
+}
+
+// TestAKeepAliveOfTheBrokerDoesNotMakeThisSideBlind: a longer one than asked for binds nobody.
+func TestAKeepAliveOfTheBrokerDoesNotMakeThisSideBlind(t *testing.T) {
+	for _, seconds := range []uint16{0, 20, 65535} {
+		inBubble(t, func(t *testing.T, b *script) {
+			b.grant.ServerKeepAlive = &seconds
+			s, err := NewSource(b.config("in"), []string{"a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+			pass(time.Minute)
+			b.net.Cut(scriptAddress)
+			pass(90 * time.Second)
+			if s.Status().State == Connected {
+				t.Errorf("with %d s of the broker the silence was not noticed in 90 s", seconds)
+			}
+			r.stop()
+		})
+	}
+}
+
+// TestRefusedFiltersAreToldOnceEach, although they are asked for again every minute.
+func TestRefusedFiltersAreToldOnceEach(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		c := b.config("in")
+		var said []string
+		c.Log = func(text string) { said = append(said, text) }
+		filters := []string{"a"}
+		for i := range 20 {
+			filters = append(filters, fmt.Sprintf("secret/%d", i))
+		}
+		s, err := NewSource(c, filters)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+		pass(time.Hour)
+		st := s.Status()
+		r.stop()
+		if len(said) != 20 || !strings.Contains(said[0], `the broker refuses the filter "secret/`) {
+			t.Errorf("said %d: %.1000q", len(said), said)
+		}
+		if st.State != Refused || !strings.Contains(st.Text, "secret/0") || !strings.Contains(st.Text, "secret/19") || b.connections() != 1 {
+			t.Errorf("%+v, %d connections", st, b.connections())
 		}
 	})
 }

@@ -145,7 +145,7 @@ func (s *Source) refuseLocked(f string, reason mqtt5.Reason) {
 		s.refused = map[string]mqtt5.Reason{}
 	}
 	s.refused[f] = reason
-	s.c.log("%s", s.refusalsLocked())
+	s.once(fmt.Sprintf("refused %d %s", reason, f), "%s: %s", s.c.Host, s.c.refusal(f, reason))
 	if s.again != nil {
 		s.again.Stop()
 	}
@@ -167,18 +167,23 @@ func (s *Source) refuseLocked(f string, reason mqtt5.Reason) {
 	})
 }
 
-// refusalsLocked is the sentence about refused filters.
+// refusalsLocked is the sentence about all refused filters.
 func (s *Source) refusalsLocked() string {
 	var parts []string
 	for f, reason := range s.refused {
-		next := "ask for the right to subscribe to it"
-		if hint := s.c.reasonHint(&mqtt5.ReasonError{Reason: reason}); hint != "" && reason != mqtt5.NotAuthorized {
-			next = hint
-		}
-		parts = append(parts, fmt.Sprintf("the broker refuses the filter %q: %v; %s", f, reason, next))
+		parts = append(parts, s.c.refusal(f, reason))
 	}
 	slices.Sort(parts)
 	return s.c.Host + ": " + strings.Join(parts, "; ")
+}
+
+// refusal says why there is no subscription to a filter, and the next step.
+func (c *Config) refusal(filter string, reason mqtt5.Reason) string {
+	next := "ask for the right to subscribe to it"
+	if hint := c.reasonHint(&mqtt5.ReasonError{Reason: reason}); hint != "" && reason != mqtt5.NotAuthorized {
+		next = hint
+	}
+	return fmt.Sprintf("the broker refuses the filter %q: %v; %s", filter, reason, next)
 }
 
 // memory is the file of Config.StateFile.
