@@ -93,7 +93,4 @@ func onProcessor(c *exec.Cmd) (ms float64) {
 }
 
 // rss is the resident set of a process, in MiB.
-func rss(c *exec.Cmd) float64 {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Process.Pid))
-	return float64(statusOf(string(text), "VmRSS")) / (1 << 20)
-}
+func rss(c *exec.Cmd) float64 { return statusField(c, "VmRSS") }

@@ -143,10 +143,17 @@ func (r *rows) add(cells ...string) {
 // measured begins a text with where and when, and how to have it again.
 func measured(how string) *rows {
 	r := new(rows)
-	fmt.Fprintf(r, "Measured %s on %s, %d of %d cores for everything together, %s, %s; the disk is %s.\n\n    %s\n", time.Now().Format(time.DateOnly),
-		cpuName(), runtime.GOMAXPROCS(0), runtime.NumCPU(), kernel(), runtime.Version(), fileSystem(os.TempDir()), how)
+	fmt.Fprintf(r, "Measured %s on %s, %d of %d cores for everything together, %s, %s; the disk is %s; the load was %s before.\n\n    %s\n", time.Now().Format(time.DateOnly),
+		cpuName(), runtime.GOMAXPROCS(0), runtime.NumCPU(), kernel(), runtime.Version(), fileSystem(os.TempDir()), load, how)
 	return r
 }
+
+// load is the load average of the last minute before anything was measured: what else the machine did.
+var load = func() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	minute, _, _ := strings.Cut(string(text), " ")
+	return minute
+}()
 
 func cpuName() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
