@@ -62,7 +62,7 @@ bench-troubles: ## measure how soon a device is back from short troubles, in vir
 bench-status: build ## measure what scrapes and readers of the events cost a device, into docs/benchmarks.md (Linux; two minutes)
 	$(BENCH) -run '^TestTables$$//^status$$'
 
-bench-flows: build ## measure data flows beside other programs, into docs/benchmarks.md; PART=inturn shows one part alone (Linux, mosquitto; six minutes)
+bench-flows: build ## measure data flows beside other programs, into docs/benchmarks.md; PART=inturn shows one part alone (Linux, mosquitto; four minutes)
 	$(BENCH) -run '^TestTables$$//^flows$$$(if $(PART),/^$(PART)$$)'
 
 bench-outbox: ## measure the outbox beside its floors, into docs/benchmarks.md (Linux)
