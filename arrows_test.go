@@ -141,7 +141,7 @@ func TestThirdPartyArrows(t *testing.T) {
 		"github.com/spf13/pflag":              {"cmd", "cmd/cli", "cmd/flow"},
 		"github.com/fsnotify/fsnotify":        {"internal/flow"},
 		"github.com/spf13/viper":              {"cmd"},
-		"go.yaml.in/yaml/v3":                  {"internal/configfile", "internal/drill/scenario", "internal/flow/manifest", "internal/flow/manifest/strict"},
+		"go.yaml.in/yaml/v3":                  {"internal/configfile", "internal/drill/scenario", "internal/flow/manifest", "internal/strict"},
 		"github.com/pelletier/go-toml/v2":     {"internal/configfile"},
 		"github.com/prometheus/client_golang": {"internal/status"},
 		"golang.org/x/term":                   {"cmd"},

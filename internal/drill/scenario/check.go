@@ -3,6 +3,8 @@ package scenario
 import (
 	"slices"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // maxSteps bounds the steps of a run, the repeated ones included.
@@ -121,7 +123,7 @@ func (d *decoder) checkAction(s *Scenario, a *Action) {
 	}
 	if c := a.Clock; c != nil {
 		if _, err := c.Off(time.Time{}); err != nil {
-			d.fault(a.Line, "clock.ahead must be a duration such as -2h, or 1970; it is %s", quoted(c.Ahead))
+			d.fault(a.Line, "clock.ahead must be a duration such as -2h, or 1970; it is %s", strict.Quoted(c.Ahead))
 		}
 	}
 }

@@ -1,11 +1,10 @@
 package scenario
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"reflect"
 	"regexp"
@@ -17,6 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/hubhop-iot/hubhop/internal/strict"
 	"github.com/hubhop-iot/hubhop/internal/suggest"
 )
 
@@ -24,7 +24,6 @@ const (
 	maxBytes  = 1 << 20 // of a file
 	maxFaults = 20      // of a file that are told
 	maxDepth  = 40      // of nested values
-	maxText   = 200     // characters of a value that a fault quotes
 )
 
 // Parse reads a scenario. name is what faults call the file. The error has one line for each fault,
@@ -74,9 +73,6 @@ func (d *decoder) err() error {
 	return errors.Join(all...)
 }
 
-// yamlWhere matches the line in an error of the YAML library.
-var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
-
 // root reads the text as one YAML document, and returns its object; nil if there is a fault.
 func (d *decoder) root(text []byte) *yaml.Node {
 	switch {
@@ -87,30 +83,17 @@ func (d *decoder) root(text []byte) *yaml.Node {
 		d.fault(1, "the file is not UTF-8 text")
 		return nil
 	}
-	documents := yaml.NewDecoder(bytes.NewReader(text))
-	var document, another yaml.Node
-	err := documents.Decode(&document)
-	if err == nil {
-		err = documents.Decode(&another)
-		if err == nil {
-			d.fault(another.Line, "a second document begins here; a file holds one scenario")
-			return nil
-		}
-	} else if errors.Is(err, io.EOF) {
+	trees, err := strict.Trees(string(text), 2)
+	syntax, bad := errors.AsType[*strict.SyntaxError](err)
+	switch {
+	case bad:
+		d.fault(syntax.Line, "this is no YAML: %s", syntax.Text)
+	case len(trees) == 0:
 		d.fault(1, "the file is empty; a scenario has at least name, title and steps")
-		return nil
-	}
-	if !errors.Is(err, io.EOF) {
-		where := yamlWhere.FindStringSubmatch(err.Error())
-		line := 1
-		if where != nil && where[1] != "" {
-			line, _ = strconv.Atoi(where[1])
-		}
-		d.fault(line, "this is no YAML: %s", yamlWhere.ReplaceAllString(err.Error(), ""))
-		return nil
-	}
-	if root := document.Content[0]; d.plain(root, 0) {
-		return root
+	case len(trees) > 1:
+		d.fault(trees[1].Line, "a second document begins here; a file holds one scenario")
+	case d.plain(trees[0], 0):
+		return trees[0]
 	}
 	return nil
 }
@@ -150,16 +133,6 @@ type word interface {
 	form() map[string]any
 }
 
-// fieldsOf returns the fields of a struct that stand in a file.
-func fieldsOf(t reflect.Type) (all []reflect.StructField) {
-	for f := range t.Fields() {
-		if f.Tag.Get("key") != "" {
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
 // isUnion says whether exactly one field of a struct is set.
 func isUnion(t reflect.Type) bool { return t == reflect.TypeFor[Action]() }
 
@@ -167,7 +140,7 @@ func isUnion(t reflect.Type) bool { return t == reflect.TypeFor[Action]() }
 // have.
 func bare(t reflect.Type) bool {
 	return t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct &&
-		!slices.ContainsFunc(fieldsOf(t.Elem()), func(f reflect.StructField) bool { return f.Tag.Get("must") != "" })
+		!slices.ContainsFunc(strict.FieldsOf(t.Elem()), func(f reflect.StructField) bool { return f.Tag.Get("must") != "" })
 }
 
 // value reads a node into v. path names it for people.
@@ -180,7 +153,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 	case reflect.PointerTo(t).Implements(wordType):
 		if text, ok := d.scalar(n, path, "one word"); ok {
 			if err := v.Addr().Interface().(word).read(text); err != nil {
-				d.fault(n.Line, "%s must be %v; it is %s", path, err, quoted(text))
+				d.fault(n.Line, "%s must be %v; it is %s", path, err, strict.Quoted(text))
 			}
 		}
 		return
@@ -207,7 +180,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 // object reads a mapping.
 func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 	t := v.Type()
-	fields := fieldsOf(t)
+	fields := strict.FieldsOf(t)
 	var known []string
 	for _, f := range fields {
 		known = append(known, f.Tag.Get("key"))
@@ -215,7 +188,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 	if p := v.FieldByName("Pos"); p.IsValid() && p.Type() == posType {
 		p.Set(reflect.ValueOf(Pos{n.Line}))
 	}
-	name := cmpOr(path, "the file")
+	name := cmp.Or(path, "the file")
 	if isUnion(t) && n.Kind == yaml.ScalarNode && n.Tag == "!!str" { // a word alone
 		i := slices.Index(known, n.Value)
 		switch {
@@ -229,7 +202,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		d.fault(n.Line, "%s must be an object, keys with values: %s; it is %s", name, some(known), kindOf(n))
+		d.fault(n.Line, "%s must be an object, keys with values: %s; it is %s", name, strict.Some(known), strict.KindOf(n))
 		return
 	}
 	seen := map[string]int{}
@@ -240,15 +213,15 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, path string) {
 		case key.Kind != yaml.ScalarNode || key.Tag == "!!merge":
 			d.fault(key.Line, "a key is one word; merged keys are not read")
 		case twice:
-			d.fault(key.Line, "%s is given twice, first in line %d; leave one out", joined(path, key.Value), first)
+			d.fault(key.Line, "%s is given twice, first in line %d; leave one out", strict.Joined(path, key.Value), first)
 		case at < 0:
 			d.unknown(key, path, key.Value, known, places(fields, key.Value))
-		case isNull(value) && bare(fields[at].Type):
+		case strict.IsNull(value) && bare(fields[at].Type):
 			v.FieldByIndex(fields[at].Index).Set(reflect.New(fields[at].Type.Elem()))
-		case isNull(value):
-			d.fault(key.Line, "%s has no value; leave the line out, or write one", joined(path, key.Value))
+		case strict.IsNull(value):
+			d.fault(key.Line, "%s has no value; leave the line out, or write one", strict.Joined(path, key.Value))
 		default:
-			d.value(value, v.FieldByIndex(fields[at].Index), joined(path, key.Value), fields[at].Tag)
+			d.value(value, v.FieldByIndex(fields[at].Index), strict.Joined(path, key.Value), fields[at].Tag)
 		}
 		seen[key.Value] = key.Line
 	}
@@ -269,7 +242,7 @@ func places(fields []reflect.StructField, key string) (all []string) {
 		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}
-		if inner.Kind() == reflect.Struct && slices.ContainsFunc(fieldsOf(inner), func(f reflect.StructField) bool { return f.Tag.Get("key") == key }) {
+		if inner.Kind() == reflect.Struct && slices.ContainsFunc(strict.FieldsOf(inner), func(f reflect.StructField) bool { return f.Tag.Get("key") == key }) {
 			all = append(all, f.Tag.Get("key"))
 		}
 	}
@@ -284,22 +257,22 @@ func (d *decoder) unknown(n *yaml.Node, path, key string, known, under []string)
 		where = " in " + path
 	}
 	if len(under) > 0 {
-		d.fault(n.Line, "%s is no key%s; it belongs under %s", quoted(key), where, strings.Join(under, " or "))
+		d.fault(n.Line, "%s is no key%s; it belongs under %s", strict.Quoted(key), where, strings.Join(under, " or "))
 		return
 	}
 	if len(key) < 40 {
 		if near := suggest.Nearest(key, known, 3); near != "" {
-			d.fault(n.Line, "%s is no key%s; did you mean %s?", quoted(key), where, near)
+			d.fault(n.Line, "%s is no key%s; did you mean %s?", strict.Quoted(key), where, near)
 			return
 		}
 	}
-	d.fault(n.Line, "%s is no key%s; there are %s", quoted(key), where, strings.Join(known, ", "))
+	d.fault(n.Line, "%s is no key%s; there are %s", strict.Quoted(key), where, strings.Join(known, ", "))
 }
 
 // list reads a sequence.
 func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	if n.Kind != yaml.SequenceNode {
-		d.fault(n.Line, "%s must be a list, each item behind a hyphen; it is %s", path, kindOf(n))
+		d.fault(n.Line, "%s must be a list, each item behind a hyphen; it is %s", path, strict.KindOf(n))
 		return
 	}
 	if len(n.Content) == 0 {
@@ -315,7 +288,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 // table reads a mapping whose keys are the user's.
 func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
-		d.fault(n.Line, "%s must be an object with at least one key; it is %s", path, kindOf(n))
+		d.fault(n.Line, "%s must be an object with at least one key; it is %s", path, strict.KindOf(n))
 		return
 	}
 	all := reflect.MakeMap(v.Type())
@@ -323,9 +296,9 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 		key, value := n.Content[i], n.Content[i+1]
 		item := reflect.New(v.Type().Elem()).Elem()
 		if all.MapIndex(reflect.ValueOf(key.Value)).IsValid() {
-			d.fault(key.Line, "%s is given twice; leave one out", joined(path, key.Value))
+			d.fault(key.Line, "%s is given twice; leave one out", strict.Joined(path, key.Value))
 		}
-		d.value(value, item, joined(path, key.Value), "")
+		d.value(value, item, strict.Joined(path, key.Value), "")
 		all.SetMapIndex(reflect.ValueOf(key.Value), item)
 	}
 	v.Set(all)
@@ -352,7 +325,7 @@ func (d *decoder) json(n *yaml.Node, v reflect.Value, path string) {
 // scalar returns the text of a node that is one value.
 func (d *decoder) scalar(n *yaml.Node, path, want string) (string, bool) {
 	if n.Kind != yaml.ScalarNode {
-		d.fault(n.Line, "%s must be %s; it is %s", path, want, kindOf(n))
+		d.fault(n.Line, "%s must be %s; it is %s", path, want, strict.KindOf(n))
 		return "", false
 	}
 	return n.Value, true
@@ -364,7 +337,7 @@ func (d *decoder) word(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 	if !ok {
 		return
 	}
-	wrong := func() { d.fault(n.Line, "%s must be %s; it is %s", path, wanted(v.Type(), tag), quoted(text)) }
+	wrong := func() { d.fault(n.Line, "%s must be %s; it is %s", path, wanted(v.Type(), tag), strict.Quoted(text)) }
 	switch t := v.Type(); {
 	case t == durationType:
 		span, err := duration(text)
@@ -375,7 +348,7 @@ func (d *decoder) word(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 		v.SetInt(int64(span))
 	case t.Kind() == reflect.String:
 		if n.Tag != "!!str" && tag.Get("one") == "" && tag.Get("pattern") == "" {
-			d.fault(n.Line, "%s must be a text; put %s in quotes", path, quoted(text))
+			d.fault(n.Line, "%s must be a text; put %s in quotes", path, strict.Quoted(text))
 			return
 		}
 		if !allowed(text, tag) {
@@ -471,7 +444,7 @@ func wanted(t reflect.Type, tag reflect.StructTag) string {
 	case t.Kind() == reflect.Float64:
 		return "a number" + within
 	}
-	return "a whole number" + cmpOr(within, " of at least 0")
+	return "a whole number" + cmp.Or(within, " of at least 0")
 }
 
 // days matches a duration in days.
@@ -499,59 +472,13 @@ func duration(text string) (span time.Duration, err error) {
 	return span, nil
 }
 
-func joined(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
-
-// kindOf names what a node is.
-func kindOf(n *yaml.Node) string {
-	switch {
-	case n.Kind == yaml.MappingNode:
-		return "an object"
-	case n.Kind == yaml.SequenceNode:
-		return "a list"
-	case isNull(n):
-		return "empty"
-	}
-	return quoted(n.Value)
-}
-
-// quoted quotes a text of the file, bounded.
-func quoted(s string) string {
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "…"
-	}
-	return strconv.Quote(s)
-}
-
-// some names the first of many keys.
-func some(known []string) string {
-	const most = 6
-	if len(known) > most {
-		return strings.Join(known[:most], ", ") + ", …"
-	}
-	return strings.Join(known, ", ")
-}
-
 // looksLikeNumber matches what a person who writes no quotes means as a number.
 var looksLikeNumber = regexp.MustCompile(`^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`)
 
 // hasNumberTooLarge notes a number that YAML reads as a text, because no computer holds it.
 func (d *decoder) hasNumberTooLarge(n *yaml.Node) bool {
 	if n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!str" && looksLikeNumber.MatchString(n.Value) {
-		d.fault(n.Line, "the number %s is too large; put it in quotes if it is a text", quoted(n.Value))
+		d.fault(n.Line, "the number %s is too large; put it in quotes if it is a text", strict.Quoted(n.Value))
 		return true
 	}
 	found := false

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/hubhop-iot/hubhop/internal/strict"
 	"github.com/hubhop-iot/hubhop/internal/suggest"
 )
 
@@ -59,8 +60,8 @@ func Named(files fs.FS, name string) (*Scenario, error) {
 	}
 	if len(name) < 64 {
 		if near := suggest.Nearest(name, known, 4); near != "" {
-			return nil, fmt.Errorf("there is no scenario %s; did you mean %s?", quoted(name), near)
+			return nil, fmt.Errorf("there is no scenario %s; did you mean %s?", strict.Quoted(name), near)
 		}
 	}
-	return nil, fmt.Errorf("there is no scenario %s, and no such file; there are %s", quoted(name), strings.Join(known, ", "))
+	return nil, fmt.Errorf("there is no scenario %s, and no such file; there are %s", strict.Quoted(name), strings.Join(known, ", "))
 }

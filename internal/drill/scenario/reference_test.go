@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // reference returns the tables of docs/drill.md: each key of the language, what its value may be,
@@ -32,7 +34,7 @@ func reference() string {
 
 // rows writes the rows of a type, with those of its parts if deep.
 func rows(b *strings.Builder, t reflect.Type, prefix string, deep bool) {
-	for _, f := range fieldsOf(t) {
+	for _, f := range strict.FieldsOf(t) {
 		key, inner := prefix+f.Tag.Get("key"), f.Type
 		if inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
@@ -65,7 +67,7 @@ func valueOf(t reflect.Type, tag reflect.StructTag) string {
 		return "a list of texts"
 	case t.Kind() == reflect.Slice:
 		return "a list, see below"
-	case t.Kind() == reflect.Struct && len(fieldsOf(t)) == 0:
+	case t.Kind() == reflect.Struct && len(strict.FieldsOf(t)) == 0:
 		return "nothing: the word alone"
 	case t.Kind() == reflect.Struct:
 		return "an object"

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"reflect"
 	"strings"
+
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // Schema returns the JSON schema of scenarios, for editors and other programs. It says what a file
@@ -31,7 +33,7 @@ type schema struct{ defs map[string]any }
 // object is the schema of a struct.
 func (s *schema) object(t reflect.Type) map[string]any {
 	properties, must := map[string]any{}, []string{}
-	for _, f := range fieldsOf(t) {
+	for _, f := range strict.FieldsOf(t) {
 		form := s.form(f.Type, f.Tag)
 		if bare(f.Type) {
 			form = map[string]any{"anyOf": []any{form, map[string]any{"type": "null"}}}
@@ -61,7 +63,7 @@ func (s *schema) named(t reflect.Type) map[string]any {
 		if isUnion(t) {
 			form["minProperties"], form["maxProperties"] = 1, 1
 			var words []string
-			for _, f := range fieldsOf(t) {
+			for _, f := range strict.FieldsOf(t) {
 				if bare(f.Type) {
 					words = append(words, f.Tag.Get("key"))
 				}

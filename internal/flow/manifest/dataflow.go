@@ -6,7 +6,7 @@ import (
 	"maps"
 	"strings"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // The names of the nodes that a Dataflow becomes. They do not depend on the names of its

@@ -7,7 +7,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // Definition is a graph definition: the file of an artifact that says which modules a graph runs,

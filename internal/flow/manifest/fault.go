@@ -1,6 +1,6 @@
 package manifest
 
-import "github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+import "github.com/hubhop-iot/hubhop/internal/strict"
 
 type (
 	// Pos is a place in a file. Line and Column count from 1, a column in characters.

@@ -13,8 +13,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 const (

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
 	"github.com/hubhop-iot/hubhop/internal/flow/topic"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // check adds what always exists, and turns the documents of graphs and data flows into graphs.

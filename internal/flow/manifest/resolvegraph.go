@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // nodeName matches names of nodes, and keys of configurations.

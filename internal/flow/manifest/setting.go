@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/hubhop-iot/hubhop/internal/flow/manifest/strict"
+	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // Offset returns where a byte of the setting's value stands in the file. It works for settings in

@@ -113,31 +113,55 @@ func onlyDirectives(text string) bool {
 // yamlWhere matches the line in an error of the YAML library.
 var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-func yamlDocument(f *Faults, src *Source, chunk string, before int) (root *yaml.Node, ok bool) {
+// SyntaxError says why a text is no YAML. Line counts from 1.
+type SyntaxError struct {
+	Line int
+	Text string
+}
+
+func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Text) }
+
+// Trees reads at most so many YAML documents of a text as they are written: aliases stay aliases.
+// Documents of comments alone are passed over. The error is a [*SyntaxError].
+func Trees(text string, most int) (all []*yaml.Node, err error) {
 	defer func() {
 		if p := recover(); p != nil { // the library's, for texts that it does not expect
-			f.Error(Pos{src.File, before + 1, 1}, "yaml-syntax", "this document cannot be read as YAML: %.200s", fmt.Sprint(p))
-			root, ok = nil, false
+			all, err = nil, &SyntaxError{1, fmt.Sprint(p)}
 		}
 	}()
-	var n yaml.Node
-	if err := yaml.Unmarshal([]byte(chunk), &n); err != nil {
-		line := 1
-		if m := yamlWhere.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
-			line, _ = strconv.Atoi(m[1])
+	documents := yaml.NewDecoder(strings.NewReader(text))
+	for range most {
+		var n yaml.Node
+		switch err := documents.Decode(&n); {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil:
+			e := &SyntaxError{1, yamlWhere.ReplaceAllString(err.Error(), "")}
+			if m := yamlWhere.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
+				e.Line, _ = strconv.Atoi(m[1])
+			}
+			if strings.Contains(e.Text, "cannot start any token") {
+				e.Text += "; YAML takes blanks for indentation, and no tabs"
+			}
+			return all, e
+		case n.Kind == yaml.DocumentNode && len(n.Content) == 1:
+			all = append(all, n.Content[0])
 		}
-		text := yamlWhere.ReplaceAllString(err.Error(), "")
-		if strings.Contains(text, "cannot start any token") {
-			text += "; YAML takes blanks for indentation, and no tabs"
-		}
-		f.Error(Pos{src.File, before + line, 1}, "yaml-syntax", "this is no YAML: %.300s; compare quotes, brackets and indentation up to this line", text)
+	}
+	return all, nil
+}
+
+func yamlDocument(f *Faults, src *Source, chunk string, before int) (root *yaml.Node, ok bool) {
+	trees, err := Trees(chunk, 1)
+	if syntax, bad := errors.AsType[*SyntaxError](err); bad {
+		f.Error(Pos{src.File, before + syntax.Line, 1}, "yaml-syntax", "this is no YAML: %.300s; compare quotes, brackets and indentation up to this line", syntax.Text)
 		return nil, false
 	}
-	if n.Kind != yaml.DocumentNode || len(n.Content) != 1 {
+	if len(trees) == 0 {
 		return nil, true // comments alone
 	}
 	e := &expander{Faults: f, src: src, before: before}
-	root = e.expand(n.Content[0], 0)
+	root = e.expand(trees[0], 0)
 	return root, root != nil
 }
 
