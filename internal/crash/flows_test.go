@@ -204,7 +204,7 @@ func TestRelayCountsAndAcknowledges(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = broker.Close() }()
-		hello := mqtt5.AppendConnect(nil, &mqtt5.Hello{ClientID: "hubhop-windows-samples"})
+		hello := mqtt5.AppendConnect(nil, &mqtt5.Hello{ClientID: "hubhop-crash-1.windows.samples"})
 		ack, ask := mqtt5.AppendPuback(nil, 77), mqtt5.AppendSubscribe(nil, 9, mqtt5.Filter{Topic: "b", QoS: 1})
 		if _, err := client.Write(append(hello, ask...)); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,9 +117,11 @@ func (r *relay) serve(ctx context.Context, client net.Conn) {
 	if err != nil {
 		return
 	}
-	graph := mappedGraph
-	if bytes.Contains(connect, []byte("hubhop-"+graphs[windowsGraph]+"-")) {
-		graph = windowsGraph
+	// The client id names the graph. Somebody else is not let through, so that a run cannot count for
+	// one graph what is of another.
+	graph := slices.IndexFunc(graphs[:], func(name string) bool { return bytes.Contains(connect, []byte("."+name+".")) })
+	if graph < 0 {
+		return
 	}
 	var mu sync.Mutex
 	toBroker := func(p []byte) bool {
