@@ -37,7 +37,7 @@ type Options struct {
 	// it. It is made if it is missing.
 	Dir string
 	FS  disk.FS          // the disk; nil: the real one
-	Now func() time.Time // nil: time.Now
+	Now func() time.Time // the wall clock, which dates messages; nil: time.Now
 	// Log, which may be nil, takes what a person should read, a line each. Many equal events are one
 	// line.
 	Log func(text string)
@@ -63,7 +63,8 @@ type Graph struct {
 	bursts  bursts
 	outputs []output           // of the messages under way, for the operators alone
 	last    []time.Time        // when each source handed in its last message
-	anchor  []time.Time        // when each source's frontier was where it is
+	anchor  []instant          // when each source's frontier was where it is
+	looked  instant            // when the operators have last emptied the inbox
 	dead    []time.Time        // since when a source is not live; zero: it is
 	live    []func() bool      // of sources that say so; nil: not
 	refs    [maxTurn]int32     // outputs of each message of a turn
@@ -74,6 +75,7 @@ type Graph struct {
 	quit    context.CancelFunc // ends Run; set by Run
 	busy    time.Time          // the last turn
 	fat     bool               // there is memory to give back
+	steady  func() time.Time   // a clock that is never set
 
 	mu        sync.Mutex
 	room      sync.Cond // there is room, or someone who waits for it must look
@@ -143,8 +145,8 @@ func New(p Plan, o Options) (*Graph, error) {
 	}
 	g := &Graph{
 		plan: p, opt: o, core: c, set: c.set, wake: make(chan struct{}, 1), done: make(chan struct{}),
-		state: Stopped, trouble: map[string]string{},
-		last: make([]time.Time, len(p.Sources)), anchor: make([]time.Time, len(p.Sources)), live: make([]func() bool, len(p.Sources)), dead: make([]time.Time, len(p.Sources)), blocked: make([]int, len(p.Sources)),
+		state: Stopped, trouble: map[string]string{}, steady: time.Now,
+		last: make([]time.Time, len(p.Sources)), anchor: make([]instant, len(p.Sources)), live: make([]func() bool, len(p.Sources)), dead: make([]time.Time, len(p.Sources)), blocked: make([]int, len(p.Sources)),
 	}
 	g.room.L = &g.mu
 	for i, s := range p.Sources {
@@ -178,11 +180,16 @@ func New(p Plan, o Options) (*Graph, error) {
 	return g, nil
 }
 
-func (g *Graph) now() time.Time {
+// now is for pauses and ages: nobody sets that clock.
+func (g *Graph) now() time.Time { return g.steady() }
+
+// instant is now by both clocks.
+func (g *Graph) instant() instant {
+	now := g.now()
 	if g.opt.Now != nil {
-		return g.opt.Now()
+		return instant{now, g.opt.Now().UnixNano()}
 	}
-	return time.Now()
+	return instant{now, now.UnixNano()}
 }
 
 func (g *Graph) log(text string) {
@@ -206,8 +213,9 @@ func (g *Graph) Run(ctx context.Context) error {
 	}
 	g.stop, g.quit, g.state = stop, quit, Running
 	for i := range g.last {
-		g.last[i], g.anchor[i] = g.now(), g.now()
+		g.spoke(i, g.instant())
 	}
+	g.looked = g.instant()
 	g.mu.Unlock()
 	defer close(g.done)
 	defer g.close()
@@ -363,7 +371,7 @@ func (g *Graph) take(ctx context.Context, src int, d node.Delivery) bool {
 	if !g.waitForRoom(ctx, src, size) {
 		return false
 	}
-	g.inbox = append(g.inbox, arrival{Delivery: d, src: int32(src), size: size, taken: g.now().UnixNano()})
+	g.inbox = append(g.inbox, arrival{Delivery: d, src: int32(src), size: size, taken: g.instant().wall})
 	g.inFlight++
 	g.bytes += size
 	g.in++
@@ -430,10 +438,15 @@ func (g *Graph) operate(ctx context.Context) {
 		g.inbox, g.spare = g.spare, nil
 		g.asleep = len(batch) == 0
 		isDrained := g.draining && g.sources == 0 && len(batch) == 0 && g.inFlight == 0
-		now := g.now()
+		now := g.instant()
+		wasSet := now.lead(g.looked) > g.set.Idle
+		g.looked = now
 		for src := range g.blocked {
-			if g.isBusyLocked(src) {
+			switch {
+			case g.isBusyLocked(src):
 				g.spoke(src, now)
+			case wasSet:
+				g.last[src] = now.Time
 			}
 		}
 		g.mu.Unlock()
@@ -508,7 +521,7 @@ func (g *Graph) turn(ctx context.Context, batch []arrival) bool {
 		g.core.date(&a.Message, time.Unix(0, a.taken))
 	}
 	if g.opt.Stage != nil {
-		now := g.now().UnixNano()
+		now := g.instant().wall
 		for i := range batch {
 			g.opt.Stage("queue", time.Duration(now-batch[i].taken))
 		}
@@ -532,7 +545,7 @@ func (g *Graph) turn(ctx context.Context, batch []arrival) bool {
 // process lets the operators process some messages, and hands the outputs on. The first of them was
 // the from-th that was appended to the journal.
 func (g *Graph) process(turn []arrival, from int) {
-	now := g.now()
+	now := g.instant()
 	for i := range turn {
 		a := &turn[i]
 		g.current = int32(i)
@@ -546,7 +559,7 @@ func (g *Graph) process(turn []arrival, from int) {
 		g.feed(a, p, now)
 	}
 	if g.opt.Stage != nil {
-		each := g.now().Sub(now) / time.Duration(len(turn))
+		each := g.now().Sub(now.Time) / time.Duration(len(turn))
 		for range turn {
 			g.opt.Stage("operators", each)
 		}
@@ -556,10 +569,14 @@ func (g *Graph) process(turn []arrival, from int) {
 
 // feed processes one message. Its source begins to be silent now, and not when the message was taken:
 // until the journal had it, the source may have had no more than it could leave unacknowledged.
-func (g *Graph) feed(a *arrival, p position, now time.Time) {
+func (g *Graph) feed(a *arrival, p position, now instant) {
 	src := int(a.src)
-	g.last[src] = now
-	if g.core.fronts[src].Before(a.Message.Time) || now.UnixNano()-a.taken > int64(g.set.Idle/2) {
+	front := g.core.fronts[src]
+	isAhead := front.Before(a.Message.Time)
+	if isAhead || !isAstray(front, now) {
+		g.last[src] = now.Time
+	}
+	if isAhead || now.wall-a.taken > int64(g.set.Idle/2) {
 		g.anchor[src] = now
 	}
 	g.core.feed(src, &a.Message, p)
@@ -594,7 +611,7 @@ func (g *Graph) publish(turn []arrival) {
 			continue
 		}
 		if i >= len(turn) {
-			r.taken = g.now().UnixNano()
+			r.taken = g.instant().wall
 			for _, o := range g.outputs[k:] {
 				r.bytes += o.m.Size()
 			}

@@ -221,12 +221,15 @@ func (l *logs) count(part string) (n int) {
 	return n
 }
 
-// start runs a graph; the function that it returns ends it.
-func start(t testing.TB, p Plan, o Options) (*Graph, func()) {
+// start runs a graph, changed before; the function that it returns ends it.
+func start(t testing.TB, p Plan, o Options, change ...func(*Graph)) (*Graph, func()) {
 	t.Helper()
 	g, err := New(p, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(g)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

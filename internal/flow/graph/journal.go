@@ -343,7 +343,7 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 	}
 	j.last = g.now()
 	for src := range g.last {
-		g.last[src], g.anchor[src] = j.last, j.last
+		g.spoke(src, g.instant())
 	}
 	j.pos = max(j.pos, j.box.Last()) // what was damaged is lost
 	if isFirst {

@@ -107,7 +107,7 @@ func (q *queue) send(ctx context.Context) error {
 		if !q.await(ctx) {
 			return nil
 		}
-		now, bytes := q.g.now(), 0
+		now, bytes := time.Unix(0, q.g.instant().wall), 0
 		ms, tickets, expired = ms[:0], tickets[:0], expired[:0]
 		q.g.mu.Lock()
 		for ; q.next < len(q.items) && len(ms) < sendMessages && bytes < sendBytes; q.next++ {

@@ -226,9 +226,9 @@ func TestAProcessThatWasHeldUpHearsItsSourcesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, out := newHand(), newFar()
 		var lost atomic.Int64
-		o := testJournal(t)
-		o.Now = func() time.Time { return time.Now().Add(time.Duration(lost.Load())) }
-		g, stop := start(t, chain(in, out, &tumbling{length: 10 * time.Second}), o)
+		g, stop := start(t, chain(in, out, &tumbling{length: 10 * time.Second}), testJournal(t), func(g *Graph) {
+			g.steady = func() time.Time { return time.Now().Add(time.Duration(lost.Load())) }
+		})
 		defer stop()
 		now := time.Now()
 		in.give(at(now, "1"))

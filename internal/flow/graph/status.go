@@ -65,7 +65,7 @@ func (g *Graph) Status() Status {
 			}
 		}
 	}
-	now := g.now()
+	now := g.instant().wall
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s.In, s.Out, s.State = g.in, g.out, g.state
@@ -80,7 +80,7 @@ func (g *Graph) Status() Status {
 		}
 	}
 	if oldest != math.MaxInt64 {
-		s.OldestAge = max(time.Duration(now.UnixNano()-oldest), 0)
+		s.OldestAge = max(time.Duration(now-oldest), 0)
 	}
 	var texts []string
 	for _, name := range slices.Sorted(mapKeys(g.trouble)) {

@@ -12,33 +12,91 @@ import (
 // patience is how long a source may be without its connection before it counts as idle all the same.
 const patience = time.Minute
 
+// instant is a time by two clocks: the steady one, for what lasts, and the wall clock, which people and
+// programs set.
+type instant struct {
+	time.Time
+	wall int64 // nanoseconds since 1970
+}
+
+// lead returns how much farther than the time that has passed since an instant the wall clock has gone:
+// it was set, or the machine slept.
+func (m instant) lead(since instant) time.Duration {
+	return time.Duration(m.wall-since.wall) - m.Sub(since.Time)
+}
+
+// isAstray says that a frontier is farther ahead of the wall clock than a message may be: the clock was
+// set back. Then what comes is behind the frontier, and does not move it.
+func isAstray(front node.Time, now instant) bool { return front.Nanos > now.wall+int64(maxAhead) }
+
 // reach returns when the wall clock moves the frontier of an idle source to a logical time: at the
 // pace of the clock from the highest time that it has handed in, since the time is as far behind the
 // clock as it was then. ok is false if the source is not idle at that moment, as far as can be told;
 // then it is to be asked again at the time that is returned.
-func (g *Graph) reach(src int, at node.Time, now time.Time) (when time.Time, ok bool) {
+//
+// If the wall clock was set back, time goes on at half its pace until the clock has caught up: so windows
+// close meanwhile. If it was set ahead, or the machine slept, the source has a while to say so itself.
+func (g *Graph) reach(src int, at node.Time, now instant) (when time.Time, ok bool) {
 	if g.isBusy(src) {
 		g.spoke(src, now)
 		return now.Add(g.set.Idle), false
 	}
 	switch isDead := g.isDead(src); {
 	case !isDead && !g.dead[src].IsZero():
-		g.dead[src], g.last[src] = time.Time{}, now // what has waited comes now
+		g.dead[src], g.last[src] = time.Time{}, now.Time // what has waited comes now
 	case isDead && g.dead[src].IsZero():
-		g.dead[src] = now
+		g.dead[src] = now.Time
 	}
 	if d := g.dead[src]; !d.IsZero() && now.Sub(d) < patience {
 		g.spoke(src, now)
 		return now.Add(g.set.Idle), false
 	}
-	when = at.Wall()
-	if front := g.core.fronts[src]; !isZero(front) {
-		when = g.anchor[src].Add(time.Duration(sub(at.Nanos, front.Nanos)))
+	front := g.core.fronts[src]
+	if isZero(front) {
+		when = now.Add(time.Duration(sub(at.Nanos, now.wall)))
+	} else {
+		d, anchor := time.Duration(sub(at.Nanos, front.Nanos)), g.anchor[src]
+		when = anchor.Add(d)
+		if isAstray(front, now) {
+			when = when.Add(d)
+		} else if lead := now.lead(anchor); lead > g.set.Idle {
+			when = earliest(when, latest(anchor.Add(d-lead), g.last[src].Add(patience)))
+		}
 	}
-	if idle := g.last[src].Add(g.set.Idle); when.Before(idle) {
-		when = idle
+	return latest(when, g.last[src].Add(g.set.Idle)), true
+}
+
+// goOn returns the logical time of an idle source now, and the anchor of that.
+func (g *Graph) goOn(src int, now instant) (to node.Time, anchor instant) {
+	front, anchor := g.core.fronts[src], g.anchor[src]
+	if isZero(front) {
+		return node.Time{Nanos: now.wall}, now
 	}
-	return when, true
+	d, lead := now.Sub(anchor.Time), now.lead(anchor)
+	switch {
+	case isAstray(front, now):
+		d /= 2
+	case lead <= g.set.Idle:
+	case now.Sub(g.last[src]) < patience:
+		return node.Time{Nanos: front.Nanos + int64(d)}, instant{now.Time, anchor.wall + int64(d)}
+	default:
+		d += lead
+	}
+	return node.Time{Nanos: front.Nanos + int64(d)}, now
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // isDead says that a source has failed and is to be started again, or that it has no connection.
@@ -55,7 +113,7 @@ func (g *Graph) isDraining() bool {
 }
 
 // spoke notes that a source is not silent, whatever its last message was.
-func (g *Graph) spoke(src int, now time.Time) { g.last[src], g.anchor[src] = now, now }
+func (g *Graph) spoke(src int, now instant) { g.last[src], g.anchor[src] = now.Time, now }
 
 // sub subtracts without overflow.
 func sub(a, b int64) int64 {
@@ -79,7 +137,7 @@ func (g *Graph) isBusyLocked(src int) bool { return g.blocked[src] > 0 && g.crow
 
 // nextTick returns when the wall clock lets something out that is held, if no message comes. While
 // the graph is being stopped it lets out nothing: the sources are silent because they were told to.
-func (g *Graph) nextTick(now time.Time) (next time.Time, ok bool) {
+func (g *Graph) nextTick(now instant) (next time.Time, ok bool) {
 	if g.isDraining() {
 		return next, false
 	}
@@ -110,9 +168,9 @@ func (g *Graph) nextTick(now time.Time) (next time.Time, ok bool) {
 
 // nextLook returns how long it is until the operators must look at the clock although nothing comes.
 func (g *Graph) nextLook() (pause time.Duration, ok bool) {
-	now := g.now()
+	now := g.instant()
 	next, ok := g.nextTick(now)
-	if rest := g.busy.Add(restAfter); g.fat && rest.After(now) && (!ok || rest.Before(next)) {
+	if rest := g.busy.Add(restAfter); g.fat && rest.After(now.Time) && (!ok || rest.Before(next)) {
 		next, ok = rest, true
 	}
 	if g.j != nil {
@@ -120,7 +178,7 @@ func (g *Graph) nextLook() (pause time.Duration, ok bool) {
 			next, ok = at, true
 		}
 	}
-	return max(next.Sub(now), 0), ok
+	return max(next.Sub(now.Time), 0), ok
 }
 
 // slept learns that the operators were to wake up at a time. If they wake up much later, the process
@@ -132,29 +190,26 @@ func (g *Graph) slept(until time.Time) {
 		return
 	}
 	for src := range g.last {
-		g.last[src], g.anchor[src] = now, g.anchor[src].Add(late)
+		a := g.anchor[src]
+		g.last[src], g.anchor[src] = now, instant{a.Add(late), a.wall + int64(late)}
 	}
 }
 
 // tick moves the logical time of idle sources to what the wall clock said at a moment, if that lets
 // something out. All that was taken by then has been processed: what a source has handed in since is
 // no silence. It returns false when ctx has ended.
-func (g *Graph) tick(ctx context.Context, now time.Time) bool {
-	if at, ok := g.nextTick(now); !ok || at.After(now) {
+func (g *Graph) tick(ctx context.Context, now instant) bool {
+	if at, ok := g.nextTick(now); !ok || at.After(now.Time) {
 		return true
 	}
 	fronts := slices.Clone(g.core.fronts)
 	for src := range fronts {
 		front := fronts[src]
-		if when, ok := g.reach(src, front, now); !ok || when.After(now) {
+		if when, ok := g.reach(src, front, now); !ok || when.After(now.Time) {
 			continue
 		}
-		to := node.TimeOf(now)
-		if !isZero(front) {
-			to = node.Time{Nanos: front.Nanos + int64(now.Sub(g.anchor[src]))}
-		}
-		if front.Before(to) {
-			fronts[src], g.anchor[src] = to, now
+		if to, anchor := g.goOn(src, now); front.Before(to) {
+			fronts[src], g.anchor[src] = to, anchor
 		}
 	}
 	var p position

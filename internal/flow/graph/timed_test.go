@@ -362,7 +362,7 @@ func TestNothingRunsWhileNothingIsOpen(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		looks := 0
-		g.opt.Now = func() time.Time { looks++; return time.Now() }
+		g.steady = func() time.Time { looks++; return time.Now() }
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		equal(t, "looks at the clock in a day", looks, 0)
