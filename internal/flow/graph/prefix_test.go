@@ -11,8 +11,8 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
-// after returns what is true when a graph that goes on after a moment has come so far. given are the
-// numbers of the messages that its source hands in again, in order.
+// after returns what is true when a graph that goes on after a moment has come so far. given are
+// the numbers of the messages that its source hands in again, in order.
 func (m *moment) after(t *testing.T, call string, disk *memdisk.FS, in *hand, out *far, given []uint64) moment {
 	next := moment{call: call, disk: disk, acked: maps.Clone(m.acked), received: maps.Clone(m.received), safe: slices.Clone(m.safe)}
 	for id, payload := range out.byID() {
@@ -73,9 +73,9 @@ func (m *moment) again(t *testing.T, disk *memdisk.FS, ops []any) (all []moment)
 	return all
 }
 
-// TestAGraphSurvivesAnotherCrashWhileItRecovers: the power fails at a moment of a run, and fails or the
-// process is killed at a moment of what comes then. Nothing is lost, and what comes out again has the
-// same id and payload.
+// TestAGraphSurvivesAnotherCrashWhileItRecovers: the power fails at a moment of a run, and fails or
+// the process is killed at a moment of what comes then. Nothing is lost, and what comes out again
+// has the same id and payload.
 func TestAGraphSurvivesAnotherCrashWhileItRecovers(t *testing.T) {
 	for name, ops := range memory {
 		t.Run(name, func(t *testing.T) {
@@ -110,8 +110,8 @@ func TestAGraphSurvivesAnotherCrashWhileItRecovers(t *testing.T) {
 	}
 }
 
-// TestEachCallOfTheJournalAndCheckpointsFailsOnce, a write also after some of its bytes. The graph goes
-// on, loses nothing and repeats nothing, and what it leaves on the disk can be gone on with.
+// TestEachCallOfTheJournalAndCheckpointsFailsOnce, a write also after some of its bytes. The graph
+// goes on, loses nothing and repeats nothing, and what it leaves on the disk can be gone on with.
 func TestEachCallOfTheJournalAndCheckpointsFailsOnce(t *testing.T) {
 	for name, ops := range memory {
 		t.Run(name, func(t *testing.T) {
@@ -171,8 +171,8 @@ func TestEachCallOfTheJournalAndCheckpointsFailsOnce(t *testing.T) {
 	}
 }
 
-// TestEachSubsetOfFewUnsyncedChangesIsSurvived: of each moment with few changes that were not synced,
-// every subset of them reaches the platter.
+// TestEachSubsetOfFewUnsyncedChangesIsSurvived: of each moment with few changes that were not
+// synced, every subset of them reaches the platter.
 func TestEachSubsetOfFewUnsyncedChangesIsSurvived(t *testing.T) {
 	for name, ops := range memory {
 		t.Run(name, func(t *testing.T) {

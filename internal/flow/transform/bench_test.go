@@ -34,6 +34,36 @@ func BenchmarkFilter(b *testing.B) {
 	}
 }
 
+// readingSchema is what a person would write for a reading.
+const readingSchema = `{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","required":["deviceId","timestamp","temperature"],"properties":{
+	"deviceId":{"type":"string","minLength":1},"timestamp":{"type":"string"},"temperature":{"type":"number","minimum":-50,"maximum":200},
+	"humidity":{"type":"integer","minimum":0,"maximum":100},"pressure":{"type":"number"},"vibration":{"type":"object","properties":{"x":{"type":"number"},"y":{"type":"number"}}},
+	"status":{"enum":["running","stopped"]},"count":{"type":"integer"}}}`
+
+// validating is a filter that does nothing but compare messages with a schema.
+func validating(t testing.TB, text string) *filter {
+	schema := func(string) ([]byte, error) { return []byte(text), nil }
+	op := compile[node.Filter](t, "filter", Options{Schema: schema, SchemaRef: "aio-sr://a:1"}, "rules", `{"validateSchema":true,"filter":[]}`)
+	return op.(*filter)
+}
+
+func BenchmarkFilterValidates(b *testing.B) { benchmarkValidation(b, readingSchema) }
+
+// BenchmarkFilterValidatesByTheLibrary is that with a keyword that is left to the library.
+func BenchmarkFilterValidatesByTheLibrary(b *testing.B) {
+	benchmarkValidation(b, strings.Replace(readingSchema, `"type":"object",`, `"type":"object","not":{"required":["error"]},`, 1))
+}
+
+func benchmarkValidation(b *testing.B, schema string) {
+	op, m := validating(b, schema), node.Message{Payload: []byte(reading)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if pass, err := op.Filter(&m); !pass || err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkFilterFails(b *testing.B) {
 	op := compile[node.Filter](b, "filter", Options{}, "rules", strings.ReplaceAll(filterRules, "humidity", "deviceId"))
 	m := node.Message{Payload: []byte(reading)}

@@ -17,7 +17,14 @@ type filter struct {
 	work
 	rules    []rule
 	validate bool
-	schemas  map[string]*jsonschema.Schema
+	schemas  map[string]schema
+	buffer   []byte
+}
+
+// schema is a schema of payloads.
+type schema struct {
+	whole *jsonschema.Schema
+	shape *shape // the same; nil: it has keywords that a shape has not
 }
 
 // branch is the operator branch: its rule says which arm a message takes.
@@ -41,7 +48,7 @@ func (c *compiler) filter(settings map[string]string) any {
 	if f == nil {
 		return nil
 	}
-	t := &filter{work: newWork(&c.o, f.readDatasets(fields)), schemas: map[string]*jsonschema.Schema{}}
+	t := &filter{work: newWork(&c.o, f.readDatasets(fields)), schemas: map[string]schema{}}
 	keys := c.ruleKeys("inputs", "expression")
 	for i, element := range f.list(fields["filter"], 0, "filter", maxRules) {
 		t.rules = append(t.rules, *f.condition(element, i+1, keys, t.datasets))
@@ -100,7 +107,8 @@ func (c *compiler) branch(settings map[string]string) any {
 	return t
 }
 
-// Filter says whether a message goes on: no rule is true, and it fits its schema if that is asked for.
+// Filter says whether a message goes on: no rule is true, and it fits its schema if that is asked
+// for.
 func (t *filter) Filter(m *node.Message) (pass bool, err error) {
 	if err := t.begin(m); err != nil {
 		return false, err
@@ -118,8 +126,8 @@ func (t *filter) Filter(m *node.Message) (pass bool, err error) {
 	return true, nil
 }
 
-// Branch returns the arm of a message. A message that has no record in the data set that the rule asks
-// for takes the arm false.
+// Branch returns the arm of a message. A message that has no record in the data set that the rule
+// asks for takes the arm false.
 func (t *branch) Branch(m *node.Message, _ node.Time) (arm bool, err error) {
 	if err := t.begin(m); err != nil {
 		return false, err
@@ -129,6 +137,8 @@ func (t *branch) Branch(m *node.Message, _ node.Time) (arm bool, err error) {
 
 // maxSchemas bounds how many schemas a filter knows at a time.
 const maxSchemas = 64
+
+var errExtreme = fmt.Errorf("a number has more than %d digits, or an exponent beyond that, and a schema is not computed with these", maxDigits)
 
 var errNoSchema = errors.New("the message names no schema, and neither does the connection")
 
@@ -159,39 +169,47 @@ func (t *filter) valid(m *node.Message) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if s.shape != nil {
+		return s.shape.fits(&t.doc, 0, &t.buffer), nil
+	}
+	for i := range t.doc.Nodes {
+		if t.doc.Nodes[i].Kind == jsonscan.Number && isExtreme(t.doc.Raw(i)) {
+			return false, errExtreme
+		}
+	}
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(m.Payload))
 	if err != nil {
 		return false, err
 	}
-	return s.Validate(value) == nil, nil
+	return s.whole.Validate(value) == nil, nil
 }
 
-func (t *filter) schema(ref string) (*jsonschema.Schema, error) {
+func (t *filter) schema(ref string) (s schema, err error) {
 	if s, ok := t.schemas[ref]; ok {
 		return s, nil
 	}
 	text, err := t.o.Schema(ref)
 	if err != nil {
-		return nil, fmt.Errorf("schema %.80q: %w", ref, err)
+		return schema{}, fmt.Errorf("schema %.80q: %w", ref, err)
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
-		return nil, fmt.Errorf("schema %.80q: %w", ref, err)
+		return schema{}, fmt.Errorf("schema %.80q: %w", ref, err)
 	}
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft7)
 	c.UseLoader(noLoader{})
 	const name = "schema:///message"
 	if err := c.AddResource(name, doc); err != nil {
-		return nil, fmt.Errorf("schema %.80q: %w", ref, err)
+		return schema{}, fmt.Errorf("schema %.80q: %w", ref, err)
 	}
-	s, err := c.Compile(name)
-	if err != nil {
-		return nil, fmt.Errorf("schema %.80q: %s", ref, short(err.Error()))
+	if s.whole, err = c.Compile(name); err != nil {
+		return schema{}, fmt.Errorf("schema %.80q: %s", ref, short(err.Error()))
 	}
 	if len(t.schemas) >= maxSchemas {
 		clear(t.schemas)
 	}
+	s.shape = shapes{}.of(s.whole)
 	t.schemas[ref] = s
 	return s, nil
 }
