@@ -12,11 +12,17 @@ import (
 // compute runs an expression over inputs that are given as JSON.
 func compute(t testing.TB, source string, inputs ...string) (string, error) {
 	t.Helper()
-	p, err := Compile(source, Options{Inputs: len(inputs)})
+	return computeIn(t, false, source, inputs...)
+}
+
+// computeIn is compute with integers of 128 bits, or without.
+func computeIn(t testing.TB, wide bool, source string, inputs ...string) (string, error) {
+	t.Helper()
+	p, err := Compile(source, Options{Inputs: len(inputs), Wide: wide})
 	if err != nil {
 		t.Fatalf("%s: %v", source, err)
 	}
-	e := &Env{MaxBytes: 1 << 20}
+	e := &Env{MaxBytes: 1 << 20, Wide: wide}
 	for _, in := range inputs {
 		var d jsonscan.Document
 		if err := d.Scan([]byte(in)); err != nil {

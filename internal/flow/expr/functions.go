@@ -3,6 +3,7 @@ package expr
 import (
 	"bytes"
 	"math"
+	"math/big"
 	"regexp"
 	"unicode/utf8"
 )
@@ -141,14 +142,18 @@ func textual(compute func(text []byte) []byte) function {
 	})
 }
 
-func abs(_ *Env, args []Value, out *Value) error {
+func abs(e *Env, args []Value, out *Value) error {
 	switch v := args[0]; {
 	case v.Kind == Float:
 		*out = Value{Kind: Float, Float: math.Abs(v.Float)}
+	case v.Kind == Wide || v.Kind == Int && v.Int == math.MinInt64:
+		if c, _ := Compare(&v, &Value{Kind: Int}); c > 0 {
+			*out = v
+			return nil
+		}
+		return e.wide(&Value{Kind: Int}, &v, out, (*big.Int).Sub)
 	case v.Kind != Int:
 		return errNumbers
-	case v.Int == math.MinInt64:
-		return errOverflow
 	default:
 		*out = Value{Kind: Int, Int: max(v.Int, -v.Int)}
 	}

@@ -2,6 +2,7 @@ package expr
 
 import (
 	"math"
+	"math/big"
 )
 
 // operate compiles a binary operator. Its left side is computed in the place of the result.
@@ -99,6 +100,10 @@ func Compare(a, b *Value) (c int, ok bool) {
 	switch {
 	case a.Kind == Int && b.Kind == Int:
 		return three(a.Int < b.Int, a.Int > b.Int), true
+	case areWide(a, b):
+		x, _ := a.asBig()
+		y, _ := b.asBig()
+		return x.Cmp(y), true
 	case a.Kind == String && b.Kind == String:
 		return three(string(a.Text) < string(b.Text), string(a.Text) > string(b.Text)), true
 	}
@@ -136,10 +141,13 @@ func add(e *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int {
 		c := a.Int + b.Int
 		if (c > a.Int) != (b.Int > 0) {
-			return errOverflow
+			return e.wide(a, b, out, (*big.Int).Add)
 		}
 		*out = Value{Kind: Int, Int: c}
 		return nil
+	}
+	if areWide(a, b) {
+		return e.wide(a, b, out, (*big.Int).Add)
 	}
 	return float(a, b, out, func(x, y float64) float64 { return x + y })
 }
@@ -154,51 +162,57 @@ func float(a, b, out *Value, compute func(x, y float64) float64) error {
 	return nil
 }
 
-func subtract(_ *Env, a, b, out *Value) error {
+func subtract(e *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int {
 		c := a.Int - b.Int
 		if (c < a.Int) != (b.Int > 0) {
-			return errOverflow
+			return e.wide(a, b, out, (*big.Int).Sub)
 		}
 		*out = Value{Kind: Int, Int: c}
 		return nil
+	}
+	if areWide(a, b) {
+		return e.wide(a, b, out, (*big.Int).Sub)
 	}
 	return float(a, b, out, func(x, y float64) float64 { return x - y })
 }
 
-func multiply(_ *Env, a, b, out *Value) error {
+func multiply(e *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int {
 		c := a.Int * b.Int
 		if a.Int != 0 && (c/a.Int != b.Int || a.Int == -1 && b.Int == math.MinInt64) {
-			return errOverflow
+			return e.wide(a, b, out, (*big.Int).Mul)
 		}
 		*out = Value{Kind: Int, Int: c}
 		return nil
 	}
+	if areWide(a, b) {
+		return e.wide(a, b, out, (*big.Int).Mul)
+	}
 	return float(a, b, out, func(x, y float64) float64 { return x * y })
 }
 
-func divide(_ *Env, a, b, out *Value) error {
-	if a.Kind == Int && b.Kind == Int {
-		return quotient(a, b, out, func(x, y int64) int64 { return x / y })
+func divide(e *Env, a, b, out *Value) error {
+	if a.Kind == Int && b.Kind == Int || areWide(a, b) {
+		return quotient(e, a, b, out, func(x, y int64) int64 { return x / y }, (*big.Int).Quo)
 	}
 	return float(a, b, out, func(x, y float64) float64 { return x / y })
 }
 
-func modulo(_ *Env, a, b, out *Value) error {
-	if a.Kind == Int && b.Kind == Int {
-		return quotient(a, b, out, func(x, y int64) int64 { return x % y })
+func modulo(e *Env, a, b, out *Value) error {
+	if a.Kind == Int && b.Kind == Int || areWide(a, b) {
+		return quotient(e, a, b, out, func(x, y int64) int64 { return x % y }, (*big.Int).Rem)
 	}
 	return float(a, b, out, math.Mod)
 }
 
 // quotient divides integers, unless the result is none.
-func quotient(a, b, out *Value, compute func(x, y int64) int64) error {
+func quotient(e *Env, a, b, out *Value, compute func(x, y int64) int64, wide func(z, x, y *big.Int) *big.Int) error {
 	switch {
-	case b.Int == 0:
+	case b.Kind == Int && b.Int == 0:
 		return errDivision
-	case a.Int == math.MinInt64 && b.Int == -1:
-		return errOverflow
+	case areWide(a, b) || a.Int == math.MinInt64 && b.Int == -1:
+		return e.wide(a, b, out, wide)
 	}
 	*out = Value{Kind: Int, Int: compute(a.Int, b.Int)}
 	return nil
@@ -216,8 +230,10 @@ func negate(column int, run fn) fn {
 			*out = Value{Kind: Int, Int: -out.Int}
 		case out.Kind == Float:
 			*out = Value{Kind: Float, Float: -out.Float}
-		case out.Kind == Int:
-			return &Error{Column: column, Reason: errOverflow}
+		case out.Kind == Int, out.Kind == Wide:
+			if err := e.wide(&Value{Kind: Int}, out, out, (*big.Int).Sub); err != nil {
+				return &Error{Column: column, Reason: err}
+			}
 		default:
 			return &Error{Column: column, Reason: errNumbers, Kinds: []Kind{out.Kind}}
 		}

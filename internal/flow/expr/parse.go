@@ -33,6 +33,7 @@ type Options struct {
 	Place   Place
 	Inputs  int  // how many variables there are
 	NoRegex bool // the older kind Dataflow has no regular expressions
+	Wide    bool // but integers of 128 bits; the Env must say so too
 }
 
 // Use is one aggregate or running function of a program. Its caller computes it.
@@ -436,10 +437,13 @@ func (p *parser) number() (node, *SyntaxError) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return p.constant(start, Value{Kind: Int, Int: n})
 	}
+	if v := (Value{}); p.o.Wide && parseWide(text, &v) {
+		return p.constant(start, v)
+	}
 	f, err := strconv.ParseFloat(text, 64)
 	switch {
 	case strings.Trim(text, "0123456789") == "":
-		return node{}, p.fault(start, "the integer does not fit 64 bits")
+		return node{}, p.fault(start, "the integer does not fit "+strconv.Itoa(p.bits())+" bits")
 	case err != nil && math.IsInf(f, 0):
 		return node{}, p.fault(start, "the number is too large for a 64-bit float")
 	case err != nil || strings.Trim(text, "0123456789.eE+-") != "":

@@ -9,6 +9,7 @@ package expr
 import (
 	"bytes"
 	"math"
+	"math/big"
 	"strconv"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/jsonscan"
@@ -28,19 +29,21 @@ const (
 	Tuple
 	JSON
 	Absent // the result of an aggregate over nothing
+	Wide   // an integer beyond 64 bits, of the older kind Dataflow
 )
 
 // String returns what typeof says.
 func (k Kind) String() string {
-	return [...]string{"empty", "boolean", "int", "float", "string", "tuple", "json", "absent"}[k]
+	return [...]string{"empty", "boolean", "int", "float", "string", "tuple", "json", "absent", "int"}[k]
 }
 
 // Value is one value. It may share memory with the message that it comes from, and with the Env
 // that has computed it: Clone one that must last.
 type Value struct {
 	Kind  Kind
-	Int   int64   // of an Int; of a Bool, 1 for true
-	Float float64 // of a Float
+	Int   int64    // of an Int; of a Bool, 1 for true
+	Float float64  // of a Float
+	Big   *big.Int // of a Wide; never changed
 	// Text is what a String says. Of a number, Tuple or JSON it is the text as it was published;
 	// nil for one that was computed.
 	Text  []byte
@@ -77,6 +80,9 @@ func (v *Value) Number() (f float64, ok bool) {
 		return float64(v.Int), true
 	case Float:
 		return v.Float, true
+	case Wide:
+		f, _ = new(big.Float).SetInt(v.Big).Float64()
+		return f, true
 	default:
 		return 0, false
 	}
@@ -85,6 +91,10 @@ func (v *Value) Number() (f float64, ok bool) {
 // Equal says whether two values are equal: of one type, or two numbers of the same size. JSON
 // values are equal if their texts are.
 func (v *Value) Equal(o *Value) bool {
+	if areWide(v, o) {
+		c, ok := Compare(v, o)
+		return ok && c == 0
+	}
 	if v.Kind != o.Kind {
 		a, ok := v.Number()
 		b, ok2 := o.Number()
@@ -128,6 +138,8 @@ func (v *Value) AppendJSON(dst []byte) (out []byte, ok bool) {
 		return append(dst, v.Text...), true
 	case v.Kind == Int:
 		return strconv.AppendInt(dst, v.Int, 10), true
+	case v.Kind == Wide:
+		return v.Big.Append(dst, 10), true
 	case v.Kind == Float:
 		if math.IsNaN(v.Float) || math.IsInf(v.Float, 0) {
 			return dst, false
@@ -154,6 +166,8 @@ func (v *Value) AppendText(dst []byte) []byte {
 		return append(dst, v.Text...)
 	case Int:
 		return strconv.AppendInt(dst, v.Int, 10)
+	case Wide:
+		return v.Big.Append(dst, 10)
 	case Float:
 		return strconv.AppendFloat(dst, v.Float, 'f', -1, 64)
 	case Tuple:
@@ -181,6 +195,7 @@ type Env struct {
 	In       []Value // $1 is In[0]
 	Results  []Value // of the aggregates, or of the running functions, in the order of the Program's Uses
 	MaxBytes int     // of a text that is computed
+	Wide     bool    // integers have 128 bits, as in the older kind Dataflow; else 64
 
 	text   []byte
 	values []Value // of tuples
@@ -214,7 +229,7 @@ func (e *Env) Bind(d *jsonscan.Document, i int, v *Value) error {
 	case jsonscan.True, jsonscan.False:
 		v.setBool(n.Kind == jsonscan.True)
 	case jsonscan.Number:
-		return bindNumber(d.Raw(i), n.Integer(), v)
+		return e.bindNumber(d.Raw(i), n.Integer(), v)
 	case jsonscan.String:
 		*v = Value{Kind: String}
 		v.Text, e.text = d.String(i, e.text)
@@ -233,11 +248,15 @@ func (e *Env) BindText(text string, v *Value) {
 	*v = Value{Kind: String, Text: e.since(start)}
 }
 
-func bindNumber(raw []byte, integer bool, v *Value) error {
+func (e *Env) bindNumber(raw []byte, integer bool, v *Value) error {
 	*v = Value{Kind: Int, Text: raw}
 	if integer {
 		var ok bool
 		if v.Int, ok = jsonscan.ParseInt(raw); ok {
+			return nil
+		}
+		if e.Wide && len(raw) <= wideDigits && parseWide(string(raw), v) {
+			v.Text = raw
 			return nil
 		}
 	}

@@ -201,7 +201,7 @@ func (f *config) rule(node, number int, fields map[string]int, key string, s sco
 			return r
 		}
 		if ok {
-			p, err := expr.Compile(text, expr.Options{Place: s.place, Inputs: len(r.inputs), NoRegex: f.o.Dialect == Dataflow})
+			p, err := expr.Compile(text, expr.Options{Place: s.place, Inputs: len(r.inputs), NoRegex: f.o.Dialect == Dataflow, Wide: f.o.Dialect == Dataflow})
 			if fault := new(expr.SyntaxError); errors.As(err, &fault) {
 				f.inside(i, number, fault.Column, fault.Text)
 			}

@@ -35,7 +35,7 @@ type work struct {
 }
 
 func newWork(o *Options, datasets []*dataset) work {
-	return work{o: o, datasets: datasets, env: expr.Env{MaxBytes: o.MaxBytes}}
+	return work{o: o, datasets: datasets, env: expr.Env{MaxBytes: o.MaxBytes, Wide: o.Dialect == Dataflow}}
 }
 
 // begin scans the payload of a message, which must be an object.

@@ -538,6 +538,17 @@ func TestFaultyConfigurationsAreRefused(t *testing.T) {
 	}
 }
 
+func TestTheOlderKindHasIntegersOf128Bits(t *testing.T) {
+	rules := `{"map":[{"inputs":["n"],"output":"n","expression":"$1 + 1"}]}`
+	for dialect, want := range map[Dialect]string{Dataflow: `{"n":18446744073709551616}`, Graph: `{"n":1.8446744073709552e19}`} {
+		op := compile[node.Map](t, "map", Options{Dialect: dialect}, "rules", rules)
+		m := node.Message{Payload: []byte(`{"n":18446744073709551615}`)}
+		if err := op.Map(&m); err != nil || string(m.Payload) != want {
+			t.Errorf("%s, %v; want %s", m.Payload, err, want)
+		}
+	}
+}
+
 func TestTheOlderKindHasNoDefaultsAndNoRegularExpressions(t *testing.T) {
 	o := Options{Dialect: Dataflow, Store: records{"k": `{"id":1,"n":"x"}`}}
 	for text, want := range map[string]string{
