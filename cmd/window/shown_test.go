@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,7 +50,13 @@ type running struct {
 // sickDisk is what an outbox tells of its disk beside the truth.
 type sickDisk struct {
 	*outbox.Box
-	err error
+	err   error
+	reads atomic.Int64
+}
+
+func (s *sickDisk) Read(into *outbox.Batch, limit, bytes int, parts ...outbox.Part) ([]outbox.Record, error) {
+	s.reads.Add(1)
+	return s.Box.Read(into, limit, bytes, parts...)
 }
 
 func (s *sickDisk) Stats() outbox.Stats {
@@ -230,6 +237,31 @@ func TestStatusTellsThatHubAndDPSAreAway(t *testing.T) {
 		w.must(w.cloud.HealHub("hub-a"))
 		v = w.inState(status.Connected, 5*time.Minute)
 		w.check(v, "after it", v.Why != nil && v.Why.Also == "")
+	})
+}
+
+// TestAnOutageIsNotReadFromTheDiskAgainAndAgain: the oldest sample is the same as long as none leaves
+// the outbox. To find it in a long line takes a disk milliseconds, and some ask each second.
+func TestAnOutageIsNotReadFromTheDiskAgainAndAgain(t *testing.T) {
+	bubble(t, 0, func(w *world) {
+		w.inState(status.Connected, 10*time.Second)
+		no := false
+		w.must(w.cloud.FaultHub("hub-a", sim.Fault{Kind: sim.FaultKill, DPSKnows: &no}))
+		w.until("without a link", time.Minute, func(v status.View) bool { return v.Hub == "" && v.Outbox.Queued > 10 })
+		before, age := w.sick.reads.Load(), w.View().Outbox.OldestAgeSeconds
+		for range 600 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			w.View()
+		}
+		if v := w.View(); v.Outbox.OldestAgeSeconds < age+599 {
+			t.Errorf("%v s after ten minutes, and %v before them", v.Outbox.OldestAgeSeconds, age)
+		}
+		if n := w.sick.reads.Load() - before; n > 1 {
+			t.Errorf("the outbox was read %d times", n)
+		}
+		w.must(w.cloud.HealHub("hub-a"))
+		w.until("free of its backlog", 5*time.Minute, func(v status.View) bool { return v.Outbox.Queued == 0 && v.Outbox.OldestAgeSeconds == 0 })
 	})
 }
 

@@ -16,13 +16,14 @@ type oldest struct {
 	mu      sync.Mutex
 	batch   outbox.Batch
 	pos     uint64 // 0: none was found
+	left    uint64 // how many had left before it was read: until another one does, it is the oldest
 	created time.Time
 	reading chan struct{} // closed when the disk has been read; nil: nobody reads it
 }
 
-// oldestAge returns how old the sample is that waits longest; 0 if none waits. The answer comes
-// soon also if the disk does not; then it is about the sample that was the oldest before.
-func (d *Device) oldestAge(box Outbox) time.Duration {
+// oldestAge returns the age of the sample that waits longest, 0 if none waits. left is how many have
+// left the outbox. It comes soon also if the disk does not, then of the sample that was read before.
+func (d *Device) oldestAge(box Outbox, left uint64) time.Duration {
 	d.mu.Lock()
 	if d.oldest == nil {
 		d.oldest = new(oldest)
@@ -31,17 +32,17 @@ func (d *Device) oldestAge(box Outbox) time.Duration {
 	d.mu.Unlock()
 	o.mu.Lock()
 	reading := o.reading
-	if reading == nil {
+	if reading == nil && (o.pos == 0 || o.left != left || d.c.Outbox.MaxAge > 0) { // a sample that is too old leaves when it is read
 		reading = make(chan struct{})
-		o.reading = reading
+		o.reading, o.left = reading, left
 		d.spawn("status", func() { o.read(box, reading) })
 	}
 	o.mu.Unlock()
-	late := time.NewTimer(readWithin)
-	defer late.Stop()
-	select {
-	case <-reading:
-	case <-late.C:
+	if reading != nil {
+		select {
+		case <-reading:
+		case <-time.After(readWithin):
+		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -188,7 +188,7 @@ func (d *Device) Status() Status {
 	if box != nil {
 		s.Outbox = box.Stats()
 		if s.Outbox.Queued > 0 {
-			s.OldestAge = d.oldestAge(box)
+			s.OldestAge = d.oldestAge(box, s.Outbox.Acked+gone(s.Outbox)+s.Outbox.Quarantined)
 		}
 	}
 	if home != nil {
