@@ -67,6 +67,7 @@ func codeOf(err error) int {
 // connection sends requests to a collector.
 type connection struct {
 	client http.Client
+	config func() (*tls.Config, error)
 	base   string
 	shows  atomic.Bool // a client certificate
 }
@@ -74,25 +75,38 @@ type connection struct {
 // connect returns a connection, which is opened by its first request, and anew when it was lost.
 // config makes the configuration of each; nil: they are not encrypted.
 func connect(target string, config func() (*tls.Config, error)) *connection {
-	c, scheme := &connection{}, "http"
-	transport := &http.Transport{Protocols: new(http.Protocols), DisableCompression: true, IdleConnTimeout: 2 * time.Minute}
-	if config == nil {
-		transport.Protocols.SetUnencryptedHTTP2(true)
-	} else {
-		transport.Protocols.SetHTTP2(true)
-		transport.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return c.dialTLS(ctx, network, addr, config)
-		}
+	c, scheme := &connection{config: config}, "http"
+	if config != nil {
 		scheme = "https"
 	}
-	c.client = http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	c.client = http.Client{Transport: c.transport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	c.base = (&url.URL{Scheme: scheme, Host: target}).String()
 	return c
 }
 
+// transport returns a transport without a connection.
+func (c *connection) transport() *http.Transport {
+	t := &http.Transport{Protocols: new(http.Protocols), DisableCompression: true, IdleConnTimeout: 2 * time.Minute}
+	if c.config == nil {
+		t.Protocols.SetUnencryptedHTTP2(true)
+	} else {
+		t.Protocols.SetHTTP2(true)
+		t.DialTLSContext = c.dialTLS
+	}
+	return t
+}
+
+// renew leaves the connection, so that the next request opens another one: HTTP/2 would go on with one
+// whose other end is gone without a word, as after a change of networks. What is left of the old one
+// ends when it has been idle for a while.
+func (c *connection) renew() {
+	c.close()
+	c.client.Transport = c.transport()
+}
+
 // dialTLS opens one connection. The certificates are those of this moment.
-func (c *connection) dialTLS(ctx context.Context, network, addr string, config func() (*tls.Config, error)) (net.Conn, error) {
-	conf, err := config()
+func (c *connection) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	conf, err := c.config()
 	if err != nil {
 		return nil, credentials.Local(err)
 	}
@@ -112,7 +126,8 @@ func (c *connection) dialTLS(ctx context.Context, network, addr string, config f
 // close closes what is open.
 func (c *connection) close() { c.client.CloseIdleConnections() }
 
-// call sends a request and returns the answer, or a *statusError, or an error of the network.
+// call sends a request and returns the answer, or a *statusError, or an error of the network. Requests
+// go one after the other.
 func (c *connection) call(ctx context.Context, method, token string, m proto.Message) (answer []byte, err error) {
 	body, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHead), m)
 	if err != nil {
@@ -132,12 +147,14 @@ func (c *connection) call(ctx context.Context, method, token string, m proto.Mes
 		err = e.Err // without the address, which the sentence has already
 	}
 	if err != nil {
+		c.renew()
 		return nil, err
 	}
-	defer func() { _ = res.Body.Close() }()
 	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	_ = res.Body.Close()
 	switch {
 	case err != nil:
+		c.renew()
 		return nil, err
 	case len(answer) > maxAnswer:
 		return nil, fmt.Errorf("the collector answers with more than %d bytes", maxAnswer)

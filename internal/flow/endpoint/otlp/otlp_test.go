@@ -3,6 +3,7 @@ package otlp
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -355,6 +357,74 @@ func TestATroubleIsToldAgainWhenMoreIsKnown(t *testing.T) {
 	d.works()
 	if len(said) != 3 || !strings.Contains(said[0], "check that the collector runs") || !strings.Contains(said[1], "check the authentication") || said[2] != "<nil>" {
 		t.Errorf("said %q", said)
+	}
+}
+
+// TestACollectorBehindABlackHoleIsReachedByAnotherConnection: HTTP/2 keeps the one that swallows all.
+func TestACollectorBehindABlackHoleIsReachedByAnotherConnection(t *testing.T) {
+	c := &collector{}
+	c.start(t, "")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	ended, end := context.WithCancel(t.Context())
+	defer func() {
+		end()
+		_ = l.Close()
+	}()
+	var hole atomic.Bool // the first connection swallows all
+	closing.Go(func() {
+		for n := 0; ; n++ {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := new(net.Dialer).DialContext(t.Context(), "tcp", c.addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			context.AfterFunc(ended, func() { _, _ = in.Close(), out.Close() })
+			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+				closing.Go(func() {
+					defer func() { _, _ = way[0].Close(), way[1].Close() }()
+					buf := make([]byte, 4096)
+					for {
+						k, err := way[0].Read(buf)
+						if err != nil {
+							return
+						}
+						if n == 0 && hole.Load() {
+							continue
+						}
+						if _, err := way[1].Write(buf[:k]); err != nil {
+							return
+						}
+					}
+				})
+			}
+		}
+	})
+	k := connect(l.Addr().String(), nil)
+	defer k.close()
+	call := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := k.call(ctx, exportMetrics, "", &collectormetrics.ExportMetricsServiceRequest{})
+		return err
+	}
+	if err := call(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	hole.Store(true)
+	if err := call(50 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the black hole answers: %v", err)
+	}
+	if err := call(20 * time.Second); err != nil {
+		t.Error(err)
 	}
 }
 
