@@ -43,6 +43,9 @@ const crashMessages = 20
 
 func crashMessage(n uint64) node.Message { return at(sec(float64(n)), strconv.FormatUint(n, 10)) }
 
+// crashSettings let only messages move the time, and keep the files small, of which there are many copies.
+var crashSettings = Settings{Idle: time.Hour, JournalBytes: 1 << 20, MaxBytes: 64 << 10}
+
 func crashOptions(disk *memdisk.FS) Options { return Options{Dir: "/g", FS: disk} }
 
 // record runs a graph, and returns its moments, and what a run without an end gives out.
@@ -50,7 +53,7 @@ func record(t *testing.T, ops func() []any) (all []moment, whole map[string]stri
 	synctest.Test(t, func(t *testing.T) {
 		disk, in, out := memdisk.New(), newHand(), newFar()
 		p := chain(in, out, ops()...)
-		p.Settings.Idle = time.Hour // only messages move the time
+		p.Settings = crashSettings
 		disk.SetFault(func(_ int, op, name string) error {
 			m := moment{call: op + " " + name, disk: disk.Copied(), acked: map[uint64]bool{}, received: out.byID()}
 			out.mu.Lock()
@@ -105,7 +108,7 @@ func (m *moment) goOn(t *testing.T, disk *memdisk.FS, ops []any, log func(string
 	synctest.Test(t, func(t *testing.T) {
 		in, far := newHand(), newFar()
 		p := chain(in, far, ops...)
-		p.Settings.Idle = time.Hour
+		p.Settings = crashSettings
 		o := crashOptions(disk)
 		o.Log = log
 		g, stop := start(t, p, o)

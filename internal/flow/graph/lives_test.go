@@ -177,7 +177,7 @@ func (h *history) live(t *testing.T, disk *memdisk.FS, last bool) *memdisk.FS {
 		p.Sources = append(p.Sources, SourceNode{Name: name, Source: k.visit(l)})
 		p.Edges = append(p.Edges, Edge{From: name, To: "op1"})
 	}
-	p.Settings.MaxMessages = 10
+	p.Settings = Settings{MaxMessages: 10, JournalBytes: 1 << 20, MaxBytes: 64 << 10}
 	ill := time.Now().Add(h.between(0, time.Minute))
 	healed := ill.Add(h.between(0, 40*time.Second))
 	calls, killAt := 0, 10+h.rnd.IntN(300)

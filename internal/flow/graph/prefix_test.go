@@ -49,7 +49,7 @@ func (m *moment) again(t *testing.T, disk *memdisk.FS, ops []any) (all []moment)
 	synctest.Test(t, func(t *testing.T) {
 		in, out, given := newHand(), newFar(), m.lacking()
 		p := chain(in, out, ops...)
-		p.Settings.Idle = time.Hour
+		p.Settings = crashSettings
 		out.shut = true
 		disk.SetFault(func(_ int, op, name string) error {
 			all = append(all, m.after(t, op+" "+name, disk.Copied(), in, out, given))
@@ -131,7 +131,7 @@ func TestEachCallOfTheJournalAndCheckpointsFailsOnce(t *testing.T) {
 						return []error{memdisk.ErrIO, memdisk.ErrSpace}[call%2]
 					})
 					p := chain(in, out, ops()...)
-					p.Settings.Idle = time.Hour
+					p.Settings = crashSettings
 					g, stop := start(t, p, crashOptions(disk))
 					defer stop()
 					for _, n := range given {
