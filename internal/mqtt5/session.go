@@ -18,8 +18,8 @@ const (
 	maxSpare     = 64 << 10               // bytes of a buffer that is kept for the next write
 )
 
-// AnswerLimit is how long a server that owes answers may give none of them, although the connection is
-// up and pings are answered. MQTT sets no limit, and lets a client send a message again on another
+// AnswerLimit is how long a server that owes answers may send nothing, although the connection is up and
+// pings are answered. MQTT sets no limit, and lets a client send a message again on another
 // connection only (MQTT 5 section 4.4), so the session ends then. It is longer than a server takes
 // for one message on a busy disk, and each answer starts it anew.
 const AnswerLimit = time.Minute
@@ -41,7 +41,7 @@ type Session struct {
 	heard  atomic.Int64 // when the server was heard last, since began
 	busy   atomic.Bool  // the handler has a packet
 	owed   atomic.Int64 // answers, see Owes
-	given  atomic.Int64 // answers that have come
+	given  atomic.Int64 // packets that have come, except PINGRESP
 	renews atomic.Bool  // AUTH was sent, and not answered
 	wake   chan struct{}
 	done   chan struct{} // closed at the end
@@ -178,9 +178,7 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 				return s.end(err)
 			}
 		default:
-			if p.Kind != Publish {
-				s.given.Add(1)
-			}
+			s.given.Add(1)
 			s.busy.Store(true)
 			err = handle(p)
 			s.busy.Store(false)
@@ -191,8 +189,9 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 	}
 }
 
-// Owes says how many answers the server owes now: PUBACK, SUBACK, UNSUBACK. If it owes some and gives
-// none for [AnswerLimit], the session ends with [ErrWithheld].
+// Owes says how many answers the server owes now: PUBACK, SUBACK, UNSUBACK. If it owes some, and sends
+// nothing but PINGRESP for [AnswerLimit], the session ends with [ErrWithheld]. A PUBLISH counts, because
+// many retained ones may come before a SUBACK.
 func (s *Session) Owes(n int) {
 	if s.owed.Swap(int64(n)) == 0 && n > 0 {
 		s.mu.Lock()

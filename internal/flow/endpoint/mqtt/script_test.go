@@ -1000,6 +1000,36 @@ func TestRefusedFiltersAreToldOnceEach(t *testing.T) {
 	})
 }
 
+// TestRetainedMessagesBeforeASubackDoNotEndTheSession, however long they take.
+func TestRetainedMessagesBeforeASubackDoNotEndTheSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		b.mute = true
+		s, err := NewSource(b.config("in"), []string{"a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := newCollector()
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
+		for range 30 {
+			pass(20 * time.Second)
+			b.mu.Lock()
+			b.send(b.conn, &packets.Publish{Topic: "a", Retain: true, Payload: []byte("x"), Properties: &packets.Properties{}})
+			b.mu.Unlock()
+		}
+		if b.connections() != 1 {
+			t.Errorf("%d connections", b.connections())
+		}
+		pass(2 * time.Minute)
+		if b.connections() == 1 {
+			t.Error("a SUBACK that is withheld is not noticed")
+		}
+		r.stop()
+		if n := len(got.all()); n != 30 {
+			t.Errorf("%d messages came", n)
+		}
+	})
+}
+
 // jwt is a token that ends at a time.
 func jwt(end time.Time) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, end.Unix())) + ".sig"
