@@ -24,8 +24,9 @@ type contender struct {
 const memoryDisk = "/dev/shm"
 
 // inTurn compares how long a message takes at 1,000 a second: each program for half a second, then
-// the next one, in rounds, so that whatever else the machine and its disk do hits all of them alike. The
-// disk alone takes part, and programs whose files are in memory, to tell what is the disk's.
+// the next one, in rounds, so that whatever else the machine and its disk do hits all of them
+// alike. The disk alone takes part, and programs whose files are in memory, to tell what is the
+// disk's.
 func (x *flowBench) inTurn(t *testing.T) []number {
 	const perSecond, rounds, turn = 1000, 10, 500 // messages
 	c := newCloudAt(t, near(75), 0)
@@ -81,7 +82,8 @@ func (x *flowBench) inTurn(t *testing.T) []number {
 	}
 }
 
-// turn starts a program, and returns a function that measures n messages; nil if it is not installed.
+// turn starts a program, and returns a function that measures n messages; nil if it is not
+// installed.
 func (x *flowBench) turn(t *testing.T, c *contender, n, perSecond int) func() figure {
 	t.Helper()
 	w, dir := newWatch(t, x.broker), t.TempDir()

@@ -51,6 +51,7 @@ type files struct {
 	identity    *Identity // content of the identity file; nil: there is none
 	badIdentity bool      // the identity file must be set aside before another is made
 	writer      *writer   // nil: the next message needs a new segment, or reopen
+	from, laid  int64     // of its file: where this process began, where the zeros of layAhead end
 	reopen      *segment  // the newest segment, if it may be written on but is not open
 	rested      bool      // rest has closed reopen: the file is longer than its messages
 	tail        *tail     // what syncTail has to do

@@ -71,6 +71,34 @@ func TestRest(t *testing.T) {
 	})
 }
 
+// A box that rests after each message remembers the zeros in its segment, and does not lay them
+// again.
+func TestRestKeepsTheZeros(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got reports
+		disk := memdisk.New()
+		b := resting(t, disk, &got)
+		const messages = 64
+		before := disk.Count("write")
+		for range messages {
+			appendBodies(t, b, strings.Repeat("s", 200))
+			ackAll(t, b, queued(t, b))
+			time.Sleep(2 * syncEvery)
+			synctest.Wait()
+		}
+		const each = 4 // writes, of a message, its acknowledgement and the cursor
+		equal(t, "zeros", disk.Count("write")-before-each*messages, 6)
+		closeBox(t, b)
+		again := openBox(t, "/box", Options{FS: disk, Report: got.add})
+		size := b.segs[0].size
+		appendBodies(t, again, "s")
+		if n := again.writer.size - size; again.laid != again.writer.size+n {
+			t.Errorf("a message of %d bytes after a restart is followed by zeros up to %d", n, again.laid)
+		}
+		closeBox(t, again)
+	})
+}
+
 // Whatever happens to the files of a box that rests, the next message is durable, and no seq names
 // two of them.
 func TestRestWhileFilesChange(t *testing.T) {

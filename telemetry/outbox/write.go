@@ -16,7 +16,6 @@ type writer struct {
 	seg  *segment
 	file disk.File
 	size int64 // as seg.size; 0 while the header is not written
-	laid int64 // where the zeros of layAhead end
 	next uint32
 	name string
 	isOn bool // the segment is in Box.segs; seg.size and seg.end are its durable part
@@ -89,8 +88,8 @@ func (b *Box) storeSome(at start, items []format.Item) (n int, err error) {
 	return n, nil
 }
 
-// A sync of new blocks makes a file system with a journal commit it, which waits for all that others
-// do at the disk. A large commit comes to new blocks anyway; a small one finds zeros in its place.
+// A sync of new blocks makes a file system with a journal commit that, and wait for what others do
+// at the disk. A large commit comes to new blocks anyway; a small one finds zeros in its place.
 const (
 	small    = 4 << 10  // bytes of a commit
 	farthest = 64 << 10 // of zeros
@@ -98,16 +97,16 @@ const (
 
 var zeros [farthest]byte
 
-// layAhead writes zeros behind the records if a small commit has come to the end of the last ones: as
-// many as there are records, so that the disk is never given more than twice as much.
+// layAhead writes zeros behind the records if a small commit has come to the end of the last zeros:
+// as many as this process has written bytes of records, so that the disk gets twice as much at most.
 func (b *Box) layAhead(commit int) {
 	w := b.writer
-	if commit >= small || w.size <= w.laid {
+	if commit >= small || w.size <= b.laid {
 		return
 	}
-	w.laid = min(w.size+min(w.size, farthest), b.segSize)
-	if w.laid > w.size {
-		_, _ = w.file.WriteAt(zeros[:w.laid-w.size], w.size) // only makes the syncs cheaper
+	b.laid = min(w.size+min(w.size-b.from, farthest), b.segSize)
+	if b.laid > w.size {
+		_, _ = w.file.WriteAt(zeros[:b.laid-w.size], w.size) // only makes the syncs cheaper
 	}
 }
 
@@ -240,7 +239,7 @@ func (b *Box) open(at start, need int64) error {
 	}
 	b.newest = s.num
 	_ = f.Truncate(b.segSize) // only makes the syncs cheaper
-	b.writer = &writer{seg: s, file: f, name: b.path(s.num)}
+	b.writer, b.from, b.laid = &writer{seg: s, file: f, name: b.path(s.num)}, 0, 0
 	return nil
 }
 
@@ -267,6 +266,7 @@ func (b *Box) openAgain(need int64) error {
 		return errors.Join(err, fmt.Errorf("%s: %w", b.path(s.num), errReplaced))
 	}
 	if !rested {
+		b.from, b.laid = s.size, 0
 		_ = f.Truncate(b.segSize) // only makes the syncs cheaper
 	}
 	b.writer = &writer{seg: s, file: f, name: b.path(s.num), size: s.size, next: uint32(s.end - s.Base), isOn: true}
