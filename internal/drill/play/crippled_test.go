@@ -87,7 +87,7 @@ var trials = slices.Concat(
 	finds("72-hours-dark", "the hub falls silent: expected back on hub-b within 13s, but",
 		"the hub is away, and DPS goes on naming it: expected at most 80 dials, but there were", "the cloud speaks to it: "+acknowledged),
 	finds("certificate-expiry", "the hub falls silent: expected back on hub-b within 14s, but",
-		"the hub restarts, and nobody is let in: expected at most 10000 dials, but there were", "the cloud speaks to it: "+acknowledged),
+		"the hub restarts, and nobody is let in: expected at most 7000 dials, but there were", "the cloud speaks to it: "+acknowledged),
 	finds("dps-outage-during-hub-outage", "hub-b falls silent, and hub-a works: expected back on hub-a within 12s, but",
 		"hub-a dies for 45 s: expected at most 300 dials, but there were", "the cloud speaks to it on hub-a: "+acknowledged),
 	finds("flapping-hub", "the hub falls silent: expected back on hub-b within 10s, but",
