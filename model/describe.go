@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"text/tabwriter"
 )
 
@@ -30,12 +31,12 @@ func (m *Model) Describe(w io.Writer) error {
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	_, err := w.Write(trailing.ReplaceAll(text.Bytes(), nil))
+	_, err := w.Write(trailing().ReplaceAll(text.Bytes(), nil))
 	return err
 }
 
 // trailing matches the blanks that the table leaves behind its last filled cell.
-var trailing = regexp.MustCompile(`(?m) +$`)
+var trailing = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m) +$`) })
 
 func (i *iface) title() string {
 	if i.display == "" {

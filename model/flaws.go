@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf16"
 
 	"github.com/hubhop-iot/hubhop/internal/suggest"
@@ -152,16 +153,22 @@ func mayBeOlder(class string) bool {
 
 // These patterns are DTDL's. They are stricter than those of Parse.
 var (
-	strictDTMI   = regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+;[1-9][0-9]{0,8}$`)
-	strictDTMIV3 = regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
-	languageCode = regexp.MustCompile(`^[a-z]{2,4}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$`)
+	strictDTMI = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+;[1-9][0-9]{0,8}$`)
+	})
+	strictDTMIV3 = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^dtmi(:[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
+	})
+	languageCode = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z]{2,4}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$`)
+	})
 )
 
 func isDTMI(text string, version int) bool {
 	if version == 3 {
-		return strictDTMIV3.MatchString(text)
+		return strictDTMIV3().MatchString(text)
 	}
-	return strictDTMI.MatchString(text)
+	return strictDTMI().MatchString(text)
 }
 
 // context reads the "@context" of an element. It inherits from active what "@context" leaves out.
@@ -187,7 +194,7 @@ func (l *linter) context(n *node, active context) context {
 			}
 		case e.text == "dtmi:iotcentral:context;2":
 			active.central = true
-		case !strictDTMI.MatchString(e.text):
+		case !strictDTMI().MatchString(e.text):
 			l.flaw(e, "%s is not a context; expected one like \"%s\"", quote(e.text), contextV2)
 		case strings.HasPrefix(e.text, "dtmi:dtdl:extension:quantitativeTypes;"):
 			active.quantity, extension = true, true
@@ -546,7 +553,7 @@ func (l *linter) text(v *node, name string, most int) {
 		return
 	}
 	l.length(v, name, most)
-	if name == "name" && !namePattern.MatchString(v.text) {
+	if name == "name" && !namePattern().MatchString(v.text) {
 		l.flaw(v, "%s is not a name; expected letters, digits and underscores, first a letter, last no underscore", quote(v.text))
 	}
 }
@@ -581,7 +588,7 @@ func (l *linter) texts(v *node, name string, most int) {
 	case '{':
 		for _, language := range v.keys {
 			text := v.fields[language]
-			if !languageCode.MatchString(language) {
+			if !languageCode().MatchString(language) {
 				l.flaw(text, "%s is not a language; expected one like \"en\" or \"en-US\"", quote(language))
 			}
 			if text.kind != '"' {
@@ -607,7 +614,7 @@ func (l *linter) taggedText(e *node, name string, most int, seen map[string]bool
 	case '"':
 	case '{':
 		if tag := e.fields["@language"]; tag != nil {
-			if tag.kind != '"' || !languageCode.MatchString(tag.text) {
+			if tag.kind != '"' || !languageCode().MatchString(tag.text) {
 				l.flaw(tag, "a language must be a text like \"en\" or \"en-US\"")
 			}
 			language = tag.text

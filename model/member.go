@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // The most characters of a name.
@@ -13,10 +14,14 @@ const (
 )
 
 var (
-	namePattern = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
-	dtmiPattern = regexp.MustCompile(`^dtmi(:[A-Za-z_]([A-Za-z0-9_]*[A-Za-z0-9])?)+;[1-9][0-9]{0,8}$`)
+	namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$`) })
+	dtmiPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^dtmi(:[A-Za-z_]([A-Za-z0-9_]*[A-Za-z0-9])?)+;[1-9][0-9]{0,8}$`)
+	})
 	// In DTDL v3 the version may be absent, or have a second number.
-	dtmiPatternV3 = regexp.MustCompile(`^dtmi(:[A-Za-z_]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
+	dtmiPatternV3 = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^dtmi(:[A-Za-z_]([A-Za-z0-9_]*[A-Za-z0-9])?)+(;[1-9][0-9]{0,8}(\.[1-9][0-9]{0,5})?)?$`)
+	})
 )
 
 // oneType returns which of the known types n has, empty if it has none of them.
@@ -85,7 +90,7 @@ func (p *parser) name(n *node) (string, error) {
 		return "", p.fault(n, "no \"name\"")
 	case v.kind != '"':
 		return "", p.fault(v, "a name must be a string, this is %s", v.what())
-	case len(v.text) > most || !namePattern.MatchString(v.text):
+	case len(v.text) > most || !namePattern().MatchString(v.text):
 		return "", p.fault(v, "%s is not a name; expected at most %d letters, digits and underscores, first a letter, last no underscore", quote(v.text), most)
 	}
 	return v.text, nil

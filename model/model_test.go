@@ -405,7 +405,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if !dtmiPatternV3.MatchString(m.ID()) {
+		if !dtmiPatternV3().MatchString(m.ID()) {
 			t.Fatalf("id %q", m.ID())
 		}
 		var out strings.Builder

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -45,7 +46,7 @@ func (e *ParseError) Error() string {
 }
 
 // plainKey is what can stand in a path without quotes.
-var plainKey = regexp.MustCompile(`^[@$A-Za-z_][A-Za-z0-9_-]{0,63}$`)
+var plainKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[@$A-Za-z_][A-Za-z0-9_-]{0,63}$`) })
 
 // node is one JSON value. It remembers where it stands, so that a fault that is found long after
 // reading can name its place.
@@ -170,7 +171,7 @@ func (n *node) path() string {
 		return ""
 	case n.up.kind == '[':
 		return fmt.Sprintf("%s[%d]", n.up.path(), n.index)
-	case !plainKey.MatchString(n.key): // a key can hold anything, a line feed too
+	case !plainKey().MatchString(n.key): // a key can hold anything, a line feed too
 		return fmt.Sprintf("%s[%s]", n.up.path(), quote(n.key))
 	case n.up.up == nil:
 		return n.key
@@ -187,7 +188,7 @@ func (n *node) element() string {
 		}
 		label := "element"
 		if t := n.types(); len(t) > 0 {
-			if label = t[0]; !plainKey.MatchString(label) {
+			if label = t[0]; !plainKey().MatchString(label) {
 				label = quote(label)
 			}
 		}

@@ -232,7 +232,7 @@ func (p *parser) collect(n *node) error {
 	if p.versionAt(n) == 3 {
 		pattern = dtmiPatternV3
 	}
-	if id != nil && (id.kind != '"' || !pattern.MatchString(id.text)) {
+	if id != nil && (id.kind != '"' || !pattern().MatchString(id.text)) {
 		return p.fault(id, "%s is not a DTMI; expected one like \"dtmi:com:example:Thermostat;1\"", quote(cmp.Or(id.text, id.what())))
 	}
 	if id != nil && p.named[id.text] == nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -156,7 +157,7 @@ func spelled(kind, s, path string) string {
 	case "time":
 		// A date with a time names a time of day too. Scripts that set an alarm often have nothing
 		// else.
-		ok, example = timePattern.MatchString(s) || isDateTime(s), "08:30:00"
+		ok, example = timePattern().MatchString(s) || isDateTime(s), "08:30:00"
 	case "duration":
 		ok, example = isDuration(s), "PT1H30M"
 	}
@@ -171,11 +172,15 @@ const timeZone = `([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])`
 
 var (
 	// The grammar of RFC 3339, section 5.6. A time of DTDL may have a zone or not.
-	timePattern     = regexp.MustCompile(`^` + timeOfDay + timeZone + `?$`)
-	dateTimePattern = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]` + timeOfDay + timeZone + `$`)
+	timePattern     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + timeOfDay + timeZone + `?$`) })
+	dateTimePattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]` + timeOfDay + timeZone + `$`)
+	})
 	// ISO 8601, the lengths of a duration in their order.
-	durationPattern = regexp.MustCompile(`^[+-]?P(N?Y)?(N?M)?(N?W)?(N?D)?(T(N?H)?(N?M)?(N?S)?)?$`)
-	durationNumber  = regexp.MustCompile(`[0-9]+([.,][0-9]+)?`)
+	durationPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[+-]?P(N?Y)?(N?M)?(N?W)?(N?D)?(T(N?H)?(N?M)?(N?S)?)?$`)
+	})
+	durationNumber = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[0-9]+([.,][0-9]+)?`) })
 )
 
 func isDate(s string) bool {
@@ -184,17 +189,17 @@ func isDate(s string) bool {
 }
 
 func isDateTime(s string) bool {
-	return dateTimePattern.MatchString(s) && isDate(s[:len(time.DateOnly)])
+	return dateTimePattern().MatchString(s) && isDate(s[:len(time.DateOnly)])
 }
 
 func isDuration(s string) bool {
-	shape := durationNumber.ReplaceAllString(s, "N")
+	shape := durationNumber().ReplaceAllString(s, "N")
 	for _, letter := range []string{"Y", "M", "W", "D", "H", "S"} {
 		if strings.Count(shape, letter) != strings.Count(shape, "N"+letter) {
 			return false
 		}
 	}
-	return !strings.Contains(s, "N") && strings.Contains(shape, "N") && !strings.HasSuffix(shape, "T") && durationPattern.MatchString(shape)
+	return !strings.Contains(s, "N") && strings.Contains(shape, "N") && !strings.HasSuffix(shape, "T") && durationPattern().MatchString(shape)
 }
 
 func (c checker) array(s *schema, raw []byte, kind byte, path string) string {
@@ -245,7 +250,7 @@ func (c checker) object(s *schema, raw []byte, kind byte, path string) string {
 
 // inside returns the path of a member below path. The member's name may be any text.
 func inside(path, name string) string {
-	if plainKey.MatchString(name) {
+	if plainKey().MatchString(name) {
 		return path + "." + name
 	}
 	return fmt.Sprintf("%s[%s]", path, quote(name))

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/hubhop-iot/hubhop/dps"
 	"github.com/hubhop-iot/hubhop/internal/azname"
@@ -17,7 +18,7 @@ import (
 // idScope matches the ID scopes of Azure: 0ne in the public cloud, two other letters in other
 // clouds, then letters and digits, 11 characters in all. Other lengths match too, because only DPS
 // knows them.
-var idScope = regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`)
+var idScope = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^0[A-Za-z]{2}[0-9A-Za-z]{5,29}$`) })
 
 // CheckIDScope returns an error for an impossible ID scope, before DPS is asked.
 func CheckIDScope(scope string) error {
@@ -25,9 +26,9 @@ func CheckIDScope(scope string) error {
 	switch {
 	case scope == "":
 		return errors.New("is missing; " + where)
-	case idScope.MatchString(scope):
+	case idScope().MatchString(scope):
 		return nil
-	case len(scope) > 1 && strings.ContainsAny(scope[:1], "oO") && idScope.MatchString("0"+scope[1:]):
+	case len(scope) > 1 && strings.ContainsAny(scope[:1], "oO") && idScope().MatchString("0"+scope[1:]):
 		return fmt.Errorf("%s begins with the letter %s; an ID scope begins with the digit 0", secret.Quoted(scope), scope[:1])
 	}
 	return fmt.Errorf("%s is not an ID scope, which looks like 0ne00ABCDEF; %s", secret.Quoted(scope), where)

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -126,7 +127,7 @@ func hang(term, text string, column int) string {
 }
 
 // row is a line of a table in a help text: a term, and behind two blanks what it means.
-var row = regexp.MustCompile(`^( +\S.*?)( {2,})(\S.*)$`)
+var row = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^( +\S.*?)( {2,})(\S.*)$`) })
 
 // reflow gives a help text the width of help. Lines that begin with a blank are tables or commands
 // and keep their shape; the others are paragraphs.
@@ -146,7 +147,7 @@ func reflow(text string) string {
 	text = strings.ReplaceAll(text, "\t", "    ")
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		indent := len(line) - len(strings.TrimLeft(line, " "))
-		switch parts := row.FindStringSubmatch(line); {
+		switch parts := row().FindStringSubmatch(line); {
 		case term != "" && indent == column:
 			meaning += " " + strings.TrimSpace(line)
 			continue

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // CheckHost returns an error of one line if s cannot be the address of a hub or of another service:
@@ -75,14 +76,14 @@ func CheckDeviceID(id string) error {
 func IsAlphanumeric(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' }
 
 // keyLike matches a key in base64, or a long part of one.
-var keyLike = regexp.MustCompile(`[A-Za-z0-9+/]{32,}`)
+var keyLike = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[A-Za-z0-9+/]{32,}`) })
 
 // quoteShort quotes text of any length and content for a message of one line. A key that was put in
 // the wrong place is not quoted: it has small and capital letters and digits, and nothing between
 // them.
 func quoteShort(s string) string {
 	const most = 80
-	for _, run := range keyLike.FindAllString(s[:min(len(s), 4*most)], -1) {
+	for _, run := range keyLike().FindAllString(s[:min(len(s), 4*most)], -1) {
 		if strings.ContainsAny(run, "0123456789") && strings.ToLower(run) != run && strings.ToUpper(run) != run {
 			return "what looks like a secret"
 		}

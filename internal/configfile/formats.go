@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
@@ -18,7 +19,7 @@ import (
 )
 
 // yamlWhere matches the line number in an error of the YAML library.
-var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+var yamlWhere = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^yaml: (?:line (\d+): )?`) })
 
 func (d *Decoder) yaml(text []byte) {
 	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
@@ -101,7 +102,7 @@ func standsThere(lines []string, n *yaml.Node) bool {
 }
 
 // quotedInLine matches a scalar in quotes at the start of a text, up to its closing quote.
-var quotedInLine = regexp.MustCompile(`^(?:'(?:[^']|'')*'(?:[^']|$)|"(?:[^"\\]|\\.)*")`)
+var quotedInLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:'(?:[^']|'')*'(?:[^']|$)|"(?:[^"\\]|\\.)*")`) })
 
 // closedInLine says whether a scalar in quotes ends on its first line. If it does not, YAML turns
 // each line end into a blank, so the value is not the text of the file.
@@ -110,13 +111,13 @@ func closedInLine(lines []string, n *yaml.Node) bool {
 		return false
 	}
 	line := []rune(lines[n.Line-1])
-	return n.Column >= 1 && n.Column <= len(line) && quotedInLine.MatchString(string(line[n.Column-1:]))
+	return n.Column >= 1 && n.Column <= len(line) && quotedInLine().MatchString(string(line[n.Column-1:]))
 }
 
 // noYAML says why a file is not YAML. It keeps the library's text, except about anchors: there the
 // library quotes the anchor's name, which may be a part of a secret.
 func (d *Decoder) noYAML(text []byte, err error) {
-	where := yamlWhere.FindStringSubmatch(err.Error())
+	where := yamlWhere().FindStringSubmatch(err.Error())
 	line, why := 1, err.Error() // the library leaves line 1 out
 	if where != nil {
 		line = max(atoi(where[1]), line)
@@ -255,10 +256,14 @@ func (d *Decoder) toml(text []byte) {
 }
 
 // envLine matches KEY=value, as in a file for a shell or for Docker.
-var envLine = regexp.MustCompile(`^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_-]*)[ \t]*=[ \t]*(.*)$`)
+var envLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_-]*)[ \t]*=[ \t]*(.*)$`)
+})
 
 // envValue matches a value in single, double or no quotes, and a comment.
-var envValue = regexp.MustCompile("^(?:'([^']*)'|\"([^\"\\\\$`]*)\"|([^'\"\\\\$`#][^'\"\\\\$`]*?)?)(?:[ \t]+#.*)?$")
+var envValue = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("^(?:'([^']*)'|\"([^\"\\\\$`]*)\"|([^'\"\\\\$`#][^'\"\\\\$`]*?)?)(?:[ \t]+#.*)?$")
+})
 
 func (d *Decoder) dotenv(text []byte) {
 	for i, line := range strings.Split(string(text), "\n") {
@@ -266,14 +271,14 @@ func (d *Decoder) dotenv(text []byte) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		parts := envLine.FindStringSubmatch(line)
+		parts := envLine().FindStringSubmatch(line)
 		if parts == nil || len(parts[1]) > 20 && strings.Trim(parts[2], "=") == "" { // the second case is a bare base64 key
 			d.fault(i+1, "this is not KEY=value, such as HUBHOP_DEVICE_ID=dev-1")
 			continue
 		}
 		key := strings.ToLower(strings.ReplaceAll(parts[1], "_", "-"))
 		key = strings.TrimPrefix(key, strings.ToLower(strings.ReplaceAll(d.prefix, "_", "-")))
-		value := envValue.FindStringSubmatch(parts[2])
+		value := envValue().FindStringSubmatch(parts[2])
 		switch {
 		case value == nil:
 			d.fault(i+1, "the value of %s has a quote, a $, a ` or a backslash that is not taken literally everywhere; put it in single quotes", secret.KeyName(key))

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -103,7 +104,9 @@ func Open(key, path string) (*os.File, error) {
 }
 
 // handedOver matches the names that a shell gives to open pipes.
-var handedOver = regexp.MustCompile(`^(/dev/stdin|/dev/fd/[0-9]+|/proc/(self|[0-9]+)/fd/[0-9]+)$`)
+var handedOver = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(/dev/stdin|/dev/fd/[0-9]+|/proc/(self|[0-9]+)/fd/[0-9]+)$`)
+})
 
 func refuseSpecial(path string, info fs.FileInfo) error {
 	what := ""
@@ -111,7 +114,7 @@ func refuseSpecial(path string, info fs.FileInfo) error {
 	case mode.IsRegular():
 		return nil
 	case mode&fs.ModeNamedPipe != 0:
-		if handedOver.MatchString(filepath.ToSlash(path)) {
+		if handedOver().MatchString(filepath.ToSlash(path)) {
 			return nil
 		}
 		what = "a named pipe"

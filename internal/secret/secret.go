@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -57,18 +58,20 @@ func Quoted(text string) string {
 }
 
 var (
-	sharedAccess = regexp.MustCompile(`(?i)\b(SharedAccess(?:Key|Signature)|sig)=[^;&\s"']+`)
-	base64Padded = regexp.MustCompile(`[A-Za-z0-9+/_-]{20,}(?:={1,2}|(?:%3[Dd]){1,2})`)
-	base64Bare   = regexp.MustCompile(`^[A-Za-z0-9+/]{32,}$`)
-	privateKey   = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+	sharedAccess = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?i)\b(SharedAccess(?:Key|Signature)|sig)=[^;&\s"']+`)
+	})
+	base64Padded = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[A-Za-z0-9+/_-]{20,}(?:={1,2}|(?:%3[Dd]){1,2})`) })
+	base64Bare   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9+/]{32,}$`) })
+	privateKey   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----`) })
 )
 
 // Looks reports whether a text is, or contains, a key, a token or a connection string.
 func Looks(text string) bool {
-	if sharedAccess.MatchString(text) || base64Padded.MatchString(text) || privateKey.MatchString(text) {
+	if sharedAccess().MatchString(text) || base64Padded().MatchString(text) || privateKey().MatchString(text) {
 		return true
 	}
-	if !base64Bare.MatchString(text) || strings.HasPrefix(text, "/") { // a path is not mistaken for a key
+	if !base64Bare().MatchString(text) || strings.HasPrefix(text, "/") { // a path is not mistaken for a key
 		return false
 	}
 	return strings.ContainsFunc(text, unicode.IsLower) && strings.ContainsFunc(text, unicode.IsUpper) &&
@@ -76,12 +79,12 @@ func Looks(text string) bool {
 }
 
 // HoldsPrivateKey reports whether a text holds a private key in PEM.
-func HoldsPrivateKey(text []byte) bool { return privateKey.Match(text) }
+func HoldsPrivateKey(text []byte) bool { return privateKey().Match(text) }
 
 // Without replaces everything in a finished text that looks like a key, from wherever it comes.
 func Without(text string) string {
-	text = sharedAccess.ReplaceAllString(text, "$1=********")
-	return base64Padded.ReplaceAllString(text, "********")
+	text = sharedAccess().ReplaceAllString(text, "$1=********")
+	return base64Padded().ReplaceAllString(text, "********")
 }
 
 // KeyName makes the name of a configuration key fit for an error. In a line without its colon the

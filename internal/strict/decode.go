@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
@@ -375,7 +376,7 @@ func (d *Decoder) text(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 }
 
 // digits matches a whole number.
-var digits = regexp.MustCompile(`^[-+]?[0-9]+$`)
+var digits = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[-+]?[0-9]+$`) })
 
 // number reads a whole number within the bounds of the tag.
 func (d *Decoder) number(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
@@ -383,7 +384,7 @@ func (d *Decoder) number(n *yaml.Node, v reflect.Value, path string, tag reflect
 		v.SetInt(-1)
 		return
 	}
-	long := n.Tag == "!!float" && n.Style == 0 && digits.MatchString(n.Value) // more digits than an int64 has
+	long := n.Tag == "!!float" && n.Style == 0 && digits().MatchString(n.Value) // more digits than an int64 has
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" && !long {
 		more := ""
 		if _, err := strconv.Atoi(n.Value); err == nil && n.Kind == yaml.ScalarNode {

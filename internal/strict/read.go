@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -55,10 +56,10 @@ type Document struct {
 }
 
 // boundary matches the lines between YAML documents.
-var boundary = regexp.MustCompile(`(?m)^(?:---|\.\.\.)(?:[ \t\r].*)?$`)
+var boundary = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^(?:---|\.\.\.)(?:[ \t\r].*)?$`) })
 
 // blank matches a document that holds nothing.
-var blank = regexp.MustCompile(`^(?:---|\.\.\.)?\s*$`)
+var blank = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:---|\.\.\.)?\s*$`) })
 
 // Documents reads all documents of a file. whole is false if one of them could not be read.
 func Documents(f *Faults, src *Source) (all []Document, whole bool) {
@@ -67,7 +68,7 @@ func Documents(f *Faults, src *Source) (all []Document, whole bool) {
 	documents := 0
 	read := func(to int) {
 		chunk := src.text[from:to]
-		if blank.MatchString(chunk) {
+		if blank().MatchString(chunk) {
 			return
 		}
 		if documents++; documents > maxDocuments {
@@ -82,7 +83,7 @@ func Documents(f *Faults, src *Source) (all []Document, whole bool) {
 		}
 		whole = whole && ok
 	}
-	for _, m := range boundary.FindAllStringIndex(src.text, -1) {
+	for _, m := range boundary().FindAllStringIndex(src.text, -1) {
 		if onlyDirectives(src.text[from:m[0]]) {
 			continue
 		}
@@ -111,7 +112,7 @@ func onlyDirectives(text string) bool {
 }
 
 // yamlWhere matches the line in an error of the YAML library.
-var yamlWhere = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+var yamlWhere = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^yaml: (?:line (\d+): )?`) })
 
 // SyntaxError says why a text is no YAML. Line counts from 1.
 type SyntaxError struct {
@@ -136,8 +137,8 @@ func Trees(text string, most int) (all []*yaml.Node, err error) {
 		case errors.Is(err, io.EOF):
 			return all, nil
 		case err != nil:
-			e := &SyntaxError{1, yamlWhere.ReplaceAllString(err.Error(), "")}
-			if m := yamlWhere.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
+			e := &SyntaxError{1, yamlWhere().ReplaceAllString(err.Error(), "")}
+			if m := yamlWhere().FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
 				e.Line, _ = strconv.Atoi(m[1])
 			}
 			if strings.Contains(e.Text, "cannot start any token") {

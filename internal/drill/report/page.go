@@ -5,6 +5,7 @@ import (
 	_ "embed" // the template of the page
 	"html/template"
 	"io"
+	"sync"
 )
 
 // maxPage bounds the page, in bytes.
@@ -14,7 +15,9 @@ const maxPage = 1 << 20
 var pageText string
 
 // page is the page of a report. The template escapes each text from outside for its place.
-var page = template.Must(template.New("page").Funcs(template.FuncMap{"count": count, "ms": ms}).Parse(pageText))
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Funcs(template.FuncMap{"count": count, "ms": ms}).Parse(pageText))
+})
 
 // HTML writes the report as one page. It needs no other file, no network and no script, and has
 // less than 1 MB.
@@ -22,7 +25,7 @@ func HTML(w io.Writer, r Report) error {
 	var b bytes.Buffer
 	for _, l := range bounds {
 		b.Reset()
-		if err := page.Execute(&b, newView(r, l)); err != nil {
+		if err := page().Execute(&b, newView(r, l)); err != nil {
 			return err
 		}
 		if b.Len() < maxPage {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -387,7 +388,7 @@ func (d *decoder) word(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 }
 
 // hubName matches the name of a hub.
-var hubName = regexp.MustCompile(`^hub-[a-z]$`)
+var hubName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^hub-[a-z]$`) })
 
 // allowed says whether a text is one that the tag allows.
 func allowed(text string, tag reflect.StructTag) bool {
@@ -395,9 +396,9 @@ func allowed(text string, tag reflect.StructTag) bool {
 	case tag.Get("one") != "":
 		return slices.Contains(strings.Split(tag.Get("one"), ","), text)
 	case tag.Get("hub") != "":
-		return hubName.MatchString(text)
+		return hubName().MatchString(text)
 	case tag.Get("place") != "":
-		return hubName.MatchString(text) || text == "dps" || text == "all"
+		return hubName().MatchString(text) || text == "dps" || text == "all"
 	case tag.Get("pattern") != "":
 		return regexp.MustCompile(tag.Get("pattern")).MatchString(text)
 	}
@@ -448,14 +449,14 @@ func wanted(t reflect.Type, tag reflect.StructTag) string {
 }
 
 // days matches a duration in days.
-var days = regexp.MustCompile(`^(\d+(?:\.\d+)?)d$`)
+var days = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(\d+(?:\.\d+)?)d$`) })
 
 // maxDuration bounds all times of a scenario.
 const maxDuration = 366 * 24 * time.Hour
 
 // duration reads a duration: as in Go, or in days.
 func duration(text string) (span time.Duration, err error) {
-	if m := days.FindStringSubmatch(text); m != nil {
+	if m := days().FindStringSubmatch(text); m != nil {
 		n := number(m[1])
 		if n > maxDuration.Hours()/24 {
 			return 0, errors.New("it is longer than a year")
@@ -473,11 +474,11 @@ func duration(text string) (span time.Duration, err error) {
 }
 
 // looksLikeNumber matches what a person who writes no quotes means as a number.
-var looksLikeNumber = regexp.MustCompile(`^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`)
+var looksLikeNumber = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`) })
 
 // hasNumberTooLarge notes a number that YAML reads as a text, because no computer holds it.
 func (d *decoder) hasNumberTooLarge(n *yaml.Node) bool {
-	if n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!str" && looksLikeNumber.MatchString(n.Value) {
+	if n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!str" && looksLikeNumber().MatchString(n.Value) {
 		d.fault(n.Line, "the number %s is too large; put it in quotes if it is a text", strict.Quoted(n.Value))
 		return true
 	}

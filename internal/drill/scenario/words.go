@@ -5,6 +5,7 @@ import (
 	"math"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -35,10 +36,10 @@ func (*RetryAfter) form() map[string]any {
 // Bytes is a size.
 type Bytes int64
 
-var size = regexp.MustCompile(`^(\d{1,6})(KiB|MiB|GiB)$`)
+var size = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(\d{1,6})(KiB|MiB|GiB)$`) })
 
 func (b *Bytes) read(text string) error {
-	m := size.FindStringSubmatch(text)
+	m := size().FindStringSubmatch(text)
 	if m == nil {
 		return errors.New("a size such as 64MiB or 2GiB")
 	}
@@ -52,5 +53,5 @@ func (b *Bytes) read(text string) error {
 }
 
 func (*Bytes) form() map[string]any {
-	return map[string]any{"type": "string", "pattern": size.String()}
+	return map[string]any{"type": "string", "pattern": size().String()}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/strict"
 )
@@ -242,13 +243,15 @@ func checkAuthentication(d *strict.Decoder, a *Authentication, t *TLS, of string
 // checkRef checks the name of a secret, config map or volume: it is a directory below the
 // manifests.
 func checkRef(d *strict.Decoder, w Where, key, name string) {
-	if name != "" && (len(name) > maxKubeName || !kubeName.MatchString(name)) {
+	if name != "" && (len(name) > maxKubeName || !kubeName().MatchString(name)) {
 		d.Error(w.At(key), "ref-form", "%s is no name for %s; take small letters, digits, hyphens and dots", strict.Quoted(name), key)
 	}
 }
 
 // registryHost matches a registry: a name with a port or without, and a path or without.
-var registryHost = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?$`)
+var registryHost = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?$`)
+})
 
 // Local returns the directory of a registry that is one of this machine, relative to the manifests:
 // oci-layout:<dir> or dir:<dir>. layout says whether it is an OCI image layout.
@@ -273,7 +276,7 @@ func checkRegistry(d *strict.Decoder, r *Registry) {
 		d.Error(r.At("host"), "registry-host", "host has no scheme; write %s", strict.Clip(r.Host[strings.Index(r.Host, "://")+3:]))
 	case len(r.Host) < 3 || len(r.Host) > 63:
 		d.Error(r.At("host"), "registry-host", "host has %d characters, and must have 3 to 63; write the registry's name, with a path or without", len(r.Host))
-	case !registryHost.MatchString(r.Host):
+	case !registryHost().MatchString(r.Host):
 		d.Error(r.At("host"), "registry-host", "host is %s, and should be like mcr.microsoft.com or ghcr.io/owner", strict.Quoted(r.Host))
 	}
 	switch {

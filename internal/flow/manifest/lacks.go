@@ -74,7 +74,7 @@ func Lacks(s *Set, dir string, m Machine) []Fault {
 		case e.OpenTelemetry != nil:
 			l.tls(&e.OpenTelemetry.TLS)
 			l.authentication(&e.OpenTelemetry.Authentication)
-		case e.LocalStorage != nil && kubeName.MatchString(e.LocalStorage.Claim):
+		case e.LocalStorage != nil && kubeName().MatchString(e.LocalStorage.Claim):
 			path := VolumePath(dir, e.LocalStorage.Claim)
 			if !isDir(path) {
 				l.Warn(e.LocalStorage.At("persistentVolumeClaimRef"), "lacks-volume", "the directory %s is not there; make it, where the files are to be", path)
@@ -108,7 +108,7 @@ func isDir(path string) bool {
 
 func (l *lacks) tls(t *TLS) {
 	name := t.CAsConfigMap
-	if name == "" || !t.Enabled() || !kubeName.MatchString(name) {
+	if name == "" || !t.Enabled() || !kubeName().MatchString(name) {
 		return
 	}
 	path := ConfigMapPath(l.dir, name)
@@ -168,7 +168,7 @@ func (l *lacks) authentication(a *Authentication) {
 
 // secret checks that a secret has its keys.
 func (l *lacks) secret(w Where, name string, keys, orElse []string) {
-	if name == "" || !kubeName.MatchString(name) {
+	if name == "" || !kubeName().MatchString(name) {
 		return
 	}
 	at, path := w.At("secretRef"), SecretPath(l.dir, name)

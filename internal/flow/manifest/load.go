@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
@@ -517,8 +518,8 @@ func (l *loader) once(d *strict.Decoder, o Object, name Pos) bool {
 }
 
 var (
-	strictName  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
-	kubeName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+	strictName  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`) })
+	kubeName    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`) })
 	maxKubeName = 253
 )
 
@@ -526,8 +527,8 @@ var (
 func validName(k Kind, name string) bool {
 	switch k {
 	case KindDevice, KindAsset, KindConnector:
-		return len(name) <= maxKubeName && kubeName.MatchString(name)
+		return len(name) <= maxKubeName && kubeName().MatchString(name)
 	default:
-		return strictName.MatchString(name)
+		return strictName().MatchString(name)
 	}
 }

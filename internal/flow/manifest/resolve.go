@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/topic"
 	"github.com/hubhop-iot/hubhop/internal/strict"
@@ -222,7 +223,7 @@ func (r *resolver) filter(at Pos, text string, e *Endpoint) (group, filter strin
 }
 
 // kafkaTopicForm matches the name of a Kafka topic.
-var kafkaTopicForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+var kafkaTopicForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`) })
 
 func (r *resolver) kafkaTopic(at Pos, text string) {
 	switch {
@@ -230,13 +231,13 @@ func (r *resolver) kafkaTopic(at Pos, text string) {
 		r.Error(at, "kafka-topic", "Kafka has no wildcards; name each topic instead of %s", strict.Quoted(text))
 	case strings.Contains(text, "${"):
 		r.Error(at, "kafka-topic", "a Kafka topic is a fixed name, without variables; write one instead of %s", strict.Quoted(text))
-	case !kafkaTopicForm.MatchString(text) || text == "." || text == "..":
+	case !kafkaTopicForm().MatchString(text) || text == "." || text == "..":
 		r.Error(at, "kafka-topic", "%s is no Kafka topic; take letters, digits, dots, hyphens and underscores, at most 249", strict.Quoted(text))
 	}
 }
 
 // component matches a component of a device model.
-var component = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_]{0,62}[A-Za-z0-9])?$`)
+var component = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_]{0,62}[A-Za-z0-9])?$`) })
 
 // destination resolves a destination.
 func (r *resolver) destination(w Where, name, ref, to string, headers []Header) Destination {
@@ -283,7 +284,7 @@ func localPath(path string) bool {
 func (r *resolver) hubDestination(at Pos, to string) {
 	what, rest, has := strings.Cut(to, "/")
 	switch {
-	case what == "telemetry" && (!has || component.MatchString(rest)), to == "property":
+	case what == "telemetry" && (!has || component().MatchString(rest)), to == "property":
 	case what == "telemetry":
 		r.Error(at, "destination-hub", "%s is no component of a device model; write telemetry/<component> with letters, digits and _, at most 64", strict.Quoted(rest))
 	default:
@@ -326,11 +327,13 @@ type SchemaRef struct {
 	Version   string
 }
 
-var schemaForm = regexp.MustCompile(`^(aio-sr://)?(?:([A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*)/)?([A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*):([0-9]+)$`)
+var schemaForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(aio-sr://)?(?:([A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*)/)?([A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*):([0-9]+)$`)
+})
 
 // ParseSchemaRef reads the reference of a schema. The form without aio-sr:// is accepted too.
 func ParseSchemaRef(text string) (SchemaRef, bool) {
-	m := schemaForm.FindStringSubmatch(text)
+	m := schemaForm().FindStringSubmatch(text)
 	if m == nil {
 		return SchemaRef{}, false
 	}

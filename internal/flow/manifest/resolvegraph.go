@@ -8,19 +8,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/strict"
 )
 
 // nodeName matches names of nodes, and keys of configurations.
-var nodeName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var nodeName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_-]+$`) })
 
 // artifactForm matches <name>:<version>, where the name may begin with the registry's host. The
 // version may be missing.
-var artifactForm = regexp.MustCompile(`^((?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?$`)
+var artifactForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^((?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?$`)
+})
 
 // nativeForm matches the artifacts of native operators.
-var nativeForm = regexp.MustCompile(`(?:^|/)azureiotoperations/graph-dataflow-([a-z]+)$`)
+var nativeForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?:^|/)azureiotoperations/graph-dataflow-([a-z]+)$`) })
 
 // nativeVersions are the versions of native operators that are known.
 var nativeVersions = map[Native][]string{
@@ -79,7 +82,7 @@ func (r *resolver) dataflowGraph(d *DataflowGraph) {
 
 // nodeShape checks that a node has the block of its type and no other, and a name.
 func (r *resolver) nodeShape(n *Node) {
-	if n.Name != "" && !nodeName.MatchString(n.Name) {
+	if n.Name != "" && !nodeName().MatchString(n.Name) {
 		r.Error(n.At("name"), "node-name", "%s is no name for a node; take letters, digits, _ and -", strict.Quoted(n.Name))
 	}
 	for _, b := range []struct {
@@ -112,7 +115,7 @@ func (r *resolver) operator(n *Node) Operator {
 		r.broken = true
 	}
 	o.Registry = reg
-	m := artifactForm.FindStringSubmatch(s.Artifact)
+	m := artifactForm().FindStringSubmatch(s.Artifact)
 	if m == nil && s.Artifact != "" {
 		r.Error(s.At("artifact"), "artifact-form", "%s is no artifact; write <name>:<version>, such as azureiotoperations/graph-dataflow-map:1.0.0", strict.Quoted(s.Artifact))
 	}
@@ -122,7 +125,7 @@ func (r *resolver) operator(n *Node) Operator {
 		if reg != nil {
 			full = strings.TrimSuffix(reg.Host, "/") + "/" + o.Artifact
 		}
-		if k := nativeForm.FindStringSubmatch(full); k != nil {
+		if k := nativeForm().FindStringSubmatch(full); k != nil {
 			if _, known := nativeVersions[Native(k[1])]; known {
 				o.Native = Native(k[1])
 			} else {
@@ -151,7 +154,7 @@ func (r *resolver) configuration(o *Operator) {
 		c := &o.Configuration[i]
 		switch {
 		case c.Key == "":
-		case !nodeName.MatchString(c.Key):
+		case !nodeName().MatchString(c.Key):
 			r.Error(c.At("key"), "setting-key", "%s is no key for a setting; take letters, digits, _ and -", strict.Quoted(c.Key))
 		case seen[c.Key]:
 			r.Error(c.At("key"), "setting-twice", "the setting %s is there twice; remove one", c.Key)
@@ -171,7 +174,7 @@ func (r *resolver) native(o *Operator) {
 	for i := range o.Configuration {
 		c := &o.Configuration[i]
 		switch {
-		case c.Key == "" || !nodeName.MatchString(c.Key):
+		case c.Key == "" || !nodeName().MatchString(c.Key):
 			continue
 		case len(known) == 0:
 			r.Error(c.At("key"), "native-setting", "the native operator %s has no settings; remove %s", o.Native, c.Key)

@@ -65,11 +65,11 @@ func flowsSchema(s *schema) map[string]any {
 		if t := specs[kind]; t != nil {
 			spec = s.object(t)
 		}
-		name := map[string]any{"type": "string", "pattern": strictName.String()}
+		name := map[string]any{"type": "string", "pattern": strictName().String()}
 		required := []string{"apiVersion", "kind", "metadata", "spec"}
 		switch kind {
 		case KindDevice, KindAsset, KindConnector:
-			name = map[string]any{"type": "string", "pattern": kubeName.String(), "maxLength": maxKubeName}
+			name = map[string]any{"type": "string", "pattern": kubeName().String(), "maxLength": maxKubeName}
 		case KindProfile:
 			required = required[:3]
 		default:

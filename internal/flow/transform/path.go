@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/expr"
@@ -112,11 +113,11 @@ type scope struct {
 	dialect  Dialect
 }
 
-var lastSuffix = regexp.MustCompile(`(?i)^\?[ \t]*\$last[ \t]*`)
+var lastSuffix = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?i)^\?[ \t]*\$last[ \t]*`) })
 
 // suffix says whether a ? begins ? $last or ?? default.
 func suffix(rest string) bool {
-	return rest[0] == '?' && (strings.HasPrefix(rest, "??") || lastSuffix.MatchString(rest))
+	return rest[0] == '?' && (strings.HasPrefix(rest, "??") || lastSuffix().MatchString(rest))
 }
 
 // parseInput reads an input.
@@ -177,7 +178,7 @@ func parseInput(text string, s scope) (in input, f *expr.SyntaxError) {
 	if in.path.star >= 0 && in.from <= fromContext && (in.from == fromPayload || in.from == fromContext) && !s.wildcard {
 		return fault(0, "only the rules of a map can have a *")
 	}
-	if m := lastSuffix.FindString(rest); m != "" {
+	if m := lastSuffix().FindString(rest); m != "" {
 		switch {
 		case s.place == expr.InAccumulate || s.record:
 			return fault(at, "? $last has no meaning here")

@@ -3,6 +3,7 @@ package central
 import (
 	"net/http"
 	"regexp"
+	"sync"
 
 	"github.com/hubhop-iot/hubhop/internal/sim/azure"
 )
@@ -57,13 +58,13 @@ func (c *Application) routesREST(handle func(pattern string, f func(r *http.Requ
 	})
 }
 
-var centralVersion = regexp.MustCompile(`^(1\.\d|preview|20\d\d-\d\d-\d\d(-preview)?)$`)
+var centralVersion = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(1\.\d|preview|20\d\d-\d\d-\d\d(-preview)?)$`) })
 
 func checkCentralVersion(r *http.Request) error {
 	switch version := r.URL.Query().Get("api-version"); {
 	case version == "":
 		return azure.Errorf(http.StatusBadRequest, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
-	case !centralVersion.MatchString(version):
+	case !centralVersion().MatchString(version):
 		return azure.Errorf(http.StatusBadRequest, "UnsupportedApiVersion", "The api-version %q is not supported: 2022-07-31 is.", version)
 	}
 	return nil
