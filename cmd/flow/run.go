@@ -57,7 +57,7 @@ Of this command: 2 the manifests are faulty, or no source takes --topic · 1 wit
 		RunE: func(_ *cobra.Command, args []string) error { return e.run(args, t) },
 	}
 	c.Flags().StringVar(&t.topic, "topic", "", "each line of input is a payload on this topic")
-	c.Flags().StringVar(&t.store, "store", "", "file with a JSON object of keys and texts that fills the state store")
+	c.Flags().StringVar(&t.store, "store", "", "file with a JSON object of keys and texts that fills the state store (default: the files DIR/store/KEY)")
 	c.Flags().BoolVar(&t.strict, "strict", false, "end with 1 if any message failed")
 	return c
 }
@@ -233,7 +233,7 @@ that came in since the last checkpoint, at the sources and the times that they h
 		},
 	}
 	c.Flags().StringVar(&from, "from", "", "file with the messages, or the directory of a flow that writes a journal")
-	c.Flags().StringVar(&store, "store", "", "file with a JSON object of keys and texts that fills the state store")
+	c.Flags().StringVar(&store, "store", "", "file with a JSON object of keys and texts that fills the state store (default: the files DIR/store/KEY)")
 	return c
 }
 

@@ -34,7 +34,8 @@ what should come out:
 
 Paths are relative to the file. In the directory with the messages a file *.jsonl has lines as hubhop flow run takes them. Each other file is the
 payload of one message without a topic; write a file *.jsonl if the topic matters. What comes out is compared in its order. Numbers are compared as
-they are written: 95 is not 95.0. A state store is filled from statestore.json in or above the input. Tests of Azure IoT Operations have the key
+they are written: 95 is not 95.0. A state store is filled from statestore.json in or above the input, else from
+the files store/KEY of the directory of the flow. Tests of Azure IoT Operations have the key
 graph instead of flow and dir, which names a graph definition; they need WebAssembly modules.` + "\n" + e.Help + `
 Of this command: 3 a test failed.`,
 		Example: `  hubhop flow test examples/flows

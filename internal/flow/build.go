@@ -22,13 +22,15 @@ const maxSchema = 1 << 20
 
 // builder makes plans of graphs.
 type builder struct {
-	dir     string
-	modules Modules
-	store   transform.Store
-	now     func() time.Time        // of throttles; nil: time.Now
-	log     func(flow, text string) // what operators say of themselves; may be nil
-	faults  []manifest.Fault
-	unfit   []func() uint64 // how many messages each source has dropped before they came into the graph
+	dir       string
+	modules   Modules
+	store     transform.Store
+	strict    bool                    // a data set whose key the store lacks is a fault
+	storeFile func(key string) string // the file that fills a key; nil: none does
+	now       func() time.Time        // of throttles; nil: time.Now
+	log       func(flow, text string) // what operators say of themselves; may be nil
+	faults    []manifest.Fault
+	unfit     []func() uint64 // how many messages each source has dropped before they came into the graph
 }
 
 func (b *builder) fault(at manifest.Pos, severity manifest.Severity, format string, a ...any) {
@@ -141,7 +143,7 @@ func (b *builder) compile(g *manifest.Graph, o *manifest.Operator) any {
 	for i := range o.Configuration {
 		settings[i] = transform.Setting{Key: o.Configuration[i].Key, Value: o.Configuration[i].Value}
 	}
-	options := transform.Options{Now: b.now, Store: b.store, Schema: b.schema, SchemaRef: schemaInto(g, o.Name)}
+	options := transform.Options{Now: b.now, Store: b.store, StoreFile: b.storeFile, WarnLacks: b.strict, Schema: b.schema, SchemaRef: schemaInto(g, o.Name)}
 	if o.Dialect {
 		options.Dialect = transform.Dataflow
 	}

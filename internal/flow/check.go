@@ -38,9 +38,15 @@ type CheckOptions struct {
 func Check(dir string, o CheckOptions) Report {
 	set, faults := manifest.Load(dir, manifest.Options{StrictAIO: o.StrictAIO})
 	faults = append(faults, manifest.Lacks(set, dir, manifest.Machine{AnyMode: onWindows})...)
+	t := readTables(dir)
+	faults = append(faults, t.faults...)
+	store := fixedStore(t.values)
+	for key := range t.held { // its file is there, and has a fault
+		store[key] = nil
+	}
 	r := Report{Graphs: []Described{}}
 	for _, g := range set.Graphs {
-		b := &builder{dir: dir, modules: o.Modules, store: fixedStore{}}
+		b := &builder{dir: dir, modules: o.Modules, store: store, strict: true, storeFile: func(key string) string { return tableFile(dir, key) }}
 		p := b.plan(g)
 		faults = append(faults, b.faults...)
 		d := Describe(g)

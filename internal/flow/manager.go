@@ -19,8 +19,9 @@ import (
 
 // Manager runs the flows of a directory.
 type Manager struct {
-	o     Options
-	store *state.Store
+	o      Options
+	store  *state.Store
+	filler *filler
 
 	mu      sync.Mutex
 	flows   map[string]*running
@@ -85,7 +86,7 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the state store of the flows: %w", err)
 	}
-	return &Manager{o: o, store: store, flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}}, nil
+	return &Manager{o: o, store: store, filler: newFiller(dir, o.StateDir, store, func(text string) { o.log(true, "", text) }), flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}}, nil
 }
 
 // storeOf is the state store as data sets see it.
@@ -110,9 +111,13 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // follow takes over the directory, and each change of it until ctx has ended.
 func (m *Manager) follow(ctx context.Context, w *watcher) {
-	m.reload(ctx)
-	for w.changed(ctx, m.rest) {
-		m.reload(ctx)
+	for {
+		if again := m.reload(ctx); again {
+			w.seen = 0 // so the next look counts as a change
+		}
+		if !w.changed(ctx, m.rest) {
+			return
+		}
 	}
 }
 
@@ -132,13 +137,14 @@ func (m *Manager) Beat() (busy, due time.Time) {
 }
 
 // reload reads the directory, and makes the flows that run equal to it. A flow whose manifests have
-// an error goes on as it is.
-func (m *Manager) reload(ctx context.Context) {
+// an error goes on as it is. again says that a file of the state store may be taken later.
+func (m *Manager) reload(ctx context.Context) (again bool) {
 	m.mu.Lock()
 	m.busy = time.Now()
 	m.mu.Unlock()
 	set, faults := manifest.Load(m.o.Dir, manifest.Options{})
 	faults = append(faults, manifest.Lacks(set, m.o.Dir, manifest.Machine{Identity: m.o.Token != nil, AnyMode: onWindows})...)
+	lacking, again := m.filler.fill(ctx) // before a flow asks for it
 	names := map[string]bool{}
 	rows := map[string]Status{}
 	var gone, changed []*running
@@ -210,14 +216,17 @@ func (m *Manager) reload(ctx context.Context) {
 		m.trouble = firstError(faults)
 	}
 	m.mu.Unlock()
-	m.tell(manifest.Sort(faults))
+	m.tell(manifest.Sort(append(faults, lacking...)))
+	return again
 }
 
 // builder returns what makes plans for this process.
 func (m *Manager) builder() *builder {
 	return &builder{dir: m.o.Dir, modules: m.o.Modules, store: transform.Store(storeOf{m.store}),
-		log: func(flow, text string) { m.o.log(true, flow, text) }}
+		storeFile: m.tableFile, log: func(flow, text string) { m.o.log(true, flow, text) }}
 }
+
+func (m *Manager) tableFile(key string) string { return tableFile(m.o.Dir, key) }
 
 // try makes the plan of a graph with its endpoints, and says what is wrong with it.
 func (m *Manager) try(g *manifest.Graph) (graph.Plan, []manifest.Fault) {
@@ -235,7 +244,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 	p := b.plan(g)
 	var says []func() string
 	if !manifest.Errors(b.faults) {
-		says = append(m.ends(b, g, &p), notes(p)...)
+		says = slices.Concat(m.ends(b, g, &p), notes(p), m.filler.notes(p))
 	}
 	if manifest.Errors(b.faults) {
 		closeOperators(p)

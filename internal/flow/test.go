@@ -17,6 +17,7 @@ import (
 
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
+	"github.com/hubhop-iot/hubhop/internal/flow/transform"
 	"github.com/hubhop-iot/hubhop/internal/namedfile"
 )
 
@@ -132,9 +133,10 @@ func faultsOf(faults []manifest.Fault) error {
 }
 
 // storeFile fills the state store of a test; it stands in the directory of the input or above it.
+// Without it the files of the directory of the manifests do.
 const storeFile = "statestore.json"
 
-func testStore(input string) (fixedStore, error) {
+func testStore(input string) (transform.Store, error) {
 	for _, dir := range []string{input, filepath.Dir(input)} {
 		text, err := namedfile.Read("store", filepath.Join(dir, storeFile), maxTestFile)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -147,9 +149,9 @@ func testStore(input string) (fixedStore, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, storeFile), err)
 		}
-		return s.(fixedStore), nil
+		return s, nil
 	}
-	return fixedStore{}, nil
+	return nil, nil //nolint:nilnil // the trial takes the files of the directory
 }
 
 // feedDir feeds the files of a directory, sorted by name: a file *.jsonl has messages as flow run

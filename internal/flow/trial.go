@@ -37,7 +37,7 @@ type Trial struct {
 // TrialOptions say what a trial works with.
 type TrialOptions struct {
 	Dir     string          // of the manifests
-	Store   transform.Store // nil: an empty one
+	Store   transform.Store // nil: the files of the directory store below Dir
 	Modules Modules         // nil: graphs with modules are refused
 	Start   time.Time       // the time of a message that has none is this and 1 ms for each line
 	Out     func(destination string, m node.Message)
@@ -49,11 +49,13 @@ type TrialOptions struct {
 
 // NewTrial returns a trial of a flow. It is nil if there is an error among the faults.
 func NewTrial(g *manifest.Graph, o TrialOptions) (*Trial, []manifest.Fault) {
-	if o.Store == nil {
-		o.Store = fixedStore{}
-	}
 	t := &Trial{g: g, o: o, now: o.Start}
 	b := &builder{dir: o.Dir, modules: o.Modules, store: o.Store, now: func() time.Time { return t.now }}
+	if o.Store == nil {
+		files := readTables(o.Dir)
+		b.store, b.faults = fixedStore(files.values), files.faults
+		b.storeFile = func(key string) string { return tableFile(o.Dir, key) }
+	}
 	if o.Log != nil {
 		b.log = func(_, text string) { o.Log(text) }
 	}

@@ -25,9 +25,9 @@ const (
 	seekEvery = time.Second // while there is no directory: nobody gives notice of a new one
 )
 
-// watched are the directories below that belong to the manifests. Secrets and config maps do not:
-// each connection reads them anew.
-var watched = []string{"schemas", "graphs", "modules"}
+// watched are the directories below that belong to the manifests, and the one that fills the state
+// store. Secrets and config maps do not: each connection reads them anew.
+var watched = []string{"schemas", "graphs", "modules", tablesDir}
 
 // watcher notices changes of a directory.
 type watcher struct {
@@ -63,6 +63,9 @@ func (w *watcher) add() error {
 	if w.is, err = os.Stat(w.dir); err != nil {
 		w.is = nil
 		return err
+	}
+	if w.notify != nil {
+		_ = w.notify.Add(filepath.Join(w.dir, tablesDir)) // without it, or without its notices, a look notices
 	}
 	if w.notify == nil || was != nil && os.SameFile(was, w.is) && slices.Contains(w.notify.WatchList(), w.dir) {
 		return nil

@@ -29,8 +29,8 @@ const (
 	// MaxEntry is how many bytes a key, its value and the name in its fencing token may have
 	// together.
 	MaxEntry = outbox.MaxRecord - 1024
-	// overhead is what an entry is counted with beside its key and value.
-	overhead = 160
+	// Overhead is what an entry is counted with beside its key and value, in bytes.
+	Overhead = 160
 	// skew is how far a request's time may be ahead of this machine's.
 	skew = time.Minute
 )
@@ -94,7 +94,7 @@ func (e *entry) dead(now time.Time) bool { return e.expires != 0 && now.UnixNano
 
 // size is what an entry counts.
 func size(key string, e *entry) int64 {
-	n := len(key) + len(e.data) + overhead
+	n := len(key) + len(e.data) + Overhead
 	if e.fence != nil {
 		n += len(e.fence.Node)
 	}

@@ -49,25 +49,39 @@ const (
 // that asks for one is passed over, which nobody sees in what comes out.
 func (s *dataset) note(w *work, lack uint32) {
 	if s.lack.Swap(lack) != lack && lack != lacksNothing {
-		w.o.Log(s.says(lack))
+		w.o.Log(s.says(w.o, lack))
 	}
 }
 
-func (s *dataset) says(lack uint32) string {
+func (s *dataset) says(o *Options, lack uint32) (text string) {
 	switch lack {
 	case lacksKey:
-		return fmt.Sprintf("data set %.40q has no record, because the state store has no key %.40q: rules that need one are passed over", s.alias, s.key)
+		text = fmt.Sprintf("the state store has no key %.40q", s.key)
 	case lacksRecords:
-		return fmt.Sprintf("data set %.40q has no record, because the value of the key %.40q has none: rules that need one are passed over", s.alias, s.key)
+		text = fmt.Sprintf("the value of the key %.40q has none", s.key)
+	default:
+		return ""
 	}
-	return ""
+	text = fmt.Sprintf("data set %.40q has no record, because %s: rules that need one are passed over", s.alias, text)
+	if o.StoreFile != nil {
+		text += fmt.Sprintf(" until %s has records, a JSON object in each line", o.StoreFile(s.key))
+	}
+	return text
+}
+
+// Keys returns the keys of the state store that the data sets read.
+func (w *work) Keys() (keys []string) {
+	for _, s := range w.datasets {
+		keys = append(keys, s.key)
+	}
+	return keys
 }
 
 // Says returns what a person should know of the data sets; empty: nothing. Any goroutine may call it.
 func (w *work) Says() string {
 	var all []string
 	for _, s := range w.datasets {
-		if text := s.says(s.lack.Load()); text != "" {
+		if text := s.says(w.o, s.lack.Load()); text != "" {
 			all = append(all, text)
 		}
 	}
@@ -98,6 +112,7 @@ func (f *config) readDatasets(fields map[string]int) (sets []*dataset) {
 			if set.key == "" || set.alias == "" {
 				f.at(key, 0, "data set %d: the key or the alias is empty", i+1)
 			}
+			f.warnLacks(key, set)
 			for _, other := range sets {
 				if other.alias == set.alias {
 					f.at(key, 0, "data set %d: %.40q is the name of data set %d already; give it another alias with \"as\"", i+1, set.alias, other.number)
@@ -117,6 +132,17 @@ func (f *config) readDatasets(fields map[string]int) (sets []*dataset) {
 		sets = append(sets, set)
 	}
 	return sets
+}
+
+// warnLacks warns of a key that nobody has filled yet.
+func (f *config) warnLacks(node int, set *dataset) {
+	if !f.o.WarnLacks || set.key == "" || f.o.Store == nil || f.o.StoreFile == nil {
+		return
+	}
+	if _, _, ok, err := f.o.Store.Get(set.key); !ok && err == nil {
+		f.o.Warn(Fault{Key: f.key, Offset: int(f.d.Nodes[node].Start), Text: fmt.Sprintf("data set %d: nothing fills the key %.40q of the state store; "+
+			"write its records to %s, a JSON object in each line, unless somebody else sets it later", set.number, set.key, f.o.StoreFile(set.key))})
+	}
 }
 
 // findIndex sees whether a map can answer the expression: one input of the message equals one of the

@@ -46,8 +46,12 @@ type Options struct {
 	// Now is the clock of a throttle; nil: time.Now.
 	Now func() time.Time
 
-	// Store has the records of data sets.
-	Store Store
+	// Store has the records of data sets. StoreFile returns the file that fills a key, which people are
+	// told if there is no record; nil: there is none. WarnLacks tells Warn of the keys that the store
+	// does not have now.
+	Store     Store
+	StoreFile func(key string) string
+	WarnLacks bool
 
 	// Schema returns the JSON schema (draft-07) that a reference names. SchemaRef is the reference of
 	// the connection that leads to a filter with validateSchema; if it is empty, each message must
