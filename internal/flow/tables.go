@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/graph"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
@@ -92,6 +93,10 @@ func readTables(dir string) *tables {
 		key, err := url.PathUnescape(e.Name())
 		if err != nil {
 			t.fault(path, "", "the file's name has a %% without two hexadecimal digits behind it; write %%25 for a %% of the key")
+			continue
+		}
+		if !utf8.ValidString(key) { // no data set can name it, and no JSON can hold it
+			t.fault(path, "", "the file's name is no UTF-8; rename it, or remove it")
 			continue
 		}
 		if other := files[key]; other != "" {

@@ -303,7 +303,7 @@ func TestHostileFilesOfTheStore(t *testing.T) {
 	for _, key := range keys {
 		put(t, tableFile(dir, key), "value of "+key)
 	}
-	for name, text := range map[string]string{"bad%zz": "x", "bad%": "x", "a%2fb": "a second time", "empty": "", ".swp": "x", "large": strings.Repeat("x", state.MaxEntry-4),
+	for name, text := range map[string]string{"bad%zz": "x", "bad%": "x", "bad%ff": "x", "a%2fb": "a second time", "empty": "", ".swp": "x", "large": strings.Repeat("x", state.MaxEntry-4),
 		"fits": strings.Repeat("x", state.MaxEntry-4)} {
 		write(name, text)
 	}
@@ -317,7 +317,7 @@ func TestHostileFilesOfTheStore(t *testing.T) {
 	if len(got.values) != len(keys)+1 {
 		t.Errorf("there are %d keys, want %d", len(got.values), len(keys)+1)
 	}
-	want := map[string]string{"bad%zz": "write %25", "bad%": "write %25", "a%2fb": "remove one of them", "empty": "is empty", "large": "too large"}
+	want := map[string]string{"bad%zz": "write %25", "bad%": "write %25", "bad%ff": "no UTF-8", "a%2fb": "remove one of them", "empty": "is empty", "large": "too large"}
 	for _, f := range got.faults {
 		name := filepath.Base(f.File)
 		if want[name] == "" || !strings.Contains(f.Text, want[name]) || f.Severity != manifest.Error {
