@@ -111,6 +111,10 @@ func readTables(dir string) *tables {
 
 // read reads the value of one key. An empty file is perhaps about to be written.
 func (t *tables) read(path, key string, total *int64) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		t.fault(path, key, "this is no plain file; remove it, or put a plain file in its place")
+		return
+	}
 	value, err := namedfile.Read("state store", path, int64(state.MaxEntry-len(key)))
 	switch *total += int64(len(key)+len(value)) + state.Overhead; {
 	case errors.Is(err, fs.ErrNotExist):
@@ -118,7 +122,7 @@ func (t *tables) read(path, key string, total *int64) {
 	case errors.Is(err, namedfile.ErrTooLarge):
 		t.fault(path, key, "the file is too large: key and value may have %d bytes together; leave out what no flow needs", state.MaxEntry)
 	case err != nil:
-		t.fault(path, key, "the file is not taken: %v; make it a plain file that can be read, or remove it", cmp.Or(errors.Unwrap(err), err))
+		t.fault(path, key, "the file cannot be read: %v; mend that, or remove the file", cmp.Or(errors.Unwrap(err), err))
 		t.again = true
 	case len(value) == 0:
 		t.fault(path, key, "the file is empty; write the value of the key %.40q, or remove the file", key)
