@@ -218,8 +218,8 @@ func dumb(env *Env) bool {
 	return kind == "dumb"
 }
 
-// insideTarget is the embedded target, with the sample as the application of its device. Its time is
-// virtual.
+// insideTarget is the embedded target, with the sample as the application of its device. Its time
+// is virtual.
 func insideTarget(env *Env, builtin []byte) (*inside.Target, error) {
 	s := &settings{env: env, builtin: builtin}
 	s.addFlags(pflag.NewFlagSet("drill", pflag.ContinueOnError)) // for the defaults

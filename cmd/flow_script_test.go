@@ -124,7 +124,8 @@ func numberOf(m sim.Message) (n int, ok bool) {
 	return n, err == nil
 }
 
-// eventuallyCommand runs a program until its output contains a text: eventually TEXT PROGRAM [ARG…].
+// eventuallyCommand runs a program until its output contains a text: eventually TEXT PROGRAM
+// [ARG…].
 func eventuallyCommand(ts *testscript.TestScript, _ bool, args []string) {
 	var out []byte
 	again := time.NewTicker(50 * time.Millisecond)

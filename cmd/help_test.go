@@ -38,8 +38,8 @@ func TestHelpFitsATerminal(t *testing.T) {
 	}
 }
 
-// TestPoliciesOfServicesAreNoBehaviourOfASimulator: the flags of drill run that name the policies of a
-// DPS and its hubs stand under a heading of their own.
+// TestPoliciesOfServicesAreNoBehaviourOfASimulator: the flags of drill run that name the policies
+// of a DPS and its hubs stand under a heading of their own.
 func TestPoliciesOfServicesAreNoBehaviourOfASimulator(t *testing.T) {
 	c, _, err := newRootCommand(&Env{}, nil).Find([]string{"drill", "run"})
 	if err != nil {

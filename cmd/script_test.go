@@ -37,8 +37,8 @@ import (
 // request to the control API), az (an Azure CLI that sends to the simulator what the real one
 // sends), hasty (a hubhop whose demo has a device that loses samples).
 func TestMain(m *testing.M) {
-	// The scripts wait more than they compute, so more of them run at once than there are processors,
-	// unless the command line says otherwise.
+	// The scripts wait more than they compute, so more of them run at once than there are
+	// processors, unless the command line says otherwise.
 	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}

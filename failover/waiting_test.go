@@ -188,9 +188,9 @@ func TestWaitsOfAnOutageStayInTheirBounds(t *testing.T) {
 	}
 }
 
-// TestOnlyALinkThatHoldsEndsTheLongWaits: a hub in trouble lets devices in for moments, so what it has
-// cost before counts until a link has held for a minute and carried a PUBACK. The waits behind dials
-// that are answered by a reset, which cost next to nothing, are short again after any link.
+// TestOnlyALinkThatHoldsEndsTheLongWaits: a hub in trouble lets devices in for moments, so what it
+// has cost before counts until a link has held for a minute and carried a PUBACK. The waits behind
+// dials that are answered by a reset, which cost next to nothing, are short again after any link.
 func TestOnlyALinkThatHoldsEndsTheLongWaits(t *testing.T) {
 	for _, x := range []struct {
 		failure  Signal
@@ -218,7 +218,7 @@ func TestOnlyALinkThatHoldsEndsTheLongWaits(t *testing.T) {
 						case Dial:
 							dial = e.ID
 						case Decided:
-							wait = e.Decision.Wait
+							wait = e.Wait
 						default:
 						}
 					}

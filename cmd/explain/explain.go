@@ -1,4 +1,5 @@
-// Package explain puts the decision table into words: what a device does about each failure, and why.
+// Package explain puts the decision table into words: what a device does about each failure, and
+// why.
 package explain
 
 import (

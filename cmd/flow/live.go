@@ -94,8 +94,8 @@ func tokens(getenv func(string) string, environ []string) *identity.Source {
 	return s
 }
 
-// Beside runs data flows beside a device that is open, until ctx ends. The flows stop first, so that
-// the device can still send what they have given it.
+// Beside runs data flows beside a device that is open, until ctx ends. The flows stop first, so
+// that the device can still send what they have given it.
 func Beside(ctx context.Context, d *device.Device, w *window.Window, o LiveOptions) error {
 	l, err := open(w, d, o)
 	if err != nil {

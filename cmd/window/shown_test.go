@@ -202,8 +202,9 @@ func TestStatusTellsAnOutageAndItsEnd(t *testing.T) {
 	})
 }
 
-// TestStatusTellsThatHubAndDPSAreAway: the hub dies, and a minute later DPS goes down, too. Whichever
-// was tried last, both are named until DPS answers again. With a link nothing of it is left.
+// TestStatusTellsThatHubAndDPSAreAway: the hub dies, and a minute later DPS goes down, too.
+// Whichever was tried last, both are named until DPS answers again. With a link nothing of it is
+// left.
 func TestStatusTellsThatHubAndDPSAreAway(t *testing.T) {
 	bubble(t, 0, func(w *world) {
 		w.inState(status.Connected, 10*time.Second)
@@ -240,8 +241,8 @@ func TestStatusTellsThatHubAndDPSAreAway(t *testing.T) {
 	})
 }
 
-// TestAnOutageIsNotReadFromTheDiskAgainAndAgain: the oldest sample is the same as long as none leaves
-// the outbox. To find it in a long line takes a disk milliseconds, and some ask each second.
+// TestAnOutageIsNotReadFromTheDiskAgainAndAgain: the oldest sample is the same as long as none
+// leaves the outbox. To find it in a long line takes a disk milliseconds, and some ask each second.
 func TestAnOutageIsNotReadFromTheDiskAgainAndAgain(t *testing.T) {
 	bubble(t, 0, func(w *world) {
 		w.inState(status.Connected, 10*time.Second)

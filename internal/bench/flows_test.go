@@ -234,8 +234,8 @@ func (x *flowBench) many(t *testing.T) []number {
 	return nil
 }
 
-// each measures f alone: µs of processor time and allocations for each call. The best of five rounds
-// counts.
+// each measures f alone: µs of processor time and allocations for each call. The best of five
+// rounds counts.
 func each(n int, f func(i int)) (cpu, allocations float64) {
 	for range 5 {
 		runtime.GC()

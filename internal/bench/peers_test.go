@@ -27,8 +27,8 @@ type subject struct {
 	name  string
 	rules []string
 	// start runs it in a directory of its own, with the broker at an address. It returns nil if the
-	// program is not installed. Each has a topic filter of its own: mosquitto goes on gathering messages
-	// for those that have gone.
+	// program is not installed. Each has a topic filter of its own: mosquitto goes on gathering
+	// messages for those that have gone.
 	start func(t *testing.T, dir, broker, filter, rule string) *exec.Cmd
 }
 
@@ -75,8 +75,8 @@ func flowFile(name, filter, kind, key, value string) string {
 		strings.Join(nodes, "\n    - ") + "\n  nodeConnections: [" + edges + "]\n"
 }
 
-// edge runs hubhop with flows. Without a cloud, nobody listens where it asks for its hub: so all goes
-// into the outbox, and nothing leaves it.
+// edge runs hubhop with flows. Without a cloud, nobody listens where it asks for its hub: so all
+// goes into the outbox, and nothing leaves it.
 func edge(t *testing.T, dir, broker string, c *cloud, flows map[string]string) *exec.Cmd {
 	t.Helper()
 	put(t, filepath.Join(dir, "flows", "broker.yaml"), endpointFile(broker))
@@ -118,8 +118,8 @@ func startOurs(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	return edge(t, dir, broker, nil, oneFlow(filter, rule))
 }
 
-// startTelegraf runs Telegraf, which writes to a file whenever 100 messages are there, or a tenth of
-// a second has gone by: it acknowledges then.
+// startTelegraf runs Telegraf, which writes to a file whenever 100 messages are there, or a tenth
+// of a second has gone by: it acknowledges then.
 func startTelegraf(t *testing.T, dir, broker, filter, rule string) *exec.Cmd {
 	t.Helper()
 	program, err := exec.LookPath("telegraf")

@@ -148,7 +148,8 @@ func measured(how string) *rows {
 	return r
 }
 
-// load is the load average of the last minute before anything was measured: what else the machine did.
+// load is the load average of the last minute before anything was measured: what else the machine
+// did.
 var load = func() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	minute, _, _ := strings.Cut(string(text), " ")

@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// inFlight is how many messages of QoS 1 the broker has on their way to one client. It is the default
-// of hubhop's source and of the peers' settings here.
+// inFlight is how many messages of QoS 1 the broker has on their way to one client. It is the
+// default of hubhop's source and of the peers' settings here.
 const inFlight = 100
 
 // startBroker runs mosquitto, which keeps everything that waits. It returns false if there is none.
@@ -224,7 +224,8 @@ func newGenerator(t *testing.T, broker string) *generator {
 	return g
 }
 
-// reading is what sensors send here, about 200 bytes of JSON. Its count is the number of the message.
+// reading is what sensors send here, about 200 bytes of JSON. Its count is the number of the
+// message.
 const reading = `{"deviceId":"press-017","timestamp":"2026-11-30T15:35:18.123Z","temperature":71.25,"humidity":40,"pressure":1013.1,` +
 	`"vibration":{"x":0.01,"y":0.02},"status":"running","count":`
 

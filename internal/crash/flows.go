@@ -13,8 +13,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/drill"
 )
 
-// flows is a trial of data flows: numbered messages go through mosquitto, two graphs, the outbox and
-// the simulator, while the device and the broker are killed, hubs die, and the disk is full.
+// flows is a trial of data flows: numbered messages go through mosquitto, two graphs, the outbox
+// and the simulator, while the device and the broker are killed, hubs die, and the disk is full.
 type flows struct {
 	*trial
 	broker program
@@ -43,10 +43,11 @@ const (
 const (
 	flowSources = 4
 
-	// ahead is how many messages may be between the generator and the cloud, and how many mosquitto may
-	// have sent without having read an acknowledgement: it reads one only between two writes of its
-	// file. After a kill of hubhop mosquitto 2.0 sends all of those again, whatever the receive maximum
-	// is. So what it sends again is bounded by twice this: those, and as many that waited behind them.
+	// ahead is how many messages may be between the generator and the cloud, and how many mosquitto
+	// may have sent without having read an acknowledgement: it reads one only between two writes of
+	// its file. After a kill of hubhop mosquitto 2.0 sends all of those again, whatever the receive
+	// maximum is. So what it sends again is bounded by twice this: those, and as many that waited
+	// behind them.
 	ahead = 1000
 )
 
@@ -56,8 +57,8 @@ func newFlows(t *trial) *flows {
 	return &flows{trial: t, book: newFlowBook(s), gen: generator{stream: s, rate: t.rate, ahead: ahead, next: 1}}
 }
 
-// play is the whole run. Its error says why there is no verdict, or which program did not do what it
-// must. Then the verdict has what was found until then.
+// play is the whole run. Its error says why there is no verdict, or which program did not do what
+// it must. Then the verdict has what was found until then.
 func (f *flows) play(ctx context.Context) (drill.Verdict, error) {
 	f.say("%d messages of %d sources at %d a second, through mosquitto, two graphs and the outbox to the simulator; SEED=%d, in %s", f.gen.last, flowSources,
 		f.rate, f.seed, f.dir)
@@ -106,8 +107,8 @@ func (f *flows) setUp(ctx context.Context) (end func(), err error) {
 	} else {
 		ends = append(ends, f.disk.close)
 		f.say("the device's state is on a tmpfs of %d MiB in a mount namespace", diskSize>>20)
-		// What a killed process has written stays written, synced or not. So the broker, which syncs its
-		// whole file at every change, may do that in memory.
+		// What a killed process has written stays written, synced or not. So the broker, which
+		// syncs its whole file at every change, may do that in memory.
 		memory, err := newSmallDisk(ctx, f.brokerDir, brokerSize)
 		if err != nil {
 			return end, err
@@ -376,8 +377,8 @@ func (f *flows) finish(ctx context.Context) error {
 }
 
 // allowed is how much may have come again. What arrives again as another message of the outbox is
-// what the broker has sent again, no more: hubhop itself repeats nothing. The broker sends again what
-// it knows no acknowledgement of, after a kill of hubhop or of itself. At a kill of hubhop the
+// what the broker has sent again, no more: hubhop itself repeats nothing. The broker sends again
+// what it knows no acknowledgement of, after a kill of hubhop or of itself. At a kill of hubhop the
 // journal of the windows is played again from the last checkpoint on.
 func (f *flows) allowed() allowance {
 	kills, broker := int64(f.device.kills), int64(f.broker.kills)

@@ -291,7 +291,8 @@ func TestTheRelayKnowsWhatTheBrokerHasRead(t *testing.T) {
 	unread(0)
 }
 
-// TestOnlyAPublishIsCounted gives packets that are cut off, or are no message with an acknowledgement.
+// TestOnlyAPublishIsCounted gives packets that are cut off, or are no message with an
+// acknowledgement.
 func TestOnlyAPublishIsCounted(t *testing.T) {
 	m := mqtt5.Message{Topic: "a", Payload: []byte("x"), QoS: 1, ContentType: "text/plain"}
 	whole := m.Append(nil, 77, false)
@@ -311,8 +312,8 @@ func TestOnlyAPublishIsCounted(t *testing.T) {
 	}
 }
 
-// TestACrippledRunFails runs the whole trial with a hubhop that loses what it has in hand when it is
-// killed. A trial that does not notice that proves nothing.
+// TestACrippledRunFails runs the whole trial with a hubhop that loses what it has in hand when it
+// is killed. A trial that does not notice that proves nothing.
 func TestACrippledRunFails(t *testing.T) {
 	if _, err := mosquitto(); err != nil || runtime.GOOS != "linux" {
 		t.Skip("it needs mosquitto, and on Linux all of 127.0.0.0/8")

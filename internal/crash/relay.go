@@ -20,8 +20,8 @@ import (
 // acknowledgements before: so the relay knows which of these the broker has read.
 //
 // With early it also acknowledges each message as soon as the broker sends it, and hubhop's own
-// acknowledgements go nowhere. So hubhop is crippled: what it has in hand when it is killed is lost,
-// and the verdict must say so.
+// acknowledgements go nowhere. So hubhop is crippled: what it has in hand when it is killed is
+// lost, and the verdict must say so.
 type relay struct {
 	stream
 	l     net.Listener
@@ -83,8 +83,8 @@ func newRelay(ctx context.Context, s stream, broker string, early bool) (*relay,
 
 func (r *relay) address() string { return r.l.Addr().String() }
 
-// again returns how many messages the broker has sent again to a graph, and how many of these hubhop
-// had acknowledged before.
+// again returns how many messages the broker has sent again to a graph, and how many of these
+// hubhop had acknowledged before.
 func (r *relay) again(graph int) (all, own int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,8 +117,8 @@ func (r *relay) serve(ctx context.Context, client net.Conn) {
 	if err != nil {
 		return
 	}
-	// The client id names the graph. Somebody else is not let through, so that a run cannot count for
-	// one graph what is of another.
+	// The client id names the graph. Somebody else is not let through, so that a run cannot count
+	// for one graph what is of another.
 	graph := slices.IndexFunc(graphs[:], func(name string) bool { return bytes.Contains(connect, []byte("."+name+".")) })
 	if graph < 0 {
 		return
@@ -280,8 +280,8 @@ func (r *relay) answered(graph int) bool {
 	return true
 }
 
-// readPacket reads a whole packet. head is how many bytes come before what its length counts (MQTT 5
-// section 2.1).
+// readPacket reads a whole packet. head is how many bytes come before what its length counts (MQTT
+// 5 section 2.1).
 func readPacket(in *bufio.Reader) (p []byte, head int, err error) {
 	kind, err := in.ReadByte()
 	if err != nil {

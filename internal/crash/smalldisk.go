@@ -13,9 +13,10 @@ import (
 	"syscall"
 )
 
-// smallDisk is a file system that can be filled without harm to others: a tmpfs of its own size in a
-// mount namespace of a process that does nothing else. It is reached through that process. Where no
-// namespace is allowed there is none, and strace makes the calls fail that a full disk makes fail.
+// smallDisk is a file system that can be filled without harm to others: a tmpfs of its own size in
+// a mount namespace of a process that does nothing else. It is reached through that process. Where
+// no namespace is allowed there is none, and strace makes the calls fail that a full disk makes
+// fail.
 type smallDisk struct {
 	cmd  *exec.Cmd
 	in   io.Closer

@@ -5,14 +5,14 @@
 // An idle device has one goroutine of its own, the reader of its link (internal/mqtt), and that of
 // the caller if [Device.Run] was called and not [Device.Start]. The session (package failover) runs
 // when something has happened. The ticks of all sources of a process share the timer of one
-// [telemetry.Sampler], and the looks at the clock one timer of internal/clock. A link has timers for
-// its silence, its token and the next reported property. A source with a pace of its own, such as
-// [telemetry.Lines], has a goroutine for as long as its input lasts.
+// [telemetry.Sampler], and the looks at the clock one timer of internal/clock. A link has timers
+// for its silence, its token and the next reported property. A source with a pace of its own, such
+// as [telemetry.Lines], has a goroutine for as long as its input lasts.
 //
 // Other goroutines live for as long as their work: a dial, a registration, a change of the twin,
 // waiting cloud-to-device messages, a method, a batch of the drain, a write that the network does
-// not take at once, the end of a link. Those of this package are started in contain.go only, so that
-// a panic in one does not stop the others.
+// not take at once, the end of a link. Those of this package are started in contain.go only, so
+// that a panic in one does not stop the others.
 package device
 
 import (

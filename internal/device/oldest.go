@@ -21,8 +21,8 @@ type oldest struct {
 	reading chan struct{} // closed when the disk has been read; nil: nobody reads it
 }
 
-// oldestAge returns the age of the sample that waits longest, 0 if none waits. left is how many have
-// left the outbox. It comes soon also if the disk does not, then of the sample that was read before.
+// oldestAge returns the age of the sample that waits longest, 0 if none waits. left is how many
+// have left the outbox. If the disk does not answer soon, it is of the sample that was read before.
 func (d *Device) oldestAge(box Outbox, left uint64) time.Duration {
 	d.mu.Lock()
 	if d.oldest == nil {

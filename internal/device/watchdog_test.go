@@ -97,8 +97,8 @@ func (w *world) silentDials() (all []string) {
 	return all
 }
 
-// TestHubWithLatePubacksIsKept: for a day (less under the race detector) a hub delays every PUBACK by 50 s. The link stays, and
-// carries every sample.
+// TestHubWithLatePubacksIsKept: for a day (less under the race detector) a hub delays every PUBACK
+// by 50 s. The link stays, and carries every sample.
 func TestHubWithLatePubacksIsKept(t *testing.T) {
 	t.Parallel()
 	s := setup{device: func(c *plan) { c.StateDir = virtual.Dir(t); c.Link.TokenLife = 48 * time.Hour }}
@@ -246,8 +246,8 @@ func TestBlackHoleBetweenSamples(t *testing.T) {
 				}
 				slices.Sort(all)
 				t.Logf("dead after: least %v, median %v, most %v", all[0], all[20], all[39])
-				// What the hub sent just before the cut still arrives half a round trip after it, and
-				// the silence begins with that.
+				// What the hub sent just before the cut still arrives half a round trip after it,
+				// and the silence begins with that.
 				if all[39] > v.most+v.trip/2 || all[0] < 2*time.Second-v.trip {
 					t.Errorf("from %v to %v", all[0], all[39])
 				}

@@ -261,8 +261,8 @@ func (t *Tally) event(at time.Time, e journal.Event) {
 	}
 }
 
-// since returns the milliseconds from the fault to a time, at least 1: 0 says that something did not
-// happen.
+// since returns the milliseconds from the fault to a time, at least 1: 0 says that something did
+// not happen.
 func (r *recovery) since(at time.Time) int64 { return max(at.Sub(r.at).Milliseconds(), 1) }
 
 // event takes in what the device did after the fault.
@@ -550,8 +550,8 @@ func (t *Tally) recoveries(r *report.Report, v *Verdict) {
 	}
 }
 
-// lateBack says that a step has asked for the device to be back and has not got it. Then that is the
-// finding. What came later came when the run was over, and everything was put back.
+// lateBack says that a step has asked for the device to be back and has not got it. Then that is
+// the finding. What came later came when the run was over, and everything was put back.
 func (t *Tally) lateBack(step string) bool {
 	return slices.ContainsFunc(t.unheld, func(x report.Expectation) bool { return x.Step == step && strings.HasPrefix(x.Text, "back ") })
 }

@@ -115,7 +115,8 @@ type Look struct {
 
 // Certified is a party whose X.509 certificate can be replaced.
 type Certified interface {
-	// Certify gives the device a new certificate that lives so long. It is used from the next start.
+	// Certify gives the device a new certificate that lives so long. It is used from the next
+	// start.
 	Certify(life time.Duration) error
 }
 

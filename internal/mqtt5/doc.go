@@ -1,6 +1,6 @@
-// Package mqtt5 is the client side of MQTT 5 on the wire, with QoS 0 and 1. It knows nothing of data
-// flows: which topics there are, what a message means, and when a session is opened again is the
-// business of its callers.
+// Package mqtt5 is the client side of MQTT 5 on the wire, with QoS 0 and 1. It knows nothing of
+// data flows: which topics there are, what a message means, and when a session is opened again is
+// the business of its callers.
 //
 // [Open] opens a session on a connection of any kind. [Session.Serve] reads it in the goroutine of
 // its caller, and hands in each packet. [Session.Send] queues packets; all that is queued while a

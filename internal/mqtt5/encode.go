@@ -17,8 +17,9 @@ type Hello struct {
 	AuthData       []byte
 }
 
-// Filter is a topic filter and how it is subscribed to (MQTT 5 section 3.8.3.1). Retain as Published
-// is always set. Retain Handling is always 1: retained messages come with a new subscription only.
+// Filter is a topic filter and how it is subscribed to (MQTT 5 section 3.8.3.1). Retain as
+// Published is always set. Retain Handling is always 1: retained messages come with a new
+// subscription only.
 type Filter struct {
 	Topic string
 	QoS   byte // 0 or 1

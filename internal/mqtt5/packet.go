@@ -42,9 +42,9 @@ func (k Kind) String() string {
 // Property is one user property. Its bytes are as the server sent them, and need not be UTF-8.
 type Property struct{ Key, Value []byte }
 
-// Packet is one packet of the server. All that is not a number refers to memory of the [Reader], and
-// is valid until its next call of Next. Whether texts are UTF-8 is left to the caller, because a
-// message with a bad text is a fault of whoever published it.
+// Packet is one packet of the server. All that is not a number refers to memory of the [Reader],
+// and is valid until its next call of Next. Whether texts are UTF-8 is left to the caller, because
+// a message with a bad text is a fault of whoever published it.
 type Packet struct {
 	Kind    Kind
 	ID      uint16 // the packet id; 0: none

@@ -18,8 +18,8 @@ const (
 	maxSpare     = 64 << 10               // bytes of a buffer that is kept for the next write
 )
 
-// AnswerLimit is how long a server that owes answers may send nothing, although the connection is up and
-// pings are answered. MQTT sets no limit, and lets a client send a message again on another
+// AnswerLimit is how long a server that owes answers may send nothing, although the connection is
+// up and pings are answered. MQTT sets no limit, and lets a client send a message again on another
 // connection only (MQTT 5 section 4.4), so the session ends then. It is longer than a server takes
 // for one message on a busy disk, and each answer starts it anew.
 const AnswerLimit = time.Minute
@@ -75,8 +75,9 @@ func Open(ctx context.Context, conn net.Conn, h *Hello, most int) (*Session, err
 		return nil, err
 	}
 	s.Grant = p.grant
-	// The server's keep alive binds this side to send as often (MQTT 5 section 3.2.2.3.14). A longer one,
-	// or none, does not: this side wants to know as soon as ever whether the server is there.
+	// The server's keep alive binds this side to send as often (MQTT 5 section 3.2.2.3.14). A
+	// longer one, or none, does not: this side wants to know as soon as ever whether the server is
+	// there.
 	alive := h.KeepAlive
 	if g := s.Grant.ServerKeepAlive; g > 0 && (alive == 0 || g < alive) {
 		alive = g
@@ -117,8 +118,8 @@ func (p *Packet) Refusal() *ReasonError {
 }
 
 // Moderate says how many packets the server sends before it waits for this side, so that Serve may
-// let some gather while very many come: to wake up for each one costs more than all else. Without it
-// Serve reads at once. It is called before Serve.
+// let some gather while very many come: to wake up for each one costs more than all else. Without
+// it Serve reads at once. It is called before Serve.
 func (s *Session) Moderate(window int) { s.window, s.gap = window, 10*dense }
 
 const (
@@ -189,9 +190,9 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 	}
 }
 
-// Owes says how many answers the server owes now: PUBACK, SUBACK, UNSUBACK. If it owes some, and sends
-// nothing but PINGRESP for [AnswerLimit], the session ends with [ErrWithheld]. A PUBLISH counts, because
-// many retained ones may come before a SUBACK.
+// Owes says how many answers the server owes now: PUBACK, SUBACK, UNSUBACK. If it owes some, and
+// sends nothing but PINGRESP for [AnswerLimit], the session ends with [ErrWithheld]. A PUBLISH
+// counts, because many retained ones may come before a SUBACK.
 func (s *Session) Owes(n int) {
 	if s.owed.Swap(int64(n)) == 0 && n > 0 {
 		s.mu.Lock()
@@ -201,7 +202,8 @@ func (s *Session) Owes(n int) {
 }
 
 // Reauthenticate gives the server new credentials, in a session that was opened with the same
-// authentication method (MQTT 5 section 4.12.1). A server that does not accept them ends the session.
+// authentication method (MQTT 5 section 4.12.1). A server that does not accept them ends the
+// session.
 func (s *Session) Reauthenticate(method string, data []byte) {
 	s.renews.Store(true)
 	s.mu.Lock()
@@ -266,7 +268,8 @@ func (s *Session) write() {
 			return
 		}
 		if err := s.flush(); err != nil {
-			// The server may have said before why it hangs up: the reader may have that yet to come.
+			// The server may have said before why it hangs up: the reader may have that yet to
+			// come.
 			late := time.AfterFunc(goodbyeLimit, func() { _ = s.end(err) })
 			<-s.done
 			late.Stop()
@@ -314,8 +317,8 @@ func (s *Session) pause() time.Duration {
 	return max(s.keepAlive/4, time.Second)
 }
 
-// watch ends the session when the server owes an answer for too long. While the handler has a packet,
-// the silence is this side's.
+// watch ends the session when the server owes an answer for too long. While the handler has a
+// packet, the silence is this side's.
 func (s *Session) watch() {
 	now := time.Since(s.began)
 	s.mu.Lock()
@@ -334,8 +337,8 @@ func (s *Session) watch() {
 	s.mu.Unlock()
 }
 
-// pingLocked sends PINGREQ when nothing was sent or heard for most of the keep alive. It returns when
-// to look again, and an error if the last one is not answered.
+// pingLocked sends PINGREQ when nothing was sent or heard for most of the keep alive. It returns
+// when to look again, and an error if the last one is not answered.
 func (s *Session) pingLocked(now time.Duration) (next time.Duration, err error) {
 	heard := time.Duration(s.heard.Load())
 	if s.asked != 0 && (heard > s.asked || s.busy.Load()) {
@@ -378,8 +381,8 @@ func (s *Session) answersLocked(now time.Duration) (next time.Duration, err erro
 func (s *Session) Done() <-chan struct{} { return s.done }
 
 // Close ends the session: it writes what is queued and DISCONNECT with r, closes the connection and
-// waits for the writer. It waits at most half a second for the network. why is what Serve returns if
-// the session had not ended before; nil stands for [ErrClosed].
+// waits for the writer. It waits at most half a second for the network. why is what Serve returns
+// if the session had not ended before; nil stands for [ErrClosed].
 func (s *Session) Close(r Reason, why error) {
 	if why == nil {
 		why = ErrClosed

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// broken is a connection whose writes fail after CONNECT, while what the server has sent comes late.
+// broken is a connection whose writes fail after CONNECT, while what the server has sent comes
+// late.
 type broken struct {
 	net.Conn
 	greeted bool

@@ -165,8 +165,8 @@ func replaceFile(path, content string) error {
 }
 
 // ServeSocket serves the control socket until ctx ends, and removes it. It makes the socket anew if
-// somebody deletes it or its directory, and tries again after a pause if it cannot be made or fails.
-// What is wrong is reported once; nothing of it ends the device.
+// somebody deletes it or its directory, and tries again after a pause if it cannot be made or
+// fails. What is wrong is reported once; nothing of it ends the device.
 func (s *Server) ServeSocket(ctx context.Context, k Socket) {
 	told := ""
 	for ctx.Err() == nil {

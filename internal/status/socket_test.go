@@ -304,8 +304,8 @@ func TestWhatIsNoStatusIsRefused(t *testing.T) {
 	}
 }
 
-// TestASocketThatPackageNetCannotNameIsAnError: package net panics if the kernel does not name a new
-// socket. The process goes on, and the error names the path.
+// TestASocketThatPackageNetCannotNameIsAnError: package net panics if the kernel does not name a
+// new socket. The process goes on, and the error names the path.
 func TestASocketThatPackageNetCannotNameIsAnError(t *testing.T) {
 	config := net.ListenConfig{Control: func(string, string, syscall.RawConn) error { panic("no name") }}
 	path := filepath.Join(t.TempDir(), "s")

@@ -25,8 +25,8 @@ const (
 // States are all states.
 var States = []State{Connected, Provisional, Connecting, Waiting, Refused, Stopping, Local}
 
-// Linked says whether a link is at work, or none is wanted: then the device is ready. A device that stops has still
-// its link if View.Hub is not empty.
+// Linked says whether a link is at work, or none is wanted: then the device is ready. A device that
+// stops has still its link if View.Hub is not empty.
 func (s State) Linked() bool { return s == Connected || s == Provisional || s == Local }
 
 // View is the JSON of GET /status. Its names are a promise to scripts. Times are those of this

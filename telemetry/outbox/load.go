@@ -276,7 +276,7 @@ func (l *layout) findLastSeq(disk disk.FS, dir string) error {
 			last.end = min(last.end, l.segs[i].end)
 		}
 		// The slot knows all positions below its end. A frame at one of them with a later seq was
-		// given up. Its message was written elsewhere or kept in memory, so nobody has seen that seq.
+		// given up. Its message was written elsewhere or kept in memory, so nobody has seen it.
 		if last.end > max(last.Base, l.slot.End) {
 			l.lastSeq = max(l.lastSeq, last.seqAt(last.end-1))
 		}

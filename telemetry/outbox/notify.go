@@ -9,8 +9,8 @@ import (
 // Watch is a reader that waits for a record in one of some parts. A reader keeps one and uses it
 // again and again, so that a wait costs no memory.
 type Watch struct {
-	// Wake is called without a lock of the box, by the goroutine that appended or by that of a timer.
-	// It must not block. It is set once.
+	// Wake is called without a lock of the box, by the goroutine that appended or by that of a
+	// timer. It must not block. It is set once.
 	Wake func()
 
 	// The box's own; Box.mu guards them:

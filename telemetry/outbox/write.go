@@ -98,7 +98,7 @@ const (
 var zeros [farthest]byte
 
 // layAhead writes zeros behind the records if a small commit has come to the end of the last zeros:
-// as many as this process has written bytes of records, so that the disk gets twice as much at most.
+// as many as this process has written bytes of records, so at most the disk gets twice as much.
 func (b *Box) layAhead(commit int) {
 	w := b.writer
 	if commit >= small || w.size <= b.laid {

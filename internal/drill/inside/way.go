@@ -126,8 +126,8 @@ func (w *way) path(ctx context.Context, network, addr string) (net.Conn, error) 
 	how := w.paths[addr]
 	w.mu.Unlock()
 	fail := func(err error) (net.Conn, error) {
-		// It takes some time, as everywhere: a device that dials again at once would stop the virtual
-		// clock.
+		// It takes some time, as everywhere: a device that dials again at once would stop the
+		// virtual clock.
 		timer := time.NewTimer(failureTakes)
 		defer timer.Stop()
 		select {

@@ -283,12 +283,13 @@ func (p *player) finish() {
 	p.lateHopes()
 }
 
-// brokenOff says that there is no use in waiting: nobody wants to know what comes, or nothing comes.
+// brokenOff says that there is no use in waiting: nobody wants to know what comes, or nothing
+// comes.
 func (p *player) brokenOff() bool { return p.away || p.outer.Err() != nil }
 
 // halt waits for the commands under way, and stops all devices, all at once: while one of a fleet
-// sends its backlog, the others would make theirs longer. A run that is broken off does not wait for
-// a backlog if the cloud is gone or time is virtual.
+// sends its backlog, the others would make theirs longer. A run that is broken off does not wait
+// for a backlog if the cloud is gone or time is virtual.
 func (p *player) halt() {
 	if p.brokenOff() {
 		p.hangUp()

@@ -21,8 +21,8 @@ import (
 
 // cripples are devices that break their promise, by what is wrong with them.
 var cripples = map[string]func(*inside.Spoilt){
-	// It takes a message out of the outbox when a link has it, and not when the hub has acknowledged
-	// it.
+	// It takes a message out of the outbox when a link has it, and not when the hub has
+	// acknowledged it.
 	"ack early": func(s *inside.Spoilt) {
 		s.Device.Identity.OpenOutbox = func(dir string, o outbox.Options) (device.Outbox, error) { return virtual.OpenHasty(dir, o) }
 	},

@@ -15,8 +15,8 @@ import (
 type keeper struct {
 	drill.Cloud
 
-	// changing is held for reading while properties are changed. What puts them back waits for that,
-	// because a command of the run may still be under way.
+	// changing is held for reading while properties are changed. What puts them back waits for
+	// that, because a command of the run may still be under way.
 	changing sync.RWMutex
 	over     bool // properties are changed no more
 

@@ -18,8 +18,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/drill/target"
 )
 
-// TestEachKeyThatAsksSaysWhoCanJudgeIt: a key that nobody thought of would hold on a target that does
-// not count it.
+// TestEachKeyThatAsksSaysWhoCanJudgeIt: a key that nobody thought of would hold on a target that
+// does not count it.
 func TestEachKeyThatAsksSaysWhoCanJudgeIt(t *testing.T) {
 	var keys []string
 	for name, part := range map[string]any{"expect": scenario.Expect{}, "budget": scenario.Budget{}, "steady": scenario.Steady{}, "stop": scenario.Stop{}} {
@@ -66,8 +66,8 @@ func TestWithoutALedgerTheReportSaysByWhatItIsJudged(t *testing.T) {
 	}
 }
 
-// TestWhatAnOutboxGivesUpHasNotArrived: without a ledger, the samples that have left the outbox count
-// as arrived, but not those that it dropped.
+// TestWhatAnOutboxGivesUpHasNotArrived: without a ledger, the samples that have left the outbox
+// count as arrived, but not those that it dropped.
 func TestWhatAnOutboxGivesUpHasNotArrived(t *testing.T) {
 	s := written(t, "device: {interval: 100ms}", "steps:",
 		"- {name: dark, do: [fault: {hub: hub-a, kind: kill, dpsKnows: false, for: 30s}], expect: {backOnceOver: 60s, lost: 0}}")

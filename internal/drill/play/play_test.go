@@ -512,8 +512,8 @@ func TestARunWhoseCloudIsKilledEndsAtOnce(t *testing.T) {
 	}
 }
 
-// TestADeviceThatIsBackBeforeTheEndHasNoRecoveryTime: it fled to the other hub, so the time from the
-// end of the fault to its next sample says nothing.
+// TestADeviceThatIsBackBeforeTheEndHasNoRecoveryTime: it fled to the other hub, so the time from
+// the end of the fault to its next sample says nothing.
 func TestADeviceThatIsBackBeforeTheEndHasNoRecoveryTime(t *testing.T) {
 	for name, x := range map[string]struct {
 		dpsKnows string

@@ -39,8 +39,8 @@ type Run struct {
 	Versions    map[string]string // for the report
 	Environment map[string]string // for the report
 
-	// Take is told of everything that happens, such as [drill.Record.Take]. One call comes after the
-	// other.
+	// Take is told of everything that happens, such as [drill.Record.Take]. One call comes after
+	// the other.
 	Take func(report.Entry)
 }
 

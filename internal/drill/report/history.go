@@ -80,8 +80,8 @@ func broken(line uint64, format string, a ...any) error {
 	return fmt.Errorf("%w: line %d %s", ErrHistory, line, fmt.Sprintf(format, a...))
 }
 
-// maxLine bounds a line, in bytes. A drill writes lines of a few hundred, but the names of all steps
-// stand in the first one: a scenario has 1 MiB, and JSON writes a character with six at most.
+// maxLine bounds a line, in bytes. A drill writes lines of a few hundred, but the names of all
+// steps stand in the first one: a scenario has 1 MiB, and JSON writes a character with six at most.
 const maxLine = 16 << 20
 
 // ReadHistory hands the entries of a history to each, in order. It returns an error that wraps

@@ -113,8 +113,8 @@ type Recovery struct {
 	Rule     string `json:"rule,omitempty"`     // of the first decision after the fault
 	Open     bool   `json:"open,omitempty"`     // the device was not back when the run ended
 
-	// Early says that the recovery is counted from the end of a fault, and the device was back before
-	// it: it had gone elsewhere, or the fault did not keep it out. Then no time is known.
+	// Early says that the recovery is counted from the end of a fault, and the device was back
+	// before it: it had gone elsewhere, or the fault did not keep it out. Then no time is known.
 	Early bool `json:"early,omitempty"`
 }
 

@@ -238,8 +238,8 @@ type Renewal struct {
 	Life time.Duration `key:"life" min:"1m" must:"yes" about:"how long it lives"`
 }
 
-// Expect is what must come about in a step. All of it must hold. A new one needs an entry in judgedBy
-// of internal/drill/play/judged.go, which says who can judge it.
+// Expect is what must come about in a step. All of it must hold. A new one needs an entry in
+// judgedBy of internal/drill/play/judged.go, which says who can judge it.
 type Expect struct {
 	Back          time.Duration `key:"back" min:"1ms" about:"within this time a hub has a sample again that was made after the step began"`
 	BackOnceOver  time.Duration `key:"backOnceOver" min:"1ms" about:"the same, counted from the end of what the step does"`

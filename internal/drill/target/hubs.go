@@ -153,7 +153,8 @@ func (c *hubsCloud) find(ctx context.Context) error {
 		return err
 	}
 	if c.original != nil {
-		// The keys of an enrollment are not in it. Written back without them, it would get new ones.
+		// The keys of an enrollment are not in it. Written back without them, it would get new
+		// ones.
 		var attestation json.RawMessage
 		if err := c.dps.ask(ctx, http.MethodPost, c.enrollmentPath()+"/attestationmechanism", dpsVersion, "", nil, &attestation); err != nil {
 			return err

@@ -180,9 +180,9 @@ func (p *outer) Start() {
 // patience is how long the program may take to end.
 func (o *Outer) patience() time.Duration { return cmp.Or(o.grace, program.Grace) }
 
-// piped is a writer that a program reaches through a pipe, even if it is a file. All that the program
-// has started have the pipe too, so Wait waits for their ends: a shell that is asked to end does so at
-// once, and leaves behind the program that it has started, which still has work to do.
+// piped is a writer that a program reaches through a pipe, even if it is a file. All that the
+// program has started have the pipe too, so Wait waits for their ends: a shell that is asked to end
+// does so at once, and leaves behind the program that it has started, which still has work to do.
 type piped struct{ io.Writer }
 
 // ask marks the end of the process as wanted, and returns the process. It returns nil if there is

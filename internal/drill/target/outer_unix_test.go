@@ -15,8 +15,8 @@ import (
 )
 
 // TestNothingOfAnExternalProgramIsLeftBehind: a shell ends at once when it is asked to, and so do
-// programs that start others and go away. What they have started gets its time to end, and is killed
-// if it does not. The output is a file, as with a report.
+// programs that start others and go away. What they have started gets its time to end, and is
+// killed if it does not. The output is a file, as with a report.
 func TestNothingOfAnExternalProgramIsLeftBehind(t *testing.T) {
 	for _, x := range []struct {
 		name, line string

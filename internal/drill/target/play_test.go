@@ -248,8 +248,8 @@ func TestADeviceThatADrillHasBroughtIsGoneAfterIt(t *testing.T) {
 	theirs.Devices[0].Stop()
 }
 
-// TestADeviceWhoseLinkEndsLateIsGoneAfterTheDrill: a simulator may see the end of a program a moment
-// after it. Here the program ends once the drill watches its link.
+// TestADeviceWhoseLinkEndsLateIsGoneAfterTheDrill: a simulator may see the end of a program a
+// moment after it. Here the program ends once the drill watches its link.
 func TestADeviceWhoseLinkEndsLateIsGoneAfterTheDrill(t *testing.T) {
 	c := newCloud(t)
 	const id = "late"

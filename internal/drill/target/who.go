@@ -57,7 +57,8 @@ func elsewhere(n drill.Need, who Who) string {
 	}
 }
 
-// unseen says why Azure cannot judge what only a simulator counts. It returns "" for everything else.
+// unseen says why Azure cannot judge what only a simulator counts. It returns "" for everything
+// else.
 func unseen(n drill.Need) string {
 	why := ""
 	switch n {

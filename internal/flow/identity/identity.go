@@ -2,7 +2,8 @@
 // that the user names, or from the identity endpoint of the machine. That endpoint is the one of
 // Azure Arc or of Azure App Service where IDENTITY_ENDPOINT names it, and else that of a virtual
 // machine (Microsoft's pages "Authenticate against Azure resources with Azure Arc-enabled servers"
-// and "How to use managed identities for Azure resources on an Azure VM to acquire an access token").
+// and "How to use managed identities for Azure resources on an Azure VM to acquire an access
+// token").
 package identity
 
 import (

@@ -1,6 +1,6 @@
-// Package jsonscan reads a JSON text once, checks all of it, and remembers where each value is. Values
-// stay as they were written: nothing is decoded that nobody asks for. A [Document] is used again for
-// text after text and then allocates nothing.
+// Package jsonscan reads a JSON text once, checks all of it, and remembers where each value is.
+// Values stay as they were written: nothing is decoded that nobody asks for. A [Document] is used
+// again for text after text and then allocates nothing.
 //
 // The texts are those of RFC 8259, read strictly: invalid UTF-8, half a surrogate pair and anything
 // after the value are faults. Of a key that an object has twice, the last one counts, as in
@@ -77,8 +77,8 @@ func (e *SyntaxError) Error() string {
 // ErrLong says that a text is longer than MaxBytes.
 var ErrLong = errors.New("the JSON text is too long")
 
-// Document is a text that has been scanned. The zero value is ready for Scan. It must not be used by
-// several goroutines at a time.
+// Document is a text that has been scanned. The zero value is ready for Scan. It must not be used
+// by several goroutines at a time.
 type Document struct {
 	Text  []byte
 	Nodes []Node // in the order of the text; the first one is the whole value
@@ -290,7 +290,8 @@ func stringEnd(text []byte, pos int) (end int, flags byte, err error) {
 	return 0, 0, &SyntaxError{"the text ends inside of a string", pos}
 }
 
-// escapeLen is how long the escape is that text begins with; a surrogate pair is one. 0: it is none.
+// escapeLen is how long the escape is that text begins with; a surrogate pair is one. 0: it is
+// none.
 func escapeLen(text []byte) int {
 	if len(text) < 2 {
 		return 0

@@ -77,9 +77,9 @@ func AppendEscaped[T string | []byte](dst []byte, text T) []byte {
 	return append(dst, text[start:]...)
 }
 
-// AppendFloat appends a finite number as the shortest text that reads as the same float64. It always
-// has a fraction or an exponent (20.0, 37.77777777777778, 1e-7), as in the outputs that Microsoft's
-// pages on data flow graphs show.
+// AppendFloat appends a finite number as the shortest text that reads as the same float64. It
+// always has a fraction or an exponent (20.0, 37.77777777777778, 1e-7), as in the outputs that
+// Microsoft's pages on data flow graphs show.
 func AppendFloat(dst []byte, f float64) []byte {
 	if f == math.Trunc(f) && math.Abs(f) < 1e15 { // most of those without a fraction
 		if f != 0 || !math.Signbit(f) {
@@ -116,8 +116,8 @@ var pow10 = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10,
 // ParseFloat returns the float64 that is nearest to a JSON number; ok is false if it is none or is
 // too large for one.
 func ParseFloat(text []byte) (f float64, ok bool) {
-	// Up to 15 digits and a small exponent have one rounding at most: the quotient or product of two
-	// exact numbers.
+	// Up to 15 digits and a small exponent have one rounding at most: the quotient or product of
+	// two exact numbers.
 	var mantissa uint64
 	i, count, point := 0, 0, -1
 	if i < len(text) && text[i] == '-' {
@@ -151,8 +151,8 @@ func ParseFloat(text []byte) (f float64, ok bool) {
 	return f, true
 }
 
-// ParseInt returns the number that a JSON number without fraction and exponent has; ok is false if it
-// does not fit.
+// ParseInt returns the number that a JSON number without fraction and exponent has; ok is false if
+// it does not fit.
 func ParseInt(text []byte) (n int64, ok bool) {
 	digits := text
 	if len(text) > 0 && text[0] == '-' {

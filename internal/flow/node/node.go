@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// Message is a message inside a graph. An operator may replace every field, but it never changes the
-// bytes of Payload, Correlation or Key in place, nor the elements of Properties: another arm of the
-// graph may share them.
+// Message is a message inside a graph. An operator may replace every field, but it never changes
+// the bytes of Payload, Correlation or Key in place, nor the elements of Properties: another arm of
+// the graph may share them.
 type Message struct {
 	Time        Time   // logical time: of the event, or of the arrival if the message does not say
 	Topic       string // the input topic until an operator writes another one
@@ -29,8 +29,8 @@ type Message struct {
 	Schema      string     // reference of the payload's schema, such as aio-sr://name:1; empty: none
 	Snapshot    *Snapshot  // a picture instead of a payload; nil for every other message
 
-	// ID names an output for ever, so that a consumer can recognise a repetition. The engine sets it
-	// on messages that leave the graph; a CloudEvents id that came in is kept.
+	// ID names an output for ever, so that a consumer can recognise a repetition. The engine sets
+	// it on messages that leave the graph; a CloudEvents id that came in is kept.
 	ID string
 
 	Expires       time.Time // when the message is no longer wanted; zero: never
@@ -51,8 +51,8 @@ type Snapshot struct {
 	Frame         []byte
 }
 
-// Size returns how many bytes of memory a message is counted with where memory is bounded: its texts
-// and bytes, and a fixed part.
+// Size returns how many bytes of memory a message is counted with where memory is bounded: its
+// texts and bytes, and a fixed part.
 func (m *Message) Size() int {
 	n := 256 + len(m.Topic) + len(m.InputTopic) + len(m.ContentType) + len(m.Payload) + len(m.Schema) + len(m.ID) +
 		len(m.ResponseTopic) + len(m.Correlation) + len(m.Key)
@@ -75,10 +75,11 @@ func (m *Message) Get(key string) (value string, ok bool) {
 	return "", false
 }
 
-// The kinds of operators. One goroutine calls an operator at a time. A message is the operator's until
-// its method returns; what it keeps, it copies, but it may keep the bytes of Payload. An error says
-// that this message failed: the graph drops it, counts it, and goes on. An operator that is also an io.Closer is
-// closed when its graph stops. An operator that is also [Stateful] takes part in checkpoints.
+// The kinds of operators. One goroutine calls an operator at a time. A message is the operator's
+// until its method returns; what it keeps, it copies, but it may keep the bytes of Payload. An
+// error says that this message failed: the graph drops it, counts it, and goes on. An operator that
+// is also an io.Closer is closed when its graph stops. An operator that is also [Stateful] takes
+// part in checkpoints.
 type (
 	// Map changes a message.
 	Map interface {
@@ -108,8 +109,8 @@ type (
 		Accumulate(staged *Message, items []Message) error
 	}
 
-	// Window collects messages and gives out fewer. What it gives out depends on the calls alone, and
-	// on no clock, so that a replay gives out the same.
+	// Window collects messages and gives out fewer. What it gives out depends on the calls alone,
+	// and on no clock, so that a replay gives out the same.
 	Window interface {
 		// Add takes one message at its logical time, and gives the windows that it closes to emit.
 		Add(m *Message, at Time, emit func(*Message)) error
@@ -121,8 +122,8 @@ type (
 
 	// Stateful is an operator that remembers something from one message to the next. Save appends
 	// all that it remembers to out. Restore puts it back, in an operator of the same configuration
-	// that has seen no message; its error says that the bytes are not those of Save, and that nothing
-	// has changed.
+	// that has seen no message; its error says that the bytes are not those of Save, and that
+	// nothing has changed.
 	Stateful interface {
 		Save(out []byte) []byte
 		Restore(saved []byte) error
@@ -146,14 +147,14 @@ type Delivery struct {
 	From    Receiver // learns that the message is safe; nil: nobody wants to know
 	Ticket  uint64   // what From calls the message
 
-	// Position is what the source calls the message for ever, such as topic, partition and offset of
-	// a Kafka record; empty: it has no such name. It becomes part of the ids of outputs.
+	// Position is what the source calls the message for ever, such as topic, partition and offset
+	// of a Kafka record; empty: it has no such name. It becomes part of the ids of outputs.
 	Position string
 }
 
 // Receiver acknowledges messages to their source. Acked is called once for each message that was
-// taken, unless the graph stops before the message is safe, and in any order. It must not block, and
-// any goroutine may call it. The tickets are valid until Acked returns.
+// taken, unless the graph stops before the message is safe, and in any order. It must not block,
+// and any goroutine may call it. The tickets are valid until Acked returns.
 type Receiver interface {
 	Acked(tickets []uint64)
 }
@@ -163,10 +164,10 @@ type Destination interface {
 	// Run does the destination's work until ctx ends. Then it returns nil. What it has not
 	// completed by then, it never completes. An error is as that of a Source.
 	Run(ctx context.Context) error
-	// Send takes messages over, in order, and keeps the slice's elements but not the slice. It blocks
-	// while the destination has as much in hand as it may, until ctx ends. It returns how many
-	// messages it took; fewer than len(ms) only with an error. It may be called before Run, and from
-	// one goroutine at a time. tickets has one ticket for each message.
+	// Send takes messages over, in order, and keeps the slice's elements but not the slice. It
+	// blocks while the destination has as much in hand as it may, until ctx ends. It returns how
+	// many messages it took; fewer than len(ms) only with an error. It may be called before Run,
+	// and from one goroutine at a time. tickets has one ticket for each message.
 	Send(ctx context.Context, ms []Message, to Completion, tickets []uint64) (n int, err error)
 }
 
@@ -175,8 +176,8 @@ var ErrExpired = errors.New("the message has expired")
 
 // Completion learns what became of messages that a destination took: nil says that they are safe
 // where they were to go. An error says that they never will be, whoever tries again: the message is
-// at fault, or it is [ErrExpired]. A destination that cannot be reached is no such error. The tickets
-// are valid until Done returns. Done must not block, and any goroutine may call it.
+// at fault, or it is [ErrExpired]. A destination that cannot be reached is no such error. The
+// tickets are valid until Done returns. Done must not block, and any goroutine may call it.
 type Completion interface {
 	Done(tickets []uint64, err error)
 }

@@ -18,8 +18,8 @@ type Time struct {
 	Node    string // who made the time; counts last in the order
 }
 
-// TimeOf returns the logical time of a wall-clock time. What an int64 of nanoseconds cannot hold (the
-// years before 1678 and after 2261) becomes the nearest time that it can.
+// TimeOf returns the logical time of a wall-clock time. What an int64 of nanoseconds cannot hold
+// (the years before 1678 and after 2261) becomes the nearest time that it can.
 func TimeOf(t time.Time) Time {
 	switch s := t.Unix(); {
 	case s >= math.MaxInt64/int64(time.Second):

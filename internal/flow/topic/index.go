@@ -2,12 +2,12 @@ package topic
 
 import "math"
 
-// Index finds the first of many filters that a topic fits, without looking at each of them. The zero
-// Index is empty. It can be read from any goroutine while nothing is added.
+// Index finds the first of many filters that a topic fits, without looking at each of them. The
+// zero Index is empty. It can be read from any goroutine while nothing is added.
 type Index struct{ root fork }
 
-// fork is what filters have in common up to one of their levels. The numbers of filters are one more
-// than the caller's, so that 0 is none.
+// fork is what filters have in common up to one of their levels. The numbers of filters are one
+// more than the caller's, so that 0 is none.
 type fork struct {
 	next  map[string]*fork
 	any   *fork // behind +

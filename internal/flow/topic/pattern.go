@@ -9,9 +9,9 @@ import (
 )
 
 // Pattern is the topic of a destination, which may contain variables: ${outputTopic} is the topic
-// that an operator has written, ${inputTopic} the one that the message came on, and ${outputTopic.N}
-// and ${inputTopic.N} are their N-th level, counted from 1. Slashes at the beginning and at the end do
-// not count. It is safe for concurrent use.
+// that an operator has written, ${inputTopic} the one that the message came on, and
+// ${outputTopic.N} and ${inputTopic.N} are their N-th level, counted from 1. Slashes at the
+// beginning and at the end do not count. It is safe for concurrent use.
 type Pattern struct {
 	text   string
 	parts  []part // empty: text is the topic
@@ -194,8 +194,8 @@ func Overlap(filter, pattern string) bool {
 // overlapWork bounds the steps of one comparison. What is larger counts as overlapping.
 const overlapWork = 1 << 22
 
-// Overlaps says whether the pattern can make a topic that fits a topic filter. When in doubt it says
-// so: the text of a variable is not known.
+// Overlaps says whether the pattern can make a topic that fits a topic filter. When in doubt it
+// says so: the text of a variable is not known.
 func (p *Pattern) Overlaps(filter string) bool {
 	_, filter, _ = Shared(filter)
 	f := strings.Split(filter, "/")

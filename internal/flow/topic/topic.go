@@ -1,6 +1,6 @@
 // Package topic knows the rules of MQTT topics and topic filters, and the variables that a
-// destination's topic may have (Microsoft's pages "Configure MQTT data flow endpoints" and "Use dynamic
-// destination topics in data flows"). It has no state.
+// destination's topic may have (Microsoft's pages "Configure MQTT data flow endpoints" and "Use
+// dynamic destination topics in data flows"). It has no state.
 package topic
 
 import (
@@ -13,7 +13,8 @@ import (
 // MaxBytes is the longest topic that MQTT can carry, in bytes of UTF-8.
 const MaxBytes = 65535
 
-// The faults of a topic. Their texts are whole sentences for a log, and they cost nothing to return.
+// The faults of a topic. Their texts are whole sentences for a log, and they cost nothing to
+// return.
 var (
 	errEmpty    = errors.New("the topic is empty")
 	errLong     = fmt.Errorf("the topic is longer than %d bytes", MaxBytes)

@@ -1,7 +1,7 @@
 // Package cloudevents gives outgoing messages the attributes of a CloudEvent, as the setting
 // cloudEventAttributes of an endpoint asks (Microsoft's page "Configure MQTT data flow endpoints",
-// and the CloudEvents specification 1.0). The attributes are properties with bare names; an endpoint
-// that spells them in another way does so itself.
+// and the CloudEvents specification 1.0). The attributes are properties with bare names; an
+// endpoint that spells them in another way does so itself.
 package cloudevents
 
 import (
@@ -52,8 +52,9 @@ func Is(m *node.Message) bool {
 	return true
 }
 
-// Set returns the properties that a message gets on its way out. Each replaces those of the same key.
-// target is the name of the destination's endpoint. The content type stays the message's own field.
+// Set returns the properties that a message gets on its way out. Each replaces those of the same
+// key. target is the name of the destination's endpoint. The content type stays the message's own
+// field.
 func Set(m *node.Message, mode Mode, target string) (set []node.Property) {
 	switch {
 	case mode == AsTheyAre:

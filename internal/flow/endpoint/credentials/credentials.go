@@ -1,11 +1,11 @@
-// Package credentials reads what an endpoint needs of secrets and config maps: trusted certificates,
-// a client certificate, a user name with its password, the token of a service account. A secret or a
-// config map is a directory with a file for each key. The names of the keys are those of Microsoft's
-// pages "Configure MQTT data flow endpoints", "Configure Azure Event Hubs and Kafka data flow
-// endpoints" and "Configure OpenTelemetry data flow endpoints".
+// Package credentials reads what an endpoint needs of secrets and config maps: trusted
+// certificates, a client certificate, a user name with its password, the token of a service
+// account. A secret or a config map is a directory with a file for each key. The names of the keys
+// are those of Microsoft's pages "Configure MQTT data flow endpoints", "Configure Azure Event Hubs
+// and Kafka data flow endpoints" and "Configure OpenTelemetry data flow endpoints".
 //
-// Nothing is kept: who calls for each connection takes up what a person has changed meanwhile. Errors
-// name the secret or the config map, the file, and the next step.
+// Nothing is kept: who calls for each connection takes up what a person has changed meanwhile.
+// Errors name the secret or the config map, the file, and the next step.
 package credentials
 
 import (
@@ -26,9 +26,9 @@ import (
 // maxFile bounds a file of a config map, in bytes. A bundle of all public roots has 250 kB.
 const maxFile = 4 << 20
 
-// TLS returns the configuration of a connection. roots is the directory of a config map with trusted
-// certificates; empty: the system's are trusted. secret is the directory of a secret with a client
-// certificate; empty: none is shown.
+// TLS returns the configuration of a connection. roots is the directory of a config map with
+// trusted certificates; empty: the system's are trusted. secret is the directory of a secret with a
+// client certificate; empty: none is shown.
 func TLS(roots, secret string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	var err error
@@ -80,7 +80,8 @@ func trusted(dir string) (*x509.CertPool, error) {
 // Kubernetes, which the page about OpenTelemetry uses. Each endpoint takes both.
 var pairs = [][2]string{{"client_cert.pem", "client_key.pem"}, {"tls.crt", "tls.key"}}
 
-// intermediates is the key of the certificates between the client's and the root. It may be missing.
+// intermediates is the key of the certificates between the client's and the root. It may be
+// missing.
 const intermediates = "client_intermediate_certs.pem"
 
 // certificate reads the client certificate of a secret, with its chain.

@@ -62,9 +62,9 @@ func Hint(err error) string {
 	return ""
 }
 
-// Shown returns what to check beside a next step when the connection has shown a client certificate. A
-// server that refuses it says so by an alert, but after this side has begun to write, so that the alert
-// may be lost behind the error of a write.
+// Shown returns what to check beside a next step when the connection has shown a client
+// certificate. A server that refuses it says so by an alert, but after this side has begun to
+// write, so that the alert may be lost behind the error of a write.
 func Shown(certificate bool) string {
 	if !certificate {
 		return ""

@@ -96,8 +96,8 @@ func (a *Authority) WriteServer(t testing.TB, dir string) {
 	WriteFile(t, filepath.Join(dir, "server.key"), a.serverKey)
 }
 
-// WriteClient writes a client's secret into dir, with the file names of Azure IoT Operations. A wrong
-// one is signed by a stranger.
+// WriteClient writes a client's secret into dir, with the file names of Azure IoT Operations. A
+// wrong one is signed by a stranger.
 func (a *Authority) WriteClient(t testing.TB, dir string, right bool) {
 	by := a.stranger
 	if right {

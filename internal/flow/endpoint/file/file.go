@@ -1,10 +1,10 @@
-// Package file is the destination LocalStorage of a data flow: files of JSON lines in a directory of
-// this machine (Microsoft's page "Configure data flow endpoints for local storage"; Azure IoT
+// Package file is the destination LocalStorage of a data flow: files of JSON lines in a directory
+// of this machine (Microsoft's page "Configure data flow endpoints for local storage"; Azure IoT
 // Operations writes Parquet there, hubhop writes JSON lines).
 //
 // A file is written under a name that ends in .part. When it is large or old enough, or when the
-// flow stops, it gets its final name. So whoever reads *.jsonl sees complete files only. A message is
-// safe when its line is synced. A file that a crash has left is given its final name at the next
+// flow stops, it gets its final name. So whoever reads *.jsonl sees complete files only. A message
+// is safe when its line is synced. A file that a crash has left is given its final name at the next
 // start, without a line that is not whole.
 package file
 
@@ -242,8 +242,8 @@ func wholeLines(f *os.File) (int64, error) {
 	return 0, nil
 }
 
-// write writes a line for each message until the file is large enough, syncs them, and completes the
-// messages. It returns how many messages it is done with.
+// write writes a line for each message until the file is large enough, syncs them, and completes
+// the messages. It returns how many messages it is done with.
 func (d *Destination) write(items []queue.Item) (n int, err error) {
 	d.line.Reset()
 	var bad []queue.Item

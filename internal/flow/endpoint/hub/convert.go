@@ -75,8 +75,8 @@ func Carries(key string) bool {
 	return !strings.ContainsFunc(key, unicode.IsControl)
 }
 
-// convert makes a message for the outbox of m, in out, whose map it uses again. lost are the keys that
-// it had to leave out.
+// convert makes a message for the outbox of m, in out, whose map it uses again. lost are the keys
+// that it had to leave out.
 func (d *Destination) convert(out *message.Message, m *node.Message, arrived time.Time) (lost []string, err error) {
 	*out = message.Message{Body: m.Payload, Component: d.p.component, Created: m.Time.Wall(), Properties: out.Properties}
 	clear(out.Properties)

@@ -1,5 +1,5 @@
-// Package hub is the destination iothub of a data flow graph: the durable outbox of the device, from
-// which its link sends the messages to whatever hub the device is assigned to.
+// Package hub is the destination iothub of a data flow graph: the durable outbox of the device,
+// from which its link sends the messages to whatever hub the device is assigned to.
 //
 // It knows no hub and no device. It is handed an [Intake] for telemetry and a [Twin] for reported
 // properties, and says that a message is safe when they have it on the disk. So neither a crash nor

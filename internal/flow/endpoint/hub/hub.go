@@ -27,11 +27,11 @@ type Intake interface {
 
 // Twin is where reported properties go.
 type Twin interface {
-	// Report returns nil when the values are synced to the disk; they reach the twin of whatever hub
-	// the device has, also after a crash. While the disk takes nothing, it waits until ctx ends.
-	// A property of a component is spelled "component*name". The value null takes a property out of
-	// the twin. An error with a method Permanent() that returns true says that no other try will
-	// succeed. Report keeps the values, which nobody may change.
+	// Report returns nil when the values are synced to the disk; they reach the twin of whatever
+	// hub the device has, also after a crash. While the disk takes nothing, it waits until ctx
+	// ends. A property of a component is spelled "component*name". The value null takes a property
+	// out of the twin. An error with a method Permanent() that returns true says that no other try
+	// will succeed. Report keeps the values, which nobody may change.
 	Report(ctx context.Context, values map[string]json.RawMessage) error
 }
 
@@ -242,7 +242,8 @@ func (d *Destination) commit(ctx context.Context, batch []item) error {
 	return nil
 }
 
-// release keeps the room of the messages of a commit for the next one, but nothing of their contents.
+// release keeps the room of the messages of a commit for the next one, but nothing of their
+// contents.
 func (d *Destination) release() {
 	if cap(d.messages) > maxSpare {
 		d.messages = nil

@@ -53,8 +53,8 @@ type Connection struct {
 	// that a new secret is taken up. It may be nil if Mechanism is Anonymous.
 	Mechanism Mechanism
 	Secret    func() (user, password string, err error)
-	// Report, which may be nil, is told why nothing moves: at first, when more is known, and nil when
-	// it moves again.
+	// Report, which may be nil, is told why nothing moves: at first, when more is known, and nil
+	// when it moves again.
 	Report func(err error)
 }
 
@@ -104,8 +104,9 @@ func (s *state) dial(ctx context.Context, network, host string) (net.Conn, error
 	return (&tls.Dialer{NetDialer: &d, Config: config}).DialContext(ctx, network, host)
 }
 
-// state says that something fails, again when more is known, and once that it works again. It is the log of the client,
-// too, because the client tries some failures again for ever, and only its log tells of them.
+// state says that something fails, again when more is known, and once that it works again. It is
+// the log of the client, too, because the client tries some failures again for ever, and only its
+// log tells of them.
 type state struct {
 	of    *Connection
 	shows atomic.Bool // a client certificate
@@ -118,8 +119,8 @@ type state struct {
 	cut     map[int32]time.Time // brokers whose connection broke while they owed an answer to a fetch
 }
 
-// set says what is the matter; nil: nothing is. A partition that has stopped stays the matter until a
-// person acts, whatever comes of others.
+// set says what is the matter; nil: nothing is. A partition that has stopped stays the matter until
+// a person acts, whatever comes of others.
 func (s *state) set(err error) {
 	s.mu.Lock()
 	if isTooLarge(s.why) {
@@ -157,8 +158,8 @@ func (s *state) Log(_ kgo.LogLevel, _ string, keyvals ...any) {
 	}
 }
 
-// OnBrokerRead sees what the client's log does not tell of: a broker that hangs up instead of an answer
-// to the authentication, as brokers do with a wrong password, and how fetches go.
+// OnBrokerRead sees what the client's log does not tell of: a broker that hangs up instead of an
+// answer to the authentication, as brokers do with a wrong password, and how fetches go.
 func (s *state) OnBrokerRead(b kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
 	switch {
 	case err != nil && (key == saslHandshake || key == saslAuthenticate):
@@ -190,8 +191,8 @@ func (s *state) answered(broker int32, err error) {
 	}
 }
 
-// fetches reports whether the brokers have answered fetches since a time, and no connection to one of
-// them is broken. A broker that has not come back in a minute has lost its partitions to others.
+// fetches reports whether the brokers have answered fetches since a time, and no connection to one
+// of them is broken. A broker that has not come back in a minute has lost its partitions to others.
 func (s *state) fetches(since time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -353,8 +353,8 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestASourceIsLiveWhenItsBrokersAnswer: while it cannot fetch, what waits there may be older than the
-// clock.
+// TestASourceIsLiveWhenItsBrokersAnswer: while it cannot fetch, what waits there may be older than
+// the clock.
 func TestASourceIsLiveWhenItsBrokersAnswer(t *testing.T) {
 	c, host := cluster(t, kfake.SeedTopics(1, "t"))
 	var refusing atomic.Bool

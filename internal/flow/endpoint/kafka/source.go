@@ -25,8 +25,8 @@ const (
 	fetchWait   = 5 * time.Second // how long a broker without a record waits before it says so
 	leaving     = 2 * time.Second // how long a source that stops waits for what it has handed in
 	fetchBytes  = 8 << 20         // of one answer of a broker
-	// batchBytes bounds what a compressed batch may become in memory. Whoever may write to a topic could
-	// otherwise fill the memory of this machine with a batch of a few kilobytes.
+	// batchBytes bounds what a compressed batch may become in memory. Whoever may write to a topic
+	// could otherwise fill the memory of this machine with a batch of a few kilobytes.
 	batchBytes = 32 << 20
 )
 
@@ -189,9 +189,9 @@ func (s *Source) mark(p *part) {
 	p.first += uint64(n)
 }
 
-// Live says that nothing older waits at the brokers, as far as can be told: the source is a member of
-// its group, and the brokers have answered since it got its partitions, with records or without. A graph
-// whose source is not live does not let the clock close its windows for the time being.
+// Live says that nothing older waits at the brokers, as far as can be told: the source is a member
+// of its group, and the brokers have answered since it got its partitions, with records or without.
+// A graph whose source is not live does not let the clock close its windows for the time being.
 func (s *Source) Live() bool {
 	s.mu.Lock()
 	joined, has := s.joined, s.has

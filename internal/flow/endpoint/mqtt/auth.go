@@ -95,17 +95,18 @@ func (a *Auth) token(ctx context.Context) (method, token string, err error) {
 	return method, token, nil
 }
 
-// The schedule of a new token: it is asked for when the old one ends soon, and again and again until
-// there is another. Kubernetes writes a new token when a fifth of the old one's life is left.
+// The schedule of a new token: it is asked for when the old one ends soon, and again and again
+// until there is another. Kubernetes writes a new token when a fifth of the old one's life is left.
 const (
 	longestLead  = 5 * time.Minute
 	leadPart     = 5 // of what is left of the life
 	shortestLook = time.Second
 )
 
-// renew gives the broker a new token before the one of a session ends, until ctx or the session ends.
-// The brokers of Azure IoT Operations and Event Grid end a session with its token otherwise. One that
-// does not know such an AUTH ends the session as well, and the next one begins with the new token.
+// renew gives the broker a new token before the one of a session ends, until ctx or the session
+// ends. The brokers of Azure IoT Operations and Event Grid end a session with its token otherwise.
+// One that does not know such an AUTH ends the session as well, and the next one begins with the
+// new token.
 func (l *link) renew(ctx context.Context, s *mqtt5.Session, h *mqtt5.Hello) {
 	token := string(h.AuthData)
 	for h.AuthMethod != "" {
@@ -136,7 +137,8 @@ func (l *link) renew(ctx context.Context, s *mqtt5.Session, h *mqtt5.Hello) {
 	}
 }
 
-// expiry returns when a token ends, if it is a JSON Web Token that says so (RFC 7519, section 4.1.4).
+// expiry returns when a token ends, if it is a JSON Web Token that says so (RFC 7519, section
+// 4.1.4).
 func expiry(token string) (end time.Time, ok bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

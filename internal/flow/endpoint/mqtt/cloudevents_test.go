@@ -78,8 +78,8 @@ func made(id string) string {
 	return id
 }
 
-// eventGrid is a broker with the limits of Event Grid (Microsoft's page "MQTT features supported
-// by Azure Event Grid"): 512 KiB, no retain, no shared subscriptions, ten topic aliases. Its longest
+// eventGrid is a broker with the limits of Event Grid (Microsoft's page "MQTT features supported by
+// Azure Event Grid"): 512 KiB, no retain, no shared subscriptions, ten topic aliases. Its longest
 // keep alive, 1,160 s, is checked here.
 func eventGrid(t *testing.T) (*rig, *aliasCounter) {
 	c := &aliasCounter{}
@@ -153,8 +153,8 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 	waitFor(t, "the refusal of the shared subscription", func() bool { return s.Status().State == Refused })
-	// CONNACK says that there are no shared subscriptions, so the refusal is known before the broker
-	// has the other filter. What is published in between would not come.
+	// CONNACK says that there are no shared subscriptions, so the refusal is known before the
+	// broker has the other filter. What is published in between would not come.
 	waitFor(t, "the subscription", s.subscribed)
 	if text := s.Status().Text; !strings.Contains(text, "without $shared/<group>/") {
 		t.Error(text)

@@ -15,14 +15,14 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
 )
 
-// Config says how a broker is reached, and what is done with messages. The zero value of a field has
-// no default here, unless its comment says so: start with [Defaults].
+// Config says how a broker is reached, and what is done with messages. The zero value of a field
+// has no default here, unless its comment says so: start with [Defaults].
 type Config struct {
 	Name      string // of the endpoint, for errors, and as the target in a CloudEvents source
 	Host      string // host:port, with WebSocket also host:port/path
 	WebSocket bool   // subprotocol mqtt
-	// TLS returns the configuration of a connection, and is called before each; nil: connections are
-	// not encrypted.
+	// TLS returns the configuration of a connection, and is called before each; nil: connections
+	// are not encrypted.
 	TLS  func() (*tls.Config, error)
 	Auth Auth
 
@@ -42,10 +42,11 @@ type Config struct {
 	StateFile string
 	// MaxPayload is the most bytes of a message's payload; a larger one is dropped by a source.
 	MaxPayload int
-	// MaxProperties and MaxName bound the user properties of a message that a source takes: how many
-	// there are, and the bytes of a name.
+	// MaxProperties and MaxName bound the user properties of a message that a source takes: how
+	// many there are, and the bytes of a name.
 	MaxProperties, MaxName int
-	// Linger is how long a source that is stopped waits for acknowledgements of what it has handed in.
+	// Linger is how long a source that is stopped waits for acknowledgements of what it has handed
+	// in.
 	Linger time.Duration
 
 	// Log, if set, is told in one sentence what a person may want to know.
@@ -70,9 +71,9 @@ const maxClientID = 128
 
 // ClientID returns the client id of a node of a graph: the prefix with the names of both, such as
 // plant-1.minutes.sensors. Without a prefix it begins with hubhop- and the device, so that several
-// devices can run the same flows on one broker. Two different nodes never get the same id. The id of
-// a node is always the same, since the broker's session belongs to it. It has at most 128 bytes; one
-// that would be longer ends in a hash instead.
+// devices can run the same flows on one broker. Two different nodes never get the same id. The id
+// of a node is always the same, since the broker's session belongs to it. It has at most 128 bytes;
+// one that would be longer ends in a hash instead.
 func ClientID(prefix, device, graph, node string) string {
 	switch {
 	case prefix != "":
@@ -89,8 +90,8 @@ func ClientID(prefix, device, graph, node string) string {
 	return strings.ToValidUTF8(id[:maxClientID-33], "") + "-" + hex.EncodeToString(sum[:16])
 }
 
-// legible replaces the characters of a device's id that brokers refuse in a client id, such as + and #,
-// which are wildcards in their access rules. A hash then tells the device from others.
+// legible replaces the characters of a device's id that brokers refuse in a client id, such as +
+// and #, which are wildcards in their access rules. A hash then tells the device from others.
 func legible(device string) string {
 	out := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("-._:", r) {

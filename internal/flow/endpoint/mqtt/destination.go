@@ -340,8 +340,9 @@ func (d *Destination) advanceLocked() {
 // packet handles one packet of the broker.
 func (d *Destination) packet(p *mqtt5.Packet) error {
 	if p.Kind == mqtt5.Publish {
-		// A destination subscribes to nothing. It may have the client id that a source had once: then
-		// only a new session ends the subscriptions. All in hand is sent again, so nothing is lost.
+		// A destination subscribes to nothing. It may have the client id that a source had once:
+		// then only a new session ends the subscriptions. All in hand is sent again, so nothing is
+		// lost.
 		d.setClean(true)
 		return errLeftover
 	}

@@ -4,8 +4,8 @@
 // A source keeps one session at the broker, under a client id that stays, with Clean Start 0. It
 // acknowledges a message only after the graph did, and in the order of receipt. So what is not
 // acknowledged stays at the broker, over every end of this process and of the connection. A graph
-// without room makes the source read nothing, and the receive maximum keeps the rest in the queue of
-// the broker.
+// without room makes the source read nothing, and the receive maximum keeps the rest in the queue
+// of the broker.
 //
 // A destination publishes in order, as many messages at a time as both sides allow, and completes
 // each with its PUBACK. After a reconnect it sends what is left again, in the same order.

@@ -192,8 +192,8 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// TestSubscriptionsAreRememberedWhereNoDirectoryIsYet: a graph that keeps no journal has no directory
-// before its source writes there.
+// TestSubscriptionsAreRememberedWhereNoDirectoryIsYet: a graph that keeps no journal has no
+// directory before its source writes there.
 func TestSubscriptionsAreRememberedWhereNoDirectoryIsYet(t *testing.T) {
 	c := plainConfig(t, 1, "in")
 	c.StateFile = filepath.Join(t.TempDir(), "graphs", "bridge", "in.subscriptions.json")

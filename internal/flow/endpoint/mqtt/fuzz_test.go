@@ -14,8 +14,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 )
 
-// wireOf is a connection to a broker that says what a test has given it, whatever it hears, and then
-// hangs up.
+// wireOf is a connection to a broker that says what a test has given it, whatever it hears, and
+// then hangs up.
 type wireOf struct {
 	net.Conn
 	says *bytes.Reader
@@ -34,8 +34,8 @@ func packetOf(t testing.TB, p packets.Packet) []byte {
 	return b.Bytes()
 }
 
-// FuzzBroker has a broker say anything to a source and to a destination, on two connections with one
-// session: what they take, count and complete stays within what is possible.
+// FuzzBroker has a broker say anything to a source and to a destination, on two connections with
+// one session: what they take, count and complete stays within what is possible.
 func FuzzBroker(f *testing.F) {
 	connack := packetOf(f, &packets.Connack{SessionPresent: true, Properties: &packets.Properties{}})
 	one := uint16(1)

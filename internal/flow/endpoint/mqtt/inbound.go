@@ -48,9 +48,9 @@ func (t *texts) of(b []byte) (text string, ok bool) {
 
 func valid(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
 
-// topic returns the topic of a PUBLISH. A topic that is no text is "". A broker is not allowed to use
-// topic aliases towards a source: it gains little, and mochi-mqtt uses them in messages that it sends
-// again on another connection, where they mean nothing.
+// topic returns the topic of a PUBLISH. A topic that is no text is "". A broker is not allowed to
+// use topic aliases towards a source: it gains little, and mochi-mqtt uses them in messages that it
+// sends again on another connection, where they mean nothing.
 func (s *Source) topic(p *mqtt5.Packet) (string, error) {
 	if p.Alias > 0 {
 		return "", mqtt5.Faulty(mqtt5.BadAlias, "the topic alias %d, although none was allowed", p.Alias)

@@ -184,8 +184,8 @@ func needsPerson(err error) bool {
 	return upgrade || credentials.IsLocal(err) || credentials.IsTLS(err)
 }
 
-// endedError says that the broker has ended a session without a reason, as brokers do that stop, and
-// some when another client takes over the session.
+// endedError says that the broker has ended a session without a reason, as brokers do that stop,
+// and some when another client takes over the session.
 type endedError struct{ err error }
 
 func (e *endedError) Error() string { return "the broker has ended the connection without a reason" }
@@ -206,8 +206,8 @@ func brokenOff(err error) bool {
 // describe makes the sentence for a person: what is wrong with which endpoint, and the next step.
 func (c *Config) describe(err error) string {
 	text := err.Error()
-	// Without the addresses: that of the broker stands before it, and the own port is another one each
-	// time, so that the log would have a line for each attempt.
+	// Without the addresses: that of the broker stands before it, and the own port is another one
+	// each time, so that the log would have a line for each attempt.
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		text = "no connection: " + op.Err.Error()
 	} else if ok && !brokenOff(err) && (op.Op == "read" || op.Op == "write") {

@@ -46,9 +46,9 @@ type rig struct {
 	stop    func()
 	start   func()
 	lasting bool // sessions outlive the broker
-	// rest, if set, reports whether the broker has nothing to do. It must not have two things to do at
-	// once: mochi-mqtt locks Inflight twice for reading (NextImmediate, GetAll), and hangs for ever when
-	// another goroutine asks to write in between. So it gets one message after the other.
+	// rest, if set, reports whether the broker has nothing to do. It must not have two things to do
+	// at once: mochi-mqtt locks Inflight twice for reading (NextImmediate, GetAll), and hangs for
+	// ever when another goroutine asks to write in between. So it gets one message after the other.
 	rest func() bool
 }
 
@@ -387,7 +387,8 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 	}
 	var out []string
 
-	// Refused: with wrong credentials the status says so. The right ones are read at the next attempt.
+	// Refused: with wrong credentials the status says so. The right ones are read at the next
+	// attempt.
 	credentials(false)
 	s, err := NewSource(config("in"), []string{"m/#"})
 	if err != nil {

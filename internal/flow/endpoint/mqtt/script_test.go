@@ -22,8 +22,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 )
 
-// script is a small broker in memory for one client, written on the codec of somebody else. It keeps
-// the session, has a queue for the client, and checks what the client may do.
+// script is a small broker in memory for one client, written on the codec of somebody else. It
+// keeps the session, has a queue for the client, and checks what the client may do.
 type script struct {
 	t   testing.TB
 	net *memnet.Net
@@ -222,8 +222,8 @@ func (b *script) packet(c net.Conn, p *packets.ControlPacket) bool {
 	return true
 }
 
-// token takes a token, and ends the connection when the token ends. It returns false for one that has
-// ended.
+// token takes a token, and ends the connection when the token ends. It returns false for one that
+// has ended.
 func (b *script) token(c net.Conn, method string, token []byte) bool {
 	end, ok := expiry(string(token))
 	if !ok || method != methodServiceAccount {
@@ -349,8 +349,8 @@ func TestAcknowledgementsKeepTheOrderOfReceiptWhateverTheGraphDoes(t *testing.T)
 	})
 }
 
-// Mosquitto 2.0 sends more than it may. The graph has no more than the receive maximum all the same,
-// and gets each message once.
+// Mosquitto 2.0 sends more than it may. The graph has no more than the receive maximum all the
+// same, and gets each message once.
 func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		const n = 1000
@@ -746,7 +746,8 @@ func TestAFullGraphIsNoWithheldAnswer(t *testing.T) {
 	})
 }
 
-// TestADestinationEndsSubscriptionsOfAnEarlierUse of its client id: what comes of them is not for it.
+// TestADestinationEndsSubscriptionsOfAnEarlierUse of its client id: what comes of them is not for
+// it.
 func TestADestinationEndsSubscriptionsOfAnEarlierUse(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.session, b.filters["a"], b.queue = true, true, []string{"x", "y"}
@@ -821,8 +822,9 @@ func TestAWindowOfOneIsKeptInBothDirections(t *testing.T) {
 	})
 }
 
-// TestABrokerThatLiesAboutTheSessionLosesNothing: it says that it has kept a session, and has neither
-// the subscriptions nor the messages in flight; or it says that it has not, and sends them again.
+// TestABrokerThatLiesAboutTheSessionLosesNothing: it says that it has kept a session, and has
+// neither the subscriptions nor the messages in flight; or it says that it has not, and sends them
+// again.
 func TestABrokerThatLiesAboutTheSessionLosesNothing(t *testing.T) {
 	for _, has := range []bool{true, false} {
 		inBubble(t, func(t *testing.T, b *script) {
@@ -1035,8 +1037,9 @@ func jwt(end time.Time) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, end.Unix())) + ".sig"
 }
 
-// TestTokensAreRenewedWithinTheSession: with tokens of an hour, as Kubernetes writes them, a day needs
-// one connection. A broker that does not know the renewal gets the new token with the next connection.
+// TestTokensAreRenewedWithinTheSession: with tokens of an hour, as Kubernetes writes them, a day
+// needs one connection. A broker that does not know the renewal gets the new token with the next
+// connection.
 func TestTokensAreRenewedWithinTheSession(t *testing.T) {
 	for _, knows := range []bool{true, false} {
 		t.Run(fmt.Sprint("the broker knows it: ", knows), func(t *testing.T) {

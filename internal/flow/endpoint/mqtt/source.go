@@ -128,8 +128,8 @@ func (s *Source) Status() Status {
 const calm = time.Second
 
 // Live says that nothing older waits at the broker, as far as can be told: the source is connected,
-// has its subscriptions, and has had them for a second. A graph whose source is not live does not let
-// the clock close its windows for the time being.
+// has its subscriptions, and has had them for a second. A graph whose source is not live does not
+// let the clock close its windows for the time being.
 func (s *Source) Live() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,7 +295,8 @@ func (s *Source) publish(p *mqtt5.Packet) error {
 	if s.take(d) {
 		return nil
 	}
-	// The graph has stopped. The message stays without an acknowledgement, and so do all later ones.
+	// The graph has stopped. The message stays without an acknowledgement, and so do all later
+	// ones.
 	s.mu.Lock()
 	session := s.session
 	if p.QoS > 0 {
@@ -329,8 +330,8 @@ func (s *Source) receive(p *mqtt5.Packet, sum uint64) (ticket uint64, fresh bool
 	o := owed{id: p.ID, sum: sum, ticket: t}
 	if p.Flag {
 		s.count(func(st *Status) { st.Again++ })
-		// The broker cannot have used the packet id for another message, because it has had no PUBACK.
-		// But a broker that has lost its state may, so the payload is compared.
+		// The broker cannot have used the packet id for another message, because it has had no
+		// PUBACK. But a broker that has lost its state may, so the payload is compared.
 		if c, ok := s.carried[p.ID]; ok && c.sum == sum {
 			s.forgetLocked(p.ID)
 			if !c.done {
@@ -359,8 +360,8 @@ func (s *Source) forgetLocked(id uint16) {
 	}
 }
 
-// Acked is that of node.Receiver. PUBACKs leave in the order in which the messages came, so one that
-// is done early waits.
+// Acked is that of node.Receiver. PUBACKs leave in the order in which the messages came, so one
+// that is done early waits.
 func (s *Source) Acked(tickets []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

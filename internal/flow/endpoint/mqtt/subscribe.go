@@ -80,8 +80,8 @@ func (s *Source) unsubscribeLocked(filters []string) {
 	s.session.Owes(len(s.asked))
 }
 
-// idLocked notes a request and returns its packet id. The ids run down, because mochi-mqtt takes an id
-// for used that one of its own messages has, and those run up.
+// idLocked notes a request and returns its packet id. The ids run down, because mochi-mqtt takes an
+// id for used that one of its own messages has, and those run up.
 func (s *Source) idLocked(r request) uint16 {
 	for {
 		s.lastID--

@@ -12,8 +12,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// TestAHostileWebSocketIsBounded: what no broker may send ends the connection with a reason, and packets
-// need not match the messages of the WebSocket (MQTT 5 section 6).
+// TestAHostileWebSocketIsBounded: what no broker may send ends the connection with a reason, and
+// packets need not match the messages of the WebSocket (MQTT 5 section 6).
 func TestAHostileWebSocketIsBounded(t *testing.T) {
 	connack := []byte{0x20, 3, 0, 0, 0}
 	for _, c := range []struct {

@@ -55,8 +55,8 @@ var levels = map[string]logspb.SeverityNumber{
 	"fatal": logspb.SeverityNumber_SEVERITY_NUMBER_FATAL,
 }
 
-// convert makes the metrics and log records of a message. Its error says what of the payload has not
-// the form that the page asks for.
+// convert makes the metrics and log records of a message. Its error says what of the payload has
+// not the form that the page asks for.
 func convert(m *node.Message) (ms []*metricspb.Metric, ls []*logspb.LogRecord, err error) {
 	var p payload
 	d := json.NewDecoder(bytes.NewReader(m.Payload))

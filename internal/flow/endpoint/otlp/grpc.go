@@ -96,9 +96,9 @@ func (c *connection) transport() *http.Transport {
 	return t
 }
 
-// renew leaves the connection, so that the next request opens another one: HTTP/2 would go on with one
-// whose other end is gone without a word, as after a change of networks. What is left of the old one
-// ends when it has been idle for a while.
+// renew leaves the connection, so that the next request opens another one: HTTP/2 would go on with
+// one whose other end is gone without a word, as after a change of networks. What is left of the
+// old one ends when it has been idle for a while.
 func (c *connection) renew() {
 	c.close()
 	c.client.Transport = c.transport()
@@ -126,8 +126,8 @@ func (c *connection) dialTLS(ctx context.Context, network, addr string) (net.Con
 // close closes what is open.
 func (c *connection) close() { c.client.CloseIdleConnections() }
 
-// call sends a request and returns the answer, or a *statusError, or an error of the network. Requests
-// go one after the other.
+// call sends a request and returns the answer, or a *statusError, or an error of the network.
+// Requests go one after the other.
 func (c *connection) call(ctx context.Context, method, token string, m proto.Message) (answer []byte, err error) {
 	body, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHead), m)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package otlp is the destination OpenTelemetry of a data flow graph: it sends metrics and logs to a
-// collector over OTLP/gRPC (Microsoft's page "Configure OpenTelemetry data flow endpoints", and the
-// OpenTelemetry Protocol Specification).
+// Package otlp is the destination OpenTelemetry of a data flow graph: it sends metrics and logs to
+// a collector over OTLP/gRPC (Microsoft's page "Configure OpenTelemetry data flow endpoints", and
+// the OpenTelemetry Protocol Specification).
 //
 // A message is safe when the collector has accepted it. What the collector does with it afterwards
 // is the collector's business. A message that has not the form of the page is at fault: it is
@@ -39,8 +39,8 @@ type Options struct {
 	Latency     time.Duration // how long a message waits for others; 0: DefaultLatency
 	MaxMessages int           // of one request; 0: DefaultMaxMessages
 	Limits      queue.Limits
-	// TLS returns the configuration of a connection, and is called before each; nil: connections are
-	// not encrypted.
+	// TLS returns the configuration of a connection, and is called before each; nil: connections
+	// are not encrypted.
 	TLS func() (*tls.Config, error)
 	// Token returns a bearer token, and is called before each request; nil: none is sent.
 	Token func() (string, error)

@@ -360,7 +360,8 @@ func TestATroubleIsToldAgainWhenMoreIsKnown(t *testing.T) {
 	}
 }
 
-// TestACollectorBehindABlackHoleIsReachedByAnotherConnection: HTTP/2 keeps the one that swallows all.
+// TestACollectorBehindABlackHoleIsReachedByAnotherConnection: HTTP/2 keeps the one that swallows
+// all.
 func TestACollectorBehindABlackHoleIsReachedByAnotherConnection(t *testing.T) {
 	c := &collector{}
 	c.start(t, "")
