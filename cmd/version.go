@@ -46,6 +46,11 @@ func (b build) String() string {
 	return fmt.Sprintf("hubhop %s, %s, %s", b.Version, b.Go, b.Platform)
 }
 
+func printVersion(env *Env) error {
+	_, err := fmt.Fprintln(env.Stdout, thisBuild())
+	return err
+}
+
 func newVersionCommand(env *Env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -57,8 +62,7 @@ func newVersionCommand(env *Env) *cobra.Command {
 			if asJSON {
 				return printJSON(env.Stdout, thisBuild())
 			}
-			_, err := fmt.Fprintln(env.Stdout, thisBuild())
-			return err
+			return printVersion(env)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

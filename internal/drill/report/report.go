@@ -8,7 +8,7 @@
 //   - report.go, series.go: what was found; compare.go: what changed since another run
 //   - write.go: the files of a report
 //   - history.go: the stream as a file, each line chained to the one before
-//   - page.go, page.html, view.go: the page; markdown.go, junit.go: the other documents
+//   - page.go, pageparts.go, page.css, view.go: the page; markdown.go, junit.go: the other documents
 //   - picture.go: the picture; timeline.go: the time line in it; canvas.go: the SVG they draw on
 //   - live.go, board.go: what a terminal shows meanwhile
 package report

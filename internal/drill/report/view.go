@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"html/template"
 	"maps"
 	"slices"
 	"strings"
@@ -26,7 +25,7 @@ type view struct {
 	Mark     string // of the verdict
 	Why      []string
 	Tiles    []tile
-	Picture  template.HTML
+	Picture  markup
 	Caption  string
 	Faults   []faultRow
 	Budgets  bool // some faults have budgets of their own
@@ -54,7 +53,7 @@ type faultRow struct {
 	Detected, Assigned, Connected, Back, Budget string
 	Limit                                       string // the shorter of its own bound and the RTO
 	OK                                          bool
-	Bar                                         template.HTML
+	Bar                                         markup
 }
 
 type stepRow struct {
@@ -91,7 +90,7 @@ func newView(r Report, l limits) view {
 		v.Why = append(v.Why, f.Text)
 	}
 	v.Tiles = tiles(r)
-	v.Picture = template.HTML(inline(r, l)) //nolint:gosec // Picture escapes each text itself; a test holds it to that
+	v.Picture = markup(inline(r, l))
 	v.Caption = caption(r)
 	v.Faults = faultRows(r)
 	v.Budgets = slices.ContainsFunc(r.Recoveries, func(x Recovery) bool { return x.BudgetMs > 0 })
@@ -245,7 +244,7 @@ func known(n int64) string {
 }
 
 // bar draws the parts of one recovery, and its budget as a line.
-func bar(x Recovery, budget, longest int64) template.HTML {
+func bar(x Recovery, budget, longest int64) markup {
 	const wide, high = 84.0, 12.0
 	if longest == 0 || x.Open {
 		return ""
@@ -266,7 +265,7 @@ func bar(x Recovery, budget, longest int64) template.HTML {
 		c.line("limit", at, 0, at, high)
 	}
 	c.raw("</svg>")
-	return template.HTML(c.b.String()) //nolint:gosec // it holds numbers alone
+	return markup(c.b.String())
 }
 
 // expected puts what was not held first.
