@@ -51,8 +51,8 @@ func (b *builder) plan(g *manifest.Graph) graph.Plan {
 			b.expand(&p, g, o, into, out)
 			continue
 		}
-		op := b.compile(g, o)
-		p.Operators = append(p.Operators, graph.OperatorNode{Name: o.Name, Op: op, Config: configOf(o)})
+		r := b.recipe(g, o)
+		p.Operators = append(p.Operators, graph.OperatorNode{Name: o.Name, Op: b.compile(g, o, r), Config: configOf(o), Recipe: r.text()})
 	}
 	for i := range g.Destinations {
 		d := &g.Destinations[i]
@@ -137,21 +137,69 @@ func configOf(o *manifest.Operator) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// compile makes a native operator.
-func (b *builder) compile(g *manifest.Graph, o *manifest.Operator) any {
-	settings := make([]transform.Setting, len(o.Configuration))
+// recipe is all that a native operator is made of. A checkpoint keeps it, so that what the operator
+// holds can be given out by the old rules when they have changed.
+type recipe struct {
+	Kind, Version string
+	Settings      []transform.Setting
+	Dialect       bool   `json:",omitempty"`
+	SchemaRef     string `json:",omitempty"`
+	Schema        []byte `json:",omitempty"`
+}
+
+func (b *builder) recipe(g *manifest.Graph, o *manifest.Operator) recipe {
+	r := recipe{Kind: string(o.Native), Version: o.Version, Dialect: o.Dialect, SchemaRef: schemaInto(g, o.Name)}
 	for i := range o.Configuration {
-		settings[i] = transform.Setting{Key: o.Configuration[i].Key, Value: o.Configuration[i].Value}
+		r.Settings = append(r.Settings, transform.Setting{Key: o.Configuration[i].Key, Value: o.Configuration[i].Value})
 	}
-	options := transform.Options{Now: b.now, Store: b.store, StoreFile: b.storeFile, WarnLacks: b.strict, Schema: b.schema, SchemaRef: schemaInto(g, o.Name)}
-	if o.Dialect {
-		options.Dialect = transform.Dataflow
+	if r.SchemaRef != "" {
+		r.Schema, _ = b.schema(r.SchemaRef) // whoever needs it says what is wrong with it
+	}
+	return r
+}
+
+func (r recipe) text() string {
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // it has nothing but texts
+	}
+	return string(text)
+}
+
+// make makes the operator.
+func (r recipe) make(b *builder, flow, node string, o transform.Options) (any, error) {
+	o.Now, o.Store, o.SchemaRef = b.now, b.store, r.SchemaRef
+	if r.Dialect {
+		o.Dialect = transform.Dataflow
 	}
 	if b.log != nil {
-		options.Log = func(text string) { b.log(g.Name, "node "+o.Name+": "+text) }
+		o.Log = func(text string) { b.log(flow, "node "+node+": "+text) }
 	}
-	options.Warn = func(f transform.Fault) { b.fault(placeOf(o, f), manifest.Warning, "%s", f.Text) }
-	op, err := transform.Compile(string(o.Native), o.Version, settings, options)
+	return transform.Compile(r.Kind, r.Version, r.Settings, o)
+}
+
+// remake makes operators of an older plan of a flow.
+func (b *builder) remake(flow string) func(node, text string) (any, error) {
+	return func(node, text string) (any, error) {
+		var r recipe
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			return nil, fmt.Errorf("its recipe: %w", err)
+		}
+		return r.make(b, flow, node, transform.Options{Schema: func(ref string) ([]byte, error) {
+			if ref == r.SchemaRef {
+				return r.Schema, nil
+			}
+			return b.schema(ref)
+		}})
+	}
+}
+
+// compile makes a native operator.
+func (b *builder) compile(g *manifest.Graph, o *manifest.Operator, r recipe) any {
+	op, err := r.make(b, g.Name, o.Name, transform.Options{
+		StoreFile: b.storeFile, WarnLacks: b.strict, Schema: b.schema,
+		Warn: func(f transform.Fault) { b.fault(placeOf(o, f), manifest.Warning, "%s", f.Text) },
+	})
 	faults, ok := errors.AsType[transform.ConfigErrors](err)
 	for _, f := range faults {
 		b.fault(placeOf(o, f), manifest.Error, "%s", f.Text)

@@ -148,6 +148,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 	names := map[string]bool{}
 	rows := map[string]Status{}
 	var gone, changed []*running
+	next := map[*running]graph.Plan{} // of those that have changed
 	var start []*manifest.Graph
 	b := m.builder()
 	for _, g := range set.Graphs {
@@ -173,7 +174,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			}
 			m.note(old, "")
 			m.o.log(false, g.Name, "a change of its manifests is taken over")
-			changed, start = append(changed, old), append(start, g)
+			changed, start, next[old] = append(changed, old), append(start, g), p
 		}
 	}
 	for _, name := range set.Faulty {
@@ -196,7 +197,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			gone = append(gone, old)
 		}
 	}
-	m.stop(append(gone, changed...))
+	m.stop(append(gone, changed...), next)
 	for _, old := range gone {
 		m.o.log(false, old.g.Name, "the flow is stopped, because its manifest is gone or says so")
 	}
@@ -250,7 +251,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 		closeOperators(p)
 		return b.faults
 	}
-	o := graph.Options{Dir: graphDir(m.o.StateDir, g.Name), Log: func(text string) { m.o.log(true, g.Name, text) }, Stage: m.o.Stage}
+	o := graph.Options{Dir: graphDir(m.o.StateDir, g.Name), Log: func(text string) { m.o.log(true, g.Name, text) }, Stage: m.o.Stage, Remake: b.remake(g.Name)}
 	closeDead := func() {}
 	if dead := g.DeadLetter; dead != nil {
 		letters, err := graph.OpenDeadLetters(filepath.Join(m.o.StateDir, dead.Directory, g.Name), int64(dead.MaxBytes), o.Log)
@@ -281,14 +282,18 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 	return b.faults
 }
 
-// stop stops flows, all at once.
-func (m *Manager) stop(all []*running) {
+// stop stops flows, all at once. Some go on by another plan.
+func (m *Manager) stop(all []*running, next map[*running]graph.Plan) {
 	ctx, cancel := context.WithTimeout(context.Background(), m.o.Drain)
 	defer cancel()
 	var stopping sync.WaitGroup
 	for _, r := range all {
 		stopping.Go(func() {
-			r.graph.Stop(ctx)
+			if p, ok := next[r]; ok {
+				r.graph.StopFor(ctx, p)
+			} else {
+				r.graph.Stop(ctx)
+			}
 			<-r.ended
 		})
 	}
@@ -302,7 +307,7 @@ func (m *Manager) stop(all []*running) {
 	}
 }
 
-func (m *Manager) stopAll() { m.stop(slices.Collect(maps.Values(m.all()))) }
+func (m *Manager) stopAll() { m.stop(slices.Collect(maps.Values(m.all())), nil) }
 
 func (m *Manager) running(name string) *running {
 	m.mu.Lock()

@@ -94,6 +94,7 @@ func (c *counter) Add(m *node.Message, _ node.Time, emit func(*node.Message)) er
 	return nil
 }
 func (c *counter) Advance(node.Time, func(*node.Message)) {}
+func (c *counter) Flush(func(*node.Message))              {}
 func (c *counter) Due() (node.Time, bool)                 { return node.Time{}, false }
 func (c *counter) Save(out []byte) []byte                 { return out }
 func (c *counter) Restore([]byte) error                   { return nil }

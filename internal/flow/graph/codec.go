@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
@@ -172,12 +174,16 @@ func (d *decoder) message() (m node.Message) {
 type event struct {
 	source string // of a message
 	m      node.Message
-	fronts map[string]node.Time // of a tick, by source; nil: it is a message
+	fronts map[string]node.Time // of a tick, by source
+	nodes  []string             // of a flush
 }
+
+func (x *event) isMessage() bool { return x.fronts == nil && x.nodes == nil }
 
 const (
 	messageEvent = 1
 	tickEvent    = 2
+	flushEvent   = 3
 )
 
 func appendMessage(b []byte, source string, m *node.Message) []byte {
@@ -199,6 +205,16 @@ func appendTick(b []byte, sources []SourceNode, fronts []node.Time) []byte {
 	return e.b
 }
 
+func appendFlush(b []byte, nodes []string) []byte {
+	e := encoder{b: b}
+	e.uint(flushEvent)
+	e.uint(uint64(len(nodes)))
+	for _, name := range nodes {
+		e.text(name)
+	}
+	return e.b
+}
+
 func decodeEvent(b []byte) (x event, err error) {
 	d := decoder{b: b}
 	switch kind := d.uint(); kind {
@@ -210,6 +226,11 @@ func decodeEvent(b []byte) (x event, err error) {
 		for range d.count() {
 			x.fronts[d.text()] = d.time()
 		}
+	case flushEvent:
+		x.nodes = []string{}
+		for range d.count() {
+			x.nodes = append(x.nodes, d.text())
+		}
 	default:
 		return x, fmt.Errorf("it is of the unknown kind %d", kind)
 	}
@@ -219,33 +240,77 @@ func decodeEvent(b []byte) (x event, err error) {
 	return x, nil
 }
 
-// save appends all that the graph remembers.
-func (c *core) save(e *encoder, p Plan) {
-	e.uint(c.arrived)
-	for i, s := range p.Sources {
-		e.text(s.Name)
-		e.time(c.fronts[i])
+// memories are all that a graph remembers.
+type memories struct {
+	arrived uint64
+	fronts  []front
+	nodes   []memo
+	former  map[string]naming
+}
+
+type front struct {
+	source string
+	at     node.Time
+}
+
+// memo is what a node remembers.
+type memo struct {
+	name    string
+	saved   []byte // by the operator; nil: nothing
+	waiting int    // messages that it holds, as far as it says
+	closed  node.Time
+	naming
+	holds  []*hold
+	groups []*group
+}
+
+// recall returns what the graph remembers.
+func (c *core) recall() (m memories) {
+	m.arrived, m.former = c.arrived, c.former
+	for i, v := range c.sources {
+		m.fronts = append(m.fronts, front{c.vertices[v].name, c.fronts[i]})
 	}
 	for i := range c.vertices {
 		v := &c.vertices[i]
-		var saved []byte
+		n := memo{name: v.name, closed: v.closed, naming: v.naming, holds: v.holds, groups: v.groups, waiting: len(v.holds)}
 		if v.saver != nil {
-			saved = v.saver.Save([]byte{})
+			n.saved = v.saver.Save([]byte{})
 		}
-		e.text(v.name)
-		e.bytes(saved)
-		e.time(v.closed)
-		e.time(v.named)
-		e.uint(uint64(v.count))
-		e.uint(uint64(len(v.holds)))
-		for _, h := range v.holds {
+		if w, ok := v.window.(interface{ Held() int }); ok {
+			n.waiting += w.Held()
+		}
+		for _, g := range v.groups {
+			n.waiting += len(g.items)
+		}
+		m.nodes = append(m.nodes, n)
+	}
+	return m
+}
+
+func (e *encoder) memories(m *memories) {
+	e.uint(m.arrived)
+	e.uint(uint64(len(m.fronts)))
+	for _, f := range m.fronts {
+		e.text(f.source)
+		e.time(f.at)
+	}
+	e.uint(uint64(len(m.nodes)))
+	for i := range m.nodes {
+		n := &m.nodes[i]
+		e.text(n.name)
+		e.bytes(n.saved)
+		e.uint(uint64(n.waiting))
+		e.time(n.closed)
+		e.naming(n.naming)
+		e.uint(uint64(len(n.holds)))
+		for _, h := range n.holds {
 			e.time(h.at)
 			e.uint(h.order)
 			e.text(h.id)
 			e.message(&h.m)
 		}
-		e.uint(uint64(len(v.groups)))
-		for _, g := range v.groups {
+		e.uint(uint64(len(n.groups)))
+		for _, g := range n.groups {
 			e.time(g.at)
 			e.message(&g.staged)
 			var folded uint64
@@ -257,52 +322,112 @@ func (c *core) save(e *encoder, p Plan) {
 			}
 		}
 	}
+	e.uint(uint64(len(m.former)))
+	for _, name := range slices.Sorted(maps.Keys(m.former)) {
+		e.text(name)
+		e.naming(m.former[name])
+	}
 }
 
-// restore puts back what save has saved, into a core of the same plan that has seen no message. It
-// returns what could not be put back.
-func (c *core) restore(d *decoder, p Plan) (errs []error) {
-	c.arrived = d.uint()
-	for i, s := range p.Sources {
-		if name := d.text(); name != s.Name {
-			return []error{fmt.Errorf("the checkpoint has a source %q instead of %q", name, s.Name)}
-		}
-		c.fronts[i] = d.time()
+func (e *encoder) naming(n naming) {
+	e.time(n.named)
+	e.uint(uint64(n.count))
+}
+
+func (d *decoder) naming() naming { return naming{d.time(), int(d.uint())} }
+
+// memories decodes what a graph remembered. An old checkpoint does not say how many sources and
+// nodes there are, but they are as many as this core has.
+func (d *decoder) memories(c *core, isOld bool) (m memories) {
+	m.arrived = d.uint()
+	sources, nodes := len(c.sources), len(c.vertices)
+	if !isOld {
+		sources = d.count()
 	}
-	for i := range c.vertices {
-		v := &c.vertices[i]
-		if name := d.text(); name != v.name {
-			return append(errs, fmt.Errorf("the checkpoint has a node %q instead of %q", name, v.name))
+	for range sources {
+		m.fronts = append(m.fronts, front{d.text(), d.time()})
+	}
+	if !isOld {
+		nodes = d.count()
+	}
+	for range nodes {
+		n := memo{name: d.text(), saved: d.bytes()}
+		if !isOld {
+			n.waiting = int(d.uint())
 		}
-		if saved := d.bytes(); v.saver != nil && saved != nil {
-			if err := restoreOperator(v.saver, saved); err != nil {
-				errs = append(errs, fmt.Errorf("node %s cannot read what it has saved: %w", v.name, err))
-			}
-		}
-		v.closed, v.named, v.count = d.time(), d.time(), int(d.uint())
+		n.closed, n.naming = d.time(), d.naming()
 		for range d.count() {
 			h := &hold{at: d.time(), order: d.uint(), id: d.text()}
 			h.m = d.message()
-			v.holds = append(v.holds, h)
-			c.held += h.m.Size()
+			n.holds = append(n.holds, h)
 		}
 		for range d.count() {
 			g := &group{at: d.time(), staged: d.message()}
 			g.folded = d.uint() == 1
-			c.held += len(g.staged.Payload)
 			for range d.count() {
 				g.items = append(g.items, d.message())
-				size := g.items[len(g.items)-1].Size()
-				g.bytes += size
-				c.held += size
+				g.bytes += g.items[len(g.items)-1].Size()
 			}
-			v.groups = append(v.groups, g)
+			n.groups = append(n.groups, g)
+		}
+		m.nodes = append(m.nodes, n)
+	}
+	m.former = map[string]naming{}
+	if !isOld {
+		for range d.count() {
+			m.former[d.text()] = d.naming()
 		}
 	}
-	if d.failed || len(d.b) > 0 {
-		errs = append(errs, errors.New("the checkpoint makes no sense"))
+	return m
+}
+
+// take puts back what a graph remembered, into a core that has seen no message: of the nodes that
+// are the same, all; of the others, what their outputs were named after. It returns what could not
+// be put back.
+func (c *core) take(m memories, isSame func(name string) bool) (errs []error) {
+	c.arrived, c.former = m.arrived, map[string]naming{}
+	for _, f := range m.fronts {
+		if at := c.index(f.source); at >= 0 && c.vertices[at].kind == source {
+			c.fronts[c.vertices[at].end] = f.at
+		}
+	}
+	for name, n := range m.former {
+		c.goOnFrom(name, n)
+	}
+	for i := range m.nodes {
+		n := &m.nodes[i]
+		c.goOnFrom(n.name, n.naming)
+		at := c.index(n.name)
+		if at < 0 || !isSame(n.name) {
+			continue
+		}
+		v := &c.vertices[at]
+		if v.saver != nil && n.saved != nil {
+			if err := restoreOperator(v.saver, n.saved); err != nil {
+				errs = append(errs, fmt.Errorf("node %s cannot read what it has saved: %w", n.name, err))
+			}
+		}
+		v.closed, v.holds, v.groups = n.closed, n.holds, n.groups
+		for _, h := range n.holds {
+			c.held += h.m.Size()
+		}
+		for _, g := range n.groups {
+			c.held += len(g.staged.Payload) + g.bytes
+		}
 	}
 	return errs
+}
+
+// goOnFrom lets a node go on with the numbers of its outputs. One that is gone may come back.
+func (c *core) goOnFrom(node string, n naming) {
+	if isZero(n.named) {
+		return
+	}
+	if at := c.index(node); at >= 0 {
+		c.vertices[at].naming = n
+	} else {
+		c.former[node] = n
+	}
 }
 
 func restoreOperator(s node.Stateful, saved []byte) (err error) {

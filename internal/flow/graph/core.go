@@ -39,6 +39,9 @@ type core struct {
 	arena   arena
 	buf     []byte // room for ids
 
+	former map[string]naming // of nodes that older plans had
+	made   []OperatorNode    // that this core has to close; nil: the plan's owner does
+
 	counts  [][reasons]atomic.Uint64 // of each vertex
 	late    atomic.Uint64            // messages that came behind the frontier
 	clamped atomic.Uint64            // messages whose clock was far ahead
@@ -84,11 +87,15 @@ type vertex struct {
 	groups []*group  // of an accumulation: by time
 	closed node.Time // a window has given out all that ends by then
 	stuck  bool      // a window does not close what it says is due
-	// The last time that an output was named after, and how many outputs were.
-	named node.Time
-	count int
+	naming
 
 	emitted func(*node.Message) // what a window gives its output to
+}
+
+// naming is the last time that an output was named after, and how many outputs were.
+type naming struct {
+	named node.Time
+	count int
 }
 
 // item is a message on its way, and what it comes of.
@@ -301,18 +308,24 @@ func (c *core) forward(v *vertex, arm int, it item) {
 // give out what is due by then.
 func (c *core) sweep(first int) {
 	for i := first; i < len(c.vertices); i++ {
-		v := &c.vertices[i]
-		if len(v.in) > 0 {
-			for v.next < len(v.in) {
-				c.process(i)
-			}
-			clear(v.in)
-			v.in, v.next = v.in[:0], 0
-		}
-		if !isZero(c.until) && v.kind >= delay && v.kind <= window {
+		c.work(i)
+		if v := &c.vertices[i]; !isZero(c.until) && v.kind >= delay && v.kind <= window {
 			c.release(i, c.until)
 		}
 	}
+}
+
+// work processes what waits for a vertex.
+func (c *core) work(i int) {
+	v := &c.vertices[i]
+	if len(v.in) == 0 {
+		return
+	}
+	for v.next < len(v.in) {
+		c.process(i)
+	}
+	clear(v.in)
+	v.in, v.next = v.in[:0], 0
 }
 
 // process runs an operator on what waits for it, until the operator panics.
@@ -462,7 +475,7 @@ const (
 	TooLarge                 // it exceeds a limit of Settings
 	Unroutable               // it could not be made ready for its destination
 	Refused                  // its destination will never take it
-	Orphaned                 // it waited in the journal, and its source is no longer part of the graph
+	Orphaned                 // its source or its destination is no longer part of the graph
 
 	reasons
 )

@@ -486,10 +486,11 @@ func FuzzDecodeEvent(f *testing.F) {
 	m.Snapshot = &node.Snapshot{Format: "png", Frame: []byte{1}}
 	m.Expires = sec(5)
 	f.Add(appendMessage(nil, "in", &m))
+	f.Add(appendFlush(nil, []string{"w"}))
 	f.Add(appendTick(nil, []SourceNode{{Name: "in"}}, []node.Time{{Nanos: 5}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		x, err := decodeEvent(b)
-		if err != nil || x.fronts != nil {
+		if err != nil || !x.isMessage() {
 			return
 		}
 		again, err := decodeEvent(appendMessage(nil, x.source, &x.m))

@@ -14,16 +14,17 @@
 //
 // Where to read: plan.go has what a graph is made of, core.go the way of one message, timed.go what
 // waits for logical time, graph.go and queue.go the goroutines, the windows and the
-// acknowledgements, journal.go what survives a crash, offline.go a graph without all that.
+// acknowledgements, journal.go what survives a crash, change.go what survives a change of the plan,
+// offline.go a graph without all that.
 package graph
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,9 @@ type Options struct {
 	Stage func(stage string, took time.Duration)
 	// DeadLetters, which may be nil, keeps the messages that failed.
 	DeadLetters *DeadLetters
+	// Remake, which may be nil, makes an operator of an older plan again, of its Recipe. With it, a
+	// changed plan loses nothing of what the older one held.
+	Remake func(node, recipe string) (op any, err error)
 }
 
 // Graph is a graph that can run once.
@@ -54,6 +58,7 @@ type Graph struct {
 	plan Plan
 	opt  Options
 	core *core
+	runs *core // core, or that of the plan before until the change is over; the operators' alone
 	set  Settings
 	j    *journal // nil: the graph remembers nothing
 
@@ -97,7 +102,9 @@ type Graph struct {
 	state     State
 	trouble   map[string]string // of nodes that have failed
 	full      string
+	notice    string // what was lost at the start; empty: nothing
 	draining  bool
+	next      *shape             // what it is stopped for; nil: for no other plan, or that is done
 	sources   int                // that run
 	stop      context.CancelFunc // of the sources
 }
@@ -172,12 +179,14 @@ func New(p Plan, o Options) (*Graph, error) {
 	if o.Dir != "" {
 		g.j = &journal{g: g}
 	}
-	c.emit = func(dest int, m *node.Message) {
-		g.outputs = append(g.outputs, output{m: *m, dest: dest, of: g.current})
-		g.refs[g.current]++
-	}
-	c.drop = g.dropped
+	g.runs, c.emit, c.drop = c, g.emit, g.dropped
 	return g, nil
+}
+
+// emit takes an output of the message under way.
+func (g *Graph) emit(dest int, m *node.Message) {
+	g.outputs = append(g.outputs, output{m: *m, dest: dest, of: g.current})
+	g.refs[g.current]++
 }
 
 // now is for pauses and ages: nobody sets that clock.
@@ -249,17 +258,26 @@ func (g *Graph) close() {
 	if g.j != nil {
 		g.j.close()
 	}
-	for _, o := range g.plan.Operators {
-		if c, ok := o.Op.(io.Closer); ok {
-			if err := c.Close(); err != nil {
-				g.log(fmt.Sprintf("flow %s: closing node %s: %v", g.plan.Name, o.Name, err))
-			}
-		}
-	}
+	closeOperators(g.operators(), func(err error) {
+		g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err))
+	})
 	g.mu.Lock()
 	g.state = Stopped
 	g.mu.Unlock()
 }
+
+// StopFor ends Run as Stop does, to begin again with another plan. What the operators hold that this
+// plan has not is given out first. What is not safe when ctx ends, the next Run gives out.
+func (g *Graph) StopFor(ctx context.Context, next Plan) {
+	s := next.shape()
+	g.mu.Lock()
+	g.next = &s
+	g.mu.Unlock()
+	g.Stop(ctx)
+}
+
+// operators are all that the graph has to close.
+func (g *Graph) operators() []OperatorNode { return slices.Concat(g.plan.Operators, g.runs.made) }
 
 // Stop ends Run: the sources stop first, then everything that was taken is completed. When ctx ends
 // before that, the rest is left unacknowledged, or in the journal. What a window holds stays there.
@@ -438,6 +456,10 @@ func (g *Graph) operate(ctx context.Context) {
 		g.inbox, g.spare = g.spare, nil
 		g.asleep = len(batch) == 0
 		isDrained := g.draining && g.sources == 0 && len(batch) == 0 && g.inFlight == 0
+		var next *shape
+		if isDrained {
+			next, g.next = g.next, nil
+		}
 		now := g.instant()
 		wasSet := now.lead(g.looked) > g.set.Idle
 		g.looked = now
@@ -451,7 +473,10 @@ func (g *Graph) operate(ctx context.Context) {
 		}
 		g.mu.Unlock()
 		if isDrained {
-			return
+			if next == nil || g.j == nil || !g.flushChanged(ctx, &g.j.shape, next) {
+				return
+			}
+			continue
 		}
 		if len(batch) > 0 {
 			if !g.turn(ctx, batch) {
@@ -595,7 +620,7 @@ func (g *Graph) clock() (now time.Time) {
 func (g *Graph) publish(turn []arrival) {
 	now := g.clock()
 	g.mu.Lock()
-	g.held = g.core.held
+	g.held = g.runs.held
 	k := 0
 	for i := range max(len(turn), 1) {
 		r := root{refs: g.refs[i], gen: g.gen}

@@ -1,7 +1,9 @@
 package graph
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -34,6 +36,8 @@ type journal struct {
 	stateBytes int       // of the last checkpoint
 	last       time.Time // of the last event
 	stale      bool      // the checkpoint is of another graph, or of another journal
+	shape      shape     // of the plan that runs
+	isNew      bool      // there is no checkpoint, and nothing that it could be of
 	waits      *snapshot // until its outputs are safe; nil: none does
 	retry      time.Time // not before this is a checkpoint tried again
 
@@ -54,8 +58,9 @@ type snapshot struct {
 const (
 	journalName     = "journal" // a directory
 	checkpointName  = "checkpoint"
-	checkpointMagic = "hubhopCP"
-	checkpointEvery = 1 << 20 // bytes of the journal
+	checkpointMagic = "hubhopC2"
+	formerMagic     = "hubhopCP" // of checkpoints without their plan
+	checkpointEvery = 1 << 20    // bytes of the journal
 	quiet           = time.Second
 	again           = 5 * time.Second // between attempts at a disk
 )
@@ -76,7 +81,7 @@ func (j *journal) start(ctx context.Context) bool {
 		after, err := j.open()
 		if err == nil {
 			g.well("journal")
-			if !j.replay(ctx, after) {
+			if !j.replay(ctx, after) || g.runs != g.core && !j.change(ctx) || j.isNew && !j.settle(ctx) {
 				return false
 			}
 			break
@@ -105,19 +110,11 @@ func (j *journal) isLeft() bool {
 
 // leave gives up a journal that is not needed any more, when all that was in it is safe.
 func (j *journal) leave(ctx context.Context) bool {
-	g := j.g
-	g.mu.Lock()
-	isDone := g.waitUntil(ctx, -1, func() bool { return g.inFlight == 0 })
-	g.mu.Unlock()
-	if !isDone {
+	if !j.awaitSafe(ctx) || j.isBehind() && !j.settle(ctx) {
 		return false
 	}
-	j.ack(j.saved, j.pos)
 	j.close()
-	if err := g.opt.FS.Remove(j.path(checkpointName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err))
-	}
-	g.forget()
+	j.g.forget()
 	return true
 }
 
@@ -135,7 +132,7 @@ func (j *journal) open() (after uint64, err error) {
 	if err := g.opt.FS.MkdirAll(g.opt.Dir); err != nil {
 		return 0, err
 	}
-	at, state, err := j.read()
+	at, before, err := j.read()
 	if err != nil {
 		return 0, err
 	}
@@ -156,9 +153,10 @@ func (j *journal) open() (after uint64, err error) {
 		return 0, err
 	}
 	j.pos, j.saved, j.last = at, at, g.now()
-	if state != nil {
-		j.stateBytes = len(state)
-		j.restore(state)
+	j.shape, j.isNew = g.plan.shape(), before == nil && j.box.Last() == 0
+	if before != nil {
+		j.stateBytes = len(before.state)
+		j.resume(before)
 	}
 	return at, nil
 }
@@ -202,9 +200,9 @@ func (j *journal) report(p outbox.Problem) {
 	}
 }
 
-// read reads the checkpoint: its position and the state behind it. One that is damaged counts as
+// read reads the checkpoint: its position and what is behind it. One that is damaged counts as
 // none: what is left of the journal is processed then.
-func (j *journal) read() (at uint64, state []byte, err error) {
+func (j *journal) read() (at uint64, before *past, err error) {
 	file, err := j.g.opt.FS.Open(j.path(checkpointName), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, nil
@@ -212,6 +210,7 @@ func (j *journal) read() (at uint64, state []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	var state []byte
 	size, err := file.Size()
 	if err == nil {
 		state = make([]byte, size)
@@ -225,7 +224,7 @@ func (j *journal) read() (at uint64, state []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	body, ok := checked(state)
+	body, isOld, ok := checked(state)
 	if !ok {
 		j.g.log(fmt.Sprintf("flow %s: the checkpoint %s is damaged: the graph has forgotten what it remembered; the file is kept as %s.bad",
 			j.g.plan.Name, j.path(checkpointName), checkpointName))
@@ -233,32 +232,35 @@ func (j *journal) read() (at uint64, state []byte, err error) {
 	}
 	d := decoder{b: body}
 	at = d.uint()
-	if fingerprint := d.text(); fingerprint != j.g.plan.fingerprint() {
-		j.g.log(fmt.Sprintf("flow %s: the graph has changed: its operators begin anew, and take what waits in the journal", j.g.plan.Name))
-		j.stale = true
-		return at, nil, nil
+	before = &past{isOld: isOld}
+	if isOld {
+		if d.text() != j.g.plan.fingerprint() {
+			j.g.log(fmt.Sprintf("flow %s: the graph has changed: its operators begin anew, and take what waits in the journal", j.g.plan.Name))
+			j.stale = true
+			return at, nil, nil
+		}
+		before.isSame = true
+	} else {
+		text, now := d.bytes(), j.g.plan.shape()
+		before.isSame = bytes.Equal(text, now.encode())
+		if err := json.Unmarshal(text, &before.shape); err != nil {
+			return 0, nil, fmt.Errorf("the plan in %s: %w", j.path(checkpointName), err)
+		}
 	}
-	return at, d.b, nil
+	before.state = d.b
+	return at, before, nil
 }
 
 // checked takes the frame of a checkpoint away.
-func checked(file []byte) (body []byte, ok bool) {
+func checked(file []byte) (body []byte, isOld, ok bool) {
 	const head = len(checkpointMagic) + 4
-	if len(file) < head || string(file[:len(checkpointMagic)]) != checkpointMagic {
-		return nil, false
+	if len(file) < head {
+		return nil, false, false
 	}
+	magic := string(file[:len(checkpointMagic)])
 	d := decoder{b: file[len(checkpointMagic):head]}
-	return file[head:], d.fixed32() == crc32.Checksum(file[head:], castagnoli)
-}
-
-// restore puts back what the graph remembered. What cannot be put back begins anew.
-func (j *journal) restore(state []byte) {
-	for _, err := range j.g.core.restore(&decoder{b: state}, j.g.plan) {
-		j.g.log(fmt.Sprintf("flow %s: %v: it begins anew", j.g.plan.Name, err))
-	}
-	j.g.mu.Lock()
-	j.g.held = j.g.core.held
-	j.g.mu.Unlock()
+	ok = d.fixed32() == crc32.Checksum(file[head:], castagnoli)
+	return file[head:], magic == formerMagic, ok && (magic == checkpointMagic || magic == formerMagic)
 }
 
 // replay processes what is in the journal behind a position. It returns false when ctx has ended.
@@ -267,8 +269,8 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 	var batch outbox.Batch
 	defer batch.Release()
 	index := map[string]int{}
-	for i, s := range g.plan.Sources {
-		index[s.Name] = i
+	for i, name := range j.shape.Sources {
+		index[name] = i
 	}
 	part := outbox.Part{After: after, Until: j.box.Last() + 1}
 	var turn []arrival
@@ -302,7 +304,7 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 			}
 			g.mu.Lock()
 			ok := g.waitForRoom(ctx, -1, 0)
-			if ok && e.fronts == nil {
+			if ok && e.isMessage() {
 				g.inFlight++
 				g.bytes += e.m.Size()
 			}
@@ -311,22 +313,25 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 				return false
 			}
 			g.current = 0
-			if e.fronts != nil {
-				fronts := slices.Clone(g.core.fronts)
+			if e.nodes != nil {
+				g.runs.flush(e.nodes, p)
+				g.publish(nil)
+			} else if e.fronts != nil {
+				fronts := slices.Clone(g.runs.fronts)
 				for name, t := range e.fronts {
 					if src, ok := index[name]; ok {
 						fronts[src] = t
 					}
 				}
-				g.core.tick(fronts, p)
+				g.runs.tick(fronts, p)
 				g.publish(nil)
 			} else {
 				a := arrival{Delivery: node.Delivery{Message: e.m}, size: e.m.Size(), taken: r.Created.UnixNano()}
 				if src, ok := index[e.source]; ok {
 					a.src = int32(src)
-					g.core.feed(src, &a.Message, p)
+					g.runs.feed(src, &a.Message, p)
 				} else {
-					g.core.lose(g.core.sources[0], Orphaned, fmt.Errorf("the graph has no source %s any more", e.source), &e.m)
+					g.runs.lose(g.runs.sources[0], Orphaned, fmt.Errorf("the graph has no source %s any more", e.source), &e.m)
 				}
 				turn = append(turn[:0], a)
 				g.publish(turn)
@@ -451,7 +456,17 @@ func (j *journal) position(i int) position { return position{box: j.id, seq: j.s
 
 // appendTick writes to the journal how far the frontiers are moved.
 func (j *journal) appendTick(ctx context.Context, fronts []node.Time) (p position, ok bool) {
-	j.buf = appendTick(j.buf[:0], j.g.plan.Sources, fronts)
+	return j.appendOne(ctx, appendTick(j.buf[:0], j.g.plan.Sources, fronts))
+}
+
+// appendFlush writes to the journal that some nodes give out all that they hold.
+func (j *journal) appendFlush(ctx context.Context, nodes []string) (p position, ok bool) {
+	return j.appendOne(ctx, appendFlush(j.buf[:0], nodes))
+}
+
+// appendOne writes an event that is no message.
+func (j *journal) appendOne(ctx context.Context, event []byte) (p position, ok bool) {
+	j.buf = event
 	j.ms = append(j.ms[:0], message.Message{Body: j.buf})
 	if !j.store(ctx) {
 		return p, false
@@ -518,8 +533,9 @@ func (j *journal) snapshot() {
 	head := len(b)
 	e := encoder{b: b}
 	e.uint(j.pos)
-	e.text(g.plan.fingerprint())
-	g.core.save(&e, g.plan)
+	e.bytes(j.shape.encode())
+	m := g.runs.recall()
+	e.memories(&m)
 	putFixed32(e.b[head-4:], crc32.Checksum(e.b[head:], castagnoli))
 	j.waits = &snapshot{pos: j.pos, total: j.total, file: e.b}
 	g.mu.Lock()

@@ -160,6 +160,7 @@ type history struct {
 	length  time.Duration // of the window
 	isNamed bool          // each output is named after the end of its window
 	unruly  bool          // messages are dated at random, and the clock is set between lives
+	kind    string        // of the operators that change between lives; empty: none do
 	sources []*keeper
 	out     *far
 	born    map[string]time.Time // of each message
@@ -173,10 +174,13 @@ func (h *history) between(from, to time.Duration) time.Duration {
 func (h *history) live(t *testing.T, disk *memdisk.FS, last bool) *memdisk.FS {
 	l := &life{}
 	p := chain(h.sources[0].visit(l), door{h.out, l}, h.ops()...)
+	if h.kind != "" {
+		p = ruled(h.sources[0].visit(l), door{h.out, l}, h.kind, h.rnd.IntN(3), h.rnd.IntN(3))
+	}
 	for i, k := range h.sources[1:] {
 		name := fmt.Sprintf("in%d", i+2)
 		p.Sources = append(p.Sources, SourceNode{Name: name, Source: k.visit(l)})
-		p.Edges = append(p.Edges, Edge{From: name, To: "op1"})
+		p.Edges = append(p.Edges, Edge{From: name, To: p.Edges[0].To})
 	}
 	p.Settings = Settings{MaxMessages: 10, JournalBytes: 1 << 20, MaxBytes: 64 << 10}
 	ill := time.Now().Add(h.between(0, time.Minute))
@@ -207,6 +211,7 @@ func (h *history) live(t *testing.T, disk *memdisk.FS, last bool) *memdisk.FS {
 		return nil
 	})
 	o := crashOptions(disk)
+	o.Remake = remake
 	if h.unruly {
 		set := h.between(-2*time.Hour, 2*time.Hour)
 		o.Now = func() time.Time { return time.Now().Add(set) }
@@ -216,7 +221,11 @@ func (h *history) live(t *testing.T, disk *memdisk.FS, last bool) *memdisk.FS {
 	case <-killed:
 	case <-time.After(limit):
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		g.Stop(ctx)
+		if h.kind != "" && h.rnd.IntN(2) == 0 {
+			g.StopFor(ctx, ruled(nil, nil, h.kind, h.rnd.IntN(3), h.rnd.IntN(3))) // perhaps the plan changes once more
+		} else {
+			g.Stop(ctx)
+		}
 		cancel()
 		l.end()
 	}
@@ -234,6 +243,9 @@ func playHistory(t *testing.T, seed uint64) {
 	kind := kinds[rnd.IntN(len(kinds))]
 	h := &history{rnd: rnd, isNamed: kind == "window" || kind == "accumulate", ops: memory[kind], length: 5 * time.Second, out: newFar(), born: map[string]time.Time{}}
 	h.unruly = rnd.IntN(2) == 0
+	if rnd.IntN(2) == 0 {
+		h.kind, h.isNamed = kind, false
+	}
 	for range 1 + rnd.IntN(2) {
 		h.sources = append(h.sources, &keeper{most: []int{3, 100}[rnd.IntN(2)], again: map[string]bool{}})
 	}

@@ -92,8 +92,8 @@ func ReadJournal(dir string) iter.Seq2[Journaled, error] {
 					err = fmt.Errorf("record %s of the journal: %w", r.ID, err)
 				}
 			}
-			if err == nil && e.fronts != nil {
-				continue // time went on
+			if err == nil && !e.isMessage() {
+				continue // time went on, or the plan was about to change
 			}
 			if !yield(Journaled{Source: e.source, Message: e.m}, err) {
 				return

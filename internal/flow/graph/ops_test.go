@@ -79,6 +79,19 @@ func (w *tumbling) Advance(at node.Time, emit func(*node.Message)) {
 	}
 }
 
+func (w *tumbling) Flush(emit func(*node.Message)) {
+	for end, ok := w.Due(); ok; end, ok = w.Due() {
+		w.close(end.Nanos, emit)
+	}
+}
+
+func (w *tumbling) Held() (messages int) {
+	for _, payloads := range w.Open {
+		messages += len(payloads)
+	}
+	return messages
+}
+
 func (w *tumbling) Save(out []byte) []byte {
 	b, err := json.Marshal(w.Open)
 	if err != nil {

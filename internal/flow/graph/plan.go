@@ -37,6 +37,9 @@ type OperatorNode struct {
 	// Config is what Op was made of, such as its kind, version and rules. If it changes, the state
 	// that the operator has saved is of no use any more.
 	Config string
+	// Recipe is what [Options].Remake can make such an operator of when Config has changed; empty:
+	// nothing can.
+	Recipe string
 }
 
 // DestinationNode is where messages go out.
@@ -163,7 +166,7 @@ func isStateful(op any) bool {
 	return false
 }
 
-// fingerprint names what state belongs to: the operators, and the way to them.
+// fingerprint names what the state of an old checkpoint belongs to: the operators, and the way to them.
 func (p Plan) fingerprint() string {
 	h := sha256.New()
 	for _, s := range p.Sources {

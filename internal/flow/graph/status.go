@@ -92,6 +92,9 @@ func (g *Graph) Status() Status {
 	if g.full != "" {
 		texts = append(texts, g.full)
 	}
+	if g.notice != "" {
+		texts = append(texts, g.notice)
+	}
 	s.Text = strings.Join(texts, "; ")
 	return s
 }

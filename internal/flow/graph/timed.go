@@ -227,26 +227,33 @@ func (c *core) release(i int, until node.Time) {
 		if !ok || until.Before(at) || !reached(front, at, pass) {
 			return
 		}
-		switch v.kind {
-		case delay:
-			h := v.holds[0]
-			v.holds[0] = nil
-			v.holds = v.holds[1:]
-			c.held -= h.m.Size()
-			c.origins = append(c.origins, origin{base: h.id, vertex: i})
-			c.forward(v, 0, item{c.arena.copy(&h.m), len(c.origins) - 1})
-		case accumulate:
-			g := v.groups[0]
-			v.groups = v.groups[1:]
-			c.fold(i, g)
-			if g.folded {
-				c.held -= len(g.staged.Payload)
-				g.staged.Time = g.at
-				c.emerge(i, &g.staged)
-			}
-		default:
+		if v.kind == window {
 			c.advance(i, at)
+		} else {
+			c.letOut(i)
 		}
+	}
+}
+
+// letOut gives out the earliest that a delay or an accumulation holds.
+func (c *core) letOut(i int) {
+	v := &c.vertices[i]
+	if len(v.holds) > 0 {
+		h := v.holds[0]
+		v.holds[0] = nil
+		v.holds = v.holds[1:]
+		c.held -= h.m.Size()
+		c.origins = append(c.origins, origin{base: h.id, vertex: i})
+		c.forward(v, 0, item{c.arena.copy(&h.m), len(c.origins) - 1})
+		return
+	}
+	g := v.groups[0]
+	v.groups = v.groups[1:]
+	c.fold(i, g)
+	if g.folded {
+		c.held -= len(g.staged.Payload)
+		g.staged.Time = g.at
+		c.emerge(i, &g.staged)
 	}
 }
 

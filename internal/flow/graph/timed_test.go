@@ -259,6 +259,7 @@ type stubborn struct{ tumbling }
 
 func (*stubborn) Due() (node.Time, bool)                 { return node.TimeOf(sec(10)), true }
 func (*stubborn) Advance(node.Time, func(*node.Message)) {}
+func (*stubborn) Flush(func(*node.Message))              {}
 
 func TestPlansThatMakeNoSenseAreRefusedWithTheNode(t *testing.T) {
 	for want, change := range map[string]func(*Plan){
@@ -296,6 +297,7 @@ type forgetfulWindow struct{}
 
 func (forgetfulWindow) Add(*node.Message, node.Time, func(*node.Message)) error { return nil }
 func (forgetfulWindow) Advance(node.Time, func(*node.Message))                  {}
+func (forgetfulWindow) Flush(func(*node.Message))                               {}
 func (forgetfulWindow) Due() (node.Time, bool)                                  { return node.Time{}, false }
 
 func TestAWindowClosesByTheWallClockWhenItsSourceIsIdle(t *testing.T) {

@@ -636,6 +636,22 @@ func (t *window) Advance(at node.Time, emit func(*node.Message)) {
 	}
 }
 
+// Flush closes all windows, in the order of their ends.
+func (t *window) Flush(emit func(*node.Message)) {
+	for len(t.open) > 0 {
+		t.env.Reset()
+		t.close(t.open[0], node.Time{Nanos: t.open[0].end}, emit)
+	}
+}
+
+// Held returns how many messages are in open windows.
+func (t *window) Held() (messages int) {
+	for _, p := range t.open {
+		messages += int(p.count)
+	}
+	return messages
+}
+
 // Due returns when the next window ends.
 func (t *window) Due() (end node.Time, ok bool) {
 	if len(t.open) == 0 {
