@@ -293,6 +293,31 @@ func TestAWindowWithoutAResultIsLogged(t *testing.T) {
 	s.want(`{"a":5.0}`)
 }
 
+func TestAWindowThatIsFlushedGivesOutAllAndGoesOn(t *testing.T) {
+	s := newStage(t, Options{}, "delay", tenSeconds, "rules", countAll)
+	held := func(want int) {
+		t.Helper()
+		if n := s.op.(interface{ Held() int }).Held(); n != want {
+			t.Errorf("it holds %d messages, want %d", n, want)
+		}
+	}
+	s.add(15, `{"v":1}`)
+	s.add(5, `{"v":1}`)
+	s.add(6, `{"v":1}`)
+	held(3)
+	s.op.Flush(func(m *node.Message) {
+		if end := epoch.Add(time.Duration(1+len(s.out)) * 10 * time.Second); m.Time != node.TimeOf(end) {
+			t.Errorf("the output is of %v, want %v", m.Time.Wall(), end)
+		}
+		s.emit(m)
+	})
+	s.want(`{"n":2}`, `{"n":1}`)
+	held(0)
+	s.add(7, `{"v":1}`) // is not late
+	s.advance(10)
+	s.want(`{"n":1}`)
+}
+
 func TestTheOutputOfAWindowHasItsEndAndTheLastTopic(t *testing.T) {
 	op := compile[node.Window](t, "window", Options{}, "delay", tenSeconds, "rules", countAll)
 	at := node.Time{Nanos: epoch.UnixNano() + 1, Counter: 3, Node: "n"}
