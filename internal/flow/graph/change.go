@@ -249,7 +249,7 @@ func (j *journal) resume(p *past) {
 		changed := p.shape.changed(&next)
 		old, err := g.again(&p.shape)
 		if err == nil {
-			say("the graph has changed: " + changeText(old, changed))
+			say("the graph has changed: " + changeText(remembering(m, changed)))
 			c, j.shape, g.runs = old, p.shape, old
 		} else {
 			isSame = func(name string) bool { return !slices.Contains(changed, name) }
@@ -264,13 +264,18 @@ func (j *journal) resume(p *past) {
 	g.held = c.held
 }
 
-func changeText(old *core, changed []string) string {
-	var names []string
-	for _, o := range old.made {
-		if isStateful(o.Op) && slices.Contains(changed, o.Name) {
-			names = append(names, o.Name)
+// remembering returns those of some nodes that remember something.
+func remembering(m memories, names []string) (some []string) {
+	for i := range m.nodes {
+		n := &m.nodes[i]
+		if slices.Contains(names, n.name) && (n.saved != nil || len(n.holds)+len(n.groups) > 0) {
+			some = append(some, n.name)
 		}
 	}
+	return some
+}
+
+func changeText(names []string) string {
 	if len(names) == 0 {
 		return "all nodes go on with what they remember"
 	}
@@ -282,6 +287,11 @@ func changeText(old *core, changed []string) string {
 func (j *journal) forgotten(changed []string, m memories, why error) {
 	g := j.g
 	j.stale = true
+	changed = remembering(m, changed)
+	if len(changed) == 0 {
+		g.log("flow " + g.plan.Name + ": the graph has changed: " + changeText(nil))
+		return
+	}
 	held := 0
 	for i := range m.nodes {
 		if slices.Contains(changed, m.nodes[i].name) {

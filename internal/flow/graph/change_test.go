@@ -309,6 +309,28 @@ func TestLostRulesAreSaidWithWhatTheyHeld(t *testing.T) {
 	})
 }
 
+func TestWithoutTheOldRulesTheOtherNodesGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStory(t)
+		s.run("window", 0, 1)
+		s.in.give(at(sec(10), "1"))
+		time.Sleep(5 * time.Second) // a checkpoint has it
+		s.in.give(at(sec(11), "2"))
+		synctest.Wait()
+		killed := s.disk.Killed()
+		s.stop()
+		s.disk = killed
+		o := s.options()
+		o.Remake = nil
+		p := ruled(s.in, s.out, "window", 1, 1)
+		p.Settings = crashSettings
+		s.g, s.stop = start(t, p, o)
+		equalAll(t, "out", s.whole(), "1+2")
+		equal(t, "said", s.said.count("all nodes go on"), 1)
+		s.stop()
+	})
+}
+
 // TestAChangeThatIsKilledGivesTheSameOutputs: the process is killed before each call of the disk
 // while rules change, and is started with the new rules, or with the old ones again.
 func TestAChangeThatIsKilledGivesTheSameOutputs(t *testing.T) {
