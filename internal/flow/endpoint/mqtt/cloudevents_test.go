@@ -146,10 +146,7 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	c := plainConfig(t, g.listen, "in")
 	c.KeepAlive = 1160 * time.Second
 	var said strings.Builder
-	s, err := NewSource(c, []string{"a/#", "$shared/g/b"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSource(t, c, "a/#", "$shared/g/b")
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 	waitFor(t, "the refusal of the shared subscription", func() bool { return s.Status().State == Refused })
@@ -160,10 +157,7 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 		t.Error(text)
 	}
 	c.ClientID, c.Log = "out", func(text string) { said.WriteString(text) }
-	d, err := NewDestination(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := newDestination(t, c)
 	start(t, d.Run)
 	done := newCompletions()
 	ms, tickets := numbered("a/topic", 0, 3)
@@ -193,10 +187,7 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	}
 	c.KeepAlive = 1161 * time.Second
 	c.ClientID = "long"
-	long, err := NewDestination(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	long := newDestination(t, c)
 	start(t, long.Run)
 	waitFor(t, "the refusal of a long keep alive", func() bool { return long.Status().State != Connected && long.Status().Text != "" })
 }

@@ -22,6 +22,26 @@ type collector struct {
 	hold    bool // messages are not acknowledged
 }
 
+// newSource makes a source of a configuration that must be right.
+func newSource(t testing.TB, c Config, filters ...string) *Source {
+	t.Helper()
+	s, err := NewSource(c, filters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newDestination makes a destination of a configuration that must be right.
+func newDestination(t testing.TB, c Config) *Destination {
+	t.Helper()
+	d, err := NewDestination(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func newCollector() *collector { return &collector{changed: make(chan struct{}, 1)} }
 
 func (c *collector) take(d node.Delivery) bool {
@@ -143,17 +163,11 @@ func numbered(topic string, from, n int) ([]node.Message, []uint64) {
 func TestMessagesGoThroughMosquittoInOrder(t *testing.T) {
 	port := freePort(t)
 	newMosquitto(t, plainListener(port))
-	s, err := NewSource(plainConfig(t, port, "in"), []string{"a/#"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSource(t, plainConfig(t, port, "in"), "a/#")
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 	waitFor(t, "the subscription", s.subscribed)
-	d, err := NewDestination(plainConfig(t, port, "out"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := newDestination(t, plainConfig(t, port, "out"))
 	start(t, d.Run)
 	const n = 10000
 	done := newCompletions()
@@ -197,10 +211,7 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 func TestSubscriptionsAreRememberedWhereNoDirectoryIsYet(t *testing.T) {
 	c := plainConfig(t, 1, "in")
 	c.StateFile = filepath.Join(t.TempDir(), "graphs", "bridge", "in.subscriptions.json")
-	s, err := NewSource(c, []string{"a/#"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSource(t, c, "a/#")
 	s.remember([]string{"a/#"})
 	if got := s.remembered(); !slices.Equal(got, []string{"a/#"}) {
 		t.Errorf("remembered: %q", got)

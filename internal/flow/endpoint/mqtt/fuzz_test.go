@@ -59,14 +59,8 @@ func FuzzBroker(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		c := Defaults()
 		c.Name, c.Host, c.ClientID, c.MaxInflight, c.MaxPayload = "fuzz", "b:1", "c", 4, 1000
-		s, err := NewSource(c, []string{"a", "b"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := NewDestination(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a", "b")
+		d := newDestination(t, c)
 		taken, acked := 0, map[uint64]bool{}
 		var held []uint64 // stay with the graph for a while, and do not fill the window
 		s.take = func(v node.Delivery) bool {

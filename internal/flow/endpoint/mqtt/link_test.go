@@ -69,10 +69,7 @@ func TestLogSaysThatTheBrokerIsThereAgain(t *testing.T) {
 			lost.Store(true)
 		}
 	}
-	s, err := NewSource(c, []string{"a/#"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSource(t, c, "a/#")
 	start(t, func(ctx context.Context) error { return s.Run(ctx, func(node.Delivery) bool { return true }) })
 	waitFor(t, "the subscription", s.subscribed)
 	broker.stop()

@@ -390,16 +390,10 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 	// Refused: with wrong credentials the status says so. The right ones are read at the next
 	// attempt.
 	credentials(false)
-	s, err := NewSource(config("in"), []string{"m/#"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSource(t, config("in"), "m/#")
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
-	d, err := NewDestination(config("out"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := newDestination(t, config("out"))
 	start(t, d.Run)
 	if method == "anonymous" {
 		out = append(out, "everybody is welcome")

@@ -299,10 +299,7 @@ func TestAcknowledgementsKeepTheOrderOfReceiptWhateverTheGraphDoes(t *testing.T)
 		for i := range n {
 			b.queue = append(b.queue, strconv.Itoa(i))
 		}
-		s, err := NewSource(b.config("in"), []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "a")
 		held := newCollector()
 		held.hold = true
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
@@ -360,10 +357,7 @@ func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
 		b.greedy = true
 		c := b.config("in")
 		c.MaxInflight = 10
-		s, err := NewSource(c, []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a")
 		held := newCollector()
 		held.hold = true
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
@@ -396,10 +390,7 @@ func TestASourceThatWaitsForAcknowledgementsEnds(t *testing.T) {
 		b.greedy = true
 		c := b.config("in")
 		c.MaxInflight = 10
-		s, err := NewSource(c, []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a")
 		held := newCollector()
 		held.hold = true
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
@@ -417,10 +408,7 @@ func TestASourceThatWaitsForAcknowledgementsEnds(t *testing.T) {
 func TestARefusedEndpointTriesWithPatience(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.refuse = byte(mqtt5.NotAuthorized)
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		pass(time.Hour)
 		st := d.Status()
@@ -443,10 +431,7 @@ func TestARefusedEndpointTriesWithPatience(t *testing.T) {
 
 func TestASilentNetworkIsNoticedAndNothingIsLost(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		for i := range 5 {
@@ -479,10 +464,7 @@ func TestASilentNetworkIsNoticedAndNothingIsLost(t *testing.T) {
 
 func TestAnIdleSessionStaysOverADay(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
-		s, err := NewSource(b.config("in"), []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "a")
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 		pass(24 * time.Hour)
 		if b.connects != 1 {
@@ -494,10 +476,7 @@ func TestAnIdleSessionStaysOverADay(t *testing.T) {
 
 func TestALostSessionIsCountedAndSubscribedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
-		s, err := NewSource(b.config("in"), []string{"a", "$shared/g/b"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "a", "$shared/g/b")
 		got := newCollector()
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 		pass(time.Second)
@@ -529,10 +508,7 @@ func TestALaterRunTakesBackTheFiltersThatItDoesNotWant(t *testing.T) {
 		for _, filters := range [][]string{{"a", "b"}, {"b", "c"}} {
 			c := b.config("in")
 			c.StateFile = file
-			s, err := NewSource(c, filters)
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newSource(t, c, filters...)
 			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 			pass(time.Second)
 			r.stop()
@@ -555,10 +531,7 @@ func TestAMessageThatTheBrokerRefusesForNowIsSentAgainInItsPlace(t *testing.T) {
 		}
 		c := b.config("out")
 		c.MaxInflight = 1
-		d, err := NewDestination(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, c)
 		r := start(t, d.Run)
 		done := newCompletions()
 		go func() {
@@ -585,10 +558,7 @@ func TestAMessageThatTheBrokerRefusesForNowIsSentAgainInItsPlace(t *testing.T) {
 func TestAMessageThatEndsTheSessionByItsSizeIsFoundOut(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.limit = 1000
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 3)
@@ -607,10 +577,7 @@ func TestAMessageThatEndsTheSessionByItsSizeIsFoundOut(t *testing.T) {
 func TestExpiryCountsTheTimeHere(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.refuse = byte(mqtt5.Busy)
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 2)
@@ -637,10 +604,7 @@ func TestWithheldAcknowledgementsEndTheSession(t *testing.T) {
 		c := b.config("out")
 		var said string
 		c.Log = func(text string) { said += text + "\n" }
-		d, err := NewDestination(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, c)
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 3)
@@ -680,10 +644,7 @@ func TestASlowBrokerKeepsItsSession(t *testing.T) {
 		b.puback = func(int) byte { time.Sleep(50 * time.Second); return 0 }
 		c := b.config("out")
 		c.KeepAlive = 0 // the broker answers no pings meanwhile
-		d, err := NewDestination(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, c)
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 20)
@@ -702,10 +663,7 @@ func TestASlowBrokerKeepsItsSession(t *testing.T) {
 func TestAFullGraphIsNoWithheldAnswer(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.queue = []string{"0", "1", "2"}
-		s, err := NewSource(b.config("in"), []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "a")
 		room, took := make(chan struct{}), 0
 		r := start(t, func(ctx context.Context) error {
 			return s.Run(ctx, func(d node.Delivery) bool {
@@ -751,10 +709,7 @@ func TestAFullGraphIsNoWithheldAnswer(t *testing.T) {
 func TestADestinationEndsSubscriptionsOfAnEarlierUse(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.session, b.filters["a"], b.queue = true, true, []string{"x", "y"}
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 5)
@@ -780,10 +735,7 @@ func TestAWindowOfOneIsKeptInBothDirections(t *testing.T) {
 		one := uint16(1)
 		b.grant.ReceiveMaximum = &one
 		b.mute = true
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 50)
@@ -810,10 +762,7 @@ func TestAWindowOfOneIsKeptInBothDirections(t *testing.T) {
 		}
 		c := b.config("in")
 		c.MaxInflight = 1
-		s, err := NewSource(c, []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a")
 		got := newCollector()
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 		pass(time.Minute)
@@ -831,10 +780,7 @@ func TestABrokerThatLiesAboutTheSessionLosesNothing(t *testing.T) {
 			for i := range 100 {
 				b.queue = append(b.queue, strconv.Itoa(i))
 			}
-			s, err := NewSource(b.config("in"), []string{"a"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newSource(t, b.config("in"), "a")
 			got := newCollector()
 			got.hold = true
 			r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
@@ -874,10 +820,7 @@ func TestABrokerThatIsFasterThanTheGraphWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		c := b.config("in")
 		c.KeepAlive = 0 // a PINGRESP would come into the middle of a message
-		s, err := NewSource(c, []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a")
 		room, got := make(chan struct{}), newCollector()
 		r := start(t, func(ctx context.Context) error {
 			return s.Run(ctx, func(d node.Delivery) bool {
@@ -919,10 +862,7 @@ func TestABrokerThatIsFasterThanTheGraphWaits(t *testing.T) {
 // TestTopicsOfTheGreatestLengthPass, and a longer one is a fault of its message.
 func TestTopicsOfTheGreatestLengthPass(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
-		d, err := NewDestination(b.config("out"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := newDestination(t, b.config("out"))
 		r := start(t, d.Run)
 		done := newCompletions()
 		ms, tickets := numbered("a", 0, 2)
@@ -940,10 +880,7 @@ func TestTopicsOfTheGreatestLengthPass(t *testing.T) {
 		var p strings.Builder
 		_, _ = (&packets.Publish{Topic: strings.Repeat("t", 65535), Payload: []byte("x"), QoS: 1, PacketID: 1, Properties: &packets.Properties{}}).WriteTo(&p)
 		b.raw, b.rawID = []byte(p.String()), 1
-		s, err := NewSource(b.config("in"), []string{"#"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "#")
 		got := newCollector()
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 		pass(time.Second)
@@ -959,10 +896,7 @@ func TestAKeepAliveOfTheBrokerDoesNotMakeThisSideBlind(t *testing.T) {
 	for _, seconds := range []uint16{0, 20, 65535} {
 		inBubble(t, func(t *testing.T, b *script) {
 			b.grant.ServerKeepAlive = &seconds
-			s, err := NewSource(b.config("in"), []string{"a"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newSource(t, b.config("in"), "a")
 			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 			pass(time.Minute)
 			b.net.Cut(scriptAddress)
@@ -985,10 +919,7 @@ func TestRefusedFiltersAreToldOnceEach(t *testing.T) {
 		for i := range 20 {
 			filters = append(filters, fmt.Sprintf("secret/%d", i))
 		}
-		s, err := NewSource(c, filters)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, filters...)
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 		pass(time.Hour)
 		st := s.Status()
@@ -1006,10 +937,7 @@ func TestRefusedFiltersAreToldOnceEach(t *testing.T) {
 func TestRetainedMessagesBeforeASubackDoNotEndTheSession(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		b.mute = true
-		s, err := NewSource(b.config("in"), []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, b.config("in"), "a")
 		got := newCollector()
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
 		for range 30 {
@@ -1057,10 +985,7 @@ func TestTokensAreRenewedWithinTheSession(t *testing.T) {
 				c.Auth = Auth{Method: ServiceAccountToken, Token: kubelet}
 				var said []string
 				c.Log = func(text string) { said = append(said, text) }
-				s, err := NewSource(c, []string{"a"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				s := newSource(t, c, "a")
 				r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 				pass(24 * time.Hour)
 				r.stop()
@@ -1084,10 +1009,7 @@ func TestATokenThatNobodyRenewsEndsTheSession(t *testing.T) {
 		asked, end := 0, time.Now().Add(time.Hour)
 		c := b.config("in")
 		c.Auth = Auth{Method: ServiceAccountToken, Token: func(context.Context) (string, error) { asked++; return jwt(end), nil }}
-		s, err := NewSource(c, []string{"a"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSource(t, c, "a")
 		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 		pass(2 * time.Hour)
 		if st := s.Status(); st.State != Refused || !strings.Contains(st.Text, "check the credentials (method ServiceAccountToken)") || asked > 120 {
@@ -1161,10 +1083,7 @@ func TestAHostileBrokerIsBounded(t *testing.T) {
 					defer mu.Unlock()
 					said = append(said, text)
 				}
-				s, err := NewSource(config, []string{"a"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				s := newSource(t, config, "a")
 				if c.dropped {
 					b.rawID = 1
 				}

@@ -66,10 +66,7 @@ func TestAHostileWebSocketIsBounded(t *testing.T) {
 				defer mu.Unlock()
 				said += text + "\n"
 			}
-			s, err := NewSource(config, []string{"a"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newSource(t, config, "a")
 			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 			defer r.stop()
 			if c.says == "" {
