@@ -28,9 +28,9 @@ type Reply struct {
 	Body   []byte // its first bytes, at most as many as the exchange says
 }
 
-// Send sends the request one time, and returns what was answered, whatever the status is. It follows
-// no redirection. An error says that there was no whole answer, and names the host; it has neither
-// the path nor a header in it.
+// Send sends the request one time, and returns what was answered, whatever the status is. It
+// follows no redirection. An error says that there was no whole answer, and names the host; it has
+// neither the path nor a header in it.
 func (x Exchange) Send(ctx context.Context, client *http.Client) (Reply, error) {
 	var text []byte
 	if x.Body != nil {

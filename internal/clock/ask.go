@@ -88,8 +88,8 @@ func (e *Epochs) Wanted(r *Round) bool {
 	return e.wantedLocked(false, r.running)
 }
 
-// wantedLocked reports whether the cloud should be asked for the time. Without a reason to doubt the
-// time, it should be asked only if it has never answered, or if the system clock was set since.
+// wantedLocked reports whether the cloud should be asked for the time. Without a reason to doubt
+// the time, it should be asked only if it has never answered, or if the system clock was set since.
 // With such a reason it should be asked again, because its answer may have been wrong.
 func (e *Epochs) wantedLocked(reason bool, running time.Duration) bool {
 	k, s := e.Clock, e.source

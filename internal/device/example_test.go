@@ -117,8 +117,9 @@ func ExampleApp() {
 	}
 	stop()
 	fmt.Println(<-ended)
-	// Output: 200 41 <nil> 400 {"message":"0 degrees are not open"} <nil> 400 {"message":"command
-	// \"open\": the parameter is a string, expected integer (a JSON number, without quotes)"} <nil>
+	// Output: 200 41 <nil>
+	// 400 {"message":"0 degrees are not open"} <nil>
+	// 400 {"message":"command \"open\": the parameter is a string, expected integer (a JSON number, without quotes)"} <nil>
 	// <nil>
 }
 

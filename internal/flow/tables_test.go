@@ -25,7 +25,8 @@ var enriching = endpointOf("tools", brokerAddress) + graphOf("tools", "tools", "
 	`{"datasets": [{"key": "tools", "inputs": ["$source.n", "$context.id"], "expression": "$1 == $2"}], `+
 		`"map": [{"inputs": ["n"], "output": "n"}, {"inputs": ["$context(tools).name"], "output": "name"}]}`)
 
-// names returns the names that have come to the ledger, in their order; "" is a message without one.
+// names returns the names that have come to the ledger, in their order; "" is a message without
+// one.
 func (w *world) names() (all []string) {
 	w.t.Helper()
 	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
@@ -38,8 +39,8 @@ func (w *world) names() (all []string) {
 	return all
 }
 
-// TestATableReachesAFlowThatRuns: files of the state store appear, change, are swapped as Kubernetes
-// does it, and go away. The next message sees that, and the flow is never started again.
+// TestATableReachesAFlowThatRuns: files of the state store appear, change, are swapped as
+// Kubernetes does it, and go away. The next message sees that, and the flow is never started again.
 func TestATableReachesAFlowThatRuns(t *testing.T) {
 	record := func(name string) string { return fmt.Sprintf("{\"id\": 1, \"name\": %q}\n", name) }
 	inWorld(t, enriching, nil, func(t *testing.T, w *world) {

@@ -14,9 +14,9 @@ import (
 // Endpoint is a server and the way to it. It is only read, so several goroutines may use it.
 type Endpoint struct {
 	Address string // host:port
-	// TLS is cloned for a connection unless it has a ServerName and a MinVersion of 1.2 or more, and
-	// Renegotiate is not set. Nil stands for the defaults. Without a ServerName in it,
-	// the server must have the host of Address as its name.
+	// TLS is cloned for a connection unless it has a ServerName and a MinVersion of 1.2 or more,
+	// and Renegotiate is not set. Nil stands for the defaults. Without a ServerName in it, the
+	// server must have the host of Address as its name.
 	TLS *tls.Config
 	// Renegotiate lets the server ask for a client certificate after the handshake (TLS 1.2).
 	Renegotiate bool

@@ -246,8 +246,8 @@ func TestMuteServerThatAnswersTheProbeIsKeptForAMinute(t *testing.T) {
 	})
 }
 
-// TestASlowServerThatHangsIsFound: answers took 2 s, and then there are none. The system of the server
-// still answers TCP, also that of each probe, and nobody answers TLS.
+// TestASlowServerThatHangsIsFound: answers took 2 s, and then there are none. The system of the
+// server still answers TCP, also that of each probe, and nobody answers TLS.
 func TestASlowServerThatHangsIsFound(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		var hangs atomic.Bool

@@ -15,7 +15,8 @@ import (
 )
 
 // The rules of these tests: a map in front, and behind it operators of a kind that remembers
-// something, in a version. Version 0 has none. A recipe is <kind> <version> <number of the operator>.
+// something, in a version. Version 0 has none. A recipe is <kind> <version> <number of the
+// operator>.
 
 func ruledOps(kind string, version int) []any {
 	length := time.Duration(3+2*version) * time.Second
@@ -431,8 +432,8 @@ func (m *moment) changeAgain(t *testing.T, kind string, to [2]int) {
 	})
 }
 
-// TestAnOldCheckpointIsRead: testdata/checkpoint-1 was written by a version whose checkpoints do not
-// say what their plan was. It covers two messages of a journal, which are in the window.
+// TestAnOldCheckpointIsRead: testdata/checkpoint-1 was written by a version whose checkpoints do
+// not say what their plan was. It covers two messages of a journal, which are in the window.
 func TestAnOldCheckpointIsRead(t *testing.T) {
 	old, err := os.ReadFile("testdata/checkpoint-1")
 	if err != nil {

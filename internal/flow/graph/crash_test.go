@@ -43,7 +43,8 @@ const crashMessages = 20
 
 func crashMessage(n uint64) node.Message { return at(sec(float64(n)), strconv.FormatUint(n, 10)) }
 
-// crashSettings let only messages move the time, and keep the files small, of which there are many copies.
+// crashSettings let only messages move the time, and keep the files small, of which there are many
+// copies.
 var crashSettings = Settings{Idle: time.Hour, JournalBytes: 1 << 20, MaxBytes: 64 << 10}
 
 func crashOptions(disk *memdisk.FS) Options { return Options{Dir: "/g", FS: disk} }
@@ -218,9 +219,9 @@ func TestAGraphThatIsKilledGoesOnWithTheSameOutputs(t *testing.T) {
 				}
 				out := m.goOn(t, m.disk.Killed(), ops(), nil)
 				m.check(t, out)
-				// Unless the last message was in the journal and not yet acknowledged, so that it came
-				// twice, everything is as if nothing had happened. (The first moments are before there
-				// is a journal. The ids begin with that.)
+				// Unless the last message was in the journal and not yet acknowledged, so that it
+				// came twice, everything is as if nothing had happened. (The first moments are
+				// before there is a journal. The ids begin with that.)
 				if len(m.acked) > 0 && !m.cameTwice(out) {
 					got := maps.Clone(m.received)
 					for k := range out {

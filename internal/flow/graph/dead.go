@@ -15,8 +15,8 @@ import (
 )
 
 // DeadLetters keeps messages that failed, in a directory: one JSON object per line in
-// deadletter.jsonl, and the older half in deadletter.old.jsonl. Several graphs may share it. Nothing
-// waits for its disk: what it does not take in time is counted and not kept.
+// deadletter.jsonl, and the older half in deadletter.old.jsonl. Several graphs may share it.
+// Nothing waits for its disk: what it does not take in time is counted and not kept.
 type DeadLetters struct {
 	dir   string
 	most  int64

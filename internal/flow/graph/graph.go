@@ -39,12 +39,12 @@ type Options struct {
 	Dir string
 	FS  disk.FS          // the disk; nil: the real one
 	Now func() time.Time // the wall clock, which dates messages; nil: time.Now
-	// Log, which may be nil, takes what a person should read, a line each. Many equal events are one
-	// line.
+	// Log, which may be nil, takes what a person should read, a line each. Many equal events are
+	// one line.
 	Log func(text string)
 	// Stage, which may be nil, hears how long a message was in a stage: "queue" from the source to
-	// the operators, "journal" until it was on the disk, "operators", and "destination" until it was
-	// safe there.
+	// the operators, "journal" until it was on the disk, "operators", and "destination" until it
+	// was safe there.
 	Stage func(stage string, took time.Duration)
 	// DeadLetters, which may be nil, keeps the messages that failed.
 	DeadLetters *DeadLetters
@@ -208,8 +208,8 @@ func (g *Graph) log(text string) {
 }
 
 // Run runs the graph until ctx ends or Stop is called. It may be called once. What fails is tried
-// again, so an error of Run says that the graph was started twice. At its end the operators that are
-// an io.Closer are closed.
+// again, so an error of Run says that the graph was started twice. At its end the operators that
+// are an io.Closer are closed.
 func (g *Graph) Run(ctx context.Context) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
@@ -266,8 +266,8 @@ func (g *Graph) close() {
 	g.mu.Unlock()
 }
 
-// StopFor ends Run as Stop does, to begin again with another plan. What the operators hold that this
-// plan has not is given out first. What is not safe when ctx ends, the next Run gives out.
+// StopFor ends Run as Stop does, to begin again with another plan. What the operators hold that
+// this plan has not is given out first. What is not safe when ctx ends, the next Run gives out.
 func (g *Graph) StopFor(ctx context.Context, next Plan) {
 	s := next.shape()
 	g.mu.Lock()
@@ -517,7 +517,8 @@ func (g *Graph) operate(ctx context.Context) {
 // restAfter is how long a graph has had nothing to do when it gives its memory back.
 const restAfter = time.Second
 
-// rest gives back the memory of a graph that has nothing to do, so that many idle ones cost nothing.
+// rest gives back the memory of a graph that has nothing to do, so that many idle ones cost
+// nothing.
 func (g *Graph) rest() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -592,8 +593,9 @@ func (g *Graph) process(turn []arrival, from int) {
 	g.publish(turn)
 }
 
-// feed processes one message. Its source begins to be silent now, and not when the message was taken:
-// until the journal had it, the source may have had no more than it could leave unacknowledged.
+// feed processes one message. Its source begins to be silent now, and not when the message was
+// taken: until the journal had it, the source may have had no more than it could leave
+// unacknowledged.
 func (g *Graph) feed(a *arrival, p position, now instant) {
 	src := int(a.src)
 	front := g.core.fronts[src]

@@ -468,7 +468,8 @@ func TestASourceThatIsFasterThanTheGraphFillsItsWindowAndNoMore(t *testing.T) {
 					time.Sleep(time.Hour)
 					synctest.Wait()
 					s := g.Status()
-					// What was held comes out at once, so it may all be in flight, with the window beside it.
+					// What was held comes out at once, so it may all be in flight, with the window
+					// beside it.
 					if s.InFlight > 1000 || s.InFlightBytes+s.Held > 1<<20+2<<20+1<<20 || s.Journal > 16<<20 {
 						t.Errorf("%+v", s)
 					}

@@ -20,9 +20,9 @@ import (
 )
 
 // journal keeps what the operators of a graph see, in that order: messages and ticks. A checkpoint
-// has all that the graph remembers when it has processed the journal up to a position. It is written
-// when everything that has come out until then is safe. Then the journal up to there is of no use
-// any more.
+// has all that the graph remembers when it has processed the journal up to a position. It is
+// written when everything that has come out until then is safe. Then the journal up to there is of
+// no use any more.
 //
 // All of it belongs to the goroutine of the operators.
 type journal struct {
@@ -419,7 +419,8 @@ func (j *journal) append(ctx context.Context, turn []arrival) (n int, ok bool) {
 	return n, true
 }
 
-// firstSeq notes where the journal ends now, and returns the seq of the first of the last k records.
+// firstSeq notes where the journal ends now, and returns the seq of the first of the last k
+// records.
 func (j *journal) firstSeq(k int) uint64 {
 	s := j.box.Stats()
 	j.id = s.ID

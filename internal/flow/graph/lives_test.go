@@ -17,10 +17,11 @@ import (
 	"github.com/hubhop-iot/hubhop/telemetry/outbox/disk/memdisk"
 )
 
-// A history is several lives of a graph with one source or two. Each life ends by a kill or a power cut
-// before a random call of the disk, or because it is stopped. Meanwhile the disk is full for a while,
-// and the destination is away for a while. In the end nothing is lost, nothing has come twice that no
-// kill explains, and each message is in the window of its own time, unless dates and clocks are unruly.
+// A history is several lives of a graph with one source or two. Each life ends by a kill or a power
+// cut before a random call of the disk, or because it is stopped. Meanwhile the disk is full for a
+// while, and the destination is away for a while. In the end nothing is lost, nothing has come
+// twice that no kill explains, and each message is in the window of its own time, unless dates and
+// clocks are unruly.
 
 // keeper is a broker over the lives of a graph: it sends again what a life has not acknowledged.
 type keeper struct {

@@ -21,8 +21,8 @@ type Offline struct {
 }
 
 // NewOffline returns the graph of a plan whose sources and destinations need not be there. out gets
-// each output with the name of its destination; drop, which may be nil, each message that leaves the
-// graph without one. Both are called by Feed and by Close, and the messages are theirs.
+// each output with the name of its destination; drop, which may be nil, each message that leaves
+// the graph without one. Both are called by Feed and by Close, and the messages are theirs.
 func NewOffline(p Plan, out func(destination string, m node.Message), drop func(Drop, node.Message)) (*Offline, error) {
 	c, err := p.compile()
 	if err != nil {
@@ -73,9 +73,9 @@ type Journaled struct {
 // ErrNoJournal says that a directory has no journal.
 var ErrNoJournal = errors.New("there is no journal")
 
-// ReadJournal returns the messages in the journal of a graph, oldest first: those that no checkpoint
-// covers. dir is the directory of the graph ([Options].Dir), or its journal. Nothing is changed, and
-// the graph may run.
+// ReadJournal returns the messages in the journal of a graph, oldest first: those that no
+// checkpoint covers. dir is the directory of the graph ([Options].Dir), or its journal. Nothing is
+// changed, and the graph may run.
 func ReadJournal(dir string) iter.Seq2[Journaled, error] {
 	return func(yield func(Journaled, error) bool) {
 		if below := filepath.Join(dir, journalName); isDir(below) {

@@ -46,8 +46,8 @@ type OperatorNode struct {
 type DestinationNode struct {
 	Name        string
 	Destination node.Destination // may be nil for [NewOffline]
-	// Prepare, which may be nil, makes a message ready for this destination: its topic, its headers.
-	// The message has its ID by then. An error drops the message.
+	// Prepare, which may be nil, makes a message ready for this destination: its topic, its
+	// headers. The message has its ID by then. An error drops the message.
 	Prepare func(*node.Message) error
 }
 
@@ -89,10 +89,10 @@ type Settings struct {
 	MaxHeader     int // bytes of all properties of a message together; default 256 KiB
 
 	// A source that has handed in nothing for so long is idle: then the wall clock moves its
-	// logical time; default 1 s. What holds up the graph does not count: a disk, a slow operator, no
-	// room, a machine that sleeps. A source that has failed, or with a method Live() bool that returns
-	// false, is not idle for another minute, because what waits behind a broken connection is older
-	// than the clock.
+	// logical time; default 1 s. What holds up the graph does not count: a disk, a slow operator,
+	// no room, a machine that sleeps. A source that has failed, or with a method Live() bool that
+	// returns false, is not idle for another minute, because what waits behind a broken connection
+	// is older than the clock.
 	Idle time.Duration
 	Late LatePolicy
 
@@ -166,7 +166,8 @@ func isStateful(op any) bool {
 	return false
 }
 
-// fingerprint names what the state of an old checkpoint belongs to: the operators, and the way to them.
+// fingerprint names what the state of an old checkpoint belongs to: the operators, and the way to
+// them.
 func (p Plan) fingerprint() string {
 	h := sha256.New()
 	for _, s := range p.Sources {

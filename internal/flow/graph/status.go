@@ -109,8 +109,8 @@ func mapKeys(m map[string]string) func(func(string) bool) {
 	}
 }
 
-// bursts keeps a log short: of equal events it lets one through in a minute, with the number of those
-// that were left out.
+// bursts keeps a log short: of equal events it lets one through in a minute, with the number of
+// those that were left out.
 type bursts struct {
 	mu   sync.Mutex
 	seen map[string]*burst

@@ -9,33 +9,35 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
-// patience is how long a source may be without its connection before it counts as idle all the same.
+// patience is how long a source may be without its connection before it counts as idle all the
+// same.
 const patience = time.Minute
 
-// instant is a time by two clocks: the steady one, for what lasts, and the wall clock, which people and
-// programs set.
+// instant is a time by two clocks: the steady one, for what lasts, and the wall clock, which people
+// and programs set.
 type instant struct {
 	time.Time
 	wall int64 // nanoseconds since 1970
 }
 
-// lead returns how much farther than the time that has passed since an instant the wall clock has gone:
-// it was set, or the machine slept.
+// lead returns how much farther than the time that has passed since an instant the wall clock has
+// gone: it was set, or the machine slept.
 func (m instant) lead(since instant) time.Duration {
 	return time.Duration(m.wall-since.wall) - m.Sub(since.Time)
 }
 
-// isAstray says that a frontier is farther ahead of the wall clock than a message may be: the clock was
-// set back. Then what comes is behind the frontier, and does not move it.
+// isAstray says that a frontier is farther ahead of the wall clock than a message may be: the clock
+// was set back. Then what comes is behind the frontier, and does not move it.
 func isAstray(front node.Time, now instant) bool { return front.Nanos > now.wall+int64(maxAhead) }
 
 // reach returns when the wall clock moves the frontier of an idle source to a logical time: at the
-// pace of the clock from the highest time that it has handed in, since the time is as far behind the
-// clock as it was then. ok is false if the source is not idle at that moment, as far as can be told;
-// then it is to be asked again at the time that is returned.
+// pace of the clock from the highest time that it has handed in, since the time is as far behind
+// the clock as it was then. ok is false if the source is not idle at that moment, as far as can be
+// told; then it is to be asked again at the time that is returned.
 //
-// If the wall clock was set back, time goes on at half its pace until the clock has caught up: so windows
-// close meanwhile. If it was set ahead, or the machine slept, the source has a while to say so itself.
+// If the wall clock was set back, time goes on at half its pace until the clock has caught up: so
+// windows close meanwhile. If it was set ahead, or the machine slept, the source has a while to say
+// so itself.
 func (g *Graph) reach(src int, at node.Time, now instant) (when time.Time, ok bool) {
 	if g.isBusy(src) {
 		g.spoke(src, now)
@@ -166,7 +168,8 @@ func (g *Graph) nextTick(now instant) (next time.Time, ok bool) {
 	return next, ok
 }
 
-// nextLook returns how long it is until the operators must look at the clock although nothing comes.
+// nextLook returns how long it is until the operators must look at the clock although nothing
+// comes.
 func (g *Graph) nextLook() (pause time.Duration, ok bool) {
 	now := g.instant()
 	next, ok := g.nextTick(now)
@@ -181,8 +184,8 @@ func (g *Graph) nextLook() (pause time.Duration, ok bool) {
 	return max(next.Sub(now.Time), 0), ok
 }
 
-// slept learns that the operators were to wake up at a time. If they wake up much later, the process
-// was held up, and so were the sources: what they have to say comes now.
+// slept learns that the operators were to wake up at a time. If they wake up much later, the
+// process was held up, and so were the sources: what they have to say comes now.
 func (g *Graph) slept(until time.Time) {
 	now := g.now()
 	late := now.Sub(until)
@@ -196,8 +199,8 @@ func (g *Graph) slept(until time.Time) {
 }
 
 // tick moves the logical time of idle sources to what the wall clock said at a moment, if that lets
-// something out. All that was taken by then has been processed: what a source has handed in since is
-// no silence. It returns false when ctx has ended.
+// something out. All that was taken by then has been processed: what a source has handed in since
+// is no silence. It returns false when ctx has ended.
 func (g *Graph) tick(ctx context.Context, now instant) bool {
 	if at, ok := g.nextTick(now); !ok || at.After(now.Time) {
 		return true

@@ -118,8 +118,8 @@ type (
 		// emit. Due returns the earliest end of an open window; ok is false if none is open.
 		Advance(at Time, emit func(*Message))
 		Due() (end Time, ok bool)
-		// Flush gives all open windows to emit, the earliest first, although they have not ended: the
-		// rules are about to change.
+		// Flush gives all open windows to emit, the earliest first, although they have not ended:
+		// the rules are about to change.
 		Flush(emit func(*Message))
 	}
 

@@ -77,7 +77,8 @@ func (w *work) Keys() (keys []string) {
 	return keys
 }
 
-// Says returns what a person should know of the data sets; empty: nothing. Any goroutine may call it.
+// Says returns what a person should know of the data sets; empty: nothing. Any goroutine may call
+// it.
 func (w *work) Says() string {
 	var all []string
 	for _, s := range w.datasets {
@@ -145,8 +146,8 @@ func (f *config) warnLacks(node int, set *dataset) {
 	}
 }
 
-// findIndex sees whether a map can answer the expression: one input of the message equals one of the
-// record, and that is all.
+// findIndex sees whether a map can answer the expression: one input of the message equals one of
+// the record, and that is all.
 func (s *dataset) findIndex(p *expr.Program) {
 	a, b, ok := p.Equality()
 	if !ok || len(s.rule.inputs) != 2 || a == b {
@@ -160,8 +161,8 @@ func (s *dataset) findIndex(p *expr.Program) {
 	}
 }
 
-// match returns the first record that belongs to the message, and nil if there is none. None belongs to
-// a message that lacks a field that the data set asks for.
+// match returns the first record that belongs to the message, and nil if there is none. None
+// belongs to a message that lacks a field that the data set asks for.
 func (s *dataset) match(w *work) (*jsonscan.Document, error) {
 	if s.turn != w.turn {
 		s.turn = w.turn

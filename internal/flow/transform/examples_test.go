@@ -15,7 +15,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/topic"
 )
 
-// TestPublishedExamples runs the worked examples of Microsoft's pages, which lie beside the checkout.
+// TestPublishedExamples runs the worked examples of Microsoft's pages, which lie beside the
+// checkout.
 func TestPublishedExamples(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "shared", "data", "aio", "worked-examples", "transforms.json"))
 	if errors.Is(err, fs.ErrNotExist) {

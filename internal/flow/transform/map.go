@@ -549,8 +549,8 @@ func (t *mapper) resolve(in *input) int {
 	return find(d, at, in.path.keys[in.path.star:])
 }
 
-// replaced says whether a later rule reads the same inputs (t.stack) and captures fewer segments: it is
-// the more specific one, and stands for the wildcard there.
+// replaced says whether a later rule reads the same inputs (t.stack) and captures fewer segments:
+// it is the more specific one, and stands for the wildcard there.
 func (t *mapper) replaced(number int) bool {
 	r := &t.rules[number]
 	if slices.Contains(t.stack, -1) {
@@ -567,8 +567,8 @@ func (t *mapper) replaced(number int) bool {
 	return false
 }
 
-// findRivals notes which later rules may replace a rule with a wildcard. Those of one input without a
-// wildcard are found by their marks.
+// findRivals notes which later rules may replace a rule with a wildcard. Those of one input without
+// a wildcard are found by their marks.
 func (t *mapper) findRivals() {
 	for i := range t.rules {
 		r := &t.rules[i]

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// This file says once more what map, filter and the expressions do, in the plainest way: with maps, with
-// text, and without a thought for speed. Nothing of it is shared with what it is compared to.
+// This file says once more what map, filter and the expressions do, in the plainest way: with maps,
+// with text, and without a thought for speed. Nothing of it is shared with what it is compared to.
 
 var errAny = errors.New("the message fails")
 

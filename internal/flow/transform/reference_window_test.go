@@ -14,8 +14,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/transform"
 )
 
-// refWindow is the window transform with all its messages in lists: every aggregate is computed when it
-// is asked for.
+// refWindow is the window transform with all its messages in lists: every aggregate is computed
+// when it is asked for.
 type refWindow struct {
 	length, count, bytes int // 0: there is no such limit; the length is in seconds
 	countNext, bytesNext bool
@@ -202,8 +202,8 @@ func (w *refWindow) advance(second int) {
 	}
 }
 
-// compareWindows holds the window to the reference, for one configuration and some messages. Now and
-// then it is saved and goes on as another one.
+// compareWindows holds the window to the reference, for one configuration and some messages. Now
+// and then it is saved and goes on as another one.
 func compareWindows(t *testing.T, seed uint64) (outputs int) {
 	c := chooser{rand.New(rand.NewPCG(seed, 2))}
 	w := &refWindow{length: 60, open: map[int][]refItem{}}

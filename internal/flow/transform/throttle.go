@@ -9,8 +9,8 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/topic"
 )
 
-// throttle is the operator throttle: it passes no more messages of a topic filter than a rate allows.
-// Its time is that of the processing.
+// throttle is the operator throttle: it passes no more messages of a topic filter than a rate
+// allows. Its time is that of the processing.
 type throttle struct {
 	now    func() time.Time
 	rules  []pace
@@ -84,8 +84,8 @@ func (f *config) interval(values map[string]int, element, number int) time.Durat
 	return time.Duration(min(math.Ceil(1000/rate), 1e12)) * time.Millisecond
 }
 
-// Filter says whether a message passes: the first rule that its topic fits decides, and a message that
-// fits none passes. It never fails.
+// Filter says whether a message passes: the first rule that its topic fits decides, and a message
+// that fits none passes. It never fails.
 func (t *throttle) Filter(m *node.Message) (pass bool, err error) {
 	i, fits := t.filter.First(m.Topic)
 	if !fits {

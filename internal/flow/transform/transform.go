@@ -1,17 +1,17 @@
 // Package transform is the native operators of data flow graphs: map, filter, branch, concatenate,
-// window and throttle, and the data sets that enrich them (Microsoft's pages "Transform data with map",
-// "Filter and route data", "Aggregate data with window transforms", "Throttle messages" and "Enrich data
-// with external datasets", all "in data flow graphs"). They do natively what the artifacts
-// azureiotoperations/graph-dataflow-… do as WebAssembly modules.
+// window and throttle, and the data sets that enrich them (Microsoft's pages "Transform data with
+// map", "Filter and route data", "Aggregate data with window transforms", "Throttle messages" and
+// "Enrich data with external datasets", all "in data flow graphs"). They do natively what the
+// artifacts azureiotoperations/graph-dataflow-… do as WebAssembly modules.
 //
-// A configuration is compiled once, and all its faults are found then. A message is scanned once, and
-// only what a rule asks for is decoded; what no rule changes keeps the text in which it was published.
-// An error of an operator means that one message failed.
+// A configuration is compiled once, and all its faults are found then. A message is scanned once,
+// and only what a rule asks for is decoded; what no rule changes keeps the text in which it was
+// published. An error of an operator means that one message failed.
 //
-// Where Microsoft's pages leave something open, this is what the operators do: a field that is missing
-// is an error, unless its input has a default or a last known value, or its expression contains ().
-// null is a value; but to an input with a default or last known value it is as if it were missing. Of
-// a key that an object has twice, the last one counts.
+// Where Microsoft's pages leave something open, this is what the operators do: a field that is
+// missing is an error, unless its input has a default or a last known value, or its expression
+// contains (). null is a value; but to an input with a default or last known value it is as if it
+// were missing. Of a key that an object has twice, the last one counts.
 package transform
 
 import (
@@ -38,24 +38,24 @@ const (
 	Dataflow                // the older kind Dataflow: no ??, no regular expressions
 )
 
-// Options say what an operator works with. The zero value works for configurations without data sets
-// and schemas.
+// Options say what an operator works with. The zero value works for configurations without data
+// sets and schemas.
 type Options struct {
 	Dialect Dialect
 
 	// Now is the clock of a throttle; nil: time.Now.
 	Now func() time.Time
 
-	// Store has the records of data sets. StoreFile returns the file that fills a key, which people are
-	// told if there is no record; nil: there is none. WarnLacks tells Warn of the keys that the store
-	// does not have now.
+	// Store has the records of data sets. StoreFile returns the file that fills a key, which people
+	// are told if there is no record; nil: there is none. WarnLacks tells Warn of the keys that the
+	// store does not have now.
 	Store     Store
 	StoreFile func(key string) string
 	WarnLacks bool
 
-	// Schema returns the JSON schema (draft-07) that a reference names. SchemaRef is the reference of
-	// the connection that leads to a filter with validateSchema; if it is empty, each message must
-	// name its schema.
+	// Schema returns the JSON schema (draft-07) that a reference names. SchemaRef is the reference
+	// of the connection that leads to a filter with validateSchema; if it is empty, each message
+	// must name its schema.
 	Schema    func(ref string) ([]byte, error)
 	SchemaRef string
 
@@ -64,15 +64,16 @@ type Options struct {
 	Log  func(text string)
 	Warn func(f Fault)
 
-	// MaxBytes bounds a payload on its way in and out, and each text that an expression makes; 0: 1 MiB.
+	// MaxBytes bounds a payload on its way in and out, and each text that an expression makes; 0: 1
+	// MiB.
 	MaxBytes int
 }
 
 // Store is where data sets are: a state store. A value is one JSON object per line.
 type Store interface {
-	// Get returns the value of a key. The revision changes whenever the value does; Get is called for
-	// each message, so it should cost little while nothing changes. ok is false for a key that is not
-	// there. The value is not changed after Get has returned it.
+	// Get returns the value of a key. The revision changes whenever the value does; Get is called
+	// for each message, so it should cost little while nothing changes. ok is false for a key that
+	// is not there. The value is not changed after Get has returned it.
 	Get(key string) (value []byte, revision uint64, ok bool, err error)
 }
 
@@ -131,13 +132,15 @@ func Kinds() []string {
 	return []string{"branch", "concatenate", "filter", "map", "throttle", "window"}
 }
 
-// Compile makes the operator of a kind (map, filter, branch, concatenate, window, throttle). version is
-// the tag of the artifact; it matters for window, whose closing by count, memory and triggers came with
+// Compile makes the operator of a kind (map, filter, branch, concatenate, window, throttle).
+// version is the tag of the artifact; it matters for window, whose closing by count, memory and
+// triggers came with
 // 1.1.0. Without a version everything is allowed.
 //
-// The operator is a node.Map, node.Filter, node.Branch or node.Window; it is nil for concatenate, which
-// changes nothing. It is also node.Stateful if it remembers anything from one message to the next. A
-// throttle is not: its memory is of the time that passes while it runs. An error is of type [ConfigErrors].
+// The operator is a node.Map, node.Filter, node.Branch or node.Window; it is nil for concatenate,
+// which changes nothing. It is also node.Stateful if it remembers anything from one message to the
+// next. A throttle is not: its memory is of the time that passes while it runs. An error is of type
+// [ConfigErrors].
 func Compile(kind, version string, configuration []Setting, o Options) (operator any, err error) {
 	allowed, ok := kinds[kind]
 	if !ok {
@@ -220,8 +223,8 @@ var (
 	errOutput = errors.New("the result is larger than the limit")
 )
 
-// RuleError says which rule a message failed in, and why. Its text is put together only when somebody
-// reads it.
+// RuleError says which rule a message failed in, and why. Its text is put together only when
+// somebody reads it.
 type RuleError struct {
 	Rule  int // counted from 1; 0: a data set
 	Input int // counted from 1; 0: none

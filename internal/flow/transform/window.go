@@ -17,14 +17,14 @@ import (
 // safety is how long a window is open that has no duration of its own.
 const safety = 60 * time.Second
 
-// maxOpen bounds how many windows are open at a time: with several sources, a window stays open until
-// the slowest one has passed its end.
+// maxOpen bounds how many windows are open at a time: with several sources, a window stays open
+// until the slowest one has passed its end.
 const maxOpen = 1000
 
 var errOpen = errors.New("the message is too far ahead of the windows that are open")
 
-// window is the operator window. It keeps aggregates, and no messages: its memory does not grow with
-// their number.
+// window is the operator window. It keeps aggregates, and no messages: its memory does not grow
+// with their number.
 type window struct {
 	work
 	memory
@@ -355,8 +355,8 @@ func (t *window) end(nanos int64) int64 {
 	return start + t.length
 }
 
-// Add puts a message into its window. One that is late is of the earliest window that is still open. If
-// Add fails, the message is in no window.
+// Add puts a message into its window. One that is late is of the earliest window that is still
+// open. If Add fails, the message is in no window.
 func (t *window) Add(m *node.Message, at node.Time, emit func(*node.Message)) error {
 	if err := t.begin(m); err != nil {
 		return err
