@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime/debug"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -53,6 +54,7 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 		return err
 	}
 	p.shared.Config.Once = once
+	p.shared.Journal.Sink(journal.Once(journal.Connected, debug.FreeOSMemory)) // only the start needs as much
 	app := sample.App(p.sample)
 	runtimeDir, _ := env.lookup("XDG_RUNTIME_DIR")
 	w, err := window.Open(ctx, &p.shared, p.id, window.Options{Version: version(), Credential: s.credential, HTTP: s.http, TokenFile: s.httpTokenFile,

@@ -246,12 +246,12 @@ func deviceCommand(ts *testscript.TestScript, _ bool, args []string) {
 	start(ts, name, cmd)
 }
 
-// deviceEnviron points a device at the script's cloud.
+// deviceEnviron points a device at the script's cloud. A script may set GODEBUG for it.
 func deviceEnviron(ts *testscript.TestScript) (environ []string) {
 	for _, key := range []string{"ID_SCOPE", "PROVISIONING_HOST", "GROUP_KEY_FILE", "CA_FILE", "STATE_DIR"} {
 		environ = append(environ, "HUBHOP_"+key+"="+ts.Getenv("HUBHOP_"+key))
 	}
-	return environ
+	return append(environ, "GODEBUG="+ts.Getenv("GODEBUG"))
 }
 
 // telemetryCommand waits until a new message of a device comes to a hub: telemetry DEVICE HUB.

@@ -90,6 +90,16 @@ func (j *Journal) Sink(f func(Event)) {
 	j.sinks = append(j.sinks, f)
 }
 
+// Once returns a sink that calls f at the first event of a kind, in a goroutine of its own.
+func Once(kind Kind, f func()) func(Event) {
+	call := sync.OnceFunc(func() { go f() })
+	return func(e Event) {
+		if e.Kind == kind {
+			call()
+		}
+	}
+}
+
 // Emit records an event. It sets the time of an event that has none.
 func (j *Journal) Emit(e Event) {
 	if e.Time.IsZero() {

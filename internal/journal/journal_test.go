@@ -82,3 +82,29 @@ func TestBusyTellsOfASinkThatHangs(t *testing.T) {
 		}
 	})
 }
+
+// TestOnceActsAtTheFirstEventOfItsKind, and at no other, without keeping the journal waiting.
+func TestOnceActsAtTheFirstEventOfItsKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j Journal
+		calls := make(chan struct{})
+		j.Sink(Once(Connected, func() { calls <- struct{}{} }))
+		j.Emit(Event{Kind: Dialing})
+		synctest.Wait()
+		select {
+		case <-calls:
+			t.Error("it acted at another kind")
+		default:
+		}
+		for range 3 {
+			j.Emit(Event{Kind: Connected})
+		}
+		<-calls
+		synctest.Wait()
+		select {
+		case <-calls:
+			t.Error("it acted twice")
+		default:
+		}
+	})
+}
