@@ -28,9 +28,12 @@ what should come out:
     flow: alarms                          # a data flow graph or a data flow …
     dir: ..                               # … of this directory
     input: hot                            # a directory with the messages
-    expected: hot.json                    # a JSON object, or an array of them: {"topic": …, "payload": …}
+    expected: hot.json                    # {"topic": …, "payload": …}, an array of them, or lines as hubhop flow run prints them
     select: [topic, payload]              # what is compared; payload if it is missing
     ignores: [payload.at]                 # what is not
+
+What is compared begins with payload, topic, destination, contentType, retain or properties, such as payload.temperature or properties.priority. A
+test fails if no message has what it selects.
 
 Paths are relative to the file. In the directory with the messages a file *.jsonl has lines as hubhop flow run takes them. Each other file is the
 payload of one message without a topic; write a file *.jsonl if the topic matters. What comes out is compared in its order. Numbers are compared as

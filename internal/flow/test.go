@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func (r *Tested) run(modules Modules) error {
 	var got []any
 	var drops, said []string
 	o := TrialOptions{Dir: dir, Modules: modules, Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		Out: func(_ string, m node.Message) { got = append(got, compared(&m)) },
+		Out: func(to string, m node.Message) { got = append(got, compared(to, &m)) },
 		Drop: func(line int, node, reason string, failed bool) {
 			if failed {
 				drops = append(drops, fmt.Sprintf("message %d: node %s: %s", line, node, reason))
@@ -108,9 +109,10 @@ func (r *Tested) run(modules Modules) error {
 	if len(chosen) == 0 {
 		chosen = []string{"payload"}
 	}
-	diff := differ(pick(want, chosen, test.Ignores), pick(got, chosen, test.Ignores))
+	wanted, gotten := pick(want, chosen, test.Ignores), pick(got, chosen, test.Ignores)
+	diff := differ(wanted, gotten)
 	if diff == "" {
-		return nil
+		return uncompared(append(wanted, gotten...), chosen)
 	}
 	if len(drops) > 0 {
 		diff += "\nmessages that failed:\n  " + strings.Join(drops, "\n  ")
@@ -204,23 +206,97 @@ func feedDir(t *Trial, dir string) error {
 	return nil
 }
 
-// expectation reads what a test wants to come out: a JSON object, or an array of them.
-func expectation(path string) ([]any, error) {
+// expectation reads what a test wants to come out: a JSON object, an array of them, or objects one
+// after the other, as hubhop flow run prints them.
+func expectation(path string) (all []any, err error) {
 	text, err := namedfile.Read("file of a test", path, maxTestFile)
 	if err != nil {
 		return nil, fmt.Errorf("the expected messages: %w", err)
 	}
-	v, err := parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	const form = "write a JSON object, an array of them, or a line for each as hubhop flow run prints it"
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	for {
+		var v any
+		err := dec.Decode(&v)
+		if errors.Is(err, io.EOF) && len(all) > 0 {
+			break
+		}
+		line := 1 + bytes.Count(bytes.TrimSpace(text[:dec.InputOffset()]), []byte("\n"))
+		if err != nil {
+			return nil, fmt.Errorf("%s: after line %d: %w; %s", path, line, err, form)
+		}
+		list, isList := v.([]any)
+		if _, isObject := v.(map[string]any); !isObject && (!isList || len(all) > 0) {
+			return nil, fmt.Errorf("%s: line %d is no message; %s", path, line, form)
+		}
+		if !isList {
+			list = []any{v}
+		} else if rest := bytes.TrimSpace(text[dec.InputOffset():]); len(rest) > 0 {
+			return nil, fmt.Errorf("%s: line %d: something follows the array; %s", path, line, form)
+		}
+		if all = append(all, list...); isList {
+			break
+		}
 	}
-	switch v := v.(type) {
-	case []any:
-		return v, nil
-	case map[string]any:
-		return []any{v}, nil
+	for i, v := range all {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("%s: message %d is no JSON object; %s", path, i+1, form)
+		}
+		complete(m)
 	}
-	return nil, fmt.Errorf("%s must have a JSON object or an array of them", path)
+	return all, nil
+}
+
+// complete gives an expected message the form of [compared]. What a line of hubhop flow run leaves
+// out is empty, and its properties are user properties.
+func complete(m map[string]any) {
+	for key, value := range map[string]any{"contentType": "", "retain": false, "properties": map[string]any{}} {
+		if _, ok := m[key]; !ok {
+			m[key] = value
+		}
+	}
+	if text, ok := m["payloadText"]; ok {
+		m["payload"] = text
+	}
+	if text, ok := m["payloadBase64"].(string); ok {
+		if raw, err := base64.StdEncoding.DecodeString(text); err == nil {
+			m["payload"] = string(raw)
+		}
+	}
+	document(m)
+	properties, ok := m["properties"].(map[string]any)
+	if !ok {
+		return
+	}
+	_, hasUsers := properties[userProperties].(map[string]any)
+	_, hasType := properties[contentType]
+	if !hasUsers && !hasType {
+		users := map[string]any{}
+		for key, v := range properties {
+			if several, ok := v.([]any); ok && len(several) > 0 {
+				v = several[0]
+			}
+			users[key] = v
+		}
+		m["properties"] = map[string]any{userProperties: users, contentType: m["contentType"]}
+	}
+}
+
+// The keys of properties in an expectation of Microsoft's samples.
+const (
+	userProperties = "user-properties"
+	contentType    = "content-type"
+)
+
+// document puts the JSON that a payload has in the place of its text.
+func document(m map[string]any) {
+	if text, ok := m["payload"].(string); ok {
+		if doc, err := parse([]byte(text)); err == nil {
+			m["payload"] = doc
+		}
+	}
 }
 
 // parse reads JSON with its numbers as they are written.
@@ -236,45 +312,62 @@ func parse(text []byte) (v any, err error) {
 	return v, nil
 }
 
-// compared returns a message in the form of an expectation.
-func compared(m *node.Message) map[string]any {
+// compared returns a message that came out at a destination in the form of an expectation.
+func compared(to string, m *node.Message) map[string]any {
 	users := map[string]any{}
 	for _, p := range m.Properties {
 		if _, ok := users[p.Key]; !ok {
 			users[p.Key] = p.Value
 		}
 	}
-	return map[string]any{"topic": m.Topic, "payload": string(m.Payload), "contentType": m.ContentType, "retain": m.Retain,
-		"properties": map[string]any{"user-properties": users, "content-type": m.ContentType}}
+	c := map[string]any{"destination": to, "topic": m.Topic, "payload": string(m.Payload), "contentType": m.ContentType,
+		"retain": m.Retain, "properties": map[string]any{userProperties: users, contentType: m.ContentType}}
+	document(c)
+	return c
+}
+
+// steps are the keys that lead to what a path of a test names. The name of a user property may have
+// dots, and need not have user-properties in front.
+func steps(path string) []string {
+	if root, rest, _ := strings.Cut(path, "."); root == "properties" && rest != "" {
+		first, name, _ := strings.Cut(rest, ".")
+		switch {
+		case first == contentType && name == "", first == userProperties && name == "":
+			return []string{root, rest}
+		case first == userProperties:
+			rest = name
+		}
+		return []string{root, userProperties, rest}
+	}
+	return strings.Split(path, ".")
 }
 
 // pick returns what of messages is compared.
 func pick(all []any, chosen, ignored []string) (out []map[string]any) {
 	for _, one := range all {
+		for _, path := range ignored {
+			remove(one, steps(path))
+		}
 		picked := map[string]any{}
 		for _, path := range chosen {
-			v, ok := at(one, strings.SplitN(path, ".", 3))
-			if !ok {
-				continue
-			}
-			if s, isText := v.(string); isText && path == "payload" {
-				if doc, err := parse([]byte(s)); err == nil {
-					v = doc
-				}
-			}
-			picked[path] = v
-		}
-		for _, path := range ignored {
-			first, rest, _ := strings.Cut(path, ".")
-			if rest == "" {
-				delete(picked, first)
-			} else {
-				remove(picked[first], strings.Split(rest, "."))
+			if v, ok := at(one, steps(path)); ok {
+				picked[path] = v
 			}
 		}
 		out = append(out, picked)
 	}
 	return out
+}
+
+// uncompared is the error of a chosen path that no message has, expected or come out: nothing was
+// compared there.
+func uncompared(all []map[string]any, chosen []string) error {
+	for _, path := range chosen {
+		if len(all) > 0 && !slices.ContainsFunc(all, func(m map[string]any) bool { _, ok := m[path]; return ok }) {
+			return fmt.Errorf("select: no message has %s, neither one that is expected nor one that came out, so it compares nothing; mend the path, or remove it", path)
+		}
+	}
+	return nil
 }
 
 // at returns the value at a path.

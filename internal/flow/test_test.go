@@ -1,0 +1,54 @@
+package flow
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A test of a flow compares what it selects, or fails and says why.
+func TestFlowTestsCompareWhatTheySelect(t *testing.T) {
+	const printed = `{"destination":"site","topic":"site/a/climate","payload":{"temperature":10},"properties":{"priority":"low"}}
+{"destination":"cloud","topic":"rooms/a/climate","payload":{"temperature":10},"properties":{"priority":"low"}}
+`
+	array := `[` + strings.ReplaceAll(strings.TrimSpace(printed), "\n", ",") + `]`
+	microsoft := strings.ReplaceAll(array, `{"priority":"low"}`, `{"user-properties":{"priority":"low"}}`)
+	for _, v := range []struct{ name, chosen, ignored, expected, want string }{
+		{"lines as they are printed", "[topic, destination, payload, properties, contentType, retain]", "[]", printed, ""},
+		{"an array of them", "[destination, payload.temperature, properties.priority]", "[]", array, ""},
+		{"properties of Microsoft's samples", "[properties.user-properties.priority, properties.priority]", "[]", microsoft, ""},
+		{"a member that is ignored", "[topic, payload]", "[payload.temperature]", strings.ReplaceAll(printed, `{"temperature":10}`, `{"temperature":11}`), ""},
+		{"another number", "[payload.temperature]", "[]", strings.Replace(array, "10", "10.0", 1), "2 messages are expected"},
+		{"another destination", "[destination]", "[]", strings.Replace(printed, "cloud", "clout", 1), `+ {"destination":"cloud"}`},
+		{"another property", "[properties]", "[]", strings.Replace(printed, "low", "high", 1), "2 messages are expected"},
+		{"an unknown root", "[desination]", "[]", array, `select has "desination", which no message has; did you mean destination?`},
+		{"an unknown root that is ignored", "[payload]", "[paylod.temperature]", array, `ignores has "paylod.temperature", which no message has; did you mean payload?`},
+		{"a member that is nowhere", "[topic, payload.temprature]", "[]", array, "select: no message has payload.temprature"},
+		{"a property that is nowhere", "[properties.prority]", "[]", array, "select: no message has properties.prority"},
+		{"what is selected is ignored", "[topic]", "[topic]", array, "select: no message has topic"},
+		{"a line that is no message", "[topic]", "[]", printed + "7\n", "line 3 is no message"},
+		{"a line that is no JSON", "[topic]", "[]", printed + "{]\n", "after line 2: invalid character ']'"},
+		{"a member of an array that is no message", "[topic]", "[]", `[7]`, "message 1 is no JSON object"},
+		{"something behind the array", "[topic]", "[]", array + "{}", "something follows the array"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, err := range []error{
+				os.CopyFS(filepath.Join(dir, "alarms"), os.DirFS("../../examples/flows/alarms")),
+				os.Mkdir(filepath.Join(dir, "input"), 0o700),
+				os.WriteFile(filepath.Join(dir, "input", "a.jsonl"), []byte(`{"topic":"rooms/a/climate","payload":{"temperature":10},"time":"2026-01-01T00:00:00Z"}`), 0o600),
+				os.WriteFile(filepath.Join(dir, "expected"), []byte(v.expected), 0o600),
+				os.WriteFile(filepath.Join(dir, "a.test.yaml"), []byte("name: a\nflow: alarms\ndir: alarms\ninput: input\nexpected: expected\nselect: "+v.chosen+"\nignores: "+v.ignored+"\n"), 0o600),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := RunTest(filepath.Join(dir, "a.test.yaml"), nil)
+			if r.OK != (v.want == "") || !strings.Contains(r.Text, v.want) {
+				t.Errorf("ok %v, not %q:\n%s", r.OK, v.want, r.Text)
+			}
+		})
+	}
+}
