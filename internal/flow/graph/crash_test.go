@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -421,6 +422,85 @@ func damagedCheckpoint(t *testing.T, damage func([]byte) []byte) {
 	if killed.File("/g/checkpoint.bad") == nil {
 		t.Error("the file is gone")
 	}
+}
+
+// checkpoints counts the checkpoints that are written to a disk.
+func checkpoints(disk *memdisk.FS) *atomic.Int64 {
+	var n atomic.Int64
+	disk.SetFault(func(_ int, op, name string) error {
+		if op == "rename" && strings.HasPrefix(name, checkpointName) {
+			n.Add(1)
+		}
+		return nil
+	})
+	return &n
+}
+
+func TestAKillUnderSteadyTrafficRepeatsASecond(t *testing.T) {
+	for name, op := range map[string]func() any{
+		"last":   func() any { return &lastSeen{} },
+		"window": func() any { return &tumbling{length: time.Second} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk, in, out := memdisk.New(), newHand(), newFar()
+				written := checkpoints(disk)
+				_, stop := start(t, chain(in, out, op()), crashOptions(disk))
+				defer stop()
+				began := time.Now()
+				for i := 1; i <= 300; i++ {
+					in.give(at(time.Now(), strconv.Itoa(i)))
+					time.Sleep(100 * time.Millisecond)
+					if i%37 > 0 {
+						continue
+					}
+					synctest.Wait()
+					next := newFar()
+					_, stop := start(t, chain(newHand(), next, op()), crashOptions(disk.Killed()))
+					synctest.Wait()
+					if n := len(next.ids()); n > 11 {
+						t.Errorf("%d outputs come again of a kill after %v", n, time.Since(began))
+					}
+					stop()
+				}
+				synctest.Wait()
+				if n := written.Load(); n < 25 || n > 31 {
+					t.Errorf("%d checkpoints were written in 30 s", n)
+				}
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				before := written.Load()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				equal(t, "checkpoints of an idle hour", written.Load()-before, 0)
+			})
+		})
+	}
+}
+
+// large remembers the last message, and ten MiB of nothing.
+type large struct{ lastSeen }
+
+func (l *large) Save(out []byte) []byte { return append(out, make([]byte, 10*checkpointEvery)...) }
+
+func TestALargeCheckpointIsWrittenLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, in, out := memdisk.New(), newHand(), newFar()
+		written := checkpoints(disk)
+		g, stop := start(t, chain(in, out, &large{}), crashOptions(disk))
+		defer stop()
+		for range 50 {
+			in.give(text("x"))
+			time.Sleep(2 * time.Second)
+		}
+		synctest.Wait()
+		if n := written.Load(); n < 8 || n > 11 {
+			t.Errorf("%d checkpoints of ten MiB were written in 100 s", n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		equal(t, "journal", g.Status().Journal, 0)
+	})
 }
 
 func TestAJournalIsGivenBackAsItIsCheckpointed(t *testing.T) {

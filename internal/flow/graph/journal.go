@@ -21,8 +21,9 @@ import (
 
 // journal keeps what the operators of a graph see, in that order: messages and ticks. A checkpoint
 // has all that the graph remembers when it has processed the journal up to a position. It is
-// written when everything that has come out until then is safe. Then the journal up to there is of
-// no use any more.
+// taken down a second after the first event that the last one does not have, and written when
+// everything that has come out until then is safe. Then the journal up to there is of no use any
+// more.
 //
 // All of it belongs to the goroutine of the operators.
 type journal struct {
@@ -34,7 +35,7 @@ type journal struct {
 	total      int64     // bytes that were appended, or read at the start
 	savedTotal int64     // of these, what the checkpoint covers
 	stateBytes int       // of the last checkpoint
-	last       time.Time // of the last event
+	since      time.Time // of the first event behind the last snapshot; zero: there is none
 	stale      bool      // the checkpoint is of another graph, or of another journal
 	shape      shape     // of the plan that runs
 	isNew      bool      // there is no checkpoint, and nothing that it could be of
@@ -61,7 +62,7 @@ const (
 	checkpointMagic = "hubhopC2"
 	formerMagic     = "hubhopCP" // of checkpoints without their plan
 	checkpointEvery = 1 << 20    // bytes of the journal
-	quiet           = time.Second
+	checkpointPause = time.Second
 	again           = 5 * time.Second // between attempts at a disk
 )
 
@@ -152,7 +153,7 @@ func (j *journal) open() (after uint64, err error) {
 	if err := j.ackUpTo(at); err != nil {
 		return 0, err
 	}
-	j.pos, j.saved, j.last = at, at, g.now()
+	j.pos, j.saved = at, at
 	j.shape, j.isNew = g.plan.shape(), before == nil && j.box.Last() == 0
 	if before != nil {
 		j.stateBytes = len(before.state)
@@ -299,7 +300,7 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 			e, err := decodeEvent(slices.Clone(r.Body))
 			if err != nil {
 				g.log(fmt.Sprintf("flow %s: a record of the journal cannot be read and is passed over: %v", g.plan.Name, err))
-				j.pos = r.Pos
+				j.moveTo(r.Pos)
 				continue
 			}
 			g.mu.Lock()
@@ -336,7 +337,7 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 				turn = append(turn[:0], a)
 				g.publish(turn)
 			}
-			j.pos = r.Pos
+			j.moveTo(r.Pos)
 		}
 		j.covered()
 		if g.plan.Stateful() {
@@ -346,11 +347,12 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	j.last = g.now()
 	for src := range g.last {
 		g.spoke(src, g.instant())
 	}
-	j.pos = max(j.pos, j.box.Last()) // what was damaged is lost
+	if last := j.box.Last(); last > j.pos {
+		j.moveTo(last) // what was damaged is lost
+	}
 	if isFirst {
 		j.saved = j.pos
 	}
@@ -424,9 +426,16 @@ func (j *journal) append(ctx context.Context, turn []arrival) (n int, ok bool) {
 func (j *journal) firstSeq(k int) uint64 {
 	s := j.box.Stats()
 	j.id = s.ID
-	j.pos = j.box.Last()
-	j.last = j.g.now()
+	j.moveTo(j.box.Last())
 	return s.LastSeq + 1 - uint64(k)
+}
+
+// moveTo notes that everything up to a position of the journal is processed, or about to be.
+func (j *journal) moveTo(pos uint64) {
+	j.pos = pos
+	if j.since.IsZero() {
+		j.since = j.g.now()
+	}
 }
 
 // store appends j.ms. It returns false when ctx has ended.
@@ -479,9 +488,15 @@ func (j *journal) appendOne(ctx context.Context, event []byte) (p position, ok b
 // nextCheckpoint returns when there is something to do for the checkpoint although nothing comes.
 func (j *journal) nextCheckpoint() (at time.Time, ok bool) {
 	if j.waits == nil {
-		return j.last.Add(quiet), j.isBehind()
+		return j.due(), j.isBehind()
 	}
 	return j.retry, j.isSafe()
+}
+
+// due returns when the next snapshot is taken at the latest. One that is large comes less often, so
+// that checkpoints cost the disk about a MiB a second at most, however little comes in.
+func (j *journal) due() time.Time {
+	return j.since.Add(max(checkpointPause, checkpointPause*time.Duration(j.stateBytes)/checkpointEvery))
 }
 
 // isBehind says that the checkpoint does not cover everything.
@@ -498,7 +513,7 @@ func (j *journal) isSafe() bool {
 func (j *journal) checkpoint() {
 	g := j.g
 	now := g.now()
-	if j.waits == nil && j.isBehind() && (j.stale || now.Sub(j.last) >= quiet ||
+	if j.waits == nil && j.isBehind() && (j.stale || !now.Before(j.due()) ||
 		j.total-j.savedTotal >= max(checkpointEvery, 2*int64(j.stateBytes))) {
 		j.snapshot()
 	}
@@ -539,6 +554,7 @@ func (j *journal) snapshot() {
 	e.memories(&m)
 	putFixed32(e.b[head-4:], crc32.Checksum(e.b[head:], castagnoli))
 	j.waits = &snapshot{pos: j.pos, total: j.total, file: e.b}
+	j.since = time.Time{}
 	g.mu.Lock()
 	g.gen++
 	g.older = len(g.roots) - len(g.free)

@@ -234,7 +234,7 @@ func TestAProcessThatWasHeldUpHearsItsSourcesFirst(t *testing.T) {
 		in.give(at(now, "1"))
 		synctest.Wait()
 		lost.Store(int64(time.Minute)) // the next timer, that of the checkpoint, comes a minute late
-		time.Sleep(quiet + time.Millisecond)
+		time.Sleep(checkpointPause + time.Millisecond)
 		synctest.Wait()
 		in.give(at(now.Add(2*time.Second), "2"), at(now.Add(71*time.Second), "3")) // what came meanwhile
 		synctest.Wait()
