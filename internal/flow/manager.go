@@ -39,6 +39,7 @@ type running struct {
 	graph  *graph.Graph
 	says   []func() string
 	unfit  []func() uint64
+	before Status // what it counted before the last change
 	note   string // why a change of its file was not taken over; empty: there is none
 	ended  chan struct{}
 }
@@ -201,11 +202,15 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 	for _, old := range gone {
 		m.o.log(false, old.g.Name, "the flow is stopped, because its manifest is gone or says so")
 	}
+	before := map[string]Status{}
+	for _, old := range changed {
+		before[old.g.Name] = old.status()
+	}
 	for _, g := range start {
 		if ctx.Err() != nil {
 			break
 		}
-		bad := m.start(ctx, b, g)
+		bad := m.start(ctx, b, g, before[g.Name])
 		faults = append(faults, bad...)
 		if text := firstError(bad); text != "" {
 			rows[g.Name] = Status{Name: g.Name, State: Failed, Text: text}
@@ -239,8 +244,9 @@ func (m *Manager) try(g *manifest.Graph) (graph.Plan, []manifest.Fault) {
 	return p, b.faults
 }
 
-// start starts a flow. With an error among the faults it does not run.
-func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph) []manifest.Fault {
+// start starts a flow, which goes on with the counts of before. With an error among the faults it
+// does not run.
+func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph, before Status) []manifest.Fault {
 	b := m.builder()
 	p := b.plan(g)
 	var says []func() string
@@ -269,7 +275,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph)
 		closeDead()
 		return b.faults
 	}
-	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, unfit: b.unfit, ended: make(chan struct{})}
+	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, unfit: b.unfit, before: before, ended: make(chan struct{})}
 	m.mu.Lock()
 	m.flows[g.Name] = r
 	m.mu.Unlock()
@@ -327,6 +333,21 @@ func (m *Manager) note(r *running, text string) {
 	r.note = text
 }
 
+// status returns what its graph does. Its counts go on over changes.
+func (r *running) status() Status {
+	g, b := r.graph.Status(), &r.before
+	s := Status{Name: r.g.Name, State: Running, In: b.In + g.In, Out: b.Out + g.Out, Dropped: b.Dropped + g.Dropped, Errors: b.Errors + g.Errors,
+		InFlight: g.InFlight, OldestAge: g.OldestAge, Text: g.Text}
+	if g.State == graph.Failing {
+		s.State = Failed
+	}
+	for _, unfit := range r.unfit { // its source has taken those too, and they failed
+		n := unfit()
+		s.In, s.Errors = s.In+n, s.Errors+n
+	}
+	return s
+}
+
 // Status returns what the flows do, sorted by name.
 func (m *Manager) Status() (all []Status) {
 	m.mu.Lock()
@@ -337,17 +358,9 @@ func (m *Manager) Status() (all []Status) {
 	}
 	m.mu.Unlock()
 	for name, r := range flows {
-		g := r.graph.Status()
-		s := Status{Name: name, State: Running, In: g.In, Out: g.Out, Dropped: g.Dropped, Errors: g.Errors, InFlight: g.InFlight, OldestAge: g.OldestAge,
-			ClientIDs: m.clientIDs(r.g)}
-		if g.State == graph.Failing {
-			s.State = Failed
-		}
-		for _, unfit := range r.unfit { // its source has taken those too, and they failed
-			n := unfit()
-			s.In, s.Errors = s.In+n, s.Errors+n
-		}
-		texts := []string{notes[name], g.Text}
+		s := r.status()
+		s.ClientIDs = m.clientIDs(r.g)
+		texts := []string{notes[name], s.Text}
 		for _, say := range r.says {
 			texts = append(texts, say())
 		}

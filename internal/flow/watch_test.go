@@ -8,7 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
 // steadyManifests are one flow that copies. Its messages have a member rev<n>.
@@ -188,6 +191,47 @@ func TestNoChangeOfAFileCostsASample(t *testing.T) {
 			}
 		}
 		stop()
+	})
+}
+
+// TestTheCountsOfAFlowGoOnOverAChange: a window that has changed gives out its result early, and
+// that counts too.
+func TestTheCountsOfAFlowGoOnOverAChange(t *testing.T) {
+	inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var following sync.WaitGroup
+		following.Go(func() { w.flows.follow(ctx, &watcher{dir: w.flows.o.Dir, every: lookEvery}) })
+		defer following.Wait()
+		defer cancel()
+		p, end := w.publisher("generator")
+		defer end()
+		publish := func(ticket int) {
+			if err := p.publish(ctx, ticket, node.Message{Topic: "sensors/a", Payload: []byte(`{"n":1}`)}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		has := func(when string, in, out uint64) {
+			t.Helper()
+			if s := w.flows.Status()[0]; s.State != Running || s.In != in || s.Out != out || s.Errors != 0 {
+				t.Errorf("%s: %+v, want %d in and %d out", when, s, in, out)
+			}
+		}
+		for i := range 3 {
+			publish(i)
+		}
+		has("before a change", 3, 0)
+		for i, output := range []string{"least", "lowest"} {
+			before := w.flows.running("minutes")
+			put(t, filepath.Join(w.flows.o.Dir, "flows.yaml"), strings.Replace(dayManifests, `"first"`, `"`+output+`"`, 1))
+			time.Sleep(2 * lookEvery)
+			if w.flows.running("minutes") == before {
+				t.Fatal("the change was not taken over")
+			}
+			has("after the change to "+output, uint64(3+i), uint64(1+i))
+			publish(3 + i)
+		}
+		has("at the end", 5, 2)
 	})
 }
 
