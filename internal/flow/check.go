@@ -48,7 +48,7 @@ func Check(dir string, o CheckOptions) Report {
 	for _, g := range set.Graphs {
 		b := &builder{dir: dir, modules: o.Modules, store: store, strict: true, storeFile: func(key string) string { return tableFile(dir, key) }}
 		p := b.plan(g)
-		faults = append(faults, b.faults...)
+		faults = append(append(faults, b.faults...), mixes(g)...)
 		d := Describe(g)
 		d.Journal = p.Stateful()
 		closeOperators(p)
