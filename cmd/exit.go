@@ -59,6 +59,7 @@ var exitCodes = []struct { // the first match by errors.Is; success 0, anything 
 	{drill.ErrVerdict, exitVerdict},
 	{errLost, exitVerdict},
 	{flow.ErrFailed, exitVerdict},
+	{flow.ErrFaulty, exitVerdict},
 	{errNotReady, exitVerdict},
 	{home.ErrLocked, exitPerson},
 	{outbox.ErrLocked, exitPerson},

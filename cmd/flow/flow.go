@@ -25,6 +25,9 @@ import (
 // ErrFailed says that a test failed.
 var ErrFailed = errors.New("a test of flows failed")
 
+// ErrFaulty says that a flow that runs has a fault.
+var ErrFaulty = errors.New("a person must see to a data flow")
+
 // Env is what the commands need of the process.
 type Env struct {
 	Stdin          io.Reader

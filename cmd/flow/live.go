@@ -135,7 +135,8 @@ func (l *live) Flows() []status.Flow {
 	rows := []status.Flow{}
 	for _, s := range l.m.Status() {
 		rows = append(rows, status.Flow{Name: s.Name, State: string(s.State), In: s.In, Out: s.Out, Dropped: s.Dropped, Errors: s.Errors,
-			InFlight: s.InFlight, OldestAgeSeconds: math.Round(s.OldestAge.Seconds()*1000) / 1000, Text: s.Text, ClientIDs: append([]string{}, s.ClientIDs...)})
+			InFlight: s.InFlight, OldestAgeSeconds: math.Round(s.OldestAge.Seconds()*1000) / 1000,
+			Gaps: s.Gaps, Fault: s.Fault, Text: s.Text, ClientIDs: append([]string{}, s.ClientIDs...)})
 	}
 	return rows
 }

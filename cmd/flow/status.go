@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -18,7 +19,7 @@ func newStatus(e *Env) *cobra.Command {
 		Short: "Say what the data flows of a running client do",
 		Long: `Status asks a client that hubhop run --flows runs, and prints its flows: what they do, and since they were started or changed, how many messages
 came in, went out, were dropped on purpose, and failed. It finds the client as hubhop status does.` + "\n" + e.Help + `
-Of this command: 1 nobody answers.`,
+Of this command: 1 nobody answers · 3 a flow has a fault: it failed, or a change of its manifests is not taken over.`,
 		Example: `  hubhop flow status --device-id dev-1`,
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return e.status(c.Context(), asJSON) },
@@ -38,7 +39,7 @@ func (e *Env) status(ctx context.Context, asJSON bool) error {
 		if flows == nil {
 			flows = []status.Flow{}
 		}
-		return e.printJSON(flows)
+		return errors.Join(e.printJSON(flows), faulty(v))
 	}
 	if len(v.Flows) == 0 {
 		_, err := fmt.Fprintf(e.Stdout, "%s runs no data flow\n", e.Clean(v.Device))
@@ -62,6 +63,14 @@ func (e *Env) status(ctx context.Context, asJSON bool) error {
 				return err
 			}
 		}
+	}
+	return faulty(v)
+}
+
+// faulty says which flow a person must see to first; nil: there is none.
+func faulty(v status.View) error {
+	if all := v.Faulty(); len(all) > 0 {
+		return fmt.Errorf("%w: %s", ErrFaulty, all[0].Name)
 	}
 	return nil
 }

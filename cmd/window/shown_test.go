@@ -403,7 +403,7 @@ func TestEveryFieldHasItsName(t *testing.T) {
 		lastFailover.from lastFailover.to lastFailover.rule lastFailover.tookMs lastFailover.at outbox.queued outbox.bytes outbox.oldestAgeSeconds outbox.lastSeq
 		outbox.dropped outbox.quarantined outbox.degraded outbox.text telemetry.made telemetry.acknowledged telemetry.repeated telemetry.perSecond commands.methods
 		commands.c2d commands.desired commands.failed link.rttMs link.inFlight link.window dps.registrations dps.lastAt dps.stillNames clock.trusted clock.offsetMs credential.kind
-		credential.expires flows.name flows.state flows.in flows.out flows.dropped flows.errors flows.inFlight flows.oldestAgeSeconds flows.text flows.clientIds assets.name assets.state
+		credential.expires flows.name flows.state flows.in flows.out flows.dropped flows.errors flows.inFlight flows.oldestAgeSeconds flows.gaps flows.fault flows.text flows.clientIds assets.name assets.state
 		assets.text`)
 	if !slices.Equal(got, want) {
 		t.Errorf("the names are %q", got)

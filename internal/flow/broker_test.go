@@ -94,14 +94,25 @@ func (m *memory) StoredInflightMessages() ([]storage.Message, error)   { return 
 
 // said collects what flows say.
 type said struct {
-	mu  sync.Mutex
-	all []string
+	mu     sync.Mutex
+	all    []string
+	warned []string // those of all that are warnings
 }
 
-func (s *said) add(_ bool, flow, text string) {
+func (s *said) add(warning bool, flow, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if warning {
+		s.warned = append(s.warned, flow+": "+text)
+	}
 	s.all = append(s.all, flow+": "+text)
+}
+
+// warnings are the texts that were warnings.
+func (s *said) warnings() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.warned...)
 }
 
 func (s *said) texts() []string {

@@ -26,7 +26,7 @@ const (
 const defaultAudience = "https://eventgrid.azure.net"
 
 // ends gives the sources and destinations of a plan their endpoints. It returns what each of them
-// has to say of its connection.
+// has to say, beside the troubles of its connection.
 func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []func() string) {
 	for i := range g.Sources {
 		s := &g.Sources[i]
@@ -43,10 +43,10 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			}
 			p.Sources[i].Source = source
 			b.unfit = append(b.unfit, func() uint64 { return source.Status().Dropped })
-			says = append(says, func() string {
-				st := source.Status()
-				return cmp.Or(connection(st), unfit(st.Dropped))
-			})
+			b.gaps = append(b.gaps, func() uint64 { return source.Status().Gaps })
+			b.troubles = append(b.troubles, func() string { return connection(source.Status()) })
+			says = append(says, func() string { return beginning(source.Status()) },
+				func() string { return unfit(source.Status().Dropped) })
 		case s.Settings.Kafka != nil:
 			t := &trouble{m: m, flow: g.Name, node: s.Name}
 			source, err := m.kafkaSource(g, s, t)
@@ -55,7 +55,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Sources[i].Source = source
-			says = append(says, t.say)
+			b.troubles = append(b.troubles, t.say)
 		default:
 			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT endpoint", s.Settings.Type)
 		}
@@ -89,7 +89,8 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Destinations[i].Destination = to
-			says = append(says, func() string { return connection(to.Status()) })
+			b.troubles = append(b.troubles, func() string { return connection(to.Status()) })
+			says = append(says, func() string { return beginning(to.Status()) })
 		case d.Settings.LocalStorage != nil:
 			to, err := file.New(file.Options{Volume: manifest.VolumePath(m.o.Dir, d.Settings.LocalStorage.Claim), Folder: d.To, Name: g.Name, Report: func(err error) {
 				if err != nil {
@@ -109,7 +110,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Destinations[i].Destination = to
-			says = append(says, t.say)
+			b.troubles = append(b.troubles, t.say)
 		case d.Settings.OpenTelemetry != nil:
 			t := &trouble{m: m, flow: g.Name, node: d.Name}
 			to, err := m.collector(g, d, t)
@@ -118,7 +119,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Destinations[i].Destination = to
-			says = append(says, t.say)
+			b.troubles = append(b.troubles, t.say)
 		default:
 			b.fault(d.At("endpointRef"), manifest.Error, "this version of hubhop has no destination of the type %s; use an MQTT endpoint, Kafka, OpenTelemetry, LocalStorage or iothub", d.Settings.Type)
 		}
@@ -146,12 +147,33 @@ func unfit(dropped uint64) string {
 	return fmt.Sprintf("%d messages were dropped before they came into the flow, because they are too large or no valid text; the log has the first of each kind", dropped)
 }
 
+// forgotten says that a broker has lost what it kept for a source; empty: it has not.
+func forgotten(gaps uint64) string {
+	if gaps == 0 {
+		return ""
+	}
+	times := "once"
+	if gaps > 1 {
+		times = fmt.Sprintf("%d times", gaps)
+	}
+	return fmt.Sprintf("the broker has lost the session of a source %s: what was published while there was "+
+		"no connection is missing; let the broker keep its sessions on disk, and longer than an outage", times)
+}
+
 // connection says what is wrong with a connection; empty: nothing.
 func connection(s mqtt.Status) string {
 	if s.State == mqtt.Connected || s.State == mqtt.Stopped {
 		return ""
 	}
-	return cmp.Or(s.Text, "the broker is being connected")
+	return s.Text
+}
+
+// beginning says that a broker is connected for the first time; empty: that is over, or has failed.
+func beginning(s mqtt.Status) string {
+	if s.State == mqtt.Connected || s.State == mqtt.Stopped || s.Text != "" {
+		return ""
+	}
+	return "the broker is being connected"
 }
 
 // mqtt returns how a node reaches its broker.
@@ -176,7 +198,7 @@ func (m *Manager) mqtt(g *manifest.Graph, e *manifest.Endpoint, node string) mqt
 	}
 	c.Auth = m.auth(&s.Authentication)
 	c.DialContext = m.o.DialContext
-	c.Log = func(text string) { m.o.log(false, g.Name, text) }
+	c.Log = func(warning bool, text string) { m.o.log(warning, g.Name, text) }
 	return c
 }
 

@@ -34,14 +34,14 @@ type Manager struct {
 
 // running is a flow that runs.
 type running struct {
-	g      *manifest.Graph
-	digest string
-	graph  *graph.Graph
-	says   []func() string
-	unfit  []func() uint64
-	before Status // what it counted before the last change
-	note   string // why a change of its file was not taken over; empty: there is none
-	ended  chan struct{}
+	g       *manifest.Graph
+	digest  string
+	graph   *graph.Graph
+	says    []func() string
+	builder *builder // its counters and troubles
+	before  Status   // what it counted before the last change
+	note    string   // why a change of its file was not taken over; empty: there is none
+	ended   chan struct{}
 }
 
 // State is what a flow does.
@@ -64,7 +64,9 @@ type Status struct {
 	Errors    uint64
 	InFlight  int
 	OldestAge time.Duration
-	Text      string // what a person should know; empty: nothing
+	Gaps      uint64 // times a broker had lost the session of a source, so that messages are missing
+	Fault     string // what a person must see to; empty: nothing
+	Text      string // what a person should know, the fault included; empty: nothing
 
 	ClientIDs []string // at MQTT brokers, in the order of the nodes; nil: the flow does not run, or has none
 }
@@ -185,7 +187,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			m.note(old, "the change is not taken over: "+text)
 			continue
 		}
-		rows[name] = Status{Name: name, State: Failed, Text: text}
+		rows[name] = Status{Name: name, State: Failed, Fault: text, Text: text}
 	}
 	for name, old := range m.all() {
 		switch base := filepath.Base(old.g.File); {
@@ -213,7 +215,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 		bad := m.start(ctx, b, g, before[g.Name])
 		faults = append(faults, bad...)
 		if text := firstError(bad); text != "" {
-			rows[g.Name] = Status{Name: g.Name, State: Failed, Text: text}
+			rows[g.Name] = Status{Name: g.Name, State: Failed, Fault: text, Text: text}
 		}
 	}
 	m.mu.Lock()
@@ -275,7 +277,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 		closeDead()
 		return b.faults
 	}
-	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, unfit: b.unfit, before: before, ended: make(chan struct{})}
+	r := &running{g: g, digest: shared.digest(g), graph: gr, says: says, builder: b, before: before, ended: make(chan struct{})}
 	m.mu.Lock()
 	m.flows[g.Name] = r
 	m.mu.Unlock()
@@ -337,14 +339,31 @@ func (m *Manager) note(r *running, text string) {
 func (r *running) status() Status {
 	g, b := r.graph.Status(), &r.before
 	s := Status{Name: r.g.Name, State: Running, In: b.In + g.In, Out: b.Out + g.Out, Dropped: b.Dropped + g.Dropped, Errors: b.Errors + g.Errors,
-		InFlight: g.InFlight, OldestAge: g.OldestAge, Text: g.Text}
-	if g.State == graph.Failing {
-		s.State = Failed
-	}
-	for _, unfit := range r.unfit { // its source has taken those too, and they failed
+		InFlight: g.InFlight, OldestAge: g.OldestAge, Gaps: b.Gaps}
+	for _, unfit := range r.builder.unfit { // its source has taken those too, and they failed
 		n := unfit()
 		s.In, s.Errors = s.In+n, s.Errors+n
 	}
+	for _, gaps := range r.builder.gaps {
+		s.Gaps += gaps()
+	}
+	var troubles, texts []string
+	if g.State == graph.Failing {
+		troubles = append(troubles, g.Text)
+	} else {
+		texts = append(texts, g.Text)
+	}
+	for _, trouble := range r.builder.troubles {
+		troubles = append(troubles, trouble())
+	}
+	for _, say := range r.says {
+		texts = append(texts, say())
+	}
+	texts = append(texts, forgotten(s.Gaps))
+	if troubles = distinct(troubles...); len(troubles) > 0 {
+		s.State = Failed
+	}
+	s.Fault, s.Text = strings.Join(troubles, "; "), strings.Join(distinct(append(troubles, texts...)...), "; ")
 	return s
 }
 
@@ -360,15 +379,22 @@ func (m *Manager) Status() (all []Status) {
 	for name, r := range flows {
 		s := r.status()
 		s.ClientIDs = m.clientIDs(r.g)
-		texts := []string{notes[name], s.Text}
-		for _, say := range r.says {
-			texts = append(texts, say())
-		}
-		s.Text = strings.Join(slices.DeleteFunc(texts, func(text string) bool { return text == "" }), "; ")
+		s.Fault = strings.Join(distinct(notes[name], s.Fault), "; ")
+		s.Text = strings.Join(distinct(notes[name], s.Text), "; ")
 		rows[name] = s
 	}
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		all = append(all, rows[name])
+	}
+	return all
+}
+
+// distinct returns each text once, and no empty one.
+func distinct(texts ...string) (all []string) {
+	for _, text := range texts {
+		if text != "" && !slices.Contains(all, text) {
+			all = append(all, text)
+		}
 	}
 	return all
 }

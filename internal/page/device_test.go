@@ -182,6 +182,16 @@ func TestFourAnswersTellAnOutage(t *testing.T) {
 	}
 }
 
+// TestAFaultOfAFlowIsAnAnswer: with a link, but a flow that a person must see to, all is not well.
+func TestAFaultOfAFlowIsAnAnswer(t *testing.T) {
+	s := stage(t)
+	s.set(func(v *status.View) {
+		v.Flows = []status.Flow{{Name: "units", State: "running"}, {Name: "averages", State: "failed", Fault: "b:1883: nobody listens there", Text: "b:1883: nobody listens there"}}
+	}, journal.Event{Kind: journal.Warning, Text: "b:1883: nobody listens there"})
+	b := openPage(t, "http://"+s.addr+"/", desktop)
+	b.until(`document.querySelector("#a-do b").textContent === "The flow averages: b:1883: nobody listens there"`)
+}
+
 // TestDevicePageComesBackWithItsServer restarts the device's program under the page.
 func TestDevicePageComesBackWithItsServer(t *testing.T) {
 	s := stage(t)
@@ -227,7 +237,7 @@ func TestMarkupOfADeviceStaysText(t *testing.T) {
 		v.DPS.StillNames = m[0]
 		v.LastFailover = &status.Failover{From: m[0], To: m[1], Rule: m[2], At: time.Now(), TookMs: 10}
 		v.Outbox.Degraded, v.Outbox.Text, v.Credential.Kind = true, m[0], m[1]
-		v.Flows = []status.Flow{{Name: m[0], State: m[1], Text: m[2]}}
+		v.Flows = []status.Flow{{Name: m[0], State: m[1], Fault: m[2], Text: m[2]}}
 		v.Assets = []status.Asset{{Name: m[0], State: m[1], Text: m[2]}}
 	}, journal.Event{Kind: journal.Warning, Text: m[0], Rule: m[1], Name: m[2]})
 	for _, kind := range []journal.Kind{journal.Connected, journal.Lost, journal.Decision, journal.MethodCall, journal.DesiredChange, journal.CloudMessage, "unheard-of"} {

@@ -38,7 +38,10 @@ func (v View) Answers(now time.Time) (a Answers) {
 	default:
 		a.Oldest = fmt.Sprintf("%s old; %s", spell(time.Duration(v.Outbox.OldestAgeSeconds*float64(time.Second))), waiting(v.Outbox))
 	}
-	a.Oldest += "; " + lost(v.Outbox)
+	if n, age := v.inFlows(); n > 0 && v.State == Local {
+		a.Oldest = fmt.Sprintf("%s old; %d in the flows", spell(age), n)
+	}
+	a.Oldest += "; " + v.lost()
 	if v.Hub != "" {
 		a.Why, a.Next, a.Todo = fmt.Sprintf("there is a link to %s, up for %s", v.Hub, spell(now.Sub(v.Since))), "none is needed", "nothing"
 		if v.State == Provisional {
@@ -62,7 +65,33 @@ func (v View) Answers(now time.Time) (a Answers) {
 	if v.Outbox.Degraded {
 		a.Todo = strings.TrimPrefix(a.Todo+"; see to the disk: "+v.Outbox.Text, "nothing; ")
 	}
+	if faulty := v.Faulty(); len(faulty) > 0 {
+		text := fmt.Sprintf("; see to the flow %s: %s", faulty[0].Name, faulty[0].Fault)
+		if more := len(faulty) - 1; more > 0 {
+			text += fmt.Sprintf(" (flows with a fault beside it: %d)", more)
+		}
+		a.Todo = strings.TrimPrefix(a.Todo+text, "nothing; ")
+	}
 	return a
+}
+
+// Faulty returns the flows that a person must see to.
+func (v View) Faulty() (all []Flow) {
+	for _, f := range v.Flows {
+		if f.Fault != "" {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// inFlows says how many messages are in flows, and how old the oldest of them is.
+func (v View) inFlows() (n int, age time.Duration) {
+	for _, f := range v.Flows {
+		n += f.InFlight
+		age = max(age, time.Duration(f.OldestAgeSeconds*float64(time.Second)))
+	}
+	return n, age
 }
 
 func waiting(o Outbox) string {
@@ -72,13 +101,29 @@ func waiting(o Outbox) string {
 	return fmt.Sprintf("%d messages wait, %s", o.Queued, size(o.Bytes))
 }
 
-func lost(o Outbox) string {
-	text := "nothing is lost"
-	if o.Dropped > 0 {
-		text = fmt.Sprintf("%d lost since the start", o.Dropped)
+// lost says what will not arrive: of the outbox, and of what brokers have kept for flows.
+func (v View) lost() string {
+	var names []string
+	for _, f := range v.Flows {
+		if f.Gaps > 0 {
+			names = append(names, f.Name)
+		}
 	}
-	if o.Quarantined > 0 {
-		text += fmt.Sprintf(", %d set aside", o.Quarantined)
+	text := "nothing is lost"
+	if len(names) > 0 {
+		text = "nothing of that is lost"
+	}
+	if v.Outbox.Dropped > 0 {
+		text = fmt.Sprintf("%d lost since the start", v.Outbox.Dropped)
+	}
+	if v.Outbox.Quarantined > 0 {
+		text += fmt.Sprintf(", %d set aside", v.Outbox.Quarantined)
+	}
+	if len(names) > 0 {
+		text += "; a broker has lost messages of the flow " + names[0]
+		if more := len(names) - 1; more > 0 {
+			text += fmt.Sprintf(" (and of others: %d)", more)
+		}
 	}
 	return text
 }

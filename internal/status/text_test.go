@@ -59,6 +59,9 @@ func TestFourAnswersStandFirst(t *testing.T) {
 	before.Cause = "" // of a device of an earlier version
 	earlier := down
 	earlier.Why = &before
+	broken := up
+	broken.Flows = []Flow{{Name: "alarms", State: "running"}, {Name: "averages", State: "failed", Fault: "b:1883: nobody listens there", Gaps: 1}, {Name: "units", Fault: "bad"}}
+	local := View{Device: "dev-1", State: Local, Since: now, Flows: []Flow{{Name: "a", InFlight: 2, OldestAgeSeconds: 3}, {Name: "b", InFlight: 1, OldestAgeSeconds: 2}}}
 	provisional := up
 	provisional.State = Provisional
 	for name, c := range map[string]struct {
@@ -112,6 +115,15 @@ func TestFourAnswersStandFirst(t *testing.T) {
 		"a refusal":       {refused, []string{"dev-1 is refused by the cloud until a person acts"}},
 		"a device's stop": {stopping, []string{"dev-1 is stopping"}},
 		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
+		"flows that want a person": {broken, []string{
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing of that is lost; a broker has lost messages of", "                  the flow averages",
+			"why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
+			"what can I do     see to the flow averages: b:1883: nobody listens there (flows with a", "                  fault beside it: 1)",
+		}},
+		"flows with messages on their way": {local, []string{
+			"dev-1 runs data flows without a hub", "", "oldest unsent     3.0 s old; 3 in the flows; nothing is lost", "why no link       no hub is wanted (--hub=false)", "next try          none is needed",
+			"what can I do     nothing",
+		}},
 		"an unconfirmed link": {provisional, []string{
 			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s; DPS has not confirmed this hub",
 		}},

@@ -140,7 +140,9 @@ type Flow struct {
 	Errors           uint64  `json:"errors"`
 	InFlight         int     `json:"inFlight"`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds"`
-	Text             string  `json:"text"`
+	Gaps             uint64  `json:"gaps"`  // times a broker had lost what it kept for the flow
+	Fault            string  `json:"fault"` // what a person must see to; empty: nothing
+	Text             string  `json:"text"`  // the fault, and what else a person should know
 
 	ClientIDs []string `json:"clientIds"` // at MQTT brokers
 }

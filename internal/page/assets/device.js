@@ -128,6 +128,7 @@ function fourAnswers() {
   if (v.outbox.degraded) advice.push(`The disk: ${v.outbox.text || "it does not work"}. See to it.`);
   if (!v.clock.trusted) advice.push("This machine's clock is wrong. Set it.");
   if (v.outbox.quarantined > 0) advice.push(`${doing(v.outbox.quarantined, "sample", "was", "were")} set aside, because no hub would take them: hubhop outbox ls --quarantined shows them.`);
+  for (const f of v.flows) if (f.fault) advice.push(`The flow ${f.name}: ${f.fault}`);
   if (!linked(v) && v.state !== "stopping" && w?.hint) advice.unshift(sentence(w.hint));
   if (advice.length > 0) answer("a-do", advice[0], advice.slice(1).join(" "), linked(v) ? "warn" : "bad");
   else if (linked(v)) answer("a-do", "Nothing", "All is well.", "good");

@@ -156,7 +156,7 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	if text := s.Status().Text; !strings.Contains(text, "without $shared/<group>/") {
 		t.Error(text)
 	}
-	c.ClientID, c.Log = "out", func(text string) { said.WriteString(text) }
+	c.ClientID, c.Log = "out", func(_ bool, text string) { said.WriteString(text) }
 	d := newDestination(t, c)
 	start(t, d.Run)
 	done := newCompletions()

@@ -49,8 +49,9 @@ type Config struct {
 	// in.
 	Linger time.Duration
 
-	// Log, if set, is told in one sentence what a person may want to know.
-	Log func(text string)
+	// Log, if set, is told in one sentence what a person may want to know. A warning says what is
+	// wrong, or what the broker does less than was asked for.
+	Log func(warning bool, text string)
 	// DialContext opens TCP connections. Nil stands for the system's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -149,9 +150,11 @@ func (c *Config) pause(err error, tries int) (time.Duration, State) {
 	return schedule(err, tries)
 }
 
-func (c *Config) log(format string, args ...any) {
+func (c *Config) warn(format string, args ...any) { c.log(true, format, args...) }
+
+func (c *Config) log(warning bool, format string, args ...any) {
 	if c.Log != nil {
-		c.Log(fmt.Sprintf("MQTT endpoint %q: %s", c.Name, fmt.Sprintf(format, args...)))
+		c.Log(warning, fmt.Sprintf("MQTT endpoint %q: %s", c.Name, fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -390,7 +390,7 @@ func (d *Destination) refuseLocked(f *flying, p *mqtt5.Packet) {
 		text += fmt.Sprintf("; give the client id %q the right to publish there: until then nothing goes on", d.c.ClientID)
 	}
 	d.set(Refused, text)
-	d.c.log("%s", text)
+	d.c.warn("%s", text)
 	session := d.session
 	d.rest = time.AfterFunc(pause, func() { d.rested(session) })
 }

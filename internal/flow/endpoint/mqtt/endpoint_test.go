@@ -146,7 +146,7 @@ func (r *running) stop() {
 func plainConfig(t testing.TB, port int, client string) Config {
 	c := Defaults()
 	c.Name, c.Host, c.ClientID = "local", fmt.Sprintf("127.0.0.1:%d", port), client
-	c.Log = func(text string) { t.Log(client + ": " + text) }
+	c.Log = func(_ bool, text string) { t.Log(client + ": " + text) }
 	return c
 }
 

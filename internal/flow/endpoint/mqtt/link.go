@@ -91,7 +91,7 @@ func (l *link) snapshot() Status {
 	return l.status
 }
 
-// once logs what happens with each message, or at each connect, a single time.
+// once warns of what happens with each message, or at each connect, a single time.
 func (l *link) once(key, format string, args ...any) {
 	l.mu.Lock()
 	said := l.warned[key]
@@ -101,7 +101,7 @@ func (l *link) once(key, format string, args ...any) {
 	l.warned[key] = true
 	l.mu.Unlock()
 	if !said {
-		l.c.log(format, args...)
+		l.c.warn(format, args...)
 	}
 }
 
@@ -118,7 +118,11 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 			l.setClean(false)
 			l.set(Connected, "")
 			if trouble {
-				l.c.log("%s: connected again", l.c.Host)
+				again := ""
+				if l.snapshot().Connects > 0 {
+					again = " again"
+				}
+				l.c.log(false, "%s: connected%s", l.c.Host, again)
 				trouble = false
 			}
 			l.count(func(s *Status) { s.Connects++ })
@@ -141,7 +145,7 @@ func (l *link) run(ctx context.Context, serve func(ctx context.Context, s *mqtt5
 		text := l.c.describe(err)
 		l.set(state, text)
 		if tries == 1 || text != said {
-			l.c.log("%s", text)
+			l.c.warn("%s", text)
 			said, trouble = text, true
 		}
 		select {

@@ -55,23 +55,29 @@ func TestLostConnectionSaysWhatToDo(t *testing.T) {
 }
 
 // TestLogSaysThatTheBrokerIsThereAgain: who reads that a connection was lost also reads that it is
-// back.
+// back. An outage is a warning, and the first connection is not one again.
 func TestLogSaysThatTheBrokerIsThereAgain(t *testing.T) {
 	port := freePort(t)
-	broker := newMosquitto(t, plainListener(port))
-	var lost, again atomic.Bool
+	var refused, first, lost, again atomic.Bool
 	c := plainConfig(t, port, "in")
-	c.Log = func(text string) {
-		switch {
+	c.Log = func(warning bool, text string) {
+		switch down := strings.Contains(text, "without a reason") || strings.Contains(text, "no connection"); {
 		case strings.HasSuffix(text, ": connected again"):
-			again.Store(lost.Load())
-		case strings.Contains(text, "without a reason"), strings.Contains(text, "no connection"):
-			lost.Store(true)
+			again.Store(lost.Load() && !warning)
+		case strings.HasSuffix(text, ": connected"):
+			first.Store(refused.Load() && !warning)
+		case down && first.Load():
+			lost.Store(warning)
+		case down:
+			refused.Store(warning)
 		}
 	}
 	s := newSource(t, c, "a/#")
 	start(t, func(ctx context.Context) error { return s.Run(ctx, func(node.Delivery) bool { return true }) })
+	waitFor(t, "the sentence that nobody listens", refused.Load)
+	broker := newMosquitto(t, plainListener(port))
 	waitFor(t, "the subscription", s.subscribed)
+	waitFor(t, "the sentence about the first connection", first.Load)
 	broker.stop()
 	waitFor(t, "the sentence about the loss", lost.Load)
 	broker.start()

@@ -603,7 +603,7 @@ func TestWithheldAcknowledgementsEndTheSession(t *testing.T) {
 		b.mute = true
 		c := b.config("out")
 		var said string
-		c.Log = func(text string) { said += text + "\n" }
+		c.Log = func(_ bool, text string) { said += text + "\n" }
 		d := newDestination(t, c)
 		r := start(t, d.Run)
 		done := newCompletions()
@@ -914,7 +914,7 @@ func TestRefusedFiltersAreToldOnceEach(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		c := b.config("in")
 		var said []string
-		c.Log = func(text string) { said = append(said, text) }
+		c.Log = func(_ bool, text string) { said = append(said, text) }
 		filters := []string{"a"}
 		for i := range 20 {
 			filters = append(filters, fmt.Sprintf("secret/%d", i))
@@ -984,7 +984,7 @@ func TestTokensAreRenewedWithinTheSession(t *testing.T) {
 				c := b.config("in")
 				c.Auth = Auth{Method: ServiceAccountToken, Token: kubelet}
 				var said []string
-				c.Log = func(text string) { said = append(said, text) }
+				c.Log = func(_ bool, text string) { said = append(said, text) }
 				s := newSource(t, c, "a")
 				r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 				pass(24 * time.Hour)
@@ -1078,7 +1078,7 @@ func TestAHostileBrokerIsBounded(t *testing.T) {
 				var said []string
 				b.raw = c.raw
 				config := b.config("in")
-				config.Log = func(text string) {
+				config.Log = func(_ bool, text string) {
 					mu.Lock()
 					defer mu.Unlock()
 					said = append(said, text)

@@ -180,7 +180,7 @@ func (s *Source) connected(session *mqtt5.Session) {
 	}
 	if !present && known != nil {
 		s.count(func(st *Status) { st.Gaps++ })
-		s.c.log("the broker has lost the session of client id %q: what was published since the last connection is missing, except retained messages", s.c.ClientID)
+		s.c.warn("the broker has lost the session of client id %q: what was published since the last connection is missing, except retained messages; let the broker keep its sessions on disk", s.c.ClientID)
 	}
 	if !present {
 		known = nil

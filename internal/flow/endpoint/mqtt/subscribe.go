@@ -121,7 +121,7 @@ func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err er
 		reason := mqtt5.Reason(p.Reasons[i])
 		switch {
 		case r.remove && reason.Failed():
-			s.c.log("the broker does not end the subscription to %q: %v", f, reason)
+			s.c.warn("the broker does not end the subscription to %q: %v", f, reason)
 		case r.remove:
 			s.granted = slices.DeleteFunc(s.granted, func(g string) bool { return g == f })
 		case reason.Failed():
@@ -205,17 +205,17 @@ func (s *Source) remembered() []string {
 	b, err := namedfile.Read("the subscriptions of an earlier run", s.c.StateFile, maxMemory)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			s.c.log("%v", err)
+			s.c.warn("%v", err)
 		}
 		return nil
 	}
 	var m memory
 	if err := json.Unmarshal(b, &m); err != nil {
-		s.c.log("%s is not readable: filters of an earlier run may go on at the broker; it is written anew", s.c.StateFile)
+		s.c.warn("%s is not readable: filters of an earlier run may go on at the broker; it is written anew", s.c.StateFile)
 		return nil
 	}
 	if m.ClientID != s.c.ClientID || m.Host != s.c.Host {
-		s.c.log("the client id was %q at %s, and is %q at %s now: messages that wait in the old session do not come; set the names back to get them",
+		s.c.warn("the client id was %q at %s, and is %q at %s now: messages that wait in the old session do not come; set the names back to get them",
 			m.ClientID, m.Host, s.c.ClientID, s.c.Host)
 		return nil
 	}

@@ -61,7 +61,7 @@ func TestAHostileWebSocketIsBounded(t *testing.T) {
 			config.Name, config.Host, config.ClientID, config.WebSocket = "ws", strings.TrimPrefix(server.URL, "http://")+"/mqtt", "c", true
 			var mu sync.Mutex
 			said := ""
-			config.Log = func(text string) {
+			config.Log = func(_ bool, text string) {
 				mu.Lock()
 				defer mu.Unlock()
 				said += text + "\n"
