@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -81,32 +79,13 @@ func (e *Env) find(dir, name string) (*manifest.Graph, error) {
 	}
 	switch {
 	case len(names) == 0:
-		return nil, e.Usage(errors.New(e.nothingIn(dir)))
+		return nil, e.Usage(errors.New(e.Clean(flow.Nothing(dir))))
 	case name == "" && len(names) == 1:
 		return set.Graphs[0], nil
 	case name == "":
 		return nil, e.Usage(fmt.Errorf("%s has several data flows; name one of %s", e.Clean(dir), strings.Join(names, ", ")))
 	}
 	return nil, e.Usage(fmt.Errorf("%s has no data flow %q; it has %s", e.Clean(dir), name, strings.Join(names, ", ")))
-}
-
-// nothingIn says that a directory has no data flow, and which directory below has manifests.
-func (e *Env) nothingIn(dir string) string {
-	text := "there is no data flow in " + e.Clean(dir)
-	below, _ := os.ReadDir(dir) // it was read before
-	for _, d := range below {
-		files, err := os.ReadDir(filepath.Join(dir, d.Name()))
-		if err == nil && slices.ContainsFunc(files, func(f os.DirEntry) bool { return isManifest(f.Name()) }) {
-			return fmt.Sprintf("%s; directories below it are not read: name one of them, such as %s", text, e.Clean(filepath.Join(dir, d.Name())))
-		}
-	}
-	return text
-}
-
-// isManifest reports whether a file has the name of a manifest in YAML.
-func isManifest(name string) bool {
-	ext := filepath.Ext(name)
-	return (ext == ".yaml" || ext == ".yml") && filepath.Ext(strings.TrimSuffix(name, ext)) != ".test"
 }
 
 // errorsOf returns the errors among faults, one for each.
@@ -161,7 +140,7 @@ func newCheck(e *Env) *cobra.Command {
 		Long: `Check reads the manifests of a directory and compiles their flows. It uses no network. It prints each fault as file:line:column, what is
 wrong and what to do, and then the ways of a message through each flow, in lines: from the sources, and from each arm of a branch. At last it says
 what the flow needs: a journal, because it remembers something from one message to the next; the hub; a registry. What this machine lacks, such as a secret, is a warning.` + "\n" + e.Help + `
-Of this command: 0 there is no error · 2 there is one.`,
+Of this command: 0 there is no error · 2 there is one, or no data flow.`,
 		Example: `  hubhop flow check examples/flows/averages
   hubhop flow check flows --strict-aio --json`,
 		Args: cobra.ExactArgs(1),
@@ -184,7 +163,7 @@ func (e *Env) check(dir string, o flow.CheckOptions, asJSON bool) error {
 		if err := e.printJSON(r); err != nil {
 			return err
 		}
-	} else if err := e.printCheck(dir, r); err != nil {
+	} else if err := e.printCheck(r); err != nil {
 		return err
 	}
 	switch n {
@@ -196,7 +175,7 @@ func (e *Env) check(dir string, o flow.CheckOptions, asJSON bool) error {
 	return e.Usage(fmt.Errorf("the manifests have %d errors", n))
 }
 
-func (e *Env) printCheck(dir string, r flow.Report) error {
+func (e *Env) printCheck(r flow.Report) error {
 	var b strings.Builder
 	for _, f := range r.Faults {
 		fmt.Fprintln(&b, e.Clean(f.String()))
@@ -220,9 +199,6 @@ func (e *Env) printCheck(dir string, r flow.Report) error {
 			lines[i] = e.Clean(way)
 		}
 		fmt.Fprintf(&b, "%s: %s\n    needs %s\n", e.Clean(g.Name), strings.Join(lines, "\n    "), text)
-	}
-	if len(r.Graphs) == 0 && r.OK {
-		fmt.Fprintln(&b, e.nothingIn(dir))
 	}
 	_, err := io.WriteString(e.Stdout, b.String())
 	return err
@@ -261,7 +237,7 @@ func (e *Env) show(args []string, format string) error {
 		if err := errorsOf(faults); err != nil {
 			return e.Usage(err)
 		}
-		return e.Usage(errors.New(e.nothingIn(args[0])))
+		return e.Usage(errors.New(e.Clean(flow.Nothing(args[0]))))
 	}
 	for i, g := range graphs {
 		text := flow.Text(g)

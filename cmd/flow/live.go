@@ -127,6 +127,8 @@ func Alone(ctx context.Context, w *window.Window, o LiveOptions) error {
 		return errors.Join(err, w.Close())
 	}
 	defer w.ServeFlows(ctx, o.Device, l)()
+	o.Log.Info().Msg("started without a hub: the data flows of " + o.Dir + " run")
+	defer func() { o.Log.Info().Msg("stopped") }()
 	return l.m.Run(ctx)
 }
 

@@ -1,6 +1,9 @@
 package flow
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -54,12 +57,40 @@ func Check(dir string, o CheckOptions) Report {
 		closeOperators(p)
 		r.Graphs = append(r.Graphs, d)
 	}
+	faults = append(faults, nothing(set, faults, dir, manifest.Error)...)
 	r.Faults = manifest.Sort(faults)
 	if r.Faults == nil {
 		r.Faults = []manifest.Fault{}
 	}
 	r.OK = !manifest.Errors(r.Faults)
 	return r
+}
+
+// nothing is the fault of a directory that has no flow, and no error that says why.
+func nothing(set *manifest.Set, faults []manifest.Fault, dir string, severity manifest.Severity) []manifest.Fault {
+	if len(set.Graphs)+len(set.Faulty) > 0 || manifest.Errors(faults) {
+		return nil
+	}
+	return []manifest.Fault{{Pos: manifest.Pos{File: dir, Line: 1, Column: 1}, Severity: severity, Text: Nothing(dir)}}
+}
+
+// Nothing says that a directory has no data flow, and which directory below has manifests.
+func Nothing(dir string) string {
+	text := "there is no data flow in " + dir
+	below, _ := os.ReadDir(dir) // it was read before
+	for _, d := range below {
+		files, err := os.ReadDir(filepath.Join(dir, d.Name()))
+		if err == nil && slices.ContainsFunc(files, func(f os.DirEntry) bool { return isManifest(f.Name()) }) {
+			return fmt.Sprintf("%s; directories below it are not read: name one of them, such as %s", text, filepath.Join(dir, d.Name()))
+		}
+	}
+	return text
+}
+
+// isManifest reports whether a file has the name of a manifest in YAML.
+func isManifest(name string) bool {
+	ext := filepath.Ext(name)
+	return (ext == ".yaml" || ext == ".yml") && filepath.Ext(strings.TrimSuffix(name, ext)) != ".test"
 }
 
 // Describe says what a flow is. Journal is left to the caller.

@@ -147,6 +147,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 	m.mu.Unlock()
 	set, faults := manifest.Load(m.o.Dir, manifest.Options{})
 	faults = append(faults, manifest.Lacks(set, m.o.Dir, manifest.Machine{Identity: m.o.Token != nil, AnyMode: onWindows})...)
+	faults = append(faults, nothing(set, faults, m.o.Dir, manifest.Warning)...)
 	lacking, again := m.filler.fill(ctx) // before a flow asks for it
 	names := map[string]bool{}
 	rows := map[string]Status{}
