@@ -69,11 +69,11 @@ func readTables(dir string) *tables {
 	t := &tables{values: map[string][]byte{}, held: map[string]string{}}
 	place := filepath.Join(dir, tablesDir)
 	entries, err := os.ReadDir(place)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err = os.Stat(dir); err == nil {
-			return t
-		}
+	if info, e := os.Stat(dir); errors.Is(e, fs.ErrNotExist) || e == nil && !info.IsDir() {
 		t.part = "the directory of the manifests is missing" // which the manifests say
+		return t
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return t
 	}
 	if err != nil {

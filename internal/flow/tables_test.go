@@ -385,6 +385,20 @@ func TestCheckNamesTheFileOfADataSet(t *testing.T) {
 	if r = Check(dir, CheckOptions{}); r.OK || len(r.Faults) != 1 || r.Faults[0].File != file {
 		t.Errorf("with an empty file: %v", r.Faults)
 	}
+	for text, want := range map[string]string{
+		"{\"id\": 1}\n\n{]\n": "line 3 is no JSON object, and is left out",
+		"1\n{\"id\": 1}\n2\n": "2 lines are no JSON object, the first is line 1; they are left out",
+		"\n\n":                "has no record; write a JSON object in each line",
+	} {
+		put(t, file, text)
+		if r = Check(dir, CheckOptions{}); !r.OK || len(r.Faults) != 1 || !strings.Contains(r.Faults[0].Text, file) || !strings.Contains(r.Faults[0].Text, want) {
+			t.Errorf("with %q: %v, not %q", text, r.Faults, want)
+		}
+	}
+	manifests, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if r = Check(manifests[0], CheckOptions{}); len(r.Faults) != 1 || r.Faults[0].File != manifests[0] {
+		t.Errorf("a file in the place of the directory: %v", r.Faults)
+	}
 }
 
 // TestAChangeOfATableIsNoticed by the kernel's notices alone, also in a directory that comes later.

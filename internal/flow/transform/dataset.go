@@ -135,15 +135,58 @@ func (f *config) readDatasets(fields map[string]int) (sets []*dataset) {
 	return sets
 }
 
-// warnLacks warns of a key that nobody has filled yet.
+// warnLacks warns of a key that nobody has filled yet, and of lines that are no records.
 func (f *config) warnLacks(node int, set *dataset) {
 	if !f.o.WarnLacks || set.key == "" || f.o.Store == nil || f.o.StoreFile == nil {
 		return
 	}
-	if _, _, ok, err := f.o.Store.Get(set.key); !ok && err == nil {
-		f.o.Warn(Fault{Key: f.key, Offset: int(f.d.Nodes[node].Start), Text: fmt.Sprintf("data set %d: nothing fills the key %.40q of the state store; "+
-			"write its records to %s, a JSON object in each line, unless somebody else sets it later", set.number, set.key, f.o.StoreFile(set.key))})
+	warn := func(format string, a ...any) {
+		f.o.Warn(Fault{Key: f.key, Offset: int(f.d.Nodes[node].Start), Text: fmt.Sprintf("data set %d: ", set.number) + fmt.Sprintf(format, a...)})
 	}
+	value, _, ok, err := f.o.Store.Get(set.key)
+	switch {
+	case err != nil:
+	case !ok:
+		warn("nothing fills the key %.40q of the state store; write its records to %s, a JSON object in each line, unless somebody else sets it later",
+			set.key, f.o.StoreFile(set.key))
+	default:
+		records, bad, first := 0, 0, 0
+		set.each(value, func(int, []byte) { records++ }, func(number int) {
+			if bad++; bad == 1 {
+				first = number
+			}
+		})
+		if bad > 0 {
+			warn("%s: %s; mend them", f.o.StoreFile(set.key), noRecords(bad, first))
+		} else if records == 0 && len(value) > 0 {
+			warn("%s has no record; write a JSON object in each line", f.o.StoreFile(set.key))
+		}
+	}
+}
+
+// each gives the records of a value to take, and the numbers of the lines that are none to leave.
+func (s *dataset) each(value []byte, take func(n int, record []byte), leave func(number int)) {
+	number, n := 0, 0
+	for line := range bytes.Lines(value) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if s.record.Scan(line) != nil || s.record.Nodes[0].Kind != jsonscan.Object || n == maxRecords {
+			leave(number)
+			continue
+		}
+		take(n, line)
+		n++
+	}
+}
+
+// noRecords says how many lines are left out.
+func noRecords(bad, first int) string {
+	if bad == 1 {
+		return fmt.Sprintf("line %d is no JSON object, and is left out", first)
+	}
+	return fmt.Sprintf("%d lines are no JSON object, the first is line %d; they are left out", bad, first)
 }
 
 // findIndex sees whether a map can answer the expression: one input of the message equals one of
@@ -242,39 +285,32 @@ func (s *dataset) load(w *work, value []byte) {
 		s.index = map[string]int32{}
 	}
 	bad, first := 0, 0
-	number := 0
-	for line := range bytes.Lines(value) {
-		number++
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		if s.record.Scan(line) != nil || s.record.Nodes[0].Kind != jsonscan.Object || len(s.records) == maxRecords {
-			if bad++; bad == 1 {
-				first = number
-			}
-			continue
-		}
+	s.each(value, func(n int, line []byte) {
 		s.records = append(s.records, line)
 		if s.source < 0 {
-			continue
+			return
 		}
 		at := find(&s.record, 0, s.rule.inputs[1-s.source].path.keys)
 		var v expr.Value
 		if at < 0 || w.env.Bind(&s.record, at, &v) != nil || v.Kind == expr.JSON {
-			continue
+			return
 		}
 		s.buffer = appendKey(s.buffer[:0], &v)
 		if _, ok := s.index[string(s.buffer)]; !ok {
-			s.index[string(s.buffer)] = int32(len(s.records) - 1)
+			s.index[string(s.buffer)] = int32(n)
 		}
-	}
+	}, func(number int) {
+		if bad++; bad == 1 {
+			first = number
+		}
+	})
 	if len(s.records) > 0 {
 		s.note(w, lacksNothing)
 	} else {
 		s.note(w, lacksRecords)
 	}
 	if bad > 0 {
-		w.o.Log(fmt.Sprintf("data set %.40q: %d lines are no JSON object, the first is line %d; they are left out", s.alias, bad, first))
+		w.o.Log(fmt.Sprintf("data set %.40q: %s", s.alias, noRecords(bad, first)))
 	}
 }
 
