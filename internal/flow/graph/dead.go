@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
@@ -81,7 +83,9 @@ type letter struct {
 	ContentType string           `json:"contentType,omitempty"`
 	ID          string           `json:"id,omitempty"`
 	Properties  []letterProperty `json:"properties,omitempty"`
-	Payload     []byte           `json:"payloadBase64"`
+	Payload     json.RawMessage  `json:"payload,omitempty"`     // if it is JSON
+	Text        *string          `json:"payloadText,omitempty"` // else, if it is text
+	Bytes       []byte           `json:"payloadBase64,omitempty"`
 }
 
 type letterProperty struct {
@@ -91,7 +95,15 @@ type letterProperty struct {
 
 // keep keeps a message, unless the disk is too slow.
 func (d *DeadLetters) keep(graph string, x Drop, m *node.Message, now time.Time) {
-	l := letter{At: now.UTC(), Graph: graph, Node: x.Node, Reason: x.Reason.String(), Topic: m.Topic, ContentType: m.ContentType, ID: m.ID, Payload: m.Payload}
+	l := letter{At: now.UTC(), Graph: graph, Node: x.Node, Reason: x.Reason.String(), Topic: m.Topic, ContentType: m.ContentType, ID: m.ID}
+	switch {
+	case !utf8.Valid(m.Payload):
+		l.Bytes = m.Payload
+	case json.Valid(m.Payload):
+		l.Payload = m.Payload
+	default:
+		l.Text = new(string(m.Payload))
+	}
 	if x.Err != nil {
 		l.Error = x.Err.Error()
 	}
@@ -102,15 +114,18 @@ func (d *DeadLetters) keep(graph string, x Drop, m *node.Message, now time.Time)
 	for _, p := range m.Properties {
 		l.Properties = append(l.Properties, letterProperty(p))
 	}
-	line, err := json.Marshal(l)
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(l)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err != nil || d.closed || int64(len(line)) > d.most/2 {
+	if err != nil || d.closed || int64(line.Len()) > d.most/2 {
 		d.missed++
 		return
 	}
 	select {
-	case d.lines <- append(line, '\n'):
+	case d.lines <- line.Bytes():
 	default:
 		d.missed++
 	}

@@ -144,7 +144,7 @@ func TestAMessageThatFailsIsDroppedCountedAndSaidOnce(t *testing.T) {
 		if n := uint64(len(lines)) + dead.Missed(); n != 203 {
 			t.Errorf("%d letters, %d missed", len(lines), dead.Missed())
 		}
-		if l := lines[0]; l.Graph != "g" || l.Node != "op1" || l.Reason != "failed" || l.Error != "no good" || string(l.Payload) != "error" || l.Topic != "t" {
+		if l := lines[0]; l.Graph != "g" || l.Node != "op1" || l.Reason != "failed" || l.Error != "no good" || l.Text == nil || *l.Text != "error" || l.Topic != "t" {
 			t.Errorf("%+v", l)
 		}
 	})
@@ -169,6 +169,35 @@ func readLetters(t *testing.T, dir string) (all []letter) {
 		}
 	}
 	return all
+}
+
+// A dead letter shows its payload as it is, so that a person can read it.
+func TestDeadLettersAreReadable(t *testing.T) {
+	dir := t.TempDir()
+	d, err := OpenDeadLetters(dir, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, payload := range []string{`{"t":21.0,"unit":"<C>"}`, "21 °C", "\xff\x00", ""} {
+		d.keep("g", Drop{Node: "n", Err: errors.New("no")}, &node.Message{Payload: []byte(payload)}, time.Unix(0, 0))
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "deadletter.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	want := []string{`"payload":{"t":21.0,"unit":"<C>"}}`, `"payloadText":"21 °C"}`, `"payloadBase64":"/wA="}`, `"payloadText":""}`}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, not %d: %s", len(lines), len(want), b)
+	}
+	for i := range want {
+		if !strings.HasSuffix(lines[i], want[i]) {
+			t.Errorf("%s does not end in %s", lines[i], want[i])
+		}
+	}
 }
 
 func TestDeadLettersAreBoundedAndADiskThatFailsStopsNothing(t *testing.T) {
