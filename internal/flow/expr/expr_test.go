@@ -2,7 +2,10 @@ package expr
 
 import (
 	"errors"
+	"maps"
 	"math"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,6 +199,8 @@ func TestFaultyExpressionsAreRefusedWithTheirColumn(t *testing.T) {
 		{"\"abc", 1, "closing quotation"},
 		{"\"a\\d\"", 3, "write \\\\"},
 		{"cTof(1)", 1, "did you mean cToF?"},
+		{"avg($1)", 1, "did you mean average? Only the accumulation rules"},
+		{"mean($1)", 1, "did you mean average? Only the accumulation rules"},
 		{"cToF(1, 2)", 1, "takes 1 arguments, not 2"},
 		{"str::substring(1)", 1, "takes 2 or 3"},
 		{"min()", 1, "at least 1"},
@@ -298,4 +303,28 @@ func FuzzCompile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The guide lists each function, so that nobody needs a network to find one.
+func TestTheGuideListsEachFunction(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/flows.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "| for | functions |")
+	table, _, ok := strings.Cut(rest, "\n\n")
+	if !ok {
+		t.Fatal("the guide has no table of functions")
+	}
+	all := slices.Concat(slices.Collect(maps.Keys(functions)), aggregates, running)
+	for _, name := range all {
+		if !strings.Contains(table, "`"+name+"`") {
+			t.Errorf("the guide lacks %s", name)
+		}
+	}
+	for i, name := range strings.Split(table, "`") {
+		if i%2 == 1 && name != "accumulate" && !slices.Contains(all, name) {
+			t.Errorf("the guide has %s, and there is no such function", name)
+		}
+	}
 }

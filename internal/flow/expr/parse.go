@@ -613,6 +613,16 @@ func (p *parser) unknown(start int, name string) *SyntaxError {
 	if f, ok := functions[name]; ok && f.regex {
 		return p.fault(start, name+" exists in data flow graphs only, not in the kind Dataflow")
 	}
+	if other := otherwise[name]; other != "" {
+		if p.o.Place == InTrigger {
+			other = "running_avg"
+		}
+		text := "there is no function " + strconv.Quote(name) + "; did you mean " + other + "?"
+		if p.o.Place != InTrigger && p.o.Place != InAccumulate {
+			text += " Only the accumulation rules of a window have it"
+		}
+		return p.fault(start, text)
+	}
 	known := slices.Sorted(maps.Keys(functions))
 	switch p.o.Place {
 	case InAccumulate:
@@ -629,6 +639,9 @@ func (p *parser) unknown(start int, name string) *SyntaxError {
 	}
 	return p.fault(start, text)
 }
+
+// otherwise has names that other languages give to a function.
+var otherwise = map[string]string{"avg": "average", "mean": "average"}
 
 // aggregates reduce the values of a window to one; running functions look at earlier messages of
 // one.
