@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,30 @@ func TestWhatABrokerLosesIsSeen(t *testing.T) {
 		warned := strings.Join(w.said.warnings(), "\n")
 		if !strings.Contains(warned, refuses) || !strings.Contains(warned, "has lost the session of client id") {
 			t.Errorf("the warnings are\n%s", warned)
+		}
+	})
+}
+
+// TestALogSaysWhatBecomesOfAChange: of which flow a change is refused, that the flow goes on, how
+// many errors there are, and when they are mended.
+func TestALogSaysWhatBecomesOfAChange(t *testing.T) {
+	inWorld(t, enriching, nil, func(t *testing.T, w *world) {
+		file := filepath.Join(w.flows.o.Dir, "flows.yaml")
+		put(t, file, strings.NewReplacer("nodeType: Source", "nodeType: Sauce", "artifact:", "artefact:").Replace(enriching))
+		w.flows.reload(t.Context())
+		w.flows.reload(t.Context())
+		const refused = "tools: the change is not taken over, and the flow goes on as it was: "
+		warned := strings.Join(w.said.warnings(), "\n")
+		if strings.Count(warned, refused) != 1 || !strings.Contains(warned, "; errors beside it: ") {
+			t.Errorf("the warnings are\n%s", warned)
+		}
+		if s := w.flows.Status()[0]; s.State != Running || !strings.HasPrefix(s.Fault, strings.TrimPrefix(refused, "tools: ")) {
+			t.Errorf("with a refused change: %+v", s)
+		}
+		put(t, file, enriching)
+		w.flows.reload(t.Context())
+		if all := w.said.texts(); all[len(all)-1] != "tools: its manifests are again as the flow runs" || w.flows.Status()[0].Fault != "" {
+			t.Errorf("after the mend: %q, %+v", all, w.flows.Status()[0])
 		}
 	})
 }

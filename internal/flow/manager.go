@@ -167,16 +167,15 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 		case old == nil:
 			start = append(start, g)
 		case old.digest == b.digest(g):
-			m.note(old, "")
+			m.settle(old)
 		default:
 			p, bad := m.try(g)
 			closeOperators(p)
 			faults = append(faults, bad...)
 			if text := firstError(bad); text != "" {
-				m.note(old, "the change is not taken over: "+text)
+				m.refuse(old, text)
 				continue
 			}
-			m.note(old, "")
 			m.o.log(false, g.Name, "a change of its manifests is taken over")
 			changed, start, next[old] = append(changed, old), append(start, g), p
 		}
@@ -185,7 +184,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 		names[name] = true
 		text := errorOf(faults, name, set)
 		if old := m.running(name); old != nil {
-			m.note(old, "the change is not taken over: "+text)
+			m.refuse(old, text)
 			continue
 		}
 		rows[name] = Status{Name: name, State: Failed, Fault: text, Text: text}
@@ -194,9 +193,9 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 		switch base := filepath.Base(old.g.File); {
 		case names[name]:
 		case set.Partial:
-			m.note(old, "the change is not taken over: "+firstError(faults))
+			m.refuse(old, firstError(faults))
 		case slices.Contains(set.Unread, base):
-			m.note(old, "the change is not taken over: "+worst(of(faults, base)))
+			m.refuse(old, worst(of(faults, base)))
 		default:
 			gone = append(gone, old)
 		}
@@ -330,10 +329,27 @@ func (m *Manager) all() map[string]*running {
 	return maps.Clone(m.flows)
 }
 
-func (m *Manager) note(r *running, text string) {
+// refuse notes why a change of a flow's manifests is not taken over.
+func (m *Manager) refuse(r *running, why string) {
+	const text = "the change is not taken over, and the flow goes on as it was: "
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	r.note = text
+	news := r.note != text+why
+	r.note = text + why
+	m.mu.Unlock()
+	if news {
+		m.o.log(true, r.g.Name, r.note)
+	}
+}
+
+// settle notes that the manifests of a flow are again as it runs.
+func (m *Manager) settle(r *running) {
+	m.mu.Lock()
+	was := r.note
+	r.note = ""
+	m.mu.Unlock()
+	if was != "" {
+		m.o.log(false, r.g.Name, "its manifests are again as the flow runs")
+	}
 }
 
 // status returns what its graph does. Its counts go on over changes.
@@ -426,14 +442,23 @@ func (m *Manager) tell(faults []manifest.Fault) {
 	m.told = now
 }
 
-// firstError returns the text of the first error; empty: there is none.
+// firstError returns the text of the first error, and how many there are beside it; empty: there is
+// none.
 func firstError(faults []manifest.Fault) string {
+	text, more := "", 0
 	for _, f := range faults {
-		if f.Severity == manifest.Error {
-			return f.String()
+		switch {
+		case f.Severity != manifest.Error:
+		case text == "":
+			text = f.String()
+		default:
+			more++
 		}
 	}
-	return ""
+	if more > 0 {
+		text += fmt.Sprintf("; errors beside it: %d, which hubhop flow check names", more)
+	}
+	return text
 }
 
 // worst returns the text of the first error, or else of the first warning; empty: there is none.
