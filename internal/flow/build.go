@@ -86,6 +86,16 @@ func (b *builder) plan(g *manifest.Graph) graph.Plan {
 	return p
 }
 
+// rules makes the native operators of a graph, and nothing else of it.
+func (b *builder) rules(g *manifest.Graph) (p graph.Plan) {
+	for i := range g.Operators {
+		if o := &g.Operators[i]; o.Native != "" {
+			p.Operators = append(p.Operators, graph.OperatorNode{Name: o.Name, Op: b.compile(g, o, b.recipe(g, o))})
+		}
+	}
+	return p
+}
+
 // expand puts modules in the place of a node.
 func (b *builder) expand(p *graph.Plan, g *manifest.Graph, o *manifest.Operator, into map[string][]string, out map[string]map[string][]EdgeFrom) {
 	if b.modules == nil {

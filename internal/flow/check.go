@@ -58,6 +58,16 @@ func Check(dir string, o CheckOptions) Report {
 		r.Graphs = append(r.Graphs, d)
 	}
 	faults = append(faults, nothing(set, faults, dir, manifest.Error)...)
+	for _, g := range set.Unsound { // its rules are wrong whatever else is
+		b := &builder{dir: dir, store: store, strict: true, storeFile: func(key string) string { return tableFile(dir, key) }}
+		closeOperators(b.rules(g))
+		for _, f := range b.faults {
+			told := func(other manifest.Fault) bool { return other.File == f.File && other.Line == f.Line }
+			if !slices.ContainsFunc(faults, told) { // else it is most often the same said twice
+				faults = append(faults, f)
+			}
+		}
+	}
 	r.Faults = manifest.Sort(faults)
 	if r.Faults == nil {
 		r.Faults = []manifest.Fault{}

@@ -52,3 +52,32 @@ func TestFlowTestsCompareWhatTheySelect(t *testing.T) {
 		})
 	}
 }
+
+// A fault of the wiring hides no fault of a rule: who mends the one need not come again for the
+// other.
+func TestCheckTellsTheFaultsOfRulesBesideThoseOfTheWiring(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../examples/flows/alarms")); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "alarms.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := strings.NewReplacer("    - {from: {name: hot.output.false}, to: {name: normal}}\n", "", `"$1 > 30"`, `"avg($1) > 30"`).Replace(string(text))
+	if err := os.WriteFile(filepath.Join(dir, "alarms.yaml"), []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := Check(dir, CheckOptions{})
+	for _, want := range []string{"the arm false of the branch hot leads nowhere", `there is no function "avg"`} {
+		n := 0
+		for _, f := range r.Faults {
+			if strings.Contains(f.Text, want) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%q is told %d times: %v", want, n, r.Faults)
+		}
+	}
+}

@@ -51,7 +51,7 @@ func (l *loader) finish(r *resolver) {
 	l.All = append(l.All, r.All...)
 	g := r.graph
 	if r.broken || g.broken || Errors(r.All) {
-		l.set.Faulty = append(l.set.Faulty, g.Name)
+		l.set.Faulty, l.set.Unsound = append(l.set.Faulty, g.Name), append(l.set.Unsound, g)
 		l.set.files[g.Name] = g.File
 		if other, ok := l.twice[nameKey(g.Object)]; ok {
 			l.set.files[g.Name] = other.File // the fault stands there

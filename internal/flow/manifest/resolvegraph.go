@@ -424,7 +424,7 @@ func (r *resolver) branches(d *DataflowGraph, n *ways) {
 		for _, arm := range []Arm{TrueArm, FalseArm} {
 			if len(arms[arm]) == 0 {
 				open = true
-				r.Error(d.Nodes[r.index[o.Name]].At("name"), "branch-open", "the arm %s of the branch %s leads nowhere; connect %s.output.%s, for instance with the concatenate", arm, o.Name, o.Name, arm)
+				r.Error(d.Nodes[r.index[o.Name]].At("name"), "branch-open", "the arm %s of the branch %s leads nowhere; connect %s.output.%s, for instance with a concatenate behind it, or use a filter in place of the branch", arm, o.Name, o.Name, arm)
 			}
 		}
 		if open {
