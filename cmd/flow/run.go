@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,6 +71,7 @@ type trial struct {
 	out    *bufio.Writer
 	err    error // of out, which keeps its first one
 	failed int
+	sums   map[string]int // messages that were dropped on purpose, by what is said of them; nil: each is told
 }
 
 // trial begins the trial of a flow: args are its directory and, if there are several, its name.
@@ -89,6 +92,9 @@ func (e *Env) trial(args []string, store string) (*trial, error) {
 		Drop: func(line int, node, reason string, failed bool) {
 			if failed {
 				t.failed++
+			} else if t.sums != nil {
+				t.sums["node "+node+": "+reason]++
+				return
 			}
 			fmt.Fprintf(e.Stderr, "line %d: node %s: %s\n", line, node, e.Clean(reason))
 		},
@@ -202,7 +208,7 @@ func newReplay(e *Env) *cobra.Command {
 		Short: "Run one data flow on messages that wait, or that have failed",
 		Long: `Replay puts messages through one flow and prints what comes out, as hubhop flow run does. Nothing is sent and nothing is changed. The file has lines of
 hubhop outbox export, dead letters (deadletter.jsonl), or lines of hubhop flow run; - is standard input. A message without a topic, such as one of an
-outbox, goes to every source of the flow.
+outbox, goes to every source of the flow. Messages that a rule drops on purpose are counted at the end; each one that fails is told.
 
 The directory of a flow that writes a journal, flows/graphs/NAME in the directory of the device, may stand for the file. The messages are then those
 that came in since the last checkpoint, at the sources and the times that they had. The flow may run meanwhile.` + "\n" + e.Help,
@@ -218,6 +224,8 @@ that came in since the last checkpoint, at the sources and the times that they h
 			if err != nil {
 				return err
 			}
+			t.sums = map[string]int{}
+			defer e.tellSums(t)
 			if from == "-" {
 				return e.feed(t, e.Stdin, trying{})
 			}
@@ -235,6 +243,13 @@ that came in since the last checkpoint, at the sources and the times that they h
 	c.Flags().StringVar(&from, "from", "", "file with the messages, or the directory of a flow that writes a journal")
 	c.Flags().StringVar(&store, "store", "", "file with a JSON object of keys and texts that fills the state store (default: the files DIR/store/KEY)")
 	return c
+}
+
+// tellSums says how many messages were dropped on purpose.
+func (e *Env) tellSums(t *trial) {
+	for _, text := range slices.Sorted(maps.Keys(t.sums)) {
+		fmt.Fprintf(e.Stderr, "%s (%d)\n", e.Clean(text), t.sums[text])
+	}
 }
 
 // replayJournal puts the messages of a journal through a trial.

@@ -78,6 +78,10 @@ func (t *Trial) drop(d graph.Drop, _ node.Message) {
 		return
 	}
 	reason := d.Reason.String()
+	isThrottle := func(o manifest.Operator) bool { return o.Name == d.Node && o.Native == manifest.NativeThrottle }
+	if d.Reason == graph.Filtered && slices.ContainsFunc(t.g.Operators, isThrottle) {
+		reason = "throttled"
+	}
 	if d.Err != nil {
 		reason += ": " + d.Err.Error()
 	}

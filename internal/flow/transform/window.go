@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -534,11 +535,11 @@ func (t *window) close(p *pane, at node.Time, emit func(*node.Message)) {
 		for k, use := range r.program.Uses {
 			t.env.Results = append(t.env.Results, p.fields[r.fields[k]].aggregate(use.Function))
 		}
-		err := r.program.Run(&t.env, &t.value)
-		if err == nil {
-			err = t.write(&r.out)
+		if err := r.program.Run(&t.env, &t.value); err != nil {
+			t.fail(p, fmt.Errorf("%w; it reads %s", &RuleError{Rule: r.number, Err: err}, t.reads(r)))
+			return
 		}
-		if err != nil {
+		if err := t.write(&r.out); err != nil {
 			t.fail(p, &RuleError{Rule: r.number, Err: err})
 			return
 		}
@@ -550,6 +551,17 @@ func (t *window) close(p *pane, at node.Time, emit func(*node.Message)) {
 		return
 	}
 	emit(&node.Message{Time: at, Topic: p.topic, TopicSet: p.topicSet, ContentType: "application/json", Payload: bytes.Clone(t.buffer)})
+}
+
+// reads names the inputs of a rule.
+func (t *window) reads(r *accumulation) string {
+	var names []string
+	for _, i := range r.fields {
+		if name := string(bytes.Join(t.fields[i].path.text, []byte("."))); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // fail tells that a window has no result.
