@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
 // TestWhatABrokerLosesIsSeen: an outage is a fault until it is over. A broker that has lost its
@@ -54,4 +56,33 @@ func TestALogSaysWhatBecomesOfAChange(t *testing.T) {
 			t.Errorf("after the mend: %q, %+v", all, w.flows.Status()[0])
 		}
 	})
+}
+
+// TestAnErrorHasItsReasonInTheStatus: the status, which counts errors, says why the last message
+// failed, on which topic, and whether it is kept; so does the log.
+func TestAnErrorHasItsReasonInTheStatus(t *testing.T) {
+	const header = "kind: DataflowGraph\nmetadata: {name: tools}\nspec:\n"
+	if !strings.Contains(enriching, header) {
+		t.Fatal(enriching)
+	}
+	for manifests, kept := range map[string]string{
+		enriching: "; it is not kept, which deadLetter: {} would change",
+		strings.Replace(enriching, header, header+"  deadLetter: {}\n", 1): filepath.Join("deadletter", "tools", "deadletter.jsonl"),
+	} {
+		inWorld(t, manifests, nil, func(t *testing.T, w *world) {
+			p, end := w.publisher("generator")
+			defer end()
+			do(t, p.publish(t.Context(), 0, node.Message{Topic: "tools/a", Payload: []byte("no JSON")}))
+			time.Sleep(time.Minute)
+			s := w.flows.Status()[0]
+			for _, want := range []string{`node add drops a message of the topic "tools/a" (`, kept} {
+				if !strings.Contains(s.Text, want) || !strings.Contains(strings.Join(w.said.texts(), "\n"), want) {
+					t.Errorf("%q is not in the status or the log: %+v", want, s)
+				}
+			}
+			if s.Errors != 1 || s.State != Running || s.Fault != "" {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
 }

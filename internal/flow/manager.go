@@ -376,7 +376,7 @@ func (r *running) status() Status {
 	for _, say := range r.says {
 		texts = append(texts, say())
 	}
-	texts = append(texts, forgotten(s.Gaps))
+	texts = append(texts, forgotten(s.Gaps), g.LastError)
 	if troubles = distinct(troubles...); len(troubles) > 0 {
 		s.State = Failed
 	}

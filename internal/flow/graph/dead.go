@@ -152,8 +152,11 @@ func (d *DeadLetters) write() {
 	}
 }
 
+// file is the one with the newest lines.
+func (d *DeadLetters) file() string { return filepath.Join(d.dir, "deadletter.jsonl") }
+
 func (d *DeadLetters) append(line []byte) error {
-	name, old := filepath.Join(d.dir, "deadletter.jsonl"), filepath.Join(d.dir, "deadletter.old.jsonl")
+	name, old := d.file(), filepath.Join(d.dir, "deadletter.old.jsonl")
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
@@ -66,21 +67,22 @@ type Graph struct {
 	wake    chan struct{} // of the operators
 	done    chan struct{} // Run has returned
 	bursts  bursts
-	outputs []output           // of the messages under way, for the operators alone
-	last    []time.Time        // when each source handed in its last message
-	anchor  []instant          // when each source's frontier was where it is
-	looked  instant            // when the operators have last emptied the inbox
-	dead    []time.Time        // since when a source is not live; zero: it is
-	live    []func() bool      // of sources that say so; nil: not
-	refs    [maxTurn]int32     // outputs of each message of a turn
-	current int32              // the message of the turn
-	spare   []arrival          // room for the inbox
-	acks    []ack              // of the operators
-	tickets []uint64           // of the operators
-	quit    context.CancelFunc // ends Run; set by Run
-	busy    time.Time          // the last turn
-	fat     bool               // there is memory to give back
-	steady  func() time.Time   // a clock that is never set
+	failed  atomic.Pointer[failure] // the last message that failed; nil: none has
+	outputs []output                // of the messages under way, for the operators alone
+	last    []time.Time             // when each source handed in its last message
+	anchor  []instant               // when each source's frontier was where it is
+	looked  instant                 // when the operators have last emptied the inbox
+	dead    []time.Time             // since when a source is not live; zero: it is
+	live    []func() bool           // of sources that say so; nil: not
+	refs    [maxTurn]int32          // outputs of each message of a turn
+	current int32                   // the message of the turn
+	spare   []arrival               // room for the inbox
+	acks    []ack                   // of the operators
+	tickets []uint64                // of the operators
+	quit    context.CancelFunc      // ends Run; set by Run
+	busy    time.Time               // the last turn
+	fat     bool                    // there is memory to give back
+	steady  func() time.Time        // a clock that is never set
 
 	mu        sync.Mutex
 	room      sync.Cond // there is room, or someone who waits for it must look

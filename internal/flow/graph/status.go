@@ -39,6 +39,7 @@ type Status struct {
 	Journal         int64         // bytes in the journal that no checkpoint covers yet
 	Drops           []Count       // why messages were dropped, those that occurred
 	Text            string        // what a person should know; empty: nothing
+	LastError       string        // which message failed last, why, and where it is kept; empty: none has
 }
 
 // Count is how often a node had a reason to drop a message.
@@ -64,6 +65,9 @@ func (g *Graph) Status() Status {
 				s.Dropped += n
 			}
 		}
+	}
+	if f := g.failed.Load(); f != nil {
+		s.LastError = "the last error, at " + f.at.UTC().Format("15:04:05Z") + ": " + g.failureText(f)
 	}
 	now := g.instant().wall
 	g.mu.Lock()
@@ -144,6 +148,29 @@ func (b *bursts) open(key string, now time.Time) (more int, ok bool) {
 	return more, true
 }
 
+// failure is a message that failed.
+type failure struct {
+	Drop
+	topic string
+	at    time.Time
+}
+
+// maxTopic is how many bytes of a topic are shown.
+const maxTopic = 200
+
+// failureText says what failed where, and where the message is kept.
+func (g *Graph) failureText(f *failure) string {
+	text := fmt.Sprintf("node %s drops a message", f.Node)
+	if f.topic != "" {
+		text += fmt.Sprintf(" of the topic %q", f.topic)
+	}
+	text += fmt.Sprintf(" (%v): %v", f.Reason, f.Err)
+	if g.opt.DeadLetters != nil {
+		return text + "; it is kept in " + g.opt.DeadLetters.file()
+	}
+	return text + "; it is not kept, which deadLetter: {} would change"
+}
+
 // dropped tells of a message that was lost.
 func (g *Graph) dropped(d Drop, m *node.Message) {
 	if !d.Reason.IsError() {
@@ -153,11 +180,13 @@ func (g *Graph) dropped(d Drop, m *node.Message) {
 	if g.opt.DeadLetters != nil {
 		g.opt.DeadLetters.keep(g.plan.Name, d, m, now)
 	}
+	f := &failure{Drop: d, topic: strings.Clone(m.Topic[:min(len(m.Topic), maxTopic)]), at: now}
+	g.failed.Store(f)
 	more, ok := g.bursts.open(d.Node+"\x00"+d.Reason.String(), now)
 	if !ok {
 		return
 	}
-	text := fmt.Sprintf("flow %s: node %s drops a message (%v): %v", g.plan.Name, d.Node, d.Reason, d.Err)
+	text := fmt.Sprintf("flow %s: %s", g.plan.Name, g.failureText(f))
 	if more > 0 {
 		text += fmt.Sprintf("; %d more were dropped for this since it was last said", more)
 	}
