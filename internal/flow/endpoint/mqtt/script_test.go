@@ -519,6 +519,58 @@ func TestALaterRunTakesBackTheFiltersThatItDoesNotWant(t *testing.T) {
 	})
 }
 
+// TestAFilterEndsWhenTheNewOnesAreThere: a message that the old and the new filter take would be lost
+// between an UNSUBSCRIBE and a SUBSCRIBE. The broker here gives no SUBACK at first, once to a change
+// on the connection, and once to a run with other filters.
+func TestAFilterEndsWhenTheNewOnesAreThere(t *testing.T) {
+	file := t.TempDir() + "/subscriptions"
+	inBubble(t, func(t *testing.T, b *script) {
+		has := func(when, want string) {
+			t.Helper()
+			pass(time.Second)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if got := fmt.Sprint(b.filters); got != want {
+				t.Errorf("%s the broker has %s, not %s", when, got, want)
+			}
+		}
+		silent := func(mute bool) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.mute = mute
+		}
+		c := b.config("in")
+		c.StateFile = file
+		s := newSource(t, c, "x/#", "y")
+		r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+		has("at first", "map[x/#:true y:true]")
+		silent(true)
+		if err := s.SetFilters([]string{"x/+", "y"}); err != nil {
+			t.Fatal(err)
+		}
+		has("before its answer", "map[x/#:true x/+:true y:true]")
+		silent(false)
+		b.kick()
+		pass(time.Minute)
+		has("after its answer", "map[x/+:true y:true]")
+		if err := s.SetFilters([]string{"x/#", "y"}); err != nil {
+			t.Fatal(err)
+		}
+		has("after an answer at once", "map[x/#:true y:true]")
+		r.stop()
+
+		silent(true)
+		s = newSource(t, c, "x/+")
+		r = start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+		has("before its answer to the next run", "map[x/#:true x/+:true y:true]")
+		silent(false)
+		b.kick()
+		pass(time.Minute)
+		has("after its answer to the next run", "map[x/+:true]")
+		r.stop()
+	})
+}
+
 func TestAMessageThatTheBrokerRefusesForNowIsSentAgainInItsPlace(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		refusals := 0

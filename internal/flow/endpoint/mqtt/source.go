@@ -186,14 +186,8 @@ func (s *Source) connected(session *mqtt5.Session) {
 		known = nil
 	}
 	s.granted = slices.Clone(known)
-	var removed []string
-	for _, f := range known {
-		if !slices.Contains(s.filters, f) {
-			removed = append(removed, f)
-		}
-	}
-	s.unsubscribeLocked(removed)
 	s.subscribeLocked(s.filters)
+	s.tidyLocked()
 }
 
 // carryLocked keeps what is owed for the next connection.

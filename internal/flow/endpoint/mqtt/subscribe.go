@@ -19,7 +19,9 @@ import (
 const maxAsk = 64
 
 // SetFilters changes what the source is subscribed to, without a new connection. Filters that stay
-// are not touched. What the broker had already queued for a removed filter still comes.
+// are not touched. A removed one ends when the broker has answered for the new ones, so that a message
+// of both is not lost; it may come twice. What the broker had already queued for a removed filter
+// still comes.
 func (s *Source) SetFilters(filters []string) error {
 	wire, err := s.c.wire(filters)
 	if err != nil {
@@ -27,7 +29,7 @@ func (s *Source) SetFilters(filters []string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var added, removed []string
+	var added []string
 	for _, f := range wire {
 		if !slices.Contains(s.filters, f) {
 			added = append(added, f)
@@ -35,14 +37,13 @@ func (s *Source) SetFilters(filters []string) error {
 	}
 	for _, f := range s.filters {
 		if !slices.Contains(wire, f) {
-			removed = append(removed, f)
 			delete(s.refused, f)
 		}
 	}
 	s.filters = wire
 	if s.session != nil {
-		s.unsubscribeLocked(removed)
 		s.subscribeLocked(added)
+		s.tidyLocked()
 	}
 	return nil
 }
@@ -72,8 +73,25 @@ func (s *Source) subscribeLocked(filters []string) {
 	s.session.Owes(len(s.asked))
 }
 
-func (s *Source) unsubscribeLocked(filters []string) {
-	for part := range slices.Chunk(filters, maxAsk) {
+// tidyLocked ends the subscriptions that are not wanted any more, once no SUBSCRIBE waits for its
+// answer. Between an UNSUBSCRIBE and a SUBSCRIBE the broker would drop what both filters take.
+func (s *Source) tidyLocked() {
+	ending := map[string]bool{}
+	for _, r := range s.asked {
+		if !r.remove {
+			return
+		}
+		for _, f := range r.filters {
+			ending[f] = true
+		}
+	}
+	var removed []string
+	for _, f := range s.granted {
+		if !ending[f] && !slices.Contains(s.filters, f) {
+			removed = append(removed, f)
+		}
+	}
+	for part := range slices.Chunk(removed, maxAsk) {
 		id := s.idLocked(request{filters: part, remove: true})
 		s.session.Send(func(out []byte) []byte { return mqtt5.AppendUnsubscribe(out, id, part...) })
 	}
@@ -110,12 +128,6 @@ func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err er
 		return nil, false, mqtt5.Faulty(mqtt5.ProtocolError, "a %v that answers nothing, or has not one reason for each filter", p.Kind)
 	}
 	delete(s.asked, p.ID)
-	if s.session != nil {
-		s.session.Owes(len(s.asked))
-	}
-	if len(s.asked) == 0 && s.ready.IsZero() {
-		s.ready = time.Now()
-	}
 	before := slices.Clone(s.granted)
 	for i, f := range r.filters {
 		reason := mqtt5.Reason(p.Reasons[i])
@@ -135,6 +147,15 @@ func (s *Source) answer(p *mqtt5.Packet) (granted []string, changed bool, err er
 				s.once("qos "+f, "the broker grants QoS %d for %q: its messages can be lost", reason, f)
 			}
 		}
+	}
+	if s.session != nil {
+		if !r.remove {
+			s.tidyLocked()
+		}
+		s.session.Owes(len(s.asked))
+	}
+	if len(s.asked) == 0 && s.ready.IsZero() {
+		s.ready = time.Now()
 	}
 	return slices.Clone(s.granted), !slices.Equal(before, s.granted), nil
 }
