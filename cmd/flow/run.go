@@ -255,7 +255,10 @@ func (e *Env) tellSums(t *trial) {
 // replayJournal puts the messages of a journal through a trial.
 func (e *Env) replayJournal(t *trial, dir string) error {
 	err := t.FeedJournal(dir, func(line int, err error) { fmt.Fprintf(e.Stderr, "line %d: %s\n", line, e.Clean(err.Error())) })
-	if err != nil {
+	switch {
+	case err != nil && !t.KeepsJournal():
+		return e.Usage(fmt.Errorf("from: %w: %s keeps none, because it remembers nothing from one message to the next; name a file with messages", err, t.name))
+	case err != nil:
 		return e.Usage(fmt.Errorf("from: %w; name a file with messages, or flows/graphs/NAME of the directory of a device", err))
 	}
 	return t.end()

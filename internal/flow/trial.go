@@ -156,6 +156,10 @@ func (t *Trial) FeedJournal(dir string, fault func(line int, err error)) error {
 	return nil
 }
 
+// KeepsJournal says whether the flow, when it runs, writes a journal: it does if it remembers
+// something from one message to the next.
+func (t *Trial) KeepsJournal() bool { return t.plan.Stateful() }
+
 // Close is the end of the input: it closes all windows.
 func (t *Trial) Close() {
 	t.off.Close()
