@@ -27,6 +27,8 @@ type Manager struct {
 	flows   map[string]*running
 	rows    map[string]Status // of those that do not run
 	told    map[string]bool   // faults that were told
+	left    map[string]int    // messages that flows which do not run have left; the loop's alone
+	ran     map[string]bool   // flows that have run in this process; the loop's alone
 	trouble string            // what is wrong with the directory
 	busy    time.Time         // since when the loop works; zero: it rests
 	due     time.Time
@@ -89,7 +91,7 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the state store of the flows: %w", err)
 	}
-	return &Manager{o: o, store: store, filler: newFiller(dir, o.StateDir, store, func(text string) { o.log(true, "", text) }), flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}}, nil
+	return &Manager{o: o, store: store, filler: newFiller(dir, o.StateDir, store, func(text string) { o.log(true, "", text) }), flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}, left: map[string]int{}, ran: map[string]bool{}}, nil
 }
 
 // storeOf is the state store as data sets see it.
@@ -200,6 +202,9 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			gone = append(gone, old)
 		}
 	}
+	for _, old := range gone {
+		next[old] = graph.Plan{} // so its windows give out what they hold
+	}
 	m.stop(append(gone, changed...), next)
 	for _, old := range gone {
 		m.o.log(false, old.g.Name, "the flow is stopped, because its manifest is gone or says so")
@@ -218,6 +223,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			rows[g.Name] = Status{Name: g.Name, State: Failed, Fault: text, Text: text}
 		}
 	}
+	m.leftovers(set, names, rows)
 	m.mu.Lock()
 	m.rows, m.trouble = rows, ""
 	if len(set.Graphs)+len(set.Faulty) == 0 && manifest.Errors(faults) {
@@ -281,6 +287,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 	m.mu.Lock()
 	m.flows[g.Name] = r
 	m.mu.Unlock()
+	m.ran[g.Name] = true
 	go func() {
 		defer close(r.ended)
 		defer closeDead()
@@ -290,7 +297,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 	return b.faults
 }
 
-// stop stops flows, all at once. Some go on by another plan.
+// stop stops flows, all at once. Some go on by another plan; that of a flow that is gone is empty.
 func (m *Manager) stop(all []*running, next map[*running]graph.Plan) {
 	ctx, cancel := context.WithTimeout(context.Background(), m.o.Drain)
 	defer cancel()
@@ -393,6 +400,9 @@ func (m *Manager) Status() (all []Status) {
 		notes[name] = r.note
 	}
 	m.mu.Unlock()
+	maps.DeleteFunc(rows, func(name string, s Status) bool {
+		return s.State == Stopped && s.Fault != "" && m.isRemoved(name) // nothing is left of it
+	})
 	for name, r := range flows {
 		s := r.status()
 		s.ClientIDs = m.clientIDs(r.g)

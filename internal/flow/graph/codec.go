@@ -337,11 +337,13 @@ func (e *encoder) naming(n naming) {
 func (d *decoder) naming() naming { return naming{d.time(), int(d.uint())} }
 
 // memories decodes what a graph remembered. An old checkpoint does not say how many sources and
-// nodes there are, but they are as many as this core has.
+// nodes there are, but they are as many as this core has; of others c may be nil.
 func (d *decoder) memories(c *core, isOld bool) (m memories) {
 	m.arrived = d.uint()
-	sources, nodes := len(c.sources), len(c.vertices)
-	if !isOld {
+	var sources, nodes int
+	if isOld {
+		sources, nodes = len(c.sources), len(c.vertices)
+	} else {
 		sources = d.count()
 	}
 	for range sources {

@@ -3,6 +3,7 @@ package graph
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"math"
 	"os"
@@ -100,6 +101,76 @@ func ReadJournal(dir string) iter.Seq2[Journaled, error] {
 			}
 		}
 	}
+}
+
+// Left returns how many messages of a graph that does not run are in no result that is safe: those
+// that its windows hold, as far as they say, and those in the journal behind its checkpoint. dir is
+// the directory of the graph ([Options].Dir), which stays as it is. Of a checkpoint that cannot be
+// read, the journal alone counts.
+func Left(dir string) (messages int, err error) {
+	at, messages, err := heldIn(filepath.Join(dir, checkpointName))
+	if err != nil {
+		return 0, err
+	}
+	journal := filepath.Join(dir, journalName)
+	if segments, _ := filepath.Glob(filepath.Join(journal, "*.seg")); len(segments) == 0 {
+		return messages, nil
+	}
+	for r, err := range outbox.ReadQueue(journal) {
+		if err != nil {
+			return 0, err
+		}
+		if r.Pos <= at {
+			continue
+		}
+		if e, err := decodeEvent(r.Body); err != nil || e.isMessage() {
+			messages++
+		}
+	}
+	return messages, nil
+}
+
+// heldIn returns the position of a checkpoint, and how many messages its windows hold.
+func heldIn(path string) (at uint64, messages int, err error) {
+	file, err := os.ReadFile(path) // #nosec G304 -- in the directory of the device
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	body, isOld, ok := checked(file)
+	if !ok {
+		return 0, 0, nil
+	}
+	d := decoder{b: body}
+	at = d.uint()
+	if isOld { // nobody can read what it holds without its plan
+		return at, 0, nil
+	}
+	_ = d.bytes() // the plan
+	m := d.memories(nil, false)
+	if d.failed {
+		return at, 0, nil
+	}
+	for i := range m.nodes {
+		messages += m.nodes[i].waiting
+	}
+	return at, messages, nil
+}
+
+// Remove removes the journal and the checkpoint of a graph that does not run, and its directory
+// unless others keep files there.
+func Remove(dir string) error {
+	for _, name := range []string{journalName, checkpointName, checkpointName + ".tmp"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		return err
+	}
+	return os.Remove(dir)
 }
 
 func isDir(path string) bool {

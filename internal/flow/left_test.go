@@ -1,0 +1,106 @@
+package flow
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/node"
+)
+
+// held are messages that wait in the window of a minute.
+func (w *world) held(t *testing.T, n int) {
+	t.Helper()
+	p, end := w.publisher("generator")
+	defer end()
+	for i := range n {
+		if err := p.publish(t.Context(), i, node.Message{Topic: "sensors/a", Payload: []byte(`{"n":1}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	synctest.Wait()
+}
+
+// results are the bodies that have come to the hub.
+func (w *world) results() (all []string) {
+	for _, m := range w.cloud.Ledger("dev-1", true).Messages {
+		all = append(all, string(m.Body))
+	}
+	return all
+}
+
+// atMinute waits until a minute has just begun.
+func atMinute() {
+	time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute + time.Second)))
+}
+
+// TestAFlowThatIsRenamedOrDisabledGivesItsWindowsOut: nobody will close them later.
+func TestAFlowThatIsRenamedOrDisabledGivesItsWindowsOut(t *testing.T) {
+	for _, c := range []struct{ name, old, text string }{
+		{"renamed", "metadata: {name: minutes}", "metadata: {name: others}"},
+		{"disabled", "spec:\n  nodes:", "spec:\n  mode: Disabled\n  nodes:"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
+				atMinute()
+				w.held(t, 7)
+				changed := strings.Replace(dayManifests, c.old, c.text, 1)
+				put(t, filepath.Join(w.flows.o.Dir, "flows.yaml"), changed)
+				w.flows.reload(t.Context())
+				time.Sleep(5 * time.Second)
+				if got := w.results(); len(got) != 1 || !strings.Contains(got[0], `"count":7`) {
+					t.Errorf("the hub got %q", got)
+				}
+				for _, s := range w.flows.Status() {
+					if s.Fault != "" || strings.Contains(s.Text, "no result") {
+						t.Errorf("the status says %+v", s)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestWhatAGoneFlowHasLeftIsNamed until its directory is removed, or the flow is back.
+func TestWhatAGoneFlowHasLeftIsNamed(t *testing.T) {
+	inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
+		atMinute()
+		w.held(t, 7)
+		w.flows.stopAll() // and the manifest is renamed while nobody runs
+		file := filepath.Join(w.flows.o.Dir, "flows.yaml")
+		put(t, file, strings.Replace(dayManifests, "metadata: {name: minutes}", "metadata: {name: others}", 1))
+		w.flows.ran = map[string]bool{}
+		empty := graphDir(w.flows.o.StateDir, "empty")
+		do(t, os.Mkdir(empty, 0o700))
+		w.flows.reload(t.Context())
+		dir := graphDir(w.flows.o.StateDir, "minutes")
+		s := w.flows.Status()
+		if len(s) != 2 || s[0].Name != "minutes" || !strings.Contains(s[0].Fault, "7 messages") || !strings.Contains(s[0].Fault, dir) {
+			t.Errorf("the status is %+v", s)
+		}
+		w.flows.reload(t.Context())
+		if warned := strings.Join(w.said.warnings(), "\n"); strings.Count(warned, "minutes: no manifest has this flow any more, and 7 messages that it has taken are in no result") != 1 {
+			t.Errorf("the warnings are\n%s", warned)
+		}
+		if _, err := os.Stat(empty); !os.IsNotExist(err) {
+			t.Errorf("an empty directory stays: %v", err)
+		}
+		aside := dir + ".aside"
+		do(t, os.Rename(dir, aside))
+		if s := w.flows.Status(); len(s) != 1 {
+			t.Errorf("without the directory, the status is %+v", s)
+		}
+		do(t, os.Rename(aside, dir))
+		put(t, file, dayManifests)
+		w.flows.reload(context.WithoutCancel(t.Context()))
+		time.Sleep(2 * time.Minute)
+		if got := w.results(); len(got) != 1 || !strings.Contains(got[0], `"count":7`) {
+			t.Errorf("after the flow is back, the hub got %q", got)
+		}
+	})
+}
