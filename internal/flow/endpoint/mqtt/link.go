@@ -22,6 +22,7 @@ const (
 	firstPause   = 250 * time.Millisecond
 	firstRefused = 5 * time.Second
 	longestPause = time.Minute
+	longestDial  = 5 * time.Second  // where nobody listens, one more dial is cheap for both sides
 	steady       = 30 * time.Second // a connection that lasted so long starts the schedule anew
 )
 
@@ -164,12 +165,21 @@ func (l *link) granted(g *mqtt5.Grant) {
 
 // schedule returns how long to wait before the next attempt.
 func schedule(err error, tries int) (time.Duration, State) {
-	first, state := firstPause, Waiting
+	first, longest, state := firstPause, longestPause, Waiting
 	if needsPerson(err) {
 		first, state = firstRefused, Refused
+	} else if _, ok := undialed(err); ok {
+		longest = longestDial
 	}
-	pause := min(longestPause, first<<min(tries, 10))
+	pause := min(longest, first<<min(tries, 10))
 	return pause/2 + rand.N(pause/2+1), state
+}
+
+// undialed reports whether a connection did not come about below MQTT and TLS: nobody listens, the
+// name or the network is not there.
+func undialed(err error) (*net.OpError, bool) {
+	op, ok := errors.AsType[*net.OpError](err)
+	return op, ok && op.Op == "dial"
 }
 
 // needsPerson reports whether trying again soon is of little use.
@@ -212,9 +222,9 @@ func (c *Config) describe(err error) string {
 	text := err.Error()
 	// Without the addresses: that of the broker stands before it, and the own port is another one
 	// each time, so that the log would have a line for each attempt.
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+	if op, dial := undialed(err); dial {
 		text = "no connection: " + op.Err.Error()
-	} else if ok && !brokenOff(err) && (op.Op == "read" || op.Op == "write") {
+	} else if op != nil && !brokenOff(err) && (op.Op == "read" || op.Op == "write") {
 		text = "the connection broke: " + op.Err.Error()
 	} else if brokenOff(err) && !isEnded(err) {
 		text = "the broker has ended the connection before its answer"

@@ -68,16 +68,18 @@ func newScript(t testing.TB) *script {
 	if b.l, err = b.net.Listen("tcp", scriptAddress); err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		for {
-			c, err := b.l.Accept()
-			if err != nil {
-				return
-			}
-			go b.serve(c)
-		}
-	}()
+	go b.accept(b.l)
 	return b
+}
+
+func (b *script) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go b.serve(c)
+	}
 }
 
 func (b *script) config(client string) Config {
@@ -426,6 +428,34 @@ func TestARefusedEndpointTriesWithPatience(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 		r.stop()
+	})
+}
+
+// TestABrokerThatStartsLateIsFoundSoon: where nobody listens no pause grows to a minute.
+func TestABrokerThatStartsLateIsFoundSoon(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *script) {
+		for range 20 {
+			c := b.config("in")
+			c.Host = "late.test:1883"
+			before := b.net.Dials(c.Host)
+			s := newSource(t, c, "a")
+			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
+			pass(10 * time.Minute)
+			if n := b.net.Dials(c.Host) - before; n > 250 {
+				t.Errorf("%d dials in ten minutes", n)
+			}
+			l, err := b.net.Listen("tcp", c.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go b.accept(l)
+			pass(longestDial)
+			if st := s.Status(); st.State != Connected {
+				t.Errorf("%v after the broker's start: %+v", longestDial, st)
+			}
+			r.stop()
+			l.Close()
+		}
 	})
 }
 
