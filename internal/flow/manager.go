@@ -66,7 +66,7 @@ type Status struct {
 	Errors    uint64
 	InFlight  int
 	OldestAge time.Duration
-	Gaps      uint64 // times a broker had lost the session of a source, so that messages are missing
+	Gaps      uint64 // times a broker had lost the session of a source, so that messages may be missing
 	Fault     string // what a person must see to; empty: nothing
 	Text      string // what a person should know, the fault included; empty: nothing
 

@@ -153,7 +153,7 @@ var flowFigures = []figure{
 	flow("flow_out_total", "Messages that a flow has put out.", counter, func(f Flow) float64 { return float64(f.Out) }),
 	flow("flow_dropped_total", "Messages that a flow has dropped on purpose.", counter, func(f Flow) float64 { return float64(f.Dropped) }),
 	flow("flow_errors_total", "Messages that failed in a flow.", counter, func(f Flow) float64 { return float64(f.Errors) }),
-	flow("flow_gaps_total", "Times that a broker had lost the session of a flow, so that messages are missing.", counter, func(f Flow) float64 { return float64(f.Gaps) }),
+	flow("flow_gaps_total", "Times that a broker had lost the session of a flow, so that messages may be missing.", counter, func(f Flow) float64 { return float64(f.Gaps) }),
 	flow("flow_in_flight_messages", "Messages that a flow has taken and not acknowledged.", gauge, func(f Flow) float64 { return float64(f.InFlight) }),
 	flow("flow_oldest_age_seconds", "Age of the oldest message that a flow has taken and not acknowledged.", gauge, func(f Flow) float64 { return f.OldestAgeSeconds }),
 	flow("flow_running", "1 while a flow runs.", gauge, func(f Flow) float64 { return yes(f.State == "running") }),

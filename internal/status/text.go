@@ -111,7 +111,7 @@ func (v View) lost() string {
 	}
 	text := "nothing is lost"
 	if len(names) > 0 {
-		text = "nothing of that is lost"
+		text = "the outbox has lost nothing"
 	}
 	if v.Outbox.Dropped > 0 {
 		text = fmt.Sprintf("%d lost since the start", v.Outbox.Dropped)
@@ -120,7 +120,7 @@ func (v View) lost() string {
 		text += fmt.Sprintf(", %d set aside", v.Outbox.Quarantined)
 	}
 	if len(names) > 0 {
-		text += "; a broker has lost messages of the flow " + names[0]
+		text += "; a broker has lost what it kept for the flow " + names[0]
 		if more := len(names) - 1; more > 0 {
 			text += fmt.Sprintf(" (and of others: %d)", more)
 		}

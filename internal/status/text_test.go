@@ -116,7 +116,7 @@ func TestFourAnswersStandFirst(t *testing.T) {
 		"a device's stop": {stopping, []string{"dev-1 is stopping"}},
 		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
 		"flows that want a person": {broken, []string{
-			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing of that is lost; a broker has lost messages of", "                  the flow averages",
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; the outbox has lost nothing; a broker has lost what it", "                  kept for the flow averages",
 			"why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
 			"what can I do     see to the flow averages: b:1883: nobody listens there (flows with a", "                  fault beside it: 1)",
 		}},
