@@ -31,6 +31,7 @@ type builder struct {
 	log       func(flow, text string) // what operators say of themselves; may be nil
 	faults    []manifest.Fault
 	unfit     []func() uint64 // how many messages each source has dropped before they came into the graph
+	lost      []func() uint64 // how many messages that were safe at each destination are lost
 	gaps      []func() uint64 // how often the broker of each source has lost its session
 	troubles  []func() string // what is wrong with each connection; empty: nothing
 }

@@ -102,6 +102,13 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 				continue
 			}
 			p.Destinations[i].Destination = to
+			b.lost = append(b.lost, to.Lost)
+			says = append(says, func() string {
+				if n := to.Lost(); n > 0 {
+					return fmt.Sprintf("%d messages are lost with files that somebody removed or renamed while they were written", n)
+				}
+				return ""
+			})
 		case d.Settings.Kafka != nil:
 			t := &trouble{m: m, flow: g.Name, node: d.Name}
 			to, err := m.kafkaDestination(g, d, t)

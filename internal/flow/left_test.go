@@ -104,3 +104,38 @@ func TestWhatAGoneFlowHasLeftIsNamed(t *testing.T) {
 		}
 	})
 }
+
+// TestAFileThatSomebodyRemovesCountsAsErrors of the flow, with the messages that were safe in it.
+func TestAFileThatSomebodyRemovesCountsAsErrors(t *testing.T) {
+	if onWindows {
+		t.Skip("Windows does not remove a file that is open")
+	}
+	inFiles := endpointOf("default", brokerAddress) + `---
+apiVersion: connectivity.iotoperations.azure.com/v1
+kind: DataflowEndpoint
+metadata: {name: files}
+spec:
+  endpointType: LocalStorage
+  localStorageSettings: {persistentVolumeClaimRef: data}
+---
+apiVersion: connectivity.iotoperations.azure.com/v1
+kind: Dataflow
+metadata: {name: keep}
+spec:
+  operations:
+    - {operationType: Source, sourceSettings: {endpointRef: default, dataSources: [sensors/+]}}
+    - {operationType: Destination, destinationSettings: {endpointRef: files, dataDestination: out}}
+`
+	inWorld(t, inFiles, nil, func(t *testing.T, w *world) {
+		volume := filepath.Join(w.flows.o.Dir, "volumes", "data")
+		do(t, os.MkdirAll(volume, 0o700))
+		w.flows.reload(t.Context())
+		w.held(t, 7)
+		do(t, os.RemoveAll(filepath.Join(volume, "out")))
+		w.held(t, 2)
+		s := w.flows.Status()[0]
+		if s.Out != 9 || s.Errors != 7 || !strings.Contains(s.Text, "7 messages are lost with files that somebody removed") {
+			t.Errorf("the status is %+v", s)
+		}
+	})
+}

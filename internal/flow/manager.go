@@ -368,6 +368,9 @@ func (r *running) status() Status {
 		n := unfit()
 		s.In, s.Errors = s.In+n, s.Errors+n
 	}
+	for _, lost := range r.builder.lost {
+		s.Errors += lost()
+	}
 	for _, gaps := range r.builder.gaps {
 		s.Gaps += gaps()
 	}

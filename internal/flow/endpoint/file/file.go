@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/queue"
@@ -66,8 +67,10 @@ type Destination struct {
 	file    *os.File // nil: none is being written
 	name    string   // of that, without its ending
 	size    int64    // of its whole lines
+	lines   uint64   // messages in it, all safe
 	opened  time.Time
 	failing bool
+	lost    atomic.Uint64
 	line    bytes.Buffer
 }
 
@@ -262,6 +265,7 @@ func (d *Destination) write(items []queue.Item) (n int, err error) {
 		if err := d.append(d.line.Bytes()); err != nil {
 			return 0, err
 		}
+		d.lines += uint64(len(good))
 		d.queue.Complete(good, nil)
 	}
 	if len(bad) > 0 {
@@ -281,12 +285,42 @@ func (d *Destination) append(lines []byte) error {
 	if err == nil {
 		err = d.file.Sync()
 	}
+	if err == nil {
+		err = d.isThere()
+	}
 	if err != nil {
 		return err
 	}
 	d.size += int64(len(lines))
 	return nil
 }
+
+// isThere returns an error if the file that is being written has not its name any more: a system
+// goes on taking and syncing what is written to a file that was removed. What was safe in it counts
+// as lost, and the file is given up.
+func (d *Destination) isThere() error {
+	name := d.name + unfinished
+	named, err := d.root.Lstat(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		open, err := d.file.Stat()
+		if err != nil || os.SameFile(named, open) {
+			return err
+		}
+	}
+	n := d.lines
+	d.lost.Add(n)
+	_ = d.file.Close()
+	d.file, d.size, d.lines = nil, 0, 0
+	return fmt.Errorf("somebody has removed or renamed %s while it was written, and with it %d messages "+
+		"that were safe; look for a copy, and have nobody touch files that end in %s; what comes goes to a new file", name, n, unfinished)
+}
+
+// Lost returns how many messages were safe in files that somebody has removed or renamed while they
+// were written.
+func (d *Destination) Lost() uint64 { return d.lost.Load() }
 
 // create begins a file. Its name is the time, so names sort as the files do.
 func (d *Destination) create() error {
@@ -304,7 +338,7 @@ func (d *Destination) create() error {
 		if err != nil {
 			return err
 		}
-		d.file, d.name, d.size, d.opened = f, name, 0, now
+		d.file, d.name, d.size, d.lines, d.opened = f, name, 0, 0, now
 		return syncDir(d.root, d.opt.Folder)
 	}
 	return fmt.Errorf("%s: a thousand files of one millisecond are there already", d.opt.Folder)
@@ -312,10 +346,13 @@ func (d *Destination) create() error {
 
 // finish gives the file its final name, with its whole lines.
 func (d *Destination) finish() error {
-	f, name, size := d.file, d.name, d.size
-	if f == nil {
+	if d.file == nil {
 		return nil
 	}
+	if err := d.isThere(); err != nil {
+		return err
+	}
+	f, name, size := d.file, d.name, d.size
 	d.file, d.size = nil, 0
 	if err := f.Close(); err != nil {
 		return err

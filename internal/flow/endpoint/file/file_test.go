@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -187,6 +188,70 @@ func TestWhileTheDiskFailsMessagesWaitAndItIsSaidOnce(t *testing.T) {
 			t.Errorf("said %q", said)
 		}
 	})
+}
+
+// TestAFileThatIsRemovedWhileItIsWrittenIsNoticed: nothing is acknowledged into it, and what was is
+// counted.
+func TestAFileThatIsRemovedWhileItIsWrittenIsNoticed(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows does not remove a file that is open")
+	}
+	remove := func(t *testing.T, folder string) {
+		t.Helper()
+		if err := os.RemoveAll(folder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, then := range map[string]func(t *testing.T, d *Destination, to *done){
+		"more comes": func(t *testing.T, d *Destination, to *done) {
+			send(t, d, to, "3")
+			if errs := to.completed(); len(errs) != 2 {
+				t.Errorf("completed %v", errs)
+			}
+			time.Sleep(firstWait)
+		},
+		"its time comes": func(_ *testing.T, d *Destination, _ *done) { time.Sleep(d.opt.MaxAge + firstWait) },
+		"it is replaced": func(t *testing.T, d *Destination, _ *done) {
+			path := filepath.Join(d.opt.Volume, d.name+unfinished)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(d.opt.MaxAge + firstWait)
+		},
+		"the flow stops": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				var said []error
+				d, to, stop := run(t, Options{Volume: dir, Folder: "f", Name: "g", Report: func(err error) {
+					if err != nil {
+						said = append(said, err)
+					}
+				}})
+				send(t, d, to, "1", "2")
+				remove(t, filepath.Join(dir, "f"))
+				if then != nil {
+					then(t, d, to)
+					synctest.Wait()
+					send(t, d, to, "4")
+				}
+				stop()
+				if d.Lost() != 2 || len(said) != 1 || !strings.Contains(said[0].Error(), "with it 2 messages that were safe; look for a copy") {
+					t.Errorf("%d are lost, and it said %q", d.Lost(), said)
+				}
+				if want := int(to.sent); len(to.completed()) != want {
+					t.Errorf("completed %v, want %d", to.completed(), want)
+				}
+				switch {
+				case name == "more comes":
+					check(t, filepath.Join(dir, "f"), ".jsonl: 3\n4\n")
+				case then != nil:
+					check(t, filepath.Join(dir, "f"), ".jsonl: 4\n")
+				}
+			})
+		})
+	}
 }
 
 func TestAFolderStaysBelowItsVolume(t *testing.T) {
