@@ -74,10 +74,10 @@ type Set struct {
 	Definitions map[string]*Definition // graph definitions in the directory itself, by file name
 
 	// Graphs are the DataflowGraphs and Dataflows that no error concerns, sorted by name, also
-	// those that are not enabled. Faulty are the names of the others, and Unsound is what is known of
-	// them, which must not run. Unread are the files that hold a document which could not be read,
-	// so that even its name is not known. Partial says that what is missing may be there all the
-	// same, because the directory could not be read to its end.
+	// those that are not enabled. Faulty are the names of the others, and Unsound is what is known
+	// of them, which must not run. Unread are the files that hold a document which could not be
+	// read, so that even its name is not known. Partial says that what is missing may be there all
+	// the same, because the directory could not be read to its end.
 	Graphs  []*Graph
 	Unsound []*Graph
 	Faulty  []string
