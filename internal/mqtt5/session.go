@@ -15,6 +15,7 @@ const (
 	writeLimit   = 30 * time.Second       // for one write; a server that takes nothing so long is gone
 	answerLimit  = 20 * time.Second       // at most, for a PINGRESP
 	goodbyeLimit = 500 * time.Millisecond // for the last write
+	leaveLimit   = time.Second            // for the server to read it
 	maxSpare     = 64 << 10               // bytes of a buffer that is kept for the next write
 )
 
@@ -59,6 +60,7 @@ type Session struct {
 	timer  *time.Timer
 	ended  bool
 	reason error
+	served chan struct{} // closed when Serve has read all; nil: it does not run
 }
 
 // Open sends CONNECT on conn, and waits for CONNACK until ctx ends. most is the largest packet in
@@ -145,8 +147,34 @@ func (s *Session) moderate(n int) {
 // Serve reads packets until the session ends, and gives each to handle, which may block: then
 // nothing is read, so that TCP slows the server down. drained is called before Serve waits for the
 // network, so that a caller can collect what belongs together. An error of handle ends the session.
-// Serve returns why the session has ended; after Close that is its reason.
+// Serve returns why the session has ended; after Close that is its reason. What the server still
+// sends after Close is not handled.
 func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
+	served := make(chan struct{})
+	defer close(served)
+	s.mu.Lock()
+	s.served = served
+	s.mu.Unlock()
+	err := s.serve(handle, drained)
+	for s.isDone() {
+		if _, err := s.in.Next(); err != nil {
+			break
+		}
+	}
+	return s.end(err)
+}
+
+func (s *Session) isDone() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// serve reads and handles packets until one of them, or the network, ends the session.
+func (s *Session) serve(handle func(p *Packet) error, drained func()) error {
 	n := 0
 	for {
 		wait := !s.in.Buffered()
@@ -159,7 +187,10 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 		}
 		p, err := s.in.Next()
 		if err != nil {
-			return s.end(err)
+			return err
+		}
+		if s.isDone() {
+			return ErrClosed
 		}
 		n++
 		if wait {
@@ -171,12 +202,12 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 			s.asked = 0
 			s.mu.Unlock()
 		case Disconnect:
-			return s.end(p.Refusal())
+			return p.Refusal()
 		case Connack:
-			return s.end(faulty(ProtocolError, "a second CONNACK"))
+			return faulty(ProtocolError, "a second CONNACK")
 		case Auth:
 			if err := s.renewed(p); err != nil {
-				return s.end(err)
+				return err
 			}
 		default:
 			s.given.Add(1)
@@ -184,7 +215,7 @@ func (s *Session) Serve(handle func(p *Packet) error, drained func()) error {
 			err = handle(p)
 			s.busy.Store(false)
 			if err != nil {
-				return s.end(err)
+				return err
 			}
 		}
 	}
@@ -380,14 +411,16 @@ func (s *Session) answersLocked(now time.Duration) (next time.Duration, err erro
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Close ends the session: it writes what is queued and DISCONNECT with r, closes the connection and
-// waits for the writer. It waits at most half a second for the network. why is what Serve returns
-// if the session had not ended before; nil stands for [ErrClosed].
+// Close ends the session: it writes what is queued and DISCONNECT with r, waits until the server
+// hangs up, which says that it has read them, closes the connection and waits for the writer. So the
+// next connection of this client does not overtake the last acknowledgements. It waits for the
+// network at most half a second to write, and one second, while Serve runs, for the server. why is
+// what Serve returns if the session had not ended before; nil stands for [ErrClosed].
 func (s *Session) Close(r Reason, why error) {
 	if why == nil {
 		why = ErrClosed
 	}
-	s.goodbye(r, why)
+	s.goodbye(r, why, true)
 	s.writer.Wait()
 }
 
@@ -400,7 +433,7 @@ func (s *Session) end(err error) error {
 		r, say = Unspecified, true
 	}
 	if say {
-		s.goodbye(r, err)
+		s.goodbye(r, err, false)
 	} else {
 		s.over(err)
 		_ = s.conn.Close()
@@ -426,14 +459,23 @@ func (s *Session) over(err error) (left []byte, first bool) {
 	return left, true
 }
 
-// goodbye writes the last bytes, and closes the connection.
-func (s *Session) goodbye(r Reason, why error) {
+// goodbye writes the last bytes, waits for the server if it is asked to, and closes the connection.
+func (s *Session) goodbye(r Reason, why error, wait bool) {
 	left, first := s.over(why)
 	if !first {
 		return
 	}
 	late := time.AfterFunc(goodbyeLimit, func() { _ = s.conn.Close() })
-	_, _ = s.conn.Write(AppendDisconnect(left, r))
+	_, err := s.conn.Write(AppendDisconnect(left, r))
 	late.Stop()
+	s.mu.Lock()
+	served := s.served
+	s.mu.Unlock()
+	if wait && err == nil && served != nil {
+		select {
+		case <-served:
+		case <-time.After(leaveLimit):
+		}
+	}
 	_ = s.conn.Close()
 }

@@ -52,7 +52,8 @@ type script struct {
 	grant    packets.Properties // of each CONNACK
 	tokens   []string           // of each CONNECT and AUTH
 	end      *time.Timer
-	noRenew  bool // AUTH is answered with DISCONNECT
+	noRenew  bool          // AUTH is answered with DISCONNECT
+	lag      time.Duration // before each packet is handled
 }
 
 type flight struct {
@@ -107,6 +108,10 @@ func (b *script) serve(c net.Conn) {
 		if err != nil {
 			return
 		}
+		b.mu.Lock()
+		lag := b.lag
+		b.mu.Unlock()
+		time.Sleep(lag)
 		b.mu.Lock()
 		ok := b.packet(c, p)
 		b.mu.Unlock()
@@ -383,7 +388,56 @@ func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
 	})
 }
 
-// The end of a source that waits for acknowledgements, as in the test above, is quick.
+// TestAStoppedSourceLeavesWhenTheBrokerHasReadAll: the next connection would overtake what the broker
+// has not read, and messages would come twice. What comes meanwhile is not handed in. A broker that
+// does not hang up is not waited for.
+func TestAStoppedSourceLeavesWhenTheBrokerHasReadAll(t *testing.T) {
+	for _, c := range []struct {
+		lag         time.Duration
+		least, most time.Duration
+		unread      int
+	}{
+		{5 * time.Millisecond, 100 * time.Millisecond, 900 * time.Millisecond, 0},
+		{time.Minute, time.Second, 1100 * time.Millisecond, 100},
+	} {
+		inBubble(t, func(t *testing.T, b *script) {
+			for i := range 200 {
+				b.queue = append(b.queue, strconv.Itoa(i))
+			}
+			s := newSource(t, b.config("in"), "a")
+			held := newCollector()
+			held.hold = true
+			r := start(t, func(ctx context.Context) error { return s.Run(ctx, held.take) })
+			pass(time.Second)
+			b.mu.Lock()
+			b.lag = c.lag
+			b.mu.Unlock()
+			for _, d := range held.all() {
+				d.From.Acked([]uint64{d.Ticket})
+			}
+			began := time.Now()
+			r.stop()
+			took, unread := time.Since(began), 0
+			b.mu.Lock()
+			for _, f := range b.flying {
+				if n, _ := strconv.Atoi(f.body); n < 100 {
+					unread++
+				}
+			}
+			b.lag = 0
+			b.mu.Unlock()
+			if took < c.least || took > c.most || unread != c.unread {
+				t.Errorf("a broker that takes %v for a packet: after %v it has not read %d acknowledgements", c.lag, took, unread)
+			}
+			if n := len(held.all()); n != 100 {
+				t.Errorf("the graph was given %d messages", n)
+			}
+			pass(c.lag)
+		})
+	}
+}
+
+// The end of a source that waits for acknowledgements, as in TestABrokerThatSendsTooMuchWaits, is quick.
 func TestASourceThatWaitsForAcknowledgementsEnds(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *script) {
 		for i := range 50 {
