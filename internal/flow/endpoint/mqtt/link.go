@@ -58,7 +58,7 @@ type link struct {
 
 	mu     sync.Mutex
 	status Status
-	warned map[string]bool // what was said once
+	said   map[string]bool // what was said once
 	clean  bool            // the next connection begins without what the broker has kept
 }
 
@@ -94,16 +94,23 @@ func (l *link) snapshot() Status {
 
 // once warns of what happens with each message, or at each connect, a single time.
 func (l *link) once(key, format string, args ...any) {
-	l.mu.Lock()
-	said := l.warned[key]
-	if l.warned == nil {
-		l.warned = map[string]bool{}
-	}
-	l.warned[key] = true
-	l.mu.Unlock()
-	if !said {
+	if l.unsaid(key) {
 		l.c.warn(format, args...)
 	}
+}
+
+// unsaid reports whether nothing was said about key so far.
+func (l *link) unsaid(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.said[key] {
+		return false
+	}
+	if l.said == nil {
+		l.said = map[string]bool{}
+	}
+	l.said[key] = true
+	return true
 }
 
 // run connects and serves, again and again, until ctx ends. serve returns when the session has

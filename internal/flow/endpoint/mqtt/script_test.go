@@ -364,6 +364,12 @@ func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
 		b.greedy = true
 		c := b.config("in")
 		c.MaxInflight = 10
+		var said []string
+		c.Log = func(warning bool, text string) {
+			if said = append(said, text); warning {
+				t.Errorf("a warning of what no person can change: %s", text)
+			}
+		}
 		s := newSource(t, c, "a")
 		held := newCollector()
 		held.hold = true
@@ -385,6 +391,9 @@ func TestABrokerThatSendsTooMuchWaits(t *testing.T) {
 			t.Errorf("at the end %+v", x)
 		}
 		r.stop()
+		if len(said) != 1 || !strings.Contains(said[0], "more than 10 messages without an acknowledgement") {
+			t.Errorf("it says %q", said)
+		}
 	})
 }
 

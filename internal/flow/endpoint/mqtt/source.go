@@ -209,7 +209,9 @@ func (s *Source) carryLocked() {
 // released meanwhile.
 func (s *Source) waitLocked() error {
 	for int(s.tail-s.head) >= len(s.ring) {
-		s.once("receive maximum", "the broker sends more than %d messages without an acknowledgement, although it must not: the source waits", s.c.MaxInflight)
+		if s.unsaid("receive maximum") {
+			s.c.log(false, "%s: the broker sends more than %d messages without an acknowledgement: they wait in the network, and there is nothing to do", s.c.Host, s.c.MaxInflight)
+		}
 		if s.room == nil {
 			s.room = make(chan struct{})
 		}
