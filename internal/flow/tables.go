@@ -116,6 +116,7 @@ func (t *tables) read(path, key string, total *int64) {
 		return
 	}
 	value, err := namedfile.Read("state store", path, int64(state.MaxEntry-len(key)))
+	value = bytes.TrimPrefix(value, []byte("\ufeff")) // of an editor; with it the first line is no JSON
 	switch *total += int64(len(key)+len(value)) + state.Overhead; {
 	case errors.Is(err, fs.ErrNotExist):
 		t.fault(path, key, "the file is a link to nowhere, or has just gone; mend it, or remove it")

@@ -272,6 +272,10 @@ func TestTheRulesOfTheStoreHoldForFiles(t *testing.T) {
 		}
 		s.has("fenced", "file")
 
+		s.put("marked", "\ufeff{\"id\":1}\n")
+		s.fill("")
+		s.has("marked", "{\"id\":1}\n")
+
 		s.put("big", strings.Repeat("x", 3000))
 		s.fill("the state store is full")
 		s.has("big", "")

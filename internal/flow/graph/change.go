@@ -239,7 +239,7 @@ func (j *journal) resume(p *past) {
 	m := d.memories(g.core, p.isOld)
 	say := func(text string) { g.log("flow " + g.plan.Name + ": " + text) }
 	if d.failed || len(d.b) > 0 {
-		say("the checkpoint makes no sense: the graph has forgotten what it remembered")
+		g.damaged(1, "the checkpoint makes no sense: the graph has forgotten what it remembered")
 		j.stale = true
 		return
 	}
@@ -302,9 +302,7 @@ func (j *journal) forgotten(changed []string, m memories, why error) {
 		"the nodes %s begin anew and take what waits in the journal", why, strings.Join(changed, ", "))
 	if held > 0 {
 		text += fmt.Sprintf("; %d messages that they held are in no result", held)
-		g.mu.Lock()
-		g.notice = text
-		g.mu.Unlock()
+		g.noticed(0, text)
 	}
 	g.log("flow " + g.plan.Name + ": " + text)
 }

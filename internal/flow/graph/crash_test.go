@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -414,14 +415,48 @@ func damagedCheckpoint(t *testing.T, damage func([]byte) []byte) {
 	o := crashOptions(killed)
 	o.Log = said.add
 	next := newFar()
-	_, stop = start(t, chain(newHand(), next, &lastSeen{}), o)
+	g, stop := start(t, chain(newHand(), next, &lastSeen{}), o)
 	synctest.Wait()
 	equalAll(t, "out", next.bodies(), "2<")
 	equal(t, "said", said.count("damaged"), 1)
+	s := g.Status()
+	equal(t, "errors", s.Errors, 1)
+	equal(t, "the status says it", strings.Contains(s.Text, "the graph has forgotten what it remembered"), true)
 	stop()
 	if killed.File("/g/checkpoint.bad") == nil {
 		t.Error("the file is gone")
 	}
+}
+
+// TestARecordThatIsDamagedCountsAsAnError, and the status says it.
+func TestARecordThatIsDamagedCountsAsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, in, out := memdisk.New(), newHand(), newFar()
+		out.shut = true
+		_, stop := start(t, chain(in, out, &lastSeen{}), crashOptions(disk))
+		for _, body := range []string{"first", "second", "third"} {
+			in.give(text(body))
+			synctest.Wait()
+		}
+		killed := disk.Killed()
+		stop()
+		names, err := killed.List("/g/journal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			killed.Edit("/g/journal/"+name, func(b []byte) []byte { return bytes.Replace(b, []byte("second"), []byte("sec0nd"), 1) })
+		}
+		next := newFar()
+		o := crashOptions(killed)
+		g, stop := start(t, chain(newHand(), next, &lastSeen{}), o)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		defer stop()
+		s := g.Status()
+		equal(t, fmt.Sprintf("errors among %q of %+v", next.bodies(), s), s.Errors, 1)
+		equal(t, "the status says it: "+s.Text, strings.Contains(s.Text, "1 messages are missing"), true)
+	})
 }
 
 // checkpoints counts the checkpoints that are written to a disk.

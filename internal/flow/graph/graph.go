@@ -104,7 +104,8 @@ type Graph struct {
 	state     State
 	trouble   map[string]string // of nodes that have failed
 	full      string
-	notice    string // what was lost at the start; empty: nothing
+	notices   []string // what was lost, most of it at the start
+	lost      uint64   // messages and checkpoints that a damaged disk has lost, as far as is known
 	draining  bool
 	next      *shape             // what it is stopped for; nil: for no other plan, or that is done
 	sources   int                // that run

@@ -147,7 +147,7 @@ func (j *journal) open() (after uint64, err error) {
 		}
 	}
 	if last := j.box.Last(); at > last {
-		g.log(fmt.Sprintf("flow %s: the journal has lost what came after its checkpoint: it ends at %d, and the checkpoint is of %d", g.plan.Name, last, at))
+		g.damaged(1, fmt.Sprintf("the journal has lost what came after its checkpoint: it ends at %d, and the checkpoint is of %d", last, at))
 		at, j.stale = 0, true
 	}
 	if err := j.ackUpTo(at); err != nil {
@@ -194,6 +194,10 @@ func (j *journal) report(p outbox.Problem) {
 		j.g.ill("journal", text)
 	case outbox.Recovered:
 		j.g.well("journal")
+	case outbox.Corrupt, outbox.Missing:
+		if p.Messages > 0 { // else a crash may have left it, and nothing is lost
+			j.g.noticed(p.Messages, text)
+		}
 	default:
 	}
 	if _, ok := j.g.bursts.open("journal\x00"+fmt.Sprint(p.Kind), j.g.now()); ok {
@@ -227,8 +231,8 @@ func (j *journal) read() (at uint64, before *past, err error) {
 	}
 	body, isOld, ok := checked(state)
 	if !ok {
-		j.g.log(fmt.Sprintf("flow %s: the checkpoint %s is damaged: the graph has forgotten what it remembered; the file is kept as %s.bad",
-			j.g.plan.Name, j.path(checkpointName), checkpointName))
+		j.g.damaged(1, fmt.Sprintf("the checkpoint %s is damaged: the graph has forgotten what it remembered; the file is kept as %s.bad",
+			j.path(checkpointName), checkpointName))
 		return 0, nil, j.g.opt.FS.Rename(j.path(checkpointName), j.path(checkpointName+".bad"))
 	}
 	d := decoder{b: body}
@@ -299,7 +303,7 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 			p := position{box: box, seq: seq}
 			e, err := decodeEvent(slices.Clone(r.Body))
 			if err != nil {
-				g.log(fmt.Sprintf("flow %s: a record of the journal cannot be read and is passed over: %v", g.plan.Name, err))
+				g.damaged(1, fmt.Sprintf("a record of the journal cannot be read and is passed over: %v", err))
 				j.moveTo(r.Pos)
 				continue
 			}

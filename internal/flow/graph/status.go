@@ -27,7 +27,8 @@ type Status struct {
 	State State
 	In    uint64 // messages taken from sources
 	Out   uint64 // messages that are safe at a destination
-	// Dropped counts messages that left the graph on purpose, Errors those that failed.
+	// Dropped counts messages that left the graph on purpose, Errors those that failed, and those
+	// that a damaged disk has lost; a checkpoint that it has lost counts as one.
 	Dropped, Errors uint64
 	InFlight        int           // messages that were taken, or read from the journal, and are not safe yet
 	InFlightBytes   int           // of those
@@ -96,9 +97,8 @@ func (g *Graph) Status() Status {
 	if g.full != "" {
 		texts = append(texts, g.full)
 	}
-	if g.notice != "" {
-		texts = append(texts, g.notice)
-	}
+	s.Errors += g.lost
+	texts = append(texts, g.notices...)
 	s.Text = strings.Join(texts, "; ")
 	return s
 }
@@ -169,6 +169,25 @@ func (g *Graph) failureText(f *failure) string {
 		return text + "; it is kept in " + g.opt.DeadLetters.file()
 	}
 	return text + "; it is not kept, which deadLetter: {} would change"
+}
+
+// maxNotices bounds what the status says of losses. The log has all of them.
+const maxNotices = 4
+
+// noticed keeps for the status what was lost, and how many messages; text is a sentence.
+func (g *Graph) noticed(lost uint64, text string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lost += lost
+	if len(g.notices) < maxNotices && !slices.Contains(g.notices, text) {
+		g.notices = append(g.notices, text)
+	}
+}
+
+// damaged logs what a damaged disk has lost, and keeps it for the status.
+func (g *Graph) damaged(lost uint64, text string) {
+	g.noticed(lost, text)
+	g.log("flow " + g.plan.Name + ": " + text)
 }
 
 // dropped tells of a message that was lost.
