@@ -105,6 +105,22 @@ func TestWhatAGoneFlowHasLeftIsNamed(t *testing.T) {
 	})
 }
 
+// TestWhatNoDestinationTakesStaysAndIsNamed when its flow goes.
+func TestWhatNoDestinationTakesStaysAndIsNamed(t *testing.T) {
+	manifests := endpointOf("away", "127.0.0.1:9") + strings.ReplaceAll(dayManifests, "endpointRef: iothub", "endpointRef: away")
+	inWorld(t, manifests, nil, func(t *testing.T, w *world) {
+		atMinute()
+		w.held(t, 7)
+		do(t, os.Remove(filepath.Join(w.flows.o.Dir, "flows.yaml")))
+		put(t, filepath.Join(w.flows.o.Dir, "others.yaml"), enriching)
+		w.flows.reload(t.Context())
+		s := w.flows.Status()
+		if len(s) != 2 || s[0].Name != "minutes" || !strings.Contains(s[0].Fault, "7 messages that it has taken are in no result") {
+			t.Errorf("the status is %+v", s)
+		}
+	})
+}
+
 // TestAFileThatSomebodyRemovesCountsAsErrors of the flow, with the messages that were safe in it.
 func TestAFileThatSomebodyRemovesCountsAsErrors(t *testing.T) {
 	if onWindows {

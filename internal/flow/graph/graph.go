@@ -228,6 +228,9 @@ func (g *Graph) Run(ctx context.Context) error {
 		g.spoke(i, g.instant())
 	}
 	g.looked = g.instant()
+	if g.draining {
+		quit() // Stop came first: there is nothing to complete
+	}
 	g.mu.Unlock()
 	defer close(g.done)
 	defer g.close()
@@ -284,7 +287,7 @@ func (g *Graph) operators() []OperatorNode { return slices.Concat(g.plan.Operato
 
 // Stop ends Run: the sources stop first, then everything that was taken is completed. When ctx ends
 // before that, the rest is left unacknowledged, or in the journal. What a window holds stays there.
-// Stop returns when Run has returned; at once if Run was never called.
+// Stop returns when Run has returned; at once if Run was not called yet, and then Run ends at once.
 func (g *Graph) Stop(ctx context.Context) {
 	g.mu.Lock()
 	stop, quit := g.stop, g.quit

@@ -619,3 +619,31 @@ type connection struct {
 }
 
 func (c *connection) Live() bool { return c.up.Load() }
+
+// TestAStopThatComesBeforeRunEndsIt at once: a flow may be started and stopped in the same moment,
+// before its goroutine runs. With a journal as without.
+func TestAStopThatComesBeforeRunEndsIt(t *testing.T) {
+	for name, o := range map[string]Options{"without a journal": {}, "with a journal": testJournal(t)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				in, out := newHand(), newFar()
+				out.shut = true
+				g, err := New(chain(in, out), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.Stop(t.Context())
+				ended := make(chan error)
+				go func() { ended <- g.Run(context.Background()) }()
+				select {
+				case err := <-ended:
+					if err != nil || g.Status().State != Stopped {
+						t.Errorf("%v, the state is %v", err, g.Status().State)
+					}
+				case <-time.After(time.Hour):
+					t.Fatal("it runs for an hour")
+				}
+			})
+		})
+	}
+}
