@@ -16,18 +16,16 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/sim"
 	"github.com/hubhop-iot/hubhop/internal/status"
 )
 
 // freePort returns a port of a loopback address that nobody listens on.
 func freePort(ts *testscript.TestScript) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := endtest.FreePort()
 	ts.Check(err)
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	ts.Check(err)
-	return port
+	return strconv.Itoa(port)
 }
 
 // brokerCommand starts mosquitto on a free port, or again on the same one, and waits until it

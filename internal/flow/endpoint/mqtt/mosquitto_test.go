@@ -3,7 +3,6 @@ package mqtt
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,12 +44,11 @@ func needMosquitto(t testing.TB) string {
 // freePort returns a port of the loopback address that nobody listens at.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := endtest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // newMosquitto starts a broker with the given configuration beside what every one has.
