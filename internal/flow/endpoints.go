@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
@@ -35,7 +34,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			b.fault(s.At("endpointRef"), manifest.Error, "the endpoint local is for assets, and this version of hubhop runs none; name an MQTT endpoint")
 		case s.Settings.Mqtt != nil:
 			c := m.mqtt(g, s.Settings, s.Name)
-			c.StateFile = filepath.Join(graphDir(m.o.StateDir, g.Name), s.Name+".subscriptions.json")
+			c.StateFile = subscriptionsOf(m.o.StateDir, g.Name, s.Name)
 			source, err := mqtt.NewSource(c, filtersOf(s))
 			if err != nil {
 				b.fault(s.Pos(), manifest.Error, "%v", err)

@@ -2,9 +2,13 @@ package flow
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/mqtt"
 	"github.com/hubhop-iot/hubhop/internal/flow/graph"
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
@@ -53,6 +57,44 @@ func (m *Manager) leftovers(set *manifest.Set, known map[string]bool, rows map[s
 			row.Text += "; " + text
 		}
 		rows[name] = row
+	}
+}
+
+// subscriptions is how the name of a file ends in which a source remembers its subscriptions.
+const subscriptions = ".subscriptions.json"
+
+func subscriptionsOf(stateDir, flow, source string) string {
+	return filepath.Join(graphDir(stateDir, flow), source+subscriptions)
+}
+
+// leftSessions warns once of each session that a broker may keep for a source that no manifest has
+// any more. A client id has the names of flow and source, so after a new name of either nobody
+// takes what waits in that session. known are the names that the manifests have.
+func (m *Manager) leftSessions(set *manifest.Set, known map[string]bool) {
+	if set.Partial || len(set.Unread) > 0 {
+		return // the source may be in what could not be read
+	}
+	owned, sound := map[string]bool{}, map[string]bool{}
+	for _, g := range set.Graphs {
+		sound[g.Name] = true
+		for i := range g.Sources {
+			owned[subscriptionsOf(m.o.StateDir, g.Name, g.Sources[i].Name)] = true
+		}
+	}
+	before := m.owed
+	m.owed = map[string]bool{}
+	root := filepath.Dir(graphDir(m.o.StateDir, "x"))
+	files, _ := fs.Glob(os.DirFS(root), "*/*"+subscriptions) // the pattern is sound
+	for _, name := range files {
+		file, flow := filepath.Join(root, name), path.Dir(name)
+		if owned[file] || known[flow] && !sound[flow] {
+			continue
+		}
+		m.owed[file] = true
+		if id, host, err := mqtt.SessionOf(file); err == nil && !before[file] {
+			m.o.log(true, flow, fmt.Sprintf("the broker at %s may keep messages for the client id %q, but no manifest has its source %q any more: "+
+				"give the flow and the source their names back to get them, or remove %s", host, id, strings.TrimSuffix(path.Base(name), subscriptions), file))
+		}
 	}
 }
 

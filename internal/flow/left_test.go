@@ -155,3 +155,30 @@ spec:
 		}
 	})
 }
+
+// TestARenamedSourceSaysWhichSessionItHasLeft at the broker, once: its messages do not come.
+func TestARenamedSourceSaysWhichSessionItHasLeft(t *testing.T) {
+	for _, c := range []struct{ name, old, text string }{
+		{"flow", "metadata: {name: minutes}", "metadata: {name: others}"},
+		{"source", "name: in", "name: meters"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
+				file := filepath.Join(w.flows.o.Dir, "flows.yaml")
+				told := func(text string) int {
+					put(t, file, text)
+					w.flows.reload(t.Context())
+					time.Sleep(5 * time.Second)
+					w.flows.reload(t.Context())
+					return strings.Count(strings.Join(w.said.warnings(), "\n"), `"hubhop.minutes.in", but no manifest has its source "in"`)
+				}
+				if n := told(dayManifests); n != 0 {
+					t.Errorf("%d warnings before a change", n)
+				}
+				if n := told(strings.ReplaceAll(dayManifests, c.old, c.text)); n != 1 {
+					t.Errorf("%d warnings after it:\n%s", n, w.said.warnings())
+				}
+			})
+		})
+	}
+}

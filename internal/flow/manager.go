@@ -29,6 +29,7 @@ type Manager struct {
 	told    map[string]bool   // faults that were told
 	left    map[string]int    // messages that flows which do not run have left; the loop's alone
 	ran     map[string]bool   // flows that have run in this process; the loop's alone
+	owed    map[string]bool   // files of sessions without a source that were told; the loop's alone
 	trouble string            // what is wrong with the directory
 	busy    time.Time         // since when the loop works; zero: it rests
 	due     time.Time
@@ -224,6 +225,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 		}
 	}
 	m.leftovers(set, names, rows)
+	m.leftSessions(set, names)
 	m.mu.Lock()
 	m.rows, m.trouble = rows, ""
 	if len(set.Graphs)+len(set.Faulty) == 0 && manifest.Errors(faults) {

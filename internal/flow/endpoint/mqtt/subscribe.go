@@ -223,16 +223,12 @@ func (s *Source) remembered() []string {
 	if s.c.StateFile == "" {
 		return nil
 	}
-	b, err := namedfile.Read("the subscriptions of an earlier run", s.c.StateFile, maxMemory)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			s.c.warn("%v", err)
-		}
+	m, err := recall(s.c.StateFile)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var m memory
-	if err := json.Unmarshal(b, &m); err != nil {
-		s.c.warn("%s is not readable: filters of an earlier run may go on at the broker; it is written anew", s.c.StateFile)
+	if err != nil {
+		s.c.warn("%v: filters of an earlier run may go on at the broker; the file is written anew", err)
 		return nil
 	}
 	if m.ClientID != s.c.ClientID || m.Host != s.c.Host {
@@ -241,6 +237,24 @@ func (s *Source) remembered() []string {
 		return nil
 	}
 	return m.Filters
+}
+
+// recall reads the file of Config.StateFile.
+func recall(file string) (m memory, err error) {
+	b, err := namedfile.Read("the subscriptions of an earlier run", file, maxMemory)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%s is not readable: %w", file, err)
+	}
+	return m, nil
+}
+
+// SessionOf says which session at which broker a [Config.StateFile] belongs to.
+func SessionOf(file string) (clientID, host string, err error) {
+	m, err := recall(file)
+	return m.ClientID, m.Host, err
 }
 
 // remember writes the file, as a whole or not at all.
