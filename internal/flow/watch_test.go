@@ -235,13 +235,22 @@ func TestTheCountsOfAFlowGoOnOverAChange(t *testing.T) {
 	})
 }
 
+// needNotices skips a test on a machine that has no notices of changes left to give. CI has some.
+func needNotices(t *testing.T, text string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
+
 // TestEachWayOfChangeIsNoticed by the kernel's notices alone, also by those of a directory that
 // takes the place of another.
 func TestEachWayOfChangeIsNoticed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "flows")
 	do(t, os.Mkdir(dir, 0o700))
 	put(t, filepath.Join(dir, "flows.yaml"), steadyManifests(0))
-	w := watch(dir, func(text string) { t.Skip(text) })
+	w := watch(dir, func(text string) { needNotices(t, text) })
 	defer w.close()
 	w.every = time.Hour
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // only a test that fails takes that long

@@ -92,6 +92,19 @@ func (s *story) run(kind string, front, version int) {
 	synctest.Wait()
 }
 
+// killAndForgetRules kills the graph and starts it with other rules; nobody has the old ones.
+func (s *story) killAndForgetRules(kind string, front, version int) {
+	synctest.Wait()
+	killed := s.disk.Killed()
+	s.stop()
+	s.disk = killed
+	o := s.options()
+	o.Remake = nil
+	p := ruled(s.in, s.out, kind, front, version)
+	p.Settings = crashSettings
+	s.g, s.stop = start(s.t, p, o)
+}
+
 // change takes over other rules while the graph runs, or, if it is stopped meanwhile, at its start.
 func (s *story) change(isLive bool, kind string, front, version int) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
@@ -288,15 +301,7 @@ func TestLostRulesAreSaidWithWhatTheyHeld(t *testing.T) {
 		s.in.give(at(sec(10), "1"), at(sec(11), "2"))
 		time.Sleep(5 * time.Second) // a checkpoint has them
 		s.in.give(at(sec(12), "3"))
-		synctest.Wait()
-		killed := s.disk.Killed()
-		s.stop()
-		s.disk = killed
-		o := s.options()
-		o.Remake = nil
-		p := ruled(s.in, s.out, "window", 0, 2)
-		p.Settings = crashSettings
-		s.g, s.stop = start(t, p, o)
+		s.killAndForgetRules("window", 0, 2)
 		s.in.give(at(sec(1000), "end"))
 		synctest.Wait()
 		equalAll(t, "out", s.out.bodies(), "3")
@@ -317,15 +322,7 @@ func TestWithoutTheOldRulesTheOtherNodesGoOn(t *testing.T) {
 		s.in.give(at(sec(10), "1"))
 		time.Sleep(5 * time.Second) // a checkpoint has it
 		s.in.give(at(sec(11), "2"))
-		synctest.Wait()
-		killed := s.disk.Killed()
-		s.stop()
-		s.disk = killed
-		o := s.options()
-		o.Remake = nil
-		p := ruled(s.in, s.out, "window", 1, 1)
-		p.Settings = crashSettings
-		s.g, s.stop = start(t, p, o)
+		s.killAndForgetRules("window", 1, 1)
 		equalAll(t, "out", s.whole(), "1+2")
 		equal(t, "said", s.said.count("all nodes go on"), 1)
 		s.stop()

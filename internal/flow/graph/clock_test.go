@@ -57,16 +57,22 @@ func TestWindowsCloseAlthoughTheClockWasSetBack(t *testing.T) {
 	}
 }
 
+// startTwo runs a graph with a window of ten seconds behind two sources.
+func startTwo(t *testing.T, clock *setClock, a, b *hand, out *far) (*Graph, func()) {
+	t.Helper()
+	p := chain(a, out, &tumbling{length: 10 * time.Second})
+	p.Sources = append(p.Sources, SourceNode{Name: "other", Source: b})
+	p.Edges = append(p.Edges, Edge{From: "other", To: "op1"})
+	o := testJournal(t)
+	o.Now = clock.now
+	return start(t, p, o)
+}
+
 func TestASilentSourceFollowsAClockThatWasSetAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var clock setClock
 		a, b, out := newHand(), newHand(), newFar()
-		p := chain(a, out, &tumbling{length: 10 * time.Second})
-		p.Sources = append(p.Sources, SourceNode{Name: "rare", Source: b})
-		p.Edges = append(p.Edges, Edge{From: "rare", To: "op1"})
-		o := testJournal(t)
-		o.Now = clock.now
-		g, stop := start(t, p, o)
+		g, stop := startTwo(t, &clock, a, b, out)
 		defer stop()
 		b.give(text("x"))
 		chatter(a, time.Minute)
@@ -90,12 +96,7 @@ func TestAMachineThatSleptHearsWhatItsSourcesKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var clock setClock
 		a, b, out := newHand(), newHand(), newFar()
-		p := chain(a, out, &tumbling{length: 10 * time.Second})
-		p.Sources = append(p.Sources, SourceNode{Name: "other", Source: b})
-		p.Edges = append(p.Edges, Edge{From: "other", To: "op1"})
-		o := testJournal(t)
-		o.Now = clock.now
-		g, stop := start(t, p, o)
+		g, stop := startTwo(t, &clock, a, b, out)
 		defer stop()
 		began := time.Now()
 		a.give(at(began, "1"))

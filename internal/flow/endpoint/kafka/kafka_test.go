@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
@@ -338,21 +339,6 @@ func TestAStaticPartitionIsAlwaysTheSame(t *testing.T) {
 	}
 }
 
-// until waits for a state that nobody announces.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(30 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("%s does not come", what)
-		}
-	}
-}
-
 // TestASourceIsLiveWhenItsBrokersAnswer: while it cannot fetch, what waits there may be older than
 // the clock.
 func TestASourceIsLiveWhenItsBrokersAnswer(t *testing.T) {
@@ -388,7 +374,7 @@ func TestASourceIsLiveWhenItsBrokersAnswer(t *testing.T) {
 	again := func() {
 		t.Helper()
 		before := refused.Load()
-		until(t, "another fetch", func() bool { return refused.Load() >= before+2 })
+		endtest.Until(t, "another fetch", func() bool { return refused.Load() >= before+2 })
 	}
 	again()
 	if s.Live() {
@@ -396,16 +382,16 @@ func TestASourceIsLiveWhenItsBrokersAnswer(t *testing.T) {
 	}
 	produce(t, DestinationOptions{Connection: o.Connection, Topic: "t"}, numbered(1)...)
 	refusing.Store(false)
-	until(t, "the source", s.Live)
+	endtest.Until(t, "the source", s.Live)
 	if first := <-got; first != "0" {
 		t.Errorf("got %q", first)
 	}
 	refusing.Store(true)
 	again()
-	until(t, "the end of being live", func() bool { return !s.Live() })
+	endtest.Until(t, "the end of being live", func() bool { return !s.Live() })
 	produce(t, DestinationOptions{Connection: o.Connection, Topic: "t"}, numbered(1)...)
 	refusing.Store(false)
-	until(t, "the source, after the refusals", s.Live)
+	endtest.Until(t, "the source, after the refusals", s.Live)
 	cancel()
 	if err := <-ended; err != nil || s.Live() {
 		t.Errorf("%v, or a source that has stopped is live", err)

@@ -17,6 +17,7 @@ import (
 	mochipackets "github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/cloudevents"
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 	"github.com/hubhop-iot/hubhop/internal/mqtt5"
 )
@@ -149,10 +150,10 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	s := newSource(t, c, "a/#", "$shared/g/b")
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
-	waitFor(t, "the refusal of the shared subscription", func() bool { return s.Status().State == Refused })
+	endtest.Until(t, "the refusal of the shared subscription", func() bool { return s.Status().State == Refused })
 	// CONNACK says that there are no shared subscriptions, so the refusal is known before the
 	// broker has the other filter. What is published in between would not come.
-	waitFor(t, "the subscription", s.subscribed)
+	endtest.Until(t, "the subscription", s.subscribed)
 	if text := s.Status().Text; !strings.Contains(text, "without $shared/<group>/") {
 		t.Error(text)
 	}
@@ -168,7 +169,7 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 			t.Fatal(err)
 		}
 		done.until(t, i+1)
-		waitFor(t, "the rest of the broker", g.rest)
+		endtest.Until(t, "the rest of the broker", g.rest)
 	}
 	if done.errs[0] != nil || done.errs[2] != nil || done.errs[1] == nil || !strings.Contains(done.errs[1].Error(), "packets of 524288 bytes at most") {
 		t.Error(done.errs)
@@ -189,5 +190,5 @@ func TestAnEndpointKeepsToTheRulesOfEventGrid(t *testing.T) {
 	c.ClientID = "long"
 	long := newDestination(t, c)
 	start(t, long.Run)
-	waitFor(t, "the refusal of a long keep alive", func() bool { return long.Status().State != Connected && long.Status().Text != "" })
+	endtest.Until(t, "the refusal of a long keep alive", func() bool { return long.Status().State != Connected && long.Status().Text != "" })
 }

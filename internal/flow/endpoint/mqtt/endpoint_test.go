@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
@@ -166,7 +167,7 @@ func TestMessagesGoThroughMosquittoInOrder(t *testing.T) {
 	s := newSource(t, plainConfig(t, port, "in"), "a/#")
 	got := newCollector()
 	start(t, func(ctx context.Context) error { return s.Run(ctx, got.take) })
-	waitFor(t, "the subscription", s.subscribed)
+	endtest.Until(t, "the subscription", s.subscribed)
 	d := newDestination(t, plainConfig(t, port, "out"))
 	start(t, d.Run)
 	const n = 10000
@@ -189,21 +190,6 @@ func (s *Source) subscribed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.session != nil && len(s.asked) == 0 && len(s.granted)+len(s.refused) == len(s.filters)
-}
-
-// waitFor waits for a state that nobody announces.
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	late := time.After(30 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("%s does not come", what)
-		}
-	}
 }
 
 // TestSubscriptionsAreRememberedWhereNoDirectoryIsYet: a graph that keeps no journal has no

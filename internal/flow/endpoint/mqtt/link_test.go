@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
@@ -74,12 +75,12 @@ func TestLogSaysThatTheBrokerIsThereAgain(t *testing.T) {
 	}
 	s := newSource(t, c, "a/#")
 	start(t, func(ctx context.Context) error { return s.Run(ctx, func(node.Delivery) bool { return true }) })
-	waitFor(t, "the sentence that nobody listens", refused.Load)
+	endtest.Until(t, "the sentence that nobody listens", refused.Load)
 	broker := newMosquitto(t, plainListener(port))
-	waitFor(t, "the subscription", s.subscribed)
-	waitFor(t, "the sentence about the first connection", first.Load)
+	endtest.Until(t, "the subscription", s.subscribed)
+	endtest.Until(t, "the sentence about the first connection", first.Load)
 	broker.stop()
-	waitFor(t, "the sentence about the loss", lost.Load)
+	endtest.Until(t, "the sentence about the loss", lost.Load)
 	broker.start()
-	waitFor(t, "the sentence about the return", again.Load)
+	endtest.Until(t, "the sentence about the return", again.Load)
 }

@@ -398,14 +398,14 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 	if method == "anonymous" {
 		out = append(out, "everybody is welcome")
 	} else {
-		waitFor(t, "the refusal", func() bool { return s.Status().State == Refused && d.Status().State == Refused })
+		endtest.Until(t, "the refusal", func() bool { return s.Status().State == Refused && d.Status().State == Refused })
 		if text := s.Status().Text; !strings.Contains(text, ";") {
 			t.Errorf("the status has no next step: %s", text)
 		}
 		credentials(true)
 		out = append(out, "named, goes on with the new secret")
 	}
-	waitFor(t, "the subscription", s.subscribed)
+	endtest.Until(t, "the subscription", s.subscribed)
 
 	next := 0
 	done := newCompletions()
@@ -448,7 +448,7 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 			}
 			if g.rest != nil {
 				arrived()
-				waitFor(t, "the rest of the broker", g.rest)
+				endtest.Until(t, "the rest of the broker", g.rest)
 			}
 		}
 	}
@@ -460,7 +460,7 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 	publish(150)
 	p.cut(false)
 	if g.rest != nil {
-		waitFor(t, "the connections after the cut", func() bool {
+		endtest.Until(t, "the connections after the cut", func() bool {
 			return s.Status().Connects > before && d.Status().Connects > beforeOut && s.subscribed()
 		})
 	}
@@ -479,7 +479,7 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 		publish(100)
 	}
 	g.start()
-	waitFor(t, "the connection after the restart", func() bool { return s.Status().Connects > connects && s.subscribed() })
+	endtest.Until(t, "the connection after the restart", func() bool { return s.Status().Connects > connects && s.subscribed() })
 	if !g.lasting {
 		if s.Status().Gaps != gaps+1 {
 			t.Errorf("%d gaps after the restart", s.Status().Gaps-gaps)
@@ -499,7 +499,7 @@ func matrixRow(t *testing.T, g *rig, transport, method string, pki *endtest.Auth
 	p.cut(true)
 	forget(t, g.admin, "in")
 	p.mend()
-	waitFor(t, "the gap", func() bool { return s.Status().Gaps == gaps+1 && s.subscribed() })
+	endtest.Until(t, "the gap", func() bool { return s.Status().Gaps == gaps+1 && s.subscribed() })
 	publish(100)
 	arrived()
 	return append(out, "gap counted, subscribed again")

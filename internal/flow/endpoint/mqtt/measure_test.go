@@ -13,6 +13,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
@@ -124,7 +125,7 @@ func BenchmarkSource(b *testing.B) {
 		b.Fatal(err)
 	}
 	r := start(b, func(ctx context.Context) error { return s.Run(ctx, func(node.Delivery) bool { return false }) })
-	waitFor(b, "the subscription", s.subscribed)
+	endtest.Until(b, "the subscription", s.subscribed)
 	r.stop()
 	backlog(b, port, b.N)
 	a := newAcker(b.N)
@@ -191,7 +192,7 @@ func BenchmarkDestination(b *testing.B) {
 		b.Fatal(err)
 	}
 	start(b, d.Run)
-	waitFor(b, "the connection", func() bool { return d.Status().State == Connected })
+	endtest.Until(b, "the connection", func() bool { return d.Status().State == Connected })
 	done := newCompletions()
 	const batch = 50
 	ms, tickets := make([]node.Message, batch), make([]uint64, batch)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/endpoint/endtest"
 )
 
 // TestAHostileWebSocketIsBounded: what no broker may send ends the connection with a reason, and
@@ -70,10 +72,10 @@ func TestAHostileWebSocketIsBounded(t *testing.T) {
 			r := start(t, func(ctx context.Context) error { return s.Run(ctx, newCollector().take) })
 			defer r.stop()
 			if c.says == "" {
-				waitFor(t, "the connection", func() bool { return s.Status().State == Connected })
+				endtest.Until(t, "the connection", func() bool { return s.Status().State == Connected })
 				return
 			}
-			waitFor(t, "the reason "+c.says, func() bool {
+			endtest.Until(t, "the reason "+c.says, func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				for word := range strings.SplitSeq(c.says, "|") {
