@@ -66,7 +66,7 @@ func TestAnErrorHasItsReasonInTheStatus(t *testing.T) {
 		t.Fatal(enriching)
 	}
 	for manifests, kept := range map[string]string{
-		enriching: "; it is not kept, which deadLetter: {} would change",
+		enriching: "; it is not kept: deadLetter: {} in the spec of the flow keeps such messages",
 		strings.Replace(enriching, header, header+"  deadLetter: {}\n", 1): filepath.Join("deadletter", "tools", "deadletter.jsonl"),
 	} {
 		inWorld(t, manifests, nil, func(t *testing.T, w *world) {

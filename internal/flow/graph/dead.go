@@ -93,8 +93,9 @@ type letterProperty struct {
 	Value string `json:"value"`
 }
 
-// keep keeps a message, unless the disk is too slow.
-func (d *DeadLetters) keep(graph string, x Drop, m *node.Message, now time.Time) {
+// keep keeps a message. It returns false if it does not: the disk is too slow, the message is larger
+// than half of the bound, or Close was called.
+func (d *DeadLetters) keep(graph string, x Drop, m *node.Message, now time.Time) bool {
 	l := letter{At: now.UTC(), Graph: graph, Node: x.Node, Reason: x.Reason.String(), Topic: m.Topic, ContentType: m.ContentType, ID: m.ID}
 	switch {
 	case !utf8.Valid(m.Payload):
@@ -122,12 +123,14 @@ func (d *DeadLetters) keep(graph string, x Drop, m *node.Message, now time.Time)
 	defer d.mu.Unlock()
 	if err != nil || d.closed || int64(line.Len()) > d.most/2 {
 		d.missed++
-		return
+		return false
 	}
 	select {
 	case d.lines <- line.Bytes():
+		return true
 	default:
 		d.missed++
+		return false
 	}
 }
 

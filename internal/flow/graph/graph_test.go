@@ -243,6 +243,35 @@ func TestDeadLettersAreBoundedAndADiskThatFailsStopsNothing(t *testing.T) {
 	equal(t, "said", len(said.all), 1)
 }
 
+// TestAMessageThatCannotBeKeptIsNotSaidToBe, in the log as in the status: nobody finds it there.
+func TestAMessageThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newHand()
+		var said logs
+		dead, err := OpenDeadLetters(t.TempDir(), 1000, said.add)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fail := mapFunc(func(*node.Message) error { return errTest })
+		g, stop := start(t, chain(in, newFar(), fail), Options{Log: said.add, DeadLetters: dead})
+		for _, x := range []struct{ payload, want string }{
+			{strings.Repeat("x", 500), "it could not be kept in " + dead.file()},
+			{"short", "it is kept in " + dead.file()},
+		} {
+			in.give(text(x.payload))
+			synctest.Wait()
+			if s := g.Status().LastError; !strings.Contains(s, x.want) || said.count(x.want) != 1 {
+				t.Errorf("%.10s: the status says %q, and the log %q; want %q", x.payload, s, said.all, x.want)
+			}
+			time.Sleep(burstPause)
+		}
+		stop()
+		if err := dead.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestWhatIsExpiredIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in, out := newHand(), newFar()

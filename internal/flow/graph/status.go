@@ -151,8 +151,9 @@ func (b *bursts) open(key string, now time.Time) (more int, ok bool) {
 // failure is a message that failed.
 type failure struct {
 	Drop
-	topic string
-	at    time.Time
+	topic  string
+	at     time.Time
+	isKept bool
 }
 
 // maxTopic is how many bytes of a topic are shown.
@@ -165,10 +166,15 @@ func (g *Graph) failureText(f *failure) string {
 		text += fmt.Sprintf(" of the topic %q", f.topic)
 	}
 	text += fmt.Sprintf(" (%v): %v", f.Reason, f.Err)
-	if g.opt.DeadLetters != nil {
-		return text + "; it is kept in " + g.opt.DeadLetters.file()
+	d := g.opt.DeadLetters
+	switch {
+	case d == nil:
+		return text + "; it is not kept: deadLetter: {} in the spec of the flow keeps such messages"
+	case !f.isKept:
+		return text + fmt.Sprintf("; it could not be kept in %s: the disk is too slow, or the message is "+
+			"larger than half of maxBytes (%d)", d.file(), d.most)
 	}
-	return text + "; it is not kept, which deadLetter: {} would change"
+	return text + "; it is kept in " + d.file()
 }
 
 // maxNotices bounds what the status says of losses. The log has all of them.
@@ -196,10 +202,10 @@ func (g *Graph) dropped(d Drop, m *node.Message) {
 		return
 	}
 	now := g.now()
-	if g.opt.DeadLetters != nil {
-		g.opt.DeadLetters.keep(g.plan.Name, d, m, now)
-	}
 	f := &failure{Drop: d, topic: strings.Clone(m.Topic[:min(len(m.Topic), maxTopic)]), at: now}
+	if g.opt.DeadLetters != nil {
+		f.isKept = g.opt.DeadLetters.keep(g.plan.Name, d, m, now)
+	}
 	g.failed.Store(f)
 	more, ok := g.bursts.open(d.Node+"\x00"+d.Reason.String(), now)
 	if !ok {
