@@ -43,6 +43,7 @@ const (
 	lacksNothing uint32 = iota
 	lacksKey
 	lacksRecords
+	lacksRoom
 )
 
 // note notes whether there are records at all, and tells when there are none any more: each rule
@@ -59,14 +60,20 @@ func (s *dataset) says(o *Options, lack uint32) (text string) {
 		text = fmt.Sprintf("the state store has no key %.40q", s.key)
 	case lacksRecords:
 		text = fmt.Sprintf("the value of the key %.40q has none", s.key)
+	case lacksRoom:
+		text = tooLarge(s.key)
 	default:
 		return ""
 	}
 	text = fmt.Sprintf("data set %.40q has no record, because %s: rules that need one are passed over", s.alias, text)
-	if o.StoreFile != nil {
+	if o.StoreFile != nil && lack != lacksRoom {
 		text += fmt.Sprintf(" until %s has records, a JSON object in each line", o.StoreFile(s.key))
 	}
 	return text
+}
+
+func tooLarge(key string) string {
+	return fmt.Sprintf("the value of the key %.40q has more than %d bytes", key, maxDataset)
 }
 
 // Keys returns the keys of the state store that the data sets read.
@@ -146,47 +153,65 @@ func (f *config) warnLacks(node int, set *dataset) {
 	value, _, ok, err := f.o.Store.Get(set.key)
 	switch {
 	case err != nil:
+		warn("the key %.40q of the state store cannot be read: %v", set.key, err)
 	case !ok:
 		warn("nothing fills the key %.40q of the state store; write its records to %s, a JSON object in each line, unless somebody else sets it later",
 			set.key, f.o.StoreFile(set.key))
+	case len(value) > maxDataset:
+		warn("%s, so all of it is left out; make %s smaller", tooLarge(set.key), f.o.StoreFile(set.key))
 	default:
-		records, bad, first := 0, 0, 0
-		set.each(value, func(int, []byte) { records++ }, func(number int) {
-			if bad++; bad == 1 {
-				first = number
-			}
-		})
-		if bad > 0 {
-			warn("%s: %s; mend them", f.o.StoreFile(set.key), noRecords(bad, first))
+		records := 0
+		out := set.each(value, func(int, []byte) { records++ })
+		if text := out.text(); text != "" {
+			warn("%s: %s", f.o.StoreFile(set.key), text)
 		} else if records == 0 && len(value) > 0 {
 			warn("%s has no record; write a JSON object in each line", f.o.StoreFile(set.key))
 		}
 	}
 }
 
-// each gives the records of a value to take, and the numbers of the lines that are none to leave.
-func (s *dataset) each(value []byte, take func(n int, record []byte), leave func(number int)) {
+// leftOut is which lines of a value are left out. Lines are counted from 1; 0: there is none.
+type leftOut struct {
+	bad, first int // lines that are no records, and the first of them
+	from       int // the first record that is too many: nothing behind it is looked at
+}
+
+// each gives the records of a value to take.
+func (s *dataset) each(value []byte, take func(n int, record []byte)) (out leftOut) {
 	number, n := 0, 0
 	for line := range bytes.Lines(value) {
 		number++
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}
-		if s.record.Scan(line) != nil || s.record.Nodes[0].Kind != jsonscan.Object || n == maxRecords {
-			leave(number)
+		if s.record.Scan(line) != nil || s.record.Nodes[0].Kind != jsonscan.Object {
+			if out.bad++; out.bad == 1 {
+				out.first = number
+			}
 			continue
+		}
+		if n == maxRecords {
+			out.from = number
+			return out
 		}
 		take(n, line)
 		n++
 	}
+	return out
 }
 
-// noRecords says how many lines are left out.
-func noRecords(bad, first int) string {
-	if bad == 1 {
-		return fmt.Sprintf("line %d is no JSON object, and is left out", first)
+// text says what is left out, and what to do; empty: nothing is.
+func (l leftOut) text() string {
+	var all []string
+	if l.bad == 1 {
+		all = append(all, fmt.Sprintf("line %d is no JSON object, and is left out; mend it", l.first))
+	} else if l.bad > 1 {
+		all = append(all, fmt.Sprintf("%d lines are no JSON object, the first is line %d; they are left out; mend them", l.bad, l.first))
 	}
-	return fmt.Sprintf("%d lines are no JSON object, the first is line %d; they are left out", bad, first)
+	if l.from > 0 {
+		all = append(all, fmt.Sprintf("line %d and all after it are left out: a data set has at most %d records", l.from, maxRecords))
+	}
+	return strings.Join(all, "; ")
 }
 
 // findIndex sees whether a map can answer the expression: one input of the message equals one of
@@ -277,15 +302,13 @@ func appendKey(dst []byte, v *expr.Value) []byte {
 func (s *dataset) load(w *work, value []byte) {
 	s.records, s.index = nil, nil
 	if len(value) > maxDataset {
-		w.o.Log(fmt.Sprintf("data set %.40q is ignored: it has more than %d bytes", s.alias, maxDataset))
-		s.note(w, lacksRecords)
+		s.note(w, lacksRoom)
 		return
 	}
 	if s.source >= 0 {
 		s.index = map[string]int32{}
 	}
-	bad, first := 0, 0
-	s.each(value, func(n int, line []byte) {
+	out := s.each(value, func(n int, line []byte) {
 		s.records = append(s.records, line)
 		if s.source < 0 {
 			return
@@ -299,18 +322,14 @@ func (s *dataset) load(w *work, value []byte) {
 		if _, ok := s.index[string(s.buffer)]; !ok {
 			s.index[string(s.buffer)] = int32(n)
 		}
-	}, func(number int) {
-		if bad++; bad == 1 {
-			first = number
-		}
 	})
 	if len(s.records) > 0 {
 		s.note(w, lacksNothing)
 	} else {
 		s.note(w, lacksRecords)
 	}
-	if bad > 0 {
-		w.o.Log(fmt.Sprintf("data set %.40q: %s", s.alias, noRecords(bad, first)))
+	if text := out.text(); text != "" {
+		w.o.Log(fmt.Sprintf("data set %.40q: %s", s.alias, text))
 	}
 }
 

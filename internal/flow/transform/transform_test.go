@@ -352,6 +352,54 @@ func TestConditionsWithoutARecordDoNotHold(t *testing.T) {
 	}
 }
 
+// TestADataSetThatIsTooLargeSaysSo, at the check as at the first message, and names what is left out.
+func TestADataSetThatIsTooLargeSaysSo(t *testing.T) {
+	record := `{"id":"a","name":"A"}` + "\n"
+	large := `the value of the key "devices" has more than 67108864 bytes`
+	many := "line 1048578 and all after it are left out: a data set has at most 1048576 records"
+	for _, c := range []struct {
+		name, value    string
+		err            error
+		says, log      string // of the operator that runs
+		warning, after string // of the check; what comes out
+	}{
+		{"bytes", record + strings.Repeat("\n", 64<<20), nil, large + ": rules that need one are passed over",
+			large, large + ", so all of it is left out; make the file of devices smaller", `{"id":"a"}`},
+		{"records", "{}\n[]\n" + strings.Repeat("{}\n", 1<<20-1) + record + record, nil, "",
+			"line 2 is no JSON object, and is left out; mend it; " + many, many, `{"id":"a"}`},
+		{"as many as there may be", strings.Repeat("{}\n", 1<<20-1) + record, nil, "", "", "", `{"id":"a","name":"A","v":2}`},
+		{"a store that fails", "", errors.New("unreachable"), "", "",
+			`the key "devices" of the state store cannot be read: unreachable`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var logs, warnings []string
+			o := Options{Store: &changing{value: c.value, revision: 1, err: c.err}, WarnLacks: true,
+				StoreFile: func(key string) string { return "the file of " + key },
+				Log:       func(text string) { logs = append(logs, text) },
+				Warn:      func(f Fault) { warnings = append(warnings, f.Text) }}
+			op := compile[node.Map](t, "map", o, "rules", fmt.Sprintf(enrich, "$1 == $2"))
+			if all := strings.Join(warnings, "\n"); !strings.HasSuffix(all, c.warning) || (all == "") != (c.warning == "") {
+				t.Errorf("the check warns of %q, want %q", all, c.warning)
+			}
+			m := node.Message{Payload: []byte(`{"id":"a","v":1}`)}
+			if err := op.Map(&m); !errors.Is(err, c.err) {
+				t.Fatal(err)
+			}
+			if c.after != "" && string(m.Payload) != c.after {
+				t.Errorf("out comes %s, want %s", m.Payload, c.after)
+			}
+			all := strings.Join(logs, "\n")
+			if !strings.Contains(all, c.log) || (all == "") != (c.log == "") {
+				t.Errorf("the log has %q, want %q", all, c.log)
+			}
+			said := op.(interface{ Says() string }).Says()
+			if !strings.HasSuffix(said, c.says) || (said == "") != (c.says == "") {
+				t.Errorf("the status says %q, want %q", said, c.says)
+			}
+		})
+	}
+}
+
 func TestTheIndexOfADataSetFindsWhatAScanFinds(t *testing.T) {
 	values := []string{"1", "1.0", "1e0", "-0.0", "0", "true", "null", `"1"`, `"\u0061"`, `"a"`, "[1,2]", "[1.0, 2]", "9007199254740993", "9007199254740992.0", "9007199254740992", `{"x":1}`, "2.5"}
 	random := rand.New(rand.NewPCG(1, 2))
