@@ -13,51 +13,54 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
 
-// leftovers says in rows what flows that do not run have left in their journals: those whose
-// manifest is gone, by a row of their own, and those that are disabled. known are the names that
-// the manifests have.
+// leftover is what a flow that does not run has left, and what a person is told of it.
+type leftover struct {
+	graph.Leftover
+	err  error  // it could not be looked at or removed, and is tried again
+	told string // the last text in the log
+	text string // of the status; empty: there is nothing to say
+}
+
+// leftovers finds what flows that do not run have left in their journals: those whose manifest is
+// gone, and those that are disabled. known are the names that the manifests have. A text that is
+// new is logged.
 //
-// A directory that holds no message goes when its flow is gone at a start. One of a flow that has
+// A directory goes when its flow is gone at a start, and nothing is in it. One of a flow that has
 // run in this process stays until then: it knows what the last outputs were named after, and the
 // flow may come back within the same minute.
-func (m *Manager) leftovers(set *manifest.Set, known map[string]bool, rows map[string]Status) {
+func (m *Manager) leftovers(set *manifest.Set, known map[string]bool, rows map[string]Status) map[string]leftover {
 	entries, _ := os.ReadDir(filepath.Dir(graphDir(m.o.StateDir, "x"))) // missing: no flow has a journal yet
-	before := m.left
-	m.left = map[string]int{}
+	left := map[string]leftover{}
 	for _, e := range entries {
 		name := e.Name()
-		row := rows[name]
+		if !e.IsDir() || m.running(name) != nil {
+			continue
+		}
+		l, wasSeen := m.left[name]
+		l.text = ""
 		isGone := !known[name] && !set.Partial && len(set.Unread) == 0
-		if !e.IsDir() || m.running(name) != nil || !isGone && row.State != Stopped {
+		if !isGone && rows[name].State != Stopped { // what is to become of it is not known
+			if wasSeen {
+				left[name] = l
+			}
 			continue
 		}
 		dir := graphDir(m.o.StateDir, name)
-		n, wasSeen := before[name]
-		if !wasSeen {
-			var err error
-			if n, err = graph.Left(dir); err == nil && n == 0 && isGone && !m.ran[name] {
-				err = graph.Remove(dir)
-			}
-			if err != nil {
-				m.o.log(true, name, fmt.Sprintf("what the flow has left in %s cannot be seen to: %v", dir, err))
+		if !wasSeen || l.err != nil {
+			l.Leftover, l.err = graph.Left(dir)
+		}
+		if l.err == nil && l.Empty && isGone && !m.ran[name] {
+			if l.err = graph.Remove(dir); l.err == nil {
 				continue
 			}
 		}
-		m.left[name] = n
-		if n == 0 {
-			continue
+		if l.text = l.say(dir, isGone); l.text != "" && l.text != l.told {
+			m.o.log(true, name, l.text)
+			l.told = l.text
 		}
-		text := leftText(n, dir, isGone)
-		if !wasSeen {
-			m.o.log(true, name, text)
-		}
-		if isGone {
-			row = Status{Name: name, State: Stopped, Fault: text, Text: text}
-		} else {
-			row.Text += "; " + text
-		}
-		rows[name] = row
+		left[name] = l
 	}
+	return left
 }
 
 // subscriptions is how the name of a file ends in which a source remembers its subscriptions.
@@ -87,7 +90,8 @@ func (m *Manager) leftSessions(set *manifest.Set, known map[string]bool) {
 	files, _ := fs.Glob(os.DirFS(root), "*/*"+subscriptions) // the pattern is sound
 	for _, name := range files {
 		file, flow := filepath.Join(root, name), path.Dir(name)
-		if owned[file] || known[flow] && !sound[flow] {
+		isUnknown := known[flow] && !sound[flow]
+		if owned[file] || isUnknown && !before[file] {
 			continue
 		}
 		m.owed[file] = true
@@ -98,19 +102,52 @@ func (m *Manager) leftSessions(set *manifest.Set, known map[string]bool) {
 	}
 }
 
-// leftText says how many messages a flow has left, where they are, and what to do.
-func leftText(n int, dir string, isGone bool) string {
-	what, messages, todo := "the flow is disabled", "messages that it has taken are", "enable the flow"
+// say says what a flow has left, where that is, and what to do; empty: there is nothing to say.
+func (l *leftover) say(dir string, isGone bool) string {
+	what, todo := "the flow is disabled", "enable the flow"
 	if isGone {
 		what, todo = "no manifest has this flow any more", "put the flow back under its name"
 	}
-	if n == 1 {
-		messages = "message that it has taken is"
+	var of []string
+	if l.Messages > 0 {
+		messages := "messages that it has taken are"
+		if l.Messages == 1 {
+			messages = "message that it has taken is"
+		}
+		of = append(of, fmt.Sprintf("%d %s in no result", l.Messages, messages))
 	}
-	return fmt.Sprintf("%s, and %d %s in no result: %s, or remove the directory %s", what, n, messages, todo, dir)
+	if l.Opaque {
+		of = append(of, "its checkpoint, which may hold messages, cannot be read without the flow")
+	}
+	switch {
+	case l.err != nil:
+		return fmt.Sprintf("%s, and what it has left cannot be seen to: %v; see to the disk, or remove the directory %s", what, l.err, dir)
+	case len(of) == 0:
+		return ""
+	}
+	return fmt.Sprintf("%s, and %s: %s, or remove the directory %s", what, strings.Join(of, ", and "), todo, dir)
 }
 
-// isRemoved says whether the directory of a flow that is gone has been removed.
+// addLeft adds to the rows what flows that do not run have left. For one without a row that is a
+// fault, as it is if nobody can look at it.
+func (m *Manager) addLeft(rows map[string]Status, left map[string]leftover) {
+	for name, l := range left {
+		if l.text == "" || m.isRemoved(name) {
+			continue
+		}
+		row, hasRow := rows[name]
+		if !hasRow {
+			row = Status{Name: name, State: Stopped}
+		}
+		if !hasRow || l.err != nil {
+			row.Fault = l.text
+		}
+		row.Text = strings.Join(distinct(row.Text, l.text), "; ")
+		rows[name] = row
+	}
+}
+
+// isRemoved says whether somebody has removed the directory of a flow.
 func (m *Manager) isRemoved(name string) bool {
 	_, err := os.Stat(graphDir(m.o.StateDir, name))
 	return os.IsNotExist(err)

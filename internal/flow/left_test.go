@@ -105,6 +105,107 @@ func TestWhatAGoneFlowHasLeftIsNamed(t *testing.T) {
 	})
 }
 
+// TestACheckpointThatCannotBeReadStays when its flow is gone and its journal is empty.
+func TestACheckpointThatCannotBeReadStays(t *testing.T) {
+	former, err := os.ReadFile(filepath.Join("graph", "testdata", "checkpoint-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inWorld(t, enriching, nil, func(t *testing.T, w *world) {
+		all := map[string][]byte{"former": former, "damaged": former[:len(former)-1]}
+		for name, checkpoint := range all {
+			dir := graphDir(w.flows.o.StateDir, name)
+			do(t, os.MkdirAll(filepath.Join(dir, "journal"), 0o700))
+			do(t, os.WriteFile(filepath.Join(dir, "checkpoint"), checkpoint, 0o600))
+		}
+		w.flows.reload(t.Context())
+		for name := range all {
+			dir := graphDir(w.flows.o.StateDir, name)
+			if _, err := os.Stat(filepath.Join(dir, "checkpoint")); err != nil {
+				t.Errorf("the checkpoint of %s: %v", name, err)
+			}
+			if s := w.flows.row(name); !strings.Contains(s.Fault, "its checkpoint, which may hold messages, cannot be read") || !strings.Contains(s.Fault, dir) {
+				t.Errorf("the status of %s is %+v", name, s)
+			}
+		}
+	})
+}
+
+// row returns the status of a flow.
+func (m *Manager) row(name string) (s Status) {
+	for _, s := range m.Status() {
+		if s.Name == name {
+			return s
+		}
+	}
+	return s
+}
+
+// TestAJournalThatNobodyCanReadIsInTheStatus, and once in the log.
+func TestAJournalThatNobodyCanReadIsInTheStatus(t *testing.T) {
+	inWorld(t, enriching, nil, func(t *testing.T, w *world) {
+		dir := graphDir(w.flows.o.StateDir, "gone")
+		do(t, os.MkdirAll(filepath.Join(dir, "checkpoint"), 0o700))
+		const text = "what it has left cannot be seen to: "
+		for range 3 {
+			w.flows.reload(t.Context())
+			if s := w.flows.row("gone"); !strings.Contains(s.Fault, text) || s.Text != s.Fault {
+				t.Errorf("the status is %+v", s)
+			}
+		}
+		if n := strings.Count(strings.Join(w.said.warnings(), "\n"), text); n != 1 {
+			t.Errorf("%d warnings:\n%s", n, w.said.warnings())
+		}
+		do(t, os.Remove(filepath.Join(dir, "checkpoint")))
+		w.flows.reload(t.Context())
+		if s := w.flows.row("gone"); s.Name != "" {
+			t.Errorf("after the mend, the status is %+v", s)
+		}
+	})
+}
+
+// TestWhatADisabledFlowHasLeftIsNamedOnce while other manifests cannot be read, and again when its
+// own is gone. It is not named any more when its directory is removed.
+func TestWhatADisabledFlowHasLeftIsNamedOnce(t *testing.T) {
+	inWorld(t, dayManifests, nil, func(t *testing.T, w *world) {
+		atMinute()
+		w.held(t, 7)
+		w.flows.stopAll() // and the manifest is changed while nobody runs
+		w.flows.ran = map[string]bool{}
+		file, other := filepath.Join(w.flows.o.Dir, "flows.yaml"), filepath.Join(w.flows.o.Dir, "others.yaml")
+		disabled := strings.Replace(dayManifests, "spec:\n  nodes:", "spec:\n  mode: Disabled\n  nodes:", 1)
+		put(t, other, enriching)
+		told := func(text string) int {
+			w.flows.reload(t.Context())
+			return strings.Count(strings.Join(w.said.warnings(), "\n"), "minutes: "+text)
+		}
+		const left = "7 messages that it has taken are in no result"
+		put(t, file, disabled)
+		if n := told("the flow is disabled, and " + left); n != 1 {
+			t.Errorf("%d warnings of a disabled flow", n)
+		}
+		dir := graphDir(w.flows.o.StateDir, "minutes")
+		do(t, os.Rename(dir, dir+".aside"))
+		if s := w.flows.row("minutes"); s.Text != "its manifest says mode: Disabled" || s.State != Stopped {
+			t.Errorf("without the directory, the status is %+v", s)
+		}
+		do(t, os.Rename(dir+".aside", dir))
+		do(t, os.Remove(file))
+		if n := told("no manifest has this flow any more, and " + left); n != 1 {
+			t.Errorf("%d warnings of a flow that is gone", n)
+		}
+		put(t, other, "spec: [")
+		told("")
+		put(t, other, enriching)
+		if n := told("no manifest has this flow any more, and " + left); n != 1 {
+			t.Errorf("%d warnings after a file could not be read", n)
+		}
+		if s := w.flows.row("minutes"); !strings.Contains(s.Fault, left) {
+			t.Errorf("the status is %+v", s)
+		}
+	})
+}
+
 // TestWhatNoDestinationTakesStaysAndIsNamed when its flow goes.
 func TestWhatNoDestinationTakesStaysAndIsNamed(t *testing.T) {
 	manifests := endpointOf("away", "127.0.0.1:9") + strings.ReplaceAll(dayManifests, "endpointRef: iothub", "endpointRef: away")
@@ -175,8 +276,11 @@ func TestARenamedSourceSaysWhichSessionItHasLeft(t *testing.T) {
 				if n := told(dayManifests); n != 0 {
 					t.Errorf("%d warnings before a change", n)
 				}
-				if n := told(strings.ReplaceAll(dayManifests, c.old, c.text)); n != 1 {
-					t.Errorf("%d warnings after it:\n%s", n, w.said.warnings())
+				changed := strings.ReplaceAll(dayManifests, c.old, c.text)
+				for _, text := range []string{changed, strings.ReplaceAll(dayManifests, "nodeType: Source", "nodeType: Sauce"), changed} {
+					if n := told(text); n != 1 {
+						t.Errorf("%d warnings after it:\n%s", n, w.said.warnings())
+					}
 				}
 			})
 		})

@@ -25,13 +25,13 @@ type Manager struct {
 
 	mu      sync.Mutex
 	flows   map[string]*running
-	rows    map[string]Status // of those that do not run
-	told    map[string]bool   // faults that were told
-	left    map[string]int    // messages that flows which do not run have left; the loop's alone
-	ran     map[string]bool   // flows that have run in this process; the loop's alone
-	owed    map[string]bool   // files of sessions without a source that were told; the loop's alone
-	trouble string            // what is wrong with the directory
-	busy    time.Time         // since when the loop works; zero: it rests
+	rows    map[string]Status   // of those that do not run
+	left    map[string]leftover // of flows that do not run
+	told    map[string]bool     // faults that were told
+	ran     map[string]bool     // flows that have run in this process; the loop's alone
+	owed    map[string]bool     // files of sessions without a source that were told; the loop's alone
+	trouble string              // what is wrong with the directory
+	busy    time.Time           // since when the loop works; zero: it rests
 	due     time.Time
 }
 
@@ -92,7 +92,7 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the state store of the flows: %w", err)
 	}
-	return &Manager{o: o, store: store, filler: newFiller(dir, o.StateDir, store, func(text string) { o.log(true, "", text) }), flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}, left: map[string]int{}, ran: map[string]bool{}}, nil
+	return &Manager{o: o, store: store, filler: newFiller(dir, o.StateDir, store, func(text string) { o.log(true, "", text) }), flows: map[string]*running{}, rows: map[string]Status{}, told: map[string]bool{}, ran: map[string]bool{}}, nil
 }
 
 // storeOf is the state store as data sets see it.
@@ -224,10 +224,10 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			rows[g.Name] = Status{Name: g.Name, State: Failed, Fault: text, Text: text}
 		}
 	}
-	m.leftovers(set, names, rows)
+	left := m.leftovers(set, names, rows)
 	m.leftSessions(set, names)
 	m.mu.Lock()
-	m.rows, m.trouble = rows, ""
+	m.rows, m.left, m.trouble = rows, left, ""
 	if len(set.Graphs)+len(set.Faulty) == 0 && manifest.Errors(faults) {
 		m.trouble = firstError(faults)
 	}
@@ -399,15 +399,13 @@ func (r *running) status() Status {
 // Status returns what the flows do, sorted by name.
 func (m *Manager) Status() (all []Status) {
 	m.mu.Lock()
-	flows, rows := maps.Clone(m.flows), maps.Clone(m.rows)
+	flows, rows, left := maps.Clone(m.flows), maps.Clone(m.rows), m.left
 	notes := map[string]string{}
 	for name, r := range flows {
 		notes[name] = r.note
 	}
 	m.mu.Unlock()
-	maps.DeleteFunc(rows, func(name string, s Status) bool {
-		return s.State == Stopped && s.Fault != "" && m.isRemoved(name) // nothing is left of it
-	})
+	m.addLeft(rows, left)
 	for name, r := range flows {
 		s := r.status()
 		s.ClientIDs = m.clientIDs(r.g)

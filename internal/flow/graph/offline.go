@@ -103,60 +103,71 @@ func ReadJournal(dir string) iter.Seq2[Journaled, error] {
 	}
 }
 
-// Left returns how many messages of a graph that does not run are in no result that is safe: those
-// that its windows hold, as far as they say, and those in the journal behind its checkpoint. dir is
-// the directory of the graph ([Options].Dir), which stays as it is. Of a checkpoint that cannot be
-// read, the journal alone counts.
-func Left(dir string) (messages int, err error) {
-	at, messages, err := heldIn(filepath.Join(dir, checkpointName))
+// Leftover is what a graph that does not run has left in its directory.
+type Leftover struct {
+	// Messages are in no result that is safe: those that its windows hold, as far as they say, and
+	// those in the journal behind its checkpoint.
+	Messages int
+	Opaque   bool // the checkpoint is damaged, or of a former format, so its windows may hold more
+	Empty    bool // it has left no message, and its operators remember nothing
+}
+
+// Left returns what a graph that does not run has left. dir is the directory of the graph
+// ([Options].Dir), which stays as it is.
+func Left(dir string) (l Leftover, err error) {
+	at, l, err := heldIn(filepath.Join(dir, checkpointName))
 	if err != nil {
-		return 0, err
+		return Leftover{}, err
 	}
 	journal := filepath.Join(dir, journalName)
 	if segments, _ := filepath.Glob(filepath.Join(journal, "*.seg")); len(segments) == 0 {
-		return messages, nil
+		return l, nil
 	}
 	for r, err := range outbox.ReadQueue(journal) {
 		if err != nil {
-			return 0, err
+			return Leftover{}, err
 		}
 		if r.Pos <= at {
 			continue
 		}
 		if e, err := decodeEvent(r.Body); err != nil || e.isMessage() {
-			messages++
+			l.Messages++
+			l.Empty = false
 		}
 	}
-	return messages, nil
+	return l, nil
 }
 
-// heldIn returns the position of a checkpoint, and how many messages its windows hold.
-func heldIn(path string) (at uint64, messages int, err error) {
+// heldIn returns the position of a checkpoint, and what the graph has left in it.
+func heldIn(path string) (at uint64, l Leftover, err error) {
 	file, err := os.ReadFile(path) // #nosec G304 -- in the directory of the device
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil
+		return 0, Leftover{Empty: true}, nil
 	}
 	if err != nil {
-		return 0, 0, err
+		return 0, Leftover{}, err
 	}
 	body, isOld, ok := checked(file)
 	if !ok {
-		return 0, 0, nil
+		return 0, Leftover{Opaque: true}, nil
 	}
 	d := decoder{b: body}
 	at = d.uint()
 	if isOld { // nobody can read what it holds without its plan
-		return at, 0, nil
+		return at, Leftover{Opaque: true}, nil
 	}
 	_ = d.bytes() // the plan
 	m := d.memories(nil, false)
 	if d.failed {
-		return at, 0, nil
+		return at, Leftover{Opaque: true}, nil
 	}
+	l.Empty = true
 	for i := range m.nodes {
-		messages += m.nodes[i].waiting
+		n := &m.nodes[i]
+		l.Messages += n.waiting
+		l.Empty = l.Empty && n.waiting == 0 && len(n.saved)+len(n.holds)+len(n.groups) == 0
 	}
-	return at, messages, nil
+	return at, l, nil
 }
 
 // Remove removes the journal and the checkpoint of a graph that does not run, and its directory
