@@ -31,7 +31,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 		s := &g.Sources[i]
 		switch {
 		case s.Settings == nil:
-			b.fault(s.At("endpointRef"), manifest.Error, "the endpoint local is for assets, and this version of hubhop runs none; name an MQTT endpoint")
+			b.fault(s.At("endpointRef"), manifest.Error, "the endpoint local is for assets, and this version of hubhop runs none; name an MQTT or Kafka endpoint")
 		case s.Settings.Mqtt != nil:
 			c := m.mqtt(g, s.Settings, s.Name)
 			c.StateFile = subscriptionsOf(m.o.StateDir, g.Name, s.Name)
@@ -56,7 +56,7 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			p.Sources[i].Source = source
 			b.troubles = append(b.troubles, t.say)
 		default:
-			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT endpoint", s.Settings.Type)
+			b.fault(s.At("endpointRef"), manifest.Error, "this version of hubhop has no source of the type %s; use an MQTT or Kafka endpoint", s.Settings.Type)
 		}
 	}
 	for i := range g.Destinations {
@@ -91,17 +91,15 @@ func (m *Manager) ends(b *builder, g *manifest.Graph, p *graph.Plan) (says []fun
 			b.troubles = append(b.troubles, func() string { return connection(to.Status()) })
 			says = append(says, func() string { return beginning(to.Status()) })
 		case d.Settings.LocalStorage != nil:
-			to, err := file.New(file.Options{Volume: manifest.VolumePath(m.o.Dir, d.Settings.LocalStorage.Claim), Folder: d.To, Name: g.Name, Report: func(err error) {
-				if err != nil {
-					m.o.log(true, g.Name, err.Error())
-				}
-			}})
+			t := &trouble{m: m, flow: g.Name, node: d.Name}
+			volume := manifest.VolumePath(m.o.Dir, d.Settings.LocalStorage.Claim)
+			to, err := file.New(file.Options{Volume: volume, Folder: d.To, Name: g.Name, Report: t.report})
 			if err != nil {
 				b.fault(d.At("dataDestination"), manifest.Error, "%v", err)
 				continue
 			}
 			p.Destinations[i].Destination = to
-			b.lost = append(b.lost, to.Lost)
+			b.lost, b.troubles = append(b.lost, to.Lost), append(b.troubles, t.say)
 			says = append(says, func() string {
 				if n := to.Lost(); n > 0 {
 					return fmt.Sprintf("%d messages are lost with files that somebody removed or renamed while they were written", n)

@@ -222,12 +222,8 @@ func TestWhatNoDestinationTakesStaysAndIsNamed(t *testing.T) {
 	})
 }
 
-// TestAFileThatSomebodyRemovesCountsAsErrors of the flow, with the messages that were safe in it.
-func TestAFileThatSomebodyRemovesCountsAsErrors(t *testing.T) {
-	if onWindows {
-		t.Skip("Windows does not remove a file that is open")
-	}
-	inFiles := endpointOf("default", brokerAddress) + `---
+// inFiles keeps messages in files.
+var inFiles = endpointOf("default", brokerAddress) + `---
 apiVersion: connectivity.iotoperations.azure.com/v1
 kind: DataflowEndpoint
 metadata: {name: files}
@@ -243,6 +239,30 @@ spec:
     - {operationType: Source, sourceSettings: {endpointRef: default, dataSources: [sensors/+]}}
     - {operationType: Destination, destinationSettings: {endpointRef: files, dataDestination: out}}
 `
+
+// TestAVolumeThatIsMissingIsAFault until somebody makes it.
+func TestAVolumeThatIsMissingIsAFault(t *testing.T) {
+	inWorld(t, inFiles, nil, func(t *testing.T, w *world) {
+		w.held(t, 2)
+		volume := filepath.Join(w.flows.o.Dir, "volumes", "data")
+		s := w.flows.Status()[0]
+		if s.State != Failed || !strings.Contains(s.Fault, volume) || !strings.Contains(s.Fault, "make the directory") || s.Out != 0 {
+			t.Errorf("without the volume, the status is %+v", s)
+		}
+		do(t, os.MkdirAll(volume, 0o700))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if s := w.flows.Status()[0]; s.State != Running || s.Fault != "" || s.Out != 2 {
+			t.Errorf("with the volume, the status is %+v", s)
+		}
+	})
+}
+
+// TestAFileThatSomebodyRemovesCountsAsErrors of the flow, with the messages that were safe in it.
+func TestAFileThatSomebodyRemovesCountsAsErrors(t *testing.T) {
+	if onWindows {
+		t.Skip("Windows does not remove a file that is open")
+	}
 	inWorld(t, inFiles, nil, func(t *testing.T, w *world) {
 		volume := filepath.Join(w.flows.o.Dir, "volumes", "data")
 		do(t, os.MkdirAll(volume, 0o700))

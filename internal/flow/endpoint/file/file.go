@@ -388,7 +388,7 @@ func (d *Destination) leave() {
 func (d *Destination) fails(err error) {
 	if !d.failing {
 		d.failing = true
-		d.opt.Report(fmt.Errorf("volume %s: %w", d.opt.Volume, err))
+		d.opt.Report(fmt.Errorf("volume %s: %w; make the directory, or see to the disk; it is tried again", d.opt.Volume, err))
 	}
 }
 
