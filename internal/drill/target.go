@@ -108,6 +108,7 @@ type Look struct {
 	Hub     string // host of the hub it is linked to, "" for none
 	Made    uint64 // samples made by all processes of the device so far
 	Dials   uint64 // connections that they have tried to open, to hubs and to DPS
+	GivenUp uint64 // samples that their outboxes have given up: dropped, set aside, or destroyed by the disk
 	Outbox  outbox.Stats
 	Dir     string // of its outbox; "" for an outbox in memory
 	Err     error  // how its last process has ended, if that was no stop and no crash

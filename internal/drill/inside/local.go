@@ -22,6 +22,7 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/drill"
 	"github.com/hubhop-iot/hubhop/internal/home"
 	"github.com/hubhop-iot/hubhop/internal/journal"
+	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
 
 // Local is a device that runs in this process, as one that could be killed: each of its lives has
@@ -40,6 +41,7 @@ type Local struct {
 	old   []*localLife // those that were killed; they end by themselves
 	lives int          // that were killed
 	made  uint64       // samples of the lives that have ended
+	given uint64       // of those, what their outboxes have given up
 	last  drill.Look   // of the last life that has ended
 }
 
@@ -225,9 +227,13 @@ func (l *Local) end(stop func(*localLife)) {
 func (l *Local) restLocked() {
 	s := l.life.dev.Status()
 	l.made += s.Made
+	l.given += givenUp(s.Outbox)
 	l.last = drill.Look{Outbox: s.Outbox, Err: l.life.err}
 	l.life = nil
 }
+
+// givenUp is how many samples one life's outbox will not hand to any hub.
+func givenUp(s outbox.Stats) uint64 { return s.Dropped + s.Quarantined + s.Damaged }
 
 // Crash ends the process as a kill does: the system closes its connections, and the next process
 // finds what is in the files at that moment.
@@ -319,11 +325,12 @@ func (l *Local) Look() (drill.Look, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	look := l.last
-	look.Made, look.Dials, look.Dir = l.made, l.dials.Load(), home.OutboxDir(l.id.StateDir, l.id.DeviceID)
+	look.Made, look.GivenUp, look.Dials, look.Dir = l.made, l.given, l.dials.Load(), home.OutboxDir(l.id.StateDir, l.id.DeviceID)
 	if p := l.life; p != nil {
 		s := p.dev.Status()
 		look.Running, look.Hub, look.Err = true, s.Hub, nil
 		look.Made += s.Made
+		look.GivenUp += givenUp(s.Outbox)
 		if s.Outbox.ID != "" { // else it is not open yet
 			look.Outbox = s.Outbox
 		}

@@ -306,16 +306,15 @@ func (p *player) read(ctx context.Context) {
 }
 
 // readAcks takes what has left the outbox for what has arrived, where there is no ledger. What the
-// outbox has given up has not: it drops the oldest samples.
+// outbox has given up has not: the oldest samples, in most cases.
 func (p *player) readAcks(m *member) {
 	look, ok := m.party.Look()
 	box := look.Outbox
 	if !ok || box.ID == "" {
 		return
 	}
-	gone := box.Dropped + box.Quarantined // since the device was started
-	m.missing += gone - min(gone, m.gone)
-	m.gone = gone
+	m.missing += look.GivenUp - m.gone
+	m.gone = look.GivenUp
 	hub := cmp.Or(p.w.Names[look.Hub], look.Hub, m.hub) // a link that is lost has not moved
 	last := box.LastSeq - min(box.LastSeq, box.Queued)
 	first := m.newest + 1

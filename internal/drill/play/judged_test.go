@@ -2,9 +2,11 @@ package play
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -87,6 +89,58 @@ func TestWhatAnOutboxGivesUpHasNotArrived(t *testing.T) {
 	}
 	if rep := played(t, t.Context(), s, unseen(t, nil)); rep.Verdict != report.Passed {
 		t.Errorf("an outbox that keeps all: %s: %s", rep.Verdict, findings(rep))
+	}
+}
+
+// scratched is a device whose disk destroys a few samples while the device is off.
+type scratched struct{ drill.Party }
+
+func (p scratched) Start() {
+	look, _ := p.Look()
+	files, err := filepath.Glob(filepath.Join(look.Dir, "*.seg")) // none before the first start
+	for _, name := range files {
+		b, failed := os.ReadFile(name)
+		if failed == nil {
+			clear(b[len(b)/2:][:1000])
+			failed = os.WriteFile(name, b, 0o600)
+		}
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		panic(err)
+	}
+	p.Party.Start()
+}
+
+// TestWithoutALedgerAsManySamplesAreGivenUpAsWithOne: also those that an outbox gives up before the
+// first look at a process, fewer than the process before had given up, and those that the disk
+// destroys.
+func TestWithoutALedgerAsManySamplesAreGivenUpAsWithOne(t *testing.T) {
+	s := written(t, "device: {interval: 10ms}", "steps:",
+		"- {name: dark, do: [fault: {hub: hub-a, kind: kill, dpsKnows: false}], lasts: 10s}",
+		"- {name: off, do: [restart: {for: 5s}], lasts: 10s}",
+		"- {name: light, do: [heal: all], expect: {back: 60s}}")
+	for name, c := range map[string]struct {
+		spoil func(*inside.Spoilt)
+		party func(drill.Party) drill.Party
+	}{
+		"for age":     {spoil: cripples["an outbox of a second"], party: func(p drill.Party) drill.Party { return p }},
+		"by the disk": {party: func(p drill.Party) drill.Party { return scratched{p} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var given [2]int
+			for i, ledger := range []bool{true, false} {
+				w := &watched{Target: insideTarget(t), world: func(w *drill.World) { w.Ledger, w.Devices[0] = ledger, c.party(w.Devices[0]) }}
+				w.Spoil = c.spoil
+				rep := played(t, t.Context(), s, w)
+				n := rep.Samples
+				given[i] = int(n.Made + n.Duplicated - n.Received)
+			}
+			// The last sample may be on its way, and samples differ in length.
+			if given[0] < 10 || given[1] < given[0]-3 || given[1] > given[0]+3 {
+				t.Errorf("%d by the ledger, and %d without one", given[0], given[1])
+			}
+		})
 	}
 }
 

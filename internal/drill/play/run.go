@@ -143,7 +143,7 @@ type member struct {
 	total  uint64
 	others uint64 // messages that are no samples
 
-	gone    uint64 // samples that its outbox has given up since its start; for a cloud without a ledger
+	gone    uint64 // samples that its outboxes have given up so far; for a cloud without a ledger
 	missing uint64 // of those, which no arrival has told yet
 }
 
@@ -521,14 +521,13 @@ func (p *player) stops() {
 		p.object(drill.Stopped, "the run was stopped: "+format, a...)
 		p.failed = true
 	}
-	gone := look.Outbox.Dropped + look.Outbox.Quarantined
 	switch {
 	case s.Gap > 0 && !m.last.IsZero() && time.Since(m.last) > s.Gap:
 		stop("no sample has arrived for %s", short(s.Gap))
 	case s.Backlog > 0 && look.Outbox.Queued > s.Backlog:
 		stop("%d samples wait, and %d may", look.Outbox.Queued, s.Backlog)
-	case s.GivenUp != nil && gone > *s.GivenUp:
-		stop("the outbox has given up %d samples, and %d may be", gone, *s.GivenUp)
+	case s.GivenUp != nil && look.GivenUp > *s.GivenUp:
+		stop("the outbox has given up %d samples, and %d may be", look.GivenUp, *s.GivenUp)
 	case s.Lasts > 0 && !p.zero.IsZero() && time.Since(p.zero) > s.Lasts:
 		stop("it has lasted %s", short(s.Lasts))
 	}

@@ -79,7 +79,7 @@ type Budget struct {
 type Stop struct {
 	Gap     time.Duration `key:"gap" min:"1s" about:"no sample has arrived for so long"`
 	Backlog uint64        `key:"backlog" about:"more samples than this wait"`
-	GivenUp *uint64       `key:"givenUp" about:"the outbox has dropped or set aside more samples than this"`
+	GivenUp *uint64       `key:"givenUp" about:"the outbox has given up more samples than this: dropped, set aside, or destroyed by the disk"`
 	Lasts   time.Duration `key:"lasts" min:"1s" about:"the run has lasted so long"`
 
 	Pos
