@@ -302,7 +302,7 @@ func (j *journal) forgotten(changed []string, m memories, why error) {
 		"the nodes %s begin anew and take what waits in the journal", why, strings.Join(changed, ", "))
 	if held > 0 {
 		text += fmt.Sprintf("; %d messages that they held are in no result", held)
-		g.noticed(0, text)
+		g.noticed(uint64(held), text)
 	}
 	g.log("flow " + g.plan.Name + ": " + text)
 }

@@ -311,6 +311,7 @@ func TestLostRulesAreSaidWithWhatTheyHeld(t *testing.T) {
 			}
 		}
 		equal(t, "state", s.g.Status().State, Running)
+		equal(t, "errors", s.g.Status().Errors, 2)
 		s.stop()
 	})
 }

@@ -28,7 +28,7 @@ type Status struct {
 	In    uint64 // messages taken from sources
 	Out   uint64 // messages that are safe at a destination
 	// Dropped counts messages that left the graph on purpose, Errors those that failed, and those
-	// that a damaged disk has lost; a checkpoint that it has lost counts as one.
+	// that a damaged disk or lost rules have lost; a checkpoint that is lost counts as one.
 	Dropped, Errors uint64
 	InFlight        int           // messages that were taken, or read from the journal, and are not safe yet
 	InFlightBytes   int           // of those
