@@ -132,7 +132,10 @@ func (g *Graph) again(s *shape) (*core, error) {
 		}
 		g.emit(place[dest], m)
 	}
-	c.drop = g.dropped
+	c.drop = func(d Drop, m *node.Message) {
+		g.core.count(d)
+		g.dropped(d, m)
+	}
 	c.made = p.Operators
 	return c, nil
 }
@@ -323,7 +326,7 @@ func (j *journal) change(ctx context.Context) bool {
 	for _, err := range g.core.take(old.recall(), isSame) {
 		g.log(fmt.Sprintf("flow %s: %v: it begins anew", g.plan.Name, err))
 	}
-	g.core.addCounts(old)
+	g.core.late.Add(old.late.Load())
 	closeOperators(old.made, func(err error) { g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err)) })
 	g.runs, j.shape = g.core, next
 	g.mu.Lock()
@@ -365,19 +368,14 @@ func (j *journal) awaitSafe(ctx context.Context) bool {
 	return isSafe
 }
 
-// addCounts takes over what an older plan has counted. What was counted at a node that is gone
-// counts at the first source.
-func (c *core) addCounts(old *core) {
-	for i := range old.vertices {
-		at := c.index(old.vertices[i].name)
-		if at < 0 {
-			at = c.sources[0]
-		}
-		for r := range reasons {
-			c.counts[at][r].Add(old.counts[i][r].Load())
-		}
+// count counts a message that left an older plan. At a node that is gone it counts at the first
+// source.
+func (c *core) count(d Drop) {
+	at := c.index(d.Node)
+	if at < 0 {
+		at = c.sources[0]
 	}
-	c.late.Add(old.late.Load())
+	c.counts[at][d.Reason].Add(1)
 }
 
 // index returns which vertex has a name; -1: none.

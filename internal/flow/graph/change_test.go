@@ -294,6 +294,37 @@ func TestWhatWasForADestinationThatIsGoneGoesToTheNewOne(t *testing.T) {
 	}
 }
 
+// TestWhatAChangeLosesCountsAtOnce, though the change may wait for hours for another destination.
+func TestWhatAChangeLosesCountsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStory(t)
+		kept := newFar()
+		kept.shut = true
+		p := ruled(s.in, s.out, "window", 0, 1)
+		p.Destinations = append(p.Destinations, DestinationNode{Name: "kept", Destination: kept})
+		p.Edges = append(p.Edges, Edge{From: "front0", To: "kept"})
+		_, stop := start(t, p, s.options())
+		s.in.give(at(sec(10), "1"))
+		synctest.Wait()
+		stop()
+		kept.owed = nil
+		p = ruled(newHand(), kept, "window", 0, 0)
+		p.Destinations[0].Name, p.Edges[1].To = "kept", "kept"
+		g, stop := start(t, p, s.options())
+		time.Sleep(slowChange)
+		synctest.Wait()
+		if g := g.Status(); g.InFlight != 1 || g.Errors != 1 || len(g.Drops) != 1 || g.Drops[0].Node != "in" {
+			t.Errorf("while the change waits: %+v", g)
+		}
+		kept.open()
+		synctest.Wait()
+		if g := g.Status(); g.InFlight != 0 || g.Errors != 1 || g.Text != "" {
+			t.Errorf("when the change is over: %+v", g)
+		}
+		stop()
+	})
+}
+
 func TestLostRulesAreSaidWithWhatTheyHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStory(t)

@@ -105,7 +105,7 @@ type Graph struct {
 	trouble   map[string]string // of nodes that have failed
 	full      string
 	notices   []string // what was lost, most of it at the start
-	lost      uint64   // messages and checkpoints that a damaged disk or lost rules have lost, as far as is known
+	lost      uint64   // what the errors of the status are beside the drops
 	draining  bool
 	next      *shape             // what it is stopped for; nil: for no other plan, or that is done
 	sources   int                // that run
