@@ -642,6 +642,26 @@ func TestADeadConnectionIsNoIdleSource(t *testing.T) {
 	})
 }
 
+// TestASourceIsAskedWithoutTheLockOfTheGraph: one that waits for the graph, to hand in a message,
+// say, would wait for ever otherwise.
+func TestASourceIsAskedWithoutTheLockOfTheGraph(t *testing.T) {
+	g, err := New(chain(&connection{hand: newHand()}, newFar()), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	isFree := false
+	g.live[0] = func() bool {
+		if isFree = g.mu.TryLock(); isFree {
+			g.mu.Unlock()
+		}
+		return true
+	}
+	equal(t, "dead", g.isDead(0), false)
+	equal(t, "free", isFree, true)
+	g.ill("in", "no good")
+	equal(t, "dead in trouble", g.isDead(0), true)
+}
+
 type connection struct {
 	*hand
 	up atomic.Bool

@@ -104,8 +104,9 @@ func latest(a, b time.Time) time.Time {
 // isDead says that a source has failed and is to be started again, or that it has no connection.
 func (g *Graph) isDead(src int) bool {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.trouble[g.plan.Sources[src].Name] != "" || g.live[src] != nil && !g.live[src]()
+	isIll := g.trouble[g.plan.Sources[src].Name] != ""
+	g.mu.Unlock()
+	return isIll || g.live[src] != nil && !g.live[src]()
 }
 
 func (g *Graph) isDraining() bool {
