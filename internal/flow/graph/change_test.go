@@ -325,6 +325,31 @@ func TestWhatAChangeLosesCountsAtOnce(t *testing.T) {
 	})
 }
 
+// TestASourceIsNotSilentWhileAChangeWaits: it is not even asked then. What it has to say comes
+// afterwards, for the windows that are open.
+func TestASourceIsNotSilentWhileAChangeWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStory(t)
+		s.out.shut = true
+		now := time.Now()
+		_, stop := start(t, ruled(s.in, s.out, "window", 0, 1), s.options()) // 5 s
+		s.in.give(at(now, "1"), at(now.Add(5*time.Second), "2"))
+		synctest.Wait()
+		stop()
+		s.out.owed = nil
+		g, stop := start(t, ruled(s.in, s.out, "window", 1, 1), s.options())
+		time.Sleep(time.Minute)
+		equal(t, "state", g.Status().State, Failing)
+		s.out.open()
+		synctest.Wait()
+		s.in.give(at(now.Add(6*time.Second), "3"), at(now.Add(time.Minute), "end"))
+		synctest.Wait()
+		equalAll(t, "out", s.out.bodies(), "1", "1", "2+3")
+		equal(t, "late", g.Status().Late, 0)
+		stop()
+	})
+}
+
 func TestLostRulesAreSaidWithWhatTheyHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStory(t)

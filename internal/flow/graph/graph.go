@@ -224,10 +224,6 @@ func (g *Graph) Run(ctx context.Context) error {
 		return fmt.Errorf("graph %s has been started already", g.plan.Name)
 	}
 	g.stop, g.quit, g.state = stop, quit, Running
-	for i := range g.last {
-		g.spoke(i, g.instant())
-	}
-	g.looked = g.instant()
 	if g.draining {
 		quit() // Stop came first: there is nothing to complete
 	}
@@ -244,6 +240,11 @@ func (g *Graph) Run(ctx context.Context) error {
 	if g.j != nil && !g.j.start(ctx) {
 		return nil
 	}
+	now := g.instant() // no source could say anything before, so none was silent
+	for i := range g.last {
+		g.spoke(i, now)
+	}
+	g.looked = now
 	g.mu.Lock()
 	g.sources = len(g.plan.Sources)
 	g.mu.Unlock()

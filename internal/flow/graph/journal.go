@@ -351,9 +351,6 @@ func (j *journal) replay(ctx context.Context, after uint64) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	for src := range g.last {
-		g.spoke(src, g.instant())
-	}
 	if last := j.box.Last(); last > j.pos {
 		j.moveTo(last) // what was damaged is lost
 	}
