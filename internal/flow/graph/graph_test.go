@@ -474,6 +474,7 @@ func TestASourceThatWaitsForRoomEndsWithItsOwnContext(t *testing.T) {
 		g, stop := start(t, p, Options{})
 		defer stop()
 		in.give(text("1"))
+		synctest.Wait() // the source has it, and the graph too
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if g.take(ctx, 0, node.Delivery{Message: text("2")}) {
