@@ -25,6 +25,7 @@ const (
 	errNumbers  = reason("only numbers can be computed")
 	errJSON     = reason("objects, and arrays of more than simple values, can be copied only")
 	errOverflow = reason("the result does not fit a 64-bit integer")
+	errWide     = reason("the result does not fit a 128-bit integer")
 	errDivision = reason("an integer is divided by zero")
 	errBooleans = reason("only booleans can be joined by && and ||, or turned round by !")
 	errCompared = reason("only two numbers or two strings have an order")

@@ -28,7 +28,7 @@ func (v *Value) setBig(n *big.Int) error {
 	case n.IsInt64():
 		*v = Value{Kind: Int, Int: n.Int64()}
 	case n.Cmp(minWide) < 0 || n.Cmp(maxWide) > 0:
-		return errOverflow
+		return errWide
 	default:
 		*v = Value{Kind: Wide, Big: n}
 	}
