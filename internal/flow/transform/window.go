@@ -41,9 +41,8 @@ type window struct {
 	spare    []*pane
 	frontier int64 // windows that end by then are closed
 
-	used    bool                   // a message has come into a window
-	barren  atomic.Uint64          // windows without a result
-	because atomic.Pointer[string] // the last of them has none
+	used   bool                   // a message has come into a window
+	barren atomic.Pointer[barren] // nil: each window had a result
 
 	values []expr.Value // of the fields of this message; absent ones are expr.Absent
 	inputs []expr.Value // of the triggers
@@ -564,22 +563,39 @@ func (t *window) reads(r *accumulation) string {
 	return strings.Join(names, ", ")
 }
 
+// barren are the windows without a result.
+type barren struct {
+	windows  uint64
+	messages int64  // of the last of them
+	why      string // it has none
+}
+
+func (b *barren) text() string {
+	if b.windows == 1 {
+		return fmt.Sprintf("a window of %d messages has no result: %s", b.messages, b.why)
+	}
+	return fmt.Sprintf("%d windows have no result; the last, of %d messages: %s",
+		b.windows, b.messages, b.why)
+}
+
 // fail tells that a window has no result.
 func (t *window) fail(p *pane, err error) {
-	text := fmt.Sprintf("a window of %d messages has no result: %v", p.count, err)
-	t.o.Log(text)
-	t.because.Store(&text)
-	t.barren.Add(1)
+	b := &barren{windows: 1, messages: p.count, why: err.Error()}
+	t.o.Log(b.text())
+	if before := t.barren.Load(); before != nil {
+		b.windows += before.windows
+	}
+	t.barren.Store(b)
 }
 
 // Says returns what a person should know of the windows; empty: nothing. Any goroutine may call it.
 func (t *window) Says() string {
 	text := t.work.Says()
-	if n := t.barren.Load(); n > 0 {
+	if b := t.barren.Load(); b != nil {
 		if text != "" {
 			text += "; "
 		}
-		text += fmt.Sprintf("%d times %s", n, *t.because.Load())
+		text += b.text()
 	}
 	return text
 }

@@ -288,9 +288,24 @@ func TestAWindowWithoutAResultIsLogged(t *testing.T) {
 	if len(s.logs) != 1 || !strings.Contains(s.logs[0], "rule 1") || !strings.Contains(s.logs[0], "no message of the window has a value") {
 		t.Error(s.logs)
 	}
+	says := func(want string) {
+		t.Helper()
+		if got := s.op.(interface{ Says() string }).Says(); !strings.HasPrefix(got, want) {
+			t.Errorf("the status says %q, want %q", got, want)
+		}
+	}
+	says("a window of 1 messages has no result: rule 1, ")
 	s.add(11, `{"v":5}`)
 	s.advance(20)
 	s.want(`{"a":5.0}`)
+	s.add(21, `{"x":1}`)
+	s.add(22, `{"x":1}`)
+	s.advance(30)
+	s.want()
+	says("2 windows have no result; the last, of 2 messages: rule 1, ")
+	if len(s.logs) != 2 || !strings.Contains(s.logs[1], "a window of 2 messages") {
+		t.Error(s.logs)
+	}
 }
 
 func TestAWindowThatIsFlushedGivesOutAllAndGoesOn(t *testing.T) {
