@@ -3,9 +3,9 @@ package transform
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -95,18 +95,23 @@ func TestOtherKeywordsAreLeftToTheLibrary(t *testing.T) {
 // TestNumbersWithVeryLargeExponentsCostNothing: a schema with bounds must not compute all digits.
 func TestNumbersWithVeryLargeExponentsCostNothing(t *testing.T) {
 	plain, left := validating(t, `{"properties":{"v":{"minimum":0,"maximum":100}}}`), validating(t, `{"properties":{"v":{"minimum":0,"maximum":100,"not":{"const":5}}}}`)
-	began := time.Now()
 	for v, want := range map[string]bool{
 		`1e999999`: false, `-1e999999`: false, `1e99999999999999999999`: false, `1e-999999`: true, `-1e-999999`: false, `0e999999`: true,
 		`-1e-99999999999999999999`: false, `1` + strings.Repeat("0", 500_000): false, `99.` + strings.Repeat("9", 500_000): true,
 	} {
 		m := node.Message{Payload: []byte(`{"v":` + v + `}`)}
-		if got, err := plain.Filter(&m); err != nil || got != want {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := plain.Filter(&m)
+		runtime.ReadMemStats(&after)
+		if err != nil || got != want {
 			t.Errorf("%.30s: %v, %v", v, got, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; len(v) < 100 && n > 100_000 {
+			t.Errorf("%s: the answer takes %d bytes", v, n)
 		}
 		if _, err := left.Filter(&m); !errors.Is(err, errExtreme) {
 			t.Errorf("%.30s: %v", v, err)
 		}
 	}
-	t.Logf("%v", time.Since(began))
 }
