@@ -194,20 +194,22 @@ func multiply(e *Env, a, b, out *Value) error {
 
 func divide(e *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int || areWide(a, b) {
-		return quotient(e, a, b, out, func(x, y int64) int64 { return x / y }, (*big.Int).Quo)
+		return divideIntegers(e, a, b, out, func(x, y int64) int64 { return x / y }, (*big.Int).Quo)
 	}
 	return float(a, b, out, func(x, y float64) float64 { return x / y })
 }
 
 func modulo(e *Env, a, b, out *Value) error {
 	if a.Kind == Int && b.Kind == Int || areWide(a, b) {
-		return quotient(e, a, b, out, func(x, y int64) int64 { return x % y }, (*big.Int).Rem)
+		return divideIntegers(e, a, b, out, func(x, y int64) int64 { return x % y }, (*big.Int).Rem)
 	}
 	return float(a, b, out, math.Mod)
 }
 
-// quotient divides integers, unless the result is none.
-func quotient(e *Env, a, b, out *Value, compute func(x, y int64) int64, wide func(z, x, y *big.Int) *big.Int) error {
+// divideIntegers computes a quotient or a remainder. It fails if the divisor is 0.
+func divideIntegers(e *Env, a, b, out *Value,
+	compute func(x, y int64) int64, wide func(z, x, y *big.Int) *big.Int,
+) error {
 	switch {
 	case b.Kind == Int && b.Int == 0:
 		return errDivision

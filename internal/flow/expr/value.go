@@ -73,7 +73,7 @@ func (v *Value) setBool(b bool) {
 // True says whether the value is the boolean true.
 func (v *Value) True() bool { return v.Kind == Bool && v.Int != 0 }
 
-// Number returns the value of an Int or Float as a float.
+// Number returns the value of an Int, a Float or a Wide as a float.
 func (v *Value) Number() (f float64, ok bool) {
 	switch v.Kind {
 	case Int:

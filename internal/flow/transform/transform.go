@@ -64,8 +64,8 @@ type Options struct {
 	Log  func(text string)
 	Warn func(f Fault)
 
-	// MaxBytes bounds a payload on its way in and out, and each text that an expression makes; 0: 1
-	// MiB.
+	// MaxBytes bounds a payload on its way in and out, and each text that an expression makes; 0
+	// means 1 MiB.
 	MaxBytes int
 }
 
@@ -134,8 +134,7 @@ func Kinds() []string {
 
 // Compile makes the operator of a kind (map, filter, branch, concatenate, window, throttle).
 // version is the tag of the artifact; it matters for window, whose closing by count, memory and
-// triggers came with
-// 1.1.0. Without a version everything is allowed.
+// triggers came with 1.1.0. Without a version everything is allowed.
 //
 // The operator is a node.Map, node.Filter, node.Branch or node.Window; it is nil for concatenate,
 // which changes nothing. It is also node.Stateful if it remembers anything from one message to the
