@@ -115,23 +115,27 @@ func (t *Simulator) putBack(ctx context.Context, before sim.State, device string
 // linkEnds is how long a simulator may take to see that a link of a program that has ended is over.
 const linkEnds = 5 * time.Second
 
-// used says whether a device keeps its link for linkEnds.
+// used says whether a device keeps its link for linkEnds. It returns an error if the simulator has
+// not said by then whether the device has one.
 func (t *Simulator) used(ctx context.Context, device string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkEnds)
 	defer cancel()
 	watch := &drill.Mover{Control: t.Control}
+	linked := false // when it was last seen
 	for {
 		at, err := watch.Where(ctx, device)
-		if err == nil && at.Connected {
+		if err == nil && !at.Connected {
+			return false, nil
+		}
+		if err == nil {
+			linked = true
 			err = watch.Changed(ctx)
 		}
 		switch {
-		case ctx.Err() != nil:
+		case linked && ctx.Err() != nil:
 			return true, nil
 		case err != nil:
-			return false, err
-		case !at.Connected:
-			return false, nil
+			return false, fmt.Errorf("the simulator does not say whether the device %s has a link; if nobody uses it, delete it there: %w", device, err)
 		}
 	}
 }
