@@ -144,6 +144,21 @@ func TestWithoutALedgerAsManySamplesAreGivenUpAsWithOne(t *testing.T) {
 	}
 }
 
+// TestABacklogAndDuplicatesAreFound: the cloud is slower than the samples come, and a device is
+// killed while acknowledgements are under way.
+func TestABacklogAndDuplicatesAreFound(t *testing.T) {
+	s := written(t, "device: {interval: 10ms, window: 1}", "cloud: {delay: 20ms}", "steady: {backlog: 100000}", "steps:",
+		"- {name: slow, do: [disconnect], expect: {back: 10s, drained: 10s}}")
+	if rep := played(t, t.Context(), s, insideTarget(t)); rep.Verdict != report.Failed || !strings.Contains(findings(rep), "samples still wait") {
+		t.Errorf("%s: %s", rep.Verdict, findings(rep))
+	}
+	s = written(t, "device: {interval: 10ms}", "cloud: {delay: 20ms}", "steps:",
+		"- {name: crash, do: [crash: {for: 3s}], expect: {backOnceOver: 20s, duplicates: 0}}")
+	if rep := played(t, t.Context(), s, insideTarget(t)); rep.Verdict != report.Failed || !strings.Contains(findings(rep), "expected at most 0 messages again, but") {
+		t.Errorf("%s: %s", rep.Verdict, findings(rep))
+	}
+}
+
 // TestALinkThatIsLostHasNotMoved: what the last link has acknowledged is seen when it is gone.
 func TestALinkThatIsLostHasNotMoved(t *testing.T) {
 	s := written(t, "device: {interval: 10ms}", "cloud: {delay: 20ms}", "steps:",
@@ -213,7 +228,7 @@ func TestTheDocumentSaysWhatATargetCannotJudge(t *testing.T) {
 // judgeTable says for each key that not every target can judge who does.
 func judgeTable(t *testing.T) string {
 	var b strings.Builder
-	b.WriteString("\n| key | `embedded` | a running `hubhop sim` | `central`, `hubs` | `--device external` |\n|---|---|---|---|---|\n")
+	b.WriteString("\n| key | `embedded` | a running `hubhop sim` | `central`, `hubs` | `--device external` on a running `hubhop sim` |\n|---|---|---|---|---|\n")
 	hubs, app := &target.Hubs{Who: &target.Inner{}}, &target.Central{Who: &target.Inner{}}
 	columns := []drill.Target{insideTarget(t), &target.Simulator{Control: &drill.Control{}, Who: &target.Inner{}}, app, &target.Simulator{Who: &target.Outer{}}}
 	for _, key := range slices.Sorted(maps.Keys(judgedBy)) {

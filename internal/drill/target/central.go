@@ -50,12 +50,9 @@ func (t *Central) Lacks(n drill.Need) string {
 
 // Open sets up the device.
 func (t *Central) Open(ctx context.Context, p drill.Plan) (*drill.World, error) {
-	party, err := t.Who.party(p, t.Site)
+	party, err := speaking(t.Who, p, t.Site, "IoT Central")
 	if err != nil {
 		return nil, err
-	}
-	if _, speaks := party.Look(); !speaks {
-		return nil, errors.Join(errors.New("a program in another language is judged by a ledger, and IoT Central has none; use the embedded device"), party.close())
 	}
 	c := &centralCloud{mover: t.Mover}
 	return &drill.World{

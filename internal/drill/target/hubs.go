@@ -82,7 +82,7 @@ func (h *Hubs) Open(ctx context.Context, p drill.Plan) (*drill.World, error) {
 	for _, hub := range c.hubs {
 		w.Hubs = append(w.Hubs, hub.host)
 	}
-	party, err := h.Who.party(p, h.Site)
+	party, err := speaking(h.Who, p, h.Site, "Azure IoT Hub")
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,11 @@ func TestCentralMovesADeviceAndBringsItBack(t *testing.T) {
 	if _, err := target.Open(t.Context(), drill.Plan{}); err == nil || !strings.Contains(err.Error(), "IoT Central has none") {
 		t.Errorf("an external program: %v", err)
 	}
+	hubs := plainHubs(t, c, id)
+	hubs.Who = &Outer{}
+	if _, err := hubs.Open(t.Context(), drill.Plan{}); err == nil || !strings.Contains(err.Error(), "Azure IoT Hub has none") {
+		t.Errorf("an external program on plain hubs: %v", err)
+	}
 }
 
 // TestAnExternalProgramIsToldWhereItsCloudIs: it is started, killed, started again and ended, and

@@ -3,6 +3,7 @@ package target
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"time"
@@ -37,6 +38,18 @@ type Who interface {
 type party interface {
 	drill.Party
 	close() error
+}
+
+// speaking makes a device for a cloud without a ledger: one whose outbox is the proof.
+func speaking(who Who, p drill.Plan, at Site, cloud string) (party, error) {
+	made, err := who.party(p, at)
+	if err != nil {
+		return nil, err
+	}
+	if _, speaks := made.Look(); !speaks {
+		return nil, errors.Join(fmt.Errorf("a program in another language is judged by a ledger, and %s has none; use the embedded device, or play it on hubhop sim", cloud), made.close())
+	}
+	return made, nil
 }
 
 // elsewhere says what every target of this package lacks, and what its device lacks.
