@@ -53,6 +53,41 @@ func TestFlowTestsCompareWhatTheySelect(t *testing.T) {
 	}
 }
 
+// A JSON string whose text is JSON too is expected as flow run prints it. The text of any other
+// JSON is expected as Microsoft's samples write it.
+func TestFlowTestsTakeAPayloadThatIsATextAsItIsPrinted(t *testing.T) {
+	for _, v := range []struct{ name, payload, expected, want string }{
+		{"a string", `"95"`, `"95"`, ""},
+		{"a string with an object", `"{\"a\":1}"`, `"{\"a\":1}"`, ""},
+		{"a number as its text", `95`, `"95"`, ""},
+		{"a number", `95`, `95`, ""},
+		{"another string", `"96"`, `"95"`, "1 message is expected"},
+		{"a number for a string", `"95"`, `95`, "1 message is expected"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			dir := t.TempDir()
+			through := endpointOf("default", brokerAddress) + `---
+apiVersion: connectivity.iotoperations.azure.com/v1
+kind: Dataflow
+metadata: {name: through}
+spec:
+  operations:
+    - {operationType: Source, sourceSettings: {endpointRef: default, dataSources: [in]}}
+    - {operationType: Destination, destinationSettings: {endpointRef: default, dataDestination: out}}
+`
+			do(t, os.Mkdir(filepath.Join(dir, "input"), 0o700))
+			put(t, filepath.Join(dir, "flows.yaml"), through)
+			put(t, filepath.Join(dir, "input", "a.jsonl"), `{"topic":"in","payload":`+v.payload+`}`)
+			put(t, filepath.Join(dir, "expected"), `{"payload":`+v.expected+`}`)
+			put(t, filepath.Join(dir, "a.test.yaml"), "name: a\nflow: through\ndir: .\ninput: input\nexpected: expected\n")
+			r := RunTest(filepath.Join(dir, "a.test.yaml"), nil)
+			if r.OK != (v.want == "") || !strings.Contains(r.Text, v.want) {
+				t.Errorf("ok %v, not %q:\n%s", r.OK, v.want, r.Text)
+			}
+		})
+	}
+}
+
 // A fault of the wiring hides no fault of a rule: who mends the one need not come again for the
 // other.
 func TestCheckTellsTheFaultsOfRulesBesideThoseOfTheWiring(t *testing.T) {
