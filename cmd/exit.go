@@ -26,12 +26,12 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // anything else; also, where a command ends by itself: DPS unreachable
 	exitUsage   = 2 // usage or configuration
-	exitVerdict = 3 // a verdict failed: of a demo, a drill, flow test, outbox verify or status
+	exitVerdict = 3 // a verdict failed: of a demo, a drill, flow test, outbox verify, status or flow status
 	exitPerson  = 4 // a person must act
 )
 
 const exitHelp = `
-Exit codes: 0 ok · 1 other failure · 2 usage or configuration · 3 a verdict failed (demo, drill, flow test, outbox verify, status) ·
+Exit codes: 0 ok · 1 other failure · 2 usage or configuration · 3 a verdict failed (demo, drill, flow test, flow status, outbox verify, status) ·
 4 a person must act (state directory locked). In provision, send and run --once also: 1 DPS unreachable for 60 s ·
 4 credentials refused.`
 

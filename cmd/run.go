@@ -54,7 +54,7 @@ func runRun(ctx context.Context, env *Env, s *settings, once bool) error {
 		return err
 	}
 	p.shared.Config.Once = once
-	p.shared.Journal.Sink(journal.Once(journal.Connected, debug.FreeOSMemory)) // only the start needs as much
+	p.shared.Journal.Sink(journal.Once(journal.Connected, debug.FreeOSMemory)) // the start needs memory that nothing after it does
 	app := sample.App(p.sample)
 	runtimeDir, _ := env.lookup("XDG_RUNTIME_DIR")
 	w, err := window.Open(ctx, &p.shared, p.id, window.Options{Version: version(), Credential: s.credential, HTTP: s.http, TokenFile: s.httpTokenFile,

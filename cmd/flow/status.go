@@ -19,7 +19,7 @@ func newStatus(e *Env) *cobra.Command {
 		Short: "Say what the data flows of a running client do",
 		Long: `Status asks a client that hubhop run --flows runs, and prints its flows: what they do, and since they were started or changed, how many messages
 came in, went out, were dropped on purpose, and failed. It finds the client as hubhop status does.` + "\n" + e.Help + `
-Of this command: 1 nobody answers · 3 a flow has a fault: it failed, or a change of its manifests is not taken over.`,
+Of this command: 1 nobody answers · 3 a flow has a fault: it failed, a change of its manifests is not taken over, or it is gone and has left messages.`,
 		Example: `  hubhop flow status --device-id dev-1`,
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return e.status(c.Context(), asJSON) },

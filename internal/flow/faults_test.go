@@ -44,7 +44,7 @@ func TestALogSaysWhatBecomesOfAChange(t *testing.T) {
 		w.flows.reload(t.Context())
 		const refused = "tools: the change is not taken over, and the flow goes on as it was: "
 		warned := strings.Join(w.said.warnings(), "\n")
-		if strings.Count(warned, refused) != 1 || !strings.Contains(warned, "; errors beside it: ") {
+		if strings.Count(warned, refused) != 1 || !strings.Contains(warned, "; hubhop flow check names 3 more") {
 			t.Errorf("the warnings are\n%s", warned)
 		}
 		if s := w.flows.Status()[0]; s.State != Running || !strings.HasPrefix(s.Fault, strings.TrimPrefix(refused, "tools: ")) {

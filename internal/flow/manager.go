@@ -2,7 +2,6 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -469,7 +468,7 @@ func firstError(faults []manifest.Fault) string {
 		}
 	}
 	if more > 0 {
-		text += fmt.Sprintf("; errors beside it: %d, which hubhop flow check names", more)
+		text += fmt.Sprintf("; hubhop flow check names %d more", more)
 	}
 	return text
 }
@@ -502,5 +501,5 @@ func errorOf(faults []manifest.Fault, name string, set *manifest.Set) string {
 	if text := firstError(faults); text != "" {
 		return text
 	}
-	return errors.New("its manifest has an error").Error()
+	return "its manifest has an error"
 }
