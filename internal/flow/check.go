@@ -62,7 +62,10 @@ func Check(dir string, o CheckOptions) Report {
 		b := &builder{dir: dir, store: store, strict: true, storeFile: func(key string) string { return tableFile(dir, key) }}
 		closeOperators(b.rules(g))
 		for _, f := range b.faults {
-			told := func(other manifest.Fault) bool { return other.File == f.File && other.Line == f.Line }
+			isOneLine := slices.ContainsFunc(g.Operators, func(o manifest.Operator) bool { return o.Pos().Line == f.Line })
+			told := func(other manifest.Fault) bool {
+				return other.Pos == f.Pos || !isOneLine && other.File == f.File && other.Line == f.Line
+			}
 			if !slices.ContainsFunc(faults, told) { // else it is most often the same said twice
 				faults = append(faults, f)
 			}

@@ -3,8 +3,11 @@ package flow
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hubhop-iot/hubhop/internal/flow/manifest"
 )
 
 // A test of a flow compares what it selects, or fails and says why.
@@ -85,6 +88,21 @@ spec:
 				t.Errorf("ok %v, not %q:\n%s", r.OK, v.want, r.Text)
 			}
 		})
+	}
+}
+
+// A manifest may be one line, as programs write it: its faults are told by their column.
+func TestCheckTellsTheFaultsOfRulesInOneLine(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "flow.Dataflow.json"), `{"apiVersion": "connectivity.iotoperations.azure.com/v1", "kind": "Dataflow", "metadata": {"name": "flow"}, "spec": {"operations": [`+
+		`{"operationType": "Source", "sourceSettings": {"endpointRef": "nowhere", "dataSources": ["a"]}}, `+
+		`{"operationType": "BuiltInTransformation", "builtInTransformationSettings": {"map": [{"inputs": ["n"], "output": "n", "expression": "avg($1)"}]}}, `+
+		`{"operationType": "Destination", "destinationSettings": {"endpointRef": "iothub", "dataDestination": "telemetry"}}]}}`)
+	r := Check(dir, CheckOptions{})
+	for _, want := range []string{`"nowhere"`, `there is no function "avg"`} {
+		if !slices.ContainsFunc(r.Faults, func(f manifest.Fault) bool { return strings.Contains(f.Text, want) && f.Line == 1 }) {
+			t.Errorf("%s is not told: %v", want, r.Faults)
+		}
 	}
 }
 
