@@ -82,7 +82,7 @@ func ReadJournal(dir string) iter.Seq2[Journaled, error] {
 		if below := filepath.Join(dir, journalName); isDir(below) {
 			dir = below
 		}
-		if segments, _ := filepath.Glob(filepath.Join(dir, "*.seg")); len(segments) == 0 {
+		if !hasJournal(dir) {
 			yield(Journaled{}, fmt.Errorf("%w in %s", ErrNoJournal, dir))
 			return
 		}
@@ -120,7 +120,7 @@ func Left(dir string) (l Leftover, err error) {
 		return Leftover{}, err
 	}
 	journal := filepath.Join(dir, journalName)
-	if segments, _ := filepath.Glob(filepath.Join(journal, "*.seg")); len(segments) == 0 {
+	if !hasJournal(journal) {
 		return l, nil
 	}
 	for r, err := range outbox.ReadQueue(journal) {
@@ -182,6 +182,12 @@ func Remove(dir string) error {
 		return err
 	}
 	return os.Remove(dir)
+}
+
+// hasJournal says whether a directory can be read and has segments of a journal.
+func hasJournal(dir string) bool {
+	files, _ := os.ReadDir(dir)
+	return slices.ContainsFunc(files, func(f os.DirEntry) bool { return filepath.Ext(f.Name()) == ".seg" })
 }
 
 func isDir(path string) bool {

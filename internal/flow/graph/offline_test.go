@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"errors"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -57,6 +58,41 @@ func TestOnlyAGraphThatRemembersNothingHasLeftNothing(t *testing.T) {
 		if err != nil || got != c.want {
 			t.Errorf("a checkpoint %s: %+v, %v; want %+v", c.name, got, err, c.want)
 		}
+	}
+}
+
+// TestAJournalIsFoundWhateverItsDirectoryIsCalled: a bracket in a name is no pattern.
+func TestAJournalIsFoundWhateverItsDirectoryIsCalled(t *testing.T) {
+	for _, name := range []string{"g", "[g]", "g["} {
+		dir := filepath.Join(t.TempDir(), name)
+		if l, err := Left(dir); err != nil || l != (Leftover{Empty: true}) {
+			t.Errorf("%s has left %+v, %v before it is there", name, l, err)
+		}
+		for _, err := range ReadJournal(dir) {
+			if !errors.Is(err, ErrNoJournal) {
+				t.Errorf("%s has a journal before it is there: %v", name, err)
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			in, out := newHand(), newFar()
+			out.shut = true
+			_, stop := start(t, chain(in, out, &lastSeen{}), Options{Dir: dir})
+			in.give(text("1"))
+			synctest.Wait()
+			time.Sleep(time.Second)
+			stop()
+		})
+		if l, err := Left(dir); err != nil || l.Messages != 1 {
+			t.Errorf("%s has left %+v, %v; want 1 message", name, l, err)
+		}
+		var all []string
+		for x, err := range ReadJournal(dir) {
+			if err != nil {
+				t.Error(name, err)
+			}
+			all = append(all, string(x.Message.Payload))
+		}
+		equalAll(t, name, all, "1")
 	}
 }
 
