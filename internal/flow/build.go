@@ -268,15 +268,6 @@ func (b *builder) digest(g *manifest.Graph) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// closeOperators closes the operators of a plan that nobody runs.
-func closeOperators(p graph.Plan) {
-	for _, o := range p.Operators {
-		if c, ok := o.Op.(io.Closer); ok {
-			_ = c.Close() // it was never used
-		}
-	}
-}
-
 // notes returns what says what a person should know of the operators of a plan.
 func notes(p graph.Plan) (says []func() string) {
 	for _, o := range p.Operators {

@@ -54,13 +54,13 @@ func Check(dir string, o CheckOptions) Report {
 		faults = append(append(faults, b.faults...), mixes(g)...)
 		d := Describe(g)
 		d.Journal = p.Stateful()
-		closeOperators(p)
+		p.Close(nil)
 		r.Graphs = append(r.Graphs, d)
 	}
 	faults = append(faults, nothing(set, faults, dir, manifest.Error)...)
 	for _, g := range set.Unsound { // its rules are wrong whatever else is
 		b := &builder{dir: dir, store: store, strict: true, storeFile: func(key string) string { return tableFile(dir, key) }}
-		closeOperators(b.rules(g))
+		b.rules(g).Close(nil)
 		for _, f := range b.faults {
 			isOneLine := slices.ContainsFunc(g.Operators, func(o manifest.Operator) bool { return o.Pos().Line == f.Line })
 			told := func(other manifest.Fault) bool {

@@ -172,7 +172,7 @@ func (m *Manager) reload(ctx context.Context) (again bool) {
 			m.settle(old)
 		default:
 			p, bad := m.try(g)
-			closeOperators(p)
+			p.Close(nil)
 			faults = append(faults, bad...)
 			if text := firstError(bad); text != "" {
 				m.refuse(old, text)
@@ -263,7 +263,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 		says = slices.Concat(m.ends(b, g, &p), notes(p), m.filler.notes(p))
 	}
 	if manifest.Errors(b.faults) {
-		closeOperators(p)
+		p.Close(nil)
 		return b.faults
 	}
 	o := graph.Options{Dir: graphDir(m.o.StateDir, g.Name), Log: func(text string) { m.o.log(true, g.Name, text) }, Stage: m.o.Stage, Remake: b.remake(g.Name)}
@@ -272,7 +272,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 		letters, err := graph.OpenDeadLetters(filepath.Join(m.o.StateDir, dead.Directory, g.Name), int64(dead.MaxBytes), o.Log)
 		if err != nil {
 			b.fault(dead.Pos(), manifest.Error, "the dead letters cannot be kept: %v", err)
-			closeOperators(p)
+			p.Close(nil)
 			return b.faults
 		}
 		o.DeadLetters, closeDead = letters, func() { _ = letters.Close() } // it has logged what failed
@@ -280,7 +280,7 @@ func (m *Manager) start(ctx context.Context, shared *builder, g *manifest.Graph,
 	gr, err := graph.New(p, o)
 	if err != nil {
 		b.fault(g.Pos(), manifest.Error, "%v", err)
-		closeOperators(p)
+		p.Close(nil)
 		closeDead()
 		return b.faults
 	}

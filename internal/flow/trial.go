@@ -67,7 +67,7 @@ func NewTrial(g *manifest.Graph, o TrialOptions) (*Trial, []manifest.Fault) {
 		}
 	}
 	if manifest.Errors(b.faults) {
-		closeOperators(t.plan)
+		t.plan.Close(nil)
 		return nil, b.faults
 	}
 	return t, b.faults
@@ -168,7 +168,7 @@ func (t *Trial) Close() {
 			t.o.Log("node " + o.Name + ": no message has come into a window, so no result has come out")
 		}
 	}
-	closeOperators(t.plan)
+	t.plan.Close(nil)
 }
 
 // Input is a message of a trial.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -13,9 +12,9 @@ import (
 	"github.com/hubhop-iot/hubhop/internal/flow/node"
 )
 
-// What becomes of that which a graph remembers when its plan changes.
+// This file says what a graph still remembers after its plan has changed.
 //
-// A checkpoint has the plan that it is of. If the graph starts with another plan, it makes the
+// A checkpoint contains the plan that wrote it. If the graph starts with another plan, it makes the
 // operators of the old one again, and lets them process what is in the journal. Then those that
 // have changed give out what they hold, and those that have not hand it on to the new plan. The
 // first checkpoint of the new plan is written when all outputs of the old one are safe, and nothing
@@ -82,19 +81,18 @@ func (s *shape) changed(next *shape) (names []string) {
 	return names
 }
 
-// again makes the core of an old plan. Its destinations are those of the graph with their names.
+// oldCore makes the core of an old plan. Its destinations are those of the graph with their names.
 // What was to go to one that is gone goes to one that has come: perhaps it is the same under
 // another name. If none has come, it is lost.
-func (g *Graph) again(s *shape) (*core, error) {
+func (g *Graph) oldCore(s *shape) (*core, error) {
 	p := Plan{Name: g.plan.Name, Edges: s.Edges, Settings: g.plan.Settings}
 	for _, name := range s.Sources {
 		p.Sources = append(p.Sources, SourceNode{Name: name})
 	}
-	made := func() { closeOperators(p.Operators, func(error) {}) }
 	for _, o := range s.Operators {
 		op, err := g.remake(o)
 		if err != nil {
-			made()
+			p.Close(nil)
 			return nil, err
 		}
 		p.Operators = append(p.Operators, OperatorNode{Name: o.Name, Op: op})
@@ -121,7 +119,7 @@ func (g *Graph) again(s *shape) (*core, error) {
 	}
 	c, err := p.compile()
 	if err != nil {
-		made()
+		p.Close(nil)
 		return nil, err
 	}
 	c.emit = func(dest int, m *node.Message) {
@@ -136,7 +134,7 @@ func (g *Graph) again(s *shape) (*core, error) {
 		g.core.count(d)
 		g.dropped(d, m)
 	}
-	c.made = p.Operators
+	c.made = p
 	return c, nil
 }
 
@@ -156,16 +154,6 @@ func (g *Graph) remake(o operatorShape) (op any, err error) {
 		return nil, fmt.Errorf("node %s is made as %s, and was %s", o.Name, kind, o.Kind)
 	}
 	return op, nil
-}
-
-func closeOperators(all []OperatorNode, failed func(error)) {
-	for _, o := range all {
-		if c, ok := o.Op.(io.Closer); ok {
-			if err := c.Close(); err != nil {
-				failed(fmt.Errorf("closing node %s: %w", o.Name, err))
-			}
-		}
-	}
 }
 
 // isOpen says whether one of some nodes holds something.
@@ -250,7 +238,7 @@ func (j *journal) resume(p *past) {
 	if !p.isSame {
 		next := g.plan.shape()
 		changed := p.shape.changed(&next)
-		old, err := g.again(&p.shape)
+		old, err := g.oldCore(&p.shape)
 		if err == nil {
 			say("the graph has changed: " + changeText(remembering(m, changed)))
 			c, j.shape, g.runs = old, p.shape, old
@@ -327,7 +315,7 @@ func (j *journal) change(ctx context.Context) bool {
 		g.log(fmt.Sprintf("flow %s: %v: it begins anew", g.plan.Name, err))
 	}
 	g.core.late.Add(old.late.Load())
-	closeOperators(old.made, func(err error) { g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err)) })
+	old.made.Close(g.notClosed)
 	g.runs, j.shape = g.core, next
 	g.mu.Lock()
 	g.held = g.core.held

@@ -40,7 +40,7 @@ type core struct {
 	buf     []byte // room for ids
 
 	former map[string]naming // of nodes that older plans had
-	made   []OperatorNode    // that this core has to close; nil: the plan's owner does
+	made   Plan              // whose operators this core has to close; empty: their owner does
 
 	counts  [][reasons]atomic.Uint64 // of each vertex
 	late    atomic.Uint64            // messages that came behind the frontier

@@ -173,8 +173,8 @@ func (m *moment) check(t *testing.T, out []node.Message) {
 	}
 }
 
-// few says of how many cases one is played: of more with -short, and of far more under the race
-// detector, which has seen the goroutines when it has seen a life of each kind.
+// few returns n: a test plays each n-th case. n is larger with -short, and far larger under the
+// race detector, which has seen the goroutines when it has seen a life of each kind.
 func few(usual, underRace int) int {
 	switch {
 	case racing.On:

@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -265,9 +264,8 @@ func (g *Graph) close() {
 	if g.j != nil {
 		g.j.close()
 	}
-	closeOperators(g.operators(), func(err error) {
-		g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err))
-	})
+	g.plan.Close(g.notClosed)
+	g.runs.made.Close(g.notClosed)
 	g.mu.Lock()
 	g.state = Stopped
 	g.mu.Unlock()
@@ -283,8 +281,8 @@ func (g *Graph) StopFor(ctx context.Context, next Plan) {
 	g.Stop(ctx)
 }
 
-// operators are all that the graph has to close.
-func (g *Graph) operators() []OperatorNode { return slices.Concat(g.plan.Operators, g.runs.made) }
+// notClosed tells of an operator that could not be closed.
+func (g *Graph) notClosed(err error) { g.log(fmt.Sprintf("flow %s: %v", g.plan.Name, err)) }
 
 // Stop ends Run: the sources stop first, then everything that was taken is completed. When ctx ends
 // before that, the rest is left unacknowledged, or in the journal. What a window holds stays there.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,20 @@ type Plan struct {
 	Destinations []DestinationNode
 	Edges        []Edge
 	Settings     Settings
+}
+
+// Close closes the operators that are an [io.Closer]. No graph may run with them. failed, which may
+// be nil, hears of each that could not be closed.
+func (p Plan) Close(failed func(error)) {
+	for _, o := range p.Operators {
+		c, ok := o.Op.(io.Closer)
+		if !ok {
+			continue
+		}
+		if err := c.Close(); err != nil && failed != nil {
+			failed(fmt.Errorf("closing node %s: %w", o.Name, err))
+		}
+	}
 }
 
 // SourceNode is where messages come in.
