@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hubhop-iot/hubhop/internal/bubble"
 	"github.com/hubhop-iot/hubhop/telemetry/message"
 	"github.com/hubhop-iot/hubhop/telemetry/outbox"
 )
@@ -52,7 +53,7 @@ func TestAcknowledgementSendsTheNextMessages(t *testing.T) {
 func TestIdleDrainHasNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box, link := newFakeBox(), newFakeSender()
-		before := runtime.NumGoroutine()
+		before := bubble.Goroutines()
 		var drains []*Drain
 		ended := 0
 		for range 50 {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hubhop-iot/hubhop/internal/bubble"
 )
 
 // TestSamplerKeepsEveryGrid: many sources share one sampler. Each is asked at the exact times of
@@ -19,7 +21,7 @@ func TestSamplerKeepsEveryGrid(t *testing.T) {
 		const sources, ticks = 200, 30
 		s := NewSampler(0)
 		began := time.Now()
-		before := runtime.NumGoroutine()
+		before := bubble.Goroutines()
 		var stops []func()
 		var ended, asked atomic.Int64
 		for i := range sources {
@@ -215,20 +217,13 @@ func TestPanicEndsOneFeed(t *testing.T) {
 	})
 }
 
-// noMoreGoroutines fails unless there are about as many goroutines as before. A fault would make
-// dozens more. The few that may differ are those of the bubble.
+// noMoreGoroutines fails if the bubble has more goroutines than before.
 func noMoreGoroutines(t *testing.T, before int) {
 	t.Helper()
-	n := runtime.NumGoroutine() - before
-	for range 10_000 {
-		if n <= 3 {
-			return
-		}
-		runtime.Gosched()
-		n = runtime.NumGoroutine() - before
+	if n := bubble.Goroutines() - before; n > 0 {
+		stacks := make([]byte, 1<<20)
+		t.Errorf("%d goroutines more: %s", n, stacks[:runtime.Stack(stacks, true)])
 	}
-	stacks := make([]byte, 1<<20)
-	t.Errorf("%d goroutines more: %s", n, stacks[:runtime.Stack(stacks, true)])
 }
 
 // TestSourcesThatHangStopNoOther: as many sources as the bound and more are asked and do not
@@ -236,7 +231,7 @@ func noMoreGoroutines(t *testing.T, before int) {
 func TestSourcesThatHangStopNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const hanging, others = 11, 20
-		s, before := NewSampler(3), runtime.NumGoroutine()
+		s, before := NewSampler(3), bubble.Goroutines()
 		release := make(chan struct{})
 		var hung, asked atomic.Int64
 		var counters Counters

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	bubbles "github.com/hubhop-iot/hubhop/internal/bubble"
 )
 
 // TestOnlyTheRealPubackCompletes is the false ack in all its shapes: none, out of order, for ids
@@ -71,7 +72,7 @@ func TestMessageInFlightCostsNoGoroutine(t *testing.T) {
 		defer stop()
 		l := w.dial("10.0.0.1")
 		synctest.Wait()
-		before := runtime.NumGoroutine()
+		before := bubbles.Goroutines()
 		var a acks
 		for i := range l.Window() {
 			offer(t, l, &a, fmt.Sprint(i))
@@ -80,7 +81,7 @@ func TestMessageInFlightCostsNoGoroutine(t *testing.T) {
 		if s := l.Stats(); s.Published < 32 || s.Acked != 0 {
 			t.Fatalf("%+v", s)
 		}
-		if n := runtime.NumGoroutine() - before; n > 2 { // one for what is being probed now is fine
+		if n := bubbles.Goroutines() - before; n > 2 { // one for what is being probed now is fine
 			t.Errorf("%d more goroutines with a window of messages in flight", n)
 		}
 		l.Abort(nil)
