@@ -102,7 +102,7 @@ var figures = []figure{
 	}),
 
 	one("backlog_messages", "Messages that no hub has acknowledged.", gauge, func(r *reading) float64 { return float64(r.Outbox.Queued) }),
-	one("backlog_bytes", "Bytes of the outbox that messages take which no hub has acknowledged.", gauge, func(r *reading) float64 { return float64(r.Outbox.Bytes) }),
+	one("backlog_bytes", "Bytes that unacknowledged messages take in the outbox.", gauge, func(r *reading) float64 { return float64(r.Outbox.Bytes) }),
 	one("backlog_oldest_age_seconds", "Age of the oldest message that no hub has acknowledged; 0 if none waits.", gauge, func(r *reading) float64 { return r.Outbox.OldestAgeSeconds }),
 	one("outbox_max_bytes", "Bytes that the outbox may hold.", gauge, func(r *reading) float64 { return float64(r.OutboxMax) }),
 	one("outbox_last_seq", "Sequence number of the newest message.", gauge, func(r *reading) float64 { return float64(r.Outbox.LastSeq) }),

@@ -68,7 +68,7 @@ func (v View) Answers(now time.Time) (a Answers) {
 	if faulty := v.Faulty(); len(faulty) > 0 {
 		text := fmt.Sprintf("; see to the flow %s: %s", faulty[0].Name, faulty[0].Fault)
 		if more := len(faulty) - 1; more > 0 {
-			text += fmt.Sprintf(" (flows with a fault beside it: %d)", more)
+			text += fmt.Sprintf(" (other flows with a fault: %d)", more)
 		}
 		a.Todo = strings.TrimPrefix(a.Todo+text, "nothing; ")
 	}
@@ -122,14 +122,14 @@ func (v View) lost() string {
 	if len(names) > 0 {
 		text += "; a broker has lost what it kept for the flow " + names[0]
 		if more := len(names) - 1; more > 0 {
-			text += fmt.Sprintf(" (and of others: %d)", more)
+			text += fmt.Sprintf(" (other flows: %d)", more)
 		}
 	}
 	return text
 }
 
-// whyDown says where what happened, what fails beside it or whom DPS names all the same, and where
-// there is more to read.
+// whyDown says what failed and where, what else fails or which dead hub DPS still names, and where to
+// read more.
 // What the device does about it is the next try, and the error as it came is in the JSON.
 func (v View) whyDown(now time.Time) string {
 	if v.Why == nil || v.Why.At.Before(v.Since) {

@@ -60,7 +60,7 @@ func TestFourAnswersStandFirst(t *testing.T) {
 	earlier := down
 	earlier.Why = &before
 	broken := up
-	broken.Flows = []Flow{{Name: "alarms", State: "running"}, {Name: "averages", State: "failed", Fault: "b:1883: nobody listens there", Gaps: 1}, {Name: "units", Fault: "bad"}}
+	broken.Flows = []Flow{{Name: "alarms", State: "running"}, {Name: "averages", State: "failed", Fault: "b:1883: nobody listens there", Gaps: 1}, {Name: "units", Fault: "bad", Gaps: 2}}
 	local := View{Device: "dev-1", State: Local, Since: now, Flows: []Flow{{Name: "a", InFlight: 2, OldestAgeSeconds: 3}, {Name: "b", InFlight: 1, OldestAgeSeconds: 2}}}
 	provisional := up
 	provisional.State = Provisional
@@ -116,9 +116,9 @@ func TestFourAnswersStandFirst(t *testing.T) {
 		"a device's stop": {stopping, []string{"dev-1 is stopping"}},
 		"a sick disk":     {sick, []string{"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; nothing is lost", "why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed", "what can I do     see to the disk: no space left"}},
 		"flows that want a person": {broken, []string{
-			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; the outbox has lost nothing; a broker has lost what it", "                  kept for the flow averages",
+			"dev-1 is connected to hub-b", "", "oldest unsent     nothing waits; the outbox has lost nothing; a broker has lost what it", "                  kept for the flow averages (other flows: 1)",
 			"why no link       there is a link to hub-b, up for 1.0 s", "next try          none is needed",
-			"what can I do     see to the flow averages: b:1883: nobody listens there (flows with a", "                  fault beside it: 1)",
+			"what can I do     see to the flow averages: b:1883: nobody listens there (other flows with", "                  a fault: 1)",
 		}},
 		"flows with messages on their way": {local, []string{
 			"dev-1 runs data flows without a hub", "", "oldest unsent     3.0 s old; 3 in the flows; nothing is lost", "why no link       no hub is wanted (--hub=false)", "next try          none is needed",
