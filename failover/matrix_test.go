@@ -211,9 +211,9 @@ func TestEachFaultLeadsToItsAction(t *testing.T) {
 		"  doubles, up to 60 s. Only an assignment, or a link that comes up, ends these waits; a restart does not.\n" +
 		"* A hub that answers a dial by a reset is dialled again within 2 s in the first minute of the outage, and within 10 s later. After every\n" +
 		"  other failure the longest wait doubles from 0.5 s to 60 s. Each wait is drawn evenly between 0 and the longest.\n" +
-		"* What a hub's other failures have cost counts until a link to it has held for a minute and carried a PUBACK: a hub in trouble lets devices in for\n" +
-		"  moments. So a device that was refused by CONNACK for five minutes and then worked for ten seconds dials at once when it loses its link, and if\n" +
-		"  that fails too, waits up to 60 s again. The short waits behind a reset and behind DPS begin anew with each link.\n\n" +
+		"* The waits behind a hub's other failures go on growing until a link to it has held for a minute and carried a PUBACK, because a hub in trouble\n" +
+		"  lets devices in for moments. So a device that was refused by CONNACK for five minutes and then worked for ten seconds dials at once when it\n" +
+		"  loses its link, and if that fails too, waits up to 60 s again. The short waits behind a reset and behind DPS begin anew with each link.\n\n" +
 		"The names that DPS gives are checked before they are used, because DPS may make mistakes. A hub must be a host name or an address, with or without\n" +
 		"a port. A device id has 1 to 128 of the characters that IoT Hub allows, without `+` and `#`, which no topic can carry. An operation id has at most\n" +
 		"256 letters, digits and `-._:~`. An answer with another name is refused (D26), and texts of DPS are cut before they are logged. No stranger can give\n" +

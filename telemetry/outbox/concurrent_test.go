@@ -74,8 +74,8 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
-// One producer alone: an Append is a write and a sync, nothing else, but when what is written has
-// doubled: then as many zeros are laid out in front of it.
+// One producer alone: an Append is a write and a sync. Only when the records have come to the end of
+// the zeros, it also writes as many zeros as this process has written records.
 func TestOneAppendIsOneSync(t *testing.T) {
 	disk := memdisk.New()
 	b := openBox(t, "/box", Options{FS: disk})
